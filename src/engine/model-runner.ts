@@ -1,0 +1,36 @@
+import type { FoldInput, KvTensor, ModelShape } from "../kv.ts";
+
+/**
+ * What one run of the model gives for each of its rows, `b` rows. Views into the runner's own buffers: valid until the next run.
+ */
+export interface StepOutput {
+  readonly rows: number;
+  /** `[b, candidates]`, descending; equal values in ascending order of id. */
+  readonly topLogits: Float32Array;
+  /** `[b, candidates]` */
+  readonly topIds: Int32Array;
+  /** `[b]`: log of the sum of exp of all logits. */
+  readonly logSumExp: Float32Array;
+  /** All logits of one row, `[vocabSize]`: the exact path for what the candidates cannot decide. */
+  logits(row: number): Float32Array;
+}
+
+/** A model with a KV cache of `slots` rows. One call at a time: the engine serialises. Errors are `PrefixdError` model_failed. */
+export interface ModelRunner {
+  readonly shape: ModelShape;
+  /** Rows of the KV cache that sequences may use. */
+  readonly slots: number;
+  /** Candidates that every step returns per row, `<= vocabSize`. */
+  readonly candidates: number;
+  /** Copies a prefix into positions `[0, prefix.length)` of a row. */
+  loadPrefix(row: number, prefix: KvTensor): void;
+  /** Copies positions `[0, length)` of row `from` to row `to`. */
+  copyRow(from: number, to: number, length: number): void;
+  /** Feeds `ids` to one row at positions `[start, start + ids.length)`; the output is that of the last one. */
+  prefill(row: number, start: number, ids: Int32Array): Promise<StepOutput>;
+  /** Feeds one token to each of rows `[0, ids.length)`; `positions[r]` is also the number of tokens already in row r. */
+  decode(ids: Int32Array, positions: Int32Array): Promise<StepOutput>;
+  /** Runs a soft or hard prompt from position 0 on a row of its own and returns its keys and values. */
+  fold(input: FoldInput): Promise<KvTensor>;
+  close(): Promise<void>;
+}

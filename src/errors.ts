@@ -1,0 +1,57 @@
+/**
+ * Every error that a client can see: its stable code, HTTP status and title. Nothing else in the project makes up codes.
+ * docs/errors.md and openapi.yaml are held against this table by a test.
+ */
+export const ERRORS = {
+  // requests
+  invalid_request: { status: 400, title: "The request is malformed" },
+  unknown_field: { status: 400, title: "The request has a field that does not exist" },
+  unsupported_parameter: { status: 400, title: "A parameter that is not supported" },
+  invalid_parameter: { status: 400, title: "A parameter has a value out of range" },
+  empty_prompt: { status: 400, title: "The prompt is empty" },
+  invalid_token_id: { status: 400, title: "A token id outside the vocabulary" },
+  context_exceeded: { status: 422, title: "Prefix, prompt and new tokens do not fit the context" },
+  base_model_disabled: { status: 403, title: "This server does not serve the bare base model" },
+  body_too_large: { status: 413, title: "The request body is too large" },
+  unsupported_media_type: { status: 415, title: "The content type is not supported" },
+  not_found: { status: 404, title: "No such resource" },
+  method_not_allowed: { status: 405, title: "The method is not allowed here" },
+  // prefixes
+  prefix_not_found: { status: 404, title: "No such prefix" },
+  invalid_prefix_id: { status: 400, title: "The prefix id is not valid" },
+  precondition_failed: { status: 412, title: "The prefix has changed" },
+  prefix_base_mismatch: { status: 409, title: "The prefix was made for another base model" },
+  upload_incomplete: { status: 400, title: "The upload lacks a file" },
+  adapter_config_invalid: { status: 422, title: "adapter_config.json is not valid" },
+  adapter_type_unsupported: { status: 422, title: "The adapter's type is not supported" },
+  adapter_shape_mismatch: { status: 422, title: "The adapter does not fit the base model" },
+  safetensors_invalid: { status: 422, title: "The safetensors file is not valid" },
+  prefix_not_finite: { status: 422, title: "The prefix has values that are not finite" },
+  prefix_too_long: { status: 422, title: "The prefix has too many virtual tokens" },
+  // operation
+  queue_full: { status: 429, title: "The queue is full" },
+  store_unavailable: { status: 503, title: "The prefix store is not available" },
+  store_full: { status: 507, title: "The prefix store has no room left" },
+  draining: { status: 503, title: "The server is shutting down" },
+  removed: { status: 410, title: "The prefix was removed while the request ran" },
+  model_failed: { status: 500, title: "The model run failed" },
+  internal: { status: 500, title: "Internal error" },
+} as const satisfies Record<string, { status: number; title: string }>;
+
+export type ErrorCode = keyof typeof ERRORS;
+
+/** An error with a stable code. `detail` is for the client: it never holds secrets, paths or stack traces. */
+export class PrefixdError extends Error {
+  override readonly name = "PrefixdError";
+  readonly code: ErrorCode;
+  readonly status: number;
+  /** Seconds after which trying again makes sense. */
+  readonly retryAfter: number | undefined;
+
+  constructor(code: ErrorCode, detail: string, options: { cause?: unknown; retryAfter?: number } = {}) {
+    super(detail, options.cause === undefined ? undefined : { cause: options.cause });
+    this.code = code;
+    this.status = ERRORS[code].status;
+    this.retryAfter = options.retryAfter;
+  }
+}

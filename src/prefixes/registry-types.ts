@@ -1,0 +1,28 @@
+import type { KvTensor } from "../kv.ts";
+import type { PrefixKey, PrefixMeta, Precondition } from "./store.ts";
+
+/** What a client registers: PEFT's two files, or a hard prompt already turned into token ids. */
+export type PrefixUpload =
+  | { readonly kind: "peft"; readonly config: Uint8Array; readonly weights: Uint8Array }
+  | { readonly kind: "hard"; readonly ids: Int32Array; /** The text that the ids came from, if any. */ readonly text?: string };
+
+/** A prefix ready to be attended to. */
+export interface ResolvedPrefix {
+  readonly key: PrefixKey;
+  readonly digest: string;
+  readonly kv: KvTensor;
+}
+
+/** Registration and look-up, over a store and a host cache. Errors: the "prefixes" section of src/errors.ts and the store's. */
+export interface PrefixRegistry {
+  register(key: PrefixKey, upload: PrefixUpload, precondition?: Precondition): Promise<{ meta: PrefixMeta; created: boolean }>;
+  /** Throws `prefix_not_found`. */
+  info(key: PrefixKey): Promise<PrefixMeta>;
+  list(user: string, options: { after?: string; limit: number }): Promise<PrefixMeta[]>;
+  /** The uploaded files. Throws `prefix_not_found`. */
+  files(key: PrefixKey): Promise<{ meta: PrefixMeta; files: Map<string, Uint8Array> }>;
+  /** Throws `prefix_not_found`. */
+  remove(key: PrefixKey, precondition?: Precondition): Promise<void>;
+  /** For a request: from the cache if verified lately, else from the store. Throws `prefix_not_found`, `prefix_base_mismatch`, `store_unavailable`. */
+  resolve(key: PrefixKey): Promise<ResolvedPrefix>;
+}

@@ -1,0 +1,64 @@
+/** Where prefixes live. Two implementations (LMDB, Redis) pass one contract suite: test/contract/prefix-store.ts. */
+
+/** A prefix belongs to a user; its name is unique among that user's. */
+export interface PrefixKey {
+  readonly user: string;
+  readonly name: string;
+}
+
+/** What is known of a prefix without its tensors. Small, JSON. */
+export interface PrefixMeta {
+  readonly user: string;
+  readonly name: string;
+  /** PEFT type, or HARD_PROMPT. */
+  readonly kind: string;
+  /** sha256 hex of the canonical bytes: identifies exactly what will be attended to. */
+  readonly digest: string;
+  /** Virtual tokens, P. */
+  readonly length: number;
+  /** Bytes of the compiled keys and values. */
+  readonly bytes: number;
+  /** Fingerprint of the base model that it was compiled for. */
+  readonly base: string;
+  readonly createdAt: string;
+  readonly updatedAt: string;
+  /** The uploaded files, by name, with their size: what `GET .../adapter` gives back. */
+  readonly files: Readonly<Record<string, number>>;
+}
+
+/** A whole prefix as stored. */
+export interface PrefixRecord {
+  readonly meta: PrefixMeta;
+  /** Compiled keys and values: little-endian fp32 `[layers, 2, heads, P, headDim]`. */
+  readonly kv: Uint8Array;
+  /** What was uploaded, by file name. */
+  readonly files: ReadonlyMap<string, Uint8Array>;
+}
+
+/** `ifMatch`: replace or delete only this digest. `ifNoneMatch: "*"`: only create. */
+export interface Precondition {
+  readonly ifMatch?: readonly string[] | "*";
+  readonly ifNoneMatch?: "*";
+}
+
+/**
+ * Atomic per prefix: a reader sees the whole old or the whole new record, also after a crash.
+ * Errors: `precondition_failed`, `store_unavailable` (with retryAfter), `store_full`.
+ */
+export interface PrefixStore {
+  put(record: PrefixRecord, precondition?: Precondition): Promise<{ created: boolean }>;
+  /** null: no such prefix. */
+  head(key: PrefixKey): Promise<PrefixMeta | null>;
+  /** The compiled tensors of exactly this digest; null when the prefix is gone or has another digest by now. */
+  loadKv(key: PrefixKey, digest: string): Promise<Uint8Array | null>;
+  loadFile(key: PrefixKey, digest: string, file: string): Promise<Uint8Array | null>;
+  /** Pages in ascending order of name. */
+  list(user: string, options: { after?: string; limit: number }): Promise<PrefixMeta[]>;
+  /** false: there was none. */
+  delete(key: PrefixKey, precondition?: Precondition): Promise<boolean>;
+  /** Called when another process changed a prefix; returns the function that ends it. Stores without replicas never call. */
+  onChange(listener: (key: PrefixKey) => void): () => void;
+  /** Throws `store_unavailable` when the store cannot serve now. */
+  ping(): Promise<void>;
+  close(): Promise<void>;
+}
