@@ -1,0 +1,42 @@
+/** Who may import whom. The direction is the architecture (docs/architecture.md); a forbidden arrow fails `npm run lint`. */
+const only = (from, allowed, why) => ({
+  name: `${from.replace(/[^a-z]+/g, "-").replace(/^-|-$/g, "")}-imports`,
+  comment: why,
+  severity: "error",
+  from: { path: `^src/${from}` },
+  to: { path: "^src/", pathNot: [`^src/${from}`, ...allowed.map((place) => `^src/${place}`)] },
+});
+
+module.exports = {
+  forbidden: [
+    { name: "no-cycles", severity: "error", from: {}, to: { circular: true } },
+    { name: "no-orphans", severity: "error", from: { orphan: true, path: "^src/", pathNot: "\\.d\\.ts$" }, to: {} },
+    { name: "no-test-in-src", severity: "error", from: { path: "^src/" }, to: { path: "^(test|bench)/" } },
+    { name: "no-dev-dependency-in-src", severity: "error", from: { path: "^src/" }, to: { dependencyTypes: ["npm-dev"] } },
+    only("errors\\.ts", [], "errors is a leaf"),
+    only("kv\\.ts", [], "kv is a leaf"),
+    only("config", ["errors\\.ts"], "config is a leaf"),
+    only("observability/", ["errors\\.ts"], "observability is a leaf"),
+    only("runtime/", ["errors\\.ts"], "the runtime has never heard of GPT-2"),
+    only("engine/", ["errors\\.ts", "kv\\.ts", "observability/"], "the engine knows token ids and KV tensors: no HTTP, store, tokenizer or user"),
+    only("model/", ["errors\\.ts", "kv\\.ts", "runtime/", "engine/model-runner\\.ts"], "the model implements the engine's ModelRunner on the runtime"),
+    only("text/", ["errors\\.ts"], "text is the tokenizer's world"),
+    only("prefixes/", ["errors\\.ts", "kv\\.ts", "model/safetensors\\.ts", "observability/"], "prefixes never know the engine"),
+    only("generate", ["errors\\.ts", "kv\\.ts", "engine/", "prefixes/", "text/", "observability/"], "one request's way joins engine, prefixes and text"),
+    only("http/", ["errors\\.ts", "kv\\.ts", "config", "generate", "prefixes/", "observability/"], "HTTP knows requests and prefixes, never the model"),
+    {
+      name: "only-composition-constructs",
+      comment: "concrete stores, runners and runtimes are made in one place",
+      severity: "error",
+      from: { path: "^src/", pathNot: "^src/(main|cli|model|runtime|prefixes)" },
+      to: { path: "^src/(prefixes/(lmdb|redis)-store|model/gpt2-runner|runtime/)" },
+    },
+  ],
+  options: {
+    tsPreCompilationDeps: true,
+    tsConfig: { fileName: "tsconfig.json" },
+    doNotFollow: { path: "node_modules" },
+    exclude: { path: "^(dist|\\.tap)/" },
+    enhancedResolveOptions: { extensions: [".ts", ".js", ".json"] },
+  },
+};

@@ -1,0 +1,244 @@
+/**
+ * Continuous batching (Orca, OSDI'22): each step admits what fits, prefills a bounded piece of prompt, and decodes one token for
+ * every running sequence in one batch. Rows of the KV cache stay dense: row r of the batch is row r of the cache.
+ */
+import { PrefixdError } from "../errors.ts";
+import type { FoldInput, KvTensor } from "../kv.ts";
+import type { EngineObserver } from "../observability/engine-observer.ts";
+import type { ModelRunner, StepOutput } from "./model-runner.ts";
+import type { EngineRequest, RequestHandle, RequestListener } from "./request.ts";
+import { firstFit, planPrefill, type PrefillChunk, type QueuePolicy } from "./scheduler.ts";
+import { RunningRequest, type Sequence } from "./sequence.ts";
+
+export interface EngineOptions {
+  readonly runner: ModelRunner;
+  /** Requests that may wait; one more is refused with `queue_full`. */
+  readonly maxQueue: number;
+  /** Prompt tokens per step, and the length of a prompt's pieces. */
+  readonly prefillChunk: number;
+  readonly observer: EngineObserver;
+  readonly policy?: QueuePolicy;
+}
+
+export interface EngineStats {
+  /** Requests that wait. */
+  readonly queued: number;
+  /** Sequences that hold a row. */
+  readonly running: number;
+  readonly slots: number;
+  readonly maxQueue: number;
+}
+
+interface FoldJob {
+  readonly input: FoldInput;
+  readonly resolve: (kv: KvTensor) => void;
+  readonly reject: (error: unknown) => void;
+}
+
+export class Engine {
+  readonly #runner: ModelRunner;
+  readonly #options: EngineOptions;
+  readonly #policy: QueuePolicy;
+  readonly #queue: RunningRequest[] = [];
+  readonly #folds: FoldJob[] = [];
+  /** Sequences that decode; the index is the row. */
+  readonly #rows: Sequence[] = [];
+  #prefilling: RunningRequest | null = null;
+  #loop: Promise<void> | null = null;
+  #draining = false;
+
+  constructor(options: EngineOptions) {
+    this.#options = options;
+    this.#runner = options.runner;
+    this.#policy = options.policy ?? firstFit;
+  }
+
+  /**
+   * Queues a request; its results come through the listener. `n` must not exceed the runner's slots and the context must suffice:
+   * whoever makes an EngineRequest has checked both.
+   * @throws PrefixdError queue_full, draining
+   */
+  submit(request: EngineRequest, listener: RequestListener): RequestHandle {
+    if (this.#draining) throw new PrefixdError("draining", "The server is shutting down.", { retryAfter: 1 });
+    if (this.#queue.length >= this.#options.maxQueue) {
+      throw new PrefixdError("queue_full", `${this.#options.maxQueue} requests are waiting already.`, { retryAfter: 1 });
+    }
+    const running = new RunningRequest(request, listener, performance.now());
+    this.#queue.push(running);
+    this.#wake();
+    return { cancel: (reason) => this.#cancel(running, reason) };
+  }
+
+  /** Runs a soft or hard prompt through the model between two steps; answers its keys and values. */
+  fold(input: FoldInput): Promise<KvTensor> {
+    return new Promise((resolve, reject) => {
+      this.#folds.push({ input, resolve, reject });
+      this.#wake();
+    });
+  }
+
+  stats(): EngineStats {
+    const running = this.#rows.length + (this.#prefilling?.n ?? 0);
+    return { queued: this.#queue.length, running, slots: this.#runner.slots, maxQueue: this.#options.maxQueue };
+  }
+
+  /** Takes nothing new, lets what was accepted finish for at most `graceMs`, then ends the rest with `draining`. */
+  async drain(graceMs: number): Promise<void> {
+    this.#draining = true;
+    const timer = setTimeout(() => this.#failAll(new PrefixdError("draining", "The server shut down before this request had finished.")), graceMs);
+    while (this.#loop !== null) await this.#loop;
+    clearTimeout(timer);
+  }
+
+  #wake(): void {
+    this.#loop ??= this.#run().finally(() => {
+      this.#loop = null;
+      if (this.#hasWork()) this.#wake();
+    });
+  }
+
+  async #run(): Promise<void> {
+    // Requests that arrive in the same turn of the event loop start in the same step.
+    await new Promise(setImmediate);
+    while (this.#hasWork()) {
+      try {
+        await this.#step();
+      } catch (error) {
+        this.#failAll(asModelError(error));
+      }
+    }
+  }
+
+  #hasWork(): boolean {
+    return this.#queue.length + this.#rows.length + this.#folds.length > 0 || this.#prefilling !== null;
+  }
+
+  async #step(): Promise<void> {
+    this.#releaseEnded();
+    await this.#fold();
+    const state = { running: this.#rows.length, slots: this.#runner.slots, prefilling: this.#prefilling, queue: this.#queue };
+    for (const chunk of planPrefill(state, this.#policy, this.#options.prefillChunk)) await this.#prefill(chunk);
+    this.#releaseEnded();
+    if (this.#rows.length > 0) await this.#decode();
+  }
+
+  /** Frees the rows of what has ended; the last row moves into the gap. */
+  #releaseEnded(): void {
+    for (let row = this.#rows.length - 1; row >= 0; row--) {
+      if (!this.#rows[row]!.done) continue;
+      const last = this.#rows.pop()!;
+      if (row === this.#rows.length) continue;
+      this.#runner.copyRow(this.#rows.length, row, last.length);
+      this.#rows[row] = last;
+    }
+    if (this.#prefilling?.ended === true) this.#prefilling = null;
+  }
+
+  async #fold(): Promise<void> {
+    const job = this.#folds.shift();
+    if (job === undefined) return;
+    await this.#runner.fold(job.input).then(job.resolve, job.reject);
+  }
+
+  async #prefill({ request, from, to, last }: PrefillChunk<RunningRequest>): Promise<void> {
+    if (from === 0) this.#admit(request);
+    if (request.ended) return;
+    const start = request.prefixLength + from;
+    const started = performance.now();
+    let output: StepOutput;
+    try {
+      output = await this.#runner.prefill(request.row, start, request.request.promptIds.subarray(from, to));
+    } catch (error) {
+      this.#prefilling = null;
+      return request.fail(asModelError(error));
+    }
+    this.#options.observer.step("prefill", 1, to - from, (performance.now() - started) / 1000);
+    request.fed = to;
+    if (!last) return;
+    this.#prefilling = null;
+    if (!request.ended) this.#activate(request, output);
+  }
+
+  #admit(request: RunningRequest): void {
+    const index = this.#queue.indexOf(request);
+    // Cancelled since the plan was made.
+    if (index < 0) return;
+    for (const passed of this.#queue.slice(0, index)) passed.passedOver++;
+    this.#queue.splice(index, 1);
+    this.#prefilling = request;
+    request.row = this.#rows.length;
+    if (request.request.prefix !== null) this.#runner.loadPrefix(request.row, request.request.prefix);
+    this.#options.observer.queued((performance.now() - request.submittedAt) / 1000);
+    request.listener.onStart?.();
+  }
+
+  /** The prompt is in its row: every choice gets a row with a copy of it and its first token. */
+  #activate(request: RunningRequest, output: StepOutput): void {
+    const length = request.prefixLength + request.promptLength;
+    const first = this.#rows.length;
+    if (request.row !== first) this.#runner.copyRow(request.row, first, length);
+    for (const sequence of request.sequences) {
+      const row = this.#rows.push(sequence) - 1;
+      if (row !== first) this.#runner.copyRow(first, row, length);
+      sequence.length = length;
+    }
+    for (const sequence of request.sequences) this.#advance(sequence, output, 0);
+    this.#options.observer.firstToken((performance.now() - request.submittedAt) / 1000);
+  }
+
+  async #decode(): Promise<void> {
+    const batch = [...this.#rows];
+    const started = performance.now();
+    let output: StepOutput;
+    try {
+      output = await this.#runner.decode(Int32Array.from(batch, (sequence) => sequence.lastId), Int32Array.from(batch, (sequence) => sequence.length));
+    } catch (error) {
+      for (const sequence of batch) sequence.owner.fail(asModelError(error));
+      return;
+    }
+    this.#options.observer.step("decode", batch.length, batch.length, (performance.now() - started) / 1000);
+    for (const [row, sequence] of batch.entries()) {
+      sequence.length++;
+      this.#advance(sequence, output, row);
+    }
+  }
+
+  /** Chooses the next token of a sequence, tells its listener, and ends it if this was the last. */
+  #advance(sequence: Sequence, output: StepOutput, row: number): void {
+    if (sequence.done) return;
+    const { owner } = sequence;
+    const { request, listener } = owner;
+    let verdict: "continue" | "stop";
+    try {
+      const token = sequence.sampler.next(output, row, request.topLogprobs);
+      sequence.lastId = token.id;
+      sequence.generated++;
+      verdict = listener.onToken({ choice: sequence.choice, ...token });
+    } catch (error) {
+      return owner.fail(asModelError(error));
+    }
+    const now = performance.now();
+    if (sequence.lastTokenAt > 0) this.#options.observer.interToken((now - sequence.lastTokenAt) / 1000);
+    sequence.lastTokenAt = now;
+    if (request.eosIds.includes(sequence.lastId)) sequence.finish("eos");
+    else if (verdict === "stop") sequence.finish("stop");
+    else if (sequence.generated >= request.maxNewTokens) sequence.finish("length");
+  }
+
+  #cancel(request: RunningRequest, reason: "cancelled" | "removed"): void {
+    const index = this.#queue.indexOf(request);
+    if (index >= 0) this.#queue.splice(index, 1);
+    if (reason === "removed") request.finishAll("removed");
+    else request.abandon();
+  }
+
+  #failAll(error: PrefixdError): void {
+    const open = new Set([...this.#queue.splice(0), ...this.#rows.map((sequence) => sequence.owner)]);
+    if (this.#prefilling !== null) open.add(this.#prefilling);
+    for (const request of open) request.fail(error);
+  }
+}
+
+function asModelError(error: unknown): PrefixdError {
+  return error instanceof PrefixdError ? error : new PrefixdError("model_failed", "The model run failed.", { cause: error });
+}

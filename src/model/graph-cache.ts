@@ -1,0 +1,81 @@
+/** Builds a checkpoint's graph once into a cache folder: `<fingerprint>-<precision>-v<version>/{model.onnx, weights.bin}`. */
+import { randomUUID } from "node:crypto";
+import { constants } from "node:fs";
+import { access, mkdir, open, rename, rm } from "node:fs/promises";
+import { join } from "node:path";
+import type { Checkpoint } from "./checkpoint.ts";
+import { GRAPH_VERSION, gpt2Graph, gpt2Weights } from "./gpt2-graph.ts";
+import type { ExternalRange } from "./onnx-writer.ts";
+
+const DATA_FILE = "weights.bin";
+/** ORT maps external data into memory: page alignment spares it a copy. */
+const ALIGNMENT = 4096;
+const CHUNK_BYTES = 4 << 20;
+
+/** Only fp32 so far: what HF PEFT computes on a CPU. */
+export type Precision = "fp32";
+
+/** More candidates than transformers' default top_k of 50, so that default sampling never needs all logits. */
+export const CANDIDATES = 64;
+
+/**
+ * Path of the graph for this checkpoint, built when it is not there yet. Weights are streamed in chunks, so that the memory needed
+ * does not depend on the model's size. Whole or absent: the folder appears by a rename.
+ * @throws ModelLoadError from the checkpoint; the file system's errors.
+ */
+export async function ensureGraph(checkpoint: Checkpoint, cacheDir: string, precision: Precision): Promise<string> {
+  const folder = join(cacheDir, `${checkpoint.fingerprint.slice(0, 32)}-${precision}-v${GRAPH_VERSION}`);
+  if (await exists(join(folder, "model.onnx"))) return join(folder, "model.onnx");
+  const temporary = `${folder}.${randomUUID()}.tmp`;
+  await mkdir(temporary, { recursive: true });
+  try {
+    const weights = await writeWeights(checkpoint, join(temporary, DATA_FILE));
+    const candidates = Math.min(CANDIDATES, checkpoint.config.vocabSize);
+    const model = gpt2Graph(checkpoint.config, { candidates, weights, dataFile: DATA_FILE });
+    const file = await open(join(temporary, "model.onnx"), "w");
+    try {
+      await file.writeFile(model);
+      await file.sync();
+    } finally {
+      await file.close();
+    }
+    await publish(temporary, folder);
+  } finally {
+    await rm(temporary, { recursive: true, force: true });
+  }
+  return join(folder, "model.onnx");
+}
+
+async function writeWeights(checkpoint: Checkpoint, path: string): Promise<Map<string, ExternalRange>> {
+  const ranges = new Map<string, ExternalRange>();
+  const file = await open(path, "w");
+  try {
+    let offset = 0;
+    for (const name of gpt2Weights(checkpoint.config).keys()) {
+      offset = Math.ceil(offset / ALIGNMENT) * ALIGNMENT;
+      const start = offset;
+      for await (const chunk of checkpoint.tensor(name).chunks(CHUNK_BYTES)) {
+        await file.write(new Uint8Array(chunk.buffer, chunk.byteOffset, chunk.byteLength), 0, chunk.byteLength, offset);
+        offset += chunk.byteLength;
+      }
+      ranges.set(name, { offset: start, length: offset - start });
+    }
+    await file.sync();
+  } finally {
+    await file.close();
+  }
+  return ranges;
+}
+
+/** Another process may have built the same graph meanwhile: the first one stays. */
+async function publish(temporary: string, folder: string): Promise<void> {
+  try {
+    await rename(temporary, folder);
+  } catch (error) {
+    if (!(await exists(join(folder, "model.onnx")))) throw error;
+  }
+}
+
+function exists(path: string): Promise<boolean> {
+  return access(path, constants.R_OK).then(() => true, () => false);
+}
