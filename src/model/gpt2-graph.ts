@@ -144,7 +144,11 @@ function attentionScale(config: Gpt2Config, layer: number): number {
   return config.scaleAttnByInverseLayerIdx ? scale / (layer + 1) : scale;
 }
 
-/** Logits of the last token, the K largest and a log-sum-exp that cannot overflow: max + log(sum(exp(x - max))). */
+/**
+ * Logits of the last token, the K largest, and log(sum(exp(logits))) as the largest logit minus its log-probability. LogSoftmax
+ * cannot overflow and works row by row; Exp and ReduceSum nodes are split over threads in ways that depend on the batch, and
+ * changed the last bit of a row beside other rows.
+ */
 function head(graph: OnnxGraph, hidden: string, weight: string, candidates: number, vocabSize: number): void {
   graph.constant("last_token", DataType.int64, [], BigInt64Array.of(-1n));
   graph.constant("candidates", DataType.int64, [1], BigInt64Array.of(BigInt(candidates)));
@@ -155,11 +159,10 @@ function head(graph: OnnxGraph, hidden: string, weight: string, candidates: numb
   graph.node("TopK", ["logits", "candidates"], ["top_logits", "top_ids_64"], { axis: -1, largest: 1, sorted: 1 });
   graph.node("Cast", ["top_ids_64"], ["top_ids"], { to: DataType.int32 });
   graph.node("Slice", ["top_logits", "zero", "one", "one"], ["max_logit"]);
-  graph.node("Sub", ["logits", "max_logit"], ["shifted"]);
-  graph.node("Exp", ["shifted"], ["exponentials"]);
-  graph.node("ReduceSum", ["exponentials", "one"], ["exponential_sum"], { keepdims: 1 });
-  graph.node("Log", ["exponential_sum"], ["log_of_sum"]);
-  graph.node("Add", ["log_of_sum", "max_logit"], ["log_sum_exp"]);
+  graph.node("Slice", ["top_ids_64", "zero", "one", "one"], ["max_id"]);
+  graph.node("LogSoftmax", ["logits"], ["logprobs"], { axis: -1 });
+  graph.node("GatherElements", ["logprobs", "max_id"], ["max_logprob"], { axis: 1 });
+  graph.node("Sub", ["max_logit", "max_logprob"], ["log_sum_exp"]);
   graph.output("logits", DataType.float, ["batch", vocabSize]);
   graph.output("top_logits", DataType.float, ["batch", candidates]);
   graph.output("top_ids", DataType.int32, ["batch", candidates]);

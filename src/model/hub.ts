@@ -1,0 +1,174 @@
+import { createHash, randomBytes } from "node:crypto";
+import { createWriteStream } from "node:fs";
+import { mkdir, readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { Readable } from "node:stream";
+import { pipeline } from "node:stream/promises";
+import { downloadFile, HubApiError, type ListFileEntry, listFiles, modelInfo } from "@huggingface/hub";
+import { ModelLoadError } from "../errors.ts";
+
+export interface HubOptions {
+  /** Downloads go to `<cacheDir>/hub/<org>--<name>/<commit>`. */
+  readonly cacheDir: string;
+  /** Default: the environment's HF_ENDPOINT, else https://huggingface.co. */
+  readonly hubUrl?: string;
+  /** Default: the environment's HF_TOKEN. */
+  readonly token?: string;
+  /** Told once per file that is about to be downloaded. */
+  readonly onFile?: (name: string, bytes: number) => void;
+}
+
+interface Source {
+  readonly repo: { readonly type: "model"; readonly name: string };
+  readonly hubUrl: string;
+  readonly accessToken?: string;
+}
+
+const COMMIT = /^[0-9a-f]{40}$/;
+const WEIGHTS = "model.safetensors";
+const SHARD = /^model-\d+-of-\d+\.safetensors$/;
+const SIDE_FILES = new Set([
+  "config.json",
+  "generation_config.json",
+  "model.safetensors.index.json",
+  "tokenizer.json",
+  "tokenizer_config.json",
+  "special_tokens_map.json",
+  "added_tokens.json",
+  "vocab.json",
+  "merges.txt",
+]);
+
+/**
+ * The folder of a model: `model` itself if it is a folder, else the Hugging Face id `org/name[@revision]`, downloaded unless
+ * it is there. A branch is looked up at each start; without a network the commit of the last time is served. Files appear
+ * under their final name only when all are complete. Throws ModelLoadError.
+ */
+export async function resolveModel(model: string, options: HubOptions): Promise<string> {
+  if (await isDirectory(model)) return model;
+  const match = /^([\w.-]+\/[\w.-]+)(?:@([\w./-]+))?$/.exec(model);
+  const name = match?.[1];
+  if (name === undefined || model.includes("..")) {
+    throw new ModelLoadError("model_not_found", `model "${model}" is neither a folder nor a Hugging Face id such as openai-community/gpt2`);
+  }
+  const revision = match?.[2] ?? "main";
+  const accessToken = options.token ?? process.env["HF_TOKEN"];
+  const source: Source = {
+    repo: { type: "model", name },
+    hubUrl: (options.hubUrl ?? process.env["HF_ENDPOINT"] ?? "https://huggingface.co").replace(/\/+$/, ""),
+    ...(accessToken ? { accessToken } : {}),
+  };
+  const folder = join(options.cacheDir, "hub", name.replace("/", "--"));
+  try {
+    const commit = await findCommit(source, revision, folder);
+    const target = join(folder, commit);
+    if (await isDirectory(target)) return target;
+    await download(source, commit, target, options.onFile).catch(async (error: unknown) => {
+      // Another process may have finished the same download first.
+      if (!(await isDirectory(target))) throw error;
+    });
+    return target;
+  } catch (error) {
+    throw error instanceof ModelLoadError ? error : explain(error, model, source);
+  }
+}
+
+/** The commit that `revision` names now; of the last successful time if the hub cannot be reached. */
+async function findCommit({ repo, ...source }: Source, revision: string, folder: string): Promise<string> {
+  if (COMMIT.test(revision)) return revision;
+  const ref = join(folder, `ref-${encodeURIComponent(revision)}`);
+  try {
+    const { sha } = await modelInfo({ name: repo.name, revision, additionalFields: ["sha"], ...source });
+    if (!COMMIT.test(sha)) throw new Error(`the hub names no commit for revision "${revision}"`);
+    await mkdir(folder, { recursive: true });
+    await writeFile(ref, sha);
+    return sha;
+  } catch (error) {
+    if (error instanceof HubApiError && error.statusCode < 500) throw error;
+    const known = await readFile(ref, "utf8").catch(() => "");
+    if (COMMIT.test(known) && (await isDirectory(join(folder, known)))) return known;
+    throw error;
+  }
+}
+
+/** Downloads into `<target>.partial`, where a later start finds what is complete, and renames that folder in the end. */
+async function download(source: Source, commit: string, target: string, onFile: HubOptions["onFile"]): Promise<void> {
+  const files: ListFileEntry[] = [];
+  for await (const file of listFiles({ ...source, revision: commit })) {
+    if (file.type === "file") files.push(file);
+  }
+  const partial = `${target}.partial`;
+  await mkdir(partial, { recursive: true });
+  for (const file of neededFiles(source.repo.name, files)) {
+    const path = join(partial, file.path);
+    // Complete files only ever get their name by a rename.
+    if ((await stat(path).catch(() => null))?.size === file.size) continue;
+    onFile?.(file.path, file.size);
+    await fetchFile(source, commit, file, path);
+  }
+  // What a killed process left.
+  for (const name of await readdir(partial)) if (name.endsWith(".tmp")) await rm(join(partial, name), { force: true });
+  await rename(partial, target);
+}
+
+function neededFiles(name: string, files: readonly ListFileEntry[]): ListFileEntry[] {
+  const single = files.some((file) => file.path === WEIGHTS);
+  const weights = files.filter((file) => (single ? file.path === WEIGHTS : SHARD.test(file.path)));
+  if (weights.length === 0) {
+    const pickled = files.some((file) => file.path.endsWith(".bin"));
+    throw new ModelLoadError(
+      "model_unsupported",
+      pickled
+        ? `${name} only has pickled weights (.bin), which are never read: save it as safetensors with transformers' save_pretrained(..., safe_serialization=True)`
+        : `${name} has no ${WEIGHTS}`,
+    );
+  }
+  return [...files.filter((file) => SIDE_FILES.has(file.path)), ...weights];
+}
+
+async function fetchFile(source: Source, commit: string, file: ListFileEntry, path: string): Promise<void> {
+  // The plain HTTPS way: xet would need a second service and keeps large files in memory.
+  const blob = await downloadFile({ ...source, path: file.path, revision: commit, xet: false });
+  if (blob === null) throw new Error(`${file.path} is listed but absent`);
+  const temporary = `${path}.${randomBytes(6).toString("hex")}.tmp`;
+  const hash = createHash("sha256");
+  let bytes = 0;
+  try {
+    await pipeline(
+      Readable.fromWeb(blob.stream()),
+      async function* (pieces: AsyncIterable<Uint8Array>) {
+        for await (const piece of pieces) {
+          hash.update(piece);
+          bytes += piece.byteLength;
+          yield piece;
+        }
+      },
+      createWriteStream(temporary, { flags: "wx" }),
+    );
+    const wanted = file.lfs?.oid.replace(/^sha256:/, "");
+    if (bytes !== file.size) throw new Error(`${file.path} came with ${bytes} bytes instead of ${file.size}`);
+    if (wanted !== undefined && hash.digest("hex") !== wanted) throw new Error(`${file.path} came damaged: its sha256 differs`);
+    await rename(temporary, path);
+  } catch (error) {
+    await rm(temporary, { force: true });
+    throw error;
+  }
+}
+
+function explain(error: unknown, model: string, { hubUrl, accessToken }: Source): ModelLoadError {
+  const start = `model "${model}" is no folder here, and downloading it from ${hubUrl} failed: `;
+  if (error instanceof HubApiError && [401, 403, 404].includes(error.statusCode)) {
+    const hint = accessToken ? "the token may lack access" : "if it is private or gated, set HF_TOKEN";
+    return new ModelLoadError("model_not_found", `${start}no such model or revision (${error.statusCode}); ${hint}`, { cause: error });
+  }
+  const cause = error instanceof Error && error.cause instanceof Error ? `: ${error.cause.message}` : "";
+  const text = `${error instanceof Error ? error.message : String(error)}${cause}`;
+  return new ModelLoadError("model_not_found", `${start}${text}. Without a network, give the path of a downloaded folder`, { cause: error });
+}
+
+async function isDirectory(path: string): Promise<boolean> {
+  return stat(path).then(
+    (stats) => stats.isDirectory(),
+    () => false,
+  );
+}
