@@ -1,13 +1,13 @@
 /**
  * Makes an HF GPT-2 folder with random weights (seeded, N(0, 0.02) as GPT-2 is initialised): the real sizes without a download.
  *
- *     npx tsx bench/random-checkpoint.ts gpt2 DIR [seed]
+ *     npx tsx bench/support/random-checkpoint.ts gpt2 DIR [seed]
  */
 import { mkdir, open, rename, rm, writeFile } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
-import { parseGpt2Config, type Gpt2Config } from "../src/model/checkpoint-config.ts";
-import { gpt2Weights } from "../src/model/gpt2-graph.ts";
+import { parseGpt2Config, type Gpt2Config } from "../../src/model/checkpoint-config.ts";
+import { gpt2Weights } from "../../src/model/gpt2-graph.ts";
 
 /** layers, heads, width of the published models; distilgpt2 and gpt2-xl included. */
 export const SIZES: Readonly<Record<string, { n_layer: number; n_head: number; n_embd: number }>> = {

@@ -1,0 +1,68 @@
+/** GPT-2 small with random weights on the CPU, built once into `.cache/`, ready to run: what most benchmarks measure. */
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { Engine } from "../../src/engine/engine.ts";
+import type { EngineRequest } from "../../src/engine/request.ts";
+import { kvElements, type KvTensor, type ModelShape } from "../../src/kv.ts";
+import { openCheckpoint } from "../../src/model/checkpoint.ts";
+import { Gpt2Runner } from "../../src/model/gpt2-runner.ts";
+import { ensureGraph } from "../../src/model/graph-cache.ts";
+import { Runtime } from "../../src/runtime/session.ts";
+import { randomCheckpoint, SIZES } from "./random-checkpoint.ts";
+
+export const CACHE = new URL("../../.cache", import.meta.url).pathname;
+export const THREADS = 2;
+
+/** Makes the checkpoint if it is not there; answers its folder. */
+export async function sizedCheckpoint(size: string): Promise<string> {
+  const dir = join(CACHE, size);
+  const shape = SIZES[size];
+  if (shape === undefined) throw new Error(`no such size: ${size}`);
+  const json = { model_type: "gpt2", activation_function: "gelu_new", vocab_size: 50257, n_positions: 1024, ...shape, bos_token_id: 50256, eos_token_id: 50256 };
+  return existsSync(join(dir, "config.json")) ? dir : randomCheckpoint(dir, json);
+}
+
+export interface BenchModel extends AsyncDisposable {
+  readonly runner: Gpt2Runner;
+  readonly shape: ModelShape;
+}
+
+export async function openSized(size: string, slots: number): Promise<BenchModel> {
+  const checkpoint = await openCheckpoint(await sizedCheckpoint(size), { cacheDir: CACHE });
+  const modelPath = await ensureGraph(checkpoint, CACHE, "fp32");
+  await checkpoint.close();
+  const runtime = new Runtime();
+  const runner = new Gpt2Runner(runtime, { modelPath, shape: checkpoint.shape, slots, threads: THREADS });
+  return {
+    runner,
+    shape: checkpoint.shape,
+    async [Symbol.asyncDispose]() {
+      await runner.close();
+      runtime[Symbol.dispose]();
+    },
+  };
+}
+
+export function newEngine(runner: Gpt2Runner): Engine {
+  const observer = { step() {}, queued() {}, firstToken() {}, interToken() {}, finished() {} };
+  return new Engine({ runner, maxQueue: 10_000, prefillChunk: 64, observer });
+}
+
+/** A prefix of random values, another one for every seed. */
+export function randomPrefix(shape: ModelShape, length: number, seed: number): KvTensor {
+  let state = seed + 1;
+  const next = (): number => ((state = (state * 48271) % 2147483647) / 2147483647) * 2 - 1;
+  return { length, data: Float32Array.from({ length: kvElements(shape, length) }, next) };
+}
+
+let requests = 0;
+
+/** A greedy request that runs to its last token. */
+export function benchRequest(given: Pick<EngineRequest, "promptIds" | "maxNewTokens"> & Partial<EngineRequest>): EngineRequest {
+  const sampling = { doSample: false, temperature: 1, topK: 0, topP: 1, minP: 0, repetitionPenalty: 1, minNewTokens: 0 };
+  return { id: `bench-${requests++}`, prefix: null, n: 1, sampling, seed: 0, topLogprobs: 0, eosIds: [], ...given };
+}
+
+export function promptIds(length: number, seed: number): Int32Array {
+  return Int32Array.from({ length }, (_, index) => (index * 911 + seed * 7919 + 17) % 50257);
+}

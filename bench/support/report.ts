@@ -1,0 +1,36 @@
+/** Figures go into docs/benchmarks.md between markers, one section a benchmark, so that a rerun replaces exactly its own. */
+import { readFileSync, writeFileSync } from "node:fs";
+import { cpus, totalmem } from "node:os";
+
+const FILE = new URL("../../docs/benchmarks.md", import.meta.url);
+
+/** Replaces the text between `<!-- name -->` and `<!-- /name -->`; both markers must be there. */
+export function writeSection(name: string, lines: readonly string[]): void {
+  const text = readFileSync(FILE, "utf8");
+  const [open, close] = [`<!-- ${name} -->`, `<!-- /${name} -->`];
+  const [from, to] = [text.indexOf(open), text.indexOf(close)];
+  if (from < 0 || to < from) throw new Error(`docs/benchmarks.md has no section ${name}`);
+  writeFileSync(FILE, `${text.slice(0, from + open.length)}\n${lines.join("\n")}\n${text.slice(to)}`);
+}
+
+/** What was measured where: processor, cores, memory, Node. */
+export function machine(): string {
+  const all = cpus();
+  const model = all[0]?.model.replace(/\((R|TM)\)/g, "").replace(/\s+/g, " ").trim();
+  return `${all.length} cores of ${model}, ${Math.round(totalmem() / 2 ** 30)} GiB, Node ${process.versions.node}, ${new Date().toISOString().slice(0, 10)}`;
+}
+
+export function median(values: readonly number[]): number {
+  const sorted = [...values].sort((a, b) => a - b);
+  const middle = sorted.length >> 1;
+  return sorted.length % 2 === 1 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2;
+}
+
+export function quantile(values: readonly number[], q: number): number {
+  const sorted = [...values].sort((a, b) => a - b);
+  return sorted[Math.min(sorted.length - 1, Math.floor(q * sorted.length))]!;
+}
+
+export function table(head: readonly string[], rows: readonly (readonly (string | number)[])[]): string[] {
+  return [`| ${head.join(" | ")} |`, `| ${head.map(() => "---").join(" | ")} |`, ...rows.map((row) => `| ${row.join(" | ")} |`)];
+}

@@ -1,0 +1,93 @@
+import t from "tap";
+import { ConfigError, describeSettings, helpText, isLoopback, parseBytes, parseConfig, type Config } from "../src/config.ts";
+import { docsBlock, markdownTable } from "./support/docs-block.ts";
+
+const parse = (args: string[], env: Record<string, string> = {}): Config => {
+  const config = parseConfig(args, env);
+  if (config === "help") throw new Error("help");
+  return config;
+};
+
+t.test("defaults serve the demo model on loopback and cannot be changed", async (t) => {
+  const config = parse([], { HOME: "/nowhere", XDG_CACHE_HOME: "/cache" });
+  t.match(config, { host: "127.0.0.1", port: 8080, device: "cpu", precision: "fp32", maxBatch: 32, maxQueue: 256, prefillChunk: 256 });
+  t.match(config, { allowBaseModel: true, prefixCacheBytes: 512 * 1024 ** 2, requestBodyLimit: 1024 ** 2, drainTimeout: 30, prefixes: "" });
+  t.match(config.model, /models\/demo$/);
+  t.equal(config.cacheDir, "/cache/prefixd");
+  t.throws(() => Object.assign(config, { port: 1 }), TypeError);
+});
+
+t.test("flags, variables, and flags before variables", async (t) => {
+  t.equal(parse(["--max-batch", "8"]).maxBatch, 8);
+  t.equal(parse(["--max-batch=8"]).maxBatch, 8);
+  t.equal(parse([], { PREFIXD_MAX_BATCH: "9" }).maxBatch, 9);
+  t.equal(parse(["--max-batch", "8"], { PREFIXD_MAX_BATCH: "9" }).maxBatch, 8);
+  t.equal(parse([], { PREFIXD_MAX_BATCH: "" }).maxBatch, 32);
+  t.equal(parse(["--prefix-cache-bytes", "1.5GiB"]).prefixCacheBytes, 1.5 * 1024 ** 3);
+  t.equal(parse(["--no-allow-base-model"]).allowBaseModel, false);
+  t.equal(parse(["--allow-base-model=false"]).allowBaseModel, false);
+  t.equal(parse([], { PREFIXD_ALLOW_BASE_MODEL: "0" }).allowBaseModel, false);
+  t.equal(parse(["--drain-timeout", "0.5"]).drainTimeout, 0.5);
+  t.equal(parse(["--store", "redis://127.0.0.1:6379"]).store, "redis://127.0.0.1:6379");
+  t.equal(parseConfig(["--port", "1", "--help"], {}), "help");
+});
+
+t.test("what cannot be used stops with one line that names it", async (t) => {
+  const cases: [string[], Record<string, string>, RegExp][] = [
+    [["--bogus"], {}, /^--bogus: no such flag/],
+    [["serve"], {}, /^serve: no such flag/],
+    [["--port"], {}, /^--port: a value is missing/],
+    [["--port", "--host"], {}, /^--port: a value is missing/],
+    [["--port", "1", "--port", "2"], {}, /^--port: given twice/],
+    [["--port", "65536"], {}, /^--port 65536: expected a whole number from 0 to 65535/],
+    [["--port", "1.5"], {}, /^--port 1\.5: expected/],
+    [["--port", "0x50"], {}, /^--port 0x50: expected/],
+    [["--max-batch=0"], {}, /^--max-batch 0: expected/],
+    [["--device", "cuda"], {}, /^--device cuda: not in this version; it takes cpu/],
+    [["--device", "tpu"], {}, /^--device tpu: expected cpu/],
+    [["--precision", "int8"], {}, /^--precision int8: not in this version/],
+    [["--store", "postgres://x"], {}, /^--store postgres:\/\/x: expected lmdb:DIR or redis/],
+    [["--store", "lmdb:"], {}, /^--store lmdb:: expected/],
+    [["--prefix-cache-bytes", "12parsecs"], {}, /^--prefix-cache-bytes 12parsecs: expected a size/],
+    [["--no-port", "1"], {}, /^--no-port: no such flag/],
+    [["--no-allow-base-model=true"], {}, /^--no-allow-base-model: takes no value/],
+    [["--allow-base-model=maybe"], {}, /^--allow-base-model maybe: expected true or false/],
+    [["--host", "0.0.0.0"], {}, /^--host 0\.0\.0\.0: without keys/],
+    [[], { PREFIXD_MAX_BACH: "1" }, /^PREFIXD_MAX_BACH: no such setting/],
+    [[], { PREFIXD_PORT: "http" }, /^PREFIXD_PORT http: expected/],
+    [[], { PREFIXD_PORT: "tcp://10.0.0.1:80" }, /^PREFIXD_PORT=tcp.*enableServiceLinks/],
+  ];
+  for (const [args, env, message] of cases) {
+    t.throws(() => parse(args, env), { name: "ConfigError", message }, JSON.stringify([args, env]));
+    try {
+      parse(args, env);
+    } catch (error) {
+      t.ok(error instanceof ConfigError && !error.message.includes("\n"));
+    }
+  }
+  t.doesNotThrow(() => parse([], { PREFIXD_SERVICE_HOST: "10.0.0.1", PREFIXD_PORT_8080_TCP_ADDR: "10.0.0.1", PREFIXD_URL: "http://x" }));
+});
+
+t.test("loopback is what only this machine reaches", async (t) => {
+  for (const host of ["127.0.0.1", "127.9.9.9", "::1", "[::1]", "localhost", "LOCALHOST", "::ffff:127.0.0.1"]) t.ok(isLoopback(host), host);
+  for (const host of ["0.0.0.0", "::", "10.0.0.1", "128.0.0.1", "localhost.evil.example", "127.0.0.1.nip.io", "::ffff:10.0.0.1", ""]) t.notOk(isLoopback(host), host);
+});
+
+t.test("sizes", async (t) => {
+  t.equal(parseBytes("4096"), 4096);
+  t.equal(parseBytes("1kb"), 1000);
+  t.equal(parseBytes("2 MiB"), 2 * 1024 ** 2);
+  t.equal(parseBytes("1g"), 1024 ** 3);
+  for (const bad of ["", "MiB", "-1", "1e9", "1 TiB", "NaN"]) t.ok(Number.isNaN(parseBytes(bad)), bad);
+});
+
+t.test("help and docs/configuration.md say what the schema says", async (t) => {
+  const rows = describeSettings();
+  for (const row of rows) t.ok(helpText().includes(row.flag) && helpText().includes(row.description), row.flag);
+  const code = (text: string): string => "`" + text + "`";
+  const table = markdownTable(
+    ["flag", "variable", "values", "default", "what it sets"],
+    rows.map((row) => [code(row.flag), code(row.variable), code(row.values), row.default, row.description]),
+  );
+  t.equal(docsBlock("docs/configuration.md", "settings", table), table);
+});

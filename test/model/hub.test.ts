@@ -1,0 +1,149 @@
+import { createHash } from "node:crypto";
+import { readdir, readFile, writeFile } from "node:fs/promises";
+import { createServer, type RequestListener } from "node:http";
+import type { AddressInfo } from "node:net";
+import { join } from "node:path";
+import t, { type Test } from "tap";
+import { resolveModel } from "../../src/model/hub.ts";
+
+const COMMIT = "0123456789abcdef0123456789abcdef01234567";
+const WEIGHTS = Buffer.alloc(300_000, "weights!");
+const FILES: Record<string, Buffer> = {
+  "config.json": Buffer.from('{"model_type":"gpt2"}'),
+  "tokenizer.json": Buffer.from("{}"),
+  "model.safetensors": WEIGHTS,
+  "pytorch_model.bin": Buffer.from("pickle"),
+  "README.md": Buffer.from("read me"),
+  "onnx/model.onnx": Buffer.from("onnx"),
+};
+
+interface Hub {
+  readonly url: string;
+  readonly downloads: string[];
+  readonly authorizations: Set<string | undefined>;
+  close(): Promise<void>;
+}
+
+/** The part of the Hugging Face hub's HTTP API that a download uses. `damage` changes what a file's bytes are on the wire. */
+async function fakeHub(t: Test, files = FILES, damage: (name: string, content: Buffer) => Buffer = (_, content) => content): Promise<Hub> {
+  const downloads: string[] = [];
+  const authorizations = new Set<string | undefined>();
+  const listener: RequestListener = (request, response) => {
+    authorizations.add(request.headers.authorization);
+    const path = (request.url ?? "").split("?")[0] ?? "";
+    const json = (status: number, body: unknown): void => {
+      response.writeHead(status, { "content-type": "application/json" }).end(JSON.stringify(body));
+    };
+    const file = path.replace(`/org/tiny/resolve/${COMMIT}/`, "");
+    const content = files[file];
+    if (/^\/api\/models\/org\/tiny\/revision\/(main|v1)$/.test(path)) json(200, { _id: "1", id: "org/tiny", sha: COMMIT });
+    else if (path === `/api/models/org/tiny/tree/${COMMIT}`) {
+      const items = Object.entries(files).filter(([name]) => !name.includes("/"));
+      json(200, [
+        { type: "directory", path: "onnx", size: 0, oid: "d" },
+        ...items.map(([name, bytes]) => ({
+          type: "file",
+          path: name,
+          size: bytes.length,
+          oid: "o",
+          ...(bytes.length > 100_000 ? { lfs: { oid: createHash("sha256").update(bytes).digest("hex"), size: bytes.length, pointerSize: 134 } } : {}),
+        })),
+      ]);
+    } else if (content !== undefined) {
+      const etag = { ETag: `"${file}"` };
+      if (request.headers.range === "bytes=0-0") {
+        response.writeHead(206, { ...etag, "content-range": `bytes 0-0/${content.length}` }).end(content.subarray(0, 1));
+        return;
+      }
+      downloads.push(file);
+      const sent = damage(file, content);
+      response.writeHead(200, { ...etag, "content-length": sent.length }).end(sent);
+    } else json(404, { error: "Repository not found" });
+  };
+  const server = createServer(listener).listen(0, "127.0.0.1");
+  await new Promise((resolve) => server.once("listening", resolve));
+  const close = async (): Promise<void> => {
+    server.closeAllConnections();
+    await new Promise((resolve) => server.close(resolve));
+  };
+  t.teardown(close);
+  return { url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`, downloads, authorizations, close };
+}
+
+t.test("a folder is used as it is", async (t) => {
+  t.equal(await resolveModel("models/demo", { cacheDir: t.testdir() }), "models/demo");
+});
+
+t.test("downloads what a model needs, once, and works without the hub afterwards", async (t) => {
+  const hub = await fakeHub(t);
+  const options = { cacheDir: t.testdir(), hubUrl: `${hub.url}/`, token: "hf_secret" };
+  const announced: string[] = [];
+  const folder = await resolveModel("org/tiny", { ...options, onFile: (name) => announced.push(name) });
+  t.equal(folder, join(options.cacheDir, "hub", "org--tiny", COMMIT));
+  t.same((await readdir(folder)).sort(), ["config.json", "model.safetensors", "tokenizer.json"]);
+  t.same(await readFile(join(folder, "model.safetensors")), WEIGHTS);
+  t.same(announced.sort(), [...hub.downloads].sort());
+  t.same([...hub.authorizations], ["Bearer hf_secret"]);
+  t.equal(await resolveModel("org/tiny@v1", options), folder, "another name of the same commit");
+  t.equal(hub.downloads.length, 3);
+  await hub.close();
+  t.equal(await resolveModel("org/tiny", options), folder, "the hub is away: the last known commit");
+  t.equal(await resolveModel(`org/tiny@${COMMIT}`, options), folder);
+  await t.rejects(resolveModel("org/tiny@v2", options), { code: "model_not_found" });
+});
+
+t.test("the environment names hub and token", async (t) => {
+  const hub = await fakeHub(t);
+  const before = { ...process.env };
+  t.teardown(() => void (process.env = before));
+  process.env["HF_ENDPOINT"] = hub.url;
+  process.env["HF_TOKEN"] = "hf_environment";
+  await resolveModel("org/tiny", { cacheDir: t.testdir() });
+  t.same([...hub.authorizations], ["Bearer hf_environment"]);
+});
+
+t.test("an interrupted download goes on where it was", async (t) => {
+  let failing = true;
+  const hub = await fakeHub(t, FILES, (name, content) => (failing && name === "model.safetensors" ? content.map((byte) => byte ^ 1) as Buffer : content));
+  const options = { cacheDir: t.testdir(), hubUrl: hub.url };
+  await t.rejects(resolveModel("org/tiny", options), { name: "ModelLoadError", message: /model\.safetensors came damaged/ });
+  const parent = join(options.cacheDir, "hub", "org--tiny");
+  t.same((await readdir(parent)).sort(), [`${COMMIT}.partial`, "ref-main"].sort(), "nothing under the final name");
+  t.notOk((await readdir(join(parent, `${COMMIT}.partial`))).includes("model.safetensors"));
+  await writeFile(join(parent, `${COMMIT}.partial`, "config.json.abc.tmp"), "left by a killed process");
+  failing = false;
+  hub.downloads.length = 0;
+  const folder = await resolveModel("org/tiny", options);
+  t.same(hub.downloads, ["model.safetensors"], "the small files are there already");
+  t.same((await readdir(folder)).sort(), ["config.json", "model.safetensors", "tokenizer.json"]);
+});
+
+t.test("two processes at once end with one good folder", async (t) => {
+  const hub = await fakeHub(t);
+  const options = { cacheDir: t.testdir(), hubUrl: hub.url };
+  const [one, two] = await Promise.all([resolveModel("org/tiny", options), resolveModel("org/tiny", options)]);
+  t.equal(one, two);
+  t.same((await readdir(one ?? "")).sort(), ["config.json", "model.safetensors", "tokenizer.json"]);
+});
+
+t.test("shards, and models that cannot be served", async (t) => {
+  const sharded = { "config.json": Buffer.from("{}"), "model.safetensors.index.json": Buffer.from("{}"), "model-00001-of-00002.safetensors": WEIGHTS, "model-00002-of-00002.safetensors": WEIGHTS };
+  const hub = await fakeHub(t, sharded);
+  const folder = await resolveModel("org/tiny", { cacheDir: t.testdir(), hubUrl: hub.url });
+  t.same((await readdir(folder)).sort(), Object.keys(sharded).sort());
+  const pickled = await fakeHub(t, { "config.json": Buffer.from("{}"), "pytorch_model.bin": Buffer.from("x") });
+  await t.rejects(resolveModel("org/tiny", { cacheDir: t.testdir(), hubUrl: pickled.url }), { code: "model_unsupported", message: /pickled weights.*never read/ });
+});
+
+t.test("errors say what to do", async (t) => {
+  const hub = await fakeHub(t);
+  const cacheDir = t.testdir();
+  await t.rejects(resolveModel("org/other", { cacheDir, hubUrl: hub.url }), { code: "model_not_found", message: /no such model or revision \(404\).*HF_TOKEN/ });
+  await t.rejects(resolveModel("models/dmeo", { cacheDir, hubUrl: "http://127.0.0.1:9" }), {
+    code: "model_not_found",
+    message: /"models\/dmeo" is no folder here, and downloading it from http:\/\/127\.0\.0\.1:9 failed.*Without a network/,
+  });
+  for (const model of ["/no/such/folder", "nothing", "a/b/c", "../x", "org/..", "org/tiny@../../x"]) {
+    await t.rejects(resolveModel(model, { cacheDir, hubUrl: hub.url }), { code: "model_not_found", message: /neither a folder nor/ }, model);
+  }
+});

@@ -1,0 +1,71 @@
+import t from "tap";
+import { METRICS, Metrics } from "../../src/observability/metrics.ts";
+import { docsBlock, markdownTable } from "../support/docs-block.ts";
+
+t.test("what the engine and the server report comes out in Prometheus' format", async (t) => {
+  const metrics = new Metrics({ processMetrics: false });
+  metrics.watch({
+    engine: () => ({ queued: 3, running: 7, slots: 32, maxQueue: 256 }),
+    prefixCache: () => ({ hits: 11, misses: 2, bytes: 4096, entries: 2 }),
+  });
+  metrics.step("decode", 8, 8, 0.004);
+  metrics.step("prefill", 1, 120, 0.02);
+  metrics.queued(0.001);
+  metrics.firstToken(0.03);
+  metrics.interToken(0.004);
+  metrics.finished("eos");
+  metrics.request("ok", 0.5, { prefix: 10, prompt: 20, completion: 30 });
+  metrics.request("queue_full");
+  metrics.http("GET", "/prefixes/:id", 404, 0.001);
+  metrics.http("GET", "/prefixes/:id", 0, 0.001);
+  metrics.http("BREW", "/x", 405, 0.001);
+  metrics.storeError("head");
+  const text = await metrics.render();
+  for (const line of [
+    "prefixd_queue_depth 3",
+    "prefixd_queue_limit 256",
+    "prefixd_running_sequences 7",
+    "prefixd_slots 32",
+    'prefixd_batch_size_bucket{le="8",phase="decode"} 1',
+    'prefixd_step_seconds_count{phase="prefill"} 1',
+    'prefixd_step_tokens_total{phase="prefill"} 120',
+    "prefixd_queue_seconds_count 1",
+    "prefixd_ttft_seconds_count 1",
+    "prefixd_inter_token_seconds_count 1",
+    'prefixd_sequences_total{outcome="eos"} 1',
+    'prefixd_requests_total{outcome="ok"} 1',
+    'prefixd_requests_total{outcome="queue_full"} 1',
+    "prefixd_request_seconds_count 1",
+    'prefixd_tokens_total{kind="prefix"} 10',
+    'prefixd_tokens_total{kind="completion"} 30',
+    "prefixd_prefix_cache_hits_total 11",
+    "prefixd_prefix_cache_misses_total 2",
+    "prefixd_prefix_cache_bytes 4096",
+    "prefixd_prefix_cache_entries 2",
+    'prefixd_http_requests_total{method="GET",route="/prefixes/:id",status="4xx"} 1',
+    'prefixd_http_requests_total{method="GET",route="/prefixes/:id",status="aborted"} 1',
+    'prefixd_http_requests_total{method="OTHER",route="/x",status="4xx"} 1',
+    'prefixd_store_errors_total{op="head"} 1',
+  ]) t.ok(text.includes(line + "\n"), line);
+  t.match(await metrics.render(), /prefixd_prefix_cache_hits_total 11\n/, "totals that are read are not added up again");
+});
+
+t.test("process metrics come along, registries are separate", async (t) => {
+  const one = new Metrics();
+  const two = new Metrics({ processMetrics: false });
+  t.match(await one.render(), /nodejs_eventloop_lag_seconds[^]*process_resident_memory_bytes|process_resident_memory_bytes[^]*nodejs_eventloop_lag_seconds/);
+  one.request("ok");
+  t.notMatch(await two.render(), /prefixd_requests_total\{/);
+  one.close();
+});
+
+t.test("docs/metrics.md lists the metrics of the code", async (t) => {
+  const rows = Object.entries<{ type: string; help: string; labels?: readonly string[] }>(METRICS).map(([name, spec]) => [
+    "`" + name + "`",
+    spec.type,
+    (spec.labels ?? []).map((label) => "`" + label + "`").join(", "),
+    spec.help,
+  ]);
+  const table = markdownTable(["metric", "type", "labels", "what it is"], rows);
+  t.equal(docsBlock("docs/metrics.md", "metrics", table), table);
+});

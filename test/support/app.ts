@@ -1,0 +1,85 @@
+import type { AddressInfo } from "node:net";
+import { GenerationService } from "../../src/generate.ts";
+import { STREAM_DEFAULTS, type AppParts } from "../../src/http/app-parts.ts";
+import { buildApp, type App } from "../../src/http/app.ts";
+import { createLogger } from "../../src/observability/logging.ts";
+import { Metrics } from "../../src/observability/metrics.ts";
+import { FakeEngine } from "./fake-engine.ts";
+import { FakeRegistry } from "./fake-registry.ts";
+import { FakeTokenizer } from "./fake-tokenizer.ts";
+
+export interface TestApp extends App {
+  readonly engine: FakeEngine;
+  readonly registry: FakeRegistry;
+  readonly generation: GenerationService;
+  readonly metrics: Metrics;
+  /** Every log line so far. */
+  readonly logs: string[];
+  /** Listens on a free port. */
+  listen(): Promise<number>;
+}
+
+export const TEST_SHAPE = { layers: 1, heads: 2, headDim: 4, width: 8, positions: 64, vocabSize: 257 };
+
+/** The real HTTP side over fakes; closed when the test ends. */
+export async function buildTestApp(t: { teardown(fn: () => Promise<void>): unknown }, over: Partial<AppParts> & { allowBaseModel?: boolean } = {}): Promise<TestApp> {
+  const { allowBaseModel = true, ...rest } = over;
+  const engine = new FakeEngine();
+  const registry = new FakeRegistry();
+  const metrics = new Metrics({ processMetrics: false });
+  const tokenizer = new FakeTokenizer();
+  const logs: string[] = [];
+  const generation = new GenerationService({ engine, prefixes: registry, tokenizer, positions: TEST_SHAPE.positions, eosIds: [tokenizer.eosId], allowBaseModel, metrics });
+  metrics.watch({ engine: () => engine.stats(), prefixCache: () => ({ hits: 0, misses: 0, bytes: 0, entries: 0 }) });
+  const app = await buildApp({
+    modelName: "demo",
+    shape: TEST_SHAPE,
+    tokenizer,
+    generation,
+    prefixes: registry,
+    metrics,
+    logger: createLogger("info", { write: (line: string) => void logs.push(line) }),
+    limits: { requestBody: 65_536, maxN: 4, slots: 8 },
+    stream: STREAM_DEFAULTS,
+    checks: { model: () => {}, store: () => registry.list("local", { limit: 1 }).then(() => {}) },
+    ...rest,
+  });
+  t.teardown(async () => {
+    engine.close();
+    app.fastify.server.closeAllConnections();
+    await app.fastify.close();
+  });
+  const listen = async (): Promise<number> => {
+    await app.fastify.listen({ host: "127.0.0.1", port: 0 });
+    return (app.fastify.server.address() as AddressInfo).port;
+  };
+  return { ...app, engine, registry, generation, metrics, logs, listen };
+}
+
+/** What `inject` needs for a JSON body. */
+export const post = (url: string, payload: object): { method: "POST"; url: string; payload: object } => ({ method: "POST", url, payload });
+
+/** A multipart body and its content type. */
+export function form(files: readonly { name: string; data: string | Buffer; field?: string }[]): { payload: Buffer; headers: Record<string, string> } {
+  const boundary = "----prefixd-test";
+  const parts = files.flatMap(({ name, data, field = "file" }) => [
+    Buffer.from(`--${boundary}\r\nContent-Disposition: form-data; name="${field}"; filename="${name}"\r\nContent-Type: application/octet-stream\r\n\r\n`),
+    Buffer.from(data),
+    Buffer.from("\r\n"),
+  ]);
+  return { payload: Buffer.concat([...parts, Buffer.from(`--${boundary}--\r\n`)]), headers: { "content-type": `multipart/form-data; boundary=${boundary}` } };
+}
+
+export const ADAPTER = [
+  { name: "adapter_config.json", data: '{"peft_type":"PREFIX_TUNING"}' },
+  { name: "adapter_model.safetensors", data: "weights" },
+] as const;
+
+/** Resolves when `condition` holds; fails after two seconds. */
+export async function until(condition: () => boolean): Promise<void> {
+  const end = performance.now() + 2_000;
+  while (!condition()) {
+    if (performance.now() > end) throw new Error(`never came true: ${String(condition)}`);
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+}

@@ -1,0 +1,88 @@
+import { PrefixdError } from "../../src/errors.ts";
+import type { EngineRequest, FinishReason, RequestHandle, RequestListener } from "../../src/engine/request.ts";
+import type { GenerationEngine } from "../../src/generate.ts";
+import type { EngineStats } from "../../src/observability/engine-observer.ts";
+
+interface Running {
+  readonly request: EngineRequest;
+  readonly listener: RequestListener;
+  readonly open: Set<number>;
+  made: number;
+}
+
+/** Says what it is told to: `script(request, choice, k)` is the k-th token. Steps by itself every `stepMs`, or by hand. */
+export class FakeEngine implements GenerationEngine {
+  readonly submitted: EngineRequest[] = [];
+  readonly cancelled: string[] = [];
+  script: (request: EngineRequest, choice: number, k: number) => number = (request, choice, k) => (request.promptIds.at(-1) ?? 0) + 1 + choice + k;
+  stepMs: number | null = 0;
+  maxQueue = 4;
+  #draining = false;
+  #running: Running[] = [];
+  #timer: NodeJS.Timeout | undefined;
+
+  submit(request: EngineRequest, listener: RequestListener): RequestHandle {
+    if (this.#draining) throw new PrefixdError("draining", "The server is shutting down.", { retryAfter: 1 });
+    if (this.#running.length >= this.maxQueue) throw new PrefixdError("queue_full", `${this.maxQueue} requests are waiting already.`, { retryAfter: 1 });
+    const running: Running = { request, listener, open: new Set(Array.from({ length: request.n }, (_, i) => i)), made: 0 };
+    this.submitted.push(request);
+    this.#running.push(running);
+    if (this.stepMs !== null) this.#timer ??= setTimeout(() => this.#tick(), this.stepMs);
+    return { cancel: (reason) => this.#cancel(running, reason) };
+  }
+
+  stats(): EngineStats {
+    return { queued: 0, running: this.#running.length, slots: 8, maxQueue: this.maxQueue };
+  }
+
+  async drain(graceMs: number): Promise<void> {
+    this.#draining = true;
+    const until = performance.now() + graceMs;
+    while (this.#running.length > 0 && performance.now() < until) await new Promise((resolve) => setTimeout(resolve, 5));
+    this.failAll(new PrefixdError("draining", "The server shut down before this request had finished."));
+  }
+
+  /** One token for every open choice. */
+  step(): void {
+    for (const running of [...this.#running]) {
+      for (const choice of [...running.open]) {
+        if (!running.open.has(choice)) continue;
+        const { request, listener } = running;
+        const id = this.script(request, choice, running.made);
+        const top = Array.from({ length: request.topLogprobs }, (_, i) => ({ id: (id + i) % 257, logprob: -0.5 - i }));
+        const verdict = listener.onToken({ choice, id, logprob: -0.5, top });
+        const eos = request.eosIds.includes(id);
+        if (eos || verdict === "stop" || running.made + 1 >= request.maxNewTokens) this.#finish(running, choice, eos ? "eos" : verdict === "stop" ? "stop" : "length");
+      }
+      running.made++;
+    }
+  }
+
+  failAll(error: PrefixdError): void {
+    for (const { listener } of this.#running.splice(0)) listener.onError(error);
+  }
+
+  close(): void {
+    clearTimeout(this.#timer);
+  }
+
+  #tick(): void {
+    this.#timer = undefined;
+    this.step();
+    if (this.#running.length > 0 && this.stepMs !== null) this.#timer ??= setTimeout(() => this.#tick(), this.stepMs);
+  }
+
+  #finish(running: Running, choice: number, reason: FinishReason): void {
+    if (!running.open.delete(choice)) return;
+    if (running.open.size === 0) this.#running = this.#running.filter((other) => other !== running);
+    running.listener.onFinish(choice, reason);
+  }
+
+  #cancel(running: Running, reason: "cancelled" | "removed"): void {
+    if (running.open.size === 0 || !this.#running.includes(running)) return;
+    this.cancelled.push(`${running.request.id} ${reason}`);
+    if (reason === "removed") for (const choice of [...running.open]) this.#finish(running, choice, "removed");
+    running.open.clear();
+    this.#running = this.#running.filter((other) => other !== running);
+  }
+}

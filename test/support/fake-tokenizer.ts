@@ -1,0 +1,30 @@
+import type { Tokenizer } from "../../src/text/tokenizer.ts";
+
+const EOS = 256;
+
+/** Bytes as tokens: id = byte, 256 = EOS. */
+export class FakeTokenizer implements Tokenizer {
+  readonly vocabSize = 257;
+  readonly eosId = EOS;
+  readonly longestToken = 1;
+
+  encode(text: string): Int32Array {
+    return Int32Array.from(Buffer.from(text));
+  }
+
+  decode(ids: Iterable<number>): string {
+    return Buffer.from([...ids].filter((id) => id < EOS)).toString();
+  }
+
+  bytesOf(id: number): Uint8Array {
+    return id < EOS ? Uint8Array.of(id) : new Uint8Array(0);
+  }
+
+  tokenText(id: number): string {
+    return id === EOS ? "<|endoftext|>" : this.decode([id]);
+  }
+
+  isSpecial(id: number): boolean {
+    return id === EOS;
+  }
+}

@@ -1,0 +1,132 @@
+/** Real models for tests: checkpoint, graph, runner and engine in a temporary cache folder. */
+import { mkdtemp, rm } from "node:fs/promises";
+import { readdirSync, readFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { Engine } from "../../src/engine/engine.ts";
+import type { EngineRequest, FinishReason, RequestHandle, SamplingParams, TokenEvent } from "../../src/engine/request.ts";
+import type { PrefixdError } from "../../src/errors.ts";
+import type { KvTensor } from "../../src/kv.ts";
+import { openCheckpoint, type Gpt2Config } from "../../src/model/checkpoint.ts";
+import { Gpt2Runner } from "../../src/model/gpt2-runner.ts";
+import { ensureGraph } from "../../src/model/graph-cache.ts";
+import type { EngineObserver } from "../../src/observability/engine-observer.ts";
+import { parsePeftAdapter } from "../../src/prefixes/peft.ts";
+import { Runtime } from "../../src/runtime/session.ts";
+
+export const GREEDY: SamplingParams = { doSample: false, temperature: 1, topK: 0, topP: 1, minP: 0, repetitionPenalty: 1, minNewTokens: 0 };
+
+export const silentObserver: EngineObserver = { step() {}, queued() {}, firstToken() {}, interToken() {}, finished() {} };
+
+export interface TestModel {
+  readonly config: Gpt2Config;
+  readonly runner: Gpt2Runner;
+  readonly engine: Engine;
+  /** A PEFT folder as the server would compile it. */
+  adapter(dir: string): Promise<KvTensor>;
+  close(): Promise<void>;
+}
+
+export async function openTestModel(dir: string, options: { slots?: number; prefillChunk?: number; maxQueue?: number } = {}): Promise<TestModel> {
+  const cacheDir = await mkdtemp(join(tmpdir(), "prefixd-model-"));
+  const checkpoint = await openCheckpoint(dir);
+  const modelPath = await ensureGraph(checkpoint, cacheDir, "fp32");
+  await checkpoint.close();
+  const { config, shape, fingerprint } = checkpoint;
+  const runtime = new Runtime();
+  const runner = new Gpt2Runner(runtime, { modelPath, shape, slots: options.slots ?? 32, threads: 2 });
+  const engine = new Engine({ runner, maxQueue: options.maxQueue ?? 10_000, prefillChunk: options.prefillChunk ?? 64, observer: silentObserver });
+  return {
+    config,
+    runner,
+    engine,
+    async adapter(folder) {
+      const read = (file: string): Uint8Array => readFileSync(join(folder, file));
+      const parsed = parsePeftAdapter(read("adapter_config.json"), read("adapter_model.safetensors"), shape, fingerprint);
+      return "kv" in parsed ? parsed.kv : engine.fold(parsed.fold);
+    },
+    async close() {
+      await engine.drain(0);
+      await runner.close();
+      runtime[Symbol.dispose]();
+      await rm(cacheDir, { recursive: true });
+    },
+  };
+}
+
+export interface ChoiceResult {
+  readonly ids: number[];
+  readonly logprobs: number[];
+  readonly top: TokenEvent["top"][];
+  reason: FinishReason | null;
+}
+
+let requests = 0;
+
+/** An EngineRequest with defaults: greedy, one choice, no EOS. */
+export function engineRequest(given: Partial<EngineRequest> & Pick<EngineRequest, "promptIds">): EngineRequest {
+  return { id: `test-${requests++}`, prefix: null, n: 1, maxNewTokens: 16, sampling: GREEDY, seed: 0, topLogprobs: 0, eosIds: [], ...given };
+}
+
+/** Submits a request; `done` holds every choice's result once all have ended. `onToken` sees each token first. */
+export function submit(engine: Engine, request: EngineRequest, onToken?: (event: TokenEvent, handle: () => RequestHandle) => void): { handle: RequestHandle; done: Promise<ChoiceResult[]> } {
+  const choices: ChoiceResult[] = Array.from({ length: request.n }, () => ({ ids: [], logprobs: [], top: [], reason: null }));
+  let open = request.n;
+  let handle: RequestHandle | undefined;
+  const done = new Promise<ChoiceResult[]>((resolve, reject) => {
+    handle = engine.submit(request, {
+      onToken(event) {
+        const choice = choices[event.choice]!;
+        choice.ids.push(event.id);
+        choice.logprobs.push(event.logprob);
+        choice.top.push(event.top);
+        onToken?.(event, () => handle!);
+        return "continue";
+      },
+      onFinish(choice, reason) {
+        choices[choice]!.reason = reason;
+        if (--open === 0) resolve(choices);
+      },
+      onError: (error: PrefixdError) => reject(error),
+    });
+  });
+  return { handle: handle!, done };
+}
+
+/** One case of test/golden/models/<model>/cases.json; tools/reference/README.md describes the fields. */
+export interface GoldenCase {
+  readonly id: string;
+  readonly adapter: string | null;
+  readonly hard_prompt_ids?: number[];
+  readonly prompt_ids: number[];
+  readonly max_new_tokens: number;
+  readonly repetition_penalty?: number;
+  readonly min_new_tokens?: number;
+  readonly no_repeat_ngram_size?: number;
+  readonly token_ids: number[];
+  readonly finish_reason: string;
+  readonly token_logprobs: number[];
+  readonly margins: number[];
+  readonly top_logprobs: [number, number][];
+}
+
+const GOLDEN = new URL("../golden/models/", import.meta.url).pathname;
+
+export const goldenModels = (): string[] => readdirSync(GOLDEN);
+export const goldenDir = (model: string): string => join(GOLDEN, model);
+
+export function goldenCases(model: string): { eosId: number; cases: GoldenCase[] } {
+  const parsed = JSON.parse(readFileSync(join(GOLDEN, model, "cases.json"), "utf8")) as { eos_token_id: number; cases: GoldenCase[] };
+  return { eosId: parsed.eos_token_id, cases: parsed.cases };
+}
+
+/** Seeded uniform numbers in [0, 1) (mulberry32): a failing mix can be run again. */
+export function seededRandom(seed: number): () => number {
+  let state = seed >>> 0;
+  return () => {
+    state = (state + 0x6d2b79f5) >>> 0;
+    let t = Math.imul(state ^ (state >>> 15), state | 1);
+    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
+    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
+  };
+}

@@ -1,0 +1,34 @@
+import t from "tap";
+import { Detokenizer } from "../../src/text/detokenizer.ts";
+import { loadTokenizer } from "../../src/text/tokenizer.ts";
+import { byteTokenizer, randomNumbers } from "./support.ts";
+
+t.test("pieces together are the whole, and hold whole characters", async (t) => {
+  const random = randomNumbers(2);
+  const demo = await loadTokenizer("models/demo", 4096);
+  // Bytes that make well-formed, cut, overlong, surrogate and too large sequences likely.
+  const bytes = [0x41, 0x80, 0xbf, 0xc0, 0xc2, 0xc3, 0xa9, 0xe0, 0x9f, 0xa0, 0xe2, 0x82, 0xac, 0xed, 0xef, 0xbb, 0xbf, 0xf0, 0x90, 0x9f, 0x98, 0x81, 0xf4, 0xf5, 0xff, 0];
+  const raw = byteTokenizer();
+  for (let round = 0; round < 6000; round++) {
+    const tokenizer = round % 2 === 0 ? demo : raw;
+    const length = Math.floor(random() * 30);
+    const ids = Array.from({ length }, () => (tokenizer === demo ? Math.floor(random() * (random() < 0.5 ? 256 : 4096)) : (bytes[Math.floor(random() * bytes.length)] ?? 0)));
+    const detokenizer = new Detokenizer(tokenizer);
+    const pieces = [...ids.map((id) => detokenizer.push(id)), detokenizer.end()];
+    if (pieces.join("") !== tokenizer.decode(ids)) t.equal(pieces.join(""), tokenizer.decode(ids), ids.join());
+    if (pieces.some((piece) => /[\ud800-\udbff]$|^[\udc00-\udfff]/.test(piece))) t.fail("half a character");
+  }
+});
+
+t.test("a character comes with its last byte", async (t) => {
+  const detokenizer = new Detokenizer(byteTokenizer());
+  t.same([0xf0, 0x9f, 0x98, 0x80, 0xc3, 0xa9].map((byte) => detokenizer.push(byte)), ["", "", "", "\u{1f600}", "", "\u00e9"]);
+  t.same([0xe2, 0x82, 0x41].map((byte) => detokenizer.push(byte)).join(""), "\ufffdA");
+  t.equal(detokenizer.push(0xe2), "");
+  t.equal(detokenizer.push(256), "", "a special token neither adds nor breaks");
+  t.equal(detokenizer.push(0x82) + detokenizer.push(0xac), "\u20ac");
+  t.equal(detokenizer.push(0xe2), "");
+  t.equal(detokenizer.end(), "\ufffd");
+  const bom = new Detokenizer(byteTokenizer());
+  t.equal([0xef, 0xbb, 0xbf, 0x41].map((byte) => bom.push(byte)).join("") + bom.end(), "\ufeffA");
+});

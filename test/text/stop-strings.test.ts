@@ -1,0 +1,160 @@
+import { readFile } from "node:fs/promises";
+import t from "tap";
+import { StopMatcher, StopStrings } from "../../src/text/stop-strings.ts";
+import { TextStream } from "../../src/text/text-stream.ts";
+import { loadTokenizer } from "../../src/text/tokenizer.ts";
+import { byteTokenizer, randomNumbers } from "./support.ts";
+
+const encode = (text: string): Uint8Array => new TextEncoder().encode(text);
+
+interface Run {
+  readonly pieces: readonly string[];
+  /** Index of the piece that completed a stop string, or -1. */
+  readonly stoppedAt: number;
+}
+
+/** Feeds pieces until a stop; the last piece of the result is what `end` gives. */
+function run(stops: readonly string[], pieces: readonly Uint8Array[]): Run {
+  const matcher = new StopMatcher(new StopStrings(stops));
+  const out: string[] = [];
+  for (const [at, piece] of pieces.entries()) {
+    const { emit, stopped } = matcher.push(piece);
+    out.push(Buffer.from(emit).toString("latin1"));
+    if (stopped) return { pieces: out, stoppedAt: at };
+  }
+  out.push(Buffer.from(matcher.end()).toString("latin1"));
+  return { pieces: out, stoppedAt: -1 };
+}
+
+/** The same by trying every end position and every stop string. */
+function oracle(stops: readonly string[], text: string): { text: string; end: number } {
+  for (let end = 1; end <= text.length; end++) {
+    const lengths = stops.filter((stop) => stop !== "" && text.slice(0, end).endsWith(stop)).map((stop) => stop.length);
+    if (lengths.length > 0) return { text: text.slice(0, end - Math.max(...lengths)), end };
+  }
+  return { text, end: -1 };
+}
+
+t.test("agrees with brute force for any text, stop strings and division into tokens", async (t) => {
+  const random = randomNumbers(3);
+  const word = (letters: string, longest: number): string =>
+    Array.from({ length: Math.floor(random() * (longest + 1)) }, () => letters[Math.floor(random() * letters.length)]).join("");
+  for (let round = 0; round < 20_000; round++) {
+    const letters = round % 3 === 0 ? "ab" : "abc";
+    const text = word(letters, 40);
+    const stops = Array.from({ length: Math.floor(random() * 5) }, () => word(letters, 6));
+    const pieces: Uint8Array[] = [];
+    for (let at = 0; at < text.length; ) {
+      const length = Math.floor(random() * 5);
+      pieces.push(encode(text.slice(at, at + length)));
+      at += length;
+    }
+    const expected = oracle(stops, text);
+    const actual = run(stops, pieces);
+    const fed = pieces.slice(0, actual.stoppedAt + 1).reduce((sum, piece) => sum + piece.length, 0);
+    const inToken = actual.stoppedAt === -1 ? expected.end === -1 : expected.end <= fed && expected.end > fed - (pieces[actual.stoppedAt]?.length ?? 0);
+    // Held back is exactly what could still become a stop string: the longest end of the text that begins one.
+    let seen = "";
+    let emitted = "";
+    const tight = pieces.slice(0, actual.stoppedAt === -1 ? pieces.length : actual.stoppedAt).every((piece, i) => {
+      seen += Buffer.from(piece).toString("latin1");
+      emitted += actual.pieces[i] ?? "";
+      const held = seen.slice(emitted.length);
+      const longest = Math.max(0, ...stops.flatMap((stop) => Array.from(stop, (_, n) => n).filter((n) => seen.endsWith(stop.slice(0, n)))));
+      return seen.startsWith(emitted) && held.length === longest;
+    });
+    if (actual.pieces.join("") !== expected.text || !inToken || !tight) {
+      t.same(actual, expected, JSON.stringify({ text, stops, pieces: pieces.map((piece) => Buffer.from(piece).toString()) }));
+      return;
+    }
+  }
+});
+
+t.test("nothing of a stop string is let out", async (t) => {
+  const pieces = ["ab", "c\n", "\nUs", "er", ":", " x"].map(encode);
+  t.same(run(["\n\nUser:"], pieces), { pieces: ["ab", "c", "", "", ""], stoppedAt: 4 });
+  t.same(run(["\n\nUser!"], pieces), { pieces: ["ab", "c", "", "", "\n\nUser:", " x", ""], stoppedAt: -1 });
+  t.same(run(["b", "abc"], [encode("xabcx")]), { pieces: ["xa"], stoppedAt: 0 }, "the first to be complete");
+  t.same(run(["bc", "abc"], [encode("xabcx")]), { pieces: ["x"], stoppedAt: 0 }, "the longest of those that end together");
+  t.same(run([""], [encode("x")]), { pieces: ["x", ""], stoppedAt: -1 });
+  t.same(run(["aab"], ["a", "a", "a", "b"].map(encode)), { pieces: ["", "", "a", ""], stoppedAt: 3 });
+  const matcher = new StopMatcher(new StopStrings(["b"]));
+  t.equal(matcher.push(encode("ab")).stopped, true);
+  t.same([matcher.push(encode("c")).emit.length, matcher.end().length], [0, 0], "nothing comes after a stop");
+});
+
+t.test("linear time on hostile stop strings", async (t) => {
+  const stops = Array.from({ length: 16 }, (_, i) => "\u2026".repeat(255) + String.fromCodePoint(0x61 + i));
+  const stream = new TextStream(byteTokenizer(), new StopStrings(stops));
+  const bytes = encode("\u2026".repeat(20_000));
+  const start = performance.now();
+  let text = "";
+  for (const byte of bytes) text += stream.push(byte).text;
+  text += stream.end();
+  t.equal(text.length, 20_000);
+  t.ok(performance.now() - start < 2000, `${(performance.now() - start).toFixed(0)} ms for ${bytes.length} tokens`);
+});
+
+t.test("text of whole characters around stops", async (t) => {
+  const feed = (stops: string[], bytes: Iterable<number>): string[] => {
+    const stream = new TextStream(byteTokenizer(), new StopStrings(stops));
+    const out: string[] = [];
+    for (const byte of bytes) {
+      const { text, stopped } = stream.push(byte);
+      out.push(text);
+      if (stopped) return [...out, "STOP", stream.end()];
+    }
+    return [...out, stream.end()];
+  };
+  t.same(feed(["\u00e9"], encode("a\u00e9b")), ["a", "", "", "STOP", ""]);
+  t.same(feed(["\u00e8"], encode("a\u00e9")), ["a", "", "\u00e9", ""], "held for its first byte");
+  t.same(feed(["A"], [0xe2, 0x82, 0x41]), ["", "", "\ufffd", "STOP", ""], "a cut character before the stop");
+  t.same(feed(["A"], [0xe2, 0x82]), ["", "", "\ufffd"]);
+  t.same(feed([], [0xe2, 256, 0x82, 0xac]), ["", "", "", "\u20ac", ""]);
+});
+
+t.test("with the demo tokenizer: any ids, any stop taken from their text", async (t) => {
+  const tokenizer = await loadTokenizer("models/demo", 4096);
+  const random = randomNumbers(4);
+  for (let round = 0; round < 2000; round++) {
+    const ids = Array.from({ length: 1 + Math.floor(random() * 20) }, () => Math.floor(random() * 4096));
+    const whole = tokenizer.decode(ids);
+    const at = Math.floor(random() * whole.length);
+    const stop = whole.slice(at, at + 1 + Math.floor(random() * 6));
+    // A replacement character stands for broken bytes, a lone surrogate for half a character: neither can be a stop string.
+    if (/[\ufffd\ud800-\udfff]/.test(stop) || stop === "") continue;
+    const stream = new TextStream(tokenizer, new StopStrings([stop]));
+    let text = "";
+    let used = 0;
+    for (const id of ids) {
+      const piece = stream.push(id);
+      text += piece.text;
+      used++;
+      if (piece.stopped) break;
+    }
+    text += stream.end();
+    const before = tokenizer.decode(ids.slice(0, used - 1));
+    if (text !== whole.slice(0, whole.indexOf(stop)) || before.includes(stop)) t.fail(JSON.stringify({ ids, stop, text }));
+  }
+});
+
+t.test("ends where transformers' StopStringCriteria does, but for the prompt and for names of special tokens", async (t) => {
+  interface Case {
+    readonly token_ids: readonly number[];
+    readonly prompt_ids: readonly number[];
+    readonly stop: readonly string[];
+    readonly stops_after: number | null;
+  }
+  const { cases } = JSON.parse(await readFile("test/golden/stop-strings.json", "utf8")) as { cases: Case[] };
+  const tokenizer = await loadTokenizer("models/demo", 4096);
+  for (const { token_ids, prompt_ids, stop, stops_after } of cases) {
+    const stream = new TextStream(tokenizer, new StopStrings(stop));
+    const index = token_ids.findIndex((id) => stream.push(id).stopped);
+    const generated = tokenizer.decode(token_ids);
+    const inGenerated = stop.some((text) => generated.includes(text));
+    // transformers also matches over prompt and generated text, and the name of a special token, which has no text here.
+    const crosses = !inGenerated && stop.some((text) => tokenizer.decode([...prompt_ids, ...token_ids]).includes(text));
+    const special = stop.includes("<|endoftext|>");
+    t.equal(index === -1 ? null : index + 1, crosses || special ? null : stops_after, JSON.stringify({ stop, generated }));
+  }
+});
