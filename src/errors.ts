@@ -16,6 +16,9 @@ export const ERRORS = {
   unsupported_media_type: { status: 415, title: "The content type is not supported" },
   not_found: { status: 404, title: "No such resource" },
   method_not_allowed: { status: 405, title: "The method is not allowed here" },
+  host_not_allowed: { status: 421, title: "The Host header names another host" },
+  headers_too_large: { status: 431, title: "The request's headers are too large" },
+  request_timeout: { status: 408, title: "The request took too long to arrive" },
   // prefixes
   prefix_not_found: { status: 404, title: "No such prefix" },
   invalid_prefix_id: { status: 400, title: "The prefix id is not valid" },
@@ -27,6 +30,7 @@ export const ERRORS = {
   adapter_shape_mismatch: { status: 422, title: "The adapter does not fit the base model" },
   safetensors_invalid: { status: 422, title: "The safetensors file is not valid" },
   prefix_not_finite: { status: 422, title: "The prefix has values that are not finite" },
+  prefix_damaged: { status: 500, title: "The stored prefix is damaged" },
   prefix_too_long: { status: 422, title: "The prefix has too many virtual tokens" },
   // operation
   queue_full: { status: 429, title: "The queue is full" },
@@ -53,5 +57,18 @@ export class PrefixdError extends Error {
     this.code = code;
     this.status = ERRORS[code].status;
     this.retryAfter = options.retryAfter;
+  }
+}
+
+export type ModelLoadErrorCode = "model_not_found" | "model_unsupported" | "model_invalid";
+
+/** The base model cannot be loaded: the start ends with this one line. For the operator, so it may hold paths. */
+export class ModelLoadError extends Error {
+  override readonly name = "ModelLoadError";
+  readonly code: ModelLoadErrorCode;
+
+  constructor(code: ModelLoadErrorCode, detail: string, options?: { cause?: unknown }) {
+    super(detail, options);
+    this.code = code;
   }
 }

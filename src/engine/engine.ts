@@ -2,11 +2,12 @@
  * Continuous batching (Orca, OSDI'22): each step admits what fits, prefills a bounded piece of prompt, and decodes one token for
  * every running sequence in one batch. Rows of the KV cache stay dense: row r of the batch is row r of the cache.
  */
+import { setTimeout as sleep } from "node:timers/promises";
 import { PrefixdError } from "../errors.ts";
 import type { FoldInput, KvTensor } from "../kv.ts";
 import type { EngineObserver } from "../observability/engine-observer.ts";
 import type { ModelRunner, StepOutput } from "./model-runner.ts";
-import type { EngineRequest, RequestHandle, RequestListener } from "./request.ts";
+import type { EngineRequest, RequestHandle, RequestListener, TokenEvent } from "./request.ts";
 import { firstFit, planPrefill, type PrefillChunk, type QueuePolicy } from "./scheduler.ts";
 import { RunningRequest, type Sequence } from "./sequence.ts";
 
@@ -28,6 +29,9 @@ export interface EngineStats {
   readonly slots: number;
   readonly maxQueue: number;
 }
+
+/** How long to wait before asking again a policy that admits nothing although nothing runs. */
+const IDLE_MS = 5;
 
 interface FoldJob {
   readonly input: FoldInput;
@@ -56,21 +60,26 @@ export class Engine {
   /**
    * Queues a request; its results come through the listener. `n` must not exceed the runner's slots and the context must suffice:
    * whoever makes an EngineRequest has checked both.
-   * @throws PrefixdError queue_full, draining
+   * @throws PrefixdError queue_full, draining; RangeError for an `n` that could never be admitted
    */
   submit(request: EngineRequest, listener: RequestListener): RequestHandle {
+    if (request.n > this.#runner.slots) throw new RangeError(`n = ${request.n} with ${this.#runner.slots} slots`);
     if (this.#draining) throw new PrefixdError("draining", "The server is shutting down.", { retryAfter: 1 });
     if (this.#queue.length >= this.#options.maxQueue) {
       throw new PrefixdError("queue_full", `${this.#options.maxQueue} requests are waiting already.`, { retryAfter: 1 });
     }
-    const running = new RunningRequest(request, listener, performance.now());
+    const running = new RunningRequest(request, listener, this.#options.observer, performance.now());
     this.#queue.push(running);
     this.#wake();
     return { cancel: (reason) => this.#cancel(running, reason) };
   }
 
-  /** Runs a soft or hard prompt through the model between two steps; answers its keys and values. */
+  /**
+   * Runs a soft or hard prompt through the model between two steps; answers its keys and values.
+   * @throws PrefixdError draining, model_failed
+   */
   fold(input: FoldInput): Promise<KvTensor> {
+    if (this.#draining) return Promise.reject(new PrefixdError("draining", "The server is shutting down.", { retryAfter: 1 }));
     return new Promise((resolve, reject) => {
       this.#folds.push({ input, resolve, reject });
       this.#wake();
@@ -85,7 +94,11 @@ export class Engine {
   /** Takes nothing new, lets what was accepted finish for at most `graceMs`, then ends the rest with `draining`. */
   async drain(graceMs: number): Promise<void> {
     this.#draining = true;
-    const timer = setTimeout(() => this.#failAll(new PrefixdError("draining", "The server shut down before this request had finished.")), graceMs);
+    const timer = setTimeout(() => {
+      const error = new PrefixdError("draining", "The server shut down before this request had finished.");
+      for (const fold of this.#folds.splice(0)) fold.reject(error);
+      this.#failAll(error);
+    }, graceMs);
     while (this.#loop !== null) await this.#loop;
     clearTimeout(timer);
   }
@@ -102,7 +115,8 @@ export class Engine {
     await new Promise(setImmediate);
     while (this.#hasWork()) {
       try {
-        await this.#step();
+        // A step that could do nothing (the policy holds everything back) must not spin: timers and sockets want their turn.
+        if (!(await this.#step())) await sleep(IDLE_MS);
       } catch (error) {
         this.#failAll(asModelError(error));
       }
@@ -113,40 +127,52 @@ export class Engine {
     return this.#queue.length + this.#rows.length + this.#folds.length > 0 || this.#prefilling !== null;
   }
 
-  async #step(): Promise<void> {
+  /** Answers whether there was anything to do. */
+  async #step(): Promise<boolean> {
     this.#releaseEnded();
-    await this.#fold();
+    const folded = await this.#fold();
     const state = { running: this.#rows.length, slots: this.#runner.slots, prefilling: this.#prefilling, queue: this.#queue };
-    for (const chunk of planPrefill(state, this.#policy, this.#options.prefillChunk)) await this.#prefill(chunk);
+    const plan = planPrefill(state, this.#policy, this.#options.prefillChunk);
+    for (const chunk of plan) await this.#prefill(chunk);
     this.#releaseEnded();
-    if (this.#rows.length > 0) await this.#decode();
+    const rows = this.#rows.length;
+    if (rows > 0) await this.#decode();
+    return folded || plan.length + rows > 0 || !this.#hasWork();
   }
 
   /** Frees the rows of what has ended; the last row moves into the gap. */
   #releaseEnded(): void {
     for (let row = this.#rows.length - 1; row >= 0; row--) {
       if (!this.#rows[row]!.done) continue;
-      const last = this.#rows.pop()!;
-      if (row === this.#rows.length) continue;
-      this.#runner.copyRow(this.#rows.length, row, last.length);
+      const lastRow = this.#rows.length - 1;
+      const last = this.#rows[lastRow]!;
+      if (row !== lastRow) this.#runner.copyRow(lastRow, row, last.length);
       this.#rows[row] = last;
+      this.#rows.pop();
     }
     if (this.#prefilling?.ended === true) this.#prefilling = null;
   }
 
-  async #fold(): Promise<void> {
+  async #fold(): Promise<boolean> {
     const job = this.#folds.shift();
-    if (job === undefined) return;
-    await this.#runner.fold(job.input).then(job.resolve, job.reject);
+    if (job === undefined) return false;
+    try {
+      job.resolve(await this.#runner.fold(job.input));
+    } catch (error) {
+      job.reject(asModelError(error));
+    }
+    return true;
   }
 
   async #prefill({ request, from, to, last }: PrefillChunk<RunningRequest>): Promise<void> {
-    if (from === 0) this.#admit(request);
     if (request.ended) return;
     const start = request.prefixLength + from;
-    const started = performance.now();
+    let started: number;
     let output: StepOutput;
     try {
+      if (from === 0) this.#admit(request);
+      if (request.ended) return;
+      started = performance.now();
       output = await this.#runner.prefill(request.row, start, request.request.promptIds.subarray(from, to));
     } catch (error) {
       this.#prefilling = null;
@@ -156,20 +182,23 @@ export class Engine {
     request.fed = to;
     if (!last) return;
     this.#prefilling = null;
-    if (!request.ended) this.#activate(request, output);
+    if (request.ended) return;
+    try {
+      this.#activate(request, output);
+    } catch (error) {
+      request.fail(asModelError(error));
+    }
   }
 
   #admit(request: RunningRequest): void {
     const index = this.#queue.indexOf(request);
-    // Cancelled since the plan was made.
-    if (index < 0) return;
     for (const passed of this.#queue.slice(0, index)) passed.passedOver++;
     this.#queue.splice(index, 1);
     this.#prefilling = request;
     request.row = this.#rows.length;
-    if (request.request.prefix !== null) this.#runner.loadPrefix(request.row, request.request.prefix);
     this.#options.observer.queued((performance.now() - request.submittedAt) / 1000);
-    request.listener.onStart?.();
+    if (request.request.prefix !== null) this.#runner.loadPrefix(request.row, request.request.prefix);
+    request.tell((listener) => listener.onStart?.());
   }
 
   /** The prompt is in its row: every choice gets a row with a copy of it and its first token. */
@@ -183,7 +212,9 @@ export class Engine {
       sequence.length = length;
     }
     for (const sequence of request.sequences) this.#advance(sequence, output, 0);
-    this.#options.observer.firstToken((performance.now() - request.submittedAt) / 1000);
+    if (request.sequences.some((sequence) => sequence.generated > 0)) {
+      this.#options.observer.firstToken((performance.now() - request.submittedAt) / 1000);
+    }
   }
 
   async #decode(): Promise<void> {
@@ -207,16 +238,16 @@ export class Engine {
   #advance(sequence: Sequence, output: StepOutput, row: number): void {
     if (sequence.done) return;
     const { owner } = sequence;
-    const { request, listener } = owner;
-    let verdict: "continue" | "stop";
+    const { request } = owner;
+    let token: Omit<TokenEvent, "choice">;
     try {
-      const token = sequence.sampler.next(output, row, request.topLogprobs);
-      sequence.lastId = token.id;
-      sequence.generated++;
-      verdict = listener.onToken({ choice: sequence.choice, ...token });
+      token = sequence.sampler.next(output, row, request.topLogprobs);
     } catch (error) {
       return owner.fail(asModelError(error));
     }
+    sequence.lastId = token.id;
+    sequence.generated++;
+    const verdict = owner.tell((listener) => listener.onToken({ choice: sequence.choice, ...token }));
     const now = performance.now();
     if (sequence.lastTokenAt > 0) this.#options.observer.interToken((now - sequence.lastTokenAt) / 1000);
     sequence.lastTokenAt = now;

@@ -1,4 +1,5 @@
-import type { PrefixdError } from "../errors.ts";
+import { PrefixdError } from "../errors.ts";
+import type { EngineObserver, SequenceOutcome } from "../observability/engine-observer.ts";
 import type { FinishReason, EngineRequest, RequestListener } from "./request.ts";
 import { Sampler } from "./sampler.ts";
 import type { Schedulable } from "./scheduler.ts";
@@ -7,6 +8,7 @@ import type { Schedulable } from "./scheduler.ts";
 export class RunningRequest implements Schedulable {
   readonly request: EngineRequest;
   readonly listener: RequestListener;
+  readonly observer: EngineObserver;
   readonly sequences: readonly Sequence[];
   readonly submittedAt: number;
   fed = 0;
@@ -16,9 +18,10 @@ export class RunningRequest implements Schedulable {
   /** Set once nothing more may be told to the listener. */
   ended = false;
 
-  constructor(request: EngineRequest, listener: RequestListener, now: number) {
+  constructor(request: EngineRequest, listener: RequestListener, observer: EngineObserver, now: number) {
     this.request = request;
     this.listener = listener;
+    this.observer = observer;
     this.submittedAt = now;
     this.sequences = Array.from({ length: request.n }, (_, choice) => new Sequence(this, choice));
   }
@@ -41,22 +44,40 @@ export class RunningRequest implements Schedulable {
 
   fail(error: PrefixdError): void {
     if (this.ended) return;
-    this.#end();
-    this.listener.onError(error);
+    this.#end("error");
+    try {
+      this.listener.onError(error);
+    } catch {
+      // Its last call: there is nobody left to tell, and the other requests go on.
+    }
   }
 
   /** Ends without a word: nobody listens any more. */
   abandon(): void {
-    if (!this.ended) this.#end();
+    if (!this.ended) this.#end("cancelled");
+  }
+
+  /** Calls the listener. One that throws, against its contract, ends its own request and no other: the answer is undefined. */
+  tell<T>(call: (listener: RequestListener) => T): T | undefined {
+    try {
+      return call(this.listener);
+    } catch (error) {
+      this.fail(error instanceof PrefixdError ? error : new PrefixdError("internal", "The results could not be handed on.", { cause: error }));
+      return undefined;
+    }
   }
 
   endIfDone(): void {
     if (this.sequences.every((sequence) => sequence.done)) this.ended = true;
   }
 
-  #end(): void {
+  #end(outcome: SequenceOutcome): void {
     this.ended = true;
-    for (const sequence of this.sequences) sequence.done = true;
+    for (const sequence of this.sequences) {
+      if (sequence.done) continue;
+      sequence.done = true;
+      this.observer.finished(outcome);
+    }
   }
 }
 
@@ -84,7 +105,8 @@ export class Sequence {
   finish(reason: FinishReason): void {
     if (this.done) return;
     this.done = true;
+    this.owner.observer.finished(reason);
     this.owner.endIfDone();
-    this.owner.listener.onFinish(this.choice, reason);
+    this.owner.tell((listener) => listener.onFinish(this.choice, reason));
   }
 }

@@ -114,7 +114,7 @@ function selectTensors(config: Gpt2Config, all: ReadonlyMap<string, StoredTensor
       throw new ModelLoadError("model_unsupported", `tensor "${name}" has dtype ${tensor.dtype}: only ${Object.keys(FLOAT_BYTES).join(", ")} are supported`);
     }
     if (tensor.shape.length !== shape.length || tensor.shape.some((size, axis) => size !== shape[axis])) {
-      throw new ModelLoadError("model_invalid", `tensor "${name}" has shape [${tensor.shape}], config.json asks for [${shape}]`);
+      throw new ModelLoadError("model_invalid", `tensor "${name}" has shape [${tensor.shape.join()}], config.json asks for [${shape.join()}]`);
     }
     selected.set(name, tensor);
   }

@@ -85,9 +85,9 @@ async function readStart(file: FileHandle, length: number): Promise<Uint8Array> 
 function headerLengthOf(bytes: Uint8Array, totalSize: number, maxHeaderBytes: number): number {
   if (totalSize === 0) throw invalid("The safetensors file is empty.");
   if (totalSize < LENGTH_BYTES || bytes.length < LENGTH_BYTES) throw invalid("The safetensors file is shorter than its 8-byte header length.");
-  const view = new DataView(bytes.buffer, bytes.byteOffset, LENGTH_BYTES);
-  const length = view.getUint32(0, true) + view.getUint32(4, true) * 2 ** 32;
-  if (length > maxHeaderBytes) throw invalid(`The safetensors header claims ${length} bytes; at most ${maxHeaderBytes} are allowed.`);
+  const claimed = new DataView(bytes.buffer, bytes.byteOffset, LENGTH_BYTES).getBigUint64(0, true);
+  const length = Number(claimed);
+  if (length > maxHeaderBytes) throw invalid(`The safetensors header claims ${claimed} bytes; at most ${maxHeaderBytes} are allowed.`);
   if (length > totalSize - LENGTH_BYTES) throw invalid(`The safetensors header claims ${length} bytes, more than the file holds.`);
   if (length < 2) throw invalid("The safetensors header is too short to be a JSON object.");
   return length;

@@ -1,5 +1,5 @@
 import type { KvTensor } from "../kv.ts";
-import type { PrefixKey, PrefixMeta, Precondition } from "./store.ts";
+import type { PrefixKey, PrefixMeta, Precondition, RemovedPrefixes } from "./store.ts";
 
 /** What a client registers: PEFT's two files, or a hard prompt already turned into token ids. */
 export type PrefixUpload =
@@ -23,6 +23,8 @@ export interface PrefixRegistry {
   files(key: PrefixKey): Promise<{ meta: PrefixMeta; files: Map<string, Uint8Array> }>;
   /** Throws `prefix_not_found`. */
   remove(key: PrefixKey, precondition?: Precondition): Promise<void>;
+  /** All of a user's prefixes at once. */
+  removeUser(user: string): Promise<RemovedPrefixes>;
   /** For a request: from the cache if verified lately, else from the store. Throws `prefix_not_found`, `prefix_base_mismatch`, `store_unavailable`. */
   resolve(key: PrefixKey): Promise<ResolvedPrefix>;
 }

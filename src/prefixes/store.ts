@@ -41,6 +41,12 @@ export interface Precondition {
   readonly ifNoneMatch?: "*";
 }
 
+/** What a removal took away; `bytes` are those of compiled keys and values. */
+export interface RemovedPrefixes {
+  readonly prefixes: number;
+  readonly bytes: number;
+}
+
 /**
  * Atomic per prefix: a reader sees the whole old or the whole new record, also after a crash.
  * Errors: `precondition_failed`, `store_unavailable` (with retryAfter), `store_full`.
@@ -56,6 +62,8 @@ export interface PrefixStore {
   list(user: string, options: { after?: string; limit: number }): Promise<PrefixMeta[]>;
   /** false: there was none. */
   delete(key: PrefixKey, precondition?: Precondition): Promise<boolean>;
+  /** Removes all of a user's prefixes at once, and whatever unfinished uploads left of theirs. */
+  deleteUser(user: string): Promise<RemovedPrefixes>;
   /** Called when another process changed a prefix; returns the function that ends it. Stores without replicas never call. */
   onChange(listener: (key: PrefixKey) => void): () => void;
   /** Throws `store_unavailable` when the store cannot serve now. */

@@ -10,7 +10,7 @@ interface Entry {
 }
 
 /** Prefixes in a Map; the tensors are empty, `length` of a PEFT prefix is 10 and of a hard prompt its tokens. */
-export class FakeRegistry implements PrefixRegistry {
+export class FakeRegistry implements Omit<PrefixRegistry, "removeUser"> {
   readonly entries = new Map<string, Entry>();
   /** Makes every call fail, as a store that is away. */
   down: PrefixdError | null = null;

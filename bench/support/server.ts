@@ -1,0 +1,72 @@
+/** The real HTTP side over a given engine, with prefixes in memory: what is measured is the server, not a store. */
+import type { Server } from "node:http";
+import type { Engine } from "../../src/engine/engine.ts";
+import type { ModelRunner } from "../../src/engine/model-runner.ts";
+import { PrefixdError } from "../../src/errors.ts";
+import { GenerationService } from "../../src/generate.ts";
+import { STREAM_DEFAULTS } from "../../src/http/app-parts.ts";
+import { buildApp } from "../../src/http/app.ts";
+import type { KvTensor } from "../../src/kv.ts";
+import { createLogger } from "../../src/observability/logging.ts";
+import { Metrics } from "../../src/observability/metrics.ts";
+import type { PrefixRegistry } from "../../src/prefixes/registry-types.ts";
+import type { Tokenizer } from "../../src/text/tokenizer.ts";
+
+/** Listens on a free loopback port; prefix i has the id `p<i>`. The log is off, as it would go to a file. */
+export async function serveEngine(engine: Engine, runner: ModelRunner, prefixes: readonly KvTensor[]): Promise<Server> {
+  const metrics = new Metrics();
+  metrics.watch({ engine: () => engine.stats(), prefixCache: () => ({ hits: 0, misses: 0, bytes: 0, entries: 0 }) });
+  const { shape, slots } = runner;
+  const tokenizer = hexTokenizer(shape.vocabSize);
+  const registry = memoryRegistry(prefixes);
+  const generation = new GenerationService({ engine, prefixes: registry, tokenizer, positions: shape.positions, eosIds: [shape.vocabSize - 1], allowBaseModel: true, metrics });
+  const { fastify } = await buildApp({
+    modelName: "bench",
+    shape,
+    tokenizer,
+    generation,
+    prefixes: registry,
+    metrics,
+    logger: createLogger("silent"),
+    limits: { requestBody: 1 << 20, maxN: slots, slots },
+    stream: STREAM_DEFAULTS,
+    checks: {},
+  });
+  await fastify.listen({ host: "127.0.0.1", port: 0 });
+  return fastify.server;
+}
+
+function memoryRegistry(prefixes: readonly KvTensor[]): PrefixRegistry {
+  const refuse = (): never => {
+    throw new PrefixdError("internal", "The benchmark's prefixes are fixed.");
+  };
+  return {
+    register: refuse,
+    info: refuse,
+    list: refuse,
+    files: refuse,
+    remove: refuse,
+    removeUser: refuse,
+    async resolve(key) {
+      const kv = prefixes[Number(key.name.slice(1))];
+      if (kv === undefined) throw new PrefixdError("prefix_not_found", "There is no such prefix.");
+      return { key, digest: key.name, kv };
+    },
+  };
+}
+
+/** Random weights have no vocabulary: every id is its own number in hexadecimal and a space. */
+function hexTokenizer(vocabSize: number): Tokenizer {
+  const bytes = Array.from({ length: vocabSize }, (_, id) => Buffer.from(`${id.toString(16)} `));
+  const bytesOf = (id: number): Uint8Array => bytes[id]!;
+  return {
+    vocabSize,
+    eosId: vocabSize - 1,
+    longestToken: 6,
+    encode: (text) => Int32Array.from(text.trim().split(" "), (word) => parseInt(word, 16)),
+    decode: (ids) => Buffer.concat(Array.from(ids, bytesOf)).toString(),
+    bytesOf,
+    tokenText: (id) => bytes[id]!.toString(),
+    isSpecial: (id) => id === vocabSize - 1,
+  };
+}

@@ -1,0 +1,40 @@
+#!/usr/bin/env node
+/** `prefixd COMMAND`: one line on stderr and exit code 1 for everything that can be the user's doing. */
+import { readFileSync } from "node:fs";
+import { ConfigError } from "../config.ts";
+import { PrefixdError } from "../errors.ts";
+import { build } from "./build.ts";
+import { push } from "./push.ts";
+import { serve } from "./serve.ts";
+
+const USAGE = `Usage: prefixd COMMAND
+
+  serve [flags]                    start the server; flags with prefixd serve --help
+  build [--model DIR] [--cache-dir DIR]
+                                   build a model's graph ahead of the first start
+  push DIR [--id NAME] [--url URL] register a PEFT folder with a running server
+  --version
+`;
+
+const COMMANDS: Readonly<Record<string, (args: readonly string[]) => Promise<void>>> = { serve, build, push };
+
+const [name = "", ...args] = process.argv.slice(2);
+const command = COMMANDS[name];
+if (command !== undefined) {
+  await command(args).catch(fail);
+} else if (name === "--version") {
+  const { version } = JSON.parse(readFileSync(new URL("../../package.json", import.meta.url), "utf8")) as { version: string };
+  console.log(version);
+} else if (name === "--help" || name === "-h") {
+  process.stdout.write(USAGE);
+} else {
+  process.stderr.write(name === "" ? USAGE : `prefixd: no such command: ${name}\n${USAGE}`);
+  process.exitCode = 2;
+}
+
+function fail(error: unknown): void {
+  const expected = error instanceof ConfigError || error instanceof PrefixdError || (error instanceof Error && ["ModelLoadError", "OrtError"].includes(error.name));
+  const system = error instanceof Error && "code" in error && typeof error.code === "string" ? error.message : undefined;
+  process.stderr.write(`prefixd: ${expected ? error.message : (system ?? (error instanceof Error ? error.stack : String(error)))}\n`);
+  process.exit(error instanceof ConfigError ? 2 : 1);
+}

@@ -1,0 +1,36 @@
+import { basename, resolve } from "node:path";
+import { parseArgs } from "node:util";
+import { ConfigError } from "../config.ts";
+import { readAdapterFolder } from "../prefixes/folder.ts";
+
+const USAGE = "Usage: prefixd push DIR [--id NAME] [--url http://127.0.0.1:8080]\n";
+
+/** `prefixd push`: registers a PEFT folder with a running server, under the folder's name unless told otherwise. */
+export async function push(args: readonly string[]): Promise<void> {
+  const { values, positionals } = readArgs(args);
+  const [dir] = positionals;
+  if (values.help === true) return void process.stdout.write(USAGE);
+  if (dir === undefined || positionals.length > 1) throw new ConfigError(`push takes one folder\n${USAGE}`);
+  const upload = await readAdapterFolder(dir);
+  if (upload.kind !== "peft") throw new TypeError("a folder holds a PEFT adapter");
+  const form = new FormData();
+  form.append("config", new Blob([new Uint8Array(upload.config)], { type: "application/json" }), "adapter_config.json");
+  form.append("weights", new Blob([new Uint8Array(upload.weights)]), "adapter_model.safetensors");
+  const id = values.id ?? basename(resolve(dir));
+  const base = values.url ?? process.env["PREFIXD_URL"] ?? "http://127.0.0.1:8080";
+  const url = new URL(`/prefixes/${encodeURIComponent(id)}`, base);
+  const response = await fetch(url, { method: "PUT", body: form }).catch((error: unknown) => {
+    throw new ConfigError(`no server answers at ${base} (${error instanceof Error && error.cause instanceof Error ? error.cause.message : String(error)})`);
+  });
+  const answer = await response.text();
+  if (!response.ok) throw new ConfigError(`the server refused ${dir}: ${answer}`);
+  console.log(answer);
+}
+
+function readArgs(args: readonly string[]): { values: { id?: string; url?: string; help?: boolean }; positionals: string[] } {
+  try {
+    return parseArgs({ args: [...args], allowPositionals: true, options: { id: { type: "string" }, url: { type: "string" }, help: { type: "boolean", short: "h" } } });
+  } catch (error) {
+    throw new ConfigError(`push: ${error instanceof Error ? error.message : String(error)}`);
+  }
+}

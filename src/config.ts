@@ -1,0 +1,199 @@
+import { existsSync } from "node:fs";
+import { BlockList, isIP } from "node:net";
+import { homedir } from "node:os";
+import { join, resolve } from "node:path";
+import { fileURLToPath } from "node:url";
+import Type, { type Static, type TSchema } from "typebox";
+import { Value } from "typebox/value";
+
+/** Where package.json lies, from `src/` as from `dist/`: defaults inside the package do not depend on the working directory. */
+const PACKAGE_ROOT = fileURLToPath(new URL("..", import.meta.url));
+
+/**
+ * The one description of every setting. Flags (`--max-batch`), variables (`PREFIXD_MAX_BATCH`), `--help` and
+ * docs/configuration.md come from it. Beside JSON Schema's own keywords: `arg` is what help shows for the value, `shown` is how
+ * the default reads, `unit: "bytes"` takes sizes such as 512MiB, `later` are values that a later version takes.
+ */
+export const ConfigSchema = Type.Object({
+  model: Type.String({ minLength: 1, arg: "DIR|ORG/NAME", shown: "models/demo of the package", description: "Hugging Face folder of the base model, or an id on the hub, which is downloaded" }),
+  store: Type.String({ pattern: "^(lmdb:.+|rediss?://.+)$", arg: "URL", default: "lmdb:./data", description: "Where prefixes live: lmdb:DIR or redis://HOST:PORT" }),
+  prefixes: Type.String({ arg: "DIR", default: "", shown: "none", description: "Directory whose sub-directories are PEFT adapters, registered under their names at start unless already there unchanged" }),
+  host: Type.String({ minLength: 1, arg: "ADDR", default: "127.0.0.1", description: "Address to listen on; without keys only loopback" }),
+  port: Type.Integer({ minimum: 0, maximum: 65535, arg: "N", default: 8080, description: "Port to listen on; 0 takes a free one" }),
+  device: Type.Enum(["cpu"], { default: "cpu", later: ["webgpu", "cuda"], description: "Where the model runs" }),
+  precision: Type.Enum(["fp32"], { default: "fp32", later: ["int8", "fp16"], description: "Arithmetic of the model" }),
+  threads: Type.Integer({ minimum: 0, maximum: 1024, arg: "N", default: 0, shown: "0 (all cores)", description: "Threads of the model" }),
+  maxBatch: Type.Integer({ minimum: 1, maximum: 1024, arg: "N", default: 32, description: "Sequences that run at once: rows of the KV cache" }),
+  maxQueue: Type.Integer({ minimum: 0, maximum: 1_000_000, arg: "N", default: 256, description: "Requests that may wait; one more is answered 429" }),
+  maxN: Type.Integer({ minimum: 1, maximum: 1024, arg: "N", default: 8, description: "Largest n (choices per prompt) of a request; never more than max-batch" }),
+  prefillChunk: Type.Integer({ minimum: 1, maximum: 1_000_000, arg: "N", default: 256, description: "Prompt tokens fed per step: bounds how long a long prompt holds up the others" }),
+  cacheDir: Type.String({ minLength: 1, arg: "DIR", shown: "$XDG_CACHE_HOME/prefixd or ~/.cache/prefixd", description: "Where built model graphs are kept" }),
+  prefixCacheBytes: Type.Integer({ minimum: 0, unit: "bytes", arg: "SIZE", default: 512 * 1024 ** 2, shown: "512MiB", description: "Memory for compiled prefixes" }),
+  allowBaseModel: Type.Boolean({ default: true, description: "Serve requests that name no prefix with the bare base model" }),
+  requestBodyLimit: Type.Integer({ minimum: 1024, maximum: 1024 ** 3, unit: "bytes", arg: "SIZE", default: 1024 ** 2, shown: "1MiB", description: "Largest JSON body; uploads are bounded by the model's shape" }),
+  drainTimeout: Type.Number({ minimum: 0, maximum: 86_400, arg: "SECONDS", default: 30, description: "How long running requests may take to end when the server is told to stop" }),
+  logLevel: Type.Enum(["fatal", "error", "warn", "info", "debug", "trace", "silent"], { default: "info", description: "What is logged" }),
+});
+
+export type Config = Readonly<Static<typeof ConfigSchema>>;
+type Key = keyof Config;
+/** What this file reads of a property's schema. */
+type Property = TSchema & { type?: string; enum?: string[]; default?: unknown; description: string; arg?: string; shown?: string; unit?: "bytes"; later?: string[]; minimum?: number; maximum?: number };
+
+const PROPERTIES = ConfigSchema.properties as unknown as Readonly<Record<Key, Property>>;
+const KEYS = Object.keys(PROPERTIES) as Key[];
+
+/** Variables with our prefix that are not settings of the server: what its own clients read. */
+const CLIENT_VARIABLES = new Set(["PREFIXD_URL", "PREFIXD_KEY"]);
+/** Kubernetes sets these for a Service named prefixd in every pod of the namespace. */
+const SERVICE_LINK = /^PREFIXD_(SERVICE_(HOST|PORT.*)|PORT_\d+_(TCP|UDP).*)$/;
+
+/** A setting that cannot be used. `message` is one line that names the flag or the variable. */
+export class ConfigError extends Error {
+  override readonly name = "ConfigError";
+}
+
+export const flagOf = (key: string): string => "--" + key.replace(/[A-Z]/g, (c) => "-" + c.toLowerCase());
+export const variableOf = (key: string): string => "PREFIXD_" + key.replace(/[A-Z]/g, (c) => "_" + c).toUpperCase();
+
+/**
+ * Settings from the command line, then the environment, then defaults. An empty variable counts as not set.
+ * Throws ConfigError for anything unknown, malformed or out of range. `"help"`: the user asked for it.
+ */
+export function parseConfig(args: readonly string[], env: Readonly<Record<string, string | undefined>>): Config | "help" {
+  const given = readFlags(args);
+  if (given === "help") return "help";
+  const raw: Record<string, unknown> = { ...computedDefaults(env), ...readVariables(env), ...given };
+  for (const key of KEYS) raw[key] ??= PROPERTIES[key].default;
+  raw["model"] = resolveModelName(String(raw["model"]));
+  raw["cacheDir"] = resolve(String(raw["cacheDir"]));
+  if (raw["prefixes"] !== "") raw["prefixes"] = resolve(String(raw["prefixes"]));
+  const config = Value.Parse(ConfigSchema, raw);
+  if (!isLoopback(config.host)) {
+    throw new ConfigError(`--host ${config.host}: without keys the server only listens on loopback (127.0.0.0/8, ::1 or localhost)`);
+  }
+  return Object.freeze(config);
+}
+
+/** A folder as an absolute path; what is no folder and looks like `org/name[@revision]` is a Hugging Face id and stays as it is. */
+function resolveModelName(model: string): string {
+  return /^[\w-][\w.-]*\/[\w.-]+(@[\w./-]+)?$/.test(model) && !existsSync(model) ? model : resolve(model);
+}
+
+function computedDefaults(env: Readonly<Record<string, string | undefined>>): Partial<Config> {
+  return { model: join(PACKAGE_ROOT, "models", "demo"), cacheDir: join(env["XDG_CACHE_HOME"] || join(homedir(), ".cache"), "prefixd") };
+}
+
+function readFlags(args: readonly string[]): Partial<Record<Key, unknown>> | "help" {
+  const byFlag = new Map(KEYS.map((key) => [flagOf(key), key]));
+  const out: Partial<Record<Key, unknown>> = {};
+  for (let i = 0; i < args.length; i++) {
+    const arg = args[i] ?? "";
+    if (arg === "--help" || arg === "-h") return "help";
+    const [flag, inline] = splitFlag(arg);
+    const negated = byFlag.get(flag.replace(/^--no-/, "--"));
+    const key = byFlag.get(flag) ?? (flag.startsWith("--no-") && negated && PROPERTIES[negated].type === "boolean" ? negated : undefined);
+    if (key === undefined) throw new ConfigError(`${flag}: no such flag; see --help`);
+    if (key in out) throw new ConfigError(`${flagOf(key)}: given twice`);
+    if (PROPERTIES[key].type === "boolean" && inline === undefined) {
+      out[key] = !flag.startsWith("--no-");
+      continue;
+    }
+    const next = args[i + 1];
+    const value = inline ?? (next !== undefined && !next.startsWith("--") ? next : undefined);
+    if (value === undefined || flag !== flagOf(key)) throw new ConfigError(`${flag}: ${value === undefined ? "a value is missing" : "takes no value"}`);
+    if (inline === undefined) i++;
+    out[key] = convert(key, flag, value);
+  }
+  return out;
+}
+
+function splitFlag(arg: string): [string, string | undefined] {
+  const at = arg.indexOf("=");
+  return arg.startsWith("--") && at > 0 ? [arg.slice(0, at), arg.slice(at + 1)] : [arg, undefined];
+}
+
+function readVariables(env: Readonly<Record<string, string | undefined>>): Partial<Record<Key, unknown>> {
+  const byVariable = new Map(KEYS.map((key) => [variableOf(key), key]));
+  const out: Partial<Record<Key, unknown>> = {};
+  for (const [name, value] of Object.entries(env)) {
+    if (!name.startsWith("PREFIXD_") || CLIENT_VARIABLES.has(name) || SERVICE_LINK.test(name) || !value) continue;
+    const key = byVariable.get(name);
+    if (key === undefined) throw new ConfigError(`${name}: no such setting; see --help`);
+    if (key === "port" && /^(tcp|udp):\/\//.test(value)) {
+      throw new ConfigError(`${name}=${value}: set by Kubernetes for a Service named prefixd; set enableServiceLinks: false in the pod`);
+    }
+    out[key] = convert(key, name, value);
+  }
+  return out;
+}
+
+/** One value from its text; `source` is the flag or variable to name in the error. */
+function convert(key: Key, source: string, text: string): unknown {
+  const property = PROPERTIES[key];
+  const fail = (expected: string): never => {
+    throw new ConfigError(`${source} ${text}: expected ${expected}`);
+  };
+  if (property.enum) {
+    if (property.later?.includes(text)) throw new ConfigError(`${source} ${text}: not in this version; it takes ${property.enum.join(", ")}`);
+    return property.enum.includes(text) ? text : fail(property.enum.join(" or "));
+  }
+  if (property.type === "boolean") {
+    if (/^(true|1|yes|on)$/i.test(text)) return true;
+    return /^(false|0|no|off)$/i.test(text) ? false : fail("true or false");
+  }
+  if (property.type === "integer" || property.type === "number") {
+    const number = property.unit === "bytes" ? parseBytes(text) : /^-?\d+(\.\d+)?$/.test(text) ? Number(text) : NaN;
+    return Value.Check(property, number) ? number : fail(rangeOf(property));
+  }
+  return Value.Check(property, text) ? text : fail(key === "store" ? "lmdb:DIR or redis://HOST:PORT" : "a value");
+}
+
+const UNITS: Readonly<Record<string, number>> = { "": 1, b: 1, kb: 1e3, mb: 1e6, gb: 1e9, kib: 1024, mib: 1024 ** 2, gib: 1024 ** 3, k: 1024, m: 1024 ** 2, g: 1024 ** 3 };
+
+/** `512MiB`, `1.5GB`, `4096` to bytes; NaN when it is no size. K, M and G alone are binary. */
+export function parseBytes(text: string): number {
+  const match = /^(\d+(?:\.\d+)?)\s*([a-z]*)$/i.exec(text);
+  const unit = UNITS[(match?.[2] ?? "-").toLowerCase()];
+  return match && unit !== undefined ? Math.floor(Number(match[1]) * unit) : NaN;
+}
+
+function rangeOf(property: Property): string {
+  const what = property.unit === "bytes" ? "a size such as 512MiB" : property.type === "integer" ? "a whole number" : "a number";
+  if (property.maximum === undefined) return `${what}, at least ${property.minimum ?? 0}`;
+  return `${what} from ${property.minimum ?? 0} to ${property.maximum}`;
+}
+
+const LOOPBACK = new BlockList();
+LOOPBACK.addSubnet("127.0.0.0", 8, "ipv4");
+LOOPBACK.addAddress("::1", "ipv6");
+
+/** Whether only this machine can reach that address. Names other than localhost are not looked up: what they mean may change. */
+export function isLoopback(host: string): boolean {
+  const bare = host.toLowerCase().replace(/^\[(.*)\]$/, "$1");
+  const family = isIP(bare);
+  return family === 0 ? bare === "localhost" : LOOPBACK.check(bare, family === 4 ? "ipv4" : "ipv6");
+}
+
+/** Every setting as rows of text: what help and the documentation show. */
+export function describeSettings(): { flag: string; variable: string; values: string; default: string; description: string }[] {
+  return KEYS.map((key) => {
+    const p = PROPERTIES[key];
+    const values = p.enum?.join("|") ?? (p.type === "boolean" ? "true|false" : (p.arg ?? ""));
+    return { flag: flagOf(key), variable: variableOf(key), values, default: p.shown ?? String(p.default), description: p.description };
+  });
+}
+
+export function helpText(): string {
+  const rows = describeSettings().map((s) => ({ left: `  ${s.flag} ${s.values.length > 20 ? "LEVEL" : s.values}`, right: `${s.description} (default ${s.default})` }));
+  const width = Math.max(...rows.map((row) => row.left.length)) + 2;
+  return [
+    "Usage: prefixd serve [flags]",
+    "",
+    "One frozen GPT-2 serves every user's trained prefix. Each flag has a variable: --max-batch is PREFIXD_MAX_BATCH.",
+    "",
+    ...rows.map((row) => row.left.padEnd(width) + row.right),
+    "  --help".padEnd(width) + "This text",
+    "",
+  ].join("\n");
+}

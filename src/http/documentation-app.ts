@@ -1,0 +1,34 @@
+import { PrefixdError } from "../errors.ts";
+import { GenerationService } from "../generate.ts";
+import { createLogger } from "../observability/logging.ts";
+import { Metrics } from "../observability/metrics.ts";
+import type { Tokenizer } from "../text/tokenizer.ts";
+import { STREAM_DEFAULTS, type TypedApp } from "./app-parts.ts";
+import { buildApp } from "./app.ts";
+
+/** The app with nothing behind its routes: enough to describe it, and it needs no model. */
+export async function documentationApp(): Promise<TypedApp> {
+  const nothing = (): never => {
+    throw new PrefixdError("internal", "This app only describes itself.");
+  };
+  const tokenizer: Tokenizer = {
+    vocabSize: 1, eosId: null, longestToken: 1, encode: nothing, decode: nothing, bytesOf: nothing, tokenText: nothing, isSpecial: nothing,
+  };
+  const prefixes = { register: nothing, info: nothing, list: nothing, files: nothing, remove: nothing, resolve: nothing };
+  const metrics = new Metrics({ processMetrics: false });
+  const generation = new GenerationService({ engine: { submit: nothing, stats: nothing }, prefixes, tokenizer, positions: 1, eosIds: [], allowBaseModel: true, metrics });
+  const { fastify } = await buildApp({
+    modelName: "none",
+    shape: { layers: 1, heads: 1, headDim: 1, width: 1, positions: 1, vocabSize: 1 },
+    tokenizer,
+    generation,
+    prefixes,
+    metrics,
+    logger: createLogger("silent"),
+    limits: { requestBody: 1024, maxN: 1, slots: 1 },
+    stream: STREAM_DEFAULTS,
+    checks: {},
+  });
+  await fastify.ready();
+  return fastify;
+}

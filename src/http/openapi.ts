@@ -1,0 +1,54 @@
+import type { FastifyInstance } from "fastify";
+import { stringify } from "yaml";
+import { GenerateEvent, GenerateLastEvent } from "./schemas/generate.ts";
+
+export const OPENAPI_OPTIONS = {
+  openapi: {
+    openapi: "3.1.0",
+    info: {
+      title: "prefixd",
+      version: "0.1.0",
+      description: "One frozen GPT-2 serves every user's trained prefix.\n\nErrors are RFC 9457 problem details with a stable `code`. Every answer has an `x-request-id`; send one to choose it.",
+      license: { name: "Apache-2.0", identifier: "Apache-2.0" },
+    },
+    servers: [{ url: "http://127.0.0.1:8080" }],
+    tags: [
+      { name: "generate", description: "Text from a prefix" },
+      { name: "prefixes", description: "Registering, listing and removing prefixes" },
+      { name: "operation", description: "Health and metrics" },
+    ],
+  },
+} as const;
+
+type Json = null | string | number | boolean | Json[] | { [key: string]: Json };
+
+/** Keywords of ours that only the server reads; see config.ts's neighbours in schemas/. */
+const PRIVATE = new Set(["neutral", "hint", "unchecked"]);
+
+/** The API's description, of the routes that the app really has. The app must be ready. */
+export function openapiDocument(app: FastifyInstance): Json {
+  const schemas: { [key: string]: Json } = {};
+  const raw = JSON.parse(JSON.stringify(app.swagger())) as { [key: string]: Json };
+  const { components: _none, ...document } = raw;
+  const out = share(document, schemas) as { [key: string]: Json };
+  // Parts of a stream hang on no route as schemas: the stream itself is text.
+  for (const schema of [GenerateEvent, GenerateLastEvent]) share(JSON.parse(JSON.stringify(schema)) as Json, schemas);
+  return { ...out, components: { schemas: Object.fromEntries(Object.entries(schemas).sort(([a], [b]) => (a < b ? -1 : 1))) } };
+}
+
+export const openapiYaml = (app: FastifyInstance): string => stringify(openapiDocument(app), { lineWidth: 120, aliasDuplicateObjects: false });
+
+/** Schemas with a title of one word move to components and are referred to; keywords of ours go. Examples stay as they are. */
+function share(node: Json, schemas: { [key: string]: Json }): Json {
+  if (Array.isArray(node)) return node.map((item) => share(item, schemas));
+  if (node === null || typeof node !== "object") return node;
+  const out: { [key: string]: Json } = {};
+  for (const [key, value] of Object.entries(node)) {
+    if (PRIVATE.has(key)) continue;
+    out[key] = key === "example" || key === "examples" ? value : share(value, schemas);
+  }
+  const { title, ...rest } = out;
+  if (typeof title !== "string" || !/^[A-Z]\w+$/.test(title) || !("type" in out)) return out;
+  schemas[title] = rest;
+  return { $ref: `#/components/schemas/${title}` };
+}

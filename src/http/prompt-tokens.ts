@@ -1,0 +1,60 @@
+import { setImmediate as nextTurn } from "node:timers/promises";
+import { PrefixdError } from "../errors.ts";
+import type { Tokenizer } from "../text/tokenizer.ts";
+
+/** Text that is tokenised at a stretch; in between, the event loop serves the others. */
+const STRETCH = 16_384;
+
+/** Texts and token ids from outside, checked and tokenised. `positions` is the model's n_positions. */
+export class PromptReader {
+  readonly #tokenizer: Tokenizer;
+  readonly #positions: number;
+
+  constructor(tokenizer: Tokenizer, positions: number) {
+    this.#tokenizer = tokenizer;
+    this.#positions = positions;
+  }
+
+  /** `names[i]` is what errors call `prompts[i]`. Throws `empty_prompt`, `invalid_token_id`, `context_exceeded`. */
+  async read(prompts: readonly (string | readonly number[])[], names: readonly string[]): Promise<Int32Array[]> {
+    const out: Int32Array[] = [];
+    let stretch = 0;
+    for (const [i, prompt] of prompts.entries()) {
+      const name = names[i] ?? "prompt";
+      if (prompt.length === 0) throw new PrefixdError("empty_prompt", `${name} is empty; to begin from nothing, send the id of the BOS token.`);
+      if (typeof prompt !== "string") {
+        out.push(this.#ids(prompt, name));
+        continue;
+      }
+      stretch += prompt.length;
+      if (stretch > STRETCH && i > 0) {
+        stretch = prompt.length;
+        await nextTurn();
+      }
+      out.push(this.#encode(prompt, name));
+    }
+    return out;
+  }
+
+  #encode(text: string, name: string): Int32Array {
+    // No token is longer than the longest, so what cannot fit need not be tokenised to be refused.
+    const atLeast = Math.ceil(Buffer.byteLength(text) / this.#tokenizer.longestToken);
+    if (atLeast > this.#positions) throw this.#tooLong(name, `at least ${atLeast}`);
+    const ids = this.#tokenizer.encode(text);
+    if (ids.length === 0) throw new PrefixdError("empty_prompt", `${name} has no tokens.`);
+    if (ids.length > this.#positions) throw this.#tooLong(name, String(ids.length));
+    return ids;
+  }
+
+  #ids(ids: readonly number[], name: string): Int32Array {
+    if (ids.length > this.#positions) throw this.#tooLong(name, String(ids.length));
+    const { vocabSize } = this.#tokenizer;
+    const bad = ids.findIndex((id) => id >= vocabSize || id < 0);
+    if (bad >= 0) throw new PrefixdError("invalid_token_id", `${name}[${bad}] is ${ids[bad]}; token ids are 0 to ${vocabSize - 1}.`);
+    return Int32Array.from(ids);
+  }
+
+  #tooLong(name: string, length: string): PrefixdError {
+    return new PrefixdError("context_exceeded", `${name} is ${length} tokens long; the model takes ${this.#positions}.`);
+  }
+}

@@ -1,0 +1,77 @@
+import { randomBytes } from "node:crypto";
+import type { IncomingMessage } from "node:http";
+import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
+import { isLoopback } from "../config.ts";
+import { PrefixdError } from "../errors.ts";
+import type { Metrics } from "../observability/metrics.ts";
+
+/** What the access log says of a request beside its route and status. Counts and ids, never texts. */
+export interface Audit {
+  code?: string;
+  prefix_id?: string;
+  prefix_tokens?: number;
+  prompt_tokens?: number;
+  completion_tokens?: number;
+}
+
+declare module "fastify" {
+  interface FastifyRequest {
+    audit: Audit;
+    /** Whether the generation service has it, which counts its outcome from there on. */
+    admitted: boolean;
+  }
+  interface FastifyContextConfig {
+    /** Requests of this route count as generate requests. */
+    generates?: boolean;
+  }
+}
+
+/** The client's own id when it is harmless in headers and logs, else a random one. */
+export function requestId(raw: IncomingMessage): string {
+  const given = raw.headers["x-request-id"];
+  return typeof given === "string" && /^[A-Za-z0-9._:-]{1,64}$/.test(given) ? given : randomBytes(8).toString("hex");
+}
+
+/** Aborted with "disconnected" when the client goes away before the answer is complete. */
+export function abortOnDisconnect(reply: FastifyReply): AbortController {
+  const controller = new AbortController();
+  const onClose = (): void => {
+    if (!reply.raw.writableFinished) controller.abort("disconnected");
+  };
+  if (reply.raw.destroyed) onClose();
+  else reply.raw.once("close", onClose);
+  return controller;
+}
+
+/** Request id on every answer, one access-log line and one count per request, and only hosts that are meant. */
+export function trackRequests(app: FastifyInstance, metrics: Pick<Metrics, "http">, state: { readonly draining: boolean }): void {
+  app.decorateRequest("audit");
+  app.decorateRequest("admitted", false);
+  app.addHook("onRequest", async (request, reply) => {
+    const startedAt = performance.now();
+    request.audit = {};
+    reply.header("x-request-id", request.id);
+    reply.header("x-content-type-options", "nosniff");
+    // `close` comes in every case: after the last byte, or when the connection is gone.
+    reply.raw.once("close", () => record(request, reply, performance.now() - startedAt, metrics));
+    checkHost(request);
+    if (state.draining && !request.url.startsWith("/health/") && request.url !== "/metrics") {
+      throw new PrefixdError("draining", "The server is shutting down.", { retryAfter: 5 });
+    }
+  });
+}
+
+function record(request: FastifyRequest, reply: FastifyReply, ms: number, metrics: Pick<Metrics, "http">): void {
+  const complete = reply.raw.writableFinished;
+  const route = request.is404 ? "unmatched" : (request.routeOptions.url ?? "unmatched");
+  metrics.http(request.method, route, complete ? reply.raw.statusCode : 0, ms / 1000);
+  const line = { method: request.method, route, status: reply.raw.statusCode, ms: Math.round(ms * 10) / 10, ...(complete ? {} : { aborted: true }), ...request.audit };
+  request.log.info(line, "request");
+}
+
+/** Without keys a page in a browser must not reach the server by a DNS name of its own that leads to loopback. */
+function checkHost(request: FastifyRequest): void {
+  const host = request.headers.host;
+  if (host === undefined || isLoopback(host.replace(/:\d*$/, ""))) return;
+  throw new PrefixdError("host_not_allowed", "Without keys the server only answers to localhost and loopback addresses.");
+}

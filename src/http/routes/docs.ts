@@ -1,0 +1,18 @@
+import swaggerUi from "@fastify/swagger-ui";
+import type { TypedApp } from "../app-parts.ts";
+import { openapiDocument, openapiYaml } from "../openapi.ts";
+
+/** The description itself and its pages; everything they load comes from this server. */
+export async function docsRoutes(app: TypedApp): Promise<void> {
+  await app.register(swaggerUi, {
+    routePrefix: "/docs",
+    logLevel: "warn",
+    theme: { title: "prefixd" },
+    uiConfig: { validatorUrl: null, docExpansion: "list", tryItOutEnabled: true },
+    transformSpecificationClone: false,
+    transformSpecification: () => openapiDocument(app) as Record<string, never>,
+  });
+  let yaml: string | undefined;
+  app.get("/openapi.yaml", { logLevel: "warn", schema: { hide: true } }, async (_request, reply) => reply.type("application/yaml; charset=utf-8").send((yaml ??= openapiYaml(app))));
+  app.get("/", { logLevel: "warn", schema: { hide: true } }, async (_request, reply) => reply.redirect("/docs/"));
+}

@@ -1,0 +1,120 @@
+import type { FastifyReply, FastifyRequest } from "fastify";
+import type { ErrorCode, PrefixdError } from "../../errors.ts";
+import { RequestAborted, type GenerationListener, type ValidGenerateRequest } from "../../generate.ts";
+import type { AppParts, TypedApp } from "../app-parts.ts";
+import { parseGenerate } from "../generate-request.ts";
+import { ResponseWriter, auditUsage } from "../generate-response.ts";
+import { logFailure, toPrefixdError } from "../problem.ts";
+import { PromptReader } from "../prompt-tokens.ts";
+import { abortOnDisconnect } from "../requests.ts";
+import { PrefixIdParams, problems } from "../schemas/common.ts";
+import { GENERATE_RESPONSE_EXAMPLE, GENERATE_STREAM_EXAMPLE, GenerateBody, GenerateResponse } from "../schemas/generate.ts";
+import { SseStream } from "../sse.ts";
+
+const CODES: ErrorCode[] = [
+  "unknown_field", "unsupported_parameter", "invalid_parameter", "empty_prompt", "invalid_token_id", "invalid_prefix_id", "context_exceeded", "body_too_large",
+  "unsupported_media_type", "prefix_not_found", "prefix_base_mismatch", "queue_full", "store_unavailable", "removed", "model_failed",
+];
+
+const RESPONSE = {
+  200: {
+    description: "The choices; with `stream` server-sent events: one per step, a last one with usage, then `[DONE]`. A choice's text is its pieces put together.",
+    content: {
+      "application/json": { schema: GenerateResponse, example: GENERATE_RESPONSE_EXAMPLE },
+      "text/event-stream": { schema: { type: "string", description: "`data:` holds a GenerateEvent or, last, a GenerateLastEvent; `event: error` holds a Problem." }, example: GENERATE_STREAM_EXAMPLE },
+    },
+  },
+};
+
+export function generateRoutes(app: TypedApp, parts: AppParts): void {
+  const reader = new PromptReader(parts.tokenizer, parts.shape.positions);
+  const maxN = Math.min(parts.limits.maxN, parts.limits.slots);
+
+  const handle = async (request: FastifyRequest, reply: FastifyReply, body: GenerateBody, pathId: string | undefined): Promise<unknown> => {
+    const { request: valid, response } = await parseGenerate(body, pathId, reader, maxN);
+    if (valid.prefix) request.audit.prefix_id = valid.prefix.name;
+    request.admitted = true;
+    const writer = new ResponseWriter(valid, response, parts.modelName, (id) => parts.tokenizer.tokenText(id));
+    return response.stream ? stream(request, reply, valid, writer) : answer(request, reply, valid, writer);
+  };
+
+  const answer = async (request: FastifyRequest, reply: FastifyReply, valid: ValidGenerateRequest, writer: ResponseWriter): Promise<unknown> => {
+    try {
+      const generated = await parts.generation.collect(valid, abortOnDisconnect(reply).signal);
+      auditUsage(request.audit, generated.end);
+      return writer.whole(generated);
+    } catch (error) {
+      if (!(error instanceof RequestAborted)) throw error;
+      reply.hijack();
+      return undefined;
+    }
+  };
+
+  /** Resolves when the stream has ended; rejects only while an ordinary error answer is still possible. */
+  const stream = (request: FastifyRequest, reply: FastifyReply, valid: ValidGenerateRequest, writer: ResponseWriter): Promise<void> =>
+    new Promise((resolve, reject) => {
+      const controller = abortOnDisconnect(reply);
+      const sse = new SseStream(reply, parts.stream, () => controller.abort("too_slow"));
+      const fail = (error: unknown): void => {
+        sse.release();
+        if (!(error instanceof RequestAborted)) return reject(error);
+        sse.destroy();
+        resolve();
+      };
+      const listener: GenerationListener = {
+        onStep(deltas, end) {
+          const event = end === null ? writer.event(deltas) : null;
+          if (event) sse.event(event);
+          if (end === null) return;
+          auditUsage(request.audit, end);
+          sse.last(writer.lastEvent(deltas, end));
+          resolve();
+        },
+        onError(error: PrefixdError) {
+          if (!sse.opened) return fail(error);
+          request.audit.code = error.code;
+          logFailure(request, error);
+          sse.error(error);
+          resolve();
+        },
+      };
+      controller.signal.addEventListener("abort", () => fail(new RequestAborted()), { once: true });
+      parts.generation.start(valid, listener, controller.signal).catch((error: unknown) => {
+        if (sse.opened && !(error instanceof RequestAborted)) listener.onError(toPrefixdError(error));
+        else fail(error);
+      });
+    });
+
+  app.post(
+    "/generate",
+    {
+      config: { generates: true },
+      schema: {
+        operationId: "generate",
+        tags: ["generate"],
+        summary: "Generate text",
+        description: "Generates with the prefix `prefix_id`, or with the bare base model when it is absent.",
+        body: GenerateBody,
+        response: { ...RESPONSE, ...problems(...CODES, "base_model_disabled") },
+      },
+    },
+    (request, reply) => handle(request, reply, request.body, undefined),
+  );
+
+  app.post(
+    "/prefixes/:id/generate",
+    {
+      config: { generates: true },
+      schema: {
+        operationId: "generateWithPrefix",
+        tags: ["generate"],
+        summary: "Generate text with the prefix in the path",
+        description: "The same as `POST /generate`, with an address that a load balancer can hash on. `prefix_id` in the body must be absent or the same.",
+        params: PrefixIdParams,
+        body: GenerateBody,
+        response: { ...RESPONSE, ...problems(...CODES) },
+      },
+    },
+    (request, reply) => handle(request, reply, request.body, request.params.id),
+  );
+}

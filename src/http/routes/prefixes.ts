@@ -1,0 +1,198 @@
+import type { FastifyReply, FastifyRequest } from "fastify";
+import { PrefixdError, type ErrorCode } from "../../errors.ts";
+import type { PrefixUpload } from "../../prefixes/registry-types.ts";
+import type { PrefixMeta } from "../../prefixes/store.ts";
+import type { AppParts, TypedApp } from "../app-parts.ts";
+import { etagOf, notModified, writePrecondition } from "../preconditions.ts";
+import { LOCAL_USER, parsePrefixId } from "../prefix-id.ts";
+import { PromptReader } from "../prompt-tokens.ts";
+import { ETAG_HEADER, PrefixIdParams, empty, json, problems } from "../schemas/common.ts";
+import {
+  AdapterForm, DeleteHeaders, FileList, FileParams, HardPromptBody, ListQuery, PREFIX_EXAMPLE, PrefixDocument, PrefixList, ReadHeaders, WriteHeaders,
+} from "../schemas/prefixes.ts";
+import { Gate, readAdapter, uploadLimits } from "../upload.ts";
+
+/** Uploads that are held in memory at once. */
+const UPLOADS = 4;
+const READ_CODES: ErrorCode[] = ["invalid_prefix_id", "prefix_not_found", "store_unavailable"];
+const PUT_CODES: ErrorCode[] = [
+  "invalid_prefix_id", "unknown_field", "invalid_parameter", "empty_prompt", "invalid_token_id", "upload_incomplete", "precondition_failed", "prefix_base_mismatch",
+  "body_too_large", "unsupported_media_type", "adapter_config_invalid", "adapter_type_unsupported", "adapter_shape_mismatch", "safetensors_invalid",
+  "prefix_not_finite", "prefix_too_long", "context_exceeded", "model_failed", "store_unavailable", "store_full",
+];
+
+export function prefixRoutes(app: TypedApp, parts: AppParts): void {
+  const { prefixes } = parts;
+  const limits = uploadLimits(parts.shape);
+  const reader = new PromptReader(parts.tokenizer, parts.shape.positions);
+  const uploads = new Gate(UPLOADS);
+  const tags = ["prefixes"];
+
+  const keyOf = (request: FastifyRequest, id: string): ReturnType<typeof parsePrefixId> => {
+    const key = parsePrefixId(id);
+    request.audit.prefix_id = key.name;
+    return key;
+  };
+
+  const uploadOf = async (request: FastifyRequest, body: unknown): Promise<PrefixUpload> => {
+    if (request.isMultipart()) return { kind: "peft", ...(await readAdapter(request, limits)) };
+    if (body === undefined || body === null) throw new PrefixdError("unsupported_media_type", "Send multipart/form-data with PEFT's two files, or JSON with a hard prompt.");
+    return hardPrompt(body as HardPromptBody, reader);
+  };
+
+  app.put(
+    "/prefixes/:id",
+    {
+      schema: {
+        operationId: "putPrefix",
+        tags,
+        summary: "Register or replace a prefix",
+        description: "Takes a PEFT adapter as its two files, or a hard prompt as JSON. Running requests stay on what they started with.",
+        params: PrefixIdParams,
+        headers: WriteHeaders,
+        consumes: ["multipart/form-data", "application/json"],
+        body: { content: { "multipart/form-data": { schema: AdapterForm }, "application/json": { schema: HardPromptBody } } },
+        response: {
+          200: json("Replaced", PrefixDocument, { headers: ETAG_HEADER, example: PREFIX_EXAMPLE }),
+          201: json("Registered", PrefixDocument, { headers: { ...ETAG_HEADER, Location: { type: "string", description: "Its path" } }, example: PREFIX_EXAMPLE }),
+          ...problems(...PUT_CODES),
+        },
+      },
+    },
+    async (request, reply) => {
+      const key = keyOf(request, request.params.id);
+      const precondition = writePrecondition(request.headers);
+      const { meta, created } = await uploads.run(async () => prefixes.register(key, await uploadOf(request, request.body), precondition));
+      reply.code(created ? 201 : 200).header("etag", etagOf(meta.digest));
+      if (created) reply.header("location", `/prefixes/${encodeURIComponent(meta.name)}`);
+      return documentOf(meta);
+    },
+  );
+
+  app.get(
+    "/prefixes",
+    {
+      schema: {
+        operationId: "listPrefixes",
+        tags,
+        summary: "List prefixes",
+        description: "In ascending order of id.",
+        querystring: ListQuery,
+        response: { 200: json("One page", PrefixList, { example: { prefixes: [PREFIX_EXAMPLE], next: null } }), ...problems("unknown_field", "invalid_parameter", "store_unavailable") },
+      },
+    },
+    async (request) => {
+      const limit = request.query.limit ?? 100;
+      const { after } = request.query;
+      // One more than asked for tells whether there is a next page.
+      const found = await prefixes.list(LOCAL_USER, { limit: limit + 1, ...(after === undefined ? {} : { after }) });
+      const page = found.slice(0, limit);
+      return { prefixes: page.map(documentOf), next: found.length > limit ? (page.at(-1)?.name ?? null) : null };
+    },
+  );
+
+  app.get(
+    "/prefixes/:id",
+    {
+      schema: {
+        operationId: "getPrefix",
+        tags,
+        summary: "What is known of a prefix",
+        params: PrefixIdParams,
+        headers: ReadHeaders,
+        response: { 200: json("The prefix", PrefixDocument, { headers: ETAG_HEADER, example: PREFIX_EXAMPLE }), 304: empty("Not changed", ETAG_HEADER), ...problems(...READ_CODES, "invalid_parameter") },
+      },
+    },
+    async (request, reply) => {
+      const meta = await prefixes.info(keyOf(request, request.params.id));
+      reply.header("etag", etagOf(meta.digest));
+      return notModified(request.headers["if-none-match"], meta.digest) ? reply.code(304).send() : documentOf(meta);
+    },
+  );
+
+  app.get(
+    "/prefixes/:id/adapter",
+    {
+      schema: {
+        operationId: "listAdapterFiles",
+        tags,
+        summary: "The files that were uploaded",
+        description: "Names, sizes and addresses. A hard prompt has none.",
+        params: PrefixIdParams,
+        response: {
+          200: json("The files", FileList, { headers: ETAG_HEADER, example: { files: [{ name: "adapter_config.json", bytes: 731, url: "/prefixes/intent/adapter/adapter_config.json" }] } }),
+          ...problems(...READ_CODES),
+        },
+      },
+    },
+    async (request, reply) => {
+      const meta = await prefixes.info(keyOf(request, request.params.id));
+      reply.header("etag", etagOf(meta.digest));
+      const url = (file: string): string => `/prefixes/${encodeURIComponent(meta.name)}/adapter/${encodeURIComponent(file)}`;
+      return { files: Object.entries(meta.files).map(([name, bytes]) => ({ name, bytes, url: url(name) })) };
+    },
+  );
+
+  app.get(
+    "/prefixes/:id/adapter/:file",
+    {
+      schema: {
+        operationId: "getAdapterFile",
+        tags,
+        summary: "One uploaded file, byte for byte",
+        params: FileParams,
+        response: {
+          200: { description: "The file", headers: ETAG_HEADER, content: { "application/octet-stream": { schema: { type: "string", format: "binary" } } } },
+          ...problems(...READ_CODES, "not_found"),
+        },
+      },
+    },
+    async (request, reply) => {
+      const { meta, files } = await prefixes.files(keyOf(request, request.params.id));
+      const bytes = files.get(request.params.file);
+      if (bytes === undefined) throw new PrefixdError("not_found", "The prefix has no such file.");
+      return sendFile(reply, meta, request.params.file, bytes);
+    },
+  );
+
+  app.delete(
+    "/prefixes/:id",
+    {
+      schema: {
+        operationId: "deletePrefix",
+        tags,
+        summary: "Remove a prefix",
+        description: "When the answer comes, nothing runs on it any more: running requests end with finish_reason `removed`, or 410 if nothing was sent.",
+        params: PrefixIdParams,
+        headers: DeleteHeaders,
+        response: { 204: empty("Removed"), ...problems(...READ_CODES, "invalid_parameter", "precondition_failed") },
+      },
+    },
+    async (request, reply) => {
+      const key = keyOf(request, request.params.id);
+      await prefixes.remove(key, writePrecondition(request.headers));
+      await parts.generation.endRequestsOf(key);
+      return reply.code(204).send();
+    },
+  );
+}
+
+async function hardPrompt(body: HardPromptBody, reader: PromptReader): Promise<PrefixUpload> {
+  const { text, token_ids } = body;
+  if ((text === undefined) === (token_ids === undefined)) throw new PrefixdError("invalid_request", "Send either text or token_ids.");
+  const [ids] = text === undefined ? await reader.read([token_ids ?? []], ["token_ids"]) : await reader.read([text], ["text"]);
+  return { kind: "hard", ids: ids as Int32Array, ...(text === undefined ? {} : { text }) };
+}
+
+function documentOf(meta: PrefixMeta): PrefixDocument {
+  const { name: id, kind, digest, length: virtual_tokens, bytes, base, createdAt: created_at, updatedAt: updated_at, files } = meta;
+  return { id, kind, digest, virtual_tokens, bytes, base, created_at, updated_at, files: { ...files } };
+}
+
+function sendFile(reply: FastifyReply, meta: PrefixMeta, file: string, bytes: Uint8Array): FastifyReply {
+  return reply
+    .header("etag", etagOf(meta.digest))
+    .header("content-disposition", `attachment; filename="${file.replace(/[^A-Za-z0-9._-]/g, "_")}"`)
+    .type("application/octet-stream")
+    .send(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength));
+}

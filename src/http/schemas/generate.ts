@@ -1,0 +1,128 @@
+import Type, { type Static, type TSchema } from "typebox";
+import { named, strict } from "./common.ts";
+
+const TokenIds = Type.Array(Type.Integer({ minimum: 0 }));
+const Prompt = Type.Union([Type.String(), TokenIds]);
+
+/** A parameter of later versions: taken with the value that changes nothing, refused by name with any other. */
+const neutral = <T extends TSchema>(schema: T, value: unknown): T =>
+  Object.assign(schema, { neutral: value, description: `Not in this version: leave it out, or send ${JSON.stringify(value)}, which changes nothing.` });
+
+export const MAX_PROMPTS = 64;
+export const MAX_STOPS = 16;
+export const MAX_LOGPROBS = 20;
+const StopString = Type.String({ minLength: 1, maxLength: 256 });
+
+const { Optional } = Type;
+
+/** `hint` is added to the error when the value is refused. */
+export const GenerateBody = named(
+  "GenerateRequest",
+  strict(
+    {
+      prompt: Optional(Type.Union([Type.String(), TokenIds], { description: "The prompt, as text or as token ids; not empty. Either this or `prompts`." })),
+      prompts: Optional(Type.Array(Prompt, { minItems: 1, maxItems: MAX_PROMPTS, description: "Several prompts with the same parameters: all of them are taken in, or none. Choice c of prompt p has index p * n + c." })),
+      prefix_id: Optional(Type.Union([Type.String(), Type.Null()], { description: "The prefix to use; absent or null: the bare base model, if the server allows it." })),
+      max_new_tokens: Optional(Type.Integer({ minimum: 1, default: 20, description: "Prefix + prompt + new tokens must be at most n_positions + 1." })),
+      min_new_tokens: Optional(Type.Integer({ minimum: 0, default: 0, description: "No EOS before so many new tokens." })),
+      do_sample: Optional(Type.Boolean({ default: false, description: "Draw the next token; false takes the likeliest, and the parameters of drawing have no effect, as in transformers." })),
+      temperature: Optional(Type.Number({ exclusiveMinimum: 0, default: 1, hint: "for the likeliest token send do_sample false", description: "Divides the logits." })),
+      top_k: Optional(Type.Integer({ minimum: 0, default: 50, description: "Draw from the k likeliest tokens; 0: from all." })),
+      top_p: Optional(Type.Number({ exclusiveMinimum: 0, maximum: 1, default: 1, description: "Draw from the likeliest tokens that hold this probability; 1: from all." })),
+      min_p: Optional(Type.Number({ minimum: 0, maximum: 1, default: 0, description: "Leave out tokens less likely than this share of the likeliest; 0: off." })),
+      repetition_penalty: Optional(Type.Number({ exclusiveMinimum: 0, default: 1, description: "Above 1 makes tokens of the prompt and the answer less likely." })),
+      n: Optional(Type.Integer({ minimum: 1, default: 1, description: "Choices per prompt; more than 1 needs do_sample." })),
+      seed: Optional(Type.Integer({ minimum: 0, maximum: 0xffff_ffff, description: "Same seed, same answer. Drawn and told in the response when absent." })),
+      stop: Optional(Type.Union([StopString, Type.Array(StopString, { maxItems: MAX_STOPS })], { description: "Strings that end a choice. `text` ends before the string, `token_ids` with the token that completed it." })),
+      ignore_eos: Optional(Type.Boolean({ default: false, description: "Go on after EOS." })),
+      logprobs: Optional(Type.Integer({ minimum: 0, maximum: MAX_LOGPROBS, description: "Report each token's log probability and the k likeliest tokens, before any processing; 0: only the token's own." })),
+      return_token_ids: Optional(Type.Boolean({ description: "Return the ids of the new tokens. Default: true in a stream, false otherwise." })),
+      stream: Optional(Type.Boolean({ default: false, description: "Answer as server-sent events." })),
+      num_beams: Optional(neutral(Type.Literal(1), 1)),
+      length_penalty: Optional(neutral(Type.Literal(1), 1)),
+      early_stopping: Optional(neutral(Type.Literal(false), false)),
+      no_repeat_ngram_size: Optional(neutral(Type.Literal(0), 0)),
+      presence_penalty: Optional(neutral(Type.Literal(0), 0)),
+      frequency_penalty: Optional(neutral(Type.Literal(0), 0)),
+      logit_bias: Optional(neutral(Type.Object({}, { maxProperties: 0 }), {})),
+      typical_p: Optional(neutral(Type.Literal(1), 1)),
+      bad_words: Optional(neutral(Type.Array(Type.String(), { maxItems: 0 }), [])),
+      best_of: Optional(neutral(Type.Literal(1), 1)),
+      echo: Optional(neutral(Type.Literal(false), false)),
+    },
+    {
+      description: "Names, meaning and defaults are those of transformers' generate(). A field that is not listed here is refused.",
+      examples: [{ prefix_id: "intent", prompt: "i would like to report my american express card stolen\n=>", max_new_tokens: 10 }],
+    },
+  ),
+);
+export type GenerateBody = Static<typeof GenerateBody>;
+
+/** What other APIs call our fields: for the error's hint. */
+export const FIELD_ALIASES: Readonly<Record<string, string>> = {
+  max_tokens: "max_new_tokens",
+  max_length: "max_new_tokens",
+  max_completion_tokens: "max_new_tokens",
+  min_tokens: "min_new_tokens",
+  min_length: "min_new_tokens",
+  num_return_sequences: "n",
+  inputs: "prompt",
+  input: "prompt",
+  input_ids: "prompt",
+  text: "prompt",
+  model: "prefix_id",
+  prefix: "prefix_id",
+  adapter_id: "prefix_id",
+  stop_strings: "stop",
+  stop_sequences: "stop",
+  top_logprobs: "logprobs",
+};
+
+/** Parameters of other servers that have no place here, so that they are refused as such and not as typing errors. */
+export const KNOWN_UNSUPPORTED: ReadonlySet<string> = new Set([
+  "bad_words_ids", "force_words_ids", "num_beam_groups", "diversity_penalty", "penalty_alpha", "epsilon_cutoff", "eta_cutoff", "top_a", "top_h", "tfs",
+  "encoder_repetition_penalty", "encoder_no_repeat_ngram_size", "suppress_tokens", "begin_suppress_tokens", "forced_bos_token_id", "forced_eos_token_id",
+  "sequence_bias", "guidance_scale", "exponential_decay_length_penalty", "renormalize_logits", "remove_invalid_values", "stop_token_ids", "include_stop_str_in_output",
+  "prompt_logprobs", "use_beam_search", "mirostat", "grammar", "response_format", "suffix", "truncate", "watermark", "max_time", "use_cache", "dola_layers",
+]);
+
+const TopLogprob = strict({ id: Type.Integer(), token: Type.String({ description: "The token as text; bytes that are no whole character show as U+FFFD" }), logprob: Type.Number() });
+const Logprobs = strict({ token_logprobs: Type.Array(Type.Number()), top_logprobs: Type.Array(Type.Array(TopLogprob)) });
+const FinishReason = Type.Enum(["length", "eos", "stop", "removed"], { description: "length: max_new_tokens reached; eos: the model ended it; stop: a stop string; removed: the prefix was removed meanwhile (streams only)" });
+
+const choice = {
+  index: Type.Integer(),
+  text: Type.String(),
+  token_ids: Type.Optional(Type.Array(Type.Integer(), { description: "With EOS when EOS ended the choice" })),
+  logprobs: Type.Optional(Logprobs),
+};
+const Usage = strict({
+  prefix_tokens: Type.Integer({ description: "Virtual tokens of the prefix" }),
+  prompt_tokens: Type.Integer({ description: "Summed over the prompts" }),
+  completion_tokens: Type.Integer({ description: "Summed over the choices" }),
+});
+const common = {
+  id: Type.String(),
+  prefix: Type.Union([strict({ id: Type.String(), digest: Type.String() }), Type.Null()], { description: "Exactly what was attended to; null: the bare base model" }),
+  model: Type.String(),
+  usage: Usage,
+  seed: Type.Integer(),
+};
+
+export const GenerateResponse = named("GenerateResponse", strict({ ...common, choices: Type.Array(strict({ ...choice, finish_reason: FinishReason })) }));
+export type GenerateResponse = Static<typeof GenerateResponse>;
+
+const OpenChoice = strict({ ...choice, finish_reason: Type.Union([FinishReason, Type.Null()]) });
+export const GenerateEvent = named("GenerateEvent", strict({ choices: Type.Array(OpenChoice) }, { description: "One step of a stream" }));
+export const GenerateLastEvent = named("GenerateLastEvent", strict({ ...common, choices: Type.Array(OpenChoice) }, { description: "The last event of a stream" }));
+export type GenerateEvent = Static<typeof GenerateEvent>;
+
+const digest = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
+const RESULT = { prefix: { id: "intent", digest }, model: "demo", usage: { prefix_tokens: 10, prompt_tokens: 19, completion_tokens: 4 }, seed: 2463534242 };
+export const GENERATE_RESPONSE_EXAMPLE = { id: "gen-6f9619ff-8b86-4d01-b42d-00cf4fc964ff", ...RESULT, choices: [{ index: 0, text: " report lost card", finish_reason: "eos" }] };
+export const GENERATE_STREAM_EXAMPLE = [
+  `data: ${JSON.stringify({ choices: [{ index: 0, text: " report", token_ids: [1203], finish_reason: null }] })}`,
+  `data: ${JSON.stringify({ choices: [{ index: 0, text: "", token_ids: [4095], finish_reason: "eos" }], id: "gen-6f9619ff-8b86-4d01-b42d-00cf4fc964ff", ...RESULT })}`,
+  "data: [DONE]",
+  "",
+].join("\n\n");

@@ -1,0 +1,74 @@
+import Type, { type Static } from "typebox";
+import { named, strict } from "./common.ts";
+
+export const PrefixDocument = named(
+  "Prefix",
+  strict(
+    {
+      id: Type.String(),
+      kind: Type.String({ description: "PEFT's type, such as PREFIX_TUNING, or HARD_PROMPT" }),
+      digest: Type.String({ description: "sha256 of what will be attended to; the ETag without its quotes" }),
+      virtual_tokens: Type.Integer(),
+      bytes: Type.Integer({ description: "Of the compiled keys and values" }),
+      base: Type.String({ description: "Fingerprint of the base model that it was compiled for" }),
+      created_at: Type.String({ format: "date-time" }),
+      updated_at: Type.String({ format: "date-time" }),
+      files: Type.Record(Type.String(), Type.Integer(), { description: "What was uploaded: name and bytes" }),
+    },
+    { description: "A registered prefix" },
+  ),
+);
+export type PrefixDocument = Static<typeof PrefixDocument>;
+
+export const HardPromptBody = named(
+  "HardPrompt",
+  strict(
+    {
+      text: Type.Optional(Type.String({ minLength: 1, description: "Either this or `token_ids`" })),
+      token_ids: Type.Optional(Type.Array(Type.Integer({ minimum: 0 }), { minItems: 1 })),
+    },
+    { description: "A hard prompt: compiled to keys and values once, as if it stood before every prompt" },
+  ),
+);
+export type HardPromptBody = Static<typeof HardPromptBody>;
+
+/** Shown in openapi.yaml only: what arrives is read part by part, see upload.ts. */
+export const AdapterForm = named(
+  "AdapterUpload",
+  Type.Object(
+    {
+      adapter_config: Type.String({ format: "binary", description: "The file adapter_config.json" }),
+      adapter_model: Type.String({ format: "binary", description: "The file adapter_model.safetensors" }),
+    },
+    { unchecked: true, description: "PEFT's two files. They are told apart by file name; the fields' names do not matter." },
+  ),
+);
+
+export const ListQuery = strict({
+  limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 1000, default: 100, description: "At most so many" })),
+  after: Type.Optional(Type.String({ description: "Only prefixes whose id comes after this one: `next` of the page before" })),
+});
+
+export const PrefixList = named("PrefixList", strict({ prefixes: Type.Array(PrefixDocument), next: Type.Union([Type.String(), Type.Null()], { description: "Send it as `after` for the next page; null: this is the last" }) }));
+
+export const FileList = named("AdapterFiles", strict({ files: Type.Array(strict({ name: Type.String(), bytes: Type.Integer(), url: Type.String() })) }));
+export const FileParams = Type.Object({ id: Type.String({ description: "The prefix's id: its name" }), file: Type.String({ description: "A name from the list of files" }) });
+
+export const WriteHeaders = Type.Object({
+  "if-match": Type.Optional(Type.String({ description: "Only if the prefix has one of these ETags, or exists at all: `*`" })),
+  "if-none-match": Type.Optional(Type.String({ description: "`*`: only if there is none yet" })),
+});
+export const DeleteHeaders = Type.Object({ "if-match": WriteHeaders.properties["if-match"] });
+export const ReadHeaders = Type.Object({ "if-none-match": Type.Optional(Type.String({ description: "304 if the prefix has one of these ETags" })) });
+
+export const PREFIX_EXAMPLE: PrefixDocument = {
+  id: "intent",
+  kind: "PREFIX_TUNING",
+  digest: "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+  virtual_tokens: 10,
+  bytes: 81920,
+  base: "2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae",
+  created_at: "2025-01-31T12:00:00.000Z",
+  updated_at: "2025-01-31T12:00:00.000Z",
+  files: { "adapter_config.json": 731, "adapter_model.safetensors": 82016 },
+};

@@ -1,0 +1,121 @@
+import type { FastifySchemaCompiler } from "fastify";
+import { Compile } from "typebox/compile";
+import type { TSchema } from "typebox";
+import { PrefixdError } from "../errors.ts";
+import { FIELD_ALIASES, KNOWN_UNSUPPORTED } from "./schemas/generate.ts";
+
+/** One finding of the validator; JSON Schema's keywords, and a JSON pointer to the value. */
+interface Finding {
+  readonly keyword: string;
+  readonly instancePath: string;
+  readonly message: string;
+  readonly params: object;
+}
+
+/** What schemas carry beside JSON Schema's keywords; see schemas/generate.ts. */
+interface Annotated {
+  readonly type?: unknown;
+  readonly properties?: Readonly<Record<string, Annotated>>;
+  readonly neutral?: unknown;
+  readonly hint?: string;
+  readonly unchecked?: boolean;
+}
+
+/**
+ * Checks what arrives against the TypeBox schemas: nothing is coerced (but query strings, which are text), nothing is removed,
+ * nothing is filled in. The first finding becomes the answer, as one of our errors that names the field.
+ */
+export const validatorCompiler: FastifySchemaCompiler<TSchema> = ({ schema, httpPart }) => {
+  if ((schema as Annotated).unchecked) return (value: unknown) => ({ value });
+  const validator = Compile(schema);
+  return (value: unknown) => {
+    // A JSON body that is missing altogether arrives as undefined or null.
+    const input: unknown = httpPart === "querystring" ? withNumbers(schema, value) : value;
+    return validator.Check(input) ? { value: input } : { error: explain(schema, validator.Errors(input) as Finding[], httpPart ?? "body") };
+  };
+};
+
+/** A query string is text: what the schema wants as an integer and reads as one becomes one. */
+function withNumbers(schema: Annotated, query: unknown): unknown {
+  const out: Record<string, unknown> = { ...(query as Record<string, unknown>) };
+  for (const [name, { type }] of Object.entries(schema.properties ?? {})) {
+    const value = out[name];
+    if (type === "integer" && typeof value === "string" && /^-?\d{1,15}$/.test(value)) out[name] = Number(value);
+  }
+  return out;
+}
+
+export function explain(schema: Annotated, findings: readonly Finding[], part: string): PrefixdError {
+  const unknown = findings.find((finding) => finding.keyword === "additionalProperties");
+  if (unknown) return unknownField(schema, unknown);
+  const missing = findings.find((finding) => finding.keyword === "required");
+  if (missing) return new PrefixdError("invalid_request", `${where(missing.instancePath, part)} lacks ${quoteAll(missing.params)}.`);
+  const finding = mostTelling(findings);
+  if (finding === undefined || finding.instancePath === "") return new PrefixdError("invalid_request", `The ${part} ${finding?.message ?? "is malformed"}.`);
+  const top = schema.properties?.[finding.instancePath.split("/")[1] ?? ""];
+  const name = where(finding.instancePath, part);
+  if (top && "neutral" in top) {
+    return new PrefixdError("unsupported_parameter", `${name} is not in this version: leave it out, or send ${JSON.stringify(top.neutral)}, which changes nothing.`);
+  }
+  return new PrefixdError("invalid_parameter", `${name} ${expectation(findings, finding)}${top?.hint ? `; ${top.hint}` : ""}.`);
+}
+
+/** Inside alternatives every branch complains. The one that went deepest, or complains of more than the type, was the one meant. */
+function mostTelling(findings: readonly Finding[]): Finding | undefined {
+  const depth = (finding: Finding): number => finding.instancePath.split("/").length * 2 + (finding.keyword === "type" || finding.keyword === "anyOf" ? 0 : 1);
+  return [...findings].filter((finding) => finding.keyword !== "anyOf").sort((a, b) => depth(b) - depth(a))[0] ?? findings[0];
+}
+
+function expectation(findings: readonly Finding[], finding: Finding): string {
+  if (finding.keyword === "enum" && "allowedValues" in finding.params) return `must be one of ${String(finding.params.allowedValues)}`;
+  if (finding.keyword !== "type") return finding.message;
+  const types = findings.filter((other) => other.keyword === "type" && other.instancePath === finding.instancePath);
+  return `must be ${[...new Set(types.map((other) => ("type" in other.params ? String(other.params.type) : "")))].join(" or ")}`;
+}
+
+function unknownField(schema: Annotated, finding: Finding): PrefixdError {
+  const names: unknown = "additionalProperties" in finding.params ? finding.params.additionalProperties : [];
+  const name = Array.isArray(names) ? String(names[0]) : "";
+  const shown = JSON.stringify(name.length > 64 ? `${name.slice(0, 64)}...` : name);
+  if (KNOWN_UNSUPPORTED.has(name)) return new PrefixdError("unsupported_parameter", `${shown} is not supported.`);
+  const known = Object.keys(schema.properties ?? {});
+  const alias = Object.hasOwn(FIELD_ALIASES, name) ? FIELD_ALIASES[name] : undefined;
+  const near = alias !== undefined && known.includes(alias) ? alias : nearest(name, known);
+  return new PrefixdError("unknown_field", `There is no field ${shown}.${near === undefined ? "" : ` Did you mean ${JSON.stringify(near)}?`}`);
+}
+
+/** `/prompts/3/1` as `prompts[3][1]`. */
+function where(path: string, part: string): string {
+  const name = path.slice(1).replace(/\/(\d+)(?=\/|$)/g, "[$1]").replaceAll("/", ".");
+  return name === "" ? `The ${part}` : name.length > 100 ? `${name.slice(0, 100)}...` : name;
+}
+
+function quoteAll(params: object): string {
+  const names: unknown = "requiredProperties" in params ? params.requiredProperties : "missingProperty" in params ? [params.missingProperty] : [];
+  return Array.isArray(names) && names.length > 0 ? names.map((name) => JSON.stringify(name)).join(", ") : "a field";
+}
+
+/** The known name within two edits (one for short names), if any. */
+export function nearest(name: string, known: readonly string[]): string | undefined {
+  if (name.length > 40) return undefined;
+  const limit = name.length < 5 ? 1 : 2;
+  let best: { name: string; distance: number } | undefined;
+  for (const candidate of known) {
+    const distance = editDistance(name.toLowerCase().replaceAll("-", "_"), candidate);
+    if (distance <= limit && (best === undefined || distance < best.distance)) best = { name: candidate, distance };
+  }
+  return best?.name;
+}
+
+/** Levenshtein's. */
+function editDistance(a: string, b: string): number {
+  let row = Array.from({ length: b.length + 1 }, (_, j) => j);
+  for (let i = 1; i <= a.length; i++) {
+    const next = [i];
+    for (let j = 1; j <= b.length; j++) {
+      next.push(Math.min((row[j] ?? 0) + 1, (next[j - 1] ?? 0) + 1, (row[j - 1] ?? 0) + (a[i - 1] === b[j - 1] ? 0 : 1)));
+    }
+    row = next;
+  }
+  return row[b.length] ?? 0;
+}

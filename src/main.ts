@@ -1,0 +1,128 @@
+/** Composition root: config -> parts -> listen -> drain. The only place, besides the command line, that constructs concrete parts. */
+import { basename, join } from "node:path";
+import type { Config } from "./config.ts";
+import { Engine } from "./engine/engine.ts";
+import { GenerationService } from "./generate.ts";
+import { STREAM_DEFAULTS } from "./http/app-parts.ts";
+import { buildApp } from "./http/app.ts";
+import { LOCAL_USER } from "./http/prefix-id.ts";
+import { drain, listen } from "./http/server.ts";
+import { openCheckpoint, type Checkpoint } from "./model/checkpoint.ts";
+import { Gpt2Runner } from "./model/gpt2-runner.ts";
+import { ensureGraph } from "./model/graph-cache.ts";
+import { resolveModel } from "./model/hub.ts";
+import { createLogger, type Logger } from "./observability/logging.ts";
+import { Metrics } from "./observability/metrics.ts";
+import { observeErrors } from "./observability/observe-errors.ts";
+import { createPrefixCache } from "./prefixes/cache.ts";
+import { adapterFolders, readAdapterFolder } from "./prefixes/folder.ts";
+import { openLmdbStore } from "./prefixes/lmdb-store.ts";
+import { openRedisStore } from "./prefixes/redis-store.ts";
+import { createPrefixRegistry } from "./prefixes/registry.ts";
+import type { PrefixRegistry } from "./prefixes/registry-types.ts";
+import type { PrefixStore } from "./prefixes/store.ts";
+import { Runtime } from "./runtime/session.ts";
+import { loadTokenizer } from "./text/tokenizer.ts";
+
+export interface RunningServer {
+  /** Such as `http://127.0.0.1:8080`. */
+  readonly url: string;
+  /** Takes nothing new, lets running requests end for at most `drainTimeout` seconds, then frees everything. */
+  stop(): Promise<void>;
+}
+
+/**
+ * Starts a server and resolves when it answers requests.
+ * @throws ModelLoadError, OrtError, PrefixdError (store, adapters), the system's errors for the address; nothing is left open then.
+ */
+export async function startServer(config: Config, logger: Logger = createLogger(config.logLevel)): Promise<RunningServer> {
+  const resources = new Resources();
+  try {
+    return await start(config, logger, resources);
+  } catch (error) {
+    await resources.release();
+    throw error;
+  }
+}
+
+async function start(config: Config, logger: Logger, resources: Resources): Promise<RunningServer> {
+  const checkpoint = await openModel(config, logger);
+  resources.defer(() => checkpoint.close());
+  const { shape, fingerprint } = checkpoint;
+  const tokenizer = await loadTokenizer(checkpoint.dir, shape.vocabSize);
+
+  const modelPath = await ensureGraph(checkpoint, join(config.cacheDir, "graphs"), config.precision);
+  const runtime = new Runtime();
+  resources.defer(() => runtime[Symbol.dispose]());
+  const runner = new Gpt2Runner(runtime, { modelPath, shape, slots: config.maxBatch, threads: config.threads });
+  resources.defer(() => runner.close());
+
+  const metrics = new Metrics();
+  resources.defer(() => metrics.close());
+  const engine = new Engine({ runner, maxQueue: config.maxQueue, prefillChunk: config.prefillChunk, observer: metrics });
+  const store = observeErrors(await openStore(config, logger), (op) => metrics.storeError(op));
+  resources.defer(() => store.close());
+  const cache = createPrefixCache({ store, shape, maxBytes: config.prefixCacheBytes, ...(config.store.startsWith("lmdb:") ? { verifyMs: 0 } : {}) });
+  resources.defer(() => cache.close());
+  const registry = createPrefixRegistry({ store, cache, shape, baseFingerprint: fingerprint, fold: (input) => engine.fold(input) });
+  metrics.watch({ engine: () => engine.stats(), prefixCache: () => cache.stats() });
+  if (config.prefixes !== "") await registerFolder(registry, config.prefixes, logger);
+
+  const { eosIds: configured } = checkpoint.config;
+  const eosIds = configured.length > 0 || tokenizer.eosId === null ? configured : [tokenizer.eosId];
+  const generation = new GenerationService({ engine, prefixes: registry, tokenizer, positions: shape.positions, eosIds, allowBaseModel: config.allowBaseModel, metrics });
+  const app = await buildApp({
+    modelName: basename(config.model),
+    shape,
+    tokenizer,
+    generation,
+    prefixes: registry,
+    metrics,
+    logger,
+    limits: { requestBody: config.requestBodyLimit, maxN: Math.min(config.maxN, config.maxBatch), slots: config.maxBatch },
+    stream: STREAM_DEFAULTS,
+    checks: { store: () => store.ping() },
+  });
+  const url = await listen(app, config);
+  logger.info({ url, model: basename(config.model), fingerprint, slots: config.maxBatch }, "listening");
+
+  return {
+    url,
+    async stop() {
+      await drain({ app, generation, engine }, config.drainTimeout * 1000);
+      await resources.release();
+    },
+  };
+}
+
+async function openModel(config: Config, logger: Logger): Promise<Checkpoint> {
+  const onFile = (name: string, bytes: number): void => logger.info({ file: name, bytes }, "downloading");
+  const dir = await resolveModel(config.model, { cacheDir: config.cacheDir, onFile });
+  return openCheckpoint(dir, { cacheDir: config.cacheDir });
+}
+
+function openStore(config: Config, logger: Logger): Promise<PrefixStore> {
+  if (config.store.startsWith("lmdb:")) return openLmdbStore({ dir: config.store.slice("lmdb:".length) });
+  return openRedisStore({ url: config.store, onError: (error) => logger.warn({ err: error }, "redis") });
+}
+
+/** Registers each sub-folder under its name; what is there already with the same content stays as it is. */
+async function registerFolder(registry: PrefixRegistry, dir: string, logger: Logger): Promise<void> {
+  for (const name of await adapterFolders(dir)) {
+    const { meta, created } = await registry.register({ user: LOCAL_USER, name }, await readAdapterFolder(join(dir, name)));
+    logger.info({ prefix: name, digest: meta.digest, virtual_tokens: meta.length, created }, "registered");
+  }
+}
+
+/** What has been opened, released in reverse. Node 20 has no AsyncDisposableStack. */
+class Resources {
+  readonly #releases: (() => void | Promise<void>)[] = [];
+
+  defer(release: () => void | Promise<void>): void {
+    this.#releases.push(release);
+  }
+
+  async release(): Promise<void> {
+    for (const release of this.#releases.splice(0).reverse()) await release();
+  }
+}

@@ -1,0 +1,35 @@
+export type StepPhase = "prefill" | "decode";
+/** How one sequence (one choice of one prompt) ended. */
+export type SequenceOutcome = "length" | "eos" | "stop" | "removed" | "cancelled" | "error";
+
+/** What the engine reports while it runs. Called from its step: must neither block nor throw. Times are in seconds. */
+export interface EngineObserver {
+  /** One run of the model: rows in the batch, tokens fed, time of the run. */
+  step(phase: StepPhase, rows: number, tokens: number, seconds: number): void;
+  /** A request left the queue after waiting so long. */
+  queued(seconds: number): void;
+  /** From submission to a request's first token. */
+  firstToken(seconds: number): void;
+  /** Between two tokens of one sequence. */
+  interToken(seconds: number): void;
+  /** One sequence ended. */
+  finished(outcome: SequenceOutcome): void;
+}
+
+/** What gauges read from the engine when they are scraped. */
+export interface EngineStats {
+  /** Requests waiting. */
+  readonly queued: number;
+  /** Sequences that hold a slot. */
+  readonly running: number;
+  readonly slots: number;
+  readonly maxQueue: number;
+}
+
+/** The same of the host cache of prefixes. `hits` and `misses` only grow. */
+export interface PrefixCacheStats {
+  readonly hits: number;
+  readonly misses: number;
+  readonly bytes: number;
+  readonly entries: number;
+}

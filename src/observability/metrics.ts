@@ -1,0 +1,159 @@
+import { Counter, Gauge, Histogram, Registry, collectDefaultMetrics } from "prom-client";
+import type { EngineObserver, EngineStats, PrefixCacheStats } from "./engine-observer.ts";
+
+/** Seconds, from half a millisecond (one decode step of a small model) to two minutes. */
+const LATENCY = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120];
+const BATCH = [1, 2, 4, 8, 16, 24, 32, 48, 64, 128, 256];
+
+interface MetricSpec {
+  readonly type: "counter" | "gauge" | "histogram";
+  readonly help: string;
+  readonly labels?: readonly string[];
+  readonly buckets?: readonly number[];
+}
+
+/** Every metric of ours; docs/metrics.md is held against it. Labels take few values only: never an id, a path or a user. */
+export const METRICS = {
+  prefixd_queue_depth: { type: "gauge", help: "Requests that wait for a slot." },
+  prefixd_queue_limit: { type: "gauge", help: "Requests that may wait before the next one is answered 429." },
+  prefixd_running_sequences: { type: "gauge", help: "Sequences that hold a slot of the KV cache." },
+  prefixd_slots: { type: "gauge", help: "Slots of the KV cache." },
+  prefixd_batch_size: { type: "histogram", help: "Rows per run of the model.", labels: ["phase"], buckets: BATCH },
+  prefixd_step_seconds: { type: "histogram", help: "Time of one run of the model.", labels: ["phase"], buckets: LATENCY },
+  prefixd_step_tokens_total: { type: "counter", help: "Tokens fed to the model.", labels: ["phase"] },
+  prefixd_queue_seconds: { type: "histogram", help: "Time from submission until a request holds its slots.", buckets: LATENCY },
+  prefixd_ttft_seconds: { type: "histogram", help: "Time from submission to a request's first token.", buckets: LATENCY },
+  prefixd_inter_token_seconds: { type: "histogram", help: "Time between two tokens of one sequence.", buckets: LATENCY },
+  prefixd_sequences_total: { type: "counter", help: "Sequences that ended: length, eos, stop, removed, cancelled or error.", labels: ["outcome"] },
+  prefixd_request_seconds: { type: "histogram", help: "Time of a whole generate request that was taken in.", buckets: LATENCY },
+  prefixd_requests_total: { type: "counter", help: "Generate requests: ok, cancelled, too_slow, removed, or the error's code.", labels: ["outcome"] },
+  prefixd_tokens_total: { type: "counter", help: "Tokens of generate requests: prefix, prompt or completion.", labels: ["kind"] },
+  prefixd_prefix_cache_hits_total: { type: "counter", help: "Prefixes found in the host cache." },
+  prefixd_prefix_cache_misses_total: { type: "counter", help: "Prefixes that had to be loaded from the store." },
+  prefixd_prefix_cache_bytes: { type: "gauge", help: "Bytes of compiled prefixes in the host cache." },
+  prefixd_prefix_cache_entries: { type: "gauge", help: "Prefixes in the host cache." },
+  prefixd_store_errors_total: { type: "counter", help: "Calls of the prefix store that failed, by operation.", labels: ["op"] },
+  prefixd_http_requests_total: { type: "counter", help: "HTTP requests by route and class of status (2xx, 4xx, 5xx, or aborted).", labels: ["method", "route", "status"] },
+  prefixd_http_request_seconds: { type: "histogram", help: "Time of HTTP requests until the last byte.", labels: ["method", "route"], buckets: LATENCY },
+} as const satisfies Record<string, MetricSpec>;
+
+type NameOf<T extends MetricSpec["type"]> = { [K in keyof typeof METRICS]: (typeof METRICS)[K] extends { type: T } ? K : never }[keyof typeof METRICS];
+
+export interface RequestTokens {
+  readonly prefix: number;
+  readonly prompt: number;
+  readonly completion: number;
+}
+
+export interface MetricsSources {
+  readonly engine: () => EngineStats;
+  readonly prefixCache: () => PrefixCacheStats;
+}
+
+/** One registry of its own, so that several servers in one process (tests) do not share counters. */
+export class Metrics implements EngineObserver {
+  readonly #registry = new Registry();
+  readonly #counters = new Map<string, Counter>();
+  readonly #gauges = new Map<string, Gauge>();
+  readonly #histograms = new Map<string, Histogram>();
+  #sources: MetricsSources | undefined;
+
+  /** `processMetrics`: also CPU, memory, GC and event-loop lag of the process; they start a monitor that lives until `close()`. */
+  constructor(options: { processMetrics: boolean } = { processMetrics: true }) {
+    for (const [name, spec] of Object.entries<MetricSpec>(METRICS)) {
+      const base = { name, help: spec.help, labelNames: [...(spec.labels ?? [])], registers: [this.#registry] };
+      if (spec.type === "counter") this.#counters.set(name, new Counter(base));
+      else if (spec.type === "gauge") this.#gauges.set(name, new Gauge(base));
+      else this.#histograms.set(name, new Histogram({ ...base, buckets: [...(spec.buckets ?? LATENCY)] }));
+    }
+    if (options.processMetrics) collectDefaultMetrics({ register: this.#registry });
+  }
+
+  /** What the gauges read at each scrape. Until it is called they are 0: the engine is made after its observer. */
+  watch(sources: MetricsSources): void {
+    this.#sources = sources;
+  }
+
+  get contentType(): string {
+    return this.#registry.contentType;
+  }
+
+  /** Prometheus' text format. */
+  async render(): Promise<string> {
+    if (this.#sources) {
+      const engine = this.#sources.engine();
+      this.#gauge("prefixd_queue_depth").set(engine.queued);
+      this.#gauge("prefixd_queue_limit").set(engine.maxQueue);
+      this.#gauge("prefixd_running_sequences").set(engine.running);
+      this.#gauge("prefixd_slots").set(engine.slots);
+      const cache = this.#sources.prefixCache();
+      this.#gauge("prefixd_prefix_cache_bytes").set(cache.bytes);
+      this.#gauge("prefixd_prefix_cache_entries").set(cache.entries);
+      this.#setCounter("prefixd_prefix_cache_hits_total", cache.hits);
+      this.#setCounter("prefixd_prefix_cache_misses_total", cache.misses);
+    }
+    return this.#registry.metrics();
+  }
+
+  step(phase: "prefill" | "decode", rows: number, tokens: number, seconds: number): void {
+    this.#histogram("prefixd_batch_size").observe({ phase }, rows);
+    this.#histogram("prefixd_step_seconds").observe({ phase }, seconds);
+    this.#counter("prefixd_step_tokens_total").inc({ phase }, tokens);
+  }
+
+  queued(seconds: number): void {
+    this.#histogram("prefixd_queue_seconds").observe(seconds);
+  }
+
+  firstToken(seconds: number): void {
+    this.#histogram("prefixd_ttft_seconds").observe(seconds);
+  }
+
+  interToken(seconds: number): void {
+    this.#histogram("prefixd_inter_token_seconds").observe(seconds);
+  }
+
+  finished(outcome: string): void {
+    this.#counter("prefixd_sequences_total").inc({ outcome });
+  }
+
+  /** One generate request ended. `seconds` and `tokens` are missing when it was refused before the engine. */
+  request(outcome: string, seconds?: number, tokens?: RequestTokens): void {
+    this.#counter("prefixd_requests_total").inc({ outcome });
+    if (seconds !== undefined) this.#histogram("prefixd_request_seconds").observe(seconds);
+    if (tokens) for (const kind of ["prefix", "prompt", "completion"] as const) this.#counter("prefixd_tokens_total").inc({ kind }, tokens[kind]);
+  }
+
+  /** `route` is the route's pattern; `status` 0 means that the client left before the answer. */
+  http(method: string, route: string, status: number, seconds: number): void {
+    const known = /^(GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS)$/.test(method) ? method : "OTHER";
+    this.#counter("prefixd_http_requests_total").inc({ method: known, route, status: status === 0 ? "aborted" : `${Math.floor(status / 100)}xx` });
+    this.#histogram("prefixd_http_request_seconds").observe({ method: known, route }, seconds);
+  }
+
+  storeError(op: string): void {
+    this.#counter("prefixd_store_errors_total").inc({ op });
+  }
+
+  close(): void {
+    this.#registry.clear();
+  }
+
+  #setCounter(name: NameOf<"counter">, total: number): void {
+    const counter = this.#counter(name);
+    counter.reset();
+    counter.inc(total);
+  }
+
+  #counter(name: NameOf<"counter">): Counter {
+    return this.#counters.get(name) as Counter;
+  }
+
+  #gauge(name: NameOf<"gauge">): Gauge {
+    return this.#gauges.get(name) as Gauge;
+  }
+
+  #histogram(name: NameOf<"histogram">): Histogram {
+    return this.#histograms.get(name) as Histogram;
+  }
+}

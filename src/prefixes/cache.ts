@@ -1,0 +1,235 @@
+import { LRUCache } from "lru-cache";
+import { PrefixdError } from "../errors.ts";
+import { kvElements } from "../kv.ts";
+import type { KvTensor, ModelShape } from "../kv.ts";
+import { ByteBudget } from "./byte-budget.ts";
+import { kvFromBytes, prefixDigest } from "./digest.ts";
+import { keyText } from "./name.ts";
+import type { PrefixKey, PrefixMeta, PrefixStore } from "./store.ts";
+
+export interface PrefixCacheOptions {
+  readonly store: PrefixStore;
+  readonly shape: ModelShape;
+  /** Bound on the bytes of tensors held, those being loaded included. */
+  readonly maxBytes: number;
+  /**
+   * Milliseconds that what the store said of a name is believed without asking again: the longest that a replaced or removed
+   * prefix can be served when the message of it was lost. 0: ask every time (right for LMDB). Default 1000.
+   */
+  readonly verifyMs?: number;
+  /** The same while the store cannot be reached; then 503. Default 10,000. */
+  readonly staleMs?: number;
+  /** Milliseconds of a clock that never goes back. */
+  readonly now?: () => number;
+}
+
+export interface PrefixCacheStats {
+  readonly hits: number;
+  readonly misses: number;
+  /** Bytes of tensors held. */
+  readonly bytes: number;
+  /** Bytes set aside for loads under way. */
+  readonly loadingBytes: number;
+  readonly entries: number;
+  readonly evictions: number;
+  /** Requests served on what was known before the store went away. */
+  readonly stale: number;
+}
+
+export interface PrefixCache {
+  /**
+   * The prefix as the store has it now, or had it within the bounds above. `accept` sees the metadata before any tensor is
+   * loaded, and throws to refuse. Throws `prefix_not_found`, `store_unavailable`, `prefix_damaged`.
+   */
+  resolve(key: PrefixKey, accept: (meta: PrefixMeta) => void): Promise<{ meta: PrefixMeta; kv: KvTensor }>;
+  /** To be called after every own change of a prefix; changes by others are heard from the store. */
+  invalidate(key: PrefixKey): void;
+  /** Forgets what is known of all of a user's names. */
+  invalidateUser(user: string): void;
+  stats(): PrefixCacheStats;
+  close(): void;
+}
+
+interface Verified {
+  readonly meta: PrefixMeta;
+  /** When the store was asked, not when it answered. */
+  readonly at: number;
+}
+
+interface Answer {
+  readonly meta: PrefixMeta;
+  /** The store's error, when this is only what was known before. */
+  readonly away?: PrefixdError;
+}
+
+/** Names known at a time; each costs about a kilobyte. */
+const MAX_NAMES = 20_000;
+/** A prefix replaced again and again while it is loaded. */
+const MAX_TURNS = 8;
+
+export function createPrefixCache(options: PrefixCacheOptions): PrefixCache {
+  return new HostCache(options);
+}
+
+/** Names map to digests, digests to tensors: a tensor is never looked up by name, so it cannot be the wrong one. */
+class HostCache implements PrefixCache {
+  readonly #store: PrefixStore;
+  readonly #shape: ModelShape;
+  readonly #verifyMs: number;
+  readonly #staleMs: number;
+  readonly #now: () => number;
+  readonly #names = new LRUCache<string, Verified>({ max: MAX_NAMES });
+  readonly #tensors: LRUCache<string, KvTensor>;
+  readonly #budget: ByteBudget;
+  readonly #asking = new Map<string, Promise<Verified | null>>();
+  readonly #loading = new Map<string, Promise<KvTensor | null>>();
+  readonly #unsubscribe: () => void;
+  #hits = 0;
+  #misses = 0;
+  #evictions = 0;
+  #stale = 0;
+  /** The error of the last question, if the store could not be reached, and when that was found out. */
+  #away: PrefixdError | undefined;
+  #awayAt = 0;
+
+  constructor(options: PrefixCacheOptions) {
+    this.#store = options.store;
+    this.#shape = options.shape;
+    this.#verifyMs = options.verifyMs ?? 1000;
+    this.#staleMs = Math.max(this.#verifyMs, options.staleMs ?? 10_000);
+    this.#now = options.now ?? (() => performance.now());
+    const tensors = new LRUCache<string, KvTensor>({ maxSize: Math.max(1, options.maxBytes), sizeCalculation: (kv) => kv.data.buffer.byteLength });
+    this.#tensors = tensors;
+    this.#budget = new ByteBudget(options.maxBytes, {
+      held: () => tensors.calculatedSize,
+      evict: () => {
+        if (tensors.pop() !== undefined) this.#evictions++;
+      },
+    });
+    this.#unsubscribe = options.store.onChange((key) => this.invalidate(key));
+  }
+
+  async resolve(key: PrefixKey, accept: (meta: PrefixMeta) => void): Promise<{ meta: PrefixMeta; kv: KvTensor }> {
+    for (let turn = 0; turn < MAX_TURNS; turn++) {
+      const { meta, away } = await this.#verify(key);
+      accept(meta);
+      const held = this.#tensors.get(meta.digest);
+      if (held !== undefined) {
+        this.#hits++;
+        return { meta, kv: held };
+      }
+      // A load that cannot succeed must not push others out to make room.
+      if (away !== undefined) throw away;
+      const kv = await this.#load(key, meta);
+      if (kv !== null) return { meta, kv };
+      this.invalidate(key);
+    }
+    throw new PrefixdError("store_unavailable", "The prefix is being replaced all the time.", { retryAfter: 1 });
+  }
+
+  invalidate(key: PrefixKey): void {
+    const name = keyText(key);
+    this.#names.delete(name);
+    // An answer that is still on its way may be from before the change: who asks from now on must not share it.
+    this.#asking.delete(name);
+  }
+
+  invalidateUser(user: string): void {
+    const start = keyText({ user, name: "" });
+    for (const name of [...this.#names.keys()]) if (name.startsWith(start)) this.#names.delete(name);
+    for (const name of [...this.#asking.keys()]) if (name.startsWith(start)) this.#asking.delete(name);
+  }
+
+  stats(): PrefixCacheStats {
+    return {
+      hits: this.#hits,
+      misses: this.#misses,
+      bytes: this.#tensors.calculatedSize,
+      loadingBytes: this.#budget.reserved,
+      entries: this.#tensors.size,
+      evictions: this.#evictions,
+      stale: this.#stale,
+    };
+  }
+
+  close(): void {
+    this.#unsubscribe();
+    this.#names.clear();
+    this.#tensors.clear();
+  }
+
+  async #verify(key: PrefixKey): Promise<Answer> {
+    const name = keyText(key);
+    const known = this.#names.get(name);
+    const now = this.#now();
+    if (known !== undefined && now - known.at < this.#verifyMs) return known;
+    // A store that hangs is not waited for by every request anew.
+    if (this.#away !== undefined && now - this.#awayAt < this.#verifyMs && known !== undefined) return this.#staleOr(this.#away, known);
+    let verified: Verified | null;
+    try {
+      verified = await (this.#asking.get(name) ?? this.#ask(name, key));
+      this.#away = undefined;
+    } catch (error) {
+      if (!(error instanceof PrefixdError) || error.code !== "store_unavailable") throw error;
+      this.#away = error;
+      this.#awayAt = this.#now();
+      // Looked up again: a change may have been heard of meanwhile.
+      return this.#staleOr(error, this.#names.get(name));
+    }
+    if (verified === null) throw new PrefixdError("prefix_not_found", "There is no prefix of this name.");
+    return verified;
+  }
+
+  #staleOr(away: PrefixdError, known: Verified | undefined): Answer {
+    if (known === undefined || this.#now() - known.at >= this.#staleMs) throw away;
+    this.#stale++;
+    return { meta: known.meta, away };
+  }
+
+  #ask(name: string, key: PrefixKey): Promise<Verified | null> {
+    const at = this.#now();
+    const asked = this.#store.head(key).then((meta) => (meta === null ? null : { meta, at }));
+    this.#asking.set(name, asked);
+    // Only the current question's answer is kept; an invalidated one serves who asked it.
+    const settle = (verified: Verified | null | undefined): void => {
+      if (this.#asking.get(name) !== asked) return;
+      this.#asking.delete(name);
+      if (verified === null) this.#names.delete(name);
+      else if (verified !== undefined) this.#names.set(name, verified);
+    };
+    asked.then(settle, () => settle(undefined));
+    return asked;
+  }
+
+  /** null: the store has no such version any more. */
+  #load(key: PrefixKey, meta: PrefixMeta): Promise<KvTensor | null> {
+    // By name as well: another user's copy of the same tensors can vanish while it is read.
+    const flight = `${keyText(key)} ${meta.digest}`;
+    const running = this.#loading.get(flight);
+    if (running !== undefined) {
+      this.#hits++;
+      return running;
+    }
+    this.#misses++;
+    const load = this.#fetch(key, meta).finally(() => this.#loading.delete(flight));
+    this.#loading.set(flight, load);
+    return load;
+  }
+
+  async #fetch(key: PrefixKey, meta: PrefixMeta): Promise<KvTensor | null> {
+    const expected = kvElements(this.#shape, meta.length) * 4;
+    using reservation = await this.#budget.reserve(expected);
+    // Loaded by somebody else while this one waited for room.
+    const held = this.#tensors.get(meta.digest);
+    if (held !== undefined) return held;
+    const bytes = await this.#store.loadKv(key, meta.digest);
+    if (bytes === null) return null;
+    if (bytes.length !== expected || (await prefixDigest(this.#shape, meta.length, bytes)) !== meta.digest) {
+      throw new PrefixdError("prefix_damaged", "What the store holds of this prefix is not what was uploaded; upload it again.");
+    }
+    const kv = kvFromBytes(meta.length, bytes);
+    reservation[Symbol.dispose]();
+    if (reservation.fits) this.#tensors.set(meta.digest, kv);
+    return kv;
+  }
+}

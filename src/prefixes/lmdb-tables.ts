@@ -1,0 +1,183 @@
+import { mkdirSync, statfsSync } from "node:fs";
+import { open } from "lmdb";
+import type { Database, RootDatabase } from "lmdb";
+import { PrefixdError } from "../errors.ts";
+import { keyText } from "./name.ts";
+import { checkPrecondition } from "./precondition.ts";
+import type { PrefixKey, PrefixMeta, PrefixRecord, Precondition, RemovedPrefixes } from "./store.ts";
+
+export interface LmdbOptions {
+  readonly dir: string;
+  /** Bound on the bytes of all records together; the file needs room for one more record than that. */
+  readonly maxBytes?: number;
+}
+
+const FORMAT = "1";
+/** Only address space: growing the map later would leave the old one mapped. */
+const MAP_BYTES = 1 << 30;
+const [EIO, ENOSPC, EDQUOT, MAP_FULL] = [5, 28, 122, -30792];
+
+/**
+ * The LMDB environment; every call is synchronous and blocks on the disk, so it runs on a thread of its own.
+ * Three databases: `meta` (user/name -> JSON), `blobs` (user/name/part -> bytes), so that listing never reads tensors, and
+ * `info` (format, bytes stored).
+ */
+export class LmdbTables {
+  readonly #dir: string;
+  readonly #maxBytes: number;
+  readonly #root: RootDatabase<Buffer, string>;
+  readonly #meta: Database<Buffer, string>;
+  readonly #blobs: Database<Buffer, string>;
+  readonly #info: Database<Buffer, string>;
+
+  constructor(options: LmdbOptions) {
+    this.#dir = options.dir;
+    this.#maxBytes = options.maxBytes ?? Number.MAX_SAFE_INTEGER;
+    mkdirSync(options.dir, { recursive: true });
+    // overlappingSync would answer before the data is on disk. noSubdir: a folder may have a dot in its name.
+    this.#root = open({ path: options.dir, noSubdir: false, maxDbs: 3, mapSize: MAP_BYTES, encoding: "binary", overlappingSync: false });
+    this.#meta = this.#root.openDB({ name: "meta", encoding: "binary" });
+    this.#blobs = this.#root.openDB({ name: "blobs", encoding: "binary" });
+    this.#info = this.#root.openDB({ name: "info", encoding: "binary" });
+    const format = this.#info.getBinary("format")?.toString() ?? null;
+    if (format === null) this.#root.transactionSync(() => this.#putInfo("format", FORMAT));
+    else if (format !== FORMAT) throw new Error(`the folder holds prefixes in format ${format}; this version reads format ${FORMAT}`);
+  }
+
+  put(record: PrefixRecord, precondition?: Precondition): { created: boolean } {
+    const { meta } = record;
+    const key = keyText(meta);
+    const bytes = storedBytes(meta);
+    return this.#write(bytes, () => {
+      const old = this.#read(key);
+      checkPrecondition(old?.digest ?? null, precondition);
+      const total = this.#total() + bytes - (old === null ? 0 : storedBytes(old));
+      if (total > this.#maxBytes) throw new PrefixdError("store_full", `The prefix store may hold ${this.#maxBytes} bytes and has no room for ${bytes} more.`);
+      if (old !== null) this.#drop(key, old);
+      this.#blobs.putSync(`${key}/kv`, asBuffer(record.kv));
+      for (const [file, content] of record.files) this.#blobs.putSync(fileKey(key, file), asBuffer(content));
+      this.#meta.putSync(key, Buffer.from(JSON.stringify(meta)));
+      this.#putInfo("bytes", String(total));
+      return { created: old === null };
+    });
+  }
+
+  head(key: PrefixKey): PrefixMeta | null {
+    this.#root.resetReadTxn();
+    return this.#read(keyText(key));
+  }
+
+  loadKv(key: PrefixKey, digest: string): Uint8Array | null {
+    return this.#load(key, digest, `${keyText(key)}/kv`);
+  }
+
+  loadFile(key: PrefixKey, digest: string, file: string): Uint8Array | null {
+    return this.#load(key, digest, fileKey(keyText(key), file));
+  }
+
+  list(user: string, options: { after?: string; limit: number }): PrefixMeta[] {
+    this.#root.resetReadTxn();
+    const { start, end } = userRange(user);
+    const after = options.after === undefined ? start : keyText({ user, name: options.after });
+    const range = this.#meta.getRange({ start: after, end, exclusiveStart: options.after !== undefined, limit: options.limit });
+    return [...range].map(({ value }) => parseMeta(value));
+  }
+
+  delete(key: PrefixKey, precondition?: Precondition): boolean {
+    return this.#write(0, () => {
+      const text = keyText(key);
+      const old = this.#read(text);
+      checkPrecondition(old?.digest ?? null, precondition);
+      if (old === null) return false;
+      this.#putInfo("bytes", String(this.#total() - storedBytes(old)));
+      this.#drop(text, old);
+      return true;
+    });
+  }
+
+  deleteUser(user: string): RemovedPrefixes {
+    return this.#write(0, () => {
+      const metas = [...this.#meta.getRange(userRange(user))].map(({ value }) => parseMeta(value));
+      for (const meta of metas) this.#drop(keyText(meta), meta);
+      const total = metas.reduce((sum, meta) => sum - storedBytes(meta), this.#total());
+      this.#putInfo("bytes", String(total));
+      return { prefixes: metas.length, bytes: metas.reduce((sum, meta) => sum + meta.bytes, 0) };
+    });
+  }
+
+  ping(): void {
+    this.#root.resetReadTxn();
+    if (this.#info.getBinary("format") === undefined) throw new Error("the format entry is gone");
+  }
+
+  async close(): Promise<void> {
+    await this.#root.close();
+  }
+
+  /** One transaction, fsynced: all of it, or, when it throws, nothing. `bytes`: about how much it adds. */
+  #write<T>(bytes: number, action: () => T): T {
+    try {
+      return this.#root.transactionSync(action);
+    } catch (error) {
+      throw this.#isFull(error, bytes) ? new PrefixdError("store_full", "The disk of the prefix store is full.", { cause: error }) : error;
+    }
+  }
+
+  /** LMDB turns a short write into EIO, so what that means has to be asked of the file system. */
+  #isFull(error: unknown, bytes: number): boolean {
+    if (!(error instanceof Error) || !("code" in error)) return false;
+    if (error.code === ENOSPC || error.code === EDQUOT || error.code === MAP_FULL) return true;
+    if (error.code !== EIO) return false;
+    const { bavail, bsize } = statfsSync(this.#dir);
+    return bavail * bsize < 2 * bytes + (1 << 20);
+  }
+
+  #read(key: string): PrefixMeta | null {
+    const value = this.#meta.getBinary(key);
+    return value === undefined ? null : parseMeta(value);
+  }
+
+  #load(key: PrefixKey, digest: string, blob: string): Uint8Array | null {
+    if (this.head(key)?.digest !== digest) return null;
+    const value = this.#blobs.getBinary(blob);
+    if (value === undefined) return null;
+    const whole = value.byteOffset === 0 && value.byteLength === value.buffer.byteLength;
+    return whole ? new Uint8Array(value.buffer) : new Uint8Array(value);
+  }
+
+  #drop(key: string, old: PrefixMeta): void {
+    this.#meta.removeSync(key);
+    this.#blobs.removeSync(`${key}/kv`);
+    for (const file of Object.keys(old.files)) this.#blobs.removeSync(fileKey(key, file));
+  }
+
+  #total(): number {
+    return Number(this.#info.getBinary("bytes")?.toString() ?? 0);
+  }
+
+  #putInfo(key: string, value: string): void {
+    this.#info.putSync(key, Buffer.from(value));
+  }
+}
+
+/** "0" is the character after "/". */
+function userRange(user: string): { start: string; end: string } {
+  const text = encodeURIComponent(user);
+  return { start: `${text}/`, end: `${text}0` };
+}
+
+function fileKey(key: string, file: string): string {
+  return `${key}/file/${encodeURIComponent(file)}`;
+}
+
+function storedBytes(meta: PrefixMeta): number {
+  return Object.values(meta.files).reduce((sum, size) => sum + size, meta.bytes);
+}
+
+function parseMeta(value: Uint8Array): PrefixMeta {
+  return JSON.parse(Buffer.from(value).toString()) as PrefixMeta;
+}
+
+function asBuffer(bytes: Uint8Array): Buffer {
+  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+}

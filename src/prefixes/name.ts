@@ -1,0 +1,22 @@
+import { PrefixdError } from "../errors.ts";
+import type { PrefixKey } from "./store.ts";
+
+const NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/;
+
+export function isPrefixName(name: string): boolean {
+  return NAME.test(name);
+}
+
+/** A name goes into paths, keys and log lines: 1 to 128 of `A-Z a-z 0-9 . _ -`, the first a letter or digit. Throws `invalid_prefix_id`. */
+export function checkPrefixName(name: string): void {
+  if (isPrefixName(name)) return;
+  throw new PrefixdError(
+    "invalid_prefix_id",
+    "A prefix name has 1 to 128 characters out of A-Z, a-z, 0-9, dot, underscore and hyphen, and begins with a letter or a digit.",
+  );
+}
+
+/** One string per key; `/` occurs in neither part. Strings of one user sort by name. */
+export function keyText(key: PrefixKey): string {
+  return `${encodeURIComponent(key.user)}/${encodeURIComponent(key.name)}`;
+}

@@ -1,0 +1,135 @@
+import { PrefixdError } from "../errors.ts";
+import { kvElements } from "../kv.ts";
+import type { FoldInput, KvTensor, ModelShape } from "../kv.ts";
+import { decodeFloats, parseSafetensorsHeader } from "../model/safetensors.ts";
+import type { SafetensorsHeader, TensorInfo } from "../model/safetensors.ts";
+import { quote } from "../model/strict-json.ts";
+import { firstNotFinite } from "./digest.ts";
+import { parsePeftConfig } from "./peft-config.ts";
+import type { PeftConfig } from "./peft-config.ts";
+
+/** A checked adapter: either keys and values, or a soft prompt that the model must fold. */
+export type PeftAdapter = { readonly peftType: string } & (
+  | { readonly kv: KvTensor }
+  | { readonly fold: Extract<FoldInput, { kind: "embeddings" }> }
+);
+
+/** PEFT saves this one tensor for every type that is served. */
+const TENSOR = "prompt_embeddings";
+/** One tensor; the rest of the room is for `__metadata__` and for naming what does not belong. */
+const LIMITS = { maxHeaderBytes: 256 * 1024, maxTensors: 1024, maxNameLength: 256 };
+
+/** Bytes that no adapter for this model needs more than, both files together. */
+export function maxAdapterBytes(shape: ModelShape): number {
+  return kvElements(shape, shape.positions - 1) * 4 + LIMITS.maxHeaderBytes + (1 << 20);
+}
+
+/**
+ * Parses and checks PEFT's two files against the base model. Throws `adapter_config_invalid`, `adapter_type_unsupported`,
+ * `adapter_shape_mismatch`, `safetensors_invalid`, `prefix_not_finite`, `prefix_too_long`, `prefix_base_mismatch`.
+ */
+export function parsePeftAdapter(config: Uint8Array, weights: Uint8Array, shape: ModelShape, baseFingerprint: string): PeftAdapter {
+  const parsed = parsePeftConfig(config, shape);
+  refuseOtherFormats(weights);
+  const header = parseSafetensorsHeader(weights, weights.length, LIMITS);
+  checkBase(parsed, header, baseFingerprint);
+  const tensor = findTensor(header);
+  const length = checkShape(tensor, parsed, shape);
+  const flat = decodeFloats(tensor.dtype, weights.subarray(tensor.start, tensor.end));
+  const bad = firstNotFinite(flat);
+  if (bad >= 0) {
+    const columns = tensor.shape[1]!;
+    const [row, column] = [Math.floor(bad / columns), bad % columns];
+    throw new PrefixdError("prefix_not_finite", `${TENSOR} has ${flat[bad]} in row ${row}, column ${column}; all values must be finite.`);
+  }
+  if (parsed.layout === "embeddings") return { peftType: parsed.peftType, fold: { kind: "embeddings", length, data: flat } };
+  return { peftType: parsed.peftType, kv: { length, data: splitHeads(flat, length, shape) } };
+}
+
+/**
+ * PEFT's `[P, layers * 2 * heads * headDim]` (per token: layer, then key and value, then head) as `[layers, 2, heads, P, headDim]`.
+ * Source: peft 0.21 `PeftModel.get_prompt`, view and permute.
+ */
+function splitHeads(flat: Float32Array, length: number, shape: ModelShape): Float32Array {
+  const { headDim } = shape;
+  const blocks = shape.layers * 2 * shape.heads;
+  const data = new Float32Array(flat.length);
+  for (let block = 0; block < blocks; block++) {
+    for (let p = 0; p < length; p++) {
+      const from = (p * blocks + block) * headDim;
+      data.set(flat.subarray(from, from + headDim), (block * length + p) * headDim);
+    }
+  }
+  return data;
+}
+
+/** Formats that people upload by mistake, told apart by their first bytes. */
+function refuseOtherFormats(weights: Uint8Array): void {
+  const text = String.fromCharCode(...weights.subarray(0, 24));
+  const refuse = (sentence: string): never => {
+    throw new PrefixdError("safetensors_invalid", sentence);
+  };
+  const pickle = "pickle files can run code and are never read. Save the adapter with safe_serialization=True.";
+  if (text.startsWith("PK\x03\x04")) refuse(`The weights are a zip archive, such as a PyTorch .bin file: ${pickle}`);
+  if (/^\x80[\x02-\x05]/.test(text)) refuse(`The weights are a Python pickle: ${pickle}`);
+  if (text.startsWith("version https://git-lfs")) refuse("The weights are a Git LFS pointer, not the file itself; fetch it with git lfs pull.");
+  if (text.startsWith("\x1f\x8b")) refuse("The weights are compressed with gzip; send the safetensors file itself.");
+  if (text.startsWith("GGUF")) refuse("The weights are a GGUF file; a safetensors file is needed.");
+  if (text.startsWith("\x89HDF")) refuse("The weights are an HDF5 file; a safetensors file is needed.");
+}
+
+function checkBase(config: PeftConfig, header: SafetensorsHeader, baseFingerprint: string): void {
+  for (const [where, given] of [
+    ["adapter_config.json", config.base],
+    ["the safetensors metadata", header.metadata.get("prefixd_base_fingerprint") ?? null],
+  ] as const) {
+    if (given === null || given === baseFingerprint) continue;
+    throw new PrefixdError("prefix_base_mismatch", `prefixd_base_fingerprint in ${where} is not that of the base model served here.`);
+  }
+}
+
+function findTensor(header: SafetensorsHeader): TensorInfo {
+  const names = [...header.tensors.keys()];
+  if (names.length === 0) throw new PrefixdError("adapter_shape_mismatch", "The safetensors file has no tensors.");
+  if (names.some((name) => name.startsWith("control_trans."))) {
+    throw new PrefixdError(
+      "adapter_type_unsupported",
+      "The weights are a checkpoint of the original PrefixTuning repository; run its control_trans network once and save the result as prompt_embeddings.",
+    );
+  }
+  const extra = names.find((name) => name !== TENSOR);
+  const tensor = header.tensors.get(TENSOR);
+  if (tensor === undefined) throw new PrefixdError("adapter_shape_mismatch", `The safetensors file has no tensor ${TENSOR}, but ${quote(extra ?? "")}.`);
+  if (extra !== undefined) throw new PrefixdError("adapter_shape_mismatch", `The safetensors file has tensor ${quote(extra)}, which does not belong beside ${TENSOR}.`);
+  if (!["F32", "F16", "BF16"].includes(tensor.dtype)) {
+    throw new PrefixdError("adapter_shape_mismatch", `${TENSOR} has dtype ${tensor.dtype}; it must be F32, F16 or BF16.`);
+  }
+  return tensor;
+}
+
+/** The number of virtual tokens. */
+function checkShape(tensor: TensorInfo, config: PeftConfig, shape: ModelShape): number {
+  const mismatch = (sentence: string): PrefixdError => new PrefixdError("adapter_shape_mismatch", sentence);
+  if (tensor.shape.length !== 2) throw mismatch(`${TENSOR} has ${tensor.shape.length} dimensions; it must have 2.`);
+  const [rows, columns] = tensor.shape as [number, number];
+  const ofKv = shape.layers * 2 * shape.width;
+  const wanted = config.layout === "kv" ? ofKv : shape.width;
+  if (columns !== wanted) {
+    const is = `${TENSOR} has rows of ${columns} values`;
+    if (config.layout === "kv" && columns === shape.width) throw mismatch(`${is}: embeddings, but ${config.peftType} needs the keys and values of all layers, ${wanted}.`);
+    if (config.layout === "embeddings" && columns === ofKv) throw mismatch(`${is}: keys and values, but ${config.peftType} needs embeddings of ${wanted}.`);
+    throw mismatch(`${is}; ${config.peftType} on this base model needs ${wanted}.`);
+  }
+  if (rows === 0) throw mismatch(`${TENSOR} has no rows; a prefix has at least one virtual token.`);
+  if (config.virtualTokens !== null && rows !== config.virtualTokens) {
+    throw mismatch(`${TENSOR} has ${rows} rows, but num_virtual_tokens is ${config.virtualTokens}.`);
+  }
+  checkLength(rows, shape);
+  return rows;
+}
+
+/** A prefix must leave room for at least one token. Throws `prefix_too_long`. */
+export function checkLength(length: number, shape: ModelShape): void {
+  if (length < shape.positions) return;
+  throw new PrefixdError("prefix_too_long", `The prefix has ${length} virtual tokens; the base model has ${shape.positions} positions, so at most ${shape.positions - 1} fit.`);
+}

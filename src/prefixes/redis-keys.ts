@@ -1,0 +1,45 @@
+/**
+ * Every name that prefixd uses in Redis. All keys of a user carry the hash tag `{user}`, so that they share a slot of a Cluster
+ * and one script can change them together.
+ *
+ *   prefixd:{user}:prefixes            hash: name -> entry (JSON: metadata and where the chunks are)
+ *   prefixd:{user}:names               sorted set of names, all with score 0, for paging in order
+ *   prefixd:{user}:uploads             sorted set of chunk sets that no entry points to (yet, or any more), by time of expiry
+ *   prefixd:{user}:chunk:UPLOAD:NUMBER string of at most CHUNK_BYTES; UPLOAD is unique to one PUT
+ *   prefixd:changes                    channel: JSON [origin, user, name]
+ */
+export class RedisKeys {
+  readonly changes: string;
+  readonly #namespace: string;
+
+  constructor(namespace: string) {
+    this.#namespace = namespace;
+    this.changes = `${namespace}:changes`;
+  }
+
+  prefixes(user: string): string {
+    return `${this.#user(user)}:prefixes`;
+  }
+
+  names(user: string): string {
+    return `${this.#user(user)}:names`;
+  }
+
+  uploads(user: string): string {
+    return `${this.#user(user)}:uploads`;
+  }
+
+  /** What the keys of a user's chunks begin with. */
+  chunks(user: string): string {
+    return `${this.#user(user)}:chunk:`;
+  }
+
+  chunk(user: string, upload: string, number: number): string {
+    return `${this.chunks(user)}${upload}:${number}`;
+  }
+
+  #user(user: string): string {
+    // Encoded, a user id cannot end the hash tag.
+    return `${this.#namespace}:{${encodeURIComponent(user)}}`;
+  }
+}

@@ -1,0 +1,139 @@
+import { createHash } from "node:crypto";
+
+/** A Lua script and the SHA-1 by which Redis caches it. */
+export interface RedisScript {
+  readonly lua: string;
+  readonly sha: string;
+}
+
+function script(lua: string): RedisScript {
+  return { lua, sha: createHash("sha1").update(lua).digest("hex") };
+}
+
+/**
+ * Scripts build the names of chunks from their common beginning: the number of chunks of an old version is known only inside,
+ * and all are in the slot of the KEYS.
+ */
+const COMMON = `-- Members of the uploads set: "new UPLOAD CHUNKS NAME" before its commit, "old UPLOAD CHUNKS NAME" once replaced.
+local function fails(entry, match, none)
+  if none == '*' and entry then return true end
+  if match == '' then return false end
+  if not entry then return true end
+  if match == '*' then return false end
+  for _, digest in ipairs(cjson.decode(match)) do
+    if digest == entry.meta.digest then return false end
+  end
+  return true
+end
+local function get(key, name)
+  local json = redis.call('HGET', key, name)
+  return json and cjson.decode(json) or nil
+end
+local function drop(base, upload, chunks)
+  for i = 0, chunks - 1 do redis.call('UNLINK', base .. upload .. ':' .. i) end
+end
+local function track(key, kind, upload, chunks, name, ttl)
+  local time = redis.call('TIME')
+  local now = time[1] * 1000 + math.floor(time[2] / 1000)
+  redis.call('ZREMRANGEBYSCORE', key, '-inf', now)
+  redis.call('ZADD', key, now + ttl, kind .. ' ' .. upload .. ' ' .. chunks .. ' ' .. name)
+  if redis.call('PTTL', key) < tonumber(ttl) then redis.call('PEXPIRE', key, ttl) end
+end
+`;
+
+/**
+ * Announces an upload before its chunks are written, so that removing the user finds them; they expire by themselves.
+ * KEYS: 1 uploads
+ * ARGV: 1 upload id, 2 number of chunks, 3 name, 4 milliseconds until the chunks expire
+ */
+export const BEGIN_UPLOAD = script(`${COMMON}
+track(KEYS[1], 'new', ARGV[1], ARGV[2], ARGV[3], ARGV[4])
+return 1
+`);
+
+/**
+ * Makes an upload the current version, if all its chunks are there; the old version's chunks stay a while for who is reading them.
+ * KEYS: 1 prefixes, 2 names, 3 uploads
+ * ARGV: 1 name, 2 entry, 3 ifMatch (empty, * or JSON list), 4 ifNoneMatch (empty or *), 5 beginning of chunk keys, 6 upload id,
+ *       7 number of chunks, 8 grace of the old chunks in milliseconds, 9 channel, 10 message
+ * Returns: 1 created, 0 replaced, -1 precondition failed, -2 chunks are missing
+ */
+export const COMMIT_UPLOAD = script(`${COMMON}
+local old = get(KEYS[1], ARGV[1])
+if fails(old, ARGV[3], ARGV[4]) then return -1 end
+local new = ARGV[5] .. ARGV[6] .. ':'
+for i = 0, ARGV[7] - 1 do
+  if redis.call('EXISTS', new .. i) == 0 then return -2 end
+end
+-- First what Redis may refuse for want of memory: once a script has written, it is let through to its end.
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+redis.call('ZADD', KEYS[2], 0, ARGV[1])
+for i = 0, ARGV[7] - 1 do redis.call('PERSIST', new .. i) end
+redis.call('ZREM', KEYS[3], 'new ' .. ARGV[6] .. ' ' .. ARGV[7] .. ' ' .. ARGV[1])
+if old then
+  for i = 0, old.chunks - 1 do redis.call('PEXPIRE', ARGV[5] .. old.upload .. ':' .. i, ARGV[8]) end
+  track(KEYS[3], 'old', old.upload, old.chunks, ARGV[1], ARGV[8])
+end
+redis.call('PUBLISH', ARGV[9], ARGV[10])
+return old and 0 or 1
+`);
+
+/**
+ * Removes a prefix and all bytes of it, also those of versions replaced a moment ago. An upload under way goes on: it comes later.
+ * KEYS: 1 prefixes, 2 names, 3 uploads
+ * ARGV: 1 name, 2 ifMatch, 3 ifNoneMatch, 4 beginning of chunk keys, 5 channel, 6 message
+ * Returns: 1 removed, 0 there was none, -1 precondition failed
+ */
+export const DELETE_PREFIX = script(`${COMMON}
+local old = get(KEYS[1], ARGV[1])
+if fails(old, ARGV[2], ARGV[3]) then return -1 end
+if not old then return 0 end
+redis.call('HDEL', KEYS[1], ARGV[1])
+redis.call('ZREM', KEYS[2], ARGV[1])
+drop(ARGV[4], old.upload, old.chunks)
+for _, set in ipairs(redis.call('ZRANGE', KEYS[3], 0, -1)) do
+  local upload, chunks, name = string.match(set, '^old (%S+) (%d+) (.*)$')
+  if name == ARGV[1] then
+    drop(ARGV[4], upload, chunks)
+    redis.call('ZREM', KEYS[3], set)
+  end
+end
+redis.call('PUBLISH', ARGV[5], ARGV[6])
+return 1
+`);
+
+/**
+ * Removes all that there is of a user. An upload under way will find its chunks missing.
+ * KEYS: 1 prefixes, 2 names, 3 uploads
+ * ARGV: 1 beginning of chunk keys, 2 channel, 3 origin, 4 user
+ * Returns: [prefixes, bytes of their tensors] removed
+ */
+export const DELETE_USER = script(`${COMMON}
+local prefixes, bytes = 0, 0
+local all = redis.call('HGETALL', KEYS[1])
+for i = 1, #all, 2 do
+  local entry = cjson.decode(all[i + 1])
+  prefixes = prefixes + 1
+  bytes = bytes + entry.meta.bytes
+  drop(ARGV[1], entry.upload, entry.chunks)
+  redis.call('PUBLISH', ARGV[2], cjson.encode({ ARGV[3], ARGV[4], all[i] }))
+end
+for _, set in ipairs(redis.call('ZRANGE', KEYS[3], 0, -1)) do
+  local upload, chunks = string.match(set, '^%S+ (%S+) (%d+) ')
+  drop(ARGV[1], upload, chunks)
+end
+redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])
+return { prefixes, bytes }
+`);
+
+/**
+ * One page of a user's prefixes in order of name; one script, so that a page has no gaps.
+ * KEYS: 1 prefixes, 2 names
+ * ARGV: 1 lower bound as of ZRANGEBYLEX, 2 limit
+ * Returns: the entries
+ */
+export const LIST_PREFIXES = script(`
+local names = redis.call('ZRANGEBYLEX', KEYS[2], ARGV[1], '+', 'LIMIT', 0, ARGV[2])
+if #names == 0 then return {} end
+return redis.call('HMGET', KEYS[1], unpack(names))
+`);

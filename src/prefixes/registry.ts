@@ -1,0 +1,196 @@
+import { isDeepStrictEqual } from "node:util";
+import { PrefixdError } from "../errors.ts";
+import { kvElements } from "../kv.ts";
+import type { FoldInput, KvTensor, ModelShape } from "../kv.ts";
+import type { PrefixCache } from "./cache.ts";
+import { firstNotFinite, kvBytes, prefixDigest } from "./digest.ts";
+import { checkPrefixName, isPrefixName } from "./name.ts";
+import { checkLength, maxAdapterBytes, parsePeftAdapter } from "./peft.ts";
+import { checkPrecondition } from "./precondition.ts";
+import type { PrefixRegistry, PrefixUpload, ResolvedPrefix } from "./registry-types.ts";
+import type { PrefixKey, PrefixMeta, PrefixRecord, PrefixStore, Precondition, RemovedPrefixes } from "./store.ts";
+
+export interface PrefixRegistryOptions {
+  readonly store: PrefixStore;
+  /** Over the same store. */
+  readonly cache: PrefixCache;
+  readonly shape: ModelShape;
+  readonly baseFingerprint: string;
+  /** Runs a soft or hard prompt through the base model: `ModelRunner.fold`. */
+  readonly fold: (input: FoldInput) => Promise<KvTensor>;
+  /** Bytes of an upload's files together. Default: what the longest prefix takes. */
+  readonly maxUploadBytes?: number;
+  /** Time of day, for timestamps. */
+  readonly clock?: () => Date;
+}
+
+/** What an upload becomes before it has a name. */
+interface Compiled {
+  readonly kind: string;
+  readonly kv: KvTensor;
+  readonly files: ReadonlyMap<string, Uint8Array>;
+}
+
+export function createPrefixRegistry(options: PrefixRegistryOptions): PrefixRegistry {
+  return new Registry(options);
+}
+
+class Registry implements PrefixRegistry {
+  readonly #store: PrefixStore;
+  readonly #cache: PrefixCache;
+  readonly #shape: ModelShape;
+  readonly #base: string;
+  readonly #fold: (input: FoldInput) => Promise<KvTensor>;
+  readonly #maxUploadBytes: number;
+  readonly #clock: () => Date;
+
+  constructor(options: PrefixRegistryOptions) {
+    this.#store = options.store;
+    this.#cache = options.cache;
+    this.#shape = options.shape;
+    this.#base = options.baseFingerprint;
+    this.#fold = options.fold;
+    this.#maxUploadBytes = options.maxUploadBytes ?? maxAdapterBytes(options.shape);
+    this.#clock = options.clock ?? (() => new Date());
+  }
+
+  async register(key: PrefixKey, upload: PrefixUpload, precondition?: Precondition): Promise<{ meta: PrefixMeta; created: boolean }> {
+    checkPrefixName(key.name);
+    const before = await this.#store.head(key);
+    checkPrecondition(before?.digest ?? null, precondition);
+    const { kind, kv, files } = await this.#compile(upload);
+    const bytes = kvBytes(kv);
+    const digest = await prefixDigest(this.#shape, kv.length, bytes);
+    const now = this.#clock().toISOString();
+    const meta: PrefixMeta = {
+      user: key.user,
+      name: key.name,
+      kind,
+      digest,
+      length: kv.length,
+      bytes: bytes.length,
+      base: this.#base,
+      createdAt: before?.createdAt ?? now,
+      updatedAt: now,
+      files: Object.fromEntries([...files].map(([name, content]) => [name, content.length])),
+    };
+    const record: PrefixRecord = { meta, kv: bytes, files };
+    if (before !== null && (await this.#isStored(before, record))) return { meta: before, created: false };
+    try {
+      const { created } = await this.#store.put(record, precondition);
+      return { meta, created };
+    } finally {
+      // Also after an error: the store may have made the change and failed to say so.
+      this.#cache.invalidate(key);
+    }
+  }
+
+  async info(key: PrefixKey): Promise<PrefixMeta> {
+    const meta = isPrefixName(key.name) ? await this.#store.head(key) : null;
+    if (meta === null) throw notFound();
+    return meta;
+  }
+
+  async list(user: string, options: { after?: string; limit: number }): Promise<PrefixMeta[]> {
+    if (options.after !== undefined) checkPrefixName(options.after);
+    return this.#store.list(user, options);
+  }
+
+  async files(key: PrefixKey): Promise<{ meta: PrefixMeta; files: Map<string, Uint8Array> }> {
+    for (;;) {
+      const meta = await this.info(key);
+      const files = new Map<string, Uint8Array>();
+      for (const name of Object.keys(meta.files)) {
+        const content = await this.#store.loadFile(key, meta.digest, name);
+        if (content !== null && content.length === meta.files[name]) files.set(name, content);
+      }
+      // Replaced while it was read: the loop ends with whichever version stays long enough.
+      if (files.size === Object.keys(meta.files).length) return { meta, files };
+      if (isSameVersion(await this.info(key), meta)) throw new PrefixdError("prefix_damaged", "The store has lost a file of this prefix; upload it again.");
+    }
+  }
+
+  async remove(key: PrefixKey, precondition?: Precondition): Promise<void> {
+    if (!isPrefixName(key.name)) throw notFound();
+    try {
+      if (!(await this.#store.delete(key, precondition))) throw notFound();
+    } finally {
+      this.#cache.invalidate(key);
+    }
+  }
+
+  async removeUser(user: string): Promise<RemovedPrefixes> {
+    try {
+      return await this.#store.deleteUser(user);
+    } finally {
+      this.#cache.invalidateUser(user);
+    }
+  }
+
+  async resolve(key: PrefixKey): Promise<ResolvedPrefix> {
+    if (!isPrefixName(key.name)) throw notFound();
+    const { meta, kv } = await this.#cache.resolve(key, ({ base }) => {
+      if (base !== this.#base) throw new PrefixdError("prefix_base_mismatch", "The prefix was registered for another base model than the one served here.");
+    });
+    return { key, digest: meta.digest, kv };
+  }
+
+  async #compile(upload: PrefixUpload): Promise<Compiled> {
+    if (upload.kind === "hard") return this.#compileHard(upload.ids, upload.text);
+    const size = upload.config.length + upload.weights.length;
+    if (size > this.#maxUploadBytes) throw new PrefixdError("body_too_large", `The adapter has ${size} bytes; at most ${this.#maxUploadBytes} are taken.`);
+    const adapter = parsePeftAdapter(upload.config, upload.weights, this.#shape, this.#base);
+    const files = new Map([["adapter_config.json", upload.config], ["adapter_model.safetensors", upload.weights]]);
+    const kv = "kv" in adapter ? adapter.kv : await this.#foldChecked(adapter.fold, adapter.fold.length);
+    return { kind: adapter.peftType, kv, files };
+  }
+
+  async #compileHard(ids: Int32Array, text: string | undefined): Promise<Compiled> {
+    if (ids.length === 0) throw new PrefixdError("empty_prompt", "A hard prompt has at least one token.");
+    checkLength(ids.length, this.#shape);
+    const bad = ids.find((id) => id < 0 || id >= this.#shape.vocabSize);
+    if (bad !== undefined) throw new PrefixdError("invalid_token_id", `Token id ${bad} is not in the vocabulary of ${this.#shape.vocabSize}.`);
+    const prompt = { ...(text === undefined ? {} : { text }), token_ids: [...ids] };
+    const files = new Map([["prompt.json", new TextEncoder().encode(JSON.stringify(prompt))]]);
+    return { kind: "HARD_PROMPT", kv: await this.#foldChecked({ kind: "tokens", ids }, ids.length), files };
+  }
+
+  /** Finite embeddings can still overflow inside the model. */
+  async #foldChecked(input: FoldInput, length: number): Promise<KvTensor> {
+    const kv = await this.#fold(input);
+    if (kv.length !== length || kv.data.length !== kvElements(this.#shape, length)) {
+      throw new PrefixdError("internal", "Folding the prompt gave keys and values of another size.");
+    }
+    if (firstNotFinite(kv.data) >= 0) {
+      throw new PrefixdError("prefix_not_finite", "Run through the base model, the prompt gives keys or values that are not finite.");
+    }
+    return kv;
+  }
+
+  /** Sent again, as clients do after a lost answer: nothing to write, unless the store holds something else than it says. */
+  async #isStored(before: PrefixMeta, { meta, kv, files }: PrefixRecord): Promise<boolean> {
+    if (!isSameVersion(before, { ...meta, updatedAt: before.updatedAt })) return false;
+    try {
+      if (!isEqual(await this.#store.loadKv(before, before.digest), kv)) return false;
+      for (const [name, content] of files) {
+        if (!isEqual(await this.#store.loadFile(before, before.digest, name), content)) return false;
+      }
+      return true;
+    } catch (error) {
+      if (error instanceof PrefixdError && error.code === "prefix_damaged") return false;
+      throw error;
+    }
+  }
+}
+
+function isSameVersion(a: PrefixMeta, b: PrefixMeta): boolean {
+  return isDeepStrictEqual(a, b);
+}
+
+function isEqual(stored: Uint8Array | null, bytes: Uint8Array): boolean {
+  return stored !== null && Buffer.compare(stored, bytes) === 0;
+}
+
+function notFound(): PrefixdError {
+  return new PrefixdError("prefix_not_found", "There is no prefix of this name.");
+}

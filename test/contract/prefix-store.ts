@@ -1,0 +1,196 @@
+import { createHash } from "node:crypto";
+import type { Test } from "tap";
+import { prefixDigest } from "../../src/prefixes/digest.ts";
+import type { PrefixStore } from "../../src/prefixes/store.ts";
+import { record, SHAPE } from "../prefixes/records.ts";
+
+/** Opens a store on the same data every time it is called. */
+export type OpenStore = () => Promise<PrefixStore>;
+
+/** What every PrefixStore does. `make` prepares empty data; it may register teardowns on `t`. */
+export function prefixStoreContract(t: Test, make: (t: Test) => Promise<OpenStore>): void {
+  const withStore = (name: string, body: (t: Test, store: PrefixStore, open: OpenStore) => Promise<void>): void => {
+    void t.test(name, async (t) => {
+      const open = await make(t);
+      const store = await open();
+      t.teardown(() => store.close());
+      await body(t, store, open);
+    });
+  };
+  const key = { user: "ann", name: "poem" };
+
+  withStore("a prefix comes back as it was put", async (t, store) => {
+    const put = await record(key, 1);
+    t.same(await store.put(put), { created: true });
+    t.same(await store.head(key), put.meta);
+    t.same(bytesOf(await store.loadKv(key, put.meta.digest)), bytesOf(put.kv));
+    for (const [file, content] of put.files) t.same(bytesOf(await store.loadFile(key, put.meta.digest, file)), bytesOf(content));
+    t.equal(await store.loadFile(key, put.meta.digest, "other"), null);
+    t.equal(await store.loadFile(key, put.meta.digest, "constructor"), null);
+    await store.ping();
+  });
+
+  withStore("what does not exist is null, false or an empty page", async (t, store) => {
+    t.equal(await store.head(key), null);
+    t.equal(await store.loadKv(key, "0".repeat(64)), null);
+    t.equal(await store.loadFile(key, "0".repeat(64), "adapter_config.json"), null);
+    t.equal(await store.delete(key), false);
+    t.same(await store.list("ann", { limit: 10 }), []);
+    t.same(await store.deleteUser("ann"), { prefixes: 0, bytes: 0 });
+  });
+
+  withStore("a replaced version is gone, with the files that the new one lacks", async (t, store) => {
+    const old = await record(key, 1);
+    const next = await record(key, 2, { length: 5, files: new Map([["prompt.json", Buffer.from("{}")]]) });
+    await store.put(old);
+    t.same(await store.put(next), { created: false });
+    t.same(await store.head(key), next.meta);
+    t.equal(await store.loadKv(key, old.meta.digest), null);
+    t.equal(await store.loadFile(key, old.meta.digest, "adapter_config.json"), null);
+    t.equal(await store.loadFile(key, next.meta.digest, "adapter_config.json"), null);
+    t.same(bytesOf(await store.loadKv(key, next.meta.digest)), bytesOf(next.kv));
+    t.equal(await store.delete(key), true);
+    t.equal(await store.head(key), null);
+    t.equal(await store.loadKv(key, next.meta.digest), null);
+  });
+
+  withStore("preconditions", async (t, store) => {
+    const [one, two] = [await record(key, 1), await record(key, 2)];
+    const failed = { code: "precondition_failed" };
+    await t.rejects(store.put(one, { ifMatch: "*" }), failed);
+    await t.rejects(store.put(one, { ifMatch: [one.meta.digest] }), failed);
+    await t.rejects(store.delete(key, { ifMatch: "*" }), failed);
+    t.equal(await store.head(key), null, "nothing stored by a refused PUT");
+    t.same(await store.put(one, { ifNoneMatch: "*" }), { created: true });
+    await t.rejects(store.put(two, { ifNoneMatch: "*" }), failed);
+    await t.rejects(store.put(two, { ifMatch: [two.meta.digest] }), failed);
+    await t.rejects(store.put(two, { ifMatch: [] }), failed);
+    t.same(await store.head(key), one.meta);
+    t.same(await store.put(two, { ifMatch: ["x", one.meta.digest] }), { created: false });
+    await t.rejects(store.delete(key, { ifMatch: [one.meta.digest] }), failed);
+    t.equal(await store.delete(key, { ifMatch: [two.meta.digest] }), true);
+  });
+
+  withStore("the same content may be put again and by others", async (t, store) => {
+    const [mine, theirs] = [await record(key, 1), await record({ user: "bob", name: "poem" }, 1)];
+    for (const put of [mine, mine, theirs]) await store.put(put);
+    t.equal(mine.meta.digest, theirs.meta.digest);
+    t.equal(await store.delete(key), true);
+    t.same(bytesOf(await store.loadKv(theirs.meta, theirs.meta.digest)), bytesOf(theirs.kv));
+    await store.put(mine);
+    t.same(bytesOf(await store.loadKv(key, mine.meta.digest)), bytesOf(mine.kv));
+  });
+
+  withStore("pages in order of name, of this user only", async (t, store) => {
+    const names = ["B", "a", "a-1", "a.b", "a_b", "aa", "b10", "b9", "z".repeat(128), "0"];
+    for (const [i, name] of names.entries()) await store.put(await record({ user: "ann", name }, i));
+    for (const user of ["an", "ann0", "ann-", "anna", "a}{b/c d", "Ünïcode"]) await store.put(await record({ user, name: "x" }, 99));
+    const sorted = [...names].sort((a, b) => (a < b ? -1 : 1));
+    const all = await store.list("ann", { limit: 100 });
+    t.same(all.map(({ name }) => name), sorted);
+    t.same(await store.head({ user: "ann", name: "a.b" }), all.find(({ name }) => name === "a.b"));
+    const paged: string[] = [];
+    for (let after: string | undefined; ; after = paged.at(-1)) {
+      const page = await store.list("ann", { limit: 3, ...(after === undefined ? {} : { after }) });
+      paged.push(...page.map(({ name }) => name));
+      if (page.length < 3) break;
+    }
+    t.same(paged, sorted);
+    t.same((await store.list("ann", { after: "a0", limit: 2 })).map(({ name }) => name), ["a_b", "aa"], "after a name that does not exist");
+    for (const user of ["a}{b/c d", "Ünïcode"]) t.same((await store.list(user, { limit: 5 })).map((meta) => [meta.user, meta.name]), [[user, "x"]]);
+  });
+
+  withStore("a user's prefixes go all at once and nobody else's", async (t, store) => {
+    const mine = await Promise.all(Array.from({ length: 5 }, (_, i) => record({ user: "ann", name: `p${i}` }, i)));
+    const other = await record({ user: "anna", name: "p0" }, 7);
+    for (const put of [...mine, other]) await store.put(put);
+    t.same(await store.deleteUser("ann"), { prefixes: 5, bytes: mine.reduce((sum, { meta }) => sum + meta.bytes, 0) });
+    t.same(await store.list("ann", { limit: 10 }), []);
+    for (const { meta } of mine) t.equal(await store.loadKv(meta, meta.digest), null);
+    t.same(await store.head(other.meta), other.meta);
+  });
+
+  withStore("bytes of any value and files of any size, empty ones included", async (t, store) => {
+    const every = Uint8Array.from({ length: 70_000 }, (_, i) => i * 7);
+    const files = new Map([["empty", new Uint8Array(0)], ["every", every], ["view", Buffer.concat([every, every]).subarray(1, 9)], ["a/b c", every.subarray(0, 1)]]);
+    const put = await record(key, 1, { files });
+    await store.put(put);
+    for (const [file, content] of files) t.same(bytesOf(await store.loadFile(key, put.meta.digest, file)), bytesOf(content), file);
+  });
+
+  withStore("8 MB records keep their bytes, and those given out stay as they are", async (t, store) => {
+    const shape = { ...SHAPE, layers: 32, heads: 16, headDim: 64 };
+    const [one, two] = [await record(key, 1, { shape, length: 32 }), await record(key, 2, { shape, length: 32 })];
+    t.equal(one.kv.length, 8 << 20);
+    await store.put(one);
+    const loaded = await store.loadKv(key, one.meta.digest);
+    const small = await store.loadFile(key, one.meta.digest, "adapter_config.json");
+    await store.put(two);
+    for (let i = 0; i < 5; i++) await store.loadKv(key, two.meta.digest);
+    t.equal(await prefixDigest(shape, 32, loaded!), one.meta.digest);
+    t.equal(Buffer.from(small!).toString(), '{"seed":1}');
+    t.equal(loaded!.byteLength, loaded!.buffer.byteLength, "a buffer of its own");
+  });
+
+  withStore("racing PUTs and DELETEs leave one whole version or none", async (t, store, open) => {
+    const second = await open();
+    t.teardown(() => second.close());
+    const puts = await Promise.all(Array.from({ length: 25 }, (_, i) => record(key, i % 5, { length: 1 + (i % 5) })));
+    const results = await Promise.allSettled([
+      ...puts.map((put, i) => (i % 2 ? store : second).put(put)),
+      ...puts.map((_, i) => (i % 2 ? second : store).delete(key)),
+    ]);
+    for (const result of results) if (result.status === "rejected") t.fail(String(result.reason));
+    const meta = await store.head(key);
+    t.same(await second.head(key), meta);
+    if (meta === null) t.same(await store.list("ann", { limit: 10 }), []);
+    else {
+      t.equal(await prefixDigest(SHAPE, meta.length, (await second.loadKv(key, meta.digest))!), meta.digest);
+      t.same(await store.list("ann", { limit: 10 }), [meta]);
+    }
+    const winners = await Promise.allSettled(puts.map((put) => store.put(put, { ifNoneMatch: "*" })));
+    const created = winners.filter(({ status }) => status === "fulfilled").length;
+    t.equal(created, meta === null ? 1 : 0, "at most one creates");
+    const digest = (await store.head(key))!.digest;
+    const matched = await Promise.allSettled(Array.from({ length: 10 }, async (_, i) => store.put(await record(key, 100 + i), { ifMatch: [digest] })));
+    t.equal(matched.filter(({ status }) => status === "fulfilled").length, 1, "one wins an If-Match");
+  });
+
+  withStore("readers see whole versions while writers replace them", async (t, store, open) => {
+    const reader = await open();
+    t.teardown(() => reader.close());
+    const versions = [await record(key, 1, { length: 2 }), await record(key, 2, { length: 9 })];
+    await store.put(versions[0]!);
+    let writing = true;
+    const writes = (async () => {
+      for (let i = 0; i < 60; i++) await store.put(versions[i % 2]!);
+      writing = false;
+    })();
+    let read = 0;
+    while (writing) {
+      const meta = (await reader.head(key))!;
+      const kv = await reader.loadKv(key, meta.digest);
+      if (kv === null) continue;
+      read++;
+      if ((await prefixDigest(SHAPE, meta.length, kv)) !== meta.digest) t.fail("a torn read");
+    }
+    await writes;
+    t.ok(read > 0, `${read} reads`);
+  });
+
+  withStore("data outlive the connection", async (t, store, open) => {
+    const put = await record(key, 1);
+    await store.put(put);
+    const again = await open();
+    t.same(await again.head(key), put.meta);
+    t.same(bytesOf(await again.loadKv(key, put.meta.digest)), bytesOf(put.kv));
+    await again.close();
+    await t.rejects(again.head(key), { code: "store_unavailable" }, "closed");
+    t.same(await store.head(key), put.meta);
+  });
+}
+
+/** Comparing digests keeps a difference of megabytes out of the report. */
+function bytesOf(bytes: Uint8Array | null): string | null {
+  return bytes && `${bytes.length} ${createHash("sha256").update(bytes).digest("hex")}`;
+}

@@ -1,0 +1,118 @@
+import { readFileSync } from "node:fs";
+import t from "tap";
+import { parse } from "yaml";
+import { ERRORS, PrefixdError } from "../../src/errors.ts";
+import { documentationApp } from "../../src/http/documentation-app.ts";
+import { openapiYaml } from "../../src/http/openapi.ts";
+import { nearest } from "../../src/http/validation.ts";
+import { buildTestApp, post, until } from "../support/app.ts";
+import { docsBlock, markdownTable, repositoryFile } from "../support/docs-block.ts";
+
+t.test("paths and methods that do not exist", async (t) => {
+  const { fastify } = await buildTestApp(t);
+  t.match((await fastify.inject("/nothing")).json(), { status: 404, code: "not_found" });
+  const wrong = await fastify.inject({ method: "DELETE", url: "/generate?x=1" });
+  t.match(wrong.json(), { status: 405, code: "method_not_allowed" });
+  t.equal(wrong.headers.allow, "POST");
+  t.equal((await fastify.inject({ method: "POST", url: "/prefixes/p" })).headers.allow, "DELETE, GET, HEAD, PUT");
+  t.match((await fastify.inject("/docs/../../etc/passwd")).statusCode, 404);
+});
+
+t.test("bodies that are no JSON, too large, of another type, or poisoned", async (t) => {
+  const { fastify } = await buildTestApp(t);
+  const send = (payload: string, type = "application/json"): Promise<{ json(): unknown }> => fastify.inject({ method: "POST", url: "/generate", payload, headers: { "content-type": type } });
+  t.match((await send("{")).json(), { status: 400, code: "invalid_request" });
+  t.match((await send("")).json(), { status: 400, code: "invalid_request" });
+  t.match((await send("null")).json(), { status: 400, code: "invalid_request" });
+  t.match((await send('{"prompt":"a","__proto__":{"x":1}}')).json(), { status: 400, code: "invalid_request" });
+  t.match((await send('{"prompt":"a","constructor":{"prototype":{"x":1}}}')).json(), { status: 400, code: "invalid_request" });
+  t.match((await send("[".repeat(60_000))).json(), { status: 400, code: "invalid_request" });
+  t.match((await send(JSON.stringify({ prompt: "a".repeat(70_000) }))).json(), { status: 413, code: "body_too_large" });
+  t.match((await send("prompt=a", "application/x-www-form-urlencoded")).json(), { status: 415, code: "unsupported_media_type" });
+  t.match((await send('{"prompt":"a"}', "text/plain")).json(), { status: 415, code: "unsupported_media_type" });
+  t.equal(({} as Record<string, unknown>)["x"], undefined);
+});
+
+t.test("request ids are the client's when they are harmless", async (t) => {
+  const { fastify, logs } = await buildTestApp(t);
+  const id = async (given: string): Promise<unknown> => (await fastify.inject({ url: "/nothing", headers: { "x-request-id": given } })).headers["x-request-id"];
+  t.equal(await id("order-17:a.b_c"), "order-17:a.b_c");
+  t.ok(logs.some((line) => line.includes('"request_id":"order-17:a.b_c"')));
+  for (const bad of ["a b", "x".repeat(65), 'a"b', "<script>", ""]) t.match(await id(bad), /^[0-9a-f]{16}$/, bad.slice(0, 10));
+});
+
+t.test("only hosts that are this machine", async (t) => {
+  const { fastify } = await buildTestApp(t);
+  const status = async (host: string): Promise<number> => (await fastify.inject({ url: "/health/live", headers: { host } })).statusCode;
+  for (const host of ["localhost", "localhost:8080", "127.0.0.1:1", "[::1]:8080"]) t.equal(await status(host), 200, host);
+  for (const host of ["evil.example", "127.0.0.1.nip.io:8080", "10.0.0.1", "localhost.evil.example:80"]) t.equal(await status(host), 421, host);
+});
+
+t.test("health: alive, ready, and what is wrong", async (t) => {
+  const { fastify, registry, state } = await buildTestApp(t, {});
+  t.same((await fastify.inject("/health/live")).json(), { status: "ok" });
+  const ready = await fastify.inject("/health/ready");
+  t.same([ready.statusCode, ready.json()], [200, { status: "ready", checks: { model: "ok", store: "ok" } }]);
+  registry.down = new PrefixdError("store_unavailable", "The prefix store is away.");
+  const away = await fastify.inject("/health/ready");
+  t.same([away.statusCode, away.json()], [503, { status: "unavailable", checks: { model: "ok", store: "The prefix store is away." } }]);
+  registry.down = null;
+  state.draining = true;
+  t.match((await fastify.inject("/health/ready")).json(), { status: "unavailable", checks: { server: "shutting down" } });
+  const refused = await fastify.inject(post("/generate", { prompt: "a" }));
+  t.match([refused.statusCode, refused.headers.connection, refused.json()], [503, "close", { code: "draining" }]);
+});
+
+t.test("a check that hangs or fails for other reasons tells nothing", async (t) => {
+  const { fastify } = await buildTestApp(t, { checks: { store: () => new Promise(() => {}), model: () => Promise.reject(new Error("SECRET")) } });
+  t.match((await fastify.inject("/health/ready")).json(), { checks: { store: "no answer within 2 s", model: "failed" } });
+});
+
+t.test("metrics, with routes as patterns", async (t) => {
+  const { fastify, metrics, logs, listen } = await buildTestApp(t);
+  const port = await listen();
+  for (const path of ["/prefixes/some-id", "/random/path"]) await (await fetch(`http://127.0.0.1:${port}${path}`)).text();
+  await until(() => logs.filter((line) => line.includes('"msg":"request"')).length === 2);
+  const response = await fastify.inject("/metrics");
+  t.match(response.headers["content-type"], /^text\/plain; version=0\.0\.4/);
+  t.match(response.body, /prefixd_http_requests_total\{method="GET",route="\/prefixes\/:id",status="4xx"\} 1/);
+  t.match(response.body, /prefixd_http_requests_total\{method="GET",route="unmatched",status="4xx"\} 1/);
+  t.notMatch(await metrics.render(), /some-id|random/);
+});
+
+t.test("the documentation is served whole from here", async (t) => {
+  const { fastify } = await buildTestApp(t);
+  t.match((await fastify.inject("/")).headers.location, "/docs/");
+  const page = await fastify.inject("/docs/");
+  t.match(page.body, /<title>prefixd<\/title>/);
+  t.notMatch(page.body, /(src|href)="(https?:)?\/\//);
+  for (const [, file] of page.body.matchAll(/(?:src|href)="\.?\/?(?:docs\/)?(static\/[^"]+)"/g)) t.equal((await fastify.inject(`/docs/${file}`)).statusCode, 200, String(file));
+  t.equal((await fastify.inject("/docs/json")).json<{ openapi: string }>().openapi, "3.1.0");
+  t.same(parse((await fastify.inject("/openapi.yaml")).body), (await fastify.inject("/docs/json")).json());
+});
+
+t.test("openapi.yaml is what the code says, names every error, and describes every route", async (t) => {
+  const app = await documentationApp();
+  t.teardown(() => app.close());
+  const fresh = openapiYaml(app);
+  t.equal(readFileSync(repositoryFile("openapi.yaml"), "utf8"), fresh, "npm run openapi");
+  const document = parse(fresh) as { paths: Record<string, Record<string, { summary?: string; operationId?: string; responses: object }>>; components: { schemas: { Problem: { properties: { code: { enum: string[] } } } } } };
+  t.same(document.components.schemas.Problem.properties.code.enum, Object.keys(ERRORS));
+  t.same(Object.keys(document.paths).sort(), ["/generate", "/health/live", "/health/ready", "/metrics", "/prefixes", "/prefixes/{id}", "/prefixes/{id}/adapter", "/prefixes/{id}/adapter/{file}", "/prefixes/{id}/generate"]);
+  const ids = Object.values(document.paths).flatMap((path) => Object.values(path).map((operation) => operation.operationId));
+  t.equal(new Set(ids).size, 11);
+  for (const match of fresh.matchAll(/\$ref: "?#\/components\/schemas\/(\w+)/g)) t.ok(match[1] !== undefined && match[1] in document.components.schemas, String(match[1]));
+});
+
+t.test("docs/errors.md lists the errors of the code", async (t) => {
+  const rows = Object.entries(ERRORS).map(([code, { status, title }]) => ["`" + code + "`", String(status), title]);
+  const table = markdownTable(["code", "status", "title"], rows);
+  t.equal(docsBlock("docs/errors.md", "errors", table), table);
+});
+
+t.test("near names", async (t) => {
+  t.equal(nearest("promt", ["prompt", "n"]), "prompt");
+  t.equal(nearest("topk", ["top_k", "top_p"]), "top_k");
+  t.equal(nearest("max-new-tokens", ["max_new_tokens"]), "max_new_tokens");
+  t.equal(nearest("zzz", ["n", "stop"]), undefined);
+});

@@ -1,0 +1,152 @@
+import t from "tap";
+import { Compile } from "typebox/compile";
+import { GenerateResponse } from "../../src/http/schemas/generate.ts";
+import { buildTestApp, post, type TestApp } from "../support/app.ts";
+
+const PROMPT = { prompt: "ab", max_new_tokens: 3 };
+
+async function withPrefix(t: Parameters<typeof buildTestApp>[0], over: Parameters<typeof buildTestApp>[1] = {}): Promise<TestApp> {
+  const app = await buildTestApp(t, over);
+  await app.registry.register({ user: "local", name: "p" }, { kind: "hard", ids: Int32Array.of(1, 2, 3) });
+  return app;
+}
+
+t.test("POST /generate answers what the schema says", async (t) => {
+  const { fastify } = await withPrefix(t);
+  const response = await fastify.inject(post("/generate", { ...PROMPT, prefix_id: "p", logprobs: 1, return_token_ids: true, seed: 5 }));
+  t.equal(response.statusCode, 200);
+  t.match(response.headers, { "content-type": "application/json; charset=utf-8", "x-request-id": /^[0-9a-f]{16}$/, "x-content-type-options": "nosniff" });
+  const body: unknown = response.json();
+  t.same(Compile(GenerateResponse).Errors(body), []);
+  t.match(body, {
+    id: /^gen-/,
+    prefix: { id: "p", digest: /^[0-9a-f]{64}$/ },
+    model: "demo",
+    usage: { prefix_tokens: 3, prompt_tokens: 2, completion_tokens: 3 },
+    seed: 5,
+    choices: [{ index: 0, text: "cde", token_ids: [99, 100, 101], finish_reason: "length", logprobs: { token_logprobs: [-0.5, -0.5, -0.5], top_logprobs: [[{ id: 99, token: "c", logprob: -0.5 }], [], []] } }],
+  });
+});
+
+t.test("defaults are transformers'; what is not asked for is not in the answer", async (t) => {
+  const { fastify, engine } = await buildTestApp(t);
+  const body = (await fastify.inject(post("/generate", { prompt: "ab" }))).json<Record<string, unknown>>();
+  t.equal(body["prefix"], null);
+  t.match(engine.submitted[0], {
+    prefix: null, n: 1, maxNewTokens: 20, topLogprobs: 0, eosIds: [256],
+    sampling: { doSample: false, temperature: 1, topK: 50, topP: 1, minP: 0, repetitionPenalty: 1, minNewTokens: 0 },
+  });
+  t.ok(Number.isInteger(body["seed"]) && body["seed"] === engine.submitted[0]?.seed);
+  t.notMatch(body, { choices: [{ token_ids: [] }] });
+});
+
+t.test("token ids as prompt, several prompts, choices numbered prompt by prompt", async (t) => {
+  const { fastify, engine } = await buildTestApp(t);
+  const body = { prompts: ["a", [66]], n: 2, do_sample: true, max_new_tokens: 2, seed: 1, stop: "zzz", ignore_eos: true };
+  const { choices } = (await fastify.inject(post("/generate", body))).json<{ choices: { index: number; text: string }[] }>();
+  t.same(choices.map(({ index, text }) => [index, text]), [[0, "bc"], [1, "cd"], [2, "CD"], [3, "DE"]]);
+  t.same(engine.submitted.map(({ seed, eosIds }) => [seed, eosIds]), [[1, []], [1, []]], "each prompt as if it were alone");
+  t.equal((await fastify.inject(post("/generate", { prompt: [256], max_new_tokens: 1 }))).statusCode, 200, "the BOS token stands for an empty prompt");
+});
+
+t.test("parameters of later versions are taken with the value that changes nothing", async (t) => {
+  const { fastify } = await buildTestApp(t);
+  const harmless = {
+    num_beams: 1, length_penalty: 1, early_stopping: false, no_repeat_ngram_size: 0, presence_penalty: 0, frequency_penalty: 0, logit_bias: {}, typical_p: 1, bad_words: [], best_of: 1, echo: false,
+  };
+  t.equal((await fastify.inject(post("/generate", { ...PROMPT, ...harmless, prefix_id: null }))).statusCode, 200);
+});
+
+t.test("bad bodies are refused by name", async (t) => {
+  const { fastify, engine, metrics } = await withPrefix(t);
+  const cases: [object, number, string, RegExp][] = [
+    [{ ...PROMPT, max_tokens: 3 }, 400, "unknown_field", /"max_tokens".*mean "max_new_tokens"/],
+    [{ ...PROMPT, temprature: 1 }, 400, "unknown_field", /"temprature".*mean "temperature"/],
+    [{ ...PROMPT, frobnicate: 1 }, 400, "unknown_field", /no field "frobnicate"\.$/],
+    [{ ...PROMPT, constructor: 1 }, 400, "unknown_field", /"constructor"/],
+    [{ ...PROMPT, num_beams: 4 }, 400, "unsupported_parameter", /num_beams .* send 1/],
+    [{ ...PROMPT, no_repeat_ngram_size: 2 }, 400, "unsupported_parameter", /no_repeat_ngram_size/],
+    [{ ...PROMPT, logit_bias: { 5: 1 } }, 400, "unsupported_parameter", /logit_bias/],
+    [{ ...PROMPT, presence_penalty: "x" }, 400, "unsupported_parameter", /presence_penalty/],
+    [{ ...PROMPT, guidance_scale: 2 }, 400, "unsupported_parameter", /"guidance_scale"/],
+    [{ ...PROMPT, temperature: 0 }, 400, "invalid_parameter", /^temperature must be > 0.*do_sample false/],
+    [{ ...PROMPT, temperature: "hot" }, 400, "invalid_parameter", /^temperature must be number/],
+    [{ ...PROMPT, top_p: 1.5 }, 400, "invalid_parameter", /^top_p must be <= 1/],
+    [{ ...PROMPT, top_k: -1 }, 400, "invalid_parameter", /^top_k must be >= 0/],
+    [{ ...PROMPT, seed: 2 ** 32 }, 400, "invalid_parameter", /^seed must be <= 4294967295/],
+    [{ ...PROMPT, logprobs: 21 }, 400, "invalid_parameter", /^logprobs must be <= 20/],
+    [{ ...PROMPT, max_new_tokens: 0 }, 400, "invalid_parameter", /^max_new_tokens must be >= 1/],
+    [{ ...PROMPT, max_new_tokens: 1.5 }, 400, "invalid_parameter", /^max_new_tokens must be integer/],
+    [{ ...PROMPT, min_new_tokens: 4 }, 400, "invalid_parameter", /min_new_tokens must be <= max_new_tokens/],
+    [{ ...PROMPT, n: 2 }, 400, "invalid_parameter", /n > 1 needs do_sample/],
+    [{ ...PROMPT, n: 5, do_sample: true }, 400, "invalid_parameter", /n must be <= 4/],
+    [{ ...PROMPT, stop: [""] }, 400, "invalid_parameter", /^stop\[0\] must not have fewer than 1/],
+    [{ ...PROMPT, stop: Array.from({ length: 17 }, () => "x") }, 400, "invalid_parameter", /^stop must not have more than 16/],
+    [{ ...PROMPT, stop: ["x".repeat(257)] }, 400, "invalid_parameter", /^stop\[0\]/],
+    [{ ...PROMPT, stream: "yes" }, 400, "invalid_parameter", /^stream must be boolean/],
+    [{ ...PROMPT, prompt: 5 }, 400, "invalid_parameter", /^prompt must be string or array/],
+    [{ ...PROMPT, prompt: [1, "a"] }, 400, "invalid_parameter", /^prompt\[1\] must be integer/],
+    [{ ...PROMPT, prompt: [1, 257] }, 400, "invalid_token_id", /^prompt\[1\] is 257; token ids are 0 to 256/],
+    [{ prompt: "" }, 400, "empty_prompt", /BOS/],
+    [{ prompt: [] }, 400, "empty_prompt", /BOS/],
+    [{ prompts: ["a", ""] }, 400, "empty_prompt", /^prompts\[1\]/],
+    [{ prompts: [] }, 400, "invalid_parameter", /^prompts/],
+    [{ prompts: ["a"], prompt: "b" }, 400, "invalid_request", /either prompt or prompts/],
+    [{}, 400, "invalid_request", /lacks "prompt"/],
+    [[1], 400, "invalid_request", /The body must be object/],
+    [{ ...PROMPT, prefix_id: 7 }, 400, "invalid_parameter", /^prefix_id must be string or null/],
+    [{ ...PROMPT, prefix_id: "../x" }, 400, "invalid_prefix_id", /name/],
+    [{ ...PROMPT, prefix_id: "" }, 400, "invalid_prefix_id", /name/],
+    [{ ...PROMPT, prefix_id: "nobody" }, 404, "prefix_not_found", /no such prefix/],
+    [{ ...PROMPT, prefix_id: "someone/p" }, 404, "prefix_not_found", /no such prefix/],
+    [{ prompt: "a".repeat(65) }, 422, "context_exceeded", /at least 65/],
+    [{ prompt: "a".repeat(60), prefix_id: "p" }, 422, "context_exceeded", /3 prefix \+ 60 prompt \+ 20 new tokens are 83; the model takes 65/],
+  ];
+  for (const [body, status, code, detail] of cases) {
+    const response = await fastify.inject(post("/generate", body));
+    t.match(response.json(), { status, code, detail, type: `urn:prefixd:error:${code}`, title: String, request_id: response.headers["x-request-id"] }, JSON.stringify(body).slice(0, 60));
+    t.equal(response.statusCode, status);
+    t.equal(response.headers["content-type"], "application/problem+json");
+  }
+  t.equal(engine.submitted.length, 0);
+  t.match(await metrics.render(), /prefixd_requests_total\{outcome="unknown_field"\} 4\n/);
+  t.match(await metrics.render(), /prefixd_requests_total\{outcome="prefix_not_found"\} 2\n/);
+});
+
+t.test("POST /prefixes/:id/generate: the path says which prefix", async (t) => {
+  const { fastify } = await withPrefix(t);
+  const go = (id: string, body: object): Promise<{ statusCode: number; json(): unknown }> => fastify.inject(post(`/prefixes/${id}/generate`, body));
+  t.match((await go("p", PROMPT)).json(), { prefix: { id: "p" }, usage: { prefix_tokens: 3 } });
+  t.match((await go("p", { ...PROMPT, prefix_id: "p" })).json(), { prefix: { id: "p" } });
+  t.match((await go("p", { ...PROMPT, prefix_id: "local/p" })).json(), { prefix: { id: "p" } });
+  t.match((await go("p", { ...PROMPT, prefix_id: "q" })).json(), { code: "invalid_parameter" });
+  t.match((await go("q", PROMPT)).json(), { code: "prefix_not_found" });
+  t.match((await go("other%2Fp", PROMPT)).json(), { code: "prefix_not_found" });
+  t.match((await go("%2e%2e%2fetc", PROMPT)).json(), { code: "invalid_prefix_id" });
+});
+
+t.test("a full queue is 429 with Retry-After; a store that is away 503; the base model may be forbidden", async (t) => {
+  const { fastify, engine, registry } = await withPrefix(t);
+  engine.maxQueue = 0;
+  const full = await fastify.inject(post("/generate", PROMPT));
+  t.match([full.statusCode, full.headers["retry-after"], full.json<{ code: string }>().code], [429, "1", "queue_full"]);
+  const { PrefixdError } = await import("../../src/errors.ts");
+  registry.down = new PrefixdError("store_unavailable", "The prefix store is away.", { retryAfter: 1.2 });
+  const away = await fastify.inject(post("/generate", { ...PROMPT, prefix_id: "p" }));
+  t.match([away.statusCode, away.headers["retry-after"], away.json<{ code: string }>().code], [503, "2", "store_unavailable"]);
+  const strict = await buildTestApp(t, { allowBaseModel: false });
+  t.match((await strict.fastify.inject(post("/generate", PROMPT))).json(), { code: "base_model_disabled", status: 403 });
+});
+
+t.test("errors of ours are masked, logged with their cause, and counted", async (t) => {
+  const { fastify, engine, registry, logs, metrics } = await withPrefix(t);
+  engine.script = () => {
+    throw new Error("SECRET DETAIL");
+  };
+  registry.whileResolving = () => Promise.reject(new Error("SECRET DETAIL"));
+  const response = await fastify.inject(post("/generate", { ...PROMPT, prefix_id: "p" }));
+  t.match(response.json(), { status: 500, code: "internal", title: "Internal error" });
+  t.notMatch(response.body, /SECRET|at .*\.ts/);
+  t.ok(logs.some((line) => line.includes("SECRET DETAIL") && line.includes('"level":"error"') && line.includes(String(response.headers["x-request-id"]))));
+  t.match(await metrics.render(), /prefixd_requests_total\{outcome="internal"\} 1\n/);
+});

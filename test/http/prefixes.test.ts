@@ -1,0 +1,140 @@
+import type { InjectOptions } from "fastify";
+import t from "tap";
+import { ADAPTER, buildTestApp, form, post, until } from "../support/app.ts";
+
+const put = (id: string, files: Parameters<typeof form>[0], headers: Record<string, string> = {}): { method: "PUT"; url: string; payload: Buffer; headers: Record<string, string> } => {
+  const { payload, headers: type } = form(files);
+  return { method: "PUT", url: `/prefixes/${id}`, payload, headers: { ...type, ...headers } };
+};
+const putJson = (id: string, payload: object, headers: Record<string, string> = {}): { method: "PUT"; url: string; payload: object; headers: Record<string, string> } => ({ method: "PUT", url: `/prefixes/${id}`, payload, headers });
+
+t.test("register, replace, look at, list, download, remove", async (t) => {
+  const { fastify } = await buildTestApp(t);
+  const first = await fastify.inject(put("intent", ADAPTER));
+  t.equal(first.statusCode, 201);
+  t.equal(first.headers.location, "/prefixes/intent");
+  const { digest } = first.json<{ digest: string }>();
+  t.equal(first.headers.etag, `"${digest}"`);
+  t.match(first.json(), { id: "intent", kind: "PREFIX_TUNING", virtual_tokens: 10, files: { "adapter_config.json": 29, "adapter_model.safetensors": 7 } });
+  const second = await fastify.inject(put("intent", [...ADAPTER].reverse().map((file, i) => ({ ...file, field: `any${i}` }))));
+  t.equal(second.statusCode, 200);
+  t.equal(second.headers.location, undefined);
+
+  const got = await fastify.inject("/prefixes/intent");
+  t.match(got.json(), { id: "intent", digest });
+  t.equal((await fastify.inject({ url: "/prefixes/intent", headers: { "if-none-match": `W/"${digest}"` } })).statusCode, 304);
+  t.equal((await fastify.inject({ url: "/prefixes/intent", headers: { "if-none-match": '"other", "another"' } })).statusCode, 200);
+  t.equal((await fastify.inject({ url: "/prefixes/intent", headers: { "if-none-match": "unquoted" } })).statusCode, 400);
+
+  const files = (await fastify.inject("/prefixes/intent/adapter")).json<{ files: { name: string; bytes: number; url: string }[] }>().files;
+  t.same(files.map(({ name, bytes }) => [name, bytes]), [["adapter_config.json", 29], ["adapter_model.safetensors", 7]]);
+  const file = await fastify.inject(files[1]?.url ?? "");
+  t.equal(file.body, "weights");
+  t.match(file.headers, { "content-type": "application/octet-stream", "content-disposition": 'attachment; filename="adapter_model.safetensors"', etag: `"${digest}"` });
+  t.match((await fastify.inject("/prefixes/intent/adapter/passwd")).json(), { code: "not_found" });
+
+  t.equal((await fastify.inject({ method: "DELETE", url: "/prefixes/intent" })).statusCode, 204);
+  for (const url of ["/prefixes/intent", "/prefixes/intent/adapter", "/prefixes/intent/adapter/adapter_config.json"]) t.match((await fastify.inject(url)).json(), { code: "prefix_not_found", status: 404 });
+  t.match((await fastify.inject({ method: "DELETE", url: "/prefixes/intent" })).json(), { code: "prefix_not_found" });
+});
+
+t.test("hard prompts, as text and as token ids", async (t) => {
+  const { fastify } = await buildTestApp(t);
+  t.match((await fastify.inject(putJson("a", { text: "hello" }))).json(), { kind: "HARD_PROMPT", virtual_tokens: 5, files: {} });
+  t.match((await fastify.inject(putJson("b", { token_ids: [1, 2] }))).json(), { virtual_tokens: 2 });
+  t.same((await fastify.inject("/prefixes/a/adapter")).json(), { files: [] });
+  for (const [body, code] of [
+    [{}, "invalid_request"],
+    [{ text: "a", token_ids: [1] }, "invalid_request"],
+    [{ text: "" }, "invalid_parameter"],
+    [{ token_ids: [] }, "invalid_parameter"],
+    [{ token_ids: [999] }, "invalid_token_id"],
+    [{ token_ids: ["1"] }, "invalid_parameter"],
+    [{ txt: "a" }, "unknown_field"],
+    [{ text: "x".repeat(65) }, "context_exceeded"],
+  ] as const) t.match((await fastify.inject(putJson("c", body))).json(), { code }, JSON.stringify(body).slice(0, 40));
+});
+
+t.test("conditions of writes", async (t) => {
+  const { fastify } = await buildTestApp(t);
+  const status = async (options: InjectOptions): Promise<number> => (await fastify.inject(options)).statusCode;
+  t.equal(await status(putJson("p", { text: "a" }, { "if-match": "*" })), 412);
+  t.equal(await status(putJson("p", { text: "a" }, { "if-none-match": "*" })), 201);
+  t.equal(await status(putJson("p", { text: "b" }, { "if-none-match": "*" })), 412);
+  const etag = String((await fastify.inject("/prefixes/p")).headers.etag);
+  t.equal(await status(putJson("p", { text: "b" }, { "if-match": '"stale"' })), 412);
+  t.equal(await status(putJson("p", { text: "b" }, { "if-match": `W/${etag}` })), 412, "a weak tag never matches a write");
+  t.equal(await status(putJson("p", { text: "b" }, { "if-match": `"stale", ${etag}` })), 200);
+  t.equal(await status({ method: "DELETE", url: "/prefixes/p", headers: { "if-match": etag } }), 412);
+  t.equal(await status(putJson("p", { text: "b" }, { "if-match": "nonsense" })), 400);
+  t.equal(await status(putJson("p", { text: "b" }, { "if-none-match": '"x"' })), 400);
+  t.equal(await status({ method: "DELETE", url: "/prefixes/p", headers: { "if-match": "*" } }), 204);
+});
+
+t.test("lists come in pages, in order", async (t) => {
+  const { fastify } = await buildTestApp(t);
+  for (const id of ["c", "a", "b"]) await fastify.inject(putJson(id, { text: id }));
+  const page = async (query: string): Promise<{ prefixes: { id: string }[]; next: string | null }> => (await fastify.inject(`/prefixes${query}`)).json();
+  t.same((await page("")).prefixes.map(({ id }) => id), ["a", "b", "c"]);
+  const one = await page("?limit=2");
+  t.match(one, { prefixes: [{ id: "a" }, { id: "b" }], next: "b" });
+  t.match(await page(`?limit=2&after=${one.next}`), { prefixes: [{ id: "c" }], next: null });
+  for (const bad of ["?limit=0", "?limit=1001", "?limit=x", "?limit=1.5"]) t.match((await fastify.inject(`/prefixes${bad}`)).json(), { code: "invalid_parameter" }, bad);
+  t.match((await fastify.inject("/prefixes?afer=a")).json(), { code: "unknown_field", detail: /mean "after"/ });
+});
+
+t.test("bad ids", async (t) => {
+  const { fastify } = await buildTestApp(t);
+  for (const id of ["..%2Fx", "%00", ".hidden", "a%20b", "a".repeat(129), "%C3%A9", "-x"]) {
+    t.match((await fastify.inject(putJson(id, { text: "a" }))).json(), { code: "invalid_prefix_id" }, id.slice(0, 20));
+  }
+  t.match((await fastify.inject(putJson("a".repeat(600), { text: "a" }))).json(), { status: 400, code: "invalid_request" });
+  t.match((await fastify.inject({ method: "PUT", url: "/prefixes/%zz", payload: {} })).json(), { status: 400, code: "invalid_request" });
+});
+
+t.test("bad uploads", async (t) => {
+  const { fastify, registry } = await buildTestApp(t);
+  const [config, weights] = ADAPTER;
+  const code = async (files: Parameters<typeof form>[0]): Promise<string> => (await fastify.inject(put("p", files))).json<{ code: string }>().code;
+  t.equal(await code([config]), "upload_incomplete");
+  t.equal(await code([weights]), "upload_incomplete");
+  t.equal(await code([]), "upload_incomplete");
+  t.equal(await code([config, config, weights]), "invalid_request");
+  t.equal(await code([...ADAPTER, { name: "README.md", data: "x" }]), "invalid_request");
+  t.match((await fastify.inject(put("p", [config, { name: "adapter_model.bin", data: "x" }]))).json(), { code: "invalid_request", detail: /pickles are never read/ });
+  t.equal(await code([{ name: "adapter_config.json", data: "x".repeat(65_537) }, weights]), "body_too_large");
+  t.equal(await code([config, { name: "adapter_model.safetensors", data: Buffer.alloc(4 << 20) }]), "body_too_large");
+  t.equal(await code([{ name: "adapter_config.json", data: "nonsense" }, weights]), "adapter_config_invalid");
+  t.equal(await code(Array.from({ length: 20 }, (_, i) => ({ name: `f${i}`, data: "x" }))), "invalid_request");
+  t.equal(await code([{ ...config, field: "__proto__" }, weights]), "invalid_request");
+
+  const whole = form(ADAPTER);
+  const broken: [string, Buffer, string][] = [
+    ["cut off", whole.payload.subarray(0, 200), whole.headers["content-type"] ?? ""],
+    ["no boundary", whole.payload, "multipart/form-data"],
+    ["another boundary", whole.payload, "multipart/form-data; boundary=other"],
+    ["no form at all", Buffer.from("\r\n\r\n\0\0garbage"), whole.headers["content-type"] ?? ""],
+    ["a plain field", Buffer.from('------prefixd-test\r\nContent-Disposition: form-data; name="x"\r\n\r\n1\r\n------prefixd-test--\r\n'), whole.headers["content-type"] ?? ""],
+    ["nothing", Buffer.alloc(0), whole.headers["content-type"] ?? ""],
+  ];
+  for (const [name, payload, type] of broken) {
+    const response = await fastify.inject({ method: "PUT", url: "/prefixes/p", payload, headers: { "content-type": type } });
+    t.match(response.json(), { status: 400, code: /^(invalid_request|upload_incomplete)$/ }, name);
+  }
+  for (const type of ["text/plain", "application/octet-stream", "application/x-www-form-urlencoded", "application/jsonx"]) {
+    t.match((await fastify.inject({ method: "PUT", url: "/prefixes/p", payload: "{}", headers: { "content-type": type } })).json(), { status: 415, code: "unsupported_media_type" }, type);
+  }
+  t.match((await fastify.inject({ method: "PUT", url: "/prefixes/p" })).json(), { status: 415, code: "unsupported_media_type" });
+  t.equal(registry.entries.size, 0);
+});
+
+t.test("removal ends what runs on the prefix before it answers", async (t) => {
+  const { fastify, engine } = await buildTestApp(t);
+  engine.stepMs = null;
+  await fastify.inject(putJson("p", { text: "a" }));
+  const running = fastify.inject(post("/prefixes/p/generate", { prompt: "a" }));
+  await until(() => engine.submitted.length === 1);
+  t.equal((await fastify.inject({ method: "DELETE", url: "/prefixes/p" })).statusCode, 204);
+  t.equal(engine.stats().running, 0);
+  t.match((await running).json(), { status: 410, code: "removed" });
+});

@@ -1,0 +1,81 @@
+/** A start that cannot succeed ends at once with one line that names what is wrong. */
+import { createServer } from "node:net";
+import { once } from "node:events";
+import type { AddressInfo } from "node:net";
+import { cpSync, mkdirSync, truncateSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import t from "tap";
+import { runCli, startServerProcess, temporaryFolder } from "../support/server.ts";
+
+const folder = temporaryFolder();
+t.teardown(() => folder.remove());
+const cache = ["--cache-dir", join(folder.path, "cache")];
+const store = ["--store", `lmdb:${join(folder.path, "store")}`];
+
+const brokenModel = join(folder.path, "broken");
+cpSync("models/demo", brokenModel, { recursive: true });
+truncateSync(join(brokenModel, "model.safetensors"), 1_000_000);
+const file = join(folder.path, "file");
+writeFileSync(file, "");
+const badPrefixes = join(folder.path, "prefixes");
+mkdirSync(join(badPrefixes, "half"), { recursive: true });
+writeFileSync(join(badPrefixes, "half", "adapter_config.json"), "{}");
+
+const CASES: readonly (readonly [what: string, args: readonly string[], message: RegExp])[] = [
+  ["an unknown flag", ["--max-bach", "3"], /--max-bach/],
+  ["a value out of range", ["--max-batch", "0"], /--max-batch 0/],
+  ["a device of a later version", ["--device", "cuda"], /--device cuda: not in this version/],
+  ["an address that others can reach", ["--host", "0.0.0.0"], /--host 0\.0\.0\.0: without keys/],
+  ["no such model", ["--model", join(folder.path, "nowhere")], /nowhere/],
+  ["a model that is cut off", ["--model", brokenModel], /model\.safetensors/],
+  ["a store that cannot be made", ["--store", `lmdb:${file}`], /store/],
+  ["an adapter folder without weights", ["--prefixes", badPrefixes], /half has no readable adapter_model\.safetensors/],
+];
+
+for (const [what, args, message] of CASES) {
+  t.test(what, async (t) => {
+    const { exited, stderr } = runCli(["serve", "--port", "0", ...cache, ...store, ...args]);
+    t.not(await exited, 0);
+    t.match(stderr(), message);
+    t.equal(stderr().trim().split("\n").length, 1, "one line");
+  });
+}
+
+t.test("a port in use", async (t) => {
+  const blocker = createServer().listen(0, "127.0.0.1");
+  await once(blocker, "listening");
+  t.teardown(() => blocker.close());
+  const { port } = blocker.address() as AddressInfo;
+  const { exited, stderr } = runCli(["serve", "--port", String(port), ...cache, ...store]);
+  t.equal(await exited, 1);
+  t.match(stderr(), /EADDRINUSE/);
+});
+
+t.test("the command line", async (t) => {
+  const help = runCli(["--help"]);
+  t.equal(await help.exited, 0);
+  t.match(help.stdout(), /serve \[flags\]/);
+  const unknown = runCli(["sreve"]);
+  t.equal(await unknown.exited, 2);
+  t.match(unknown.stderr(), /no such command: sreve/);
+  const version = runCli(["--version"]);
+  t.equal(await version.exited, 0);
+  t.match(version.stdout(), /^\d+\.\d+\.\d+\n$/);
+  const build = runCli(["build", ...cache]);
+  t.equal(await build.exited, 0);
+  t.match(build.stdout(), /model\.onnx\n$/);
+});
+
+t.test("push registers a folder with a running server", async (t) => {
+  const server = await startServerProcess([...cache, ...store]);
+  t.teardown(() => server.signal("SIGKILL"));
+  const push = runCli(["push", "prefixes/intent", "--id", "pushed", "--url", server.url]);
+  t.equal(await push.exited, 0);
+  t.match(JSON.parse(push.stdout()), { id: "pushed", virtual_tokens: 10 });
+  const again = runCli(["push", "models/demo", "--url", server.url]);
+  t.equal(await again.exited, 1);
+  t.match(again.stderr(), /adapter_config\.json/);
+  const nobody = runCli(["push", "prefixes/intent", "--url", "http://127.0.0.1:9"]);
+  t.not(await nobody.exited, 0);
+  t.match(nobody.stderr(), /no server answers/);
+});

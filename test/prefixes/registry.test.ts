@@ -1,0 +1,169 @@
+import { mkdtempSync } from "node:fs";
+import { join } from "node:path";
+import t from "tap";
+import type { Test } from "tap";
+import { kvElements } from "../../src/kv.ts";
+import type { FoldInput, KvTensor } from "../../src/kv.ts";
+import { createPrefixCache } from "../../src/prefixes/cache.ts";
+import { openLmdbStore } from "../../src/prefixes/lmdb-store.ts";
+import { createPrefixRegistry } from "../../src/prefixes/registry.ts";
+import type { PrefixRegistry } from "../../src/prefixes/registry-types.ts";
+import type { PrefixKey, PrefixStore } from "../../src/prefixes/store.ts";
+import { CONFIG, DEFECTS, embeddings, floats, SAME_MESSAGE, upload } from "./defects.ts";
+import { BASE, SHAPE } from "./records.ts";
+
+interface Setup {
+  readonly registry: PrefixRegistry;
+  readonly store: PrefixStore;
+  readonly folded: FoldInput[];
+  /** What folding gives, by the number of virtual tokens. */
+  fold: (length: number) => KvTensor;
+  seconds: number;
+  over(baseFingerprint: string): PrefixRegistry;
+}
+
+async function setUp(t: Test): Promise<Setup> {
+  const store = await openLmdbStore({ dir: mkdtempSync(join(t.testdir(), "lmdb.")) });
+  t.teardown(() => store.close());
+  const cache = createPrefixCache({ store, shape: SHAPE, maxBytes: 1 << 20, verifyMs: 0 });
+  const setup: Setup = {
+    store,
+    folded: [],
+    fold: (length) => ({ length, data: new Float32Array(kvElements(SHAPE, length)).fill(0.5) }),
+    seconds: 0,
+    over: (baseFingerprint) =>
+      createPrefixRegistry({
+        store, cache, shape: SHAPE, baseFingerprint,
+        fold: async (input) => {
+          setup.folded.push(input);
+          return setup.fold(input.kind === "tokens" ? input.ids.length : input.length);
+        },
+        clock: () => new Date(setup.seconds++ * 1000),
+      }),
+    get registry() {
+      return this.over(BASE);
+    },
+  };
+  return setup;
+}
+
+const key = { user: "ann", name: "poem" };
+
+function lookUps(registry: PrefixRegistry, key: PrefixKey): (() => Promise<void>)[] {
+  return [async () => void (await registry.info(key)), async () => void (await registry.files(key)), () => registry.remove(key), async () => void (await registry.resolve(key))];
+}
+
+t.test("every defective upload is refused with its own sentence, and nothing stored", async (t) => {
+  const { registry, store } = await setUp(t);
+  t.ok(DEFECTS.length >= 60, `${DEFECTS.length} defects`);
+  const byMessage = new Map<string, string[]>();
+  for (const defect of DEFECTS) {
+    const started = performance.now();
+    const error: unknown = await registry.register(key, defect.make()).catch((error: unknown) => error);
+    const { code, message } = error as { code?: string; message: string };
+    t.equal(code, defect.code, `${defect.name}: ${message}`);
+    t.match(message, defect.message, defect.name);
+    t.notMatch(message, /\/(tmp|work|home)\/|undefined|\[object/, defect.name);
+    t.ok(performance.now() - started < 1000, `${defect.name}: bounded time`);
+    byMessage.set(message, [...(byMessage.get(message) ?? []), defect.name]);
+  }
+  t.same([...byMessage.values()].filter(({ length }) => length > 1), SAME_MESSAGE);
+  t.same(await store.list("ann", { limit: 10 }), []);
+});
+
+t.test("registers, replaces, lists, gives back and removes", async (t) => {
+  const { registry } = await setUp(t);
+  const sent = upload();
+  const first = await registry.register(key, sent);
+  t.match(first, { created: true, meta: { ...key, kind: "PREFIX_TUNING", length: 3, base: BASE, createdAt: "1970-01-01T00:00:00.000Z" } });
+  const resolved = await registry.resolve(key);
+  t.equal(resolved.digest, first.meta.digest);
+  t.equal(resolved.kv.length, 3);
+  const again = await registry.register(key, sent);
+  t.same(again, { created: false, meta: first.meta }, "sent again: nothing changes");
+  const { files } = await registry.files(key);
+  t.equal(sent.kind === "peft" && Buffer.compare(files.get("adapter_model.safetensors")!, sent.weights), 0);
+
+  const other = await registry.register(key, upload(CONFIG, embeddings([3, 32], floats(96, { 0: 7 }))), { ifMatch: [first.meta.digest] });
+  t.match(other, { created: false, meta: { createdAt: first.meta.createdAt } });
+  t.not(other.meta.updatedAt, first.meta.updatedAt);
+  t.not(other.meta.digest, first.meta.digest);
+  t.equal((await registry.resolve(key)).kv.data[0], 7);
+  const sameTensor = await registry.register(key, upload({ ...CONFIG, revision: "x" }, embeddings([3, 32], floats(96, { 0: 7 }))));
+  t.equal(sameTensor.meta.digest, other.meta.digest);
+  t.match(Buffer.from((await registry.files(key)).files.get("adapter_config.json")!).toString(), /"revision":"x"/, "the files are the last ones");
+
+  t.same((await registry.list("ann", { limit: 5 })).map(({ name }) => name), ["poem"]);
+  await t.rejects(registry.remove(key, { ifMatch: [first.meta.digest] }), { code: "precondition_failed" });
+  await registry.remove(key);
+  for (const gone of lookUps(registry, key)) await t.rejects(gone, { code: "prefix_not_found", status: 404 });
+});
+
+t.test("another user's prefix is as unknown as one that is not there", async (t) => {
+  const { registry } = await setUp(t);
+  await registry.register(key, upload());
+  await t.rejects(registry.resolve({ user: "bob", name: "poem" }), { code: "prefix_not_found" });
+  await registry.register({ user: "bob", name: "poem" }, upload());
+  t.match(await registry.removeUser("bob"), { prefixes: 1 });
+  await t.rejects(registry.resolve({ user: "bob", name: "poem" }), { code: "prefix_not_found" });
+  t.equal((await registry.resolve(key)).kv.length, 3);
+});
+
+t.test("names", async (t) => {
+  const { registry } = await setUp(t);
+  for (const name of ["", ".", "..", ".x", "-x", "_x", "a/b", "a b", "é", "a\n", "a\0", "x".repeat(129), "\ud800"]) {
+    await t.rejects(registry.register({ user: "ann", name }, upload()), { code: "invalid_prefix_id" }, JSON.stringify(name));
+    for (const gone of lookUps(registry, { user: "ann", name })) await t.rejects(gone, { code: "prefix_not_found" });
+    await t.rejects(registry.list("ann", { after: name, limit: 1 }), { code: "invalid_prefix_id" });
+  }
+  for (const name of ["a", "0", "A.b_c-d", "x".repeat(128), "constructor"]) t.ok((await registry.register({ user: "ann", name }, upload())).created, name);
+});
+
+t.test("soft and hard prompts are folded, and what comes out is checked", async (t) => {
+  const setup = await setUp(t);
+  const { registry, folded } = setup;
+  const soft = await registry.register(key, upload({ ...CONFIG, peft_type: "P_TUNING" }, embeddings([3, 8])));
+  t.match(soft.meta, { kind: "P_TUNING", length: 3 });
+  t.match(folded[0], { kind: "embeddings", length: 3 });
+  const hard = await registry.register(key, { kind: "hard", ids: Int32Array.of(5, 6), text: "hi there" });
+  t.match(hard, { created: false, meta: { kind: "HARD_PROMPT", length: 2 } });
+  t.same(folded[1], { kind: "tokens", ids: Int32Array.of(5, 6) });
+  const { files } = await registry.files(key);
+  t.same(JSON.parse(Buffer.from(files.get("prompt.json")!).toString()), { text: "hi there", token_ids: [5, 6] });
+  t.equal(files.size, 1);
+
+  const inputs = { kind: "hard", ids: Int32Array.of(1) } as const;
+  setup.fold = (length) => ({ length, data: new Float32Array(kvElements(SHAPE, length)).fill(Infinity) });
+  await t.rejects(registry.register(key, inputs), { code: "prefix_not_finite", message: /Run through the base model/ });
+  setup.fold = (length) => ({ length: length + 1, data: new Float32Array(kvElements(SHAPE, length + 1)) });
+  await t.rejects(registry.register(key, inputs), { code: "internal" });
+  t.same(await registry.info(key), hard.meta, "the old version stays");
+});
+
+t.test("a prefix of another base is refused, and can be replaced", async (t) => {
+  const setup = await setUp(t);
+  await setup.over("old base").register(key, upload());
+  await t.rejects(setup.registry.resolve(key), { code: "prefix_base_mismatch", status: 409 });
+  t.match(await setup.registry.register(key, upload()), { created: false, meta: { base: BASE } });
+  t.equal((await setup.registry.resolve(key)).kv.length, 3);
+  t.ok(await setup.registry.register(key, upload({ ...CONFIG, prefixd_base_fingerprint: BASE })), "its own fingerprint given");
+});
+
+t.test("a precondition that fails is known before any work is done", async (t) => {
+  const setup = await setUp(t);
+  await setup.registry.register(key, upload());
+  await t.rejects(setup.registry.register(key, { kind: "hard", ids: Int32Array.of(1) }, { ifNoneMatch: "*" }), { code: "precondition_failed", status: 412 });
+  t.equal(setup.folded.length, 0);
+});
+
+t.test("racing registrations leave one that is whole", async (t) => {
+  const { registry } = await setUp(t);
+  const uploads = Array.from({ length: 12 }, (_, i) => upload(CONFIG, embeddings([3, 32], floats(96, { 0: i }))));
+  await Promise.allSettled(uploads.flatMap((sent, i) => [registry.register(key, sent), ...(i % 3 === 0 ? [registry.remove(key)] : [])]));
+  const meta = await registry.info(key).catch(() => null);
+  if (meta === null) return;
+  const { digest, kv } = await registry.resolve(key);
+  t.equal(digest, meta.digest);
+  const sent = uploads[kv.data[0]!]!;
+  t.equal(sent.kind === "peft" && Buffer.compare((await registry.files(key)).files.get("adapter_model.safetensors")!, sent.weights), 0, "files and tensors of one upload");
+});

@@ -1,0 +1,232 @@
+/**
+ * A ModelRunner without a model: each row keeps what was really written into it, position by position, and the next token is a hash
+ * of all of that. A wrong row, a stale row, another's prefix or a token too many gives other tokens than `oracle` does.
+ */
+import type { ModelRunner, StepOutput } from "../../src/engine/model-runner.ts";
+import type { EngineRequest } from "../../src/engine/request.ts";
+import { Sampler } from "../../src/engine/sampler.ts";
+import { kvElements, type FoldInput, type KvTensor, type ModelShape } from "../../src/kv.ts";
+
+export const FAKE_SHAPE: ModelShape = { layers: 2, heads: 2, headDim: 2, width: 4, positions: 256, vocabSize: 97 };
+const CANDIDATES = 16;
+/** A row that holds this token has logits that are not numbers. */
+export const NAN_TOKEN = 96;
+
+type Method = "loadPrefix" | "copyRow" | "prefill" | "decode" | "fold";
+
+export class FakeRunner implements ModelRunner {
+  readonly shape = FAKE_SHAPE;
+  readonly slots: number;
+  readonly candidates = CANDIDATES;
+  /** What broke the contract, in order; must stay empty. Each is thrown as well. */
+  readonly misuses: string[] = [];
+  readonly calls: Record<Method, number> = { loadPrefix: 0, copyRow: 0, prefill: 0, decode: 0, fold: 0 };
+  /** Rows of the largest decode batch. */
+  widest = 0;
+  /** Rows that hold this many positions or more have logits that are not numbers. */
+  nanFrom = Infinity;
+  /** Called in the middle of each run: a test's chance to interfere. */
+  during: ((method: Method) => void) | null = null;
+  readonly #delay: () => Promise<void>;
+  readonly #failures: { readonly method: Method; readonly call: number; readonly error: Error }[] = [];
+  readonly #rows: Uint32Array[];
+  /** Positions of each row that are in use, counted as the runner sees it. */
+  readonly #stored: Int32Array;
+  readonly #output: { topLogits: Float32Array; topIds: Int32Array; logSumExp: Float32Array; logits: Float32Array };
+  #running: Method | null = null;
+
+  constructor(slots: number, delay: () => Promise<void> = () => new Promise(setImmediate)) {
+    this.slots = slots;
+    this.#delay = delay;
+    // What an earlier tenant left behind is not zero.
+    this.#rows = Array.from({ length: slots }, (_, row) => new Uint32Array(FAKE_SHAPE.positions).fill(hash(row, 0xdead)));
+    this.#stored = new Int32Array(slots).fill(-1);
+    this.#output = {
+      topLogits: new Float32Array(slots * CANDIDATES),
+      topIds: new Int32Array(slots * CANDIDATES),
+      logSumExp: new Float32Array(slots),
+      logits: new Float32Array(slots * FAKE_SHAPE.vocabSize),
+    };
+  }
+
+  /** The `nth` call from now of a method fails; 1 is the next one. */
+  failOn(method: Method, nth: number, error: Error = new Error(`injected failure of ${method}`)): void {
+    this.#failures.push({ method, call: this.calls[method] + nth, error });
+  }
+
+  loadPrefix(row: number, prefix: KvTensor): void {
+    this.#enter("loadPrefix");
+    this.#checkRow(row);
+    this.#rows[row]!.set(prefixCells(prefix));
+    this.#stored[row] = prefix.length;
+  }
+
+  copyRow(from: number, to: number, length: number): void {
+    this.#enter("copyRow");
+    this.#checkRow(from);
+    this.#checkRow(to);
+    if (from === to) this.#misuse(`copyRow of row ${from} to itself`);
+    if (this.#stored[from] !== length) this.#misuse(`copyRow of ${length} positions of row ${from}, which holds ${this.#stored[from]}`);
+    this.#rows[to]!.set(this.#rows[from]!.subarray(0, length));
+    this.#stored[to] = length;
+  }
+
+  prefill(row: number, start: number, ids: Int32Array): Promise<StepOutput> {
+    return this.#run("prefill", () => {
+      this.#checkRow(row);
+      if (ids.length === 0) this.#misuse("prefill of nothing");
+      if (start !== 0 && this.#stored[row] !== start) this.#misuse(`prefill at ${start} of row ${row}, which holds ${this.#stored[row]}`);
+      ids.forEach((id, index) => this.#write(row, start + index, id));
+      return [row];
+    });
+  }
+
+  decode(ids: Int32Array, positions: Int32Array): Promise<StepOutput> {
+    return this.#run("decode", () => {
+      this.widest = Math.max(this.widest, ids.length);
+      if (ids.length === 0 || ids.length !== positions.length) this.#misuse(`decode of ${ids.length} ids at ${positions.length} positions`);
+      return Array.from(ids, (id, row) => {
+        this.#checkRow(row);
+        if (this.#stored[row] !== positions[row]) this.#misuse(`decode at ${positions[row]} of row ${row}, which holds ${this.#stored[row]}`);
+        this.#write(row, positions[row]!, id);
+        return row;
+      });
+    });
+  }
+
+  async fold(input: FoldInput): Promise<KvTensor> {
+    await this.#run("fold", () => []);
+    return foldOf(input);
+  }
+
+  close(): Promise<void> {
+    return Promise.resolve();
+  }
+
+  async #run(method: Method, write: () => number[]): Promise<StepOutput> {
+    this.#enter(method);
+    this.#running = method;
+    try {
+      const rows = write();
+      // Output is valid until the next run only: from here on the last one's is rubbish.
+      this.#output.logSumExp.fill(NaN);
+      this.#output.topIds.fill(-1);
+      await this.#delay();
+      this.during?.(method);
+      rows.forEach((row, index) => fill(this.#output, index, this.#rows[row]!.subarray(0, this.#stored[row]), this.nanFrom));
+      return asOutput(this.#output, rows.length);
+    } finally {
+      this.#running = null;
+    }
+  }
+
+  #write(row: number, position: number, id: number): void {
+    if (position >= FAKE_SHAPE.positions) this.#misuse(`row ${row} is full`);
+    if (id < 0 || id >= FAKE_SHAPE.vocabSize) this.#misuse(`token ${id} is not in the vocabulary`);
+    this.#rows[row]![position] = tokenCell(position, id);
+    this.#stored[row] = position + 1;
+  }
+
+  #enter(method: Method): void {
+    this.calls[method]++;
+    if (this.#running !== null) this.#misuse(`${method} during ${this.#running}`);
+    const failure = this.#failures.find((one) => one.method === method && one.call === this.calls[method]);
+    if (failure !== undefined) throw failure.error;
+  }
+
+  #checkRow(row: number): void {
+    if (!Number.isInteger(row) || row < 0 || row >= this.slots) this.#misuse(`row ${row} of ${this.slots}`);
+  }
+
+  #misuse(what: string): never {
+    this.misuses.push(what);
+    throw new Error(`misuse: ${what}`);
+  }
+}
+
+/** The tokens of one choice when nothing else runs, computed without the engine and without rows. */
+export function oracle(request: EngineRequest, choice: number): number[] {
+  const { prefix, promptIds, sampling, seed, eosIds, maxNewTokens, topLogprobs } = request;
+  const start = prefix?.length ?? 0;
+  const cells = [...(prefix === null ? [] : prefixCells(prefix)), ...Array.from(promptIds, (id, index) => tokenCell(start + index, id))];
+  const sampler = new Sampler(sampling, seed, choice, promptIds, eosIds);
+  const buffers = {
+    topLogits: new Float32Array(CANDIDATES),
+    topIds: new Int32Array(CANDIDATES),
+    logSumExp: new Float32Array(1),
+    logits: new Float32Array(FAKE_SHAPE.vocabSize),
+  };
+  const ids: number[] = [];
+  while (ids.length < maxNewTokens) {
+    fill(buffers, 0, Uint32Array.from(cells));
+    const { id } = sampler.next(asOutput(buffers, 1), 0, topLogprobs);
+    ids.push(id);
+    if (eosIds.includes(id)) break;
+    cells.push(tokenCell(cells.length, id));
+  }
+  return ids;
+}
+
+/** A prefix of its own for each seed. */
+export function fakePrefix(seed: number, length: number): KvTensor {
+  return { length, data: Float32Array.from({ length: kvElements(FAKE_SHAPE, length) }, (_, index) => hash(seed, index) / 2 ** 32) };
+}
+
+/** What FakeRunner.fold answers. */
+export function foldOf(input: FoldInput): KvTensor {
+  let seed = 7;
+  for (const value of input.kind === "tokens" ? input.ids : input.data) seed = hash(seed, Math.round(value * 1000));
+  return fakePrefix(seed, input.kind === "tokens" ? input.ids.length : input.length);
+}
+
+/** One number per position: of all its keys and values in all layers and heads. */
+function prefixCells({ length, data }: KvTensor): Uint32Array {
+  const { headDim } = FAKE_SHAPE;
+  const bits = new Uint32Array(data.buffer, data.byteOffset, data.length);
+  const cells = new Uint32Array(length).fill(1);
+  for (let at = 0; at < bits.length; at++) {
+    const position = Math.floor(at / headDim) % length;
+    cells[position] = hash(cells[position]!, bits[at]!);
+  }
+  return cells;
+}
+
+function tokenCell(position: number, id: number): number {
+  return id === NAN_TOKEN ? NAN_CELL : hash(position, id + 1);
+}
+const NAN_CELL = 0;
+
+/** Candidates and logits of a row that holds `cells`: the vocabulary in an order that begins at a hash of the cells. */
+function fill({ topLogits, topIds, logSumExp, logits }: { topLogits: Float32Array; topIds: Int32Array; logSumExp: Float32Array; logits: Float32Array }, row: number, cells: Uint32Array, nanFrom = Infinity): void {
+  const { vocabSize } = FAKE_SHAPE;
+  let state = 3;
+  for (const cell of cells) state = hash(state, cell);
+  const nan = cells.length >= nanFrom || cells.includes(NAN_CELL);
+  // NAN_TOKEN itself is never generated: the order runs over the others.
+  const order = vocabSize - 1;
+  let sum = 0;
+  for (let rank = 0; rank < vocabSize; rank++) {
+    const id = rank === order ? NAN_TOKEN : ((state % order) + rank * 5) % order;
+    const logit = nan ? NaN : Math.fround(4 - rank * 0.125);
+    logits[row * vocabSize + id] = logit;
+    sum += Math.exp(logit);
+    if (rank >= CANDIDATES) continue;
+    topLogits[row * CANDIDATES + rank] = logit;
+    topIds[row * CANDIDATES + rank] = id;
+  }
+  logSumExp[row] = Math.log(sum);
+}
+
+function asOutput(buffers: { topLogits: Float32Array; topIds: Int32Array; logSumExp: Float32Array; logits: Float32Array }, rows: number): StepOutput {
+  const { topLogits, topIds, logSumExp, logits } = buffers;
+  const { vocabSize } = FAKE_SHAPE;
+  return { rows, topLogits, topIds, logSumExp, logits: (row) => logits.subarray(row * vocabSize, (row + 1) * vocabSize) };
+}
+
+/** Mixes two 32-bit numbers (murmur3's finaliser). */
+function hash(a: number, b: number): number {
+  let h = Math.imul(a ^ 0x9e3779b9, 0x85ebca6b) ^ Math.imul(b + 0x7f4a7c15, 0xc2b2ae35);
+  h = Math.imul(h ^ (h >>> 16), 0x85ebca6b);
+  h = Math.imul(h ^ (h >>> 13), 0xc2b2ae35);
+  return ((h ^ (h >>> 16)) | 1) >>> 0;
+}

@@ -1,0 +1,99 @@
+import { spawn, spawnSync } from "node:child_process";
+import type { ChildProcess } from "node:child_process";
+import { once } from "node:events";
+import { mkdtempSync, rmSync } from "node:fs";
+import { createServer } from "node:net";
+import type { AddressInfo } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { Redis } from "ioredis";
+
+/** A real Redis on a free port of the loopback, with a folder of its own; ended by pid. */
+export interface TestRedis {
+  readonly url: string;
+  readonly port: number;
+  signal(signal: NodeJS.Signals): void;
+  /** Like a crash: SIGKILL, and gone when it returns. */
+  kill(): Promise<void>;
+  /** Starts it again on the same port and files. */
+  start(): Promise<void>;
+  /** One command, over a connection of its own. */
+  command(...words: string[]): Promise<unknown>;
+  stop(): Promise<void>;
+}
+
+export function hasRedis(): boolean {
+  return spawnSync("redis-server", ["--version"]).status === 0;
+}
+
+export async function startRedis(...args: string[]): Promise<TestRedis> {
+  const dir = mkdtempSync(join(tmpdir(), "prefixd-redis-"));
+  const port = await freePort();
+  let child: ChildProcess | undefined;
+  const command = async (...words: string[]): Promise<unknown> => {
+    const client = new Redis({ port, maxRetriesPerRequest: 0, protocol: 2, retryStrategy: () => null });
+    client.on("error", () => {});
+    try {
+      return await client.call(words[0]!, ...words.slice(1));
+    } finally {
+      client.disconnect();
+    }
+  };
+  const kill = async (): Promise<void> => {
+    if (child === undefined || child.exitCode !== null || child.signalCode !== null) return;
+    const ended = once(child, "exit");
+    child.kill("SIGKILL");
+    await ended;
+  };
+  const redis: TestRedis = {
+    url: `redis://127.0.0.1:${port}`,
+    port,
+    command,
+    kill,
+    signal: (signal) => void child?.kill(signal),
+    start: async () => {
+      child = spawn("redis-server", ["--port", String(port), "--bind", "127.0.0.1", "--dir", dir, "--save", "", ...args], { stdio: "ignore" });
+      for (let attempt = 0; attempt < 100; attempt++) {
+        if ((await command("PING").catch(() => null)) === "PONG") return;
+        await sleep(50);
+      }
+      throw new Error("redis-server did not start");
+    },
+    stop: async () => {
+      await kill();
+      rmSync(dir, { recursive: true, force: true });
+    },
+  };
+  await redis.start();
+  return redis;
+}
+
+/** A Redis Cluster of two nodes that share the slots. */
+export async function startRedisCluster(): Promise<{ url: string; stop(): Promise<void> }> {
+  const nodes: TestRedis[] = [];
+  for (let i = 0; i < 2; i++) {
+    nodes.push(await startRedis("--cluster-enabled", "yes", "--cluster-port", String(await freePort()), "--cluster-require-full-coverage", "yes"));
+  }
+  const [a, b] = nodes as [TestRedis, TestRedis];
+  await a.command("CLUSTER", "ADDSLOTSRANGE", "0", "8191");
+  await b.command("CLUSTER", "ADDSLOTSRANGE", "8192", "16383");
+  const busPort = String(((await b.command("CONFIG", "GET", "cluster-port")) as string[])[1]);
+  await a.command("CLUSTER", "MEET", "127.0.0.1", String(b.port), busPort);
+  for (let attempt = 0; ; attempt++) {
+    const infos = await Promise.all(nodes.map(async (node) => String(await node.command("CLUSTER", "INFO"))));
+    if (infos.every((info) => info.includes("cluster_state:ok"))) break;
+    if (attempt > 200) throw new Error("the Redis Cluster did not form");
+    await sleep(50);
+  }
+  return { url: `${a.url}?cluster=true`, stop: async () => void (await Promise.all(nodes.map((node) => node.stop()))) };
+}
+
+export async function freePort(): Promise<number> {
+  const server = createServer().listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const { port } = server.address() as AddressInfo;
+  server.close();
+  await once(server, "close");
+  return port;
+}

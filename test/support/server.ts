@@ -1,0 +1,83 @@
+/** The real server in a process of its own: what an operator starts, kills and restarts. Ended by pid. */
+import { spawn, type ChildProcess } from "node:child_process";
+import { once } from "node:events";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+import { readFileSync } from "node:fs";
+
+const ROOT = new URL("../..", import.meta.url).pathname;
+
+export interface TestServer {
+  readonly url: string;
+  readonly pid: number;
+  /** Lines of the log so far, parsed. */
+  readonly log: Record<string, unknown>[];
+  signal(signal: NodeJS.Signals): void;
+  /** Resolves with the exit code, or the signal's name. */
+  readonly exited: Promise<number | string>;
+  json(path: string, body: unknown, init?: RequestInit): Promise<{ status: number; body: Record<string, any> }>;
+  metric(name: string): Promise<number>;
+}
+
+/** A folder for stores and graphs, removed with `remove`. */
+export function temporaryFolder(): { path: string; remove: () => void } {
+  const path = mkdtempSync(join(tmpdir(), "prefixd-server-"));
+  return { path, remove: () => rmSync(path, { recursive: true, force: true }) };
+}
+
+/** Runs `prefixd` from its sources; answers the process and what it has written. */
+export function runCli(args: readonly string[], env: Record<string, string> = {}): { child: ChildProcess; exited: Promise<number | string>; stderr: () => string; stdout: () => string } {
+  const child = spawn(process.execPath, ["--import", "tsx", join(ROOT, "src/cli/main.ts"), ...args], {
+    cwd: ROOT,
+    env: { ...withoutSettings(), ...env },
+    stdio: ["ignore", "pipe", "pipe"],
+  });
+  let [out, err] = ["", ""];
+  child.stdout.setEncoding("utf8").on("data", (text: string) => (out += text));
+  child.stderr.setEncoding("utf8").on("data", (text: string) => (err += text));
+  const exited = once(child, "close").then(([code, signal]) => (code ?? signal) as number | string);
+  return { child, exited, stderr: () => err, stdout: () => out };
+}
+
+/** Starts `prefixd serve` on a free port and waits until it listens. Rejects with what it printed if it ends before. */
+export async function startServerProcess(args: readonly string[]): Promise<TestServer> {
+  const { child, exited, stderr } = runCli(["serve", "--port", "0", ...args]);
+  const log: Record<string, unknown>[] = [];
+  const url = await new Promise<string>((resolve, reject) => {
+    createInterface({ input: child.stdout! }).on("line", (line) => {
+      const entry = JSON.parse(line) as Record<string, unknown>;
+      log.push(entry);
+      if (entry["msg"] === "listening") resolve(String(entry["url"]));
+    });
+    void exited.then((code) => reject(new Error(`the server ended with ${code}: ${stderr()}`)));
+  });
+  return {
+    url,
+    pid: child.pid!,
+    log,
+    exited,
+    signal: (signal) => void child.kill(signal),
+    async json(path, body, init = {}) {
+      const response = await fetch(url + path, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body), ...init });
+      return { status: response.status, body: (await response.json()) as Record<string, any> };
+    },
+    async metric(name) {
+      const text = await (await fetch(`${url}/metrics`)).text();
+      return Number(new RegExp(`^${name.replace(/[{}"]/g, "\\$&")} (.+)$`, "m").exec(text)?.[1]);
+    },
+  };
+}
+
+/** PEFT's two files of a folder as a form. */
+export function adapterForm(dir: string): FormData {
+  const form = new FormData();
+  for (const file of ["adapter_config.json", "adapter_model.safetensors"]) form.append(file, new Blob([readFileSync(join(dir, file))]), file);
+  return form;
+}
+
+/** The environment without a developer's own settings of prefixd. */
+function withoutSettings(): NodeJS.ProcessEnv {
+  return Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith("PREFIXD_") && name !== "npm_lifecycle_event"));
+}
