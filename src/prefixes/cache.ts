@@ -164,7 +164,7 @@ class HostCache implements PrefixCache {
     const now = this.#now();
     if (known !== undefined && now - known.at < this.#verifyMs) return known;
     // A store that hangs is not waited for by every request anew.
-    if (this.#away !== undefined && now - this.#awayAt < this.#verifyMs && known !== undefined) return this.#staleOr(this.#away, known);
+    if (this.#away !== undefined && now - this.#awayAt < this.#verifyMs && known !== undefined && now - known.at < this.#staleMs) return this.#staleOr(this.#away, known);
     let verified: Verified | null;
     try {
       verified = await (this.#asking.get(name) ?? this.#ask(name, key));

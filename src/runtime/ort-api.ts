@@ -47,17 +47,18 @@ koffi.config({ sync_stack_size: 8 << 20, async_stack_size: 8 << 20 });
 
 const P = "void *";
 const OUT = koffi.out(koffi.pointer(P));
+/** ORTCHAR_T: paths are UTF-16 on Windows. */
+const ORT_PATH = process.platform === "win32" ? "str16" : "str";
 
 /** name: [ordinal, result, parameters]. "status" results are OrtStatus*, null when all went well. */
 const FUNCTIONS = {
   GetErrorCode: [1, "int", [P]],
   GetErrorMessage: [2, "str", [P]],
   CreateEnv: [3, "status", ["int", "str", OUT]],
-  CreateSession: [7, "status", [P, "str", P, OUT]],
+  CreateSession: [7, "status", [P, ORT_PATH, P, OUT]],
   CreateSessionOptions: [10, "status", [OUT]],
   SetSessionGraphOptimizationLevel: [23, "status", [P, "int"]],
   SetIntraOpNumThreads: [24, "status", [P, "int"]],
-  SetInterOpNumThreads: [25, "status", [P, "int"]],
   CreateRunOptions: [39, "status", [OUT]],
   CreateTensorWithDataAsOrtValue: [49, "status", [P, P, "size_t", P, "size_t", "int", OUT]],
   CreateCpuMemoryInfo: [69, "status", ["int", "int", OUT]],
@@ -103,9 +104,15 @@ export class OrtApi {
   readonly #library: LibraryHandle;
   readonly #functions: Record<FunctionName, NativeFunction>;
 
+  /** @throws when the library is missing, is not ONNX Runtime or has another ABI. */
   constructor(libraryPath: string = defaultLibraryPath()) {
-    this.#library = koffi.load(libraryPath);
-    const base = koffi.decode(this.#library.func("OrtGetApiBase", P, [])(), koffi.array(P, 2)) as bigint[];
+    let base: bigint[];
+    try {
+      this.#library = koffi.load(libraryPath);
+      base = koffi.decode(this.#library.func("OrtGetApiBase", P, [])(), koffi.array(P, 2)) as bigint[];
+    } catch (error) {
+      throw new Error(`${libraryPath} cannot be loaded as ONNX Runtime: ${(error as Error).message}`, { cause: error });
+    }
     this.version = (koffi.decode(base[1], koffi.proto("str", [])) as () => string)();
     if (!this.version.startsWith("1.")) throw new Error(`ONNX Runtime ${this.version} has another ABI than 1.x: ${libraryPath}`);
     const api = (koffi.decode(base[0], koffi.proto(P, ["uint32_t"])) as (version: number) => bigint | null)(API_VERSION);
@@ -121,7 +128,7 @@ export class OrtApi {
   }
 
   createEnv(logId: string): EnvHandle {
-    return this.#create("CreateEnv", LOG_ERROR, logId);
+    return this.#create("CreateEnv", LOG_FATAL, logId);
   }
   releaseEnv(env: EnvHandle): void {
     this.#functions.ReleaseEnv(env);
@@ -217,8 +224,8 @@ export class OrtApi {
   }
 }
 
-/** OrtLoggingLevel ORT_LOGGING_LEVEL_ERROR: what goes wrong reaches us as a status, not as text on stderr. */
-const LOG_ERROR = 3;
+/** OrtLoggingLevel ORT_LOGGING_LEVEL_FATAL: what goes wrong reaches us as a status, not as text on stderr. */
+const LOG_FATAL = 4;
 /** OrtAllocatorType OrtArenaAllocator, OrtMemType OrtMemTypeDefault. */
 const ARENA_ALLOCATOR = 1;
 const MEM_TYPE_DEFAULT = 0;

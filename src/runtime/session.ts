@@ -16,14 +16,28 @@ import {
 
 export type TensorData = Float32Array | Int32Array | BigInt64Array | Uint8Array;
 
+/** Owner of a native object. Disposing of it twice frees once. */
+abstract class Owner implements Disposable {
+  #released = false;
+
+  protected abstract release(): void;
+
+  [Symbol.dispose](): void {
+    if (this.#released) return;
+    this.#released = true;
+    this.release();
+  }
+}
+
 /** The process's one ORT environment. */
-export class Runtime implements Disposable {
+export class Runtime extends Owner {
   readonly api: OrtApi;
   readonly env: EnvHandle;
   readonly memory: MemoryInfoHandle;
 
   /** @throws when the library cannot be loaded or has another ABI. */
   constructor(api: OrtApi = new OrtApi()) {
+    super();
     this.api = api;
     this.env = api.createEnv("prefixd");
     this.memory = api.createCpuMemoryInfo();
@@ -39,7 +53,7 @@ export class Runtime implements Disposable {
     return new Session(this, modelPath, options);
   }
 
-  [Symbol.dispose](): void {
+  protected override release(): void {
     this.api.releaseMemoryInfo(this.memory);
     this.api.releaseEnv(this.env);
   }
@@ -52,13 +66,14 @@ export interface SessionOptions {
   readonly config?: Readonly<Record<string, string>>;
 }
 
-export class Tensor<T extends TensorData = TensorData> implements Disposable {
+export class Tensor<T extends TensorData = TensorData> extends Owner {
   readonly data: T;
   readonly shape: readonly number[];
   readonly value: ValueHandle;
   readonly #runtime: Runtime;
 
   constructor(runtime: Runtime, data: T, shape: readonly number[]) {
+    super();
     const elements = shape.reduce((product, dim) => product * dim, 1);
     if (elements !== data.length) throw new RangeError(`a tensor [${shape.join(", ")}] needs ${elements} elements, not ${data.length}`);
     this.data = data;
@@ -67,17 +82,20 @@ export class Tensor<T extends TensorData = TensorData> implements Disposable {
     this.value = runtime.api.createTensor(runtime.memory, data, shape, elementType(data));
   }
 
-  [Symbol.dispose](): void {
+  protected override release(): void {
     this.#runtime.api.releaseValue(this.value);
   }
 }
 
-export class Session implements Disposable {
+export class Session extends Owner {
   readonly #runtime: Runtime;
   readonly #session: SessionHandle;
   readonly #runOptions: RunOptionsHandle;
+  /** A run reads memory that only its binding keeps alive: it must not be collected, even if the caller has let go of it. */
+  readonly #running = new Set<Binding>();
 
   constructor(runtime: Runtime, modelPath: string, options: SessionOptions) {
+    super();
     const { api } = runtime;
     this.#runtime = runtime;
     const native = api.createSessionOptions();
@@ -98,23 +116,29 @@ export class Session implements Disposable {
   }
 
   /** Runs off the event loop. The caller waits for one run to end before it touches the bound tensors. */
-  run(binding: Binding): Promise<void> {
-    return this.#runtime.api.run(this.#session, this.#runOptions, binding.handle);
+  async run(binding: Binding): Promise<void> {
+    this.#running.add(binding);
+    try {
+      await this.#runtime.api.run(this.#session, this.#runOptions, binding.handle);
+    } finally {
+      this.#running.delete(binding);
+    }
   }
 
-  [Symbol.dispose](): void {
+  protected override release(): void {
     this.#runtime.api.releaseRunOptions(this.#runOptions);
     this.#runtime.api.releaseSession(this.#session);
   }
 }
 
-export class Binding implements Disposable {
+export class Binding extends Owner {
   readonly handle: BindingHandle;
   readonly #runtime: Runtime;
   // Native values point into these tensors' memory: a binding keeps them from being collected.
   readonly tensors: readonly Tensor[];
 
   constructor(runtime: Runtime, session: SessionHandle, inputs: Readonly<Record<string, Tensor>>, outputs: Readonly<Record<string, Tensor>>) {
+    super();
     this.#runtime = runtime;
     this.tensors = [...Object.values(inputs), ...Object.values(outputs)];
     this.handle = runtime.api.createBinding(session);
@@ -127,7 +151,7 @@ export class Binding implements Disposable {
     }
   }
 
-  [Symbol.dispose](): void {
+  protected override release(): void {
     this.#runtime.api.releaseBinding(this.handle);
   }
 }

@@ -75,7 +75,7 @@ t.test("the demo", async (t) => {
   t.test("a client that leaves frees its slot", async (t) => {
     const socket = createConnection(Number(new URL(server.url).port), "127.0.0.1");
     const body = JSON.stringify({ ...LONG, stream: true });
-    socket.write(`POST /generate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: ${body.length}\r\n\r\n${body}`);
+    socket.write(`POST /generate HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: ${body.length}\r\n\r\n${body}`);
     await new Promise((resolve) => socket.once("data", resolve));
     t.equal(await server.metric("prefixd_running_sequences"), 1);
     socket.destroy();

@@ -1,0 +1,69 @@
+/**
+ * How long until a server answers, with a built graph and without? And how long does a graph take to build, and how much memory?
+ *
+ *     npm run build && npm run bench -- start
+ */
+import { spawn, spawnSync } from "node:child_process";
+import { once } from "node:events";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+import { sizedCheckpoint } from "./support/gpt2.ts";
+import { machine, median, table, writeSection } from "./support/report.ts";
+
+const ROOT = new URL("..", import.meta.url).pathname;
+const CLI = join(ROOT, "dist/cli/main.js");
+const ROUNDS = 5;
+const folder = mkdtempSync(join(tmpdir(), "prefixd-start-"));
+
+const cold: number[] = [];
+const warm: number[] = [];
+for (let round = 0; round < ROUNDS; round++) {
+  const cache = join(folder, `cache-${round}`);
+  cold.push(await untilListening(cache, round));
+  warm.push(await untilListening(cache, round));
+}
+const demo = ["demo model", `${(median(cold) / 1000).toFixed(2)} s`, `${(median(warm) / 1000).toFixed(2)} s`, ""];
+
+const built: (string | number)[][] = [];
+for (const size of ["gpt2", "gpt2-medium"]) {
+  const model = await sizedCheckpoint(size);
+  const times: number[] = [];
+  let peak = 0;
+  for (let round = 0; round < 3; round++) {
+    const cache = join(folder, `build-${size}-${round}`);
+    const started = performance.now();
+    // The child reports its own peak, as the system counts it.
+    const script = `process.argv = ["node", "prefixd", "build", "--model", ${JSON.stringify(model)}, "--cache-dir", ${JSON.stringify(cache)}]; await import(${JSON.stringify(CLI)}); process.stderr.write(String(process.resourceUsage().maxRSS))`;
+    const { status, stderr } = spawnSync(process.execPath, ["--input-type=module", "-e", script], { encoding: "utf8" });
+    if (status !== 0) throw new Error(stderr);
+    times.push(performance.now() - started);
+    peak = Math.max(peak, Number(stderr));
+    rmSync(cache, { recursive: true });
+  }
+  built.push([size, `${(median(times) / 1000).toFixed(1)} s`, `${(peak / 1024).toFixed(0)} MiB`]);
+}
+rmSync(folder, { recursive: true });
+
+writeSection("start", [
+  `Medians of ${ROUNDS} starts, from the command to the first answer that can be given. ${machine()}.`,
+  "",
+  ...table(["", "graph to be built", "graph built", ""], [demo]),
+  "",
+  "Building a graph ahead (`prefixd build`, fingerprint included), and the peak memory of the process, which does not grow with the model:",
+  "",
+  ...table(["model", "time", "peak RSS"], built),
+]);
+console.log(demo.join("  "), built.map((row) => row.join("  ")).join("\n"));
+
+async function untilListening(cache: string, round: number): Promise<number> {
+  const started = performance.now();
+  const child = spawn(process.execPath, [CLI, "serve", "--port", "0", "--cache-dir", cache, "--store", `lmdb:${join(folder, `store-${round}`)}`], { stdio: ["ignore", "pipe", "inherit"] });
+  const exited = once(child, "exit");
+  await new Promise<void>((resolve) => createInterface({ input: child.stdout }).on("line", (line) => line.includes('"listening"') && resolve()));
+  const elapsed = performance.now() - started;
+  child.kill("SIGTERM");
+  await exited;
+  return elapsed;
+}

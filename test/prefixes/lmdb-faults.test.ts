@@ -1,0 +1,99 @@
+import { spawnSync } from "node:child_process";
+import { appendFileSync, mkdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import t from "tap";
+import type { Test } from "tap";
+import type { PrefixdError } from "../../src/errors.ts";
+import { openLmdbStore } from "../../src/prefixes/lmdb-store.ts";
+import type { PrefixStore } from "../../src/prefixes/store.ts";
+import { record, SHAPE } from "./records.ts";
+
+const BIG = { ...SHAPE, layers: 16, heads: 16, headDim: 16 };
+const key = (i: number) => ({ user: "ann", name: `p${i}` });
+
+/** Puts records of about 1 MB until the store is full; how many went in. */
+async function fill(store: PrefixStore, most: number): Promise<{ stored: number; error: PrefixdError | undefined }> {
+  for (let i = 0; i < most; i++) {
+    const error = await store.put(await record(key(i), i, { shape: BIG, length: 31 })).then(() => undefined, (error: unknown) => error as PrefixdError);
+    if (error !== undefined) return { stored: i, error };
+  }
+  return { stored: most, error: undefined };
+}
+
+async function remainsUsable(t: Test, store: PrefixStore, stored: number): Promise<void> {
+  t.equal((await store.list("ann", { limit: 100 })).length, stored);
+  for (let i = 0; i < stored; i++) t.ok(await store.loadKv(key(i), (await store.head(key(i)))!.digest));
+  t.equal(await store.head(key(stored)), null, "nothing of the one that failed");
+  t.equal(await store.delete(key(0)), true);
+  t.equal(await store.delete(key(1)), true);
+  await sleep(20);
+  t.match(await store.put(await record(key(0), 9)), { created: true }, "room again");
+}
+
+
+t.test("maxBytes is a bound, and the store stays usable at it", async (t) => {
+  const store = await openLmdbStore({ dir: join(t.testdir(), "lmdb"), maxBytes: 5_000_000 });
+  t.teardown(() => store.close());
+  const { stored, error } = await fill(store, 10);
+  t.match(error, { code: "store_full", status: 507, message: /5000000 bytes/ });
+  t.equal(stored, 4);
+  t.match(await store.put(await record(key(0), 5, { shape: BIG, length: 31 })), { created: false }, "a replacement needs no more room");
+  await remainsUsable(t, store, stored);
+  await store.deleteUser("ann");
+  t.equal((await fill(store, 10)).stored, 4, "all bytes were given back");
+});
+
+t.test("a full disk", async (t) => {
+  const mount = join(t.testdir(), "small");
+  mkdirSync(mount);
+  const mounted = spawnSync("mount", ["-t", "tmpfs", "-o", "size=6m", "tmpfs", mount]);
+  if (mounted.status !== 0) {
+    t.comment(`skipped: no file system of 6 MB can be mounted here (${String(mounted.stderr ?? mounted.error).trim()})`);
+    return;
+  }
+  const store = await openLmdbStore({ dir: join(mount, "lmdb") });
+  t.teardown(async () => {
+    await store.close();
+    spawnSync("umount", ["-l", mount]);
+  });
+  const { stored, error } = await fill(store, 10);
+  t.match(error, { code: "store_full", message: "The disk of the prefix store is full." });
+  t.ok(stored >= 3, `${stored} stored`);
+  await remainsUsable(t, store, stored);
+});
+
+t.test("a folder that cannot be one", async (t) => {
+  const file = join(t.testdir({ file: "x" }), "file");
+  const error = await openLmdbStore({ dir: file }).catch((error: unknown) => error);
+  t.match(error, { code: "store_unavailable", status: 503, retryAfter: 5 });
+  t.notMatch((error as PrefixdError).message, /file|tmp/, "no path for the client");
+  t.match(String((error as PrefixdError).cause), /EEXIST|ENOTDIR/);
+});
+
+t.test("a read-only folder", async (t) => {
+  const mount = join(t.testdir(), "ro");
+  mkdirSync(mount);
+  if (spawnSync("mount", ["-t", "tmpfs", "-o", "ro,size=1m", "tmpfs", mount]).status !== 0) {
+    t.comment("skipped: no read-only file system can be mounted here");
+    return;
+  }
+  t.teardown(() => void spawnSync("umount", ["-l", mount]));
+  await t.rejects(openLmdbStore({ dir: mount }), { code: "store_unavailable" });
+});
+
+t.test("a file that is no LMDB, and one of another format", async (t) => {
+  const dir = t.testdir();
+  const garbage = join(dir, "garbage");
+  mkdirSync(garbage);
+  writeFileSync(join(garbage, "data.mdb"), Buffer.alloc(20_000, 0x5a));
+  await t.rejects(openLmdbStore({ dir: garbage }), { code: "store_unavailable" });
+  const sound = await openLmdbStore({ dir: join(dir, "sound") });
+  await sound.put(await record(key(0), 1));
+  await sound.close();
+  appendFileSync(join(dir, "sound", "data.mdb"), "torn");
+  const again = await openLmdbStore({ dir: join(dir, "sound") });
+  t.ok(await again.head(key(0)));
+  await again.close();
+  await again.close();
+});
