@@ -7,7 +7,7 @@ import { mkdir, open, rename, rm, writeFile } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseGpt2Config, type Gpt2Config } from "../../src/model/checkpoint-config.ts";
-import { gpt2Weights } from "../../src/model/gpt2-graph.ts";
+import { gpt2Tensors } from "../../src/model/checkpoint.ts";
 
 /** layers, heads, width of the published models; distilgpt2 and gpt2-xl included. */
 export const SIZES: Readonly<Record<string, { n_layer: number; n_head: number; n_embd: number }>> = {
@@ -39,7 +39,7 @@ export async function randomCheckpoint(dir: string, json: Record<string, unknown
 }
 
 async function writeTensors(write: (bytes: Uint8Array) => Promise<unknown>, config: Gpt2Config, seed: number): Promise<void> {
-  const weights = gpt2Weights(config);
+  const weights = gpt2Tensors(config);
   const header: Record<string, { dtype: "F32"; shape: readonly number[]; data_offsets: [number, number] }> = {};
   let offset = 0;
   for (const [name, shape] of weights) {

@@ -13,7 +13,7 @@
  *
  * GroupQueryAttention takes b > 1 only with s = 1, and s > 1 with a past only at b = 1.
  */
-import type { Gpt2Config } from "./checkpoint.ts";
+import { gpt2Tensors, type Gpt2Config } from "./checkpoint.ts";
 import { DataType, OnnxGraph, type ExternalRange } from "./onnx-writer.ts";
 
 /** Part of the cache key of a built graph: change it whenever the graph changes. */
@@ -27,25 +27,7 @@ export interface GraphOptions {
   readonly dataFile: string;
 }
 
-/** Weights of one checkpoint in the order in which the graph uses them, with their shapes. */
-export function gpt2Weights(config: Gpt2Config): Map<string, readonly number[]> {
-  const { width: d, inner, vocabSize, positions } = config;
-  const weights = new Map<string, readonly number[]>([["wte.weight", [vocabSize, d]], ["wpe.weight", [positions, d]]]);
-  for (let layer = 0; layer < config.layers; layer++) {
-    const at = `h.${layer}`;
-    weights.set(`${at}.ln_1.weight`, [d]).set(`${at}.ln_1.bias`, [d]);
-    weights.set(`${at}.attn.c_attn.weight`, [d, 3 * d]).set(`${at}.attn.c_attn.bias`, [3 * d]);
-    weights.set(`${at}.attn.c_proj.weight`, [d, d]).set(`${at}.attn.c_proj.bias`, [d]);
-    weights.set(`${at}.ln_2.weight`, [d]).set(`${at}.ln_2.bias`, [d]);
-    weights.set(`${at}.mlp.c_fc.weight`, [d, inner]).set(`${at}.mlp.c_fc.bias`, [inner]);
-    weights.set(`${at}.mlp.c_proj.weight`, [inner, d]).set(`${at}.mlp.c_proj.bias`, [d]);
-  }
-  weights.set("ln_f.weight", [d]).set("ln_f.bias", [d]);
-  if (!config.tieWordEmbeddings) weights.set("lm_head.weight", [vocabSize, d]);
-  return weights;
-}
-
-/** Encodes the model file. The data file is written apart, by `buildGraph`. */
+/** Encodes the model file. The data file is written apart, by `ensureGraph`. */
 export function gpt2Graph(config: Gpt2Config, options: GraphOptions): Uint8Array {
   const { layers, heads, headDim, width, positions, vocabSize } = config;
   const graph = new OnnxGraph("gpt2", options.dataFile);
@@ -105,7 +87,9 @@ export function gpt2Graph(config: Gpt2Config, options: GraphOptions): Uint8Array
 }
 
 function declareWeights(graph: OnnxGraph, config: Gpt2Config, ranges: ReadonlyMap<string, ExternalRange>): (name: string) => string {
-  for (const [name, dims] of gpt2Weights(config)) {
+  const tensors = gpt2Tensors(config);
+  if (!config.tieWordEmbeddings) tensors.set("lm_head.weight", [config.vocabSize, config.width]);
+  for (const [name, dims] of tensors) {
     const range = ranges.get(name);
     if (range === undefined) throw new Error(`no place in the data file for ${name}`);
     graph.external(name, DataType.float, dims, range);

@@ -4,7 +4,7 @@ import { constants } from "node:fs";
 import { access, mkdir, open, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
 import type { Checkpoint } from "./checkpoint.ts";
-import { GRAPH_VERSION, gpt2Graph, gpt2Weights } from "./gpt2-graph.ts";
+import { GRAPH_VERSION, gpt2Graph } from "./gpt2-graph.ts";
 import type { ExternalRange } from "./onnx-writer.ts";
 
 const DATA_FILE = "weights.bin";
@@ -51,7 +51,7 @@ async function writeWeights(checkpoint: Checkpoint, path: string): Promise<Map<s
   const file = await open(path, "w");
   try {
     let offset = 0;
-    for (const name of gpt2Weights(checkpoint.config).keys()) {
+    for (const name of checkpoint.names) {
       offset = Math.ceil(offset / ALIGNMENT) * ALIGNMENT;
       const start = offset;
       for await (const chunk of checkpoint.tensor(name).chunks(CHUNK_BYTES)) {
