@@ -21,7 +21,7 @@ module.exports = {
     only("engine/", ["errors\\.ts", "kv\\.ts", "observability/"], "the engine knows token ids and KV tensors: no HTTP, store, tokenizer or user"),
     only("model/", ["errors\\.ts", "kv\\.ts", "runtime/", "engine/model-runner\\.ts"], "the model implements the engine's ModelRunner on the runtime"),
     only("text/", ["errors\\.ts"], "text is the tokenizer's world"),
-    only("prefixes/", ["errors\\.ts", "kv\\.ts", "model/safetensors\\.ts", "observability/"], "prefixes never know the engine"),
+    only("prefixes/", ["errors\\.ts", "kv\\.ts", "model/(safetensors|strict-json)\\.ts", "observability/"], "prefixes never know the engine"),
     only("generate", ["errors\\.ts", "kv\\.ts", "engine/", "prefixes/", "text/", "observability/"], "one request's way joins engine, prefixes and text"),
     only("http/", ["errors\\.ts", "kv\\.ts", "config", "generate", "prefixes/", "observability/"], "HTTP knows requests and prefixes, never the model"),
     {

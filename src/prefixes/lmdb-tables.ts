@@ -1,4 +1,5 @@
-import { mkdirSync, statfsSync } from "node:fs";
+import { closeSync, mkdirSync, openSync, readSync, statfsSync } from "node:fs";
+import { join } from "node:path";
 import { open } from "lmdb";
 import type { Database, RootDatabase } from "lmdb";
 import { PrefixdError } from "../errors.ts";
@@ -34,6 +35,7 @@ export class LmdbTables {
     this.#dir = options.dir;
     this.#maxBytes = options.maxBytes ?? Number.MAX_SAFE_INTEGER;
     mkdirSync(options.dir, { recursive: true });
+    checkFile(join(options.dir, "data.mdb"));
     // overlappingSync would answer before the data is on disk. noSubdir: a folder may have a dot in its name.
     this.#root = open({ path: options.dir, noSubdir: false, maxDbs: 3, mapSize: MAP_BYTES, encoding: "binary", overlappingSync: false });
     this.#meta = this.#root.openDB({ name: "meta", encoding: "binary" });
@@ -158,6 +160,22 @@ export class LmdbTables {
   #putInfo(key: string, value: string): void {
     this.#info.putSync(key, Buffer.from(value));
   }
+}
+
+/** Given another file, the native library crashes the process: the magic number and version of the first page are looked at first. */
+function checkFile(path: string): void {
+  const start = Buffer.alloc(32);
+  let file: number;
+  try {
+    file = openSync(path, "r");
+  } catch (error) {
+    if (error instanceof Error && "code" in error && error.code === "ENOENT") return;
+    throw error;
+  }
+  const size = readSync(file, start, 0, start.length, 0);
+  closeSync(file);
+  if (size === 0 || (size === start.length && start.readUInt32LE(24) === 0xbeefc0de && start.readUInt32LE(28) === 2)) return;
+  throw new Error(`${path} is not an LMDB file of the right version`);
 }
 
 /** "0" is the character after "/". */

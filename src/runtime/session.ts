@@ -76,7 +76,7 @@ export class Tensor<T extends TensorData = TensorData> extends Owner {
     super();
     const elements = shape.reduce((product, dim) => product * dim, 1);
     if (elements !== data.length) throw new RangeError(`a tensor [${shape.join(", ")}] needs ${elements} elements, not ${data.length}`);
-    this.data = data.slice() as T;
+    this.data = data;
     this.shape = shape;
     this.#runtime = runtime;
     this.value = runtime.api.createTensor(runtime.memory, data, shape, elementType(data));
