@@ -22,8 +22,8 @@ module.exports = {
     only("model/", ["errors\\.ts", "kv\\.ts", "runtime/", "engine/model-runner\\.ts"], "the model implements the engine's ModelRunner on the runtime"),
     only("text/", ["errors\\.ts"], "text is the tokenizer's world"),
     only("prefixes/", ["errors\\.ts", "kv\\.ts", "model/(safetensors|strict-json)\\.ts", "observability/"], "prefixes never know the engine"),
-    only("generate", ["errors\\.ts", "kv\\.ts", "engine/", "prefixes/", "text/", "observability/"], "one request's way joins engine, prefixes and text"),
-    only("http/", ["errors\\.ts", "kv\\.ts", "config", "generate", "prefixes/", "observability/"], "HTTP knows requests and prefixes, never the model"),
+    only("generat", ["errors\\.ts", "kv\\.ts", "engine/", "prefixes/", "text/", "observability/"], "one request's way joins engine, prefixes and text"),
+    only("http/", ["errors\\.ts", "kv\\.ts", "config", "generat", "prefixes/", "text/", "observability/"], "HTTP knows requests and prefixes, never the model"),
     {
       name: "only-composition-constructs",
       comment: "concrete stores, runners and runtimes are made in one place",

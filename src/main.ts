@@ -2,6 +2,7 @@
 import { basename, join } from "node:path";
 import type { Config } from "./config.ts";
 import { Engine } from "./engine/engine.ts";
+import { PrefixdError } from "./errors.ts";
 import { GenerationService } from "./generate.ts";
 import { STREAM_DEFAULTS } from "./http/app-parts.ts";
 import { buildApp } from "./http/app.ts";
@@ -60,7 +61,10 @@ async function start(config: Config, logger: Logger, resources: Resources): Prom
   const metrics = new Metrics();
   resources.defer(() => metrics.close());
   const engine = new Engine({ runner, maxQueue: config.maxQueue, prefillChunk: config.prefillChunk, observer: metrics });
-  const store = observeErrors(await openStore(config, logger), (op) => metrics.storeError(op));
+  const store = observeErrors(await openStore(config, logger), (op, error) => {
+    // A precondition that fails is an answer, not a fault of the store.
+    if (!(error instanceof PrefixdError) || error.status >= 500) metrics.storeError(op);
+  });
   resources.defer(() => store.close());
   const cache = createPrefixCache({ store, shape, maxBytes: config.prefixCacheBytes, ...(config.store.startsWith("lmdb:") ? { verifyMs: 0 } : {}) });
   resources.defer(() => cache.close());
@@ -81,7 +85,8 @@ async function start(config: Config, logger: Logger, resources: Resources): Prom
     logger,
     limits: { requestBody: config.requestBodyLimit, maxN: Math.min(config.maxN, config.maxBatch), slots: config.maxBatch },
     stream: STREAM_DEFAULTS,
-    checks: { store: () => store.ping() },
+    // Listening starts after the model has been loaded.
+    checks: { model: () => {}, store: () => store.ping() },
   });
   const url = await listen(app, config);
   logger.info({ url, model: basename(config.model), fingerprint, slots: config.maxBatch }, "listening");
@@ -89,8 +94,10 @@ async function start(config: Config, logger: Logger, resources: Resources): Prom
   return {
     url,
     async stop() {
+      logger.info({ seconds: config.drainTimeout }, "draining");
       await drain({ app, generation, engine }, config.drainTimeout * 1000);
       await resources.release();
+      logger.info("stopped");
     },
   };
 }

@@ -34,8 +34,10 @@ export interface App {
 /** The HTTP side out of its parts: routes, one error handler, access log. Does not listen yet. */
 export async function buildApp(parts: AppParts): Promise<App> {
   const state: AppState = { draining: false };
+  // Wider than pino's own type, so that the app is one of any logger.
+  const logger: FastifyBaseLogger = parts.logger;
   const fastify: TypedApp = Fastify({
-    loggerInstance: parts.logger as FastifyBaseLogger,
+    loggerInstance: logger,
     logController: new LogController({ disableRequestLogging: true, requestIdLogLabel: "request_id" }),
     genReqId: requestId,
     requestIdHeader: false,
@@ -59,8 +61,8 @@ export async function buildApp(parts: AppParts): Promise<App> {
     countRefusal(parts, request, toPrefixdError(error).code);
     return sendProblem(request, reply, error);
   });
-  trackRequests(fastify as never, parts.metrics, state);
-  const routes = new RouteIndex(fastify as never);
+  trackRequests(fastify, parts.metrics, state);
+  const routes = new RouteIndex(fastify);
   fastify.setNotFoundHandler((request, reply) => {
     const allowed = routes.methodsFor(request.url);
     if (allowed.length === 0) return sendProblem(request, reply, new PrefixdError("not_found", "There is nothing at this path."));

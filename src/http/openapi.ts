@@ -29,8 +29,7 @@ const PRIVATE = new Set(["neutral", "hint", "unchecked"]);
 export function openapiDocument(app: FastifyInstance): Json {
   const schemas: { [key: string]: Json } = {};
   const raw = JSON.parse(JSON.stringify(app.swagger())) as { [key: string]: Json };
-  const { components: _none, ...document } = raw;
-  const out = share(document, schemas) as { [key: string]: Json };
+  const out = share(raw, schemas) as { [key: string]: Json };
   // Parts of a stream hang on no route as schemas: the stream itself is text.
   for (const schema of [GenerateEvent, GenerateLastEvent]) share(JSON.parse(JSON.stringify(schema)) as Json, schemas);
   return { ...out, components: { schemas: Object.fromEntries(Object.entries(schemas).sort(([a], [b]) => (a < b ? -1 : 1))) } };

@@ -1,7 +1,8 @@
 import type { FastifyRequest } from "fastify";
 import type { Multipart } from "@fastify/multipart";
 import { PrefixdError } from "../errors.ts";
-import { kvElements, type ModelShape } from "../kv.ts";
+import type { ModelShape } from "../kv.ts";
+import { maxAdapterBytes } from "../prefixes/peft.ts";
 
 const CONFIG = "adapter_config.json";
 const WEIGHTS = "adapter_model.safetensors";
@@ -10,9 +11,9 @@ const KIB = 1024;
 /** Bytes that the two files may have. */
 export type UploadLimits = Readonly<Record<typeof CONFIG | typeof WEIGHTS, number>>;
 
-/** The largest adapter that could fit: fp32 keys and values of n_positions - 1 virtual tokens, and room for the header. */
+/** The largest adapter that could fit the model. */
 export function uploadLimits(shape: ModelShape): UploadLimits {
-  return { [CONFIG]: 64 * KIB, [WEIGHTS]: kvElements(shape, shape.positions - 1) * 4 + 1024 * KIB };
+  return { [CONFIG]: 64 * KIB, [WEIGHTS]: maxAdapterBytes(shape) };
 }
 
 /**

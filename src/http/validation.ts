@@ -31,7 +31,7 @@ export const validatorCompiler: FastifySchemaCompiler<TSchema> = ({ schema, http
   return (value: unknown) => {
     // A JSON body that is missing altogether arrives as undefined or null.
     const input: unknown = httpPart === "querystring" ? withNumbers(schema, value) : value;
-    return validator.Check(input) ? { value: input } : { error: explain(schema, validator.Errors(input) as Finding[], httpPart ?? "body") };
+    return validator.Check(input) ? { value: input } : { error: explain(schema, validator.Errors(input), httpPart ?? "body") };
   };
 };
 

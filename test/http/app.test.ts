@@ -69,8 +69,9 @@ t.test("a check that hangs or fails for other reasons tells nothing", async (t) 
 });
 
 t.test("metrics, with routes as patterns", async (t) => {
-  const { fastify, metrics, logs, listen } = await buildTestApp(t);
-  const port = await listen();
+  const app = await buildTestApp(t);
+  const { fastify, metrics, logs } = app;
+  const port = await app.listen();
   for (const path of ["/prefixes/some-id", "/random/path"]) await (await fetch(`http://127.0.0.1:${port}${path}`)).text();
   await until(() => logs.filter((line) => line.includes('"msg":"request"')).length === 2);
   const response = await fastify.inject("/metrics");

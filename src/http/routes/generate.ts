@@ -55,7 +55,7 @@ export function generateRoutes(app: TypedApp, parts: AppParts): void {
     new Promise((resolve, reject) => {
       const controller = abortOnDisconnect(reply);
       const sse = new SseStream(reply, parts.stream, () => controller.abort("too_slow"));
-      const fail = (error: unknown): void => {
+      const fail = (error: Error): void => {
         sse.release();
         if (!(error instanceof RequestAborted)) return reject(error);
         sse.destroy();
@@ -79,7 +79,7 @@ export function generateRoutes(app: TypedApp, parts: AppParts): void {
         },
       };
       controller.signal.addEventListener("abort", () => fail(new RequestAborted()), { once: true });
-      parts.generation.start(valid, listener, controller.signal).catch((error: unknown) => {
+      parts.generation.start(valid, listener, controller.signal).catch((error: Error) => {
         if (sse.opened && !(error instanceof RequestAborted)) listener.onError(toPrefixdError(error));
         else fail(error);
       });

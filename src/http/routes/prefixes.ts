@@ -34,10 +34,10 @@ export function prefixRoutes(app: TypedApp, parts: AppParts): void {
     return key;
   };
 
-  const uploadOf = async (request: FastifyRequest, body: unknown): Promise<PrefixUpload> => {
+  const uploadOf = async (request: FastifyRequest, body: HardPromptBody | null | undefined): Promise<PrefixUpload> => {
     if (request.isMultipart()) return { kind: "peft", ...(await readAdapter(request, limits)) };
     if (body === undefined || body === null) throw new PrefixdError("unsupported_media_type", "Send multipart/form-data with PEFT's two files, or JSON with a hard prompt.");
-    return hardPrompt(body as HardPromptBody, reader);
+    return hardPrompt(body, reader);
   };
 
   app.put(
@@ -62,7 +62,7 @@ export function prefixRoutes(app: TypedApp, parts: AppParts): void {
     async (request, reply) => {
       const key = keyOf(request, request.params.id);
       const precondition = writePrecondition(request.headers);
-      const { meta, created } = await uploads.run(async () => prefixes.register(key, await uploadOf(request, request.body), precondition));
+      const { meta, created } = await uploads.run(async () => prefixes.register(key, await uploadOf(request, request.body as HardPromptBody | undefined), precondition));
       reply.code(created ? 201 : 200).header("etag", etagOf(meta.digest));
       if (created) reply.header("location", `/prefixes/${encodeURIComponent(meta.name)}`);
       return documentOf(meta);
