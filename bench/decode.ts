@@ -45,7 +45,7 @@ for (let round = -1; round < ROUNDS; round++) {
   process.stderr.write(`round ${round + 1} of ${ROUNDS}\n`);
 }
 clients.disconnect();
-await server.close();
+server.close();
 
 const mid = (name: string): number => median(figures[name]!);
 const ratio = (a: string, b: string): string => median(figures[a]!.map((value, index) => value / figures[b]![index]!)).toFixed(3);

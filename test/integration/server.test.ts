@@ -4,7 +4,7 @@ import { createConnection } from "node:net";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import t from "tap";
-import { adapterForm, startServerProcess, temporaryFolder } from "../support/server.ts";
+import { adapterForm, startServerProcess, temporaryFolder, type Answer } from "../support/server.ts";
 
 interface Showcase {
   readonly prompt: string;
@@ -31,8 +31,8 @@ t.test("the demo", async (t) => {
     for (const [index, { name, answer }] of cases.entries()) {
       const { status, body } = results[index]!;
       t.equal(status, 200);
-      t.equal(body["choices"][0].text.trim(), answer, name);
-      t.equal(body["prefix"]?.id ?? "base", name);
+      t.equal(body.choices[0]!.text.trim(), answer, name);
+      t.equal(body.prefix?.id ?? "base", name);
     }
   });
 
@@ -41,10 +41,10 @@ t.test("the demo", async (t) => {
     const created = await fetch(url, { method: "PUT", body: adapterForm("prefixes/intent") });
     t.equal(created.status, 201);
     const ask = { prompt: showcases[0]!.prompt, max_new_tokens: 40, prefix_id: "mine" };
-    t.equal((await server.json("/generate", ask)).body["choices"][0].text, " book flight");
+    t.equal((await server.json("/generate", ask)).body.choices[0]!.text, " book flight");
     const replaced = await fetch(url, { method: "PUT", body: adapterForm("prefixes/datelong"), headers: { "if-match": created.headers.get("etag")! } });
     t.equal(replaced.status, 200);
-    t.equal((await server.json("/prefixes/mine/generate", { prompt: ask.prompt, max_new_tokens: 40 })).body["choices"][0].text, " 14 August 2024");
+    t.equal((await server.json("/prefixes/mine/generate", { prompt: ask.prompt, max_new_tokens: 40 })).body.choices[0]!.text, " 14 August 2024");
     t.equal((await fetch(url, { method: "DELETE" })).status, 204);
     t.equal((await server.json("/generate", ask)).status, 404);
   });
@@ -56,20 +56,20 @@ t.test("the demo", async (t) => {
     const sent = { max_new_tokens: 12, ignore_eos: true, return_token_ids: true };
     const withPrefix = await server.json("/generate", { ...sent, prompt: " see how they run", prefix_id: "hard" });
     const inPrompt = await server.json("/generate", { ...sent, prompt: `${text} see how they run` });
-    t.same(withPrefix.body["choices"][0].token_ids, inPrompt.body["choices"][0].token_ids);
+    t.same(withPrefix.body.choices[0]!.token_ids, inPrompt.body.choices[0]!.token_ids);
   });
 
   t.test("SSE carries the same tokens as JSON, and seeds reproduce", async (t) => {
     const sampled = { prompt: "once upon a time", max_new_tokens: 24, do_sample: true, temperature: 0.8, seed: 42, n: 3, ignore_eos: true, return_token_ids: true };
-    const whole = (await server.json("/generate", sampled)).body["choices"];
+    const whole = (await server.json("/generate", sampled)).body.choices;
     const response = await fetch(`${server.url}/generate`, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify({ ...sampled, stream: true }) });
-    const events = (await response.text()).split("\n\n").filter((event) => event.startsWith("data: {")).map((event) => JSON.parse(event.slice(6)));
+    const events = (await response.text()).split("\n\n").filter((event) => event.startsWith("data: {")).map((event) => JSON.parse(event.slice(6)) as Answer);
     for (const choice of whole) {
       const parts = events.flatMap((event) => event.choices).filter((part) => part.index === choice.index);
       t.equal(parts.map((part) => part.text).join(""), choice.text);
       t.same(parts.flatMap((part) => part.token_ids ?? []), choice.token_ids);
     }
-    t.not(whole[0].text, whole[1].text);
+    t.not(whole[0]!.text, whole[1]!.text);
   });
 
   t.test("a client that leaves frees its slot", async (t) => {
@@ -88,7 +88,7 @@ t.test("the demo", async (t) => {
     const { prompt, answers } = showcases[0]!;
     const names = Object.keys(answers).filter((name) => name !== "base");
     const results = await Promise.all(Array.from({ length: 120 }, (_, index) => server.json("/generate", { prompt, max_new_tokens: 40, prefix_id: names[index % names.length] })));
-    const wrong = results.filter(({ body }, index) => body["choices"]?.[0].text.trim() !== answers[names[index % names.length]!]);
+    const wrong = results.filter(({ body }, index) => body.choices[0]?.text.trim() !== answers[names[index % names.length]!]);
     t.same(wrong, []);
   });
 
@@ -98,7 +98,7 @@ t.test("the demo", async (t) => {
     server.signal("SIGTERM");
     const { status, body } = await running;
     t.equal(status, 200);
-    t.equal(body["usage"].completion_tokens, LONG.max_new_tokens);
+    t.equal(body.usage.completion_tokens, LONG.max_new_tokens);
     t.equal(await server.exited, 0);
     await t.rejects(fetch(`${server.url}/health/live`));
   });
@@ -121,7 +121,7 @@ t.test("what does not fit in the drain's time ends properly", async (t) => {
   server.signal("SIGTERM");
   const results = await all;
   for (const { status, body } of results) {
-    if (status === 200) t.equal(body["usage"].completion_tokens, LONG.max_new_tokens);
+    if (status === 200) t.equal(body.usage.completion_tokens, LONG.max_new_tokens);
     else t.match({ status, body }, { status: 503, body: { code: "draining" } });
   }
   t.ok(results.some(({ status }) => status === 503));

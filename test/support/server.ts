@@ -1,13 +1,20 @@
 /** The real server in a process of its own: what an operator starts, kills and restarts. Ended by pid. */
 import { spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
-import { readFileSync } from "node:fs";
 
 const ROOT = new URL("../..", import.meta.url).pathname;
+
+/** What the tests read of an answer to `/generate`, or of a problem. */
+export interface Answer {
+  readonly choices: { readonly index: number; readonly text: string; readonly token_ids: number[]; readonly finish_reason: string }[];
+  readonly prefix: { readonly id: string; readonly digest: string } | null;
+  readonly usage: { readonly prefix_tokens: number; readonly prompt_tokens: number; readonly completion_tokens: number };
+  readonly code?: string;
+}
 
 export interface TestServer {
   readonly url: string;
@@ -17,7 +24,7 @@ export interface TestServer {
   signal(signal: NodeJS.Signals): void;
   /** Resolves with the exit code, or the signal's name. */
   readonly exited: Promise<number | string>;
-  json(path: string, body: unknown, init?: RequestInit): Promise<{ status: number; body: Record<string, any> }>;
+  json(path: string, body: unknown, init?: RequestInit): Promise<{ status: number; body: Answer }>;
   metric(name: string): Promise<number>;
 }
 
@@ -61,7 +68,7 @@ export async function startServerProcess(args: readonly string[]): Promise<TestS
     signal: (signal) => void child.kill(signal),
     async json(path, body, init = {}) {
       const response = await fetch(url + path, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body), ...init });
-      return { status: response.status, body: (await response.json()) as Record<string, any> };
+      return { status: response.status, body: (await response.json()) as Answer };
     },
     async metric(name) {
       const text = await (await fetch(`${url}/metrics`)).text();
