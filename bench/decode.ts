@@ -4,7 +4,9 @@
  *     npm run bench -- decode
  *
  * One process, the three measured in turn, several rounds, medians. The bare loop feeds the runner's bindings with the likeliest
- * token and does nothing else. Every request has a 40-token prompt; rows of a batch carry 8 different prefixes of 10 tokens.
+ * token and does nothing else. Every request has a 40-token prompt; rows of a batch carry 8 different prefixes of 10 tokens. The
+ * engine takes one such prompt a step, so when the last request has its first token the first one has `batch - 1` more: the bare
+ * loop begins with the same contexts and makes the same steps.
  */
 import { type ChildProcess, fork } from "node:child_process";
 import { once } from "node:events";
@@ -51,7 +53,7 @@ const mid = (name: string): number => median(figures[name]!);
 const ratio = (a: string, b: string): string => median(figures[a]!.map((value, index) => value / figures[b]![index]!)).toFixed(3);
 const rows = BATCHES.map((batch) => [batch, mid(`bare ${batch}`).toFixed(0), mid(`engine ${batch}`).toFixed(0), ratio(`engine ${batch}`, `bare ${batch}`)]);
 writeSection("decode", [
-  `GPT-2 small (124M, random weights), fp32, 2 threads, context 50 to 114, medians of ${ROUNDS} interleaved rounds. ${machine()}.`,
+  `GPT-2 small (124M, random weights), fp32, 2 threads, contexts of 50 to 114, medians of ${ROUNDS} interleaved rounds. ${machine()}.`,
   "",
   ...table(["rows", "bare loop, tokens/s", "engine, tokens/s", "engine / bare"], rows),
   "",
@@ -69,17 +71,18 @@ async function bareLoop(batch: number): Promise<number> {
     runner.loadPrefix(row, prefix);
     const output = await runner.prefill(row, prefix.length, promptIds(PROMPT, row));
     ids[row] = output.topIds[0]!;
-    positions[row] = prefix.length + PROMPT;
+    positions[row] = prefix.length + PROMPT + batch - 1 - row;
   }
+  const steps = NEW_TOKENS - batch;
   const started = performance.now();
-  for (let step = 1; step < NEW_TOKENS; step++) {
+  for (let step = 0; step < steps; step++) {
     const output = await runner.decode(ids, positions);
     for (let row = 0; row < batch; row++) {
       ids[row] = output.topIds[row * runner.candidates]!;
       positions[row]!++;
     }
   }
-  return (batch * (NEW_TOKENS - 1) * 1000) / (performance.now() - started);
+  return (batch * steps * 1000) / (performance.now() - started);
 }
 
 /** Tokens per second while all rows decode: from the moment that every request has its first token to the first one that ends. */

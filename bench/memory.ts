@@ -39,11 +39,11 @@ for (const file of ["tokenizer.json", "tokenizer_config.json"]) copyFileSync(joi
   note("GPT-2 small, after start", server.memory());
   await server.generate(promptIds(40, 0), 4);
   note("after the first request", server.memory());
-  for (const total of [114, 1024]) {
-    // The prompt makes up the context, so that what is measured does not take minutes to generate.
-    const busy = Array.from({ length: SLOTS }, (_, seed) => server.generate(promptIds(total - 24, seed), 24));
+  // A prompt is prefilled in pieces of 64 tokens, one a step: the answers are long enough for all slots to be busy together.
+  for (const [prompt, answer] of [[40, 74], [480, 544]] as const) {
+    const busy = Array.from({ length: SLOTS }, (_, seed) => server.generate(promptIds(prompt, seed), answer));
     await Promise.all(busy);
-    note(`after ${SLOTS} slots busy at once, contexts of ${total}`, server.memory());
+    note(`after ${SLOTS} slots busy at once, contexts of up to ${prompt + answer}`, server.memory());
   }
   await server.stop();
 }

@@ -11,7 +11,7 @@ export const OPENAPI_OPTIONS = {
       description: "One frozen GPT-2 serves every user's trained prefix.\n\nErrors are RFC 9457 problem details with a stable `code`. Every answer has an `x-request-id`; send one to choose it.",
       license: { name: "Apache-2.0", identifier: "Apache-2.0" },
     },
-    servers: [{ url: "http://127.0.0.1:8080" }],
+    servers: [{ url: "/", description: "The server that this description comes from" }],
     tags: [
       { name: "generate", description: "Text from a prefix" },
       { name: "prefixes", description: "Registering, listing and removing prefixes" },

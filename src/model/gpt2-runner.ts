@@ -59,7 +59,11 @@ export class Gpt2Runner implements ModelRunner {
     this.#noSoftEmbeds = this.#own(runtime.tensor(new Float32Array(shape.width), [1, 1, shape.width]));
   }
 
+  /** @throws RangeError for a prefix of another shape: it would spill into what lies behind it in the cache. */
   loadPrefix(row: number, prefix: KvTensor): void {
+    if (prefix.length > this.shape.positions || prefix.data.length !== kvElements(this.shape, prefix.length)) {
+      throw new RangeError(`a prefix of length ${prefix.length} with ${prefix.data.length} values does not fit this model`);
+    }
     const run = prefix.length * this.shape.headDim;
     this.#eachHead(row, (cache, at, index) => cache.set(prefix.data.subarray(index * run, (index + 1) * run), at));
   }

@@ -67,12 +67,14 @@ async function writeWeights(checkpoint: Checkpoint, path: string): Promise<Map<s
   return ranges;
 }
 
-/** Another process may have built the same graph meanwhile: the first one stays. */
+/** Another process may have built the same graph meanwhile: the first one stays. A folder half deleted makes room. */
 async function publish(temporary: string, folder: string): Promise<void> {
   try {
     await rename(temporary, folder);
-  } catch (error) {
-    if (!(await exists(join(folder, "model.onnx")))) throw error;
+  } catch {
+    if (await exists(join(folder, "model.onnx"))) return;
+    await rm(folder, { recursive: true, force: true });
+    await rename(temporary, folder);
   }
 }
 

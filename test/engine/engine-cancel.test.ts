@@ -6,6 +6,8 @@ import { FakeRunner, fakePrefix, oracle } from "../support/fake-runner.ts";
 import { engineRequest, GREEDY } from "../support/model.ts";
 import { CountingObserver, idle, Recording, type Hooks } from "../support/recording.ts";
 
+t.setTimeout(60_000);
+
 interface Rig {
   readonly engine: Engine;
   readonly runner: FakeRunner;

@@ -7,7 +7,9 @@ import { FAKE_SHAPE, FakeRunner, fakePrefix, NAN_TOKEN, oracle } from "../suppor
 import { engineRequest, GREEDY, seededRandom } from "../support/model.ts";
 import { CountingObserver, idle, Recording } from "../support/recording.ts";
 
-const BUSY = { queued: 0, running: 0 };
+t.setTimeout(60_000);
+
+const IDLE = { queued: 0, running: 0 };
 
 function setup(given: Partial<EngineOptions> & { slots?: number; runner?: FakeRunner } = {}): { engine: Engine; runner: FakeRunner; observer: CountingObserver } {
   const runner = given.runner ?? new FakeRunner(given.slots ?? 4);
@@ -35,7 +37,7 @@ t.test("one request: start, tokens, finish, in that order; then everything is fr
   await recording.ended;
   t.same(recording.ids, [oracle(request, 0)]);
   t.same(seen, ["start", ...Array<string>(6).fill("token 0 2"), "finish 0 length"]);
-  t.match(await idle(engine), BUSY);
+  t.match(await idle(engine), IDLE);
   t.same(runner.misuses, []);
   t.same(observer.outcomes, { length: 1 });
   t.same(observer.counts, { queued: 1, firstToken: 1, interToken: 5 });
@@ -122,13 +124,13 @@ t.test("a full queue refuses; what was accepted is served", async (t) => {
   t.throws(() => new Recording(engine, request), { code: "queue_full" });
   await Promise.all(recordings.map((recording) => recording.ended));
   for (const recording of recordings) t.same(recording.ids, [oracle(request, 0)]);
-  t.match(await idle(engine), BUSY);
+  t.match(await idle(engine), IDLE);
 });
 
 t.test("more choices than there are rows would wait for ever: refused", async (t) => {
   const { engine } = setup({ slots: 2 });
   t.throws(() => new Recording(engine, engineRequest({ promptIds: prompt(1), n: 3 })), RangeError);
-  t.match(engine.stats(), BUSY);
+  t.match(engine.stats(), IDLE);
 });
 
 t.test("a long prompt does not stop the others: they decode between its pieces", async (t) => {
@@ -141,6 +143,47 @@ t.test("a long prompt does not stop the others: they decode between its pieces",
   const phases = observer.steps.map(({ phase }) => (phase === "prefill" ? "p" : "d")).join("");
   t.match(phases, /^pdp(dp){9}/, "one piece, one decode, and so on");
   t.same(observer.steps.filter(({ phase }) => phase === "prefill").map(({ tokens }) => tokens), [1, ...Array<number>(10).fill(4), 1]);
+});
+
+t.test("one that needs all rows is not starved by a flood of small ones", async (t) => {
+  const { engine, runner } = setup({ slots: 3 });
+  let flood = 0;
+  // Of different lengths, so that their rows never happen to be free all at once.
+  const small = (): EngineRequest => engineRequest({ promptIds: prompt(1), maxNewTokens: 3 + (flood % 5) });
+  let open = true;
+  // There is always one more of the small ones than there are rows.
+  const spawn = (): void => {
+    flood++;
+    void new Recording(engine, small(), { onStart: () => void (open && spawn()) });
+  };
+  for (let i = 0; i < 4; i++) spawn();
+  while (engine.stats().running < 3) await turn();
+  const wide = new Recording(engine, { ...small(), n: 3, sampling: { ...GREEDY, doSample: true } });
+  const late = setTimeout(() => (open = false), 20_000);
+  await wide.ended;
+  clearTimeout(late);
+  t.ok(open, "it was served while the flood went on");
+  t.ok(flood > 60 && flood < 100, `after ${flood} small ones`);
+  open = false;
+  t.match(await idle(engine), IDLE);
+  t.same(runner.misuses, []);
+});
+
+t.test("a prompt whose row is no longer next to the running ones, when it is complete, moves there", async (t) => {
+  const { engine, runner } = setup({ slots: 4, prefillChunk: 4 });
+  const brief = [1, 2].map((id) => engineRequest({ promptIds: prompt(id), maxNewTokens: 3 }));
+  const long = engineRequest({ promptIds: Int32Array.from({ length: 30 }, (_, i) => i), prefix: fakePrefix(2, 4), n: 2, sampling: { ...GREEDY, doSample: true }, maxNewTokens: 5 });
+  const recordings = [...brief, long].map((request) => new Recording(engine, request));
+  const moved: number[] = [];
+  const copyRow = runner.copyRow.bind(runner);
+  runner.copyRow = (from, to, length): void => {
+    moved.push(from, to, length);
+    copyRow(from, to, length);
+  };
+  await Promise.all(recordings.map((recording) => recording.ended));
+  t.same(moved.slice(0, 6), [2, 0, 34, 0, 1, 34], "from row 2, where it was fed, to row 0; then the second choice's copy");
+  t.same(recordings[2]!.ids, [oracle(long, 0), oracle(long, 1)]);
+  t.same(runner.misuses, []);
 });
 
 interface Given {

@@ -7,7 +7,8 @@ export async function docsRoutes(app: TypedApp): Promise<void> {
   await app.register(swaggerUi, {
     routePrefix: "/docs",
     logLevel: "warn",
-    theme: { title: "prefixd" },
+    // The bar only offers to load other descriptions.
+    theme: { title: "prefixd", css: [{ filename: "prefixd.css", content: ".swagger-ui .topbar { display: none }" }] },
     uiConfig: { validatorUrl: null, docExpansion: "list", tryItOutEnabled: true },
     transformSpecificationClone: false,
     transformSpecification: () => openapiDocument(app) as Record<string, never>,

@@ -1,0 +1,73 @@
+/** A runner on a checkpoint, and exact comparison of what its steps answer. */
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { StepOutput } from "../../src/engine/model-runner.ts";
+import { openCheckpoint, type Checkpoint } from "../../src/model/checkpoint.ts";
+import { Gpt2Runner } from "../../src/model/gpt2-runner.ts";
+import { ensureGraph } from "../../src/model/graph-cache.ts";
+import { Runtime } from "../../src/runtime/session.ts";
+import { seededRandom } from "../support/model.ts";
+
+export interface RunnerFixture {
+  readonly checkpoint: Checkpoint;
+  readonly runner: Gpt2Runner;
+  /** Seeded token ids. */
+  readonly ids: (length: number, seed: number) => Int32Array;
+  close(): Promise<void>;
+}
+
+export async function openRunner(dir: string, slots: number, threads = 2): Promise<RunnerFixture> {
+  const cache = await mkdtemp(join(tmpdir(), "prefixd-runner-"));
+  const checkpoint = await openCheckpoint(dir);
+  const runtime = new Runtime();
+  const runner = new Gpt2Runner(runtime, { modelPath: await ensureGraph(checkpoint, cache, "fp32"), shape: checkpoint.shape, slots, threads });
+  return {
+    checkpoint,
+    runner,
+    ids: (length, seed) => {
+      const random = seededRandom(seed);
+      return Int32Array.from({ length }, () => Math.floor(random() * checkpoint.shape.vocabSize));
+    },
+    async close() {
+      await runner.close();
+      runtime[Symbol.dispose]();
+      await checkpoint.close();
+      await rm(cache, { recursive: true });
+    },
+  };
+}
+
+/** One row of a step, copied out of the runner's buffers. */
+export interface Row {
+  readonly topIds: number[];
+  readonly topLogits: number[];
+  readonly logSumExp: number;
+  readonly logits: Float32Array;
+}
+
+export function rowOf(runner: Gpt2Runner, output: StepOutput, row = 0): Row {
+  const [from, to] = [row * runner.candidates, (row + 1) * runner.candidates];
+  return {
+    topIds: [...output.topIds.subarray(from, to)],
+    topLogits: [...output.topLogits.subarray(from, to)],
+    logSumExp: output.logSumExp[row]!,
+    logits: output.logits(row).slice(),
+  };
+}
+
+/** How many numbers of two rows are not the same bits. */
+export function differingBits(a: Row, b: Row): number {
+  let count = a.logSumExp === b.logSumExp ? 0 : 1;
+  a.topIds.forEach((id, i) => (count += id === b.topIds[i] ? 0 : 1));
+  a.topLogits.forEach((logit, i) => (count += logit === b.topLogits[i] ? 0 : 1));
+  a.logits.forEach((logit, i) => (count += logit === b.logits[i] ? 0 : 1));
+  return count;
+}
+
+/** The largest difference between two rows' logits and log-sum-exps. */
+export function distance(a: Row, b: Row): number {
+  let largest = Math.abs(a.logSumExp - b.logSumExp);
+  a.logits.forEach((logit, i) => (largest = Math.max(largest, Math.abs(logit - b.logits[i]!))));
+  return largest;
+}
