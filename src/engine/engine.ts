@@ -65,7 +65,9 @@ export class Engine {
   submit(request: EngineRequest, listener: RequestListener): RequestHandle {
     if (request.n > this.#runner.slots) throw new RangeError(`n = ${request.n} with ${this.#runner.slots} slots`);
     if (this.#draining) throw new PrefixdError("draining", "The server is shutting down.", { retryAfter: 1 });
-    if (this.#queue.length >= this.#options.maxQueue) {
+    // What the next step can admit does not wait: a burst into free rows is no queue.
+    const freeRows = this.#runner.slots - this.stats().running;
+    if (this.#queue.length >= this.#options.maxQueue + freeRows) {
       throw new PrefixdError("queue_full", `${this.#options.maxQueue} requests are waiting already.`, { retryAfter: 1 });
     }
     const running = new RunningRequest(request, listener, this.#options.observer, performance.now());

@@ -19,6 +19,9 @@ import { DataType, OnnxGraph, type ExternalRange } from "./onnx-writer.ts";
 /** Part of the cache key of a built graph: change it whenever the graph changes. */
 export const GRAPH_VERSION = 1;
 
+/** More candidates than transformers' default top_k of 50, so that default sampling never needs all logits. */
+export const CANDIDATES = 64;
+
 export interface GraphOptions {
   /** K of the candidates, at most the vocabulary. */
   readonly candidates: number;

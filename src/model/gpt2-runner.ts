@@ -3,7 +3,7 @@ import type { ModelRunner, StepOutput } from "../engine/model-runner.ts";
 import { PrefixdError } from "../errors.ts";
 import { kvElements, type FoldInput, type KvTensor, type ModelShape } from "../kv.ts";
 import type { Binding, Runtime, Session, Tensor } from "../runtime/session.ts";
-import { CANDIDATES } from "./graph-cache.ts";
+import { CANDIDATES } from "./gpt2-graph.ts";
 
 export interface RunnerOptions {
   readonly modelPath: string;

@@ -1,22 +1,20 @@
 /** Builds a checkpoint's graph once into a cache folder: `<fingerprint>-<precision>-v<version>/{model.onnx, weights.bin}`. */
 import { randomUUID } from "node:crypto";
 import { constants } from "node:fs";
-import { access, mkdir, open, rename, rm } from "node:fs/promises";
-import { join } from "node:path";
+import { access, mkdir, open, readdir, rename, rm, stat } from "node:fs/promises";
+import { basename, dirname, join } from "node:path";
 import type { Checkpoint } from "./checkpoint.ts";
-import { GRAPH_VERSION, gpt2Graph } from "./gpt2-graph.ts";
+import { CANDIDATES, GRAPH_VERSION, gpt2Graph } from "./gpt2-graph.ts";
 import type { ExternalRange } from "./onnx-writer.ts";
 
 const DATA_FILE = "weights.bin";
 /** ORT maps external data into memory: page alignment spares it a copy. */
 const ALIGNMENT = 4096;
 const CHUNK_BYTES = 4 << 20;
+const ABANDONED_MS = 6 * 3_600_000;
 
 /** Only fp32 so far: what HF PEFT computes on a CPU. */
 export type Precision = "fp32";
-
-/** More candidates than transformers' default top_k of 50, so that default sampling never needs all logits. */
-export const CANDIDATES = 64;
 
 /**
  * Path of the graph for this checkpoint, built when it is not there yet. Weights are streamed in chunks, so that the memory needed
@@ -28,6 +26,7 @@ export async function ensureGraph(checkpoint: Checkpoint, cacheDir: string, prec
   if (await exists(join(folder, "model.onnx"))) return join(folder, "model.onnx");
   const temporary = `${folder}.${randomUUID()}.tmp`;
   await mkdir(temporary, { recursive: true });
+  await removeAbandoned(folder);
   try {
     const weights = await writeWeights(checkpoint, join(temporary, DATA_FILE));
     const candidates = Math.min(CANDIDATES, checkpoint.config.vocabSize);
@@ -75,6 +74,16 @@ async function publish(temporary: string, folder: string): Promise<void> {
     if (await exists(join(folder, "model.onnx"))) return;
     await rm(folder, { recursive: true, force: true });
     await rename(temporary, folder);
+  }
+}
+
+/** What builds of this graph left behind that were killed. One that still runs is younger. */
+async function removeAbandoned(folder: string): Promise<void> {
+  for (const name of await readdir(dirname(folder))) {
+    if (!name.startsWith(`${basename(folder)}.`) || !name.endsWith(".tmp")) continue;
+    const path = join(dirname(folder), name);
+    const { mtimeMs } = await stat(path).catch(() => ({ mtimeMs: Date.now() }));
+    if (Date.now() - mtimeMs > ABANDONED_MS) await rm(path, { recursive: true, force: true });
   }
 }
 

@@ -10,8 +10,7 @@ export async function readAdapterFolder(dir: string): Promise<PrefixUpload> {
     readFile(join(dir, file)).catch((error: unknown) => {
       throw new PrefixdError("upload_incomplete", `${dir} has no readable ${file}.`, { cause: error });
     });
-  const [config, weights] = await Promise.all([read("adapter_config.json"), read("adapter_model.safetensors")]);
-  return { kind: "peft", config, weights };
+  return { kind: "peft", config: await read("adapter_config.json"), weights: await read("adapter_model.safetensors") };
 }
 
 /** Names of the sub-folders that hold an adapter, in order. Rejects when the folder cannot be read. */
