@@ -66,7 +66,8 @@ export class Engine {
     if (request.n > this.#runner.slots) throw new RangeError(`n = ${request.n} with ${this.#runner.slots} slots`);
     if (this.#draining) throw new PrefixdError("draining", "The server is shutting down.", { retryAfter: 1 });
     // What the next step can admit does not wait: a burst into free rows is no queue.
-    const freeRows = this.#runner.slots - this.stats().running;
+    const busyRows = this.#rows.filter((sequence) => !sequence.done).length + (this.#prefilling?.n ?? 0);
+    const freeRows = this.#runner.slots - busyRows;
     if (this.#queue.length >= this.#options.maxQueue + freeRows) {
       throw new PrefixdError("queue_full", `${this.#options.maxQueue} requests are waiting already.`, { retryAfter: 1 });
     }

@@ -76,7 +76,79 @@ t.test("builds at the same time do not disturb each other", async (t) => {
   for (const other of others) await other.close();
 });
 
-t.test("what a killed build left behind is removed once it is old", async (t) => {
+t.test("what a killed build left behind is never used", async (t) => {
+  const { cache, checkpoint } = await setup(t);
+  const path = await ensureGraph(checkpoint, cache, "fp32");
+  const folder = dirname(path);
+  const whole = await readFile(join(folder, "weights.bin"));
+  await rm(folder, { recursive: true });
+  // As a kill in the middle leaves it: a folder beside the final one, its weights cut short.
+  const leftover = `${folder}.0123.tmp`;
+  await mkdir(leftover);
+  await writeFile(join(leftover, "weights.bin"), whole.subarray(0, 1000));
+  await writeFile(join(leftover, "model.onnx"), "half");
+  t.equal(await ensureGraph(checkpoint, cache, "fp32"), path);
+  t.same(await readFile(join(folder, "weights.bin")), whole);
+  t.equal(await firstToken(path, checkpoint), EXPECTED);
+
+  await rm(path);
+  t.equal(await ensureGraph(checkpoint, cache, "fp32"), path, "a folder that somebody half deleted is replaced");
+  t.equal(await firstToken(path, checkpoint), EXPECTED);
+});
+
+t.test("a build that fails leaves nothing and says why; the next one works", async (t) => {
+  const { cache, checkpoint } = await setup(t);
+  const broken: Checkpoint = {
+    ...checkpoint,
+    tensor(name) {
+      if (name === "h.1.mlp.c_fc.weight") throw new Error("the disk is gone");
+      return checkpoint.tensor(name);
+    },
+  };
+  await t.rejects(ensureGraph(broken, cache, "fp32"), { message: "the disk is gone" });
+  t.same(await readdir(cache), []);
+  t.equal(await firstToken(await ensureGraph(checkpoint, cache, "fp32"), checkpoint), EXPECTED);
+  await t.rejects(ensureGraph(checkpoint, join(MODEL, "config.json"), "fp32"), { code: "ENOTDIR" });
+});
+
+t.test("the data file holds every weight as fp32, page aligned", async (t) => {
+  for (const model of goldenModels()) {
+    const { cache, checkpoint } = await setup(t, goldenDir(model));
+    const data = await readFile(join(dirname(await ensureGraph(checkpoint, cache, "fp32")), "weights.bin"));
+    let offset = 0;
+    let wrong = 0;
+    for (const name of gpt2Tensors(checkpoint.config).keys()) {
+      offset = Math.ceil(offset / 4096) * 4096;
+      for await (const chunk of checkpoint.tensor(name).chunks(1 << 16)) {
+        for (const value of chunk) {
+          if (!Object.is(data.readFloatLE(offset), value)) wrong++;
+          offset += 4;
+        }
+      }
+    }
+    t.equal(wrong, 0, model);
+  }
+});
+
+t.test("a changed graph needs a changed GRAPH_VERSION, or caches would serve the old one", async (t) => {
+  const configs = ["gelu_new", "gelu", "relu"].map((activation_function) =>
+    parseGpt2Config({ model_type: "gpt2", activation_function, n_layer: 2, n_head: 2, n_embd: 8, n_positions: 16, vocab_size: 100, bos_token_id: 0, eos_token_id: 0 }),
+  );
+  const digest = createHash("sha256");
+  for (const config of configs) {
+    const weights = new Map([...gpt2Tensors(config).keys()].map((name, index) => [name, { offset: index * 4096, length: 4096 }]));
+    digest.update(gpt2Graph(config, { candidates: CANDIDATES, weights, dataFile: "weights.bin" }));
+  }
+  const known: Record<number, string> = { 1: "9c60711696431d1c0187f7f352a16ea7014c35144dfea420a0d0f3d975751a06" };
+  t.equal(digest.digest("hex"), known[GRAPH_VERSION], "give the graph a new GRAPH_VERSION, and add its digest here");
+});
+
+t.test("a weight without a place in the data file is an error of whoever forgot it", async (t) => {
+  const config = parseGpt2Config({ model_type: "gpt2", n_layer: 1, n_head: 2, n_embd: 8, n_positions: 16, vocab_size: 100, bos_token_id: 0, eos_token_id: 0 });
+  t.throws(() => gpt2Graph(config, { candidates: 5, weights: new Map(), dataFile: "x" }), /no place in the data file for wte\.weight/);
+});
+
+t.test("folders of killed builds go once they are old", async (t) => {
   const { cache, checkpoint } = await setup(t);
   const folder = join(cache, `${checkpoint.fingerprint.slice(0, 32)}-fp32-v${GRAPH_VERSION}`);
   const [old, young] = [`${folder}.old.tmp`, `${folder}.young.tmp`];
