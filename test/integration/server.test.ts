@@ -115,9 +115,14 @@ t.test("the demo", async (t) => {
 t.test("what does not fit in the drain's time ends properly", async (t) => {
   const server = await startServerProcess([...flags, ...store("drain"), "--drain-timeout", "0.2"]);
   t.teardown(() => server.signal("SIGKILL"));
-  // More than the slots: some run, some wait.
+  // More than the slots: some run, some wait. What the system has not handed to the server yet would see a closed port instead.
   const all = Promise.all(Array.from({ length: 100 }, () => server.json("/generate", LONG)));
-  await sleep(300);
+  const METRICS = ["prefixd_queue_depth", "prefixd_running_sequences", 'prefixd_sequences_total{outcome="length"}'];
+  for (let taken = 0; taken < 100; ) {
+    await sleep(10);
+    const figures = await Promise.all(METRICS.map((name) => server.metric(name)));
+    taken = figures.reduce((sum, figure) => sum + (figure || 0), 0);
+  }
   server.signal("SIGTERM");
   const results = await all;
   for (const { status, body } of results) {
