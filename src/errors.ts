@@ -32,6 +32,16 @@ export const ERRORS = {
   prefix_not_finite: { status: 422, title: "The prefix has values that are not finite" },
   prefix_damaged: { status: 500, title: "The stored prefix is damaged" },
   prefix_too_long: { status: 422, title: "The prefix has too many virtual tokens" },
+  // users
+  unauthorized: { status: 401, title: "A valid key is needed" },
+  forbidden: { status: 403, title: "This needs another role" },
+  user_exists: { status: 409, title: "There is such a user already" },
+  user_not_found: { status: 404, title: "No such user" },
+  key_not_found: { status: 404, title: "No such key" },
+  invalid_user_id: { status: 400, title: "The user id is not valid" },
+  quota_exceeded: { status: 403, title: "The user's quota of prefixes is used up" },
+  user_queue_full: { status: 429, title: "The user has too many requests waiting" },
+  token_rate_exceeded: { status: 429, title: "The user's tokens for this minute are used up" },
   // operation
   queue_full: { status: 429, title: "The queue is full" },
   store_unavailable: { status: 503, title: "The prefix store is not available" },
