@@ -54,6 +54,17 @@ export const ERRORS = {
 
 export type ErrorCode = keyof typeof ERRORS;
 
+/** The limit that a request ran into; it goes out as RateLimit headers. */
+export interface ReachedLimit {
+  readonly name: "tokens" | "queue" | "user_queue";
+  readonly quota: number;
+  readonly remaining: number;
+  /** Seconds until there is room again. */
+  readonly resetSeconds: number;
+  /** Seconds that the quota is for; absent: it bounds what there is at one time. */
+  readonly windowSeconds?: number;
+}
+
 /** An error with a stable code. `detail` is for the client: it never holds secrets, paths or stack traces. */
 export class PrefixdError extends Error {
   override readonly name = "PrefixdError";
@@ -61,12 +72,14 @@ export class PrefixdError extends Error {
   readonly status: number;
   /** Seconds after which trying again makes sense. */
   readonly retryAfter: number | undefined;
+  readonly limit: ReachedLimit | undefined;
 
-  constructor(code: ErrorCode, detail: string, options: { cause?: unknown; retryAfter?: number } = {}) {
+  constructor(code: ErrorCode, detail: string, options: { cause?: unknown; retryAfter?: number; limit?: ReachedLimit } = {}) {
     super(detail, options.cause === undefined ? undefined : { cause: options.cause });
     this.code = code;
     this.status = ERRORS[code].status;
     this.retryAfter = options.retryAfter;
+    this.limit = options.limit;
   }
 }
 

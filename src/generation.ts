@@ -11,6 +11,8 @@ import type { Tokenizer } from "./text/tokenizer.ts";
 /** A generate request with every default filled in and every value checked, but for what only the prefix can tell. */
 export interface ValidGenerateRequest {
   readonly id: string;
+  /** Whose request it is: whose share, limits and bill. */
+  readonly user: string;
   /** null: the bare base model. */
   readonly prefix: PrefixKey | null;
   /** At least one, each with at least one id. */
@@ -106,8 +108,8 @@ export class Generation {
     if (this.#removed) throw new PrefixdError("prefix_not_found", "There is no such prefix.");
     this.#prefix = prefix;
     this.#checkContext(prefix?.kv.length ?? 0);
-    const { id, n, maxNewTokens, sampling, seed } = this.#request;
-    const common = { prefix: prefix?.kv ?? null, n, maxNewTokens, sampling, seed, topLogprobs: this.#request.logprobs ?? 0, eosIds: [...this.#eos] };
+    const { id, user, n, maxNewTokens, sampling, seed } = this.#request;
+    const common = { tenant: user, prefix: prefix?.kv ?? null, n, maxNewTokens, sampling, seed, topLogprobs: this.#request.logprobs ?? 0, eosIds: [...this.#eos] };
     try {
       for (const [p, promptIds] of this.#request.prompts.entries()) {
         this.#handles.push(this.#parts.engine.submit({ id: `${id}-${p}`, promptIds, ...common }, this.#engineListener(p * n)));
