@@ -28,20 +28,21 @@ const { runner, shape } = model;
 const prefixes = Array.from({ length: POLITE + 1 }, (_, seed) => randomPrefix(shape, 10, seed));
 const limited: TenantShares = { of: (tenant) => ({ ...EQUAL_SHARES.of(tenant), maxRunning: tenant === "abuser" ? 4 : null }) };
 type Given = Pick<EngineOptions, "policy" | "shares">;
-const CASES: { name: string; abuser: boolean; given: Given }[] = [
-  { name: "without the abuser", abuser: false, given: {} },
-  { name: "first come, first served", abuser: true, given: { policy: firstFit } },
-  { name: "fair share", abuser: true, given: {} },
-  { name: "fair share, abuser's max_running 4", abuser: true, given: { shares: limited } },
+/** `all`: measured until everything has ended; otherwise until the polite users are served. */
+const CASES: { name: string; abuser: boolean; all: boolean; given: Given }[] = [
+  { name: "without the abuser", abuser: false, all: false, given: {} },
+  { name: "first come, first served", abuser: true, all: true, given: { policy: firstFit } },
+  { name: "fair share", abuser: true, all: true, given: {} },
+  { name: "fair share, abuser's max_running 4", abuser: true, all: false, given: { shares: limited } },
 ];
 
 const waits = new Map<string, { p50: number[]; p99: number[] }>();
 const rates = new Map<string, number[]>();
 for (let round = 0; round < ROUNDS; round++) {
   for (const load of LOADS) {
-    for (const { name, abuser, given } of CASES) {
-      const { ttft, tokensPerSecond } = await run(given, abuser, load.outstanding);
-      const key = `${load.name} ${name}`;
+    for (const one of CASES) {
+      const { ttft, tokensPerSecond } = await run(one, load.outstanding);
+      const key = `${load.name} ${one.name}`;
       if (!waits.has(key)) waits.set(key, { p50: [], p99: [] });
       waits.get(key)!.p50.push(quantile(ttft, 0.5));
       waits.get(key)!.p99.push(quantile(ttft, 0.99));
@@ -54,9 +55,9 @@ const weights = [1, 2, 4, 8];
 const jain = { fair: await byWeight({}), fifo: await byWeight({ policy: firstFit }) };
 
 const ms = (values: readonly number[]): string => `${median(values).toFixed(0)} ms`;
-const rows = LOADS.flatMap((load) => CASES.map(({ name }) => {
+const rows = LOADS.flatMap((load) => CASES.map(({ name, all }) => {
   const key = `${load.name} ${name}`;
-  return [load.name, name, ms(waits.get(key)!.p50), ms(waits.get(key)!.p99), median(rates.get(key)!).toFixed(0)];
+  return [load.name, name, ms(waits.get(key)!.p50), ms(waits.get(key)!.p99), all ? median(rates.get(key)!).toFixed(0) : ""];
 }));
 const ratio = median(LOADS.flatMap(({ name }) => rates.get(`${name} fair share`)!.map((rate, round) => rate / rates.get(`${name} first come, first served`)![round]!)));
 writeSection("fairness", [
@@ -69,30 +70,29 @@ writeSection("fairness", [
 console.log(rows.map((row) => row.join("  ")).join("\n"), `\n${ratio.toFixed(3)} ${jain.fair.toFixed(4)} ${jain.fifo.toFixed(4)}`);
 process.exit(0);
 
-/** Times to first token of the polite users in ms, and generated tokens per second until everything has ended. */
-function run(given: Given, withAbuser: boolean, outstanding: number): Promise<{ ttft: number[]; tokensPerSecond: number }> {
+/** Times to first token of the polite users in ms, and generated tokens per second. */
+async function run({ abuser, all, given }: (typeof CASES)[number], outstanding: number): Promise<{ ttft: number[]; tokensPerSecond: number }> {
   const engine = newEngine(runner, given);
   const ttft: number[] = [];
   const started = performance.now();
-  let waiting = withAbuser ? ABUSER.requests : 0;
-  let open = waiting + POLITE * EACH.requests;
+  let waiting = abuser ? ABUSER.requests : 0;
+  let open = (all ? waiting : 0) + POLITE * EACH.requests;
   let generated = 0;
-  return new Promise((resolve, reject) => {
-    const done = (): void => {
-      if (--open === 0) resolve({ ttft, tokensPerSecond: (generated * 1000) / (performance.now() - started) });
-    };
+  await new Promise<void>((resolve, reject) => {
+    const done = (): void => void (--open === 0 && resolve());
+    const onError = (error: Error): void => (open > 0 ? reject(error) : undefined);
     for (let i = 0; i < waiting; i++) {
       engine.submit(benchRequest({ tenant: "abuser", promptIds: promptOf(ABUSER.prompt, i), prefix: prefixes[POLITE]!, maxNewTokens: ABUSER.newTokens }), {
         onStart: () => void waiting--,
         onToken: () => (generated++, "continue"),
-        onFinish: done,
-        onError: reject,
+        onFinish: all ? done : () => {},
+        onError,
       });
     }
     const send = (user: number, left: { requests: number }): void => {
       if (left.requests-- <= 0) return;
       const sentAt = performance.now();
-      const counts = !withAbuser || waiting > 0;
+      const counts = !abuser || waiting > 0;
       let first = true;
       engine.submit(benchRequest({ tenant: `polite-${user}`, promptIds: promptOf(EACH.prompt, user * 1000 + left.requests), prefix: prefixes[user]!, maxNewTokens: EACH.newTokens }), {
         onToken() {
@@ -105,7 +105,7 @@ function run(given: Given, withAbuser: boolean, outstanding: number): Promise<{ 
           send(user, left);
           done();
         },
-        onError: reject,
+        onError,
       });
     };
     for (let user = 0; user < POLITE; user++) {
@@ -113,6 +113,9 @@ function run(given: Given, withAbuser: boolean, outstanding: number): Promise<{ 
       for (let i = 0; i < outstanding; i++) send(user, left);
     }
   });
+  const tokensPerSecond = (generated * 1000) / (performance.now() - started);
+  await engine.drain(0);
+  return { ttft, tokensPerSecond };
 }
 
 /** Jain's index of service by weight until the first user has nothing waiting any more. */
