@@ -22,7 +22,7 @@ module.exports = {
     only("model/", ["errors\\.ts", "kv\\.ts", "runtime/", "engine/model-runner\\.ts"], "the model implements the engine's ModelRunner on the runtime"),
     only("text/", ["errors\\.ts"], "text is the tokenizer's world"),
     only("prefixes/", ["errors\\.ts", "kv\\.ts", "model/(safetensors|strict-json)\\.ts", "observability/"], "prefixes never know the engine"),
-    only("generat", ["errors\\.ts", "kv\\.ts", "engine/", "prefixes/", "text/", "observability/"], "one request's way joins engine, prefixes and text"),
+    only("generat", ["errors\\.ts", "kv\\.ts", "engine/", "prefixes/", "text/", "observability/", "users/(types|usage|token-rate)\\.ts"], "one request's way joins engine, prefixes and text"),
     only("http/", ["errors\\.ts", "kv\\.ts", "config", "generat", "prefixes/", "text/", "observability/"], "HTTP knows requests and prefixes, never the model"),
     {
       name: "only-composition-constructs",

@@ -32,6 +32,16 @@ export const ERRORS = {
   prefix_not_finite: { status: 422, title: "The prefix has values that are not finite" },
   prefix_damaged: { status: 500, title: "The stored prefix is damaged" },
   prefix_too_long: { status: 422, title: "The prefix has too many virtual tokens" },
+  // users
+  unauthorized: { status: 401, title: "A valid key is needed" },
+  forbidden: { status: 403, title: "This needs another role" },
+  user_exists: { status: 409, title: "There is such a user already" },
+  user_not_found: { status: 404, title: "No such user" },
+  key_not_found: { status: 404, title: "No such key" },
+  invalid_user_id: { status: 400, title: "The user id is not valid" },
+  quota_exceeded: { status: 403, title: "The user's quota of prefixes is used up" },
+  user_queue_full: { status: 429, title: "The user has too many requests waiting" },
+  token_rate_exceeded: { status: 429, title: "The user's tokens for this minute are used up" },
   // operation
   queue_full: { status: 429, title: "The queue is full" },
   store_unavailable: { status: 503, title: "The prefix store is not available" },
@@ -44,6 +54,17 @@ export const ERRORS = {
 
 export type ErrorCode = keyof typeof ERRORS;
 
+/** The limit that a request ran into; it goes out as RateLimit headers. */
+export interface ReachedLimit {
+  readonly name: "tokens" | "queue" | "user_queue";
+  readonly quota: number;
+  readonly remaining: number;
+  /** Seconds until there is room again. */
+  readonly resetSeconds: number;
+  /** Seconds that the quota is for; absent: it bounds what there is at one time. */
+  readonly windowSeconds?: number;
+}
+
 /** An error with a stable code. `detail` is for the client: it never holds secrets, paths or stack traces. */
 export class PrefixdError extends Error {
   override readonly name = "PrefixdError";
@@ -51,12 +72,14 @@ export class PrefixdError extends Error {
   readonly status: number;
   /** Seconds after which trying again makes sense. */
   readonly retryAfter: number | undefined;
+  readonly limit: ReachedLimit | undefined;
 
-  constructor(code: ErrorCode, detail: string, options: { cause?: unknown; retryAfter?: number } = {}) {
+  constructor(code: ErrorCode, detail: string, options: { cause?: unknown; retryAfter?: number; limit?: ReachedLimit } = {}) {
     super(detail, options.cause === undefined ? undefined : { cause: options.cause });
     this.code = code;
     this.status = ERRORS[code].status;
     this.retryAfter = options.retryAfter;
+    this.limit = options.limit;
   }
 }
 

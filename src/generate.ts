@@ -30,7 +30,7 @@ export class GenerationService {
 
   /**
    * Takes a request in, all of its prompts or none; resolves when it is queued. Aborting `signal` ends it in silence.
-   * Throws `draining`, `base_model_disabled`, `context_exceeded`, `queue_full`, what the registry's `resolve` throws, RequestAborted.
+   * Throws `draining`, `base_model_disabled`, `context_exceeded`, `queue_full`, `user_queue_full`, `token_rate_exceeded`, what the registry's `resolve` throws, RequestAborted.
    */
   async start(request: ValidGenerateRequest, listener: GenerationListener, signal: AbortSignal): Promise<void> {
     const generation = new Generation(request, listener, this.#parts, (ended) => this.#live.delete(ended));
@@ -39,6 +39,7 @@ export class GenerationService {
     try {
       if (this.#draining) throw new PrefixdError("draining", "The server is shutting down.", { retryAfter: 5 });
       const prefix = await this.#resolve(request);
+      await generation.admit();
       if (signal.aborted) throw new RequestAborted();
       generation.submit(prefix, signal);
     } catch (error) {

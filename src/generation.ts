@@ -1,5 +1,6 @@
 import { PrefixdError } from "./errors.ts";
 import type { EngineRequest, FinishReason, RequestHandle, RequestListener, SamplingParams, TokenEvent, TokenLogprob } from "./engine/request.ts";
+import { RequestMeter, type MeterParts } from "./generation-meter.ts";
 import type { EngineStats } from "./observability/engine-observer.ts";
 import type { RequestTokens } from "./observability/metrics.ts";
 import type { PrefixRegistry, ResolvedPrefix } from "./prefixes/registry-types.ts";
@@ -11,6 +12,8 @@ import type { Tokenizer } from "./text/tokenizer.ts";
 /** A generate request with every default filled in and every value checked, but for what only the prefix can tell. */
 export interface ValidGenerateRequest {
   readonly id: string;
+  /** Whose request it is: whose share, limits and bill. */
+  readonly user: string;
   /** null: the bare base model. */
   readonly prefix: PrefixKey | null;
   /** At least one, each with at least one id. */
@@ -54,7 +57,7 @@ export interface GenerationEngine {
   stats(): EngineStats;
 }
 
-export interface GenerationParts {
+export interface GenerationParts extends MeterParts {
   readonly engine: GenerationEngine;
   readonly prefixes: Pick<PrefixRegistry, "resolve">;
   readonly tokenizer: Tokenizer;
@@ -72,6 +75,7 @@ export class Generation {
   readonly #parts: GenerationParts;
   readonly #onEnd: (self: Generation) => void;
   readonly #startedAt = performance.now();
+  readonly #meter: RequestMeter;
   readonly #texts: TextStream[];
   readonly #handles: RequestHandle[] = [];
   readonly #eos: ReadonlySet<number>;
@@ -92,6 +96,7 @@ export class Generation {
     this.#listener = listener;
     this.#parts = parts;
     this.#onEnd = onEnd;
+    this.#meter = new RequestMeter(request, parts);
     this.#open = request.prompts.length * request.n;
     const stops = new StopStrings(request.stop);
     this.#texts = Array.from({ length: this.#open }, () => new TextStream(parts.tokenizer, stops));
@@ -102,15 +107,21 @@ export class Generation {
     return this.#request.prefix?.user === key.user && this.#request.prefix.name === key.name;
   }
 
+  /** Throws `token_rate_exceeded`. */
+  admit(): Promise<void> {
+    return this.#meter.admit();
+  }
+
   submit(prefix: ResolvedPrefix | null, signal: AbortSignal): void {
     if (this.#removed) throw new PrefixdError("prefix_not_found", "There is no such prefix.");
     this.#prefix = prefix;
     this.#checkContext(prefix?.kv.length ?? 0);
-    const { id, n, maxNewTokens, sampling, seed } = this.#request;
-    const common = { prefix: prefix?.kv ?? null, n, maxNewTokens, sampling, seed, topLogprobs: this.#request.logprobs ?? 0, eosIds: [...this.#eos] };
+    const { id, user, n, maxNewTokens, sampling, seed } = this.#request;
+    const common = { tenant: user, prefix: prefix?.kv ?? null, n, maxNewTokens, sampling, seed, topLogprobs: this.#request.logprobs ?? 0, eosIds: [...this.#eos] };
+    this.#meter.submitted();
     try {
       for (const [p, promptIds] of this.#request.prompts.entries()) {
-        this.#handles.push(this.#parts.engine.submit({ id: `${id}-${p}`, promptIds, ...common }, this.#engineListener(p * n)));
+        this.#handles.push(this.#parts.engine.submit({ id: `${id}-${p}`, promptIds, ...common }, this.#engineListener(p)));
       }
     } catch (error) {
       // Nothing has run yet: the engine steps only after this turn of the event loop.
@@ -130,6 +141,7 @@ export class Generation {
   /** It was never taken in. */
   discard(): void {
     this.#over = true;
+    this.#meter.refuse();
     this.#markEnded();
   }
 
@@ -153,17 +165,21 @@ export class Generation {
     }
   }
 
-  #engineListener(firstChoice: number): RequestListener {
+  #engineListener(prompt: number): RequestListener {
+    const firstChoice = prompt * this.#request.n;
     return {
-      onToken: (event) => this.#onToken(firstChoice + event.choice, event),
+      onStart: () => this.#meter.started(prompt),
+      onToken: (event) => this.#onToken(prompt, firstChoice + event.choice, event),
       onFinish: (choice, reason) => this.#onFinish(firstChoice + choice, reason),
       onError: (error) => this.fail(error),
     };
   }
 
-  #onToken(index: number, event: TokenEvent): "continue" | "stop" {
+  #onToken(prompt: number, index: number, event: TokenEvent): "continue" | "stop" {
     if (this.#over) return "stop";
     this.#completionTokens++;
+    this.#meter.started(prompt);
+    this.#meter.token();
     try {
       const delta = this.#delta(index);
       delta.tokenIds.push(event.id);
@@ -233,6 +249,7 @@ export class Generation {
     if (cancel) this.#cancel("cancelled");
     this.#onEnd(this);
     this.#markEnded();
+    this.#meter.ended(this.#prefix?.kv.length ?? 0);
     this.#parts.metrics.request(outcome, (performance.now() - this.#startedAt) / 1000, this.#usage());
     return true;
   }

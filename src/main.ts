@@ -18,12 +18,17 @@ import { observeErrors } from "./observability/observe-errors.ts";
 import { createPrefixCache } from "./prefixes/cache.ts";
 import { adapterFolders, readAdapterFolder } from "./prefixes/folder.ts";
 import { openLmdbStore } from "./prefixes/lmdb-store.ts";
+import { RedisConnection } from "./prefixes/redis-connection.ts";
 import { openRedisStore } from "./prefixes/redis-store.ts";
 import { createPrefixRegistry } from "./prefixes/registry.ts";
 import type { PrefixRegistry } from "./prefixes/registry-types.ts";
 import type { PrefixStore } from "./prefixes/store.ts";
 import { Runtime } from "./runtime/session.ts";
 import { loadTokenizer } from "./text/tokenizer.ts";
+import { RedisTokenBuckets } from "./users/redis-token-rate.ts";
+import { userShares } from "./users/shares.ts";
+import { MemoryTokenBuckets, UserTokenRate, type TokenBuckets } from "./users/token-rate.ts";
+import { NO_LIMITS, type User } from "./users/types.ts";
 
 export interface RunningServer {
   /** Such as `http://127.0.0.1:8080`. */
@@ -60,7 +65,7 @@ async function start(config: Config, logger: Logger, resources: Resources): Prom
 
   const metrics = new Metrics();
   resources.defer(() => metrics.close());
-  const engine = new Engine({ runner, maxQueue: config.maxQueue, prefillChunk: config.prefillChunk, observer: metrics });
+  const engine = new Engine({ runner, maxQueue: config.maxQueue, prefillChunk: config.prefillChunk, observer: metrics, shares: userShares(findUser) });
   const store = observeErrors(await openStore(config, logger), (op, error) => {
     // A precondition that fails is an answer, not a fault of the store.
     if (!(error instanceof PrefixdError) || error.status >= 500) metrics.storeError(op);
@@ -74,7 +79,8 @@ async function start(config: Config, logger: Logger, resources: Resources): Prom
 
   const { eosIds: configured } = checkpoint.config;
   const eosIds = configured.length > 0 || tokenizer.eosId === null ? configured : [tokenizer.eosId];
-  const generation = new GenerationService({ engine, prefixes: registry, tokenizer, positions: shape.positions, eosIds, allowBaseModel: config.allowBaseModel, metrics });
+  const tokenRate = new UserTokenRate(openTokenBuckets(config, logger, resources), (user) => findUser(user).limits.tokens_per_minute);
+  const generation = new GenerationService({ tokenRate, engine, prefixes: registry, tokenizer, positions: shape.positions, eosIds, allowBaseModel: config.allowBaseModel, metrics });
   const app = await buildApp({
     modelName: basename(config.model),
     shape,
@@ -100,6 +106,17 @@ async function start(config: Config, logger: Logger, resources: Resources): Prom
       logger.info("stopped");
     },
   };
+}
+
+/** The local user, whom everything belongs to, has the whole model. */
+const findUser: (user: string) => Pick<User, "weight" | "limits"> = () => ({ weight: 1, limits: NO_LIMITS });
+
+/** Shared by the replicas that share the store. */
+function openTokenBuckets(config: Config, logger: Logger, resources: Resources): TokenBuckets {
+  if (config.store.startsWith("lmdb:")) return new MemoryTokenBuckets();
+  const redis = new RedisConnection({ url: config.store, onError: (error) => logger.warn({ err: error }, "redis") });
+  resources.defer(() => redis.close());
+  return new RedisTokenBuckets(redis);
 }
 
 async function openModel(config: Config, logger: Logger): Promise<Checkpoint> {

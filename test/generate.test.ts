@@ -1,6 +1,7 @@
 import t from "tap";
 import { PrefixdError } from "../src/errors.ts";
 import { GenerationService, type ChoiceDelta, type GenerationEnd, type GenerationListener, type ValidGenerateRequest } from "../src/generate.ts";
+import type { RequestUsage } from "../src/users/usage.ts";
 import { until } from "./support/app.ts";
 import { FakeEngine } from "./support/fake-engine.ts";
 import { FakeRegistry } from "./support/fake-registry.ts";
@@ -19,9 +20,30 @@ function make(t: { teardown(fn: () => void): unknown }, allowBaseModel = true): 
   return { engine, registry, service, outcomes };
 }
 
+/** The same with a meter: what was recorded, and tokens charged per user. */
+function metered(t: { teardown(fn: () => void): unknown }): { engine: FakeEngine; registry: FakeRegistry; prefixed: ValidGenerateRequest; service: GenerationService; used: RequestUsage[]; charged: Map<string, number>; refuse: { now: boolean } } {
+  const engine = new FakeEngine();
+  t.teardown(() => engine.close());
+  const registry = new FakeRegistry();
+  const used: RequestUsage[] = [];
+  const charged = new Map<string, number>();
+  const refuse = { now: false };
+  const charge = (user: string, tokens: number): void => void charged.set(user, (charged.get(user) ?? 0) + tokens);
+  const admit = (user: string, tokens: number): Promise<void> => {
+    if (refuse.now) return Promise.reject(new PrefixdError("token_rate_exceeded", "Too much."));
+    return Promise.resolve(charge(user, tokens));
+  };
+  const service = new GenerationService({
+    engine, prefixes: registry, tokenizer: new FakeTokenizer(), positions: 64, eosIds: [256], allowBaseModel: true, metrics: { request() {} },
+    usage: { record: (one) => void used.push(one) },
+    tokenRate: { admit, charge },
+  });
+  return { engine, registry, service, used, charged, refuse, prefixed: request({ prefix: { user: "local", name: "p" } }) };
+}
+
 function request(over: Partial<ValidGenerateRequest> = {}): ValidGenerateRequest {
   const sampling = { doSample: false, temperature: 1, topK: 50, topP: 1, minP: 0, repetitionPenalty: 1, minNewTokens: 0 };
-  return { id: "gen-1", prefix: null, prompts: [ids("ab")], n: 1, maxNewTokens: 3, sampling, seed: 7, logprobs: null, stop: [], ignoreEos: false, ...over };
+  return { id: "gen-1", user: "local", prefix: null, prompts: [ids("ab")], n: 1, maxNewTokens: 3, sampling, seed: 7, logprobs: null, stop: [], ignoreEos: false, ...over };
 }
 
 /** Tokens of this text, one per step, whatever the request says. */
@@ -128,6 +150,58 @@ t.test("an abort frees the engine, says nothing more, and is counted", async (t)
   await t.rejects(service.start(request(), out, early.signal), { name: "RequestAborted" });
   t.same(outcomes, ["cancelled", "too_slow", "cancelled"]);
   t.equal(engine.submitted.length, 2);
+});
+
+t.test("what a request used is recorded once, however it ends, and charged to its user's tokens per minute", async (t) => {
+  const { engine, registry, prefixed, service, used, charged } = metered(t);
+  await registry.register({ user: "local", name: "p" }, { kind: "hard", ids: ids("xyz") });
+  await service.collect(prefixed, never);
+  t.match(used, [{ user: "local", prefix: "p", prefixTokens: 3, promptTokens: 2, completionTokens: 3 }]);
+  t.ok(used[0]!.queueSeconds >= 0 && used[0]!.runSeconds >= 0);
+  t.equal(charged.get("local"), 5);
+
+  engine.stepMs = null;
+  const gone = new AbortController();
+  await service.start(request({ prompts: [ids("abc"), ids("d")], n: 2, maxNewTokens: 9 }), new Recorder(), gone.signal);
+  engine.step();
+  engine.step();
+  gone.abort("disconnected");
+  engine.step();
+  t.match(used[1], { prefix: null, prefixTokens: 0, promptTokens: 4, completionTokens: 8 }, "what was generated before the client left");
+  t.equal(charged.get("local"), 5 + 12);
+
+  await service.start(prefixed, new Recorder(), never);
+  engine.step();
+  await service.endRequestsOf({ user: "local", name: "p" });
+  t.match(used[2], { prefix: "p", promptTokens: 2, completionTokens: 1 }, "removed");
+
+  const waiting = new AbortController();
+  await service.start(request(), new Recorder(), waiting.signal);
+  waiting.abort("disconnected");
+  t.match(used[3], { promptTokens: 0, completionTokens: 0, runSeconds: 0 }, "it never left the queue");
+  t.equal(charged.get("local"), 20, "its prompt was given back");
+  t.equal(used.length, 4);
+});
+
+t.test("a request that is refused costs nothing; long ones are charged while they run", async (t) => {
+  const { engine, service, used, charged, refuse } = metered(t);
+  engine.maxQueue = 0;
+  await t.rejects(service.collect(request(), never), { code: "queue_full" });
+  t.equal(charged.get("local"), 0);
+  refuse.now = true;
+  await t.rejects(service.collect(request(), never), { code: "token_rate_exceeded" });
+  t.same([used, engine.submitted], [[], []]);
+  refuse.now = false;
+  engine.maxQueue = 4;
+  engine.stepMs = null;
+  const out = new Recorder();
+  engine.script = () => 65;
+  await service.start(request({ prompts: [ids("ab"), ids("cd")], n: 2, maxNewTokens: 50 }), out, never);
+  for (let step = 0; step < 20; step++) engine.step();
+  t.equal(charged.get("local"), 4 + 64, "80 are made, 64 of them charged");
+  for (let step = 0; step < 30; step++) engine.step();
+  await Promise.resolve();
+  t.equal(charged.get("local"), 4 + 200);
 });
 
 t.test("a removed prefix ends what runs on it, and waits for it", async (t) => {

@@ -1,7 +1,7 @@
 /** GPT-2 small with random weights on the CPU, built once into `.cache/`, ready to run: what most benchmarks measure. */
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { Engine } from "../../src/engine/engine.ts";
+import { Engine, type EngineOptions } from "../../src/engine/engine.ts";
 import type { EngineRequest } from "../../src/engine/request.ts";
 import { kvElements, type KvTensor, type ModelShape } from "../../src/kv.ts";
 import { openCheckpoint } from "../../src/model/checkpoint.ts";
@@ -27,8 +27,11 @@ export interface BenchModel extends AsyncDisposable {
   readonly shape: ModelShape;
 }
 
-export async function openSized(size: string, slots: number): Promise<BenchModel> {
-  const checkpoint = await openCheckpoint(await sizedCheckpoint(size), { cacheDir: CACHE });
+export const openSized = async (size: string, slots: number): Promise<BenchModel> => openFolder(await sizedCheckpoint(size), slots);
+
+/** A checkpoint's folder, ready to run. */
+export async function openFolder(dir: string, slots: number): Promise<BenchModel> {
+  const checkpoint = await openCheckpoint(dir, { cacheDir: CACHE });
   const modelPath = await ensureGraph(checkpoint, CACHE, "fp32");
   await checkpoint.close();
   const runtime = new Runtime();
@@ -43,9 +46,9 @@ export async function openSized(size: string, slots: number): Promise<BenchModel
   };
 }
 
-export function newEngine(runner: Gpt2Runner): Engine {
+export function newEngine(runner: Gpt2Runner, given: Pick<EngineOptions, "policy" | "shares"> = {}): Engine {
   const observer = { step() {}, queued() {}, firstToken() {}, interToken() {}, finished() {} };
-  return new Engine({ runner, maxQueue: 10_000, prefillChunk: 64, observer });
+  return new Engine({ runner, maxQueue: 10_000, prefillChunk: 64, observer, ...given });
 }
 
 /** A prefix of random values, another one for every seed. */
@@ -60,7 +63,7 @@ let requests = 0;
 /** A greedy request that runs to its last token. */
 export function benchRequest(given: Pick<EngineRequest, "promptIds" | "maxNewTokens"> & Partial<EngineRequest>): EngineRequest {
   const sampling = { doSample: false, temperature: 1, topK: 0, topP: 1, minP: 0, repetitionPenalty: 1, minNewTokens: 0 };
-  return { id: `bench-${requests++}`, prefix: null, n: 1, sampling, seed: 0, topLogprobs: 0, eosIds: [], ...given };
+  return { id: `bench-${requests++}`, tenant: "bench", prefix: null, n: 1, sampling, seed: 0, topLogprobs: 0, eosIds: [], ...given };
 }
 
 export function promptIds(length: number, seed: number): Int32Array {

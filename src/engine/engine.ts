@@ -6,10 +6,13 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { PrefixdError } from "../errors.ts";
 import type { FoldInput, KvTensor } from "../kv.ts";
 import type { EngineObserver } from "../observability/engine-observer.ts";
+import { EQUAL_SHARES, fairShare, type TenantShares } from "./fair-share.ts";
+import { checkQueueLimits, heldRows } from "./limits.ts";
 import type { ModelRunner, StepOutput } from "./model-runner.ts";
 import type { EngineRequest, RequestHandle, RequestListener, TokenEvent } from "./request.ts";
-import { firstFit, planPrefill, type PrefillChunk, type QueuePolicy } from "./scheduler.ts";
+import { planPrefill, type PrefillChunk, type QueuePolicy } from "./scheduler.ts";
 import { RunningRequest, type Sequence } from "./sequence.ts";
+import { ServiceCounters } from "./service-counters.ts";
 
 export interface EngineOptions {
   readonly runner: ModelRunner;
@@ -18,6 +21,9 @@ export interface EngineOptions {
   /** Prompt tokens per step, and the length of a prompt's pieces. */
   readonly prefillChunk: number;
   readonly observer: EngineObserver;
+  /** Weights and limits of the tenants; without it all are equal and have none. */
+  readonly shares?: TenantShares;
+  /** Instead of fair shares. */
   readonly policy?: QueuePolicy;
 }
 
@@ -42,7 +48,8 @@ interface FoldJob {
 export class Engine {
   readonly #runner: ModelRunner;
   readonly #options: EngineOptions;
-  readonly #policy: QueuePolicy;
+  readonly #shares: TenantShares;
+  readonly #counters: ServiceCounters;
   readonly #queue: RunningRequest[] = [];
   readonly #folds: FoldJob[] = [];
   /** Sequences that decode; the index is the row. */
@@ -54,23 +61,21 @@ export class Engine {
   constructor(options: EngineOptions) {
     this.#options = options;
     this.#runner = options.runner;
-    this.#policy = options.policy ?? firstFit;
+    this.#shares = options.shares ?? EQUAL_SHARES;
+    this.#counters = new ServiceCounters(this.#shares);
   }
 
   /**
    * Queues a request; its results come through the listener. `n` must not exceed the runner's slots and the context must suffice:
    * whoever makes an EngineRequest has checked both.
-   * @throws PrefixdError queue_full, draining; RangeError for an `n` that could never be admitted
+   * @throws PrefixdError queue_full, user_queue_full, invalid_parameter (wider than its tenant's limit), draining; RangeError for an `n` that could never be admitted
    */
   submit(request: EngineRequest, listener: RequestListener): RequestHandle {
     if (request.n > this.#runner.slots) throw new RangeError(`n = ${request.n} with ${this.#runner.slots} slots`);
     if (this.#draining) throw new PrefixdError("draining", "The server is shutting down.", { retryAfter: 1 });
-    // What the next step can admit does not wait: a burst into free rows is no queue.
     const busyRows = this.#rows.filter((sequence) => !sequence.done).length + (this.#prefilling?.n ?? 0);
-    const freeRows = this.#runner.slots - busyRows;
-    if (this.#queue.length >= this.#options.maxQueue + freeRows) {
-      throw new PrefixdError("queue_full", `${this.#options.maxQueue} requests are waiting already.`, { retryAfter: 1 });
-    }
+    checkQueueLimits(request, this.#queue, { maxQueue: this.#options.maxQueue, freeRows: this.#runner.slots - busyRows }, this.#shares);
+    this.#counters.arrive(request.tenant, this.#queue);
     const running = new RunningRequest(request, listener, this.#options.observer, performance.now());
     this.#queue.push(running);
     this.#wake();
@@ -106,6 +111,14 @@ export class Engine {
     clearTimeout(timer);
   }
 
+  #plan(): PrefillChunk<RunningRequest>[] {
+    const state = { running: this.#rows.length, slots: this.#runner.slots, prefilling: this.#prefilling, queue: this.#queue };
+    const running = heldRows(this.#rows.map((sequence) => sequence.owner.tenant), this.#prefilling);
+    this.#counters.sweep(this.#queue, running);
+    const policy = this.#options.policy ?? fairShare({ counters: this.#counters.all, running, shares: this.#shares });
+    return planPrefill(state, policy, this.#options.prefillChunk);
+  }
+
   #wake(): void {
     this.#loop ??= this.#run().finally(() => {
       this.#loop = null;
@@ -134,8 +147,7 @@ export class Engine {
   async #step(): Promise<boolean> {
     this.#releaseEnded();
     const folded = await this.#fold();
-    const state = { running: this.#rows.length, slots: this.#runner.slots, prefilling: this.#prefilling, queue: this.#queue };
-    const plan = planPrefill(state, this.#policy, this.#options.prefillChunk);
+    const plan = this.#plan();
     for (const chunk of plan) await this.#prefill(chunk);
     this.#releaseEnded();
     const rows = this.#rows.length;
@@ -167,13 +179,13 @@ export class Engine {
     return true;
   }
 
-  async #prefill({ request, from, to, last }: PrefillChunk<RunningRequest>): Promise<void> {
+  async #prefill({ request, from, to, last, passedOver }: PrefillChunk<RunningRequest>): Promise<void> {
     if (request.ended) return;
     const start = request.prefixLength + from;
     let started: number;
     let output: StepOutput;
     try {
-      if (from === 0) this.#admit(request);
+      if (from === 0) this.#admit(request, passedOver);
       if (request.ended) return;
       started = performance.now();
       output = await this.#runner.prefill(request.row, start, request.request.promptIds.subarray(from, to));
@@ -193,10 +205,10 @@ export class Engine {
     }
   }
 
-  #admit(request: RunningRequest): void {
-    const index = this.#queue.indexOf(request);
-    for (const passed of this.#queue.slice(0, index)) passed.passedOver++;
-    this.#queue.splice(index, 1);
+  #admit(request: RunningRequest, passedOver: readonly RunningRequest[]): void {
+    for (const passed of passedOver) passed.passedOver++;
+    this.#queue.splice(this.#queue.indexOf(request), 1);
+    this.#counters.admit(request.tenant, request.promptLength);
     this.#prefilling = request;
     request.row = this.#rows.length;
     this.#options.observer.queued((performance.now() - request.submittedAt) / 1000);
@@ -250,6 +262,7 @@ export class Engine {
     }
     sequence.lastId = token.id;
     sequence.generated++;
+    this.#counters.generated(owner.tenant, 1);
     const verdict = owner.tell((listener) => listener.onToken({ choice: sequence.choice, ...token }));
     const now = performance.now();
     if (sequence.lastTokenAt > 0) this.#options.observer.interToken((now - sequence.lastTokenAt) / 1000);

@@ -19,6 +19,8 @@ export interface SamplingParams {
 /** One request as the engine takes it: token ids in, token ids out. Everything in it has been validated. */
 export interface EngineRequest {
   readonly id: string;
+  /** Whose share of the model it uses; opaque to the engine. */
+  readonly tenant: string;
   /** At least one id. */
   readonly promptIds: Int32Array;
   readonly prefix: KvTensor | null;

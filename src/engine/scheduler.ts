@@ -6,12 +6,13 @@
 
 /** What the scheduler needs to know of a queued or prefilling request. */
 export interface Schedulable {
+  readonly tenant: string;
   /** Rows that it takes: one per choice. */
   readonly n: number;
   readonly promptLength: number;
   /** Prompt tokens already fed. */
   readonly fed: number;
-  /** How often a later request has been admitted before this one. */
+  /** How often another has been admitted in its turn because it did not fit. */
   readonly passedOver: number;
 }
 
@@ -21,6 +22,8 @@ export interface PrefillChunk<R> {
   readonly from: number;
   readonly to: number;
   readonly last: boolean;
+  /** Requests whose turn it was before this one's, and which did not fit; told with the chunk that admits it. */
+  readonly passedOver: readonly R[];
 }
 
 export interface SchedulerState<R extends Schedulable> {
@@ -32,19 +35,28 @@ export interface SchedulerState<R extends Schedulable> {
   readonly queue: readonly R[];
 }
 
-/** Index in `queue` of the request to admit next with `freeRows` rows to give, or -1. */
-export type QueuePolicy = <R extends Schedulable>(queue: readonly R[], freeRows: number) => number;
+/** The request to admit next, and those whose turn it would have been. */
+export interface Admission<R> {
+  readonly request: R;
+  readonly passedOver: readonly R[];
+}
+
+/**
+ * Which request of `queue` (in order of arrival) to admit with `freeRows` rows to give; null: none now. `admitted` are the picks that
+ * the same plan has made already. A pure function.
+ */
+export type QueuePolicy = <R extends Schedulable>(queue: readonly R[], freeRows: number, admitted: readonly R[]) => Admission<R> | null;
 
 /** A request that has been passed over this often waits no longer behind smaller ones: they wait for it. */
-const MAX_PASSED_OVER = 64;
+export const MAX_PASSED_OVER = 64;
 
 /** First come, first served, but one that does not fit does not block the rest until it has been passed over too often. */
 export const firstFit: QueuePolicy = (queue, freeRows) => {
   for (const [index, request] of queue.entries()) {
-    if (request.n <= freeRows) return index;
-    if (request.passedOver >= MAX_PASSED_OVER) return -1;
+    if (request.n <= freeRows) return { request, passedOver: queue.slice(0, index) };
+    if (request.passedOver >= MAX_PASSED_OVER) return null;
   }
-  return -1;
+  return null;
 };
 
 /**
@@ -57,21 +69,25 @@ export function planPrefill<R extends Schedulable>(state: SchedulerState<R>, pol
   const queue = [...state.queue];
   let budget = chunkTokens;
   let freeRows = state.slots - state.running - (state.prefilling?.n ?? 0);
+  const admitted: R[] = [];
+  let passedOver: readonly R[] = [];
   let open = state.prefilling;
   for (;;) {
     if (open === null) {
-      const next = queue[policy(queue, freeRows)];
-      if (next === undefined) return plan;
-      queue.splice(queue.indexOf(next), 1);
-      freeRows -= next.n;
-      open = next;
+      const next = policy(queue, freeRows, admitted);
+      if (next === null) return plan;
+      ({ request: open, passedOver } = next);
+      queue.splice(queue.indexOf(open), 1);
+      admitted.push(open);
+      freeRows -= open.n;
     }
     let from = open.fed;
     while (from < open.promptLength) {
       const to = Math.min(open.promptLength, (Math.floor(from / chunkTokens) + 1) * chunkTokens);
       if (to - from > budget) return plan;
       const last = to === open.promptLength;
-      plan.push({ request: open, from, to, last });
+      plan.push({ request: open, from, to, last, passedOver });
+      passedOver = [];
       budget -= to - from;
       from = to;
     }

@@ -26,6 +26,9 @@ export class RunningRequest implements Schedulable {
     this.sequences = Array.from({ length: request.n }, (_, choice) => new Sequence(this, choice));
   }
 
+  get tenant(): string {
+    return this.request.tenant;
+  }
   get n(): number {
     return this.request.n;
   }

@@ -2,7 +2,7 @@ import { randomInt, randomUUID } from "node:crypto";
 import { PrefixdError } from "../errors.ts";
 import type { ValidGenerateRequest } from "../generate.ts";
 import type { PrefixKey } from "../prefixes/store.ts";
-import { parsePrefixId } from "./prefix-id.ts";
+import { LOCAL_USER, parsePrefixId } from "./prefix-id.ts";
 import type { PromptReader } from "./prompt-tokens.ts";
 import type { GenerateBody } from "./schemas/generate.ts";
 
@@ -33,6 +33,7 @@ export async function parseGenerate(
   const stream = body.stream ?? false;
   const request: ValidGenerateRequest = {
     id: `gen-${randomUUID()}`,
+    user: LOCAL_USER,
     prefix,
     prompts: await readPrompts(body, reader),
     n,

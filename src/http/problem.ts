@@ -1,5 +1,6 @@
 import type { FastifyReply, FastifyRequest } from "fastify";
 import { ERRORS, PrefixdError, type ErrorCode } from "../errors.ts";
+import { rateLimitHeaders } from "./rate-limit-headers.ts";
 
 /** RFC 9457, with our stable code. */
 export interface Problem {
@@ -64,6 +65,7 @@ export function sendProblem(request: FastifyRequest, reply: FastifyReply, thrown
   logFailure(request, error);
   request.audit.code = error.code;
   if (error.retryAfter !== undefined) reply.header("retry-after", Math.max(1, Math.ceil(error.retryAfter)));
+  if (error.limit !== undefined) reply.headers(rateLimitHeaders(error.limit));
   if (error.code === "draining") reply.header("connection", "close");
   // As bytes: Fastify would add a charset to a string, which this media type does not have.
   return reply.code(error.status).header("content-type", PROBLEM_TYPE).send(Buffer.from(JSON.stringify(toProblem(error, request.id))));

@@ -163,9 +163,9 @@ t.test("a policy that holds everything back does not freeze the process", async 
   let open = false;
   let asked = 0;
   const { engine } = setup({
-    policy(queue, freeRows) {
+    policy(queue, freeRows, admitted) {
       asked++;
-      return open ? firstFit(queue, freeRows) : -1;
+      return open ? firstFit(queue, freeRows, admitted) : null;
     },
   });
   const recording = new Recording(engine, request(1));

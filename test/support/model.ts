@@ -65,7 +65,7 @@ let requests = 0;
 
 /** An EngineRequest with defaults: greedy, one choice, no EOS. */
 export function engineRequest(given: Partial<EngineRequest> & Pick<EngineRequest, "promptIds">): EngineRequest {
-  return { id: `test-${requests++}`, prefix: null, n: 1, maxNewTokens: 16, sampling: GREEDY, seed: 0, topLogprobs: 0, eosIds: [], ...given };
+  return { id: `test-${requests++}`, tenant: "test", prefix: null, n: 1, maxNewTokens: 16, sampling: GREEDY, seed: 0, topLogprobs: 0, eosIds: [], ...given };
 }
 
 /** Submits a request; `done` holds every choice's result once all have ended. `onToken` sees each token first. */

@@ -43,7 +43,7 @@ export function problems(...codes: ErrorCode[]): Record<string, ResponseDocument
     }
     out[status] = {
       description: group.map((code) => `\`${code}\`: ${ERRORS[code].title}.`).join("\n\n"),
-      ...(group.some((code) => code === "queue_full" || code === "store_unavailable" || code === "draining") ? { headers: RETRY_AFTER } : {}),
+      ...(status === 429 ? { headers: RATE_LIMIT } : group.some((code) => code === "store_unavailable" || code === "draining") ? { headers: RETRY_AFTER } : {}),
       content: { "application/problem+json": { schema: ProblemSchema, examples } },
     };
   }
@@ -57,6 +57,13 @@ function groupByStatus(codes: Iterable<ErrorCode>): Map<number, ErrorCode[]> {
 }
 
 const RETRY_AFTER = { "Retry-After": { type: "integer", description: "Seconds after which trying again makes sense" } };
+
+/** draft-ietf-httpapi-ratelimit-headers; the name is `tokens`, `queue` or `user_queue`. */
+const RATE_LIMIT = {
+  ...RETRY_AFTER,
+  "RateLimit-Policy": { type: "string", description: "The limit that was reached: its name, quota and, for tokens, window in seconds", example: '"tokens";q=60000;w=60' },
+  RateLimit: { type: "string", description: "What is left of it, and seconds until there is room again", example: '"tokens";r=0;t=5' },
+};
 
 export const ETAG_HEADER = { ETag: { type: "string", description: "The prefix's digest in double quotes" } };
 

@@ -1,0 +1,81 @@
+import { OUTPUT_PRICE, PROMPT_PRICE, type TenantShares } from "./fair-share.ts";
+
+interface OfTenant {
+  readonly tenant: string;
+}
+
+/** Entries below which looking for some to drop is not worth it. */
+const SWEEP_FROM = 256;
+
+/**
+ * The virtual token counters of all tenants (see fair-share.ts), in tokens by weight.
+ *
+ * Who begins to wait is lifted to the smallest counter of those that wait, or, when nobody does, to the counter of the last one that
+ * was admitted: time without requests earns no credit. Those that only run do not count for it, as in the paper: a tenant that runs
+ * little and never waits stays far below the others, and who comes would be lifted to that.
+ *
+ * That level only rises: counters grow, and nobody joins below it. So a tenant that neither waits nor runs and is not above the
+ * level would be lifted to it or higher when it returns, whatever its counter was: dropping the counter changes nothing. Those above
+ * the level are few: each has had at most one batch of service more than the level, which rises with all service.
+ */
+export class ServiceCounters {
+  readonly #shares: TenantShares;
+  readonly #counters = new Map<string, number>();
+  #level = 0;
+  #lastAdmitted: string | null = null;
+  #sweepAt = SWEEP_FROM;
+
+  constructor(shares: TenantShares) {
+    this.#shares = shares;
+  }
+
+  /** Service by weight of each tenant. */
+  get all(): ReadonlyMap<string, number> {
+    return this.#counters;
+  }
+
+  /** To be called before a request of `tenant` joins those that wait. */
+  arrive(tenant: string, waiting: Iterable<OfTenant>): void {
+    const tenants = new Set<string>();
+    for (const request of waiting) tenants.add(request.tenant);
+    if (tenants.has(tenant)) return;
+    this.#raiseLevel(tenants);
+    this.#counters.set(tenant, Math.max(this.#of(tenant), this.#level));
+  }
+
+  admit(tenant: string, promptTokens: number): void {
+    this.#charge(tenant, PROMPT_PRICE * promptTokens);
+    this.#lastAdmitted = tenant;
+  }
+
+  generated(tenant: string, tokens: number): void {
+    this.#charge(tenant, OUTPUT_PRICE * tokens);
+  }
+
+  /** Drops counters that make no difference any more; cheap when there is little to drop. */
+  sweep(waiting: Iterable<OfTenant>, running: ReadonlyMap<string, number>): void {
+    if (this.#counters.size < this.#sweepAt) return;
+    const tenants = new Set<string>();
+    for (const request of waiting) tenants.add(request.tenant);
+    this.#raiseLevel(tenants);
+    for (const [tenant, counter] of this.#counters) {
+      if (counter <= this.#level && !tenants.has(tenant) && !running.has(tenant) && tenant !== this.#lastAdmitted) this.#counters.delete(tenant);
+    }
+    this.#sweepAt = Math.max(SWEEP_FROM, 2 * this.#counters.size);
+  }
+
+  #raiseLevel(waiting: ReadonlySet<string>): void {
+    let level = Infinity;
+    for (const tenant of waiting) level = Math.min(level, this.#of(tenant));
+    if (waiting.size === 0) level = this.#lastAdmitted === null ? 0 : this.#of(this.#lastAdmitted);
+    this.#level = Math.max(this.#level, level);
+  }
+
+  #charge(tenant: string, service: number): void {
+    this.#counters.set(tenant, this.#of(tenant) + service / this.#shares.of(tenant).weight);
+  }
+
+  #of(tenant: string): number {
+    return this.#counters.get(tenant) ?? 0;
+  }
+}

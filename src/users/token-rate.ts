@@ -1,0 +1,111 @@
+/**
+ * Tokens per minute of a user, as a leaky bucket: what has been spent drains at a sixtieth of the limit per second. A request is let
+ * in while less than the limit is in the bucket; what it then really costs, its prompt at once and its completion as it comes, may
+ * overfill the bucket, and nothing is let in until that debt has drained. What is kept is what was spent, not what is left, so a
+ * limit that is changed takes effect at once.
+ */
+import { PrefixdError } from "../errors.ts";
+
+export const WINDOW_SECONDS = 60;
+
+export interface Spending {
+  /** false: the bucket was full, and nothing was spent. */
+  readonly admitted: boolean;
+  /** Tokens in the bucket now; at most a fraction off. */
+  readonly spent: number;
+}
+
+/** One bucket per user. Contract suite: test/contract/token-buckets.ts. */
+export interface TokenBuckets {
+  /** Puts `tokens` in if the bucket is not full. `limit` > 0, in tokens per minute. */
+  admit(user: string, limit: number, tokens: number): Promise<Spending>;
+  /** Puts `tokens` in whatever is there; negative ones are given back. */
+  charge(user: string, limit: number, tokens: number): Promise<void>;
+}
+
+/** What a generate request asks of the user's tokens per minute. */
+export interface TokenRate {
+  /** @throws PrefixdError token_rate_exceeded */
+  admit(user: string, promptTokens: number): Promise<void>;
+  /** Tokens generated meanwhile; negative: prompt tokens that were never fed. Never fails. */
+  charge(user: string, tokens: number): void;
+}
+
+/** `limitOf` is asked anew each time; null: no limit. */
+export class UserTokenRate implements TokenRate {
+  readonly #buckets: TokenBuckets;
+  readonly #limitOf: (user: string) => number | null;
+
+  constructor(buckets: TokenBuckets, limitOf: (user: string) => number | null) {
+    this.#buckets = buckets;
+    this.#limitOf = limitOf;
+  }
+
+  async admit(user: string, promptTokens: number): Promise<void> {
+    const quota = this.#limitOf(user);
+    if (quota === null) return;
+    if (quota <= 0) throw exceeded(0, WINDOW_SECONDS);
+    const { admitted, spent } = await this.#buckets.admit(user, quota, promptTokens);
+    // At exactly the limit the bucket is full: one token has to drain.
+    if (!admitted) throw exceeded(quota, ((Math.max(0, spent - quota) + 1) * WINDOW_SECONDS) / quota);
+  }
+
+  charge(user: string, tokens: number): void {
+    const quota = this.#limitOf(user);
+    // A bucket that cannot be reached was nobody's fault who generated: the next admission has the same trouble, and handles it.
+    if (quota !== null && quota > 0 && tokens !== 0) void this.#buckets.charge(user, quota, tokens).catch(() => undefined);
+  }
+}
+
+function exceeded(quota: number, resetSeconds: number): PrefixdError {
+  const limit = { name: "tokens", quota, remaining: 0, resetSeconds, windowSeconds: WINDOW_SECONDS } as const;
+  return new PrefixdError("token_rate_exceeded", `${quota} tokens per minute are used up.`, { retryAfter: resetSeconds, limit });
+}
+
+/** Buckets below which looking for drained ones is not worth it. */
+const SWEEP_FROM = 1024;
+
+/** The buckets of one process. Drained ones are dropped, so memory holds those of users active within the last minutes. */
+export class MemoryTokenBuckets implements TokenBuckets {
+  readonly #buckets = new Map<string, { spent: number; at: number; limit: number }>();
+  readonly #now: () => number;
+  #sweepAt = SWEEP_FROM;
+
+  /** `now` in milliseconds. */
+  constructor(now: () => number = () => performance.now()) {
+    this.#now = now;
+  }
+
+  get size(): number {
+    return this.#buckets.size;
+  }
+
+  admit(user: string, limit: number, tokens: number): Promise<Spending> {
+    const spent = this.#drained(user, limit);
+    if (spent >= limit) return Promise.resolve({ admitted: false, spent });
+    return Promise.resolve({ admitted: true, spent: this.#put(user, limit, spent + tokens) });
+  }
+
+  charge(user: string, limit: number, tokens: number): Promise<void> {
+    this.#put(user, limit, this.#drained(user, limit) + tokens);
+    return Promise.resolve();
+  }
+
+  #drained(user: string, limit: number): number {
+    const bucket = this.#buckets.get(user);
+    if (bucket === undefined) return 0;
+    return Math.max(0, bucket.spent - ((this.#now() - bucket.at) / 1000) * (limit / WINDOW_SECONDS));
+  }
+
+  #put(user: string, limit: number, tokens: number): number {
+    const spent = Math.max(0, tokens);
+    this.#buckets.set(user, { spent, at: this.#now(), limit });
+    if (this.#buckets.size > this.#sweepAt) this.#sweep();
+    return spent;
+  }
+
+  #sweep(): void {
+    for (const [user, { limit }] of this.#buckets) if (this.#drained(user, limit) === 0) this.#buckets.delete(user);
+    this.#sweepAt = Math.max(SWEEP_FROM, 2 * this.#buckets.size);
+  }
+}

@@ -1,0 +1,85 @@
+import t from "tap";
+import { Engine } from "../../src/engine/engine.ts";
+import type { TenantShare } from "../../src/engine/fair-share.ts";
+import type { EngineRequest } from "../../src/engine/request.ts";
+import { FakeRunner, oracle } from "../support/fake-runner.ts";
+import { engineRequest } from "../support/model.ts";
+import { CountingObserver, Recording } from "../support/recording.ts";
+
+function setup(given: { slots?: number; maxQueue?: number }): { engine: Engine; runner: FakeRunner; share: (tenant: string, share: Partial<TenantShare>) => void } {
+  const shares = new Map<string, Partial<TenantShare>>();
+  const runner = new FakeRunner(given.slots ?? 4);
+  const of = (tenant: string): TenantShare => ({ weight: 1, maxRunning: null, maxQueued: null, ...shares.get(tenant) });
+  const engine = new Engine({ runner, maxQueue: given.maxQueue ?? 100, prefillChunk: 16, observer: new CountingObserver(), shares: { of } });
+  return { engine, runner, share: (tenant, share) => void shares.set(tenant, { ...shares.get(tenant), ...share }) };
+}
+
+const request = (tenant: string, given: Partial<EngineRequest> = {}): EngineRequest => engineRequest({ tenant, promptIds: Int32Array.of(1, 2, 3), maxNewTokens: 6, ...given });
+
+t.test("a tenant's limit on waiting requests is its own, and read anew for each", async (t) => {
+  const { engine, share } = setup({ slots: 1, maxQueue: 5 });
+  share("a", { maxQueued: 2 });
+  // It holds the only row: who comes now waits.
+  const first = new Recording(engine, request("c", { maxNewTokens: 20 }));
+  while (!first.started) await new Promise(setImmediate);
+  const taken = [first, new Recording(engine, request("a")), new Recording(engine, request("a"))];
+  t.throws(() => new Recording(engine, request("a")), { code: "user_queue_full", status: 429, retryAfter: 1, limit: { name: "user_queue", quota: 2, remaining: 0 } });
+  taken.push(new Recording(engine, request("b")));
+  share("a", { maxQueued: 3 });
+  taken.push(new Recording(engine, request("a")));
+  taken.push(new Recording(engine, request("b")));
+  t.throws(() => new Recording(engine, request("b")), { code: "queue_full", retryAfter: 1, limit: { name: "queue", quota: 5 } });
+  await Promise.all(taken.map(({ ended }) => ended));
+  taken.push(new Recording(engine, request("a")));
+  await taken.at(-1)!.ended;
+  for (const recording of taken) t.same(recording.violations, []);
+});
+
+t.test("a tenant never holds more rows than it may, choices and prompts under way included", async (t) => {
+  const { engine, runner, share } = setup({ slots: 8 });
+  share("a", { maxRunning: 3 });
+  t.throws(() => new Recording(engine, request("a", { n: 4 })), { code: "invalid_parameter" });
+  const held = new Map([["a", 0], ["b", 0]]);
+  const most = new Map(held);
+  const recordings = Array.from({ length: 40 }, (_, i) => {
+    const tenant = i < 30 ? "a" : "b";
+    const given = request(tenant, { n: 1 + (i % 3), promptIds: Int32Array.from({ length: 1 + (i % 40) }, (_, at) => (at * 7 + i) % 90), maxNewTokens: 2 + (i % 9) });
+    const count = (by: number): void => {
+      held.set(tenant, held.get(tenant)! + by);
+      most.set(tenant, Math.max(most.get(tenant)!, held.get(tenant)!));
+    };
+    return { given, recording: new Recording(engine, given, { onStart: () => count(given.n), onFinish: () => count(-1) }) };
+  });
+  await Promise.all(recordings.map(({ recording }) => recording.ended));
+  t.ok(most.get("a")! <= 3, `at most ${most.get("a")} rows of a`);
+  t.ok(most.get("b")! > 3, "b is not limited");
+  for (const { given, recording } of recordings) for (let choice = 0; choice < given.n; choice++) t.same(recording.ids[choice], oracle(given, choice));
+  t.same(runner.misuses, []);
+});
+
+t.test("a newcomer does not wait behind another tenant's queue", async (t) => {
+  const { engine } = setup({ slots: 2 });
+  const order: string[] = [];
+  const start = (tenant: string): Recording => new Recording(engine, request(tenant, { maxNewTokens: 20 }), { onStart: () => order.push(tenant) });
+  const recordings = Array.from({ length: 30 }, () => start("many"));
+  await new Promise((resolve) => setTimeout(resolve, 20));
+  const before = order.length;
+  recordings.push(start("one"));
+  await Promise.all(recordings.map(({ ended }) => ended));
+  t.ok(order.indexOf("one") <= before + 1, `${order.indexOf("one")} of ${order.length}, ${before} had started when it came`);
+});
+
+t.test("cancelled and failed requests leave no share behind", async (t) => {
+  const { engine, runner, share } = setup({ slots: 2 });
+  share("a", { maxRunning: 1, maxQueued: 3 });
+  const first = [1, 2, 3].map(() => new Recording(engine, request("a", { maxNewTokens: 200 })));
+  await new Promise((resolve) => setTimeout(resolve, 10));
+  for (const recording of first) recording.handle.cancel("cancelled");
+  runner.failOn("prefill", 1);
+  const failing = new Recording(engine, request("a"));
+  await failing.ended;
+  t.equal(failing.error?.code, "model_failed");
+  const last = [1, 2, 3].map(() => new Recording(engine, request("a")));
+  await Promise.all(last.map(({ ended }) => ended));
+  t.same(last.map(({ reasons }) => reasons), [["length"], ["length"], ["length"]]);
+});
