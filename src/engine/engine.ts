@@ -3,13 +3,14 @@
  * every running sequence in one batch. Rows of the KV cache stay dense: row r of the batch is row r of the cache.
  */
 import { setTimeout as sleep } from "node:timers/promises";
-import { PrefixdError } from "../errors.ts";
+import { lostTouch, PrefixdError } from "../errors.ts";
 import type { FoldInput, KvTensor } from "../kv.ts";
 import type { EngineObserver } from "../observability/engine-observer.ts";
 import type { ModelRunner, StepOutput } from "./model-runner.ts";
 import type { EngineRequest, RequestHandle, RequestListener, TokenEvent } from "./request.ts";
 import { firstFit, planPrefill, type PrefillChunk, type QueuePolicy } from "./scheduler.ts";
 import { RunningRequest, type Sequence } from "./sequence.ts";
+import { CacheWiper } from "./wiper.ts";
 
 export interface EngineOptions {
   readonly runner: ModelRunner;
@@ -19,6 +20,11 @@ export interface EngineOptions {
   readonly prefillChunk: number;
   readonly observer: EngineObserver;
   readonly policy?: QueuePolicy;
+  /**
+   * Whether anything may be told to anybody now: asked before a request is taken and before every token, so it must be cheap. While
+   * it says no, all requests end with `store_unavailable`. Default: always.
+   */
+  readonly mayEmit?: () => boolean;
 }
 
 export interface EngineStats {
@@ -47,6 +53,8 @@ export class Engine {
   readonly #folds: FoldJob[] = [];
   /** Sequences that decode; the index is the row. */
   readonly #rows: Sequence[] = [];
+  readonly #wiper: CacheWiper;
+  readonly #mayEmit: () => boolean;
   #prefilling: RunningRequest | null = null;
   #loop: Promise<void> | null = null;
   #draining = false;
@@ -55,16 +63,19 @@ export class Engine {
     this.#options = options;
     this.#runner = options.runner;
     this.#policy = options.policy ?? firstFit;
+    this.#wiper = new CacheWiper(options.runner);
+    this.#mayEmit = options.mayEmit ?? (() => true);
   }
 
   /**
    * Queues a request; its results come through the listener. `n` must not exceed the runner's slots and the context must suffice:
    * whoever makes an EngineRequest has checked both.
-   * @throws PrefixdError queue_full, draining; RangeError for an `n` that could never be admitted
+   * @throws PrefixdError queue_full, draining, store_unavailable; RangeError for an `n` that could never be admitted
    */
   submit(request: EngineRequest, listener: RequestListener): RequestHandle {
     if (request.n > this.#runner.slots) throw new RangeError(`n = ${request.n} with ${this.#runner.slots} slots`);
     if (this.#draining) throw new PrefixdError("draining", "The server is shutting down.", { retryAfter: 1 });
+    if (!this.#mayEmit()) throw lostTouch();
     if (this.#queue.length >= this.#options.maxQueue) {
       throw new PrefixdError("queue_full", `${this.#options.maxQueue} requests are waiting already.`, { retryAfter: 1 });
     }
@@ -84,6 +95,16 @@ export class Engine {
       this.#folds.push({ input, resolve, reject });
       this.#wake();
     });
+  }
+
+  /**
+   * Overwrites with zeros whatever sequences that have ended left in the KV cache and in the model's buffers, a bounded piece between
+   * two steps. Resolves when nothing is left there of what had ended before the call.
+   */
+  wipeFreed(): Promise<void> {
+    const wiped = this.#wiper.request();
+    this.#wake();
+    return wiped;
   }
 
   stats(): EngineStats {
@@ -124,12 +145,14 @@ export class Engine {
   }
 
   #hasWork(): boolean {
-    return this.#queue.length + this.#rows.length + this.#folds.length > 0 || this.#prefilling !== null;
+    return this.#queue.length + this.#rows.length + this.#folds.length > 0 || this.#prefilling !== null || this.#wiper.pending;
   }
 
   /** Answers whether there was anything to do. */
   async #step(): Promise<boolean> {
+    if (!this.#mayEmit()) this.#failAll(lostTouch());
     this.#releaseEnded();
+    const wiped = await this.#wipe();
     const folded = await this.#fold();
     const state = { running: this.#rows.length, slots: this.#runner.slots, prefilling: this.#prefilling, queue: this.#queue };
     const plan = planPrefill(state, this.#policy, this.#options.prefillChunk);
@@ -137,7 +160,7 @@ export class Engine {
     this.#releaseEnded();
     const rows = this.#rows.length;
     if (rows > 0) await this.#decode();
-    return folded || plan.length + rows > 0 || !this.#hasWork();
+    return wiped || folded || plan.length + rows > 0 || !this.#hasWork();
   }
 
   /** Frees the rows of what has ended; the last row moves into the gap. */
@@ -146,16 +169,34 @@ export class Engine {
       if (!this.#rows[row]!.done) continue;
       const lastRow = this.#rows.length - 1;
       const last = this.#rows[lastRow]!;
-      if (row !== lastRow) this.#runner.copyRow(lastRow, row, last.length);
+      if (row !== lastRow) this.#copyRow(lastRow, row, last.length);
       this.#rows[row] = last;
       this.#rows.pop();
     }
     if (this.#prefilling?.ended === true) this.#prefilling = null;
   }
 
+  async #wipe(): Promise<boolean> {
+    if (!this.#wiper.pending) return false;
+    this.#wiper.step((row) => this.#ownedPositions(row));
+    // Nothing else in this step may wait for anything: sockets and timers want their turn.
+    await new Promise(setImmediate);
+    return true;
+  }
+
+  /** Positions of a row that hold what a live sequence will attend to. */
+  #ownedPositions(row: number): number {
+    const sequence = this.#rows[row];
+    if (sequence !== undefined) return sequence.length;
+    const prefilling = this.#prefilling;
+    return prefilling !== null && prefilling.row === row ? prefilling.prefixLength + prefilling.fed : 0;
+  }
+
   async #fold(): Promise<boolean> {
     const job = this.#folds.shift();
     if (job === undefined) return false;
+    const { input } = job;
+    this.#wiper.written(this.#runner.slots, input.kind === "tokens" ? input.ids.length : input.length);
     try {
       job.resolve(await this.#runner.fold(job.input));
     } catch (error) {
@@ -172,6 +213,7 @@ export class Engine {
     try {
       if (from === 0) this.#admit(request);
       if (request.ended) return;
+      this.#wiper.written(request.row, start + to - from);
       started = performance.now();
       output = await this.#runner.prefill(request.row, start, request.request.promptIds.subarray(from, to));
     } catch (error) {
@@ -197,7 +239,10 @@ export class Engine {
     this.#prefilling = request;
     request.row = this.#rows.length;
     this.#options.observer.queued((performance.now() - request.submittedAt) / 1000);
-    if (request.request.prefix !== null) this.#runner.loadPrefix(request.row, request.request.prefix);
+    if (request.request.prefix !== null) {
+      this.#wiper.written(request.row, request.prefixLength);
+      this.#runner.loadPrefix(request.row, request.request.prefix);
+    }
     request.tell((listener) => listener.onStart?.());
   }
 
@@ -205,10 +250,10 @@ export class Engine {
   #activate(request: RunningRequest, output: StepOutput): void {
     const length = request.prefixLength + request.promptLength;
     const first = this.#rows.length;
-    if (request.row !== first) this.#runner.copyRow(request.row, first, length);
+    if (request.row !== first) this.#copyRow(request.row, first, length);
     for (const sequence of request.sequences) {
       const row = this.#rows.push(sequence) - 1;
-      if (row !== first) this.#runner.copyRow(first, row, length);
+      if (row !== first) this.#copyRow(first, row, length);
       sequence.length = length;
     }
     for (const sequence of request.sequences) this.#advance(sequence, output, 0);
@@ -217,8 +262,14 @@ export class Engine {
     }
   }
 
+  #copyRow(from: number, to: number, length: number): void {
+    this.#wiper.written(to, length);
+    this.#runner.copyRow(from, to, length);
+  }
+
   async #decode(): Promise<void> {
     const batch = [...this.#rows];
+    for (const [row, sequence] of batch.entries()) this.#wiper.written(row, sequence.length + 1);
     const started = performance.now();
     let output: StepOutput;
     try {
@@ -237,6 +288,7 @@ export class Engine {
   /** Chooses the next token of a sequence, tells its listener, and ends it if this was the last. */
   #advance(sequence: Sequence, output: StepOutput, row: number): void {
     if (sequence.done) return;
+    if (!this.#mayEmit()) return this.#failAll(lostTouch());
     const { owner } = sequence;
     const { request } = owner;
     let token: Omit<TokenEvent, "choice">;
