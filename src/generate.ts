@@ -24,15 +24,15 @@ export class RequestAborted extends Error {
   override readonly name = "RequestAborted";
 }
 
-/** Remembered at most: a request reaches the service within seconds of being let in. */
-const MAX_REMOVED_USERS = 10_000;
+/** Milliseconds: longer than a request takes from being let in to here, and no longer than the store refuses the user's uploads. */
+const REMOVED_MS = 600_000;
 
 /** Joins prefixes, engine and text: one request's way from validated parameters to text. */
 export class GenerationService {
   readonly #parts: GenerationParts;
   readonly #live = new Set<Generation>();
-  /** Users removed lately, the newest last: a request of theirs may have been let in before and not have come this far. */
-  readonly #removedUsers = new Set<string>();
+  /** Users removed lately, and until when that matters: a request of theirs may have been let in before and not have come this far. */
+  readonly #removedUsers = new Map<string, number>();
   #draining = false;
 
   constructor(parts: GenerationParts) {
@@ -84,10 +84,9 @@ export class GenerationService {
 
   /** The same for all of a removed user's requests; those that come later are refused, until `readmitUser`. */
   endRequestsOfUser(user: string): Promise<EndedRequests> {
-    this.#removedUsers.delete(user);
-    this.#removedUsers.add(user);
-    const [oldest] = this.#removedUsers;
-    if (this.#removedUsers.size > MAX_REMOVED_USERS && oldest !== undefined) this.#removedUsers.delete(oldest);
+    const now = performance.now();
+    for (const [other, until] of this.#removedUsers) if (until <= now) this.#removedUsers.delete(other);
+    this.#removedUsers.set(user, now + REMOVED_MS);
     return this.#end((generation) => generation.users.includes(user));
   }
 
@@ -115,7 +114,7 @@ export class GenerationService {
   }
 
   #isRemoved(generation: Generation): boolean {
-    return generation.users.some((user) => this.#removedUsers.has(user));
+    return generation.users.some((user) => (this.#removedUsers.get(user) ?? 0) > performance.now());
   }
 
   async #end(which: (generation: Generation) => boolean): Promise<EndedRequests> {
