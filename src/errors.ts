@@ -83,6 +83,11 @@ export class PrefixdError extends Error {
   }
 }
 
+/** What a replica says that may not serve now: it cannot know what has been removed meanwhile. */
+export function lostTouch(): PrefixdError {
+  return new PrefixdError("store_unavailable", "This replica has lost touch with the store and serves nothing until it is back.", { retryAfter: 2 });
+}
+
 export type ModelLoadErrorCode = "model_not_found" | "model_unsupported" | "model_invalid";
 
 /** The base model cannot be loaded: the start ends with this one line. For the operator, so it may hold paths. */

@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from "node:timers/promises";
-import { PrefixdError } from "./errors.ts";
+import { lostTouch, PrefixdError } from "./errors.ts";
 import { Generation, abortOutcome, emptyDelta, removedError } from "./generation.ts";
 import type { ChoiceDelta, GenerationEnd, GenerationListener, GenerationParts, ValidGenerateRequest } from "./generation.ts";
 import type { ResolvedPrefix } from "./prefixes/registry-types.ts";
@@ -13,15 +13,26 @@ export interface Generated {
   readonly end: GenerationEnd;
 }
 
+/** Requests that a removal has ended: how many the engine had begun with, and how many waited. */
+export interface EndedRequests {
+  readonly running: number;
+  readonly queued: number;
+}
+
 /** The client left before the answer was complete: nobody hears of it but the metrics. */
 export class RequestAborted extends Error {
   override readonly name = "RequestAborted";
 }
 
+/** Milliseconds: longer than a request takes from being let in to here, and no longer than the store refuses the user's uploads. */
+const REMOVED_MS = 600_000;
+
 /** Joins prefixes, engine and text: one request's way from validated parameters to text. */
 export class GenerationService {
   readonly #parts: GenerationParts;
   readonly #live = new Set<Generation>();
+  /** Users removed lately, and until when that matters: a request of theirs may have been let in before and not have come this far. */
+  readonly #removedUsers = new Map<string, number>();
   #draining = false;
 
   constructor(parts: GenerationParts) {
@@ -30,7 +41,7 @@ export class GenerationService {
 
   /**
    * Takes a request in, all of its prompts or none; resolves when it is queued. Aborting `signal` ends it in silence.
-   * Throws `draining`, `base_model_disabled`, `context_exceeded`, `queue_full`, `user_queue_full`, `token_rate_exceeded`, what the registry's `resolve` throws, RequestAborted.
+   * Throws `draining`, `removed`, `base_model_disabled`, `context_exceeded`, `queue_full`, `user_queue_full`, `token_rate_exceeded`, what the registry's `resolve` throws, RequestAborted.
    */
   async start(request: ValidGenerateRequest, listener: GenerationListener, signal: AbortSignal): Promise<void> {
     const generation = new Generation(request, listener, this.#parts, (ended) => this.#live.delete(ended));
@@ -38,6 +49,8 @@ export class GenerationService {
     this.#live.add(generation);
     try {
       if (this.#draining) throw new PrefixdError("draining", "The server is shutting down.", { retryAfter: 5 });
+      if (this.#parts.mayEmit?.() === false) throw lostTouch();
+      if (this.#isRemoved(generation)) throw removedError();
       const prefix = await this.#resolve(request);
       await generation.admit();
       if (signal.aborted) throw new RequestAborted();
@@ -66,8 +79,21 @@ export class GenerationService {
   }
 
   /** Ends every request that uses a removed prefix, also one that is just looking it up; resolves when they have ended. */
-  async endRequestsOf(key: PrefixKey): Promise<void> {
-    await Promise.all([...this.#live].filter((generation) => generation.uses(key)).map((generation) => generation.remove()));
+  endRequestsOf(key: PrefixKey): Promise<EndedRequests> {
+    return this.#end((generation) => generation.uses(key));
+  }
+
+  /** The same for all of a removed user's requests; those that come later are refused, until `readmitUser`. */
+  endRequestsOfUser(user: string): Promise<EndedRequests> {
+    const now = performance.now();
+    for (const [other, until] of this.#removedUsers) if (until <= now) this.#removedUsers.delete(other);
+    this.#removedUsers.set(user, now + REMOVED_MS);
+    return this.#end((generation) => generation.users.includes(user));
+  }
+
+  /** A user of this id has been created anew. */
+  readmitUser(user: string): void {
+    this.#removedUsers.delete(user);
   }
 
   /** From now on nothing new is taken in. */
@@ -86,6 +112,17 @@ export class GenerationService {
   /** Ends what still runs with an error. */
   endAll(error: PrefixdError): void {
     for (const generation of this.#live) generation.fail(error);
+  }
+
+  #isRemoved(generation: Generation): boolean {
+    return generation.users.some((user) => (this.#removedUsers.get(user) ?? 0) > performance.now());
+  }
+
+  async #end(which: (generation: Generation) => boolean): Promise<EndedRequests> {
+    const ending = [...this.#live].filter(which);
+    const running = ending.filter((generation) => generation.started).length;
+    await Promise.all(ending.map((generation) => generation.remove()));
+    return { running, queued: ending.length - running };
   }
 
   async #resolve(request: ValidGenerateRequest): Promise<ResolvedPrefix | null> {

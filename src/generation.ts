@@ -1,4 +1,4 @@
-import { PrefixdError } from "./errors.ts";
+import { lostTouch, PrefixdError } from "./errors.ts";
 import type { EngineRequest, FinishReason, RequestHandle, RequestListener, SamplingParams, TokenEvent, TokenLogprob } from "./engine/request.ts";
 import { RequestMeter, type MeterParts } from "./generation-meter.ts";
 import type { EngineStats } from "./observability/engine-observer.ts";
@@ -66,6 +66,8 @@ export interface GenerationParts extends MeterParts {
   readonly eosIds: readonly number[];
   readonly allowBaseModel: boolean;
   readonly metrics: { request(outcome: string, seconds?: number, tokens?: RequestTokens): void };
+  /** Asked again before results are handed over; see EngineOptions.mayEmit. */
+  readonly mayEmit?: () => boolean;
 }
 
 /** One taken-in request: its engine requests (one per prompt), the text of its choices, and what has not been handed over yet. */
@@ -82,6 +84,9 @@ export class Generation {
   #pending = new Map<number, ChoiceDelta>();
   #flushQueued = false;
   #sent = false;
+  #started = false;
+  /** Why it must not be submitted any more. */
+  #refusal: PrefixdError | null = null;
   #removed = false;
   #over = false;
   #open: number;
@@ -112,7 +117,19 @@ export class Generation {
     return this.#meter.admit();
   }
 
+  /** Whose removal ends it: who sent it, and the owner of its prefix. */
+  get users(): readonly string[] {
+    const { user, prefix } = this.#request;
+    return prefix === null || prefix.user === user ? [user] : [user, prefix.user];
+  }
+
+  /** Whether the engine has begun with it. */
+  get started(): boolean {
+    return this.#started;
+  }
+
   submit(prefix: ResolvedPrefix | null, signal: AbortSignal): void {
+    if (this.#refusal !== null) throw this.#refusal;
     if (this.#removed) throw new PrefixdError("prefix_not_found", "There is no such prefix.");
     this.#prefix = prefix;
     this.#checkContext(prefix?.kv.length ?? 0);
@@ -147,7 +164,12 @@ export class Generation {
 
   fail(error: PrefixdError): void {
     if (this.#over) return;
-    if (this.#pending.size > 0) this.#flush();
+    if (this.#handles.length === 0) {
+      // Still being looked up: whoever submits it hears of it.
+      this.#refusal ??= error;
+      return;
+    }
+    if (this.#pending.size > 0 && this.#mayEmit()) this.#flush();
     if (this.#finish(error.code, true)) this.#listener.onError(error);
   }
 
@@ -168,7 +190,10 @@ export class Generation {
   #engineListener(prompt: number): RequestListener {
     const firstChoice = prompt * this.#request.n;
     return {
-      onStart: () => this.#meter.started(prompt),
+      onStart: () => {
+        this.#started = true;
+        this.#meter.started(prompt);
+      },
       onToken: (event) => this.#onToken(prompt, firstChoice + event.choice, event),
       onFinish: (choice, reason) => this.#onFinish(firstChoice + choice, reason),
       onError: (error) => this.fail(error),
@@ -226,6 +251,7 @@ export class Generation {
   #flush(): void {
     this.#flushQueued = false;
     if (this.#over || this.#pending.size === 0) return;
+    if (!this.#mayEmit()) return this.fail(lostTouch());
     const deltas = [...this.#pending.values()].sort((a, b) => a.index - b.index);
     this.#pending = new Map();
     const removed = deltas.some((delta) => delta.finishReason === "removed");
@@ -235,6 +261,10 @@ export class Generation {
     this.#finish(removed ? "removed" : "ok", false);
     const key = this.#request.prefix;
     this.#listener.onStep(deltas, { prefix: this.#prefix && key ? { key, digest: this.#prefix.digest } : null, usage: this.#usage() });
+  }
+
+  #mayEmit(): boolean {
+    return this.#parts.mayEmit?.() ?? true;
   }
 
   #usage(): RequestTokens {

@@ -2,7 +2,7 @@
 import { basename, join } from "node:path";
 import type { Config } from "./config.ts";
 import { Engine } from "./engine/engine.ts";
-import { PrefixdError } from "./errors.ts";
+import { lostTouch, PrefixdError } from "./errors.ts";
 import { GenerationService } from "./generate.ts";
 import { STREAM_DEFAULTS } from "./http/app-parts.ts";
 import { buildApp } from "./http/app.ts";
@@ -29,6 +29,9 @@ import { RedisTokenBuckets } from "./users/redis-token-rate.ts";
 import { userShares } from "./users/shares.ts";
 import { MemoryTokenBuckets, UserTokenRate, type TokenBuckets } from "./users/token-rate.ts";
 import { NO_LIMITS, type User } from "./users/types.ts";
+import { openRedisReplicaBus } from "./users/redis-replica-bus.ts";
+import { removeEverywhere } from "./users/removal.ts";
+import { createLocalBus, createReplicaHandler, dropEverything, type ReplicaBus, type ReplicaParts } from "./users/replica-bus.ts";
 
 export interface RunningServer {
   /** Such as `http://127.0.0.1:8080`. */
@@ -65,7 +68,10 @@ async function start(config: Config, logger: Logger, resources: Resources): Prom
 
   const metrics = new Metrics();
   resources.defer(() => metrics.close());
-  const engine = new Engine({ runner, maxQueue: config.maxQueue, prefillChunk: config.prefillChunk, observer: metrics, shares: userShares(findUser) });
+  // The bus ends requests, so it is made after what it ends; until then nothing may be served.
+  const replica: { bus?: ReplicaBus } = {};
+  const mayEmit = (): boolean => replica.bus?.mayServe() ?? false;
+  const engine = new Engine({ runner, maxQueue: config.maxQueue, prefillChunk: config.prefillChunk, observer: metrics, shares: userShares(findUser), mayEmit });
   const store = observeErrors(await openStore(config, logger), (op, error) => {
     // A precondition that fails is an answer, not a fault of the store.
     if (!(error instanceof PrefixdError) || error.status >= 500) metrics.storeError(op);
@@ -80,19 +86,28 @@ async function start(config: Config, logger: Logger, resources: Resources): Prom
   const { eosIds: configured } = checkpoint.config;
   const eosIds = configured.length > 0 || tokenizer.eosId === null ? configured : [tokenizer.eosId];
   const tokenRate = new UserTokenRate(openTokenBuckets(config, logger, resources), (user) => findUser(user).limits.tokens_per_minute);
-  const generation = new GenerationService({ tokenRate, engine, prefixes: registry, tokenizer, positions: shape.positions, eosIds, allowBaseModel: config.allowBaseModel, metrics });
+  const generation = new GenerationService({ tokenRate, engine, prefixes: registry, tokenizer, positions: shape.positions, eosIds, allowBaseModel: config.allowBaseModel, metrics, mayEmit });
+  const bus = await openBus(config, logger, { generation, prefixCache: cache, engine });
+  replica.bus = bus;
+  resources.defer(() => bus.close());
   const app = await buildApp({
     modelName: basename(config.model),
     shape,
     tokenizer,
     generation,
-    prefixes: registry,
+    prefixes: removeEverywhere(registry, bus),
     metrics,
     logger,
     limits: { requestBody: config.requestBodyLimit, maxN: Math.min(config.maxN, config.maxBatch), slots: config.maxBatch },
-    stream: STREAM_DEFAULTS,
+    stream: { ...STREAM_DEFAULTS, mayEmit },
     // Listening starts after the model has been loaded.
-    checks: { model: () => {}, store: () => store.ping() },
+    checks: {
+      model: () => {},
+      store: async () => {
+        await store.ping();
+        if (!mayEmit()) throw lostTouch();
+      },
+    },
   });
   const url = await listen(app, config);
   logger.info({ url, model: basename(config.model), fingerprint, slots: config.maxBatch }, "listening");
@@ -128,6 +143,16 @@ async function openModel(config: Config, logger: Logger): Promise<Checkpoint> {
 function openStore(config: Config, logger: Logger): Promise<PrefixStore> {
   if (config.store.startsWith("lmdb:")) return openLmdbStore({ dir: config.store.slice("lmdb:".length) });
   return openRedisStore({ url: config.store, onError: (error) => logger.warn({ err: error }, "redis") });
+}
+
+function openBus(config: Config, logger: Logger, parts: ReplicaParts): Promise<ReplicaBus> {
+  const handler = createReplicaHandler(parts);
+  if (config.store.startsWith("lmdb:")) return Promise.resolve(createLocalBus(handler));
+  const onLapse = (): void => {
+    logger.warn("the lease in Redis has run out: nothing is served until it is renewed");
+    dropEverything(parts, lostTouch());
+  };
+  return openRedisReplicaBus({ url: config.store, handler, onLapse, onError: (error) => logger.warn({ err: error }, "redis") });
 }
 
 /** Registers each sub-folder under its name; what is there already with the same content stays as it is. */

@@ -234,7 +234,7 @@ t.test("a prefix that is removed while it is being looked up is not used", async
   const { engine, registry, service } = make(t);
   const key = { user: "local", name: "p" };
   await registry.register(key, { kind: "hard", ids: ids("x") });
-  registry.whileResolving = () => service.endRequestsOf(key);
+  registry.whileResolving = async () => void (await service.endRequestsOf(key));
   await t.rejects(service.collect(request({ prefix: key }), never), { code: "prefix_not_found" });
   t.same(engine.submitted, []);
 });

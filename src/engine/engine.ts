@@ -3,7 +3,7 @@
  * every running sequence in one batch. Rows of the KV cache stay dense: row r of the batch is row r of the cache.
  */
 import { setTimeout as sleep } from "node:timers/promises";
-import { PrefixdError } from "../errors.ts";
+import { lostTouch, PrefixdError } from "../errors.ts";
 import type { FoldInput, KvTensor } from "../kv.ts";
 import type { EngineObserver } from "../observability/engine-observer.ts";
 import { EQUAL_SHARES, fairShare, type TenantShares } from "./fair-share.ts";
@@ -13,6 +13,7 @@ import type { EngineRequest, RequestHandle, RequestListener, TokenEvent } from "
 import { planPrefill, type PrefillChunk, type QueuePolicy } from "./scheduler.ts";
 import { RunningRequest, type Sequence } from "./sequence.ts";
 import { ServiceCounters } from "./service-counters.ts";
+import { CacheWiper } from "./wiper.ts";
 
 export interface EngineOptions {
   readonly runner: ModelRunner;
@@ -25,6 +26,11 @@ export interface EngineOptions {
   readonly shares?: TenantShares;
   /** Instead of fair shares. */
   readonly policy?: QueuePolicy;
+  /**
+   * Whether anything may be told to anybody now: asked before a request is taken and before every token, so it must be cheap. While
+   * it says no, all requests end with `store_unavailable`. Default: always.
+   */
+  readonly mayEmit?: () => boolean;
 }
 
 export interface EngineStats {
@@ -54,6 +60,8 @@ export class Engine {
   readonly #folds: FoldJob[] = [];
   /** Sequences that decode; the index is the row. */
   readonly #rows: Sequence[] = [];
+  readonly #wiper: CacheWiper;
+  readonly #mayEmit: () => boolean;
   #prefilling: RunningRequest | null = null;
   #loop: Promise<void> | null = null;
   #draining = false;
@@ -63,16 +71,19 @@ export class Engine {
     this.#runner = options.runner;
     this.#shares = options.shares ?? EQUAL_SHARES;
     this.#counters = new ServiceCounters(this.#shares);
+    this.#wiper = new CacheWiper(options.runner);
+    this.#mayEmit = options.mayEmit ?? (() => true);
   }
 
   /**
    * Queues a request; its results come through the listener. `n` must not exceed the runner's slots and the context must suffice:
    * whoever makes an EngineRequest has checked both.
-   * @throws PrefixdError queue_full, user_queue_full, invalid_parameter (wider than its tenant's limit), draining; RangeError for an `n` that could never be admitted
+   * @throws PrefixdError queue_full, user_queue_full, invalid_parameter (wider than its tenant's limit), draining, store_unavailable; RangeError for an `n` that could never be admitted
    */
   submit(request: EngineRequest, listener: RequestListener): RequestHandle {
     if (request.n > this.#runner.slots) throw new RangeError(`n = ${request.n} with ${this.#runner.slots} slots`);
     if (this.#draining) throw new PrefixdError("draining", "The server is shutting down.", { retryAfter: 1 });
+    if (!this.#mayEmit()) throw lostTouch();
     const busyRows = this.#rows.filter((sequence) => !sequence.done).length + (this.#prefilling?.n ?? 0);
     checkQueueLimits(request, this.#queue, { maxQueue: this.#options.maxQueue, freeRows: this.#runner.slots - busyRows }, this.#shares);
     this.#counters.arrive(request.tenant, this.#queue);
@@ -92,6 +103,16 @@ export class Engine {
       this.#folds.push({ input, resolve, reject });
       this.#wake();
     });
+  }
+
+  /**
+   * Overwrites with zeros whatever sequences that have ended left in the KV cache and in the model's buffers, a bounded piece between
+   * two steps. Resolves when nothing is left there of what had ended before the call.
+   */
+  wipeFreed(): Promise<void> {
+    const wiped = this.#wiper.request();
+    this.#wake();
+    return wiped;
   }
 
   stats(): EngineStats {
@@ -140,19 +161,21 @@ export class Engine {
   }
 
   #hasWork(): boolean {
-    return this.#queue.length + this.#rows.length + this.#folds.length > 0 || this.#prefilling !== null;
+    return this.#queue.length + this.#rows.length + this.#folds.length > 0 || this.#prefilling !== null || this.#wiper.pending;
   }
 
   /** Answers whether there was anything to do. */
   async #step(): Promise<boolean> {
+    if (!this.#mayEmit()) this.#failAll(lostTouch());
     this.#releaseEnded();
+    const wiped = await this.#wipe();
     const folded = await this.#fold();
     const plan = this.#plan();
     for (const chunk of plan) await this.#prefill(chunk);
     this.#releaseEnded();
     const rows = this.#rows.length;
     if (rows > 0) await this.#decode();
-    return folded || plan.length + rows > 0 || !this.#hasWork();
+    return wiped || folded || plan.length + rows > 0 || !this.#hasWork();
   }
 
   /** Frees the rows of what has ended; the last row moves into the gap. */
@@ -161,16 +184,34 @@ export class Engine {
       if (!this.#rows[row]!.done) continue;
       const lastRow = this.#rows.length - 1;
       const last = this.#rows[lastRow]!;
-      if (row !== lastRow) this.#runner.copyRow(lastRow, row, last.length);
+      if (row !== lastRow) this.#copyRow(lastRow, row, last.length);
       this.#rows[row] = last;
       this.#rows.pop();
     }
     if (this.#prefilling?.ended === true) this.#prefilling = null;
   }
 
+  async #wipe(): Promise<boolean> {
+    if (!this.#wiper.pending) return false;
+    this.#wiper.step((row) => this.#ownedPositions(row));
+    // Nothing else in this step may wait for anything: sockets and timers want their turn.
+    await new Promise(setImmediate);
+    return true;
+  }
+
+  /** Positions of a row that hold what a live sequence will attend to. */
+  #ownedPositions(row: number): number {
+    const sequence = this.#rows[row];
+    if (sequence !== undefined) return sequence.length;
+    const prefilling = this.#prefilling;
+    return prefilling !== null && prefilling.row === row ? prefilling.prefixLength + prefilling.fed : 0;
+  }
+
   async #fold(): Promise<boolean> {
     const job = this.#folds.shift();
     if (job === undefined) return false;
+    const { input } = job;
+    this.#wiper.written(this.#runner.slots, input.kind === "tokens" ? input.ids.length : input.length);
     try {
       job.resolve(await this.#runner.fold(job.input));
     } catch (error) {
@@ -187,6 +228,7 @@ export class Engine {
     try {
       if (from === 0) this.#admit(request, passedOver);
       if (request.ended) return;
+      this.#wiper.written(request.row, start + to - from);
       started = performance.now();
       output = await this.#runner.prefill(request.row, start, request.request.promptIds.subarray(from, to));
     } catch (error) {
@@ -212,7 +254,10 @@ export class Engine {
     this.#prefilling = request;
     request.row = this.#rows.length;
     this.#options.observer.queued((performance.now() - request.submittedAt) / 1000);
-    if (request.request.prefix !== null) this.#runner.loadPrefix(request.row, request.request.prefix);
+    if (request.request.prefix !== null) {
+      this.#wiper.written(request.row, request.prefixLength);
+      this.#runner.loadPrefix(request.row, request.request.prefix);
+    }
     request.tell((listener) => listener.onStart?.());
   }
 
@@ -220,10 +265,10 @@ export class Engine {
   #activate(request: RunningRequest, output: StepOutput): void {
     const length = request.prefixLength + request.promptLength;
     const first = this.#rows.length;
-    if (request.row !== first) this.#runner.copyRow(request.row, first, length);
+    if (request.row !== first) this.#copyRow(request.row, first, length);
     for (const sequence of request.sequences) {
       const row = this.#rows.push(sequence) - 1;
-      if (row !== first) this.#runner.copyRow(first, row, length);
+      if (row !== first) this.#copyRow(first, row, length);
       sequence.length = length;
     }
     for (const sequence of request.sequences) this.#advance(sequence, output, 0);
@@ -232,8 +277,14 @@ export class Engine {
     }
   }
 
+  #copyRow(from: number, to: number, length: number): void {
+    this.#wiper.written(to, length);
+    this.#runner.copyRow(from, to, length);
+  }
+
   async #decode(): Promise<void> {
     const batch = [...this.#rows];
+    for (const [row, sequence] of batch.entries()) this.#wiper.written(row, sequence.length + 1);
     const started = performance.now();
     let output: StepOutput;
     try {
@@ -252,6 +303,7 @@ export class Engine {
   /** Chooses the next token of a sequence, tells its listener, and ends it if this was the last. */
   #advance(sequence: Sequence, output: StepOutput, row: number): void {
     if (sequence.done) return;
+    if (!this.#mayEmit()) return this.#failAll(lostTouch());
     const { owner } = sequence;
     const { request } = owner;
     let token: Omit<TokenEvent, "choice">;

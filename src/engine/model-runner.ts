@@ -32,5 +32,9 @@ export interface ModelRunner {
   decode(ids: Int32Array, positions: Int32Array): Promise<StepOutput>;
   /** Runs a soft or hard prompt from position 0 on a row of its own and returns its keys and values. */
   fold(input: FoldInput): Promise<KvTensor>;
+  /** Fills positions `[from, to)` of a row with zeros; row `slots` is the one that folding uses. */
+  wipe(row: number, from: number, to: number): void;
+  /** Fills what the last run was fed and answered with zeros. */
+  wipeBuffers(): void;
   close(): Promise<void>;
 }

@@ -1,6 +1,6 @@
 import type { FastifyReply } from "fastify";
 import { toProblem, type Problem } from "./problem.ts";
-import type { PrefixdError } from "../errors.ts";
+import { lostTouch, type PrefixdError } from "../errors.ts";
 
 export interface SseOptions {
   /** Bytes that may wait for a slow reader. */
@@ -8,6 +8,8 @@ export interface SseOptions {
   readonly heartbeatMs: number;
   /** How long the last bytes may take to leave. */
   readonly lingerMs: number;
+  /** Asked right before results are written; no: the stream ends with `store_unavailable` instead. */
+  readonly mayEmit?: () => boolean;
 }
 
 /**
@@ -35,11 +37,13 @@ export class SseStream {
   }
 
   event(data: object): void {
+    if (this.#options.mayEmit?.() === false) return this.error(lostTouch());
     this.#write(`data: ${JSON.stringify(data)}\n\n`);
   }
 
   /** The last event and the end mark, in one write. */
   last(data: object): void {
+    if (this.#options.mayEmit?.() === false) return this.error(lostTouch());
     this.#write(`data: ${JSON.stringify(data)}\n\ndata: [DONE]\n\n`);
     this.#end();
   }

@@ -102,10 +102,22 @@ export class Gpt2Runner implements ModelRunner {
       using embeds = this.#runtime.tensor(input.data, [1, length, this.shape.width]);
       await this.#forward(row, 0, new BigInt64Array(length).fill(SOFT_ID), embeds);
     }
-    const data = new Float32Array(kvElements(this.shape, length));
-    const run = length * this.shape.headDim;
-    this.#eachHead(row, (cache, at, index) => data.set(cache.subarray(at, at + run), index * run));
-    return { length, data };
+    return this.#copyOut(row, length);
+  }
+
+  wipe(row: number, from: number, to: number): void {
+    const { headDim } = this.shape;
+    this.#eachHead(row, (cache, at) => cache.fill(0, at + from * headDim, at + to * headDim));
+  }
+
+  wipeBuffers(): void {
+    for (const buffer of Object.values(this.#outputs)) buffer.fill(0);
+    for (const { ids } of this.#batches.values()) ids.fill(0n);
+  }
+
+  /** A copy of a row's keys and values at positions `[0, positions)`, as a KvTensor has them: for tests of what is left in it. */
+  readRow(row: number): KvTensor {
+    return this.#copyOut(row, this.shape.positions);
   }
 
   close(): Promise<void> {
@@ -126,6 +138,13 @@ export class Gpt2Runner implements ModelRunner {
     for (const cache of this.#cache) {
       for (let head = 0; head < heads; head++) visit(cache, (row * heads + head) * positions * headDim, index++);
     }
+  }
+
+  #copyOut(row: number, length: number): KvTensor {
+    const data = new Float32Array(kvElements(this.shape, length));
+    const run = length * this.shape.headDim;
+    this.#eachHead(row, (cache, at, index) => data.set(cache.subarray(at, at + run), index * run));
+    return { length, data };
   }
 
   /** Feeds one row at positions `[start, start + ids.length)`. */

@@ -44,8 +44,14 @@ export interface PrefixCache {
   resolve(key: PrefixKey, accept: (meta: PrefixMeta) => void): Promise<{ meta: PrefixMeta; kv: KvTensor }>;
   /** To be called after every own change of a prefix; changes by others are heard from the store. */
   invalidate(key: PrefixKey): void;
-  /** Forgets what is known of all of a user's names. */
+  /** The prefix is gone for good: its tensors are let go as well, even if another name has the same. */
+  evict(key: PrefixKey): void;
+  /** Forgets all of a user's names, and lets go every tensor that one of them has been served from. */
   invalidateUser(user: string): void;
+  /** Forgets everything: nothing of it may be believed any more. */
+  clear(): void;
+  /** Whether anything here is known of the user, or on its way here. */
+  holds(user: string): boolean;
   stats(): PrefixCacheStats;
   close(): void;
 }
@@ -54,6 +60,12 @@ interface Verified {
   readonly meta: PrefixMeta;
   /** When the store was asked, not when it answered. */
   readonly at: number;
+}
+
+interface Held {
+  readonly kv: KvTensor;
+  /** Names that it has been served under, those of replaced versions included. */
+  readonly names: Set<string>;
 }
 
 interface Answer {
@@ -79,11 +91,13 @@ class HostCache implements PrefixCache {
   readonly #staleMs: number;
   readonly #now: () => number;
   readonly #names = new LRUCache<string, Verified>({ max: MAX_NAMES });
-  readonly #tensors: LRUCache<string, KvTensor>;
+  readonly #tensors: LRUCache<string, Held>;
   readonly #budget: ByteBudget;
   readonly #asking = new Map<string, Promise<Verified | null>>();
   readonly #loading = new Map<string, Promise<KvTensor | null>>();
   readonly #unsubscribe: () => void;
+  /** Grows when tensors are let go for good: a load that began before must not bring them back. */
+  #epoch = 0;
   #hits = 0;
   #misses = 0;
   #evictions = 0;
@@ -98,7 +112,7 @@ class HostCache implements PrefixCache {
     this.#verifyMs = options.verifyMs ?? 1000;
     this.#staleMs = Math.max(this.#verifyMs, options.staleMs ?? 10_000);
     this.#now = options.now ?? (() => performance.now());
-    const tensors = new LRUCache<string, KvTensor>({ maxSize: Math.max(1, options.maxBytes), sizeCalculation: (kv) => kv.data.buffer.byteLength });
+    const tensors = new LRUCache<string, Held>({ maxSize: Math.max(1, options.maxBytes), sizeCalculation: ({ kv }) => kv.data.buffer.byteLength });
     this.#tensors = tensors;
     this.#budget = new ByteBudget(options.maxBytes, {
       held: () => tensors.calculatedSize,
@@ -116,7 +130,8 @@ class HostCache implements PrefixCache {
       const held = this.#tensors.get(meta.digest);
       if (held !== undefined) {
         this.#hits++;
-        return { meta, kv: held };
+        held.names.add(keyText(key));
+        return { meta, kv: held.kv };
       }
       // A load that cannot succeed must not push others out to make room.
       if (away !== undefined) throw away;
@@ -134,10 +149,24 @@ class HostCache implements PrefixCache {
     this.#asking.delete(name);
   }
 
+  evict(key: PrefixKey): void {
+    const evicted = keyText(key);
+    this.#forget((name) => name === evicted);
+  }
+
   invalidateUser(user: string): void {
-    const start = keyText({ user, name: "" });
-    for (const name of [...this.#names.keys()]) if (name.startsWith(start)) this.#names.delete(name);
-    for (const name of [...this.#asking.keys()]) if (name.startsWith(start)) this.#asking.delete(name);
+    this.#forget(isOf(user));
+  }
+
+  clear(): void {
+    this.#forget(() => true);
+  }
+
+  holds(user: string): boolean {
+    const mine = isOf(user);
+    const flights = [...this.#loading.keys()].map((flight) => flight.split(" ")[0] as string);
+    const names = [...this.#names.keys(), ...this.#asking.keys(), ...flights, ...[...this.#tensors.values()].flatMap((held) => [...held.names])];
+    return names.some(mine);
   }
 
   stats(): PrefixCacheStats {
@@ -156,6 +185,14 @@ class HostCache implements PrefixCache {
     this.#unsubscribe();
     this.#names.clear();
     this.#tensors.clear();
+  }
+
+  #forget(mine: (name: string) => boolean): void {
+    this.#epoch++;
+    for (const name of [...this.#names.keys()]) if (mine(name)) this.#names.delete(name);
+    for (const name of [...this.#asking.keys()]) if (mine(name)) this.#asking.delete(name);
+    for (const [digest, { names }] of [...this.#tensors.entries()]) if ([...names].some(mine)) this.#tensors.delete(digest);
+    for (const flight of [...this.#loading.keys()]) if (mine(flight.split(" ")[0] as string)) this.#loading.delete(flight);
   }
 
   async #verify(key: PrefixKey): Promise<Answer> {
@@ -211,17 +248,23 @@ class HostCache implements PrefixCache {
       return running;
     }
     this.#misses++;
-    const load = this.#fetch(key, meta).finally(() => this.#loading.delete(flight));
+    const load = this.#fetch(key, meta).finally(() => {
+      if (this.#loading.get(flight) === load) this.#loading.delete(flight);
+    });
     this.#loading.set(flight, load);
     return load;
   }
 
   async #fetch(key: PrefixKey, meta: PrefixMeta): Promise<KvTensor | null> {
     const expected = kvElements(this.#shape, meta.length) * 4;
+    const epoch = this.#epoch;
     using reservation = await this.#budget.reserve(expected);
     // Loaded by somebody else while this one waited for room.
     const held = this.#tensors.get(meta.digest);
-    if (held !== undefined) return held;
+    if (held !== undefined) {
+      held.names.add(keyText(key));
+      return held.kv;
+    }
     const bytes = await this.#store.loadKv(key, meta.digest);
     if (bytes === null) return null;
     if (bytes.length !== expected || (await prefixDigest(this.#shape, meta.length, bytes)) !== meta.digest) {
@@ -229,7 +272,12 @@ class HostCache implements PrefixCache {
     }
     const kv = kvFromBytes(meta.length, bytes);
     reservation[Symbol.dispose]();
-    if (reservation.fits) this.#tensors.set(meta.digest, kv);
+    if (reservation.fits && epoch === this.#epoch) this.#tensors.set(meta.digest, { kv, names: new Set([keyText(key)]) });
     return kv;
   }
+}
+
+function isOf(user: string): (name: string) => boolean {
+  const start = keyText({ user, name: "" });
+  return (name) => name.startsWith(start);
 }

@@ -2,7 +2,8 @@ import { Worker } from "node:worker_threads";
 import { PrefixdError } from "../errors.ts";
 import type { LmdbOptions, LmdbTables } from "./lmdb-tables.ts";
 import type { LmdbMethod, LmdbReply } from "./lmdb-worker.ts";
-import type { PrefixKey, PrefixMeta, PrefixRecord, PrefixStore, Precondition, RemovedPrefixes } from "./store.ts";
+import type { PrefixKey, PrefixMeta, PrefixRecord, PrefixStore, Precondition, RemovalState, RemovedPrefixes } from "./store.ts";
+import { Tombstones } from "./tombstones.ts";
 
 export type { LmdbOptions } from "./lmdb-tables.ts";
 
@@ -34,6 +35,7 @@ interface Thread {
 /** fsync and large copies take milliseconds: a thread of its own does them, so that decoding never waits for the disk. */
 class LmdbStore implements PrefixStore {
   readonly #options: LmdbOptions;
+  readonly #removed = new Tombstones();
   #thread: Thread | undefined;
   #lastId = 0;
   #closed = false;
@@ -42,7 +44,8 @@ class LmdbStore implements PrefixStore {
     this.#options = options;
   }
 
-  put(record: PrefixRecord, precondition?: Precondition): Promise<{ created: boolean }> {
+  async put(record: PrefixRecord, precondition?: Precondition): Promise<{ created: boolean }> {
+    this.#removed.check(record.meta.user);
     const files = new Map([...record.files].map(([name, bytes]) => [name, compact(bytes)]));
     return this.#call("put", { meta: record.meta, kv: compact(record.kv), files }, precondition);
   }
@@ -67,8 +70,18 @@ class LmdbStore implements PrefixStore {
     return this.#call("delete", plain(key), precondition);
   }
 
-  deleteUser(user: string): Promise<RemovedPrefixes> {
+  /** Calls are carried out in order: a PUT of before is deleted, one that comes later is refused here. */
+  deleteUser(user: string, { last = false }: { last?: boolean } = {}): Promise<RemovedPrefixes> {
+    this.#removed.add(user, last ? "done" : "open");
     return this.#call("deleteUser", user);
+  }
+
+  async removalState(user: string): Promise<RemovalState> {
+    return this.#removed.state(user);
+  }
+
+  async readmitUser(user: string): Promise<void> {
+    this.#removed.delete(user);
   }
 
   onChange(): () => void {

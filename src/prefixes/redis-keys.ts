@@ -5,6 +5,7 @@
  *   prefixd:{user}:prefixes            hash: name -> entry (JSON: metadata and where the chunks are)
  *   prefixd:{user}:names               sorted set of names, all with score 0, for paging in order
  *   prefixd:{user}:uploads             sorted set of chunk sets that no entry points to (yet, or any more), by time of expiry
+ *   prefixd:{user}:removed             string "open" or "done": the user is being, or has been removed; expires. PUTs are refused
  *   prefixd:{user}:chunk:UPLOAD:NUMBER string of at most CHUNK_BYTES; UPLOAD is unique to one PUT
  *   prefixd:changes                    channel: JSON [origin, user, name]
  */
@@ -27,6 +28,10 @@ export class RedisKeys {
 
   uploads(user: string): string {
     return `${this.#user(user)}:uploads`;
+  }
+
+  removed(user: string): string {
+    return `${this.#user(user)}:removed`;
   }
 
   /** What the keys of a user's chunks begin with. */

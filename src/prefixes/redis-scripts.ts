@@ -15,6 +15,7 @@ function script(lua: string): RedisScript {
  * and all are in the slot of the KEYS.
  */
 const COMMON = `-- Members of the uploads set: "new UPLOAD CHUNKS NAME" before its commit, "old UPLOAD CHUNKS NAME" once replaced.
+local REMOVED = -3
 local function fails(entry, match, none)
   if none == '*' and entry then return true end
   if match == '' then return false end
@@ -43,22 +44,40 @@ end
 
 /**
  * Announces an upload before its chunks are written, so that removing the user finds them; they expire by themselves.
- * KEYS: 1 uploads
+ * KEYS: 1 uploads, 2 removed
  * ARGV: 1 upload id, 2 number of chunks, 3 name, 4 milliseconds until the chunks expire
+ * Returns: 1, or -3 the user is removed
  */
 export const BEGIN_UPLOAD = script(`${COMMON}
+if redis.call('EXISTS', KEYS[2]) == 1 then return REMOVED end
 track(KEYS[1], 'new', ARGV[1], ARGV[2], ARGV[3], ARGV[4])
 return 1
 `);
 
 /**
+ * Writes a chunk of an announced upload: after a removal nothing may come behind it.
+ * KEYS: 1 uploads, 2 removed, 3 chunk
+ * ARGV: 1 member of the uploads set, 2 bytes, 3 milliseconds until the chunk expires
+ * Returns: 1, -2 the upload was not announced or is too old, -3 the user is removed
+ */
+export const WRITE_CHUNK = script(`${COMMON}
+if redis.call('EXISTS', KEYS[2]) == 1 then return REMOVED end
+if not redis.call('ZSCORE', KEYS[1], ARGV[1]) then return -2 end
+redis.call('SET', KEYS[3], ARGV[2], 'PX', ARGV[3])
+return 1
+`);
+
+/**
  * Makes an upload the current version, if all its chunks are there; the old version's chunks stay a while for who is reading them.
- * KEYS: 1 prefixes, 2 names, 3 uploads
+ * KEYS: 1 prefixes, 2 names, 3 uploads, 4 removed
  * ARGV: 1 name, 2 entry, 3 ifMatch (empty, * or JSON list), 4 ifNoneMatch (empty or *), 5 beginning of chunk keys, 6 upload id,
  *       7 number of chunks, 8 grace of the old chunks in milliseconds, 9 channel, 10 message
- * Returns: 1 created, 0 replaced, -1 precondition failed, -2 chunks are missing
+ * Returns: 1 created, 0 replaced, -1 precondition failed, -2 chunks are missing, -3 the user is removed
  */
 export const COMMIT_UPLOAD = script(`${COMMON}
+if redis.call('EXISTS', KEYS[4]) == 1 then return REMOVED end
+-- An upload that a removal has struck off does not come back, even when the user has been created anew since.
+if not redis.call('ZSCORE', KEYS[3], 'new ' .. ARGV[6] .. ' ' .. ARGV[7] .. ' ' .. ARGV[1]) then return -2 end
 local old = get(KEYS[1], ARGV[1])
 if fails(old, ARGV[3], ARGV[4]) then return -1 end
 local new = ARGV[5] .. ARGV[6] .. ':'
@@ -103,9 +122,9 @@ return 1
 `);
 
 /**
- * Removes all that there is of a user. An upload under way will find its chunks missing.
- * KEYS: 1 prefixes, 2 names, 3 uploads
- * ARGV: 1 beginning of chunk keys, 2 channel, 3 origin, 4 user
+ * Removes all that there is of a user, and leaves word of it that refuses uploads under way.
+ * KEYS: 1 prefixes, 2 names, 3 uploads, 4 removed
+ * ARGV: 1 beginning of chunk keys, 2 channel, 3 origin, 4 user, 5 open or done, 6 milliseconds that uploads are refused
  * Returns: [prefixes, bytes of their tensors] removed
  */
 export const DELETE_USER = script(`${COMMON}
@@ -123,6 +142,7 @@ for _, set in ipairs(redis.call('ZRANGE', KEYS[3], 0, -1)) do
   drop(ARGV[1], upload, chunks)
 end
 redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])
+redis.call('SET', KEYS[4], ARGV[5], 'PX', ARGV[6])
 return { prefixes, bytes }
 `);
 

@@ -4,8 +4,9 @@ import { checkPrecondition, preconditionFailed } from "./precondition.ts";
 import { RedisConnection, toStoreError } from "./redis-connection.ts";
 import type { RedisConnectionOptions } from "./redis-connection.ts";
 import { RedisKeys } from "./redis-keys.ts";
-import { BEGIN_UPLOAD, COMMIT_UPLOAD, DELETE_PREFIX, DELETE_USER, LIST_PREFIXES } from "./redis-scripts.ts";
-import type { PrefixKey, PrefixMeta, PrefixRecord, PrefixStore, Precondition, RemovedPrefixes } from "./store.ts";
+import { BEGIN_UPLOAD, COMMIT_UPLOAD, DELETE_PREFIX, DELETE_USER, LIST_PREFIXES, WRITE_CHUNK } from "./redis-scripts.ts";
+import type { PrefixKey, PrefixMeta, PrefixRecord, PrefixStore, Precondition, RemovalState, RemovedPrefixes } from "./store.ts";
+import { OPEN_TOMBSTONE_MS, TOMBSTONE_MS, userRemoved } from "./tombstones.ts";
 
 export interface RedisStoreOptions extends RedisConnectionOptions {
   /** What all keys begin with. Default `prefixd`. */
@@ -74,7 +75,7 @@ class RedisStore implements PrefixStore {
       if (reply === 1 || reply === 0) return { created: reply === 1 };
       await this.#discard(meta, entry.upload, chunks.length);
       if (reply === -1) throw preconditionFailed("The prefix has changed in the meantime.");
-      throw new PrefixdError("store_unavailable", "The upload's data was removed from Redis before it was complete.", { retryAfter: 1 });
+      throw uploadError(reply);
     });
   }
 
@@ -115,12 +116,21 @@ class RedisStore implements PrefixStore {
     });
   }
 
-  deleteUser(user: string): Promise<RemovedPrefixes> {
+  deleteUser(user: string, { last = false }: { last?: boolean } = {}): Promise<RemovedPrefixes> {
     return guarded(async () => {
-      const args = [this.#keys.chunks(user), this.#keys.changes, this.#origin, user];
+      const refused = last ? ["done", Math.max(TOMBSTONE_MS, this.#uploadTtlMs)] : ["open", OPEN_TOMBSTONE_MS];
+      const args = [this.#keys.chunks(user), this.#keys.changes, this.#origin, user, ...refused];
       const [prefixes, bytes] = (await this.#connection.run(DELETE_USER, this.#userKeys(user), args)) as [number, number];
       return { prefixes, bytes };
     });
+  }
+
+  removalState(user: string): Promise<RemovalState> {
+    return guarded(async () => (await this.#connection.client.get(this.#keys.removed(user))) as RemovalState);
+  }
+
+  readmitUser(user: string): Promise<void> {
+    return guarded(async () => void (await this.#connection.client.del(this.#keys.removed(user))));
   }
 
   onChange(listener: (key: PrefixKey) => void): () => void {
@@ -188,11 +198,15 @@ class RedisStore implements PrefixStore {
   }
 
   async #upload(key: PrefixKey, upload: string, chunks: readonly Uint8Array[]): Promise<void> {
-    await this.#connection.run(BEGIN_UPLOAD, [this.#keys.uploads(key.user)], [upload, chunks.length, key.name, this.#uploadTtlMs]);
+    const guards = [this.#keys.uploads(key.user), this.#keys.removed(key.user)];
+    const begun = await this.#connection.run(BEGIN_UPLOAD, guards, [upload, chunks.length, key.name, this.#uploadTtlMs]);
+    if (begun !== 1) throw uploadError(begun);
     try {
       await inParallel(chunks.length, async (i) => {
         const { buffer, byteOffset, byteLength } = chunks[i]!;
-        await this.#connection.client.set(this.#keys.chunk(key.user, upload, i), Buffer.from(buffer, byteOffset, byteLength), "PX", this.#uploadTtlMs);
+        const args = [`new ${upload} ${chunks.length} ${key.name}`, Buffer.from(buffer, byteOffset, byteLength), this.#uploadTtlMs];
+        const written = await this.#connection.run(WRITE_CHUNK, [...guards, this.#keys.chunk(key.user, upload, i)], args);
+        if (written !== 1) throw uploadError(written);
       });
     } catch (error) {
       await this.#discard(key, upload, chunks.length);
@@ -208,7 +222,7 @@ class RedisStore implements PrefixStore {
   }
 
   #userKeys(user: string): string[] {
-    return [this.#keys.prefixes(user), this.#keys.names(user), this.#keys.uploads(user)];
+    return [this.#keys.prefixes(user), this.#keys.names(user), this.#keys.uploads(user), this.#keys.removed(user)];
   }
 
   #message(key: PrefixKey): string {
@@ -220,6 +234,12 @@ class RedisStore implements PrefixStore {
     if (origin === this.#origin || user === undefined || name === undefined) return;
     for (const listener of this.#listeners) listener({ user, name });
   }
+}
+
+/** What a script that refuses to go on with an upload has answered. */
+function uploadError(reply: unknown): PrefixdError {
+  if (reply === -3) return userRemoved();
+  return new PrefixdError("store_unavailable", "The upload's data was removed from Redis before it was complete.", { retryAfter: 1 });
 }
 
 /** A stranger's message on the channel is nothing to fail for. */

@@ -47,9 +47,12 @@ export interface RemovedPrefixes {
   readonly bytes: number;
 }
 
+/** Of a user's removal: begun, finished, or null: there was none lately. */
+export type RemovalState = "open" | "done" | null;
+
 /**
  * Atomic per prefix: a reader sees the whole old or the whole new record, also after a crash.
- * Errors: `precondition_failed`, `store_unavailable` (with retryAfter), `store_full`.
+ * Errors: `precondition_failed`, `store_unavailable` (with retryAfter), `store_full`; `put` for a removed user: `removed`.
  */
 export interface PrefixStore {
   put(record: PrefixRecord, precondition?: Precondition): Promise<{ created: boolean }>;
@@ -62,8 +65,15 @@ export interface PrefixStore {
   list(user: string, options: { after?: string; limit: number }): Promise<PrefixMeta[]>;
   /** false: there was none. */
   delete(key: PrefixKey, precondition?: Precondition): Promise<boolean>;
-  /** Removes all of a user's prefixes at once, and whatever unfinished uploads left of theirs. */
-  deleteUser(user: string): Promise<RemovedPrefixes>;
+  /**
+   * Removes all of a user's prefixes at once, and whatever unfinished uploads left of theirs. From then on every PUT for the
+   * user fails with `removed`, also one that is under way on another replica, until `readmitUser`, or until no PUT of before
+   * can be left. Can be repeated; `last` says that the removal is complete with this call.
+   */
+  deleteUser(user: string, options?: { last?: boolean }): Promise<RemovedPrefixes>;
+  removalState(user: string): Promise<RemovalState>;
+  /** A user of this id has been created anew. */
+  readmitUser(user: string): Promise<void>;
   /** Called when another process changed a prefix; returns the function that ends it. Stores without replicas never call. */
   onChange(listener: (key: PrefixKey) => void): () => void;
   /** Throws `store_unavailable` when the store cannot serve now. */

@@ -110,6 +110,38 @@ export function prefixStoreContract(t: Test, make: (t: Test) => Promise<OpenStor
     t.same(await store.head(other.meta), other.meta);
   });
 
+  withStore("a removed user's PUTs are refused until a user of that id is created anew", async (t, store, open) => {
+    const [mine, other] = [await record(key, 1), await record({ user: "anna", name: "poem" }, 2)];
+    t.equal(await store.removalState("ann"), null);
+    await store.deleteUser("ann");
+    t.equal(await store.removalState("ann"), "open");
+    await t.rejects(store.put(mine), { code: "removed", status: 410 });
+    t.same(await store.put(other), { created: true });
+    await store.deleteUser("ann", { last: true });
+    t.equal(await store.removalState("ann"), "done");
+    await t.rejects(store.put(mine), { code: "removed" });
+    await store.readmitUser("ann");
+    t.equal(await store.removalState("ann"), null);
+    t.same(await store.put(mine), { created: true });
+    const again = await open();
+    t.same(await again.head(key), mine.meta);
+    await again.close();
+  });
+
+  withStore("no PUT that a removal overtakes leaves anything", async (t, store) => {
+    for (let round = 0; round < 10; round++) {
+      const puts = await Promise.all(Array.from({ length: 12 }, (_, i) => record({ user: "ann", name: `p${i}` }, i)));
+      const outcomes = puts.map((put) => store.put(put).then(() => "stored", (error: unknown) => (error as { code: string }).code));
+      await new Promise((resolve) => setTimeout(resolve, round));
+      await store.deleteUser("ann");
+      const codes = await Promise.all(outcomes);
+      t.ok(codes.every((code) => code === "stored" || code === "removed"), codes.join());
+      t.same(await store.list("ann", { limit: 100 }), []);
+      for (const { meta } of puts) t.equal(await store.head(meta), null);
+      await store.readmitUser("ann");
+    }
+  });
+
   withStore("bytes of any value and files of any size, empty ones included", async (t, store) => {
     const every = Uint8Array.from({ length: 70_000 }, (_, i) => i * 7);
     const files = new Map([["empty", new Uint8Array(0)], ["every", every], ["view", Buffer.concat([every, every]).subarray(1, 9)], ["a/b c", every.subarray(0, 1)]]);

@@ -55,6 +55,7 @@ t.test("maxBytes is a bound, and the store stays usable at it", async (t) => {
   t.match(await store.put(await record(key(0), 5, { shape: BIG, length: 31 })), { created: false }, "a replacement needs no more room");
   await remainsUsable(t, store, stored);
   await store.deleteUser("ann");
+  await store.readmitUser("ann");
   t.equal((await fill(store, 10)).stored, 4, "all bytes were given back");
 });
 

@@ -1,6 +1,6 @@
 import { PrefixdError } from "../../src/errors.ts";
 import { keyText } from "../../src/prefixes/name.ts";
-import type { PrefixKey, PrefixMeta, PrefixRecord, PrefixStore, RemovedPrefixes } from "../../src/prefixes/store.ts";
+import type { PrefixKey, PrefixMeta, PrefixRecord, PrefixStore, RemovalState, RemovedPrefixes } from "../../src/prefixes/store.ts";
 
 /** A store in memory that counts, waits and fails as a test wants. */
 export class ScriptedStore implements PrefixStore {
@@ -52,6 +52,12 @@ export class ScriptedStore implements PrefixStore {
   async deleteUser(): Promise<RemovedPrefixes> {
     return { prefixes: 0, bytes: 0 };
   }
+
+  async removalState(): Promise<RemovalState> {
+    return null;
+  }
+
+  async readmitUser(): Promise<void> {}
 
   onChange(listener: (key: PrefixKey) => void): () => void {
     this.listeners.add(listener);

@@ -25,6 +25,8 @@ export class FakeRunner implements ModelRunner {
   widest = 0;
   /** Rows that hold this many positions or more have logits that are not numbers. */
   nanFrom = Infinity;
+  foldRowWipes = 0;
+  bufferWipes = 0;
   /** Called in the middle of each run: a test's chance to interfere. */
   during: ((method: Method) => void) | null = null;
   readonly #delay: () => Promise<void>;
@@ -97,6 +99,24 @@ export class FakeRunner implements ModelRunner {
   async fold(input: FoldInput): Promise<KvTensor> {
     await this.#run("fold", () => []);
     return foldOf(input);
+  }
+
+  wipe(row: number, from: number, to: number): void {
+    if (this.#running !== null) this.#misuse(`wipe during ${this.#running}`);
+    if (row === this.slots) return void (this.foldRowWipes += 1);
+    this.#checkRow(row);
+    this.#rows[row]!.fill(0, from, to);
+  }
+
+  wipeBuffers(): void {
+    if (this.#running !== null) this.#misuse(`wipeBuffers during ${this.#running}`);
+    for (const buffer of Object.values(this.#output)) buffer.fill(0);
+    this.bufferWipes++;
+  }
+
+  /** What is in a row, all of its positions. */
+  cells(row: number): Uint32Array {
+    return this.#rows[row]!.slice();
   }
 
   close(): Promise<void> {

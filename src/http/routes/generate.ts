@@ -1,5 +1,5 @@
 import type { FastifyReply, FastifyRequest } from "fastify";
-import type { ErrorCode, PrefixdError } from "../../errors.ts";
+import { lostTouch, type ErrorCode, type PrefixdError } from "../../errors.ts";
 import { RequestAborted, type GenerationListener, type ValidGenerateRequest } from "../../generate.ts";
 import type { AppParts, TypedApp } from "../app-parts.ts";
 import { parseGenerate } from "../generate-request.ts";
@@ -41,6 +41,7 @@ export function generateRoutes(app: TypedApp, parts: AppParts): void {
   const answer = async (request: FastifyRequest, reply: FastifyReply, valid: ValidGenerateRequest, writer: ResponseWriter): Promise<unknown> => {
     try {
       const generated = await parts.generation.collect(valid, abortOnDisconnect(reply).signal);
+      if (parts.stream.mayEmit?.() === false) throw lostTouch();
       auditUsage(request.audit, generated.end);
       return writer.whole(generated);
     } catch (error) {
