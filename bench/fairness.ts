@@ -15,9 +15,9 @@ import { machine, median, quantile, table, writeSection } from "./support/report
 
 const SLOTS = 16;
 const POLITE = 8;
-const ROUNDS = Number(process.env["ROUNDS"] ?? 5);
-const ABUSER = { requests: 500, prompt: 64, newTokens: 40 };
-const EACH = { requests: 20, prompt: 20, newTokens: 16 };
+const ROUNDS = Number(process.env["ROUNDS"] ?? 3);
+const ABUSER = { requests: 500, prompt: 64, newTokens: 64 };
+const EACH = { requests: 20, prompt: 24, newTokens: 24 };
 const LOADS = [
   { name: "3 requests each at a time", outstanding: 3 },
   { name: "1 request each at a time", outstanding: 1 },
