@@ -29,6 +29,11 @@ export interface EngineOptions {
   /**
    * Whether anything may be told to anybody now: asked before a request is taken and before every token, so it must be cheap. While
    * it says no, all requests end with `store_unavailable`. Default: always.
+   *
+   * A process can be stopped at any instruction, also between this question and the write to a socket, so it is asked again as the
+   * results are handed over and written (generation.ts, sse.ts), each time in the same turn as the write. Bytes that reached the
+   * socket before the lease ended came before the removal's receipt, which waits for that end; what remains is one event of a process
+   * that is stopped within the last few instructions before the system call.
    */
   readonly mayEmit?: () => boolean;
 }

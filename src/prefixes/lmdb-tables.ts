@@ -1,10 +1,9 @@
-import { closeSync, mkdirSync, openSync, readSync, statfsSync } from "node:fs";
+import { createHash, randomUUID } from "node:crypto";
+import { accessSync, constants, existsSync, mkdirSync, readdirSync, renameSync } from "node:fs";
 import { join } from "node:path";
-import { open } from "lmdb";
-import type { Database, RootDatabase } from "lmdb";
 import { PrefixdError } from "../errors.ts";
-import { keyText } from "./name.ts";
-import { checkPrecondition } from "./precondition.ts";
+import { eraseFolder, syncFolder } from "./erase.ts";
+import { diskFull, isFull, LmdbEnvironment } from "./lmdb-environment.ts";
 import type { PrefixKey, PrefixMeta, PrefixRecord, Precondition, RemovedPrefixes } from "./store.ts";
 
 export interface LmdbOptions {
@@ -13,189 +12,147 @@ export interface LmdbOptions {
   readonly maxBytes?: number;
 }
 
-const FORMAT = "1";
-/** Only address space: growing the map later would leave the old one mapped. */
-const MAP_BYTES = 1 << 30;
-const [EIO, ENOSPC, EDQUOT, MAP_FULL] = [5, 28, 122, -30792];
+/** Environments open at a time: each costs a few file descriptors and address space. */
+const MAX_OPEN = 64;
 
 /**
- * The LMDB environment; every call is synchronous and blocks on the disk, so it runs on a thread of its own.
- * Three databases: `meta` (user/name -> JSON), `blobs` (user/name/part -> bytes), so that listing never reads tensors, and
- * `info` (format, bytes stored).
+ * The store's folder:
+ *
+ *   prefixes/HASH/   one user's LMDB environment; HASH is of the user's id, which may be longer than a file name and is nobody's business
+ *   removed/UUID/    an environment whose user is gone and whose bytes are being overwritten; finished at the next start
+ *
+ * Renaming the one into the other is the moment of removal: before it the user is whole, after it gone, whenever the process dies.
  */
 export class LmdbTables {
-  readonly #dir: string;
+  readonly #prefixes: string;
+  readonly #removed: string;
   readonly #maxBytes: number;
-  readonly #root: RootDatabase<Buffer, string>;
-  readonly #meta: Database<Buffer, string>;
-  readonly #blobs: Database<Buffer, string>;
-  readonly #info: Database<Buffer, string>;
+  /** In order of use, the latest last. */
+  readonly #open = new Map<string, LmdbEnvironment>();
+  /** Bytes of all records; null where no bound asks for it. */
+  #total: number | null = null;
 
   constructor(options: LmdbOptions) {
-    this.#dir = options.dir;
-    this.#maxBytes = options.maxBytes ?? Number.MAX_SAFE_INTEGER;
-    mkdirSync(options.dir, { recursive: true });
-    checkFile(join(options.dir, "data.mdb"));
-    // overlappingSync would answer before the data is on disk. noSubdir: a folder may have a dot in its name.
-    this.#root = open({ path: options.dir, noSubdir: false, maxDbs: 3, mapSize: MAP_BYTES, encoding: "binary", overlappingSync: false });
-    this.#meta = this.#root.openDB({ name: "meta", encoding: "binary" });
-    this.#blobs = this.#root.openDB({ name: "blobs", encoding: "binary" });
-    this.#info = this.#root.openDB({ name: "info", encoding: "binary" });
-    const format = this.#info.getBinary("format")?.toString() ?? null;
-    if (format === null) this.#root.transactionSync(() => this.#putInfo("format", FORMAT));
-    else if (format !== FORMAT) throw new Error(`the folder holds prefixes in format ${format}; this version reads format ${FORMAT}`);
+    this.#prefixes = join(options.dir, "prefixes");
+    this.#removed = join(options.dir, "removed");
+    this.#maxBytes = options.maxBytes ?? Infinity;
+    for (const dir of [this.#prefixes, this.#removed]) mkdirSync(dir, { recursive: true });
+    this.ping();
+    for (const left of readdirSync(this.#removed)) eraseFolder(join(this.#removed, left));
   }
 
-  put(record: PrefixRecord, precondition?: Precondition): { created: boolean } {
-    const { meta } = record;
-    const key = keyText(meta);
-    const bytes = storedBytes(meta);
-    return this.#write(bytes, () => {
-      const old = this.#read(key);
-      checkPrecondition(old?.digest ?? null, precondition);
-      const total = this.#total() + bytes - (old === null ? 0 : storedBytes(old));
-      if (total > this.#maxBytes) throw new PrefixdError("store_full", `The prefix store may hold ${this.#maxBytes} bytes and has no room for ${bytes} more.`);
-      if (old !== null) this.#drop(key, old);
-      this.#blobs.putSync(`${key}/kv`, asBuffer(record.kv));
-      for (const [file, content] of record.files) this.#blobs.putSync(fileKey(key, file), asBuffer(content));
-      this.#meta.putSync(key, Buffer.from(JSON.stringify(meta)));
-      this.#putInfo("bytes", String(total));
-      return { created: old === null };
+  async put(record: PrefixRecord, precondition?: Precondition): Promise<{ created: boolean }> {
+    const { user } = record.meta;
+    await this.#countAll();
+    let grown = 0;
+    const environment = (await this.#find(user)) ?? (await this.#make(user));
+    const result = environment.put(record, precondition, (bytes) => {
+      grown = bytes;
+      if (this.#total === null || this.#total + bytes <= this.#maxBytes) return;
+      throw new PrefixdError("store_full", `The prefix store may hold ${this.#maxBytes} bytes and has no room for ${bytes} more.`);
     });
+    if (this.#total !== null) this.#total += grown;
+    return result;
   }
 
-  head(key: PrefixKey): PrefixMeta | null {
-    this.#root.resetReadTxn();
-    return this.#read(keyText(key));
+  async head(key: PrefixKey): Promise<PrefixMeta | null> {
+    return (await this.#find(key.user))?.head(key) ?? null;
   }
 
-  loadKv(key: PrefixKey, digest: string): Uint8Array | null {
-    return this.#load(key, digest, `${keyText(key)}/kv`);
+  async loadKv(key: PrefixKey, digest: string): Promise<Uint8Array | null> {
+    return (await this.#find(key.user))?.loadKv(key, digest) ?? null;
   }
 
-  loadFile(key: PrefixKey, digest: string, file: string): Uint8Array | null {
-    return this.#load(key, digest, fileKey(keyText(key), file));
+  async loadFile(key: PrefixKey, digest: string, file: string): Promise<Uint8Array | null> {
+    return (await this.#find(key.user))?.loadFile(key, digest, file) ?? null;
   }
 
-  list(user: string, options: { after?: string; limit: number }): PrefixMeta[] {
-    this.#root.resetReadTxn();
-    const { start, end } = userRange(user);
-    const after = options.after === undefined ? start : keyText({ user, name: options.after });
-    const range = this.#meta.getRange({ start: after, end, exclusiveStart: options.after !== undefined, limit: options.limit });
-    return [...range].map(({ value }) => parseMeta(value));
+  async list(user: string, options: { after?: string; limit: number }): Promise<PrefixMeta[]> {
+    return (await this.#find(user))?.list(user, options) ?? [];
   }
 
-  delete(key: PrefixKey, precondition?: Precondition): boolean {
-    return this.#write(0, () => {
-      const text = keyText(key);
-      const old = this.#read(text);
-      checkPrecondition(old?.digest ?? null, precondition);
-      if (old === null) return false;
-      this.#putInfo("bytes", String(this.#total() - storedBytes(old)));
-      this.#drop(text, old);
-      return true;
-    });
+  async delete(key: PrefixKey, precondition?: Precondition): Promise<boolean> {
+    const environment = (await this.#find(key.user)) ?? (precondition?.ifMatch === undefined ? null : await this.#make(key.user));
+    if (environment === null) return false;
+    const before = this.#total === null ? 0 : environment.bytes();
+    const deleted = environment.delete(key, precondition);
+    if (this.#total !== null) this.#total += environment.bytes() - before;
+    return deleted;
   }
 
-  deleteUser(user: string): RemovedPrefixes {
-    return this.#write(0, () => {
-      const metas = [...this.#meta.getRange(userRange(user))].map(({ value }) => parseMeta(value));
-      for (const meta of metas) this.#drop(keyText(meta), meta);
-      const total = metas.reduce((sum, meta) => sum - storedBytes(meta), this.#total());
-      this.#putInfo("bytes", String(total));
-      return { prefixes: metas.length, bytes: metas.reduce((sum, meta) => sum + meta.bytes, 0) };
-    });
+  async deleteUser(user: string): Promise<RemovedPrefixes> {
+    const environment = await this.#find(user);
+    if (environment === null) return { prefixes: 0, bytes: 0 };
+    const removed = environment.count();
+    if (this.#total !== null) this.#total -= environment.bytes();
+    this.#open.delete(folderName(user));
+    await environment.close();
+    const doomed = join(this.#removed, randomUUID());
+    renameSync(this.#folder(user), doomed);
+    for (const dir of [this.#prefixes, this.#removed]) syncFolder(dir);
+    eraseFolder(doomed);
+    syncFolder(this.#removed);
+    return removed;
   }
 
+  /** Throws when the folder cannot be written. */
   ping(): void {
-    this.#root.resetReadTxn();
-    if (this.#info.getBinary("format") === undefined) throw new Error("the format entry is gone");
+    for (const dir of [this.#prefixes, this.#removed]) accessSync(dir, constants.R_OK | constants.W_OK);
   }
 
   async close(): Promise<void> {
-    await this.#root.close();
+    for (const environment of this.#open.values()) await environment.close();
+    this.#open.clear();
   }
 
-  /** One transaction, fsynced: all of it, or, when it throws, nothing. `bytes`: about how much it adds. */
-  #write<T>(bytes: number, action: () => T): T {
+  #folder(user: string): string {
+    return join(this.#prefixes, folderName(user));
+  }
+
+  /** The user's environment, if there is one. */
+  async #find(user: string): Promise<LmdbEnvironment | null> {
+    const name = folderName(user);
+    const known = this.#open.get(name);
+    if (known !== undefined) {
+      this.#open.delete(name);
+      this.#open.set(name, known);
+      return known;
+    }
+    return existsSync(join(this.#prefixes, name, "data.mdb")) ? this.#openFolder(name) : null;
+  }
+
+  async #make(user: string): Promise<LmdbEnvironment> {
+    const dir = this.#folder(user);
     try {
-      return this.#root.transactionSync(action);
+      mkdirSync(dir, { recursive: true });
+      const environment = await this.#openFolder(folderName(user));
+      for (const folder of [dir, this.#prefixes]) syncFolder(folder);
+      return environment;
     } catch (error) {
-      throw this.#isFull(error, bytes) ? new PrefixdError("store_full", "The disk of the prefix store is full.", { cause: error }) : error;
+      throw isFull(this.#prefixes, error, 0) ? diskFull(error) : error;
     }
   }
 
-  /** LMDB turns a short write into EIO, so what that means has to be asked of the file system. */
-  #isFull(error: unknown, bytes: number): boolean {
-    if (!(error instanceof Error) || !("code" in error)) return false;
-    if (error.code === ENOSPC || error.code === EDQUOT || error.code === MAP_FULL) return true;
-    if (error.code !== EIO) return false;
-    const { bavail, bsize } = statfsSync(this.#dir);
-    return bavail * bsize < 2 * bytes + (1 << 20);
+  async #openFolder(name: string): Promise<LmdbEnvironment> {
+    const environment = new LmdbEnvironment(join(this.#prefixes, name));
+    this.#open.set(name, environment);
+    const [oldest] = this.#open;
+    if (this.#open.size > MAX_OPEN && oldest !== undefined) {
+      this.#open.delete(oldest[0]);
+      await oldest[1].close();
+    }
+    return environment;
   }
 
-  #read(key: string): PrefixMeta | null {
-    const value = this.#meta.getBinary(key);
-    return value === undefined ? null : parseMeta(value);
-  }
-
-  #load(key: PrefixKey, digest: string, blob: string): Uint8Array | null {
-    if (this.head(key)?.digest !== digest) return null;
-    const value = this.#blobs.getBinary(blob);
-    if (value === undefined) return null;
-    const whole = value.byteOffset === 0 && value.byteLength === value.buffer.byteLength;
-    return whole ? new Uint8Array(value.buffer) : new Uint8Array(value);
-  }
-
-  #drop(key: string, old: PrefixMeta): void {
-    this.#meta.removeSync(key);
-    this.#blobs.removeSync(`${key}/kv`);
-    for (const file of Object.keys(old.files)) this.#blobs.removeSync(fileKey(key, file));
-  }
-
-  #total(): number {
-    return Number(this.#info.getBinary("bytes")?.toString() ?? 0);
-  }
-
-  #putInfo(key: string, value: string): void {
-    this.#info.putSync(key, Buffer.from(value));
+  /** Asks every environment once how much it holds, and keeps count from then on. */
+  async #countAll(): Promise<void> {
+    if (this.#total !== null || this.#maxBytes === Infinity) return;
+    let total = 0;
+    for (const name of readdirSync(this.#prefixes)) total += (this.#open.get(name) ?? (await this.#openFolder(name))).bytes();
+    this.#total = total;
   }
 }
 
-/** Given another file, the native library crashes the process: the magic number and version of the first page are looked at first. */
-function checkFile(path: string): void {
-  const start = Buffer.alloc(32);
-  let file: number;
-  try {
-    file = openSync(path, "r");
-  } catch (error) {
-    if (error instanceof Error && "code" in error && error.code === "ENOENT") return;
-    throw error;
-  }
-  const size = readSync(file, start, 0, start.length, 0);
-  closeSync(file);
-  if (size === 0 || (size === start.length && start.readUInt32LE(24) === 0xbeefc0de && start.readUInt32LE(28) === 2)) return;
-  throw new Error(`${path} is not an LMDB file of the right version`);
-}
-
-/** "0" is the character after "/". */
-function userRange(user: string): { start: string; end: string } {
-  const text = encodeURIComponent(user);
-  return { start: `${text}/`, end: `${text}0` };
-}
-
-function fileKey(key: string, file: string): string {
-  return `${key}/file/${encodeURIComponent(file)}`;
-}
-
-function storedBytes(meta: PrefixMeta): number {
-  return Object.values(meta.files).reduce((sum, size) => sum + size, meta.bytes);
-}
-
-function parseMeta(value: Uint8Array): PrefixMeta {
-  return JSON.parse(Buffer.from(value).toString()) as PrefixMeta;
-}
-
-function asBuffer(bytes: Uint8Array): Buffer {
-  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+function folderName(user: string): string {
+  return createHash("sha256").update(user).digest("hex").slice(0, 32);
 }

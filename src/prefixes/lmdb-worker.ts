@@ -31,10 +31,10 @@ function describe(error: unknown): LmdbFailure {
   return { code: "store_unavailable", detail: "The prefix store cannot read or write its files.", cause };
 }
 
-function reply(id: number, work: () => unknown): void {
+async function reply(id: number, work: () => unknown): Promise<void> {
   let message: LmdbReply;
   try {
-    message = { id, value: work() };
+    message = { id, value: await work() };
   } catch (error) {
     message = { id, failure: describe(error) };
   }
@@ -44,19 +44,19 @@ function reply(id: number, work: () => unknown): void {
 
 let tables: LmdbTables | undefined;
 
-reply(OPENED, () => {
+/** Calls are carried out one after the other, in the order in which they came. */
+let last: Promise<void> = reply(OPENED, () => {
   tables = new LmdbTables(workerData as LmdbOptions);
 });
 
 parentPort?.on("message", ({ id, method, args }: LmdbCall) => {
-  const open = tables;
-  if (open === undefined) return;
-  if (method !== "close") {
-    reply(id, () => (open[method] as (...args: readonly unknown[]) => unknown).apply(open, [...args]));
-    return;
-  }
-  void open.close().then(
-    () => parentPort?.close(),
-    () => process.exit(1),
-  );
+  last = last.then(() => {
+    const open = tables;
+    if (open === undefined) return undefined;
+    if (method !== "close") return reply(id, () => (open[method] as (...args: readonly unknown[]) => unknown).apply(open, [...args]));
+    return open.close().then(
+      () => parentPort?.close(),
+      () => process.exit(1),
+    );
+  });
 });

@@ -1,5 +1,5 @@
 import { spawnSync } from "node:child_process";
-import { appendFileSync, mkdirSync, mkdtempSync, rmdirSync, writeFileSync } from "node:fs";
+import { appendFileSync, mkdtempSync, readdirSync, rmdirSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -33,6 +33,11 @@ async function fill(store: PrefixStore, most: number): Promise<{ stored: number;
     if (error !== undefined) return { stored: i, error };
   }
   return { stored: most, error: undefined };
+}
+
+/** The LMDB files of all users. */
+function dataFiles(dir: string): string[] {
+  return readdirSync(join(dir, "prefixes")).map((user) => join(dir, "prefixes", user, "data.mdb"));
 }
 
 async function remainsUsable(t: Test, store: PrefixStore, stored: number): Promise<void> {
@@ -86,14 +91,21 @@ t.test("a read-only folder", async (t) => {
 
 t.test("a file that is no LMDB, and one of another format", async (t) => {
   const dir = t.testdir();
-  const garbage = join(dir, "garbage");
-  mkdirSync(garbage);
-  writeFileSync(join(garbage, "data.mdb"), Buffer.alloc(20_000, 0x5a));
-  await t.rejects(openLmdbStore({ dir: garbage }), { code: "store_unavailable" });
+  const other = { user: "bob", name: "p" };
+  const damaged = await openLmdbStore({ dir: join(dir, "damaged") });
+  await damaged.put(await record(key(0), 1));
+  await damaged.close();
+  const [file] = dataFiles(join(dir, "damaged"));
+  writeFileSync(file!, Buffer.alloc(20_000, 0x5a));
+  const reopened = await openLmdbStore({ dir: join(dir, "damaged") });
+  await t.rejects(reopened.head(key(0)), { code: "store_unavailable" });
+  await t.rejects(reopened.put(await record(key(0), 1)), { code: "store_unavailable" });
+  t.match(await reopened.put(await record(other, 1)), { created: true }, "other users have files of their own");
+  await reopened.close();
   const sound = await openLmdbStore({ dir: join(dir, "sound") });
   await sound.put(await record(key(0), 1));
   await sound.close();
-  appendFileSync(join(dir, "sound", "data.mdb"), "torn");
+  appendFileSync(dataFiles(join(dir, "sound"))[0]!, "torn");
   const again = await openLmdbStore({ dir: join(dir, "sound") });
   t.ok(await again.head(key(0)));
   await again.close();

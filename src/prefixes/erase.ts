@@ -1,0 +1,34 @@
+import { closeSync, fsyncSync, openSync, readdirSync, rmdirSync, statSync, unlinkSync, writeSync } from "node:fs";
+import { join } from "node:path";
+
+const ZEROS = new Uint8Array(1 << 20);
+
+/**
+ * Overwrites every file of a folder with zeros and deletes them and it. The bytes are gone from the files that there were; what a
+ * copy-on-write file system, a snapshot or a flash disk keeps elsewhere is out of a program's reach.
+ */
+export function eraseFolder(dir: string): void {
+  for (const name of readdirSync(dir)) {
+    const path = join(dir, name);
+    const file = openSync(path, "r+");
+    try {
+      const { size } = statSync(path);
+      for (let at = 0; at < size; at += ZEROS.length) writeSync(file, ZEROS, 0, Math.min(ZEROS.length, size - at), at);
+      fsyncSync(file);
+    } finally {
+      closeSync(file);
+    }
+    unlinkSync(path);
+  }
+  rmdirSync(dir);
+}
+
+/** Makes a change of a folder's entries last: a new, renamed or deleted file is only then sure to be found, or not found, again. */
+export function syncFolder(dir: string): void {
+  const folder = openSync(dir, "r");
+  try {
+    fsyncSync(folder);
+  } finally {
+    closeSync(folder);
+  }
+}

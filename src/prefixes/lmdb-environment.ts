@@ -1,0 +1,201 @@
+import { closeSync, openSync, readSync, statfsSync } from "node:fs";
+import { join } from "node:path";
+import { open } from "lmdb";
+import type { Database, RootDatabase } from "lmdb";
+import { PrefixdError } from "../errors.ts";
+import { keyText } from "./name.ts";
+import { checkPrecondition } from "./precondition.ts";
+import type { PrefixKey, PrefixMeta, PrefixRecord, Precondition, RemovedPrefixes } from "./store.ts";
+
+const FORMAT = "1";
+/** Only address space: growing the map later would leave the old one mapped. */
+const MAP_BYTES = 1 << 28;
+const [EIO, ENOSPC, EDQUOT, MAP_FULL] = [5, 28, 122, -30792];
+
+/**
+ * One user's prefixes: an LMDB environment in a folder of its own, so that removing the user can destroy the file. Every call is
+ * synchronous and blocks on the disk, so it runs on a thread of its own. Three databases: `meta` (user/name -> JSON), `blobs`
+ * (user/name/part -> bytes), so that listing never reads tensors, and `info` (format, bytes stored).
+ */
+export class LmdbEnvironment {
+  readonly #dir: string;
+  readonly #root: RootDatabase<Buffer, string>;
+  readonly #meta: Database<Buffer, string>;
+  readonly #blobs: Database<Buffer, string>;
+  readonly #info: Database<Buffer, string>;
+
+  /** Makes it where there is none. */
+  constructor(dir: string) {
+    this.#dir = dir;
+    checkFile(join(dir, "data.mdb"));
+    // overlappingSync would answer before the data is on disk. noSubdir: a folder may have a dot in its name.
+    this.#root = open({ path: dir, noSubdir: false, maxDbs: 3, mapSize: MAP_BYTES, encoding: "binary", overlappingSync: false });
+    this.#meta = this.#root.openDB({ name: "meta", encoding: "binary" });
+    this.#blobs = this.#root.openDB({ name: "blobs", encoding: "binary" });
+    this.#info = this.#root.openDB({ name: "info", encoding: "binary" });
+    const format = this.#info.getBinary("format")?.toString() ?? null;
+    if (format === null) this.#root.transactionSync(() => this.#putInfo("format", FORMAT));
+    else if (format !== FORMAT) throw new Error(`the folder holds prefixes in format ${format}; this version reads format ${FORMAT}`);
+  }
+
+  /** `mayGrow` hears by how many bytes, and throws to refuse. */
+  put(record: PrefixRecord, precondition: Precondition | undefined, mayGrow: (bytes: number) => void): { created: boolean } {
+    const { meta } = record;
+    const key = keyText(meta);
+    const bytes = storedBytes(meta);
+    return this.#write(bytes, () => {
+      const old = this.#read(key);
+      checkPrecondition(old?.digest ?? null, precondition);
+      const grown = bytes - (old === null ? 0 : storedBytes(old));
+      mayGrow(grown);
+      if (old !== null) this.#drop(key, old);
+      this.#blobs.putSync(`${key}/kv`, asBuffer(record.kv));
+      for (const [file, content] of record.files) this.#blobs.putSync(fileKey(key, file), asBuffer(content));
+      this.#meta.putSync(key, Buffer.from(JSON.stringify(meta)));
+      this.#putInfo("bytes", String(this.#total() + grown));
+      return { created: old === null };
+    });
+  }
+
+  head(key: PrefixKey): PrefixMeta | null {
+    this.#root.resetReadTxn();
+    return this.#read(keyText(key));
+  }
+
+  loadKv(key: PrefixKey, digest: string): Uint8Array | null {
+    return this.#load(key, digest, `${keyText(key)}/kv`);
+  }
+
+  loadFile(key: PrefixKey, digest: string, file: string): Uint8Array | null {
+    return this.#load(key, digest, fileKey(keyText(key), file));
+  }
+
+  list(user: string, options: { after?: string; limit: number }): PrefixMeta[] {
+    this.#root.resetReadTxn();
+    const { start, end } = userRange(user);
+    const after = options.after === undefined ? start : keyText({ user, name: options.after });
+    const range = this.#meta.getRange({ start: after, end, exclusiveStart: options.after !== undefined, limit: options.limit });
+    return [...range].map(({ value }) => parseMeta(value));
+  }
+
+  delete(key: PrefixKey, precondition: Precondition | undefined): boolean {
+    return this.#write(0, () => {
+      const text = keyText(key);
+      const old = this.#read(text);
+      checkPrecondition(old?.digest ?? null, precondition);
+      if (old === null) return false;
+      this.#putInfo("bytes", String(this.#total() - storedBytes(old)));
+      this.#drop(text, old);
+      return true;
+    });
+  }
+
+  /** Bytes of all records. */
+  bytes(): number {
+    this.#root.resetReadTxn();
+    return this.#total();
+  }
+
+  /** What there is of prefixes, and the bytes of their tensors. */
+  count(): RemovedPrefixes {
+    this.#root.resetReadTxn();
+    let [prefixes, bytes] = [0, 0];
+    for (const { value } of this.#meta.getRange({})) {
+      prefixes++;
+      bytes += parseMeta(value).bytes;
+    }
+    return { prefixes, bytes };
+  }
+
+  async close(): Promise<void> {
+    await this.#root.close();
+  }
+
+  /** One transaction, fsynced: all of it, or, when it throws, nothing. `bytes`: about how much it adds. */
+  #write<T>(bytes: number, action: () => T): T {
+    try {
+      return this.#root.transactionSync(action);
+    } catch (error) {
+      throw isFull(this.#dir, error, bytes) ? diskFull(error) : error;
+    }
+  }
+
+  #read(key: string): PrefixMeta | null {
+    const value = this.#meta.getBinary(key);
+    return value === undefined ? null : parseMeta(value);
+  }
+
+  #load(key: PrefixKey, digest: string, blob: string): Uint8Array | null {
+    if (this.head(key)?.digest !== digest) return null;
+    const value = this.#blobs.getBinary(blob);
+    if (value === undefined) return null;
+    const whole = value.byteOffset === 0 && value.byteLength === value.buffer.byteLength;
+    return whole ? new Uint8Array(value.buffer) : new Uint8Array(value);
+  }
+
+  #drop(key: string, old: PrefixMeta): void {
+    this.#meta.removeSync(key);
+    this.#blobs.removeSync(`${key}/kv`);
+    for (const file of Object.keys(old.files)) this.#blobs.removeSync(fileKey(key, file));
+  }
+
+  #total(): number {
+    return Number(this.#info.getBinary("bytes")?.toString() ?? 0);
+  }
+
+  #putInfo(key: string, value: string): void {
+    this.#info.putSync(key, Buffer.from(value));
+  }
+}
+
+/** LMDB turns a short write into EIO, so what that means has to be asked of the file system. */
+export function isFull(dir: string, error: unknown, bytes: number): boolean {
+  if (!(error instanceof Error) || !("code" in error)) return false;
+  const { code } = error;
+  if (code === ENOSPC || code === EDQUOT || code === MAP_FULL || code === "ENOSPC" || code === "EDQUOT") return true;
+  if (code !== EIO) return false;
+  const { bavail, bsize } = statfsSync(dir);
+  return bavail * bsize < 2 * bytes + (1 << 20);
+}
+
+export function diskFull(cause: unknown): PrefixdError {
+  return new PrefixdError("store_full", "The disk of the prefix store is full.", { cause });
+}
+
+/** Given another file, the native library crashes the process: the magic number and version of the first page are looked at first. */
+function checkFile(path: string): void {
+  const start = Buffer.alloc(32);
+  let file: number;
+  try {
+    file = openSync(path, "r");
+  } catch (error) {
+    if (error instanceof Error && "code" in error && error.code === "ENOENT") return;
+    throw error;
+  }
+  const size = readSync(file, start, 0, start.length, 0);
+  closeSync(file);
+  if (size === 0 || (size === start.length && start.readUInt32LE(24) === 0xbeefc0de && start.readUInt32LE(28) === 2)) return;
+  throw new Error(`${path} is not an LMDB file of the right version`);
+}
+
+/** "0" is the character after "/". */
+function userRange(user: string): { start: string; end: string } {
+  const text = encodeURIComponent(user);
+  return { start: `${text}/`, end: `${text}0` };
+}
+
+function fileKey(key: string, file: string): string {
+  return `${key}/file/${encodeURIComponent(file)}`;
+}
+
+function storedBytes(meta: PrefixMeta): number {
+  return Object.values(meta.files).reduce((sum, size) => sum + size, meta.bytes);
+}
+
+function parseMeta(value: Uint8Array): PrefixMeta {
+  return JSON.parse(Buffer.from(value).toString()) as PrefixMeta;
+}
+
+function asBuffer(bytes: Uint8Array): Buffer {
+  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+}
