@@ -1,8 +1,9 @@
-import { closeSync, mkdirSync, openSync, readSync, statfsSync } from "node:fs";
+import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { open } from "lmdb";
 import type { Database, RootDatabase } from "lmdb";
 import { PrefixdError } from "../errors.ts";
+import { checkLmdbFile, isDiskFull } from "../storage/lmdb-file.ts";
 import { keyText } from "./name.ts";
 import { checkPrecondition } from "./precondition.ts";
 import type { PrefixKey, PrefixMeta, PrefixRecord, Precondition, RemovedPrefixes } from "./store.ts";
@@ -16,7 +17,6 @@ export interface LmdbOptions {
 const FORMAT = "1";
 /** Only address space: growing the map later would leave the old one mapped. */
 const MAP_BYTES = 1 << 30;
-const [EIO, ENOSPC, EDQUOT, MAP_FULL] = [5, 28, 122, -30792];
 
 /**
  * The LMDB environment; every call is synchronous and blocks on the disk, so it runs on a thread of its own.
@@ -35,7 +35,7 @@ export class LmdbTables {
     this.#dir = options.dir;
     this.#maxBytes = options.maxBytes ?? Number.MAX_SAFE_INTEGER;
     mkdirSync(options.dir, { recursive: true });
-    checkFile(join(options.dir, "data.mdb"));
+    checkLmdbFile(join(options.dir, "data.mdb"));
     // overlappingSync would answer before the data is on disk. noSubdir: a folder may have a dot in its name.
     this.#root = open({ path: options.dir, noSubdir: false, maxDbs: 3, mapSize: MAP_BYTES, encoding: "binary", overlappingSync: false });
     this.#meta = this.#root.openDB({ name: "meta", encoding: "binary" });
@@ -121,17 +121,8 @@ export class LmdbTables {
     try {
       return this.#root.transactionSync(action);
     } catch (error) {
-      throw this.#isFull(error, bytes) ? new PrefixdError("store_full", "The disk of the prefix store is full.", { cause: error }) : error;
+      throw isDiskFull(error, this.#dir, bytes) ? new PrefixdError("store_full", "The disk of the prefix store is full.", { cause: error }) : error;
     }
-  }
-
-  /** LMDB turns a short write into EIO, so what that means has to be asked of the file system. */
-  #isFull(error: unknown, bytes: number): boolean {
-    if (!(error instanceof Error) || !("code" in error)) return false;
-    if (error.code === ENOSPC || error.code === EDQUOT || error.code === MAP_FULL) return true;
-    if (error.code !== EIO) return false;
-    const { bavail, bsize } = statfsSync(this.#dir);
-    return bavail * bsize < 2 * bytes + (1 << 20);
   }
 
   #read(key: string): PrefixMeta | null {
@@ -160,22 +151,6 @@ export class LmdbTables {
   #putInfo(key: string, value: string): void {
     this.#info.putSync(key, Buffer.from(value));
   }
-}
-
-/** Given another file, the native library crashes the process: the magic number and version of the first page are looked at first. */
-function checkFile(path: string): void {
-  const start = Buffer.alloc(32);
-  let file: number;
-  try {
-    file = openSync(path, "r");
-  } catch (error) {
-    if (error instanceof Error && "code" in error && error.code === "ENOENT") return;
-    throw error;
-  }
-  const size = readSync(file, start, 0, start.length, 0);
-  closeSync(file);
-  if (size === 0 || (size === start.length && start.readUInt32LE(24) === 0xbeefc0de && start.readUInt32LE(28) === 2)) return;
-  throw new Error(`${path} is not an LMDB file of the right version`);
 }
 
 /** "0" is the character after "/". */
