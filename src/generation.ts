@@ -11,6 +11,8 @@ import type { Tokenizer } from "./text/tokenizer.ts";
 /** A generate request with every default filled in and every value checked, but for what only the prefix can tell. */
 export interface ValidGenerateRequest {
   readonly id: string;
+  /** Whose request it is. */
+  readonly user: string;
   /** null: the bare base model. */
   readonly prefix: PrefixKey | null;
   /** At least one, each with at least one id. */

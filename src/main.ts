@@ -1,17 +1,18 @@
 /** Composition root: config -> parts -> listen -> drain. The only place, besides the command line, that constructs concrete parts. */
+import { randomUUID } from "node:crypto";
 import { basename, join } from "node:path";
-import type { Config } from "./config.ts";
+import { isWorldReadable, type Config } from "./config.ts";
 import { Engine } from "./engine/engine.ts";
 import { PrefixdError } from "./errors.ts";
 import { GenerationService } from "./generate.ts";
 import { STREAM_DEFAULTS } from "./http/app-parts.ts";
 import { buildApp } from "./http/app.ts";
-import { LOCAL_USER } from "./http/prefix-id.ts";
 import { drain, listen } from "./http/server.ts";
 import { openCheckpoint, type Checkpoint } from "./model/checkpoint.ts";
 import { Gpt2Runner } from "./model/gpt2-runner.ts";
 import { ensureGraph } from "./model/graph-cache.ts";
 import { resolveModel } from "./model/hub.ts";
+import { createAuditLog } from "./observability/audit.ts";
 import { createLogger, type Logger } from "./observability/logging.ts";
 import { Metrics } from "./observability/metrics.ts";
 import { observeErrors } from "./observability/observe-errors.ts";
@@ -24,6 +25,12 @@ import type { PrefixRegistry } from "./prefixes/registry-types.ts";
 import type { PrefixStore } from "./prefixes/store.ts";
 import { Runtime } from "./runtime/session.ts";
 import { loadTokenizer } from "./text/tokenizer.ts";
+import { createAuthenticator, createKeylessAuthenticator } from "./users/authenticator.ts";
+import { openLmdbUserStore } from "./users/lmdb-user-store.ts";
+import { createLocalRemoval } from "./users/local-removal.ts";
+import { openRedisUserStore } from "./users/redis-user-store.ts";
+import type { UserStore } from "./users/store.ts";
+import { ADMIN_USER, LOCAL_USER } from "./users/user-id.ts";
 
 export interface RunningServer {
   /** Such as `http://127.0.0.1:8080`. */
@@ -70,7 +77,15 @@ async function start(config: Config, logger: Logger, resources: Resources): Prom
   resources.defer(() => cache.close());
   const registry = createPrefixRegistry({ store, cache, shape, baseFingerprint: fingerprint, fold: (input) => engine.fold(input) });
   metrics.watch({ engine: () => engine.stats(), prefixCache: () => cache.stats() });
-  if (config.prefixes !== "") await registerFolder(registry, config.prefixes, logger);
+  if (config.prefixes !== "") await registerFolder(registry, config, logger);
+
+  const users = observeErrors(await openUserStore(config, logger), (op, error) => {
+    if (!(error instanceof PrefixdError) || error.status >= 500) metrics.storeError(op);
+  });
+  resources.defer(() => users.close());
+  const auth = config.adminKey === null ? createKeylessAuthenticator() : createAuthenticator({ store: users, adminKey: config.adminKey });
+  resources.defer(() => auth.close());
+  if (config.adminKeyFile !== "" && isWorldReadable(config.adminKeyFile)) logger.warn({ file: config.adminKeyFile }, "the file of the admin key can be read by everybody on this machine");
 
   const { eosIds: configured } = checkpoint.config;
   const eosIds = configured.length > 0 || tokenizer.eosId === null ? configured : [tokenizer.eosId];
@@ -81,6 +96,10 @@ async function start(config: Config, logger: Logger, resources: Resources): Prom
     tokenizer,
     generation,
     prefixes: registry,
+    users,
+    removal: createLocalRemoval({ users, prefixes: registry, replica: randomUUID() }),
+    auth,
+    audit: createAuditLog(config.auditLog, logger),
     metrics,
     logger,
     limits: { requestBody: config.requestBodyLimit, maxN: Math.min(config.maxN, config.maxBatch), slots: config.maxBatch },
@@ -113,10 +132,20 @@ function openStore(config: Config, logger: Logger): Promise<PrefixStore> {
   return openRedisStore({ url: config.store, onError: (error) => logger.warn({ err: error }, "redis") });
 }
 
-/** Registers each sub-folder under its name; what is there already with the same content stays as it is. */
-async function registerFolder(registry: PrefixRegistry, dir: string, logger: Logger): Promise<void> {
+function openUserStore(config: Config, logger: Logger): Promise<UserStore> {
+  if (config.store.startsWith("lmdb:")) return openLmdbUserStore({ dir: config.store.slice("lmdb:".length) });
+  return openRedisUserStore({ url: config.store, onError: (error) => logger.warn({ err: error }, "redis") });
+}
+
+/**
+ * Registers each sub-folder under its name; what is there already with the same content stays as it is. Where there are users, the
+ * admin owns them and they are shared: everybody's `admin/name`.
+ */
+async function registerFolder(registry: PrefixRegistry, { prefixes: dir, adminKey }: Config, logger: Logger): Promise<void> {
+  const user = adminKey === null ? LOCAL_USER : ADMIN_USER;
   for (const name of await adapterFolders(dir)) {
-    const { meta, created } = await registry.register({ user: LOCAL_USER, name }, await readAdapterFolder(join(dir, name)));
+    const { meta, created } = await registry.register({ user, name }, await readAdapterFolder(join(dir, name)));
+    if (adminKey !== null) await registry.patch({ user, name }, { visibility: "shared" });
     logger.info({ prefix: name, digest: meta.digest, virtual_tokens: meta.length, created }, "registered");
   }
 }

@@ -64,6 +64,7 @@ export function sendProblem(request: FastifyRequest, reply: FastifyReply, thrown
   logFailure(request, error);
   request.audit.code = error.code;
   if (error.retryAfter !== undefined) reply.header("retry-after", Math.max(1, Math.ceil(error.retryAfter)));
+  if (error.code === "unauthorized") reply.header("www-authenticate", "Bearer");
   if (error.code === "draining") reply.header("connection", "close");
   // As bytes: Fastify would add a charset to a string, which this media type does not have.
   return reply.code(error.status).header("content-type", PROBLEM_TYPE).send(Buffer.from(JSON.stringify(toProblem(error, request.id))));

@@ -1,6 +1,6 @@
 import { WorkerCalls } from "../storage/worker-calls.ts";
 import type { LmdbOptions, LmdbTables } from "./lmdb-tables.ts";
-import type { PrefixKey, PrefixMeta, PrefixRecord, PrefixStore, Precondition, RemovedPrefixes } from "./store.ts";
+import type { PrefixKey, PrefixMeta, PrefixQuota, PrefixRecord, PrefixStore, Precondition, RemovedPrefixes, SharingPatch } from "./store.ts";
 
 export type { LmdbOptions } from "./lmdb-tables.ts";
 
@@ -21,9 +21,13 @@ class LmdbStore implements PrefixStore {
     this.#tables = new WorkerCalls(new URL("./lmdb-worker", import.meta.url).href, options, "prefix store");
   }
 
-  put(record: PrefixRecord, precondition?: Precondition): Promise<{ created: boolean }> {
+  put(record: PrefixRecord, precondition?: Precondition, quota?: PrefixQuota): Promise<{ created: boolean }> {
     const files = new Map([...record.files].map(([name, bytes]) => [name, compact(bytes)]));
-    return this.#tables.call("put", { meta: record.meta, kv: compact(record.kv), files }, precondition);
+    return this.#tables.call("put", { meta: record.meta, kv: compact(record.kv), files }, precondition, quota);
+  }
+
+  patchMeta(key: PrefixKey, patch: SharingPatch, precondition?: Precondition): Promise<PrefixMeta | null> {
+    return this.#tables.call("patchMeta", plain(key), patch, precondition);
   }
 
   head(key: PrefixKey): Promise<PrefixMeta | null> {

@@ -6,7 +6,8 @@ import { PrefixdError } from "../errors.ts";
 import { checkLmdbFile, isDiskFull } from "../storage/lmdb-file.ts";
 import { keyText } from "./name.ts";
 import { checkPrecondition } from "./precondition.ts";
-import type { PrefixKey, PrefixMeta, PrefixRecord, Precondition, RemovedPrefixes } from "./store.ts";
+import { checkQuota, patchSharing, sharingOf } from "./sharing.ts";
+import type { PrefixKey, PrefixMeta, PrefixQuota, PrefixRecord, Precondition, RemovedPrefixes, SharingPatch } from "./store.ts";
 
 export interface LmdbOptions {
   readonly dir: string;
@@ -46,21 +47,33 @@ export class LmdbTables {
     else if (format !== FORMAT) throw new Error(`the folder holds prefixes in format ${format}; this version reads format ${FORMAT}`);
   }
 
-  put(record: PrefixRecord, precondition?: Precondition): { created: boolean } {
+  put(record: PrefixRecord, precondition?: Precondition, quota?: PrefixQuota): { created: boolean } {
     const { meta } = record;
     const key = keyText(meta);
     const bytes = storedBytes(meta);
     return this.#write(bytes, () => {
       const old = this.#read(key);
       checkPrecondition(old?.digest ?? null, precondition);
+      if (quota !== undefined) checkQuota(quota, this.#others(meta), meta.bytes, old?.bytes ?? null);
       const total = this.#total() + bytes - (old === null ? 0 : storedBytes(old));
       if (total > this.#maxBytes) throw new PrefixdError("store_full", `The prefix store may hold ${this.#maxBytes} bytes and has no room for ${bytes} more.`);
       if (old !== null) this.#drop(key, old);
       this.#blobs.putSync(`${key}/kv`, asBuffer(record.kv));
       for (const [file, content] of record.files) this.#blobs.putSync(fileKey(key, file), asBuffer(content));
-      this.#meta.putSync(key, Buffer.from(JSON.stringify(meta)));
+      this.#meta.putSync(key, Buffer.from(JSON.stringify({ ...meta, visibility: undefined, shared_with: undefined, ...sharingOf(old) })));
       this.#putInfo("bytes", String(total));
       return { created: old === null };
+    });
+  }
+
+  patchMeta(key: PrefixKey, patch: SharingPatch, precondition?: Precondition): PrefixMeta | null {
+    return this.#write(0, () => {
+      const old = this.#read(keyText(key));
+      checkPrecondition(old?.digest ?? null, precondition);
+      if (old === null) return null;
+      const meta = patchSharing(old, patch);
+      this.#meta.putSync(keyText(key), Buffer.from(JSON.stringify(meta)));
+      return meta;
     });
   }
 
@@ -142,6 +155,12 @@ export class LmdbTables {
     this.#meta.removeSync(key);
     this.#blobs.removeSync(`${key}/kv`);
     for (const file of Object.keys(old.files)) this.#blobs.removeSync(fileKey(key, file));
+  }
+
+  /** The user's prefixes but this one. */
+  #others({ user, name }: PrefixKey): { count: number; bytes: number } {
+    const others = [...this.#meta.getRange(userRange(user))].map(({ value }) => parseMeta(value)).filter((meta) => meta.name !== name);
+    return { count: others.length, bytes: others.reduce((sum, meta) => sum + meta.bytes, 0) };
   }
 
   #total(): number {
