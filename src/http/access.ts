@@ -6,6 +6,13 @@ import type { Principal } from "../users/types.ts";
 /** Who may use a route. `user`: whoever has a valid key, the admin's included. */
 export type Access = "public" | "user" | "admin";
 
+/** A route and who may use it. */
+export interface DeclaredRoute {
+  readonly method: string;
+  readonly url: string;
+  readonly access: Access;
+}
+
 declare module "fastify" {
   interface FastifyRequest {
     /** Whom the request is from; only routes that are not public have one. */
@@ -18,9 +25,9 @@ declare module "fastify" {
 
 /**
  * Lets nobody in who may not, before a byte of the body is read. Must come before the routes; the function that it answers comes
- * after them and throws if one does not say who may use it, so that none is open, or closed, by oversight.
+ * after them, lists them all, and throws if one does not say who may use it, so that none is open, or closed, by oversight.
  */
-export function guardAccess(app: FastifyInstance, authenticator: Authenticator): () => void {
+export function guardAccess(app: FastifyInstance, authenticator: Authenticator): () => DeclaredRoute[] {
   const routes: RouteOptions[] = [];
   app.addHook("onRoute", (route) => void routes.push(route));
   app.decorateRequest("principal");
@@ -36,5 +43,6 @@ export function guardAccess(app: FastifyInstance, authenticator: Authenticator):
   return () => {
     const undeclared = routes.filter((route) => route.config?.access === undefined).map((route) => `${String(route.method)} ${route.url}`);
     if (undeclared.length > 0) throw new Error(`routes without config.access: ${undeclared.join(", ")}`);
+    return routes.flatMap(({ method, url, config }) => [method].flat().map((one) => ({ method: one, url, access: config?.access ?? "admin" })));
   };
 }

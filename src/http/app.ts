@@ -5,7 +5,7 @@ import swagger from "@fastify/swagger";
 import type { TypeBoxTypeProvider } from "@fastify/type-provider-typebox";
 import Fastify, { LogController, type FastifyBaseLogger, type FastifyReply, type FastifyRequest } from "fastify";
 import { ERRORS, PrefixdError, type ErrorCode } from "../errors.ts";
-import { guardAccess } from "./access.ts";
+import { guardAccess, type DeclaredRoute } from "./access.ts";
 import type { AppParts, TypedApp } from "./app-parts.ts";
 import { OPENAPI_OPTIONS } from "./openapi.ts";
 import { PROBLEM_TYPE, sendProblem, toPrefixdError, toProblem } from "./problem.ts";
@@ -32,6 +32,7 @@ export interface AppState {
 export interface App {
   readonly fastify: TypedApp;
   readonly state: AppState;
+  readonly routes: readonly DeclaredRoute[];
 }
 
 /** The HTTP side out of its parts: routes, one error handler, access log. Does not listen yet. */
@@ -82,8 +83,7 @@ export async function buildApp(parts: AppParts): Promise<App> {
   usageRoutes(fastify, parts);
   healthRoutes(fastify, parts, state);
   await docsRoutes(fastify);
-  checkAccess();
-  return { fastify, state };
+  return { fastify, state, routes: checkAccess() };
 }
 
 /** Requests that never reached the generation service still count as generate requests, by their error. */

@@ -1,5 +1,6 @@
 import { PrefixdError } from "../errors.ts";
 import { checkPrefixName } from "../prefixes/name.ts";
+import { apiKeyId } from "../users/api-key.ts";
 import type { PrefixKey } from "../prefixes/store.ts";
 
 /** `name` of the user's own, or `user/name`. Whether the user may use it is the registry's to say. Throws `invalid_prefix_id`. */
@@ -7,6 +8,8 @@ export function parsePrefixId(id: string, user: string): PrefixKey {
   const slash = id.indexOf("/");
   const owner = slash < 0 ? user : id.slice(0, slash);
   const name = id.slice(slash + 1);
+  // Ids go into logs: a key that was put in the wrong place must not.
+  if ([owner, name].some((part) => apiKeyId(part) !== null)) throw new PrefixdError("invalid_prefix_id", "This looks like a key, not like the id of a prefix.");
   checkPrefixName(owner);
   checkPrefixName(name);
   return { user: owner, name };

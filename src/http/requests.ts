@@ -2,6 +2,7 @@ import { randomBytes } from "node:crypto";
 import type { IncomingMessage } from "node:http";
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import { isLoopback } from "../config.ts";
+import { apiKeyId } from "../users/api-key.ts";
 import { PrefixdError } from "../errors.ts";
 import type { AuditLog } from "../observability/audit.ts";
 import type { Metrics } from "../observability/metrics.ts";
@@ -37,7 +38,7 @@ declare module "fastify" {
 /** The client's own id when it is harmless in headers and logs, else a random one. */
 export function requestId(raw: IncomingMessage): string {
   const given = raw.headers["x-request-id"];
-  return typeof given === "string" && /^[A-Za-z0-9._:-]{1,64}$/.test(given) ? given : randomBytes(8).toString("hex");
+  return typeof given === "string" && /^[A-Za-z0-9._:-]{1,64}$/.test(given) && apiKeyId(given) === null ? given : randomBytes(8).toString("hex");
 }
 
 /** Aborted with "disconnected" when the client goes away before the answer is complete. */
@@ -93,7 +94,7 @@ function recordAudit(request: FastifyRequest, reply: FastifyReply, audit: AuditL
   const { code, user = null, key_id = null, target, digest } = request.audit;
   const action = code === "unauthorized" ? "authenticate" : request.routeOptions.config.audit;
   if (action === undefined) return;
-  const outcome = code ?? (reply.raw.writableFinished ? "ok" : "aborted");
+  const outcome = code ?? (reply.sent ? "ok" : "aborted");
   audit.record({ action, outcome, user, key_id, target, digest, request_id: request.id });
 }
 

@@ -1,4 +1,5 @@
 import { PrefixdError } from "../errors.ts";
+import { apiKeyId } from "./api-key.ts";
 
 /** Whom everything belongs to when the server runs without keys. */
 export const LOCAL_USER = "local";
@@ -13,7 +14,8 @@ export function isBuiltInUser(id: string): boolean {
 }
 
 export function isUserId(id: string): boolean {
-  return ID.test(id) && !isBuiltInUser(id.toLowerCase());
+  // Ids go into logs: a key that was put in the wrong place must not.
+  return ID.test(id) && !isBuiltInUser(id.toLowerCase()) && apiKeyId(id) === null;
 }
 
 /** Throws `invalid_user_id`. */
