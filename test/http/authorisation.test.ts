@@ -73,7 +73,7 @@ async function keyed(t: Parameters<typeof buildTestApp>[0]): Promise<Keyed> {
   await app.registry.register({ user: "ann", name: "p" }, { kind: "hard", ids: Int32Array.of(1, 2) });
   const send: Keyed["send"] = (caller, method, url, payload) => {
     const authorization = keys[caller] === null ? {} : { authorization: `Bearer ${keys[caller]}` };
-    return app.fastify.inject({ method: method as "GET", url, headers: { host: "example.org", ...authorization }, ...(payload === undefined ? {} : { payload }) } as InjectOptions);
+    return app.fastify.inject({ method: method, url, headers: { host: "example.org", ...authorization }, ...(payload === undefined ? {} : { payload }) } as InjectOptions);
   };
   return { app, keys, send };
 }
