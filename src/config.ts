@@ -1,4 +1,4 @@
-import { existsSync } from "node:fs";
+import { existsSync, readFileSync, statSync } from "node:fs";
 import { BlockList, isIP } from "node:net";
 import { homedir } from "node:os";
 import { join, resolve } from "node:path";
@@ -18,7 +18,7 @@ export const ConfigSchema = Type.Object({
   model: Type.String({ minLength: 1, arg: "DIR|ORG/NAME", shown: "models/demo of the package", description: "Hugging Face folder of the base model, or an id on the hub, which is downloaded" }),
   store: Type.String({ pattern: "^(lmdb:.+|rediss?://.+)$", arg: "URL", default: "lmdb:./data", description: "Where prefixes live: lmdb:DIR or redis://HOST:PORT" }),
   prefixes: Type.String({ arg: "DIR", default: "", shown: "none", description: "Directory whose sub-directories are PEFT adapters, registered under their names at start unless already there unchanged" }),
-  host: Type.String({ minLength: 1, arg: "ADDR", default: "127.0.0.1", description: "Address to listen on; without keys only loopback" }),
+  host: Type.String({ minLength: 1, arg: "ADDR", default: "127.0.0.1", description: "Address to listen on; without an admin key only loopback" }),
   port: Type.Integer({ minimum: 0, maximum: 65535, arg: "N", default: 8080, description: "Port to listen on; 0 takes a free one" }),
   device: Type.Enum(["cpu"], { default: "cpu", later: ["webgpu", "cuda"], description: "Where the model runs" }),
   precision: Type.Enum(["fp32"], { default: "fp32", later: ["int8", "fp16"], description: "Arithmetic of the model" }),
@@ -31,20 +31,25 @@ export const ConfigSchema = Type.Object({
   prefixCacheBytes: Type.Integer({ minimum: 0, unit: "bytes", arg: "SIZE", default: 512 * 1024 ** 2, shown: "512MiB", description: "Memory for compiled prefixes" }),
   allowBaseModel: Type.Boolean({ default: true, description: "Serve requests that name no prefix with the bare base model" }),
   requestBodyLimit: Type.Integer({ minimum: 1024, maximum: 1024 ** 3, unit: "bytes", arg: "SIZE", default: 1024 ** 2, shown: "1MiB", description: "Largest JSON body; uploads are bounded by the model's shape" }),
+  adminKeyFile: Type.String({ arg: "FILE", default: "", shown: "none", description: "File whose first line is the admin key, of at least 32 characters; with it every request needs a key. Or set PREFIXD_ADMIN_KEY to the key itself" }),
+  auditLog: Type.String({ arg: "FILE", default: "", shown: "the ordinary log", description: "File to which what was done with users, keys and prefixes is appended, as JSON lines" }),
   drainTimeout: Type.Number({ minimum: 0, maximum: 86_400, arg: "SECONDS", default: 30, description: "How long running requests may take to end when the server is told to stop" }),
   logLevel: Type.Enum(["fatal", "error", "warn", "info", "debug", "trace", "silent"], { default: "info", description: "What is logged" }),
 });
 
-export type Config = Readonly<Static<typeof ConfigSchema>>;
-type Key = keyof Config;
+export type Config = Readonly<Static<typeof ConfigSchema>> & {
+  /** null: no keys. Not enumerable, so that a printed configuration does not tell it. */
+  readonly adminKey: string | null;
+};
+type Key = keyof typeof ConfigSchema.properties;
 /** What this file reads of a property's schema. */
 type Property = TSchema & { type?: string; enum?: string[]; default?: unknown; description: string; arg?: string; shown?: string; unit?: "bytes"; later?: string[]; minimum?: number; maximum?: number };
 
 const PROPERTIES = ConfigSchema.properties as unknown as Readonly<Record<Key, Property>>;
 const KEYS = Object.keys(PROPERTIES) as Key[];
 
-/** Variables with our prefix that are not settings of the server: what its own clients read. */
-const CLIENT_VARIABLES = new Set(["PREFIXD_URL", "PREFIXD_KEY"]);
+/** Variables with our prefix that are not settings of the server: what its own clients read, and the admin key, which is no flag. */
+const CLIENT_VARIABLES = new Set(["PREFIXD_URL", "PREFIXD_KEY", "PREFIXD_ADMIN_KEY"]);
 /** Kubernetes sets these for a Service named prefixd in every pod of the namespace. */
 const SERVICE_LINK = /^PREFIXD_(SERVICE_(HOST|PORT.*)|PORT_\d+_(TCP|UDP).*)$/;
 
@@ -68,11 +73,41 @@ export function parseConfig(args: readonly string[], env: Readonly<Record<string
   raw["model"] = resolveModelName(String(raw["model"]));
   raw["cacheDir"] = resolve(String(raw["cacheDir"]));
   if (raw["prefixes"] !== "") raw["prefixes"] = resolve(String(raw["prefixes"]));
-  const config = Value.Parse(ConfigSchema, raw);
-  if (!isLoopback(config.host)) {
-    throw new ConfigError(`--host ${config.host}: without keys the server only listens on loopback (127.0.0.0/8, ::1 or localhost)`);
+  for (const key of ["adminKeyFile", "auditLog"] as const) if (raw[key] !== "") raw[key] = resolve(String(raw[key]));
+  const settings = Value.Parse(ConfigSchema, raw);
+  const adminKey = readAdminKey(settings.adminKeyFile, env);
+  if (adminKey === null && !isLoopback(settings.host)) {
+    throw new ConfigError(`--host ${settings.host}: without keys (--admin-key-file) the server only listens on loopback (127.0.0.0/8, ::1 or localhost)`);
   }
-  return Object.freeze(config);
+  return Object.freeze(Object.defineProperty(settings, "adminKey", { value: adminKey, enumerable: false })) as Config;
+}
+
+const ADMIN_KEY = "PREFIXD_ADMIN_KEY";
+const MIN_ADMIN_KEY = 32;
+
+/** The admin key out of its file or its variable; null: there is none. Throws ConfigError, which never shows any of the key. */
+export function readAdminKey(file: string, env: Readonly<Record<string, string | undefined>>): string | null {
+  const inline = env[ADMIN_KEY] || null;
+  if (file === "") return inline === null ? null : checkAdminKey(inline, ADMIN_KEY);
+  if (inline !== null) throw new ConfigError(`--admin-key-file and ${ADMIN_KEY}: give one of them`);
+  let text: string;
+  try {
+    text = readFileSync(file, "utf8");
+  } catch (error) {
+    throw new ConfigError(`--admin-key-file ${file}: cannot be read (${error instanceof Error && "code" in error ? String(error.code) : "error"})`);
+  }
+  return checkAdminKey((text.split("\n", 1)[0] ?? "").trim(), `--admin-key-file ${file}`);
+}
+
+function checkAdminKey(key: string, source: string): string {
+  if (key.length < MIN_ADMIN_KEY || key.length > 512) throw new ConfigError(`${source}: the admin key must have ${MIN_ADMIN_KEY} to 512 characters`);
+  if (!/^[\x21-\x7e]+$/.test(key)) throw new ConfigError(`${source}: the admin key must be of visible ASCII characters`);
+  return key;
+}
+
+/** Whether others than the file's owner and group can read it. */
+export function isWorldReadable(file: string): boolean {
+  return (statSync(file).mode & 0o004) !== 0;
 }
 
 /** A folder as an absolute path; what is no folder and looks like `org/name[@revision]` is a Hugging Face id and stays as it is. */

@@ -126,7 +126,7 @@ export class GenerationService {
   }
 
   async #resolve(request: ValidGenerateRequest): Promise<ResolvedPrefix | null> {
-    if (request.prefix !== null) return this.#parts.prefixes.resolve(request.prefix);
+    if (request.prefix !== null) return this.#parts.prefixes.resolve(request.prefix, request.user);
     if (!this.#parts.allowBaseModel) throw new PrefixdError("base_model_disabled", "Name a prefix in prefix_id: this server does not serve the bare base model.");
     return null;
   }

@@ -1,17 +1,17 @@
 /** Composition root: config -> parts -> listen -> drain. The only place, besides the command line, that constructs concrete parts. */
 import { basename, join } from "node:path";
-import type { Config } from "./config.ts";
+import { isWorldReadable, type Config } from "./config.ts";
 import { Engine } from "./engine/engine.ts";
 import { lostTouch, PrefixdError } from "./errors.ts";
 import { GenerationService } from "./generate.ts";
 import { STREAM_DEFAULTS } from "./http/app-parts.ts";
 import { buildApp } from "./http/app.ts";
-import { LOCAL_USER } from "./http/prefix-id.ts";
 import { drain, listen } from "./http/server.ts";
 import { openCheckpoint, type Checkpoint } from "./model/checkpoint.ts";
 import { Gpt2Runner } from "./model/gpt2-runner.ts";
 import { ensureGraph } from "./model/graph-cache.ts";
 import { resolveModel } from "./model/hub.ts";
+import { createAuditLog } from "./observability/audit.ts";
 import { createLogger, type Logger } from "./observability/logging.ts";
 import { Metrics } from "./observability/metrics.ts";
 import { observeErrors } from "./observability/observe-errors.ts";
@@ -25,13 +25,19 @@ import type { PrefixRegistry } from "./prefixes/registry-types.ts";
 import type { PrefixStore } from "./prefixes/store.ts";
 import { Runtime } from "./runtime/session.ts";
 import { loadTokenizer } from "./text/tokenizer.ts";
-import { RedisTokenBuckets } from "./users/redis-token-rate.ts";
-import { userShares } from "./users/shares.ts";
-import { MemoryTokenBuckets, UserTokenRate, type TokenBuckets } from "./users/token-rate.ts";
-import { NO_LIMITS, type User } from "./users/types.ts";
+import { createAuthenticator, createKeylessAuthenticator, type Authenticator } from "./users/authenticator.ts";
+import { UserDirectory } from "./users/directory.ts";
+import { openLmdbUserStore } from "./users/lmdb-user-store.ts";
 import { openRedisReplicaBus } from "./users/redis-replica-bus.ts";
-import { removeEverywhere } from "./users/removal.ts";
+import { RedisTokenBuckets } from "./users/redis-token-rate.ts";
+import { openRedisUserStore } from "./users/redis-user-store.ts";
+import { createUserRemoval, removeEverywhere } from "./users/removal.ts";
 import { createLocalBus, createReplicaHandler, dropEverything, type ReplicaBus, type ReplicaParts } from "./users/replica-bus.ts";
+import { userShares } from "./users/shares.ts";
+import type { UserStore } from "./users/store.ts";
+import { MemoryTokenBuckets, UserTokenRate, type TokenBuckets } from "./users/token-rate.ts";
+import { UsageRecorder } from "./users/usage.ts";
+import { ADMIN_USER, LOCAL_USER } from "./users/user-id.ts";
 
 export interface RunningServer {
   /** Such as `http://127.0.0.1:8080`. */
@@ -68,10 +74,16 @@ async function start(config: Config, logger: Logger, resources: Resources): Prom
 
   const metrics = new Metrics();
   resources.defer(() => metrics.close());
+  const users = observeErrors(await openUserStore(config, logger), (op, error) => {
+    if (!(error instanceof PrefixdError) || error.status >= 500) metrics.storeError(op);
+  });
+  resources.defer(() => users.close());
+  const directory = new UserDirectory(users);
+  resources.defer(() => directory.close());
   // The bus ends requests, so it is made after what it ends; until then nothing may be served.
   const replica: { bus?: ReplicaBus } = {};
   const mayEmit = (): boolean => replica.bus?.mayServe() ?? false;
-  const engine = new Engine({ runner, maxQueue: config.maxQueue, prefillChunk: config.prefillChunk, observer: metrics, shares: userShares(findUser), mayEmit });
+  const engine = new Engine({ runner, maxQueue: config.maxQueue, prefillChunk: config.prefillChunk, observer: metrics, shares: userShares((user) => directory.find(user)), mayEmit });
   const store = observeErrors(await openStore(config, logger), (op, error) => {
     // A precondition that fails is an answer, not a fault of the store.
     if (!(error instanceof PrefixdError) || error.status >= 500) metrics.storeError(op);
@@ -81,13 +93,24 @@ async function start(config: Config, logger: Logger, resources: Resources): Prom
   resources.defer(() => cache.close());
   const registry = createPrefixRegistry({ store, cache, shape, baseFingerprint: fingerprint, fold: (input) => engine.fold(input) });
   metrics.watch({ engine: () => engine.stats(), prefixCache: () => cache.stats() });
-  if (config.prefixes !== "") await registerFolder(registry, config.prefixes, logger);
+  if (config.prefixes !== "") await registerFolder(registry, config, logger);
+
+  const auth = config.adminKey === null ? createKeylessAuthenticator() : createAuthenticator({ store: users, adminKey: config.adminKey });
+  resources.defer(() => auth.close());
+  if (config.adminKeyFile !== "" && isWorldReadable(config.adminKeyFile)) logger.warn({ file: config.adminKeyFile }, "the file of the admin key can be read by everybody on this machine");
 
   const { eosIds: configured } = checkpoint.config;
   const eosIds = configured.length > 0 || tokenizer.eosId === null ? configured : [tokenizer.eosId];
-  const tokenRate = new UserTokenRate(openTokenBuckets(config, logger, resources), (user) => findUser(user).limits.tokens_per_minute);
-  const generation = new GenerationService({ tokenRate, engine, prefixes: registry, tokenizer, positions: shape.positions, eosIds, allowBaseModel: config.allowBaseModel, metrics, mayEmit });
-  const bus = await openBus(config, logger, { generation, prefixCache: cache, engine });
+  const tokenRate = new UserTokenRate(openTokenBuckets(config, logger, resources), (user) => directory.find(user)?.limits.tokens_per_minute ?? null);
+  const usage = new UsageRecorder({ sink: users, onError: () => metrics.storeError("addUsage") });
+  resources.defer(async () => void (await usage.close()));
+  const generation = new GenerationService({ tokenRate, usage, engine, prefixes: registry, tokenizer, positions: shape.positions, eosIds, allowBaseModel: config.allowBaseModel, metrics, mayEmit });
+  const forget = (user: string | null): void => {
+    auth.forget(user);
+    directory.forget(user);
+    if (user !== null) void usage.forget(user);
+  };
+  const bus = await openBus(config, logger, { generation, prefixCache: cache, engine, forget });
   replica.bus = bus;
   resources.defer(() => bus.close());
   const app = await buildApp({
@@ -96,6 +119,10 @@ async function start(config: Config, logger: Logger, resources: Resources): Prom
     tokenizer,
     generation,
     prefixes: removeEverywhere(registry, bus),
+    users,
+    removal: createUserRemoval({ users, prefixes: store, bus }),
+    auth: withDirectory(auth, directory),
+    audit: createAuditLog(config.auditLog, logger),
     metrics,
     logger,
     limits: { requestBody: config.requestBodyLimit, maxN: Math.min(config.maxN, config.maxBatch), slots: config.maxBatch },
@@ -123,8 +150,19 @@ async function start(config: Config, logger: Logger, resources: Resources): Prom
   };
 }
 
-/** The local user, whom everything belongs to, has the whole model. */
-const findUser: (user: string) => Pick<User, "weight" | "limits"> = () => ({ weight: 1, limits: NO_LIMITS });
+/** Weight and limits of whoever has been recognised are in memory before the request asks for them. */
+function withDirectory(auth: Authenticator, directory: UserDirectory): Authenticator {
+  return {
+    keyed: auth.keyed,
+    async authenticate(authorization) {
+      const principal = await auth.authenticate(authorization);
+      if (principal.role === "user") await directory.load(principal.user);
+      return principal;
+    },
+    forget: (user) => auth.forget(user),
+    close: () => auth.close(),
+  };
+}
 
 /** Shared by the replicas that share the store. */
 function openTokenBuckets(config: Config, logger: Logger, resources: Resources): TokenBuckets {
@@ -155,10 +193,20 @@ function openBus(config: Config, logger: Logger, parts: ReplicaParts): Promise<R
   return openRedisReplicaBus({ url: config.store, handler, onLapse, onError: (error) => logger.warn({ err: error }, "redis") });
 }
 
-/** Registers each sub-folder under its name; what is there already with the same content stays as it is. */
-async function registerFolder(registry: PrefixRegistry, dir: string, logger: Logger): Promise<void> {
+function openUserStore(config: Config, logger: Logger): Promise<UserStore> {
+  if (config.store.startsWith("lmdb:")) return openLmdbUserStore({ dir: config.store.slice("lmdb:".length) });
+  return openRedisUserStore({ url: config.store, onError: (error) => logger.warn({ err: error }, "redis") });
+}
+
+/**
+ * Registers each sub-folder under its name; what is there already with the same content stays as it is. Where there are users, the
+ * admin owns them and they are shared: everybody's `admin/name`.
+ */
+async function registerFolder(registry: PrefixRegistry, { prefixes: dir, adminKey }: Config, logger: Logger): Promise<void> {
+  const user = adminKey === null ? LOCAL_USER : ADMIN_USER;
   for (const name of await adapterFolders(dir)) {
-    const { meta, created } = await registry.register({ user: LOCAL_USER, name }, await readAdapterFolder(join(dir, name)));
+    const { meta, created } = await registry.register({ user, name }, await readAdapterFolder(join(dir, name)));
+    if (adminKey !== null) await registry.patch({ user, name }, { visibility: "shared" });
     logger.info({ prefix: name, digest: meta.digest, virtual_tokens: meta.length, created }, "registered");
   }
 }

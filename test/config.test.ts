@@ -1,5 +1,6 @@
+import { chmodSync } from "node:fs";
 import t from "tap";
-import { ConfigError, describeSettings, helpText, isLoopback, parseBytes, parseConfig, type Config } from "../src/config.ts";
+import { ConfigError, describeSettings, helpText, isLoopback, isWorldReadable, parseBytes, parseConfig, type Config } from "../src/config.ts";
 import { docsBlock, markdownTable } from "./support/docs-block.ts";
 
 const parse = (args: string[], env: Record<string, string> = {}): Config => {
@@ -66,6 +67,26 @@ t.test("what cannot be used stops with one line that names it", async (t) => {
     }
   }
   t.doesNotThrow(() => parse([], { PREFIXD_SERVICE_HOST: "10.0.0.1", PREFIXD_PORT_8080_TCP_ADDR: "10.0.0.1", PREFIXD_URL: "http://x" }));
+});
+
+t.test("the admin key: from its file or variable, long enough, never shown", async (t) => {
+  const key = "0123456789abcdef0123456789abcdef";
+  const dir = t.testdir({ good: `  ${key}\r\nsecond line\n`, short: "SECRET\n", odd: `SECRET SECRET ${key}`, empty: "" });
+  t.equal(parse([]).adminKey, null);
+  t.equal(parse([], { PREFIXD_ADMIN_KEY: key, PREFIXD_HOST: "0.0.0.0" }).adminKey, key);
+  const config = parse(["--admin-key-file", `${dir}/good`, "--host", "::"]);
+  t.match(config, { adminKey: key, host: "::" });
+  t.notOk(JSON.stringify(config).includes(key));
+  for (const file of ["short", "odd", "empty", "none"]) {
+    t.throws(() => parse(["--admin-key-file", `${dir}/${file}`]), { name: "ConfigError", message: /^--admin-key-file .*: (the admin key must|cannot be read)/ });
+    t.throws(() => parse(["--admin-key-file", `${dir}/${file}`]), { message: /^((?!SECRET).)*$/ });
+  }
+  t.throws(() => parse([], { PREFIXD_ADMIN_KEY: "short" }), { message: /^PREFIXD_ADMIN_KEY: the admin key must have/ });
+  t.throws(() => parse(["--admin-key-file", `${dir}/good`], { PREFIXD_ADMIN_KEY: key }), { message: /give one of them/ });
+  chmodSync(`${dir}/good`, 0o644);
+  t.ok(isWorldReadable(`${dir}/good`));
+  chmodSync(`${dir}/good`, 0o640);
+  t.notOk(isWorldReadable(`${dir}/good`));
 });
 
 t.test("loopback is what only this machine reaches", async (t) => {

@@ -11,6 +11,7 @@ import { createLogger } from "../../src/observability/logging.ts";
 import { Metrics } from "../../src/observability/metrics.ts";
 import type { PrefixRegistry } from "../../src/prefixes/registry-types.ts";
 import type { Tokenizer } from "../../src/text/tokenizer.ts";
+import { createKeylessAuthenticator } from "../../src/users/authenticator.ts";
 
 /** Listens on a free loopback port; prefix i has the id `p<i>`. The log is off, as it would go to a file. */
 export async function serveEngine(engine: Engine, runner: ModelRunner, prefixes: readonly KvTensor[]): Promise<Server> {
@@ -26,6 +27,10 @@ export async function serveEngine(engine: Engine, runner: ModelRunner, prefixes:
     tokenizer,
     generation,
     prefixes: registry,
+    users: { createUser: refuse, getUser: refuse, listUsers: refuse, patchUser: refuse, putKey: refuse, findKey: refuse, listKeys: refuse, deleteKey: refuse, usage: refuse },
+    removal: { removeUser: refuse, readmitUser: refuse },
+    auth: createKeylessAuthenticator(),
+    audit: { record: () => {} },
     metrics,
     logger: createLogger("silent"),
     limits: { requestBody: 1 << 20, maxN: slots, slots },
@@ -36,16 +41,18 @@ export async function serveEngine(engine: Engine, runner: ModelRunner, prefixes:
   return fastify.server;
 }
 
+const refuse = (): never => {
+  throw new PrefixdError("internal", "The benchmark's prefixes are fixed.");
+};
+
 function memoryRegistry(prefixes: readonly KvTensor[]): PrefixRegistry {
-  const refuse = (): never => {
-    throw new PrefixdError("internal", "The benchmark's prefixes are fixed.");
-  };
   return {
     register: refuse,
     info: refuse,
     list: refuse,
     files: refuse,
     remove: refuse,
+    patch: refuse,
     removeUser: refuse,
     async resolve(key) {
       const kv = prefixes[Number(key.name.slice(1))];

@@ -6,6 +6,7 @@ import { PrefixdError } from "../errors.ts";
 import { build } from "./build.ts";
 import { push } from "./push.ts";
 import { serve } from "./serve.ts";
+import { users } from "./users.ts";
 
 const USAGE = `Usage: prefixd COMMAND
 
@@ -13,10 +14,11 @@ const USAGE = `Usage: prefixd COMMAND
   build [--model DIR] [--cache-dir DIR]
                                    build a model's graph ahead of the first start
   push DIR [--id NAME] [--url URL] register a PEFT folder with a running server
+  users COMMAND ...                users and keys of a running server; prefixd users --help
   --version
 `;
 
-const COMMANDS: Readonly<Record<string, (args: readonly string[]) => Promise<void>>> = { serve, build, push };
+const COMMANDS: Readonly<Record<string, (args: readonly string[]) => Promise<void>>> = { serve, build, push, users };
 
 const [name = "", ...args] = process.argv.slice(2);
 const command = COMMANDS[name];

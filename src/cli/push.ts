@@ -2,8 +2,9 @@ import { basename, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { ConfigError } from "../config.ts";
 import { readAdapterFolder } from "../prefixes/folder.ts";
+import { call } from "./http-client.ts";
 
-const USAGE = "Usage: prefixd push DIR [--id NAME] [--url http://127.0.0.1:8080]\n";
+const USAGE = "Usage: prefixd push DIR [--id NAME] [--url http://127.0.0.1:8080]; a key comes from PREFIXD_KEY\n";
 
 /** `prefixd push`: registers a PEFT folder with a running server, under the folder's name unless told otherwise. */
 export async function push(args: readonly string[]): Promise<void> {
@@ -17,13 +18,7 @@ export async function push(args: readonly string[]): Promise<void> {
   form.append("config", new Blob([new Uint8Array(upload.config)], { type: "application/json" }), "adapter_config.json");
   form.append("weights", new Blob([new Uint8Array(upload.weights)]), "adapter_model.safetensors");
   const id = values.id ?? basename(resolve(dir));
-  const base = values.url ?? process.env["PREFIXD_URL"] ?? "http://127.0.0.1:8080";
-  const url = new URL(`/prefixes/${encodeURIComponent(id)}`, base);
-  const response = await fetch(url, { method: "PUT", body: form }).catch((error: unknown) => {
-    throw new ConfigError(`no server answers at ${base} (${error instanceof Error && error.cause instanceof Error ? error.cause.message : String(error)})`);
-  });
-  const answer = await response.text();
-  if (!response.ok) throw new ConfigError(`the server refused ${dir}: ${answer}`);
+  const answer = await call(values.url, `/prefixes/${encodeURIComponent(id)}`, { method: "PUT", body: form }, process.env["PREFIXD_KEY"] || undefined);
   console.log(answer);
 }
 

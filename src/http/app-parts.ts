@@ -2,10 +2,14 @@ import type { TypeBoxTypeProvider } from "@fastify/type-provider-typebox";
 import type { FastifyBaseLogger, FastifyInstance, RawReplyDefaultExpression, RawRequestDefaultExpression, RawServerDefault } from "fastify";
 import type { GenerationService } from "../generate.ts";
 import type { ModelShape } from "../kv.ts";
+import type { AuditLog } from "../observability/audit.ts";
 import type { Logger } from "../observability/logging.ts";
 import type { Metrics } from "../observability/metrics.ts";
 import type { PrefixRegistry } from "../prefixes/registry-types.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
+import type { Authenticator } from "../users/authenticator.ts";
+import type { UserRemoval } from "../users/removal-types.ts";
+import type { UserStore } from "../users/store.ts";
 import type { SseOptions } from "./sse.ts";
 
 export interface AppLimits {
@@ -23,7 +27,11 @@ export interface AppParts {
   readonly shape: ModelShape;
   readonly tokenizer: Tokenizer;
   readonly generation: GenerationService;
-  readonly prefixes: Pick<PrefixRegistry, "register" | "info" | "list" | "files" | "remove">;
+  readonly prefixes: Pick<PrefixRegistry, "register" | "info" | "list" | "files" | "remove" | "patch">;
+  readonly users: Omit<UserStore, "deleteUser" | "addUsage" | "onChange" | "ping" | "close">;
+  readonly removal: UserRemoval;
+  readonly auth: Authenticator;
+  readonly audit: AuditLog;
   readonly metrics: Metrics;
   readonly logger: Logger;
   readonly limits: AppLimits;

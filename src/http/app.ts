@@ -5,15 +5,18 @@ import swagger from "@fastify/swagger";
 import type { TypeBoxTypeProvider } from "@fastify/type-provider-typebox";
 import Fastify, { LogController, type FastifyBaseLogger, type FastifyReply, type FastifyRequest } from "fastify";
 import { ERRORS, PrefixdError, type ErrorCode } from "../errors.ts";
+import { guardAccess, type DeclaredRoute } from "./access.ts";
 import type { AppParts, TypedApp } from "./app-parts.ts";
 import { OPENAPI_OPTIONS } from "./openapi.ts";
 import { PROBLEM_TYPE, sendProblem, toPrefixdError, toProblem } from "./problem.ts";
 import { requestId, trackRequests } from "./requests.ts";
 import { RouteIndex } from "./route-index.ts";
+import { adminRoutes } from "./routes/admin.ts";
 import { docsRoutes } from "./routes/docs.ts";
 import { generateRoutes } from "./routes/generate.ts";
 import { healthRoutes } from "./routes/health.ts";
 import { prefixRoutes } from "./routes/prefixes.ts";
+import { usageRoutes } from "./routes/usage.ts";
 import { validatorCompiler } from "./validation.ts";
 
 /** Milliseconds. The time-outs bound what a client may take to send; a generation may take as long as it needs. */
@@ -29,6 +32,7 @@ export interface AppState {
 export interface App {
   readonly fastify: TypedApp;
   readonly state: AppState;
+  readonly routes: readonly DeclaredRoute[];
 }
 
 /** The HTTP side out of its parts: routes, one error handler, access log. Does not listen yet. */
@@ -61,7 +65,8 @@ export async function buildApp(parts: AppParts): Promise<App> {
     countRefusal(parts, request, toPrefixdError(error).code);
     return sendProblem(request, reply, error);
   });
-  trackRequests(fastify, parts.metrics, state);
+  trackRequests(fastify, { metrics: parts.metrics, audit: parts.audit, keyed: parts.auth.keyed, state });
+  const checkAccess = guardAccess(fastify, parts.auth);
   const routes = new RouteIndex(fastify);
   fastify.setNotFoundHandler((request, reply) => {
     const allowed = routes.methodsFor(request.url);
@@ -74,9 +79,11 @@ export async function buildApp(parts: AppParts): Promise<App> {
   await fastify.register(swagger, OPENAPI_OPTIONS as never);
   generateRoutes(fastify, parts);
   prefixRoutes(fastify, parts);
+  adminRoutes(fastify, parts);
+  usageRoutes(fastify, parts);
   healthRoutes(fastify, parts, state);
   await docsRoutes(fastify);
-  return { fastify, state };
+  return { fastify, state, routes: checkAccess() };
 }
 
 /** Requests that never reached the generation service still count as generate requests, by their error. */

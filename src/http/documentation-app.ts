@@ -3,6 +3,7 @@ import { GenerationService } from "../generate.ts";
 import { createLogger } from "../observability/logging.ts";
 import { Metrics } from "../observability/metrics.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
+import { createKeylessAuthenticator } from "../users/authenticator.ts";
 import { STREAM_DEFAULTS, type TypedApp } from "./app-parts.ts";
 import { buildApp } from "./app.ts";
 
@@ -14,7 +15,8 @@ export async function documentationApp(): Promise<TypedApp> {
   const tokenizer: Tokenizer = {
     vocabSize: 1, eosId: null, longestToken: 1, encode: nothing, decode: nothing, bytesOf: nothing, tokenText: nothing, isSpecial: nothing,
   };
-  const prefixes = { register: nothing, info: nothing, list: nothing, files: nothing, remove: nothing, resolve: nothing };
+  const prefixes = { register: nothing, info: nothing, list: nothing, files: nothing, remove: nothing, patch: nothing, resolve: nothing };
+  const users = { createUser: nothing, getUser: nothing, listUsers: nothing, patchUser: nothing, putKey: nothing, findKey: nothing, listKeys: nothing, deleteKey: nothing, usage: nothing };
   const metrics = new Metrics({ processMetrics: false });
   const generation = new GenerationService({ engine: { submit: nothing, stats: nothing }, prefixes, tokenizer, positions: 1, eosIds: [], allowBaseModel: true, metrics });
   const { fastify } = await buildApp({
@@ -23,6 +25,10 @@ export async function documentationApp(): Promise<TypedApp> {
     tokenizer,
     generation,
     prefixes,
+    users,
+    removal: { removeUser: nothing, readmitUser: nothing },
+    auth: createKeylessAuthenticator(),
+    audit: { record: nothing },
     metrics,
     logger: createLogger("silent"),
     limits: { requestBody: 1024, maxN: 1, slots: 1 },

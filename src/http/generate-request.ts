@@ -2,7 +2,7 @@ import { randomInt, randomUUID } from "node:crypto";
 import { PrefixdError } from "../errors.ts";
 import type { ValidGenerateRequest } from "../generate.ts";
 import type { PrefixKey } from "../prefixes/store.ts";
-import { LOCAL_USER, parsePrefixId } from "./prefix-id.ts";
+import { parsePrefixId } from "./prefix-id.ts";
 import type { PromptReader } from "./prompt-tokens.ts";
 import type { GenerateBody } from "./schemas/generate.ts";
 
@@ -13,16 +13,17 @@ export interface ResponseOptions {
 }
 
 /**
- * A body that fits its schema, with defaults filled in and what no schema can say checked. `pathId` is the id in the path.
+ * A body that fits its schema, with defaults filled in and what no schema can say checked. `pathId` is the id in the path, `user` who asks.
  * `maxN`: the most choices per prompt.
  */
 export async function parseGenerate(
   body: GenerateBody,
   pathId: string | undefined,
+  user: string,
   reader: PromptReader,
   maxN: number,
 ): Promise<{ request: ValidGenerateRequest; response: ResponseOptions }> {
-  const prefix = prefixOf(body, pathId);
+  const prefix = prefixOf(body, pathId, user);
   const n = body.n ?? 1;
   const doSample = body.do_sample ?? false;
   const maxNewTokens = body.max_new_tokens ?? 20;
@@ -33,7 +34,7 @@ export async function parseGenerate(
   const stream = body.stream ?? false;
   const request: ValidGenerateRequest = {
     id: `gen-${randomUUID()}`,
-    user: LOCAL_USER,
+    user,
     prefix,
     prompts: await readPrompts(body, reader),
     n,
@@ -55,11 +56,11 @@ export async function parseGenerate(
   return { request, response: { stream, returnTokenIds: body.return_token_ids ?? stream } };
 }
 
-function prefixOf(body: GenerateBody, pathId: string | undefined): PrefixKey | null {
-  const bodyKey = body.prefix_id === undefined || body.prefix_id === null ? null : parsePrefixId(body.prefix_id);
+function prefixOf(body: GenerateBody, pathId: string | undefined, user: string): PrefixKey | null {
+  const bodyKey = body.prefix_id === undefined || body.prefix_id === null ? null : parsePrefixId(body.prefix_id, user);
   if (pathId === undefined) return bodyKey;
-  const pathKey = parsePrefixId(pathId);
-  if (bodyKey && bodyKey.name !== pathKey.name) throw new PrefixdError("invalid_parameter", "prefix_id is another one than the path's.");
+  const pathKey = parsePrefixId(pathId, user);
+  if (bodyKey && (bodyKey.name !== pathKey.name || bodyKey.user !== pathKey.user)) throw new PrefixdError("invalid_parameter", "prefix_id is another one than the path's.");
   return pathKey;
 }
 

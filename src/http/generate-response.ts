@@ -1,5 +1,6 @@
 import type { ChoiceDelta, GenerationEnd, Generated, ValidGenerateRequest } from "../generate.ts";
 import type { ResponseOptions } from "./generate-request.ts";
+import { prefixIdOf } from "./prefix-id.ts";
 import type { Audit } from "./requests.ts";
 import type { GenerateEvent, GenerateResponse } from "./schemas/generate.ts";
 
@@ -38,7 +39,7 @@ export class ResponseWriter {
     const { prefix, prompt, completion } = end.usage;
     return {
       id: this.#request.id,
-      prefix: end.prefix && { id: end.prefix.key.name, digest: end.prefix.digest },
+      prefix: end.prefix && { id: prefixIdOf(end.prefix.key, this.#request.user), digest: end.prefix.digest },
       model: this.#model,
       usage: { prefix_tokens: prefix, prompt_tokens: prompt, completion_tokens: completion },
       seed: this.#request.seed,

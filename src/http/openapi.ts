@@ -15,6 +15,7 @@ export const OPENAPI_OPTIONS = {
     tags: [
       { name: "generate", description: "Text from a prefix" },
       { name: "prefixes", description: "Registering, listing and removing prefixes" },
+      { name: "users", description: "Users, keys and usage; for the admin key, but for one's own usage" },
       { name: "operation", description: "Health and metrics" },
     ],
   },

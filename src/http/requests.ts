@@ -2,12 +2,19 @@ import { randomBytes } from "node:crypto";
 import type { IncomingMessage } from "node:http";
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import { isLoopback } from "../config.ts";
+import { apiKeyId } from "../users/api-key.ts";
 import { PrefixdError } from "../errors.ts";
+import type { AuditLog } from "../observability/audit.ts";
 import type { Metrics } from "../observability/metrics.ts";
 
 /** What the access log says of a request beside its route and status. Counts and ids, never texts. */
 export interface Audit {
   code?: string;
+  user?: string;
+  key_id?: string;
+  /** What was changed, for the audit log: checked ids only. */
+  target?: string;
+  digest?: string;
   prefix_id?: string;
   prefix_tokens?: number;
   prompt_tokens?: number;
@@ -23,13 +30,15 @@ declare module "fastify" {
   interface FastifyContextConfig {
     /** Requests of this route count as generate requests. */
     generates?: boolean;
+    /** Requests of this route go to the audit log, as this action. */
+    audit?: string;
   }
 }
 
 /** The client's own id when it is harmless in headers and logs, else a random one. */
 export function requestId(raw: IncomingMessage): string {
   const given = raw.headers["x-request-id"];
-  return typeof given === "string" && /^[A-Za-z0-9._:-]{1,64}$/.test(given) ? given : randomBytes(8).toString("hex");
+  return typeof given === "string" && /^[A-Za-z0-9._:-]{1,64}$/.test(given) && apiKeyId(given) === null ? given : randomBytes(8).toString("hex");
 }
 
 /** Aborted with "disconnected" when the client goes away before the answer is complete. */
@@ -43,8 +52,16 @@ export function abortOnDisconnect(reply: FastifyReply): AbortController {
   return controller;
 }
 
+export interface TrackingParts {
+  readonly metrics: Pick<Metrics, "http">;
+  readonly audit: AuditLog;
+  /** With keys any host name will do. */
+  readonly keyed: boolean;
+  readonly state: { readonly draining: boolean };
+}
+
 /** Request id on every answer, one access-log line and one count per request, and only hosts that are meant. */
-export function trackRequests(app: FastifyInstance, metrics: Pick<Metrics, "http">, state: { readonly draining: boolean }): void {
+export function trackRequests(app: FastifyInstance, { metrics, audit, keyed, state }: TrackingParts): void {
   app.decorateRequest("audit");
   app.decorateRequest("admitted", false);
   app.addHook("onRequest", async (request, reply) => {
@@ -53,8 +70,11 @@ export function trackRequests(app: FastifyInstance, metrics: Pick<Metrics, "http
     reply.header("x-request-id", request.id);
     reply.header("x-content-type-options", "nosniff");
     // `close` comes in every case: after the last byte, or when the connection is gone.
-    reply.raw.once("close", () => record(request, reply, performance.now() - startedAt, metrics));
-    checkHost(request);
+    reply.raw.once("close", () => {
+      record(request, reply, performance.now() - startedAt, metrics);
+      recordAudit(request, reply, audit);
+    });
+    if (!keyed) checkHost(request);
     if (state.draining && !request.url.startsWith("/health/") && request.url !== "/metrics") {
       throw new PrefixdError("draining", "The server is shutting down.", { retryAfter: 5 });
     }
@@ -67,6 +87,15 @@ function record(request: FastifyRequest, reply: FastifyReply, ms: number, metric
   metrics.http(request.method, route, complete ? reply.raw.statusCode : 0, ms / 1000);
   const line = { method: request.method, route, status: reply.raw.statusCode, ms: Math.round(ms * 10) / 10, ...(complete ? {} : { aborted: true }), ...request.audit };
   request.log.info(line, "request");
+}
+
+/** What changes something for somebody, and every request that was refused for its key. */
+function recordAudit(request: FastifyRequest, reply: FastifyReply, audit: AuditLog): void {
+  const { code, user = null, key_id = null, target, digest } = request.audit;
+  const action = code === "unauthorized" ? "authenticate" : request.routeOptions.config.audit;
+  if (action === undefined) return;
+  const outcome = code ?? (reply.sent ? "ok" : "aborted");
+  audit.record({ action, outcome, user, key_id, target, digest, request_id: request.id });
 }
 
 /** Without keys a page in a browser must not reach the server by a DNS name of its own that leads to loopback. */

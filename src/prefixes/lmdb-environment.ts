@@ -1,16 +1,16 @@
-import { closeSync, openSync, readSync, statfsSync } from "node:fs";
 import { join } from "node:path";
 import { open } from "lmdb";
 import type { Database, RootDatabase } from "lmdb";
 import { PrefixdError } from "../errors.ts";
+import { checkLmdbFile, isDiskFull } from "../storage/lmdb-file.ts";
 import { keyText } from "./name.ts";
 import { checkPrecondition } from "./precondition.ts";
-import type { PrefixKey, PrefixMeta, PrefixRecord, Precondition, RemovedPrefixes } from "./store.ts";
+import { checkQuota, patchSharing, sharingOf } from "./sharing.ts";
+import type { PrefixKey, PrefixMeta, PrefixQuota, PrefixRecord, Precondition, RemovedPrefixes, SharingPatch } from "./store.ts";
 
 const FORMAT = "1";
 /** Only address space: growing the map later would leave the old one mapped. */
 const MAP_BYTES = 1 << 28;
-const [EIO, ENOSPC, EDQUOT, MAP_FULL] = [5, 28, 122, -30792];
 
 /**
  * One user's prefixes: an LMDB environment in a folder of its own, so that removing the user can destroy the file. Every call is
@@ -27,7 +27,7 @@ export class LmdbEnvironment {
   /** Makes it where there is none. */
   constructor(dir: string) {
     this.#dir = dir;
-    checkFile(join(dir, "data.mdb"));
+    checkLmdbFile(join(dir, "data.mdb"));
     // overlappingSync would answer before the data is on disk. noSubdir: a folder may have a dot in its name.
     this.#root = open({ path: dir, noSubdir: false, maxDbs: 3, mapSize: MAP_BYTES, encoding: "binary", overlappingSync: false });
     this.#meta = this.#root.openDB({ name: "meta", encoding: "binary" });
@@ -39,21 +39,33 @@ export class LmdbEnvironment {
   }
 
   /** `mayGrow` hears by how many bytes, and throws to refuse. */
-  put(record: PrefixRecord, precondition: Precondition | undefined, mayGrow: (bytes: number) => void): { created: boolean } {
+  put(record: PrefixRecord, precondition: Precondition | undefined, quota: PrefixQuota | undefined, mayGrow: (bytes: number) => void): { created: boolean } {
     const { meta } = record;
     const key = keyText(meta);
     const bytes = storedBytes(meta);
     return this.#write(bytes, () => {
       const old = this.#read(key);
       checkPrecondition(old?.digest ?? null, precondition);
+      if (quota !== undefined) checkQuota(quota, this.#others(meta), meta.bytes, old?.bytes ?? null);
       const grown = bytes - (old === null ? 0 : storedBytes(old));
       mayGrow(grown);
       if (old !== null) this.#drop(key, old);
       this.#blobs.putSync(`${key}/kv`, asBuffer(record.kv));
       for (const [file, content] of record.files) this.#blobs.putSync(fileKey(key, file), asBuffer(content));
-      this.#meta.putSync(key, Buffer.from(JSON.stringify(meta)));
+      this.#meta.putSync(key, Buffer.from(JSON.stringify({ ...meta, visibility: undefined, shared_with: undefined, ...sharingOf(old) })));
       this.#putInfo("bytes", String(this.#total() + grown));
       return { created: old === null };
+    });
+  }
+
+  patchMeta(key: PrefixKey, patch: SharingPatch, precondition: Precondition | undefined): PrefixMeta | null {
+    return this.#write(0, () => {
+      const old = this.#read(keyText(key));
+      checkPrecondition(old?.digest ?? null, precondition);
+      if (old === null) return null;
+      const meta = patchSharing(old, patch);
+      this.#meta.putSync(keyText(key), Buffer.from(JSON.stringify(meta)));
+      return meta;
     });
   }
 
@@ -116,7 +128,7 @@ export class LmdbEnvironment {
     try {
       return this.#root.transactionSync(action);
     } catch (error) {
-      throw isFull(this.#dir, error, bytes) ? diskFull(error) : error;
+      throw isDiskFull(error, this.#dir, bytes) ? diskFull(error) : error;
     }
   }
 
@@ -139,6 +151,12 @@ export class LmdbEnvironment {
     for (const file of Object.keys(old.files)) this.#blobs.removeSync(fileKey(key, file));
   }
 
+  /** The user's prefixes but this one. */
+  #others({ user, name }: PrefixKey): { count: number; bytes: number } {
+    const others = [...this.#meta.getRange(userRange(user))].map(({ value }) => parseMeta(value)).filter((meta) => meta.name !== name);
+    return { count: others.length, bytes: others.reduce((sum, meta) => sum + meta.bytes, 0) };
+  }
+
   #total(): number {
     return Number(this.#info.getBinary("bytes")?.toString() ?? 0);
   }
@@ -148,34 +166,8 @@ export class LmdbEnvironment {
   }
 }
 
-/** LMDB turns a short write into EIO, so what that means has to be asked of the file system. */
-export function isFull(dir: string, error: unknown, bytes: number): boolean {
-  if (!(error instanceof Error) || !("code" in error)) return false;
-  const { code } = error;
-  if (code === ENOSPC || code === EDQUOT || code === MAP_FULL || code === "ENOSPC" || code === "EDQUOT") return true;
-  if (code !== EIO) return false;
-  const { bavail, bsize } = statfsSync(dir);
-  return bavail * bsize < 2 * bytes + (1 << 20);
-}
-
 export function diskFull(cause: unknown): PrefixdError {
   return new PrefixdError("store_full", "The disk of the prefix store is full.", { cause });
-}
-
-/** Given another file, the native library crashes the process: the magic number and version of the first page are looked at first. */
-function checkFile(path: string): void {
-  const start = Buffer.alloc(32);
-  let file: number;
-  try {
-    file = openSync(path, "r");
-  } catch (error) {
-    if (error instanceof Error && "code" in error && error.code === "ENOENT") return;
-    throw error;
-  }
-  const size = readSync(file, start, 0, start.length, 0);
-  closeSync(file);
-  if (size === 0 || (size === start.length && start.readUInt32LE(24) === 0xbeefc0de && start.readUInt32LE(28) === 2)) return;
-  throw new Error(`${path} is not an LMDB file of the right version`);
 }
 
 /** "0" is the character after "/". */

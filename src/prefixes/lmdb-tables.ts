@@ -2,9 +2,11 @@ import { createHash, randomUUID } from "node:crypto";
 import { accessSync, constants, existsSync, mkdirSync, readdirSync, renameSync } from "node:fs";
 import { join } from "node:path";
 import { PrefixdError } from "../errors.ts";
+import { isDiskFull } from "../storage/lmdb-file.ts";
 import { eraseFolder, syncFolder } from "./erase.ts";
-import { diskFull, isFull, LmdbEnvironment } from "./lmdb-environment.ts";
-import type { PrefixKey, PrefixMeta, PrefixRecord, Precondition, RemovedPrefixes } from "./store.ts";
+import { diskFull, LmdbEnvironment } from "./lmdb-environment.ts";
+import { checkPrecondition } from "./precondition.ts";
+import type { PrefixKey, PrefixMeta, PrefixQuota, PrefixRecord, Precondition, RemovedPrefixes, SharingPatch } from "./store.ts";
 
 export interface LmdbOptions {
   readonly dir: string;
@@ -41,18 +43,25 @@ export class LmdbTables {
     for (const left of readdirSync(this.#removed)) eraseFolder(join(this.#removed, left));
   }
 
-  async put(record: PrefixRecord, precondition?: Precondition): Promise<{ created: boolean }> {
+  async put(record: PrefixRecord, precondition?: Precondition, quota?: PrefixQuota): Promise<{ created: boolean }> {
     const { user } = record.meta;
     await this.#countAll();
     let grown = 0;
     const environment = (await this.#find(user)) ?? (await this.#make(user));
-    const result = environment.put(record, precondition, (bytes) => {
+    const result = environment.put(record, precondition, quota, (bytes) => {
       grown = bytes;
       if (this.#total === null || this.#total + bytes <= this.#maxBytes) return;
       throw new PrefixdError("store_full", `The prefix store may hold ${this.#maxBytes} bytes and has no room for ${bytes} more.`);
     });
     if (this.#total !== null) this.#total += grown;
     return result;
+  }
+
+  async patchMeta(key: PrefixKey, patch: SharingPatch, precondition?: Precondition): Promise<PrefixMeta | null> {
+    const environment = await this.#find(key.user);
+    if (environment !== null) return environment.patchMeta(key, patch, precondition);
+    checkPrecondition(null, precondition);
+    return null;
   }
 
   async head(key: PrefixKey): Promise<PrefixMeta | null> {
@@ -72,8 +81,11 @@ export class LmdbTables {
   }
 
   async delete(key: PrefixKey, precondition?: Precondition): Promise<boolean> {
-    const environment = (await this.#find(key.user)) ?? (precondition?.ifMatch === undefined ? null : await this.#make(key.user));
-    if (environment === null) return false;
+    const environment = await this.#find(key.user);
+    if (environment === null) {
+      checkPrecondition(null, precondition);
+      return false;
+    }
     const before = this.#total === null ? 0 : environment.bytes();
     const deleted = environment.delete(key, precondition);
     if (this.#total !== null) this.#total += environment.bytes() - before;
@@ -129,7 +141,7 @@ export class LmdbTables {
       for (const folder of [dir, this.#prefixes]) syncFolder(folder);
       return environment;
     } catch (error) {
-      throw isFull(this.#prefixes, error, 0) ? diskFull(error) : error;
+      throw isDiskFull(error, this.#prefixes, 0) ? diskFull(error) : error;
     }
   }
 

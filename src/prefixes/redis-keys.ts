@@ -2,7 +2,8 @@
  * Every name that prefixd uses in Redis. All keys of a user carry the hash tag `{user}`, so that they share a slot of a Cluster
  * and one script can change them together.
  *
- *   prefixd:{user}:prefixes            hash: name -> entry (JSON: metadata and where the chunks are)
+ *   prefixd:{user}:prefixes            hash: name -> entry (JSON: metadata and where the chunks are), and once it
+ *                                      has been shared two more lines: visibility, JSON list of users
  *   prefixd:{user}:names               sorted set of names, all with score 0, for paging in order
  *   prefixd:{user}:uploads             sorted set of chunk sets that no entry points to (yet, or any more), by time of expiry
  *   prefixd:{user}:removed             string "open" or "done": the user is being, or has been removed; expires. PUTs are refused

@@ -6,7 +6,7 @@ export interface RedisScript {
   readonly sha: string;
 }
 
-function script(lua: string): RedisScript {
+export function script(lua: string): RedisScript {
   return { lua, sha: createHash("sha1").update(lua).digest("hex") };
 }
 
@@ -26,9 +26,13 @@ local function fails(entry, match, none)
   end
   return true
 end
+-- An entry is the first line of its value; whom the prefix is shared with are two more, kept as they are by a replacement.
+local function decode(value)
+  return cjson.decode(string.match(value, '^[^\\n]*'))
+end
 local function get(key, name)
-  local json = redis.call('HGET', key, name)
-  return json and cjson.decode(json) or nil
+  local value = redis.call('HGET', key, name)
+  return value and decode(value) or nil
 end
 local function drop(base, upload, chunks)
   for i = 0, chunks - 1 do redis.call('UNLINK', base .. upload .. ':' .. i) end
@@ -71,8 +75,10 @@ return 1
  * Makes an upload the current version, if all its chunks are there; the old version's chunks stay a while for who is reading them.
  * KEYS: 1 prefixes, 2 names, 3 uploads, 4 removed
  * ARGV: 1 name, 2 entry, 3 ifMatch (empty, * or JSON list), 4 ifNoneMatch (empty or *), 5 beginning of chunk keys, 6 upload id,
- *       7 number of chunks, 8 grace of the old chunks in milliseconds, 9 channel, 10 message
- * Returns: 1 created, 0 replaced, -1 precondition failed, -2 chunks are missing, -3 the user is removed
+ *       7 number of chunks, 8 grace of the old chunks in milliseconds, 9 channel, 10 message,
+ *       11 most prefixes and 12 most bytes of the user (empty: no limit), 13 bytes of this one
+ * Returns: 1 created, 0 replaced, -1 precondition failed, -2 chunks are missing, -3 the user is removed, -4 too many prefixes,
+ *          -5 too many bytes
  */
 export const COMMIT_UPLOAD = script(`${COMMON}
 if redis.call('EXISTS', KEYS[4]) == 1 then return REMOVED end
@@ -80,12 +86,20 @@ if redis.call('EXISTS', KEYS[4]) == 1 then return REMOVED end
 if not redis.call('ZSCORE', KEYS[3], 'new ' .. ARGV[6] .. ' ' .. ARGV[7] .. ' ' .. ARGV[1]) then return -2 end
 local old = get(KEYS[1], ARGV[1])
 if fails(old, ARGV[3], ARGV[4]) then return -1 end
+if ARGV[11] ~= '' and not old and redis.call('HLEN', KEYS[1]) + 1 > tonumber(ARGV[11]) then return -4 end
+local bytes = tonumber(ARGV[13])
+if ARGV[12] ~= '' and bytes > (old and old.meta.bytes or 0) then
+  local total = bytes - (old and old.meta.bytes or 0)
+  for _, json in ipairs(redis.call('HVALS', KEYS[1])) do total = total + decode(json).meta.bytes end
+  if total > tonumber(ARGV[12]) then return -5 end
+end
 local new = ARGV[5] .. ARGV[6] .. ':'
 for i = 0, ARGV[7] - 1 do
   if redis.call('EXISTS', new .. i) == 0 then return -2 end
 end
 -- First what Redis may refuse for want of memory: once a script has written, it is let through to its end.
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+local before = redis.call('HGET', KEYS[1], ARGV[1])
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. (before and string.match(before, '\\n.*$') or ''))
 redis.call('ZADD', KEYS[2], 0, ARGV[1])
 for i = 0, ARGV[7] - 1 do redis.call('PERSIST', new .. i) end
 redis.call('ZREM', KEYS[3], 'new ' .. ARGV[6] .. ' ' .. ARGV[7] .. ' ' .. ARGV[1])
@@ -131,7 +145,7 @@ export const DELETE_USER = script(`${COMMON}
 local prefixes, bytes = 0, 0
 local all = redis.call('HGETALL', KEYS[1])
 for i = 1, #all, 2 do
-  local entry = cjson.decode(all[i + 1])
+  local entry = decode(all[i + 1])
   prefixes = prefixes + 1
   bytes = bytes + entry.meta.bytes
   drop(ARGV[1], entry.upload, entry.chunks)
@@ -156,4 +170,23 @@ export const LIST_PREFIXES = script(`
 local names = redis.call('ZRANGEBYLEX', KEYS[2], ARGV[1], '+', 'LIMIT', 0, ARGV[2])
 if #names == 0 then return {} end
 return redis.call('HMGET', KEYS[1], unpack(names))
+`);
+
+/**
+ * Changes whom a prefix is shared with.
+ * KEYS: 1 prefixes
+ * ARGV: 1 name, 2 ifMatch, 3 ifNoneMatch, 4 visibility and 5 list of users as JSON (empty: stays), 6 channel, 7 message
+ * Returns: the entry, 0 there is none, -1 precondition failed
+ */
+export const PATCH_SHARING = script(`${COMMON}
+local old = get(KEYS[1], ARGV[1])
+if fails(old, ARGV[2], ARGV[3]) then return -1 end
+if not old then return 0 end
+local entry, visibility, list = string.match(redis.call('HGET', KEYS[1], ARGV[1]) .. '\\n\\n', '^([^\\n]*)\\n([^\\n]*)\\n([^\\n]*)')
+if ARGV[4] ~= '' then visibility = ARGV[4] end
+if ARGV[5] ~= '' then list = ARGV[5] end
+local value = entry .. '\\n' .. visibility .. '\\n' .. list
+redis.call('HSET', KEYS[1], ARGV[1], value)
+redis.call('PUBLISH', ARGV[6], ARGV[7])
+return value
 `);

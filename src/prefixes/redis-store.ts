@@ -4,8 +4,9 @@ import { checkPrecondition, preconditionFailed } from "./precondition.ts";
 import { RedisConnection, toStoreError } from "./redis-connection.ts";
 import type { RedisConnectionOptions } from "./redis-connection.ts";
 import { RedisKeys } from "./redis-keys.ts";
-import { BEGIN_UPLOAD, COMMIT_UPLOAD, DELETE_PREFIX, DELETE_USER, LIST_PREFIXES, WRITE_CHUNK } from "./redis-scripts.ts";
-import type { PrefixKey, PrefixMeta, PrefixRecord, PrefixStore, Precondition, RemovalState, RemovedPrefixes } from "./store.ts";
+import { BEGIN_UPLOAD, COMMIT_UPLOAD, DELETE_PREFIX, DELETE_USER, LIST_PREFIXES, PATCH_SHARING, WRITE_CHUNK } from "./redis-scripts.ts";
+import { sharingOf, tooLarge, tooMany } from "./sharing.ts";
+import type { PrefixKey, PrefixMeta, PrefixQuota, PrefixRecord, PrefixStore, Precondition, RemovalState, RemovedPrefixes, SharingPatch } from "./store.ts";
 import { OPEN_TOMBSTONE_MS, TOMBSTONE_MS, userRemoved } from "./tombstones.ts";
 
 export interface RedisStoreOptions extends RedisConnectionOptions {
@@ -61,9 +62,10 @@ class RedisStore implements PrefixStore {
     connection.subscribe(this.#keys.changes, (message) => this.#heard(message));
   }
 
-  put(record: PrefixRecord, precondition?: Precondition): Promise<{ created: boolean }> {
+  put(record: PrefixRecord, precondition?: Precondition, quota?: PrefixQuota): Promise<{ created: boolean }> {
     return guarded(async () => {
       const { meta } = record;
+      const { max_prefixes = null, max_prefix_bytes = null } = quota ?? {};
       // Spares the upload where the answer is known; the commit asks again.
       if (precondition !== undefined) checkPrecondition((await this.#entry(meta))?.meta.digest ?? null, precondition);
       const { entry, chunks } = this.#split(record);
@@ -71,11 +73,24 @@ class RedisStore implements PrefixStore {
       const reply = await this.#connection.run(COMMIT_UPLOAD, this.#userKeys(meta.user), [
         meta.name, JSON.stringify(entry), ...conditions(precondition), this.#keys.chunks(meta.user), entry.upload,
         chunks.length, this.#graceMs, this.#keys.changes, this.#message(meta),
+        max_prefixes ?? "", max_prefix_bytes ?? "", meta.bytes,
       ]);
       if (reply === 1 || reply === 0) return { created: reply === 1 };
       await this.#discard(meta, entry.upload, chunks.length);
       if (reply === -1) throw preconditionFailed("The prefix has changed in the meantime.");
+      if (reply === -4) throw tooMany(max_prefixes ?? 0);
+      if (reply === -5) throw tooLarge(max_prefix_bytes ?? 0);
       throw uploadError(reply);
+    });
+  }
+
+  patchMeta(key: PrefixKey, patch: SharingPatch, precondition?: Precondition): Promise<PrefixMeta | null> {
+    return guarded(async () => {
+      const list = patch.shared_with === undefined ? "" : JSON.stringify(patch.shared_with);
+      const args = [key.name, ...conditions(precondition), patch.visibility ?? "", list, this.#keys.changes, this.#message(key)];
+      const reply = await this.#connection.run(PATCH_SHARING, [this.#keys.prefixes(key.user)], args);
+      if (reply === -1) throw preconditionFailed("The prefix has changed in the meantime.");
+      return reply === 0 ? null : parseEntry(String(reply)).meta;
     });
   }
 
@@ -99,7 +114,7 @@ class RedisStore implements PrefixStore {
         const wanted = Math.min(options.limit - metas.length, MAX_PAGE);
         const keys = [this.#keys.prefixes(user), this.#keys.names(user)];
         const page = (await this.#connection.run(LIST_PREFIXES, keys, [after === undefined ? "-" : `(${after}`, wanted])) as string[];
-        metas.push(...page.map((json) => (JSON.parse(json) as Entry).meta));
+        metas.push(...page.map((value) => parseEntry(value).meta));
         if (page.length < wanted) break;
         after = metas.at(-1)!.name;
       }
@@ -150,8 +165,8 @@ class RedisStore implements PrefixStore {
   }
 
   async #entry(key: PrefixKey): Promise<Entry | null> {
-    const json = await this.#connection.client.hget(this.#keys.prefixes(key.user), key.name);
-    return json === null ? null : (JSON.parse(json) as Entry);
+    const value = await this.#connection.client.hget(this.#keys.prefixes(key.user), key.name);
+    return value === null ? null : parseEntry(value);
   }
 
   #load(key: PrefixKey, digest: string, where: (entry: Entry) => Extent | null): Promise<Uint8Array | null> {
@@ -194,7 +209,8 @@ class RedisStore implements PrefixStore {
     };
     const kv = add(record.kv);
     const files = Object.fromEntries([...record.files].map(([name, bytes]) => [name, add(bytes)]));
-    return { entry: { meta: record.meta, upload: randomUUID(), chunks: chunks.length, chunkBytes, kv, files }, chunks };
+    const meta = { ...record.meta, visibility: undefined, shared_with: undefined };
+    return { entry: { meta, upload: randomUUID(), chunks: chunks.length, chunkBytes, kv, files }, chunks };
   }
 
   async #upload(key: PrefixKey, upload: string, chunks: readonly Uint8Array[]): Promise<void> {
@@ -240,6 +256,17 @@ class RedisStore implements PrefixStore {
 function uploadError(reply: unknown): PrefixdError {
   if (reply === -3) return userRemoved();
   return new PrefixdError("store_unavailable", "The upload's data was removed from Redis before it was complete.", { retryAfter: 1 });
+}
+
+/** An entry's value: its JSON and, once it has been shared, a line each for the visibility and the list of users. */
+function parseEntry(value: string): Entry {
+  const [json = "", visibility = "", list = ""] = value.split("\n");
+  const entry = JSON.parse(json) as Entry;
+  const sharing = sharingOf({
+    ...(visibility === "" ? {} : { visibility: visibility === "shared" ? ("shared" as const) : ("private" as const) }),
+    ...(list === "" ? {} : { shared_with: JSON.parse(list) as string[] }),
+  });
+  return { ...entry, meta: { ...entry.meta, ...sharing } };
 }
 
 /** A stranger's message on the channel is nothing to fail for. */

@@ -1,5 +1,5 @@
 import type { KvTensor } from "../kv.ts";
-import type { PrefixKey, PrefixMeta, Precondition, RemovedPrefixes } from "./store.ts";
+import type { PrefixKey, PrefixMeta, PrefixQuota, Precondition, RemovedPrefixes, SharingPatch } from "./store.ts";
 
 /** What a client registers: PEFT's two files, or a hard prompt already turned into token ids. */
 export type PrefixUpload =
@@ -15,16 +15,19 @@ export interface ResolvedPrefix {
 
 /** Registration and look-up, over a store and a host cache. Errors: the "prefixes" section of src/errors.ts and the store's. */
 export interface PrefixRegistry {
-  register(key: PrefixKey, upload: PrefixUpload, precondition?: Precondition): Promise<{ meta: PrefixMeta; created: boolean }>;
-  /** Throws `prefix_not_found`. */
-  info(key: PrefixKey): Promise<PrefixMeta>;
+  /** Throws `quota_exceeded` too when there is a quota. A replaced prefix stays shared as it was. */
+  register(key: PrefixKey, upload: PrefixUpload, precondition?: Precondition, quota?: PrefixQuota): Promise<{ meta: PrefixMeta; created: boolean }>;
+  /** Whoever asks (`asker`; absent: the owner) must be the owner or have been let in; else the prefix does not exist. Throws `prefix_not_found`. */
+  info(key: PrefixKey, asker?: string): Promise<PrefixMeta>;
   list(user: string, options: { after?: string; limit: number }): Promise<PrefixMeta[]>;
-  /** The uploaded files. Throws `prefix_not_found`. */
-  files(key: PrefixKey): Promise<{ meta: PrefixMeta; files: Map<string, Uint8Array> }>;
+  /** The uploaded files, for who may use the prefix. Throws `prefix_not_found`. */
+  files(key: PrefixKey, asker?: string): Promise<{ meta: PrefixMeta; files: Map<string, Uint8Array> }>;
   /** Throws `prefix_not_found`. */
   remove(key: PrefixKey, precondition?: Precondition): Promise<void>;
+  /** Whom the owner lets in. Throws `prefix_not_found`, `precondition_failed`. */
+  patch(key: PrefixKey, sharing: SharingPatch, precondition?: Precondition): Promise<PrefixMeta>;
   /** All of a user's prefixes at once. */
   removeUser(user: string): Promise<RemovedPrefixes>;
   /** For a request: from the cache if verified lately, else from the store. Throws `prefix_not_found`, `prefix_base_mismatch`, `store_unavailable`. */
-  resolve(key: PrefixKey): Promise<ResolvedPrefix>;
+  resolve(key: PrefixKey, asker?: string): Promise<ResolvedPrefix>;
 }

@@ -8,7 +8,8 @@ import { checkPrefixName, isPrefixName } from "./name.ts";
 import { checkLength, maxAdapterBytes, parsePeftAdapter } from "./peft.ts";
 import { checkPrecondition } from "./precondition.ts";
 import type { PrefixRegistry, PrefixUpload, ResolvedPrefix } from "./registry-types.ts";
-import type { PrefixKey, PrefixMeta, PrefixRecord, PrefixStore, Precondition, RemovedPrefixes } from "./store.ts";
+import { mayUse, sharingOf } from "./sharing.ts";
+import type { PrefixKey, PrefixMeta, PrefixQuota, PrefixRecord, PrefixStore, Precondition, RemovedPrefixes, SharingPatch } from "./store.ts";
 
 export interface PrefixRegistryOptions {
   readonly store: PrefixStore;
@@ -54,7 +55,7 @@ class Registry implements PrefixRegistry {
     this.#clock = options.clock ?? (() => new Date());
   }
 
-  async register(key: PrefixKey, upload: PrefixUpload, precondition?: Precondition): Promise<{ meta: PrefixMeta; created: boolean }> {
+  async register(key: PrefixKey, upload: PrefixUpload, precondition?: Precondition, quota?: PrefixQuota): Promise<{ meta: PrefixMeta; created: boolean }> {
     checkPrefixName(key.name);
     const before = await this.#store.head(key);
     checkPrecondition(before?.digest ?? null, precondition);
@@ -73,11 +74,12 @@ class Registry implements PrefixRegistry {
       createdAt: before?.createdAt ?? now,
       updatedAt: now,
       files: Object.fromEntries([...files].map(([name, content]) => [name, content.length])),
+      ...sharingOf(before),
     };
     const record: PrefixRecord = { meta, kv: bytes, files };
     if (before !== null && (await this.#isStored(before, record))) return { meta: before, created: false };
     try {
-      const { created } = await this.#store.put(record, precondition);
+      const { created } = await this.#store.put(record, precondition, quota);
       return { meta, created };
     } finally {
       // Also after an error: the store may have made the change and failed to say so.
@@ -85,9 +87,9 @@ class Registry implements PrefixRegistry {
     }
   }
 
-  async info(key: PrefixKey): Promise<PrefixMeta> {
+  async info(key: PrefixKey, asker = key.user): Promise<PrefixMeta> {
     const meta = isPrefixName(key.name) ? await this.#store.head(key) : null;
-    if (meta === null) throw notFound();
+    if (meta === null || !mayUse(meta, asker)) throw notFound();
     return meta;
   }
 
@@ -96,9 +98,9 @@ class Registry implements PrefixRegistry {
     return this.#store.list(user, options);
   }
 
-  async files(key: PrefixKey): Promise<{ meta: PrefixMeta; files: Map<string, Uint8Array> }> {
+  async files(key: PrefixKey, asker = key.user): Promise<{ meta: PrefixMeta; files: Map<string, Uint8Array> }> {
     for (;;) {
-      const meta = await this.info(key);
+      const meta = await this.info(key, asker);
       const files = new Map<string, Uint8Array>();
       for (const name of Object.keys(meta.files)) {
         const content = await this.#store.loadFile(key, meta.digest, name);
@@ -106,7 +108,7 @@ class Registry implements PrefixRegistry {
       }
       // Replaced while it was read: the loop ends with whichever version stays long enough.
       if (files.size === Object.keys(meta.files).length) return { meta, files };
-      if (isSameVersion(await this.info(key), meta)) throw new PrefixdError("prefix_damaged", "The store has lost a file of this prefix; upload it again.");
+      if (isSameVersion(await this.info(key, asker), meta)) throw new PrefixdError("prefix_damaged", "The store has lost a file of this prefix; upload it again.");
     }
   }
 
@@ -114,6 +116,17 @@ class Registry implements PrefixRegistry {
     if (!isPrefixName(key.name)) throw notFound();
     try {
       if (!(await this.#store.delete(key, precondition))) throw notFound();
+    } finally {
+      this.#cache.invalidate(key);
+    }
+  }
+
+  async patch(key: PrefixKey, sharing: SharingPatch, precondition?: Precondition): Promise<PrefixMeta> {
+    if (!isPrefixName(key.name)) throw notFound();
+    try {
+      const meta = await this.#store.patchMeta(key, sharing, precondition);
+      if (meta === null) throw notFound();
+      return meta;
     } finally {
       this.#cache.invalidate(key);
     }
@@ -127,8 +140,10 @@ class Registry implements PrefixRegistry {
     }
   }
 
-  async resolve(key: PrefixKey): Promise<ResolvedPrefix> {
+  async resolve(key: PrefixKey, asker = key.user): Promise<ResolvedPrefix> {
     if (!isPrefixName(key.name)) throw notFound();
+    // Asked of the store itself, so that a prefix in the cache does not answer faster than one that does not exist.
+    if (asker !== key.user) await this.info(key, asker);
     const { meta, kv } = await this.#cache.resolve(key, ({ base }) => {
       if (base !== this.#base) throw new PrefixdError("prefix_base_mismatch", "The prefix was registered for another base model than the one served here.");
     });

@@ -24,6 +24,23 @@ export interface PrefixMeta {
   readonly updatedAt: string;
   /** The uploaded files, by name, with their size: what `GET .../adapter` gives back. */
   readonly files: Readonly<Record<string, number>>;
+  /** Absent, or private: only the owner and those of `shared_with` may use it. Shared: every user. */
+  readonly visibility?: Visibility;
+  readonly shared_with?: readonly string[];
+}
+
+export type Visibility = "private" | "shared";
+
+/** What is not named stays. */
+export interface SharingPatch {
+  readonly visibility?: Visibility;
+  readonly shared_with?: readonly string[];
+}
+
+/** What a user may have together; null: no limit. */
+export interface PrefixQuota {
+  readonly max_prefixes: number | null;
+  readonly max_prefix_bytes: number | null;
 }
 
 /** A whole prefix as stored. */
@@ -55,7 +72,10 @@ export type RemovalState = "open" | "done" | null;
  * Errors: `precondition_failed`, `store_unavailable` (with retryAfter), `store_full`; `put` for a removed user: `removed`.
  */
 export interface PrefixStore {
-  put(record: PrefixRecord, precondition?: Precondition): Promise<{ created: boolean }>;
+  /** A replaced prefix stays shared as it was, whatever the record says. With a quota also throws `quota_exceeded`. */
+  put(record: PrefixRecord, precondition?: Precondition, quota?: PrefixQuota): Promise<{ created: boolean }>;
+  /** Changes whom the owner lets in; null: no such prefix. */
+  patchMeta(key: PrefixKey, patch: SharingPatch, precondition?: Precondition): Promise<PrefixMeta | null>;
   /** null: no such prefix. */
   head(key: PrefixKey): Promise<PrefixMeta | null>;
   /** The compiled tensors of exactly this digest; null when the prefix is gone or has another digest by now. */

@@ -16,6 +16,11 @@ export interface RemovalReceipt {
 }
 
 export interface UserRemoval {
+  /**
+   * To be called before a user is created: an id that was removed lately is refused everywhere until then. Throws `user_exists`
+   * while its removal is not finished, `store_unavailable`.
+   */
+  readmitUser(id: string): Promise<void>;
   /** Resolves when no replica can serve the user any more. Throws `user_not_found`, `store_unavailable`. Can be repeated after an error. */
   removeUser(id: string, options: { keepUsage: boolean }): Promise<RemovalReceipt>;
 }

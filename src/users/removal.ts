@@ -13,14 +13,6 @@ export interface UserRemovalParts {
   readonly clock?: () => Date;
 }
 
-export interface UserAdmission {
-  /**
-   * To be called before a user is created: an id that was removed lately is refused everywhere until then. Throws `user_exists`
-   * while its removal is not finished, `store_unavailable`.
-   */
-  readmitUser(id: string): Promise<void>;
-}
-
 /**
  * The order matters:
  *   1. block: the store refuses the user's uploads, and key and prefixes are gone from it, so that nobody can begin anew;
@@ -28,7 +20,7 @@ export interface UserAdmission {
  *   3. delete once more what came between, and look: nothing may be left.
  * What fails leaves the removal open, and another call goes on with it.
  */
-export function createUserRemoval({ users, prefixes, bus, clock = () => new Date() }: UserRemovalParts): UserRemoval & UserAdmission {
+export function createUserRemoval({ users, prefixes, bus, clock = () => new Date() }: UserRemovalParts): UserRemoval {
   return {
     async removeUser(id, { keepUsage }): Promise<RemovalReceipt> {
       const known = (await users.getUser(id)) !== null;
@@ -72,12 +64,13 @@ function goneAlready(error: unknown): { keys: number } {
  */
 export function removeEverywhere(registry: PrefixRegistry, bus: ReplicaBus): PrefixRegistry {
   return {
-    register: (key, upload, precondition) => registry.register(key, upload, precondition),
-    info: (key) => registry.info(key),
-    list: (user, options) => registry.list(user, options),
-    files: (key) => registry.files(key),
-    removeUser: (user) => registry.removeUser(user),
-    resolve: (key) => registry.resolve(key),
+    register: (...args) => registry.register(...args),
+    patch: (...args) => registry.patch(...args),
+    info: (...args) => registry.info(...args),
+    list: (...args) => registry.list(...args),
+    files: (...args) => registry.files(...args),
+    removeUser: (...args) => registry.removeUser(...args),
+    resolve: (...args) => registry.resolve(...args),
     async remove(key, precondition) {
       const tell = async (): Promise<void> => void (await bus.broadcast({ kind: "prefix", user: key.user, name: key.name }));
       try {

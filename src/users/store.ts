@@ -6,8 +6,14 @@ export interface RemovedUser {
   readonly usageRows: number;
 }
 
+export interface UserPatch {
+  readonly weight?: number;
+  /** Limits that are not named stay. */
+  readonly limits?: Partial<UserLimits>;
+}
+
 /**
- * Where users, keys and usage live: in the same LMDB folder or Redis as the prefixes, behind one contract suite
+ * Where users, keys and usage live: beside the prefixes, in the same LMDB folder or Redis, behind one contract suite
  * (test/contract/user-store.ts). Errors: `user_exists`, `user_not_found`, `store_unavailable`, `store_full`.
  */
 export interface UserStore {
@@ -17,21 +23,25 @@ export interface UserStore {
   getUser(id: string): Promise<User | null>;
   /** Pages in ascending order of id. */
   listUsers(options: { after?: string; limit: number }): Promise<User[]>;
-  /** Throws `user_not_found`. Limits that are not named stay. */
-  patchUser(id: string, patch: { weight?: number; limits?: Partial<UserLimits> }, updatedAt: string): Promise<User>;
-  /** Throws `user_not_found`: also when the user is being removed, so that no key outlives it. */
+  /** Throws `user_not_found`. */
+  patchUser(id: string, patch: UserPatch, updatedAt: string): Promise<User>;
+  /** Throws `user_not_found`: no key outlives its user. */
   putKey(key: ApiKeyRecord): Promise<void>;
   findKey(keyId: string): Promise<ApiKeyRecord | null>;
+  /** In order of creation, then id. */
   listKeys(user: string): Promise<ApiKeyRecord[]>;
   /** false: there was none. */
   deleteKey(user: string, keyId: string): Promise<boolean>;
   /** Removes the user and all its keys, and its usage unless it is to be kept, at once. Throws `user_not_found`. */
   deleteUser(id: string, options: { keepUsage: boolean }): Promise<RemovedUser>;
-  /** Adds to the counters of (user, prefix, day); exact under concurrency, also between replicas. */
+  /**
+   * Adds to the counters of (user, prefix, day); exact under concurrency, also between replicas. Seconds count in microseconds.
+   * Rows of users that are gone are dropped, so that nothing of them comes back; the built-in users need no record.
+   */
   addUsage(rows: readonly UsageRow[]): Promise<void>;
-  /** In order of day, then prefix. `from` and `to` are days, inclusive. */
+  /** In order of day, then prefix (the bare base model first). `from` and `to` are days, inclusive. */
   usage(user: string, range: { from?: string; to?: string }): Promise<UsageRow[]>;
-  /** Called when another process changed a user or one of its keys. */
+  /** Called when a user or one of its keys was changed, by this process (before its call resolves) or by another. */
   onChange(listener: (user: string) => void): () => void;
   ping(): Promise<void>;
   close(): Promise<void>;

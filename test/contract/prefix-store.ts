@@ -71,6 +71,52 @@ export function prefixStoreContract(t: Test, make: (t: Test) => Promise<OpenStor
     t.equal(await store.delete(key, { ifMatch: [two.meta.digest] }), true);
   });
 
+  withStore("sharing: patched by the owner, kept by a replacement, gone with the prefix", async (t, store, open) => {
+    const [one, two] = [await record(key, 1), await record(key, 2)];
+    t.equal(await store.patchMeta(key, { visibility: "shared" }), null);
+    await store.put({ ...one, meta: { ...one.meta, visibility: "shared", shared_with: ["eve"] } });
+    t.same(await store.head(key), one.meta, "a new one is private, whatever it says");
+    t.same(await store.patchMeta(key, { shared_with: ["bob", "Ünïcode"] }), { ...one.meta, shared_with: ["bob", "Ünïcode"] });
+    const shared = { visibility: "shared", shared_with: ["bob", "Ünïcode"] } as const;
+    t.same(await store.patchMeta(key, { visibility: "shared" }, { ifMatch: [one.meta.digest] }), { ...one.meta, ...shared });
+    await t.rejects(store.patchMeta(key, { visibility: "private" }, { ifMatch: [two.meta.digest] }), { code: "precondition_failed" });
+    await store.put(two);
+    const again = await open();
+    t.teardown(() => again.close());
+    t.same(await again.head(key), { ...two.meta, ...shared });
+    t.same(await again.list("ann", { limit: 5 }), [{ ...two.meta, ...shared }]);
+    t.same(await store.patchMeta(key, { visibility: "private", shared_with: [] }), { ...two.meta, visibility: "private", shared_with: [] });
+    t.equal(await store.delete(key), true);
+    await store.put(one);
+    t.same(await store.head(key), one.meta, "a new prefix of the name is private");
+    await store.patchMeta(key, shared);
+    await store.deleteUser("ann");
+    await store.put(one);
+    t.same(await store.head(key), one.meta);
+  });
+
+  withStore("quotas hold also under concurrent PUTs", async (t, store, open) => {
+    const second = await open();
+    t.teardown(() => second.close());
+    const exceeded = { code: "quota_exceeded", status: 403 };
+    const records = await Promise.all(Array.from({ length: 10 }, (_, i) => record({ user: "ann", name: `p${i}` }, i)));
+    const count = { max_prefixes: 3, max_prefix_bytes: null };
+    const results = await Promise.allSettled(records.map((put, i) => (i % 2 ? store : second).put(put, undefined, count)));
+    t.equal(results.filter(({ status }) => status === "fulfilled").length, 3);
+    for (const result of results) if (result.status === "rejected") t.match(result.reason, exceeded);
+    const held = await store.list("ann", { limit: 20 });
+    t.equal(held.length, 3);
+    t.same(await store.put(await record(held[0]!, 77), undefined, { max_prefixes: 1, max_prefix_bytes: 0 }), { created: false }, "a replacement that is not larger");
+    const size = held[0]!.bytes;
+    const larger = await record(held[0]!, 78, { length: 6 });
+    await t.rejects(store.put(larger, undefined, { max_prefixes: null, max_prefix_bytes: 4 * size - 1 }), exceeded);
+    t.same(await store.put(larger, undefined, { max_prefixes: null, max_prefix_bytes: 4 * size }), { created: false });
+    await t.rejects(store.put(await record({ user: "ann", name: "new" }, 1), undefined, { max_prefixes: null, max_prefix_bytes: 5 * size - 1 }), exceeded);
+    t.same(await store.put(await record({ user: "ann", name: "new" }, 1), undefined, { max_prefixes: 4, max_prefix_bytes: 5 * size }), { created: true });
+    t.same(await store.put(await record({ user: "bob", name: "p" }, 1), undefined, { max_prefixes: 1, max_prefix_bytes: size }), { created: true }, "others do not count");
+    await t.rejects(store.put(await record({ user: "eve", name: "p" }, 1), undefined, { max_prefixes: 0, max_prefix_bytes: null }), exceeded);
+  });
+
   withStore("the same content may be put again and by others", async (t, store) => {
     const [mine, theirs] = [await record(key, 1), await record({ user: "bob", name: "poem" }, 1)];
     for (const put of [mine, mine, theirs]) await store.put(put);

@@ -20,6 +20,10 @@ export class ScriptedStore implements PrefixStore {
     return { created };
   }
 
+  async patchMeta(): Promise<PrefixMeta | null> {
+    return null;
+  }
+
   async head(key: PrefixKey): Promise<PrefixMeta | null> {
     this.heads++;
     this.#check();

@@ -2,33 +2,44 @@ import type { AddressInfo } from "node:net";
 import { GenerationService } from "../../src/generate.ts";
 import { STREAM_DEFAULTS, type AppParts } from "../../src/http/app-parts.ts";
 import { buildApp, type App } from "../../src/http/app.ts";
+import type { AuditEntry } from "../../src/observability/audit.ts";
 import { createLogger } from "../../src/observability/logging.ts";
 import { Metrics } from "../../src/observability/metrics.ts";
+import { createAuthenticator, createKeylessAuthenticator } from "../../src/users/authenticator.ts";
+import { createLocalRemoval } from "./local-removal.ts";
 import { FakeEngine } from "./fake-engine.ts";
 import { FakeRegistry } from "./fake-registry.ts";
 import { FakeTokenizer } from "./fake-tokenizer.ts";
+import { FakeUserStore } from "./fake-user-store.ts";
 
 export interface TestApp extends App {
   readonly engine: FakeEngine;
   readonly registry: FakeRegistry;
   readonly generation: GenerationService;
   readonly metrics: Metrics;
+  readonly users: FakeUserStore;
+  /** Every line of the audit log so far, parsed. */
+  readonly audits: AuditEntry[];
   /** Every log line so far. */
   readonly logs: string[];
   /** Listens on a free port. */
   listen(): Promise<number>;
 }
 
+export const ADMIN_KEY = "test-admin-key-0123456789abcdef0123456789";
+
 export const TEST_SHAPE = { layers: 1, heads: 2, headDim: 4, width: 8, positions: 64, vocabSize: 257 };
 
 /** The real HTTP side over fakes; closed when the test ends. */
-export async function buildTestApp(t: { teardown(fn: () => Promise<void>): unknown }, over: Partial<AppParts> & { allowBaseModel?: boolean } = {}): Promise<TestApp> {
-  const { allowBaseModel = true, ...rest } = over;
+export async function buildTestApp(t: { teardown(fn: () => Promise<void>): unknown }, over: Partial<AppParts> & { allowBaseModel?: boolean; /** With the admin key ADMIN_KEY. */ keyed?: boolean } = {}): Promise<TestApp> {
+  const { allowBaseModel = true, keyed = false, ...rest } = over;
   const engine = new FakeEngine();
   const registry = new FakeRegistry();
   const metrics = new Metrics({ processMetrics: false });
   const tokenizer = new FakeTokenizer();
   const logs: string[] = [];
+  const users = new FakeUserStore();
+  const audits: AuditEntry[] = [];
   const generation = new GenerationService({ engine, prefixes: registry, tokenizer, positions: TEST_SHAPE.positions, eosIds: [tokenizer.eosId], allowBaseModel, metrics });
   metrics.watch({ engine: () => engine.stats(), prefixCache: () => ({ hits: 0, misses: 0, bytes: 0, entries: 0 }) });
   const app = await buildApp({
@@ -37,6 +48,10 @@ export async function buildTestApp(t: { teardown(fn: () => Promise<void>): unkno
     tokenizer,
     generation,
     prefixes: registry,
+    users,
+    removal: createLocalRemoval({ users, prefixes: registry, replica: "test" }),
+    auth: keyed ? createAuthenticator({ store: users, adminKey: ADMIN_KEY }) : createKeylessAuthenticator(),
+    audit: { record: (entry) => void audits.push(entry) },
     metrics,
     logger: createLogger("info", { write: (line: string) => void logs.push(line) }),
     limits: { requestBody: 65_536, maxN: 4, slots: 8 },
@@ -53,7 +68,7 @@ export async function buildTestApp(t: { teardown(fn: () => Promise<void>): unkno
     await app.fastify.listen({ host: "127.0.0.1", port: 0 });
     return (app.fastify.server.address() as AddressInfo).port;
   };
-  return { ...app, engine, registry, generation, metrics, logs, listen };
+  return { ...app, engine, registry, generation, metrics, users, audits, logs, listen };
 }
 
 /** What `inject` needs for a JSON body. */

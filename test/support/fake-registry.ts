@@ -2,7 +2,9 @@ import { createHash } from "node:crypto";
 import { PrefixdError } from "../../src/errors.ts";
 import type { KvTensor } from "../../src/kv.ts";
 import type { PrefixRegistry, PrefixUpload, ResolvedPrefix } from "../../src/prefixes/registry-types.ts";
-import type { PrefixKey, PrefixMeta, Precondition } from "../../src/prefixes/store.ts";
+import { keyText } from "../../src/prefixes/name.ts";
+import { checkQuota, mayUse, patchSharing, sharingOf } from "../../src/prefixes/sharing.ts";
+import type { PrefixKey, PrefixMeta, PrefixQuota, Precondition, RemovedPrefixes, SharingPatch } from "../../src/prefixes/store.ts";
 
 interface Entry {
   readonly meta: PrefixMeta;
@@ -10,16 +12,16 @@ interface Entry {
 }
 
 /** Prefixes in a Map; the tensors are empty, `length` of a PEFT prefix is 10 and of a hard prompt its tokens. */
-export class FakeRegistry implements Omit<PrefixRegistry, "removeUser"> {
+export class FakeRegistry implements PrefixRegistry {
   readonly entries = new Map<string, Entry>();
   /** Makes every call fail, as a store that is away. */
   down: PrefixdError | null = null;
   /** Called while a prefix is being looked up. */
   whileResolving: (() => Promise<void>) | undefined;
 
-  async register(key: PrefixKey, upload: PrefixUpload, precondition?: Precondition): Promise<{ meta: PrefixMeta; created: boolean }> {
+  async register(key: PrefixKey, upload: PrefixUpload, precondition?: Precondition, quota?: PrefixQuota): Promise<{ meta: PrefixMeta; created: boolean }> {
     this.#check();
-    const old = this.entries.get(key.name);
+    const old = this.entries.get(keyText(key));
     this.#precondition(old, precondition);
     const files = new Map<string, Uint8Array>();
     if (upload.kind === "peft") {
@@ -32,41 +34,63 @@ export class FakeRegistry implements Omit<PrefixRegistry, "removeUser"> {
     const meta: PrefixMeta = {
       ...key, kind: upload.kind === "peft" ? "PREFIX_TUNING" : "HARD_PROMPT", digest, length, bytes: length * 64, base: "base",
       createdAt: old?.meta.createdAt ?? now, updatedAt: now, files: Object.fromEntries([...files].map(([name, bytes]) => [name, bytes.length])),
+      ...sharingOf(old?.meta ?? null),
     };
-    this.entries.set(key.name, { meta, files });
+    const others = this.#of(key.user).filter(({ name }) => name !== key.name);
+    checkQuota(quota, { count: others.length, bytes: others.reduce((sum, { bytes }) => sum + bytes, 0) }, meta.bytes, old?.meta.bytes ?? null);
+    this.entries.set(keyText(key), { meta, files });
     return { meta, created: old === undefined };
   }
 
-  async info(key: PrefixKey): Promise<PrefixMeta> {
-    return this.#get(key).meta;
+  async info(key: PrefixKey, asker = key.user): Promise<PrefixMeta> {
+    return this.#get(key, asker).meta;
   }
 
-  async list(_user: string, { after, limit }: { after?: string; limit: number }): Promise<PrefixMeta[]> {
+  async list(user: string, { after, limit }: { after?: string; limit: number }): Promise<PrefixMeta[]> {
     this.#check();
-    const names = [...this.entries.keys()].sort().filter((name) => after === undefined || name > after);
-    return names.slice(0, limit).map((name) => this.#get({ user: "local", name }).meta);
+    const metas = this.#of(user).sort((a, b) => (a.name < b.name ? -1 : 1));
+    return metas.filter(({ name }) => after === undefined || name > after).slice(0, limit);
   }
 
-  async files(key: PrefixKey): Promise<{ meta: PrefixMeta; files: Map<string, Uint8Array> }> {
-    return this.#get(key);
+  async files(key: PrefixKey, asker = key.user): Promise<{ meta: PrefixMeta; files: Map<string, Uint8Array> }> {
+    return this.#get(key, asker);
   }
 
   async remove(key: PrefixKey, precondition?: Precondition): Promise<void> {
     this.#precondition(this.#get(key), precondition);
-    this.entries.delete(key.name);
+    this.entries.delete(keyText(key));
   }
 
-  async resolve(key: PrefixKey): Promise<ResolvedPrefix> {
-    const { meta } = this.#get(key);
+  async patch(key: PrefixKey, patch: SharingPatch, precondition?: Precondition): Promise<PrefixMeta> {
+    const entry = this.#get(key);
+    this.#precondition(entry, precondition);
+    const meta = patchSharing(entry.meta, patch);
+    this.entries.set(keyText(key), { ...entry, meta });
+    return meta;
+  }
+
+  async removeUser(user: string): Promise<RemovedPrefixes> {
+    this.#check();
+    const metas = this.#of(user);
+    for (const meta of metas) this.entries.delete(keyText(meta));
+    return { prefixes: metas.length, bytes: metas.reduce((sum, { bytes }) => sum + bytes, 0) };
+  }
+
+  async resolve(key: PrefixKey, asker = key.user): Promise<ResolvedPrefix> {
+    const { meta } = this.#get(key, asker);
     await this.whileResolving?.();
     const kv: KvTensor = { length: meta.length, data: new Float32Array(0) };
     return { key, digest: meta.digest, kv };
   }
 
-  #get(key: PrefixKey): Entry {
+  #of(user: string): PrefixMeta[] {
+    return [...this.entries.values()].map(({ meta }) => meta).filter((meta) => meta.user === user);
+  }
+
+  #get(key: PrefixKey, asker = key.user): Entry {
     this.#check();
-    const entry = this.entries.get(key.name);
-    if (!entry) throw new PrefixdError("prefix_not_found", "There is no such prefix.");
+    const entry = this.entries.get(keyText(key));
+    if (!entry || !mayUse(entry.meta, asker)) throw new PrefixdError("prefix_not_found", "There is no such prefix.");
     return entry;
   }
 

@@ -4,6 +4,7 @@ import { RequestAborted, type GenerationListener, type ValidGenerateRequest } fr
 import type { AppParts, TypedApp } from "../app-parts.ts";
 import { parseGenerate } from "../generate-request.ts";
 import { ResponseWriter, auditUsage } from "../generate-response.ts";
+import { prefixIdOf } from "../prefix-id.ts";
 import { logFailure, toPrefixdError } from "../problem.ts";
 import { PromptReader } from "../prompt-tokens.ts";
 import { abortOnDisconnect } from "../requests.ts";
@@ -12,7 +13,7 @@ import { GENERATE_RESPONSE_EXAMPLE, GENERATE_STREAM_EXAMPLE, GenerateBody, Gener
 import { SseStream } from "../sse.ts";
 
 const CODES: ErrorCode[] = [
-  "unknown_field", "unsupported_parameter", "invalid_parameter", "empty_prompt", "invalid_token_id", "invalid_prefix_id", "context_exceeded", "body_too_large",
+  "unauthorized", "unknown_field", "unsupported_parameter", "invalid_parameter", "empty_prompt", "invalid_token_id", "invalid_prefix_id", "context_exceeded", "body_too_large",
   "unsupported_media_type", "prefix_not_found", "prefix_base_mismatch", "queue_full", "user_queue_full", "token_rate_exceeded", "store_unavailable", "removed", "model_failed",
 ];
 
@@ -31,8 +32,8 @@ export function generateRoutes(app: TypedApp, parts: AppParts): void {
   const maxN = Math.min(parts.limits.maxN, parts.limits.slots);
 
   const handle = async (request: FastifyRequest, reply: FastifyReply, body: GenerateBody, pathId: string | undefined): Promise<unknown> => {
-    const { request: valid, response } = await parseGenerate(body, pathId, reader, maxN);
-    if (valid.prefix) request.audit.prefix_id = valid.prefix.name;
+    const { request: valid, response } = await parseGenerate(body, pathId, request.principal.user, reader, maxN);
+    if (valid.prefix) request.audit.prefix_id = prefixIdOf(valid.prefix, valid.user);
     request.admitted = true;
     const writer = new ResponseWriter(valid, response, parts.modelName, (id) => parts.tokenizer.tokenText(id));
     return response.stream ? stream(request, reply, valid, writer) : answer(request, reply, valid, writer);
@@ -89,7 +90,7 @@ export function generateRoutes(app: TypedApp, parts: AppParts): void {
   app.post(
     "/generate",
     {
-      config: { generates: true },
+      config: { access: "user", generates: true },
       schema: {
         operationId: "generate",
         tags: ["generate"],
@@ -105,7 +106,7 @@ export function generateRoutes(app: TypedApp, parts: AppParts): void {
   app.post(
     "/prefixes/:id/generate",
     {
-      config: { generates: true },
+      config: { access: "user", generates: true },
       schema: {
         operationId: "generateWithPrefix",
         tags: ["generate"],

@@ -1,6 +1,6 @@
 import { PrefixdError } from "../../errors.ts";
 import type { AppParts, TypedApp } from "../app-parts.ts";
-import { json } from "../schemas/common.ts";
+import { json, problems } from "../schemas/common.ts";
 import { Liveness, Readiness } from "../schemas/health.ts";
 
 const CHECK_MS = 2_000;
@@ -10,13 +10,14 @@ export function healthRoutes(app: TypedApp, parts: AppParts, state: { readonly d
 
   app.get(
     "/health/live",
-    { logLevel: "warn", schema: { operationId: "live", tags, summary: "Is the process alive?", response: { 200: json("It is", Liveness, { example: { status: "ok" } }) } } },
+    { config: { access: "public" }, logLevel: "warn", schema: { operationId: "live", tags, summary: "Is the process alive?", response: { 200: json("It is", Liveness, { example: { status: "ok" } }) } } },
     async () => ({ status: "ok" as const }),
   );
 
   app.get(
     "/health/ready",
     {
+      config: { access: "public" },
       logLevel: "warn",
       schema: {
         operationId: "ready",
@@ -40,8 +41,14 @@ export function healthRoutes(app: TypedApp, parts: AppParts, state: { readonly d
   app.get(
     "/metrics",
     {
+      config: { access: "admin" },
       logLevel: "warn",
-      schema: { operationId: "metrics", tags, summary: "Metrics in Prometheus' format", response: { 200: { description: "See docs/metrics.md", content: { "text/plain": { schema: { type: "string" } } } } } },
+      schema: {
+        operationId: "metrics",
+        tags,
+        summary: "Metrics in Prometheus' format",
+        response: { 200: { description: "See docs/metrics.md", content: { "text/plain": { schema: { type: "string" } } } }, ...problems("unauthorized", "forbidden") },
+      },
     },
     async (_request, reply) => reply.type(parts.metrics.contentType).send(await parts.metrics.render()),
   );

@@ -1,21 +1,23 @@
 import type { FastifyReply, FastifyRequest } from "fastify";
 import { PrefixdError, type ErrorCode } from "../../errors.ts";
 import type { PrefixUpload } from "../../prefixes/registry-types.ts";
-import type { PrefixMeta } from "../../prefixes/store.ts";
+import type { PrefixKey, PrefixMeta, PrefixQuota } from "../../prefixes/store.ts";
+import { checkUserId, isBuiltInUser } from "../../users/user-id.ts";
 import type { AppParts, TypedApp } from "../app-parts.ts";
 import { etagOf, notModified, writePrecondition } from "../preconditions.ts";
-import { LOCAL_USER, parsePrefixId } from "../prefix-id.ts";
+import { parseOwnPrefixId, parsePrefixId, prefixIdOf } from "../prefix-id.ts";
 import { PromptReader } from "../prompt-tokens.ts";
 import { ETAG_HEADER, PrefixIdParams, empty, json, problems } from "../schemas/common.ts";
 import {
-  AdapterForm, DeleteHeaders, FileList, FileParams, HardPromptBody, ListQuery, PREFIX_EXAMPLE, PrefixDocument, PrefixList, ReadHeaders, WriteHeaders,
+  AdapterForm, DeleteHeaders, FileList, FileParams, HardPromptBody, ListQuery, PREFIX_EXAMPLE, PrefixDocument, PrefixList, ReadHeaders, SharingBody, WriteHeaders,
 } from "../schemas/prefixes.ts";
 import { Gate, readAdapter, uploadLimits } from "../upload.ts";
 
 /** Uploads that are held in memory at once. */
 const UPLOADS = 4;
-const READ_CODES: ErrorCode[] = ["invalid_prefix_id", "prefix_not_found", "store_unavailable"];
+const READ_CODES: ErrorCode[] = ["unauthorized", "invalid_prefix_id", "prefix_not_found", "store_unavailable"];
 const PUT_CODES: ErrorCode[] = [
+  "unauthorized", "prefix_not_found", "quota_exceeded",
   "invalid_prefix_id", "unknown_field", "invalid_parameter", "empty_prompt", "invalid_token_id", "upload_incomplete", "precondition_failed", "prefix_base_mismatch",
   "body_too_large", "unsupported_media_type", "adapter_config_invalid", "adapter_type_unsupported", "adapter_shape_mismatch", "safetensors_invalid",
   "prefix_not_finite", "prefix_too_long", "removed", "context_exceeded", "model_failed", "store_unavailable", "store_full",
@@ -28,11 +30,20 @@ export function prefixRoutes(app: TypedApp, parts: AppParts): void {
   const uploads = new Gate(UPLOADS);
   const tags = ["prefixes"];
 
-  const keyOf = (request: FastifyRequest, id: string): ReturnType<typeof parsePrefixId> => {
-    const key = parsePrefixId(id);
-    request.audit.prefix_id = key.name;
+  const keyOf = (request: FastifyRequest, id: string): PrefixKey => {
+    const { user } = request.principal;
+    const key = parsePrefixId(id, user);
+    request.audit.prefix_id = prefixIdOf(key, user);
     return key;
   };
+  const ownKeyOf = (request: FastifyRequest, id: string): PrefixKey => {
+    const key = parseOwnPrefixId(id, request.principal.user);
+    request.audit.prefix_id = key.name;
+    request.audit.target = `${key.user}/${key.name}`;
+    return key;
+  };
+  /** Only those who have a record have quotas. */
+  const quotaOf = async (user: string): Promise<PrefixQuota | undefined> => (isBuiltInUser(user) ? undefined : (await parts.users.getUser(user))?.limits);
 
   const uploadOf = async (request: FastifyRequest, body: HardPromptBody | null | undefined): Promise<PrefixUpload> => {
     if (request.isMultipart()) return { kind: "peft", ...(await readAdapter(request, limits)) };
@@ -43,6 +54,7 @@ export function prefixRoutes(app: TypedApp, parts: AppParts): void {
   app.put(
     "/prefixes/:id",
     {
+      config: { access: "user", audit: "prefix.register" },
       schema: {
         operationId: "putPrefix",
         tags,
@@ -60,40 +72,46 @@ export function prefixRoutes(app: TypedApp, parts: AppParts): void {
       },
     },
     async (request, reply) => {
-      const key = keyOf(request, request.params.id);
+      const key = ownKeyOf(request, request.params.id);
       const precondition = writePrecondition(request.headers);
-      const { meta, created } = await uploads.run(async () => prefixes.register(key, await uploadOf(request, request.body as HardPromptBody | undefined), precondition));
+      const { meta, created } = await uploads.run(async () =>
+        prefixes.register(key, await uploadOf(request, request.body as HardPromptBody | undefined), precondition, await quotaOf(key.user)),
+      );
+      request.audit.digest = meta.digest;
       reply.code(created ? 201 : 200).header("etag", etagOf(meta.digest));
       if (created) reply.header("location", `/prefixes/${encodeURIComponent(meta.name)}`);
-      return documentOf(meta);
+      return documentOf(meta, request.principal.user);
     },
   );
 
   app.get(
     "/prefixes",
     {
+      config: { access: "user" },
       schema: {
         operationId: "listPrefixes",
         tags,
         summary: "List prefixes",
         description: "In ascending order of id.",
         querystring: ListQuery,
-        response: { 200: json("One page", PrefixList, { example: { prefixes: [PREFIX_EXAMPLE], next: null } }), ...problems("unknown_field", "invalid_parameter", "store_unavailable") },
+        response: { 200: json("One page", PrefixList, { example: { prefixes: [PREFIX_EXAMPLE], next: null } }), ...problems("unauthorized", "unknown_field", "invalid_parameter", "store_unavailable") },
       },
     },
     async (request) => {
       const limit = request.query.limit ?? 100;
+      const { user } = request.principal;
       const { after } = request.query;
       // One more than asked for tells whether there is a next page.
-      const found = await prefixes.list(LOCAL_USER, { limit: limit + 1, ...(after === undefined ? {} : { after }) });
+      const found = await prefixes.list(user, { limit: limit + 1, ...(after === undefined ? {} : { after }) });
       const page = found.slice(0, limit);
-      return { prefixes: page.map(documentOf), next: found.length > limit ? (page.at(-1)?.name ?? null) : null };
+      return { prefixes: page.map((meta) => documentOf(meta, user)), next: found.length > limit ? (page.at(-1)?.name ?? null) : null };
     },
   );
 
   app.get(
     "/prefixes/:id",
     {
+      config: { access: "user" },
       schema: {
         operationId: "getPrefix",
         tags,
@@ -104,15 +122,16 @@ export function prefixRoutes(app: TypedApp, parts: AppParts): void {
       },
     },
     async (request, reply) => {
-      const meta = await prefixes.info(keyOf(request, request.params.id));
+      const meta = await prefixes.info(keyOf(request, request.params.id), request.principal.user);
       reply.header("etag", etagOf(meta.digest));
-      return notModified(request.headers["if-none-match"], meta.digest) ? reply.code(304).send() : documentOf(meta);
+      return notModified(request.headers["if-none-match"], meta.digest) ? reply.code(304).send() : documentOf(meta, request.principal.user);
     },
   );
 
   app.get(
     "/prefixes/:id/adapter",
     {
+      config: { access: "user" },
       schema: {
         operationId: "listAdapterFiles",
         tags,
@@ -126,9 +145,9 @@ export function prefixRoutes(app: TypedApp, parts: AppParts): void {
       },
     },
     async (request, reply) => {
-      const meta = await prefixes.info(keyOf(request, request.params.id));
+      const meta = await prefixes.info(keyOf(request, request.params.id), request.principal.user);
       reply.header("etag", etagOf(meta.digest));
-      const url = (file: string): string => `/prefixes/${encodeURIComponent(meta.name)}/adapter/${encodeURIComponent(file)}`;
+      const url = (file: string): string => `/prefixes/${encodeURIComponent(prefixIdOf(meta, request.principal.user))}/adapter/${encodeURIComponent(file)}`;
       return { files: Object.entries(meta.files).map(([name, bytes]) => ({ name, bytes, url: url(name) })) };
     },
   );
@@ -136,6 +155,7 @@ export function prefixRoutes(app: TypedApp, parts: AppParts): void {
   app.get(
     "/prefixes/:id/adapter/:file",
     {
+      config: { access: "user" },
       schema: {
         operationId: "getAdapterFile",
         tags,
@@ -148,16 +168,46 @@ export function prefixRoutes(app: TypedApp, parts: AppParts): void {
       },
     },
     async (request, reply) => {
-      const { meta, files } = await prefixes.files(keyOf(request, request.params.id));
+      const { meta, files } = await prefixes.files(keyOf(request, request.params.id), request.principal.user);
       const bytes = files.get(request.params.file);
       if (bytes === undefined) throw new PrefixdError("not_found", "The prefix has no such file.");
       return sendFile(reply, meta, request.params.file, bytes);
     },
   );
 
+  app.patch(
+    "/prefixes/:id",
+    {
+      config: { access: "user", audit: "prefix.share" },
+      schema: {
+        operationId: "patchPrefix",
+        tags,
+        summary: "Share a prefix, or stop sharing it",
+        description: "Others use it as `user/name`. Who loses it gets 404 from then on; requests that run end as usual.",
+        params: PrefixIdParams,
+        headers: DeleteHeaders,
+        body: SharingBody,
+        response: {
+          200: json("Changed", PrefixDocument, { headers: ETAG_HEADER, example: PREFIX_EXAMPLE }),
+          ...problems(...READ_CODES, "unknown_field", "invalid_parameter", "invalid_user_id", "precondition_failed", "body_too_large", "unsupported_media_type"),
+        },
+      },
+    },
+    async (request, reply) => {
+      const key = ownKeyOf(request, request.params.id);
+      // Whether they exist is not told.
+      for (const user of request.body.shared_with ?? []) if (!isBuiltInUser(user)) checkUserId(user);
+      const meta = await prefixes.patch(key, request.body, writePrecondition(request.headers));
+      request.audit.digest = meta.digest;
+      reply.header("etag", etagOf(meta.digest));
+      return documentOf(meta, key.user);
+    },
+  );
+
   app.delete(
     "/prefixes/:id",
     {
+      config: { access: "user", audit: "prefix.remove" },
       schema: {
         operationId: "deletePrefix",
         tags,
@@ -169,7 +219,7 @@ export function prefixRoutes(app: TypedApp, parts: AppParts): void {
       },
     },
     async (request, reply) => {
-      const key = keyOf(request, request.params.id);
+      const key = ownKeyOf(request, request.params.id);
       await prefixes.remove(key, writePrecondition(request.headers));
       await parts.generation.endRequestsOf(key);
       return reply.code(204).send();
@@ -184,9 +234,11 @@ async function hardPrompt(body: HardPromptBody, reader: PromptReader): Promise<P
   return { kind: "hard", ids: ids as Int32Array, ...(text === undefined ? {} : { text }) };
 }
 
-function documentOf(meta: PrefixMeta): PrefixDocument {
-  const { name: id, kind, digest, length: virtual_tokens, bytes, base, createdAt: created_at, updatedAt: updated_at, files } = meta;
-  return { id, kind, digest, virtual_tokens, bytes, base, created_at, updated_at, files: { ...files } };
+/** As the user who asks may see it: whom else the owner lets in is the owner's business. */
+function documentOf(meta: PrefixMeta, user: string): PrefixDocument {
+  const { visibility = "private", shared_with = [], kind, digest, length: virtual_tokens, bytes, base, createdAt: created_at, updatedAt: updated_at, files } = meta;
+  const id = prefixIdOf(meta, user);
+  return { id, kind, digest, virtual_tokens, bytes, base, created_at, updated_at, files: { ...files }, visibility, shared_with: meta.user === user ? [...shared_with] : [] };
 }
 
 function sendFile(reply: FastifyReply, meta: PrefixMeta, file: string, bytes: Uint8Array): FastifyReply {

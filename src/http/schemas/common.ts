@@ -76,7 +76,7 @@ export function json(description: string, schema: TSchema, more: { headers?: Rec
 }
 
 /** One word or `user/name`; what exactly is allowed is checked where ids are parsed, so that the error has its own code. */
-export const PrefixIdParams = Type.Object({ id: Type.String({ description: "The prefix's id: its name", examples: ["intent"] }) });
+export const PrefixIdParams = Type.Object({ id: Type.String({ description: "The prefix's id: its name, or `user%2Fname` for one that another user shares", examples: ["intent"] }) });
 
 export const strict = <T extends Record<string, TSchema>>(properties: T, options: Record<string, unknown> = {}): TObject<T> =>
   Type.Object(properties, { additionalProperties: false, ...options });

@@ -14,11 +14,24 @@ export const PrefixDocument = named(
       created_at: Type.String({ format: "date-time" }),
       updated_at: Type.String({ format: "date-time" }),
       files: Type.Record(Type.String(), Type.Integer(), { description: "What was uploaded: name and bytes" }),
+      visibility: Type.Enum(["private", "shared"], { description: "private: for the owner and those of `shared_with`; shared: for every user" }),
+      shared_with: Type.Array(Type.String(), { description: "Users who may use it; shown to the owner only" }),
     },
     { description: "A registered prefix" },
   ),
 );
 export type PrefixDocument = Static<typeof PrefixDocument>;
+
+export const SharingBody = named(
+  "PrefixSharing",
+  strict(
+    {
+      visibility: Type.Optional(Type.Enum(["private", "shared"])),
+      shared_with: Type.Optional(Type.Array(Type.String(), { maxItems: 1000, uniqueItems: true, description: "Users who may use it while it is private" })),
+    },
+    { minProperties: 1, description: "Who else may use a prefix, as `user/name`. What is not named stays." },
+  ),
+);
 
 export const HardPromptBody = named(
   "HardPrompt",
@@ -71,4 +84,6 @@ export const PREFIX_EXAMPLE: PrefixDocument = {
   created_at: "2025-01-31T12:00:00.000Z",
   updated_at: "2025-01-31T12:00:00.000Z",
   files: { "adapter_config.json": 731, "adapter_model.safetensors": 82016 },
+  visibility: "private",
+  shared_with: [],
 };

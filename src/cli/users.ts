@@ -1,0 +1,91 @@
+import { parseArgs } from "node:util";
+import { ConfigError, readAdminKey } from "../config.ts";
+import { call } from "./http-client.ts";
+
+const USAGE = `Usage: prefixd users COMMAND [--url http://127.0.0.1:8080] [--admin-key-file FILE]
+
+  create USER [--weight N] [--limit NAME=N ...]   NAME: max_running, max_queued, tokens_per_minute, max_prefixes, max_prefix_bytes
+  list [--after USER]
+  show USER
+  patch USER [--weight N] [--limit NAME=N|none ...]
+  remove USER [--keep-usage]                      with all keys and prefixes; prints the receipt
+  create-key USER [--expires-at TIME]             prints the key, once
+  delete-key USER KEY_ID
+
+The admin key comes from the file or from PREFIXD_ADMIN_KEY. Prints the server's JSON.
+`;
+
+const OPTIONS = {
+  url: { type: "string" },
+  "admin-key-file": { type: "string" },
+  weight: { type: "string" },
+  limit: { type: "string", multiple: true },
+  after: { type: "string" },
+  "keep-usage": { type: "boolean" },
+  "expires-at": { type: "string" },
+  help: { type: "boolean", short: "h" },
+} as const;
+
+type Values = ReturnType<typeof readArgs>["values"];
+
+interface Command {
+  readonly operands: number;
+  readonly options: readonly (keyof typeof OPTIONS)[];
+  request(operands: readonly string[], values: Values): { method: string; path: string; body?: object };
+}
+
+const user = (id: string | undefined): string => `/admin/users/${encodeURIComponent(id ?? "")}`;
+
+const COMMANDS: Readonly<Record<string, Command>> = {
+  create: { operands: 1, options: ["weight", "limit"], request: ([id], values) => ({ method: "POST", path: "/admin/users", body: { id, ...settingsOf(values) } }) },
+  list: { operands: 0, options: ["after"], request: (_, { after }) => ({ method: "GET", path: `/admin/users${after === undefined ? "" : `?after=${encodeURIComponent(after)}`}` }) },
+  show: { operands: 1, options: [], request: ([id]) => ({ method: "GET", path: user(id) }) },
+  patch: { operands: 1, options: ["weight", "limit"], request: ([id], values) => ({ method: "PATCH", path: user(id), body: settingsOf(values) }) },
+  remove: { operands: 1, options: ["keep-usage"], request: ([id], values) => ({ method: "DELETE", path: `${user(id)}${values["keep-usage"] === true ? "?keep_usage=true" : ""}` }) },
+  "create-key": { operands: 1, options: ["expires-at"], request: ([id], values) => ({ method: "POST", path: `${user(id)}/keys`, body: values["expires-at"] === undefined ? {} : { expires_at: values["expires-at"] } }) },
+  "delete-key": { operands: 2, options: [], request: ([id, key]) => ({ method: "DELETE", path: `${user(id)}/keys/${encodeURIComponent(key ?? "")}` }) },
+};
+
+/** `prefixd users`: what the admin routes do, from the command line. */
+export async function users(args: readonly string[]): Promise<void> {
+  const { values, positionals } = readArgs(args);
+  const [name = "", ...operands] = positionals;
+  if (values.help === true) return void process.stdout.write(USAGE);
+  const command = Object.hasOwn(COMMANDS, name) ? COMMANDS[name] : undefined;
+  if (command === undefined) throw new ConfigError(`users: no such command: ${name}\n${USAGE}`);
+  if (operands.length !== command.operands) throw new ConfigError(`users ${name} takes ${command.operands} operands\n${USAGE}`);
+  for (const option of Object.keys(values)) {
+    if (option !== "url" && option !== "admin-key-file" && !command.options.some((known) => known === option)) throw new ConfigError(`users ${name}: takes no --${option}`);
+  }
+  const key = readAdminKey(values["admin-key-file"] ?? "", process.env);
+  if (key === null) throw new ConfigError("users: give --admin-key-file FILE or PREFIXD_ADMIN_KEY");
+  const { method, path, body } = command.request(operands, values);
+  const headers: Record<string, string> = body === undefined ? {} : { "content-type": "application/json" };
+  const answer = await call(values.url, path, { method, headers, ...(body === undefined ? {} : { body: JSON.stringify(body) }) }, key);
+  if (answer !== "") console.log(answer);
+}
+
+function settingsOf(values: Values): object {
+  const limits = Object.fromEntries((values.limit ?? []).map(limitOf));
+  return { ...(values.weight === undefined ? {} : { weight: numberOf("--weight", values.weight) }), ...(values.limit === undefined ? {} : { limits }) };
+}
+
+function limitOf(text: string): [string, number | null] {
+  const at = text.indexOf("=");
+  if (at < 1) throw new ConfigError(`--limit ${text}: expected NAME=N or NAME=none`);
+  const value = text.slice(at + 1);
+  return [text.slice(0, at), value === "none" ? null : numberOf("--limit", value)];
+}
+
+function numberOf(flag: string, text: string): number {
+  if (!/^-?\d+(\.\d+)?$/.test(text)) throw new ConfigError(`${flag} ${text}: expected a number`);
+  return Number(text);
+}
+
+function readArgs(args: readonly string[]) {
+  try {
+    return parseArgs({ args: [...args], allowPositionals: true, options: OPTIONS });
+  } catch (error) {
+    throw new ConfigError(`users: ${error instanceof Error ? error.message : String(error)}`);
+  }
+}

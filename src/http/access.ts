@@ -1,0 +1,48 @@
+import type { FastifyInstance, RouteOptions } from "fastify";
+import { PrefixdError } from "../errors.ts";
+import type { Authenticator } from "../users/authenticator.ts";
+import type { Principal } from "../users/types.ts";
+
+/** Who may use a route. `user`: whoever has a valid key, the admin's included. */
+export type Access = "public" | "user" | "admin";
+
+/** A route and who may use it. */
+export interface DeclaredRoute {
+  readonly method: string;
+  readonly url: string;
+  readonly access: Access;
+}
+
+declare module "fastify" {
+  interface FastifyRequest {
+    /** Whom the request is from; only routes that are not public have one. */
+    principal: Principal;
+  }
+  interface FastifyContextConfig {
+    access?: Access;
+  }
+}
+
+/**
+ * Lets nobody in who may not, before a byte of the body is read. Must come before the routes; the function that it answers comes
+ * after them, lists them all, and throws if one does not say who may use it, so that none is open, or closed, by oversight.
+ */
+export function guardAccess(app: FastifyInstance, authenticator: Authenticator): () => DeclaredRoute[] {
+  const routes: RouteOptions[] = [];
+  app.addHook("onRoute", (route) => void routes.push(route));
+  app.decorateRequest("principal");
+  app.addHook("onRequest", async (request) => {
+    // What does not exist is not told to strangers either.
+    const access = request.is404 ? "user" : (request.routeOptions.config.access ?? "admin");
+    if (access === "public") return;
+    request.principal = await authenticator.authenticate(request.headers.authorization);
+    request.audit.user = request.principal.user;
+    if (request.principal.keyId !== null) request.audit.key_id = request.principal.keyId;
+    if (access === "admin" && request.principal.role !== "admin") throw new PrefixdError("forbidden", "This needs the admin key.");
+  });
+  return () => {
+    const undeclared = routes.filter((route) => route.config?.access === undefined).map((route) => `${String(route.method)} ${route.url}`);
+    if (undeclared.length > 0) throw new Error(`routes without config.access: ${undeclared.join(", ")}`);
+    return routes.flatMap(({ method, url, config }) => [method].flat().map((one) => ({ method: one, url, access: config?.access ?? "admin" })));
+  };
+}

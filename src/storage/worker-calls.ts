@@ -1,0 +1,100 @@
+import { Worker } from "node:worker_threads";
+import { PrefixdError } from "../errors.ts";
+import { OPENED, type Reply } from "./worker-protocol.ts";
+
+interface Pending {
+  readonly resolve: (value: unknown) => void;
+  readonly reject: (error: Error) => void;
+}
+
+/** The thread and the calls that wait for it. */
+interface Thread {
+  readonly worker: Worker;
+  readonly pending: Map<number, Pending>;
+  readonly opened: Promise<unknown>;
+  readonly ended: Promise<void>;
+}
+
+/** The methods of tables that live on a thread, as seen from this one. */
+type Answer<T, M extends keyof T> = T[M] extends (...args: never[]) => infer R ? Promise<Awaited<R>> : never;
+type Args<T, M extends keyof T> = T[M] extends (...args: infer A) => unknown ? A : never;
+
+/**
+ * Calls to an embedded database on a thread of its own: fsync and large copies take milliseconds, and decoding must not wait for
+ * the disk. `worker` is the address of the thread's entry without its ending; `what` names the store in errors.
+ * A thread that has ended is started again by the next call.
+ */
+export class WorkerCalls<T> {
+  readonly #entry: string;
+  readonly #options: unknown;
+  readonly #what: string;
+  #thread: Thread | undefined;
+  #lastId = OPENED;
+  #closed = false;
+
+  constructor(entry: string, options: unknown, what: string) {
+    this.#entry = entry;
+    this.#options = options;
+    this.#what = what;
+  }
+
+  async call<M extends keyof T & string>(method: M, ...args: Args<T, M>): Promise<Awaited<Answer<T, M>>> {
+    if (this.#closed) throw this.#unavailable("the store is closed");
+    const thread = (this.#thread ??= this.#start());
+    await thread.opened;
+    const value = await new Promise<unknown>((resolve, reject) => {
+      const id = ++this.#lastId;
+      thread.pending.set(id, { resolve, reject });
+      thread.worker.postMessage({ id, method, args });
+    });
+    return value as Awaited<Answer<T, M>>;
+  }
+
+  async close(): Promise<void> {
+    this.#closed = true;
+    const thread = this.#thread;
+    if (thread === undefined) return;
+    await thread.opened.catch(() => {});
+    thread.worker.postMessage({ id: ++this.#lastId, method: "close", args: [] });
+    await thread.ended;
+  }
+
+  #start(): Thread {
+    const worker = startWorker(this.#entry, this.#options);
+    const pending = new Map<number, Pending>();
+    const opened = new Promise<unknown>((resolve, reject) => pending.set(OPENED, { resolve, reject }));
+    opened.catch(() => void worker.terminate());
+    worker.on("message", (reply: Reply) => {
+      const call = pending.get(reply.id);
+      pending.delete(reply.id);
+      if ("value" in reply) call?.resolve(reply.value);
+      else call?.reject(failure(reply.failure.code, reply.failure.detail, reply.failure.cause));
+    });
+    let reason: unknown = "the thread ended";
+    worker.on("error", (error) => (reason = error));
+    const ended = new Promise<void>((resolve) => {
+      worker.once("exit", () => {
+        if (this.#thread?.worker === worker) this.#thread = undefined;
+        for (const call of pending.values()) call.reject(this.#unavailable(reason));
+        resolve();
+      });
+    });
+    return { worker, pending, opened, ended };
+  }
+
+  #unavailable(cause: unknown): PrefixdError {
+    return failure("store_unavailable", `The ${this.#what} is not running.`, cause);
+  }
+}
+
+/** tsx, which runs the sources in tests and development, does not reach into threads by itself; the build is plain JavaScript. */
+function startWorker(entry: string, options: unknown): Worker {
+  if (!import.meta.url.endsWith(".ts")) return new Worker(new URL(`${entry}.js`), { workerData: options });
+  const tsx = import.meta.resolve("tsx/esm/api");
+  const start = `import(${JSON.stringify(tsx)}).then(({ register }) => { register(); return import(${JSON.stringify(`${entry}.ts`)}); })`;
+  return new Worker(start, { eval: true, workerData: options });
+}
+
+function failure(code: PrefixdError["code"], detail: string, cause: unknown): PrefixdError {
+  return new PrefixdError(code, detail, code === "store_unavailable" ? { cause, retryAfter: 5 } : { cause });
+}

@@ -1,0 +1,19 @@
+import type { ErrorCode } from "../errors.ts";
+
+export interface Call {
+  readonly id: number;
+  readonly method: string;
+  readonly args: readonly unknown[];
+}
+
+/** Errors as plain data: a class does not survive the way between threads. */
+export interface Failure {
+  readonly code: ErrorCode;
+  readonly detail: string;
+  readonly cause: string;
+}
+
+export type Reply = { readonly id: number } & ({ readonly value: unknown } | { readonly failure: Failure });
+
+/** The id of the message that says whether the tables could be opened. */
+export const OPENED = 0;

@@ -1,0 +1,28 @@
+/** Who wants to hear of changed users. */
+export class ChangeListeners {
+  readonly #listeners = new Set<(user: string) => void>();
+
+  add(listener: (user: string) => void): () => void {
+    // A wrapper, so that registering a function twice counts twice.
+    const entry = (user: string): void => listener(user);
+    this.#listeners.add(entry);
+    return () => void this.#listeners.delete(entry);
+  }
+
+  tell(user: string): void {
+    for (const listener of this.#listeners) listener(user);
+  }
+
+  /** Tells when the change is over, also after an error: the store may have made it and failed to say so. */
+  async after<T>(user: string, change: Promise<T>): Promise<T> {
+    try {
+      return await change;
+    } finally {
+      this.tell(user);
+    }
+  }
+
+  clear(): void {
+    this.#listeners.clear();
+  }
+}

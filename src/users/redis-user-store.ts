@@ -1,0 +1,216 @@
+import { randomUUID } from "node:crypto";
+import { PrefixdError } from "../errors.ts";
+import { RedisConnection, toStoreError, type RedisConnectionOptions } from "../prefixes/redis-connection.ts";
+import { ChangeListeners } from "./change-listeners.ts";
+import { RedisUserKeys } from "./redis-user-keys.ts";
+import { ADD_USAGE, CREATE_USER, DELETE_KEY, DELETE_USER_RECORD, PUT_KEY, REPLACE_USER } from "./redis-user-scripts.ts";
+import type { RemovedUser, UserPatch, UserStore } from "./store.ts";
+import type { ApiKeyRecord, UsageRow, User } from "./types.ts";
+import { compare, compareUsage, toCounts, toUsageRow } from "./usage-counts.ts";
+import { isBuiltInUser } from "./user-id.ts";
+
+export interface RedisUserOptions extends RedisConnectionOptions {
+  /** What all keys begin with. Default `prefixd`. */
+  readonly namespace?: string;
+}
+
+/** Connects to users shared by replicas. Resolves after `commandTimeoutMs` at the latest, connected or not. */
+export async function openRedisUserStore(options: RedisUserOptions): Promise<UserStore> {
+  const connection = new RedisConnection(options);
+  await connection.ready(options.commandTimeoutMs ?? 2000);
+  return new RedisUserStore(connection, new RedisUserKeys(options.namespace ?? "prefixd"));
+}
+
+/** Another replica's patches that one patch may lose against. */
+const PATCH_TURNS = 64;
+
+class RedisUserStore implements UserStore {
+  readonly #connection: RedisConnection;
+  readonly #keys: RedisUserKeys;
+  readonly #origin = randomUUID();
+  readonly #changes = new ChangeListeners();
+
+  constructor(connection: RedisConnection, keys: RedisUserKeys) {
+    this.#connection = connection;
+    this.#keys = keys;
+    connection.subscribe(keys.changes, (message) => this.#heard(message));
+  }
+
+  createUser(user: User): Promise<void> {
+    return this.#change(user.id, async (announce) => {
+      const { client } = this.#connection;
+      // Before, so that a crash leaves none unlisted; after, because a removal of the old one may just have taken it off the list.
+      await client.zadd(this.#keys.users, 0, user.id);
+      const created = await this.#connection.run(CREATE_USER, [this.#keys.user(user.id)], [JSON.stringify(user), ...announce]);
+      await client.zadd(this.#keys.users, 0, user.id);
+      if (created === 0) throw new PrefixdError("user_exists", "There is a user of this id already.");
+    });
+  }
+
+  getUser(id: string): Promise<User | null> {
+    return guarded(async () => parse<User>(await this.#connection.client.get(this.#keys.user(id))));
+  }
+
+  listUsers({ after, limit }: { after?: string; limit: number }): Promise<User[]> {
+    return guarded(async () => {
+      const { client } = this.#connection;
+      const users: User[] = [];
+      let last = after;
+      while (users.length < limit) {
+        const wanted = limit - users.length;
+        const ids = await client.zrangebylex(this.#keys.users, last === undefined ? "-" : `(${last}`, "+", "LIMIT", 0, wanted);
+        const found = await Promise.all(ids.map((id) => client.get(this.#keys.user(id))));
+        users.push(...found.flatMap((json) => parse<User>(json) ?? []));
+        if (ids.length < wanted) break;
+        last = ids.at(-1);
+      }
+      return users;
+    });
+  }
+
+  patchUser(id: string, patch: UserPatch, updatedAt: string): Promise<User> {
+    return this.#change(id, async (announce) => {
+      for (let turn = 0; turn < PATCH_TURNS; turn++) {
+        const json = await this.#connection.client.get(this.#keys.user(id));
+        if (json === null) throw noUser();
+        const old = JSON.parse(json) as User;
+        const user: User = { ...old, weight: patch.weight ?? old.weight, limits: { ...old.limits, ...patch.limits }, updatedAt };
+        if ((await this.#connection.run(REPLACE_USER, [this.#keys.user(id)], [json, JSON.stringify(user), ...announce])) === 1) return user;
+      }
+      throw new PrefixdError("store_unavailable", "The user is being changed all the time.", { retryAfter: 1 });
+    });
+  }
+
+  putKey(key: ApiKeyRecord): Promise<void> {
+    return this.#change(key.user, async (announce) => {
+      const { client } = this.#connection;
+      await client.set(this.#keys.key(key.id), key.user);
+      const keys = [this.#keys.user(key.user), this.#keys.keys(key.user)];
+      if ((await this.#connection.run(PUT_KEY, keys, [key.id, JSON.stringify(key), ...announce])) === 1) return;
+      await client.del(this.#keys.key(key.id));
+      throw noUser();
+    });
+  }
+
+  findKey(keyId: string): Promise<ApiKeyRecord | null> {
+    return guarded(async () => {
+      const user = await this.#connection.client.get(this.#keys.key(keyId));
+      return user === null ? null : parse<ApiKeyRecord>(await this.#connection.client.hget(this.#keys.keys(user), keyId));
+    });
+  }
+
+  listKeys(user: string): Promise<ApiKeyRecord[]> {
+    return guarded(async () => {
+      const records = (await this.#connection.client.hvals(this.#keys.keys(user))).flatMap((json) => parse<ApiKeyRecord>(json) ?? []);
+      return records.sort((a, b) => compare(a.createdAt, b.createdAt) || compare(a.id, b.id));
+    });
+  }
+
+  deleteKey(user: string, keyId: string): Promise<boolean> {
+    return this.#change(user, async (announce) => {
+      const removed = await this.#connection.run(DELETE_KEY, [this.#keys.keys(user)], [keyId, ...announce]);
+      if (removed === 1) await this.#connection.client.del(this.#keys.key(keyId));
+      return removed === 1;
+    });
+  }
+
+  deleteUser(id: string, { keepUsage }: { keepUsage: boolean }): Promise<RemovedUser> {
+    return this.#change(id, async (announce) => {
+      const { client } = this.#connection;
+      // First the index: after a crash in the middle the rest can be found again, index entries without their user could not.
+      await this.#dropIndex(await client.hkeys(this.#keys.keys(id)));
+      const keys = [this.#keys.user(id), this.#keys.keys(id), this.#keys.usage(id)];
+      const reply = await this.#connection.run(DELETE_USER_RECORD, keys, [keepUsage ? "keep" : "drop", ...announce]);
+      const [there, fields, ids] = reply as [number, string[], string[]];
+      await this.#dropIndex(ids);
+      await client.zrem(this.#keys.users, id);
+      // Created again in the meantime.
+      if ((await client.exists(this.#keys.user(id))) === 1) await client.zadd(this.#keys.users, 0, id);
+      if (there === 0) throw noUser();
+      return { keys: ids.length, usageRows: new Set(fields.map((field) => field.slice(0, field.lastIndexOf(" ")))).size };
+    });
+  }
+
+  addUsage(rows: readonly UsageRow[]): Promise<void> {
+    return guarded(async () => {
+      const byUser = new Map<string, (string | number)[]>();
+      for (const row of rows) {
+        const args = byUser.get(row.user) ?? [isBuiltInUser(row.user) ? "built-in" : "created"];
+        byUser.set(row.user, args);
+        const field = `${row.day}/${row.prefix === null ? "" : `=${row.prefix}`}`;
+        toCounts(row).forEach((count, i) => args.push(`${field} ${i}`, count));
+      }
+      await Promise.all([...byUser].map(([user, args]) => this.#connection.run(ADD_USAGE, [this.#keys.user(user), this.#keys.usage(user)], args)));
+    });
+  }
+
+  usage(user: string, { from = "", to = "9999" }: { from?: string; to?: string }): Promise<UsageRow[]> {
+    return guarded(async () => {
+      const rows = new Map<string, number[]>();
+      for (const [name, value] of Object.entries(await this.#connection.client.hgetall(this.#keys.usage(user)))) {
+        const at = name.lastIndexOf(" ");
+        const field = name.slice(0, at);
+        const day = field.slice(0, field.indexOf("/"));
+        if (day < from || day > to) continue;
+        const counts = rows.get(field) ?? [];
+        rows.set(field, counts);
+        counts[Number(name.slice(at + 1))] = Number(value);
+      }
+      const result = [...rows].map(([field, counts]) => {
+        const at = field.indexOf("/");
+        const prefix = field.slice(at + 1);
+        return toUsageRow(user, prefix === "" ? null : prefix.slice(1), field.slice(0, at), counts);
+      });
+      return result.sort(compareUsage);
+    });
+  }
+
+  onChange(listener: (user: string) => void): () => void {
+    return this.#changes.add(listener);
+  }
+
+  ping(): Promise<void> {
+    return guarded(async () => void (await this.#connection.client.exists(this.#keys.users)));
+  }
+
+  async close(): Promise<void> {
+    this.#changes.clear();
+    this.#connection.close();
+  }
+
+  async #dropIndex(keyIds: readonly string[]): Promise<void> {
+    await Promise.all(keyIds.map((id) => this.#connection.client.del(this.#keys.key(id))));
+  }
+
+  /** Runs a change that announces itself to the other replicas by these arguments of its script. */
+  #change<T>(user: string, work: (announce: [channel: string, message: string]) => Promise<T>): Promise<T> {
+    return this.#changes.after(user, guarded(() => work([this.#keys.changes, JSON.stringify([this.#origin, user])])));
+  }
+
+  #heard(message: string): void {
+    let parts: unknown;
+    try {
+      parts = JSON.parse(message);
+    } catch {
+      // A stranger's message on the channel is nothing to fail for.
+      return;
+    }
+    if (Array.isArray(parts) && parts[0] !== this.#origin && typeof parts[1] === "string") this.#changes.tell(parts[1]);
+  }
+}
+
+function parse<T>(json: string | null): T | null {
+  return json === null ? null : (JSON.parse(json) as T);
+}
+
+function noUser(): PrefixdError {
+  return new PrefixdError("user_not_found", "There is no such user.");
+}
+
+async function guarded<T>(work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
+  } catch (error) {
+    throw toStoreError(error);
+  }
+}

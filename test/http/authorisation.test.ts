@@ -1,0 +1,196 @@
+import type { InjectOptions } from "fastify";
+import t from "tap";
+import { hashApiKey, createApiKey } from "../../src/users/api-key.ts";
+import { NO_LIMITS } from "../../src/users/types.ts";
+import { ADMIN_KEY, buildTestApp, type TestApp } from "../support/app.ts";
+
+type Caller = "none" | "bad" | "revoked" | "expired" | "other" | "owner" | "admin";
+type Row = readonly [payload: object | undefined, status: Partial<Record<Caller, number>> & { owner: number; other: number; admin: number }];
+
+const same = (status: number) => ({ owner: status, other: status, admin: status });
+const adminOnly = (status: number) => ({ owner: 403, other: 403, admin: status });
+const PUBLIC = (status: number) => ({ ...same(status), none: status, bad: status, revoked: status, expired: status });
+const HARD = { text: "hello" };
+
+/** Every route of the API. `owner` is ann, whose private prefix `p` the ids name in full; the rows of the pages follow below. */
+const MATRIX: Readonly<Record<string, Row>> = {
+  "POST /generate": [{ prompt: "a", prefix_id: "ann/p" }, { owner: 200, other: 404, admin: 404 }],
+  "POST /prefixes/:id/generate": [{ prompt: "a" }, { owner: 200, other: 404, admin: 404 }],
+  "PUT /prefixes/:id": [HARD, { owner: 200, other: 404, admin: 404 }],
+  "GET /prefixes": [undefined, same(200)],
+  "HEAD /prefixes": [undefined, same(200)],
+  "GET /prefixes/:id": [undefined, { owner: 200, other: 404, admin: 404 }],
+  "HEAD /prefixes/:id": [undefined, { owner: 200, other: 404, admin: 404 }],
+  "GET /prefixes/:id/adapter": [undefined, { owner: 200, other: 404, admin: 404 }],
+  "HEAD /prefixes/:id/adapter": [undefined, { owner: 200, other: 404, admin: 404 }],
+  "GET /prefixes/:id/adapter/:file": [undefined, { owner: 404, other: 404, admin: 404 }],
+  "HEAD /prefixes/:id/adapter/:file": [undefined, { owner: 404, other: 404, admin: 404 }],
+  "PATCH /prefixes/:id": [{ visibility: "private" }, { owner: 200, other: 404, admin: 404 }],
+  "DELETE /prefixes/:id": [undefined, { owner: 204, other: 404, admin: 404 }],
+  "GET /usage": [undefined, same(200)],
+  "HEAD /usage": [undefined, same(200)],
+  "POST /admin/users": [{ id: "new" }, adminOnly(201)],
+  "GET /admin/users": [undefined, adminOnly(200)],
+  "HEAD /admin/users": [undefined, adminOnly(200)],
+  "GET /admin/users/:user": [undefined, adminOnly(200)],
+  "HEAD /admin/users/:user": [undefined, adminOnly(200)],
+  "PATCH /admin/users/:user": [{ weight: 2 }, adminOnly(200)],
+  "DELETE /admin/users/:user": [undefined, adminOnly(200)],
+  "POST /admin/users/:user/keys": [{}, adminOnly(201)],
+  "DELETE /admin/users/:user/keys/:key": [undefined, adminOnly(404)],
+  "GET /metrics": [undefined, adminOnly(200)],
+  "HEAD /metrics": [undefined, adminOnly(200)],
+  "GET /health/live": [undefined, PUBLIC(200)],
+  "HEAD /health/live": [undefined, PUBLIC(200)],
+  "GET /health/ready": [undefined, PUBLIC(200)],
+  "HEAD /health/ready": [undefined, PUBLIC(200)],
+  "GET /openapi.yaml": [undefined, PUBLIC(200)],
+  "HEAD /openapi.yaml": [undefined, PUBLIC(200)],
+  "GET /": [undefined, PUBLIC(302)],
+  "HEAD /": [undefined, PUBLIC(302)],
+  "GET /docs": [undefined, PUBLIC(200)],
+};
+
+interface Keyed {
+  readonly app: TestApp;
+  readonly keys: Readonly<Record<Caller, string | null>>;
+  readonly send: (caller: Caller, method: string, url: string, payload?: object) => Promise<Awaited<ReturnType<TestApp["fastify"]["inject"]>>>;
+}
+
+/** Users ann and bob, with keys; ann has the prefix `p`. */
+async function keyed(t: Parameters<typeof buildTestApp>[0]): Promise<Keyed> {
+  const app = await buildTestApp(t, { keyed: true });
+  const now = new Date().toISOString();
+  for (const id of ["ann", "bob"]) await app.users.createUser({ id, weight: 1, limits: NO_LIMITS, createdAt: now, updatedAt: now });
+  const add = async (user: string, expiresAt: string | null = null): Promise<string> => {
+    const { id, key, hash } = createApiKey();
+    await app.users.putKey({ id, user, hash, createdAt: now, expiresAt });
+    return key;
+  };
+  const revoked = await add("ann");
+  await app.users.deleteKey("ann", revoked.slice(4, 20));
+  const keys = { none: null, bad: createApiKey().key, revoked, expired: await add("ann", "2020-01-01T00:00:00.000Z"), other: await add("bob"), owner: await add("ann"), admin: ADMIN_KEY };
+  await app.registry.register({ user: "ann", name: "p" }, { kind: "hard", ids: Int32Array.of(1, 2) });
+  const send: Keyed["send"] = (caller, method, url, payload) => {
+    const authorization = keys[caller] === null ? {} : { authorization: `Bearer ${keys[caller]}` };
+    return app.fastify.inject({ method: method, url, headers: { host: "example.org", ...authorization }, ...(payload === undefined ? {} : { payload }) } as InjectOptions);
+  };
+  return { app, keys, send };
+}
+
+t.test("every route, for every caller", async (t) => {
+  for (const [route, [payload, statuses]] of Object.entries(MATRIX)) {
+    const [method = "", path = ""] = route.split(" ");
+    const url = path.replace(":id", "ann%2Fp").replace(":user", "ann").replace(":key", "0123456789abcdef").replace(":file", "adapter_config.json");
+    for (const caller of ["none", "bad", "revoked", "expired", "other", "owner", "admin"] as const) {
+      const { send, app } = await keyed(t);
+      const answer = await send(caller, method, url, payload);
+      const expected = statuses[caller] ?? 401;
+      t.equal(answer.statusCode, expected, `${route} by ${caller}`);
+      if (expected === 401) t.equal(answer.headers["www-authenticate"], "Bearer");
+      await app.fastify.close();
+    }
+  }
+});
+
+t.test("the matrix has a row for every route that the app has", async (t) => {
+  const { routes } = await buildTestApp(t);
+  const pages = routes.filter(({ url }) => url.startsWith("/docs"));
+  t.ok(pages.length > 0 && pages.every(({ access }) => access === "public"));
+  const names = routes.filter((route) => !pages.includes(route)).map(({ method, url }) => `${method} ${url}`);
+  t.same(names.sort(), Object.keys(MATRIX).filter((route) => route !== "GET /docs").sort());
+});
+
+t.test("a foreign prefix and one that does not exist are answered alike", async (t) => {
+  const { send } = await keyed(t);
+  const requests: [string, (id: string) => string, object?][] = [
+    ["GET", (id) => `/prefixes/${id}`], ["GET", (id) => `/prefixes/${id}/adapter`], ["GET", (id) => `/prefixes/${id}/adapter/adapter_config.json`],
+    ["PUT", (id) => `/prefixes/${id}`, HARD], ["PATCH", (id) => `/prefixes/${id}`, { visibility: "shared" }], ["DELETE", (id) => `/prefixes/${id}`],
+    ["POST", (id) => `/prefixes/${id}/generate`, { prompt: "a" }],
+  ];
+  const fingerprint = (answer: Awaited<ReturnType<typeof send>>): unknown => {
+    const id = String(answer.headers["x-request-id"]);
+    return { status: answer.statusCode, headers: { ...answer.headers, date: "", "x-request-id": "" }, body: answer.body.replace(id, "ID") };
+  };
+  for (const [method, path, payload] of requests) {
+    const [foreign, unknown, nobody] = await Promise.all(["ann%2Fp", "ann%2Fq", "eve%2Fp"].map((id) => send("other", method, path(id), payload)));
+    t.equal(foreign!.statusCode, 404);
+    t.same(fingerprint(foreign!), fingerprint(unknown!), `${method} ${path("ID")}`);
+    t.same(fingerprint(foreign!), fingerprint(nobody!));
+  }
+});
+
+t.test("every refusal for a key is one and the same, and the same for what does not exist", async (t) => {
+  const { send } = await keyed(t);
+  const bodies = new Set<string>();
+  for (const url of ["/prefixes", "/nothing/here", "/prefixes/ann%2Fp"]) {
+    for (const caller of ["none", "bad", "revoked", "expired"] as const) {
+      const answer = await send(caller, "GET", url);
+      bodies.add(answer.body.replace(String(answer.headers["x-request-id"]), "ID"));
+    }
+  }
+  t.equal(bodies.size, 1);
+});
+
+t.test("a body is not read before the key is known", async (t) => {
+  const { send } = await keyed(t);
+  t.equal((await send("none", "POST", "/generate", { prompt: "x".repeat(100_000) })).statusCode, 401);
+  t.equal((await send("owner", "POST", "/generate", { prompt: "x".repeat(100_000) })).statusCode, 413);
+});
+
+t.test("sharing: with one, with all, with nobody again", async (t) => {
+  const { send } = await keyed(t);
+  const use = async (caller: Caller): Promise<number> => (await send(caller, "POST", "/generate", { prompt: "a", prefix_id: "ann/p" })).statusCode;
+  t.equal(await use("other"), 404);
+  t.match((await send("owner", "PATCH", "/prefixes/p", { shared_with: ["bob"] })).json(), { visibility: "private", shared_with: ["bob"] });
+  t.same([await use("other"), await use("admin")], [200, 404]);
+  const seen = (await send("other", "GET", "/prefixes/ann%2Fp")).json();
+  t.match(seen, { id: "ann/p", shared_with: [] }, "whom else it is shared with is the owner's business");
+  t.match((await send("other", "POST", "/prefixes/ann%2Fp/generate", { prompt: "a" })).json(), { prefix: { id: "ann/p" } });
+  t.equal((await send("other", "DELETE", "/prefixes/ann%2Fp")).statusCode, 404, "to use is not to own");
+  await send("owner", "PATCH", "/prefixes/ann%2Fp", { visibility: "shared", shared_with: [] });
+  t.same([await use("other"), await use("admin")], [200, 200]);
+  t.equal((await send("owner", "PUT", "/prefixes/p", { text: "other" })).json<{ visibility: string }>().visibility, "shared", "a replacement stays shared");
+  await send("owner", "PATCH", "/prefixes/p", { visibility: "private" });
+  t.same([await use("other"), await use("owner")], [404, 200]);
+  for (const [body, code] of [[{}, "invalid_request"], [{ visibility: "public" }, "invalid_parameter"], [{ shared_with: ["../x"] }, "invalid_user_id"], [{ shared: true }, "unknown_field"]] as const) {
+    t.match((await send("owner", "PATCH", "/prefixes/p", body)).json(), { code }, JSON.stringify(body));
+  }
+  t.same((await send("other", "GET", "/prefixes")).json(), { prefixes: [], next: null });
+});
+
+t.test("keys are in no log line and no audit entry, hashes neither", async (t) => {
+  const { app, keys, send } = await keyed(t);
+  for (const caller of ["bad", "revoked", "expired", "owner", "admin"] as const) {
+    await send(caller, "POST", "/generate", { prompt: "a secret prompt" });
+    await send(caller, "DELETE", `/admin/users/ann/keys/${keys.owner}`);
+    await send(caller, "GET", `/prefixes/${keys.owner}`);
+  }
+  const created = (await send("admin", "POST", "/admin/users/bob/keys", {})).json<{ key: string }>().key;
+  await send("admin", "GET", "/admin/users/bob");
+  await new Promise((resolve) => setTimeout(resolve, 20));
+  const text = app.logs.join("") + JSON.stringify(app.audits);
+  for (const key of [...Object.values(keys), created]) {
+    if (key === null) continue;
+    t.notOk(text.includes(key.slice(21)) || text.includes(hashApiKey(key)));
+  }
+  t.notMatch(text, /secret prompt/);
+  t.match(text, /"user":"ann"/);
+});
+
+t.test("without keys there is one local user, and no other", async (t) => {
+  const { fastify } = await buildTestApp(t);
+  for (const [method, url] of [["GET", "/admin/users"], ["POST", "/admin/users"], ["DELETE", "/admin/users/ann"]] as const) {
+    t.match((await fastify.inject({ method, url })).json(), { code: "forbidden", detail: /--admin-key-file/ });
+  }
+  t.equal((await fastify.inject("/metrics")).statusCode, 200);
+  t.match((await fastify.inject("/usage")).json(), { user: "local", usage: [] });
+});
+
+t.test("a store that is away is a 503, not a 401", async (t) => {
+  const { app, send } = await keyed(t);
+  const { PrefixdError } = await import("../../src/errors.ts");
+  app.users.down = new PrefixdError("store_unavailable", "away", { retryAfter: 2 });
+  t.equal((await send("owner", "GET", "/prefixes")).statusCode, 503);
+  t.equal((await send("admin", "GET", "/metrics")).statusCode, 200);
+});

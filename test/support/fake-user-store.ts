@@ -1,0 +1,100 @@
+import { PrefixdError } from "../../src/errors.ts";
+import { ChangeListeners } from "../../src/users/change-listeners.ts";
+import type { RemovedUser, UserPatch, UserStore } from "../../src/users/store.ts";
+import type { ApiKeyRecord, UsageRow, User } from "../../src/users/types.ts";
+
+/** Users in Maps. */
+export class FakeUserStore implements UserStore {
+  readonly users = new Map<string, User>();
+  readonly keys = new Map<string, ApiKeyRecord>();
+  readonly rows: UsageRow[] = [];
+  readonly #changes = new ChangeListeners();
+  /** Makes every call fail, as a store that is away. */
+  down: PrefixdError | null = null;
+
+  async createUser(user: User): Promise<void> {
+    this.#check();
+    if (this.users.has(user.id)) throw new PrefixdError("user_exists", "There is a user of this id already.");
+    this.users.set(user.id, user);
+  }
+
+  async getUser(id: string): Promise<User | null> {
+    this.#check();
+    return this.users.get(id) ?? null;
+  }
+
+  async listUsers({ after, limit }: { after?: string; limit: number }): Promise<User[]> {
+    this.#check();
+    const ids = [...this.users.keys()].sort().filter((id) => after === undefined || id > after);
+    return ids.slice(0, limit).map((id) => this.#get(id));
+  }
+
+  async patchUser(id: string, patch: UserPatch, updatedAt: string): Promise<User> {
+    const old = this.#get(id);
+    const user: User = { ...old, weight: patch.weight ?? old.weight, limits: { ...old.limits, ...patch.limits }, updatedAt };
+    this.users.set(id, user);
+    return user;
+  }
+
+  async putKey(key: ApiKeyRecord): Promise<void> {
+    this.#get(key.user);
+    this.keys.set(key.id, key);
+    this.#changes.tell(key.user);
+  }
+
+  async findKey(keyId: string): Promise<ApiKeyRecord | null> {
+    this.#check();
+    return this.keys.get(keyId) ?? null;
+  }
+
+  async listKeys(user: string): Promise<ApiKeyRecord[]> {
+    this.#check();
+    return [...this.keys.values()].filter((key) => key.user === user);
+  }
+
+  async deleteKey(user: string, keyId: string): Promise<boolean> {
+    this.#check();
+    const deleted = this.keys.get(keyId)?.user === user && this.keys.delete(keyId);
+    this.#changes.tell(user);
+    return deleted;
+  }
+
+  async deleteUser(id: string): Promise<RemovedUser> {
+    this.#get(id);
+    const keys = await this.listKeys(id);
+    for (const key of keys) this.keys.delete(key.id);
+    this.users.delete(id);
+    this.#changes.tell(id);
+    return { keys: keys.length, usageRows: 0 };
+  }
+
+  async addUsage(rows: readonly UsageRow[]): Promise<void> {
+    this.rows.push(...rows);
+  }
+
+  async usage(user: string, { from = "", to = "9999" }: { from?: string; to?: string }): Promise<UsageRow[]> {
+    this.#check();
+    return this.rows.filter((row) => row.user === user && row.day >= from && row.day <= to);
+  }
+
+  onChange(listener: (user: string) => void): () => void {
+    return this.#changes.add(listener);
+  }
+
+  async ping(): Promise<void> {
+    this.#check();
+  }
+
+  async close(): Promise<void> {}
+
+  #get(id: string): User {
+    this.#check();
+    const user = this.users.get(id);
+    if (user === undefined) throw new PrefixdError("user_not_found", "There is no such user.");
+    return user;
+  }
+
+  #check(): void {
+    if (this.down) throw this.down;
+  }
+}
