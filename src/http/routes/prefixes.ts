@@ -43,7 +43,13 @@ export function prefixRoutes(app: TypedApp, parts: AppParts): void {
     return key;
   };
   /** Only those who have a record have quotas. */
-  const quotaOf = async (user: string): Promise<PrefixQuota | undefined> => (isBuiltInUser(user) ? undefined : (await parts.users.getUser(user))?.limits);
+  const quotaOf = async (user: string): Promise<PrefixQuota | undefined> => {
+    if (isBuiltInUser(user)) return undefined;
+    const record = await parts.users.getUser(user);
+    // Removed within the second that its key was still believed: nothing of it may come back.
+    if (record === null) throw new PrefixdError("unauthorized", "Send a valid key: Authorization: Bearer KEY.");
+    return record.limits;
+  };
 
   const uploadOf = async (request: FastifyRequest, body: HardPromptBody | null | undefined): Promise<PrefixUpload> => {
     if (request.isMultipart()) return { kind: "peft", ...(await readAdapter(request, limits)) };
