@@ -18,7 +18,7 @@ module.exports = {
     only("config", ["errors\\.ts"], "config is a leaf"),
     only("observability/", ["errors\\.ts"], "observability is a leaf"),
     only("storage/", ["errors\\.ts"], "what the embedded stores share"),
-    only("users/", ["errors\\.ts", "kv\\.ts", "storage/", "observability/", "prefixes/", "engine/request\\.ts"], "users know prefixes; the engine hears of them as numbers"),
+    only("users/", ["errors\\.ts", "kv\\.ts", "storage/", "observability/", "engine/fair-share\\.ts", "prefixes/", "engine/request\\.ts"], "users know prefixes; the engine hears of them as numbers"),
     only("runtime/", ["errors\\.ts"], "the runtime has never heard of GPT-2"),
     only("engine/", ["errors\\.ts", "kv\\.ts", "observability/"], "the engine knows token ids and KV tensors: no HTTP, store, tokenizer or user"),
     only("model/", ["errors\\.ts", "kv\\.ts", "runtime/", "engine/model-runner\\.ts"], "the model implements the engine's ModelRunner on the runtime"),

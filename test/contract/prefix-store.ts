@@ -91,6 +91,7 @@ export function prefixStoreContract(t: Test, make: (t: Test) => Promise<OpenStor
     t.same(await store.head(key), one.meta, "a new prefix of the name is private");
     await store.patchMeta(key, shared);
     await store.deleteUser("ann");
+    await store.readmitUser("ann");
     await store.put(one);
     t.same(await store.head(key), one.meta);
   });
