@@ -50,7 +50,9 @@ export class GenerationService {
     try {
       if (this.#draining) throw new PrefixdError("draining", "The server is shutting down.", { retryAfter: 5 });
       if (this.#parts.mayEmit?.() === false) throw lostTouch();
-      if (this.#isRemoved(generation)) throw removedError();
+      const gone = generation.users.find((user) => (this.#removedUsers.get(user) ?? 0) > performance.now());
+      // Of another user's removal nobody is told more than of a prefix that never was.
+      if (gone !== undefined) throw gone === request.user ? removedError() : new PrefixdError("prefix_not_found", "There is no prefix of this name.");
       const prefix = await this.#resolve(request);
       await generation.admit();
       if (signal.aborted) throw new RequestAborted();
@@ -112,10 +114,6 @@ export class GenerationService {
   /** Ends what still runs with an error. */
   endAll(error: PrefixdError): void {
     for (const generation of this.#live) generation.fail(error);
-  }
-
-  #isRemoved(generation: Generation): boolean {
-    return generation.users.some((user) => (this.#removedUsers.get(user) ?? 0) > performance.now());
   }
 
   async #end(which: (generation: Generation) => boolean): Promise<EndedRequests> {

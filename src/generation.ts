@@ -130,7 +130,7 @@ export class Generation {
 
   submit(prefix: ResolvedPrefix | null, signal: AbortSignal): void {
     if (this.#refusal !== null) throw this.#refusal;
-    if (this.#removed) throw new PrefixdError("prefix_not_found", "There is no such prefix.");
+    if (this.#removed) throw new PrefixdError("prefix_not_found", "There is no prefix of this name.");
     this.#prefix = prefix;
     this.#checkContext(prefix?.kv.length ?? 0);
     const { id, user, n, maxNewTokens, sampling, seed } = this.#request;

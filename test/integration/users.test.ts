@@ -1,0 +1,137 @@
+/** Users on real servers: keys, sharing, limits, usage, and removal over two replicas on one Redis. */
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import t from "tap";
+import { hasRedis, startRedis } from "../support/redis.ts";
+import { adapterForm, startServerProcess, temporaryFolder, type TestServer } from "../support/server.ts";
+
+const ADMIN_KEY = "an-admin-key-that-is-long-enough-for-a-test";
+const PROMPT = "i want to book a flight to london on August 14th, 2024\n=>";
+const folder = temporaryFolder();
+t.teardown(() => folder.remove());
+
+function start(name: string, ...args: string[]): Promise<TestServer> {
+  const files = ["--cache-dir", join(folder.path, "cache"), "--audit-log", join(folder.path, `${name}.audit`)];
+  return startServerProcess([...files, ...args], { PREFIXD_ADMIN_KEY: ADMIN_KEY });
+}
+
+/** What these tests read of any answer. */
+interface Body {
+  readonly key: string;
+  readonly key_id: string;
+  readonly request_id?: string;
+  readonly choices: { readonly text: string }[];
+  readonly prefixes: unknown[];
+  readonly usage: Record<string, number> & Record<string, number>[];
+  readonly removed: { readonly running: number; readonly queued: number };
+  readonly replicas: { readonly acknowledged_at: string | null }[];
+}
+
+/** A request with a key: status and parsed body. */
+async function call(server: TestServer, key: string, method: string, path: string, body?: unknown): Promise<{ status: number; body: Body; headers: Headers }> {
+  const headers = new Headers({ authorization: `Bearer ${key}` });
+  if (body !== undefined && !(body instanceof FormData)) headers.set("content-type", "application/json");
+  const response = await fetch(server.url + path, { method, headers, body: body instanceof FormData ? body : body === undefined ? null : JSON.stringify(body) });
+  const text = await response.text();
+  return { status: response.status, body: JSON.parse(text === "" ? "{}" : text) as Body, headers: response.headers };
+}
+
+async function createUser(server: TestServer, id: string, more: object = {}): Promise<string> {
+  const created = await call(server, ADMIN_KEY, "POST", "/admin/users", { id, ...more });
+  if (created.status !== 201) throw new Error(JSON.stringify(created.body));
+  return String((await call(server, ADMIN_KEY, "POST", `/admin/users/${id}/keys`)).body.key);
+}
+
+const ask = (prefix: string | null, more: object = {}): object => ({ prompt: PROMPT, prefix_id: prefix, max_new_tokens: 40, ...more });
+
+t.test("one server on LMDB", async (t) => {
+  const server = await start("lmdb", "--store", `lmdb:${join(folder.path, "store")}`);
+  t.teardown(() => server.signal("SIGKILL"));
+  const [ann, bob] = [await createUser(server, "ann", { weight: 2 }), await createUser(server, "bob", { limits: { tokens_per_minute: 60, max_prefixes: 1 } })];
+
+  t.test("prefixes are their owner's until shared", async (t) => {
+    t.equal((await call(server, ann, "PUT", "/prefixes/flights", adapterForm("prefixes/intent"))).status, 201);
+    t.equal((await call(server, ann, "POST", "/generate", ask("flights"))).body.choices[0]!.text, " book flight");
+    const foreign = await call(server, bob, "POST", "/generate", ask("ann/flights"));
+    const unknown = await call(server, bob, "POST", "/generate", ask("ann/nothing"));
+    t.equal(foreign.status, 404);
+    t.same({ ...foreign.body, request_id: "" }, { ...unknown.body, request_id: "" });
+    t.equal((await call(server, ann, "PATCH", "/prefixes/flights", { shared_with: ["bob"] })).status, 200);
+    t.equal((await call(server, bob, "POST", "/generate", ask("ann/flights"))).body.choices[0]!.text, " book flight");
+    t.equal((await fetch(`${server.url}/generate`, { method: "POST" })).status, 401);
+  });
+
+  t.test("limits: tokens per minute and prefixes", async (t) => {
+    for (let used = 0; used < 10; used++) await call(server, bob, "POST", "/generate", ask("ann/flights", { ignore_eos: true }));
+    const refused = await call(server, bob, "POST", "/generate", ask("ann/flights"));
+    t.match(refused, { status: 429, body: { code: "token_rate_exceeded" } });
+    t.match(refused.headers.get("retry-after"), /^\d+$/);
+    t.match(refused.headers.get("ratelimit-policy"), /"tokens";q=60/);
+    t.equal((await call(server, ann, "POST", "/generate", ask("flights"))).status, 200, "others go on");
+    t.equal((await call(server, ADMIN_KEY, "PATCH", "/admin/users/bob", { limits: { tokens_per_minute: null } })).status, 200);
+    await sleep(1100);
+    t.equal((await call(server, bob, "POST", "/generate", ask("ann/flights"))).status, 200);
+    t.equal((await call(server, bob, "PUT", "/prefixes/one", adapterForm("prefixes/datenorm"))).status, 201);
+    t.match(await call(server, bob, "PUT", "/prefixes/two", adapterForm("prefixes/datenorm")), { status: 403, body: { code: "quota_exceeded" } });
+  });
+
+  t.test("usage adds up to what the answers said", async (t) => {
+    const before = (await call(server, ann, "GET", "/usage")).body;
+    const answers = await Promise.all(Array.from({ length: 20 }, () => call(server, ann, "POST", "/generate", ask("flights"))));
+    await sleep(600);
+    const after = (await call(server, ann, "GET", "/usage")).body;
+    const sum = (page: Body, field: string): number => page.usage.reduce((total, row) => total + row[field]!, 0);
+    t.equal(sum(after, "requests") - sum(before, "requests"), 20);
+    for (const field of ["prefix_tokens", "prompt_tokens", "completion_tokens"]) {
+      t.equal(sum(after, field) - sum(before, field), answers.reduce((total, { body }) => total + body.usage[field]!, 0), field);
+    }
+  });
+
+  t.test("removal ends what runs and answers a receipt; the id can be used again", async (t) => {
+    const long = ask("flights", { max_new_tokens: 400, ignore_eos: true });
+    const running = Promise.all(Array.from({ length: 4 }, () => call(server, ann, "POST", "/generate", long)));
+    await sleep(60);
+    const receipt = await call(server, ADMIN_KEY, "DELETE", "/admin/users/ann");
+    t.match(receipt, { status: 200, body: { user: "ann", removed: { prefixes: 1, keys: 1 }, replicas: [{ acknowledged_at: /Z$/ }] } });
+    t.ok(receipt.body.removed.running + receipt.body.removed.queued > 0, "requests were ended");
+    for (const { status } of await running) t.equal(status, 410);
+    t.equal((await call(server, ann, "POST", "/generate", ask("flights"))).status, 401);
+    t.equal((await call(server, bob, "POST", "/generate", ask("ann/flights"))).status, 404);
+    const again = await createUser(server, "ann");
+    t.equal((await call(server, again, "GET", "/prefixes")).body.prefixes.length, 0);
+    t.equal((await call(server, again, "PUT", "/prefixes/flights", adapterForm("prefixes/intent"))).status, 201);
+  });
+
+  t.test("the audit log tells of all this without a key or a prompt", async (t) => {
+    const lines = readFileSync(join(folder.path, "lmdb.audit"), "utf8");
+    for (const secret of [ADMIN_KEY, ann, bob, "flight to london"]) t.notOk(lines.includes(secret));
+    for (const action of ["user.create", "key.create", "user.remove", "prefix."]) t.ok(lines.includes(action), action);
+  });
+});
+
+t.test("two replicas on one Redis", { skip: hasRedis() ? false : "no redis-server" }, async (t) => {
+  const redis = await startRedis();
+  t.teardown(() => redis.stop());
+  const [one, two] = await Promise.all([start("one", "--store", redis.url), start("two", "--store", redis.url)]);
+  t.teardown(() => [one, two].forEach((server) => server.signal("SIGKILL")));
+  const [ann, bob] = [await createUser(one, "ann"), await createUser(two, "bob")];
+  t.equal((await call(one, ann, "PUT", "/prefixes/mine", adapterForm("prefixes/intent"))).status, 201);
+  t.equal((await call(two, ann, "POST", "/generate", ask("mine"))).body.choices[0]!.text, " book flight", "what one takes, two serves");
+
+  const second = (await call(one, ADMIN_KEY, "POST", "/admin/users/bob/keys")).body;
+  t.equal((await call(two, second.key, "GET", "/prefixes")).status, 200);
+  t.equal((await call(one, ADMIN_KEY, "DELETE", `/admin/users/bob/keys/${second.key_id}`)).status, 204);
+  await sleep(1000);
+  t.equal((await call(two, second.key, "GET", "/prefixes")).status, 401, "a revoked key is refused by the other replica within a second");
+
+  const running = call(two, ann, "POST", "/generate", ask("mine", { max_new_tokens: 400, ignore_eos: true }));
+  await sleep(60);
+  const receipt = await call(one, ADMIN_KEY, "DELETE", "/admin/users/ann");
+  t.equal(receipt.status, 200);
+  t.equal(receipt.body.replicas.length, 2);
+  t.ok(receipt.body.replicas.every((replica) => replica.acknowledged_at !== null));
+  t.equal((await running).status, 410);
+  for (const server of [one, two]) t.equal((await call(server, ann, "GET", "/prefixes")).status, 401);
+  t.equal((await call(two, bob, "GET", "/prefixes")).status, 200);
+});
