@@ -74,9 +74,11 @@ async function start(config: Config, logger: Logger, resources: Resources): Prom
 
   const metrics = new Metrics();
   resources.defer(() => metrics.close());
-  const users = observeErrors(await openUserStore(config, logger), (op, error) => {
+  // A precondition that fails is an answer, not a fault of the store.
+  const countFault = (op: string, error: unknown): void => {
     if (!(error instanceof PrefixdError) || error.status >= 500) metrics.storeError(op);
-  });
+  };
+  const users = observeErrors(await openUserStore(config, logger), countFault);
   resources.defer(() => users.close());
   const directory = new UserDirectory(users);
   resources.defer(() => directory.close());
@@ -84,10 +86,7 @@ async function start(config: Config, logger: Logger, resources: Resources): Prom
   const replica: { bus?: ReplicaBus } = {};
   const mayEmit = (): boolean => replica.bus?.mayServe() ?? false;
   const engine = new Engine({ runner, maxQueue: config.maxQueue, prefillChunk: config.prefillChunk, observer: metrics, shares: userShares((user) => directory.find(user)), mayEmit });
-  const store = observeErrors(await openStore(config, logger), (op, error) => {
-    // A precondition that fails is an answer, not a fault of the store.
-    if (!(error instanceof PrefixdError) || error.status >= 500) metrics.storeError(op);
-  });
+  const store = observeErrors(await openStore(config, logger), countFault);
   resources.defer(() => store.close());
   const cache = createPrefixCache({ store, shape, maxBytes: config.prefixCacheBytes, ...(config.store.startsWith("lmdb:") ? { verifyMs: 0 } : {}) });
   resources.defer(() => cache.close());
@@ -108,9 +107,8 @@ async function start(config: Config, logger: Logger, resources: Resources): Prom
   const forget = (user: string | null): void => {
     auth.forget(user);
     directory.forget(user);
-    if (user !== null) void usage.forget(user);
   };
-  const bus = await openBus(config, logger, { generation, prefixCache: cache, engine, forget });
+  const bus = await openBus(config, logger, { generation, prefixCache: cache, engine, forget, settle: () => usage.flush() });
   replica.bus = bus;
   resources.defer(() => bus.close());
   const app = await buildApp({

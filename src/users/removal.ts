@@ -6,7 +6,7 @@ import type { ReplicaBus } from "./replica-bus.ts";
 import type { UserStore } from "./store.ts";
 
 export interface UserRemovalParts {
-  readonly users: Pick<UserStore, "getUser" | "deleteUser">;
+  readonly users: Pick<UserStore, "getUser" | "listKeys" | "deleteKey" | "deleteUser">;
   readonly prefixes: Pick<PrefixStore, "deleteUser" | "removalState" | "readmitUser" | "list">;
   readonly bus: ReplicaBus;
   /** Time of day, for the receipt. */
@@ -15,9 +15,9 @@ export interface UserRemovalParts {
 
 /**
  * The order matters:
- *   1. block: the store refuses the user's uploads, and key and prefixes are gone from it, so that nobody can begin anew;
- *   2. tell the replicas, and wait: what has begun ends, caches and KV rows are emptied;
- *   3. delete once more what came between, and look: nothing may be left.
+ *   1. block: the store refuses the user's uploads, and keys and prefixes are gone from it, so that nobody can begin anew;
+ *   2. tell the replicas, and wait: what has begun ends, caches and KV rows are emptied, usage is written;
+ *   3. delete the user, once more what came between, and look: nothing may be left.
  * What fails leaves the removal open, and another call goes on with it.
  */
 export function createUserRemoval({ users, prefixes, bus, clock = () => new Date() }: UserRemovalParts): UserRemoval {
@@ -27,15 +27,17 @@ export function createUserRemoval({ users, prefixes, bus, clock = () => new Date
       const unfinished = (await prefixes.removalState(id)) === "open" || (await prefixes.list(id, { limit: 1 })).length > 0;
       if (!known && !unfinished) throw new PrefixdError("user_not_found", "There is no user of this id.");
       const first = await prefixes.deleteUser(id);
-      const { keys } = known ? await users.deleteUser(id, { keepUsage }).catch(goneAlready) : { keys: 0 };
+      const keys = await users.listKeys(id);
+      for (const key of keys) await users.deleteKey(id, key.id);
       const { running, queued, replicas } = await bus.broadcast({ kind: "user", user: id });
+      const late = known ? await users.deleteUser(id, { keepUsage }).catch(goneAlready) : { keys: 0 };
       const second = await prefixes.deleteUser(id, { last: true });
       if ((await prefixes.list(id, { limit: 1 })).length > 0 || (await users.getUser(id)) !== null) {
         throw new PrefixdError("store_unavailable", "The user was created anew while it was removed; repeat the request.", { retryAfter: 1 });
       }
       return {
         user: id,
-        removed: { prefixes: first.prefixes + second.prefixes, keys, bytes: first.bytes + second.bytes, running, queued },
+        removed: { prefixes: first.prefixes + second.prefixes, keys: keys.length + late.keys, bytes: first.bytes + second.bytes, running, queued },
         replicas: replicas.map((replica) => ({ id: replica.id, acknowledged_at: replica.acknowledgedAt })),
         completed_at: clock().toISOString(),
       };

@@ -46,9 +46,11 @@ export interface ReplicaParts {
   readonly engine: { wipeFreed(): Promise<void> };
   /** Whatever else caches something of users, such as keys: forget this user, or, without one, all. */
   readonly forget?: (user: string | null) => void;
+  /** Writes what is still in memory of what a user has used, before the user's record goes. */
+  readonly settle?: (user: string) => Promise<void>;
 }
 
-export function createReplicaHandler({ generation, prefixCache, engine, forget }: ReplicaParts): ReplicaHandler {
+export function createReplicaHandler({ generation, prefixCache, engine, forget, settle }: ReplicaParts): ReplicaHandler {
   return async (command) => {
     const { user } = command;
     if (command.kind === "readmit") {
@@ -61,6 +63,7 @@ export function createReplicaHandler({ generation, prefixCache, engine, forget }
     evict();
     const ended = await (command.kind === "user" ? generation.endRequestsOfUser(user) : generation.endRequestsOf(command));
     await engine.wipeFreed();
+    if (command.kind === "user") await settle?.(user);
     // Again: a look-up that was under way has ended by now.
     evict();
     if (command.kind === "user") forget?.(user);

@@ -98,9 +98,22 @@ t.test("one server on LMDB", async (t) => {
     for (const { status } of await running) t.equal(status, 410);
     t.equal((await call(server, ann, "POST", "/generate", ask("flights"))).status, 401);
     t.equal((await call(server, bob, "POST", "/generate", ask("ann/flights"))).status, 404);
+    t.equal((await call(server, ADMIN_KEY, "GET", "/admin/users/ann")).status, 404);
     const again = await createUser(server, "ann");
     t.equal((await call(server, again, "GET", "/prefixes")).body.prefixes.length, 0);
     t.equal((await call(server, again, "PUT", "/prefixes/flights", adapterForm("prefixes/intent"))).status, 201);
+  });
+
+  t.test("usage that is kept has the requests that the removal ended", async (t) => {
+    const cat = await createUser(server, "cat");
+    const running = call(server, cat, "POST", "/generate", { prompt: PROMPT, max_new_tokens: 400, ignore_eos: true });
+    await sleep(60);
+    t.equal((await call(server, ADMIN_KEY, "DELETE", "/admin/users/cat?keep_usage=true")).status, 200);
+    await running;
+    await createUser(server, "cat");
+    const { usage } = (await call(server, ADMIN_KEY, "GET", "/admin/users/cat")).body;
+    t.match(usage, [{ requests: 1, prompt_tokens: 18 }]);
+    t.ok(usage[0]!["completion_tokens"]! > 0);
   });
 
   t.test("the audit log tells of all this without a key or a prompt", async (t) => {

@@ -38,7 +38,9 @@ const bus = await openRedisReplicaBus({ url, leaseMs: Number(leaseMs), handler: 
 replica.bus = bus;
 
 /** Just enough of a user store: a set of ids. */
-const users: Pick<UserStore, "getUser" | "deleteUser"> = {
+const users: Pick<UserStore, "getUser" | "listKeys" | "deleteKey" | "deleteUser"> = {
+  listKeys: async () => [],
+  deleteKey: async () => false,
   getUser: async (id): Promise<User | null> => ((await redis.sismember("test:users", id)) === 1 ? ({ id } as User) : null),
   deleteUser: async (id): Promise<RemovedUser> => {
     if ((await redis.srem("test:users", id)) === 0) throw new PrefixdError("user_not_found", "none");
