@@ -63,8 +63,12 @@ async function generate(call: Extract<ReplicaCall, { op: "run" }>): Promise<unkn
     const finish = (end: string): void => resolve({ ...out, end });
     const listener = {
       onStep(deltas: readonly { tokenIds: number[]; logprobs: { token: number[] }; finishReason: string | null }[], end: unknown): void {
+        // As the HTTP side does right before a write. The time is taken before: a process may be stopped after any instruction, and
+        // what it was allowed to write then counts from when it asked.
+        const at = now();
+        if (!bus.mayServe()) return finish("store_unavailable");
         for (const delta of deltas) {
-          if (delta.tokenIds.length > 0) out.lastAt = now();
+          if (delta.tokenIds.length > 0) out.lastAt = at;
           out.ids.push(...delta.tokenIds);
           out.logprobs.push(...delta.logprobs.token);
           if (end !== null) finish(delta.finishReason ?? "");
