@@ -37,6 +37,16 @@ async function call(server: TestServer, key: string, method: string, path: strin
   return { status: response.status, body: JSON.parse(text === "" ? "{}" : text) as Body, headers: response.headers };
 }
 
+/** Waits until sequences run on a server, and a little longer: some tokens have come. */
+async function untilRunning(server: TestServer): Promise<void> {
+  for (let waited = 0; waited < 10_000; waited += 5) {
+    const text = await (await fetch(`${server.url}/metrics`, { headers: { authorization: `Bearer ${ADMIN_KEY}` } })).text();
+    if (/^prefixd_running_sequences [1-9]/m.test(text)) return void (await sleep(20));
+    await sleep(5);
+  }
+  throw new Error("nothing runs");
+}
+
 async function createUser(server: TestServer, id: string, more: object = {}): Promise<string> {
   const created = await call(server, ADMIN_KEY, "POST", "/admin/users", { id, ...more });
   if (created.status !== 201) throw new Error(JSON.stringify(created.body));
@@ -91,7 +101,7 @@ t.test("one server on LMDB", async (t) => {
   t.test("removal ends what runs and answers a receipt; the id can be used again", async (t) => {
     const long = ask("flights", { max_new_tokens: 400, ignore_eos: true });
     const running = Promise.all(Array.from({ length: 4 }, () => call(server, ann, "POST", "/generate", long)));
-    await sleep(60);
+    await untilRunning(server);
     const receipt = await call(server, ADMIN_KEY, "DELETE", "/admin/users/ann");
     t.match(receipt, { status: 200, body: { user: "ann", removed: { prefixes: 1, keys: 1 }, replicas: [{ acknowledged_at: /Z$/ }] } });
     t.ok(receipt.body.removed.running + receipt.body.removed.queued > 0, "requests were ended");
@@ -107,7 +117,7 @@ t.test("one server on LMDB", async (t) => {
   t.test("usage that is kept has the requests that the removal ended", async (t) => {
     const cat = await createUser(server, "cat");
     const running = call(server, cat, "POST", "/generate", { prompt: PROMPT, max_new_tokens: 400, ignore_eos: true });
-    await sleep(60);
+    await untilRunning(server);
     t.equal((await call(server, ADMIN_KEY, "DELETE", "/admin/users/cat?keep_usage=true")).status, 200);
     await running;
     await createUser(server, "cat");
@@ -139,7 +149,7 @@ t.test("two replicas on one Redis", { skip: hasRedis() ? false : "no redis-serve
   t.equal((await call(two, second.key, "GET", "/prefixes")).status, 401, "a revoked key is refused by the other replica within a second");
 
   const running = call(two, ann, "POST", "/generate", ask("mine", { max_new_tokens: 400, ignore_eos: true }));
-  await sleep(60);
+  await untilRunning(two);
   const receipt = await call(one, ADMIN_KEY, "DELETE", "/admin/users/ann");
   t.equal(receipt.status, 200);
   t.equal(receipt.body.replicas.length, 2);
