@@ -108,7 +108,12 @@ async function start(config: Config, logger: Logger, resources: Resources): Prom
     auth.forget(user);
     directory.forget(user);
   };
-  const bus = await openBus(config, logger, { generation, prefixCache: cache, engine, forget, settle: () => usage.flush() });
+  const settle = async (user: string): Promise<void> => {
+    await usage.flush();
+    // What could not be written must not be billed to a later user of the same id.
+    await usage.forget(user);
+  };
+  const bus = await openBus(config, logger, { generation, prefixCache: cache, engine, forget, settle });
   replica.bus = bus;
   resources.defer(() => bus.close());
   const app = await buildApp({

@@ -2,7 +2,7 @@ import type { BigIntStats } from "node:fs";
 import { type FileHandle, open, readFile, realpath, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { ModelLoadError } from "../errors.ts";
-import { readSafetensorsHeader } from "./safetensors.ts";
+import { readSafetensorsHeader, type TensorInfo } from "./safetensors.ts";
 
 const SINGLE = "model.safetensors";
 const INDEX = "model.safetensors.index.json";
@@ -18,12 +18,8 @@ export interface TensorFile {
 }
 
 /** Where a tensor's bytes lie: `[start, end)` of the file. */
-export interface StoredTensor {
+export interface StoredTensor extends TensorInfo {
   readonly file: TensorFile;
-  readonly dtype: string;
-  readonly shape: readonly number[];
-  readonly start: number;
-  readonly end: number;
 }
 
 export interface TensorFiles {

@@ -45,7 +45,11 @@ export class RedisKeys {
   }
 
   #user(user: string): string {
-    // Encoded, a user id cannot end the hash tag.
-    return `${this.#namespace}:{${encodeURIComponent(user)}}`;
+    return userTag(this.#namespace, user);
   }
+}
+
+/** What all keys of a user begin with. Encoded, a user id cannot end the hash tag. */
+export function userTag(namespace: string, user: string): string {
+  return `${namespace}:{${encodeURIComponent(user)}}`;
 }

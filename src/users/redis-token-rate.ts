@@ -1,4 +1,5 @@
 import { createHash } from "node:crypto";
+import { RedisUserKeys } from "./redis-user-keys.ts";
 import { MemoryTokenBuckets, WINDOW_SECONDS, type Spending, type TokenBuckets } from "./token-rate.ts";
 
 /** What runs a script: RedisConnection. */
@@ -41,14 +42,14 @@ const AWAY_MS = 1000;
  */
 export class RedisTokenBuckets implements TokenBuckets {
   readonly #redis: ScriptRunner;
-  readonly #namespace: string;
+  readonly #keys: RedisUserKeys;
   /** What went through this replica, always kept: it is what there is when Redis goes away. */
   readonly #local = new MemoryTokenBuckets();
   #awayUntil = 0;
 
   constructor(redis: ScriptRunner, namespace = "prefixd") {
     this.#redis = redis;
-    this.#namespace = namespace;
+    this.#keys = new RedisUserKeys(namespace);
   }
 
   async admit(user: string, limit: number, tokens: number): Promise<Spending> {
@@ -66,9 +67,7 @@ export class RedisTokenBuckets implements TokenBuckets {
   async #run(user: string, limit: number, tokens: number, what: "admit" | "charge"): Promise<Spending | null> {
     if (performance.now() < this.#awayUntil) return null;
     try {
-      // Encoded, a user id cannot end the hash tag.
-      const key = `${this.#namespace}:{${encodeURIComponent(user)}}:tokens`;
-      const [done, spent] = (await this.#redis.run(SCRIPT, [key], [limit, tokens, what])) as [number, string];
+      const [done, spent] = (await this.#redis.run(SCRIPT, [this.#keys.tokens(user)], [limit, tokens, what])) as [number, string];
       return { admitted: done === 1, spent: Number(spent) };
     } catch {
       this.#awayUntil = performance.now() + AWAY_MS;

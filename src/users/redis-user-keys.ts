@@ -5,10 +5,13 @@
  *   prefixd:{user}:user          string: User as JSON
  *   prefixd:{user}:keys          hash: key id -> ApiKeyRecord as JSON
  *   prefixd:{user}:usage         hash: `day/` or `day/=prefix`, then a space and the counter -> integer
+ *   prefixd:{user}:tokens        hash: the bucket of tokens per minute; expires (redis-token-rate.ts)
  *   prefixd:key:KEYID            string: the user that may have this key
  *   prefixd:users                sorted set of user ids, all with score 0, for paging in order
  *   prefixd:user-changes         channel: JSON [origin, user]
  */
+import { userTag } from "../prefixes/redis-keys.ts";
+
 export class RedisUserKeys {
   readonly users: string;
   readonly changes: string;
@@ -36,8 +39,11 @@ export class RedisUserKeys {
     return `${this.#namespace}:key:${keyId}`;
   }
 
+  tokens(user: string): string {
+    return `${this.#tag(user)}:tokens`;
+  }
+
   #tag(user: string): string {
-    // Encoded, a user id cannot end the hash tag.
-    return `${this.#namespace}:{${encodeURIComponent(user)}}`;
+    return userTag(this.#namespace, user);
   }
 }

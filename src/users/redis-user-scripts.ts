@@ -48,7 +48,7 @@ return removed
 `);
 
 /**
- * KEYS: 1 user, 2 keys, 3 usage
+ * KEYS: 1 user, 2 keys, 3 usage, 4 tokens
  * ARGV: 1 "keep" to keep the usage, 2 channel, 3 message
  * Returns: [1 removed or 0 there was none, names of the usage's fields, ids of the keys...]
  */
@@ -56,7 +56,7 @@ export const DELETE_USER_RECORD = script(`
 local there = redis.call('EXISTS', KEYS[1])
 local ids = redis.call('HKEYS', KEYS[2])
 local fields = {}
-redis.call('DEL', KEYS[1], KEYS[2])
+redis.call('DEL', KEYS[1], KEYS[2], KEYS[4])
 if ARGV[1] ~= 'keep' then
   fields = redis.call('HKEYS', KEYS[3])
   redis.call('DEL', KEYS[3])

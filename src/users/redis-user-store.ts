@@ -119,7 +119,7 @@ class RedisUserStore implements UserStore {
       const { client } = this.#connection;
       // First the index: after a crash in the middle the rest can be found again, index entries without their user could not.
       await this.#dropIndex(await client.hkeys(this.#keys.keys(id)));
-      const keys = [this.#keys.user(id), this.#keys.keys(id), this.#keys.usage(id)];
+      const keys = [this.#keys.user(id), this.#keys.keys(id), this.#keys.usage(id), this.#keys.tokens(id)];
       const reply = await this.#connection.run(DELETE_USER_RECORD, keys, [keepUsage ? "keep" : "drop", ...announce]);
       const [there, fields, ids] = reply as [number, string[], string[]];
       await this.#dropIndex(ids);

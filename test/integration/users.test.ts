@@ -138,7 +138,7 @@ t.test("two replicas on one Redis", { skip: hasRedis() ? false : "no redis-serve
   t.teardown(() => redis.stop());
   const [one, two] = await Promise.all([start("one", "--store", redis.url), start("two", "--store", redis.url)]);
   t.teardown(() => [one, two].forEach((server) => server.signal("SIGKILL")));
-  const [ann, bob] = [await createUser(one, "ann"), await createUser(two, "bob")];
+  const [ann, bob] = [await createUser(one, "ann", { limits: { tokens_per_minute: 100_000 } }), await createUser(two, "bob")];
   t.equal((await call(one, ann, "PUT", "/prefixes/mine", adapterForm("prefixes/intent"))).status, 201);
   t.equal((await call(two, ann, "POST", "/generate", ask("mine"))).body.choices[0]!.text, " book flight", "what one takes, two serves");
 
@@ -155,6 +155,7 @@ t.test("two replicas on one Redis", { skip: hasRedis() ? false : "no redis-serve
   t.equal(receipt.body.replicas.length, 2);
   t.ok(receipt.body.replicas.every((replica) => replica.acknowledged_at !== null));
   t.equal((await running).status, 410);
+  t.same(await redis.command("KEYS", "*{ann}*"), ["prefixd:{ann}:removed"], "nothing but the mark against late uploads, which expires");
   for (const server of [one, two]) t.equal((await call(server, ann, "GET", "/prefixes")).status, 401);
   t.equal((await call(two, bob, "GET", "/prefixes")).status, 200);
 });
