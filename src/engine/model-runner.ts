@@ -1,7 +1,7 @@
 import type { FoldInput, KvTensor, ModelShape } from "../kv.ts";
 
 /**
- * What one run of the model gives for each of its rows, `b` rows. Views into the runner's own buffers: valid until the next run.
+ * What one run of the model gives for each of its rows, `b` rows (with `score`: of the tokens that it was fed). Views into the runner's own buffers: valid until the next run.
  */
 export interface StepOutput {
   readonly rows: number;
@@ -28,6 +28,10 @@ export interface ModelRunner {
   copyRow(from: number, to: number, length: number): void;
   /** Feeds `ids` to one row at positions `[start, start + ids.length)`; the output is that of the last one. */
   prefill(row: number, start: number, ids: Int32Array): Promise<StepOutput>;
+  /**
+   * Feeds `ids` as `prefill` does, with the same bits; the output has one row per token fed, the last being what `prefill` answers.
+   */
+  score(row: number, start: number, ids: Int32Array): Promise<StepOutput>;
   /** Feeds one token to each of rows `[0, ids.length)`; `positions[r]` is also the number of tokens already in row r. */
   decode(ids: Int32Array, positions: Int32Array): Promise<StepOutput>;
   /** Runs a soft or hard prompt from position 0 on a row of its own and returns its keys and values. */

@@ -6,10 +6,11 @@
  *          soft_embeds              f32 [b|1, s|1, width], broadcast
  *          seqlens_k                int32 [b], tokens already in the cache + s - 1
  *          total_sequence_length    int32 [1], the largest of the rows' totals
+ *          output_rows              int64 [k], which of the b * s tokens, row by row, are answered for
  *          past_{key,value}.{l}     f32 [b, H, M, D], bound to the same memory as present_{key,value}.{l}
- * Outputs  logits                   f32 [b, V] of each row's last token
- *          top_logits, top_ids      f32, int32 [b, K], descending, ties by id
- *          log_sum_exp              f32 [b, 1]
+ * Outputs  logits                   f32 [k, V]
+ *          top_logits, top_ids      f32, int32 [k, K], descending, ties by id
+ *          log_sum_exp              f32 [k, 1]
  *
  * GroupQueryAttention takes b > 1 only with s = 1, and s > 1 with a past only at b = 1.
  */
@@ -17,7 +18,7 @@ import { gpt2Tensors, type Gpt2Config } from "./checkpoint.ts";
 import { DataType, OnnxGraph, type ExternalRange } from "./onnx-writer.ts";
 
 /** Part of the cache key of a built graph: change it whenever the graph changes. */
-export const GRAPH_VERSION = 1;
+export const GRAPH_VERSION = 2;
 
 /** More candidates than transformers' default top_k of 50, so that default sampling never needs all logits. */
 export const CANDIDATES = 64;
@@ -32,7 +33,7 @@ export interface GraphOptions {
 
 /** Encodes the model file. The data file is written apart, by `ensureGraph`. */
 export function gpt2Graph(config: Gpt2Config, options: GraphOptions): Uint8Array {
-  const { layers, heads, headDim, width, positions, vocabSize } = config;
+  const { layers, heads, headDim, width, positions } = config;
   const graph = new OnnxGraph("gpt2", options.dataFile);
   const weight = declareWeights(graph, config, options.weights);
   const cacheDims = ["batch", heads, positions, headDim] as const;
@@ -42,6 +43,7 @@ export function gpt2Graph(config: Gpt2Config, options: GraphOptions): Uint8Array
   graph.input("soft_embeds", DataType.float, ["soft_batch", "soft_sequence", width]);
   graph.input("seqlens_k", DataType.int32, ["batch"]);
   graph.input("total_sequence_length", DataType.int32, [1]);
+  graph.input("output_rows", DataType.int64, ["outputs"]);
   for (let layer = 0; layer < layers; layer++) {
     for (const part of ["key", "value"]) {
       graph.input(`past_${part}.${layer}`, DataType.float, cacheDims);
@@ -85,7 +87,7 @@ export function gpt2Graph(config: Gpt2Config, options: GraphOptions): Uint8Array
     addAndNorm(`${at}.mlp_out`, `${at}.mlp.c_proj.bias`, layer + 1 < layers ? `h.${layer + 1}.ln_1` : "ln_f", `${at}.out`);
   }
 
-  head(graph, normed, weight(config.tieWordEmbeddings ? "wte.weight" : "lm_head.weight"), options.candidates, vocabSize);
+  head(graph, normed, weight(config.tieWordEmbeddings ? "wte.weight" : "lm_head.weight"), options.candidates, config);
   return graph.encode();
 }
 
@@ -132,17 +134,18 @@ function attentionScale(config: Gpt2Config, layer: number): number {
 }
 
 /**
- * Logits of the last token, the K largest, and log(sum(exp(logits))) as the largest logit minus its log-probability. LogSoftmax
+ * Logits of the chosen tokens, the K largest, and log(sum(exp(logits))) as the largest logit minus its log-probability. LogSoftmax
  * cannot overflow and works row by row; Exp and ReduceSum nodes are split over threads in ways that depend on the batch, and
  * changed the last bit of a row beside other rows.
  */
-function head(graph: OnnxGraph, hidden: string, weight: string, candidates: number, vocabSize: number): void {
-  graph.constant("last_token", DataType.int64, [], BigInt64Array.of(-1n));
+function head(graph: OnnxGraph, hidden: string, weight: string, candidates: number, { vocabSize, width }: Gpt2Config): void {
+  graph.constant("token_rows", DataType.int64, [2], BigInt64Array.of(-1n, BigInt(width)));
   graph.constant("candidates", DataType.int64, [1], BigInt64Array.of(BigInt(candidates)));
   graph.constant("zero", DataType.int64, [1], BigInt64Array.of(0n));
   graph.constant("one", DataType.int64, [1], BigInt64Array.of(1n));
-  graph.node("Gather", [hidden, "last_token"], ["last_hidden"], { axis: 1 });
-  graph.node("Gemm", ["last_hidden", weight], ["logits"], { transB: 1 });
+  graph.node("Reshape", [hidden, "token_rows"], ["hidden_rows"]);
+  graph.node("Gather", ["hidden_rows", "output_rows"], ["output_hidden"], { axis: 0 });
+  graph.node("Gemm", ["output_hidden", weight], ["logits"], { transB: 1 });
   graph.node("TopK", ["logits", "candidates"], ["top_logits", "top_ids_64"], { axis: -1, largest: 1, sorted: 1 });
   graph.node("Cast", ["top_ids_64"], ["top_ids"], { to: DataType.int32 });
   graph.node("Slice", ["top_logits", "zero", "one", "one"], ["max_logit"]);
@@ -150,8 +153,8 @@ function head(graph: OnnxGraph, hidden: string, weight: string, candidates: numb
   graph.node("LogSoftmax", ["logits"], ["logprobs"], { axis: -1 });
   graph.node("GatherElements", ["logprobs", "max_id"], ["max_logprob"], { axis: 1 });
   graph.node("Sub", ["max_logit", "max_logprob"], ["log_sum_exp"]);
-  graph.output("logits", DataType.float, ["batch", vocabSize]);
-  graph.output("top_logits", DataType.float, ["batch", candidates]);
-  graph.output("top_ids", DataType.int32, ["batch", candidates]);
-  graph.output("log_sum_exp", DataType.float, ["batch", 1]);
+  graph.output("logits", DataType.float, ["outputs", vocabSize]);
+  graph.output("top_logits", DataType.float, ["outputs", candidates]);
+  graph.output("top_ids", DataType.int32, ["outputs", candidates]);
+  graph.output("log_sum_exp", DataType.float, ["outputs", 1]);
 }

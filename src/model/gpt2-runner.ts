@@ -14,6 +14,15 @@ export interface RunnerOptions {
   readonly threads: number;
 }
 
+/** Memory for the outputs of `rows` rows. */
+interface OutputBuffers {
+  readonly rows: number;
+  readonly logits: Float32Array;
+  readonly topLogits: Float32Array;
+  readonly topIds: Int32Array;
+  readonly logSumExp: Float32Array;
+}
+
 /** One run's small inputs and its binding, kept for every batch size seen. */
 interface DecodeBatch {
   readonly ids: BigInt64Array;
@@ -34,7 +43,9 @@ export class Gpt2Runner implements ModelRunner {
   readonly #session: Session;
   /** Per layer key then value, each `[slots + 1, heads, positions, headDim]`; the last row is for folding. */
   readonly #cache: readonly Float32Array[];
-  readonly #outputs: { logits: Float32Array; topLogits: Float32Array; topIds: Int32Array; logSumExp: Float32Array };
+  readonly #outputs: OutputBuffers;
+  /** For `score`: as many rows as the longest piece so far, since most servers are never asked for it. */
+  #scores: OutputBuffers;
   readonly #noSoftEmbeds: Tensor;
   readonly #rowTensors = new Map<number, readonly Tensor[]>();
   readonly #batches = new Map<number, DecodeBatch>();
@@ -50,12 +61,8 @@ export class Gpt2Runner implements ModelRunner {
     this.#session = runtime.session(options.modelPath, { threads: options.threads });
     // The system hands out zeroed pages when they are first touched: an idle slot costs address space, not memory.
     this.#cache = Array.from({ length: 2 * shape.layers }, () => new Float32Array((slots + 1) * this.#rowElements));
-    this.#outputs = {
-      logits: new Float32Array(slots * shape.vocabSize),
-      topLogits: new Float32Array(slots * this.candidates),
-      topIds: new Int32Array(slots * this.candidates),
-      logSumExp: new Float32Array(slots),
-    };
+    this.#outputs = this.#outputBuffers(slots);
+    this.#scores = this.#outputBuffers(0);
     this.#noSoftEmbeds = this.#own(runtime.tensor(new Float32Array(shape.width), [1, 1, shape.width]));
   }
 
@@ -75,7 +82,15 @@ export class Gpt2Runner implements ModelRunner {
   }
 
   async prefill(row: number, start: number, ids: Int32Array): Promise<StepOutput> {
-    return this.#forward(row, start, BigInt64Array.from(ids, BigInt), this.#noSoftEmbeds);
+    return this.#forward(row, start, BigInt64Array.from(ids, BigInt), this.#noSoftEmbeds, [ids.length - 1], this.#outputs);
+  }
+
+  async score(row: number, start: number, ids: Int32Array): Promise<StepOutput> {
+    if (this.#scores.rows < ids.length) {
+      wipeOutputs(this.#scores);
+      this.#scores = this.#outputBuffers(ids.length);
+    }
+    return this.#forward(row, start, BigInt64Array.from(ids, BigInt), this.#noSoftEmbeds, [...ids.keys()], this.#scores);
   }
 
   async decode(ids: Int32Array, positions: Int32Array): Promise<StepOutput> {
@@ -90,7 +105,7 @@ export class Gpt2Runner implements ModelRunner {
     }
     batch.total[0] = longest;
     await this.#run(batch.binding);
-    return this.#output(ids.length);
+    return this.#output(this.#outputs, ids.length);
   }
 
   async fold(input: FoldInput): Promise<KvTensor> {
@@ -100,7 +115,7 @@ export class Gpt2Runner implements ModelRunner {
       await this.prefill(row, 0, input.ids);
     } else {
       using embeds = this.#runtime.tensor(input.data, [1, length, this.shape.width]);
-      await this.#forward(row, 0, new BigInt64Array(length).fill(SOFT_ID), embeds);
+      await this.#forward(row, 0, new BigInt64Array(length).fill(SOFT_ID), embeds, [length - 1], this.#outputs);
     }
     return this.#copyOut(row, length);
   }
@@ -111,7 +126,8 @@ export class Gpt2Runner implements ModelRunner {
   }
 
   wipeBuffers(): void {
-    for (const buffer of Object.values(this.#outputs)) buffer.fill(0);
+    wipeOutputs(this.#outputs);
+    wipeOutputs(this.#scores);
     for (const { ids } of this.#batches.values()) ids.fill(0n);
   }
 
@@ -147,22 +163,23 @@ export class Gpt2Runner implements ModelRunner {
     return { length, data };
   }
 
-  /** Feeds one row at positions `[start, start + ids.length)`. */
-  async #forward(row: number, start: number, ids: BigInt64Array, softEmbeds: Tensor): Promise<StepOutput> {
+  /** Feeds one row at positions `[start, start + ids.length)`; the output is of the tokens `answered` (indices into `ids`). */
+  async #forward(row: number, start: number, ids: BigInt64Array, softEmbeds: Tensor, answered: readonly number[], buffers: OutputBuffers): Promise<StepOutput> {
     const length = ids.length;
     const positions = BigInt64Array.from(ids, (_, index) => BigInt(start + index));
     using idsTensor = this.#runtime.tensor(ids, [1, length]);
     using positionsTensor = this.#runtime.tensor(positions, [1, length]);
     using seqlens = this.#runtime.tensor(Int32Array.of(start + length - 1), [1]);
     using total = this.#runtime.tensor(Int32Array.of(start + length), [1]);
-    const outputs = this.#outputTensors(1);
+    using outputRows = this.#runtime.tensor(BigInt64Array.from(answered, BigInt), [answered.length]);
+    const outputs = this.#outputTensors(buffers, answered.length);
     try {
-      using binding = this.#bind({ idsTensor, positionsTensor, seqlens, total, softEmbeds }, this.#rows(row, 1), outputs);
+      using binding = this.#bind({ idsTensor, positionsTensor, seqlens, total, outputRows, softEmbeds }, this.#rows(row, 1), outputs);
       await this.#run(binding);
     } finally {
       for (const tensor of outputs) tensor[Symbol.dispose]();
     }
-    return this.#output(1);
+    return this.#output(buffers, answered.length);
   }
 
   #batch(rows: number): DecodeBatch {
@@ -177,16 +194,17 @@ export class Gpt2Runner implements ModelRunner {
       positionsTensor: this.#own(this.#runtime.tensor(positions, [rows, 1])),
       seqlens: this.#own(this.#runtime.tensor(seqlens, [rows])),
       total: this.#own(this.#runtime.tensor(total, [1])),
+      outputRows: this.#own(this.#runtime.tensor(BigInt64Array.from({ length: rows }, (_, row) => BigInt(row)), [rows])),
       softEmbeds: this.#noSoftEmbeds,
     };
-    const outputs = this.#outputTensors(rows).map((tensor) => this.#own(tensor));
+    const outputs = this.#outputTensors(this.#outputs, rows).map((tensor) => this.#own(tensor));
     const batch = { ids, positions, seqlens, total, binding: this.#bind(small, this.#rows(0, rows), outputs) };
     this.#batches.set(rows, batch);
     return batch;
   }
 
   #bind(
-    small: Record<"idsTensor" | "positionsTensor" | "seqlens" | "total" | "softEmbeds", Tensor>,
+    small: Record<"idsTensor" | "positionsTensor" | "seqlens" | "total" | "outputRows" | "softEmbeds", Tensor>,
     rows: readonly Tensor[],
     [logits, topLogits, topIds, logSumExp]: readonly Tensor[],
   ): Binding {
@@ -203,6 +221,7 @@ export class Gpt2Runner implements ModelRunner {
         soft_embeds: small.softEmbeds,
         seqlens_k: small.seqlens,
         total_sequence_length: small.total,
+        output_rows: small.outputRows,
         ...past,
       },
       { logits: logits!, top_logits: topLogits!, top_ids: topIds!, log_sum_exp: logSumExp!, ...present },
@@ -223,8 +242,17 @@ export class Gpt2Runner implements ModelRunner {
     return tensors;
   }
 
-  #outputTensors(rows: number): Tensor[] {
-    const { logits, topLogits, topIds, logSumExp } = this.#outputs;
+  #outputBuffers(rows: number): OutputBuffers {
+    return {
+      rows,
+      logits: new Float32Array(rows * this.shape.vocabSize),
+      topLogits: new Float32Array(rows * this.candidates),
+      topIds: new Int32Array(rows * this.candidates),
+      logSumExp: new Float32Array(rows),
+    };
+  }
+
+  #outputTensors({ logits, topLogits, topIds, logSumExp }: OutputBuffers, rows: number): Tensor[] {
     const { vocabSize } = this.shape;
     return [
       this.#runtime.tensor(logits.subarray(0, rows * vocabSize), [rows, vocabSize]),
@@ -234,8 +262,7 @@ export class Gpt2Runner implements ModelRunner {
     ];
   }
 
-  #output(rows: number): StepOutput {
-    const { logits, topLogits, topIds, logSumExp } = this.#outputs;
+  #output({ logits, topLogits, topIds, logSumExp }: OutputBuffers, rows: number): StepOutput {
     const { vocabSize } = this.shape;
     return { rows, topLogits, topIds, logSumExp, logits: (row) => logits.subarray(row * vocabSize, (row + 1) * vocabSize) };
   }
@@ -252,4 +279,8 @@ export class Gpt2Runner implements ModelRunner {
     this.#owned.push(object);
     return object;
   }
+}
+
+function wipeOutputs({ logits, topLogits, topIds, logSumExp }: OutputBuffers): void {
+  for (const buffer of [logits, topLogits, topIds, logSumExp]) buffer.fill(0);
 }

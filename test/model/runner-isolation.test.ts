@@ -84,6 +84,14 @@ t.test("GPT-2's own vocabulary and a wider model, whose operators are split over
       if (count > 0) differing[size] = count;
     }
     t.same(differing, {}, `${threads} threads`);
+    const scored: Record<number, number> = {};
+    for (const length of [1, 2, 3, 5, 8, 16, 31, 33, 64, 100, 127]) {
+      const prompt = fixture.ids(length, length);
+      const output = await fixture.runner.score(0, 0, prompt);
+      const count = differingBits(rowOf(fixture.runner, output, length - 1), rowOf(fixture.runner, await fixture.runner.prefill(1, 0, prompt)));
+      if (count > 0) scored[length] = count;
+    }
+    t.same(scored, {}, `a scored prompt's last row is what prefill answers, ${threads} threads`);
     await fixture.close();
   }
 });

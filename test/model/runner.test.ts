@@ -63,6 +63,24 @@ for (const model of goldenModels()) {
       }
     });
 
+    t.test("a scored prompt answers for each of its tokens; the last one bit for bit as prefill does", async (t) => {
+      for (const [start, end] of [[0, length], [0, 1], [0, 7], [5, length], [length - 1, length]] as const) {
+        for (const row of [1, 2]) if (start > 0) await prefill(row, 0, prompt.subarray(0, start));
+        const piece = prompt.subarray(start, end);
+        const output = await runner.score(1, start, piece);
+        t.equal(output.rows, piece.length);
+        const scored = Array.from(piece, (_, index) => rowOf(runner, output, index));
+        t.equal(differingBits(scored.at(-1)!, await prefill(2, start, piece)), 0, `${start} to ${end}`);
+        for (const [index, row] of scored.entries()) {
+          const alone = await prefill(2, 0, prompt.subarray(0, start + index + 1));
+          t.ok(distance(row, alone) < TOLERANCE, `token ${start + index}: ${distance(row, alone)}`);
+        }
+        const next = Int32Array.of(3);
+        await prefill(2, start, piece);
+        t.equal(differingBits(await prefill(1, end, next), await prefill(2, end, next)), 0, "the row holds the same");
+      }
+    });
+
     t.test("a decoded token is as good as a fed one", async (t) => {
       for (const [i, row] of whole.slice(1).entries()) {
         const fed = Int32Array.from([...prompt, ...whole.slice(0, i + 1).map(({ topIds }) => topIds[0]!)]);

@@ -12,7 +12,7 @@ const CANDIDATES = 16;
 /** A row that holds this token has logits that are not numbers. */
 export const NAN_TOKEN = 96;
 
-type Method = "loadPrefix" | "copyRow" | "prefill" | "decode" | "fold";
+type Method = "loadPrefix" | "copyRow" | "prefill" | "score" | "decode" | "fold";
 
 export class FakeRunner implements ModelRunner {
   readonly shape = FAKE_SHAPE;
@@ -20,7 +20,7 @@ export class FakeRunner implements ModelRunner {
   readonly candidates = CANDIDATES;
   /** What broke the contract, in order; must stay empty. Each is thrown as well. */
   readonly misuses: string[] = [];
-  readonly calls: Record<Method, number> = { loadPrefix: 0, copyRow: 0, prefill: 0, decode: 0, fold: 0 };
+  readonly calls: Record<Method, number> = { loadPrefix: 0, copyRow: 0, prefill: 0, score: 0, decode: 0, fold: 0 };
   /** Rows of the largest decode batch. */
   widest = 0;
   /** Rows that hold this many positions or more have logits that are not numbers. */
@@ -43,11 +43,12 @@ export class FakeRunner implements ModelRunner {
     // What an earlier tenant left behind is not zero.
     this.#rows = Array.from({ length: slots }, (_, row) => new Uint32Array(FAKE_SHAPE.positions).fill(hash(row, 0xdead)));
     this.#stored = new Int32Array(slots).fill(-1);
+    const outputRows = Math.max(slots, FAKE_SHAPE.positions);
     this.#output = {
-      topLogits: new Float32Array(slots * CANDIDATES),
-      topIds: new Int32Array(slots * CANDIDATES),
-      logSumExp: new Float32Array(slots),
-      logits: new Float32Array(slots * FAKE_SHAPE.vocabSize),
+      topLogits: new Float32Array(outputRows * CANDIDATES),
+      topIds: new Int32Array(outputRows * CANDIDATES),
+      logSumExp: new Float32Array(outputRows),
+      logits: new Float32Array(outputRows * FAKE_SHAPE.vocabSize),
     };
   }
 
@@ -75,11 +76,15 @@ export class FakeRunner implements ModelRunner {
 
   prefill(row: number, start: number, ids: Int32Array): Promise<StepOutput> {
     return this.#run("prefill", () => {
-      this.#checkRow(row);
-      if (ids.length === 0) this.#misuse("prefill of nothing");
-      if (start !== 0 && this.#stored[row] !== start) this.#misuse(`prefill at ${start} of row ${row}, which holds ${this.#stored[row]}`);
-      ids.forEach((id, index) => this.#write(row, start + index, id));
-      return [row];
+      this.#feed(row, start, ids);
+      return [this.#cellsOf(row, start + ids.length)];
+    });
+  }
+
+  score(row: number, start: number, ids: Int32Array): Promise<StepOutput> {
+    return this.#run("score", () => {
+      this.#feed(row, start, ids);
+      return Array.from(ids, (_, index) => this.#cellsOf(row, start + index + 1));
     });
   }
 
@@ -91,7 +96,7 @@ export class FakeRunner implements ModelRunner {
         this.#checkRow(row);
         if (this.#stored[row] !== positions[row]) this.#misuse(`decode at ${positions[row]} of row ${row}, which holds ${this.#stored[row]}`);
         this.#write(row, positions[row]!, id);
-        return row;
+        return this.#cellsOf(row, positions[row]! + 1);
       });
     });
   }
@@ -123,21 +128,33 @@ export class FakeRunner implements ModelRunner {
     return Promise.resolve();
   }
 
-  async #run(method: Method, write: () => number[]): Promise<StepOutput> {
+  /** `write` answers what each row of the output is made from. */
+  async #run(method: Method, write: () => Uint32Array[]): Promise<StepOutput> {
     this.#enter(method);
     this.#running = method;
     try {
-      const rows = write();
+      const outputs = write();
       // Output is valid until the next run only: from here on the last one's is rubbish.
       this.#output.logSumExp.fill(NaN);
       this.#output.topIds.fill(-1);
       await this.#delay();
       this.during?.(method);
-      rows.forEach((row, index) => fill(this.#output, index, this.#rows[row]!.subarray(0, this.#stored[row]), this.nanFrom));
-      return asOutput(this.#output, rows.length);
+      outputs.forEach((cells, index) => fill(this.#output, index, cells, this.nanFrom));
+      return asOutput(this.#output, outputs.length);
     } finally {
       this.#running = null;
     }
+  }
+
+  #feed(row: number, start: number, ids: Int32Array): void {
+    this.#checkRow(row);
+    if (ids.length === 0) this.#misuse("prefill of nothing");
+    if (start !== 0 && this.#stored[row] !== start) this.#misuse(`prefill at ${start} of row ${row}, which holds ${this.#stored[row]}`);
+    ids.forEach((id, index) => this.#write(row, start + index, id));
+  }
+
+  #cellsOf(row: number, length: number): Uint32Array {
+    return this.#rows[row]!.subarray(0, length);
   }
 
   #write(row: number, position: number, id: number): void {
