@@ -7,6 +7,7 @@ import { kvElements, type KvTensor, type ModelShape } from "../../src/kv.ts";
 import { openCheckpoint } from "../../src/model/checkpoint.ts";
 import { Gpt2Runner } from "../../src/model/gpt2-runner.ts";
 import { ensureGraph } from "../../src/model/graph-cache.ts";
+import { DEVICES } from "../../src/runtime/device.ts";
 import { Runtime } from "../../src/runtime/session.ts";
 import { randomCheckpoint, SIZES } from "./random-checkpoint.ts";
 
@@ -35,7 +36,7 @@ export async function openFolder(dir: string, slots: number): Promise<BenchModel
   const modelPath = await ensureGraph(checkpoint, CACHE, "fp32");
   await checkpoint.close();
   const runtime = new Runtime();
-  const runner = new Gpt2Runner(runtime, { modelPath, shape: checkpoint.shape, slots, threads: THREADS });
+  const runner = new Gpt2Runner(runtime, { modelPath, shape: checkpoint.shape, slots, threads: THREADS, device: DEVICES.cpu, precision: "fp32", bankBytes: 0 });
   return {
     runner,
     shape: checkpoint.shape,

@@ -2,16 +2,17 @@
  * GPT-2 as an ONNX graph for continuous batching: pre-LN decoder (transformers' modeling_gpt2.py), attention as ONNX Runtime's
  * GroupQueryAttention over a KV cache that is updated in place.
  *
- * Inputs   input_ids, position_ids  int64 [b, s]; an id of -1 takes its embedding from soft_embeds
+ * Inputs   input_ids, position_ids  int32 [b, s]; an id of -1 takes its embedding from soft_embeds
  *          soft_embeds              f32 [b|1, s|1, width], broadcast
  *          seqlens_k                int32 [b], tokens already in the cache + s - 1
  *          total_sequence_length    int32 [1], the largest of the rows' totals
- *          output_rows              int64 [k], which of the b * s tokens, row by row, are answered for
- *          past_{key,value}.{l}     f32 [b, H, M, D], bound to the same memory as present_{key,value}.{l}
+ *          output_rows              int32 [k], which of the b * s tokens, row by row, are answered for
+ *          past_{key,value}.{l}     f32|f16 [b, H, M, D], bound to the same memory as present_{key,value}.{l}
  * Outputs  logits                   f32 [k, V]
- *          top_logits, top_ids      f32, int32 [k, K], descending, ties by id
- *          log_sum_exp              f32 [k, 1]
+ *          top_logits, top_ids      f32, int64 [k, K], descending, ties by id
+ *          top_probability          f32 [k, 1], of the likeliest token
  *
+ * Every node runs on ONNX Runtime's CPU, WebGPU and CUDA providers: hence no arithmetic on int64, and no LogSoftmax.
  * GroupQueryAttention takes b > 1 only with s = 1, and s > 1 with a past only at b = 1.
  */
 import { gpt2Tensors, type Gpt2Config } from "./checkpoint.ts";
@@ -23,7 +24,11 @@ export const GRAPH_VERSION = 2;
 /** More candidates than transformers' default top_k of 50, so that default sampling never needs all logits. */
 export const CANDIDATES = 64;
 
+/** What weights, activations and the KV cache are made of; logits are fp32 always. */
+export type FloatType = typeof DataType.float | typeof DataType.float16;
+
 export interface GraphOptions {
+  readonly type: FloatType;
   /** K of the candidates, at most the vocabulary. */
   readonly candidates: number;
   /** Where each weight of the checkpoint lies in the data file. */
@@ -34,24 +39,25 @@ export interface GraphOptions {
 /** Encodes the model file. The data file is written apart, by `ensureGraph`. */
 export function gpt2Graph(config: Gpt2Config, options: GraphOptions): Uint8Array {
   const { layers, heads, headDim, width, positions } = config;
+  const { type } = options;
   const graph = new OnnxGraph("gpt2", options.dataFile);
-  const weight = declareWeights(graph, config, options.weights);
+  const weight = declareWeights(graph, config, type, options.weights);
   const cacheDims = ["batch", heads, positions, headDim] as const;
 
-  graph.input("input_ids", DataType.int64, ["batch", "sequence"]);
-  graph.input("position_ids", DataType.int64, ["batch", "sequence"]);
+  graph.input("input_ids", DataType.int32, ["batch", "sequence"]);
+  graph.input("position_ids", DataType.int32, ["batch", "sequence"]);
   graph.input("soft_embeds", DataType.float, ["soft_batch", "soft_sequence", width]);
   graph.input("seqlens_k", DataType.int32, ["batch"]);
   graph.input("total_sequence_length", DataType.int32, [1]);
-  graph.input("output_rows", DataType.int64, ["outputs"]);
+  graph.input("output_rows", DataType.int32, ["outputs"]);
   for (let layer = 0; layer < layers; layer++) {
     for (const part of ["key", "value"]) {
-      graph.input(`past_${part}.${layer}`, DataType.float, cacheDims);
-      graph.output(`present_${part}.${layer}`, DataType.float, cacheDims);
+      graph.input(`past_${part}.${layer}`, type, cacheDims);
+      graph.output(`present_${part}.${layer}`, type, cacheDims);
     }
   }
 
-  embed(graph, weight);
+  embed(graph, weight, type);
   const epsilon = { float: config.layerNormEpsilon };
   let residual = "embedded";
   let normed = "normed";
@@ -87,29 +93,31 @@ export function gpt2Graph(config: Gpt2Config, options: GraphOptions): Uint8Array
     addAndNorm(`${at}.mlp_out`, `${at}.mlp.c_proj.bias`, layer + 1 < layers ? `h.${layer + 1}.ln_1` : "ln_f", `${at}.out`);
   }
 
-  head(graph, normed, weight(config.tieWordEmbeddings ? "wte.weight" : "lm_head.weight"), options.candidates, config);
+  head(graph, normed, weight(config.tieWordEmbeddings ? "wte.weight" : "lm_head.weight"), type, options.candidates, config);
   return graph.encode();
 }
 
-function declareWeights(graph: OnnxGraph, config: Gpt2Config, ranges: ReadonlyMap<string, ExternalRange>): (name: string) => string {
+function declareWeights(graph: OnnxGraph, config: Gpt2Config, type: FloatType, ranges: ReadonlyMap<string, ExternalRange>): (name: string) => string {
   const tensors = gpt2Tensors(config);
   if (!config.tieWordEmbeddings) tensors.set("lm_head.weight", [config.vocabSize, config.width]);
   for (const [name, dims] of tensors) {
     const range = ranges.get(name);
     if (range === undefined) throw new Error(`no place in the data file for ${name}`);
-    graph.external(name, DataType.float, dims, range);
+    graph.external(name, type, dims, range);
   }
   return (name) => name;
 }
 
 /** Token embedding (or soft embedding where the id is -1) plus position embedding. Gather takes -1 as the last row. */
-function embed(graph: OnnxGraph, weight: (name: string) => string): void {
-  graph.constant("soft_id", DataType.int64, [1], BigInt64Array.of(-1n));
+function embed(graph: OnnxGraph, weight: (name: string) => string, type: FloatType): void {
+  graph.constant("soft_id", DataType.int32, [1], Int32Array.of(-1));
   graph.constant("last_axis", DataType.int64, [1], BigInt64Array.of(-1n));
   graph.node("Equal", ["input_ids", "soft_id"], ["is_soft"]);
   graph.node("Unsqueeze", ["is_soft", "last_axis"], ["is_soft_column"]);
   graph.node("Gather", [weight("wte.weight"), "input_ids"], ["token_embeds"]);
-  graph.node("Where", ["is_soft_column", "soft_embeds", "token_embeds"], ["embeds"]);
+  const soft = type === DataType.float ? "soft_embeds" : "soft_embeds_half";
+  if (soft !== "soft_embeds") graph.node("Cast", ["soft_embeds"], [soft], { to: type });
+  graph.node("Where", ["is_soft_column", soft, "token_embeds"], ["embeds"]);
   graph.node("Gather", [weight("wpe.weight"), "position_ids"], ["position_embeds"]);
   graph.node("Add", ["embeds", "position_embeds"], ["embedded"]);
 }
@@ -134,27 +142,26 @@ function attentionScale(config: Gpt2Config, layer: number): number {
 }
 
 /**
- * Logits of the chosen tokens, the K largest, and log(sum(exp(logits))) as the largest logit minus its log-probability. LogSoftmax
- * cannot overflow and works row by row; Exp and ReduceSum nodes are split over threads in ways that depend on the batch, and
- * changed the last bit of a row beside other rows.
+ * Logits of the chosen tokens, the K largest, and the probability of the likeliest: its log-sum-exp is max - log(p). Softmax cannot
+ * overflow and works row by row, and a maximum is exact in any order; Exp and ReduceSum nodes are split over threads in ways that
+ * depend on the batch, and changed the last bit of a row beside other rows.
  */
-function head(graph: OnnxGraph, hidden: string, weight: string, candidates: number, { vocabSize, width }: Gpt2Config): void {
+function head(graph: OnnxGraph, hidden: string, weight: string, type: FloatType, candidates: number, { vocabSize, width }: Gpt2Config): void {
   graph.constant("token_rows", DataType.int64, [2], BigInt64Array.of(-1n, BigInt(width)));
   graph.constant("candidates", DataType.int64, [1], BigInt64Array.of(BigInt(candidates)));
-  graph.constant("zero", DataType.int64, [1], BigInt64Array.of(0n));
-  graph.constant("one", DataType.int64, [1], BigInt64Array.of(1n));
   graph.node("Reshape", [hidden, "token_rows"], ["hidden_rows"]);
   graph.node("Gather", ["hidden_rows", "output_rows"], ["output_hidden"], { axis: 0 });
-  graph.node("Gemm", ["output_hidden", weight], ["logits"], { transB: 1 });
-  graph.node("TopK", ["logits", "candidates"], ["top_logits", "top_ids_64"], { axis: -1, largest: 1, sorted: 1 });
-  graph.node("Cast", ["top_ids_64"], ["top_ids"], { to: DataType.int32 });
-  graph.node("Slice", ["top_logits", "zero", "one", "one"], ["max_logit"]);
-  graph.node("Slice", ["top_ids_64", "zero", "one", "one"], ["max_id"]);
-  graph.node("LogSoftmax", ["logits"], ["logprobs"], { axis: -1 });
-  graph.node("GatherElements", ["logprobs", "max_id"], ["max_logprob"], { axis: 1 });
-  graph.node("Sub", ["max_logit", "max_logprob"], ["log_sum_exp"]);
+  if (type === DataType.float) {
+    graph.node("Gemm", ["output_hidden", weight], ["logits"], { transB: 1 });
+  } else {
+    graph.node("Gemm", ["output_hidden", weight], ["logits_half"], { transB: 1 });
+    graph.node("Cast", ["logits_half"], ["logits"], { to: DataType.float });
+  }
+  graph.node("TopK", ["logits", "candidates"], ["top_logits", "top_ids"], { axis: -1, largest: 1, sorted: 1 });
+  graph.node("Softmax", ["logits"], ["probabilities"], { axis: -1 });
+  graph.node("ReduceMax", ["probabilities", "last_axis"], ["top_probability"], { keepdims: 1 });
   graph.output("logits", DataType.float, ["outputs", vocabSize]);
   graph.output("top_logits", DataType.float, ["outputs", candidates]);
-  graph.output("top_ids", DataType.int32, ["outputs", candidates]);
-  graph.output("log_sum_exp", DataType.float, ["outputs", 1]);
+  graph.output("top_ids", DataType.int64, ["outputs", candidates]);
+  graph.output("top_probability", DataType.float, ["outputs", 1]);
 }

@@ -1,39 +1,51 @@
 /** GPT-2 on an ORT session: a KV cache of slots, updated in place, and the bindings that let a step copy nothing but ids. */
 import type { ModelRunner, StepOutput } from "../engine/model-runner.ts";
 import { PrefixdError } from "../errors.ts";
-import { kvElements, type FoldInput, type KvTensor, type ModelShape } from "../kv.ts";
+import type { FoldInput, KvTensor, ModelShape } from "../kv.ts";
+import type { Device } from "../runtime/device.ts";
 import type { Binding, Runtime, Session, Tensor } from "../runtime/session.ts";
+import { DeviceKvCache } from "./device-kv-cache.ts";
 import { CANDIDATES } from "./gpt2-graph.ts";
+import { FLOAT_TYPES, type Precision } from "./graph-cache.ts";
+import { HostKvCache, type KvCache } from "./kv-cache.ts";
+import type { PrefixBankStats } from "./prefix-bank.ts";
+import { LogitsGraphs, StepBuffers } from "./step-buffers.ts";
 
 export interface RunnerOptions {
   readonly modelPath: string;
   readonly shape: ModelShape;
   /** Sequences that can run at once. */
   readonly slots: number;
-  /** Threads inside one operator; 0: one per core. */
+  /** Threads inside one operator on the CPU; 0: one per core. */
   readonly threads: number;
-}
-
-/** Memory for the outputs of `rows` rows. */
-interface OutputBuffers {
-  readonly rows: number;
-  readonly logits: Float32Array;
-  readonly topLogits: Float32Array;
-  readonly topIds: Int32Array;
-  readonly logSumExp: Float32Array;
+  readonly device: Device;
+  /** That of the graph. */
+  readonly precision: Precision;
+  /** A device's memory for hot prefixes, in bytes; at least as much as one row is taken. */
+  readonly bankBytes: number;
 }
 
 /** One run's small inputs and its binding, kept for every batch size seen. */
 interface DecodeBatch {
-  readonly ids: BigInt64Array;
-  readonly positions: BigInt64Array;
+  readonly ids: Int32Array;
+  readonly positions: Int32Array;
   readonly seqlens: Int32Array;
   readonly total: Int32Array;
   readonly binding: Binding;
 }
 
+/** Inputs of a run that are made for it; all int32 but the embeddings. */
+interface StepInputs {
+  readonly input_ids: Tensor;
+  readonly position_ids: Tensor;
+  readonly seqlens_k: Tensor;
+  readonly total_sequence_length: Tensor;
+  readonly output_rows: Tensor;
+  readonly soft_embeds: Tensor;
+}
+
 /** An id that stands for a row of soft_embeds. */
-const SOFT_ID = -1n;
+const SOFT_ID = -1;
 
 export class Gpt2Runner implements ModelRunner {
   readonly shape: ModelShape;
@@ -41,71 +53,70 @@ export class Gpt2Runner implements ModelRunner {
   readonly candidates: number;
   readonly #runtime: Runtime;
   readonly #session: Session;
-  /** Per layer key then value, each `[slots + 1, heads, positions, headDim]`; the last row is for folding. */
-  readonly #cache: readonly Float32Array[];
-  readonly #outputs: OutputBuffers;
+  readonly #cache: KvCache;
+  readonly #logitsGraphs: LogitsGraphs | null;
+  readonly #outputs: StepBuffers;
   /** For `score`: as many rows as the longest piece so far, since most servers are never asked for it. */
-  #scores: OutputBuffers;
+  #scores: StepBuffers | null = null;
   readonly #noSoftEmbeds: Tensor;
-  readonly #rowTensors = new Map<number, readonly Tensor[]>();
   readonly #batches = new Map<number, DecodeBatch>();
   readonly #owned: Disposable[] = [];
 
-  /** @throws OrtError when the graph cannot be loaded. */
+  /** @throws OrtError when the graph cannot be loaded, or the device has not enough memory; nothing is left there then. */
   constructor(runtime: Runtime, options: RunnerOptions) {
-    const { shape, slots } = options;
+    const { shape, slots, device } = options;
     this.shape = shape;
     this.slots = slots;
     this.candidates = Math.min(CANDIDATES, shape.vocabSize);
     this.#runtime = runtime;
-    this.#session = runtime.session(options.modelPath, { threads: options.threads });
-    // The system hands out zeroed pages when they are first touched: an idle slot costs address space, not memory.
-    this.#cache = Array.from({ length: 2 * shape.layers }, () => new Float32Array((slots + 1) * this.#rowElements));
-    this.#outputs = this.#outputBuffers(slots);
-    this.#scores = this.#outputBuffers(0);
-    this.#noSoftEmbeds = this.#own(runtime.tensor(new Float32Array(shape.width), [1, 1, shape.width]));
+    try {
+      const session = this.#own(runtime.session(options.modelPath, { threads: options.threads, device }));
+      this.#session = session;
+      this.#logitsGraphs = device.hostMemory ? null : this.#own(new LogitsGraphs(runtime, device, shape.vocabSize));
+      this.#cache = this.#own(
+        device.hostMemory ? new HostKvCache(runtime, shape, slots) : new DeviceKvCache(runtime, { ...options, type: FLOAT_TYPES[options.precision], session }),
+      );
+      this.#outputs = this.#own(this.#buffers(slots));
+      this.#noSoftEmbeds = this.#own(runtime.tensor(new Float32Array(shape.width), [1, 1, shape.width]));
+    } catch (error) {
+      this.#release();
+      throw error;
+    }
   }
 
-  /** @throws RangeError for a prefix of another shape: it would spill into what lies behind it in the cache. */
   loadPrefix(row: number, prefix: KvTensor): void {
-    if (prefix.length > this.shape.positions || prefix.data.length !== kvElements(this.shape, prefix.length)) {
-      throw new RangeError(`a prefix of length ${prefix.length} with ${prefix.data.length} values does not fit this model`);
-    }
-    const run = prefix.length * this.shape.headDim;
-    this.#eachHead(row, (cache, at, index) => cache.set(prefix.data.subarray(index * run, (index + 1) * run), at));
+    this.#guard(() => this.#cache.loadPrefix(row, prefix));
   }
 
   copyRow(from: number, to: number, length: number): void {
-    const run = length * this.shape.headDim;
-    const distance = (from - to) * this.#rowElements;
-    this.#eachHead(to, (cache, at) => cache.copyWithin(at, at + distance, at + distance + run));
+    this.#guard(() => this.#cache.copyRow(from, to, length));
   }
 
   async prefill(row: number, start: number, ids: Int32Array): Promise<StepOutput> {
-    return this.#forward(row, start, BigInt64Array.from(ids, BigInt), this.#noSoftEmbeds, [ids.length - 1], this.#outputs);
+    return this.#forward(row, start, ids, this.#noSoftEmbeds, [ids.length - 1], this.#outputs);
   }
 
   async score(row: number, start: number, ids: Int32Array): Promise<StepOutput> {
-    if (this.#scores.rows < ids.length) {
-      wipeOutputs(this.#scores);
-      this.#scores = this.#outputBuffers(ids.length);
+    if (this.#scores === null || this.#scores.rows < ids.length) {
+      this.#scores?.wipe();
+      this.#scores?.[Symbol.dispose]();
+      this.#scores = this.#buffers(ids.length);
     }
-    return this.#forward(row, start, BigInt64Array.from(ids, BigInt), this.#noSoftEmbeds, [...ids.keys()], this.#scores);
+    return this.#forward(row, start, ids, this.#noSoftEmbeds, [...ids.keys()], this.#scores);
   }
 
   async decode(ids: Int32Array, positions: Int32Array): Promise<StepOutput> {
-    const batch = this.#batch(ids.length);
-    let longest = 0;
-    for (let row = 0; row < ids.length; row++) {
-      const position = positions[row]!;
-      batch.ids[row] = BigInt(ids[row]!);
-      batch.positions[row] = BigInt(position);
-      batch.seqlens[row] = position;
-      longest = Math.max(longest, position + 1);
-    }
-    batch.total[0] = longest;
+    const rows = ids.length;
+    // What is still to be copied to its row is copied before that row is read.
+    const cache = this.#guard(() => this.#cache.rows(rows));
+    const batch = this.#batch(rows, cache);
+    batch.ids.set(ids);
+    batch.positions.set(positions);
+    batch.seqlens.set(positions);
+    batch.total[0] = Math.max(...positions) + 1;
+    batch.binding.update("input_ids", "position_ids", "seqlens_k", "total_sequence_length");
     await this.#run(batch.binding);
-    return this.#output(this.#outputs, ids.length);
+    return this.#outputs.output(rows);
   }
 
   async fold(input: FoldInput): Promise<KvTensor> {
@@ -115,163 +126,113 @@ export class Gpt2Runner implements ModelRunner {
       await this.prefill(row, 0, input.ids);
     } else {
       using embeds = this.#runtime.tensor(input.data, [1, length, this.shape.width]);
-      await this.#forward(row, 0, new BigInt64Array(length).fill(SOFT_ID), embeds, [length - 1], this.#outputs);
+      await this.#forward(row, 0, new Int32Array(length).fill(SOFT_ID), embeds, [length - 1], this.#outputs);
     }
-    return this.#copyOut(row, length);
+    return this.#guard(() => this.#cache.read(row, length));
   }
 
   wipe(row: number, from: number, to: number): void {
-    const { headDim } = this.shape;
-    this.#eachHead(row, (cache, at) => cache.fill(0, at + from * headDim, at + to * headDim));
+    this.#guard(() => this.#cache.wipe(row, from, to));
   }
 
   wipeBuffers(): void {
-    wipeOutputs(this.#outputs);
-    wipeOutputs(this.#scores);
-    for (const { ids } of this.#batches.values()) ids.fill(0n);
+    this.#guard(() => {
+      this.#cache.wipeBuffers();
+      this.#outputs.wipe();
+      this.#scores?.wipe();
+    });
+    for (const { ids } of this.#batches.values()) ids.fill(0);
   }
 
   /** A copy of a row's keys and values at positions `[0, positions)`, as a KvTensor has them: for tests of what is left in it. */
   readRow(row: number): KvTensor {
-    return this.#copyOut(row, this.shape.positions);
+    return this.#cache.read(row, this.shape.positions);
+  }
+
+  /** Of the prefixes in the device's memory; null where prefixes are in the process's own. */
+  bankStats(): PrefixBankStats | null {
+    return this.#cache instanceof DeviceKvCache ? this.#cache.bank.stats() : null;
   }
 
   close(): Promise<void> {
-    for (const batch of this.#batches.values()) batch.binding[Symbol.dispose]();
-    for (const owned of this.#owned.reverse()) owned[Symbol.dispose]();
-    this.#session[Symbol.dispose]();
+    for (const { binding } of this.#batches.values()) binding[Symbol.dispose]();
+    this.#scores?.[Symbol.dispose]();
+    this.#release();
     return Promise.resolve();
   }
 
-  get #rowElements(): number {
-    return this.shape.heads * this.shape.positions * this.shape.headDim;
-  }
-
-  /** Calls back for each (layer, key or value, head) of a row: the cache, where the head begins, its index in a KvTensor. */
-  #eachHead(row: number, visit: (cache: Float32Array, at: number, index: number) => void): void {
-    const { heads, positions, headDim } = this.shape;
-    let index = 0;
-    for (const cache of this.#cache) {
-      for (let head = 0; head < heads; head++) visit(cache, (row * heads + head) * positions * headDim, index++);
-    }
-  }
-
-  #copyOut(row: number, length: number): KvTensor {
-    const data = new Float32Array(kvElements(this.shape, length));
-    const run = length * this.shape.headDim;
-    this.#eachHead(row, (cache, at, index) => data.set(cache.subarray(at, at + run), index * run));
-    return { length, data };
-  }
-
   /** Feeds one row at positions `[start, start + ids.length)`; the output is of the tokens `answered` (indices into `ids`). */
-  async #forward(row: number, start: number, ids: BigInt64Array, softEmbeds: Tensor, answered: readonly number[], buffers: OutputBuffers): Promise<StepOutput> {
+  async #forward(row: number, start: number, ids: Int32Array, softEmbeds: Tensor, answered: readonly number[], buffers: StepBuffers): Promise<StepOutput> {
     const length = ids.length;
-    const positions = BigInt64Array.from(ids, (_, index) => BigInt(start + index));
-    using idsTensor = this.#runtime.tensor(ids, [1, length]);
-    using positionsTensor = this.#runtime.tensor(positions, [1, length]);
+    const cache = this.#guard(() => this.#cache.row(row, start, start + length));
+    using inputIds = this.#runtime.tensor(ids, [1, length]);
+    using positionIds = this.#runtime.tensor(Int32Array.from(ids, (_, index) => start + index), [1, length]);
     using seqlens = this.#runtime.tensor(Int32Array.of(start + length - 1), [1]);
     using total = this.#runtime.tensor(Int32Array.of(start + length), [1]);
-    using outputRows = this.#runtime.tensor(BigInt64Array.from(answered, BigInt), [answered.length]);
-    const outputs = this.#outputTensors(buffers, answered.length);
+    using outputRows = this.#runtime.tensor(Int32Array.from(answered), [answered.length]);
+    const outputs = buffers.tensors(answered.length);
     try {
-      using binding = this.#bind({ idsTensor, positionsTensor, seqlens, total, outputRows, softEmbeds }, this.#rows(row, 1), outputs);
+      using binding = this.#bind(
+        { input_ids: inputIds, position_ids: positionIds, seqlens_k: seqlens, total_sequence_length: total, output_rows: outputRows, soft_embeds: softEmbeds },
+        cache,
+        outputs,
+      );
       await this.#run(binding);
     } finally {
-      for (const tensor of outputs) tensor[Symbol.dispose]();
+      for (const tensor of Object.values(outputs)) tensor[Symbol.dispose]();
     }
-    return this.#output(buffers, answered.length);
+    return buffers.output(answered.length);
   }
 
-  #batch(rows: number): DecodeBatch {
+  #batch(rows: number, cache: readonly Tensor[]): DecodeBatch {
     const known = this.#batches.get(rows);
     if (known !== undefined) return known;
-    const ids = new BigInt64Array(rows);
-    const positions = new BigInt64Array(rows);
-    const seqlens = new Int32Array(rows);
-    const total = new Int32Array(1);
-    const small = {
-      idsTensor: this.#own(this.#runtime.tensor(ids, [rows, 1])),
-      positionsTensor: this.#own(this.#runtime.tensor(positions, [rows, 1])),
-      seqlens: this.#own(this.#runtime.tensor(seqlens, [rows])),
-      total: this.#own(this.#runtime.tensor(total, [1])),
-      outputRows: this.#own(this.#runtime.tensor(BigInt64Array.from({ length: rows }, (_, row) => BigInt(row)), [rows])),
-      softEmbeds: this.#noSoftEmbeds,
+    const tensor = (data: Int32Array, dims: readonly number[]): Tensor => this.#own(this.#runtime.tensor(data, dims));
+    const [ids, positions, seqlens, total] = [new Int32Array(rows), new Int32Array(rows), new Int32Array(rows), new Int32Array(1)];
+    const inputs: StepInputs = {
+      input_ids: tensor(ids, [rows, 1]),
+      position_ids: tensor(positions, [rows, 1]),
+      seqlens_k: tensor(seqlens, [rows]),
+      total_sequence_length: tensor(total, [1]),
+      output_rows: tensor(Int32Array.from({ length: rows }, (_, row) => row), [rows]),
+      soft_embeds: this.#noSoftEmbeds,
     };
-    const outputs = this.#outputTensors(this.#outputs, rows).map((tensor) => this.#own(tensor));
-    const batch = { ids, positions, seqlens, total, binding: this.#bind(small, this.#rows(0, rows), outputs) };
+    const outputs = this.#outputs.tensors(rows);
+    for (const output of Object.values(outputs)) this.#own(output);
+    const batch = { ids, positions, seqlens, total, binding: this.#bind(inputs, cache, outputs) };
     this.#batches.set(rows, batch);
     return batch;
   }
 
-  #bind(
-    small: Record<"idsTensor" | "positionsTensor" | "seqlens" | "total" | "outputRows" | "softEmbeds", Tensor>,
-    rows: readonly Tensor[],
-    [logits, topLogits, topIds, logSumExp]: readonly Tensor[],
-  ): Binding {
+  #bind(inputs: StepInputs, cache: readonly Tensor[], outputs: Readonly<Record<string, Tensor>>): Binding {
     const past: Record<string, Tensor> = {};
     const present: Record<string, Tensor> = {};
-    rows.forEach((tensor, index) => {
+    cache.forEach((tensor, index) => {
       const name = `${index % 2 === 0 ? "key" : "value"}.${index >> 1}`;
       past[`past_${name}`] = present[`present_${name}`] = tensor;
     });
-    return this.#session.binding(
-      {
-        input_ids: small.idsTensor,
-        position_ids: small.positionsTensor,
-        soft_embeds: small.softEmbeds,
-        seqlens_k: small.seqlens,
-        total_sequence_length: small.total,
-        output_rows: small.outputRows,
-        ...past,
-      },
-      { logits: logits!, top_logits: topLogits!, top_ids: topIds!, log_sum_exp: logSumExp!, ...present },
-    );
+    return this.#session.binding({ ...inputs, ...past }, { ...outputs, ...present });
   }
 
-  /** Tensors over rows `[row, row + count)` of every layer's keys and values. Single rows are kept: every prefill needs them. */
-  #rows(row: number, count: number): readonly Tensor[] {
-    const known = count === 1 ? this.#rowTensors.get(row) : undefined;
-    if (known !== undefined) return known;
-    const { heads, positions, headDim } = this.shape;
-    const tensors = this.#cache.map((cache) =>
-      this.#own(
-        this.#runtime.tensor(cache.subarray(row * this.#rowElements, (row + count) * this.#rowElements), [count, heads, positions, headDim]),
-      ),
-    );
-    if (count === 1) this.#rowTensors.set(row, tensors);
-    return tensors;
-  }
-
-  #outputBuffers(rows: number): OutputBuffers {
-    return {
-      rows,
-      logits: new Float32Array(rows * this.shape.vocabSize),
-      topLogits: new Float32Array(rows * this.candidates),
-      topIds: new Int32Array(rows * this.candidates),
-      logSumExp: new Float32Array(rows),
-    };
-  }
-
-  #outputTensors({ logits, topLogits, topIds, logSumExp }: OutputBuffers, rows: number): Tensor[] {
-    const { vocabSize } = this.shape;
-    return [
-      this.#runtime.tensor(logits.subarray(0, rows * vocabSize), [rows, vocabSize]),
-      this.#runtime.tensor(topLogits.subarray(0, rows * this.candidates), [rows, this.candidates]),
-      this.#runtime.tensor(topIds.subarray(0, rows * this.candidates), [rows, this.candidates]),
-      this.#runtime.tensor(logSumExp.subarray(0, rows), [rows, 1]),
-    ];
-  }
-
-  #output({ logits, topLogits, topIds, logSumExp }: OutputBuffers, rows: number): StepOutput {
-    const { vocabSize } = this.shape;
-    return { rows, topLogits, topIds, logSumExp, logits: (row) => logits.subarray(row * vocabSize, (row + 1) * vocabSize) };
+  #buffers(rows: number): StepBuffers {
+    const { candidates, shape } = this;
+    return new StepBuffers(this.#runtime, { rows, candidates, vocabSize: shape.vocabSize, session: this.#session, graphs: this.#logitsGraphs });
   }
 
   async #run(binding: Binding): Promise<void> {
     try {
       await this.#session.run(binding);
     } catch (error) {
-      throw new PrefixdError("model_failed", "The model run failed.", { cause: error });
+      throw modelFailed(error);
+    }
+  }
+
+  /** For what runs on the device without being awaited. */
+  #guard<T>(call: () => T): T {
+    try {
+      return call();
+    } catch (error) {
+      throw error instanceof RangeError ? error : modelFailed(error);
     }
   }
 
@@ -279,8 +240,12 @@ export class Gpt2Runner implements ModelRunner {
     this.#owned.push(object);
     return object;
   }
+
+  #release(): void {
+    for (const owned of this.#owned.splice(0).reverse()) owned[Symbol.dispose]();
+  }
 }
 
-function wipeOutputs({ logits, topLogits, topIds, logSumExp }: OutputBuffers): void {
-  for (const buffer of [logits, topLogits, topIds, logSumExp]) buffer.fill(0);
+function modelFailed(cause: unknown): PrefixdError {
+  return new PrefixdError("model_failed", "The model run failed.", { cause });
 }

@@ -4,8 +4,9 @@ import { constants } from "node:fs";
 import { access, mkdir, open, readdir, rename, rm, stat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import type { Checkpoint } from "./checkpoint.ts";
-import { CANDIDATES, GRAPH_VERSION, gpt2Graph } from "./gpt2-graph.ts";
-import type { ExternalRange } from "./onnx-writer.ts";
+import { toFloat16 } from "./float16.ts";
+import { CANDIDATES, GRAPH_VERSION, gpt2Graph, type FloatType } from "./gpt2-graph.ts";
+import { DataType, type ExternalRange } from "./onnx-writer.ts";
 
 const DATA_FILE = "weights.bin";
 /** ORT maps external data into memory: page alignment spares it a copy. */
@@ -13,8 +14,9 @@ const ALIGNMENT = 4096;
 const CHUNK_BYTES = 4 << 20;
 const ABANDONED_MS = 6 * 3_600_000;
 
-/** Only fp32 so far: what HF PEFT computes on a CPU. */
-export type Precision = "fp32";
+/** fp32: what HF PEFT computes on a CPU. fp16: half the memory and its traffic, on devices with such arithmetic. */
+export type Precision = "fp32" | "fp16";
+export const FLOAT_TYPES: Readonly<Record<Precision, FloatType>> = { fp32: DataType.float, fp16: DataType.float16 };
 
 /**
  * Path of the graph for this checkpoint, built when it is not there yet. Weights are streamed in chunks, so that the memory needed
@@ -28,9 +30,9 @@ export async function ensureGraph(checkpoint: Checkpoint, cacheDir: string, prec
   await mkdir(temporary, { recursive: true });
   await removeAbandoned(folder);
   try {
-    const weights = await writeWeights(checkpoint, join(temporary, DATA_FILE));
+    const weights = await writeWeights(checkpoint, join(temporary, DATA_FILE), FLOAT_TYPES[precision]);
     const candidates = Math.min(CANDIDATES, checkpoint.config.vocabSize);
-    const model = gpt2Graph(checkpoint.config, { candidates, weights, dataFile: DATA_FILE });
+    const model = gpt2Graph(checkpoint.config, { type: FLOAT_TYPES[precision], candidates, weights, dataFile: DATA_FILE });
     const file = await open(join(temporary, "model.onnx"), "w");
     try {
       await file.writeFile(model);
@@ -45,7 +47,7 @@ export async function ensureGraph(checkpoint: Checkpoint, cacheDir: string, prec
   return join(folder, "model.onnx");
 }
 
-async function writeWeights(checkpoint: Checkpoint, path: string): Promise<Map<string, ExternalRange>> {
+async function writeWeights(checkpoint: Checkpoint, path: string, type: FloatType): Promise<Map<string, ExternalRange>> {
   const ranges = new Map<string, ExternalRange>();
   const file = await open(path, "w");
   try {
@@ -54,8 +56,9 @@ async function writeWeights(checkpoint: Checkpoint, path: string): Promise<Map<s
       offset = Math.ceil(offset / ALIGNMENT) * ALIGNMENT;
       const start = offset;
       for await (const chunk of checkpoint.tensor(name).chunks(CHUNK_BYTES)) {
-        await file.write(new Uint8Array(chunk.buffer, chunk.byteOffset, chunk.byteLength), 0, chunk.byteLength, offset);
-        offset += chunk.byteLength;
+        const data = type === DataType.float ? chunk : toFloat16(chunk);
+        await file.write(new Uint8Array(data.buffer, data.byteOffset, data.byteLength), 0, data.byteLength, offset);
+        offset += data.byteLength;
       }
       ranges.set(name, { offset: start, length: offset - start });
     }

@@ -21,6 +21,7 @@ export type SessionHandle = Handle<"session">;
 export type SessionOptionsHandle = Handle<"session options">;
 export type RunOptionsHandle = Handle<"run options">;
 export type MemoryInfoHandle = Handle<"memory info">;
+export type AllocatorHandle = Handle<"allocator">;
 export type ValueHandle = Handle<"value">;
 export type BindingHandle = Handle<"binding">;
 
@@ -31,6 +32,9 @@ export type ElementType = (typeof ElementType)[keyof typeof ElementType];
 /** GraphOptimizationLevel */
 export const GraphOptimization = { none: 0, basic: 1, extended: 2, all: 99 } as const;
 export type GraphOptimization = (typeof GraphOptimization)[keyof typeof GraphOptimization];
+
+/** Execution providers that sessions can be given beside the CPU's. */
+export type ExecutionProviderName = "WebGPU" | "CUDA";
 
 /** An error that ORT reported. `code` is OrtErrorCode. */
 export class OrtError extends Error {
@@ -47,6 +51,7 @@ koffi.config({ sync_stack_size: 8 << 20, async_stack_size: 8 << 20 });
 
 const P = "void *";
 const OUT = koffi.out(koffi.pointer(P));
+const STRINGS = "const char **";
 /** ORTCHAR_T: paths are UTF-16 on Windows. */
 const ORT_PATH = process.platform === "win32" ? "str16" : "str";
 
@@ -56,11 +61,15 @@ const FUNCTIONS = {
   GetErrorMessage: [2, "str", [P]],
   CreateEnv: [3, "status", ["int", "str", OUT]],
   CreateSession: [7, "status", [P, ORT_PATH, P, OUT]],
+  CreateSessionFromArray: [8, "status", [P, P, "size_t", P, OUT]],
   CreateSessionOptions: [10, "status", [OUT]],
   SetSessionGraphOptimizationLevel: [23, "status", [P, "int"]],
   SetIntraOpNumThreads: [24, "status", [P, "int"]],
   CreateRunOptions: [39, "status", [OUT]],
+  CreateTensorAsOrtValue: [48, "status", [P, P, "size_t", "int", OUT]],
   CreateTensorWithDataAsOrtValue: [49, "status", [P, P, "size_t", P, "size_t", "int", OUT]],
+  GetTensorMutableData: [51, "status", [P, OUT]],
+  CreateMemoryInfo: [68, "status", ["str", "int", "int", "int", OUT]],
   CreateCpuMemoryInfo: [69, "status", ["int", "int", OUT]],
   ReleaseEnv: [92, "void", [P]],
   ReleaseStatus: [93, "void", [P]],
@@ -70,11 +79,18 @@ const FUNCTIONS = {
   ReleaseRunOptions: [97, "void", [P]],
   ReleaseSessionOptions: [100, "void", [P]],
   AddSessionConfigEntry: [130, "status", [P, "str", "str"]],
+  CreateAllocator: [131, "status", [P, P, OUT]],
+  ReleaseAllocator: [132, "void", [P]],
   RunWithBinding: [133, "status", [P, P, P]],
   CreateIoBinding: [134, "status", [P, OUT]],
   ReleaseIoBinding: [135, "void", [P]],
   BindInput: [136, "status", [P, "str", P]],
   BindOutput: [137, "status", [P, "str", P]],
+  SessionOptionsAppendExecutionProvider_CUDA_V2: [204, "status", [P, P]],
+  CreateCUDAProviderOptions: [205, "status", [OUT]],
+  UpdateCUDAProviderOptions: [206, "status", [P, STRINGS, STRINGS, "size_t"]],
+  ReleaseCUDAProviderOptions: [208, "void", [P]],
+  SessionOptionsAppendExecutionProvider: [216, "status", [P, "str", STRINGS, STRINGS, "size_t"]],
 } as const;
 type FunctionName = keyof typeof FUNCTIONS;
 interface NativeFunction {
@@ -144,6 +160,18 @@ export class OrtApi {
   setIntraOpThreads(options: SessionOptionsHandle, threads: number): void {
     this.#call("SetIntraOpNumThreads", options, threads);
   }
+  /** Puts an execution provider before those that the options have already. */
+  appendExecutionProvider(options: SessionOptionsHandle, name: ExecutionProviderName, settings: Readonly<Record<string, string>>): void {
+    const entries = [Object.keys(settings), Object.values(settings), Object.keys(settings).length] as const;
+    if (name === "WebGPU") return this.#call("SessionOptionsAppendExecutionProvider", options, name, ...entries);
+    const native = this.#create("CreateCUDAProviderOptions");
+    try {
+      this.#call("UpdateCUDAProviderOptions", native, ...entries);
+      this.#call("SessionOptionsAppendExecutionProvider_CUDA_V2", options, native);
+    } finally {
+      this.#functions.ReleaseCUDAProviderOptions(native);
+    }
+  }
   addSessionConfig(options: SessionOptionsHandle, key: string, value: string): void {
     this.#call("AddSessionConfigEntry", options, key, value);
   }
@@ -151,8 +179,10 @@ export class OrtApi {
     this.#functions.ReleaseSessionOptions(options);
   }
 
-  createSession(env: EnvHandle, modelPath: string, options: SessionOptionsHandle): SessionHandle {
-    return this.#create("CreateSession", env, modelPath, options);
+  /** @param model a path, or the bytes of a model without external data. */
+  createSession(env: EnvHandle, model: string | Uint8Array, options: SessionOptionsHandle): SessionHandle {
+    if (typeof model === "string") return this.#create("CreateSession", env, model, options);
+    return this.#create("CreateSessionFromArray", env, model, model.length, options);
   }
   releaseSession(session: SessionHandle): void {
     this.#functions.ReleaseSession(session);
@@ -160,6 +190,10 @@ export class OrtApi {
 
   createCpuMemoryInfo(): MemoryInfoHandle {
     return this.#create("CreateCpuMemoryInfo", ARENA_ALLOCATOR, MEM_TYPE_DEFAULT);
+  }
+  /** A device's own memory, such as "WebGPU_Buffer" or "Cuda"; device 0. */
+  createMemoryInfo(name: string): MemoryInfoHandle {
+    return this.#create("CreateMemoryInfo", name, DEVICE_ALLOCATOR, 0, MEM_TYPE_DEFAULT);
   }
   releaseMemoryInfo(info: MemoryInfoHandle): void {
     this.#functions.ReleaseMemoryInfo(info);
@@ -169,6 +203,27 @@ export class OrtApi {
   createTensor(info: MemoryInfoHandle, data: ArrayBufferView, shape: readonly number[], type: ElementType): ValueHandle {
     const dims = BigInt64Array.from(shape, BigInt);
     return this.#create("CreateTensorWithDataAsOrtValue", info, data, data.byteLength, dims, dims.length, type);
+  }
+  /** A tensor over memory that is not the host's: an address, or whatever the device takes for one. */
+  createTensorAt(info: MemoryInfoHandle, data: bigint, byteLength: number, shape: readonly number[], type: ElementType): ValueHandle {
+    const dims = BigInt64Array.from(shape, BigInt);
+    return this.#create("CreateTensorWithDataAsOrtValue", info, data, byteLength, dims, dims.length, type);
+  }
+  /** The session's allocator for that memory; to be released before the session. */
+  createAllocator(session: SessionHandle, info: MemoryInfoHandle): AllocatorHandle {
+    return this.#create("CreateAllocator", session, info);
+  }
+  releaseAllocator(allocator: AllocatorHandle): void {
+    this.#functions.ReleaseAllocator(allocator);
+  }
+  /** A tensor in memory of its own, freed with it. What is in it is not defined. */
+  allocateTensor(allocator: AllocatorHandle, shape: readonly number[], type: ElementType): ValueHandle {
+    const dims = BigInt64Array.from(shape, BigInt);
+    return this.#create("CreateTensorAsOrtValue", allocator, dims, dims.length, type);
+  }
+  /** Where a tensor's data is. */
+  dataOf(value: ValueHandle): bigint {
+    return this.#create("GetTensorMutableData", value);
   }
   releaseValue(value: ValueHandle): void {
     this.#functions.ReleaseValue(value);
@@ -205,6 +260,11 @@ export class OrtApi {
     });
   }
 
+  /** Runs on this thread and returns when everything has been handed to the device; outputs in host memory are there then. */
+  runNow(session: SessionHandle, options: RunOptionsHandle, binding: BindingHandle): void {
+    this.#call("RunWithBinding", session, options, binding);
+  }
+
   #create<Kind extends string>(name: FunctionName, ...args: unknown[]): Handle<Kind> {
     const out: [bigint | null] = [null];
     this.#call(name, ...args, out);
@@ -226,6 +286,7 @@ export class OrtApi {
 
 /** OrtLoggingLevel ORT_LOGGING_LEVEL_FATAL: what goes wrong reaches us as a status, not as text on stderr. */
 const LOG_FATAL = 4;
-/** OrtAllocatorType OrtArenaAllocator, OrtMemType OrtMemTypeDefault. */
+/** OrtAllocatorType OrtDeviceAllocator and OrtArenaAllocator, OrtMemType OrtMemTypeDefault. */
+const DEVICE_ALLOCATOR = 0;
 const ARENA_ALLOCATOR = 1;
 const MEM_TYPE_DEFAULT = 0;

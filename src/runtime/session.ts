@@ -2,10 +2,12 @@
  * Sessions, tensors and bindings over ORT's C API, with visible ownership: each is `Disposable` and frees its native object once.
  * Knows nothing of any particular model.
  */
+import { DEVICES, type Device } from "./device.ts";
 import {
   ElementType,
   GraphOptimization,
   OrtApi,
+  type AllocatorHandle,
   type BindingHandle,
   type EnvHandle,
   type MemoryInfoHandle,
@@ -15,6 +17,12 @@ import {
 } from "./ort-api.ts";
 
 export type TensorData = Float32Array | Int32Array | BigInt64Array | Uint8Array;
+
+/** Bytes that have crossed between the process's memory and a device's, since the start. */
+export interface Transfers {
+  readonly up: number;
+  readonly down: number;
+}
 
 /** Owner of a native object. Disposing of it twice frees once. */
 abstract class Owner implements Disposable {
@@ -34,6 +42,8 @@ export class Runtime extends Owner {
   readonly api: OrtApi;
   readonly env: EnvHandle;
   readonly memory: MemoryInfoHandle;
+  /** Counted by bindings: inputs when they are bound, outputs when they have been made. */
+  readonly transfers: { up: number; down: number } = { up: 0, down: 0 };
 
   /** @throws when the library cannot be loaded or has another ABI. */
   constructor(api: OrtApi = new OrtApi()) {
@@ -44,13 +54,16 @@ export class Runtime extends Owner {
   }
 
   /** A tensor over `data`; the typed array is kept alive by the tensor. */
-  tensor<T extends TensorData>(data: T, shape: readonly number[]): Tensor<T> {
-    return new Tensor(this, data, shape);
+  tensor<T extends TensorData>(data: T, shape: readonly number[]): HostTensor<T> {
+    return new HostTensor(this, data, shape);
   }
 
-  /** @throws OrtError when the model cannot be loaded. */
-  session(modelPath: string, options: SessionOptions): Session {
-    return new Session(this, modelPath, options);
+  /**
+   * @param model a path, or the bytes of a model without external data
+   * @throws OrtError when the model cannot be loaded, or the device not used
+   */
+  session(model: string | Uint8Array, options: SessionOptions): Session {
+    return new Session(this, model, options);
   }
 
   protected override release(): void {
@@ -60,59 +73,131 @@ export class Runtime extends Owner {
 }
 
 export interface SessionOptions {
-  /** Threads inside one operator; 0: one per core. */
+  /** Threads inside one operator on the CPU; 0: one per core. */
   readonly threads: number;
+  /** Default: the CPU. Elsewhere every node must run there: a model of which a part would fall back to the CPU is refused. */
+  readonly device?: Device;
   /** ORT's session configuration entries. */
   readonly config?: Readonly<Record<string, string>>;
 }
 
-export class Tensor<T extends TensorData = TensorData> extends Owner {
-  readonly data: T;
+export abstract class Tensor extends Owner {
   readonly shape: readonly number[];
-  readonly value: ValueHandle;
-  readonly #runtime: Runtime;
+  abstract readonly value: ValueHandle;
+  /** Bytes of its data. */
+  abstract readonly byteLength: number;
+  protected readonly runtime: Runtime;
 
-  constructor(runtime: Runtime, data: T, shape: readonly number[]) {
+  constructor(runtime: Runtime, shape: readonly number[]) {
     super();
-    const elements = shape.reduce((product, dim) => product * dim, 1);
-    if (elements !== data.length) throw new RangeError(`a tensor [${shape.join(", ")}] needs ${elements} elements, not ${data.length}`);
-    this.data = data;
+    this.runtime = runtime;
     this.shape = shape;
-    this.#runtime = runtime;
-    this.value = runtime.api.createTensor(runtime.memory, data, shape, elementType(data));
   }
 
   protected override release(): void {
-    this.#runtime.api.releaseValue(this.value);
+    this.runtime.api.releaseValue(this.value);
   }
 }
 
+/** A tensor over a typed array. */
+export class HostTensor<T extends TensorData = TensorData> extends Tensor {
+  readonly data: T;
+  override readonly value: ValueHandle;
+
+  constructor(runtime: Runtime, data: T, shape: readonly number[]) {
+    super(runtime, shape);
+    const elements = countOf(shape);
+    if (elements !== data.length) throw new RangeError(`a tensor [${shape.join(", ")}] needs ${elements} elements, not ${data.length}`);
+    this.data = data;
+    this.value = runtime.api.createTensor(runtime.memory, data, shape, elementType(data));
+  }
+
+  override get byteLength(): number {
+    return this.data.byteLength;
+  }
+}
+
+/** A tensor in a device's memory, its own or another's. */
+export class DeviceTensor extends Tensor {
+  override readonly value: ValueHandle;
+  override readonly byteLength: number;
+  readonly #type: ElementType;
+  readonly #memory: DeviceMemory;
+
+  constructor(memory: DeviceMemory, type: ElementType, shape: readonly number[], value: ValueHandle) {
+    super(memory.runtime, shape);
+    this.#memory = memory;
+    this.#type = type;
+    this.value = value;
+    this.byteLength = countOf(shape) * BYTES[type];
+  }
+
+  /**
+   * The same memory from byte `offset` on as another shape; this tensor must outlive it.
+   * @throws RangeError if it does not fit, or begins in the middle on a device that knows memory by handles
+   */
+  view(shape: readonly number[], offset = 0): DeviceTensor {
+    const byteLength = countOf(shape) * BYTES[this.#type];
+    if (offset + byteLength > this.byteLength || (offset > 0 && !this.#memory.device.rowViews)) {
+      throw new RangeError(`no view [${shape.join(", ")}] at byte ${offset} of a tensor [${this.shape.join(", ")}] on ${this.#memory.device.kind}`);
+    }
+    const { api } = this.runtime;
+    const value = api.createTensorAt(this.#memory.info, api.dataOf(this.value) + BigInt(offset), byteLength, shape, this.#type);
+    return new DeviceTensor(this.#memory, this.#type, shape, value);
+  }
+}
+
+interface DeviceMemory {
+  readonly runtime: Runtime;
+  readonly device: Device;
+  readonly info: MemoryInfoHandle;
+  readonly allocator: AllocatorHandle;
+}
+
 export class Session extends Owner {
+  readonly device: Device;
   readonly #runtime: Runtime;
   readonly #session: SessionHandle;
   readonly #runOptions: RunOptionsHandle;
+  #memory: DeviceMemory | null = null;
   /** A run reads memory that only its binding keeps alive: it must not be collected, even if the caller has let go of it. */
   readonly #running = new Set<Binding>();
 
-  constructor(runtime: Runtime, modelPath: string, options: SessionOptions) {
+  constructor(runtime: Runtime, model: string | Uint8Array, options: SessionOptions) {
     super();
     const { api } = runtime;
     this.#runtime = runtime;
+    this.device = options.device ?? DEVICES.cpu;
     const native = api.createSessionOptions();
     try {
       api.setGraphOptimization(native, GraphOptimization.all);
       api.setIntraOpThreads(native, options.threads);
       for (const [key, value] of Object.entries(options.config ?? {})) api.addSessionConfig(native, key, value);
-      this.#session = api.createSession(runtime.env, modelPath, native);
+      const { provider } = this.device;
+      if (provider !== null) {
+        api.addSessionConfig(native, "session.disable_cpu_ep_fallback", "1");
+        api.appendExecutionProvider(native, provider.name, provider.settings);
+      }
+      this.#session = api.createSession(runtime.env, model, native);
     } finally {
       api.releaseSessionOptions(native);
     }
     this.#runOptions = api.createRunOptions();
   }
 
+  /** A tensor in the memory of the session's device, which it must not outlive; what is in it is not defined. */
+  allocate(type: ElementType, shape: readonly number[]): DeviceTensor {
+    const { api } = this.#runtime;
+    if (this.#memory === null) {
+      const info = api.createMemoryInfo(this.device.memory);
+      this.#memory = { runtime: this.#runtime, device: this.device, info, allocator: api.createAllocator(this.#session, info) };
+    }
+    return new DeviceTensor(this.#memory, type, shape, api.allocateTensor(this.#memory.allocator, shape, type));
+  }
+
   /** Input and output tensors by name, kept between runs; the tensors must outlive it. */
   binding(inputs: Readonly<Record<string, Tensor>>, outputs: Readonly<Record<string, Tensor>>): Binding {
-    return new Binding(this.#runtime, this.#session, inputs, outputs);
+    return new Binding(this.#runtime, this.#session, this.device, inputs, outputs);
   }
 
   /** Runs off the event loop. The caller waits for one run to end before it touches the bound tensors. */
@@ -120,30 +205,49 @@ export class Session extends Owner {
     this.#running.add(binding);
     try {
       await this.#runtime.api.run(this.#session, this.#runOptions, binding.handle);
+      this.#runtime.transfers.down += binding.bytesDown;
     } finally {
       this.#running.delete(binding);
     }
   }
 
+  /** Runs on this thread: for what takes microseconds. */
+  runNow(binding: Binding): void {
+    this.#runtime.api.runNow(this.#session, this.#runOptions, binding.handle);
+    this.#runtime.transfers.down += binding.bytesDown;
+  }
+
   protected override release(): void {
-    this.#runtime.api.releaseRunOptions(this.#runOptions);
-    this.#runtime.api.releaseSession(this.#session);
+    const { api } = this.#runtime;
+    if (this.#memory !== null) {
+      api.releaseAllocator(this.#memory.allocator);
+      api.releaseMemoryInfo(this.#memory.info);
+    }
+    api.releaseRunOptions(this.#runOptions);
+    api.releaseSession(this.#session);
   }
 }
 
 export class Binding extends Owner {
   readonly handle: BindingHandle;
+  /** Bytes that each run brings from the device into the process's memory. */
+  readonly bytesDown: number;
   readonly #runtime: Runtime;
+  readonly #device: Device;
+  readonly #inputs: Readonly<Record<string, Tensor>>;
   // Native values point into these tensors' memory: a binding keeps them from being collected.
   readonly tensors: readonly Tensor[];
 
-  constructor(runtime: Runtime, session: SessionHandle, inputs: Readonly<Record<string, Tensor>>, outputs: Readonly<Record<string, Tensor>>) {
+  constructor(runtime: Runtime, session: SessionHandle, device: Device, inputs: Readonly<Record<string, Tensor>>, outputs: Readonly<Record<string, Tensor>>) {
     super();
     this.#runtime = runtime;
+    this.#device = device;
+    this.#inputs = inputs;
     this.tensors = [...Object.values(inputs), ...Object.values(outputs)];
     this.handle = runtime.api.createBinding(session);
+    this.bytesDown = device.hostMemory ? 0 : sum(Object.values(outputs).map((tensor) => (tensor instanceof HostTensor ? tensor.byteLength : 0)));
     try {
-      for (const [name, tensor] of Object.entries(inputs)) runtime.api.bindInput(this.handle, name, tensor.value);
+      for (const name of Object.keys(inputs)) this.#bindInput(name);
       for (const [name, tensor] of Object.entries(outputs)) runtime.api.bindOutput(this.handle, name, tensor.value);
     } catch (error) {
       runtime.api.releaseBinding(this.handle);
@@ -151,14 +255,38 @@ export class Binding extends Owner {
     }
   }
 
+  /** To be called after these inputs' typed arrays were written: a device has a copy of its own, made as they are bound. */
+  update(...names: readonly string[]): void {
+    if (this.#device.hostMemory) return;
+    for (const name of names) this.#bindInput(name);
+  }
+
   protected override release(): void {
     this.#runtime.api.releaseBinding(this.handle);
   }
+
+  #bindInput(name: string): void {
+    const tensor = this.#inputs[name]!;
+    this.#runtime.api.bindInput(this.handle, name, tensor.value);
+    if (!this.#device.hostMemory && tensor instanceof HostTensor) this.#runtime.transfers.up += tensor.byteLength;
+  }
 }
+
+const BYTES: Readonly<Record<ElementType, number>> = {
+  [ElementType.float32]: 4, [ElementType.uint8]: 1, [ElementType.int8]: 1, [ElementType.int32]: 4, [ElementType.int64]: 8, [ElementType.bool]: 1, [ElementType.float16]: 2,
+};
 
 function elementType(data: TensorData): ElementType {
   if (data instanceof Float32Array) return ElementType.float32;
   if (data instanceof Int32Array) return ElementType.int32;
   if (data instanceof BigInt64Array) return ElementType.int64;
   return ElementType.uint8;
+}
+
+function countOf(shape: readonly number[]): number {
+  return shape.reduce((product, dim) => product * dim, 1);
+}
+
+function sum(numbers: readonly number[]): number {
+  return numbers.reduce((total, number) => total + number, 0);
 }

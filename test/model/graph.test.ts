@@ -7,6 +7,7 @@ import { parseGpt2Config } from "../../src/model/checkpoint-config.ts";
 import { CANDIDATES, GRAPH_VERSION, gpt2Graph } from "../../src/model/gpt2-graph.ts";
 import { Gpt2Runner } from "../../src/model/gpt2-runner.ts";
 import { ensureGraph } from "../../src/model/graph-cache.ts";
+import { DEVICES } from "../../src/runtime/device.ts";
 import { Runtime } from "../../src/runtime/session.ts";
 import { goldenDir, goldenModels } from "../support/model.ts";
 
@@ -26,7 +27,7 @@ type Tap = Pick<typeof t, "teardown">;
 
 /** The likeliest token after a prompt: whether a graph works at all. */
 async function firstToken(modelPath: string, checkpoint: Checkpoint): Promise<number> {
-  const runner = new Gpt2Runner(runtime, { modelPath, shape: checkpoint.shape, slots: 1, threads: 1 });
+  const runner = new Gpt2Runner(runtime, { modelPath, shape: checkpoint.shape, slots: 1, threads: 1, device: DEVICES.cpu, precision: "fp32", bankBytes: 0 });
   const output = await runner.prefill(0, 0, Int32Array.of(165));
   const id = output.topIds[0]!;
   await runner.close();
@@ -137,7 +138,7 @@ t.test("a changed graph needs a changed GRAPH_VERSION, or caches would serve the
   const digest = createHash("sha256");
   for (const config of configs) {
     const weights = new Map([...gpt2Tensors(config).keys()].map((name, index) => [name, { offset: index * 4096, length: 4096 }]));
-    digest.update(gpt2Graph(config, { candidates: CANDIDATES, weights, dataFile: "weights.bin" }));
+    digest.update(gpt2Graph(config, { type: DataType.float, candidates: CANDIDATES, weights, dataFile: "weights.bin" }));
   }
   const known: Record<number, string> = {
     1: "9c60711696431d1c0187f7f352a16ea7014c35144dfea420a0d0f3d975751a06",
@@ -148,7 +149,7 @@ t.test("a changed graph needs a changed GRAPH_VERSION, or caches would serve the
 
 t.test("a weight without a place in the data file is an error of whoever forgot it", async (t) => {
   const config = parseGpt2Config({ model_type: "gpt2", n_layer: 1, n_head: 2, n_embd: 8, n_positions: 16, vocab_size: 100, bos_token_id: 0, eos_token_id: 0 });
-  t.throws(() => gpt2Graph(config, { candidates: 5, weights: new Map(), dataFile: "x" }), /no place in the data file for wte\.weight/);
+  t.throws(() => gpt2Graph(config, { type: DataType.float, candidates: 5, weights: new Map(), dataFile: "x" }), /no place in the data file for wte\.weight/);
 });
 
 t.test("folders of killed builds go once they are old", async (t) => {

@@ -6,6 +6,7 @@ import type { StepOutput } from "../../src/engine/model-runner.ts";
 import { openCheckpoint, type Checkpoint } from "../../src/model/checkpoint.ts";
 import { Gpt2Runner } from "../../src/model/gpt2-runner.ts";
 import { ensureGraph } from "../../src/model/graph-cache.ts";
+import { DEVICES } from "../../src/runtime/device.ts";
 import { Runtime } from "../../src/runtime/session.ts";
 import { seededRandom } from "../support/model.ts";
 
@@ -21,7 +22,7 @@ export async function openRunner(dir: string, slots: number, threads = 2): Promi
   const cache = await mkdtemp(join(tmpdir(), "prefixd-runner-"));
   const checkpoint = await openCheckpoint(dir);
   const runtime = new Runtime();
-  const runner = new Gpt2Runner(runtime, { modelPath: await ensureGraph(checkpoint, cache, "fp32"), shape: checkpoint.shape, slots, threads });
+  const runner = new Gpt2Runner(runtime, { modelPath: await ensureGraph(checkpoint, cache, "fp32"), shape: checkpoint.shape, slots, threads, device: DEVICES.cpu, precision: "fp32", bankBytes: 0 });
   return {
     checkpoint,
     runner,

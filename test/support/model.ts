@@ -9,9 +9,10 @@ import type { PrefixdError } from "../../src/errors.ts";
 import type { KvTensor } from "../../src/kv.ts";
 import { openCheckpoint, type Gpt2Config } from "../../src/model/checkpoint.ts";
 import { Gpt2Runner } from "../../src/model/gpt2-runner.ts";
-import { ensureGraph } from "../../src/model/graph-cache.ts";
+import { ensureGraph, type Precision } from "../../src/model/graph-cache.ts";
 import type { EngineObserver } from "../../src/observability/engine-observer.ts";
 import { parsePeftAdapter } from "../../src/prefixes/peft.ts";
+import { DEVICES, type Device } from "../../src/runtime/device.ts";
 import { Runtime } from "../../src/runtime/session.ts";
 
 export const GREEDY: SamplingParams = { doSample: false, temperature: 1, topK: 0, topP: 1, minP: 0, repetitionPenalty: 1, minNewTokens: 0 };
@@ -27,14 +28,15 @@ export interface TestModel {
   close(): Promise<void>;
 }
 
-export async function openTestModel(dir: string, options: { slots?: number; prefillChunk?: number; maxQueue?: number } = {}): Promise<TestModel> {
+export async function openTestModel(dir: string, options: { slots?: number; prefillChunk?: number; maxQueue?: number; device?: Device; precision?: Precision } = {}): Promise<TestModel> {
   const cacheDir = await mkdtemp(join(tmpdir(), "prefixd-model-"));
   const checkpoint = await openCheckpoint(dir);
-  const modelPath = await ensureGraph(checkpoint, cacheDir, "fp32");
+  const { device = DEVICES.cpu, precision = "fp32" } = options;
+  const modelPath = await ensureGraph(checkpoint, cacheDir, precision);
   await checkpoint.close();
   const { config, shape, fingerprint } = checkpoint;
   const runtime = new Runtime();
-  const runner = new Gpt2Runner(runtime, { modelPath, shape, slots: options.slots ?? 32, threads: 2 });
+  const runner = new Gpt2Runner(runtime, { modelPath, shape, slots: options.slots ?? 32, threads: 2, device, precision, bankBytes: 1 << 20 });
   const engine = new Engine({ runner, maxQueue: options.maxQueue ?? 10_000, prefillChunk: options.prefillChunk ?? 64, observer: silentObserver });
   return {
     config,

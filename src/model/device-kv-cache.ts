@@ -1,0 +1,237 @@
+/** The KV cache in a device's memory: filled and moved by small graphs, read back only for folding. */
+import { kvElements, type KvTensor, type ModelShape } from "../kv.ts";
+import type { Device } from "../runtime/device.ts";
+import { ElementType } from "../runtime/ort-api.ts";
+import type { DeviceTensor, Runtime, Session, Tensor } from "../runtime/session.ts";
+import { copyGraph, loadGraph, readGraph, storeGraph } from "./cache-graphs.ts";
+import type { FloatType } from "./gpt2-graph.ts";
+import { checkPrefix, type KvCache } from "./kv-cache.ts";
+import { PrefixBank } from "./prefix-bank.ts";
+
+export interface DeviceKvCacheOptions {
+  readonly shape: ModelShape;
+  readonly slots: number;
+  readonly device: Device;
+  readonly type: FloatType;
+  /** Memory for hot prefixes; at least as much as one row is taken. */
+  readonly bankBytes: number;
+  /** The model's session, whose allocator the memory comes from. */
+  readonly session: Session;
+}
+
+/** Tensors as lists of vectors `[n, headDim]`, one for each of the cache's tensors, and which vector a row begins at. */
+interface Vectors {
+  readonly tensors: readonly DeviceTensor[];
+  readonly first: number;
+}
+
+/**
+ * On a device whose memory has row views a row is fed where it lies. Elsewhere a tensor can only begin where memory begins: a row
+ * is fed in a scratch tensor and copied to its place before the first step that needs it there. The engine feeds one row at a time,
+ * so one scratch is enough; folding has another.
+ */
+export class DeviceKvCache implements KvCache {
+  readonly bank: PrefixBank;
+  readonly #runtime: Runtime;
+  readonly #shape: ModelShape;
+  readonly #slots: number;
+  readonly #rowViews: boolean;
+  /** `[rows, heads, positions, headDim]`; with row views the last row is for folding. */
+  readonly #cache: readonly DeviceTensor[];
+  readonly #scratch: readonly DeviceTensor[];
+  readonly #foldScratch: readonly DeviceTensor[];
+  readonly #copy: Session;
+  readonly #load: Session;
+  readonly #read: Session;
+  readonly #views = new Map<string, readonly DeviceTensor[]>();
+  readonly #owned: Disposable[] = [];
+  /** The row whose newest state is in the scratch, and how many positions of it. */
+  #fed: { readonly row: number; length: number } | null = null;
+  /** Positions of the scratch that something has been written to. */
+  #scratchUsed = 0;
+
+  /** @throws OrtError when the device has not enough memory. */
+  constructor(runtime: Runtime, options: DeviceKvCacheOptions) {
+    const { shape, slots, device, type, session } = options;
+    const { heads, headDim, positions, layers } = shape;
+    this.#runtime = runtime;
+    this.#shape = shape;
+    this.#slots = slots;
+    this.#rowViews = device.rowViews;
+    const open = (graph: Uint8Array): Session => this.#own(runtime.session(graph, { threads: 1, device }));
+    this.#copy = open(copyGraph(type, shape));
+    this.#load = open(loadGraph(type, shape));
+    this.#read = open(readGraph(type, shape));
+    const store = open(storeGraph(type, shape));
+    const allocate = (dims: readonly number[]): DeviceTensor => this.#own(session.allocate(type, dims));
+    const rows = (count: number): DeviceTensor[] => Array.from({ length: 2 * layers }, () => allocate([count, heads, positions, headDim]));
+    this.#cache = rows(device.rowViews ? slots + 1 : slots);
+    this.#scratch = device.rowViews ? [] : rows(1);
+    this.#foldScratch = device.rowViews ? [] : rows(1);
+    const vectorsPerPage = 2 * layers * heads;
+    const pageBytes = vectorsPerPage * headDim * (type === ElementType.float32 ? 4 : 2);
+    const pages = Math.max(positions, Math.floor(options.bankBytes / pageBytes)) + 1;
+    this.bank = new PrefixBank(runtime, shape, allocate([pages * vectorsPerPage, headDim]), store);
+    // A device's memory begins with whatever was in it.
+    for (let row = 0; row <= slots; row++) this.wipe(row, 0, positions);
+    this.#scratchUsed = device.rowViews ? 0 : positions;
+    this.wipeBuffers();
+  }
+
+  rows(count: number): readonly Tensor[] {
+    if (this.#fed !== null && this.#fed.row < count) this.#settle();
+    return this.#view(0, count);
+  }
+
+  row(row: number, start: number, end: number): readonly Tensor[] {
+    if (this.#rowViews) return this.#view(row, 1);
+    if (row === this.#slots) return this.#foldScratch;
+    this.#feed(row, start);
+    this.#grow(end);
+    return this.#scratch;
+  }
+
+  loadPrefix(row: number, prefix: KvTensor): void {
+    checkPrefix(this.#shape, prefix);
+    const pages = this.bank.hold(prefix);
+    this.#feed(row, 0);
+    this.#grow(prefix.length);
+    this.#fill(this.#current(row), 0, pages);
+  }
+
+  copyRow(from: number, to: number, length: number): void {
+    const source = this.#current(from);
+    if (this.#fed?.row === to) this.#fed = null;
+    this.#move(source, this.#settled(to), length);
+  }
+
+  wipe(row: number, from: number, to: number): void {
+    if (to <= from) return;
+    const zeros = new Int32Array(to - from);
+    this.#fill(this.#settled(row), from, zeros);
+    if (this.#fed?.row === row) this.#fill(this.#current(row), from, zeros);
+  }
+
+  wipeBuffers(): void {
+    this.bank.clear();
+    const live = this.#fed?.length ?? 0;
+    if (this.#scratchUsed > live) this.#fill({ tensors: this.#flat("scratch", this.#scratch), first: 0 }, live, new Int32Array(this.#scratchUsed - live));
+    this.#scratchUsed = live;
+  }
+
+  read(row: number, length: number): KvTensor {
+    const { heads, headDim } = this.#shape;
+    const { tensors, first } = this.#current(row);
+    const data = new Float32Array(kvElements(this.#shape, length));
+    const run = heads * length * headDim;
+    using fromAt = this.#runtime.tensor(Int32Array.from(this.#vectorsAt(first, 0, length)), [heads * length]);
+    const outputs = tensors.map((_, index) => this.#runtime.tensor(data.subarray(index * run, (index + 1) * run), [heads * length, headDim]));
+    try {
+      using binding = this.#read.binding({ from_at: fromAt, ...named("from", tensors) }, named("read", outputs));
+      this.#read.runNow(binding);
+    } finally {
+      for (const output of outputs) output[Symbol.dispose]();
+    }
+    return { length, data };
+  }
+
+  [Symbol.dispose](): void {
+    for (const owned of this.#owned.splice(0).reverse()) owned[Symbol.dispose]();
+  }
+
+  /** Makes the scratch hold a row, which begins anew at position 0. */
+  #feed(row: number, start: number): void {
+    if (this.#rowViews || row === this.#slots || this.#fed?.row === row) return;
+    this.#settle();
+    this.#fed = { row, length: 0 };
+    if (start === 0) return;
+    this.#grow(start);
+    this.#move(this.#settled(row), this.#current(row), start);
+  }
+
+  #grow(length: number): void {
+    if (this.#fed === null) return;
+    this.#fed.length = Math.max(this.#fed.length, length);
+    this.#scratchUsed = Math.max(this.#scratchUsed, length);
+  }
+
+  /** Copies what has been fed to its place. */
+  #settle(): void {
+    const fed = this.#fed;
+    if (fed === null) return;
+    this.#fed = null;
+    if (fed.length > 0) this.#move({ tensors: this.#flat("scratch", this.#scratch), first: 0 }, this.#settled(fed.row), fed.length);
+  }
+
+  /** Where a row's newest state is. */
+  #current(row: number): Vectors {
+    return this.#fed?.row === row ? { tensors: this.#flat("scratch", this.#scratch), first: 0 } : this.#settled(row);
+  }
+
+  /** Where a row lies. */
+  #settled(row: number): Vectors {
+    if (!this.#rowViews && row === this.#slots) return { tensors: this.#flat("fold", this.#foldScratch), first: 0 };
+    return { tensors: this.#flat("cache", this.#cache), first: row * this.#shape.heads * this.#shape.positions };
+  }
+
+  /** Indices of a row's vectors at positions `[from, to)`, head by head. */
+  #vectorsAt(first: number, from: number, to: number): number[] {
+    const { heads, positions } = this.#shape;
+    return Array.from({ length: heads * (to - from) }, (_, index) => {
+      const head = Math.floor(index / (to - from));
+      return first + head * positions + from + (index % (to - from));
+    });
+  }
+
+  /** Copies positions `[0, length)`. */
+  #move(from: Vectors, to: Vectors, length: number): void {
+    const count = this.#shape.heads * length;
+    using fromAt = this.#runtime.tensor(Int32Array.from(this.#vectorsAt(from.first, 0, length)), [count]);
+    using toAt = this.#runtime.tensor(BigInt64Array.from(this.#vectorsAt(to.first, 0, length), BigInt), [count, 1]);
+    using binding = this.#copy.binding({ from_at: fromAt, to_at: toAt, ...named("from", from.tensors), ...named("to", to.tensors) }, named("moved", to.tensors));
+    this.#copy.runNow(binding);
+  }
+
+  /** Fills positions from `start` on with pages of the bank, one a position. */
+  #fill(to: Vectors, start: number, pages: Int32Array): void {
+    const { heads } = this.#shape;
+    const count = heads * pages.length;
+    const fromAt = Int32Array.from({ length: count }, (_, index) => pages[index % pages.length]! * this.bank.vectorsPerPage + Math.floor(index / pages.length));
+    using fromTensor = this.#runtime.tensor(fromAt, [count]);
+    using toAt = this.#runtime.tensor(BigInt64Array.from(this.#vectorsAt(to.first, start, start + pages.length), BigInt), [count, 1]);
+    using binding = this.#load.binding({ from_at: fromTensor, to_at: toAt, bank: this.bank.tensor, ...named("to", to.tensors) }, named("moved", to.tensors));
+    this.#load.runNow(binding);
+  }
+
+  #flat(name: string, tensors: readonly DeviceTensor[]): readonly DeviceTensor[] {
+    return this.#kept(`flat ${name}`, () => tensors.map((tensor) => tensor.view([tensor.shape[0]! * this.#shape.heads * this.#shape.positions, this.#shape.headDim])));
+  }
+
+  #view(row: number, count: number): readonly DeviceTensor[] {
+    const { heads, positions, headDim } = this.#shape;
+    return this.#kept(`${row}+${count}`, () =>
+      this.#cache.map((tensor) => {
+        const rowBytes = tensor.byteLength / tensor.shape[0]!;
+        return tensor.view([count, heads, positions, headDim], row * rowBytes);
+      }),
+    );
+  }
+
+  #kept(name: string, make: () => readonly DeviceTensor[]): readonly DeviceTensor[] {
+    let tensors = this.#views.get(name);
+    if (tensors === undefined) {
+      tensors = make().map((tensor) => this.#own(tensor));
+      this.#views.set(name, tensors);
+    }
+    return tensors;
+  }
+
+  #own<T extends Disposable>(object: T): T {
+    this.#owned.push(object);
+    return object;
+  }
+}
+
+function named<T extends Tensor>(name: string, tensors: readonly T[]): Record<string, T> {
+  return Object.fromEntries(tensors.map((tensor, index) => [`${name}.${index}`, tensor]));
+}

@@ -1,0 +1,112 @@
+/** The KV cache of a runner: one row per running sequence, and one more for folding. */
+import { kvElements, type KvTensor, type ModelShape } from "../kv.ts";
+import type { HostTensor, Runtime, Tensor } from "../runtime/session.ts";
+
+/**
+ * Per layer a key and a value tensor, in that order: `2 * layers` tensors. Sequences have rows `[0, slots)`, row `slots` is for folding.
+ * Calls take effect before the next run of the model.
+ */
+export interface KvCache extends Disposable {
+  /** Tensors `[count, heads, positions, headDim]` over rows `[0, count)`. */
+  rows(count: number): readonly Tensor[];
+  /** Tensors `[1, heads, positions, headDim]` in which positions `[start, end)` of a row can be written now. */
+  row(row: number, start: number, end: number): readonly Tensor[];
+  /** Copies a prefix into positions `[0, prefix.length)` of a row. */
+  loadPrefix(row: number, prefix: KvTensor): void;
+  /** Copies positions `[0, length)` of row `from` to row `to`. */
+  copyRow(from: number, to: number, length: number): void;
+  /** Fills positions `[from, to)` of a row with zeros. */
+  wipe(row: number, from: number, to: number): void;
+  /** Fills with zeros whatever holds keys and values outside the rows, hot prefixes included: these are loaded anew. */
+  wipeBuffers(): void;
+  /** A copy of positions `[0, length)` of a row. */
+  read(row: number, length: number): KvTensor;
+}
+
+/** @throws RangeError for a prefix of another shape: it would spill into what lies behind it in the cache. */
+export function checkPrefix(shape: ModelShape, prefix: KvTensor): void {
+  if (prefix.length > shape.positions || prefix.data.length !== kvElements(shape, prefix.length)) {
+    throw new RangeError(`a prefix of length ${prefix.length} with ${prefix.data.length} values does not fit this model`);
+  }
+}
+
+/** Elements of one row of one tensor. */
+function rowElements({ heads, positions, headDim }: ModelShape): number {
+  return heads * positions * headDim;
+}
+
+/** The cache where kernels work on the process's own memory: rows are sub-arrays, copies are copies of arrays. */
+export class HostKvCache implements KvCache {
+  readonly #runtime: Runtime;
+  readonly #shape: ModelShape;
+  /** Each `[slots + 1, heads, positions, headDim]`. */
+  readonly #arrays: readonly Float32Array[];
+  readonly #views = new Map<string, readonly HostTensor[]>();
+
+  constructor(runtime: Runtime, shape: ModelShape, slots: number) {
+    this.#runtime = runtime;
+    this.#shape = shape;
+    // The system hands out zeroed pages when they are first touched: an idle slot costs address space, not memory.
+    this.#arrays = Array.from({ length: 2 * shape.layers }, () => new Float32Array((slots + 1) * rowElements(shape)));
+  }
+
+  rows(count: number): readonly Tensor[] {
+    return this.#view(0, count);
+  }
+
+  row(row: number): readonly Tensor[] {
+    return this.#view(row, 1);
+  }
+
+  loadPrefix(row: number, prefix: KvTensor): void {
+    checkPrefix(this.#shape, prefix);
+    const run = prefix.length * this.#shape.headDim;
+    this.#eachHead(row, (array, at, index) => array.set(prefix.data.subarray(index * run, (index + 1) * run), at));
+  }
+
+  copyRow(from: number, to: number, length: number): void {
+    const run = length * this.#shape.headDim;
+    const distance = (from - to) * rowElements(this.#shape);
+    this.#eachHead(to, (array, at) => array.copyWithin(at, at + distance, at + distance + run));
+  }
+
+  wipe(row: number, from: number, to: number): void {
+    const { headDim } = this.#shape;
+    this.#eachHead(row, (array, at) => array.fill(0, at + from * headDim, at + to * headDim));
+  }
+
+  wipeBuffers(): void {}
+
+  read(row: number, length: number): KvTensor {
+    const data = new Float32Array(kvElements(this.#shape, length));
+    const run = length * this.#shape.headDim;
+    this.#eachHead(row, (array, at, index) => data.set(array.subarray(at, at + run), index * run));
+    return { length, data };
+  }
+
+  [Symbol.dispose](): void {
+    for (const tensor of [...this.#views.values()].flat()) tensor[Symbol.dispose]();
+    this.#views.clear();
+  }
+
+  /** Calls back for each (layer, key or value, head) of a row: the array, where the head begins, its index in a KvTensor. */
+  #eachHead(row: number, visit: (array: Float32Array, at: number, index: number) => void): void {
+    const { heads, positions, headDim } = this.#shape;
+    let index = 0;
+    for (const array of this.#arrays) {
+      for (let head = 0; head < heads; head++) visit(array, (row * heads + head) * positions * headDim, index++);
+    }
+  }
+
+  /** Kept once made: there are as many as rows and batch sizes. */
+  #view(row: number, count: number): readonly HostTensor[] {
+    const name = `${row}+${count}`;
+    const known = this.#views.get(name);
+    if (known !== undefined) return known;
+    const { heads, positions, headDim } = this.#shape;
+    const size = rowElements(this.#shape);
+    const tensors = this.#arrays.map((array) => this.#runtime.tensor(array.subarray(row * size, (row + count) * size), [count, heads, positions, headDim]));
+    this.#views.set(name, tensors);
+    return tensors;
+  }
+}

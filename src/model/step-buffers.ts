@@ -1,0 +1,111 @@
+/** What a run of the model answers, in memory that is used again for the next run. */
+import type { StepOutput } from "../engine/model-runner.ts";
+import type { Device } from "../runtime/device.ts";
+import { ElementType } from "../runtime/ort-api.ts";
+import { DeviceTensor, HostTensor, type Runtime, type Session, type Tensor } from "../runtime/session.ts";
+import { pickGraph, storeGraph } from "./cache-graphs.ts";
+import { DataType } from "./onnx-writer.ts";
+
+/** Small graphs on the logits that stay on a device. */
+export class LogitsGraphs implements Disposable {
+  readonly pick: Session;
+  readonly store: Session;
+
+  constructor(runtime: Runtime, device: Device, vocabSize: number) {
+    this.pick = runtime.session(pickGraph(vocabSize), { threads: 1, device });
+    this.store = runtime.session(storeGraph(DataType.float, { layers: 0, heads: 0, headDim: vocabSize }), { threads: 1, device });
+  }
+
+  [Symbol.dispose](): void {
+    this.pick[Symbol.dispose]();
+    this.store[Symbol.dispose]();
+  }
+}
+
+export interface StepBuffersOptions {
+  /** Rows that there is memory for. */
+  readonly rows: number;
+  readonly candidates: number;
+  readonly vocabSize: number;
+  /** The model's session: logits stay in its device's memory. */
+  readonly session: Session;
+  /** Null where logits are in the process's own memory. */
+  readonly graphs: LogitsGraphs | null;
+}
+
+export class StepBuffers implements Disposable {
+  readonly rows: number;
+  readonly #options: StepBuffersOptions;
+  readonly #runtime: Runtime;
+  /** `[rows, vocabSize]` */
+  readonly #logits: DeviceTensor | HostTensor<Float32Array>;
+  readonly #topLogits: Float32Array;
+  readonly #topIds64: BigInt64Array;
+  readonly #topIds: Int32Array;
+  readonly #topProbability: Float32Array;
+  readonly #logSumExp: Float32Array;
+
+  constructor(runtime: Runtime, options: StepBuffersOptions) {
+    const { rows, candidates, vocabSize, session, graphs } = options;
+    this.#runtime = runtime;
+    this.#options = options;
+    this.rows = rows;
+    this.#topLogits = new Float32Array(rows * candidates);
+    this.#topIds64 = new BigInt64Array(rows * candidates);
+    this.#topIds = new Int32Array(rows * candidates);
+    this.#topProbability = new Float32Array(rows);
+    this.#logSumExp = new Float32Array(rows);
+    this.#logits = graphs === null ? runtime.tensor(new Float32Array(rows * vocabSize), [rows, vocabSize]) : session.allocate(ElementType.float32, [rows, vocabSize]);
+  }
+
+  /** Tensors over the first `rows` rows by the graph's output names; the caller's to dispose of. */
+  tensors(rows: number): Record<"logits" | "top_logits" | "top_ids" | "top_probability", Tensor> {
+    const { candidates, vocabSize } = this.#options;
+    const shape = [rows, vocabSize];
+    return {
+      logits: this.#logits instanceof DeviceTensor ? this.#logits.view(shape) : this.#runtime.tensor(this.#logits.data.subarray(0, rows * vocabSize), shape),
+      top_logits: this.#runtime.tensor(this.#topLogits.subarray(0, rows * candidates), [rows, candidates]),
+      top_ids: this.#runtime.tensor(this.#topIds64.subarray(0, rows * candidates), [rows, candidates]),
+      top_probability: this.#runtime.tensor(this.#topProbability.subarray(0, rows), [rows, 1]),
+    };
+  }
+
+  /** What the last run has put into those tensors. */
+  output(rows: number): StepOutput {
+    const { candidates } = this.#options;
+    // Ids are small: the lower half of each is all of it.
+    const words = new Int32Array(this.#topIds64.buffer);
+    for (let index = 0; index < rows * candidates; index++) this.#topIds[index] = words[2 * index]!;
+    for (let row = 0; row < rows; row++) this.#logSumExp[row] = this.#topLogits[row * candidates]! - Math.log(this.#topProbability[row]!);
+    return { rows, topLogits: this.#topLogits, topIds: this.#topIds, logSumExp: this.#logSumExp, logits: (row) => this.#row(row) };
+  }
+
+  /** Fills everything with zeros. */
+  wipe(): void {
+    for (const buffer of [this.#topLogits, this.#topIds, this.#topProbability, this.#logSumExp]) buffer.fill(0);
+    this.#topIds64.fill(0n);
+    if (!(this.#logits instanceof DeviceTensor)) return void this.#logits.data.fill(0);
+    const { vocabSize, graphs } = this.#options;
+    using vectors = this.#runtime.tensor(new Float32Array(vocabSize), [1, vocabSize]);
+    for (let row = 0; row < this.rows; row++) {
+      using toAt = this.#runtime.tensor(BigInt64Array.of(BigInt(row)), [1, 1]);
+      using binding = graphs!.store.binding({ vectors, to_at: toAt, bank: this.#logits }, { stored: this.#logits });
+      graphs!.store.runNow(binding);
+    }
+  }
+
+  [Symbol.dispose](): void {
+    this.#logits[Symbol.dispose]();
+  }
+
+  #row(row: number): Float32Array {
+    const { vocabSize, graphs } = this.#options;
+    if (!(this.#logits instanceof DeviceTensor)) return this.#logits.data.subarray(row * vocabSize, (row + 1) * vocabSize);
+    const picked = new Float32Array(vocabSize);
+    using at = this.#runtime.tensor(Int32Array.of(row), [1]);
+    using to = this.#runtime.tensor(picked, [1, vocabSize]);
+    using binding = graphs!.pick.binding({ logits: this.#logits, row: at }, { picked: to });
+    graphs!.pick.runNow(binding);
+    return picked;
+  }
+}

@@ -1,0 +1,22 @@
+/** Where a model can run: what ONNX Runtime has to be told, and what may be done with tensors there. */
+import type { ExecutionProviderName } from "./ort-api.ts";
+
+export type DeviceKind = "cpu" | "webgpu" | "cuda";
+
+export interface Device {
+  readonly kind: DeviceKind;
+  /** The execution provider and its settings; null: the CPU's, which is always there. */
+  readonly provider: { readonly name: ExecutionProviderName; readonly settings: Readonly<Record<string, string>> } | null;
+  /** ORT's name of the memory that tensors lie in. */
+  readonly memory: string;
+  /** Kernels work on the process's own memory: typed arrays are tensors, nothing is ever copied. */
+  readonly hostMemory: boolean;
+  /** A tensor may begin in the middle of another's memory. Not where memory is known by handles. */
+  readonly rowViews: boolean;
+}
+
+export const DEVICES: Readonly<Record<DeviceKind, Device>> = {
+  cpu: { kind: "cpu", provider: null, memory: "Cpu", hostMemory: true, rowViews: true },
+  webgpu: { kind: "webgpu", provider: { name: "WebGPU", settings: {} }, memory: "WebGPU_Buffer", hostMemory: false, rowViews: false },
+  cuda: { kind: "cuda", provider: { name: "CUDA", settings: { device_id: "0" } }, memory: "Cuda", hostMemory: false, rowViews: true },
+};
