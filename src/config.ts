@@ -20,14 +20,16 @@ export const ConfigSchema = Type.Object({
   prefixes: Type.String({ arg: "DIR", default: "", shown: "none", description: "Directory whose sub-directories are PEFT adapters, registered under their names at start unless already there unchanged" }),
   host: Type.String({ minLength: 1, arg: "ADDR", default: "127.0.0.1", description: "Address to listen on; without an admin key only loopback" }),
   port: Type.Integer({ minimum: 0, maximum: 65535, arg: "N", default: 8080, description: "Port to listen on; 0 takes a free one" }),
-  device: Type.Enum(["cpu"], { default: "cpu", later: ["webgpu", "cuda"], description: "Where the model runs" }),
-  precision: Type.Enum(["fp32"], { default: "fp32", later: ["int8", "fp16"], description: "Arithmetic of the model" }),
+  device: Type.Enum(["cpu", "webgpu", "cuda"], { default: "cpu", description: "Where the model runs" }),
+  precision: Type.Enum(["auto", "fp32", "fp16"], { default: "auto", later: ["int8"], description: "Arithmetic of the model: cpu takes fp32, webgpu fp32 or fp16, cuda fp16; auto is the first of these" }),
   threads: Type.Integer({ minimum: 0, maximum: 1024, arg: "N", default: 0, shown: "0 (all cores)", description: "Threads of the model" }),
   maxBatch: Type.Integer({ minimum: 1, maximum: 1024, arg: "N", default: 32, description: "Sequences that run at once: rows of the KV cache" }),
   maxQueue: Type.Integer({ minimum: 0, maximum: 1_000_000, arg: "N", default: 256, description: "Requests that may wait; one more is answered 429" }),
   maxN: Type.Integer({ minimum: 1, maximum: 1024, arg: "N", default: 8, description: "Largest n (choices per prompt) of a request; never more than max-batch" }),
   prefillChunk: Type.Integer({ minimum: 1, maximum: 1_000_000, arg: "N", default: 64, description: "Prompt tokens fed per step: bounds how long a long prompt holds up the others" }),
   cacheDir: Type.String({ minLength: 1, arg: "DIR", shown: "$XDG_CACHE_HOME/prefixd or ~/.cache/prefixd", description: "Where built model graphs are kept" }),
+  prefixBankBytes: Type.Integer({ minimum: 0, unit: "bytes", arg: "SIZE", default: 128 * 1024 ** 2, shown: "128MiB", description: "Memory of the device for hot prefixes; at least one slot's worth is taken. Not used on the CPU" }),
+  stepTimeout: Type.Number({ minimum: 1, maximum: 86_400, arg: "SECONDS", default: 120, description: "A device that does not answer for so long is lost, and the server ends. Not used on the CPU" }),
   prefixCacheBytes: Type.Integer({ minimum: 0, unit: "bytes", arg: "SIZE", default: 512 * 1024 ** 2, shown: "512MiB", description: "Memory for compiled prefixes" }),
   allowBaseModel: Type.Boolean({ default: true, description: "Serve requests that name no prefix with the bare base model" }),
   requestBodyLimit: Type.Integer({ minimum: 1024, maximum: 1024 ** 3, unit: "bytes", arg: "SIZE", default: 1024 ** 2, shown: "1MiB", description: "Largest JSON body; uploads are bounded by the model's shape" }),
@@ -37,7 +39,11 @@ export const ConfigSchema = Type.Object({
   logLevel: Type.Enum(["fatal", "error", "warn", "info", "debug", "trace", "silent"], { default: "info", description: "What is logged" }),
 });
 
-export type Config = Readonly<Static<typeof ConfigSchema>> & {
+/** Arithmetic that a device takes, the default first. */
+export const DEVICE_PRECISIONS = { cpu: ["fp32"], webgpu: ["fp32", "fp16"], cuda: ["fp16"] } as const;
+
+export type Config = Readonly<Omit<Static<typeof ConfigSchema>, "precision">> & {
+  readonly precision: "fp32" | "fp16";
   /** null: no keys. Not enumerable, so that a printed configuration does not tell it. */
   readonly adminKey: string | null;
 };
@@ -75,11 +81,19 @@ export function parseConfig(args: readonly string[], env: Readonly<Record<string
   if (raw["prefixes"] !== "") raw["prefixes"] = resolve(String(raw["prefixes"]));
   for (const key of ["adminKeyFile", "auditLog"] as const) if (raw[key] !== "") raw[key] = resolve(String(raw[key]));
   const settings = Value.Parse(ConfigSchema, raw);
+  const precision = precisionOf(settings);
   const adminKey = readAdminKey(settings.adminKeyFile, env);
   if (adminKey === null && !isLoopback(settings.host)) {
     throw new ConfigError(`--host ${settings.host}: without keys (--admin-key-file) the server only listens on loopback (127.0.0.0/8, ::1 or localhost)`);
   }
-  return Object.freeze(Object.defineProperty(settings, "adminKey", { value: adminKey, enumerable: false })) as Config;
+  return Object.freeze(Object.defineProperty({ ...settings, precision }, "adminKey", { value: adminKey, enumerable: false })) as Config;
+}
+
+function precisionOf({ device, precision }: Static<typeof ConfigSchema>): Config["precision"] {
+  const taken: readonly Config["precision"][] = DEVICE_PRECISIONS[device];
+  if (precision === "auto") return taken[0]!;
+  if (taken.includes(precision)) return precision;
+  throw new ConfigError(`--precision ${precision}: --device ${device} takes ${taken.join(" or ")}`);
 }
 
 const ADMIN_KEY = "PREFIXD_ADMIN_KEY";

@@ -48,6 +48,7 @@ export const ERRORS = {
   store_full: { status: 507, title: "The prefix store has no room left" },
   draining: { status: 503, title: "The server is shutting down" },
   removed: { status: 410, title: "The prefix was removed while the request ran" },
+  device_lost: { status: 503, title: "The device that runs the model is lost" },
   model_failed: { status: 500, title: "The model run failed" },
   internal: { status: 500, title: "Internal error" },
 } as const satisfies Record<string, { status: number; title: string }>;

@@ -2,6 +2,7 @@
 import { basename, join } from "node:path";
 import { isWorldReadable, type Config } from "./config.ts";
 import { Engine } from "./engine/engine.ts";
+import { SupervisedRunner } from "./engine/supervised-runner.ts";
 import { lostTouch, PrefixdError } from "./errors.ts";
 import { GenerationService } from "./generate.ts";
 import { STREAM_DEFAULTS } from "./http/app-parts.ts";
@@ -23,6 +24,7 @@ import { openRedisStore } from "./prefixes/redis-store.ts";
 import { createPrefixRegistry } from "./prefixes/registry.ts";
 import type { PrefixRegistry } from "./prefixes/registry-types.ts";
 import type { PrefixStore } from "./prefixes/store.ts";
+import { DEVICES } from "./runtime/device.ts";
 import { Runtime } from "./runtime/session.ts";
 import { loadTokenizer } from "./text/tokenizer.ts";
 import { createAuthenticator, createKeylessAuthenticator, type Authenticator } from "./users/authenticator.ts";
@@ -42,6 +44,8 @@ import { ADMIN_USER, LOCAL_USER } from "./users/user-id.ts";
 export interface RunningServer {
   /** Such as `http://127.0.0.1:8080`. */
   readonly url: string;
+  /** Resolves if the device is lost that the model runs on: all requests end then, and only a new process can serve again. */
+  readonly deviceLost: Promise<PrefixdError>;
   /** Takes nothing new, lets running requests end for at most `drainTimeout` seconds, then frees everything. */
   stop(): Promise<void>;
 }
@@ -69,8 +73,11 @@ async function start(config: Config, logger: Logger, resources: Resources): Prom
   const modelPath = await ensureGraph(checkpoint, join(config.cacheDir, "graphs"), config.precision);
   const runtime = new Runtime();
   resources.defer(() => runtime[Symbol.dispose]());
-  const runner = new Gpt2Runner(runtime, { modelPath, shape, slots: config.maxBatch, threads: config.threads });
-  resources.defer(() => runner.close());
+  const device = DEVICES[config.device];
+  const deviceLost = new Deferred<PrefixdError>();
+  const gpt2 = new Gpt2Runner(runtime, { modelPath, shape, slots: config.maxBatch, threads: config.threads, device, precision: config.precision, bankBytes: config.prefixBankBytes });
+  resources.defer(() => gpt2.close());
+  const runner = device.hostMemory ? gpt2 : new SupervisedRunner(gpt2, { timeoutMs: config.stepTimeout * 1000, onLost: (error) => deviceLost.resolve(error) });
 
   const metrics = new Metrics();
   resources.defer(() => metrics.close());
@@ -91,7 +98,7 @@ async function start(config: Config, logger: Logger, resources: Resources): Prom
   const cache = createPrefixCache({ store, shape, maxBytes: config.prefixCacheBytes, ...(config.store.startsWith("lmdb:") ? { verifyMs: 0 } : {}) });
   resources.defer(() => cache.close());
   const registry = createPrefixRegistry({ store, cache, shape, baseFingerprint: fingerprint, fold: (input) => engine.fold(input) });
-  metrics.watch({ engine: () => engine.stats(), prefixCache: () => cache.stats() });
+  metrics.watch({ engine: () => engine.stats(), prefixCache: () => cache.stats(), transfers: () => runtime.transfers, prefixBank: () => gpt2.bankStats() });
   if (config.prefixes !== "") await registerFolder(registry, config, logger);
 
   const auth = config.adminKey === null ? createKeylessAuthenticator() : createAuthenticator({ store: users, adminKey: config.adminKey });
@@ -132,7 +139,9 @@ async function start(config: Config, logger: Logger, resources: Resources): Prom
     stream: { ...STREAM_DEFAULTS, mayEmit },
     // Listening starts after the model has been loaded.
     checks: {
-      model: () => {},
+      model: () => {
+        if (deviceLost.value !== null) throw deviceLost.value;
+      },
       store: async () => {
         await store.ping();
         if (!mayEmit()) throw lostTouch();
@@ -144,6 +153,7 @@ async function start(config: Config, logger: Logger, resources: Resources): Prom
 
   return {
     url,
+    deviceLost: deviceLost.promise,
     async stop() {
       logger.info({ seconds: config.drainTimeout }, "draining");
       await drain({ app, generation, engine }, config.drainTimeout * 1000);
@@ -211,6 +221,22 @@ async function registerFolder(registry: PrefixRegistry, { prefixes: dir, adminKe
     const { meta, created } = await registry.register({ user, name }, await readAdapterFolder(join(dir, name)));
     if (adminKey !== null) await registry.patch({ user, name }, { visibility: "shared" });
     logger.info({ prefix: name, digest: meta.digest, virtual_tokens: meta.length, created }, "registered");
+  }
+}
+
+/** A promise that whoever holds it can resolve. Node 20 has no Promise.withResolvers. */
+class Deferred<T> {
+  value: T | null = null;
+  readonly promise: Promise<T>;
+  #settle!: (value: T) => void;
+
+  constructor() {
+    this.promise = new Promise((resolve) => (this.#settle = resolve));
+  }
+
+  resolve(value: T): void {
+    this.value = value;
+    this.#settle(value);
   }
 }
 

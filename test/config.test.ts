@@ -33,6 +33,11 @@ t.test("flags, variables, and flags before variables", async (t) => {
   t.equal(parseConfig(["--port", "1", "--help"], {}), "help");
 });
 
+t.test("a device's own arithmetic where none is named", async (t) => {
+  for (const [device, precision] of [["cpu", "fp32"], ["webgpu", "fp32"], ["cuda", "fp16"]] as const) t.equal(parse(["--device", device]).precision, precision);
+  t.equal(parse(["--device", "webgpu", "--precision", "fp16"]).precision, "fp16");
+});
+
 t.test("what cannot be used stops with one line that names it", async (t) => {
   const cases: [string[], Record<string, string>, RegExp][] = [
     [["--bogus"], {}, /^--bogus: no such flag/],
@@ -44,7 +49,8 @@ t.test("what cannot be used stops with one line that names it", async (t) => {
     [["--port", "1.5"], {}, /^--port 1\.5: expected/],
     [["--port", "0x50"], {}, /^--port 0x50: expected/],
     [["--max-batch=0"], {}, /^--max-batch 0: expected/],
-    [["--device", "cuda"], {}, /^--device cuda: not in this version; it takes cpu/],
+    [["--device", "cuda", "--precision", "fp32"], {}, /^--precision fp32: --device cuda takes fp16/],
+    [["--precision", "fp16"], {}, /^--precision fp16: --device cpu takes fp32/],
     [["--device", "tpu"], {}, /^--device tpu: expected cpu/],
     [["--precision", "int8"], {}, /^--precision int8: not in this version/],
     [["--store", "postgres://x"], {}, /^--store postgres:\/\/x: expected lmdb:DIR or redis/],

@@ -16,7 +16,7 @@ import { createKeylessAuthenticator } from "../../src/users/authenticator.ts";
 /** Listens on a free loopback port; prefix i has the id `p<i>`. The log is off, as it would go to a file. */
 export async function serveEngine(engine: Engine, runner: ModelRunner, prefixes: readonly KvTensor[]): Promise<Server> {
   const metrics = new Metrics();
-  metrics.watch({ engine: () => engine.stats(), prefixCache: () => ({ hits: 0, misses: 0, bytes: 0, entries: 0 }) });
+  metrics.watch({ engine: () => engine.stats(), prefixCache: () => ({ hits: 0, misses: 0, bytes: 0, entries: 0 }), transfers: () => ({ up: 0, down: 0 }), prefixBank: () => null });
   const { shape, slots } = runner;
   const tokenizer = hexTokenizer(shape.vocabSize);
   const registry = memoryRegistry(prefixes);

@@ -1,7 +1,11 @@
 import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { helpText, parseConfig, type Config } from "../config.ts";
 import { startServer } from "../main.ts";
+
+/** Time for the last answers to leave when the device is lost. */
+const LAST_BYTES_MS = 2_000;
 
 /** `prefixd serve`: runs until SIGTERM or SIGINT, then drains; a second signal ends it at once. */
 export async function serve(args: readonly string[]): Promise<void> {
@@ -21,6 +25,12 @@ export async function serve(args: readonly string[]): Promise<void> {
       },
     );
   };
+  void server.deviceLost.then(async (error) => {
+    process.stderr.write(`prefixd: ${error.message}\n`);
+    // Requests have ended with it; freeing what is left of a device that hangs can hang as well.
+    await Promise.race([server.stop(), sleep(LAST_BYTES_MS)]);
+    process.exit(1);
+  });
   process.on("SIGTERM", stop).on("SIGINT", stop);
 }
 

@@ -19,7 +19,7 @@ import { gpt2Tensors, type Gpt2Config } from "./checkpoint.ts";
 import { DataType, OnnxGraph, type ExternalRange } from "./onnx-writer.ts";
 
 /** Part of the cache key of a built graph: change it whenever the graph changes. */
-export const GRAPH_VERSION = 2;
+export const GRAPH_VERSION = 3;
 
 /** More candidates than transformers' default top_k of 50, so that default sampling never needs all logits. */
 export const CANDIDATES = 64;

@@ -2,7 +2,7 @@
 import type { StepOutput } from "../engine/model-runner.ts";
 import type { Device } from "../runtime/device.ts";
 import { ElementType } from "../runtime/ort-api.ts";
-import { DeviceTensor, HostTensor, type Runtime, type Session, type Tensor } from "../runtime/session.ts";
+import { DeviceTensor, type HostTensor, type Runtime, type Session, type Tensor } from "../runtime/session.ts";
 import { pickGraph, storeGraph } from "./cache-graphs.ts";
 import { DataType } from "./onnx-writer.ts";
 

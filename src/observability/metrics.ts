@@ -32,6 +32,11 @@ export const METRICS = {
   prefixd_prefix_cache_misses_total: { type: "counter", help: "Prefixes that had to be loaded from the store." },
   prefixd_prefix_cache_bytes: { type: "gauge", help: "Bytes of compiled prefixes in the host cache." },
   prefixd_prefix_cache_entries: { type: "gauge", help: "Prefixes in the host cache." },
+  prefixd_device_bytes_total: { type: "counter", help: "Bytes copied to the device (up) and from it (down); 0 on the CPU, which has no memory of its own.", labels: ["direction"] },
+  prefixd_prefix_bank_bytes: { type: "gauge", help: "Bytes of hot prefixes in the device's memory." },
+  prefixd_prefix_bank_entries: { type: "gauge", help: "Hot prefixes in the device's memory." },
+  prefixd_prefix_bank_hits_total: { type: "counter", help: "Prefixes that were in the device's memory already." },
+  prefixd_prefix_bank_misses_total: { type: "counter", help: "Prefixes that had to be copied to the device." },
   prefixd_store_errors_total: { type: "counter", help: "Calls of the prefix store that failed, by operation.", labels: ["op"] },
   prefixd_http_requests_total: { type: "counter", help: "HTTP requests by route and class of status (2xx, 4xx, 5xx, or aborted).", labels: ["method", "route", "status"] },
   prefixd_http_request_seconds: { type: "histogram", help: "Time of HTTP requests until the last byte.", labels: ["method", "route"], buckets: LATENCY },
@@ -48,6 +53,10 @@ export interface RequestTokens {
 export interface MetricsSources {
   readonly engine: () => EngineStats;
   readonly prefixCache: () => PrefixCacheStats;
+  /** Bytes copied to a device and from it since the start. */
+  readonly transfers: () => { readonly up: number; readonly down: number };
+  /** null: the model runs in the process's own memory. */
+  readonly prefixBank: () => { readonly entries: number; readonly bytes: number; readonly hits: number; readonly misses: number } | null;
 }
 
 /** One registry of its own, so that several servers in one process (tests) do not share counters. */
@@ -91,6 +100,7 @@ export class Metrics implements EngineObserver {
       this.#gauge("prefixd_prefix_cache_entries").set(cache.entries);
       this.#setCounter("prefixd_prefix_cache_hits_total", cache.hits);
       this.#setCounter("prefixd_prefix_cache_misses_total", cache.misses);
+      this.#renderDevice(this.#sources);
     }
     return this.#registry.metrics();
   }
@@ -137,6 +147,20 @@ export class Metrics implements EngineObserver {
 
   close(): void {
     this.#registry.clear();
+  }
+
+  #renderDevice({ transfers, prefixBank }: MetricsSources): void {
+    const { up, down } = transfers();
+    const bytes = this.#counter("prefixd_device_bytes_total");
+    bytes.reset();
+    bytes.inc({ direction: "up" }, up);
+    bytes.inc({ direction: "down" }, down);
+    const bank = prefixBank();
+    if (bank === null) return;
+    this.#gauge("prefixd_prefix_bank_bytes").set(bank.bytes);
+    this.#gauge("prefixd_prefix_bank_entries").set(bank.entries);
+    this.#setCounter("prefixd_prefix_bank_hits_total", bank.hits);
+    this.#setCounter("prefixd_prefix_bank_misses_total", bank.misses);
   }
 
   #setCounter(name: NameOf<"counter">, total: number): void {

@@ -6,7 +6,8 @@ import { gpt2Tensors, openCheckpoint, type Checkpoint } from "../../src/model/ch
 import { parseGpt2Config } from "../../src/model/checkpoint-config.ts";
 import { CANDIDATES, GRAPH_VERSION, gpt2Graph } from "../../src/model/gpt2-graph.ts";
 import { Gpt2Runner } from "../../src/model/gpt2-runner.ts";
-import { ensureGraph } from "../../src/model/graph-cache.ts";
+import { ensureGraph, FLOAT_TYPES } from "../../src/model/graph-cache.ts";
+import { DataType } from "../../src/model/onnx-writer.ts";
 import { DEVICES } from "../../src/runtime/device.ts";
 import { Runtime } from "../../src/runtime/session.ts";
 import { goldenDir, goldenModels } from "../support/model.ts";
@@ -138,11 +139,12 @@ t.test("a changed graph needs a changed GRAPH_VERSION, or caches would serve the
   const digest = createHash("sha256");
   for (const config of configs) {
     const weights = new Map([...gpt2Tensors(config).keys()].map((name, index) => [name, { offset: index * 4096, length: 4096 }]));
-    digest.update(gpt2Graph(config, { type: DataType.float, candidates: CANDIDATES, weights, dataFile: "weights.bin" }));
+    for (const type of Object.values(FLOAT_TYPES)) digest.update(gpt2Graph(config, { type, candidates: CANDIDATES, weights, dataFile: "weights.bin" }));
   }
   const known: Record<number, string> = {
     1: "9c60711696431d1c0187f7f352a16ea7014c35144dfea420a0d0f3d975751a06",
     2: "bec862ef587a0472b76faa648e515438192e3748fb0ae48f595715902164c266",
+    3: "8067f96ca37a74be3d8a990e7210d7aceb1b8f5815f24e68e551a60b7fad0509",
   };
   t.equal(digest.digest("hex"), known[GRAPH_VERSION], "give the graph a new GRAPH_VERSION, and add its digest here");
 });

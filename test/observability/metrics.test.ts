@@ -7,6 +7,8 @@ t.test("what the engine and the server report comes out in Prometheus' format", 
   metrics.watch({
     engine: () => ({ queued: 3, running: 7, slots: 32, maxQueue: 256 }),
     prefixCache: () => ({ hits: 11, misses: 2, bytes: 4096, entries: 2 }),
+    transfers: () => ({ up: 640, down: 5120 }),
+    prefixBank: () => ({ hits: 9, misses: 4, bytes: 2048, entries: 3 }),
   });
   metrics.step("decode", 8, 8, 0.004);
   metrics.step("prefill", 1, 120, 0.02);
@@ -26,6 +28,12 @@ t.test("what the engine and the server report comes out in Prometheus' format", 
     "prefixd_queue_limit 256",
     "prefixd_running_sequences 7",
     "prefixd_slots 32",
+    'prefixd_device_bytes_total{direction="up"} 640',
+    'prefixd_device_bytes_total{direction="down"} 5120',
+    "prefixd_prefix_bank_entries 3",
+    "prefixd_prefix_bank_bytes 2048",
+    "prefixd_prefix_bank_hits_total 9",
+    "prefixd_prefix_bank_misses_total 4",
     'prefixd_batch_size_bucket{le="8",phase="decode"} 1',
     'prefixd_step_seconds_count{phase="prefill"} 1',
     'prefixd_step_tokens_total{phase="prefill"} 120',

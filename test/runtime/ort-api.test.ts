@@ -32,6 +32,9 @@ t.test("ordinals are those of onnxruntime_c_api.h, which only ever grows at its 
     SetSessionGraphOptimizationLevel: 23, SetIntraOpNumThreads: 24, CreateRunOptions: 39,
     CreateTensorWithDataAsOrtValue: 49, CreateCpuMemoryInfo: 69,
     ReleaseEnv: 92, ReleaseStatus: 93, ReleaseMemoryInfo: 94, ReleaseSession: 95, ReleaseValue: 96, ReleaseRunOptions: 97, ReleaseSessionOptions: 100,
+    CreateSessionFromArray: 8, CreateTensorAsOrtValue: 48, GetTensorMutableData: 51, CreateMemoryInfo: 68, CreateAllocator: 131, ReleaseAllocator: 132,
+    SessionOptionsAppendExecutionProvider_CUDA_V2: 204, CreateCUDAProviderOptions: 205, UpdateCUDAProviderOptions: 206, ReleaseCUDAProviderOptions: 208,
+    SessionOptionsAppendExecutionProvider: 216,
     AddSessionConfigEntry: 130, RunWithBinding: 133, CreateIoBinding: 134, ReleaseIoBinding: 135, BindInput: 136, BindOutput: 137,
   });
 });

@@ -1,0 +1,132 @@
+import { PrefixdError } from "../errors.ts";
+import type { FoldInput, KvTensor, ModelShape } from "../kv.ts";
+import type { ModelRunner, StepOutput } from "./model-runner.ts";
+
+export interface SupervisionOptions {
+  /** A run that takes longer than this many ms will not come back. */
+  readonly timeoutMs: number;
+  /** Called once. */
+  readonly onLost: (error: PrefixdError) => void;
+}
+
+/**
+ * A runner on a device that can go away: reset by its driver, unplugged, hung. A run that fails is followed by a small one on the row
+ * for folding: if that works the failure was its own (out of memory, say), if not the device is lost. So it is if a run takes too
+ * long. From then on every call ends with `device_lost`, and nothing is given to the device any more.
+ */
+export class SupervisedRunner implements ModelRunner {
+  readonly #runner: ModelRunner;
+  readonly #options: SupervisionOptions;
+  #lost: PrefixdError | null = null;
+  /** Something failed that was not waited for: to be looked into before the next run. */
+  #suspect = false;
+
+  constructor(runner: ModelRunner, options: SupervisionOptions) {
+    this.#runner = runner;
+    this.#options = options;
+  }
+
+  get shape(): ModelShape {
+    return this.#runner.shape;
+  }
+
+  get slots(): number {
+    return this.#runner.slots;
+  }
+
+  get candidates(): number {
+    return this.#runner.candidates;
+  }
+
+  loadPrefix(row: number, prefix: KvTensor): void {
+    this.#now(() => this.#runner.loadPrefix(row, prefix));
+  }
+
+  copyRow(from: number, to: number, length: number): void {
+    this.#now(() => this.#runner.copyRow(from, to, length));
+  }
+
+  wipe(row: number, from: number, to: number): void {
+    this.#now(() => this.#runner.wipe(row, from, to));
+  }
+
+  wipeBuffers(): void {
+    this.#now(() => this.#runner.wipeBuffers());
+  }
+
+  prefill(row: number, start: number, ids: Int32Array): Promise<StepOutput> {
+    return this.#run(() => this.#runner.prefill(row, start, ids));
+  }
+
+  score(row: number, start: number, ids: Int32Array): Promise<StepOutput> {
+    return this.#run(() => this.#runner.score(row, start, ids));
+  }
+
+  decode(ids: Int32Array, positions: Int32Array): Promise<StepOutput> {
+    return this.#run(() => this.#runner.decode(ids, positions));
+  }
+
+  fold(input: FoldInput): Promise<KvTensor> {
+    return this.#run(() => this.#runner.fold(input));
+  }
+
+  close(): Promise<void> {
+    return this.#runner.close();
+  }
+
+  #now<T>(call: () => T): T {
+    if (this.#lost !== null) throw this.#lost;
+    try {
+      return call();
+    } catch (error) {
+      if (!(error instanceof RangeError)) this.#suspect = true;
+      throw error;
+    }
+  }
+
+  async #run<T>(run: () => Promise<T>): Promise<T> {
+    if (this.#lost !== null) throw this.#lost;
+    if (this.#suspect) await this.#examine();
+    try {
+      return await this.#within(run);
+    } catch (error) {
+      if (this.#lost === null) await this.#examine();
+      throw this.#lost ?? error;
+    }
+  }
+
+  /** One token on the row for folding, where no sequence is. */
+  async #examine(): Promise<void> {
+    this.#suspect = false;
+    try {
+      await this.#within(() => this.#runner.prefill(this.#runner.slots, 0, Int32Array.of(0)));
+    } catch (error) {
+      throw this.#lose("The device that runs the model has failed.", error);
+    }
+  }
+
+  async #within<T>(run: () => Promise<T>): Promise<T> {
+    let ended = false;
+    let timer: NodeJS.Timeout | undefined;
+    const late = new Promise<never>((_, reject) => {
+      const overdue = (): void => {
+        if (!ended) reject(this.#lose("The device that runs the model does not answer."));
+      };
+      // A process that was stopped finds timer and result due together: the result counts.
+      timer = setTimeout(() => setTimeout(overdue, 0), this.#options.timeoutMs);
+    });
+    try {
+      return await Promise.race([run(), late]);
+    } finally {
+      ended = true;
+      clearTimeout(timer);
+    }
+  }
+
+  #lose(detail: string, cause?: unknown): PrefixdError {
+    if (this.#lost !== null) return this.#lost;
+    this.#lost = new PrefixdError("device_lost", detail, { retryAfter: 5, cause });
+    this.#options.onLost(this.#lost);
+    return this.#lost;
+  }
+}
