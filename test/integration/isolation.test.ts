@@ -5,13 +5,12 @@
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import t, { type Test } from "tap";
+import t from "tap";
 import { randomCheckpoint } from "../../bench/support/random-checkpoint.ts";
-import type { EngineRequest, RequestHandle } from "../../src/engine/request.ts";
-import { kvElements, type KvTensor, type ModelShape } from "../../src/kv.ts";
-import { engineRequest, goldenDir, GREEDY, openTestModel, seededRandom, submit, type ChoiceResult, type TestModel } from "../support/model.ts";
-
-const PER_MIX = 32;
+import { kvElements, type KvTensor } from "../../src/kv.ts";
+import { SIMULATED } from "../support/devices.ts";
+import { checkMixes, PER_MIX, randomPrefixes } from "../support/isolation.ts";
+import { engineRequest, goldenDir, openTestModel, submit } from "../support/model.ts";
 
 t.test("tiny model, all kinds of prefixes, 200 mixes", async (t) => {
   const dir = goldenDir("gelu-new-f32");
@@ -21,6 +20,15 @@ t.test("tiny model, all kinds of prefixes, 200 mixes", async (t) => {
   const real = await Promise.all(adapters.map((name) => model.adapter(join(dir, "adapters", name))));
   await checkMixes(t, model, { mixes: 200, prefixes: [...real, ...randomPrefixes(model.runner.shape, 20, 24)], maxPrompt: 30, maxNew: 20 });
 });
+
+for (const [kind, device] of Object.entries(SIMULATED)) {
+  t.test(`tiny model, ${kind}, 40 mixes`, async (t) => {
+    const dir = goldenDir("gelu-new-f32");
+    const model = await openTestModel(dir, { prefillChunk: 8, device });
+    t.teardown(() => model.close());
+    await checkMixes(t, model, { mixes: 40, prefixes: randomPrefixes(model.runner.shape, 40, 24), maxPrompt: 30, maxNew: 20 });
+  });
+}
 
 t.test("demo model with its prefixes, 20 mixes", async (t) => {
   const model = await openTestModel("models/demo");
@@ -59,67 +67,3 @@ t.test("a poisoned prefix (values that overflow) ends its own request and no oth
   const after = await Promise.all(Array.from({ length: PER_MIX }, () => submit(model.engine, request).done));
   for (const [choice] of after) t.same(choice, alone);
 });
-
-interface MixOptions {
-  readonly mixes: number;
-  readonly prefixes: readonly KvTensor[];
-  readonly maxPrompt: number;
-  readonly maxNew: number;
-}
-
-async function checkMixes(t: Test, model: TestModel, options: MixOptions): Promise<void> {
-  const random = seededRandom(7);
-  // A pool of requests whose solo results are known; each mix draws from it.
-  const pool: { request: EngineRequest; alone: ChoiceResult[] }[] = [];
-  for (let index = 0; index < 48; index++) {
-    const request = randomRequest(model, options, random);
-    pool.push({ request, alone: await submit(model.engine, request).done });
-  }
-  let compared = 0;
-  let unequal = 0;
-  for (let mix = 0; mix < options.mixes; mix++) {
-    const running = Array.from({ length: PER_MIX }, async () => {
-      const { request, alone } = pool[Math.floor(random() * pool.length)]!;
-      const cancelAfter = random() < 0.15 ? Math.floor(random() * 6) : Infinity;
-      const wait = random() < 0.3 ? Math.floor(random() * 8) : 0;
-      await new Promise((resolve) => setTimeout(resolve, wait));
-      let seen = 0;
-      const cancelSoon = (_: unknown, handle: () => RequestHandle): void => {
-        if (++seen > cancelAfter) handle().cancel("removed");
-      };
-      const results = await submit(model.engine, request, cancelSoon).done;
-      for (const [choice, { ids, logprobs }] of results.entries()) {
-        const expected = alone[choice]!;
-        compared += ids.length;
-        if (cancelAfter === Infinity && ids.length !== expected.ids.length) unequal++;
-        if (!ids.every((id, step) => id === expected.ids[step] && logprobs[step] === expected.logprobs[step])) unequal++;
-      }
-    });
-    await Promise.all(running);
-  }
-  t.ok(compared > options.mixes * PER_MIX, `${compared} tokens compared`);
-  t.equal(unequal, 0, "every token and logprob is bit-equal");
-}
-
-function randomRequest(model: TestModel, options: MixOptions, random: () => number): EngineRequest {
-  const { shape } = model.runner;
-  const below = (limit: number): number => Math.floor(random() * limit);
-  const prefix = random() < 0.85 ? options.prefixes[below(options.prefixes.length)]! : null;
-  const maxNewTokens = 1 + below(options.maxNew);
-  const room = shape.positions + 1 - maxNewTokens - (prefix?.length ?? 0);
-  const promptIds = Int32Array.from({ length: 1 + below(Math.min(options.maxPrompt, room)) }, () => below(shape.vocabSize));
-  const doSample = random() < 0.5;
-  const sampling = doSample
-    ? { ...GREEDY, doSample, temperature: 0.5 + random(), topK: random() < 0.5 ? 50 : 0, topP: random() < 0.5 ? 0.9 : 1, repetitionPenalty: random() < 0.3 ? 1.2 : 1 }
-    : GREEDY;
-  const n = doSample && random() < 0.2 ? 3 : 1;
-  return engineRequest({ promptIds, prefix, maxNewTokens, sampling, n, seed: below(2 ** 32), eosIds: [shape.vocabSize - 1] });
-}
-
-function randomPrefixes(shape: ModelShape, count: number, maxLength: number): KvTensor[] {
-  const random = seededRandom(3);
-  return Array.from({ length: count }, (_, index) => {
-    const length = 1 + Math.floor((index * maxLength) / count);
-    return { length, data: Float32Array.from({ length: kvElements(shape, length) }, () => 2 * random() - 1) };
-  });
-}

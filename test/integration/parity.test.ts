@@ -1,64 +1,10 @@
-/** Greedy generation equals PEFT's `generate()` token for token, with all prefixes of a model mixed in one running batch. */
-import { join } from "node:path";
+/** Greedy generation equals PEFT's `generate()` token for token, on the CPU and where rows and prefixes are moved by graphs. */
 import t from "tap";
-import type { KvTensor } from "../../src/kv.ts";
-import { engineRequest, goldenCases, goldenDir, goldenModels, GREEDY, openTestModel, seededRandom, submit, type GoldenCase } from "../support/model.ts";
-
-/** Below this gap between the two best logits, rounding may decide: nothing after it is comparable. */
-const NEAR_TIE = 1e-4;
-const LOGPROB_TOLERANCE = 2e-3;
+import { goldenModels } from "../support/model.ts";
+import { checkParity } from "../support/parity.ts";
+import { SIMULATED } from "../support/devices.ts";
 
 for (const name of goldenModels()) {
-  t.test(name, async (t) => {
-    const model = await openTestModel(goldenDir(name), { prefillChunk: 8 });
-    t.teardown(() => model.close());
-    const { eosId, cases } = goldenCases(name);
-    const served = cases.filter((item) => item.no_repeat_ngram_size === undefined);
-    const prefixes = await compile(model, name, served);
-
-    // Every case twice and in random order: rows join, leave and move while others run.
-    const random = seededRandom(1);
-    const order = [...served, ...served].map((item) => ({ item, key: random() })).sort((a, b) => a.key - b.key);
-    const results = await Promise.all(
-      order.map(async ({ item }) => {
-        const request = engineRequest({
-          promptIds: Int32Array.from(item.prompt_ids),
-          prefix: prefixes.get(prefixName(item)) ?? null,
-          maxNewTokens: item.max_new_tokens,
-          sampling: { ...GREEDY, repetitionPenalty: item.repetition_penalty ?? 1, minNewTokens: item.min_new_tokens ?? 0 },
-          topLogprobs: 5,
-          eosIds: [eosId],
-        });
-        return { item, choice: (await submit(model.engine, request).done)[0]! };
-      }),
-    );
-
-    t.equal(results.length, 2 * served.length);
-    for (const { item, choice } of results) {
-      const tie = item.margins.findIndex((margin) => margin < NEAR_TIE);
-      const until = tie < 0 ? item.token_ids.length : tie;
-      t.same(choice.ids.slice(0, until), item.token_ids.slice(0, until), `${item.id}: tokens`);
-      if (tie < 0) t.equal(choice.reason, item.finish_reason, `${item.id}: finish reason`);
-      const worst = Math.max(...item.token_logprobs.slice(0, until).map((expected, step) => Math.abs(expected - choice.logprobs[step]!)));
-      t.ok(worst < LOGPROB_TOLERANCE, `${item.id}: logprobs within ${LOGPROB_TOLERANCE} (${worst.toExponential(1)})`);
-      t.same(choice.top[0]!.map(({ id }) => id), item.top_logprobs.map(([id]) => id), `${item.id}: the five likeliest`);
-    }
-  });
-}
-
-/** The cases' adapters and hard prompts, compiled as at registration. */
-async function compile(model: Awaited<ReturnType<typeof openTestModel>>, name: string, cases: readonly GoldenCase[]): Promise<Map<string, KvTensor>> {
-  const prefixes = new Map<string, KvTensor>();
-  for (const item of cases) {
-    const key = prefixName(item);
-    if (key === "" || prefixes.has(key)) continue;
-    const hard = item.hard_prompt_ids;
-    const kv = hard === undefined ? await model.adapter(join(goldenDir(name), "adapters", key)) : await model.engine.fold({ kind: "tokens", ids: Int32Array.from(hard) });
-    prefixes.set(key, kv);
-  }
-  return prefixes;
-}
-
-function prefixName(item: GoldenCase): string {
-  return item.adapter ?? (item.hard_prompt_ids === undefined ? "" : `hard:${item.hard_prompt_ids.join(",")}`);
+  t.test(name, (t) => checkParity(t, name));
+  for (const [kind, device] of Object.entries(SIMULATED)) t.test(`${name}, ${kind}`, (t) => checkParity(t, name, { device }));
 }

@@ -28,7 +28,15 @@ export interface TestModel {
   close(): Promise<void>;
 }
 
-export async function openTestModel(dir: string, options: { slots?: number; prefillChunk?: number; maxQueue?: number; device?: Device; precision?: Precision } = {}): Promise<TestModel> {
+export interface TestModelOptions {
+  readonly slots?: number;
+  readonly prefillChunk?: number;
+  readonly maxQueue?: number;
+  readonly device?: Device;
+  readonly precision?: Precision;
+}
+
+export async function openTestModel(dir: string, options: TestModelOptions = {}): Promise<TestModel> {
   const cacheDir = await mkdtemp(join(tmpdir(), "prefixd-model-"));
   const checkpoint = await openCheckpoint(dir);
   const { device = DEVICES.cpu, precision = "fp32" } = options;
