@@ -75,7 +75,7 @@ async function start(config: Config, logger: Logger, resources: Resources): Prom
   resources.defer(() => runtime[Symbol.dispose]());
   const device = DEVICES[config.device];
   const deviceLost = new Deferred<PrefixdError>();
-  const gpt2 = new Gpt2Runner(runtime, { modelPath, shape, slots: config.maxBatch, threads: config.threads, device, precision: config.precision, bankBytes: config.prefixBankBytes });
+  const gpt2 = await Gpt2Runner.open(runtime, { modelPath, shape, slots: config.maxBatch, threads: config.threads, device, precision: config.precision, bankBytes: config.prefixBankBytes });
   resources.defer(() => gpt2.close());
   const runner = device.hostMemory ? gpt2 : new SupervisedRunner(gpt2, { timeoutMs: config.stepTimeout * 1000, onLost: (error) => deviceLost.resolve(error) });
 

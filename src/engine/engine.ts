@@ -142,7 +142,7 @@ export class Engine {
     const running = heldRows(this.#rows.map((sequence) => sequence.owner.tenant), this.#prefilling);
     this.#counters.sweep(this.#queue, running);
     const policy = this.#options.policy ?? fairShare({ counters: this.#counters.all, running, shares: this.#shares });
-    return planPrefill(state, policy, this.#options.prefillChunk);
+    return planPrefill(state, policy, Math.min(this.#options.prefillChunk, this.#runner.longestPiece));
   }
 
   #wake(): void {

@@ -22,6 +22,8 @@ export interface ModelRunner {
   readonly slots: number;
   /** Candidates that every step returns per row, `<= vocabSize`. */
   readonly candidates: number;
+  /** Tokens that `prefill` and `score` may be given at once. */
+  readonly longestPiece: number;
   /** Copies a prefix into positions `[0, prefix.length)` of a row. */
   loadPrefix(row: number, prefix: KvTensor): void;
   /** Copies positions `[0, length)` of row `from` to row `to`. */

@@ -10,9 +10,8 @@ export interface SupervisionOptions {
 }
 
 /**
- * A runner on a device that can go away: reset by its driver, unplugged, hung. A run that fails is followed by a small one on the row
- * for folding: if that works the failure was its own (out of memory, say), if not the device is lost. So it is if a run takes too
- * long. From then on every call ends with `device_lost`, and nothing is given to the device any more.
+ * A runner on a device that can go away: reset by its driver, unplugged, hung. A run that fails is followed by a small one: if that
+ * works the failure was its own (out of memory, say), if not the device is lost. So it is if a run takes too long. From then on every call ends with `device_lost`, and nothing is given to the device any more.
  */
 export class SupervisedRunner implements ModelRunner {
   readonly #runner: ModelRunner;
@@ -36,6 +35,10 @@ export class SupervisedRunner implements ModelRunner {
 
   get candidates(): number {
     return this.#runner.candidates;
+  }
+
+  get longestPiece(): number {
+    return this.#runner.longestPiece;
   }
 
   loadPrefix(row: number, prefix: KvTensor): void {
@@ -95,11 +98,11 @@ export class SupervisedRunner implements ModelRunner {
     }
   }
 
-  /** One token on the row for folding, where no sequence is. */
+  /** Folds one token: on a row of its own, and something comes back. */
   async #examine(): Promise<void> {
     this.#suspect = false;
     try {
-      await this.#within(() => this.#runner.prefill(this.#runner.slots, 0, Int32Array.of(0)));
+      await this.#within(() => this.#runner.fold({ kind: "tokens", ids: Int32Array.of(0) }));
     } catch (error) {
       throw this.#lose("The device that runs the model has failed.", error);
     }

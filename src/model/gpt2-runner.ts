@@ -46,11 +46,17 @@ interface StepInputs {
 
 /** An id that stands for a row of soft_embeds. */
 const SOFT_ID = -1;
+/** WebGPU's Softmax adds up a single row in another order than one of several: off the CPU there are always at least two. */
+const LEAST_OUTPUTS = 2;
+/** Tokens at once for which every attention kernel is right. */
+const SHORT_PIECE = 31;
+const PIECE_TOLERANCE = 0.01;
 
 export class Gpt2Runner implements ModelRunner {
   readonly shape: ModelShape;
   readonly slots: number;
   readonly candidates: number;
+  longestPiece = Infinity;
   readonly #runtime: Runtime;
   readonly #session: Session;
   readonly #cache: KvCache;
@@ -63,7 +69,18 @@ export class Gpt2Runner implements ModelRunner {
   readonly #owned: Disposable[] = [];
 
   /** @throws OrtError when the graph cannot be loaded, or the device has not enough memory; nothing is left there then. */
-  constructor(runtime: Runtime, options: RunnerOptions) {
+  static async open(runtime: Runtime, options: RunnerOptions): Promise<Gpt2Runner> {
+    const runner = new Gpt2Runner(runtime, options);
+    try {
+      if (!options.device.hostMemory) await runner.#checkPieces();
+    } catch (error) {
+      await runner.close();
+      throw error;
+    }
+    return runner;
+  }
+
+  private constructor(runtime: Runtime, options: RunnerOptions) {
     const { shape, slots, device } = options;
     this.shape = shape;
     this.slots = slots;
@@ -122,11 +139,10 @@ export class Gpt2Runner implements ModelRunner {
   async fold(input: FoldInput): Promise<KvTensor> {
     const row = this.slots;
     const length = input.kind === "tokens" ? input.ids.length : input.length;
-    if (input.kind === "tokens") {
-      await this.prefill(row, 0, input.ids);
-    } else {
-      using embeds = this.#runtime.tensor(input.data, [1, length, this.shape.width]);
-      await this.#forward(row, 0, new Int32Array(length).fill(SOFT_ID), embeds, [length - 1], this.#outputs);
+    for (let from = 0; from < length; from += this.longestPiece) {
+      const to = Math.min(length, from + this.longestPiece);
+      if (input.kind === "tokens") await this.prefill(row, from, input.ids.subarray(from, to));
+      else await this.#feedEmbeddings(row, from, input.data.subarray(from * this.shape.width, to * this.shape.width));
     }
     return this.#guard(() => this.#cache.read(row, length));
   }
@@ -161,6 +177,30 @@ export class Gpt2Runner implements ModelRunner {
     return Promise.resolve();
   }
 
+  async #feedEmbeddings(row: number, start: number, data: Float32Array): Promise<void> {
+    const length = data.length / this.shape.width;
+    using embeds = this.#runtime.tensor(data, [1, length, this.shape.width]);
+    await this.#forward(row, start, new Int32Array(length).fill(SOFT_ID), embeds, [length - 1], this.#outputs);
+  }
+
+  /**
+   * ORT's WebGPU attention has another kernel for 32 and more tokens at once, which is wrong on some adapters (it takes subgroups to be
+   * of a certain size; SwiftShader's are not). Whether it is right here shows when short pieces give the same.
+   */
+  async #checkPieces(): Promise<void> {
+    const { positions, vocabSize } = this.shape;
+    const length = Math.min(2 * SHORT_PIECE, positions);
+    const ids = Int32Array.from({ length }, (_, index) => (index * 7919 + 1) % vocabSize);
+    const scores = async (piece: number): Promise<Float32Array> => {
+      let output: StepOutput | undefined;
+      for (let from = 0; from < length; from += piece) output = await this.prefill(this.slots, from, ids.subarray(from, from + piece));
+      return output!.topLogits.slice(0, this.candidates);
+    };
+    const [whole, pieces] = [await scores(length), await scores(SHORT_PIECE)];
+    // Rounding is far below, a wrong kernel far above.
+    if (whole.some((logit, index) => Math.abs(logit - pieces[index]!) > PIECE_TOLERANCE * (1 + Math.abs(logit)))) this.longestPiece = SHORT_PIECE;
+  }
+
   /** Feeds one row at positions `[start, start + ids.length)`; the output is of the tokens `answered` (indices into `ids`). */
   async #forward(row: number, start: number, ids: Int32Array, softEmbeds: Tensor, answered: readonly number[], buffers: StepBuffers): Promise<StepOutput> {
     const length = ids.length;
@@ -169,8 +209,9 @@ export class Gpt2Runner implements ModelRunner {
     using positionIds = this.#runtime.tensor(Int32Array.from(ids, (_, index) => start + index), [1, length]);
     using seqlens = this.#runtime.tensor(Int32Array.of(start + length - 1), [1]);
     using total = this.#runtime.tensor(Int32Array.of(start + length), [1]);
-    using outputRows = this.#runtime.tensor(Int32Array.from(answered), [answered.length]);
-    const outputs = buffers.tensors(answered.length);
+    const rows = this.#padded(answered);
+    using outputRows = this.#runtime.tensor(Int32Array.from(rows), [rows.length]);
+    const outputs = buffers.tensors(rows.length);
     try {
       using binding = this.#bind(
         { input_ids: inputIds, position_ids: positionIds, seqlens_k: seqlens, total_sequence_length: total, output_rows: outputRows, soft_embeds: softEmbeds },
@@ -189,15 +230,16 @@ export class Gpt2Runner implements ModelRunner {
     if (known !== undefined) return known;
     const tensor = (data: Int32Array, dims: readonly number[]): Tensor => this.#own(this.#runtime.tensor(data, dims));
     const [ids, positions, seqlens, total] = [new Int32Array(rows), new Int32Array(rows), new Int32Array(rows), new Int32Array(1)];
+    const outputRows = this.#padded(Array.from({ length: rows }, (_, row) => row));
     const inputs: StepInputs = {
       input_ids: tensor(ids, [rows, 1]),
       position_ids: tensor(positions, [rows, 1]),
       seqlens_k: tensor(seqlens, [rows]),
       total_sequence_length: tensor(total, [1]),
-      output_rows: tensor(Int32Array.from({ length: rows }, (_, row) => row), [rows]),
+      output_rows: tensor(Int32Array.from(outputRows), [outputRows.length]),
       soft_embeds: this.#noSoftEmbeds,
     };
-    const outputs = this.#outputs.tensors(rows);
+    const outputs = this.#outputs.tensors(outputRows.length);
     for (const output of Object.values(outputs)) this.#own(output);
     const batch = { ids, positions, seqlens, total, binding: this.#bind(inputs, cache, outputs) };
     this.#batches.set(rows, batch);
@@ -214,8 +256,13 @@ export class Gpt2Runner implements ModelRunner {
     return this.#session.binding({ ...inputs, ...past }, { ...outputs, ...present });
   }
 
-  #buffers(rows: number): StepBuffers {
+  #padded(answered: readonly number[]): readonly number[] {
+    return this.#logitsGraphs === null || answered.length >= LEAST_OUTPUTS ? answered : [answered[0]!, answered[0]!];
+  }
+
+  #buffers(atLeast: number): StepBuffers {
     const { candidates, shape } = this;
+    const rows = Math.max(atLeast, LEAST_OUTPUTS);
     return new StepBuffers(this.#runtime, { rows, candidates, vocabSize: shape.vocabSize, session: this.#session, graphs: this.#logitsGraphs });
   }
 

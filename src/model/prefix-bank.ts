@@ -36,7 +36,7 @@ export class PrefixBank {
   readonly #pagesOf = new WeakMap<KvTensor, Int32Array>();
   readonly #free: number[];
   /** Free pages that still hold what was in them. */
-  readonly #dirty = new Set<number>();
+  readonly #dirty: Set<number>;
   #hits = 0;
   #misses = 0;
   #evictions = 0;
@@ -56,6 +56,9 @@ export class PrefixBank {
     // Taken from the end: low pages first.
     this.#free = Array.from({ length: this.#pages - 1 }, (_, index) => this.#pages - 1 - index);
     this.#write(new Float32Array(kvElements(shape, 1)), Int32Array.of(0));
+    // A device's memory begins with whatever was in it.
+    this.#dirty = new Set(this.#free);
+    this.clear();
   }
 
   /** The prefix's pages, one per virtual token, after bringing it in if need be. */

@@ -28,7 +28,7 @@ type Tap = Pick<typeof t, "teardown">;
 
 /** The likeliest token after a prompt: whether a graph works at all. */
 async function firstToken(modelPath: string, checkpoint: Checkpoint): Promise<number> {
-  const runner = new Gpt2Runner(runtime, { modelPath, shape: checkpoint.shape, slots: 1, threads: 1, device: DEVICES.cpu, precision: "fp32", bankBytes: 0 });
+  const runner = await Gpt2Runner.open(runtime, { modelPath, shape: checkpoint.shape, slots: 1, threads: 1, device: DEVICES.cpu, precision: "fp32", bankBytes: 0 });
   const output = await runner.prefill(0, 0, Int32Array.of(165));
   const id = output.topIds[0]!;
   await runner.close();

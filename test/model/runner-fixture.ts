@@ -5,26 +5,35 @@ import { join } from "node:path";
 import type { StepOutput } from "../../src/engine/model-runner.ts";
 import { openCheckpoint, type Checkpoint } from "../../src/model/checkpoint.ts";
 import { Gpt2Runner } from "../../src/model/gpt2-runner.ts";
-import { ensureGraph } from "../../src/model/graph-cache.ts";
-import { DEVICES } from "../../src/runtime/device.ts";
+import { ensureGraph, type Precision } from "../../src/model/graph-cache.ts";
+import { DEVICES, type Device } from "../../src/runtime/device.ts";
 import { Runtime } from "../../src/runtime/session.ts";
 import { seededRandom } from "../support/model.ts";
 
 export interface RunnerFixture {
   readonly checkpoint: Checkpoint;
+  readonly runtime: Runtime;
   readonly runner: Gpt2Runner;
   /** Seeded token ids. */
   readonly ids: (length: number, seed: number) => Int32Array;
   close(): Promise<void>;
 }
 
-export async function openRunner(dir: string, slots: number, threads = 2): Promise<RunnerFixture> {
+export interface RunnerFixtureOptions {
+  readonly threads?: number;
+  readonly device?: Device;
+  readonly precision?: Precision;
+  readonly bankBytes?: number;
+}
+
+export async function openRunner(dir: string, slots: number, { threads = 2, device = DEVICES.cpu, precision = "fp32", bankBytes = 0 }: RunnerFixtureOptions = {}): Promise<RunnerFixture> {
   const cache = await mkdtemp(join(tmpdir(), "prefixd-runner-"));
   const checkpoint = await openCheckpoint(dir);
   const runtime = new Runtime();
-  const runner = new Gpt2Runner(runtime, { modelPath: await ensureGraph(checkpoint, cache, "fp32"), shape: checkpoint.shape, slots, threads, device: DEVICES.cpu, precision: "fp32", bankBytes: 0 });
+  const runner = await Gpt2Runner.open(runtime, { modelPath: await ensureGraph(checkpoint, cache, precision), shape: checkpoint.shape, slots, threads, device, precision, bankBytes });
   return {
     checkpoint,
+    runtime,
     runner,
     ids: (length, seed) => {
       const random = seededRandom(seed);

@@ -75,7 +75,7 @@ t.test("GPT-2's own vocabulary and a wider model, whose operators are split over
   const config = { model_type: "gpt2", activation_function: "gelu_new", vocab_size: 50257, n_positions: 128, n_layer: 2, n_head: 4, n_embd: 256, bos_token_id: 50256, eos_token_id: 50256 };
   const dir = await randomCheckpoint(t.testdir(), config, 5);
   for (const threads of [1, 2, 3]) {
-    const fixture = await openRunner(dir, SLOTS, threads);
+    const fixture = await openRunner(dir, SLOTS, { threads });
     const jobs = await makeJobs(fixture, 8);
     const random = seededRandom(13);
     const differing: Record<number, number> = {};

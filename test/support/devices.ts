@@ -1,6 +1,5 @@
 /** Devices that tests can use on any machine. */
-import { existsSync, mkdtempSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import koffi from "koffi";
 import { DEVICES, type Device } from "../../src/runtime/device.ts";
@@ -23,10 +22,14 @@ export function webgpuSkip(): string | false {
   const icd = join(CHROMIUM, "vk_swiftshader_icd.json");
   if (!existsSync(icd)) return `no SwiftShader in ${CHROMIUM} (Debian's chromium package has it)`;
   process.env["VK_ICD_FILENAMES"] = icd;
-  process.env["XDG_RUNTIME_DIR"] ??= mkdtempSync(join(tmpdir(), "prefixd-xdg-"));
   // Found by its name once it is loaded.
   loaded.push(koffi.load(join(CHROMIUM, "libvulkan.so.1")));
   return false;
 }
 
 const loaded: unknown[] = [];
+
+/** The same for another process. */
+export function webgpuEnvironment(): Record<string, string> {
+  return process.env["PREFIXD_TEST_GPU"] === "1" ? {} : { VK_ICD_FILENAMES: join(CHROMIUM, "vk_swiftshader_icd.json"), LD_LIBRARY_PATH: CHROMIUM };
+}

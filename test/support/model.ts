@@ -44,7 +44,7 @@ export async function openTestModel(dir: string, options: TestModelOptions = {})
   await checkpoint.close();
   const { config, shape, fingerprint } = checkpoint;
   const runtime = new Runtime();
-  const runner = new Gpt2Runner(runtime, { modelPath, shape, slots: options.slots ?? 32, threads: 2, device, precision, bankBytes: 1 << 20 });
+  const runner = await Gpt2Runner.open(runtime, { modelPath, shape, slots: options.slots ?? 32, threads: 2, device, precision, bankBytes: 1 << 20 });
   const engine = new Engine({ runner, maxQueue: options.maxQueue ?? 10_000, prefillChunk: options.prefillChunk ?? 64, observer: silentObserver });
   return {
     config,

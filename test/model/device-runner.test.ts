@@ -1,0 +1,191 @@
+import t, { type Test } from "tap";
+import { kvElements, type KvTensor } from "../../src/kv.ts";
+import type { StepOutput } from "../../src/engine/model-runner.ts";
+import { DEVICES, type Device } from "../../src/runtime/device.ts";
+import { SIMULATED } from "../support/devices.ts";
+import { goldenDir, seededRandom } from "../support/model.ts";
+import { openRunner, type RunnerFixture } from "./runner-fixture.ts";
+
+const MODEL = goldenDir("gelu-new-f32");
+const HEAD_DIM = 8;
+const SLOTS = 5;
+
+async function open(t: Test, device: Device, bankBytes = 0): Promise<RunnerFixture> {
+  const fixture = await openRunner(MODEL, SLOTS, { device, bankBytes });
+  t.teardown(() => fixture.close());
+  return fixture;
+}
+
+function randomPrefix({ runner }: RunnerFixture, length: number, random: () => number): KvTensor {
+  return { length, data: Float32Array.from({ length: kvElements(runner.shape, length) }, () => 2 * random() - 1) };
+}
+
+const copyOf = ({ rows, topLogits, topIds, logSumExp, logits }: StepOutput, candidates: number): unknown => ({
+  topLogits: topLogits.slice(0, rows * candidates),
+  topIds: topIds.slice(0, rows * candidates),
+  logSumExp: logSumExp.slice(0, rows),
+  logits: Array.from({ length: rows }, (_, row) => logits(row).slice()),
+});
+
+for (const [kind, device] of Object.entries(SIMULATED)) {
+  t.test(`${kind}: any order of calls answers what typed arrays answer, bit by bit`, async (t) => {
+    const [host, other] = [await open(t, DEVICES.cpu), await open(t, device)];
+    const random = seededRandom(11);
+    const below = (limit: number): number => Math.floor(random() * limit);
+    const { positions, vocabSize } = host.runner.shape;
+    const prefixes = Array.from({ length: 6 }, (_, index) => randomPrefix(host, 1 + 5 * index, random));
+    const lengths = new Array<number>(SLOTS).fill(0);
+    const both = async (call: (fixture: RunnerFixture) => unknown): Promise<void> => {
+      const answers = [await call(host), await call(other)];
+      t.same(answers[1], answers[0]);
+    };
+    const step = (run: (fixture: RunnerFixture) => Promise<StepOutput>): Promise<void> =>
+      both(async (fixture) => copyOf(await run(fixture), fixture.runner.candidates));
+
+    for (let call = 0; call < 400; call++) {
+      const row = below(SLOTS);
+      const length = lengths[row]!;
+      const ids = host.ids(1 + below(12), call);
+      switch (below(7)) {
+        case 0: {
+          const prefix = prefixes[below(prefixes.length)]!;
+          await both(({ runner }) => runner.loadPrefix(row, prefix));
+          lengths[row] = prefix.length;
+          break;
+        }
+        case 1:
+        case 2: {
+          // From the beginning, or behind what is there.
+          const start = random() < 0.3 || length + ids.length > positions ? 0 : length;
+          await step(({ runner }) => (call % 2 === 0 ? runner.prefill(row, start, ids) : runner.score(row, start, ids)));
+          lengths[row] = start + ids.length;
+          break;
+        }
+        case 3: {
+          const to = below(SLOTS);
+          if (length === 0 || to === row) break;
+          await both(({ runner }) => runner.copyRow(row, to, length));
+          lengths[to] = length;
+          break;
+        }
+        case 4:
+        case 5: {
+          const rows = 1 + below(SLOTS);
+          if (lengths.slice(0, rows).some((each) => each === 0 || each === positions)) break;
+          const fed = Int32Array.from({ length: rows }, () => below(vocabSize));
+          await step(({ runner }) => runner.decode(fed, Int32Array.from(lengths.slice(0, rows))));
+          for (let each = 0; each < rows; each++) lengths[each]!++;
+          break;
+        }
+        case 6:
+          if (random() < 0.5) {
+            const data = Float32Array.from({ length: 9 * host.runner.shape.width }, () => random() - 0.5);
+            await both(({ runner }) => runner.fold(call % 2 === 0 ? { kind: "tokens", ids } : { kind: "embeddings", length: 9, data }));
+          } else {
+            await both(({ runner }) => runner.wipe(row, length, positions));
+            await both(({ runner }) => runner.wipeBuffers());
+          }
+      }
+      await both(({ runner }) => liveOf(runner.readRow(row), lengths[row]!, runner.shape.positions));
+    }
+    t.ok(lengths.some((length) => length > 20), "rows have grown");
+  });
+
+  t.test(`${kind}: a wiped cache is zeros everywhere, hot prefixes included`, async (t) => {
+    const fixture = await open(t, device);
+    const { runner } = fixture;
+    const { positions } = runner.shape;
+    for (let row = 0; row < SLOTS; row++) {
+      runner.loadPrefix(row, randomPrefix(fixture, 7 + row, seededRandom(row)));
+      await runner.prefill(row, 7 + row, fixture.ids(20, row));
+    }
+    await runner.fold({ kind: "tokens", ids: fixture.ids(30, 1) });
+    await runner.decode(Int32Array.of(1, 2, 3, 4, 5), Int32Array.of(27, 28, 29, 30, 31));
+    t.equal(runner.bankStats()?.entries, SLOTS);
+    for (let row = 0; row <= SLOTS; row++) runner.wipe(row, 0, positions);
+    runner.wipeBuffers();
+    for (let row = 0; row <= SLOTS; row++) t.ok(runner.readRow(row).data.every((value) => value === 0), `row ${row}`);
+    t.equal(runner.bankStats()?.entries, 0);
+  });
+
+  t.test(`${kind}: a step moves ids, positions and lengths up, and candidates down; nothing else`, async (t) => {
+    const fixture = await open(t, device);
+    const { runner, runtime } = fixture;
+    for (let row = 0; row < SLOTS; row++) await runner.prefill(row, 0, fixture.ids(6, row));
+    const moved = async (run: () => Promise<unknown>): Promise<{ up: number; down: number }> => {
+      const { up, down } = runtime.transfers;
+      await run();
+      return { up: runtime.transfers.up - up, down: runtime.transfers.down - down };
+    };
+    const perOutput = runner.candidates * (4 + 8) + 4;
+    const decode = (rows: number): Promise<unknown> => runner.decode(new Int32Array(rows).fill(3), new Int32Array(rows).fill(6));
+    for (const rows of [3, SLOTS]) {
+      await decode(rows);
+      t.same(await moved(() => decode(rows)), { up: rows * (4 + 4 + 4) + 4, down: rows * perOutput }, `${rows} rows`);
+    }
+    const all = (await runner.decode(Int32Array.of(1, 1, 1), Int32Array.of(6, 6, 6))).logits;
+    t.same(await moved(async () => all(1)), { up: 4, down: 4 * runner.shape.vocabSize }, "all logits of a row only when they are asked for");
+  });
+}
+
+t.test("the CPU moves nothing", async (t) => {
+  const { runner, runtime, ids } = await open(t, DEVICES.cpu);
+  await runner.prefill(0, 0, ids(6, 1));
+  await runner.decode(Int32Array.of(3), Int32Array.of(6));
+  t.same(runtime.transfers, { up: 0, down: 0 });
+  t.equal(runner.bankStats(), null);
+});
+
+t.test("the bank: a prefix goes up once, the least recently used makes way, rows get the right one", async (t) => {
+  const device = SIMULATED["device memory known by handles"]!;
+  const probe = await open(t, device);
+  const { positions } = probe.runner.shape;
+  const pageBytes = probe.runner.bankStats()!.capacityBytes / (positions + 1);
+  const fixture = await open(t, device, 100 * pageBytes);
+  const { runner, runtime } = fixture;
+  const random = seededRandom(5);
+  const [a, b, c] = [40, 35, 30].map((length) => randomPrefix(fixture, length, random)) as [KvTensor, KvTensor, KvTensor];
+  const load = (row: number, prefix: KvTensor): number => {
+    const before = runtime.transfers.up;
+    runner.loadPrefix(row, prefix);
+    t.same(runner.readRow(row).data.length, kvElements(runner.shape, positions));
+    t.same(liveOf(runner.readRow(row), prefix.length, positions), liveOf(padded(prefix, runner.shape.layers * 2 * runner.shape.heads, positions), prefix.length, positions));
+    return runtime.transfers.up - before;
+  };
+  const cold = load(0, a);
+  t.ok(cold > a.data.byteLength, "brought up");
+  t.ok(load(1, a) < a.data.byteLength, "only indices");
+  load(2, b);
+  t.match(runner.bankStats(), { entries: 2, bytes: 75 * pageBytes, hits: 1, misses: 2, evictions: 0 });
+  load(3, a);
+  load(4, c);
+  t.match(runner.bankStats(), { entries: 2, bytes: 70 * pageBytes, hits: 2, misses: 3, evictions: 1 }, "b made way: a had been used since");
+  load(0, b);
+  t.match(runner.bankStats(), { entries: 2, misses: 4, evictions: 2 });
+  const largest = randomPrefix(fixture, positions, random);
+  load(1, largest);
+  t.match(runner.bankStats(), { entries: 1, bytes: positions * pageBytes });
+  t.throws(() => runner.loadPrefix(0, { length: 2, data: new Float32Array(3) }), RangeError);
+});
+
+t.test("pieces that are too long for the device are fed as several", async (t) => {
+  const fixture = await open(t, SIMULATED["device memory with row views"]!);
+  t.equal(fixture.runner.longestPiece, Infinity, "the CPU's kernels are right");
+  const whole = await fixture.runner.fold({ kind: "tokens", ids: fixture.ids(40, 1) });
+  fixture.runner.longestPiece = 7;
+  const pieces = await fixture.runner.fold({ kind: "tokens", ids: fixture.ids(40, 1) });
+  t.ok(whole.data.every((value, index) => Math.abs(value - pieces.data[index]!) < 1e-4));
+  t.ok(pieces.data.every((value) => value !== 0));
+});
+
+/** Positions `[0, length)` of a whole row. */
+function liveOf({ data }: KvTensor, length: number, positions: number): Float32Array {
+  return data.filter((_, index) => Math.floor(index / HEAD_DIM) % positions < length);
+}
+
+/** A prefix as a whole row has it. */
+function padded({ length, data }: KvTensor, heads: number, positions: number): KvTensor {
+  const row = new Float32Array(heads * positions * HEAD_DIM);
+  for (let head = 0; head < heads; head++) row.set(data.subarray(head * length * HEAD_DIM, (head + 1) * length * HEAD_DIM), head * positions * HEAD_DIM);
+  return { length: positions, data: row };
+}
