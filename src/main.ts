@@ -77,6 +77,9 @@ async function start(config: Config, logger: Logger, resources: Resources): Prom
   const deviceLost = new Deferred<PrefixdError>();
   const gpt2 = await Gpt2Runner.open(runtime, { modelPath, shape, slots: config.maxBatch, threads: config.threads, device, precision: config.precision, bankBytes: config.prefixBankBytes });
   resources.defer(() => gpt2.close());
+  if (gpt2.longestPiece < config.prefillChunk) {
+    logger.warn({ tokens: gpt2.longestPiece }, "this adapter's attention kernel is wrong for longer pieces of prompt: they are fed in shorter ones");
+  }
   const runner = device.hostMemory ? gpt2 : new SupervisedRunner(gpt2, { timeoutMs: config.stepTimeout * 1000, onLost: (error) => deviceLost.resolve(error) });
 
   const metrics = new Metrics();
@@ -149,7 +152,7 @@ async function start(config: Config, logger: Logger, resources: Resources): Prom
     },
   });
   const url = await listen(app, config);
-  logger.info({ url, model: basename(config.model), fingerprint, slots: config.maxBatch }, "listening");
+  logger.info({ url, model: basename(config.model), fingerprint, device: config.device, precision: config.precision, slots: config.maxBatch }, "listening");
 
   return {
     url,

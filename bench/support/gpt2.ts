@@ -36,7 +36,7 @@ export async function openFolder(dir: string, slots: number): Promise<BenchModel
   const modelPath = await ensureGraph(checkpoint, CACHE, "fp32");
   await checkpoint.close();
   const runtime = new Runtime();
-  const runner = new Gpt2Runner(runtime, { modelPath, shape: checkpoint.shape, slots, threads: THREADS, device: DEVICES.cpu, precision: "fp32", bankBytes: 0 });
+  const runner = await Gpt2Runner.open(runtime, { modelPath, shape: checkpoint.shape, slots, threads: THREADS, device: DEVICES.cpu, precision: "fp32", bankBytes: 0 });
   return {
     runner,
     shape: checkpoint.shape,

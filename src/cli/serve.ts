@@ -2,7 +2,8 @@ import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { helpText, parseConfig, type Config } from "../config.ts";
-import { startServer } from "../main.ts";
+import type { PrefixdError } from "../errors.ts";
+import { startServer, type RunningServer } from "../main.ts";
 
 /** Time for the last answers to leave when the device is lost. */
 const LAST_BYTES_MS = 2_000;
@@ -11,11 +12,11 @@ const LAST_BYTES_MS = 2_000;
 export async function serve(args: readonly string[]): Promise<void> {
   const config = parseConfig(args, process.env);
   if (config === "help") return void process.stdout.write(helpText());
-  const server = await startServer(config);
-  if (process.stdout.isTTY || process.env["npm_lifecycle_event"] === "start") process.stderr.write(whatToTry(server.url, config));
+  let server: RunningServer | undefined;
   let stopping = false;
   const stop = (signal: NodeJS.Signals): void => {
-    if (stopping) process.exit(128 + (signal === "SIGINT" ? 2 : 15));
+    // While it starts there is nothing to drain: a start that is killed leaves nothing half made.
+    if (stopping || server === undefined) process.exit(128 + (signal === "SIGINT" ? 2 : 15));
     stopping = true;
     server.stop().then(
       () => process.exit(0),
@@ -25,13 +26,18 @@ export async function serve(args: readonly string[]): Promise<void> {
       },
     );
   };
-  void server.deviceLost.then(async (error) => {
-    process.stderr.write(`prefixd: ${error.message}\n`);
-    // Requests have ended with it; freeing what is left of a device that hangs can hang as well.
-    await Promise.race([server.stop(), sleep(LAST_BYTES_MS)]);
-    process.exit(1);
-  });
   process.on("SIGTERM", stop).on("SIGINT", stop);
+  server = await startServer(config);
+  const running = server;
+  void running.deviceLost.then((error) => endWithDevice(error, running));
+  if (process.stdout.isTTY || process.env["npm_lifecycle_event"] === "start") process.stderr.write(whatToTry(server.url, config));
+}
+
+/** Requests have ended with the device; freeing what is left of one that hangs can hang as well. */
+async function endWithDevice(error: PrefixdError, server: RunningServer): Promise<never> {
+  process.stderr.write(`prefixd: ${error.message}\n`);
+  await Promise.race([server.stop(), sleep(LAST_BYTES_MS)]);
+  process.exit(1);
 }
 
 /** For whoever starts it by hand: the first requests to send. */
