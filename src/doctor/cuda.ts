@@ -3,7 +3,7 @@ import { spawnSync } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { libraryProblem } from "../runtime/ort-api.ts";
-import type { Findings } from "./vulkan.ts";
+import type { Findings } from "./findings.ts";
 
 const PROVIDERS = ["libonnxruntime_providers_shared.so", "libonnxruntime_providers_cuda.so"];
 const DRIVER = "libcuda.so.1";

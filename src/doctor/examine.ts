@@ -6,9 +6,10 @@ import type { Precision } from "../model/graph-cache.ts";
 import { DEVICES, type DeviceKind } from "../runtime/device.ts";
 import { defaultLibraryPath, OrtApi } from "../runtime/ort-api.ts";
 import { examineCuda } from "./cuda.ts";
+import type { Findings } from "./findings.ts";
 import { examineMachine, readProcessLimits, warningsOf, type MachineReport } from "./machine.ts";
 import { runSelfTest, type SelfTestProcessOptions, type SelfTestReport } from "./self-test-process.ts";
-import { examineVulkan, type Findings } from "./vulkan.ts";
+import { examineVulkan } from "./vulkan.ts";
 
 export interface DeviceReport extends Findings {
   /** The self-test passed in at least one precision. */

@@ -3,14 +3,9 @@ import { accessSync, constants, existsSync, readdirSync, readFileSync } from "no
 import { homedir } from "node:os";
 import { dirname, isAbsolute, join, resolve } from "node:path";
 import { libraryProblem } from "../runtime/ort-api.ts";
+import type { Findings } from "./findings.ts";
 
 type Environment = Readonly<Record<string, string | undefined>>;
-
-/** Facts to print and, where something is missing, one sentence each with how to get it. */
-export interface Findings {
-  readonly facts: readonly string[];
-  readonly missing: readonly string[];
-}
 
 const LOADER = "libvulkan.so.1";
 /** The first replaces the second, which old loaders know; both replace the folders. Source: Vulkan-Loader, LoaderDriverInterface.md */
