@@ -26,11 +26,12 @@ module.exports = {
     only("prefixes/", ["errors\\.ts", "kv\\.ts", "model/(safetensors|strict-json)\\.ts", "storage/", "observability/"], "prefixes never know the engine"),
     only("generat", ["errors\\.ts", "kv\\.ts", "users/", "engine/", "prefixes/", "text/", "observability/"], "one request's way joins engine, prefixes and text"),
     only("http/", ["errors\\.ts", "kv\\.ts", "config", "generat", "prefixes/", "users/", "text/", "observability/"], "HTTP knows requests and prefixes, never the model"),
+    only("doctor/", ["errors\\.ts", "kv\\.ts", "config", "runtime/", "model/", "engine/", "prefixes/(folder|peft)\\.ts"], "the doctor tries what a server does with a model, without serving"),
     {
       name: "only-composition-constructs",
       comment: "concrete stores, runners and runtimes are made in one place",
       severity: "error",
-      from: { path: "^src/", pathNot: "^src/(main|cli|model|runtime|prefixes|users/(lmdb|redis))" },
+      from: { path: "^src/", pathNot: "^src/(main|cli|doctor|model|runtime|prefixes|users/(lmdb|redis))" },
       to: { path: "^src/((prefixes/(lmdb|redis)-store|users/(lmdb|redis)-user-store)|model/gpt2-runner|runtime/)" },
     },
   ],

@@ -101,3 +101,12 @@ export class ModelLoadError extends Error {
     this.code = code;
   }
 }
+
+/** The model cannot be brought to the device that was asked for. For the operator. */
+export class DeviceError extends Error {
+  override readonly name = "DeviceError";
+
+  constructor(device: string, reason: string, options?: { cause?: unknown }) {
+    super(`--device ${device} cannot be used: ${reason} Run prefixd doctor --device ${device} to see what is missing.`, options);
+  }
+}

@@ -3,13 +3,13 @@ import { basename, join } from "node:path";
 import { isWorldReadable, type Config } from "./config.ts";
 import { Engine } from "./engine/engine.ts";
 import { SupervisedRunner } from "./engine/supervised-runner.ts";
-import { lostTouch, PrefixdError } from "./errors.ts";
+import { DeviceError, lostTouch, PrefixdError } from "./errors.ts";
 import { GenerationService } from "./generate.ts";
 import { STREAM_DEFAULTS } from "./http/app-parts.ts";
 import { buildApp } from "./http/app.ts";
 import { drain, listen } from "./http/server.ts";
 import { openCheckpoint, type Checkpoint } from "./model/checkpoint.ts";
-import { Gpt2Runner } from "./model/gpt2-runner.ts";
+import { Gpt2Runner, type RunnerOptions } from "./model/gpt2-runner.ts";
 import { ensureGraph } from "./model/graph-cache.ts";
 import { resolveModel } from "./model/hub.ts";
 import { createAuditLog } from "./observability/audit.ts";
@@ -25,6 +25,7 @@ import { createPrefixRegistry } from "./prefixes/registry.ts";
 import type { PrefixRegistry } from "./prefixes/registry-types.ts";
 import type { PrefixStore } from "./prefixes/store.ts";
 import { DEVICES } from "./runtime/device.ts";
+import { OrtError } from "./runtime/ort-api.ts";
 import { Runtime } from "./runtime/session.ts";
 import { loadTokenizer } from "./text/tokenizer.ts";
 import { createAuthenticator, createKeylessAuthenticator, type Authenticator } from "./users/authenticator.ts";
@@ -52,7 +53,7 @@ export interface RunningServer {
 
 /**
  * Starts a server and resolves when it answers requests.
- * @throws ModelLoadError, OrtError, PrefixdError (store, adapters), the system's errors for the address; nothing is left open then.
+ * @throws ModelLoadError, DeviceError, OrtError, PrefixdError (store, adapters), the system's errors for the address; nothing is left open then.
  */
 export async function startServer(config: Config, logger: Logger = createLogger(config.logLevel)): Promise<RunningServer> {
   const resources = new Resources();
@@ -75,7 +76,7 @@ async function start(config: Config, logger: Logger, resources: Resources): Prom
   resources.defer(() => runtime[Symbol.dispose]());
   const device = DEVICES[config.device];
   const deviceLost = new Deferred<PrefixdError>();
-  const gpt2 = await Gpt2Runner.open(runtime, { modelPath, shape, slots: config.maxBatch, threads: config.threads, device, precision: config.precision, bankBytes: config.prefixBankBytes });
+  const gpt2 = await openRunner(runtime, { modelPath, shape, slots: config.maxBatch, threads: config.threads, device, precision: config.precision, bankBytes: config.prefixBankBytes });
   resources.defer(() => gpt2.close());
   if (gpt2.longestPiece < config.prefillChunk) {
     logger.warn({ tokens: gpt2.longestPiece }, "this adapter's attention kernel is wrong for longer pieces of prompt: they are fed in shorter ones");
@@ -164,6 +165,17 @@ async function start(config: Config, logger: Logger, resources: Resources): Prom
       logger.info("stopped");
     },
   };
+}
+
+/** @throws DeviceError where the CPU would have done, OrtError */
+async function openRunner(runtime: Runtime, options: RunnerOptions): Promise<Gpt2Runner> {
+  try {
+    return await Gpt2Runner.open(runtime, options);
+  } catch (error) {
+    const reported = error instanceof PrefixdError ? error.cause : error;
+    if (options.device.hostMemory || !(reported instanceof OrtError)) throw error;
+    throw new DeviceError(options.device.kind, reported.reason.replace(/[^.]$/, "$&."), { cause: error });
+  }
 }
 
 /** Weight and limits of whoever has been recognised are in memory before the request asks for them. */

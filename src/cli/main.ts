@@ -4,6 +4,7 @@ import { readFileSync } from "node:fs";
 import { ConfigError } from "../config.ts";
 import { PrefixdError } from "../errors.ts";
 import { build } from "./build.ts";
+import { doctor } from "./doctor.ts";
 import { push } from "./push.ts";
 import { serve } from "./serve.ts";
 import { users } from "./users.ts";
@@ -13,12 +14,13 @@ const USAGE = `Usage: prefixd COMMAND
   serve [flags]                    start the server; flags with prefixd serve --help
   build [--model DIR] [--cache-dir DIR]
                                    build a model's graph ahead of the first start
+  doctor [--device D] [--json]     what this machine has, which devices work, and what the others lack
   push DIR [--id NAME] [--url URL] register a PEFT folder with a running server
   users COMMAND ...                users and keys of a running server; prefixd users --help
   --version
 `;
 
-const COMMANDS: Readonly<Record<string, (args: readonly string[]) => Promise<void>>> = { serve, build, push, users };
+const COMMANDS: Readonly<Record<string, (args: readonly string[]) => Promise<void>>> = { serve, build, doctor, push, users };
 
 const [name = "", ...args] = process.argv.slice(2);
 const command = COMMANDS[name];
@@ -35,7 +37,7 @@ if (command !== undefined) {
 }
 
 function fail(error: unknown): void {
-  const expected = error instanceof ConfigError || error instanceof PrefixdError || (error instanceof Error && ["ModelLoadError", "OrtError"].includes(error.name));
+  const expected = error instanceof ConfigError || error instanceof PrefixdError || (error instanceof Error && ["ModelLoadError", "DeviceError", "OrtError"].includes(error.name));
   const system = error instanceof Error && "code" in error && typeof error.code === "string" ? error.message : undefined;
   process.stderr.write(`prefixd: ${expected ? error.message : (system ?? (error instanceof Error ? error.stack : String(error)))}\n`);
   process.exit(error instanceof ConfigError ? 2 : 1);

@@ -44,6 +44,12 @@ export class OrtError extends Error {
     super(`${call}: ${message}`);
     this.code = code;
   }
+
+  /** What went wrong on one line, without the places in ORT's source that come before it. */
+  get reason(): string {
+    const line = this.message.replace(/\s+/g, " ").trim();
+    return line.replace(/^.*(?: was false\.|with error:|Status Message:(?: \S+\.cc:\d+ \w+)?|\[ONNXRuntimeError\] : \d+ : \w+ :) /, "");
+  }
 }
 
 // The default stacks of koffi overflow in ORT's shader compiler, and asynchronous calls run deep kernels.
@@ -110,6 +116,19 @@ export function defaultLibraryPath(): string {
   const path = join(root, "bin", "napi-v6", process.platform, process.arch, name ?? "");
   if (name === undefined || !existsSync(path)) throw new Error(`onnxruntime-node has no native library for ${process.platform} ${process.arch}`);
   return path;
+}
+
+/**
+ * Why the system's loader cannot load a shared library, in its words; null: it can, and the library stays loaded.
+ * @param name a path, or a name that is looked for where the system looks
+ */
+export function libraryProblem(name: string): string | null {
+  try {
+    koffi.load(name);
+    return null;
+  } catch (error) {
+    return (error as Error).message.replace(/^Failed to load shared library: /, "").split("\n", 1)[0]!;
+  }
 }
 
 /** The loaded library. Functions throw `OrtError`; every handle must be given to its `release` exactly once. */

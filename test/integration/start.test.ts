@@ -24,7 +24,7 @@ writeFileSync(join(badPrefixes, "half", "adapter_config.json"), "{}");
 const CASES: readonly (readonly [what: string, args: readonly string[], message: RegExp])[] = [
   ["an unknown flag", ["--max-bach", "3"], /--max-bach/],
   ["a value out of range", ["--max-batch", "0"], /--max-batch 0/],
-  ["a device of a later version", ["--device", "cuda"], /--device cuda: not in this version/],
+  ["an arithmetic of a later version", ["--precision", "int8"], /--precision int8: not in this version/],
   ["an address that others can reach", ["--host", "0.0.0.0"], /--host 0\.0\.0\.0: without keys/],
   ["no such model", ["--model", join(folder.path, "nowhere")], /nowhere/],
   ["a model that is cut off", ["--model", brokenModel], /model\.safetensors/],

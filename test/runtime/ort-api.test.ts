@@ -136,6 +136,15 @@ t.test("what goes wrong is an OrtError with call, code and message", async (t) =
   api.releaseEnv(env);
 });
 
+t.test("the reason of an error is one line without the places in ORT's source", async (t) => {
+  const reason = (message: string): string => new OrtError("RunWithBinding", 1, message).reason;
+  t.equal(reason("a plain\nmessage"), "RunWithBinding: a plain message");
+  t.equal(reason("/src/webgpu_context.cc:136 void Init()::<lambda()> status == Success was false. Failed to get a WebGPU adapter: No supported adapters\n"), "Failed to get a WebGPU adapter: No supported adapters");
+  t.equal(reason("Non-zero status code returned while running Cast node. Name:'Cast_0' Status Message: shader_helper.cc:416 GenerateSourceCode Program Cast requires f16"), "Program Cast requires f16");
+  t.equal(reason("/src/bridge.cc:1988 Provider& Get() [ONNXRuntimeError] : 1 : FAIL : Failed to load library /a/b.so with error: /a/b.so: no such file"), "/a/b.so: no such file");
+  t.equal(reason("/src/bridge.cc:1988 Provider& Get() [ONNXRuntimeError] : 1 : FAIL : CUDA failure 35"), "CUDA failure 35");
+});
+
 t.test("a run leaves the event loop free", async (t) => {
   const env = api.createEnv("test");
   const memory = api.createCpuMemoryInfo();

@@ -1,0 +1,18 @@
+import { parseConfig } from "../config.ts";
+import { examine } from "../doctor/examine.ts";
+import { reportText } from "../doctor/text.ts";
+
+const USAGE = `Usage: prefixd doctor [--device cpu|webgpu|cuda] [--precision fp32|fp16] [--max-batch N] [--json]
+
+What this machine has, which devices a server can use and what the others lack. Serves a tiny model on each device and compares the
+tokens with PEFT's. The exit code is 0 if --device (default cpu) works. Takes serve's flags and variables.
+`;
+
+/** `prefixd doctor`: exit code 1 if the asked device does not work; the others are information. */
+export async function doctor(args: readonly string[]): Promise<void> {
+  const config = parseConfig(args.filter((arg) => arg !== "--json"), process.env);
+  if (config === "help") return void process.stdout.write(USAGE);
+  const report = await examine({ device: config.device, precision: config.precision, slots: config.maxBatch });
+  process.stdout.write(args.includes("--json") ? `${JSON.stringify(report, null, 2)}\n` : reportText(report));
+  process.exitCode = report.ok ? 0 : 1;
+}

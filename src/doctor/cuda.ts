@@ -1,0 +1,69 @@
+/** What CUDA needs: ONNX Runtime's provider, NVIDIA's driver, and the libraries of CUDA 12. */
+import { spawnSync } from "node:child_process";
+import { existsSync, readFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { libraryProblem } from "../runtime/ort-api.ts";
+import type { Findings } from "./findings.ts";
+
+const PROVIDERS = ["libonnxruntime_providers_shared.so", "libonnxruntime_providers_cuda.so"];
+const DRIVER = "libcuda.so.1";
+/** What the provider is linked against, in the order of their own dependencies, with the package of NVIDIA's repository. */
+const LIBRARIES: Readonly<Record<string, string>> = {
+  "libcudart.so.12": "cuda-cudart-12-9",
+  "libnvrtc.so.12": "cuda-nvrtc-12-9",
+  "libcublasLt.so.12": "libcublas-12-9",
+  "libcublas.so.12": "libcublas-12-9",
+  "libcufft.so.11": "libcufft-12-9",
+  "libcurand.so.10": "libcurand-12-9",
+  "libcudnn.so.9": "libcudnn9-cuda-12",
+};
+/** glibc's words where the library itself is not found; about one that it needs, they begin with the name of that. */
+const ABSENT = "cannot open shared object file: No such file or directory";
+const NVIDIA_SMI = ["--query-gpu=name,memory.total,memory.free,driver_version", "--format=csv,noheader"];
+const NVIDIA_SMI_TIMEOUT_MS = 10_000;
+
+/** @param libraryPath ONNX Runtime's own library, beside which its providers lie; null: there is none. */
+export function examineCuda(libraryPath: string | null): Findings {
+  if (process.platform !== "linux" || process.arch !== "x64") return { facts: [], missing: ["ONNX Runtime's package has CUDA for Linux on x64 only."] };
+  const beside = libraryPath === null ? "" : dirname(libraryPath);
+  const absent = PROVIDERS.filter((name) => !existsSync(join(beside, name)));
+  const driver = libraryProblem(DRIVER);
+  const problems = Object.keys(LIBRARIES).flatMap((name) => {
+    // The provider looks in its own folder first.
+    const path = join(beside, name);
+    const problem = libraryProblem(existsSync(path) ? path : name);
+    return problem === null ? [] : [{ name, problem }];
+  });
+  const missing: string[] = [];
+  if (absent.length > 0) missing.push(`onnxruntime-node was installed without ${absent.join(" and ")}: install it again with ONNXRUNTIME_NODE_INSTALL=cuda12 npm ci.`);
+  if (driver !== null) missing.push(`There is no NVIDIA driver (${DRIVER}): install it on the host; a container needs the NVIDIA Container Toolkit and --gpus all.`);
+  if (problems.length > 0) {
+    const packages = [...new Set(problems.map(({ name }) => LIBRARIES[name]!))];
+    missing.push(`CUDA 12 libraries are missing: ${problems.map(({ name }) => name).join(", ")}: apt install ${packages.join(" ")} (from NVIDIA's repository).`);
+  }
+  return {
+    facts: [
+      `CUDA provider: ${absent.length === 0 ? beside : "not installed"}`,
+      `NVIDIA driver: ${driver === null ? driverVersion() : `none (${driver})`}`,
+      `CUDA 12 libraries found: ${Object.keys(LIBRARIES).filter((name) => !problems.some((problem) => problem.name === name)).join(", ") || "none"}`,
+      ...problems.filter(({ problem }) => problem !== ABSENT).map(({ name, problem }) => `${name} cannot be loaded: ${problem}`),
+      ...gpus().map((gpu) => `GPU (name, memory, free, driver): ${gpu}`),
+    ],
+    missing,
+  };
+}
+
+/** "NVRM version: NVIDIA UNIX x86_64 Kernel Module  570.86.15  ..." */
+function driverVersion(): string {
+  try {
+    return /^NVRM version:\s*(.*)$/m.exec(readFileSync("/proc/driver/nvidia/version", "utf8"))?.[1] ?? "of an unknown version";
+  } catch {
+    return `${DRIVER}, but the kernel has no NVIDIA module`;
+  }
+}
+
+/** Lines of nvidia-smi; none where it is not installed or does not answer. */
+function gpus(): string[] {
+  const { status, stdout } = spawnSync("nvidia-smi", NVIDIA_SMI, { encoding: "utf8", timeout: NVIDIA_SMI_TIMEOUT_MS });
+  return status === 0 ? stdout.trim().split("\n") : [];
+}

@@ -1,0 +1,87 @@
+/** Everything that `prefixd doctor` finds out, as one plain object. */
+import { readFileSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+import { DEVICE_PRECISIONS } from "../config.ts";
+import type { Precision } from "../model/graph-cache.ts";
+import { DEVICES, type DeviceKind } from "../runtime/device.ts";
+import { defaultLibraryPath, OrtApi } from "../runtime/ort-api.ts";
+import { examineCuda } from "./cuda.ts";
+import type { Findings } from "./findings.ts";
+import { examineMachine, readProcessLimits, warningsOf, type MachineReport } from "./machine.ts";
+import { runSelfTest, type SelfTestProcessOptions, type SelfTestReport } from "./self-test-process.ts";
+import { examineVulkan } from "./vulkan.ts";
+
+export interface DeviceReport extends Findings {
+  /** The self-test passed in at least one precision. */
+  readonly usable: boolean;
+  /** One for each precision that `--precision` takes on this device, its default first. */
+  readonly self_tests: readonly SelfTestReport[];
+}
+
+/** What `--json` prints. */
+export interface Report {
+  /** The asked device passed its self-test in the asked precision. */
+  readonly ok: boolean;
+  readonly device: DeviceKind;
+  readonly precision: Precision;
+  readonly prefixd: string;
+  readonly onnxruntime: { readonly version: string | null; readonly library: string | null; readonly problem: string | null };
+  readonly machine: MachineReport;
+  readonly warnings: readonly string[];
+  readonly devices: Readonly<Partial<Record<DeviceKind, DeviceReport>>>;
+}
+
+export interface ExamineOptions {
+  readonly device: DeviceKind;
+  readonly precision: Precision;
+  /** `--max-batch` */
+  readonly slots: number;
+  /** Default: all. */
+  readonly devices?: readonly DeviceKind[];
+  /** Default: models/selftest of the package. */
+  readonly folder?: string;
+  readonly selfTest?: SelfTestProcessOptions;
+}
+
+const PACKAGE_ROOT = new URL("../../", import.meta.url);
+const SELF_TEST_FOLDER = fileURLToPath(new URL("models/selftest", PACKAGE_ROOT));
+
+/** Devices are tried one after the other. Never rejects because of what the machine lacks. */
+export async function examine(options: ExamineOptions): Promise<Report> {
+  const { device, precision, slots, folder = SELF_TEST_FOLDER } = options;
+  const onnxruntime = examineOnnxRuntime();
+  const findings: Readonly<Record<DeviceKind, () => Findings>> = {
+    cpu: () => ({ facts: [], missing: [] }),
+    webgpu: () => examineVulkan(),
+    cuda: () => examineCuda(onnxruntime.library),
+  };
+  const devices: Partial<Record<DeviceKind, DeviceReport>> = {};
+  for (const kind of options.devices ?? (Object.keys(DEVICES) as DeviceKind[])) {
+    const tests: SelfTestReport[] = [];
+    // Whatever seems to be missing, only ONNX Runtime can say whether the device works.
+    for (const tried of DEVICE_PRECISIONS[kind]) tests.push(await runSelfTest({ device: kind, precision: tried, folder }, options.selfTest));
+    devices[kind] = { usable: tests.some(({ passed }) => passed), ...findings[kind](), self_tests: tests };
+  }
+  const machine = examineMachine();
+  const { version } = JSON.parse(readFileSync(new URL("package.json", PACKAGE_ROOT), "utf8")) as { version: string };
+  return {
+    ok: devices[device]?.self_tests.some((test) => test.precision === precision && test.passed) ?? false,
+    device,
+    precision,
+    prefixd: version,
+    onnxruntime,
+    machine,
+    warnings: warningsOf({ machine, processLimits: readProcessLimits(), slots, hostMemory: DEVICES[device].hostMemory }),
+    devices,
+  };
+}
+
+function examineOnnxRuntime(): Report["onnxruntime"] {
+  let library: string | null = null;
+  try {
+    library = defaultLibraryPath();
+    return { version: new OrtApi(library).version, library, problem: null };
+  } catch (error) {
+    return { version: null, library, problem: (error as Error).message };
+  }
+}

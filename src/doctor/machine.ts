@@ -1,0 +1,127 @@
+/** What the process runs on, and what of it will surprise a server. Linux tells most; elsewhere facts are fewer. */
+import { readFileSync } from "node:fs";
+import { arch, availableParallelism, cpus, freemem, platform, release, totalmem } from "node:os";
+import { join } from "node:path";
+
+export interface MachineReport {
+  readonly node: string;
+  /** System, architecture, kernel. */
+  readonly platform: string;
+  readonly cpu: {
+    readonly model: string;
+    readonly cores: number;
+    /** Cores' worth of time that the container may use; null: no bound is known. */
+    readonly quota: number | null;
+    /** Vector instructions that kernels of ONNX Runtime choose by; null: not known on this system. */
+    readonly vector_extensions: readonly string[] | null;
+  };
+  /** Bytes. */
+  readonly memory: {
+    readonly total: number;
+    readonly available: number;
+    /** Of the container (cgroup); null: none. */
+    readonly limit: number | null;
+  };
+}
+
+/** The numbers behind the warnings, apart from where they were read. */
+export interface Bounds {
+  readonly machine: MachineReport;
+  /** Contents of /proc/self/limits; "" where there is none. */
+  readonly processLimits: string;
+  /** `--max-batch` */
+  readonly slots: number;
+  /** Weights and KV cache lie in the process's memory: the device is the CPU. */
+  readonly hostMemory: boolean;
+}
+
+export function examineMachine(): MachineReport {
+  const limit = process.constrainedMemory();
+  const cpuinfo = readText("/proc/cpuinfo");
+  return {
+    node: process.version,
+    platform: `${platform()} ${arch()} ${release()}`,
+    cpu: {
+      model: cpus()[0]?.model.trim() || "unknown",
+      cores: availableParallelism(),
+      quota: cpuQuota(readText(join("/sys/fs/cgroup", cgroupPath(readText("/proc/self/cgroup")), "cpu.max"))),
+      vector_extensions: cpuinfo === "" ? null : vectorExtensions(cpuinfo),
+    },
+    // The system says "no limit" with 0 or with a number beyond all memory.
+    memory: { total: totalmem(), available: freemem(), limit: limit > 0 && limit < totalmem() ? limit : null },
+  };
+}
+
+export function readProcessLimits(): string {
+  return readText("/proc/self/limits");
+}
+
+const X86 = ["avx", "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8"];
+const ARM = ["asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2"];
+
+/** Of the first processor in /proc/cpuinfo: the line is "flags" on x86, "Features" on ARM. */
+export function vectorExtensions(cpuinfo: string): string[] {
+  const flags = new Set(/^(?:flags|Features)\s*:\s*(.*)$/m.exec(cpuinfo)?.[1]?.split(" "));
+  return [...X86, ...ARM].filter((name) => flags.has(name));
+}
+
+/** The cgroup v2's folder out of /proc/self/cgroup ("0::/system.slice/prefixd.service"). */
+export function cgroupPath(text: string): string {
+  return /^0::(\/.*)$/m.exec(text)?.[1] ?? "/";
+}
+
+/** Cores out of cgroup v2's cpu.max: quota and period in microseconds; null for "max" and for what is not there. */
+export function cpuQuota(text: string): number | null {
+  const match = /^(\d+) (\d+)/.exec(text);
+  return match === null ? null : Number(match[1]) / Number(match[2]);
+}
+
+/** GPT-2 small, the least that people serve: 124.4M parameters with the embeddings twice (38.6M more), fp32; layers, width, positions. */
+const WEIGHT_BYTES = (124.4e6 + 38.6e6) * 4;
+const SLOT_BYTES = 12 * 2 * 768 * 1024 * 4;
+/** Node, ONNX Runtime, the store. */
+const PROCESS_BYTES = 200e6;
+/** A connection, and what a user's LMDB files take, is a file each. */
+const FEW_FILES = 1024;
+
+/** One sentence for each thing that would surprise an operator later. */
+export function warningsOf({ machine, processLimits, slots, hostMemory }: Bounds): string[] {
+  const warnings: string[] = [];
+  const { cpu, memory } = machine;
+  const room = memory.limit ?? memory.total;
+  const needed = PROCESS_BYTES + (hostMemory ? WEIGHT_BYTES + slots * SLOT_BYTES : 0);
+  if (room < needed) {
+    const whose = memory.limit === null ? "This machine has" : "The container may use";
+    warnings.push(`${whose} ${gigabytes(room)} of memory; GPT-2 small with --max-batch ${slots} and full contexts takes about ${gigabytes(needed)}. A smaller --max-batch takes less.`);
+  }
+  if (cpu.quota !== null && cpu.quota < cpu.cores) {
+    warnings.push(`The container may use ${cpu.quota} of ${cpu.cores} cores: set --threads ${Math.max(1, Math.floor(cpu.quota))}, since threads beyond that wait for each other.`);
+  }
+  if (cpu.vector_extensions !== null && machine.platform.includes("x64") && !cpu.vector_extensions.includes("avx2")) {
+    warnings.push("The processor has no AVX2 (or the virtual machine hides it): ONNX Runtime falls back to its slowest kernels.");
+  }
+  const files = softLimit(processLimits, "Max open files");
+  if (files < FEW_FILES) warnings.push(`The process may open ${files} files (ulimit -n), and every connection is one.`);
+  const address = softLimit(processLimits, "Max address space");
+  if (address < Infinity) warnings.push(`Address space is limited to ${gigabytes(address)} (ulimit -v); LMDB and the KV cache reserve more than they use.`);
+  return warnings;
+}
+
+/** "Max open files   1024   1048576   files": the first number; Infinity for "unlimited" and for what is not there. */
+function softLimit(text: string, name: string): number {
+  const value = new RegExp(`^${name}\\s+(\\d+)`, "m").exec(text)?.[1];
+  return value === undefined ? Infinity : Number(value);
+}
+
+export function gigabytes(bytes: number): string {
+  return `${(bytes / 1e9).toFixed(1)} GB`;
+}
+
+/** "" where there is no such file. */
+function readText(path: string): string {
+  try {
+    return readFileSync(path, "utf8");
+  } catch {
+    return "";
+  }
+}

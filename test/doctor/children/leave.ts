@@ -1,0 +1,2 @@
+/** Stands for a library that ends the process. */
+process.exit(7);
