@@ -12,11 +12,11 @@ const LAST_BYTES_MS = 2_000;
 export async function serve(args: readonly string[]): Promise<void> {
   const config = parseConfig(args, process.env);
   if (config === "help") return void process.stdout.write(helpText());
-  let server: RunningServer | undefined;
+  let server: RunningServer | null = null;
   let stopping = false;
   const stop = (signal: NodeJS.Signals): void => {
     // While it starts there is nothing to drain: a start that is killed leaves nothing half made.
-    if (stopping || server === undefined) process.exit(128 + (signal === "SIGINT" ? 2 : 15));
+    if (stopping || server === null) process.exit(128 + (signal === "SIGINT" ? 2 : 15));
     stopping = true;
     server.stop().then(
       () => process.exit(0),

@@ -20,11 +20,11 @@ function randomPrefix({ runner }: RunnerFixture, length: number, random: () => n
   return { length, data: Float32Array.from({ length: kvElements(runner.shape, length) }, () => 2 * random() - 1) };
 }
 
-const copyOf = ({ rows, topLogits, topIds, logSumExp, logits }: StepOutput, candidates: number): unknown => ({
-  topLogits: topLogits.slice(0, rows * candidates),
-  topIds: topIds.slice(0, rows * candidates),
-  logSumExp: logSumExp.slice(0, rows),
-  logits: Array.from({ length: rows }, (_, row) => logits(row).slice()),
+const copyOf = (output: StepOutput, candidates: number): unknown => ({
+  topLogits: output.topLogits.slice(0, output.rows * candidates),
+  topIds: output.topIds.slice(0, output.rows * candidates),
+  logSumExp: output.logSumExp.slice(0, output.rows),
+  logits: Array.from({ length: output.rows }, (_, row) => output.logits(row).slice()),
 });
 
 for (const [kind, device] of Object.entries(SIMULATED)) {
@@ -123,8 +123,8 @@ for (const [kind, device] of Object.entries(SIMULATED)) {
       await decode(rows);
       t.same(await moved(() => decode(rows)), { up: rows * (4 + 4 + 4) + 4, down: rows * perOutput }, `${rows} rows`);
     }
-    const all = (await runner.decode(Int32Array.of(1, 1, 1), Int32Array.of(6, 6, 6))).logits;
-    t.same(await moved(async () => all(1)), { up: 4, down: 4 * runner.shape.vocabSize }, "all logits of a row only when they are asked for");
+    const output = await runner.decode(Int32Array.of(1, 1, 1), Int32Array.of(6, 6, 6));
+    t.same(await moved(async () => output.logits(1)), { up: 4, down: 4 * runner.shape.vocabSize }, "all logits of a row only when they are asked for");
   });
 }
 
