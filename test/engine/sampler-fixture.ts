@@ -1,7 +1,7 @@
 import type { StepOutput } from "../../src/engine/model-runner.ts";
-import type { SamplingParams } from "../../src/engine/request.ts";
+import { DEFAULT_SAMPLING, type SamplingParams } from "../../src/engine/request.ts";
 
-export const GREEDY: SamplingParams = { doSample: false, temperature: 1, topK: 50, topP: 1, minP: 0, repetitionPenalty: 1, minNewTokens: 0 };
+export const GREEDY = DEFAULT_SAMPLING;
 
 /** What a runner with `candidates` candidates gives for these rows of logits, with buffers longer than needed; counts reads of whole rows. */
 export function stepOutput(rows: readonly Float32Array[], candidates: number, room = 0): StepOutput & { reads: number } {

@@ -4,7 +4,7 @@ import { readdirSync, readFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Engine } from "../../src/engine/engine.ts";
-import type { EngineRequest, FinishReason, RequestHandle, SamplingParams, TokenEvent } from "../../src/engine/request.ts";
+import { DEFAULT_SAMPLING, type EngineRequest, type FinishReason, type RequestHandle, type SamplingParams, type TokenEvent } from "../../src/engine/request.ts";
 import type { PrefixdError } from "../../src/errors.ts";
 import type { KvTensor } from "../../src/kv.ts";
 import { openCheckpoint, type Gpt2Config } from "../../src/model/checkpoint.ts";
@@ -14,7 +14,7 @@ import type { EngineObserver } from "../../src/observability/engine-observer.ts"
 import { parsePeftAdapter } from "../../src/prefixes/peft.ts";
 import { Runtime } from "../../src/runtime/session.ts";
 
-export const GREEDY: SamplingParams = { doSample: false, temperature: 1, topK: 0, topP: 1, minP: 0, repetitionPenalty: 1, minNewTokens: 0 };
+export const GREEDY: SamplingParams = { ...DEFAULT_SAMPLING, topK: 0 };
 
 export const silentObserver: EngineObserver = { step() {}, queued() {}, firstToken() {}, interToken() {}, finished() {} };
 
