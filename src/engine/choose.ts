@@ -238,7 +238,7 @@ function othersByLogSumExp(list: Shortlist, row: Row, processors: LogitsProcesso
   return { bound, weight: most / 2 + changed, error: most / 2 + changed * (rounding - 1), moment: NaN };
 }
 
-function scratchFor(vocabSize: number): Scratch {
+export function scratchFor(vocabSize: number): Scratch {
   let scratch = scratches.get(vocabSize);
   if (scratch === undefined) {
     scratch = { full: new FullScores(vocabSize), list: new Shortlist(vocabSize) };

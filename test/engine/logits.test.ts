@@ -39,17 +39,17 @@ const cases = golden.cases.map(({ logits, prompt_ids, generated_ids, parameters,
   };
   const ids = [...prompt_ids, ...generated_ids];
   const eosIds = [row.length - 1];
-  return { name: JSON.stringify({ logits, ...parameters }), row, params, ids, eosIds, masked: params.minNewTokens > 0 ? eosIds : [], survivors };
+  return { name: JSON.stringify({ logits, ...parameters }), row, params, ids, eosIds, survivors };
 });
 
 t.test("what is left of a row is what transformers leaves", async (t) => {
-  for (const { name, row, params, ids, eosIds, masked, survivors } of cases) {
+  for (const { name, row, params, ids, eosIds, survivors } of cases) {
     const check = (what: string, actual: readonly { id: number; p: number }[]): void => {
       const sorted = actual.toSorted((a, b) => a.id - b.id);
       const same = sorted.length === survivors.length && survivors.every(([id, p], i) => sorted[i]?.id === id && Math.abs(sorted[i].p - p) < 1e-6);
       if (!same) t.same(sorted, survivors, `${what} ${name}`);
     };
-    check("plain", plainDistribution(row, params, ids, masked));
+    check("plain", plainDistribution(row, params, { prompt: ids, generated: [], eosIds }));
 
     const full = new FullScores(row.length);
     full.load(row, new LogitsProcessors(params, Int32Array.from(ids), eosIds), params.temperature);

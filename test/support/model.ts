@@ -13,6 +13,7 @@ import { ensureGraph } from "../../src/model/graph-cache.ts";
 import type { EngineObserver } from "../../src/observability/engine-observer.ts";
 import { parsePeftAdapter } from "../../src/prefixes/peft.ts";
 import { Runtime } from "../../src/runtime/session.ts";
+import type { GoldenParameters } from "./golden-parameters.ts";
 
 export const GREEDY: SamplingParams = { ...DEFAULT_SAMPLING, topK: 0 };
 
@@ -93,16 +94,13 @@ export function submit(engine: Engine, request: EngineRequest, onToken?: (event:
   return { handle: handle!, done };
 }
 
-/** One case of test/golden/models/<model>/cases.json; tools/reference/README.md describes the fields. */
-export interface GoldenCase {
+/** One case of test/golden/models/<model>/cases.json or processor-cases.json; tools/reference/README.md describes the fields. */
+export interface GoldenCase extends GoldenParameters {
   readonly id: string;
   readonly adapter: string | null;
   readonly hard_prompt_ids?: number[];
   readonly prompt_ids: number[];
   readonly max_new_tokens: number;
-  readonly repetition_penalty?: number;
-  readonly min_new_tokens?: number;
-  readonly no_repeat_ngram_size?: number;
   readonly token_ids: number[];
   readonly finish_reason: string;
   readonly token_logprobs: number[];
@@ -115,9 +113,12 @@ const GOLDEN = new URL("../golden/models/", import.meta.url).pathname;
 export const goldenModels = (): string[] => readdirSync(GOLDEN);
 export const goldenDir = (model: string): string => join(GOLDEN, model);
 
+/** Plain ones and those with many processors. */
 export function goldenCases(model: string): { eosId: number; cases: GoldenCase[] } {
-  const parsed = JSON.parse(readFileSync(join(GOLDEN, model, "cases.json"), "utf8")) as { eos_token_id: number; cases: GoldenCase[] };
-  return { eosId: parsed.eos_token_id, cases: parsed.cases };
+  const [plain, processed] = ["cases.json", "processor-cases.json"].map((file) => {
+    return JSON.parse(readFileSync(join(GOLDEN, model, file), "utf8")) as { eos_token_id: number; cases: GoldenCase[] };
+  });
+  return { eosId: plain!.eos_token_id, cases: [...plain!.cases, ...processed!.cases] };
 }
 
 /** Seeded uniform numbers in [0, 1) (mulberry32): a failing mix can be run again. */
