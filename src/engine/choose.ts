@@ -106,8 +106,7 @@ function chooseBest(row: Row, processors: LogitsProcessors): number {
     consider(topIds[i]!, topLogits[i]!);
   }
   if (best > row.lastLogit) return bestId;
-  const logits = row.logits();
-  return loadAll(scratchFor(logits.length).full, logits, processors, 1).bestId;
+  return bestOfAll(row.logits(), processors);
 }
 
 /**
@@ -171,8 +170,8 @@ function sampleAbove(floor: number, logits: Float32Array, processors: LogitsProc
 
 function sampleAll(logits: Float32Array, processors: LogitsProcessors, params: SamplingParams, u: number): number {
   const { full, list } = scratchFor(logits.length);
-  loadAll(full, logits, processors, params.temperature);
-  if (!Number.isFinite(full.best)) return loadAll(full, logits, processors, 1).bestId;
+  full.load(logits, processors, params.temperature);
+  if (full.broken || !Number.isFinite(full.best)) return bestOfAll(logits, processors);
   if (params.topK > 0) full.listTop(params.topK, list);
   else {
     const id = likelyDraw(full, list, params, u);
@@ -191,11 +190,12 @@ function likelyDraw(full: FullScores, list: Shortlist, params: SamplingParams, u
   return list.warp(params) ? list.draw(u) : -1;
 }
 
-function loadAll(full: FullScores, logits: Float32Array, processors: LogitsProcessors, temperature: number): FullScores {
-  full.load(logits, processors, temperature);
+function bestOfAll(logits: Float32Array, processors: LogitsProcessors): number {
+  const { full } = scratchFor(logits.length);
+  full.load(logits, processors, 1);
   if (full.broken) throw notFinite();
   if (full.bestId === -1) throw new PrefixdError("invalid_parameter", "No token may come next: bad_words, no_repeat_ngram_size and min_new_tokens forbid all of them.");
-  return full;
+  return full.bestId;
 }
 
 /** Others lie below, unless a cold temperature has left them no weight at all, and what they weigh is not known. */

@@ -120,7 +120,7 @@ export class FullScores {
     for (let i = list.length - 1; i >= 0; i--) {
       const weight = weightOf(list.scores[i]!, this.best);
       const distance = (dropped + weight) / bins.total - limit;
-      if (Math.abs(distance) < NEAR + BINS_ERROR) return NaN;
+      if (Math.abs(distance) < NEAR * limit + BINS_ERROR) return NaN;
       if (distance > 0) return bins.total - dropped;
       dropped += weight;
     }

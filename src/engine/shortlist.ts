@@ -156,7 +156,7 @@ export class Shortlist {
     const mass = this.#mass();
     const limit = fround(1 - p);
     // What is left out is one sum here instead of many fp32 probabilities: no decision as near to the limit as that matters.
-    const margin = this.#complete ? 0 : error / mass + NEAR;
+    const margin = this.#complete ? 0 : error / mass + NEAR * limit;
     let sum = weight / mass;
     if (margin > 0 && sum > limit - margin) return false;
     let end = this.length;

@@ -1,7 +1,6 @@
 import { randomInt, randomUUID } from "node:crypto";
-import { DEFAULT_SAMPLING, type SamplingParams } from "../engine/request.ts";
 import { PrefixdError } from "../errors.ts";
-import type { ValidGenerateRequest } from "../generate.ts";
+import { DEFAULT_SAMPLING, type ValidGenerateRequest } from "../generate.ts";
 import type { PrefixKey } from "../prefixes/store.ts";
 import { parsePrefixId } from "./prefix-id.ts";
 import type { PromptReader } from "./prompt-tokens.ts";
@@ -49,7 +48,7 @@ export async function parseGenerate(
   return { request, response: { stream, returnTokenIds: body.return_token_ids ?? stream } };
 }
 
-async function readSampling(body: GenerateBody, reader: PromptReader): Promise<SamplingParams> {
+async function readSampling(body: GenerateBody, reader: PromptReader): Promise<ValidGenerateRequest["sampling"]> {
   const byDefault = DEFAULT_SAMPLING;
   return {
     logitBias: reader.logitBias(body.logit_bias ?? {}),

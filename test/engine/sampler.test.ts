@@ -226,6 +226,8 @@ t.test("extreme values stay in range", async (t) => {
       }
     }
   }
+  const lowered = { ...SAMPLE, temperature: 1e-39, repetitionPenalty: 2, topK: 0 };
+  t.equal(new Sampler(lowered, 1, 0, Int32Array.of(0), []).next(stepOutput([Float32Array.of(-30, -40, -50)], 1), 0, 0).id, 1, "all become -Infinity, and no candidate is the best");
   for (const topK of [0, 1, 2, 3, 9]) {
     const frozen = stepOutput([Float32Array.of(-1, 0, -2, -3)], 3);
     t.equal(new Sampler({ ...SAMPLE, topK, temperature: 1e-39 }, 8, 0, NO_IDS, []).next(frozen, 0, 0).id, 1, "all others become -Infinity");
