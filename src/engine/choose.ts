@@ -123,12 +123,16 @@ function sampleCandidates(row: Row, processors: LogitsProcessors, params: Sampli
   // A temperature near 0 that overflows fp32 is the greedy limit.
   if (!Number.isFinite(tempered(best, temperature))) return { id: list.ids[0]!, floor };
   // With top_k it does not matter how much the others weigh.
-  list.outside = topK > 0 || temperature > 1 ? unknownBelow(row.lastLogit, temperature) : othersByLogSumExp(list, row, processors, temperature);
+  const unknown = topK > 0 || temperature > 1;
+  list.outside = unknown ? unknownBelow(row.lastLogit, temperature) : othersByLogSumExp(list, row, processors, temperature);
   list.temper(temperature);
   return { id: list.warp(params) ? list.draw(u) : -1, floor };
 }
 
-/** Fills the list with the candidates, and what processors lift above the last one of them, by processed score. False: it is empty, or has no room. */
+/**
+ * Fills the list with the candidates, and what processors lift above the last one of them, by processed score. False: it is empty, or
+ * has no room.
+ */
 function listKnown(list: Shortlist, row: Row, processors: LogitsProcessors): boolean {
   const { topLogits, topIds, lastLogit } = row;
   const { idle } = processors;
@@ -194,7 +198,7 @@ function bestOfAll(logits: Float32Array, processors: LogitsProcessors): number {
   const { full } = scratchFor(logits.length);
   full.load(logits, processors, 1);
   if (full.broken) throw notFinite();
-  if (full.bestId === -1) throw new PrefixdError("invalid_parameter", "No token may come next: bad_words, no_repeat_ngram_size and min_new_tokens forbid all of them.");
+  if (full.bestId === -1) throw new PrefixdError("invalid_parameter", "No token may come next: the request's processors forbid all of them.");
   return full.bestId;
 }
 

@@ -63,7 +63,7 @@ export class FullScores {
     sort(list);
   }
 
-  /** Fills the list with the likeliest tokens, so many that these warpers without top_k very likely can decide, and tells it what is left out. */
+  /** Fills the list with the likeliest tokens, as many as these warpers (no top_k) very likely need, and tells it what is left out. */
   listFor(warpers: Warpers, list: Shortlist): void {
     const bins = this.#bins;
     bins.weigh(this.scores, this.best, true);

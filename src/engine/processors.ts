@@ -119,7 +119,7 @@ export class LogitsProcessors {
     });
   }
 
-  /** Visits, once each, the ids that `score` does not leave as they are: as many as have been seen, biased or forbidden, not the vocabulary. */
+  /** Visits, once each, all ids that `score` may not leave as they are: those seen, biased or forbidden, not the vocabulary. */
   forEachChanged(visit: (id: number) => void): void {
     const { forbidden, logitBias } = this.#rules;
     for (const id of logitBias.keys()) visit(id);

@@ -22,7 +22,6 @@ export const NOTHING: Outside = { bound: -Infinity, weight: 0, error: 0, moment:
 /** Far more than a sum of probabilities differs from the sum of their fp32 values: by 2^-24 of it. */
 export const NEAR = 2e-7;
 
-/** torch's masks compare in fp32. */
 const { fround } = Math;
 
 /**
@@ -215,7 +214,7 @@ export class Shortlist {
     if (!this.#complete) {
       const share = this.outside.error / mass + NEAR;
       const margin = share * (10 + farthest + entropy + logMass);
-      // The sum must clearly be enough, and clearly not have been before; who is dropped must be clearly farther, and so must who is left out.
+      // The sum must clearly be enough, and clearly not have been before. What is dropped or left out must be clearly farther.
       if (sum - typicalP < share || typicalP - before < share) return false;
       if (Math.min(distance(left), distance(right), offset(this.outside.bound)) < farthest + margin) return false;
       // The outermost on both sides, if as good as equally far, might have come in the other order.

@@ -17,7 +17,7 @@ export function topScores(row: Row, processors: LogitsProcessors, count: number)
   }
   known.sort((a, b) => b.score - a.score || a.id - b.id);
   const last = known[count - 1];
-  // Two different logits may have one log-probability: only what is clearly above all others is sure.
+  // Log-probabilities of different logits may be equal in fp32: only what is above the last candidate's is sure.
   if (last !== undefined && last.score > Math.fround(row.lastLogit - logSumExp)) return known.slice(0, count);
   const logits = row.logits();
   const { full, list } = scratchFor(logits.length);

@@ -65,7 +65,8 @@ export class PromptReader {
     for (const [key, value] of Object.entries(bias)) {
       const id = /^(0|[1-9]\d{0,8})$/.test(key) ? Number(key) : Infinity;
       const { vocabSize } = this.#tokenizer;
-      if (id >= vocabSize) throw new PrefixdError("invalid_token_id", `logit_bias has the key ${JSON.stringify(key.slice(0, 20))}; token ids are 0 to ${vocabSize - 1}.`);
+      const shown = JSON.stringify(key.slice(0, 20));
+      if (id >= vocabSize) throw new PrefixdError("invalid_token_id", `logit_bias has the key ${shown}; token ids are 0 to ${vocabSize - 1}.`);
       out.set(id, value);
     }
     return out;

@@ -90,7 +90,14 @@ def _kinds() -> list[dict]:
         {"frequency_penalty": -1.1},
         {"repetition_penalty": 1.4, "presence_penalty": 0.5, "logit_bias": "few"},
         {"repetition_penalty": 0.7, "no_repeat_ngram_size": 2, "bad_words": "phrases"},
-        {"repetition_penalty": 1.2, "frequency_penalty": 0.35, "no_repeat_ngram_size": 3, "bad_words": "single", "logit_bias": "raise", "min_new_tokens": 20},
+        {
+            "repetition_penalty": 1.2,
+            "frequency_penalty": 0.35,
+            "no_repeat_ngram_size": 3,
+            "bad_words": "single",
+            "logit_bias": "raise",
+            "min_new_tokens": 20,
+        },
     ]
     warpers = [
         *({"top_k": 0, "typical_p": value} for value in (0.05, 0.2, 0.5, 0.9, 0.99)),
