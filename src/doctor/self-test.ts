@@ -3,6 +3,7 @@ import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Engine } from "../engine/engine.ts";
+import { DEFAULT_SAMPLING } from "../engine/request.ts";
 import type { EngineRequest, FinishReason } from "../engine/request.ts";
 import type { FoldInput, KvTensor } from "../kv.ts";
 import { openCheckpoint, type Checkpoint } from "../model/checkpoint.ts";
@@ -26,8 +27,6 @@ const SLOTS = 4;
 /** Shorter than most prompts, so that they are fed in pieces. */
 const PREFILL_CHUNK = 8;
 const BANK_BYTES = 1 << 20;
-
-const GREEDY = { doSample: false, temperature: 1, topK: 0, topP: 1, minP: 0, repetitionPenalty: 1, minNewTokens: 0 };
 
 /** @throws OrtError when the device cannot be used, PrefixdError when a run fails on it, the file system's errors. */
 export async function selfTest({ device, precision, folder }: SelfTestOptions): Promise<Comparison> {
@@ -69,7 +68,7 @@ async function serve(runner: Gpt2Runner, checkpoint: Checkpoint, folder: string,
         prefix: item.adapter === null ? null : prefixes.get(item.adapter)!,
         n: 1,
         maxNewTokens: item.max_new_tokens,
-        sampling: GREEDY,
+        sampling: DEFAULT_SAMPLING,
         seed: 0,
         topLogprobs: 0,
         eosIds: [eos_token_id],

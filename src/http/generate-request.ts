@@ -1,6 +1,6 @@
 import { randomInt, randomUUID } from "node:crypto";
 import { PrefixdError } from "../errors.ts";
-import type { ValidGenerateRequest } from "../generate.ts";
+import { DEFAULT_SAMPLING, type ValidGenerateRequest } from "../generate.ts";
 import type { PrefixKey } from "../prefixes/store.ts";
 import { parsePrefixId } from "./prefix-id.ts";
 import type { PromptReader } from "./prompt-tokens.ts";
@@ -39,21 +39,34 @@ export async function parseGenerate(
     prompts: await readPrompts(body, reader),
     n,
     maxNewTokens,
-    sampling: {
-      doSample,
-      temperature: body.temperature ?? 1,
-      topK: body.top_k ?? 50,
-      topP: body.top_p ?? 1,
-      minP: body.min_p ?? 0,
-      repetitionPenalty: body.repetition_penalty ?? 1,
-      minNewTokens,
-    },
+    sampling: await readSampling(body, reader),
     seed: body.seed ?? randomInt(2 ** 32),
     logprobs: body.logprobs ?? null,
     stop: typeof body.stop === "string" ? [body.stop] : (body.stop ?? []),
     ignoreEos: body.ignore_eos ?? false,
   };
   return { request, response: { stream, returnTokenIds: body.return_token_ids ?? stream } };
+}
+
+async function readSampling(body: GenerateBody, reader: PromptReader): Promise<ValidGenerateRequest["sampling"]> {
+  const byDefault = DEFAULT_SAMPLING;
+  return {
+    logitBias: reader.logitBias(body.logit_bias ?? {}),
+    repetitionPenalty: body.repetition_penalty ?? byDefault.repetitionPenalty,
+    frequencyPenalty: body.frequency_penalty ?? byDefault.frequencyPenalty,
+    presencePenalty: body.presence_penalty ?? byDefault.presencePenalty,
+    noRepeatNgramSize: body.no_repeat_ngram_size ?? byDefault.noRepeatNgramSize,
+    badWords: await reader.badWords(body.bad_words ?? []),
+    minNewTokens: body.min_new_tokens ?? byDefault.minNewTokens,
+    doSample: body.do_sample ?? byDefault.doSample,
+    temperature: body.temperature ?? byDefault.temperature,
+    topK: body.top_k ?? byDefault.topK,
+    topP: body.top_p ?? byDefault.topP,
+    minP: body.min_p ?? byDefault.minP,
+    typicalP: body.typical_p ?? byDefault.typicalP,
+    epsilonCutoff: body.epsilon_cutoff ?? byDefault.epsilonCutoff,
+    etaCutoff: body.eta_cutoff ?? byDefault.etaCutoff,
+  };
 }
 
 function prefixOf(body: GenerateBody, pathId: string | undefined, user: string): PrefixKey | null {

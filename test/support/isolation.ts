@@ -55,9 +55,17 @@ function randomRequest(model: TestModel, options: MixOptions, random: () => numb
   const room = shape.positions + 1 - maxNewTokens - (prefix?.length ?? 0);
   const promptIds = Int32Array.from({ length: 1 + below(Math.min(options.maxPrompt, room)) }, () => below(shape.vocabSize));
   const doSample = random() < 0.5;
-  const sampling = doSample
-    ? { ...GREEDY, doSample, temperature: 0.5 + random(), topK: random() < 0.5 ? 50 : 0, topP: random() < 0.5 ? 0.9 : 1, repetitionPenalty: random() < 0.3 ? 1.2 : 1 }
-    : GREEDY;
+  const drawn = { doSample, temperature: 0.5 + random(), topK: random() < 0.5 ? 50 : 0, topP: random() < 0.5 ? 0.9 : 1, typicalP: random() < 0.2 ? 0.8 : 1 };
+  const processors = {
+    repetitionPenalty: random() < 0.3 ? 1.2 : 1,
+    frequencyPenalty: random() < 0.2 ? 0.5 : 0,
+    presencePenalty: random() < 0.2 ? -0.5 : 0,
+    noRepeatNgramSize: random() < 0.2 ? 2 : 0,
+    badWords: random() < 0.2 ? [[below(shape.vocabSize)], [below(shape.vocabSize), below(shape.vocabSize)]] : [],
+    logitBias: new Map(random() < 0.2 ? [[below(shape.vocabSize), 4]] : []),
+    minNewTokens: random() < 0.2 ? 2 : 0,
+  };
+  const sampling = { ...GREEDY, ...(random() < 0.5 ? processors : {}), ...(doSample ? drawn : {}) };
   const n = doSample && random() < 0.2 ? 3 : 1;
   return engineRequest({ promptIds, prefix, maxNewTokens, sampling, n, seed: below(2 ** 32), eosIds: [shape.vocabSize - 1] });
 }

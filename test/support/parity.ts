@@ -2,7 +2,8 @@
 import { join } from "node:path";
 import type { Test } from "tap";
 import type { KvTensor } from "../../src/kv.ts";
-import { engineRequest, goldenCases, goldenDir, GREEDY, openTestModel, seededRandom, submit, type GoldenCase, type TestModelOptions } from "./model.ts";
+import { samplingOf } from "./golden-parameters.ts";
+import { engineRequest, goldenCases, goldenDir, openTestModel, seededRandom, submit, type GoldenCase, type TestModelOptions } from "./model.ts";
 
 /** Below this gap between the two best logits, rounding may decide: nothing after it is comparable. */
 const NEAR_TIE = 1e-4;
@@ -17,12 +18,11 @@ export async function checkParity(t: Test, name: string, options: ParityOptions 
   const model = await openTestModel(goldenDir(name), { prefillChunk: 8, ...options });
   t.teardown(() => model.close());
   const { eosId, cases } = goldenCases(name);
-  const served = cases.filter((item) => item.no_repeat_ngram_size === undefined);
-  const prefixes = await compile(model, name, served);
+  const prefixes = await compile(model, name, cases);
 
   // In random order: rows join, leave and move while others run.
   const random = seededRandom(1);
-  const order = Array.from({ length: options.times ?? 2 }, () => served)
+  const order = Array.from({ length: options.times ?? 2 }, () => cases)
     .flat()
     .map((item) => ({ item, key: random() }))
     .sort((a, b) => a.key - b.key);
@@ -32,7 +32,7 @@ export async function checkParity(t: Test, name: string, options: ParityOptions 
         promptIds: Int32Array.from(item.prompt_ids),
         prefix: prefixes.get(prefixName(item)) ?? null,
         maxNewTokens: item.max_new_tokens,
-        sampling: { ...GREEDY, repetitionPenalty: item.repetition_penalty ?? 1, minNewTokens: item.min_new_tokens ?? 0 },
+        sampling: samplingOf(item),
         topLogprobs: 5,
         eosIds: [eosId],
       });
