@@ -59,10 +59,7 @@ export class Sampler {
     this.#generated++;
     if (this.#params.repetitionPenalty !== 1) this.#seen.add(id);
 
-    let at = from;
-    while (at < from + candidates && topIds[at] !== id) at++;
-    const logit = at < from + candidates ? topLogits[at]! : output.logits(row)[id]!;
-    return { id, logprob: logprobOf(logit, sum), top: topLogprobs === 0 ? NONE : topOf(output, row, from, topLogprobs) };
+    return reportOf(output, row, id, topLogprobs);
   }
 
   #choose(output: StepOutput, row: number, from: number, candidates: number): number {
@@ -149,16 +146,27 @@ function estimateOutside(list: Shortlist, topLogits: Float32Array, logSumExp: nu
   list.leaveOut(bound, most / 2, most / 2);
 }
 
+/** What is told of a token that a row's logits led to: its logprob and the `topLogprobs` likeliest ones, raw. */
+export function reportOf(output: StepOutput, row: number, id: number, topLogprobs: number): { id: number; logprob: number; top: readonly TokenLogprob[] } {
+  const { topLogits, topIds, logSumExp } = output;
+  const candidates = topIds.length / logSumExp.length;
+  const from = row * candidates;
+  let at = from;
+  while (at < from + candidates && topIds[at] !== id) at++;
+  const logit = at < from + candidates ? topLogits[at]! : output.logits(row)[id]!;
+  return { id, logprob: logprobOf(logit, logSumExp[row]!), top: topLogprobs === 0 ? NONE : topOf(output, row, from, topLogprobs) };
+}
+
 function topOf({ topLogits, topIds, logSumExp }: StepOutput, row: number, from: number, count: number): TokenLogprob[] {
   return Array.from({ length: count }, (_, i) => ({ id: topIds[from + i]!, logprob: logprobOf(topLogits[from + i]!, logSumExp[row]!) }));
 }
 
 /** Log-softmax; rounding of the log-sum-exp must not make it positive. */
-function logprobOf(logit: number, logSumExp: number): number {
+export function logprobOf(logit: number, logSumExp: number): number {
   return Math.min(0, logit - logSumExp);
 }
 
-function scratchFor(size: number): Scratch {
+export function scratchFor(size: number): Scratch {
   let scratch = scratches.get(size);
   if (scratch === undefined) {
     scratch = { full: new FullScores(size), list: new Shortlist(size) };
@@ -167,6 +175,6 @@ function scratchFor(size: number): Scratch {
   return scratch;
 }
 
-function notFinite(): PrefixdError {
+export function notFinite(): PrefixdError {
   return new PrefixdError("model_failed", "The model's logits are not finite numbers; the prefix or the prompt leads it out of range.");
 }

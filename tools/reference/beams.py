@@ -6,15 +6,27 @@ import torch
 
 from adapters import ADAPTERS, load_with_adapter
 from checkpoints import Checkpoint
-from common import random_ids, seven_digits, write_json
+from common import greedy_token_logprobs, next_token_logits, random_ids, seven_digits, write_json
 
 SMALLEST_RELATIVE_GAP = 2e-3
+SMALLEST_RELATIVE_GAP_OF_MANY = 2e-4
 ATTEMPTS = 200
 SETTINGS = [
     {"num_beams": 2, "length_penalty": 1.0, "max_new_tokens": 8},
     {"num_beams": 3, "length_penalty": 0.0, "max_new_tokens": 12},
     {"num_beams": 4, "length_penalty": 2.0, "max_new_tokens": 16},
 ]
+OPTIONS = [
+    {"num_beams": 5, "length_penalty": 1.0, "max_new_tokens": 12, "early_stopping": True},
+    {"num_beams": 4, "length_penalty": 0.8, "max_new_tokens": 12, "early_stopping": "never"},
+    {"num_beams": 3, "length_penalty": -1.0, "max_new_tokens": 10},
+    {"num_beams": 5, "length_penalty": 1.0, "max_new_tokens": 12, "min_new_tokens": 5},
+    {"num_beams": 4, "length_penalty": 1.0, "max_new_tokens": 12, "repetition_penalty": 1.3},
+    {"num_beams": 3, "length_penalty": 1.0, "max_new_tokens": 8, "repetition_penalty": 0.7},
+    {"num_beams": 3, "length_penalty": 1.0, "max_new_tokens": 10, "further_eos": 3},
+    {"num_beams": 16, "length_penalty": 1.0, "max_new_tokens": 5},
+]
+OPTIONAL = ("early_stopping", "min_new_tokens", "repetition_penalty", "further_eos")
 
 
 def write_beams(checkpoint: Checkpoint, model_folder: Path) -> int:
@@ -27,6 +39,17 @@ def write_beams(checkpoint: Checkpoint, model_folder: Path) -> int:
         for settings in SETTINGS:
             seed = checkpoint.seed * 2_000_000 + len(cases) * 1000
             cases.append({"adapter": name, **_find_case(model, precise, checkpoint, settings, seed)})
+    for name in [None, *[name for name in names if name][:2]]:
+        model = load_with_adapter(model_folder, name)
+        precise = load_with_adapter(model_folder, name).double()
+        for settings in OPTIONS:
+            seed = checkpoint.seed * 2_000_000 + len(cases) * 1000
+            case = _find_case(model, precise, checkpoint, settings, seed)
+            for sequence in case["sequences"]:
+                logits = next_token_logits(model, case["prompt_ids"] + sequence["token_ids"])[len(case["prompt_ids"]) - 1 : -1]
+                logprobs = greedy_token_logprobs(logits, sequence["token_ids"])
+                sequence["token_logprobs"] = [seven_digits(value) for value in logprobs.tolist()]
+            cases.append({"adapter": name, **case})
     write_json(model_folder / "beam-cases.json", {"model": checkpoint.name, "cases": cases})
     return len(cases)
 
@@ -34,16 +57,20 @@ def write_beams(checkpoint: Checkpoint, model_folder: Path) -> int:
 def _find_case(
     model: torch.nn.Module, precise: torch.nn.Module, checkpoint: Checkpoint, settings: dict, seed: int
 ) -> dict:
-    """Draw prompts until the ranking is clear and float64 returns the same sequences, one of them ended by EOS."""
+    """Draw prompts until the ranking is clear, float64 returns the same sequences, one is ended by EOS, and options matter."""
     eos = checkpoint.config["vocab_size"] - 1
     for attempt in range(ATTEMPTS):
         generator = torch.Generator().manual_seed(seed + attempt)
         prompt = random_ids(generator, eos, 2 + attempt % 5)
         sequences = _search(model, eos, prompt, settings)
         scores = [sequence["score"] for sequence in sequences]
+        gap = SMALLEST_RELATIVE_GAP if settings["num_beams"] < 8 else SMALLEST_RELATIVE_GAP_OF_MANY
         gaps = [(better - worse) / abs(better) for better, worse in zip(scores, scores[1:])]
         ids = [sequence["token_ids"] for sequence in sequences]
-        if min(gaps) < SMALLEST_RELATIVE_GAP or not any(sequence[-1] == eos for sequence in ids):
+        if min(gaps) < gap or not any(sequence[-1] == eos for sequence in ids):
+            continue
+        plain = {key: value for key, value in settings.items() if key not in OPTIONAL}
+        if plain != settings and ids == [sequence["token_ids"] for sequence in _search(model, eos, prompt, plain)]:
             continue
         if ids == [sequence["token_ids"] for sequence in _search(precise, eos, prompt, settings)]:
             return {"prompt_ids": prompt, **settings, "sequences": sequences}
@@ -52,6 +79,8 @@ def _find_case(
 
 def _search(model: torch.nn.Module, eos: int, prompt: list[int], settings: dict) -> list[dict]:
     """All beams, best first; what follows EOS is padding and cut."""
+    ends = list(range(eos - settings.get("further_eos", 0), eos + 1))
+    options = {key: value for key, value in settings.items() if key != "further_eos"}
     input_ids = torch.tensor([prompt])
     with torch.no_grad():
         result = model.generate(
@@ -59,14 +88,14 @@ def _search(model: torch.nn.Module, eos: int, prompt: list[int], settings: dict)
             attention_mask=torch.ones_like(input_ids),
             do_sample=False,
             num_return_sequences=settings["num_beams"],
-            eos_token_id=eos,
+            eos_token_id=ends,
             pad_token_id=eos,
             return_dict_in_generate=True,
             output_scores=True,
-            **settings,
+            **options,
         )
     sequences = []
     for row, score in zip(result.sequences[:, len(prompt) :].tolist(), result.sequences_scores.tolist()):
-        end = row.index(eos) + 1 if eos in row else len(row)
+        end = next((index + 1 for index, token in enumerate(row) if token in ends), len(row))
         sequences.append({"token_ids": row[:end], "score": seven_digits(score)})
     return sequences

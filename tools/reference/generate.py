@@ -16,6 +16,7 @@ from beams import write_beams
 from checkpoints import CHECKPOINTS, checkpoint_dir, write_checkpoint
 from common import DEFAULT_OUTPUT, DEFAULT_TOKENIZER
 from generations import write_generations
+from prompts import write_prompts
 from stop_strings import write_stop_strings
 from tokenizer_cases import write_tokenizer_cases
 from warpers import write_warpers
@@ -44,6 +45,7 @@ def main() -> None:
         ended = sum(case["finish_reason"] == "eos" for case in cases)
         print(f"{checkpoint.name}: {len(ADAPTERS[checkpoint.name])} adapters, {len(cases)} cases, {ended} end with EOS")
         print(f"{checkpoint.name}: {write_beams(checkpoint, folder)} beam searches")
+        print(f"{checkpoint.name}: {write_prompts(checkpoint, folder)} prompts")
 
     print(f"warpers: {write_warpers(arguments.output / 'warpers.json')} cases")
     print(f"tokenizer: {write_tokenizer_cases(arguments.tokenizer, arguments.output / 'tokenizer-cases.json')} cases")
