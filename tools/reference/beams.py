@@ -23,10 +23,10 @@ OPTIONS = [
     {"num_beams": 5, "length_penalty": 1.0, "max_new_tokens": 12, "min_new_tokens": 5},
     {"num_beams": 4, "length_penalty": 1.0, "max_new_tokens": 12, "repetition_penalty": 1.3},
     {"num_beams": 3, "length_penalty": 1.0, "max_new_tokens": 8, "repetition_penalty": 0.7},
-    {"num_beams": 3, "length_penalty": 1.0, "max_new_tokens": 10, "further_eos": 3},
+    {"num_beams": 3, "length_penalty": 1.0, "max_new_tokens": 10, "more_ends": 2},
     {"num_beams": 16, "length_penalty": 1.0, "max_new_tokens": 5},
 ]
-OPTIONAL = ("early_stopping", "min_new_tokens", "repetition_penalty", "further_eos")
+OPTIONAL = ("early_stopping", "min_new_tokens", "repetition_penalty", "more_ends")
 
 
 def write_beams(checkpoint: Checkpoint, model_folder: Path) -> int:
@@ -59,37 +59,43 @@ def _find_case(
 ) -> dict:
     """Draw prompts until the ranking is clear, float64 returns the same sequences, one is ended by EOS, and options matter."""
     eos = checkpoint.config["vocab_size"] - 1
+    gap = SMALLEST_RELATIVE_GAP if settings["num_beams"] < 8 else SMALLEST_RELATIVE_GAP_OF_MANY
+    options = {key: value for key, value in settings.items() if key != "more_ends"}
+    plain = {key: value for key, value in options.items() if key not in OPTIONAL}
     for attempt in range(ATTEMPTS):
         generator = torch.Generator().manual_seed(seed + attempt)
         prompt = random_ids(generator, eos, 2 + attempt % 5)
-        sequences = _search(model, eos, prompt, settings)
+        ends = [eos]
+        without = _ids(_search(model, ends, prompt, plain)) if plain != settings else None
+        if "more_ends" in settings:
+            ends += sorted(set(without[0][1:]) - {eos})[: settings["more_ends"]]
+        sequences = _search(model, ends, prompt, options)
         scores = [sequence["score"] for sequence in sequences]
-        gap = SMALLEST_RELATIVE_GAP if settings["num_beams"] < 8 else SMALLEST_RELATIVE_GAP_OF_MANY
         gaps = [(better - worse) / abs(better) for better, worse in zip(scores, scores[1:])]
-        ids = [sequence["token_ids"] for sequence in sequences]
-        if min(gaps) < gap or not any(sequence[-1] == eos for sequence in ids):
+        ids = _ids(sequences)
+        if min(gaps) < gap or not any(sequence[-1] in ends for sequence in ids) or ids == without:
             continue
-        plain = {key: value for key, value in settings.items() if key not in OPTIONAL}
-        if plain != settings and ids == [sequence["token_ids"] for sequence in _search(model, eos, prompt, plain)]:
-            continue
-        if ids == [sequence["token_ids"] for sequence in _search(precise, eos, prompt, settings)]:
-            return {"prompt_ids": prompt, **settings, "sequences": sequences}
+        if ids == _ids(_search(precise, ends, prompt, options)):
+            more = {"eos_token_ids": ends} if "more_ends" in settings else {}
+            return {"prompt_ids": prompt, **options, **more, "sequences": sequences}
     raise RuntimeError(f"{checkpoint.name}: no prompt gives a clear beam search with {settings}")
 
 
-def _search(model: torch.nn.Module, eos: int, prompt: list[int], settings: dict) -> list[dict]:
-    """All beams, best first; what follows EOS is padding and cut."""
-    ends = list(range(eos - settings.get("further_eos", 0), eos + 1))
-    options = {key: value for key, value in settings.items() if key != "further_eos"}
+def _ids(sequences: list[dict]) -> list[list[int]]:
+    return [sequence["token_ids"] for sequence in sequences]
+
+
+def _search(model: torch.nn.Module, ends: list[int], prompt: list[int], options: dict) -> list[dict]:
+    """All beams, best first; what follows the end is padding and cut."""
     input_ids = torch.tensor([prompt])
     with torch.no_grad():
         result = model.generate(
             input_ids=input_ids,
             attention_mask=torch.ones_like(input_ids),
             do_sample=False,
-            num_return_sequences=settings["num_beams"],
+            num_return_sequences=options["num_beams"],
             eos_token_id=ends,
-            pad_token_id=eos,
+            pad_token_id=ends[0],
             return_dict_in_generate=True,
             output_scores=True,
             **options,

@@ -51,7 +51,7 @@ def read_json(path: Path) -> dict:
 def greedy_token_logprobs(logits: torch.Tensor, token_ids: list[int]) -> torch.Tensor:
     """Log-softmax (float64, from float32 logits `[steps, vocab]`) of the token chosen at each step."""
     logprobs = logits.double().log_softmax(-1)
-    return logprobs[torch.arange(len(token_ids)), torch.tensor(token_ids)]
+    return logprobs[torch.arange(len(token_ids)), torch.tensor(token_ids, dtype=torch.long)]
 
 
 def next_token_logits(model: torch.nn.Module, token_ids: list[int]) -> torch.Tensor:
