@@ -18,7 +18,7 @@ SETTINGS = [
 ]
 OPTIONS = [
     {"num_beams": 5, "length_penalty": 1.0, "max_new_tokens": 12, "early_stopping": True},
-    {"num_beams": 4, "length_penalty": 0.8, "max_new_tokens": 12, "early_stopping": "never"},
+    {"num_beams": 3, "length_penalty": 1.5, "max_new_tokens": 16, "early_stopping": "never"},
     {"num_beams": 3, "length_penalty": -1.0, "max_new_tokens": 10},
     {"num_beams": 5, "length_penalty": 1.0, "max_new_tokens": 12, "min_new_tokens": 5},
     {"num_beams": 4, "length_penalty": 1.0, "max_new_tokens": 12, "repetition_penalty": 1.3},
@@ -38,13 +38,18 @@ def write_beams(checkpoint: Checkpoint, model_folder: Path) -> int:
         precise = load_with_adapter(model_folder, name).double()
         for settings in SETTINGS:
             seed = checkpoint.seed * 2_000_000 + len(cases) * 1000
-            cases.append({"adapter": name, **_find_case(model, precise, checkpoint, settings, seed)})
+            case = _find_case(model, precise, checkpoint, settings, seed)
+            if case is None:
+                raise RuntimeError(f"{checkpoint.name}: no prompt gives a clear beam search with {settings}")
+            cases.append({"adapter": name, **case})
     for name in [None, *[name for name in names if name][:2]]:
         model = load_with_adapter(model_folder, name)
         precise = load_with_adapter(model_folder, name).double()
         for settings in OPTIONS:
             seed = checkpoint.seed * 2_000_000 + len(cases) * 1000
             case = _find_case(model, precise, checkpoint, settings, seed)
+            if case is None:
+                continue
             for sequence in case["sequences"]:
                 logits = next_token_logits(model, case["prompt_ids"] + sequence["token_ids"])[len(case["prompt_ids"]) - 1 : -1]
                 logprobs = greedy_token_logprobs(logits, sequence["token_ids"])
@@ -56,8 +61,11 @@ def write_beams(checkpoint: Checkpoint, model_folder: Path) -> int:
 
 def _find_case(
     model: torch.nn.Module, precise: torch.nn.Module, checkpoint: Checkpoint, settings: dict, seed: int
-) -> dict:
-    """Draw prompts until the ranking is clear, float64 returns the same sequences, one is ended by EOS, and options matter."""
+) -> dict | None:
+    """Draw prompts until the ranking is clear, float64 returns the same sequences, one is ended by EOS, and options matter.
+
+    Some options matter to no prompt of some model: None.
+    """
     eos = checkpoint.config["vocab_size"] - 1
     gap = SMALLEST_RELATIVE_GAP if settings["num_beams"] < 8 else SMALLEST_RELATIVE_GAP_OF_MANY
     options = {key: value for key, value in settings.items() if key != "more_ends"}
@@ -78,7 +86,7 @@ def _find_case(
         if ids == _ids(_search(precise, ends, prompt, options)):
             more = {"eos_token_ids": ends} if "more_ends" in settings else {}
             return {"prompt_ids": prompt, **options, **more, "sequences": sequences}
-    raise RuntimeError(f"{checkpoint.name}: no prompt gives a clear beam search with {settings}")
+    return None
 
 
 def _ids(sequences: list[dict]) -> list[list[int]]:
