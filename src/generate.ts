@@ -7,6 +7,7 @@ import type { ResolvedPrefix } from "./prefixes/registry-types.ts";
 import type { PrefixKey } from "./prefixes/store.ts";
 
 export type * from "./generation-types.ts";
+export { DEFAULT_SAMPLING } from "./engine/request.ts";
 
 /** A whole result. */
 export interface Generated {

@@ -1,4 +1,5 @@
 import t from "tap";
+import { DEFAULT_SAMPLING } from "../src/engine/request.ts";
 import { PrefixdError } from "../src/errors.ts";
 import { GenerationService, type ChoiceDelta, type GenerationEnd, type GenerationListener, type ValidGenerateRequest } from "../src/generate.ts";
 import type { RequestUsage } from "../src/users/usage.ts";
@@ -42,8 +43,7 @@ function metered(t: { teardown(fn: () => void): unknown }): { engine: FakeEngine
 }
 
 function request(over: Partial<ValidGenerateRequest> = {}): ValidGenerateRequest {
-  const sampling = { doSample: false, temperature: 1, topK: 50, topP: 1, minP: 0, repetitionPenalty: 1, minNewTokens: 0 };
-  return { id: "gen-1", user: "local", prefix: null, prompts: [ids("ab")], n: 1, bestOf: null, beams: null, echo: false, maxNewTokens: 3, sampling, seed: 7, logprobs: null, stop: [], ignoreEos: false, ...over };
+  return { id: "gen-1", user: "local", prefix: null, prompts: [ids("ab")], n: 1, bestOf: null, beams: null, echo: false, maxNewTokens: 3, sampling: DEFAULT_SAMPLING, seed: 7, logprobs: null, stop: [], ignoreEos: false, ...over };
 }
 
 /** Tokens of this text, one per step, whatever the request says. */

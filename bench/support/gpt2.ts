@@ -2,7 +2,7 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { Engine, type EngineOptions } from "../../src/engine/engine.ts";
-import type { EngineRequest } from "../../src/engine/request.ts";
+import { DEFAULT_SAMPLING, type EngineRequest } from "../../src/engine/request.ts";
 import { kvElements, type KvTensor, type ModelShape } from "../../src/kv.ts";
 import { openCheckpoint } from "../../src/model/checkpoint.ts";
 import { Gpt2Runner } from "../../src/model/gpt2-runner.ts";
@@ -62,8 +62,7 @@ let requests = 0;
 
 /** A greedy request that runs to its last token. */
 export function benchRequest(given: Pick<EngineRequest, "promptIds" | "maxNewTokens"> & Partial<EngineRequest>): EngineRequest {
-  const sampling = { doSample: false, temperature: 1, topK: 0, topP: 1, minP: 0, repetitionPenalty: 1, minNewTokens: 0 };
-  return { id: `bench-${requests++}`, tenant: "bench", prefix: null, n: 1, beams: null, scorePrompt: false, sampling, seed: 0, topLogprobs: 0, eosIds: [], ...given };
+  return { id: `bench-${requests++}`, tenant: "bench", prefix: null, n: 1, beams: null, scorePrompt: false, sampling: DEFAULT_SAMPLING, seed: 0, topLogprobs: 0, eosIds: [], ...given };
 }
 
 export function promptIds(length: number, seed: number): Int32Array {

@@ -1,9 +1,10 @@
 /** Beam search as transformers' `_beam_search` does it (generation/utils.py, 5.x), for one prompt; scores are fp32 as there. */
 import { PrefixdError } from "../errors.ts";
 import { bestContinuations, type Continuation } from "./beam-continuations.ts";
-import type { Processing } from "./logits.ts";
+import { Row } from "./choose.ts";
 import type { StepOutput } from "./model-runner.ts";
-import type { BeamParams, EngineRequest, FinishReason, SamplingParams, TokenEvent } from "./request.ts";
+import { LogitsProcessors } from "./processors.ts";
+import type { BeamParams, EngineRequest, FinishReason, TokenEvent } from "./request.ts";
 import { reportOf } from "./sampler.ts";
 
 /** A token and what led to it: beams that fork share their past. */
@@ -12,10 +13,14 @@ interface PathNode {
   readonly before: PathNode | null;
 }
 
-interface Beam {
+interface Path {
   /** While it runs the sum of its tokens' log probabilities, once finished divided by its length to the power of the penalty. */
   readonly score: number;
   readonly last: PathNode | null;
+}
+
+interface Beam extends Path {
+  readonly processors: LogitsProcessors;
 }
 
 /** The beams that go on: beam i continues the earlier beam `parents[i]` with the token `ids[i]`. */
@@ -38,9 +43,9 @@ export class BeamSearch {
   readonly #params: BeamParams;
   readonly #eosIds: ReadonlySet<number>;
   /** Best first; one empty beam at the beginning. */
-  #running: readonly Beam[] = [{ score: 0, last: null }];
+  #running: readonly Beam[];
   /** At most `numBeams`, best first. */
-  #finished: Beam[] = [];
+  #finished: Path[] = [];
   #generated = 0;
   #done = false;
 
@@ -48,6 +53,7 @@ export class BeamSearch {
     this.#request = request;
     this.#params = params;
     this.#eosIds = new Set(request.eosIds);
+    this.#running = [{ score: 0, last: null, processors: new LogitsProcessors(request.sampling, request.promptIds, request.eosIds) }];
   }
 
   /** Nothing that still runs can better what has finished, or may go on. */
@@ -67,19 +73,16 @@ export class BeamSearch {
   step(output: StepOutput, rows: readonly number[]): BeamStep {
     const { numBeams, earlyStopping } = this.#params;
     const { topLogprobs, maxNewTokens } = this.#request;
-    const open = this.#running.map(({ score, last }, index) => ({ score, row: rows[index]!, processing: this.#processing(last) }));
+    const open = this.#running.map((beam, index) => ({ ...beam, row: new Row(output, rows[index]!) }));
     // Enough that `numBeams` can go on even if every beam's best tokens are its ends.
-    const best = bestContinuations(output, open, Math.max(2, 1 + this.#eosIds.size) * numBeams);
-    const extended = best.map((one): Beam => {
-      const { last } = this.#running[one.beam]!;
-      return { score: one.score, last: { token: reportOf(output, rows[one.beam]!, one.id, topLogprobs), before: last } };
-    });
+    const best = bestContinuations(open, Math.max(2, 1 + this.#eosIds.size) * numBeams);
+    const extended = best.map(({ beam, id, score }): Path => ({ score, last: { token: reportOf(open[beam]!.row, id, topLogprobs), before: open[beam]!.last } }));
     this.#generated++;
     const ends = ({ id }: Continuation): boolean => this.#eosIds.has(id) || this.#generated >= maxNewTokens;
     // What ends further down the list is only there to leave enough that does not.
     this.#finish(extended.slice(0, numBeams).filter((_, index) => ends(best[index]!)));
     const going = [...best.keys()].filter((index) => !ends(best[index]!)).slice(0, numBeams);
-    this.#running = going.map((index) => extended[index]!);
+    this.#running = going.map((index) => ({ ...extended[index]!, processors: continued(open[best[index]!.beam]!.processors, best[index]!.id) }));
     const full = this.#finished.length === numBeams;
     this.#done = going.length === 0 || (full && (earlyStopping === true || !this.#canImprove()));
     return { parents: going.map((index) => best[index]!.beam), ids: going.map((index) => best[index]!.id) };
@@ -96,7 +99,7 @@ export class BeamSearch {
     return this.#finished.slice(0, n).map(({ score, last }) => ({ tokens: pathTo(last), score, reason: last !== null && this.#eosIds.has(last.token.id) ? "eos" : "length" }));
   }
 
-  #finish(ended: readonly Beam[]): void {
+  #finish(ended: readonly Path[]): void {
     const normalised = ended.map(({ score, last }) => ({ score: this.#normalised(score, this.#generated), last }));
     // A stable sort: of equal ones the earlier.
     this.#finished = [...this.#finished, ...normalised].sort((a, b) => b.score - a.score).slice(0, this.#params.numBeams);
@@ -115,26 +118,12 @@ export class BeamSearch {
   #normalised(score: number, length: number): number {
     return Math.fround(score / Math.fround(length ** this.#params.lengthPenalty));
   }
-
-  /** What the processors make of a beam's next token: those of the sampler, on log probabilities. */
-  #processing(last: PathNode | null): Processing {
-    const { sampling, promptIds, eosIds } = this.#request;
-    return {
-      temperature: 1,
-      repetitionPenalty: sampling.repetitionPenalty,
-      seen: seenIds(sampling, promptIds, last),
-      masked: this.#generated < sampling.minNewTokens ? eosIds : [],
-    };
-  }
 }
 
-const NONE_SEEN: ReadonlySet<number> = new Set();
-
-function seenIds({ repetitionPenalty }: SamplingParams, promptIds: Int32Array, last: PathNode | null): ReadonlySet<number> {
-  if (repetitionPenalty === 1) return NONE_SEEN;
-  const seen = new Set(promptIds);
-  for (let node = last; node !== null; node = node.before) seen.add(node.token.id);
-  return seen;
+function continued(processors: LogitsProcessors, id: number): LogitsProcessors {
+  const fork = processors.fork();
+  fork.push(id);
+  return fork;
 }
 
 function pathTo(last: PathNode | null): PathNode["token"][] {

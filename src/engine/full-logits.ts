@@ -1,131 +1,178 @@
-/** The exact path over a whole row of logits: processing, and the parts of it that a choice may need. */
-import { type Processing, type Shortlist, tempered, weightOf } from "./logits.ts";
+/** The exact path over a whole row of logits: all scores, and lists of those that a choice may need. */
+import type { LogitsProcessors } from "./processors.ts";
+import { sortDescending } from "./radix-sort.ts";
+import { BINS_ERROR, ScoreBins } from "./score-bins.ts";
+import { NEAR, type Shortlist, type Warpers, weightOf } from "./shortlist.ts";
 
-const BINS = 2048;
-const BIN_SHIFT = 21;
-/** Far more than the relative rounding of a sum of 10^6 doubles. */
-const SUM_ERROR = 1e-9;
+/** So much more is looked at than is needed, as a share of the probability and in nats, so that little hangs on rounding. */
+const SLACK = { share: 1e-5, depth: 0.1 };
 
 /** One row's scores after all processors; its memory, sized for the vocabulary, is reused for every row. */
 export class FullScores {
-  readonly #scores: Float32Array;
-  /** The same memory as bit patterns. */
-  readonly #bits: Uint32Array;
-  readonly #counts = new Int32Array(BINS);
-  readonly #keys: Uint32Array;
-  readonly #keysTo: Uint32Array;
-  readonly #idsTo: Int32Array;
-  /** Highest score, and the lowest id that has it; the id is -1 if no token may come or a score is not a number. */
+  readonly scores: Float32Array;
+  readonly #bins = new ScoreBins();
+  /** Highest score, and the lowest id that has it; -Infinity and -1 if no token may come. */
   best = -Infinity;
   bestId = -1;
+  /** A score is not a number; nothing else is to be used then. */
+  broken = false;
 
   constructor(vocabSize: number) {
-    this.#scores = new Float32Array(vocabSize);
-    this.#bits = new Uint32Array(this.#scores.buffer);
-    this.#keys = new Uint32Array(vocabSize);
-    this.#keysTo = new Uint32Array(vocabSize);
-    this.#idsTo = new Int32Array(vocabSize);
+    this.scores = new Float32Array(vocabSize);
   }
 
-  /** Takes a row of logits through repetition penalty and mask, and finds the best. */
-  load(logits: Float32Array, processing: Processing): void {
-    const scores = this.#scores;
-    scores.set(logits);
-    if (processing.repetitionPenalty !== 1) {
-      const penalty = Math.fround(processing.repetitionPenalty);
-      for (const id of processing.seen) {
-        const logit = scores[id];
-        if (logit !== undefined) scores[id] = logit < 0 ? logit * penalty : logit / penalty;
-      }
-    }
-    for (const id of processing.masked) scores[id] = -Infinity;
-    this.best = -Infinity;
-    this.bestId = -1;
+  /** Takes a row of logits through the processors, divides by the temperature, and finds the best. */
+  load(logits: Float32Array, processors: LogitsProcessors, temperature: number): void {
+    this.scores.set(logits);
+    this.#process(processors, temperature);
+  }
+
+  /** The same with the row's log-softmax in place of the logits. */
+  loadLogprobs(logits: Float32Array, logSumExp: number, processors: LogitsProcessors): void {
+    for (let id = 0; id < logits.length; id++) this.scores[id] = logits[id]! - logSumExp;
+    this.#process(processors, 1);
+  }
+
+  #process(processors: LogitsProcessors, temperature: number): void {
+    const { scores } = this;
+    processors.apply(scores);
+    const divisor = Math.fround(temperature);
+    if (divisor !== 1) for (let id = 0; id < scores.length; id++) scores[id] = scores[id]! / divisor;
+    let best = -Infinity;
+    let bestId = -1;
+    let broken = false;
     for (let id = 0; id < scores.length; id++) {
       const score = scores[id]!;
-      if (score > this.best) {
-        this.best = score;
-        this.bestId = id;
-      } else if (Number.isNaN(score)) {
-        this.bestId = -1;
-        return;
-      }
+      if (score > best) {
+        best = score;
+        bestId = id;
+      } else if (Number.isNaN(score)) broken = true;
     }
-  }
-
-  /** Divides by the temperature; `+ 0` turns -0 into 0, whose bit patterns order as numbers do. */
-  temper(temperature: number): void {
-    const scores = this.#scores;
-    if (temperature === 1) for (let id = 0; id < scores.length; id++) scores[id] = scores[id]! + 0;
-    else {
-      const divisor = Math.fround(temperature);
-      for (let id = 0; id < scores.length; id++) scores[id] = scores[id]! / divisor + 0;
-    }
-    this.best = tempered(this.best, temperature);
+    this.best = best;
+    this.bestId = bestId;
+    this.broken = broken;
   }
 
   /** Fills the list with at least the k best tokens and all equal to the k-th: enough for top_k, and only for that. */
   listTop(k: number, list: Shortlist): void {
-    const counts = this.#counts.fill(0);
-    const bits = this.#bits;
-    for (let id = 0; id < bits.length; id++) counts[orderKey(bits[id]!) >>> BIN_SHIFT]!++;
-    // Keys ascend as scores descend.
-    let bin = 0;
-    for (let sum = counts[0]!; sum < k && bin < BINS - 1; ) sum += counts[++bin]!;
+    this.#bins.fill(this.scores, this.best);
+    const bin = this.#bins.binOfCount(k);
+    if (bin < 0) return this.listAll(list);
     list.reset();
-    for (let id = 0; id < bits.length; id++) {
-      if (orderKey(bits[id]!) >>> BIN_SHIFT <= bin && this.#scores[id] !== -Infinity) list.ids[list.length++] = id;
-    }
-    this.#sort(list);
+    this.#bins.pick(0, bin, this.scores, this.best, list);
+    sort(list);
   }
 
-  /** Fills the list with every token that scores at least `floor`, and tells it how much is left out. */
-  listAbove(floor: number, list: Shortlist): void {
-    const scores = this.#scores;
+  /** Fills the list with the likeliest tokens, so many that these warpers without top_k very likely can decide, and tells it what is left out. */
+  listFor(warpers: Warpers, list: Shortlist): void {
+    const bins = this.#bins;
+    bins.fill(this.scores, this.best);
+    const bin = this.#depthFor(warpers);
     list.reset();
-    let outside = 0;
-    let bound = -Infinity;
-    for (let id = 0; id < scores.length; id++) {
-      const score = scores[id]!;
-      if (score === -Infinity) continue;
-      if (score >= floor) list.ids[list.length++] = id;
-      else {
-        outside += weightOf(score, this.best);
-        if (score > bound) bound = score;
-      }
-    }
-    if (bound > -Infinity) list.leaveOut(bound, outside, SUM_ERROR * (1 + outside));
-    this.#sort(list);
+    bins.pick(0, bin, this.scores, this.best, list);
+    sort(list);
+    list.outside = { bound: justBelow(list.scores[list.length - 1]!), error: BINS_ERROR * bins.total, ...bins.after(bin) };
   }
 
-  /** Radix sort by descending score; stable, so equal scores stay in ascending order of id. Linear whatever the scores are. */
-  #sort(list: Shortlist): void {
-    const n = list.length;
-    let [keys, keysTo, ids, idsTo] = [this.#keys, this.#keysTo, list.ids, this.#idsTo];
-    for (let i = 0; i < n; i++) keys[i] = orderKey(this.#bits[ids[i]!]!);
-    // Three passes of 11, 11 and 10 bits.
-    for (let shift = 0; shift < 32; shift += 11) {
-      const counts = this.#counts.fill(0);
-      for (let i = 0; i < n; i++) counts[(keys[i]! >>> shift) & (BINS - 1)]!++;
-      for (let bin = 0, start = 0; bin < BINS; bin++) {
-        const count = counts[bin]!;
-        counts[bin] = start;
-        start += count;
-      }
-      for (let i = 0; i < n; i++) {
-        const to = counts[(keys[i]! >>> shift) & (BINS - 1)]!++;
-        keysTo[to] = keys[i]!;
-        idsTo[to] = ids[i]!;
-      }
-      [keys, keysTo, ids, idsTo] = [keysTo, keys, idsTo, ids];
+  #depthFor({ topP, typicalP, epsilonCutoff, etaCutoff }: Warpers): number {
+    const bins = this.#bins;
+    const { entropy, total } = bins;
+    const binOfProbability = (p: number): number => bins.binOfDepth(SLACK.depth - Math.log(p * total));
+    if (topP < 1) return bins.binOfWeight((topP + SLACK.share) * total);
+    if (typicalP < 1) return Math.min(bins.last, 2 + bins.binOfNearest(entropy - Math.log(total), (typicalP + SLACK.share) * total));
+    if (epsilonCutoff > 0) return binOfProbability(epsilonCutoff);
+    return etaCutoff > 0 ? binOfProbability(Math.min(etaCutoff, Math.sqrt(etaCutoff) * Math.exp(-entropy))) : bins.last;
+  }
+
+  /**
+   * What `Shortlist` would draw at `u` after top_p and no other warper, or -1 if rounding might decide: without sorting more than the
+   * bin in which top_p cuts and the one in which the draw falls. `list` is used as memory.
+   */
+  drawNucleus(topP: number, u: number, list: Shortlist): number {
+    const bins = this.#bins;
+    bins.fill(this.scores, this.best);
+    const kept = topP < 1 ? this.#nucleus(topP, list) : bins.total;
+    const aim = u * kept;
+    const bin = bins.binOfWeight(aim);
+    this.#listBin(bin, list);
+    const error = 2 * BINS_ERROR * bins.total;
+    let sum = bins.before(bin);
+    if (Number.isNaN(kept) || (bin > 0 && aim < sum + error)) return -1;
+    for (let i = 0; i < list.length; i++) {
+      sum += weightOf(list.scores[i]!, this.best);
+      if (aim < sum - error) return list.ids[i]!;
+      if (aim < sum + error) return -1;
     }
-    // After an odd number of passes the result lies in the other array.
-    if (ids !== list.ids) list.ids.set(ids.subarray(0, n));
-    for (let i = 0; i < n; i++) list.scores[i] = this.#scores[list.ids[i]!]!;
+    return -1;
+  }
+
+  /** Weight of what top_p keeps, as `Shortlist` does; NaN if rounding might decide. */
+  #nucleus(topP: number, list: Shortlist): number {
+    const bins = this.#bins;
+    const limit = Math.fround(1 - topP);
+    const bin = bins.binOfWeight(topP * bins.total);
+    this.#listBin(bin, list);
+    let dropped = bins.after(bin).weight;
+    for (let i = list.length - 1; i >= 0; i--) {
+      const weight = weightOf(list.scores[i]!, this.best);
+      const distance = (dropped + weight) / bins.total - limit;
+      if (Math.abs(distance) < NEAR + BINS_ERROR) return NaN;
+      if (distance > 0) return bins.total - dropped;
+      dropped += weight;
+    }
+    return NaN;
+  }
+
+  #listBin(bin: number, list: Shortlist): void {
+    list.reset();
+    this.#bins.pick(bin, bin, this.scores, this.best, list);
+    sort(list);
+  }
+
+  /** Fills the list with every token that has any probability. */
+  listAll(list: Shortlist): void {
+    list.reset();
+    for (let id = 0; id < this.scores.length; id++) if (this.scores[id] !== -Infinity) append(list, id, this.scores[id]!);
+    sort(list);
   }
 }
 
-/** Unsigned 32-bit key of an fp32's bits that ascends as the number descends. */
-function orderKey(bits: number): number {
-  return (bits & 0x80000000 ? bits : ~bits & 0x7fffffff) >>> 0;
+/**
+ * Fills the list with every token whose processed score, before temperature, is at least `floor`, in one pass. False: a score is not a
+ * number.
+ */
+export function listAtLeast(floor: number, logits: Float32Array, processors: LogitsProcessors, list: Shortlist): boolean {
+  list.reset();
+  for (let id = 0; id < logits.length; id++) if (!(logits[id]! < floor)) list.ids[list.length++] = id;
+  const found = list.length;
+  list.length = 0;
+  for (let i = 0; i < found; i++) {
+    const id = list.ids[i]!;
+    if (Number.isNaN(logits[id])) return false;
+    const score = processors.score(id, logits[id]!);
+    if (score >= floor) append(list, id, score);
+  }
+  sort(list);
+  if (processors.mayRaise) {
+    processors.forEachChanged((id) => {
+      const score = processors.score(id, logits[id]!);
+      if (logits[id]! < floor && score >= floor) list.insert(id, score);
+    });
+  }
+  return true;
+}
+
+/** At its end; ids come in ascending order. */
+function append(list: Shortlist, id: number, score: number): void {
+  list.ids[list.length] = id;
+  list.scores[list.length++] = score;
+}
+
+function sort(list: Shortlist): void {
+  sortDescending(list.scores.subarray(0, list.length), list.ids.subarray(0, list.length));
+}
+
+/** Below this fp32 number, and not below the next lower one. */
+function justBelow(score: number): number {
+  return score - Math.max(Math.abs(score) * 2 ** -25, Number.MIN_VALUE);
 }

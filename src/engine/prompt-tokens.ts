@@ -1,6 +1,7 @@
+import { Row } from "./choose.ts";
 import type { StepOutput } from "./model-runner.ts";
 import type { EngineRequest, PromptToken } from "./request.ts";
-import { notFinite, reportOf } from "./sampler.ts";
+import { reportOf } from "./sampler.ts";
 
 /**
  * What a scored piece of a prompt (`output` has a row for each of its tokens, the first being prompt token `from`) says of the prompt's
@@ -13,8 +14,7 @@ export function promptTokens({ promptIds, topLogprobs }: Pick<EngineRequest, "pr
   for (let row = 0; row < output.rows; row++) {
     const id = promptIds[from + row + 1];
     if (id === undefined) break;
-    if (!Number.isFinite(output.logSumExp[row]!)) throw notFinite();
-    tokens.push(reportOf(output, row, id, topLogprobs));
+    tokens.push(reportOf(new Row(output, row), id, topLogprobs));
   }
   return tokens;
 }

@@ -1,8 +1,25 @@
 import type { PrefixdError } from "../errors.ts";
 import type { KvTensor } from "../kv.ts";
 
-/** How the next token is chosen; names, meaning, order and defaults are transformers' `generate()`. Already validated. */
+/**
+ * How the next token is chosen; names, meaning, order and defaults are transformers' `generate()`, and vLLM's where it has none.
+ * Already validated.
+ */
 export interface SamplingParams {
+  /** Added to the logits of these ids; finite. */
+  readonly logitBias: ReadonlyMap<number, number>;
+  /** 1: off. Over prompt and generated ids. */
+  readonly repetitionPenalty: number;
+  /** 0: off. Times how often an id has been generated. */
+  readonly frequencyPenalty: number;
+  /** 0: off. Of ids that have been generated. */
+  readonly presencePenalty: number;
+  /** 0: off. Over prompt and generated ids. */
+  readonly noRepeatNgramSize: number;
+  /** Sequences of ids, each not empty, that must not be completed. */
+  readonly badWords: readonly (readonly number[])[];
+  readonly minNewTokens: number;
+  /** Without it nothing below has an effect. */
   readonly doSample: boolean;
   readonly temperature: number;
   /** 0: off. */
@@ -12,9 +29,31 @@ export interface SamplingParams {
   /** 0: off. */
   readonly minP: number;
   /** 1: off. */
-  readonly repetitionPenalty: number;
-  readonly minNewTokens: number;
+  readonly typicalP: number;
+  /** 0: off. */
+  readonly epsilonCutoff: number;
+  /** 0: off. */
+  readonly etaCutoff: number;
 }
+
+/** What `generate()` does when it is told nothing. */
+export const DEFAULT_SAMPLING: SamplingParams = Object.freeze({
+  logitBias: new Map<number, number>(),
+  repetitionPenalty: 1,
+  frequencyPenalty: 0,
+  presencePenalty: 0,
+  noRepeatNgramSize: 0,
+  badWords: [],
+  minNewTokens: 0,
+  doSample: false,
+  temperature: 1,
+  topK: 50,
+  topP: 1,
+  minP: 0,
+  typicalP: 1,
+  epsilonCutoff: 0,
+  etaCutoff: 0,
+});
 
 /** Beam search; names, meaning and results are transformers' `generate()`. */
 export interface BeamParams {

@@ -1,6 +1,6 @@
 import { randomInt, randomUUID } from "node:crypto";
 import { PrefixdError } from "../errors.ts";
-import type { ValidGenerateRequest } from "../generate.ts";
+import { DEFAULT_SAMPLING, type ValidGenerateRequest } from "../generate.ts";
 import type { PrefixKey } from "../prefixes/store.ts";
 import { parsePrefixId } from "./prefix-id.ts";
 import type { PromptReader } from "./prompt-tokens.ts";
@@ -39,15 +39,7 @@ export async function parseGenerate(
     beams: (body.num_beams ?? 1) === 1 ? null : { numBeams: body.num_beams ?? 1, lengthPenalty: body.length_penalty ?? 1, earlyStopping: body.early_stopping ?? false },
     echo: body.echo ?? false,
     maxNewTokens: body.max_new_tokens ?? DEFAULT_NEW_TOKENS,
-    sampling: {
-      doSample: body.do_sample ?? false,
-      temperature: body.temperature ?? 1,
-      topK: body.top_k ?? 50,
-      topP: body.top_p ?? 1,
-      minP: body.min_p ?? 0,
-      repetitionPenalty: body.repetition_penalty ?? 1,
-      minNewTokens: body.min_new_tokens ?? 0,
-    },
+    sampling: await readSampling(body, reader),
     seed: body.seed ?? randomInt(2 ** 32),
     logprobs: body.logprobs ?? null,
     stop: typeof body.stop === "string" ? [body.stop] : (body.stop ?? []),
@@ -79,6 +71,27 @@ function checkCombinations(body: GenerateBody, maxN: number): void {
   ];
   const first = refused.find(([applies]) => applies);
   if (first !== undefined) throw new PrefixdError("invalid_parameter", `${first[1]}.`);
+}
+
+async function readSampling(body: GenerateBody, reader: PromptReader): Promise<ValidGenerateRequest["sampling"]> {
+  const byDefault = DEFAULT_SAMPLING;
+  return {
+    logitBias: reader.logitBias(body.logit_bias ?? {}),
+    repetitionPenalty: body.repetition_penalty ?? byDefault.repetitionPenalty,
+    frequencyPenalty: body.frequency_penalty ?? byDefault.frequencyPenalty,
+    presencePenalty: body.presence_penalty ?? byDefault.presencePenalty,
+    noRepeatNgramSize: body.no_repeat_ngram_size ?? byDefault.noRepeatNgramSize,
+    badWords: await reader.badWords(body.bad_words ?? []),
+    minNewTokens: body.min_new_tokens ?? byDefault.minNewTokens,
+    doSample: body.do_sample ?? byDefault.doSample,
+    temperature: body.temperature ?? byDefault.temperature,
+    topK: body.top_k ?? byDefault.topK,
+    topP: body.top_p ?? byDefault.topP,
+    minP: body.min_p ?? byDefault.minP,
+    typicalP: body.typical_p ?? byDefault.typicalP,
+    epsilonCutoff: body.epsilon_cutoff ?? byDefault.epsilonCutoff,
+    etaCutoff: body.eta_cutoff ?? byDefault.etaCutoff,
+  };
 }
 
 function prefixOf(body: GenerateBody, pathId: string | undefined, user: string): PrefixKey | null {

@@ -36,6 +36,41 @@ export class PromptReader {
     return out;
   }
 
+  /**
+   * The id sequences of bad words. A text stands for two: itself, and itself after a space, since a byte-level tokenizer has other ids
+   * for a word that begins a text than for one within it (transformers' documentation takes the second one alone).
+   * Throws `invalid_token_id`.
+   */
+  async badWords(words: readonly (string | readonly number[])[]): Promise<number[][]> {
+    const out: number[][] = [];
+    let stretch = 0;
+    for (const [i, word] of words.entries()) {
+      if (typeof word !== "string") {
+        out.push([...this.#ids(word, `bad_words[${i}]`)]);
+        continue;
+      }
+      stretch += word.length;
+      if (stretch > STRETCH) {
+        stretch = word.length;
+        await nextTurn();
+      }
+      for (const form of word.startsWith(" ") ? [word] : [word, ` ${word}`]) out.push([...this.#tokenizer.encode(form)]);
+    }
+    return out;
+  }
+
+  /** Throws `invalid_token_id`. */
+  logitBias(bias: Readonly<Record<string, number>>): Map<number, number> {
+    const out = new Map<number, number>();
+    for (const [key, value] of Object.entries(bias)) {
+      const id = /^(0|[1-9]\d{0,8})$/.test(key) ? Number(key) : Infinity;
+      const { vocabSize } = this.#tokenizer;
+      if (id >= vocabSize) throw new PrefixdError("invalid_token_id", `logit_bias has the key ${JSON.stringify(key.slice(0, 20))}; token ids are 0 to ${vocabSize - 1}.`);
+      out.set(id, value);
+    }
+    return out;
+  }
+
   #encode(text: string, name: string): Int32Array {
     // No token is longer than the longest, so what cannot fit need not be tokenised to be refused.
     const atLeast = Math.ceil(Buffer.byteLength(text) / this.#tokenizer.longestToken);

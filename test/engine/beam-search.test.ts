@@ -3,7 +3,7 @@ import t from "tap";
 import { BeamSearch, type BeamRequest, type BeamResult } from "../../src/engine/beam-search.ts";
 import type { BeamParams } from "../../src/engine/request.ts";
 import { seededRandom } from "../support/model.ts";
-import { GREEDY, stepOutput } from "./sampler-fixture.ts";
+import { GREEDY, plainScores, stepOutput } from "./sampler-fixture.ts";
 
 const VOCAB = 40;
 const EOS = [3, 17];
@@ -34,7 +34,15 @@ function randomCase(random: () => number, seed: number): Case {
       maxNewTokens,
       topLogprobs: 0,
       eosIds: pick([], EOS.slice(0, 1), EOS),
-      sampling: { ...GREEDY, repetitionPenalty: pick(1, 1, 1.4, 0.6), minNewTokens: below(maxNewTokens) },
+      sampling: {
+        ...GREEDY,
+        repetitionPenalty: pick(1, 1, 1.4, 0.6),
+        frequencyPenalty: pick(0, 0, 0.3, -0.2),
+        noRepeatNgramSize: pick(0, 0, 1, 2),
+        badWords: Array.from({ length: below(4) }, () => Array.from({ length: 1 + below(2) }, () => below(VOCAB))),
+        logitBias: new Map(Array.from({ length: below(3) }, () => [below(VOCAB), below(5) - 2])),
+        minNewTokens: below(maxNewTokens),
+      },
     },
   };
 }
@@ -71,11 +79,8 @@ function plain({ seed, step, request, params }: Case): PlainBeam[] {
     const all = running.flatMap(({ ids, score }) => {
       const logits = logitsAfter(seed, ids, step);
       const sum = stepOutput([logits], 1).logSumExp[0]!;
-      const logprobs = logits.map((logit) => logit - sum);
-      const penalty = f(sampling.repetitionPenalty);
-      for (const id of new Set([...promptIds, ...ids])) logprobs[id] = logprobs[id]! < 0 ? logprobs[id]! * penalty : logprobs[id]! / penalty;
-      if (generated < sampling.minNewTokens) for (const id of eosIds) logprobs[id] = -Infinity;
-      return Array.from(logprobs, (logprob, id) => ({ ids: [...ids, id], score: f(logprob + score), finished: false }));
+      const scores = plainScores(logits.map((logit) => logit - sum), sampling, { prompt: [...promptIds], generated: ids, eosIds });
+      return Array.from(scores, (logprob, id) => ({ ids: [...ids, id], score: f(logprob + score), finished: false }));
     });
     const best = top(all, Math.max(2, 1 + eosIds.length) * numBeams);
     generated++;

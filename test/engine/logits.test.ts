@@ -1,8 +1,9 @@
 import { readFile } from "node:fs/promises";
 import t from "tap";
 import { FullScores } from "../../src/engine/full-logits.ts";
-import { Shortlist } from "../../src/engine/logits.ts";
+import { LogitsProcessors } from "../../src/engine/processors.ts";
 import { Sampler } from "../../src/engine/sampler.ts";
+import { Shortlist } from "../../src/engine/shortlist.ts";
 import { uniform } from "../../src/engine/random.ts";
 import { GREEDY, plainDistribution, stepOutput } from "./sampler-fixture.ts";
 
@@ -38,25 +39,24 @@ const cases = golden.cases.map(({ logits, prompt_ids, generated_ids, parameters,
   };
   const ids = [...prompt_ids, ...generated_ids];
   const eosIds = [row.length - 1];
-  return { name: JSON.stringify({ logits, ...parameters }), row, params, ids, eosIds, masked: params.minNewTokens > 0 ? eosIds : [], survivors };
+  return { name: JSON.stringify({ logits, ...parameters }), row, params, ids, eosIds, survivors };
 });
 
 t.test("what is left of a row is what transformers leaves", async (t) => {
-  for (const { name, row, params, ids, masked, survivors } of cases) {
+  for (const { name, row, params, ids, eosIds, survivors } of cases) {
     const check = (what: string, actual: readonly { id: number; p: number }[]): void => {
       const sorted = actual.toSorted((a, b) => a.id - b.id);
       const same = sorted.length === survivors.length && survivors.every(([id, p], i) => sorted[i]?.id === id && Math.abs(sorted[i].p - p) < 1e-6);
       if (!same) t.same(sorted, survivors, `${what} ${name}`);
     };
-    check("plain", plainDistribution(row, params, ids, masked));
+    check("plain", plainDistribution(row, params, { prompt: ids, generated: [], eosIds }));
 
     const full = new FullScores(row.length);
-    full.load(row, { ...params, seen: new Set(ids), masked });
-    full.temper(params.temperature);
+    full.load(row, new LogitsProcessors(params, Int32Array.from(ids), eosIds), params.temperature);
     for (const top of params.topK > 0 ? [false, true] : [false]) {
       const list = new Shortlist(row.length);
       if (top) full.listTop(params.topK, list);
-      else full.listAbove(-Infinity, list);
+      else full.listAll(list);
       t.ok(list.warp(params));
       const weights = [...list.weights.subarray(0, list.length)];
       const mass = weights.reduce((a, b) => a + b, 0);

@@ -1,7 +1,7 @@
 import type { StepOutput } from "../../src/engine/model-runner.ts";
-import type { SamplingParams } from "../../src/engine/request.ts";
+import { DEFAULT_SAMPLING, type SamplingParams } from "../../src/engine/request.ts";
 
-export const GREEDY: SamplingParams = { doSample: false, temperature: 1, topK: 50, topP: 1, minP: 0, repetitionPenalty: 1, minNewTokens: 0 };
+export const GREEDY = DEFAULT_SAMPLING;
 
 /** What a runner with `candidates` candidates gives for these rows of logits, with buffers longer than needed; counts reads of whole rows. */
 export function stepOutput(rows: readonly Float32Array[], candidates: number, room = 0): StepOutput & { reads: number } {
@@ -29,15 +29,19 @@ export function stepOutput(rows: readonly Float32Array[], candidates: number, ro
   return output;
 }
 
+/** A history as transformers sees it. */
+export interface History {
+  readonly prompt: readonly number[];
+  readonly generated: readonly number[];
+  readonly eosIds: readonly number[];
+}
+
 /**
- * transformers' processors written as plainly as can be: sort everything, one step after the other. Returns the surviving
- * tokens with their probabilities, likeliest first.
+ * transformers' processors and warpers written as plainly as can be: everything for every token, one step after the other. Returns the
+ * surviving tokens with their probabilities, likeliest first.
  */
-export function plainDistribution(logits: Float32Array, params: SamplingParams, seenIds: Iterable<number>, masked: readonly number[]): { id: number; p: number }[] {
-  const scores = Float32Array.from(logits);
-  const penalty = Math.fround(params.repetitionPenalty);
-  if (penalty !== 1) for (const id of new Set(seenIds)) scores[id] = scores[id]! < 0 ? scores[id]! * penalty : scores[id]! / penalty;
-  for (const id of masked) scores[id] = -Infinity;
+export function plainDistribution(logits: Float32Array, params: SamplingParams, history: History): { id: number; p: number }[] {
+  const scores = plainScores(logits, params, history);
   if (params.temperature !== 1) for (const id of scores.keys()) scores[id] = scores[id]! / Math.fround(params.temperature);
   let kept = Array.from(scores.keys()).filter((id) => scores[id] !== -Infinity);
   kept.sort((a, b) => scores[b]! - scores[a]! || a - b);
@@ -45,6 +49,11 @@ export function plainDistribution(logits: Float32Array, params: SamplingParams, 
     const weights = kept.map((id) => Math.exp(Math.fround(scores[id]! - scores[kept[0]!]!)));
     const sum = weights.reduce((a, b) => a + b, 0);
     return weights.map((weight) => weight / sum);
+  };
+  const entropy = (): number => softmax().reduce((sum, p) => sum - (p > 0 ? p * Math.log(p) : 0), 0);
+  const keepLikely = (cutoff: number): void => {
+    const probabilities = softmax();
+    kept = kept.filter((id, i) => scores[id] === scores[kept[0]!] || Math.fround(probabilities[i]!) >= Math.fround(cutoff));
   };
   if (params.topK > 0 && params.topK < kept.length) kept = kept.filter((id) => scores[id]! >= scores[kept[params.topK - 1]!]!);
   if (params.topP < 1) {
@@ -59,5 +68,33 @@ export function plainDistribution(logits: Float32Array, params: SamplingParams, 
     const ratio = (i: number): number => Math.fround(probabilities[i]! / probabilities[0]!);
     kept = kept.filter((_, i) => ratio(i) >= Math.fround(params.minP));
   }
+  if (params.typicalP < 1) {
+    const middle = entropy();
+    const tokens = softmax().map((p, i) => ({ id: kept[i]!, p, distance: Math.fround(Math.abs(-Math.log(p) - middle)) }));
+    let sum = 0;
+    const last = tokens.toSorted((a, b) => a.distance - b.distance).find(({ p }) => (sum += p) >= params.typicalP);
+    kept = tokens.filter(({ distance }) => distance <= (last?.distance ?? Infinity)).map(({ id }) => id);
+  }
+  if (params.epsilonCutoff > 0) keepLikely(params.epsilonCutoff);
+  if (params.etaCutoff > 0) keepLikely(Math.min(params.etaCutoff, Math.sqrt(params.etaCutoff) * Math.exp(-entropy())));
   return softmax().map((p, i) => ({ id: kept[i]!, p }));
+}
+
+/** The scores before temperature. */
+export function plainScores(logits: Float32Array, params: SamplingParams, { prompt, generated, eosIds }: History): Float32Array {
+  const scores = Float32Array.from(logits);
+  const ids = [...prompt, ...generated];
+  const ends = (words: readonly number[]): boolean => words.length <= ids.length && words.every((id, i) => id === ids[ids.length - words.length + i]);
+  for (const [id, bias] of params.logitBias) scores[id]! += Math.fround(bias);
+  const penalty = Math.fround(params.repetitionPenalty);
+  if (penalty !== 1) for (const id of new Set(ids)) scores[id] = scores[id]! < 0 ? scores[id]! * penalty : scores[id]! / penalty;
+  for (const id of new Set(generated)) {
+    scores[id]! -= Math.fround(Math.fround(params.frequencyPenalty) * generated.filter((other) => other === id).length);
+    scores[id]! -= Math.fround(params.presencePenalty);
+  }
+  const n = params.noRepeatNgramSize;
+  if (n > 0) for (let i = 0; i + n <= ids.length; i++) if (ends(ids.slice(i, i + n - 1))) scores[ids[i + n - 1]!] = -Infinity;
+  for (const word of params.badWords) if (ends(word.slice(0, -1)) && !(word.length === 1 && eosIds.includes(word[0]!))) scores[word.at(-1)!] = -Infinity;
+  if (generated.length < params.minNewTokens) for (const id of eosIds) scores[id] = -Infinity;
+  return scores;
 }

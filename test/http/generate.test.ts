@@ -34,10 +34,25 @@ t.test("defaults are transformers'; what is not asked for is not in the answer",
   t.equal(body["prefix"], null);
   t.match(engine.submitted[0], {
     prefix: null, n: 1, maxNewTokens: 20, topLogprobs: 0, eosIds: [256],
-    sampling: { doSample: false, temperature: 1, topK: 50, topP: 1, minP: 0, repetitionPenalty: 1, minNewTokens: 0 },
+    sampling: {
+      doSample: false, temperature: 1, topK: 50, topP: 1, minP: 0, typicalP: 1, epsilonCutoff: 0, etaCutoff: 0,
+      repetitionPenalty: 1, presencePenalty: 0, frequencyPenalty: 0, noRepeatNgramSize: 0, badWords: [], logitBias: new Map(), minNewTokens: 0,
+    },
   });
   t.ok(Number.isInteger(body["seed"]) && body["seed"] === engine.submitted[0]?.seed);
   t.notMatch(body, { choices: [{ token_ids: [] }] });
+});
+
+t.test("processors reach the engine; a bad word as text is meant with and without a space before it", async (t) => {
+  const { fastify, engine } = await buildTestApp(t);
+  const body = {
+    prompt: "ab", do_sample: true, no_repeat_ngram_size: 3, presence_penalty: -0.5, frequency_penalty: 2, typical_p: 0.9, epsilon_cutoff: 0.01, eta_cutoff: 0.02,
+    logit_bias: { 0: -100, 256: 1.5 }, bad_words: ["no", " x", [5, 6], [7]],
+  };
+  t.equal((await fastify.inject(post("/generate", body))).statusCode, 200);
+  t.match(engine.submitted[0]?.sampling, { noRepeatNgramSize: 3, presencePenalty: -0.5, frequencyPenalty: 2, typicalP: 0.9, epsilonCutoff: 0.01, etaCutoff: 0.02 });
+  t.same(engine.submitted[0]?.sampling.logitBias, new Map([[0, -100], [256, 1.5]]));
+  t.same(engine.submitted[0]?.sampling.badWords, [[110, 111], [32, 110, 111], [32, 120], [5, 6], [7]]);
 });
 
 t.test("token ids as prompt, several prompts, choices numbered prompt by prompt", async (t) => {
@@ -90,14 +105,6 @@ t.test("echo: the choices begin with the prompt, and log probabilities with its 
   t.match(only, { choices: [{ text: "ab", finish_reason: "length", logprobs: { token_logprobs: [null, -0.25], top_logprobs: [[], []] } }], usage: { prompt_tokens: 2, completion_tokens: 0 } });
 });
 
-t.test("parameters of later versions are taken with the value that changes nothing", async (t) => {
-  const { fastify } = await buildTestApp(t);
-  const harmless = {
-    no_repeat_ngram_size: 0, presence_penalty: 0, frequency_penalty: 0, logit_bias: {}, typical_p: 1, bad_words: [],
-  };
-  t.equal((await fastify.inject(post("/generate", { ...PROMPT, ...harmless, prefix_id: null }))).statusCode, 200);
-});
-
 t.test("bad bodies are refused by name", async (t) => {
   const { fastify, engine, metrics } = await withPrefix(t);
   const cases: [object, number, string, RegExp][] = [
@@ -105,9 +112,27 @@ t.test("bad bodies are refused by name", async (t) => {
     [{ ...PROMPT, temprature: 1 }, 400, "unknown_field", /"temprature".*mean "temperature"/],
     [{ ...PROMPT, frobnicate: 1 }, 400, "unknown_field", /no field "frobnicate"\.$/],
     [{ ...PROMPT, constructor: 1 }, 400, "unknown_field", /"constructor"/],
-    [{ ...PROMPT, no_repeat_ngram_size: 2 }, 400, "unsupported_parameter", /no_repeat_ngram_size/],
-    [{ ...PROMPT, logit_bias: { 5: 1 } }, 400, "unsupported_parameter", /logit_bias/],
-    [{ ...PROMPT, presence_penalty: "x" }, 400, "unsupported_parameter", /presence_penalty/],
+    [{ ...PROMPT, no_repeat_ngram_size: -1 }, 400, "invalid_parameter", /^no_repeat_ngram_size must be >= 0/],
+    [{ ...PROMPT, presence_penalty: "x" }, 400, "invalid_parameter", /^presence_penalty must be number/],
+    [{ ...PROMPT, presence_penalty: 2.5 }, 400, "invalid_parameter", /^presence_penalty must be <= 2/],
+    [{ ...PROMPT, frequency_penalty: -3 }, 400, "invalid_parameter", /^frequency_penalty must be >= -2/],
+    [{ ...PROMPT, typical_p: 0 }, 400, "invalid_parameter", /^typical_p must be > 0/],
+    [{ ...PROMPT, epsilon_cutoff: 1 }, 400, "invalid_parameter", /^epsilon_cutoff must be < 1/],
+    [{ ...PROMPT, eta_cutoff: -0.1 }, 400, "invalid_parameter", /^eta_cutoff must be >= 0/],
+    [{ ...PROMPT, logit_bias: { 5: 101 } }, 400, "invalid_parameter", /^logit_bias\[5\] must be <= 100/],
+    [{ ...PROMPT, logit_bias: { 5: "1" } }, 400, "invalid_parameter", /^logit_bias\[5\] must be number/],
+    [{ ...PROMPT, logit_bias: [1] }, 400, "invalid_parameter", /^logit_bias must be object/],
+    [{ ...PROMPT, logit_bias: Object.fromEntries(Array.from({ length: 513 }, (_, i) => [i, 1])) }, 400, "invalid_parameter", /^logit_bias must not have more than 512/],
+    [{ ...PROMPT, logit_bias: { 257: 1 } }, 400, "invalid_token_id", /^logit_bias has the key "257"; token ids are 0 to 256/],
+    [{ ...PROMPT, logit_bias: { the: 1 } }, 400, "invalid_token_id", /^logit_bias has the key "the"/],
+    [{ ...PROMPT, logit_bias: { "-1": 1 } }, 400, "invalid_token_id", /^logit_bias has the key "-1"/],
+    [{ ...PROMPT, bad_words: "x" }, 400, "invalid_parameter", /^bad_words must be array/],
+    [{ ...PROMPT, bad_words: [""] }, 400, "invalid_parameter", /^bad_words\[0\] must not have fewer than 1/],
+    [{ ...PROMPT, bad_words: [[]] }, 400, "invalid_parameter", /^bad_words\[0\] must not have fewer than 1/],
+    [{ ...PROMPT, bad_words: ["x".repeat(129)] }, 400, "invalid_parameter", /^bad_words\[0\] must not have more than 128/],
+    [{ ...PROMPT, bad_words: [[1], [1, 257]] }, 400, "invalid_token_id", /^bad_words\[1\]\[1\] is 257; token ids are 0 to 256/],
+    [{ ...PROMPT, bad_words: Array.from({ length: 257 }, () => "x") }, 400, "invalid_parameter", /^bad_words must not have more than 256/],
+    [{ ...PROMPT, bad_words_ids: [[1]] }, 400, "unknown_field", /mean "bad_words"/],
     [{ ...PROMPT, guidance_scale: 2 }, 400, "unsupported_parameter", /"guidance_scale"/],
     [{ ...PROMPT, temperature: 0 }, 400, "invalid_parameter", /^temperature must be > 0.*do_sample false/],
     [{ ...PROMPT, temperature: "hot" }, 400, "invalid_parameter", /^temperature must be number/],
@@ -166,7 +191,7 @@ t.test("bad bodies are refused by name", async (t) => {
     t.equal(response.headers["content-type"], "application/problem+json");
   }
   t.equal(engine.submitted.length, 0);
-  t.match(await metrics.render(), /prefixd_requests_total\{outcome="unknown_field"\} 4\n/);
+  t.match(await metrics.render(), /prefixd_requests_total\{outcome="unknown_field"\} 5\n/);
   t.match(await metrics.render(), /prefixd_requests_total\{outcome="prefix_not_found"\} 2\n/);
 });
 

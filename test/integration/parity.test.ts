@@ -2,7 +2,8 @@
 import { join } from "node:path";
 import t from "tap";
 import type { KvTensor } from "../../src/kv.ts";
-import { engineRequest, goldenCases, goldenDir, goldenModels, GREEDY, openTestModel, seededRandom, submit, type GoldenCase } from "../support/model.ts";
+import { samplingOf } from "../support/golden-parameters.ts";
+import { engineRequest, goldenCases, goldenDir, goldenModels, openTestModel, seededRandom, submit, type GoldenCase } from "../support/model.ts";
 
 /** Below this gap between the two best logits, rounding may decide: nothing after it is comparable. */
 const NEAR_TIE = 1e-4;
@@ -13,19 +14,18 @@ for (const name of goldenModels()) {
     const model = await openTestModel(goldenDir(name), { prefillChunk: 8 });
     t.teardown(() => model.close());
     const { eosId, cases } = goldenCases(name);
-    const served = cases.filter((item) => item.no_repeat_ngram_size === undefined);
-    const prefixes = await compile(model, name, served);
+    const prefixes = await compile(model, name, cases);
 
     // Every case twice and in random order: rows join, leave and move while others run.
     const random = seededRandom(1);
-    const order = [...served, ...served].map((item) => ({ item, key: random() })).sort((a, b) => a.key - b.key);
+    const order = [...cases, ...cases].map((item) => ({ item, key: random() })).sort((a, b) => a.key - b.key);
     const results = await Promise.all(
       order.map(async ({ item }) => {
         const request = engineRequest({
           promptIds: Int32Array.from(item.prompt_ids),
           prefix: prefixes.get(prefixName(item)) ?? null,
           maxNewTokens: item.max_new_tokens,
-          sampling: { ...GREEDY, repetitionPenalty: item.repetition_penalty ?? 1, minNewTokens: item.min_new_tokens ?? 0 },
+          sampling: samplingOf(item),
           topLogprobs: 5,
           eosIds: [eosId],
         });
@@ -33,7 +33,7 @@ for (const name of goldenModels()) {
       }),
     );
 
-    t.equal(results.length, 2 * served.length);
+    t.equal(results.length, 2 * cases.length);
     for (const { item, choice } of results) {
       const tie = item.margins.findIndex((margin) => margin < NEAR_TIE);
       const until = tie < 0 ? item.token_ids.length : tie;

@@ -4,7 +4,7 @@ import { readdirSync, readFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Engine } from "../../src/engine/engine.ts";
-import type { EngineRequest, FinishReason, RequestHandle, SamplingParams, TokenEvent } from "../../src/engine/request.ts";
+import { DEFAULT_SAMPLING, type EngineRequest, type FinishReason, type RequestHandle, type SamplingParams, type TokenEvent } from "../../src/engine/request.ts";
 import type { PrefixdError } from "../../src/errors.ts";
 import type { KvTensor } from "../../src/kv.ts";
 import { openCheckpoint, type Gpt2Config } from "../../src/model/checkpoint.ts";
@@ -13,8 +13,9 @@ import { ensureGraph } from "../../src/model/graph-cache.ts";
 import type { EngineObserver } from "../../src/observability/engine-observer.ts";
 import { parsePeftAdapter } from "../../src/prefixes/peft.ts";
 import { Runtime } from "../../src/runtime/session.ts";
+import type { GoldenParameters } from "./golden-parameters.ts";
 
-export const GREEDY: SamplingParams = { doSample: false, temperature: 1, topK: 0, topP: 1, minP: 0, repetitionPenalty: 1, minNewTokens: 0 };
+export const GREEDY: SamplingParams = { ...DEFAULT_SAMPLING, topK: 0 };
 
 export const silentObserver: EngineObserver = { step() {}, queued() {}, firstToken() {}, interToken() {}, finished() {} };
 
@@ -96,16 +97,13 @@ export function submit(engine: Engine, request: EngineRequest, onToken?: (event:
   return { handle: handle!, done };
 }
 
-/** One case of test/golden/models/<model>/cases.json; tools/reference/README.md describes the fields. */
-export interface GoldenCase {
+/** One case of test/golden/models/<model>/cases.json or processor-cases.json; tools/reference/README.md describes the fields. */
+export interface GoldenCase extends GoldenParameters {
   readonly id: string;
   readonly adapter: string | null;
   readonly hard_prompt_ids?: number[];
   readonly prompt_ids: number[];
   readonly max_new_tokens: number;
-  readonly repetition_penalty?: number;
-  readonly min_new_tokens?: number;
-  readonly no_repeat_ngram_size?: number;
   readonly token_ids: number[];
   readonly finish_reason: string;
   readonly token_logprobs: number[];
@@ -118,9 +116,12 @@ const GOLDEN = new URL("../golden/models/", import.meta.url).pathname;
 export const goldenModels = (): string[] => readdirSync(GOLDEN);
 export const goldenDir = (model: string): string => join(GOLDEN, model);
 
+/** Plain ones and those with many processors. */
 export function goldenCases(model: string): { eosId: number; cases: GoldenCase[] } {
-  const parsed = JSON.parse(readFileSync(join(GOLDEN, model, "cases.json"), "utf8")) as { eos_token_id: number; cases: GoldenCase[] };
-  return { eosId: parsed.eos_token_id, cases: parsed.cases };
+  const [plain, processed] = ["cases.json", "processor-cases.json"].map((file) => {
+    return JSON.parse(readFileSync(join(GOLDEN, model, file), "utf8")) as { eos_token_id: number; cases: GoldenCase[] };
+  });
+  return { eosId: plain!.eos_token_id, cases: [...plain!.cases, ...processed!.cases] };
 }
 
 /** Seeded uniform numbers in [0, 1) (mulberry32): a failing mix can be run again. */

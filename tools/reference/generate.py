@@ -16,6 +16,7 @@ from beams import write_beams
 from checkpoints import CHECKPOINTS, checkpoint_dir, write_checkpoint
 from common import DEFAULT_OUTPUT, DEFAULT_TOKENIZER
 from generations import write_generations
+from processors import write_processor_cases, write_processors
 from prompts import write_prompts
 from stop_strings import write_stop_strings
 from tokenizer_cases import write_tokenizer_cases
@@ -46,8 +47,10 @@ def main() -> None:
         print(f"{checkpoint.name}: {len(ADAPTERS[checkpoint.name])} adapters, {len(cases)} cases, {ended} end with EOS")
         print(f"{checkpoint.name}: {write_beams(checkpoint, folder)} beam searches")
         print(f"{checkpoint.name}: {write_prompts(checkpoint, folder)} prompts")
+        print(f"{checkpoint.name}: {write_processor_cases(checkpoint, folder)} cases of processors")
 
     print(f"warpers: {write_warpers(arguments.output / 'warpers.json')} cases")
+    print(f"processors: {write_processors(arguments.output / 'processors.json')} cases")
     print(f"tokenizer: {write_tokenizer_cases(arguments.tokenizer, arguments.output / 'tokenizer-cases.json')} cases")
     print(f"stop strings: {write_stop_strings(arguments.tokenizer, arguments.output / 'stop-strings.json')} cases")
 

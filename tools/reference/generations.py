@@ -33,6 +33,10 @@ class Request:
         names = ("repetition_penalty", "min_new_tokens", "no_repeat_ngram_size")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
+    def arguments(self) -> dict:
+        """The same as generate() takes them."""
+        return self.processors()
+
 
 def write_generations(checkpoint: Checkpoint, model_folder: Path) -> list[dict]:
     """Write cases.json of one checkpoint and return its cases."""
@@ -152,7 +156,7 @@ def generate_case(
             return_dict_in_generate=True,
             output_logits=True,
             output_scores=True,
-            **request.processors(),
+            **request.arguments(),
         )
     tokens = result.sequences[0, input_ids.shape[1] :].tolist()
     logits, scores = torch.cat(result.logits), torch.cat(result.scores)

@@ -20,7 +20,7 @@ BOUNDARY = 2e-6
 def write_warpers(path: Path) -> int:
     """Write warpers.json and return the number of cases."""
     rows = _logits_rows()
-    models = {size: _tiny_model(size) for size in {len(row) for row in rows}}
+    models = {size: tiny_model(size) for size in {len(row) for row in rows}}
     by_size = [[index for index, row in enumerate(rows) if len(row) == size] for size in sorted(models)]
     cases = []
     for number, parameters in enumerate(_parameters()):
@@ -86,7 +86,7 @@ def _parameters() -> list[dict]:
     return single + combined + everything
 
 
-def _tiny_model(vocab_size: int) -> GPT2LMHeadModel:
+def tiny_model(vocab_size: int) -> GPT2LMHeadModel:
     """A model of this vocabulary: only its processor list is used."""
     eos = vocab_size - 1
     config = GPT2Config(

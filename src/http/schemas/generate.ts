@@ -1,18 +1,21 @@
-import Type, { type Static, type TSchema } from "typebox";
+import Type, { type Static } from "typebox";
 import { named, strict } from "./common.ts";
 
 const TokenIds = Type.Array(Type.Integer({ minimum: 0 }));
 const Prompt = Type.Union([Type.String(), TokenIds]);
-
-/** A parameter of later versions: taken with the value that changes nothing, refused by name with any other. */
-const neutral = <T extends TSchema>(schema: T, value: unknown): T =>
-  Object.assign(schema, { neutral: value, description: `Not in this version: leave it out, or send ${JSON.stringify(value)}, which changes nothing.` });
 
 export const MAX_PROMPTS = 64;
 export const MAX_STOPS = 16;
 export const MAX_BEAMS = 16;
 export const MAX_LOGPROBS = 20;
 const StopString = Type.String({ minLength: 1, maxLength: 256 });
+
+export const MAX_BAD_WORDS = 256;
+const BadText = Type.String({ minLength: 1, maxLength: 128 });
+const BadIds = Type.Array(Type.Integer({ minimum: 0 }), { minItems: 1, maxItems: 64 });
+export const MAX_BIASES = 512;
+
+const penalty = (description: string): Type.TNumber => Type.Number({ minimum: -2, maximum: 2, default: 0, description });
 
 const { Optional } = Type;
 
@@ -31,7 +34,26 @@ export const GenerateBody = named(
       top_k: Optional(Type.Integer({ minimum: 0, default: 50, description: "Draw from the k likeliest tokens; 0: from all." })),
       top_p: Optional(Type.Number({ exclusiveMinimum: 0, maximum: 1, default: 1, description: "Draw from the likeliest tokens that hold this probability; 1: from all." })),
       min_p: Optional(Type.Number({ minimum: 0, maximum: 1, default: 0, description: "Leave out tokens less likely than this share of the likeliest; 0: off." })),
+      typical_p: Optional(Type.Number({ exclusiveMinimum: 0, maximum: 1, default: 1, description: "Draw from the tokens whose surprise is nearest to the entropy and that hold this probability; 1: from all." })),
+      epsilon_cutoff: Optional(Type.Number({ minimum: 0, exclusiveMaximum: 1, default: 0, description: "Leave out tokens less likely than this; 0: off." })),
+      eta_cutoff: Optional(Type.Number({ minimum: 0, exclusiveMaximum: 1, default: 0, description: "Leave out tokens less likely than min(eta, sqrt(eta) exp(-entropy)); 0: off." })),
       repetition_penalty: Optional(Type.Number({ exclusiveMinimum: 0, default: 1, description: "Above 1 makes tokens of the prompt and the answer less likely." })),
+      presence_penalty: Optional(penalty("Taken from the logits of tokens that the answer has (not of the prompt's), as in OpenAI's API.")),
+      frequency_penalty: Optional(penalty("The same, times how often the answer has the token.")),
+      no_repeat_ngram_size: Optional(Type.Integer({ minimum: 0, default: 0, description: "No sequence of so many tokens comes twice, the prompt's included; 0: off." })),
+      bad_words: Optional(
+        Type.Array(Type.Union([BadText, BadIds]), {
+          maxItems: MAX_BAD_WORDS,
+          description: "Sequences that the answer must not have: text, which is meant both as it stands and after a space, or token ids. Their last token is forbidden where the others came before it.",
+        }),
+      ),
+      logit_bias: Optional(
+        Type.Record(Type.String(), Type.Number({ minimum: -100, maximum: 100 }), {
+          maxProperties: MAX_BIASES,
+          description: "Token ids and what is added to their logits, before everything else.",
+          examples: [{ "50256": -100 }],
+        }),
+      ),
       n: Optional(Type.Integer({ minimum: 1, default: 1, description: "Choices per prompt; more than 1 needs do_sample or num_beams. Of a beam search the best so many sequences, best first." })),
       seed: Optional(Type.Integer({ minimum: 0, maximum: 0xffff_ffff, description: "Same seed, same answer. Drawn and told in the response when absent." })),
       stop: Optional(Type.Union([StopString, Type.Array(StopString, { maxItems: MAX_STOPS })], { description: "Strings that end a choice. `text` ends before the string, `token_ids` with the token that completed it." })),
@@ -49,12 +71,6 @@ export const GenerateBody = named(
       ),
       best_of: Optional(Type.Integer({ minimum: 1, description: "Draw so many choices per prompt and return the n with the highest mean log probability per token, best first. Default: n. More than n needs do_sample; not with num_beams or stream." })),
       echo: Optional(Type.Boolean({ default: false, description: "Begin each choice with the prompt: `text`, `token_ids` and, with `logprobs`, the prompt's own log probabilities (of its first token null)." })),
-      no_repeat_ngram_size: Optional(neutral(Type.Literal(0), 0)),
-      presence_penalty: Optional(neutral(Type.Literal(0), 0)),
-      frequency_penalty: Optional(neutral(Type.Literal(0), 0)),
-      logit_bias: Optional(neutral(Type.Object({}, { maxProperties: 0 }), {})),
-      typical_p: Optional(neutral(Type.Literal(1), 1)),
-      bad_words: Optional(neutral(Type.Array(Type.String(), { maxItems: 0 }), [])),
     },
     {
       description: "Names, meaning and defaults are those of transformers' generate(). A field that is not listed here is refused.",
@@ -82,11 +98,13 @@ export const FIELD_ALIASES: Readonly<Record<string, string>> = {
   stop_strings: "stop",
   stop_sequences: "stop",
   top_logprobs: "logprobs",
+  bad_words_ids: "bad_words",
+  ngram_size: "no_repeat_ngram_size",
 };
 
 /** Parameters of other servers that have no place here, so that they are refused as such and not as typing errors. */
 export const KNOWN_UNSUPPORTED: ReadonlySet<string> = new Set([
-  "bad_words_ids", "force_words_ids", "num_beam_groups", "diversity_penalty", "penalty_alpha", "epsilon_cutoff", "eta_cutoff", "top_a", "top_h", "tfs",
+  "force_words_ids", "num_beam_groups", "diversity_penalty", "penalty_alpha", "top_a", "top_h", "tfs",
   "encoder_repetition_penalty", "encoder_no_repeat_ngram_size", "suppress_tokens", "begin_suppress_tokens", "forced_bos_token_id", "forced_eos_token_id",
   "sequence_bias", "guidance_scale", "exponential_decay_length_penalty", "renormalize_logits", "remove_invalid_values", "stop_token_ids", "include_stop_str_in_output",
   "prompt_logprobs", "use_beam_search", "mirostat", "grammar", "response_format", "suffix", "truncate", "watermark", "max_time", "use_cache", "dola_layers",

@@ -1,0 +1,261 @@
+/**
+ * Chooses a token from one row of a step as transformers' `generate()` does, from as few of its logits as provably suffice: the
+ * model's best candidates; else the tokens above a floor; else all. The result is the same.
+ *
+ * Candidates are `candidates` logits with ids, and every token that is none has a logit of at most the last one's. What processors
+ * change is known by id, and processors that only lower scores lift nothing from below: so the candidates' processed scores, and the
+ * single logits of ids that may be lifted, bound all others. A single logit costs nothing on a CPU; where logits lie on a GPU,
+ * `logits(row)` is a download of the row.
+ */
+import { PrefixdError } from "../errors.ts";
+import { FullScores, listAtLeast } from "./full-logits.ts";
+import type { StepOutput } from "./model-runner.ts";
+import type { LogitsProcessors } from "./processors.ts";
+import type { SamplingParams } from "./request.ts";
+import { NOTHING, type Outside, Shortlist, tempered, weightOf } from "./shortlist.ts";
+
+/** A floor is put lower by this share of itself: what lies on it lies clearly above, also after temperature. */
+const FLOOR_SLACK = 1e-6;
+/** By so much (in ln) more than min_p allows a floor for it lies below the best. */
+const MIN_P_SLACK = 1e-4;
+/** A list of candidates has room for so many times as many tokens, for those that processors lift. */
+const ROOM = 4;
+/** Error allowed for the model's fp32 log-sum-exp: its kernel's, and a few units in the last place (2^-23 of its size). */
+const LOG_SUM_EXP_ERROR = { absolute: 1e-5, relative: 5e-7 };
+
+/** Memory for rows of one vocabulary size; choosing is synchronous, so all share it. */
+interface Scratch {
+  readonly full: FullScores;
+  readonly list: Shortlist;
+}
+
+const scratches = new Map<number, Scratch>();
+const candidateLists = new Map<number, Shortlist>();
+
+/** One row of a step, with its candidates. */
+export class Row {
+  readonly topLogits: Float32Array;
+  readonly topIds: Int32Array;
+  readonly logSumExp: number;
+  readonly #output: StepOutput;
+  readonly #row: number;
+
+  /** Throws `model_failed` if its logits are not numbers. */
+  constructor(output: StepOutput, row: number) {
+    // The buffers may be longer than `rows`, all by the same factor.
+    const candidates = output.topIds.length / output.logSumExp.length;
+    this.topLogits = output.topLogits.subarray(row * candidates, (row + 1) * candidates);
+    this.topIds = output.topIds.subarray(row * candidates, (row + 1) * candidates);
+    this.logSumExp = output.logSumExp[row]!;
+    this.#output = output;
+    this.#row = row;
+    if (!Number.isFinite(this.logSumExp) || !Number.isFinite(this.topLogits[0])) throw notFinite();
+  }
+
+  get lastLogit(): number {
+    return this.topLogits[this.topLogits.length - 1]!;
+  }
+
+  /** All logits, `[vocabSize]`. */
+  logits(): Float32Array {
+    return this.#output.logits(this.#row);
+  }
+
+  logitOf(id: number): number {
+    const at = this.topIds.indexOf(id);
+    return at < 0 ? this.logits()[id]! : this.topLogits[at]!;
+  }
+
+  isCandidate(id: number, logit: number): boolean {
+    return logit > this.lastLogit || (logit === this.lastLogit && this.topIds.includes(id));
+  }
+}
+
+/**
+ * The next token. `u` in [0, 1) chooses from the distribution function over tokens in descending order of probability, ties by id;
+ * greedy search takes the highest score with the lowest id. Throws `model_failed` if logits are not numbers, `invalid_parameter` if
+ * the processors forbid every token.
+ */
+export function chooseToken(row: Row, processors: LogitsProcessors, params: SamplingParams, u: number): number {
+  if (!params.doSample) return chooseBest(row, processors);
+  const fromCandidates = sampleCandidates(row, processors, params, u);
+  if (fromCandidates.id !== -1) return fromCandidates.id;
+  const logits = row.logits();
+  const fromFloor = fromCandidates.floor === -Infinity ? -1 : sampleAbove(fromCandidates.floor, logits, processors, params, u);
+  return fromFloor === -1 ? sampleAll(logits, processors, params, u) : fromFloor;
+}
+
+function chooseBest(row: Row, processors: LogitsProcessors): number {
+  const { topLogits, topIds } = row;
+  if (processors.idle) return topIds[0]!;
+  let best = -Infinity;
+  let bestId = -1;
+  const consider = (id: number, logit: number): void => {
+    const score = processors.score(id, logit);
+    if (score < best || (score === best && id > bestId)) return;
+    best = score;
+    bestId = id;
+  };
+  if (processors.mayRaise) {
+    const logits = row.logits();
+    processors.forEachChanged((id) => consider(id, logits[id]!));
+  }
+  // What comes after a candidate whose logit is below the best score is either lower still or has been considered.
+  for (let i = 0; i < topIds.length; i++) {
+    if (topLogits[i]! < best) return bestId;
+    consider(topIds[i]!, topLogits[i]!);
+  }
+  if (best > row.lastLogit) return bestId;
+  const logits = row.logits();
+  return loadAll(scratchFor(logits.length).full, logits, processors, 1).bestId;
+}
+
+/**
+ * Chooses from the candidates and what processors lift. -1 if they do not decide: then with the score below which nothing need be
+ * looked at, -Infinity if that is not known.
+ */
+function sampleCandidates(row: Row, processors: LogitsProcessors, params: SamplingParams, u: number): { id: number; floor: number } {
+  const list = candidateListFor(row.topIds.length);
+  if (!listKnown(list, row, processors)) return { id: -1, floor: -Infinity };
+  const { temperature, topK } = params;
+  const best = list.scores[0]!;
+  const floor = floorOf(list, params);
+  if (!(best > row.lastLogit)) return { id: -1, floor };
+  // A temperature near 0 that overflows fp32 is the greedy limit.
+  if (!Number.isFinite(tempered(best, temperature))) return { id: list.ids[0]!, floor };
+  // With top_k it does not matter how much the others weigh.
+  list.outside = topK > 0 || temperature > 1 ? unknownBelow(row.lastLogit, temperature) : othersByLogSumExp(list, row, processors, temperature);
+  list.temper(temperature);
+  return { id: list.warp(params) ? list.draw(u) : -1, floor };
+}
+
+/** Fills the list with the candidates, and what processors lift above the last one of them, by processed score. False: it is empty, or has no room. */
+function listKnown(list: Shortlist, row: Row, processors: LogitsProcessors): boolean {
+  const { topLogits, topIds, lastLogit } = row;
+  const { idle } = processors;
+  list.reset();
+  for (let i = 0; i < topIds.length; i++) {
+    const score = idle ? topLogits[i]! : processors.score(topIds[i]!, topLogits[i]!);
+    if (score !== -Infinity) list.insert(topIds[i]!, score);
+  }
+  let room = true;
+  if (processors.mayRaise) {
+    const logits = row.logits();
+    processors.forEachChanged((id) => {
+      const score = processors.score(id, logits[id]!);
+      if (!(score > lastLogit) || row.isCandidate(id, logits[id]!)) return;
+      if (list.length < list.ids.length) list.insert(id, score);
+      else room = false;
+    });
+  }
+  return room && list.length > 0;
+}
+
+/** What top_k or min_p leave of these tokens and any others scores at least this before temperature. */
+function floorOf(list: Shortlist, { temperature, topK, topP, minP }: SamplingParams): number {
+  let floor = -Infinity;
+  if (topK > 0 && topK <= list.length) floor = list.scores[topK - 1]!;
+  else if (topK === 0 && topP === 1 && minP > 0) floor = list.scores[0]! + (Math.log(minP) - MIN_P_SLACK) * temperature;
+  return floor - Math.abs(floor) * FLOOR_SLACK;
+}
+
+/** Chooses from all tokens that score at least `floor`; -1 if they do not decide. */
+function sampleAbove(floor: number, logits: Float32Array, processors: LogitsProcessors, params: SamplingParams, u: number): number {
+  const { list } = scratchFor(logits.length);
+  if (!listAtLeast(floor, logits, processors, list)) throw notFinite();
+  if (!Number.isFinite(tempered(list.scores[0]!, params.temperature))) return list.ids[0]!;
+  list.outside = unknownBelow(floor, params.temperature);
+  list.temper(params.temperature);
+  return list.warp(params) ? list.draw(u) : -1;
+}
+
+function sampleAll(logits: Float32Array, processors: LogitsProcessors, params: SamplingParams, u: number): number {
+  const { full, list } = scratchFor(logits.length);
+  loadAll(full, logits, processors, params.temperature);
+  if (!Number.isFinite(full.best)) return loadAll(full, logits, processors, 1).bestId;
+  if (params.topK > 0) full.listTop(params.topK, list);
+  else {
+    const id = likelyDraw(full, list, params, u);
+    if (id !== -1) return id;
+    full.listAll(list);
+  }
+  list.warp(params);
+  return list.draw(u);
+}
+
+/** Without top_k, from the likely part of all tokens; -1 if that does not decide. */
+function likelyDraw(full: FullScores, list: Shortlist, params: SamplingParams, u: number): number {
+  const { topP, minP, typicalP, epsilonCutoff, etaCutoff } = params;
+  if (minP <= 0 && typicalP === 1 && epsilonCutoff <= 0 && etaCutoff <= 0) return full.drawNucleus(topP, u, list);
+  full.listFor(params, list);
+  return list.warp(params) ? list.draw(u) : -1;
+}
+
+function loadAll(full: FullScores, logits: Float32Array, processors: LogitsProcessors, temperature: number): FullScores {
+  full.load(logits, processors, temperature);
+  if (full.broken) throw notFinite();
+  if (full.bestId === -1) throw new PrefixdError("invalid_parameter", "No token may come next: bad_words, no_repeat_ngram_size and min_new_tokens forbid all of them.");
+  return full;
+}
+
+/** Others lie below, unless a cold temperature has left them no weight at all, and what they weigh is not known. */
+function unknownBelow(score: number, temperature: number): Outside {
+  const bound = tempered(score, temperature);
+  return bound === -Infinity ? NOTHING : { bound, weight: NaN, error: NaN, moment: NaN };
+}
+
+/**
+ * How much the tokens weigh that `listKnown` did not list, from the model's log-sum-exp, for T <= 1. What processors change is known
+ * one by one. The others have scores s = logits <= last, `last` being the last candidate's logit: nearly exact at T = 1, and below
+ * sum exp((s - best) / T) <= sum exp(s - best) * exp((last - best) * (1 / T - 1)).
+ */
+function othersByLogSumExp(list: Shortlist, row: Row, processors: LogitsProcessors, temperature: number): Outside {
+  const { lastLogit, logSumExp } = row;
+  const best = list.scores[0]!;
+  const top = tempered(best, temperature);
+  const bound = tempered(lastLogit, temperature);
+  if (bound === -Infinity) return NOTHING;
+  const total = Math.exp(logSumExp - best);
+  let others = total;
+  for (let i = 0; i < list.length; i++) others -= Math.exp(list.scores[i]! - best);
+  let changed = 0;
+  if (!processors.idle) {
+    const logits = row.logits();
+    processors.forEachChanged((id) => {
+      const score = processors.score(id, logits[id]!);
+      others -= Math.exp(logits[id]! - best);
+      // Listed, so taken off by its processed score.
+      if (score > lastLogit || row.isCandidate(id, logits[id]!)) others += Math.exp(score - best);
+      else changed += weightOf(tempered(score, temperature), top);
+    });
+  }
+  others = Math.max(0, others);
+  const error = total * (LOG_SUM_EXP_ERROR.absolute + LOG_SUM_EXP_ERROR.relative * Math.abs(logSumExp));
+  if (temperature === 1) return { bound, weight: others + changed, error, moment: NaN };
+  // Scores after temperature are rounded to fp32: 2^-24 of their size, which their exp multiplies.
+  const rounding = 1 + 1e-6 * (1 + Math.abs(bound) + Math.abs(top));
+  const most = (others + error) * Math.exp((lastLogit - best) * (1 / temperature - 1)) * rounding;
+  return { bound, weight: most / 2 + changed, error: most / 2 + changed * (rounding - 1), moment: NaN };
+}
+
+export function scratchFor(vocabSize: number): Scratch {
+  let scratch = scratches.get(vocabSize);
+  if (scratch === undefined) {
+    scratch = { full: new FullScores(vocabSize), list: new Shortlist(vocabSize) };
+    scratches.set(vocabSize, scratch);
+  }
+  return scratch;
+}
+
+function candidateListFor(candidates: number): Shortlist {
+  let list = candidateLists.get(candidates);
+  if (list === undefined) {
+    list = new Shortlist(candidates * ROOM);
+    candidateLists.set(candidates, list);
+  }
+  return list;
+}
+
+export function notFinite(): PrefixdError {
+  return new PrefixdError("model_failed", "The model's logits are not finite numbers; the prefix or the prompt leads it out of range.");
+}

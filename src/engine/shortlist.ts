@@ -1,0 +1,259 @@
+/**
+ * transformers' logits warpers (generation/logits_process.py), which leave tokens out before one is drawn, in fp32: every step that
+ * torch rounds is rounded here. Order: top_k, top_p, min_p, typical_p, epsilon_cutoff, eta_cutoff, each on what the one before left.
+ */
+import type { SamplingParams } from "./request.ts";
+
+export type Warpers = Pick<SamplingParams, "topK" | "topP" | "minP" | "typicalP" | "epsilonCutoff" | "etaCutoff">;
+
+/** What a Shortlist leaves out. */
+export interface Outside {
+  /** No token left out scores higher; -Infinity if none with any probability is left out. */
+  readonly bound: number;
+  /** Sum of their weights exp(score - best score in the list); NaN if not known. */
+  readonly weight: number;
+  /** `weight` is at most this far off; 0 only if nothing is left out. */
+  readonly error: number;
+  /** Sum of weight times (score - best score), which gives the entropy, off by a share like that of `weight`; NaN if not known. */
+  readonly moment: number;
+}
+
+export const NOTHING: Outside = { bound: -Infinity, weight: 0, error: 0, moment: 0 };
+/** Far more than a sum of probabilities differs from the sum of their fp32 values: by 2^-24 of it. */
+export const NEAR = 2e-7;
+
+/** torch's masks compare in fp32. */
+const { fround } = Math;
+
+/**
+ * Some tokens of a row with their processed scores, in descending order, equal scores by ascending id. It knows what it leaves
+ * out, so each step can tell whether the tokens here suffice to decide exactly; if not it answers false or -1, and the caller
+ * comes again with more tokens. Arrays have room for `capacity` tokens and are reused.
+ */
+export class Shortlist {
+  readonly ids: Int32Array;
+  readonly scores: Float32Array;
+  /** exp(score - best score), set by `warp`. */
+  readonly weights: Float64Array;
+  length = 0;
+  outside: Outside = NOTHING;
+
+  constructor(capacity: number) {
+    this.ids = new Int32Array(capacity);
+    this.scores = new Float32Array(capacity);
+    this.weights = new Float64Array(capacity);
+  }
+
+  /** Starts anew with nothing in it and nothing left out. */
+  reset(): void {
+    this.#closeAt(0);
+  }
+
+  /** Adds a token in its place; cheap if tokens come nearly in order. -0 counts as 0, as in comparisons. */
+  insert(id: number, score: number): void {
+    let at = this.length++;
+    for (; at > 0; at--) {
+      const before = this.scores[at - 1]!;
+      if (before > score || (before === score && this.ids[at - 1]! < id)) break;
+      this.scores[at] = before;
+      this.ids[at] = this.ids[at - 1]!;
+    }
+    this.scores[at] = score + 0;
+    this.ids[at] = id;
+  }
+
+  /** Divides all scores by the temperature. The order stays, though scores may become equal. */
+  temper(temperature: number): void {
+    if (temperature !== 1) for (let i = 0; i < this.length; i++) this.scores[i] = tempered(this.scores[i]!, temperature);
+  }
+
+  /** Applies all warpers. False: not decidable with these tokens. */
+  warp({ topK, topP, minP, typicalP, epsilonCutoff, etaCutoff }: Warpers): boolean {
+    if (topK > 0 && !this.#keepTopK(topK)) return false;
+    this.#weigh();
+    if (topP < 1 && !this.#keepTopP(topP)) return false;
+    if (minP > 0 && !this.#keepMinP(minP)) return false;
+    if (typicalP < 1 && !this.#keepTypical(typicalP)) return false;
+    if (epsilonCutoff > 0 && !this.#keepLikely(epsilonCutoff)) return false;
+    return etaCutoff <= 0 || this.#keepEta(etaCutoff);
+  }
+
+  /** The token at `u` in [0, 1) of the distribution function in this order; -1: not decidable with these tokens. */
+  draw(u: number): number {
+    const mass = this.#mass();
+    const low = u * (mass - this.outside.error);
+    const high = u * (mass + this.outside.error);
+    let sum = 0;
+    for (let i = 0; i < this.length; i++) {
+      sum += this.weights[i]!;
+      // At or below the bound, tokens left out would come between those here.
+      if (low < sum) return high < sum && (this.#complete || this.scores[i]! > this.outside.bound) ? this.ids[i]! : -1;
+    }
+    // u so near to 1 that rounding decides: the last token with any probability.
+    return this.#complete ? this.ids[this.length - 1]! : -1;
+  }
+
+  get #complete(): boolean {
+    return this.outside.bound === -Infinity;
+  }
+
+  #weigh(): void {
+    const best = this.scores[0]!;
+    for (let i = 0; i < this.length; i++) this.weights[i] = weightOf(this.scores[i]!, best);
+  }
+
+  /** All weights, those left out included. */
+  #mass(): number {
+    let sum = 0;
+    for (let i = 0; i < this.length; i++) sum += this.weights[i]!;
+    return sum + this.outside.weight;
+  }
+
+  /** Shannon's, in nats: log(mass) minus the mean of score - best. NaN if not known. */
+  #entropy(mass: number): number {
+    let moment = this.outside.moment;
+    // A weight of 0 adds nothing, however far down.
+    for (let i = 1; i < this.length && this.weights[i]! > 0; i++) moment += this.weights[i]! * fround(this.scores[i]! - this.scores[0]!);
+    return Math.log(mass) - moment / mass;
+  }
+
+  #closeAt(length: number): void {
+    this.length = length;
+    this.outside = NOTHING;
+  }
+
+  /** Keeps what scores at least the k-th best: all equal to it stay. */
+  #keepTopK(k: number): boolean {
+    if (k > this.length) return this.#complete;
+    const kth = this.scores[k - 1]!;
+    if (!(kth > this.outside.bound)) return false;
+    let end = k;
+    while (end < this.length && this.scores[end] === kth) end++;
+    this.#closeAt(end);
+    return true;
+  }
+
+  /**
+   * Drops tokens from the least likely up while their fp32 probabilities add up to at most 1 - p; the best always stays. Sums
+   * are in double and compared in fp32, as in torch. Which of equal tokens go is undefined there (its sort is not stable):
+   * here the higher ids, as in every other tie.
+   */
+  #keepTopP(p: number): boolean {
+    const { bound, weight, error } = this.outside;
+    if (Number.isNaN(weight)) return false;
+    const mass = this.#mass();
+    const limit = fround(1 - p);
+    // What is left out is one sum here instead of many fp32 probabilities: no decision as near to the limit as that matters.
+    const margin = this.#complete ? 0 : error / mass + NEAR;
+    let sum = weight / mass;
+    if (margin > 0 && sum > limit - margin) return false;
+    let end = this.length;
+    while (end > 1) {
+      sum += fround(this.weights[end - 1]! / mass);
+      if (margin > 0 && Math.abs(sum - limit) < margin) return false;
+      if (fround(sum) > limit) break;
+      end--;
+    }
+    // A token left out that equals the last one kept might have a lower id.
+    if (!(this.scores[end - 1]! > bound)) return false;
+    this.#closeAt(end);
+    return true;
+  }
+
+  /** Keeps what is at least `minP` times as likely as the best. */
+  #keepMinP(minP: number): boolean {
+    const limit = fround(minP);
+    // A weight is p / p(best): comparing weights is comparing probabilities.
+    if (!this.#complete && weightOf(this.outside.bound, this.scores[0]!) >= limit * (1 - 1e-5)) return false;
+    let end = this.length;
+    while (end > 1 && fround(this.weights[end - 1]!) < limit) end--;
+    this.#closeAt(end);
+    return true;
+  }
+
+  /**
+   * Keeps the tokens whose surprise -log p is nearest to the entropy, until their probabilities add up to `typicalP`; all as near as
+   * the last one stay. They are neighbours in the list, though not always its first ones.
+   */
+  #keepTypical(typicalP: number): boolean {
+    const mass = this.#mass();
+    const entropy = this.#entropy(mass);
+    if (Number.isNaN(entropy)) return false;
+    const logMass = fround(Math.log(mass));
+    /** Surprise minus entropy; ascends along the list. */
+    const offset = (score: number): number => fround(fround(logMass - fround(score - this.scores[0]!)) - fround(entropy));
+    const distance = (i: number): number => (i >= 0 && i < this.length ? Math.abs(offset(this.scores[i]!)) : Infinity);
+
+    // Takes the nearest one from either side until the sum suffices.
+    let right = 0;
+    while (right < this.length && offset(this.scores[right]!) < 0) right++;
+    let left = right - 1;
+    let farthest = 0;
+    let before = 0;
+    let sum = 0;
+    while ((left >= 0 || right < this.length) && fround(sum) < fround(typicalP)) {
+      const next = distance(left) <= distance(right) ? left-- : right++;
+      farthest = distance(next);
+      before = sum;
+      sum += fround(this.weights[next]! / mass);
+    }
+    while (left >= 0 && distance(left) <= farthest) left--;
+    while (right < this.length && distance(right) <= farthest) right++;
+
+    if (!this.#complete) {
+      const margin = (this.outside.error / mass + NEAR) * (10 + farthest + entropy + logMass);
+      // The sum must clearly be enough, and clearly not have been before; who is dropped must be clearly farther, and so must who is left out.
+      if (sum - typicalP < margin || typicalP - before < margin) return false;
+      if (Math.min(distance(left), distance(right), offset(this.outside.bound)) < farthest + margin) return false;
+      // The outermost on both sides, if as good as equally far, might have come in the other order.
+      const [first, last] = [left + 1, right - 1];
+      if (this.scores[first] !== this.scores[last] && Math.abs(distance(first) - distance(last)) < margin) return false;
+    }
+    this.#keepOnly(left + 1, right);
+    return true;
+  }
+
+  /** Keeps what has at least this probability; the best always stays. `doubt`: how much surer than of a probability one must be. */
+  #keepLikely(cutoff: number, doubt = 1): boolean {
+    const { bound, weight, error } = this.outside;
+    if (Number.isNaN(weight)) return false;
+    const mass = this.#mass();
+    const limit = fround(cutoff);
+    const margin = this.#complete ? 0 : (error / mass + NEAR) * doubt;
+    if (margin > 0 && weightOf(bound, this.scores[0]!) / mass >= limit * (1 - margin)) return false;
+    let end = this.length;
+    while (end > 1 && this.scores[end - 1]! < this.scores[0]!) {
+      const p = fround(this.weights[end - 1]! / mass);
+      if (Math.abs(p - limit) < limit * margin) return false;
+      if (p >= limit) break;
+      end--;
+    }
+    this.#closeAt(end);
+    return true;
+  }
+
+  /** Keeps what has at least the probability min(eta, sqrt(eta) exp(-entropy)). */
+  #keepEta(eta: number): boolean {
+    const entropy = this.#entropy(this.#mass());
+    if (Number.isNaN(entropy)) return false;
+    const epsilon = fround(eta);
+    return this.#keepLikely(Math.min(epsilon, fround(fround(Math.sqrt(epsilon)) * fround(Math.exp(-fround(entropy))))), 10 + entropy);
+  }
+
+  /** Drops all but `[from, to)`, and weighs what is left against its own best. */
+  #keepOnly(from: number, to: number): void {
+    this.ids.copyWithin(0, from, to);
+    this.scores.copyWithin(0, from, to);
+    this.#closeAt(to - from);
+    this.#weigh();
+  }
+}
+
+export function tempered(score: number, temperature: number): number {
+  return temperature === 1 ? score : fround(score / fround(temperature));
+}
+
+/** exp of the fp32 difference to the best score. */
+export function weightOf(score: number, best: number): number {
+  return Math.exp(fround(score - best));
+}

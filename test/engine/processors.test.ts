@@ -1,0 +1,131 @@
+/** Processors and warpers against transformers' own, on fixed logits and histories (test/golden/processors.json). */
+import { readFile } from "node:fs/promises";
+import t from "tap";
+import { chooseToken, Row } from "../../src/engine/choose.ts";
+import { LogitsProcessors } from "../../src/engine/processors.ts";
+import type { SamplingParams } from "../../src/engine/request.ts";
+import { topScores } from "../../src/engine/top-scores.ts";
+import { type GoldenParameters, samplingOf } from "../support/golden-parameters.ts";
+import { GREEDY, plainDistribution, plainScores, stepOutput } from "./sampler-fixture.ts";
+
+type Pairs = readonly (readonly [number, number])[];
+
+interface Golden {
+  readonly logits: readonly (readonly number[])[];
+  readonly cases: readonly {
+    readonly logits: number;
+    readonly prompt_ids: readonly number[];
+    readonly generated_ids: readonly number[];
+    readonly parameters: GoldenParameters & { readonly log_softmax?: boolean };
+    readonly survivors?: Pairs;
+    readonly best?: Pairs;
+  }[];
+}
+
+const golden = JSON.parse(await readFile("test/golden/processors.json", "utf8")) as Golden;
+const cases = golden.cases.map(({ logits, prompt_ids: prompt, generated_ids: generated, parameters, survivors, best }) => {
+  const row = Float32Array.from(golden.logits[logits]!);
+  const eosIds = [row.length - 1];
+  const params: SamplingParams = samplingOf(parameters);
+  const processors = new LogitsProcessors(params, Int32Array.from(prompt), eosIds);
+  for (const id of generated) processors.push(id);
+  return { name: JSON.stringify({ logits, ...parameters }), row, params, history: { prompt, generated, eosIds }, processors, onLogprobs: parameters.log_softmax ?? false, survivors, best };
+});
+const greedy = cases.filter(({ best }) => best !== undefined);
+const sampled = cases.filter(({ survivors }) => survivors !== undefined);
+
+const candidateCounts = (row: Float32Array): number[] => [1, 4, 16, row.length - 1];
+
+t.test("scores are transformers', for logits and for log-probabilities", async (t) => {
+  t.ok(greedy.length > 100);
+  for (const { name, row, params, history, processors, onLogprobs, best } of greedy) {
+    const { logSumExp } = new Row(stepOutput([row], 1), 0);
+    const scores = onLogprobs ? row.map((logit) => logit - logSumExp) : row.slice();
+    const plain = plainScores(scores, params, history);
+    const single = scores.map((score, id) => processors.score(id, score));
+    processors.apply(scores);
+    t.same(scores, plain, `${name}: apply`);
+    t.same(scores, single, `${name}: one by one`);
+    // The log-softmax of torch differs by rounding.
+    const tolerance = onLogprobs ? 2e-5 : 0;
+    for (const [id, score] of best!) if (Math.abs(scores[id]! - Math.fround(score)) > tolerance * (1 + Math.abs(score))) t.equal(scores[id], score, `${name}: token ${id}`);
+  }
+});
+
+t.test("greedy choice, and the best log-probabilities for beams, from any number of candidates", async (t) => {
+  for (const { name, row, params, processors, onLogprobs, best } of greedy) {
+    for (const candidates of candidateCounts(row)) {
+      const from = new Row(stepOutput([row], candidates), 0);
+      if (!onLogprobs) {
+        t.equal(row[chooseToken(from, processors, params, 0)], row[best![0]![0]], `${name} with ${candidates} candidates`);
+        continue;
+      }
+      const top = topScores(from, processors, 4);
+      t.same(top.map(({ id }) => id), best!.slice(0, 4).map(([id]) => id), `${name} with ${candidates} candidates`);
+      t.ok(top.every(({ score }, i) => Math.abs(score - best![i]![1]) < 2e-5 * (1 + Math.abs(score))));
+    }
+  }
+});
+
+t.test("what is left of a row is what transformers leaves, and draws follow it, from any number of candidates", async (t) => {
+  t.ok(sampled.length > 100);
+  for (const { name, row, params, history, processors, survivors } of sampled) {
+    const plain = plainDistribution(row, params, history);
+    const expected = new Map(survivors);
+    const same = plain.length === expected.size && plain.every(({ id, p }) => Math.abs((expected.get(id) ?? 0) - p) < 1e-6);
+    if (!same) t.same(plain.map(({ id, p }) => [id, p]), survivors, name);
+    for (const candidates of candidateCounts(row)) {
+      const from = new Row(stepOutput([row], candidates), 0);
+      for (let i = 0; i < 60; i++) {
+        const u = (i + 0.5) / 60;
+        let sum = 0;
+        const drawn = plain.find(({ p }) => (sum += p) > u);
+        const id = chooseToken(from, processors, params, u);
+        const atBorder = Math.abs(sum - u) < 1e-6 || Math.abs(sum - (drawn?.p ?? 0) - u) < 1e-6;
+        if (id !== drawn?.id && !atBorder) t.equal(id, drawn?.id, `${name} at ${u} with ${candidates} candidates`);
+      }
+    }
+  }
+});
+
+t.test("changed ids are visited once each, and are all that change", async (t) => {
+  for (const { name, row, processors } of cases) {
+    const visited: number[] = [];
+    processors.forEachChanged((id) => visited.push(id));
+    t.equal(new Set(visited).size, visited.length, `${name}: once`);
+    const changed = Array.from(row.keys()).filter((id) => processors.score(id, row[id]!) !== row[id]);
+    t.same(changed.filter((id) => !visited.includes(id)), [], `${name}: all`);
+    if (!processors.mayRaise) t.same(changed.filter((id) => processors.score(id, row[id]!) > row[id]!), [], `${name}: only lower`);
+    t.equal(processors.idle, visited.length === 0, `${name}: idle`);
+  }
+});
+
+t.test("a fork goes its own way", async (t) => {
+  const params = { ...GREEDY, noRepeatNgramSize: 2, frequencyPenalty: 1, repetitionPenalty: 2, badWords: [[7, 8]], minNewTokens: 2 };
+  const scoresOf = (processors: LogitsProcessors): Float32Array => {
+    const scores = new Float32Array(10).fill(4);
+    processors.apply(scores);
+    return scores;
+  };
+  const made = (...ids: number[]): LogitsProcessors => {
+    const processors = new LogitsProcessors(params, Int32Array.of(1, 2, 3), [9]);
+    for (const id of ids) processors.push(id);
+    return processors;
+  };
+  const one = made(5);
+  const two = one.fork();
+  t.same(scoresOf(two), scoresOf(one));
+  t.equal(two.generated, 1);
+  one.push(7);
+  two.push(1);
+  t.same(scoresOf(one), scoresOf(made(5, 7)));
+  t.same(scoresOf(two), scoresOf(made(5, 1)));
+  t.notSame(scoresOf(one), scoresOf(two));
+});
+
+t.test("an end-of-sequence id is no bad word; with EOS ignored it is an id like others", async (t) => {
+  const params = { ...GREEDY, badWords: [[3], [2]] };
+  t.equal(new LogitsProcessors(params, Int32Array.of(1), [3]).score(3, 1), 1);
+  t.equal(new LogitsProcessors(params, Int32Array.of(1), []).score(3, 1), -Infinity);
+  t.equal(new LogitsProcessors(params, Int32Array.of(1), [3]).score(2, 1), -Infinity);
+});
