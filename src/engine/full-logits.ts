@@ -55,7 +55,7 @@ export class FullScores {
 
   /** Fills the list with at least the k best tokens and all equal to the k-th: enough for top_k, and only for that. */
   listTop(k: number, list: Shortlist): void {
-    this.#bins.fill(this.scores, this.best);
+    this.#bins.count(this.scores, this.best);
     const bin = this.#bins.binOfCount(k);
     if (bin < 0) return this.listAll(list);
     list.reset();
@@ -66,19 +66,23 @@ export class FullScores {
   /** Fills the list with the likeliest tokens, so many that these warpers without top_k very likely can decide, and tells it what is left out. */
   listFor(warpers: Warpers, list: Shortlist): void {
     const bins = this.#bins;
-    bins.fill(this.scores, this.best);
+    bins.weigh(this.scores, this.best, true);
     const bin = this.#depthFor(warpers);
     list.reset();
     bins.pick(0, bin, this.scores, this.best, list);
     sort(list);
-    list.outside = { bound: justBelow(list.scores[list.length - 1]!), error: BINS_ERROR * bins.total, ...bins.after(bin) };
+    // Everything left out is lower than everything listed, by at least 2^-24 of it.
+    const lowest = list.scores[list.length - 1]!;
+    const bound = Math.min(lowest - Math.max(Math.abs(lowest) * 2 ** -25, Number.MIN_VALUE), bins.boundAfter(bin, this.best));
+    list.outside = { bound, error: BINS_ERROR * bins.total, ...bins.after(bin) };
   }
 
-  #depthFor({ topP, typicalP, epsilonCutoff, etaCutoff }: Warpers): number {
+  #depthFor({ topP, minP, typicalP, epsilonCutoff, etaCutoff }: Warpers): number {
     const bins = this.#bins;
     const { entropy, total } = bins;
     const binOfProbability = (p: number): number => bins.binOfDepth(SLACK.depth - Math.log(p * total));
     if (topP < 1) return bins.binOfWeight((topP + SLACK.share) * total);
+    if (minP > 0) return bins.binOfDepth(SLACK.depth - Math.log(minP));
     if (typicalP < 1) return Math.min(bins.last, 2 + bins.binOfNearest(entropy - Math.log(total), (typicalP + SLACK.share) * total));
     if (epsilonCutoff > 0) return binOfProbability(epsilonCutoff);
     return etaCutoff > 0 ? binOfProbability(Math.min(etaCutoff, Math.sqrt(etaCutoff) * Math.exp(-entropy))) : bins.last;
@@ -90,7 +94,7 @@ export class FullScores {
    */
   drawNucleus(topP: number, u: number, list: Shortlist): number {
     const bins = this.#bins;
-    bins.fill(this.scores, this.best);
+    bins.weigh(this.scores, this.best, false);
     const kept = topP < 1 ? this.#nucleus(topP, list) : bins.total;
     const aim = u * kept;
     const bin = bins.binOfWeight(aim);
@@ -152,17 +156,19 @@ export function listAtLeast(floor: number, logits: Float32Array, processors: Log
     const score = processors.score(id, logits[id]!);
     if (score >= floor) append(list, id, score);
   }
-  sort(list);
   if (processors.mayRaise) {
     processors.forEachChanged((id) => {
       const score = processors.score(id, logits[id]!);
-      if (logits[id]! < floor && score >= floor) list.insert(id, score);
+      if (logits[id]! < floor && score >= floor) append(list, id, score);
     });
   }
+  sort(list);
+  // Those raised came last.
+  if (processors.mayRaise) list.orderTies();
   return true;
 }
 
-/** At its end; ids come in ascending order. */
+/** At its end; among equal scores ids come in ascending order. */
 function append(list: Shortlist, id: number, score: number): void {
   list.ids[list.length] = id;
   list.scores[list.length++] = score;
@@ -170,9 +176,4 @@ function append(list: Shortlist, id: number, score: number): void {
 
 function sort(list: Shortlist): void {
   sortDescending(list.scores.subarray(0, list.length), list.ids.subarray(0, list.length));
-}
-
-/** Below this fp32 number, and not below the next lower one. */
-function justBelow(score: number): number {
-  return score - Math.max(Math.abs(score) * 2 ** -25, Number.MIN_VALUE);
 }

@@ -2,6 +2,7 @@
 const PER_NAT = 32;
 const DEPTH = 64;
 const BINS = PER_NAT * DEPTH;
+const SCALES = Float64Array.from({ length: BINS }, (_, bin) => Math.exp(-bin / PER_NAT));
 /** Of the sum of all weights: the series' first term left out, (1/32)^5 / 120, is 2.5e-10, and the rounding of 10^6 doubles less. */
 export const BINS_ERROR = 1e-9;
 
@@ -27,39 +28,41 @@ export class ScoreBins {
   /** Sum of all weights times (score - best). */
   moment = 0;
 
-  fill(scores: Float32Array, best: number): void {
+  /** Counts tokens, for `binOfCount`. */
+  count(scores: Float32Array, best: number): void {
     const counts = this.#counts.fill(0);
-    const weights = this.#weights.fill(0);
-    const moments = this.#moments.fill(0);
+    for (let id = 0; id < scores.length; id++) {
+      const depth = Math.fround(best - scores[id]!);
+      if (depth < DEPTH) counts[(depth * PER_NAT) | 0]!++;
+    }
+  }
+
+  /** Weighs tokens, for all the rest; `moments`: also for `entropy` and the moment of `after`. */
+  weigh(scores: Float32Array, best: number, moments: boolean): void {
+    const weightOf = this.#weights.fill(0);
+    const momentOf = this.#moments.fill(0);
     for (let id = 0; id < scores.length; id++) {
       const depth = Math.fround(best - scores[id]!);
       if (!(depth < DEPTH)) continue;
       const bin = (depth * PER_NAT) | 0;
       const x = bin / PER_NAT - depth;
       const weight = 1 + x * (1 + x * (1 / 2 + x * (1 / 6 + x * (1 / 24))));
-      counts[bin]!++;
-      weights[bin]! += weight;
-      moments[bin]! += weight * x;
+      weightOf[bin]! += weight;
+      if (moments) momentOf[bin]! += weight * x;
     }
     this.total = 0;
     this.moment = 0;
     for (let bin = 0; bin < BINS; bin++) {
-      if (counts[bin] === 0) continue;
-      const scale = Math.exp(-bin / PER_NAT);
-      moments[bin] = scale * (moments[bin]! - (weights[bin]! * bin) / PER_NAT);
-      weights[bin]! *= scale;
-      this.total += weights[bin]!;
-      this.moment += moments[bin]!;
+      weightOf[bin]! *= SCALES[bin]!;
+      momentOf[bin] = SCALES[bin]! * momentOf[bin]! - (weightOf[bin]! * bin) / PER_NAT;
+      this.total += weightOf[bin]!;
+      this.moment += momentOf[bin]!;
     }
   }
 
   /** Shannon's, in nats. */
   get entropy(): number {
     return Math.log(this.total) - this.moment / this.total;
-  }
-
-  weight(bin: number): number {
-    return this.#weights[bin]!;
   }
 
   /** First bin at which the best `count` tokens are in; -1 if the bins hold fewer. */
@@ -96,6 +99,11 @@ export class ScoreBins {
       if (above > 0) sum += this.#weights[--above]!;
     }
     return below;
+  }
+
+  /** Nothing in later bins scores higher than this. */
+  boundAfter(bin: number, best: number): number {
+    return best - (bin + 1) / PER_NAT + Math.abs(best) * 2 ** -22;
   }
 
   /** Weight and moment of all bins after this one. */

@@ -62,9 +62,21 @@ export class Shortlist {
     this.ids[at] = id;
   }
 
-  /** Divides all scores by the temperature. The order stays, though scores may become equal. */
+  /** Divides all scores by the temperature, which can make them equal. */
   temper(temperature: number): void {
-    if (temperature !== 1) for (let i = 0; i < this.length; i++) this.scores[i] = tempered(this.scores[i]!, temperature);
+    if (temperature === 1) return;
+    for (let i = 0; i < this.length; i++) this.scores[i] = tempered(this.scores[i]!, temperature);
+    this.orderTies();
+  }
+
+  /** Puts equal scores, already beside each other, into ascending order of id. */
+  orderTies(): void {
+    const { ids, scores } = this;
+    for (let from = 0, to = 1; from < this.length; from = to++) {
+      let ordered = true;
+      for (; to < this.length && scores[to] === scores[from]; to++) ordered &&= ids[to - 1]! < ids[to]!;
+      if (!ordered) ids.subarray(from, to).sort();
+    }
   }
 
   /** Applies all warpers. False: not decidable with these tokens. */
@@ -201,9 +213,10 @@ export class Shortlist {
     while (right < this.length && distance(right) <= farthest) right++;
 
     if (!this.#complete) {
-      const margin = (this.outside.error / mass + NEAR) * (10 + farthest + entropy + logMass);
+      const share = this.outside.error / mass + NEAR;
+      const margin = share * (10 + farthest + entropy + logMass);
       // The sum must clearly be enough, and clearly not have been before; who is dropped must be clearly farther, and so must who is left out.
-      if (sum - typicalP < margin || typicalP - before < margin) return false;
+      if (sum - typicalP < share || typicalP - before < share) return false;
       if (Math.min(distance(left), distance(right), offset(this.outside.bound)) < farthest + margin) return false;
       // The outermost on both sides, if as good as equally far, might have come in the other order.
       const [first, last] = [left + 1, right - 1];

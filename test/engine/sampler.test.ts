@@ -1,4 +1,6 @@
 import t from "tap";
+import { chooseToken, Row } from "../../src/engine/choose.ts";
+import { LogitsProcessors } from "../../src/engine/processors.ts";
 import { philox, uniform } from "../../src/engine/random.ts";
 import type { SamplingParams } from "../../src/engine/request.ts";
 import { Sampler } from "../../src/engine/sampler.ts";
@@ -97,6 +99,35 @@ t.test("fast and exact path choose the same for any logits and parameters", asyn
     }
   }
   t.ok(withoutAll > rounds / 3, `${withoutAll} of ${4 * rounds} tokens were chosen without all logits`);
+});
+
+t.test("a large vocabulary: without top_k, and with a large one, draws are those from everything sorted", async (t) => {
+  const random = randomNumbers(9);
+  const history = { prompt: [1, 2, 3, 2, 700], generated: [], eosIds: [] };
+  const settings: Partial<SamplingParams>[] = [
+    {}, { temperature: 1.5 }, { temperature: 0.6 }, { topP: 0.9 }, { topP: 0.3, temperature: 2 }, { topP: 0.999 }, { minP: 0.01, temperature: 3 }, { typicalP: 0.8 },
+    { typicalP: 0.3, temperature: 1.3 }, { epsilonCutoff: 0.0005 }, { etaCutoff: 0.001 }, { topP: 0.8, typicalP: 0.7, minP: 0.001 }, { topK: 300 }, { topK: 1000, topP: 0.9 },
+    { repetitionPenalty: 1.5, topP: 0.9 }, { repetitionPenalty: 0.5, temperature: 0.8 }, { logitBias: new Map([[5, 7], [6, -3]]), topP: 0.95 },
+  ];
+  let undecided = 0;
+  for (let round = 0; round < 12; round++) {
+    const row = randomRow(random, 3000);
+    const output = stepOutput([row], 64);
+    for (const given of settings) {
+      const params = { ...SAMPLE, topK: 0, ...given };
+      const expected = plainDistribution(row, params, history);
+      const processors = new LogitsProcessors(params, Int32Array.from(history.prompt), []);
+      for (let i = 0; i < 25; i++) {
+        const u = (i + random()) / 25;
+        let sum = 0;
+        const drawn = expected.find(({ p }) => (sum += p) > u);
+        const atBorder = Math.abs(sum - u) < 1e-9 || Math.abs(sum - (drawn?.p ?? 0) - u) < 1e-9;
+        if (atBorder) undecided++;
+        else if (chooseToken(new Row(output, 0), processors, params, u) !== drawn?.id) return t.fail(JSON.stringify({ round, u, given }));
+      }
+    }
+  }
+  t.ok(undecided < 10, `${undecided} numbers too near to a border`);
 });
 
 t.test("a penalised candidate does not come before tokens that are none", async (t) => {
