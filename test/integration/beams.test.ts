@@ -18,6 +18,8 @@ interface BeamCase {
   readonly early_stopping?: boolean | "never";
   readonly min_new_tokens?: number;
   readonly repetition_penalty?: number;
+  readonly no_repeat_ngram_size?: number;
+  readonly bad_words_ids?: number[][];
   readonly eos_token_ids?: number[];
   readonly sequences: { token_ids: number[]; score: number; token_logprobs?: number[] }[];
 }
@@ -29,7 +31,13 @@ function beamRequest(item: BeamCase, eosId: number, prefix: KvTensor | null): En
     n: item.num_beams,
     beams: { numBeams: item.num_beams, lengthPenalty: item.length_penalty, earlyStopping: item.early_stopping ?? false },
     maxNewTokens: item.max_new_tokens,
-    sampling: { ...GREEDY, repetitionPenalty: item.repetition_penalty ?? 1, minNewTokens: item.min_new_tokens ?? 0 },
+    sampling: {
+      ...GREEDY,
+      repetitionPenalty: item.repetition_penalty ?? 1,
+      noRepeatNgramSize: item.no_repeat_ngram_size ?? 0,
+      badWords: item.bad_words_ids ?? [],
+      minNewTokens: item.min_new_tokens ?? 0,
+    },
     topLogprobs: 2,
     eosIds: item.eos_token_ids ?? [eosId],
   });

@@ -26,7 +26,12 @@ OPTIONS = [
     {"num_beams": 3, "length_penalty": 1.0, "max_new_tokens": 10, "more_ends": 2},
     {"num_beams": 16, "length_penalty": 1.0, "max_new_tokens": 5},
 ]
-OPTIONAL = ("early_stopping", "min_new_tokens", "repetition_penalty", "more_ends")
+# The first is how the paper decodes table-to-text.
+PROCESSORS = [
+    {"num_beams": 5, "length_penalty": 1.0, "max_new_tokens": 12, "min_new_tokens": 5, "bad_words": True},
+    {"num_beams": 4, "length_penalty": 1.0, "max_new_tokens": 12, "no_repeat_ngram_size": 2},
+]
+OPTIONAL = ("early_stopping", "min_new_tokens", "repetition_penalty", "more_ends", "bad_words", "no_repeat_ngram_size")
 
 
 def write_beams(checkpoint: Checkpoint, model_folder: Path) -> int:
@@ -42,10 +47,18 @@ def write_beams(checkpoint: Checkpoint, model_folder: Path) -> int:
             if case is None:
                 raise RuntimeError(f"{checkpoint.name}: no prompt gives a clear beam search with {settings}")
             cases.append({"adapter": name, **case})
-    for name in [None, *[name for name in names if name][:2]]:
+    for group in (OPTIONS, PROCESSORS):
+        append_cases(cases, names[:3], group, checkpoint, model_folder)
+    write_json(model_folder / "beam-cases.json", {"model": checkpoint.name, "cases": cases})
+    return len(cases)
+
+
+def append_cases(cases: list[dict], names: list[str | None], group: list[dict], checkpoint: Checkpoint, model_folder: Path) -> None:
+    """Append the cases of `group` that can be found, with the log-probabilities of their tokens."""
+    for name in names:
         model = load_with_adapter(model_folder, name)
         precise = load_with_adapter(model_folder, name).double()
-        for settings in OPTIONS:
+        for settings in group:
             seed = checkpoint.seed * 2_000_000 + len(cases) * 1000
             case = _find_case(model, precise, checkpoint, settings, seed)
             if case is None:
@@ -55,8 +68,6 @@ def write_beams(checkpoint: Checkpoint, model_folder: Path) -> int:
                 logprobs = greedy_token_logprobs(logits, sequence["token_ids"])
                 sequence["token_logprobs"] = [seven_digits(value) for value in logprobs.tolist()]
             cases.append({"adapter": name, **case})
-    write_json(model_folder / "beam-cases.json", {"model": checkpoint.name, "cases": cases})
-    return len(cases)
 
 
 def _find_case(
@@ -68,7 +79,7 @@ def _find_case(
     """
     eos = checkpoint.config["vocab_size"] - 1
     gap = SMALLEST_RELATIVE_GAP if settings["num_beams"] < 8 else SMALLEST_RELATIVE_GAP_OF_MANY
-    options = {key: value for key, value in settings.items() if key != "more_ends"}
+    options = {key: value for key, value in settings.items() if key not in ("more_ends", "bad_words")}
     plain = {key: value for key, value in options.items() if key not in OPTIONAL}
     for attempt in range(ATTEMPTS):
         generator = torch.Generator().manual_seed(seed + attempt)
@@ -77,6 +88,10 @@ def _find_case(
         without = _ids(_search(model, ends, prompt, plain)) if plain != settings else None
         if "more_ends" in settings:
             ends += sorted(set(without[0][1:]) - {eos})[: settings["more_ends"]]
+        if "bad_words" in settings:
+            options["bad_words_ids"] = [without[0][:1], without[1][1:3]]
+            if [] in options["bad_words_ids"] or [eos] in options["bad_words_ids"]:
+                continue
         sequences = _search(model, ends, prompt, options)
         scores = [sequence["score"] for sequence in sequences]
         gaps = [(better - worse) / abs(better) for better, worse in zip(scores, scores[1:])]
