@@ -25,7 +25,7 @@ export const ConfigSchema = Type.Object({
   threads: Type.Integer({ minimum: 0, maximum: 1024, arg: "N", default: 0, shown: "0 (all cores)", description: "Threads of the model" }),
   maxBatch: Type.Integer({ minimum: 1, maximum: 1024, arg: "N", default: 32, description: "Sequences that run at once: rows of the KV cache" }),
   maxQueue: Type.Integer({ minimum: 0, maximum: 1_000_000, arg: "N", default: 256, description: "Requests that may wait; one more is answered 429" }),
-  maxN: Type.Integer({ minimum: 1, maximum: 1024, arg: "N", default: 8, description: "Largest n (choices per prompt) of a request; never more than max-batch" }),
+  maxN: Type.Integer({ minimum: 1, maximum: 1024, arg: "N", default: 8, description: "Largest n, best_of or num_beams of a request (rows per prompt); never more than max-batch" }),
   prefillChunk: Type.Integer({ minimum: 1, maximum: 1_000_000, arg: "N", default: 64, description: "Prompt tokens fed per step: bounds how long a long prompt holds up the others" }),
   cacheDir: Type.String({ minLength: 1, arg: "DIR", shown: "$XDG_CACHE_HOME/prefixd or ~/.cache/prefixd", description: "Where built model graphs are kept" }),
   prefixBankBytes: Type.Integer({ minimum: 0, unit: "bytes", arg: "SIZE", default: 128 * 1024 ** 2, shown: "128MiB", description: "Memory of the device for hot prefixes; at least one slot's worth is taken. Not used on the CPU" }),

@@ -1,11 +1,12 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { lostTouch, PrefixdError } from "./errors.ts";
 import { Generation, abortOutcome, emptyDelta, removedError } from "./generation.ts";
-import type { ChoiceDelta, GenerationEnd, GenerationListener, GenerationParts, ValidGenerateRequest } from "./generation.ts";
+import { bestChoices } from "./generation-best-of.ts";
+import type { ChoiceDelta, GenerationEnd, GenerationListener, GenerationParts, ValidGenerateRequest } from "./generation-types.ts";
 import type { ResolvedPrefix } from "./prefixes/registry-types.ts";
 import type { PrefixKey } from "./prefixes/store.ts";
 
-export type * from "./generation.ts";
+export type * from "./generation-types.ts";
 export { DEFAULT_SAMPLING } from "./engine/request.ts";
 
 /** A whole result. */
@@ -69,12 +70,12 @@ export class GenerationService {
   /** The whole result at once. Throws as `start` does, `removed` when the prefix went away meanwhile, and what ends the run. */
   collect(request: ValidGenerateRequest, signal: AbortSignal): Promise<Generated> {
     return new Promise((resolve, reject) => {
-      const choices: ChoiceDelta[] = Array.from({ length: request.prompts.length * request.n }, (_, index) => emptyDelta(index));
+      const choices: ChoiceDelta[] = Array.from({ length: request.prompts.length * (request.bestOf ?? request.n) }, (_, index) => emptyDelta(index));
       const onStep = (deltas: readonly ChoiceDelta[], end: GenerationEnd | null): void => {
         for (const delta of deltas) append(choices[delta.index] as ChoiceDelta, delta);
         if (end === null) return;
         if (choices.some((choice) => choice.finishReason === "removed")) reject(removedError());
-        else resolve({ choices, end });
+        else resolve({ choices: request.bestOf === null ? choices : bestChoices(choices, request.bestOf, request.n), end });
       };
       signal.addEventListener("abort", () => reject(new RequestAborted()), { once: true });
       this.start(request, { onStep, onError: reject }, signal).catch(reject);
@@ -137,4 +138,5 @@ function append(choice: ChoiceDelta, delta: ChoiceDelta): void {
   choice.logprobs.token.push(...delta.logprobs.token);
   choice.logprobs.top.push(...delta.logprobs.top);
   choice.finishReason = delta.finishReason;
+  choice.score = delta.score;
 }

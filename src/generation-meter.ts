@@ -56,8 +56,8 @@ export class RequestMeter {
     this.#started[index] = true;
   }
 
-  token(): void {
-    this.#completion++;
+  generated(tokens: number): void {
+    this.#completion += tokens;
     if (this.#completion - this.#charged >= CHARGE_EVERY) this.#chargeCompletion();
   }
 

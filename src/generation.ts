@@ -1,74 +1,14 @@
 import { lostTouch, PrefixdError } from "./errors.ts";
-import type { EngineRequest, FinishReason, RequestHandle, RequestListener, SamplingParams, TokenEvent, TokenLogprob } from "./engine/request.ts";
-import { RequestMeter, type MeterParts } from "./generation-meter.ts";
-import type { EngineStats } from "./observability/engine-observer.ts";
+import type { FinishReason, PromptToken, RequestHandle, RequestListener, TokenEvent } from "./engine/request.ts";
+import { RequestMeter } from "./generation-meter.ts";
+import type { ChoiceDelta, GenerationListener, GenerationParts, ValidGenerateRequest } from "./generation-types.ts";
 import type { RequestTokens } from "./observability/metrics.ts";
-import type { PrefixRegistry, ResolvedPrefix } from "./prefixes/registry-types.ts";
+import type { ResolvedPrefix } from "./prefixes/registry-types.ts";
 import type { PrefixKey } from "./prefixes/store.ts";
 import { StopStrings } from "./text/stop-strings.ts";
 import { TextStream } from "./text/text-stream.ts";
-import type { Tokenizer } from "./text/tokenizer.ts";
 
-/** A generate request with every default filled in and every value checked, but for what only the prefix can tell. */
-export interface ValidGenerateRequest {
-  readonly id: string;
-  /** Whose request it is: whose share, limits and bill. */
-  readonly user: string;
-  /** null: the bare base model. */
-  readonly prefix: PrefixKey | null;
-  /** At least one, each with at least one id. */
-  readonly prompts: readonly Int32Array[];
-  /** Choices per prompt. Choice c of prompt p has index `p * n + c`. */
-  readonly n: number;
-  readonly maxNewTokens: number;
-  readonly sampling: SamplingParams;
-  /** Unsigned 32-bit. Every prompt draws from it as if it were alone. */
-  readonly seed: number;
-  /** Likeliest tokens to report with each token; null: no log probabilities at all. */
-  readonly logprobs: number | null;
-  readonly stop: readonly string[];
-  readonly ignoreEos: boolean;
-}
-
-/** What one step added to one choice. */
-export interface ChoiceDelta {
-  readonly index: number;
-  text: string;
-  readonly tokenIds: number[];
-  readonly logprobs: { readonly token: number[]; readonly top: (readonly TokenLogprob[])[] };
-  finishReason: FinishReason | null;
-}
-
-export interface GenerationEnd {
-  readonly prefix: { readonly key: PrefixKey; readonly digest: string } | null;
-  readonly usage: RequestTokens;
-}
-
-/** How a request's results come back: called from a microtask after the engine's step; after `end` or `onError` nothing more. */
-export interface GenerationListener {
-  /** At most one delta per choice. `end` comes with the step that ended the last choice. */
-  onStep(deltas: readonly ChoiceDelta[], end: GenerationEnd | null): void;
-  onError(error: PrefixdError): void;
-}
-
-/** What is needed of the engine. `submit` throws `queue_full`. */
-export interface GenerationEngine {
-  submit(request: EngineRequest, listener: RequestListener): RequestHandle;
-  stats(): EngineStats;
-}
-
-export interface GenerationParts extends MeterParts {
-  readonly engine: GenerationEngine;
-  readonly prefixes: Pick<PrefixRegistry, "resolve">;
-  readonly tokenizer: Tokenizer;
-  /** n_positions of the base model. */
-  readonly positions: number;
-  readonly eosIds: readonly number[];
-  readonly allowBaseModel: boolean;
-  readonly metrics: { request(outcome: string, seconds?: number, tokens?: RequestTokens): void };
-  /** Asked again before results are handed over; see EngineOptions.mayEmit. */
-  readonly mayEmit?: () => boolean;
-}
+export type * from "./generation-types.ts";
 
 /** One taken-in request: its engine requests (one per prompt), the text of its choices, and what has not been handed over yet. */
 export class Generation {
@@ -78,7 +18,11 @@ export class Generation {
   readonly #onEnd: (self: Generation) => void;
   readonly #startedAt = performance.now();
   readonly #meter: RequestMeter;
+  /** Choices of each prompt, those included that will not be in the answer. */
+  readonly #width: number;
   readonly #texts: TextStream[];
+  /** With `bestOf`: of each choice the sum of its tokens' log probabilities, and their number. */
+  readonly #likelihoods: { sum: number; tokens: number }[];
   readonly #handles: RequestHandle[] = [];
   readonly #eos: ReadonlySet<number>;
   #pending = new Map<number, ChoiceDelta>();
@@ -102,9 +46,11 @@ export class Generation {
     this.#parts = parts;
     this.#onEnd = onEnd;
     this.#meter = new RequestMeter(request, parts);
-    this.#open = request.prompts.length * request.n;
+    this.#width = request.bestOf ?? request.n;
+    this.#open = request.prompts.length * this.#width;
     const stops = new StopStrings(request.stop);
     this.#texts = Array.from({ length: this.#open }, () => new TextStream(parts.tokenizer, stops));
+    this.#likelihoods = this.#texts.map(() => ({ sum: 0, tokens: 0 }));
     this.#eos = new Set(request.ignoreEos ? [] : parts.eosIds);
   }
 
@@ -133,8 +79,10 @@ export class Generation {
     if (this.#removed) throw new PrefixdError("prefix_not_found", "There is no prefix of this name.");
     this.#prefix = prefix;
     this.#checkContext(prefix?.kv.length ?? 0);
-    const { id, user, n, maxNewTokens, sampling, seed } = this.#request;
-    const common = { tenant: user, prefix: prefix?.kv ?? null, n, maxNewTokens, sampling, seed, topLogprobs: this.#request.logprobs ?? 0, eosIds: [...this.#eos] };
+    const { id, user, beams, maxNewTokens, sampling, seed, logprobs, echo } = this.#request;
+    const common = {
+      tenant: user, prefix: prefix?.kv ?? null, n: this.#width, beams, maxNewTokens, sampling, seed, scorePrompt: echo && logprobs !== null, topLogprobs: logprobs ?? 0, eosIds: [...this.#eos],
+    };
     this.#meter.submitted();
     try {
       for (const [p, promptIds] of this.#request.prompts.entries()) {
@@ -188,23 +136,28 @@ export class Generation {
   }
 
   #engineListener(prompt: number): RequestListener {
-    const firstChoice = prompt * this.#request.n;
+    const firstChoice = prompt * this.#width;
     return {
       onStart: () => {
         this.#started = true;
         this.#meter.started(prompt);
+        if (this.#request.echo && this.#request.logprobs === null) this.#echo(prompt, null);
       },
+      onPrompt: (tokens) => this.#echo(prompt, tokens),
+      onBeamStep: (tokens) => this.#count(tokens),
       onToken: (event) => this.#onToken(prompt, firstChoice + event.choice, event),
-      onFinish: (choice, reason) => this.#onFinish(firstChoice + choice, reason),
+      onFinish: (choice, reason, score) => this.#onFinish(firstChoice + choice, reason, score ?? null),
       onError: (error) => this.fail(error),
     };
   }
 
   #onToken(prompt: number, index: number, event: TokenEvent): "continue" | "stop" {
     if (this.#over) return "stop";
-    this.#completionTokens++;
     this.#meter.started(prompt);
-    this.#meter.token();
+    if (this.#request.beams === null) this.#count(1);
+    const likelihood = this.#likelihoods[index] as { sum: number; tokens: number };
+    likelihood.sum += event.logprob;
+    likelihood.tokens++;
     try {
       const delta = this.#delta(index);
       delta.tokenIds.push(event.id);
@@ -222,12 +175,40 @@ export class Generation {
     }
   }
 
-  #onFinish(index: number, reason: FinishReason): void {
+  #count(tokens: number): void {
+    if (this.#over) return;
+    this.#completionTokens += tokens;
+    this.#meter.generated(tokens);
+  }
+
+  /** Every choice of a prompt begins with it. Special tokens have no text there either. */
+  #echo(prompt: number, tokens: readonly PromptToken[] | null): void {
+    if (this.#over) return;
+    try {
+      const ids = this.#request.prompts[prompt] as Int32Array;
+      const text = this.#parts.tokenizer.decode(ids);
+      for (let index = prompt * this.#width; index < (prompt + 1) * this.#width; index++) {
+        const delta = this.#delta(index);
+        delta.text += text;
+        delta.tokenIds.push(...ids);
+        for (const { logprob, top } of tokens ?? []) {
+          delta.logprobs.token.push(logprob);
+          delta.logprobs.top.push(top);
+        }
+      }
+    } catch (error) {
+      this.fail(new PrefixdError("internal", "The text could not be made.", { cause: error }));
+    }
+  }
+
+  #onFinish(index: number, reason: FinishReason, score: number | null): void {
     if (this.#over) return;
     try {
       const delta = this.#delta(index);
       if (reason !== "stop") delta.text += (this.#texts[index] as TextStream).end();
       delta.finishReason = reason;
+      const { sum, tokens } = this.#likelihoods[index] as { sum: number; tokens: number };
+      delta.score = this.#request.bestOf === null ? score : sum / tokens;
       this.#open--;
     } catch (error) {
       this.fail(new PrefixdError("internal", "The text could not be made.", { cause: error }));
@@ -289,7 +270,7 @@ export class Generation {
   }
 }
 
-export const emptyDelta = (index: number): ChoiceDelta => ({ index, text: "", tokenIds: [], logprobs: { token: [], top: [] }, finishReason: null });
+export const emptyDelta = (index: number): ChoiceDelta => ({ index, text: "", tokenIds: [], logprobs: { token: [], top: [] }, finishReason: null, score: null });
 
 export const removedError = (): PrefixdError => new PrefixdError("removed", "The prefix was removed before the answer was complete.");
 export const abortOutcome = (signal: AbortSignal): string => (signal.reason === "too_slow" ? "too_slow" : "cancelled");

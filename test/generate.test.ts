@@ -43,7 +43,7 @@ function metered(t: { teardown(fn: () => void): unknown }): { engine: FakeEngine
 }
 
 function request(over: Partial<ValidGenerateRequest> = {}): ValidGenerateRequest {
-  return { id: "gen-1", user: "local", prefix: null, prompts: [ids("ab")], n: 1, maxNewTokens: 3, sampling: DEFAULT_SAMPLING, seed: 7, logprobs: null, stop: [], ignoreEos: false, ...over };
+  return { id: "gen-1", user: "local", prefix: null, prompts: [ids("ab")], n: 1, bestOf: null, beams: null, echo: false, maxNewTokens: 3, sampling: DEFAULT_SAMPLING, seed: 7, logprobs: null, stop: [], ignoreEos: false, ...over };
 }
 
 /** Tokens of this text, one per step, whatever the request says. */
@@ -181,6 +181,32 @@ t.test("what a request used is recorded once, however it ends, and charged to it
   t.match(used[3], { promptTokens: 0, completionTokens: 0, runSeconds: 0 }, "it never left the queue");
   t.equal(charged.get("local"), 20, "its prompt was given back");
   t.equal(used.length, 4);
+});
+
+t.test("every beam's and every drawn choice's tokens are counted and charged, also those that are not in the answer", async (t) => {
+  const { service, used, charged } = metered(t);
+  const beams = { numBeams: 4, lengthPenalty: 1, earlyStopping: false };
+  const searched = await service.collect(request({ beams, n: 2 }), never);
+  t.match(searched, { choices: [{ tokenIds: [99, 100, 101], score: -1 }, { score: -2 }], end: { usage: { completion: 12 } } });
+  t.match(used, [{ promptTokens: 2, completionTokens: 12 }]);
+  t.equal(charged.get("local"), 14);
+  const drawn = await service.collect(request({ bestOf: 3 }), never);
+  t.match(drawn, { choices: [{ index: 0, score: -0.5 }], end: { usage: { completion: 9 } } });
+  t.equal(drawn.choices.length, 1);
+  t.equal(charged.get("local"), 14 + 11);
+});
+
+t.test("a search whose prefix is removed is not answered", async (t) => {
+  const { engine, registry, service, outcomes } = make(t);
+  engine.stepMs = null;
+  const key = { user: "local", name: "p" };
+  await registry.register(key, { kind: "hard", ids: ids("x") });
+  const whole = service.collect(request({ prefix: key, beams: { numBeams: 2, lengthPenalty: 1, earlyStopping: false } }), never);
+  whole.catch(() => undefined);
+  await until(() => engine.submitted.length === 1);
+  await service.endRequestsOf(key);
+  await t.rejects(whole, { code: "removed" });
+  t.same([outcomes, engine.stats().running], [["removed"], 0]);
 });
 
 t.test("a request that is refused costs nothing; long ones are charged while they run", async (t) => {

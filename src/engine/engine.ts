@@ -5,47 +5,20 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { lostTouch, PrefixdError } from "../errors.ts";
 import type { FoldInput, KvTensor } from "../kv.ts";
-import type { EngineObserver } from "../observability/engine-observer.ts";
+import type { EngineStats } from "../observability/engine-observer.ts";
+import { advanceBeams } from "./beam-rows.ts";
+import type { EngineOptions } from "./engine-options.ts";
 import { EQUAL_SHARES, fairShare, type TenantShares } from "./fair-share.ts";
 import { checkQueueLimits, heldRows } from "./limits.ts";
 import type { ModelRunner, StepOutput } from "./model-runner.ts";
-import type { EngineRequest, RequestHandle, RequestListener, TokenEvent } from "./request.ts";
-import { planPrefill, type PrefillChunk, type QueuePolicy } from "./scheduler.ts";
+import { promptTokens } from "./prompt-tokens.ts";
+import { rowsOf, type EngineRequest, type RequestHandle, type RequestListener } from "./request.ts";
+import { planPrefill, type PrefillChunk } from "./scheduler.ts";
 import { RunningRequest, type Sequence } from "./sequence.ts";
 import { ServiceCounters } from "./service-counters.ts";
 import { CacheWiper } from "./wiper.ts";
 
-export interface EngineOptions {
-  readonly runner: ModelRunner;
-  /** Requests that may wait; one more is refused with `queue_full`. */
-  readonly maxQueue: number;
-  /** Prompt tokens per step, and the length of a prompt's pieces. */
-  readonly prefillChunk: number;
-  readonly observer: EngineObserver;
-  /** Weights and limits of the tenants; without it all are equal and have none. */
-  readonly shares?: TenantShares;
-  /** Instead of fair shares. */
-  readonly policy?: QueuePolicy;
-  /**
-   * Whether anything may be told to anybody now: asked before a request is taken and before every token, so it must be cheap. While
-   * it says no, all requests end with `store_unavailable`. Default: always.
-   *
-   * A process can be stopped at any instruction, also between this question and the write to a socket, so it is asked again as the
-   * results are handed over and written (generation.ts, sse.ts), each time in the same turn as the write. Bytes that reached the
-   * socket before the lease ended came before the removal's receipt, which waits for that end; what remains is one event of a process
-   * that is stopped within the last few instructions before the system call.
-   */
-  readonly mayEmit?: () => boolean;
-}
-
-export interface EngineStats {
-  /** Requests that wait. */
-  readonly queued: number;
-  /** Sequences that hold a row. */
-  readonly running: number;
-  readonly slots: number;
-  readonly maxQueue: number;
-}
+export type { EngineOptions, EngineStats };
 
 /** How long to wait before asking again a policy that admits nothing although nothing runs. */
 const IDLE_MS = 5;
@@ -81,12 +54,13 @@ export class Engine {
   }
 
   /**
-   * Queues a request; its results come through the listener. `n` must not exceed the runner's slots and the context must suffice:
-   * whoever makes an EngineRequest has checked both.
-   * @throws PrefixdError queue_full, user_queue_full, invalid_parameter (wider than its tenant's limit), draining, store_unavailable; RangeError for an `n` that could never be admitted
+   * Queues a request; its results come through the listener. Its rows must not exceed the runner's slots and the context must
+   * suffice: whoever makes an EngineRequest has checked both.
+   * @throws PrefixdError queue_full, user_queue_full, invalid_parameter (wider than its tenant's limit), draining, store_unavailable; RangeError for more rows than could ever be admitted
    */
   submit(request: EngineRequest, listener: RequestListener): RequestHandle {
-    if (request.n > this.#runner.slots) throw new RangeError(`n = ${request.n} with ${this.#runner.slots} slots`);
+    const rows = rowsOf(request);
+    if (rows > this.#runner.slots) throw new RangeError(`${rows} rows with ${this.#runner.slots} slots`);
     if (this.#draining) throw new PrefixdError("draining", "The server is shutting down.", { retryAfter: 1 });
     if (!this.#mayEmit()) throw lostTouch();
     const busyRows = this.#rows.filter((sequence) => !sequence.done).length + (this.#prefilling?.n ?? 0);
@@ -235,18 +209,19 @@ export class Engine {
       if (request.ended) return;
       this.#wiper.written(request.row, start + to - from);
       started = performance.now();
-      output = await this.#runner.prefill(request.row, start, request.request.promptIds.subarray(from, to));
+      const ids = request.request.promptIds.subarray(from, to);
+      output = await (request.request.scorePrompt ? this.#runner.score(request.row, start, ids) : this.#runner.prefill(request.row, start, ids));
     } catch (error) {
       this.#prefilling = null;
       return request.fail(asModelError(error));
     }
     this.#options.observer.step("prefill", 1, to - from, (performance.now() - started) / 1000);
     request.fed = to;
-    if (!last) return;
-    this.#prefilling = null;
+    if (last) this.#prefilling = null;
     if (request.ended) return;
     try {
-      this.#activate(request, output);
+      if (request.request.scorePrompt) this.#scorePrompt(request, output, from, last);
+      if (last && !request.ended) this.#activate(request, output);
     } catch (error) {
       request.fail(asModelError(error));
     }
@@ -266,18 +241,29 @@ export class Engine {
     request.tell((listener) => listener.onStart?.());
   }
 
-  /** The prompt is in its row: every choice gets a row with a copy of it and its first token. */
+  /** Keeps what a piece of prompt says of the prompt's tokens, and tells it after the last piece. */
+  #scorePrompt(request: RunningRequest, output: StepOutput, from: number, last: boolean): void {
+    request.promptTokens.push(...promptTokens(request.request, output, from));
+    if (!last) return;
+    if (!this.#mayEmit()) return this.#failAll(lostTouch());
+    request.tell((listener) => listener.onPrompt?.(request.promptTokens));
+  }
+
+  /** The prompt is in its row: every choice gets a row with a copy of it and its first token. Beams get theirs by forking. */
   #activate(request: RunningRequest, output: StepOutput): void {
+    if (request.request.maxNewTokens === 0) return request.finishAll("length");
     const length = request.prefixLength + request.promptLength;
     const first = this.#rows.length;
     if (request.row !== first) this.#copyRow(request.row, first, length);
     for (const sequence of request.sequences) {
       const row = this.#rows.push(sequence) - 1;
-      if (row !== first) this.#copyRow(first, row, length);
+      if (row !== first && request.search === null) this.#copyRow(first, row, length);
       sequence.length = length;
     }
-    for (const sequence of request.sequences) this.#advance(sequence, output, 0);
-    if (request.sequences.some((sequence) => sequence.generated > 0)) {
+    const lastRow = output.rows - 1;
+    if (request.search !== null) this.#advanceBeams(request, output, () => lastRow);
+    else for (const sequence of request.sequences) this.#advance(sequence, output, lastRow);
+    if (request.search !== null || request.sequences.some((sequence) => sequence.generated > 0)) {
       this.#options.observer.firstToken((performance.now() - request.submittedAt) / 1000);
     }
   }
@@ -299,34 +285,34 @@ export class Engine {
       return;
     }
     this.#options.observer.step("decode", batch.length, batch.length, (performance.now() - started) / 1000);
-    for (const [row, sequence] of batch.entries()) {
-      sequence.length++;
-      this.#advance(sequence, output, row);
-    }
+    for (const sequence of batch) sequence.length++;
+    for (const [row, sequence] of batch.entries()) if (sequence.owner.search === null) this.#advance(sequence, output, row);
+    for (const request of new Set(batch.map(({ owner }) => owner))) if (request.search !== null) this.#advanceBeams(request, output, (sequence) => batch.indexOf(sequence));
   }
 
-  /** Chooses the next token of a sequence, tells its listener, and ends it if this was the last. */
   #advance(sequence: Sequence, output: StepOutput, row: number): void {
     if (sequence.done) return;
     if (!this.#mayEmit()) return this.#failAll(lostTouch());
-    const { owner } = sequence;
-    const { request } = owner;
-    let token: Omit<TokenEvent, "choice">;
+    const { owner, generated } = sequence;
     try {
-      token = sequence.sampler.next(output, row, request.topLogprobs);
+      sequence.advance(output, row);
     } catch (error) {
-      return owner.fail(asModelError(error));
+      owner.fail(asModelError(error));
     }
-    sequence.lastId = token.id;
-    sequence.generated++;
-    this.#counters.generated(owner.tenant, 1);
-    const verdict = owner.tell((listener) => listener.onToken({ choice: sequence.choice, ...token }));
-    const now = performance.now();
-    if (sequence.lastTokenAt > 0) this.#options.observer.interToken((now - sequence.lastTokenAt) / 1000);
-    sequence.lastTokenAt = now;
-    if (request.eosIds.includes(sequence.lastId)) sequence.finish("eos");
-    else if (verdict === "stop") sequence.finish("stop");
-    else if (sequence.generated >= request.maxNewTokens) sequence.finish("length");
+    this.#counters.generated(owner.tenant, sequence.generated - generated);
+  }
+
+  #advanceBeams(request: RunningRequest, output: StepOutput, outputRow: (sequence: Sequence) => number): void {
+    if (request.ended) return;
+    if (!this.#mayEmit()) return this.#failAll(lostTouch());
+    this.#counters.generated(request.tenant, request.n);
+    request.tell((listener) => listener.onBeamStep?.(request.n));
+    if (request.ended) return;
+    try {
+      advanceBeams(request, output, outputRow, (from, to) => this.#copyRow(this.#rows.indexOf(from), this.#rows.indexOf(to), from.length));
+    } catch (error) {
+      request.fail(asModelError(error));
+    }
   }
 
   #cancel(request: RunningRequest, reason: "cancelled" | "removed"): void {

@@ -1,6 +1,6 @@
 import { PrefixdError } from "../errors.ts";
 import type { TenantShares } from "./fair-share.ts";
-import type { EngineRequest } from "./request.ts";
+import { rowsOf, type EngineRequest } from "./request.ts";
 
 /** What a limit on something that waits says: there is no telling when there will be room, so try again soon. */
 const RETRY_SECONDS = 1;
@@ -12,11 +12,13 @@ export interface QueueRoom {
   readonly freeRows: number;
 }
 
-/** @throws PrefixdError queue_full, user_queue_full, invalid_parameter (more choices than the tenant may ever run) */
-export function checkQueueLimits({ tenant, n }: EngineRequest, queue: readonly { readonly tenant: string }[], { maxQueue, freeRows }: QueueRoom, shares: TenantShares): void {
+/** @throws PrefixdError queue_full, user_queue_full, invalid_parameter (more rows than the tenant may ever hold) */
+export function checkQueueLimits(request: EngineRequest, queue: readonly { readonly tenant: string }[], { maxQueue, freeRows }: QueueRoom, shares: TenantShares): void {
+  const { tenant } = request;
   const { maxQueued, maxRunning } = shares.of(tenant);
-  if (maxRunning !== null && n > maxRunning) {
-    throw new PrefixdError("invalid_parameter", `n is ${n}, but only ${maxRunning} sequences of this user may run at once.`);
+  const rows = rowsOf(request);
+  if (maxRunning !== null && rows > maxRunning) {
+    throw new PrefixdError("invalid_parameter", `${rows} sequences are asked for (n, best_of or num_beams), but only ${maxRunning} of this user may run at once.`);
   }
   if (maxQueued !== null) {
     let queued = 0;

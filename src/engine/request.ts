@@ -55,6 +55,14 @@ export const DEFAULT_SAMPLING: SamplingParams = Object.freeze({
   etaCutoff: 0,
 });
 
+/** Beam search; names, meaning and results are transformers' `generate()`. */
+export interface BeamParams {
+  readonly numBeams: number;
+  /** Scores are divided by the number of generated tokens to this power. */
+  readonly lengthPenalty: number;
+  readonly earlyStopping: boolean | "never";
+}
+
 /** One request as the engine takes it: token ids in, token ids out. Everything in it has been validated. */
 export interface EngineRequest {
   readonly id: string;
@@ -63,8 +71,13 @@ export interface EngineRequest {
   /** At least one id. */
   readonly promptIds: Int32Array;
   readonly prefix: KvTensor | null;
-  /** Choices to generate from the one prompt. */
+  /** Choices to generate from the one prompt; with `beams` the best so many of them, at most `numBeams`. */
   readonly n: number;
+  /** null: each choice chooses its tokens by itself. With beams `doSample` is false. */
+  readonly beams: BeamParams | null;
+  /** Report the prompt's own log probabilities, through `onPrompt`. */
+  readonly scorePrompt: boolean;
+  /** 0: nothing but the prompt is run; not with `beams`. */
   readonly maxNewTokens: number;
   readonly sampling: SamplingParams;
   /** Unsigned 32-bit; choice i draws from the stream of (seed, i). */
@@ -73,6 +86,11 @@ export interface EngineRequest {
   readonly topLogprobs: number;
   /** Ids that end a choice; empty when EOS is to be ignored. */
   readonly eosIds: readonly number[];
+}
+
+/** Rows of the KV cache that a request takes: one per choice, or per beam. */
+export function rowsOf({ n, beams }: Pick<EngineRequest, "n" | "beams">): number {
+  return beams?.numBeams ?? n;
 }
 
 export interface TokenLogprob {
@@ -86,6 +104,13 @@ export interface TokenEvent extends TokenLogprob {
   readonly top: readonly TokenLogprob[];
 }
 
+/** One token of the prompt: what the model gave it, and what it held likeliest in its place. The first one has no logprob: nothing came before. */
+export interface PromptToken {
+  readonly id: number;
+  readonly logprob: number | null;
+  readonly top: readonly TokenLogprob[];
+}
+
 export type FinishReason = "length" | "eos" | "stop" | "removed";
 
 /**
@@ -95,9 +120,14 @@ export type FinishReason = "length" | "eos" | "stop" | "removed";
 export interface RequestListener {
   /** The request left the queue and holds its slots. */
   onStart?(): void;
-  /** Answer "stop" to end this choice with this token (a stop string has been completed). */
+  /** With `scorePrompt`: all of the prompt's tokens, once, before any token comes. */
+  onPrompt?(tokens: readonly PromptToken[]): void;
+  /** Beam search has computed so many tokens more, one per beam. Its results come at the end: all of a choice's tokens, then its `onFinish`. */
+  onBeamStep?(tokens: number): void;
+  /** Answer "stop" to end this choice with this token (a stop string has been completed); beams do not listen. */
   onToken(event: TokenEvent): "continue" | "stop";
-  onFinish(choice: number, reason: FinishReason): void;
+  /** `score`: the whole sequence's, of beam search only. */
+  onFinish(choice: number, reason: FinishReason, score?: number): void;
   /** The whole request ended with an error; choices that had finished keep their result. */
   onError(error: PrefixdError): void;
 }

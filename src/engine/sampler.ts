@@ -33,8 +33,13 @@ export class Sampler {
     const u = this.#params.doSample ? uniform(this.#seed, this.#choice, this.#processors.generated) : 0;
     const id = chooseToken(from, this.#processors, this.#params, u);
     this.#processors.push(id);
-    return { id, logprob: logprobOf(from.logitOf(id), from.logSumExp), top: topLogprobs === 0 ? NONE : topOf(from, topLogprobs) };
+    return reportOf(from, id, topLogprobs);
   }
+}
+
+/** What is told of a token that a row's logits led to: its logprob and the `topLogprobs` likeliest ones, raw. */
+export function reportOf(row: Row, id: number, topLogprobs: number): { id: number; logprob: number; top: readonly TokenLogprob[] } {
+  return { id, logprob: logprobOf(row.logitOf(id), row.logSumExp), top: topLogprobs === 0 ? NONE : topOf(row, topLogprobs) };
 }
 
 function topOf({ topLogits, topIds, logSumExp }: Row, count: number): TokenLogprob[] {

@@ -7,7 +7,7 @@
 /** What the scheduler needs to know of a queued or prefilling request. */
 export interface Schedulable {
   readonly tenant: string;
-  /** Rows that it takes: one per choice. */
+  /** Rows that it takes: one per choice, or per beam. */
   readonly n: number;
   readonly promptLength: number;
   /** Prompt tokens already fed. */

@@ -1,36 +1,46 @@
 import { PrefixdError } from "../errors.ts";
 import type { EngineObserver, SequenceOutcome } from "../observability/engine-observer.ts";
-import type { FinishReason, EngineRequest, RequestListener } from "./request.ts";
+import { BeamSearch } from "./beam-search.ts";
+import type { StepOutput } from "./model-runner.ts";
+import { rowsOf, type EngineRequest, type FinishReason, type PromptToken, type RequestListener, type TokenEvent } from "./request.ts";
 import { Sampler } from "./sampler.ts";
 import type { Schedulable } from "./scheduler.ts";
 
-/** A request inside the engine: queued, then prefilled once, then decoded as one sequence per choice. */
+/** A request inside the engine: queued, then prefilled once, then decoded as one sequence per choice, or per beam. */
 export class RunningRequest implements Schedulable {
   readonly request: EngineRequest;
   readonly listener: RequestListener;
   readonly observer: EngineObserver;
-  readonly sequences: readonly Sequence[];
   readonly submittedAt: number;
+  /** Of a beam search those that run, in the order of its beams. */
+  sequences: readonly Sequence[];
+  readonly search: BeamSearch | null;
+  /** With `scorePrompt`: the prompt's tokens so far. */
+  readonly promptTokens: PromptToken[] = [];
   fed = 0;
   passedOver = 0;
   /** Row that is being prefilled. */
   row = -1;
   /** Set once nothing more may be told to the listener. */
   ended = false;
+  /** Choices that have not finished. */
+  #open: number;
 
   constructor(request: EngineRequest, listener: RequestListener, observer: EngineObserver, now: number) {
     this.request = request;
     this.listener = listener;
     this.observer = observer;
     this.submittedAt = now;
-    this.sequences = Array.from({ length: request.n }, (_, choice) => new Sequence(this, choice));
+    this.#open = request.n;
+    this.search = request.beams === null ? null : new BeamSearch(request, request.beams);
+    this.sequences = Array.from({ length: this.n }, (_, index) => new Sequence(this, index));
   }
 
   get tenant(): string {
     return this.request.tenant;
   }
   get n(): number {
-    return this.request.n;
+    return rowsOf(this.request);
   }
   get promptLength(): number {
     return this.request.promptIds.length;
@@ -42,7 +52,19 @@ export class RunningRequest implements Schedulable {
 
   /** Ends every choice that still runs. */
   finishAll(reason: FinishReason): void {
-    for (const sequence of this.sequences) sequence.finish(reason);
+    if (this.search === null) for (const sequence of this.sequences) sequence.finish(reason);
+    else {
+      this.freeRows();
+      // A search's choices finish in order.
+      while (!this.ended) this.finishChoice(this.request.n - this.#open, reason);
+    }
+  }
+
+  /** To be called once for each choice. */
+  finishChoice(choice: number, reason: FinishReason, score?: number): void {
+    this.observer.finished(reason);
+    if (--this.#open === 0) this.ended = true;
+    this.tell((listener) => (score === undefined ? listener.onFinish(choice, reason) : listener.onFinish(choice, reason, score)));
   }
 
   fail(error: PrefixdError): void {
@@ -70,46 +92,64 @@ export class RunningRequest implements Schedulable {
     }
   }
 
-  endIfDone(): void {
-    if (this.sequences.every((sequence) => sequence.done)) this.ended = true;
+  freeRows(): void {
+    for (const sequence of this.sequences) sequence.done = true;
   }
 
   #end(outcome: SequenceOutcome): void {
     this.ended = true;
-    for (const sequence of this.sequences) {
-      if (sequence.done) continue;
-      sequence.done = true;
-      this.observer.finished(outcome);
-    }
+    this.freeRows();
+    for (; this.#open > 0; this.#open--) this.observer.finished(outcome);
   }
 }
 
-/** One choice of a request. While it decodes it owns one row of the KV cache. */
+/** One choice of a request, or one of its beams. While it decodes it owns one row of the KV cache. */
 export class Sequence {
   readonly owner: RunningRequest;
+  /** The choice; of a beam no more than a number. */
   readonly choice: number;
-  readonly sampler: Sampler;
+  /** null: its tokens are the beam search's business. */
+  readonly #sampler: Sampler | null;
   /** Tokens in its row, the prefix's virtual ones included: the position of the next token fed. */
   length = 0;
   /** The newest token, not yet in the cache. */
   lastId = -1;
   generated = 0;
+  /** Its row is free. */
   done = false;
   /** When the newest token came, in ms. */
-  lastTokenAt = 0;
+  #lastTokenAt = 0;
 
   constructor(owner: RunningRequest, choice: number) {
-    const { sampling, seed, promptIds, eosIds } = owner.request;
+    const { sampling, seed, promptIds, eosIds, beams } = owner.request;
     this.owner = owner;
     this.choice = choice;
-    this.sampler = new Sampler(sampling, seed, choice, promptIds, eosIds);
+    this.#sampler = beams === null ? new Sampler(sampling, seed, choice, promptIds, eosIds) : null;
+  }
+
+  /**
+   * Chooses the next token from row `row` of a step, tells the listener, and ends the choice if this was the last.
+   * @throws PrefixdError model_failed
+   */
+  advance(output: StepOutput, row: number): void {
+    const { owner } = this;
+    const { request, observer } = owner;
+    if (this.#sampler === null) throw new Error("a beam does not choose its own tokens");
+    const token: Omit<TokenEvent, "choice"> = this.#sampler.next(output, row, request.topLogprobs);
+    this.lastId = token.id;
+    this.generated++;
+    const verdict = owner.tell((listener) => listener.onToken({ choice: this.choice, ...token }));
+    const now = performance.now();
+    if (this.#lastTokenAt > 0) observer.interToken((now - this.#lastTokenAt) / 1000);
+    this.#lastTokenAt = now;
+    if (request.eosIds.includes(this.lastId)) this.finish("eos");
+    else if (verdict === "stop") this.finish("stop");
+    else if (this.generated >= request.maxNewTokens) this.finish("length");
   }
 
   finish(reason: FinishReason): void {
     if (this.done) return;
     this.done = true;
-    this.owner.observer.finished(reason);
-    this.owner.endIfDone();
-    this.owner.tell((listener) => listener.onFinish(this.choice, reason));
+    this.owner.finishChoice(this.choice, reason);
   }
 }

@@ -12,9 +12,11 @@ export interface ResponseOptions {
   readonly returnTokenIds: boolean;
 }
 
+const DEFAULT_NEW_TOKENS = 20;
+
 /**
  * A body that fits its schema, with defaults filled in and what no schema can say checked. `pathId` is the id in the path, `user` who asks.
- * `maxN`: the most choices per prompt.
+ * `maxN`: the most rows per prompt: choices, also those that best_of drops, or beams.
  */
 export async function parseGenerate(
   body: GenerateBody,
@@ -24,13 +26,8 @@ export async function parseGenerate(
   maxN: number,
 ): Promise<{ request: ValidGenerateRequest; response: ResponseOptions }> {
   const prefix = prefixOf(body, pathId, user);
+  checkCombinations(body, maxN);
   const n = body.n ?? 1;
-  const doSample = body.do_sample ?? false;
-  const maxNewTokens = body.max_new_tokens ?? 20;
-  const minNewTokens = body.min_new_tokens ?? 0;
-  if (n > maxN) throw new PrefixdError("invalid_parameter", `n must be <= ${maxN} on this server.`);
-  if (n > 1 && !doSample) throw new PrefixdError("invalid_parameter", "n > 1 needs do_sample true: without it all choices are the same.");
-  if (minNewTokens > maxNewTokens) throw new PrefixdError("invalid_parameter", "min_new_tokens must be <= max_new_tokens.");
   const stream = body.stream ?? false;
   const request: ValidGenerateRequest = {
     id: `gen-${randomUUID()}`,
@@ -38,7 +35,10 @@ export async function parseGenerate(
     prefix,
     prompts: await readPrompts(body, reader),
     n,
-    maxNewTokens,
+    bestOf: body.best_of !== undefined && body.best_of > n ? body.best_of : null,
+    beams: (body.num_beams ?? 1) === 1 ? null : { numBeams: body.num_beams ?? 1, lengthPenalty: body.length_penalty ?? 1, earlyStopping: body.early_stopping ?? false },
+    echo: body.echo ?? false,
+    maxNewTokens: body.max_new_tokens ?? DEFAULT_NEW_TOKENS,
     sampling: await readSampling(body, reader),
     seed: body.seed ?? randomInt(2 ** 32),
     logprobs: body.logprobs ?? null,
@@ -46,6 +46,31 @@ export async function parseGenerate(
     ignoreEos: body.ignore_eos ?? false,
   };
   return { request, response: { stream, returnTokenIds: body.return_token_ids ?? stream } };
+}
+
+/** What fields say of each other. Throws `invalid_parameter`. */
+function checkCombinations(body: GenerateBody, maxN: number): void {
+  const { n = 1, best_of: bestOf = n, num_beams: numBeams = 1, do_sample: doSample = false, stream = false, max_new_tokens: maxNew = DEFAULT_NEW_TOKENS } = body;
+  const beams = numBeams > 1;
+  const refused: [boolean, string][] = [
+    [n > maxN, `n must be <= ${maxN} on this server`],
+    [bestOf > maxN, `best_of must be <= ${maxN} on this server`],
+    [numBeams > maxN, `num_beams must be <= ${maxN} on this server`],
+    [beams && doSample, "num_beams > 1 searches and does not draw: leave out do_sample"],
+    [beams && n > numBeams, "n must be <= num_beams: a beam search has no more results"],
+    [beams && bestOf > n, "best_of cannot be used with num_beams > 1, which returns the best already"],
+    [beams && stream, "num_beams > 1 cannot be streamed: which tokens come first is known at the end"],
+    [beams && body.stop !== undefined && body.stop.length > 0, "stop cannot be used with num_beams > 1"],
+    [!beams && n > 1 && !doSample, "n > 1 needs do_sample true: without it all choices are the same"],
+    [bestOf < n, "best_of must be >= n"],
+    [bestOf > n && !doSample && !beams, "best_of needs do_sample true: without it all choices are the same"],
+    [bestOf > n && stream, "best_of cannot be streamed: which choices are the best is known at the end"],
+    [maxNew === 0 && !(body.echo ?? false), "max_new_tokens must be >= 1; 0 only with echo"],
+    [maxNew === 0 && (beams || bestOf > n), "max_new_tokens 0 leaves nothing for num_beams or best_of to choose from"],
+    [(body.min_new_tokens ?? 0) > maxNew, "min_new_tokens must be <= max_new_tokens"],
+  ];
+  const first = refused.find(([applies]) => applies);
+  if (first !== undefined) throw new PrefixdError("invalid_parameter", `${first[1]}.`);
 }
 
 async function readSampling(body: GenerateBody, reader: PromptReader): Promise<ValidGenerateRequest["sampling"]> {

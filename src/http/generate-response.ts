@@ -52,6 +52,7 @@ export class ResponseWriter {
       text: delta.text,
       ...(this.#options.returnTokenIds ? { token_ids: delta.tokenIds } : {}),
       ...(this.#request.logprobs === null ? {} : { logprobs: this.#logprobs(delta) }),
+      ...(delta.score === null ? {} : { score: delta.score }),
       finish_reason: delta.finishReason,
     };
   }

@@ -24,7 +24,7 @@ export const OPENAPI_OPTIONS = {
 type Json = null | string | number | boolean | Json[] | { [key: string]: Json };
 
 /** Keywords of ours that only the server reads; see config.ts's neighbours in schemas/. */
-const PRIVATE = new Set(["neutral", "hint", "unchecked"]);
+const PRIVATE = new Set(["hint", "unchecked"]);
 
 /** The API's description, of the routes that the app really has. The app must be ready. */
 export function openapiDocument(app: FastifyInstance): Json {

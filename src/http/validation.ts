@@ -16,7 +16,6 @@ interface Finding {
 interface Annotated {
   readonly type?: unknown;
   readonly properties?: Readonly<Record<string, Annotated>>;
-  readonly neutral?: unknown;
   readonly hint?: string;
   readonly unchecked?: boolean;
 }
@@ -54,9 +53,6 @@ export function explain(schema: Annotated, findings: readonly Finding[], part: s
   if (finding === undefined || finding.instancePath === "") return new PrefixdError("invalid_request", `The ${part} ${finding?.message ?? "is malformed"}.`);
   const top = schema.properties?.[finding.instancePath.split("/")[1] ?? ""];
   const name = where(finding.instancePath, part);
-  if (top && "neutral" in top) {
-    return new PrefixdError("unsupported_parameter", `${name} is not in this version: leave it out, or send ${JSON.stringify(top.neutral)}, which changes nothing.`);
-  }
   return new PrefixdError("invalid_parameter", `${name} ${expectation(findings, finding)}${top?.hint ? `; ${top.hint}` : ""}.`);
 }
 

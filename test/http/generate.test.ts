@@ -64,12 +64,45 @@ t.test("token ids as prompt, several prompts, choices numbered prompt by prompt"
   t.equal((await fastify.inject(post("/generate", { prompt: [256], max_new_tokens: 1 }))).statusCode, 200, "the BOS token stands for an empty prompt");
 });
 
-t.test("parameters of later versions are taken with the value that changes nothing", async (t) => {
-  const { fastify } = await buildTestApp(t);
-  const harmless = {
-    num_beams: 1, length_penalty: 1, early_stopping: false, best_of: 1, echo: false,
-  };
-  t.equal((await fastify.inject(post("/generate", { ...PROMPT, ...harmless, prefix_id: null }))).statusCode, 200);
+t.test("beam search: parameters as transformers calls them, and the sequences' scores", async (t) => {
+  const { fastify, engine } = await withPrefix(t);
+  const response = await fastify.inject(post("/generate", { ...PROMPT, num_beams: 3, n: 2, length_penalty: 0.5, early_stopping: "never", min_new_tokens: 1, stop: [] }));
+  t.match(engine.submitted[0], { n: 2, beams: { numBeams: 3, lengthPenalty: 0.5, earlyStopping: "never" }, sampling: { doSample: false, minNewTokens: 1 } });
+  const body: unknown = response.json();
+  t.same(Compile(GenerateResponse).Errors(body), []);
+  t.match(body, { choices: [{ index: 0, text: "cde", score: -1 }, { index: 1, text: "def", score: -2 }], usage: { completion_tokens: 9 } }, "what no choice shows is counted as well");
+  await fastify.inject(post("/generate", { ...PROMPT, num_beams: 2 }));
+  t.match(engine.submitted[1], { n: 1, beams: { numBeams: 2, lengthPenalty: 1, earlyStopping: false } });
+  await fastify.inject(post("/generate", { ...PROMPT, num_beams: 1, length_penalty: 2, early_stopping: true, best_of: 1, echo: false }));
+  t.match(engine.submitted[2], { n: 1, beams: null, scorePrompt: false });
+});
+
+t.test("best_of draws more than it returns: the likeliest by mean log probability, of every prompt its own", async (t) => {
+  const { fastify, engine } = await buildTestApp(t);
+  // Choice 2 is likeliest, then 0; choice 1 ends early, so that its sum is the largest and its mean the smallest.
+  engine.script = (_, choice, k) => (choice === 1 && k === 0 ? 256 : 65 + choice);
+  engine.logprob = (choice) => [-0.5, -0.9, -0.4][choice]!;
+  const body = { prompts: ["a", "b"], best_of: 3, n: 2, do_sample: true, max_new_tokens: 3, logprobs: 0 };
+  const answer = (await fastify.inject(post("/generate", body))).json<{ choices: { index: number; text: string; score: number }[]; usage: object }>();
+  t.same(Compile(GenerateResponse).Errors(answer), []);
+  t.same(answer.choices.map(({ index, text }) => [index, text]), [[0, "CCC"], [1, "AAA"], [2, "CCC"], [3, "AAA"]]);
+  for (const [index, score] of [-0.4, -0.5, -0.4, -0.5].entries()) t.ok(Math.abs(answer.choices[index]!.score - score) < 1e-9);
+  t.same(answer.usage, { prefix_tokens: 0, prompt_tokens: 2, completion_tokens: 14 }, "all that was drawn");
+  t.same(engine.submitted.map(({ n }) => n), [3, 3]);
+});
+
+t.test("echo: the choices begin with the prompt, and log probabilities with its tokens'", async (t) => {
+  const { fastify, engine } = await withPrefix(t);
+  const body = { prompts: ["ab", [99, 256]], n: 2, do_sample: true, max_new_tokens: 2, echo: true, return_token_ids: true, prefix_id: "p" };
+  const plain = (await fastify.inject(post("/generate", body))).json<{ choices: object[]; usage: object }>();
+  t.match(plain, { choices: [{ text: "abcd", token_ids: [97, 98, 99, 100] }, { text: "abde" }, { token_ids: [99, 256, 257, 258] }, {}], usage: { prompt_tokens: 4, completion_tokens: 8 } });
+  t.notMatch(plain, { choices: [{ logprobs: {} }] });
+  t.equal(engine.submitted[0]?.scorePrompt, false, "what nobody asks for is not computed");
+  const scored: unknown = (await fastify.inject(post("/generate", { ...body, prompts: ["ab"], logprobs: 1 }))).json();
+  t.same(Compile(GenerateResponse).Errors(scored), []);
+  t.match(scored, { choices: [{ text: "abcd", logprobs: { token_logprobs: [null, -0.25, -0.5, -0.5], top_logprobs: [[], [{ id: 98, token: "b", logprob: -0.25 }], [{ id: 99 }], [{ id: 100 }]] } }, { text: "abde" }] });
+  const only: unknown = (await fastify.inject(post("/generate", { prompt: "ab", echo: true, max_new_tokens: 0, logprobs: 0 }))).json();
+  t.match(only, { choices: [{ text: "ab", finish_reason: "length", logprobs: { token_logprobs: [null, -0.25], top_logprobs: [[], []] } }], usage: { prompt_tokens: 2, completion_tokens: 0 } });
 });
 
 t.test("bad bodies are refused by name", async (t) => {
@@ -79,7 +112,6 @@ t.test("bad bodies are refused by name", async (t) => {
     [{ ...PROMPT, temprature: 1 }, 400, "unknown_field", /"temprature".*mean "temperature"/],
     [{ ...PROMPT, frobnicate: 1 }, 400, "unknown_field", /no field "frobnicate"\.$/],
     [{ ...PROMPT, constructor: 1 }, 400, "unknown_field", /"constructor"/],
-    [{ ...PROMPT, num_beams: 4 }, 400, "unsupported_parameter", /num_beams .* send 1/],
     [{ ...PROMPT, no_repeat_ngram_size: -1 }, 400, "invalid_parameter", /^no_repeat_ngram_size must be >= 0/],
     [{ ...PROMPT, presence_penalty: "x" }, 400, "invalid_parameter", /^presence_penalty must be number/],
     [{ ...PROMPT, presence_penalty: 2.5 }, 400, "invalid_parameter", /^presence_penalty must be <= 2/],
@@ -108,7 +140,24 @@ t.test("bad bodies are refused by name", async (t) => {
     [{ ...PROMPT, top_k: -1 }, 400, "invalid_parameter", /^top_k must be >= 0/],
     [{ ...PROMPT, seed: 2 ** 32 }, 400, "invalid_parameter", /^seed must be <= 4294967295/],
     [{ ...PROMPT, logprobs: 21 }, 400, "invalid_parameter", /^logprobs must be <= 20/],
-    [{ ...PROMPT, max_new_tokens: 0 }, 400, "invalid_parameter", /^max_new_tokens must be >= 1/],
+    [{ ...PROMPT, max_new_tokens: 0 }, 400, "invalid_parameter", /^max_new_tokens must be >= 1; 0 only with echo/],
+    [{ ...PROMPT, max_new_tokens: 0, echo: true, num_beams: 2 }, 400, "invalid_parameter", /^max_new_tokens 0 leaves nothing/],
+    [{ ...PROMPT, max_new_tokens: 0, echo: true, best_of: 2, do_sample: true }, 400, "invalid_parameter", /^max_new_tokens 0 leaves nothing/],
+    [{ ...PROMPT, num_beams: 0 }, 400, "invalid_parameter", /^num_beams must be >= 1/],
+    [{ ...PROMPT, num_beams: 17 }, 400, "invalid_parameter", /^num_beams must be <= 16/],
+    [{ ...PROMPT, num_beams: 5 }, 400, "invalid_parameter", /^num_beams must be <= 4 on this server/],
+    [{ ...PROMPT, num_beams: 3, do_sample: true }, 400, "invalid_parameter", /^num_beams > 1 searches and does not draw/],
+    [{ ...PROMPT, num_beams: 3, n: 4 }, 400, "invalid_parameter", /^n must be <= num_beams/],
+    [{ ...PROMPT, num_beams: 3, best_of: 2 }, 400, "invalid_parameter", /^best_of cannot be used with num_beams/],
+    [{ ...PROMPT, num_beams: 3, stream: true }, 400, "invalid_parameter", /^num_beams > 1 cannot be streamed/],
+    [{ ...PROMPT, num_beams: 3, stop: "." }, 400, "invalid_parameter", /^stop cannot be used with num_beams/],
+    [{ ...PROMPT, early_stopping: "always" }, 400, "invalid_parameter", /^early_stopping/],
+    [{ ...PROMPT, length_penalty: 11 }, 400, "invalid_parameter", /^length_penalty must be <= 10/],
+    [{ ...PROMPT, best_of: 2 }, 400, "invalid_parameter", /^best_of needs do_sample/],
+    [{ ...PROMPT, best_of: 2, n: 3, do_sample: true }, 400, "invalid_parameter", /^best_of must be >= n/],
+    [{ ...PROMPT, best_of: 5, do_sample: true }, 400, "invalid_parameter", /^best_of must be <= 4 on this server/],
+    [{ ...PROMPT, best_of: 3, do_sample: true, stream: true }, 400, "invalid_parameter", /^best_of cannot be streamed/],
+    [{ ...PROMPT, echo: 1 }, 400, "invalid_parameter", /^echo must be boolean/],
     [{ ...PROMPT, max_new_tokens: 1.5 }, 400, "invalid_parameter", /^max_new_tokens must be integer/],
     [{ ...PROMPT, min_new_tokens: 4 }, 400, "invalid_parameter", /min_new_tokens must be <= max_new_tokens/],
     [{ ...PROMPT, n: 2 }, 400, "invalid_parameter", /n > 1 needs do_sample/],

@@ -39,6 +39,18 @@ t.test("several choices of one step are one event; each says itself why it ended
   t.notMatch(events, [{ choices: [{ token_ids: [] }] }]);
 });
 
+t.test("an echoed prompt comes with the first event; a stop string that is in it ends nothing", async (t) => {
+  const app = await buildTestApp(t);
+  const response = await open(await app.listen(), "/generate", { ...STREAM, echo: true, logprobs: 0, n: 2, do_sample: true, stop: "ab" });
+  const events = parseSse(await readAll(response)).slice(0, -1).map(({ data }) => JSON.parse(data) as object);
+  t.same(Compile(GenerateEvent).Errors(events[0]), []);
+  t.match(events, [
+    { choices: [{ index: 0, text: "abc", token_ids: [97, 98, 99], logprobs: { token_logprobs: [null, -0.25, -0.5], top_logprobs: [[], [], []] } }, { index: 1, text: "abd" }] },
+    { choices: [{ text: "d", token_ids: [100], logprobs: { token_logprobs: [-0.5] } }, { text: "e" }] },
+    { choices: [{ text: "e", finish_reason: "length" }, {}] },
+  ]);
+});
+
 t.test("what is held back for a stop string is not sent; a step with nothing to show sends nothing", async (t) => {
   const app = await buildTestApp(t);
   app.engine.script = (_request, _choice, k) => "a. b".charCodeAt(k);

@@ -72,6 +72,27 @@ t.test("the demo", async (t) => {
     t.not(whole[0]!.text, whole[1]!.text);
   });
 
+  t.test("beam search: sorted scores, each the mean of its tokens' log probabilities, which scoring its text as a prompt gives too", async (t) => {
+    const { prompt, answers } = showcases[0]!;
+    const prefix_id = Object.keys(answers).find((name) => name !== "base")!;
+    const common = { prefix_id, logprobs: 0, return_token_ids: true };
+    const { choices } = (await server.json("/generate", { ...common, prompt, num_beams: 5, n: 5, max_new_tokens: 24, min_new_tokens: 3 })).body;
+    t.equal(new Set(choices.map(({ text }) => text)).size, 5);
+    t.same(choices.map(({ score }) => score), choices.map(({ score }) => score).sort((a, b) => b! - a!));
+    const promptIds = (await server.json("/generate", { ...common, prompt, echo: true, max_new_tokens: 0 })).body.choices[0]!.token_ids;
+    for (const { score, token_ids, logprobs } of choices) {
+      const mean = logprobs!.token_logprobs.reduce<number>((sum, logprob) => sum + logprob!, 0) / token_ids.length;
+      t.ok(Math.abs(score! - mean) < 1e-4, `${score} is ${mean}`);
+      const scored = (await server.json("/generate", { ...common, prompt: [...promptIds, ...token_ids], echo: true, max_new_tokens: 0 })).body.choices[0]!;
+      t.same(scored.token_ids, [...promptIds, ...token_ids]);
+      const again = scored.logprobs!.token_logprobs.slice(promptIds.length);
+      t.ok(again.every((logprob, at) => Math.abs(logprob! - logprobs!.token_logprobs[at]!) < 1e-3), "the same log probabilities");
+    }
+    const refused = await server.json("/generate", { prompt, num_beams: 9 });
+    t.equal(refused.status, 400);
+    t.equal(await server.metric("prefixd_running_sequences"), 0);
+  });
+
   t.test("a client that leaves frees its slot", async (t) => {
     const socket = createConnection(Number(new URL(server.url).port), "127.0.0.1");
     const body = JSON.stringify({ ...LONG, stream: true });

@@ -15,6 +15,7 @@ export class FakeEngine implements GenerationEngine {
   readonly submitted: EngineRequest[] = [];
   readonly cancelled: string[] = [];
   script: (request: EngineRequest, choice: number, k: number) => number = (request, choice, k) => (request.promptIds.at(-1) ?? 0) + 1 + choice + k;
+  logprob: (choice: number) => number = () => -0.5;
   stepMs: number | null = 0;
   maxQueue = 4;
   #draining = false;
@@ -42,20 +43,33 @@ export class FakeEngine implements GenerationEngine {
     this.failAll(new PrefixdError("draining", "The server shut down before this request had finished."));
   }
 
-  /** One token for every open choice. */
+  /** One token for every open choice. With `scorePrompt` a prompt's tokens come first, each with -0.25; a search tells its tokens as they come, and its scores. */
   step(): void {
     for (const running of [...this.#running]) {
+      if (running.made === 0) this.#begin(running);
+      if (running.request.beams !== null) running.listener.onBeamStep?.(running.request.beams.numBeams);
       for (const choice of [...running.open]) {
         if (!running.open.has(choice)) continue;
         const { request, listener } = running;
         const id = this.script(request, choice, running.made);
         const top = Array.from({ length: request.topLogprobs }, (_, i) => ({ id: (id + i) % 257, logprob: -0.5 - i }));
-        const verdict = listener.onToken({ choice, id, logprob: -0.5, top });
+        const verdict = listener.onToken({ choice, id, logprob: this.logprob(choice), top });
         const eos = request.eosIds.includes(id);
         if (eos || verdict === "stop" || running.made + 1 >= request.maxNewTokens) this.#finish(running, choice, eos ? "eos" : verdict === "stop" ? "stop" : "length");
       }
       running.made++;
     }
+  }
+
+  #begin(running: Running): void {
+    const { request, listener, open } = running;
+    listener.onStart?.();
+    const { promptIds, topLogprobs } = request;
+    if (request.scorePrompt) {
+      const tokens = Array.from(promptIds, (id, at) => ({ id, logprob: at === 0 ? null : -0.25, top: at === 0 ? [] : Array.from({ length: topLogprobs }, () => ({ id, logprob: -0.25 })) }));
+      listener.onPrompt?.(tokens);
+    }
+    if (request.maxNewTokens === 0) for (const choice of [...open]) this.#finish(running, choice, "length");
   }
 
   failAll(error: PrefixdError): void {
@@ -75,7 +89,7 @@ export class FakeEngine implements GenerationEngine {
   #finish(running: Running, choice: number, reason: FinishReason): void {
     if (!running.open.delete(choice)) return;
     if (running.open.size === 0) this.#running = this.#running.filter((other) => other !== running);
-    running.listener.onFinish(choice, reason);
+    running.listener.onFinish(choice, reason, running.request.beams === null ? undefined : -1 - choice);
   }
 
   #cancel(running: Running, reason: "cancelled" | "removed"): void {

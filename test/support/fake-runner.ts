@@ -2,6 +2,7 @@
  * A ModelRunner without a model: each row keeps what was really written into it, position by position, and the next token is a hash
  * of all of that. A wrong row, a stale row, another's prefix or a token too many gives other tokens than `oracle` does.
  */
+import { BeamSearch, type BeamResult } from "../../src/engine/beam-search.ts";
 import type { ModelRunner, StepOutput } from "../../src/engine/model-runner.ts";
 import type { EngineRequest } from "../../src/engine/request.ts";
 import { Sampler } from "../../src/engine/sampler.ts";
@@ -11,6 +12,13 @@ export const FAKE_SHAPE: ModelShape = { layers: 2, heads: 2, headDim: 2, width: 
 const CANDIDATES = 16;
 /** A row that holds this token has logits that are not numbers. */
 export const NAN_TOKEN = 96;
+
+interface OutputBuffers {
+  readonly topLogits: Float32Array;
+  readonly topIds: Int32Array;
+  readonly logSumExp: Float32Array;
+  readonly logits: Float32Array;
+}
 
 type Method = "loadPrefix" | "copyRow" | "prefill" | "score" | "decode" | "fold";
 
@@ -35,7 +43,7 @@ export class FakeRunner implements ModelRunner {
   readonly #rows: Uint32Array[];
   /** Positions of each row that are in use, counted as the runner sees it. */
   readonly #stored: Int32Array;
-  readonly #output: { topLogits: Float32Array; topIds: Int32Array; logSumExp: Float32Array; logits: Float32Array };
+  readonly #output: OutputBuffers;
   #running: Method | null = null;
 
   constructor(slots: number, delay: () => Promise<void> = () => new Promise(setImmediate)) {
@@ -44,13 +52,7 @@ export class FakeRunner implements ModelRunner {
     // What an earlier tenant left behind is not zero.
     this.#rows = Array.from({ length: slots }, (_, row) => new Uint32Array(FAKE_SHAPE.positions).fill(hash(row, 0xdead)));
     this.#stored = new Int32Array(slots).fill(-1);
-    const outputRows = Math.max(slots, FAKE_SHAPE.positions);
-    this.#output = {
-      topLogits: new Float32Array(outputRows * CANDIDATES),
-      topIds: new Int32Array(outputRows * CANDIDATES),
-      logSumExp: new Float32Array(outputRows),
-      logits: new Float32Array(outputRows * FAKE_SHAPE.vocabSize),
-    };
+    this.#output = outputBuffers(Math.max(slots, FAKE_SHAPE.positions));
   }
 
   /** The `nth` call from now of a method fails; 1 is the next one. */
@@ -184,16 +186,10 @@ export class FakeRunner implements ModelRunner {
 
 /** The tokens of one choice when nothing else runs, computed without the engine and without rows. */
 export function oracle(request: EngineRequest, choice: number): number[] {
-  const { prefix, promptIds, sampling, seed, eosIds, maxNewTokens, topLogprobs } = request;
-  const start = prefix?.length ?? 0;
-  const cells = [...(prefix === null ? [] : prefixCells(prefix)), ...Array.from(promptIds, (id, index) => tokenCell(start + index, id))];
+  const { promptIds, sampling, seed, eosIds, maxNewTokens, topLogprobs } = request;
+  const cells = promptCells(request);
   const sampler = new Sampler(sampling, seed, choice, promptIds, eosIds);
-  const buffers = {
-    topLogits: new Float32Array(CANDIDATES),
-    topIds: new Int32Array(CANDIDATES),
-    logSumExp: new Float32Array(1),
-    logits: new Float32Array(FAKE_SHAPE.vocabSize),
-  };
+  const buffers = outputBuffers(1);
   const ids: number[] = [];
   while (ids.length < maxNewTokens) {
     fill(buffers, 0, Uint32Array.from(cells));
@@ -203,6 +199,24 @@ export function oracle(request: EngineRequest, choice: number): number[] {
     cells.push(tokenCell(cells.length, id));
   }
   return ids;
+}
+
+/** The results of a beam search in the same way: every beam has cells of its own. */
+export function beamOracle(request: EngineRequest): BeamResult[] {
+  const search = new BeamSearch(request, request.beams!);
+  let beams = [promptCells(request)];
+  while (!search.done) {
+    const buffers = outputBuffers(beams.length);
+    for (const [row, cells] of beams.entries()) fill(buffers, row, Uint32Array.from(cells));
+    const { parents, ids } = search.step(asOutput(buffers, beams.length), [...beams.keys()]);
+    beams = parents.map((parent, beam) => [...beams[parent]!, tokenCell(beams[parent]!.length, ids[beam]!)]);
+  }
+  return search.results(request.n);
+}
+
+function promptCells({ prefix, promptIds }: EngineRequest): number[] {
+  const start = prefix?.length ?? 0;
+  return [...(prefix === null ? [] : prefixCells(prefix)), ...Array.from(promptIds, (id, index) => tokenCell(start + index, id))];
 }
 
 /** A prefix of its own for each seed. */
@@ -235,7 +249,7 @@ function tokenCell(position: number, id: number): number {
 const NAN_CELL = 0;
 
 /** Candidates and logits of a row that holds `cells`: the vocabulary in an order that begins at a hash of the cells. */
-function fill({ topLogits, topIds, logSumExp, logits }: { topLogits: Float32Array; topIds: Int32Array; logSumExp: Float32Array; logits: Float32Array }, row: number, cells: Uint32Array, nanFrom = Infinity): void {
+function fill({ topLogits, topIds, logSumExp, logits }: OutputBuffers, row: number, cells: Uint32Array, nanFrom = Infinity): void {
   const { vocabSize } = FAKE_SHAPE;
   let state = 3;
   for (const cell of cells) state = hash(state, cell);
@@ -255,7 +269,16 @@ function fill({ topLogits, topIds, logSumExp, logits }: { topLogits: Float32Arra
   logSumExp[row] = Math.log(sum);
 }
 
-function asOutput(buffers: { topLogits: Float32Array; topIds: Int32Array; logSumExp: Float32Array; logits: Float32Array }, rows: number): StepOutput {
+function outputBuffers(rows: number): OutputBuffers {
+  return {
+    topLogits: new Float32Array(rows * CANDIDATES),
+    topIds: new Int32Array(rows * CANDIDATES),
+    logSumExp: new Float32Array(rows),
+    logits: new Float32Array(rows * FAKE_SHAPE.vocabSize),
+  };
+}
+
+function asOutput(buffers: OutputBuffers, rows: number): StepOutput {
   const { topLogits, topIds, logSumExp, logits } = buffers;
   const { vocabSize } = FAKE_SHAPE;
   return { rows, topLogits, topIds, logSumExp, logits: (row) => logits.subarray(row * vocabSize, (row + 1) * vocabSize) };

@@ -70,18 +70,20 @@ export interface ChoiceResult {
   readonly logprobs: number[];
   readonly top: TokenEvent["top"][];
   reason: FinishReason | null;
+  /** Of beam search. */
+  score: number | null;
 }
 
 let requests = 0;
 
 /** An EngineRequest with defaults: greedy, one choice, no EOS. */
 export function engineRequest(given: Partial<EngineRequest> & Pick<EngineRequest, "promptIds">): EngineRequest {
-  return { id: `test-${requests++}`, tenant: "test", prefix: null, n: 1, maxNewTokens: 16, sampling: GREEDY, seed: 0, topLogprobs: 0, eosIds: [], ...given };
+  return { id: `test-${requests++}`, tenant: "test", prefix: null, n: 1, beams: null, scorePrompt: false, maxNewTokens: 16, sampling: GREEDY, seed: 0, topLogprobs: 0, eosIds: [], ...given };
 }
 
 /** Submits a request; `done` holds every choice's result once all have ended. `onToken` sees each token first. */
 export function submit(engine: Engine, request: EngineRequest, onToken?: (event: TokenEvent, handle: () => RequestHandle) => void): { handle: RequestHandle; done: Promise<ChoiceResult[]> } {
-  const choices: ChoiceResult[] = Array.from({ length: request.n }, () => ({ ids: [], logprobs: [], top: [], reason: null }));
+  const choices: ChoiceResult[] = Array.from({ length: request.n }, () => ({ ids: [], logprobs: [], top: [], reason: null, score: null }));
   let open = request.n;
   let handle: RequestHandle | undefined;
   const done = new Promise<ChoiceResult[]>((resolve, reject) => {
@@ -94,8 +96,9 @@ export function submit(engine: Engine, request: EngineRequest, onToken?: (event:
         onToken?.(event, () => handle!);
         return "continue";
       },
-      onFinish(choice, reason) {
+      onFinish(choice, reason, score) {
         choices[choice]!.reason = reason;
+        choices[choice]!.score = score ?? null;
         if (--open === 0) resolve(choices);
       },
       onError: (error: PrefixdError) => reject(error),

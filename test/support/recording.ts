@@ -1,12 +1,14 @@
 /** What the engine tells about one request, and whether it keeps to the listener's contract. */
 import { setImmediate as turn } from "node:timers/promises";
 import type { Engine, EngineStats } from "../../src/engine/engine.ts";
-import type { EngineRequest, FinishReason, RequestHandle, RequestListener, TokenEvent } from "../../src/engine/request.ts";
+import type { EngineRequest, FinishReason, PromptToken, RequestHandle, RequestListener, TokenEvent } from "../../src/engine/request.ts";
 import type { PrefixdError } from "../../src/errors.ts";
 import type { EngineObserver, SequenceOutcome, StepPhase } from "../../src/observability/engine-observer.ts";
 
 export interface Hooks {
   onStart?(handle: RequestHandle): void;
+  onPrompt?(handle: RequestHandle): void;
+  onBeamStep?(handle: RequestHandle): void;
   onToken?(event: TokenEvent, handle: RequestHandle): "continue" | "stop" | undefined;
   onFinish?(choice: number, reason: FinishReason, handle: RequestHandle): void;
   onError?(error: PrefixdError): void;
@@ -16,6 +18,10 @@ export class Recording implements RequestListener {
   readonly ids: number[][];
   readonly reasons: (FinishReason | null)[];
   readonly tokens: TokenEvent[] = [];
+  readonly scores: (number | undefined)[];
+  /** Tokens that beam search has told of in its steps. */
+  searched = 0;
+  prompt: readonly PromptToken[] | null = null;
   /** Calls that the contract forbids; must stay empty. */
   readonly violations: string[] = [];
   /** Resolves when the listener has heard the end; never for a cancelled request. */
@@ -31,6 +37,7 @@ export class Recording implements RequestListener {
   constructor(engine: Engine, request: EngineRequest, hooks: Hooks = {}) {
     this.ids = Array.from({ length: request.n }, () => []);
     this.reasons = this.ids.map(() => null);
+    this.scores = this.ids.map(() => undefined);
     this.#hooks = hooks;
     this.ended = new Promise((resolve) => (this.#resolve = resolve));
     const handle = engine.submit(request, this);
@@ -49,6 +56,20 @@ export class Recording implements RequestListener {
     this.#hooks.onStart?.(this.handle);
   }
 
+  onPrompt(tokens: readonly PromptToken[]): void {
+    this.#check("onPrompt");
+    if (!this.started || this.prompt !== null || this.tokens.length > 0) this.violations.push("onPrompt out of turn");
+    this.prompt = tokens;
+    this.#hooks.onPrompt?.(this.handle);
+  }
+
+  onBeamStep(tokens: number): void {
+    this.#check("onBeamStep");
+    if (this.tokens.length > 0) this.violations.push("onBeamStep after results");
+    this.searched += tokens;
+    this.#hooks.onBeamStep?.(this.handle);
+  }
+
   onToken(event: TokenEvent): "continue" | "stop" {
     this.#check("onToken");
     if (!this.started) this.violations.push("onToken before onStart");
@@ -58,10 +79,11 @@ export class Recording implements RequestListener {
     return this.#hooks.onToken?.(event, this.handle) ?? "continue";
   }
 
-  onFinish(choice: number, reason: FinishReason): void {
+  onFinish(choice: number, reason: FinishReason, score?: number): void {
     this.#check("onFinish");
     if (this.reasons[choice] !== null) this.violations.push(`onFinish of choice ${choice} twice`);
     this.reasons[choice] = reason;
+    this.scores[choice] = score;
     if (!this.reasons.includes(null)) this.#end();
     this.#hooks.onFinish?.(choice, reason, this.handle);
   }

@@ -55,14 +55,14 @@ const now = (): number => Number(process.hrtime.bigint() / 1000n);
 
 async function generate(call: Extract<ReplicaCall, { op: "run" }>): Promise<unknown> {
   const request: ValidGenerateRequest = {
-    id: `run-${call.id}`, user: call.user, prefix: { user: call.user, name: call.name }, prompts: [Int32Array.from(call.prompt)], n: 1, maxNewTokens: call.max,
+    id: `run-${call.id}`, user: call.user, prefix: { user: call.user, name: call.name }, prompts: [Int32Array.from(call.prompt)], n: 1, bestOf: null, beams: null, echo: false, maxNewTokens: call.max,
     sampling: GREEDY, seed: 0, logprobs: 0, stop: [], ignoreEos: true,
   };
-  const out = { ids: [] as number[], logprobs: [] as number[], lastAt: 0, end: "" };
+  const out = { ids: [] as number[], logprobs: [] as (number | null)[], lastAt: 0, end: "" };
   return new Promise((resolve) => {
     const finish = (end: string): void => resolve({ ...out, end });
     const listener = {
-      onStep(deltas: readonly { tokenIds: number[]; logprobs: { token: number[] }; finishReason: string | null }[], end: unknown): void {
+      onStep(deltas: readonly { tokenIds: number[]; logprobs: { token: (number | null)[] }; finishReason: string | null }[], end: unknown): void {
         // As the HTTP side does right before a write. The time is taken before: a process may be stopped after any instruction, and
         // what it was allowed to write then counts from when it asked.
         const at = now();

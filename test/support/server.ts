@@ -10,7 +10,14 @@ const ROOT = new URL("../..", import.meta.url).pathname;
 
 /** What the tests read of an answer to `/generate`, or of a problem. */
 export interface Answer {
-  readonly choices: { readonly index: number; readonly text: string; readonly token_ids: number[]; readonly finish_reason: string }[];
+  readonly choices: {
+    readonly index: number;
+    readonly text: string;
+    readonly token_ids: number[];
+    readonly logprobs?: { readonly token_logprobs: (number | null)[] };
+    readonly score?: number;
+    readonly finish_reason: string;
+  }[];
   readonly prefix: { readonly id: string; readonly digest: string } | null;
   readonly usage: { readonly prefix_tokens: number; readonly prompt_tokens: number; readonly completion_tokens: number };
   readonly code?: string;

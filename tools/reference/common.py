@@ -51,4 +51,11 @@ def read_json(path: Path) -> dict:
 def greedy_token_logprobs(logits: torch.Tensor, token_ids: list[int]) -> torch.Tensor:
     """Log-softmax (float64, from float32 logits `[steps, vocab]`) of the token chosen at each step."""
     logprobs = logits.double().log_softmax(-1)
-    return logprobs[torch.arange(len(token_ids)), torch.tensor(token_ids)]
+    return logprobs[torch.arange(len(token_ids)), torch.tensor(token_ids, dtype=torch.long)]
+
+
+def next_token_logits(model: torch.nn.Module, token_ids: list[int]) -> torch.Tensor:
+    """Raw logits `[tokens, vocab]` after each token, by one uncached forward pass; what virtual tokens put out is cut off."""
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([token_ids])).logits[0]
+    return logits[-len(token_ids) :]

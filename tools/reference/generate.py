@@ -17,6 +17,7 @@ from checkpoints import CHECKPOINTS, checkpoint_dir, write_checkpoint
 from common import DEFAULT_OUTPUT, DEFAULT_TOKENIZER
 from generations import write_generations
 from processors import write_processor_cases, write_processors
+from prompts import write_prompts
 from stop_strings import write_stop_strings
 from tokenizer_cases import write_tokenizer_cases
 from warpers import write_warpers
@@ -45,6 +46,7 @@ def main() -> None:
         ended = sum(case["finish_reason"] == "eos" for case in cases)
         print(f"{checkpoint.name}: {len(ADAPTERS[checkpoint.name])} adapters, {len(cases)} cases, {ended} end with EOS")
         print(f"{checkpoint.name}: {write_beams(checkpoint, folder)} beam searches")
+        print(f"{checkpoint.name}: {write_prompts(checkpoint, folder)} prompts")
         print(f"{checkpoint.name}: {write_processor_cases(checkpoint, folder)} cases of processors")
 
     print(f"warpers: {write_warpers(arguments.output / 'warpers.json')} cases")

@@ -1,15 +1,12 @@
-import Type, { type Static, type TSchema } from "typebox";
+import Type, { type Static } from "typebox";
 import { named, strict } from "./common.ts";
 
 const TokenIds = Type.Array(Type.Integer({ minimum: 0 }));
 const Prompt = Type.Union([Type.String(), TokenIds]);
 
-/** A parameter of later versions: taken with the value that changes nothing, refused by name with any other. */
-const neutral = <T extends TSchema>(schema: T, value: unknown): T =>
-  Object.assign(schema, { neutral: value, description: `Not in this version: leave it out, or send ${JSON.stringify(value)}, which changes nothing.` });
-
 export const MAX_PROMPTS = 64;
 export const MAX_STOPS = 16;
+export const MAX_BEAMS = 16;
 export const MAX_LOGPROBS = 20;
 const StopString = Type.String({ minLength: 1, maxLength: 256 });
 
@@ -30,7 +27,7 @@ export const GenerateBody = named(
       prompt: Optional(Type.Union([Type.String(), TokenIds], { description: "The prompt, as text or as token ids; not empty. Either this or `prompts`." })),
       prompts: Optional(Type.Array(Prompt, { minItems: 1, maxItems: MAX_PROMPTS, description: "Several prompts with the same parameters: all of them are taken in, or none. Choice c of prompt p has index p * n + c." })),
       prefix_id: Optional(Type.Union([Type.String(), Type.Null()], { description: "The prefix to use; absent or null: the bare base model, if the server allows it." })),
-      max_new_tokens: Optional(Type.Integer({ minimum: 1, default: 20, description: "Prefix + prompt + new tokens must be at most n_positions + 1." })),
+      max_new_tokens: Optional(Type.Integer({ minimum: 0, default: 20, description: "Prefix + prompt + new tokens must be at most n_positions + 1. 0 only with `echo`." })),
       min_new_tokens: Optional(Type.Integer({ minimum: 0, default: 0, description: "No EOS before so many new tokens." })),
       do_sample: Optional(Type.Boolean({ default: false, description: "Draw the next token; false takes the likeliest, and the parameters of drawing have no effect, as in transformers." })),
       temperature: Optional(Type.Number({ exclusiveMinimum: 0, default: 1, hint: "for the likeliest token send do_sample false", description: "Divides the logits." })),
@@ -57,18 +54,23 @@ export const GenerateBody = named(
           examples: [{ "50256": -100 }],
         }),
       ),
-      n: Optional(Type.Integer({ minimum: 1, default: 1, description: "Choices per prompt; more than 1 needs do_sample." })),
+      n: Optional(Type.Integer({ minimum: 1, default: 1, description: "Choices per prompt; more than 1 needs do_sample or num_beams. Of a beam search the best so many sequences, best first." })),
       seed: Optional(Type.Integer({ minimum: 0, maximum: 0xffff_ffff, description: "Same seed, same answer. Drawn and told in the response when absent." })),
       stop: Optional(Type.Union([StopString, Type.Array(StopString, { maxItems: MAX_STOPS })], { description: "Strings that end a choice. `text` ends before the string, `token_ids` with the token that completed it." })),
       ignore_eos: Optional(Type.Boolean({ default: false, description: "Go on after EOS." })),
       logprobs: Optional(Type.Integer({ minimum: 0, maximum: MAX_LOGPROBS, description: "Report each token's log probability and the k likeliest tokens, before any processing; 0: only the token's own." })),
       return_token_ids: Optional(Type.Boolean({ description: "Return the ids of the new tokens. Default: true in a stream, false otherwise." })),
-      stream: Optional(Type.Boolean({ default: false, description: "Answer as server-sent events." })),
-      num_beams: Optional(neutral(Type.Literal(1), 1)),
-      length_penalty: Optional(neutral(Type.Literal(1), 1)),
-      early_stopping: Optional(neutral(Type.Literal(false), false)),
-      best_of: Optional(neutral(Type.Literal(1), 1)),
-      echo: Optional(neutral(Type.Literal(false), false)),
+      stream: Optional(Type.Boolean({ default: false, description: "Answer as server-sent events. Not with num_beams or best_of." })),
+      num_beams: Optional(Type.Integer({ minimum: 1, maximum: MAX_BEAMS, default: 1, description: "Beam search with so many beams, as transformers does it; 1: none. Not with do_sample, stop or stream. The choices have a `score`." })),
+      length_penalty: Optional(Type.Number({ minimum: -10, maximum: 10, default: 1, description: "Of beam search: a sequence's score is the sum of its log probabilities divided by its length to this power; above 0 favours long ones." })),
+      early_stopping: Optional(
+        Type.Union([Type.Boolean(), Type.Literal("never")], {
+          default: false,
+          description: "Of beam search: true ends with num_beams sequences finished; false when the running ones are unlikely to get better; \"never\" only when they cannot.",
+        }),
+      ),
+      best_of: Optional(Type.Integer({ minimum: 1, description: "Draw so many choices per prompt and return the n with the highest mean log probability per token, best first. Default: n. More than n needs do_sample; not with num_beams or stream." })),
+      echo: Optional(Type.Boolean({ default: false, description: "Begin each choice with the prompt: `text`, `token_ids` and, with `logprobs`, the prompt's own log probabilities (of its first token null)." })),
     },
     {
       description: "Names, meaning and defaults are those of transformers' generate(). A field that is not listed here is refused.",
@@ -109,7 +111,7 @@ export const KNOWN_UNSUPPORTED: ReadonlySet<string> = new Set([
 ]);
 
 const TopLogprob = strict({ id: Type.Integer(), token: Type.String({ description: "The token as text; bytes that are no whole character show as U+FFFD" }), logprob: Type.Number() });
-const Logprobs = strict({ token_logprobs: Type.Array(Type.Number()), top_logprobs: Type.Array(Type.Array(TopLogprob)) });
+const Logprobs = strict({ token_logprobs: Type.Array(Type.Union([Type.Number(), Type.Null()]), { description: "null: the first token of an echoed prompt" }), top_logprobs: Type.Array(Type.Array(TopLogprob)) });
 const FinishReason = Type.Enum(["length", "eos", "stop", "removed"], { description: "length: max_new_tokens reached; eos: the model ended it; stop: a stop string; removed: the prefix was removed meanwhile (streams only)" });
 
 const choice = {
@@ -117,11 +119,12 @@ const choice = {
   text: Type.String(),
   token_ids: Type.Optional(Type.Array(Type.Integer(), { description: "With EOS when EOS ended the choice" })),
   logprobs: Type.Optional(Logprobs),
+  score: Type.Optional(Type.Number({ description: "With num_beams transformers' sequences_scores; with best_of the mean log probability of the generated tokens" })),
 };
 const Usage = strict({
   prefix_tokens: Type.Integer({ description: "Virtual tokens of the prefix" }),
   prompt_tokens: Type.Integer({ description: "Summed over the prompts" }),
-  completion_tokens: Type.Integer({ description: "Summed over the choices" }),
+  completion_tokens: Type.Integer({ description: "All tokens generated: those of all choices, and of choices and beams that are not returned" }),
 });
 const common = {
   id: Type.String(),

@@ -1,0 +1,147 @@
+/** The search against transformers' algorithm written out over whole vocabularies, without candidates and without rows. */
+import t from "tap";
+import { BeamSearch, type BeamRequest, type BeamResult } from "../../src/engine/beam-search.ts";
+import type { BeamParams } from "../../src/engine/request.ts";
+import { seededRandom } from "../support/model.ts";
+import { GREEDY, plainScores, stepOutput } from "./sampler-fixture.ts";
+
+const VOCAB = 40;
+const EOS = [3, 17];
+
+/** Logits after some tokens: anything, but always the same; small steps make equal ones common. */
+function logitsAfter(seed: number, ids: readonly number[], step: number): Float32Array {
+  const random = seededRandom(ids.reduce((hash, id) => Math.imul(hash ^ (id + 1), 0x9e3779b1) >>> 0, seed + 1));
+  return Float32Array.from({ length: VOCAB }, () => Math.round((random() * 6 - 3) / step) * step);
+}
+
+interface Case {
+  readonly seed: number;
+  readonly step: number;
+  readonly request: BeamRequest;
+  readonly params: BeamParams;
+}
+
+function randomCase(random: () => number, seed: number): Case {
+  const below = (limit: number): number => Math.floor(random() * limit);
+  const pick = <T>(...values: T[]): T => values[below(values.length)]!;
+  const maxNewTokens = 1 + below(9);
+  return {
+    seed,
+    step: pick(1e-6, 1e-6, 0.5),
+    params: { numBeams: 2 + below(6), lengthPenalty: pick(1, 0, 2, -1, 0.6), earlyStopping: pick<boolean | "never">(false, true, "never") },
+    request: {
+      promptIds: Int32Array.from({ length: 1 + below(4) }, () => below(VOCAB)),
+      maxNewTokens,
+      topLogprobs: 0,
+      eosIds: pick([], EOS.slice(0, 1), EOS),
+      sampling: {
+        ...GREEDY,
+        repetitionPenalty: pick(1, 1, 1.4, 0.6),
+        frequencyPenalty: pick(0, 0, 0.3, -0.2),
+        noRepeatNgramSize: pick(0, 0, 1, 2),
+        badWords: Array.from({ length: below(4) }, () => Array.from({ length: 1 + below(2) }, () => below(VOCAB))),
+        logitBias: new Map(Array.from({ length: below(3) }, () => [below(VOCAB), below(5) - 2])),
+        minNewTokens: below(maxNewTokens),
+      },
+    },
+  };
+}
+
+/** The search as it is, fed with whole rows of which it sees only a few candidates unless it asks. */
+function run({ seed, step, request, params }: Case, candidates: number): { results: BeamResult[]; reads: number } {
+  const search = new BeamSearch(request, params);
+  let paths: number[][] = [[]];
+  let reads = 0;
+  while (!search.done) {
+    const output = stepOutput(paths.map((path) => logitsAfter(seed, path, step)), candidates, 2);
+    const { parents, ids } = search.step(output, [...paths.keys()]);
+    reads += output.reads;
+    paths = parents.map((parent, beam) => [...paths[parent]!, ids[beam]!]);
+  }
+  return { results: search.results(params.numBeams), reads };
+}
+
+interface PlainBeam {
+  readonly ids: number[];
+  readonly score: number;
+  readonly finished: boolean;
+}
+
+/** `_beam_search` line by line for a batch of one, with its large negative numbers; equal scores by their index. */
+function plain({ seed, step, request, params }: Case): PlainBeam[] {
+  const { numBeams, lengthPenalty, earlyStopping } = params;
+  const { eosIds, maxNewTokens, sampling, promptIds } = request;
+  const f = Math.fround;
+  const top = <T extends { score: number }>(list: readonly T[], k: number): T[] => list.map((one, index) => ({ one, index })).sort((a, b) => b.one.score - a.one.score || a.index - b.index).slice(0, k).map(({ one }) => one);
+  let running: PlainBeam[] = Array.from({ length: numBeams }, (_, beam) => ({ ids: [], score: beam === 0 ? 0 : -1e9, finished: false }));
+  let sequences: PlainBeam[] = running.map(() => ({ ids: [], score: -1e9, finished: false }));
+  for (let generated = 0; ; ) {
+    const all = running.flatMap(({ ids, score }) => {
+      const logits = logitsAfter(seed, ids, step);
+      const sum = stepOutput([logits], 1).logSumExp[0]!;
+      const scores = plainScores(logits.map((logit) => logit - sum), sampling, { prompt: [...promptIds], generated: ids, eosIds });
+      return Array.from(scores, (logprob, id) => ({ ids: [...ids, id], score: f(logprob + score), finished: false }));
+    });
+    const best = top(all, Math.max(2, 1 + eosIds.length) * numBeams);
+    generated++;
+    const hits = best.map(({ ids }) => eosIds.includes(ids.at(-1)!) || generated >= maxNewTokens);
+    running = top(best.map((beam, index) => ({ ...beam, score: f(beam.score + (hits[index] ? -1e9 : 0)) })), numBeams);
+    const ended = best.map((beam, index) => {
+      const finished = hits[index]! && index < numBeams;
+      return { ids: beam.ids, score: f(f(beam.score / f(generated ** lengthPenalty)) + (finished ? 0 : -1e9)), finished };
+    });
+    sequences = top([...sequences, ...ended], numBeams);
+    const length = earlyStopping === "never" && lengthPenalty > 0 ? maxNewTokens : generated;
+    const possible = f(running[0]!.score / f(length ** lengthPenalty));
+    const least = Math.min(...sequences.map(({ score }) => score));
+    const improvable = sequences.some(({ finished }) => possible > (finished ? least : -1e9));
+    const all_finished = sequences.every(({ finished }) => finished);
+    if (!improvable || (all_finished && earlyStopping === true) || hits.every(Boolean)) return sequences;
+  }
+}
+
+t.test("random searches are those of the algorithm written out, also where scores are equal and candidates do not suffice", (t) => {
+  const random = seededRandom(9);
+  let reads = 0;
+  let different = 0;
+  for (let seed = 0; seed < 500; seed++) {
+    const one = randomCase(random, seed);
+    const expected = plain(one).map(({ ids, score }) => ({ ids, score }));
+    for (const candidates of [VOCAB, 12, 4]) {
+      const { results, reads: asked } = run(one, candidates);
+      reads += asked;
+      const got = results.map(({ tokens, score }) => ({ ids: tokens.map(({ id }) => id), score }));
+      if (JSON.stringify(got) !== JSON.stringify(expected)) {
+        different++;
+        if (different < 3) t.same(got, expected, JSON.stringify({ candidates, ...one.params, ...one.request, promptIds: [...one.request.promptIds] }));
+      }
+    }
+  }
+  t.equal(different, 0);
+  t.ok(reads > 300, `${reads} whole rows were asked for`);
+  t.end();
+});
+
+t.test("without processors sixteen beams never need a whole row of 64 candidates", (t) => {
+  const logits = (path: readonly number[]): Float32Array => {
+    const random = seededRandom(path.reduce((hash, id) => hash * 31 + id, 7));
+    return Float32Array.from({ length: 500 }, () => random() * 12);
+  };
+  const request: BeamRequest = { promptIds: Int32Array.of(1), maxNewTokens: 12, topLogprobs: 0, eosIds: [4], sampling: GREEDY };
+  const search = new BeamSearch(request, { numBeams: 16, lengthPenalty: 1, earlyStopping: false });
+  let paths: number[][] = [[]];
+  while (!search.done) {
+    const output = stepOutput(paths.map(logits), 64);
+    const { parents, ids } = search.step(output, [...paths.keys()]);
+    t.equal(output.reads, 0);
+    paths = parents.map((parent, beam) => [...paths[parent]!, ids[beam]!]);
+  }
+  t.equal(search.results(16).length, 16);
+  t.end();
+});
+
+t.test("logits that are not numbers are the model's failure", (t) => {
+  const search = new BeamSearch({ promptIds: Int32Array.of(1), maxNewTokens: 3, topLogprobs: 0, eosIds: [], sampling: GREEDY }, { numBeams: 2, lengthPenalty: 1, earlyStopping: false });
+  t.throws(() => search.step(stepOutput([new Float32Array(VOCAB).fill(NaN)], 4), [0]), { code: "model_failed" });
+  t.end();
+});
