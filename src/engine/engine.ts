@@ -268,9 +268,9 @@ export class Engine {
     }
   }
 
-  #copyRow(from: number, to: number, length: number): void {
+  #copyRow(from: number, to: number, length: number, start = 0): void {
     this.#wiper.written(to, length);
-    this.#runner.copyRow(from, to, length);
+    this.#runner.copyRow(from, to, length, start);
   }
 
   async #decode(): Promise<void> {
@@ -308,8 +308,10 @@ export class Engine {
     this.#counters.generated(request.tenant, request.n);
     request.tell((listener) => listener.onBeamStep?.(request.n));
     if (request.ended) return;
+    const prompt = request.prefixLength + request.promptLength;
     try {
-      advanceBeams(request, output, outputRow, (from, to) => this.#copyRow(this.#rows.indexOf(from), this.#rows.indexOf(to), from.length));
+      // After the first fork all rows of a search begin with the same prompt.
+      advanceBeams(request, output, outputRow, (from, to) => this.#copyRow(this.#rows.indexOf(from), this.#rows.indexOf(to), from.length, from.length > prompt ? prompt : 0));
     } catch (error) {
       request.fail(asModelError(error));
     }

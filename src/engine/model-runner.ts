@@ -26,8 +26,8 @@ export interface ModelRunner {
   readonly longestPiece: number;
   /** Copies a prefix into positions `[0, prefix.length)` of a row. */
   loadPrefix(row: number, prefix: KvTensor): void;
-  /** Copies positions `[0, length)` of row `from` to row `to`. */
-  copyRow(from: number, to: number, length: number): void;
+  /** Copies positions `[start, length)` of row `from` to row `to`; before `start` they are the same already. */
+  copyRow(from: number, to: number, length: number, start: number): void;
   /** Feeds `ids` to one row at positions `[start, start + ids.length)`; the output is that of the last one. */
   prefill(row: number, start: number, ids: Int32Array): Promise<StepOutput>;
   /**

@@ -45,8 +45,8 @@ export class SupervisedRunner implements ModelRunner {
     this.#now(() => this.#runner.loadPrefix(row, prefix));
   }
 
-  copyRow(from: number, to: number, length: number): void {
-    this.#now(() => this.#runner.copyRow(from, to, length));
+  copyRow(from: number, to: number, length: number, start: number): void {
+    this.#now(() => this.#runner.copyRow(from, to, length, start));
   }
 
   wipe(row: number, from: number, to: number): void {

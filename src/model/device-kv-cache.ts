@@ -99,10 +99,9 @@ export class DeviceKvCache implements KvCache {
     this.#fill(this.#current(row), 0, pages);
   }
 
-  copyRow(from: number, to: number, length: number): void {
-    const source = this.#current(from);
-    if (this.#fed?.row === to) this.#fed = null;
-    this.#move(source, this.#settled(to), length);
+  copyRow(from: number, to: number, length: number, start: number): void {
+    if (this.#fed?.row === to) this.#settle();
+    this.#move(this.#current(from), this.#settled(to), start, length);
   }
 
   wipe(row: number, from: number, to: number): void {
@@ -146,7 +145,7 @@ export class DeviceKvCache implements KvCache {
     this.#fed = { row, length: 0 };
     if (start === 0) return;
     this.#grow(start);
-    this.#move(this.#settled(row), this.#current(row), start);
+    this.#move(this.#settled(row), this.#current(row), 0, start);
   }
 
   #grow(length: number): void {
@@ -160,7 +159,7 @@ export class DeviceKvCache implements KvCache {
     const fed = this.#fed;
     if (fed === null) return;
     this.#fed = null;
-    if (fed.length > 0) this.#move({ tensors: this.#flat("scratch", this.#scratch), first: 0 }, this.#settled(fed.row), fed.length);
+    if (fed.length > 0) this.#move({ tensors: this.#flat("scratch", this.#scratch), first: 0 }, this.#settled(fed.row), 0, fed.length);
   }
 
   /** Where a row's newest state is. */
@@ -183,11 +182,12 @@ export class DeviceKvCache implements KvCache {
     });
   }
 
-  /** Copies positions `[0, length)`. */
-  #move(from: Vectors, to: Vectors, length: number): void {
-    const count = this.#shape.heads * length;
-    using fromAt = this.#runtime.tensor(Int32Array.from(this.#vectorsAt(from.first, 0, length)), [count]);
-    using toAt = this.#runtime.tensor(BigInt64Array.from(this.#vectorsAt(to.first, 0, length), BigInt), [count, 1]);
+  /** Copies positions `[start, end)`. */
+  #move(from: Vectors, to: Vectors, start: number, end: number): void {
+    const count = this.#shape.heads * (end - start);
+    if (count === 0) return;
+    using fromAt = this.#runtime.tensor(Int32Array.from(this.#vectorsAt(from.first, start, end)), [count]);
+    using toAt = this.#runtime.tensor(BigInt64Array.from(this.#vectorsAt(to.first, start, end), BigInt), [count, 1]);
     using binding = this.#copy.binding({ from_at: fromAt, to_at: toAt, ...named("from", from.tensors), ...named("to", to.tensors) }, named("moved", to.tensors));
     this.#copy.runNow(binding);
   }

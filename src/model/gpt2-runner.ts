@@ -105,8 +105,8 @@ export class Gpt2Runner implements ModelRunner {
     this.#guard(() => this.#cache.loadPrefix(row, prefix));
   }
 
-  copyRow(from: number, to: number, length: number): void {
-    this.#guard(() => this.#cache.copyRow(from, to, length));
+  copyRow(from: number, to: number, length: number, start: number): void {
+    this.#guard(() => this.#cache.copyRow(from, to, length, start));
   }
 
   async prefill(row: number, start: number, ids: Int32Array): Promise<StepOutput> {
@@ -142,7 +142,7 @@ export class Gpt2Runner implements ModelRunner {
     for (let from = 0; from < length; from += this.longestPiece) {
       const to = Math.min(length, from + this.longestPiece);
       if (input.kind === "tokens") await this.prefill(row, from, input.ids.subarray(from, to));
-      else await this.#feedEmbeddings(row, from, input.data.subarray(from * this.shape.width, to * this.shape.width));
+      else await this.#feedEmbeddings(row, from, to - from, input.data.subarray(from * this.shape.width, to * this.shape.width));
     }
     return this.#guard(() => this.#cache.read(row, length));
   }
@@ -177,8 +177,7 @@ export class Gpt2Runner implements ModelRunner {
     return Promise.resolve();
   }
 
-  async #feedEmbeddings(row: number, start: number, data: Float32Array): Promise<void> {
-    const length = data.length / this.shape.width;
+  async #feedEmbeddings(row: number, start: number, length: number, data: Float32Array): Promise<void> {
     using embeds = this.#runtime.tensor(data, [1, length, this.shape.width]);
     await this.#forward(row, start, new Int32Array(length).fill(SOFT_ID), embeds, [length - 1], this.#outputs);
   }

@@ -13,8 +13,8 @@ export interface KvCache extends Disposable {
   row(row: number, start: number, end: number): readonly Tensor[];
   /** Copies a prefix into positions `[0, prefix.length)` of a row. */
   loadPrefix(row: number, prefix: KvTensor): void;
-  /** Copies positions `[0, length)` of row `from` to row `to`. */
-  copyRow(from: number, to: number, length: number): void;
+  /** Copies positions `[start, length)` of row `from` to row `to`. */
+  copyRow(from: number, to: number, length: number, start: number): void;
   /** Fills positions `[from, to)` of a row with zeros. */
   wipe(row: number, from: number, to: number): void;
   /** Fills with zeros whatever holds keys and values outside the rows, hot prefixes included: these are loaded anew. */
@@ -64,10 +64,10 @@ export class HostKvCache implements KvCache {
     this.#eachHead(row, (array, at, index) => array.set(prefix.data.subarray(index * run, (index + 1) * run), at));
   }
 
-  copyRow(from: number, to: number, length: number): void {
-    const run = length * this.#shape.headDim;
+  copyRow(from: number, to: number, length: number, start: number): void {
+    const { headDim } = this.#shape;
     const distance = (from - to) * rowElements(this.#shape);
-    this.#eachHead(to, (array, at) => array.copyWithin(at, at + distance, at + distance + run));
+    this.#eachHead(to, (array, at) => array.copyWithin(at + start * headDim, at + distance + start * headDim, at + distance + length * headDim));
   }
 
   wipe(row: number, from: number, to: number): void {

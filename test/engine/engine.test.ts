@@ -186,9 +186,9 @@ t.test("a prompt whose row is no longer next to the running ones, when it is com
   const recordings = [...brief, long].map((request) => new Recording(engine, request));
   const moved: number[] = [];
   const copyRow = runner.copyRow.bind(runner);
-  runner.copyRow = (from, to, length): void => {
+  runner.copyRow = (from, to, length, start): void => {
     moved.push(from, to, length);
-    copyRow(from, to, length);
+    copyRow(from, to, length, start);
   };
   await Promise.all(recordings.map((recording) => recording.ended));
   t.same(moved.slice(0, 6), [2, 0, 34, 0, 1, 34], "from row 2, where it was fed, to row 0; then the second choice's copy");

@@ -64,7 +64,9 @@ for (const [kind, device] of Object.entries(SIMULATED)) {
         case 3: {
           const to = below(SLOTS);
           if (length === 0 || to === row) break;
-          await both(({ runner }) => runner.copyRow(row, to, length));
+          await both(({ runner }) => runner.copyRow(row, to, length, 0));
+          const start = below(length);
+          if (random() < 0.5) await both(({ runner }) => runner.copyRow(row, to, length, start));
           lengths[to] = length;
           break;
         }

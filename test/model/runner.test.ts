@@ -95,7 +95,7 @@ for (const model of goldenModels()) {
         await prefill(to, 0, ids(positions - 2, GARBAGE));
         const bystander = to === 3 ? 4 : 3;
         await prefill(bystander, 0, ids(9, 3));
-        runner.copyRow(from, to, length);
+        runner.copyRow(from, to, length, 0);
         const next = Int32Array.of(5);
         t.equal(differingBits(await prefill(to, length, next), await prefill(from, length, next)), 0);
         const undisturbed = await prefill(bystander, 9, next);
@@ -104,7 +104,7 @@ for (const model of goldenModels()) {
       }
       const half = length >> 1;
       await prefill(0, 0, prompt);
-      runner.copyRow(0, 5, half);
+      runner.copyRow(0, 5, half, 0);
       const rest = prompt.subarray(half);
       const copied = await prefill(5, half, rest);
       await prefill(6, 0, prompt.subarray(0, half));

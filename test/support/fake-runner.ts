@@ -67,13 +67,16 @@ export class FakeRunner implements ModelRunner {
     this.#stored[row] = prefix.length;
   }
 
-  copyRow(from: number, to: number, length: number): void {
+  copyRow(from: number, to: number, length: number, start: number): void {
     this.#enter("copyRow");
     this.#checkRow(from);
     this.#checkRow(to);
     if (from === to) this.#misuse(`copyRow of row ${from} to itself`);
     if (this.#stored[from] !== length) this.#misuse(`copyRow of ${length} positions of row ${from}, which holds ${this.#stored[from]}`);
-    this.#rows[to]!.set(this.#rows[from]!.subarray(0, length));
+    for (let position = 0; position < start; position++) {
+      if (this.#rows[to]![position] !== this.#rows[from]![position]) this.#misuse(`copyRow from position ${start} between rows that differ at ${position}`);
+    }
+    this.#rows[to]!.set(this.#rows[from]!.subarray(start, length), start);
     this.#stored[to] = length;
   }
 
