@@ -7,6 +7,7 @@ import { kvElements, type KvTensor, type ModelShape } from "../../src/kv.ts";
 import { openCheckpoint } from "../../src/model/checkpoint.ts";
 import { Gpt2Runner } from "../../src/model/gpt2-runner.ts";
 import { ensureGraph } from "../../src/model/graph-cache.ts";
+import type { Precision } from "../../src/model/graph-weights.ts";
 import { Runtime } from "../../src/runtime/session.ts";
 import { randomCheckpoint, SIZES } from "./random-checkpoint.ts";
 
@@ -27,12 +28,13 @@ export interface BenchModel extends AsyncDisposable {
   readonly shape: ModelShape;
 }
 
-export const openSized = async (size: string, slots: number): Promise<BenchModel> => openFolder(await sizedCheckpoint(size), slots);
+export const openSized = async (size: string, slots: number, precision?: Precision): Promise<BenchModel> =>
+  openFolder(await sizedCheckpoint(size), slots, precision);
 
 /** A checkpoint's folder, ready to run. */
-export async function openFolder(dir: string, slots: number): Promise<BenchModel> {
+export async function openFolder(dir: string, slots: number, precision: Precision = "fp32"): Promise<BenchModel> {
   const checkpoint = await openCheckpoint(dir, { cacheDir: CACHE });
-  const modelPath = await ensureGraph(checkpoint, CACHE, "fp32");
+  const modelPath = await ensureGraph(checkpoint, CACHE, precision);
   await checkpoint.close();
   const runtime = new Runtime();
   const runner = new Gpt2Runner(runtime, { modelPath, shape: checkpoint.shape, slots, threads: THREADS });

@@ -13,7 +13,9 @@
  *
  * GroupQueryAttention takes b > 1 only with s = 1, and s > 1 with a past only at b = 1.
  */
-import { gpt2Tensors, type Gpt2Config } from "./checkpoint.ts";
+import type { Gpt2Config } from "./checkpoint.ts";
+import { graphWeights, headTensor, type Precision } from "./graph-weights.ts";
+import { linearLayers } from "./linear.ts";
 import { DataType, OnnxGraph, type ExternalRange } from "./onnx-writer.ts";
 
 /** Part of the cache key of a built graph: change it whenever the graph changes. */
@@ -23,9 +25,10 @@ export const GRAPH_VERSION = 1;
 export const CANDIDATES = 64;
 
 export interface GraphOptions {
+  readonly precision: Precision;
   /** K of the candidates, at most the vocabulary. */
   readonly candidates: number;
-  /** Where each weight of the checkpoint lies in the data file. */
+  /** Where each of `graphWeights` lies in the data file. */
   readonly weights: ReadonlyMap<string, ExternalRange>;
   readonly dataFile: string;
 }
@@ -34,7 +37,8 @@ export interface GraphOptions {
 export function gpt2Graph(config: Gpt2Config, options: GraphOptions): Uint8Array {
   const { layers, heads, headDim, width, positions, vocabSize } = config;
   const graph = new OnnxGraph("gpt2", options.dataFile);
-  const weight = declareWeights(graph, config, options.weights);
+  const weight = declareWeights(graph, config, options);
+  const linear = linearLayers(graph, options.precision);
   const cacheDims = ["batch", heads, positions, headDim] as const;
 
   graph.input("input_ids", DataType.int64, ["batch", "sequence"]);
@@ -69,7 +73,7 @@ export function gpt2Graph(config: Gpt2Config, options: GraphOptions): Uint8Array
 
   for (let layer = 0; layer < layers; layer++) {
     const at = `h.${layer}`;
-    graph.node("MatMul", [normed, weight(`${at}.attn.c_attn.weight`)], [`${at}.qkv_unbiased`]);
+    linear.conv1d(normed, `${at}.attn.c_attn.weight`, `${at}.qkv_unbiased`);
     graph.node("Add", [`${at}.qkv_unbiased`, weight(`${at}.attn.c_attn.bias`)], [`${at}.qkv`]);
     graph.contrib(
       "GroupQueryAttention",
@@ -77,25 +81,23 @@ export function gpt2Graph(config: Gpt2Config, options: GraphOptions): Uint8Array
       [`${at}.attended`, `present_key.${layer}`, `present_value.${layer}`],
       { num_heads: heads, kv_num_heads: heads, scale: { float: attentionScale(config, layer) } },
     );
-    graph.node("MatMul", [`${at}.attended`, weight(`${at}.attn.c_proj.weight`)], [`${at}.attn_out`]);
+    linear.conv1d(`${at}.attended`, `${at}.attn.c_proj.weight`, `${at}.attn_out`, "attended");
     addAndNorm(`${at}.attn_out`, `${at}.attn.c_proj.bias`, `${at}.ln_2`, `${at}.mlp`);
-    graph.node("MatMul", [normed, weight(`${at}.mlp.c_fc.weight`)], [`${at}.fc`]);
+    linear.conv1d(normed, `${at}.mlp.c_fc.weight`, `${at}.fc`);
     activate(graph, config, `${at}.fc`, weight(`${at}.mlp.c_fc.bias`), `${at}.act`);
-    graph.node("MatMul", [`${at}.act`, weight(`${at}.mlp.c_proj.weight`)], [`${at}.mlp_out`]);
+    linear.conv1d(`${at}.act`, `${at}.mlp.c_proj.weight`, `${at}.mlp_out`);
     addAndNorm(`${at}.mlp_out`, `${at}.mlp.c_proj.bias`, layer + 1 < layers ? `h.${layer + 1}.ln_1` : "ln_f", `${at}.out`);
   }
 
-  head(graph, normed, weight(config.tieWordEmbeddings ? "wte.weight" : "lm_head.weight"), options.candidates, vocabSize);
+  head(graph, normed, (hidden) => linear.head(hidden, headTensor(config), "logits"), options.candidates, vocabSize);
   return graph.encode();
 }
 
-function declareWeights(graph: OnnxGraph, config: Gpt2Config, ranges: ReadonlyMap<string, ExternalRange>): (name: string) => string {
-  const tensors = gpt2Tensors(config);
-  if (!config.tieWordEmbeddings) tensors.set("lm_head.weight", [config.vocabSize, config.width]);
-  for (const [name, dims] of tensors) {
-    const range = ranges.get(name);
+function declareWeights(graph: OnnxGraph, config: Gpt2Config, { precision, weights }: GraphOptions): (name: string) => string {
+  for (const [name, { type, dims }] of graphWeights(config, precision)) {
+    const range = weights.get(name);
     if (range === undefined) throw new Error(`no place in the data file for ${name}`);
-    graph.external(name, DataType.float, dims, range);
+    graph.external(name, type, dims, range);
   }
   return (name) => name;
 }
@@ -136,13 +138,13 @@ function attentionScale(config: Gpt2Config, layer: number): number {
  * cannot overflow and works row by row; Exp and ReduceSum nodes are split over threads in ways that depend on the batch, and
  * changed the last bit of a row beside other rows.
  */
-function head(graph: OnnxGraph, hidden: string, weight: string, candidates: number, vocabSize: number): void {
+function head(graph: OnnxGraph, hidden: string, addLogits: (hidden: string) => void, candidates: number, vocabSize: number): void {
   graph.constant("last_token", DataType.int64, [], BigInt64Array.of(-1n));
   graph.constant("candidates", DataType.int64, [1], BigInt64Array.of(BigInt(candidates)));
   graph.constant("zero", DataType.int64, [1], BigInt64Array.of(0n));
   graph.constant("one", DataType.int64, [1], BigInt64Array.of(1n));
   graph.node("Gather", [hidden, "last_token"], ["last_hidden"], { axis: 1 });
-  graph.node("Gemm", ["last_hidden", weight], ["logits"], { transB: 1 });
+  addLogits("last_hidden");
   graph.node("TopK", ["logits", "candidates"], ["top_logits", "top_ids_64"], { axis: -1, largest: 1, sorted: 1 });
   graph.node("Cast", ["top_ids_64"], ["top_ids"], { to: DataType.int32 });
   graph.node("Slice", ["top_logits", "zero", "one", "one"], ["max_logit"]);

@@ -23,6 +23,9 @@ interface DecodeBatch {
   readonly binding: Binding;
 }
 
+/** On x86 processors without VNNI, 8-bit products are summed in 16 bits that saturate; ORT then takes slower kernels that do not. */
+const EXACT_INTEGERS = { "session.x64quantprecision": "1" };
+
 /** An id that stands for a row of soft_embeds. */
 const SOFT_ID = -1n;
 
@@ -47,7 +50,7 @@ export class Gpt2Runner implements ModelRunner {
     this.slots = slots;
     this.candidates = Math.min(CANDIDATES, shape.vocabSize);
     this.#runtime = runtime;
-    this.#session = runtime.session(options.modelPath, { threads: options.threads });
+    this.#session = runtime.session(options.modelPath, { threads: options.threads, config: EXACT_INTEGERS });
     // The system hands out zeroed pages when they are first touched: an idle slot costs address space, not memory.
     this.#cache = Array.from({ length: 2 * shape.layers }, () => new Float32Array((slots + 1) * this.#rowElements));
     this.#outputs = {

@@ -7,6 +7,7 @@ import { parseGpt2Config } from "../../src/model/checkpoint-config.ts";
 import { CANDIDATES, GRAPH_VERSION, gpt2Graph } from "../../src/model/gpt2-graph.ts";
 import { Gpt2Runner } from "../../src/model/gpt2-runner.ts";
 import { ensureGraph } from "../../src/model/graph-cache.ts";
+import { graphWeights, PRECISIONS, type Precision } from "../../src/model/graph-weights.ts";
 import { Runtime } from "../../src/runtime/session.ts";
 import { goldenDir, goldenModels } from "../support/model.ts";
 
@@ -134,18 +135,22 @@ t.test("a changed graph needs a changed GRAPH_VERSION, or caches would serve the
   const configs = ["gelu_new", "gelu", "relu"].map((activation_function) =>
     parseGpt2Config({ model_type: "gpt2", activation_function, n_layer: 2, n_head: 2, n_embd: 8, n_positions: 16, vocab_size: 100, bos_token_id: 0, eos_token_id: 0 }),
   );
-  const digest = createHash("sha256");
-  for (const config of configs) {
-    const weights = new Map([...gpt2Tensors(config).keys()].map((name, index) => [name, { offset: index * 4096, length: 4096 }]));
-    digest.update(gpt2Graph(config, { candidates: CANDIDATES, weights, dataFile: "weights.bin" }));
+  const known: Record<number, Record<Precision, string>> = {
+    1: { fp32: "9c60711696431d1c0187f7f352a16ea7014c35144dfea420a0d0f3d975751a06", int8: "03ab54e117e697b7e3d94037b15cdb710144d338998e601e62ef588ec66fc876" },
+  };
+  for (const precision of PRECISIONS) {
+    const digest = createHash("sha256");
+    for (const config of configs) {
+      const weights = new Map([...graphWeights(config, precision).keys()].map((name, index) => [name, { offset: index * 4096, length: 4096 }]));
+      digest.update(gpt2Graph(config, { precision, candidates: CANDIDATES, weights, dataFile: "weights.bin" }));
+    }
+    t.equal(digest.digest("hex"), known[GRAPH_VERSION]?.[precision], `${precision}: give the graph a new GRAPH_VERSION, and add its digest here`);
   }
-  const known: Record<number, string> = { 1: "9c60711696431d1c0187f7f352a16ea7014c35144dfea420a0d0f3d975751a06" };
-  t.equal(digest.digest("hex"), known[GRAPH_VERSION], "give the graph a new GRAPH_VERSION, and add its digest here");
 });
 
 t.test("a weight without a place in the data file is an error of whoever forgot it", async (t) => {
   const config = parseGpt2Config({ model_type: "gpt2", n_layer: 1, n_head: 2, n_embd: 8, n_positions: 16, vocab_size: 100, bos_token_id: 0, eos_token_id: 0 });
-  t.throws(() => gpt2Graph(config, { candidates: 5, weights: new Map(), dataFile: "x" }), /no place in the data file for wte\.weight/);
+  t.throws(() => gpt2Graph(config, { precision: "fp32", candidates: 5, weights: new Map(), dataFile: "x" }), /no place in the data file for wte\.weight/);
 });
 
 t.test("folders of killed builds go once they are old", async (t) => {

@@ -6,6 +6,7 @@ import type { StepOutput } from "../../src/engine/model-runner.ts";
 import { openCheckpoint, type Checkpoint } from "../../src/model/checkpoint.ts";
 import { Gpt2Runner } from "../../src/model/gpt2-runner.ts";
 import { ensureGraph } from "../../src/model/graph-cache.ts";
+import type { Precision } from "../../src/model/graph-weights.ts";
 import { Runtime } from "../../src/runtime/session.ts";
 import { seededRandom } from "../support/model.ts";
 
@@ -17,11 +18,11 @@ export interface RunnerFixture {
   close(): Promise<void>;
 }
 
-export async function openRunner(dir: string, slots: number, threads = 2): Promise<RunnerFixture> {
+export async function openRunner(dir: string, slots: number, threads = 2, precision: Precision = "fp32"): Promise<RunnerFixture> {
   const cache = await mkdtemp(join(tmpdir(), "prefixd-runner-"));
   const checkpoint = await openCheckpoint(dir);
   const runtime = new Runtime();
-  const runner = new Gpt2Runner(runtime, { modelPath: await ensureGraph(checkpoint, cache, "fp32"), shape: checkpoint.shape, slots, threads });
+  const runner = new Gpt2Runner(runtime, { modelPath: await ensureGraph(checkpoint, cache, precision), shape: checkpoint.shape, slots, threads });
   return {
     checkpoint,
     runner,

@@ -10,6 +10,7 @@ import type { KvTensor } from "../../src/kv.ts";
 import { openCheckpoint, type Gpt2Config } from "../../src/model/checkpoint.ts";
 import { Gpt2Runner } from "../../src/model/gpt2-runner.ts";
 import { ensureGraph } from "../../src/model/graph-cache.ts";
+import type { Precision } from "../../src/model/graph-weights.ts";
 import type { EngineObserver } from "../../src/observability/engine-observer.ts";
 import { parsePeftAdapter } from "../../src/prefixes/peft.ts";
 import { Runtime } from "../../src/runtime/session.ts";
@@ -27,10 +28,10 @@ export interface TestModel {
   close(): Promise<void>;
 }
 
-export async function openTestModel(dir: string, options: { slots?: number; prefillChunk?: number; maxQueue?: number } = {}): Promise<TestModel> {
+export async function openTestModel(dir: string, options: { slots?: number; prefillChunk?: number; maxQueue?: number; precision?: Precision } = {}): Promise<TestModel> {
   const cacheDir = await mkdtemp(join(tmpdir(), "prefixd-model-"));
   const checkpoint = await openCheckpoint(dir);
-  const modelPath = await ensureGraph(checkpoint, cacheDir, "fp32");
+  const modelPath = await ensureGraph(checkpoint, cacheDir, options.precision ?? "fp32");
   await checkpoint.close();
   const { config, shape, fingerprint } = checkpoint;
   const runtime = new Runtime();
