@@ -26,6 +26,7 @@ export async function sizedCheckpoint(size: string): Promise<string> {
 export interface BenchModel extends AsyncDisposable {
   readonly runner: Gpt2Runner;
   readonly shape: ModelShape;
+  readonly fingerprint: string;
 }
 
 export const openSized = async (size: string, slots: number, precision?: Precision): Promise<BenchModel> =>
@@ -41,6 +42,7 @@ export async function openFolder(dir: string, slots: number, precision: Precisio
   return {
     runner,
     shape: checkpoint.shape,
+    fingerprint: checkpoint.fingerprint,
     async [Symbol.asyncDispose]() {
       await runner.close();
       runtime[Symbol.dispose]();
