@@ -69,7 +69,8 @@ async function writeWeights(checkpoint: Checkpoint, precision: Precision, path: 
 }
 
 /** Writes one weight from its place 0 on and answers its length in bytes. `scales` keeps those of sources quantised before. */
-async function writeWeight(checkpoint: Checkpoint, { source, form, channelAxis, dims }: GraphWeight, scales: Map<string, Float32Array>, write: Write): Promise<number> {
+async function writeWeight(checkpoint: Checkpoint, weight: GraphWeight, scales: Map<string, Float32Array>, write: Write): Promise<number> {
+  const { source, form, channelAxis, dims } = weight;
   const tensor = checkpoint.tensor(source);
   switch (form) {
     case "values": {

@@ -11,6 +11,7 @@ export type Precision = (typeof PRECISIONS)[number];
 
 export interface GraphWeight {
   readonly type: DataType;
+  /** In the graph. */
   readonly dims: readonly number[];
   /** The checkpoint's tensor. */
   readonly source: string;
@@ -27,19 +28,21 @@ export const headTensor = (config: Gpt2Config): string => (config.tieWordEmbeddi
 export function graphWeights(config: Gpt2Config, precision: Precision): Map<string, GraphWeight> {
   const weights = new Map<string, GraphWeight>();
   for (const [name, dims] of gpt2Tensors(config)) {
-    if (precision === "int8" && LINEAR_WEIGHT.test(name)) addQuantized(weights, name, name, dims as [number, number], 1);
+    if (precision === "int8" && LINEAR_WEIGHT.test(name)) addQuantized(weights, name, name, dims as Dims, 1);
     else weights.set(name, { type: DataType.float, dims, source: name, form: "values", channelAxis: 1 });
   }
-  const head = headTensor(config);
-  const headDims = [config.vocabSize, config.width] as [number, number];
-  if (precision === "int8") addQuantized(weights, "head", head, headDims, 0);
-  else if (!config.tieWordEmbeddings) weights.set(head, { type: DataType.float, dims: headDims, source: head, form: "values", channelAxis: 0 });
+  const source = headTensor(config);
+  const dims = [config.vocabSize, config.width] as const;
+  if (precision === "int8") addQuantized(weights, "head", source, dims, 0);
+  else if (!config.tieWordEmbeddings) weights.set(source, { type: DataType.float, dims, source, form: "values", channelAxis: 0 });
   return weights;
 }
 
 const LINEAR_WEIGHT = /\.(c_attn|c_proj|c_fc)\.weight$/;
 
-function addQuantized(weights: Map<string, GraphWeight>, name: string, source: string, dims: readonly [number, number], channelAxis: 0 | 1): void {
+type Dims = readonly [number, number];
+
+function addQuantized(weights: Map<string, GraphWeight>, name: string, source: string, dims: Dims, channelAxis: 0 | 1): void {
   const [outputs, inputs] = [dims[channelAxis], dims[1 - channelAxis]!];
   weights.set(`${name}.scales`, { type: DataType.float, dims: [outputs], source, form: "scales", channelAxis });
   weights.set(`${name}.integers`, { type: DataType.int8, dims: [inputs, outputs], source, form: "integers", channelAxis });
