@@ -8,7 +8,7 @@
  * turn begins with steps that are not counted.
  */
 import { PRECISIONS, type Precision } from "../src/model/graph-weights.ts";
-import { openSized, promptIds, type BenchModel } from "./support/gpt2.ts";
+import { openSized, promptIds, THREADS, type BenchModel } from "./support/gpt2.ts";
 import { machine, median, table, writeSection } from "./support/report.ts";
 
 const ROUNDS = Number(process.env["ROUNDS"] ?? 15);
@@ -35,34 +35,50 @@ const WORK: readonly Work[] = [
   { name: `prompt of ${PROMPT}`, tokens: PROMPT, run: ({ runner }) => runner.prefill(0, 0, promptIds(PROMPT, 0)) },
 ];
 
-const models = new Map<Precision, BenchModel>();
-for (const precision of PRECISIONS) {
-  const model = await openSized("gpt2", 32, precision);
-  for (let row = 0; row < 32; row++) await model.runner.prefill(row, 0, promptIds(CONTEXT, row));
-  models.set(precision, model);
-}
-
-const seconds: Record<string, number[]> = {};
-for (let round = 0; round < ROUNDS; round++) {
-  for (const work of WORK) {
-    for (const [precision, model] of models) {
-      for (let step = -UNCOUNTED; step < COUNTED; step++) {
-        const started = performance.now();
-        await work.run(model);
-        if (step >= 0) (seconds[`${precision} ${work.name}`] ??= []).push((performance.now() - started) / 1000);
+/** Tokens per second of every work in each precision, medians. One thread: of the process's CPU time; more: of the clock's. */
+async function measure(threads: number): Promise<Record<Precision, number[]>> {
+  const now = (): number => {
+    const { user, system } = process.cpuUsage();
+    return threads === 1 ? (user + system) / 1e6 : performance.now() / 1000;
+  };
+  const models: [Precision, BenchModel][] = [];
+  for (const precision of PRECISIONS) {
+    const model = await openSized("gpt2", 32, precision, threads);
+    for (let row = 0; row < 32; row++) await model.runner.prefill(row, 0, promptIds(CONTEXT, row));
+    models.push([precision, model]);
+  }
+  const seconds: Record<string, number[]> = {};
+  for (let round = 0; round < ROUNDS; round++) {
+    for (const work of WORK) {
+      for (const [precision, model] of models) {
+        for (let step = -UNCOUNTED; step < COUNTED; step++) {
+          const started = now();
+          await work.run(model);
+          if (step >= 0) (seconds[`${precision} ${work.name}`] ??= []).push(now() - started);
+        }
       }
     }
+    process.stderr.write(`${threads} threads, round ${round + 1} of ${ROUNDS}\n`);
   }
-  process.stderr.write(`round ${round + 1} of ${ROUNDS}\n`);
+  for (const [, model] of models) await model[Symbol.asyncDispose]();
+  const rates = (precision: Precision): number[] => WORK.map(({ name, tokens }) => tokens / median(seconds[`${precision} ${name}`]!));
+  return { fp32: rates("fp32"), int8: rates("int8") };
 }
 
-const rate = (precision: Precision, { name, tokens }: Work): number => tokens / median(seconds[`${precision} ${name}`]!);
-const rows = WORK.map((work) => [work.name, rate("fp32", work).toFixed(0), rate("int8", work).toFixed(0), (rate("int8", work) / rate("fp32", work)).toFixed(2)]);
+const single = await measure(1);
+const double = await measure(THREADS);
+const cells = ({ fp32, int8 }: typeof single, index: number): string[] => [
+  fp32[index]!.toFixed(0),
+  int8[index]!.toFixed(0),
+  (int8[index]! / fp32[index]!).toFixed(2),
+];
+const rows = WORK.map(({ name }, index) => [name, ...cells(single, index), ...cells(double, index)]);
 writeSection("precision", [
-  `GPT-2 small (124M, random weights), 2 threads, ${CONTEXT} tokens in the cache, medians of ${ROUNDS} interleaved rounds of ${COUNTED} steps. ${machine()}.`,
+  `GPT-2 small (124M, random weights), tokens/s with ${CONTEXT} tokens in the cache, medians of ${ROUNDS} interleaved rounds of ${COUNTED} steps. ${machine()}.`,
   "",
-  ...table(["runner alone", "fp32, tokens/s", "int8, tokens/s", "int8 / fp32"], rows),
+  "One thread is measured in the process's CPU time, which others on the machine hardly change; two threads by the clock.",
+  "",
+  ...table(["runner alone", "1 thread, fp32", "int8", "ratio", `${THREADS} threads, fp32`, "int8", "ratio"], rows),
 ]);
 console.log(rows.map((row) => row.join("  ")).join("\n"));
-for (const model of models.values()) await model[Symbol.asyncDispose]();
 process.exit(0);

@@ -29,16 +29,16 @@ export interface BenchModel extends AsyncDisposable {
   readonly fingerprint: string;
 }
 
-export const openSized = async (size: string, slots: number, precision?: Precision): Promise<BenchModel> =>
-  openFolder(await sizedCheckpoint(size), slots, precision);
+export const openSized = async (size: string, slots: number, precision?: Precision, threads?: number): Promise<BenchModel> =>
+  openFolder(await sizedCheckpoint(size), slots, precision, threads);
 
 /** A checkpoint's folder, ready to run. */
-export async function openFolder(dir: string, slots: number, precision: Precision = "fp32"): Promise<BenchModel> {
+export async function openFolder(dir: string, slots: number, precision: Precision = "fp32", threads = THREADS): Promise<BenchModel> {
   const checkpoint = await openCheckpoint(dir, { cacheDir: CACHE });
   const modelPath = await ensureGraph(checkpoint, CACHE, precision);
   await checkpoint.close();
   const runtime = new Runtime();
-  const runner = new Gpt2Runner(runtime, { modelPath, shape: checkpoint.shape, slots, threads: THREADS });
+  const runner = new Gpt2Runner(runtime, { modelPath, shape: checkpoint.shape, slots, threads });
   return {
     runner,
     shape: checkpoint.shape,

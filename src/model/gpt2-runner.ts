@@ -4,6 +4,7 @@ import { PrefixdError } from "../errors.ts";
 import { kvElements, type FoldInput, type KvTensor, type ModelShape } from "../kv.ts";
 import type { Binding, Runtime, Session, Tensor } from "../runtime/session.ts";
 import { CANDIDATES } from "./gpt2-graph.ts";
+import { exactIntegerKernels } from "./integer-kernels.ts";
 
 export interface RunnerOptions {
   readonly modelPath: string;
@@ -22,9 +23,6 @@ interface DecodeBatch {
   readonly total: Int32Array;
   readonly binding: Binding;
 }
-
-/** On x86 processors without VNNI, 8-bit products are summed in 16 bits that saturate; ORT then takes slower kernels that do not. */
-const EXACT_INTEGERS = { "session.x64quantprecision": "1" };
 
 /** An id that stands for a row of soft_embeds. */
 const SOFT_ID = -1n;
@@ -50,7 +48,7 @@ export class Gpt2Runner implements ModelRunner {
     this.slots = slots;
     this.candidates = Math.min(CANDIDATES, shape.vocabSize);
     this.#runtime = runtime;
-    this.#session = runtime.session(options.modelPath, { threads: options.threads, config: EXACT_INTEGERS });
+    this.#session = runtime.session(options.modelPath, { threads: options.threads, config: exactIntegerKernels() });
     // The system hands out zeroed pages when they are first touched: an idle slot costs address space, not memory.
     this.#cache = Array.from({ length: 2 * shape.layers }, () => new Float32Array((slots + 1) * this.#rowElements));
     this.#outputs = {
