@@ -21,7 +21,7 @@ export const ConfigSchema = Type.Object({
   host: Type.String({ minLength: 1, arg: "ADDR", default: "127.0.0.1", description: "Address to listen on; without an admin key only loopback" }),
   port: Type.Integer({ minimum: 0, maximum: 65535, arg: "N", default: 8080, description: "Port to listen on; 0 takes a free one" }),
   device: Type.Enum(["cpu", "webgpu", "cuda"], { default: "cpu", description: "Where the model runs" }),
-  precision: Type.Enum(["auto", "fp32", "fp16"], { default: "auto", later: ["int8"], description: "Arithmetic of the model: cpu takes fp32, webgpu fp32 or fp16, cuda fp16; auto is the first of these" }),
+  precision: Type.Enum(["auto", "fp32", "int8", "fp16"], { default: "auto", description: "Arithmetic of the model: cpu takes fp32 (what Hugging Face computes) or int8 (faster and close to it), webgpu fp32 or fp16, cuda fp16; auto is the first of these" }),
   threads: Type.Integer({ minimum: 0, maximum: 1024, arg: "N", default: 0, shown: "0 (all cores)", description: "Threads of the model" }),
   maxBatch: Type.Integer({ minimum: 1, maximum: 1024, arg: "N", default: 32, description: "Sequences that run at once: rows of the KV cache" }),
   maxQueue: Type.Integer({ minimum: 0, maximum: 1_000_000, arg: "N", default: 256, description: "Requests that may wait; one more is answered 429" }),
@@ -40,10 +40,10 @@ export const ConfigSchema = Type.Object({
 });
 
 /** Arithmetic that a device takes, the default first. */
-export const DEVICE_PRECISIONS = { cpu: ["fp32"], webgpu: ["fp32", "fp16"], cuda: ["fp16"] } as const;
+export const DEVICE_PRECISIONS = { cpu: ["fp32", "int8"], webgpu: ["fp32", "fp16"], cuda: ["fp16"] } as const;
 
 export type Config = Readonly<Omit<Static<typeof ConfigSchema>, "precision">> & {
-  readonly precision: "fp32" | "fp16";
+  readonly precision: "fp32" | "int8" | "fp16";
   /** null: no keys. Not enumerable, so that a printed configuration does not tell it. */
   readonly adminKey: string | null;
 };

@@ -52,7 +52,7 @@ t.test("what cannot be used stops with one line that names it", async (t) => {
     [["--device", "cuda", "--precision", "fp32"], {}, /^--precision fp32: --device cuda takes fp16/],
     [["--precision", "fp16"], {}, /^--precision fp16: --device cpu takes fp32/],
     [["--device", "tpu"], {}, /^--device tpu: expected cpu/],
-    [["--precision", "int8"], {}, /^--precision int8: not in this version/],
+    [["--precision", "fp16"], {}, /^--precision fp16: not in this version/],
     [["--store", "postgres://x"], {}, /^--store postgres:\/\/x: expected lmdb:DIR or redis/],
     [["--store", "lmdb:"], {}, /^--store lmdb:: expected/],
     [["--prefix-cache-bytes", "12parsecs"], {}, /^--prefix-cache-bytes 12parsecs: expected a size/],

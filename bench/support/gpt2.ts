@@ -7,6 +7,7 @@ import { kvElements, type KvTensor, type ModelShape } from "../../src/kv.ts";
 import { openCheckpoint } from "../../src/model/checkpoint.ts";
 import { Gpt2Runner } from "../../src/model/gpt2-runner.ts";
 import { ensureGraph } from "../../src/model/graph-cache.ts";
+import type { Precision } from "../../src/model/graph-weights.ts";
 import { DEVICES } from "../../src/runtime/device.ts";
 import { Runtime } from "../../src/runtime/session.ts";
 import { randomCheckpoint, SIZES } from "./random-checkpoint.ts";
@@ -26,20 +27,23 @@ export async function sizedCheckpoint(size: string): Promise<string> {
 export interface BenchModel extends AsyncDisposable {
   readonly runner: Gpt2Runner;
   readonly shape: ModelShape;
+  readonly fingerprint: string;
 }
 
-export const openSized = async (size: string, slots: number): Promise<BenchModel> => openFolder(await sizedCheckpoint(size), slots);
+export const openSized = async (size: string, slots: number, precision?: Precision, threads?: number): Promise<BenchModel> =>
+  openFolder(await sizedCheckpoint(size), slots, precision, threads);
 
 /** A checkpoint's folder, ready to run. */
-export async function openFolder(dir: string, slots: number): Promise<BenchModel> {
+export async function openFolder(dir: string, slots: number, precision: Precision = "fp32", threads = THREADS): Promise<BenchModel> {
   const checkpoint = await openCheckpoint(dir, { cacheDir: CACHE });
-  const modelPath = await ensureGraph(checkpoint, CACHE, "fp32");
+  const modelPath = await ensureGraph(checkpoint, CACHE, precision);
   await checkpoint.close();
   const runtime = new Runtime();
-  const runner = await Gpt2Runner.open(runtime, { modelPath, shape: checkpoint.shape, slots, threads: THREADS, device: DEVICES.cpu, precision: "fp32", bankBytes: 0 });
+  const runner = await Gpt2Runner.open(runtime, { modelPath, shape: checkpoint.shape, slots, threads, device: DEVICES.cpu, precision, bankBytes: 0 });
   return {
     runner,
     shape: checkpoint.shape,
+    fingerprint: checkpoint.fingerprint,
     async [Symbol.asyncDispose]() {
       await runner.close();
       runtime[Symbol.dispose]();

@@ -2,7 +2,7 @@
 import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { DEVICE_PRECISIONS } from "../config.ts";
-import type { Precision } from "../model/graph-cache.ts";
+import type { Precision } from "../model/graph-weights.ts";
 import { DEVICES, type DeviceKind } from "../runtime/device.ts";
 import { defaultLibraryPath, OrtApi } from "../runtime/ort-api.ts";
 import { examineCuda } from "./cuda.ts";

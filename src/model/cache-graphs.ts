@@ -4,7 +4,7 @@
  * of vectors `[n, headDim]`; `from_at` int32 [n] and `to_at` int64 [n, 1] say which.
  */
 import type { ModelShape } from "../kv.ts";
-import type { FloatType } from "./gpt2-graph.ts";
+import type { FloatType } from "./graph-weights.ts";
 import { DataType, OnnxGraph } from "./onnx-writer.ts";
 
 type CacheShape = Pick<ModelShape, "layers" | "heads" | "headDim">;

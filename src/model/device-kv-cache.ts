@@ -4,7 +4,7 @@ import type { Device } from "../runtime/device.ts";
 import { ElementType } from "../runtime/ort-api.ts";
 import type { DeviceTensor, Runtime, Session, Tensor } from "../runtime/session.ts";
 import { copyGraph, loadGraph, readGraph, storeGraph } from "./cache-graphs.ts";
-import type { FloatType } from "./gpt2-graph.ts";
+import type { FloatType } from "./graph-weights.ts";
 import { checkPrefix, type KvCache } from "./kv-cache.ts";
 import { PrefixBank } from "./prefix-bank.ts";
 

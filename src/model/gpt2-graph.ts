@@ -15,7 +15,9 @@
  * Every node runs on ONNX Runtime's CPU, WebGPU and CUDA providers: hence no arithmetic on int64, and no LogSoftmax.
  * GroupQueryAttention takes b > 1 only with s = 1, and s > 1 with a past only at b = 1.
  */
-import { gpt2Tensors, type Gpt2Config } from "./checkpoint.ts";
+import type { Gpt2Config } from "./checkpoint.ts";
+import { FLOAT_TYPES, graphWeights, headTensor, type FloatType, type Precision } from "./graph-weights.ts";
+import { linearLayers } from "./linear.ts";
 import { DataType, OnnxGraph, type ExternalRange } from "./onnx-writer.ts";
 
 /** Part of the cache key of a built graph: change it whenever the graph changes. */
@@ -24,14 +26,11 @@ export const GRAPH_VERSION = 3;
 /** More candidates than transformers' default top_k of 50, so that default sampling never needs all logits. */
 export const CANDIDATES = 64;
 
-/** What weights, activations and the KV cache are made of; logits are fp32 always. */
-export type FloatType = typeof DataType.float | typeof DataType.float16;
-
 export interface GraphOptions {
-  readonly type: FloatType;
+  readonly precision: Precision;
   /** K of the candidates, at most the vocabulary. */
   readonly candidates: number;
-  /** Where each weight of the checkpoint lies in the data file. */
+  /** Where each of `graphWeights` lies in the data file. */
   readonly weights: ReadonlyMap<string, ExternalRange>;
   readonly dataFile: string;
 }
@@ -39,9 +38,10 @@ export interface GraphOptions {
 /** Encodes the model file. The data file is written apart, by `ensureGraph`. */
 export function gpt2Graph(config: Gpt2Config, options: GraphOptions): Uint8Array {
   const { layers, heads, headDim, width, positions } = config;
-  const { type } = options;
+  const type = FLOAT_TYPES[options.precision];
   const graph = new OnnxGraph("gpt2", options.dataFile);
-  const weight = declareWeights(graph, config, type, options.weights);
+  const weight = declareWeights(graph, config, options);
+  const linear = linearLayers(graph, options.precision);
   const cacheDims = ["batch", heads, positions, headDim] as const;
 
   graph.input("input_ids", DataType.int32, ["batch", "sequence"]);
@@ -77,7 +77,7 @@ export function gpt2Graph(config: Gpt2Config, options: GraphOptions): Uint8Array
 
   for (let layer = 0; layer < layers; layer++) {
     const at = `h.${layer}`;
-    graph.node("MatMul", [normed, weight(`${at}.attn.c_attn.weight`)], [`${at}.qkv_unbiased`]);
+    linear.conv1d(normed, `${at}.attn.c_attn.weight`, `${at}.qkv_unbiased`);
     graph.node("Add", [`${at}.qkv_unbiased`, weight(`${at}.attn.c_attn.bias`)], [`${at}.qkv`]);
     graph.contrib(
       "GroupQueryAttention",
@@ -85,23 +85,21 @@ export function gpt2Graph(config: Gpt2Config, options: GraphOptions): Uint8Array
       [`${at}.attended`, `present_key.${layer}`, `present_value.${layer}`],
       { num_heads: heads, kv_num_heads: heads, scale: { float: attentionScale(config, layer) } },
     );
-    graph.node("MatMul", [`${at}.attended`, weight(`${at}.attn.c_proj.weight`)], [`${at}.attn_out`]);
+    linear.conv1d(`${at}.attended`, `${at}.attn.c_proj.weight`, `${at}.attn_out`, "attended");
     addAndNorm(`${at}.attn_out`, `${at}.attn.c_proj.bias`, `${at}.ln_2`, `${at}.mlp`);
-    graph.node("MatMul", [normed, weight(`${at}.mlp.c_fc.weight`)], [`${at}.fc`]);
+    linear.conv1d(normed, `${at}.mlp.c_fc.weight`, `${at}.fc`);
     activate(graph, config, `${at}.fc`, weight(`${at}.mlp.c_fc.bias`), `${at}.act`);
-    graph.node("MatMul", [`${at}.act`, weight(`${at}.mlp.c_proj.weight`)], [`${at}.mlp_out`]);
+    linear.conv1d(`${at}.act`, `${at}.mlp.c_proj.weight`, `${at}.mlp_out`);
     addAndNorm(`${at}.mlp_out`, `${at}.mlp.c_proj.bias`, layer + 1 < layers ? `h.${layer + 1}.ln_1` : "ln_f", `${at}.out`);
   }
 
-  head(graph, normed, weight(config.tieWordEmbeddings ? "wte.weight" : "lm_head.weight"), type, options.candidates, config);
+  head(graph, normed, (hidden) => linear.head(hidden, headTensor(config), "logits"), options.candidates, config);
   return graph.encode();
 }
 
-function declareWeights(graph: OnnxGraph, config: Gpt2Config, type: FloatType, ranges: ReadonlyMap<string, ExternalRange>): (name: string) => string {
-  const tensors = gpt2Tensors(config);
-  if (!config.tieWordEmbeddings) tensors.set("lm_head.weight", [config.vocabSize, config.width]);
-  for (const [name, dims] of tensors) {
-    const range = ranges.get(name);
+function declareWeights(graph: OnnxGraph, config: Gpt2Config, { precision, weights }: GraphOptions): (name: string) => string {
+  for (const [name, { type, dims }] of graphWeights(config, precision)) {
+    const range = weights.get(name);
     if (range === undefined) throw new Error(`no place in the data file for ${name}`);
     graph.external(name, type, dims, range);
   }
@@ -146,17 +144,12 @@ function attentionScale(config: Gpt2Config, layer: number): number {
  * overflow and works row by row, and a maximum is exact in any order; Exp and ReduceSum nodes are split over threads in ways that
  * depend on the batch, and changed the last bit of a row beside other rows.
  */
-function head(graph: OnnxGraph, hidden: string, weight: string, type: FloatType, candidates: number, { vocabSize, width }: Gpt2Config): void {
+function head(graph: OnnxGraph, hidden: string, addLogits: (hidden: string) => void, candidates: number, { vocabSize, width }: Gpt2Config): void {
   graph.constant("token_rows", DataType.int64, [2], BigInt64Array.of(-1n, BigInt(width)));
   graph.constant("candidates", DataType.int64, [1], BigInt64Array.of(BigInt(candidates)));
   graph.node("Reshape", [hidden, "token_rows"], ["hidden_rows"]);
   graph.node("Gather", ["hidden_rows", "output_rows"], ["output_hidden"], { axis: 0 });
-  if (type === DataType.float) {
-    graph.node("Gemm", ["output_hidden", weight], ["logits"], { transB: 1 });
-  } else {
-    graph.node("Gemm", ["output_hidden", weight], ["logits_half"], { transB: 1 });
-    graph.node("Cast", ["logits_half"], ["logits"], { to: DataType.float });
-  }
+  addLogits("output_hidden");
   graph.node("TopK", ["logits", "candidates"], ["top_logits", "top_ids"], { axis: -1, largest: 1, sorted: 1 });
   graph.node("Softmax", ["logits"], ["probabilities"], { axis: -1 });
   graph.node("ReduceMax", ["probabilities", "last_axis"], ["top_probability"], { keepdims: 1 });

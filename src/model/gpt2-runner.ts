@@ -6,7 +6,8 @@ import type { Device } from "../runtime/device.ts";
 import type { Binding, Runtime, Session, Tensor } from "../runtime/session.ts";
 import { DeviceKvCache } from "./device-kv-cache.ts";
 import { CANDIDATES } from "./gpt2-graph.ts";
-import { FLOAT_TYPES, type Precision } from "./graph-cache.ts";
+import { FLOAT_TYPES, type Precision } from "./graph-weights.ts";
+import { exactIntegerKernels } from "./integer-kernels.ts";
 import { HostKvCache, type KvCache } from "./kv-cache.ts";
 import type { PrefixBankStats } from "./prefix-bank.ts";
 import { LogitsGraphs, StepBuffers } from "./step-buffers.ts";
@@ -87,7 +88,7 @@ export class Gpt2Runner implements ModelRunner {
     this.candidates = Math.min(CANDIDATES, shape.vocabSize);
     this.#runtime = runtime;
     try {
-      const session = this.#own(runtime.session(options.modelPath, { threads: options.threads, device }));
+      const session = this.#own(runtime.session(options.modelPath, { threads: options.threads, device, config: exactIntegerKernels() }));
       this.#session = session;
       this.#logitsGraphs = device.hostMemory ? null : this.#own(new LogitsGraphs(runtime, device, shape.vocabSize));
       this.#cache = this.#own(

@@ -5,18 +5,16 @@ import { access, mkdir, open, readdir, rename, rm, stat } from "node:fs/promises
 import { basename, dirname, join } from "node:path";
 import type { Checkpoint } from "./checkpoint.ts";
 import { toFloat16 } from "./float16.ts";
-import { CANDIDATES, GRAPH_VERSION, gpt2Graph, type FloatType } from "./gpt2-graph.ts";
+import { CANDIDATES, GRAPH_VERSION, gpt2Graph } from "./gpt2-graph.ts";
+import { graphWeights, type GraphWeight, type Precision } from "./graph-weights.ts";
 import { DataType, type ExternalRange } from "./onnx-writer.ts";
+import { channelScales, writeIntegers } from "./quantize.ts";
 
 const DATA_FILE = "weights.bin";
 /** ORT maps external data into memory: page alignment spares it a copy. */
 const ALIGNMENT = 4096;
 const CHUNK_BYTES = 4 << 20;
 const ABANDONED_MS = 6 * 3_600_000;
-
-/** fp32: what HF PEFT computes on a CPU. fp16: half the memory and its traffic, on devices with such arithmetic. */
-export type Precision = "fp32" | "fp16";
-export const FLOAT_TYPES: Readonly<Record<Precision, FloatType>> = { fp32: DataType.float, fp16: DataType.float16 };
 
 /**
  * Path of the graph for this checkpoint, built when it is not there yet. Weights are streamed in chunks, so that the memory needed
@@ -30,9 +28,9 @@ export async function ensureGraph(checkpoint: Checkpoint, cacheDir: string, prec
   await mkdir(temporary, { recursive: true });
   await removeAbandoned(folder);
   try {
-    const weights = await writeWeights(checkpoint, join(temporary, DATA_FILE), FLOAT_TYPES[precision]);
+    const weights = await writeWeights(checkpoint, precision, join(temporary, DATA_FILE));
     const candidates = Math.min(CANDIDATES, checkpoint.config.vocabSize);
-    const model = gpt2Graph(checkpoint.config, { type: FLOAT_TYPES[precision], candidates, weights, dataFile: DATA_FILE });
+    const model = gpt2Graph(checkpoint.config, { precision, candidates, weights, dataFile: DATA_FILE });
     const file = await open(join(temporary, "model.onnx"), "w");
     try {
       await file.writeFile(model);
@@ -47,26 +45,54 @@ export async function ensureGraph(checkpoint: Checkpoint, cacheDir: string, prec
   return join(folder, "model.onnx");
 }
 
-async function writeWeights(checkpoint: Checkpoint, path: string, type: FloatType): Promise<Map<string, ExternalRange>> {
+type Write = (bytes: ArrayBufferView, offset: number) => Promise<void>;
+
+async function writeWeights(checkpoint: Checkpoint, precision: Precision, path: string): Promise<Map<string, ExternalRange>> {
   const ranges = new Map<string, ExternalRange>();
   const file = await open(path, "w");
+  const write: Write = async (bytes, offset) => {
+    await file.write(new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength), 0, bytes.byteLength, offset);
+  };
   try {
-    let offset = 0;
-    for (const name of checkpoint.names) {
-      offset = Math.ceil(offset / ALIGNMENT) * ALIGNMENT;
-      const start = offset;
-      for await (const chunk of checkpoint.tensor(name).chunks(CHUNK_BYTES)) {
-        const data = type === DataType.float ? chunk : toFloat16(chunk);
-        await file.write(new Uint8Array(data.buffer, data.byteOffset, data.byteLength), 0, data.byteLength, offset);
-        offset += data.byteLength;
-      }
-      ranges.set(name, { offset: start, length: offset - start });
+    let end = 0;
+    const scales = new Map<string, Float32Array>();
+    for (const [name, weight] of graphWeights(checkpoint.config, precision)) {
+      const offset = Math.ceil(end / ALIGNMENT) * ALIGNMENT;
+      const length = await writeWeight(checkpoint, weight, scales, (bytes, at) => write(bytes, offset + at));
+      ranges.set(name, { offset, length });
+      end = offset + length;
     }
     await file.sync();
   } finally {
     await file.close();
   }
   return ranges;
+}
+
+/** Writes one weight from its place 0 on and answers its length in bytes. `scales` keeps those of sources quantised before. */
+async function writeWeight(checkpoint: Checkpoint, weight: GraphWeight, scales: Map<string, Float32Array>, write: Write): Promise<number> {
+  const { source, form, channelAxis, dims } = weight;
+  const tensor = checkpoint.tensor(source);
+  switch (form) {
+    case "values": {
+      let length = 0;
+      for await (const chunk of tensor.chunks(CHUNK_BYTES)) {
+        const values = weight.type === DataType.float16 ? toFloat16(chunk) : chunk;
+        await write(values, length);
+        length += values.byteLength;
+      }
+      return length;
+    }
+    case "scales": {
+      const made = await channelScales(tensor, channelAxis);
+      scales.set(source, made);
+      await write(made, 0);
+      return made.byteLength;
+    }
+    case "integers":
+      await writeIntegers(tensor, channelAxis, scales.get(source)!, write);
+      return dims.reduce((product, dim) => product * dim, 1);
+  }
 }
 
 /** Another process may have built the same graph meanwhile: the first one stays. A folder half deleted makes room. */

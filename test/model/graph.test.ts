@@ -6,8 +6,8 @@ import { gpt2Tensors, openCheckpoint, type Checkpoint } from "../../src/model/ch
 import { parseGpt2Config } from "../../src/model/checkpoint-config.ts";
 import { CANDIDATES, GRAPH_VERSION, gpt2Graph } from "../../src/model/gpt2-graph.ts";
 import { Gpt2Runner } from "../../src/model/gpt2-runner.ts";
-import { ensureGraph, FLOAT_TYPES } from "../../src/model/graph-cache.ts";
-import { DataType } from "../../src/model/onnx-writer.ts";
+import { ensureGraph } from "../../src/model/graph-cache.ts";
+import { graphWeights, PRECISIONS, type Precision } from "../../src/model/graph-weights.ts";
 import { DEVICES } from "../../src/runtime/device.ts";
 import { Runtime } from "../../src/runtime/session.ts";
 import { goldenDir, goldenModels } from "../support/model.ts";
@@ -136,22 +136,22 @@ t.test("a changed graph needs a changed GRAPH_VERSION, or caches would serve the
   const configs = ["gelu_new", "gelu", "relu"].map((activation_function) =>
     parseGpt2Config({ model_type: "gpt2", activation_function, n_layer: 2, n_head: 2, n_embd: 8, n_positions: 16, vocab_size: 100, bos_token_id: 0, eos_token_id: 0 }),
   );
-  const digest = createHash("sha256");
-  for (const config of configs) {
-    const weights = new Map([...gpt2Tensors(config).keys()].map((name, index) => [name, { offset: index * 4096, length: 4096 }]));
-    for (const type of Object.values(FLOAT_TYPES)) digest.update(gpt2Graph(config, { type, candidates: CANDIDATES, weights, dataFile: "weights.bin" }));
-  }
-  const known: Record<number, string> = {
-    1: "9c60711696431d1c0187f7f352a16ea7014c35144dfea420a0d0f3d975751a06",
-    2: "bec862ef587a0472b76faa648e515438192e3748fb0ae48f595715902164c266",
-    3: "8067f96ca37a74be3d8a990e7210d7aceb1b8f5815f24e68e551a60b7fad0509",
+  const known: Record<number, Record<Precision, string>> = {
+    3: { fp32: "6249b32c59c315449dda861effe1b3b0d6daae66f46e22a3885df6228eec4581", int8: "2a2bee454851b68c79f19a686737ea7aeaf0a951a80fc94c36bd0eeb0dc5657d", fp16: "29040497ee7d3acc2a63ebd444bd106611b1e9ee8269bb3dd65d5e74c71f281c" },
   };
-  t.equal(digest.digest("hex"), known[GRAPH_VERSION], "give the graph a new GRAPH_VERSION, and add its digest here");
+  for (const precision of PRECISIONS) {
+    const digest = createHash("sha256");
+    for (const config of configs) {
+      const weights = new Map([...graphWeights(config, precision).keys()].map((name, index) => [name, { offset: index * 4096, length: 4096 }]));
+      digest.update(gpt2Graph(config, { precision, candidates: CANDIDATES, weights, dataFile: "weights.bin" }));
+    }
+    t.equal(digest.digest("hex"), known[GRAPH_VERSION]?.[precision], `${precision}: give the graph a new GRAPH_VERSION, and add its digest here`);
+  }
 });
 
 t.test("a weight without a place in the data file is an error of whoever forgot it", async (t) => {
   const config = parseGpt2Config({ model_type: "gpt2", n_layer: 1, n_head: 2, n_embd: 8, n_positions: 16, vocab_size: 100, bos_token_id: 0, eos_token_id: 0 });
-  t.throws(() => gpt2Graph(config, { type: DataType.float, candidates: 5, weights: new Map(), dataFile: "x" }), /no place in the data file for wte\.weight/);
+  t.throws(() => gpt2Graph(config, { precision: "fp32", candidates: 5, weights: new Map(), dataFile: "x" }), /no place in the data file for wte\.weight/);
 });
 
 t.test("folders of killed builds go once they are old", async (t) => {

@@ -2,6 +2,7 @@
 import t from "tap";
 import { randomCheckpoint } from "../../bench/support/random-checkpoint.ts";
 import type { KvTensor } from "../../src/kv.ts";
+import { DEVICE_PRECISIONS } from "../../src/config.ts";
 import { goldenDir, goldenModels, seededRandom } from "../support/model.ts";
 import { differingBits, openRunner, rowOf, type Row, type RunnerFixture } from "./runner-fixture.ts";
 
@@ -56,42 +57,44 @@ async function mixed({ runner }: RunnerFixture, jobs: readonly Job[], size: numb
   return differing;
 }
 
-for (const model of goldenModels()) {
-  t.test(`${model}: every batch size, random mixes`, async (t) => {
-    const fixture = await openRunner(goldenDir(model), SLOTS);
-    t.teardown(() => fixture.close());
-    const jobs = await makeJobs(fixture, 24);
-    const random = seededRandom(11);
-    const differing: Record<number, number> = {};
-    for (let size = 1; size <= SLOTS; size++) {
-      const count = await mixed(fixture, jobs, size, random);
-      if (count > 0) differing[size] = count;
+for (const precision of DEVICE_PRECISIONS.cpu) {
+  for (const model of goldenModels()) {
+    t.test(`${precision}, ${model}: every batch size, random mixes`, async (t) => {
+      const fixture = await openRunner(goldenDir(model), SLOTS, { precision });
+      t.teardown(() => fixture.close());
+      const jobs = await makeJobs(fixture, 24);
+      const random = seededRandom(11);
+      const differing: Record<number, number> = {};
+      for (let size = 1; size <= SLOTS; size++) {
+        const count = await mixed(fixture, jobs, size, random);
+        if (count > 0) differing[size] = count;
+      }
+      t.same(differing, {});
+    });
+  }
+
+  t.test(`${precision}: GPT-2's own vocabulary and a wider model, whose operators are split over threads in other ways`, async (t) => {
+    const config = { model_type: "gpt2", activation_function: "gelu_new", vocab_size: 50257, n_positions: 128, n_layer: 2, n_head: 4, n_embd: 256, bos_token_id: 50256, eos_token_id: 50256 };
+    const dir = await randomCheckpoint(t.testdir(), config, 5);
+    for (const threads of [1, 2, 3]) {
+      const fixture = await openRunner(dir, SLOTS, { threads, precision });
+      const jobs = await makeJobs(fixture, 8);
+      const random = seededRandom(13);
+      const differing: Record<number, number> = {};
+      for (const size of [1, 2, 3, 5, 8, 12, 16, 17, 31, 32]) {
+        const count = await mixed(fixture, jobs, size, random);
+        if (count > 0) differing[size] = count;
+      }
+      t.same(differing, {}, `${threads} threads`);
+      const scored: Record<number, number> = {};
+      for (const length of [1, 2, 3, 5, 8, 16, 31, 33, 64, 100, 127]) {
+        const prompt = fixture.ids(length, length);
+        const output = await fixture.runner.score(0, 0, prompt);
+        const count = differingBits(rowOf(fixture.runner, output, length - 1), rowOf(fixture.runner, await fixture.runner.prefill(1, 0, prompt)));
+        if (count > 0) scored[length] = count;
+      }
+      t.same(scored, {}, `a scored prompt's last row is what prefill answers, ${threads} threads`);
+      await fixture.close();
     }
-    t.same(differing, {});
   });
 }
-
-t.test("GPT-2's own vocabulary and a wider model, whose operators are split over threads in other ways", async (t) => {
-  const config = { model_type: "gpt2", activation_function: "gelu_new", vocab_size: 50257, n_positions: 128, n_layer: 2, n_head: 4, n_embd: 256, bos_token_id: 50256, eos_token_id: 50256 };
-  const dir = await randomCheckpoint(t.testdir(), config, 5);
-  for (const threads of [1, 2, 3]) {
-    const fixture = await openRunner(dir, SLOTS, { threads });
-    const jobs = await makeJobs(fixture, 8);
-    const random = seededRandom(13);
-    const differing: Record<number, number> = {};
-    for (const size of [1, 2, 3, 5, 8, 12, 16, 17, 31, 32]) {
-      const count = await mixed(fixture, jobs, size, random);
-      if (count > 0) differing[size] = count;
-    }
-    t.same(differing, {}, `${threads} threads`);
-    const scored: Record<number, number> = {};
-    for (const length of [1, 2, 3, 5, 8, 16, 31, 33, 64, 100, 127]) {
-      const prompt = fixture.ids(length, length);
-      const output = await fixture.runner.score(0, 0, prompt);
-      const count = differingBits(rowOf(fixture.runner, output, length - 1), rowOf(fixture.runner, await fixture.runner.prefill(1, 0, prompt)));
-      if (count > 0) scored[length] = count;
-    }
-    t.same(scored, {}, `a scored prompt's last row is what prefill answers, ${threads} threads`);
-    await fixture.close();
-  }
-});

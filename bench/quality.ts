@@ -1,0 +1,132 @@
+/**
+ * What does int8 lose? Held-out rows of the demo's tasks, with their prefixes, in fp32 and int8.
+ *
+ *     CORPORA=DIR npm run bench -- quality
+ *
+ * DIR holds `tasks/<task>.test.jsonl.xz` as tools/demo-model/README.md says; needs `xz`. Perplexity is of the reference's tokens and its
+ * end; answers are greedy.
+ */
+import { execFileSync } from "node:child_process";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import type { Engine } from "../src/engine/engine.ts";
+import type { KvTensor } from "../src/kv.ts";
+import { PRECISIONS } from "../src/model/graph-weights.ts";
+import type { Gpt2Runner } from "../src/model/gpt2-runner.ts";
+import { parsePeftAdapter } from "../src/prefixes/peft.ts";
+import { loadTokenizer, type Tokenizer } from "../src/text/tokenizer.ts";
+import { benchRequest, newEngine, openFolder, type BenchModel } from "./support/gpt2.ts";
+import { machine, table, writeSection } from "./support/report.ts";
+
+const ROWS = Number(process.env["ROWS"] ?? 300);
+const LONGEST_PROMPT = 300;
+const SLOTS = 32;
+const TASKS = ["datenorm", "intent", "truecase", "e2e", "sgd_nlg"] as const;
+
+interface Row {
+  readonly prompt: Int32Array;
+  readonly target: Int32Array;
+  readonly references: readonly string[];
+}
+
+interface Result {
+  readonly perplexity: number;
+  readonly exact: number;
+  readonly answers: readonly string[];
+}
+
+const corpora = process.env["CORPORA"];
+if (corpora === undefined) {
+  console.log("quality: skipped, CORPORA is not set");
+  process.exit(0);
+}
+const ROOT = new URL("..", import.meta.url).pathname;
+const MODEL = join(ROOT, "models/demo");
+const rows: (string | number)[][] = [];
+const results = new Map<string, Result>();
+for (const precision of PRECISIONS) {
+  await using model = await openFolder(MODEL, SLOTS, precision);
+  const tokenizer = await loadTokenizer(MODEL, model.shape.vocabSize);
+  const eosId = tokenizer.eosId!;
+  const engine = newEngine(model.runner);
+  for (const task of TASKS) {
+    const prefix = demoPrefix(task, model);
+    const taskRows = readRows(corpora, task, tokenizer, eosId);
+    const perplexity = await perplexityOf(model.runner, prefix, taskRows);
+    const answers = await Promise.all(taskRows.map((row) => answer(engine, tokenizer, prefix, row, eosId)));
+    const exact = answers.filter((text, index) => taskRows[index]!.references.includes(text)).length / answers.length;
+    results.set(`${task} ${precision}`, { perplexity, exact, answers });
+    process.stderr.write(`${precision} ${task}\n`);
+  }
+}
+for (const task of TASKS) {
+  const [fp32, int8] = [results.get(`${task} fp32`)!, results.get(`${task} int8`)!];
+  const same = fp32.answers.filter((text, index) => text === int8.answers[index]).length / fp32.answers.length;
+  const percent = (share: number): string => `${(100 * share).toFixed(1)} %`;
+  rows.push([task, fp32.answers.length, percent(fp32.exact), percent(int8.exact), percent(same), fp32.perplexity.toFixed(4), int8.perplexity.toFixed(4)]);
+}
+writeSection("quality", [
+  `Demo model with its prefixes, the first test rows of each task. ${machine()}.`,
+  "",
+  ...table(["task", "rows", "exact, fp32", "exact, int8", "the same answer", "perplexity, fp32", "perplexity, int8"], rows),
+]);
+console.log(rows.map((row) => row.join("  ")).join("\n"));
+process.exit(0);
+
+function demoPrefix(task: string, { shape, fingerprint }: BenchModel): KvTensor {
+  const read = (file: string): Uint8Array => readFileSync(join(ROOT, "prefixes", task, file));
+  const adapter = parsePeftAdapter(read("adapter_config.json"), read("adapter_model.safetensors"), shape, fingerprint);
+  if (!("kv" in adapter)) throw new Error(`${task} is no PREFIX_TUNING adapter`);
+  return adapter.kv;
+}
+
+function readRows(folder: string, task: string, tokenizer: Tokenizer, eosId: number): Row[] {
+  const text = execFileSync("xz", ["-dc", join(folder, "tasks", `${task}.test.jsonl.xz`)], { encoding: "utf8", maxBuffer: 1 << 30 });
+  const found: Row[] = [];
+  for (const line of text.trim().split("\n")) {
+    const { input, target, references } = JSON.parse(line) as { input: string; target: string; references?: string[] };
+    const prompt = tokenizer.encode(`${input.trim()}\n=>`);
+    if (prompt.length < LONGEST_PROMPT) {
+      found.push({ prompt, target: Int32Array.from([...tokenizer.encode(` ${target.trim()}`), eosId]), references: references ?? [target] });
+    }
+    if (found.length === ROWS) break;
+  }
+  return found;
+}
+
+async function perplexityOf(runner: Gpt2Runner, prefix: KvTensor, all: readonly Row[]): Promise<number> {
+  let loss = 0;
+  let tokens = 0;
+  for (let from = 0; from < all.length; from += SLOTS) {
+    // The longest first: rows that have ended are the last ones.
+    const batch = all.slice(from, from + SLOTS).sort((a, b) => b.target.length - a.target.length);
+    for (const [row, { prompt, target }] of batch.entries()) {
+      runner.loadPrefix(row, prefix);
+      const output = await runner.prefill(row, prefix.length, prompt);
+      loss += output.logSumExp[0]! - output.logits(0)[target[0]!]!;
+      tokens++;
+    }
+    for (let step = 1; step < batch[0]!.target.length; step++) {
+      const open = batch.filter(({ target }) => step < target.length);
+      const ids = Int32Array.from(open, ({ target }) => target[step - 1]!);
+      const output = await runner.decode(ids, Int32Array.from(open, ({ prompt }) => prefix.length + prompt.length + step - 1));
+      open.forEach(({ target }, row) => (loss += output.logSumExp[row]! - output.logits(row)[target[step]!]!));
+      tokens += open.length;
+    }
+  }
+  return Math.exp(loss / tokens);
+}
+
+function answer(engine: Engine, tokenizer: Tokenizer, prefix: KvTensor, { prompt }: Row, eosId: number): Promise<string> {
+  return new Promise((resolve, reject) => {
+    const ids: number[] = [];
+    engine.submit(benchRequest({ promptIds: prompt, prefix, maxNewTokens: 90, eosIds: [eosId] }), {
+      onToken({ id }) {
+        if (id !== eosId) ids.push(id);
+        return "continue";
+      },
+      onFinish: () => resolve(tokenizer.decode(Int32Array.from(ids)).trim()),
+      onError: reject,
+    });
+  });
+}

@@ -1,0 +1,54 @@
+/** What a graph's data file holds in each precision, and from which tensor of the checkpoint it is made. */
+import { gpt2Tensors, type Gpt2Config } from "./checkpoint.ts";
+import { DataType } from "./onnx-writer.ts";
+
+/**
+ * fp32: what HF PEFT computes on a CPU. int8: linear layers and the head multiply 8-bit integers (linear.ts); embeddings, norms,
+ * attention and the KV cache stay fp32. fp16: half the memory and its traffic, on devices with such arithmetic.
+ */
+export const PRECISIONS = ["fp32", "int8", "fp16"] as const;
+export type Precision = (typeof PRECISIONS)[number];
+
+/** What weights that are not quantised, activations and the KV cache are made of; logits are fp32 always. */
+export type FloatType = typeof DataType.float | typeof DataType.float16;
+export const FLOAT_TYPES: Readonly<Record<Precision, FloatType>> = { fp32: DataType.float, int8: DataType.float, fp16: DataType.float16 };
+
+export interface GraphWeight {
+  readonly type: DataType;
+  /** In the graph. */
+  readonly dims: readonly number[];
+  /** The checkpoint's tensor. */
+  readonly source: string;
+  /** The source's values; or its integers `[in, out]`, which `scales` of the same source precede; or one scale per output channel. */
+  readonly form: "values" | "integers" | "scales";
+  /** The axis of the source that counts output channels: 1 for Conv1D's `[in, out]`, 0 for the head's `[vocabulary, width]`. */
+  readonly channelAxis: 0 | 1;
+}
+
+/** Name of the head's weight in the checkpoint. */
+export const headTensor = (config: Gpt2Config): string => (config.tieWordEmbeddings ? "wte.weight" : "lm_head.weight");
+
+/** Everything in the data file by its name in the graph, in the file's order. */
+export function graphWeights(config: Gpt2Config, precision: Precision): Map<string, GraphWeight> {
+  const weights = new Map<string, GraphWeight>();
+  const type = FLOAT_TYPES[precision];
+  for (const [name, dims] of gpt2Tensors(config)) {
+    if (precision === "int8" && LINEAR_WEIGHT.test(name)) addQuantized(weights, name, name, dims as Dims, 1);
+    else weights.set(name, { type, dims, source: name, form: "values", channelAxis: 1 });
+  }
+  const source = headTensor(config);
+  const dims = [config.vocabSize, config.width] as const;
+  if (precision === "int8") addQuantized(weights, "head", source, dims, 0);
+  else if (!config.tieWordEmbeddings) weights.set(source, { type, dims, source, form: "values", channelAxis: 0 });
+  return weights;
+}
+
+const LINEAR_WEIGHT = /\.(c_attn|c_proj|c_fc)\.weight$/;
+
+type Dims = readonly [number, number];
+
+function addQuantized(weights: Map<string, GraphWeight>, name: string, source: string, dims: Dims, channelAxis: 0 | 1): void {
+  const [outputs, inputs] = [dims[channelAxis], dims[1 - channelAxis]!];
+  weights.set(`${name}.scales`, { type: DataType.float, dims: [outputs], source, form: "scales", channelAxis });
+  weights.set(`${name}.integers`, { type: DataType.int8, dims: [inputs, outputs], source, form: "integers", channelAxis });
+}

@@ -1,0 +1,65 @@
+/**
+ * Symmetric 8-bit weights with one scale per output channel, made from a checkpoint's tensor that is read twice in pieces: the
+ * memory needed does not grow with the tensor.
+ *
+ *     scale[n] = max over k of |w[k, n]| / 127        integer[k, n] = round(w[k, n] / scale[n]), in [-127, 127]
+ */
+import type { CheckpointTensor } from "./checkpoint.ts";
+
+const CHUNK_BYTES = 4 << 20;
+
+/** The largest integer: -128 is not used, so that both signs have the same range. */
+export const LARGEST = 127;
+
+/** One scale per output channel, which `axis` of the two-dimensional tensor counts. A channel of zeros has scale 0. */
+export async function channelScales(tensor: CheckpointTensor, axis: 0 | 1): Promise<Float32Array> {
+  const [rows, columns] = tensor.shape as [number, number];
+  const largest = new Float32Array(axis === 0 ? rows : columns);
+  for await (const { firstRow, values } of rowBlocks(tensor)) {
+    for (let at = 0, row = firstRow; at < values.length; row++) {
+      for (let column = 0; column < columns; column++, at++) {
+        const channel = axis === 0 ? row : column;
+        const size = Math.abs(values[at]!);
+        if (size > largest[channel]!) largest[channel] = size;
+      }
+    }
+  }
+  return largest.map((size) => size / LARGEST);
+}
+
+/**
+ * The integers as a matrix `[in, out]`, whichever axis of the tensor counts the outputs. They come in pieces, in any order; `at`
+ * is a piece's place in the matrix. A piece is valid until `write` has ended.
+ */
+export async function writeIntegers(
+  tensor: CheckpointTensor,
+  axis: 0 | 1,
+  scales: Float32Array,
+  write: (piece: Int8Array, at: number) => Promise<void>,
+): Promise<void> {
+  const [rows, columns] = tensor.shape as [number, number];
+  for await (const { firstRow, values } of rowBlocks(tensor)) {
+    const count = values.length / columns;
+    const integers = new Int8Array(values.length);
+    for (let row = 0, at = 0; row < count; row++) {
+      for (let column = 0; column < columns; column++, at++) {
+        const scale = scales[axis === 0 ? firstRow + row : column]!;
+        const integer = scale === 0 ? 0 : Math.round(values[at]! / scale);
+        integers[axis === 0 ? column * count + row : at] = Math.max(-LARGEST, Math.min(LARGEST, integer));
+      }
+    }
+    if (axis === 1) await write(integers, firstRow * columns);
+    else for (let column = 0; column < columns; column++) await write(integers.subarray(column * count, (column + 1) * count), column * rows + firstRow);
+  }
+}
+
+/** Whole rows, as many as fit into a chunk. */
+async function* rowBlocks(tensor: CheckpointTensor): AsyncGenerator<{ firstRow: number; values: Float32Array }> {
+  const columns = tensor.shape[1]!;
+  const rowBytes = 4 * columns;
+  let firstRow = 0;
+  for await (const values of tensor.chunks(rowBytes * Math.max(1, Math.floor(CHUNK_BYTES / rowBytes)))) {
+    yield { firstRow, values };
+    firstRow += values.length / columns;
+  }
+}

@@ -1,0 +1,79 @@
+import t from "tap";
+import type { CheckpointTensor } from "../../src/model/checkpoint.ts";
+import { channelScales, LARGEST, writeIntegers } from "../../src/model/quantize.ts";
+import { seededRandom } from "../support/model.ts";
+
+/** A tensor in memory, handed out in pieces as a checkpoint does: each piece's memory is used again for the next. */
+function memoryTensor(values: Float32Array, shape: readonly [number, number]): CheckpointTensor {
+  return {
+    dtype: "F32",
+    shape,
+    async *chunks(maxBytes) {
+      const piece = new Float32Array(Math.floor(maxBytes / 4));
+      for (let at = 0; at < values.length; at += piece.length) {
+        const part = values.subarray(at, at + piece.length);
+        piece.set(part);
+        yield piece.subarray(0, part.length);
+      }
+    },
+  };
+}
+
+async function quantized(tensor: CheckpointTensor, axis: 0 | 1): Promise<{ scales: Float32Array; integers: Int8Array; pieces: number }> {
+  const scales = await channelScales(tensor, axis);
+  const integers = new Int8Array(tensor.shape[0]! * tensor.shape[1]!).fill(-128);
+  let pieces = 0;
+  await writeIntegers(tensor, axis, scales, (piece, at) => {
+    integers.set(piece, at);
+    pieces++;
+    return Promise.resolve();
+  });
+  return { scales, integers, pieces };
+}
+
+/** Normal-like values whose columns differ in size by up to 1000. */
+function randomValues(rows: number, columns: number, seed: number): Float32Array {
+  const random = seededRandom(seed);
+  const sizes = Array.from({ length: columns }, () => 10 ** (3 * random() - 2));
+  return Float32Array.from({ length: rows * columns }, (_, at) => (random() + random() - 1) * sizes[at % columns]!);
+}
+
+t.test("integers times scales are the values within half a scale, in the order [in, out]", async (t) => {
+  const [rows, columns] = [70, 33];
+  const values = randomValues(rows, columns, 1);
+  const tensor = memoryTensor(values, [rows, columns]);
+  for (const axis of [0, 1] as const) {
+    const { scales, integers } = await quantized(tensor, axis);
+    const outputs = axis === 1 ? columns : rows;
+    t.equal(scales.length, outputs);
+    let worst = 0;
+    for (let row = 0; row < rows; row++) {
+      for (let column = 0; column < columns; column++) {
+        const [input, output] = axis === 1 ? [row, column] : [column, row];
+        const error = values[row * columns + column]! - integers[input * outputs + output]! * scales[output]!;
+        worst = Math.max(worst, Math.abs(error) / scales[output]!);
+      }
+    }
+    t.ok(worst <= 0.5 + 1e-5, `axis ${axis}: ${worst} of a scale`);
+    t.equal(Math.max(...integers), LARGEST);
+    t.equal(Math.min(...integers), -LARGEST, "both signs have the same range");
+  }
+});
+
+t.test("a tensor of many pieces gives what one piece gives", async (t) => {
+  const [rows, columns] = [8000, 300];
+  const values = randomValues(rows, columns, 2);
+  const byRows = await quantized(memoryTensor(values, [rows, columns]), 0);
+  t.ok(byRows.pieces > columns, "more than one chunk, each of which gives a piece per column");
+  const transposed = Float32Array.from(values, (_, at) => values[(at % rows) * columns + Math.floor(at / rows)]!);
+  const byColumns = await quantized(memoryTensor(transposed, [columns, rows]), 1);
+  t.same(byRows.scales, byColumns.scales);
+  t.ok(byRows.integers.every((integer, at) => integer === byColumns.integers[at]));
+});
+
+t.test("a channel of zeros has scale 0 and integers 0; one huge value does not disturb other channels", async (t) => {
+  const values = Float32Array.of(0, 1, 3e38, 0, -2, 1);
+  const { scales, integers } = await quantized(memoryTensor(values, [2, 3]), 1);
+  t.same([...scales], [0, Math.fround(2 / 127), Math.fround(Math.fround(3e38) / 127)]);
+  t.same([...integers], [0, 64, 127, 0, -127, 0]);
+});
