@@ -39,7 +39,9 @@ export async function openFolder(dir: string, slots: number, precision: Precisio
   const modelPath = await ensureGraph(checkpoint, CACHE, precision);
   await checkpoint.close();
   const runtime = new Runtime();
-  const runner = await Gpt2Runner.open(runtime, { modelPath, shape: checkpoint.shape, slots, threads, device: DEVICES.cpu, precision, bankBytes: 0 });
+  // Where there is no GPU, half precision is the CPU's kernels on memory treated as a device's.
+  const device = precision === "fp16" ? { ...DEVICES.cpu, hostMemory: false } : DEVICES.cpu;
+  const runner = await Gpt2Runner.open(runtime, { modelPath, shape: checkpoint.shape, slots, threads, device, precision, bankBytes: 0 });
   return {
     runner,
     shape: checkpoint.shape,
