@@ -4,8 +4,8 @@
  *
  * Candidates are `candidates` logits with ids, and every token that is none has a logit of at most the last one's. What processors
  * change is known by id, and processors that only lower scores lift nothing from below: so the candidates' processed scores, and the
- * single logits of ids that may be lifted, bound all others. A single logit costs nothing on a CPU; where logits lie on a GPU,
- * `logits(row)` is a download of the row.
+ * single logits of ids that may be lifted, bound all others. A single logit costs nothing on a CPU; where logits lie on a GPU, the
+ * first one is a download of the row.
  */
 import { PrefixdError } from "../errors.ts";
 import { FullScores, listAtLeast } from "./full-logits.ts";
@@ -39,6 +39,7 @@ export class Row {
   readonly logSumExp: number;
   readonly #output: StepOutput;
   readonly #row: number;
+  #logits: Float32Array | null = null;
 
   /** Throws `model_failed` if its logits are not numbers. */
   constructor(output: StepOutput, row: number) {
@@ -58,7 +59,7 @@ export class Row {
 
   /** All logits, `[vocabSize]`. */
   logits(): Float32Array {
-    return this.#output.logits(this.#row);
+    return (this.#logits ??= this.#output.logits(this.#row));
   }
 
   logitOf(id: number): number {
