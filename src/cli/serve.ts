@@ -33,10 +33,14 @@ export async function serve(args: readonly string[]): Promise<void> {
   if (process.stdout.isTTY || process.env["npm_lifecycle_event"] === "start") process.stderr.write(whatToTry(server.url, config));
 }
 
-/** Requests have ended with the device; freeing what is left of one that hangs can hang as well. */
+/**
+ * Requests have ended with the device. What hangs in it cannot be freed, and an exit would wait for the thread that hangs: then only
+ * a signal ends the process.
+ */
 async function endWithDevice(error: PrefixdError, server: RunningServer): Promise<never> {
   process.stderr.write(`prefixd: ${error.message}\n`);
-  await Promise.race([server.stop(), sleep(LAST_BYTES_MS)]);
+  const stopped = await Promise.race([server.stop().then(() => true), sleep(LAST_BYTES_MS, false)]);
+  if (!stopped) process.kill(process.pid, "SIGKILL");
   process.exit(1);
 }
 
