@@ -12,7 +12,7 @@ const PACKAGE_ROOT = fileURLToPath(new URL("..", import.meta.url));
 /**
  * The one description of every setting. Flags (`--max-batch`), variables (`PREFIXD_MAX_BATCH`), `--help` and
  * docs/configuration.md come from it. Beside JSON Schema's own keywords: `arg` is what help shows for the value, `shown` is how
- * the default reads, `unit: "bytes"` takes sizes such as 512MiB, `later` are values that a later version takes.
+ * the default reads, `unit: "bytes"` takes sizes such as 512MiB.
  */
 export const ConfigSchema = Type.Object({
   model: Type.String({ minLength: 1, arg: "DIR|ORG/NAME", shown: "models/demo of the package", description: "Hugging Face folder of the base model, or an id on the hub, which is downloaded" }),
@@ -49,7 +49,7 @@ export type Config = Readonly<Omit<Static<typeof ConfigSchema>, "precision">> & 
 };
 type Key = keyof typeof ConfigSchema.properties;
 /** What this file reads of a property's schema. */
-type Property = TSchema & { type?: string; enum?: string[]; default?: unknown; description: string; arg?: string; shown?: string; unit?: "bytes"; later?: string[]; minimum?: number; maximum?: number };
+type Property = TSchema & { type?: string; enum?: string[]; default?: unknown; description: string; arg?: string; shown?: string; unit?: "bytes"; minimum?: number; maximum?: number };
 
 const PROPERTIES = ConfigSchema.properties as unknown as Readonly<Record<Key, Property>>;
 const KEYS = Object.keys(PROPERTIES) as Key[];
@@ -184,7 +184,6 @@ function convert(key: Key, source: string, text: string): unknown {
     throw new ConfigError(`${source} ${text}: expected ${expected}`);
   };
   if (property.enum) {
-    if (property.later?.includes(text)) throw new ConfigError(`${source} ${text}: not in this version; it takes ${property.enum.join(", ")}`);
     return property.enum.includes(text) ? text : fail(property.enum.join(" or "));
   }
   if (property.type === "boolean") {

@@ -9,7 +9,7 @@ const read = (path: string): string => readFileSync(repositoryFile(path), "utf8"
 const DOCKERFILES = ["docker/Dockerfile", "docker/Dockerfile.cuda"];
 const IGNORED = read(".dockerignore");
 
-type Property = { readonly type?: string; readonly enum?: readonly string[]; readonly later?: readonly string[] };
+type Property = { readonly type?: string; readonly enum?: readonly string[] };
 const SETTINGS = new Map(Object.entries(ConfigSchema.properties as unknown as Record<string, Property>));
 const variables = new Map([...SETTINGS].map(([key, property]) => [variableOf(key), property]));
 const flags = new Map([...SETTINGS].map(([key, property]) => [flagOf(key), property]));
@@ -46,8 +46,8 @@ interface Compose {
   readonly secrets: Readonly<Record<string, unknown>>;
 }
 
-/** A value that the setting takes, now or in a later version. */
-const takes = (property: Property, value: string): boolean => property.enum === undefined || property.enum.includes(value) || property.later?.includes(value) === true;
+/** A value that the setting takes. */
+const takes = (property: Property, value: string): boolean => property.enum === undefined || property.enum.includes(value);
 
 for (const file of DOCKERFILES) {
   t.test(file, async (t) => {

@@ -24,7 +24,7 @@ writeFileSync(join(badPrefixes, "half", "adapter_config.json"), "{}");
 const CASES: readonly (readonly [what: string, args: readonly string[], message: RegExp])[] = [
   ["an unknown flag", ["--max-bach", "3"], /--max-bach/],
   ["a value out of range", ["--max-batch", "0"], /--max-batch 0/],
-  ["an arithmetic of a later version", ["--precision", "int8"], /--precision int8: not in this version/],
+  ["an arithmetic that the device has not", ["--precision", "fp16"], /--precision fp16: --device cpu takes fp32 or int8/],
   ["an address that others can reach", ["--host", "0.0.0.0"], /--host 0\.0\.0\.0: without keys/],
   ["no such model", ["--model", join(folder.path, "nowhere")], /nowhere/],
   ["a model that is cut off", ["--model", brokenModel], /model\.safetensors/],
