@@ -77,11 +77,11 @@ async function start(config: Config, logger: Logger, resources: Resources): Prom
   const device = DEVICES[config.device];
   const deviceLost = new Deferred<PrefixdError>();
   const gpt2 = await openRunner(runtime, { modelPath, shape, slots: config.maxBatch, threads: config.threads, device, precision: config.precision, bankBytes: config.prefixBankBytes });
-  resources.defer(() => gpt2.close());
   if (gpt2.longestPiece < config.prefillChunk) {
     logger.warn({ tokens: gpt2.longestPiece }, "this adapter's attention kernel is wrong for longer pieces of prompt: they are fed in shorter ones");
   }
   const runner = device.hostMemory ? gpt2 : new SupervisedRunner(gpt2, { timeoutMs: config.stepTimeout * 1000, onLost: (error) => deviceLost.resolve(error) });
+  resources.defer(() => runner.close());
 
   const metrics = new Metrics();
   resources.defer(() => metrics.close());

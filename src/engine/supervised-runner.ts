@@ -19,6 +19,8 @@ export class SupervisedRunner implements ModelRunner {
   #lost: PrefixdError | null = null;
   /** Something failed that was not waited for: to be looked into before the next run. */
   #suspect = false;
+  /** Settles when nothing runs in the device. */
+  #running: Promise<unknown> = Promise.resolve();
 
   constructor(runner: ModelRunner, options: SupervisionOptions) {
     this.#runner = runner;
@@ -73,8 +75,10 @@ export class SupervisedRunner implements ModelRunner {
     return this.#run(() => this.#runner.fold(input));
   }
 
-  close(): Promise<void> {
-    return this.#runner.close();
+  /** Waits for a run that is still in the device: what it works on cannot be freed under it. It may wait for ever. */
+  async close(): Promise<void> {
+    await this.#running;
+    await this.#runner.close();
   }
 
   #now<T>(call: () => T): T {
@@ -118,8 +122,10 @@ export class SupervisedRunner implements ModelRunner {
       // A process that was stopped finds timer and result due together: the result counts.
       timer = setTimeout(() => setTimeout(overdue, 0), this.#options.timeoutMs);
     });
+    const running = run();
+    this.#running = running.catch(() => undefined);
     try {
-      return await Promise.race([run(), late]);
+      return await Promise.race([running, late]);
     } finally {
       ended = true;
       clearTimeout(timer);

@@ -22,21 +22,30 @@ class LosableRunner extends FakeRunner {
     return this.#troubled(() => super.fold(...args));
   }
 
+  closed = false;
+  /** Lets what hangs fail at last. */
+  release: () => void = () => {};
+
+  override close(): Promise<void> {
+    this.closed = true;
+    return super.close();
+  }
+
   #troubled<T>(run: () => Promise<T>): Promise<T> {
     this.asked++;
-    if (this.trouble === "hangs") return new Promise(() => {});
+    if (this.trouble === "hangs") return new Promise((_, reject) => (this.release = () => reject(FAILURE)));
     return this.trouble === "none" ? run() : Promise.reject(FAILURE);
   }
 }
 
 const FAILURE = new PrefixdError("model_failed", "The model run failed.");
 
-function setup(): { runner: LosableRunner; engine: Engine; lost: PrefixdError[] } {
+function setup(): { runner: LosableRunner; supervised: SupervisedRunner; engine: Engine; lost: PrefixdError[] } {
   const runner = new LosableRunner(4);
   const lost: PrefixdError[] = [];
   const supervised = new SupervisedRunner(runner, { timeoutMs: 50, onLost: (error) => lost.push(error) });
   const engine = new Engine({ runner: supervised, maxQueue: 10, prefillChunk: 64, observer: silentObserver });
-  return { runner, engine, lost };
+  return { runner, supervised, engine, lost };
 }
 
 const request = (n = 1): ReturnType<typeof engineRequest> => engineRequest({ promptIds: Int32Array.of(1, 2, 3), maxNewTokens: 5, n });
@@ -64,11 +73,17 @@ t.test("a device that goes on failing is lost: everybody is told, and it is left
   t.equal(runner.asked, asked, "nothing is given to it any more");
 });
 
-t.test("a device that does not answer is lost", async (t) => {
-  const { runner, engine, lost } = setup();
+t.test("a device that does not answer is lost, and nothing is freed while it works", async (t) => {
+  const { runner, supervised, engine, lost } = setup();
   runner.trouble = "hangs";
   await t.rejects(submit(engine, request()).done, { code: "device_lost", message: /does not answer/ });
   t.equal(lost.length, 1);
+  const closed = supervised.close();
+  await new Promise(setImmediate);
+  t.notOk(runner.closed);
+  runner.release();
+  await closed;
+  t.ok(runner.closed);
 });
 
 t.test("a failure while rows are moved is looked into before the next run", async (t) => {
