@@ -16,11 +16,12 @@ export function runsOf(share: number): number {
   return Math.max(1, Math.round((share * RUNS) / DEFAULT_RUNS));
 }
 
-/** Fails `t` unless the property holds for `share` (see `runsOf`) cases. */
-export async function holds<T>(t: Test, share: number, property: fc.IAsyncProperty<T> | fc.IProperty<T>): Promise<void> {
+/** Fails `t` unless the property holds for `share` (see `runsOf`) cases. `unbiased`: no more extremes than the arbitraries themselves make. */
+export async function holds<T>(t: Test, share: number, property: fc.IAsyncProperty<T> | fc.IProperty<T>, { unbiased = false } = {}): Promise<void> {
   const numRuns = runsOf(share);
   t.comment(`${numRuns} cases, FUZZ_SEED=${SEED}`);
-  const details = await fc.check(property as fc.IAsyncProperty<T>, { numRuns, seed: SEED, interruptAfterTimeLimit: TIME_LIMIT * Math.max(1, RUNS / DEFAULT_RUNS), markInterruptAsFailure: true });
-  if (details.failed) t.fail(`${fc.defaultReportMessage(details)}\n${String(details.errorInstance)}`);
+  const interruptAfterTimeLimit = TIME_LIMIT * Math.max(1, RUNS / DEFAULT_RUNS);
+  const details = await fc.check(property as fc.IAsyncProperty<T>, { numRuns, seed: SEED, unbiased, interruptAfterTimeLimit, markInterruptAsFailure: true });
+  if (details.failed) t.fail(`${String(details.errorInstance)}\n${fc.defaultReportMessage(details)}`);
   else t.equal(details.numRuns, numRuns, "all cases hold");
 }
