@@ -21,6 +21,7 @@ export async function holds<T>(t: Test, share: number, property: fc.IAsyncProper
   const numRuns = runsOf(share);
   t.comment(`${numRuns} cases, FUZZ_SEED=${SEED}`);
   const interruptAfterTimeLimit = TIME_LIMIT * Math.max(1, RUNS / DEFAULT_RUNS);
+  t.setTimeout(interruptAfterTimeLimit + 60_000);
   const details = await fc.check(property as fc.IAsyncProperty<T>, { numRuns, seed: SEED, unbiased, interruptAfterTimeLimit, markInterruptAsFailure: true });
   if (details.failed) t.fail(`${String(details.errorInstance)}\n${fc.defaultReportMessage(details)}`);
   else t.equal(details.numRuns, numRuns, "all cases hold");
