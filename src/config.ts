@@ -62,6 +62,11 @@ const SERVICE_LINK = /^PREFIXD_(SERVICE_(HOST|PORT.*)|PORT_\d+_(TCP|UDP).*)$/;
 /** A setting that cannot be used. `message` is one line that names the flag or the variable. */
 export class ConfigError extends Error {
   override readonly name = "ConfigError";
+
+  constructor(message: string) {
+    // A value may have line ends, such as a variable that was read from a file.
+    super(message.replace(/[\p{Cc}\p{Zl}\p{Zp}]/gu, (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`));
+  }
 }
 
 export const flagOf = (key: string): string => "--" + key.replace(/[A-Z]/g, (c) => "-" + c.toLowerCase());

@@ -61,6 +61,7 @@ t.test("what cannot be used stops with one line that names it", async (t) => {
     [["--allow-base-model=maybe"], {}, /^--allow-base-model maybe: expected true or false/],
     [["--host", "0.0.0.0"], {}, /^--host 0\.0\.0\.0: without keys/],
     [[], { PREFIXD_MAX_BACH: "1" }, /^PREFIXD_MAX_BACH: no such setting/],
+    [[], { PREFIXD_PORT: "8080\n" }, /^PREFIXD_PORT 8080\\u000a: expected/],
     [[], { PREFIXD_PORT: "http" }, /^PREFIXD_PORT http: expected/],
     [[], { PREFIXD_PORT: "tcp://10.0.0.1:80" }, /^PREFIXD_PORT=tcp.*enableServiceLinks/],
   ];

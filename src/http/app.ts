@@ -48,13 +48,16 @@ export async function buildApp(parts: AppParts): Promise<App> {
     bodyLimit: parts.limits.requestBody,
     requestTimeout: REQUEST_TIMEOUT,
     keepAliveTimeout: KEEP_ALIVE_TIMEOUT,
-    http: { headersTimeout: HEADERS_TIMEOUT },
+    // Node would refuse a request without Host by itself, with an empty body; requests.ts does it with a problem.
+    http: { headersTimeout: HEADERS_TIMEOUT, requireHostHeader: false },
     // While it shuts down our own hook answers, with a problem body.
     return503OnClosing: false,
     routerOptions: { maxParamLength: 512 },
     frameworkErrors: (error: unknown, request: FastifyRequest, reply: FastifyReply) => void frameworkError(error, request, reply),
     clientErrorHandler,
   }).withTypeProvider<TypeBoxTypeProvider>();
+  // Node would answer 417 with an empty body to any Expect but 100-continue; RFC 9110, 10.1.1 lets a server ignore what it does not know.
+  fastify.server.on("checkExpectation", (request, response) => void fastify.server.emit("request", request, response));
 
   // Bodies are JSON or multipart; a browser can send text/plain across origins without asking.
   fastify.removeContentTypeParser("text/plain");

@@ -74,6 +74,7 @@ export function trackRequests(app: FastifyInstance, { metrics, audit, keyed, sta
       record(request, reply, performance.now() - startedAt, metrics);
       recordAudit(request, reply, audit);
     });
+    if (request.headers.host === undefined && request.raw.httpVersion === "1.1") throw new PrefixdError("invalid_request", "The Host header is missing.");
     if (!keyed) checkHost(request);
     if (state.draining && !request.url.startsWith("/health/") && request.url !== "/metrics") {
       throw new PrefixdError("draining", "The server is shutting down.", { retryAfter: 5 });

@@ -45,7 +45,10 @@ export async function readAdapter(request: FastifyRequest, limits: UploadLimits)
 }
 
 function partsOf(request: FastifyRequest, limits: UploadLimits): AsyncIterableIterator<Multipart> {
-  return request.parts({ limits: { fileSize: limits[WEIGHTS] + 1, files: 8, fields: 1, fieldSize: KIB, fieldNameSize: 128, parts: 8, headerPairs: 32 } });
+  // Busboy stops for ever behind a large part that it skips (one without a name, say) once such a part's stream has asked it to wait.
+  // So none asks: what is read is kept anyway, up to the limits.
+  const fileHwm = limits[CONFIG] + limits[WEIGHTS];
+  return request.parts({ fileHwm, limits: { fileSize: limits[WEIGHTS] + 1, files: 8, fields: 1, fieldSize: KIB, fieldNameSize: 128, parts: 8, headerPairs: 32 } });
 }
 
 async function readFile(stream: AsyncIterable<Buffer>, name: string, limit: number): Promise<Uint8Array> {

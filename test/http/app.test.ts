@@ -105,6 +105,19 @@ t.test("openapi.yaml is what the code says, names every error, and describes eve
   for (const match of fresh.matchAll(/\$ref: "?#\/components\/schemas\/(\w+)/g)) t.ok(match[1] !== undefined && match[1] in document.components.schemas, String(match[1]));
 });
 
+t.test("a body that a deletion does not expect is refused as its route says", async (t) => {
+  const { fastify } = await buildTestApp(t);
+  const { paths } = parse(openapiYaml(await documentationApp())) as { paths: Record<string, Record<string, { responses: Record<string, { description: string }> }>> };
+  const odd: [path: string, request: { method: "DELETE"; url: string; payload: string; headers: Record<string, string> }][] = [
+    ["/prefixes/{id}", { method: "DELETE", url: "/prefixes/x", payload: "x", headers: { "content-type": "text/plain" } }],
+    ["/prefixes/{id}", { method: "DELETE", url: "/prefixes/x", payload: JSON.stringify("x".repeat(70_000)), headers: { "content-type": "application/json" } }],
+  ];
+  for (const [path, request] of odd) {
+    const { code, status } = (await fastify.inject(request)).json<{ code: string; status: number }>();
+    t.match(paths[path]?.[request.method.toLowerCase()]?.responses[status]?.description, new RegExp(`\`${code}\``), `${request.method} ${path} ${code}`);
+  }
+});
+
 t.test("docs/errors.md lists the errors of the code", async (t) => {
   const rows = Object.entries(ERRORS).map(([code, { status, title }]) => ["`" + code + "`", String(status), title]);
   const table = markdownTable(["code", "status", "title"], rows);

@@ -128,6 +128,18 @@ t.test("bad uploads", async (t) => {
   t.equal(registry.entries.size, 0);
 });
 
+t.test("a large part that is no part of a form does not stop what comes behind it", async (t) => {
+  const { fastify, registry } = await buildTestApp(t);
+  const [config, weights] = ADAPTER;
+  const stray = (name: string): Buffer => Buffer.from(form([{ ...weights, data: Buffer.alloc(1_000_000) }]).payload.toString("latin1").replace("Content-Disposition: form-data", name).replace(/--\r\n$/, "\r\n"), "latin1");
+  for (const name of ["Content-Disposition: attachment", "X-Disposition: form-data"]) {
+    const rest = form([config]);
+    const response = await fastify.inject({ method: "PUT", url: "/prefixes/p", payload: Buffer.concat([stray(name), rest.payload]), headers: rest.headers });
+    t.match(response.json(), { status: 400, code: "upload_incomplete" }, name);
+  }
+  t.equal(registry.entries.size, 0);
+});
+
 t.test("removal ends what runs on the prefix before it answers", async (t) => {
   const { fastify, engine } = await buildTestApp(t);
   engine.stepMs = null;

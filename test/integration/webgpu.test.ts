@@ -12,12 +12,12 @@ const skip = webgpuSkip();
 const device = DEVICES.webgpu;
 
 t.test("parity", { skip }, async (t) => {
-  for (const name of goldenModels()) await t.test(name, (t) => checkParity(t, name, { device, prefillChunk: 64, slots: 16, times: 1 }));
+  for (const name of goldenModels()) await t.test(name, (t) => checkParity(t, name, { device, prefillChunk: 64, slots: 4, times: 1 }));
 });
 
 t.test("isolation: bit-equal alone and in mixes of 32", { skip }, async (t) => {
   const dir = goldenDir("gelu-new-f32");
-  const model = await openTestModel(dir, { prefillChunk: 8, device });
+  const model = await openTestModel(dir, { prefillChunk: 8, slots: 8, device });
   t.teardown(() => model.close());
   const real = await Promise.all(["prefix-p1", "cartridge-p12", "prompt-p5"].map((name) => model.adapter(join(dir, "adapters", name))));
   await checkMixes(t, model, { mixes: 2, prefixes: [...real, ...randomPrefixes(model.runner.shape, 8, 24)], maxPrompt: 20, maxNew: 10 });

@@ -49,6 +49,21 @@ export class Simulation {
     return job;
   }
 
+  /** Its client left: it holds nothing from the next step on. */
+  cancel(job: Job): void {
+    const at = this.queue.indexOf(job);
+    if (at >= 0) this.queue.splice(at, 1);
+    if (this.#prefilling === job) this.#prefilling = null;
+    for (const row of this.rows) if (row.job === job) row.left = 0;
+    this.#drop();
+    job.ended ??= this.now;
+  }
+
+  /** The job whose prompt is half fed. */
+  get prefilling(): Job | null {
+    return this.#prefilling;
+  }
+
   get busy(): boolean {
     return this.queue.length + this.rows.length > 0 || this.#prefilling !== null;
   }

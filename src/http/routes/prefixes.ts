@@ -7,7 +7,7 @@ import type { AppParts, TypedApp } from "../app-parts.ts";
 import { etagOf, notModified, writePrecondition } from "../preconditions.ts";
 import { parseOwnPrefixId, parsePrefixId, prefixIdOf } from "../prefix-id.ts";
 import { PromptReader } from "../prompt-tokens.ts";
-import { ETAG_HEADER, PrefixIdParams, empty, json, problems } from "../schemas/common.ts";
+import { ETAG_HEADER, PrefixIdParams, UNREAD_BODY, empty, json, problems } from "../schemas/common.ts";
 import {
   AdapterForm, DeleteHeaders, FileList, FileParams, HardPromptBody, ListQuery, PREFIX_EXAMPLE, PrefixDocument, PrefixList, ReadHeaders, SharingBody, WriteHeaders,
 } from "../schemas/prefixes.ts";
@@ -100,7 +100,7 @@ export function prefixRoutes(app: TypedApp, parts: AppParts): void {
         summary: "List prefixes",
         description: "In ascending order of id.",
         querystring: ListQuery,
-        response: { 200: json("One page", PrefixList, { example: { prefixes: [PREFIX_EXAMPLE], next: null } }), ...problems("unauthorized", "unknown_field", "invalid_parameter", "store_unavailable") },
+        response: { 200: json("One page", PrefixList, { example: { prefixes: [PREFIX_EXAMPLE], next: null } }), ...problems("unauthorized", "unknown_field", "invalid_parameter", "invalid_prefix_id", "store_unavailable") },
       },
     },
     async (request) => {
@@ -221,7 +221,7 @@ export function prefixRoutes(app: TypedApp, parts: AppParts): void {
         description: "When the answer comes, nothing runs on it any more: running requests end with finish_reason `removed`, or 410 if nothing was sent.",
         params: PrefixIdParams,
         headers: DeleteHeaders,
-        response: { 204: empty("Removed"), ...problems(...READ_CODES, "invalid_parameter", "precondition_failed") },
+        response: { 204: empty("Removed"), ...problems(...READ_CODES, ...UNREAD_BODY, "invalid_parameter", "precondition_failed") },
       },
     },
     async (request, reply) => {

@@ -24,6 +24,9 @@ export const ProblemSchema = named(
 /** What every route can answer, whatever it does. */
 const EVERYWHERE = ["host_not_allowed", "invalid_request", "draining", "internal"] as const satisfies ErrorCode[];
 
+/** What a body earns that is sent where none is expected: Fastify reads those of DELETE, too. */
+export const UNREAD_BODY = ["body_too_large", "unsupported_media_type"] as const satisfies ErrorCode[];
+
 export interface ResponseDocument {
   description: string;
   headers?: Record<string, unknown>;
