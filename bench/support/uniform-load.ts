@@ -1,5 +1,5 @@
 /** Clients that stream answers under prefixes drawn uniformly. */
-import { Readable } from "node:stream";
+import type { Readable } from "node:stream";
 import { request } from "node:http";
 
 export interface Load {
