@@ -6,15 +6,14 @@
  */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { copyFileSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
-import { kvElements, type ModelShape } from "../src/kv.ts";
 import { openCheckpoint } from "../src/model/checkpoint.ts";
-import { kvBytes, prefixDigest } from "../src/prefixes/digest.ts";
 import { openLmdbStore } from "../src/prefixes/lmdb-store.ts";
-import { CACHE, promptIds, randomPrefix, sizedCheckpoint } from "./support/gpt2.ts";
+import { fillStore } from "./support/fill-store.ts";
+import { CACHE, DEMO, promptIds, servableCheckpoint } from "./support/gpt2.ts";
 import { machine, table, writeSection } from "./support/report.ts";
 
 const ROOT = new URL("..", import.meta.url).pathname;
@@ -32,8 +31,7 @@ interface Memory {
   readonly file: number;
 }
 
-const gpt2 = await sizedCheckpoint("gpt2");
-for (const file of ["tokenizer.json", "tokenizer_config.json"]) copyFileSync(join(ROOT, "models/demo", file), join(gpt2, file));
+const gpt2 = await servableCheckpoint("gpt2");
 {
   const server = await start(["--model", gpt2, "--cache-dir", CACHE, "--store", `lmdb:${join(folder, "gpt2")}`, "--threads", "2"]);
   note("GPT-2 small, after start", server.memory());
@@ -48,7 +46,7 @@ for (const file of ["tokenizer.json", "tokenizer_config.json"]) copyFileSync(joi
   await server.stop();
 }
 {
-  const checkpoint = await openCheckpoint(join(ROOT, "models/demo"), { cacheDir: CACHE });
+  const checkpoint = await openCheckpoint(DEMO, { cacheDir: CACHE });
   await checkpoint.close();
   const flags = ["--cache-dir", CACHE, "--prefix-cache-bytes", String(CACHE_BYTES)];
   const empty = await start([...flags, "--store", `lmdb:${join(folder, "empty")}`]);
@@ -56,12 +54,14 @@ for (const file of ["tokenizer.json", "tokenizer_config.json"]) copyFileSync(joi
   note("demo model, empty store", empty.memory());
   await empty.stop();
   const filled = join(folder, "filled");
-  await fill(filled, checkpoint.shape, checkpoint.fingerprint);
+  const store = await openLmdbStore({ dir: filled });
+  await fillStore(store, checkpoint, { name: "p", length: 2, count: PREFIXES });
+  await store.close();
   const server = await start([...flags, "--store", `lmdb:${filled}`]);
   await server.generate(promptIds(20, 0).map((id) => id % 4000), 4, null);
   note(`demo model, ${PREFIXES.toLocaleString("en")} registered prefixes`, server.memory());
   for (let at = 0; at < PREFIXES; at += 100) {
-    await Promise.all(Array.from({ length: 100 }, (_, i) => server.generate(promptIds(5, i).map((id) => id % 4000), 1, `p${at + i}`)));
+    await Promise.all(Array.from({ length: 100 }, (_, i) => server.generate(promptIds(5, i).map((id) => id % 4000), 1, `p-${at + i}`)));
   }
   note("after each of them was used once", server.memory());
   rows.push([`host cache then (bound ${mib(CACHE_BYTES)} MiB)`, mib(await server.metric("prefixd_prefix_cache_bytes")), "", ""]);
@@ -111,21 +111,4 @@ async function start(flags: readonly string[]) {
       await exited;
     },
   };
-}
-
-/** 10,000 different prefixes of two virtual tokens. */
-async function fill(dir: string, shape: ModelShape, base: string): Promise<void> {
-  const store = await openLmdbStore({ dir });
-  const now = new Date().toISOString();
-  const length = 2;
-  for (let at = 0; at < PREFIXES; at += 50) {
-    const puts = Array.from({ length: 50 }, async (_, i) => {
-      const kv = kvBytes(randomPrefix(shape, length, at + i));
-      const digest = await prefixDigest(shape, length, kv);
-      const meta = { user: "local", name: `p${at + i}`, kind: "PREFIX_TUNING", digest, length, bytes: 4 * kvElements(shape, length), base, createdAt: now, updatedAt: now, files: {} };
-      await store.put({ meta, kv, files: new Map() });
-    });
-    await Promise.all(puts);
-  }
-  await store.close();
 }

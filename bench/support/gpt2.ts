@@ -1,5 +1,5 @@
 /** GPT-2 small with random weights on the CPU, built once into `.cache/`, ready to run: what most benchmarks measure. */
-import { existsSync } from "node:fs";
+import { copyFileSync, existsSync } from "node:fs";
 import { join } from "node:path";
 import { Engine, type EngineOptions } from "../../src/engine/engine.ts";
 import { DEFAULT_SAMPLING, type EngineRequest } from "../../src/engine/request.ts";
@@ -13,6 +13,7 @@ import { Runtime } from "../../src/runtime/session.ts";
 import { randomCheckpoint, SIZES } from "./random-checkpoint.ts";
 
 export const CACHE = new URL("../../.cache", import.meta.url).pathname;
+export const DEMO = new URL("../../models/demo", import.meta.url).pathname;
 export const THREADS = 2;
 
 /** Makes the checkpoint if it is not there; answers its folder. */
@@ -22,6 +23,13 @@ export async function sizedCheckpoint(size: string): Promise<string> {
   if (shape === undefined) throw new Error(`no such size: ${size}`);
   const json = { model_type: "gpt2", activation_function: "gelu_new", vocab_size: 50257, n_positions: 1024, ...shape, bos_token_id: 50256, eos_token_id: 50256 };
   return existsSync(join(dir, "config.json")) ? dir : randomCheckpoint(dir, json);
+}
+
+/** The same with a tokenizer, which the server wants: the demo model's, whose ids are among GPT-2's. */
+export async function servableCheckpoint(size: string): Promise<string> {
+  const dir = await sizedCheckpoint(size);
+  for (const file of ["tokenizer.json", "tokenizer_config.json"]) copyFileSync(join(DEMO, file), join(dir, file));
+  return dir;
 }
 
 export interface BenchModel extends AsyncDisposable {
@@ -53,7 +61,7 @@ export async function openFolder(dir: string, slots: number, precision: Precisio
   };
 }
 
-export function newEngine(runner: Gpt2Runner, given: Pick<EngineOptions, "policy" | "shares"> = {}): Engine {
+export function newEngine(runner: Gpt2Runner, given: Partial<Pick<EngineOptions, "policy" | "shares" | "prefillChunk" | "observer">> = {}): Engine {
   const observer = { step() {}, queued() {}, firstToken() {}, interToken() {}, finished() {} };
   return new Engine({ runner, maxQueue: 10_000, prefillChunk: 64, observer, ...given });
 }
