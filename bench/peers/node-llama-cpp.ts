@@ -29,8 +29,8 @@ const ROWS = 32;
 /** Ids that every model has. */
 const VOCABULARY = 4000;
 const packageName = "node-llama-cpp";
-const { getLlama } = (await import(packageName)) as NodeLlamaCpp;
-const llama = await getLlama({ gpu: false, build: "never", maxThreads: THREADS, logLevel: "error", progressLogs: false });
+const library = (await import(packageName)) as NodeLlamaCpp;
+const llama = await library.getLlama({ gpu: false, build: "never", maxThreads: THREADS, logLevel: "error", progressLogs: false });
 const model = await llama.loadModel({ modelPath: process.argv[2]! });
 const context = await model.createContext({ sequences: ROWS, contextSize: 512, batchSize: 512, threads: THREADS, flashAttention: true });
 const sequences = Array.from({ length: ROWS }, () => context.getSequence());
@@ -45,11 +45,13 @@ async function decode(rows: number, units: number): Promise<number> {
     const ids = [...promptIds(prompt, index + 1, VOCABULARY)];
     const kept = Math.min(sequence.nextTokenIndex, prompt - 1);
     await sequence.eraseContextTokenRanges([{ start: kept, end: sequence.nextTokenIndex }]);
-    for await (const _token of sequence.evaluate(ids.slice(kept), GREEDY)) {
+    const tokens = sequence.evaluate(ids.slice(kept), GREEDY);
+    while (counts[index]! <= UNCOUNTED + units) {
+      await tokens.next();
       counts[index]!++;
       if (ends.length < Math.min(...counts)) ends.push(performance.now() / 1000);
-      if (counts[index]! > UNCOUNTED + units) return;
     }
+    await tokens.return();
   };
   await Promise.all(sequences.slice(0, rows).map(row));
   return median(ends.slice(UNCOUNTED + 1).map((end, step) => end - ends[UNCOUNTED + step]!)) * units;
@@ -61,8 +63,10 @@ async function prefill(tokens: number, units: number): Promise<number> {
   for (let unit = -1; unit < units; unit++) {
     await sequence!.eraseContextTokenRanges([{ start: 0, end: sequence!.nextTokenIndex }]);
     const started = performance.now();
-    for await (const _token of sequence!.evaluate([...promptIds(tokens, unit + 2, VOCABULARY)], GREEDY)) break;
+    const answer = sequence!.evaluate([...promptIds(tokens, unit + 2, VOCABULARY)], GREEDY);
+    await answer.next();
     if (unit >= 0) seconds.push((performance.now() - started) / 1000);
+    await answer.return();
   }
   await sequence!.eraseContextTokenRanges([{ start: 0, end: sequence!.nextTokenIndex }]);
   return median(seconds) * units;

@@ -13,7 +13,7 @@ export class Peer implements AsyncDisposable {
     const child = spawn(command[0]!, command.slice(1), { stdio: ["pipe", "pipe", "inherit"], env: { ...process.env, ...environment } });
     const failed = new Promise<never>((_, reject) => void child.once("error", (error) => reject(new Error(`${name}: ${error.message}`))));
     failed.catch(() => {});
-    const lines = createInterface({ input: child.stdout! })[Symbol.asyncIterator]();
+    const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
     for (;;) {
       const { value, done } = await Promise.race([lines.next(), failed]);
       if (done === true) throw new Error(`${name} ended before it was ready`);
