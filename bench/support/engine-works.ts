@@ -9,7 +9,6 @@ import { median } from "./report.ts";
 
 /** The server's default: so many short prompts are fed in one step. */
 const PREFILL_CHUNK = 64;
-const ROWS_PER_STEP = PREFILL_CHUNK / PROMPT;
 
 export interface DecodeWork {
   readonly rows: number;
@@ -24,6 +23,8 @@ export interface DecodeWork {
 export class EngineWorks {
   readonly #runner: Gpt2Runner;
   readonly #engine: Engine;
+  /** Requests whose prompts are fed in one step. */
+  readonly #admitted: number;
   readonly #prefixes = new Map<string, KvTensor>();
   /** Decode steps since the last call: rows, and seconds since the step before ended, so that nothing in between is left out. */
   readonly #steps: { rows: number; seconds: number }[] = [];
@@ -32,12 +33,14 @@ export class EngineWorks {
   constructor(runner: Gpt2Runner) {
     this.#runner = runner;
     const observer = { step: (phase: StepPhase, rows: number) => this.#note(phase, rows), queued() {}, firstToken() {}, interToken() {}, finished() {} };
-    this.#engine = new Engine({ runner, maxQueue: runner.slots, prefillChunk: Math.min(PREFILL_CHUNK, runner.longestPiece), observer });
+    const prefillChunk = Math.min(PREFILL_CHUNK, runner.longestPiece);
+    this.#admitted = Math.floor(prefillChunk / PROMPT);
+    this.#engine = new Engine({ runner, maxQueue: runner.slots, prefillChunk, observer });
   }
 
   /** Seconds of a step of all rows, the median. */
   async decode({ rows, different, context, steps }: DecodeWork): Promise<number> {
-    const admission = Math.ceil(rows / ROWS_PER_STEP);
+    const admission = Math.ceil(rows / this.#admitted);
     const prefix = context - PROMPT - UNCOUNTED - Math.round((admission + steps) / 2);
     if (prefix < 1) throw new RangeError(`a context of ${context} leaves nothing for a prefix`);
     this.#steps.length = 0;
