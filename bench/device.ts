@@ -41,6 +41,10 @@ const PEFT_UNITS = 8;
 const BYTES: Readonly<Record<Precision, number>> = { fp32: 4, fp16: 2, int8: 1 };
 const PAUSE_MS = 250;
 
+if (KIND === "") {
+  console.log("device: not measured, no DEVICE=webgpu|cuda was given");
+  process.exit(0);
+}
 const device = chosenDevice();
 const folder = SMOKE ? new URL("../models/demo", import.meta.url).pathname : await sizedCheckpoint(SIZE === "small" ? "gpt2" : `gpt2-${SIZE}`);
 const model = await openLargest();
