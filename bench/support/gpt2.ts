@@ -8,7 +8,7 @@ import { openCheckpoint } from "../../src/model/checkpoint.ts";
 import { Gpt2Runner } from "../../src/model/gpt2-runner.ts";
 import { ensureGraph } from "../../src/model/graph-cache.ts";
 import type { Precision } from "../../src/model/graph-weights.ts";
-import { DEVICES } from "../../src/runtime/device.ts";
+import { DEVICES, type Device } from "../../src/runtime/device.ts";
 import { Runtime } from "../../src/runtime/session.ts";
 import { randomCheckpoint, SIZES } from "./random-checkpoint.ts";
 
@@ -36,24 +36,26 @@ export interface BenchModel extends AsyncDisposable {
   readonly runner: Gpt2Runner;
   readonly shape: ModelShape;
   readonly fingerprint: string;
+  readonly runtime: Runtime;
 }
 
 export const openSized = async (size: string, slots: number, precision?: Precision, threads?: number): Promise<BenchModel> =>
   openFolder(await sizedCheckpoint(size), slots, precision, threads);
 
 /** A checkpoint's folder, ready to run. */
-export async function openFolder(dir: string, slots: number, precision: Precision = "fp32", threads = THREADS): Promise<BenchModel> {
+export async function openFolder(dir: string, slots: number, precision: Precision = "fp32", threads = THREADS, device?: Device): Promise<BenchModel> {
   const checkpoint = await openCheckpoint(dir, { cacheDir: CACHE });
   const modelPath = await ensureGraph(checkpoint, CACHE, precision);
   await checkpoint.close();
   const runtime = new Runtime();
   // Where there is no GPU, half precision is the CPU's kernels on memory treated as a device's.
-  const device = precision === "fp16" ? { ...DEVICES.cpu, hostMemory: false } : DEVICES.cpu;
-  const runner = await Gpt2Runner.open(runtime, { modelPath, shape: checkpoint.shape, slots, threads, device, precision, bankBytes: 0 });
+  const place = device ?? (precision === "fp16" ? { ...DEVICES.cpu, hostMemory: false } : DEVICES.cpu);
+  const runner = await Gpt2Runner.open(runtime, { modelPath, shape: checkpoint.shape, slots, threads, device: place, precision, bankBytes: 0 });
   return {
     runner,
     shape: checkpoint.shape,
     fingerprint: checkpoint.fingerprint,
+    runtime,
     async [Symbol.asyncDispose]() {
       await runner.close();
       runtime[Symbol.dispose]();
@@ -80,6 +82,6 @@ export function benchRequest(given: Pick<EngineRequest, "promptIds" | "maxNewTok
   return { id: `bench-${requests++}`, tenant: "bench", prefix: null, n: 1, beams: null, scorePrompt: false, sampling: DEFAULT_SAMPLING, seed: 0, topLogprobs: 0, eosIds: [], ...given };
 }
 
-export function promptIds(length: number, seed: number): Int32Array {
-  return Int32Array.from({ length }, (_, index) => (index * 911 + seed * 7919 + 17) % 50257);
+export function promptIds(length: number, seed: number, vocabSize = 50257): Int32Array {
+  return Int32Array.from({ length }, (_, index) => (index * 911 + seed * 7919 + 17) % vocabSize);
 }

@@ -1,0 +1,175 @@
+/**
+ * What does a GPU make of it: decode and prompts by batch size, against the memory's bandwidth, by the prefix's length, and PEFT there?
+ *
+ *     DEVICE=webgpu|cuda GPU="name" BANDWIDTH_GBS=number [PRECISION=fp32|fp16] [SIZE=small|medium|...] [PEFT_PYTHON=python] \
+ *       npm run bench -- device
+ *
+ * Through the engine, in this process; PEFT in one of its own, in turn with it. BANDWIDTH_GBS is what the GPU's memory can do: a step
+ * cannot take less time than reading the weights and the keys and values of its rows. SMOKE=1 tries the machinery with the demo model on
+ * any adapter, or with DEVICE=simulated on the CPU's kernels, and writes nothing; without it software adapters are refused.
+ */
+import { setTimeout as sleep } from "node:timers/promises";
+import { webgpuSkip, SIMULATED } from "../test/support/devices.ts";
+import { examineVulkan } from "../src/doctor/vulkan.ts";
+import type { ModelShape } from "../src/kv.ts";
+import type { Precision } from "../src/model/graph-weights.ts";
+import { DEVICES, type Device } from "../src/runtime/device.ts";
+import { OrtError } from "../src/runtime/ort-api.ts";
+import { CONTEXT } from "./peers/protocol.ts";
+import { EngineWorks } from "./support/engine-works.ts";
+import { openFolder, promptIds, sizedCheckpoint, THREADS, type BenchModel } from "./support/gpt2.ts";
+import { Peer } from "./support/peer.ts";
+import { linePlot, writePlot } from "./support/plot.ts";
+import { machine, median, table, writeSection } from "./support/report.ts";
+
+const SMOKE = process.env["SMOKE"] === "1";
+const SIZE = process.env["SIZE"] ?? "small";
+const KIND = process.env["DEVICE"] ?? "";
+const GPU = process.env["GPU"] ?? (SMOKE ? "no GPU" : "");
+const BANDWIDTH = Number(process.env["BANDWIDTH_GBS"] ?? (SMOKE ? 1 : 0));
+const PRECISION = (process.env["PRECISION"] ?? (KIND === "cuda" ? "fp16" : "fp32")) as Precision;
+const ROUNDS = Number(process.env["ROUNDS"] ?? (SMOKE ? 1 : 5));
+const MINUTES = Number(process.env["MINUTES"] ?? 6);
+const STEPS = Number(process.env["STEPS"] ?? (SMOKE ? 4 : 24));
+const BATCHES = SMOKE ? [1, 8] : [1, 8, 32, 128, 512];
+const PROMPTS = [64, 256];
+/** Tokens in the cache for the curve by the prefix's length; nearly all of them are the prefix. */
+const CONTEXTS = SMOKE ? [32, 128] : [32, 64, 128, 256, 512, 960];
+const CURVE_ROWS = SMOKE ? 8 : 32;
+const PEFT_UNITS = 8;
+/** Bytes of a weight, and of a number in the KV cache. */
+const BYTES: Readonly<Record<Precision, number>> = { fp32: 4, fp16: 2, int8: 1 };
+const PAUSE_MS = 250;
+
+if (KIND === "") {
+  console.log("device: not measured, no DEVICE=webgpu|cuda was given");
+  process.exit(0);
+}
+const device = chosenDevice();
+const folder = SMOKE ? new URL("../models/demo", import.meta.url).pathname : await sizedCheckpoint(SIZE === "small" ? "gpt2" : `gpt2-${SIZE}`);
+const model = await openLargest();
+const { shape, runner } = model;
+const works = new EngineWorks(runner);
+const python = process.env["PEFT_PYTHON"];
+const peft = python === undefined ? null : await Peer.start("PEFT", [python, new URL("./peers/peft_driver.py", import.meta.url).pathname, folder, SMOKE ? "cpu" : "cuda", PRECISION === "fp16" ? "float16" : "float32"]);
+
+/** Seconds of a step, or of a prompt, by round. */
+const seconds = new Map<string, number[]>();
+const note = (name: string, value: number): void => void seconds.set(name, [...(seconds.get(name) ?? []), value]);
+const mid = (name: string): number => median(seconds.get(name)!);
+const batches = BATCHES.filter((rows) => rows <= runner.slots);
+const started = performance.now();
+let rounds = 0;
+while (rounds < ROUNDS && (rounds === 0 || (performance.now() - started) / 60_000 < MINUTES)) {
+  await round();
+  process.stderr.write(`round ${++rounds} of ${ROUNDS}\n`);
+}
+const moved = await movedByStep(batches.at(-1)!);
+await peft?.[Symbol.asyncDispose]();
+report();
+process.exit(0);
+
+async function round(): Promise<void> {
+  for (const rows of batches) {
+    for (const different of [false, true]) note(`decode ${rows} ${different}`, await works.decode({ rows, different, context: CONTEXT, steps: STEPS }));
+    await askPeft(`decode-${rows}`);
+  }
+  await askPeft("decode-32-different");
+  for (const tokens of PROMPTS) {
+    note(`prefill ${tokens}`, await works.prefill(tokens, 3));
+    await askPeft(`prefill-${tokens}`);
+  }
+  for (const context of CONTEXTS) {
+    note(`context ${context}`, await works.decode({ rows: CURVE_ROWS, different: true, context, steps: Math.min(STEPS, 16) }));
+    await askPeft(`decode-${CURVE_ROWS}-${context}`);
+  }
+}
+
+async function askPeft(work: string): Promise<void> {
+  if (peft === null) return;
+  await sleep(PAUSE_MS);
+  note(`PEFT ${work}`, (await peft.run(work, PEFT_UNITS)) / PEFT_UNITS);
+}
+
+/** @throws Error that says what is to be given */
+function chosenDevice(): Device {
+  if (!SMOKE && (GPU === "" || !(BANDWIDTH > 0))) throw new Error("give the GPU's name and its memory's bandwidth in GB/s: GPU=... BANDWIDTH_GBS=...");
+  if (SMOKE && KIND === "simulated") return SIMULATED["device memory known by handles"]!;
+  if (KIND !== "webgpu" && KIND !== "cuda") throw new Error("DEVICE is webgpu or cuda");
+  if (KIND === "webgpu" && SMOKE) {
+    const skip = webgpuSkip();
+    if (skip !== false) throw new Error(skip);
+  }
+  if (KIND === "webgpu" && !SMOKE && onlySoftware()) throw new Error("the only Vulkan driver is software (SwiftShader, llvmpipe): its speed says nothing about a GPU; SMOKE=1 tries the benchmark on it");
+  return DEVICES[KIND];
+}
+
+/** Whether every Vulkan driver found draws with the CPU. */
+function onlySoftware(): boolean {
+  const drivers = examineVulkan().facts.find((fact) => fact.startsWith("Vulkan drivers"))?.replace(/^[^:]*: /, "").split(", ") ?? [];
+  return drivers.length > 0 && drivers.every((driver) => /swiftshader|lvp|llvmpipe/i.test(driver));
+}
+
+/** As many slots as fit into the device's memory. */
+async function openLargest(): Promise<BenchModel> {
+  for (const slots of [...BATCHES].reverse()) {
+    try {
+      return await openFolder(folder, Math.max(slots, CURVE_ROWS), PRECISION, THREADS, device);
+    } catch (error) {
+      if (!(error instanceof OrtError) || slots <= CURVE_ROWS) throw error;
+      process.stderr.write(`${slots} rows do not fit: ${error.message.slice(0, 200)}\n`);
+    }
+  }
+  throw new Error("no batch size fits");
+}
+
+/** Bytes between the process's memory and the device's in one decode step of so many rows. */
+async function movedByStep(rows: number): Promise<{ up: number; down: number }> {
+  const positions = new Int32Array(rows).fill(CONTEXT);
+  const ids = promptIds(rows, 1, shape.vocabSize);
+  await runner.decode(ids, positions);
+  const before = { ...model.runtime.transfers };
+  await runner.decode(ids, positions);
+  return { up: model.runtime.transfers.up - before.up, down: model.runtime.transfers.down - before.down };
+}
+
+/** Bytes that a step must read: the layers' and the head's matrices once, keys and values of every row. */
+function bytesRead({ layers, width, vocabSize }: ModelShape, rows: number, context: number): number {
+  return BYTES[PRECISION] * (layers * 12 * width * width + vocabSize * width + rows * context * 2 * layers * width);
+}
+
+function report(): void {
+  const peftRate = (work: string, tokens: number): string => (seconds.has(`PEFT ${work}`) ? (tokens / mid(`PEFT ${work}`)).toFixed(0) : "not measured");
+  const floor = (rows: number, context: number, step: number): string => `${((100 * bytesRead(shape, rows, context)) / (BANDWIDTH * 1e9) / step).toFixed(0)} %`;
+  const byRows = batches.map((rows) => {
+    const [one, many] = [mid(`decode ${rows} false`), mid(`decode ${rows} true`)];
+    return [rows, (many * 1000).toFixed(2), (rows / many).toFixed(0), floor(rows, CONTEXT, many), (one / many).toFixed(3), peftRate(`decode-${rows}`, rows)];
+  });
+  const byContext = CONTEXTS.map((context) => {
+    const step = mid(`context ${context}`);
+    return [context, (CURVE_ROWS / step).toFixed(0), floor(CURVE_ROWS, context, step), peftRate(`decode-${CURVE_ROWS}-${context}`, CURVE_ROWS)];
+  });
+  const prompts = PROMPTS.map((tokens) => [tokens, (tokens / mid(`prefill ${tokens}`)).toFixed(0), peftRate(`prefill-${tokens}`, tokens)]);
+  const lines = [
+    `${GPU}, ${BANDWIDTH} GB/s, through ${KIND}: ${SMOKE ? "demo model" : `GPT-2 ${SIZE}, random weights`}, ${PRECISION}, medians of ${rounds} rounds of ${STEPS} steps. ${machine()}.`,
+    "",
+    `Every row with a prefix of its own, ${CONTEXT} tokens in the cache; PEFT has one prefix for all rows (with 32 different ones, one after the other: ${peftRate("decode-32-different", 32)} tokens/s).`,
+    "",
+    ...table(["rows", "step, ms", "tokens/s", "of the memory's bandwidth", "N prefixes / one prefix", "PEFT, tokens/s"], byRows),
+    "",
+    ...table(["prompt", "tokens/s", "PEFT, tokens/s"], prompts),
+    "",
+    `${CURVE_ROWS} rows by tokens in the cache, nearly all of them prefix:`,
+    "",
+    ...table(["tokens", "decoded tokens/s", "of the memory's bandwidth", "PEFT, tokens/s"], byContext),
+    "",
+    `A decode step of ${batches.at(-1)} rows moves ${moved.up} bytes to the device and ${moved.down} back.`,
+  ];
+  console.log(lines.join("\n"));
+  if (SMOKE) return console.log("\nsmoke run, not measured: nothing is written");
+  const curve = (name: string, rate: (context: number) => number): { name: string; points: [number, number][] } => ({ name, points: CONTEXTS.map((context) => [context, rate(context)]) });
+  const series = [curve("prefixd", (context) => CURVE_ROWS / mid(`context ${context}`))];
+  if (peft !== null) series.push(curve("PEFT, one prefix", (context) => CURVE_ROWS / mid(`PEFT decode-${CURVE_ROWS}-${context}`)));
+  writePlot("device", linePlot({ title: `${GPU}: ${CURVE_ROWS} rows`, x: { label: "tokens in the cache" }, y: { label: "decoded tokens/s" }, series }));
+  writeSection("device", [...lines, "", "![Decoded tokens per second by prefix length](plots/device.svg)"]);
+}

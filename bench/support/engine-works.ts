@@ -1,0 +1,84 @@
+/** Decode steps and prompts timed through the engine: requests with prefixes, scheduler and sampler included, no HTTP. */
+import { Engine } from "../../src/engine/engine.ts";
+import type { KvTensor } from "../../src/kv.ts";
+import type { Gpt2Runner } from "../../src/model/gpt2-runner.ts";
+import type { StepPhase } from "../../src/observability/engine-observer.ts";
+import { PROMPT, UNCOUNTED } from "../peers/protocol.ts";
+import { benchRequest, promptIds, randomPrefix } from "./gpt2.ts";
+import { median } from "./report.ts";
+
+/** The server's default: so many short prompts are fed in one step. */
+const PREFILL_CHUNK = 64;
+
+export interface DecodeWork {
+  readonly rows: number;
+  /** Each row has a prefix of its own; otherwise all have the same. */
+  readonly different: boolean;
+  /** Tokens in the cache in the middle of the counted steps, averaged over the rows; the prefix is what the prompt leaves of it. */
+  readonly context: number;
+  /** Steps that are counted. */
+  readonly steps: number;
+}
+
+export class EngineWorks {
+  readonly #runner: Gpt2Runner;
+  readonly #engine: Engine;
+  /** Requests whose prompts are fed in one step. */
+  readonly #admitted: number;
+  readonly #prefixes = new Map<string, KvTensor>();
+  /** Decode steps since the last call: rows, and seconds since the step before ended, so that nothing in between is left out. */
+  readonly #steps: { rows: number; seconds: number }[] = [];
+  #lastStep = 0;
+
+  constructor(runner: Gpt2Runner) {
+    this.#runner = runner;
+    const observer = { step: (phase: StepPhase, rows: number) => this.#note(phase, rows), queued() {}, firstToken() {}, interToken() {}, finished() {} };
+    const prefillChunk = Math.min(PREFILL_CHUNK, runner.longestPiece);
+    this.#admitted = Math.floor(prefillChunk / PROMPT);
+    this.#engine = new Engine({ runner, maxQueue: runner.slots, prefillChunk, observer });
+  }
+
+  /** Seconds of a step of all rows, the median. */
+  async decode({ rows, different, context, steps }: DecodeWork): Promise<number> {
+    const admission = Math.ceil(rows / this.#admitted);
+    const prefix = context - PROMPT - UNCOUNTED - Math.round((admission + steps) / 2);
+    if (prefix < 1) throw new RangeError(`a context of ${context} leaves nothing for a prefix`);
+    this.#steps.length = 0;
+    const maxNewTokens = admission + UNCOUNTED + steps + 1;
+    await Promise.all(Array.from({ length: rows }, (_, row) => this.#generate(this.#prefix(prefix, different ? row : 0), PROMPT, row, maxNewTokens)));
+    const full = this.#steps.filter((step) => step.rows === rows).slice(UNCOUNTED, UNCOUNTED + steps);
+    if (full.length < steps) throw new Error(`${full.length} steps of ${rows} rows, not ${steps}`);
+    return median(full.map(({ seconds }) => seconds));
+  }
+
+  /** Seconds from a request with a prompt of `tokens` to its first token, the median of `times`. */
+  async prefill(tokens: number, times: number): Promise<number> {
+    const seconds: number[] = [];
+    for (let time = -1; time < times; time++) {
+      const started = performance.now();
+      await this.#generate(this.#prefix(10, 0), tokens, time, 1);
+      if (time >= 0) seconds.push((performance.now() - started) / 1000);
+    }
+    return median(seconds);
+  }
+
+  #prefix(length: number, seed: number): KvTensor {
+    const key = `${length} ${seed}`;
+    const made = this.#prefixes.get(key) ?? randomPrefix(this.#runner.shape, length, seed);
+    this.#prefixes.set(key, made);
+    return made;
+  }
+
+  #generate(prefix: KvTensor, prompt: number, seed: number, maxNewTokens: number): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const request = benchRequest({ promptIds: promptIds(prompt, seed + 1, this.#runner.shape.vocabSize), prefix, maxNewTokens });
+      this.#engine.submit(request, { onToken: () => "continue", onFinish: () => resolve(), onError: reject });
+    });
+  }
+
+  #note(phase: StepPhase, rows: number): void {
+    const now = performance.now();
+    if (phase === "decode") this.#steps.push({ rows, seconds: (now - this.#lastStep) / 1000 });
+    this.#lastStep = now;
+  }
+}
