@@ -119,10 +119,10 @@ interface Finding {
   readonly params: object;
 }
 
-/** Inside alternatives every branch complains: the one that went deepest is the one meant. */
+/** Inside alternatives every branch complains: the one that went deepest is the one meant. `boolean` repeats `additionalProperties`. */
 function explain(findings: readonly Finding[]): string {
   const depth = ({ instancePath, keyword }: Finding): number => instancePath.split("/").length * 2 + (keyword === "anyOf" || keyword === "type" || keyword === "const" ? 0 : 1);
-  const finding = [...findings].sort((a, b) => depth(b) - depth(a))[0];
+  const finding = findings.filter(({ keyword }) => keyword !== "boolean").sort((a, b) => depth(b) - depth(a))[0];
   if (finding === undefined) return "it is not valid";
   const path = finding.instancePath.slice(1).replace(/\/(\d+)(?=\/|$)/g, "[$1]").replaceAll("/", ".") || "the scenario";
   if (finding.keyword === "additionalProperties" && "additionalProperties" in finding.params) return `${path} has a field that does not exist: ${String(finding.params.additionalProperties)}`;
