@@ -35,13 +35,14 @@ export interface LoadOptions {
 export async function runLoad(options: LoadOptions): Promise<LoadResult> {
   const { scenario, credentials, urls } = options;
   if (scenario.needs_users === true && credentials.adminKey === null) throw new ScenarioError(`the scenario ${scenario.name} needs several users: give the admin key`);
+  const traces: Traces = new Map(scenario.groups.map((group) => [group.name, group.requests.trace === undefined ? null : readTrace(group.requests.trace, group.arrivals.process === "trace")]));
   // Every request under way listens to it.
   setMaxListeners(0, options.signal);
   const targets = urls.map((url) => new Target(url));
   try {
     for (const target of targets) await expectReady(target);
     const population = await Population.plan(scenario, targets[0]!, credentials, options.model, randomBytes(4).toString("hex"));
-    const run = new Run(options, targets, population);
+    const run = new Run(options, targets, population, traces);
     try {
       return await run.go();
     } finally {
@@ -57,15 +58,20 @@ async function expectReady(target: Target): Promise<void> {
   if (status !== 200) throw new LoadError(`${target.url} is not ready: ${status} ${text.slice(0, 200)}`);
 }
 
+/** By group. */
+type Traces = ReadonlyMap<string, readonly TraceLine[] | null>;
+
 class Run {
   readonly #options: LoadOptions;
   readonly #scenario: Scenario;
   readonly #targets: readonly Target[];
   readonly #population: Population;
+  readonly #traces: Traces;
   readonly #notes: string[] = [];
   #churn: Churn | null = null;
 
-  constructor(options: LoadOptions, targets: readonly Target[], population: Population) {
+  constructor(options: LoadOptions, targets: readonly Target[], population: Population, traces: Traces) {
+    this.#traces = traces;
     this.#options = options;
     this.#scenario = options.scenario;
     this.#targets = targets;
@@ -75,7 +81,7 @@ class Run {
   async go(): Promise<LoadResult> {
     const { onPhase, onProgress, timeoutMs, staleMs, model, signal } = this.#options;
     const [scenario, population, targets] = [this.#scenario, this.#population, this.#targets];
-    const traces = new Map(scenario.groups.map((group) => [group.name, group.requests.trace === undefined ? null : readTrace(group.requests.trace, group.arrivals.process === "trace")]));
+    const traces = this.#traces;
     onPhase("users and prefixes are registered");
     await population.createUsers();
     if (!population.separateUsers) this.#notes.push("No admin key: all requests came from one user, and no users were removed.");
@@ -140,7 +146,7 @@ class Run {
     return this.#scenario.groups.some((group) => group.name === name && group.arrivals.process === "trace");
   }
 
-  #drivers(recorder: Recorder, verifier: Verifier, traces: ReadonlyMap<string, readonly TraceLine[] | null>, startedAt: number): Driver[] {
+  #drivers(recorder: Recorder, verifier: Verifier, traces: Traces, startedAt: number): Driver[] {
     const { model, timeoutMs, staleMs, signal } = this.#options;
     const { prefixes, poisoned, users } = this.#population;
     const parts = { targets: this.#targets, recorder, verifier, timeoutMs, staleMs, seed: this.#scenario.seed ?? 1, startedAt, signal };

@@ -43,7 +43,7 @@ export function logTicks(min: number, max: number): number[] {
 export function plot({ title, x, y, logX = false, lines }: Plot): string {
   const all = lines.flatMap(({ points }) => points.filter((point): point is readonly [number, number] => point[1] !== null && (!logX || point[0] > 0)));
   const xs = all.map(([value]) => value);
-  const xTicks = logX && xs.length > 0 ? logTicks(least(xs), most(xs)) : ticks(most(xs));
+  const xTicks = !logX ? ticks(most(xs)) : xs.length === 0 ? [1, 10] : logTicks(least(xs), most(xs));
   const yTicks = ticks(most(all.map(([, value]) => value)));
   const toX = scaleOf(xTicks, MARGIN.left, WIDTH - MARGIN.right, logX);
   const toY = scaleOf(yTicks, HEIGHT - MARGIN.bottom, MARGIN.top, false);
