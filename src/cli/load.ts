@@ -90,7 +90,10 @@ async function run(values: Values): Promise<void> {
       scenario,
       urls: values.url ?? [process.env["PREFIXD_URL"] || "http://127.0.0.1:8080"],
       credentials: { adminKey: readAdminKey(values["admin-key-file"] ?? "", process.env), userKey: process.env["PREFIXD_KEY"] || null },
-      model: { shape: values.shape === undefined ? (config?.shape ?? null) : parseShape(values.shape), vocabulary: config?.vocabulary ?? BYTES },
+      model: {
+        shape: values.shape === undefined ? (config?.shape ?? null) : parseShape(values.shape),
+        vocabulary: config?.vocabulary ?? BYTES,
+      },
       timeoutMs: (positive("--timeout", values.timeout) ?? 120) * 1000,
       staleMs: whole("--stale-ms", values["stale-ms"]) ?? 1000,
       signal: interrupted.signal,
@@ -116,7 +119,8 @@ function compareFiles(files: readonly string[], html: string | undefined): void 
   process.stdout.write(compareText(compare(a, b), names));
 }
 
-const given = <K extends string, V>(key: K, value: V | undefined): { [key in K]?: V } => (value === undefined ? {} : { [key]: value }) as { [key in K]?: V };
+const given = <K extends string, V>(key: K, value: V | undefined): { [key in K]?: V } =>
+  (value === undefined ? {} : { [key]: value }) as { [key in K]?: V };
 
 function positive(flag: string, text: string | undefined): number | undefined {
   if (text === undefined) return undefined;

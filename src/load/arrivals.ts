@@ -5,10 +5,20 @@ const strict = { additionalProperties: false };
 const seconds = Type.Number({ exclusiveMinimum: 0, maximum: 1e7 });
 
 /** A piece of a load: `rate` requests per second, or a straight line from `rate` to `to`. */
-export const StepSchema = Type.Object({ for_s: seconds, rate: Type.Number({ minimum: 0, maximum: 1e6 }), to: Type.Optional(Type.Number({ minimum: 0, maximum: 1e6 })) }, strict);
+export const StepSchema = Type.Object(
+  { for_s: seconds, rate: Type.Number({ minimum: 0, maximum: 1e6 }), to: Type.Optional(Type.Number({ minimum: 0, maximum: 1e6 })) },
+  strict,
+);
 export type Step = Static<typeof StepSchema>;
 
-const ClientStepSchema = Type.Object({ for_s: seconds, clients: Type.Integer({ minimum: 0, maximum: 100_000 }), to: Type.Optional(Type.Integer({ minimum: 0, maximum: 100_000 })) }, strict);
+const ClientStepSchema = Type.Object(
+  {
+    for_s: seconds,
+    clients: Type.Integer({ minimum: 0, maximum: 100_000 }),
+    to: Type.Optional(Type.Integer({ minimum: 0, maximum: 100_000 })),
+  },
+  strict,
+);
 
 /**
  * `poisson`: open loop, requests come whether or not earlier ones have been answered. `closed`: each client sends its next request
@@ -16,7 +26,14 @@ const ClientStepSchema = Type.Object({ for_s: seconds, clients: Type.Integer({ m
  */
 export const ArrivalsSchema = Type.Union([
   Type.Object({ process: Type.Literal("poisson"), steps: Type.Array(StepSchema, { minItems: 1 }) }, strict),
-  Type.Object({ process: Type.Literal("closed"), steps: Type.Array(ClientStepSchema, { minItems: 1 }), think_s: Type.Optional(Type.Number({ minimum: 0, maximum: 3600 })) }, strict),
+  Type.Object(
+    {
+      process: Type.Literal("closed"),
+      steps: Type.Array(ClientStepSchema, { minItems: 1 }),
+      think_s: Type.Optional(Type.Number({ minimum: 0, maximum: 3600 })),
+    },
+    strict,
+  ),
   Type.Object({ process: Type.Literal("trace") }, strict),
 ]);
 export type Arrivals = Static<typeof ArrivalsSchema>;
@@ -56,7 +73,12 @@ export function levelAt(steps: readonly { readonly for_s: number; readonly level
 
 /** Clients of a closed loop at a time, as a whole number. */
 export function clientsAt(arrivals: Extract<Arrivals, { process: "closed" }>, at: number): number {
-  return Math.round(levelAt(arrivals.steps.map(({ for_s, clients, to = clients }) => ({ for_s, level: clients, to })), at));
+  return Math.round(
+    levelAt(
+      arrivals.steps.map(({ for_s, clients, to = clients }) => ({ for_s, level: clients, to })),
+      at,
+    ),
+  );
 }
 
 export const totalSeconds = (steps: readonly { readonly for_s: number }[]): number => steps.reduce((sum, { for_s }) => sum + for_s, 0);

@@ -7,6 +7,9 @@ import { below, fork, type Random } from "./random.ts";
 import type { Scenario } from "./scenario.ts";
 import type { Verifier } from "./verify.ts";
 
+/** How a change went; `busy`: every prefix that it could have been made to was being changed. */
+type Outcome = "done" | "refused" | "busy";
+
 /** How long what a removal ended may take to reach us after its receipt: it is on its way through buffers. */
 const GRACE_MS = 1_000;
 const VICTIM_STREAMS = 2;
@@ -44,7 +47,12 @@ export class Churn {
 
   constructor(parts: ChurnParts) {
     this.#parts = parts;
-    this.#changing = parts.digests.map((digests, index) => ({ prefix: parts.population.prefixes[index]!, digests, version: 0, busy: false }));
+    this.#changing = parts.digests.map((digests, index) => ({
+      prefix: parts.population.prefixes[index]!,
+      digests,
+      version: 0,
+      busy: false,
+    }));
   }
 
   /** Resolves when the last change has been answered. */
@@ -59,7 +67,7 @@ export class Churn {
     await Promise.all(this.#running);
   }
 
-  async #at(rate: number, what: string, change: (random: Random, index: number) => Promise<boolean>): Promise<void> {
+  async #at(rate: number, what: string, change: (random: Random, index: number) => Promise<Outcome>): Promise<void> {
     const { scenario, seconds, startedAt, signal } = this.#parts;
     const random = fork(scenario.seed ?? 1, what);
     let index = 0;
@@ -67,7 +75,7 @@ export class Churn {
       await sleep(Math.max(0, startedAt + time * 1000 - performance.now()), undefined, { signal }).catch(() => undefined);
       if (signal.aborted) return;
       const done = change(random, index++).then(
-        (worked) => this.#count(worked ? what : `${what}: refused`),
+        (outcome) => this.#count(outcome === "done" ? what : `${what}: ${outcome}`),
         () => this.#count(`${what}: no answer`),
       );
       this.#running.add(done);
@@ -79,14 +87,14 @@ export class Churn {
     this.counts[what] = (this.counts[what] ?? 0) + 1;
   }
 
-  /** A prefix that nothing else changes now; when all of them are busy the change is left out. */
-  async #withIdle(random: Random, change: (one: Changing) => Promise<boolean>): Promise<boolean> {
+  /** A prefix that nothing else changes now; when all of them are being changed, this change is left out. */
+  async #withIdle(random: Random, change: (one: Changing) => Promise<boolean>): Promise<Outcome> {
     const idle = this.#changing.filter(({ busy }) => !busy);
-    if (idle.length === 0) return false;
+    if (idle.length === 0) return "busy";
     const one = idle[below(random, idle.length)]!;
     one.busy = true;
     try {
-      return await change(one);
+      return (await change(one)) ? "done" : "refused";
     } finally {
       one.prefix.history.forget(performance.now() - this.#parts.timeoutMs - this.#parts.staleMs);
       one.busy = false;
@@ -123,53 +131,68 @@ export class Churn {
     }
     change.done();
     if (version !== null && answer.etag !== `"${version}"`) {
-      this.#parts.verifier.wrong({ what: "the same files have another digest than before", expected: version, got: answer.etag }, this.#parts.target.url, { PUT: prefix.id });
+      this.#parts.verifier.wrong(
+        { what: "the same files have another digest than before", expected: version, got: answer.etag },
+        this.#parts.target.url,
+        { PUT: prefix.id },
+      );
     }
     return true;
   }
 
   /** A new prefix answers at once, and when it has been deleted not any more. */
-  async #registerAndDelete(index: number): Promise<boolean> {
+  async #registerAndDelete(index: number): Promise<Outcome> {
     const { population, verifier, target, staleMs } = this.#parts;
     const prefix = population.describe(`extra${index}`, 1);
     this.extra.push(prefix);
     const put = await population.put(prefix, 0);
-    if (put.status !== 201) return false;
+    if (put.status !== 201) return "refused";
     const body: GenerateBody = { prompt: [1, 2, 3], max_new_tokens: 2, ignore_eos: true, prefix_id: prefix.name };
     const used = await this.#ask(body, population.ownerKey);
     const digest = put.etag?.replaceAll('"', "");
     if (used.code === "prefix_not_found" || (used.code === "ok" && used.prefix?.digest !== digest)) {
-      verifier.wrong({ what: "a prefix that had just been registered did not answer", expected: digest, got: used.prefix ?? used.code }, target.url, body);
+      verifier.wrong(
+        { what: "a prefix that had just been registered did not answer", expected: digest, got: used.prefix ?? used.code },
+        target.url,
+        body,
+      );
     }
-    if ((await population.delete(prefix)).status !== 204) return false;
+    if ((await population.delete(prefix)).status !== 204) return "refused";
     await sleep(staleMs);
     const after = await this.#ask(body, population.ownerKey);
-    if (after.code === "ok") verifier.wrong({ what: "a deleted prefix answered", expected: "prefix_not_found", got: after.prefix }, target.url, body);
-    return true;
+    if (after.code === "ok")
+      verifier.wrong({ what: "a deleted prefix answered", expected: "prefix_not_found", got: after.prefix }, target.url, body);
+    return "done";
   }
 
   /** A user is removed while two streams of theirs run: those end, and the key is refused. */
-  async #removeUser(index: number): Promise<boolean> {
+  async #removeUser(index: number): Promise<Outcome> {
     const { population, verifier, target, staleMs } = this.#parts;
     const id = population.userId(`leaver${index}`);
     const key = await population.createUser(id, {});
     const prefix = population.describe("own", 2);
     const put = await target.call("PUT", `/prefixes/${prefix.name}`, key, prefix.content(index));
-    if (put.status !== 201) return false;
+    if (put.status !== 201) return "refused";
     const body: GenerateBody = { prompt: [1, 2, 3], max_new_tokens: 100, ignore_eos: true, stream: true, prefix_id: prefix.name };
     let begun = (): void => undefined;
     const tokens = new Promise<void>((resolve) => (begun = resolve));
     const streams = Array.from({ length: VICTIM_STREAMS }, () => this.#ask(body, key, begun));
     await Promise.race([tokens, ...streams]);
     const receipt = await population.removeUser(id);
-    if (receipt.status !== 200) return false;
+    if (receipt.status !== 200) return "refused";
     const removedAt = performance.now();
     const ended = await Promise.race([Promise.all(streams), sleep(GRACE_MS + staleMs)]);
-    if (!ended) verifier.wrong({ what: "a removed user's stream went on", expected: "removed", got: `still open ${GRACE_MS + staleMs} ms after the receipt` }, target.url, body);
+    if (!ended)
+      verifier.wrong(
+        { what: "a removed user's stream went on", expected: "removed", got: `still open ${GRACE_MS + staleMs} ms after the receipt` },
+        target.url,
+        body,
+      );
     await sleep(Math.max(0, removedAt + staleMs - performance.now()));
     const after = await this.#ask(body, key);
-    if (after.code === "ok") verifier.wrong({ what: "a removed user was served", expected: "unauthorized", got: after.answer }, target.url, body);
-    return true;
+    if (after.code === "ok")
+      verifier.wrong({ what: "a removed user was served", expected: "unauthorized", got: after.answer }, target.url, body);
+    return "done";
   }
 
   #ask(body: GenerateBody, key: string | null, onTokens: () => void = () => undefined): Promise<CallRecord> {

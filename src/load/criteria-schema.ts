@@ -6,7 +6,9 @@ const Share = Type.Number({ minimum: 0, maximum: 1 });
 const strict = { additionalProperties: false };
 
 const common = {
-  error_rate: Optional(Type.Record(Type.String(), Share, { description: "Most that may fail, by code; `*` for all codes that are not named, together" })),
+  error_rate: Optional(
+    Type.Record(Type.String(), Share, { description: "Most that may fail, by code; `*` for all codes that are not named, together" }),
+  ),
   ttft_p99_ms: Optional(Ms),
   inter_token_p99_ms: Optional(Ms),
   end_to_end_p99_ms: Optional(Ms),

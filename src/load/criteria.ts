@@ -12,7 +12,8 @@ export function judge(criteria: Criteria, result: Unjudged): Judgement[] {
   if (criteria.jain !== undefined) out.push(atLeast("jain", lowest(result.groups.map(({ jain }) => jain)), criteria.jain));
   if (criteria.tokens_per_s !== undefined) out.push(atLeast("tokens per second", result.totals.tokens_per_s, criteria.tokens_per_s));
   if (criteria.min_compared !== undefined) out.push(atLeast("answers compared", result.verification.compared, criteria.min_compared));
-  if (criteria.rss_slope_mib_per_min !== undefined) out.push(atMost("RSS slope, MiB per minute", steepest(result), criteria.rss_slope_mib_per_min));
+  if (criteria.rss_slope_mib_per_min !== undefined)
+    out.push(atMost("RSS slope, MiB per minute", steepest(result), criteria.rss_slope_mib_per_min));
   if (criteria.client_lag_p99_ms !== undefined) out.push(atMost("client lag p99, ms", result.client.lag_p99, criteria.client_lag_p99_ms));
   for (const [name, own] of Object.entries(criteria.groups ?? {})) {
     const group = result.groups.find((one) => one.name === name);
@@ -38,13 +39,30 @@ function judgeCommon(criteria: CommonCriteria, result: Counts & Latencies, prefi
 
 function errorRates(limits: Readonly<Record<string, number>>, { requests, errors }: Counts, prefix: string): Judgement[] {
   return Object.entries(limits).map(([code, limit]) => {
-    const failed = code === "*" ? sum(Object.entries(errors).filter(([other]) => !Object.hasOwn(limits, other)).map(([, count]) => count)) : (errors[code] ?? 0);
+    const failed =
+      code === "*"
+        ? sum(
+            Object.entries(errors)
+              .filter(([other]) => !Object.hasOwn(limits, other))
+              .map(([, count]) => count),
+          )
+        : (errors[code] ?? 0);
     return atMost(`${prefix}error rate ${code === "*" ? "(other codes)" : code}`, requests > 0 ? failed / requests : null, limit);
   });
 }
 
-const atMost = (name: string, value: number | null, limit: number): Judgement => ({ name, limit: `<= ${limit}`, value, passed: value !== null && value <= limit });
-const atLeast = (name: string, value: number | null, limit: number): Judgement => ({ name, limit: `>= ${limit}`, value, passed: value !== null && value >= limit });
+const atMost = (name: string, value: number | null, limit: number): Judgement => ({
+  name,
+  limit: `<= ${limit}`,
+  value,
+  passed: value !== null && value <= limit,
+});
+const atLeast = (name: string, value: number | null, limit: number): Judgement => ({
+  name,
+  limit: `>= ${limit}`,
+  value,
+  passed: value !== null && value >= limit,
+});
 const sum = (values: readonly number[]): number => values.reduce((total, value) => total + value, 0);
 const lowest = (values: readonly number[]): number | null => (values.length > 0 ? Math.min(...values) : null);
 

@@ -8,7 +8,15 @@ const strict = { additionalProperties: false };
 export const LengthSchema = Type.Union([
   whole(1),
   Type.Object({ uniform: Type.Tuple([whole(1), whole(1)]) }, strict),
-  Type.Object({ lognormal: Type.Object({ median: Type.Number({ minimum: 1 }), sigma: Type.Number({ minimum: 0, maximum: 5 }), max: whole(1) }, strict) }, strict),
+  Type.Object(
+    {
+      lognormal: Type.Object(
+        { median: Type.Number({ minimum: 1 }), sigma: Type.Number({ minimum: 0, maximum: 5 }), max: whole(1) },
+        strict,
+      ),
+    },
+    strict,
+  ),
   Type.Object({ exponential: Type.Object({ mean: Type.Number({ minimum: 1 }), max: whole(1) }, strict) }, strict),
   Type.Object({ weighted: Type.Array(Type.Tuple([whole(1), Type.Number({ exclusiveMinimum: 0 })]), { minItems: 1 }) }, strict),
 ]);
@@ -40,7 +48,19 @@ function drawWeighted(weighted: readonly (readonly [number, number])[], random: 
   return weighted.at(-1)![0];
 }
 
-export const PopularitySchema = Type.Union([Type.Literal("uniform"), Type.Object({ zipf: Type.Number({ exclusiveMinimum: 0, maximum: 5, description: "Exponent s: rank r is asked for with a probability proportional to 1 / r^s" }) }, strict)]);
+export const PopularitySchema = Type.Union([
+  Type.Literal("uniform"),
+  Type.Object(
+    {
+      zipf: Type.Number({
+        exclusiveMinimum: 0,
+        maximum: 5,
+        description: "Exponent s: rank r is asked for with a probability proportional to 1 / r^s",
+      }),
+    },
+    strict,
+  ),
+]);
 export type Popularity = Static<typeof PopularitySchema>;
 
 /** Draws indices 0 .. count - 1; with Zipf, index i has rank i + 1. Exact: by inversion of the cumulated probabilities. */

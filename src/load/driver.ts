@@ -50,7 +50,12 @@ export class Driver {
   async run(): Promise<void> {
     const { arrivals } = this.#group;
     if (arrivals.process === "closed") await this.#closed(arrivals);
-    else await this.#open(arrivals.process === "poisson" ? poissonArrivals(arrivals.steps, fork(this.#parts.seed, `arrivals of ${this.#group.name}`)) : (this.#trace ?? []).map((line) => line.at_s ?? 0));
+    else
+      await this.#open(
+        arrivals.process === "poisson"
+          ? poissonArrivals(arrivals.steps, fork(this.#parts.seed, `arrivals of ${this.#group.name}`))
+          : (this.#trace ?? []).map((line) => line.at_s ?? 0),
+      );
     await Promise.all(this.#running);
   }
 
@@ -78,7 +83,8 @@ export class Driver {
           continue;
         }
         const { code, retryAfterS } = await this.#send(performance.now(), this.#users[index % this.#users.length]!);
-        if (code !== "ok" && code !== "disconnected") await this.#pause(Math.min(BACK_OFF_MS.most, Math.max(BACK_OFF_MS.least, (retryAfterS ?? 0) * 1000)));
+        if (code !== "ok" && code !== "disconnected")
+          await this.#pause(Math.min(BACK_OFF_MS.most, Math.max(BACK_OFF_MS.least, (retryAfterS ?? 0) * 1000)));
         else if (arrivals.think_s !== undefined) await this.#pause(arrivals.think_s * 1000);
       }
     };
@@ -94,7 +100,15 @@ export class Driver {
     const draft = this.#source.next();
     const target = targets[this.#sent++ % targets.length]!;
     recorder.offered(intendedAt);
-    const record = await generate({ ...draft, target, key: user.key, intendedAt, timeoutMs, signal, onTokens: (count, at) => recorder.tokens(user, count, at) });
+    const record = await generate({
+      ...draft,
+      target,
+      key: user.key,
+      intendedAt,
+      timeoutMs,
+      signal,
+      onTokens: (count, at) => recorder.tokens(user, count, at),
+    });
     const asked = { ...draft, url: target.url };
     const right = verifier.check(asked, record);
     const judged = right ? this.#judge(draft, record) : { ...record, code: "wrong_answer" };

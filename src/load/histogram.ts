@@ -8,7 +8,13 @@ export class Milliseconds {
   readonly #histogram: Histogram;
 
   constructor(digits: 2 | 3 = 3) {
-    this.#histogram = build({ lowestDiscernibleValue: 1, highestTrackableValue: 1_000_000, numberOfSignificantValueDigits: digits, autoResize: true, bitBucketSize: 32 });
+    this.#histogram = build({
+      lowestDiscernibleValue: 1,
+      highestTrackableValue: 1_000_000,
+      numberOfSignificantValueDigits: digits,
+      autoResize: true,
+      bitBucketSize: 32,
+    });
   }
 
   record(ms: number): void {
@@ -26,7 +32,16 @@ export class Milliseconds {
 
   quantiles(): Quantiles {
     const histogram = this.#histogram;
-    return { count: histogram.totalCount, mean: this.count === 0 ? 0 : histogram.mean / 1000, p50: this.at(50), p90: this.at(90), p99: this.at(99), p999: this.at(99.9), max: this.at(100), cdf: this.#cdf() };
+    return {
+      count: histogram.totalCount,
+      mean: this.count === 0 ? 0 : histogram.mean / 1000,
+      p50: this.at(50),
+      p90: this.at(90),
+      p99: this.at(99),
+      p999: this.at(99.9),
+      max: this.at(100),
+      cdf: this.#cdf(),
+    };
   }
 
   #cdf(): [number, number][] {

@@ -30,11 +30,25 @@ export class Target {
   open(method: string, path: string, headers: Readonly<Record<string, string | number>>): ClientRequest {
     const { protocol, hostname, port, pathname } = this.#base;
     const send = protocol === "https:" ? httpsRequest : httpRequest;
-    return send({ protocol, hostname: hostname.replace(/^\[|\]$/g, ""), port, path: pathname.replace(/\/$/, "") + path, method, headers, agent: this.#agent });
+    return send({
+      protocol,
+      hostname: hostname.replace(/^\[|\]$/g, ""),
+      port,
+      path: pathname.replace(/\/$/, "") + path,
+      method,
+      headers,
+      agent: this.#agent,
+    });
   }
 
   /** A whole request and its answer, whatever the status. Rejects with LoadError when there is none within `timeoutMs`. */
-  call(method: string, path: string, key: string | null, body?: { readonly type: string; readonly bytes: Uint8Array }, timeoutMs = 60_000): Promise<Answer> {
+  call(
+    method: string,
+    path: string,
+    key: string | null,
+    body?: { readonly type: string; readonly bytes: Uint8Array },
+    timeoutMs = 60_000,
+  ): Promise<Answer> {
     return new Promise((resolve, reject) => {
       const fail = (error: Error): void => reject(new LoadError(`${method} ${this.url}${path}: ${error.message || error.name}`));
       const headers = { ...authorization(key), ...(body ? { "content-type": body.type, "content-length": body.bytes.length } : {}) };
@@ -55,7 +69,10 @@ export class Target {
 
 export const authorization = (key: string | null): Record<string, string> => (key === null ? {} : { authorization: `Bearer ${key}` });
 
-export const json = (value: unknown): { type: string; bytes: Uint8Array } => ({ type: "application/json", bytes: Buffer.from(JSON.stringify(value)) });
+export const json = (value: unknown): { type: string; bytes: Uint8Array } => ({
+  type: "application/json",
+  bytes: Buffer.from(JSON.stringify(value)),
+});
 
 /** Collects a body; rejects if it ends early. */
 export function readText(response: IncomingMessage): Promise<string> {

@@ -8,7 +8,7 @@ import { fork } from "./random.ts";
 import { ScenarioError, type Scenario } from "./scenario.ts";
 
 /** Requests of preparing and tidying up that are under way at once. */
-const AT_ONCE = 16;
+const AT_ONCE = 32;
 
 export interface LoadUser {
   readonly label: string;
@@ -44,7 +44,7 @@ const KeyAnswer = Type.Object({ key: Type.String() });
 
 /**
  * Users and prefixes that the run makes on the server, and removes. With an admin key each user of the scenario is one of the
- * server's, and another one owns the prefixes and shares them; without, all requests come from one user.
+ * server's, and another one owns the prefixes and shares them (a single user owns them); without, all requests come from one user.
  */
 export class Population {
   readonly users: LoadUser[] = [];
@@ -56,6 +56,8 @@ export class Population {
   readonly #credentials: Credentials;
   readonly #model: Model;
   readonly #run: string;
+  /** Whether users ask for prefixes of somebody else: of the owner, who shares them. */
+  readonly #shares: boolean;
   readonly #owner: { readonly id: string; key: string } | null;
   /** Server users to be removed. */
   readonly #created: string[] = [];
@@ -66,15 +68,18 @@ export class Population {
     this.#credentials = credentials;
     this.#model = model;
     this.#run = `load-${run}`;
+    this.#shares = credentials.adminKey !== null && scenario.groups.reduce((sum, { users = 1 }) => sum + users, 0) > 1;
     this.#owner = credentials.adminKey === null ? null : { id: `${this.#run}-owner`, key: "" };
     const { kind = "auto" } = scenario.prefixes;
-    if (kind === "peft" && model.shape === null) throw new ScenarioError("PEFT prefixes need the model's shape: give --shape or --model-config");
+    if (kind === "peft" && model.shape === null)
+      throw new ScenarioError("PEFT prefixes need the model's shape: give --shape or --model-config");
     this.kind = kind === "hard" || model.shape === null ? "hard" : "peft";
   }
 
   /** Nothing is on the server yet. The shape is the one given, or that of an adapter which the server shows. */
   static async plan(scenario: Scenario, target: Target, credentials: Credentials, model: Model, run: string): Promise<Population> {
-    const shape = model.shape ?? (scenario.prefixes.kind === "hard" ? null : await discoverShape(target, credentials.adminKey ?? credentials.userKey));
+    const shape =
+      model.shape ?? (scenario.prefixes.kind === "hard" ? null : await discoverShape(target, credentials.adminKey ?? credentials.userKey));
     return new Population(scenario, target, credentials, { ...model, shape }, run);
   }
 
@@ -89,17 +94,20 @@ export class Population {
 
   /** Makes users. Throws LoadError. */
   async createUsers(): Promise<void> {
-    const planned = this.#scenario.groups.flatMap((group) => Array.from({ length: group.users ?? 1 }, (_, index) => ({ group, label: `${group.name}-${index}` })));
+    const planned = this.#scenario.groups.flatMap((group) =>
+      Array.from({ length: group.users ?? 1 }, (_, index) => ({ group, label: `${group.name}-${index}` })),
+    );
     if (this.#owner === null) {
-      for (const { group, label } of planned) this.users.push({ label, group: group.name, weight: group.weight ?? 1, key: this.#credentials.userKey });
+      for (const { group, label } of planned)
+        this.users.push({ label, group: group.name, weight: group.weight ?? 1, key: this.#credentials.userKey });
       return;
     }
-    this.#owner.key = await this.createUser(this.#owner.id, {});
-    const keys = await inParallel(planned, async ({ group, label }) => {
-      const { weight, limits } = group;
-      return this.createUser(`${this.#run}-${label}`, { ...(weight === undefined ? {} : { weight }), ...(limits === undefined ? {} : { limits }) });
-    });
-    for (const [index, { group, label }] of planned.entries()) this.users.push({ label, group: group.name, weight: group.weight ?? 1, key: keys[index]! });
+    this.#owner.key = await this.createUser(this.#owner.id, this.#shares ? {} : settingsOf(planned[0]!.group));
+    const keys = this.#shares
+      ? await inParallel(planned, ({ group, label }) => this.createUser(`${this.#run}-${label}`, settingsOf(group)))
+      : [this.#owner.key];
+    for (const [index, { group, label }] of planned.entries())
+      this.users.push({ label, group: group.name, weight: group.weight ?? 1, key: keys[index]! });
   }
 
   /** A user of the server with a key, which is answered. It is removed with the others if it is still there. */
@@ -121,13 +129,14 @@ export class Population {
   }
 
   /** Registers all prefixes. Throws LoadError. */
-  async registerPrefixes(onProgress: Progress): Promise<void> {
+  async registerPrefixes(onProgress: Progress, signal: AbortSignal): Promise<void> {
     const { count, virtual_tokens } = this.#scenario.prefixes;
     const random = fork(this.#seed, "virtual tokens");
     const names = Array.from({ length: count }, (_, index) => this.describe(`p${index}`, drawLength(virtual_tokens, random)));
     const bad = Array.from({ length: this.#poisonedCount }, (_, index) => this.describe(`poisoned${index}`, 1, true));
     let done = 0;
     await inParallel([...names, ...bad], async (prefix) => {
+      if (signal.aborted) throw new LoadError("ended by hand while prefixes were registered");
       prefix.history = new DigestHistory(await this.register(prefix, 0));
       onProgress(++done, count + bad.length);
     });
@@ -152,7 +161,13 @@ export class Population {
       if (this.kind === "hard" || shape === null) return drawnHardPrompt(virtualTokens, vocabulary, this.#seed, `${suffix} ${version}`);
       return poisoned ? poisonedAdapter(shape, virtualTokens) : drawnAdapter(shape, virtualTokens, this.#seed, `${suffix} ${version}`);
     };
-    return { name, id: this.#owner === null ? name : `${this.#owner.id}/${name}`, poisoned, content, history: new DigestHistory(null) };
+    return {
+      name,
+      id: this.#owner === null || !this.#shares ? name : `${this.#owner.id}/${name}`,
+      poisoned,
+      content,
+      history: new DigestHistory(null),
+    };
   }
 
   /** Registers a version of a prefix and shares it; answers its digest. Throws LoadError. */
@@ -166,9 +181,9 @@ export class Population {
     return this.#target.call("PUT", `/prefixes/${prefix.name}`, this.ownerKey, prefix.content(version));
   }
 
-  /** Makes it everybody's; with a single user it is that user's already. */
+  /** Makes it everybody's; a single user's own it is already. */
   async share(prefix: LoadPrefix): Promise<void> {
-    if (this.#owner === null) return;
+    if (!this.#shares) return;
     accept(await this.#target.call("PATCH", `/prefixes/${prefix.name}`, this.ownerKey, json({ visibility: "shared" })), "sharing a prefix");
   }
 
@@ -196,7 +211,10 @@ export class Population {
   #registered(): LoadPrefix[] {
     if (this.prefixes.length > 0) return [...this.prefixes, ...this.poisoned];
     const { count } = this.#scenario.prefixes;
-    return [...Array.from({ length: count }, (_, index) => `p${index}`), ...Array.from({ length: this.#poisonedCount }, (_, index) => `poisoned${index}`)].map((suffix) => this.describe(suffix, 1));
+    return [
+      ...Array.from({ length: count }, (_, index) => `p${index}`),
+      ...Array.from({ length: this.#poisonedCount }, (_, index) => `poisoned${index}`),
+    ].map((suffix) => this.describe(suffix, 1));
   }
 
   async #gone(what: string, answer: Promise<Answer>, left: string[]): Promise<void> {
@@ -206,6 +224,10 @@ export class Population {
     );
     if (status !== 200 && status !== 204 && status !== 404) left.push(what);
   }
+}
+
+function settingsOf({ weight, limits }: Scenario["groups"][number]): object {
+  return { ...(weight === undefined ? {} : { weight }), ...(limits === undefined ? {} : { limits }) };
 }
 
 /** Throws LoadError for a refusal. */

@@ -21,11 +21,17 @@ export interface Upload {
 export function parseShape(text: string): Shape {
   const [layers, heads, headDim, ...more] = text.split(",").map(Number);
   const numbers = [layers, heads, headDim];
-  if (more.length > 0 || numbers.some((n) => n === undefined || !Number.isInteger(n) || n < 1)) throw new ScenarioError(`--shape ${text}: expected LAYERS,HEADS,HEAD_DIM such as 12,12,64`);
+  if (more.length > 0 || numbers.some((n) => n === undefined || !Number.isInteger(n) || n < 1))
+    throw new ScenarioError(`--shape ${text}: expected LAYERS,HEADS,HEAD_DIM such as 12,12,64`);
   return { layers: layers!, heads: heads!, headDim: headDim! };
 }
 
-const ModelConfig = Type.Object({ n_layer: Type.Integer({ minimum: 1 }), n_head: Type.Integer({ minimum: 1 }), n_embd: Type.Integer({ minimum: 1 }), vocab_size: Type.Integer({ minimum: 1 }) });
+const ModelConfig = Type.Object({
+  n_layer: Type.Integer({ minimum: 1 }),
+  n_head: Type.Integer({ minimum: 1 }),
+  n_embd: Type.Integer({ minimum: 1 }),
+  vocab_size: Type.Integer({ minimum: 1 }),
+});
 
 /** Shape and vocabulary out of a Hugging Face config.json. Throws ScenarioError. */
 export function readModelConfig(file: string): { shape: Shape; vocabulary: number } {
@@ -39,8 +45,14 @@ export function readModelConfig(file: string): { shape: Shape; vocabulary: numbe
   return { shape: { layers: config.n_layer, heads: config.n_head, headDim: config.n_embd / config.n_head }, vocabulary: config.vocab_size };
 }
 
-const AdapterConfig = Type.Object({ num_layers: Type.Integer({ minimum: 1 }), num_attention_heads: Type.Integer({ minimum: 1 }), token_dim: Type.Integer({ minimum: 1 }) });
-const PrefixList = Type.Object({ prefixes: Type.Array(Type.Object({ id: Type.String(), files: Type.Record(Type.String(), Type.Unknown()) })) });
+const AdapterConfig = Type.Object({
+  num_layers: Type.Integer({ minimum: 1 }),
+  num_attention_heads: Type.Integer({ minimum: 1 }),
+  token_dim: Type.Integer({ minimum: 1 }),
+});
+const PrefixList = Type.Object({
+  prefixes: Type.Array(Type.Object({ id: Type.String(), files: Type.Record(Type.String(), Type.Unknown()) })),
+});
 
 /** The shape that an adapter says which the server holds already; null when it shows none. */
 export async function discoverShape(target: Target, key: string | null): Promise<Shape | null> {
@@ -59,16 +71,33 @@ const BOUNDARY = "prefixd-load-files";
 
 /** PEFT's two files as a form: `values` are `[virtualTokens, layers * 2 * heads * headDim]`, fp32. */
 export function adapterUpload({ layers, heads, headDim }: Shape, virtualTokens: number, values: Float32Array): Upload {
-  const config = { peft_type: "PREFIX_TUNING", task_type: "CAUSAL_LM", num_virtual_tokens: virtualTokens, num_layers: layers, num_attention_heads: heads, token_dim: heads * headDim, inference_mode: true };
+  const config = {
+    peft_type: "PREFIX_TUNING",
+    task_type: "CAUSAL_LM",
+    num_virtual_tokens: virtualTokens,
+    num_layers: layers,
+    num_attention_heads: heads,
+    token_dim: heads * headDim,
+    inference_mode: true,
+  };
   const bytes = Buffer.from(values.buffer, values.byteOffset, values.byteLength);
-  const header = JSON.stringify({ prompt_embeddings: { dtype: "F32", shape: [virtualTokens, values.length / virtualTokens], data_offsets: [0, bytes.length] } });
+  const header = JSON.stringify({
+    prompt_embeddings: { dtype: "F32", shape: [virtualTokens, values.length / virtualTokens], data_offsets: [0, bytes.length] },
+  });
   const padded = header.padEnd(Math.ceil(header.length / 8) * 8);
   const length = Buffer.alloc(8);
   length.writeBigUInt64LE(BigInt(padded.length));
-  const part = (name: string): string => `--${BOUNDARY}\r\ncontent-disposition: form-data; name="${name}"; filename="${name}"\r\ncontent-type: application/octet-stream\r\n\r\n`;
+  const part = (name: string): string =>
+    `--${BOUNDARY}\r\ncontent-disposition: form-data; name="${name}"; filename="${name}"\r\ncontent-type: application/octet-stream\r\n\r\n`;
   return {
     type: `multipart/form-data; boundary=${BOUNDARY}`,
-    bytes: Buffer.concat([Buffer.from(part("adapter_config.json") + JSON.stringify(config) + `\r\n${part("adapter_model.safetensors")}`), length, Buffer.from(padded), bytes, Buffer.from(`\r\n--${BOUNDARY}--\r\n`)]),
+    bytes: Buffer.concat([
+      Buffer.from(part("adapter_config.json") + JSON.stringify(config) + `\r\n${part("adapter_model.safetensors")}`),
+      length,
+      Buffer.from(padded),
+      bytes,
+      Buffer.from(`\r\n--${BOUNDARY}--\r\n`),
+    ]),
   };
 }
 

@@ -17,7 +17,10 @@ export class Progress {
   readonly update = (done: number, total: number, text: string): void => {
     if (!this.#terminal) return;
     if (this.#bar === null) {
-      this.#bar = new cliProgress.SingleBar({ format: "{bar} {percentage}% | {text}", stream: process.stderr, hideCursor: true, clearOnComplete: true, fps: 8, barsize: 24 }, cliProgress.Presets.shades_classic);
+      this.#bar = new cliProgress.SingleBar(
+        { format: "{bar} {percentage}% | {text}", stream: process.stderr, hideCursor: true, clearOnComplete: true, fps: 8, barsize: 24 },
+        cliProgress.Presets.shades_classic,
+      );
       this.#bar.start(total, done, { text });
     }
     this.#bar.update(done, { text });

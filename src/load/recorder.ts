@@ -5,6 +5,8 @@ import type { Bucket, Counts, GroupResult, Latencies, UserResult } from "./resul
 import type { Scenario } from "./scenario.ts";
 
 const BUCKETS = 200;
+/** Shorter stretches hold too few requests to say anything. */
+const LEAST_BUCKET_S = 0.25;
 
 /** What one request was to the recorder, beside its record. */
 export interface Outcome {
@@ -29,7 +31,15 @@ class Tally {
 
   counts(): Counts {
     const { requests, ok, errors, provoked, tokens } = this;
-    return { requests, ok, errors, provoked, tokens, within_slo: this.withinSlo, goodput: this.expected === 0 ? 0 : this.withinSlo / this.expected };
+    return {
+      requests,
+      ok,
+      errors,
+      provoked,
+      tokens,
+      within_slo: this.withinSlo,
+      goodput: this.expected === 0 ? 0 : this.withinSlo / this.expected,
+    };
   }
 
   latencies(): Latencies {
@@ -74,9 +84,11 @@ export class Recorder {
   /** `seconds`: how long the load is meant to last; `startedAt` by `performance.now()`. */
   constructor(scenario: Scenario, users: readonly LoadUser[], seconds: number, startedAt: number) {
     this.#groups = new Map(scenario.groups.map(({ name }) => [name, new Tally()]));
-    this.#users = new Map(users.map((user) => [user.label, { user, requests: 0, ok: 0, expected: 0, withinSlo: 0, tokens: 0, ttft: new Milliseconds(2) }]));
+    this.#users = new Map(
+      users.map((user) => [user.label, { user, requests: 0, ok: 0, expected: 0, withinSlo: 0, tokens: 0, ttft: new Milliseconds(2) }]),
+    );
     this.#slo = scenario.slo;
-    this.#width = Math.max(0.1, seconds / BUCKETS);
+    this.#width = Math.max(LEAST_BUCKET_S, seconds / BUCKETS);
     this.#startedAt = startedAt;
   }
 
@@ -153,7 +165,15 @@ export class Recorder {
     const index = Math.max(0, Math.floor((at - this.#startedAt) / 1000 / this.#width));
     let bucket = this.#buckets.get(index);
     if (bucket === undefined) {
-      bucket = { offered: 0, completed: 0, failed: 0, tokens: 0, inFlight: this.#inFlight, ttft: new Milliseconds(2), endToEnd: new Milliseconds(2) };
+      bucket = {
+        offered: 0,
+        completed: 0,
+        failed: 0,
+        tokens: 0,
+        inFlight: this.#inFlight,
+        ttft: new Milliseconds(2),
+        endToEnd: new Milliseconds(2),
+      };
       this.#buckets.set(index, bucket);
     }
     return bucket;
@@ -166,7 +186,8 @@ export class Recorder {
       const bucket = this.#buckets.get(index);
       inFlight = bucket?.inFlight ?? inFlight;
       const rate = (value: number | undefined): number => (value ?? 0) / this.#width;
-      const quantile = (times: Milliseconds | undefined, percentile: number): number | null => (times !== undefined && times.count > 0 ? times.at(percentile) : null);
+      const quantile = (times: Milliseconds | undefined, percentile: number): number | null =>
+        times !== undefined && times.count > 0 ? times.at(percentile) : null;
       return {
         at_s: index * this.#width,
         offered: rate(bucket?.offered),

@@ -62,7 +62,8 @@ export class RequestSource {
       ...(samples ? { do_sample: true, seed: below(random, 2 ** 32), ...(requests.n === undefined ? {} : { n: requests.n }) } : {}),
     };
     const { slow_readers: slow, disconnects } = requests;
-    if (streams && disconnects && chance(random, disconnects.share)) return { prefix, case: null, body, disconnectAfter: drawLength(disconnects.after_tokens, random) };
+    if (streams && disconnects && chance(random, disconnects.share))
+      return { prefix, case: null, body, disconnectAfter: drawLength(disconnects.after_tokens, random) };
     if (streams && slow && chance(random, slow.share)) return { prefix, case: null, body, bytesPerSecond: slow.bytes_per_s };
     return { prefix, case: null, body };
   }
@@ -71,7 +72,8 @@ export class RequestSource {
     const { base_model = 0 } = this.#group.requests;
     const { share = 0 } = this.#scenario.prefixes.poisoned ?? {};
     if (chance(this.#random, base_model)) return null;
-    if (this.#pools.poisoned.length > 0 && chance(this.#random, share)) return this.#pools.poisoned[below(this.#random, this.#pools.poisoned.length)]!;
+    if (this.#pools.poisoned.length > 0 && chance(this.#random, share))
+      return this.#pools.poisoned[below(this.#random, this.#pools.poisoned.length)]!;
     return this.#pools.prefixes[this.#popular(this.#random)]!;
   }
 

@@ -121,7 +121,15 @@ export interface LoadResult extends Latencies {
   /** Of the load itself, until the last answer. */
   readonly seconds: number;
   readonly notes: readonly string[];
-  readonly client: { readonly node: string; readonly cpus: number; readonly lag_p50: number; readonly lag_p99: number; readonly lag_max: number; readonly send_delay_p99: number; readonly most_in_flight: number };
+  readonly client: {
+    readonly node: string;
+    readonly cpus: number;
+    readonly lag_p50: number;
+    readonly lag_p99: number;
+    readonly lag_max: number;
+    readonly send_delay_p99: number;
+    readonly most_in_flight: number;
+  };
   readonly registered: { readonly prefixes: number; readonly kind: string; readonly seconds: number };
   readonly totals: Counts & { readonly requests_per_s: number; readonly tokens_per_s: number; readonly goodput_per_s: number };
   readonly groups: readonly GroupResult[];

@@ -34,8 +34,14 @@ export interface LoadOptions {
 /** Prepares, loads, tidies up, judges. Throws ScenarioError and LoadError; what was made on the server is removed in any case. */
 export async function runLoad(options: LoadOptions): Promise<LoadResult> {
   const { scenario, credentials, urls } = options;
-  if (scenario.needs_users === true && credentials.adminKey === null) throw new ScenarioError(`the scenario ${scenario.name} needs several users: give the admin key`);
-  const traces: Traces = new Map(scenario.groups.map((group) => [group.name, group.requests.trace === undefined ? null : readTrace(group.requests.trace, group.arrivals.process === "trace")]));
+  if (scenario.needs_users === true && credentials.adminKey === null)
+    throw new ScenarioError(`the scenario ${scenario.name} needs several users: give the admin key`);
+  const traces: Traces = new Map(
+    scenario.groups.map((group) => [
+      group.name,
+      group.requests.trace === undefined ? null : readTrace(group.requests.trace, group.arrivals.process === "trace"),
+    ]),
+  );
   // Every request under way listens to it.
   setMaxListeners(0, options.signal);
   const targets = urls.map((url) => new Target(url));
@@ -85,18 +91,28 @@ class Run {
     onPhase("users and prefixes are registered");
     await population.createUsers();
     if (!population.separateUsers) this.#notes.push("No admin key: all requests came from one user, and no users were removed.");
-    if (scenario.prefixes.poisoned && population.kind === "hard") this.#notes.push("The model's shape is not known (--shape, --model-config): no poisoned prefixes.");
+    if (scenario.prefixes.poisoned && population.kind === "hard")
+      this.#notes.push("The model's shape is not known (--shape, --model-config): no poisoned prefixes.");
     const registering = performance.now();
-    await population.registerPrefixes((done, total) => onProgress(done, total, "prefixes registered"));
-    const registered = { prefixes: population.prefixes.length + population.poisoned.length, kind: population.kind, seconds: (performance.now() - registering) / 1000 };
+    await population.registerPrefixes((done, total) => onProgress(done, total, "prefixes registered"), signal);
+    const registered = {
+      prefixes: population.prefixes.length + population.poisoned.length,
+      kind: population.kind,
+      seconds: (performance.now() - registering) / 1000,
+    };
 
     const changing = scenario.churn?.prefixes ?? 0;
     const verifier = new Verifier(drawCases(scenario, population.prefixes, changing, model.vocabulary), staleMs);
     onPhase("cases are run alone");
     const digests = await this.#learn(verifier, changing);
 
-    const seconds = Math.max(durationOf(scenario), ...[...traces].map(([name, lines]) => (this.#isTimed(name) ? (lines?.at(-1)?.at_s ?? 0) : 0)));
-    const watches = targets.map((target) => new ServerWatch(target, this.#options.credentials.adminKey ?? this.#options.credentials.userKey));
+    const seconds = Math.max(
+      durationOf(scenario),
+      ...[...traces].map(([name, lines]) => (this.#isTimed(name) ? (lines?.at(-1)?.at_s ?? 0) : 0)),
+    );
+    const watches = targets.map(
+      (target) => new ServerWatch(target, this.#options.credentials.adminKey ?? this.#options.credentials.userKey),
+    );
     await Promise.all(watches.map((watch) => watch.start(Math.max(500, (seconds * 1000) / 240))));
     onPhase(`load for ${seconds.toFixed(0)} s`);
     const startedAt = performance.now();
@@ -104,8 +120,22 @@ class Run {
     verifier.start(startedAt);
     const recorder = new Recorder(scenario, population.users, seconds, startedAt);
     const lag = new ClientLag();
-    this.#churn = new Churn({ scenario, population, verifier, target: targets[0]!, digests, seconds, staleMs, timeoutMs, startedAt, signal });
-    const ticker = setInterval(() => onProgress(Math.min(seconds, (performance.now() - startedAt) / 1000), seconds, liveText(recorder, verifier)), 250);
+    this.#churn = new Churn({
+      scenario,
+      population,
+      verifier,
+      target: targets[0]!,
+      digests,
+      seconds,
+      staleMs,
+      timeoutMs,
+      startedAt,
+      signal,
+    });
+    const ticker = setInterval(
+      () => onProgress(Math.min(seconds, (performance.now() - startedAt) / 1000), seconds, liveText(recorder, verifier)),
+      250,
+    );
     try {
       await Promise.all([this.#churn.run(), ...this.#drivers(recorder, verifier, traces, startedAt).map((driver) => driver.run())]);
     } finally {
@@ -127,7 +157,15 @@ class Run {
       started_at,
       seconds: took,
       notes: signal.aborted ? [...this.#notes, "Ended early by hand."] : this.#notes,
-      client: { node: process.version, cpus: availableParallelism(), lag_p50: lags.at(50), lag_p99: lags.at(99), lag_max: lags.at(100), send_delay_p99: recorder.sendDelay.at(99), most_in_flight: recorder.mostInFlight },
+      client: {
+        node: process.version,
+        cpus: availableParallelism(),
+        lag_p50: lags.at(50),
+        lag_p99: lags.at(99),
+        lag_max: lags.at(100),
+        send_delay_p99: recorder.sendDelay.at(99),
+        most_in_flight: recorder.mostInFlight,
+      },
       registered,
       totals: { ...all, requests_per_s: all.ok / took, tokens_per_s: all.tokens / took, goodput_per_s: all.within_slo / took },
       ...recorder.all.latencies(),
@@ -153,7 +191,13 @@ class Run {
     const pools = { prefixes, poisoned, cases: verifier.cases, vocabulary: model.vocabulary };
     return this.#scenario.groups.map((group) => {
       const trace = traces.get(group.name) ?? null;
-      return new Driver(parts, group, users.filter((user) => user.group === group.name), new RequestSource(this.#scenario, group, pools, trace), trace);
+      return new Driver(
+        parts,
+        group,
+        users.filter((user) => user.group === group.name),
+        new RequestSource(this.#scenario, group, pools, trace),
+        trace,
+      );
     });
   }
 
@@ -169,10 +213,18 @@ class Run {
       digests.push([first!, second]);
     }
     await sleep(changing > 0 ? this.#options.staleMs : 0);
-    await this.#alone(verifier, verifier.cases.filter((one) => one.prefix !== null && prefixes.includes(one.prefix)));
+    await this.#alone(
+      verifier,
+      verifier.cases.filter((one) => one.prefix !== null && prefixes.includes(one.prefix)),
+    );
     for (const [index, prefix] of prefixes.entries()) {
       const again = await this.#put(prefix, 0);
-      if (again !== digests[index]![0]) verifier.wrong({ what: "the same files have another digest than before", expected: digests[index]![0], got: again }, this.#targets[0]!.url, { PUT: prefix.id });
+      if (again !== digests[index]![0])
+        verifier.wrong(
+          { what: "the same files have another digest than before", expected: digests[index]![0], got: again },
+          this.#targets[0]!.url,
+          { PUT: prefix.id },
+        );
     }
     await sleep(changing > 0 ? this.#options.staleMs : 0);
     return digests;
@@ -197,8 +249,11 @@ class Run {
 
   async tidyUp(): Promise<void> {
     this.#options.onPhase("users and prefixes are removed");
-    const left = await this.#population.remove(this.#churn?.extra ?? [], (done, total) => this.#options.onProgress(done, total, "prefixes removed"));
-    if (left.length > 0) this.#options.onPhase(`not removed: ${left.slice(0, 10).join(", ")}${left.length > 10 ? ` and ${left.length - 10} more` : ""}`);
+    const left = await this.#population.remove(this.#churn?.extra ?? [], (done, total) =>
+      this.#options.onProgress(done, total, "prefixes removed"),
+    );
+    if (left.length > 0)
+      this.#options.onPhase(`not removed: ${left.slice(0, 10).join(", ")}${left.length > 10 ? ` and ${left.length - 10} more` : ""}`);
   }
 }
 

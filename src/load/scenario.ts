@@ -21,7 +21,9 @@ const limit = Type.Integer({ minimum: 0 });
 export const RequestsSchema = strict({
   prompt_tokens: Optional(LengthSchema),
   max_new_tokens: Optional(LengthSchema),
-  trace: Optional(Type.String({ minLength: 1, description: "JSONL file: prompt_tokens, max_new_tokens and, for arrivals of kind trace, at_s" })),
+  trace: Optional(
+    Type.String({ minLength: 1, description: "JSONL file: prompt_tokens, max_new_tokens and, for arrivals of kind trace, at_s" }),
+  ),
   stream: Optional(Share),
   sample: Optional(Share),
   base_model: Optional(Share),
@@ -44,10 +46,17 @@ export type Group = Static<typeof GroupSchema>;
 
 export const PrefixesSchema = strict({
   count: Type.Integer({ minimum: 1, maximum: 100_000 }),
-  kind: Optional(Type.Enum(["auto", "peft", "hard"], { description: "peft needs the model's shape; auto takes hard prompts when it is not known" })),
+  kind: Optional(
+    Type.Enum(["auto", "peft", "hard"], { description: "peft needs the model's shape; auto takes hard prompts when it is not known" }),
+  ),
   virtual_tokens: LengthSchema,
   popularity: PopularitySchema,
-  poisoned: Optional(Type.Object({ count: Type.Integer({ minimum: 1, maximum: 100 }), share: Share }, { additionalProperties: false, description: "Prefixes whose values overflow, and the share of requests that use one" })),
+  poisoned: Optional(
+    Type.Object(
+      { count: Type.Integer({ minimum: 1, maximum: 100 }), share: Share },
+      { additionalProperties: false, description: "Prefixes whose values overflow, and the share of requests that use one" },
+    ),
+  ),
 });
 
 export const ChurnSchema = strict({
@@ -66,7 +75,12 @@ export const ScenarioSchema = strict({
   prefixes: PrefixesSchema,
   groups: Type.Array(GroupSchema, { minItems: 1, maxItems: 100 }),
   churn: Optional(ChurnSchema),
-  verify: strict({ cases: Type.Integer({ minimum: 0, maximum: 1000 }), share: Share, prompt_tokens: LengthSchema, max_new_tokens: LengthSchema }),
+  verify: strict({
+    cases: Type.Integer({ minimum: 0, maximum: 1000 }),
+    share: Share,
+    prompt_tokens: LengthSchema,
+    max_new_tokens: LengthSchema,
+  }),
   slo: strict({ ttft_ms: Type.Number({ exclusiveMinimum: 0 }), inter_token_ms: Type.Number({ exclusiveMinimum: 0 }) }),
   pass: CriteriaSchema,
 });
@@ -102,14 +116,17 @@ export function parseScenario(json: unknown): Scenario {
   if (twice !== undefined) throw new ScenarioError(`two groups are called ${twice}`);
   const judged = Object.keys(json.pass.groups ?? {}).find((name) => !names.includes(name));
   if (judged !== undefined) throw new ScenarioError(`pass.groups.${judged}: there is no such group`);
-  if (json.churn && json.churn.prefixes > json.prefixes.count) throw new ScenarioError(`churn.prefixes is ${json.churn.prefixes}, but there are ${json.prefixes.count} prefixes`);
+  if (json.churn && json.churn.prefixes > json.prefixes.count)
+    throw new ScenarioError(`churn.prefixes is ${json.churn.prefixes}, but there are ${json.prefixes.count} prefixes`);
   return json;
 }
 
 function checkGroup({ arrivals, requests }: Group, where: string): void {
-  if (arrivals.process === "trace" && requests.trace === undefined) throw new ScenarioError(`${where}.arrivals: process trace needs requests.trace`);
+  if (arrivals.process === "trace" && requests.trace === undefined)
+    throw new ScenarioError(`${where}.arrivals: process trace needs requests.trace`);
   if (requests.trace !== undefined) return;
-  if (requests.prompt_tokens === undefined || requests.max_new_tokens === undefined) throw new ScenarioError(`${where}.requests needs prompt_tokens and max_new_tokens, or a trace`);
+  if (requests.prompt_tokens === undefined || requests.max_new_tokens === undefined)
+    throw new ScenarioError(`${where}.requests needs prompt_tokens and max_new_tokens, or a trace`);
 }
 
 interface Finding {
@@ -121,12 +138,19 @@ interface Finding {
 
 /** Inside alternatives every branch complains: the one that went deepest is the one meant. `boolean` repeats `additionalProperties`. */
 function explain(findings: readonly Finding[]): string {
-  const depth = ({ instancePath, keyword }: Finding): number => instancePath.split("/").length * 2 + (keyword === "anyOf" || keyword === "type" || keyword === "const" ? 0 : 1);
+  const depth = ({ instancePath, keyword }: Finding): number =>
+    instancePath.split("/").length * 2 + (keyword === "anyOf" || keyword === "type" || keyword === "const" ? 0 : 1);
   const finding = findings.filter(({ keyword }) => keyword !== "boolean").sort((a, b) => depth(b) - depth(a))[0];
   if (finding === undefined) return "it is not valid";
-  const path = finding.instancePath.slice(1).replace(/\/(\d+)(?=\/|$)/g, "[$1]").replaceAll("/", ".") || "the scenario";
-  if (finding.keyword === "additionalProperties" && "additionalProperties" in finding.params) return `${path} has a field that does not exist: ${String(finding.params.additionalProperties)}`;
-  if (finding.keyword === "enum" && "allowedValues" in finding.params) return `${path} must be one of ${String(finding.params.allowedValues)}`;
+  const path =
+    finding.instancePath
+      .slice(1)
+      .replace(/\/(\d+)(?=\/|$)/g, "[$1]")
+      .replaceAll("/", ".") || "the scenario";
+  if (finding.keyword === "additionalProperties" && "additionalProperties" in finding.params)
+    return `${path} has a field that does not exist: ${String(finding.params.additionalProperties)}`;
+  if (finding.keyword === "enum" && "allowedValues" in finding.params)
+    return `${path} must be one of ${String(finding.params.allowedValues)}`;
   return `${path} ${finding.message}`;
 }
 
@@ -146,8 +170,12 @@ export interface Overrides {
 export function override(scenario: Scenario, { duration, rate, clients, prefixes, seed, trace }: Overrides): Scenario {
   const out = structuredClone(scenario);
   const peak = (of: (arrivals: Arrivals) => number): number => scenario.groups.reduce((sum, { arrivals }) => sum + of(arrivals), 0);
-  const ratePeak = peak((arrivals) => (arrivals.process === "poisson" ? Math.max(...arrivals.steps.map((step) => Math.max(step.rate, step.to ?? 0))) : 0));
-  const clientPeak = peak((arrivals) => (arrivals.process === "closed" ? Math.max(...arrivals.steps.map((step) => Math.max(step.clients, step.to ?? 0))) : 0));
+  const ratePeak = peak((arrivals) =>
+    arrivals.process === "poisson" ? Math.max(...arrivals.steps.map((step) => Math.max(step.rate, step.to ?? 0))) : 0,
+  );
+  const clientPeak = peak((arrivals) =>
+    arrivals.process === "closed" ? Math.max(...arrivals.steps.map((step) => Math.max(step.clients, step.to ?? 0))) : 0,
+  );
   if (rate !== undefined && ratePeak === 0) throw new ScenarioError("--rate: the scenario has no open loop");
   if (clients !== undefined && clientPeak === 0) throw new ScenarioError("--clients: the scenario has no closed loop");
   const stretch = duration === undefined ? 1 : duration / durationOf(scenario);

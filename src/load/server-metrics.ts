@@ -48,7 +48,12 @@ export class ServerWatch {
       this.#last = metrics;
       const at_s = (performance.now() - this.#startedAt) / 1000;
       const value = (name: string): number => metrics.get(name) ?? 0;
-      this.#samples.push({ at_s, rss_mib: value("process_resident_memory_bytes") / MIB, queue_depth: value("prefixd_queue_depth"), running: value("prefixd_running_sequences") });
+      this.#samples.push({
+        at_s,
+        rss_mib: value("process_resident_memory_bytes") / MIB,
+        queue_depth: value("prefixd_queue_depth"),
+        running: value("prefixd_running_sequences"),
+      });
     } catch (error) {
       this.#problem ??= error instanceof Error ? error.message : String(error);
     }
@@ -61,7 +66,13 @@ export class ServerWatch {
     const half = this.#samples.slice(Math.floor(this.#samples.length / 2));
     const spanned = (half.at(-1)?.at_s ?? 0) - (half[0]?.at_s ?? 0);
     const slope = spanned < LEAST_SLOPE_S ? null : slopeOf(half.map(({ at_s, rss_mib }) => [at_s, rss_mib])) * 60;
-    return { url: this.#target.url, problem: this.#problem, samples: this.#samples, queue: queueTimes(this.#first, this.#last), rss_slope_mib_per_min: slope };
+    return {
+      url: this.#target.url,
+      problem: this.#problem,
+      samples: this.#samples,
+      queue: queueTimes(this.#first, this.#last),
+      rss_slope_mib_per_min: slope,
+    };
   }
 }
 

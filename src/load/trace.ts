@@ -20,7 +20,9 @@ export function readTrace(file: string, timed: boolean): TraceLine[] {
   } catch (error) {
     throw new ScenarioError(`trace ${file}: ${error instanceof Error ? error.message : String(error)}`);
   }
-  const lines = text.split("\n").flatMap((line, index) => (line.trim() === "" ? [] : [parseLine(line, `trace ${file}, line ${index + 1}`, timed)]));
+  const lines = text
+    .split("\n")
+    .flatMap((line, index) => (line.trim() === "" ? [] : [parseLine(line, `trace ${file}, line ${index + 1}`, timed)]));
   if (lines.length === 0) throw new ScenarioError(`trace ${file}: it has no lines`);
   return timed ? lines.sort((a, b) => a.at_s! - b.at_s!) : lines;
 }

@@ -63,7 +63,8 @@ export class Verifier {
       const record = await generate({ target, key, body: one.body, intendedAt: performance.now(), timeoutMs });
       const asked = { ...one, case: one, url: target.url };
       if (record.code === "ok") this.check(asked, record);
-      else if (!this.possible(asked, record).includes(null)) this.wrong({ what: "after the load a case alone failed", expected: "ok", got: record.code }, target.url, one.body);
+      else if (!this.possible(asked, record).includes(null))
+        this.wrong({ what: "after the load a case alone failed", expected: "ok", got: record.code }, target.url, one.body);
     }
   }
 
@@ -84,13 +85,15 @@ export class Verifier {
   /** Something that no server may answer. */
   wrong(problem: Problem, url: string, request: object): void {
     this.#wrong++;
-    if (this.#examples.length < EXAMPLES) this.#examples.push({ ...problem, at_s: (performance.now() - this.#startedAt) / 1000, url, request });
+    if (this.#examples.length < EXAMPLES)
+      this.#examples.push({ ...problem, at_s: (performance.now() - this.#startedAt) / 1000, url, request });
   }
 
   #digestProblem(asked: Asked, record: CallRecord): Problem | null {
     this.#digests++;
     const { prefix } = record;
-    if (asked.prefix === null) return prefix === null ? null : { what: "the bare base model was asked, and a prefix answered", expected: null, got: prefix };
+    if (asked.prefix === null)
+      return prefix === null ? null : { what: "the bare base model was asked, and a prefix answered", expected: null, got: prefix };
     if (prefix === null) return { what: "a prefix was asked, and the bare base model answered", expected: asked.prefix.id, got: null };
     if (prefix.id !== asked.prefix.id) return { what: "another prefix answered", expected: asked.prefix.id, got: prefix };
     const possible = this.possible(asked, record);
@@ -100,14 +103,16 @@ export class Verifier {
 
   #answerProblem({ case: one, body }: Asked, record: CallRecord): Problem | null {
     const asked = body.max_new_tokens * (body.n ?? 1);
-    if (record.code === "ok" && record.tokens !== asked) return { what: "the answer has another number of tokens", expected: asked, got: record.tokens };
+    if (record.code === "ok" && record.tokens !== asked)
+      return { what: "the answer has another number of tokens", expected: asked, got: record.tokens };
     const expected = one?.expected.get(record.prefix?.digest ?? "");
     if (expected === undefined) return null;
     this.#compared++;
     this.#tokens += record.answer.tokenIds.length;
     const got = record.answer;
     if (got.tokenIds.some((id, index) => id !== expected.tokenIds[index])) return { what: "other tokens than alone", expected, got };
-    if (got.logprobs.length !== got.tokenIds.length || got.logprobs.some((value, index) => value !== expected.logprobs[index])) return { what: "other log probabilities than alone", expected, got };
+    if (got.logprobs.length !== got.tokenIds.length || got.logprobs.some((value, index) => value !== expected.logprobs[index]))
+      return { what: "other log probabilities than alone", expected, got };
     if (record.code === "removed") return null;
     if (got.tokenIds.length !== expected.tokenIds.length) return { what: "another number of tokens than alone", expected, got };
     if (got.text !== expected.text) return { what: "another text than alone", expected, got };
@@ -116,7 +121,14 @@ export class Verifier {
   }
 
   summary(): Verification {
-    return { cases: this.cases.length, compared: this.#compared, tokens: this.#tokens, digests: this.#digests, wrong: this.#wrong, examples: this.#examples };
+    return {
+      cases: this.cases.length,
+      compared: this.#compared,
+      tokens: this.#tokens,
+      digests: this.#digests,
+      wrong: this.#wrong,
+      examples: this.#examples,
+    };
   }
 }
 
@@ -132,7 +144,14 @@ export function drawCases(scenario: Scenario, prefixes: readonly LoadPrefix[], c
     const to = from === 0 && changing > 0 ? changing : prefixes.length;
     const prefix = withBase && index === count - 1 ? null : prefixes[from + below(random, to - from)]!;
     const prompt = Array.from({ length: drawLength(prompt_tokens, random) }, () => below(random, vocabulary));
-    const body: GenerateBody = { prompt, max_new_tokens: drawLength(max_new_tokens, random), ignore_eos: true, logprobs: 0, return_token_ids: true, ...(prefix ? { prefix_id: prefix.id } : {}) };
+    const body: GenerateBody = {
+      prompt,
+      max_new_tokens: drawLength(max_new_tokens, random),
+      ignore_eos: true,
+      logprobs: 0,
+      return_token_ids: true,
+      ...(prefix ? { prefix_id: prefix.id } : {}),
+    };
     return { prefix, body, expected: new Map() };
   });
 }

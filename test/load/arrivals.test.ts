@@ -5,7 +5,11 @@ import { seededRandom } from "../../src/load/random.ts";
 /** Kolmogorov's distance between a sample and a distribution function. */
 function distance(sample: readonly number[], distribution: (x: number) => number): number {
   const sorted = [...sample].sort((a, b) => a - b);
-  return Math.max(...sorted.map((x, index) => Math.max(Math.abs(distribution(x) - index / sorted.length), Math.abs(distribution(x) - (index + 1) / sorted.length))));
+  return Math.max(
+    ...sorted.map((x, index) =>
+      Math.max(Math.abs(distribution(x) - index / sorted.length), Math.abs(distribution(x) - (index + 1) / sorted.length)),
+    ),
+  );
 }
 
 t.test("a constant rate: exponential gaps of the right mean, the same for the same seed", async (t) => {
@@ -20,7 +24,12 @@ t.test("a constant rate: exponential gaps of the right mean, the same for the sa
 });
 
 t.test("steps and ramps: arrivals are spread as the rate is", async (t) => {
-  const steps = [{ for_s: 100, rate: 10 }, { for_s: 100, rate: 10, to: 90 }, { for_s: 50, rate: 0 }, { for_s: 100, rate: 90, to: 0 }];
+  const steps = [
+    { for_s: 100, rate: 10 },
+    { for_s: 100, rate: 10, to: 90 },
+    { for_s: 50, rate: 0 },
+    { for_s: 100, rate: 90, to: 0 },
+  ];
   const expected = [1000, 5000, 0, 4500];
   const times = [...poissonArrivals(steps, seededRandom(3))];
   let begins = 0;
@@ -37,7 +46,13 @@ t.test("steps and ramps: arrivals are spread as the rate is", async (t) => {
 });
 
 t.test("clients of a closed loop over time", async (t) => {
-  const steps = [{ for_s: 10, clients: 4 }, { for_s: 10, clients: 4, to: 24 }];
-  t.same([0, 9.9, 15, 19.99, 20].map((at) => clientsAt({ process: "closed", steps }, at)), [4, 4, 14, 24, 0]);
+  const steps = [
+    { for_s: 10, clients: 4 },
+    { for_s: 10, clients: 4, to: 24 },
+  ];
+  t.same(
+    [0, 9.9, 15, 19.99, 20].map((at) => clientsAt({ process: "closed", steps }, at)),
+    [4, 4, 14, 24, 0],
+  );
   t.equal(levelAt([{ for_s: 2, level: 1, to: 3 }], 1), 2);
 });

@@ -5,14 +5,21 @@ import { fork, seededRandom } from "../../src/load/random.ts";
 const DRAWS = 200_000;
 
 t.test("Zipf: every rank is drawn as often as the closed form says", async (t) => {
-  for (const [count, s] of [[50, 1.1], [1000, 0.8], [1, 2]] as const) {
+  for (const [count, s] of [
+    [50, 1.1],
+    [1000, 0.8],
+    [1, 2],
+  ] as const) {
     const weights = Array.from({ length: count }, (_, index) => (index + 1) ** -s);
     const harmonic = weights.reduce((sum, weight) => sum + weight, 0);
     const draw = popularity({ zipf: s }, count);
     const random = seededRandom(11);
     const seen = new Array<number>(count).fill(0);
     for (let i = 0; i < DRAWS; i++) seen[draw(random)]!++;
-    const chiSquare = weights.reduce((sum, weight, index) => sum + (seen[index]! - (DRAWS * weight) / harmonic) ** 2 / ((DRAWS * weight) / harmonic), 0);
+    const chiSquare = weights.reduce(
+      (sum, weight, index) => sum + (seen[index]! - (DRAWS * weight) / harmonic) ** 2 / ((DRAWS * weight) / harmonic),
+      0,
+    );
     // Chi square with n - 1 degrees of freedom: mean n - 1, variance 2 (n - 1).
     t.ok(chiSquare <= count - 1 + 5 * Math.sqrt(2 * count), `${count} ranks, s ${s}: chi square ${chiSquare.toFixed(0)}`);
   }
@@ -20,8 +27,14 @@ t.test("Zipf: every rank is drawn as often as the closed form says", async (t) =
 
 t.test("Zipf over 100,000 ranks: the first and the last can be drawn", async (t) => {
   const draw = popularity({ zipf: 0.9 }, 100_000);
-  t.equal(draw(() => 0), 0);
-  t.equal(draw(() => 1 - 2 ** -53), 99_999);
+  t.equal(
+    draw(() => 0),
+    0,
+  );
+  t.equal(
+    draw(() => 1 - 2 ** -53),
+    99_999,
+  );
 });
 
 t.test("uniform popularity reaches all, alike", async (t) => {
@@ -29,7 +42,10 @@ t.test("uniform popularity reaches all, alike", async (t) => {
   const random = seededRandom(5);
   const seen = new Array<number>(10).fill(0);
   for (let i = 0; i < DRAWS; i++) seen[draw(random)]!++;
-  t.ok(seen.every((count) => Math.abs(count - DRAWS / 10) < 5 * Math.sqrt(DRAWS / 10)), String(seen));
+  t.ok(
+    seen.every((count) => Math.abs(count - DRAWS / 10) < 5 * Math.sqrt(DRAWS / 10)),
+    String(seen),
+  );
 });
 
 t.test("lengths: means, bounds, whole numbers", async (t) => {
@@ -39,7 +55,15 @@ t.test("lengths: means, bounds, whole numbers", async (t) => {
     [{ exponential: { mean: 20, max: 100_000 } }, 20],
     // The mean of a lognormal is median * exp(sigma^2 / 2).
     [{ lognormal: { median: 50, sigma: 0.5, max: 100_000 } }, 50 * Math.exp(0.125)],
-    [{ weighted: [[10, 3], [30, 1]] }, 15],
+    [
+      {
+        weighted: [
+          [10, 3],
+          [30, 1],
+        ],
+      },
+      15,
+    ],
   ];
   for (const [length, mean] of cases) {
     const random = seededRandom(2);

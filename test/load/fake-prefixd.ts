@@ -62,16 +62,33 @@ export async function startFakePrefixd({ tokenMs = 1, together = 0, stall, inter
     if (intercept?.(body, response) === true) return;
     const digest = body.prefix_id === undefined ? null : prefixes.get(body.prefix_id);
     if (digest === undefined) return json(response, 404, { code: "prefix_not_found" });
-    const tokens = Array.from({ length: body.max_new_tokens }, (_, index) => ({ id: (body.prompt[0] ?? 0) + index, logprob: -1 / (index + 1) }));
-    const end = { id: "gen", model: "fake", seed: 0, prefix: digest === null ? null : { id: body.prefix_id, digest }, usage: { prefix_tokens: 1, prompt_tokens: body.prompt.length, completion_tokens: tokens.length } };
-    const choice = (some: typeof tokens, finish_reason: string | null): object => ({ index: 0, text: some.map(({ id }) => `${id} `).join(""), token_ids: some.map(({ id }) => id), logprobs: { token_logprobs: some.map(({ logprob }) => logprob), top_logprobs: [] }, finish_reason });
+    const tokens = Array.from({ length: body.max_new_tokens }, (_, index) => ({
+      id: (body.prompt[0] ?? 0) + index,
+      logprob: -1 / (index + 1),
+    }));
+    const end = {
+      id: "gen",
+      model: "fake",
+      seed: 0,
+      prefix: digest === null ? null : { id: body.prefix_id, digest },
+      usage: { prefix_tokens: 1, prompt_tokens: body.prompt.length, completion_tokens: tokens.length },
+    };
+    const choice = (some: typeof tokens, finish_reason: string | null): object => ({
+      index: 0,
+      text: some.map(({ id }) => `${id} `).join(""),
+      token_ids: some.map(({ id }) => id),
+      logprobs: { token_logprobs: some.map(({ logprob }) => logprob), top_logprobs: [] },
+      finish_reason,
+    });
     if (body.stream !== true) return json(response, 200, { ...end, choices: [choice(tokens, "length")] });
     await companions();
     response.writeHead(200, { "content-type": "text/event-stream" });
     const step = (index: number): void => {
       if (response.destroyed) return;
       const last = index === tokens.length - 1;
-      response.write(`data: ${JSON.stringify({ ...(last ? end : {}), choices: [choice(tokens.slice(index, index + 1), last ? "length" : null)] })}\n\n`);
+      response.write(
+        `data: ${JSON.stringify({ ...(last ? end : {}), choices: [choice(tokens.slice(index, index + 1), last ? "length" : null)] })}\n\n`,
+      );
       if (last) return void response.end("data: [DONE]\n\n");
       setTimeout(step, tokenMs, index + 1);
     };

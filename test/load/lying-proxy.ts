@@ -66,5 +66,9 @@ export async function startLyingProxy(target: string, lie: Lie): Promise<{ url: 
   });
   server.listen(0, "127.0.0.1");
   await new Promise((resolve) => server.once("listening", resolve));
-  return { url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`, lies: () => lies, close: () => (server.close(), server.closeAllConnections()) };
+  return {
+    url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
+    lies: () => lies,
+    close: () => (server.close(), server.closeAllConnections()),
+  };
 }

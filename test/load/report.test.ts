@@ -21,7 +21,22 @@ t.test("axes", async (t) => {
 
 t.test("a plot without data, with gaps, and with what HTML would take for its own", async (t) => {
   t.notMatch(plot({ title: "none", x: "", y: "", logX: true, lines: [{ name: "a", points: [] }] }), /NaN|Infinity|undefined/);
-  const gaps = plot({ title: "<&>", x: "", y: "", lines: [{ name: '"', points: [[0, 1], [1, null], [2, 3], [3, 4]] }] });
+  const gaps = plot({
+    title: "<&>",
+    x: "",
+    y: "",
+    lines: [
+      {
+        name: '"',
+        points: [
+          [0, 1],
+          [1, null],
+          [2, 3],
+          [3, 4],
+        ],
+      },
+    ],
+  });
   t.match(gaps, /aria-label="&lt;&amp;&gt;"/);
   t.equal(/ d="([^"]+)"/.exec(gaps)![1]!.match(/M/g)!.length, 2, "two pieces");
 });
@@ -30,7 +45,11 @@ t.test("nothing in a report leads out of it", async (t) => {
   for (const html of [reportHtml(sampleResult()), compareHtml(sampleResult(), sampleResult(), ["a", "b"])]) {
     t.notMatch(html, /<(script|link|img|iframe|object)|src=|href=|@import|url\(/i);
     t.notMatch(html, /NaN|Infinity|undefined|\[object/);
-    t.same([...html.matchAll(/https?:\/\/[^\s"<&]+/g)].map(([url]) => url).filter((url) => !url.startsWith("http://127.0.0.1:8080")), [], "but the server's address as text");
+    t.same(
+      [...html.matchAll(/https?:\/\/[^\s"<&]+/g)].map(([url]) => url).filter((url) => !url.startsWith("http://127.0.0.1:8080")),
+      [],
+      "but the server's address as text",
+    );
   }
   t.ok(reportHtml(sampleResult()).includes("A note with &lt;b&gt; &amp; &quot;quotes&quot;."));
 });
@@ -56,12 +75,21 @@ t.test("in a browser", { skip: existsSync(BROWSER) ? false : `no browser at ${BR
     t.same(asked.splice(0), [url], "nothing but the file itself");
     t.same(problems, []);
     const titles = await page.locator("figure figcaption").allInnerTexts();
-    const wanted = name === "report" ? ["Latency over time", "TTFT, distribution", "Throughput against offered load", "Tokens by weight, per user"] : ["TTFT, distribution", "Tokens over time"];
-    for (const title of wanted) t.ok(titles.some((shown) => shown.startsWith(title)), title);
+    const wanted =
+      name === "report"
+        ? ["Latency over time", "TTFT, distribution", "Throughput against offered load", "Tokens by weight, per user"]
+        : ["TTFT, distribution", "Tokens over time"];
+    for (const title of wanted)
+      t.ok(
+        titles.some((shown) => shown.startsWith(title)),
+        title,
+      );
     for (const svg of await page.locator("figure svg").all()) {
       const box = (await svg.boundingBox())!;
       t.ok(box.width > 300 && box.height > 40, "the plot has room");
-      const marks = await svg.locator("path, circle, rect").evaluateAll((all) => all.filter((mark) => (mark as unknown as { getBBox(): { width: number } }).getBBox().width > 0).length);
+      const marks = await svg
+        .locator("path, circle, rect")
+        .evaluateAll((all) => all.filter((mark) => (mark as unknown as { getBBox(): { width: number } }).getBBox().width > 0).length);
       t.ok(marks > 0, `${await svg.getAttribute("aria-label")}: ${marks} marks`);
     }
     if (process.env["SCREENSHOT"]) await page.screenshot({ path: `${process.env["SCREENSHOT"]}-${name}.png`, fullPage: true });

@@ -11,7 +11,9 @@ const SHAPE = ["--model-config", "models/demo/config.json"];
 
 const folder = temporaryFolder();
 t.teardown(() => folder.remove());
-const server = await startServerProcess(["--cache-dir", join(folder.path, "cache"), "--store", `lmdb:${join(folder.path, "store")}`], { PREFIXD_ADMIN_KEY: ADMIN_KEY });
+const server = await startServerProcess(["--cache-dir", join(folder.path, "cache"), "--store", `lmdb:${join(folder.path, "store")}`], {
+  PREFIXD_ADMIN_KEY: ADMIN_KEY,
+});
 t.teardown(() => server.signal("SIGKILL"));
 
 async function load(args: readonly string[]): Promise<{ code: number | string; out: string; err: string }> {
@@ -21,18 +23,39 @@ async function load(args: readonly string[]): Promise<{ code: number | string; o
 }
 
 async function left(path: string): Promise<unknown[]> {
-  const body = (await (await fetch(server.url + path, { headers: { authorization: `Bearer ${ADMIN_KEY}` } })).json()) as Record<string, unknown[]>;
+  const body = (await (await fetch(server.url + path, { headers: { authorization: `Bearer ${ADMIN_KEY}` } })).json()) as Record<
+    string,
+    unknown[]
+  >;
   return body["users"] ?? body["prefixes"] ?? [];
 }
 
 t.test("the scenario smoke passes, writes its files and leaves nothing behind", async (t) => {
   const [json, html] = [join(folder.path, "smoke.json"), join(folder.path, "smoke.html")];
-  const { code, out, err } = await load(["--scenario", "smoke", "--url", server.url, "--stale-ms", "0", ...SHAPE, "--json", json, "--html", html]);
+  const { code, out, err } = await load([
+    "--scenario",
+    "smoke",
+    "--url",
+    server.url,
+    "--stale-ms",
+    "0",
+    ...SHAPE,
+    "--json",
+    json,
+    "--html",
+    html,
+  ]);
   t.equal(code, 0, out + err);
   t.match(out, /pass {2}wrong answers/);
   t.match(out, /\nPASSED\n$/);
   const result = JSON.parse(readFileSync(json, "utf8")) as LoadResult;
-  t.match(result, { format: "prefixd-load/1", passed: true, registered: { prefixes: 41, kind: "peft" }, verification: { cases: 16, wrong: 0 }, totals: { errors: {} } });
+  t.match(result, {
+    format: "prefixd-load/1",
+    passed: true,
+    registered: { prefixes: 41, kind: "peft" },
+    verification: { cases: 16, wrong: 0 },
+    totals: { errors: {} },
+  });
   t.ok(result.verification.compared >= 50);
   for (const change of ["replaced", "registered", "recreated", "users removed"]) t.ok((result.churn[change] ?? 0) > 0, change);
   t.ok((result.totals.provoked["model_failed"] ?? 0) > 0, "the poisoned prefix ended its own requests");
@@ -51,7 +74,19 @@ for (const [lie, found] of [
   t.test(`one changed ${lie} fails the run`, async (t) => {
     const proxy = await startLyingProxy(server.url, lie);
     t.teardown(() => proxy.close());
-    const { code, out } = await load(["--scenario", "smoke", "--url", proxy.url, "--stale-ms", "0", ...SHAPE, "--duration", "3", "--rate", "15"]);
+    const { code, out } = await load([
+      "--scenario",
+      "smoke",
+      "--url",
+      proxy.url,
+      "--stale-ms",
+      "0",
+      ...SHAPE,
+      "--duration",
+      "3",
+      "--rate",
+      "15",
+    ]);
     t.equal(proxy.lies(), 1);
     t.equal(code, 1);
     t.match(out, new RegExp(`WRONG ANSWER 1 of 1: ${found}`));

@@ -31,13 +31,38 @@ t.test("a version counts while it may be there", async (t) => {
   t.same(history.between(-Infinity, Infinity), ["d"]);
 });
 
-const prefix: LoadPrefix = { name: "p", id: "p", poisoned: false, content: () => ({ type: "", bytes: new Uint8Array() }), history: new DigestHistory("d1") };
+const prefix: LoadPrefix = {
+  name: "p",
+  id: "p",
+  poisoned: false,
+  content: () => ({ type: "", bytes: new Uint8Array() }),
+  history: new DigestHistory("d1"),
+};
 const expected: GeneratedChoice = { tokenIds: [5, 6, 7], logprobs: [-0.1, -0.2, -0.3], text: "abc", finishReason: "length" };
 const body = { prompt: [1], max_new_tokens: 3, ignore_eos: true, prefix_id: "p" } as const;
-const known: Case = { prefix, body, expected: new Map([["d1", expected], ["d2", { ...expected, tokenIds: [8, 9, 9] }]]) };
+const known: Case = {
+  prefix,
+  body,
+  expected: new Map([
+    ["d1", expected],
+    ["d2", { ...expected, tokenIds: [8, 9, 9] }],
+  ]),
+};
 
 function record(answer: Partial<GeneratedChoice> = {}, more: Partial<CallRecord> = {}): CallRecord {
-  return { intendedAt: now(), sentAt: now(), endedAt: now(), firstTokenAt: now(), gaps: [], code: "ok", retryAfterS: null, tokens: 3, answer: { ...expected, ...answer }, prefix: { id: "p", digest: "d1" }, ...more };
+  return {
+    intendedAt: now(),
+    sentAt: now(),
+    endedAt: now(),
+    firstTokenAt: now(),
+    gaps: [],
+    code: "ok",
+    retryAfterS: null,
+    tokens: 3,
+    answer: { ...expected, ...answer },
+    prefix: { id: "p", digest: "d1" },
+    ...more,
+  };
 }
 
 /** What is found wrong with an answer; null: nothing. */
@@ -58,7 +83,11 @@ t.test("answers are compared to the bit, and as far as they came", async (t) => 
   t.equal(finding(record({ finishReason: "eos" })), "another finish reason than alone");
   t.equal(finding(record({}, { tokens: 2 })), "the answer has another number of tokens");
   const removed = { code: "removed", tokens: 2 };
-  t.equal(finding(record({ tokenIds: [5, 6], logprobs: [-0.1, -0.2], text: "ab", finishReason: "removed" }, removed)), null, "a removed one is right as far as it came");
+  t.equal(
+    finding(record({ tokenIds: [5, 6], logprobs: [-0.1, -0.2], text: "ab", finishReason: "removed" }, removed)),
+    null,
+    "a removed one is right as far as it came",
+  );
   t.equal(finding(record({ tokenIds: [5, 7], logprobs: [-0.1, -0.2] }, removed)), "other tokens than alone");
   t.equal(finding(record({ tokenIds: [] }, { code: "queue_full", prefix: null })), null, "an error is not an answer");
   t.equal(finding(record({ tokenIds: [8, 9, 9] })), "other tokens than alone", "another version's tokens under this digest");
@@ -72,7 +101,11 @@ t.test("the prefix that answered is the one that was asked, in a version of that
   t.equal(finding(record({}, { prefix: null }), none), "a prefix was asked, and the bare base model answered");
   t.equal(finding(record(), { prefix: null, ...none }), "the bare base model was asked, and a prefix answered");
   const gone = { ...prefix, history: new DigestHistory(null) };
-  t.equal(finding(record(), { prefix: gone, ...none }), "the prefix's digest is none that was registered at that time", "a deleted prefix answers nothing");
+  t.equal(
+    finding(record(), { prefix: gone, ...none }),
+    "the prefix's digest is none that was registered at that time",
+    "a deleted prefix answers nothing",
+  );
 });
 
 t.test("a stale answer is allowed for as long as replicas may be stale, and no longer", async (t) => {

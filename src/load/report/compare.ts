@@ -30,8 +30,14 @@ export interface Difference {
 }
 
 export function compare(a: LoadResult, b: LoadResult): Difference[] {
-  const of = (name: string, better: Difference["better"], value: (result: LoadResult) => number): Difference => ({ name, a: value(a), b: value(b), better });
-  const failed = ({ totals }: LoadResult): number => Object.values(totals.errors).reduce((sum, count) => sum + count, 0) / Math.max(1, totals.requests);
+  const of = (name: string, better: Difference["better"], value: (result: LoadResult) => number): Difference => ({
+    name,
+    a: value(a),
+    b: value(b),
+    better,
+  });
+  const failed = ({ totals }: LoadResult): number =>
+    Object.values(totals.errors).reduce((sum, count) => sum + count, 0) / Math.max(1, totals.requests);
   return [
     of("requests per second", "more", ({ totals }) => totals.requests_per_s),
     of("tokens per second", "more", ({ totals }) => totals.tokens_per_s),
@@ -40,7 +46,9 @@ export function compare(a: LoadResult, b: LoadResult): Difference[] {
     of("failed share", "less", failed),
     of("wrong answers", "less", ({ verification }) => verification.wrong),
     ...(["ttft", "inter_token", "end_to_end"] as const).flatMap((metric) =>
-      (["p50", "p90", "p99", "max"] as const).map((quantile) => of(`${NAMES[metric]} ${quantile}, ms`, "less", (result) => result[metric][quantile])),
+      (["p50", "p90", "p99", "max"] as const).map((quantile) =>
+        of(`${NAMES[metric]} ${quantile}, ms`, "less", (result) => result[metric][quantile]),
+      ),
     ),
     of("client lag p99, ms", "less", ({ client }) => client.lag_p99),
   ];
@@ -57,10 +65,31 @@ export function compareText(differences: readonly Difference[], names: readonly 
 }
 
 export function compareHtml(a: LoadResult, b: LoadResult, names: readonly [string, string]): string {
-  const rows = compare(a, b).map((one) => [escape(one.name), number(one.a), number(one.b), `<span class="${change(one).worse ? "fail" : ""}">${change(one).text}</span>`]);
+  const rows = compare(a, b).map((one) => [
+    escape(one.name),
+    number(one.a),
+    number(one.b),
+    `<span class="${change(one).worse ? "fail" : ""}">${change(one).text}</span>`,
+  ]);
   const plots = [
-    ...(["ttft", "inter_token", "end_to_end"] as const).map((metric) => plot({ title: `${NAMES[metric]}, distribution`, x: "milliseconds", y: "share at or below", logX: true, lines: [a, b].map((result, index) => ({ name: names[index]!, points: result[metric].cdf })) })),
-    plot({ title: "Tokens over time", x: "seconds", y: "tokens per second", lines: [a, b].map((result, index) => ({ name: names[index]!, points: result.series.map((bucket) => [bucket.at_s, bucket.tokens]) })) }),
+    ...(["ttft", "inter_token", "end_to_end"] as const).map((metric) =>
+      plot({
+        title: `${NAMES[metric]}, distribution`,
+        x: "milliseconds",
+        y: "share at or below",
+        logX: true,
+        lines: [a, b].map((result, index) => ({ name: names[index]!, points: result[metric].cdf })),
+      }),
+    ),
+    plot({
+      title: "Tokens over time",
+      x: "seconds",
+      y: "tokens per second",
+      lines: [a, b].map((result, index) => ({ name: names[index]!, points: result.series.map((bucket) => [bucket.at_s, bucket.tokens]) })),
+    }),
   ];
-  return page("prefixd load: two runs", `<h1>${escape(names[0])} and ${escape(names[1])}</h1>${table(["", ...names, "change"], rows)}<div class="plots">${plots.join("")}</div>`);
+  return page(
+    "prefixd load: two runs",
+    `<h1>${escape(names[0])} and ${escape(names[1])}</h1>${table(["", ...names, "change"], rows)}<div class="plots">${plots.join("")}</div>`,
+  );
 }

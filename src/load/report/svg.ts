@@ -21,7 +21,8 @@ const COLOURS = ["#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed", "#0891b2
 
 export const colour = (index: number): string => COLOURS[index % COLOURS.length]!;
 
-export const escape = (text: string): string => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;").replaceAll('"', "&quot;");
+export const escape = (text: string): string =>
+  text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;").replaceAll('"', "&quot;");
 
 /** Round numbers that cover 0 to `max`, about five of them: 1, 2 or 5 times a power of ten apart. */
 export function ticks(max: number): number[] {
@@ -41,15 +42,23 @@ export function logTicks(min: number, max: number): number[] {
 
 /** Lines or dots over two axes. */
 export function plot({ title, x, y, logX = false, lines }: Plot): string {
-  const all = lines.flatMap(({ points }) => points.filter((point): point is readonly [number, number] => point[1] !== null && (!logX || point[0] > 0)));
+  const all = lines.flatMap(({ points }) =>
+    points.filter((point): point is readonly [number, number] => point[1] !== null && (!logX || point[0] > 0)),
+  );
   const xs = all.map(([value]) => value);
   const xTicks = !logX ? ticks(most(xs)) : xs.length === 0 ? [1, 10] : logTicks(least(xs), most(xs));
   const yTicks = ticks(most(all.map(([, value]) => value)));
   const toX = scaleOf(xTicks, MARGIN.left, WIDTH - MARGIN.right, logX);
   const toY = scaleOf(yTicks, HEIGHT - MARGIN.bottom, MARGIN.top, false);
   const body = [
-    ...yTicks.map((tick) => `<line class="grid" x1="${MARGIN.left}" x2="${WIDTH - MARGIN.right}" y1="${toY(tick)}" y2="${toY(tick)}"/><text x="${MARGIN.left - 6}" y="${toY(tick) + 4}" text-anchor="end">${label(tick)}</text>`),
-    ...xTicks.map((tick) => `<line class="grid" x1="${toX(tick)}" x2="${toX(tick)}" y1="${MARGIN.top}" y2="${HEIGHT - MARGIN.bottom}"/><text x="${toX(tick)}" y="${HEIGHT - MARGIN.bottom + 16}" text-anchor="middle">${label(tick)}</text>`),
+    ...yTicks.map(
+      (tick) =>
+        `<line class="grid" x1="${MARGIN.left}" x2="${WIDTH - MARGIN.right}" y1="${toY(tick)}" y2="${toY(tick)}"/><text x="${MARGIN.left - 6}" y="${toY(tick) + 4}" text-anchor="end">${label(tick)}</text>`,
+    ),
+    ...xTicks.map(
+      (tick) =>
+        `<line class="grid" x1="${toX(tick)}" x2="${toX(tick)}" y1="${MARGIN.top}" y2="${HEIGHT - MARGIN.bottom}"/><text x="${toX(tick)}" y="${HEIGHT - MARGIN.bottom + 16}" text-anchor="middle">${label(tick)}</text>`,
+    ),
     `<text x="${(MARGIN.left + WIDTH - MARGIN.right) / 2}" y="${HEIGHT - 8}" text-anchor="middle">${escape(x)}</text>`,
     `<text x="${MARGIN.left}" y="${MARGIN.top - 8}">${escape(y)}</text>`,
     ...lines.map((line, index) => (line.dots === true ? dots(line, toX, toY, colour(index)) : path(line, toX, toY, colour(index), logX))),
@@ -65,8 +74,14 @@ export function bars(title: string, values: readonly { readonly name: string; re
   const xTicks = ticks(most(values.map(({ value }) => value)));
   const toX = scaleOf(xTicks, left, WIDTH - MARGIN.right, false);
   const body = [
-    ...xTicks.map((tick) => `<line class="grid" x1="${toX(tick)}" x2="${toX(tick)}" y1="0" y2="${height - 24}"/><text x="${toX(tick)}" y="${height - 8}" text-anchor="middle">${label(tick)}</text>`),
-    ...values.map(({ name, value, colour: fill }, index) => `<text x="${left - 6}" y="${index * row + 13}" text-anchor="end">${escape(name)}</text><rect x="${left}" y="${index * row + 3}" width="${fixed(toX(value) - left)}" height="${row - 6}" fill="${fill}"/>`),
+    ...xTicks.map(
+      (tick) =>
+        `<line class="grid" x1="${toX(tick)}" x2="${toX(tick)}" y1="0" y2="${height - 24}"/><text x="${toX(tick)}" y="${height - 8}" text-anchor="middle">${label(tick)}</text>`,
+    ),
+    ...values.map(
+      ({ name, value, colour: fill }, index) =>
+        `<text x="${left - 6}" y="${index * row + 13}" text-anchor="end">${escape(name)}</text><rect x="${left}" y="${index * row + 3}" width="${fixed(toX(value) - left)}" height="${row - 6}" fill="${fill}"/>`,
+    ),
   ];
   return `<figure><figcaption>${escape(title)}</figcaption><svg viewBox="0 0 ${WIDTH} ${height}" role="img" aria-label="${escape(title)}">${body.join("")}</svg></figure>`;
 }
@@ -94,10 +109,13 @@ function path({ points }: Line, toX: Scale, toY: Scale, stroke: string, logX: bo
 }
 
 function dots({ points }: Line, toX: Scale, toY: Scale, fill: string): string {
-  return points.map(([x, y]) => (y === null ? "" : `<circle cx="${toX(x)}" cy="${toY(y)}" r="3" fill="${fill}" fill-opacity="0.6"/>`)).join("");
+  return points
+    .map(([x, y]) => (y === null ? "" : `<circle cx="${toX(x)}" cy="${toY(y)}" r="3" fill="${fill}" fill-opacity="0.6"/>`))
+    .join("");
 }
 
 const fixed = (value: number): string => value.toFixed(1);
-const label = (value: number): string => (Math.abs(value) >= 10_000 ? `${Number((value / 1000).toPrecision(4))}k` : String(Number(value.toPrecision(4))));
+const label = (value: number): string =>
+  Math.abs(value) >= 10_000 ? `${Number((value / 1000).toPrecision(4))}k` : String(Number(value.toPrecision(4)));
 const most = (values: readonly number[]): number => values.reduce((a, b) => Math.max(a, b), 0);
 const least = (values: readonly number[]): number => values.reduce((a, b) => Math.min(a, b), Infinity);

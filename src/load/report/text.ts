@@ -5,18 +5,43 @@ const ms = (value: number): string => (value >= 100 ? value.toFixed(0) : value.t
 /** Columns of equal width, the first one to the left. */
 export function columns(rows: readonly (readonly string[])[]): string {
   const widths = (rows[0] ?? []).map((_, column) => Math.max(...rows.map((row) => (row[column] ?? "").length)));
-  return rows.map((row) => row.map((cell, column) => (column === 0 ? cell.padEnd(widths[column]!) : cell.padStart(widths[column]!))).join("  ")).join("\n");
+  return rows
+    .map((row) => row.map((cell, column) => (column === 0 ? cell.padEnd(widths[column]!) : cell.padStart(widths[column]!))).join("  "))
+    .join("\n");
 }
 
 /** The result for a terminal: wrong answers in full, then figures, then every criterion. */
 export function resultText(result: LoadResult): string {
   const { totals, verification, client, registered, scenario } = result;
-  const quantiles = (name: string, { count, p50, p90, p99, p999, max }: Quantiles): string[] => [name, String(count), ms(p50), ms(p90), ms(p99), ms(p999), ms(max)];
-  const groups = result.groups.map((group) => [group.name, String(group.requests), share(group.goodput), ms(group.ttft.p50), ms(group.ttft.p99), String(group.tokens), group.jain.toFixed(3)]);
+  const quantiles = (name: string, { count, p50, p90, p99, p999, max }: Quantiles): string[] => [
+    name,
+    String(count),
+    ms(p50),
+    ms(p90),
+    ms(p99),
+    ms(p999),
+    ms(max),
+  ];
+  const groups = result.groups.map((group) => [
+    group.name,
+    String(group.requests),
+    share(group.goodput),
+    ms(group.ttft.p50),
+    ms(group.ttft.p99),
+    String(group.tokens),
+    group.jain.toFixed(3),
+  ]);
   const sections = [
-    ...verification.examples.map((wrong, index) => `WRONG ANSWER ${index + 1} of ${verification.wrong}: ${wrong.what}\n${JSON.stringify(wrong, null, 2)}`),
+    ...verification.examples.map(
+      (wrong, index) => `WRONG ANSWER ${index + 1} of ${verification.wrong}: ${wrong.what}\n${JSON.stringify(wrong, null, 2)}`,
+    ),
     `${scenario.name}: ${result.seconds.toFixed(1)} s against ${result.urls.join(", ")}; ${registered.prefixes} prefixes (${registered.kind}) registered in ${registered.seconds.toFixed(1)} s`,
-    columns([["milliseconds", "count", "p50", "p90", "p99", "p99.9", "max"], quantiles("TTFT", result.ttft), quantiles("inter-token", result.inter_token), quantiles("end to end", result.end_to_end)]),
+    columns([
+      ["milliseconds", "count", "p50", "p90", "p99", "p99.9", "max"],
+      quantiles("TTFT", result.ttft),
+      quantiles("inter-token", result.inter_token),
+      quantiles("end to end", result.end_to_end),
+    ]),
     columns([["group", "requests", "goodput", "TTFT p50", "TTFT p99", "tokens", "Jain"], ...groups]),
     `${totals.requests_per_s.toFixed(1)} requests/s, ${totals.tokens_per_s.toFixed(0)} tokens/s, goodput ${share(totals.goodput)} (${totals.goodput_per_s.toFixed(1)} requests/s within TTFT ${scenario.slo.ttft_ms} ms, ${scenario.slo.inter_token_ms} ms a token)`,
     `ok ${totals.ok}; errors: ${codes(totals.errors)}; provoked by the run: ${codes(totals.provoked)}`,
@@ -25,7 +50,13 @@ export function resultText(result: LoadResult): string {
     `verified: ${verification.cases} cases, ${verification.compared} answers compared (${verification.tokens} tokens), ${verification.digests} digests; wrong: ${verification.wrong}`,
     `client: lag p50 ${client.lag_p50.toFixed(1)} ms, p99 ${client.lag_p99.toFixed(1)} ms, max ${client.lag_max.toFixed(1)} ms; sent late p99 ${client.send_delay_p99.toFixed(1)} ms; at most ${client.most_in_flight} at once`,
     ...result.notes,
-    columns(result.criteria.map(({ passed, name, value, limit }) => [`${passed ? "pass" : "FAIL"}  ${name}`, value === null ? "not measured" : number(value), limit])),
+    columns(
+      result.criteria.map(({ passed, name, value, limit }) => [
+        `${passed ? "pass" : "FAIL"}  ${name}`,
+        value === null ? "not measured" : number(value),
+        limit,
+      ]),
+    ),
     result.passed ? "PASSED" : "FAILED",
   ];
   return `${sections.join("\n\n")}\n`;
@@ -41,4 +72,7 @@ function serverText({ url, problem, samples, queue, rss_slope_mib_per_min: slope
 
 export const share = (value: number): string => `${(value * 100).toFixed(1)} %`;
 export const number = (value: number): string => (Number.isInteger(value) ? String(value) : value.toPrecision(4));
-export const codes = (counts: Counts["errors"]): string => Object.entries(counts).map(([code, count]) => `${code} ${count}`).join(", ") || "none";
+export const codes = (counts: Counts["errors"]): string =>
+  Object.entries(counts)
+    .map(([code, count]) => `${code} ${count}`)
+    .join(", ") || "none";
