@@ -5,6 +5,7 @@ import { ConfigError } from "../config.ts";
 import { PrefixdError } from "../errors.ts";
 import { build } from "./build.ts";
 import { doctor } from "./doctor.ts";
+import { load } from "./load.ts";
 import { push } from "./push.ts";
 import { serve } from "./serve.ts";
 import { users } from "./users.ts";
@@ -16,11 +17,12 @@ const USAGE = `Usage: prefixd COMMAND
                                    build a model's graph ahead of the first start
   doctor [--device D] [--json]     what this machine has, which devices work, and what the others lack
   push DIR [--id NAME] [--url URL] register a PEFT folder with a running server
+  load --scenario NAME [--url URL] measure a running server and check its answers; prefixd load --help
   users COMMAND ...                users and keys of a running server; prefixd users --help
   --version
 `;
 
-const COMMANDS: Readonly<Record<string, (args: readonly string[]) => Promise<void>>> = { serve, build, doctor, push, users };
+const COMMANDS: Readonly<Record<string, (args: readonly string[]) => Promise<void>>> = { serve, build, doctor, load, push, users };
 
 const [name = "", ...args] = process.argv.slice(2);
 const command = COMMANDS[name];

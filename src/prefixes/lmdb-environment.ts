@@ -46,7 +46,7 @@ export class LmdbEnvironment {
     return this.#write(bytes, () => {
       const old = this.#read(key);
       checkPrecondition(old?.digest ?? null, precondition);
-      if (quota !== undefined) checkQuota(quota, this.#others(meta), meta.bytes, old?.bytes ?? null);
+      if (quota !== undefined && isLimited(quota)) checkQuota(quota, this.#others(meta), meta.bytes, old?.bytes ?? null);
       const grown = bytes - (old === null ? 0 : storedBytes(old));
       mayGrow(grown);
       if (old !== null) this.#drop(key, old);
@@ -171,6 +171,11 @@ export function diskFull(cause: unknown): PrefixdError {
 }
 
 /** "0" is the character after "/". */
+/** Counting the user's other prefixes reads all of them: not for a quota that limits nothing. */
+function isLimited({ max_prefixes, max_prefix_bytes }: PrefixQuota): boolean {
+  return max_prefixes !== null || max_prefix_bytes !== null;
+}
+
 function userRange(user: string): { start: string; end: string } {
   const text = encodeURIComponent(user);
   return { start: `${text}/`, end: `${text}0` };

@@ -1,0 +1,143 @@
+import { writeFileSync } from "node:fs";
+import { basename } from "node:path";
+import { parseArgs } from "node:util";
+import { ConfigError, readAdminKey } from "../config.ts";
+import { LoadError } from "../load/http.ts";
+import { parseShape, readModelConfig } from "../load/prefix-content.ts";
+import { Progress } from "../load/progress.ts";
+import { compare, compareHtml, compareText, readResult } from "../load/report/compare.ts";
+import { reportHtml } from "../load/report/html.ts";
+import { resultText } from "../load/report/text.ts";
+import { runLoad } from "../load/run.ts";
+import { loadScenario, override, ScenarioError, SCENARIOS } from "../load/scenario.ts";
+
+const USAGE = `Usage: prefixd load --scenario NAME|FILE [--url http://127.0.0.1:8080 ...] [flags]
+       prefixd load --compare A.json B.json [--html FILE]
+
+Loads a running server, measures it, and checks its answers: a share of the requests was answered alone before, and must be answered
+with the same tokens and log probabilities, to the bit. Scenarios: ${SCENARIOS.join(", ")}.
+
+  --url URL              may be given several times: requests go to all in turn; prefixes and users are made through the first
+  --duration SECONDS     --rate R (requests per second, all open loops)   --clients N (all closed loops)
+  --prefixes N           --seed N   --trace FILE
+  --shape L,H,D          layers, heads and head dimension: PEFT prefixes instead of hard prompts; or --model-config config.json
+  --stale-ms MS          how long replicas may serve what was replaced (default 1000, as documented; 0 for a single server)
+  --timeout SECONDS      of one request (default 120)
+  --json FILE            the result            --html FILE   the report, to be opened from disk
+  --admin-key-file FILE  or PREFIXD_ADMIN_KEY: several users are made; without it a user's key may come from PREFIXD_KEY
+
+Exit code 0: all criteria met; 1: not, or the server failed; 2: bad usage.
+`;
+
+const OPTIONS = {
+  scenario: { type: "string" },
+  url: { type: "string", multiple: true },
+  duration: { type: "string" },
+  rate: { type: "string" },
+  clients: { type: "string" },
+  prefixes: { type: "string" },
+  seed: { type: "string" },
+  trace: { type: "string" },
+  shape: { type: "string" },
+  "model-config": { type: "string" },
+  "stale-ms": { type: "string" },
+  timeout: { type: "string" },
+  json: { type: "string" },
+  html: { type: "string" },
+  "admin-key-file": { type: "string" },
+  compare: { type: "boolean" },
+  help: { type: "boolean", short: "h" },
+} as const;
+
+type Values = ReturnType<typeof readArgs>["values"];
+
+/** Ids below this are single bytes in every GPT-2 vocabulary. */
+const BYTES = 256;
+
+/** `prefixd load`: the result on stdout, progress on stderr. */
+export async function load(args: readonly string[]): Promise<void> {
+  const { values, positionals } = readArgs(args);
+  if (values.help === true) return void process.stdout.write(USAGE);
+  try {
+    if (values.compare === true) return compareFiles(positionals, values.html);
+    if (positionals.length > 0) throw new ScenarioError(`what is ${positionals[0]}?`);
+    await run(values);
+  } catch (error) {
+    if (error instanceof ScenarioError) throw new ConfigError(`load: ${error.message}`);
+    if (!(error instanceof LoadError)) throw error;
+    process.stderr.write(`prefixd: load: ${error.message}\n`);
+    process.exitCode = 1;
+  }
+}
+
+async function run(values: Values): Promise<void> {
+  if (values.scenario === undefined) throw new ScenarioError(`give --scenario NAME|FILE\n${USAGE}`);
+  const scenario = override(loadScenario(values.scenario), {
+    ...given("duration", positive("--duration", values.duration)),
+    ...given("rate", positive("--rate", values.rate)),
+    ...given("clients", whole("--clients", values.clients)),
+    ...given("prefixes", whole("--prefixes", values.prefixes)),
+    ...given("seed", whole("--seed", values.seed)),
+    ...given("trace", values.trace),
+  });
+  const config = values["model-config"] === undefined ? null : readModelConfig(values["model-config"]);
+  const progress = new Progress(process.stderr.isTTY);
+  const interrupted = new AbortController();
+  const interrupt = (): void => interrupted.abort();
+  process.once("SIGINT", interrupt).once("SIGTERM", interrupt);
+  try {
+    const result = await runLoad({
+      scenario,
+      urls: values.url ?? [process.env["PREFIXD_URL"] || "http://127.0.0.1:8080"],
+      credentials: { adminKey: readAdminKey(values["admin-key-file"] ?? "", process.env), userKey: process.env["PREFIXD_KEY"] || null },
+      model: {
+        shape: values.shape === undefined ? (config?.shape ?? null) : parseShape(values.shape),
+        vocabulary: config?.vocabulary ?? BYTES,
+      },
+      timeoutMs: (positive("--timeout", values.timeout) ?? 120) * 1000,
+      staleMs: whole("--stale-ms", values["stale-ms"]) ?? 1000,
+      signal: interrupted.signal,
+      onPhase: progress.phase,
+      onProgress: progress.update,
+    });
+    if (values.json !== undefined) writeFileSync(values.json, `${JSON.stringify(result)}\n`);
+    if (values.html !== undefined) writeFileSync(values.html, reportHtml(result));
+    process.stdout.write(resultText(result));
+    process.exitCode = result.passed && !interrupted.signal.aborted ? 0 : 1;
+  } finally {
+    progress.stop();
+    process.off("SIGINT", interrupt).off("SIGTERM", interrupt);
+  }
+}
+
+function compareFiles(files: readonly string[], html: string | undefined): void {
+  const [fileA, fileB, ...more] = files;
+  if (fileA === undefined || fileB === undefined || more.length > 0) throw new ScenarioError("--compare takes two files that --json wrote");
+  const [a, b] = [readResult(fileA), readResult(fileB)];
+  const names: [string, string] = [basename(fileA, ".json"), basename(fileB, ".json")];
+  if (html !== undefined) writeFileSync(html, compareHtml(a, b, names));
+  process.stdout.write(compareText(compare(a, b), names));
+}
+
+const given = <K extends string, V>(key: K, value: V | undefined): { [key in K]?: V } =>
+  (value === undefined ? {} : { [key]: value }) as { [key in K]?: V };
+
+function positive(flag: string, text: string | undefined): number | undefined {
+  if (text === undefined) return undefined;
+  if (!/^\d+(\.\d+)?$/.test(text) || Number(text) === 0) throw new ScenarioError(`${flag} ${text}: expected a number above 0`);
+  return Number(text);
+}
+
+function whole(flag: string, text: string | undefined): number | undefined {
+  if (text === undefined) return undefined;
+  if (!/^\d{1,10}$/.test(text)) throw new ScenarioError(`${flag} ${text}: expected a whole number`);
+  return Number(text);
+}
+
+function readArgs(args: readonly string[]) {
+  try {
+    return parseArgs({ args: [...args], allowPositionals: true, options: OPTIONS });
+  } catch (error) {
+    throw new ConfigError(`load: ${error instanceof Error ? error.message : String(error)}`);
+  }
+}

@@ -1,0 +1,32 @@
+import Type, { type Static } from "typebox";
+
+const { Optional } = Type;
+const Ms = Type.Number({ exclusiveMinimum: 0 });
+const Share = Type.Number({ minimum: 0, maximum: 1 });
+const strict = { additionalProperties: false };
+
+const common = {
+  error_rate: Optional(
+    Type.Record(Type.String(), Share, { description: "Most that may fail, by code; `*` for all codes that are not named, together" }),
+  ),
+  ttft_p99_ms: Optional(Ms),
+  inter_token_p99_ms: Optional(Ms),
+  end_to_end_p99_ms: Optional(Ms),
+  goodput: Optional(Share),
+  jain: Optional(Share),
+};
+
+/** When a run passes. A wrong token or digest fails every run, whatever stands here. */
+export const CriteriaSchema = Type.Object(
+  {
+    ...common,
+    tokens_per_s: Optional(Type.Number({ minimum: 0 })),
+    min_compared: Optional(Type.Integer({ minimum: 0, description: "Answers that were compared with the same request alone" })),
+    rss_slope_mib_per_min: Optional(Type.Number()),
+    client_lag_p99_ms: Optional(Ms),
+    groups: Optional(Type.Record(Type.String(), Type.Object(common, strict))),
+  },
+  strict,
+);
+export type Criteria = Static<typeof CriteriaSchema>;
+export type CommonCriteria = NonNullable<Criteria["groups"]>[string];

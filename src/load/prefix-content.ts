@@ -1,0 +1,122 @@
+import { readFileSync } from "node:fs";
+import Type from "typebox";
+import { Check } from "typebox/value";
+import { json, type Target } from "./http.ts";
+import { below, fork } from "./random.ts";
+import { ScenarioError } from "./scenario.ts";
+
+/** What a generated adapter needs to know of the model. */
+export interface Shape {
+  readonly layers: number;
+  readonly heads: number;
+  readonly headDim: number;
+}
+
+export interface Upload {
+  readonly type: string;
+  readonly bytes: Uint8Array;
+}
+
+/** `--shape LAYERS,HEADS,HEAD_DIM`. Throws ScenarioError. */
+export function parseShape(text: string): Shape {
+  const [layers, heads, headDim, ...more] = text.split(",").map(Number);
+  const numbers = [layers, heads, headDim];
+  if (more.length > 0 || numbers.some((n) => n === undefined || !Number.isInteger(n) || n < 1))
+    throw new ScenarioError(`--shape ${text}: expected LAYERS,HEADS,HEAD_DIM such as 12,12,64`);
+  return { layers: layers!, heads: heads!, headDim: headDim! };
+}
+
+const ModelConfig = Type.Object({
+  n_layer: Type.Integer({ minimum: 1 }),
+  n_head: Type.Integer({ minimum: 1 }),
+  n_embd: Type.Integer({ minimum: 1 }),
+  vocab_size: Type.Integer({ minimum: 1 }),
+});
+
+/** Shape and vocabulary out of a Hugging Face config.json. Throws ScenarioError. */
+export function readModelConfig(file: string): { shape: Shape; vocabulary: number } {
+  let config: unknown;
+  try {
+    config = JSON.parse(readFileSync(file, "utf8"));
+  } catch (error) {
+    throw new ScenarioError(`--model-config ${file}: ${error instanceof Error ? error.message : String(error)}`);
+  }
+  if (!Check(ModelConfig, config)) throw new ScenarioError(`--model-config ${file}: it lacks n_layer, n_head, n_embd or vocab_size`);
+  return { shape: { layers: config.n_layer, heads: config.n_head, headDim: config.n_embd / config.n_head }, vocabulary: config.vocab_size };
+}
+
+const AdapterConfig = Type.Object({
+  num_layers: Type.Integer({ minimum: 1 }),
+  num_attention_heads: Type.Integer({ minimum: 1 }),
+  token_dim: Type.Integer({ minimum: 1 }),
+});
+const PrefixList = Type.Object({
+  prefixes: Type.Array(Type.Object({ id: Type.String(), files: Type.Record(Type.String(), Type.Unknown()) })),
+});
+
+/** The shape that an adapter says which the server holds already; null when it shows none. */
+export async function discoverShape(target: Target, key: string | null): Promise<Shape | null> {
+  const list = await target.call("GET", "/prefixes?limit=1000", key);
+  const parsed: unknown = list.status === 200 ? JSON.parse(list.text) : null;
+  if (!Check(PrefixList, parsed)) return null;
+  const { id } = parsed.prefixes.find(({ files }) => "adapter_config.json" in files) ?? {};
+  if (id === undefined) return null;
+  const file = await target.call("GET", `/prefixes/${encodeURIComponent(id)}/adapter/adapter_config.json`, key);
+  const config: unknown = file.status === 200 ? JSON.parse(file.text) : null;
+  if (!Check(AdapterConfig, config)) return null;
+  return { layers: config.num_layers, heads: config.num_attention_heads, headDim: config.token_dim / config.num_attention_heads };
+}
+
+const BOUNDARY = "prefixd-load-files";
+
+/** PEFT's two files as a form: `values` are `[virtualTokens, layers * 2 * heads * headDim]`, fp32. */
+export function adapterUpload({ layers, heads, headDim }: Shape, virtualTokens: number, values: Float32Array): Upload {
+  const config = {
+    peft_type: "PREFIX_TUNING",
+    task_type: "CAUSAL_LM",
+    num_virtual_tokens: virtualTokens,
+    num_layers: layers,
+    num_attention_heads: heads,
+    token_dim: heads * headDim,
+    inference_mode: true,
+  };
+  const bytes = Buffer.from(values.buffer, values.byteOffset, values.byteLength);
+  const header = JSON.stringify({
+    prompt_embeddings: { dtype: "F32", shape: [virtualTokens, values.length / virtualTokens], data_offsets: [0, bytes.length] },
+  });
+  const padded = header.padEnd(Math.ceil(header.length / 8) * 8);
+  const length = Buffer.alloc(8);
+  length.writeBigUInt64LE(BigInt(padded.length));
+  const part = (name: string): string =>
+    `--${BOUNDARY}\r\ncontent-disposition: form-data; name="${name}"; filename="${name}"\r\ncontent-type: application/octet-stream\r\n\r\n`;
+  return {
+    type: `multipart/form-data; boundary=${BOUNDARY}`,
+    bytes: Buffer.concat([
+      Buffer.from(part("adapter_config.json") + JSON.stringify(config) + `\r\n${part("adapter_model.safetensors")}`),
+      length,
+      Buffer.from(padded),
+      bytes,
+      Buffer.from(`\r\n--${BOUNDARY}--\r\n`),
+    ]),
+  };
+}
+
+/** Keys and values of the size that trained ones have; the same for the same purpose, and another for any other. */
+export function drawnAdapter(shape: Shape, virtualTokens: number, seed: number, purpose: string): Upload {
+  const random = fork(seed, purpose);
+  const values = Float32Array.from({ length: virtualTokens * shape.layers * 2 * shape.heads * shape.headDim }, () => 2 * random() - 1);
+  return adapterUpload(shape, virtualTokens, values);
+}
+
+/** Finite values that overflow as soon as something attends to them. */
+export function poisonedAdapter(shape: Shape, virtualTokens: number): Upload {
+  const values = new Float32Array(virtualTokens * shape.layers * 2 * shape.heads * shape.headDim).fill(3e38);
+  for (let i = 0; i < values.length; i += 2) values[i] = -3e38;
+  return adapterUpload(shape, virtualTokens, values);
+}
+
+/** A hard prompt of random token ids below `vocabulary`. */
+export function drawnHardPrompt(virtualTokens: number, vocabulary: number, seed: number, purpose: string): Upload {
+  const random = fork(seed, purpose);
+  return json({ token_ids: Array.from({ length: virtualTokens }, () => below(random, vocabulary)) });
+}

@@ -1,0 +1,143 @@
+/** What a run found: the file that `--json` writes. Times are in milliseconds unless the name says otherwise. */
+import type { Scenario } from "./scenario.ts";
+
+export const FORMAT = "prefixd-load/1";
+
+export interface Quantiles {
+  readonly count: number;
+  readonly mean: number;
+  readonly p50: number;
+  readonly p90: number;
+  readonly p99: number;
+  readonly p999: number;
+  readonly max: number;
+  /** Points of the distribution function: milliseconds, share at or below. */
+  readonly cdf: readonly (readonly [number, number])[];
+}
+
+export interface Latencies {
+  /** Streams only: from the intended start to the first token. */
+  readonly ttft: Quantiles;
+  /** Streams only: between two events that bring tokens. */
+  readonly inter_token: Quantiles;
+  /** From the intended start to the end. */
+  readonly end_to_end: Quantiles;
+}
+
+export interface Counts {
+  readonly requests: number;
+  readonly ok: number;
+  /** By code; what the run itself provoked is in `provoked` instead. */
+  readonly errors: Readonly<Record<string, number>>;
+  readonly provoked: Readonly<Record<string, number>>;
+  readonly tokens: number;
+  /** Requests within the SLO, of all that should have been answered. */
+  readonly within_slo: number;
+  readonly goodput: number;
+}
+
+export interface GroupResult extends Counts, Latencies {
+  readonly name: string;
+  /** Jain's index of tokens by weight over the group's users; 1: all alike. */
+  readonly jain: number;
+}
+
+export interface UserResult {
+  readonly user: string;
+  readonly group: string;
+  readonly weight: number;
+  readonly requests: number;
+  readonly ok: number;
+  readonly tokens: number;
+  readonly goodput: number;
+  readonly ttft_p50: number;
+  readonly ttft_p99: number;
+}
+
+/** One stretch of time; rates are per second. */
+export interface Bucket {
+  readonly at_s: number;
+  readonly offered: number;
+  readonly completed: number;
+  readonly failed: number;
+  readonly tokens: number;
+  readonly in_flight: number;
+  readonly ttft_p50: number | null;
+  readonly ttft_p99: number | null;
+  readonly end_to_end_p99: number | null;
+}
+
+export interface ServerSample {
+  readonly at_s: number;
+  readonly rss_mib: number;
+  readonly queue_depth: number;
+  readonly running: number;
+}
+
+export interface ServerResult {
+  readonly url: string;
+  /** Why there are no metrics; null: there are. */
+  readonly problem: string | null;
+  readonly samples: readonly ServerSample[];
+  /** From the histogram `prefixd_queue_seconds`; quantiles are upper bounds of its buckets. Null: nothing was queued, or not told. */
+  readonly queue: { readonly count: number; readonly mean: number; readonly p50: number | null; readonly p99: number | null } | null;
+  /** Least squares over the second half of the run; null: that was shorter than half a minute, or there are no metrics. */
+  readonly rss_slope_mib_per_min: number | null;
+}
+
+export interface Verification {
+  readonly cases: number;
+  readonly compared: number;
+  readonly tokens: number;
+  readonly digests: number;
+  readonly wrong: number;
+  /** The first of them in full. */
+  readonly examples: readonly WrongAnswer[];
+}
+
+/** An answer that is not what it was alone, or is not from the prefix that was asked for. */
+export interface WrongAnswer {
+  readonly what: string;
+  readonly at_s: number;
+  readonly url: string;
+  readonly request: object;
+  readonly expected: unknown;
+  readonly got: unknown;
+}
+
+/** One criterion's outcome. `value` null: it could not be measured, which is not passing. */
+export interface Judgement {
+  readonly name: string;
+  readonly limit: string;
+  readonly value: number | null;
+  readonly passed: boolean;
+}
+
+export interface LoadResult extends Latencies {
+  readonly format: typeof FORMAT;
+  readonly scenario: Scenario;
+  readonly urls: readonly string[];
+  readonly started_at: string;
+  /** Of the load itself, until the last answer. */
+  readonly seconds: number;
+  readonly notes: readonly string[];
+  readonly client: {
+    readonly node: string;
+    readonly cpus: number;
+    readonly lag_p50: number;
+    readonly lag_p99: number;
+    readonly lag_max: number;
+    readonly send_delay_p99: number;
+    readonly most_in_flight: number;
+  };
+  readonly registered: { readonly prefixes: number; readonly kind: string; readonly seconds: number };
+  readonly totals: Counts & { readonly requests_per_s: number; readonly tokens_per_s: number; readonly goodput_per_s: number };
+  readonly groups: readonly GroupResult[];
+  readonly users: readonly UserResult[];
+  readonly series: readonly Bucket[];
+  readonly servers: readonly ServerResult[];
+  readonly churn: Readonly<Record<string, number>>;
+  readonly verification: Verification;
+  readonly criteria: readonly Judgement[];
+  readonly passed: boolean;
+}
