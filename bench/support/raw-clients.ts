@@ -48,10 +48,10 @@ function stream({ port, bodies }: Load, client: number): void {
   };
   const onRead = (bytes: number): boolean => {
     const data = buffer.subarray(0, bytes);
-    status ||= data.latin1Slice(9, 12);
+    status ||= data.toString("latin1", 9, 12);
     if (status !== "200") error ??= data.toString();
     for (let at = data.indexOf(EVENT); at >= 0; at = data.indexOf(EVENT, at + EVENT.length)) events++;
-    tail = (tail + data.latin1Slice(Math.max(0, bytes - LAST_CHUNK.length))).slice(-LAST_CHUNK.length);
+    tail = (tail + data.toString("latin1", Math.max(0, bytes - LAST_CHUNK.length))).slice(-LAST_CHUNK.length);
     if (tail === LAST_CHUNK) send();
     return true;
   };
