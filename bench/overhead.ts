@@ -24,7 +24,8 @@ import { memoryRegistry, serveEngine } from "./support/server.ts";
 
 const STREAMS = 256;
 const PROMPT = 16;
-const WARM_MS = Number(process.env["WARM_MS"] ?? 2000);
+/** Tokens before the measurement: until then functions are still being compiled. */
+const WARM_TOKENS = Number(process.env["WARM_TOKENS"] ?? 200_000);
 const MEASURE_MS = Number(process.env["MEASURE_MS"] ?? 4000);
 const ROUNDS = Number(process.env["ROUNDS"] ?? 5);
 /** The ids of the demo's tokenizer. */
@@ -81,7 +82,7 @@ process.exit(0);
 
 async function measure(way: Way, doSample: boolean): Promise<Figures> {
   const load = await way(doSample);
-  await sleep(WARM_MS);
+  while ((await load.count()).tokens < WARM_TOKENS) await sleep(50);
   const [before, cpu, loop, started] = [await load.count(), process.cpuUsage(), performance.eventLoopUtilization(), performance.now()];
   await sleep(MEASURE_MS);
   const [after, { user, system }, { utilization }, ended] = [await load.count(), process.cpuUsage(cpu), performance.eventLoopUtilization(loop), performance.now()];
