@@ -25,7 +25,8 @@ export class Generation {
   readonly #likelihoods: { sum: number; tokens: number }[];
   readonly #handles: RequestHandle[] = [];
   readonly #eos: ReadonlySet<number>;
-  #pending = new Map<number, ChoiceDelta>();
+  /** Of this step, by index; a choice without news has none. */
+  #deltas: (ChoiceDelta | undefined)[] = [];
   #flushQueued = false;
   #sent = false;
   #started = false;
@@ -117,7 +118,7 @@ export class Generation {
       this.#refusal ??= error;
       return;
     }
-    if (this.#pending.size > 0 && this.#mayEmit()) this.#flush();
+    if (this.#deltas.length > 0 && this.#mayEmit()) this.flush();
     if (this.#finish(error.code, true)) this.#listener.onError(error);
   }
 
@@ -217,24 +218,20 @@ export class Generation {
 
   /** The delta of a choice in this step. Whatever one step brings for all choices is handed over together, right after it. */
   #delta(index: number): ChoiceDelta {
-    let delta = this.#pending.get(index);
-    if (!delta) {
-      delta = emptyDelta(index);
-      this.#pending.set(index, delta);
-    }
     if (!this.#flushQueued) {
       this.#flushQueued = true;
-      queueMicrotask(() => this.#flush());
+      flushLater(this);
     }
-    return delta;
+    return (this.#deltas[index] ??= emptyDelta(index, this.#request.logprobs === null ? NO_LOGPROBS : undefined));
   }
 
-  #flush(): void {
+  /** Hands over what the step brought. */
+  flush(): void {
     this.#flushQueued = false;
-    if (this.#over || this.#pending.size === 0) return;
+    if (this.#over || this.#deltas.length === 0) return;
     if (!this.#mayEmit()) return this.fail(lostTouch());
-    const deltas = [...this.#pending.values()].sort((a, b) => a.index - b.index);
-    this.#pending = new Map();
+    const deltas = this.#deltas.filter((delta) => delta !== undefined);
+    this.#deltas = [];
     const removed = deltas.some((delta) => delta.finishReason === "removed");
     if (removed && !this.#sent) return this.fail(removedError());
     this.#sent = true;
@@ -270,7 +267,24 @@ export class Generation {
   }
 }
 
-export const emptyDelta = (index: number): ChoiceDelta => ({ index, text: "", tokenIds: [], logprobs: { token: [], top: [] }, finishReason: null, score: null });
+/** Those that a step brings something for. One microtask hands over for all: one each would cost more than what it does. */
+let flushing: Generation[] = [];
+
+function flushLater(generation: Generation): void {
+  if (flushing.push(generation) === 1) queueMicrotask(flushAll);
+}
+
+function flushAll(): void {
+  const generations = flushing;
+  flushing = [];
+  for (const generation of generations) generation.flush();
+}
+
+/** Of requests that did not ask for any; shared, so nobody may add to them. */
+const NO_LOGPROBS: ChoiceDelta["logprobs"] = { token: [], top: [] };
+Object.values(NO_LOGPROBS).forEach(Object.freeze);
+
+export const emptyDelta = (index: number, logprobs: ChoiceDelta["logprobs"] = { token: [], top: [] }): ChoiceDelta => ({ index, text: "", tokenIds: [], logprobs, finishReason: null, score: null });
 
 export const removedError = (): PrefixdError => new PrefixdError("removed", "The prefix was removed before the answer was complete.");
 export const abortOutcome = (signal: AbortSignal): string => (signal.reason === "too_slow" ? "too_slow" : "cancelled");

@@ -13,14 +13,21 @@ import type { PrefixRegistry } from "../../src/prefixes/registry-types.ts";
 import type { Tokenizer } from "../../src/text/tokenizer.ts";
 import { createKeylessAuthenticator } from "../../src/users/authenticator.ts";
 
+export interface Given {
+  readonly tokenizer: Tokenizer;
+  /** The engine's observer, if it has one that counts. */
+  readonly metrics: Metrics;
+  /** See EngineOptions. */
+  readonly mayEmit: () => boolean;
+}
+
 /** Listens on a free loopback port; prefix i has the id `p<i>`. The log is off, as it would go to a file. */
-export async function serveEngine(engine: Engine, runner: ModelRunner, prefixes: readonly KvTensor[]): Promise<Server> {
-  const metrics = new Metrics();
-  metrics.watch({ engine: () => engine.stats(), prefixCache: () => ({ hits: 0, misses: 0, bytes: 0, entries: 0 }), transfers: () => ({ up: 0, down: 0 }), prefixBank: () => null });
+export async function serveEngine(engine: Engine, runner: ModelRunner, prefixes: readonly KvTensor[], given: Partial<Given> = {}): Promise<Server> {
   const { shape, slots } = runner;
-  const tokenizer = hexTokenizer(shape.vocabSize);
+  const { metrics = new Metrics(), tokenizer = hexTokenizer(shape.vocabSize), mayEmit = () => true } = given;
+  metrics.watch({ engine: () => engine.stats(), prefixCache: () => ({ hits: 0, misses: 0, bytes: 0, entries: 0 }), transfers: () => ({ up: 0, down: 0 }), prefixBank: () => null });
   const registry = memoryRegistry(prefixes);
-  const generation = new GenerationService({ engine, prefixes: registry, tokenizer, positions: shape.positions, eosIds: [shape.vocabSize - 1], allowBaseModel: true, metrics });
+  const generation = new GenerationService({ engine, prefixes: registry, tokenizer, positions: shape.positions, eosIds: [shape.vocabSize - 1], allowBaseModel: true, metrics, mayEmit });
   const { fastify } = await buildApp({
     modelName: "bench",
     shape,
@@ -34,7 +41,7 @@ export async function serveEngine(engine: Engine, runner: ModelRunner, prefixes:
     metrics,
     logger: createLogger("silent"),
     limits: { requestBody: 1 << 20, maxN: slots, slots },
-    stream: STREAM_DEFAULTS,
+    stream: { ...STREAM_DEFAULTS, mayEmit },
     checks: {},
   });
   await fastify.listen({ host: "127.0.0.1", port: 0 });
@@ -45,7 +52,7 @@ const refuse = (): never => {
   throw new PrefixdError("internal", "The benchmark's prefixes are fixed.");
 };
 
-function memoryRegistry(prefixes: readonly KvTensor[]): PrefixRegistry {
+export function memoryRegistry(prefixes: readonly KvTensor[]): PrefixRegistry {
   return {
     register: refuse,
     info: refuse,

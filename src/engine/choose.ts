@@ -32,29 +32,47 @@ interface Scratch {
 const scratches = new Map<number, Scratch>();
 const candidateLists = new Map<number, Shortlist>();
 
-/** One row of a step, with its candidates. */
+/** One row of a step, with its candidates. One is made per token: what costs memory is made when it is asked for. */
 export class Row {
-  readonly topLogits: Float32Array;
-  readonly topIds: Int32Array;
+  readonly candidates: number;
   readonly logSumExp: number;
   readonly #output: StepOutput;
   readonly #row: number;
+  /** Where its candidates begin. */
+  readonly #from: number;
   #logits: Float32Array | null = null;
 
   /** Throws `model_failed` if its logits are not numbers. */
   constructor(output: StepOutput, row: number) {
     // The buffers may be longer than `rows`, all by the same factor.
-    const candidates = output.topIds.length / output.logSumExp.length;
-    this.topLogits = output.topLogits.subarray(row * candidates, (row + 1) * candidates);
-    this.topIds = output.topIds.subarray(row * candidates, (row + 1) * candidates);
+    this.candidates = output.topIds.length / output.logSumExp.length;
     this.logSumExp = output.logSumExp[row]!;
     this.#output = output;
     this.#row = row;
-    if (!Number.isFinite(this.logSumExp) || !Number.isFinite(this.topLogits[0])) throw notFinite();
+    this.#from = row * this.candidates;
+    if (!Number.isFinite(this.logSumExp) || !Number.isFinite(this.topLogit(0))) throw notFinite();
+  }
+
+  /** Logit of the candidate of this rank, from 0. */
+  topLogit(rank: number): number {
+    return this.#output.topLogits[this.#from + rank]!;
+  }
+
+  topId(rank: number): number {
+    return this.#output.topIds[this.#from + rank]!;
+  }
+
+  /** All candidates' logits, `[candidates]`. */
+  get topLogits(): Float32Array {
+    return this.#output.topLogits.subarray(this.#from, this.#from + this.candidates);
+  }
+
+  get topIds(): Int32Array {
+    return this.#output.topIds.subarray(this.#from, this.#from + this.candidates);
   }
 
   get lastLogit(): number {
-    return this.topLogits[this.topLogits.length - 1]!;
+    return this.topLogit(this.candidates - 1);
   }
 
   /** All logits, `[vocabSize]`. */
@@ -63,8 +81,8 @@ export class Row {
   }
 
   logitOf(id: number): number {
-    const at = this.topIds.indexOf(id);
-    return at < 0 ? this.logits()[id]! : this.topLogits[at]!;
+    for (let rank = 0; rank < this.candidates; rank++) if (this.topId(rank) === id) return this.topLogit(rank);
+    return this.logits()[id]!;
   }
 
   isCandidate(id: number, logit: number): boolean {
@@ -87,8 +105,7 @@ export function chooseToken(row: Row, processors: LogitsProcessors, params: Samp
 }
 
 function chooseBest(row: Row, processors: LogitsProcessors): number {
-  const { topLogits, topIds } = row;
-  if (processors.idle) return topIds[0]!;
+  if (processors.idle) return row.topId(0);
   let best = -Infinity;
   let bestId = -1;
   const consider = (id: number, logit: number): void => {
@@ -102,9 +119,9 @@ function chooseBest(row: Row, processors: LogitsProcessors): number {
     processors.forEachChanged((id) => consider(id, logits[id]!));
   }
   // What comes after a candidate whose logit is below the best score is either lower still or has been considered.
-  for (let i = 0; i < topIds.length; i++) {
-    if (topLogits[i]! < best) return bestId;
-    consider(topIds[i]!, topLogits[i]!);
+  for (let rank = 0; rank < row.candidates; rank++) {
+    if (row.topLogit(rank) < best) return bestId;
+    consider(row.topId(rank), row.topLogit(rank));
   }
   if (best > row.lastLogit) return bestId;
   return bestOfAll(row.logits(), processors);
@@ -115,7 +132,7 @@ function chooseBest(row: Row, processors: LogitsProcessors): number {
  * looked at, -Infinity if that is not known.
  */
 function sampleCandidates(row: Row, processors: LogitsProcessors, params: SamplingParams, u: number): { id: number; floor: number } {
-  const list = candidateListFor(row.topIds.length);
+  const list = candidateListFor(row.candidates);
   if (!listKnown(list, row, processors)) return { id: -1, floor: -Infinity };
   const { temperature, topK } = params;
   const best = list.scores[0]!;
@@ -135,12 +152,13 @@ function sampleCandidates(row: Row, processors: LogitsProcessors, params: Sampli
  * has no room.
  */
 function listKnown(list: Shortlist, row: Row, processors: LogitsProcessors): boolean {
-  const { topLogits, topIds, lastLogit } = row;
+  const { candidates, lastLogit } = row;
   const { idle } = processors;
   list.reset();
-  for (let i = 0; i < topIds.length; i++) {
-    const score = idle ? topLogits[i]! : processors.score(topIds[i]!, topLogits[i]!);
-    if (score !== -Infinity) list.insert(topIds[i]!, score);
+  for (let rank = 0; rank < candidates; rank++) {
+    const id = row.topId(rank);
+    const score = idle ? row.topLogit(rank) : processors.score(id, row.topLogit(rank));
+    if (score !== -Infinity) list.insert(id, score);
   }
   let room = true;
   if (processors.mayRaise) {

@@ -112,6 +112,8 @@ export class Engine {
   }
 
   #plan(): PrefillChunk<RunningRequest>[] {
+    // Most steps: nothing waits, or there is no room.
+    if (this.#prefilling === null && (this.#queue.length === 0 || this.#rows.length >= this.#runner.slots)) return [];
     const state = { running: this.#rows.length, slots: this.#runner.slots, prefilling: this.#prefilling, queue: this.#queue };
     const running = heldRows(this.#rows.map((sequence) => sequence.owner.tenant), this.#prefilling);
     this.#counters.sweep(this.#queue, running);
@@ -261,8 +263,9 @@ export class Engine {
       sequence.length = length;
     }
     const lastRow = output.rows - 1;
+    const now = performance.now();
     if (request.search !== null) this.#advanceBeams(request, output, () => lastRow);
-    else for (const sequence of request.sequences) this.#advance(sequence, output, lastRow);
+    else for (const sequence of request.sequences) this.#advance(sequence, output, lastRow, now);
     if (request.search !== null || request.sequences.some((sequence) => sequence.generated > 0)) {
       this.#options.observer.firstToken((performance.now() - request.submittedAt) / 1000);
     }
@@ -274,28 +277,40 @@ export class Engine {
   }
 
   async #decode(): Promise<void> {
-    const batch = [...this.#rows];
-    for (const [row, sequence] of batch.entries()) this.#wiper.written(row, sequence.length + 1);
+    const batch = this.#rows.slice();
+    const ids = new Int32Array(batch.length);
+    const positions = new Int32Array(batch.length);
+    for (let row = 0; row < batch.length; row++) {
+      const { lastId, length } = batch[row]!;
+      ids[row] = lastId;
+      positions[row] = length;
+      this.#wiper.written(row, length + 1);
+    }
     const started = performance.now();
     let output: StepOutput;
     try {
-      output = await this.#runner.decode(Int32Array.from(batch, (sequence) => sequence.lastId), Int32Array.from(batch, (sequence) => sequence.length));
+      output = await this.#runner.decode(ids, positions);
     } catch (error) {
       for (const sequence of batch) sequence.owner.fail(asModelError(error));
       return;
     }
-    this.#options.observer.step("decode", batch.length, batch.length, (performance.now() - started) / 1000);
-    for (const sequence of batch) sequence.length++;
-    for (const [row, sequence] of batch.entries()) if (sequence.owner.search === null) this.#advance(sequence, output, row);
-    for (const request of new Set(batch.map(({ owner }) => owner))) if (request.search !== null) this.#advanceBeams(request, output, (sequence) => batch.indexOf(sequence));
+    const now = performance.now();
+    this.#options.observer.step("decode", batch.length, batch.length, (now - started) / 1000);
+    const searches = new Set<RunningRequest>();
+    for (const sequence of batch) {
+      sequence.length++;
+      if (sequence.owner.search !== null) searches.add(sequence.owner);
+    }
+    for (let row = 0; row < batch.length; row++) if (batch[row]!.owner.search === null) this.#advance(batch[row]!, output, row, now);
+    for (const request of searches) this.#advanceBeams(request, output, (sequence) => batch.indexOf(sequence));
   }
 
-  #advance(sequence: Sequence, output: StepOutput, row: number): void {
+  #advance(sequence: Sequence, output: StepOutput, row: number, now: number): void {
     if (sequence.done) return;
     if (!this.#mayEmit()) return this.#failAll(lostTouch());
     const { owner, generated } = sequence;
     try {
-      sequence.advance(output, row);
+      sequence.advance(output, row, now);
     } catch (error) {
       owner.fail(asModelError(error));
     }

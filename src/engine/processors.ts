@@ -16,13 +16,16 @@ interface Rules extends SamplingParams {
   readonly phrases: readonly (readonly number[])[];
   readonly mayRaise: boolean;
   readonly keepsHistory: boolean;
+  /** Nothing of the history matters, and no score ever changes. */
+  readonly none: boolean;
 }
 
 function rulesOf(params: SamplingParams, eosIds: readonly number[]): Rules {
-  const { badWords, logitBias, repetitionPenalty, frequencyPenalty, presencePenalty, noRepeatNgramSize } = params;
+  const { badWords, logitBias, repetitionPenalty, frequencyPenalty, presencePenalty, noRepeatNgramSize, minNewTokens } = params;
   // As in transformers: what ends a sequence is no bad word.
   const words = badWords.filter((word) => word.length === 1 && !eosIds.includes(word[0]!));
   const phrases = badWords.filter((word) => word.length > 1);
+  const plain = repetitionPenalty === 1 && frequencyPenalty === 0 && presencePenalty === 0 && noRepeatNgramSize === 0;
   return {
     ...params,
     eosIds,
@@ -30,6 +33,7 @@ function rulesOf(params: SamplingParams, eosIds: readonly number[]): Rules {
     phrases,
     mayRaise: repetitionPenalty < 1 || frequencyPenalty < 0 || presencePenalty < 0 || [...logitBias.values()].some((bias) => bias > 0),
     keepsHistory: noRepeatNgramSize > 0 || phrases.length > 0,
+    none: plain && badWords.length === 0 && logitBias.size === 0 && (minNewTokens === 0 || eosIds.length === 0),
   };
 }
 
@@ -70,8 +74,9 @@ export class LogitsProcessors {
 
   /** The sequence goes on with this id. */
   push(id: number): void {
-    const { repetitionPenalty, frequencyPenalty, presencePenalty, keepsHistory } = this.#rules;
+    const { none, repetitionPenalty, frequencyPenalty, presencePenalty, keepsHistory } = this.#rules;
     this.#generated++;
+    if (none) return;
     if (repetitionPenalty !== 1) this.#seen.add(id);
     if (frequencyPenalty !== 0 || presencePenalty !== 0) this.#counts.set(id, (this.#counts.get(id) ?? 0) + 1);
     if (keepsHistory) this.#history.push(id);
@@ -89,7 +94,7 @@ export class LogitsProcessors {
 
   /** Nothing is changed: every score stays what it is. */
   get idle(): boolean {
-    return this.#rules.logitBias.size + this.#rules.forbidden.size + this.#seen.size + this.#counts.size + this.#banned.size === 0;
+    return this.#rules.none || this.#rules.logitBias.size + this.#rules.forbidden.size + this.#seen.size + this.#counts.size + this.#banned.size === 0;
   }
 
   /** One token's score after all processors; `raw` is its logit or log-probability, an fp32 number. */

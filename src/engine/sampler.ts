@@ -42,8 +42,8 @@ export function reportOf(row: Row, id: number, topLogprobs: number): { id: numbe
   return { id, logprob: logprobOf(row.logitOf(id), row.logSumExp), top: topLogprobs === 0 ? NONE : topOf(row, topLogprobs) };
 }
 
-function topOf({ topLogits, topIds, logSumExp }: Row, count: number): TokenLogprob[] {
-  return Array.from({ length: count }, (_, i) => ({ id: topIds[i]!, logprob: logprobOf(topLogits[i]!, logSumExp) }));
+function topOf(row: Row, count: number): TokenLogprob[] {
+  return Array.from({ length: count }, (_, rank) => ({ id: row.topId(rank), logprob: logprobOf(row.topLogit(rank), row.logSumExp) }));
 }
 
 /** Log-softmax; rounding of the log-sum-exp must not make it positive. */

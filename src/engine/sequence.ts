@@ -128,18 +128,18 @@ export class Sequence {
   }
 
   /**
-   * Chooses the next token from row `row` of a step, tells the listener, and ends the choice if this was the last.
+   * Chooses the next token from row `row` of a step that ended at `now` (ms), tells the listener, and ends the choice if this was the last.
    * @throws PrefixdError model_failed
    */
-  advance(output: StepOutput, row: number): void {
+  advance(output: StepOutput, row: number, now: number): void {
     const { owner } = this;
     const { request, observer } = owner;
     if (this.#sampler === null) throw new Error("a beam does not choose its own tokens");
-    const token: Omit<TokenEvent, "choice"> = this.#sampler.next(output, row, request.topLogprobs);
-    this.lastId = token.id;
+    const { id, logprob, top } = this.#sampler.next(output, row, request.topLogprobs);
+    const event: TokenEvent = { choice: this.choice, id, logprob, top };
+    this.lastId = id;
     this.generated++;
-    const verdict = owner.tell((listener) => listener.onToken({ choice: this.choice, ...token }));
-    const now = performance.now();
+    const verdict = owner.tell((listener) => listener.onToken(event));
     if (this.#lastTokenAt > 0) observer.interToken((now - this.#lastTokenAt) / 1000);
     this.#lastTokenAt = now;
     if (request.eosIds.includes(this.lastId)) this.finish("eos");

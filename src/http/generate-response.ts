@@ -24,15 +24,15 @@ export class ResponseWriter {
     return { ...this.#common(end), choices: choices.map((choice) => ({ ...this.#choice(choice), finish_reason: choice.finishReason ?? "length" })) };
   }
 
-  /** null: the step has nothing to show yet, as when a token is held back in case a stop string goes on. */
-  event(deltas: readonly ChoiceDelta[]): GenerateEvent | null {
-    const choices = deltas.map((delta) => this.#choice(delta));
-    const shows = choices.some((choice) => choice.text !== "" || choice.finish_reason !== null || choice.token_ids !== undefined || choice.logprobs !== undefined);
-    return shows ? { choices } : null;
+  /** A GenerateEvent as JSON. null: the step has nothing to show yet, as when a token is held back in case a stop string goes on. */
+  event(deltas: readonly ChoiceDelta[]): string | null {
+    const shows = this.#options.returnTokenIds || this.#request.logprobs !== null || deltas.some((delta) => delta.text !== "" || delta.finishReason !== null);
+    return shows ? `{"choices":[${this.#choicesJson(deltas)}]}` : null;
   }
 
-  lastEvent(deltas: readonly ChoiceDelta[], end: GenerationEnd): object {
-    return { choices: deltas.map((delta) => this.#choice(delta)), ...this.#common(end) };
+  /** A GenerateLastEvent as JSON. */
+  lastEvent(deltas: readonly ChoiceDelta[], end: GenerationEnd): string {
+    return `{"choices":[${this.#choicesJson(deltas)}],${JSON.stringify(this.#common(end)).slice(1)}`;
   }
 
   #common(end: GenerationEnd): Omit<GenerateResponse, "choices"> {
@@ -55,6 +55,21 @@ export class ResponseWriter {
       ...(delta.score === null ? {} : { score: delta.score }),
       finish_reason: delta.finishReason,
     };
+  }
+
+  /** What JSON.stringify says of every `#choice`, put together by hand where the shape is known: one of these is made per token. */
+  #choicesJson(deltas: readonly ChoiceDelta[]): string {
+    let json = "";
+    for (const delta of deltas) {
+      if (json !== "") json += ",";
+      json += this.#request.logprobs === null && delta.score === null ? this.#plainJson(delta) : JSON.stringify(this.#choice(delta));
+    }
+    return json;
+  }
+
+  #plainJson({ index, text, tokenIds, finishReason }: ChoiceDelta): string {
+    const ids = this.#options.returnTokenIds ? `,"token_ids":[${tokenIds.join()}]` : "";
+    return `{"index":${index},"text":${JSON.stringify(text)}${ids},"finish_reason":${finishReason === null ? "null" : `"${finishReason}"`}}`;
   }
 
   #logprobs({ logprobs }: ChoiceDelta): NonNullable<OpenChoice["logprobs"]> {

@@ -1,5 +1,6 @@
 import { Counter, Gauge, Histogram, Registry, collectDefaultMetrics } from "prom-client";
 import type { EngineObserver, EngineStats, PrefixCacheStats } from "./engine-observer.ts";
+import { TallyHistogram } from "./tally.ts";
 
 /** Seconds, from half a millisecond (one decode step of a small model) to two minutes. */
 const LATENCY = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120];
@@ -65,11 +66,15 @@ export class Metrics implements EngineObserver {
   readonly #counters = new Map<string, Counter>();
   readonly #gauges = new Map<string, Gauge>();
   readonly #histograms = new Map<string, Histogram>();
+  readonly #interToken: TallyHistogram;
   #sources: MetricsSources | undefined;
 
   /** `processMetrics`: also CPU, memory, GC and event-loop lag of the process; they start a monitor that lives until `close()`. */
   constructor(options: { processMetrics: boolean } = { processMetrics: true }) {
+    const interToken = "prefixd_inter_token_seconds";
+    this.#interToken = new TallyHistogram({ name: interToken, ...METRICS[interToken], registry: this.#registry });
     for (const [name, spec] of Object.entries<MetricSpec>(METRICS)) {
+      if (name === interToken) continue;
       const base = { name, help: spec.help, labelNames: [...(spec.labels ?? [])], registers: [this.#registry] };
       if (spec.type === "counter") this.#counters.set(name, new Counter(base));
       else if (spec.type === "gauge") this.#gauges.set(name, new Gauge(base));
@@ -120,7 +125,7 @@ export class Metrics implements EngineObserver {
   }
 
   interToken(seconds: number): void {
-    this.#histogram("prefixd_inter_token_seconds").observe(seconds);
+    this.#interToken.observe(seconds);
   }
 
   finished(outcome: string): void {

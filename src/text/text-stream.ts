@@ -1,4 +1,4 @@
-import { Utf8Stream } from "./detokenizer.ts";
+import { Utf8Stream, WholeTexts } from "./detokenizer.ts";
 import { StopMatcher, type StopStrings } from "./stop-strings.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
@@ -9,19 +9,38 @@ export interface TextPiece {
   readonly stopped: boolean;
 }
 
+const wholeTexts = new WeakMap<Tokenizer, WholeTexts>();
+
+function wholeTextsOf(tokenizer: Tokenizer): WholeTexts {
+  let texts = wholeTexts.get(tokenizer);
+  if (texts === undefined) wholeTexts.set(tokenizer, (texts = new WholeTexts(tokenizer)));
+  return texts;
+}
+
 /** The text of one choice as its tokens come: detokenised, and ended before the first stop string. */
 export class TextStream {
   readonly #tokenizer: Tokenizer;
   readonly #matcher: StopMatcher;
   readonly #utf8 = new Utf8Stream();
+  readonly #wholeTexts: WholeTexts;
+  readonly #stops: boolean;
+  /** The tokens so far end with a whole character. */
+  #whole = true;
 
   constructor(tokenizer: Tokenizer, stops: StopStrings) {
     this.#tokenizer = tokenizer;
     this.#matcher = new StopMatcher(stops);
+    this.#wholeTexts = wholeTextsOf(tokenizer);
+    this.#stops = stops.patterns.length > 0;
   }
 
   push(id: number): TextPiece {
-    const { emit, stopped } = this.#matcher.push(this.#tokenizer.bytesOf(id));
+    const known = this.#stops ? null : this.#wholeTexts.of(id);
+    if (known !== null && this.#whole) return { text: known, stopped: false };
+    const bytes = this.#tokenizer.bytesOf(id);
+    // Whatever came before: a whole token ends with a whole character. An empty one changes nothing.
+    if (bytes.length > 0) this.#whole = known !== null;
+    const { emit, stopped } = this.#matcher.push(bytes);
     const text = this.#utf8.push(emit);
     return { text: stopped ? text + this.#utf8.end() : text, stopped };
   }

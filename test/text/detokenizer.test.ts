@@ -1,5 +1,7 @@
 import t from "tap";
 import { Detokenizer } from "../../src/text/detokenizer.ts";
+import { StopStrings } from "../../src/text/stop-strings.ts";
+import { TextStream } from "../../src/text/text-stream.ts";
 import { loadTokenizer } from "../../src/text/tokenizer.ts";
 import { byteTokenizer, randomNumbers } from "./support.ts";
 
@@ -16,6 +18,9 @@ t.test("pieces together are the whole, and hold whole characters", async (t) => 
     const detokenizer = new Detokenizer(tokenizer);
     const pieces = [...ids.map((id) => detokenizer.push(id)), detokenizer.end()];
     if (pieces.join("") !== tokenizer.decode(ids)) t.equal(pieces.join(""), tokenizer.decode(ids), ids.join());
+    const stream = new TextStream(tokenizer, new StopStrings([]));
+    const texts = [...ids.map((id) => stream.push(id).text), stream.end()];
+    if (texts.join() !== pieces.join()) t.same(texts, pieces, ids.join());
     if (pieces.some((piece) => /[\ud800-\udbff]$|^[\udc00-\udfff]/.test(piece))) t.fail("half a character");
   }
 });

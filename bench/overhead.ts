@@ -1,0 +1,154 @@
+/**
+ * How many tokens per second does the server itself move, when the model costs nothing?
+ *
+ *     npm run bench -- overhead
+ *
+ * A runner whose answers were made beforehand, 256 streams of 64 to 200 tokens that begin anew as they end, and three ways to be
+ * asked: the engine alone; with GenerationService, which makes text; the whole server, by bare sockets of another process. The
+ * runner answers in a later turn of the event loop, as one that works on a GPU does.
+ */
+import { type ChildProcess, fork } from "node:child_process";
+import { once } from "node:events";
+import type { AddressInfo } from "node:net";
+import { performance } from "node:perf_hooks";
+import { setTimeout as sleep } from "node:timers/promises";
+import { Engine } from "../src/engine/engine.ts";
+import { DEFAULT_SAMPLING, GenerationService } from "../src/generate.ts";
+import { Metrics } from "../src/observability/metrics.ts";
+import { loadTokenizer } from "../src/text/tokenizer.ts";
+import { benchRequest, promptIds } from "./support/gpt2.ts";
+import { NULL_SHAPE, NullRunner } from "./support/null-runner.ts";
+import type { Command, Count } from "./support/raw-clients.ts";
+import { machine, median, table, writeSection } from "./support/report.ts";
+import { memoryRegistry, serveEngine } from "./support/server.ts";
+
+const STREAMS = 256;
+const PROMPT = 16;
+/** Tokens before the measurement: until then functions are still being compiled. */
+const WARM_TOKENS = Number(process.env["WARM_TOKENS"] ?? 200_000);
+const MEASURE_MS = Number(process.env["MEASURE_MS"] ?? 4000);
+const ROUNDS = Number(process.env["ROUNDS"] ?? 5);
+/** The ids of the demo's tokenizer. */
+const IDS = 4096;
+const LENGTHS = Array.from({ length: 997 }, (_, index) => 64 + ((index * 37) % 137));
+
+interface Figures {
+  readonly tokensPerSecond: number;
+  /** Of the process, in microseconds. */
+  readonly cpuPerToken: number;
+  /** Share of the time that the event loop's thread was not waiting. */
+  readonly busy: number;
+  /** Of the clients' process, in microseconds; 0: there are none. */
+  readonly clientCpuPerToken: number;
+}
+/** Starts the load; `count` answers the tokens so far, and the clients' processor time. */
+type Way = (doSample: boolean) => Promise<{ count(): Promise<{ tokens: number; cpu: number }>; stop(): Promise<void> }>;
+
+const tokenizer = await loadTokenizer(new URL("../models/demo", import.meta.url).pathname, NULL_SHAPE.vocabSize);
+const leaseUntil = performance.now() + 1e9;
+const mayEmit = (): boolean => performance.now() < leaseUntil;
+const parts = (): { runner: NullRunner; metrics: Metrics; engine: Engine } => {
+  const [runner, metrics] = [new NullRunner(STREAMS, IDS), new Metrics({ processMetrics: false })];
+  return { runner, metrics, engine: new Engine({ runner, maxQueue: 10_000, prefillChunk: 64, observer: metrics, mayEmit }) };
+};
+
+const WAYS: Readonly<Record<string, Way>> = { "engine alone": engineAlone, "with text": withText, "whole server": wholeServer };
+const only = process.env["ONLY"]?.split(",") ?? Object.keys(WAYS);
+const figures = new Map<string, Figures[]>();
+for (let round = 0; round < ROUNDS; round++) {
+  for (const [name, way] of Object.entries(WAYS)) {
+    if (!only.includes(name)) continue;
+    for (const choice of ["greedy", "sampling"]) {
+      const measured = await measure(way, choice === "sampling");
+      const key = `${name}, ${choice}`;
+      figures.set(key, [...(figures.get(key) ?? []), measured]);
+      console.log(key, Object.values(measured).map((value: number) => value.toFixed(2)).join("  "));
+    }
+  }
+}
+const rows = [...figures].map(([name, all]) => {
+  const mid = (key: keyof Figures): number => median(all.map((one) => one[key]));
+  return [name, mid("tokensPerSecond").toFixed(0), mid("cpuPerToken").toFixed(1), (1e6 / mid("cpuPerToken")).toFixed(0), `${(100 * mid("busy")).toFixed(0)} %`, mid("clientCpuPerToken") > 0 ? mid("clientCpuPerToken").toFixed(1) : ""];
+});
+console.log(rows.map((row) => row.join("  ")).join("\n"));
+if (process.env["ONLY"] === undefined) {
+  writeSection("overhead", [
+    `A runner that costs nothing, ${STREAMS} streams of 64 to 200 tokens, 64 candidates of 50,257, the demo's tokenizer; "sampling" is \`do_sample\` with its defaults. Medians of ${ROUNDS} interleaved rounds. Other work on the machine takes from the tokens per second; processor time per token tells what they would be without. ${machine()}.`,
+    "",
+    ...table(["", "tokens/s", "server's CPU, µs / token", "tokens per CPU second", "event loop busy", "clients' CPU, µs / token"], rows),
+  ]);
+}
+process.exit(0);
+
+async function measure(way: Way, doSample: boolean): Promise<Figures> {
+  const load = await way(doSample);
+  while ((await load.count()).tokens < WARM_TOKENS) await sleep(50);
+  const [before, cpu, loop, started] = [await load.count(), process.cpuUsage(), performance.eventLoopUtilization(), performance.now()];
+  await sleep(MEASURE_MS);
+  const [after, { user, system }, { utilization }, ended] = [await load.count(), process.cpuUsage(cpu), performance.eventLoopUtilization(loop), performance.now()];
+  await load.stop();
+  const tokens = after.tokens - before.tokens;
+  return { tokensPerSecond: (tokens * 1000) / (ended - started), cpuPerToken: (user + system) / tokens, busy: utilization, clientCpuPerToken: (after.cpu - before.cpu) / tokens };
+}
+
+function engineAlone(doSample: boolean): ReturnType<Way> {
+  const { engine } = parts();
+  let tokens = 0;
+  let over = false;
+  const begin = (index: number): void => {
+    if (over) return;
+    const request = benchRequest({ promptIds: promptIds(PROMPT, index), maxNewTokens: LENGTHS[index % LENGTHS.length]!, sampling: { ...DEFAULT_SAMPLING, doSample }, seed: index });
+    engine.submit(request, { onToken: () => (tokens++, "continue"), onFinish: () => begin(index + STREAMS), onError: () => {} });
+  };
+  for (let index = 0; index < STREAMS; index++) begin(index);
+  const stop = (): Promise<void> => ((over = true), engine.drain(0));
+  return Promise.resolve({ count: () => Promise.resolve({ tokens, cpu: 0 }), stop });
+}
+
+function withText(doSample: boolean): ReturnType<Way> {
+  const { engine, metrics } = parts();
+  const service = new GenerationService({ engine, prefixes: memoryRegistry([]), tokenizer, positions: NULL_SHAPE.positions, eosIds: [NULL_SHAPE.vocabSize - 1], allowBaseModel: true, metrics, mayEmit });
+  let tokens = 0;
+  let over = false;
+  const begin = (index: number): void => {
+    if (over) return;
+    const request = {
+      id: String(index), user: "bench", prefix: null, prompts: [promptIds(PROMPT, index)], n: 1, bestOf: null, beams: null, echo: false, maxNewTokens: LENGTHS[index % LENGTHS.length]!,
+      sampling: { ...DEFAULT_SAMPLING, doSample }, seed: index, logprobs: null, stop: [], ignoreEos: true,
+    };
+    const listener = { onStep: (_deltas: unknown, end: unknown) => (tokens++, end !== null && begin(index + STREAMS)), onError: () => {} };
+    void service.start(request, listener, new AbortController().signal);
+  };
+  for (let index = 0; index < STREAMS; index++) begin(index);
+  const stop = (): Promise<void> => ((over = true), engine.drain(0));
+  return Promise.resolve({ count: () => Promise.resolve({ tokens, cpu: 0 }), stop });
+}
+
+async function wholeServer(doSample: boolean): ReturnType<Way> {
+  const { engine, metrics, runner } = parts();
+  const server = await serveEngine(engine, runner, [], { tokenizer, metrics, mayEmit });
+  const clients = fork(new URL("./support/raw-clients.ts", import.meta.url), { execArgv: ["--import", "tsx"] });
+  await once(clients, "message");
+  const bodies = LENGTHS.map((max_new_tokens, index) =>
+    JSON.stringify({ prompt: [...promptIds(PROMPT, index)], max_new_tokens, do_sample: doSample, seed: index, ignore_eos: true, stream: true }),
+  );
+  send(clients, { kind: "load", load: { port: (server.address() as AddressInfo).port, clients: STREAMS, bodies } });
+  return {
+    async count() {
+      send(clients, { kind: "count" });
+      const [{ events, cpu, error }] = (await once(clients, "message")) as [Count];
+      if (error !== null) throw new Error(error);
+      return { tokens: events, cpu };
+    },
+    async stop() {
+      send(clients, { kind: "stop" });
+      await once(clients, "exit");
+      server.close();
+      await engine.drain(0);
+    },
+  };
+}
+
+function send(clients: ChildProcess, command: Command): void {
+  clients.send(command);
+}

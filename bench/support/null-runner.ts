@@ -1,0 +1,80 @@
+/** A model that costs nothing: its answers were made before it started. What is left is what the server itself takes. */
+import type { StepOutput, ModelRunner } from "../../src/engine/model-runner.ts";
+import { kvElements, type FoldInput, type KvTensor, type ModelShape } from "../../src/kv.ts";
+
+/** GPT-2's numbers, with keys and values as small as they can be. */
+export const NULL_SHAPE: ModelShape = { layers: 1, heads: 1, headDim: 8, width: 8, positions: 1024, vocabSize: 50_257 };
+
+/** Different answers; row r of step s has answer (31 s + 7 r) mod so many. */
+const ANSWERS = 64;
+
+export class NullRunner implements ModelRunner {
+  readonly shape = NULL_SHAPE;
+  readonly candidates = 64;
+  readonly longestPiece = 1024;
+  readonly slots: number;
+  readonly #outputs: readonly StepOutput[];
+  #steps = 0;
+
+  /** Candidates are ids in `[0, ids)`; logits fall with the logarithm of the rank, as a language model's do. */
+  constructor(slots: number, ids: number) {
+    this.slots = slots;
+    this.#outputs = Array.from({ length: ANSWERS }, (_, step) => this.#output(slots, ids, step));
+  }
+
+  loadPrefix(): void {}
+  copyRow(): void {}
+  wipe(): void {}
+  wipeBuffers(): void {}
+
+  prefill(): Promise<StepOutput> {
+    return this.#step(1);
+  }
+
+  score(_row: number, _start: number, ids: Int32Array): Promise<StepOutput> {
+    return this.#step(ids.length);
+  }
+
+  decode(ids: Int32Array): Promise<StepOutput> {
+    return this.#step(ids.length);
+  }
+
+  fold(input: FoldInput): Promise<KvTensor> {
+    const length = input.kind === "tokens" ? input.ids.length : input.length;
+    return Promise.resolve({ length, data: new Float32Array(kvElements(this.shape, length)) });
+  }
+
+  close(): Promise<void> {
+    return Promise.resolve();
+  }
+
+  /** As a run off the event loop does, it answers in a later turn. */
+  async #step(rows: number): Promise<StepOutput> {
+    await new Promise(setImmediate);
+    return { ...this.#outputs[this.#steps++ % ANSWERS]!, rows };
+  }
+
+  #output(slots: number, ids: number, step: number): StepOutput {
+    const { candidates } = this;
+    const topLogits = new Float32Array(slots * candidates);
+    const topIds = new Int32Array(slots * candidates);
+    const logSumExp = new Float32Array(slots);
+    for (let row = 0; row < slots; row++) {
+      const answer = (31 * step + 7 * row) % ANSWERS;
+      const steepness = 1.2 + (answer % 8) / 4;
+      let sum = 0;
+      for (let rank = 0; rank < candidates; rank++) {
+        const logit = -steepness * Math.log(rank + 1);
+        topLogits[row * candidates + rank] = logit;
+        topIds[row * candidates + rank] = (answer * 7919 + rank * 104_729) % ids;
+        sum += Math.exp(logit);
+      }
+      // What is no candidate weighs a tenth.
+      logSumExp[row] = Math.log(sum / 0.9);
+    }
+    const logits = (): never => {
+      throw new Error("the candidates were to suffice");
+    };
+    return { rows: slots, topLogits, topIds, logSumExp, logits };
+  }
+}

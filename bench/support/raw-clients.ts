@@ -1,0 +1,61 @@
+/**
+ * Streaming clients that cost as little as possible, in a process of their own: bare sockets on which one request follows another,
+ * whose events are counted and not parsed.
+ */
+import { connect } from "node:net";
+
+export interface Load {
+  readonly port: number;
+  readonly clients: number;
+  /** The JSON bodies of the requests, one after another, over and over; client i begins with body i. */
+  readonly bodies: readonly string[];
+}
+
+export type Command = { readonly kind: "load"; readonly load: Load } | { readonly kind: "count" } | { readonly kind: "stop" };
+
+/** So far: events with a token, and processor time of this process in microseconds. */
+export interface Count {
+  readonly events: number;
+  readonly cpu: number;
+  readonly error: string | null;
+}
+
+const EVENT = Buffer.from("data: {");
+const LAST_CHUNK = "0\r\n\r\n";
+
+let events = 0;
+let error: string | null = null;
+
+process.on("message", (command: Command) => {
+  if (command.kind === "load") for (let client = 0; client < command.load.clients; client++) stream(command.load, client);
+  if (command.kind === "stop") process.exit(0);
+  if (command.kind !== "count") return;
+  const { user, system } = process.cpuUsage();
+  process.send!({ events, cpu: user + system, error } satisfies Count);
+});
+process.on("disconnect", () => process.exit(0));
+process.send!("ready");
+
+function stream({ port, bodies }: Load, client: number): void {
+  let next = client;
+  let tail = "";
+  let status = "";
+  const buffer = Buffer.allocUnsafe(1 << 16);
+  const send = (): void => {
+    const body = bodies[next++ % bodies.length]!;
+    status = "";
+    socket.write(`POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: ${Buffer.byteLength(body)}\r\n\r\n${body}`);
+  };
+  const onRead = (bytes: number): boolean => {
+    const data = buffer.subarray(0, bytes);
+    status ||= data.toString("latin1", 9, 12);
+    if (status !== "200") error ??= data.toString();
+    for (let at = data.indexOf(EVENT); at >= 0; at = data.indexOf(EVENT, at + EVENT.length)) events++;
+    tail = (tail + data.toString("latin1", Math.max(0, bytes - LAST_CHUNK.length))).slice(-LAST_CHUNK.length);
+    if (tail === LAST_CHUNK) send();
+    return true;
+  };
+  const socket = connect({ port, host: "127.0.0.1", onread: { buffer, callback: onRead } });
+  socket.on("error", (failure) => (error ??= String(failure)));
+  socket.on("connect", send);
+}
