@@ -7,12 +7,13 @@
  * when all of them do, the time between their tokens is noted for some steps ("before"), then from the arrival of the long prompt
  * until its first token ("during").
  */
+import { DEVICE_PRECISIONS } from "../src/config.ts";
 import type { Engine } from "../src/engine/engine.ts";
 import type { RequestHandle } from "../src/engine/request.ts";
 import { benchRequest, newEngine, openSized, promptIds, randomPrefix, THREADS } from "./support/gpt2.ts";
 import { machine, median, quantile, table, writeSection } from "./support/report.ts";
 
-const PRECISIONS = ["fp32", "int8"] as const;
+const PRECISIONS = DEVICE_PRECISIONS.cpu;
 const CHUNKS = [16, 32, 64, 128] as const;
 /** Of --prefill-chunk (src/config.ts). */
 const DEFAULT_CHUNK = 64;

@@ -7,10 +7,11 @@
  * rows with 80 tokens in the cache, and a prompt of 64 tokens. The other session's threads spin a little after its turn, so each
  * turn begins with steps that are not counted.
  */
+import { DEVICE_PRECISIONS } from "../src/config.ts";
 import { openSized, promptIds, THREADS, type BenchModel } from "./support/gpt2.ts";
 import { machine, median, table, writeSection } from "./support/report.ts";
 
-const PRECISIONS = ["fp32", "int8"] as const;
+const PRECISIONS = DEVICE_PRECISIONS.cpu;
 type Precision = (typeof PRECISIONS)[number];
 const ROUNDS = Number(process.env["ROUNDS"] ?? 15);
 const CONTEXT = 80;

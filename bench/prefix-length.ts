@@ -8,6 +8,7 @@
  * is always fed to one row; its time includes the copy of the prefix into the row. All lengths in turn in every round, and the turns of
  * a round in another order than those of the one before.
  */
+import { DEVICE_PRECISIONS } from "../src/config.ts";
 import type { KvTensor } from "../src/kv.ts";
 import { openSized, promptIds, randomPrefix, THREADS, type BenchModel } from "./support/gpt2.ts";
 import { linePlot, writePlot } from "./support/plot.ts";
@@ -15,7 +16,7 @@ import { machine, median, table, writeSection } from "./support/report.ts";
 
 const LENGTHS: readonly number[] = [0, 10, 50, 100, 200, 500];
 const BATCHES = [1, 8, 32] as const;
-const PRECISIONS = ["fp32", "int8"] as const;
+const PRECISIONS = DEVICE_PRECISIONS.cpu;
 type Precision = (typeof PRECISIONS)[number];
 const ROUNDS = Number(process.env["ROUNDS"] ?? 12);
 const PROMPT = 64;

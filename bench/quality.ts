@@ -13,12 +13,12 @@ import { join } from "node:path";
 import type { Engine } from "../src/engine/engine.ts";
 import type { StepOutput } from "../src/engine/model-runner.ts";
 import type { KvTensor } from "../src/kv.ts";
+import { seededRandom } from "../src/load/random.ts";
 import { PRECISIONS, type Precision } from "../src/model/graph-weights.ts";
 import type { Gpt2Runner } from "../src/model/gpt2-runner.ts";
 import { parsePeftAdapter } from "../src/prefixes/peft.ts";
 import { loadTokenizer, type Tokenizer } from "../src/text/tokenizer.ts";
 import { benchRequest, newEngine, openFolder, type BenchModel } from "./support/gpt2.ts";
-import { seededRandom } from "../test/support/model.ts";
 import { machine, table, writeSection } from "./support/report.ts";
 
 const ROWS = Number(process.env["ROWS"] ?? 300);

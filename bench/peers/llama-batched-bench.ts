@@ -9,7 +9,7 @@
 import { execFile } from "node:child_process";
 import { promisify } from "node:util";
 import { median } from "../support/report.ts";
-import { CONTEXT, serveWork, THREADS } from "./protocol.ts";
+import { CONTEXT, serveWithoutPrefixes, THREADS } from "./protocol.ts";
 
 const [binary = "", model = ""] = process.argv.slice(2);
 
@@ -43,10 +43,4 @@ async function prefill(tokens: number, units: number): Promise<number> {
   return median(lines.slice(1).map(({ t_pp }) => t_pp)) * units;
 }
 
-await serveWork({
-  "decode-1": (units) => decode(1, units),
-  "decode-8": (units) => decode(8, units),
-  "decode-32": (units) => decode(32, units),
-  "prefill-64": (units) => prefill(64, units),
-  "prefill-256": (units) => prefill(256, units),
-});
+await serveWithoutPrefixes(decode, prefill);

@@ -8,7 +8,7 @@
  */
 import { promptIds } from "../support/gpt2.ts";
 import { median } from "../support/report.ts";
-import { CONTEXT, serveWork, THREADS, UNCOUNTED } from "./protocol.ts";
+import { CONTEXT, serveWithoutPrefixes, THREADS, UNCOUNTED } from "./protocol.ts";
 
 interface Sequence {
   readonly nextTokenIndex: number;
@@ -72,11 +72,5 @@ async function prefill(tokens: number, units: number): Promise<number> {
   return median(seconds) * units;
 }
 
-await serveWork({
-  "decode-1": (units) => decode(1, units),
-  "decode-8": (units) => decode(8, units),
-  "decode-32": (units) => decode(32, units),
-  "prefill-64": (units) => prefill(64, units),
-  "prefill-256": (units) => prefill(256, units),
-});
+await serveWithoutPrefixes(decode, prefill);
 process.exit(0);

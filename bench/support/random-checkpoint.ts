@@ -8,6 +8,7 @@ import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseGpt2Config, type Gpt2Config } from "../../src/model/checkpoint-config.ts";
 import { gpt2Tensors } from "../../src/model/checkpoint.ts";
+import { seededRandom } from "../../src/load/random.ts";
 
 /** layers, heads, width of the published models; distilgpt2 and gpt2-xl included. */
 export const SIZES: Readonly<Record<string, { n_layer: number; n_head: number; n_embd: number }>> = {
@@ -65,15 +66,10 @@ async function writeTensors(write: (bytes: Uint8Array) => Promise<unknown>, conf
   }
 }
 
-/** Normal deviates: Box-Muller over mulberry32. */
+/** Normal deviates: Box-Muller over uniform numbers in (0, 1), never 0. */
 function gaussian(seed: number): () => number {
-  let state = seed >>> 0;
-  const uniform = (): number => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let t = Math.imul(state ^ (state >>> 15), state | 1);
-    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
-    return (((t ^ (t >>> 14)) >>> 0) + 0.5) / 2 ** 32;
-  };
+  const random = seededRandom(seed);
+  const uniform = (): number => random() + 2 ** -33;
   return () => Math.sqrt(-2 * Math.log(uniform())) * Math.cos(2 * Math.PI * uniform());
 }
 

@@ -135,13 +135,5 @@ export function goldenCases(model: string): { eosId: number; cases: GoldenCase[]
   return { eosId: plain!.eos_token_id, cases: [...plain!.cases, ...processed!.cases] };
 }
 
-/** Seeded uniform numbers in [0, 1) (mulberry32): a failing mix can be run again. */
-export function seededRandom(seed: number): () => number {
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let t = Math.imul(state ^ (state >>> 15), state | 1);
-    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
-  };
-}
+/** Seeded uniform numbers in [0, 1): a failing mix can be run again. */
+export { seededRandom } from "../../src/load/random.ts";
