@@ -14,7 +14,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { openCheckpoint } from "../src/model/checkpoint.ts";
 import { writeGguf, type GgufType } from "./peers/gguf.ts";
 import { CONTEXT, SIZE_OF, THREADS, WORKS, type Work } from "./peers/protocol.ts";
-import { CACHE, sizedCheckpoint } from "./support/gpt2.ts";
+import { CACHE, matrixBytes, sizedCheckpoint } from "./support/gpt2.ts";
 import { Peer } from "./support/peer.ts";
 import { barPlot, writePlot } from "./support/plot.ts";
 import { machine, median, table, writeSection } from "./support/report.ts";
@@ -41,6 +41,7 @@ const PEFT = "PEFT fp32";
 const LLAMA_F32 = "llama.cpp F32";
 const LLAMA_Q8 = "llama.cpp Q8_0";
 const NODE_LLAMA = "node-llama-cpp Q8_0";
+const MEMORY = "memory, fp32's matrices";
 
 interface Target {
   readonly engine: string;
@@ -61,6 +62,8 @@ const TARGETS: readonly Target[] = [
   target(INT8, "prefill-256", LLAMA_Q8, 2),
   target(FP32, "decode-32", PEFT, 3),
   target(FP32, "decode-32-different", PEFT, 20),
+  target(INT8, "decode-32", PEFT, 3),
+  target(INT8, "decode-32-different", PEFT, 20),
   target(FP32, "decode-32-different", FP32, 0.97, "decode-32"),
   target(INT8, "decode-32-different", INT8, 0.97, "decode-32"),
 ];
@@ -107,10 +110,17 @@ async function startPeers(): Promise<Peer[]> {
   if (llama !== undefined) commands.push([LLAMA_F32, tsx("llama-batched-bench.ts", llama, await gguf("f32"))]);
   if (llamaQ8 !== undefined) commands.push([LLAMA_Q8, tsx("llama-batched-bench.ts", llamaQ8, await gguf("q8_0"))]);
   if (nodeLlama) commands.push([NODE_LLAMA, tsx("node-llama-cpp.ts", await gguf("q8_0"))]);
+  commands.push([MEMORY, tsx("memory.ts", String(await fp32Bytes()))]);
   const peers: Peer[] = [];
   // One after another: each begins with work of its own.
   for (const [name, command] of commands) peers.push(await Peer.start(name, command));
   return peers;
+}
+
+async function fp32Bytes(): Promise<number> {
+  const checkpoint = await openCheckpoint(folder, { cacheDir: CACHE });
+  await checkpoint.close();
+  return matrixBytes(checkpoint.shape, "fp32");
 }
 
 /** The checkpoint's weights in llama.cpp's format, made once. */
@@ -126,11 +136,13 @@ async function gguf(type: GgufType): Promise<string> {
 }
 
 function report(): void {
-  const engines = peers.map(({ name }) => name);
+  const engines = peers.map(({ name }) => name).filter((name) => name !== MEMORY);
   const rate = (engine: string, work: Work): string => (ratesOf(engine, work).length === 0 ? "" : median(ratesOf(engine, work)).toFixed(0));
   const rows = WORKS.map((work) => [TITLES[work], ...engines.map((engine) => rate(engine, work))]);
   const targets = TARGETS.filter(({ against, againstWork }) => ratesOf(against, againstWork).length > 0).map(targetRow);
   const missing = [PEFT, LLAMA_F32, LLAMA_Q8, NODE_LLAMA].filter((name) => !engines.includes(name));
+  const ofMemory = (name: string): string => median(ratesOf(name, "decode-1").map((value, round) => value / ratesOf(MEMORY, "decode-1")[round]!)).toFixed(2);
+  const shares = [FP32, LLAMA_F32].filter((name) => engines.includes(name)).map((name) => `${name} makes ${ofMemory(name)} of that`);
   const lines = [
     `GPT-2 ${SIZE}, random weights, ${THREADS} threads, about ${CONTEXT} tokens before each decoded one; tokens/s, medians of ${rounds} interleaved rounds. ${machine()}; the machine's load before: ${loadBefore.toFixed(1)}.`,
     ...(loadBefore > BUSY ? ["", "**The machine was busy, which slows the others down far more than prefixd: not a fair comparison.**"] : []),
@@ -141,6 +153,8 @@ function report(): void {
     ...(missing.length > 0 ? ["", `Not installed there, so not measured: ${missing.join(", ")}.`] : []),
     "",
     ...table(["what", "against", "asked", "measured", ""], targets),
+    "",
+    `What one row in fp32 can reach at most: ${THREADS} threads that do nothing but read the same matrices would make ${rate(MEMORY, "decode-1")} tokens/s; ${shares.join(", ")}.`,
   ];
   console.log(lines.join("\n"));
   if (SIZE === "demo") return console.log("\ndemo model: not written");

@@ -10,7 +10,7 @@
  */
 import { DEVICE_PRECISIONS } from "../src/config.ts";
 import type { KvTensor } from "../src/kv.ts";
-import { openSized, promptIds, randomPrefix, THREADS, type BenchModel } from "./support/gpt2.ts";
+import { matrixBytes, openSized, promptIds, randomPrefix, THREADS, type BenchModel } from "./support/gpt2.ts";
 import { linePlot, writePlot } from "./support/plot.ts";
 import { machine, median, table, writeSection } from "./support/report.ts";
 
@@ -91,7 +91,7 @@ const rows = PRECISIONS.flatMap((precision) => WORK.map(({ key, name }) => {
 /** Bytes of keys and values that one step reads per position and row. */
 const positionBytes = 4 * 2 * shape.layers * shape.width;
 /** Bytes of the matrices that one step reads: 12 width² a layer, and the head. */
-const weightBytes = (precision: Precision): number => (precision === "int8" ? 1 : 4) * (12 * shape.layers * shape.width ** 2 + shape.vocabSize * shape.width);
+const weightBytes = (precision: Precision): number => matrixBytes(shape, precision);
 const mb = (bytes: number): string => (bytes / 1e6).toFixed(0);
 /** Least squares: milliseconds that one more position of every row adds to a step. */
 function slope(precision: Precision, batch: number): number {

@@ -63,6 +63,10 @@ export async function openFolder(dir: string, slots: number, precision: Precisio
   };
 }
 
+/** Bytes of the matrices that every decode step reads: those of the layers, and the token embeddings as the head. */
+export const matrixBytes = ({ layers, width, vocabSize }: ModelShape, precision: Precision): number =>
+  (precision === "int8" ? 1 : 4) * (12 * layers * width ** 2 + vocabSize * width);
+
 export function newEngine(runner: Gpt2Runner, given: Partial<Pick<EngineOptions, "policy" | "shares" | "prefillChunk" | "observer">> = {}): Engine {
   const observer = { step() {}, queued() {}, firstToken() {}, interToken() {}, finished() {} };
   return new Engine({ runner, maxQueue: 10_000, prefillChunk: 64, observer, ...given });
