@@ -1,5 +1,6 @@
 /** Line and bar charts as plain SVG text for docs/plots/: no library, grey axes and mid-tone colours that read on light and on dark pages. */
 import { mkdirSync, writeFileSync } from "node:fs";
+import { escape, logTicks, ticks } from "../../src/load/report/svg.ts";
 
 const FOLDER = new URL("../../docs/plots/", import.meta.url);
 const WIDTH = 720;
@@ -85,27 +86,15 @@ interface Scale {
   place(value: number): number;
 }
 
-/** Maps values to pixels from..to, with ticks at 1, 2 or 5 times a power of ten, or at powers of ten. */
+/** Maps values to pixels from..to. */
 function scale({ log = false, label }: Axis, values: readonly number[], from: number, to: number): Scale {
   if (values.length === 0 || values.some((value) => !Number.isFinite(value))) throw new Error(`no finite values on the axis "${label}"`);
-  const least = Math.min(...values);
-  const most = Math.max(...values);
+  const [least, most] = [Math.min(...values), Math.max(...values)];
   if (least < 0 || (log && least === 0)) throw new Error(`a value too small for the axis "${label}": ${least}`);
-  if (log) {
-    const low = Math.floor(Math.log10(least));
-    const high = Math.max(low + 1, Math.ceil(Math.log10(most)));
-    const ticks = Array.from({ length: high - low + 1 }, (_, index) => 10 ** (low + index));
-    return { ticks, place: (value) => from + ((Math.log10(value) - low) / (high - low)) * (to - from) };
-  }
-  const step = niceStep((most || 1) / 5);
-  const count = Math.max(1, Math.ceil(most / step - 1e-9));
-  const ticks = Array.from({ length: count + 1 }, (_, index) => index * step);
-  return { ticks, place: (value) => from + (value / (count * step)) * (to - from) };
-}
-
-function niceStep(least: number): number {
-  const power = 10 ** Math.floor(Math.log10(least));
-  return power * ([1, 2, 5, 10].find((factor) => factor * power >= least * (1 - 1e-9)) ?? 10);
+  const marks = log ? logTicks(least, most) : ticks(most);
+  const at = log ? Math.log10 : (value: number): number => value;
+  const [low, high] = [at(marks[0]!), at(marks.at(-1)!)];
+  return { ticks: marks, place: (value) => from + ((at(value) - low) / (high - low)) * (to - from) };
 }
 
 function svg(title: string, xLabel: string, yLabel: string, up: Scale, names: readonly string[], shapes: readonly string[]): string {
@@ -142,8 +131,4 @@ function label(left: string, top: number, text: string, attributes = ""): string
 /** Three significant digits; thousands in full. */
 function tickText(value: number): string {
   return value >= 1000 ? Math.round(value).toLocaleString("en") : String(Number(value.toPrecision(3)));
-}
-
-function escape(text: string): string {
-  return text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
 }
