@@ -1,7 +1,7 @@
 /** What the process runs on, and what of it will surprise a server. Linux tells most; elsewhere facts are fewer. */
 import { readFileSync } from "node:fs";
 import { arch, availableParallelism, cpus, freemem, platform, release, totalmem } from "node:os";
-import { join } from "node:path";
+import { readCpuQuota } from "../runtime/cpu-quota.ts";
 
 export interface MachineReport {
   readonly node: string;
@@ -44,7 +44,7 @@ export function examineMachine(): MachineReport {
     cpu: {
       model: cpus()[0]?.model.trim() || "unknown",
       cores: availableParallelism(),
-      quota: cpuQuota(readText(join("/sys/fs/cgroup", cgroupPath(readText("/proc/self/cgroup")), "cpu.max"))),
+      quota: readCpuQuota(),
       vector_extensions: cpuinfo === "" ? null : vectorExtensions(cpuinfo),
     },
     // The system says "no limit" with 0 or with a number beyond all memory.
@@ -65,17 +65,6 @@ export function vectorExtensions(cpuinfo: string): string[] {
   return [...X86, ...ARM].filter((name) => flags.has(name));
 }
 
-/** The cgroup v2's folder out of /proc/self/cgroup ("0::/system.slice/prefixd.service"). */
-export function cgroupPath(text: string): string {
-  return /^0::(\/.*)$/m.exec(text)?.[1] ?? "/";
-}
-
-/** Cores out of cgroup v2's cpu.max: quota and period in microseconds; null for "max" and for what is not there. */
-export function cpuQuota(text: string): number | null {
-  const match = /^(\d+) (\d+)/.exec(text);
-  return match === null ? null : Number(match[1]) / Number(match[2]);
-}
-
 /** GPT-2 small, the least that people serve: 124.4M parameters with the embeddings twice (38.6M more), fp32; layers, width, positions. */
 const WEIGHT_BYTES = (124.4e6 + 38.6e6) * 4;
 const SLOT_BYTES = 12 * 2 * 768 * 1024 * 4;
@@ -93,9 +82,6 @@ export function warningsOf({ machine, processLimits, slots, hostMemory }: Bounds
   if (room < needed) {
     const whose = memory.limit === null ? "This machine has" : "The container may use";
     warnings.push(`${whose} ${gigabytes(room)} of memory; GPT-2 small with --max-batch ${slots} and full contexts takes about ${gigabytes(needed)}. A smaller --max-batch takes less.`);
-  }
-  if (cpu.quota !== null && cpu.quota < cpu.cores) {
-    warnings.push(`The container may use ${cpu.quota} of ${cpu.cores} cores: set --threads ${Math.max(1, Math.floor(cpu.quota))}, since threads beyond that wait for each other.`);
   }
   if (cpu.vector_extensions !== null && machine.platform.includes("x64") && !cpu.vector_extensions.includes("avx2")) {
     warnings.push("The processor has no AVX2 (or the virtual machine hides it): ONNX Runtime falls back to its slowest kernels.");

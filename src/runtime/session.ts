@@ -2,6 +2,7 @@
  * Sessions, tensors and bindings over ORT's C API, with visible ownership: each is `Disposable` and frees its native object once.
  * Knows nothing of any particular model.
  */
+import { readCpuQuota, threadsWithin } from "./cpu-quota.ts";
 import { DEVICES, type Device } from "./device.ts";
 import {
   ElementType,
@@ -73,7 +74,7 @@ export class Runtime extends Owner {
 }
 
 export interface SessionOptions {
-  /** Threads inside one operator on the CPU; 0: one per core. */
+  /** Threads inside one operator on the CPU; 0: one per core, as far as the container may use them. */
   readonly threads: number;
   /** Default: the CPU. Elsewhere every node must run there: a model of which a part would fall back to the CPU is refused. */
   readonly device?: Device;
@@ -171,7 +172,7 @@ export class Session extends Owner {
     const native = api.createSessionOptions();
     try {
       api.setGraphOptimization(native, GraphOptimization.all);
-      api.setIntraOpThreads(native, options.threads);
+      api.setIntraOpThreads(native, options.threads === 0 ? threadsWithin(readCpuQuota()) : options.threads);
       for (const [key, value] of Object.entries(options.config ?? {})) api.addSessionConfig(native, key, value);
       const { provider } = this.device;
       if (provider !== null) {
