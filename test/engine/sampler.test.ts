@@ -1,14 +1,15 @@
 import t from "tap";
-import { chooseToken, Row } from "../../src/engine/choose.ts";
+import { chooseToken } from "../../src/engine/choose.ts";
 import { LogitsProcessors } from "../../src/engine/processors.ts";
 import { philox, uniform } from "../../src/engine/random.ts";
 import type { SamplingParams } from "../../src/engine/request.ts";
+import { Row } from "../../src/engine/row.ts";
 import { Sampler } from "../../src/engine/sampler.ts";
 import { randomNumbers } from "../text/support.ts";
 import { GREEDY, plainDistribution, stepOutput } from "./sampler-fixture.ts";
 
 const NO_IDS = new Int32Array(0);
-const NO_WARPERS = { temperature: 1, topK: 1, topP: 1, minP: 0, typicalP: 1, epsilonCutoff: 0, etaCutoff: 0 };
+const NO_WARPERS = { temperature: 1, topH: null, topK: 1, topP: 1, minP: 0, typicalP: 1, epsilonCutoff: 0, etaCutoff: 0 };
 const SAMPLE: SamplingParams = { ...GREEDY, doSample: true };
 
 /** Roughly normal logits; some rows have many ties or are flat. */
@@ -72,9 +73,16 @@ t.test("fast and exact path choose the same for any logits and parameters", asyn
       badWords: pick([], [], [[Math.floor(random() * size)], [1, 2], [3, 4, 5]]),
       logitBias: new Map(pick([], [], [[Math.floor(random() * size), -100], [Math.floor(random() * size), 5]])),
       minNewTokens: pick(0, 0, 3),
+      sequenceBias: pick([], [], [{ ids: [Math.floor(random() * size)], bias: 2 }, { ids: [1, 2], bias: -3 }, { ids: [row.indexOf(Math.max(...row)), 4], bias: 5 }]),
+      suppressIds: pick([], [], [Math.floor(random() * size), row.indexOf(Math.max(...row))]),
+      beginSuppressIds: pick([], [], [row.indexOf(Math.max(...row))]),
+      forcedBosId: pick(null, null, 5),
+      forcedLast: pick(null, null, { ids: [3, 9], index: 2 }),
+      exponentialDecay: pick(null, null, { start: 0, factor: 1.3 }, { start: 1, factor: 0.7 }),
+      topH: pick(null, null, null, 0.3, 0.9),
     };
     const eosIds = [Math.floor(random() * size)];
-    const prompt = Int32Array.from({ length: 5 }, () => Math.floor(random() * size));
+    const prompt = Int32Array.from({ length: pick(1, 5) }, () => Math.floor(random() * size));
     const few = stepOutput([row], pick(1, 2, 8, 16, 20));
     const one = new Sampler(params, round, 1, prompt, eosIds);
     const two = new Sampler(params, round, 1, prompt, eosIds);
