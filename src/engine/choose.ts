@@ -13,7 +13,8 @@ import { candidateListFor, listForced, listKnown, scratchFor, unknownBelow } fro
 import type { LogitsProcessors } from "./processors.ts";
 import type { SamplingParams } from "./request.ts";
 import { notFinite, type Row } from "./row.ts";
-import { NOTHING, type Outside, type Shortlist, tempered, TOP_H_TOKENS, weightOf } from "./shortlist.ts";
+import { type Shortlist, TOP_H_TOKENS } from "./shortlist.ts";
+import { NOTHING, type Outside, tempered, weightOf } from "./weights.ts";
 
 /** A floor is put lower by this share of itself: what lies on it lies clearly above, also after temperature. */
 const FLOOR_SLACK = 1e-6;

@@ -2,7 +2,8 @@
 import type { LogitsProcessors } from "./processors.ts";
 import { sortDescending } from "./radix-sort.ts";
 import { BINS_ERROR, ScoreBins } from "./score-bins.ts";
-import { NEAR, type Shortlist, type Warpers, weightOf } from "./shortlist.ts";
+import type { Shortlist, Warpers } from "./shortlist.ts";
+import { NEAR, weightOf } from "./weights.ts";
 
 /** So much more is looked at than is needed, as a share of the probability and in nats, so that little hangs on rounding. */
 const SLACK = { share: 1e-5, depth: 0.1 };

@@ -2,7 +2,8 @@
 import { FullScores } from "./full-logits.ts";
 import type { LogitsProcessors } from "./processors.ts";
 import type { Row } from "./row.ts";
-import { NOTHING, type Outside, Shortlist, tempered } from "./shortlist.ts";
+import { Shortlist } from "./shortlist.ts";
+import { NOTHING, type Outside, tempered } from "./weights.ts";
 
 /** A list of candidates has room for so many times as many tokens, for those that processors lift. */
 const ROOM = 4;

@@ -3,27 +3,12 @@
  * torch rounds is rounded here. Order: top_h, top_k, top_p, min_p, typical_p, epsilon_cutoff, eta_cutoff, each on what the one before left.
  */
 import type { SamplingParams } from "./request.ts";
+import { NEAR, NOTHING, type Outside, tempered, weightOf } from "./weights.ts";
 
 export type Warpers = Pick<SamplingParams, "topH" | "topK" | "topP" | "minP" | "typicalP" | "epsilonCutoff" | "etaCutoff">;
 
-/** What a Shortlist leaves out. */
-export interface Outside {
-  /** No token left out scores higher; -Infinity if none with any probability is left out. */
-  readonly bound: number;
-  /** Sum of their weights exp(score - best score in the list); NaN if not known. */
-  readonly weight: number;
-  /** `weight` is at most this far off; 0 only if nothing is left out. */
-  readonly error: number;
-  /** Sum of weight times (score - best score), which gives the entropy, off by a share like that of `weight`; NaN if not known. */
-  readonly moment: number;
-}
-
 /** top_h chooses among so many of the likeliest. */
 export const TOP_H_TOKENS = 100;
-
-export const NOTHING: Outside = { bound: -Infinity, weight: 0, error: 0, moment: 0 };
-/** Far more than a sum of probabilities differs from the sum of their fp32 values: by 2^-24 of it. */
-export const NEAR = 2e-7;
 
 const { fround } = Math;
 
@@ -304,13 +289,4 @@ export class Shortlist {
     this.#closeAt(to - from);
     this.#weigh();
   }
-}
-
-export function tempered(score: number, temperature: number): number {
-  return temperature === 1 ? score : fround(score / fround(temperature));
-}
-
-/** exp of the fp32 difference to the best score. */
-export function weightOf(score: number, best: number): number {
-  return Math.exp(fround(score - best));
 }

@@ -183,12 +183,12 @@ t.test("random searches are those of the algorithm written out, also where score
   t.end();
 });
 
-t.test("without processors sixteen beams never need a whole row of 64 candidates", (t) => {
+for (const doSample of [false, true]) t.test(`without processors sixteen beams never need a whole row of 64 candidates${doSample ? ", nor do draws with top_k" : ""}`, (t) => {
   const logits = (path: readonly number[]): Float32Array => {
     const random = seededRandom(path.reduce((hash, id) => hash * 31 + id, 7));
     return Float32Array.from({ length: 500 }, () => random() * 12);
   };
-  const request: BeamRequest = { promptIds: Int32Array.of(1), maxNewTokens: 12, seed: 0, topLogprobs: 0, eosIds: [4], beamStop: null, sampling: GREEDY };
+  const request: BeamRequest = { promptIds: Int32Array.of(1), maxNewTokens: 12, seed: 0, topLogprobs: 0, eosIds: [4], beamStop: null, sampling: { ...GREEDY, doSample, topK: 50 } };
   const search = new BeamSearch(request, { numBeams: 16, lengthPenalty: 1, earlyStopping: false });
   let paths: number[][] = [[]];
   while (!search.done) {

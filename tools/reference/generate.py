@@ -14,6 +14,7 @@ from transformers.utils import logging
 from adapters import ADAPTERS, write_adapter
 from beam_options import write_beam_options
 from beams import write_beams
+from bleu import write_bleu
 from checkpoints import CHECKPOINTS, checkpoint_dir, write_checkpoint
 from combinations import write_combination_cases, write_combinations
 from common import DEFAULT_OUTPUT, DEFAULT_TOKENIZER
@@ -56,6 +57,7 @@ def main() -> None:
     print(f"warpers: {write_warpers(arguments.output / 'warpers.json')} cases")
     print(f"processors: {write_processors(arguments.output / 'processors.json')} cases")
     print(f"combinations: {write_combinations(arguments.output / 'combinations.json')} cases")
+    print(f"BLEU: {write_bleu(arguments.output / 'bleu.json')} corpora")
     print(f"tokenizer: {write_tokenizer_cases(arguments.tokenizer, arguments.output / 'tokenizer-cases.json')} cases")
     print(f"stop strings: {write_stop_strings(arguments.tokenizer, arguments.output / 'stop-strings.json')} cases")
 
