@@ -103,13 +103,15 @@ export class BeamSearch {
 
   /**
    * The `n` best sequences, best first.
-   * @throws PrefixdError invalid_parameter if the processors left so few tokens that there are not so many
+   * @throws PrefixdError invalid_parameter if the processors left so few tokens that there are not so many, or raised scores out of range
    */
   results(n: number): BeamResult[] {
     if (this.found < n) {
       throw new PrefixdError("invalid_parameter", `There are only ${this.found} sequences that may be generated here, and n is ${n}.`);
     }
-    return this.#finished.slice(0, n).map(({ score, last, end }) => ({ tokens: pathTo(last), score, reason: end ?? "length" }));
+    const best = this.#finished.slice(0, n);
+    if (!best.every(({ score }) => Number.isFinite(score))) throw new PrefixdError("invalid_parameter", "The parameters make scores of this beam search too large for numbers.");
+    return best.map(({ score, last, end }) => ({ tokens: pathTo(last), score, reason: end ?? "length" }));
   }
 
   /** The best ones, or as many drawn: enough that `numBeams` can go on even if every beam's best tokens are its ends. */

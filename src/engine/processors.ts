@@ -10,7 +10,8 @@
 import { rulesOf, type ProcessorRules } from "./processor-rules.ts";
 import type { SamplingParams } from "./request.ts";
 
-const LARGEST = 3.4028234663852886e38;
+/** exponential_decay_length_penalty raises no score further, so that sums of scores stay finite. */
+const HIGHEST = 1e30;
 const { fround } = Math;
 
 /**
@@ -105,7 +106,7 @@ export class LogitsProcessors {
         score = fround(score < 0 ? score * penalty : score / penalty);
       }
     }
-    if (this.#decayed.has(id) && score !== 0 && Number.isFinite(score)) score = Math.min(LARGEST, fround(score + fround(Math.abs(score) * this.#decay)));
+    if (this.#decayed.has(id) && score !== 0 && Number.isFinite(score)) score = Math.min(HIGHEST, fround(score + fround(Math.abs(score) * this.#decay)));
     const count = this.#counts.get(id);
     if (count !== undefined) {
       score = fround(score - fround(fround(frequencyPenalty) * count));

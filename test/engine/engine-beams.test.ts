@@ -84,6 +84,27 @@ t.test("a search takes a row for every beam, and only then", async (t) => {
   t.same(runner.misuses, []);
 });
 
+t.test("a search that stop strings end gives its rows back at once; one that they leave a beam keeps them until its end", async (t) => {
+  const { engine, runner } = setup({ slots: 4 });
+  const never: TokenStop = { after: () => null };
+  const ended = new Recording(engine, beamRequest(4, { eosIds: [], beamStop: never, n: 4 }));
+  const waiting = new Recording(engine, beamRequest(4, { eosIds: [], maxNewTokens: 3 }));
+  await ended.ended;
+  t.same([ended.searched, ended.reasons, ended.ids.map(({ length }) => length)], [4, ["stop", "stop", "stop", "stop"], [1, 1, 1, 1]]);
+  await waiting.ended;
+  t.same(told(waiting), expected(beamRequest(4, { eosIds: [], maxNewTokens: 3 })));
+  // Its first token is forced: one beam, which forks into four a step later.
+  const forced = beamRequest(4, { promptIds: Int32Array.of(9), sampling: { ...GREEDY, forcedBosId: 55 }, maxNewTokens: 6 });
+  const widths: number[] = [];
+  const one = new Recording(engine, forced, { onBeamStep: () => void widths.push(engine.stats().running) });
+  await one.ended;
+  t.same(told(one), expected(forced));
+  t.ok(one.ids.every((ids) => ids[0] === 55));
+  t.same([...new Set(widths)], [4]);
+  t.same(runner.misuses, []);
+  t.match(await idle(engine), { running: 0 });
+});
+
 t.test("rows of one tenant are limited, its beams counted; beams are charged as they compute", async (t) => {
   const limited = { of: (tenant: string) => ({ weight: 1, maxRunning: tenant === "small" ? 3 : null, maxQueued: null }) };
   const { engine } = setup({ slots: 8, shares: limited });

@@ -180,3 +180,36 @@ t.test("an end-of-sequence id is no bad word; with EOS ignored it is an id like 
   t.equal(new LogitsProcessors(params, Int32Array.of(1), []).score(3, 1), -Infinity);
   t.equal(new LogitsProcessors(params, Int32Array.of(1), [3]).score(2, 1), -Infinity);
 });
+
+t.test("an EOS that grows stays forbidden where it is, and finite", async (t) => {
+  const grown = (params: Partial<SamplingParams>, steps: number): number => {
+    const processors = new LogitsProcessors({ ...GREEDY, exponentialDecay: { start: 0, factor: 100 }, ...params }, Int32Array.of(1, 2), [3]);
+    for (let step = 0; step < steps; step++) processors.push(5);
+    return processors.score(3, -2);
+  };
+  t.equal(grown({}, 0), -2);
+  t.equal(grown({}, 1), 196);
+  t.equal(grown({}, 300), 1e30);
+  t.equal(grown({ minNewTokens: 9 }, 4), -Infinity);
+  t.equal(grown({ suppressIds: [3] }, 4), -Infinity);
+  const zero = new LogitsProcessors({ ...GREEDY, exponentialDecay: { start: 0, factor: 100 } }, Int32Array.of(1), [3]);
+  for (let step = 0; step < 300; step++) zero.push(5);
+  t.equal(zero.score(3, 0), 0, "of nothing it makes nothing");
+});
+
+t.test("begin_suppress_tokens acts on the token after the forced first one", async (t) => {
+  const params = { ...GREEDY, forcedBosId: 4, beginSuppressIds: [6], badWords: [[4]] };
+  const scores = (prompt: number[], ...ids: number[]): Float32Array => {
+    const processors = new LogitsProcessors(params, Int32Array.from(prompt), []);
+    for (const id of ids) processors.push(id);
+    const row = new Float32Array(8).fill(1);
+    processors.apply(row);
+    return row;
+  };
+  const forbidden = (row: Float32Array): number[] => [...row.keys()].filter((id) => row[id] === -Infinity);
+  t.same(forbidden(scores([1])), [0, 1, 2, 3, 5, 6, 7], "forced although it is a bad word");
+  t.same(forbidden(scores([1], 4)), [4, 6]);
+  t.same(forbidden(scores([1], 4, 2)), [4]);
+  t.same(forbidden(scores([1, 2])), [4, 6], "a longer prompt has its first token");
+  t.same(forbidden(scores([1, 2], 3)), [4]);
+});
