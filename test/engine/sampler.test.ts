@@ -110,7 +110,8 @@ t.test("fast and exact path choose the same for any logits and parameters", asyn
       generated.push(fast);
     }
   }
-  t.ok(withoutAll > rounds / 3, `${withoutAll} of ${4 * rounds} tokens were chosen without all logits`);
+  // Where top_h or a raised token is wanted it takes more than the candidates.
+  t.ok(withoutAll > rounds / 4, `${withoutAll} of ${4 * rounds} tokens were chosen without all logits`);
 });
 
 t.test("a large vocabulary: without top_k, and with a large one, draws are those from everything sorted", async (t) => {
