@@ -25,6 +25,8 @@ const SETTINGS: readonly (readonly [string, Partial<SamplingParams>])[] = [
   ["greedy, repetition_penalty 0.9", { repetitionPenalty: 0.9 }],
   ["greedy, no_repeat_ngram_size 2", { noRepeatNgramSize: 2 }],
   ["greedy, logit_bias of 10 tokens", { logitBias: new Map(Array.from({ length: 10 }, (_, i) => [i * 1000, i - 4])) }],
+  ["greedy, suppress_tokens of 100", { suppressIds: Array.from({ length: 100 }, (_, i) => i * 500) }],
+  ["greedy, sequence_bias of 10 pairs", { sequenceBias: Array.from({ length: 10 }, (_, i) => ({ ids: [i * 1000, i * 2000], bias: -2 })) }],
   ["sampling, defaults (top_k 50)", { doSample: true }],
   ["T 0.7, top_k 50, top_p 0.9", { doSample: true, temperature: 0.7, topP: 0.9 }],
   ["repetition_penalty 1.1, top_k 50", { doSample: true, repetitionPenalty: 1.1 }],
@@ -40,6 +42,7 @@ const SETTINGS: readonly (readonly [string, Partial<SamplingParams>])[] = [
   ["top_k 0, T 1.5", { ...sample, temperature: 1.5 }],
   ["top_k 0, T 1.5, top_p 0.9", { ...sample, temperature: 1.5, topP: 0.9 }],
   ["top_k 0, typical_p 0.9", { ...sample, typicalP: 0.9 }],
+  ["top_k 0, top_h 0.6", { ...sample, topH: 0.6 }],
   ["top_k 200", { doSample: true, topK: 200 }],
 ];
 

@@ -83,7 +83,7 @@ let requests = 0;
 
 /** A greedy request that runs to its last token. */
 export function benchRequest(given: Pick<EngineRequest, "promptIds" | "maxNewTokens"> & Partial<EngineRequest>): EngineRequest {
-  return { id: `bench-${requests++}`, tenant: "bench", prefix: null, n: 1, beams: null, scorePrompt: false, sampling: DEFAULT_SAMPLING, seed: 0, topLogprobs: 0, eosIds: [], ...given };
+  return { id: `bench-${requests++}`, tenant: "bench", prefix: null, n: 1, beams: null, beamStop: null, scorePrompt: false, sampling: DEFAULT_SAMPLING, seed: 0, topLogprobs: 0, eosIds: [], ...given };
 }
 
 export function promptIds(length: number, seed: number, vocabSize = 50257): Int32Array {

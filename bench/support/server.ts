@@ -60,7 +60,6 @@ export function memoryRegistry(prefixes: readonly KvTensor[]): PrefixRegistry {
     files: refuse,
     remove: refuse,
     patch: refuse,
-    removeUser: refuse,
     async resolve(key) {
       const kv = prefixes[Number(key.name.slice(1))];
       if (kv === undefined) throw new PrefixdError("prefix_not_found", "There is no such prefix.");

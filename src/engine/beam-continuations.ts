@@ -1,5 +1,5 @@
-import type { Row } from "./choose.ts";
 import type { LogitsProcessors } from "./processors.ts";
+import type { Row } from "./row.ts";
 import { topScores } from "./top-scores.ts";
 
 /** A beam whose next token is looked for. */
@@ -23,9 +23,9 @@ export interface Continuation {
  * processors rule out are none.
  * @throws PrefixdError model_failed if a row's logits are not numbers
  */
-export function bestContinuations(beams: readonly OpenBeam[], count: number): Continuation[] {
+export function bestContinuations(beams: readonly OpenBeam[], count: number, renormalize: boolean): Continuation[] {
   const found = beams.flatMap(({ score, row, processors }, beam) =>
-    topScores(row, processors, count)
+    topScores(row, processors, count, renormalize)
       .filter((token) => token.score !== -Infinity)
       .map((token): Continuation => ({ beam, id: token.id, score: Math.fround(token.score + score) })),
   );

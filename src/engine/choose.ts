@@ -5,90 +5,23 @@
  * Candidates are `candidates` logits with ids, and every token that is none has a logit of at most the last one's. What processors
  * change is known by id, and processors that only lower scores lift nothing from below: so the candidates' processed scores, and the
  * single logits of ids that may be lifted, bound all others. A single logit costs nothing on a CPU; where logits lie on a GPU, the
- * first one is a download of the row.
+ * first one is a download of the row. Where the processors force ids, all others are ruled out and no logit matters.
  */
 import { PrefixdError } from "../errors.ts";
-import { FullScores, listAtLeast } from "./full-logits.ts";
-import type { StepOutput } from "./model-runner.ts";
+import { type FullScores, listAtLeast } from "./full-logits.ts";
+import { candidateListFor, listForced, listKnown, scratchFor, unknownBelow } from "./known-scores.ts";
 import type { LogitsProcessors } from "./processors.ts";
 import type { SamplingParams } from "./request.ts";
-import { NOTHING, type Outside, Shortlist, tempered, weightOf } from "./shortlist.ts";
+import { notFinite, type Row } from "./row.ts";
+import { type Shortlist, TOP_H_TOKENS } from "./shortlist.ts";
+import { NOTHING, type Outside, tempered, weightOf } from "./weights.ts";
 
 /** A floor is put lower by this share of itself: what lies on it lies clearly above, also after temperature. */
 const FLOOR_SLACK = 1e-6;
 /** By so much (in ln) more than min_p allows a floor for it lies below the best. */
 const MIN_P_SLACK = 1e-4;
-/** A list of candidates has room for so many times as many tokens, for those that processors lift. */
-const ROOM = 4;
 /** Error allowed for the model's fp32 log-sum-exp: its kernel's, and a few units in the last place (2^-23 of its size). */
 const LOG_SUM_EXP_ERROR = { absolute: 1e-5, relative: 5e-7 };
-
-/** Memory for rows of one vocabulary size; choosing is synchronous, so all share it. */
-interface Scratch {
-  readonly full: FullScores;
-  readonly list: Shortlist;
-}
-
-const scratches = new Map<number, Scratch>();
-const candidateLists = new Map<number, Shortlist>();
-
-/** One row of a step, with its candidates. One is made per token: what costs memory is made when it is asked for. */
-export class Row {
-  readonly candidates: number;
-  readonly logSumExp: number;
-  readonly #output: StepOutput;
-  readonly #row: number;
-  /** Where its candidates begin. */
-  readonly #from: number;
-  #logits: Float32Array | null = null;
-
-  /** Throws `model_failed` if its logits are not numbers. */
-  constructor(output: StepOutput, row: number) {
-    // The buffers may be longer than `rows`, all by the same factor.
-    this.candidates = output.topIds.length / output.logSumExp.length;
-    this.logSumExp = output.logSumExp[row]!;
-    this.#output = output;
-    this.#row = row;
-    this.#from = row * this.candidates;
-    if (!Number.isFinite(this.logSumExp) || !Number.isFinite(this.topLogit(0))) throw notFinite();
-  }
-
-  /** Logit of the candidate of this rank, from 0. */
-  topLogit(rank: number): number {
-    return this.#output.topLogits[this.#from + rank]!;
-  }
-
-  topId(rank: number): number {
-    return this.#output.topIds[this.#from + rank]!;
-  }
-
-  /** All candidates' logits, `[candidates]`. */
-  get topLogits(): Float32Array {
-    return this.#output.topLogits.subarray(this.#from, this.#from + this.candidates);
-  }
-
-  get topIds(): Int32Array {
-    return this.#output.topIds.subarray(this.#from, this.#from + this.candidates);
-  }
-
-  get lastLogit(): number {
-    return this.topLogit(this.candidates - 1);
-  }
-
-  /** All logits, `[vocabSize]`. */
-  logits(): Float32Array {
-    return (this.#logits ??= this.#output.logits(this.#row));
-  }
-
-  logitOf(id: number): number {
-    for (let rank = 0; rank < this.candidates; rank++) if (this.topId(rank) === id) return this.topLogit(rank);
-    return this.logits()[id]!;
-  }
-
-  isCandidate(id: number, logit: number): boolean {
-    return logit > this.lastLogit || (logit === this.lastLogit && this.topIds.includes(id));
-  }
-}
 
 /**
  * The next token. `u` in [0, 1) chooses from the distribution function over tokens in descending order of probability, ties by id;
@@ -96,12 +29,22 @@ export class Row {
  * the processors forbid every token.
  */
 export function chooseToken(row: Row, processors: LogitsProcessors, params: SamplingParams, u: number): number {
+  if (processors.forced !== null) return chooseForced(processors.forced, processors, params, u);
   if (!params.doSample) return chooseBest(row, processors);
   const fromCandidates = sampleCandidates(row, processors, params, u);
   if (fromCandidates.id !== -1) return fromCandidates.id;
   const logits = row.logits();
   const fromFloor = fromCandidates.floor === -Infinity ? -1 : sampleAbove(fromCandidates.floor, logits, processors, params, u);
   return fromFloor === -1 ? sampleAll(logits, processors, params, u) : fromFloor;
+}
+
+function chooseForced(forced: readonly number[], processors: LogitsProcessors, params: SamplingParams, u: number): number {
+  const list = listForced(forced, processors);
+  if (list.length === 0) throw nothingMayCome();
+  if (!params.doSample || !Number.isFinite(tempered(list.scores[0]!, params.temperature))) return list.ids[0]!;
+  list.temper(params.temperature);
+  list.warp(params);
+  return list.draw(u);
 }
 
 function chooseBest(row: Row, processors: LogitsProcessors): number {
@@ -133,49 +76,25 @@ function chooseBest(row: Row, processors: LogitsProcessors): number {
  */
 function sampleCandidates(row: Row, processors: LogitsProcessors, params: SamplingParams, u: number): { id: number; floor: number } {
   const list = candidateListFor(row.candidates);
-  if (!listKnown(list, row, processors)) return { id: -1, floor: -Infinity };
+  if (!listKnown(list, row, processors, 0)) return { id: -1, floor: -Infinity };
   const { temperature, topK } = params;
   const best = list.scores[0]!;
   const floor = floorOf(list, params);
   if (!(best > row.lastLogit)) return { id: -1, floor };
   // A temperature near 0 that overflows fp32 is the greedy limit.
   if (!Number.isFinite(tempered(best, temperature))) return { id: list.ids[0]!, floor };
-  // With top_k it does not matter how much the others weigh.
-  const unknown = topK > 0 || temperature > 1;
+  // With top_h and top_k it does not matter how much the others weigh.
+  const unknown = params.topH !== null || topK > 0 || temperature > 1;
   list.outside = unknown ? unknownBelow(row.lastLogit, temperature) : othersByLogSumExp(list, row, processors, temperature);
   list.temper(temperature);
   return { id: list.warp(params) ? list.draw(u) : -1, floor };
 }
 
-/**
- * Fills the list with the candidates, and what processors lift above the last one of them, by processed score. False: it is empty, or
- * has no room.
- */
-function listKnown(list: Shortlist, row: Row, processors: LogitsProcessors): boolean {
-  const { candidates, lastLogit } = row;
-  const { idle } = processors;
-  list.reset();
-  for (let rank = 0; rank < candidates; rank++) {
-    const id = row.topId(rank);
-    const score = idle ? row.topLogit(rank) : processors.score(id, row.topLogit(rank));
-    if (score !== -Infinity) list.insert(id, score);
-  }
-  let room = true;
-  if (processors.mayRaise) {
-    const logits = row.logits();
-    processors.forEachChanged((id) => {
-      const score = processors.score(id, logits[id]!);
-      if (!(score > lastLogit) || row.isCandidate(id, logits[id]!)) return;
-      if (list.length < list.ids.length) list.insert(id, score);
-      else room = false;
-    });
-  }
-  return room && list.length > 0;
-}
-
 /** What top_k or min_p leave of these tokens and any others scores at least this before temperature. */
-function floorOf(list: Shortlist, { temperature, topK, topP, minP }: SamplingParams): number {
+function floorOf(list: Shortlist, { temperature, topH, topK, topP, minP }: SamplingParams): number {
   let floor = -Infinity;
+  // top_h looks at tokens further down than it keeps.
+  if (topH !== null) return floor;
   if (topK > 0 && topK <= list.length) floor = list.scores[topK - 1]!;
   else if (topK === 0 && topP === 1 && minP > 0) floor = list.scores[0]! + (Math.log(minP) - MIN_P_SLACK) * temperature;
   return floor - Math.abs(floor) * FLOOR_SLACK;
@@ -195,7 +114,8 @@ function sampleAll(logits: Float32Array, processors: LogitsProcessors, params: S
   const { full, list } = scratchFor(logits.length);
   full.load(logits, processors, params.temperature);
   if (full.broken || !Number.isFinite(full.best)) return bestOfAll(logits, processors);
-  if (params.topK > 0) full.listTop(params.topK, list);
+  if (params.topH !== null) full.listTop(TOP_H_TOKENS, list);
+  else if (params.topK > 0) full.listTop(params.topK, list);
   else {
     const id = likelyDraw(full, list, params, u);
     if (id !== -1) return id;
@@ -217,14 +137,8 @@ function bestOfAll(logits: Float32Array, processors: LogitsProcessors): number {
   const { full } = scratchFor(logits.length);
   full.load(logits, processors, 1);
   if (full.broken) throw notFinite();
-  if (full.bestId === -1) throw new PrefixdError("invalid_parameter", "No token may come next: the request's processors forbid all of them.");
+  if (full.bestId === -1) throw nothingMayCome();
   return full.bestId;
-}
-
-/** Others lie below, unless a cold temperature has left them no weight at all, and what they weigh is not known. */
-function unknownBelow(score: number, temperature: number): Outside {
-  const bound = tempered(score, temperature);
-  return bound === -Infinity ? NOTHING : { bound, weight: NaN, error: NaN, moment: NaN };
 }
 
 /**
@@ -261,24 +175,6 @@ function othersByLogSumExp(list: Shortlist, row: Row, processors: LogitsProcesso
   return { bound, weight: most / 2 + changed, error: most / 2 + changed * (rounding - 1), moment: NaN };
 }
 
-export function scratchFor(vocabSize: number): Scratch {
-  let scratch = scratches.get(vocabSize);
-  if (scratch === undefined) {
-    scratch = { full: new FullScores(vocabSize), list: new Shortlist(vocabSize) };
-    scratches.set(vocabSize, scratch);
-  }
-  return scratch;
-}
-
-function candidateListFor(candidates: number): Shortlist {
-  let list = candidateLists.get(candidates);
-  if (list === undefined) {
-    list = new Shortlist(candidates * ROOM);
-    candidateLists.set(candidates, list);
-  }
-  return list;
-}
-
-export function notFinite(): PrefixdError {
-  return new PrefixdError("model_failed", "The model's logits are not finite numbers; the prefix or the prompt leads it out of range.");
+function nothingMayCome(): PrefixdError {
+  return new PrefixdError("invalid_parameter", "No token may come next: the request's processors forbid all of them.");
 }

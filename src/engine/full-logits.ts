@@ -2,7 +2,8 @@
 import type { LogitsProcessors } from "./processors.ts";
 import { sortDescending } from "./radix-sort.ts";
 import { BINS_ERROR, ScoreBins } from "./score-bins.ts";
-import { NEAR, type Shortlist, type Warpers, weightOf } from "./shortlist.ts";
+import type { Shortlist, Warpers } from "./shortlist.ts";
+import { NEAR, weightOf } from "./weights.ts";
 
 /** So much more is looked at than is needed, as a share of the probability and in nats, so that little hangs on rounding. */
 const SLACK = { share: 1e-5, depth: 0.1 };
@@ -28,9 +29,19 @@ export class FullScores {
   }
 
   /** The same with the row's log-softmax in place of the logits. */
-  loadLogprobs(logits: Float32Array, logSumExp: number, processors: LogitsProcessors): void {
+  loadLogprobs(logits: Float32Array, logSumExp: number, processors: LogitsProcessors, temperature: number): void {
     for (let id = 0; id < logits.length; id++) this.scores[id] = logits[id]! - logSumExp;
-    this.#process(processors, 1);
+    this.#process(processors, temperature);
+  }
+
+  /** Makes the scores a log-softmax again. */
+  normalise(): void {
+    const { scores, best } = this;
+    let mass = 0;
+    for (let id = 0; id < scores.length; id++) mass += weightOf(scores[id]!, best);
+    const logMass = Math.fround(Math.log(mass));
+    for (let id = 0; id < scores.length; id++) scores[id] = Math.fround(scores[id]! - best) - logMass;
+    this.best = 0 - logMass;
   }
 
   #process(processors: LogitsProcessors, temperature: number): void {

@@ -1,4 +1,4 @@
-import { Row } from "./choose.ts";
+import { Row } from "./row.ts";
 import type { StepOutput } from "./model-runner.ts";
 import type { EngineRequest, PromptToken } from "./request.ts";
 import { reportOf } from "./sampler.ts";

@@ -8,6 +8,8 @@ import type { KvTensor } from "../kv.ts";
 export interface SamplingParams {
   /** Added to the logits of these ids; finite. */
   readonly logitBias: ReadonlyMap<number, number>;
+  /** The same for the last id of a sequence, where the ids before came; finite. A single id's takes the place of its `logitBias`. */
+  readonly sequenceBias: readonly { readonly ids: readonly number[]; readonly bias: number }[];
   /** 1: off. Over prompt and generated ids. */
   readonly repetitionPenalty: number;
   /** 0: off. Times how often an id has been generated. */
@@ -19,9 +21,22 @@ export interface SamplingParams {
   /** Sequences of ids, each not empty, that must not be completed. */
   readonly badWords: readonly (readonly number[])[];
   readonly minNewTokens: number;
+  /** Ids that must not come, and ids that must not come first. */
+  readonly suppressIds: readonly number[];
+  readonly beginSuppressIds: readonly number[];
+  /** Comes first if the prompt is one token long, as in transformers; null: off. */
+  readonly forcedBosId: number | null;
+  /** One of `ids`, of which there is one at least, comes as the token of this index, from 0; null: off. */
+  readonly forcedLast: { readonly ids: readonly number[]; readonly index: number } | null;
+  /** After `start` tokens each one changes the score of EOS by this factor more; null: off. */
+  readonly exponentialDecay: { readonly start: number; readonly factor: number } | null;
+  /** Of beam search only, where it changes sums; of one token's distribution it changes nothing. */
+  readonly renormalize: boolean;
   /** Without it nothing below has an effect. */
   readonly doSample: boolean;
   readonly temperature: number;
+  /** null: off. */
+  readonly topH: number | null;
   /** 0: off. */
   readonly topK: number;
   /** 1: off. */
@@ -39,14 +54,22 @@ export interface SamplingParams {
 /** What `generate()` does when it is told nothing. */
 export const DEFAULT_SAMPLING: SamplingParams = Object.freeze({
   logitBias: new Map<number, number>(),
+  sequenceBias: [],
   repetitionPenalty: 1,
   frequencyPenalty: 0,
   presencePenalty: 0,
   noRepeatNgramSize: 0,
   badWords: [],
   minNewTokens: 0,
+  suppressIds: [],
+  beginSuppressIds: [],
+  forcedBosId: null,
+  forcedLast: null,
+  exponentialDecay: null,
+  renormalize: false,
   doSample: false,
   temperature: 1,
+  topH: null,
   topK: 50,
   topP: 1,
   minP: 0,
@@ -63,6 +86,12 @@ export interface BeamParams {
   readonly earlyStopping: boolean | "never";
 }
 
+/** Follows the tokens of one sequence to where it is to end, beside EOS. Never changes, so beams that fork share it. */
+export interface TokenStop {
+  /** After one token more; null: the sequence ends with it. */
+  after(id: number): TokenStop | null;
+}
+
 /** One request as the engine takes it: token ids in, token ids out. Everything in it has been validated. */
 export interface EngineRequest {
   readonly id: string;
@@ -73,14 +102,16 @@ export interface EngineRequest {
   readonly prefix: KvTensor | null;
   /** Choices to generate from the one prompt; with `beams` the best so many of them, at most `numBeams`. */
   readonly n: number;
-  /** null: each choice chooses its tokens by itself. With beams `doSample` is false. */
+  /** null: each choice chooses its tokens by itself. */
   readonly beams: BeamParams | null;
+  /** What may end a beam; null: EOS alone. Choices that are none are ended by what `onToken` answers. */
+  readonly beamStop: TokenStop | null;
   /** Report the prompt's own log probabilities, through `onPrompt`. */
   readonly scorePrompt: boolean;
   /** 0: nothing but the prompt is run; not with `beams`. */
   readonly maxNewTokens: number;
   readonly sampling: SamplingParams;
-  /** Unsigned 32-bit; choice i draws from the stream of (seed, i). */
+  /** Unsigned 32-bit; choice i draws from the stream of (seed, i), beams from that of (seed, 0). */
   readonly seed: number;
   /** How many of the likeliest tokens to report with each token; 0: none. */
   readonly topLogprobs: number;

@@ -1,8 +1,9 @@
-import { chooseToken, Row } from "./choose.ts";
+import { chooseToken } from "./choose.ts";
 import type { StepOutput } from "./model-runner.ts";
 import { LogitsProcessors } from "./processors.ts";
 import { uniform } from "./random.ts";
 import type { SamplingParams, TokenLogprob } from "./request.ts";
+import { Row } from "./row.ts";
 
 const NONE: readonly TokenLogprob[] = Object.freeze([]);
 

@@ -1,26 +1,14 @@
 /**
  * transformers' logits warpers (generation/logits_process.py), which leave tokens out before one is drawn, in fp32: every step that
- * torch rounds is rounded here. Order: top_k, top_p, min_p, typical_p, epsilon_cutoff, eta_cutoff, each on what the one before left.
+ * torch rounds is rounded here. Order: top_h, top_k, top_p, min_p, typical_p, epsilon_cutoff, eta_cutoff, each on what the one before left.
  */
 import type { SamplingParams } from "./request.ts";
+import { NEAR, NOTHING, type Outside, tempered, weightOf } from "./weights.ts";
 
-export type Warpers = Pick<SamplingParams, "topK" | "topP" | "minP" | "typicalP" | "epsilonCutoff" | "etaCutoff">;
+export type Warpers = Pick<SamplingParams, "topH" | "topK" | "topP" | "minP" | "typicalP" | "epsilonCutoff" | "etaCutoff">;
 
-/** What a Shortlist leaves out. */
-export interface Outside {
-  /** No token left out scores higher; -Infinity if none with any probability is left out. */
-  readonly bound: number;
-  /** Sum of their weights exp(score - best score in the list); NaN if not known. */
-  readonly weight: number;
-  /** `weight` is at most this far off; 0 only if nothing is left out. */
-  readonly error: number;
-  /** Sum of weight times (score - best score), which gives the entropy, off by a share like that of `weight`; NaN if not known. */
-  readonly moment: number;
-}
-
-export const NOTHING: Outside = { bound: -Infinity, weight: 0, error: 0, moment: 0 };
-/** Far more than a sum of probabilities differs from the sum of their fp32 values: by 2^-24 of it. */
-export const NEAR = 2e-7;
+/** top_h chooses among so many of the likeliest. */
+export const TOP_H_TOKENS = 100;
 
 const { fround } = Math;
 
@@ -78,15 +66,20 @@ export class Shortlist {
     }
   }
 
-  /** Applies all warpers. False: not decidable with these tokens. */
-  warp({ topK, topP, minP, typicalP, epsilonCutoff, etaCutoff }: Warpers): boolean {
-    if (topK > 0 && !this.#keepTopK(topK)) return false;
+  /**
+   * Applies all warpers. `keep`: so many tokens stay at least (with top_h: one), as transformers demands of beams. False: not decidable
+   * with these tokens.
+   */
+  warp({ topH, topK, topP, minP, typicalP, epsilonCutoff, etaCutoff }: Warpers, keep = 1): boolean {
+    if (topH !== null && !this.#keepTopH(topH)) return false;
+    if (topK > 0 && !this.#keepTopK(Math.max(topK, keep))) return false;
+    if (this.length < keep && !this.complete) return false;
     this.#weigh();
-    if (topP < 1 && !this.#keepTopP(topP)) return false;
-    if (minP > 0 && !this.#keepMinP(minP)) return false;
-    if (typicalP < 1 && !this.#keepTypical(typicalP)) return false;
-    if (epsilonCutoff > 0 && !this.#keepLikely(epsilonCutoff)) return false;
-    return etaCutoff <= 0 || this.#keepEta(etaCutoff);
+    if (topP < 1 && !this.#keepTopP(topP, keep)) return false;
+    if (minP > 0 && !this.#keepMinP(minP, keep)) return false;
+    if (typicalP < 1 && !this.#keepTypical(typicalP, keep)) return false;
+    if (epsilonCutoff > 0 && !this.#keepLikely(epsilonCutoff, keep)) return false;
+    return etaCutoff <= 0 || this.#keepEta(etaCutoff, keep);
   }
 
   /** The token at `u` in [0, 1) of the distribution function in this order; -1: not decidable with these tokens. */
@@ -98,13 +91,23 @@ export class Shortlist {
     for (let i = 0; i < this.length; i++) {
       sum += this.weights[i]!;
       // At or below the bound, tokens left out would come between those here.
-      if (low < sum) return high < sum && (this.#complete || this.scores[i]! > this.outside.bound) ? this.ids[i]! : -1;
+      if (low < sum) return high < sum && (this.complete || this.scores[i]! > this.outside.bound) ? this.ids[i]! : -1;
     }
     // u so near to 1 that rounding decides: the last token with any probability.
-    return this.#complete ? this.ids[this.length - 1]! : -1;
+    return this.complete ? this.ids[this.length - 1]! : -1;
   }
 
-  get #complete(): boolean {
+  /** Makes the scores of a list that leaves nothing out a log-softmax. */
+  normalise(): void {
+    if (this.length === 0) return;
+    const best = this.scores[0]!;
+    this.#weigh();
+    const logMass = fround(Math.log(this.#mass()));
+    for (let i = 0; i < this.length; i++) this.scores[i] = fround(this.scores[i]! - best) - logMass;
+  }
+
+  /** Nothing with any probability is left out. */
+  get complete(): boolean {
     return this.outside.bound === -Infinity;
   }
 
@@ -133,9 +136,32 @@ export class Shortlist {
     this.outside = NOTHING;
   }
 
+  /**
+   * Of the 100 likeliest, taken for all there is, keeps the first ones while their terms -p log p of the entropy add up to at most the
+   * share `topH` of it; the best always stays. Sums are in double and compared in fp32.
+   */
+  #keepTopH(topH: number): boolean {
+    const count = Math.min(TOP_H_TOKENS, this.length);
+    if (!this.complete && (count < TOP_H_TOKENS || !(this.scores[count - 1]! > this.outside.bound))) return false;
+    this.#closeAt(count);
+    this.#weigh();
+    const mass = this.#mass();
+    const limit = fround(fround(this.#entropy(mass)) * fround(topH));
+    let sum = 0;
+    let end = 0;
+    for (; end < count; end++) {
+      const p = fround(this.weights[end]! / mass);
+      // A probability of 0 has a term that is no number, which ends it.
+      sum += fround(-p * fround(Math.log(p)));
+      if (end > 0 && !(fround(sum) <= limit)) break;
+    }
+    this.#closeAt(end);
+    return true;
+  }
+
   /** Keeps what scores at least the k-th best: all equal to it stay. */
   #keepTopK(k: number): boolean {
-    if (k > this.length) return this.#complete;
+    if (k > this.length) return this.complete;
     const kth = this.scores[k - 1]!;
     if (!(kth > this.outside.bound)) return false;
     let end = k;
@@ -145,21 +171,21 @@ export class Shortlist {
   }
 
   /**
-   * Drops tokens from the least likely up while their fp32 probabilities add up to at most 1 - p; the best always stays. Sums
+   * Drops tokens from the least likely up while their fp32 probabilities add up to at most 1 - p; the best ones always stay. Sums
    * are in double and compared in fp32, as in torch. Which of equal tokens go is undefined there (its sort is not stable):
    * here the higher ids, as in every other tie.
    */
-  #keepTopP(p: number): boolean {
+  #keepTopP(p: number, keep: number): boolean {
     const { bound, weight, error } = this.outside;
     if (Number.isNaN(weight)) return false;
     const mass = this.#mass();
     const limit = fround(1 - p);
     // What is left out is one sum here instead of many fp32 probabilities: no decision as near to the limit as that matters.
-    const margin = this.#complete ? 0 : error / mass + NEAR * limit;
+    const margin = this.complete ? 0 : error / mass + NEAR * limit;
     let sum = weight / mass;
     if (margin > 0 && sum > limit - margin) return false;
     let end = this.length;
-    while (end > 1) {
+    while (end > keep) {
       sum += fround(this.weights[end - 1]! / mass);
       if (margin > 0 && Math.abs(sum - limit) < margin) return false;
       if (fround(sum) > limit) break;
@@ -171,22 +197,24 @@ export class Shortlist {
     return true;
   }
 
-  /** Keeps what is at least `minP` times as likely as the best. */
-  #keepMinP(minP: number): boolean {
+  /** Keeps what is at least `minP` times as likely as the best, and the best `keep`. */
+  #keepMinP(minP: number, keep: number): boolean {
     const limit = fround(minP);
     // A weight is p / p(best): comparing weights is comparing probabilities.
-    if (!this.#complete && weightOf(this.outside.bound, this.scores[0]!) >= limit * (1 - 1e-5)) return false;
+    if (!this.complete && weightOf(this.outside.bound, this.scores[0]!) >= limit * (1 - 1e-5)) return false;
     let end = this.length;
-    while (end > 1 && fround(this.weights[end - 1]!) < limit) end--;
+    while (end > keep && fround(this.weights[end - 1]!) < limit) end--;
+    if (!(this.scores[end - 1]! > this.outside.bound)) return false;
     this.#closeAt(end);
     return true;
   }
 
   /**
    * Keeps the tokens whose surprise -log p is nearest to the entropy, until their probabilities add up to `typicalP`; all as near as
-   * the last one stay. They are neighbours in the list, though not always its first ones.
+   * the last one stay, and the nearest `keep`. They are neighbours in the list, though not always its first ones.
    */
-  #keepTypical(typicalP: number): boolean {
+  #keepTypical(typicalP: number, keep: number): boolean {
+    if (keep > 1 && !this.complete) return false;
     const mass = this.#mass();
     const entropy = this.#entropy(mass);
     if (Number.isNaN(entropy)) return false;
@@ -210,8 +238,9 @@ export class Shortlist {
     }
     while (left >= 0 && distance(left) <= farthest) left--;
     while (right < this.length && distance(right) <= farthest) right++;
+    while (right - left - 1 < Math.min(keep, this.length)) if (distance(left) <= distance(right)) left--; else right++;
 
-    if (!this.#complete) {
+    if (!this.complete) {
       const share = this.outside.error / mass + NEAR;
       const margin = share * (10 + farthest + entropy + logMass);
       // The sum must clearly be enough, and clearly not have been before. What is dropped or left out must be clearly farther.
@@ -225,16 +254,17 @@ export class Shortlist {
     return true;
   }
 
-  /** Keeps what has at least this probability; the best always stays. `doubt`: how much surer than of a probability one must be. */
-  #keepLikely(cutoff: number, doubt = 1): boolean {
+  /** Keeps what has at least this probability, and what scores as high as the `keep`-th best. `doubt`: how much surer than of a probability one must be. */
+  #keepLikely(cutoff: number, keep: number, doubt = 1): boolean {
     const { bound, weight, error } = this.outside;
-    if (Number.isNaN(weight)) return false;
+    const sure = this.scores[Math.min(keep, this.length) - 1]!;
+    if (Number.isNaN(weight) || !(sure > bound)) return false;
     const mass = this.#mass();
     const limit = fround(cutoff);
-    const margin = this.#complete ? 0 : (error / mass + NEAR) * doubt;
+    const margin = this.complete ? 0 : (error / mass + NEAR) * doubt;
     if (margin > 0 && weightOf(bound, this.scores[0]!) / mass >= limit * (1 - margin)) return false;
     let end = this.length;
-    while (end > 1 && this.scores[end - 1]! < this.scores[0]!) {
+    while (end > 1 && this.scores[end - 1]! < sure) {
       const p = fround(this.weights[end - 1]! / mass);
       if (Math.abs(p - limit) < limit * margin) return false;
       if (p >= limit) break;
@@ -245,11 +275,11 @@ export class Shortlist {
   }
 
   /** Keeps what has at least the probability min(eta, sqrt(eta) exp(-entropy)). */
-  #keepEta(eta: number): boolean {
+  #keepEta(eta: number, keep: number): boolean {
     const entropy = this.#entropy(this.#mass());
     if (Number.isNaN(entropy)) return false;
     const epsilon = fround(eta);
-    return this.#keepLikely(Math.min(epsilon, fround(fround(Math.sqrt(epsilon)) * fround(Math.exp(-fround(entropy))))), 10 + entropy);
+    return this.#keepLikely(Math.min(epsilon, fround(fround(Math.sqrt(epsilon)) * fround(Math.exp(-fround(entropy))))), keep, 10 + entropy);
   }
 
   /** Drops all but `[from, to)`, and weighs what is left against its own best. */
@@ -259,13 +289,4 @@ export class Shortlist {
     this.#closeAt(to - from);
     this.#weigh();
   }
-}
-
-export function tempered(score: number, temperature: number): number {
-  return temperature === 1 ? score : fround(score / fround(temperature));
-}
-
-/** exp of the fp32 difference to the best score. */
-export function weightOf(score: number, best: number): number {
-  return Math.exp(fround(score - best));
 }

@@ -56,11 +56,9 @@ function checkCombinations(body: GenerateBody, maxN: number): void {
     [n > maxN, `n must be <= ${maxN} on this server`],
     [bestOf > maxN, `best_of must be <= ${maxN} on this server`],
     [numBeams > maxN, `num_beams must be <= ${maxN} on this server`],
-    [beams && doSample, "num_beams > 1 searches and does not draw: leave out do_sample"],
     [beams && n > numBeams, "n must be <= num_beams: a beam search has no more results"],
     [beams && bestOf > n, "best_of cannot be used with num_beams > 1, which returns the best already"],
     [beams && stream, "num_beams > 1 cannot be streamed: which tokens come first is known at the end"],
-    [beams && body.stop !== undefined && body.stop.length > 0, "stop cannot be used with num_beams > 1"],
     [!beams && n > 1 && !doSample, "n > 1 needs do_sample true: without it all choices are the same"],
     [bestOf < n, "best_of must be >= n"],
     [bestOf > n && !doSample && !beams, "best_of needs do_sample true: without it all choices are the same"],
@@ -68,23 +66,39 @@ function checkCombinations(body: GenerateBody, maxN: number): void {
     [maxNew === 0 && !(body.echo ?? false), "max_new_tokens must be >= 1; 0 only with echo"],
     [maxNew === 0 && (beams || bestOf > n), "max_new_tokens 0 leaves nothing for num_beams or best_of to choose from"],
     [(body.min_new_tokens ?? 0) > maxNew, "min_new_tokens must be <= max_new_tokens"],
+    [body.exponential_decay_length_penalty !== undefined && (body.ignore_eos ?? false), "exponential_decay_length_penalty changes the logit of EOS, which ignore_eos ignores"],
   ];
+  for (const name of ["forced_bos_token_id", "forced_eos_token_id"] as const) {
+    const forced = body[name] === undefined ? [] : [body[name]].flat();
+    refused.push([forced.length > 0 && forced.every((id) => body.suppress_tokens?.includes(id) ?? false), `${name} forces what suppress_tokens forbids`]);
+  }
   const first = refused.find(([applies]) => applies);
   if (first !== undefined) throw new PrefixdError("invalid_parameter", `${first[1]}.`);
 }
 
 async function readSampling(body: GenerateBody, reader: PromptReader): Promise<ValidGenerateRequest["sampling"]> {
   const byDefault = DEFAULT_SAMPLING;
+  const logitBias = reader.logitBias(body.logit_bias ?? {});
+  const { forced_bos_token_id: forcedBos, forced_eos_token_id: forcedEos, exponential_decay_length_penalty: decay } = body;
+  const forcedLast = forcedEos === undefined ? null : reader.tokenIds(typeof forcedEos === "number" ? [forcedEos] : forcedEos, "forced_eos_token_id");
   return {
-    logitBias: reader.logitBias(body.logit_bias ?? {}),
+    logitBias,
+    sequenceBias: reader.sequenceBias(body.sequence_bias ?? [], logitBias),
     repetitionPenalty: body.repetition_penalty ?? byDefault.repetitionPenalty,
     frequencyPenalty: body.frequency_penalty ?? byDefault.frequencyPenalty,
     presencePenalty: body.presence_penalty ?? byDefault.presencePenalty,
     noRepeatNgramSize: body.no_repeat_ngram_size ?? byDefault.noRepeatNgramSize,
     badWords: await reader.badWords(body.bad_words ?? []),
     minNewTokens: body.min_new_tokens ?? byDefault.minNewTokens,
+    suppressIds: reader.tokenIds(body.suppress_tokens ?? [], "suppress_tokens"),
+    beginSuppressIds: reader.tokenIds(body.begin_suppress_tokens ?? [], "begin_suppress_tokens"),
+    forcedBosId: forcedBos === undefined ? null : reader.tokenIds([forcedBos], "forced_bos_token_id")[0]!,
+    forcedLast: forcedLast && { ids: forcedLast, index: (body.max_new_tokens ?? DEFAULT_NEW_TOKENS) - 1 },
+    exponentialDecay: decay === undefined ? null : { start: decay[0], factor: decay[1] },
+    renormalize: body.renormalize_logits ?? byDefault.renormalize,
     doSample: body.do_sample ?? byDefault.doSample,
     temperature: body.temperature ?? byDefault.temperature,
+    topH: body.top_h ?? byDefault.topH,
     topK: body.top_k ?? byDefault.topK,
     topP: body.top_p ?? byDefault.topP,
     minP: body.min_p ?? byDefault.minP,

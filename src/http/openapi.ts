@@ -47,6 +47,11 @@ function share(node: Json, schemas: { [key: string]: Json }): Json {
     if (PRIVATE.has(key)) continue;
     out[key] = key === "example" || key === "examples" ? value : share(value, schemas);
   }
+  // Tuples as OpenAPI 3.1's dialect of JSON Schema has them.
+  if (Array.isArray(out["items"])) {
+    Object.assign(out, { prefixItems: out["items"], items: false, maxItems: out["items"].length });
+    delete out["additionalItems"];
+  }
   const { title, ...rest } = out;
   if (typeof title !== "string" || !/^[A-Z]\w+$/.test(title) || !("type" in out)) return out;
   schemas[title] = rest;

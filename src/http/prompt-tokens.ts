@@ -72,6 +72,25 @@ export class PromptReader {
     return out;
   }
 
+  /** Ids of the request's vocabulary, each once. Throws `invalid_token_id`. */
+  tokenIds(ids: readonly number[], name: string): number[] {
+    return [...new Set(this.#checked(ids, name))];
+  }
+
+  /**
+   * Biases of id sequences; of equal ones the last, as in transformers. `single`: what `logit_bias` has.
+   * Throws `invalid_token_id`, `invalid_parameter`.
+   */
+  sequenceBias(pairs: readonly (readonly [readonly number[], number])[], single: ReadonlyMap<number, number>): { ids: readonly number[]; bias: number }[] {
+    const out = new Map<string, { ids: readonly number[]; bias: number }>();
+    for (const [i, [ids, bias]] of pairs.entries()) {
+      this.#checked(ids, `sequence_bias[${i}][0]`);
+      if (ids.length === 1 && single.has(ids[0]!)) throw new PrefixdError("invalid_parameter", `logit_bias and sequence_bias[${i}] are both of token ${ids[0]!}.`);
+      out.set(ids.join(), { ids, bias });
+    }
+    return [...out.values()];
+  }
+
   #encode(text: string, name: string): Int32Array {
     // No token is longer than the longest, so what cannot fit need not be tokenised to be refused.
     const atLeast = Math.ceil(Buffer.byteLength(text) / this.#tokenizer.longestToken);
@@ -84,10 +103,14 @@ export class PromptReader {
 
   #ids(ids: readonly number[], name: string): Int32Array {
     if (ids.length > this.#positions) throw this.#tooLong(name, String(ids.length));
+    return Int32Array.from(this.#checked(ids, name));
+  }
+
+  #checked(ids: readonly number[], name: string): readonly number[] {
     const { vocabSize } = this.#tokenizer;
     const bad = ids.findIndex((id) => id >= vocabSize || id < 0);
     if (bad >= 0) throw new PrefixdError("invalid_token_id", `${name}[${bad}] is ${ids[bad]}; token ids are 0 to ${vocabSize - 1}.`);
-    return Int32Array.from(ids);
+    return ids;
   }
 
   #tooLong(name: string, length: string): PrefixdError {

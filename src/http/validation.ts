@@ -2,7 +2,7 @@ import type { FastifySchemaCompiler } from "fastify";
 import { Compile } from "typebox/compile";
 import type { TSchema } from "typebox";
 import { PrefixdError } from "../errors.ts";
-import { FIELD_ALIASES, KNOWN_UNSUPPORTED } from "./schemas/generate.ts";
+import { FIELD_ALIASES, NOT_OFFERED } from "./schemas/generate.ts";
 
 /** One finding of the validator; JSON Schema's keywords, and a JSON pointer to the value. */
 interface Finding {
@@ -73,7 +73,7 @@ function unknownField(schema: Annotated, finding: Finding): PrefixdError {
   const names: unknown = "additionalProperties" in finding.params ? finding.params.additionalProperties : [];
   const name = Array.isArray(names) ? String(names[0]) : "";
   const shown = JSON.stringify(name.length > 64 ? `${name.slice(0, 64)}...` : name);
-  if (KNOWN_UNSUPPORTED.has(name)) return new PrefixdError("unsupported_parameter", `${shown} is not supported.`);
+  if (Object.hasOwn(NOT_OFFERED, name)) return new PrefixdError("unsupported_parameter", `${shown} is not supported: ${NOT_OFFERED[name]}.`);
   const known = Object.keys(schema.properties ?? {});
   const alias = Object.hasOwn(FIELD_ALIASES, name) ? FIELD_ALIASES[name] : undefined;
   const near = alias !== undefined && known.includes(alias) ? alias : nearest(name, known);

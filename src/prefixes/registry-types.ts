@@ -1,5 +1,5 @@
 import type { KvTensor } from "../kv.ts";
-import type { PrefixKey, PrefixMeta, PrefixQuota, Precondition, RemovedPrefixes, SharingPatch } from "./store.ts";
+import type { PrefixKey, PrefixMeta, PrefixQuota, Precondition, SharingPatch } from "./store.ts";
 
 /** What a client registers: PEFT's two files, or a hard prompt already turned into token ids. */
 export type PrefixUpload =
@@ -26,8 +26,6 @@ export interface PrefixRegistry {
   remove(key: PrefixKey, precondition?: Precondition): Promise<void>;
   /** Whom the owner lets in. Throws `prefix_not_found`, `precondition_failed`. */
   patch(key: PrefixKey, sharing: SharingPatch, precondition?: Precondition): Promise<PrefixMeta>;
-  /** All of a user's prefixes at once. */
-  removeUser(user: string): Promise<RemovedPrefixes>;
   /** For a request: from the cache if verified lately, else from the store. Throws `prefix_not_found`, `prefix_base_mismatch`, `store_unavailable`. */
   resolve(key: PrefixKey, asker?: string): Promise<ResolvedPrefix>;
 }

@@ -9,7 +9,7 @@ import { checkLength, maxAdapterBytes, parsePeftAdapter } from "./peft.ts";
 import { checkPrecondition } from "./precondition.ts";
 import type { PrefixRegistry, PrefixUpload, ResolvedPrefix } from "./registry-types.ts";
 import { mayUse, sharingOf } from "./sharing.ts";
-import type { PrefixKey, PrefixMeta, PrefixQuota, PrefixRecord, PrefixStore, Precondition, RemovedPrefixes, SharingPatch } from "./store.ts";
+import type { PrefixKey, PrefixMeta, PrefixQuota, PrefixRecord, PrefixStore, Precondition, SharingPatch } from "./store.ts";
 
 export interface PrefixRegistryOptions {
   readonly store: PrefixStore;
@@ -129,14 +129,6 @@ class Registry implements PrefixRegistry {
       return meta;
     } finally {
       this.#cache.invalidate(key);
-    }
-  }
-
-  async removeUser(user: string): Promise<RemovedPrefixes> {
-    try {
-      return await this.#store.deleteUser(user);
-    } finally {
-      this.#cache.invalidateUser(user);
     }
   }
 

@@ -46,21 +46,3 @@ export class WholeTexts {
     }
   }
 }
-
-/** Token ids to text, one by one: all pieces together are `tokenizer.decode(ids)`. */
-export class Detokenizer {
-  readonly #tokenizer: Tokenizer;
-  readonly #stream = new Utf8Stream();
-
-  constructor(tokenizer: Tokenizer) {
-    this.#tokenizer = tokenizer;
-  }
-
-  push(id: number): string {
-    return this.#stream.push(this.#tokenizer.bytesOf(id));
-  }
-
-  end(): string {
-    return this.#stream.end();
-  }
-}

@@ -86,6 +86,34 @@ export class StopMatcher {
   }
 }
 
+/**
+ * The same for one of many sequences that fork: where a `StopMatcher` that is given the sequence's bytes would say `stopped`. Never
+ * changes.
+ */
+export class StopProgress {
+  readonly #patterns: readonly Pattern[];
+  readonly #bytesOf: (id: number) => Uint8Array;
+  readonly #matched: readonly number[];
+
+  constructor(stops: StopStrings, bytesOf: (id: number) => Uint8Array, matched: readonly number[] = stops.patterns.map(() => 0)) {
+    this.#patterns = stops.patterns;
+    this.#bytesOf = bytesOf;
+    this.#matched = matched;
+  }
+
+  /** After one token more; null: it completes a stop string. */
+  after(id: number): StopProgress | null {
+    const bytes = this.#bytesOf(id);
+    const matched = this.#patterns.map((pattern, i) => {
+      let length = this.#matched[i] ?? 0;
+      for (const byte of bytes) if (length < pattern.bytes.length) length = extend(pattern, length, byte);
+      return length;
+    });
+    if (this.#patterns.some(({ bytes: { length } }, i) => matched[i] === length)) return null;
+    return new StopProgress({ patterns: this.#patterns }, this.#bytesOf, matched);
+  }
+}
+
 function extend({ bytes, border }: Pattern, matched: number, byte: number): number {
   while (matched > 0 && bytes[matched] !== byte) matched = border[matched] ?? 0;
   return bytes[matched] === byte ? matched + 1 : 0;

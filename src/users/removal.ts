@@ -71,7 +71,6 @@ export function removeEverywhere(registry: PrefixRegistry, bus: ReplicaBus): Pre
     info: (...args) => registry.info(...args),
     list: (...args) => registry.list(...args),
     files: (...args) => registry.files(...args),
-    removeUser: (...args) => registry.removeUser(...args),
     resolve: (...args) => registry.resolve(...args),
     async remove(key, precondition) {
       const tell = async (): Promise<void> => void (await bus.broadcast({ kind: "prefix", user: key.user, name: key.name }));

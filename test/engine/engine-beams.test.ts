@@ -3,7 +3,7 @@ import { setImmediate as turn } from "node:timers/promises";
 import t from "tap";
 import { Engine } from "../../src/engine/engine.ts";
 import type { TenantShares } from "../../src/engine/fair-share.ts";
-import type { EngineRequest } from "../../src/engine/request.ts";
+import type { EngineRequest, TokenStop } from "../../src/engine/request.ts";
 import { beamOracle, FakeRunner, fakePrefix, NAN_TOKEN, oracle } from "../support/fake-runner.ts";
 import { engineRequest, GREEDY, seededRandom } from "../support/model.ts";
 import { CountingObserver, idle, Recording } from "../support/recording.ts";
@@ -19,6 +19,9 @@ function setup(given: { slots?: number; shares?: TenantShares; mayEmit?: () => b
 
 const EOS = [7, 30, 61];
 
+/** Ends nearly every beam, so that a search now and then has fewer than it may have. */
+const stopAfter = (share: number, sum = 0): TokenStop => ({ after: (id) => ((sum + id * 7) % 10 < share ? null : stopAfter(share, sum + id)) });
+
 function beamRequest(numBeams: number, given: Partial<EngineRequest> = {}): EngineRequest {
   const beams = { numBeams, lengthPenalty: 1, earlyStopping: false };
   return engineRequest({ promptIds: Int32Array.of(5, 6, 9, 2, 44, 3), prefix: fakePrefix(2, 3), n: numBeams, beams, maxNewTokens: 14, eosIds: EOS, ...given });
@@ -31,23 +34,31 @@ const told = ({ ids, reasons, scores }: Recording): unknown => ids.map((one, cho
 t.test("random searches among greedy and drawn choices, in few rows and many: what each gives by itself", async (t) => {
   const random = seededRandom(21);
   const below = (limit: number): number => Math.floor(random() * limit);
-  let ended = 0;
+  let [ended, short] = [0, 0];
   for (let round = 0; round < 40; round++) {
     const { engine, runner, observer } = setup({ slots: 5 + below(8) });
     const requests = Array.from({ length: 14 }, (_, index) => {
       const common = { promptIds: Int32Array.from({ length: 1 + below(13) }, () => below(90)), prefix: below(3) === 0 ? null : fakePrefix(below(9), 1 + below(9)), maxNewTokens: 1 + below(16), scorePrompt: below(4) === 0 };
-      const sampling = { ...GREEDY, repetitionPenalty: below(4) === 0 ? 1.3 : 1, minNewTokens: below(3) };
+      const sampling = {
+        ...GREEDY, repetitionPenalty: below(4) === 0 ? 1.3 : 1, minNewTokens: below(3), forcedBosId: below(3) === 0 ? 12 : null, suppressIds: [64 + below(20)], beginSuppressIds: [below(90)],
+        forcedLast: below(4) === 0 ? { ids: [EOS[0]!], index: common.maxNewTokens - 1 } : null, exponentialDecay: below(3) === 0 ? { start: 2, factor: 1.2 } : null,
+        sequenceBias: [{ ids: [below(90), below(90)], bias: 3 }], doSample: below(2) === 0, topH: below(4) === 0 ? 0.6 : null, temperature: 1.4, topK: [0, 3, 50][below(3)]!, renormalize: below(2) === 0,
+      };
       if (index % 3 === 0) return engineRequest({ ...common, n: 1 + below(3), sampling: { ...sampling, doSample: true }, seed: index, eosIds: EOS });
       const numBeams = 2 + below(4);
       const beams = { numBeams, lengthPenalty: below(3), earlyStopping: ([false, true, "never"] as const)[below(3)]! };
-      return beamRequest(numBeams, { ...common, sampling, beams, n: 1 + below(numBeams) });
+      return beamRequest(numBeams, { ...common, sampling, beams, n: 1 + below(numBeams), seed: index, beamStop: below(2) === 0 ? stopAfter(2 + below(5)) : null });
     });
     const recordings = requests.map((request) => new Recording(engine, request));
     await Promise.all(recordings.map((recording) => recording.ended));
     for (const [index, request] of requests.entries()) {
       const recording = recordings[index]!;
       if (request.beams === null) for (const [choice, ids] of recording.ids.entries()) t.same(ids, oracle(request, choice));
-      else t.same(told(recording), expected(request));
+      else if (recording.error === null) t.same(told(recording), expected(request));
+      else {
+        t.throws(() => expected(request), { code: "invalid_parameter" }, "so few sequences are possible");
+        short++;
+      }
       t.same(recording.violations, []);
       if (recording.reasons.includes("eos")) ended++;
     }
@@ -56,6 +67,7 @@ t.test("random searches among greedy and drawn choices, in few rows and many: wh
     t.equal(observer.ended, requests.reduce((sum, { n }) => sum + n, 0), "one outcome for every choice");
   }
   t.ok(ended > 50, `${ended} requests ended with EOS`);
+  t.ok(short < 100, `${short} requests had too few results`);
 });
 
 t.test("a search takes a row for every beam, and only then", async (t) => {
@@ -70,6 +82,27 @@ t.test("a search takes a row for every beam, and only then", async (t) => {
   await second.ended;
   t.equal(runner.widest, 4);
   t.same(runner.misuses, []);
+});
+
+t.test("a search that stop strings end gives its rows back at once; one that they leave a beam keeps them until its end", async (t) => {
+  const { engine, runner } = setup({ slots: 4 });
+  const never: TokenStop = { after: () => null };
+  const ended = new Recording(engine, beamRequest(4, { eosIds: [], beamStop: never, n: 4 }));
+  const waiting = new Recording(engine, beamRequest(4, { eosIds: [], maxNewTokens: 3 }));
+  await ended.ended;
+  t.same([ended.searched, ended.reasons, ended.ids.map(({ length }) => length)], [4, ["stop", "stop", "stop", "stop"], [1, 1, 1, 1]]);
+  await waiting.ended;
+  t.same(told(waiting), expected(beamRequest(4, { eosIds: [], maxNewTokens: 3 })));
+  // Its first token is forced: one beam, which forks into four a step later.
+  const forced = beamRequest(4, { promptIds: Int32Array.of(9), sampling: { ...GREEDY, forcedBosId: 55 }, maxNewTokens: 6 });
+  const widths: number[] = [];
+  const one = new Recording(engine, forced, { onBeamStep: () => void widths.push(engine.stats().running) });
+  await one.ended;
+  t.same(told(one), expected(forced));
+  t.ok(one.ids.every((ids) => ids[0] === 55));
+  t.same([...new Set(widths)], [4]);
+  t.same(runner.misuses, []);
+  t.match(await idle(engine), { running: 0 });
 });
 
 t.test("rows of one tenant are limited, its beams counted; beams are charged as they compute", async (t) => {

@@ -4,6 +4,7 @@ import { parse } from "yaml";
 import { ERRORS, PrefixdError } from "../../src/errors.ts";
 import { documentationApp } from "../../src/http/documentation-app.ts";
 import { openapiYaml } from "../../src/http/openapi.ts";
+import { FIELD_ALIASES, GenerateBody, NOT_OFFERED } from "../../src/http/schemas/generate.ts";
 import { nearest } from "../../src/http/validation.ts";
 import { buildTestApp, post, until } from "../support/app.ts";
 import { docsBlock, markdownTable, repositoryFile } from "../support/docs-block.ts";
@@ -116,6 +117,16 @@ t.test("a body that a deletion does not expect is refused as its route says", as
     const { code, status } = (await fastify.inject(request)).json<{ code: string; status: number }>();
     t.match(paths[path]?.[request.method.toLowerCase()]?.responses[status]?.description, new RegExp(`\`${code}\``), `${request.method} ${path} ${code}`);
   }
+});
+
+t.test("docs/generation.md lists the parameters, and those that there are not", async (t) => {
+  const fields = Object.entries(GenerateBody.properties as Readonly<Record<string, { description?: string; default?: unknown }>>);
+  const parameters = markdownTable(["field", "default", "meaning"], fields.map(([name, field]) => ["`" + name + "`", field.default === undefined ? "" : "`" + JSON.stringify(field.default) + "`", field.description ?? ""]));
+  t.equal(docsBlock("docs/generation.md", "parameters", parameters), parameters);
+  const others = markdownTable(["name", "why not"], Object.entries(NOT_OFFERED).map(([name, why]) => ["`" + name + "`", why]));
+  t.equal(docsBlock("docs/generation.md", "not offered", others), others);
+  const names = fields.map(([name]) => name);
+  t.same(Object.keys(NOT_OFFERED).filter((name) => names.includes(name) || name in FIELD_ALIASES), [], "nothing is both");
 });
 
 t.test("docs/errors.md lists the errors of the code", async (t) => {

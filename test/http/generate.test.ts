@@ -37,6 +37,7 @@ t.test("defaults are transformers'; what is not asked for is not in the answer",
     sampling: {
       doSample: false, temperature: 1, topK: 50, topP: 1, minP: 0, typicalP: 1, epsilonCutoff: 0, etaCutoff: 0,
       repetitionPenalty: 1, presencePenalty: 0, frequencyPenalty: 0, noRepeatNgramSize: 0, badWords: [], logitBias: new Map(), minNewTokens: 0,
+      topH: null, sequenceBias: [], suppressIds: [], beginSuppressIds: [], forcedBosId: null, forcedLast: null, exponentialDecay: null, renormalize: false,
     },
   });
   t.ok(Number.isInteger(body["seed"]) && body["seed"] === engine.submitted[0]?.seed);
@@ -53,6 +54,34 @@ t.test("processors reach the engine; a bad word as text is meant with and withou
   t.match(engine.submitted[0]?.sampling, { noRepeatNgramSize: 3, presencePenalty: -0.5, frequencyPenalty: 2, typicalP: 0.9, epsilonCutoff: 0.01, etaCutoff: 0.02 });
   t.same(engine.submitted[0]?.sampling.logitBias, new Map([[0, -100], [256, 1.5]]));
   t.same(engine.submitted[0]?.sampling.badWords, [[110, 111], [32, 110, 111], [32, 120], [5, 6], [7]]);
+});
+
+t.test("what forces, forbids and biases tokens reaches the engine as ids of the vocabulary, each once", async (t) => {
+  const { fastify, engine } = await buildTestApp(t);
+  const body = {
+    prompt: "ab", max_new_tokens: 7, do_sample: true, top_h: 0.4, suppress_tokens: [3, 3, 256], begin_suppress_tokens: [32], forced_bos_token_id: 9, forced_eos_token_id: [10, 256, 10],
+    exponential_decay_length_penalty: [2, 1.5], renormalize_logits: true, sequence_bias: [[[5], 1.5], [[5, 6], -2], [[5], 2.5]], logit_bias: { 6: 1 },
+  };
+  t.equal((await fastify.inject(post("/generate", body))).statusCode, 200);
+  t.match(engine.submitted[0]?.sampling, {
+    topH: 0.4, suppressIds: [3, 256], beginSuppressIds: [32], forcedBosId: 9, forcedLast: { ids: [10, 256], index: 6 }, exponentialDecay: { start: 2, factor: 1.5 }, renormalize: true,
+    sequenceBias: [{ ids: [5], bias: 2.5 }, { ids: [5, 6], bias: -2 }], logitBias: new Map([[6, 1]]),
+  });
+  await fastify.inject(post("/generate", { prompt: "ab", forced_eos_token_id: 256 }));
+  t.same(engine.submitted[1]?.sampling.forcedLast, { ids: [256], index: 19 });
+});
+
+t.test("a search may draw, and stop at strings, which its text does not have", async (t) => {
+  const { fastify, engine } = await withPrefix(t);
+  const drawn = await fastify.inject(post("/generate", { ...PROMPT, num_beams: 3, n: 2, do_sample: true, seed: 5, temperature: 0.5 }));
+  t.match([drawn.statusCode, drawn.json()], [200, { seed: 5, choices: [{ score: -1 }, { score: -2 }] }]);
+  t.match(engine.submitted[0], { n: 2, seed: 5, beamStop: null, beams: { numBeams: 3 }, sampling: { doSample: true, temperature: 0.5 } });
+  const stopped: unknown = (await fastify.inject(post("/generate", { ...PROMPT, num_beams: 2, stop: ["d", "xy"], echo: true, logprobs: 1, return_token_ids: true }))).json();
+  t.match(stopped, { choices: [{ text: "abc", token_ids: [97, 98, 99, 100], finish_reason: "stop", score: -1, logprobs: { token_logprobs: [null, -0.25, -0.5, -0.5] } }], usage: { completion_tokens: 4 } });
+  const stop = engine.submitted[1]!.beamStop!;
+  t.equal(stop.after(100), null);
+  t.equal(stop.after(120)?.after(121), null);
+  t.not(stop.after(120)?.after(120), null);
 });
 
 t.test("token ids as prompt, several prompts, choices numbered prompt by prompt", async (t) => {
@@ -133,7 +162,29 @@ t.test("bad bodies are refused by name", async (t) => {
     [{ ...PROMPT, bad_words: [[1], [1, 257]] }, 400, "invalid_token_id", /^bad_words\[1\]\[1\] is 257; token ids are 0 to 256/],
     [{ ...PROMPT, bad_words: Array.from({ length: 257 }, () => "x") }, 400, "invalid_parameter", /^bad_words must not have more than 256/],
     [{ ...PROMPT, bad_words_ids: [[1]] }, 400, "unknown_field", /mean "bad_words"/],
-    [{ ...PROMPT, guidance_scale: 2 }, 400, "unsupported_parameter", /"guidance_scale"/],
+    [{ ...PROMPT, sequence_bias: [[[1], 101]] }, 400, "invalid_parameter", /^sequence_bias\[0\]\[1\] must be <= 100/],
+    [{ ...PROMPT, sequence_bias: [[[], 1]] }, 400, "invalid_parameter", /^sequence_bias\[0\]\[0\] must not have fewer than 1/],
+    [{ ...PROMPT, sequence_bias: [[[1]]] }, 400, "invalid_parameter", /^sequence_bias\[0\]/],
+    [{ ...PROMPT, sequence_bias: [[["a"], 1]] }, 400, "invalid_parameter", /^sequence_bias\[0\]\[0\]\[0\] must be integer/],
+    [{ ...PROMPT, sequence_bias: Array.from({ length: 513 }, () => [[1], 1]) }, 400, "invalid_parameter", /^sequence_bias must not have more than 512/],
+    [{ ...PROMPT, sequence_bias: [[[1, 257], 1]] }, 400, "invalid_token_id", /^sequence_bias\[0\]\[0\]\[1\] is 257/],
+    [{ ...PROMPT, sequence_bias: [[[1, 2], 1], [[4], 1]], logit_bias: { 4: 1 } }, 400, "invalid_parameter", /^logit_bias and sequence_bias\[1\] are both of token 4/],
+    [{ ...PROMPT, suppress_tokens: [257] }, 400, "invalid_token_id", /^suppress_tokens\[0\] is 257/],
+    [{ ...PROMPT, suppress_tokens: 5 }, 400, "invalid_parameter", /^suppress_tokens must be array/],
+    [{ ...PROMPT, suppress_tokens: Array.from({ length: 1025 }, () => 1) }, 400, "invalid_parameter", /^suppress_tokens must not have more than 1024/],
+    [{ ...PROMPT, begin_suppress_tokens: [1.5] }, 400, "invalid_parameter", /^begin_suppress_tokens\[0\] must be integer/],
+    [{ ...PROMPT, forced_bos_token_id: 257 }, 400, "invalid_token_id", /^forced_bos_token_id/],
+    [{ ...PROMPT, forced_bos_token_id: [1] }, 400, "invalid_parameter", /^forced_bos_token_id must be integer/],
+    [{ ...PROMPT, forced_eos_token_id: [] }, 400, "invalid_parameter", /^forced_eos_token_id must not have fewer than 1/],
+    [{ ...PROMPT, forced_eos_token_id: -1 }, 400, "invalid_parameter", /^forced_eos_token_id/],
+    [{ ...PROMPT, forced_eos_token_id: [1, 2], suppress_tokens: [2, 1] }, 400, "invalid_parameter", /^forced_eos_token_id forces what suppress_tokens forbids/],
+    [{ ...PROMPT, forced_bos_token_id: 1, suppress_tokens: [1] }, 400, "invalid_parameter", /^forced_bos_token_id forces what suppress_tokens forbids/],
+    [{ ...PROMPT, exponential_decay_length_penalty: [1] }, 400, "invalid_parameter", /^exponential_decay_length_penalty/],
+    [{ ...PROMPT, exponential_decay_length_penalty: [1, 0] }, 400, "invalid_parameter", /^exponential_decay_length_penalty\[1\] must be > 0/],
+    [{ ...PROMPT, exponential_decay_length_penalty: [1, 1.1], ignore_eos: true }, 400, "invalid_parameter", /^exponential_decay_length_penalty changes the logit of EOS/],
+    [{ ...PROMPT, top_h: 0 }, 400, "invalid_parameter", /^top_h must be > 0/],
+    [{ ...PROMPT, renormalize_logits: 1 }, 400, "invalid_parameter", /^renormalize_logits must be boolean/],
+    [{ ...PROMPT, guidance_scale: 2 }, 400, "unsupported_parameter", /^"guidance_scale" is not supported: it runs a second/],
     [{ ...PROMPT, temperature: 0 }, 400, "invalid_parameter", /^temperature must be > 0.*do_sample false/],
     [{ ...PROMPT, temperature: "hot" }, 400, "invalid_parameter", /^temperature must be number/],
     [{ ...PROMPT, top_p: 1.5 }, 400, "invalid_parameter", /^top_p must be <= 1/],
@@ -146,11 +197,9 @@ t.test("bad bodies are refused by name", async (t) => {
     [{ ...PROMPT, num_beams: 0 }, 400, "invalid_parameter", /^num_beams must be >= 1/],
     [{ ...PROMPT, num_beams: 17 }, 400, "invalid_parameter", /^num_beams must be <= 16/],
     [{ ...PROMPT, num_beams: 5 }, 400, "invalid_parameter", /^num_beams must be <= 4 on this server/],
-    [{ ...PROMPT, num_beams: 3, do_sample: true }, 400, "invalid_parameter", /^num_beams > 1 searches and does not draw/],
     [{ ...PROMPT, num_beams: 3, n: 4 }, 400, "invalid_parameter", /^n must be <= num_beams/],
     [{ ...PROMPT, num_beams: 3, best_of: 2 }, 400, "invalid_parameter", /^best_of cannot be used with num_beams/],
     [{ ...PROMPT, num_beams: 3, stream: true }, 400, "invalid_parameter", /^num_beams > 1 cannot be streamed/],
-    [{ ...PROMPT, num_beams: 3, stop: "." }, 400, "invalid_parameter", /^stop cannot be used with num_beams/],
     [{ ...PROMPT, early_stopping: "always" }, 400, "invalid_parameter", /^early_stopping/],
     [{ ...PROMPT, length_penalty: 11 }, 400, "invalid_parameter", /^length_penalty must be <= 10/],
     [{ ...PROMPT, best_of: 2 }, 400, "invalid_parameter", /^best_of needs do_sample/],

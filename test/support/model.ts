@@ -79,7 +79,7 @@ let requests = 0;
 
 /** An EngineRequest with defaults: greedy, one choice, no EOS. */
 export function engineRequest(given: Partial<EngineRequest> & Pick<EngineRequest, "promptIds">): EngineRequest {
-  return { id: `test-${requests++}`, tenant: "test", prefix: null, n: 1, beams: null, scorePrompt: false, maxNewTokens: 16, sampling: GREEDY, seed: 0, topLogprobs: 0, eosIds: [], ...given };
+  return { id: `test-${requests++}`, tenant: "test", prefix: null, n: 1, beams: null, beamStop: null, scorePrompt: false, maxNewTokens: 16, sampling: GREEDY, seed: 0, topLogprobs: 0, eosIds: [], ...given };
 }
 
 /** Submits a request; `done` holds every choice's result once all have ended. `onToken` sees each token first. */
@@ -108,7 +108,7 @@ export function submit(engine: Engine, request: EngineRequest, onToken?: (event:
   return { handle: handle!, done };
 }
 
-/** One case of test/golden/models/<model>/cases.json or processor-cases.json; tools/reference/README.md describes the fields. */
+/** One case of test/golden/models/<model>/cases.json, processor-cases.json or combination-cases.json; tools/reference/README.md describes the fields. */
 export interface GoldenCase extends GoldenParameters {
   readonly id: string;
   readonly adapter: string | null;
@@ -127,12 +127,12 @@ const GOLDEN = new URL("../golden/models/", import.meta.url).pathname;
 export const goldenModels = (): string[] => readdirSync(GOLDEN);
 export const goldenDir = (model: string): string => join(GOLDEN, model);
 
-/** Plain ones and those with many processors. */
+/** Plain ones, and those with one kind of processors and many. */
 export function goldenCases(model: string): { eosId: number; cases: GoldenCase[] } {
-  const [plain, processed] = ["cases.json", "processor-cases.json"].map((file) => {
+  const files = ["cases.json", "processor-cases.json", "combination-cases.json"].map((file) => {
     return JSON.parse(readFileSync(join(GOLDEN, model, file), "utf8")) as { eos_token_id: number; cases: GoldenCase[] };
   });
-  return { eosId: plain!.eos_token_id, cases: [...plain!.cases, ...processed!.cases] };
+  return { eosId: files[0]!.eos_token_id, cases: files.flatMap(({ cases }) => cases) };
 }
 
 /** Seeded uniform numbers in [0, 1): a failing mix can be run again. */

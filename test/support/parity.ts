@@ -32,7 +32,7 @@ export async function checkParity(t: Test, name: string, options: ParityOptions 
         promptIds: Int32Array.from(item.prompt_ids),
         prefix: prefixes.get(prefixName(item)) ?? null,
         maxNewTokens: item.max_new_tokens,
-        sampling: samplingOf(item),
+        sampling: samplingOf(item, item.max_new_tokens),
         topLogprobs: 5,
         eosIds: [eosId],
       });

@@ -1,6 +1,6 @@
 import { readFile } from "node:fs/promises";
 import t from "tap";
-import { StopMatcher, StopStrings } from "../../src/text/stop-strings.ts";
+import { StopMatcher, StopProgress, StopStrings } from "../../src/text/stop-strings.ts";
 import { TextStream } from "../../src/text/text-stream.ts";
 import { loadTokenizer } from "../../src/text/tokenizer.ts";
 import { byteTokenizer, randomNumbers } from "./support.ts";
@@ -157,4 +157,31 @@ t.test("ends where transformers' StopStringCriteria does, but for the prompt and
     const special = stop.includes("<|endoftext|>");
     t.equal(index === -1 ? null : index + 1, crosses || special ? null : stops_after, JSON.stringify({ stop, generated }));
   }
+});
+
+t.test("what forks of a sequence share stops each of them where a matcher of its own does", async (t) => {
+  const random = randomNumbers(13);
+  const tokens = ["a", "b", "ab", "ba", "", "aba"].map(encode);
+  const strings = new StopStrings(["aab", "bab", "abba"]);
+  interface Branch {
+    readonly progress: StopProgress;
+    readonly ids: readonly number[];
+  }
+  let branches: Branch[] = [{ progress: new StopProgress(strings, (id) => tokens[id]!), ids: [] }];
+  let stopped = 0;
+  for (let step = 0; step < 12; step++) {
+    const next: Branch[] = [];
+    for (const { progress, ids } of branches) {
+      for (const id of tokens.keys()) {
+        const after = progress.after(id);
+        const matcher = new StopMatcher(strings);
+        const seen = [...ids, id].map((one) => matcher.push(tokens[one]!).stopped);
+        if ((after === null) !== seen.at(-1)) return t.fail(`${String([...ids, id])}: ${String(seen.at(-1))}`);
+        if (after === null) stopped++;
+        else next.push({ progress: after, ids: [...ids, id] });
+      }
+    }
+    branches = next.map((branch) => ({ branch, key: random() })).sort((a, b) => a.key - b.key).slice(0, 60).map(({ branch }) => branch);
+  }
+  t.ok(stopped > 500, `${stopped} sequences stopped`);
 });

@@ -12,8 +12,11 @@ import torch
 from transformers.utils import logging
 
 from adapters import ADAPTERS, write_adapter
+from beam_options import write_beam_options
 from beams import write_beams
+from bleu import write_bleu
 from checkpoints import CHECKPOINTS, checkpoint_dir, write_checkpoint
+from combinations import write_combination_cases, write_combinations
 from common import DEFAULT_OUTPUT, DEFAULT_TOKENIZER
 from generations import write_generations
 from processors import write_processor_cases, write_processors
@@ -48,9 +51,13 @@ def main() -> None:
         print(f"{checkpoint.name}: {write_beams(checkpoint, folder)} beam searches")
         print(f"{checkpoint.name}: {write_prompts(checkpoint, folder)} prompts")
         print(f"{checkpoint.name}: {write_processor_cases(checkpoint, folder)} cases of processors")
+        print(f"{checkpoint.name}: {write_combination_cases(checkpoint, folder)} cases of combined processors")
+        print(f"{checkpoint.name}: {write_beam_options(checkpoint, folder)} beam searches with options")
 
     print(f"warpers: {write_warpers(arguments.output / 'warpers.json')} cases")
     print(f"processors: {write_processors(arguments.output / 'processors.json')} cases")
+    print(f"combinations: {write_combinations(arguments.output / 'combinations.json')} cases")
+    print(f"BLEU: {write_bleu(arguments.output / 'bleu.json')} corpora")
     print(f"tokenizer: {write_tokenizer_cases(arguments.tokenizer, arguments.output / 'tokenizer-cases.json')} cases")
     print(f"stop strings: {write_stop_strings(arguments.tokenizer, arguments.output / 'stop-strings.json')} cases")
 

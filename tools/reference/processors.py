@@ -52,7 +52,8 @@ def transformers_arguments(parameters: dict, prompt_length: int) -> dict:
         arguments["logits_processor"] = LogitsProcessorList([PresenceAndFrequencyPenalty(prompt_length, *penalties)])
     if "logit_bias" in arguments:
         bias = arguments.pop("logit_bias")
-        arguments["sequence_bias"] = [[[int(token)], float(value)] for token, value in bias.items()]
+        singles = [[[int(token)], float(value)] for token, value in bias.items()]
+        arguments["sequence_bias"] = singles + arguments.get("sequence_bias", [])
     if "bad_words" in arguments:
         arguments["bad_words_ids"] = arguments.pop("bad_words")
     return arguments

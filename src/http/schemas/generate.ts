@@ -14,6 +14,10 @@ export const MAX_BAD_WORDS = 256;
 const BadText = Type.String({ minLength: 1, maxLength: 128 });
 const BadIds = Type.Array(Type.Integer({ minimum: 0 }), { minItems: 1, maxItems: 64 });
 export const MAX_BIASES = 512;
+export const MAX_SUPPRESSED = 1024;
+export const MAX_FORCED = 16;
+const TokenId = Type.Integer({ minimum: 0 });
+const Suppressed = Type.Array(TokenId, { maxItems: MAX_SUPPRESSED });
 
 const penalty = (description: string): Type.TNumber => Type.Number({ minimum: -2, maximum: 2, default: 0, description });
 
@@ -31,6 +35,7 @@ export const GenerateBody = named(
       min_new_tokens: Optional(Type.Integer({ minimum: 0, default: 0, description: "No EOS before so many new tokens." })),
       do_sample: Optional(Type.Boolean({ default: false, description: "Draw the next token; false takes the likeliest, and the parameters of drawing have no effect, as in transformers." })),
       temperature: Optional(Type.Number({ exclusiveMinimum: 0, default: 1, hint: "for the likeliest token send do_sample false", description: "Divides the logits." })),
+      top_h: Optional(Type.Number({ exclusiveMinimum: 0, maximum: 1, description: "Draw from the likeliest tokens that hold this share of the entropy of the 100 likeliest; absent: off." })),
       top_k: Optional(Type.Integer({ minimum: 0, default: 50, description: "Draw from the k likeliest tokens; 0: from all." })),
       top_p: Optional(Type.Number({ exclusiveMinimum: 0, maximum: 1, default: 1, description: "Draw from the likeliest tokens that hold this probability; 1: from all." })),
       min_p: Optional(Type.Number({ minimum: 0, maximum: 1, default: 0, description: "Leave out tokens less likely than this share of the likeliest; 0: off." })),
@@ -54,6 +59,24 @@ export const GenerateBody = named(
           examples: [{ "50256": -100 }],
         }),
       ),
+      sequence_bias: Optional(
+        Type.Array(Type.Tuple([BadIds, Type.Number({ minimum: -100, maximum: 100 })]), {
+          maxItems: MAX_BIASES,
+          description: "Pairs of token ids and what is added to the logit of the last one where the others came before it; with one id like `logit_bias`, which may not name it as well.",
+          examples: [[[[464, 3290], -10]]],
+        }),
+      ),
+      suppress_tokens: Optional({ ...Suppressed, description: "Token ids that do not come." }),
+      begin_suppress_tokens: Optional({ ...Suppressed, description: "Token ids that do not come first; second, where `forced_bos_token_id` is first." }),
+      forced_bos_token_id: Optional(Type.Integer({ minimum: 0, description: "The first new token, if the prompt is one token long: transformers forces it there alone." })),
+      forced_eos_token_id: Optional(Type.Union([TokenId, Type.Array(TokenId, { minItems: 1, maxItems: MAX_FORCED })], { description: "The last of max_new_tokens tokens, if nothing ended the answer before: this id, or one of these." })),
+      exponential_decay_length_penalty: Optional(
+        Type.Tuple([Type.Integer({ minimum: 0 }), Type.Number({ exclusiveMinimum: 0, maximum: 100 })], {
+          description: "A start and a factor: after so many new tokens each further one raises the EOS logit, by its size times (the factor to the power of how many more, minus 1). Not with ignore_eos.",
+          examples: [[10, 1.2]],
+        }),
+      ),
+      renormalize_logits: Optional(Type.Boolean({ default: false, description: "Make what processors and warpers leave a log-softmax again. It changes the scores of a beam search, and nothing without num_beams." })),
       n: Optional(Type.Integer({ minimum: 1, default: 1, description: "Choices per prompt; more than 1 needs do_sample or num_beams. Of a beam search the best so many sequences, best first." })),
       seed: Optional(Type.Integer({ minimum: 0, maximum: 0xffff_ffff, description: "Same seed, same answer. Drawn and told in the response when absent." })),
       stop: Optional(Type.Union([StopString, Type.Array(StopString, { maxItems: MAX_STOPS })], { description: "Strings that end a choice. `text` ends before the string, `token_ids` with the token that completed it." })),
@@ -61,7 +84,7 @@ export const GenerateBody = named(
       logprobs: Optional(Type.Integer({ minimum: 0, maximum: MAX_LOGPROBS, description: "Report each token's log probability and the k likeliest tokens, before any processing; 0: only the token's own." })),
       return_token_ids: Optional(Type.Boolean({ description: "Return the ids of the new tokens. Default: true in a stream, false otherwise." })),
       stream: Optional(Type.Boolean({ default: false, description: "Answer as server-sent events. Not with num_beams or best_of." })),
-      num_beams: Optional(Type.Integer({ minimum: 1, maximum: MAX_BEAMS, default: 1, description: "Beam search with so many beams, as transformers does it; 1: none. Not with do_sample, stop or stream. The choices have a `score`." })),
+      num_beams: Optional(Type.Integer({ minimum: 1, maximum: MAX_BEAMS, default: 1, description: "Beam search with so many beams, as transformers does it; 1: none. With do_sample it draws the continuations. Not with stream. The choices have a `score`." })),
       length_penalty: Optional(Type.Number({ minimum: -10, maximum: 10, default: 1, description: "Of beam search: a sequence's score is the sum of its log probabilities divided by its length to this power; above 0 favours long ones." })),
       early_stopping: Optional(
         Type.Union([Type.Boolean(), Type.Literal("never")], {
@@ -102,13 +125,35 @@ export const FIELD_ALIASES: Readonly<Record<string, string>> = {
   ngram_size: "no_repeat_ngram_size",
 };
 
-/** Parameters of other servers that have no place here, so that they are refused as such and not as typing errors. */
-export const KNOWN_UNSUPPORTED: ReadonlySet<string> = new Set([
-  "force_words_ids", "num_beam_groups", "diversity_penalty", "penalty_alpha", "top_a", "top_h", "tfs",
-  "encoder_repetition_penalty", "encoder_no_repeat_ngram_size", "suppress_tokens", "begin_suppress_tokens", "forced_bos_token_id", "forced_eos_token_id",
-  "sequence_bias", "guidance_scale", "exponential_decay_length_penalty", "renormalize_logits", "remove_invalid_values", "stop_token_ids", "include_stop_str_in_output",
-  "prompt_logprobs", "use_beam_search", "mirostat", "grammar", "response_format", "suffix", "truncate", "watermark", "max_time", "use_cache", "dola_layers",
-]);
+/** Parameters of transformers and of other servers that have no place here, each with why: they are refused as such and not as typing errors. */
+export const NOT_OFFERED: Readonly<Record<string, string>> = {
+  guidance_scale: "it runs a second, unconditional sequence beside each one",
+  penalty_alpha: "contrastive search runs the model on every candidate; transformers has moved it out of its library",
+  dola_layers: "DoLa reads logits of inner layers, which the model's graph does not give",
+  prompt_lookup_num_tokens: "assisted decoding has its own batches, and its answers are those without it",
+  assistant_model: "assisted decoding has its own batches, and its answers are those without it",
+  watermarking_config: "a mark that clients choose proves nothing of where a text comes from",
+  watermark: "a mark that clients choose proves nothing of where a text comes from",
+  num_beam_groups: "group beam search is gone from transformers' library",
+  diversity_penalty: "group beam search is gone from transformers' library",
+  force_words_ids: "constrained beam search is gone from transformers' library",
+  encoder_repetition_penalty: "it is meant for models with an encoder; use repetition_penalty",
+  encoder_no_repeat_ngram_size: "it is meant for models with an encoder; use no_repeat_ngram_size",
+  remove_invalid_values: "logits that are not numbers end the request, and a score made of them would hide it",
+  max_time: "an answer must not hang on how busy the server is; close the connection instead",
+  stop_token_ids: "use stop with the token's text",
+  include_stop_str_in_output: "token_ids has the tokens that completed it",
+  use_cache: "there is no way without it",
+  use_beam_search: "use num_beams",
+  prompt_logprobs: "use echo with logprobs",
+  truncate: "a prompt that does not fit is refused, not cut",
+  suffix: "GPT-2 does not fill in",
+  grammar: "transformers' generate() has none",
+  response_format: "transformers' generate() has none",
+  mirostat: "transformers' generate() has none",
+  top_a: "transformers' generate() has none",
+  tfs: "transformers' generate() has none",
+};
 
 const TopLogprob = strict({ id: Type.Integer(), token: Type.String({ description: "The token as text; bytes that are no whole character show as U+FFFD" }), logprob: Type.Number() });
 const Logprobs = strict({ token_logprobs: Type.Array(Type.Union([Type.Number(), Type.Null()]), { description: "null: the first token of an echoed prompt" }), top_logprobs: Type.Array(Type.Array(TopLogprob)) });

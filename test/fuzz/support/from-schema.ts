@@ -71,7 +71,8 @@ function text({ pattern, minLength = 0, maxLength = 200 }: Schema): fc.Arbitrary
   return fc.oneof(fc.string(limits), fc.string({ ...limits, unit: "grapheme" }), fc.string({ ...limits, unit: "binary" }), anyText.filter((one) => one.length >= minLength && one.length <= maxLength));
 }
 
-function list({ items = {}, minItems = 0, maxItems = Infinity, uniqueItems = false }: Schema, known: Known, name: string): fc.Arbitrary<unknown[]> {
+function list({ prefixItems, items = {}, minItems = 0, maxItems = Infinity, uniqueItems = false }: Schema, known: Known, name: string): fc.Arbitrary<unknown[]> {
+  if (prefixItems !== undefined || items === false) return fc.tuple(...(prefixItems ?? []).map((item) => valueOf(item, known)));
   const limits = { minLength: minItems, maxLength: Math.max(minItems, Math.min(maxItems, LONGEST_LIST)) };
   const item = valueOf(items, known, name);
   return uniqueItems ? fc.uniqueArray(item, limits) : fc.array(item, limits);
