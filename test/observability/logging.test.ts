@@ -55,9 +55,9 @@ t.test("a log whose disk is full drops what does not fit, ends nothing, and goes
   // As a disk does it: the same file descriptor, refused or not.
   const real = fs.writeSync;
   t.teardown(() => void (fs.writeSync = real));
-  fs.writeSync = ((fd: number, ...rest: never[]) => {
+  fs.writeSync = ((fd: number, data: Buffer) => {
     if (fd === opened && full) throw Object.assign(new Error("ENOSPC"), { code: "ENOSPC" });
-    return real(fd, ...rest);
+    return real(fd, data);
   }) as typeof fs.writeSync;
   const log = createLogger("info", logDestination(opened, (error) => errors.push(error.message)));
   const long = "x".repeat(100_000);

@@ -41,11 +41,18 @@ export function temporaryFolder(): { path: string; remove: () => void } {
   return { path, remove: () => rmSync(path, { recursive: true, force: true }) };
 }
 
+/** Whom a process runs as; absent: as the tests. */
+export interface RunAs {
+  readonly uid?: number;
+  readonly gid?: number;
+}
+
 /** Runs `prefixd` from its sources; answers the process and what it has written. */
-export function runCli(args: readonly string[], env: Record<string, string> = {}): { child: ChildProcess; exited: Promise<number | string>; stderr: () => string; stdout: () => string } {
+export function runCli(args: readonly string[], env: Record<string, string> = {}, runAs: RunAs = {}): { child: ChildProcess; exited: Promise<number | string>; stderr: () => string; stdout: () => string } {
   const child = spawn(process.execPath, ["--import", "tsx", join(ROOT, "src/cli/main.ts"), ...args], {
     cwd: ROOT,
     env: { ...withoutSettings(), ...env },
+    ...runAs,
     stdio: ["ignore", "pipe", "pipe"],
   });
   let [out, err] = ["", ""];
@@ -56,8 +63,8 @@ export function runCli(args: readonly string[], env: Record<string, string> = {}
 }
 
 /** Starts `prefixd serve` on a free port and waits until it listens. Rejects with what it printed if it ends before. */
-export async function startServerProcess(args: readonly string[], env: Record<string, string> = {}): Promise<TestServer> {
-  const { child, exited, stderr } = runCli(["serve", "--port", "0", ...args], env);
+export async function startServerProcess(args: readonly string[], env: Record<string, string> = {}, runAs: RunAs = {}): Promise<TestServer> {
+  const { child, exited, stderr } = runCli(["serve", "--port", "0", ...args], env, runAs);
   const log: Record<string, unknown>[] = [];
   const url = await new Promise<string>((resolve, reject) => {
     createInterface({ input: child.stdout! }).on("line", (line) => {
