@@ -47,7 +47,6 @@ function fail(error: unknown): void {
 
 /** What a store's error, which is for clients too, leaves out: an operator needs to know which file, and why. */
 function reasonOf(error: Error): string {
-  if (!(error instanceof PrefixdError) || error.cause === undefined || error.message.includes(String((error.cause as Error).message))) return "";
-  const [line = ""] = (error.cause instanceof Error ? error.cause.message : String(error.cause)).split("\n");
-  return ` (${line.replace(/^Error: /, "")})`;
+  if (!(error instanceof PrefixdError) || !(error.cause instanceof Error) || error.message.includes(error.cause.message)) return "";
+  return ` (${error.cause.message.split("\n")[0]})`;
 }
