@@ -7,9 +7,6 @@ import { ADMIN_KEY, call, eventually, generate, INTENT, longStream, type Reply }
 import { adapterForm, runCli, startServerProcess, temporaryFolder, type TestServer } from "../support/server.ts";
 
 const NOBODY = 65_534;
-/** The test runner would have the server write into a folder of its own, which neither a full disk nor another user allows. */
-const env = { NODE_OPTIONS: "" };
-const keyed = { ...env, PREFIXD_ADMIN_KEY: ADMIN_KEY };
 const folder = temporaryFolder();
 t.teardown(() => folder.remove());
 const cache = ["--cache-dir", join(folder.path, "cache")];
@@ -21,7 +18,7 @@ const limitFiles = (server: TestServer, bytes: string): boolean => spawnSync("pr
 
 t.test("a full disk", { timeout: 120_000 }, async (t) => {
   const audit = join(folder.path, "audit.jsonl");
-  const server = await startServerProcess([...cache, "--store", `lmdb:${join(folder.path, "full")}`, "--audit-log", audit], keyed);
+  const server = await startServerProcess([...cache, "--store", `lmdb:${join(folder.path, "full")}`, "--audit-log", audit], { PREFIXD_ADMIN_KEY: ADMIN_KEY }, { bare: true });
   t.teardown(() => server.signal("SIGKILL"));
   if (!limitFiles(server, "unlimited")) return t.comment("skipped: prlimit (util-linux) is missing, or may not limit this process");
   t.equal((await put(server, "mine", "intent")).status, 201);
@@ -51,7 +48,7 @@ t.test("a full disk", { timeout: 120_000 }, async (t) => {
 
 t.test("killed with -9 on a full disk, it starts on it again", { timeout: 120_000 }, async (t) => {
   const store = ["--store", `lmdb:${join(folder.path, "again")}`];
-  const first = await startServerProcess([...cache, ...store], env);
+  const first = await startServerProcess([...cache, ...store], {}, { bare: true });
   t.teardown(() => first.signal("SIGKILL"));
   if (!limitFiles(first, "unlimited")) return t.comment("skipped: prlimit (util-linux) is missing, or may not limit this process");
   t.equal((await put(first, "mine", "intent")).status, 201);
@@ -59,7 +56,7 @@ t.test("killed with -9 on a full disk, it starts on it again", { timeout: 120_00
   const puts = Array.from({ length: 8 }, () => put(first, "mine", "datenorm").catch(() => null));
   first.signal("SIGKILL");
   await Promise.all(puts);
-  const second = await startServerProcess([...cache, ...store], env);
+  const second = await startServerProcess([...cache, ...store], {}, { bare: true });
   t.teardown(() => second.signal("SIGKILL"));
   limitFiles(second, "0");
   t.equal((await generate(second, "mine")).body.choices?.[0]?.text, INTENT);
@@ -74,16 +71,16 @@ t.test("read-only", { timeout: 120_000 }, async (t) => {
   mkdirSync(dir);
   if (asRoot) for (const path of [home.path, dir]) chownSync(path, NOBODY, NOBODY);
   const flags = ["--cache-dir", join(home.path, "cache"), "--store", `lmdb:${dir}`];
-  const options = asRoot ? { uid: NOBODY, gid: NOBODY } : {};
-  if ((await runCli(["--version"], env, options).exited) !== 0) return t.comment("skipped: another user may not read this folder");
+  const options = asRoot ? { uid: NOBODY, gid: NOBODY, bare: true } : { bare: true };
+  if ((await runCli(["--version"], {}, options).exited) !== 0) return t.comment("skipped: another user may not read this folder");
 
   chmodSync(dir, 0o555);
-  const refused = runCli(["serve", "--port", "0", ...flags], env, options);
+  const refused = runCli(["serve", "--port", "0", ...flags], {}, options);
   t.equal(await refused.exited, 1);
   t.match(refused.stderr(), /^prefixd: The user store cannot read or write its files\. \(EACCES: permission denied, mkdir [^\n]*\n$/, "one line that says which folder");
 
   chmodSync(dir, 0o755);
-  const server = await startServerProcess(flags, env, options);
+  const server = await startServerProcess(flags, {}, options);
   t.teardown(() => server.signal("SIGKILL"));
   chmodSync(join(dir, "prefixes"), 0o555);
   t.match(await put(server, "mine", "intent"), { status: 503, code: "store_unavailable", retryAfter: 5 });

@@ -9,7 +9,7 @@ import { record, SHAPE } from "../prefixes/records.ts";
 import { startFaultyProxy, type FaultyProxy } from "../support/faulty-proxy.ts";
 import { ADMIN_KEY, call, eventually, generate, INTENT } from "../support/fault-client.ts";
 import { hasRedis, startRedis, type TestRedis } from "../support/redis.ts";
-import { adapterForm, startServerProcess, temporaryFolder } from "../support/server.ts";
+import { adapterForm, startServerProcess, temporaryFolder, type TestServer } from "../support/server.ts";
 
 if (!hasRedis()) t.bailout("redis-server is needed for the tests");
 
@@ -37,11 +37,11 @@ t.test("200 ms away everything works, and a removal's receipt comes", { timeout:
   const folder = temporaryFolder();
   t.teardown(() => folder.remove());
   const { proxy, url } = await setUp(t);
-  proxy.latency = 100;
   const flags = ["--cache-dir", join(folder.path, "cache"), "--store", url];
-  const [one, two] = await Promise.all([1, 2].map(() => startServerProcess(flags, { PREFIXD_ADMIN_KEY: ADMIN_KEY }))) as [Awaited<ReturnType<typeof startServerProcess>>, Awaited<ReturnType<typeof startServerProcess>>];
+  const start = (): Promise<TestServer> => startServerProcess(flags, { PREFIXD_ADMIN_KEY: ADMIN_KEY });
+  const [one, two] = await Promise.all([start(), start()]);
   t.teardown(() => [one, two].forEach((server) => server.signal("SIGKILL")));
-  await eventually(async () => (await call(two, "GET", "/health/ready")).status === 200);
+  proxy.latency = 100;
   t.equal((await call(one, "POST", "/admin/users", { id: "ann", limits: { tokens_per_minute: 10_000 } })).status, 201);
   const ann = String((await call(one, "POST", "/admin/users/ann/keys")).body.key);
   t.equal((await call(one, "PUT", "/prefixes/mine", adapterForm("prefixes/intent"), ann)).status, 201);

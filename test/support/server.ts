@@ -45,11 +45,15 @@ export function temporaryFolder(): { path: string; remove: () => void } {
 export interface RunAs {
   readonly uid?: number;
   readonly gid?: number;
+  /** Without what the test runner adds to every process of Node: it ends on SIGXFSZ, and writes into a folder of its own. */
+  readonly bare?: boolean;
 }
 
 /** Runs `prefixd` from its sources; answers the process and what it has written. */
-export function runCli(args: readonly string[], env: Record<string, string> = {}, runAs: RunAs = {}): { child: ChildProcess; exited: Promise<number | string>; stderr: () => string; stdout: () => string } {
-  const child = spawn(process.execPath, ["--import", "tsx", join(ROOT, "src/cli/main.ts"), ...args], {
+export function runCli(args: readonly string[], env: Record<string, string> = {}, { bare = false, ...runAs }: RunAs = {}): { child: ChildProcess; exited: Promise<number | string>; stderr: () => string; stdout: () => string } {
+  const node = [process.execPath, "--import", "tsx", join(ROOT, "src/cli/main.ts"), ...args];
+  const [program, ...operands] = bare ? ["env", "-u", "NODE_OPTIONS", ...node] : node;
+  const child = spawn(program!, operands, {
     cwd: ROOT,
     env: { ...withoutSettings(), ...env },
     ...runAs,
