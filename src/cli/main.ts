@@ -41,6 +41,12 @@ if (command !== undefined) {
 function fail(error: unknown): void {
   const expected = error instanceof ConfigError || error instanceof PrefixdError || (error instanceof Error && ["ModelLoadError", "DeviceError", "OrtError"].includes(error.name));
   const system = error instanceof Error && "code" in error && typeof error.code === "string" ? error.message : undefined;
-  process.stderr.write(`prefixd: ${expected ? error.message : (system ?? (error instanceof Error ? error.stack : String(error)))}\n`);
+  process.stderr.write(`prefixd: ${expected ? error.message + reasonOf(error) : (system ?? (error instanceof Error ? error.stack : String(error)))}\n`);
   process.exit(error instanceof ConfigError ? 2 : 1);
+}
+
+/** What a store's error, which is for clients too, leaves out: an operator needs to know which file, and why. */
+function reasonOf(error: Error): string {
+  if (!(error instanceof PrefixdError) || !(error.cause instanceof Error) || error.message.includes(error.cause.message)) return "";
+  return ` (${error.cause.message.split("\n")[0]})`;
 }

@@ -1,5 +1,4 @@
-import { pino } from "pino";
-import { createLogger, type Logger } from "./logging.ts";
+import { createLogger, logDestination, type Logger } from "./logging.ts";
 
 /** One thing that was done, or tried, and by whom. Ids and digests only: never a key, a prompt or an answer's text. */
 export interface AuditEntry {
@@ -20,8 +19,20 @@ export interface AuditLog {
   record(entry: AuditEntry): void;
 }
 
-/** Appends to the file, line by line before the next request is looked at; without one the lines go to the ordinary log. */
+/**
+ * Appends to the file, line by line before the next request is looked at; without one the lines go to the ordinary log. So they do
+ * while the file cannot be written: the ordinary log then has them besides, marked `audit`.
+ */
 export function createAuditLog(file: string, logger: Logger): AuditLog {
-  const lines = file === "" ? logger.child({ audit: true }) : createLogger("info", pino.destination({ dest: file, append: true, sync: true }));
-  return { record: (entry) => lines.info({ ...entry }, "audit") };
+  const ordinary = logger.child({ audit: true });
+  if (file === "") return { record: (entry) => ordinary.info({ ...entry }, "audit") };
+  let failed: Error | null = null;
+  const lines = createLogger("info", logDestination(file, (error) => (failed = error)));
+  return {
+    record(entry) {
+      failed = null;
+      lines.info({ ...entry }, "audit");
+      if (failed !== null) ordinary.error({ ...entry, err: failed }, "audit: the file cannot be written");
+    },
+  };
 }

@@ -18,7 +18,28 @@ export function createLogger(level: string, destination?: DestinationStream): Lo
     redact: { paths: SECRET_KEYS.flatMap((key) => [key, `*.${key}`, `*.*.${key}`]), censor: "[redacted]" },
     serializers: { err: serializeError, req: () => undefined, res: () => undefined },
   };
-  return destination ? pino(options, destination) : pino(options);
+  return pino(options, destination ?? logDestination(process.stdout.fd));
+}
+
+/** Bytes of lines that are kept while their file cannot take them; what comes then is dropped. */
+const MAX_WAITING_BYTES = 1 << 20;
+
+/**
+ * A file, or a file descriptor, to which each line is written at once. One that cannot be written (its disk is full, its reader is
+ * gone) must not end the process: lines wait for it, and go with the next one that it takes. `onError` hears of every line that was not
+ * written at once.
+ */
+export function logDestination(dest: string | number, onError: (error: Error) => void = () => {}): DestinationStream {
+  const stream = pino.destination({ dest, append: true, sync: true, maxLength: MAX_WAITING_BYTES });
+  // pino's own listener gives up after the first error, and throws what nobody else listens for.
+  stream.removeAllListeners("error");
+  stream.on("error", onError);
+  // At its limit it tries nothing any more by itself.
+  stream.on("drop", () => {
+    onError(new Error("a line was dropped"));
+    stream.write("");
+  });
+  return stream;
 }
 
 /** Type, message, code, stack and cause; nothing else that a library may hang on its errors (bodies, buffers, sockets). */

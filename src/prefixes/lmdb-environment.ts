@@ -1,16 +1,12 @@
-import { join } from "node:path";
-import { open } from "lmdb";
 import type { Database, RootDatabase } from "lmdb";
 import { PrefixdError } from "../errors.ts";
-import { checkLmdbFile, isDiskFull } from "../storage/lmdb-file.ts";
+import { isDiskFull, openLmdb } from "../storage/lmdb-file.ts";
 import { keyText } from "./name.ts";
 import { checkPrecondition } from "./precondition.ts";
 import { checkQuota, patchSharing, sharingOf } from "./sharing.ts";
 import type { PrefixKey, PrefixMeta, PrefixQuota, PrefixRecord, Precondition, RemovedPrefixes, SharingPatch } from "./store.ts";
 
 const FORMAT = "1";
-/** Only address space: growing the map later would leave the old one mapped. */
-const MAP_BYTES = 1 << 28;
 
 /**
  * One user's prefixes: an LMDB environment in a folder of its own, so that removing the user can destroy the file. Every call is
@@ -27,15 +23,18 @@ export class LmdbEnvironment {
   /** Makes it where there is none. */
   constructor(dir: string) {
     this.#dir = dir;
-    checkLmdbFile(join(dir, "data.mdb"));
-    // overlappingSync would answer before the data is on disk. noSubdir: a folder may have a dot in its name.
-    this.#root = open({ path: dir, noSubdir: false, maxDbs: 3, mapSize: MAP_BYTES, encoding: "binary", overlappingSync: false });
-    this.#meta = this.#root.openDB({ name: "meta", encoding: "binary" });
-    this.#blobs = this.#root.openDB({ name: "blobs", encoding: "binary" });
-    this.#info = this.#root.openDB({ name: "info", encoding: "binary" });
-    const format = this.#info.getBinary("format")?.toString() ?? null;
-    if (format === null) this.#root.transactionSync(() => this.#putInfo("format", FORMAT));
-    else if (format !== FORMAT) throw new Error(`the folder holds prefixes in format ${format}; this version reads format ${FORMAT}`);
+    this.#root = openLmdb<Buffer>(dir, { encoding: "binary", maxDbs: 3 });
+    try {
+      this.#meta = this.#root.openDB({ name: "meta", encoding: "binary" });
+      this.#blobs = this.#root.openDB({ name: "blobs", encoding: "binary" });
+      this.#info = this.#root.openDB({ name: "info", encoding: "binary" });
+      const format = this.#info.getBinary("format")?.toString() ?? null;
+      if (format === null) this.#root.transactionSync(() => this.#putInfo("format", FORMAT));
+      else if (format !== FORMAT) throw new Error(`the folder holds prefixes in format ${format}; this version reads format ${FORMAT}`);
+    } catch (error) {
+      void this.#root.close();
+      throw error;
+    }
   }
 
   /** `mayGrow` hears by how many bytes, and throws to refuse. */
@@ -170,12 +169,12 @@ export function diskFull(cause: unknown): PrefixdError {
   return new PrefixdError("store_full", "The disk of the prefix store is full.", { cause });
 }
 
-/** "0" is the character after "/". */
 /** Counting the user's other prefixes reads all of them: not for a quota that limits nothing. */
 function isLimited({ max_prefixes, max_prefix_bytes }: PrefixQuota): boolean {
   return max_prefixes !== null || max_prefix_bytes !== null;
 }
 
+/** "0" is the character after "/". */
 function userRange(user: string): { start: string; end: string } {
   const text = encodeURIComponent(user);
   return { start: `${text}/`, end: `${text}0` };

@@ -1,5 +1,5 @@
 import { createHash, randomUUID } from "node:crypto";
-import { accessSync, constants, existsSync, mkdirSync, readdirSync, renameSync } from "node:fs";
+import { accessSync, constants, existsSync, mkdirSync, readdirSync, renameSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { PrefixdError } from "../errors.ts";
 import { isDiskFull } from "../storage/lmdb-file.ts";
@@ -136,12 +136,14 @@ export class LmdbTables {
   async #make(user: string): Promise<LmdbEnvironment> {
     const dir = this.#folder(user);
     try {
-      mkdirSync(dir, { recursive: true });
       const environment = await this.#openFolder(folderName(user));
       for (const folder of [dir, this.#prefixes]) syncFolder(folder);
       return environment;
     } catch (error) {
-      throw isDiskFull(error, this.#prefixes, 0) ? diskFull(error) : error;
+      const full = isDiskFull(error, this.#prefixes, 0);
+      // Half made, it would have to be finished by whoever only wants to read.
+      rmSync(dir, { recursive: true, force: true });
+      throw full ? diskFull(error) : error;
     }
   }
 

@@ -13,6 +13,9 @@ export interface RedisConnectionOptions {
 
 type Client = Redis | Cluster;
 
+/** Wrong password, none, no permission, protected mode, no such database: an operator has to mend it. */
+const REFUSAL = /^(WRONGPASS|NOAUTH|NOPERM|DENIED)\b|invalid password|DB index is out of range/;
+
 /** One connection for commands and one for messages. Away, it fails fast and keeps trying to come back. */
 export class RedisConnection {
   readonly client: Client;
@@ -34,19 +37,46 @@ export class RedisConnection {
     if (this.#subscriber.status === "ready") start();
   }
 
-  /** Waits until commands can be sent, at most so long; not being connected by then is no error. */
+  /**
+   * Waits until commands can be sent, at most so long; not being connected by then is no error. Throws, closed, when Redis is there
+   * and lets nobody in with this URL.
+   */
   async ready(timeoutMs: number): Promise<void> {
-    const both = [this.client, this.#subscriber].map(async (client) => {
+    let refusal: Error | undefined;
+    const wait = async (client: Client): Promise<void> => {
       if (client.status === "ready") return;
       await new Promise<void>((resolve) => {
-        const timer = setTimeout(resolve, timeoutMs);
-        client.once("ready", () => {
+        const timer = setTimeout(done, timeoutMs);
+        const onError = (error: Error): void => {
+          if (!REFUSAL.test(error.message)) return;
+          refusal = error;
+          done();
+        };
+        function done(): void {
           clearTimeout(timer);
+          client.off("ready", done);
+          client.off("error", onError);
           resolve();
-        });
+        }
+        client.once("ready", done);
+        client.on("error", onError);
       });
-    });
-    await Promise.all(both);
+    };
+    await Promise.all([this.client, this.#subscriber].map(wait));
+    // Who may connect and not run a script gets past the connection's own checks.
+    if (refusal === undefined && this.client.status === "ready") {
+      await this.client.eval("return 1", 0).catch((error: Error) => {
+        if (REFUSAL.test(error.message)) refusal = error;
+      });
+    }
+    if (refusal === undefined) return;
+    this.close();
+    throw new PrefixdError("store_unavailable", `Redis refuses what --store asks for: ${refusal.message}`, { cause: refusal });
+  }
+
+  /** Calls `listener` whenever a connection for commands has been made. */
+  onReady(listener: () => void): void {
+    this.client.on("ready", listener);
   }
 
   async run(script: RedisScript, keys: readonly string[], args: readonly (string | number | Buffer)[]): Promise<unknown> {
@@ -71,10 +101,11 @@ function connect(options: RedisConnectionOptions): Client {
   const retry = (times: number): number => Math.min(50 * times, 1000);
   const common = {
     commandTimeout,
-    // A connection that swallows commands is given up, and another one made.
-    socketTimeout: 2 * commandTimeout,
+    // A connection that swallows commands is given up, and another one made: until that answers, all commands fail at once.
+    socketTimeout: commandTimeout,
     connectTimeout: commandTimeout,
-    maxRetriesPerRequest: 1,
+    // What was on its way when the connection broke fails then, not at its time limit.
+    maxRetriesPerRequest: 0,
     // Sent again after a lost connection, a conditional PUT would find itself done already.
     autoResendUnfulfilledCommands: false,
     protocol: 2,
@@ -94,8 +125,16 @@ function connect(options: RedisConnectionOptions): Client {
 export function toStoreError(error: unknown): PrefixdError {
   if (error instanceof PrefixdError) return error;
   const message = error instanceof Error ? error.message : String(error);
-  if (message.startsWith("OOM") || message.includes("-OOM")) {
-    return new PrefixdError("store_full", "Redis has no memory left for the prefix.", { cause: error });
+  if (message.startsWith("OOM") || message.includes("-OOM")) return new PrefixdError("store_full", "Redis has no memory left.", { cause: error });
+  const cause = message.startsWith("Stream isn't writeable") ? new Error("there is no connection to Redis") : error;
+  return new PrefixdError("store_unavailable", "The prefix store cannot be reached right now.", { cause, retryAfter: 2 });
+}
+
+/** Runs what talks to Redis; throws what `toStoreError` makes of its error. */
+export async function guarded<T>(work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
+  } catch (error) {
+    throw toStoreError(error);
   }
-  return new PrefixdError("store_unavailable", "The prefix store cannot be reached right now.", { cause: error, retryAfter: 2 });
 }

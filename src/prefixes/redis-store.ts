@@ -1,13 +1,13 @@
 import { randomUUID } from "node:crypto";
 import { PrefixdError } from "../errors.ts";
 import { checkPrecondition, preconditionFailed } from "./precondition.ts";
-import { RedisConnection, toStoreError } from "./redis-connection.ts";
-import type { RedisConnectionOptions } from "./redis-connection.ts";
+import { RedisChunks, splitRecord, uploadError, type ChunkPlan, type Extent } from "./redis-chunks.ts";
+import { guarded, RedisConnection, type RedisConnectionOptions } from "./redis-connection.ts";
 import { RedisKeys } from "./redis-keys.ts";
-import { BEGIN_UPLOAD, COMMIT_UPLOAD, DELETE_PREFIX, DELETE_USER, LIST_PREFIXES, PATCH_SHARING, WRITE_CHUNK } from "./redis-scripts.ts";
+import { COMMIT_UPLOAD, DELETE_PREFIX, DELETE_USER, LIST_PREFIXES, PATCH_SHARING } from "./redis-scripts.ts";
 import { sharingOf, tooLarge, tooMany } from "./sharing.ts";
 import type { PrefixKey, PrefixMeta, PrefixQuota, PrefixRecord, PrefixStore, Precondition, RemovalState, RemovedPrefixes, SharingPatch } from "./store.ts";
-import { OPEN_TOMBSTONE_MS, TOMBSTONE_MS, userRemoved } from "./tombstones.ts";
+import { OPEN_TOMBSTONE_MS, TOMBSTONE_MS } from "./tombstones.ts";
 
 export interface RedisStoreOptions extends RedisConnectionOptions {
   /** What all keys begin with. Default `prefixd`. */
@@ -24,24 +24,18 @@ export interface RedisStoreOptions extends RedisConnectionOptions {
 export async function openRedisStore(options: RedisStoreOptions): Promise<PrefixStore> {
   const connection = new RedisConnection(options);
   await connection.ready(options.commandTimeoutMs ?? 2000);
+  const policy = /maxmemory_policy:(\S+)/.exec(await connection.client.info("memory").catch(() => ""))?.[1] ?? "noeviction";
+  if (policy !== "noeviction") {
+    options.onError?.(new Error(`Redis may evict keys (maxmemory-policy ${policy}): prefixes, users and what refuses late uploads can vanish; set noeviction`));
+  }
   return new RedisStore(connection, options);
 }
 
-/** Where a part of the record lies: its first chunk and its size in bytes. */
-type Extent = readonly [first: number, bytes: number];
-
 /** The pointer to the current version. */
-interface Entry {
+interface Entry extends ChunkPlan {
   readonly meta: PrefixMeta;
-  readonly upload: string;
-  readonly chunks: number;
-  readonly chunkBytes: number;
-  readonly kv: Extent;
-  readonly files: Readonly<Record<string, Extent>>;
 }
 
-/** Chunks of one record that travel at a time. */
-const IN_FLIGHT = 4;
 const MAX_PAGE = 1000;
 
 class RedisStore implements PrefixStore {
@@ -50,6 +44,7 @@ class RedisStore implements PrefixStore {
   readonly #uploadTtlMs: number;
   readonly #graceMs: number;
   readonly #chunkBytes: number;
+  readonly #chunks: RedisChunks;
   readonly #origin = randomUUID();
   readonly #listeners = new Set<(key: PrefixKey) => void>();
 
@@ -59,6 +54,7 @@ class RedisStore implements PrefixStore {
     this.#uploadTtlMs = options.uploadTtlMs ?? 600_000;
     this.#graceMs = options.graceMs ?? 60_000;
     this.#chunkBytes = options.chunkBytes ?? 512 * 1024;
+    this.#chunks = new RedisChunks(connection, this.#keys, this.#uploadTtlMs);
     connection.subscribe(this.#keys.changes, (message) => this.#heard(message));
   }
 
@@ -68,15 +64,16 @@ class RedisStore implements PrefixStore {
       const { max_prefixes = null, max_prefix_bytes = null } = quota ?? {};
       // Spares the upload where the answer is known; the commit asks again.
       if (precondition !== undefined) checkPrecondition((await this.#entry(meta))?.meta.digest ?? null, precondition);
-      const { entry, chunks } = this.#split(record);
-      await this.#upload(meta, entry.upload, chunks);
+      const { plan, chunks } = splitRecord(record, this.#chunkBytes);
+      const entry: Entry = { meta: { ...meta, visibility: undefined, shared_with: undefined }, ...plan };
+      await this.#chunks.upload(meta, plan, chunks);
       const reply = await this.#connection.run(COMMIT_UPLOAD, this.#userKeys(meta.user), [
         meta.name, JSON.stringify(entry), ...conditions(precondition), this.#keys.chunks(meta.user), entry.upload,
         chunks.length, this.#graceMs, this.#keys.changes, this.#message(meta),
         max_prefixes ?? "", max_prefix_bytes ?? "", meta.bytes,
       ]);
       if (reply === 1 || reply === 0) return { created: reply === 1 };
-      await this.#discard(meta, entry.upload, chunks.length);
+      await this.#chunks.discard(meta, plan);
       if (reply === -1) throw preconditionFailed("The prefix has changed in the meantime.");
       if (reply === -4) throw tooMany(max_prefixes ?? 0);
       if (reply === -5) throw tooLarge(max_prefix_bytes ?? 0);
@@ -179,62 +176,11 @@ class RedisStore implements PrefixStore {
         if (extent === null) return null;
         // The same version twice and incomplete: nobody replaced it in between.
         if (entry.upload === last) throw new PrefixdError("prefix_damaged", "Redis has lost a part of the prefix; upload it again.");
-        const bytes = await this.#read(key.user, entry, extent);
+        const bytes = await this.#chunks.read(key.user, entry, extent);
         if (bytes !== null) return bytes;
         last = entry.upload;
       }
     });
-  }
-
-  /** null: a chunk is missing or has another size. */
-  async #read(user: string, { upload, chunkBytes }: Entry, [first, size]: Extent): Promise<Uint8Array | null> {
-    const bytes = new Uint8Array(size);
-    let whole = true;
-    await inParallel(chunkCount(size, chunkBytes), async (i) => {
-      const chunk = await this.#connection.client.getBuffer(this.#keys.chunk(user, upload, first + i));
-      const at = i * chunkBytes;
-      if (chunk?.length === Math.min(chunkBytes, size - at)) bytes.set(chunk, at);
-      else whole = false;
-    });
-    return whole ? bytes : null;
-  }
-
-  #split(record: PrefixRecord): { entry: Entry; chunks: Uint8Array[] } {
-    const chunkBytes = this.#chunkBytes;
-    const chunks: Uint8Array[] = [];
-    const add = (bytes: Uint8Array): Extent => {
-      const first = chunks.length;
-      for (let i = 0; i < chunkCount(bytes.length, chunkBytes); i++) chunks.push(bytes.subarray(i * chunkBytes, (i + 1) * chunkBytes));
-      return [first, bytes.length];
-    };
-    const kv = add(record.kv);
-    const files = Object.fromEntries([...record.files].map(([name, bytes]) => [name, add(bytes)]));
-    const meta = { ...record.meta, visibility: undefined, shared_with: undefined };
-    return { entry: { meta, upload: randomUUID(), chunks: chunks.length, chunkBytes, kv, files }, chunks };
-  }
-
-  async #upload(key: PrefixKey, upload: string, chunks: readonly Uint8Array[]): Promise<void> {
-    const guards = [this.#keys.uploads(key.user), this.#keys.removed(key.user)];
-    const begun = await this.#connection.run(BEGIN_UPLOAD, guards, [upload, chunks.length, key.name, this.#uploadTtlMs]);
-    if (begun !== 1) throw uploadError(begun);
-    try {
-      await inParallel(chunks.length, async (i) => {
-        const { buffer, byteOffset, byteLength } = chunks[i]!;
-        const args = [`new ${upload} ${chunks.length} ${key.name}`, Buffer.from(buffer, byteOffset, byteLength), this.#uploadTtlMs];
-        const written = await this.#connection.run(WRITE_CHUNK, [...guards, this.#keys.chunk(key.user, upload, i)], args);
-        if (written !== 1) throw uploadError(written);
-      });
-    } catch (error) {
-      await this.#discard(key, upload, chunks.length);
-      throw error;
-    }
-  }
-
-  /** Gives the memory back at once; where that fails, the chunks expire. */
-  async #discard(key: PrefixKey, upload: string, chunks: number): Promise<void> {
-    const names = Array.from({ length: chunks }, (_, i) => this.#keys.chunk(key.user, upload, i));
-    await this.#connection.client.unlink(...names).catch(() => {});
-    await this.#connection.client.zrem(this.#keys.uploads(key.user), `new ${upload} ${chunks} ${key.name}`).catch(() => {});
   }
 
   #userKeys(user: string): string[] {
@@ -250,12 +196,6 @@ class RedisStore implements PrefixStore {
     if (origin === this.#origin || user === undefined || name === undefined) return;
     for (const listener of this.#listeners) listener({ user, name });
   }
-}
-
-/** What a script that refuses to go on with an upload has answered. */
-function uploadError(reply: unknown): PrefixdError {
-  if (reply === -3) return userRemoved();
-  return new PrefixdError("store_unavailable", "The upload's data was removed from Redis before it was complete.", { retryAfter: 1 });
 }
 
 /** An entry's value: its JSON and, once it has been shared, a line each for the visibility and the list of users. */
@@ -279,37 +219,7 @@ function parseMessage(message: string): string[] {
   }
 }
 
-async function guarded<T>(work: () => Promise<T>): Promise<T> {
-  try {
-    return await work();
-  } catch (error) {
-    throw toStoreError(error);
-  }
-}
-
 function conditions({ ifMatch, ifNoneMatch }: Precondition = {}): [string, string] {
   const match = ifMatch === undefined ? "" : ifMatch === "*" ? "*" : JSON.stringify(ifMatch);
   return [match, ifNoneMatch ?? ""];
-}
-
-/** An empty part has one empty chunk: that it is there can be checked too. */
-function chunkCount(bytes: number, chunkBytes: number): number {
-  return Math.max(1, Math.ceil(bytes / chunkBytes));
-}
-
-/** Runs `work(0..count-1)`, few at a time. After a failure no new ones start, and it is thrown when the running ones have ended. */
-async function inParallel(count: number, work: (i: number) => Promise<void>): Promise<void> {
-  let next = 0;
-  let failed = false;
-  const worker = async (): Promise<void> => {
-    try {
-      while (next < count && !failed) await work(next++);
-    } catch (error) {
-      failed = true;
-      throw error;
-    }
-  };
-  const results = await Promise.allSettled(Array.from({ length: Math.min(IN_FLIGHT, count) }, worker));
-  const failure = results.find((result) => result.status === "rejected");
-  if (failure !== undefined) throw failure.reason;
 }

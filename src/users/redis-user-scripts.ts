@@ -48,7 +48,7 @@ return removed
 `);
 
 /**
- * KEYS: 1 user, 2 keys, 3 usage, 4 tokens
+ * KEYS: 1 user, 2 keys, 3 usage, 4 tokens, 5 flushes of usage
  * ARGV: 1 "keep" to keep the usage, 2 channel, 3 message
  * Returns: [1 removed or 0 there was none, names of the usage's fields, ids of the keys...]
  */
@@ -56,7 +56,7 @@ export const DELETE_USER_RECORD = script(`
 local there = redis.call('EXISTS', KEYS[1])
 local ids = redis.call('HKEYS', KEYS[2])
 local fields = {}
-redis.call('DEL', KEYS[1], KEYS[2], KEYS[4])
+redis.call('DEL', KEYS[1], KEYS[2], KEYS[4], KEYS[5])
 if ARGV[1] ~= 'keep' then
   fields = redis.call('HKEYS', KEYS[3])
   redis.call('DEL', KEYS[3])
@@ -65,13 +65,23 @@ redis.call('PUBLISH', ARGV[2], ARGV[3])
 return { there, fields, ids }
 `);
 
+/** Milliseconds that a flush is remembered; the same one is sent again for as long as it is not answered, while Redis is reachable. */
+const FLUSH_MS = 600_000;
+
 /**
- * KEYS: 1 user, 2 usage
- * ARGV: 1 "built-in": needs no record; then pairs of field and amount
- * Returns: 1 added, 0 there is no such user
+ * Adds to counters, once however often the same flush is sent.
+ * KEYS: 1 user, 2 usage, 3 sorted set: flush -> when it was added, milliseconds of Redis' clock
+ * ARGV: 1 "built-in": needs no record; 2 flush; then pairs of field and amount
+ * Returns: 1 added, now or before; 0 there is no such user
  */
 export const ADD_USAGE = script(`
 if ARGV[1] ~= 'built-in' and redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
-for i = 2, #ARGV, 2 do redis.call('HINCRBY', KEYS[2], ARGV[i], ARGV[i + 1]) end
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+-- First what takes no memory: once a script has written, Redis lets it through to its end, however full it is.
+redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', now - ${FLUSH_MS})
+if redis.call('ZADD', KEYS[3], 'NX', now, ARGV[2]) == 0 then return 1 end
+redis.call('PEXPIRE', KEYS[3], ${FLUSH_MS})
+for i = 3, #ARGV, 2 do redis.call('HINCRBY', KEYS[2], ARGV[i], ARGV[i + 1]) end
 return 1
 `);

@@ -1,13 +1,13 @@
 import { randomUUID } from "node:crypto";
 import { PrefixdError } from "../errors.ts";
-import { RedisConnection, toStoreError, type RedisConnectionOptions } from "../prefixes/redis-connection.ts";
+import { guarded, RedisConnection, type RedisConnectionOptions } from "../prefixes/redis-connection.ts";
 import { ChangeListeners } from "./change-listeners.ts";
+import { RedisUsage } from "./redis-usage.ts";
 import { RedisUserKeys } from "./redis-user-keys.ts";
-import { ADD_USAGE, CREATE_USER, DELETE_KEY, DELETE_USER_RECORD, PUT_KEY, REPLACE_USER } from "./redis-user-scripts.ts";
+import { CREATE_USER, DELETE_KEY, DELETE_USER_RECORD, PUT_KEY, REPLACE_USER } from "./redis-user-scripts.ts";
 import type { RemovedUser, UserPatch, UserStore } from "./store.ts";
 import type { ApiKeyRecord, UsageRow, User } from "./types.ts";
-import { compare, compareUsage, toCounts, toUsageRow } from "./usage-counts.ts";
-import { isBuiltInUser } from "./user-id.ts";
+import { compare } from "./usage-counts.ts";
 
 export interface RedisUserOptions extends RedisConnectionOptions {
   /** What all keys begin with. Default `prefixd`. */
@@ -29,10 +29,12 @@ class RedisUserStore implements UserStore {
   readonly #keys: RedisUserKeys;
   readonly #origin = randomUUID();
   readonly #changes = new ChangeListeners();
+  readonly #usage: RedisUsage;
 
   constructor(connection: RedisConnection, keys: RedisUserKeys) {
     this.#connection = connection;
     this.#keys = keys;
+    this.#usage = new RedisUsage(connection, keys);
     connection.subscribe(keys.changes, (message) => this.#heard(message));
   }
 
@@ -119,7 +121,7 @@ class RedisUserStore implements UserStore {
       const { client } = this.#connection;
       // First the index: after a crash in the middle the rest can be found again, index entries without their user could not.
       await this.#dropIndex(await client.hkeys(this.#keys.keys(id)));
-      const keys = [this.#keys.user(id), this.#keys.keys(id), this.#keys.usage(id), this.#keys.tokens(id)];
+      const keys = [this.#keys.user(id), this.#keys.keys(id), this.#keys.usage(id), this.#keys.tokens(id), this.#keys.flushes(id)];
       const reply = await this.#connection.run(DELETE_USER_RECORD, keys, [keepUsage ? "keep" : "drop", ...announce]);
       const [there, fields, ids] = reply as [number, string[], string[]];
       await this.#dropIndex(ids);
@@ -132,37 +134,11 @@ class RedisUserStore implements UserStore {
   }
 
   addUsage(rows: readonly UsageRow[]): Promise<void> {
-    return guarded(async () => {
-      const byUser = new Map<string, (string | number)[]>();
-      for (const row of rows) {
-        const args = byUser.get(row.user) ?? [isBuiltInUser(row.user) ? "built-in" : "created"];
-        byUser.set(row.user, args);
-        const field = `${row.day}/${row.prefix === null ? "" : `=${row.prefix}`}`;
-        toCounts(row).forEach((count, i) => args.push(`${field} ${i}`, count));
-      }
-      await Promise.all([...byUser].map(([user, args]) => this.#connection.run(ADD_USAGE, [this.#keys.user(user), this.#keys.usage(user)], args)));
-    });
+    return guarded(() => this.#usage.add(rows));
   }
 
-  usage(user: string, { from = "", to = "9999" }: { from?: string; to?: string }): Promise<UsageRow[]> {
-    return guarded(async () => {
-      const rows = new Map<string, number[]>();
-      for (const [name, value] of Object.entries(await this.#connection.client.hgetall(this.#keys.usage(user)))) {
-        const at = name.lastIndexOf(" ");
-        const field = name.slice(0, at);
-        const day = field.slice(0, field.indexOf("/"));
-        if (day < from || day > to) continue;
-        const counts = rows.get(field) ?? [];
-        rows.set(field, counts);
-        counts[Number(name.slice(at + 1))] = Number(value);
-      }
-      const result = [...rows].map(([field, counts]) => {
-        const at = field.indexOf("/");
-        const prefix = field.slice(at + 1);
-        return toUsageRow(user, prefix === "" ? null : prefix.slice(1), field.slice(0, at), counts);
-      });
-      return result.sort(compareUsage);
-    });
+  usage(user: string, range: { from?: string; to?: string }): Promise<UsageRow[]> {
+    return guarded(() => this.#usage.read(user, range));
   }
 
   onChange(listener: (user: string) => void): () => void {
@@ -175,6 +151,7 @@ class RedisUserStore implements UserStore {
 
   async close(): Promise<void> {
     this.#changes.clear();
+    await this.#usage.close();
     this.#connection.close();
   }
 
@@ -205,12 +182,4 @@ function parse<T>(json: string | null): T | null {
 
 function noUser(): PrefixdError {
   return new PrefixdError("user_not_found", "There is no such user.");
-}
-
-async function guarded<T>(work: () => Promise<T>): Promise<T> {
-  try {
-    return await work();
-  } catch (error) {
-    throw toStoreError(error);
-  }
 }

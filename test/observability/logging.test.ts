@@ -1,5 +1,8 @@
+import fs, { openSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 import t from "tap";
-import { createLogger, serializeError } from "../../src/observability/logging.ts";
+import { createAuditLog } from "../../src/observability/audit.ts";
+import { createLogger, logDestination, serializeError } from "../../src/observability/logging.ts";
 import { observeErrors } from "../../src/observability/observe-errors.ts";
 
 const capture = (): { lines: string[]; write(line: string): void } => {
@@ -41,4 +44,42 @@ t.test("failures of an observed object are reported and still thrown", async (t)
   t.equal(await store.ok(), 1);
   await t.rejects(store.bad(), /down/);
   t.same(seen, ["bad"]);
+});
+
+t.test("a log whose disk is full drops what does not fit, ends nothing, and goes on when there is room", (t) => {
+  const file = join(t.testdir(), "log");
+  writeFileSync(file, "");
+  const opened = openSync(file, "r+");
+  const errors: string[] = [];
+  let full = true;
+  // As a disk does it: the same file descriptor, refused or not.
+  const real = fs.writeSync;
+  t.teardown(() => void (fs.writeSync = real));
+  fs.writeSync = ((fd: number, data: Buffer) => {
+    if (fd === opened && full) throw Object.assign(new Error("ENOSPC"), { code: "ENOSPC" });
+    return real(fd, data);
+  }) as typeof fs.writeSync;
+  const log = createLogger("info", logDestination(opened, (error) => errors.push(error.message)));
+  const long = "x".repeat(100_000);
+  for (let i = 0; i < 20; i++) log.info({ i, long }, "line");
+  t.ok(errors.length >= 20, "every line was refused");
+  t.ok(errors.includes("a line was dropped"), "only so many wait");
+  full = false;
+  log.info({ long }, "dropped, but what waits is written");
+  log.info("last");
+  const lines = readFileSync(file, "utf8").trim().split("\n").map((line) => JSON.parse(line) as { msg: string; i?: number });
+  t.same(lines.map(({ i }) => i).slice(0, 10), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9], "what waited came in order");
+  t.equal(lines.at(-1)?.msg, "last");
+  t.end();
+});
+
+t.test("audit lines that the file does not take go to the ordinary log", (t) => {
+  const out = capture();
+  const audit = createAuditLog("/dev/full", createLogger("info", out));
+  for (const user of ["ann", "bob"]) audit.record({ action: "user.create", outcome: "ok", user, key_id: null, request_id: "r" });
+  t.match(out.lines.map((line) => JSON.parse(line) as object), [
+    { level: "error", audit: true, action: "user.create", user: "ann", err: { code: "ENOSPC" } },
+    { level: "error", audit: true, action: "user.create", user: "bob" },
+  ]);
+  t.end();
 });

@@ -1,5 +1,5 @@
 import { spawnSync } from "node:child_process";
-import { appendFileSync, mkdtempSync, readdirSync, rmdirSync, writeFileSync } from "node:fs";
+import { appendFileSync, closeSync, mkdtempSync, openSync, readdirSync, rmdirSync, writeFileSync, writeSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -111,3 +111,28 @@ t.test("a file that is no LMDB, and one of another format", async (t) => {
   await again.close();
   await again.close();
 });
+
+t.test("a disk without a byte left: a new user is refused, which has to make files", async (t) => {
+  const mount = mountTmpfs(t, "size=4m");
+  if (mount === null) return;
+  const store = await openLmdbStore({ dir: join(mount, "lmdb") });
+  t.teardown(() => store.close());
+  await store.put(await record(key(0), 1));
+  const filler = openSync(join(mount, "filler"), "w");
+  for (const bytes of [1 << 16, 1 << 12, 1]) while (written(filler, bytes));
+  const other = { user: "bob", name: "p" };
+  await t.rejects(store.put(await record(other, 1)), { code: "store_full" });
+  t.equal(await store.head(other), null, "nothing of it is left");
+  t.ok(await store.head(key(0)), "the others are served");
+  closeSync(filler);
+  t.match(await store.deleteUser("ann"), { prefixes: 1 });
+  t.match(await store.put(await record(other, 1)), { created: true }, "a removed user's files have made room");
+});
+
+function written(file: number, bytes: number): boolean {
+  try {
+    return writeSync(file, Buffer.alloc(bytes)) > 0;
+  } catch {
+    return false;
+  }
+}

@@ -1,7 +1,7 @@
 import { spawn, spawnSync } from "node:child_process";
 import type { ChildProcess } from "node:child_process";
 import { once } from "node:events";
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, readdirSync, rmSync } from "node:fs";
 import { createServer } from "node:net";
 import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
@@ -16,8 +16,10 @@ export interface TestRedis {
   signal(signal: NodeJS.Signals): void;
   /** Like a crash: SIGKILL, and gone when it returns. */
   kill(): Promise<void>;
-  /** Starts it again on the same port and files. */
-  start(): Promise<void>;
+  /** Where its files are. */
+  readonly dir: string;
+  /** Starts it again on the same port and files, or without what it held; `args` are added this time. */
+  start(options?: { empty?: boolean; args?: readonly string[] }): Promise<void>;
   /** One command, over a connection of its own. */
   command(...words: string[]): Promise<unknown>;
   stop(): Promise<void>;
@@ -49,11 +51,13 @@ export async function startRedis(...args: string[]): Promise<TestRedis> {
   const redis: TestRedis = {
     url: `redis://127.0.0.1:${port}`,
     port,
+    dir,
     command,
     kill,
     signal: (signal) => void child?.kill(signal),
-    start: async () => {
-      child = spawn("redis-server", ["--port", String(port), "--bind", "127.0.0.1", "--dir", dir, "--save", "", ...args], { stdio: "ignore" });
+    start: async ({ empty = false, args: more = [] } = {}) => {
+      if (empty) for (const file of readdirSync(dir)) rmSync(join(dir, file), { recursive: true });
+      child = spawn("redis-server", ["--port", String(port), "--bind", "127.0.0.1", "--dir", dir, "--save", "", ...args, ...more], { stdio: "ignore" });
       for (let attempt = 0; attempt < 100; attempt++) {
         if ((await command("PING").catch(() => null)) === "PONG") return;
         await sleep(50);

@@ -41,11 +41,22 @@ export function temporaryFolder(): { path: string; remove: () => void } {
   return { path, remove: () => rmSync(path, { recursive: true, force: true }) };
 }
 
+/** Whom a process runs as; absent: as the tests. */
+export interface RunAs {
+  readonly uid?: number;
+  readonly gid?: number;
+  /** Without what the test runner adds to every process of Node: it ends on SIGXFSZ, and writes into a folder of its own. */
+  readonly bare?: boolean;
+}
+
 /** Runs `prefixd` from its sources; answers the process and what it has written. */
-export function runCli(args: readonly string[], env: Record<string, string> = {}): { child: ChildProcess; exited: Promise<number | string>; stderr: () => string; stdout: () => string } {
-  const child = spawn(process.execPath, ["--import", "tsx", join(ROOT, "src/cli/main.ts"), ...args], {
+export function runCli(args: readonly string[], env: Record<string, string> = {}, { bare = false, ...runAs }: RunAs = {}): { child: ChildProcess; exited: Promise<number | string>; stderr: () => string; stdout: () => string } {
+  const node = [process.execPath, "--import", "tsx", join(ROOT, "src/cli/main.ts"), ...args];
+  const [program, ...operands] = bare ? ["env", "-u", "NODE_OPTIONS", ...node] : node;
+  const child = spawn(program!, operands, {
     cwd: ROOT,
     env: { ...withoutSettings(), ...env },
+    ...runAs,
     stdio: ["ignore", "pipe", "pipe"],
   });
   let [out, err] = ["", ""];
@@ -56,8 +67,8 @@ export function runCli(args: readonly string[], env: Record<string, string> = {}
 }
 
 /** Starts `prefixd serve` on a free port and waits until it listens. Rejects with what it printed if it ends before. */
-export async function startServerProcess(args: readonly string[], env: Record<string, string> = {}): Promise<TestServer> {
-  const { child, exited, stderr } = runCli(["serve", "--port", "0", ...args], env);
+export async function startServerProcess(args: readonly string[], env: Record<string, string> = {}, runAs: RunAs = {}): Promise<TestServer> {
+  const { child, exited, stderr } = runCli(["serve", "--port", "0", ...args], env, runAs);
   const log: Record<string, unknown>[] = [];
   const url = await new Promise<string>((resolve, reject) => {
     createInterface({ input: child.stdout! }).on("line", (line) => {

@@ -109,7 +109,7 @@ export function adminRoutes(app: TypedApp, parts: AppParts): void {
         description: "When the answer comes, no replica serves the user any more. After an error it can be sent again.",
         params: UserParams,
         querystring: RemoveQuery,
-        response: { 200: json("The receipt", Receipt, { example: RECEIPT_EXAMPLE }), ...problems(...ONE, ...UNREAD_BODY, "unknown_field", "invalid_parameter") },
+        response: { 200: json("The receipt", Receipt, { example: RECEIPT_EXAMPLE }), ...problems(...ONE, ...UNREAD_BODY, "unknown_field", "invalid_parameter", "store_full") },
       },
     },
     async (request) => removal.removeUser(idOf(request, request.params.user), { keepUsage: request.query.keep_usage === "true" }),
@@ -148,7 +148,7 @@ export function adminRoutes(app: TypedApp, parts: AppParts): void {
     {
       onRequest,
       config: { access, audit: "key.delete" },
-      schema: { operationId: "deleteKey", tags, summary: "Delete a key", description: "It stops to work here at once, on other replicas within a second.", params: KeyParams, response: { 204: empty("Deleted"), ...problems(...ONE, ...UNREAD_BODY, "key_not_found") } },
+      schema: { operationId: "deleteKey", tags, summary: "Delete a key", description: "It stops to work here at once, on other replicas within a second.", params: KeyParams, response: { 204: empty("Deleted"), ...problems(...ONE, ...UNREAD_BODY, "key_not_found", "store_full") } },
     },
     async (request, reply) => {
       const user = idOf(request, request.params.user);

@@ -169,7 +169,7 @@ export function prefixRoutes(app: TypedApp, parts: AppParts): void {
         params: FileParams,
         response: {
           200: { description: "The file", headers: ETAG_HEADER, content: { "application/octet-stream": { schema: { type: "string", format: "binary" } } } },
-          ...problems(...READ_CODES, "not_found"),
+          ...problems(...READ_CODES, "not_found", "prefix_damaged"),
         },
       },
     },
@@ -195,7 +195,7 @@ export function prefixRoutes(app: TypedApp, parts: AppParts): void {
         body: SharingBody,
         response: {
           200: json("Changed", PrefixDocument, { headers: ETAG_HEADER, example: PREFIX_EXAMPLE }),
-          ...problems(...READ_CODES, "unknown_field", "invalid_parameter", "invalid_user_id", "precondition_failed", "body_too_large", "unsupported_media_type"),
+          ...problems(...READ_CODES, "unknown_field", "invalid_parameter", "invalid_user_id", "precondition_failed", "store_full", "body_too_large", "unsupported_media_type"),
         },
       },
     },
@@ -221,7 +221,7 @@ export function prefixRoutes(app: TypedApp, parts: AppParts): void {
         description: "When the answer comes, nothing runs on it any more: running requests end with finish_reason `removed`, or 410 if nothing was sent.",
         params: PrefixIdParams,
         headers: DeleteHeaders,
-        response: { 204: empty("Removed"), ...problems(...READ_CODES, ...UNREAD_BODY, "invalid_parameter", "precondition_failed") },
+        response: { 204: empty("Removed"), ...problems(...READ_CODES, ...UNREAD_BODY, "invalid_parameter", "precondition_failed", "store_full") },
       },
     },
     async (request, reply) => {

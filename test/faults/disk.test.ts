@@ -1,0 +1,93 @@
+/** A real server on LMDB whose disk is full or read-only: what is refused, what goes on, and that it recovers. */
+import { spawnSync } from "node:child_process";
+import { chmodSync, chownSync, mkdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import t from "tap";
+import { ADMIN_KEY, call, eventually, generate, INTENT, longStream, type Reply } from "../support/fault-client.ts";
+import { adapterForm, runCli, startServerProcess, temporaryFolder, type TestServer } from "../support/server.ts";
+
+const NOBODY = 65_534;
+const folder = temporaryFolder();
+t.teardown(() => folder.remove());
+const cache = ["--cache-dir", join(folder.path, "cache")];
+
+const put = (server: TestServer, name: string, from: string, key?: string): Promise<Reply> => call(server, "PUT", `/prefixes/${name}`, adapterForm(`prefixes/${from}`), key);
+
+/** Sets how large the process may make a file: 0 is a disk without a byte left. Needs no privilege. */
+const limitFiles = (server: TestServer, bytes: string): boolean => spawnSync("prlimit", ["--pid", String(server.pid), `--fsize=${bytes}:`]).status === 0;
+
+t.test("a full disk", { timeout: 120_000 }, async (t) => {
+  const audit = join(folder.path, "audit.jsonl");
+  const server = await startServerProcess([...cache, "--store", `lmdb:${join(folder.path, "full")}`, "--audit-log", audit], { PREFIXD_ADMIN_KEY: ADMIN_KEY }, { bare: true });
+  t.teardown(() => server.signal("SIGKILL"));
+  if (!limitFiles(server, "unlimited")) return t.comment("skipped: prlimit (util-linux) is missing, or may not limit this process");
+  t.equal((await put(server, "mine", "intent")).status, 201);
+  t.equal((await call(server, "POST", "/admin/users", { id: "ann" })).status, 201);
+  const ann = String((await call(server, "POST", "/admin/users/ann/keys")).body.key);
+  t.equal((await call(server, "PATCH", "/prefixes/mine", { visibility: "shared" })).status, 200);
+  const stream = await longStream(server, "admin/mine", ann);
+
+  limitFiles(server, "0");
+  const full = { status: 507, code: "store_full" };
+  t.match(await put(server, "mine", "datenorm"), full, "a replacement");
+  t.match(await put(server, "first", "datenorm", ann), full, "the first prefix of a user");
+  t.match(await call(server, "POST", "/admin/users", { id: "bob" }), full);
+  t.match(await call(server, "GET", "/prefixes/first", undefined, ann), { status: 404 }, "nothing is left of it");
+  t.match(await stream.rest(), /"finish_reason":"length"/);
+  for (let i = 0; i < 3; i++) t.equal((await generate(server, "admin/mine", {}, ann)).body.choices?.[0]?.text, INTENT, "the old version");
+  await eventually(async () => (await call(server, "GET", "/metrics")).text.includes('prefixd_store_errors_total{op="addUsage"}'));
+
+  limitFiles(server, "unlimited");
+  t.equal((await put(server, "first", "datenorm", ann)).status, 201);
+  t.equal((await put(server, "mine", "datenorm")).status, 200);
+  await eventually(async () => (await call(server, "GET", "/usage", undefined, ann)).body.usage?.[0]?.requests === 4);
+  t.pass("no request is missing from the usage");
+  const actions = readFileSync(audit, "utf8").trim().split("\n").map((line) => (JSON.parse(line) as { outcome: string }).outcome);
+  t.ok(actions.includes("store_full") && actions.at(-1) === "ok", "the audit log has what it could not write before");
+});
+
+t.test("killed with -9 on a full disk, it starts on it again", { timeout: 120_000 }, async (t) => {
+  const store = ["--store", `lmdb:${join(folder.path, "again")}`];
+  const first = await startServerProcess([...cache, ...store], {}, { bare: true });
+  t.teardown(() => first.signal("SIGKILL"));
+  if (!limitFiles(first, "unlimited")) return t.comment("skipped: prlimit (util-linux) is missing, or may not limit this process");
+  t.equal((await put(first, "mine", "intent")).status, 201);
+  limitFiles(first, "0");
+  const puts = Array.from({ length: 8 }, () => put(first, "mine", "datenorm").catch(() => null));
+  first.signal("SIGKILL");
+  await Promise.all(puts);
+  const second = await startServerProcess([...cache, ...store], {}, { bare: true });
+  t.teardown(() => second.signal("SIGKILL"));
+  limitFiles(second, "0");
+  t.equal((await generate(second, "mine")).body.choices?.[0]?.text, INTENT);
+});
+
+t.test("read-only", { timeout: 120_000 }, async (t) => {
+  // Root may write everywhere, so then the server runs as somebody else.
+  const asRoot = process.getuid?.() === 0;
+  const home = temporaryFolder();
+  t.teardown(() => home.remove());
+  const dir = join(home.path, "store");
+  mkdirSync(dir);
+  if (asRoot) for (const path of [home.path, dir]) chownSync(path, NOBODY, NOBODY);
+  const flags = ["--cache-dir", join(home.path, "cache"), "--store", `lmdb:${dir}`];
+  const options = asRoot ? { uid: NOBODY, gid: NOBODY, bare: true } : { bare: true };
+  if ((await runCli(["--version"], {}, options).exited) !== 0) return t.comment("skipped: another user may not read this folder");
+
+  chmodSync(dir, 0o555);
+  const refused = runCli(["serve", "--port", "0", ...flags], {}, options);
+  t.equal(await refused.exited, 1);
+  t.match(refused.stderr(), /^prefixd: The user store cannot read or write its files\. \(EACCES: permission denied, mkdir [^\n]*\n$/, "one line that says which folder");
+
+  chmodSync(dir, 0o755);
+  const server = await startServerProcess(flags, {}, options);
+  t.teardown(() => server.signal("SIGKILL"));
+  chmodSync(join(dir, "prefixes"), 0o555);
+  t.match(await put(server, "mine", "intent"), { status: 503, code: "store_unavailable", retryAfter: 5 });
+  t.match(await call(server, "GET", "/health/ready"), { status: 503, body: { checks: { store: "The prefix store cannot read or write its files." } } });
+  t.equal((await generate(server, null)).status, 200, "generation goes on");
+  chmodSync(join(dir, "prefixes"), 0o755);
+  t.equal((await put(server, "mine", "intent")).status, 201);
+  t.equal((await call(server, "GET", "/health/ready")).status, 200);
+  t.equal((await generate(server, "mine")).body.choices?.[0]?.text, INTENT);
+});
