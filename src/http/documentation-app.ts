@@ -4,7 +4,7 @@ import { createLogger } from "../observability/logging.ts";
 import { Metrics } from "../observability/metrics.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import { createKeylessAuthenticator } from "../users/authenticator.ts";
-import { STREAM_DEFAULTS, type TypedApp } from "./app-parts.ts";
+import { CLIENT_DEFAULTS, STREAM_DEFAULTS, type TypedApp } from "./app-parts.ts";
 import { buildApp } from "./app.ts";
 
 /** The app with nothing behind its routes: enough to describe it, and it needs no model. */
@@ -32,6 +32,7 @@ export async function documentationApp(): Promise<TypedApp> {
     metrics,
     logger: createLogger("silent"),
     limits: { requestBody: 1024, maxN: 1, slots: 1 },
+    clients: CLIENT_DEFAULTS,
     stream: STREAM_DEFAULTS,
     checks: {},
   });
