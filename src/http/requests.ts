@@ -95,7 +95,8 @@ export function trackRequests(app: FastifyInstance, { metrics, audit, keyed, sta
 }
 
 function record(request: FastifyRequest, reply: FastifyReply, ms: number, metrics: Pick<Metrics, "http">): void {
-  const complete = reply.raw.writableFinished;
+  // Node takes an answer for written whose connection was cut while it waited to be read.
+  const complete = reply.raw.writableFinished && request.audit.code !== "too_slow";
   const route = request.is404 ? "unmatched" : (request.routeOptions.url ?? "unmatched");
   metrics.http(request.method, route, complete ? reply.raw.statusCode : 0, ms / 1000);
   const line = { method: request.method, route, status: reply.raw.statusCode, ms: Math.round(ms * 10) / 10, ...(complete ? {} : { aborted: true }), ...request.audit };

@@ -9,6 +9,11 @@ export class Traffic {
   /** Grows with every connection and with every request that begins or ends. */
   #events = 0;
 
+  /** Requests whose answer has not left yet. */
+  get open(): number {
+    return this.#open;
+  }
+
   connected(): void {
     this.#events++;
   }
