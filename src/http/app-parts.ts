@@ -42,7 +42,7 @@ export interface AppParts {
   readonly shape: ModelShape;
   readonly tokenizer: Tokenizer;
   readonly generation: GenerationService;
-  readonly prefixes: Pick<PrefixRegistry, "register" | "info" | "list" | "files" | "remove" | "patch">;
+  readonly prefixes: Pick<PrefixRegistry, "register" | "info" | "list" | "held" | "files" | "remove" | "patch">;
   readonly users: Omit<UserStore, "deleteUser" | "addUsage" | "onChange" | "ping" | "close">;
   readonly removal: UserRemoval;
   readonly auth: Authenticator;

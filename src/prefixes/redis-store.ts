@@ -4,9 +4,9 @@ import { checkPrecondition, preconditionFailed } from "./precondition.ts";
 import { RedisConnection, toStoreError } from "./redis-connection.ts";
 import type { RedisConnectionOptions } from "./redis-connection.ts";
 import { RedisKeys } from "./redis-keys.ts";
-import { BEGIN_UPLOAD, COMMIT_UPLOAD, DELETE_PREFIX, DELETE_USER, LIST_PREFIXES, PATCH_SHARING, WRITE_CHUNK } from "./redis-scripts.ts";
+import { BEGIN_UPLOAD, COMMIT_UPLOAD, DELETE_PREFIX, DELETE_USER, HELD, LIST_PREFIXES, PATCH_SHARING, WRITE_CHUNK } from "./redis-scripts.ts";
 import { sharingOf, tooLarge, tooMany } from "./sharing.ts";
-import type { PrefixKey, PrefixMeta, PrefixQuota, PrefixRecord, PrefixStore, Precondition, RemovalState, RemovedPrefixes, SharingPatch } from "./store.ts";
+import type { HeldPrefixes, PrefixKey, PrefixMeta, PrefixQuota, PrefixRecord, PrefixStore, Precondition, RemovalState, RemovedPrefixes, SharingPatch } from "./store.ts";
 import { OPEN_TOMBSTONE_MS, TOMBSTONE_MS, userRemoved } from "./tombstones.ts";
 
 export interface RedisStoreOptions extends RedisConnectionOptions {
@@ -119,6 +119,13 @@ class RedisStore implements PrefixStore {
         after = metas.at(-1)!.name;
       }
       return metas;
+    });
+  }
+
+  held(user: string): Promise<HeldPrefixes> {
+    return guarded(async () => {
+      const [prefixes, bytes] = (await this.#connection.run(HELD, [this.#keys.prefixes(user), this.#keys.bytes(user)], [])) as [number, number];
+      return { prefixes, bytes };
     });
   }
 
@@ -238,7 +245,7 @@ class RedisStore implements PrefixStore {
   }
 
   #userKeys(user: string): string[] {
-    return [this.#keys.prefixes(user), this.#keys.names(user), this.#keys.uploads(user), this.#keys.removed(user)];
+    return [this.#keys.prefixes(user), this.#keys.names(user), this.#keys.uploads(user), this.#keys.removed(user), this.#keys.bytes(user)];
   }
 
   #message(key: PrefixKey): string {

@@ -41,9 +41,16 @@ export function temporaryFolder(): { path: string; remove: () => void } {
   return { path, remove: () => rmSync(path, { recursive: true, force: true }) };
 }
 
+export interface ProcessLimits {
+  /** As of `ulimit -n`; absent: this process's own. */
+  readonly openFiles?: number;
+}
+
 /** Runs `prefixd` from its sources; answers the process and what it has written. */
-export function runCli(args: readonly string[], env: Record<string, string> = {}): { child: ChildProcess; exited: Promise<number | string>; stderr: () => string; stdout: () => string } {
-  const child = spawn(process.execPath, ["--import", "tsx", join(ROOT, "src/cli/main.ts"), ...args], {
+export function runCli(args: readonly string[], env: Record<string, string> = {}, { openFiles }: ProcessLimits = {}): { child: ChildProcess; exited: Promise<number | string>; stderr: () => string; stdout: () => string } {
+  const command = [process.execPath, "--import", "tsx", join(ROOT, "src/cli/main.ts"), ...args];
+  const [file, ...rest] = openFiles === undefined ? command : ["sh", "-c", `ulimit -n ${openFiles} && exec "$@"`, "sh", ...command];
+  const child = spawn(file!, rest, {
     cwd: ROOT,
     env: { ...withoutSettings(), ...env },
     stdio: ["ignore", "pipe", "pipe"],
@@ -56,8 +63,8 @@ export function runCli(args: readonly string[], env: Record<string, string> = {}
 }
 
 /** Starts `prefixd serve` on a free port and waits until it listens. Rejects with what it printed if it ends before. */
-export async function startServerProcess(args: readonly string[], env: Record<string, string> = {}): Promise<TestServer> {
-  const { child, exited, stderr } = runCli(["serve", "--port", "0", ...args], env);
+export async function startServerProcess(args: readonly string[], env: Record<string, string> = {}, limits: ProcessLimits = {}): Promise<TestServer> {
+  const { child, exited, stderr } = runCli(["serve", "--port", "0", ...args], env, limits);
   const log: Record<string, unknown>[] = [];
   const url = await new Promise<string>((resolve, reject) => {
     createInterface({ input: child.stdout! }).on("line", (line) => {
