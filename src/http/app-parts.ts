@@ -56,6 +56,11 @@ export interface AppParts {
   readonly checks: Readonly<Record<string, () => void | Promise<void>>>;
 }
 
+/** What `drain` goes through: leaving, the server is not ready but serves on; refusing, everything new is answered 503. */
+export interface AppState {
+  phase: "serving" | "leaving" | "refusing";
+}
+
 export const CLIENT_DEFAULTS: ClientLimits = { maxConnections: Infinity, headerMs: 20_000, requestMs: 300_000, receiveMs: 10_000, sendMs: 30_000, keepAliveMs: 72_000 };
 export const STREAM_DEFAULTS: SseOptions = { bufferLimit: 256 * 1024, heartbeatMs: 15_000, sendMs: 30_000 };
 

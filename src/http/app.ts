@@ -4,7 +4,7 @@ import type { TypeBoxTypeProvider } from "@fastify/type-provider-typebox";
 import Fastify, { LogController, type FastifyBaseLogger, type FastifyReply, type FastifyRequest } from "fastify";
 import { PrefixdError, type ErrorCode } from "../errors.ts";
 import { guardAccess, type DeclaredRoute } from "./access.ts";
-import type { AppParts, TypedApp } from "./app-parts.ts";
+import type { AppParts, AppState, TypedApp } from "./app-parts.ts";
 import { watchBodies } from "./body-watch.ts";
 import { guardConnections, refuseConnection, serverOptions } from "./connections.ts";
 import { OPENAPI_OPTIONS } from "./openapi.ts";
@@ -19,11 +19,6 @@ import { prefixRoutes } from "./routes/prefixes.ts";
 import { usageRoutes } from "./routes/usage.ts";
 import { Traffic } from "./traffic.ts";
 import { validatorCompiler } from "./validation.ts";
-
-/** What `drain` goes through: leaving, the server is not ready but serves on; refusing, everything new is answered 503. */
-export interface AppState {
-  phase: "serving" | "leaving" | "refusing";
-}
 
 export interface App {
   readonly fastify: TypedApp;

@@ -6,7 +6,7 @@ import { apiKeyId } from "../users/api-key.ts";
 import { PrefixdError } from "../errors.ts";
 import type { AuditLog } from "../observability/audit.ts";
 import type { Metrics } from "../observability/metrics.ts";
-import type { AppState } from "./app.ts";
+import type { AppState } from "./app-parts.ts";
 import type { Traffic } from "./traffic.ts";
 
 /** What the access log says of a request beside its route and status. Counts and ids, never texts. */

@@ -1,6 +1,5 @@
 import { PrefixdError } from "../../errors.ts";
-import type { AppParts, TypedApp } from "../app-parts.ts";
-import type { AppState } from "../app.ts";
+import type { AppParts, AppState, TypedApp } from "../app-parts.ts";
 import { json, problems } from "../schemas/common.ts";
 import { Liveness, Readiness } from "../schemas/health.ts";
 
