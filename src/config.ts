@@ -33,9 +33,17 @@ export const ConfigSchema = Type.Object({
   prefixCacheBytes: Type.Integer({ minimum: 0, unit: "bytes", arg: "SIZE", default: 512 * 1024 ** 2, shown: "512MiB", description: "Memory for compiled prefixes" }),
   allowBaseModel: Type.Boolean({ default: true, description: "Serve requests that name no prefix with the bare base model" }),
   requestBodyLimit: Type.Integer({ minimum: 1024, maximum: 1024 ** 3, unit: "bytes", arg: "SIZE", default: 1024 ** 2, shown: "1MiB", description: "Largest JSON body; uploads are bounded by the model's shape" }),
+  maxConnections: Type.Integer({ minimum: 0, maximum: 1_000_000, arg: "N", default: 0, shown: "0 (what ulimit -n allows)", description: "Connections that may be open; one more is closed at once" }),
+  headerTimeout: Type.Number({ minimum: 0.1, maximum: 86_400, arg: "SECONDS", default: 20, description: "How long a request's headers may take to arrive" }),
+  requestTimeout: Type.Number({ minimum: 0.1, maximum: 86_400, arg: "SECONDS", default: 300, description: "How long a request may take to arrive, with its body and with what an upload waits for its turn" }),
+  receiveTimeout: Type.Number({ minimum: 0.1, maximum: 86_400, arg: "SECONDS", default: 10, description: "A body of which nothing arrives for so long, or less than 4 KiB a second on average, is given up (408)" }),
+  sendTimeout: Type.Number({ minimum: 0.1, maximum: 86_400, arg: "SECONDS", default: 30, description: "A client that takes nothing of an answer or a stream for so long is cut off" }),
+  keepAliveTimeout: Type.Number({ minimum: 0.1, maximum: 86_400, arg: "SECONDS", default: 72, description: "How long a connection may stay open without a request; longer than the load balancer's" }),
+  streamBuffer: Type.Integer({ minimum: 1024, maximum: 1024 ** 3, unit: "bytes", arg: "SIZE", default: 256 * 1024, shown: "256KiB", description: "What of a stream may wait for a slow reader, beyond what the system holds; a reader with more is cut off" }),
   adminKeyFile: Type.String({ arg: "FILE", default: "", shown: "none", description: "File whose first line is the admin key, of at least 32 characters; with it every request needs a key. Or set PREFIXD_ADMIN_KEY to the key itself" }),
   auditLog: Type.String({ arg: "FILE", default: "", shown: "the ordinary log", description: "File to which what was done with users, keys and prefixes is appended, as JSON lines" }),
-  drainTimeout: Type.Number({ minimum: 0, maximum: 86_400, arg: "SECONDS", default: 30, description: "How long running requests may take to end when the server is told to stop" }),
+  drainDelay: Type.Number({ minimum: 0, maximum: 86_400, arg: "SECONDS", default: 0, description: "How long the server goes on serving, no longer ready, after it is told to stop: until load balancers have noticed" }),
+  drainTimeout: Type.Number({ minimum: 0, maximum: 86_400, arg: "SECONDS", default: 30, description: "How long running requests may then take to end" }),
   logLevel: Type.Enum(["fatal", "error", "warn", "info", "debug", "trace", "silent"], { default: "info", description: "What is logged" }),
 });
 

@@ -25,6 +25,8 @@ export const ERRORS = {
   precondition_failed: { status: 412, title: "The prefix has changed" },
   prefix_base_mismatch: { status: 409, title: "The prefix was made for another base model" },
   upload_incomplete: { status: 400, title: "The upload lacks a file" },
+  upload_stalled: { status: 408, title: "The upload stopped or was too slow" },
+  uploads_busy: { status: 503, title: "Too many uploads at once" },
   adapter_config_invalid: { status: 422, title: "adapter_config.json is not valid" },
   adapter_type_unsupported: { status: 422, title: "The adapter's type is not supported" },
   adapter_shape_mismatch: { status: 422, title: "The adapter does not fit the base model" },

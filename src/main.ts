@@ -5,8 +5,9 @@ import { Engine } from "./engine/engine.ts";
 import { SupervisedRunner } from "./engine/supervised-runner.ts";
 import { DeviceError, lostTouch, PrefixdError } from "./errors.ts";
 import { GenerationService } from "./generate.ts";
-import { STREAM_DEFAULTS } from "./http/app-parts.ts";
+import { STREAM_DEFAULTS, type ClientLimits } from "./http/app-parts.ts";
 import { buildApp } from "./http/app.ts";
+import { connectionsAllowed } from "./http/open-files.ts";
 import { drain, listen } from "./http/server.ts";
 import { openCheckpoint, type Checkpoint } from "./model/checkpoint.ts";
 import { Gpt2Runner, type RunnerOptions } from "./model/gpt2-runner.ts";
@@ -47,8 +48,11 @@ export interface RunningServer {
   readonly url: string;
   /** Resolves if the device is lost that the model runs on: all requests end then, and only a new process can serve again. */
   readonly deviceLost: Promise<PrefixdError>;
-  /** Takes nothing new, lets running requests end for at most `drainTimeout` seconds, then frees everything. */
-  stop(): Promise<void>;
+  /**
+   * Goes on serving for `delaySeconds` (default: `drainDelay`), then takes nothing new, lets running requests end for at most
+   * `drainTimeout` seconds, and frees everything. Called again it answers the same.
+   */
+  stop(options?: { delaySeconds: number }): Promise<void>;
 }
 
 /**
@@ -140,7 +144,8 @@ async function start(config: Config, logger: Logger, resources: Resources): Prom
     metrics,
     logger,
     limits: { requestBody: config.requestBodyLimit, maxN: Math.min(config.maxN, config.maxBatch), slots: config.maxBatch },
-    stream: { ...STREAM_DEFAULTS, mayEmit },
+    clients: clientLimits(config),
+    stream: { ...STREAM_DEFAULTS, bufferLimit: config.streamBuffer, sendMs: config.sendTimeout * 1000, mayEmit },
     // Listening starts after the model has been loaded.
     checks: {
       model: () => {
@@ -155,15 +160,29 @@ async function start(config: Config, logger: Logger, resources: Resources): Prom
   const url = await listen(app, config);
   logger.info({ url, model: basename(config.model), fingerprint, device: config.device, precision: config.precision, slots: config.maxBatch }, "listening");
 
+  const stop = async (delaySeconds: number): Promise<void> => {
+    logger.info({ delay_seconds: delaySeconds, seconds: config.drainTimeout }, "draining");
+    await drain({ app, generation, engine }, { delayMs: delaySeconds * 1000, graceMs: config.drainTimeout * 1000 });
+    await resources.release();
+    logger.info("stopped");
+  };
+  let stopping: Promise<void> | null = null;
   return {
     url,
     deviceLost: deviceLost.promise,
-    async stop() {
-      logger.info({ seconds: config.drainTimeout }, "draining");
-      await drain({ app, generation, engine }, config.drainTimeout * 1000);
-      await resources.release();
-      logger.info("stopped");
-    },
+    stop: ({ delaySeconds } = { delaySeconds: config.drainDelay }) => (stopping ??= stop(delaySeconds)),
+  };
+}
+
+function clientLimits(config: Config): ClientLimits {
+  const { headerTimeout, requestTimeout, receiveTimeout, sendTimeout, keepAliveTimeout } = config;
+  return {
+    maxConnections: config.maxConnections || connectionsAllowed(),
+    headerMs: headerTimeout * 1000,
+    requestMs: requestTimeout * 1000,
+    receiveMs: receiveTimeout * 1000,
+    sendMs: sendTimeout * 1000,
+    keepAliveMs: keepAliveTimeout * 1000,
   };
 }
 

@@ -152,7 +152,6 @@ interface Pod {
       readonly startupProbe: Probe;
       readonly livenessProbe: Probe;
       readonly readinessProbe: Probe;
-      readonly lifecycle: { readonly preStop: { readonly exec: { readonly command: readonly string[] } } };
       readonly securityContext: { readonly readOnlyRootFilesystem: boolean };
       readonly volumeMounts: readonly { readonly name: string; readonly mountPath: string }[];
     },
@@ -173,8 +172,8 @@ t.test("the Deployment of docs/deployment.md", async (t) => {
   t.equal(String(server.ports[0].containerPort), only(image, "EXPOSE"));
   for (const { name } of server.env) t.ok(variables.has(name), `${name} is a setting`);
   for (const arg of server.args.filter((text) => text.startsWith("--"))) t.ok(flags.has(arg), `${arg} is a flag`);
-  const drain = Number(server.args[server.args.indexOf("--drain-timeout") + 1]);
-  t.ok(pod.terminationGracePeriodSeconds > Number(server.lifecycle.preStop.exec.command[1]) + drain, "it is not killed while it drains");
+  const seconds = (flag: string): number => Number(server.args[server.args.indexOf(flag) + 1]);
+  t.ok(pod.terminationGracePeriodSeconds > seconds("--drain-delay") + seconds("--drain-timeout"), "it is not killed while it drains");
   t.match(pod, { enableServiceLinks: false, securityContext: { runAsNonRoot: true, runAsUser: parseInt(only(image, "USER")) } });
   t.equal(server.securityContext.readOnlyRootFilesystem, true);
   const mounted = server.volumeMounts.map(({ mountPath }) => mountPath);

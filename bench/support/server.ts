@@ -4,7 +4,7 @@ import type { Engine } from "../../src/engine/engine.ts";
 import type { ModelRunner } from "../../src/engine/model-runner.ts";
 import { PrefixdError } from "../../src/errors.ts";
 import { GenerationService } from "../../src/generate.ts";
-import { STREAM_DEFAULTS } from "../../src/http/app-parts.ts";
+import { CLIENT_DEFAULTS, STREAM_DEFAULTS } from "../../src/http/app-parts.ts";
 import { buildApp } from "../../src/http/app.ts";
 import type { KvTensor } from "../../src/kv.ts";
 import { createLogger } from "../../src/observability/logging.ts";
@@ -41,6 +41,7 @@ export async function serveEngine(engine: Engine, runner: ModelRunner, prefixes:
     metrics,
     logger: createLogger("silent"),
     limits: { requestBody: 1 << 20, maxN: slots, slots },
+    clients: CLIENT_DEFAULTS,
     stream: { ...STREAM_DEFAULTS, mayEmit },
     checks: {},
   });
@@ -57,6 +58,7 @@ export function memoryRegistry(prefixes: readonly KvTensor[]): PrefixRegistry {
     register: refuse,
     info: refuse,
     list: refuse,
+    held: refuse,
     files: refuse,
     remove: refuse,
     patch: refuse,

@@ -39,7 +39,7 @@ export async function serve(args: readonly string[]): Promise<void> {
  */
 async function endWithDevice(error: PrefixdError, server: RunningServer): Promise<never> {
   process.stderr.write(`prefixd: ${error.message}\n`);
-  const stopped = await Promise.race([server.stop().then(() => true), sleep(LAST_BYTES_MS, false)]);
+  const stopped = await Promise.race([server.stop({ delaySeconds: 0 }).then(() => true), sleep(LAST_BYTES_MS, false)]);
   if (!stopped) process.kill(process.pid, "SIGKILL");
   process.exit(1);
 }

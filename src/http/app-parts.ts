@@ -21,13 +21,28 @@ export interface AppLimits {
   readonly slots: number;
 }
 
+/** What a client may take of the server's time and connections. Times in milliseconds. */
+export interface ClientLimits {
+  readonly maxConnections: number;
+  /** For a request's headers to arrive. */
+  readonly headerMs: number;
+  /** For a whole request to arrive. */
+  readonly requestMs: number;
+  /** Without a byte of a body that is being read. */
+  readonly receiveMs: number;
+  /** Without a byte taken of an answer. */
+  readonly sendMs: number;
+  /** Between two requests. */
+  readonly keepAliveMs: number;
+}
+
 /** What the HTTP side is made of. It makes none of it itself. */
 export interface AppParts {
   readonly modelName: string;
   readonly shape: ModelShape;
   readonly tokenizer: Tokenizer;
   readonly generation: GenerationService;
-  readonly prefixes: Pick<PrefixRegistry, "register" | "info" | "list" | "files" | "remove" | "patch">;
+  readonly prefixes: Pick<PrefixRegistry, "register" | "info" | "list" | "held" | "files" | "remove" | "patch">;
   readonly users: Omit<UserStore, "deleteUser" | "addUsage" | "onChange" | "ping" | "close">;
   readonly removal: UserRemoval;
   readonly auth: Authenticator;
@@ -35,11 +50,18 @@ export interface AppParts {
   readonly metrics: Metrics;
   readonly logger: Logger;
   readonly limits: AppLimits;
+  readonly clients: ClientLimits;
   readonly stream: SseOptions;
   /** What must work for the server to be ready, by name: throws or rejects when it does not. */
   readonly checks: Readonly<Record<string, () => void | Promise<void>>>;
 }
 
-export const STREAM_DEFAULTS: SseOptions = { bufferLimit: 1024 ** 2, heartbeatMs: 15_000, lingerMs: 30_000 };
+/** What `drain` goes through: leaving, the server is not ready but serves on; refusing, everything new is answered 503. */
+export interface AppState {
+  phase: "serving" | "leaving" | "refusing";
+}
+
+export const CLIENT_DEFAULTS: ClientLimits = { maxConnections: Infinity, headerMs: 20_000, requestMs: 300_000, receiveMs: 10_000, sendMs: 30_000, keepAliveMs: 72_000 };
+export const STREAM_DEFAULTS: SseOptions = { bufferLimit: 256 * 1024, heartbeatMs: 15_000, sendMs: 30_000 };
 
 export type TypedApp = FastifyInstance<RawServerDefault, RawRequestDefaultExpression, RawReplyDefaultExpression, FastifyBaseLogger, TypeBoxTypeProvider>;

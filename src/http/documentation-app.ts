@@ -4,7 +4,7 @@ import { createLogger } from "../observability/logging.ts";
 import { Metrics } from "../observability/metrics.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import { createKeylessAuthenticator } from "../users/authenticator.ts";
-import { STREAM_DEFAULTS, type TypedApp } from "./app-parts.ts";
+import { CLIENT_DEFAULTS, STREAM_DEFAULTS, type TypedApp } from "./app-parts.ts";
 import { buildApp } from "./app.ts";
 
 /** The app with nothing behind its routes: enough to describe it, and it needs no model. */
@@ -15,7 +15,7 @@ export async function documentationApp(): Promise<TypedApp> {
   const tokenizer: Tokenizer = {
     vocabSize: 1, eosId: null, longestToken: 1, encode: nothing, decode: nothing, bytesOf: nothing, tokenText: nothing, isSpecial: nothing,
   };
-  const prefixes = { register: nothing, info: nothing, list: nothing, files: nothing, remove: nothing, patch: nothing, resolve: nothing };
+  const prefixes = { register: nothing, info: nothing, list: nothing, held: nothing, files: nothing, remove: nothing, patch: nothing, resolve: nothing };
   const users = { createUser: nothing, getUser: nothing, listUsers: nothing, patchUser: nothing, putKey: nothing, findKey: nothing, listKeys: nothing, deleteKey: nothing, usage: nothing };
   const metrics = new Metrics({ processMetrics: false });
   const generation = new GenerationService({ engine: { submit: nothing, stats: nothing }, prefixes, tokenizer, positions: 1, eosIds: [], allowBaseModel: true, metrics });
@@ -32,6 +32,7 @@ export async function documentationApp(): Promise<TypedApp> {
     metrics,
     logger: createLogger("silent"),
     limits: { requestBody: 1024, maxN: 1, slots: 1 },
+    clients: CLIENT_DEFAULTS,
     stream: STREAM_DEFAULTS,
     checks: {},
   });

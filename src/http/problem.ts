@@ -67,7 +67,7 @@ export function sendProblem(request: FastifyRequest, reply: FastifyReply, thrown
   if (error.retryAfter !== undefined) reply.header("retry-after", Math.max(1, Math.ceil(error.retryAfter)));
   if (error.limit !== undefined) reply.headers(rateLimitHeaders(error.limit));
   if (error.code === "unauthorized") reply.header("www-authenticate", "Bearer");
-  if (error.code === "draining") reply.header("connection", "close");
+  if (error.code === "draining" || error.code === "upload_stalled") reply.header("connection", "close");
   // As bytes: Fastify would add a charset to a string, which this media type does not have.
   return reply.code(error.status).header("content-type", PROBLEM_TYPE).send(Buffer.from(JSON.stringify(toProblem(error, request.id))));
 }

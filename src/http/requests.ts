@@ -6,6 +6,8 @@ import { apiKeyId } from "../users/api-key.ts";
 import { PrefixdError } from "../errors.ts";
 import type { AuditLog } from "../observability/audit.ts";
 import type { Metrics } from "../observability/metrics.ts";
+import type { AppState } from "./app-parts.ts";
+import type { Traffic } from "./traffic.ts";
 
 /** What the access log says of a request beside its route and status. Counts and ids, never texts. */
 export interface Audit {
@@ -57,33 +59,44 @@ export interface TrackingParts {
   readonly audit: AuditLog;
   /** With keys any host name will do. */
   readonly keyed: boolean;
-  readonly state: { readonly draining: boolean };
+  readonly state: Readonly<AppState>;
+  readonly traffic: Traffic;
 }
 
 /** Request id on every answer, one access-log line and one count per request, and only hosts that are meant. */
-export function trackRequests(app: FastifyInstance, { metrics, audit, keyed, state }: TrackingParts): void {
+export function trackRequests(app: FastifyInstance, { metrics, audit, keyed, state, traffic }: TrackingParts): void {
   app.decorateRequest("audit");
   app.decorateRequest("admitted", false);
   app.addHook("onRequest", async (request, reply) => {
     const startedAt = performance.now();
+    traffic.begin();
     request.audit = {};
     reply.header("x-request-id", request.id);
     reply.header("x-content-type-options", "nosniff");
     // `close` comes in every case: after the last byte, or when the connection is gone.
     reply.raw.once("close", () => {
+      traffic.end();
       record(request, reply, performance.now() - startedAt, metrics);
       recordAudit(request, reply, audit);
     });
+    // The client's next request goes to another server.
+    if (state.phase !== "serving") reply.header("connection", "close");
     if (request.headers.host === undefined && request.raw.httpVersion === "1.1") throw new PrefixdError("invalid_request", "The Host header is missing.");
     if (!keyed) checkHost(request);
-    if (state.draining && !request.url.startsWith("/health/") && request.url !== "/metrics") {
+    if (state.phase === "refusing" && !request.url.startsWith("/health/") && request.url !== "/metrics") {
       throw new PrefixdError("draining", "The server is shutting down.", { retryAfter: 5 });
     }
+  });
+  // Also what had begun before.
+  app.addHook("onSend", (_request, reply, payload, done) => {
+    if (state.phase !== "serving") reply.header("connection", "close");
+    done(null, payload);
   });
 }
 
 function record(request: FastifyRequest, reply: FastifyReply, ms: number, metrics: Pick<Metrics, "http">): void {
-  const complete = reply.raw.writableFinished;
+  // Node takes an answer for written whose connection was cut while it waited to be read.
+  const complete = reply.raw.writableFinished && request.audit.code !== "too_slow";
   const route = request.is404 ? "unmatched" : (request.routeOptions.url ?? "unmatched");
   metrics.http(request.method, route, complete ? reply.raw.statusCode : 0, ms / 1000);
   const line = { method: request.method, route, status: reply.raw.statusCode, ms: Math.round(ms * 10) / 10, ...(complete ? {} : { aborted: true }), ...request.audit };

@@ -5,11 +5,22 @@ import type { App } from "./app.ts";
 
 /** Time for the last bytes of ended requests to leave, ms. */
 const FLUSH_MS = 1_000;
+/** So long nothing must come before a door is closed, and so long it is kept open at most for that, ms. */
+const QUIET_MS = 20;
+const SETTLE_MS = 500;
 
 export interface DrainParts {
   readonly app: App;
   readonly generation: GenerationService;
   readonly engine: { drain(graceMs: number): Promise<void> };
+}
+
+/** In milliseconds. */
+export interface DrainTimes {
+  /** The server goes on serving for so long, not ready any more. */
+  readonly delayMs: number;
+  /** Running requests may take so long to end after that. */
+  readonly graceMs: number;
 }
 
 /** Starts to listen; answers the address with the port that was really taken. */
@@ -18,25 +29,34 @@ export function listen(app: App, address: { host: string; port: number }): Promi
 }
 
 /**
- * Shuts the HTTP side down: no new connections, 503 for new requests on open ones, running requests may take `graceMs` to end.
- * What still runs then ends with `draining`: a 503, or an error event in a stream. Resolves when all connections are closed.
+ * Shuts the HTTP side down without breaking a connection that somebody uses:
+ *
+ *   leaving    `delayMs`: readiness is 503, everything is served, each answer closes its connection
+ *   refusing   new requests get 503 `draining`; the port is closed when the kernel's queue of connections is empty
+ *   ending     running requests end within `graceMs`; what is left ends with `draining`: a 503, or an error event in a stream
+ *
+ * Resolves when all connections are closed.
  */
-export async function drain({ app, generation, engine }: DrainParts, graceMs: number): Promise<void> {
-  app.state.draining = true;
-  generation.stopAdmission();
-  const closed = app.fastify.close();
+export async function drain({ app, generation, engine }: DrainParts, { delayMs, graceMs }: DrainTimes): Promise<void> {
+  const { state, traffic } = app;
   const { server } = app.fastify;
-  // A request may be on its way to the engine (looking up its prefix): that counts as running.
-  await Promise.all([engine.drain(graceMs), generation.idle(graceMs)]);
+  state.phase = "leaving";
+  await sleep(delayMs);
+
+  state.phase = "refusing";
+  generation.stopAdmission();
+  // A request may be on its way to the engine (looking up its prefix), or need none: that counts as running.
+  const ended = Promise.all([engine.drain(graceMs), generation.idle(graceMs), traffic.idle(graceMs)]);
+  await traffic.quiet(QUIET_MS, SETTLE_MS);
+  // Not by Fastify, which closes it some turns of the event loop later: connections that came meanwhile would be reset.
+  const closed = new Promise<void>((resolve) => server.close(() => resolve()));
+  const stopped = app.fastify.close();
+
+  await ended;
   generation.endAll(new PrefixdError("draining", "The server shut down before the answer was complete.", { retryAfter: 5 }));
-  const done = new AbortController();
-  const force = async (): Promise<void> => {
-    const until = performance.now() + FLUSH_MS;
-    while (performance.now() < until && !done.signal.aborted) {
-      server.closeIdleConnections();
-      await sleep(20);
-    }
-    server.closeAllConnections();
-  };
-  await Promise.all([closed.finally(() => done.abort()), force()]);
+  await traffic.idle(FLUSH_MS);
+  // Who had an answer a moment ago may be sending the next request on the same connection.
+  await Promise.race([closed, traffic.quiet(QUIET_MS, SETTLE_MS)]);
+  server.closeAllConnections();
+  await Promise.all([closed, stopped]);
 }

@@ -7,8 +7,8 @@ export interface SseOptions {
   /** Bytes that may wait for a slow reader. */
   readonly bufferLimit: number;
   readonly heartbeatMs: number;
-  /** How long the last bytes may take to leave. */
-  readonly lingerMs: number;
+  /** A reader that takes nothing of what waits for it for so long is cut off. */
+  readonly sendMs: number;
   /** Asked right before results are written; no: the stream ends with `store_unavailable` instead. */
   readonly mayEmit?: () => boolean;
 }
@@ -30,8 +30,10 @@ export class SseStream {
   #emits = false;
   /** The header has been handed to Node. */
   #begun = false;
+  /** Since when no byte of what waits has been taken: bytes taken by then, and the time. null: nothing waits. */
+  #unread: { readonly taken: number; readonly since: number } | null = null;
 
-  /** `onTooSlow`: the reader left more than `bufferLimit` bytes unread, and the connection has been cut. */
+  /** `onTooSlow`: more than `bufferLimit` bytes wait for the reader, or none was taken for `sendMs`; the connection has been cut. */
   constructor(reply: FastifyReply, options: SseOptions, onTooSlow: () => void) {
     this.#reply = reply;
     this.#options = options;
@@ -88,7 +90,22 @@ export class SseStream {
     if (this.#ended) raw.socket?.cork();
     this.#send(text);
     if (this.#ended) return this.#close();
-    if (raw.writableLength <= this.#options.bufferLimit) return;
+    if (raw.writableLength > this.#options.bufferLimit || this.#isStalled()) this.#cut();
+  }
+
+  /** Asked with each event and each heartbeat. */
+  #isStalled(): boolean {
+    const { socket, writableLength } = this.#reply.raw;
+    if (writableLength === 0 || !(socket instanceof Socket)) {
+      this.#unread = null;
+      return false;
+    }
+    const taken = socket.bytesWritten - socket.writableLength;
+    if (this.#unread?.taken !== taken) this.#unread = { taken, since: performance.now() };
+    return performance.now() - this.#unread.since > this.#options.sendMs;
+  }
+
+  #cut(): void {
     this.destroy();
     this.#onTooSlow();
   }
@@ -136,9 +153,8 @@ export class SseStream {
   #close(): void {
     const { raw } = this.#reply;
     raw.end();
-    // A reader that stopped reading would hold the connection and its buffer for ever.
-    const timer = setTimeout(() => raw.destroy(), this.#options.lingerMs).unref();
-    raw.once("close", () => clearTimeout(timer));
+    // Nothing is written any more, so Node can tell: a reader that stopped reading would hold the connection and its buffer for ever.
+    raw.setTimeout(this.#options.sendMs, () => this.#cut());
   }
 }
 

@@ -3,6 +3,7 @@ import type { Multipart } from "@fastify/multipart";
 import { PrefixdError } from "../errors.ts";
 import type { ModelShape } from "../kv.ts";
 import { maxAdapterBytes } from "../prefixes/peft.ts";
+import type { BodyWatch } from "./body-watch.ts";
 
 const CONFIG = "adapter_config.json";
 const WEIGHTS = "adapter_model.safetensors";
@@ -11,6 +12,11 @@ const KIB = 1024;
 /** Bytes that the two files may have. */
 export type UploadLimits = Readonly<Record<typeof CONFIG | typeof WEIGHTS, number>>;
 
+interface Adapter {
+  readonly config: Uint8Array;
+  readonly weights: Uint8Array;
+}
+
 /** The largest adapter that could fit the model. */
 export function uploadLimits(shape: ModelShape): UploadLimits {
   return { [CONFIG]: 64 * KIB, [WEIGHTS]: maxAdapterBytes(shape) };
@@ -18,9 +24,20 @@ export function uploadLimits(shape: ModelShape): UploadLimits {
 
 /**
  * PEFT's two files out of a multipart body, told apart by file name. Bytes are counted as they come, so no more than the limits
- * is ever held. Throws `upload_incomplete`, `body_too_large`, `invalid_request`.
+ * is ever held. Throws `upload_incomplete`, `upload_stalled`, `body_too_large`, `invalid_request`.
  */
-export async function readAdapter(request: FastifyRequest, limits: UploadLimits): Promise<{ config: Uint8Array; weights: Uint8Array }> {
+export async function readAdapter(request: FastifyRequest, limits: UploadLimits, bodies: BodyWatch): Promise<Adapter> {
+  const stalled = new Promise<never>((_, reject) => {
+    bodies.start(request.raw, () => reject(new PrefixdError("upload_stalled", "The upload has stopped, or was too slow to wait for; send it again.")));
+  });
+  try {
+    return await Promise.race([readFiles(request, limits), stalled]);
+  } finally {
+    bodies.stop(request.raw);
+  }
+}
+
+async function readFiles(request: FastifyRequest, limits: UploadLimits): Promise<Adapter> {
   const room = limits[CONFIG] + limits[WEIGHTS] + 64 * KIB;
   if (Number(request.headers["content-length"] ?? 0) > room) throw tooLarge("The upload", room);
   // Gone while it waited for its turn: the parser would wait for its end for ever.
@@ -74,26 +91,4 @@ const quote = (name: string): string => JSON.stringify(name.slice(0, 64));
 function asUploadError(error: unknown): unknown {
   const plain = error instanceof Error && !(error instanceof PrefixdError) && !("statusCode" in error);
   return plain ? new PrefixdError("invalid_request", "The multipart body is malformed.", { cause: error }) : error;
-}
-
-/** At most `limit` run at once; the others wait their turn, their bodies unread. */
-export class Gate {
-  #free: number;
-  readonly #waiting: (() => void)[] = [];
-
-  constructor(limit: number) {
-    this.#free = limit;
-  }
-
-  async run<T>(task: () => Promise<T>): Promise<T> {
-    if (this.#free > 0) this.#free--;
-    else await new Promise<void>((resolve) => this.#waiting.push(resolve));
-    try {
-      return await task();
-    } finally {
-      const next = this.#waiting.shift();
-      if (next) next();
-      else this.#free++;
-    }
-  }
 }

@@ -39,6 +39,8 @@ export const METRICS = {
   prefixd_prefix_bank_hits_total: { type: "counter", help: "Prefixes that were in the device's memory already." },
   prefixd_prefix_bank_misses_total: { type: "counter", help: "Prefixes that had to be copied to the device." },
   prefixd_store_errors_total: { type: "counter", help: "Calls of the prefix store that failed, by operation.", labels: ["op"] },
+  prefixd_connections: { type: "gauge", help: "Open connections." },
+  prefixd_connections_cut_total: { type: "counter", help: "Connections that the server cut: too_many (above --max-connections), not_sending (a request did not arrive in time), not_reading (an answer or a stream was not read).", labels: ["reason"] },
   prefixd_http_requests_total: { type: "counter", help: "HTTP requests by route and class of status (2xx, 4xx, 5xx, or aborted).", labels: ["method", "route", "status"] },
   prefixd_http_request_seconds: { type: "histogram", help: "Time of HTTP requests until the last byte.", labels: ["method", "route"], buckets: LATENCY },
 } as const satisfies Record<string, MetricSpec>;
@@ -144,6 +146,18 @@ export class Metrics implements EngineObserver {
     const known = /^(GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS)$/.test(method) ? method : "OTHER";
     this.#counter("prefixd_http_requests_total").inc({ method: known, route, status: status === 0 ? "aborted" : `${Math.floor(status / 100)}xx` });
     this.#histogram("prefixd_http_request_seconds").observe({ method: known, route }, seconds);
+  }
+
+  connectionOpened(): void {
+    this.#gauge("prefixd_connections").inc();
+  }
+
+  connectionClosed(): void {
+    this.#gauge("prefixd_connections").dec();
+  }
+
+  connectionCut(reason: "too_many" | "not_sending" | "not_reading"): void {
+    this.#counter("prefixd_connections_cut_total").inc({ reason });
   }
 
   storeError(op: string): void {

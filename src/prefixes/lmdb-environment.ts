@@ -4,14 +4,14 @@ import { isDiskFull, openLmdb } from "../storage/lmdb-file.ts";
 import { keyText } from "./name.ts";
 import { checkPrecondition } from "./precondition.ts";
 import { checkQuota, patchSharing, sharingOf } from "./sharing.ts";
-import type { PrefixKey, PrefixMeta, PrefixQuota, PrefixRecord, Precondition, RemovedPrefixes, SharingPatch } from "./store.ts";
+import type { HeldPrefixes, PrefixKey, PrefixMeta, PrefixQuota, PrefixRecord, Precondition, SharingPatch } from "./store.ts";
 
 const FORMAT = "1";
 
 /**
  * One user's prefixes: an LMDB environment in a folder of its own, so that removing the user can destroy the file. Every call is
  * synchronous and blocks on the disk, so it runs on a thread of its own. Three databases: `meta` (user/name -> JSON), `blobs`
- * (user/name/part -> bytes), so that listing never reads tensors, and `info` (format, bytes stored).
+ * (user/name/part -> bytes), so that listing never reads tensors, and `info` (format, bytes stored, what is held).
  */
 export class LmdbEnvironment {
   readonly #dir: string;
@@ -45,7 +45,9 @@ export class LmdbEnvironment {
     return this.#write(bytes, () => {
       const old = this.#read(key);
       checkPrecondition(old?.digest ?? null, precondition);
-      if (quota !== undefined && isLimited(quota)) checkQuota(quota, this.#others(meta), meta.bytes, old?.bytes ?? null);
+      const held = this.#held();
+      const others = old === null ? held : { prefixes: held.prefixes - 1, bytes: held.bytes - old.bytes };
+      checkQuota(quota, others, meta.bytes, old?.bytes ?? null);
       const grown = bytes - (old === null ? 0 : storedBytes(old));
       mayGrow(grown);
       if (old !== null) this.#drop(key, old);
@@ -53,6 +55,7 @@ export class LmdbEnvironment {
       for (const [file, content] of record.files) this.#blobs.putSync(fileKey(key, file), asBuffer(content));
       this.#meta.putSync(key, Buffer.from(JSON.stringify({ ...meta, visibility: undefined, shared_with: undefined, ...sharingOf(old) })));
       this.#putInfo("bytes", String(this.#total() + grown));
+      this.#putHeld({ prefixes: others.prefixes + 1, bytes: others.bytes + meta.bytes });
       return { created: old === null };
     });
   }
@@ -95,7 +98,9 @@ export class LmdbEnvironment {
       const old = this.#read(text);
       checkPrecondition(old?.digest ?? null, precondition);
       if (old === null) return false;
+      const held = this.#held();
       this.#putInfo("bytes", String(this.#total() - storedBytes(old)));
+      this.#putHeld({ prefixes: held.prefixes - 1, bytes: held.bytes - old.bytes });
       this.#drop(text, old);
       return true;
     });
@@ -108,14 +113,9 @@ export class LmdbEnvironment {
   }
 
   /** What there is of prefixes, and the bytes of their tensors. */
-  count(): RemovedPrefixes {
+  held(): HeldPrefixes {
     this.#root.resetReadTxn();
-    let [prefixes, bytes] = [0, 0];
-    for (const { value } of this.#meta.getRange({})) {
-      prefixes++;
-      bytes += parseMeta(value).bytes;
-    }
-    return { prefixes, bytes };
+    return this.#held();
   }
 
   async close(): Promise<void> {
@@ -150,10 +150,20 @@ export class LmdbEnvironment {
     for (const file of Object.keys(old.files)) this.#blobs.removeSync(fileKey(key, file));
   }
 
-  /** The user's prefixes but this one. */
-  #others({ user, name }: PrefixKey): { count: number; bytes: number } {
-    const others = [...this.#meta.getRange(userRange(user))].map(({ value }) => parseMeta(value)).filter((meta) => meta.name !== name);
-    return { count: others.length, bytes: others.reduce((sum, meta) => sum + meta.bytes, 0) };
+  /** Kept with each change, in its transaction; an environment of before that was kept is counted. */
+  #held(): HeldPrefixes {
+    const kept = this.#info.getBinary("held")?.toString();
+    if (kept !== undefined) return JSON.parse(kept) as HeldPrefixes;
+    let [prefixes, bytes] = [0, 0];
+    for (const { value } of this.#meta.getRange({})) {
+      prefixes++;
+      bytes += parseMeta(value).bytes;
+    }
+    return { prefixes, bytes };
+  }
+
+  #putHeld(held: HeldPrefixes): void {
+    this.#putInfo("held", JSON.stringify(held));
   }
 
   #total(): number {
@@ -167,11 +177,6 @@ export class LmdbEnvironment {
 
 export function diskFull(cause: unknown): PrefixdError {
   return new PrefixdError("store_full", "The disk of the prefix store is full.", { cause });
-}
-
-/** Counting the user's other prefixes reads all of them: not for a quota that limits nothing. */
-function isLimited({ max_prefixes, max_prefix_bytes }: PrefixQuota): boolean {
-  return max_prefixes !== null || max_prefix_bytes !== null;
 }
 
 /** "0" is the character after "/". */

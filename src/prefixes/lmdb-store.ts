@@ -1,6 +1,6 @@
 import { WorkerCalls } from "../storage/worker-calls.ts";
 import type { LmdbOptions, LmdbTables } from "./lmdb-tables.ts";
-import type { PrefixKey, PrefixMeta, PrefixQuota, PrefixRecord, PrefixStore, Precondition, RemovalState, RemovedPrefixes, SharingPatch } from "./store.ts";
+import type { HeldPrefixes, PrefixKey, PrefixMeta, PrefixQuota, PrefixRecord, PrefixStore, Precondition, RemovalState, RemovedPrefixes, SharingPatch } from "./store.ts";
 import { Tombstones } from "./tombstones.ts";
 
 export type { LmdbOptions } from "./lmdb-tables.ts";
@@ -47,6 +47,10 @@ class LmdbStore implements PrefixStore {
 
   list(user: string, options: { after?: string; limit: number }): Promise<PrefixMeta[]> {
     return this.#tables.call("list", user, options);
+  }
+
+  held(user: string): Promise<HeldPrefixes> {
+    return this.#tables.call("held", user);
   }
 
   delete(key: PrefixKey, precondition?: Precondition): Promise<boolean> {

@@ -6,7 +6,7 @@ import { isDiskFull } from "../storage/lmdb-file.ts";
 import { eraseFolder, syncFolder } from "./erase.ts";
 import { diskFull, LmdbEnvironment } from "./lmdb-environment.ts";
 import { checkPrecondition } from "./precondition.ts";
-import type { PrefixKey, PrefixMeta, PrefixQuota, PrefixRecord, Precondition, RemovedPrefixes, SharingPatch } from "./store.ts";
+import type { HeldPrefixes, PrefixKey, PrefixMeta, PrefixQuota, PrefixRecord, Precondition, RemovedPrefixes, SharingPatch } from "./store.ts";
 
 export interface LmdbOptions {
   readonly dir: string;
@@ -92,10 +92,14 @@ export class LmdbTables {
     return deleted;
   }
 
+  async held(user: string): Promise<HeldPrefixes> {
+    return (await this.#find(user))?.held() ?? { prefixes: 0, bytes: 0 };
+  }
+
   async deleteUser(user: string): Promise<RemovedPrefixes> {
     const environment = await this.#find(user);
     if (environment === null) return { prefixes: 0, bytes: 0 };
-    const removed = environment.count();
+    const removed = environment.held();
     if (this.#total !== null) this.#total -= environment.bytes();
     this.#open.delete(folderName(user));
     await environment.close();

@@ -5,6 +5,7 @@
  *   prefixd:{user}:prefixes            hash: name -> entry (JSON: metadata and where the chunks are), and once it
  *                                      has been shared two more lines: visibility, JSON list of users
  *   prefixd:{user}:names               sorted set of names, all with score 0, for paging in order
+ *   prefixd:{user}:bytes               string: bytes of all tensors of the user's prefixes; counted where it is missing
  *   prefixd:{user}:uploads             sorted set of chunk sets that no entry points to (yet, or any more), by time of expiry
  *   prefixd:{user}:removed             string "open" or "done": the user is being, or has been removed; expires. PUTs are refused
  *   prefixd:{user}:chunk:UPLOAD:NUMBER string of at most CHUNK_BYTES; UPLOAD is unique to one PUT
@@ -25,6 +26,10 @@ export class RedisKeys {
 
   names(user: string): string {
     return `${this.#user(user)}:names`;
+  }
+
+  bytes(user: string): string {
+    return `${this.#user(user)}:bytes`;
   }
 
   uploads(user: string): string {

@@ -34,6 +34,16 @@ local function get(key, name)
   local value = redis.call('HGET', key, name)
   return value and decode(value) or nil
 end
+-- Bytes of all of a user's tensors: kept by whatever changes them, counted where it has not been yet.
+local function held(bytes, prefixes)
+  local kept = redis.call('GET', bytes)
+  if kept then return tonumber(kept) end
+  local total = 0
+  for _, value in ipairs(redis.call('HVALS', prefixes)) do total = total + decode(value).meta.bytes end
+  return total
+end
+-- As a text of digits: numbers of this size would be written with an exponent.
+local function keep(bytes, total) redis.call('SET', bytes, string.format('%.0f', total)) end
 local function drop(base, upload, chunks)
   for i = 0, chunks - 1 do redis.call('UNLINK', base .. upload .. ':' .. i) end
 end
@@ -73,7 +83,7 @@ return 1
 
 /**
  * Makes an upload the current version, if all its chunks are there; the old version's chunks stay a while for who is reading them.
- * KEYS: 1 prefixes, 2 names, 3 uploads, 4 removed
+ * KEYS: 1 prefixes, 2 names, 3 uploads, 4 removed, 5 bytes
  * ARGV: 1 name, 2 entry, 3 ifMatch (empty, * or JSON list), 4 ifNoneMatch (empty or *), 5 beginning of chunk keys, 6 upload id,
  *       7 number of chunks, 8 grace of the old chunks in milliseconds, 9 channel, 10 message,
  *       11 most prefixes and 12 most bytes of the user (empty: no limit), 13 bytes of this one
@@ -87,12 +97,9 @@ if not redis.call('ZSCORE', KEYS[3], 'new ' .. ARGV[6] .. ' ' .. ARGV[7] .. ' ' 
 local old = get(KEYS[1], ARGV[1])
 if fails(old, ARGV[3], ARGV[4]) then return -1 end
 if ARGV[11] ~= '' and not old and redis.call('HLEN', KEYS[1]) + 1 > tonumber(ARGV[11]) then return -4 end
-local bytes = tonumber(ARGV[13])
-if ARGV[12] ~= '' and bytes > (old and old.meta.bytes or 0) then
-  local total = bytes - (old and old.meta.bytes or 0)
-  for _, json in ipairs(redis.call('HVALS', KEYS[1])) do total = total + decode(json).meta.bytes end
-  if total > tonumber(ARGV[12]) then return -5 end
-end
+local grown = tonumber(ARGV[13]) - (old and old.meta.bytes or 0)
+local total = held(KEYS[5], KEYS[1]) + grown
+if ARGV[12] ~= '' and grown > 0 and total > tonumber(ARGV[12]) then return -5 end
 local new = ARGV[5] .. ARGV[6] .. ':'
 for i = 0, ARGV[7] - 1 do
   if redis.call('EXISTS', new .. i) == 0 then return -2 end
@@ -101,6 +108,7 @@ end
 local before = redis.call('HGET', KEYS[1], ARGV[1])
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. (before and string.match(before, '\\n.*$') or ''))
 redis.call('ZADD', KEYS[2], 0, ARGV[1])
+keep(KEYS[5], total)
 for i = 0, ARGV[7] - 1 do redis.call('PERSIST', new .. i) end
 redis.call('ZREM', KEYS[3], 'new ' .. ARGV[6] .. ' ' .. ARGV[7] .. ' ' .. ARGV[1])
 if old then
@@ -113,7 +121,7 @@ return old and 0 or 1
 
 /**
  * Removes a prefix and all bytes of it, also those of versions replaced a moment ago. An upload under way goes on: it comes later.
- * KEYS: 1 prefixes, 2 names, 3 uploads
+ * KEYS: 1 prefixes, 2 names, 3 uploads, 4 removed, 5 bytes
  * ARGV: 1 name, 2 ifMatch, 3 ifNoneMatch, 4 beginning of chunk keys, 5 channel, 6 message
  * Returns: 1 removed, 0 there was none, -1 precondition failed
  */
@@ -121,7 +129,9 @@ export const DELETE_PREFIX = script(`${COMMON}
 local old = get(KEYS[1], ARGV[1])
 if fails(old, ARGV[2], ARGV[3]) then return -1 end
 if not old then return 0 end
+local total = held(KEYS[5], KEYS[1]) - old.meta.bytes
 redis.call('HDEL', KEYS[1], ARGV[1])
+if redis.call('HLEN', KEYS[1]) > 0 then keep(KEYS[5], total) else redis.call('DEL', KEYS[5]) end
 redis.call('ZREM', KEYS[2], ARGV[1])
 drop(ARGV[4], old.upload, old.chunks)
 for _, set in ipairs(redis.call('ZRANGE', KEYS[3], 0, -1)) do
@@ -137,7 +147,7 @@ return 1
 
 /**
  * Removes all that there is of a user, and leaves word of it that refuses uploads under way.
- * KEYS: 1 prefixes, 2 names, 3 uploads, 4 removed
+ * KEYS: 1 prefixes, 2 names, 3 uploads, 4 removed, 5 bytes
  * ARGV: 1 beginning of chunk keys, 2 channel, 3 origin, 4 user, 5 open or done, 6 milliseconds that uploads are refused
  * Returns: [prefixes, bytes of their tensors] removed
  */
@@ -155,9 +165,18 @@ for _, set in ipairs(redis.call('ZRANGE', KEYS[3], 0, -1)) do
   local upload, chunks = string.match(set, '^%S+ (%S+) (%d+) ')
   drop(ARGV[1], upload, chunks)
 end
-redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])
+redis.call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[5])
 redis.call('SET', KEYS[4], ARGV[5], 'PX', ARGV[6])
 return { prefixes, bytes }
+`);
+
+/**
+ * How much a user has.
+ * KEYS: 1 prefixes, 2 bytes
+ * Returns: [prefixes, bytes of their tensors]
+ */
+export const HELD = script(`${COMMON}
+return { redis.call('HLEN', KEYS[1]), held(KEYS[2], KEYS[1]) }
 `);
 
 /**

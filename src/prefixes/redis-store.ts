@@ -4,9 +4,9 @@ import { checkPrecondition, preconditionFailed } from "./precondition.ts";
 import { RedisChunks, splitRecord, uploadError, type ChunkPlan, type Extent } from "./redis-chunks.ts";
 import { guarded, RedisConnection, type RedisConnectionOptions } from "./redis-connection.ts";
 import { RedisKeys } from "./redis-keys.ts";
-import { COMMIT_UPLOAD, DELETE_PREFIX, DELETE_USER, LIST_PREFIXES, PATCH_SHARING } from "./redis-scripts.ts";
+import { COMMIT_UPLOAD, DELETE_PREFIX, DELETE_USER, HELD, LIST_PREFIXES, PATCH_SHARING } from "./redis-scripts.ts";
 import { sharingOf, tooLarge, tooMany } from "./sharing.ts";
-import type { PrefixKey, PrefixMeta, PrefixQuota, PrefixRecord, PrefixStore, Precondition, RemovalState, RemovedPrefixes, SharingPatch } from "./store.ts";
+import type { HeldPrefixes, PrefixKey, PrefixMeta, PrefixQuota, PrefixRecord, PrefixStore, Precondition, RemovalState, RemovedPrefixes, SharingPatch } from "./store.ts";
 import { OPEN_TOMBSTONE_MS, TOMBSTONE_MS } from "./tombstones.ts";
 
 export interface RedisStoreOptions extends RedisConnectionOptions {
@@ -119,6 +119,13 @@ class RedisStore implements PrefixStore {
     });
   }
 
+  held(user: string): Promise<HeldPrefixes> {
+    return guarded(async () => {
+      const [prefixes, bytes] = (await this.#connection.run(HELD, [this.#keys.prefixes(user), this.#keys.bytes(user)], [])) as [number, number];
+      return { prefixes, bytes };
+    });
+  }
+
   delete(key: PrefixKey, precondition?: Precondition): Promise<boolean> {
     return guarded(async () => {
       const args = [key.name, ...conditions(precondition), this.#keys.chunks(key.user), this.#keys.changes, this.#message(key)];
@@ -184,7 +191,7 @@ class RedisStore implements PrefixStore {
   }
 
   #userKeys(user: string): string[] {
-    return [this.#keys.prefixes(user), this.#keys.names(user), this.#keys.uploads(user), this.#keys.removed(user)];
+    return [this.#keys.prefixes(user), this.#keys.names(user), this.#keys.uploads(user), this.#keys.removed(user), this.#keys.bytes(user)];
   }
 
   #message(key: PrefixKey): string {

@@ -1,5 +1,5 @@
 import type { KvTensor } from "../kv.ts";
-import type { PrefixKey, PrefixMeta, PrefixQuota, Precondition, SharingPatch } from "./store.ts";
+import type { HeldPrefixes, PrefixKey, PrefixMeta, PrefixQuota, Precondition, SharingPatch } from "./store.ts";
 
 /** What a client registers: PEFT's two files, or a hard prompt already turned into token ids. */
 export type PrefixUpload =
@@ -20,6 +20,8 @@ export interface PrefixRegistry {
   /** Whoever asks (`asker`; absent: the owner) must be the owner or have been let in; else the prefix does not exist. Throws `prefix_not_found`. */
   info(key: PrefixKey, asker?: string): Promise<PrefixMeta>;
   list(user: string, options: { after?: string; limit: number }): Promise<PrefixMeta[]>;
+  /** How many prefixes a user has, and their bytes. */
+  held(user: string): Promise<HeldPrefixes>;
   /** The uploaded files, for who may use the prefix. Throws `prefix_not_found`. */
   files(key: PrefixKey, asker?: string): Promise<{ meta: PrefixMeta; files: Map<string, Uint8Array> }>;
   /** Throws `prefix_not_found`. */

@@ -9,7 +9,7 @@ import { checkLength, maxAdapterBytes, parsePeftAdapter } from "./peft.ts";
 import { checkPrecondition } from "./precondition.ts";
 import type { PrefixRegistry, PrefixUpload, ResolvedPrefix } from "./registry-types.ts";
 import { mayUse, sharingOf } from "./sharing.ts";
-import type { PrefixKey, PrefixMeta, PrefixQuota, PrefixRecord, PrefixStore, Precondition, SharingPatch } from "./store.ts";
+import type { HeldPrefixes, PrefixKey, PrefixMeta, PrefixQuota, PrefixRecord, PrefixStore, Precondition, SharingPatch } from "./store.ts";
 
 export interface PrefixRegistryOptions {
   readonly store: PrefixStore;
@@ -96,6 +96,10 @@ class Registry implements PrefixRegistry {
   async list(user: string, options: { after?: string; limit: number }): Promise<PrefixMeta[]> {
     if (options.after !== undefined) checkPrefixName(options.after);
     return this.#store.list(user, options);
+  }
+
+  async held(user: string): Promise<HeldPrefixes> {
+    return this.#store.held(user);
   }
 
   async files(key: PrefixKey, asker = key.user): Promise<{ meta: PrefixMeta; files: Map<string, Uint8Array> }> {

@@ -1,5 +1,5 @@
 import { PrefixdError } from "../errors.ts";
-import type { PrefixMeta, PrefixQuota, SharingPatch } from "./store.ts";
+import type { HeldPrefixes, PrefixMeta, PrefixQuota, SharingPatch } from "./store.ts";
 
 type Sharing = Pick<PrefixMeta, "visibility" | "shared_with">;
 
@@ -22,9 +22,9 @@ export function mayUse(meta: PrefixMeta, user: string): boolean {
  * Throws `quota_exceeded`. `others`: the user's prefixes but the one replaced, whose bytes are `replaced` (null: it is a new one).
  * A prefix may always be replaced by one that is not larger, also when the quota has become smaller than what is there.
  */
-export function checkQuota(quota: PrefixQuota | undefined, others: { count: number; bytes: number }, bytes: number, replaced: number | null): void {
+export function checkQuota(quota: PrefixQuota | undefined, others: HeldPrefixes, bytes: number, replaced: number | null): void {
   const { max_prefixes = null, max_prefix_bytes = null } = quota ?? {};
-  if (max_prefixes !== null && replaced === null && others.count + 1 > max_prefixes) throw tooMany(max_prefixes);
+  if (max_prefixes !== null && replaced === null && others.prefixes + 1 > max_prefixes) throw tooMany(max_prefixes);
   if (max_prefix_bytes !== null && bytes > (replaced ?? 0) && others.bytes + bytes > max_prefix_bytes) throw tooLarge(max_prefix_bytes);
 }
 

@@ -58,11 +58,14 @@ export interface Precondition {
   readonly ifNoneMatch?: "*";
 }
 
-/** What a removal took away; `bytes` are those of compiled keys and values. */
-export interface RemovedPrefixes {
+/** Prefixes, and the bytes of their compiled keys and values. */
+export interface HeldPrefixes {
   readonly prefixes: number;
   readonly bytes: number;
 }
+
+/** What a removal took away. */
+export type RemovedPrefixes = HeldPrefixes;
 
 /** Of a user's removal: begun, finished, or null: there was none lately. */
 export type RemovalState = "open" | "done" | null;
@@ -83,6 +86,8 @@ export interface PrefixStore {
   loadFile(key: PrefixKey, digest: string, file: string): Promise<Uint8Array | null>;
   /** Pages in ascending order of name. */
   list(user: string, options: { after?: string; limit: number }): Promise<PrefixMeta[]>;
+  /** How much the user has, without a look at each prefix: what quotas are held against. */
+  held(user: string): Promise<HeldPrefixes>;
   /** false: there was none. */
   delete(key: PrefixKey, precondition?: Precondition): Promise<boolean>;
   /**

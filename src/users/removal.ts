@@ -70,6 +70,7 @@ export function removeEverywhere(registry: PrefixRegistry, bus: ReplicaBus): Pre
     patch: (...args) => registry.patch(...args),
     info: (...args) => registry.info(...args),
     list: (...args) => registry.list(...args),
+    held: (...args) => registry.held(...args),
     files: (...args) => registry.files(...args),
     resolve: (...args) => registry.resolve(...args),
     async remove(key, precondition) {

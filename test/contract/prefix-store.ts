@@ -2,6 +2,7 @@ import { createHash } from "node:crypto";
 import type { Test } from "tap";
 import { prefixDigest } from "../../src/prefixes/digest.ts";
 import type { PrefixStore } from "../../src/prefixes/store.ts";
+import { seededRandom } from "../../src/load/random.ts";
 import { record, SHAPE } from "../prefixes/records.ts";
 
 /** Opens a store on the same data every time it is called. */
@@ -116,6 +117,40 @@ export function prefixStoreContract(t: Test, make: (t: Test) => Promise<OpenStor
     t.same(await store.put(await record({ user: "ann", name: "new" }, 1), undefined, { max_prefixes: 4, max_prefix_bytes: 5 * size }), { created: true });
     t.same(await store.put(await record({ user: "bob", name: "p" }, 1), undefined, { max_prefixes: 1, max_prefix_bytes: size }), { created: true }, "others do not count");
     await t.rejects(store.put(await record({ user: "eve", name: "p" }, 1), undefined, { max_prefixes: 0, max_prefix_bytes: null }), exceeded);
+  });
+
+  withStore("what a user holds is counted as it changes, and never drifts from what is there", async (t, store, open) => {
+    const second = await open();
+    const random = seededRandom(7);
+    const pick = (below: number): number => Math.floor(random() * below);
+    const check = async (user: string): Promise<void> => {
+      const metas = await store.list(user, { limit: 100 });
+      const scanned = { prefixes: metas.length, bytes: metas.reduce((sum, { bytes }) => sum + bytes, 0) };
+      t.same([await store.held(user), await second.held(user)], [scanned, scanned]);
+    };
+    const change = async (): Promise<unknown> => {
+      const [where, key] = [pick(2) === 0 ? store : second, { user: ["ann", "Ünï/code"][pick(2)]!, name: `p${pick(6)}` }];
+      const kind = pick(9);
+      if (kind < 6) return where.put(await record(key, pick(9), { length: 1 + pick(5) }), undefined, { max_prefixes: 4, max_prefix_bytes: 4000 });
+      if (kind < 8) return where.delete(key);
+      return where.patchMeta(key, { visibility: "shared" });
+    };
+    for (let round = 0; round < 25; round++) {
+      const results = await Promise.allSettled(Array.from({ length: 4 }, change));
+      for (const result of results) if (result.status === "rejected") t.match(result.reason, { code: "quota_exceeded" });
+      for (const user of ["ann", "Ünï/code"]) await check(user);
+    }
+    await second.close();
+    await store.put(await record(key, 1));
+    const before = await store.held("ann");
+    t.same(await store.deleteUser("ann"), before);
+    await store.readmitUser("ann");
+    t.same(await store.held("ann"), { prefixes: 0, bytes: 0 });
+    const put = await record(key, 1);
+    await store.put(put);
+    t.same(await store.held("ann"), { prefixes: 1, bytes: put.meta.bytes });
+    await store.delete(key);
+    t.same(await store.held("ann"), { prefixes: 0, bytes: 0 });
   });
 
   withStore("the same content may be put again and by others", async (t, store) => {

@@ -1,14 +1,16 @@
 /** Clients that do not end what they begin: others are answered all the same, and nothing stays behind. */
-import { readFileSync } from "node:fs";
+import { readFileSync, readdirSync } from "node:fs";
+import type { Socket } from "node:net";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import t from "tap";
+import t, { type Test } from "tap";
 import { exchange, openSocket, requestBytes, type RawRequest } from "./support/raw-http.ts";
 import { formBytes, FORM_TYPE } from "./support/requests.ts";
 import { runsOf } from "./support/runs.ts";
 import { ADMIN_KEY, startFuzzServer } from "./support/server.ts";
 
-const server = await startFuzzServer(t);
+// No request here may end for its time: what is tested is what it costs the others meanwhile.
+const server = await startFuzzServer(t, ["--max-queue", "2000", "--receive-timeout", "60", "--header-timeout", "60", "--request-timeout", "120"]);
 const witness = await server.createUser("witness");
 await server.put(witness, "known", "intent");
 const expected = await server.ask(witness, "known");
@@ -16,6 +18,111 @@ const expected = await server.ask(witness, "known");
 const files = ["adapter_config.json", "adapter_model.safetensors"].map((file): [string, Uint8Array] => [file, readFileSync(join("prefixes/intent", file))]);
 const upload = (name: string): RawRequest => ({ method: "PUT", target: `/prefixes/${name}`, headers: [["authorization", `Bearer ${ADMIN_KEY}`], ["content-type", FORM_TYPE]], body: formBytes(files) });
 const registered = async (): Promise<string[]> => ((await server.json(ADMIN_KEY, "GET", "/prefixes?limit=1000")).body["prefixes"] as { id: string }[]).map(({ id }) => id).sort();
+
+/** A stream of the user's, as bytes. */
+const streamBytes = (key: string, body: object): Buffer =>
+  requestBytes({ method: "POST", target: "/generate", headers: [["authorization", `Bearer ${key}`], ["content-type", "application/json"]], body: Buffer.from(JSON.stringify({ prompt: "a", stream: true, ignore_eos: true, ...body })) });
+const openFiles = (): number => readdirSync("/proc/self/fd").length;
+/** What a server that nobody asks anything looks like. */
+async function nothingLeft(t: Test, files: number): Promise<void> {
+  await server.idle();
+  // The one that asks.
+  for (let left = 500; left > 0 && ((await server.metric("prefixd_connections")) > 1 || openFiles() > files); left--) await sleep(10);
+  t.equal(await server.metric("prefixd_connections"), 1);
+  t.ok(openFiles() <= files, `${openFiles()} open files, ${files} before`);
+  t.same(server.errors(), [], "no errors in the log");
+}
+
+t.test("a thousand streams that nobody reads, and requests that stay half sent beside them, change nothing for a polite user", async (t) => {
+  const hostile = await server.createUser("hostile");
+  await server.ask(witness, "known");
+  const files = openFiles();
+  const sockets: Socket[] = await Promise.all(
+    Array.from({ length: 1000 }, async (_, i) => {
+      const socket = (await openSocket(server.port)).pause();
+      const bytes = streamBytes(hostile, { max_new_tokens: 8 });
+      socket.write(i % 2 === 0 ? bytes : bytes.subarray(0, i % bytes.length));
+      return socket;
+    }),
+  );
+  for (let asked = 0; asked < 5; asked++) t.same(await server.ask(witness, "known"), expected);
+  t.ok((await server.metric("prefixd_queue_depth")) + (await server.metric("prefixd_running_sequences")) > 0, "before the streams had ended");
+  for (const socket of sockets) socket.destroy();
+  await nothingLeft(t, files);
+});
+
+t.test("whoever leaves while a request waits, is fed or decodes frees what it held", async (t) => {
+  const files = openFiles();
+  const key = await server.createUser("leaver");
+  // 32 rows: some run, some wait. Leaving at random times meets every phase; the long prompts are fed in many steps.
+  const prompt = Array.from({ length: 300 }, (_, i) => i % 200);
+  await Promise.all(
+    Array.from({ length: 200 }, async (_, i) => {
+      const socket = await openSocket(server.port);
+      socket.write(streamBytes(key, { prompt, max_new_tokens: 150, stream: i % 3 !== 0 }));
+      if (i % 4 === 0) await Promise.race([new Promise((resolve) => socket.once("data", resolve)), sleep(2000, undefined, { ref: false })]);
+      else await sleep((i * 37) % 600);
+      // Some say that they leave, some reset the connection.
+      if (i % 2 === 0) socket.destroy();
+      else socket.resetAndDestroy();
+    }),
+  );
+  await nothingLeft(t, files);
+  t.same(await server.ask(witness, "known"), expected);
+});
+
+t.test("thousands of connections that come and go, with nothing, garbage or floods of headers", async (t) => {
+  const files = openFiles();
+  const sent: readonly (string | Buffer)[] = ["", "\r\n\r\n\r\n", "GET", Buffer.alloc(3000, 0xff), `GET / HTTP/1.1\r\n${"a: b\r\n".repeat(6000)}`, `GET /${"a".repeat(40_000)} HTTP/1.1\r\n\r\n`, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "GET /health/live HTTP/1.0\r\n\r\n"];
+  for (let round = 0; round < 50; round++) {
+    await Promise.all(
+      Array.from({ length: 100 }, async (_, i) => {
+        const socket = await openSocket(server.port);
+        socket.write(sent[i % sent.length]!);
+        if (i % 3 === 0) await new Promise(setImmediate);
+        if (i % 2 === 0) socket.destroy();
+        else socket.resetAndDestroy();
+      }),
+    );
+  }
+  await nothingLeft(t, files);
+  t.same(await server.ask(witness, "known"), expected);
+});
+
+t.test("many requests on one connection, sent before any answer is read, are answered in order", async (t) => {
+  const files = openFiles();
+  const socket = (await openSocket(server.port)).pause();
+  const ask = (target: string, connection: string): string => `GET ${target} HTTP/1.1\r\nHost: localhost\r\nConnection: ${connection}\r\n\r\n`;
+  const paths = Array.from({ length: 500 }, (_, i) => (i % 2 === 0 ? "/health/live" : `/none/${i}`));
+  socket.write(paths.map((path, i) => ask(path, i === paths.length - 1 ? "close" : "keep-alive")).join(""));
+  let text = "";
+  for await (const chunk of socket) text += String(chunk);
+  const statuses = [...text.matchAll(/HTTP\/1\.1 (\d+)/g)].map(([, status]) => Number(status));
+  // What does not exist is not told to strangers.
+  t.same(statuses, paths.map((path) => (path === "/health/live" ? 200 : 401)));
+  await nothingLeft(t, files);
+});
+
+t.test("uploads that are broken off leave no file and no memory of them", async (t) => {
+  const before = await registered();
+  const files = openFiles();
+  const bytes = requestBytes(upload("aborted"));
+  for (let round = 0; round < 10; round++) {
+    await Promise.all(
+      Array.from({ length: 20 }, async (_, i) => {
+        const socket = await openSocket(server.port);
+        socket.write(bytes.subarray(0, Math.floor((bytes.length - 1) * ((i + 1) / 21))));
+        await sleep((i * 7) % 40);
+        if (i % 2 === 0) socket.destroy();
+        else socket.resetAndDestroy();
+      }),
+    );
+  }
+  await nothingLeft(t, files);
+  t.same(await registered(), before);
+  t.equal((await exchange(server.port, requestBytes(upload("aborted"))))?.status, 201, "all places are free");
+  t.equal((await exchange(server.port, requestBytes({ ...upload("aborted"), method: "DELETE", body: null, headers: upload("aborted").headers.slice(0, 1) })))?.status, 204);
+});
 
 t.test("a thousand connections with half a request each stop nobody", async (t) => {
   const body = Buffer.from(JSON.stringify({ prompt: "a", max_new_tokens: 1 }));

@@ -58,7 +58,10 @@ t.test("health: alive, ready, and what is wrong", async (t) => {
   const away = await fastify.inject("/health/ready");
   t.same([away.statusCode, away.json()], [503, { status: "unavailable", checks: { model: "ok", store: "The prefix store is away." } }]);
   registry.down = null;
-  state.draining = true;
+  state.phase = "leaving";
+  t.match((await fastify.inject("/health/ready")).json(), { status: "unavailable", checks: { server: "shutting down" } });
+  t.match((await fastify.inject("/prefixes")).statusCode, 200, "served still");
+  state.phase = "refusing";
   t.match((await fastify.inject("/health/ready")).json(), { status: "unavailable", checks: { server: "shutting down" } });
   const refused = await fastify.inject(post("/generate", { prompt: "a" }));
   t.match([refused.statusCode, refused.headers.connection, refused.json()], [503, "close", { code: "draining" }]);

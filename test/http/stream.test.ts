@@ -5,7 +5,6 @@ import { Compile } from "typebox/compile";
 import { PrefixdError } from "../../src/errors.ts";
 import { STREAM_DEFAULTS } from "../../src/http/app-parts.ts";
 import { GenerateEvent, GenerateLastEvent } from "../../src/http/schemas/generate.ts";
-import { drain } from "../../src/http/server.ts";
 import { buildTestApp, until } from "../support/app.ts";
 import { open, parseSse, raw, readAll } from "../support/fake-client.ts";
 
@@ -196,27 +195,6 @@ t.test("a large upload that is refused early still gets its answer", async (t) =
   });
   t.equal(answer.status, 413);
   t.match(JSON.parse(answer.text), { code: "body_too_large" });
-});
-
-t.test("draining: no new requests, running ones may end, the rest is ended properly", async (t) => {
-  const app = await buildTestApp(t);
-  app.engine.stepMs = null;
-  const port = await app.listen();
-  const quick = open(port, "/generate", { ...STREAM, max_new_tokens: 1 });
-  await until(() => app.engine.submitted.length === 1);
-  const slow = open(port, "/generate", STREAM);
-  await until(() => app.engine.submitted.length === 2);
-  const whole = open(port, "/generate", { ...STREAM, stream: false });
-  await until(() => app.engine.submitted.length === 3);
-  const drained = drain({ app, generation: app.generation, engine: app.engine }, 100);
-  app.engine.step();
-  t.match(parseSse(await readAll(await quick)), [{ data: /"length"/ }, { data: "[DONE]" }]);
-  await t.rejects(open(port, "/generate", STREAM), { code: "ECONNREFUSED" });
-  t.match(parseSse(await readAll(await slow)).at(-1), { event: "error", data: /"draining"/ });
-  t.equal((await whole).statusCode, 503);
-  t.match(JSON.parse(await readAll(await whole)), { code: "draining" });
-  await drained;
-  t.equal(app.engine.stats().running, 0);
 });
 
 t.test("prompts, texts and credentials never reach the log", async (t) => {

@@ -51,6 +51,8 @@ export async function crashRounds(t: Test, where: string, namespace: string, ope
  */
 async function checkWhole(t: Test, store: PrefixStore, answered: readonly (number | undefined)[], round: number): Promise<(number | undefined)[]> {
   const listed = await store.list("ann", { limit: 100 });
+  const held = { prefixes: listed.length, bytes: listed.reduce((sum, { bytes }) => sum + bytes, 0) };
+  t.same(await store.held("ann"), held, "what is kept count of is what is there");
   const found: (number | undefined)[] = [];
   let unanswered = 0;
   for (let name = 0; name < NAMES; name++) {

@@ -1,6 +1,6 @@
 import { PrefixdError } from "../../src/errors.ts";
 import { keyText } from "../../src/prefixes/name.ts";
-import type { PrefixKey, PrefixMeta, PrefixRecord, PrefixStore, RemovalState, RemovedPrefixes } from "../../src/prefixes/store.ts";
+import type { HeldPrefixes, PrefixKey, PrefixMeta, PrefixRecord, PrefixStore, RemovalState, RemovedPrefixes } from "../../src/prefixes/store.ts";
 
 /** A store in memory that counts, waits and fails as a test wants. */
 export class ScriptedStore implements PrefixStore {
@@ -47,6 +47,10 @@ export class ScriptedStore implements PrefixStore {
 
   async list(): Promise<PrefixMeta[]> {
     return [];
+  }
+
+  async held(): Promise<HeldPrefixes> {
+    return { prefixes: 0, bytes: 0 };
   }
 
   async delete(key: PrefixKey): Promise<boolean> {

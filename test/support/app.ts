@@ -1,6 +1,6 @@
 import type { AddressInfo } from "node:net";
 import { GenerationService } from "../../src/generate.ts";
-import { STREAM_DEFAULTS, type AppParts } from "../../src/http/app-parts.ts";
+import { CLIENT_DEFAULTS, STREAM_DEFAULTS, type AppParts } from "../../src/http/app-parts.ts";
 import { buildApp, type App } from "../../src/http/app.ts";
 import type { AuditEntry } from "../../src/observability/audit.ts";
 import { createLogger } from "../../src/observability/logging.ts";
@@ -55,6 +55,7 @@ export async function buildTestApp(t: { teardown(fn: () => Promise<void>): unkno
     metrics,
     logger: createLogger("info", { write: (line: string) => void logs.push(line) }),
     limits: { requestBody: 65_536, maxN: 4, slots: 8 },
+    clients: CLIENT_DEFAULTS,
     stream: STREAM_DEFAULTS,
     checks: { model: () => {}, store: () => registry.list("local", { limit: 1 }).then(() => {}) },
     ...rest,

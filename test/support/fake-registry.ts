@@ -4,7 +4,7 @@ import type { KvTensor } from "../../src/kv.ts";
 import type { PrefixRegistry, PrefixUpload, ResolvedPrefix } from "../../src/prefixes/registry-types.ts";
 import { keyText } from "../../src/prefixes/name.ts";
 import { checkQuota, mayUse, patchSharing, sharingOf } from "../../src/prefixes/sharing.ts";
-import type { PrefixKey, PrefixMeta, PrefixQuota, Precondition, RemovedPrefixes, SharingPatch } from "../../src/prefixes/store.ts";
+import type { HeldPrefixes, PrefixKey, PrefixMeta, PrefixQuota, Precondition, RemovedPrefixes, SharingPatch } from "../../src/prefixes/store.ts";
 
 interface Entry {
   readonly meta: PrefixMeta;
@@ -37,7 +37,7 @@ export class FakeRegistry implements PrefixRegistry {
       ...sharingOf(old?.meta ?? null),
     };
     const others = this.#of(key.user).filter(({ name }) => name !== key.name);
-    checkQuota(quota, { count: others.length, bytes: others.reduce((sum, { bytes }) => sum + bytes, 0) }, meta.bytes, old?.meta.bytes ?? null);
+    checkQuota(quota, { prefixes: others.length, bytes: others.reduce((sum, { bytes }) => sum + bytes, 0) }, meta.bytes, old?.meta.bytes ?? null);
     this.entries.set(keyText(key), { meta, files });
     return { meta, created: old === undefined };
   }
@@ -50,6 +50,11 @@ export class FakeRegistry implements PrefixRegistry {
     this.#check();
     const metas = this.#of(user).sort((a, b) => (a.name < b.name ? -1 : 1));
     return metas.filter(({ name }) => after === undefined || name > after).slice(0, limit);
+  }
+
+  async held(user: string): Promise<HeldPrefixes> {
+    const metas = this.#of(user);
+    return { prefixes: metas.length, bytes: metas.reduce((sum, { bytes }) => sum + bytes, 0) };
   }
 
   async files(key: PrefixKey, asker = key.user): Promise<{ meta: PrefixMeta; files: Map<string, Uint8Array> }> {

@@ -41,18 +41,21 @@ export function temporaryFolder(): { path: string; remove: () => void } {
   return { path, remove: () => rmSync(path, { recursive: true, force: true }) };
 }
 
-/** Whom a process runs as; absent: as the tests. */
+/** How a process runs; absent: as the tests. */
 export interface RunAs {
   readonly uid?: number;
   readonly gid?: number;
+  /** As of `ulimit -n`. */
+  readonly openFiles?: number;
   /** Without what the test runner adds to every process of Node: it ends on SIGXFSZ, and writes into a folder of its own. */
   readonly bare?: boolean;
 }
 
 /** Runs `prefixd` from its sources; answers the process and what it has written. */
-export function runCli(args: readonly string[], env: Record<string, string> = {}, { bare = false, ...runAs }: RunAs = {}): { child: ChildProcess; exited: Promise<number | string>; stderr: () => string; stdout: () => string } {
+export function runCli(args: readonly string[], env: Record<string, string> = {}, { bare = false, openFiles, ...runAs }: RunAs = {}): { child: ChildProcess; exited: Promise<number | string>; stderr: () => string; stdout: () => string } {
   const node = [process.execPath, "--import", "tsx", join(ROOT, "src/cli/main.ts"), ...args];
-  const [program, ...operands] = bare ? ["env", "-u", "NODE_OPTIONS", ...node] : node;
+  const limited = openFiles === undefined ? node : ["sh", "-c", `ulimit -n ${openFiles} && exec "$@"`, "sh", ...node];
+  const [program, ...operands] = bare ? ["env", "-u", "NODE_OPTIONS", ...limited] : limited;
   const child = spawn(program!, operands, {
     cwd: ROOT,
     env: { ...withoutSettings(), ...env },

@@ -77,11 +77,11 @@ export function adminRoutes(app: TypedApp, parts: AppParts): void {
       const user = await users.getUser(id);
       if (user === null) throw new PrefixdError("user_not_found", "There is no such user.");
       const from = new Date(Date.now() - (USAGE_DAYS - 1) * DAY_MS).toISOString().slice(0, 10);
-      const [keys, usage, held] = await Promise.all([users.listKeys(id), users.usage(id, { from }), countPrefixes(prefixes, id)]);
+      const [keys, usage, held] = await Promise.all([users.listKeys(id), users.usage(id, { from }), prefixes.held(id)]);
       return {
         ...userDocument(user),
         keys: keys.map((key) => ({ key_id: key.id, created_at: key.createdAt, expires_at: key.expiresAt })),
-        prefixes: held,
+        prefixes: { count: held.prefixes, bytes: held.bytes },
         usage: usage.map((row: UsageRow) => usageDocument(row)),
       };
     },
@@ -172,15 +172,4 @@ function expiryOf({ expires_at }: CreateKeyBody): string | null {
   if (Number.isNaN(at)) throw new PrefixdError("invalid_parameter", "expires_at must be a time with its zone, such as 2030-01-31T12:00:00Z.");
   if (at <= Date.now()) throw new PrefixdError("invalid_parameter", "expires_at must be in the future.");
   return new Date(at).toISOString();
-}
-
-async function countPrefixes(prefixes: AppParts["prefixes"], user: string): Promise<{ count: number; bytes: number }> {
-  const total = { count: 0, bytes: 0 };
-  for (let after: string | undefined; ; ) {
-    const page = await prefixes.list(user, { limit: 1000, ...(after === undefined ? {} : { after }) });
-    total.count += page.length;
-    for (const { bytes } of page) total.bytes += bytes;
-    if (page.length < 1000) return total;
-    after = page.at(-1)?.name;
-  }
 }

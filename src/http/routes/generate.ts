@@ -56,7 +56,11 @@ export function generateRoutes(app: TypedApp, parts: AppParts): void {
   const stream = (request: FastifyRequest, reply: FastifyReply, valid: ValidGenerateRequest, writer: ResponseWriter): Promise<void> =>
     new Promise((resolve, reject) => {
       const controller = abortOnDisconnect(reply);
-      const sse = new SseStream(reply, parts.stream, () => controller.abort("too_slow"));
+      const sse = new SseStream(reply, parts.stream, () => {
+        request.audit.code = "too_slow";
+        parts.metrics.connectionCut("not_reading");
+        controller.abort("too_slow");
+      });
       const fail = (error: Error): void => {
         sse.release();
         if (!(error instanceof RequestAborted)) return reject(error);

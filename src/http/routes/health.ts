@@ -1,11 +1,11 @@
 import { PrefixdError } from "../../errors.ts";
-import type { AppParts, TypedApp } from "../app-parts.ts";
+import type { AppParts, AppState, TypedApp } from "../app-parts.ts";
 import { json, problems } from "../schemas/common.ts";
 import { Liveness, Readiness } from "../schemas/health.ts";
 
 const CHECK_MS = 2_000;
 
-export function healthRoutes(app: TypedApp, parts: AppParts, state: { readonly draining: boolean }): void {
+export function healthRoutes(app: TypedApp, parts: AppParts, state: Readonly<AppState>): void {
   const tags = ["operation"];
 
   app.get(
@@ -30,7 +30,7 @@ export function healthRoutes(app: TypedApp, parts: AppParts, state: { readonly d
       },
     },
     async (_request, reply) => {
-      const checks: Record<string, string> = state.draining ? { server: "shutting down" } : {};
+      const checks: Record<string, string> = state.phase !== "serving" ? { server: "shutting down" } : {};
       await Promise.all(Object.entries(parts.checks).map(async ([name, check]) => (checks[name] = await outcomeOf(check))));
       const ready = Object.values(checks).every((outcome) => outcome === "ok");
       reply.code(ready ? 200 : 503);

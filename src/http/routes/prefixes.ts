@@ -4,6 +4,7 @@ import type { PrefixUpload } from "../../prefixes/registry-types.ts";
 import type { PrefixKey, PrefixMeta, PrefixQuota } from "../../prefixes/store.ts";
 import { checkUserId, isBuiltInUser } from "../../users/user-id.ts";
 import type { AppParts, TypedApp } from "../app-parts.ts";
+import type { BodyWatch } from "../body-watch.ts";
 import { etagOf, notModified, writePrecondition } from "../preconditions.ts";
 import { parseOwnPrefixId, parsePrefixId, prefixIdOf } from "../prefix-id.ts";
 import { PromptReader } from "../prompt-tokens.ts";
@@ -11,23 +12,24 @@ import { ETAG_HEADER, PrefixIdParams, UNREAD_BODY, empty, json, problems } from 
 import {
   AdapterForm, DeleteHeaders, FileList, FileParams, HardPromptBody, ListQuery, PREFIX_EXAMPLE, PrefixDocument, PrefixList, ReadHeaders, SharingBody, WriteHeaders,
 } from "../schemas/prefixes.ts";
-import { Gate, readAdapter, uploadLimits } from "../upload.ts";
+import { abortOnDisconnect } from "../requests.ts";
+import { readAdapter, uploadLimits } from "../upload.ts";
+import { UploadGate, type GateLimits } from "../upload-gate.ts";
 
-/** Uploads that are held in memory at once. */
-const UPLOADS = 4;
+const UPLOADS: GateLimits = { running: 4, waiting: 256, waitMs: 60_000 };
 const READ_CODES: ErrorCode[] = ["unauthorized", "invalid_prefix_id", "prefix_not_found", "store_unavailable"];
 const PUT_CODES: ErrorCode[] = [
   "unauthorized", "prefix_not_found", "quota_exceeded",
-  "invalid_prefix_id", "unknown_field", "invalid_parameter", "empty_prompt", "invalid_token_id", "upload_incomplete", "precondition_failed", "prefix_base_mismatch",
+  "invalid_prefix_id", "unknown_field", "invalid_parameter", "empty_prompt", "invalid_token_id", "upload_incomplete", "upload_stalled", "uploads_busy", "precondition_failed", "prefix_base_mismatch",
   "body_too_large", "unsupported_media_type", "adapter_config_invalid", "adapter_type_unsupported", "adapter_shape_mismatch", "safetensors_invalid",
   "prefix_not_finite", "prefix_too_long", "removed", "context_exceeded", "model_failed", "device_lost", "store_unavailable", "store_full",
 ];
 
-export function prefixRoutes(app: TypedApp, parts: AppParts): void {
+export function prefixRoutes(app: TypedApp, parts: AppParts, bodies: BodyWatch): void {
   const { prefixes } = parts;
   const limits = uploadLimits(parts.shape);
   const reader = new PromptReader(parts.tokenizer, parts.shape.positions);
-  const uploads = new Gate(UPLOADS);
+  const uploads = new UploadGate(UPLOADS);
   const tags = ["prefixes"];
 
   const keyOf = (request: FastifyRequest, id: string): PrefixKey => {
@@ -52,7 +54,7 @@ export function prefixRoutes(app: TypedApp, parts: AppParts): void {
   };
 
   const uploadOf = async (request: FastifyRequest, body: HardPromptBody | null | undefined): Promise<PrefixUpload> => {
-    if (request.isMultipart()) return { kind: "peft", ...(await readAdapter(request, limits)) };
+    if (request.isMultipart()) return { kind: "peft", ...(await readAdapter(request, limits, bodies)) };
     if (body === undefined || body === null) throw new PrefixdError("unsupported_media_type", "Send multipart/form-data with PEFT's two files, or JSON with a hard prompt.");
     return hardPrompt(body, reader);
   };
@@ -80,7 +82,7 @@ export function prefixRoutes(app: TypedApp, parts: AppParts): void {
     async (request, reply) => {
       const key = ownKeyOf(request, request.params.id);
       const precondition = writePrecondition(request.headers);
-      const { meta, created } = await uploads.run(async () =>
+      const { meta, created } = await uploads.run(abortOnDisconnect(reply).signal, async () =>
         prefixes.register(key, await uploadOf(request, request.body as HardPromptBody | undefined), precondition, await quotaOf(key.user)),
       );
       request.audit.digest = meta.digest;

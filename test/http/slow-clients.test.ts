@@ -1,0 +1,156 @@
+/** Clients that do not send, or do not read: each loses its connection in time, and whatever it held is free. */
+import { request } from "node:http";
+import { connect, type Socket } from "node:net";
+import t from "tap";
+import { CLIENT_DEFAULTS, STREAM_DEFAULTS } from "../../src/http/app-parts.ts";
+import { connectionsAllowed } from "../../src/http/open-files.ts";
+import { ADAPTER, buildTestApp, form, until, type TestApp } from "../support/app.ts";
+import { open, readAll } from "../support/fake-client.ts";
+
+/** A connection on which nothing is read until `resume`; ended with the test. */
+function paused(t: { teardown(fn: () => void): unknown }, port: number, bytes: string | Buffer): Socket {
+  const socket = connect(port, "127.0.0.1").on("error", () => undefined);
+  socket.pause();
+  socket.write(bytes);
+  t.teardown(() => socket.destroy());
+  return socket;
+}
+
+/** All that comes until the other side closes. */
+async function rest(socket: Socket): Promise<string> {
+  let text = "";
+  for await (const chunk of socket) text += String(chunk);
+  return text;
+}
+
+const post = (body: string, length = body.length): string => `POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: ${length}\r\n\r\n${body}`;
+const cut = (reason: string, count: number): RegExp => new RegExp(`prefixd_connections_cut_total\\{reason="${reason}"\\} ${count}\n`);
+const closed = (app: TestApp): Promise<void> => eventually(async () => /^prefixd_connections 0$/m.test(await app.metrics.render()));
+
+/** The server's ends of all connections from now on. */
+function serverSockets(app: TestApp): Socket[] {
+  const sockets: Socket[] = [];
+  app.fastify.server.on("connection", (socket: Socket) => void sockets.push(socket));
+  return sockets;
+}
+
+async function eventually(condition: () => Promise<boolean>): Promise<void> {
+  for (let left = 500; !(await condition()); left--) {
+    if (left === 0) throw new Error(`never came true: ${String(condition)}`);
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
+}
+
+t.test("headers that do not come are answered 408, and the connection is closed, even if the client keeps its end open", async (t) => {
+  const app = await buildTestApp(t, { clients: { ...CLIENT_DEFAULTS, headerMs: 100 } });
+  const port = await app.listen();
+  const [reads, never] = [paused(t, port, "GET / HTTP/1.1\r\nHos"), connect({ port, host: "127.0.0.1", allowHalfOpen: true })];
+  t.teardown(() => never.destroy());
+  never.write("GET /");
+  t.match(await rest(reads), /^HTTP\/1\.1 408 [^]*"code":"request_timeout"/);
+  await closed(app);
+  t.match(await app.metrics.render(), cut("not_sending", 2));
+});
+
+t.test("a JSON body that stops is answered 408; one that comes in pieces is not", async (t) => {
+  const app = await buildTestApp(t, { clients: { ...CLIENT_DEFAULTS, receiveMs: 200 } });
+  const port = await app.listen();
+  const body = JSON.stringify({ prompt: "ab", max_new_tokens: 1 });
+  const stopped = paused(t, port, post(body.slice(0, 8), body.length));
+  const pieces = paused(t, port, post(body.slice(0, 8), body.length));
+  setTimeout(() => pieces.write(body.slice(8)), 100);
+  t.match(await rest(stopped), /^HTTP\/1\.1 408 [^]*"code":"request_timeout"/);
+  pieces.once("data", () => pieces.end());
+  t.match(await rest(pieces), /^HTTP\/1\.1 200 /);
+  await closed(app);
+  await until(() => app.logs.some((line) => line.includes('"code":"request_timeout"')));
+  t.match(await app.metrics.render(), cut("not_sending", 1));
+});
+
+t.test("uploads that stop or drip lose their places to those that wait", async (t) => {
+  const app = await buildTestApp(t, { clients: { ...CLIENT_DEFAULTS, receiveMs: 300 } });
+  const port = await app.listen();
+  const { payload, headers } = form(ADAPTER);
+  const head = `PUT /prefixes/p HTTP/1.1\r\nHost: localhost\r\nContent-Type: ${headers["content-type"]}\r\nContent-Length: ${payload.length}\r\n\r\n`;
+  const half = Buffer.concat([Buffer.from(head), payload.subarray(0, 100)]);
+  const stalled = Array.from({ length: 4 }, () => paused(t, port, half));
+  let sent = 100;
+  const drip = setInterval(() => stalled[3]!.write(payload.subarray(sent, ++sent)), 50);
+  t.teardown(() => clearInterval(drip));
+  await until(() => app.traffic.open === 4);
+  const whole = await new Promise<string>((resolve, reject) => {
+    request({ agent: false, host: "127.0.0.1", port, path: "/prefixes/q", method: "PUT", headers }, (response) => void readAll(response).then((text) => resolve(`${response.statusCode} ${text}`))).on("error", reject).end(payload);
+  });
+  t.match(whole, /^201 /);
+  for (const socket of stalled) t.match(await rest(socket), /^HTTP\/1\.1 408 [^]*connection: close[^]*"code":"upload_stalled"/);
+  await closed(app);
+  t.match(await app.metrics.render(), cut("not_sending", 4));
+  t.equal((await app.fastify.inject("/prefixes/p")).statusCode, 404);
+});
+
+t.test("an answer that is not read is cut off, one that is read slowly is not", async (t) => {
+  const app = await buildTestApp(t, { clients: { ...CLIENT_DEFAULTS, sendMs: 300 } });
+  // More than the kernel takes for both ends of a connection.
+  app.fastify.get("/large", { config: { access: "public" } }, async () => Buffer.alloc(24 << 20));
+  const port = await app.listen();
+  const ask = "GET /large HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+  const never = paused(t, port, ask);
+  const slowly = paused(t, port, ask);
+  let bytes = 0;
+  for await (const chunk of slowly) {
+    bytes += (chunk as Buffer).length;
+    // Longer than the limit in all, in steps that are shorter.
+    if (bytes > (24 << 20) * 0.1 && bytes < (24 << 20) * 0.9) await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+  t.ok(bytes > 24 << 20, "whole");
+  await until(() => app.logs.some((line) => line.includes('"code":"too_slow"') && line.includes('"aborted":true')));
+  never.destroy();
+  await closed(app);
+  t.match(await app.metrics.render(), cut("not_reading", 1));
+});
+
+t.test("a stream that is not read is cut off after a while, and its request cancelled", async (t) => {
+  const app = await buildTestApp(t, { stream: { ...STREAM_DEFAULTS, bufferLimit: Infinity, heartbeatMs: 20, sendMs: 200 } });
+  app.engine.stepMs = null;
+  app.engine.script = (_request, _choice, k) => k % 256;
+  const port = await app.listen();
+  const sockets = serverSockets(app);
+  const socket = paused(t, port, post(JSON.stringify({ prompt: "ab", stream: true, max_new_tokens: 60, logprobs: 20, n: 4, do_sample: true })));
+  await until(() => app.engine.submitted.length === 1);
+  Object.assign(app.engine.submitted[0]!, { maxNewTokens: Infinity });
+  // Until the kernel takes no more; then only heartbeats come.
+  while (sockets[0]!.writableLength < 100_000) {
+    for (let i = 0; i < 100; i++) {
+      app.engine.step();
+      await Promise.resolve();
+    }
+    await new Promise(setImmediate);
+  }
+  t.equal(app.engine.cancelled.length, 0);
+  await until(() => app.engine.cancelled.length === 1);
+  socket.destroy();
+  await closed(app);
+  t.match(await app.metrics.render(), /prefixd_requests_total\{outcome="too_slow"\} 1\n/);
+  t.match(await app.metrics.render(), cut("not_reading", 1));
+  await until(() => app.logs.some((line) => line.includes('"code":"too_slow"')));
+});
+
+t.test("above the limit of connections the next one is closed at once", async (t) => {
+  const app = await buildTestApp(t, { clients: { ...CLIENT_DEFAULTS, maxConnections: 2 } });
+  const port = await app.listen();
+  const held = [paused(t, port, "GET"), paused(t, port, "GET")];
+  await eventually(async () => /^prefixd_connections 2$/m.test(await app.metrics.render()));
+  t.equal(await rest(paused(t, port, "GET")).catch(() => ""), "");
+  t.match(await app.metrics.render(), cut("too_many", 1));
+  held[0]!.destroy();
+  await eventually(async () => /^prefixd_connections 1$/m.test(await app.metrics.render()));
+  t.equal((await open(port, "/generate", { prompt: "ab", max_new_tokens: 1 })).statusCode, 200);
+});
+
+t.test("connections leave files for the rest of the process", async (t) => {
+  const limits = (soft: string): string => `Limit                     Soft Limit           Hard Limit           Units\nMax open files            ${soft}                 1048576              files\n`;
+  t.equal(connectionsAllowed(limits("20000")), 19_488);
+  t.equal(connectionsAllowed(limits("256")), 128);
+  t.equal(connectionsAllowed(limits("unlimited")), Infinity);
+  t.equal(connectionsAllowed(""), Infinity);
+});

@@ -1,0 +1,114 @@
+/** SIGTERM under load, in a real process: whoever takes a 503 with Retry-After as an answer loses nothing. */
+import { Agent, request, type IncomingMessage } from "node:http";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import t from "tap";
+import { SseParser } from "../../src/load/sse-parser.ts";
+import { startServerProcess, temporaryFolder, type Answer, type TestServer } from "../support/server.ts";
+
+const ROUNDS = 5;
+const CLIENTS = 10;
+/** Between a client's requests, ms; it does not wait for answers. */
+const EVERY_MS = 80;
+
+/** `refused`: a 503 with Retry-After; `unreachable`: the port was closed, so nothing had been sent. */
+type Outcome = { readonly kind: "done"; readonly tokens: number; readonly sentAt: number } | { readonly kind: "refused" | "unreachable" } | { readonly kind: "broken"; readonly why: string };
+
+const folder = temporaryFolder();
+t.teardown(() => folder.remove());
+const start = (...flags: string[]): Promise<TestServer> =>
+  startServerProcess(["--cache-dir", join(folder.path, "cache"), "--store", `lmdb:${join(folder.path, "store")}`, "--threads", "1", ...flags]);
+
+/** One stream from the first byte to the last. */
+function stream(port: number, agent: Agent | false, maxNewTokens: number): Promise<Outcome> {
+  const sentAt = performance.now();
+  return new Promise((resolve) => {
+    const broken = (error: Error & { code?: string }): void =>
+      resolve(error.code === "ECONNREFUSED" ? { kind: "unreachable" } : { kind: "broken", why: `${error.code ?? error.message} after ${Math.round(performance.now() - sentAt)} ms` });
+    const body = JSON.stringify({ prompt: [1, 2, 3], max_new_tokens: maxNewTokens, ignore_eos: true, stream: true });
+    const outgoing = request({ agent, host: "127.0.0.1", port, path: "/generate", method: "POST", headers: { "content-type": "application/json" } });
+    outgoing.on("error", broken).on("response", (response) => void read(response, sentAt, maxNewTokens).then(resolve, broken));
+    outgoing.end(body);
+  });
+}
+
+async function read(response: IncomingMessage, sentAt: number, maxNewTokens: number): Promise<Outcome> {
+  const parser = new SseParser();
+  const events = [];
+  let text = "";
+  for await (const chunk of response.setEncoding("utf8")) {
+    text += String(chunk);
+    events.push(...parser.push(String(chunk)));
+  }
+  if (response.statusCode === 503 && response.headers["retry-after"] !== undefined) return { kind: "refused" };
+  const last = events.at(-1)?.data === "[DONE]" ? (JSON.parse(events.at(-2)!.data) as Answer) : null;
+  if (last?.usage.completion_tokens !== maxNewTokens) return { kind: "broken", why: `${response.statusCode}: ${text.slice(-300)}` };
+  return { kind: "done", tokens: maxNewTokens, sentAt };
+}
+
+/** Sends on and on, on a fresh connection each time or on kept ones, until the server says that it is going. */
+async function client(index: number, port: number, outcomes: Outcome[]): Promise<void> {
+  const agent = index % 2 === 0 ? new Agent({ keepAlive: true, maxFreeSockets: 4 }) : false;
+  const sent: Promise<void>[] = [];
+  let going = false;
+  for (let i = 0; !going; i++) {
+    const maxNewTokens = 1 + ((index * 37 + i * 61) % 100);
+    sent.push(
+      stream(port, agent, maxNewTokens).then((outcome) => {
+        outcomes.push(outcome);
+        going ||= outcome.kind !== "done";
+      }),
+    );
+    await sleep(EVERY_MS * (0.5 + ((index + i) % 10) / 9));
+  }
+  await Promise.all(sent);
+  if (agent) agent.destroy();
+}
+
+let tokens = 0;
+
+for (let round = 0; round < ROUNDS; round++) {
+  // The last one without a delay: then all depends on the 503s.
+  const delay = round === ROUNDS - 1 ? 0 : 1;
+  t.test(`round ${round}, a delay of ${delay} s`, async (t) => {
+    const server = await start("--drain-delay", String(delay));
+    t.teardown(() => server.signal("SIGKILL"));
+    const port = Number(new URL(server.url).port);
+    const outcomes: Outcome[] = [];
+    const clients = Array.from({ length: CLIENTS }, (_, index) => client(index, port, outcomes));
+    await sleep(600 + round * 37);
+    const toldAt = performance.now();
+    server.signal("SIGTERM");
+    if (delay > 0) {
+      await sleep(delay * 500);
+      t.equal((await fetch(`${server.url}/health/ready`)).status, 503, "not ready any more");
+    }
+    await Promise.all(clients);
+    t.equal(await server.exited, 0);
+    t.same(outcomes.filter(({ kind }) => kind === "broken"), []);
+    const done = outcomes.flatMap((outcome) => (outcome.kind === "done" ? [outcome] : []));
+    tokens += done.reduce((sum, outcome) => sum + outcome.tokens, 0);
+    t.ok(done.some(({ sentAt }) => sentAt < toldAt));
+    if (delay > 0) t.ok(done.some(({ sentAt }) => sentAt > toldAt + 500), "served after it was told");
+    t.ok(outcomes.some(({ kind }) => kind === "refused"));
+  });
+}
+
+t.test("what all of them used has been written", async (t) => {
+  const server = await start("--drain-timeout", "0");
+  t.teardown(() => server.signal("SIGKILL"));
+  const { usage } = (await (await fetch(`${server.url}/usage`)).json()) as { usage: { completion_tokens: number }[] };
+  t.equal(usage.reduce((sum, row) => sum + row.completion_tokens, 0), tokens);
+});
+
+t.test("a second signal ends it at once", async (t) => {
+  for (const [signal, code] of [["SIGTERM", 143], ["SIGINT", 130]] as const) {
+    const server = await start("--drain-delay", "600");
+    t.teardown(() => server.signal("SIGKILL"));
+    server.signal("SIGTERM");
+    while ((await fetch(`${server.url}/health/ready`)).status !== 503) await sleep(10);
+    t.equal((await fetch(`${server.url}/prefixes`)).status, 200, "it serves on");
+    server.signal(signal);
+    t.equal(await server.exited, code);
+  }
+});
