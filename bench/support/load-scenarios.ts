@@ -5,6 +5,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
+import { CALIBRATION } from "../../src/load/capacity.ts";
 import { codes, resultText } from "../../src/load/report/text.ts";
 import type { LoadResult } from "../../src/load/result.ts";
 import { runLoad } from "../../src/load/run.ts";
@@ -66,7 +67,7 @@ async function runOne(name: string, { duration, prefixes, serve }: ScenarioRuns)
       urls: [url],
       credentials: { adminKey: ADMIN_KEY, userKey: null },
       model: { shape: null, vocabulary: null },
-      calibrate: true,
+      calibrate: CALIBRATION,
       timeoutMs: 120_000,
       staleMs: 0,
       signal: interrupted.signal,

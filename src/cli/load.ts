@@ -2,6 +2,7 @@ import { writeFileSync } from "node:fs";
 import { basename } from "node:path";
 import { parseArgs } from "node:util";
 import { ConfigError, readAdminKey } from "../config.ts";
+import { CALIBRATION } from "../load/capacity.ts";
 import { LoadError } from "../load/http.ts";
 import { parseShape, readModelConfig } from "../load/prefix-content.ts";
 import { Progress } from "../load/progress.ts";
@@ -106,7 +107,7 @@ async function run(values: Values): Promise<void> {
         shape: values.shape === undefined ? (config?.shape ?? null) : parseShape(values.shape),
         vocabulary: config?.vocabulary ?? null,
       },
-      calibrate,
+      ...(calibrate ? { calibrate: CALIBRATION } : {}),
       timeoutMs: (positive("--timeout", values.timeout) ?? 120) * 1000,
       staleMs: whole("--stale-ms", values["stale-ms"]) ?? 1000,
       signal: interrupted.signal,

@@ -8,9 +8,14 @@ import type { Capacity } from "./result.ts";
 import { peakRate, type Scenario } from "./scenario.ts";
 import type { Verifier } from "./verify.ts";
 
-/** The batch fills and the caches warm up first. */
-const WARM_UP_S = 5;
-const MEASURED_S = 20;
+export interface CalibrationTimes {
+  /** The batch fills and the caches warm up first. */
+  readonly warmUpS: number;
+  readonly measuredS: number;
+}
+
+export const CALIBRATION: CalibrationTimes = { warmUpS: 5, measuredS: 20 };
+
 /** Clients for each slot of the server, so that one is waiting when another one is done. */
 const CLIENTS_PER_SLOT = 1.25;
 const REFUSED_MS = 100;
@@ -22,6 +27,7 @@ export interface CapacityParts {
   /** By group. */
   readonly sources: ReadonlyMap<string, { next(): Draft }>;
   readonly verifier: Verifier;
+  readonly times: CalibrationTimes;
   /** Sequences that one server runs at once. */
   readonly slots: number;
   readonly timeoutMs: number;
@@ -34,7 +40,7 @@ export interface CapacityParts {
  * for those that fail or dawdle on purpose. With what answers them the verifier is content, or counts it.
  */
 export async function measureCapacity(parts: CapacityParts): Promise<Capacity> {
-  const { scenario, targets, verifier, timeoutMs, signal } = parts;
+  const { scenario, targets, verifier, times, timeoutMs, signal } = parts;
   const groups = scenario.groups.filter((group) => peakRate(group.arrivals) > 0);
   const users = groups.map(({ name }) => parts.users.filter((user) => user.group === name));
   const rates = groups.map(({ arrivals }) => peakRate(arrivals));
@@ -44,7 +50,8 @@ export async function measureCapacity(parts: CapacityParts): Promise<Capacity> {
     return Math.max(0, rates.findIndex((rate) => (point -= rate) < 0));
   };
   const startedAt = performance.now();
-  const [from, until] = [startedAt + WARM_UP_S * 1000, startedAt + (WARM_UP_S + MEASURED_S) * 1000];
+  const seconds = times.warmUpS + times.measuredS;
+  const [from, until] = [startedAt + times.warmUpS * 1000, startedAt + seconds * 1000];
   let [asked, answered, tokens] = [0, 0, 0];
   const client = async (): Promise<void> => {
     while (performance.now() < until && !signal.aborted) {
@@ -63,11 +70,11 @@ export async function measureCapacity(parts: CapacityParts): Promise<Capacity> {
     }
   };
   const clients = Math.ceil(parts.slots * targets.length * CLIENTS_PER_SLOT);
-  const ticker = setInterval(() => parts.onProgress((performance.now() - startedAt) / 1000, WARM_UP_S + MEASURED_S, `${answered} answered`), 250);
+  const ticker = setInterval(() => parts.onProgress((performance.now() - startedAt) / 1000, seconds, `${answered} answered`), 250);
   try {
     await Promise.all(Array.from({ length: clients }, client));
   } finally {
     clearInterval(ticker);
   }
-  return { requests_per_s: answered / MEASURED_S, tokens_per_s: tokens / MEASURED_S, clients };
+  return { requests_per_s: answered / times.measuredS, tokens_per_s: tokens / times.measuredS, clients };
 }

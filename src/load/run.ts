@@ -1,16 +1,15 @@
 import { randomBytes } from "node:crypto";
 import { setMaxListeners } from "node:events";
 import { availableParallelism } from "node:os";
-import { setTimeout as sleep } from "node:timers/promises";
-import { measureCapacity } from "./capacity.ts";
+import { measureCapacity, type CalibrationTimes } from "./capacity.ts";
 import { Churn } from "./churn.ts";
 import { ClientLag } from "./client-lag.ts";
 import { judge } from "./criteria.ts";
-import { DigestHistory } from "./digest-history.ts";
 import { Driver } from "./driver.ts";
 import { LoadError, Target } from "./http.ts";
 import { chooseModel, readServedModel, type GivenModel, type Model, type ServedModel } from "./model.ts";
-import { accept, Population, type Credentials } from "./population.ts";
+import { Population, type Credentials } from "./population.ts";
+import { Rehearsal, endedEarly } from "./rehearsal.ts";
 import { Recorder } from "./recorder.ts";
 import { RequestSource } from "./requests.ts";
 import { FORMAT, type AtRest, type Capacity, type LoadResult } from "./result.ts";
@@ -18,7 +17,7 @@ import { durationOf, override, peakRate, ScenarioError, type Group, type Scenari
 import { ServerWatch } from "./server-metrics.ts";
 import { readAtRest } from "./server-rest.ts";
 import { readTrace, type TraceLine } from "./trace.ts";
-import { drawCases, Verifier, type Case } from "./verify.ts";
+import { drawCases, Verifier } from "./verify.ts";
 
 export interface LoadOptions {
   readonly scenario: Scenario;
@@ -26,7 +25,7 @@ export interface LoadOptions {
   readonly credentials: Credentials;
   readonly model: GivenModel;
   /** Scales the open loops by what a closed loop gets out of the servers: to `peak_of_capacity` times that. */
-  readonly calibrate?: boolean;
+  readonly calibrate?: CalibrationTimes;
   readonly timeoutMs: number;
   readonly staleMs: number;
   /** Aborted: the load ends early, what was made is removed, and the result is of what was seen. */
@@ -41,7 +40,7 @@ export async function runLoad(options: LoadOptions): Promise<LoadResult> {
   const { scenario, credentials, urls } = options;
   if (scenario.needs_users === true && credentials.adminKey === null)
     throw new ScenarioError(`the scenario ${scenario.name} needs several users: give the admin key`);
-  if (options.calibrate === true) checkCalibration(scenario);
+  if (options.calibrate !== undefined) checkCalibration(scenario);
   const traces: Traces = new Map(
     scenario.groups.map((group) => [
       group.name,
@@ -80,8 +79,6 @@ async function expectReady(target: Target): Promise<void> {
 
 /** Where the server does not say how many sequences it runs at once. */
 const DEFAULT_SLOTS = 32;
-
-const endedEarly = (): LoadError => new LoadError("ended by hand before the load");
 
 /** By group. */
 type Traces = ReadonlyMap<string, readonly TraceLine[] | null>;
@@ -122,9 +119,10 @@ class Run {
     const registered = await this.#register();
     const changing = this.#scenario.churn?.prefixes ?? 0;
     const verifier = new Verifier(drawCases(this.#scenario, population.prefixes, changing, this.#model.vocabulary), staleMs);
+    const rehearsal = new Rehearsal({ population, verifier, targets, timeoutMs, staleMs, signal });
     onPhase("cases are run alone");
-    const digests = await this.#learn(verifier, changing);
-    if (this.#options.calibrate === true) await this.#calibrate(verifier);
+    const digests = await rehearsal.learn(changing);
+    if (this.#options.calibrate !== undefined) await this.#calibrate(verifier, this.#options.calibrate);
     const scenario = this.#scenario;
 
     const seconds = Math.max(
@@ -168,7 +166,7 @@ class Run {
     const servers = watched.map((server, index) => ({ ...server, at_rest: { before: before[index]!, after: after[index]! } }));
     if (!signal.aborted) {
       onPhase("cases are run alone again");
-      await this.#again(verifier);
+      await rehearsal.repeat();
     }
 
     const all = recorder.all.counts();
@@ -229,7 +227,7 @@ class Run {
   }
 
   /** From here on the scenario's rates are those that the servers can bear, times what the scenario says. */
-  async #calibrate(verifier: Verifier): Promise<void> {
+  async #calibrate(verifier: Verifier, times: CalibrationTimes): Promise<void> {
     const { onPhase, onProgress, timeoutMs, signal } = this.#options;
     onPhase("the capacity is measured");
     const capacity = await measureCapacity({
@@ -238,6 +236,7 @@ class Run {
       users: this.#population.users,
       sources: new Map(this.#scenario.groups.map((group) => [group.name, this.#source(group, verifier)])),
       verifier,
+      times,
       slots: this.#served?.limits.max_batch ?? DEFAULT_SLOTS,
       timeoutMs,
       signal,
@@ -273,53 +272,6 @@ class Run {
       const own = users.filter((user) => user.group === group.name);
       return new Driver(parts, group, own, this.#source(group, verifier), traces.get(group.name) ?? null);
     });
-  }
-
-  /** Runs the cases alone, on both versions of the prefixes that will change; answers those versions' digests. */
-  async #learn(verifier: Verifier, changing: number): Promise<[string, string][]> {
-    const population = this.#population;
-    await this.#alone(verifier, verifier.cases);
-    const prefixes = population.prefixes.slice(0, changing);
-    const digests: [string, string][] = [];
-    for (const prefix of prefixes) {
-      if (this.#options.signal.aborted) throw endedEarly();
-      const [first] = prefix.history.between(0, Infinity);
-      const second = await this.#put(prefix, 1);
-      digests.push([first!, second]);
-    }
-    await sleep(changing > 0 ? this.#options.staleMs : 0);
-    await this.#alone(
-      verifier,
-      verifier.cases.filter((one) => one.prefix !== null && prefixes.includes(one.prefix)),
-    );
-    for (const [index, prefix] of prefixes.entries()) {
-      const again = await this.#put(prefix, 0);
-      if (again !== digests[index]![0])
-        verifier.wrong(
-          { what: "the same files have another digest than before", expected: digests[index]![0], got: again },
-          this.#targets[0]!.url,
-          { PUT: prefix.id },
-        );
-    }
-    await sleep(changing > 0 ? this.#options.staleMs : 0);
-    return digests;
-  }
-
-  async #put(prefix: Population["prefixes"][number], version: number): Promise<string> {
-    const { etag } = accept(await this.#population.put(prefix, version), "replacing a prefix");
-    const digest = (etag ?? "").replaceAll('"', "");
-    prefix.history = new DigestHistory(digest);
-    return digest;
-  }
-
-  #alone(verifier: Verifier, cases: readonly Case[]): Promise<void> {
-    return verifier.learn(cases, this.#targets[0]!, this.#population.users[0]?.key ?? null, this.#options.timeoutMs, this.#options.signal);
-  }
-
-  /** After the load each case must answer as it did before, on every server. */
-  async #again(verifier: Verifier): Promise<void> {
-    await sleep(this.#options.staleMs);
-    for (const target of this.#targets) await verifier.repeat(target, this.#population.users[0]?.key ?? null, this.#options.timeoutMs);
   }
 
   async tidyUp(): Promise<void> {

@@ -87,9 +87,13 @@ export function generateRoutes(app: TypedApp, parts: AppParts): void {
       });
     });
 
+  // After the hook that lets nobody in without a key.
+  const onRequest = async (): Promise<void> => parts.generation.refuseIfFull();
+
   app.post(
     "/generate",
     {
+      onRequest,
       config: { access: "user", generates: true },
       schema: {
         operationId: "generate",
@@ -106,6 +110,7 @@ export function generateRoutes(app: TypedApp, parts: AppParts): void {
   app.post(
     "/prefixes/:id/generate",
     {
+      onRequest,
       config: { access: "user", generates: true },
       schema: {
         operationId: "generateWithPrefix",
