@@ -171,10 +171,16 @@ t.test("the rates by what a closed loop gets out of the server", async (t) => {
   t.equal(server.prefixes.size, 0, "and everything is tidied up");
 });
 
-for (const [when, phase] of [["while prefixes are registered", /registered/], ["before the load", /cases are run/], ["while the capacity is measured", /capacity/], ["in the load", /load for/]] as const) {
+const MOMENTS: [string, RegExp, string[]][] = [
+  ["while prefixes are registered", /registered/, []],
+  ["before the load", /cases are run/, []],
+  ["while the capacity is measured", /capacity/, ["--calibrate"]],
+  ["in the load", /load for/, []],
+];
+for (const [when, phase, more] of MOMENTS) {
   t.test(`Ctrl-C ${when}: what was made is removed`, async (t) => {
     const server = await fake(t, { tokenMs: 20, model: { ...MODEL, limits: { max_batch: 4, max_queue: 8 } } });
-    const cli = runCli(["load", "--scenario", "steady", "--calibrate", "--url", server.url, "--stale-ms", "0", "--prefixes", "300"]);
+    const cli = runCli(["load", "--scenario", "steady", "--url", server.url, "--stale-ms", "0", "--prefixes", "300", ...more]);
     let said = "";
     cli.child.stderr!.on("data", (text: string) => {
       if (phase.test(said) || !phase.test((said += text))) return;
@@ -187,6 +193,15 @@ for (const [when, phase] of [["while prefixes are registered", /registered/], ["
     t.equal(server.prefixes.size, 0);
   });
 }
+
+t.test("what a server has open at rest is read before and after, where it is judged", async (t) => {
+  const server = await fake(t);
+  const groups = [{ name: "g", arrivals: { process: "poisson" as const, steps: [{ for_s: 0.5, rate: 50 }] }, requests: STREAMS }];
+  const rest = { open_files: 20, active_resources: 5, event_listeners: 0 };
+  const judged = await load(server.url, scenarioOf(groups, { pass: { left_over: 0 } }));
+  t.match(judged, { passed: true, servers: [{ at_rest: { before: rest, after: rest } }] });
+  t.match(await load(server.url, scenarioOf(groups)), { servers: [{ at_rest: { before: null, after: null } }] });
+});
 
 t.test("a run that is ended early, or cannot begin, leaves nothing on the server", async (t) => {
   const server = await fake(t, { tokenMs: 50 });
