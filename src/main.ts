@@ -15,6 +15,7 @@ import { ensureGraph } from "./model/graph-cache.ts";
 import { resolveModel } from "./model/hub.ts";
 import { createAuditLog } from "./observability/audit.ts";
 import { createLogger, type Logger } from "./observability/logging.ts";
+import { watchListeners } from "./observability/event-listeners.ts";
 import { Metrics } from "./observability/metrics.ts";
 import { observeErrors } from "./observability/observe-errors.ts";
 import { createPrefixCache } from "./prefixes/cache.ts";
@@ -134,6 +135,7 @@ async function start(config: Config, logger: Logger, resources: Resources): Prom
   const app = await buildApp({
     modelName: basename(config.model),
     shape,
+    model: { fingerprint, device: config.device, precision: config.precision, allowBaseModel: config.allowBaseModel },
     tokenizer,
     generation,
     prefixes: removeEverywhere(registry, bus),
@@ -143,7 +145,7 @@ async function start(config: Config, logger: Logger, resources: Resources): Prom
     audit: createAuditLog(config.auditLog, logger),
     metrics,
     logger,
-    limits: { requestBody: config.requestBodyLimit, maxN: Math.min(config.maxN, config.maxBatch), slots: config.maxBatch },
+    limits: { requestBody: config.requestBodyLimit, maxN: Math.min(config.maxN, config.maxBatch), slots: config.maxBatch, queue: config.maxQueue },
     clients: clientLimits(config),
     stream: { ...STREAM_DEFAULTS, bufferLimit: config.streamBuffer, sendMs: config.sendTimeout * 1000, mayEmit },
     // Listening starts after the model has been loaded.
@@ -157,6 +159,7 @@ async function start(config: Config, logger: Logger, resources: Resources): Prom
       },
     },
   });
+  metrics.watchListeners(watchListeners(app.fastify.server));
   const url = await listen(app, config);
   logger.info({ url, model: basename(config.model), fingerprint, device: config.device, precision: config.precision, slots: config.maxBatch }, "listening");
 

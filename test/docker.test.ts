@@ -3,6 +3,7 @@ import t from "tap";
 import { parse } from "yaml";
 import { ConfigSchema, flagOf, variableOf } from "../src/config.ts";
 import { repositoryFile } from "./support/docs-block.ts";
+import { checkConfig, hasHaproxy, HAPROXY_CONFIG } from "./support/haproxy.ts";
 import { isIgnored, parseCopy, parseExec, parsePairs, parseStages, splitOptions, type Instruction, type Stage } from "./support/dockerfile.ts";
 
 const read = (path: string): string => readFileSync(repositoryFile(path), "utf8");
@@ -135,6 +136,43 @@ t.test("compose.cuda.yaml changes the server that compose.yaml has", async (t) =
   const { services } = parse(read("docker/compose.cuda.yaml")) as Compose;
   t.same(Object.keys(services), ["server"]);
   t.ok(existsSync(repositoryFile(services["server"]!.build!.dockerfile)));
+});
+
+t.test("compose.replicas.yaml: replicas like compose.yaml's server, and the balancer that haproxy.cfg is for", async (t) => {
+  const single = (parse(read("docker/compose.yaml")) as Compose).services["server"]!;
+  const { services, networks, volumes, secrets } = parse(read("docker/compose.replicas.yaml"), { merge: true }) as Compose;
+  const names = Object.keys(services).filter((name) => name.startsWith("replica-"));
+  t.same(names, ["replica-1", "replica-2", "replica-3"]);
+  const { ports: _ports, networks: _networks, ...shared } = single;
+  for (const name of names) {
+    t.match(services[name], shared, `${name} is compose.yaml's server`);
+    t.notOk(services[name]!.ports, "only the balancer can be reached");
+  }
+  const balancer = services["balancer"]!;
+  t.ok(versionOf(balancer.image), `${balancer.image} names an exact version`);
+  t.match(balancer, { read_only: true, cap_drop: ["ALL"], security_opt: ["no-new-privileges:true"] });
+  t.same(Object.keys(balancer.depends_on!), names);
+  for (const service of Object.values(services)) for (const network of service.networks ?? []) t.hasOwnProp(networks, network);
+  t.notOk(balancer.networks!.includes("store"), "the balancer does not reach Redis");
+  t.equal(networks["store"]!.internal, true);
+  for (const volume of names.flatMap((name) => services[name]!.volumes!)) t.hasOwnProp(volumes, volume.split(":")[0]!);
+  t.hasOwnProp(secrets, services["replica-1"]!.secrets![0]!);
+  t.ok(existsSync(repositoryFile(`docker/${balancer.volumes![0]!.split(":")[0]!}`)));
+
+  const config = read("docker/haproxy.cfg");
+  const listens = /bind "\$\{BALANCER_BIND-:(\d+)\}"/.exec(config)![1];
+  t.same(balancer.ports!.map((port) => port.split(":").at(-1)), [listens]);
+  const servers = [...config.matchAll(/^ +server (\S+) "\$\{REPLICA_\d-(\S+):(\d+)\}"$/gm)].map(([, name, host, port]) => [name, host, port]);
+  const image = parseStages(read("docker/Dockerfile")).at(-1)!;
+  t.same(servers, names.map((name) => [name, name, only(image, "EXPOSE")]));
+  t.hasOwnProp((parse(read("openapi.yaml")) as { paths: object }).paths, /http-check send meth GET uri (\S+)/.exec(config)![1]!);
+  t.ok(parseFloat(balancer.stop_grace_period!) > Number(/hard-stop-after (\d+)s/.exec(config)![1]), "it is not killed while streams end");
+});
+
+t.test("haproxy.cfg is valid", { skip: hasHaproxy() ? false : "haproxy is not installed" }, async (t) => {
+  const addresses = { REPLICA_1: "127.0.0.1:8081", REPLICA_2: "127.0.0.1:8082", REPLICA_3: "127.0.0.1:8083" };
+  t.match(checkConfig(HAPROXY_CONFIG, addresses), { status: 0, text: /^((?!WARNING|ALERT)[^])*$/ });
+  t.match(checkConfig(HAPROXY_CONFIG, { ...addresses, BALANCER_BIND: "nowhere" }), { status: 1 }, "and what is not is found");
 });
 
 interface Probe {

@@ -31,6 +31,7 @@ export async function serveEngine(engine: Engine, runner: ModelRunner, prefixes:
   const { fastify } = await buildApp({
     modelName: "bench",
     shape,
+    model: { fingerprint: "none", device: "cpu", precision: "fp32", allowBaseModel: true },
     tokenizer,
     generation,
     prefixes: registry,
@@ -40,7 +41,7 @@ export async function serveEngine(engine: Engine, runner: ModelRunner, prefixes:
     audit: { record: () => {} },
     metrics,
     logger: createLogger("silent"),
-    limits: { requestBody: 1 << 20, maxN: slots, slots },
+    limits: { requestBody: 1 << 20, maxN: slots, slots, queue: engine.stats().maxQueue },
     clients: CLIENT_DEFAULTS,
     stream: { ...STREAM_DEFAULTS, mayEmit },
     checks: {},

@@ -2,6 +2,7 @@ import { writeFileSync } from "node:fs";
 import { basename } from "node:path";
 import { parseArgs } from "node:util";
 import { ConfigError, readAdminKey } from "../config.ts";
+import { CALIBRATION } from "../load/capacity.ts";
 import { LoadError } from "../load/http.ts";
 import { parseShape, readModelConfig } from "../load/prefix-content.ts";
 import { Progress } from "../load/progress.ts";
@@ -20,7 +21,9 @@ with the same tokens and log probabilities, to the bit. Scenarios: ${SCENARIOS.j
   --url URL              may be given several times: requests go to all in turn; prefixes and users are made through the first
   --duration SECONDS     --rate R (requests per second, all open loops)   --clients N (all closed loops)
   --prefixes N           --seed N   --trace FILE
-  --shape L,H,D          layers, heads and head dimension: PEFT prefixes instead of hard prompts; or --model-config config.json
+  --calibrate            first measure what the server can do, with a closed loop of 25 s, and scale the open loops by that: their peak
+                         is the scenario's peak_of_capacity times it, or --peak-of-capacity X times
+  --shape L,H,D          layers, heads and head dimension, where the server does not tell them; or --model-config config.json
   --stale-ms MS          how long replicas may serve what was replaced (default 1000, as documented; 0 for a single server)
   --timeout SECONDS      of one request (default 120)
   --json FILE            the result            --html FILE   the report, to be opened from disk
@@ -38,6 +41,8 @@ const OPTIONS = {
   prefixes: { type: "string" },
   seed: { type: "string" },
   trace: { type: "string" },
+  calibrate: { type: "boolean" },
+  "peak-of-capacity": { type: "string" },
   shape: { type: "string" },
   "model-config": { type: "string" },
   "stale-ms": { type: "string" },
@@ -51,8 +56,8 @@ const OPTIONS = {
 
 type Values = ReturnType<typeof readArgs>["values"];
 
-/** Ids below this are single bytes in every GPT-2 vocabulary. */
-const BYTES = 256;
+/** Ctrl-C comes twice where npx passes it on; a later one means that tidying up shall not be waited for. */
+const SAME_INTERRUPT_MS = 1_000;
 
 /** `prefixd load`: the result on stdout, progress on stderr. */
 export async function load(args: readonly string[]): Promise<void> {
@@ -79,12 +84,20 @@ async function run(values: Values): Promise<void> {
     ...given("prefixes", whole("--prefixes", values.prefixes)),
     ...given("seed", whole("--seed", values.seed)),
     ...given("trace", values.trace),
+    ...given("peakOfCapacity", positive("--peak-of-capacity", values["peak-of-capacity"])),
   });
+  const calibrate = values.calibrate === true || values["peak-of-capacity"] !== undefined;
+  if (calibrate && values.rate !== undefined) throw new ScenarioError("--rate and --calibrate: give one of them");
   const config = values["model-config"] === undefined ? null : readModelConfig(values["model-config"]);
   const progress = new Progress(process.stderr.isTTY);
   const interrupted = new AbortController();
-  const interrupt = (): void => interrupted.abort();
-  process.once("SIGINT", interrupt).once("SIGTERM", interrupt);
+  let interruptedAt = Infinity;
+  const interrupt = (): void => {
+    if (performance.now() - interruptedAt > SAME_INTERRUPT_MS) process.exit(1);
+    interruptedAt = Math.min(interruptedAt, performance.now());
+    interrupted.abort();
+  };
+  process.on("SIGINT", interrupt).on("SIGTERM", interrupt);
   try {
     const result = await runLoad({
       scenario,
@@ -92,8 +105,9 @@ async function run(values: Values): Promise<void> {
       credentials: { adminKey: readAdminKey(values["admin-key-file"] ?? "", process.env), userKey: process.env["PREFIXD_KEY"] || null },
       model: {
         shape: values.shape === undefined ? (config?.shape ?? null) : parseShape(values.shape),
-        vocabulary: config?.vocabulary ?? BYTES,
+        vocabulary: config?.vocabulary ?? null,
       },
+      ...(calibrate ? { calibrate: CALIBRATION } : {}),
       timeoutMs: (positive("--timeout", values.timeout) ?? 120) * 1000,
       staleMs: whole("--stale-ms", values["stale-ms"]) ?? 1000,
       signal: interrupted.signal,

@@ -29,9 +29,12 @@ export function checkQueueLimits(request: EngineRequest, queue: readonly { reado
       throw new PrefixdError("user_queue_full", `${maxQueued} requests of this user are waiting already.`, { retryAfter: RETRY_SECONDS, limit });
     }
   }
-  if (queue.length < maxQueue + freeRows) return;
+  if (queue.length >= maxQueue + freeRows) throw queueFull(maxQueue);
+}
+
+export function queueFull(maxQueue: number): PrefixdError {
   const limit = { name: "queue", quota: maxQueue, remaining: 0, resetSeconds: RETRY_SECONDS } as const;
-  throw new PrefixdError("queue_full", `${maxQueue} requests are waiting already.`, { retryAfter: RETRY_SECONDS, limit });
+  return new PrefixdError("queue_full", `${maxQueue} requests are waiting already.`, { retryAfter: RETRY_SECONDS, limit });
 }
 
 /** Rows that each tenant holds: one per running sequence, and those that wait for a prompt that is being fed. */

@@ -19,6 +19,16 @@ export interface AppLimits {
   readonly maxN: number;
   /** Rows of the KV cache: no request can have more choices than that. */
   readonly slots: number;
+  /** Requests that may wait. */
+  readonly queue: number;
+}
+
+/** What `GET /model` tells beside the name, the shape and the limits. */
+export interface ModelFacts {
+  readonly fingerprint: string;
+  readonly device: string;
+  readonly precision: string;
+  readonly allowBaseModel: boolean;
 }
 
 /** What a client may take of the server's time and connections. Times in milliseconds. */
@@ -40,6 +50,7 @@ export interface ClientLimits {
 export interface AppParts {
   readonly modelName: string;
   readonly shape: ModelShape;
+  readonly model: ModelFacts;
   readonly tokenizer: Tokenizer;
   readonly generation: GenerationService;
   readonly prefixes: Pick<PrefixRegistry, "register" | "info" | "list" | "held" | "files" | "remove" | "patch">;

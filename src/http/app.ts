@@ -15,6 +15,7 @@ import { adminRoutes } from "./routes/admin.ts";
 import { docsRoutes } from "./routes/docs.ts";
 import { generateRoutes } from "./routes/generate.ts";
 import { healthRoutes } from "./routes/health.ts";
+import { modelRoutes } from "./routes/model.ts";
 import { prefixRoutes } from "./routes/prefixes.ts";
 import { usageRoutes } from "./routes/usage.ts";
 import { Traffic } from "./traffic.ts";
@@ -79,6 +80,7 @@ export async function buildApp(parts: AppParts): Promise<App> {
   prefixRoutes(fastify, parts, bodies);
   adminRoutes(fastify, parts);
   usageRoutes(fastify, parts);
+  modelRoutes(fastify, parts);
   healthRoutes(fastify, parts, state);
   await docsRoutes(fastify);
   return { fastify, state, traffic, routes: checkAccess() };

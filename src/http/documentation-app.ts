@@ -22,6 +22,7 @@ export async function documentationApp(): Promise<TypedApp> {
   const { fastify } = await buildApp({
     modelName: "none",
     shape: { layers: 1, heads: 1, headDim: 1, width: 1, positions: 1, vocabSize: 1 },
+    model: { fingerprint: "none", device: "cpu", precision: "fp32", allowBaseModel: true },
     tokenizer,
     generation,
     prefixes,
@@ -31,7 +32,7 @@ export async function documentationApp(): Promise<TypedApp> {
     audit: { record: nothing },
     metrics,
     logger: createLogger("silent"),
-    limits: { requestBody: 1024, maxN: 1, slots: 1 },
+    limits: { requestBody: 1024, maxN: 1, slots: 1, queue: 1 },
     clients: CLIENT_DEFAULTS,
     stream: STREAM_DEFAULTS,
     checks: {},

@@ -1,5 +1,5 @@
 import type { Criteria, CommonCriteria } from "./criteria-schema.ts";
-import type { Counts, GroupResult, Judgement, Latencies, LoadResult } from "./result.ts";
+import type { AtRest, Counts, GroupResult, Judgement, Latencies, LoadResult } from "./result.ts";
 
 type Unjudged = Omit<LoadResult, "criteria" | "passed">;
 
@@ -12,8 +12,13 @@ export function judge(criteria: Criteria, result: Unjudged): Judgement[] {
   if (criteria.jain !== undefined) out.push(atLeast("jain", lowest(result.groups.map(({ jain }) => jain)), criteria.jain));
   if (criteria.tokens_per_s !== undefined) out.push(atLeast("tokens per second", result.totals.tokens_per_s, criteria.tokens_per_s));
   if (criteria.min_compared !== undefined) out.push(atLeast("answers compared", result.verification.compared, criteria.min_compared));
+  if (criteria.refused_p99_ms !== undefined)
+    out.push(atMost("refusal p99, ms", result.refused.count > 0 ? result.refused.p99 : 0, criteria.refused_p99_ms));
+  if (criteria.recovery_s !== undefined) out.push(atMost("recovery, s", result.recovery_s, criteria.recovery_s));
   if (criteria.rss_slope_mib_per_min !== undefined)
     out.push(atMost("RSS slope, MiB per minute", steepest(result), criteria.rss_slope_mib_per_min));
+  if (criteria.left_over !== undefined)
+    for (const [name, field] of LEFT_OVER) out.push(atMost(`${name} left over`, leftOver(result, field), criteria.left_over));
   if (criteria.client_lag_p99_ms !== undefined) out.push(atMost("client lag p99, ms", result.client.lag_p99, criteria.client_lag_p99_ms));
   for (const [name, own] of Object.entries(criteria.groups ?? {})) {
     const group = result.groups.find((one) => one.name === name);
@@ -23,6 +28,12 @@ export function judge(criteria: Criteria, result: Unjudged): Judgement[] {
   }
   return out;
 }
+
+const LEFT_OVER: readonly (readonly [string, keyof AtRest])[] = [
+  ["open files", "open_files"],
+  ["active resources", "active_resources"],
+  ["event listeners", "event_listeners"],
+];
 
 function judgeCommon(criteria: CommonCriteria, result: Counts & Latencies, prefix: string): Judgement[] {
   const out: Judgement[] = [];
@@ -65,6 +76,12 @@ const atLeast = (name: string, value: number | null, limit: number): Judgement =
 });
 const sum = (values: readonly number[]): number => values.reduce((total, value) => total + value, 0);
 const lowest = (values: readonly number[]): number | null => (values.length > 0 ? Math.min(...values) : null);
+
+/** Of the server that has most; null as soon as one was not measured. */
+function leftOver({ servers }: Unjudged, field: keyof AtRest): number | null {
+  const grown = servers.map(({ at_rest: { before, after } }) => (before === null || after === null ? null : after[field] - before[field]));
+  return grown.some((value) => value === null) || grown.length === 0 ? null : Math.max(...grown.map(Number));
+}
 
 /** The steepest of all servers; null as soon as one was not measured. */
 function steepest({ servers }: Unjudged): number | null {

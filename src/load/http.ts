@@ -62,7 +62,8 @@ export class Target {
     });
   }
 
-  close(): void {
+  /** Ends all connections; the next request makes a new one. */
+  closeConnections(): void {
     this.#agent.destroy();
   }
 }

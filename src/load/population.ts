@@ -3,7 +3,8 @@ import { Check } from "typebox/value";
 import { DigestHistory } from "./digest-history.ts";
 import { drawLength } from "./distributions.ts";
 import { json, LoadError, problemCode, type Answer, type Target } from "./http.ts";
-import { discoverShape, drawnAdapter, drawnHardPrompt, poisonedAdapter, type Shape, type Upload } from "./prefix-content.ts";
+import type { Model } from "./model.ts";
+import { drawnAdapter, drawnHardPrompt, poisonedAdapter, type Upload } from "./prefix-content.ts";
 import { fork } from "./random.ts";
 import { ScenarioError, type Scenario } from "./scenario.ts";
 
@@ -32,11 +33,6 @@ export interface Credentials {
   readonly userKey: string | null;
 }
 
-export interface Model {
-  readonly shape: Shape | null;
-  readonly vocabulary: number;
-}
-
 type Progress = (done: number, total: number) => void;
 
 const PrefixAnswer = Type.Object({ digest: Type.String() });
@@ -62,7 +58,8 @@ export class Population {
   /** Server users to be removed. */
   readonly #created: string[] = [];
 
-  private constructor(scenario: Scenario, target: Target, credentials: Credentials, model: Model, run: string) {
+  /** Nothing is on the server yet. */
+  constructor(scenario: Scenario, target: Target, credentials: Credentials, model: Model, run: string) {
     this.#scenario = scenario;
     this.#target = target;
     this.#credentials = credentials;
@@ -72,15 +69,8 @@ export class Population {
     this.#owner = credentials.adminKey === null ? null : { id: `${this.#run}-owner`, key: "" };
     const { kind = "auto" } = scenario.prefixes;
     if (kind === "peft" && model.shape === null)
-      throw new ScenarioError("PEFT prefixes need the model's shape: give --shape or --model-config");
+      throw new ScenarioError("PEFT prefixes need the model's shape, which the server does not tell: give --shape or --model-config");
     this.kind = kind === "hard" || model.shape === null ? "hard" : "peft";
-  }
-
-  /** Nothing is on the server yet. The shape is the one given, or that of an adapter which the server shows. */
-  static async plan(scenario: Scenario, target: Target, credentials: Credentials, model: Model, run: string): Promise<Population> {
-    const shape =
-      model.shape ?? (scenario.prefixes.kind === "hard" ? null : await discoverShape(target, credentials.adminKey ?? credentials.userKey));
-    return new Population(scenario, target, credentials, { ...model, shape }, run);
   }
 
   get ownerKey(): string | null {
@@ -136,7 +126,7 @@ export class Population {
     const bad = Array.from({ length: this.#poisonedCount }, (_, index) => this.describe(`poisoned${index}`, 1, true));
     let done = 0;
     await inParallel([...names, ...bad], async (prefix) => {
-      if (signal.aborted) throw new LoadError("ended by hand while prefixes were registered");
+      if (signal.aborted) throw new LoadError("ended by hand before the load");
       prefix.history = new DigestHistory(await this.register(prefix, 0));
       onProgress(++done, count + bad.length);
     });

@@ -1,7 +1,7 @@
 import { readFileSync } from "node:fs";
 import Type from "typebox";
 import { Check } from "typebox/value";
-import { json, type Target } from "./http.ts";
+import { json } from "./http.ts";
 import { below, fork } from "./random.ts";
 import { ScenarioError } from "./scenario.ts";
 
@@ -43,28 +43,6 @@ export function readModelConfig(file: string): { shape: Shape; vocabulary: numbe
   }
   if (!Check(ModelConfig, config)) throw new ScenarioError(`--model-config ${file}: it lacks n_layer, n_head, n_embd or vocab_size`);
   return { shape: { layers: config.n_layer, heads: config.n_head, headDim: config.n_embd / config.n_head }, vocabulary: config.vocab_size };
-}
-
-const AdapterConfig = Type.Object({
-  num_layers: Type.Integer({ minimum: 1 }),
-  num_attention_heads: Type.Integer({ minimum: 1 }),
-  token_dim: Type.Integer({ minimum: 1 }),
-});
-const PrefixList = Type.Object({
-  prefixes: Type.Array(Type.Object({ id: Type.String(), files: Type.Record(Type.String(), Type.Unknown()) })),
-});
-
-/** The shape that an adapter says which the server holds already; null when it shows none. */
-export async function discoverShape(target: Target, key: string | null): Promise<Shape | null> {
-  const list = await target.call("GET", "/prefixes?limit=1000", key);
-  const parsed: unknown = list.status === 200 ? JSON.parse(list.text) : null;
-  if (!Check(PrefixList, parsed)) return null;
-  const { id } = parsed.prefixes.find(({ files }) => "adapter_config.json" in files) ?? {};
-  if (id === undefined) return null;
-  const file = await target.call("GET", `/prefixes/${encodeURIComponent(id)}/adapter/adapter_config.json`, key);
-  const config: unknown = file.status === 200 ? JSON.parse(file.text) : null;
-  if (!Check(AdapterConfig, config)) return null;
-  return { layers: config.num_layers, heads: config.num_attention_heads, headDim: config.token_dim / config.num_attention_heads };
 }
 
 const BOUNDARY = "prefixd-load-files";

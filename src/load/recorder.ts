@@ -1,3 +1,4 @@
+import { totalSeconds } from "./arrivals.ts";
 import type { CallRecord } from "./client.ts";
 import { Milliseconds } from "./histogram.ts";
 import type { LoadUser } from "./population.ts";
@@ -5,6 +6,9 @@ import type { Bucket, Counts, GroupResult, Latencies, UserResult } from "./resul
 import type { Scenario } from "./scenario.ts";
 
 const BUCKETS = 200;
+/** So many requests in a row that kept to the SLO: it has recovered. */
+const RECOVERED = 20;
+const REFUSALS = ["queue_full", "user_queue_full", "token_rate_exceeded"];
 /** Shorter stretches hold too few requests to say anything. */
 const LEAST_BUCKET_S = 0.25;
 
@@ -72,6 +76,11 @@ interface UserTally {
 export class Recorder {
   readonly all = new Tally();
   readonly sendDelay = new Milliseconds();
+  /** From sending to a 429. */
+  readonly refused = new Milliseconds();
+  /** Of requests that should have gone after the last step began: when, and whether they kept to the SLO. Only where that is judged. */
+  readonly #afterwards: { readonly at: number; readonly within: boolean }[] = [];
+  readonly #lastStepAt: number;
   readonly #groups: Map<string, Tally>;
   readonly #users: Map<string, UserTally>;
   readonly #buckets = new Map<number, OpenBucket>();
@@ -90,6 +99,7 @@ export class Recorder {
     this.#slo = scenario.slo;
     this.#width = Math.max(LEAST_BUCKET_S, seconds / BUCKETS);
     this.#startedAt = startedAt;
+    this.#lastStepAt = scenario.pass.recovery_s === undefined ? Infinity : startedAt + lastStepOf(scenario) * 1000;
   }
 
   get inFlight(): number {
@@ -131,8 +141,10 @@ export class Recorder {
       own.ok++;
       for (const tally of tallies) tally.ok++;
     }
+    if (REFUSALS.includes(record.code)) this.refused.record(record.endedAt - record.sentAt);
     if (provoked || slow) return;
     const within = ok && this.#isWithinSlo(record);
+    if (record.intendedAt >= this.#lastStepAt) this.#afterwards.push({ at: record.intendedAt, within });
     for (const tally of [...tallies, own]) {
       tally.expected++;
       if (within) tally.withinSlo++;
@@ -179,6 +191,17 @@ export class Recorder {
     return bucket;
   }
 
+  /** Seconds from the last step's beginning to the first of so many requests in a row that kept to the SLO; null: there were none. */
+  recoveryS(): number | null {
+    const requests = this.#afterwards.sort((a, b) => a.at - b.at);
+    let row = 0;
+    for (const [index, { within }] of requests.entries()) {
+      row = within ? row + 1 : 0;
+      if (row === RECOVERED) return (requests[index - RECOVERED + 1]!.at - this.#lastStepAt) / 1000;
+    }
+    return null;
+  }
+
   series(): Bucket[] {
     const last = Math.max(-1, ...this.#buckets.keys());
     let inFlight = 0;
@@ -222,6 +245,11 @@ export class Recorder {
       ttft_p99: ttft.at(99),
     }));
   }
+}
+
+/** When the last step of any open loop begins, in seconds. */
+function lastStepOf({ groups }: Scenario): number {
+  return Math.max(0, ...groups.map(({ arrivals }) => (arrivals.process === "poisson" ? totalSeconds(arrivals.steps.slice(0, -1)) : 0)));
 }
 
 /** (sum x)^2 / (n sum x^2), Jain, Chiu and Hawe 1984: 1 when all are alike, 1 / n when one has everything. */

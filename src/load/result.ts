@@ -1,4 +1,5 @@
 /** What a run found: the file that `--json` writes. Times are in milliseconds unless the name says otherwise. */
+import type { ServedModel } from "./model.ts";
 import type { Scenario } from "./scenario.ts";
 
 export const FORMAT = "prefixd-load/1";
@@ -74,6 +75,20 @@ export interface ServerSample {
   readonly running: number;
 }
 
+/** What a server holds open while nothing is asked of it. */
+export interface AtRest {
+  readonly open_files: number;
+  readonly active_resources: number;
+  readonly event_listeners: number;
+}
+
+/** What a closed loop of so many clients got out of the servers. */
+export interface Capacity {
+  readonly requests_per_s: number;
+  readonly tokens_per_s: number;
+  readonly clients: number;
+}
+
 export interface ServerResult {
   readonly url: string;
   /** Why there are no metrics; null: there are. */
@@ -83,6 +98,8 @@ export interface ServerResult {
   readonly queue: { readonly count: number; readonly mean: number; readonly p50: number | null; readonly p99: number | null } | null;
   /** Least squares over the second half of the run; null: that was shorter than half a minute, or there are no metrics. */
   readonly rss_slope_mib_per_min: number | null;
+  /** Before and after the load; null: not measured. */
+  readonly at_rest: { readonly before: AtRest | null; readonly after: AtRest | null };
 }
 
 export interface Verification {
@@ -130,8 +147,16 @@ export interface LoadResult extends Latencies {
     readonly send_delay_p99: number;
     readonly most_in_flight: number;
   };
+  /** What the first server says; null: nothing. */
+  readonly model: ServedModel | null;
+  /** What the rates were scaled by; null: they are the scenario's own. */
+  readonly capacity: Capacity | null;
   readonly registered: { readonly prefixes: number; readonly kind: string; readonly seconds: number };
   readonly totals: Counts & { readonly requests_per_s: number; readonly tokens_per_s: number; readonly goodput_per_s: number };
+  /** From sending to a 429, whoever got it. */
+  readonly refused: Quantiles;
+  /** From the beginning of the last step until requests kept to the SLO, seconds; null: they never did, or it was not asked for. */
+  readonly recovery_s: number | null;
   readonly groups: readonly GroupResult[];
   readonly users: readonly UserResult[];
   readonly series: readonly Bucket[];

@@ -1,27 +1,31 @@
 import { randomBytes } from "node:crypto";
 import { setMaxListeners } from "node:events";
 import { availableParallelism } from "node:os";
-import { setTimeout as sleep } from "node:timers/promises";
+import { measureCapacity, type CalibrationTimes } from "./capacity.ts";
 import { Churn } from "./churn.ts";
 import { ClientLag } from "./client-lag.ts";
 import { judge } from "./criteria.ts";
-import { DigestHistory } from "./digest-history.ts";
 import { Driver } from "./driver.ts";
 import { LoadError, Target } from "./http.ts";
-import { accept, Population, type Credentials, type Model } from "./population.ts";
+import { chooseModel, readServedModel, type GivenModel, type Model, type ServedModel } from "./model.ts";
+import { Population, type Credentials } from "./population.ts";
+import { Rehearsal, endedEarly } from "./rehearsal.ts";
 import { Recorder } from "./recorder.ts";
 import { RequestSource } from "./requests.ts";
-import { FORMAT, type LoadResult } from "./result.ts";
-import { durationOf, ScenarioError, type Scenario } from "./scenario.ts";
+import { FORMAT, type AtRest, type Capacity, type LoadResult } from "./result.ts";
+import { durationOf, override, peakRate, ScenarioError, type Group, type Scenario } from "./scenario.ts";
 import { ServerWatch } from "./server-metrics.ts";
+import { readAtRest } from "./server-rest.ts";
 import { readTrace, type TraceLine } from "./trace.ts";
-import { drawCases, Verifier, type Case } from "./verify.ts";
+import { drawCases, Verifier } from "./verify.ts";
 
 export interface LoadOptions {
   readonly scenario: Scenario;
   readonly urls: readonly string[];
   readonly credentials: Credentials;
-  readonly model: Model;
+  readonly model: GivenModel;
+  /** Scales the open loops by what a closed loop gets out of the servers: to `peak_of_capacity` times that. */
+  readonly calibrate?: CalibrationTimes;
   readonly timeoutMs: number;
   readonly staleMs: number;
   /** Aborted: the load ends early, what was made is removed, and the result is of what was seen. */
@@ -36,6 +40,7 @@ export async function runLoad(options: LoadOptions): Promise<LoadResult> {
   const { scenario, credentials, urls } = options;
   if (scenario.needs_users === true && credentials.adminKey === null)
     throw new ScenarioError(`the scenario ${scenario.name} needs several users: give the admin key`);
+  if (options.calibrate !== undefined) checkCalibration(scenario);
   const traces: Traces = new Map(
     scenario.groups.map((group) => [
       group.name,
@@ -47,16 +52,24 @@ export async function runLoad(options: LoadOptions): Promise<LoadResult> {
   const targets = urls.map((url) => new Target(url));
   try {
     for (const target of targets) await expectReady(target);
-    const population = await Population.plan(scenario, targets[0]!, credentials, options.model, randomBytes(4).toString("hex"));
-    const run = new Run(options, targets, population, traces);
+    const served = await readServedModel(targets[0]!, credentials.adminKey ?? credentials.userKey);
+    const model = chooseModel(options.model, served);
+    const population = new Population(scenario, targets[0]!, credentials, model, randomBytes(4).toString("hex"));
+    const run = new Run(options, targets, population, traces, model, served);
     try {
       return await run.go();
     } finally {
       await run.tidyUp();
     }
   } finally {
-    for (const target of targets) target.close();
+    for (const target of targets) target.closeConnections();
   }
+}
+
+/** Throws ScenarioError. */
+function checkCalibration({ groups, peak_of_capacity }: Scenario): void {
+  if (groups.every(({ arrivals }) => peakRate(arrivals) === 0)) throw new ScenarioError("--calibrate: the scenario has no open loop");
+  if (peak_of_capacity === undefined) throw new ScenarioError("--calibrate: the scenario has no peak_of_capacity; give --peak-of-capacity");
 }
 
 async function expectReady(target: Target): Promise<void> {
@@ -64,20 +77,35 @@ async function expectReady(target: Target): Promise<void> {
   if (status !== 200) throw new LoadError(`${target.url} is not ready: ${status} ${text.slice(0, 200)}`);
 }
 
+/** Where the server does not say how many sequences it runs at once. */
+const DEFAULT_SLOTS = 32;
+
 /** By group. */
 type Traces = ReadonlyMap<string, readonly TraceLine[] | null>;
 
 class Run {
   readonly #options: LoadOptions;
-  readonly #scenario: Scenario;
+  #scenario: Scenario;
+  #capacity: Capacity | null = null;
+  readonly #model: Model;
+  readonly #served: ServedModel | null;
   readonly #targets: readonly Target[];
   readonly #population: Population;
   readonly #traces: Traces;
   readonly #notes: string[] = [];
   #churn: Churn | null = null;
 
-  constructor(options: LoadOptions, targets: readonly Target[], population: Population, traces: Traces) {
+  constructor(
+    options: LoadOptions,
+    targets: readonly Target[],
+    population: Population,
+    traces: Traces,
+    model: Model,
+    served: ServedModel | null,
+  ) {
     this.#traces = traces;
+    this.#model = model;
+    this.#served = served;
     this.#options = options;
     this.#scenario = options.scenario;
     this.#targets = targets;
@@ -85,34 +113,24 @@ class Run {
   }
 
   async go(): Promise<LoadResult> {
-    const { onPhase, onProgress, timeoutMs, staleMs, model, signal } = this.#options;
-    const [scenario, population, targets] = [this.#scenario, this.#population, this.#targets];
+    const { onPhase, onProgress, timeoutMs, staleMs, signal } = this.#options;
+    const [population, targets] = [this.#population, this.#targets];
     const traces = this.#traces;
-    onPhase("users and prefixes are registered");
-    await population.createUsers();
-    if (!population.separateUsers) this.#notes.push("No admin key: all requests came from one user, and no users were removed.");
-    if (scenario.prefixes.poisoned && population.kind === "hard")
-      this.#notes.push("The model's shape is not known (--shape, --model-config): no poisoned prefixes.");
-    const registering = performance.now();
-    await population.registerPrefixes((done, total) => onProgress(done, total, "prefixes registered"), signal);
-    const registered = {
-      prefixes: population.prefixes.length + population.poisoned.length,
-      kind: population.kind,
-      seconds: (performance.now() - registering) / 1000,
-    };
-
-    const changing = scenario.churn?.prefixes ?? 0;
-    const verifier = new Verifier(drawCases(scenario, population.prefixes, changing, model.vocabulary), staleMs);
+    const registered = await this.#register();
+    const changing = this.#scenario.churn?.prefixes ?? 0;
+    const verifier = new Verifier(drawCases(this.#scenario, population.prefixes, changing, this.#model.vocabulary), staleMs);
+    const rehearsal = new Rehearsal({ population, verifier, targets, timeoutMs, staleMs, signal });
     onPhase("cases are run alone");
-    const digests = await this.#learn(verifier, changing);
+    const digests = await rehearsal.learn(changing);
+    if (this.#options.calibrate !== undefined) await this.#calibrate(verifier, this.#options.calibrate);
+    const scenario = this.#scenario;
 
     const seconds = Math.max(
       durationOf(scenario),
       ...[...traces].map(([name, lines]) => (this.#isTimed(name) ? (lines?.at(-1)?.at_s ?? 0) : 0)),
     );
-    const watches = targets.map(
-      (target) => new ServerWatch(target, this.#options.credentials.adminKey ?? this.#options.credentials.userKey),
-    );
+    const before = await this.#atRest();
+    const watches = targets.map((target) => new ServerWatch(target, this.#key));
     await Promise.all(watches.map((watch) => watch.start(Math.max(500, (seconds * 1000) / 240))));
     onPhase(`load for ${seconds.toFixed(0)} s`);
     const startedAt = performance.now();
@@ -143,10 +161,12 @@ class Run {
     }
     const took = (performance.now() - startedAt) / 1000;
     const lags = lag.stop();
-    const servers = await Promise.all(watches.map((watch) => watch.stop()));
+    const watched = await Promise.all(watches.map((watch) => watch.stop()));
+    const after = await this.#atRest();
+    const servers = watched.map((server, index) => ({ ...server, at_rest: { before: before[index]!, after: after[index]! } }));
     if (!signal.aborted) {
       onPhase("cases are run alone again");
-      await this.#again(verifier);
+      await rehearsal.repeat();
     }
 
     const all = recorder.all.counts();
@@ -166,9 +186,13 @@ class Run {
         send_delay_p99: recorder.sendDelay.at(99),
         most_in_flight: recorder.mostInFlight,
       },
+      model: this.#served,
+      capacity: this.#capacity,
       registered,
       totals: { ...all, requests_per_s: all.ok / took, tokens_per_s: all.tokens / took, goodput_per_s: all.within_slo / took },
       ...recorder.all.latencies(),
+      refused: recorder.refused.quantiles(),
+      recovery_s: recorder.recoveryS(),
       groups: recorder.groups(),
       users: recorder.users(),
       series: recorder.series(),
@@ -180,71 +204,76 @@ class Run {
     return { ...result, criteria, passed: criteria.every(({ passed }) => passed) };
   }
 
+  get #key(): string | null {
+    return this.#options.credentials.adminKey ?? this.#options.credentials.userKey;
+  }
+
+  /** Only where it is judged: a server that others use does not come to rest. */
+  #atRest(): Promise<(AtRest | null)[]> {
+    const judged = this.#scenario.pass.left_over !== undefined;
+    return Promise.all(this.#targets.map((target) => (judged ? readAtRest(target, this.#key) : null)));
+  }
+
+  async #register(): Promise<LoadResult["registered"]> {
+    const { onPhase, onProgress, signal } = this.#options;
+    const population = this.#population;
+    onPhase("users and prefixes are registered");
+    await population.createUsers();
+    if (!population.separateUsers) this.#notes.push("No admin key: all requests came from one user, and no users were removed.");
+    if (this.#scenario.prefixes.poisoned && population.kind === "hard")
+      this.#notes.push("The model's shape is not known (--shape, --model-config): no poisoned prefixes.");
+    const startedAt = performance.now();
+    await population.registerPrefixes((done, total) => onProgress(done, total, "prefixes registered"), signal);
+    const prefixes = population.prefixes.length + population.poisoned.length;
+    return { prefixes, kind: population.kind, seconds: (performance.now() - startedAt) / 1000 };
+  }
+
+  /** From here on the scenario's rates are those that the servers can bear, times what the scenario says. */
+  async #calibrate(verifier: Verifier, times: CalibrationTimes): Promise<void> {
+    const { onPhase, onProgress, timeoutMs, signal } = this.#options;
+    onPhase("the capacity is measured");
+    const capacity = await measureCapacity({
+      scenario: this.#scenario,
+      targets: this.#targets,
+      users: this.#population.users,
+      sources: new Map(this.#scenario.groups.map((group) => [group.name, this.#source(group, verifier)])),
+      verifier,
+      times,
+      slots: this.#served?.limits.max_batch ?? DEFAULT_SLOTS,
+      timeoutMs,
+      signal,
+      onProgress,
+    });
+    if (signal.aborted) throw endedEarly();
+    if (capacity.requests_per_s === 0) throw new LoadError("the capacity could not be measured: no request was answered");
+    const rate = capacity.requests_per_s * (this.#scenario.peak_of_capacity ?? 1);
+    onPhase(`${capacity.requests_per_s.toFixed(1)} requests per second; the load's peak is ${rate.toFixed(1)}`);
+    this.#capacity = capacity;
+    this.#scenario = override(this.#scenario, { rate });
+    const { max_queue = 0 } = this.#served?.limits ?? {};
+    const wait = max_queue / capacity.requests_per_s;
+    if (wait * 1000 > this.#scenario.slo.ttft_ms)
+      this.#notes.push(`A full queue (--max-queue ${max_queue}) takes ${wait.toFixed(1)} s, longer than the SLO's TTFT of ${this.#scenario.slo.ttft_ms} ms.`);
+  }
+
+  #source(group: Group, verifier: Verifier): RequestSource {
+    const { prefixes, poisoned } = this.#population;
+    const pools = { prefixes, poisoned, cases: verifier.cases, vocabulary: this.#model.vocabulary };
+    return new RequestSource(this.#scenario, group, pools, this.#traces.get(group.name) ?? null);
+  }
+
   #isTimed(name: string): boolean {
     return this.#scenario.groups.some((group) => group.name === name && group.arrivals.process === "trace");
   }
 
   #drivers(recorder: Recorder, verifier: Verifier, traces: Traces, startedAt: number): Driver[] {
-    const { model, timeoutMs, staleMs, signal } = this.#options;
-    const { prefixes, poisoned, users } = this.#population;
+    const { timeoutMs, staleMs, signal } = this.#options;
+    const { users } = this.#population;
     const parts = { targets: this.#targets, recorder, verifier, timeoutMs, staleMs, seed: this.#scenario.seed ?? 1, startedAt, signal };
-    const pools = { prefixes, poisoned, cases: verifier.cases, vocabulary: model.vocabulary };
     return this.#scenario.groups.map((group) => {
-      const trace = traces.get(group.name) ?? null;
-      return new Driver(
-        parts,
-        group,
-        users.filter((user) => user.group === group.name),
-        new RequestSource(this.#scenario, group, pools, trace),
-        trace,
-      );
+      const own = users.filter((user) => user.group === group.name);
+      return new Driver(parts, group, own, this.#source(group, verifier), traces.get(group.name) ?? null);
     });
-  }
-
-  /** Runs the cases alone, on both versions of the prefixes that will change; answers those versions' digests. */
-  async #learn(verifier: Verifier, changing: number): Promise<[string, string][]> {
-    const population = this.#population;
-    await this.#alone(verifier, verifier.cases);
-    const prefixes = population.prefixes.slice(0, changing);
-    const digests: [string, string][] = [];
-    for (const prefix of prefixes) {
-      const [first] = prefix.history.between(0, Infinity);
-      const second = await this.#put(prefix, 1);
-      digests.push([first!, second]);
-    }
-    await sleep(changing > 0 ? this.#options.staleMs : 0);
-    await this.#alone(
-      verifier,
-      verifier.cases.filter((one) => one.prefix !== null && prefixes.includes(one.prefix)),
-    );
-    for (const [index, prefix] of prefixes.entries()) {
-      const again = await this.#put(prefix, 0);
-      if (again !== digests[index]![0])
-        verifier.wrong(
-          { what: "the same files have another digest than before", expected: digests[index]![0], got: again },
-          this.#targets[0]!.url,
-          { PUT: prefix.id },
-        );
-    }
-    await sleep(changing > 0 ? this.#options.staleMs : 0);
-    return digests;
-  }
-
-  async #put(prefix: Population["prefixes"][number], version: number): Promise<string> {
-    const { etag } = accept(await this.#population.put(prefix, version), "replacing a prefix");
-    const digest = (etag ?? "").replaceAll('"', "");
-    prefix.history = new DigestHistory(digest);
-    return digest;
-  }
-
-  #alone(verifier: Verifier, cases: readonly Case[]): Promise<void> {
-    return verifier.learn(cases, this.#targets[0]!, this.#population.users[0]?.key ?? null, this.#options.timeoutMs);
-  }
-
-  /** After the load each case must answer as it did before, on every server. */
-  async #again(verifier: Verifier): Promise<void> {
-    await sleep(this.#options.staleMs);
-    for (const target of this.#targets) await verifier.repeat(target, this.#population.users[0]?.key ?? null, this.#options.timeoutMs);
   }
 
   async tidyUp(): Promise<void> {

@@ -73,6 +73,9 @@ export const ScenarioSchema = strict({
   needs_users: Optional(Type.Boolean({ description: "Makes no sense without several users, so without an admin key" })),
   seed: Optional(Type.Integer({ minimum: 0, maximum: 0xffff_ffff })),
   prefixes: PrefixesSchema,
+  peak_of_capacity: Optional(
+    Type.Number({ exclusiveMinimum: 0, maximum: 1000, description: "The open loops' peak, as a multiple of what --calibrate measures" }),
+  ),
   groups: Type.Array(GroupSchema, { minItems: 1, maxItems: 100 }),
   churn: Optional(ChurnSchema),
   verify: strict({
@@ -164,15 +167,18 @@ export interface Overrides {
   readonly prefixes?: number;
   readonly seed?: number;
   readonly trace?: string;
+  readonly peakOfCapacity?: number;
 }
 
+/** Requests per second of an open loop at its peak; 0 for any other. */
+export const peakRate = (arrivals: Arrivals): number =>
+  arrivals.process === "poisson" ? Math.max(...arrivals.steps.map((step) => Math.max(step.rate, step.to ?? 0))) : 0;
+
 /** A copy of the scenario with the flags' values: steps keep their shape. Throws ScenarioError. */
-export function override(scenario: Scenario, { duration, rate, clients, prefixes, seed, trace }: Overrides): Scenario {
+export function override(scenario: Scenario, { duration, rate, clients, prefixes, seed, trace, peakOfCapacity }: Overrides): Scenario {
   const out = structuredClone(scenario);
   const peak = (of: (arrivals: Arrivals) => number): number => scenario.groups.reduce((sum, { arrivals }) => sum + of(arrivals), 0);
-  const ratePeak = peak((arrivals) =>
-    arrivals.process === "poisson" ? Math.max(...arrivals.steps.map((step) => Math.max(step.rate, step.to ?? 0))) : 0,
-  );
+  const ratePeak = peak(peakRate);
   const clientPeak = peak((arrivals) =>
     arrivals.process === "closed" ? Math.max(...arrivals.steps.map((step) => Math.max(step.clients, step.to ?? 0))) : 0,
   );
@@ -191,6 +197,7 @@ export function override(scenario: Scenario, { duration, rate, clients, prefixes
   if (prefixes !== undefined) out.prefixes.count = prefixes;
   if (out.churn) out.churn.prefixes = Math.min(out.churn.prefixes, out.prefixes.count);
   if (seed !== undefined) out.seed = seed;
+  if (peakOfCapacity !== undefined) out.peak_of_capacity = peakOfCapacity;
   return parseScenario(out);
 }
 

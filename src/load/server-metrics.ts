@@ -1,4 +1,4 @@
-import { problemCode, type Target } from "./http.ts";
+import { LoadError, problemCode, type Target } from "./http.ts";
 import type { ServerResult, ServerSample } from "./result.ts";
 
 const MIB = 1024 ** 2;
@@ -13,6 +13,13 @@ export function parseMetrics(text: string): Map<string, number> {
     if (at > 0 && !line.startsWith("#")) out.set(line.slice(0, at), Number(line.slice(at + 1)));
   }
   return out;
+}
+
+/** Throws LoadError; its message is the code where the server refuses. */
+export async function readMetrics(target: Target, key: string | null): Promise<Map<string, number>> {
+  const { status, text } = await target.call("GET", "/metrics", key);
+  if (status !== 200) throw new LoadError(problemCode(status, text));
+  return parseMetrics(text);
 }
 
 /** Reads one server's `/metrics` now and then. Behind a balancer each reading is some replica's: give the replicas' own addresses. */
@@ -41,9 +48,7 @@ export class ServerWatch {
 
   async #read(): Promise<void> {
     try {
-      const { status, text } = await this.#target.call("GET", "/metrics", this.#key);
-      if (status !== 200) return void (this.#problem ??= problemCode(status, text));
-      const metrics = parseMetrics(text);
+      const metrics = await readMetrics(this.#target, this.#key);
       this.#first ??= metrics;
       this.#last = metrics;
       const at_s = (performance.now() - this.#startedAt) / 1000;
@@ -59,7 +64,7 @@ export class ServerWatch {
     }
   }
 
-  async stop(): Promise<ServerResult> {
+  async stop(): Promise<Omit<ServerResult, "at_rest">> {
     clearInterval(this.#timer);
     await this.#reading;
     if (this.#problem === null) await this.#read();

@@ -48,9 +48,10 @@ export class Verifier {
   }
 
   /** Asks every case by itself, one after the other, and keeps the answers for the digests they came with. Throws LoadError. */
-  async learn(cases: readonly Case[], target: Target, key: string | null, timeoutMs: number): Promise<void> {
+  async learn(cases: readonly Case[], target: Target, key: string | null, timeoutMs: number, signal: AbortSignal): Promise<void> {
     for (const one of cases) {
-      const record = await generate({ target, key, body: one.body, intendedAt: performance.now(), timeoutMs });
+      const record = await generate({ target, key, body: one.body, intendedAt: performance.now(), timeoutMs, signal });
+      if (signal.aborted) throw new LoadError("ended by hand before the load");
       if (record.code !== "ok") throw new LoadError(`a case that was run alone failed with ${record.code}: ${JSON.stringify(one.body)}`);
       this.check({ ...one, case: null, url: target.url }, record);
       one.expected.set(record.prefix?.digest ?? "", record.answer);

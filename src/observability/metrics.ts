@@ -1,5 +1,6 @@
 import { Counter, Gauge, Histogram, Registry, collectDefaultMetrics } from "prom-client";
 import type { EngineObserver, EngineStats, PrefixCacheStats } from "./engine-observer.ts";
+import type { ListenerCounts } from "./event-listeners.ts";
 import { TallyHistogram } from "./tally.ts";
 
 /** Seconds, from half a millisecond (one decode step of a small model) to two minutes. */
@@ -41,6 +42,7 @@ export const METRICS = {
   prefixd_store_errors_total: { type: "counter", help: "Calls of the prefix store that failed, by operation.", labels: ["op"] },
   prefixd_connections: { type: "gauge", help: "Open connections." },
   prefixd_connections_cut_total: { type: "counter", help: "Connections that the server cut: too_many (above --max-connections), not_sending (a request did not arrive in time), not_reading (an answer or a stream was not read).", labels: ["reason"] },
+  prefixd_event_listeners: { type: "gauge", help: "Listeners of the process, of the HTTP server, and of the open connection that has most.", labels: ["on"] },
   prefixd_http_requests_total: { type: "counter", help: "HTTP requests by route and class of status (2xx, 4xx, 5xx, or aborted).", labels: ["method", "route", "status"] },
   prefixd_http_request_seconds: { type: "histogram", help: "Time of HTTP requests until the last byte.", labels: ["method", "route"], buckets: LATENCY },
 } as const satisfies Record<string, MetricSpec>;
@@ -70,6 +72,7 @@ export class Metrics implements EngineObserver {
   readonly #histograms = new Map<string, Histogram>();
   readonly #interToken: TallyHistogram;
   #sources: MetricsSources | undefined;
+  #listeners: (() => ListenerCounts) | undefined;
 
   /** `processMetrics`: also CPU, memory, GC and event-loop lag of the process; they start a monitor that lives until `close()`. */
   constructor(options: { processMetrics: boolean } = { processMetrics: true }) {
@@ -88,6 +91,11 @@ export class Metrics implements EngineObserver {
   /** What the gauges read at each scrape. Until it is called they are 0: the engine is made after its observer. */
   watch(sources: MetricsSources): void {
     this.#sources = sources;
+  }
+
+  /** What `prefixd_event_listeners` reads at each scrape. */
+  watchListeners(count: () => ListenerCounts): void {
+    this.#listeners = count;
   }
 
   get contentType(): string {
@@ -109,6 +117,7 @@ export class Metrics implements EngineObserver {
       this.#setCounter("prefixd_prefix_cache_misses_total", cache.misses);
       this.#renderDevice(this.#sources);
     }
+    for (const [on, listeners] of Object.entries(this.#listeners?.() ?? {})) this.#gauge("prefixd_event_listeners").set({ on }, listeners);
     return this.#registry.metrics();
   }
 

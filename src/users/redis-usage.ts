@@ -47,7 +47,8 @@ export class RedisUsage {
       const field = `${row.day}/${row.prefix === null ? "" : `=${row.prefix}`}`;
       toCounts(row).forEach((count, i) => args.push(`${field} ${i}`, count));
     }
-    this.#unanswered = [...byUser].map(([user, args]) => ({ id: randomUUID(), user, args }));
+    // Beside what Redis has refused.
+    this.#unanswered.push(...[...byUser].map(([user, args]) => ({ id: randomUUID(), user, args })));
     // From here on it is this class that sends them until they are answered.
     await this.#send().catch(() => undefined);
   }

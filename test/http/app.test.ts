@@ -1,10 +1,12 @@
 import { readFileSync } from "node:fs";
 import t from "tap";
+import { Check } from "typebox/value";
 import { parse } from "yaml";
 import { ERRORS, PrefixdError } from "../../src/errors.ts";
 import { documentationApp } from "../../src/http/documentation-app.ts";
 import { openapiYaml } from "../../src/http/openapi.ts";
 import { FIELD_ALIASES, GenerateBody, NOT_OFFERED } from "../../src/http/schemas/generate.ts";
+import { ModelDocument } from "../../src/http/schemas/model.ts";
 import { nearest } from "../../src/http/validation.ts";
 import { buildTestApp, post, until } from "../support/app.ts";
 import { docsBlock, markdownTable, repositoryFile } from "../support/docs-block.ts";
@@ -72,6 +74,16 @@ t.test("a check that hangs or fails for other reasons tells nothing", async (t) 
   t.match((await fastify.inject("/health/ready")).json(), { checks: { store: "no answer within 2 s", model: "failed" } });
 });
 
+t.test("the model: its shape and the limits, as documented", async (t) => {
+  const { fastify } = await buildTestApp(t, { allowBaseModel: false });
+  const answer = (await fastify.inject("/model")).json<object>();
+  t.ok(Check(ModelDocument, answer));
+  t.same(answer, {
+    model: "demo", fingerprint: "f".repeat(64), layers: 1, heads: 2, head_dim: 4, n_positions: 64, vocab_size: 257, device: "cpu", precision: "fp32",
+    base_model: false, limits: { max_batch: 8, max_queue: 256, max_n: 4, request_bytes: 65_536 },
+  });
+});
+
 t.test("metrics, with routes as patterns", async (t) => {
   const app = await buildTestApp(t);
   const { fastify, metrics, logs } = app;
@@ -103,9 +115,9 @@ t.test("openapi.yaml is what the code says, names every error, and describes eve
   t.equal(readFileSync(repositoryFile("openapi.yaml"), "utf8"), fresh, "npm run openapi");
   const document = parse(fresh) as { paths: Record<string, Record<string, { summary?: string; operationId?: string; responses: object }>>; components: { schemas: { Problem: { properties: { code: { enum: string[] } } } } } };
   t.same(document.components.schemas.Problem.properties.code.enum, Object.keys(ERRORS));
-  t.same(Object.keys(document.paths).sort(), ["/admin/users", "/admin/users/{user}", "/admin/users/{user}/keys", "/admin/users/{user}/keys/{key}", "/generate", "/health/live", "/health/ready", "/metrics", "/prefixes", "/prefixes/{id}", "/prefixes/{id}/adapter", "/prefixes/{id}/adapter/{file}", "/prefixes/{id}/generate", "/usage"]);
+  t.same(Object.keys(document.paths).sort(), ["/admin/users", "/admin/users/{user}", "/admin/users/{user}/keys", "/admin/users/{user}/keys/{key}", "/generate", "/health/live", "/health/ready", "/metrics", "/model", "/prefixes", "/prefixes/{id}", "/prefixes/{id}/adapter", "/prefixes/{id}/adapter/{file}", "/prefixes/{id}/generate", "/usage"]);
   const ids = Object.values(document.paths).flatMap((path) => Object.values(path).map((operation) => operation.operationId));
-  t.equal(new Set(ids).size, 20);
+  t.equal(new Set(ids).size, 21);
   for (const match of fresh.matchAll(/\$ref: "?#\/components\/schemas\/(\w+)/g)) t.ok(match[1] !== undefined && match[1] in document.components.schemas, String(match[1]));
 });
 

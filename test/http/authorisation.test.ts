@@ -29,6 +29,8 @@ const MATRIX: Readonly<Record<string, Row>> = {
   "DELETE /prefixes/:id": [undefined, { owner: 204, other: 404, admin: 404 }],
   "GET /usage": [undefined, same(200)],
   "HEAD /usage": [undefined, same(200)],
+  "GET /model": [undefined, same(200)],
+  "HEAD /model": [undefined, same(200)],
   "POST /admin/users": [{ id: "new" }, adminOnly(201)],
   "GET /admin/users": [undefined, adminOnly(200)],
   "HEAD /admin/users": [undefined, adminOnly(200)],

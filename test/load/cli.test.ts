@@ -12,6 +12,7 @@ t.test("bad usage is named, and nothing is sent", async (t) => {
     [["--scenario", "smoke", "--shape", "1,2"], /--shape 1,2/],
     [["--scenario", "smoke", "--model-config", "package.json"], /lacks n_layer/],
     [["--scenario", "smoke", "--trace", "none.jsonl", "--url", "http://127.0.0.1:1"], /none\.jsonl/],
+    [["--scenario", "steady", "--rate", "5", "--calibrate"], /--rate and --calibrate/],
     [["--scenario", "noisy-neighbour"], /needs several users: give the admin key/],
     [["--compare", "one.json"], /two files/],
     [["--compare", "package.json", "package.json"], /not a result of prefixd load/],

@@ -11,6 +11,8 @@ export interface FakeOptions {
   /** The request of this number, counted from 1 and without those of preparing, begins a stall of `ms` in which nothing is answered. */
   readonly stall?: { readonly atRequest: number; readonly ms: number };
   /** Answers requests before they reach the model. */
+  /** What `GET /model` answers; without it there is no such route. */
+  readonly model?: object;
   readonly intercept?: (body: GenerateRequest, response: ServerResponse) => boolean;
 }
 
@@ -27,7 +29,7 @@ export interface FakePrefixd {
   close(): Promise<void>;
 }
 
-export async function startFakePrefixd({ tokenMs = 1, together = 0, stall, intercept }: FakeOptions = {}): Promise<FakePrefixd> {
+export async function startFakePrefixd({ tokenMs = 1, together = 0, stall, model, intercept }: FakeOptions = {}): Promise<FakePrefixd> {
   const prefixes = new Map<string, string>();
   let asked = 0;
   let stalledUntil = Promise.resolve();
@@ -43,7 +45,9 @@ export async function startFakePrefixd({ tokenMs = 1, together = 0, stall, inter
     const [, first, name = ""] = (request.url ?? "").split("?")[0]!.split("/");
     if (first === "generate") return generate(JSON.parse(bytes.toString()) as GenerateRequest, response);
     if (first === "health") return json(response, 200, { status: "ready" });
-    if (first === "metrics") return void response.end("process_resident_memory_bytes 104857600\n");
+    if (first === "model" && model !== undefined) return json(response, 200, model);
+    if (first === "metrics")
+      return void response.end("process_resident_memory_bytes 104857600\nprocess_open_fds 20\nnodejs_active_resources_total 5\n");
     if (first !== "prefixes") return json(response, 404, { code: "not_found" });
     if (request.method === "PUT") {
       const digest = createHash("sha256").update(bytes).digest("hex");

@@ -72,6 +72,40 @@ t.test("the recorder counts from the intended start, and sorts what happened", a
   t.match(series[8], { at_s: 2, completed: 4, ttft_p50: null });
 });
 
+t.test("refusals are timed from sending; it has recovered when twenty in a row keep to the SLO", async (t) => {
+  const spike = scenarioOf(
+    [{ name: "g", arrivals: { process: "poisson", steps: [{ for_s: 1, rate: 9 }, { for_s: 4, rate: 1 }] }, requests: STREAMS }],
+    { pass: { recovery_s: 1 } },
+  );
+  const run = (late: (at: number) => boolean): Recorder => {
+    const recorder = new Recorder(spike, [ANN], 5, 0);
+    for (let at = 0; at < 5000; at += 50) {
+      recorder.offered(at);
+      const one = late(at) ? record({ intended: at, sent: at + 30, end: at + 40 }, "queue_full") : record({ intended: at, first: at + 1, end: at + 2 });
+      recorder.ended(one, { user: ANN, provoked: false, slow: false });
+    }
+    return recorder;
+  };
+  t.equal(run((at) => at < 2500).recoveryS(), 1.5, "the last step begins after one second");
+  t.equal(run((at) => at < 2500 || at === 3000).recoveryS(), 2.05, "ten in a row are not enough");
+  t.equal(run((at) => at < 900).recoveryS(), 0);
+  t.equal(run((at) => at % 500 === 0).recoveryS(), null, "never");
+  t.equal(Math.round(run((at) => at < 2500).refused.at(99)), 10);
+});
+
+t.test("what is left over is counted for the server that has most", async (t) => {
+  const result = sampleResult();
+  const rest = { open_files: 20, active_resources: 8, event_listeners: 12 };
+  const grown = { ...result.servers[0]!, at_rest: { before: rest, after: { ...rest, open_files: 26, event_listeners: 9 } } };
+  const same = { ...grown, at_rest: { before: rest, after: rest } };
+  t.match(judge({ left_over: 5 }, { ...result, servers: [same, grown] }).slice(1), [
+    { name: "open files left over", value: 6, passed: false },
+    { name: "active resources left over", value: 0, passed: true },
+    { name: "event listeners left over", value: 0, passed: true },
+  ]);
+  t.match(judge({ left_over: 5 }, result).slice(1), [{ value: null, passed: false }, {}, {}], "not measured");
+});
+
 t.test("Jain's index", async (t) => {
   t.equal(jainIndex([3, 3, 3]), 1);
   t.equal(jainIndex([1, 0, 0, 0]), 0.25);

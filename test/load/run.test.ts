@@ -7,6 +7,8 @@ import { join } from "node:path";
 import { createInterface } from "node:readline";
 import t, { type Test } from "tap";
 import { startFakePrefixd, type FakeOptions, type FakePrefixd } from "./fake-prefixd.ts";
+import type { Scenario } from "../../src/load/scenario.ts";
+import { runCli } from "../support/server.ts";
 import { load, scenarioOf, STREAMS } from "./options.ts";
 
 async function fake(t: Test, options: FakeOptions = {}): Promise<FakePrefixd> {
@@ -107,6 +109,98 @@ t.test("every error has its code; what the run provokes is counted apart", async
   const { requests, ok, errors, provoked } = result.totals;
   const sum = [...Object.values(errors), ...Object.values(provoked)].reduce((a, b) => a + b, ok);
   t.equal(sum, requests, "nothing is lost");
+});
+
+const MODEL = { model: "demo", layers: 2, heads: 2, head_dim: 4, vocab_size: 300, device: "cpu", precision: "fp32" };
+
+t.test("the server tells its model; what is given by hand comes before that", async (t) => {
+  const served = { ...MODEL, limits: { max_batch: 4, max_queue: 8 } };
+  const sizes: number[] = [];
+  const server = await fake(t, {
+    model: served,
+    intercept: ({ prompt }) => {
+      sizes.push(Math.max(...prompt));
+      return false;
+    },
+  });
+  const scenario = scenarioOf([
+    { name: "g", arrivals: { process: "poisson", steps: [{ for_s: 1, rate: 100 }] }, requests: { prompt_tokens: 50, max_new_tokens: 1 } },
+  ]);
+  const given = { shape: null, vocabulary: null };
+  t.match(await load(server.url, scenario, { model: given }), { registered: { kind: "peft" }, model: served, passed: true });
+  t.ok(Math.max(...sizes) >= 256 && Math.max(...sizes) < 300, "token ids of the whole vocabulary");
+  sizes.length = 0;
+  await load(server.url, scenario, { model: { ...given, vocabulary: 10 } });
+  t.equal(Math.max(...sizes), 9);
+  const silent = await fake(t);
+  t.match(await load(silent.url, scenario, { model: given }), { registered: { kind: "hard" }, model: null });
+});
+
+t.test("the rates by what a closed loop gets out of the server", async (t) => {
+  const server = await fake(t, {
+    model: { ...MODEL, limits: { max_batch: 4, max_queue: 1_000_000 } },
+    // Longer answers are always too much for it.
+    intercept: ({ max_new_tokens }, response) => {
+      if (max_new_tokens === 1) return false;
+      response.writeHead(429, { "retry-after": "1" }).end(JSON.stringify({ code: "queue_full" }));
+      return true;
+    },
+  });
+  const group = (name: string, max_new_tokens: number, rate: number): Scenario["groups"][number] => ({
+    name,
+    arrivals: { process: "poisson", steps: [{ for_s: 0.5, rate: rate / 2 }, { for_s: 0.5, rate }] },
+    requests: { prompt_tokens: 2, max_new_tokens },
+  });
+  const scenario = scenarioOf([group("g", 1, 10)], { peak_of_capacity: 0.5, slo: { ttft_ms: 1, inter_token_ms: 100 }, pass: {} });
+  const times = { warmUpS: 0.2, measuredS: 1 };
+  const result = await load(server.url, scenario, { calibrate: times });
+  const { capacity } = result;
+  t.equal(capacity!.clients, 5, "a quarter more than there are slots");
+  t.equal(capacity!.tokens_per_s, capacity!.requests_per_s, "a token each");
+  const scaled = result.scenario.groups[0]!.arrivals as { steps: { rate: number }[] };
+  t.same(
+    scaled.steps.map(({ rate }) => Math.round(rate * 1000)),
+    [0.25, 0.5].map((share) => Math.round(share * capacity!.requests_per_s * 1000)),
+    "the shape stays",
+  );
+  t.match(result.notes.join(), /A full queue \(--max-queue 1000000\) takes/);
+  await t.rejects(load(server.url, scenarioOf([group("g", 2, 10)], { peak_of_capacity: 1 }), { calibrate: times }), /no request was answered/);
+  await t.rejects(load(server.url, scenarioOf([group("g", 1, 10)]), { calibrate: times }), /no peak_of_capacity/);
+  const closed = { name: "g", arrivals: { process: "closed" as const, steps: [{ for_s: 1, clients: 1 }] }, requests: STREAMS };
+  await t.rejects(load(server.url, scenarioOf([closed], { peak_of_capacity: 1 }), { calibrate: times }), /no open loop/);
+  t.equal(server.prefixes.size, 0, "and everything is tidied up");
+});
+
+const MOMENTS: [string, RegExp, string[]][] = [
+  ["while prefixes are registered", /registered/, []],
+  ["before the load", /cases are run/, []],
+  ["while the capacity is measured", /capacity/, ["--calibrate"]],
+  ["in the load", /load for/, []],
+];
+for (const [when, phase, more] of MOMENTS) {
+  t.test(`Ctrl-C ${when}: what was made is removed`, async (t) => {
+    const server = await fake(t, { tokenMs: 20, model: { ...MODEL, limits: { max_batch: 4, max_queue: 8 } } });
+    const cli = runCli(["load", "--scenario", "steady", "--url", server.url, "--stale-ms", "0", "--prefixes", "300", ...more]);
+    let said = "";
+    cli.child.stderr!.on("data", (text: string) => {
+      if (phase.test(said) || !phase.test((said += text))) return;
+      // Twice, as a terminal and npx do it.
+      cli.child.kill("SIGINT");
+      cli.child.kill("SIGINT");
+    });
+    t.equal(await cli.exited, 1);
+    t.match(cli.stderr(), /users and prefixes are removed/);
+    t.equal(server.prefixes.size, 0);
+  });
+}
+
+t.test("what a server has open at rest is read before and after, where it is judged", async (t) => {
+  const server = await fake(t);
+  const groups = [{ name: "g", arrivals: { process: "poisson" as const, steps: [{ for_s: 0.5, rate: 50 }] }, requests: STREAMS }];
+  const rest = { open_files: 20, active_resources: 5, event_listeners: 0 };
+  const judged = await load(server.url, scenarioOf(groups, { pass: { left_over: 0 } }));
+  t.match(judged, { passed: true, servers: [{ at_rest: { before: rest, after: rest } }] });
+  t.match(await load(server.url, scenarioOf(groups)), { servers: [{ at_rest: { before: null, after: null } }] });
 });
 
 t.test("a run that is ended early, or cannot begin, leaves nothing on the server", async (t) => {

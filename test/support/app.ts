@@ -45,6 +45,7 @@ export async function buildTestApp(t: { teardown(fn: () => Promise<void>): unkno
   const app = await buildApp({
     modelName: "demo",
     shape: TEST_SHAPE,
+    model: { fingerprint: "f".repeat(64), device: "cpu", precision: "fp32", allowBaseModel },
     tokenizer,
     generation,
     prefixes: registry,
@@ -54,7 +55,7 @@ export async function buildTestApp(t: { teardown(fn: () => Promise<void>): unkno
     audit: { record: (entry) => void audits.push(entry) },
     metrics,
     logger: createLogger("info", { write: (line: string) => void logs.push(line) }),
-    limits: { requestBody: 65_536, maxN: 4, slots: 8 },
+    limits: { requestBody: 65_536, maxN: 4, slots: 8, queue: 256 },
     clients: CLIENT_DEFAULTS,
     stream: STREAM_DEFAULTS,
     checks: { model: () => {}, store: () => registry.list("local", { limit: 1 }).then(() => {}) },

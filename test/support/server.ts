@@ -69,9 +69,9 @@ export function runCli(args: readonly string[], env: Record<string, string> = {}
   return { child, exited, stderr: () => err, stdout: () => out };
 }
 
-/** Starts `prefixd serve` on a free port and waits until it listens. Rejects with what it printed if it ends before. */
+/** Starts `prefixd serve` on a free port, or on the one of `--port`, and waits until it listens. Rejects with what it printed if it ends before. */
 export async function startServerProcess(args: readonly string[], env: Record<string, string> = {}, runAs: RunAs = {}): Promise<TestServer> {
-  const { child, exited, stderr } = runCli(["serve", "--port", "0", ...args], env, runAs);
+  const { child, exited, stderr } = runCli(["serve", ...(args.includes("--port") ? [] : ["--port", "0"]), ...args], env, runAs);
   const log: Record<string, unknown>[] = [];
   const url = await new Promise<string>((resolve, reject) => {
     createInterface({ input: child.stdout! }).on("line", (line) => {

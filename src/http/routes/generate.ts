@@ -91,9 +91,13 @@ export function generateRoutes(app: TypedApp, parts: AppParts): void {
       });
     });
 
+  // After the hook that lets nobody in without a key.
+  const onRequest = async (): Promise<void> => parts.generation.refuseIfFull();
+
   app.post(
     "/generate",
     {
+      onRequest,
       config: { access: "user", generates: true },
       schema: {
         operationId: "generate",
@@ -110,6 +114,7 @@ export function generateRoutes(app: TypedApp, parts: AppParts): void {
   app.post(
     "/prefixes/:id/generate",
     {
+      onRequest,
       config: { access: "user", generates: true },
       schema: {
         operationId: "generateWithPrefix",

@@ -36,6 +36,11 @@ export function resultText(result: LoadResult): string {
       (wrong, index) => `WRONG ANSWER ${index + 1} of ${verification.wrong}: ${wrong.what}\n${JSON.stringify(wrong, null, 2)}`,
     ),
     `${scenario.name}: ${result.seconds.toFixed(1)} s against ${result.urls.join(", ")}; ${registered.prefixes} prefixes (${registered.kind}) registered in ${registered.seconds.toFixed(1)} s`,
+    ...(result.capacity === null
+      ? []
+      : [
+          `capacity: ${result.capacity.requests_per_s.toFixed(1)} requests/s, ${result.capacity.tokens_per_s.toFixed(0)} tokens/s with ${result.capacity.clients} clients`,
+        ]),
     columns([
       ["milliseconds", "count", "p50", "p90", "p99", "p99.9", "max"],
       quantiles("TTFT", result.ttft),
@@ -44,7 +49,7 @@ export function resultText(result: LoadResult): string {
     ]),
     columns([["group", "requests", "goodput", "TTFT p50", "TTFT p99", "tokens", "Jain"], ...groups]),
     `${totals.requests_per_s.toFixed(1)} requests/s, ${totals.tokens_per_s.toFixed(0)} tokens/s, goodput ${share(totals.goodput)} (${totals.goodput_per_s.toFixed(1)} requests/s within TTFT ${scenario.slo.ttft_ms} ms, ${scenario.slo.inter_token_ms} ms a token)`,
-    `ok ${totals.ok}; errors: ${codes(totals.errors)}; provoked by the run: ${codes(totals.provoked)}`,
+    `ok ${totals.ok}; errors: ${codes(totals.errors)}${result.refused.count > 0 ? ` (429 after ${ms(result.refused.p50).trim()} ms, p99 ${ms(result.refused.p99).trim()} ms)` : ""}; provoked by the run: ${codes(totals.provoked)}`,
     ...result.servers.map(serverText),
     ...(Object.keys(result.churn).length > 0 ? [`changes: ${codes(result.churn)}`] : []),
     `verified: ${verification.cases} cases, ${verification.compared} answers compared (${verification.tokens} tokens), ${verification.digests} digests; wrong: ${verification.wrong}`,

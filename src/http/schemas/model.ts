@@ -1,0 +1,27 @@
+import Type, { type Static } from "typebox";
+import { named, strict } from "./common.ts";
+
+const count = (description: string) => Type.Integer({ minimum: 0, description });
+
+export const ModelDocument = named(
+  "Model",
+  strict({
+    model: Type.String({ description: "The name of the base model's folder, or its id on the hub" }),
+    fingerprint: Type.String({ description: "SHA-256 of the base model's weights and shape, by which registered prefixes are kept apart" }),
+    layers: count("n_layer"),
+    heads: count("n_head"),
+    head_dim: count("n_embd / n_head"),
+    n_positions: count("Positions: prefix, prompt and new tokens together may take one more"),
+    vocab_size: count("Token ids are below it"),
+    device: Type.String({ description: "cpu, webgpu or cuda" }),
+    precision: Type.String({ description: "fp32, int8 or fp16" }),
+    base_model: Type.Boolean({ description: "Whether requests may name no prefix" }),
+    limits: strict({
+      max_batch: count("Sequences that run at once"),
+      max_queue: count("Requests that may wait; one more is answered 429"),
+      max_n: count("Largest n, best_of or num_beams"),
+      request_bytes: count("Bytes of a JSON body"),
+    }),
+  }),
+);
+export type ModelDocument = Static<typeof ModelDocument>;

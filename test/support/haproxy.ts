@@ -1,0 +1,70 @@
+/** A real HAProxy with the configuration that docker/ has, before replicas of ours; in the foreground, ended by pid. */
+import { spawn, spawnSync } from "node:child_process";
+import { once } from "node:events";
+import { mkdtempSync, rmSync } from "node:fs";
+import { connect } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { repositoryFile } from "./docs-block.ts";
+import { freePort } from "./redis.ts";
+
+export const HAPROXY_CONFIG = repositoryFile("docker/haproxy.cfg");
+
+/** Debian has it in /usr/sbin, which is not everybody's path. */
+const ENVIRONMENT = { ...process.env, PATH: `${process.env["PATH"] ?? ""}:/usr/sbin` };
+
+export function hasHaproxy(): boolean {
+  return spawnSync("haproxy", ["-v"], { env: ENVIRONMENT }).status === 0;
+}
+
+/** What HAProxy thinks of a configuration: its exit code, and its complaints. */
+export function checkConfig(file: string, env: Readonly<Record<string, string>> = {}): { status: number | null; text: string } {
+  const { status, stderr } = spawnSync("haproxy", ["-c", "-f", file], { env: { ...ENVIRONMENT, ...env }, encoding: "utf8" });
+  return { status, text: stderr };
+}
+
+export interface TestBalancer {
+  readonly url: string;
+  /** One command of the socket for operators; answers what it says. */
+  command(line: string): Promise<string>;
+  stop(): Promise<void>;
+}
+
+/** Resolves when it listens. `ports` are the replicas', three of them. */
+export async function startHaproxy(ports: readonly number[]): Promise<TestBalancer> {
+  const folder = mkdtempSync(join(tmpdir(), "prefixd-haproxy-"));
+  const [port, socket] = [await freePort(), join(folder, "socket")];
+  const replicas = Object.fromEntries(ports.map((replica, index) => [`REPLICA_${index + 1}`, `127.0.0.1:${replica}`]));
+  const child = spawn("haproxy", ["-db", "-f", HAPROXY_CONFIG], {
+    env: { ...ENVIRONMENT, ...replicas, BALANCER_BIND: `127.0.0.1:${port}`, HAPROXY_SOCKET: socket },
+    stdio: ["ignore", "ignore", "pipe"],
+  });
+  let said = "";
+  child.stderr.setEncoding("utf8").on("data", (text: string) => (said += text));
+  const exited = once(child, "exit");
+  const command = (line: string): Promise<string> =>
+    new Promise((resolve, reject) => {
+      let text = "";
+      const connection = connect(socket, () => connection.write(`${line}\n`));
+      connection.setEncoding("utf8").on("data", (piece: string) => (text += piece));
+      connection.once("end", () => resolve(text)).once("error", reject);
+    });
+  const balancer: TestBalancer = {
+    url: `http://127.0.0.1:${port}`,
+    command,
+    async stop() {
+      child.kill("SIGTERM");
+      await exited;
+      rmSync(folder, { recursive: true, force: true });
+    },
+  };
+  for (let attempt = 0; child.exitCode === null; attempt++) {
+    const answer = await command("show info").catch(() => "");
+    if (answer !== "") return balancer;
+    if (attempt > 100) break;
+    await sleep(50);
+  }
+  await balancer.stop();
+  throw new Error(`haproxy did not start: ${said}`);
+}
