@@ -28,7 +28,7 @@ export class RedisUsage {
   readonly #connection: RedisConnection;
   readonly #keys: RedisUserKeys;
   #unanswered: Flush[] = [];
-  #sending: Promise<void> = Promise.resolve();
+  #last: Promise<void> = Promise.resolve();
   #timer: NodeJS.Timeout | undefined;
   #closed = false;
 
@@ -38,19 +38,20 @@ export class RedisUsage {
   }
 
   /** When it throws it has added nothing, and keeps nothing. */
-  async add(rows: readonly UsageRow[]): Promise<void> {
-    await this.#send();
-    const byUser = new Map<string, (string | number)[]>();
-    for (const row of rows) {
-      const args = byUser.get(row.user) ?? [];
-      byUser.set(row.user, args);
-      const field = `${row.day}/${row.prefix === null ? "" : `=${row.prefix}`}`;
-      toCounts(row).forEach((count, i) => args.push(`${field} ${i}`, count));
-    }
-    // Beside what Redis has refused.
-    this.#unanswered.push(...[...byUser].map(([user, args]) => ({ id: randomUUID(), user, args })));
-    // From here on it is this class that sends them until they are answered.
-    await this.#send().catch(() => undefined);
+  add(rows: readonly UsageRow[]): Promise<void> {
+    return this.#inTurn(async () => {
+      await this.#send();
+      const byUser = new Map<string, (string | number)[]>();
+      for (const row of rows) {
+        const args = byUser.get(row.user) ?? [];
+        byUser.set(row.user, args);
+        const field = `${row.day}/${row.prefix === null ? "" : `=${row.prefix}`}`;
+        toCounts(row).forEach((count, i) => args.push(`${field} ${i}`, count));
+      }
+      this.#unanswered.push(...[...byUser].map(([user, args]) => ({ id: randomUUID(), user, args })));
+      // From here on it is this class that sends them until they are answered.
+      await this.#send().catch(() => undefined);
+    });
   }
 
   async read(user: string, { from = "", to = "9999" }: { from?: string; to?: string }): Promise<UsageRow[]> {
@@ -76,16 +77,16 @@ export class RedisUsage {
   async close(): Promise<void> {
     this.#closed = true;
     clearTimeout(this.#timer);
-    await this.#send().catch(() => undefined);
+    await this.#inTurn(() => this.#send()).catch(() => undefined);
   }
 
-  /** Sends what is unanswered, one call after the other; throws when Redis does not answer. */
-  #send(): Promise<void> {
-    this.#sending = this.#sending.catch(() => undefined).then(() => this.#sendAll());
-    return this.#sending;
+  #inTurn(work: () => Promise<void>): Promise<void> {
+    this.#last = this.#last.catch(() => undefined).then(work);
+    return this.#last;
   }
 
-  async #sendAll(): Promise<void> {
+  /** Sends what is unanswered; throws when Redis does not answer. */
+  async #send(): Promise<void> {
     const flushes = this.#unanswered;
     const results = await Promise.allSettled(
       flushes.map(({ id, user, args }) => {
@@ -97,7 +98,7 @@ export class RedisUsage {
     if (this.#unanswered.length === 0) return;
     if (!this.#closed) {
       clearTimeout(this.#timer);
-      this.#timer = setTimeout(() => void this.#send().catch(() => undefined), AGAIN_MS).unref();
+      this.#timer = setTimeout(() => void this.#inTurn(() => this.#send()).catch(() => undefined), AGAIN_MS).unref();
     }
     const failures = results.filter((result) => result.status === "rejected").map(({ reason }) => reason as Error);
     const lost = failures.find(({ name }) => name !== "ReplyError") ?? (failures.length > MAX_REFUSED ? failures[0] : undefined);
