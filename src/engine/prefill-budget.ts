@@ -9,10 +9,12 @@ import type { RunningRequest } from "./sequence.ts";
 /** Where prompts may be cut, if cuts do not show. */
 const QUANTUM = 8;
 /**
- * A piece is not made shorter than this, or the end of the prompt, to save time: most of it would be reading the weights, so that
+ * A piece is not made shorter than this, or the end of the prompt, to save time: nearly all of it would be reading the weights, so that
  * the prompt would take much longer and the others hardly less.
  */
-const LEAST = 24;
+const LEAST = 16;
+/** Nor so short that its tokens times the sequences that wait for it are fewer than so many whole pieces: few others are spared less. */
+const LEAST_WAITED = 4;
 /** Runs from which the next one is foreseen, by their median: one that was disturbed counts for nothing. */
 const RECENT = 9;
 /** Tokens of a piece that take as long as reading the weights once, which every piece does, however short. */
@@ -64,7 +66,7 @@ export class PrefillBudget {
     return {
       tokens,
       quantum: cutsShow ? tokens : Math.min(QUANTUM, tokens),
-      least: LEAST,
+      least: Math.max(LEAST, (LEAST_WAITED * tokens) / decoding),
       milliseconds: limited ? decode * (this.#share / (1 - this.#share)) * Math.max(1, waiting / decoding) : Infinity,
       cost: (prompt, from, to) => (this.#pace(prompt).value ?? 0) * work(prompt, from, to),
     };

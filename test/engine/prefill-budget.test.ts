@@ -7,7 +7,7 @@ import { FakeRunner, oracle } from "../support/fake-runner.ts";
 import { engineRequest, seededRandom } from "../support/model.ts";
 import { CountingObserver, Recording } from "../support/recording.ts";
 
-const SHARE = 0.4;
+const SHARE = 0.35;
 /** What a step may take of the decode run in it. */
 const BOUND = 1 / (1 - SHARE);
 const prompt = { prefixLength: 0, request: engineRequest({ promptIds: Int32Array.of(1) }) };
@@ -18,7 +18,7 @@ t.test("no limit where nobody decodes, nothing has been measured, or none is ask
   const demand = { tokens: 64, cutsShow: false, decoding: 3, waiting: 1 };
   t.match(budget.limits(demand), { tokens: 64, quantum: 8, milliseconds: Infinity });
   budget.decoded(60);
-  t.equal(Math.round(budget.limits(demand).milliseconds), 40);
+  t.equal(Math.round(budget.limits(demand).milliseconds), 32);
   t.equal(budget.limits({ ...demand, decoding: 0 }).milliseconds, Infinity);
   const boundless = new PrefillBudget(1);
   boundless.decoded(60);
@@ -31,13 +31,19 @@ t.test("cuts that show stay at multiples of the chunk, and a small chunk is no g
   t.equal(budget.limits({ tokens: 5, cutsShow: false, decoding: 1, waiting: 1 }).quantum, 5);
 });
 
+t.test("the fewer decode, the longer a piece stays", async (t) => {
+  const budget = new PrefillBudget(SHARE);
+  const least = (decoding: number): number => budget.limits({ tokens: 64, cutsShow: false, decoding, waiting: 1 }).least;
+  t.same([1, 4, 8, 16, 31].map(least), [256, 64, 32, 16, 16]);
+});
+
 t.test("the more wait than decode, the more time they get", async (t) => {
   const budget = new PrefillBudget(SHARE);
   budget.decoded(60);
   const milliseconds = (decoding: number, waiting: number): number => Math.round(budget.limits({ tokens: 64, cutsShow: false, decoding, waiting }).milliseconds);
-  t.equal(milliseconds(31, 1), 40);
-  t.equal(milliseconds(31, 10), 40);
-  t.equal(milliseconds(2, 30), 600);
+  t.equal(milliseconds(31, 1), 32);
+  t.equal(milliseconds(31, 10), 32);
+  t.equal(milliseconds(2, 30), 485);
 });
 
 t.test("what has been measured is expected again; runs that were disturbed are not", async (t) => {
@@ -52,7 +58,7 @@ t.test("what has been measured is expected again; runs that were disturbed are n
   t.ok(expected(0, 32) > 30 && expected(0, 32) < 60, "half of the tokens read all of the weights");
   t.ok(expected(900, 964) > 60, "attention to what is there already");
   t.ok(expected(900, 964) === expected(0, 64, { ...prompt, prefixLength: 900 }), "virtual tokens are there too");
-  t.equal(Math.round(budget.limits({ tokens: 64, cutsShow: false, decoding: 1, waiting: 1 }).milliseconds), 20);
+  t.equal(Math.round(budget.limits({ tokens: 64, cutsShow: false, decoding: 1, waiting: 1 }).milliseconds), 16);
   t.equal(expected(0, 64, scored), 0, "pieces with all their logits are another matter");
 });
 
@@ -113,7 +119,7 @@ for (const [name, machine] of Object.entries({ FP32, INT8 })) {
       t.same(order, [...order.keys()], "served in turn");
       const during = steps.slice(before).filter(({ tokens }) => tokens.length > 0);
       const worst = Math.max(...during.map(({ decode, pieces }) => (decode + pieces) / decode));
-      t.ok(worst <= 1.08 * BOUND, `the longest step takes ${worst.toFixed(2)} of its decode run`);
+      t.ok(worst <= 1.15 * BOUND, `the longest step takes ${worst.toFixed(2)} of its decode run`);
       t.ok(during.every(({ tokens }) => tokens.length === 1 && tokens[0]! <= 64));
       t.ok(during.length < 14 * prompts, `${during.length} steps`);
       for (const { handle } of streams) handle.cancel("cancelled");
@@ -132,7 +138,7 @@ t.test("a lone prompt is fed in pieces as long as can be", async (t) => {
   t.equal(bounded, other.clock());
 });
 
-t.test("whoever waits beside few gets on: many short prompts in a step, pieces of some length beside one stream", async (t) => {
+t.test("whoever waits beside few gets on: many short prompts in a step, long pieces beside one stream", async (t) => {
   const { engine, steps } = engineOn(FP32, 32);
   const stream = new Recording(engine, engineRequest({ promptIds: Int32Array.of(1), maxNewTokens: 200 }));
   while (steps.length < 5) await new Promise(setImmediate);
@@ -141,7 +147,7 @@ t.test("whoever waits beside few gets on: many short prompts in a step, pieces o
   await Promise.all(short.map(({ ended }) => ended));
   t.ok(steps[start]!.tokens.length > 10, `${steps[start]!.tokens.length} in the first step`);
   await new Recording(engine, longPrompt(1)).ended;
-  t.ok(steps.slice(-20).every(({ tokens }) => tokens.every((length) => length >= 24 || length === 240 % 24)), "no piece is mostly reading weights");
+  t.same(steps.flatMap(({ tokens }) => tokens).slice(-4), [64, 64, 64, 48]);
   stream.handle.cancel("cancelled");
 });
 

@@ -142,7 +142,7 @@ t.test("within any limits: pieces fit, everybody's prompt is fed to its end, by 
         if (index > 0 && left < 0) return t.fail("too long a step");
         if (from !== request.fed || to <= from || to - from > tokens || last !== (to === request.promptLength)) return t.fail("no piece of this prompt");
         if ((!last && to % 8 !== 0) || (to - from === 1 && request.promptLength > 1)) return t.fail("a cut that shows");
-        if (from === 0) queue.splice(queue.indexOf(request as (typeof jobs)[number]), 1);
+        if (from === 0) queue.splice(queue.indexOf(request), 1);
         (request as { fed: number }).fed = to;
         prefilling = last ? null : request;
       }

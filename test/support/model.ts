@@ -49,7 +49,7 @@ export async function openTestModel(dir: string, options: TestModelOptions = {})
   const { config, shape, fingerprint } = checkpoint;
   const runtime = new Runtime();
   const runner = await Gpt2Runner.open(runtime, { modelPath, shape, slots: options.slots ?? 32, threads: 2, device, precision, bankBytes: 1 << 20 });
-  const engine = new Engine({ runner, maxQueue: options.maxQueue ?? 10_000, prefillChunk: options.prefillChunk ?? 64, prefillShare: options.prefillShare ?? 0.4, observer: silentObserver });
+  const engine = new Engine({ runner, maxQueue: options.maxQueue ?? 10_000, prefillChunk: options.prefillChunk ?? 64, prefillShare: options.prefillShare ?? 0.35, observer: silentObserver });
   return {
     config,
     runner,
