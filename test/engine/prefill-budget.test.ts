@@ -121,7 +121,7 @@ for (const [name, machine] of Object.entries({ FP32, INT8 })) {
       const worst = Math.max(...during.map(({ decode, pieces }) => (decode + pieces) / decode));
       t.ok(worst <= 1.15 * BOUND, `the longest step takes ${worst.toFixed(2)} of its decode run`);
       t.ok(during.every(({ tokens }) => tokens.length === 1 && tokens[0]! <= 64));
-      t.ok(during.length < 14 * prompts, `${during.length} steps`);
+      t.ok(during.length <= 15 * prompts, `${during.length} steps: pieces of 16 and more`);
       for (const { handle } of streams) handle.cancel("cancelled");
     }
   });
