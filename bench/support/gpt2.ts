@@ -67,7 +67,7 @@ export async function openFolder(dir: string, slots: number, precision: Precisio
 export const matrixBytes = ({ layers, width, vocabSize }: ModelShape, precision: Precision): number =>
   (precision === "int8" ? 1 : 4) * (12 * layers * width ** 2 + vocabSize * width);
 
-export function newEngine(runner: Gpt2Runner, given: Partial<Pick<EngineOptions, "policy" | "shares" | "prefillChunk" | "observer">> = {}): Engine {
+export function newEngine(runner: Gpt2Runner, given: Partial<Pick<EngineOptions, "policy" | "shares" | "prefillChunk" | "prefillShare" | "observer">> = {}): Engine {
   const observer = { step() {}, queued() {}, firstToken() {}, interToken() {}, finished() {} };
   return new Engine({ runner, maxQueue: 10_000, prefillChunk: 64, observer, ...given });
 }

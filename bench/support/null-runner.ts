@@ -12,6 +12,7 @@ export class NullRunner implements ModelRunner {
   readonly shape = NULL_SHAPE;
   readonly candidates = 64;
   readonly longestPiece = 1024;
+  readonly cutsShow = false;
   readonly slots: number;
   readonly #outputs: readonly StepOutput[];
   #steps = 0;

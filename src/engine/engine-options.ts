@@ -7,8 +7,12 @@ export interface EngineOptions {
   readonly runner: ModelRunner;
   /** Requests that may wait; one more is refused with `queue_full`. */
   readonly maxQueue: number;
-  /** Prompt tokens per step, and the length of a prompt's pieces. */
+  /** Prompt tokens per step: the most that a piece of a prompt has. */
   readonly prefillChunk: number;
+  /** Part of a step's time, in (0, 1], that pieces of prompts may take while others decode (prefill-budget.ts). Default: 1, no limit. */
+  readonly prefillShare?: number;
+  /** Milliseconds on a clock that only goes forward; for the durations from which that time is foreseen. */
+  readonly now?: () => number;
   readonly observer: EngineObserver;
   /** Weights and limits of the tenants; without it all are equal and have none. */
   readonly shares?: TenantShares;

@@ -11,6 +11,7 @@ import type { EngineOptions } from "./engine-options.ts";
 import { EQUAL_SHARES, fairShare, type TenantShares } from "./fair-share.ts";
 import { checkQueueLimits, heldRows } from "./limits.ts";
 import type { ModelRunner, StepOutput } from "./model-runner.ts";
+import { PrefillBudget } from "./prefill-budget.ts";
 import { promptTokens } from "./prompt-tokens.ts";
 import { rowsOf, type EngineRequest, type RequestHandle, type RequestListener } from "./request.ts";
 import { planPrefill, type PrefillChunk } from "./scheduler.ts";
@@ -40,6 +41,8 @@ export class Engine {
   readonly #rows: Sequence[] = [];
   readonly #wiper: CacheWiper;
   readonly #mayEmit: () => boolean;
+  readonly #now: () => number;
+  readonly #budget: PrefillBudget;
   #prefilling: RunningRequest | null = null;
   #loop: Promise<void> | null = null;
   #draining = false;
@@ -51,6 +54,8 @@ export class Engine {
     this.#counters = new ServiceCounters(this.#shares);
     this.#wiper = new CacheWiper(options.runner);
     this.#mayEmit = options.mayEmit ?? (() => true);
+    this.#now = options.now ?? (() => performance.now());
+    this.#budget = new PrefillBudget(options.prefillShare ?? 1);
   }
 
   /**
@@ -118,7 +123,9 @@ export class Engine {
     const running = heldRows(this.#rows.map((sequence) => sequence.owner.tenant), this.#prefilling);
     this.#counters.sweep(this.#queue, running);
     const policy = this.#options.policy ?? fairShare({ counters: this.#counters.all, running, shares: this.#shares });
-    return planPrefill(state, policy, Math.min(this.#options.prefillChunk, this.#runner.longestPiece));
+    const { slots, longestPiece, cutsShow } = this.#runner;
+    const waiting = Math.min(this.#queue.length + (this.#prefilling === null ? 0 : 1), slots - this.#rows.length);
+    return planPrefill(state, policy, this.#budget.limits({ tokens: Math.min(this.#options.prefillChunk, longestPiece), cutsShow, decoding: this.#rows.length, waiting }));
   }
 
   #wake(): void {
@@ -210,14 +217,16 @@ export class Engine {
       if (from === 0) this.#admit(request, passedOver);
       if (request.ended) return;
       this.#wiper.written(request.row, start + to - from);
-      started = performance.now();
+      started = this.#now();
       const ids = request.request.promptIds.subarray(from, to);
       output = await (request.request.scorePrompt ? this.#runner.score(request.row, start, ids) : this.#runner.prefill(request.row, start, ids));
     } catch (error) {
       this.#prefilling = null;
       return request.fail(asModelError(error));
     }
-    this.#options.observer.step("prefill", 1, to - from, (performance.now() - started) / 1000);
+    const spent = this.#now() - started;
+    this.#budget.fed(request, from, to, spent);
+    this.#options.observer.step("prefill", 1, to - from, spent / 1000);
     request.fed = to;
     if (last) this.#prefilling = null;
     if (request.ended) return;
@@ -286,7 +295,7 @@ export class Engine {
       positions[row] = length;
       this.#wiper.written(row, length + 1);
     }
-    const started = performance.now();
+    const started = this.#now();
     let output: StepOutput;
     try {
       output = await this.#runner.decode(ids, positions);
@@ -294,8 +303,10 @@ export class Engine {
       for (const sequence of batch) sequence.owner.fail(asModelError(error));
       return;
     }
+    const spent = this.#now() - started;
+    this.#budget.decoded(spent);
+    this.#options.observer.step("decode", batch.length, batch.length, spent / 1000);
     const now = performance.now();
-    this.#options.observer.step("decode", batch.length, batch.length, (now - started) / 1000);
     const searches = new Set<RunningRequest>();
     for (const sequence of batch) {
       sequence.length++;

@@ -24,6 +24,11 @@ export interface ModelRunner {
   readonly candidates: number;
   /** Tokens that `prefill` and `score` may be given at once. */
   readonly longestPiece: number;
+  /**
+   * Whether the last bits of a prompt's numbers depend on where it was cut into pieces, so that the same prompt must always be cut at
+   * the same places. Pieces of one token are not meant: nobody cuts them off a longer prompt where this is false.
+   */
+  readonly cutsShow: boolean;
   /** Copies a prefix into positions `[0, prefix.length)` of a row. */
   loadPrefix(row: number, prefix: KvTensor): void;
   /** Copies positions `[start, length)` of row `from` to row `to`; before `start` they are the same already. */

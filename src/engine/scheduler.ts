@@ -59,15 +59,34 @@ export const firstFit: QueuePolicy = (queue, freeRows) => {
   return null;
 };
 
+/** What one step may spend on prompts. */
+export interface PrefillLimits<R> {
+  /** Tokens. */
+  readonly tokens: number;
+  /** A prompt may be cut at multiples of this; of `tokens`: always at the same places. */
+  readonly quantum: number;
+  /** Milliseconds, by `cost`. A step's first piece is fed even if it takes longer, with as few tokens as `least` allows. */
+  readonly milliseconds: number;
+  /** Tokens below which no piece is made shorter to save time. */
+  readonly least: number;
+  /** Milliseconds that prompt tokens `[from, to)` of a request are expected to take. */
+  readonly cost: (request: R, from: number, to: number) => number;
+}
+
+/** Limits without time: pieces as long as can be. */
+export function tokenLimits(tokens: number, quantum: number): PrefillLimits<unknown> {
+  return { tokens, quantum, milliseconds: Infinity, least: tokens, cost: () => 0 };
+}
+
 /**
- * Prefill work of one step: at most `chunkTokens` prompt tokens, so that the running sequences wait for no more than that.
- * A prompt is cut at multiples of `chunkTokens` whatever else runs: the same request always runs as the same matrix shapes, which
- * is what makes its numbers independent of its neighbours. At most one request is left half fed, and nothing is admitted behind it.
+ * Prefill work of one step: no more than the limits allow, so that the running sequences wait for no more than that. At most one
+ * request is left half fed, and nothing is admitted behind it. A piece behind another one is as long as it would be in a step of its
+ * own, or waits for that.
  */
-export function planPrefill<R extends Schedulable>(state: SchedulerState<R>, policy: QueuePolicy, chunkTokens: number): PrefillChunk<R>[] {
+export function planPrefill<R extends Schedulable>(state: SchedulerState<R>, policy: QueuePolicy, limits: PrefillLimits<R>): PrefillChunk<R>[] {
   const plan: PrefillChunk<R>[] = [];
   const queue = [...state.queue];
-  let budget = chunkTokens;
+  let { tokens, milliseconds } = limits;
   let freeRows = state.slots - state.running - (state.prefilling?.n ?? 0);
   const admitted: R[] = [];
   let passedOver: readonly R[] = [];
@@ -83,14 +102,34 @@ export function planPrefill<R extends Schedulable>(state: SchedulerState<R>, pol
     }
     let from = open.fed;
     while (from < open.promptLength) {
-      const to = Math.min(open.promptLength, (Math.floor(from / chunkTokens) + 1) * chunkTokens);
-      if (to - from > budget) return plan;
+      const to = endOfPiece(open, from, limits);
+      const cost = limits.cost(open, from, to);
+      if (plan.length > 0 && (to - from > tokens || cost > milliseconds)) return plan;
       const last = to === open.promptLength;
       plan.push({ request: open, from, to, last, passedOver });
       passedOver = [];
-      budget -= to - from;
+      tokens -= to - from;
+      milliseconds -= cost;
       from = to;
     }
     open = null;
   }
+}
+
+/**
+ * Where a piece from `from` on ends that has a step for itself: at a multiple of the quantum or with the prompt, as far away as the
+ * limits allow. Where cuts are free, a piece of one token is not made from a longer prompt: attention computes a single token by
+ * another kernel than several, with other last bits, and the cuts must not show.
+ */
+function endOfPiece<R extends Schedulable>(request: R, from: number, { tokens, quantum, milliseconds, least, cost }: PrefillLimits<R>): number {
+  const { promptLength } = request;
+  const free = quantum < tokens;
+  const furthest = Math.min(promptLength, free ? from + tokens : (Math.floor(from / tokens) + 1) * tokens);
+  const before = (end: number): number => {
+    const cut = (Math.ceil(end / quantum) - 1) * quantum;
+    return free && cut === promptLength - 1 ? cut - quantum : cut;
+  };
+  let to = furthest === promptLength ? promptLength : before(furthest + 1);
+  while (cost(request, from, to) > milliseconds && before(to) >= from + least) to = before(to);
+  return to;
 }

@@ -43,6 +43,10 @@ export class SupervisedRunner implements ModelRunner {
     return this.#runner.longestPiece;
   }
 
+  get cutsShow(): boolean {
+    return this.#runner.cutsShow;
+  }
+
   loadPrefix(row: number, prefix: KvTensor): void {
     this.#now(() => this.#runner.loadPrefix(row, prefix));
   }

@@ -1,4 +1,6 @@
 import { WorkerCalls } from "../storage/worker-calls.ts";
+import { userFile } from "./lmdb-files.ts";
+import { KnownHeads } from "./lmdb-heads.ts";
 import type { LmdbOptions, LmdbTables } from "./lmdb-tables.ts";
 import type { HeldPrefixes, PrefixKey, PrefixMeta, PrefixQuota, PrefixRecord, PrefixStore, Precondition, RemovalState, RemovedPrefixes, SharingPatch } from "./store.ts";
 import { Tombstones } from "./tombstones.ts";
@@ -18,9 +20,11 @@ export async function openLmdbStore(options: LmdbOptions): Promise<PrefixStore> 
 class LmdbStore implements PrefixStore {
   readonly #tables: WorkerCalls<LmdbTables>;
   readonly #removed = new Tombstones();
+  readonly #heads: KnownHeads;
 
   constructor(options: LmdbOptions) {
     this.#tables = new WorkerCalls(new URL("./lmdb-worker", import.meta.url).href, options, "prefix store");
+    this.#heads = new KnownHeads((user) => userFile(options.dir, user));
   }
 
   async put(record: PrefixRecord, precondition?: Precondition, quota?: PrefixQuota): Promise<{ created: boolean }> {
@@ -33,8 +37,13 @@ class LmdbStore implements PrefixStore {
     return this.#tables.call("patchMeta", plain(key), patch, precondition);
   }
 
-  head(key: PrefixKey): Promise<PrefixMeta | null> {
-    return this.#tables.call("head", plain(key));
+  async head(key: PrefixKey): Promise<PrefixMeta | null> {
+    const file = this.#heads.fileOf(key.user);
+    const known = this.#heads.get(key, file);
+    if (known !== null) return known;
+    const meta = await this.#tables.call("head", plain(key));
+    this.#heads.keep(key, file, meta);
+    return meta;
   }
 
   loadKv(key: PrefixKey, digest: string): Promise<Uint8Array | null> {
@@ -60,6 +69,7 @@ class LmdbStore implements PrefixStore {
   /** Calls are carried out in order: a PUT of before is deleted, one that comes later is refused here. */
   deleteUser(user: string, { last = false }: { last?: boolean } = {}): Promise<RemovedPrefixes> {
     this.#removed.add(user, last ? "done" : "open");
+    this.#heads.forgetUser(user);
     return this.#tables.call("deleteUser", user);
   }
 

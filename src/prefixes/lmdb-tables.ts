@@ -1,10 +1,11 @@
-import { createHash, randomUUID } from "node:crypto";
+import { randomUUID } from "node:crypto";
 import { accessSync, constants, existsSync, mkdirSync, readdirSync, renameSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { PrefixdError } from "../errors.ts";
 import { isDiskFull } from "../storage/lmdb-file.ts";
 import { eraseFolder, syncFolder } from "./erase.ts";
 import { diskFull, LmdbEnvironment } from "./lmdb-environment.ts";
+import { prefixesFolder, userFile, userFolderName } from "./lmdb-files.ts";
 import { checkPrecondition } from "./precondition.ts";
 import type { HeldPrefixes, PrefixKey, PrefixMeta, PrefixQuota, PrefixRecord, Precondition, RemovedPrefixes, SharingPatch } from "./store.ts";
 
@@ -26,6 +27,7 @@ const MAX_OPEN = 64;
  * Renaming the one into the other is the moment of removal: before it the user is whole, after it gone, whenever the process dies.
  */
 export class LmdbTables {
+  readonly #dir: string;
   readonly #prefixes: string;
   readonly #removed: string;
   readonly #maxBytes: number;
@@ -35,7 +37,8 @@ export class LmdbTables {
   #total: number | null = null;
 
   constructor(options: LmdbOptions) {
-    this.#prefixes = join(options.dir, "prefixes");
+    this.#dir = options.dir;
+    this.#prefixes = prefixesFolder(options.dir);
     this.#removed = join(options.dir, "removed");
     this.#maxBytes = options.maxBytes ?? Infinity;
     for (const dir of [this.#prefixes, this.#removed]) mkdirSync(dir, { recursive: true });
@@ -101,7 +104,7 @@ export class LmdbTables {
     if (environment === null) return { prefixes: 0, bytes: 0 };
     const removed = environment.held();
     if (this.#total !== null) this.#total -= environment.bytes();
-    this.#open.delete(folderName(user));
+    this.#open.delete(userFolderName(user));
     await environment.close();
     const doomed = join(this.#removed, randomUUID());
     renameSync(this.#folder(user), doomed);
@@ -122,25 +125,25 @@ export class LmdbTables {
   }
 
   #folder(user: string): string {
-    return join(this.#prefixes, folderName(user));
+    return join(this.#prefixes, userFolderName(user));
   }
 
   /** The user's environment, if there is one. */
   async #find(user: string): Promise<LmdbEnvironment | null> {
-    const name = folderName(user);
+    const name = userFolderName(user);
     const known = this.#open.get(name);
     if (known !== undefined) {
       this.#open.delete(name);
       this.#open.set(name, known);
       return known;
     }
-    return existsSync(join(this.#prefixes, name, "data.mdb")) ? this.#openFolder(name) : null;
+    return existsSync(userFile(this.#dir, user)) ? this.#openFolder(name) : null;
   }
 
   async #make(user: string): Promise<LmdbEnvironment> {
     const dir = this.#folder(user);
     try {
-      const environment = await this.#openFolder(folderName(user));
+      const environment = await this.#openFolder(userFolderName(user));
       for (const folder of [dir, this.#prefixes]) syncFolder(folder);
       return environment;
     } catch (error) {
@@ -169,8 +172,4 @@ export class LmdbTables {
     for (const name of readdirSync(this.#prefixes)) total += (this.#open.get(name) ?? (await this.#openFolder(name))).bytes();
     this.#total = total;
   }
-}
-
-function folderName(user: string): string {
-  return createHash("sha256").update(user).digest("hex").slice(0, 32);
 }

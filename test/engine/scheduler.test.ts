@@ -1,5 +1,5 @@
 import t from "tap";
-import { firstFit, planPrefill, type PrefillChunk, type Schedulable, type SchedulerState } from "../../src/engine/scheduler.ts";
+import { firstFit, planPrefill, tokenLimits, type PrefillChunk, type PrefillLimits, type Schedulable, type SchedulerState } from "../../src/engine/scheduler.ts";
 import { seededRandom } from "../support/model.ts";
 
 interface Job extends Schedulable {
@@ -9,7 +9,7 @@ interface Job extends Schedulable {
 let jobs = 0;
 const job = (promptLength: number, given: Partial<Omit<Job, "id" | "tenant">> = {}): Job => ({ id: jobs++, tenant: "all", n: 1, fed: 0, passedOver: 0, promptLength, ...given });
 const plan = (state: Partial<SchedulerState<Job>>, chunkTokens = 8): PrefillChunk<Job>[] =>
-  planPrefill({ running: 0, slots: 4, prefilling: null, queue: [], ...state }, firstFit, chunkTokens);
+  planPrefill({ running: 0, slots: 4, prefilling: null, queue: [], ...state }, firstFit, tokenLimits(chunkTokens, chunkTokens));
 /** Index of the request that comes next, or -1. */
 const next = (queue: readonly Job[], freeRows: number): number => {
   const pick = firstFit(queue, freeRows, []);
@@ -73,6 +73,85 @@ t.test("one that does not fit is stepped over until it has been passed over too 
   t.equal(next([rest[0]!, { ...wide, passedOver: 99 }], 3), 0, "those before it are not held back");
 });
 
+/** A millisecond a token, and ten for any piece; cuts at multiples of 8. */
+const timeLimits = (milliseconds: number, given: Partial<PrefillLimits<Job>> = {}): PrefillLimits<Job> =>
+  ({ tokens: 64, quantum: 8, least: 16, milliseconds, cost: (_, from, to) => 10 + to - from, ...given });
+const timed = (state: Partial<SchedulerState<Job>>, limits: PrefillLimits<Job>): [number, number, number, boolean][] => {
+  const whole = { running: 1, slots: 8, prefilling: null, queue: [], ...state };
+  return brief(planPrefill(whole, firstFit, limits), [...(whole.prefilling === null ? [] : [whole.prefilling]), ...whole.queue]);
+};
+
+t.test("a piece is as long as the time allows, and not shorter than the least", async (t) => {
+  const long = job(900);
+  t.same(timed({ queue: [long] }, timeLimits(Infinity)), [[0, 0, 64, false]]);
+  t.same(timed({ queue: [long] }, timeLimits(74)), [[0, 0, 64, false]], "10 + 64");
+  t.same(timed({ queue: [long] }, timeLimits(73)), [[0, 0, 56, false]]);
+  t.same(timed({ queue: [long] }, timeLimits(40)), [[0, 0, 24, false]]);
+  t.same(timed({ queue: [long] }, timeLimits(1)), [[0, 0, 16, false]], "the least");
+  const later = { ...long, fed: 896 };
+  t.same(timed({ prefilling: later }, timeLimits(1)), [[0, 896, 900, true]], "the rest is less than that");
+});
+
+t.test("a piece behind another is as long as it would be alone, or waits", async (t) => {
+  const queue = [job(20), job(15), job(40)];
+  t.same(timed({ queue }, timeLimits(Infinity)), [[0, 0, 20, true], [1, 0, 15, true]], "29 tokens are left, and the third has 40");
+  t.same(timed({ queue }, timeLimits(55)), [[0, 0, 20, true], [1, 0, 15, true]], "30 + 25 milliseconds");
+  t.same(timed({ queue }, timeLimits(54)), [[0, 0, 20, true]]);
+  t.same(timed({ queue: [job(3)] }, timeLimits(1)), [[0, 0, 3, true]], "the first goes on whatever it takes");
+});
+
+t.test("where cuts are free, no single token is cut off", async (t) => {
+  for (const length of [65, 73, 57]) {
+    let fed = 0;
+    const pieces: number[] = [];
+    while (fed < length) {
+      const [, from, to] = timed({ prefilling: job(length, { fed }) }, timeLimits(1))[0]!;
+      pieces.push(to - from);
+      fed = to;
+    }
+    t.notOk(pieces.includes(1), `${length}: ${pieces.join(" + ")}`);
+  }
+  t.same(timed({ queue: [job(65)] }, timeLimits(Infinity)), [[0, 0, 56, false]], "56 + 9, not 64 + 1");
+  t.same(timed({ queue: [job(1)] }, timeLimits(Infinity)), [[0, 0, 1, true]]);
+  t.same(timed({ prefilling: job(65, { fed: 64 }) }, { ...timeLimits(Infinity), quantum: 64 }), [[0, 64, 65, true]], "always the same cuts: nothing to see");
+});
+
+t.test("where cuts show, time moves none of them", async (t) => {
+  const limits = (milliseconds: number): PrefillLimits<Job> => timeLimits(milliseconds, { quantum: 64 });
+  for (const milliseconds of [1, 50, Infinity]) t.same(timed({ queue: [job(100)] }, limits(milliseconds)), [[0, 0, 64, false]]);
+  t.same(timed({ queue: [job(30), job(30)] }, limits(1)), [[0, 0, 30, true]], "but how many there are in a step");
+});
+
+t.test("within any limits: pieces fit, everybody's prompt is fed to its end, by cuts that are allowed", async (t) => {
+  const random = seededRandom(2);
+  const upTo = (n: number): number => Math.floor(random() * (n + 1));
+  for (let round = 0; round < 3000; round++) {
+    const tokens = 9 + upTo(90);
+    const jobs = Array.from({ length: 1 + upTo(5) }, () => ({ ...job(1 + upTo(200)), fed: 0 }));
+    const queue = [...jobs];
+    let prefilling: Job | null = null;
+    for (let step = 0; queue.length > 0 || prefilling !== null; step++) {
+      if (step > 1000) return t.fail("nothing moves");
+      const limits = timeLimits(random() < 0.3 ? Infinity : upTo(120), { tokens, least: 1 + upTo(40) });
+      const state: SchedulerState<Job> = { running: 1, slots: 9, prefilling, queue };
+      let left = limits.milliseconds;
+      const chunks = planPrefill(state, firstFit, limits);
+      if (chunks.length === 0) return t.fail("a step without a piece");
+      for (const [index, { request, from, to, last }] of chunks.entries()) {
+        left -= limits.cost(request, from, to);
+        if (index > 0 && left < 0) return t.fail("too long a step");
+        if (from !== request.fed || to <= from || to - from > tokens || last !== (to === request.promptLength)) return t.fail("no piece of this prompt");
+        if ((!last && to % 8 !== 0) || (to - from === 1 && request.promptLength > 1)) return t.fail("a cut that shows");
+        if (from === 0) queue.splice(queue.indexOf(request), 1);
+        (request as { fed: number }).fed = to;
+        prefilling = last ? null : request;
+      }
+    }
+    if (jobs.some(({ fed, promptLength }) => fed !== promptLength)) t.fail("not fed to its end");
+  }
+  t.pass("all fed");
+});
+
 /** A seeded queue and state. */
 function randomState(random: () => number): { state: SchedulerState<Job>; chunkTokens: number } {
   const upTo = (n: number): number => Math.floor(random() * (n + 1));
@@ -95,7 +174,7 @@ t.test("whatever the state: budgets hold, cuts are aligned, nothing that fits is
   for (let round = 0; round < 20_000; round++) {
     const { state, chunkTokens } = randomState(random);
     const before = structuredClone(state);
-    const chunks = planPrefill(state, firstFit, chunkTokens);
+    const chunks = planPrefill(state, firstFit, tokenLimits(chunkTokens, chunkTokens));
     const fail = (why: string): void => void bad.push({ why, round, state, chunkTokens, chunks });
     if (JSON.stringify(state) !== JSON.stringify(before)) fail("the state was changed");
 
@@ -159,7 +238,7 @@ t.test("in a simulated run everyone is admitted, wide requests among a flood of 
         queue.push({ ...job(1 + Math.floor(random() * 3 * chunkTokens), { n: wide ? slots : 1 }), arrived: step, generate: 1 + Math.floor(random() * 6) });
       }
       const state: SchedulerState<Sim> = { running: running.length, slots, prefilling, queue };
-      for (const { request, from, to, last, passedOver } of planPrefill<Sim>(state, firstFit, chunkTokens)) {
+      for (const { request, from, to, last, passedOver } of planPrefill<Sim>(state, firstFit, tokenLimits(chunkTokens, chunkTokens))) {
         if (from === 0) {
           const index = queue.indexOf(request);
           for (const passed of passedOver) passed.passedOver++;

@@ -27,6 +27,7 @@ export class FakeRunner implements ModelRunner {
   readonly slots: number;
   readonly candidates = CANDIDATES;
   readonly longestPiece = Infinity;
+  readonly cutsShow: boolean = false;
   /** What broke the contract, in order; must stay empty. Each is thrown as well. */
   readonly misuses: string[] = [];
   readonly calls: Record<Method, number> = { loadPrefix: 0, copyRow: 0, prefill: 0, score: 0, decode: 0, fold: 0 };

@@ -15,10 +15,11 @@ const PER_MIX = 32;
 export function isolationSuite(precision: Precision): void {
   t.test("tiny model, all kinds of prefixes, 200 mixes", async (t) => {
     const dir = goldenDir("gelu-new-f32");
-    const model = await openTestModel(dir, { prefillChunk: 8, precision });
+    const model = await openTestModel(dir, { prefillChunk: 20, precision });
     t.teardown(() => model.close());
     const adapters = ["prefix-p1", "prefix-p40-f16", "prefix-mlp-p7", "cartridge-p12", "prompt-p5", "cpt-p6", "ptuning-lstm-p3"];
     const real = await Promise.all(adapters.map((name) => model.adapter(join(dir, "adapters", name))));
+    await checkCuts(t, model, 100);
     await checkMixes(t, model, { mixes: 200, prefixes: [...real, ...randomPrefixes(model.runner.shape, 20, 24)], maxPrompt: 30, maxNew: 20 });
   });
 
@@ -38,6 +39,7 @@ export function isolationSuite(precision: Precision): void {
       await rm(dir, { recursive: true });
     });
     await checkMixes(t, model, { mixes: 8, prefixes: randomPrefixes(model.runner.shape, 12, 40), maxPrompt: 90, maxNew: 12 });
+    await checkCuts(t, model, 200);
   });
 
   t.test("a poisoned prefix (values that overflow) ends its own request and no other", async (t) => {
@@ -59,6 +61,35 @@ export function isolationSuite(precision: Precision): void {
     const after = await Promise.all(Array.from({ length: PER_MIX }, () => submit(model.engine, request).done));
     for (const [choice] of after) t.same(choice, alone);
   });
+}
+
+/** A prompt's keys, values and logits are the same bits wherever it is cut, but for pieces of one token. */
+async function checkCuts(t: Test, { runner }: TestModel, rounds: number): Promise<void> {
+  t.notOk(runner.cutsShow, "as the runner has found itself");
+  const random = seededRandom(11);
+  const below = (limit: number): number => Math.floor(random() * limit);
+  const prefixes = randomPrefixes(runner.shape, 5, 20);
+  let unequal = 0;
+  for (let round = 0; round < rounds; round++) {
+    const prefix = prefixes[below(prefixes.length)]!;
+    const ids = Int32Array.from({ length: 2 + below(Math.min(200, runner.shape.positions - prefix.length - 1)) }, () => below(runner.shape.vocabSize));
+    const feed = async (row: number, piece: () => number): Promise<{ readonly kv: Float32Array; readonly logits: Float32Array }> => {
+      runner.loadPrefix(row, prefix);
+      for (let from = 0; ; ) {
+        const to = Math.min(ids.length, from + piece());
+        const end = to === ids.length - 1 ? ids.length : to;
+        const output = await runner.prefill(row, prefix.length + from, ids.subarray(from, end));
+        if (end === ids.length) return { kv: runner.readRow(row).data, logits: output.logits(0).slice() };
+        from = end;
+      }
+    };
+    const [whole, pieces] = [await feed(0, () => Infinity), await feed(1, () => 2 + below(64))];
+    // What a row held before is behind the prompt.
+    const live = (kv: Float32Array): Float32Array => kv.filter((_, index) => Math.floor(index / runner.shape.headDim) % runner.shape.positions < prefix.length + ids.length);
+    const [one, other] = [live(whole.kv), live(pieces.kv)];
+    if (!one.every((value, index) => value === other[index]) || !whole.logits.every((value, index) => value === pieces.logits[index])) unequal++;
+  }
+  t.equal(unequal, 0, "cuts do not show");
 }
 
 interface MixOptions {

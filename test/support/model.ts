@@ -33,6 +33,8 @@ export interface TestModel {
 export interface TestModelOptions {
   readonly slots?: number;
   readonly prefillChunk?: number;
+  /** Default: the server's, so that what a prompt is cut into depends on the time that others take. */
+  readonly prefillShare?: number;
   readonly maxQueue?: number;
   readonly device?: Device;
   readonly precision?: Precision;
@@ -47,7 +49,7 @@ export async function openTestModel(dir: string, options: TestModelOptions = {})
   const { config, shape, fingerprint } = checkpoint;
   const runtime = new Runtime();
   const runner = await Gpt2Runner.open(runtime, { modelPath, shape, slots: options.slots ?? 32, threads: 2, device, precision, bankBytes: 1 << 20 });
-  const engine = new Engine({ runner, maxQueue: options.maxQueue ?? 10_000, prefillChunk: options.prefillChunk ?? 64, observer: silentObserver });
+  const engine = new Engine({ runner, maxQueue: options.maxQueue ?? 10_000, prefillChunk: options.prefillChunk ?? 64, prefillShare: options.prefillShare ?? 0.35, observer: silentObserver });
   return {
     config,
     runner,

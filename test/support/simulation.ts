@@ -1,7 +1,7 @@
 /** The scheduler on a clock of steps, without a model: what the engine does with a plan, and nothing else. */
 import { EQUAL_SHARES, OUTPUT_PRICE, PROMPT_PRICE, fairShare, type TenantShares } from "../../src/engine/fair-share.ts";
 import { heldRows } from "../../src/engine/limits.ts";
-import { planPrefill, type QueuePolicy, type Schedulable } from "../../src/engine/scheduler.ts";
+import { planPrefill, tokenLimits, type QueuePolicy, type Schedulable } from "../../src/engine/scheduler.ts";
 import { ServiceCounters } from "../../src/engine/service-counters.ts";
 
 export interface Job extends Schedulable {
@@ -81,7 +81,7 @@ export class Simulation {
     this.counters.sweep(this.queue, running);
     const policy = this.#policy ?? fairShare({ counters: this.counters.all, running, shares: this.shares });
     const state = { running: this.rows.length, slots: this.slots, prefilling: this.#prefilling, queue: this.queue };
-    for (const { request, from, to, last, passedOver } of planPrefill<Job>(state, policy, this.chunkTokens)) {
+    for (const { request, from, to, last, passedOver } of planPrefill<Job>(state, policy, tokenLimits(this.chunkTokens, this.chunkTokens))) {
       if (from === 0) {
         for (const passed of passedOver) passed.passedOver++;
         this.queue.splice(this.queue.indexOf(request), 1);

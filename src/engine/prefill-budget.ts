@@ -1,0 +1,97 @@
+/**
+ * How much of a step may go to prompts while others decode, in time: pieces of a prompt are made as long as they may be for a step to
+ * take no more than 1 / (1 - share) of what it takes without them. What a piece and a decode run will take is foreseen from those
+ * before. It decides when a prompt is fed, never what comes of it.
+ */
+import type { PrefillLimits } from "./scheduler.ts";
+import type { RunningRequest } from "./sequence.ts";
+
+/** Where prompts may be cut, if cuts do not show. */
+const QUANTUM = 8;
+/**
+ * A piece is not made shorter than this, or the end of the prompt, to save time: nearly all of it would be reading the weights, so that
+ * the prompt would take much longer and the others hardly less.
+ */
+const LEAST = 16;
+/** Nor so short that its tokens times the sequences that wait for it are fewer than so many whole pieces: few others are spared less. */
+const LEAST_WAITED = 4;
+/** Runs from which the next one is foreseen, by their median: one that was disturbed counts for nothing. */
+const RECENT = 9;
+/** Tokens of a piece that take as long as reading the weights once, which every piece does, however short. */
+const WEIGHTS = 32;
+/** Positions to which attention takes as long as everything else for a token. */
+const POSITIONS = 1500;
+
+/** What the next step has to serve. */
+export interface Demand {
+  /** Most tokens of a step, and of a piece. */
+  readonly tokens: number;
+  readonly cutsShow: boolean;
+  /** Sequences that decode. */
+  readonly decoding: number;
+  /** Requests that wait, or whose prompt is half fed, and for which there are rows. */
+  readonly waiting: number;
+}
+
+type Prompt = Pick<RunningRequest, "prefixLength" | "request">;
+
+export class PrefillBudget {
+  readonly #share: number;
+  /** Milliseconds of decode runs. */
+  readonly #decodes = new RecentMedian();
+  /** Milliseconds per unit of `work`, and the same of pieces that ask for logits of every token. */
+  readonly #pieces = new RecentMedian();
+  readonly #scores = new RecentMedian();
+
+  /** @param share part of a step's time, in (0, 1]; 1: no limit */
+  constructor(share: number) {
+    this.#share = share;
+  }
+
+  decoded(milliseconds: number): void {
+    this.#decodes.add(milliseconds);
+  }
+
+  fed(prompt: Prompt, from: number, to: number, milliseconds: number): void {
+    this.#pace(prompt).add(milliseconds / work(prompt, from, to));
+  }
+
+  /**
+   * Limits of the next step. Those who decode are spared at the expense of those who wait: where more wait, the limit is wider in
+   * that proportion.
+   */
+  limits({ tokens, cutsShow, decoding, waiting }: Demand): PrefillLimits<Prompt> {
+    const decode = this.#decodes.value;
+    const limited = decoding > 0 && decode !== null && this.#share < 1;
+    return {
+      tokens,
+      quantum: cutsShow ? tokens : Math.min(QUANTUM, tokens),
+      least: Math.max(LEAST, (LEAST_WAITED * tokens) / decoding),
+      milliseconds: limited ? decode * (this.#share / (1 - this.#share)) * Math.max(1, waiting / decoding) : Infinity,
+      cost: (prompt, from, to) => (this.#pace(prompt).value ?? 0) * work(prompt, from, to),
+    };
+  }
+
+  #pace({ request }: Prompt): RecentMedian {
+    return request.scorePrompt ? this.#scores : this.#pieces;
+  }
+}
+
+/** What feeding prompt tokens `[from, to)` takes, in tokens without anything before them. */
+function work({ prefixLength }: Prompt, from: number, to: number): number {
+  return WEIGHTS + (to - from) * (1 + (prefixLength + from) / POSITIONS);
+}
+
+class RecentMedian {
+  readonly #values: number[] = [];
+
+  add(value: number): void {
+    this.#values.push(value);
+    if (this.#values.length > RECENT) this.#values.shift();
+  }
+
+  /** null: nothing yet. */
+  get value(): number | null {
+    return [...this.#values].sort((a, b) => a - b)[this.#values.length >> 1] ?? null;
+  }
+}
