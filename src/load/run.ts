@@ -209,9 +209,9 @@ class Run {
   }
 
   /** Only where it is judged: a server that others use does not come to rest. */
-  #atRest(): Promise<(AtRest | null)[]> {
-    const judged = this.#scenario.pass.left_over !== undefined;
-    return Promise.all(this.#targets.map((target) => (judged ? readAtRest(target, this.#key) : null)));
+  async #atRest(): Promise<(AtRest | null)[]> {
+    if (this.#scenario.pass.left_over === undefined) return this.#targets.map(() => null);
+    return Promise.all(this.#targets.map((target) => readAtRest(target, this.#key)));
   }
 
   async #register(): Promise<LoadResult["registered"]> {

@@ -117,7 +117,8 @@ export class Metrics implements EngineObserver {
       this.#setCounter("prefixd_prefix_cache_misses_total", cache.misses);
       this.#renderDevice(this.#sources);
     }
-    for (const [on, listeners] of Object.entries(this.#listeners?.() ?? {})) this.#gauge("prefixd_event_listeners").set({ on }, listeners);
+    const listeners = this.#listeners?.();
+    for (const on of ["process", "server", "connection"] as const) if (listeners) this.#gauge("prefixd_event_listeners").set({ on }, listeners[on]);
     return this.#registry.metrics();
   }
 

@@ -15,7 +15,7 @@ const PREFIXES = 9;
 const TOKENS = 100;
 
 class Deployment {
-  readonly servers: (TestServer | null)[] = [null, null, null];
+  readonly servers: (TestServer | null | undefined)[] = [null, null, null];
   readonly #ports: readonly number[];
   readonly #args: readonly string[];
 
@@ -31,7 +31,7 @@ class Deployment {
   /** The replica ends by the signal; answers its exit code. */
   async end(index: number, signal: NodeJS.Signals): Promise<number | string> {
     const server = this.servers[index];
-    if (server == null) return "not running";
+    if (!server) return "not running";
     this.servers[index] = null;
     server.signal(signal);
     return server.exited;

@@ -29,9 +29,9 @@ interface Document {
 }
 
 /** Sends it and follows it to its end. Never rejects. `byPath`: the prefix is named in the path, else in the body. */
-export async function ask(url: string, one: Case, { streamed = false, byPath = false, onCall = (_: Call): void => {} } = {}): Promise<Call> {
+export async function ask(url: string, one: Case, { streamed = false, byPath = false, onCall }: { streamed?: boolean; byPath?: boolean; onCall?: (call: Call) => void } = {}): Promise<Call> {
   const call: Call = { case: one, streamed, startedAt: performance.now(), replica: null, end: null, ids: [], logprobs: [] };
-  onCall(call);
+  onCall?.(call);
   const take = (document: Document): void => {
     call.ids.push(...(document.choices?.[0]?.token_ids ?? []));
     call.logprobs.push(...(document.choices?.[0]?.logprobs?.token_logprobs ?? []));
