@@ -26,7 +26,7 @@ export interface ModelRunner {
   readonly longestPiece: number;
   /**
    * Whether the last bits of a prompt's numbers depend on where it was cut into pieces, so that the same prompt must always be cut at
-   * the same places. Pieces of one token are not meant: nobody cuts them off a longer prompt where this is false.
+   * the same places. Cuts that leave a token alone (scheduler.ts) are not meant: nobody makes them where this is false.
    */
   readonly cutsShow: boolean;
   /** Copies a prefix into positions `[0, prefix.length)` of a row. */

@@ -3,11 +3,9 @@
  * take no more than 1 / (1 - share) of what it takes without them. What a piece and a decode run will take is foreseen from those
  * before. It decides when a prompt is fed, never what comes of it.
  */
-import type { PrefillLimits } from "./scheduler.ts";
+import { FREE_QUANTUM, type PrefillLimits } from "./scheduler.ts";
 import type { RunningRequest } from "./sequence.ts";
 
-/** Where prompts may be cut, if cuts do not show. */
-const QUANTUM = 8;
 /**
  * A piece is not made shorter than this, or the end of the prompt, to save time: nearly all of it would be reading the weights, so that
  * the prompt would take much longer and the others hardly less.
@@ -65,7 +63,7 @@ export class PrefillBudget {
     const limited = decoding > 0 && decode !== null && this.#share < 1;
     return {
       tokens,
-      quantum: cutsShow ? tokens : Math.min(QUANTUM, tokens),
+      quantum: cutsShow || tokens < 2 * FREE_QUANTUM ? tokens : FREE_QUANTUM,
       least: Math.max(LEAST, (LEAST_WAITED * tokens) / decoding),
       milliseconds: limited ? decode * (this.#share / (1 - this.#share)) * Math.max(1, waiting / decoding) : Infinity,
       cost: (prompt, from, to) => (this.#pace(prompt).value ?? 0) * work(prompt, from, to),

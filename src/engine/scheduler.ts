@@ -116,20 +116,27 @@ export function planPrefill<R extends Schedulable>(state: SchedulerState<R>, pol
   }
 }
 
+/** Where cuts do not show, a prompt is cut at multiples of this, and a piece may have at least twice as many tokens. */
+export const FREE_QUANTUM = 8;
+
 /**
  * Where a piece from `from` on ends that has a step for itself: at a multiple of the quantum or with the prompt, as far away as the
- * limits allow. Where cuts are free, a piece of one token is not made from a longer prompt: attention computes a single token by
- * another kernel than several, with other last bits, and the cuts must not show.
+ * limits allow.
+ *
+ * Where cuts are free, no piece leaves a single token over when it is divided into sixteens. Attention kernels take the tokens of a piece
+ * in blocks (ONNX Runtime's: of twice head_dim), and compute a single one by another kernel than several, with other last bits: whether
+ * a token is alone must not depend on the cuts.
  */
 function endOfPiece<R extends Schedulable>(request: R, from: number, { tokens, quantum, milliseconds, least, cost }: PrefillLimits<R>): number {
   const { promptLength } = request;
   const free = quantum < tokens;
-  const furthest = Math.min(promptLength, free ? from + tokens : (Math.floor(from / tokens) + 1) * tokens);
+  const allowed = (cut: number): boolean => !free || promptLength === 1 || (promptLength - cut) % (2 * quantum) !== 1;
   const before = (end: number): number => {
     const cut = (Math.ceil(end / quantum) - 1) * quantum;
-    return free && cut === promptLength - 1 ? cut - quantum : cut;
+    return allowed(cut) ? cut : cut - quantum;
   };
-  let to = furthest === promptLength ? promptLength : before(furthest + 1);
+  const furthest = Math.min(promptLength, free ? from + tokens : (Math.floor(from / tokens) + 1) * tokens);
+  let to = furthest === promptLength && allowed(from) ? promptLength : before(furthest === promptLength ? furthest : furthest + 1);
   while (cost(request, from, to) > milliseconds && before(to) >= from + least) to = before(to);
   return to;
 }

@@ -100,8 +100,8 @@ t.test("a piece behind another is as long as it would be alone, or waits", async
   t.same(timed({ queue: [job(3)] }, timeLimits(1)), [[0, 0, 3, true]], "the first goes on whatever it takes");
 });
 
-t.test("where cuts are free, no single token is cut off", async (t) => {
-  for (const length of [65, 73, 57]) {
+t.test("where cuts are free, no piece leaves a single token over", async (t) => {
+  for (const length of [17, 33, 57, 65, 73, 129]) {
     let fed = 0;
     const pieces: number[] = [];
     while (fed < length) {
@@ -109,9 +109,10 @@ t.test("where cuts are free, no single token is cut off", async (t) => {
       pieces.push(to - from);
       fed = to;
     }
-    t.notOk(pieces.includes(1), `${length}: ${pieces.join(" + ")}`);
+    t.notOk(pieces.some((tokens) => tokens % 16 === 1), `${length}: ${pieces.join(" + ")}`);
   }
   t.same(timed({ queue: [job(65)] }, timeLimits(Infinity)), [[0, 0, 56, false]], "56 + 9, not 64 + 1");
+  t.same(timed({ queue: [job(17)] }, timeLimits(Infinity)), [[0, 0, 8, false], [0, 8, 17, true]]);
   t.same(timed({ queue: [job(1)] }, timeLimits(Infinity)), [[0, 0, 1, true]]);
   t.same(timed({ prefilling: job(65, { fed: 64 }) }, { ...timeLimits(Infinity), quantum: 64 }), [[0, 64, 65, true]], "always the same cuts: nothing to see");
 });
@@ -126,7 +127,7 @@ t.test("within any limits: pieces fit, everybody's prompt is fed to its end, by 
   const random = seededRandom(2);
   const upTo = (n: number): number => Math.floor(random() * (n + 1));
   for (let round = 0; round < 3000; round++) {
-    const tokens = 9 + upTo(90);
+    const tokens = 16 + upTo(90);
     const jobs = Array.from({ length: 1 + upTo(5) }, () => ({ ...job(1 + upTo(200)), fed: 0 }));
     const queue = [...jobs];
     let prefilling: Job | null = null;
@@ -141,7 +142,7 @@ t.test("within any limits: pieces fit, everybody's prompt is fed to its end, by 
         left -= limits.cost(request, from, to);
         if (index > 0 && left < 0) return t.fail("too long a step");
         if (from !== request.fed || to <= from || to - from > tokens || last !== (to === request.promptLength)) return t.fail("no piece of this prompt");
-        if ((!last && to % 8 !== 0) || (to - from === 1 && request.promptLength > 1)) return t.fail("a cut that shows");
+        if ((!last && to % 8 !== 0) || ((to - from) % 16 === 1 && request.promptLength > 1)) return t.fail("a cut that shows");
         if (from === 0) queue.splice(queue.indexOf(request), 1);
         (request as { fed: number }).fed = to;
         prefilling = last ? null : request;
