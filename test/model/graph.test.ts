@@ -7,7 +7,7 @@ import { parseGpt2Config } from "../../src/model/checkpoint-config.ts";
 import { CANDIDATES, GRAPH_VERSION, gpt2Graph } from "../../src/model/gpt2-graph.ts";
 import { Gpt2Runner } from "../../src/model/gpt2-runner.ts";
 import { ensureGraph } from "../../src/model/graph-cache.ts";
-import { graphWeights, PRECISIONS, type Precision } from "../../src/model/graph-weights.ts";
+import { attentionScale, graphWeights, PRECISIONS, type Precision } from "../../src/model/graph-weights.ts";
 import { DEVICES } from "../../src/runtime/device.ts";
 import { Runtime } from "../../src/runtime/session.ts";
 import { goldenDir, goldenModels } from "../support/model.ts";
@@ -113,17 +113,21 @@ t.test("a build that fails leaves nothing and says why; the next one works", asy
   await t.rejects(ensureGraph(checkpoint, join(MODEL, "config.json"), "fp32"), { code: "ENOTDIR" });
 });
 
-t.test("the data file holds every weight as fp32, page aligned", async (t) => {
+t.test("the data file holds every weight as fp32, page aligned, those of queries times the attention's scale", async (t) => {
   for (const model of goldenModels()) {
     const { cache, checkpoint } = await setup(t, goldenDir(model));
     const data = await readFile(join(dirname(await ensureGraph(checkpoint, cache, "fp32")), "weights.bin"));
     let offset = 0;
     let wrong = 0;
+    const { width } = checkpoint.config;
     for (const name of gpt2Tensors(checkpoint.config).keys()) {
+      const scaled = name.includes("c_attn") ? attentionScale(checkpoint.config, Number(name.split(".")[1])) : 1;
       offset = Math.ceil(offset / 4096) * 4096;
+      let index = 0;
       for await (const chunk of checkpoint.tensor(name).chunks(1 << 16)) {
         for (const value of chunk) {
-          if (!Object.is(data.readFloatLE(offset), value)) wrong++;
+          const expected = index++ % (3 * width) < width ? Math.fround(value * scaled) : value;
+          if (!Object.is(data.readFloatLE(offset), expected)) wrong++;
           offset += 4;
         }
       }
