@@ -43,11 +43,10 @@ export const openSized = async (size: string, slots: number, precision?: Precisi
   openFolder(await sizedCheckpoint(size), slots, precision, threads);
 
 /** A checkpoint's folder, ready to run. */
-export async function openFolder(dir: string, slots: number, precision: Precision = "fp32", threads = THREADS, device?: Device): Promise<BenchModel> {
+export async function openFolder(dir: string, slots: number, precision: Precision = "fp32", threads = THREADS, device?: Device, runtime = new Runtime()): Promise<BenchModel> {
   const checkpoint = await openCheckpoint(dir, { cacheDir: CACHE });
   const modelPath = await ensureGraph(checkpoint, CACHE, precision);
   await checkpoint.close();
-  const runtime = new Runtime();
   // Where there is no GPU, half precision is the CPU's kernels on memory treated as a device's.
   const place = device ?? (precision === "fp16" ? { ...DEVICES.cpu, hostMemory: false } : DEVICES.cpu);
   const runner = await Gpt2Runner.open(runtime, { modelPath, shape: checkpoint.shape, slots, threads, device: place, precision, bankBytes: 0 });

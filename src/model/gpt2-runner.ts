@@ -88,7 +88,7 @@ export class Gpt2Runner implements ModelRunner {
     this.candidates = Math.min(CANDIDATES, shape.vocabSize);
     this.#runtime = runtime;
     try {
-      const session = this.#own(runtime.session(options.modelPath, { threads: options.threads, device, config: exactIntegerKernels() }));
+      const session = this.#own(runtime.session(options.modelPath, { threads: options.threads, device, config: exactIntegerKernels(), hugePages: device.hostMemory }));
       this.#session = session;
       this.#logitsGraphs = device.hostMemory ? null : this.#own(new LogitsGraphs(runtime, device, shape.vocabSize));
       this.#cache = this.#own(
