@@ -81,7 +81,7 @@ async function start(config: Config, logger: Logger, resources: Resources): Prom
   resources.defer(() => runtime[Symbol.dispose]());
   const device = DEVICES[config.device];
   const deviceLost = new Deferred<PrefixdError>();
-  const gpt2 = await openRunner(runtime, { modelPath, shape, slots: config.maxBatch, threads: config.threads, device, precision: config.precision, bankBytes: config.prefixBankBytes });
+  const gpt2 = await openRunner(runtime, { modelPath, shape, slots: config.maxBatch, threads: config.threads, spinTime: config.spinTime, device, precision: config.precision, bankBytes: config.prefixBankBytes });
   if (gpt2.longestPiece < config.prefillChunk) {
     logger.warn({ tokens: gpt2.longestPiece }, "this adapter's attention kernel is wrong for longer pieces of prompt: they are fed in shorter ones");
   }

@@ -1,6 +1,7 @@
 /** GPT-2 small with random weights on the CPU, built once into `.cache/`, ready to run: what most benchmarks measure. */
 import { copyFileSync, existsSync } from "node:fs";
 import { join } from "node:path";
+import { DEFAULT_SPIN_TIME } from "../../src/config.ts";
 import { Engine, type EngineOptions } from "../../src/engine/engine.ts";
 import { DEFAULT_SAMPLING, type EngineRequest } from "../../src/engine/request.ts";
 import { kvElements, type KvTensor, type ModelShape } from "../../src/kv.ts";
@@ -43,14 +44,13 @@ export const openSized = async (size: string, slots: number, precision?: Precisi
   openFolder(await sizedCheckpoint(size), slots, precision, threads);
 
 /** A checkpoint's folder, ready to run. */
-export async function openFolder(dir: string, slots: number, precision: Precision = "fp32", threads = THREADS, device?: Device): Promise<BenchModel> {
+export async function openFolder(dir: string, slots: number, precision: Precision = "fp32", threads = THREADS, device?: Device, runtime = new Runtime()): Promise<BenchModel> {
   const checkpoint = await openCheckpoint(dir, { cacheDir: CACHE });
   const modelPath = await ensureGraph(checkpoint, CACHE, precision);
   await checkpoint.close();
-  const runtime = new Runtime();
   // Where there is no GPU, half precision is the CPU's kernels on memory treated as a device's.
   const place = device ?? (precision === "fp16" ? { ...DEVICES.cpu, hostMemory: false } : DEVICES.cpu);
-  const runner = await Gpt2Runner.open(runtime, { modelPath, shape: checkpoint.shape, slots, threads, device: place, precision, bankBytes: 0 });
+  const runner = await Gpt2Runner.open(runtime, { modelPath, shape: checkpoint.shape, slots, threads, spinTime: DEFAULT_SPIN_TIME, device: place, precision, bankBytes: 0 });
   return {
     runner,
     shape: checkpoint.shape,

@@ -16,12 +16,12 @@
  * GroupQueryAttention takes b > 1 only with s = 1, and s > 1 with a past only at b = 1.
  */
 import type { Gpt2Config } from "./checkpoint.ts";
-import { FLOAT_TYPES, graphWeights, headTensor, type FloatType, type Precision } from "./graph-weights.ts";
+import { attentionScale, FLOAT_TYPES, graphWeights, headTensor, scaledQueries, type FloatType, type Precision } from "./graph-weights.ts";
 import { linearLayers } from "./linear.ts";
 import { DataType, OnnxGraph, type ExternalRange } from "./onnx-writer.ts";
 
 /** Part of the cache key of a built graph: change it whenever the graph changes. */
-export const GRAPH_VERSION = 3;
+export const GRAPH_VERSION = 4;
 
 /** More candidates than transformers' default top_k of 50, so that default sampling never needs all logits. */
 export const CANDIDATES = 64;
@@ -83,7 +83,7 @@ export function gpt2Graph(config: Gpt2Config, options: GraphOptions): Uint8Array
       "GroupQueryAttention",
       [`${at}.qkv`, "", "", `past_key.${layer}`, `past_value.${layer}`, "seqlens_k", "total_sequence_length"],
       [`${at}.attended`, `present_key.${layer}`, `present_value.${layer}`],
-      { num_heads: heads, kv_num_heads: heads, scale: { float: attentionScale(config, layer) } },
+      { num_heads: heads, kv_num_heads: heads, scale: { float: scaledQueries(options.precision) ? 1 : attentionScale(config, layer) } },
     );
     linear.conv1d(`${at}.attended`, `${at}.attn.c_proj.weight`, `${at}.attn_out`, "attended");
     addAndNorm(`${at}.attn_out`, `${at}.attn.c_proj.bias`, `${at}.ln_2`, `${at}.mlp`);
@@ -131,12 +131,6 @@ function activate(graph: OnnxGraph, config: Gpt2Config, input: string, bias: str
       graph.node("Add", [input, bias], [`${output}.biased`]);
       return graph.node("Relu", [`${output}.biased`], [output]);
   }
-}
-
-/** modeling_gpt2.py: D^-0.5 if scale_attn_weights, divided by layer + 1 if scale_attn_by_inverse_layer_idx. */
-function attentionScale(config: Gpt2Config, layer: number): number {
-  const scale = config.scaleAttnWeights ? 1 / Math.sqrt(config.headDim) : 1;
-  return config.scaleAttnByInverseLayerIdx ? scale / (layer + 1) : scale;
 }
 
 /**

@@ -19,6 +19,8 @@ export interface RunnerOptions {
   readonly slots: number;
   /** Threads inside one operator on the CPU; 0: one per core. */
   readonly threads: number;
+  /** Microseconds for which a thread without work looks for more before it sleeps; 0: none. By default ONNX Runtime's, tens of milliseconds. */
+  readonly spinTime?: number;
   readonly device: Device;
   /** That of the graph. */
   readonly precision: Precision;
@@ -95,7 +97,7 @@ export class Gpt2Runner implements ModelRunner {
     this.candidates = Math.min(CANDIDATES, shape.vocabSize);
     this.#runtime = runtime;
     try {
-      const session = this.#own(runtime.session(options.modelPath, { threads: options.threads, device, config: exactIntegerKernels() }));
+      const session = this.#own(runtime.session(options.modelPath, { threads: options.threads, device, config: { ...exactIntegerKernels(), ...spinning(options.spinTime) }, hugePages: device.hostMemory }));
       this.#session = session;
       this.#logitsGraphs = device.hostMemory ? null : this.#own(new LogitsGraphs(runtime, device, shape.vocabSize));
       this.#cache = this.#own(
@@ -317,6 +319,12 @@ export class Gpt2Runner implements ModelRunner {
   #release(): void {
     for (const owned of this.#owned.splice(0).reverse()) owned[Symbol.dispose]();
   }
+}
+
+/** ORT's settings of how long its threads spin. */
+function spinning(time: number | undefined): Readonly<Record<string, string>> {
+  if (time === undefined) return {};
+  return time === 0 ? { "session.intra_op.allow_spinning": "0" } : { "session.intra_op.spin_duration_us": String(time) };
 }
 
 function modelFailed(cause: unknown): PrefixdError {

@@ -6,7 +6,7 @@ import { basename, dirname, join } from "node:path";
 import type { Checkpoint } from "./checkpoint.ts";
 import { toFloat16 } from "./float16.ts";
 import { CANDIDATES, GRAPH_VERSION, gpt2Graph } from "./gpt2-graph.ts";
-import { graphWeights, type GraphWeight, type Precision } from "./graph-weights.ts";
+import { graphWeights, type ChannelFactor, type GraphWeight, type Precision } from "./graph-weights.ts";
 import { DataType, type ExternalRange } from "./onnx-writer.ts";
 import { channelScales, writeIntegers } from "./quantize.ts";
 
@@ -71,12 +71,15 @@ async function writeWeights(checkpoint: Checkpoint, precision: Precision, path: 
 
 /** Writes one weight from its place 0 on and answers its length in bytes. `scales` keeps those of sources quantised before. */
 async function writeWeight(checkpoint: Checkpoint, weight: GraphWeight, scales: Map<string, Float32Array>, write: Write): Promise<number> {
-  const { source, form, channelAxis, dims } = weight;
+  const { source, form, channelAxis, dims, factor } = weight;
   const tensor = checkpoint.tensor(source);
   switch (form) {
     case "values": {
       let length = 0;
+      let first = 0;
       for await (const chunk of tensor.chunks(CHUNK_BYTES)) {
+        if (factor !== undefined) multiplyChannels(chunk, first, dims.at(-1)!, factor);
+        first += chunk.length;
         const values = weight.type === DataType.float16 ? toFloat16(chunk) : chunk;
         await write(values, length);
         length += values.byteLength;
@@ -86,12 +89,19 @@ async function writeWeight(checkpoint: Checkpoint, weight: GraphWeight, scales: 
     case "scales": {
       const made = await channelScales(tensor, channelAxis);
       scales.set(source, made);
-      await write(made, 0);
+      await write(factor === undefined ? made : made.map((scale, channel) => (channel < factor.channels ? scale * factor.by : scale)), 0);
       return made.byteLength;
     }
     case "integers":
       await writeIntegers(tensor, channelAxis, scales.get(source)!, write);
       return dims.reduce((product, dim) => product * dim, 1);
+  }
+}
+
+/** `values` are those of a tensor `[..., channels]` from its element `first` on. */
+function multiplyChannels(values: Float32Array, first: number, channels: number, factor: ChannelFactor): void {
+  for (let index = 0; index < values.length; index++) {
+    if ((first + index) % channels < factor.channels) values[index]! *= factor.by;
   }
 }
 

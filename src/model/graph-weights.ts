@@ -23,6 +23,13 @@ export interface GraphWeight {
   readonly form: "values" | "integers" | "scales";
   /** The axis of the source that counts output channels: 1 for Conv1D's `[in, out]`, 0 for the head's `[vocabulary, width]`. */
   readonly channelAxis: 0 | 1;
+  /** The values or scales of the first `channels` output channels are multiplied by this. */
+  readonly factor?: ChannelFactor;
+}
+
+export interface ChannelFactor {
+  readonly channels: number;
+  readonly by: number;
 }
 
 /** Name of the head's weight in the checkpoint. */
@@ -33,8 +40,9 @@ export function graphWeights(config: Gpt2Config, precision: Precision): Map<stri
   const weights = new Map<string, GraphWeight>();
   const type = FLOAT_TYPES[precision];
   for (const [name, dims] of gpt2Tensors(config)) {
-    if (precision === "int8" && LINEAR_WEIGHT.test(name)) addQuantized(weights, name, name, dims as Dims, 1);
-    else weights.set(name, { type, dims, source: name, form: "values", channelAxis: 1 });
+    const factor = queryFactor(config, precision, name);
+    if (precision === "int8" && LINEAR_WEIGHT.test(name)) addQuantized(weights, name, name, dims as Dims, 1, factor);
+    else weights.set(name, { type, dims, source: name, form: "values", channelAxis: 1, ...(factor && { factor }) });
   }
   const source = headTensor(config);
   const dims = [config.vocabSize, config.width] as const;
@@ -44,11 +52,31 @@ export function graphWeights(config: Gpt2Config, precision: Precision): Map<stri
 }
 
 const LINEAR_WEIGHT = /\.(c_attn|c_proj|c_fc)\.weight$/;
+const QUERIES = /^h\.(\d+)\.attn\.c_attn\.(weight|bias)$/;
+
+/** modeling_gpt2.py: D^-0.5 if scale_attn_weights, divided by layer + 1 if scale_attn_by_inverse_layer_idx. */
+export function attentionScale(config: Gpt2Config, layer: number): number {
+  const scale = config.scaleAttnWeights ? 1 / Math.sqrt(config.headDim) : 1;
+  return config.scaleAttnByInverseLayerIdx ? scale / (layer + 1) : scale;
+}
+
+/**
+ * Whether queries come out of their linear layer times the attention's scale. ONNX Runtime's CPU has fast kernels for products of one
+ * row only without a factor. For a head_dim of 64, as in every GPT-2 published, the factor is 1/8, and not a bit changes. In fp16 small
+ * weights would lose bits.
+ */
+export const scaledQueries = (precision: Precision): boolean => FLOAT_TYPES[precision] === DataType.float;
+
+function queryFactor(config: Gpt2Config, precision: Precision, name: string): ChannelFactor | undefined {
+  const layer = QUERIES.exec(name)?.[1];
+  if (layer === undefined || !scaledQueries(precision)) return undefined;
+  return { channels: config.width, by: attentionScale(config, Number(layer)) };
+}
 
 type Dims = readonly [number, number];
 
-function addQuantized(weights: Map<string, GraphWeight>, name: string, source: string, dims: Dims, channelAxis: 0 | 1): void {
+function addQuantized(weights: Map<string, GraphWeight>, name: string, source: string, dims: Dims, channelAxis: 0 | 1, factor?: ChannelFactor): void {
   const [outputs, inputs] = [dims[channelAxis], dims[1 - channelAxis]!];
-  weights.set(`${name}.scales`, { type: DataType.float, dims: [outputs], source, form: "scales", channelAxis });
+  weights.set(`${name}.scales`, { type: DataType.float, dims: [outputs], source, form: "scales", channelAxis, ...(factor && { factor }) });
   weights.set(`${name}.integers`, { type: DataType.int8, dims: [inputs, outputs], source, form: "integers", channelAxis });
 }

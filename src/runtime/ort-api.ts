@@ -55,6 +55,11 @@ export class OrtError extends Error {
 // The default stacks of koffi overflow in ORT's shader compiler, and asynchronous calls run deep kernels.
 koffi.config({ sync_stack_size: 8 << 20, async_stack_size: 8 << 20 });
 
+// ORT 1.30 has two ways to compute GroupQueryAttention on the CPU. The newer one never holds a whole matrix of scores, but its products
+// of one query use 4 lanes of a vector register where the other one's use 8, and rows of different lengths go one after the other. Read
+// when a session is made; whoever has set it has a reason.
+process.env["ORT_GQA_DISABLE_FLASH_ATTENTION"] ??= "1";
+
 const P = "void *";
 const OUT = koffi.out(koffi.pointer(P));
 const STRINGS = "const char **";

@@ -4,6 +4,7 @@
  */
 import { readCpuQuota, threadsWithin } from "./cpu-quota.ts";
 import { DEVICES, type Device } from "./device.ts";
+import { inHugePages } from "./huge-pages.ts";
 import {
   ElementType,
   GraphOptimization,
@@ -80,6 +81,8 @@ export interface SessionOptions {
   readonly device?: Device;
   /** ORT's session configuration entries. */
   readonly config?: Readonly<Record<string, string>>;
+  /** Keep the weights in huge pages where the system has them. */
+  readonly hugePages?: boolean;
 }
 
 export abstract class Tensor extends Owner {
@@ -179,7 +182,8 @@ export class Session extends Owner {
         api.addSessionConfig(native, "session.disable_cpu_ep_fallback", "1");
         api.appendExecutionProvider(native, provider.name, provider.settings);
       }
-      this.#session = api.createSession(runtime.env, model, native);
+      const load = (): SessionHandle => api.createSession(runtime.env, model, native);
+      this.#session = options.hugePages === true ? inHugePages(load) : load();
     } finally {
       api.releaseSessionOptions(native);
     }

@@ -215,3 +215,20 @@ t.test("tokens with equal logits come in the order of their ids, in every row of
     t.ok(new Set(topLogits).size < 10, "there were ties");
   }
 });
+
+t.test("ONNX Runtime still has the two ways of attention that ort-api.ts chooses from, and they agree", async (t) => {
+  const chosen = process.env["ORT_GQA_DISABLE_FLASH_ATTENTION"];
+  t.equal(chosen, "1");
+  t.teardown(() => void (process.env["ORT_GQA_DISABLE_FLASH_ATTENTION"] = chosen));
+  const answers: Row[] = [];
+  for (const disabled of ["0", "1"]) {
+    process.env["ORT_GQA_DISABLE_FLASH_ATTENTION"] = disabled;
+    const fixture = await openRunner(goldenDir("gelu-bf16-sharded"), 1);
+    await fixture.runner.prefill(0, 0, fixture.ids(20, 1));
+    answers.push(rowOf(fixture.runner, await fixture.runner.decode(Int32Array.of(7), Int32Array.of(20))));
+    await fixture.close();
+  }
+  const [one, other] = answers as [Row, Row];
+  t.not(differingBits(one, other), 0, "the setting has lost its effect: see what is faster now");
+  t.ok(distance(one, other) < TOLERANCE);
+});
