@@ -77,8 +77,9 @@ for (const precision of PRECISIONS) {
         return name === settings[0]!.name ? rate.toFixed(0) : (rate / own).toFixed(3);
       }),
     );
-  const head = ["alone", "busy"].flatMap((state) => WORKS.map((work) => `${state}: ${work.startsWith("decode") ? `${SIZE_OF[work]} rows` : `prompt of ${SIZE_OF[work]}`}`));
+  const head = ["alone", "busy"].flatMap((state) => WORKS.map((work) => `${state}: ${work.startsWith("decode") ? `${SIZE_OF[work]} row${SIZE_OF[work] === 1 ? "" : "s"}` : `prompt of ${SIZE_OF[work]}`}`));
   lines.push("", ...table([precision, ...head], settings.map((setting) => [setting.name, ...cells(setting)])));
 }
+lines.push("", "Busy figures of one setting vary by a quarter.");
 if (ONLY.size === 0) writeSection("cpu-settings", lines);
 console.log(lines.join("\n"));

@@ -26,7 +26,7 @@ export const ConfigSchema = Type.Object({
   device: Type.Enum(["cpu", "webgpu", "cuda"], { default: "cpu", description: "Where the model runs" }),
   precision: Type.Enum(["auto", "fp32", "int8", "fp16"], { default: "auto", description: "Arithmetic of the model: cpu takes fp32 (what Hugging Face computes) or int8 (faster and close to it), webgpu fp32 or fp16, cuda fp16; auto is the first of these" }),
   threads: Type.Integer({ minimum: 0, maximum: 1024, arg: "N", default: 0, shown: "0 (all cores that a container may use)", description: "Threads of the model" }),
-  spinTime: Type.Integer({ minimum: 0, maximum: 1_000_000, arg: "MICROSECONDS", default: DEFAULT_SPIN_TIME, description: "How long a thread of the model without work looks for more before it sleeps: 0 if other processes need the cores" }),
+  spinTime: Type.Integer({ minimum: 0, maximum: 1_000_000, arg: "MICROSECONDS", default: DEFAULT_SPIN_TIME, description: "How long a thread of the model without work looks for more before it sleeps; less, such as 100, where other processes want the same cores" }),
   maxBatch: Type.Integer({ minimum: 1, maximum: 1024, arg: "N", default: 32, description: "Sequences that run at once: rows of the KV cache" }),
   maxQueue: Type.Integer({ minimum: 0, maximum: 1_000_000, arg: "N", default: 256, description: "Requests that may wait; one more is answered 429" }),
   maxN: Type.Integer({ minimum: 1, maximum: 1024, arg: "N", default: 8, description: "Largest n, best_of or num_beams of a request (rows per prompt); never more than max-batch" }),
