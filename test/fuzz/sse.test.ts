@@ -47,7 +47,7 @@ class EventParser {
 
 /** The bytes that a stream writes, at the end of the turn. */
 async function written(play: (sse: SseStream) => void): Promise<Buffer> {
-  const raw = Object.assign(new PassThrough({ highWaterMark: 2 ** 30 }), { writeHead: () => undefined, setHeader: () => undefined });
+  const raw = Object.assign(new PassThrough({ highWaterMark: 2 ** 30 }), { writeHead: () => undefined, setHeader: () => undefined, setTimeout: () => undefined });
   const reply = { raw, request: { id: "test" }, hijack: () => undefined, getHeaders: () => ({}) };
   play(new SseStream(reply as unknown as FastifyReply, { ...STREAM_DEFAULTS, bufferLimit: Infinity }, () => undefined));
   await new Promise(setImmediate);

@@ -23,7 +23,7 @@ async function flood(server: TestServer): Promise<Socket[]> {
 /** With the default limit of connections some files are left for others; with one that is too high the system refuses. */
 for (const flags of [[], ["--max-connections", "100000"]]) {
   t.test(`${2 * FILES} connections, ${FILES} files, ${flags.join(" ") || "no flags"}`, async (t) => {
-    const server = await startServerProcess(["--cache-dir", join(folder.path, "cache"), "--store", `lmdb:${join(folder.path, "store")}`, "--drain-timeout", "0", ...flags], {}, { openFiles: FILES });
+    const server = await startServerProcess(["--cache-dir", join(folder.path, "cache"), "--store", `lmdb:${join(folder.path, `store${flags.length}`)}`, "--drain-timeout", "0", ...flags], {}, { openFiles: FILES });
     t.teardown(() => server.signal("SIGKILL"));
     const put = (name: string): Promise<Response> => fetch(`${server.url}/prefixes/${name}`, { method: "PUT", headers: { "content-type": "application/json" }, body: JSON.stringify({ text: "three blind mice" }) });
     // A connection of before, which is kept.

@@ -10,6 +10,8 @@ import { createLogger } from "../../../src/observability/logging.ts";
 import { adapterForm } from "../../support/server.ts";
 
 export const ADMIN_KEY = "an-admin-key-that-is-long-enough-for-a-test";
+/** Each request has a connection of its own that is closed with it, so that those which are counted are the tests'. */
+const ALONE = { connection: "close" };
 const PROMPT = "i want to book a flight to london on August 14th, 2024\n=>";
 
 export interface FuzzServer {
@@ -40,7 +42,7 @@ export async function startFuzzServer(t: Test, flags: readonly string[] = [], en
     rmSync(folder, { recursive: true, force: true });
   });
   const call = (key: string, method: string, path: string, body?: unknown): Promise<Response> =>
-    fetch(running.url + path, { method, headers: { authorization: `Bearer ${key}`, ...(body === undefined ? {} : { "content-type": "application/json" }) }, body: body === undefined ? null : JSON.stringify(body) });
+    fetch(running.url + path, { method, headers: { ...ALONE, authorization: `Bearer ${key}`, ...(body === undefined ? {} : { "content-type": "application/json" }) }, body: body === undefined ? null : JSON.stringify(body) });
   const json: FuzzServer["json"] = async (key, method, path, body) => {
     const response = await call(key, method, path, body);
     const text = await response.text();
@@ -63,7 +65,7 @@ export async function startFuzzServer(t: Test, flags: readonly string[] = [], en
       return String((await json(ADMIN_KEY, "POST", `/admin/users/${id}/keys`)).body["key"]);
     },
     async put(key, name, adapter) {
-      const response = await fetch(`${running.url}/prefixes/${name}`, { method: "PUT", headers: { authorization: `Bearer ${key}` }, body: adapterForm(join("prefixes", adapter)) });
+      const response = await fetch(`${running.url}/prefixes/${name}`, { method: "PUT", headers: { ...ALONE, authorization: `Bearer ${key}` }, body: adapterForm(join("prefixes", adapter)) });
       expectStatus(201, response.status, await response.text());
     },
     async ask(key, prefix) {
