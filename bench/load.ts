@@ -3,10 +3,10 @@
  *
  *     npm run bench -- load
  *
- * And what does a server do under each scenario? All of them: `SCENARIOS=all`; DURATION shortens them (seconds), PREFIXES their
- * prefixes, SERVE has more flags for the server.
+ * And what does a server do under each scenario? All of them: `SCENARIOS=all`; a colon and seconds shorten or lengthen one,
+ * PREFIXES says how many they register, SERVE has more flags for the server.
  *
- *     SCENARIOS=spike,steady DURATION=60 npm run bench -- load
+ *     SCENARIOS=spike,steady:60,soak:1800 npm run bench -- load
  *
  * A trivial server in a second process sends each stream a token every 100 ms; streams begin one after the other over 5 s and last
  * 15 s. Beyond 100 ms between tokens is what client, server and machine add; the client's share shows as its lag.
@@ -26,12 +26,11 @@ const TOKEN_MS = 100;
 const TOKENS = 150;
 const BEGIN_S = 5;
 
-const { SCENARIOS: wanted, DURATION, PREFIXES, SERVE } = process.env;
+const { SCENARIOS: wanted, PREFIXES, SERVE } = process.env;
 if (wanted === undefined) await measureClient();
 else {
   const lines = await runScenarios({
     names: wanted === "all" ? SCENARIOS : wanted.split(","),
-    ...(DURATION === undefined ? {} : { duration: Number(DURATION) }),
     ...(PREFIXES === undefined ? {} : { prefixes: Number(PREFIXES) }),
     serve: SERVE === undefined ? [] : SERVE.split(" "),
   });

@@ -16,9 +16,8 @@ const ROOT = new URL("../..", import.meta.url).pathname;
 const ADMIN_KEY = "the-key-of-a-server-that-is-gone-after-the-run";
 
 export interface ScenarioRuns {
+  /** Scenarios, each as long as its own file says, or `NAME:SECONDS`. */
   readonly names: readonly string[];
-  /** Seconds of each load; undefined: the scenario's own. */
-  readonly duration?: number;
   readonly prefixes?: number;
   /** More flags for `prefixd serve`. */
   readonly serve: readonly string[];
@@ -42,7 +41,8 @@ export async function runScenarios(runs: ScenarioRuns): Promise<string[]> {
   ];
 }
 
-async function runOne(name: string, { duration, prefixes, serve }: ScenarioRuns): Promise<LoadResult> {
+async function runOne(wanted: string, { prefixes, serve }: ScenarioRuns): Promise<LoadResult> {
+  const [name = "", seconds] = wanted.split(":");
   const folder = mkdtempSync(join(tmpdir(), "prefixd-bench-"));
   const args = ["serve", "--port", "0", "--store", `lmdb:${folder}`, "--log-level", "info", ...serve];
   const server = spawn(process.execPath, ["--import", "tsx", join(ROOT, "src/cli/main.ts"), ...args], {
@@ -63,7 +63,7 @@ async function runOne(name: string, { duration, prefixes, serve }: ScenarioRuns)
       void exited.then(([code]) => reject(new Error(`the server ended with ${code}`)));
     });
     return await runLoad({
-      scenario: override(loadScenario(name), { ...(duration === undefined ? {} : { duration }), ...(prefixes === undefined ? {} : { prefixes }) }),
+      scenario: override(loadScenario(name), { ...(seconds === undefined ? {} : { duration: Number(seconds) }), ...(prefixes === undefined ? {} : { prefixes }) }),
       urls: [url],
       credentials: { adminKey: ADMIN_KEY, userKey: null },
       model: { shape: null, vocabulary: null },
