@@ -9,6 +9,7 @@ import { CANDIDATES } from "./gpt2-graph.ts";
 import { FLOAT_TYPES, type Precision } from "./graph-weights.ts";
 import { exactIntegerKernels } from "./integer-kernels.ts";
 import { HostKvCache, type KvCache } from "./kv-cache.ts";
+import { CUT_TOKENS, findCutsShow, longestRightPiece } from "./piece-checks.ts";
 import type { PrefixBankStats } from "./prefix-bank.ts";
 import { LogitsGraphs, StepBuffers } from "./step-buffers.ts";
 
@@ -51,14 +52,6 @@ interface StepInputs {
 const SOFT_ID = -1;
 /** WebGPU's Softmax adds up a single row in another order than one of several: off the CPU there are always at least two. */
 const LEAST_OUTPUTS = 2;
-/** Tokens at once for which every attention kernel is right. */
-const SHORT_PIECE = 31;
-const PIECE_TOLERANCE = 0.01;
-/** Tokens that are fed at the start whole and in pieces, and where they are cut. */
-const CUT_CHECK = 57;
-const CUTS = [8, 24, 48];
-/** Attention on the CPU takes tokens in blocks of twice head_dim: with multiples of this the scheduler's cuts leave no token alone. */
-const HEAD_QUANTUM = 8;
 
 export class Gpt2Runner implements ModelRunner {
   readonly shape: ModelShape;
@@ -81,8 +74,7 @@ export class Gpt2Runner implements ModelRunner {
   static async open(runtime: Runtime, options: RunnerOptions): Promise<Gpt2Runner> {
     const runner = new Gpt2Runner(runtime, options);
     try {
-      if (options.device.hostMemory) await runner.#checkCuts();
-      else await runner.#checkPieces();
+      await runner.#tryPieces(options.device);
     } catch (error) {
       await runner.close();
       throw error;
@@ -187,46 +179,20 @@ export class Gpt2Runner implements ModelRunner {
     return Promise.resolve();
   }
 
+  /** Finds out, in the row for folding, what the kernels do with prompts that are fed in pieces. */
+  async #tryPieces(device: Device): Promise<void> {
+    const row = this.slots;
+    if (!device.hostMemory) this.longestPiece = await longestRightPiece(this, row);
+    else {
+      this.cutsShow = await findCutsShow(this, row, (length) => this.#cache.read(row, length));
+      this.wipe(row, 0, Math.min(CUT_TOKENS, this.shape.positions));
+      this.wipeBuffers();
+    }
+  }
+
   async #feedEmbeddings(row: number, start: number, length: number, data: Float32Array): Promise<void> {
     using embeds = this.#runtime.tensor(data, [1, length, this.shape.width]);
     await this.#forward(row, start, new Int32Array(length).fill(SOFT_ID), embeds, [length - 1], this.#outputs);
-  }
-
-  /**
-   * ORT's WebGPU attention has another kernel for 32 and more tokens at once, which is wrong on some adapters (it takes subgroups to be
-   * of a certain size; SwiftShader's are not). Whether it is right here shows when short pieces give the same.
-   */
-  async #checkPieces(): Promise<void> {
-    const { positions, vocabSize } = this.shape;
-    const length = Math.min(2 * SHORT_PIECE, positions);
-    const ids = Int32Array.from({ length }, (_, index) => (index * 7919 + 1) % vocabSize);
-    const scores = async (piece: number): Promise<Float32Array> => {
-      let output: StepOutput | undefined;
-      for (let from = 0; from < length; from += piece) output = await this.prefill(this.slots, from, ids.subarray(from, from + piece));
-      return output!.topLogits.slice(0, this.candidates);
-    };
-    const [whole, pieces] = [await scores(length), await scores(SHORT_PIECE)];
-    // Rounding is far below, a wrong kernel far above.
-    if (whole.some((logit, index) => Math.abs(logit - pieces[index]!) > PIECE_TOLERANCE * (1 + Math.abs(logit)))) this.longestPiece = SHORT_PIECE;
-  }
-
-  /** Whether a prompt's numbers are the same to the bit however it is cut, as those of the CPU's kernels are known to be. */
-  async #checkCuts(): Promise<void> {
-    const { positions, vocabSize, headDim } = this.shape;
-    const ids = Int32Array.from({ length: Math.min(CUT_CHECK, positions) }, (_, index) => (index * 7919 + 1) % vocabSize);
-    const feed = async (...ends: number[]): Promise<{ readonly kv: Float32Array; readonly logits: Float32Array }> => {
-      let output: StepOutput | undefined;
-      for (const [index, end] of ends.entries()) {
-        const from = ends[index - 1] ?? 0;
-        output = await this.prefill(this.slots, from, ids.subarray(from, end));
-      }
-      return { kv: this.#cache.read(this.slots, ids.length).data, logits: output!.topLogits.slice(0, this.candidates) };
-    };
-    const [whole, pieces] = [await feed(ids.length), await feed(...CUTS.filter((cut) => cut < ids.length), ids.length)];
-    const same = (one: Float32Array, other: Float32Array): boolean => one.every((value, index) => value === other[index]);
-    this.cutsShow = headDim % HEAD_QUANTUM !== 0 || !(same(whole.kv, pieces.kv) && same(whole.logits, pieces.logits));
-    this.#cache.wipe(this.slots, 0, ids.length);
-    this.wipeBuffers();
   }
 
   /** Feeds one row at positions `[start, start + ids.length)`; the output is of the tokens `answered` (indices into `ids`). */

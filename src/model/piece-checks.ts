@@ -1,0 +1,54 @@
+/** What kernels do with a prompt that is fed in pieces, found out by feeding one whole and in pieces. */
+import type { ModelRunner, StepOutput } from "../engine/model-runner.ts";
+import type { KvTensor } from "../kv.ts";
+
+/** Tokens at once for which every attention kernel is right. */
+const SHORT_PIECE = 31;
+const TOLERANCE = 0.01;
+/** Tokens that are fed whole and in pieces, and where they are cut. */
+export const CUT_TOKENS = 57;
+const CUTS = [8, 24, 48];
+/** Attention on the CPU takes tokens in blocks of twice head_dim: with multiples of this the scheduler's cuts leave no token alone. */
+const HEAD_QUANTUM = 8;
+
+type Feeds = Pick<ModelRunner, "shape" | "candidates" | "prefill">;
+
+/**
+ * The most tokens that may be fed at once. ORT's WebGPU attention has another kernel for 32 and more, which is wrong on some adapters (it
+ * takes subgroups to be of a certain size; SwiftShader's are not). Whether it is right here shows when short pieces give the same.
+ */
+export async function longestRightPiece(runner: Feeds, row: number): Promise<number> {
+  const ids = promptOf(runner, 2 * SHORT_PIECE);
+  const whole = await feed(runner, row, ids, []);
+  const pieces = await feed(runner, row, ids, [SHORT_PIECE]);
+  // Rounding is far below, a wrong kernel far above.
+  return whole.some((logit, index) => Math.abs(logit - pieces[index]!) > TOLERANCE * (1 + Math.abs(logit))) ? SHORT_PIECE : Infinity;
+}
+
+/** Whether a prompt's last bits depend on where it is cut, which those of the CPU's kernels are known not to. `read` answers the row's first positions. */
+export async function findCutsShow(runner: Feeds, row: number, read: (length: number) => KvTensor): Promise<boolean> {
+  if (runner.shape.headDim % HEAD_QUANTUM !== 0) return true;
+  const ids = promptOf(runner, CUT_TOKENS);
+  const results: Float32Array[][] = [];
+  for (const cuts of [[], CUTS]) {
+    const logits = await feed(runner, row, ids, cuts);
+    results.push([logits, read(ids.length).data]);
+  }
+  const [whole, pieces] = results;
+  return whole!.some((values, part) => values.some((value, index) => value !== pieces![part]![index]));
+}
+
+function promptOf({ shape }: Feeds, length: number): Int32Array {
+  return Int32Array.from({ length: Math.min(length, shape.positions) }, (_, index) => (index * 7919 + 1) % shape.vocabSize);
+}
+
+/** Feeds the tokens, cut where it is said; answers the last one's largest logits. */
+async function feed(runner: Feeds, row: number, ids: Int32Array, cuts: readonly number[]): Promise<Float32Array> {
+  let output: StepOutput | undefined;
+  let from = 0;
+  for (const end of [...cuts.filter((cut) => cut < ids.length), ids.length]) {
+    output = await runner.prefill(row, from, ids.subarray(from, end));
+    from = end;
+  }
+  return output!.topLogits.slice(0, runner.candidates);
+}
