@@ -18,7 +18,7 @@ import { machine, median, quantile, table, writeSection } from "./support/report
 const PRECISIONS = DEVICE_PRECISIONS.cpu;
 const SHARES = [0.35, 0.5, 1] as const;
 /** Of --prefill-share and --prefill-chunk (src/config.ts). */
-const DEFAULT_SHARE = 0.35;
+const DEFAULT_SHARE = 0.5;
 const CHUNK = 64;
 const ASKED = 2;
 const ROUNDS = Number(process.env["ROUNDS"] ?? 5);
