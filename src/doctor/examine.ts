@@ -5,9 +5,10 @@ import { DEVICE_PRECISIONS } from "../config.ts";
 import type { Precision } from "../model/graph-weights.ts";
 import { DEVICES, type DeviceKind } from "../runtime/device.ts";
 import { defaultLibraryPath, OrtApi } from "../runtime/ort-api.ts";
+import { readProcessLimits } from "../system-files.ts";
 import { examineCuda } from "./cuda.ts";
 import type { Findings } from "./findings.ts";
-import { examineMachine, readProcessLimits, warningsOf, type MachineReport } from "./machine.ts";
+import { examineMachine, warningsOf, type MachineReport } from "./machine.ts";
 import { runSelfTest, type SelfTestProcessOptions, type SelfTestReport } from "./self-test-process.ts";
 import { examineVulkan } from "./vulkan.ts";
 

@@ -1,7 +1,7 @@
 /** What the process runs on, and what of it will surprise a server. Linux tells most; elsewhere facts are fewer. */
-import { readFileSync } from "node:fs";
 import { arch, availableParallelism, cpus, freemem, platform, release, totalmem } from "node:os";
 import { readCpuQuota } from "../runtime/cpu-quota.ts";
+import { readSystemFile, softLimit } from "../system-files.ts";
 
 export interface MachineReport {
   readonly node: string;
@@ -37,7 +37,7 @@ export interface Bounds {
 
 export function examineMachine(): MachineReport {
   const limit = process.constrainedMemory();
-  const cpuinfo = readText("/proc/cpuinfo");
+  const cpuinfo = readSystemFile("/proc/cpuinfo");
   return {
     node: process.version,
     platform: `${platform()} ${arch()} ${release()}`,
@@ -50,10 +50,6 @@ export function examineMachine(): MachineReport {
     // The system says "no limit" with 0 or with a number beyond all memory.
     memory: { total: totalmem(), available: freemem(), limit: limit > 0 && limit < totalmem() ? limit : null },
   };
-}
-
-export function readProcessLimits(): string {
-  return readText("/proc/self/limits");
 }
 
 const X86 = ["avx", "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8"];
@@ -93,21 +89,6 @@ export function warningsOf({ machine, processLimits, slots, hostMemory }: Bounds
   return warnings;
 }
 
-/** "Max open files   1024   1048576   files": the first number; Infinity for "unlimited" and for what is not there. */
-function softLimit(text: string, name: string): number {
-  const value = new RegExp(`^${name}\\s+(\\d+)`, "m").exec(text)?.[1];
-  return value === undefined ? Infinity : Number(value);
-}
-
 export function gigabytes(bytes: number): string {
   return `${(bytes / 1e9).toFixed(1)} GB`;
-}
-
-/** "" where there is no such file. */
-function readText(path: string): string {
-  try {
-    return readFileSync(path, "utf8");
-  } catch {
-    return "";
-  }
 }

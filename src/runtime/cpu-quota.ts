@@ -1,15 +1,15 @@
 /** How much of the processor the process may use: a container's bound, which Node and ONNX Runtime do not see. */
-import { readFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { dirname, join } from "node:path";
+import { readSystemFile } from "../system-files.ts";
 
 const CGROUPS = "/sys/fs/cgroup";
 
 /** Cores' worth of time, of the cgroup and all those around it (cgroup v2); null: no bound is known. */
 export function readCpuQuota(): number | null {
   const quotas: number[] = [];
-  for (let path = cgroupPath(readText("/proc/self/cgroup")); ; path = dirname(path)) {
-    const quota = cpuQuota(readText(join(CGROUPS, path, "cpu.max")));
+  for (let path = cgroupPath(readSystemFile("/proc/self/cgroup")); ; path = dirname(path)) {
+    const quota = cpuQuota(readSystemFile(join(CGROUPS, path, "cpu.max")));
     if (quota !== null) quotas.push(quota);
     if (path === "/") return quotas.length === 0 ? null : Math.min(...quotas);
   }
@@ -29,12 +29,4 @@ export function cgroupPath(text: string): string {
 export function cpuQuota(text: string): number | null {
   const match = /^(\d+) (\d+)/.exec(text);
   return match === null ? null : Number(match[1]) / Number(match[2]);
-}
-
-function readText(path: string): string {
-  try {
-    return readFileSync(path, "utf8");
-  } catch {
-    return "";
-  }
 }
