@@ -28,7 +28,7 @@ export const ConfigSchema = Type.Object({
   threads: Type.Integer({ minimum: 0, maximum: 1024, arg: "N", default: 0, shown: "0 (all cores that a container may use)", description: "Threads of the model" }),
   spinTime: Type.Integer({ minimum: 0, maximum: 1_000_000, arg: "MICROSECONDS", default: DEFAULT_SPIN_TIME, description: "How long a thread of the model without work looks for more before it sleeps; less, such as 100, where other processes want the same cores" }),
   maxBatch: Type.Integer({ minimum: 1, maximum: 1024, arg: "N", default: 32, description: "Sequences that run at once: rows of the KV cache" }),
-  maxQueue: Type.Integer({ minimum: 0, maximum: 1_000_000, arg: "N", default: 256, description: "Requests that may wait; one more is answered 429" }),
+  maxQueue: Type.Integer({ minimum: 0, maximum: 1_000_000, arg: "N", default: 256, description: "Requests that may wait, each user's share of them by weight; beyond it: 429" }),
   maxN: Type.Integer({ minimum: 1, maximum: 1024, arg: "N", default: 8, description: "Largest n, best_of or num_beams of a request (rows per prompt); never more than max-batch" }),
   prefillChunk: Type.Integer({ minimum: 1, maximum: 1_000_000, arg: "N", default: 64, description: "Most prompt tokens fed per step" }),
   prefillShare: Type.Number({ minimum: 0.01, maximum: 1, arg: "PART", default: 0.5, description: "Part of a step's time that prompts may take while others decode: bounds how long a long prompt holds up the others; 1: no bound" }),

@@ -1,6 +1,5 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { lostTouch, PrefixdError } from "./errors.ts";
-import { queueFull } from "./engine/limits.ts";
 import { Generation, abortOutcome, emptyDelta, removedError } from "./generation.ts";
 import { bestChoices } from "./generation-best-of.ts";
 import type { ChoiceDelta, GenerationEnd, GenerationListener, GenerationParts, ValidGenerateRequest } from "./generation-types.ts";
@@ -42,10 +41,9 @@ export class GenerationService {
     this.#parts = parts;
   }
 
-  /** Throws `queue_full` when the next request could not even wait: told before its body is read, a flood of them costs the others less. */
-  refuseIfFull(): void {
-    const { queued, maxQueue, running, slots } = this.#parts.engine.stats();
-    if (queued > 0 && queued >= maxQueue && running >= slots) throw queueFull(maxQueue);
+  /** Throws `queue_full` when the user's next request could not even wait: told before its body is read, a flood of them costs the others less. */
+  refuseIfFull(user: string): void {
+    this.#parts.engine.refuseIfFull(user);
   }
 
   /**

@@ -1,7 +1,6 @@
 import type { BeamParams, EngineRequest, FinishReason, RequestHandle, RequestListener, SamplingParams, TokenLogprob } from "./engine/request.ts";
 import type { PrefixdError } from "./errors.ts";
 import type { MeterParts } from "./generation-meter.ts";
-import type { EngineStats } from "./observability/engine-observer.ts";
 import type { RequestTokens } from "./observability/metrics.ts";
 import type { PrefixRegistry } from "./prefixes/registry-types.ts";
 import type { PrefixKey } from "./prefixes/store.ts";
@@ -60,10 +59,10 @@ export interface GenerationListener {
   onError(error: PrefixdError): void;
 }
 
-/** What is needed of the engine. `submit` throws `queue_full`. */
+/** What is needed of the engine. Both throw `queue_full`. */
 export interface GenerationEngine {
   submit(request: EngineRequest, listener: RequestListener): RequestHandle;
-  stats(): EngineStats;
+  refuseIfFull(tenant: string): void;
 }
 
 export interface GenerationParts extends MeterParts {

@@ -5,7 +5,7 @@ import type { QueuePolicy } from "./scheduler.ts";
 
 export interface EngineOptions {
   readonly runner: ModelRunner;
-  /** Requests that may wait; one more is refused with `queue_full`. */
+  /** Requests that may wait, shared between tenants (limits.ts); beyond that `queue_full`. */
   readonly maxQueue: number;
   /** Prompt tokens per step: the most that a piece of a prompt has. */
   readonly prefillChunk: number;

@@ -9,7 +9,7 @@ import type { EngineStats } from "../observability/engine-observer.ts";
 import { advanceBeams } from "./beam-rows.ts";
 import type { EngineOptions } from "./engine-options.ts";
 import { EQUAL_SHARES, fairShare, type TenantShares } from "./fair-share.ts";
-import { checkQueueLimits, heldRows } from "./limits.ts";
+import { checkQueueLimits, checkRoom, heldRows, type QueueRoom } from "./limits.ts";
 import type { ModelRunner, StepOutput } from "./model-runner.ts";
 import { PrefillBudget } from "./prefill-budget.ts";
 import { promptTokens } from "./prompt-tokens.ts";
@@ -68,13 +68,17 @@ export class Engine {
     if (rows > this.#runner.slots) throw new RangeError(`${rows} rows with ${this.#runner.slots} slots`);
     if (this.#draining) throw new PrefixdError("draining", "The server is shutting down.", { retryAfter: 1 });
     if (!this.#mayEmit()) throw lostTouch();
-    const busyRows = this.#rows.filter((sequence) => !sequence.done).length + (this.#prefilling?.n ?? 0);
-    checkQueueLimits(request, this.#queue, { maxQueue: this.#options.maxQueue, freeRows: this.#runner.slots - busyRows }, this.#shares);
+    checkQueueLimits(request, this.#queue, this.#room(), this.#shares);
     this.#counters.arrive(request.tenant, this.#queue);
     const running = new RunningRequest(request, listener, this.#options.observer, performance.now());
     this.#queue.push(running);
     this.#wake();
     return { cancel: (reason) => this.#cancel(running, reason) };
+  }
+
+  /** Throws what `submit` would, as far as it is known before there is a request: `queue_full`. */
+  refuseIfFull(tenant: string): void {
+    checkRoom(tenant, this.#queue, this.#room(), this.#shares);
   }
 
   /**
@@ -114,6 +118,11 @@ export class Engine {
     }, graceMs);
     while (this.#loop !== null) await this.#loop;
     clearTimeout(timer);
+  }
+
+  #room(): QueueRoom {
+    const busyRows = this.#rows.filter((sequence) => !sequence.done).length + (this.#prefilling?.n ?? 0);
+    return { maxQueue: this.#options.maxQueue, freeRows: this.#runner.slots - busyRows };
   }
 
   #plan(): PrefillChunk<RunningRequest>[] {

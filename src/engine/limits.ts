@@ -12,8 +12,12 @@ export interface QueueRoom {
   readonly freeRows: number;
 }
 
+interface Waiting {
+  readonly tenant: string;
+}
+
 /** @throws PrefixdError queue_full, user_queue_full, invalid_parameter (more rows than the tenant may ever hold) */
-export function checkQueueLimits(request: EngineRequest, queue: readonly { readonly tenant: string }[], { maxQueue, freeRows }: QueueRoom, shares: TenantShares): void {
+export function checkQueueLimits(request: EngineRequest, queue: readonly Waiting[], room: QueueRoom, shares: TenantShares): void {
   const { tenant } = request;
   const { maxQueued, maxRunning } = shares.of(tenant);
   const rows = rowsOf(request);
@@ -24,17 +28,37 @@ export function checkQueueLimits(request: EngineRequest, queue: readonly { reado
     let queued = 0;
     for (const waiting of queue) if (waiting.tenant === tenant) queued++;
     // The user's own limit first: its name says who can do something about it.
-    if (queued >= maxQueued + freeRows) {
+    if (queued >= maxQueued + room.freeRows) {
       const limit = { name: "user_queue", quota: maxQueued, remaining: 0, resetSeconds: RETRY_SECONDS } as const;
       throw new PrefixdError("user_queue_full", `${maxQueued} requests of this user are waiting already.`, { retryAfter: RETRY_SECONDS, limit });
     }
   }
-  if (queue.length >= maxQueue + freeRows) throw queueFull(maxQueue);
+  checkRoom(tenant, queue, room, shares);
 }
 
-export function queueFull(maxQueue: number): PrefixdError {
+/**
+ * The queue's places are shared as the model is: by weight, among the tenants that have requests waiting. So a tenant's own requests
+ * wait for no more than its share of the others', and one that floods the queue shuts nobody else out: who has nothing waiting is let
+ * into a full queue too, up to as many once more. A tenant that waits alone has all places.
+ *
+ * @throws PrefixdError queue_full
+ */
+export function checkRoom(tenant: string, queue: readonly Waiting[], { maxQueue, freeRows }: QueueRoom, shares: TenantShares): void {
+  if (queue.length < freeRows) return;
+  const tenants = new Set([tenant]);
+  let own = 0;
+  for (const waiting of queue) {
+    tenants.add(waiting.tenant);
+    if (waiting.tenant === tenant) own++;
+  }
+  let weights = 0;
+  for (const one of tenants) weights += shares.of(one).weight;
+  const share = Math.ceil((maxQueue * shares.of(tenant).weight) / weights);
+  const places = own === 0 ? 2 * maxQueue : maxQueue;
+  if (queue.length < places + freeRows && own < Math.max(1, share + freeRows)) return;
   const limit = { name: "queue", quota: maxQueue, remaining: 0, resetSeconds: RETRY_SECONDS } as const;
-  return new PrefixdError("queue_full", `${maxQueue} requests are waiting already.`, { retryAfter: RETRY_SECONDS, limit });
+  const why = queue.length < places + freeRows ? `${own} of this user, whose share of the ${maxQueue} places is ${share}` : String(queue.length);
+  throw new PrefixdError("queue_full", `Too many requests are waiting already: ${why}.`, { retryAfter: RETRY_SECONDS, limit });
 }
 
 /** Rows that each tenant holds: one per running sequence, and those that wait for a prompt that is being fed. */

@@ -18,7 +18,7 @@ export async function documentationApp(): Promise<TypedApp> {
   const prefixes = { register: nothing, info: nothing, list: nothing, held: nothing, files: nothing, remove: nothing, patch: nothing, resolve: nothing };
   const users = { createUser: nothing, getUser: nothing, listUsers: nothing, patchUser: nothing, putKey: nothing, findKey: nothing, listKeys: nothing, deleteKey: nothing, usage: nothing };
   const metrics = new Metrics({ processMetrics: false });
-  const generation = new GenerationService({ engine: { submit: nothing, stats: nothing }, prefixes, tokenizer, positions: 1, eosIds: [], allowBaseModel: true, metrics });
+  const generation = new GenerationService({ engine: { submit: nothing, refuseIfFull: nothing }, prefixes, tokenizer, positions: 1, eosIds: [], allowBaseModel: true, metrics });
   const { fastify } = await buildApp({
     modelName: "none",
     shape: { layers: 1, heads: 1, headDim: 1, width: 1, positions: 1, vocabSize: 1 },

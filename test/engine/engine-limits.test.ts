@@ -35,6 +35,44 @@ t.test("a tenant's limit on waiting requests is its own, and read anew for each"
   for (const recording of taken) t.same(recording.violations, []);
 });
 
+t.test("places in the queue are shared by weight, and a full queue takes in who has nothing there", async (t) => {
+  const { engine, share } = setup({ slots: 1, maxQueue: 6 });
+  const first = new Recording(engine, request("other", { maxNewTokens: 20 }));
+  while (!first.started) await new Promise(setImmediate);
+  const taken = [first];
+  const take = (tenant: string, times: number): void => {
+    for (; times > 0; times--) {
+      engine.refuseIfFull(tenant);
+      taken.push(new Recording(engine, request(tenant)));
+    }
+  };
+  const refused = (tenant: string): void => {
+    t.throws(() => new Recording(engine, request(tenant)), { code: "queue_full", limit: { name: "queue", quota: 6 } });
+    t.throws(() => engine.refuseIfFull(tenant), { code: "queue_full" });
+  };
+  take("a", 3);
+  take("b", 2);
+  refused("a");
+  take("b", 1);
+  refused("b");
+  take("c", 1);
+  refused("c");
+  for (const tenant of ["d", "e", "f", "g", "h"]) take(tenant, 1);
+  refused("i");
+  await Promise.all(taken.map(({ ended }) => ended));
+  share("a", { weight: 2 });
+  const again = new Recording(engine, request("other", { maxNewTokens: 20 }));
+  while (!again.started) await new Promise(setImmediate);
+  taken.push(again);
+  take("b", 1);
+  take("a", 4);
+  refused("a");
+  take("b", 1);
+  refused("b");
+  await Promise.all(taken.map(({ ended }) => ended));
+  for (const recording of taken) t.same(recording.violations, []);
+});
+
 t.test("a tenant never holds more rows than it may, choices and prompts under way included", async (t) => {
   const { engine, runner, share } = setup({ slots: 8 });
   share("a", { maxRunning: 3 });

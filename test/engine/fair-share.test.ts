@@ -1,5 +1,6 @@
 import t from "tap";
 import { fairShare, type TenantShare, type TenantShares } from "../../src/engine/fair-share.ts";
+import { checkRoom } from "../../src/engine/limits.ts";
 import { firstFit, type QueuePolicy, type Schedulable } from "../../src/engine/scheduler.ts";
 import { ServiceCounters } from "../../src/engine/service-counters.ts";
 import { seededRandom } from "../support/model.ts";
@@ -238,6 +239,38 @@ t.test("everyone is admitted, wide requests among a flood of narrow ones too", a
     if (longest > 2500) t.fail(`seed ${seed}: somebody waited ${longest} steps`);
   }
   t.pass("all admitted");
+});
+
+/** Ten times what can be done arrives at a queue of 32: the waits, in steps, and how many of their requests were refused, of the tenants but the abuser. */
+function overload(given: { abuser: boolean; shared: boolean; policy?: QueuePolicy }): { waits: number[]; refused: number } {
+  const random = seededRandom(1);
+  const sim = new Simulation({ slots: 16, chunkTokens: 256, ...(given.policy ? { policy: given.policy } : {}) });
+  let [asked, refused] = [0, 0];
+  for (; sim.now < 2000; sim.step()) {
+    for (let arrivals = Math.floor(random() * 9); arrivals > 0; arrivals--) {
+      const abuser = given.abuser && random() < 0.97;
+      const tenant = abuser ? "abuser" : `t${Math.floor(random() * 20)}`;
+      const [prompt, generate] = [10 + Math.floor(random() * 50), 16 + Math.floor(random() * 48)];
+      if (!abuser) asked++;
+      try {
+        checkRoom(given.shared ? tenant : "all", given.shared ? sim.queue : sim.queue.map(() => ({ tenant: "all" })), { maxQueue: 32, freeRows: 0 }, new Shares());
+        sim.submit(tenant, prompt, generate);
+      } catch {
+        if (!abuser) refused++;
+      }
+    }
+  }
+  return { waits: sim.jobs.filter(({ tenant }) => tenant !== "abuser").map((one) => (one.first ?? sim.now) - one.arrived), refused: refused / asked };
+}
+
+t.test("a full queue: shared places keep waits near to those of first come, first served, and a flood of one tenant's does not shut the others out", async (t) => {
+  const [shared, taken, fifo] = [overload({ abuser: false, shared: true }), overload({ abuser: false, shared: false }), overload({ abuser: false, shared: false, policy: firstFit })];
+  t.comment(`p99 of waits in steps: ${quantile(shared.waits, 0.99)}; places taken by who comes first ${quantile(taken.waits, 0.99)}; first come, first served ${quantile(fifo.waits, 0.99)}`);
+  t.ok(quantile(shared.waits, 0.99) <= 2 * quantile(fifo.waits, 0.99));
+  t.ok(quantile(taken.waits, 0.99) > 2 * quantile(fifo.waits, 0.99), "without sharing places some wait for long");
+  const [beside, shut] = [overload({ abuser: true, shared: true }), overload({ abuser: true, shared: false })];
+  t.ok(beside.refused < 0.05, `${(100 * beside.refused).toFixed(1)} % refused beside the abuser`);
+  t.ok(shut.refused > 0.5, `${(100 * shut.refused).toFixed(1)} % without sharing places`);
 });
 
 t.test("counters of tenants that are gone do not pile up, and dropping them changes no decision", async (t) => {

@@ -18,18 +18,24 @@ export class FakeEngine implements GenerationEngine {
   logprob: (choice: number) => number = () => -0.5;
   stepMs: number | null = 0;
   maxQueue = 4;
+  /** Users for whose next request there is no room, and who are told so before they send it. */
+  readonly refused = new Set<string>();
   #draining = false;
   #running: Running[] = [];
   #timer: NodeJS.Timeout | undefined;
 
   submit(request: EngineRequest, listener: RequestListener): RequestHandle {
     if (this.#draining) throw new PrefixdError("draining", "The server is shutting down.", { retryAfter: 1 });
-    if (this.#running.length >= this.maxQueue) throw new PrefixdError("queue_full", `${this.maxQueue} requests are waiting already.`, { retryAfter: 1 });
+    if (this.#running.length >= this.maxQueue) throw full(this.maxQueue);
     const running: Running = { request, listener, open: new Set(Array.from({ length: request.n }, (_, i) => i)), made: 0 };
     this.submitted.push(request);
     this.#running.push(running);
     if (this.stepMs !== null) this.#timer ??= setTimeout(() => this.#tick(), this.stepMs);
     return { cancel: (reason) => this.#cancel(running, reason) };
+  }
+
+  refuseIfFull(tenant: string): void {
+    if (this.refused.has(tenant)) throw full(this.maxQueue);
   }
 
   stats(): EngineStats {
@@ -99,4 +105,8 @@ export class FakeEngine implements GenerationEngine {
     running.open.clear();
     this.#running = this.#running.filter((other) => other !== running);
   }
+}
+
+function full(maxQueue: number): PrefixdError {
+  return new PrefixdError("queue_full", `${maxQueue} requests are waiting already.`, { retryAfter: 1 });
 }

@@ -92,7 +92,7 @@ export function generateRoutes(app: TypedApp, parts: AppParts): void {
     });
 
   // After the hook that lets nobody in without a key.
-  const onRequest = async (): Promise<void> => parts.generation.refuseIfFull();
+  const onRequest = async ({ principal }: FastifyRequest): Promise<void> => parts.generation.refuseIfFull(principal.user);
 
   app.post(
     "/generate",
