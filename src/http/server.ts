@@ -7,7 +7,7 @@ import type { App } from "./app.ts";
 const FLUSH_MS = 1_000;
 /** So long nothing must come before a door is closed, and so long it is kept open at most for that, ms. */
 const QUIET_MS = 20;
-const SETTLE_MS = 500;
+const SETTLE_MS = 2_000;
 
 export interface DrainParts {
   readonly app: App;
