@@ -16,9 +16,9 @@ import { benchRequest, newEngine, openSized, promptIds, randomPrefix, THREADS } 
 import { machine, median, quantile, table, writeSection } from "./support/report.ts";
 
 const PRECISIONS = DEVICE_PRECISIONS.cpu;
-const SHARES = [0.35, 0.5, 1] as const;
+const SHARES = [0.3, 0.4, 0.5, 1] as const;
 /** Of --prefill-share and --prefill-chunk (src/config.ts). */
-const DEFAULT_SHARE = 0.5;
+const DEFAULT_SHARE = 0.4;
 const CHUNK = 64;
 const ASKED = 2;
 const ROUNDS = Number(process.env["ROUNDS"] ?? 5);

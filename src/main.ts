@@ -76,10 +76,10 @@ async function start(config: Config, logger: Logger, resources: Resources): Prom
   const { shape, fingerprint } = checkpoint;
   const tokenizer = await loadTokenizer(checkpoint.dir, shape.vocabSize);
 
-  const modelPath = await ensureGraph(checkpoint, join(config.cacheDir, "graphs"), config.precision);
+  const device = DEVICES[config.device];
+  const modelPath = await ensureGraph(checkpoint, join(config.cacheDir, "graphs"), config.precision, device);
   const runtime = new Runtime();
   resources.defer(() => runtime[Symbol.dispose]());
-  const device = DEVICES[config.device];
   const deviceLost = new Deferred<PrefixdError>();
   const gpt2 = await openRunner(runtime, { modelPath, shape, slots: config.maxBatch, threads: config.threads, spinTime: config.spinTime, device, precision: config.precision, bankBytes: config.prefixBankBytes });
   if (gpt2.longestPiece < config.prefillChunk) {

@@ -46,10 +46,10 @@ export const openSized = async (size: string, slots: number, precision?: Precisi
 /** A checkpoint's folder, ready to run. */
 export async function openFolder(dir: string, slots: number, precision: Precision = "fp32", threads = THREADS, device?: Device, runtime = new Runtime()): Promise<BenchModel> {
   const checkpoint = await openCheckpoint(dir, { cacheDir: CACHE });
-  const modelPath = await ensureGraph(checkpoint, CACHE, precision);
-  await checkpoint.close();
   // Where there is no GPU, half precision is the CPU's kernels on memory treated as a device's.
   const place = device ?? (precision === "fp16" ? { ...DEVICES.cpu, hostMemory: false } : DEVICES.cpu);
+  const modelPath = await ensureGraph(checkpoint, CACHE, precision, place);
+  await checkpoint.close();
   const runner = await Gpt2Runner.open(runtime, { modelPath, shape: checkpoint.shape, slots, threads, spinTime: DEFAULT_SPIN_TIME, device: place, precision, bankBytes: 0 });
   return {
     runner,

@@ -28,6 +28,10 @@ export class NullRunner implements ModelRunner {
   wipe(): void {}
   wipeBuffers(): void {}
 
+  async feed(): Promise<void> {
+    await this.#step(1);
+  }
+
   prefill(): Promise<StepOutput> {
     return this.#step(1);
   }

@@ -35,7 +35,7 @@ export async function selfTest({ device, precision, folder }: SelfTestOptions): 
   try {
     const checkpoint = await openCheckpoint(folder);
     try {
-      const modelPath = await ensureGraph(checkpoint, cacheDir, precision);
+      const modelPath = await ensureGraph(checkpoint, cacheDir, precision, DEVICES[device]);
       using runtime = new Runtime();
       const { shape } = checkpoint;
       const runner = await Gpt2Runner.open(runtime, { modelPath, shape, slots: SLOTS, threads: 0, device: DEVICES[device], precision, bankBytes: BANK_BYTES });

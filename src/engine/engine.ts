@@ -221,14 +221,14 @@ export class Engine {
     if (request.ended) return;
     const start = request.prefixLength + from;
     let started: number;
-    let output: StepOutput;
+    let output: StepOutput | null;
     try {
       if (from === 0) this.#admit(request, passedOver);
       if (request.ended) return;
       this.#wiper.written(request.row, start + to - from);
       started = this.#now();
       const ids = request.request.promptIds.subarray(from, to);
-      output = await (request.request.scorePrompt ? this.#runner.score(request.row, start, ids) : this.#runner.prefill(request.row, start, ids));
+      output = await this.#feed(request, start, ids, last);
     } catch (error) {
       this.#prefilling = null;
       return request.fail(asModelError(error));
@@ -240,11 +240,19 @@ export class Engine {
     if (last) this.#prefilling = null;
     if (request.ended) return;
     try {
-      if (request.request.scorePrompt) this.#scorePrompt(request, output, from, last);
-      if (last && !request.ended) this.#activate(request, output);
+      if (output !== null && request.request.scorePrompt) this.#scorePrompt(request, output, from, last);
+      if (output !== null && last && !request.ended) this.#activate(request, output);
     } catch (error) {
       request.fail(asModelError(error));
     }
+  }
+
+  /** Answers what is wanted of these tokens of a prompt: of all of them, of the prompt's last one, or nothing. */
+  async #feed({ row, request }: RunningRequest, start: number, ids: Int32Array, last: boolean): Promise<StepOutput | null> {
+    if (request.scorePrompt) return this.#runner.score(row, start, ids);
+    if (last) return this.#runner.prefill(row, start, ids);
+    await this.#runner.feed(row, start, ids);
+    return null;
   }
 
   #admit(request: RunningRequest, passedOver: readonly RunningRequest[]): void {

@@ -33,6 +33,8 @@ export interface ModelRunner {
   loadPrefix(row: number, prefix: KvTensor): void;
   /** Copies positions `[start, length)` of row `from` to row `to`; before `start` they are the same already. */
   copyRow(from: number, to: number, length: number, start: number): void;
+  /** Feeds `ids` to one row at positions `[start, start + ids.length)`, as `prefill` does, for no answer. */
+  feed(row: number, start: number, ids: Int32Array): Promise<void>;
   /** Feeds `ids` to one row at positions `[start, start + ids.length)`; the output is that of the last one. */
   prefill(row: number, start: number, ids: Int32Array): Promise<StepOutput>;
   /**

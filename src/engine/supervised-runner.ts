@@ -63,6 +63,10 @@ export class SupervisedRunner implements ModelRunner {
     this.#now(() => this.#runner.wipeBuffers());
   }
 
+  feed(row: number, start: number, ids: Int32Array): Promise<void> {
+    return this.#run(() => this.#runner.feed(row, start, ids));
+  }
+
   prefill(row: number, start: number, ids: Int32Array): Promise<StepOutput> {
     return this.#run(() => this.#runner.prefill(row, start, ids));
   }

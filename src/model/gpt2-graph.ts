@@ -21,7 +21,7 @@ import { linearLayers } from "./linear.ts";
 import { DataType, OnnxGraph, type ExternalRange } from "./onnx-writer.ts";
 
 /** Part of the cache key of a built graph: change it whenever the graph changes. */
-export const GRAPH_VERSION = 4;
+export const GRAPH_VERSION = 5;
 
 /** More candidates than transformers' default top_k of 50, so that default sampling never needs all logits. */
 export const CANDIDATES = 64;
@@ -33,6 +33,8 @@ export interface GraphOptions {
   /** Where each of `graphWeights` lies in the data file. */
   readonly weights: ReadonlyMap<string, ExternalRange>;
   readonly dataFile: string;
+  /** Runs without output rows are possible, on the CPU only. */
+  readonly skipsHead: boolean;
 }
 
 /** Encodes the model file. The data file is written apart, by `ensureGraph`. */
@@ -93,7 +95,7 @@ export function gpt2Graph(config: Gpt2Config, options: GraphOptions): Uint8Array
     addAndNorm(`${at}.mlp_out`, `${at}.mlp.c_proj.bias`, layer + 1 < layers ? `h.${layer + 1}.ln_1` : "ln_f", `${at}.out`);
   }
 
-  head(graph, normed, (hidden) => linear.head(hidden, headTensor(config), "logits"), options.candidates, config);
+  head(graph, normed, config, options);
   return graph.encode();
 }
 
@@ -137,18 +139,37 @@ function activate(graph: OnnxGraph, config: Gpt2Config, input: string, bias: str
  * Logits of the chosen tokens, the K largest, and the probability of the likeliest: its log-sum-exp is max - log(p). Softmax cannot
  * overflow and works row by row, and a maximum is exact in any order; Exp and ReduceSum nodes are split over threads in ways that
  * depend on the batch, and changed the last bit of a row beside other rows.
+ *
+ * With `skipsHead` it is computed only for runs that are asked for an answer: it is a third of the weights.
  */
-function head(graph: OnnxGraph, hidden: string, addLogits: (hidden: string) => void, candidates: number, { vocabSize, width }: Gpt2Config): void {
-  graph.constant("token_rows", DataType.int64, [2], BigInt64Array.of(-1n, BigInt(width)));
-  graph.constant("candidates", DataType.int64, [1], BigInt64Array.of(BigInt(candidates)));
-  graph.node("Reshape", [hidden, "token_rows"], ["hidden_rows"]);
-  graph.node("Gather", ["hidden_rows", "output_rows"], ["output_hidden"], { axis: 0 });
-  addLogits("output_hidden");
-  graph.node("TopK", ["logits", "candidates"], ["top_logits", "top_ids"], { axis: -1, largest: 1, sorted: 1 });
-  graph.node("Softmax", ["logits"], ["probabilities"], { axis: -1 });
-  graph.node("ReduceMax", ["probabilities", "last_axis"], ["top_probability"], { keepdims: 1 });
-  graph.output("logits", DataType.float, ["outputs", vocabSize]);
-  graph.output("top_logits", DataType.float, ["outputs", candidates]);
-  graph.output("top_ids", DataType.int64, ["outputs", candidates]);
-  graph.output("top_probability", DataType.float, ["outputs", 1]);
+function head(graph: OnnxGraph, hidden: string, config: Gpt2Config, { precision, candidates, skipsHead }: GraphOptions): void {
+  const outputs = [
+    { name: "logits", type: DataType.float, dims: config.vocabSize },
+    { name: "top_logits", type: DataType.float, dims: candidates },
+    { name: "top_ids", type: DataType.int64, dims: candidates },
+    { name: "top_probability", type: DataType.float, dims: 1 },
+  ] as const;
+  const answers = skipsHead ? new OnnxGraph("answers", "") : graph;
+  const at = skipsHead ? "answers." : "";
+  answers.constant("token_rows", DataType.int64, [2], BigInt64Array.of(-1n, BigInt(config.width)));
+  answers.constant("candidates", DataType.int64, [1], BigInt64Array.of(BigInt(candidates)));
+  answers.node("Reshape", [hidden, "token_rows"], ["hidden_rows"]);
+  answers.node("Gather", ["hidden_rows", "output_rows"], ["output_hidden"], { axis: 0 });
+  linearLayers(answers, precision, at).head("output_hidden", headTensor(config), `${at}logits`);
+  answers.node("TopK", [`${at}logits`, "candidates"], [`${at}top_logits`, `${at}top_ids`], { axis: -1, largest: 1, sorted: 1 });
+  answers.node("Softmax", [`${at}logits`], ["probabilities"], { axis: -1 });
+  answers.node("ReduceMax", ["probabilities", "last_axis"], [`${at}top_probability`], { keepdims: 1 });
+  for (const { name, type, dims } of outputs) graph.output(name, type, ["outputs", dims]);
+  if (!skipsHead) return;
+
+  const nothing = new OnnxGraph("nothing", "");
+  for (const { name, type, dims } of outputs) {
+    answers.output(`${at}${name}`, type, ["outputs", dims]);
+    nothing.constant(`no_${name}`, type, [0, dims], new Uint8Array());
+    nothing.node("Identity", [`no_${name}`], [`nothing.${name}`]);
+    nothing.output(`nothing.${name}`, type, ["outputs", dims]);
+  }
+  graph.node("Shape", ["output_rows"], ["output_count"]);
+  graph.node("Cast", ["output_count"], ["is_answered"], { to: DataType.bool });
+  graph.node("If", ["is_answered"], outputs.map(({ name }) => name), { then_branch: answers, else_branch: nothing });
 }

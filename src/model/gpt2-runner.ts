@@ -111,6 +111,10 @@ export class Gpt2Runner implements ModelRunner {
     this.#guard(() => this.#cache.copyRow(from, to, length, start));
   }
 
+  async feed(row: number, start: number, ids: Int32Array): Promise<void> {
+    await this.#forward(row, start, ids, this.#noSoftEmbeds, [], this.#outputs);
+  }
+
   async prefill(row: number, start: number, ids: Int32Array): Promise<StepOutput> {
     return this.#forward(row, start, ids, this.#noSoftEmbeds, [ids.length - 1], this.#outputs);
   }
@@ -143,7 +147,7 @@ export class Gpt2Runner implements ModelRunner {
     const length = input.kind === "tokens" ? input.ids.length : input.length;
     for (let from = 0; from < length; from += this.longestPiece) {
       const to = Math.min(length, from + this.longestPiece);
-      if (input.kind === "tokens") await this.prefill(row, from, input.ids.subarray(from, to));
+      if (input.kind === "tokens") await this.feed(row, from, input.ids.subarray(from, to));
       else await this.#feedEmbeddings(row, from, to - from, input.data.subarray(from * this.shape.width, to * this.shape.width));
     }
     return this.#guard(() => this.#cache.read(row, length));
@@ -192,10 +196,10 @@ export class Gpt2Runner implements ModelRunner {
 
   async #feedEmbeddings(row: number, start: number, length: number, data: Float32Array): Promise<void> {
     using embeds = this.#runtime.tensor(data, [1, length, this.shape.width]);
-    await this.#forward(row, start, new Int32Array(length).fill(SOFT_ID), embeds, [length - 1], this.#outputs);
+    await this.#forward(row, start, new Int32Array(length).fill(SOFT_ID), embeds, [], this.#outputs);
   }
 
-  /** Feeds one row at positions `[start, start + ids.length)`; the output is of the tokens `answered` (indices into `ids`). */
+  /** Feeds one row at positions `[start, start + ids.length)`; the output is of the tokens `answered` (indices into `ids`), if any. */
   async #forward(row: number, start: number, ids: Int32Array, softEmbeds: Tensor, answered: readonly number[], buffers: StepBuffers): Promise<StepOutput> {
     const length = ids.length;
     const cache = this.#guard(() => this.#cache.row(row, start, start + length));
@@ -251,7 +255,7 @@ export class Gpt2Runner implements ModelRunner {
   }
 
   #padded(answered: readonly number[]): readonly number[] {
-    return this.#logitsGraphs === null || answered.length >= LEAST_OUTPUTS ? answered : [answered[0]!, answered[0]!];
+    return this.#logitsGraphs === null || answered.length >= LEAST_OUTPUTS ? answered : new Array<number>(LEAST_OUTPUTS).fill(answered[0] ?? 0);
   }
 
   #buffers(atLeast: number): StepBuffers {

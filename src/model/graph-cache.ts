@@ -1,8 +1,9 @@
-/** Builds a checkpoint's graph once into a cache folder: `<fingerprint>-<precision>-v<version>/{model.onnx, weights.bin}`. */
+/** Builds a checkpoint's graphs once into a cache folder: `<fingerprint>-<precision>-v<version>/{model.onnx, device.onnx, weights.bin}`. */
 import { randomUUID } from "node:crypto";
 import { constants } from "node:fs";
 import { access, mkdir, open, readdir, rename, rm, stat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
+import { DEVICES, type Device } from "../runtime/device.ts";
 import type { Checkpoint } from "./checkpoint.ts";
 import { toFloat16 } from "./float16.ts";
 import { CANDIDATES, GRAPH_VERSION, gpt2Graph } from "./gpt2-graph.ts";
@@ -11,38 +12,45 @@ import { DataType, type ExternalRange } from "./onnx-writer.ts";
 import { channelScales, writeIntegers } from "./quantize.ts";
 
 const DATA_FILE = "weights.bin";
+const [HOST_GRAPH, DEVICE_GRAPH] = ["model.onnx", "device.onnx"];
 /** ORT maps external data into memory: page alignment spares it a copy. */
 const ALIGNMENT = 4096;
 const CHUNK_BYTES = 4 << 20;
 const ABANDONED_MS = 6 * 3_600_000;
 
 /**
- * Path of the graph for this checkpoint, built when it is not there yet. Weights are streamed in chunks, so that the memory needed
+ * Path of the graph for this checkpoint on that device, built when it is not there yet. Weights are streamed in chunks, so that the memory needed
  * does not depend on the model's size. Whole or absent: the folder appears by a rename.
  * @throws ModelLoadError from the checkpoint; the file system's errors.
  */
-export async function ensureGraph(checkpoint: Checkpoint, cacheDir: string, precision: Precision): Promise<string> {
+export async function ensureGraph(checkpoint: Checkpoint, cacheDir: string, precision: Precision, device: Pick<Device, "hostMemory"> = DEVICES.cpu): Promise<string> {
   const folder = join(cacheDir, `${checkpoint.fingerprint.slice(0, 32)}-${precision}-v${GRAPH_VERSION}`);
-  if (await exists(join(folder, "model.onnx"))) return join(folder, "model.onnx");
+  const path = join(folder, device.hostMemory ? HOST_GRAPH : DEVICE_GRAPH);
+  if (await exists(path)) return path;
   const temporary = `${folder}.${randomUUID()}.tmp`;
   await mkdir(temporary, { recursive: true });
   await removeAbandoned(folder);
   try {
     const weights = await writeWeights(checkpoint, precision, join(temporary, DATA_FILE));
     const candidates = Math.min(CANDIDATES, checkpoint.config.vocabSize);
-    const model = gpt2Graph(checkpoint.config, { precision, candidates, weights, dataFile: DATA_FILE });
-    const file = await open(join(temporary, "model.onnx"), "w");
-    try {
-      await file.writeFile(model);
-      await file.sync();
-    } finally {
-      await file.close();
+    for (const [name, skipsHead] of [[DEVICE_GRAPH, false], [HOST_GRAPH, true]] as const) {
+      await writeModel(join(temporary, name), gpt2Graph(checkpoint.config, { precision, candidates, weights, dataFile: DATA_FILE, skipsHead }));
     }
     await publish(temporary, folder);
   } finally {
     await rm(temporary, { recursive: true, force: true });
   }
-  return join(folder, "model.onnx");
+  return path;
+}
+
+async function writeModel(path: string, model: Uint8Array): Promise<void> {
+  const file = await open(path, "w");
+  try {
+    await file.writeFile(model);
+    await file.sync();
+  } finally {
+    await file.close();
+  }
 }
 
 type Write = (bytes: ArrayBufferView, offset: number) => Promise<void>;
@@ -110,7 +118,7 @@ async function publish(temporary: string, folder: string): Promise<void> {
   try {
     await rename(temporary, folder);
   } catch {
-    if (await exists(join(folder, "model.onnx"))) return;
+    if (await exists(join(folder, HOST_GRAPH)) && await exists(join(folder, DEVICE_GRAPH))) return;
     await rm(folder, { recursive: true, force: true });
     await rename(temporary, folder);
   }

@@ -10,8 +10,9 @@ export interface LinearLayers {
   head(input: string, weight: string, output: string): void;
 }
 
-export function linearLayers(graph: OnnxGraph, precision: Precision): LinearLayers {
-  return precision === "int8" ? int8Layers(graph) : floatLayers(graph, FLOAT_TYPES[precision]);
+/** @param at goes before the names of constants, which a graph inside another one must not share with it */
+export function linearLayers(graph: OnnxGraph, precision: Precision, at = ""): LinearLayers {
+  return precision === "int8" ? int8Layers(graph, at) : floatLayers(graph, FLOAT_TYPES[precision]);
 }
 
 function floatLayers(graph: OnnxGraph, type: FloatType): LinearLayers {
@@ -35,20 +36,21 @@ function floatLayers(graph: OnnxGraph, type: FloatType): LinearLayers {
  * The sum is exact whatever the order. q is stored as unsigned bytes around 128, for which ONNX Runtime has the faster kernels. A
  * token of zeros gives 0/0 and so any q, but a factor of 0.
  */
-function int8Layers(graph: OnnxGraph): LinearLayers {
-  graph.constant("quantum", DataType.float, [], Float32Array.of(1 / LARGEST));
-  graph.constant("zero_point", DataType.uint8, [], Uint8Array.of(128));
-  graph.constant("channels", DataType.int64, [1], BigInt64Array.of(-1n));
+function int8Layers(graph: OnnxGraph, at: string): LinearLayers {
+  const [quantum, zeroPoint, channels] = [`${at}quantum`, `${at}zero_point`, `${at}channels`];
+  graph.constant(quantum, DataType.float, [], Float32Array.of(1 / LARGEST));
+  graph.constant(zeroPoint, DataType.uint8, [], Uint8Array.of(128));
+  graph.constant(channels, DataType.int64, [1], BigInt64Array.of(-1n));
 
   /** The largest magnitude of each token, `[..., 1]`. */
   const magnitude = (input: string, from: "attended" | undefined): string => {
     const largest = `${input}.largest`;
     graph.node("Abs", [input], [`${input}.abs`]);
-    graph.node("ReduceMax", [`${input}.abs`, "channels"], [largest], { keepdims: 1 });
+    graph.node("ReduceMax", [`${input}.abs`, channels], [largest], { keepdims: 1 });
     if (from === undefined) return largest;
     // ReduceMax passes over NaN and a quantised NaN is a number: a head that overflowed would go on as garbage. The mean is never
     // larger than the largest magnitude but is NaN if any value is, and Max keeps that.
-    graph.node("ReduceMean", [input, "channels"], [`${input}.mean`], { keepdims: 1 });
+    graph.node("ReduceMean", [input, channels], [`${input}.mean`], { keepdims: 1 });
     graph.node("Max", [largest, `${input}.mean`], [`${input}.magnitude`]);
     return `${input}.magnitude`;
   };
@@ -56,8 +58,8 @@ function int8Layers(graph: OnnxGraph): LinearLayers {
   const multiply = (input: string, weight: string, output: string, from?: "attended"): void => {
     const factor = magnitude(input, from);
     graph.node("Div", [input, factor], [`${input}.relative`]);
-    graph.node("QuantizeLinear", [`${input}.relative`, "quantum", "zero_point"], [`${input}.quantized`]);
-    graph.contrib("MatMulIntegerToFloat", [`${input}.quantized`, `${weight}.integers`, "quantum", `${weight}.scales`, "zero_point"], [`${output}.relative`]);
+    graph.node("QuantizeLinear", [`${input}.relative`, quantum, zeroPoint], [`${input}.quantized`]);
+    graph.contrib("MatMulIntegerToFloat", [`${input}.quantized`, `${weight}.integers`, quantum, `${weight}.scales`, zeroPoint], [`${output}.relative`]);
     graph.node("Mul", [`${output}.relative`, factor], [output]);
   };
   return { conv1d: multiply, head: (input, _weight, output) => multiply(input, "head", output) };

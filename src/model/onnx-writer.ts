@@ -8,7 +8,7 @@ export type DataType = (typeof DataType)[keyof typeof DataType];
 
 /** A dimension: a number, or the name of one that is known at run time only. */
 export type Dim = number | string;
-export type Attribute = number | string | readonly number[] | { readonly float: number };
+export type Attribute = number | string | readonly number[] | { readonly float: number } | OnnxGraph;
 
 /** Where a weight lies in the external data file, in bytes. */
 export interface ExternalRange {
@@ -110,6 +110,11 @@ export class OnnxGraph {
     this.node(op, inputs, outputs, attributes, MS_DOMAIN);
   }
 
+  /** As a node's attribute: values of the graph around it are known in it by name. */
+  get message(): Message {
+    return this.#graph;
+  }
+
   encode(): Uint8Array {
     return new Message()
       .varint(1, 9)
@@ -138,6 +143,7 @@ function attribute(name: string, value: Attribute): Message {
   const message = new Message().string(1, name);
   if (typeof value === "string") return message.string(4, value).varint(20, 3);
   if (typeof value === "number") return message.varint(3, value).varint(20, 2);
+  if (value instanceof OnnxGraph) return message.message(6, value.message).varint(20, 5);
   if ("float" in value) return message.float(2, value.float).varint(20, 1);
   for (const item of value) message.varint(8, item);
   return message.varint(20, 7);

@@ -26,9 +26,10 @@ t.test("a failed prefill fails its request only", async (t) => {
     const first = new Recording(engine, request(1));
     const victim = new Recording(engine, request(2, { promptIds: Int32Array.from({ length: 11 }, (_, i) => i), n: 2 }));
     const last = new Recording(engine, request(3));
-    runner.failOn("prefill", 1 + piece);
+    const [method, nth] = piece === 3 ? (["prefill", 2] as const) : (["feed", piece] as const);
+    runner.failOn(method, nth);
     await Promise.all([first.ended, victim.ended, last.ended]);
-    t.match(victim.error, { code: "model_failed", cause: { message: "injected failure of prefill" } });
+    t.match(victim.error, { code: "model_failed", cause: { message: `injected failure of ${method}` } });
     t.same([first.ids, last.ids], [[oracle(request(1), 0)], [oracle(request(3), 0)]]);
     t.same(observer.outcomes, { length: 2, error: 2 });
     t.match(await idle(engine), { queued: 0, running: 0 });

@@ -68,7 +68,7 @@ t.test("the choices of one prompt fork its row", async (t) => {
   const expected = Array.from({ length: 5 }, (_, choice) => oracle(request, choice));
   t.same(forked.ids, expected);
   t.equal(new Set(expected.map(String)).size, 5, "the choices differ, or this test shows nothing");
-  t.equal(runner.calls.prefill, 4, "one prefill of 1 token, three pieces of 19: the prompt is fed once");
+  t.same([runner.calls.feed, runner.calls.prefill], [2, 2], "one prefill of 1 token, three pieces of 19 of which the last is answered: the prompt is fed once");
   t.equal(observer.counts.firstToken, 2, "once per request");
   t.same(observer.outcomes, { length: 6 });
 });

@@ -10,8 +10,8 @@ import { CountingObserver, Recording } from "../support/recording.ts";
 const SHARE = 0.35;
 /** What a step may take of the decode run in it. */
 const BOUND = 1 / (1 - SHARE);
-const prompt = { prefixLength: 0, request: engineRequest({ promptIds: Int32Array.of(1) }) };
-const scored = { prefixLength: 0, request: engineRequest({ promptIds: Int32Array.of(1), scorePrompt: true }) };
+const prompt = { prefixLength: 0, request: engineRequest({ promptIds: new Int32Array(1000) }) };
+const scored = { prefixLength: 0, request: engineRequest({ promptIds: new Int32Array(1000), scorePrompt: true }) };
 
 t.test("no limit where nobody decodes, nothing has been measured, or none is asked for", async (t) => {
   const budget = new PrefillBudget(SHARE);
@@ -56,21 +56,24 @@ t.test("what has been measured is expected again; runs that were disturbed are n
   }
   t.equal(Math.round(expected(0, 64)), 60);
   t.ok(expected(0, 32) > 30 && expected(0, 32) < 60, "half of the tokens read all of the weights");
+  t.ok(expected(936, 1000) > expected(900, 964), "the head, for the prompt's last token");
   t.ok(expected(900, 964) > 60, "attention to what is there already");
   t.ok(expected(900, 964) === expected(0, 64, { ...prompt, prefixLength: 900 }), "virtual tokens are there too");
   t.equal(Math.round(budget.limits({ tokens: 64, cutsShow: false, decoding: 1, waiting: 1 }).milliseconds), 16);
+  budget.fed(prompt, 0, 4, 1);
+  t.equal(Math.round(expected(0, 64)), 60, "a short piece says little of a long one");
   t.equal(expected(0, 64, scored), 0, "pieces with all their logits are another matter");
 });
 
 /** Milliseconds of decode runs and of pieces. */
 interface Machine {
   readonly decode: (rows: number, context: number) => number;
-  readonly piece: (context: number, tokens: number) => number;
+  readonly piece: (context: number, tokens: number, answered: boolean) => number;
 }
 
 /** GPT-2 small on two cores. */
-const FP32: Machine = { decode: (rows, context) => 20 + rows * (1.2 + 0.004 * context), piece: (context, tokens) => 22 + tokens * (0.63 + 0.0003 * context) };
-const INT8: Machine = { decode: (rows, context) => 7 + rows * (0.7 + 0.004 * context), piece: (context, tokens) => 8 + tokens * (0.25 + 0.00026 * context) };
+const FP32: Machine = { decode: (rows, context) => 20 + rows * (1.2 + 0.004 * context), piece: (context, tokens, answered) => 14.5 + (answered ? 5.4 : 0) + tokens * (0.58 + 0.00016 * context) };
+const INT8: Machine = { decode: (rows, context) => 7 + rows * (0.7 + 0.004 * context), piece: (context, tokens, answered) => 6 + (answered ? 1.6 : 0) + tokens * (0.21 + 0.00016 * context) };
 
 interface Step {
   readonly rows: number;
@@ -83,12 +86,20 @@ interface Step {
 function engineOn(machine: Machine, slots: number, prefillShare = SHARE, runner = new FakeRunner(slots)): { readonly engine: Engine; readonly steps: Step[]; readonly clock: () => number } {
   let now = 0;
   const steps: Step[] = [];
-  let fed: { context: number; tokens: number }[] = [];
-  const cost = (): number => fed.reduce((sum, { context, tokens }) => sum + machine.piece(context, tokens), 0);
+  let fed: { context: number; tokens: number; answered: boolean }[] = [];
+  const cost = (): number => fed.reduce((sum, { context, tokens, answered }) => sum + machine.piece(context, tokens, answered), 0);
+  const feeds = (start: number, tokens: number, answered: boolean): void => {
+    fed.push({ context: start, tokens, answered });
+    now += machine.piece(start, tokens, answered);
+  };
+  const feed = runner.feed.bind(runner);
+  runner.feed = (row, start, ids) => {
+    feeds(start, ids.length, false);
+    return feed(row, start, ids);
+  };
   const prefill = runner.prefill.bind(runner);
   runner.prefill = (row, start, ids) => {
-    fed.push({ context: start, tokens: ids.length });
-    now += machine.piece(start, ids.length);
+    feeds(start, ids.length, true);
     return prefill(row, start, ids);
   };
   const decode = runner.decode.bind(runner);
@@ -168,7 +179,7 @@ t.test("on a machine that is disturbed at random the bound holds for what is not
   const random = seededRandom(5);
   const noisy: Machine = {
     decode: (rows, context) => FP32.decode(rows, context) * (random() < 0.1 ? 4 : 1),
-    piece: (context, tokens) => FP32.piece(context, tokens) * (random() < 0.1 ? 4 : 1),
+    piece: (context, tokens, answered) => FP32.piece(context, tokens, answered) * (random() < 0.1 ? 4 : 1),
   };
   const { engine, steps } = engineOn(noisy, 32);
   const streams = Array.from({ length: 31 }, (_, i) => new Recording(engine, engineRequest({ promptIds: Int32Array.of(i, 1), maxNewTokens: 200 })));

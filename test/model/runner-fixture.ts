@@ -31,7 +31,7 @@ export async function openRunner(dir: string, slots: number, { threads = 2, devi
   const cache = await mkdtemp(join(tmpdir(), "prefixd-runner-"));
   const checkpoint = await openCheckpoint(dir);
   const runtime = new Runtime();
-  const runner = await Gpt2Runner.open(runtime, { modelPath: await ensureGraph(checkpoint, cache, precision), shape: checkpoint.shape, slots, threads, device, precision, bankBytes });
+  const runner = await Gpt2Runner.open(runtime, { modelPath: await ensureGraph(checkpoint, cache, precision, device), shape: checkpoint.shape, slots, threads, device, precision, bankBytes });
   return {
     checkpoint,
     runtime,

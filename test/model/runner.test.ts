@@ -63,6 +63,18 @@ for (const model of goldenModels()) {
       }
     });
 
+    t.test("a piece that nobody wants an answer of leaves the same in its row, and computes none", async (t) => {
+      const [cut, next] = [length >> 1, Int32Array.of(3)];
+      await prefill(1, 0, prompt.subarray(0, cut));
+      const { topLogits } = await runner.prefill(1, cut, prompt.subarray(cut));
+      const wanted = rowOf(runner, await runner.decode(Int32Array.of(3, 3), Int32Array.of(0, length)), 1);
+      await runner.feed(2, 0, prompt.subarray(0, cut));
+      topLogits.fill(-1);
+      await runner.feed(2, cut, prompt.subarray(cut));
+      t.ok(topLogits.every((logit) => logit === -1), "no logits");
+      t.equal(differingBits(await prefill(2, length, next), wanted), 0);
+    });
+
     t.test("a scored prompt answers for each of its tokens; the last one bit for bit as prefill does", async (t) => {
       for (const [start, end] of [[0, length], [0, 1], [0, 7], [5, length], [length - 1, length]] as const) {
         for (const row of [1, 2]) if (start > 0) await prefill(row, 0, prompt.subarray(0, start));

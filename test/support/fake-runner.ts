@@ -20,7 +20,7 @@ interface OutputBuffers {
   readonly logits: Float32Array;
 }
 
-type Method = "loadPrefix" | "copyRow" | "prefill" | "score" | "decode" | "fold";
+type Method = "loadPrefix" | "copyRow" | "feed" | "prefill" | "score" | "decode" | "fold";
 
 export class FakeRunner implements ModelRunner {
   readonly shape = FAKE_SHAPE;
@@ -30,7 +30,7 @@ export class FakeRunner implements ModelRunner {
   readonly cutsShow: boolean = false;
   /** What broke the contract, in order; must stay empty. Each is thrown as well. */
   readonly misuses: string[] = [];
-  readonly calls: Record<Method, number> = { loadPrefix: 0, copyRow: 0, prefill: 0, score: 0, decode: 0, fold: 0 };
+  readonly calls: Record<Method, number> = { loadPrefix: 0, copyRow: 0, feed: 0, prefill: 0, score: 0, decode: 0, fold: 0 };
   /** Rows of the largest decode batch. */
   widest = 0;
   /** Rows that hold this many positions or more have logits that are not numbers. */
@@ -79,6 +79,13 @@ export class FakeRunner implements ModelRunner {
     }
     this.#rows[to]!.set(this.#rows[from]!.subarray(start, length), start);
     this.#stored[to] = length;
+  }
+
+  async feed(row: number, start: number, ids: Int32Array): Promise<void> {
+    await this.#run("feed", () => {
+      this.#feed(row, start, ids);
+      return [];
+    });
   }
 
   prefill(row: number, start: number, ids: Int32Array): Promise<StepOutput> {

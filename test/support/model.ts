@@ -44,7 +44,7 @@ export async function openTestModel(dir: string, options: TestModelOptions = {})
   const cacheDir = await mkdtemp(join(tmpdir(), "prefixd-model-"));
   const checkpoint = await openCheckpoint(dir);
   const { device = DEVICES.cpu, precision = "fp32" } = options;
-  const modelPath = await ensureGraph(checkpoint, cacheDir, precision);
+  const modelPath = await ensureGraph(checkpoint, cacheDir, precision, device);
   await checkpoint.close();
   const { config, shape, fingerprint } = checkpoint;
   const runtime = new Runtime();
