@@ -4,7 +4,7 @@
  *     npm run bench -- load
  *
  * And what does a server do under each scenario? All of them: `SCENARIOS=all`; a colon and seconds shorten or lengthen one,
- * PREFIXES says how many they register, SERVE has more flags for the server.
+ * PREFIXES says how many they register, SERVE has more flags for the server. Rows of scenarios that are not run stay.
  *
  *     SCENARIOS=spike,steady:60,soak:1800 npm run bench -- load
  *
@@ -20,7 +20,7 @@ import { createInterface } from "node:readline";
 import { runLoad } from "../src/load/run.ts";
 import { SCENARIOS } from "../src/load/scenario.ts";
 import { runScenarios } from "./support/load-scenarios.ts";
-import { machine, table, writeSection } from "./support/report.ts";
+import { machine, readSection, rowsOf, table, writeSection } from "./support/report.ts";
 
 const TOKEN_MS = 100;
 const TOKENS = 150;
@@ -29,11 +29,15 @@ const BEGIN_S = 5;
 const { SCENARIOS: wanted, PREFIXES, SERVE } = process.env;
 if (wanted === undefined) await measureClient();
 else {
-  const lines = await runScenarios({
+  const run = await runScenarios({
     names: wanted === "all" ? SCENARIOS : wanted.split(","),
     ...(PREFIXES === undefined ? {} : { prefixes: Number(PREFIXES) }),
     serve: SERVE === undefined ? [] : SERVE.split(" "),
   });
+  const kept = rowsOf(readSection("load-scenarios")).filter(([name]) => !run.rows.some(([ran]) => ran === name));
+  const place = (row: readonly string[]): number => SCENARIOS.findIndex((name) => name === row[0]);
+  const rows = [...kept, ...run.rows].sort((a, b) => place(a) - place(b));
+  const lines = [`Demo model, server and clients on the same machine, each scenario against a server of its own; times in milliseconds. ${machine()}.`, "", ...table(run.head, rows)];
   if (process.env["DRY"] === undefined) writeSection("load-scenarios", lines);
   else process.stdout.write(`${lines.join("\n")}\n`);
 }

@@ -10,7 +10,6 @@ import { codes, resultText } from "../../src/load/report/text.ts";
 import type { LoadResult } from "../../src/load/result.ts";
 import { runLoad } from "../../src/load/run.ts";
 import { loadScenario, override, peakRate } from "../../src/load/scenario.ts";
-import { machine, table } from "./report.ts";
 
 const ROOT = new URL("../..", import.meta.url).pathname;
 const ADMIN_KEY = "the-key-of-a-server-that-is-gone-after-the-run";
@@ -23,22 +22,24 @@ export interface ScenarioRuns {
   readonly serve: readonly string[];
 }
 
-/** Runs them one after the other, each against a fresh server; answers the lines of a section. */
-export async function runScenarios(runs: ScenarioRuns): Promise<string[]> {
+export interface ScenarioTable {
+  readonly head: readonly string[];
+  /** One for each scenario, which is the first cell. */
+  readonly rows: readonly (readonly string[])[];
+}
+
+/** Runs them one after the other, each against a fresh server. */
+export async function runScenarios(runs: ScenarioRuns): Promise<ScenarioTable> {
   const rows: string[][] = [];
   for (const name of runs.names) {
     const result = await runOne(name, runs);
     process.stderr.write(resultText(result));
-    rows.push(rowOf(result));
+    rows.push(rowOf(result, runs.serve));
   }
-  return [
-    `Demo model, server and clients on the same machine${runs.serve.length > 0 ? `, server with \`${runs.serve.join(" ")}\`` : ""}; times in milliseconds. ${machine()}.`,
-    "",
-    ...table(
-      ["scenario", "prefixes, registered in", "capacity, requests/s", "peak", "seconds", "requests", "answered", "TTFT p50", "p99", "goodput", "tokens/s", "errors", "compared, wrong", "RSS, MiB", "verdict"],
-      rows,
-    ),
-  ];
+  return {
+    head: ["scenario", "server's flags", "prefixes, registered in", "capacity, requests/s", "peak", "seconds", "requests", "answered", "TTFT p50", "p99", "goodput", "tokens/s", "errors", "compared, wrong", "RSS, MiB", "verdict"],
+    rows,
+  };
 }
 
 async function runOne(wanted: string, { prefixes, serve }: ScenarioRuns): Promise<LoadResult> {
@@ -82,13 +83,14 @@ async function runOne(wanted: string, { prefixes, serve }: ScenarioRuns): Promis
   }
 }
 
-function rowOf(result: LoadResult): string[] {
+function rowOf(result: LoadResult, serve: readonly string[]): string[] {
   const { scenario, capacity, totals, ttft, registered, verification, servers, criteria } = result;
   const ms = (value: number): string => value.toFixed(0);
   const failed = criteria.filter(({ passed }) => !passed).map(({ name, value, limit }) => `${name} ${value === null ? "not measured" : Number(value.toPrecision(3))}, asked ${limit}`);
   const samples = servers[0]!.samples;
   return [
     scenario.name,
+    serve.length > 0 ? `\`${serve.join(" ")}\`` : "",
     `${registered.prefixes}, ${registered.seconds.toFixed(1)} s`,
     capacity!.requests_per_s.toFixed(1),
     scenario.groups.reduce((sum, { arrivals }) => sum + peakRate(arrivals), 0).toFixed(1),

@@ -13,6 +13,19 @@ export function writeSection(name: string, lines: readonly string[]): void {
   writeFileSync(FILE, `${text.slice(0, from + open.length)}\n${lines.join("\n")}\n${text.slice(to)}`);
 }
 
+/** The lines that `writeSection` has written. */
+export function readSection(name: string): readonly string[] {
+  const text = readFileSync(FILE, "utf8");
+  const [open, close] = [`<!-- ${name} -->\n`, `<!-- /${name} -->`];
+  const [from, to] = [text.indexOf(open), text.indexOf(close)];
+  return from < 0 || to < from ? [] : text.slice(from + open.length, to).trimEnd().split("\n");
+}
+
+/** The cells of a section's table, without its head. */
+export function rowsOf(lines: readonly string[]): string[][] {
+  return lines.filter((line) => line.startsWith("| ")).slice(2).map((line) => line.slice(2, -2).split(" | "));
+}
+
 /** What was measured where: processor, cores, memory, Node. */
 export function machine(): string {
   const all = cpus();
