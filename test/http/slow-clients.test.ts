@@ -1,9 +1,11 @@
 /** Clients that do not send, or do not read: each loses its connection in time, and whatever it held is free. */
+import { once } from "node:events";
 import { request } from "node:http";
 import { connect, type Socket } from "node:net";
 import t from "tap";
 import { CLIENT_DEFAULTS, STREAM_DEFAULTS } from "../../src/http/app-parts.ts";
 import { connectionsAllowed } from "../../src/http/open-files.ts";
+import { UPLOADS } from "../../src/http/upload-gate.ts";
 import { ADAPTER, buildTestApp, form, until, type TestApp } from "../support/app.ts";
 import { open, readAll } from "../support/fake-client.ts";
 
@@ -23,7 +25,16 @@ async function rest(socket: Socket): Promise<string> {
   return text;
 }
 
+/** The first bytes that come; the connection is then ended. */
+async function answer(socket: Socket): Promise<string> {
+  const [chunk] = (await once(socket.resume(), "data")) as [Buffer];
+  socket.end();
+  return String(chunk);
+}
+
 const post = (body: string, length = body.length): string => `POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: ${length}\r\n\r\n${body}`;
+const uploadHead = (name: string, type: string, length: number): Buffer =>
+  Buffer.from(`PUT /prefixes/${name} HTTP/1.1\r\nHost: localhost\r\nContent-Type: ${type}\r\nContent-Length: ${length}\r\n\r\n`);
 const cut = (reason: string, count: number): RegExp => new RegExp(`prefixd_connections_cut_total\\{reason="${reason}"\\} ${count}\n`);
 const closed = (app: TestApp): Promise<void> => eventually(async () => /^prefixd_connections 0$/m.test(await app.metrics.render()));
 
@@ -71,8 +82,7 @@ t.test("uploads that stop or drip lose their places to those that wait", async (
   const app = await buildTestApp(t, { clients: { ...CLIENT_DEFAULTS, receiveMs: 300 } });
   const port = await app.listen();
   const { payload, headers } = form(ADAPTER);
-  const head = `PUT /prefixes/p HTTP/1.1\r\nHost: localhost\r\nContent-Type: ${headers["content-type"]}\r\nContent-Length: ${payload.length}\r\n\r\n`;
-  const half = Buffer.concat([Buffer.from(head), payload.subarray(0, 100)]);
+  const half = Buffer.concat([uploadHead("p", headers["content-type"]!, payload.length), payload.subarray(0, 100)]);
   const stalled = Array.from({ length: 4 }, () => paused(t, port, half));
   let sent = 100;
   const drip = setInterval(() => stalled[3]!.write(payload.subarray(sent, ++sent)), 50);
@@ -86,6 +96,28 @@ t.test("uploads that stop or drip lose their places to those that wait", async (
   await closed(app);
   t.match(await app.metrics.render(), cut("not_sending", 4));
   t.equal((await app.fastify.inject("/prefixes/p")).statusCode, 404);
+});
+
+t.test("beyond the uploads that are read and those that wait, one more is answered 503; those that wait come to their turn", async (t) => {
+  // Long enough for all of them to arrive before the first are cut.
+  const app = await buildTestApp(t, { clients: { ...CLIENT_DEFAULTS, receiveMs: 2_000 } });
+  const port = await app.listen();
+  const { payload, headers } = form(ADAPTER);
+  const put = (name: string, bytes: Buffer): Socket => paused(t, port, Buffer.concat([uploadHead(name, headers["content-type"]!, payload.length), bytes]));
+  const stalled = Array.from({ length: UPLOADS.running }, (_, i) => put(`stalled-${i}`, payload.subarray(0, 100)));
+  await until(() => app.traffic.open === UPLOADS.running);
+  const waiting = Array.from({ length: UPLOADS.waiting }, (_, i) => put(`waiting-${i}`, payload));
+  await until(() => app.traffic.open === UPLOADS.running + UPLOADS.waiting);
+  const refused = await fetch(`http://127.0.0.1:${port}/prefixes/more`, { method: "PUT", headers, body: new Uint8Array(payload) });
+  t.equal(refused.status, 503);
+  t.equal(refused.headers.get("retry-after"), "5");
+  t.match(await refused.json(), { code: "uploads_busy" });
+  t.equal(app.registry.entries.size, 0, "nobody has passed those who hold the places");
+  for (const socket of stalled) t.match(await rest(socket), /^HTTP\/1\.1 408 [^]*"code":"upload_stalled"/);
+  const answers = await Promise.all(waiting.map(answer));
+  t.same(new Set(answers.map((text) => text.slice(0, 12))), new Set(["HTTP/1.1 201"]));
+  t.equal(app.registry.entries.size, UPLOADS.waiting);
+  t.equal((await fetch(`http://127.0.0.1:${port}/prefixes/more`, { method: "PUT", headers, body: new Uint8Array(payload) })).status, 201);
 });
 
 t.test("an answer that is not read is cut off, one that is read slowly is not", async (t) => {
