@@ -162,9 +162,11 @@ async function firstToken(url: string, key: string): Promise<number> {
   const started = performance.now();
   const response = await fetch(`${url}/generate`, { method: "POST", headers: jsonHeaders(key), body });
   if (!response.ok) throw new Error(await response.text());
-  let first: number | null = null;
-  for await (const _ of response.body!) first ??= performance.now() - started;
-  return first!;
+  const reader = response.body!.getReader();
+  await reader.read();
+  const elapsed = performance.now() - started;
+  while (!(await reader.read()).done);
+  return elapsed;
 }
 
 /** `cut`: connections whose client did not read; `requests`: generate requests that have ended; `tooSlow`: of them, cut before that. */

@@ -2,16 +2,18 @@
 import { once } from "node:events";
 import { request } from "node:http";
 import { connect, type Socket } from "node:net";
+import { networkInterfaces } from "node:os";
 import t from "tap";
 import { CLIENT_DEFAULTS, STREAM_DEFAULTS } from "../../src/http/app-parts.ts";
 import { connectionsAllowed } from "../../src/http/open-files.ts";
+import { drain, listenAt } from "../../src/http/server.ts";
 import { UPLOADS } from "../../src/http/upload-gate.ts";
 import { ADAPTER, buildTestApp, form, until, type TestApp } from "../support/app.ts";
 import { open, readAll } from "../support/fake-client.ts";
 
 /** A connection on which nothing is read until `resume`; ended with the test. */
-function paused(t: { teardown(fn: () => void): unknown }, port: number, bytes: string | Buffer): Socket {
-  const socket = connect(port, "127.0.0.1").on("error", () => undefined);
+function paused(t: { teardown(fn: () => void): unknown }, port: number, bytes: string | Buffer, host = "127.0.0.1"): Socket {
+  const socket = connect(port, host).on("error", () => undefined);
   socket.pause();
   socket.write(bytes);
   t.teardown(() => socket.destroy());
@@ -167,6 +169,58 @@ t.test("a stream that is not read is cut off after a while, and its request canc
   await until(() => app.logs.some((line) => line.includes('"code":"too_slow"')));
 });
 
+t.test("a request that is refused before its body has arrived has the last answer of its connection", async (t) => {
+  const app = await buildTestApp(t, { keyed: true });
+  const port = await app.listen();
+  const body = JSON.stringify({ prompt: "ab", max_new_tokens: 1 });
+  const stopped = connect({ port, host: "127.0.0.1", allowHalfOpen: true });
+  t.teardown(() => stopped.destroy());
+  stopped.write(post(body.slice(0, 4), body.length));
+  t.match(await rest(stopped), /^HTTP\/1\.1 401 [^]*connection: close\r\n[^]*"code":"unauthorized"/);
+  await closed(app);
+  const whole = paused(t, port, post(body));
+  t.match(await answer(whole), /^HTTP\/1\.1 401 [^]*connection: keep-alive\r\n/i, "one that has arrived leaves its connection open");
+  await closed(app);
+  await until(() => app.logs.filter((line) => line.includes('"status":401') && !line.includes("aborted")).length === 2);
+});
+
+t.test("who is still sending when it is refused reads the answer; it is not listened to for ever", async (t) => {
+  const app = await buildTestApp(t);
+  const port = await app.listen();
+  // More than is allowed, and than the kernel takes for both ends: without somebody who reads it, it cannot be sent.
+  const bytes = 7 << 20;
+  const patient = paused(t, port, post("", bytes));
+  patient.write(Buffer.alloc(bytes, " "));
+  t.match(await answer(patient), /^HTTP\/1\.1 413 [^]*connection: close\r\n[^]*"code":"body_too_large"/i);
+  const endless = connect({ port, host: "127.0.0.1", allowHalfOpen: true }).on("error", () => undefined);
+  t.teardown(() => endless.destroy());
+  endless.write(post("", 1 << 30));
+  const chunk = Buffer.alloc(1 << 20, " ");
+  const more = (): void => void (endless.writable && endless.write(chunk, more));
+  more();
+  t.match(await rest(endless).catch(String), /^HTTP\/1\.1 413 |ECONNRESET/);
+  await closed(app);
+});
+
+t.test("what follows a refused request on its connection is not done", async (t) => {
+  const app = await buildTestApp(t, { keyed: true });
+  let calls = 0;
+  app.fastify.get("/follows", { config: { access: "public" } }, async () => ++calls);
+  const port = await app.listen();
+  const body = JSON.stringify({ prompt: "ab", max_new_tokens: 1 });
+  const socket = connect({ port, host: "127.0.0.1", allowHalfOpen: true });
+  t.teardown(() => socket.destroy());
+  socket.write(post(body.slice(0, 4), body.length));
+  const first = String(((await once(socket, "data")) as [Buffer])[0]);
+  t.match(first, /^HTTP\/1\.1 401 /);
+  socket.write(`${body.slice(4)}GET /follows HTTP/1.1\r\nHost: localhost\r\n\r\n`);
+  t.equal(await rest(socket), "");
+  await closed(app);
+  await until(() => app.traffic.open === 0);
+  t.equal(app.logs.filter((line) => line.includes('"msg":"request"')).length, 1);
+  t.equal(calls, 0);
+});
+
 t.test("above the limit of connections the next one is closed at once", async (t) => {
   const app = await buildTestApp(t, { clients: { ...CLIENT_DEFAULTS, maxConnections: 2 } });
   const port = await app.listen();
@@ -177,6 +231,25 @@ t.test("above the limit of connections the next one is closed at once", async (t
   held[0]!.destroy();
   await eventually(async () => /^prefixd_connections 1$/m.test(await app.metrics.render()));
   t.equal((await open(port, "/generate", { prompt: "ab", max_new_tokens: 1 })).statusCode, 200);
+});
+
+const hasIpv6 = Object.values(networkInterfaces()).some((all) => all?.some(({ address }) => address === "::1"));
+t.test("connections at two addresses, as localhost is, have one limit and one count", { skip: hasIpv6 ? false : "no IPv6 loopback" }, async (t) => {
+  const app = await buildTestApp(t, { clients: { ...CLIENT_DEFAULTS, maxConnections: 2, headerMs: 1_000 } });
+  const port = Number(new URL(await listenAt(app, ["127.0.0.1", "::1", "192.0.2.1"], 0)).port);
+  t.ok(app.logs.some((line) => line.includes('"address":"192.0.2.1"')), "one that the machine does not have is said");
+  const second = (bytes: string): Socket => paused(t, port, bytes, "::1");
+  t.match(await answer(second("GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")), /^HTTP\/1\.1 200 /);
+  await closed(app);
+  const held = [paused(t, port, "GET"), second("GET")];
+  await eventually(async () => /^prefixd_connections 2$/m.test(await app.metrics.render()));
+  t.equal(await rest(second("GET")).catch(() => ""), "");
+  await eventually(async () => cut("too_many", 1).test(await app.metrics.render()));
+  t.match(await rest(held[1]!), /^HTTP\/1\.1 408 /, "times hold there, too");
+  const idle = second("GET");
+  await drain({ app, generation: app.generation, engine: app.engine }, { delayMs: 0, graceMs: 0 });
+  await rest(idle).catch(() => "");
+  await t.rejects(once(connect(port, "::1"), "connect"), { code: "ECONNREFUSED" });
 });
 
 t.test("connections leave files for the rest of the process", async (t) => {
