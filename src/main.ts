@@ -15,7 +15,6 @@ import { ensureGraph } from "./model/graph-cache.ts";
 import { resolveModel } from "./model/hub.ts";
 import { createAuditLog } from "./observability/audit.ts";
 import { createLogger, type Logger } from "./observability/logging.ts";
-import { watchListeners } from "./observability/event-listeners.ts";
 import { Metrics } from "./observability/metrics.ts";
 import { observeErrors } from "./observability/observe-errors.ts";
 import { createPrefixCache } from "./prefixes/cache.ts";
@@ -159,7 +158,6 @@ async function start(config: Config, logger: Logger, resources: Resources): Prom
       },
     },
   });
-  metrics.watchListeners(watchListeners(app.fastify.server));
   const url = await listen(app, config);
   logger.info({ url, model: basename(config.model), fingerprint, device: config.device, precision: config.precision, slots: config.maxBatch }, "listening");
 

@@ -7,6 +7,7 @@ import { guardAccess, type DeclaredRoute } from "./access.ts";
 import type { AppParts, AppState, TypedApp } from "./app-parts.ts";
 import { watchBodies } from "./body-watch.ts";
 import { guardConnections, refuseConnection, serverOptions } from "./connections.ts";
+import { closeRefused } from "./lingering.ts";
 import { OPENAPI_OPTIONS } from "./openapi.ts";
 import { sendProblem, toPrefixdError } from "./problem.ts";
 import { requestId, trackRequests } from "./requests.ts";
@@ -62,9 +63,10 @@ export async function buildApp(parts: AppParts): Promise<App> {
     countRefusal(parts, request, toPrefixdError(error).code);
     return sendProblem(request, reply, error);
   });
+  const bodies = watchBodies(fastify, clients, metrics);
+  closeRefused(fastify, bodies);
   trackRequests(fastify, { metrics, audit: parts.audit, keyed: parts.auth.keyed, state, traffic });
   guardConnections(fastify, clients, metrics, traffic);
-  const bodies = watchBodies(fastify, clients, metrics);
   const checkAccess = guardAccess(fastify, parts.auth);
   const routes = new RouteIndex(fastify);
   fastify.setNotFoundHandler((request, reply) => {

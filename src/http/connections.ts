@@ -2,13 +2,14 @@ import { STATUS_CODES, type Server } from "node:http";
 import type { Socket } from "node:net";
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import { ERRORS, PrefixdError, type ErrorCode } from "../errors.ts";
+import { countListeners } from "../observability/event-listeners.ts";
 import type { Metrics } from "../observability/metrics.ts";
 import type { ClientLimits } from "./app-parts.ts";
 import { PROBLEM_TYPE, toProblem } from "./problem.ts";
 import type { Traffic } from "./traffic.ts";
 
 /** After so many milliseconds of silence the kernel asks whether a client is still there. */
-const PROBE_MS = 60_000;
+export const PROBE_MS = 60_000;
 /** A connection that has had its last answer is closed after so many milliseconds, whether or not the client closes it, too. */
 const LAST_WORD_MS = 1_000;
 
@@ -24,16 +25,24 @@ export function serverOptions({ headerMs }: ClientLimits): object {
   };
 }
 
-/** Bounds the number of connections, and cuts those whose client does not read what it is sent. */
+/**
+ * Bounds the number of connections, those that server.ts accepts at a second address included, and cuts those whose client does not
+ * read what it is sent.
+ */
 export function guardConnections(app: FastifyInstance, limits: ClientLimits, metrics: Metrics, traffic: Traffic): void {
   const server: Server = app.server;
+  const open = new Set<Socket>();
+  // Node drops what is too much at the first address before a socket is made of it. It knows of no other address.
   if (limits.maxConnections < Infinity) server.maxConnections = limits.maxConnections;
   server.on("drop", () => metrics.connectionCut("too_many"));
   server.on("connection", (socket: Socket) => {
-    traffic.connected();
-    metrics.connectionOpened();
-    socket.once("close", () => metrics.connectionClosed());
+    open.add(socket);
+    socket.once("close", () => open.delete(socket));
+    if (open.size <= limits.maxConnections) return traffic.connected();
+    metrics.connectionCut("too_many");
+    socket.destroy();
   });
+  metrics.watchConnections(() => ({ open: open.size, listeners: countListeners(server, open) }));
   // Streams bring a limit of their own: here each event would begin the time anew.
   app.addHook("onSend", (request, reply, payload, done) => {
     cutUnread(request, reply, limits.sendMs, () => metrics.connectionCut("not_reading"));

@@ -1,7 +1,12 @@
+import { lookup } from "node:dns/promises";
+import { once } from "node:events";
+import type { Server } from "node:http";
+import { createServer, type AddressInfo } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { PrefixdError } from "../errors.ts";
 import type { GenerationService } from "../generate.ts";
 import type { App } from "./app.ts";
+import { PROBE_MS } from "./connections.ts";
 
 /** Time for the last bytes of ended requests to leave, ms. */
 const FLUSH_MS = 1_000;
@@ -24,8 +29,29 @@ export interface DrainTimes {
 }
 
 /** Starts to listen; answers the address with the port that was really taken. */
-export function listen(app: App, address: { host: string; port: number }): Promise<string> {
-  return app.fastify.listen({ host: address.host, port: address.port });
+export async function listen(app: App, { host, port }: { host: string; port: number }): Promise<string> {
+  // Two addresses on most machines. Fastify would make a second server for the other one, of which nothing that guards connections knows.
+  const addresses = host.toLowerCase() === "localhost" ? (await lookup(host, { all: true })).map(({ address }) => address) : [host];
+  return listenAt(app, addresses, port);
+}
+
+/** The first address must work; another one may be of a family that the machine does not have. */
+export async function listenAt({ fastify }: App, [first, ...others]: readonly string[], port: number): Promise<string> {
+  const url = await fastify.listen({ host: first!, port });
+  const taken = (fastify.server.address() as AddressInfo).port;
+  for (const address of others) {
+    await openDoor(fastify.server, address, taken).catch((error: unknown) => fastify.log.warn({ err: error, address }, "not listening at this address"));
+  }
+  return url;
+}
+
+/** Another address whose connections are the server's own, until it closes. */
+async function openDoor(server: Server, host: string, port: number): Promise<void> {
+  const door = createServer({ allowHalfOpen: true, noDelay: true, keepAlive: true, keepAliveInitialDelay: PROBE_MS });
+  door.on("connection", (socket) => void server.emit("connection", socket));
+  door.listen({ host, port });
+  await once(door, "listening");
+  server.once("close", () => door.close());
 }
 
 /**

@@ -9,6 +9,8 @@ export interface GateLimits {
   readonly waitMs: number;
 }
 
+export const UPLOADS: GateLimits = { running: 4, waiting: 256, waitMs: 60_000 };
+
 /** Lets few uploads in at once; the others wait their turn in order of arrival. */
 export class UploadGate {
   readonly #limits: GateLimits;

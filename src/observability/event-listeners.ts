@@ -1,6 +1,4 @@
 import type { EventEmitter } from "node:events";
-import type { Server } from "node:http";
-import type { Socket } from "node:net";
 
 /** Listeners of every event of what lives long. One that is added for each request and never taken off shows here. */
 export interface ListenerCounts {
@@ -10,14 +8,8 @@ export interface ListenerCounts {
   readonly connection: number;
 }
 
-/** Follows a server's connections from now on; the function that it answers counts. */
-export function watchListeners(server: Server): () => ListenerCounts {
-  const open = new Set<Socket>();
-  server.on("connection", (socket) => {
-    open.add(socket);
-    socket.once("close", () => open.delete(socket));
-  });
-  return () => ({ process: listenersOf(process), server: listenersOf(server), connection: Math.max(0, ...[...open].map(listenersOf)) });
+export function countListeners(server: EventEmitter, connections: Iterable<EventEmitter>): ListenerCounts {
+  return { process: listenersOf(process), server: listenersOf(server), connection: Math.max(0, ...Array.from(connections, listenersOf)) };
 }
 
 function listenersOf(emitter: EventEmitter): number {

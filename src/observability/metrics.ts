@@ -64,6 +64,11 @@ export interface MetricsSources {
   readonly prefixBank: () => { readonly entries: number; readonly bytes: number; readonly hits: number; readonly misses: number } | null;
 }
 
+export interface ConnectionCounts {
+  readonly open: number;
+  readonly listeners: ListenerCounts;
+}
+
 /** One registry of its own, so that several servers in one process (tests) do not share counters. */
 export class Metrics implements EngineObserver {
   readonly #registry = new Registry();
@@ -72,7 +77,7 @@ export class Metrics implements EngineObserver {
   readonly #histograms = new Map<string, Histogram>();
   readonly #interToken: TallyHistogram;
   #sources: MetricsSources | undefined;
-  #listeners: (() => ListenerCounts) | undefined;
+  #connections: (() => ConnectionCounts) | undefined;
 
   /** `processMetrics`: also CPU, memory, GC and event-loop lag of the process; they start a monitor that lives until `close()`. */
   constructor(options: { processMetrics: boolean } = { processMetrics: true }) {
@@ -93,9 +98,9 @@ export class Metrics implements EngineObserver {
     this.#sources = sources;
   }
 
-  /** What `prefixd_event_listeners` reads at each scrape. */
-  watchListeners(count: () => ListenerCounts): void {
-    this.#listeners = count;
+  /** What `prefixd_connections` and `prefixd_event_listeners` read at each scrape. */
+  watchConnections(count: () => ConnectionCounts): void {
+    this.#connections = count;
   }
 
   get contentType(): string {
@@ -117,8 +122,11 @@ export class Metrics implements EngineObserver {
       this.#setCounter("prefixd_prefix_cache_misses_total", cache.misses);
       this.#renderDevice(this.#sources);
     }
-    const listeners = this.#listeners?.();
-    for (const on of ["process", "server", "connection"] as const) if (listeners) this.#gauge("prefixd_event_listeners").set({ on }, listeners[on]);
+    if (this.#connections) {
+      const { open, listeners } = this.#connections();
+      this.#gauge("prefixd_connections").set(open);
+      for (const on of ["process", "server", "connection"] as const) this.#gauge("prefixd_event_listeners").set({ on }, listeners[on]);
+    }
     return this.#registry.metrics();
   }
 
@@ -156,14 +164,6 @@ export class Metrics implements EngineObserver {
     const known = /^(GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS)$/.test(method) ? method : "OTHER";
     this.#counter("prefixd_http_requests_total").inc({ method: known, route, status: status === 0 ? "aborted" : `${Math.floor(status / 100)}xx` });
     this.#histogram("prefixd_http_request_seconds").observe({ method: known, route }, seconds);
-  }
-
-  connectionOpened(): void {
-    this.#gauge("prefixd_connections").inc();
-  }
-
-  connectionClosed(): void {
-    this.#gauge("prefixd_connections").dec();
   }
 
   connectionCut(reason: "too_many" | "not_sending" | "not_reading"): void {

@@ -1,15 +1,19 @@
 /** Clients that do not send, or do not read: each loses its connection in time, and whatever it held is free. */
+import { once } from "node:events";
 import { request } from "node:http";
 import { connect, type Socket } from "node:net";
+import { networkInterfaces } from "node:os";
 import t from "tap";
 import { CLIENT_DEFAULTS, STREAM_DEFAULTS } from "../../src/http/app-parts.ts";
 import { connectionsAllowed } from "../../src/http/open-files.ts";
+import { drain, listenAt } from "../../src/http/server.ts";
+import { UPLOADS } from "../../src/http/upload-gate.ts";
 import { ADAPTER, buildTestApp, form, until, type TestApp } from "../support/app.ts";
 import { open, readAll } from "../support/fake-client.ts";
 
 /** A connection on which nothing is read until `resume`; ended with the test. */
-function paused(t: { teardown(fn: () => void): unknown }, port: number, bytes: string | Buffer): Socket {
-  const socket = connect(port, "127.0.0.1").on("error", () => undefined);
+function paused(t: { teardown(fn: () => void): unknown }, port: number, bytes: string | Buffer, host = "127.0.0.1"): Socket {
+  const socket = connect(port, host).on("error", () => undefined);
   socket.pause();
   socket.write(bytes);
   t.teardown(() => socket.destroy());
@@ -23,7 +27,16 @@ async function rest(socket: Socket): Promise<string> {
   return text;
 }
 
+/** The first bytes that come; the connection is then ended. */
+async function answer(socket: Socket): Promise<string> {
+  const [chunk] = (await once(socket.resume(), "data")) as [Buffer];
+  socket.end();
+  return String(chunk);
+}
+
 const post = (body: string, length = body.length): string => `POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: ${length}\r\n\r\n${body}`;
+const uploadHead = (name: string, type: string, length: number): Buffer =>
+  Buffer.from(`PUT /prefixes/${name} HTTP/1.1\r\nHost: localhost\r\nContent-Type: ${type}\r\nContent-Length: ${length}\r\n\r\n`);
 const cut = (reason: string, count: number): RegExp => new RegExp(`prefixd_connections_cut_total\\{reason="${reason}"\\} ${count}\n`);
 const closed = (app: TestApp): Promise<void> => eventually(async () => /^prefixd_connections 0$/m.test(await app.metrics.render()));
 
@@ -71,8 +84,7 @@ t.test("uploads that stop or drip lose their places to those that wait", async (
   const app = await buildTestApp(t, { clients: { ...CLIENT_DEFAULTS, receiveMs: 300 } });
   const port = await app.listen();
   const { payload, headers } = form(ADAPTER);
-  const head = `PUT /prefixes/p HTTP/1.1\r\nHost: localhost\r\nContent-Type: ${headers["content-type"]}\r\nContent-Length: ${payload.length}\r\n\r\n`;
-  const half = Buffer.concat([Buffer.from(head), payload.subarray(0, 100)]);
+  const half = Buffer.concat([uploadHead("p", headers["content-type"]!, payload.length), payload.subarray(0, 100)]);
   const stalled = Array.from({ length: 4 }, () => paused(t, port, half));
   let sent = 100;
   const drip = setInterval(() => stalled[3]!.write(payload.subarray(sent, ++sent)), 50);
@@ -86,6 +98,28 @@ t.test("uploads that stop or drip lose their places to those that wait", async (
   await closed(app);
   t.match(await app.metrics.render(), cut("not_sending", 4));
   t.equal((await app.fastify.inject("/prefixes/p")).statusCode, 404);
+});
+
+t.test("beyond the uploads that are read and those that wait, one more is answered 503; those that wait come to their turn", async (t) => {
+  // Long enough for all of them to arrive before the first are cut.
+  const app = await buildTestApp(t, { clients: { ...CLIENT_DEFAULTS, receiveMs: 2_000 } });
+  const port = await app.listen();
+  const { payload, headers } = form(ADAPTER);
+  const put = (name: string, bytes: Buffer): Socket => paused(t, port, Buffer.concat([uploadHead(name, headers["content-type"]!, payload.length), bytes]));
+  const stalled = Array.from({ length: UPLOADS.running }, (_, i) => put(`stalled-${i}`, payload.subarray(0, 100)));
+  await until(() => app.traffic.open === UPLOADS.running);
+  const waiting = Array.from({ length: UPLOADS.waiting }, (_, i) => put(`waiting-${i}`, payload));
+  await until(() => app.traffic.open === UPLOADS.running + UPLOADS.waiting);
+  const refused = await fetch(`http://127.0.0.1:${port}/prefixes/more`, { method: "PUT", headers, body: new Uint8Array(payload) });
+  t.equal(refused.status, 503);
+  t.equal(refused.headers.get("retry-after"), "5");
+  t.match(await refused.json(), { code: "uploads_busy" });
+  t.equal(app.registry.entries.size, 0, "nobody has passed those who hold the places");
+  for (const socket of stalled) t.match(await rest(socket), /^HTTP\/1\.1 408 [^]*"code":"upload_stalled"/);
+  const answers = await Promise.all(waiting.map(answer));
+  t.same(new Set(answers.map((text) => text.slice(0, 12))), new Set(["HTTP/1.1 201"]));
+  t.equal(app.registry.entries.size, UPLOADS.waiting);
+  t.equal((await fetch(`http://127.0.0.1:${port}/prefixes/more`, { method: "PUT", headers, body: new Uint8Array(payload) })).status, 201);
 });
 
 t.test("an answer that is not read is cut off, one that is read slowly is not", async (t) => {
@@ -135,6 +169,58 @@ t.test("a stream that is not read is cut off after a while, and its request canc
   await until(() => app.logs.some((line) => line.includes('"code":"too_slow"')));
 });
 
+t.test("a request that is refused before its body has arrived has the last answer of its connection", async (t) => {
+  const app = await buildTestApp(t, { keyed: true });
+  const port = await app.listen();
+  const body = JSON.stringify({ prompt: "ab", max_new_tokens: 1 });
+  const stopped = connect({ port, host: "127.0.0.1", allowHalfOpen: true });
+  t.teardown(() => stopped.destroy());
+  stopped.write(post(body.slice(0, 4), body.length));
+  t.match(await rest(stopped), /^HTTP\/1\.1 401 [^]*connection: close\r\n[^]*"code":"unauthorized"/);
+  await closed(app);
+  const whole = paused(t, port, post(body));
+  t.match(await answer(whole), /^HTTP\/1\.1 401 [^]*connection: keep-alive\r\n/i, "one that has arrived leaves its connection open");
+  await closed(app);
+  await until(() => app.logs.filter((line) => line.includes('"status":401') && !line.includes("aborted")).length === 2);
+});
+
+t.test("who is still sending when it is refused reads the answer; it is not listened to for ever", async (t) => {
+  const app = await buildTestApp(t);
+  const port = await app.listen();
+  // More than is allowed, and than the kernel takes for both ends: without somebody who reads it, it cannot be sent.
+  const bytes = 7 << 20;
+  const patient = paused(t, port, post("", bytes));
+  patient.write(Buffer.alloc(bytes, " "));
+  t.match(await answer(patient), /^HTTP\/1\.1 413 [^]*connection: close\r\n[^]*"code":"body_too_large"/i);
+  const endless = connect({ port, host: "127.0.0.1", allowHalfOpen: true }).on("error", () => undefined);
+  t.teardown(() => endless.destroy());
+  endless.write(post("", 1 << 30));
+  const chunk = Buffer.alloc(1 << 20, " ");
+  const more = (): void => void (endless.writable && endless.write(chunk, more));
+  more();
+  t.match(await rest(endless).catch(String), /^HTTP\/1\.1 413 |ECONNRESET/);
+  await closed(app);
+});
+
+t.test("what follows a refused request on its connection is not done", async (t) => {
+  const app = await buildTestApp(t, { keyed: true });
+  let calls = 0;
+  app.fastify.get("/follows", { config: { access: "public" } }, async () => ++calls);
+  const port = await app.listen();
+  const body = JSON.stringify({ prompt: "ab", max_new_tokens: 1 });
+  const socket = connect({ port, host: "127.0.0.1", allowHalfOpen: true });
+  t.teardown(() => socket.destroy());
+  socket.write(post(body.slice(0, 4), body.length));
+  const first = String(((await once(socket, "data")) as [Buffer])[0]);
+  t.match(first, /^HTTP\/1\.1 401 /);
+  socket.write(`${body.slice(4)}GET /follows HTTP/1.1\r\nHost: localhost\r\n\r\n`);
+  t.equal(await rest(socket), "");
+  await closed(app);
+  await until(() => app.traffic.open === 0);
+  t.equal(app.logs.filter((line) => line.includes('"msg":"request"')).length, 1);
+  t.equal(calls, 0);
+});
+
 t.test("above the limit of connections the next one is closed at once", async (t) => {
   const app = await buildTestApp(t, { clients: { ...CLIENT_DEFAULTS, maxConnections: 2 } });
   const port = await app.listen();
@@ -145,6 +231,25 @@ t.test("above the limit of connections the next one is closed at once", async (t
   held[0]!.destroy();
   await eventually(async () => /^prefixd_connections 1$/m.test(await app.metrics.render()));
   t.equal((await open(port, "/generate", { prompt: "ab", max_new_tokens: 1 })).statusCode, 200);
+});
+
+const hasIpv6 = Object.values(networkInterfaces()).some((all) => all?.some(({ address }) => address === "::1"));
+t.test("connections at two addresses, as localhost is, have one limit and one count", { skip: hasIpv6 ? false : "no IPv6 loopback" }, async (t) => {
+  const app = await buildTestApp(t, { clients: { ...CLIENT_DEFAULTS, maxConnections: 2, headerMs: 1_000 } });
+  const port = Number(new URL(await listenAt(app, ["127.0.0.1", "::1", "192.0.2.1"], 0)).port);
+  t.ok(app.logs.some((line) => line.includes('"address":"192.0.2.1"')), "one that the machine does not have is said");
+  const second = (bytes: string): Socket => paused(t, port, bytes, "::1");
+  t.match(await answer(second("GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")), /^HTTP\/1\.1 200 /);
+  await closed(app);
+  const held = [paused(t, port, "GET"), second("GET")];
+  await eventually(async () => /^prefixd_connections 2$/m.test(await app.metrics.render()));
+  t.equal(await rest(second("GET")).catch(() => ""), "");
+  await eventually(async () => cut("too_many", 1).test(await app.metrics.render()));
+  t.match(await rest(held[1]!), /^HTTP\/1\.1 408 /, "times hold there, too");
+  const idle = second("GET");
+  await drain({ app, generation: app.generation, engine: app.engine }, { delayMs: 0, graceMs: 0 });
+  await rest(idle).catch(() => "");
+  await t.rejects(once(connect(port, "::1"), "connect"), { code: "ECONNREFUSED" });
 });
 
 t.test("connections leave files for the rest of the process", async (t) => {

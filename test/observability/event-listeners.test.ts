@@ -1,7 +1,7 @@
 import { createServer } from "node:http";
-import { connect, type AddressInfo } from "node:net";
+import { connect, type AddressInfo, type Socket } from "node:net";
 import t from "tap";
-import { watchListeners } from "../../src/observability/event-listeners.ts";
+import { countListeners, type ListenerCounts } from "../../src/observability/event-listeners.ts";
 
 t.test("listeners that are added for each request and stay are seen", async (t) => {
   const server = createServer((request, response) => {
@@ -10,7 +10,12 @@ t.test("listeners that are added for each request and stay are seen", async (t) 
   });
   t.teardown(() => server.close());
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  const count = watchListeners(server);
+  const open = new Set<Socket>();
+  server.on("connection", (socket) => {
+    open.add(socket);
+    socket.once("close", () => open.delete(socket));
+  });
+  const count = (): ListenerCounts => countListeners(server, open);
   t.equal(count().connection, 0, "nobody is connected");
   const client = connect((server.address() as AddressInfo).port, "127.0.0.1");
   const ask = (path: string): Promise<void> =>

@@ -10,7 +10,7 @@ t.test("what the engine and the server report comes out in Prometheus' format", 
     transfers: () => ({ up: 640, down: 5120 }),
     prefixBank: () => ({ hits: 9, misses: 4, bytes: 2048, entries: 3 }),
   });
-  metrics.watchListeners(() => ({ process: 4, server: 9, connection: 11 }));
+  metrics.watchConnections(() => ({ open: 5, listeners: { process: 4, server: 9, connection: 11 } }));
   metrics.step("decode", 8, 8, 0.004);
   metrics.step("prefill", 1, 120, 0.02);
   metrics.queued(0.001);
@@ -31,6 +31,7 @@ t.test("what the engine and the server report comes out in Prometheus' format", 
     "prefixd_slots 32",
     'prefixd_device_bytes_total{direction="up"} 640',
     'prefixd_device_bytes_total{direction="down"} 5120',
+    "prefixd_connections 5",
     'prefixd_event_listeners{on="process"} 4',
     'prefixd_event_listeners{on="connection"} 11',
     "prefixd_prefix_bank_entries 3",

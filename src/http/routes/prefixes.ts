@@ -14,9 +14,8 @@ import {
 } from "../schemas/prefixes.ts";
 import { abortOnDisconnect } from "../requests.ts";
 import { readAdapter, uploadLimits } from "../upload.ts";
-import { UploadGate, type GateLimits } from "../upload-gate.ts";
+import { UPLOADS, UploadGate } from "../upload-gate.ts";
 
-const UPLOADS: GateLimits = { running: 4, waiting: 256, waitMs: 60_000 };
 const READ_CODES: ErrorCode[] = ["unauthorized", "invalid_prefix_id", "prefix_not_found", "store_unavailable"];
 const PUT_CODES: ErrorCode[] = [
   "unauthorized", "prefix_not_found", "quota_exceeded",
