@@ -30,6 +30,9 @@ export const ADMIN_KEY = "test-admin-key-0123456789abcdef0123456789";
 
 export const TEST_SHAPE = { layers: 1, heads: 2, headDim: 4, width: 8, positions: 64, vocabSize: 257 };
 
+/** Injected requests have timers of their own, which nobody stops: a test's process lives as long as the last of them. */
+const SEND_MS = 5_000;
+
 /** The real HTTP side over fakes; closed when the test ends. */
 export async function buildTestApp(t: { teardown(fn: () => Promise<void>): unknown }, over: Partial<AppParts> & { allowBaseModel?: boolean; /** With the admin key ADMIN_KEY. */ keyed?: boolean } = {}): Promise<TestApp> {
   const { allowBaseModel = true, keyed = false, ...rest } = over;
@@ -56,8 +59,8 @@ export async function buildTestApp(t: { teardown(fn: () => Promise<void>): unkno
     metrics,
     logger: createLogger("info", { write: (line: string) => void logs.push(line) }),
     limits: { requestBody: 65_536, maxN: 4, slots: 8, queue: 256 },
-    clients: CLIENT_DEFAULTS,
-    stream: STREAM_DEFAULTS,
+    clients: { ...CLIENT_DEFAULTS, sendMs: SEND_MS },
+    stream: { ...STREAM_DEFAULTS, sendMs: SEND_MS },
     checks: { model: () => {}, store: () => registry.list("local", { limit: 1 }).then(() => {}) },
     ...rest,
   });
