@@ -2,7 +2,7 @@
  * Where does the memory go? RSS of the real server (GPT-2 small, 32 slots) after start, with every slot busy, and with full
  * contexts; then the demo server with an empty store and with 10,000 registered prefixes, unused and used.
  *
- *     npm run build && npm run bench -- memory        (Linux: reads /proc)
+ *     npm run bench -- memory        (Linux: reads /proc)
  */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
@@ -12,16 +12,17 @@ import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { openCheckpoint } from "../src/model/checkpoint.ts";
 import { openLmdbStore } from "../src/prefixes/lmdb-store.ts";
+import { build, CLI } from "./support/build.ts";
 import { fillStore } from "./support/fill-store.ts";
 import { CACHE, DEMO, promptIds, servableCheckpoint } from "./support/gpt2.ts";
 import { machine, table, writeSection } from "./support/report.ts";
 
-const ROOT = new URL("..", import.meta.url).pathname;
 const SLOTS = 32;
 const PREFIXES = 10_000;
 const CACHE_BYTES = 16 << 20;
 const folder = mkdtempSync(join(tmpdir(), "prefixd-memory-"));
 const rows: (string | number)[][] = [];
+build();
 
 interface Memory {
   readonly rss: number;
@@ -81,7 +82,7 @@ function mib(bytes: number): string {
 }
 
 async function start(flags: readonly string[]) {
-  const child = spawn(process.execPath, [join(ROOT, "dist/cli/main.js"), "serve", "--port", "0", "--log-level", "info", ...flags], { stdio: ["ignore", "pipe", "inherit"] });
+  const child = spawn(process.execPath, [CLI, "serve", "--port", "0", "--log-level", "info", ...flags], { stdio: ["ignore", "pipe", "inherit"] });
   const exited = once(child, "exit");
   const url = await new Promise<string>((resolve, reject) => {
     createInterface({ input: child.stdout }).on("line", (line) => {

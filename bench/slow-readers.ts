@@ -2,7 +2,7 @@
  * What do streams cost that nobody reads? STREAMS (1,000) clients each ask for a long stream with log probabilities and read none of
  * it; beside them a polite client, another user, streams short answers one after another. Demo model, the server in a process of its own.
  *
- *     npm run build && npm run bench -- slow-readers        (Linux: reads /proc, needs unshare and ip)
+ *     npm run bench -- slow-readers        (Linux: reads /proc, needs unshare and ip)
  *
  * On loopback the kernel would take more of each stream than the demo model can say. So everything runs in a network of its own, in
  * which a socket holds little.
@@ -16,10 +16,10 @@ import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
+import { build, CLI } from "./support/build.ts";
 import { CACHE } from "./support/gpt2.ts";
 import { machine, quantile, table, writeSection } from "./support/report.ts";
 
-const CLI = new URL("../dist/cli/main.js", import.meta.url).pathname;
 const STREAMS = Number(process.env["STREAMS"] ?? 1000);
 /** Tokens of a stream that nobody reads: less than --stream-buffer beyond what the kernel takes, so that all are stuck together. */
 const TOKENS = Number(process.env["TOKENS"] ?? 180);
@@ -37,6 +37,7 @@ const INSIDE = "SLOW_READERS_NETWORK";
 const ADMIN_KEY = "slow-readers-0123456789abcdef0123456789";
 
 if (process.env[INSIDE] === undefined) {
+  build();
   const script = `ip link set lo up && echo ${SOCKET_BYTES} > /proc/sys/net/ipv4/tcp_wmem && echo ${SOCKET_BYTES} > /proc/sys/net/ipv4/tcp_rmem && exec "$@"`;
   const again = [process.execPath, ...process.execArgv, fileURLToPath(import.meta.url)];
   const { status } = spawnSync("unshare", ["--net", "--map-root-user", "sh", "-c", script, "sh", ...again], { stdio: "inherit", env: { ...process.env, [INSIDE]: "1" } });

@@ -9,18 +9,16 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
+import { build, CLI } from "./support/build.ts";
 import { sizedCheckpoint } from "./support/gpt2.ts";
 import { machine, median, table, writeSection } from "./support/report.ts";
 
-const ROOT = new URL("..", import.meta.url).pathname;
-const CLI = join(ROOT, "dist/cli/main.js");
 const ROUNDS = Number(process.env["ROUNDS"] ?? 5);
 /** Seconds. */
 const READY_ASKED = 2;
 const BUILD_ASKED = 15;
 const folder = mkdtempSync(join(tmpdir(), "prefixd-start-"));
-// What is measured is what npm start runs.
-if (spawnSync("npm", ["run", "--silent", "build"], { cwd: ROOT, stdio: "inherit" }).status !== 0) throw new Error("npm run build failed");
+build();
 
 const cold: number[] = [];
 const warm: number[] = [];
