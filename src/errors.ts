@@ -86,6 +86,11 @@ export class PrefixdError extends Error {
   }
 }
 
+/** What a request ends with when a run of the model throws. */
+export function asModelError(error: unknown): PrefixdError {
+  return error instanceof PrefixdError ? error : new PrefixdError("model_failed", "The model run failed.", { cause: error });
+}
+
 /** What a replica says that may not serve now: it cannot know what has been removed meanwhile. */
 export function lostTouch(): PrefixdError {
   return new PrefixdError("store_unavailable", "This replica has lost touch with the store and serves nothing until it is back.", { retryAfter: 2 });

@@ -3,12 +3,13 @@
  * every running sequence in one batch. Rows of the KV cache stay dense: row r of the batch is row r of the cache.
  */
 import { setTimeout as sleep } from "node:timers/promises";
-import { lostTouch, PrefixdError } from "../errors.ts";
+import { asModelError, lostTouch, PrefixdError } from "../errors.ts";
 import type { FoldInput, KvTensor } from "../kv.ts";
 import type { EngineStats } from "../observability/engine-observer.ts";
 import { advanceBeams } from "./beam-rows.ts";
 import type { EngineOptions } from "./engine-options.ts";
 import { EQUAL_SHARES, fairShare, type TenantShares } from "./fair-share.ts";
+import { FoldQueue } from "./fold-queue.ts";
 import { checkQueueLimits, checkRoom, heldRows, type QueueRoom } from "./limits.ts";
 import type { ModelRunner, StepOutput } from "./model-runner.ts";
 import { PrefillBudget } from "./prefill-budget.ts";
@@ -24,19 +25,13 @@ export type { EngineOptions, EngineStats };
 /** How long to wait before asking again a policy that admits nothing although nothing runs. */
 const IDLE_MS = 5;
 
-interface FoldJob {
-  readonly input: FoldInput;
-  readonly resolve: (kv: KvTensor) => void;
-  readonly reject: (error: unknown) => void;
-}
-
 export class Engine {
   readonly #runner: ModelRunner;
   readonly #options: EngineOptions;
   readonly #shares: TenantShares;
   readonly #counters: ServiceCounters;
   readonly #queue: RunningRequest[] = [];
-  readonly #folds: FoldJob[] = [];
+  readonly #folds: FoldQueue;
   /** Sequences that decode; the index is the row. */
   readonly #rows: Sequence[] = [];
   readonly #wiper: CacheWiper;
@@ -53,6 +48,7 @@ export class Engine {
     this.#shares = options.shares ?? EQUAL_SHARES;
     this.#counters = new ServiceCounters(this.#shares);
     this.#wiper = new CacheWiper(options.runner);
+    this.#folds = new FoldQueue(options.runner, this.#wiper);
     this.#mayEmit = options.mayEmit ?? (() => true);
     this.#now = options.now ?? (() => performance.now());
     this.#budget = new PrefillBudget(options.prefillShare ?? 1);
@@ -87,10 +83,9 @@ export class Engine {
    */
   fold(input: FoldInput): Promise<KvTensor> {
     if (this.#draining) return Promise.reject(new PrefixdError("draining", "The server is shutting down.", { retryAfter: 1 }));
-    return new Promise((resolve, reject) => {
-      this.#folds.push({ input, resolve, reject });
-      this.#wake();
-    });
+    const folded = this.#folds.request(input);
+    this.#wake();
+    return folded;
   }
 
   /**
@@ -113,7 +108,7 @@ export class Engine {
     this.#draining = true;
     const timer = setTimeout(() => {
       const error = new PrefixdError("draining", "The server shut down before this request had finished.");
-      for (const fold of this.#folds.splice(0)) fold.reject(error);
+      this.#folds.failAll(error);
       this.#failAll(error);
     }, graceMs);
     while (this.#loop !== null) await this.#loop;
@@ -158,7 +153,7 @@ export class Engine {
   }
 
   #hasWork(): boolean {
-    return this.#queue.length + this.#rows.length + this.#folds.length > 0 || this.#prefilling !== null || this.#wiper.pending;
+    return this.#queue.length + this.#rows.length > 0 || this.#prefilling !== null || this.#folds.pending || this.#wiper.pending;
   }
 
   /** Answers whether there was anything to do. */
@@ -166,7 +161,7 @@ export class Engine {
     if (!this.#mayEmit()) this.#failAll(lostTouch());
     this.#releaseEnded();
     const wiped = await this.#wipe();
-    const folded = await this.#fold();
+    const folded = await this.#folds.step();
     const plan = this.#plan();
     for (const chunk of plan) await this.#prefill(chunk);
     this.#releaseEnded();
@@ -202,19 +197,6 @@ export class Engine {
     if (sequence !== undefined) return sequence.length;
     const prefilling = this.#prefilling;
     return prefilling !== null && prefilling.row === row ? prefilling.prefixLength + prefilling.fed : 0;
-  }
-
-  async #fold(): Promise<boolean> {
-    const job = this.#folds.shift();
-    if (job === undefined) return false;
-    const { input } = job;
-    this.#wiper.written(this.#runner.slots, input.kind === "tokens" ? input.ids.length : input.length);
-    try {
-      job.resolve(await this.#runner.fold(job.input));
-    } catch (error) {
-      job.reject(asModelError(error));
-    }
-    return true;
   }
 
   async #prefill({ request, from, to, last, passedOver }: PrefillChunk<RunningRequest>): Promise<void> {
@@ -372,8 +354,4 @@ export class Engine {
     if (this.#prefilling !== null) open.add(this.#prefilling);
     for (const request of open) request.fail(error);
   }
-}
-
-function asModelError(error: unknown): PrefixdError {
-  return error instanceof PrefixdError ? error : new PrefixdError("model_failed", "The model run failed.", { cause: error });
 }

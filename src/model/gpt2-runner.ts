@@ -1,6 +1,6 @@
 /** GPT-2 on an ORT session: a KV cache of slots, updated in place, and the bindings that let a step copy nothing but ids. */
 import type { ModelRunner, StepOutput } from "../engine/model-runner.ts";
-import { PrefixdError } from "../errors.ts";
+import { asModelError } from "../errors.ts";
 import type { FoldInput, KvTensor, ModelShape } from "../kv.ts";
 import type { Device } from "../runtime/device.ts";
 import type { Binding, Runtime, Session, Tensor } from "../runtime/session.ts";
@@ -268,7 +268,7 @@ export class Gpt2Runner implements ModelRunner {
     try {
       await this.#session.run(binding);
     } catch (error) {
-      throw modelFailed(error);
+      throw asModelError(error);
     }
   }
 
@@ -277,7 +277,7 @@ export class Gpt2Runner implements ModelRunner {
     try {
       return call();
     } catch (error) {
-      throw error instanceof RangeError ? error : modelFailed(error);
+      throw error instanceof RangeError ? error : asModelError(error);
     }
   }
 
@@ -295,8 +295,4 @@ export class Gpt2Runner implements ModelRunner {
 function spinning(time: number | undefined): Readonly<Record<string, string>> {
   if (time === undefined) return {};
   return time === 0 ? { "session.intra_op.allow_spinning": "0" } : { "session.intra_op.spin_duration_us": String(time) };
-}
-
-function modelFailed(cause: unknown): PrefixdError {
-  return new PrefixdError("model_failed", "The model run failed.", { cause });
 }
