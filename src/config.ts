@@ -29,6 +29,7 @@ export const ConfigSchema = Type.Object({
   spinTime: Type.Integer({ minimum: 0, maximum: 1_000_000, arg: "MICROSECONDS", default: DEFAULT_SPIN_TIME, description: "How long a thread of the model without work looks for more before it sleeps; less, such as 100, where other processes want the same cores" }),
   maxBatch: Type.Integer({ minimum: 1, maximum: 1024, arg: "N", default: 32, description: "Sequences that run at once: rows of the KV cache" }),
   maxQueue: Type.Integer({ minimum: 0, maximum: 1_000_000, arg: "N", default: 256, description: "Requests that may wait, each user's share of them by weight; beyond it: 429" }),
+  queueTimeout: Type.Number({ minimum: 0, maximum: 86_400, arg: "SECONDS", default: 0, shown: "0 (no limit)", description: "How long a request may wait: then 503, so that what is answered was begun in time" }),
   maxN: Type.Integer({ minimum: 1, maximum: 1024, arg: "N", default: 8, description: "Largest n, best_of or num_beams of a request (rows per prompt); never more than max-batch" }),
   prefillChunk: Type.Integer({ minimum: 1, maximum: 1_000_000, arg: "N", default: 64, description: "Most prompt tokens fed per step" }),
   prefillShare: Type.Number({ minimum: 0.01, maximum: 1, arg: "PART", default: 0.4, description: "Part of a step's time that prompts may take while others decode: bounds how long a long prompt holds up the others; 1: no bound" }),

@@ -46,6 +46,7 @@ export const ERRORS = {
   token_rate_exceeded: { status: 429, title: "The user's tokens for this minute are used up" },
   // operation
   queue_full: { status: 429, title: "The queue is full" },
+  queue_timeout: { status: 503, title: "The request has waited too long" },
   store_unavailable: { status: 503, title: "The prefix store is not available" },
   store_full: { status: 507, title: "The prefix store has no room left" },
   draining: { status: 503, title: "The server is shutting down" },

@@ -100,7 +100,7 @@ async function start(config: Config, logger: Logger, resources: Resources): Prom
   // The bus ends requests, so it is made after what it ends; until then nothing may be served.
   const replica: { bus?: ReplicaBus } = {};
   const mayEmit = (): boolean => replica.bus?.mayServe() ?? false;
-  const engine = new Engine({ runner, maxQueue: config.maxQueue, prefillChunk: config.prefillChunk, prefillShare: config.prefillShare, observer: metrics, shares: userShares((user) => directory.find(user)), mayEmit });
+  const engine = new Engine({ runner, maxQueue: config.maxQueue, queueTimeoutMs: config.queueTimeout === 0 ? Infinity : config.queueTimeout * 1000, prefillChunk: config.prefillChunk, prefillShare: config.prefillShare, observer: metrics, shares: userShares((user) => directory.find(user)), mayEmit });
   const store = observeErrors(await openStore(config, logger), countFault);
   resources.defer(() => store.close());
   const cache = createPrefixCache({ store, shape, maxBytes: config.prefixCacheBytes, ...(config.store.startsWith("lmdb:") ? { verifyMs: 0 } : {}) });

@@ -7,6 +7,8 @@ export interface EngineOptions {
   readonly runner: ModelRunner;
   /** Requests that may wait, shared between tenants (limits.ts); beyond that `queue_full`. */
   readonly maxQueue: number;
+  /** Milliseconds that a request may wait; then it ends with `queue_timeout`. Default: no limit. */
+  readonly queueTimeoutMs?: number;
   /** Prompt tokens per step: the most that a piece of a prompt has. */
   readonly prefillChunk: number;
   /** Part of a step's time, in (0, 1], that pieces of prompts may take while others decode (prefill-budget.ts). Default: 1, no limit. */

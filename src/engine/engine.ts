@@ -10,7 +10,7 @@ import { advanceBeams } from "./beam-rows.ts";
 import type { EngineOptions } from "./engine-options.ts";
 import { EQUAL_SHARES, fairShare, type TenantShares } from "./fair-share.ts";
 import { FoldQueue } from "./fold-queue.ts";
-import { checkQueueLimits, checkRoom, heldRows, type QueueRoom } from "./limits.ts";
+import { checkQueueLimits, checkRoom, heldRows, queueTimeout, type QueueRoom } from "./limits.ts";
 import type { ModelRunner, StepOutput } from "./model-runner.ts";
 import { PrefillBudget } from "./prefill-budget.ts";
 import { promptTokens } from "./prompt-tokens.ts";
@@ -160,6 +160,7 @@ export class Engine {
   async #step(): Promise<boolean> {
     if (!this.#mayEmit()) this.#failAll(lostTouch());
     this.#releaseEnded();
+    this.#endOverdue();
     const wiped = await this.#wipe();
     const folded = await this.#folds.step();
     const plan = this.#plan();
@@ -181,6 +182,13 @@ export class Engine {
       this.#rows.pop();
     }
     if (this.#prefilling?.ended === true) this.#prefilling = null;
+  }
+
+  /** Ends what has waited too long. Requests wait in the order of their arrival, whoever is admitted next. */
+  #endOverdue(): void {
+    const { queueTimeoutMs = Infinity } = this.#options;
+    const since = performance.now() - queueTimeoutMs;
+    while (this.#queue.length > 0 && this.#queue[0]!.submittedAt < since) this.#queue.shift()!.fail(queueTimeout(queueTimeoutMs));
   }
 
   async #wipe(): Promise<boolean> {

@@ -61,6 +61,10 @@ export function checkRoom(tenant: string, queue: readonly Waiting[], { maxQueue,
   throw new PrefixdError("queue_full", `Too many requests are waiting already: ${why}.`, { retryAfter: RETRY_SECONDS, limit });
 }
 
+export function queueTimeout(milliseconds: number): PrefixdError {
+  return new PrefixdError("queue_timeout", `The request has waited for ${milliseconds / 1000} s without its turn.`, { retryAfter: RETRY_SECONDS });
+}
+
 /** Rows that each tenant holds: one per running sequence, and those that wait for a prompt that is being fed. */
 export function heldRows(running: readonly string[], prefilling: { readonly tenant: string; readonly n: number } | null): Map<string, number> {
   const held = new Map<string, number>();

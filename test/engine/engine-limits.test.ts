@@ -6,11 +6,11 @@ import { FakeRunner, oracle } from "../support/fake-runner.ts";
 import { engineRequest } from "../support/model.ts";
 import { CountingObserver, Recording } from "../support/recording.ts";
 
-function setup(given: { slots?: number; maxQueue?: number }): { engine: Engine; runner: FakeRunner; share: (tenant: string, share: Partial<TenantShare>) => void } {
+function setup(given: { slots?: number; maxQueue?: number; queueTimeoutMs?: number; delay?: () => Promise<void> }): { engine: Engine; runner: FakeRunner; share: (tenant: string, share: Partial<TenantShare>) => void } {
   const shares = new Map<string, Partial<TenantShare>>();
-  const runner = new FakeRunner(given.slots ?? 4);
+  const runner = new FakeRunner(given.slots ?? 4, given.delay);
   const of = (tenant: string): TenantShare => ({ weight: 1, maxRunning: null, maxQueued: null, ...shares.get(tenant) });
-  const engine = new Engine({ runner, maxQueue: given.maxQueue ?? 100, prefillChunk: 16, observer: new CountingObserver(), shares: { of } });
+  const engine = new Engine({ runner, maxQueue: given.maxQueue ?? 100, queueTimeoutMs: given.queueTimeoutMs ?? Infinity, prefillChunk: 16, observer: new CountingObserver(), shares: { of } });
   return { engine, runner, share: (tenant, share) => void shares.set(tenant, { ...shares.get(tenant), ...share }) };
 }
 
@@ -93,6 +93,23 @@ t.test("a tenant never holds more rows than it may, choices and prompts under wa
   t.ok(most.get("b")! > 3, "b is not limited");
   for (const { given, recording } of recordings) for (let choice = 0; choice < given.n; choice++) t.same(recording.ids[choice], oracle(given, choice));
   t.same(runner.misuses, []);
+});
+
+t.test("what has waited too long is told so, and nobody else feels it", async (t) => {
+  const { engine } = setup({ slots: 1, queueTimeoutMs: 60, delay: () => new Promise((resolve) => setTimeout(resolve, 2)) });
+  // 200 steps of 2 ms and more.
+  const long = request("a", { maxNewTokens: 200 });
+  const first = new Recording(engine, long);
+  const late = new Recording(engine, request("b"));
+  await late.ended;
+  t.match(late.error, { code: "queue_timeout", status: 503, retryAfter: 1 });
+  t.notOk(late.started);
+  await first.ended;
+  t.same(first.ids, [oracle(long, 0)]);
+  t.equal(engine.stats().queued, 0);
+  const after = new Recording(engine, request("b"));
+  await after.ended;
+  t.same(after.ids, [oracle(request("b"), 0)], "one that waits for less is served");
 });
 
 t.test("a newcomer does not wait behind another tenant's queue", async (t) => {
