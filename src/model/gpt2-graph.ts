@@ -17,7 +17,7 @@
  */
 import type { Gpt2Config } from "./checkpoint.ts";
 import { attentionScale, FLOAT_TYPES, graphWeights, headTensor, scaledQueries, type FloatType, type Precision } from "./graph-weights.ts";
-import { linearLayers } from "./linear.ts";
+import { linearLayers, type LinearLayers } from "./linear.ts";
 import { DataType, OnnxGraph, type ExternalRange } from "./onnx-writer.ts";
 
 /** Part of the cache key of a built graph: change it whenever the graph changes. */
@@ -95,7 +95,7 @@ export function gpt2Graph(config: Gpt2Config, options: GraphOptions): Uint8Array
     addAndNorm(`${at}.mlp_out`, `${at}.mlp.c_proj.bias`, layer + 1 < layers ? `h.${layer + 1}.ln_1` : "ln_f", `${at}.out`);
   }
 
-  head(graph, normed, config, options);
+  head(graph, normed, linear, config, options);
   return graph.encode();
 }
 
@@ -142,7 +142,7 @@ function activate(graph: OnnxGraph, config: Gpt2Config, input: string, bias: str
  *
  * With `skipsHead` it is computed only for runs that are asked for an answer: it is a third of the weights.
  */
-function head(graph: OnnxGraph, hidden: string, config: Gpt2Config, { precision, candidates, skipsHead }: GraphOptions): void {
+function head(graph: OnnxGraph, hidden: string, linear: LinearLayers, config: Gpt2Config, { precision, candidates, skipsHead }: GraphOptions): void {
   const outputs = [
     { name: "logits", type: DataType.float, dims: config.vocabSize },
     { name: "top_logits", type: DataType.float, dims: candidates },
@@ -155,7 +155,7 @@ function head(graph: OnnxGraph, hidden: string, config: Gpt2Config, { precision,
   answers.constant("candidates", DataType.int64, [1], BigInt64Array.of(BigInt(candidates)));
   answers.node("Reshape", [hidden, "token_rows"], ["hidden_rows"]);
   answers.node("Gather", ["hidden_rows", "output_rows"], ["output_hidden"], { axis: 0 });
-  linearLayers(answers, precision, at).head("output_hidden", headTensor(config), `${at}logits`);
+  (skipsHead ? linearLayers(answers, precision, at) : linear).head("output_hidden", headTensor(config), `${at}logits`);
   answers.node("TopK", [`${at}logits`, "candidates"], [`${at}top_logits`, `${at}top_ids`], { axis: -1, largest: 1, sorted: 1 });
   answers.node("Softmax", [`${at}logits`], ["probabilities"], { axis: -1 });
   answers.node("ReduceMax", ["probabilities", "last_axis"], [`${at}top_probability`], { keepdims: 1 });
