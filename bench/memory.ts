@@ -9,13 +9,12 @@ import { once } from "node:events";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { createInterface } from "node:readline";
 import { openCheckpoint } from "../src/model/checkpoint.ts";
 import { openLmdbStore } from "../src/prefixes/lmdb-store.ts";
-import { build, CLI } from "./support/build.ts";
 import { fillStore } from "./support/fill-store.ts";
 import { CACHE, DEMO, promptIds, servableCheckpoint } from "./support/gpt2.ts";
 import { machine, table, writeSection } from "./support/report.ts";
+import { build, CLI, listening } from "./support/server-process.ts";
 
 const SLOTS = 32;
 const PREFIXES = 10_000;
@@ -84,13 +83,7 @@ function mib(bytes: number): string {
 async function start(flags: readonly string[]) {
   const child = spawn(process.execPath, [CLI, "serve", "--port", "0", "--log-level", "info", ...flags], { stdio: ["ignore", "pipe", "inherit"] });
   const exited = once(child, "exit");
-  const url = await new Promise<string>((resolve, reject) => {
-    createInterface({ input: child.stdout }).on("line", (line) => {
-      const entry = JSON.parse(line) as { msg: string; url: string };
-      if (entry.msg === "listening") resolve(entry.url);
-    });
-    void exited.then(() => reject(new Error("the server ended")));
-  });
+  const url = await listening(child.stdout, exited);
   return {
     memory: (): Memory => {
       const status = readFileSync(`/proc/${child.pid}/status`, "utf8");

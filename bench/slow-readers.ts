@@ -13,12 +13,11 @@ import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { connect, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
-import { build, CLI } from "./support/build.ts";
 import { CACHE } from "./support/gpt2.ts";
 import { machine, quantile, table, writeSection } from "./support/report.ts";
+import { build, CLI, listening } from "./support/server-process.ts";
 
 const STREAMS = Number(process.env["STREAMS"] ?? 1000);
 /** Tokens of a stream that nobody reads: less than --stream-buffer beyond what the kernel takes, so that all are stuck together. */
@@ -60,7 +59,7 @@ try {
 }
 
 async function measure(): Promise<void> {
-  const url = await listening();
+  const url = await listening(server.stdout, exited);
   const [greedy, polite] = [await newUser(url, { id: "greedy", limits: { max_running: RUNNING } }), await newUser(url, { id: "polite" })];
   let asked = 0;
   const ask = (): Promise<number> => {
@@ -125,16 +124,6 @@ async function measure(): Promise<void> {
   ];
   if (process.env["DRY"] === undefined) writeSection("slow-readers", lines);
   console.log(lines.join("\n"));
-}
-
-async function listening(): Promise<string> {
-  return new Promise((resolve, reject) => {
-    createInterface({ input: server.stdout }).on("line", (line) => {
-      const entry = JSON.parse(line) as { msg: string; url: string };
-      if (entry.msg === "listening") resolve(entry.url);
-    });
-    void exited.then(() => reject(new Error("the server ended")));
-  });
 }
 
 /** Answers a key. */

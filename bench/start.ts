@@ -8,10 +8,9 @@ import { once } from "node:events";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { createInterface } from "node:readline";
-import { build, CLI } from "./support/build.ts";
 import { sizedCheckpoint } from "./support/gpt2.ts";
 import { machine, median, table, writeSection } from "./support/report.ts";
+import { build, CLI, listening } from "./support/server-process.ts";
 
 const ROUNDS = Number(process.env["ROUNDS"] ?? 5);
 /** Seconds. */
@@ -69,7 +68,7 @@ async function untilListening(cache: string, round: number): Promise<number> {
   const started = performance.now();
   const child = spawn(process.execPath, [CLI, "serve", "--port", "0", "--cache-dir", cache, "--store", `lmdb:${join(folder, `store-${round}`)}`], { stdio: ["ignore", "pipe", "inherit"] });
   const exited = once(child, "exit");
-  await new Promise<void>((resolve) => createInterface({ input: child.stdout }).on("line", (line) => line.includes('"listening"') && resolve()));
+  await listening(child.stdout, exited);
   const elapsed = performance.now() - started;
   child.kill("SIGTERM");
   await exited;

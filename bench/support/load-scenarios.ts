@@ -4,12 +4,12 @@ import { once } from "node:events";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { createInterface } from "node:readline";
 import { CALIBRATION } from "../../src/load/capacity.ts";
 import { codes, resultText } from "../../src/load/report/text.ts";
 import type { LoadResult } from "../../src/load/result.ts";
 import { runLoad } from "../../src/load/run.ts";
 import { loadScenario, override, peakRate } from "../../src/load/scenario.ts";
+import { listening } from "./server-process.ts";
 
 const ROOT = new URL("../..", import.meta.url).pathname;
 const ADMIN_KEY = "the-key-of-a-server-that-is-gone-after-the-run";
@@ -56,13 +56,7 @@ async function runOne(wanted: string, { prefixes, serve }: ScenarioRuns): Promis
   const interrupt = (): void => interrupted.abort();
   process.on("SIGINT", interrupt).on("SIGTERM", interrupt);
   try {
-    const url = await new Promise<string>((resolve, reject) => {
-      createInterface({ input: server.stdout }).on("line", (line) => {
-        const entry = JSON.parse(line) as { msg: string; url?: string };
-        if (entry.msg === "listening") resolve(entry.url!);
-      });
-      void exited.then(([code]) => reject(new Error(`the server ended with ${code}`)));
-    });
+    const url = await listening(server.stdout, exited);
     return await runLoad({
       scenario: override(loadScenario(name), { ...(seconds === undefined ? {} : { duration: Number(seconds) }), ...(prefixes === undefined ? {} : { prefixes }) }),
       urls: [url],

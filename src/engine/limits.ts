@@ -55,9 +55,10 @@ export function checkRoom(tenant: string, queue: readonly Waiting[], { maxQueue,
   for (const one of tenants) weights += shares.of(one).weight;
   const share = Math.ceil((maxQueue * shares.of(tenant).weight) / weights);
   const places = own === 0 ? 2 * maxQueue : maxQueue;
-  if (queue.length < places + freeRows && own < Math.max(1, share + freeRows)) return;
+  const full = queue.length >= places + freeRows;
+  if (!full && own < Math.max(1, share + freeRows)) return;
   const limit = { name: "queue", quota: maxQueue, remaining: 0, resetSeconds: RETRY_SECONDS } as const;
-  const why = queue.length < places + freeRows ? `${own} of this user, whose share of the ${maxQueue} places is ${share}` : String(queue.length);
+  const why = full ? String(queue.length) : `${own} of this user, whose share of the ${maxQueue} places is ${share}`;
   throw new PrefixdError("queue_full", `Too many requests are waiting already: ${why}.`, { retryAfter: RETRY_SECONDS, limit });
 }
 

@@ -1,0 +1,25 @@
+/** The server in a process of its own, as benchmarks start it. */
+import { spawnSync } from "node:child_process";
+import { createInterface } from "node:readline";
+import type { Readable } from "node:stream";
+
+const ROOT = new URL("../..", import.meta.url).pathname;
+
+/** What `npm start` runs. */
+export const CLI = `${ROOT}dist/cli/main.js`;
+
+/** Compiles the sources: what is measured of a server process is what is there now. */
+export function build(): void {
+  if (spawnSync("npm", ["run", "--silent", "build"], { cwd: ROOT, stdio: "inherit" }).status !== 0) throw new Error("npm run build failed");
+}
+
+/** The URL that a server process says in its log, which goes on being read. Throws when the process ends before that. */
+export function listening(log: Readable, exited: Promise<unknown>): Promise<string> {
+  return new Promise((resolve, reject) => {
+    createInterface({ input: log }).on("line", (line) => {
+      const entry = JSON.parse(line) as { msg: string; url: string };
+      if (entry.msg === "listening") resolve(entry.url);
+    });
+    void exited.then((ended) => reject(new Error(`the server ended: ${String(ended)}`)));
+  });
+}
