@@ -8,7 +8,7 @@ import { runSelfTest } from "../../src/doctor/self-test-process.ts";
 import { reportText } from "../../src/doctor/text.ts";
 import { goldenCases, goldenDir } from "../support/model.ts";
 
-t.setTimeout(180_000);
+t.setTimeout(300_000);
 
 const FOLDER = fileURLToPath(new URL("../../models/selftest", import.meta.url));
 const MODEL = "gelu-new-f32";
