@@ -12,7 +12,7 @@ import type { SessionOptions } from "../src/runtime/session.ts";
 import { SIZE_OF, type Work } from "./peers/protocol.ts";
 import { sizedCheckpoint } from "./support/gpt2.ts";
 import { Peer } from "./support/peer.ts";
-import { machine, median, table, writeSection } from "./support/report.ts";
+import { machineOfInt8, median, table, writeSection } from "./support/report.ts";
 
 interface Setting {
   readonly name: string;
@@ -68,7 +68,7 @@ for (const precision of PRECISIONS) {
   for (const peer of peers) await peer[Symbol.asyncDispose]();
 }
 
-const lines = [`GPT-2 small (124M, random weights), 2 threads, tokens/s, medians of ${ROUNDS} interleaved rounds; the others relative to the server's settings. ${machine()}.`];
+const lines = [`GPT-2 small (124M, random weights), 2 threads, tokens/s, medians of ${ROUNDS} interleaved rounds; the others relative to the server's settings. ${await machineOfInt8()}.`];
 for (const precision of PRECISIONS) {
   const cells = ({ name }: Setting): string[] =>
     ["alone", "busy"].flatMap((state) =>

@@ -17,7 +17,7 @@ import { CONTEXT, SIZE_OF, THREADS, WORKS, type Work } from "./peers/protocol.ts
 import { CACHE, matrixBytes, sizedCheckpoint } from "./support/gpt2.ts";
 import { Peer } from "./support/peer.ts";
 import { barPlot, writePlot } from "./support/plot.ts";
-import { machine, median, table, writeSection } from "./support/report.ts";
+import { machineOfInt8, median, table, writeSection } from "./support/report.ts";
 
 const SIZE = process.env["SIZE"] ?? "small";
 const ROUNDS = Number(process.env["ROUNDS"] ?? 9);
@@ -94,7 +94,7 @@ try {
 } finally {
   for (const peer of peers) await peer[Symbol.asyncDispose]();
 }
-report();
+await report();
 process.exit(0);
 
 async function startPeers(): Promise<Peer[]> {
@@ -135,7 +135,7 @@ async function gguf(type: GgufType): Promise<string> {
   }
 }
 
-function report(): void {
+async function report(): Promise<void> {
   const engines = peers.map(({ name }) => name).filter((name) => name !== MEMORY);
   const rate = (engine: string, work: Work): string => (ratesOf(engine, work).length === 0 ? "" : median(ratesOf(engine, work)).toFixed(0));
   const rows = WORKS.map((work) => [TITLES[work], ...engines.map((engine) => rate(engine, work))]);
@@ -144,7 +144,7 @@ function report(): void {
   const ofMemory = (name: string): string => median(ratesOf(name, "decode-1").map((value, round) => value / ratesOf(MEMORY, "decode-1")[round]!)).toFixed(2);
   const shares = [FP32, LLAMA_F32].filter((name) => engines.includes(name)).map((name) => `${name} makes ${ofMemory(name)} of that`);
   const lines = [
-    `GPT-2 ${SIZE}, random weights, ${THREADS} threads, about ${CONTEXT} tokens before each decoded one; tokens/s, medians of ${rounds} interleaved rounds. ${machine()}; the machine's load before: ${loadBefore.toFixed(1)}.`,
+    `GPT-2 ${SIZE}, random weights, ${THREADS} threads, about ${CONTEXT} tokens before each decoded one; tokens/s, medians of ${rounds} interleaved rounds. ${await machineOfInt8()}; the machine's load before: ${loadBefore.toFixed(1)}.`,
     ...(loadBefore > BUSY ? ["", "**The machine was busy, which slows the others down far more than prefixd: not a fair comparison.**"] : []),
     "",
     ...table(["", ...engines], rows),

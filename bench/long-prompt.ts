@@ -13,7 +13,7 @@ import type { Engine } from "../src/engine/engine.ts";
 import type { RequestHandle } from "../src/engine/request.ts";
 import type { StepPhase } from "../src/observability/engine-observer.ts";
 import { benchRequest, newEngine, openSized, promptIds, randomPrefix, THREADS } from "./support/gpt2.ts";
-import { machine, median, quantile, table, writeSection } from "./support/report.ts";
+import { machineOfInt8, median, quantile, table, writeSection } from "./support/report.ts";
 
 const PRECISIONS = DEVICE_PRECISIONS.cpu;
 const SHARES = [0.3, 0.4, 0.5, 1] as const;
@@ -84,7 +84,7 @@ const verdicts = PRECISIONS.map((precision) => {
   return `${precision}: ${met ? "met" : "not met"} with the default of ${DEFAULT_SHARE} (${worst(precision, DEFAULT_SHARE).toFixed(2)}), at ${cost.toFixed(2)} times the long prompt's time to first token without a bound; ${all}.`;
 });
 writeSection("long-prompt", [
-  `GPT-2 small (124M, random weights), ${THREADS} threads, ${STREAMS} streams with prefixes of 10, one prompt of ${LONG}, --prefill-chunk ${CHUNK}; medians of ${ROUNDS} interleaved rounds. ${machine()}.`,
+  `GPT-2 small (124M, random weights), ${THREADS} threads, ${STREAMS} streams with prefixes of 10, one prompt of ${LONG}, --prefill-chunk ${CHUNK}; medians of ${ROUNDS} interleaved rounds. ${await machineOfInt8()}.`,
   "",
   `Asked: p99 of the others' inter-token latency while the prompt is fed at most ${ASKED} times their median before. ${verdicts.join(" ")}`,
   "",

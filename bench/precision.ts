@@ -9,7 +9,7 @@
  */
 import { DEVICE_PRECISIONS } from "../src/config.ts";
 import { openSized, promptIds, THREADS, type BenchModel } from "./support/gpt2.ts";
-import { machine, median, table, writeSection } from "./support/report.ts";
+import { machineOfInt8, median, table, writeSection } from "./support/report.ts";
 
 const PRECISIONS = DEVICE_PRECISIONS.cpu;
 type Precision = (typeof PRECISIONS)[number];
@@ -76,7 +76,7 @@ const cells = ({ fp32, int8 }: typeof single, index: number): string[] => [
 ];
 const rows = WORK.map(({ name }, index) => [name, ...cells(single, index), ...cells(double, index)]);
 writeSection("precision", [
-  `GPT-2 small (124M, random weights), tokens/s with ${CONTEXT} tokens in the cache, medians of ${ROUNDS} interleaved rounds of ${COUNTED} steps. ${machine()}.`,
+  `GPT-2 small (124M, random weights), tokens/s with ${CONTEXT} tokens in the cache, medians of ${ROUNDS} interleaved rounds of ${COUNTED} steps. ${await machineOfInt8()}.`,
   "",
   "One thread is measured in the process's CPU time, which others on the machine hardly change; two threads by the clock.",
   "",

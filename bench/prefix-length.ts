@@ -12,7 +12,7 @@ import { DEVICE_PRECISIONS } from "../src/config.ts";
 import type { KvTensor } from "../src/kv.ts";
 import { matrixBytes, openSized, promptIds, randomPrefix, THREADS, type BenchModel } from "./support/gpt2.ts";
 import { linePlot, writePlot } from "./support/plot.ts";
-import { machine, median, table, writeSection } from "./support/report.ts";
+import { machineOfInt8, median, table, writeSection } from "./support/report.ts";
 
 const LENGTHS: readonly number[] = [0, 10, 50, 100, 200, 500];
 const BATCHES = [1, 8, 32] as const;
@@ -129,7 +129,7 @@ writePlot("prefix-length", linePlot({
   }))),
 }));
 writeSection("prefix-length", [
-  `GPT-2 small (124M, random weights), ${THREADS} threads, prompt of ${PROMPT}; runner alone, medians of ${ROUNDS} interleaved rounds of ${COUNTED} steps. ${machine()}.`,
+  `GPT-2 small (124M, random weights), ${THREADS} threads, prompt of ${PROMPT}; runner alone, medians of ${ROUNDS} interleaved rounds of ${COUNTED} steps. ${await machineOfInt8()}.`,
   "",
   `Asked: whether "longer prefixes have a negligible impact on inference speed". With ${100 * NEGLIGIBLE} % as negligible, in fp32 and int8 alike, this holds for these numbers of virtual tokens: ${claim}.`,
   "",

@@ -21,7 +21,7 @@ import { parsePeftAdapter } from "../src/prefixes/peft.ts";
 import { loadTokenizer, type Tokenizer } from "../src/text/tokenizer.ts";
 import { corpusBleu } from "./support/bleu.ts";
 import { benchRequest, newEngine, openFolder, type BenchModel } from "./support/gpt2.ts";
-import { machine, table, writeSection } from "./support/report.ts";
+import { machineOfInt8, table, writeSection } from "./support/report.ts";
 
 const ROWS = Number(process.env["ROWS"] ?? 300);
 const LONGEST_PROMPT = 300;
@@ -91,7 +91,7 @@ const verdicts = TASKS.map((task) => {
   return [task, lost.toFixed(2), percent(more, 2), lost <= MAY_LOSE.points && more <= MAY_LOSE.perplexity ? "yes" : "**no**"];
 });
 writeSection("quality", [
-  `Demo model with its prefixes, a seeded sample of test rows of each task. ${machine()}.`,
+  `Demo model with its prefixes, a seeded sample of test rows of each task. ${await machineOfInt8()}.`,
   "",
   ...table(["task", "precision", "rows", "score", "perplexity", "next token as fp32's", "answer as fp32's"], rows),
   "",

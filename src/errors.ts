@@ -110,6 +110,15 @@ export class ModelLoadError extends Error {
   }
 }
 
+/** The machine does not compute as `--precision` says. For the operator. */
+export class PrecisionError extends Error {
+  override readonly name = "PrecisionError";
+
+  constructor(precision: string, reason: string) {
+    super(`--precision ${precision} cannot be used: ${reason}. --precision fp32 works on every processor.`);
+  }
+}
+
 /** The model cannot be brought to the device that was asked for. For the operator. */
 export class DeviceError extends Error {
   override readonly name = "DeviceError";

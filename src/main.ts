@@ -57,7 +57,7 @@ export interface RunningServer {
 
 /**
  * Starts a server and resolves when it answers requests.
- * @throws ModelLoadError, DeviceError, OrtError, PrefixdError (store, adapters), the system's errors for the address; nothing is left open then.
+ * @throws ModelLoadError, DeviceError, PrecisionError, OrtError, PrefixdError (store, adapters), the system's errors for the address; nothing is left open then.
  */
 export async function startServer(config: Config, logger: Logger = createLogger(config.logLevel)): Promise<RunningServer> {
   const resources = new Resources();
@@ -187,7 +187,7 @@ function clientLimits(config: Config): ClientLimits {
   };
 }
 
-/** @throws DeviceError where the CPU would have done, OrtError */
+/** @throws DeviceError where the CPU would have done, PrecisionError, OrtError */
 async function openRunner(runtime: Runtime, options: RunnerOptions): Promise<Gpt2Runner> {
   try {
     return await Gpt2Runner.open(runtime, options);

@@ -1,6 +1,8 @@
 /** Figures go into docs/benchmarks.md between markers, one section a benchmark, so that a rerun replaces exactly its own. */
 import { readFileSync, writeFileSync } from "node:fs";
 import { cpus, totalmem } from "node:os";
+import { examineMachine } from "../../src/doctor/machine.ts";
+import { exactIntegers } from "../../src/model/integer-kernels.ts";
 
 const FILE = new URL("../../docs/benchmarks.md", import.meta.url);
 
@@ -31,6 +33,12 @@ export function machine(): string {
   const all = cpus();
   const model = all[0]?.model.replace(/\((R|TM)\)/g, "").replace(/\s+/g, " ").trim();
   return `${all.length} cores of ${model}, ${Math.round(totalmem() / 2 ** 30)} GiB, Node ${process.versions.node}, ${new Date().toISOString().slice(0, 10)}`;
+}
+
+/** The same for figures of int8, whose kernels depend on the processor more than others do. */
+export async function machineOfInt8(): Promise<string> {
+  const extensions = examineMachine().cpu.vector_extensions ?? [];
+  return `${machine()}; int8 as ${await exactIntegers()} on ${extensions.filter((name) => /avx2|avx512f|vnni|int8|asimddp|i8mm/.test(name)).join(", ") || "unknown extensions"}`;
 }
 
 export function median(values: readonly number[]): number {

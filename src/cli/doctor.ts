@@ -2,7 +2,7 @@ import { parseConfig } from "../config.ts";
 import { examine } from "../doctor/examine.ts";
 import { reportText } from "../doctor/text.ts";
 
-const USAGE = `Usage: prefixd doctor [--device cpu|webgpu|cuda] [--precision fp32|fp16] [--max-batch N] [--json]
+const USAGE = `Usage: prefixd doctor [--device cpu|webgpu|cuda] [--precision fp32|int8|fp16] [--max-batch N] [--json]
 
 What this machine has, which devices a server can use and what the others lack. Serves a tiny model on each device and compares the
 tokens with PEFT's. The exit code is 0 if --device (default cpu) works. Takes serve's flags and variables.

@@ -39,7 +39,7 @@ if (command !== undefined) {
 }
 
 function fail(error: unknown): void {
-  const expected = error instanceof ConfigError || error instanceof PrefixdError || (error instanceof Error && ["ModelLoadError", "DeviceError", "OrtError"].includes(error.name));
+  const expected = error instanceof ConfigError || error instanceof PrefixdError || (error instanceof Error && ["ModelLoadError", "DeviceError", "PrecisionError", "OrtError"].includes(error.name));
   const system = error instanceof Error && "code" in error && typeof error.code === "string" ? error.message : undefined;
   process.stderr.write(`prefixd: ${expected ? error.message + reasonOf(error) : (system ?? (error instanceof Error ? error.stack : String(error)))}\n`);
   process.exit(error instanceof ConfigError ? 2 : 1);

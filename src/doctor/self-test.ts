@@ -29,7 +29,7 @@ const SLOTS = 4;
 const PREFILL_CHUNK = 8;
 const BANK_BYTES = 1 << 20;
 
-/** @throws OrtError when the device cannot be used, PrefixdError when a run fails on it, the file system's errors. */
+/** @throws OrtError when the device cannot be used, PrecisionError when it does not compute exactly, PrefixdError when a run fails on it, the file system's errors. */
 export async function selfTest({ device, precision, folder }: SelfTestOptions): Promise<Comparison> {
   const cacheDir = await mkdtemp(join(tmpdir(), "prefixd-doctor-"));
   try {

@@ -16,18 +16,19 @@
  * GroupQueryAttention takes b > 1 only with s = 1, and s > 1 with a past only at b = 1.
  */
 import type { Gpt2Config } from "./checkpoint.ts";
-import { attentionScale, FLOAT_TYPES, graphWeights, headTensor, scaledQueries, type FloatType, type Precision } from "./graph-weights.ts";
+import { attentionScale, floatType, graphWeights, headTensor, scaledQueries, type Arithmetic, type FloatType } from "./graph-weights.ts";
 import { linearLayers, type LinearLayers } from "./linear.ts";
 import { DataType, OnnxGraph, type ExternalRange } from "./onnx-writer.ts";
+import { skippablePart } from "./skipped-part.ts";
 
 /** Part of the cache key of a built graph: change it whenever the graph changes. */
-export const GRAPH_VERSION = 5;
+export const GRAPH_VERSION = 6;
 
 /** More candidates than transformers' default top_k of 50, so that default sampling never needs all logits. */
 export const CANDIDATES = 64;
 
 export interface GraphOptions {
-  readonly precision: Precision;
+  readonly arithmetic: Arithmetic;
   /** K of the candidates, at most the vocabulary. */
   readonly candidates: number;
   /** Where each of `graphWeights` lies in the data file. */
@@ -40,10 +41,10 @@ export interface GraphOptions {
 /** Encodes the model file. The data file is written apart, by `ensureGraph`. */
 export function gpt2Graph(config: Gpt2Config, options: GraphOptions): Uint8Array {
   const { layers, heads, headDim, width, positions } = config;
-  const type = FLOAT_TYPES[options.precision];
+  const type = floatType(options.arithmetic);
   const graph = new OnnxGraph("gpt2", options.dataFile);
   const weight = declareWeights(graph, config, options);
-  const linear = linearLayers(graph, options.precision);
+  const linear = linearLayers(graph, options.arithmetic);
   const cacheDims = ["batch", heads, positions, headDim] as const;
 
   graph.input("input_ids", DataType.int32, ["batch", "sequence"]);
@@ -85,7 +86,7 @@ export function gpt2Graph(config: Gpt2Config, options: GraphOptions): Uint8Array
       "GroupQueryAttention",
       [`${at}.qkv`, "", "", `past_key.${layer}`, `past_value.${layer}`, "seqlens_k", "total_sequence_length"],
       [`${at}.attended`, `present_key.${layer}`, `present_value.${layer}`],
-      { num_heads: heads, kv_num_heads: heads, scale: { float: scaledQueries(options.precision) ? 1 : attentionScale(config, layer) } },
+      { num_heads: heads, kv_num_heads: heads, scale: { float: scaledQueries(options.arithmetic) ? 1 : attentionScale(config, layer) } },
     );
     linear.conv1d(`${at}.attended`, `${at}.attn.c_proj.weight`, `${at}.attn_out`, "attended");
     addAndNorm(`${at}.attn_out`, `${at}.attn.c_proj.bias`, `${at}.ln_2`, `${at}.mlp`);
@@ -99,8 +100,8 @@ export function gpt2Graph(config: Gpt2Config, options: GraphOptions): Uint8Array
   return graph.encode();
 }
 
-function declareWeights(graph: OnnxGraph, config: Gpt2Config, { precision, weights }: GraphOptions): (name: string) => string {
-  for (const [name, { type, dims }] of graphWeights(config, precision)) {
+function declareWeights(graph: OnnxGraph, config: Gpt2Config, { arithmetic, weights }: GraphOptions): (name: string) => string {
+  for (const [name, { type, dims }] of graphWeights(config, arithmetic)) {
     const range = weights.get(name);
     if (range === undefined) throw new Error(`no place in the data file for ${name}`);
     graph.external(name, type, dims, range);
@@ -142,7 +143,7 @@ function activate(graph: OnnxGraph, config: Gpt2Config, input: string, bias: str
  *
  * With `skipsHead` it is computed only for runs that are asked for an answer: it is a third of the weights.
  */
-function head(graph: OnnxGraph, hidden: string, linear: LinearLayers, config: Gpt2Config, { precision, candidates, skipsHead }: GraphOptions): void {
+function head(graph: OnnxGraph, hidden: string, linear: LinearLayers, config: Gpt2Config, { arithmetic, candidates, skipsHead }: GraphOptions): void {
   const outputs = [
     { name: "logits", type: DataType.float, dims: config.vocabSize },
     { name: "top_logits", type: DataType.float, dims: candidates },
@@ -155,21 +156,14 @@ function head(graph: OnnxGraph, hidden: string, linear: LinearLayers, config: Gp
   answers.constant("candidates", DataType.int64, [1], BigInt64Array.of(BigInt(candidates)));
   answers.node("Reshape", [hidden, "token_rows"], ["hidden_rows"]);
   answers.node("Gather", ["hidden_rows", "output_rows"], ["output_hidden"], { axis: 0 });
-  (skipsHead ? linearLayers(answers, precision, at) : linear).head("output_hidden", headTensor(config), `${at}logits`);
+  (skipsHead ? linearLayers(answers, arithmetic, at) : linear).head("output_hidden", headTensor(config), `${at}logits`);
   answers.node("TopK", [`${at}logits`, "candidates"], [`${at}top_logits`, `${at}top_ids`], { axis: -1, largest: 1, sorted: 1 });
   answers.node("Softmax", [`${at}logits`], ["probabilities"], { axis: -1 });
   answers.node("ReduceMax", ["probabilities", "last_axis"], [`${at}top_probability`], { keepdims: 1 });
   for (const { name, type, dims } of outputs) graph.output(name, type, ["outputs", dims]);
   if (!skipsHead) return;
 
-  const nothing = new OnnxGraph("nothing", "");
-  for (const { name, type, dims } of outputs) {
-    answers.output(`${at}${name}`, type, ["outputs", dims]);
-    nothing.constant(`no_${name}`, type, [0, dims], new Uint8Array());
-    nothing.node("Identity", [`no_${name}`], [`nothing.${name}`]);
-    nothing.output(`nothing.${name}`, type, ["outputs", dims]);
-  }
   graph.node("Shape", ["output_rows"], ["output_count"]);
   graph.node("Cast", ["output_count"], ["is_answered"], { to: DataType.bool });
-  graph.node("If", ["is_answered"], outputs.map(({ name }) => name), { then_branch: answers, else_branch: nothing });
+  skippablePart(graph, "is_answered", answers, at, "outputs", outputs);
 }

@@ -6,8 +6,8 @@ import type { Device } from "../runtime/device.ts";
 import type { Binding, Runtime, Session, Tensor } from "../runtime/session.ts";
 import { DeviceKvCache } from "./device-kv-cache.ts";
 import { CANDIDATES } from "./gpt2-graph.ts";
-import { FLOAT_TYPES, type Precision } from "./graph-weights.ts";
-import { exactIntegerKernels } from "./integer-kernels.ts";
+import { floatType, type Precision } from "./graph-weights.ts";
+import { proveIntegers } from "./integer-kernels.ts";
 import { HostKvCache, type KvCache } from "./kv-cache.ts";
 import { CUT_TOKENS, findCutsShow, longestRightPiece } from "./piece-checks.ts";
 import type { PrefixBankStats } from "./prefix-bank.ts";
@@ -70,8 +70,12 @@ export class Gpt2Runner implements ModelRunner {
   readonly #batches = new Map<number, DecodeBatch>();
   readonly #owned: Disposable[] = [];
 
-  /** @throws OrtError when the graph cannot be loaded, or the device has not enough memory; nothing is left there then. */
+  /**
+   * @throws OrtError when the graph cannot be loaded, or the device has not enough memory; nothing is left there then.
+   * @throws PrecisionError when int8 is not exact here
+   */
   static async open(runtime: Runtime, options: RunnerOptions): Promise<Gpt2Runner> {
+    if (options.precision === "int8") await proveIntegers(runtime, options.modelPath, { threads: options.threads, device: options.device });
     const runner = new Gpt2Runner(runtime, options);
     try {
       await runner.#tryPieces(options.device);
@@ -89,11 +93,11 @@ export class Gpt2Runner implements ModelRunner {
     this.candidates = Math.min(CANDIDATES, shape.vocabSize);
     this.#runtime = runtime;
     try {
-      const session = this.#own(runtime.session(options.modelPath, { threads: options.threads, device, config: { ...exactIntegerKernels(), ...spinning(options.spinTime) }, hugePages: device.hostMemory }));
+      const session = this.#own(runtime.session(options.modelPath, { threads: options.threads, device, config: spinning(options.spinTime), hugePages: device.hostMemory }));
       this.#session = session;
       this.#logitsGraphs = device.hostMemory ? null : this.#own(new LogitsGraphs(runtime, device, shape.vocabSize));
       this.#cache = this.#own(
-        device.hostMemory ? new HostKvCache(runtime, shape, slots) : new DeviceKvCache(runtime, { ...options, type: FLOAT_TYPES[options.precision], session }),
+        device.hostMemory ? new HostKvCache(runtime, shape, slots) : new DeviceKvCache(runtime, { ...options, type: floatType(options.precision), session }),
       );
       this.#outputs = this.#own(this.#buffers(slots));
       this.#noSoftEmbeds = this.#own(runtime.tensor(new Float32Array(shape.width), [1, 1, shape.width]));

@@ -1,4 +1,7 @@
-/** Builds a checkpoint's graphs once into a cache folder: `<fingerprint>-<precision>-v<version>/{model.onnx, device.onnx, weights.bin}`. */
+/**
+ * Builds a checkpoint's graphs once into a cache folder: `<fingerprint>-<arithmetic>-v<version>/{model.onnx, device.onnx, weights.bin}`,
+ * with integers.onnx in int8. Machines may share it: each takes the arithmetic that it computes exactly.
+ */
 import { randomUUID } from "node:crypto";
 import { constants } from "node:fs";
 import { access, mkdir, open, readdir, rename, rm, stat } from "node:fs/promises";
@@ -7,7 +10,8 @@ import { DEVICES, type Device } from "../runtime/device.ts";
 import type { Checkpoint } from "./checkpoint.ts";
 import { toFloat16 } from "./float16.ts";
 import { CANDIDATES, GRAPH_VERSION, gpt2Graph } from "./gpt2-graph.ts";
-import { graphWeights, type ChannelFactor, type GraphWeight, type Precision } from "./graph-weights.ts";
+import { graphWeights, isInteger, ZERO_POINT, type Arithmetic, type ChannelFactor, type GraphWeight, type Precision } from "./graph-weights.ts";
+import { exactIntegers, integerCheck, integerCheckPath } from "./integer-kernels.ts";
 import { DataType, type ExternalRange } from "./onnx-writer.ts";
 import { channelScales, writeIntegers } from "./quantize.ts";
 
@@ -21,22 +25,29 @@ const ABANDONED_MS = 6 * 3_600_000;
 /**
  * Path of the graph for this checkpoint on that device, built when it is not there yet. Weights are streamed in chunks, so that the memory needed
  * does not depend on the model's size. Whole or absent: the folder appears by a rename.
- * @throws ModelLoadError from the checkpoint; the file system's errors.
+ * @throws ModelLoadError from the checkpoint; the file system's errors; OrtError
  */
 export async function ensureGraph(checkpoint: Checkpoint, cacheDir: string, precision: Precision, device: Pick<Device, "hostMemory"> = DEVICES.cpu): Promise<string> {
-  const folder = join(cacheDir, `${checkpoint.fingerprint.slice(0, 32)}-${precision}-v${GRAPH_VERSION}`);
+  return ensureArithmetic(checkpoint, cacheDir, precision === "int8" ? await exactIntegers() : precision, device);
+}
+
+/** The same, whatever this machine computes exactly. */
+export async function ensureArithmetic(checkpoint: Checkpoint, cacheDir: string, arithmetic: Arithmetic, device: Pick<Device, "hostMemory"> = DEVICES.cpu): Promise<string> {
+  const folder = join(cacheDir, `${checkpoint.fingerprint.slice(0, 32)}-${arithmetic}-v${GRAPH_VERSION}`);
   const path = join(folder, device.hostMemory ? HOST_GRAPH : DEVICE_GRAPH);
-  if (await exists(path)) return path;
+  const checks = isInteger(arithmetic) ? [integerCheckPath(path)] : [];
+  if (await exist(path, ...checks)) return path;
   const temporary = `${folder}.${randomUUID()}.tmp`;
   await mkdir(temporary, { recursive: true });
   await removeAbandoned(folder);
   try {
-    const weights = await writeWeights(checkpoint, precision, join(temporary, DATA_FILE));
+    const weights = await writeWeights(checkpoint, arithmetic, join(temporary, DATA_FILE));
     const candidates = Math.min(CANDIDATES, checkpoint.config.vocabSize);
     for (const [name, skipsHead] of [[DEVICE_GRAPH, false], [HOST_GRAPH, true]] as const) {
-      await writeModel(join(temporary, name), gpt2Graph(checkpoint.config, { precision, candidates, weights, dataFile: DATA_FILE, skipsHead }));
+      await writeModel(join(temporary, name), gpt2Graph(checkpoint.config, { arithmetic, candidates, weights, dataFile: DATA_FILE, skipsHead }));
     }
-    await publish(temporary, folder);
+    if (isInteger(arithmetic)) await writeModel(integerCheckPath(join(temporary, HOST_GRAPH)), integerCheck(arithmetic));
+    await publish(temporary, folder, [join(folder, HOST_GRAPH), join(folder, DEVICE_GRAPH), ...checks]);
   } finally {
     await rm(temporary, { recursive: true, force: true });
   }
@@ -55,7 +66,7 @@ async function writeModel(path: string, model: Uint8Array): Promise<void> {
 
 type Write = (bytes: ArrayBufferView, offset: number) => Promise<void>;
 
-async function writeWeights(checkpoint: Checkpoint, precision: Precision, path: string): Promise<Map<string, ExternalRange>> {
+async function writeWeights(checkpoint: Checkpoint, arithmetic: Arithmetic, path: string): Promise<Map<string, ExternalRange>> {
   const ranges = new Map<string, ExternalRange>();
   const file = await open(path, "w");
   const write: Write = async (bytes, offset) => {
@@ -64,7 +75,7 @@ async function writeWeights(checkpoint: Checkpoint, precision: Precision, path: 
   try {
     let end = 0;
     const scales = new Map<string, Float32Array>();
-    for (const [name, weight] of graphWeights(checkpoint.config, precision)) {
+    for (const [name, weight] of graphWeights(checkpoint.config, arithmetic)) {
       const offset = Math.ceil(end / ALIGNMENT) * ALIGNMENT;
       const length = await writeWeight(checkpoint, weight, scales, (bytes, at) => write(bytes, offset + at));
       ranges.set(name, { offset, length });
@@ -101,7 +112,7 @@ async function writeWeight(checkpoint: Checkpoint, weight: GraphWeight, scales: 
       return made.byteLength;
     }
     case "integers":
-      await writeIntegers(tensor, channelAxis, scales.get(source)!, write);
+      await writeIntegers(tensor, channelAxis, scales.get(source)!, weight.type === DataType.uint8 ? ZERO_POINT : 0, write);
       return dims.reduce((product, dim) => product * dim, 1);
   }
 }
@@ -114,11 +125,11 @@ function multiplyChannels(values: Float32Array, first: number, channels: number,
 }
 
 /** Another process may have built the same graph meanwhile: the first one stays. A folder half deleted makes room. */
-async function publish(temporary: string, folder: string): Promise<void> {
+async function publish(temporary: string, folder: string, files: readonly string[]): Promise<void> {
   try {
     await rename(temporary, folder);
   } catch {
-    if (await exists(join(folder, HOST_GRAPH)) && await exists(join(folder, DEVICE_GRAPH))) return;
+    if (await exist(...files)) return;
     await rm(folder, { recursive: true, force: true });
     await rename(temporary, folder);
   }
@@ -134,6 +145,6 @@ async function removeAbandoned(folder: string): Promise<void> {
   }
 }
 
-function exists(path: string): Promise<boolean> {
-  return access(path, constants.R_OK).then(() => true, () => false);
+function exist(...paths: readonly string[]): Promise<boolean> {
+  return Promise.all(paths.map((path) => access(path, constants.R_OK))).then(() => true, () => false);
 }

@@ -9,9 +9,22 @@ import { DataType } from "./onnx-writer.ts";
 export const PRECISIONS = ["fp32", "int8", "fp16"] as const;
 export type Precision = (typeof PRECISIONS)[number];
 
+/**
+ * What the nodes of a graph compute with. int8 has two, which give the same numbers: weights as signed bytes, for processors whose
+ * kernels multiply them exactly, and as unsigned bytes around 128, for all (integer-kernels.ts).
+ */
+export const ARITHMETICS = ["fp32", "int8-u8s8", "int8-u8u8", "fp16"] as const;
+export type Arithmetic = (typeof ARITHMETICS)[number];
+export type IntegerArithmetic = Extract<Arithmetic, `int8-${string}`>;
+
+export const isInteger = (arithmetic: Arithmetic): arithmetic is IntegerArithmetic => arithmetic.startsWith("int8-");
+
 /** What weights that are not quantised, activations and the KV cache are made of; logits are fp32 always. */
 export type FloatType = typeof DataType.float | typeof DataType.float16;
-export const FLOAT_TYPES: Readonly<Record<Precision, FloatType>> = { fp32: DataType.float, int8: DataType.float, fp16: DataType.float16 };
+export const floatType = (precision: Precision | Arithmetic): FloatType => (precision === "fp16" ? DataType.float16 : DataType.float);
+
+/** The byte that stands for 0 among unsigned ones, activations or weights. */
+export const ZERO_POINT = 128;
 
 export interface GraphWeight {
   readonly type: DataType;
@@ -19,7 +32,10 @@ export interface GraphWeight {
   readonly dims: readonly number[];
   /** The checkpoint's tensor. */
   readonly source: string;
-  /** The source's values; or its integers `[in, out]`, which `scales` of the same source precede; or one scale per output channel. */
+  /**
+   * The source's values; or its integers `[in, out]`, which `scales` of the same source precede, plus ZERO_POINT if `type` is uint8; or one
+   * scale per output channel.
+   */
   readonly form: "values" | "integers" | "scales";
   /** The axis of the source that counts output channels: 1 for Conv1D's `[in, out]`, 0 for the head's `[vocabulary, width]`. */
   readonly channelAxis: 0 | 1;
@@ -36,17 +52,17 @@ export interface ChannelFactor {
 export const headTensor = (config: Gpt2Config): string => (config.tieWordEmbeddings ? "wte.weight" : "lm_head.weight");
 
 /** Everything in the data file by its name in the graph, in the file's order. */
-export function graphWeights(config: Gpt2Config, precision: Precision): Map<string, GraphWeight> {
+export function graphWeights(config: Gpt2Config, arithmetic: Arithmetic): Map<string, GraphWeight> {
   const weights = new Map<string, GraphWeight>();
-  const type = FLOAT_TYPES[precision];
+  const type = floatType(arithmetic);
   for (const [name, dims] of gpt2Tensors(config)) {
-    const factor = queryFactor(config, precision, name);
-    if (precision === "int8" && LINEAR_WEIGHT.test(name)) addQuantized(weights, name, name, dims as Dims, 1, factor);
+    const factor = queryFactor(config, arithmetic, name);
+    if (isInteger(arithmetic) && LINEAR_WEIGHT.test(name)) addQuantized(weights, arithmetic, name, name, dims as Dims, 1, factor);
     else weights.set(name, { type, dims, source: name, form: "values", channelAxis: 1, ...(factor && { factor }) });
   }
   const source = headTensor(config);
   const dims = [config.vocabSize, config.width] as const;
-  if (precision === "int8") addQuantized(weights, "head", source, dims, 0);
+  if (isInteger(arithmetic)) addQuantized(weights, arithmetic, "head", source, dims, 0);
   else if (!config.tieWordEmbeddings) weights.set(source, { type, dims, source, form: "values", channelAxis: 0 });
   return weights;
 }
@@ -65,18 +81,28 @@ export function attentionScale(config: Gpt2Config, layer: number): number {
  * row only without a factor. For a head_dim of 64, as in every GPT-2 published, the factor is 1/8, and not a bit changes. In fp16 small
  * weights would lose bits.
  */
-export const scaledQueries = (precision: Precision): boolean => FLOAT_TYPES[precision] === DataType.float;
+export const scaledQueries = (arithmetic: Arithmetic): boolean => floatType(arithmetic) === DataType.float;
 
-function queryFactor(config: Gpt2Config, precision: Precision, name: string): ChannelFactor | undefined {
+function queryFactor(config: Gpt2Config, arithmetic: Arithmetic, name: string): ChannelFactor | undefined {
   const layer = QUERIES.exec(name)?.[1];
-  if (layer === undefined || !scaledQueries(precision)) return undefined;
+  if (layer === undefined || !scaledQueries(arithmetic)) return undefined;
   return { channels: config.width, by: attentionScale(config, Number(layer)) };
 }
 
 type Dims = readonly [number, number];
 
-function addQuantized(weights: Map<string, GraphWeight>, name: string, source: string, dims: Dims, channelAxis: 0 | 1, factor?: ChannelFactor): void {
+function addQuantized(
+  weights: Map<string, GraphWeight>,
+  arithmetic: IntegerArithmetic,
+  name: string,
+  source: string,
+  dims: Dims,
+  channelAxis: 0 | 1,
+  factor?: ChannelFactor,
+): void {
   const [outputs, inputs] = [dims[channelAxis], dims[1 - channelAxis]!];
   weights.set(`${name}.scales`, { type: DataType.float, dims: [outputs], source, form: "scales", channelAxis, ...(factor && { factor }) });
-  weights.set(`${name}.integers`, { type: DataType.int8, dims: [inputs, outputs], source, form: "integers", channelAxis });
+  weights.set(`${name}.integers`, { type: integerType(arithmetic), dims: [inputs, outputs], source, form: "integers", channelAxis });
 }
+
+export const integerType = (arithmetic: IntegerArithmetic): DataType => (arithmetic === "int8-u8u8" ? DataType.uint8 : DataType.int8);

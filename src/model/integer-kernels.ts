@@ -1,19 +1,118 @@
-import { readFileSync } from "node:fs";
-
 /**
- * ORT session settings with which 8-bit products are exact. x86 processors without VNNI sum pairs of products in 16 bits that
- * saturate; ORT then has to take other kernels. They are exact everywhere but half as fast, so they are asked for only where needed;
- * a processor that does not say what it has counts as without.
+ * Whether this processor's kernels multiply 8-bit integers exactly, asked of the kernels themselves.
+ *
+ * ONNX Runtime multiplies unsigned activations with signed weights by whatever the processor has. VNNI, AMX and ARM's instructions are
+ * exact. AVX2 and AVX-512 without VNNI add two products in 16 bits that saturate (vpmaddubsw: 2 * 255 * 127 > 32,767), and answer other
+ * numbers for large ones without a word. Unsigned weights are widened to 16 bits first there (vpmaddwd), which is exact on every
+ * processor, but leaves VNNI and AMX unused. So the form of the weights is chosen by trying, not by the processor's name.
  */
-export function exactIntegerKernels(arch: string = process.arch, flags: string = processorFlags()): Readonly<Record<string, string>> {
-  if (arch !== "x64" || /\bavx(512)?_vnni\b/.test(flags)) return {};
-  return { "session.x64quantprecision": "1" };
+import { dirname, join } from "node:path";
+import { PrecisionError } from "../errors.ts";
+import { Runtime, type Session, type SessionOptions } from "../runtime/session.ts";
+import { integerType, ZERO_POINT, type IntegerArithmetic } from "./graph-weights.ts";
+import { linearLayers } from "./linear.ts";
+import { DataType, OnnxGraph } from "./onnx-writer.ts";
+import { LARGEST } from "./quantize.ts";
+import { skippablePart } from "./skipped-part.ts";
+
+/** Of the check's layer: the sums stay below 2^24, so that they are exact as fp32. */
+const [INPUTS, OUTPUTS] = [512, 48];
+/** Rows at once: kernels differ for one row, for few, and for more than a block of theirs. */
+const ROWS = [1, 7, 33];
+
+/** The faster form that is exact on this processor. */
+export async function exactIntegers(): Promise<IntegerArithmetic> {
+  using runtime = new Runtime();
+  return (await inexactSum(runtime, integerCheck("int8-u8s8"), { threads: 1 })) === null ? "int8-u8s8" : "int8-u8u8";
 }
 
-function processorFlags(): string {
-  try {
-    return /^flags\s*:(.*)$/m.exec(readFileSync("/proc/cpuinfo", "utf8"))?.[1] ?? "";
-  } catch {
-    return "";
+/** The check of a graph's integers lies beside it. */
+export const integerCheckPath = (modelPath: string): string => join(dirname(modelPath), "integers.onnx");
+
+/**
+ * Computes the check that lies beside a graph, which may have been built on another machine.
+ * @throws PrecisionError where a sum is not exact, OrtError
+ */
+export async function proveIntegers(runtime: Runtime, modelPath: string, options: SessionOptions): Promise<void> {
+  const sum = await inexactSum(runtime, integerCheckPath(modelPath), options);
+  if (sum === null) return;
+  throw new PrecisionError("int8", `ONNX Runtime's 8-bit products are not exact on this processor (a sum of ${sum.expected} comes out as ${sum.computed})`);
+}
+
+/**
+ * x f32 [rows, 512], asked bool [1] -> plain, inner f32 [rows, 48]: the same linear layer as gpt2-graph.ts has it in blocks and, in a graph
+ * inside the graph, as head. Scales cancel out: the outputs are the integers' sums.
+ */
+export function integerCheck(arithmetic: IntegerArithmetic): Uint8Array {
+  const graph = new OnnxGraph("integers", "");
+  graph.input("x", DataType.float, ["rows", INPUTS]);
+  graph.input("asked", DataType.int32, [1]);
+  graph.output("plain", DataType.float, ["rows", OUTPUTS]);
+  graph.output("inner", DataType.float, ["rows", OUTPUTS]);
+  const zeroPoint = arithmetic === "int8-u8u8" ? ZERO_POINT : 0;
+  const integers = Uint8Array.from({ length: INPUTS * OUTPUTS }, (_, at) => zeroPoint + weightAt(Math.floor(at / OUTPUTS), at % OUTPUTS));
+  for (const weight of ["block", "head"]) {
+    graph.constant(`${weight}.integers`, integerType(arithmetic), [INPUTS, OUTPUTS], integers);
+    graph.constant(`${weight}.scales`, DataType.float, [OUTPUTS], new Float32Array(OUTPUTS).fill(LARGEST));
+  }
+  linearLayers(graph, arithmetic).conv1d("x", "block", "plain");
+
+  const inner = new OnnxGraph("inner", "");
+  inner.node("Identity", ["x"], ["inner.x"]);
+  linearLayers(inner, arithmetic, "inner.").head("inner.x", "head", "inner.inner");
+  graph.node("Cast", ["asked"], ["is_asked"], { to: DataType.bool });
+  skippablePart(graph, "is_asked", inner, "inner.", "rows", [{ name: "inner", type: DataType.float, dims: OUTPUTS }]);
+  return graph.encode();
+}
+
+interface InexactSum {
+  readonly expected: number;
+  readonly computed: number;
+}
+
+async function inexactSum(runtime: Runtime, model: string | Uint8Array, options: SessionOptions): Promise<InexactSum | null> {
+  using session = runtime.session(model, options);
+  for (const rows of ROWS) {
+    for (const outputs of await computedSums(runtime, session, rows)) {
+      for (const [at, computed] of outputs.entries()) {
+        const expected = exactSum(Math.floor(at / OUTPUTS), at % OUTPUTS);
+        if (computed !== expected) return { expected, computed };
+      }
+    }
+  }
+  return null;
+}
+
+async function computedSums(runtime: Runtime, session: Session, rows: number): Promise<readonly Float32Array[]> {
+  using x = runtime.tensor(Float32Array.from({ length: rows * INPUTS }, (_, at) => sign(Math.floor(at / INPUTS), at % INPUTS)), [rows, INPUTS]);
+  using asked = runtime.tensor(Int32Array.of(1), [1]);
+  using plain = runtime.tensor(new Float32Array(rows * OUTPUTS), [rows, OUTPUTS]);
+  using inner = runtime.tensor(new Float32Array(rows * OUTPUTS), [rows, OUTPUTS]);
+  using binding = session.binding({ x, asked }, { plain, inner });
+  await session.run(binding);
+  return [plain.data, inner.data];
+}
+
+/** Activations are the largest and the smallest, bytes 255 and 1; weights are as large. */
+function exactSum(row: number, output: number): number {
+  let sum = 0;
+  for (let input = 0; input < INPUTS; input++) sum += LARGEST * sign(row, input) * weightAt(input, output);
+  return sum;
+}
+
+const weightAt = (input: number, output: number): number => LARGEST * sign(output, input);
+
+/** Lines of equal signs, which sum up the most, of pairs that cancel out, and of all mixtures. */
+function sign(line: number, at: number): 1 | -1 {
+  switch (line % 4) {
+    case 0:
+      return 1;
+    case 1:
+      return -1;
+    case 2:
+      return at % 2 === 0 ? 1 : -1;
+    default:
+      // Bits of a multiplicative hash (Knuth's), as good as random.
+      return (Math.imul(at * 61 + line, 2654435761) >>> 16) % 2 === 0 ? 1 : -1;
   }
 }

@@ -1,5 +1,5 @@
 /** Linear layers without their bias (which is added by a fused node behind them), in each precision. */
-import { FLOAT_TYPES, type FloatType, type Precision } from "./graph-weights.ts";
+import { floatType, isInteger, ZERO_POINT, type Arithmetic, type FloatType, type IntegerArithmetic } from "./graph-weights.ts";
 import { DataType, type OnnxGraph } from "./onnx-writer.ts";
 import { LARGEST } from "./quantize.ts";
 
@@ -11,8 +11,8 @@ export interface LinearLayers {
 }
 
 /** @param at goes before the names of constants, which a graph inside another one must not share with it */
-export function linearLayers(graph: OnnxGraph, precision: Precision, at = ""): LinearLayers {
-  return precision === "int8" ? int8Layers(graph, at) : floatLayers(graph, FLOAT_TYPES[precision]);
+export function linearLayers(graph: OnnxGraph, arithmetic: Arithmetic, at = ""): LinearLayers {
+  return isInteger(arithmetic) ? int8Layers(graph, arithmetic, at) : floatLayers(graph, floatType(arithmetic));
 }
 
 function floatLayers(graph: OnnxGraph, type: FloatType): LinearLayers {
@@ -33,13 +33,14 @@ function floatLayers(graph: OnnxGraph, type: FloatType): LinearLayers {
  *     a[t] = max over k of |x[t, k]|        q[t, k] = round(127 x[t, k] / a[t])
  *     y[t, n] = a[t] * (scale[n] / 127 * sum over k of q[t, k] integer[k, n])
  *
- * The sum is exact whatever the order. q is stored as unsigned bytes around 128, for which ONNX Runtime has the faster kernels. A
- * token of zeros gives 0/0 and so any q, but a factor of 0.
+ * The sum is exact whatever the order, given kernels that integer-kernels.ts has found to be exact. q is stored as unsigned bytes
+ * around 128, for which ONNX Runtime has the faster kernels; integers as signed bytes, or as unsigned ones around 128 as well. A token
+ * of zeros gives 0/0 and so any q, but a factor of 0.
  */
-function int8Layers(graph: OnnxGraph, at: string): LinearLayers {
+function int8Layers(graph: OnnxGraph, arithmetic: IntegerArithmetic, at: string): LinearLayers {
   const [quantum, zeroPoint, channels] = [`${at}quantum`, `${at}zero_point`, `${at}channels`];
   graph.constant(quantum, DataType.float, [], Float32Array.of(1 / LARGEST));
-  graph.constant(zeroPoint, DataType.uint8, [], Uint8Array.of(128));
+  graph.constant(zeroPoint, DataType.uint8, [], Uint8Array.of(ZERO_POINT));
   graph.constant(channels, DataType.int64, [1], BigInt64Array.of(-1n));
 
   /** The largest magnitude of each token, `[..., 1]`. */
@@ -59,7 +60,8 @@ function int8Layers(graph: OnnxGraph, at: string): LinearLayers {
     const factor = magnitude(input, from);
     graph.node("Div", [input, factor], [`${input}.relative`]);
     graph.node("QuantizeLinear", [`${input}.relative`, quantum, zeroPoint], [`${input}.quantized`]);
-    graph.contrib("MatMulIntegerToFloat", [`${input}.quantized`, `${weight}.integers`, quantum, `${weight}.scales`, zeroPoint], [`${output}.relative`]);
+    const zeroPoints = arithmetic === "int8-u8u8" ? [zeroPoint, zeroPoint] : [zeroPoint];
+    graph.contrib("MatMulIntegerToFloat", [`${input}.quantized`, `${weight}.integers`, quantum, `${weight}.scales`, ...zeroPoints], [`${output}.relative`]);
     graph.node("Mul", [`${output}.relative`, factor], [output]);
   };
   return { conv1d: multiply, head: (input, _weight, output) => multiply(input, "head", output) };

@@ -5,6 +5,7 @@
  *     scale[n] = max over k of |w[k, n]| / 127        integer[k, n] = round(w[k, n] / scale[n]), in [-127, 127]
  */
 import type { CheckpointTensor } from "./checkpoint.ts";
+import type { ZERO_POINT } from "./graph-weights.ts";
 
 const CHUNK_BYTES = 4 << 20;
 
@@ -28,24 +29,25 @@ export async function channelScales(tensor: CheckpointTensor, axis: 0 | 1): Prom
 }
 
 /**
- * The integers as a matrix `[in, out]`, whichever axis of the tensor counts the outputs. They come in pieces, in any order; `at`
- * is a piece's place in the matrix. A piece is valid until `write` has ended.
+ * The integers plus `zeroPoint` as a matrix `[in, out]`, whichever axis of the tensor counts the outputs. They come in pieces, in any
+ * order; `at` is a piece's place in the matrix. A piece is valid until `write` has ended.
  */
 export async function writeIntegers(
   tensor: CheckpointTensor,
   axis: 0 | 1,
   scales: Float32Array,
-  write: (piece: Int8Array, at: number) => Promise<void>,
+  zeroPoint: 0 | typeof ZERO_POINT,
+  write: (piece: Int8Array | Uint8Array, at: number) => Promise<void>,
 ): Promise<void> {
   const [rows, columns] = tensor.shape as [number, number];
   for await (const { firstRow, values } of rowBlocks(tensor)) {
     const count = values.length / columns;
-    const integers = new Int8Array(values.length);
+    const integers = zeroPoint === 0 ? new Int8Array(values.length) : new Uint8Array(values.length);
     for (let row = 0, at = 0; row < count; row++) {
       for (let column = 0; column < columns; column++, at++) {
         const scale = scales[axis === 0 ? firstRow + row : column]!;
         const integer = scale === 0 ? 0 : Math.round(values[at]! / scale);
-        integers[axis === 0 ? column * count + row : at] = Math.max(-LARGEST, Math.min(LARGEST, integer));
+        integers[axis === 0 ? column * count + row : at] = zeroPoint + Math.max(-LARGEST, Math.min(LARGEST, integer));
       }
     }
     if (axis === 1) await write(integers, firstRow * columns);

@@ -60,6 +60,10 @@ koffi.config({ sync_stack_size: 8 << 20, async_stack_size: 8 << 20 });
 // when a session is made; whoever has set it has a reason.
 process.env["ORT_GQA_DISABLE_FLASH_ATTENTION"] ??= "1";
 
+// ORT sends usage data to its maker from systems other than Windows, too, unless this is set before the library is loaded. A server sends nothing to
+// anybody; and a process that ends while the uploader's threads look up a name can wait for them for ever, inside the dynamic loader.
+process.env["ORT_DISABLE_TELEMETRY"] ??= "1";
+
 const P = "void *";
 const OUT = koffi.out(koffi.pointer(P));
 const STRINGS = "const char **";

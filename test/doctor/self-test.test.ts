@@ -8,7 +8,7 @@ import { runSelfTest } from "../../src/doctor/self-test-process.ts";
 import { reportText } from "../../src/doctor/text.ts";
 import { goldenCases, goldenDir } from "../support/model.ts";
 
-t.setTimeout(120_000);
+t.setTimeout(300_000);
 
 const FOLDER = fileURLToPath(new URL("../../models/selftest", import.meta.url));
 const MODEL = "gelu-new-f32";
@@ -77,6 +77,18 @@ t.test("every way to differ is told", async (t) => {
   t.match(generated([5, 6], [-1, -2], "eos"), { problem: "a: ended with eos, PEFT with length" });
   t.match(generated([5, 6], [-1, NaN]), { problem: /differ from PEFT's by Infinity/ });
   t.equal(generated([5, 7], [-1.01, 0]).largest_logprob_difference.toFixed(3), "0.010", "another token's logprob is not compared");
+});
+
+t.test("where 8-bit products are not exact, int8 fails and says so; fp32 works", async (t) => {
+  const reason = /^--precision int8 cannot be used: ONNX Runtime's 8-bit products are not exact on this processor \(a sum of \d+ comes out as /;
+  const report = await examine({ device: "cpu", precision: "int8", slots: 32, devices: ["cpu"], selfTest: child("inexact") });
+  t.equal(report.ok, false);
+  t.match(report.devices.cpu!.self_tests, [{ precision: "fp32", passed: true }, { precision: "int8", passed: false, problem: reason }]);
+  t.match(reportText(report), /cpu: usable[^]*Self-test fp32: passed[^]*Self-test int8: failed after [\d.]+ s: --precision int8 cannot be used[^]*--device cpu --precision int8 does not work here/);
+});
+
+t.test("on the CPU it passes in int8 as well", async (t) => {
+  t.match(await runSelfTest({ ...CPU, precision: "int8" }), { precision: "int8", passed: true, problem: null });
 });
 
 t.test("a test whose process crashes, hangs or leaves is a report, not the doctor's end", async (t) => {

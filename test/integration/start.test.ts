@@ -3,8 +3,9 @@ import { createServer } from "node:net";
 import { once } from "node:events";
 import type { AddressInfo } from "node:net";
 import { cpSync, mkdirSync, truncateSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import t from "tap";
+import { inexactCheck } from "../support/inexact-check.ts";
 import { runCli, startServerProcess, temporaryFolder } from "../support/server.ts";
 
 const folder = temporaryFolder();
@@ -40,6 +41,16 @@ for (const [what, args, message] of CASES) {
     t.equal(stderr().trim().split("\n").length, 1, "one line");
   });
 }
+
+t.test("int8 on a processor that does not multiply exactly", async (t) => {
+  const int8 = ["--precision", "int8", ...cache];
+  const build = runCli(["build", ...int8]);
+  t.equal(await build.exited, 0);
+  writeFileSync(join(dirname(build.stdout().trim()), "integers.onnx"), inexactCheck());
+  const { exited, stderr } = runCli(["serve", "--port", "0", ...int8, ...store]);
+  t.equal(await exited, 1);
+  t.match(stderr(), /^prefixd: --precision int8 cannot be used: ONNX Runtime's 8-bit products are not exact on this processor \(a sum of \d+ comes out as [\d.]+\)\. --precision fp32 works on every processor\.\n$/);
+});
 
 t.test("a port in use", async (t) => {
   const blocker = createServer().listen(0, "127.0.0.1");

@@ -7,7 +7,7 @@ import { parseGpt2Config } from "../../src/model/checkpoint-config.ts";
 import { CANDIDATES, GRAPH_VERSION, gpt2Graph } from "../../src/model/gpt2-graph.ts";
 import { Gpt2Runner } from "../../src/model/gpt2-runner.ts";
 import { ensureGraph } from "../../src/model/graph-cache.ts";
-import { attentionScale, graphWeights, PRECISIONS, type Precision } from "../../src/model/graph-weights.ts";
+import { ARITHMETICS, attentionScale, graphWeights, type Arithmetic } from "../../src/model/graph-weights.ts";
 import { DEVICES } from "../../src/runtime/device.ts";
 import { Runtime } from "../../src/runtime/session.ts";
 import { goldenDir, goldenModels } from "../support/model.ts";
@@ -140,22 +140,27 @@ t.test("a changed graph needs a changed GRAPH_VERSION, or caches would serve the
   const configs = ["gelu_new", "gelu", "relu"].map((activation_function) =>
     parseGpt2Config({ model_type: "gpt2", activation_function, n_layer: 2, n_head: 2, n_embd: 8, n_positions: 16, vocab_size: 100, bos_token_id: 0, eos_token_id: 0 }),
   );
-  const known: Record<number, Record<Precision, string>> = {
-    5: { fp32: "98bfd6027ef7caea0b9c44150b2494851f3b153c52a3ffb5e91a3da2d47e4eae", int8: "b7927d0abb7b1e0c535f5f3e3b8795ded34f9bde98f4dc2bffa5e504846bcf88", fp16: "7402b3e2e104bd1f08255b9de8245fe7137516768ff8a8a20cfad216ab852b18" },
+  const known: Record<number, Record<Arithmetic, string>> = {
+    6: {
+      fp32: "98bfd6027ef7caea0b9c44150b2494851f3b153c52a3ffb5e91a3da2d47e4eae",
+      "int8-u8s8": "b7927d0abb7b1e0c535f5f3e3b8795ded34f9bde98f4dc2bffa5e504846bcf88",
+      "int8-u8u8": "82ce17362fc329510b1b20652adb5c6f8fed5038c4b615017cdc1ff9714f0d1d",
+      fp16: "7402b3e2e104bd1f08255b9de8245fe7137516768ff8a8a20cfad216ab852b18",
+    },
   };
-  for (const precision of PRECISIONS) {
+  for (const arithmetic of ARITHMETICS) {
     const digest = createHash("sha256");
     for (const config of configs) {
-      const weights = new Map([...graphWeights(config, precision).keys()].map((name, index) => [name, { offset: index * 4096, length: 4096 }]));
-      for (const skipsHead of [false, true]) digest.update(gpt2Graph(config, { precision, candidates: CANDIDATES, weights, dataFile: "weights.bin", skipsHead }));
+      const weights = new Map([...graphWeights(config, arithmetic).keys()].map((name, index) => [name, { offset: index * 4096, length: 4096 }]));
+      for (const skipsHead of [false, true]) digest.update(gpt2Graph(config, { arithmetic, candidates: CANDIDATES, weights, dataFile: "weights.bin", skipsHead }));
     }
-    t.equal(digest.digest("hex"), known[GRAPH_VERSION]?.[precision], `${precision}: give the graph a new GRAPH_VERSION, and add its digest here`);
+    t.equal(digest.digest("hex"), known[GRAPH_VERSION]?.[arithmetic], `${arithmetic}: give the graph a new GRAPH_VERSION, and add its digest here`);
   }
 });
 
 t.test("a weight without a place in the data file is an error of whoever forgot it", async (t) => {
   const config = parseGpt2Config({ model_type: "gpt2", n_layer: 1, n_head: 2, n_embd: 8, n_positions: 16, vocab_size: 100, bos_token_id: 0, eos_token_id: 0 });
-  t.throws(() => gpt2Graph(config, { precision: "fp32", candidates: 5, weights: new Map(), dataFile: "x", skipsHead: false }), /no place in the data file for wte\.weight/);
+  t.throws(() => gpt2Graph(config, { arithmetic: "fp32", candidates: 5, weights: new Map(), dataFile: "x", skipsHead: false }), /no place in the data file for wte\.weight/);
 });
 
 t.test("folders of killed builds go once they are old", async (t) => {

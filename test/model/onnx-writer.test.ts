@@ -3,39 +3,12 @@ import { join } from "node:path";
 import t from "tap";
 import { DataType, OnnxGraph } from "../../src/model/onnx-writer.ts";
 import { Runtime, type TensorData } from "../../src/runtime/session.ts";
+import { all, decode, messages, text } from "../support/protobuf.ts";
 import { writeModel } from "../support/tiny-model.ts";
 
 const dir = t.testdir();
 const runtime = new Runtime();
 t.teardown(() => runtime[Symbol.dispose]());
-
-type Field = { readonly number: number; readonly value: bigint | Uint8Array };
-
-/** Reads a protobuf message by the wire format alone: varints, 4-byte values and length-delimited ones. */
-function decode(bytes: Uint8Array): Field[] {
-  const fields: Field[] = [];
-  let at = 0;
-  const varint = (): bigint => {
-    let value = 0n;
-    for (let shift = 0n; ; shift += 7n) {
-      const byte = bytes[at++]!;
-      value |= BigInt(byte & 127) << shift;
-      if (byte < 128) return value;
-    }
-  };
-  const take = (length: number): Uint8Array => bytes.subarray(at, (at += length));
-  while (at < bytes.length) {
-    const key = varint();
-    const wire = Number(key & 7n);
-    if (wire !== 0 && wire !== 2 && wire !== 5) throw new Error(`wire type ${wire}`);
-    fields.push({ number: Number(key >> 3n), value: wire === 0 ? varint() : take(wire === 5 ? 4 : Number(varint())) });
-  }
-  if (at !== bytes.length) throw new Error("the message ends in the middle of a field");
-  return fields;
-}
-const all = (fields: readonly Field[], number: number): Field["value"][] => fields.filter((field) => field.number === number).map(({ value }) => value);
-const messages = (fields: readonly Field[], number: number): Field[][] => all(fields, number).map((value) => decode(value as Uint8Array));
-const text = (fields: readonly Field[], number: number): string[] => all(fields, number).map((value) => Buffer.from(value as Uint8Array).toString());
 
 t.test("the fields are those of onnx.proto3", async (t) => {
   const graph = new OnnxGraph("name", "data.bin");

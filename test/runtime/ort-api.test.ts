@@ -26,6 +26,14 @@ t.test("the library says who it is", async (t) => {
   t.match(defaultLibraryPath(), /onnxruntime/);
 });
 
+t.test("the library sends nothing to its maker: it has no thread for it", { skip: process.platform === "linux" ? false : "threads are counted in /proc" }, async (t) => {
+  const script = fileURLToPath(new URL("children/threads.ts", import.meta.url));
+  const { ORT_DISABLE_TELEMETRY: _, ...env } = process.env;
+  const started = (given: Record<string, string>): number => Number(spawnSync(process.execPath, ["--import", "tsx", script], { encoding: "utf8", env: { ...env, ...given } }).stdout);
+  t.equal(started({}), 0);
+  t.equal(started({ ORT_DISABLE_TELEMETRY: "0" }), 1, "whoever wants it can have it");
+});
+
 t.test("ordinals are those of onnxruntime_c_api.h, which only ever grows at its end", async (t) => {
   t.same(ORDINALS, {
     GetErrorCode: 1, GetErrorMessage: 2, CreateEnv: 3, CreateSession: 7, CreateSessionOptions: 10,
