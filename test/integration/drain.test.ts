@@ -13,7 +13,7 @@ const EVERY_MS = 80;
 
 /**
  * `refused`: a 503 with Retry-After; `unreachable`: the port was closed, so that nothing had been sent; `unaccepted`: a new connection was
- * reset before any answer. A port that is closed with connections in the kernel's queue, which the process has not seen, resets these.
+ * reset before any answer, as happens to those that a port is closed on before the process has seen them.
  */
 type Outcome = { readonly kind: "done"; readonly tokens: number; readonly sentAt: number } | { readonly kind: "refused" | "unreachable" | "unaccepted" } | { readonly kind: "broken"; readonly why: string };
 
@@ -73,7 +73,7 @@ async function client(index: number, port: number, outcomes: Outcome[]): Promise
 }
 
 let tokens = 0;
-let [requests, unaccepted] = [0, 0];
+let unaccepted = 0;
 
 for (let round = 0; round < ROUNDS; round++) {
   // The last one without a delay: then all depends on the 503s.
@@ -94,7 +94,6 @@ for (let round = 0; round < ROUNDS; round++) {
     await Promise.all(clients);
     t.equal(await server.exited, 0);
     t.same(outcomes.filter(({ kind }) => kind === "broken"), []);
-    requests += outcomes.length;
     unaccepted += outcomes.filter(({ kind }) => kind === "unaccepted").length;
     const done = outcomes.flatMap((outcome) => (outcome.kind === "done" ? [outcome] : []));
     tokens += done.reduce((sum, outcome) => sum + outcome.tokens, 0);
@@ -104,8 +103,9 @@ for (let round = 0; round < ROUNDS; round++) {
   });
 }
 
-t.test("the port is closed when hardly anybody waits to be accepted", async (t) => {
-  t.ok(unaccepted <= requests / 50, `${unaccepted} connections of ${requests} requests were reset`);
+// Elsewhere new connections cannot be stopped while those that are there are accepted.
+t.test("the port is closed when nobody waits to be accepted", { skip: process.platform === "linux" ? false : "needs a socket filter" }, async (t) => {
+  t.equal(unaccepted, 0);
 });
 
 t.test("what all of them used has been written", async (t) => {
