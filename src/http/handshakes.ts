@@ -3,8 +3,8 @@
  * over, although their clients may have sent a request. On Linux a filter on the socket stops new handshakes first, so that the rest can
  * be accepted; a client whose first packet was dropped sends it again after a second, and is then refused.
  */
-import type { Server } from "node:net";
 import { readFile } from "node:fs/promises";
+import type { Server } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import koffi from "koffi";
 
@@ -32,13 +32,18 @@ let setSockOpt: SetSockOpt | undefined;
 /** From now on no handshake begins at this listening server. False where that cannot be had: not Linux, or a kernel that refuses. */
 export function stopHandshakes(server: Server): boolean {
   if (process.platform !== "linux") return false;
-  const fd = (server as Server & { readonly _handle?: { readonly fd?: number } | null })._handle?.fd ?? -1;
+  const fd = fileDescriptor(server);
   try {
     setSockOpt ??= bindSetSockOpt();
     return setSockOpt(fd, SOL_SOCKET, SO_ATTACH_FILTER, { len: DROP_SYN.length, filter: DROP_SYN }, koffi.sizeof("sock_fprog")) === 0;
   } catch {
     return false;
   }
+}
+
+/** Node has no name for it that is public. -1 where there is none. */
+function fileDescriptor(server: Server & { readonly _handle?: { readonly fd?: number } | null }): number {
+  return server._handle?.fd ?? -1;
 }
 
 function bindSetSockOpt(): SetSockOpt {

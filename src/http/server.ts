@@ -13,6 +13,8 @@ const FLUSH_MS = 1_000;
 /** So long nothing must come before a door is closed, and so long it is kept open at most for that, ms. */
 const QUIET_MS = 20;
 const SETTLE_MS = 2_000;
+/** For a client to complete its connection, and then to ask something: a packet that was lost comes again after one second and three, ms. */
+const CLIENT_MS = 5_000;
 
 export interface DrainParts {
   readonly app: App;
@@ -60,7 +62,7 @@ async function openDoor(server: Server, host: string, port: number): Promise<Ser
 async function closePort({ fastify, doors }: App): Promise<void> {
   const { port } = fastify.server.address() as AddressInfo;
   const servers: Server[] = [fastify.server, ...doors];
-  if (servers.map(stopHandshakes).every(Boolean)) await allAccepted(port, SETTLE_MS);
+  if (servers.map(stopHandshakes).every(Boolean)) await allAccepted(port, CLIENT_MS);
   else fastify.log.warn("connections that come while the port closes may be reset");
   // Not as an HTTP server closes: that would destroy kept connections on which a request may be on its way.
   for (const server of servers) Server.prototype.close.call(server);
@@ -86,9 +88,11 @@ export async function drain({ app, generation, engine }: DrainParts, { delayMs, 
   const ended = Promise.all([engine.drain(graceMs), generation.idle(graceMs), traffic.idle(graceMs)]);
   await traffic.quiet(QUIET_MS, SETTLE_MS);
   await closePort(app);
+  const heard = traffic.heard(CLIENT_MS);
 
   await ended;
   generation.endAll(new PrefixdError("draining", "The server shut down before the answer was complete.", { retryAfter: 5 }));
+  await heard;
   await traffic.idle(FLUSH_MS);
   // Who had an answer a moment ago may be sending the next request on the same connection.
   await traffic.quiet(QUIET_MS, SETTLE_MS);

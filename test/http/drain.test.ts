@@ -1,6 +1,7 @@
 import { Agent, request, type IncomingMessage } from "node:http";
 import { connect } from "node:net";
 import { once } from "node:events";
+import { setTimeout as sleep } from "node:timers/promises";
 import t from "tap";
 import { drain, type DrainTimes } from "../../src/http/server.ts";
 import { buildTestApp, until, type TestApp } from "../support/app.ts";
@@ -94,11 +95,11 @@ t.test("connections that are made while the port closes are answered or refused,
     traffic.quiet = quiet;
     early.come();
   };
-  const { _handle: handle } = app.fastify.server as unknown as { _handle: { close(this: unknown, ...args: unknown[]): void } };
-  const { close } = handle;
-  handle.close = function (...args) {
+  const { _handle: handle } = app.fastify.server as unknown as { _handle: { close(...args: unknown[]): void } };
+  const close = handle.close.bind(handle);
+  handle.close = (...args) => {
     late.come();
-    close.apply(this, args);
+    close(...args);
   };
   await start(app, { delayMs: 0, graceMs: 1000 });
   t.same(await early.ends, Array(20).fill("503"));
@@ -120,6 +121,21 @@ t.test("a kept connection stays open until the end, for a request that may be on
   t.match([late.statusCode, late.headers.connection], [503, "close"]);
   app.engine.step();
   t.match(parseSse(await readAll(await running)).at(-1), { data: "[DONE]" });
+  await drained;
+});
+
+t.test("who has connected and not asked yet is waited for, for a while", async (t) => {
+  const app = await buildTestApp(t);
+  const port = await app.listen();
+  const sockets = [connect(port, "127.0.0.1"), connect(port, "127.0.0.1")] as const;
+  await Promise.all(sockets.map((socket) => once(socket, "connect")));
+  const drained = start(app, { delayMs: 0, graceMs: 0 });
+  await until(() => !app.fastify.server.listening);
+  // Longer than nothing must come otherwise.
+  await sleep(300);
+  sockets[0].write("GET /prefixes HTTP/1.1\r\nHost: localhost\r\n\r\n");
+  t.match(String(await once(sockets[0], "data")), /^HTTP\/1\.1 503 [^]*"code":"draining"/);
+  sockets[1].destroy();
   await drained;
 });
 
