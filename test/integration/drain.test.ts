@@ -8,8 +8,9 @@ import { startServerProcess, temporaryFolder, type Answer, type TestServer } fro
 
 const ROUNDS = 5;
 const CLIENTS = 10;
-/** Between a client's requests, ms; it does not wait for answers. */
+/** Between a client's requests, ms; it does not wait for answers, as long as these are not too many. */
 const EVERY_MS = 80;
+const MOST_OPEN = 6;
 
 /**
  * `refused`: a 503 with Retry-After; `unreachable`: the port was closed, so that nothing had been sent; `unaccepted`: a new connection was
@@ -57,12 +58,14 @@ async function read(response: IncomingMessage, sentAt: number, maxNewTokens: num
 async function client(index: number, port: number, outcomes: Outcome[]): Promise<void> {
   const agent = index % 2 === 0 ? new Agent({ keepAlive: true, maxFreeSockets: 4 }) : false;
   const sent: Promise<void>[] = [];
-  let going = false;
+  let [going, answered] = [false, 0];
   for (let i = 0; !going; i++) {
+    while (sent.length - answered >= MOST_OPEN) await sleep(1);
     const maxNewTokens = 1 + ((index * 37 + i * 61) % 100);
     sent.push(
       stream(port, agent, maxNewTokens).then((outcome) => {
         outcomes.push(outcome);
+        answered++;
         going ||= outcome.kind !== "done";
       }),
     );
@@ -73,7 +76,7 @@ async function client(index: number, port: number, outcomes: Outcome[]): Promise
 }
 
 let tokens = 0;
-let unaccepted = 0;
+let [refused, unaccepted] = [0, 0];
 
 for (let round = 0; round < ROUNDS; round++) {
   // The last one without a delay: then all depends on the 503s.
@@ -87,8 +90,9 @@ for (let round = 0; round < ROUNDS; round++) {
     await sleep(600 + round * 37);
     const toldAt = performance.now();
     server.signal("SIGTERM");
-    while (delay > 0 && (await fetch(`${server.url}/health/ready`)).status !== 503) await sleep(10);
+    while (!server.log.some(({ msg }) => msg === "draining")) await sleep(1);
     const leavingAt = performance.now();
+    while (delay > 0 && (await fetch(`${server.url}/health/ready`)).status !== 503) await sleep(10);
     await Promise.all(clients);
     t.equal(await server.exited, 0);
     t.same(outcomes.filter(({ kind }) => kind === "broken"), []);
@@ -96,10 +100,15 @@ for (let round = 0; round < ROUNDS; round++) {
     const done = outcomes.flatMap((outcome) => (outcome.kind === "done" ? [outcome] : []));
     tokens += done.reduce((sum, outcome) => sum + outcome.tokens, 0);
     t.ok(done.some(({ sentAt }) => sentAt < toldAt));
-    if (delay > 0) t.ok(done.some(({ sentAt }) => sentAt > leavingAt), "served when it was not ready any more");
-    t.ok(outcomes.some(({ kind }) => kind === "refused"));
+    if (delay > 0) t.ok(done.some(({ sentAt }) => sentAt > leavingAt), "served after it was told");
+    t.ok(outcomes.some(({ kind }) => kind === "refused" || kind === "unreachable"), "it ended while they asked");
+    refused += outcomes.filter(({ kind }) => kind === "refused").length;
   });
 }
+
+t.test("some were told to ask another server", async (t) => {
+  t.ok(refused > 0);
+});
 
 // Elsewhere new connections cannot be stopped while those that are there are accepted.
 t.test("the port is closed when nobody waits to be accepted", { skip: process.platform === "linux" ? false : "needs a socket filter" }, async (t) => {
