@@ -49,7 +49,7 @@ function fileDescriptor(server: Server & { readonly _handle?: { readonly fd?: nu
 function bindSetSockOpt(): SetSockOpt {
   koffi.struct("sock_filter", { code: "uint16_t", jt: "uint8_t", jf: "uint8_t", k: "uint32_t" });
   koffi.struct("sock_fprog", { len: "uint16_t", filter: "sock_filter *" });
-  return koffi.load(null).func("int setsockopt(int fd, int level, int name, sock_fprog *program, uint32_t bytes)") as unknown as SetSockOpt;
+  return koffi.load(null).func("int setsockopt(int fd, int level, int name, sock_fprog *program, uint32_t bytes)");
 }
 
 /**

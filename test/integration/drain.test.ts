@@ -82,7 +82,8 @@ for (let round = 0; round < ROUNDS; round++) {
   // The last one without a delay: then all depends on the 503s.
   const delay = round === ROUNDS - 1 ? 0 : 3;
   t.test(`round ${round}, a delay of ${delay} s`, async (t) => {
-    const server = await start("--drain-delay", String(delay));
+    // Time enough for all running ones on any machine.
+    const server = await start("--drain-delay", String(delay), "--drain-timeout", "600");
     t.teardown(() => server.signal("SIGKILL"));
     const port = Number(new URL(server.url).port);
     const outcomes: Outcome[] = [];
