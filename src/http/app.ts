@@ -1,3 +1,4 @@
+import type { Server } from "node:net";
 import multipart from "@fastify/multipart";
 import swagger from "@fastify/swagger";
 import type { TypeBoxTypeProvider } from "@fastify/type-provider-typebox";
@@ -27,6 +28,8 @@ export interface App {
   readonly state: AppState;
   readonly traffic: Traffic;
   readonly routes: readonly DeclaredRoute[];
+  /** Further addresses of its port. */
+  readonly doors: Server[];
 }
 
 /** The HTTP side out of its parts: routes, one error handler, access log. Does not listen yet. */
@@ -85,7 +88,7 @@ export async function buildApp(parts: AppParts): Promise<App> {
   modelRoutes(fastify, parts);
   healthRoutes(fastify, parts, state);
   await docsRoutes(fastify);
-  return { fastify, state, traffic, routes: checkAccess() };
+  return { fastify, state, traffic, routes: checkAccess(), doors: [] };
 }
 
 /** Requests that never reached the generation service still count as generate requests, by their error. */

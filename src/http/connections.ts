@@ -38,7 +38,7 @@ export function guardConnections(app: FastifyInstance, limits: ClientLimits, met
   server.on("connection", (socket: Socket) => {
     open.add(socket);
     socket.once("close", () => open.delete(socket));
-    if (open.size <= limits.maxConnections) return traffic.connected();
+    if (open.size <= limits.maxConnections) return traffic.connected(socket);
     metrics.connectionCut("too_many");
     socket.destroy();
   });

@@ -69,7 +69,7 @@ export function trackRequests(app: FastifyInstance, { metrics, audit, keyed, sta
   app.decorateRequest("admitted", false);
   app.addHook("onRequest", async (request, reply) => {
     const startedAt = performance.now();
-    traffic.begin();
+    traffic.begin(request.raw.socket);
     request.audit = {};
     reply.header("x-request-id", request.id);
     reply.header("x-content-type-options", "nosniff");

@@ -1,18 +1,20 @@
 import { lookup } from "node:dns/promises";
 import { once } from "node:events";
-import type { Server } from "node:http";
-import { createServer, type AddressInfo } from "node:net";
+import { createServer, Server, type AddressInfo } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { PrefixdError } from "../errors.ts";
 import type { GenerationService } from "../generate.ts";
 import type { App } from "./app.ts";
 import { PROBE_MS } from "./connections.ts";
+import { allAccepted, stopHandshakes } from "./handshakes.ts";
 
 /** Time for the last bytes of ended requests to leave, ms. */
 const FLUSH_MS = 1_000;
 /** So long nothing must come before a door is closed, and so long it is kept open at most for that, ms. */
 const QUIET_MS = 20;
 const SETTLE_MS = 2_000;
+/** For a client to complete its connection, and then to ask something: a packet that was lost comes again after one second and three, ms. */
+const CLIENT_MS = 5_000;
 
 export interface DrainParts {
   readonly app: App;
@@ -36,36 +38,47 @@ export async function listen(app: App, { host, port }: { host: string; port: num
 }
 
 /** The first address must work; another one may be of a family that the machine does not have. */
-export async function listenAt({ fastify }: App, [first, ...others]: readonly string[], port: number): Promise<string> {
+export async function listenAt({ fastify, doors }: App, [first, ...others]: readonly string[], port: number): Promise<string> {
   const url = await fastify.listen({ host: first!, port });
   const taken = (fastify.server.address() as AddressInfo).port;
   for (const address of others) {
-    await openDoor(fastify.server, address, taken).catch((error: unknown) => fastify.log.warn({ err: error, address }, "not listening at this address"));
+    const opened = openDoor(fastify.server, address, taken).then((door) => void doors.push(door));
+    await opened.catch((error: unknown) => fastify.log.warn({ err: error, address }, "not listening at this address"));
   }
   return url;
 }
 
-/** Another address whose connections are the server's own, until it closes. */
-async function openDoor(server: Server, host: string, port: number): Promise<void> {
+/** Another address whose connections are the server's own. */
+async function openDoor(server: Server, host: string, port: number): Promise<Server> {
   const door = createServer({ allowHalfOpen: true, noDelay: true, keepAlive: true, keepAliveInitialDelay: PROBE_MS });
   door.on("connection", (socket) => void server.emit("connection", socket));
   door.listen({ host, port });
   await once(door, "listening");
   server.once("close", () => door.close());
+  return door;
+}
+
+/** Closes the port at all its addresses; open connections stay. On Linux every connection that a client believes to have is accepted before. */
+async function closePort({ fastify, doors }: App): Promise<void> {
+  const { port } = fastify.server.address() as AddressInfo;
+  const servers: Server[] = [fastify.server, ...doors];
+  if (servers.map(stopHandshakes).every(Boolean)) await allAccepted(port, CLIENT_MS);
+  else fastify.log.warn("connections that come while the port closes may be reset");
+  // Not as an HTTP server closes: that would destroy kept connections on which a request may be on its way.
+  for (const server of servers) Server.prototype.close.call(server);
 }
 
 /**
  * Shuts the HTTP side down without breaking a connection that somebody uses:
  *
  *   leaving    `delayMs`: readiness is 503, everything is served, each answer closes its connection
- *   refusing   new requests get 503 `draining`; the port is closed when the kernel's queue of connections is empty
+ *   refusing   new requests get 503 `draining`; the port is closed when all connections have been accepted
  *   ending     running requests end within `graceMs`; what is left ends with `draining`: a 503, or an error event in a stream
  *
  * Resolves when all connections are closed.
  */
 export async function drain({ app, generation, engine }: DrainParts, { delayMs, graceMs }: DrainTimes): Promise<void> {
   const { state, traffic } = app;
-  const { server } = app.fastify;
   state.phase = "leaving";
   await sleep(delayMs);
 
@@ -74,15 +87,15 @@ export async function drain({ app, generation, engine }: DrainParts, { delayMs, 
   // A request may be on its way to the engine (looking up its prefix), or need none: that counts as running.
   const ended = Promise.all([engine.drain(graceMs), generation.idle(graceMs), traffic.idle(graceMs)]);
   await traffic.quiet(QUIET_MS, SETTLE_MS);
-  // Not by Fastify, which closes it some turns of the event loop later: connections that came meanwhile would be reset.
-  const closed = new Promise<void>((resolve) => server.close(() => resolve()));
-  const stopped = app.fastify.close();
+  await closePort(app);
+  const heard = traffic.heard(CLIENT_MS);
 
   await ended;
   generation.endAll(new PrefixdError("draining", "The server shut down before the answer was complete.", { retryAfter: 5 }));
+  await heard;
   await traffic.idle(FLUSH_MS);
   // Who had an answer a moment ago may be sending the next request on the same connection.
-  await Promise.race([closed, traffic.quiet(QUIET_MS, SETTLE_MS)]);
-  server.closeAllConnections();
-  await Promise.all([closed, stopped]);
+  await traffic.quiet(QUIET_MS, SETTLE_MS);
+  app.fastify.server.closeAllConnections();
+  await app.fastify.close();
 }

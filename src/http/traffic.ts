@@ -1,3 +1,4 @@
+import type { Socket } from "node:net";
 import { setImmediate as nextTurn, setTimeout as sleep } from "node:timers/promises";
 
 /** Milliseconds between two looks. */
@@ -8,19 +9,24 @@ export class Traffic {
   #open = 0;
   /** Grows with every connection and with every request that begins or ends. */
   #events = 0;
+  /** Connections on which no request has begun yet. */
+  readonly #unheard = new Set<Socket>();
 
   /** Requests whose answer has not left yet. */
   get open(): number {
     return this.#open;
   }
 
-  connected(): void {
+  connected(socket: Socket): void {
     this.#events++;
+    this.#unheard.add(socket);
+    socket.once("close", () => this.#unheard.delete(socket));
   }
 
-  begin(): void {
+  begin(socket: Socket): void {
     this.#open++;
     this.#events++;
+    this.#unheard.delete(socket);
   }
 
   end(): void {
@@ -29,9 +35,13 @@ export class Traffic {
   }
 
   /** Resolves when no request is open, or after `ms` milliseconds. */
-  async idle(ms: number): Promise<void> {
-    const until = performance.now() + ms;
-    while (this.#open > 0 && performance.now() < until) await sleep(LOOK_MS);
+  idle(ms: number): Promise<void> {
+    return within(ms, () => this.#open === 0);
+  }
+
+  /** Resolves when a request has begun on every open connection, or after `ms` milliseconds. */
+  heard(ms: number): Promise<void> {
+    return within(ms, () => this.#unheard.size === 0);
   }
 
   /**
@@ -48,4 +58,9 @@ export class Traffic {
       if (this.#events !== seen) [seen, since] = [this.#events, performance.now()];
     }
   }
+}
+
+async function within(ms: number, condition: () => boolean): Promise<void> {
+  const until = performance.now() + ms;
+  while (!condition() && performance.now() < until) await sleep(LOOK_MS);
 }

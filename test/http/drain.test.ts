@@ -1,10 +1,12 @@
 import { Agent, request, type IncomingMessage } from "node:http";
 import { connect } from "node:net";
 import { once } from "node:events";
+import { setTimeout as sleep } from "node:timers/promises";
 import t from "tap";
 import { drain, type DrainTimes } from "../../src/http/server.ts";
 import { buildTestApp, until, type TestApp } from "../support/app.ts";
 import { open, parseSse, raw, readAll } from "../support/fake-client.ts";
+import { suddenClients } from "../support/sudden-clients.ts";
 
 const STREAM = { prompt: "ab", stream: true, max_new_tokens: 3 };
 const start = (app: TestApp, times: DrainTimes): Promise<void> => drain({ app, generation: app.generation, engine: app.engine }, times);
@@ -78,6 +80,62 @@ t.test("connections that wait in the kernel's queue are answered", async (t) => 
   // They are made by the kernel while the server's turn has not come yet.
   const drained = start(app, { delayMs: 0, graceMs: 1000 });
   for (const answer of await Promise.all(answers)) t.match(answer, /^HTTP\/1\.1 (200|503) /);
+  await drained;
+});
+
+t.test("connections that are made while the port closes are answered or refused, never reset", { skip: process.platform === "linux" ? false : "needs a socket filter" }, async (t) => {
+  const app = await buildTestApp(t);
+  const port = await app.listen();
+  const { traffic } = app;
+  // The last moments of the port: nothing has come for a while, and the socket is closed. The server is slow to go from one to the other.
+  const [early, late] = [await suddenClients(port, 20), await suddenClients(port, 20)];
+  const quiet = traffic.quiet.bind(traffic);
+  traffic.quiet = async (...times) => {
+    await quiet(...times);
+    traffic.quiet = quiet;
+    early.come();
+  };
+  const { _handle: handle } = app.fastify.server as unknown as { _handle: { close(...args: unknown[]): void } };
+  const close = handle.close.bind(handle);
+  handle.close = (...args) => {
+    late.come();
+    close(...args);
+  };
+  await start(app, { delayMs: 0, graceMs: 1000 });
+  t.same(await early.ends, Array(20).fill("503"));
+  t.same(await late.ends, Array(20).fill("ECONNREFUSED"));
+});
+
+t.test("a kept connection stays open until the end, for a request that may be on its way", async (t) => {
+  const app = await buildTestApp(t);
+  app.engine.stepMs = null;
+  const port = await app.listen();
+  const running = open(port, "/generate", { ...STREAM, max_new_tokens: 1 });
+  await until(() => app.engine.submitted.length === 1);
+  const agent = new Agent({ keepAlive: true });
+  t.teardown(() => agent.destroy());
+  await readAll(await get(port, "/prefixes", agent));
+  const drained = start(app, { delayMs: 0, graceMs: 5000 });
+  await until(() => !app.fastify.server.listening);
+  const late = await get(port, "/prefixes", agent);
+  t.match([late.statusCode, late.headers.connection], [503, "close"]);
+  app.engine.step();
+  t.match(parseSse(await readAll(await running)).at(-1), { data: "[DONE]" });
+  await drained;
+});
+
+t.test("who has connected and not asked yet is waited for, for a while", async (t) => {
+  const app = await buildTestApp(t);
+  const port = await app.listen();
+  const sockets = [connect(port, "127.0.0.1"), connect(port, "127.0.0.1")] as const;
+  await Promise.all(sockets.map((socket) => once(socket, "connect")));
+  const drained = start(app, { delayMs: 0, graceMs: 0 });
+  await until(() => !app.fastify.server.listening);
+  // Longer than nothing must come otherwise.
+  await sleep(300);
+  sockets[0].write("GET /prefixes HTTP/1.1\r\nHost: localhost\r\n\r\n");
+  t.match(String(await once(sockets[0], "data")), /^HTTP\/1\.1 503 [^]*"code":"draining"/);
+  sockets[1].destroy();
   await drained;
 });
 

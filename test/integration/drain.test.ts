@@ -8,12 +8,13 @@ import { startServerProcess, temporaryFolder, type Answer, type TestServer } fro
 
 const ROUNDS = 5;
 const CLIENTS = 10;
-/** Between a client's requests, ms; it does not wait for answers. */
+/** Between a client's requests, ms; it does not wait for answers, as long as these are not too many. */
 const EVERY_MS = 80;
+const MOST_OPEN = 6;
 
 /**
  * `refused`: a 503 with Retry-After; `unreachable`: the port was closed, so that nothing had been sent; `unaccepted`: a new connection was
- * reset before any answer. A port that is closed with connections in the kernel's queue, which the process has not seen, resets these.
+ * reset before any answer, as happens to those that a port is closed on before the process has seen them.
  */
 type Outcome = { readonly kind: "done"; readonly tokens: number; readonly sentAt: number } | { readonly kind: "refused" | "unreachable" | "unaccepted" } | { readonly kind: "broken"; readonly why: string };
 
@@ -57,12 +58,14 @@ async function read(response: IncomingMessage, sentAt: number, maxNewTokens: num
 async function client(index: number, port: number, outcomes: Outcome[]): Promise<void> {
   const agent = index % 2 === 0 ? new Agent({ keepAlive: true, maxFreeSockets: 4 }) : false;
   const sent: Promise<void>[] = [];
-  let going = false;
+  let [going, answered] = [false, 0];
   for (let i = 0; !going; i++) {
+    while (sent.length - answered >= MOST_OPEN) await sleep(1);
     const maxNewTokens = 1 + ((index * 37 + i * 61) % 100);
     sent.push(
       stream(port, agent, maxNewTokens).then((outcome) => {
         outcomes.push(outcome);
+        answered++;
         going ||= outcome.kind !== "done";
       }),
     );
@@ -73,39 +76,51 @@ async function client(index: number, port: number, outcomes: Outcome[]): Promise
 }
 
 let tokens = 0;
-let [requests, unaccepted] = [0, 0];
+let [refused, unaccepted] = [0, 0];
 
 for (let round = 0; round < ROUNDS; round++) {
   // The last one without a delay: then all depends on the 503s.
-  const delay = round === ROUNDS - 1 ? 0 : 1;
+  const delay = round === ROUNDS - 1 ? 0 : 3;
   t.test(`round ${round}, a delay of ${delay} s`, async (t) => {
-    const server = await start("--drain-delay", String(delay));
+    // Time enough for all running ones on any machine.
+    const server = await start("--drain-delay", String(delay), "--drain-timeout", "600");
     t.teardown(() => server.signal("SIGKILL"));
     const port = Number(new URL(server.url).port);
     const outcomes: Outcome[] = [];
     const clients = Array.from({ length: CLIENTS }, (_, index) => client(index, port, outcomes));
     await sleep(600 + round * 37);
+    // Its connection has been accepted: what it sends next need not wait for that.
+    const known = new Agent({ keepAlive: true });
+    t.teardown(() => known.destroy());
+    outcomes.push(await stream(port, known, 1));
     const toldAt = performance.now();
     server.signal("SIGTERM");
+    while (!server.log.some(({ msg }) => msg === "draining")) await sleep(1);
     if (delay > 0) {
-      await sleep(delay * 500);
-      t.equal((await fetch(`${server.url}/health/ready`)).status, 503, "not ready any more");
+      const late = await stream(port, known, 1);
+      t.equal(late.kind, "done", "served after it was told");
+      outcomes.push(late);
     }
+    while (delay > 0 && (await fetch(`${server.url}/health/ready`)).status !== 503) await sleep(10);
     await Promise.all(clients);
     t.equal(await server.exited, 0);
     t.same(outcomes.filter(({ kind }) => kind === "broken"), []);
-    requests += outcomes.length;
     unaccepted += outcomes.filter(({ kind }) => kind === "unaccepted").length;
     const done = outcomes.flatMap((outcome) => (outcome.kind === "done" ? [outcome] : []));
     tokens += done.reduce((sum, outcome) => sum + outcome.tokens, 0);
     t.ok(done.some(({ sentAt }) => sentAt < toldAt));
-    if (delay > 0) t.ok(done.some(({ sentAt }) => sentAt > toldAt + 500), "served after it was told");
-    t.ok(outcomes.some(({ kind }) => kind === "refused"));
+    t.ok(outcomes.some(({ kind }) => kind === "refused" || kind === "unreachable"), "it ended while they asked");
+    refused += outcomes.filter(({ kind }) => kind === "refused").length;
   });
 }
 
-t.test("the port is closed when hardly anybody waits to be accepted", async (t) => {
-  t.ok(unaccepted <= requests / 50, `${unaccepted} connections of ${requests} requests were reset`);
+t.test("some were told to ask another server", async (t) => {
+  t.ok(refused > 0);
+});
+
+// Elsewhere new connections cannot be stopped while those that are there are accepted.
+t.test("the port is closed when nobody waits to be accepted", { skip: process.platform === "linux" ? false : "needs a socket filter" }, async (t) => {
+  t.equal(unaccepted, 0);
 });
 
 t.test("what all of them used has been written", async (t) => {

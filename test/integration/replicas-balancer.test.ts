@@ -79,6 +79,8 @@ t.test("replicas behind HAProxy", { skip, timeout: 280_000 }, async (t) => {
     const homes = new Map<string, (string | null)[]>();
     for (const one of cases) {
       for (const byPath of [true, false, true, false]) {
+        // Beside a request that it still counts, another of the same prefix may go to the next replica: the load is bounded.
+        await balancer.idle();
         const call = await ask(balancer.url, one, { byPath });
         expected.set(one.prefix, expected.get(one.prefix) ?? call);
         homes.set(one.prefix, [...(homes.get(one.prefix) ?? []), call.replica]);
@@ -86,11 +88,8 @@ t.test("replicas behind HAProxy", { skip, timeout: 280_000 }, async (t) => {
       }
       for (const server of deployment.servers) t.ok(isEqual(await ask(server!.url, one), expected.get(one.prefix)!), `${one.prefix} at ${server!.url}`);
     }
-    // On a busy machine a request may come before HAProxy has seen the end of the one before, or of a health check: it goes to the next replica.
-    const atHome = [...homes.values()].map((replicas) => Math.max(...replicas.map((replica) => replicas.filter((other) => other === replica).length)));
-    const asked = [...homes.values()].flat();
-    t.ok(atHome.reduce((sum, calls) => sum + calls, 0) >= 0.75 * asked.length, `a prefix has one replica: ${atHome.join(", ")} of 4 calls each`);
-    t.ok(new Set(asked).size > 1, "not all the same one");
+    t.same([...homes].filter(([, replicas]) => new Set(replicas).size > 1), [], "a prefix has one replica");
+    t.ok(new Set([...homes.values()].flat()).size > 1, "not all the same one");
     const nobody = new Set<string | null>();
     for (let request = 0; request < 20; request++) nobody.add((await fetch(`${balancer.url}/prefixes`)).headers.get("x-prefixd-replica"));
     t.ok(nobody.size > 1, "what names no prefix goes anywhere");

@@ -28,6 +28,8 @@ export interface TestBalancer {
   readonly url: string;
   /** One command of the socket for operators; answers what it says. */
   command(line: string): Promise<string>;
+  /** Resolves when it has no request, as it counts them, and takes all replicas for ready: a prefix's next one goes to its own replica. */
+  idle(): Promise<void>;
   stop(): Promise<void>;
 }
 
@@ -53,6 +55,9 @@ export async function startHaproxy(ports: readonly number[]): Promise<TestBalanc
   const balancer: TestBalancer = {
     url: `http://127.0.0.1:${port}`,
     command,
+    async idle() {
+      while (!isIdle(await command("show stat replicas 6 -1"))) await sleep(5);
+    },
     async stop() {
       child.kill("SIGTERM");
       await exited;
@@ -67,4 +72,11 @@ export async function startHaproxy(ports: readonly number[]): Promise<TestBalanc
   }
   await balancer.stop();
   throw new Error(`haproxy did not start: ${said}`);
+}
+
+/** Of the statistics (CSV) of the backend and of its servers. An answer's last byte leaves before its request is taken off the counts. */
+function isIdle(stat: string): boolean {
+  const [head, ...rows] = stat.trim().split("\n").map((line) => line.split(","));
+  const column = (row: readonly string[], name: string): string => row[head!.indexOf(name)] ?? "";
+  return rows.length > 0 && rows.every((row) => column(row, "scur") === "0" && column(row, "qcur") === "0" && column(row, "status") === "UP");
 }
