@@ -2,11 +2,10 @@ import { join } from "node:path";
 import t from "tap";
 import { openLmdbStore } from "../../src/prefixes/lmdb-store.ts";
 import { openRedisStore } from "../../src/prefixes/redis-store.ts";
-import { effort } from "../support/effort.ts";
 import { startRedis } from "../support/redis.ts";
 import { crashRounds } from "./crash.ts";
 
-const [ROUNDS, ROUNDS_OF_REDIS] = effort({ short: [4, 2], long: [8, 4] } as const);
+const ROUNDS = 8;
 
 t.test("LMDB: a process killed at any moment leaves whole prefixes", async (t) => {
   const dir = join(t.testdir(), "lmdb");
@@ -34,5 +33,5 @@ t.test("Redis itself killed with its replica: appendfsync always keeps what was 
     await redis.kill();
     await redis.start();
   };
-  await crashRounds(t, redis.url, "crash", () => openRedisStore({ url: redis.url, namespace: "crash" }), ROUNDS_OF_REDIS, restart);
+  await crashRounds(t, redis.url, "crash", () => openRedisStore({ url: redis.url, namespace: "crash" }), 4, restart);
 });
