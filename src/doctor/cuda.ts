@@ -22,6 +22,10 @@ const ABSENT = "cannot open shared object file: No such file or directory";
 const NVIDIA_SMI = ["--query-gpu=name,memory.total,memory.free,driver_version", "--format=csv,noheader"];
 const NVIDIA_SMI_TIMEOUT_MS = 10_000;
 
+/** npm runs no install scripts here, so the providers are fetched by hand. The library lies in bin/napi-v6/linux/x64 of its package. */
+const installer = (libraryPath: string | null): string =>
+  join(libraryPath === null ? "node_modules/onnxruntime-node" : join(dirname(libraryPath), "../../../.."), "script/install.js");
+
 /** @param libraryPath ONNX Runtime's own library, beside which its providers lie; null: there is none. */
 export function examineCuda(libraryPath: string | null): Findings {
   if (process.platform !== "linux" || process.arch !== "x64") return { facts: [], missing: ["ONNX Runtime's package has CUDA for Linux on x64 only."] };
@@ -35,7 +39,7 @@ export function examineCuda(libraryPath: string | null): Findings {
     return problem === null ? [] : [{ name, problem }];
   });
   const missing: string[] = [];
-  if (absent.length > 0) missing.push(`onnxruntime-node was installed without ${absent.join(" and ")}: install it again with ONNXRUNTIME_NODE_INSTALL=cuda12 npm ci.`);
+  if (absent.length > 0) missing.push(`onnxruntime-node was installed without ${absent.join(" and ")}: ONNXRUNTIME_NODE_INSTALL=cuda12 node ${installer(libraryPath)} downloads them.`);
   if (driver !== null) missing.push(`There is no NVIDIA driver (${DRIVER}): install it on the host; a container needs the NVIDIA Container Toolkit and --gpus all.`);
   if (problems.length > 0) {
     const packages = [...new Set(problems.map(({ name }) => LIBRARIES[name]!))];

@@ -1,4 +1,4 @@
-import { STATUS_CODES, type Server } from "node:http";
+import { STATUS_CODES, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import type { Socket } from "node:net";
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import { ERRORS, PrefixdError, type ErrorCode } from "../errors.ts";
@@ -31,18 +31,32 @@ export function serverOptions({ headerMs }: ClientLimits): object {
  */
 export function guardConnections(app: FastifyInstance, limits: ClientLimits, metrics: Metrics, traffic: Traffic): void {
   const server: Server = app.server;
-  const open = new Set<Socket>();
+  const open = new Map<Socket, { requests: number; bytesBetween: number | null }>();
   // Node drops what is too much at the first address before a socket is made of it. It knows of no other address.
   if (limits.maxConnections < Infinity) server.maxConnections = limits.maxConnections;
   server.on("drop", () => metrics.connectionCut("too_many"));
   server.on("connection", (socket: Socket) => {
-    open.add(socket);
+    open.set(socket, { requests: 0, bytesBetween: null });
     socket.once("close", () => open.delete(socket));
     if (open.size <= limits.maxConnections) return traffic.connected(socket);
     metrics.connectionCut("too_many");
     socket.destroy();
   });
-  metrics.watchConnections(() => ({ open: open.size, listeners: countListeners(server, open) }));
+  metrics.watchConnections(() => ({ open: open.size, listeners: countListeners(server, open.keys()) }));
+  server.on("request", ({ socket }: IncomingMessage, response: ServerResponse) => {
+    const connection = open.get(socket);
+    if (!connection) return;
+    connection.requests++;
+    response.once("close", () => {
+      connection.requests--;
+      connection.bytesBetween = socket.bytesRead;
+    });
+  });
+  // Called when the server closes. From Node 26 on its own one also closes connections that have not asked anything yet, whose first request
+  // may be on its way. Here: those that have been answered, without a byte since.
+  server.closeIdleConnections = () => {
+    for (const [socket, { requests, bytesBetween }] of open) if (requests === 0 && socket.bytesRead === bytesBetween) socket.destroy();
+  };
   // Streams bring a limit of their own: here each event would begin the time anew.
   app.addHook("onSend", (request, reply, payload, done) => {
     cutUnread(request, reply, limits.sendMs, () => metrics.connectionCut("not_reading"));

@@ -57,4 +57,8 @@ export class KnownHeads {
     const start = keyText({ user, name: "" });
     for (const name of [...this.#known.keys()]) if (name.startsWith(start)) this.#known.delete(name);
   }
+
+  forgetAll(): void {
+    this.#known.clear();
+  }
 }

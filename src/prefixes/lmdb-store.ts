@@ -90,7 +90,9 @@ class LmdbStore implements PrefixStore {
   }
 
   close(): Promise<void> {
-    return this.#tables.close();
+    const closed = this.#tables.close();
+    this.#heads.forgetAll();
+    return closed;
   }
 }
 

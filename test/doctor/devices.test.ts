@@ -1,8 +1,9 @@
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import t from "tap";
 import { examineCuda } from "../../src/doctor/cuda.ts";
 import { examineVulkan } from "../../src/doctor/vulkan.ts";
-import { libraryProblem } from "../../src/runtime/ort-api.ts";
+import { defaultLibraryPath, libraryProblem } from "../../src/runtime/ort-api.ts";
 
 const linux = process.platform === "linux";
 
@@ -37,7 +38,10 @@ t.test("Vulkan drivers are found as the loader finds them, and what is wrong wit
 
 t.test("an ONNX Runtime without its CUDA provider", { skip: linux && process.arch === "x64" ? false : "CUDA is for Linux on x64" }, async (t) => {
   const { facts, missing } = examineCuda(join(t.testdir(), "libonnxruntime.so.1"));
-  t.match(missing[0], /without libonnxruntime_providers_shared\.so and libonnxruntime_providers_cuda\.so: .*ONNXRUNTIME_NODE_INSTALL=cuda12 npm ci/);
+  t.match(missing[0], /without libonnxruntime_providers_shared\.so and libonnxruntime_providers_cuda\.so: ONNXRUNTIME_NODE_INSTALL=cuda12 node \S+ downloads them/);
+  const installer = / node (\S+) downloads/.exec(examineCuda(defaultLibraryPath()).missing[0]!)?.[1];
+  // Not run: it would download them.
+  t.ok(installer === undefined || existsSync(installer), "the installer that it names is there");
   t.match(facts[0], "CUDA provider: not installed");
 
   const dir = t.testdir({ "libonnxruntime_providers_shared.so": "", "libonnxruntime_providers_cuda.so": "", "libcudnn.so.9": "text" });

@@ -4,15 +4,17 @@
  */
 import t from "tap";
 import { SIMULATED } from "../support/devices.ts";
+import { effort } from "../support/effort.ts";
 import { checkMixes, isolationSuite, randomPrefixes } from "../support/isolation.ts";
 import { goldenDir, openTestModel } from "../support/model.ts";
 
 isolationSuite("fp32");
 
 for (const [kind, device] of Object.entries(SIMULATED)) {
-  t.test(`tiny model, ${kind}, 40 mixes`, async (t) => {
+  const mixes = effort({ short: 10, long: 40 });
+  t.test(`tiny model, ${kind}, ${mixes} mixes`, async (t) => {
     const model = await openTestModel(goldenDir("gelu-new-f32"), { prefillChunk: 8, device });
     t.teardown(() => model.close());
-    await checkMixes(t, model, { mixes: 40, prefixes: randomPrefixes(model.runner.shape, 40, 24), maxPrompt: 30, maxNew: 20 });
+    await checkMixes(t, model, { mixes, prefixes: randomPrefixes(model.runner.shape, 40, 24), maxPrompt: 30, maxNew: 20 });
   });
 }

@@ -1,6 +1,6 @@
 /**
  * Three replicas on one Redis: after a removal's receipt no replica gives a token to the removed user, nothing of theirs is left
- * in Redis or in a cache, and nobody else notices. REMOVALS sets how many (default 40).
+ * in Redis or in a cache, and nobody else notices.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { Redis } from "ioredis";
@@ -8,13 +8,14 @@ import t, { type Test } from "tap";
 import { kvFromBytes } from "../../src/prefixes/digest.ts";
 import type { RemovalReceipt } from "../../src/users/removal-types.ts";
 import { record } from "../prefixes/records.ts";
+import { effort } from "../support/effort.ts";
 import { engineRequest, goldenDir, openTestModel, seededRandom, submit, type ChoiceResult } from "../support/model.ts";
 import { hasRedis, startRedis, type TestRedis } from "../support/redis.ts";
 import { ReplicaProcess } from "../support/replica-process.ts";
 
 if (!hasRedis()) t.bailout("redis-server is needed for the tests");
 
-const REMOVALS = Number(process.env["REMOVALS"] ?? 40);
+const REMOVALS = effort({ short: 15, long: 40 });
 const PROMPTS = [[3, 1, 4], [20, 7], [99, 98, 97, 96, 95, 94], [5]];
 const MAX_NEW = 60;
 

@@ -3,6 +3,7 @@ import { join } from "node:path";
 import t from "tap";
 import { DEVICES } from "../../src/runtime/device.ts";
 import { webgpuEnvironment, webgpuSkip } from "../support/devices.ts";
+import { effort } from "../support/effort.ts";
 import { checkMixes, randomPrefixes } from "../support/isolation.ts";
 import { goldenDir, goldenModels, openTestModel } from "../support/model.ts";
 import { checkParity } from "../support/parity.ts";
@@ -12,7 +13,7 @@ const skip = webgpuSkip();
 const device = DEVICES.webgpu;
 
 t.test("parity", { skip }, async (t) => {
-  for (const name of goldenModels()) await t.test(name, (t) => checkParity(t, name, { device, prefillChunk: 64, slots: 4, times: 1 }));
+  for (const name of effort({ short: ["gelu-new-f32"], long: goldenModels() })) await t.test(name, (t) => checkParity(t, name, { device, prefillChunk: 64, slots: 4, times: 1 }));
 });
 
 t.test("isolation: bit-equal alone and in mixes of 32", { skip }, async (t) => {
@@ -20,7 +21,7 @@ t.test("isolation: bit-equal alone and in mixes of 32", { skip }, async (t) => {
   const model = await openTestModel(dir, { prefillChunk: 8, slots: 8, device });
   t.teardown(() => model.close());
   const real = await Promise.all(["prefix-p1", "cartridge-p12", "prompt-p5"].map((name) => model.adapter(join(dir, "adapters", name))));
-  await checkMixes(t, model, { mixes: 2, prefixes: [...real, ...randomPrefixes(model.runner.shape, 8, 24)], maxPrompt: 20, maxNew: 10 });
+  await checkMixes(t, model, { mixes: effort({ short: 1, long: 2 }), prefixes: [...real, ...randomPrefixes(model.runner.shape, 8, 24)], maxPrompt: 20, maxNew: 10 });
 });
 
 t.test("served: prefixes from the bank, bytes counted, a clean stop", { skip }, async (t) => {

@@ -81,3 +81,13 @@ t.test("a store that has been at rest answers what another process has just writ
   await other.delete(key);
   t.equal(await store.head(key), null);
 });
+
+t.test("a store that is closed answers nothing of what it knew", async (t) => {
+  const store = await openLmdbStore({ dir: mkdtempSync(join(t.testdir(), "lmdb.")) });
+  await store.put(await record(key, 1));
+  await sleep(1100);
+  // The first look keeps it, the second is answered without the store's thread.
+  t.same(await store.head(key), await store.head(key));
+  await store.close();
+  await t.rejects(store.head(key), { code: "store_unavailable" });
+});

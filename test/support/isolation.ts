@@ -8,30 +8,32 @@ import type { EngineRequest, RequestHandle } from "../../src/engine/request.ts";
 import { firstFit, FREE_QUANTUM, planPrefill, tokenLimits, type PrefillLimits } from "../../src/engine/scheduler.ts";
 import { kvElements, type KvTensor, type ModelShape } from "../../src/kv.ts";
 import type { Precision } from "../../src/model/graph-weights.ts";
+import { effort } from "./effort.ts";
 import { engineRequest, goldenDir, GREEDY, openTestModel, seededRandom, submit, type ChoiceResult, type TestModel } from "./model.ts";
 
 const PER_MIX = 32;
 
 /** What holds on the CPU in every precision. */
 export function isolationSuite(precision: Precision): void {
-  t.test("tiny model, all kinds of prefixes, 200 mixes", async (t) => {
+  const [tiny, demo, wide] = effort({ short: [40, 6, 3], long: [200, 20, 8] } as const);
+  t.test(`tiny model, all kinds of prefixes, ${tiny} mixes`, async (t) => {
     const dir = goldenDir("gelu-new-f32");
     const model = await openTestModel(dir, { prefillChunk: 20, precision });
     t.teardown(() => model.close());
     const adapters = ["prefix-p1", "prefix-p40-f16", "prefix-mlp-p7", "cartridge-p12", "prompt-p5", "cpt-p6", "ptuning-lstm-p3"];
     const real = await Promise.all(adapters.map((name) => model.adapter(join(dir, "adapters", name))));
-    await checkCuts(t, model, 100);
-    await checkMixes(t, model, { mixes: 200, prefixes: [...real, ...randomPrefixes(model.runner.shape, 20, 24)], maxPrompt: 30, maxNew: 20 });
+    await checkCuts(t, model, effort({ short: 40, long: 100 }));
+    await checkMixes(t, model, { mixes: tiny, prefixes: [...real, ...randomPrefixes(model.runner.shape, 20, 24)], maxPrompt: 30, maxNew: 20 });
   });
 
-  t.test("demo model with its prefixes, 20 mixes", async (t) => {
+  t.test(`demo model with its prefixes, ${demo} mixes`, async (t) => {
     const model = await openTestModel("models/demo", { precision });
     t.teardown(() => model.close());
     const prefixes = await Promise.all(["datenorm", "datelong", "intent", "truecase", "e2e"].map((name) => model.adapter(join("prefixes", name))));
-    await checkMixes(t, model, { mixes: 20, prefixes, maxPrompt: 120, maxNew: 24 });
+    await checkMixes(t, model, { mixes: demo, prefixes, maxPrompt: 120, maxNew: 24 });
   });
 
-  t.test("matrices of GPT-2 small's width and vocabulary, 8 mixes", async (t) => {
+  t.test(`matrices of GPT-2 small's width and vocabulary, ${wide} mixes`, async (t) => {
     const dir = await mkdtemp(join(tmpdir(), "prefixd-wide-"));
     await randomCheckpoint(dir, { model_type: "gpt2", vocab_size: 50257, n_positions: 256, n_layer: 1, n_head: 12, n_embd: 768, bos_token_id: 50256, eos_token_id: 50256 });
     const model = await openTestModel(dir, { precision });
@@ -39,8 +41,8 @@ export function isolationSuite(precision: Precision): void {
       await model.close();
       await rm(dir, { recursive: true });
     });
-    await checkMixes(t, model, { mixes: 8, prefixes: randomPrefixes(model.runner.shape, 12, 40), maxPrompt: 90, maxNew: 12 });
-    await checkCuts(t, model, 40);
+    await checkMixes(t, model, { mixes: wide, prefixes: randomPrefixes(model.runner.shape, 12, 40), maxPrompt: 90, maxNew: 12 });
+    await checkCuts(t, model, effort({ short: 15, long: 40 }));
   });
 
   t.test("a poisoned prefix (values that overflow) ends its own request and no other", async (t) => {

@@ -48,7 +48,8 @@ export async function openTestModel(dir: string, options: TestModelOptions = {})
   await checkpoint.close();
   const { config, shape, fingerprint } = checkpoint;
   const runtime = new Runtime();
-  const runner = await Gpt2Runner.open(runtime, { modelPath, shape, slots: options.slots ?? 32, threads: 2, device, precision, bankBytes: 1 << 20 });
+  // ORT's threads would spin for as long as a model is open: half of all processor time, and test files run beside each other.
+  const runner = await Gpt2Runner.open(runtime, { modelPath, shape, slots: options.slots ?? 32, threads: 2, spinTime: 0, device, precision, bankBytes: 1 << 20 });
   const engine = new Engine({ runner, maxQueue: options.maxQueue ?? 10_000, prefillChunk: options.prefillChunk ?? 64, prefillShare: options.prefillShare ?? 0.35, observer: silentObserver });
   return {
     config,

@@ -71,7 +71,9 @@ export function runCli(args: readonly string[], env: Record<string, string> = {}
 
 /** Starts `prefixd serve` on a free port, or on the one of `--port`, and waits until it listens. Rejects with what it printed if it ends before. */
 export async function startServerProcess(args: readonly string[], env: Record<string, string> = {}, runAs: RunAs = {}): Promise<TestServer> {
-  const { child, exited, stderr } = runCli(["serve", ...(args.includes("--port") ? [] : ["--port", "0"]), ...args], env, runAs);
+  // Other tests want the same cores.
+  const settings = { PREFIXD_SPIN_TIME: "0", ...env };
+  const { child, exited, stderr } = runCli(["serve", ...(args.includes("--port") ? [] : ["--port", "0"]), ...args], settings, runAs);
   const log: Record<string, unknown>[] = [];
   const url = await new Promise<string>((resolve, reject) => {
     createInterface({ input: child.stdout! }).on("line", (line) => {
