@@ -3,8 +3,9 @@ import t from "tap";
 import { parse } from "yaml";
 import { ConfigSchema, flagOf, variableOf } from "../src/config.ts";
 import { repositoryFile } from "./support/docs-block.ts";
-import { checkConfig, hasHaproxy, HAPROXY_CONFIG } from "./support/haproxy.ts";
+import { checkConfig, HAPROXY_CONFIG } from "./support/haproxy.ts";
 import { isIgnored, parseCopy, parseExec, parsePairs, parseStages, splitOptions, type Instruction, type Stage } from "./support/dockerfile.ts";
+import { lacking } from "./support/requirements.ts";
 
 const read = (path: string): string => readFileSync(repositoryFile(path), "utf8");
 const DOCKERFILES = ["docker/Dockerfile", "docker/Dockerfile.cuda"];
@@ -169,7 +170,7 @@ t.test("compose.replicas.yaml: replicas like compose.yaml's server, and the bala
   t.ok(parseFloat(balancer.stop_grace_period!) > Number(/hard-stop-after (\d+)s/.exec(config)![1]), "it is not killed while streams end");
 });
 
-t.test("haproxy.cfg is valid", { skip: hasHaproxy() ? false : "haproxy is not installed" }, async (t) => {
+t.test("haproxy.cfg is valid", { skip: lacking("haproxy") }, async (t) => {
   const addresses = { REPLICA_1: "127.0.0.1:8081", REPLICA_2: "127.0.0.1:8082", REPLICA_3: "127.0.0.1:8083" };
   t.match(checkConfig(HAPROXY_CONFIG, addresses), { status: 0, text: /^((?!WARNING|ALERT)[^])*$/ });
   t.match(checkConfig(HAPROXY_CONFIG, { ...addresses, BALANCER_BIND: "nowhere" }), { status: 1 }, "and what is not is found");

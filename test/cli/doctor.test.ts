@@ -1,17 +1,13 @@
-import { existsSync } from "node:fs";
-import { dirname, join } from "node:path";
-import t from "tap";
+import t, { type Test } from "tap";
 import { examine, type Report } from "../../src/doctor/examine.ts";
-import { defaultLibraryPath } from "../../src/runtime/ort-api.ts";
+import { lacking, SWIFTSHADER } from "../support/requirements.ts";
 import { runCli, temporaryFolder } from "../support/server.ts";
 
 t.setTimeout(240_000);
 
-const CHROMIUM = "/usr/lib/chromium";
-const SWIFTSHADER = { VK_ICD_FILENAMES: `${CHROMIUM}/vk_swiftshader_icd.json`, LD_LIBRARY_PATH: CHROMIUM, XDG_RUNTIME_DIR: "/tmp" };
+const SOFTWARE_ADAPTER = { VK_ICD_FILENAMES: `${SWIFTSHADER}/vk_swiftshader_icd.json`, LD_LIBRARY_PATH: SWIFTSHADER, XDG_RUNTIME_DIR: "/tmp" };
 /** Whatever drivers this machine has, they are not found. */
 const NO_VULKAN = { VK_ICD_FILENAMES: "/nowhere/icd.json" };
-const NOT_LINUX = process.platform === "linux" ? false : "WebGPU needs no Vulkan here";
 
 async function run(args: readonly string[], env: Record<string, string> = NO_VULKAN): Promise<{ code: number | string; out: string; err: string }> {
   const cli = runCli(args, env);
@@ -38,7 +34,7 @@ t.test("the CPU is what is asked for by default, and other devices are informati
   t.ok(Array.isArray(report.warnings));
 });
 
-t.test("what is asked for and does not work is exit code 1, with what is missing", { skip: NOT_LINUX }, async (t) => {
+t.test("what is asked for and does not work is exit code 1, with what is missing", { skip: lacking("linux") }, async (t) => {
   const { code, out } = await run(["doctor", "--device", "webgpu"]);
   t.equal(code, 1);
   t.match(out, /^webgpu: not usable\. There is no Vulkan/m);
@@ -46,9 +42,10 @@ t.test("what is asked for and does not work is exit code 1, with what is missing
   t.match(out, /Self-test fp32: failed after .*No supported adapters/);
   t.match(out, /^cpu: usable\n {2}Self-test fp32: passed in [\d.]+ s: 6 requests at once, tokens as PEFT's, largest logprob difference [\d.e-]+ \(allowed 0\.002\)$/m);
   t.match(out, "--device webgpu --precision fp32 does not work here.");
+});
 
+t.test("the same of CUDA, asked for by the variable", { skip: lacking("linux", "no-cuda") }, async (t) => {
   const cuda = await run(["doctor"], { ...NO_VULKAN, PREFIXD_DEVICE: "cuda" });
-  if (/^cuda: usable/m.test(cuda.out)) return t.comment("this machine has CUDA: what a missing one looks like cannot be seen");
   t.equal(cuda.code, 1, "the variable asks as the flag does");
   t.match(cuda.out, /^cuda: not usable\. \S/m);
   t.match(cuda.out, "--device cuda --precision fp16 does not work here.");
@@ -57,10 +54,9 @@ t.test("what is asked for and does not work is exit code 1, with what is missing
   }
 });
 
-const noSwiftShader = existsSync(`${CHROMIUM}/libvk_swiftshader.so`) ? false : `no SwiftShader in ${CHROMIUM} (Debian: apt install chromium)`;
-t.test("a software adapter passes the self-test in fp32, and says that it has no fp16", { skip: noSwiftShader }, async (t) => {
+t.test("a software adapter passes the self-test in fp32, and says that it has no fp16", { skip: lacking("swiftshader") }, async (t) => {
   // The self-test's process inherits it. A busy machine may take longer than an operator's patience.
-  Object.assign(process.env, SWIFTSHADER);
+  Object.assign(process.env, SOFTWARE_ADAPTER);
   const { ok, devices } = await examine({ device: "webgpu", precision: "fp32", slots: 32, devices: ["webgpu"], selfTest: { timeoutMs: 200_000 } });
   t.equal(ok, true);
   const [fp32, fp16] = devices.webgpu!.self_tests;
@@ -74,18 +70,22 @@ t.test("flags are serve's", async (t) => {
   t.match(await run(["doctor", "--help"]), { code: 0, out: /^Usage: prefixd doctor/ });
 });
 
-t.test("a start on a device that does not work names the doctor in its one line", { skip: NOT_LINUX }, async (t) => {
+const startOn = (t: Test, device: string): ReturnType<typeof run> => {
   const folder = temporaryFolder();
   t.teardown(folder.remove);
-  const place = ["--port", "0", "--store", `lmdb:${folder.path}/store`, "--cache-dir", `${folder.path}/cache`];
-  const { code, err } = await run(["serve", "--device", "webgpu", ...place]);
+  return run(["serve", "--device", device, "--port", "0", "--store", `lmdb:${folder.path}/store`, "--cache-dir", `${folder.path}/cache`]);
+};
+
+t.test("a start on a device that does not work names the doctor in its one line", { skip: lacking("linux") }, async (t) => {
+  const { code, err } = await startOn(t, "webgpu");
   t.equal(code, 1);
   const ours = err.split("\n").filter((line) => line.startsWith("prefixd: "));
   t.same(ours, ["prefixd: --device webgpu cannot be used: Failed to get a WebGPU adapter: No supported adapters. Run prefixd doctor --device webgpu to see what is missing."]);
   t.notMatch(err, /at .*\.ts:/, "no stack");
+});
 
-  if (existsSync(join(dirname(defaultLibraryPath()), "libonnxruntime_providers_cuda.so"))) return t.comment("CUDA's provider is installed: a start without it cannot be seen");
-  const cuda = await run(["serve", "--device", "cuda", ...place]);
+t.test("and so does a start on CUDA without its provider", { skip: lacking("linux", "no-cuda-provider") }, async (t) => {
+  const cuda = await startOn(t, "cuda");
   t.equal(cuda.code, 1);
   t.match(cuda.err, /^prefixd: --device cuda cannot be used: .*libonnxruntime_providers_shared.*\. Run prefixd doctor --device cuda to see what is missing\.\n$/);
 });

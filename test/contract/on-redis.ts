@@ -1,11 +1,10 @@
 import t, { type Test } from "tap";
-import { hasRedis, startRedis, startRedisCluster } from "../support/redis.ts";
+import { startRedis, startRedisCluster } from "../support/redis.ts";
 
 type Open<S> = (at: { url: string; namespace: string }) => Promise<S>;
 
-/** Runs a store's contract on a Redis and on a Redis Cluster of two nodes, each of its tests in a namespace of its own. */
+/** Runs a store's contract on a Redis and on a Redis Cluster of two nodes, each of its tests in a namespace of its own; the file is for machines with Redis. */
 export function contractOnRedis<S>(contract: (t: Test, make: (t: Test) => Promise<() => Promise<S>>) => void, open: Open<S>): void {
-  if (!hasRedis()) t.bailout("redis-server is needed for the tests");
   let namespaces = 0;
   for (const [what, start] of [["Redis", () => startRedis()], ["a Redis Cluster of two nodes", startRedisCluster]] as const) {
     void t.test(`${what} keeps the contract`, async (t) => {

@@ -4,16 +4,15 @@ import t from "tap";
 import { examineCuda } from "../../src/doctor/cuda.ts";
 import { examineVulkan } from "../../src/doctor/vulkan.ts";
 import { defaultLibraryPath, libraryProblem } from "../../src/runtime/ort-api.ts";
+import { lacking } from "../support/requirements.ts";
 
-const linux = process.platform === "linux";
-
-t.test("what the system's loader finds", { skip: linux ? false : "names are Linux'" }, async (t) => {
+t.test("what the system's loader finds", { skip: lacking("linux") }, async (t) => {
   t.equal(libraryProblem("libm.so.6"), null);
   t.equal(libraryProblem("libnowhere.so.1"), "cannot open shared object file: No such file or directory");
   t.match(libraryProblem(join(t.testdir({ "lib.so": "text" }), "lib.so")), /file too short|invalid ELF header/);
 });
 
-t.test("Vulkan drivers are found as the loader finds them, and what is wrong with them is said", { skip: linux ? false : "no Vulkan is needed here" }, async (t) => {
+t.test("Vulkan drivers are found as the loader finds them, and what is wrong with them is said", { skip: lacking("linux") }, async (t) => {
   const manifest = (library: string): string => JSON.stringify({ ICD: { library_path: library, api_version: "1.1" } });
   const dir = t.testdir({
     "driver.so": "",
@@ -36,7 +35,7 @@ t.test("Vulkan drivers are found as the loader finds them, and what is wrong wit
   t.match(facts({}), "XDG_RUNTIME_DIR: not set");
 });
 
-t.test("an ONNX Runtime without its CUDA provider", { skip: linux && process.arch === "x64" ? false : "CUDA is for Linux on x64" }, async (t) => {
+t.test("an ONNX Runtime without its CUDA provider", { skip: lacking("linux-x64") }, async (t) => {
   const { facts, missing } = examineCuda(join(t.testdir(), "libonnxruntime.so.1"));
   t.match(missing[0], /without libonnxruntime_providers_shared\.so and libonnxruntime_providers_cuda\.so: ONNXRUNTIME_NODE_INSTALL=cuda12 node \S+ downloads them/);
   const installer = / node (\S+) downloads/.exec(examineCuda(defaultLibraryPath()).missing[0]!)?.[1];

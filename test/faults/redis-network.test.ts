@@ -8,10 +8,11 @@ import { openRedisReplicaBus } from "../../src/users/redis-replica-bus.ts";
 import { record, SHAPE } from "../prefixes/records.ts";
 import { startFaultyProxy, type FaultyProxy } from "../support/faulty-proxy.ts";
 import { ADMIN_KEY, call, eventually, generate, INTENT } from "../support/fault-client.ts";
-import { hasRedis, startRedis, type TestRedis } from "../support/redis.ts";
+import { startRedis, type TestRedis } from "../support/redis.ts";
+import { skipFileWithout } from "../support/requirements.ts";
 import { adapterForm, startServerProcess, temporaryFolder, type TestServer } from "../support/server.ts";
 
-if (!hasRedis()) t.bailout("redis-server is needed for the tests");
+skipFileWithout(t, "redis-server");
 
 const key = { user: "ann", name: "poem" };
 const unavailable = { code: "store_unavailable", status: 503, retryAfter: 2 };

@@ -3,10 +3,11 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import t from "tap";
 import { ADMIN_KEY, call, eventually, generate, INTENT, longStream, type Reply } from "../support/fault-client.ts";
-import { hasRedis, startRedis, type TestRedis } from "../support/redis.ts";
+import { startRedis, type TestRedis } from "../support/redis.ts";
+import { skipFileWithout } from "../support/requirements.ts";
 import { adapterForm, runCli, startServerProcess, temporaryFolder, type TestServer } from "../support/server.ts";
 
-if (!hasRedis()) t.bailout("redis-server is needed for the tests");
+skipFileWithout(t, "redis-server");
 
 let redis: TestRedis;
 let server: TestServer;

@@ -11,10 +11,11 @@ import { openRedisUserStore } from "../../src/users/redis-user-store.ts";
 import { usageRow, user } from "../contract/user-store.ts";
 import { record, SHAPE } from "../prefixes/records.ts";
 import { ADMIN_KEY, call, eventually, generate, INTENT, type Reply } from "../support/fault-client.ts";
-import { hasRedis, startRedis, type TestRedis } from "../support/redis.ts";
+import { startRedis, type TestRedis } from "../support/redis.ts";
+import { skipFileWithout } from "../support/requirements.ts";
 import { adapterForm, runCli, startServerProcess, temporaryFolder } from "../support/server.ts";
 
-if (!hasRedis()) t.bailout("redis-server is needed for the tests");
+skipFileWithout(t, "redis-server");
 
 const key = { user: "ann", name: "poem" };
 const unavailable = { code: "store_unavailable", status: 503, retryAfter: 2 };

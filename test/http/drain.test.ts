@@ -7,6 +7,7 @@ import { drain, type DrainTimes } from "../../src/http/server.ts";
 import { buildTestApp, until, type TestApp } from "../support/app.ts";
 import { open, parseSse, raw, readAll } from "../support/fake-client.ts";
 import { suddenClients } from "../support/sudden-clients.ts";
+import { lacking } from "../support/requirements.ts";
 
 const STREAM = { prompt: "ab", stream: true, max_new_tokens: 3 };
 const start = (app: TestApp, times: DrainTimes): Promise<void> => drain({ app, generation: app.generation, engine: app.engine }, times);
@@ -89,7 +90,7 @@ t.test("connections that wait in the kernel's queue are answered", async (t) => 
   await drained;
 });
 
-t.test("connections that are made while the port closes are answered or refused, never reset", { skip: process.platform === "linux" ? false : "needs a socket filter" }, async (t) => {
+t.test("connections that are made while the port closes are answered or refused, never reset", { skip: lacking("linux") }, async (t) => {
   const app = await buildTestApp(t);
   const port = await app.listen();
   const { traffic } = app;

@@ -2,7 +2,6 @@
 import { once } from "node:events";
 import { request } from "node:http";
 import { connect, type Socket } from "node:net";
-import { networkInterfaces } from "node:os";
 import t from "tap";
 import { CLIENT_DEFAULTS, STREAM_DEFAULTS } from "../../src/http/app-parts.ts";
 import { connectionsAllowed } from "../../src/http/open-files.ts";
@@ -10,6 +9,7 @@ import { drain, listenAt } from "../../src/http/server.ts";
 import { UPLOADS } from "../../src/http/upload-gate.ts";
 import { ADAPTER, buildTestApp, form, until, type TestApp } from "../support/app.ts";
 import { open, readAll } from "../support/fake-client.ts";
+import { lacking } from "../support/requirements.ts";
 
 /** A connection on which nothing is read until `resume`; ended with the test. */
 function paused(t: { teardown(fn: () => void): unknown }, port: number, bytes: string | Buffer, host = "127.0.0.1"): Socket {
@@ -233,8 +233,7 @@ t.test("above the limit of connections the next one is closed at once", async (t
   t.equal((await open(port, "/generate", { prompt: "ab", max_new_tokens: 1 })).statusCode, 200);
 });
 
-const hasIpv6 = Object.values(networkInterfaces()).some((all) => all?.some(({ address }) => address === "::1"));
-t.test("connections at two addresses, as localhost is, have one limit and one count", { skip: hasIpv6 ? false : "no IPv6 loopback" }, async (t) => {
+t.test("connections at two addresses, as localhost is, have one limit and one count", { skip: lacking("ipv6") }, async (t) => {
   const app = await buildTestApp(t, { clients: { ...CLIENT_DEFAULTS, maxConnections: 2, headerMs: 1_000 } });
   const port = Number(new URL(await listenAt(app, ["127.0.0.1", "::1", "192.0.2.1"], 0)).port);
   t.ok(app.logs.some((line) => line.includes('"address":"192.0.2.1"')), "one that the machine does not have is said");

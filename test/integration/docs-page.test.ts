@@ -1,13 +1,11 @@
 /** /docs in a real browser: the page shows every route and needs nothing from outside. */
-import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { chromium } from "playwright-core";
 import t from "tap";
+import { BROWSER, lacking } from "../support/requirements.ts";
 import { startServerProcess, temporaryFolder } from "../support/server.ts";
 
-const BROWSER = "/usr/bin/chromium";
-
-t.test("the API's page", { skip: existsSync(BROWSER) ? false : `no browser at ${BROWSER}` }, async (t) => {
+t.test("the API's page", { skip: lacking("chromium") }, async (t) => {
   const folder = temporaryFolder();
   t.teardown(() => folder.remove());
   const server = await startServerProcess(["--cache-dir", join(folder.path, "cache"), "--store", `lmdb:${join(folder.path, "store")}`]);

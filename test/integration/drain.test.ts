@@ -5,6 +5,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import t from "tap";
 import { SseParser } from "../../src/load/sse-parser.ts";
 import { startServerProcess, temporaryFolder, type Answer, type TestServer } from "../support/server.ts";
+import { lacking } from "../support/requirements.ts";
 
 const ROUNDS = 5;
 const CLIENTS = 10;
@@ -119,7 +120,7 @@ t.test("some were told to ask another server", async (t) => {
 });
 
 // Elsewhere new connections cannot be stopped while those that are there are accepted.
-t.test("the port is closed when nobody waits to be accepted", { skip: process.platform === "linux" ? false : "needs a socket filter" }, async (t) => {
+t.test("the port is closed when nobody waits to be accepted", { skip: lacking("linux") }, async (t) => {
   t.equal(unaccepted, 0);
 });
 

@@ -10,10 +10,11 @@ import type { RemovalReceipt } from "../../src/users/removal-types.ts";
 import { record } from "../prefixes/records.ts";
 import { effort } from "../support/effort.ts";
 import { engineRequest, goldenDir, openTestModel, seededRandom, submit, type ChoiceResult } from "../support/model.ts";
-import { hasRedis, startRedis, type TestRedis } from "../support/redis.ts";
+import { startRedis, type TestRedis } from "../support/redis.ts";
+import { skipFileWithout } from "../support/requirements.ts";
 import { ReplicaProcess } from "../support/replica-process.ts";
 
-if (!hasRedis()) t.bailout("redis-server is needed for the tests");
+skipFileWithout(t, "redis-server");
 
 const REMOVALS = effort({ short: 15, long: 40 });
 const PROMPTS = [[3, 1, 4], [20, 7], [99, 98, 97, 96, 95, 94], [5]];

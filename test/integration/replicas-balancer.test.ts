@@ -5,8 +5,9 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import t, { type Test } from "tap";
 import { ask, BalancedLoad, type Call, type Case, type Generated } from "../support/balanced-load.ts";
-import { hasHaproxy, startHaproxy, type TestBalancer } from "../support/haproxy.ts";
-import { freePort, hasRedis, startRedis } from "../support/redis.ts";
+import { startHaproxy, type TestBalancer } from "../support/haproxy.ts";
+import { freePort, startRedis } from "../support/redis.ts";
+import { lacking } from "../support/requirements.ts";
 import { startServerProcess, temporaryFolder, type TestServer } from "../support/server.ts";
 
 const REPLICAS = ["replica-1", "replica-2", "replica-3"] as const;
@@ -67,7 +68,7 @@ const isEqual = (got: Generated, expected: Generated): boolean =>
 const isBeginning = (got: Generated, expected: Generated): boolean =>
   isEqual(got, { ids: expected.ids.slice(0, got.ids.length), logprobs: expected.logprobs.slice(0, got.logprobs.length) });
 
-const skip = !hasRedis() ? "redis-server is not installed" : !hasHaproxy() ? "haproxy is not installed" : false;
+const skip = lacking("redis-server", "haproxy");
 
 t.test("replicas behind HAProxy", { skip, timeout: 280_000 }, async (t) => {
   const { deployment, balancer, cases } = await deploy(t);

@@ -3,7 +3,8 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import t from "tap";
-import { hasRedis, startRedis } from "../support/redis.ts";
+import { startRedis } from "../support/redis.ts";
+import { lacking } from "../support/requirements.ts";
 import { adapterForm, startServerProcess, temporaryFolder, type TestServer } from "../support/server.ts";
 
 const ADMIN_KEY = "an-admin-key-that-is-long-enough-for-a-test";
@@ -133,7 +134,7 @@ t.test("one server on LMDB", async (t) => {
   });
 });
 
-t.test("two replicas on one Redis", { skip: hasRedis() ? false : "no redis-server" }, async (t) => {
+t.test("two replicas on one Redis", { skip: lacking("redis-server") }, async (t) => {
   const redis = await startRedis();
   t.teardown(() => redis.stop());
   const [one, two] = await Promise.all([start("one", "--store", redis.url), start("two", "--store", redis.url)]);

@@ -1,5 +1,5 @@
 /** The report from disk in a real browser: plots are there and have their data, nothing is asked of the network. */
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
@@ -8,9 +8,8 @@ import t from "tap";
 import { compareHtml } from "../../src/load/report/compare.ts";
 import { reportHtml } from "../../src/load/report/html.ts";
 import { logTicks, plot, ticks } from "../../src/load/report/svg.ts";
+import { BROWSER, lacking } from "../support/requirements.ts";
 import { sampleResult } from "./sample-result.ts";
-
-const BROWSER = "/usr/bin/chromium";
 
 t.test("axes", async (t) => {
   t.same(ticks(10), [0, 2, 4, 6, 8, 10]);
@@ -54,7 +53,7 @@ t.test("nothing in a report leads out of it", async (t) => {
   t.ok(reportHtml(sampleResult()).includes("A note with &lt;b&gt; &amp; &quot;quotes&quot;."));
 });
 
-t.test("in a browser", { skip: existsSync(BROWSER) ? false : `no browser at ${BROWSER}` }, async (t) => {
+t.test("in a browser", { skip: lacking("chromium") }, async (t) => {
   const dir = mkdtempSync(join(tmpdir(), "prefixd-report-"));
   t.teardown(() => rmSync(dir, { recursive: true }));
   const browser = await chromium.launch({ executablePath: BROWSER, args: ["--no-sandbox"] });

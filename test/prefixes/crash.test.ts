@@ -3,6 +3,7 @@ import t from "tap";
 import { openLmdbStore } from "../../src/prefixes/lmdb-store.ts";
 import { openRedisStore } from "../../src/prefixes/redis-store.ts";
 import { startRedis } from "../support/redis.ts";
+import { lacking } from "../support/requirements.ts";
 import { crashRounds } from "./crash.ts";
 
 const ROUNDS = 8;
@@ -12,7 +13,7 @@ t.test("LMDB: a process killed at any moment leaves whole prefixes", async (t) =
   await crashRounds(t, `lmdb:${dir}`, "", () => openLmdbStore({ dir }), ROUNDS);
 });
 
-t.test("Redis: a replica killed at any moment leaves whole prefixes", async (t) => {
+t.test("Redis: a replica killed at any moment leaves whole prefixes", { skip: lacking("redis-server") }, async (t) => {
   const redis = await startRedis();
   t.teardown(() => redis.stop());
   await crashRounds(t, redis.url, "crash", () => openRedisStore({ url: redis.url, namespace: "crash" }), ROUNDS);
@@ -26,7 +27,7 @@ t.test("Redis: a replica killed at any moment leaves whole prefixes", async (t) 
   t.same(await redis.command("KEYS", "crash:*"), ["crash:{ann}:removed"], "removing the user leaves nothing but word of it, left-overs included");
 });
 
-t.test("Redis itself killed with its replica: appendfsync always keeps what was answered", async (t) => {
+t.test("Redis itself killed with its replica: appendfsync always keeps what was answered", { skip: lacking("redis-server") }, async (t) => {
   const redis = await startRedis("--appendonly", "yes", "--appendfsync", "always");
   t.teardown(() => redis.stop());
   const restart = async (): Promise<void> => {

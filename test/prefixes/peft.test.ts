@@ -25,13 +25,13 @@ function shapeOf(configFile: string): ModelShape {
 function goldens(): Golden[] {
   const found: Golden[] = [];
   const add = (dir: string, shape: ModelShape): void => {
-    for (const name of existsSync(dir) ? readdirSync(dir) : []) {
+    for (const name of readdirSync(dir)) {
       if (existsSync(join(dir, name, "adapter_config.json"))) found.push({ name, dir: join(dir, name), shape });
     }
   };
   const models = join(ROOT, "test/golden/models");
-  for (const model of existsSync(models) ? readdirSync(models) : []) add(join(models, model, "adapters"), shapeOf(join(models, model, "config.json")));
-  if (existsSync(join(ROOT, "models/demo/config.json"))) add(join(ROOT, "prefixes"), shapeOf(join(ROOT, "models/demo/config.json")));
+  for (const model of readdirSync(models)) add(join(models, model, "adapters"), shapeOf(join(models, model, "config.json")));
+  add(join(ROOT, "prefixes"), shapeOf(join(ROOT, "models/demo/config.json")));
   return found;
 }
 
@@ -41,7 +41,7 @@ function parse(config: Uint8Array | object, weights: Uint8Array, shape = SHAPE):
 
 t.test("adapters saved by PEFT", (t) => {
   const all = goldens();
-  if (all.length === 0) t.comment("no golden adapters here");
+  t.ok(all.length >= 30, `${all.length} adapters`);
   for (const { name, dir, shape } of all) {
     const config = readFileSync(join(dir, "adapter_config.json"));
     const weights = readFileSync(join(dir, "adapter_model.safetensors"));

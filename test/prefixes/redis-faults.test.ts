@@ -6,7 +6,10 @@ import { openRedisStore } from "../../src/prefixes/redis-store.ts";
 import type { PrefixKey, PrefixStore } from "../../src/prefixes/store.ts";
 import { startRedis } from "../support/redis.ts";
 import type { TestRedis } from "../support/redis.ts";
+import { skipFileWithout } from "../support/requirements.ts";
 import { record, SHAPE } from "./records.ts";
+
+skipFileWithout(t, "redis-server");
 
 const key = { user: "ann", name: "poem" };
 const BIG = { ...SHAPE, layers: 16, heads: 16, headDim: 16 };

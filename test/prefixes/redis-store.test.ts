@@ -4,7 +4,10 @@ import { openRedisStore } from "../../src/prefixes/redis-store.ts";
 import { contractOnRedis } from "../contract/on-redis.ts";
 import { prefixStoreContract } from "../contract/prefix-store.ts";
 import { startRedis } from "../support/redis.ts";
+import { skipFileWithout } from "../support/requirements.ts";
 import { record } from "./records.ts";
+
+skipFileWithout(t, "redis-server");
 
 contractOnRedis(prefixStoreContract, openRedisStore);
 

@@ -6,6 +6,7 @@ import { fileURLToPath } from "node:url";
 import t from "tap";
 import { defaultLibraryPath, ElementType, GraphOptimization, ORDINALS, OrtApi, OrtError } from "../../src/runtime/ort-api.ts";
 import { addModel, slowModel } from "../support/tiny-model.ts";
+import { lacking } from "../support/requirements.ts";
 
 const api = new OrtApi();
 const dir = t.testdir({ "garbage.onnx": "this is not protobuf" });
@@ -26,7 +27,7 @@ t.test("the library says who it is", async (t) => {
   t.match(defaultLibraryPath(), /onnxruntime/);
 });
 
-t.test("the library sends nothing to its maker: it has no thread for it", { skip: process.platform === "linux" ? false : "threads are counted in /proc" }, async (t) => {
+t.test("the library sends nothing to its maker: it has no thread for it", { skip: lacking("linux") }, async (t) => {
   const script = fileURLToPath(new URL("children/threads.ts", import.meta.url));
   const { ORT_DISABLE_TELEMETRY: _, ...env } = process.env;
   const started = (given: Record<string, string>): number => Number(spawnSync(process.execPath, ["--import", "tsx", script], { encoding: "utf8", env: { ...env, ...given } }).stdout);

@@ -1,4 +1,4 @@
-import { spawn, spawnSync } from "node:child_process";
+import { spawn } from "node:child_process";
 import type { ChildProcess } from "node:child_process";
 import { once } from "node:events";
 import { mkdtempSync, readdirSync, rmSync } from "node:fs";
@@ -8,6 +8,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Redis } from "ioredis";
+import { has, reasonFor } from "./requirements.ts";
 
 /** A real Redis on a free port of the loopback, with a folder of its own; ended by pid. */
 export interface TestRedis {
@@ -25,11 +26,8 @@ export interface TestRedis {
   stop(): Promise<void>;
 }
 
-export function hasRedis(): boolean {
-  return spawnSync("redis-server", ["--version"]).status === 0;
-}
-
 export async function startRedis(...args: string[]): Promise<TestRedis> {
+  if (!has("redis-server")) throw new Error(`a test that does not say so ${reasonFor("redis-server")}`);
   const dir = mkdtempSync(join(tmpdir(), "prefixd-redis-"));
   const port = await freePort();
   let child: ChildProcess | undefined;

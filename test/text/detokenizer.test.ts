@@ -23,6 +23,7 @@ t.test("pieces together are the whole, and hold whole characters", async (t) => 
     if (pieces.join() !== decoded.join()) t.same(pieces, decoded, ids.join());
     if (pieces.some((piece) => /[\ud800-\udbff]$|^[\udc00-\udfff]/.test(piece))) t.fail("half a character");
   }
+  t.pass("6000 texts");
 });
 
 t.test("a character comes with its last byte", async (t) => {

@@ -7,6 +7,7 @@ import { openRedisUserStore } from "../../src/users/redis-user-store.ts";
 import type { ApiKeyRecord } from "../../src/users/types.ts";
 import { user } from "../contract/user-store.ts";
 import { startRedis } from "../support/redis.ts";
+import { lacking } from "../support/requirements.ts";
 
 const ADMIN = "an-admin-key-of-more-than-32-characters";
 
@@ -131,7 +132,7 @@ t.test("many requests of one key ask once", async (t) => {
   t.equal(state.asked, 1);
 });
 
-t.test("revocation reaches another replica over Redis, also when the message is lost", async (t) => {
+t.test("revocation reaches another replica over Redis, also when the message is lost", { skip: lacking("redis-server") }, async (t) => {
   const redis = await startRedis();
   t.teardown(() => redis.stop());
   const [one, two] = [await openRedisUserStore({ url: redis.url }), await openRedisUserStore({ url: redis.url })];

@@ -5,6 +5,9 @@ import { apiKey, usageRow, user, userStoreContract } from "../contract/user-stor
 import { until } from "../support/app.ts";
 import { eventually } from "../support/fault-client.ts";
 import { startRedis } from "../support/redis.ts";
+import { skipFileWithout } from "../support/requirements.ts";
+
+skipFileWithout(t, "redis-server");
 
 contractOnRedis(userStoreContract, openRedisUserStore);
 

@@ -12,6 +12,7 @@ import { createLocalBus, createReplicaHandler, type ReplicaBus, type ReplicaHand
 import type { ApiKeyRecord, User } from "../../src/users/types.ts";
 import { record, SHAPE } from "../prefixes/records.ts";
 import { startRedis } from "../support/redis.ts";
+import { lacking } from "../support/requirements.ts";
 
 const key = { user: "ann", name: "poem" };
 const at = new Date("2026-01-31T12:00:00Z");
@@ -92,7 +93,7 @@ const local = (handler: ReplicaHandler): Promise<ReplicaBus> => Promise.resolve(
 
 t.test("LMDB, one process", async (t) => whole(t, await openLmdbStore({ dir: join(t.testdir(), "lmdb") }), local));
 
-t.test("Redis, one replica", async (t) => {
+t.test("Redis, one replica", { skip: lacking("redis-server") }, async (t) => {
   const redis = await startRedis();
   t.teardown(() => redis.stop());
   const { url } = redis;
@@ -111,7 +112,7 @@ t.test("what fails leaves the removal open, and another call finishes it", async
   t.equal(await store.removalState("ann"), "done");
 });
 
-t.test("a handler that fails once is called again, and the broadcast succeeds", async (t) => {
+t.test("a handler that fails once is called again, and the broadcast succeeds", { skip: lacking("redis-server") }, async (t) => {
   const redis = await startRedis();
   t.teardown(() => redis.stop());
   const { url } = redis;

@@ -5,7 +5,8 @@ import { RedisConnection } from "../../src/prefixes/redis-connection.ts";
 import { RedisTokenBuckets } from "../../src/users/redis-token-rate.ts";
 import { MemoryTokenBuckets, UserTokenRate } from "../../src/users/token-rate.ts";
 import { tokenBucketsContract } from "../contract/token-buckets.ts";
-import { hasRedis, startRedis } from "../support/redis.ts";
+import { startRedis } from "../support/redis.ts";
+import { lacking } from "../support/requirements.ts";
 
 t.test("in memory", async (t) => {
   let now = 0;
@@ -24,7 +25,7 @@ t.test("in memory", async (t) => {
   });
 });
 
-t.test("in Redis", { skip: hasRedis() ? false : "no redis-server" }, async (t) => {
+t.test("in Redis", { skip: lacking("redis-server") }, async (t) => {
   const redis = await startRedis();
   t.teardown(() => redis.stop());
   const connections: RedisConnection[] = [];

@@ -1,0 +1,37 @@
+/**
+ * `npm test`: runs tap with the arguments given, then lists what was skipped, by reason. With PREFIXD_TEST_COMPLETE=1, as in CI, a
+ * skipped test fails the run unless requirements.ts says why CI may lack what it needs.
+ */
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdtempSync, rmSync } from "node:fs";
+import { constants, tmpdir } from "node:os";
+import { join } from "node:path";
+import { byReason, skipsIn, unlisted } from "./support/skips.ts";
+
+const results = mkdtempSync(join(tmpdir(), "prefixd-tests-"));
+process.once("exit", () => rmSync(results, { recursive: true, force: true }));
+// Tap reports what was under way when it is stopped. A terminal's ^C reaches it by itself.
+process.on("SIGINT", () => {});
+for (const signal of ["SIGTERM", "SIGHUP"] as const) process.on(signal, () => void tap.kill(signal));
+
+const tap = spawn("tap", ["--output-dir", results, ...process.argv.slice(2)], { stdio: "inherit" });
+const [code, signal] = (await once(tap, "exit")) as [number | null, NodeJS.Signals | null];
+process.exitCode = code ?? 128 + constants.signals[signal!];
+
+// Comments of TAP, which this may be the end of.
+const say = (line: string): void => console.log(`# ${line}`);
+const skips = skipsIn(results);
+if (skips.length > 0) {
+  say(`Skipped on this machine (${skips.length}):`);
+  for (const [reason, tests] of byReason(skips)) {
+    say(`  ${reason}`);
+    for (const test of tests) say(`    ${test}`);
+  }
+}
+const forbidden = process.env["PREFIXD_TEST_COMPLETE"] === "1" ? unlisted(skips) : [];
+if (forbidden.length > 0) {
+  say(`Must not be skipped here (${forbidden.length}): test/support/requirements.ts does not say why these may be`);
+  for (const { test } of forbidden) say(`  ${test}`);
+  process.exitCode ||= 1;
+}
