@@ -1,4 +1,4 @@
-import { STATUS_CODES, type IncomingMessage, type Server, type ServerResponse } from "node:http";
+import { STATUS_CODES, type Server } from "node:http";
 import type { Socket } from "node:net";
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import { ERRORS, PrefixdError, type ErrorCode } from "../errors.ts";
@@ -31,32 +31,18 @@ export function serverOptions({ headerMs }: ClientLimits): object {
  */
 export function guardConnections(app: FastifyInstance, limits: ClientLimits, metrics: Metrics, traffic: Traffic): void {
   const server: Server = app.server;
-  const open = new Map<Socket, { requests: number; bytesBetween: number | null }>();
+  const open = new Set<Socket>();
   // Node drops what is too much at the first address before a socket is made of it. It knows of no other address.
   if (limits.maxConnections < Infinity) server.maxConnections = limits.maxConnections;
   server.on("drop", () => metrics.connectionCut("too_many"));
   server.on("connection", (socket: Socket) => {
-    open.set(socket, { requests: 0, bytesBetween: null });
+    open.add(socket);
     socket.once("close", () => open.delete(socket));
     if (open.size <= limits.maxConnections) return traffic.connected(socket);
     metrics.connectionCut("too_many");
     socket.destroy();
   });
-  metrics.watchConnections(() => ({ open: open.size, listeners: countListeners(server, open.keys()) }));
-  server.on("request", ({ socket }: IncomingMessage, response: ServerResponse) => {
-    const connection = open.get(socket);
-    if (!connection) return;
-    connection.requests++;
-    response.once("close", () => {
-      connection.requests--;
-      connection.bytesBetween = socket.bytesRead;
-    });
-  });
-  // Called when the server closes. From Node 26 on its own one also closes connections that have not asked anything yet, whose first request
-  // may be on its way. Here: those that have been answered, without a byte since.
-  server.closeIdleConnections = () => {
-    for (const [socket, { requests, bytesBetween }] of open) if (requests === 0 && socket.bytesRead === bytesBetween) socket.destroy();
-  };
+  metrics.watchConnections(() => ({ open: open.size, listeners: countListeners(server, open) }));
   // Streams bring a limit of their own: here each event would begin the time anew.
   app.addHook("onSend", (request, reply, payload, done) => {
     cutUnread(request, reply, limits.sendMs, () => metrics.connectionCut("not_reading"));
@@ -73,20 +59,24 @@ export function cutUnread(request: FastifyRequest, reply: FastifyReply, ms: numb
   });
 }
 
+const HEAD = Buffer.from("HEAD ");
+
 /** What is not HTTP, has too large headers or takes too long: Node's parser gives up, so the answer is written by hand. */
-export function refuseConnection(error: Error & { code?: string }, socket: Socket, metrics: Metrics): void {
+export function refuseConnection(error: Error & { code?: string; rawPacket?: unknown }, socket: Socket, metrics: Metrics): void {
   if (error.code === "ECONNRESET" || !socket.writable) return void socket.destroy();
   const late = error.code === "ERR_HTTP_REQUEST_TIMEOUT";
   if (late) metrics.connectionCut("not_sending");
-  endWithProblem(socket, late ? "request_timeout" : error.code === "HPE_HEADER_OVERFLOW" ? "headers_too_large" : "invalid_request");
+  // An answer to HEAD has no body. The parser tells nothing of a request whose headers it has not read to their end.
+  const bodiless = Buffer.isBuffer(error.rawPacket) && error.rawPacket.subarray(0, HEAD.length).equals(HEAD);
+  endWithProblem(socket, late ? "request_timeout" : error.code === "HPE_HEADER_OVERFLOW" ? "headers_too_large" : "invalid_request", { bodiless });
 }
 
 /** The last answer on a connection. Node looks at it no more, so nothing else would close it if the client does not. */
-export function endWithProblem(socket: Socket, code: ErrorCode): void {
+export function endWithProblem(socket: Socket, code: ErrorCode, { bodiless = false } = {}): void {
   const { status, title } = ERRORS[code];
   const body = JSON.stringify(toProblem(new PrefixdError(code, `${title}.`), "none"));
   socket.end(
-    `HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\nConnection: close\r\nContent-Type: ${PROBLEM_TYPE}\r\nContent-Length: ${Buffer.byteLength(body)}\r\n\r\n${body}`,
+    `HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\nConnection: close\r\nContent-Type: ${PROBLEM_TYPE}\r\nContent-Length: ${Buffer.byteLength(body)}\r\n\r\n${bodiless ? "" : body}`,
   );
   const timer = setTimeout(() => socket.destroy(), LAST_WORD_MS);
   socket.once("close", () => clearTimeout(timer));

@@ -174,6 +174,7 @@ t.test("what is not HTTP, and headers without end, get a plain answer and no cra
   const port = await app.listen();
   t.match(await raw(port, "\x16\x03\x01\x02\x00garbage\r\n\r\n"), /^HTTP\/1\.1 400 Bad Request\r\n[^]*"code":"invalid_request"/);
   t.match(await raw(port, `GET / HTTP/1.1\r\nHost: localhost\r\nX: ${"a".repeat(20_000)}\r\n\r\n`), /^HTTP\/1\.1 431 [^]*"code":"headers_too_large"/);
+  t.match(await raw(port, `HEAD / HTTP/1.1\r\nHost: localhost\r\nX: ${"a".repeat(20_000)}\r\n\r\n`), /^HTTP\/1\.1 431 [^]*\r\n\r\n$/, "an answer to HEAD has no body");
   t.match(await raw(port, "POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"), /^HTTP\/1\.1 400 /);
   t.match(await raw(port, "GET /health/live HTTP/1.1\r\nConnection: close\r\n\r\n"), /^HTTP\/1\.1 400 [^]*"code":"invalid_request"/, "HTTP/1.1 without Host");
   t.match(await raw(port, "GET /health/live HTTP/1.0\r\n\r\n"), /^HTTP\/1\.1 200 OK/, "HTTP/1.0 has none");
