@@ -10,7 +10,8 @@ import { buildApp } from "./http/app.ts";
 import { connectionsAllowed } from "./http/open-files.ts";
 import { drain, listen } from "./http/server.ts";
 import { openCheckpoint, type Checkpoint } from "./model/checkpoint.ts";
-import { Gpt2Runner, type RunnerOptions } from "./model/gpt2-runner.ts";
+import type { RunnerOptions } from "./model/gpt2-runner.ts";
+import { openRunner, type LocalRunner } from "./model/open-runner.ts";
 import { ensureGraph } from "./model/graph-cache.ts";
 import { resolveModel } from "./model/hub.ts";
 import { createAuditLog } from "./observability/audit.ts";
@@ -25,7 +26,8 @@ import { openRedisStore } from "./prefixes/redis-store.ts";
 import { createPrefixRegistry } from "./prefixes/registry.ts";
 import type { PrefixRegistry } from "./prefixes/registry-types.ts";
 import type { PrefixStore } from "./prefixes/store.ts";
-import { DEVICES } from "./runtime/device.ts";
+import { DEVICES } from "./runtime/devices.ts";
+import { CudaError } from "./runtime/cuda.ts";
 import { OrtError } from "./runtime/ort-api.ts";
 import { Runtime } from "./runtime/session.ts";
 import { loadTokenizer } from "./text/tokenizer.ts";
@@ -80,10 +82,11 @@ async function start(config: Config, logger: Logger, resources: Resources): Prom
   const runtime = new Runtime();
   resources.defer(() => runtime[Symbol.dispose]());
   const deviceLost = new Deferred<PrefixdError>();
-  const gpt2 = await openRunner(runtime, { modelPath, shape, slots: config.maxBatch, threads: config.threads, spinTime: config.spinTime, device, precision: config.precision, bankBytes: config.prefixBankBytes });
+  const gpt2 = await openOnDevice(runtime, { modelPath, shape, slots: config.maxBatch, threads: config.threads, spinTime: config.spinTime, device, precision: config.precision, bankBytes: config.prefixBankBytes });
   if (gpt2.longestPiece < config.prefillChunk) {
     logger.warn({ tokens: gpt2.longestPiece }, "this adapter's attention kernel is wrong for longer pieces of prompt: they are fed in shorter ones");
   }
+  for (const { size, reason } of gpt2.graphStats()?.eager ?? []) logger.warn({ size, reason }, "this size of step could not be captured as one graph: it runs kernel by kernel, which is slower");
   const runner = device.hostMemory ? gpt2 : new SupervisedRunner(gpt2, { timeoutMs: config.stepTimeout * 1000, onLost: (error) => deviceLost.resolve(error) });
   resources.defer(() => runner.close());
 
@@ -106,7 +109,7 @@ async function start(config: Config, logger: Logger, resources: Resources): Prom
   const cache = createPrefixCache({ store, shape, maxBytes: config.prefixCacheBytes, ...(config.store.startsWith("lmdb:") ? { verifyMs: 0 } : {}) });
   resources.defer(() => cache.close());
   const registry = createPrefixRegistry({ store, cache, shape, baseFingerprint: fingerprint, fold: (input) => engine.fold(input) });
-  metrics.watch({ engine: () => engine.stats(), prefixCache: () => cache.stats(), transfers: () => runtime.transfers, prefixBank: () => gpt2.bankStats() });
+  metrics.watch({ engine: () => engine.stats(), prefixCache: () => cache.stats(), transfers: () => runtime.transfers, prefixBank: () => gpt2.bankStats(), stepSizes: () => gpt2.graphStats() });
   if (config.prefixes !== "") await registerFolder(registry, config, logger);
 
   const auth = config.adminKey === null ? createKeylessAuthenticator() : createAuthenticator({ store: users, adminKey: config.adminKey });
@@ -187,13 +190,13 @@ function clientLimits(config: Config): ClientLimits {
   };
 }
 
-/** @throws DeviceError where the CPU would have done, PrecisionError, OrtError */
-async function openRunner(runtime: Runtime, options: RunnerOptions): Promise<Gpt2Runner> {
+/** @throws DeviceError where the CPU would have done, PrecisionError, OrtError, CudaError */
+async function openOnDevice(runtime: Runtime, options: RunnerOptions): Promise<LocalRunner> {
   try {
-    return await Gpt2Runner.open(runtime, options);
+    return await openRunner(runtime, options);
   } catch (error) {
     const reported = error instanceof PrefixdError ? error.cause : error;
-    if (options.device.hostMemory || !(reported instanceof OrtError)) throw error;
+    if (options.device.hostMemory || !(reported instanceof OrtError || reported instanceof CudaError)) throw error;
     throw new DeviceError(options.device.kind, reported.reason.replace(/[^.]$/, "$&."), { cause: error });
   }
 }

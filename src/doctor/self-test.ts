@@ -7,12 +7,13 @@ import { DEFAULT_SAMPLING } from "../engine/request.ts";
 import type { EngineRequest, FinishReason } from "../engine/request.ts";
 import type { FoldInput, KvTensor } from "../kv.ts";
 import { openCheckpoint, type Checkpoint } from "../model/checkpoint.ts";
-import { Gpt2Runner } from "../model/gpt2-runner.ts";
+import { openRunner, type LocalRunner } from "../model/open-runner.ts";
 import { ensureGraph } from "../model/graph-cache.ts";
 import type { Precision } from "../model/graph-weights.ts";
 import { readAdapterFolder } from "../prefixes/folder.ts";
 import { parsePeftAdapter } from "../prefixes/peft.ts";
-import { DEVICES, type DeviceKind } from "../runtime/device.ts";
+import type { DeviceKind } from "../runtime/device.ts";
+import { DEVICES } from "../runtime/devices.ts";
 import { Runtime } from "../runtime/session.ts";
 import { compare, type Comparison, type ExpectedCase, type GeneratedCase } from "./compare.ts";
 
@@ -38,7 +39,7 @@ export async function selfTest({ device, precision, folder }: SelfTestOptions): 
       const modelPath = await ensureGraph(checkpoint, cacheDir, precision, DEVICES[device]);
       using runtime = new Runtime();
       const { shape } = checkpoint;
-      const runner = await Gpt2Runner.open(runtime, { modelPath, shape, slots: SLOTS, threads: 0, device: DEVICES[device], precision, bankBytes: BANK_BYTES });
+      const runner = await openRunner(runtime, { modelPath, shape, slots: SLOTS, threads: 0, device: DEVICES[device], precision, bankBytes: BANK_BYTES });
       try {
         return await serve(runner, checkpoint, folder, precision);
       } finally {
@@ -52,7 +53,7 @@ export async function selfTest({ device, precision, folder }: SelfTestOptions): 
   }
 }
 
-async function serve(runner: Gpt2Runner, checkpoint: Checkpoint, folder: string, precision: Precision): Promise<Comparison> {
+async function serve(runner: LocalRunner, checkpoint: Checkpoint, folder: string, precision: Precision): Promise<Comparison> {
   const observer = { step() {}, queued() {}, firstToken() {}, interToken() {}, finished() {} };
   const engine = new Engine({ runner, maxQueue: 1024, prefillChunk: PREFILL_CHUNK, observer });
   const { eos_token_id, cases } = JSON.parse(await readFile(join(folder, "expected.json"), "utf8")) as { eos_token_id: number; cases: ExpectedCase[] };

@@ -9,7 +9,7 @@ export interface StepOutput {
   readonly topLogits: Float32Array;
   /** `[b, candidates]` */
   readonly topIds: Int32Array;
-  /** `[b]`: log of the sum of exp of all logits. */
+  /** `[b]`: log of the sum of exp of all logits. It and the others may have memory for more rows, all for the same number. */
   readonly logSumExp: Float32Array;
   /** All logits of one row, `[vocabSize]`: the exact path for what the candidates cannot decide. */
   logits(row: number): Float32Array;

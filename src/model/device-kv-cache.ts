@@ -26,17 +26,15 @@ interface Vectors {
 }
 
 /**
- * On a device whose memory has row views a row is fed where it lies. Elsewhere a tensor can only begin where memory begins: a row
- * is fed in a scratch tensor and copied to its place before the first step that needs it there. The engine feeds one row at a time,
- * so one scratch is enough; folding has another.
+ * Memory is known by handles, so a tensor can only begin where memory begins: a row is fed in a scratch tensor and copied to its place before
+ * the first step that needs it there. The engine feeds one row at a time, so one scratch is enough; folding has another.
  */
 export class DeviceKvCache implements KvCache {
   readonly bank: PrefixBank;
   readonly #runtime: Runtime;
   readonly #shape: ModelShape;
   readonly #slots: number;
-  readonly #rowViews: boolean;
-  /** `[rows, heads, positions, headDim]`; with row views the last row is for folding. */
+  /** `[slots, heads, positions, headDim]` */
   readonly #cache: readonly DeviceTensor[];
   readonly #scratch: readonly DeviceTensor[];
   readonly #foldScratch: readonly DeviceTensor[];
@@ -57,7 +55,6 @@ export class DeviceKvCache implements KvCache {
     this.#runtime = runtime;
     this.#shape = shape;
     this.#slots = slots;
-    this.#rowViews = device.rowViews;
     const open = (graph: Uint8Array): Session => this.#own(runtime.session(graph, { threads: 1, device }));
     this.#copy = open(copyGraph(type, shape));
     this.#load = open(loadGraph(type, shape));
@@ -65,26 +62,26 @@ export class DeviceKvCache implements KvCache {
     const store = open(storeGraph(type, shape));
     const allocate = (dims: readonly number[]): DeviceTensor => this.#own(session.allocate(type, dims));
     const rows = (count: number): DeviceTensor[] => Array.from({ length: 2 * layers }, () => allocate([count, heads, positions, headDim]));
-    this.#cache = rows(device.rowViews ? slots + 1 : slots);
-    this.#scratch = device.rowViews ? [] : rows(1);
-    this.#foldScratch = device.rowViews ? [] : rows(1);
+    this.#cache = rows(slots);
+    this.#scratch = rows(1);
+    this.#foldScratch = rows(1);
     const vectorsPerPage = 2 * layers * heads;
     const pageBytes = vectorsPerPage * headDim * (type === ElementType.float32 ? 4 : 2);
     const pages = Math.max(positions, Math.floor(options.bankBytes / pageBytes)) + 1;
     this.bank = new PrefixBank(runtime, shape, allocate([pages * vectorsPerPage, headDim]), store);
     // A device's memory begins with whatever was in it.
     for (let row = 0; row <= slots; row++) this.wipe(row, 0, positions);
-    this.#scratchUsed = device.rowViews ? 0 : positions;
+    this.#scratchUsed = positions;
     this.wipeBuffers();
   }
 
   rows(count: number): readonly Tensor[] {
     if (this.#fed !== null && this.#fed.row < count) this.#settle();
-    return this.#view(0, count);
+    const { heads, positions, headDim } = this.#shape;
+    return this.#kept(`first ${count}`, () => this.#cache.map((tensor) => tensor.view([count, heads, positions, headDim])));
   }
 
   row(row: number, start: number, end: number): readonly Tensor[] {
-    if (this.#rowViews) return this.#view(row, 1);
     if (row === this.#slots) return this.#foldScratch;
     this.#feed(row, start);
     this.#grow(end);
@@ -140,7 +137,7 @@ export class DeviceKvCache implements KvCache {
 
   /** Makes the scratch hold a row, which begins anew at position 0. */
   #feed(row: number, start: number): void {
-    if (this.#rowViews || row === this.#slots || this.#fed?.row === row) return;
+    if (row === this.#slots || this.#fed?.row === row) return;
     this.#settle();
     this.#fed = { row, length: 0 };
     if (start === 0) return;
@@ -169,7 +166,7 @@ export class DeviceKvCache implements KvCache {
 
   /** Where a row lies. */
   #settled(row: number): Vectors {
-    if (!this.#rowViews && row === this.#slots) return { tensors: this.#flat("fold", this.#foldScratch), first: 0 };
+    if (row === this.#slots) return { tensors: this.#flat("fold", this.#foldScratch), first: 0 };
     return { tensors: this.#flat("cache", this.#cache), first: row * this.#shape.heads * this.#shape.positions };
   }
 
@@ -205,16 +202,6 @@ export class DeviceKvCache implements KvCache {
 
   #flat(name: string, tensors: readonly DeviceTensor[]): readonly DeviceTensor[] {
     return this.#kept(`flat ${name}`, () => tensors.map((tensor) => tensor.view([tensor.shape[0]! * this.#shape.heads * this.#shape.positions, this.#shape.headDim])));
-  }
-
-  #view(row: number, count: number): readonly DeviceTensor[] {
-    const { heads, positions, headDim } = this.#shape;
-    return this.#kept(`${row}+${count}`, () =>
-      this.#cache.map((tensor) => {
-        const rowBytes = tensor.byteLength / tensor.shape[0]!;
-        return tensor.view([count, heads, positions, headDim], row * rowBytes);
-      }),
-    );
   }
 
   #kept(name: string, make: () => readonly DeviceTensor[]): readonly DeviceTensor[] {

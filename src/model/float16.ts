@@ -1,26 +1,49 @@
 /** IEEE 754 half precision for devices: JavaScript of Node 20 has no such array. */
 
+/** Bits of 2^-14, and of 65520, from which on numbers round to infinity. */
+const [LEAST_NORMAL, TOO_LARGE] = [0x38800000, 0x477ff000];
 const bits = new Uint32Array(1);
 const number = new Float32Array(bits.buffer);
+/** Of every half-precision number its value; made when first needed. */
+let values: Float32Array | null = null;
 
 /** The nearest half-precision numbers as bit patterns, ties to even; what is too large becomes infinite. */
-export function toFloat16(values: Float32Array): Uint16Array {
-  return Uint16Array.from(values, halfBits);
+export function toFloat16(singles: Float32Array): Uint16Array {
+  // Signed: numbers of 32 bits that are not would be floating-point ones to the engine.
+  const words = new Int32Array(singles.buffer, singles.byteOffset, singles.length);
+  const halves = new Uint16Array(singles.length);
+  for (let index = 0; index < halves.length; index++) {
+    const word = words[index]!;
+    const magnitude = word & 0x7fffffff;
+    // Nearly all: numbers that are normal in half precision as well.
+    halves[index] = magnitude >= LEAST_NORMAL && magnitude < TOO_LARGE ? ((word >>> 16) & 0x8000) | ((magnitude - 0x38000000 + 0xfff + ((magnitude >>> 13) & 1)) >>> 13) : otherBits(word);
+  }
+  return halves;
 }
 
-function halfBits(value: number): number {
-  number[0] = value;
-  const word = bits[0]!;
+/** The numbers of bit patterns, exactly. */
+export function fromFloat16(halves: Uint16Array): Float32Array {
+  values ??= Float32Array.from({ length: 1 << 16 }, (_, half) => valueOf(half));
+  const singles = new Float32Array(halves.length);
+  for (let index = 0; index < singles.length; index++) singles[index] = values[halves[index]!]!;
+  return singles;
+}
+
+/** @param word the bits of a single-precision number whose half-precision one is not normal */
+function otherBits(word: number): number {
   const sign = (word >>> 16) & 0x8000;
   const magnitude = word & 0x7fffffff;
   if (magnitude > 0x7f800000) return sign | 0x7e00;
-  // 65520 and above round to infinity.
-  if (magnitude >= 0x477ff000) return sign | 0x7c00;
-  if (magnitude >= 0x38800000) {
-    const rounded = magnitude - 0x38000000 + 0xfff + ((magnitude >>> 13) & 1);
-    return sign | (rounded >>> 13);
-  }
+  if (magnitude >= TOO_LARGE) return sign | 0x7c00;
   // Subnormal: multiples of 2^-24; adding 0.5 makes fp32 round there, ties to even.
-  number[0] = Math.abs(value) + 0.5;
-  return sign | (bits[0]! - 0x3f000000);
+  bits[0] = magnitude;
+  number[0] = number[0]! + 0.5;
+  return sign | (bits[0] - 0x3f000000);
+}
+
+function valueOf(half: number): number {
+  const sign = half & 0x8000 ? -1 : 1;
+  const [exponent, fraction] = [(half >>> 10) & 31, half & 1023];
+  if (exponent === 31) return fraction === 0 ? sign * Infinity : NaN;
+  return sign * (exponent === 0 ? fraction * 2 ** -24 : (1 + fraction / 1024) * 2 ** (exponent - 15));
 }

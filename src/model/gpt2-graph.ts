@@ -1,28 +1,34 @@
 /**
- * GPT-2 as an ONNX graph for continuous batching: pre-LN decoder (transformers' modeling_gpt2.py), attention as ONNX Runtime's
- * GroupQueryAttention over a KV cache that is updated in place.
+ * GPT-2 as an ONNX graph for continuous batching: pre-LN decoder (transformers' modeling_gpt2.py) over a KV cache that is updated in place.
+ * Attention is ONNX Runtime's GroupQueryAttention over slots (the CPU, WebGPU) or its PagedAttention over pages (CUDA).
  *
- * Inputs   input_ids, position_ids  int32 [b, s]; an id of -1 takes its embedding from soft_embeds
- *          soft_embeds              f32 [b|1, s|1, width], broadcast
- *          seqlens_k                int32 [b], tokens already in the cache + s - 1
+ * Inputs   input_ids, position_ids  int32 [b, s] (slots) or [t] (pages); an id of -1 takes its embedding from soft_embeds
+ *          soft_embeds              f32 [b|1, s|1, width] or [t|1, width], broadcast
+ *          output_rows              int32 [k], which of the tokens, row by row, are answered for
+ *          past_{key,value}.{l}     bound to the same memory as present_{key,value}.{l}: f32|f16 [b, H, M, D], or f16 [blocks, block, H, D]
+ *  slots   seqlens_k                int32 [b], tokens already in the cache + s - 1
  *          total_sequence_length    int32 [1], the largest of the rows' totals
- *          output_rows              int32 [k], which of the b * s tokens, row by row, are answered for
- *          past_{key,value}.{l}     f32|f16 [b, H, M, D], bound to the same memory as present_{key,value}.{l}
+ *  pages   cumulative_lengths       int32 [b + 1], where each row's tokens begin among the t
+ *          past_lengths             int32 [b], tokens already in the cache
+ *          block_table              int32 [b, columns], the row's blocks
+ *          bounds                   int32 [2], read by the host: at least the most new tokens of a row, at least the longest context. Too small
+ *                                   a bound gives wrong numbers and no error
  * Outputs  logits                   f32 [k, V]
- *          top_logits, top_ids      f32, int64 [k, K], descending, ties by id
+ *          top_logits, top_ids      f32, int64 (the CPU) or int32 [k, K], descending, ties by id (CUDA: in an order of its own)
  *          top_probability          f32 [k, 1], of the likeliest token
  *
- * Every node runs on ONNX Runtime's CPU, WebGPU and CUDA providers: hence no arithmetic on int64, and no LogSoftmax.
- * GroupQueryAttention takes b > 1 only with s = 1, and s > 1 with a past only at b = 1.
+ * Every node over slots runs on ONNX Runtime's CPU and WebGPU providers: hence no arithmetic on int64, and no LogSoftmax.
+ * GroupQueryAttention takes b > 1 only with s = 1, and s > 1 with a past only at b = 1; PagedAttention takes any rows.
  */
 import type { Gpt2Config } from "./checkpoint.ts";
 import { attentionScale, floatType, graphWeights, headTensor, scaledQueries, type Arithmetic, type FloatType } from "./graph-weights.ts";
 import { linearLayers, type LinearLayers } from "./linear.ts";
-import { DataType, OnnxGraph, type ExternalRange } from "./onnx-writer.ts";
+import { DataType, OnnxGraph, type Dim, type ExternalRange } from "./onnx-writer.ts";
 import { skippablePart } from "./skipped-part.ts";
+import { candidatesByGroup, candidatesByPart } from "./top-candidates.ts";
 
 /** Part of the cache key of a built graph: change it whenever the graph changes. */
-export const GRAPH_VERSION = 6;
+export const GRAPH_VERSION = 7;
 
 /** More candidates than transformers' default top_k of 50, so that default sampling never needs all logits. */
 export const CANDIDATES = 64;
@@ -34,9 +40,14 @@ export interface GraphOptions {
   /** Where each of `graphWeights` lies in the data file. */
   readonly weights: ReadonlyMap<string, ExternalRange>;
   readonly dataFile: string;
-  /** Runs without output rows are possible, on the CPU only. */
-  readonly skipsHead: boolean;
+  /**
+   * host: runs without output rows are possible, on the CPU only. device: every node runs on a device, candidates in two levels. paged: the
+   * same with PagedAttention.
+   */
+  readonly kind: GraphKind;
 }
+
+export type GraphKind = "host" | "device" | "paged";
 
 /** Encodes the model file. The data file is written apart, by `ensureGraph`. */
 export function gpt2Graph(config: Gpt2Config, options: GraphOptions): Uint8Array {
@@ -45,13 +56,14 @@ export function gpt2Graph(config: Gpt2Config, options: GraphOptions): Uint8Array
   const graph = new OnnxGraph("gpt2", options.dataFile);
   const weight = declareWeights(graph, config, options);
   const linear = linearLayers(graph, options.arithmetic);
-  const cacheDims = ["batch", heads, positions, headDim] as const;
+  const paged = options.kind === "paged";
+  const cacheDims = paged ? ["blocks", "block", heads, headDim] : ["batch", heads, positions, headDim];
 
-  graph.input("input_ids", DataType.int32, ["batch", "sequence"]);
-  graph.input("position_ids", DataType.int32, ["batch", "sequence"]);
-  graph.input("soft_embeds", DataType.float, ["soft_batch", "soft_sequence", width]);
-  graph.input("seqlens_k", DataType.int32, ["batch"]);
-  graph.input("total_sequence_length", DataType.int32, [1]);
+  const tokens = paged ? ["tokens"] : ["batch", "sequence"];
+  graph.input("input_ids", DataType.int32, tokens);
+  graph.input("position_ids", DataType.int32, tokens);
+  graph.input("soft_embeds", DataType.float, [...tokens.map((dim) => `soft_${dim}`), width]);
+  for (const [name, dims] of Object.entries(paged ? PAGED_INPUTS : SLOT_INPUTS)) graph.input(name, DataType.int32, dims);
   graph.input("output_rows", DataType.int32, ["outputs"]);
   for (let layer = 0; layer < layers; layer++) {
     for (const part of ["key", "value"]) {
@@ -82,9 +94,10 @@ export function gpt2Graph(config: Gpt2Config, options: GraphOptions): Uint8Array
     const at = `h.${layer}`;
     linear.conv1d(normed, `${at}.attn.c_attn.weight`, `${at}.qkv_unbiased`);
     graph.node("Add", [`${at}.qkv_unbiased`, weight(`${at}.attn.c_attn.bias`)], [`${at}.qkv`]);
+    const cache = [`past_key.${layer}`, `past_value.${layer}`];
     graph.contrib(
-      "GroupQueryAttention",
-      [`${at}.qkv`, "", "", `past_key.${layer}`, `past_value.${layer}`, "seqlens_k", "total_sequence_length"],
+      paged ? "PagedAttention" : "GroupQueryAttention",
+      [`${at}.qkv`, "", "", ...cache, ...(paged ? PAGED_LENGTHS : SLOT_LENGTHS)],
       [`${at}.attended`, `present_key.${layer}`, `present_value.${layer}`],
       { num_heads: heads, kv_num_heads: heads, scale: { float: scaledQueries(options.arithmetic) ? 1 : attentionScale(config, layer) } },
     );
@@ -96,9 +109,18 @@ export function gpt2Graph(config: Gpt2Config, options: GraphOptions): Uint8Array
     addAndNorm(`${at}.mlp_out`, `${at}.mlp.c_proj.bias`, layer + 1 < layers ? `h.${layer + 1}.ln_1` : "ln_f", `${at}.out`);
   }
 
-  head(graph, normed, linear, config, options);
+  if (options.kind === "host") hostHead(graph, normed, config, options);
+  else deviceHead(graph, normed, linear, config, options);
   return graph.encode();
 }
+
+type Inputs = Readonly<Record<string, readonly Dim[]>>;
+const SLOT_INPUTS: Inputs = { seqlens_k: ["batch"], total_sequence_length: [1] };
+const PAGED_INPUTS: Inputs = { cumulative_lengths: ["rows_and_one"], past_lengths: ["rows"], block_table: ["rows", "columns"], bounds: [2] };
+
+/** Behind query, key, value and the cache; of PagedAttention's optional inputs only the last one is used. */
+const SLOT_LENGTHS = ["seqlens_k", "total_sequence_length"];
+const PAGED_LENGTHS = ["cumulative_lengths", "past_lengths", "block_table", ...new Array<string>(8).fill(""), "bounds"];
 
 function declareWeights(graph: OnnxGraph, config: Gpt2Config, { arithmetic, weights }: GraphOptions): (name: string) => string {
   for (const [name, { type, dims }] of graphWeights(config, arithmetic)) {
@@ -141,29 +163,44 @@ function activate(graph: OnnxGraph, config: Gpt2Config, input: string, bias: str
  * overflow and works row by row, and a maximum is exact in any order; Exp and ReduceSum nodes are split over threads in ways that
  * depend on the batch, and changed the last bit of a row beside other rows.
  *
- * With `skipsHead` it is computed only for runs that are asked for an answer: it is a third of the weights.
+ * It is computed only for runs that are asked for an answer: it is a third of the weights.
  */
-function head(graph: OnnxGraph, hidden: string, linear: LinearLayers, config: Gpt2Config, { arithmetic, candidates, skipsHead }: GraphOptions): void {
-  const outputs = [
-    { name: "logits", type: DataType.float, dims: config.vocabSize },
-    { name: "top_logits", type: DataType.float, dims: candidates },
-    { name: "top_ids", type: DataType.int64, dims: candidates },
-    { name: "top_probability", type: DataType.float, dims: 1 },
-  ] as const;
-  const answers = skipsHead ? new OnnxGraph("answers", "") : graph;
-  const at = skipsHead ? "answers." : "";
-  answers.constant("token_rows", DataType.int64, [2], BigInt64Array.of(-1n, BigInt(config.width)));
+function hostHead(graph: OnnxGraph, hidden: string, config: Gpt2Config, { arithmetic, candidates }: GraphOptions): void {
+  const answers = new OnnxGraph("answers", "");
+  answered(answers, hidden, config);
+  linearLayers(answers, arithmetic, "answers.").head("output_hidden", headTensor(config), "answers.logits");
   answers.constant("candidates", DataType.int64, [1], BigInt64Array.of(BigInt(candidates)));
-  answers.node("Reshape", [hidden, "token_rows"], ["hidden_rows"]);
-  answers.node("Gather", ["hidden_rows", "output_rows"], ["output_hidden"], { axis: 0 });
-  (skipsHead ? linearLayers(answers, arithmetic, at) : linear).head("output_hidden", headTensor(config), `${at}logits`);
-  answers.node("TopK", [`${at}logits`, "candidates"], [`${at}top_logits`, `${at}top_ids`], { axis: -1, largest: 1, sorted: 1 });
-  answers.node("Softmax", [`${at}logits`], ["probabilities"], { axis: -1 });
-  answers.node("ReduceMax", ["probabilities", "last_axis"], [`${at}top_probability`], { keepdims: 1 });
+  answers.node("TopK", ["answers.logits", "candidates"], ["answers.top_logits", "answers.top_ids"], { axis: -1, largest: 1, sorted: 1 });
+  answers.node("Softmax", ["answers.logits"], ["probabilities"], { axis: -1 });
+  answers.node("ReduceMax", ["probabilities", "last_axis"], ["answers.top_probability"], { keepdims: 1 });
+  const outputs = answersOf(config, candidates, DataType.int64);
   for (const { name, type, dims } of outputs) graph.output(name, type, ["outputs", dims]);
-  if (!skipsHead) return;
-
   graph.node("Shape", ["output_rows"], ["output_count"]);
   graph.node("Cast", ["output_count"], ["is_answered"], { to: DataType.bool });
-  skippablePart(graph, "is_answered", answers, at, "outputs", outputs);
+  skippablePart(graph, "is_answered", answers, "answers.", "outputs", outputs);
+}
+
+/** The same on a device. */
+function deviceHead(graph: OnnxGraph, hidden: string, linear: LinearLayers, config: Gpt2Config, { arithmetic, candidates, kind }: GraphOptions): void {
+  answered(graph, hidden, config);
+  const raw = linear.head("output_hidden", headTensor(config), "logits");
+  if (kind === "paged") candidatesByGroup(graph, raw, floatType(arithmetic), config.vocabSize, candidates);
+  else candidatesByPart(graph, config.vocabSize, candidates);
+  for (const { name, type, dims } of answersOf(config, candidates, DataType.int32)) graph.output(name, type, ["outputs", dims]);
+}
+
+/** `output_hidden` [k, width]: the hidden states of the tokens that are answered for. */
+function answered(graph: OnnxGraph, hidden: string, config: Gpt2Config): void {
+  graph.constant("token_rows", DataType.int64, [2], BigInt64Array.of(-1n, BigInt(config.width)));
+  graph.node("Reshape", [hidden, "token_rows"], ["hidden_rows"]);
+  graph.node("Gather", ["hidden_rows", "output_rows"], ["output_hidden"], { axis: 0 });
+}
+
+function answersOf(config: Gpt2Config, candidates: number, ids: DataType): readonly { name: string; type: DataType; dims: number }[] {
+  return [
+    { name: "logits", type: DataType.float, dims: config.vocabSize },
+    { name: "top_logits", type: DataType.float, dims: candidates },
+    { name: "top_ids", type: ids, dims: candidates },
+    { name: "top_probability", type: DataType.float, dims: 1 },
+  ];
 }

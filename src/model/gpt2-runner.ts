@@ -175,6 +175,10 @@ export class Gpt2Runner implements ModelRunner {
     return this.#cache.read(row, this.shape.positions);
   }
 
+  graphStats(): null {
+    return null;
+  }
+
   /** Of the prefixes in the device's memory; null where prefixes are in the process's own. */
   bankStats(): PrefixBankStats | null {
     return this.#cache instanceof DeviceKvCache ? this.#cache.bank.stats() : null;

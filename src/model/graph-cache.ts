@@ -1,22 +1,24 @@
 /**
- * Builds a checkpoint's graphs once into a cache folder: `<fingerprint>-<arithmetic>-v<version>/{model.onnx, device.onnx, weights.bin}`,
+ * Builds a checkpoint's graphs once into a cache folder: `<fingerprint>-<arithmetic>-v<version>/{model.onnx, device.onnx, paged.onnx, weights.bin}`,
  * with integers.onnx in int8. Machines may share it: each takes the arithmetic that it computes exactly.
  */
 import { randomUUID } from "node:crypto";
 import { constants } from "node:fs";
 import { access, mkdir, open, readdir, rename, rm, stat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
-import { DEVICES, type Device } from "../runtime/device.ts";
+import type { Device } from "../runtime/device.ts";
+import { DEVICES } from "../runtime/devices.ts";
+import { isStreamed } from "../runtime/stream-device.ts";
 import type { Checkpoint } from "./checkpoint.ts";
 import { toFloat16 } from "./float16.ts";
-import { CANDIDATES, GRAPH_VERSION, gpt2Graph } from "./gpt2-graph.ts";
+import { CANDIDATES, GRAPH_VERSION, gpt2Graph, type GraphKind } from "./gpt2-graph.ts";
 import { graphWeights, isInteger, ZERO_POINT, type Arithmetic, type ChannelFactor, type GraphWeight, type Precision } from "./graph-weights.ts";
 import { exactIntegers, integerCheck, integerCheckPath } from "./integer-kernels.ts";
 import { DataType, type ExternalRange } from "./onnx-writer.ts";
 import { channelScales, writeIntegers } from "./quantize.ts";
 
 const DATA_FILE = "weights.bin";
-const [HOST_GRAPH, DEVICE_GRAPH] = ["model.onnx", "device.onnx"];
+const FILES: Readonly<Record<GraphKind, string>> = { host: "model.onnx", device: "device.onnx", paged: "paged.onnx" };
 /** ORT maps external data into memory: page alignment spares it a copy. */
 const ALIGNMENT = 4096;
 const CHUNK_BYTES = 4 << 20;
@@ -27,14 +29,14 @@ const ABANDONED_MS = 6 * 3_600_000;
  * does not depend on the model's size. Whole or absent: the folder appears by a rename.
  * @throws ModelLoadError from the checkpoint; the file system's errors; OrtError
  */
-export async function ensureGraph(checkpoint: Checkpoint, cacheDir: string, precision: Precision, device: Pick<Device, "hostMemory"> = DEVICES.cpu): Promise<string> {
+export async function ensureGraph(checkpoint: Checkpoint, cacheDir: string, precision: Precision, device: Device = DEVICES.cpu): Promise<string> {
   return ensureArithmetic(checkpoint, cacheDir, precision === "int8" ? await exactIntegers() : precision, device);
 }
 
 /** The same, whatever this machine computes exactly. */
-export async function ensureArithmetic(checkpoint: Checkpoint, cacheDir: string, arithmetic: Arithmetic, device: Pick<Device, "hostMemory"> = DEVICES.cpu): Promise<string> {
+export async function ensureArithmetic(checkpoint: Checkpoint, cacheDir: string, arithmetic: Arithmetic, device: Device = DEVICES.cpu): Promise<string> {
   const folder = join(cacheDir, `${checkpoint.fingerprint.slice(0, 32)}-${arithmetic}-v${GRAPH_VERSION}`);
-  const path = join(folder, device.hostMemory ? HOST_GRAPH : DEVICE_GRAPH);
+  const path = join(folder, FILES[device.hostMemory ? "host" : isStreamed(device) ? "paged" : "device"]);
   const checks = isInteger(arithmetic) ? [integerCheckPath(path)] : [];
   if (await exist(path, ...checks)) return path;
   const temporary = `${folder}.${randomUUID()}.tmp`;
@@ -43,11 +45,11 @@ export async function ensureArithmetic(checkpoint: Checkpoint, cacheDir: string,
   try {
     const weights = await writeWeights(checkpoint, arithmetic, join(temporary, DATA_FILE));
     const candidates = Math.min(CANDIDATES, checkpoint.config.vocabSize);
-    for (const [name, skipsHead] of [[DEVICE_GRAPH, false], [HOST_GRAPH, true]] as const) {
-      await writeModel(join(temporary, name), gpt2Graph(checkpoint.config, { arithmetic, candidates, weights, dataFile: DATA_FILE, skipsHead }));
+    for (const [kind, name] of Object.entries(FILES) as [GraphKind, string][]) {
+      await writeModel(join(temporary, name), gpt2Graph(checkpoint.config, { arithmetic, candidates, weights, dataFile: DATA_FILE, kind }));
     }
-    if (isInteger(arithmetic)) await writeModel(integerCheckPath(join(temporary, HOST_GRAPH)), integerCheck(arithmetic));
-    await publish(temporary, folder, [join(folder, HOST_GRAPH), join(folder, DEVICE_GRAPH), ...checks]);
+    if (isInteger(arithmetic)) await writeModel(integerCheckPath(join(temporary, FILES.host)), integerCheck(arithmetic));
+    await publish(temporary, folder, [...Object.values(FILES).map((name) => join(folder, name)), ...checks]);
   } finally {
     await rm(temporary, { recursive: true, force: true });
   }

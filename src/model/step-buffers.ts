@@ -40,7 +40,8 @@ export class StepBuffers implements Disposable {
   /** `[rows, vocabSize]` */
   readonly #logits: DeviceTensor | HostTensor<Float32Array>;
   readonly #topLogits: Float32Array;
-  readonly #topIds64: BigInt64Array;
+  /** The CPU's graph answers with int64; null elsewhere. */
+  readonly #topIds64: BigInt64Array | null;
   readonly #topIds: Int32Array;
   readonly #topProbability: Float32Array;
   readonly #logSumExp: Float32Array;
@@ -51,7 +52,7 @@ export class StepBuffers implements Disposable {
     this.#options = options;
     this.rows = rows;
     this.#topLogits = new Float32Array(rows * candidates);
-    this.#topIds64 = new BigInt64Array(rows * candidates);
+    this.#topIds64 = graphs === null ? new BigInt64Array(rows * candidates) : null;
     this.#topIds = new Int32Array(rows * candidates);
     this.#topProbability = new Float32Array(rows);
     this.#logSumExp = new Float32Array(rows);
@@ -65,7 +66,7 @@ export class StepBuffers implements Disposable {
     return {
       logits: this.#logits instanceof DeviceTensor ? this.#logits.view(shape) : this.#runtime.tensor(this.#logits.data.subarray(0, rows * vocabSize), shape),
       top_logits: this.#runtime.tensor(this.#topLogits.subarray(0, rows * candidates), [rows, candidates]),
-      top_ids: this.#runtime.tensor(this.#topIds64.subarray(0, rows * candidates), [rows, candidates]),
+      top_ids: this.#runtime.tensor((this.#topIds64 ?? this.#topIds).subarray(0, rows * candidates), [rows, candidates]),
       top_probability: this.#runtime.tensor(this.#topProbability.subarray(0, rows), [rows, 1]),
     };
   }
@@ -73,9 +74,11 @@ export class StepBuffers implements Disposable {
   /** What the last run has put into those tensors. */
   output(rows: number): StepOutput {
     const { candidates } = this.#options;
-    // Ids are small: the lower half of each is all of it.
-    const words = new Int32Array(this.#topIds64.buffer);
-    for (let index = 0; index < rows * candidates; index++) this.#topIds[index] = words[2 * index]!;
+    if (this.#topIds64 !== null) {
+      // Ids are small: the lower half of each is all of it.
+      const words = new Int32Array(this.#topIds64.buffer);
+      for (let index = 0; index < rows * candidates; index++) this.#topIds[index] = words[2 * index]!;
+    }
     for (let row = 0; row < rows; row++) this.#logSumExp[row] = this.#topLogits[row * candidates]! - Math.log(this.#topProbability[row]!);
     return { rows, topLogits: this.#topLogits, topIds: this.#topIds, logSumExp: this.#logSumExp, logits: (row) => this.#row(row) };
   }
@@ -83,7 +86,7 @@ export class StepBuffers implements Disposable {
   /** Fills everything with zeros. */
   wipe(): void {
     for (const buffer of [this.#topLogits, this.#topIds, this.#topProbability, this.#logSumExp]) buffer.fill(0);
-    this.#topIds64.fill(0n);
+    this.#topIds64?.fill(0n);
     if (!(this.#logits instanceof DeviceTensor)) return void this.#logits.data.fill(0);
     const { vocabSize, graphs } = this.#options;
     using vectors = this.#runtime.tensor(new Float32Array(vocabSize), [1, vocabSize]);

@@ -39,6 +39,7 @@ export const METRICS = {
   prefixd_prefix_bank_entries: { type: "gauge", help: "Hot prefixes in the device's memory." },
   prefixd_prefix_bank_hits_total: { type: "counter", help: "Prefixes that were in the device's memory already." },
   prefixd_prefix_bank_misses_total: { type: "counter", help: "Prefixes that had to be copied to the device." },
+  prefixd_step_sizes: { type: "gauge", help: "Sizes of step on a device with captured graphs, by how they run: as one graph, or kernel by kernel where that could not be.", labels: ["run"] },
   prefixd_store_errors_total: { type: "counter", help: "Calls of the prefix store that failed, by operation.", labels: ["op"] },
   prefixd_connections: { type: "gauge", help: "Open connections." },
   prefixd_connections_cut_total: { type: "counter", help: "Connections that the server cut: too_many (above --max-connections), not_sending (a request did not arrive in time), not_reading (an answer or a stream was not read).", labels: ["reason"] },
@@ -60,6 +61,8 @@ export interface MetricsSources {
   readonly prefixCache: () => PrefixCacheStats;
   /** Bytes copied to a device and from it since the start. */
   readonly transfers: () => { readonly up: number; readonly down: number };
+  /** null: there are no captured graphs. */
+  readonly stepSizes: () => { readonly captured: number; readonly eager: readonly unknown[] } | null;
   /** null: the model runs in the process's own memory. */
   readonly prefixBank: () => { readonly entries: number; readonly bytes: number; readonly hits: number; readonly misses: number } | null;
 }
@@ -178,12 +181,17 @@ export class Metrics implements EngineObserver {
     this.#registry.clear();
   }
 
-  #renderDevice({ transfers, prefixBank }: MetricsSources): void {
+  #renderDevice({ transfers, prefixBank, stepSizes }: MetricsSources): void {
     const { up, down } = transfers();
     const bytes = this.#counter("prefixd_device_bytes_total");
     bytes.reset();
     bytes.inc({ direction: "up" }, up);
     bytes.inc({ direction: "down" }, down);
+    const graphs = stepSizes();
+    if (graphs !== null) {
+      this.#gauge("prefixd_step_sizes").set({ run: "graph" }, graphs.captured);
+      this.#gauge("prefixd_step_sizes").set({ run: "kernels" }, graphs.eager.length);
+    }
     const bank = prefixBank();
     if (bank === null) return;
     this.#gauge("prefixd_prefix_bank_bytes").set(bank.bytes);

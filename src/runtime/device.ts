@@ -11,12 +11,6 @@ export interface Device {
   readonly memory: string;
   /** Kernels work on the process's own memory: typed arrays are tensors, nothing is ever copied. */
   readonly hostMemory: boolean;
-  /** A tensor may begin in the middle of another's memory. Not where memory is known by handles. */
-  readonly rowViews: boolean;
 }
 
-export const DEVICES: Readonly<Record<DeviceKind, Device>> = {
-  cpu: { kind: "cpu", provider: null, memory: "Cpu", hostMemory: true, rowViews: true },
-  webgpu: { kind: "webgpu", provider: { name: "WebGPU", settings: {} }, memory: "WebGPU_Buffer", hostMemory: false, rowViews: false },
-  cuda: { kind: "cuda", provider: { name: "CUDA", settings: { device_id: "0" } }, memory: "Cuda", hostMemory: false, rowViews: true },
-};
+export const CPU: Device = { kind: "cpu", provider: null, memory: "Cpu", hostMemory: true };

@@ -101,10 +101,12 @@ const FUNCTIONS = {
   ReleaseIoBinding: [135, "void", [P]],
   BindInput: [136, "status", [P, "str", P]],
   BindOutput: [137, "status", [P, "str", P]],
+  AddRunConfigEntry: [165, "status", [P, "str", "str"]],
   SessionOptionsAppendExecutionProvider_CUDA_V2: [204, "status", [P, P]],
   CreateCUDAProviderOptions: [205, "status", [OUT]],
   UpdateCUDAProviderOptions: [206, "status", [P, STRINGS, STRINGS, "size_t"]],
   ReleaseCUDAProviderOptions: [208, "void", [P]],
+  UpdateCUDAProviderOptionsWithValue: [263, "status", [P, "str", P]],
   SessionOptionsAppendExecutionProvider: [216, "status", [P, "str", STRINGS, STRINGS, "size_t"]],
 } as const;
 type FunctionName = keyof typeof FUNCTIONS;
@@ -189,12 +191,13 @@ export class OrtApi {
     this.#call("SetIntraOpNumThreads", options, threads);
   }
   /** Puts an execution provider before those that the options have already. */
-  appendExecutionProvider(options: SessionOptionsHandle, name: ExecutionProviderName, settings: Readonly<Record<string, string>>): void {
+  appendExecutionProvider(options: SessionOptionsHandle, name: ExecutionProviderName, settings: Readonly<Record<string, string>>, stream: bigint | null = null): void {
     const entries = [Object.keys(settings), Object.values(settings), Object.keys(settings).length] as const;
     if (name === "WebGPU") return this.#call("SessionOptionsAppendExecutionProvider", options, name, ...entries);
     const native = this.#create("CreateCUDAProviderOptions");
     try {
       this.#call("UpdateCUDAProviderOptions", native, ...entries);
+      if (stream !== null) this.#call("UpdateCUDAProviderOptionsWithValue", native, "user_compute_stream", stream);
       this.#call("SessionOptionsAppendExecutionProvider_CUDA_V2", options, native);
     } finally {
       this.#functions.ReleaseCUDAProviderOptions(native);
@@ -259,6 +262,9 @@ export class OrtApi {
 
   createRunOptions(): RunOptionsHandle {
     return this.#create("CreateRunOptions");
+  }
+  addRunConfig(options: RunOptionsHandle, key: string, value: string): void {
+    this.#call("AddRunConfigEntry", options, key, value);
   }
   releaseRunOptions(options: RunOptionsHandle): void {
     this.#functions.ReleaseRunOptions(options);

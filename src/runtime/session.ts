@@ -3,7 +3,7 @@
  * Knows nothing of any particular model.
  */
 import { readCpuQuota, threadsWithin } from "./cpu-quota.ts";
-import { DEVICES, type Device } from "./device.ts";
+import { CPU, type Device } from "./device.ts";
 import { inHugePages } from "./huge-pages.ts";
 import {
   ElementType,
@@ -81,6 +81,8 @@ export interface SessionOptions {
   readonly device?: Device;
   /** ORT's session configuration entries. */
   readonly config?: Readonly<Record<string, string>>;
+  /** The device's stream that all runs are queued on, as an address; by default one of ONNX Runtime's own. */
+  readonly stream?: bigint;
   /** Keep the weights in huge pages where the system has them. */
   readonly hugePages?: boolean;
 }
@@ -133,20 +135,18 @@ export class DeviceTensor extends Tensor {
     this.#memory = memory;
     this.#type = type;
     this.value = value;
-    this.byteLength = countOf(shape) * BYTES[type];
+    this.byteLength = bytesOf(type, shape);
   }
 
   /**
-   * The same memory from byte `offset` on as another shape; this tensor must outlive it.
-   * @throws RangeError if it does not fit, or begins in the middle on a device that knows memory by handles
+   * The same memory from its beginning on as another shape; this tensor must outlive it.
+   * @throws RangeError if it does not fit
    */
-  view(shape: readonly number[], offset = 0): DeviceTensor {
-    const byteLength = countOf(shape) * BYTES[this.#type];
-    if (offset + byteLength > this.byteLength || (offset > 0 && !this.#memory.device.rowViews)) {
-      throw new RangeError(`no view [${shape.join(", ")}] at byte ${offset} of a tensor [${this.shape.join(", ")}] on ${this.#memory.device.kind}`);
-    }
+  view(shape: readonly number[]): DeviceTensor {
+    const byteLength = bytesOf(this.#type, shape);
+    if (byteLength > this.byteLength) throw new RangeError(`no view [${shape.join(", ")}] of a tensor [${this.shape.join(", ")}]`);
     const { api } = this.runtime;
-    const value = api.createTensorAt(this.#memory.info, api.dataOf(this.value) + BigInt(offset), byteLength, shape, this.#type);
+    const value = api.createTensorAt(this.#memory.info, api.dataOf(this.value), byteLength, shape, this.#type);
     return new DeviceTensor(this.#memory, this.#type, shape, value);
   }
 }
@@ -161,7 +161,7 @@ interface DeviceMemory {
 export class Session extends Owner {
   readonly device: Device;
   readonly #runtime: Runtime;
-  readonly #session: SessionHandle;
+  readonly handle: SessionHandle;
   readonly #runOptions: RunOptionsHandle;
   #memory: DeviceMemory | null = null;
   /** A run reads memory that only its binding keeps alive: it must not be collected, even if the caller has let go of it. */
@@ -171,7 +171,7 @@ export class Session extends Owner {
     super();
     const { api } = runtime;
     this.#runtime = runtime;
-    this.device = options.device ?? DEVICES.cpu;
+    this.device = options.device ?? CPU;
     const native = api.createSessionOptions();
     try {
       api.setGraphOptimization(native, GraphOptimization.all);
@@ -180,10 +180,10 @@ export class Session extends Owner {
       const { provider } = this.device;
       if (provider !== null) {
         api.addSessionConfig(native, "session.disable_cpu_ep_fallback", "1");
-        api.appendExecutionProvider(native, provider.name, provider.settings);
+        api.appendExecutionProvider(native, provider.name, provider.settings, options.stream);
       }
       const load = (): SessionHandle => api.createSession(runtime.env, model, native);
-      this.#session = options.hugePages === true ? inHugePages(load) : load();
+      this.handle = options.hugePages === true ? inHugePages(load) : load();
     } finally {
       api.releaseSessionOptions(native);
     }
@@ -195,21 +195,21 @@ export class Session extends Owner {
     const { api } = this.#runtime;
     if (this.#memory === null) {
       const info = api.createMemoryInfo(this.device.memory);
-      this.#memory = { runtime: this.#runtime, device: this.device, info, allocator: api.createAllocator(this.#session, info) };
+      this.#memory = { runtime: this.#runtime, device: this.device, info, allocator: api.createAllocator(this.handle, info) };
     }
     return new DeviceTensor(this.#memory, type, shape, api.allocateTensor(this.#memory.allocator, shape, type));
   }
 
   /** Input and output tensors by name, kept between runs; the tensors must outlive it. */
   binding(inputs: Readonly<Record<string, Tensor>>, outputs: Readonly<Record<string, Tensor>>): Binding {
-    return new Binding(this.#runtime, this.#session, this.device, inputs, outputs);
+    return new Binding(this.#runtime, this.handle, this.device, inputs, outputs);
   }
 
   /** Runs off the event loop. The caller waits for one run to end before it touches the bound tensors. */
   async run(binding: Binding): Promise<void> {
     this.#running.add(binding);
     try {
-      await this.#runtime.api.run(this.#session, this.#runOptions, binding.handle);
+      await this.#runtime.api.run(this.handle, this.#runOptions, binding.handle);
       this.#runtime.transfers.down += binding.bytesDown;
     } finally {
       this.#running.delete(binding);
@@ -218,7 +218,7 @@ export class Session extends Owner {
 
   /** Runs on this thread: for what takes microseconds. */
   runNow(binding: Binding): void {
-    this.#runtime.api.runNow(this.#session, this.#runOptions, binding.handle);
+    this.#runtime.api.runNow(this.handle, this.#runOptions, binding.handle);
     this.#runtime.transfers.down += binding.bytesDown;
   }
 
@@ -229,7 +229,7 @@ export class Session extends Owner {
       api.releaseMemoryInfo(this.#memory.info);
     }
     api.releaseRunOptions(this.#runOptions);
-    api.releaseSession(this.#session);
+    api.releaseSession(this.handle);
   }
 }
 
@@ -280,6 +280,11 @@ export class Binding extends Owner {
 const BYTES: Readonly<Record<ElementType, number>> = {
   [ElementType.float32]: 4, [ElementType.uint8]: 1, [ElementType.int8]: 1, [ElementType.int32]: 4, [ElementType.int64]: 8, [ElementType.bool]: 1, [ElementType.float16]: 2,
 };
+
+/** Bytes of a tensor of that type and shape. */
+export function bytesOf(type: ElementType, shape: readonly number[]): number {
+  return countOf(shape) * BYTES[type];
+}
 
 function elementType(data: TensorData): ElementType {
   if (data instanceof Float32Array) return ElementType.float32;

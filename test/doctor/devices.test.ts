@@ -1,9 +1,10 @@
-import { existsSync } from "node:fs";
+import { existsSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import t from "tap";
 import { examineCuda } from "../../src/doctor/cuda.ts";
 import { examineVulkan } from "../../src/doctor/vulkan.ts";
 import { defaultLibraryPath, libraryProblem } from "../../src/runtime/ort-api.ts";
+import { elfNeeding } from "../support/elf.ts";
 import { lacking } from "../support/requirements.ts";
 
 t.test("what the system's loader finds", { skip: lacking("linux") }, async (t) => {
@@ -49,4 +50,11 @@ t.test("an ONNX Runtime without its CUDA provider", { skip: lacking("linux-x64")
   t.notMatch(whole.missing.join("\n"), /onnxruntime-node was installed without/);
   t.match(whole.missing.join("\n"), /CUDA 12 libraries are missing: .*libcudnn\.so\.9.*apt install .*libcudnn9-cuda-12/);
   t.match(whole.facts.join("\n"), /libcudnn\.so\.9 cannot be loaded: /, "one beside the provider is the one that counts");
+});
+
+t.test("a provider is asked which version of CUDA it wants", { skip: lacking("linux-x64") }, async (t) => {
+  const dir = t.testdir({ "libonnxruntime_providers_shared.so": "" });
+  writeFileSync(join(dir, "libonnxruntime_providers_cuda.so"), elfNeeding(["libcunowhere.so.13", "libnowhere.so.1", "libcudart.so.13", "libcuda.so.1"]));
+  const text = examineCuda(join(dir, "libonnxruntime.so.1")).missing.join("\n");
+  t.match(text, /^CUDA 13 libraries are missing: libcunowhere\.so\.13(, libcudart\.so\.13: apt install cuda-cudart-13-0 .*)?\.$/m);
 });

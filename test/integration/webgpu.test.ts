@@ -1,7 +1,7 @@
 /** The model on WebGPU: the same tokens as PEFT's, the same isolation. On SwiftShader this says nothing of speed. */
 import { join } from "node:path";
 import t from "tap";
-import { DEVICES } from "../../src/runtime/device.ts";
+import { DEVICES } from "../../src/runtime/devices.ts";
 import { webgpuEnvironment, webgpuSkip } from "../support/devices.ts";
 import { effort } from "../support/effort.ts";
 import { checkMixes, randomPrefixes } from "../support/isolation.ts";

@@ -2,7 +2,7 @@
 import t from "tap";
 import { kvElements } from "../../src/kv.ts";
 import { goldenCases, goldenDir, goldenModels } from "../support/model.ts";
-import { openRunner, rowOf } from "./runner-fixture.ts";
+import { openFixture, rowOf } from "./runner-fixture.ts";
 
 /** Natural log units. The golden models are narrow, with random weights and logits that reach 12: the demo model loses far less. */
 const MEAN_ERROR = 0.08;
@@ -10,7 +10,7 @@ const LARGEST_ERROR = 0.3;
 
 for (const model of goldenModels()) {
   t.test(`${model}: log-probabilities of what transformers generated`, async (t) => {
-    const fixture = await openRunner(goldenDir(model), 1, { precision: "int8" });
+    const fixture = await openFixture(goldenDir(model), 1, { precision: "int8" });
     t.teardown(() => fixture.close());
     const { runner } = fixture;
     const errors: number[] = [];
@@ -33,7 +33,7 @@ for (const model of goldenModels()) {
 }
 
 t.test("one head that is NaN makes the whole row NaN, and no other row", async (t) => {
-  const fixture = await openRunner(goldenDir("gelu-new-f32"), 2, { precision: "int8" });
+  const fixture = await openFixture(goldenDir("gelu-new-f32"), 2, { precision: "int8" });
   t.teardown(() => fixture.close());
   const { runner, ids } = fixture;
   const { shape } = runner;

@@ -9,7 +9,7 @@ import { Gpt2Runner } from "../../src/model/gpt2-runner.ts";
 import { ensureArithmetic, ensureGraph } from "../../src/model/graph-cache.ts";
 import type { IntegerArithmetic } from "../../src/model/graph-weights.ts";
 import { exactIntegers, integerCheck, integerCheckPath, proveIntegers } from "../../src/model/integer-kernels.ts";
-import { DEVICES } from "../../src/runtime/device.ts";
+import { DEVICES } from "../../src/runtime/devices.ts";
 import { Runtime } from "../../src/runtime/session.ts";
 import { inexactCheck } from "../support/inexact-check.ts";
 import { goldenDir } from "../support/model.ts";

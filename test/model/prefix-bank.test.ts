@@ -3,7 +3,7 @@ import { kvElements, type KvTensor, type ModelShape } from "../../src/kv.ts";
 import { storeGraph } from "../../src/model/cache-graphs.ts";
 import { DataType, OnnxGraph } from "../../src/model/onnx-writer.ts";
 import { PrefixBank } from "../../src/model/prefix-bank.ts";
-import { DEVICES } from "../../src/runtime/device.ts";
+import { DEVICES } from "../../src/runtime/devices.ts";
 import { ElementType } from "../../src/runtime/ort-api.ts";
 import { Runtime } from "../../src/runtime/session.ts";
 

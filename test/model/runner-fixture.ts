@@ -4,17 +4,18 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { StepOutput } from "../../src/engine/model-runner.ts";
 import { openCheckpoint, type Checkpoint } from "../../src/model/checkpoint.ts";
-import { Gpt2Runner } from "../../src/model/gpt2-runner.ts";
+import { openRunner, type LocalRunner } from "../../src/model/open-runner.ts";
 import { ensureGraph } from "../../src/model/graph-cache.ts";
 import type { Precision } from "../../src/model/graph-weights.ts";
-import { DEVICES, type Device } from "../../src/runtime/device.ts";
+import type { Device } from "../../src/runtime/device.ts";
+import { DEVICES } from "../../src/runtime/devices.ts";
 import { Runtime } from "../../src/runtime/session.ts";
 import { seededRandom } from "../support/model.ts";
 
 export interface RunnerFixture {
   readonly checkpoint: Checkpoint;
   readonly runtime: Runtime;
-  readonly runner: Gpt2Runner;
+  readonly runner: LocalRunner;
   /** Seeded token ids. */
   readonly ids: (length: number, seed: number) => Int32Array;
   close(): Promise<void>;
@@ -27,11 +28,11 @@ export interface RunnerFixtureOptions {
   readonly bankBytes?: number;
 }
 
-export async function openRunner(dir: string, slots: number, { threads = 2, device = DEVICES.cpu, precision = "fp32", bankBytes = 0 }: RunnerFixtureOptions = {}): Promise<RunnerFixture> {
+export async function openFixture(dir: string, slots: number, { threads = 2, device = DEVICES.cpu, precision = "fp32", bankBytes = 0 }: RunnerFixtureOptions = {}): Promise<RunnerFixture> {
   const cache = await mkdtemp(join(tmpdir(), "prefixd-runner-"));
   const checkpoint = await openCheckpoint(dir);
   const runtime = new Runtime();
-  const runner = await Gpt2Runner.open(runtime, { modelPath: await ensureGraph(checkpoint, cache, precision, device), shape: checkpoint.shape, slots, threads, device, precision, bankBytes });
+  const runner = await openRunner(runtime, { modelPath: await ensureGraph(checkpoint, cache, precision, device), shape: checkpoint.shape, slots, threads, device, precision, bankBytes });
   return {
     checkpoint,
     runtime,
@@ -57,7 +58,7 @@ export interface Row {
   readonly logits: Float32Array;
 }
 
-export function rowOf(runner: Gpt2Runner, output: StepOutput, row = 0): Row {
+export function rowOf(runner: LocalRunner, output: StepOutput, row = 0): Row {
   const [from, to] = [row * runner.candidates, (row + 1) * runner.candidates];
   return {
     topIds: [...output.topIds.subarray(from, to)],

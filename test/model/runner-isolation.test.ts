@@ -4,7 +4,7 @@ import { randomCheckpoint } from "../../bench/support/random-checkpoint.ts";
 import type { KvTensor } from "../../src/kv.ts";
 import { DEVICE_PRECISIONS } from "../../src/config.ts";
 import { goldenDir, goldenModels, seededRandom } from "../support/model.ts";
-import { differingBits, openRunner, rowOf, type Row, type RunnerFixture } from "./runner-fixture.ts";
+import { differingBits, openFixture, rowOf, type Row, type RunnerFixture } from "./runner-fixture.ts";
 
 t.setTimeout(240_000);
 
@@ -60,7 +60,7 @@ async function mixed({ runner }: RunnerFixture, jobs: readonly Job[], size: numb
 for (const precision of DEVICE_PRECISIONS.cpu) {
   for (const model of goldenModels()) {
     t.test(`${precision}, ${model}: every batch size, random mixes`, async (t) => {
-      const fixture = await openRunner(goldenDir(model), SLOTS, { precision });
+      const fixture = await openFixture(goldenDir(model), SLOTS, { precision });
       t.teardown(() => fixture.close());
       const jobs = await makeJobs(fixture, 24);
       const random = seededRandom(11);
@@ -77,7 +77,7 @@ for (const precision of DEVICE_PRECISIONS.cpu) {
     const config = { model_type: "gpt2", activation_function: "gelu_new", vocab_size: 50257, n_positions: 128, n_layer: 2, n_head: 4, n_embd: 256, bos_token_id: 50256, eos_token_id: 50256 };
     const dir = await randomCheckpoint(t.testdir(), config, 5);
     for (const threads of [1, 2, 3]) {
-      const fixture = await openRunner(dir, SLOTS, { threads, precision });
+      const fixture = await openFixture(dir, SLOTS, { threads, precision });
       const jobs = await makeJobs(fixture, 8);
       const random = seededRandom(13);
       const differing: Record<number, number> = {};

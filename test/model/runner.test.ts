@@ -4,7 +4,7 @@ import t from "tap";
 import { randomCheckpoint } from "../../bench/support/random-checkpoint.ts";
 import { kvElements, type KvTensor } from "../../src/kv.ts";
 import { goldenDir, goldenModels, seededRandom } from "../support/model.ts";
-import { differingBits, distance, openRunner, rowOf, type Row } from "./runner-fixture.ts";
+import { differingBits, distance, openFixture, rowOf, type Row } from "./runner-fixture.ts";
 
 t.setTimeout(120_000);
 
@@ -16,7 +16,7 @@ const sameFloats = (a: Float32Array, b: Float32Array): boolean => a.length === b
 
 for (const model of goldenModels()) {
   t.test(model, async (t) => {
-    const fixture = await openRunner(goldenDir(model), 8);
+    const fixture = await openFixture(goldenDir(model), 8);
     t.teardown(() => fixture.close());
     const { runner, ids, checkpoint } = fixture;
     const { positions, vocabSize } = runner.shape;
@@ -216,7 +216,7 @@ t.test("tokens with equal logits come in the order of their ids, in every row of
   for (let at = from + 25 * row; at < to; at += row) file.copy(file, begin + at, begin + from + ((at - from) % (25 * row)), begin + from + ((at - from) % (25 * row)) + row);
   await writeFile(path, file);
 
-  const fixture = await openRunner(dir, 3);
+  const fixture = await openFixture(dir, 3);
   t.teardown(() => fixture.close());
   const { runner } = fixture;
   for (let r = 0; r < 3; r++) await runner.prefill(r, 0, Int32Array.of(r, 7));
@@ -235,7 +235,7 @@ t.test("ONNX Runtime still has the two ways of attention that ort-api.ts chooses
   const answers: Row[] = [];
   for (const disabled of ["0", "1"]) {
     process.env["ORT_GQA_DISABLE_FLASH_ATTENTION"] = disabled;
-    const fixture = await openRunner(goldenDir("gelu-bf16-sharded"), 1);
+    const fixture = await openFixture(goldenDir("gelu-bf16-sharded"), 1);
     await fixture.runner.prefill(0, 0, fixture.ids(20, 1));
     answers.push(rowOf(fixture.runner, await fixture.runner.decode(Int32Array.of(7), Int32Array.of(20))));
     await fixture.close();

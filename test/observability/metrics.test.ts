@@ -9,6 +9,7 @@ t.test("what the engine and the server report comes out in Prometheus' format", 
     prefixCache: () => ({ hits: 11, misses: 2, bytes: 4096, entries: 2 }),
     transfers: () => ({ up: 640, down: 5120 }),
     prefixBank: () => ({ hits: 9, misses: 4, bytes: 2048, entries: 3 }),
+    stepSizes: () => ({ captured: 12, eager: ["decode of 3"] }),
   });
   metrics.watchConnections(() => ({ open: 5, listeners: { process: 4, server: 9, connection: 11 } }));
   metrics.step("decode", 8, 8, 0.004);
@@ -27,6 +28,8 @@ t.test("what the engine and the server report comes out in Prometheus' format", 
   for (const line of [
     "prefixd_queue_depth 3",
     "prefixd_queue_limit 256",
+    'prefixd_step_sizes{run="graph"} 12',
+    'prefixd_step_sizes{run="kernels"} 1',
     "prefixd_running_sequences 7",
     "prefixd_slots 32",
     'prefixd_device_bytes_total{direction="up"} 640',

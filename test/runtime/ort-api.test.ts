@@ -46,6 +46,7 @@ t.test("ordinals are those of onnxruntime_c_api.h, which only ever grows at its 
     CreateSessionFromArray: 8, CreateTensorAsOrtValue: 48, GetTensorMutableData: 51, CreateMemoryInfo: 68, CreateAllocator: 131, ReleaseAllocator: 132,
     SessionOptionsAppendExecutionProvider_CUDA_V2: 204, CreateCUDAProviderOptions: 205, UpdateCUDAProviderOptions: 206, ReleaseCUDAProviderOptions: 208,
     SessionOptionsAppendExecutionProvider: 216,
+    AddRunConfigEntry: 165, UpdateCUDAProviderOptionsWithValue: 263,
     AddSessionConfigEntry: 130, RunWithBinding: 133, CreateIoBinding: 134, ReleaseIoBinding: 135, BindInput: 136, BindOutput: 137,
   });
 });
@@ -76,6 +77,7 @@ t.test("every function does what its name says: a model is loaded, bound, run an
   const session = api.createSession(env, addModel(dir), options);
   api.releaseSessionOptions(options);
   const run = api.createRunOptions();
+  api.addRunConfig(run, "memory.enable_memory_arena_shrinkage", "cpu:0");
 
   const [a, b, sum] = [Float32Array.of(1, 2, 3, 4), Float32Array.of(10, 20, 30, 40), new Float32Array(4)];
   const [aValue, bValue, sumValue] = [a, b, sum].map((data) => api.createTensor(memory, data, [2, 2], ElementType.float32));

@@ -44,7 +44,7 @@ export async function buildTestApp(t: { teardown(fn: () => Promise<void>): unkno
   const users = new FakeUserStore();
   const audits: AuditEntry[] = [];
   const generation = new GenerationService({ engine, prefixes: registry, tokenizer, positions: TEST_SHAPE.positions, eosIds: [tokenizer.eosId], allowBaseModel, metrics });
-  metrics.watch({ engine: () => engine.stats(), prefixCache: () => ({ hits: 0, misses: 0, bytes: 0, entries: 0 }), transfers: () => ({ up: 0, down: 0 }), prefixBank: () => null });
+  metrics.watch({ engine: () => engine.stats(), prefixCache: () => ({ hits: 0, misses: 0, bytes: 0, entries: 0 }), transfers: () => ({ up: 0, down: 0 }), prefixBank: () => null, stepSizes: () => null });
   const app = await buildApp({
     modelName: "demo",
     shape: TEST_SHAPE,

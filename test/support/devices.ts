@@ -1,14 +1,19 @@
 /** Devices that tests can use on any machine. */
 import { join } from "node:path";
 import koffi from "koffi";
-import { DEVICES, type Device } from "../../src/runtime/device.ts";
+import type { Device } from "../../src/runtime/device.ts";
+import { DEVICES } from "../../src/runtime/devices.ts";
+import type { StreamedDevice } from "../../src/runtime/stream-device.ts";
+import { EmulatedDevice } from "./emulated-device.ts";
 import { lacking, SWIFTSHADER } from "./requirements.ts";
 
 /** The CPU's kernels on memory that is treated as a device's: what runs on GPUs, without one, and with the CPU's exact arithmetic. */
-export const SIMULATED: Readonly<Record<string, Device>> = {
-  "device memory with row views": { ...DEVICES.cpu, hostMemory: false },
-  "device memory known by handles": { ...DEVICES.cpu, hostMemory: false, rowViews: false },
-};
+export const SIMULATED = {
+  /** As WebGPU: memory known by handles, moved by small graphs. */
+  handles: { ...DEVICES.cpu, hostMemory: false },
+  /** As CUDA: a stream of work on memory at fixed addresses, attention over pages, captured graphs. */
+  stream: { ...DEVICES.cpu, hostMemory: false, open: () => new EmulatedDevice() },
+} as const satisfies Readonly<Record<string, Device | StreamedDevice>>;
 
 /**
  * Makes WebGPU usable in this process; answers why it is not. PREFIXD_TEST_GPU=1 takes the machine's own Vulkan device.

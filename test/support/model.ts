@@ -8,12 +8,13 @@ import { DEFAULT_SAMPLING, type EngineRequest, type FinishReason, type RequestHa
 import type { PrefixdError } from "../../src/errors.ts";
 import type { KvTensor } from "../../src/kv.ts";
 import { openCheckpoint, type Gpt2Config } from "../../src/model/checkpoint.ts";
-import { Gpt2Runner } from "../../src/model/gpt2-runner.ts";
+import { openRunner, type LocalRunner } from "../../src/model/open-runner.ts";
 import { ensureGraph } from "../../src/model/graph-cache.ts";
 import type { Precision } from "../../src/model/graph-weights.ts";
 import type { EngineObserver } from "../../src/observability/engine-observer.ts";
 import { parsePeftAdapter } from "../../src/prefixes/peft.ts";
-import { DEVICES, type Device } from "../../src/runtime/device.ts";
+import type { Device } from "../../src/runtime/device.ts";
+import { DEVICES } from "../../src/runtime/devices.ts";
 import { Runtime } from "../../src/runtime/session.ts";
 import type { GoldenParameters } from "./golden-parameters.ts";
 
@@ -23,7 +24,7 @@ export const silentObserver: EngineObserver = { step() {}, queued() {}, firstTok
 
 export interface TestModel {
   readonly config: Gpt2Config;
-  readonly runner: Gpt2Runner;
+  readonly runner: LocalRunner;
   readonly engine: Engine;
   /** A PEFT folder as the server would compile it. */
   adapter(dir: string): Promise<KvTensor>;
@@ -49,7 +50,7 @@ export async function openTestModel(dir: string, options: TestModelOptions = {})
   const { config, shape, fingerprint } = checkpoint;
   const runtime = new Runtime();
   // ORT's threads would spin for as long as a model is open: half of all processor time, and test files run beside each other.
-  const runner = await Gpt2Runner.open(runtime, { modelPath, shape, slots: options.slots ?? 32, threads: 2, spinTime: 0, device, precision, bankBytes: 1 << 20 });
+  const runner = await openRunner(runtime, { modelPath, shape, slots: options.slots ?? 32, threads: 2, spinTime: 0, device, precision, bankBytes: 1 << 20 });
   const engine = new Engine({ runner, maxQueue: options.maxQueue ?? 10_000, prefillChunk: options.prefillChunk ?? 64, prefillShare: options.prefillShare ?? 0.35, observer: silentObserver });
   return {
     config,

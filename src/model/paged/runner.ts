@@ -1,0 +1,218 @@
+/**
+ * GPT-2 on a device with a stream: everything lies at fixed addresses, each size of step is one captured graph, and while the device works
+ * this thread is free. One block of inputs goes up a step, one block of answers comes down.
+ */
+import type { ModelRunner, StepOutput } from "../../engine/model-runner.ts";
+import { asModelError } from "../../errors.ts";
+import type { FoldInput, KvTensor, ModelShape } from "../../kv.ts";
+import type { Runtime } from "../../runtime/session.ts";
+import type { StreamDevice, StreamedDevice } from "../../runtime/stream-device.ts";
+import { CANDIDATES } from "../gpt2-graph.ts";
+import { floatType } from "../graph-weights.ts";
+import type { RunnerOptions } from "../gpt2-runner.ts";
+import type { PrefixBankStats } from "../prefix-bank.ts";
+import { PagedKvCache } from "./kv-cache.ts";
+import { pagedLayout } from "./layout.ts";
+import { Steps, type Bucket, type FedRow, type Step } from "./steps.ts";
+
+/** Tokens of a prompt that are fed at once, by size of run; longer prompts are fed in pieces. */
+const PROMPT_TOKENS = [16, 32, 64, 128];
+/** Steps of captured graphs are tried at about these contexts, before and behind the end of a block. */
+const TRIED_PASTS = [3, 250, 270];
+const SOFT_ID = -1;
+
+export type PagedRunnerOptions = RunnerOptions & { readonly device: StreamedDevice };
+
+export interface GraphStats {
+  /** Sizes of step that are replayed as one captured graph. */
+  readonly captured: number;
+  /** Those that could not be, and why. */
+  readonly eager: readonly { readonly size: string; readonly reason: string }[];
+}
+
+export class PagedRunner implements ModelRunner {
+  readonly shape: ModelShape;
+  readonly slots: number;
+  readonly candidates: number;
+  readonly longestPiece: number;
+  readonly cutsShow = true;
+  readonly #cache: PagedKvCache;
+  readonly #steps: Steps;
+  /** By rows and by tokens, ascending. */
+  readonly #decodes: readonly Step[];
+  readonly #prompts: readonly Step[];
+  readonly #scores: readonly Step[];
+  readonly #softs: readonly Step[];
+  readonly #owned: Disposable[] = [];
+  readonly #eager: { size: string; reason: string }[] = [];
+
+  /** @throws OrtError when the graph cannot be loaded, CudaError when the device cannot be used or has not enough memory; nothing is left there then. */
+  static async open(runtime: Runtime, options: PagedRunnerOptions): Promise<PagedRunner> {
+    const runner = new PagedRunner(runtime, options);
+    try {
+      await runner.#capture();
+      return runner;
+    } catch (error) {
+      await runner.close();
+      throw error;
+    }
+  }
+
+  private constructor(runtime: Runtime, { device, shape, slots, precision, bankBytes, modelPath }: PagedRunnerOptions) {
+    this.shape = shape;
+    this.slots = slots;
+    this.candidates = Math.min(CANDIDATES, shape.vocabSize);
+    const { transfers } = runtime;
+    const count = (direction: "up" | "down", bytes: number): void => void (transfers[direction] += bytes);
+    try {
+      const stream = this.#own(device.open());
+      // Row `slots` is for folding, the one behind it for pads.
+      this.#cache = new PagedKvCache(stream, pagedLayout(shape, floatType(precision), slots + 2), bankBytes, count);
+      const model = this.#own(stream.load(runtime, modelPath, device));
+      const tokens = PROMPT_TOKENS.filter((length, index) => index === 0 || length <= shape.positions);
+      this.longestPiece = Math.min(shape.positions, tokens.at(-1)!);
+      const most = { tokens: Math.max(slots, tokens.at(-1)!), rows: Math.max(slots, 2), outputs: Math.max(slots, tokens.at(-1)!) };
+      this.#steps = this.#own(new Steps({ device: stream, model, cache: this.#cache, candidates: this.candidates, most, padRow: slots + 1, count }));
+      const prompt = (length: number, more: Partial<Bucket>): Step => this.#steps.prepare({ tokens: length, rows: 2, outputs: 1, answered: "rows", longest: length, soft: false, ...more });
+      this.#decodes = rowBuckets(slots).map((rows) => this.#steps.prepare({ tokens: rows, rows, outputs: rows, answered: "rows", longest: 1, soft: false }));
+      this.#prompts = tokens.map((length) => prompt(length, {}));
+      this.#scores = tokens.map((length) => prompt(length, { outputs: length, answered: "tokens" }));
+      this.#softs = tokens.map((length) => prompt(length, { soft: true }));
+    } catch (error) {
+      this.#release();
+      throw error;
+    }
+  }
+
+  loadPrefix(row: number, prefix: KvTensor): void {
+    this.#guard(() => this.#cache.loadPrefix(row, prefix));
+  }
+
+  copyRow(from: number, to: number, length: number, start: number): void {
+    this.#guard(() => this.#cache.copyRow(from, to, length, start));
+  }
+
+  async feed(row: number, start: number, ids: Int32Array): Promise<void> {
+    await this.prefill(row, start, ids);
+  }
+
+  prefill(row: number, start: number, ids: Int32Array): Promise<StepOutput> {
+    return this.#feed(this.#prompts, ids.length, [{ row, past: start, ids }]);
+  }
+
+  score(row: number, start: number, ids: Int32Array): Promise<StepOutput> {
+    return this.#feed(this.#scores, ids.length, [{ row, past: start, ids }]);
+  }
+
+  decode(ids: Int32Array, positions: Int32Array): Promise<StepOutput> {
+    const rows = Array.from(ids, (_, row) => ({ row, past: positions[row]!, ids: ids.subarray(row, row + 1) }));
+    return this.#feed(this.#decodes, ids.length, rows);
+  }
+
+  async fold(input: FoldInput): Promise<KvTensor> {
+    const row = this.slots;
+    const length = input.kind === "tokens" ? input.ids.length : input.length;
+    for (let past = 0; past < length; past += this.longestPiece) {
+      const end = Math.min(length, past + this.longestPiece);
+      if (input.kind === "tokens") {
+        await this.feed(row, past, input.ids.subarray(past, end));
+      } else {
+        this.#steps.setEmbeds(input.data.subarray(past * this.shape.width, end * this.shape.width));
+        await this.#feed(this.#softs, end - past, [{ row, past, ids: new Int32Array(end - past).fill(SOFT_ID) }]);
+      }
+    }
+    return this.#guard(() => this.#cache.read(row, length));
+  }
+
+  wipe(row: number, from: number, to: number): void {
+    this.#guard(() => this.#cache.wipe(row, from, to));
+  }
+
+  wipeBuffers(): void {
+    this.#guard(() => {
+      this.#cache.wipe(this.slots + 1, 0, this.#cache.layout.capacity);
+      this.#steps.wipe();
+      this.#cache.wipeBuffers();
+    });
+  }
+
+  /** A copy of a row's keys and values at positions `[0, positions)`, as a KvTensor has them: for tests of what is left in it. */
+  readRow(row: number): KvTensor {
+    return this.#cache.read(row, this.shape.positions);
+  }
+
+  bankStats(): PrefixBankStats {
+    return this.#cache.bankStats();
+  }
+
+  graphStats(): GraphStats {
+    return { captured: [...this.#decodes, ...this.#prompts].filter(({ captured }) => captured).length, eager: this.#eager };
+  }
+
+  close(): Promise<void> {
+    this.#release();
+    return Promise.resolve();
+  }
+
+  /** Captures every size of decode step and prompt; what cannot be, or answers otherwise, goes on kernel by kernel. */
+  async #capture(): Promise<void> {
+    const { positions, vocabSize } = this.shape;
+    const idsOf = (length: number, seed: number): Int32Array => Int32Array.from({ length }, (_, index) => ((index + 1) * 7919 + seed * 911) % vocabSize);
+    const pasts = (length: number): number[] => [...new Set(TRIED_PASTS.map((past) => Math.max(0, Math.min(past, positions - length))))];
+    const trial = async (size: string, step: Step, rows: (past: number) => FedRow[], length: number): Promise<void> => {
+      const reason = await step.capture(pasts(length).map(rows));
+      if (reason !== null) this.#eager.push({ size, reason });
+    };
+    for (const step of this.#decodes) {
+      const { rows } = step.bucket;
+      // The last row is a pad.
+      const fed = Math.max(1, rows - 1);
+      await trial(`decode of ${rows}`, step, (past) => Array.from({ length: fed }, (_, row) => ({ row, past: Math.max(0, past - (row % 3)), ids: idsOf(1, row) })), 1);
+    }
+    for (const step of this.#prompts) {
+      const length = Math.min(this.longestPiece, step.bucket.tokens - 3);
+      await trial(`prompt of ${step.bucket.tokens}`, step, (past) => [{ row: 0, past, ids: idsOf(length, past) }], length);
+    }
+    this.#cache.clear();
+    this.#steps.wipe();
+  }
+
+  /** One run in the smallest bucket that holds so many tokens. */
+  async #feed(steps: readonly Step[], size: number, rows: readonly FedRow[]): Promise<StepOutput> {
+    const step = steps.find(({ bucket }) => bucket.tokens >= size);
+    if (step === undefined) throw new RangeError(`${size} tokens are more than one run can be given`);
+    for (const { past, ids } of rows) if (past + ids.length > this.shape.positions) throw new RangeError(`position ${past + ids.length - 1} is none of this model`);
+    try {
+      return await step.feed(rows);
+    } catch (error) {
+      throw error instanceof RangeError ? error : asModelError(error);
+    }
+  }
+
+  #guard<T>(call: () => T): T {
+    try {
+      return call();
+    } catch (error) {
+      throw error instanceof RangeError ? error : asModelError(error);
+    }
+  }
+
+  #own<T extends StreamDevice | Disposable>(object: T): T {
+    this.#owned.push(object);
+    return object;
+  }
+
+  #release(): void {
+    for (const owned of this.#owned.splice(0).reverse()) owned[Symbol.dispose]();
+  }
+}
+
+/** Sizes of decode steps: all powers of two, and from 16 on one in the middle of each two, up to the number of slots. */
+export function rowBuckets(slots: number): number[] {
+  const sizes: number[] = [];
+  for (let size = 1; size < slots; size *= 2) {
+    sizes.push(size);
+    if (size >= 16 && size * 1.5 < slots) sizes.push(size * 1.5);
+  }
+  return [...sizes, slots];
+}

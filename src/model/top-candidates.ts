@@ -1,0 +1,116 @@
+/** The K largest of a row of logits, in two levels where the row is long: what TopK costs on a GPU grows with the row faster than the row. */
+import { toFloat16 } from "./float16.ts";
+import type { FloatType } from "./graph-weights.ts";
+import { DataType, type OnnxGraph } from "./onnx-writer.ts";
+
+/** Up to this many columns WebGPU sorts in one dispatch; of 50,257 it needs 136 (ONNX Runtime's top_k.cc). */
+const PART_COLUMNS = 2048;
+/** Rows shorter than this are left whole. */
+const SHORT_ROW = 4096;
+
+export interface Parts {
+  readonly count: number;
+  readonly size: number;
+  /** Columns of -inf behind the last, so that all parts have the same size. */
+  readonly padding: number;
+}
+
+/** Into which parts a row of so many logits is cut; null: into none. Without padding if possible: it costs a copy of all logits. */
+export function partsOf(vocabSize: number): Parts | null {
+  if (vocabSize <= SHORT_ROW) return null;
+  const least = Math.ceil(vocabSize / PART_COLUMNS);
+  for (let count = least; count <= 2 * least; count++) if (vocabSize % count === 0) return { count, size: vocabSize / count, padding: 0 };
+  const size = Math.ceil(vocabSize / least);
+  return { count: least, size, padding: least * size - vocabSize };
+}
+
+/**
+ * logits f32 [k, V] -> top_logits f32 [k, K] descending, top_ids int32 [k, K], top_probability f32 [k, 1] of the likeliest. Equal logits come
+ * in ascending order of id where TopK's do (CPU, WebGPU).
+ *
+ * A part's candidates come in order of id and parts do too, so the second level keeps the order among equals. Ids pass through fp32, where
+ * all below 2^24 are exact: WebGPU has int64 as indices only.
+ */
+export function candidatesByPart(graph: OnnxGraph, vocabSize: number, candidates: number): void {
+  const parts = partsOf(vocabSize);
+  if (parts === null) return wholeRow(graph, vocabSize, candidates);
+  const { count, size } = parts;
+  const whole = padded(graph, "logits", parts, DataType.float);
+  ints(graph, { candidates: [candidates], by_part: [-1, size], part_answers: [-1, count, candidates], finalists_shape: [-1, count * candidates] });
+  ascending(graph, "columns", size);
+  graph.constant("first_ids", DataType.float, [1, count, 1], Float32Array.from({ length: count }, (_, part) => part * size));
+  graph.node("Reshape", [whole, "by_part"], ["logits_by_part"]);
+  graph.node("TopK", ["logits_by_part", "candidates"], ["part_logits", "part_at"], SORTED);
+  graph.node("Gather", ["columns", "part_at"], ["part_columns"], { axis: 0 });
+  graph.node("Reshape", ["part_columns", "part_answers"], ["part_columns_by_row"]);
+  graph.node("Add", ["part_columns_by_row", "first_ids"], ["part_ids"]);
+  graph.node("Reshape", ["part_ids", "finalists_shape"], ["finalist_ids"]);
+  graph.node("Reshape", ["part_logits", "finalists_shape"], ["finalist_logits"]);
+  graph.node("TopK", ["finalist_logits", "candidates"], ["top_logits", "top_at"], SORTED);
+  graph.node("GatherElements", ["finalist_ids", "top_at"], ["top_ids_float"], { axis: 1 });
+  graph.node("Cast", ["top_ids_float"], ["top_ids"], { to: DataType.int32 });
+  likeliest(graph);
+}
+
+/**
+ * The same for CUDA, whose TopK takes one block of threads a row and whose ReduceMax takes milliseconds: `raw` are the logits [k, V] in the type that
+ * the head has them in. Columns that lie `size` apart are a group; the K largest are in the K groups with the largest maxima, for each group
+ * before them holds a larger number. Among equals the order is CUDA's own, and always the same.
+ */
+export function candidatesByGroup(graph: OnnxGraph, raw: string, type: FloatType, vocabSize: number, candidates: number): void {
+  const parts = partsOf(vocabSize);
+  if (parts === null) return wholeRow(graph, vocabSize, candidates);
+  const { count, size } = parts;
+  const whole = padded(graph, raw, parts, type);
+  const members = Array.from({ length: count }, (_, part) => `members.${part}`);
+  ints(graph, { candidates: [candidates], as_column: [-1, candidates, 1], finalists_shape: [-1, candidates * count] });
+  graph.constant("first_ids", DataType.int64, [1, 1, count], BigInt64Array.from({ length: count }, (_, part) => BigInt(part * size)));
+  graph.node("Split", [whole], members, { axis: 1, num_outputs: count });
+  graph.node("Max", members, ["group_maxima"]);
+  graph.node("TopK", ["group_maxima", "candidates"], ["group_logits", "group_at"], SORTED);
+  graph.node("Reshape", ["group_at", "as_column"], ["group_column"]);
+  graph.node("Add", ["group_column", "first_ids"], ["member_ids"]);
+  graph.node("Reshape", ["member_ids", "finalists_shape"], ["finalist_ids"]);
+  graph.node("GatherElements", [whole, "finalist_ids"], ["finalist_logits"], { axis: 1 });
+  graph.node("TopK", ["finalist_logits", "candidates"], [type === DataType.float ? "top_logits" : "top_logits_raw", "top_at"], SORTED);
+  if (type !== DataType.float) graph.node("Cast", ["top_logits_raw"], ["top_logits"], { to: DataType.float });
+  graph.node("GatherElements", ["finalist_ids", "top_at"], ["top_ids_wide"], { axis: 1 });
+  graph.node("Cast", ["top_ids_wide"], ["top_ids"], { to: DataType.int32 });
+  likeliest(graph);
+}
+
+const SORTED = { axis: -1, largest: 1, sorted: 1 };
+
+function wholeRow(graph: OnnxGraph, vocabSize: number, candidates: number): void {
+  ints(graph, { candidates: [candidates] });
+  ascending(graph, "columns", vocabSize);
+  graph.node("TopK", ["logits", "candidates"], ["top_logits", "top_at"], SORTED);
+  graph.node("Gather", ["columns", "top_at"], ["top_ids_float"], { axis: 0 });
+  graph.node("Cast", ["top_ids_float"], ["top_ids"], { to: DataType.int32 });
+  likeliest(graph);
+}
+
+/** Its probability by its id: a maximum over the row would find the same number. */
+function likeliest(graph: OnnxGraph): void {
+  graph.constant("first", DataType.int32, [1], Int32Array.of(0));
+  graph.node("Gather", ["top_ids", "first"], ["likeliest"], { axis: 1 });
+  graph.node("Softmax", ["logits"], ["probabilities"], { axis: -1 });
+  graph.node("GatherElements", ["probabilities", "likeliest"], ["top_probability"], { axis: 1 });
+}
+
+function padded(graph: OnnxGraph, logits: string, { padding }: Parts, type: FloatType): string {
+  if (padding === 0) return logits;
+  ints(graph, { pads: [0, 0, 0, padding] });
+  if (type === DataType.float) graph.constant("never", type, [], Float32Array.of(-Infinity));
+  else graph.constant("never", type, [], toFloat16(Float32Array.of(-Infinity)));
+  graph.node("Pad", [logits, "pads", "never"], ["logits_padded"]);
+  return "logits_padded";
+}
+
+function ints(graph: OnnxGraph, constants: Readonly<Record<string, readonly number[]>>): void {
+  for (const [name, values] of Object.entries(constants)) graph.constant(name, DataType.int64, [values.length], BigInt64Array.from(values, BigInt));
+}
+
+function ascending(graph: OnnxGraph, name: string, length: number): void {
+  graph.constant(name, DataType.float, [length], Float32Array.from({ length }, (_, index) => index));
+}

@@ -1,0 +1,249 @@
+/**
+ * A device with a stream, made of the process's own memory and the CPU's kernels: the double of CUDA for what is built on it. Its model
+ * attends over pages by gathering each row's pages, running the graph over slots on that row, and scattering the new keys and values; so
+ * whatever is read or written at a wrong address shows in the numbers, which are the CPU's to the bit. Precision fp32.
+ */
+import { readFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import type { Device } from "../../src/runtime/device.ts";
+import { DEVICES } from "../../src/runtime/devices.ts";
+import { bytesOf, type HostTensor, type Runtime, type Session } from "../../src/runtime/session.ts";
+import type { FixedTensor, PinnedMemory, PreparedRun, StreamDevice, StreamModel, Strips } from "../../src/runtime/stream-device.ts";
+
+interface Block {
+  readonly start: bigint;
+  readonly bytes: Uint8Array;
+}
+
+export class EmulatedDevice implements StreamDevice {
+  /** Ends of blocks are followed by a gap that belongs to nobody: what runs over an end is an error. */
+  #next = 1n << 20n;
+  readonly #blocks: Block[] = [];
+  readonly #queued: (() => void)[] = [];
+  /** What the device was told to do, in order. */
+  readonly log: string[] = [];
+
+  allocate(bytes: number): bigint {
+    const start = this.#next;
+    this.#next += BigInt(Math.ceil(bytes / 256) * 256 + 4096);
+    // As on a device, what is in it is whatever was there.
+    this.#blocks.push({ start, bytes: new Uint8Array(bytes).fill(0x5a) });
+    return start;
+  }
+
+  allocatePinned(bytes: number): PinnedMemory {
+    const address = this.allocate(bytes);
+    const { buffer } = this.at(address, bytes).fill(0);
+    return { address, buffer: buffer as ArrayBuffer };
+  }
+
+  /** @throws RangeError where the range lies in no block */
+  at(address: bigint, bytes: number): Uint8Array {
+    const block = this.#blocks.find(({ start, bytes: all }) => address >= start && address + BigInt(bytes) <= start + BigInt(all.length));
+    if (block === undefined) throw new RangeError(`${bytes} bytes at ${address} are in no block`);
+    const offset = Number(address - block.start);
+    return block.bytes.subarray(offset, offset + bytes);
+  }
+
+  upload(to: bigint, from: bigint, bytes: number): void {
+    this.queue("upload", () => this.at(to, bytes).set(this.at(from, bytes)));
+  }
+
+  download(to: bigint, from: bigint, bytes: number): void {
+    this.queue("download", () => this.at(to, bytes).set(this.at(from, bytes)));
+  }
+
+  copy(to: Strips, from: Strips, width: number, count: number): void {
+    this.queue("copy", () => {
+      for (let strip = 0; strip < count; strip++) this.at(addressOf(to, strip), width).set(this.at(addressOf(from, strip), width));
+    });
+  }
+
+  downloadStrips(to: Strips, from: Strips, width: number, count: number): void {
+    this.copy(to, from, width, count);
+  }
+
+  zero(at: Strips, width: number, count: number): void {
+    this.queue("zero", () => {
+      for (let strip = 0; strip < count; strip++) this.at(addressOf(at, strip), width).fill(0);
+    });
+  }
+
+  /** Done as late as can be: when something waits. Whatever the caller changes until then is what is seen. */
+  queue(what: string, work: () => void): void {
+    this.log.push(what);
+    this.#queued.push(work);
+  }
+
+  async idle(): Promise<void> {
+    await sleep(1);
+    this.wait();
+  }
+
+  wait(): void {
+    for (const work of this.#queued.splice(0)) work();
+  }
+
+  load(runtime: Runtime, modelPath: string): StreamModel {
+    return new EmulatedModel(this, runtime, join(dirname(modelPath), "device.onnx"));
+  }
+
+  /** In all memory that was ever allocated. */
+  nonZeroBytes(): number {
+    return this.#blocks.reduce((sum, { bytes }) => sum + bytes.reduce((count, byte) => count + (byte === 0 ? 0 : 1), 0), 0);
+  }
+
+  [Symbol.dispose](): void {
+    this.#blocks.length = 0;
+  }
+}
+
+class EmulatedModel implements StreamModel {
+  readonly #device: EmulatedDevice;
+  readonly #runtime: Runtime;
+  readonly #session: Session;
+  readonly #positions: number;
+
+  constructor(device: EmulatedDevice, runtime: Runtime, path: string) {
+    this.#device = device;
+    this.#runtime = runtime;
+    this.#positions = slotPositions(readFileSync(path));
+    this.#session = runtime.session(path, { threads: 2, device: { ...DEVICES.cpu, hostMemory: true } satisfies Device });
+  }
+
+  prepare(inputs: Readonly<Record<string, FixedTensor | Int32Array>>, outputs: Readonly<Record<string, FixedTensor>>): PreparedRun {
+    const run = (how: string): void => {
+      this.#device.queue(how, () => new EmulatedRun(this.#device, this.#runtime, this.#session, this.#positions, inputs, outputs).run());
+      if (how === "capture") this.#device.wait();
+    };
+    return { run: () => run("run"), capture: () => run("capture"), replay: () => run("replay"), [Symbol.dispose]() {} };
+  }
+
+  [Symbol.dispose](): void {
+    this.#session[Symbol.dispose]();
+  }
+}
+
+class EmulatedRun {
+  readonly #device: EmulatedDevice;
+  readonly #runtime: Runtime;
+  readonly #session: Session;
+  /** Of a slot of the graph. */
+  readonly #positions: number;
+  readonly #inputs: Readonly<Record<string, FixedTensor | Int32Array>>;
+  readonly #outputs: Readonly<Record<string, FixedTensor>>;
+
+  constructor(device: EmulatedDevice, runtime: Runtime, session: Session, positions: number, inputs: Readonly<Record<string, FixedTensor | Int32Array>>, outputs: Readonly<Record<string, FixedTensor>>) {
+    this.#device = device;
+    this.#runtime = runtime;
+    this.#session = session;
+    this.#positions = positions;
+    this.#inputs = inputs;
+    this.#outputs = outputs;
+  }
+
+  run(): void {
+    const [past, cumulative, answered] = ["past_lengths", "cumulative_lengths", "output_rows"].map((name) => this.#ints(name));
+    const bounds = this.#inputs["bounds"] as Int32Array;
+    for (let row = 0; row < past!.length; row++) {
+      const [first, end] = [cumulative![row]!, cumulative![row + 1]!];
+      if (end - first > bounds[0]! || past![row]! + end - first > bounds[1]!) throw new Error(`row ${row} exceeds the bounds ${bounds.join(", ")}`);
+      if (end > first) this.#row(row, first, end, past![row]!, [...answered!.entries()].filter(([, token]) => token >= first && token < end));
+    }
+  }
+
+  /** Tokens `[first, end)` are one row's; `answers` says which answer belongs to which token. */
+  #row(row: number, first: number, end: number, past: number, answers: readonly [number, number][]): void {
+    const count = end - first;
+    const cache = this.#inputs["past_key.0"] as FixedTensor;
+    const [, block, heads, headDim] = cache.shape as [number, number, number, number];
+    const table = this.#ints("block_table");
+    const columns = table.length / this.#ints("past_lengths").length;
+    const tokenBytes = 4 * heads * headDim;
+    const place = (address: bigint, position: number): Uint8Array =>
+      this.#device.at(address + BigInt((table[row * columns + Math.floor(position / block)]! * block + (position % block)) * tokenBytes), tokenBytes);
+    const [used, positions] = [past + count, this.#positions];
+    using ids = this.#runtime.tensor(this.#ints("input_ids").slice(first, end), [1, count]);
+    using at = this.#runtime.tensor(this.#ints("position_ids").slice(first, end), [1, count]);
+    using seqlens = this.#runtime.tensor(Int32Array.of(used - 1), [1]);
+    using total = this.#runtime.tensor(Int32Array.of(used), [1]);
+    // Of two tokens, so that a single answer takes the same kernels as several do.
+    using rows = this.#runtime.tensor(answers.length === 0 ? Int32Array.of(0) : Int32Array.from(answers, ([, token]) => token - first), [Math.max(1, answers.length)]);
+    const soft = this.#inputs["soft_embeds"] as FixedTensor;
+    const [softTokens, width] = soft.shape as [number, number];
+    const embeds = this.#floats(soft);
+    using softEmbeds = this.#runtime.tensor(softTokens === 1 ? embeds : embeds.slice(first * width, end * width), [1, softTokens === 1 ? 1 : count, width]);
+    const outputs = Object.fromEntries(["logits", "top_logits", "top_ids", "top_probability"].map((name) => {
+      const [, size] = this.#outputs[name]!.shape as [number, number];
+      const k = Math.max(1, answers.length);
+      return [name, this.#runtime.tensor(name === "top_ids" ? new Int32Array(k * size) : new Float32Array(k * size), [k, size])];
+    }));
+    const caches: [string, bigint, HostTensor<Float32Array>][] = [];
+    const [into, out]: [Record<string, HostTensor>, Record<string, HostTensor>] = [{}, {}];
+    for (const [name, tensor] of Object.entries(this.#inputs)) {
+      if (!name.startsWith("past_") || name === "past_lengths") continue;
+      const { address } = tensor as FixedTensor;
+      const slot = this.#runtime.tensor(new Float32Array(heads * positions * headDim), [1, heads, positions, headDim]);
+      for (let position = 0; position < past; position++) {
+        const strip = floatsOf(place(address, position));
+        for (let head = 0; head < heads; head++) slot.data.set(strip.subarray(head * headDim, (head + 1) * headDim), (head * positions + position) * headDim);
+      }
+      caches.push([name, address, slot]);
+      into[name] = out[name.replace("past", "present")] = slot;
+    }
+    using binding = this.#session.binding({ input_ids: ids, position_ids: at, seqlens_k: seqlens, total_sequence_length: total, output_rows: rows, soft_embeds: softEmbeds, ...into }, { ...outputs, ...out });
+    this.#session.runNow(binding);
+    for (const [, address, slot] of caches) {
+      for (let position = past; position < used; position++) {
+        const strip = new Float32Array(heads * headDim);
+        for (let head = 0; head < heads; head++) strip.set(slot.data.subarray((head * positions + position) * headDim, (head * positions + position + 1) * headDim), head * headDim);
+        place(address, position).set(new Uint8Array(strip.buffer));
+      }
+      slot[Symbol.dispose]();
+    }
+    for (const [name, tensor] of Object.entries(outputs)) {
+      const target = this.#outputs[name]!;
+      const size = target.shape[1]!;
+      answers.forEach(([index], answer) => {
+        const data = tensor.data.subarray(answer * size, (answer + 1) * size);
+        this.#device.at(target.address + BigInt(4 * index * size), 4 * size).set(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
+      });
+      tensor[Symbol.dispose]();
+    }
+  }
+
+  #ints(name: string): Int32Array {
+    const { address, shape, type } = this.#inputs[name] as FixedTensor;
+    const bytes = this.#device.at(address, bytesOf(type, shape));
+    return new Int32Array(bytes.slice().buffer);
+  }
+
+  #floats({ address, shape, type }: FixedTensor): Float32Array {
+    return floatsOf(this.#device.at(address, bytesOf(type, shape)));
+  }
+}
+
+/** M of the graph's input `past_key.0` [batch, heads, M, headDim], out of its ValueInfoProto: name, then type.tensor_type.{elem_type, shape.dim}. */
+function slotPositions(model: Buffer): number {
+  const name = "past_key.0";
+  // Behind the name: the tags and lengths of type and tensor_type, elem_type, tag and length of shape.
+  let at = model.indexOf(`\n${String.fromCharCode(name.length)}${name}`) + 2 + name.length + 8;
+  const dims: number[] = [];
+  for (let dim = 0; dim < 4; dim++) {
+    const length = model[at + 1]!;
+    const value = model.subarray(at + 2, at + 2 + length);
+    // dim_value is a varint; the batch is a name.
+    dims.push(value[0] === 8 ? value.subarray(1).reduce((sum, byte, index) => sum + ((byte & 127) << (7 * index)), 0) : 0);
+    at += 2 + length;
+  }
+  return dims[2]!;
+}
+
+function floatsOf(bytes: Uint8Array): Float32Array {
+  return new Float32Array(bytes.slice().buffer);
+}
+
+function addressOf({ address, pitch }: Strips, index: number): bigint {
+  return address + BigInt(index) * BigInt(pitch);
+}
