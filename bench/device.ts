@@ -1,8 +1,9 @@
 /**
- * What does a GPU make of it: decode and prompts by batch size, against the memory's bandwidth, by the prefix's length, and PEFT there?
+ * What does a GPU make of it: decode and prompts by batch size, against the memory's bandwidth, by the prefix's length, where a step's time
+ * goes, how long admission takes; beside PEFT, and beside torch with a static cache and one CUDA graph a step?
  *
  *     DEVICE=webgpu|cuda GPU="name" BANDWIDTH_GBS=number [PRECISION=fp32|fp16] [SIZE=small|medium|...] [PEFT_PYTHON=python] \
- *       npm run bench -- device
+ *       [TORCH_PYTHON=python] npm run bench -- device
  *
  * Through the engine, in this process; PEFT in one of its own, in turn with it. BANDWIDTH_GBS is what the GPU's memory can do: a step
  * cannot take less time than reading the weights and the keys and values of its rows. SMOKE=1 tries the machinery with the demo model on
@@ -13,7 +14,8 @@ import { webgpuSkip, SIMULATED } from "../test/support/devices.ts";
 import { examineVulkan } from "../src/doctor/vulkan.ts";
 import type { ModelShape } from "../src/kv.ts";
 import type { Precision } from "../src/model/graph-weights.ts";
-import { DEVICES, type Device } from "../src/runtime/device.ts";
+import type { Device } from "../src/runtime/device.ts";
+import { DEVICES } from "../src/runtime/devices.ts";
 import { OrtError } from "../src/runtime/ort-api.ts";
 import { CONTEXT } from "./peers/protocol.ts";
 import { EngineWorks } from "./support/engine-works.ts";
@@ -36,7 +38,7 @@ const PROMPTS = [64, 256];
 /** Tokens in the cache for the curve by the prefix's length; nearly all of them are the prefix. */
 const CONTEXTS = SMOKE ? [32, 128] : [32, 64, 128, 256, 512, 960];
 const CURVE_ROWS = SMOKE ? 8 : 32;
-const PEFT_UNITS = 8;
+const PEER_UNITS = 8;
 /** Bytes of a weight, and of a number in the KV cache. */
 const BYTES: Readonly<Record<Precision, number>> = { fp32: 4, fp16: 2, int8: 1 };
 const PAUSE_MS = 250;
@@ -53,9 +55,15 @@ const works = new EngineWorks(runner);
 const python = process.env["PEFT_PYTHON"];
 const peft = python === undefined ? null : await Peer.start("PEFT", [python, new URL("./peers/peft_driver.py", import.meta.url).pathname, folder, SMOKE ? "cpu" : "cuda", PRECISION === "fp16" ? "float16" : "float32"]);
 
+const torchPython = process.env["TORCH_PYTHON"];
+const torch = torchPython === undefined ? null : await Peer.start("torch", [torchPython, new URL("./peers/torch_driver.py", import.meta.url).pathname, ...[shape.layers, shape.heads, shape.width, shape.vocabSize].map(String)]);
+
 /** Seconds of a step, or of a prompt, by round. */
 const seconds = new Map<string, number[]>();
-const note = (name: string, value: number): void => void seconds.set(name, [...(seconds.get(name) ?? []), value]);
+const note = (name: string, value: number): void => {
+  seconds.set(name, [...(seconds.get(name) ?? []), value]);
+  process.stderr.write(`${name}: ${(value * 1000).toFixed(3)} ms\n`);
+};
 const mid = (name: string): number => median(seconds.get(name)!);
 const batches = BATCHES.filter((rows) => rows <= runner.slots);
 const started = performance.now();
@@ -65,36 +73,69 @@ while (rounds < ROUNDS && (rounds === 0 || (performance.now() - started) / 60_00
   process.stderr.write(`round ${++rounds} of ${ROUNDS}\n`);
 }
 const moved = await movedByStep(batches.at(-1)!);
+const admission = await admissionOf(batches.at(-1)!);
 await peft?.[Symbol.asyncDispose]();
+await torch?.[Symbol.asyncDispose]();
 report();
 process.exit(0);
 
 async function round(): Promise<void> {
   for (const rows of batches) {
     for (const different of [false, true]) note(`decode ${rows} ${different}`, await works.decode({ rows, different, context: CONTEXT, steps: STEPS }));
-    await askPeft(`decode-${rows}`);
+    note(`runner ${rows}`, await runnerStep(rows));
+    await ask(peft, `decode-${rows}`);
+    await ask(torch, `decode-${rows}`);
   }
-  await askPeft("decode-32-different");
+  await ask(peft, "decode-32-different");
   for (const tokens of PROMPTS) {
     note(`prefill ${tokens}`, await works.prefill(tokens, 3));
-    await askPeft(`prefill-${tokens}`);
+    await ask(peft, `prefill-${tokens}`);
+    await ask(torch, `prefill-${tokens}`);
   }
   for (const context of CONTEXTS) {
     note(`context ${context}`, await works.decode({ rows: CURVE_ROWS, different: true, context, steps: Math.min(STEPS, 16) }));
-    await askPeft(`decode-${CURVE_ROWS}-${context}`);
+    await ask(peft, `decode-${CURVE_ROWS}-${context}`);
+    await ask(torch, `decode-${CURVE_ROWS}-${context}`);
   }
 }
 
-async function askPeft(work: string): Promise<void> {
-  if (peft === null) return;
+async function ask(peer: Peer | null, work: string): Promise<void> {
+  if (peer === null) return;
   await sleep(PAUSE_MS);
-  note(`PEFT ${work}`, (await peft.run(work, PEFT_UNITS)) / PEFT_UNITS);
+  note(`${peer.name} ${work}`, (await peer.run(work, PEER_UNITS)) / PEER_UNITS);
+}
+
+/** Seconds of a step of the runner alone: what is left of a step is the engine's. */
+async function runnerStep(rows: number): Promise<number> {
+  const [ids, positions] = [promptIds(rows, 1, shape.vocabSize), new Int32Array(rows).fill(CONTEXT)];
+  const times: number[] = [];
+  for (let step = -2; step < STEPS; step++) {
+    const began = performance.now();
+    await runner.decode(ids, positions);
+    if (step >= 0) times.push((performance.now() - began) / 1000);
+  }
+  return median(times);
+}
+
+/** Seconds from the submission of so many requests, each with a prefix of 60 and a prompt of 8, until all have their first token; and of one beside running rows. */
+async function admissionOf(rows: number): Promise<{ all: number; one: number }> {
+  await works.admission(rows);
+  const all = await works.admission(rows);
+  const alone: number[] = [];
+  for (let time = 0; time < 20; time++) {
+    const prefix = works.prefix(60, time % 8);
+    const began = performance.now();
+    runner.loadPrefix(0, prefix);
+    await runner.prefill(0, 60, promptIds(8, time, shape.vocabSize));
+    alone.push((performance.now() - began) / 1000);
+  }
+  return { all, one: median(alone) };
 }
 
 /** @throws Error that says what is to be given */
 function chosenDevice(): Device {
   if (!SMOKE && (GPU === "" || !(BANDWIDTH > 0))) throw new Error("give the GPU's name and its memory's bandwidth in GB/s: GPU=... BANDWIDTH_GBS=...");
-  if (SMOKE && KIND === "simulated") return SIMULATED["device memory known by handles"]!;
+  if (SMOKE && KIND === "simulated") return SIMULATED.handles;
   if (KIND !== "webgpu" && KIND !== "cuda") throw new Error("DEVICE is webgpu or cuda");
   if (KIND === "webgpu" && SMOKE) {
     const skip = webgpuSkip();
@@ -139,36 +180,40 @@ function bytesRead({ layers, width, vocabSize }: ModelShape, rows: number, conte
 }
 
 function report(): void {
-  const peftRate = (work: string, tokens: number): string => (seconds.has(`PEFT ${work}`) ? (tokens / mid(`PEFT ${work}`)).toFixed(0) : "not measured");
+  const rate = (peer: string, work: string, tokens: number): string => (seconds.has(`${peer} ${work}`) ? (tokens / mid(`${peer} ${work}`)).toFixed(0) : "not measured");
+  const share = (work: string, ours: number): string => (seconds.has(`torch ${work}`) ? (mid(`torch ${work}`) / ours).toFixed(2) : "not measured");
   const floor = (rows: number, context: number, step: number): string => `${((100 * bytesRead(shape, rows, context)) / (BANDWIDTH * 1e9) / step).toFixed(0)} %`;
   const byRows = batches.map((rows) => {
     const [one, many] = [mid(`decode ${rows} false`), mid(`decode ${rows} true`)];
-    return [rows, (many * 1000).toFixed(2), (rows / many).toFixed(0), floor(rows, CONTEXT, many), (one / many).toFixed(3), peftRate(`decode-${rows}`, rows)];
+    const alone = mid(`runner ${rows}`);
+    return [rows, (many * 1000).toFixed(2), (alone * 1000).toFixed(2), (rows / many).toFixed(0), floor(rows, CONTEXT, alone), (one / many).toFixed(3), rate("torch", `decode-${rows}`, rows), share(`decode-${rows}`, many), share(`decode-${rows}`, alone), rate("PEFT", `decode-${rows}`, rows)];
   });
   const byContext = CONTEXTS.map((context) => {
     const step = mid(`context ${context}`);
-    return [context, (CURVE_ROWS / step).toFixed(0), floor(CURVE_ROWS, context, step), peftRate(`decode-${CURVE_ROWS}-${context}`, CURVE_ROWS)];
+    const work = `decode-${CURVE_ROWS}-${context}`;
+    return [context, (CURVE_ROWS / step).toFixed(0), floor(CURVE_ROWS, context, step), rate("torch", work, CURVE_ROWS), rate("PEFT", work, CURVE_ROWS)];
   });
-  const prompts = PROMPTS.map((tokens) => [tokens, (tokens / mid(`prefill ${tokens}`)).toFixed(0), peftRate(`prefill-${tokens}`, tokens)]);
+  const prompts = PROMPTS.map((tokens) => [tokens, (tokens / mid(`prefill ${tokens}`)).toFixed(0), rate("torch", `prefill-${tokens}`, tokens), rate("PEFT", `prefill-${tokens}`, tokens)]);
   const lines = [
     `${GPU}, ${BANDWIDTH} GB/s, through ${KIND}: ${SMOKE ? "demo model" : `GPT-2 ${SIZE}, random weights`}, ${PRECISION}, medians of ${rounds} rounds of ${STEPS} steps. ${machine()}.`,
     "",
-    `Every row with a prefix of its own, ${CONTEXT} tokens in the cache; PEFT has one prefix for all rows (with 32 different ones, one after the other: ${peftRate("decode-32-different", 32)} tokens/s).`,
+    `Every row with a prefix of its own, ${CONTEXT} tokens in the cache; PEFT has one prefix for all rows (with 32 different ones, one after the other: ${rate("PEFT", "decode-32-different", 32)} tokens/s). torch has no prefixes, all rows at one length and nothing but the model to do; its share is of the whole step through the engine, and of the runner alone.`,
     "",
-    ...table(["rows", "step, ms", "tokens/s", "of the memory's bandwidth", "N prefixes / one prefix", "PEFT, tokens/s"], byRows),
+    ...table(["rows", "step, ms", "of it the runner, ms", "tokens/s", "of the memory's bandwidth", "N prefixes / one prefix", "torch, tokens/s", "ours / torch", "runner / torch", "PEFT, tokens/s"], byRows),
     "",
-    ...table(["prompt", "tokens/s", "PEFT, tokens/s"], prompts),
+    ...table(["prompt", "tokens/s", "torch, tokens/s", "PEFT, tokens/s"], prompts),
     "",
     `${CURVE_ROWS} rows by tokens in the cache, nearly all of them prefix:`,
     "",
-    ...table(["tokens", "decoded tokens/s", "of the memory's bandwidth", "PEFT, tokens/s"], byContext),
+    ...table(["tokens", "decoded tokens/s", "of the memory's bandwidth", "torch, tokens/s", "PEFT, tokens/s"], byContext),
     "",
-    `A decode step of ${batches.at(-1)} rows moves ${moved.up} bytes to the device and ${moved.down} back.`,
+    `A decode step of ${batches.at(-1)} rows moves ${moved.up} bytes to the device and ${moved.down} back. ${batches.at(-1)} requests, each with a prefix of 60 and a prompt of 8, have their first tokens after ${(admission.all * 1000).toFixed(0)} ms; one admission takes ${(admission.one * 1000).toFixed(2)} ms.`,
   ];
   console.log(lines.join("\n"));
   if (SMOKE) return console.log("\nsmoke run, not measured: nothing is written");
   const curve = (name: string, rate: (context: number) => number): { name: string; points: [number, number][] } => ({ name, points: CONTEXTS.map((context) => [context, rate(context)]) });
   const series = [curve("prefixd", (context) => CURVE_ROWS / mid(`context ${context}`))];
+  if (torch !== null) series.push(curve("torch, no prefix", (context) => CURVE_ROWS / mid(`torch decode-${CURVE_ROWS}-${context}`)));
   if (peft !== null) series.push(curve("PEFT, one prefix", (context) => CURVE_ROWS / mid(`PEFT decode-${CURVE_ROWS}-${context}`)));
   writePlot("device", linePlot({ title: `${GPU}: ${CURVE_ROWS} rows`, x: { label: "tokens in the cache" }, y: { label: "decoded tokens/s" }, series }));
   writeSection("device", [...lines, "", "![Decoded tokens per second by prefix length](plots/device.svg)"]);

@@ -16,7 +16,7 @@ import type { StepOutput } from "../src/engine/model-runner.ts";
 import type { KvTensor } from "../src/kv.ts";
 import { seededRandom } from "../src/load/random.ts";
 import { PRECISIONS, type Precision } from "../src/model/graph-weights.ts";
-import type { Gpt2Runner } from "../src/model/gpt2-runner.ts";
+import type { ModelRunner } from "../src/engine/model-runner.ts";
 import { parsePeftAdapter } from "../src/prefixes/peft.ts";
 import { loadTokenizer, type Tokenizer } from "../src/text/tokenizer.ts";
 import { corpusBleu } from "./support/bleu.ts";
@@ -139,7 +139,7 @@ function readRows(folder: string, task: string, tokenizer: Tokenizer, eosId: num
     .map(({ row }) => row);
 }
 
-async function score(runner: Gpt2Runner, prefix: KvTensor, all: readonly Row[]): Promise<Scored> {
+async function score(runner: ModelRunner, prefix: KvTensor, all: readonly Row[]): Promise<Scored> {
   let loss = 0;
   const next: number[] = [];
   const take = (output: StepOutput, row: number, target: number): void => {

@@ -102,8 +102,8 @@ class Driver:
             return self.prefill(int(size), units)
         if rest and rest[0] == "different":
             return self.decode_different(units)
-        # decode-R or decode-R-at-CONTEXT
-        return self.decode(int(size), units, int(rest[1]) if rest else CONTEXT)
+        # decode-R or decode-R-CONTEXT
+        return self.decode(int(size), units, int(rest[0]) if rest else CONTEXT)
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 /** An engine with a number of rows that all decode: what a full batch costs. */
 import type { RequestHandle } from "../../src/engine/request.ts";
-import type { Gpt2Runner } from "../../src/model/gpt2-runner.ts";
+import type { ModelRunner } from "../../src/engine/model-runner.ts";
 import type { KvTensor } from "../../src/kv.ts";
 import { benchRequest, newEngine, promptIds } from "./gpt2.ts";
 
@@ -10,7 +10,7 @@ const PROMPT = 4;
  * Milliseconds between two tokens of a row, for `steps` steps of `rows` rows that begin when the last row has its first token. Rows start
  * one after the other, so each has a few tokens more than those behind it; all of them carry `prefix`.
  */
-export function interTokenTimes(runner: Gpt2Runner, rows: number, prefix: KvTensor, steps: number): Promise<number[]> {
+export function interTokenTimes(runner: ModelRunner, rows: number, prefix: KvTensor, steps: number): Promise<number[]> {
   const engine = newEngine(runner);
   const positionsLeft = runner.shape.positions - prefix.length - PROMPT;
   return new Promise<number[]>((resolve, reject) => {

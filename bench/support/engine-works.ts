@@ -1,7 +1,7 @@
 /** Decode steps and prompts timed through the engine: requests with prefixes, scheduler and sampler included, no HTTP. */
 import { Engine } from "../../src/engine/engine.ts";
 import type { KvTensor } from "../../src/kv.ts";
-import type { Gpt2Runner } from "../../src/model/gpt2-runner.ts";
+import type { ModelRunner } from "../../src/engine/model-runner.ts";
 import type { StepPhase } from "../../src/observability/engine-observer.ts";
 import { PROMPT, UNCOUNTED } from "../peers/protocol.ts";
 import { benchRequest, promptIds, randomPrefix } from "./gpt2.ts";
@@ -21,7 +21,7 @@ export interface DecodeWork {
 }
 
 export class EngineWorks {
-  readonly #runner: Gpt2Runner;
+  readonly #runner: ModelRunner;
   readonly #engine: Engine;
   /** Requests whose prompts are fed in one step. */
   readonly #admitted: number;
@@ -30,7 +30,7 @@ export class EngineWorks {
   readonly #steps: { rows: number; seconds: number }[] = [];
   #lastStep = 0;
 
-  constructor(runner: Gpt2Runner) {
+  constructor(runner: ModelRunner) {
     this.#runner = runner;
     const observer = { step: (phase: StepPhase, rows: number) => this.#note(phase, rows), queued() {}, firstToken() {}, interToken() {}, finished() {} };
     const prefillChunk = Math.min(PREFILL_CHUNK, runner.longestPiece);
@@ -45,7 +45,7 @@ export class EngineWorks {
     if (prefix < 1) throw new RangeError(`a context of ${context} leaves nothing for a prefix`);
     this.#steps.length = 0;
     const maxNewTokens = admission + UNCOUNTED + steps + 1;
-    await Promise.all(Array.from({ length: rows }, (_, row) => this.#generate(this.#prefix(prefix, different ? row : 0), PROMPT, row, maxNewTokens)));
+    await Promise.all(Array.from({ length: rows }, (_, row) => this.#generate(this.prefix(prefix, different ? row : 0), PROMPT, row, maxNewTokens)));
     const full = this.#steps.filter((step) => step.rows === rows).slice(UNCOUNTED, UNCOUNTED + steps);
     if (full.length < steps) throw new Error(`${full.length} steps of ${rows} rows, not ${steps}`);
     return median(full.map(({ seconds }) => seconds));
@@ -56,13 +56,20 @@ export class EngineWorks {
     const seconds: number[] = [];
     for (let time = -1; time < times; time++) {
       const started = performance.now();
-      await this.#generate(this.#prefix(10, 0), tokens, time, 1);
+      await this.#generate(this.prefix(10, 0), tokens, time, 1);
       if (time >= 0) seconds.push((performance.now() - started) / 1000);
     }
     return median(seconds);
   }
 
-  #prefix(length: number, seed: number): KvTensor {
+  /** Seconds from the submission of so many requests, each with a prefix of 60 of its own, until all have their first token. */
+  async admission(rows: number): Promise<number> {
+    const started = performance.now();
+    await Promise.all(Array.from({ length: rows }, (_, row) => this.#generate(this.prefix(60, row), PROMPT, row, 1)));
+    return (performance.now() - started) / 1000;
+  }
+
+  prefix(length: number, seed: number): KvTensor {
     const key = `${length} ${seed}`;
     const made = this.#prefixes.get(key) ?? randomPrefix(this.#runner.shape, length, seed);
     this.#prefixes.set(key, made);

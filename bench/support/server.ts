@@ -25,7 +25,7 @@ export interface Given {
 export async function serveEngine(engine: Engine, runner: ModelRunner, prefixes: readonly KvTensor[], given: Partial<Given> = {}): Promise<Server> {
   const { shape, slots } = runner;
   const { metrics = new Metrics(), tokenizer = hexTokenizer(shape.vocabSize), mayEmit = () => true } = given;
-  metrics.watch({ engine: () => engine.stats(), prefixCache: () => ({ hits: 0, misses: 0, bytes: 0, entries: 0 }), transfers: () => ({ up: 0, down: 0 }), prefixBank: () => null });
+  metrics.watch({ engine: () => engine.stats(), prefixCache: () => ({ hits: 0, misses: 0, bytes: 0, entries: 0 }), transfers: () => ({ up: 0, down: 0 }), prefixBank: () => null, stepSizes: () => null });
   const registry = memoryRegistry(prefixes);
   const generation = new GenerationService({ engine, prefixes: registry, tokenizer, positions: shape.positions, eosIds: [shape.vocabSize - 1], allowBaseModel: true, metrics, mayEmit });
   const { fastify } = await buildApp({

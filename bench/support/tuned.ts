@@ -4,7 +4,7 @@
  *     tsx bench/support/tuned.ts CHECKPOINT fp32|int8 '{"hugePages": false, "config": {"session.intra_op.allow_spinning": "0"}}'
  */
 import type { Precision } from "../../src/model/graph-weights.ts";
-import { DEVICES } from "../../src/runtime/device.ts";
+import { DEVICES } from "../../src/runtime/devices.ts";
 import { Runtime, type Session, type SessionOptions } from "../../src/runtime/session.ts";
 import { CONTEXT, serveWork, THREADS } from "../peers/protocol.ts";
 import { EngineWorks } from "./engine-works.ts";
