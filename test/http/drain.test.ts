@@ -56,7 +56,8 @@ t.test("after that new requests are refused, running ones may end, and the rest 
   await until(() => app.engine.submitted.length === 3);
   const idle = connect(port, "127.0.0.1");
   await once(idle, "connect");
-  const drained = start(app, { delayMs: 0, graceMs: 200 });
+  // Long enough for all that is asked meanwhile.
+  const drained = start(app, { delayMs: 0, graceMs: 2000 });
   await until(() => app.state.phase === "refusing");
   const refused = await open(port, "/generate", STREAM);
   t.match(refused, { statusCode: 503, headers: { connection: "close", "retry-after": "5" } });
