@@ -15,7 +15,7 @@ const PER_MIX = 32;
 
 /** What holds on the CPU in every precision. */
 export function isolationSuite(precision: Precision): void {
-  const [tiny, demo, wide] = effort({ short: [40, 6, 3], long: [120, 12, 5] } as const);
+  const [tiny, demo, wide] = effort({ short: [40, 6, 3], long: [80, 10, 4] } as const);
   t.test(`tiny model, all kinds of prefixes, ${tiny} mixes`, async (t) => {
     const dir = goldenDir("gelu-new-f32");
     const model = await openTestModel(dir, { prefillChunk: 20, precision });
