@@ -6,8 +6,7 @@
 import { readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import type { Device } from "../../src/runtime/device.ts";
-import { DEVICES } from "../../src/runtime/devices.ts";
+import { CPU } from "../../src/runtime/device.ts";
 import { bytesOf, type HostTensor, type Runtime, type Session } from "../../src/runtime/session.ts";
 import type { FixedTensor, PinnedMemory, PreparedRun, StreamDevice, StreamModel, Strips } from "../../src/runtime/stream-device.ts";
 
@@ -109,7 +108,7 @@ class EmulatedModel implements StreamModel {
     this.#device = device;
     this.#runtime = runtime;
     this.#positions = slotPositions(readFileSync(path));
-    this.#session = runtime.session(path, { threads: 2, device: { ...DEVICES.cpu, hostMemory: true } satisfies Device });
+    this.#session = runtime.session(path, { threads: 2, device: CPU });
   }
 
   prepare(inputs: Readonly<Record<string, FixedTensor | Int32Array>>, outputs: Readonly<Record<string, FixedTensor>>): PreparedRun {

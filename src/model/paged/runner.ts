@@ -6,7 +6,7 @@ import type { ModelRunner, StepOutput } from "../../engine/model-runner.ts";
 import { asModelError } from "../../errors.ts";
 import type { FoldInput, KvTensor, ModelShape } from "../../kv.ts";
 import type { Runtime } from "../../runtime/session.ts";
-import type { StreamDevice, StreamedDevice } from "../../runtime/stream-device.ts";
+import type { StreamedDevice } from "../../runtime/stream-device.ts";
 import { CANDIDATES } from "../gpt2-graph.ts";
 import { floatType } from "../graph-weights.ts";
 import type { RunnerOptions } from "../gpt2-runner.ts";
@@ -197,7 +197,7 @@ export class PagedRunner implements ModelRunner {
     }
   }
 
-  #own<T extends StreamDevice | Disposable>(object: T): T {
+  #own<T extends Disposable>(object: T): T {
     this.#owned.push(object);
     return object;
   }
