@@ -35,6 +35,8 @@ const MINUTES = Number(process.env["MINUTES"] ?? 6);
 const STEPS = Number(process.env["STEPS"] ?? (SMOKE ? 4 : 24));
 const BATCHES = SMOKE ? [1, 8] : [1, 8, 32, 128, 512];
 const PROMPTS = [64, 256];
+/** Requests that come at once, and the tokens of their prompts. */
+const [TOGETHER, TOGETHER_TOKENS] = SMOKE ? [4, 16] : [256, 64];
 /** Tokens in the cache for the curve by the prefix's length; nearly all of them are the prefix. */
 const CONTEXTS = SMOKE ? [32, 128] : [32, 64, 128, 256, 512, 960];
 const CURVE_ROWS = SMOKE ? 8 : 32;
@@ -87,6 +89,7 @@ async function round(): Promise<void> {
     await ask(torch, `decode-${rows}`);
   }
   await ask(peft, "decode-32-different");
+  note("prompts together", (await works.prompts(TOGETHER, TOGETHER_TOKENS)) / TOGETHER);
   for (const tokens of PROMPTS) {
     note(`prefill ${tokens}`, await works.prefill(tokens, 3));
     await ask(peft, `prefill-${tokens}`);
@@ -118,8 +121,8 @@ async function runnerStep(rows: number): Promise<number> {
 }
 
 /** Seconds from the submission of so many requests, each with a prefix of 60 and a prompt of 8, until all have their first token; and of one beside running rows. */
-async function admissionOf(rows: number): Promise<{ all: number; one: number }> {
-  await works.admission(rows);
+async function admissionOf(rows: number): Promise<{ cold: number; all: number; one: number }> {
+  const cold = await works.admission(rows);
   const all = await works.admission(rows);
   const alone: number[] = [];
   for (let time = 0; time < 20; time++) {
@@ -129,7 +132,7 @@ async function admissionOf(rows: number): Promise<{ all: number; one: number }> 
     await runner.prefill(0, 60, promptIds(8, time, shape.vocabSize));
     alone.push((performance.now() - began) / 1000);
   }
-  return { all, one: median(alone) };
+  return { cold, all, one: median(alone) };
 }
 
 /** @throws Error that says what is to be given */
@@ -203,11 +206,13 @@ function report(): void {
     "",
     ...table(["prompt", "tokens/s", "torch, tokens/s", "PEFT, tokens/s"], prompts),
     "",
+    `${TOGETHER} prompts of ${TOGETHER_TOKENS} that come at once: ${(TOGETHER_TOKENS / mid("prompts together")).toFixed(0)} tokens/s.`,
+    "",
     `${CURVE_ROWS} rows by tokens in the cache, nearly all of them prefix:`,
     "",
     ...table(["tokens", "decoded tokens/s", "of the memory's bandwidth", "torch, tokens/s", "PEFT, tokens/s"], byContext),
     "",
-    `A decode step of ${batches.at(-1)} rows moves ${moved.up} bytes to the device and ${moved.down} back. ${batches.at(-1)} requests, each with a prefix of 60 and a prompt of 8, have their first tokens after ${(admission.all * 1000).toFixed(0)} ms; one admission takes ${(admission.one * 1000).toFixed(2)} ms.`,
+    `A decode step of ${batches.at(-1)} rows moves ${moved.up} bytes to the device and ${moved.down} back. ${batches.at(-1)} requests, each with a prefix of 60 and a prompt of 8, have their first tokens after ${(admission.all * 1000).toFixed(0)} ms, ${(admission.cold * 1000).toFixed(0)} ms where the prefixes are not on the device yet; one admission takes ${(admission.one * 1000).toFixed(2)} ms.`,
   ];
   console.log(lines.join("\n"));
   if (SMOKE) return console.log("\nsmoke run, not measured: nothing is written");

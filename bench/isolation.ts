@@ -2,9 +2,9 @@
  * Is a request answered alike alone and beside others on a device? On the CPU it is, to the bit, as tests prove; on a GPU kernels are
  * chosen by the batch's size, so this counts what differs over random mixes.
  *
- *     DEVICE=cuda|webgpu [PRECISION=fp16] [MIXES=200] npm run bench -- isolation
+ *     DEVICE=cuda|webgpu [PRECISION=fp16] [MIXES=200] [SIZE=demo|gpt2|...] npm run bench -- isolation
  */
-import { openFolder, DEMO, newEngine, benchRequest, promptIds, randomPrefix } from "./support/gpt2.ts";
+import { openFolder, DEMO, newEngine, sizedCheckpoint, benchRequest, promptIds, randomPrefix } from "./support/gpt2.ts";
 import { seededRandom } from "../src/load/random.ts";
 import type { Engine } from "../src/engine/engine.ts";
 import type { EngineRequest } from "../src/engine/request.ts";
@@ -23,7 +23,8 @@ interface Answer {
   readonly logprobs: number[];
 }
 
-const model = await openFolder(DEMO, ROWS, precision, 2, device);
+const SIZE = process.env["SIZE"] ?? "demo";
+const model = await openFolder(SIZE === "demo" ? DEMO : await sizedCheckpoint(SIZE), ROWS, precision, 2, device);
 const engine = newEngine(model.runner);
 const random = seededRandom(5);
 const requests = Array.from({ length: REQUESTS }, (_, seed) => ({
@@ -48,7 +49,7 @@ for (let mix = 0; mix < MIXES; mix++) {
   }
 }
 const share = (count: number): string => `${((100 * count) / compared).toFixed(2)} %`;
-console.log(`${KIND} ${precision}: ${compared} requests in ${MIXES} mixes of up to ${ROWS}: ${share(sameBits)} with the bits of those alone, ${share(sameTokens)} with their tokens; log probabilities differ by at most ${largest.toExponential(1)}`);
+console.log(`${SIZE}, ${KIND} ${precision}: ${compared} requests in ${MIXES} mixes of up to ${ROWS}: ${share(sameBits)} with the bits of those alone, ${share(sameTokens)} with their tokens; log probabilities differ by at most ${largest.toExponential(1)}`);
 process.exit(0);
 
 function answer(to: Engine, given: Pick<EngineRequest, "promptIds" | "prefix" | "maxNewTokens">): Promise<Answer> {

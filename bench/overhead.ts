@@ -1,11 +1,12 @@
 /**
  * How many tokens per second does the server itself move, when the model costs nothing?
  *
- *     npm run bench -- overhead
+ *     [STREAMS=256] [DEVICE=cuda|webgpu GPU="name"] npm run bench -- overhead
  *
  * A runner whose answers were made beforehand, 256 streams of 64 to 200 tokens that begin anew as they end, and three ways to be
  * asked: the engine alone; with GenerationService, which makes text; the whole server, by bare sockets of another process. The
- * runner answers in a later turn of the event loop, as one that works on a GPU does.
+ * runner answers in a later turn of the event loop, as one that works on a GPU does. With DEVICE the whole server also serves GPT-2 small
+ * (random weights) from there, every stream with one of 64 prefixes of 60: how much of what the process can do is left?
  */
 import { type ChildProcess, fork } from "node:child_process";
 import { once } from "node:events";
@@ -13,16 +14,22 @@ import type { AddressInfo } from "node:net";
 import { performance } from "node:perf_hooks";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Engine } from "../src/engine/engine.ts";
+import type { ModelRunner } from "../src/engine/model-runner.ts";
 import { DEFAULT_SAMPLING, GenerationService } from "../src/generate.ts";
+import type { KvTensor } from "../src/kv.ts";
 import { Metrics } from "../src/observability/metrics.ts";
+import { DEVICES } from "../src/runtime/devices.ts";
+import { SIMULATED } from "../test/support/devices.ts";
 import { loadTokenizer } from "../src/text/tokenizer.ts";
-import { benchRequest, promptIds } from "./support/gpt2.ts";
+import { benchRequest, openFolder, promptIds, randomPrefix, sizedCheckpoint } from "./support/gpt2.ts";
 import { NULL_SHAPE, NullRunner } from "./support/null-runner.ts";
 import type { Command, Count } from "./support/raw-clients.ts";
 import { machine, median, table, writeSection } from "./support/report.ts";
 import { memoryRegistry, serveEngine } from "./support/server.ts";
 
-const STREAMS = 256;
+const STREAMS = Number(process.env["STREAMS"] ?? 256);
+const KIND = process.env["DEVICE"] as "cuda" | "webgpu" | "simulated" | undefined;
+const [PREFIXES, PREFIX] = [64, 60];
 const PROMPT = 16;
 /** Tokens before the measurement: until then functions are still being compiled. */
 const WARM_TOKENS = Number(process.env["WARM_TOKENS"] ?? 200_000);
@@ -47,12 +54,19 @@ type Way = (doSample: boolean) => Promise<{ count(): Promise<{ tokens: number; c
 const tokenizer = await loadTokenizer(new URL("../models/demo", import.meta.url).pathname, NULL_SHAPE.vocabSize);
 const leaseUntil = performance.now() + 1e9;
 const mayEmit = (): boolean => performance.now() < leaseUntil;
-const parts = (): { runner: NullRunner; metrics: Metrics; engine: Engine } => {
-  const [runner, metrics] = [new NullRunner(STREAMS, IDS), new Metrics({ processMetrics: false })];
-  return { runner, metrics, engine: new Engine({ runner, maxQueue: 10_000, prefillChunk: 64, observer: metrics, mayEmit }) };
+const parts = (runner: ModelRunner = new NullRunner(STREAMS, IDS)): { runner: ModelRunner; metrics: Metrics; engine: Engine } => {
+  const metrics = new Metrics({ processMetrics: false });
+  return { runner, metrics, engine: new Engine({ runner, maxQueue: 10_000, prefillChunk: runner.promptsAtOnce > 1 ? 512 : 64, observer: metrics, mayEmit }) };
 };
+const model = KIND === undefined ? null : await openFolder(await sizedCheckpoint("gpt2"), STREAMS, KIND === "cuda" ? "fp16" : "fp32", 2, KIND === "simulated" ? SIMULATED.handles : DEVICES[KIND]);
+const prefixes = model === null ? [] : Array.from({ length: PREFIXES }, (_, seed) => randomPrefix(model.shape, PREFIX, seed));
 
-const WAYS: Readonly<Record<string, Way>> = { "engine alone": engineAlone, "with text": withText, "whole server": wholeServer };
+const WAYS: Readonly<Record<string, Way>> = {
+  "engine alone": engineAlone,
+  "with text": withText,
+  "whole server": (doSample) => wholeServer(doSample, parts(), []),
+  ...(model === null ? {} : { [`whole server with GPT-2 on ${KIND}`]: (doSample: boolean) => wholeServer(doSample, parts(model.runner), prefixes) }),
+};
 const only = process.env["ONLY"]?.split(",") ?? Object.keys(WAYS);
 const figures = new Map<string, Figures[]>();
 for (let round = 0; round < ROUNDS; round++) {
@@ -71,9 +85,9 @@ const rows = [...figures].map(([name, all]) => {
   return [name, mid("tokensPerSecond").toFixed(0), mid("cpuPerToken").toFixed(1), (1e6 / mid("cpuPerToken")).toFixed(0), `${(100 * mid("busy")).toFixed(0)} %`, mid("clientCpuPerToken") > 0 ? mid("clientCpuPerToken").toFixed(1) : ""];
 });
 console.log(rows.map((row) => row.join("  ")).join("\n"));
-if (process.env["ONLY"] === undefined) {
-  writeSection("overhead", [
-    `A runner that costs nothing, ${STREAMS} streams of 64 to 200 tokens, 64 candidates of 50,257, the demo's tokenizer; "sampling" is \`do_sample\` with its defaults. Medians of ${ROUNDS} interleaved rounds. Other work on the machine takes from the tokens per second; processor time per token tells what they would be without. ${machine()}.`,
+if (process.env["ONLY"] === undefined && KIND !== "simulated") {
+  writeSection(KIND === undefined ? "overhead" : `overhead-${KIND}`, [
+    `A runner that costs nothing, ${STREAMS} streams of 64 to 200 tokens, 64 candidates of 50,257, the demo's tokenizer; "sampling" is \`do_sample\` with its defaults. Medians of ${ROUNDS} interleaved rounds. Other work on the machine takes from the tokens per second; processor time per token tells what they would be without. ${KIND === undefined ? "" : `GPT-2 small with random weights on ${process.env["GPU"]}, every stream with one of ${PREFIXES} prefixes of ${PREFIX}. `}${machine()}.`,
     "",
     ...table(["", "tokens/s", "server's CPU, µs / token", "tokens per CPU second", "event loop busy", "clients' CPU, µs / token"], rows),
   ]);
@@ -124,13 +138,12 @@ function withText(doSample: boolean): ReturnType<Way> {
   return Promise.resolve({ count: () => Promise.resolve({ tokens, cpu: 0 }), stop });
 }
 
-async function wholeServer(doSample: boolean): ReturnType<Way> {
-  const { engine, metrics, runner } = parts();
-  const server = await serveEngine(engine, runner, [], { tokenizer, metrics, mayEmit });
+async function wholeServer(doSample: boolean, { engine, metrics, runner }: ReturnType<typeof parts>, known: readonly KvTensor[]): ReturnType<Way> {
+  const server = await serveEngine(engine, runner, known, { tokenizer, metrics, mayEmit });
   const clients = fork(new URL("./support/raw-clients.ts", import.meta.url), { execArgv: ["--import", "tsx"] });
   await once(clients, "message");
   const bodies = LENGTHS.map((max_new_tokens, index) =>
-    JSON.stringify({ prompt: [...promptIds(PROMPT, index)], max_new_tokens, do_sample: doSample, seed: index, ignore_eos: true, stream: true }),
+    JSON.stringify({ prompt: [...promptIds(PROMPT, index)], max_new_tokens, do_sample: doSample, seed: index, ignore_eos: true, stream: true, ...(known.length > 0 && { prefix_id: `p${index % known.length}` }) }),
   );
   send(clients, { kind: "load", load: { port: (server.address() as AddressInfo).port, clients: STREAMS, bodies } });
   return {

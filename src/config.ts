@@ -31,7 +31,7 @@ export const ConfigSchema = Type.Object({
   maxQueue: Type.Integer({ minimum: 0, maximum: 1_000_000, arg: "N", default: 256, description: "Requests that may wait, each user's share of them by weight; beyond it: 429" }),
   queueTimeout: Type.Number({ minimum: 0, maximum: 86_400, arg: "SECONDS", default: 0, shown: "0 (no limit)", description: "How long a request may wait: then 503, so that what is answered was begun in time" }),
   maxN: Type.Integer({ minimum: 1, maximum: 1024, arg: "N", default: 8, description: "Largest n, best_of or num_beams of a request (rows per prompt); never more than max-batch" }),
-  prefillChunk: Type.Integer({ minimum: 1, maximum: 1_000_000, arg: "N", default: 64, description: "Most prompt tokens fed per step" }),
+  prefillChunk: Type.Integer({ minimum: 1, maximum: 1_000_000, arg: "N", shown: "64, on cuda 512", description: "Most prompt tokens fed per step" }),
   prefillShare: Type.Number({ minimum: 0.01, maximum: 1, arg: "PART", default: 0.4, description: "Part of a step's time that prompts may take while others decode: bounds how long a long prompt holds up the others; 1: no bound" }),
   cacheDir: Type.String({ minLength: 1, arg: "DIR", shown: "$XDG_CACHE_HOME/prefixd or ~/.cache/prefixd", description: "Where built model graphs are kept" }),
   prefixBankBytes: Type.Integer({ minimum: 0, unit: "bytes", arg: "SIZE", default: 128 * 1024 ** 2, shown: "128MiB", description: "Memory of the device for hot prefixes; at least one slot's worth is taken. Not used on the CPU" }),
@@ -95,6 +95,8 @@ export function parseConfig(args: readonly string[], env: Readonly<Record<string
   if (given === "help") return "help";
   const raw: Record<string, unknown> = { ...computedDefaults(env), ...readVariables(env), ...given };
   for (const key of KEYS) raw[key] ??= PROPERTIES[key].default;
+  // CUDA takes several prompts in one run.
+  raw["prefillChunk"] ??= raw["device"] === "cuda" ? 512 : 64;
   raw["model"] = resolveModelName(String(raw["model"]));
   raw["cacheDir"] = resolve(String(raw["cacheDir"]));
   if (raw["prefixes"] !== "") raw["prefixes"] = resolve(String(raw["prefixes"]));

@@ -92,6 +92,11 @@ export function asModelError(error: unknown): PrefixdError {
   return error instanceof PrefixdError ? error : new PrefixdError("model_failed", "The model run failed.", { cause: error });
 }
 
+/** The same of a runner's call: a RangeError is its caller's mistake, not the model's. */
+export function rangeOrModelError(error: unknown): Error {
+  return error instanceof RangeError ? error : asModelError(error);
+}
+
 /** What a replica says that may not serve now: it cannot know what has been removed meanwhile. */
 export function lostTouch(): PrefixdError {
   return new PrefixdError("store_unavailable", "This replica has lost touch with the store and serves nothing until it is back.", { retryAfter: 2 });

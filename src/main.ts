@@ -83,7 +83,7 @@ async function start(config: Config, logger: Logger, resources: Resources): Prom
   resources.defer(() => runtime[Symbol.dispose]());
   const deviceLost = new Deferred<PrefixdError>();
   const gpt2 = await openOnDevice(runtime, { modelPath, shape, slots: config.maxBatch, threads: config.threads, spinTime: config.spinTime, device, precision: config.precision, bankBytes: config.prefixBankBytes });
-  if (gpt2.longestPiece < config.prefillChunk) {
+  if (device.kind === "webgpu" && gpt2.longestPiece < config.prefillChunk) {
     logger.warn({ tokens: gpt2.longestPiece }, "this adapter's attention kernel is wrong for longer pieces of prompt: they are fed in shorter ones");
   }
   for (const { size, reason } of gpt2.graphStats()?.eager ?? []) logger.warn({ size, reason }, "this size of step could not be captured as one graph: it runs kernel by kernel, which is slower");

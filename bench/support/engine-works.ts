@@ -7,8 +7,8 @@ import { PROMPT, UNCOUNTED } from "../peers/protocol.ts";
 import { benchRequest, promptIds, randomPrefix } from "./gpt2.ts";
 import { median } from "./report.ts";
 
-/** The server's default: so many short prompts are fed in one step. */
-const PREFILL_CHUNK = 64;
+/** The server's defaults, where a run takes one prompt and where it takes several: so many short prompts are fed in one step. */
+const [PREFILL_CHUNK, SHARED_CHUNK] = [64, 512];
 
 export interface DecodeWork {
   readonly rows: number;
@@ -33,9 +33,9 @@ export class EngineWorks {
   constructor(runner: ModelRunner) {
     this.#runner = runner;
     const observer = { step: (phase: StepPhase, rows: number) => this.#note(phase, rows), queued() {}, firstToken() {}, interToken() {}, finished() {} };
-    const prefillChunk = Math.min(PREFILL_CHUNK, runner.longestPiece);
+    const prefillChunk = Math.min(runner.promptsAtOnce > 1 ? SHARED_CHUNK : PREFILL_CHUNK, runner.longestPiece);
     this.#admitted = Math.floor(prefillChunk / PROMPT);
-    this.#engine = new Engine({ runner, maxQueue: runner.slots, prefillChunk, observer });
+    this.#engine = new Engine({ runner, maxQueue: Math.max(runner.slots, 1024), prefillChunk, observer });
   }
 
   /** Seconds of a step of all rows, the median. */
@@ -62,10 +62,19 @@ export class EngineWorks {
     return median(seconds);
   }
 
+  /** Seconds from the submission of so many requests, all with the same prefix, until all have their first token. */
+  async prompts(count: number, tokens: number): Promise<number> {
+    const prefix = this.prefix(10, 0);
+    const started = performance.now();
+    await Promise.all(Array.from({ length: count }, (_, seed) => this.#generate(prefix, tokens, seed, 1)));
+    return (performance.now() - started) / 1000;
+  }
+
   /** Seconds from the submission of so many requests, each with a prefix of 60 of its own, until all have their first token. */
   async admission(rows: number): Promise<number> {
+    const prefixes = Array.from({ length: rows }, (_, row) => this.prefix(60, row));
     const started = performance.now();
-    await Promise.all(Array.from({ length: rows }, (_, row) => this.#generate(this.prefix(60, row), PROMPT, row, 1)));
+    await Promise.all(prefixes.map((prefix, row) => this.#generate(prefix, PROMPT, row, 1)));
     return (performance.now() - started) / 1000;
   }
 

@@ -1,5 +1,5 @@
 /** A model that costs nothing: its answers were made before it started. What is left is what the server itself takes. */
-import type { StepOutput, ModelRunner } from "../../src/engine/model-runner.ts";
+import type { ModelRunner, PromptPiece, StepOutput } from "../../src/engine/model-runner.ts";
 import { kvElements, type FoldInput, type KvTensor, type ModelShape } from "../../src/kv.ts";
 
 /** GPT-2's numbers, with keys and values as small as they can be. */
@@ -12,6 +12,7 @@ export class NullRunner implements ModelRunner {
   readonly shape = NULL_SHAPE;
   readonly candidates = 64;
   readonly longestPiece = 1024;
+  readonly promptsAtOnce = 1;
   readonly cutsShow = false;
   readonly slots: number;
   readonly #outputs: readonly StepOutput[];
@@ -34,6 +35,10 @@ export class NullRunner implements ModelRunner {
 
   prefill(): Promise<StepOutput> {
     return this.#step(1);
+  }
+
+  prefillAll(pieces: readonly PromptPiece[]): Promise<StepOutput> {
+    return this.#step(pieces.length);
   }
 
   score(_row: number, _start: number, ids: Int32Array): Promise<StepOutput> {

@@ -10,12 +10,12 @@ import { advanceBeams } from "./beam-rows.ts";
 import type { EngineOptions } from "./engine-options.ts";
 import { EQUAL_SHARES, fairShare, type TenantShares } from "./fair-share.ts";
 import { FoldQueue } from "./fold-queue.ts";
-import { checkQueueLimits, checkRoom, heldRows, queueTimeout, type QueueRoom } from "./limits.ts";
+import { checkQueueLimits, checkRoom, heldRows, queueTimeout, rowsHeld, type QueueRoom } from "./limits.ts";
 import type { ModelRunner, StepOutput } from "./model-runner.ts";
 import { PrefillBudget } from "./prefill-budget.ts";
 import { promptTokens } from "./prompt-tokens.ts";
 import { rowsOf, type EngineRequest, type RequestHandle, type RequestListener } from "./request.ts";
-import { planPrefill, type PrefillChunk } from "./scheduler.ts";
+import { inRuns, planPrefill, type PrefillChunk } from "./scheduler.ts";
 import { RunningRequest, type Sequence } from "./sequence.ts";
 import { ServiceCounters } from "./service-counters.ts";
 import { CacheWiper } from "./wiper.ts";
@@ -38,7 +38,8 @@ export class Engine {
   readonly #mayEmit: () => boolean;
   readonly #now: () => number;
   readonly #budget: PrefillBudget;
-  #prefilling: RunningRequest | null = null;
+  /** Admitted, their prompts not yet whole in their rows; between two steps one at most. */
+  #prefilling: RunningRequest[] = [];
   #loop: Promise<void> | null = null;
   #draining = false;
 
@@ -99,7 +100,7 @@ export class Engine {
   }
 
   stats(): EngineStats {
-    const running = this.#rows.length + (this.#prefilling?.n ?? 0);
+    const running = this.#rows.length + rowsHeld(this.#prefilling);
     return { queued: this.#queue.length, running, slots: this.#runner.slots, maxQueue: this.#options.maxQueue };
   }
 
@@ -116,19 +117,20 @@ export class Engine {
   }
 
   #room(): QueueRoom {
-    const busyRows = this.#rows.filter((sequence) => !sequence.done).length + (this.#prefilling?.n ?? 0);
+    const busyRows = this.#rows.filter((sequence) => !sequence.done).length + rowsHeld(this.#prefilling);
     return { maxQueue: this.#options.maxQueue, freeRows: this.#runner.slots - busyRows };
   }
 
   #plan(): PrefillChunk<RunningRequest>[] {
     // Most steps: nothing waits, or there is no room.
-    if (this.#prefilling === null && (this.#queue.length === 0 || this.#rows.length >= this.#runner.slots)) return [];
-    const state = { running: this.#rows.length, slots: this.#runner.slots, prefilling: this.#prefilling, queue: this.#queue };
+    const [prefilling = null] = this.#prefilling;
+    if (prefilling === null && (this.#queue.length === 0 || this.#rows.length >= this.#runner.slots)) return [];
+    const state = { running: this.#rows.length, slots: this.#runner.slots, prefilling, queue: this.#queue };
     const running = heldRows(this.#rows.map((sequence) => sequence.owner.tenant), this.#prefilling);
     this.#counters.sweep(this.#queue, running);
     const policy = this.#options.policy ?? fairShare({ counters: this.#counters.all, running, shares: this.#shares });
     const { slots, longestPiece, cutsShow } = this.#runner;
-    const waiting = Math.min(this.#queue.length + (this.#prefilling === null ? 0 : 1), slots - this.#rows.length);
+    const waiting = Math.min(this.#queue.length + this.#prefilling.length, slots - this.#rows.length);
     return planPrefill(state, policy, this.#budget.limits({ tokens: Math.min(this.#options.prefillChunk, longestPiece), cutsShow, decoding: this.#rows.length, waiting }));
   }
 
@@ -153,7 +155,7 @@ export class Engine {
   }
 
   #hasWork(): boolean {
-    return this.#queue.length + this.#rows.length > 0 || this.#prefilling !== null || this.#folds.pending || this.#wiper.pending;
+    return this.#queue.length + this.#rows.length + this.#prefilling.length > 0 || this.#folds.pending || this.#wiper.pending;
   }
 
   /** Answers whether there was anything to do. */
@@ -164,7 +166,7 @@ export class Engine {
     const wiped = await this.#wipe();
     const folded = await this.#folds.step();
     const plan = this.#plan();
-    for (const chunk of plan) await this.#prefill(chunk);
+    for (const chunks of inRuns(plan, this.#runner, ({ request }) => !request.scorePrompt)) await this.#prefill(chunks);
     this.#releaseEnded();
     const rows = this.#rows.length;
     if (rows > 0) await this.#decode();
@@ -181,7 +183,7 @@ export class Engine {
       this.#rows[row] = last;
       this.#rows.pop();
     }
-    if (this.#prefilling?.ended === true) this.#prefilling = null;
+    this.#prefilling = this.#prefilling.filter(({ ended }) => !ended);
   }
 
   /** Ends what has waited too long. Requests wait in the order of their arrival, whoever is admitted next. */
@@ -203,54 +205,85 @@ export class Engine {
   #ownedPositions(row: number): number {
     const sequence = this.#rows[row];
     if (sequence !== undefined) return sequence.length;
-    const prefilling = this.#prefilling;
-    return prefilling !== null && prefilling.row === row ? prefilling.prefixLength + prefilling.fed : 0;
+    const prefilling = this.#prefilling.find((request) => request.row === row);
+    return prefilling === undefined ? 0 : prefilling.prefixLength + prefilling.fed;
   }
 
-  async #prefill({ request, from, to, last, passedOver }: PrefillChunk<RunningRequest>): Promise<void> {
-    if (request.ended) return;
-    const start = request.prefixLength + from;
-    let started: number;
+  /** Feeds pieces of different prompts in one run. */
+  async #prefill(chunks: readonly PrefillChunk<RunningRequest>[]): Promise<void> {
+    const begun = chunks.filter((chunk) => this.#begin(chunk));
+    if (begun.length === 0) return;
+    const started = this.#now();
     let output: StepOutput | null;
     try {
-      if (from === 0) this.#admit(request, passedOver);
-      if (request.ended) return;
-      this.#wiper.written(request.row, start + to - from);
-      started = this.#now();
-      const ids = request.request.promptIds.subarray(from, to);
-      output = await this.#feed(request, start, ids, last);
+      output = await this.#feed(begun);
     } catch (error) {
-      this.#prefilling = null;
-      return request.fail(asModelError(error));
+      for (const { request } of begun) this.#failPrefill(request, error);
+      return;
     }
     const spent = this.#now() - started;
-    this.#budget.fed(request, from, to, spent);
-    this.#options.observer.step("prefill", 1, to - from, spent / 1000);
-    request.fed = to;
-    if (last) this.#prefilling = null;
-    if (request.ended) return;
+    const tokens = begun.reduce((sum, { from, to }) => sum + to - from, 0);
+    this.#options.observer.step("prefill", begun.length, tokens, spent / 1000);
+    for (const [index, chunk] of begun.entries()) {
+      this.#budget.fed(chunk.request, chunk.from, chunk.to, (spent * (chunk.to - chunk.from)) / tokens);
+      this.#fed(chunk, output, index);
+    }
+  }
+
+  /** Makes the row ready for a piece of prompt; answers whether it is to be fed. */
+  #begin({ request, from, to, passedOver }: PrefillChunk<RunningRequest>): boolean {
+    if (request.ended) return false;
     try {
-      if (output !== null && request.request.scorePrompt) this.#scorePrompt(request, output, from, last);
-      if (output !== null && last && !request.ended) this.#activate(request, output);
+      if (from === 0) this.#admit(request, passedOver);
+      if (request.ended) return false;
+      this.#wiper.written(request.row, request.prefixLength + to);
+      return true;
+    } catch (error) {
+      this.#failPrefill(request, error);
+      return false;
+    }
+  }
+
+  /** Answers what is wanted of these tokens: of all of a prompt's, of each prompt's last one, or nothing. */
+  async #feed(chunks: readonly PrefillChunk<RunningRequest>[]): Promise<StepOutput | null> {
+    const pieces = chunks.map(({ request, from, to }) => ({ row: request.row, start: request.prefixLength + from, ids: request.request.promptIds.subarray(from, to) }));
+    if (pieces.length > 1) return this.#runner.prefillAll(pieces);
+    const [{ request, last }, { row, start, ids }] = [chunks[0]!, pieces[0]!];
+    if (request.request.scorePrompt) return this.#runner.score(row, start, ids);
+    if (last) return this.#runner.prefill(row, start, ids);
+    await this.#runner.feed(row, start, ids);
+    return null;
+  }
+
+  /** A piece of prompt is in its row; `output` has the answer for it, if it is the last one, in row `index`. */
+  #fed({ request, from, to, last }: PrefillChunk<RunningRequest>, output: StepOutput | null, index: number): void {
+    request.fed = to;
+    if (last) this.#endPrefill(request);
+    if (request.ended || output === null) return;
+    const { scorePrompt } = request.request;
+    try {
+      if (scorePrompt) this.#scorePrompt(request, output, from, last);
+      if (last && !request.ended) this.#activate(request, output, scorePrompt ? output.rows - 1 : index);
     } catch (error) {
       request.fail(asModelError(error));
     }
   }
 
-  /** Answers what is wanted of these tokens of a prompt: of all of them, of the prompt's last one, or nothing. */
-  async #feed({ row, request }: RunningRequest, start: number, ids: Int32Array, last: boolean): Promise<StepOutput | null> {
-    if (request.scorePrompt) return this.#runner.score(row, start, ids);
-    if (last) return this.#runner.prefill(row, start, ids);
-    await this.#runner.feed(row, start, ids);
-    return null;
+  #endPrefill(request: RunningRequest): void {
+    this.#prefilling = this.#prefilling.filter((one) => one !== request);
+  }
+
+  #failPrefill(request: RunningRequest, error: unknown): void {
+    this.#endPrefill(request);
+    request.fail(asModelError(error));
   }
 
   #admit(request: RunningRequest, passedOver: readonly RunningRequest[]): void {
     for (const passed of passedOver) passed.passedOver++;
     this.#queue.splice(this.#queue.indexOf(request), 1);
     this.#counters.admit(request.tenant, request.promptLength);
-    this.#prefilling = request;
-    request.row = this.#rows.length;
+    request.row = this.#rows.length + rowsHeld(this.#prefilling);
+    this.#prefilling.push(request);
     this.#options.observer.queued((performance.now() - request.submittedAt) / 1000);
     if (request.request.prefix !== null) {
       this.#wiper.written(request.row, request.prefixLength);
@@ -268,7 +301,7 @@ export class Engine {
   }
 
   /** The prompt is in its row: every choice gets a row with a copy of it and its first token. Beams get theirs by forking. */
-  #activate(request: RunningRequest, output: StepOutput): void {
+  #activate(request: RunningRequest, output: StepOutput, answer: number): void {
     if (request.request.maxNewTokens === 0) return request.finishAll("length");
     const length = request.prefixLength + request.promptLength;
     const first = this.#rows.length;
@@ -278,10 +311,9 @@ export class Engine {
       if (row !== first && request.search === null) this.#copyRow(first, row, length);
       sequence.length = length;
     }
-    const lastRow = output.rows - 1;
     const now = performance.now();
-    if (request.search !== null) this.#advanceBeams(request, output, () => lastRow);
-    else for (const sequence of request.sequences) this.#advance(sequence, output, lastRow, now);
+    if (request.search !== null) this.#advanceBeams(request, output, () => answer);
+    else for (const sequence of request.sequences) this.#advance(sequence, output, answer, now);
     if (request.search !== null || request.sequences.some((sequence) => sequence.generated > 0)) {
       this.#options.observer.firstToken((performance.now() - request.submittedAt) / 1000);
     }
@@ -358,8 +390,7 @@ export class Engine {
   }
 
   #failAll(error: PrefixdError): void {
-    const open = new Set([...this.#queue.splice(0), ...this.#rows.map((sequence) => sequence.owner)]);
-    if (this.#prefilling !== null) open.add(this.#prefilling);
+    const open = new Set([...this.#queue.splice(0), ...this.#rows.map((sequence) => sequence.owner), ...this.#prefilling]);
     for (const request of open) request.fail(error);
   }
 }

@@ -66,10 +66,13 @@ export function queueTimeout(milliseconds: number): PrefixdError {
   return new PrefixdError("queue_timeout", `The request has waited for ${milliseconds / 1000} s without its turn.`, { retryAfter: RETRY_SECONDS });
 }
 
+/** Rows of requests whose prompts are being fed. */
+export const rowsHeld = (prefilling: readonly { readonly n: number }[]): number => prefilling.reduce((sum, { n }) => sum + n, 0);
+
 /** Rows that each tenant holds: one per running sequence, and those that wait for a prompt that is being fed. */
-export function heldRows(running: readonly string[], prefilling: { readonly tenant: string; readonly n: number } | null): Map<string, number> {
+export function heldRows(running: readonly string[], prefilling: readonly { readonly tenant: string; readonly n: number }[]): Map<string, number> {
   const held = new Map<string, number>();
   for (const tenant of running) held.set(tenant, (held.get(tenant) ?? 0) + 1);
-  if (prefilling !== null) held.set(prefilling.tenant, (held.get(prefilling.tenant) ?? 0) + prefilling.n);
+  for (const { tenant, n } of prefilling) held.set(tenant, (held.get(tenant) ?? 0) + n);
   return held;
 }

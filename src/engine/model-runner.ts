@@ -15,6 +15,13 @@ export interface StepOutput {
   logits(row: number): Float32Array;
 }
 
+/** Tokens `ids` of a prompt, for positions `[start, start + ids.length)` of a row. */
+export interface PromptPiece {
+  readonly row: number;
+  readonly start: number;
+  readonly ids: Int32Array;
+}
+
 /** A model with a KV cache of `slots` rows. One call at a time: the engine serialises. Errors are `PrefixdError` model_failed. */
 export interface ModelRunner {
   readonly shape: ModelShape;
@@ -22,8 +29,10 @@ export interface ModelRunner {
   readonly slots: number;
   /** Candidates that every step returns per row, `<= vocabSize`. */
   readonly candidates: number;
-  /** Tokens that `prefill` and `score` may be given at once. */
+  /** Tokens that `prefill`, `prefillAll` and `score` may be given at once. */
   readonly longestPiece: number;
+  /** Pieces that `prefillAll` may be given; 1: it is not there to be called. */
+  readonly promptsAtOnce: number;
   /**
    * Whether the last bits of a prompt's numbers depend on where it was cut into pieces, so that the same prompt must always be cut at
    * the same places. Cuts that leave a token alone (scheduler.ts) are not meant: nobody makes them where this is false.
@@ -37,6 +46,8 @@ export interface ModelRunner {
   feed(row: number, start: number, ids: Int32Array): Promise<void>;
   /** Feeds `ids` to one row at positions `[start, start + ids.length)`; the output is that of the last one. */
   prefill(row: number, start: number, ids: Int32Array): Promise<StepOutput>;
+  /** Feeds pieces of prompts to different rows in one run; the output has one row for each, that of its last token. */
+  prefillAll(pieces: readonly PromptPiece[]): Promise<StepOutput>;
   /**
    * Feeds `ids` as `prefill` does, with the same bits; the output has one row per token fed, the last being what `prefill` answers.
    */

@@ -116,6 +116,37 @@ export function planPrefill<R extends Schedulable>(state: SchedulerState<R>, pol
   }
 }
 
+/** What one run of the model may be given of prompts. */
+export interface PromptRunLimits {
+  readonly promptsAtOnce: number;
+  /** Tokens. */
+  readonly longestPiece: number;
+}
+
+/**
+ * A plan's pieces by the run that feeds them: neighbours that are whole prompts share one, if they may. The end of a prompt begun in an earlier
+ * step has a run of its own: its row was chosen when others were in use.
+ */
+export function inRuns<R>(plan: readonly PrefillChunk<R>[], { promptsAtOnce, longestPiece }: PromptRunLimits, mayShare: (request: R) => boolean): PrefillChunk<R>[][] {
+  const runs: PrefillChunk<R>[][] = [];
+  /** The last run, if another piece may join it. */
+  let open: PrefillChunk<R>[] | null = null;
+  let tokens = 0;
+  for (const chunk of plan) {
+    const shares = chunk.from === 0 && chunk.last && mayShare(chunk.request);
+    tokens += chunk.to - chunk.from;
+    if (open !== null && shares && tokens <= longestPiece && open.length < promptsAtOnce) {
+      open.push(chunk);
+      continue;
+    }
+    const run = [chunk];
+    runs.push(run);
+    open = shares ? run : null;
+    tokens = chunk.to - chunk.from;
+  }
+  return runs;
+}
+
 /** Where cuts do not show, a prompt is cut at multiples of this, and a piece may have at least twice as many tokens. */
 export const FREE_QUANTUM = 8;
 

@@ -1,6 +1,6 @@
 import { PrefixdError } from "../errors.ts";
 import type { FoldInput, KvTensor, ModelShape } from "../kv.ts";
-import type { ModelRunner, StepOutput } from "./model-runner.ts";
+import type { ModelRunner, PromptPiece, StepOutput } from "./model-runner.ts";
 
 export interface SupervisionOptions {
   /** A run that takes longer than this many ms will not come back. */
@@ -43,6 +43,10 @@ export class SupervisedRunner implements ModelRunner {
     return this.#runner.longestPiece;
   }
 
+  get promptsAtOnce(): number {
+    return this.#runner.promptsAtOnce;
+  }
+
   get cutsShow(): boolean {
     return this.#runner.cutsShow;
   }
@@ -69,6 +73,10 @@ export class SupervisedRunner implements ModelRunner {
 
   prefill(row: number, start: number, ids: Int32Array): Promise<StepOutput> {
     return this.#run(() => this.#runner.prefill(row, start, ids));
+  }
+
+  prefillAll(pieces: readonly PromptPiece[]): Promise<StepOutput> {
+    return this.#run(() => this.#runner.prefillAll(pieces));
   }
 
   score(row: number, start: number, ids: Int32Array): Promise<StepOutput> {

@@ -13,7 +13,7 @@
  *          block_table              int32 [b, columns], the row's blocks
  *          bounds                   int32 [2], read by the host: at least the most new tokens of a row, at least the longest context. Too small
  *                                   a bound gives wrong numbers and no error
- * Outputs  logits                   f32 [k, V]
+ * Outputs  logits                   f32 [k, V]; over pages in the type of the cache
  *          top_logits, top_ids      f32, int64 (the CPU) or int32 [k, K], descending, ties by id (CUDA: in an order of its own)
  *          top_probability          f32 [k, 1], of the likeliest token
  *
@@ -21,14 +21,14 @@
  * GroupQueryAttention takes b > 1 only with s = 1, and s > 1 with a past only at b = 1; PagedAttention takes any rows.
  */
 import type { Gpt2Config } from "./checkpoint.ts";
-import { attentionScale, floatType, graphWeights, headTensor, scaledQueries, type Arithmetic, type FloatType } from "./graph-weights.ts";
+import { attentionScale, floatType, graphWeights, headTensor, paddedVocabulary, scaledQueries, type Arithmetic, type FloatType } from "./graph-weights.ts";
 import { linearLayers, type LinearLayers } from "./linear.ts";
 import { DataType, OnnxGraph, type Dim, type ExternalRange } from "./onnx-writer.ts";
 import { skippablePart } from "./skipped-part.ts";
 import { candidatesByGroup, candidatesByPart } from "./top-candidates.ts";
 
 /** Part of the cache key of a built graph: change it whenever the graph changes. */
-export const GRAPH_VERSION = 7;
+export const GRAPH_VERSION = 8;
 
 /** More candidates than transformers' default top_k of 50, so that default sampling never needs all logits. */
 export const CANDIDATES = 64;
@@ -109,8 +109,7 @@ export function gpt2Graph(config: Gpt2Config, options: GraphOptions): Uint8Array
     addAndNorm(`${at}.mlp_out`, `${at}.mlp.c_proj.bias`, layer + 1 < layers ? `h.${layer + 1}.ln_1` : "ln_f", `${at}.out`);
   }
 
-  if (options.kind === "host") hostHead(graph, normed, config, options);
-  else deviceHead(graph, normed, linear, config, options);
+  HEADS[options.kind](graph, normed, linear, config, options);
   return graph.encode();
 }
 
@@ -122,11 +121,12 @@ const PAGED_INPUTS: Inputs = { cumulative_lengths: ["rows_and_one"], past_length
 const SLOT_LENGTHS = ["seqlens_k", "total_sequence_length"];
 const PAGED_LENGTHS = ["cumulative_lengths", "past_lengths", "block_table", ...new Array<string>(8).fill(""), "bounds"];
 
-function declareWeights(graph: OnnxGraph, config: Gpt2Config, { arithmetic, weights }: GraphOptions): (name: string) => string {
+function declareWeights(graph: OnnxGraph, config: Gpt2Config, { arithmetic, weights, kind }: GraphOptions): (name: string) => string {
   for (const [name, { type, dims }] of graphWeights(config, arithmetic)) {
     const range = weights.get(name);
     if (range === undefined) throw new Error(`no place in the data file for ${name}`);
-    graph.external(name, type, dims, range);
+    const rows = kind === "paged" && name === headTensor(config) ? paddedVocabulary(config) : dims[0]!;
+    graph.external(name, type, [rows, ...dims.slice(1)], { offset: range.offset, length: (range.length / dims[0]!) * rows });
   }
   return (name) => name;
 }
@@ -165,7 +165,7 @@ function activate(graph: OnnxGraph, config: Gpt2Config, input: string, bias: str
  *
  * It is computed only for runs that are asked for an answer: it is a third of the weights.
  */
-function hostHead(graph: OnnxGraph, hidden: string, config: Gpt2Config, { arithmetic, candidates }: GraphOptions): void {
+function hostHead(graph: OnnxGraph, hidden: string, _linear: LinearLayers, config: Gpt2Config, { arithmetic, candidates }: GraphOptions): void {
   const answers = new OnnxGraph("answers", "");
   answered(answers, hidden, config);
   linearLayers(answers, arithmetic, "answers.").head("output_hidden", headTensor(config), "answers.logits");
@@ -180,14 +180,27 @@ function hostHead(graph: OnnxGraph, hidden: string, config: Gpt2Config, { arithm
   skippablePart(graph, "is_answered", answers, "answers.", "outputs", outputs);
 }
 
-/** The same on a device. */
-function deviceHead(graph: OnnxGraph, hidden: string, linear: LinearLayers, config: Gpt2Config, { arithmetic, candidates, kind }: GraphOptions): void {
+/** The same through WebGPU. */
+function deviceHead(graph: OnnxGraph, hidden: string, linear: LinearLayers, config: Gpt2Config, { candidates }: GraphOptions): void {
   answered(graph, hidden, config);
-  const raw = linear.head("output_hidden", headTensor(config), "logits");
-  if (kind === "paged") candidatesByGroup(graph, raw, floatType(arithmetic), config.vocabSize, candidates);
-  else candidatesByPart(graph, config.vocabSize, candidates);
+  linear.head("output_hidden", headTensor(config), "logits");
+  candidatesByPart(graph, config.vocabSize, candidates);
   for (const { name, type, dims } of answersOf(config, candidates, DataType.int32)) graph.output(name, type, ["outputs", dims]);
 }
+
+/** The same on CUDA. Logits stay in the type that they were computed in: reading and writing them is half of what the head takes. */
+function pagedHead(graph: OnnxGraph, hidden: string, _linear: LinearLayers, config: Gpt2Config, { arithmetic, candidates }: GraphOptions): void {
+  const type = floatType(arithmetic);
+  answered(graph, hidden, config);
+  graph.constant("first_column", DataType.int64, [1], BigInt64Array.of(0n));
+  graph.constant("end_of_vocabulary", DataType.int64, [1], BigInt64Array.of(BigInt(config.vocabSize)));
+  graph.node("Gemm", ["output_hidden", headTensor(config)], ["padded_logits"], { transB: 1 });
+  graph.node("Slice", ["padded_logits", "first_column", "end_of_vocabulary", "last_axis"], ["logits"]);
+  candidatesByGroup(graph, type, config.vocabSize, candidates);
+  for (const { name, type: usual, dims } of answersOf(config, candidates, DataType.int32)) graph.output(name, name === "logits" ? type : usual, ["outputs", dims]);
+}
+
+const HEADS = { host: hostHead, device: deviceHead, paged: pagedHead } as const;
 
 /** `output_hidden` [k, width]: the hidden states of the tokens that are answered for. */
 function answered(graph: OnnxGraph, hidden: string, config: Gpt2Config): void {

@@ -1,6 +1,6 @@
 /** GPT-2 on an ORT session: a KV cache of slots, updated in place, and the bindings that let a step copy nothing but ids. */
 import type { ModelRunner, StepOutput } from "../engine/model-runner.ts";
-import { asModelError } from "../errors.ts";
+import { asModelError, rangeOrModelError } from "../errors.ts";
 import type { FoldInput, KvTensor, ModelShape } from "../kv.ts";
 import type { Device } from "../runtime/device.ts";
 import type { Binding, Runtime, Session, Tensor } from "../runtime/session.ts";
@@ -58,6 +58,7 @@ export class Gpt2Runner implements ModelRunner {
   readonly slots: number;
   readonly candidates: number;
   longestPiece = Infinity;
+  readonly promptsAtOnce = 1;
   cutsShow = true;
   readonly #runtime: Runtime;
   readonly #session: Session;
@@ -121,6 +122,10 @@ export class Gpt2Runner implements ModelRunner {
 
   async prefill(row: number, start: number, ids: Int32Array): Promise<StepOutput> {
     return this.#forward(row, start, ids, this.#noSoftEmbeds, [ids.length - 1], this.#outputs);
+  }
+
+  prefillAll(): Promise<StepOutput> {
+    return Promise.reject(new RangeError("GroupQueryAttention takes one prompt a run"));
   }
 
   async score(row: number, start: number, ids: Int32Array): Promise<StepOutput> {
@@ -285,7 +290,7 @@ export class Gpt2Runner implements ModelRunner {
     try {
       return call();
     } catch (error) {
-      throw error instanceof RangeError ? error : asModelError(error);
+      throw rangeOrModelError(error);
     }
   }
 

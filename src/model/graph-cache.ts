@@ -1,6 +1,6 @@
 /**
  * Builds a checkpoint's graphs once into a cache folder: `<fingerprint>-<arithmetic>-v<version>/{model.onnx, device.onnx, paged.onnx, weights.bin}`,
- * with integers.onnx in int8. Machines may share it: each takes the arithmetic that it computes exactly.
+ * in int8 with integers.onnx instead of paged.onnx. Machines may share it: each takes the arithmetic that it computes exactly.
  */
 import { randomUUID } from "node:crypto";
 import { constants } from "node:fs";
@@ -12,7 +12,7 @@ import { isStreamed } from "../runtime/stream-device.ts";
 import type { Checkpoint } from "./checkpoint.ts";
 import { toFloat16 } from "./float16.ts";
 import { CANDIDATES, GRAPH_VERSION, gpt2Graph, type GraphKind } from "./gpt2-graph.ts";
-import { graphWeights, isInteger, ZERO_POINT, type Arithmetic, type ChannelFactor, type GraphWeight, type Precision } from "./graph-weights.ts";
+import { graphWeights, headTensor, isInteger, paddedVocabulary, ZERO_POINT, type Arithmetic, type ChannelFactor, type GraphWeight, type Precision } from "./graph-weights.ts";
 import { exactIntegers, integerCheck, integerCheckPath } from "./integer-kernels.ts";
 import { DataType, type ExternalRange } from "./onnx-writer.ts";
 import { channelScales, writeIntegers } from "./quantize.ts";
@@ -37,6 +37,7 @@ export async function ensureGraph(checkpoint: Checkpoint, cacheDir: string, prec
 export async function ensureArithmetic(checkpoint: Checkpoint, cacheDir: string, arithmetic: Arithmetic, device: Device = DEVICES.cpu): Promise<string> {
   const folder = join(cacheDir, `${checkpoint.fingerprint.slice(0, 32)}-${arithmetic}-v${GRAPH_VERSION}`);
   const path = join(folder, FILES[device.hostMemory ? "host" : isStreamed(device) ? "paged" : "device"]);
+  const kinds: readonly GraphKind[] = isInteger(arithmetic) ? ["host", "device"] : ["host", "device", "paged"];
   const checks = isInteger(arithmetic) ? [integerCheckPath(path)] : [];
   if (await exist(path, ...checks)) return path;
   const temporary = `${folder}.${randomUUID()}.tmp`;
@@ -45,11 +46,11 @@ export async function ensureArithmetic(checkpoint: Checkpoint, cacheDir: string,
   try {
     const weights = await writeWeights(checkpoint, arithmetic, join(temporary, DATA_FILE));
     const candidates = Math.min(CANDIDATES, checkpoint.config.vocabSize);
-    for (const [kind, name] of Object.entries(FILES) as [GraphKind, string][]) {
-      await writeModel(join(temporary, name), gpt2Graph(checkpoint.config, { arithmetic, candidates, weights, dataFile: DATA_FILE, kind }));
+    for (const kind of kinds) {
+      await writeModel(join(temporary, FILES[kind]), gpt2Graph(checkpoint.config, { arithmetic, candidates, weights, dataFile: DATA_FILE, kind }));
     }
     if (isInteger(arithmetic)) await writeModel(integerCheckPath(join(temporary, FILES.host)), integerCheck(arithmetic));
-    await publish(temporary, folder, [...Object.values(FILES).map((name) => join(folder, name)), ...checks]);
+    await publish(temporary, folder, [...kinds.map((kind) => join(folder, FILES[kind])), ...checks]);
   } finally {
     await rm(temporary, { recursive: true, force: true });
   }
@@ -75,14 +76,17 @@ async function writeWeights(checkpoint: Checkpoint, arithmetic: Arithmetic, path
     await file.write(new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength), 0, bytes.byteLength, offset);
   };
   try {
+    const { vocabSize } = checkpoint.config;
     let end = 0;
     const scales = new Map<string, Float32Array>();
     for (const [name, weight] of graphWeights(checkpoint.config, arithmetic)) {
       const offset = Math.ceil(end / ALIGNMENT) * ALIGNMENT;
       const length = await writeWeight(checkpoint, weight, scales, (bytes, at) => write(bytes, offset + at));
       ranges.set(name, { offset, length });
-      end = offset + length;
+      // Zeros that paddedVocabulary counts.
+      end = offset + length + (name === headTensor(checkpoint.config) ? (length / vocabSize) * (paddedVocabulary(checkpoint.config) - vocabSize) : 0);
     }
+    await file.truncate(end);
     await file.sync();
   } finally {
     await file.close();

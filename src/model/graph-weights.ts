@@ -51,6 +51,13 @@ export interface ChannelFactor {
 /** Name of the head's weight in the checkpoint. */
 export const headTensor = (config: Gpt2Config): string => (config.tieWordEmbeddings ? "wte.weight" : "lm_head.weight");
 
+/**
+ * Rows of the head's weight where it is multiplied on CUDA; those behind the vocabulary's are zeros. Its kernels write rows of products that
+ * begin at multiples of 16 bytes, for 50,257 columns it has others that take four times as long.
+ */
+export const paddedVocabulary = ({ vocabSize }: Gpt2Config): number => Math.ceil(vocabSize / PADDED) * PADDED;
+const PADDED = 64;
+
 /** Everything in the data file by its name in the graph, in the file's order. */
 export function graphWeights(config: Gpt2Config, arithmetic: Arithmetic): Map<string, GraphWeight> {
   const weights = new Map<string, GraphWeight>();

@@ -6,8 +6,8 @@ import { LARGEST } from "./quantize.ts";
 export interface LinearLayers {
   /** `[b, s, in] -> [b, s, out]` by the Conv1D weight of that name. `attended` inputs come from attention and may hold NaN. */
   conv1d(input: string, weight: string, output: string, from?: "attended"): void;
-  /** `[b, width] -> [b, vocabulary]`, fp32 whatever the input is. Answers the name of the same in the type that it was computed in. */
-  head(input: string, weight: string, output: string): string;
+  /** `[b, width] -> [b, vocabulary]`, fp32 whatever the input is. */
+  head(input: string, weight: string, output: string): void;
 }
 
 /** @param at goes before the names of constants, which a graph inside another one must not share with it */
@@ -22,7 +22,6 @@ function floatLayers(graph: OnnxGraph, type: FloatType): LinearLayers {
       const product = type === DataType.float ? output : `${output}.half`;
       graph.node("Gemm", [input, weight], [product], { transB: 1 });
       if (product !== output) graph.node("Cast", [product], [output], { to: DataType.float });
-      return product;
     },
   };
 }
@@ -65,5 +64,5 @@ function int8Layers(graph: OnnxGraph, arithmetic: IntegerArithmetic, at: string)
     graph.contrib("MatMulIntegerToFloat", [`${input}.quantized`, `${weight}.integers`, quantum, `${weight}.scales`, ...zeroPoints], [`${output}.relative`]);
     graph.node("Mul", [`${output}.relative`, factor], [output]);
   };
-  return { conv1d: multiply, head: (input, _weight, output) => (multiply(input, "head", output), output) };
+  return { conv1d: multiply, head: (input, _weight, output) => multiply(input, "head", output) };
 }

@@ -33,7 +33,7 @@ export function partsOf(vocabSize: number): Parts | null {
  */
 export function candidatesByPart(graph: OnnxGraph, vocabSize: number, candidates: number): void {
   const parts = partsOf(vocabSize);
-  if (parts === null) return wholeRow(graph, vocabSize, candidates);
+  if (parts === null) return wholeRow(graph, vocabSize, candidates, DataType.float);
   const { count, size } = parts;
   const whole = padded(graph, "logits", parts, DataType.float);
   ints(graph, { candidates: [candidates], by_part: [-1, size], part_answers: [-1, count, candidates], finalists_shape: [-1, count * candidates] });
@@ -49,19 +49,19 @@ export function candidatesByPart(graph: OnnxGraph, vocabSize: number, candidates
   graph.node("TopK", ["finalist_logits", "candidates"], ["top_logits", "top_at"], SORTED);
   graph.node("GatherElements", ["finalist_ids", "top_at"], ["top_ids_float"], { axis: 1 });
   graph.node("Cast", ["top_ids_float"], ["top_ids"], { to: DataType.int32 });
-  likeliest(graph);
+  likeliest(graph, DataType.float);
 }
 
 /**
- * The same for CUDA, whose TopK takes one block of threads a row and whose ReduceMax takes milliseconds: `raw` are the logits [k, V] in the type that
- * the head has them in. Columns that lie `size` apart are a group; the K largest are in the K groups with the largest maxima, for each group
- * before them holds a larger number. Among equals the order is CUDA's own, and always the same.
+ * The same for CUDA, of logits in any type. Its TopK takes one block of threads a row, and its ReduceMax milliseconds. Columns that lie `size`
+ * apart are a group; the K largest are in the K groups with the largest maxima, for each group before them holds a larger number. Among
+ * equals the order is CUDA's own, and always the same.
  */
-export function candidatesByGroup(graph: OnnxGraph, raw: string, type: FloatType, vocabSize: number, candidates: number): void {
+export function candidatesByGroup(graph: OnnxGraph, type: FloatType, vocabSize: number, candidates: number): void {
   const parts = partsOf(vocabSize);
-  if (parts === null) return wholeRow(graph, vocabSize, candidates);
+  if (parts === null) return wholeRow(graph, vocabSize, candidates, type);
   const { count, size } = parts;
-  const whole = padded(graph, raw, parts, type);
+  const whole = padded(graph, "logits", parts, type);
   const members = Array.from({ length: count }, (_, part) => `members.${part}`);
   ints(graph, { candidates: [candidates], as_column: [-1, candidates, 1], finalists_shape: [-1, candidates * count] });
   graph.constant("first_ids", DataType.int64, [1, 1, count], BigInt64Array.from({ length: count }, (_, part) => BigInt(part * size)));
@@ -72,30 +72,36 @@ export function candidatesByGroup(graph: OnnxGraph, raw: string, type: FloatType
   graph.node("Add", ["group_column", "first_ids"], ["member_ids"]);
   graph.node("Reshape", ["member_ids", "finalists_shape"], ["finalist_ids"]);
   graph.node("GatherElements", [whole, "finalist_ids"], ["finalist_logits"], { axis: 1 });
-  graph.node("TopK", ["finalist_logits", "candidates"], [type === DataType.float ? "top_logits" : "top_logits_raw", "top_at"], SORTED);
-  if (type !== DataType.float) graph.node("Cast", ["top_logits_raw"], ["top_logits"], { to: DataType.float });
+  graph.node("TopK", ["finalist_logits", "candidates"], [asFloat(graph, type, "top_logits"), "top_at"], SORTED);
   graph.node("GatherElements", ["finalist_ids", "top_at"], ["top_ids_wide"], { axis: 1 });
   graph.node("Cast", ["top_ids_wide"], ["top_ids"], { to: DataType.int32 });
-  likeliest(graph);
+  likeliest(graph, type);
 }
 
 const SORTED = { axis: -1, largest: 1, sorted: 1 };
 
-function wholeRow(graph: OnnxGraph, vocabSize: number, candidates: number): void {
+function wholeRow(graph: OnnxGraph, vocabSize: number, candidates: number, type: FloatType): void {
   ints(graph, { candidates: [candidates] });
   ascending(graph, "columns", vocabSize);
-  graph.node("TopK", ["logits", "candidates"], ["top_logits", "top_at"], SORTED);
+  graph.node("TopK", ["logits", "candidates"], [asFloat(graph, type, "top_logits"), "top_at"], SORTED);
   graph.node("Gather", ["columns", "top_at"], ["top_ids_float"], { axis: 0 });
   graph.node("Cast", ["top_ids_float"], ["top_ids"], { to: DataType.int32 });
-  likeliest(graph);
+  likeliest(graph, type);
 }
 
 /** Its probability by its id: a maximum over the row would find the same number. */
-function likeliest(graph: OnnxGraph): void {
+function likeliest(graph: OnnxGraph, type: FloatType): void {
   graph.constant("first", DataType.int32, [1], Int32Array.of(0));
   graph.node("Gather", ["top_ids", "first"], ["likeliest"], { axis: 1 });
   graph.node("Softmax", ["logits"], ["probabilities"], { axis: -1 });
-  graph.node("GatherElements", ["probabilities", "likeliest"], ["top_probability"], { axis: 1 });
+  graph.node("GatherElements", ["probabilities", "likeliest"], [asFloat(graph, type, "top_probability")], { axis: 1 });
+}
+
+/** Name of the tensor of that type which `output` is cast from; `output` itself if it is that. */
+function asFloat(graph: OnnxGraph, type: FloatType, output: string): string {
+  if (type === DataType.float) return output;
+  graph.node("Cast", [`${output}.raw`], [output], { to: DataType.float });
+  return `${output}.raw`;
 }
 
 function padded(graph: OnnxGraph, logits: string, { padding }: Parts, type: FloatType): string {

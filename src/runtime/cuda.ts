@@ -138,8 +138,8 @@ export class CudaDevice implements StreamDevice {
     this.#call("cudaStreamSynchronize", this.#stream);
   }
 
-  load(runtime: Runtime, modelPath: string, device: Device): StreamModel {
-    return new SessionModel(runtime, modelPath, device, this.#stream);
+  load(runtime: Runtime, model: string | Uint8Array, device: Device): StreamModel {
+    return new SessionModel(runtime, model, device, this.#stream);
   }
 
   [Symbol.dispose](): void {

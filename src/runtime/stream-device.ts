@@ -34,8 +34,12 @@ export interface StreamDevice extends Disposable {
   idle(): Promise<void>;
   /** Returns when everything queued so far is done. */
   wait(): void;
-  /** The model behind the stream's other work; it must be disposed of before the device. @throws OrtError */
-  load(runtime: Runtime, modelPath: string, device: Device): StreamModel;
+  /**
+   * The model behind the stream's other work; it must be disposed of before the device.
+   * @param model a path, or the bytes of a model without external data
+   * @throws OrtError
+   */
+  load(runtime: Runtime, model: string | Uint8Array, device: Device): StreamModel;
 }
 
 /** A device that is worked with in this way. */

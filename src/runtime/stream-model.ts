@@ -7,6 +7,9 @@ import type { FixedTensor, PreparedRun, StreamModel } from "./stream-device.ts";
 /** ONNX Runtime's name of a run that is neither captured nor replayed. */
 const EAGER = "-1";
 
+/** MatMul and Add as one Gemm are slower on CUDA: it fills the result with the bias first, by a product with ones. */
+const AS_WRITTEN = { "optimization.disable_specified_optimizers": "MatMulAddFusion" };
+
 /**
  * ONNX Runtime keeps graphs by thread: all calls come from one. A run returns when it has been queued, so that this thread is free while the
  * device works; captures wait.
@@ -19,10 +22,10 @@ export class SessionModel implements StreamModel {
   #graphs = 0;
 
   /** @throws OrtError */
-  constructor(runtime: Runtime, modelPath: string, device: Device, stream: bigint) {
+  constructor(runtime: Runtime, model: string | Uint8Array, device: Device, stream: bigint) {
     const { api } = runtime;
     this.#runtime = runtime;
-    this.#session = runtime.session(modelPath, { threads: 1, device, stream });
+    this.#session = runtime.session(model, { threads: 1, device, stream, config: AS_WRITTEN });
     this.#memory = api.createMemoryInfo(device.memory);
     this.#eager = runOptions(api, EAGER, false);
   }

@@ -84,8 +84,8 @@ export class EmulatedDevice implements StreamDevice {
     for (const work of this.#queued.splice(0)) work();
   }
 
-  load(runtime: Runtime, modelPath: string): StreamModel {
-    return new EmulatedModel(this, runtime, join(dirname(modelPath), "device.onnx"));
+  load(runtime: Runtime, model: string | Uint8Array): StreamModel {
+    return typeof model === "string" ? new EmulatedModel(this, runtime, join(dirname(model), "device.onnx")) : new PlainModel(this, runtime, model);
   }
 
   /** In all memory that was ever allocated. */
@@ -95,6 +95,38 @@ export class EmulatedDevice implements StreamDevice {
 
   [Symbol.dispose](): void {
     this.#blocks.length = 0;
+  }
+}
+
+/** A model of fp32 tensors without pages: the CPU runs it as it is. */
+class PlainModel implements StreamModel {
+  readonly #device: EmulatedDevice;
+  readonly #runtime: Runtime;
+  readonly #session: Session;
+
+  constructor(device: EmulatedDevice, runtime: Runtime, model: Uint8Array) {
+    this.#device = device;
+    this.#runtime = runtime;
+    this.#session = runtime.session(model, { threads: 1, device: CPU });
+  }
+
+  prepare(inputs: Readonly<Record<string, FixedTensor>>, outputs: Readonly<Record<string, FixedTensor>>): PreparedRun {
+    const tensorOf = ({ address, shape, type }: FixedTensor): HostTensor => this.#runtime.tensor(floatsOf(this.#device.at(address, bytesOf(type, shape))), shape);
+    const run = (): void => {
+      const [given, answers] = [inputs, outputs].map((tensors) => Object.fromEntries(Object.entries(tensors).map(([name, tensor]) => [name, tensorOf(tensor)])));
+      using binding = this.#session.binding(given!, answers!);
+      this.#session.runNow(binding);
+      for (const [name, { data }] of Object.entries(answers!)) {
+        const { address, shape, type } = outputs[name]!;
+        this.#device.at(address, bytesOf(type, shape)).set(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
+      }
+      for (const tensor of [...Object.values(given!), ...Object.values(answers!)]) tensor[Symbol.dispose]();
+    };
+    return { run: () => this.#device.queue("run", run), capture: () => this.#device.queue("capture", run), replay: () => this.#device.queue("replay", run), [Symbol.dispose]() {} };
+  }
+
+  [Symbol.dispose](): void {
+    this.#session[Symbol.dispose]();
   }
 }
 

@@ -3,7 +3,7 @@
  * of all of that. A wrong row, a stale row, another's prefix or a token too many gives other tokens than `oracle` does.
  */
 import { BeamSearch, type BeamResult } from "../../src/engine/beam-search.ts";
-import type { ModelRunner, StepOutput } from "../../src/engine/model-runner.ts";
+import type { ModelRunner, PromptPiece, StepOutput } from "../../src/engine/model-runner.ts";
 import type { EngineRequest } from "../../src/engine/request.ts";
 import { Sampler } from "../../src/engine/sampler.ts";
 import { kvElements, type FoldInput, type KvTensor, type ModelShape } from "../../src/kv.ts";
@@ -20,17 +20,18 @@ interface OutputBuffers {
   readonly logits: Float32Array;
 }
 
-type Method = "loadPrefix" | "copyRow" | "feed" | "prefill" | "score" | "decode" | "fold";
+type Method = "loadPrefix" | "copyRow" | "feed" | "prefill" | "prefillAll" | "score" | "decode" | "fold";
 
 export class FakeRunner implements ModelRunner {
   readonly shape = FAKE_SHAPE;
   readonly slots: number;
   readonly candidates = CANDIDATES;
-  readonly longestPiece = Infinity;
+  readonly longestPiece: number = Infinity;
+  readonly promptsAtOnce: number = 1;
   readonly cutsShow: boolean = false;
   /** What broke the contract, in order; must stay empty. Each is thrown as well. */
   readonly misuses: string[] = [];
-  readonly calls: Record<Method, number> = { loadPrefix: 0, copyRow: 0, feed: 0, prefill: 0, score: 0, decode: 0, fold: 0 };
+  readonly calls: Record<Method, number> = { loadPrefix: 0, copyRow: 0, feed: 0, prefill: 0, prefillAll: 0, score: 0, decode: 0, fold: 0 };
   /** Rows of the largest decode batch. */
   widest = 0;
   /** Rows that hold this many positions or more have logits that are not numbers. */
@@ -92,6 +93,16 @@ export class FakeRunner implements ModelRunner {
     return this.#run("prefill", () => {
       this.#feed(row, start, ids);
       return [this.#cellsOf(row, start + ids.length)];
+    });
+  }
+
+  prefillAll(pieces: readonly PromptPiece[]): Promise<StepOutput> {
+    return this.#run("prefillAll", () => {
+      const tokens = pieces.reduce((sum, { ids }) => sum + ids.length, 0);
+      if (pieces.length > this.promptsAtOnce || tokens > this.longestPiece) this.#misuse(`${pieces.length} prompts of ${tokens} tokens in one run`);
+      if (new Set(pieces.map(({ row }) => row)).size < pieces.length) this.#misuse("two prompts for one row");
+      for (const { row, start, ids } of pieces) this.#feed(row, start, ids);
+      return pieces.map(({ row, start, ids }) => this.#cellsOf(row, start + ids.length));
     });
   }
 

@@ -11,6 +11,7 @@ import { fileURLToPath } from "node:url";
 import type { Test } from "tap";
 import { examineCuda } from "../../src/doctor/cuda.ts";
 import { defaultLibraryPath } from "../../src/runtime/ort-api.ts";
+import { programArguments } from "./program.ts";
 
 export interface Requirement {
   /** Completes "needs ...". */
@@ -135,13 +136,13 @@ function canMount(): boolean {
   return mounted;
 }
 
-/** As the tests run Node: with tsx, from the checkout. */
+/** As the tests run `prefixd`: from the checkout. */
 function runsAsNobody(): boolean {
   const env = { ...process.env };
   // Of the test runner: a folder that it writes into.
   delete env["NODE_OPTIONS"];
   const cwd = fileURLToPath(new URL("../..", import.meta.url));
-  return spawnSync(process.execPath, ["--import", "tsx", "src/cli/main.ts", "--version"], { cwd, env, uid: NOBODY, gid: NOBODY }).status === 0;
+  return spawnSync(process.execPath, [...programArguments(), "--version"], { cwd, env, uid: NOBODY, gid: NOBODY }).status === 0;
 }
 
 /** Where MADV_COLLAPSE, of Linux 6.1, has something to give. */

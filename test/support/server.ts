@@ -5,8 +5,7 @@ import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
-
-const ROOT = new URL("../..", import.meta.url).pathname;
+import { programArguments, ROOT } from "./program.ts";
 
 /** What the tests read of an answer to `/generate`, or of a problem. */
 export interface Answer {
@@ -51,9 +50,9 @@ export interface RunAs {
   readonly bare?: boolean;
 }
 
-/** Runs `prefixd` from its sources; answers the process and what it has written. */
+/** Runs `prefixd`; answers the process and what it has written. */
 export function runCli(args: readonly string[], env: Record<string, string> = {}, { bare = false, openFiles, ...runAs }: RunAs = {}): { child: ChildProcess; exited: Promise<number | string>; stderr: () => string; stdout: () => string } {
-  const node = [process.execPath, "--import", "tsx", join(ROOT, "src/cli/main.ts"), ...args];
+  const node = [process.execPath, ...programArguments(), ...args];
   const limited = openFiles === undefined ? node : ["sh", "-c", `ulimit -n ${openFiles} && exec "$@"`, "sh", ...node];
   const [program, ...operands] = bare ? ["env", "-u", "NODE_OPTIONS", ...limited] : limited;
   const child = spawn(program!, operands, {

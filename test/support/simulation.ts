@@ -73,7 +73,7 @@ export class Simulation {
   }
 
   running(): Map<string, number> {
-    return heldRows(this.rows.map(({ job }) => job.tenant), this.#prefilling);
+    return heldRows(this.rows.map(({ job }) => job.tenant), this.#prefilling === null ? [] : [this.#prefilling]);
   }
 
   step(): void {

@@ -1,12 +1,14 @@
 /** The KV cache over pages on a device with a stream: every move of a prefix, a row or zeros is one strided copy. */
 import { kvElements, type KvTensor } from "../../kv.ts";
-import type { FixedTensor, PinnedMemory, StreamDevice, Strips } from "../../runtime/stream-device.ts";
+import { ElementType } from "../../runtime/ort-api.ts";
+import type { FixedTensor, PinnedMemory, StreamDevice, StreamModel, Strips } from "../../runtime/stream-device.ts";
 import { checkPrefix } from "../kv-cache.ts";
 import type { PrefixBankStats } from "../prefix-bank.ts";
 import { PagedBank } from "./bank.ts";
-import { BLOCK, packTokens, unpackTokens, type PagedLayout } from "./layout.ts";
+import { BLOCK, unpackTokens, type PagedLayout } from "./layout.ts";
 
-const STAGING_BYTES = 4 << 20;
+/** At least. */
+const STAGING_BYTES = 8 << 20;
 
 /** Calls take effect in order with the runs on the device's stream. */
 export class PagedKvCache {
@@ -16,25 +18,33 @@ export class PagedKvCache {
   readonly #bank: PagedBank;
   readonly #bankBase: bigint;
   readonly #bankBytes: number;
+  readonly #packer: StreamModel;
   readonly #staging: PinnedMemory;
+  /** Keys and values as prefixes have them, on the device: as much as the staging memory holds. */
+  readonly #unpacked: bigint;
   readonly #count: (direction: "up" | "down", bytes: number) => void;
 
   /**
+   * @param packer of `packGraph`
    * @param bankBytes memory for hot prefixes; at least as much as one row is taken
    * @param count is told of bytes that cross between the process's memory and the device's
    * @throws CudaError when the device has not enough memory
    */
-  constructor(device: StreamDevice, layout: PagedLayout, bankBytes: number, count: (direction: "up" | "down", bytes: number) => void) {
-    const { tensors, tensorBytes, tokenBytes, rowBytes, shape } = layout;
+  constructor(device: StreamDevice, packer: StreamModel, layout: PagedLayout, bankBytes: number, count: (direction: "up" | "down", bytes: number) => void) {
+    const { tensors, tensorBytes, tokenBytes, shape } = layout;
     this.layout = layout;
     this.#device = device;
+    this.#packer = packer;
     this.#count = count;
     this.#base = device.allocate(tensors * tensorBytes);
     const tokens = Math.max(shape.positions, Math.floor(bankBytes / (tensors * tokenBytes)));
     this.#bank = new PagedBank(tokens, tensors * tokenBytes);
     this.#bankBytes = tokens * tensors * tokenBytes;
     this.#bankBase = device.allocate(this.#bankBytes);
-    this.#staging = device.allocatePinned(Math.max(STAGING_BYTES, rowBytes));
+    // The longest prefix's tensor in full precision, and a whole row's in the cache's.
+    const stagingBytes = Math.max(STAGING_BYTES, 4 * layout.capacity * shape.width);
+    this.#staging = device.allocatePinned(stagingBytes);
+    this.#unpacked = device.allocate(stagingBytes);
     this.clear();
   }
 
@@ -53,7 +63,7 @@ export class PagedKvCache {
     checkPrefix(this.layout.shape, prefix);
     const { tokenBytes, tensors } = this.layout;
     const strip = prefix.length * tokenBytes;
-    const first = this.#bank.hold(prefix, (at) => this.#upload(this.#bankAddress(at), packTokens(this.layout, prefix)));
+    const first = this.#bank.hold(prefix, (at) => this.#upload(this.#bankAddress(at), prefix));
     this.#device.copy(this.#at(row, 0), { address: this.#bankAddress(first), pitch: strip }, strip, tensors);
   }
 
@@ -71,6 +81,8 @@ export class PagedKvCache {
   wipeBuffers(): void {
     this.#bank.clear();
     this.#device.zero({ address: this.#bankBase, pitch: this.#bankBytes }, this.#bankBytes, 1);
+    const bytes = this.#staging.buffer.byteLength;
+    this.#device.zero({ address: this.#unpacked, pitch: bytes }, bytes, 1);
     this.#device.wait();
     new Uint8Array(this.#staging.buffer).fill(0);
   }
@@ -113,15 +125,23 @@ export class PagedKvCache {
     return this.#bankBase + BigInt(token) * BigInt(this.layout.tensors * this.layout.tokenBytes);
   }
 
-  /** The staging memory is free again when this returns. */
-  #upload(to: bigint, bytes: Uint8Array): void {
-    const staging = new Uint8Array(this.#staging.buffer);
-    for (let at = 0; at < bytes.length; at += staging.length) {
-      const piece = bytes.subarray(at, at + staging.length);
-      staging.set(piece);
-      this.#device.upload(to + BigInt(at), this.#staging.address, piece.length);
+  /** As many tensors at a time as the staging memory holds. */
+  #upload(to: bigint, { length, data }: KvTensor): void {
+    const { tensors, tokenBytes, type, shape } = this.layout;
+    const elements = length * shape.width;
+    const staging = new Float32Array(this.#staging.buffer);
+    const atOnce = Math.floor(staging.length / elements);
+    for (let first = 0; first < tensors; first += atOnce) {
+      const count = Math.min(atOnce, tensors - first);
+      // What was uploaded last may still be under way.
       this.#device.wait();
+      staging.set(data.subarray(first * elements, (first + count) * elements));
+      this.#device.upload(this.#unpacked, this.#staging.address, 4 * count * elements);
+      const given = { address: this.#unpacked, shape: [count, shape.heads, length, shape.headDim], type: ElementType.float32 };
+      const packed = { address: to + BigInt(first * length * tokenBytes), shape: [count, length, shape.heads, shape.headDim], type };
+      using run = this.#packer.prepare({ given }, { packed });
+      run.run();
     }
-    this.#count("up", bytes.length);
+    this.#count("up", 4 * data.length);
   }
 }

@@ -2,8 +2,8 @@
  * GPT-2 on a device with a stream: everything lies at fixed addresses, each size of step is one captured graph, and while the device works
  * this thread is free. One block of inputs goes up a step, one block of answers comes down.
  */
-import type { ModelRunner, StepOutput } from "../../engine/model-runner.ts";
-import { asModelError } from "../../errors.ts";
+import type { ModelRunner, PromptPiece, StepOutput } from "../../engine/model-runner.ts";
+import { rangeOrModelError } from "../../errors.ts";
 import type { FoldInput, KvTensor, ModelShape } from "../../kv.ts";
 import type { Runtime } from "../../runtime/session.ts";
 import type { StreamedDevice } from "../../runtime/stream-device.ts";
@@ -12,11 +12,14 @@ import { floatType } from "../graph-weights.ts";
 import type { RunnerOptions } from "../gpt2-runner.ts";
 import type { PrefixBankStats } from "../prefix-bank.ts";
 import { PagedKvCache } from "./kv-cache.ts";
+import { packGraph } from "./pack-graph.ts";
 import { pagedLayout } from "./layout.ts";
 import { Steps, type Bucket, type FedRow, type Step } from "./steps.ts";
 
-/** Tokens of a prompt that are fed at once, by size of run; longer prompts are fed in pieces. */
-const PROMPT_TOKENS = [16, 32, 64, 128];
+/** Tokens of prompts that are fed at once, by size of run; longer prompts are fed in pieces. */
+const PROMPT_TOKENS = [16, 32, 64, 128, 256, 512];
+/** Prompts that one run is given at most. */
+const PROMPTS = 32;
 /** Steps of captured graphs are tried at about these contexts, before and behind the end of a block. */
 const TRIED_PASTS = [3, 250, 270];
 const SOFT_ID = -1;
@@ -35,12 +38,15 @@ export class PagedRunner implements ModelRunner {
   readonly slots: number;
   readonly candidates: number;
   readonly longestPiece: number;
+  readonly promptsAtOnce: number;
   readonly cutsShow = true;
   readonly #cache: PagedKvCache;
   readonly #steps: Steps;
   /** By rows and by tokens, ascending. */
   readonly #decodes: readonly Step[];
   readonly #prompts: readonly Step[];
+  /** Of several prompts. */
+  readonly #together: readonly Step[];
   readonly #scores: readonly Step[];
   readonly #softs: readonly Step[];
   readonly #owned: Disposable[] = [];
@@ -66,16 +72,19 @@ export class PagedRunner implements ModelRunner {
     const count = (direction: "up" | "down", bytes: number): void => void (transfers[direction] += bytes);
     try {
       const stream = this.#own(device.open());
-      // Row `slots` is for folding, the one behind it for pads.
-      this.#cache = new PagedKvCache(stream, pagedLayout(shape, floatType(precision), slots + 2), bankBytes, count);
       const model = this.#own(stream.load(runtime, modelPath, device));
+      // Row `slots` is for folding, the one behind it for pads.
+      const layout = pagedLayout(shape, floatType(precision), slots + 2);
+      this.#cache = new PagedKvCache(stream, this.#own(stream.load(runtime, packGraph(layout), device)), layout, bankBytes, count);
       const tokens = PROMPT_TOKENS.filter((length, index) => index === 0 || length <= shape.positions);
       this.longestPiece = Math.min(shape.positions, tokens.at(-1)!);
-      const most = { tokens: Math.max(slots, tokens.at(-1)!), rows: Math.max(slots, 2), outputs: Math.max(slots, tokens.at(-1)!) };
+      this.promptsAtOnce = Math.min(PROMPTS, slots);
+      const most = { tokens: Math.max(slots, tokens.at(-1)!), rows: Math.max(slots, this.promptsAtOnce + 1), outputs: Math.max(slots, tokens.at(-1)!) };
       this.#steps = this.#own(new Steps({ device: stream, model, cache: this.#cache, candidates: this.candidates, most, padRow: slots + 1, count }));
       const prompt = (length: number, more: Partial<Bucket>): Step => this.#steps.prepare({ tokens: length, rows: 2, outputs: 1, answered: "rows", longest: length, soft: false, ...more });
       this.#decodes = rowBuckets(slots).map((rows) => this.#steps.prepare({ tokens: rows, rows, outputs: rows, answered: "rows", longest: 1, soft: false }));
       this.#prompts = tokens.map((length) => prompt(length, {}));
+      this.#together = tokens.map((length) => prompt(length, { rows: this.promptsAtOnce + 1, outputs: this.promptsAtOnce }));
       this.#scores = tokens.map((length) => prompt(length, { outputs: length, answered: "tokens" }));
       this.#softs = tokens.map((length) => prompt(length, { soft: true }));
     } catch (error) {
@@ -98,6 +107,11 @@ export class PagedRunner implements ModelRunner {
 
   prefill(row: number, start: number, ids: Int32Array): Promise<StepOutput> {
     return this.#feed(this.#prompts, ids.length, [{ row, past: start, ids }]);
+  }
+
+  prefillAll(pieces: readonly PromptPiece[]): Promise<StepOutput> {
+    const tokens = pieces.reduce((sum, { ids }) => sum + ids.length, 0);
+    return this.#feed(this.#together, tokens, pieces.map(({ row, start, ids }) => ({ row, past: start, ids })));
   }
 
   score(row: number, start: number, ids: Int32Array): Promise<StepOutput> {
@@ -146,7 +160,7 @@ export class PagedRunner implements ModelRunner {
   }
 
   graphStats(): GraphStats {
-    return { captured: [...this.#decodes, ...this.#prompts].filter(({ captured }) => captured).length, eager: this.#eager };
+    return { captured: [...this.#decodes, ...this.#prompts, ...this.#together].filter(({ captured }) => captured).length, eager: this.#eager };
   }
 
   close(): Promise<void> {
@@ -173,6 +187,11 @@ export class PagedRunner implements ModelRunner {
       const length = Math.min(this.longestPiece, step.bucket.tokens - 3);
       await trial(`prompt of ${step.bucket.tokens}`, step, (past) => [{ row: 0, past, ids: idsOf(length, past) }], length);
     }
+    for (const step of this.#together) {
+      const pieces = Math.min(this.promptsAtOnce, Math.floor(step.bucket.tokens / 4));
+      const length = (row: number): number => Math.min(this.longestPiece, Math.floor(step.bucket.tokens / pieces) - (row % 3));
+      await trial(`prompts of ${step.bucket.tokens}`, step, (past) => Array.from({ length: pieces }, (_, row) => ({ row, past: Math.max(0, past - (row % 5)), ids: idsOf(length(row), row) })), length(0));
+    }
     this.#cache.clear();
     this.#steps.wipe();
   }
@@ -185,7 +204,7 @@ export class PagedRunner implements ModelRunner {
     try {
       return await step.feed(rows);
     } catch (error) {
-      throw error instanceof RangeError ? error : asModelError(error);
+      throw rangeOrModelError(error);
     }
   }
 
@@ -193,7 +212,7 @@ export class PagedRunner implements ModelRunner {
     try {
       return call();
     } catch (error) {
-      throw error instanceof RangeError ? error : asModelError(error);
+      throw rangeOrModelError(error);
     }
   }
 

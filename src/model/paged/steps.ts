@@ -4,6 +4,7 @@
  * that is no sequence's.
  */
 import type { StepOutput } from "../../engine/model-runner.ts";
+import { fromFloat16 } from "../float16.ts";
 import { bytesOf } from "../../runtime/session.ts";
 import { ElementType } from "../../runtime/ort-api.ts";
 import type { FixedTensor, PinnedMemory, PreparedRun, StreamDevice, StreamModel } from "../../runtime/stream-device.ts";
@@ -62,6 +63,8 @@ export class Steps implements Disposable {
   readonly #out: PinnedMemory;
   readonly #outDevice: bigint;
   readonly #logits: bigint;
+  /** Of one row. */
+  readonly #logitsBytes: number;
   /** `[vocabSize]` of one row. */
   readonly #logitsRow: PinnedMemory;
   readonly #embeds: PinnedMemory;
@@ -80,8 +83,9 @@ export class Steps implements Disposable {
     this.#inDevice = device.allocate(inBytes);
     this.#out = device.allocatePinned(outBytes);
     this.#outDevice = device.allocate(outBytes);
-    this.#logits = device.allocate(4 * most.outputs * shape.vocabSize);
-    this.#logitsRow = device.allocatePinned(4 * shape.vocabSize);
+    this.#logitsBytes = bytesOf(cache.layout.type, [shape.vocabSize]);
+    this.#logits = device.allocate(most.outputs * this.#logitsBytes);
+    this.#logitsRow = device.allocatePinned(this.#logitsBytes);
     this.#embeds = device.allocatePinned(4 * most.tokens * shape.width);
     this.#embedsDevice = device.allocate(4 * most.tokens * shape.width);
     this.#noEmbeds = device.allocate(4 * shape.width);
@@ -104,7 +108,7 @@ export class Steps implements Disposable {
     const k = bucket.outputs;
     const [idsAt, probabilityAt] = [4 * k * candidates, 8 * k * candidates];
     const outputs: Record<string, FixedTensor> = {
-      logits: { address: this.#logits, shape: [k, shape.vocabSize], type: ElementType.float32 },
+      logits: { address: this.#logits, shape: [k, shape.vocabSize], type: cache.layout.type },
       top_logits: { address: this.#outDevice, shape: [k, candidates], type: ElementType.float32 },
       top_ids: { address: this.#outDevice + BigInt(idsAt), shape: [k, candidates], type: ElementType.int32 },
       top_probability: { address: this.#outDevice + BigInt(probabilityAt), shape: [k, 1], type: ElementType.float32 },
@@ -162,7 +166,7 @@ export class Steps implements Disposable {
     const zero = (address: bigint, bytes: number): void => device.zero({ address, pitch: bytes }, bytes, 1);
     zero(this.#inDevice, this.#in.buffer.byteLength);
     zero(this.#outDevice, this.#out.buffer.byteLength);
-    zero(this.#logits, 4 * most.outputs * shape.vocabSize);
+    zero(this.#logits, most.outputs * this.#logitsBytes);
     zero(this.#embedsDevice, this.#embeds.buffer.byteLength);
     zero(this.#noEmbeds, 4 * shape.width);
   }
@@ -173,11 +177,11 @@ export class Steps implements Disposable {
 
   #row(row: number): Float32Array {
     const { device, cache, count } = this.#options;
-    const bytes = 4 * cache.layout.shape.vocabSize;
-    device.download(this.#logitsRow.address, this.#logits + BigInt(row) * BigInt(bytes), bytes);
+    const [bytes, { buffer, address }] = [this.#logitsBytes, this.#logitsRow];
+    device.download(address, this.#logits + BigInt(row) * BigInt(bytes), bytes);
     device.wait();
     count("down", bytes);
-    return new Float32Array(this.#logitsRow.buffer).slice();
+    return cache.layout.type === ElementType.float16 ? fromFloat16(new Uint16Array(buffer)) : new Float32Array(buffer).slice();
   }
 }
 
@@ -290,7 +294,7 @@ function fill(views: Readonly<Record<string, Int32Array>>, { tokens, rows: slots
   };
   for (const fed of rows) {
     const length = fed.ids.length;
-    if (index >= slots || at + length > tokens || length > longest) throw new RangeError(`${rows.length} rows do not fit into a run of ${tokens} tokens in ${slots} rows`);
+    if (index >= (by === "rows" ? Math.min(slots, outputs) : slots) || at + length > tokens || length > longest) throw new RangeError(`${rows.length} rows do not fit into a run of ${tokens} tokens in ${slots} rows`);
     begin(fed.row, fed.past);
     ids.set(fed.ids, at);
     for (let token = 0; token < length; token++) positions[at + token] = fed.past + token;

@@ -29,7 +29,7 @@ class ChangedDevice extends EmulatedDevice {
     this.#change = change;
   }
 
-  override load(given: Runtime, path: string): StreamModel {
+  override load(given: Runtime, path: string | Uint8Array): StreamModel {
     const model = super.load(given, path);
     const prepare = model.prepare.bind(model);
     model.prepare = (inputs, outputs) => {
@@ -78,7 +78,7 @@ t.test("after the start every step is one upload, one replay, one download", asy
   const steps: [string, () => unknown, string[]][] = [
     ["prompt", () => runner.prefill(0, 0, idsOf(7, 1)), ["upload", "replay", "download"]],
     ["decode", () => runner.decode(Int32Array.of(5), Int32Array.of(7)), ["upload", "replay", "download"]],
-    ["cold prefix", () => runner.loadPrefix(1, prefix), ["upload", "copy"]],
+    ["cold prefix", () => runner.loadPrefix(1, prefix), ["upload", "run", "copy"]],
     ["hot prefix", () => runner.loadPrefix(2, prefix), ["copy"]],
     ["fork", () => runner.copyRow(1, 3, 5, 2), ["copy"]],
     ["wipe", () => runner.wipe(3, 0, 9), ["zero"]],
@@ -90,6 +90,28 @@ t.test("after the start every step is one upload, one replay, one download", asy
     await call();
     t.same(device.log, expected, name);
   }
+});
+
+t.test("several prompts in one run are, to the bit, what each is in a run of its own", async (t) => {
+  const [together, alone] = [await open(t, new EmulatedDevice()), await open(t, new EmulatedDevice())];
+  t.equal(together.promptsAtOnce, SLOTS);
+  const prefix = randomPrefix(together, 9, 1);
+  for (const lengths of [[4, 1, 7], [1, 1], [30, 2, 2, 2, 2, 2], [16]]) {
+    // Rows in any order.
+    const pieces = lengths.map((length, index) => ({ row: lengths.length - 1 - index, start: index % 2 === 0 ? 9 : 0, ids: idsOf(length, index) }));
+    for (const runner of [together, alone]) for (const { row, start } of pieces) if (start > 0) runner.loadPrefix(row, prefix);
+    const output = await together.prefillAll(pieces);
+    t.equal(output.rows, pieces.length);
+    const { candidates } = together;
+    for (const [index, { row, start, ids }] of pieces.entries()) {
+      const own = await alone.prefill(row, start, ids);
+      t.same(output.logits(index), own.logits(0));
+      t.same(output.topIds.slice(index * candidates, (index + 1) * candidates), own.topIds.slice(0, candidates));
+      t.equal(output.logSumExp[index], own.logSumExp[0]);
+      t.same(together.readRow(row).data, alone.readRow(row).data);
+    }
+  }
+  await t.rejects(together.prefillAll(Array.from({ length: SLOTS + 1 }, (_, row) => ({ row, start: 0, ids: idsOf(1, row) }))), RangeError);
 });
 
 t.test("pads are written to a row that is nobody's", async (t) => {

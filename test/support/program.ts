@@ -1,0 +1,19 @@
+/** `prefixd` as a process. */
+import { readdirSync, statSync } from "node:fs";
+import { join } from "node:path";
+
+export const ROOT = new URL("../..", import.meta.url).pathname;
+const BUILT = join(ROOT, "dist/cli/main.js");
+
+let arguments_: readonly string[] | null = null;
+
+/** Node's arguments for it: the build, as `npm test` makes it; where that is older than the sources, those through tsx, which starts in twice the time. */
+export function programArguments(): readonly string[] {
+  return (arguments_ ??= isBuilt() ? [BUILT] : ["--import", "tsx", join(ROOT, "src/cli/main.ts")]);
+}
+
+function isBuilt(): boolean {
+  const built = statSync(BUILT, { throwIfNoEntry: false })?.mtimeMs ?? 0;
+  const sources = readdirSync(join(ROOT, "src"), { recursive: true, withFileTypes: true });
+  return sources.every((entry) => statSync(join(entry.parentPath, entry.name)).mtimeMs < built);
+}
