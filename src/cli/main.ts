@@ -1,15 +1,6 @@
 #!/usr/bin/env node
 /** `prefixd COMMAND`: one line on stderr and exit code 1 for everything that can be the user's doing. */
 import { readFileSync } from "node:fs";
-import { ConfigError } from "../config.ts";
-import { PrefixdError } from "../errors.ts";
-import { build } from "./build.ts";
-import { doctor } from "./doctor.ts";
-import { load } from "./load.ts";
-import { push } from "./push.ts";
-import { serve } from "./serve.ts";
-import { users } from "./users.ts";
-
 const USAGE = `Usage: prefixd COMMAND
 
   serve [flags]                    start the server; flags with prefixd serve --help
@@ -22,12 +13,24 @@ const USAGE = `Usage: prefixd COMMAND
   --version
 `;
 
-const COMMANDS: Readonly<Record<string, (args: readonly string[]) => Promise<void>>> = { serve, build, doctor, load, push, users };
+/** Loaded when they are called: a server's modules take a second, a client's command need not wait for them. */
+const COMMANDS: Readonly<Record<string, () => Promise<(args: readonly string[]) => Promise<void>>>> = {
+  serve: async () => (await import("./serve.ts")).serve,
+  build: async () => (await import("./build.ts")).build,
+  doctor: async () => (await import("./doctor.ts")).doctor,
+  load: async () => (await import("./load.ts")).load,
+  push: async () => (await import("./push.ts")).push,
+  users: async () => (await import("./users.ts")).users,
+};
+
+/** Errors whose message is all that an operator needs. */
+const EXPECTED = new Set(["ConfigError", "PrefixdError", "ModelLoadError", "DeviceError", "PrecisionError", "OrtError"]);
 
 const [name = "", ...args] = process.argv.slice(2);
 const command = COMMANDS[name];
 if (command !== undefined) {
-  await command(args).catch(fail);
+  const run = await command();
+  await run(args).catch(fail);
 } else if (name === "--version") {
   const { version } = JSON.parse(readFileSync(new URL("../../package.json", import.meta.url), "utf8")) as { version: string };
   console.log(version);
@@ -39,14 +42,14 @@ if (command !== undefined) {
 }
 
 function fail(error: unknown): void {
-  const expected = error instanceof ConfigError || error instanceof PrefixdError || (error instanceof Error && ["ModelLoadError", "DeviceError", "PrecisionError", "OrtError"].includes(error.name));
+  const name = error instanceof Error ? error.name : "";
   const system = error instanceof Error && "code" in error && typeof error.code === "string" ? error.message : undefined;
-  process.stderr.write(`prefixd: ${expected ? error.message + reasonOf(error) : (system ?? (error instanceof Error ? error.stack : String(error)))}\n`);
-  process.exit(error instanceof ConfigError ? 2 : 1);
+  process.stderr.write(`prefixd: ${EXPECTED.has(name) ? (error as Error).message + reasonOf(error as Error) : (system ?? (error instanceof Error ? error.stack : String(error)))}\n`);
+  process.exit(name === "ConfigError" ? 2 : 1);
 }
 
 /** What a store's error, which is for clients too, leaves out: an operator needs to know which file, and why. */
 function reasonOf(error: Error): string {
-  if (!(error instanceof PrefixdError) || !(error.cause instanceof Error) || error.message.includes(error.cause.message)) return "";
+  if (error.name !== "PrefixdError" || !(error.cause instanceof Error) || error.message.includes(error.cause.message)) return "";
   return ` (${error.cause.message.split("\n")[0]})`;
 }

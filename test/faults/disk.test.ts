@@ -21,7 +21,7 @@ function limitFiles(server: TestServer, bytes: string): void {
 
 t.test("a full disk", { skip: lacking("prlimit"), timeout: 120_000 }, async (t) => {
   const audit = join(folder.path, "audit.jsonl");
-  const server = await startServerProcess([...cache, "--store", `lmdb:${join(folder.path, "full")}`, "--audit-log", audit], { PREFIXD_ADMIN_KEY: ADMIN_KEY }, { bare: true });
+  const server = await startServerProcess([...cache, "--store", `lmdb:${join(folder.path, "full")}`, "--audit-log", audit], { PREFIXD_ADMIN_KEY: ADMIN_KEY });
   t.teardown(() => server.signal("SIGKILL"));
   t.equal((await put(server, "mine", "intent")).status, 201);
   t.equal((await call(server, "POST", "/admin/users", { id: "ann" })).status, 201);
@@ -50,14 +50,14 @@ t.test("a full disk", { skip: lacking("prlimit"), timeout: 120_000 }, async (t) 
 
 t.test("killed with -9 on a full disk, it starts on it again", { skip: lacking("prlimit"), timeout: 120_000 }, async (t) => {
   const store = ["--store", `lmdb:${join(folder.path, "again")}`];
-  const first = await startServerProcess([...cache, ...store], {}, { bare: true });
+  const first = await startServerProcess([...cache, ...store]);
   t.teardown(() => first.signal("SIGKILL"));
   t.equal((await put(first, "mine", "intent")).status, 201);
   limitFiles(first, "0");
   const puts = Array.from({ length: 8 }, () => put(first, "mine", "datenorm").catch(() => null));
   first.signal("SIGKILL");
   await Promise.all(puts);
-  const second = await startServerProcess([...cache, ...store], {}, { bare: true });
+  const second = await startServerProcess([...cache, ...store]);
   t.teardown(() => second.signal("SIGKILL"));
   limitFiles(second, "0");
   t.equal((await generate(second, "mine")).body.choices?.[0]?.text, INTENT);
@@ -72,7 +72,7 @@ t.test("read-only", { skip: lacking("open-checkout"), timeout: 120_000 }, async 
   mkdirSync(dir);
   if (asRoot) for (const path of [home.path, dir]) chownSync(path, NOBODY, NOBODY);
   const flags = ["--cache-dir", join(home.path, "cache"), "--store", `lmdb:${dir}`];
-  const options = asRoot ? { uid: NOBODY, gid: NOBODY, bare: true } : { bare: true };
+  const options = asRoot ? { uid: NOBODY, gid: NOBODY } : {};
 
   chmodSync(dir, 0o555);
   const refused = runCli(["serve", "--port", "0", ...flags], {}, options);

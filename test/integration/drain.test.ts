@@ -4,10 +4,11 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import t from "tap";
 import { SseParser } from "../../src/load/sse-parser.ts";
+import { effort } from "../support/effort.ts";
 import { startServerProcess, temporaryFolder, type Answer, type TestServer } from "../support/server.ts";
 import { lacking } from "../support/requirements.ts";
 
-const ROUNDS = 5;
+const ROUNDS = effort({ short: 3, long: 5 });
 const CLIENTS = 10;
 /** Between a client's requests, ms; it does not wait for answers, as long as these are not too many. */
 const EVERY_MS = 80;

@@ -5,7 +5,8 @@ import { setTimeout as sleep } from "node:timers/promises";
 import t from "tap";
 import { startServerProcess, temporaryFolder, type TestServer } from "../support/server.ts";
 
-const FILES = 200;
+/** While it starts Node opens some two hundred modules at once. */
+const FILES = 500;
 const folder = temporaryFolder();
 t.teardown(() => folder.remove());
 

@@ -4,6 +4,7 @@
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import t, { type Test } from "tap";
+import { effort } from "../support/effort.ts";
 import { ask, BalancedLoad, type Call, type Case, type Generated } from "../support/balanced-load.ts";
 import { startHaproxy, type TestBalancer } from "../support/haproxy.ts";
 import { freePort, startRedis } from "../support/redis.ts";
@@ -13,7 +14,7 @@ import { startServerProcess, temporaryFolder, type TestServer } from "../support
 const REPLICAS = ["replica-1", "replica-2", "replica-3"] as const;
 const CLIENTS = 12;
 const PREFIXES = 9;
-const TOKENS = 100;
+const TOKENS = effort({ short: 60, long: 100 });
 
 class Deployment {
   readonly servers: (TestServer | null | undefined)[] = [null, null, null];

@@ -7,7 +7,7 @@ import { parseGpt2Config } from "../../src/model/checkpoint-config.ts";
 import { CANDIDATES, GRAPH_VERSION, gpt2Graph } from "../../src/model/gpt2-graph.ts";
 import { Gpt2Runner } from "../../src/model/gpt2-runner.ts";
 import { ensureGraph } from "../../src/model/graph-cache.ts";
-import { ARITHMETICS, attentionScale, graphWeights, type Arithmetic } from "../../src/model/graph-weights.ts";
+import { ARITHMETICS, attentionScale, graphWeights, headTensor, paddedVocabulary, type Arithmetic } from "../../src/model/graph-weights.ts";
 import { DEVICES } from "../../src/runtime/devices.ts";
 import { Runtime } from "../../src/runtime/session.ts";
 import { goldenDir, goldenModels } from "../support/model.ts";
@@ -113,7 +113,7 @@ t.test("a build that fails leaves nothing and says why; the next one works", asy
   await t.rejects(ensureGraph(checkpoint, join(MODEL, "config.json"), "fp32"), { code: "ENOTDIR" });
 });
 
-t.test("the data file holds every weight as fp32, page aligned, those of queries times the attention's scale", async (t) => {
+t.test("the data file holds every weight as fp32, page aligned, those of queries times the attention's scale, and zeros behind the head's", async (t) => {
   for (const model of goldenModels()) {
     const { cache, checkpoint } = await setup(t, goldenDir(model));
     const data = await readFile(join(dirname(await ensureGraph(checkpoint, cache, "fp32")), "weights.bin"));
@@ -131,8 +131,12 @@ t.test("the data file holds every weight as fp32, page aligned, those of queries
           offset += 4;
         }
       }
+      if (name !== headTensor(checkpoint.config)) continue;
+      const end = offset + 4 * width * (paddedVocabulary(checkpoint.config) - checkpoint.config.vocabSize);
+      if (!data.subarray(offset, end).every((byte) => byte === 0)) wrong++;
+      offset = end;
     }
-    t.equal(wrong, 0, model);
+    t.same([wrong, data.length], [0, offset], model);
   }
 });
 

@@ -2,11 +2,12 @@ import { join } from "node:path";
 import t from "tap";
 import { openLmdbStore } from "../../src/prefixes/lmdb-store.ts";
 import { openRedisStore } from "../../src/prefixes/redis-store.ts";
+import { effort } from "../support/effort.ts";
 import { startRedis } from "../support/redis.ts";
 import { lacking } from "../support/requirements.ts";
 import { crashRounds } from "./crash.ts";
 
-const ROUNDS = 8;
+const ROUNDS = effort({ short: 4, long: 8 });
 
 t.test("LMDB: a process killed at any moment leaves whole prefixes", async (t) => {
   const dir = join(t.testdir(), "lmdb");
@@ -34,5 +35,5 @@ t.test("Redis itself killed with its replica: appendfsync always keeps what was 
     await redis.kill();
     await redis.start();
   };
-  await crashRounds(t, redis.url, "crash", () => openRedisStore({ url: redis.url, namespace: "crash" }), 4, restart);
+  await crashRounds(t, redis.url, "crash", () => openRedisStore({ url: redis.url, namespace: "crash" }), effort({ short: 2, long: 4 }), restart);
 });

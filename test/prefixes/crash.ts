@@ -6,6 +6,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import type { Test } from "tap";
 import { prefixDigest } from "../../src/prefixes/digest.ts";
 import type { PrefixRecord, PrefixStore } from "../../src/prefixes/store.ts";
+import { bareNode } from "../support/program.ts";
 import { record, SHAPE } from "./records.ts";
 
 const NAMES = 10;
@@ -22,7 +23,7 @@ export async function crashRounds(t: Test, where: string, namespace: string, ope
   let killed = 0;
   let answered: (number | undefined)[] = Array(NAMES).fill(undefined);
   for (let round = 0; round < rounds; round++) {
-    const child = spawn(process.execPath, ["--import=tsx", new URL("./crash-child.ts", import.meta.url).pathname, where, namespace, String(round % 2)], { stdio: ["ignore", "pipe", "inherit"] });
+    const child = spawn(...bareNode("--import=tsx", new URL("./crash-child.ts", import.meta.url).pathname, where, namespace, String(round % 2)), { stdio: ["ignore", "pipe", "inherit"] });
     const ended = once(child, "close");
     const said: string[] = [];
     const lines = createInterface({ input: child.stdout });

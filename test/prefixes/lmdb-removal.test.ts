@@ -7,6 +7,8 @@ import { setTimeout as sleep } from "node:timers/promises";
 import t from "tap";
 import { openLmdbStore } from "../../src/prefixes/lmdb-store.ts";
 import type { PrefixRecord } from "../../src/prefixes/store.ts";
+import { effort } from "../support/effort.ts";
+import { bareNode } from "../support/program.ts";
 import { record, SHAPE } from "./records.ts";
 
 const SECRET = "a-content-that-occurs-nowhere-else";
@@ -50,7 +52,7 @@ t.test("after a removal no file holds the user's name, files or tensors; others 
 t.test("killed at any moment of a removal: the user is whole or gone, and after the next start gone without a trace", async (t) => {
   const root = t.testdir();
   let [whole, gone] = [0, 0];
-  for (let round = 0; round < 8; round++) {
+  for (let round = 0; round < effort({ short: 4, long: 8 }); round++) {
     const dir = join(root, `lmdb-${round}`);
     const store = await openLmdbStore({ dir });
     const records = await Promise.all([...Array(20).keys()].map((i) => marked(VICTIM, `p${i}`, SECRET)));
@@ -59,10 +61,10 @@ t.test("killed at any moment of a removal: the user is whole or gone, and after 
     await store.close();
     const source = new URL("../../src/prefixes/lmdb-store.ts", import.meta.url).href;
     const script = `const { openLmdbStore } = await import(${JSON.stringify(source)}); const s = await openLmdbStore({ dir: ${JSON.stringify(dir)} }); await s.list(${JSON.stringify(VICTIM)}, { limit: 1 }); console.log("ready"); await s.deleteUser(${JSON.stringify(VICTIM)}); console.log("done");`;
-    const child = spawn(process.execPath, ["--import=tsx", "--input-type=module", "-e", script], { stdio: ["ignore", "pipe", "inherit"] });
+    const child = spawn(...bareNode("--import=tsx", "--input-type=module", "-e", script), { stdio: ["ignore", "pipe", "inherit"] });
     const ended = once(child, "close");
     await once(child.stdout, "data");
-    await sleep(round * 1.5);
+    await sleep(round * effort({ short: 3, long: 1.5 }));
     child.kill("SIGKILL");
     await ended;
     const again = await openLmdbStore({ dir });

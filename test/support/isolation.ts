@@ -15,14 +15,14 @@ const PER_MIX = 32;
 
 /** What holds on the CPU in every precision. */
 export function isolationSuite(precision: Precision): void {
-  const [tiny, demo, wide] = effort({ short: [40, 6, 3], long: [80, 10, 4] } as const);
+  const [tiny, demo, wide] = effort({ short: [25, 4, 2], long: [80, 10, 4] } as const);
   t.test(`tiny model, all kinds of prefixes, ${tiny} mixes`, async (t) => {
     const dir = goldenDir("gelu-new-f32");
     const model = await openTestModel(dir, { prefillChunk: 20, precision });
     t.teardown(() => model.close());
     const adapters = ["prefix-p1", "prefix-p40-f16", "prefix-mlp-p7", "cartridge-p12", "prompt-p5", "cpt-p6", "ptuning-lstm-p3"];
     const real = await Promise.all(adapters.map((name) => model.adapter(join(dir, "adapters", name))));
-    await checkCuts(t, model, effort({ short: 40, long: 100 }));
+    await checkCuts(t, model, effort({ short: 25, long: 100 }));
     await checkMixes(t, model, { mixes: tiny, prefixes: [...real, ...randomPrefixes(model.runner.shape, 20, 24)], maxPrompt: 30, maxNew: 20 });
   });
 
@@ -102,6 +102,8 @@ async function checkCuts(t: Test, { runner }: TestModel, rounds: number): Promis
 
 interface MixOptions {
   readonly mixes: number;
+  /** Requests that mixes are drawn from; default 48. */
+  readonly pool?: number;
   readonly prefixes: readonly KvTensor[];
   readonly maxPrompt: number;
   readonly maxNew: number;
@@ -111,7 +113,7 @@ export async function checkMixes(t: Test, model: TestModel, options: MixOptions)
   const random = seededRandom(7);
   // A pool of requests whose solo results are known; each mix draws from it.
   const pool: { request: EngineRequest; alone: ChoiceResult[] }[] = [];
-  for (let index = 0; index < 48; index++) {
+  for (let index = 0; index < (options.pool ?? 48); index++) {
     const request = randomRequest(model, options, random);
     pool.push({ request, alone: await submit(model.engine, request).done });
   }

@@ -2,6 +2,7 @@
 import { join } from "node:path";
 import type { Test } from "tap";
 import type { KvTensor } from "../../src/kv.ts";
+import { effort } from "./effort.ts";
 import { samplingOf } from "./golden-parameters.ts";
 import { engineRequest, goldenCases, goldenDir, openTestModel, seededRandom, submit, type GoldenCase, type TestModelOptions } from "./model.ts";
 
@@ -10,7 +11,7 @@ const LEAST_MARGIN = 0.02;
 const LOGPROB_TOLERANCE = 2e-3;
 
 export interface ParityOptions extends TestModelOptions {
-  /** How often each case runs; default 2. */
+  /** How often each case runs; default 2, in the short form 1. */
   readonly times?: number;
 }
 
@@ -22,7 +23,7 @@ export async function checkParity(t: Test, name: string, options: ParityOptions 
 
   // In random order: rows join, leave and move while others run.
   const random = seededRandom(1);
-  const order = Array.from({ length: options.times ?? 2 }, () => cases)
+  const order = Array.from({ length: options.times ?? effort({ short: 1, long: 2 }) }, () => cases)
     .flat()
     .map((item) => ({ item, key: random() }))
     .sort((a, b) => a.key - b.key);

@@ -1,4 +1,4 @@
-/** `prefixd` as a process. */
+/** `prefixd`, and other programs of Node, as processes. */
 import { readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 
@@ -17,3 +17,9 @@ function isBuilt(): boolean {
   const sources = readdirSync(join(ROOT, "src"), { recursive: true, withFileTypes: true });
   return sources.every((entry) => statSync(join(entry.parentPath, entry.name)).mtimeMs < built);
 }
+
+/**
+ * A program and its arguments that run Node without what the test runner adds to each of its processes, even where it is not in the
+ * environment given: it would end on SIGXFSZ, write into a folder of its own, and start in twice the time.
+ */
+export const bareNode = (...args: readonly string[]): readonly [program: string, operands: readonly string[]] => ["env", ["-u", "NODE_OPTIONS", process.execPath, ...args]];

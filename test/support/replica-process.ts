@@ -1,5 +1,6 @@
 import { fork, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
+import { bareNode } from "./program.ts";
 
 export type ReplicaCall =
   | { readonly op: "create" | "remove" | "holds"; readonly user: string }
@@ -26,7 +27,8 @@ export class ReplicaProcess {
   #calls = 0;
 
   constructor(url: string, leaseMs = 10_000) {
-    this.child = fork(new URL("./replica.ts", import.meta.url).pathname, [url, String(leaseMs)], { execArgv: ["--import=tsx"] });
+    const [execPath, execArgv] = bareNode("--import=tsx");
+    this.child = fork(new URL("./replica.ts", import.meta.url).pathname, [url, String(leaseMs)], { execPath, execArgv: [...execArgv] });
     this.ready = new Promise((resolve, reject) => this.#pending.set(0, { resolve, reject }));
     this.child.on("message", (reply: Reply) => {
       const call = this.#pending.get(reply.id);

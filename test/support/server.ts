@@ -5,7 +5,7 @@ import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
-import { programArguments, ROOT } from "./program.ts";
+import { bareNode, programArguments, ROOT } from "./program.ts";
 
 /** What the tests read of an answer to `/generate`, or of a problem. */
 export interface Answer {
@@ -46,16 +46,13 @@ export interface RunAs {
   readonly gid?: number;
   /** As of `ulimit -n`. */
   readonly openFiles?: number;
-  /** Without what the test runner adds to every process of Node: it ends on SIGXFSZ, and writes into a folder of its own. */
-  readonly bare?: boolean;
 }
 
 /** Runs `prefixd`; answers the process and what it has written. */
-export function runCli(args: readonly string[], env: Record<string, string> = {}, { bare = false, openFiles, ...runAs }: RunAs = {}): { child: ChildProcess; exited: Promise<number | string>; stderr: () => string; stdout: () => string } {
-  const node = [process.execPath, ...programArguments(), ...args];
-  const limited = openFiles === undefined ? node : ["sh", "-c", `ulimit -n ${openFiles} && exec "$@"`, "sh", ...node];
-  const [program, ...operands] = bare ? ["env", "-u", "NODE_OPTIONS", ...limited] : limited;
-  const child = spawn(program!, operands, {
+export function runCli(args: readonly string[], env: Record<string, string> = {}, { openFiles, ...runAs }: RunAs = {}): { child: ChildProcess; exited: Promise<number | string>; stderr: () => string; stdout: () => string } {
+  const [unset, node] = bareNode(...programArguments(), ...args);
+  const [program, ...operands] = openFiles === undefined ? [unset, ...node] : ["sh", "-c", `ulimit -n ${openFiles} && exec "$@"`, "sh", unset, ...node];
+  const child = spawn(program, operands, {
     cwd: ROOT,
     env: { ...withoutSettings(), ...env },
     ...runAs,

@@ -7,15 +7,17 @@ import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
 import t from "tap";
 import { openLmdbUserStore } from "../../src/users/lmdb-user-store.ts";
+import { effort } from "../support/effort.ts";
+import { bareNode } from "../support/program.ts";
 
-const ROUNDS = 6;
+const ROUNDS = effort({ short: 3, long: 6 });
 
 t.test("a process killed at any moment", { timeout: 60_000 }, async (t) => {
   const dir = t.testdir();
   const answered = new Set<string>();
   let killed = 0;
   for (let round = 0; round < ROUNDS; round++) {
-    const child = spawn(process.execPath, ["--import=tsx", new URL("./lmdb-crash-child.ts", import.meta.url).pathname, dir, String(round)], { stdio: ["ignore", "pipe", "inherit"] });
+    const child = spawn(...bareNode("--import=tsx", new URL("./lmdb-crash-child.ts", import.meta.url).pathname, dir, String(round)), { stdio: ["ignore", "pipe", "inherit"] });
     const ended = once(child, "close");
     const lines = createInterface({ input: child.stdout });
     const ready = once(lines, "line");
