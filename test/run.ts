@@ -15,7 +15,9 @@ process.once("exit", () => rmSync(results, { recursive: true, force: true }));
 process.on("SIGINT", () => {});
 for (const signal of ["SIGTERM", "SIGHUP"] as const) process.on(signal, () => void tap.kill(signal));
 
-const tap = spawn("tap", ["--output-dir", results, ...process.argv.slice(2)], { stdio: "inherit" });
+// From Node 24 on it takes the sources as they are, types and `using`: without tsx, of .taprc, each test file starts a second earlier.
+const asItIs = Number(process.versions.node.split(".")[0]) >= 24 ? ["--node-arg=--disable-warning=ExperimentalWarning"] : [];
+const tap = spawn("tap", ["--output-dir", results, ...asItIs, ...process.argv.slice(2)], { stdio: "inherit" });
 const [code, signal] = (await once(tap, "exit")) as [number | null, NodeJS.Signals | null];
 process.exitCode = code ?? 128 + constants.signals[signal!];
 
