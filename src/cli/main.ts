@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 /** `prefixd COMMAND`: one line on stderr and exit code 1 for everything that can be the user's doing. */
 import { readFileSync } from "node:fs";
+
 const USAGE = `Usage: prefixd COMMAND
 
   serve [flags]                    start the server; flags with prefixd serve --help
