@@ -8,6 +8,7 @@
  * turn begins with steps that are not counted.
  */
 import { DEVICE_PRECISIONS } from "../src/config.ts";
+import { exactIntegers } from "../src/model/integer-kernels.ts";
 import { openSized, promptIds, THREADS, type BenchModel } from "./support/gpt2.ts";
 import { machineOfInt8, median, table, writeSection } from "./support/report.ts";
 
@@ -75,7 +76,8 @@ const cells = ({ fp32, int8 }: typeof single, index: number): string[] => [
   (int8[index]! / fp32[index]!).toFixed(2),
 ];
 const rows = WORK.map(({ name }, index) => [name, ...cells(single, index), ...cells(double, index)]);
-writeSection("precision", [
+// A section for each form of the integers: they run on different processors.
+writeSection((await exactIntegers()) === "int8-u8u8" ? "precision-without-vnni" : "precision", [
   `GPT-2 small (124M, random weights), tokens/s with ${CONTEXT} tokens in the cache, medians of ${ROUNDS} interleaved rounds of ${COUNTED} steps. ${await machineOfInt8()}.`,
   "",
   "One thread is measured in the process's CPU time, which others on the machine hardly change; two threads by the clock.",
