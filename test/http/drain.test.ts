@@ -85,7 +85,7 @@ t.test("connections that wait in the kernel's queue are answered", async (t) => 
   await drained;
 });
 
-t.test("connections that are made while the port closes are answered or refused, never reset", { skip: lacking("linux") }, async (t) => {
+t.test("connections that are made while the port closes are answered or refused, never reset", { skip: lacking("socket-filter") }, async (t) => {
   const app = await buildTestApp(t);
   const port = await app.listen();
   const { traffic } = app;

@@ -4,9 +4,10 @@ import { networkInterfaces } from "node:os";
 import { Worker } from "node:worker_threads";
 import t from "tap";
 import { allAccepted, stopHandshakes, unaccepted } from "../../src/http/handshakes.ts";
+import { lacking } from "../support/requirements.ts";
 import { suddenClients } from "../support/sudden-clients.ts";
 
-const skip = process.platform === "linux" ? false : "needs a socket filter";
+const skip = lacking("socket-filter");
 
 t.test("connections that nobody has accepted are those of which a handshake is under way and those in the queue of a listening socket", async (t) => {
   const table = [
@@ -51,7 +52,7 @@ t.test("a server that does not listen has no handshakes to stop", async (t) => {
   t.notOk(stopHandshakes(createServer()));
 });
 
-t.test("what is never accepted is waited for no longer than told", { skip }, async (t) => {
+t.test("what is never accepted is waited for no longer than told", { skip: lacking("linux") }, async (t) => {
   const held = new Int32Array(new SharedArrayBuffer(4));
   const script = `
     const { workerData, parentPort } = require("node:worker_threads");

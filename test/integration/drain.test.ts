@@ -121,7 +121,7 @@ t.test("some were told to ask another server", async (t) => {
 });
 
 // Elsewhere new connections cannot be stopped while those that are there are accepted.
-t.test("the port is closed when nobody waits to be accepted", { skip: lacking("linux") }, async (t) => {
+t.test("the port is closed when nobody waits to be accepted", { skip: lacking("socket-filter") }, async (t) => {
   t.equal(unaccepted, 0);
 });
 

@@ -5,11 +5,13 @@
  */
 import { spawnSync } from "node:child_process";
 import { existsSync, mkdtempSync, readFileSync, rmdirSync } from "node:fs";
+import { createServer } from "node:net";
 import { networkInterfaces, tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import type { Test } from "tap";
 import { examineCuda } from "../../src/doctor/cuda.ts";
+import { stopHandshakes } from "../../src/http/handshakes.ts";
 import { defaultLibraryPath } from "../../src/runtime/ort-api.ts";
 import { programArguments } from "./program.ts";
 
@@ -52,6 +54,7 @@ export const REQUIREMENTS = {
     found: () => process.getuid?.() !== 0 || runsAsNobody(),
   },
   linux: { what: "Linux", get: "run on Linux", found: () => process.platform === "linux" },
+  "socket-filter": { what: "Linux, and leave to attach a filter to a socket", get: "run as root, or where no sandbox refuses it", found: canFilter },
   "linux-x64": {
     what: "Linux on x64",
     get: "run on Linux on x64",
@@ -126,6 +129,14 @@ function withheld(): string[] {
 
 function runs(program: string, ...args: string[]): boolean {
   return spawnSync(program, args, { env: { ...process.env, PATH: HAPROXY_PATH } }).status === 0;
+}
+
+function canFilter(): boolean {
+  if (process.platform !== "linux") return false;
+  const server = createServer().listen(`\0prefixd-tests-${process.pid}`);
+  const filtered = stopHandshakes(server);
+  server.close();
+  return filtered;
 }
 
 function canMount(): boolean {
