@@ -5,10 +5,11 @@
  */
 import { spawnSync } from "node:child_process";
 import { existsSync, mkdtempSync, readFileSync, rmdirSync } from "node:fs";
-import { createServer } from "node:net";
+import type { Server } from "node:net";
 import { networkInterfaces, tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
+import koffi from "koffi";
 import type { Test } from "tap";
 import { examineCuda } from "../../src/doctor/cuda.ts";
 import { stopHandshakes } from "../../src/http/handshakes.ts";
@@ -133,9 +134,11 @@ function runs(program: string, ...args: string[]): boolean {
 
 function canFilter(): boolean {
   if (process.platform !== "linux") return false;
-  const server = createServer().listen(`\0prefixd-tests-${process.pid}`);
-  const filtered = stopHandshakes(server);
-  server.close();
+  const libc = koffi.load(null);
+  const [ipv4, stream] = [2, 1];
+  const fd = libc.func("int socket(int, int, int)")(ipv4, stream, 0) as number;
+  const filtered = stopHandshakes({ _handle: { fd } } as unknown as Server);
+  libc.func("int close(int)")(fd);
   return filtered;
 }
 
