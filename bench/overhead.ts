@@ -21,7 +21,7 @@ import { Metrics } from "../src/observability/metrics.ts";
 import { DEVICES } from "../src/runtime/devices.ts";
 import { SIMULATED } from "../test/support/devices.ts";
 import { loadTokenizer } from "../src/text/tokenizer.ts";
-import { benchRequest, openFolder, promptIds, randomPrefix, sizedCheckpoint } from "./support/gpt2.ts";
+import { benchRequest, openFolder, prefillChunkOf, promptIds, randomPrefix, sizedCheckpoint } from "./support/gpt2.ts";
 import { NULL_SHAPE, NullRunner } from "./support/null-runner.ts";
 import type { Command, Count } from "./support/raw-clients.ts";
 import { machine, median, table, writeSection } from "./support/report.ts";
@@ -56,7 +56,7 @@ const leaseUntil = performance.now() + 1e9;
 const mayEmit = (): boolean => performance.now() < leaseUntil;
 const parts = (runner: ModelRunner = new NullRunner(STREAMS, IDS)): { runner: ModelRunner; metrics: Metrics; engine: Engine } => {
   const metrics = new Metrics({ processMetrics: false });
-  return { runner, metrics, engine: new Engine({ runner, maxQueue: 10_000, prefillChunk: runner.promptsAtOnce > 1 ? 512 : 64, observer: metrics, mayEmit }) };
+  return { runner, metrics, engine: new Engine({ runner, maxQueue: 10_000, prefillChunk: prefillChunkOf(runner), observer: metrics, mayEmit }) };
 };
 const model = KIND === undefined ? null : await openFolder(await sizedCheckpoint("gpt2"), STREAMS, KIND === "cuda" ? "fp16" : "fp32", 2, KIND === "simulated" ? SIMULATED.handles : DEVICES[KIND]);
 const prefixes = model === null ? [] : Array.from({ length: PREFIXES }, (_, seed) => randomPrefix(model.shape, PREFIX, seed));

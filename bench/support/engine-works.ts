@@ -4,11 +4,8 @@ import type { KvTensor } from "../../src/kv.ts";
 import type { ModelRunner } from "../../src/engine/model-runner.ts";
 import type { StepPhase } from "../../src/observability/engine-observer.ts";
 import { PROMPT, UNCOUNTED } from "../peers/protocol.ts";
-import { benchRequest, promptIds, randomPrefix } from "./gpt2.ts";
+import { benchRequest, prefillChunkOf, promptIds, randomPrefix } from "./gpt2.ts";
 import { median } from "./report.ts";
-
-/** The server's defaults, where a run takes one prompt and where it takes several: so many short prompts are fed in one step. */
-const [PREFILL_CHUNK, SHARED_CHUNK] = [64, 512];
 
 export interface DecodeWork {
   readonly rows: number;
@@ -33,7 +30,7 @@ export class EngineWorks {
   constructor(runner: ModelRunner) {
     this.#runner = runner;
     const observer = { step: (phase: StepPhase, rows: number) => this.#note(phase, rows), queued() {}, firstToken() {}, interToken() {}, finished() {} };
-    const prefillChunk = Math.min(runner.promptsAtOnce > 1 ? SHARED_CHUNK : PREFILL_CHUNK, runner.longestPiece);
+    const prefillChunk = Math.min(prefillChunkOf(runner), runner.longestPiece);
     this.#admitted = Math.floor(prefillChunk / PROMPT);
     this.#engine = new Engine({ runner, maxQueue: Math.max(runner.slots, 1024), prefillChunk, observer });
   }

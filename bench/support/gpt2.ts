@@ -71,6 +71,9 @@ export async function openFolder(dir: string, slots: number, precision: Precisio
 export const matrixBytes = ({ layers, width, vocabSize }: ModelShape, precision: Precision): number =>
   (precision === "int8" ? 1 : 4) * (12 * layers * width ** 2 + vocabSize * width);
 
+/** The server's default of `--prefill-chunk`, where a run takes one prompt and where it takes several. */
+export const prefillChunkOf = ({ promptsAtOnce }: ModelRunner): number => (promptsAtOnce > 1 ? 512 : 64);
+
 export function newEngine(runner: ModelRunner, given: Partial<Pick<EngineOptions, "policy" | "shares" | "prefillChunk" | "prefillShare" | "observer">> = {}): Engine {
   const observer = { step() {}, queued() {}, firstToken() {}, interToken() {}, finished() {} };
   return new Engine({ runner, maxQueue: 10_000, prefillChunk: 64, observer, ...given });

@@ -10,7 +10,7 @@ import { advanceBeams } from "./beam-rows.ts";
 import type { EngineOptions } from "./engine-options.ts";
 import { EQUAL_SHARES, fairShare, type TenantShares } from "./fair-share.ts";
 import { FoldQueue } from "./fold-queue.ts";
-import { checkQueueLimits, checkRoom, heldRows, queueTimeout, rowsHeld, type QueueRoom } from "./limits.ts";
+import { checkQueueLimits, checkRoom, heldRows, prefillingRows, queueTimeout, type QueueRoom } from "./limits.ts";
 import type { ModelRunner, StepOutput } from "./model-runner.ts";
 import { PrefillBudget } from "./prefill-budget.ts";
 import { promptTokens } from "./prompt-tokens.ts";
@@ -100,7 +100,7 @@ export class Engine {
   }
 
   stats(): EngineStats {
-    const running = this.#rows.length + rowsHeld(this.#prefilling);
+    const running = this.#rows.length + prefillingRows(this.#prefilling);
     return { queued: this.#queue.length, running, slots: this.#runner.slots, maxQueue: this.#options.maxQueue };
   }
 
@@ -117,7 +117,7 @@ export class Engine {
   }
 
   #room(): QueueRoom {
-    const busyRows = this.#rows.filter((sequence) => !sequence.done).length + rowsHeld(this.#prefilling);
+    const busyRows = this.#rows.filter((sequence) => !sequence.done).length + prefillingRows(this.#prefilling);
     return { maxQueue: this.#options.maxQueue, freeRows: this.#runner.slots - busyRows };
   }
 
@@ -282,7 +282,7 @@ export class Engine {
     for (const passed of passedOver) passed.passedOver++;
     this.#queue.splice(this.#queue.indexOf(request), 1);
     this.#counters.admit(request.tenant, request.promptLength);
-    request.row = this.#rows.length + rowsHeld(this.#prefilling);
+    request.row = this.#rows.length + prefillingRows(this.#prefilling);
     this.#prefilling.push(request);
     this.#options.observer.queued((performance.now() - request.submittedAt) / 1000);
     if (request.request.prefix !== null) {

@@ -67,7 +67,7 @@ export function queueTimeout(milliseconds: number): PrefixdError {
 }
 
 /** Rows of requests whose prompts are being fed. */
-export const rowsHeld = (prefilling: readonly { readonly n: number }[]): number => prefilling.reduce((sum, { n }) => sum + n, 0);
+export const prefillingRows = (prefilling: readonly { readonly n: number }[]): number => prefilling.reduce((sum, { n }) => sum + n, 0);
 
 /** Rows that each tenant holds: one per running sequence, and those that wait for a prompt that is being fed. */
 export function heldRows(running: readonly string[], prefilling: readonly { readonly tenant: string; readonly n: number }[]): Map<string, number> {

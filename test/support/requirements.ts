@@ -8,13 +8,12 @@ import { existsSync, mkdtempSync, readFileSync, rmdirSync } from "node:fs";
 import type { Server } from "node:net";
 import { networkInterfaces, tmpdir } from "node:os";
 import { dirname, join } from "node:path";
-import { fileURLToPath } from "node:url";
 import koffi from "koffi";
 import type { Test } from "tap";
 import { examineCuda } from "../../src/doctor/cuda.ts";
 import { stopHandshakes } from "../../src/http/handshakes.ts";
 import { defaultLibraryPath } from "../../src/runtime/ort-api.ts";
-import { programArguments } from "./program.ts";
+import { bareNode, programArguments, ROOT } from "./program.ts";
 
 export interface Requirement {
   /** Completes "needs ...". */
@@ -152,11 +151,8 @@ function canMount(): boolean {
 
 /** As the tests run `prefixd`: from the checkout. */
 function runsAsNobody(): boolean {
-  const env = { ...process.env };
-  // Of the test runner: a folder that it writes into.
-  delete env["NODE_OPTIONS"];
-  const cwd = fileURLToPath(new URL("../..", import.meta.url));
-  return spawnSync(process.execPath, [...programArguments(), "--version"], { cwd, env, uid: NOBODY, gid: NOBODY }).status === 0;
+  const [program, operands] = bareNode(...programArguments(), "--version");
+  return spawnSync(program, operands, { cwd: ROOT, uid: NOBODY, gid: NOBODY }).status === 0;
 }
 
 /** Where MADV_COLLAPSE, of Linux 6.1, has something to give. */
