@@ -1,5 +1,6 @@
 import { randomBytes } from "node:crypto";
 import type { IncomingMessage } from "node:http";
+import type { Socket } from "node:net";
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import { isLoopback } from "../config.ts";
 import { apiKeyId } from "../users/api-key.ts";
@@ -28,6 +29,8 @@ declare module "fastify" {
     audit: Audit;
     /** Whether the generation service has it, which counts its outcome from there on. */
     admitted: boolean;
+    /** Whether the audit log has it. */
+    audited: boolean;
   }
   interface FastifyContextConfig {
     /** Requests of this route count as generate requests. */
@@ -43,14 +46,37 @@ export function requestId(raw: IncomingMessage): string {
   return typeof given === "string" && /^[A-Za-z0-9._:-]{1,64}$/.test(given) && apiKeyId(given) === null ? given : randomBytes(8).toString("hex");
 }
 
+/** What is to be told of a connection's end, for each of its requests that is not over. */
+const unanswered = new WeakMap<Socket, Set<() => void>>();
+
+/**
+ * Calls back once: after the last byte of the answer, or when the connection is gone. An answer that waits behind another one of its connection
+ * (pipelining) hears from Node of neither.
+ */
+function whenOver(reply: FastifyReply, callback: () => void): void {
+  const { socket } = reply.request.raw;
+  const others = unanswered.get(socket);
+  const callbacks = others ?? new Set();
+  const over = (): void => {
+    if (!callbacks.delete(over)) return;
+    reply.raw.off("close", over);
+    callback();
+  };
+  callbacks.add(over);
+  reply.raw.once("close", over);
+  if (others !== undefined) return;
+  unanswered.set(socket, callbacks);
+  socket.once("close", () => callbacks.forEach((call) => call()));
+}
+
 /** Aborted with "disconnected" when the client goes away before the answer is complete. */
 export function abortOnDisconnect(reply: FastifyReply): AbortController {
   const controller = new AbortController();
-  const onClose = (): void => {
+  const onOver = (): void => {
     if (!reply.raw.writableFinished) controller.abort("disconnected");
   };
-  if (reply.raw.destroyed) onClose();
-  else reply.raw.once("close", onClose);
+  if (reply.raw.destroyed || reply.request.raw.socket.destroyed) onOver();
+  else whenOver(reply, onOver);
   return controller;
 }
 
@@ -67,17 +93,18 @@ export interface TrackingParts {
 export function trackRequests(app: FastifyInstance, { metrics, audit, keyed, state, traffic }: TrackingParts): void {
   app.decorateRequest("audit");
   app.decorateRequest("admitted", false);
+  app.decorateRequest("audited", false);
   app.addHook("onRequest", async (request, reply) => {
     const startedAt = performance.now();
     traffic.begin(request.raw.socket);
     request.audit = {};
     reply.header("x-request-id", request.id);
     reply.header("x-content-type-options", "nosniff");
-    // `close` comes in every case: after the last byte, or when the connection is gone.
-    reply.raw.once("close", () => {
+    whenOver(reply, () => {
       traffic.end();
       record(request, reply, performance.now() - startedAt, metrics);
-      recordAudit(request, reply, audit);
+      // Nothing was done. Of a request that has arrived it is seen when that is over, whether or not anybody still listens.
+      if (!request.raw.complete) recordAudit(request, audit, "aborted");
     });
     // The client's next request goes to another server.
     if (state.phase !== "serving") reply.header("connection", "close");
@@ -88,7 +115,8 @@ export function trackRequests(app: FastifyInstance, { metrics, audit, keyed, sta
     }
   });
   // Also what had begun before.
-  app.addHook("onSend", (_request, reply, payload, done) => {
+  app.addHook("onSend", (request, reply, payload, done) => {
+    recordAudit(request, audit, "ok");
     if (state.phase !== "serving") reply.header("connection", "close");
     done(null, payload);
   });
@@ -103,13 +131,13 @@ function record(request: FastifyRequest, reply: FastifyReply, ms: number, metric
   request.log.info(line, "request");
 }
 
-/** What changes something for somebody, and every request that was refused for its key. */
-function recordAudit(request: FastifyRequest, reply: FastifyReply, audit: AuditLog): void {
+/** Once: what changes something for somebody, and every request that was refused for its key. */
+function recordAudit(request: FastifyRequest, audit: AuditLog, unlessFailed: "ok" | "aborted"): void {
   const { code, user = null, key_id = null, target, digest } = request.audit;
   const action = code === "unauthorized" ? "authenticate" : request.routeOptions.config.audit;
-  if (action === undefined) return;
-  const outcome = code ?? (reply.sent ? "ok" : "aborted");
-  audit.record({ action, outcome, user, key_id, target, digest, request_id: request.id });
+  if (action === undefined || request.audited) return;
+  request.audited = true;
+  audit.record({ action, outcome: code ?? unlessFailed, user, key_id, target, digest, request_id: request.id });
 }
 
 /** Without keys a page in a browser must not reach the server by a DNS name of its own that leads to loopback. */
