@@ -227,8 +227,8 @@ t.test("Redis away for longer than the lease: what runs ends, nothing is served,
   while ((await a.call({ op: "mayServe" })) !== false) await sleep(20);
   t.match(await a.run("ann", "p", [1, 2], 4), { end: "store_unavailable", ids: [] });
   redis.signal("SIGCONT");
-  while ((await a.call({ op: "mayServe" })) !== true) await sleep(20);
-  t.match(await a.run("ann", "p", [1, 2], 4), { end: "length" });
+  // On a machine with other work a lease as short as here may end once more.
+  while ((await a.run("ann", "p", [1, 2], 4)).end !== "length") await sleep(20);
   over = true;
   await Promise.all(load);
   t.same([...new Set(ends)].sort(), ["length", "store_unavailable"]);
