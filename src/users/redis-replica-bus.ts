@@ -1,7 +1,8 @@
 import { randomUUID } from "node:crypto";
 import { lostTouch, PrefixdError } from "../errors.ts";
 import { RedisConnection, toStoreError, type RedisConnectionOptions } from "../prefixes/redis-connection.ts";
-import { ACKNOWLEDGE, COLLECT, FORGET, LEAVE, RENEW, ReplicaKeys, SEND } from "./redis-replica-keys.ts";
+import { Heartbeats, LEFT } from "./heartbeats.ts";
+import { ACKNOWLEDGE, COLLECT, FORGET, LEAVE, RENEW, ReplicaKeys, SEND, STRIKE_OFF } from "./redis-replica-keys.ts";
 import type { BroadcastResult, EndedOnReplica, ReplicaBus, ReplicaCommand, ReplicaHandler } from "./replica-bus.ts";
 
 export interface RedisReplicaBusOptions extends RedisConnectionOptions {
@@ -28,9 +29,10 @@ const KEEP_MS = 600_000;
 const POLL_MS = 20;
 
 /**
- * A lease in Redis, renewed ten times as often as needed. It is counted by this process' own clock from BEFORE the renewal is sent,
- * by Redis from when it arrives: it ends here first, however long messages take. `margin` makes up for clocks that run at different
- * speeds and for a renewal that a failover lost. A clock that stands still while a virtual machine is suspended is not made up for.
+ * A lease, renewed ten times as often as needed by a heartbeat in Redis. A replica counts its own from BEFORE the renewal is sent, others from
+ * when they have seen its beat change, each by its monotonic clock: it ends here first, however long messages take, and whatever is done to
+ * Redis' clock. `margin` makes up for clocks that run at different speeds and for a renewal that a failover lost. A clock that stands still while a
+ * virtual machine is suspended is not made up for.
  */
 class RedisReplicaBus implements ReplicaBus {
   readonly id = randomUUID();
@@ -38,6 +40,8 @@ class RedisReplicaBus implements ReplicaBus {
   readonly #keys: ReplicaKeys;
   readonly #options: RedisReplicaBusOptions;
   readonly #leaseMs: number;
+  readonly #heartbeats: Heartbeats;
+  #beats = 0;
   /** Commands that are being carried out, or whose acknowledgement has not got through. */
   readonly #commands = new Map<string, Promise<EndedOnReplica>>();
   /** performance.now() at which the lease ends. */
@@ -52,6 +56,7 @@ class RedisReplicaBus implements ReplicaBus {
   constructor(options: RedisReplicaBusOptions) {
     this.#options = options;
     this.#leaseMs = options.leaseMs ?? 10_000;
+    this.#heartbeats = new Heartbeats(this.#leaseMs * 1.2);
     this.#connection = new RedisConnection(options);
     this.#keys = new ReplicaKeys(options.namespace ?? "prefixd");
   }
@@ -72,7 +77,9 @@ class RedisReplicaBus implements ReplicaBus {
     if (!this.mayServe()) throw lostTouch();
     const id = randomUUID();
     try {
-      const told = (await this.#connection.run(SEND, [this.#keys.alive], [id, JSON.stringify(command), this.#keys.inboxes, this.#keys.wake, this.#marginMs, KEEP_MS])) as string[];
+      const known = this.#heartbeats.living();
+      this.#heartbeats.observe((await this.#connection.run(SEND, [this.#keys.beats], [id, JSON.stringify(command), this.#keys.inboxes, this.#keys.wake, KEEP_MS, LEFT, ...known])) as string[]);
+      const told = this.#heartbeats.living();
       try {
         return await this.#collect(id, told);
       } finally {
@@ -89,19 +96,16 @@ class RedisReplicaBus implements ReplicaBus {
     clearTimeout(this.#lapseTimer);
     clearTimeout(this.#renewTimer);
     await this.#renewing;
-    await this.#connection.run(LEAVE, [this.#keys.alive, this.#keys.inbox(this.id)], [this.id]).catch(() => undefined);
+    await this.#connection.run(LEAVE, [this.#keys.beats, this.#keys.inbox(this.id)], [this.id, LEFT]).catch(() => undefined);
     this.#connection.close();
-  }
-
-  get #marginMs(): number {
-    return this.#leaseMs / 5;
   }
 
   async #collect(id: string, told: readonly string[]): Promise<BroadcastResult> {
     const until = performance.now() + (this.#options.answerMs ?? 60_000);
     for (;;) {
-      const answers = (await this.#connection.run(COLLECT, [this.#keys.alive, this.#keys.acks(id)], [this.#marginMs, ...told])) as string[];
-      if (answers.every((answer) => answer !== "")) return summary(told, answers);
+      const [beats, answers] = (await this.#connection.run(COLLECT, [this.#keys.beats, this.#keys.acks(id)], told)) as [string[], string[]];
+      this.#heartbeats.observe(beats);
+      if (answers.every((answer, i) => answer !== "" || !this.#heartbeats.mayServe(told[i]!))) return summary(told, answers);
       if (performance.now() > until) throw new PrefixdError("store_unavailable", "A replica does not answer; repeat the request.", { retryAfter: 5 });
       await new Promise((resolve) => setTimeout(resolve, POLL_MS));
     }
@@ -122,21 +126,28 @@ class RedisReplicaBus implements ReplicaBus {
 
   async #renewOnce(): Promise<void> {
     const sentAt = performance.now();
-    let fields: string[];
+    let [beats, fields]: [string[], string[]] = [[], []];
     try {
-      fields = (await this.#connection.run(RENEW, [this.#keys.alive, this.#keys.inbox(this.id)], [this.id, this.#leaseMs])) as string[];
+      [beats, fields] = (await this.#connection.run(RENEW, [this.#keys.beats, this.#keys.inbox(this.id)], [this.id, ++this.#beats])) as [string[], string[]];
     } catch (error) {
       this.#options.onError?.(error as Error);
       return;
     }
     if (this.#closed) return;
     if (!this.mayServe()) this.#lapse();
+    this.#heartbeats.observe(beats);
+    for (const { replica, beat } of this.#heartbeats.takeStill()) void this.#strikeOff(replica, beat);
     // Before the lease goes on: what a command removed must not be served on the strength of the renewal that brought it.
     for (let i = 0; i < fields.length; i += 2) this.#carryOut(fields[i]!, fields[i + 1]!);
     this.#validUntil = sentAt + this.#leaseMs;
     this.#lapsed = false;
     clearTimeout(this.#lapseTimer);
     this.#lapseTimer = setTimeout(() => this.#lapse(), Math.max(0, this.#validUntil - performance.now()) + 1);
+  }
+
+  /** If it does not get through another renewal sees the replica again. */
+  async #strikeOff(replica: string, beat: string): Promise<void> {
+    await this.#connection.run(STRIKE_OFF, [this.#keys.beats, this.#keys.inbox(replica)], [replica, beat]).catch(() => undefined);
   }
 
   #lapse(): void {
@@ -171,7 +182,7 @@ function summary(told: readonly string[], answers: readonly string[]): Broadcast
   let [running, queued] = [0, 0];
   const replicas = told.map((id, i) => {
     const answer = answers[i]!;
-    if (answer === "gone") return { id, acknowledgedAt: null };
+    if (answer === "") return { id, acknowledgedAt: null };
     const ended = JSON.parse(answer) as EndedOnReplica & { at: string };
     running += ended.running;
     queued += ended.queued;

@@ -1,7 +1,7 @@
 /**
  * Names and scripts of the replica bus in Redis. All keys carry one hash tag, so that one script can reach them in a Cluster.
  *
- *   prefixd:{replicas}:alive         sorted set: replica id -> when its lease ends, milliseconds of Redis' clock
+ *   prefixd:{replicas}:beats         hash: replica id -> a word that changes with each renewal of its lease, or "left"
  *   prefixd:{replicas}:inbox:ID      hash: command id -> command (JSON), not yet acknowledged by the replica
  *   prefixd:{replicas}:acks:COMMAND  hash: replica id -> answer (JSON); expires
  *   prefixd:{replicas}:wake          channel: there is something in the inboxes
@@ -10,14 +10,14 @@ import { createHash } from "node:crypto";
 import type { RedisScript } from "../prefixes/redis-scripts.ts";
 
 export class ReplicaKeys {
-  readonly alive: string;
+  readonly beats: string;
   readonly inboxes: string;
   readonly wake: string;
   readonly #namespace: string;
 
   constructor(namespace: string) {
     this.#namespace = `${namespace}:{replicas}`;
-    this.alive = `${this.#namespace}:alive`;
+    this.beats = `${this.#namespace}:beats`;
     this.inboxes = `${this.#namespace}:inbox:`;
     this.wake = `${this.#namespace}:wake`;
   }
@@ -31,42 +31,43 @@ export class ReplicaKeys {
   }
 }
 
-function script(lua: string): RedisScript {
-  const whole = `local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-${lua}`;
-  return { lua: whole, sha: createHash("sha1").update(whole).digest("hex") };
-}
+const script = (lua: string): RedisScript => ({ lua, sha: createHash("sha1").update(lua).digest("hex") });
 
 /**
  * Renews a replica's lease and hands out its commands in the same instant: who holds a lease knows of every command that was
  * given before its last renewal.
- * KEYS: 1 alive, 2 inbox
- * ARGV: 1 replica, 2 lease in milliseconds
- * Returns: command ids and commands in turn
+ * KEYS: 1 beats, 2 inbox
+ * ARGV: 1 replica, 2 beat
+ * Returns: replicas and beats in turn; command ids and commands in turn
  */
 export const RENEW = script(`
 -- First what takes no memory: once a script has written, Redis lets it through to its end, however full it is.
-redis.call('ZREM', KEYS[1], ARGV[1])
-redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
-return redis.call('HGETALL', KEYS[2])
+redis.call('HDEL', KEYS[1], ARGV[1])
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+return {redis.call('HGETALL', KEYS[1]), redis.call('HGETALL', KEYS[2])}
 `);
 
 /**
- * Puts a command into the inbox of every replica that may be alive. Leases long gone are struck off.
- * KEYS: 1 alive
- * ARGV: 1 command id, 2 command, 3 beginning of inbox keys, 4 channel, 5 margin in milliseconds, 6 milliseconds that keys are kept
- * Returns: the replicas
+ * Puts a command into the inbox of every replica that has not left.
+ * KEYS: 1 beats
+ * ARGV: 1 command id, 2 command, 3 beginning of inbox keys, 4 channel, 5 milliseconds that keys are kept, 6 the word of those that have left,
+ *   7.. replicas that are told even if Redis has lost their beat
+ * Returns: replicas and beats in turn
  */
 export const SEND = script(`
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[5])
-local replicas = redis.call('ZRANGE', KEYS[1], 0, -1)
-for _, replica in ipairs(replicas) do
+-- As above.
+redis.call('HDEL', KEYS[1], '')
+local function tell(replica)
   redis.call('HSET', ARGV[3] .. replica, ARGV[1], ARGV[2])
-  redis.call('PEXPIRE', ARGV[3] .. replica, ARGV[6])
+  redis.call('PEXPIRE', ARGV[3] .. replica, ARGV[5])
 end
+local beats = redis.call('HGETALL', KEYS[1])
+for i = 1, #beats, 2 do
+  if beats[i + 1] ~= ARGV[6] then tell(beats[i]) end
+end
+for i = 7, #ARGV do tell(ARGV[i]) end
 redis.call('PUBLISH', ARGV[4], ARGV[1])
-return replicas
+return beats
 `);
 
 /**
@@ -82,22 +83,15 @@ return 1
 `);
 
 /**
- * Who has answered a command, and who of those that have not can no longer hold a lease.
- * KEYS: 1 alive, 2 acks
- * ARGV: 1 margin in milliseconds, 2.. the replicas that were told
- * Returns: for each replica its answer, or "gone", or "" while it is waited for
+ * Who has answered a command.
+ * KEYS: 1 beats, 2 acks
+ * ARGV: the replicas that were told
+ * Returns: replicas and beats in turn; for each replica that was told its answer, or ""
  */
 export const COLLECT = script(`
 local answers = {}
-for i = 2, #ARGV do
-  local answer = redis.call('HGET', KEYS[2], ARGV[i])
-  if not answer then
-    local ends = redis.call('ZSCORE', KEYS[1], ARGV[i])
-    answer = (not ends or tonumber(ends) + ARGV[1] < now) and 'gone' or ''
-  end
-  answers[i - 1] = answer
-end
-return answers
+for i = 1, #ARGV do answers[i] = redis.call('HGET', KEYS[2], ARGV[i]) or '' end
+return {redis.call('HGETALL', KEYS[1]), answers}
 `);
 
 /**
@@ -113,11 +107,24 @@ return 1
 
 /**
  * A replica ends in order.
- * KEYS: 1 alive, 2 inbox
- * ARGV: 1 replica
+ * KEYS: 1 beats, 2 inbox
+ * ARGV: 1 replica, 2 the word that says so
  */
 export const LEAVE = script(`
-redis.call('ZREM', KEYS[1], ARGV[1])
 redis.call('DEL', KEYS[2])
-return now
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+return 1
+`);
+
+/**
+ * Strikes a replica off, and what is in its inbox, unless its beat has changed.
+ * KEYS: 1 beats, 2 inbox
+ * ARGV: 1 replica, 2 its beat
+ */
+export const STRIKE_OFF = script(`
+local beat = redis.call('HGET', KEYS[1], ARGV[1])
+if beat and beat ~= ARGV[2] then return 0 end
+redis.call('HDEL', KEYS[1], ARGV[1])
+redis.call('DEL', KEYS[2])
+return 1
 `);

@@ -26,7 +26,10 @@ export interface TestRedis {
   stop(): Promise<void>;
 }
 
-export async function startRedis(...args: string[]): Promise<TestRedis> {
+export const startRedis = (...args: string[]): Promise<TestRedis> => startRedisWith({}, ...args);
+
+/** With variables of its own in its environment. */
+export async function startRedisWith(env: Readonly<Record<string, string>>, ...args: string[]): Promise<TestRedis> {
   if (!has("redis-server")) throw new Error(`a test that does not say so ${reasonFor("redis-server")}`);
   const dir = mkdtempSync(join(tmpdir(), "prefixd-redis-"));
   const port = await freePort();
@@ -55,7 +58,7 @@ export async function startRedis(...args: string[]): Promise<TestRedis> {
     signal: (signal) => void child?.kill(signal),
     start: async ({ empty = false, args: more = [] } = {}) => {
       if (empty) for (const file of readdirSync(dir)) rmSync(join(dir, file), { recursive: true });
-      child = spawn("redis-server", ["--port", String(port), "--bind", "127.0.0.1", "--dir", dir, "--save", "", ...args, ...more], { stdio: "ignore" });
+      child = spawn("redis-server", ["--port", String(port), "--bind", "127.0.0.1", "--dir", dir, "--save", "", ...args, ...more], { stdio: "ignore", env: { ...process.env, ...env } });
       for (let attempt = 0; attempt < 100; attempt++) {
         if ((await command("PING").catch(() => null)) === "PONG") return;
         await sleep(50);
