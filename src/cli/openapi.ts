@@ -1,12 +1,12 @@
 import { readFileSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { documentationApp } from "../http/documentation-app.ts";
-import { openapiYaml } from "../http/openapi.ts";
+import { openapiDocument, openapiYaml } from "../http/openapi.ts";
 
 /** Writes openapi.yaml from the routes and schemas of the code; `--check` only compares and fails when they differ. */
 const file = fileURLToPath(new URL("../../openapi.yaml", import.meta.url));
 const app = await documentationApp();
-const fresh = openapiYaml(app);
+const fresh = openapiYaml(openapiDocument(app));
 await app.close();
 if (!process.argv.includes("--check")) {
   writeFileSync(file, fresh);

@@ -1,4 +1,4 @@
-import type { FastifyInstance } from "fastify";
+import type { FastifyInstance, FastifySchema, RouteOptions } from "fastify";
 import { stringify } from "yaml";
 import { GenerateEvent, GenerateLastEvent } from "./schemas/generate.ts";
 
@@ -11,6 +11,8 @@ export const OPENAPI_OPTIONS = {
       description: "One frozen GPT-2 serves every user's trained prefix.\n\nErrors are RFC 9457 problem details with a stable `code`. Every answer has an `x-request-id`; send one to choose it.",
       license: { name: "Apache-2.0", identifier: "Apache-2.0" },
     },
+    components: { securitySchemes: { key: { type: "http", scheme: "bearer", description: "A user's key, or the admin key. A server without an admin key asks for none." } } },
+    security: [{ key: [] }],
     servers: [{ url: "/", description: "The server that this description comes from" }],
     tags: [
       { name: "generate", description: "Text from a prefix" },
@@ -19,6 +21,7 @@ export const OPENAPI_OPTIONS = {
       { name: "operation", description: "Health and metrics" },
     ],
   },
+  transform: ({ schema, url, route }: { schema: FastifySchema; url: string; route: RouteOptions }) => ({ schema: route.config?.access === "public" ? { ...schema, security: [] } : schema, url }),
 } as const;
 
 type Json = null | string | number | boolean | Json[] | { [key: string]: Json };
@@ -33,10 +36,10 @@ export function openapiDocument(app: FastifyInstance): Json {
   const out = share(raw, schemas) as { [key: string]: Json };
   // Parts of a stream hang on no route as schemas: the stream itself is text.
   for (const schema of [GenerateEvent, GenerateLastEvent]) share(JSON.parse(JSON.stringify(schema)) as Json, schemas);
-  return { ...out, components: { schemas: Object.fromEntries(Object.entries(schemas).sort(([a], [b]) => (a < b ? -1 : 1))) } };
+  return { ...out, components: { ...(out["components"] as object), schemas: Object.fromEntries(Object.entries(schemas).sort(([a], [b]) => (a < b ? -1 : 1))) } };
 }
 
-export const openapiYaml = (app: FastifyInstance): string => stringify(openapiDocument(app), { lineWidth: 120, aliasDuplicateObjects: false });
+export const openapiYaml = (document: Json): string => stringify(document, { lineWidth: 120, aliasDuplicateObjects: false });
 
 /** Schemas with a title of one word move to components and are referred to; keywords of ours go. Examples stay as they are. */
 function share(node: Json, schemas: { [key: string]: Json }): Json {

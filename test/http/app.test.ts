@@ -4,7 +4,7 @@ import { Check } from "typebox/value";
 import { parse } from "yaml";
 import { ERRORS, PrefixdError } from "../../src/errors.ts";
 import { documentationApp } from "../../src/http/documentation-app.ts";
-import { openapiYaml } from "../../src/http/openapi.ts";
+import { openapiDocument, openapiYaml } from "../../src/http/openapi.ts";
 import { FIELD_ALIASES, GenerateBody, NOT_OFFERED } from "../../src/http/schemas/generate.ts";
 import { ModelDocument } from "../../src/http/schemas/model.ts";
 import { nearest } from "../../src/http/validation.ts";
@@ -108,10 +108,31 @@ t.test("the documentation is served whole from here", async (t) => {
   t.same(parse((await fastify.inject("/openapi.yaml")).body), (await fastify.inject("/docs/json")).json());
 });
 
+t.test("the description is made once, however often and in whatever form it is asked for", async (t) => {
+  const { fastify } = await buildTestApp(t, { keyed: true });
+  await fastify.ready();
+  let made = 0;
+  const swagger = fastify.swagger.bind(fastify);
+  Object.assign(fastify, { swagger: () => (made++, swagger()) });
+  for (const url of ["/openapi.yaml", "/docs/yaml", "/docs/json", "/docs/json"]) t.equal((await fastify.inject(url)).statusCode, 200, url);
+  t.equal(made, 1);
+});
+
+t.test("the description asks for a key where the server does", async (t) => {
+  const { fastify, routes } = await buildTestApp(t, { keyed: true });
+  const { paths, security, components } = (await fastify.inject("/docs/json")).json<{ paths: Record<string, Record<string, { security?: object[] }>>; security: object[]; components: { securitySchemes: object } }>();
+  t.match(components.securitySchemes, { key: { type: "http", scheme: "bearer" } });
+  t.same(security, [{ key: [] }]);
+  for (const { method, url, access } of routes) {
+    const operation = paths[url.replace(/:(\w+)/g, "{$1}")]?.[method.toLowerCase()];
+    if (operation !== undefined) t.same(operation.security, access === "public" ? [] : undefined, `${method} ${url}`);
+  }
+});
+
 t.test("openapi.yaml is what the code says, names every error, and describes every route", async (t) => {
   const app = await documentationApp();
   t.teardown(() => app.close());
-  const fresh = openapiYaml(app);
+  const fresh = openapiYaml(openapiDocument(app));
   t.equal(readFileSync(repositoryFile("openapi.yaml"), "utf8"), fresh, "npm run openapi");
   const document = parse(fresh) as { paths: Record<string, Record<string, { summary?: string; operationId?: string; responses: object }>>; components: { schemas: { Problem: { properties: { code: { enum: string[] } } } } } };
   t.same(document.components.schemas.Problem.properties.code.enum, Object.keys(ERRORS));
@@ -123,7 +144,7 @@ t.test("openapi.yaml is what the code says, names every error, and describes eve
 
 t.test("a body that a deletion does not expect is refused as its route says", async (t) => {
   const { fastify } = await buildTestApp(t);
-  const { paths } = parse(openapiYaml(await documentationApp())) as { paths: Record<string, Record<string, { responses: Record<string, { description: string }> }>> };
+  const { paths } = parse(openapiYaml(openapiDocument(await documentationApp()))) as { paths: Record<string, Record<string, { responses: Record<string, { description: string }> }>> };
   const odd: [path: string, request: { method: "DELETE"; url: string; payload: string; headers: Record<string, string> }][] = [
     ["/prefixes/{id}", { method: "DELETE", url: "/prefixes/x", payload: "x", headers: { "content-type": "text/plain" } }],
     ["/prefixes/{id}", { method: "DELETE", url: "/prefixes/x", payload: JSON.stringify("x".repeat(70_000)), headers: { "content-type": "application/json" } }],
