@@ -3,52 +3,97 @@ import { PrefixdError } from "../errors.ts";
 export interface GateLimits {
   /** Uploads that are read, and held in memory, at once. */
   readonly running: number;
+  /** Those of one user: fewer, so that nobody's slow uploads take all places. */
+  readonly runningOfUser: number;
   /** Those that may wait for that, their bodies unread. */
   readonly waiting: number;
+  readonly waitingOfUser: number;
   /** How long one waits at most, ms. */
   readonly waitMs: number;
 }
 
-export const UPLOADS: GateLimits = { running: 4, waiting: 256, waitMs: 60_000 };
+export const UPLOADS: GateLimits = { running: 4, runningOfUser: 2, waiting: 256, waitingOfUser: 128, waitMs: 60_000 };
 
-/** Lets few uploads in at once; the others wait their turn in order of arrival. */
+/** What a user has at the gate. */
+interface Share {
+  running: number;
+  /** Those that wait, in order of arrival. */
+  readonly waiting: Set<() => void>;
+  /** Number of the user's last entry: who has not been let in for longest comes first among equals. */
+  lastEntry: number;
+}
+
+/** Lets few uploads in at once; the others wait. A place goes to the user who has the fewest, whoever came first. */
 export class UploadGate {
   readonly #limits: GateLimits;
-  #free: number;
-  readonly #waiting = new Set<() => void>();
+  readonly #shares = new Map<string, Share>();
+  #running = 0;
+  #waiting = 0;
+  #entries = 0;
 
   constructor(limits: GateLimits) {
     this.#limits = limits;
-    this.#free = limits.running;
   }
 
   /** Throws `uploads_busy` where there is no place in time. Who leaves while waiting (`signal`) makes room, and its task is not run. */
-  async run<T>(signal: AbortSignal, task: () => Promise<T>): Promise<T> {
-    if (this.#free > 0) this.#free--;
-    else await this.#turn(signal);
+  async run<T>(user: string, signal: AbortSignal, task: () => Promise<T>): Promise<T> {
+    const share = this.#shares.get(user) ?? { running: 0, waiting: new Set(), lastEntry: 0 };
+    this.#shares.set(user, share);
     try {
-      return await task();
+      if (this.#hasRoom(share)) this.#enter(share);
+      else await this.#turn(share, signal);
+      try {
+        return await task();
+      } finally {
+        share.running--;
+        this.#running--;
+        this.#letIn();
+      }
     } finally {
-      const [next] = this.#waiting;
-      if (next === undefined) this.#free++;
-      else next();
+      if (share.running === 0 && share.waiting.size === 0) this.#shares.delete(user);
     }
   }
 
-  /** Resolves with the place of one that has ended. */
-  #turn(signal: AbortSignal): Promise<void> {
-    if (this.#waiting.size >= this.#limits.waiting) throw busy();
+  #hasRoom(share: Share): boolean {
+    return this.#running < this.#limits.running && share.running < this.#limits.runningOfUser;
+  }
+
+  #enter(share: Share): void {
+    share.running++;
+    this.#running++;
+    share.lastEntry = ++this.#entries;
+  }
+
+  #letIn(): void {
+    let next: Share | undefined;
+    for (const share of this.#shares.values()) {
+      if (share.waiting.size === 0 || !this.#hasRoom(share)) continue;
+      if (next === undefined || share.running < next.running || (share.running === next.running && share.lastEntry < next.lastEntry)) next = share;
+    }
+    const [enter] = next?.waiting ?? [];
+    enter?.();
+  }
+
+  /** Resolves when the upload has been let in. */
+  #turn(share: Share, signal: AbortSignal): Promise<void> {
+    if (this.#waiting >= this.#limits.waiting || share.waiting.size >= this.#limits.waitingOfUser) throw busy();
     return new Promise((resolve, reject) => {
       const leave = (): void => {
-        this.#waiting.delete(enter);
+        this.#waiting--;
+        share.waiting.delete(enter);
         clearTimeout(timer);
         signal.removeEventListener("abort", give);
       };
-      const enter = (): void => (leave(), resolve());
+      const enter = (): void => {
+        leave();
+        this.#enter(share);
+        resolve();
+      };
       const give = (): void => (leave(), reject(new PrefixdError("invalid_request", "The upload was given up.")));
       const timer = setTimeout(() => (leave(), reject(busy())), this.#limits.waitMs);
       signal.addEventListener("abort", give);
-      this.#waiting.add(enter);
+      share.waiting.add(enter);
+      this.#waiting++;
     });
   }
 }

@@ -85,18 +85,18 @@ t.test("uploads that stop or drip lose their places to those that wait", async (
   const port = await app.listen();
   const { payload, headers } = form(ADAPTER);
   const half = Buffer.concat([uploadHead("p", headers["content-type"]!, payload.length), payload.subarray(0, 100)]);
-  const stalled = Array.from({ length: 4 }, () => paused(t, port, half));
+  const stalled = Array.from({ length: UPLOADS.runningOfUser }, () => paused(t, port, half));
   let sent = 100;
-  const drip = setInterval(() => stalled[3]!.write(payload.subarray(sent, ++sent)), 50);
+  const drip = setInterval(() => stalled[0]!.write(payload.subarray(sent, ++sent)), 50);
   t.teardown(() => clearInterval(drip));
-  await until(() => app.traffic.open === 4);
+  await until(() => app.traffic.open === stalled.length);
   const whole = await new Promise<string>((resolve, reject) => {
     request({ agent: false, host: "127.0.0.1", port, path: "/prefixes/q", method: "PUT", headers }, (response) => void readAll(response).then((text) => resolve(`${response.statusCode} ${text}`))).on("error", reject).end(payload);
   });
   t.match(whole, /^201 /);
   for (const socket of stalled) t.match(await rest(socket), /^HTTP\/1\.1 408 [^]*connection: close[^]*"code":"upload_stalled"/);
   await closed(app);
-  t.match(await app.metrics.render(), cut("not_sending", 4));
+  t.match(await app.metrics.render(), cut("not_sending", stalled.length));
   t.equal((await app.fastify.inject("/prefixes/p")).statusCode, 404);
 });
 
@@ -106,10 +106,10 @@ t.test("beyond the uploads that are read and those that wait, one more is answer
   const port = await app.listen();
   const { payload, headers } = form(ADAPTER);
   const put = (name: string, bytes: Buffer): Socket => paused(t, port, Buffer.concat([uploadHead(name, headers["content-type"]!, payload.length), bytes]));
-  const stalled = Array.from({ length: UPLOADS.running }, (_, i) => put(`stalled-${i}`, payload.subarray(0, 100)));
-  await until(() => app.traffic.open === UPLOADS.running);
-  const waiting = Array.from({ length: UPLOADS.waiting }, (_, i) => put(`waiting-${i}`, payload));
-  await until(() => app.traffic.open === UPLOADS.running + UPLOADS.waiting);
+  const stalled = Array.from({ length: UPLOADS.runningOfUser }, (_, i) => put(`stalled-${i}`, payload.subarray(0, 100)));
+  await until(() => app.traffic.open === UPLOADS.runningOfUser);
+  const waiting = Array.from({ length: UPLOADS.waitingOfUser }, (_, i) => put(`waiting-${i}`, payload));
+  await until(() => app.traffic.open === UPLOADS.runningOfUser + UPLOADS.waitingOfUser);
   const refused = await fetch(`http://127.0.0.1:${port}/prefixes/more`, { method: "PUT", headers, body: new Uint8Array(payload) });
   t.equal(refused.status, 503);
   t.equal(refused.headers.get("retry-after"), "5");
@@ -118,7 +118,7 @@ t.test("beyond the uploads that are read and those that wait, one more is answer
   for (const socket of stalled) t.match(await rest(socket), /^HTTP\/1\.1 408 [^]*"code":"upload_stalled"/);
   const answers = await Promise.all(waiting.map(answer));
   t.same(new Set(answers.map((text) => text.slice(0, 12))), new Set(["HTTP/1.1 201"]));
-  t.equal(app.registry.entries.size, UPLOADS.waiting);
+  t.equal(app.registry.entries.size, UPLOADS.waitingOfUser);
   t.equal((await fetch(`http://127.0.0.1:${port}/prefixes/more`, { method: "PUT", headers, body: new Uint8Array(payload) })).status, 201);
 });
 

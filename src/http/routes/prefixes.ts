@@ -81,7 +81,7 @@ export function prefixRoutes(app: TypedApp, parts: AppParts, bodies: BodyWatch):
     async (request, reply) => {
       const key = ownKeyOf(request, request.params.id);
       const precondition = writePrecondition(request.headers);
-      const { meta, created } = await uploads.run(abortOnDisconnect(reply).signal, async () =>
+      const { meta, created } = await uploads.run(key.user, abortOnDisconnect(reply).signal, async () =>
         prefixes.register(key, await uploadOf(request, request.body as HardPromptBody | undefined), precondition, await quotaOf(key.user)),
       );
       request.audit.digest = meta.digest;
