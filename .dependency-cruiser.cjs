@@ -27,7 +27,7 @@ module.exports = {
     only("prefixes/", ["errors\\.ts", "kv\\.ts", "model/(safetensors|strict-json)\\.ts", "storage/", "observability/"], "prefixes never know the engine"),
     only("generat", ["errors\\.ts", "kv\\.ts", "users/", "engine/", "prefixes/", "text/", "observability/"], "one request's way joins engine, prefixes and text"),
     only("http/", ["errors\\.ts", "kv\\.ts", "system-files\\.ts", "config", "generat", "prefixes/", "users/", "text/", "observability/"], "HTTP knows requests and prefixes, never the model"),
-    only("doctor/", ["errors\\.ts", "kv\\.ts", "system-files\\.ts", "config", "runtime/", "model/", "engine/", "prefixes/(folder|peft)\\.ts"], "the doctor tries what a server does with a model, without serving"),
+    only("doctor/", ["errors\\.ts", "kv\\.ts", "system-files\\.ts", "config", "runtime/", "model/", "engine/", "storage/folder-lock\\.ts", "prefixes/(folder|peft)\\.ts"], "the doctor tries what a server does with a model, without serving"),
     only("load/", [], "the load test speaks HTTP and knows nothing else of the server"),
     {
       name: "only-composition-constructs",

@@ -83,6 +83,9 @@ export class ConfigError extends Error {
   }
 }
 
+/** The folder of `--store lmdb:DIR`; null: it is a Redis. */
+export const lmdbFolder = (store: string): string | null => (store.startsWith("lmdb:") ? store.slice("lmdb:".length) : null);
+
 export const flagOf = (key: string): string => "--" + key.replace(/[A-Z]/g, (c) => "-" + c.toLowerCase());
 export const variableOf = (key: string): string => "PREFIXD_" + key.replace(/[A-Z]/g, (c) => "_" + c).toUpperCase();
 

@@ -1,6 +1,6 @@
 /** Composition root: config -> parts -> listen -> drain. The only place, besides the command line, that constructs concrete parts. */
 import { basename, join } from "node:path";
-import { isWorldReadable, type Config } from "./config.ts";
+import { isWorldReadable, lmdbFolder, type Config } from "./config.ts";
 import { Engine } from "./engine/engine.ts";
 import { SupervisedRunner } from "./engine/supervised-runner.ts";
 import { DeviceError, lostTouch, PrefixdError } from "./errors.ts";
@@ -30,6 +30,7 @@ import { DEVICES } from "./runtime/devices.ts";
 import { CudaError } from "./runtime/cuda.ts";
 import { OrtError } from "./runtime/ort-api.ts";
 import { Runtime } from "./runtime/session.ts";
+import { FolderInUseError, lockFolder } from "./storage/folder-lock.ts";
 import { loadTokenizer } from "./text/tokenizer.ts";
 import { createAuthenticator, createKeylessAuthenticator, type Authenticator } from "./users/authenticator.ts";
 import { UserDirectory } from "./users/directory.ts";
@@ -59,7 +60,7 @@ export interface RunningServer {
 
 /**
  * Starts a server and resolves when it answers requests.
- * @throws ModelLoadError, DeviceError, PrecisionError, OrtError, PrefixdError (store, adapters), the system's errors for the address; nothing is left open then.
+ * @throws FolderInUseError, ModelLoadError, DeviceError, PrecisionError, OrtError, PrefixdError (store, adapters), the system's errors for the address; nothing is left open then.
  */
 export async function startServer(config: Config, logger: Logger = createLogger(config.logLevel)): Promise<RunningServer> {
   const resources = new Resources();
@@ -72,6 +73,7 @@ export async function startServer(config: Config, logger: Logger = createLogger(
 }
 
 async function start(config: Config, logger: Logger, resources: Resources): Promise<RunningServer> {
+  await lockStore(config, logger, resources);
   const checkpoint = await openModel(config, logger);
   resources.defer(() => checkpoint.close());
   const { shape, fingerprint } = checkpoint;
@@ -106,7 +108,7 @@ async function start(config: Config, logger: Logger, resources: Resources): Prom
   const engine = new Engine({ runner, maxQueue: config.maxQueue, queueTimeoutMs: config.queueTimeout === 0 ? Infinity : config.queueTimeout * 1000, prefillChunk: config.prefillChunk, prefillShare: config.prefillShare, observer: metrics, shares: userShares((user) => directory.find(user)), mayEmit });
   const store = observeErrors(await openStore(config, logger), countFault);
   resources.defer(() => store.close());
-  const cache = createPrefixCache({ store, shape, maxBytes: config.prefixCacheBytes, ...(config.store.startsWith("lmdb:") ? { verifyMs: 0 } : {}) });
+  const cache = createPrefixCache({ store, shape, maxBytes: config.prefixCacheBytes, ...(lmdbFolder(config.store) !== null ? { verifyMs: 0 } : {}) });
   resources.defer(() => cache.close());
   const registry = createPrefixRegistry({ store, cache, shape, baseFingerprint: fingerprint, fold: (input) => engine.fold(input) });
   metrics.watch({ engine: () => engine.stats(), prefixCache: () => cache.stats(), transfers: () => runtime.transfers, prefixBank: () => gpt2.bankStats(), stepSizes: () => gpt2.graphStats() });
@@ -217,7 +219,7 @@ function withDirectory(auth: Authenticator, directory: UserDirectory): Authentic
 
 /** Shared by the replicas that share the store. */
 function openTokenBuckets(config: Config, logger: Logger, resources: Resources): TokenBuckets {
-  if (config.store.startsWith("lmdb:")) return new MemoryTokenBuckets();
+  if (lmdbFolder(config.store) !== null) return new MemoryTokenBuckets();
   const redis = new RedisConnection({ url: config.store, onError: (error) => logger.warn({ err: error }, "redis") });
   resources.defer(() => redis.close());
   return new RedisTokenBuckets(redis);
@@ -229,14 +231,26 @@ async function openModel(config: Config, logger: Logger): Promise<Checkpoint> {
   return openCheckpoint(dir, { cacheDir: config.cacheDir });
 }
 
+/** Before anything that takes time: a second server on the folder ends at once. Released last. */
+async function lockStore(config: Config, logger: Logger, resources: Resources): Promise<void> {
+  const dir = lmdbFolder(config.store);
+  if (dir === null) return;
+  const lock = await lockFolder(dir).catch((error: unknown) => {
+    throw error instanceof FolderInUseError ? error : new PrefixdError("store_unavailable", `The folder of --store lmdb:${dir} cannot be made or written`, { cause: error });
+  });
+  resources.defer(() => lock.release());
+  if (lock.problem !== null) logger.warn({ dir, problem: lock.problem }, "the file system of the store has no locks: nothing keeps a second server from starting on this folder");
+}
+
 function openStore(config: Config, logger: Logger): Promise<PrefixStore> {
-  if (config.store.startsWith("lmdb:")) return openLmdbStore({ dir: config.store.slice("lmdb:".length) });
+  const dir = lmdbFolder(config.store);
+  if (dir !== null) return openLmdbStore({ dir });
   return openRedisStore({ url: config.store, onError: (error) => logger.warn({ err: error }, "redis") });
 }
 
 function openBus(config: Config, logger: Logger, parts: ReplicaParts): Promise<ReplicaBus> {
   const handler = createReplicaHandler(parts);
-  if (config.store.startsWith("lmdb:")) return Promise.resolve(createLocalBus(handler));
+  if (lmdbFolder(config.store) !== null) return Promise.resolve(createLocalBus(handler));
   const onLapse = (): void => {
     logger.warn("the lease in Redis has run out: nothing is served until it is renewed");
     dropEverything(parts, lostTouch());
@@ -245,7 +259,8 @@ function openBus(config: Config, logger: Logger, parts: ReplicaParts): Promise<R
 }
 
 function openUserStore(config: Config, logger: Logger): Promise<UserStore> {
-  if (config.store.startsWith("lmdb:")) return openLmdbUserStore({ dir: config.store.slice("lmdb:".length) });
+  const dir = lmdbFolder(config.store);
+  if (dir !== null) return openLmdbUserStore({ dir });
   return openRedisUserStore({ url: config.store, onError: (error) => logger.warn({ err: error }, "redis") });
 }
 

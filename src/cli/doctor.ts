@@ -1,4 +1,4 @@
-import { parseConfig } from "../config.ts";
+import { lmdbFolder, parseConfig } from "../config.ts";
 import { examine } from "../doctor/examine.ts";
 import { reportText } from "../doctor/text.ts";
 
@@ -12,7 +12,7 @@ tokens with PEFT's. The exit code is 0 if --device (default cpu) works. Takes se
 export async function doctor(args: readonly string[]): Promise<void> {
   const config = parseConfig(args.filter((arg) => arg !== "--json"), process.env);
   if (config === "help") return void process.stdout.write(USAGE);
-  const report = await examine({ device: config.device, precision: config.precision, slots: config.maxBatch });
+  const report = await examine({ device: config.device, precision: config.precision, slots: config.maxBatch, storeFolder: lmdbFolder(config.store) });
   process.stdout.write(args.includes("--json") ? `${JSON.stringify(report, null, 2)}\n` : reportText(report));
   process.exitCode = report.ok ? 0 : 1;
 }

@@ -25,7 +25,7 @@ const COMMANDS: Readonly<Record<string, () => Promise<(args: readonly string[]) 
 };
 
 /** Errors whose message is all that an operator needs. */
-const EXPECTED = new Set(["ConfigError", "PrefixdError", "ModelLoadError", "DeviceError", "PrecisionError", "OrtError"]);
+const EXPECTED = new Set(["ConfigError", "PrefixdError", "ModelLoadError", "DeviceError", "PrecisionError", "OrtError", "FolderInUseError"]);
 
 const [name = "", ...args] = process.argv.slice(2);
 const command = COMMANDS[name];

@@ -6,6 +6,7 @@ import type { Precision } from "../model/graph-weights.ts";
 import type { DeviceKind } from "../runtime/device.ts";
 import { DEVICES } from "../runtime/devices.ts";
 import { defaultLibraryPath, OrtApi } from "../runtime/ort-api.ts";
+import { folderHolder } from "../storage/folder-lock.ts";
 import { readProcessLimits } from "../system-files.ts";
 import { examineCuda } from "./cuda.ts";
 import type { Findings } from "./findings.ts";
@@ -38,6 +39,8 @@ export interface ExamineOptions {
   readonly precision: Precision;
   /** `--max-batch` */
   readonly slots: number;
+  /** The folder of an embedded store; null: there is none. */
+  readonly storeFolder?: string | null;
   /** Default: all. */
   readonly devices?: readonly DeviceKind[];
   /** Default: models/selftest of the package. */
@@ -50,7 +53,7 @@ const SELF_TEST_FOLDER = fileURLToPath(new URL("models/selftest", PACKAGE_ROOT))
 
 /** Devices are tried one after the other. Never rejects because of what the machine lacks. */
 export async function examine(options: ExamineOptions): Promise<Report> {
-  const { device, precision, slots, folder = SELF_TEST_FOLDER } = options;
+  const { device, precision, slots, storeFolder = null, folder = SELF_TEST_FOLDER } = options;
   const onnxruntime = examineOnnxRuntime();
   const findings: Readonly<Record<DeviceKind, () => Findings>> = {
     cpu: () => ({ facts: [], missing: [] }),
@@ -73,9 +76,14 @@ export async function examine(options: ExamineOptions): Promise<Report> {
     prefixd: version,
     onnxruntime,
     machine,
-    warnings: warningsOf({ machine, processLimits: readProcessLimits(), slots, hostMemory: DEVICES[device].hostMemory }),
+    warnings: [...warningsOf({ machine, processLimits: readProcessLimits(), slots, hostMemory: DEVICES[device].hostMemory }), ...storeWarnings(storeFolder)],
     devices,
   };
+}
+
+function storeWarnings(dir: string | null): string[] {
+  const holder = dir === null ? null : folderHolder(dir);
+  return holder === null ? [] : [`${dir} is in use by ${holder}: another server does not start on it meanwhile.`];
 }
 
 function examineOnnxRuntime(): Report["onnxruntime"] {

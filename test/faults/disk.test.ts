@@ -77,7 +77,7 @@ t.test("read-only", { skip: lacking("open-checkout"), timeout: 120_000 }, async 
   chmodSync(dir, 0o555);
   const refused = runCli(["serve", "--port", "0", ...flags], {}, options);
   t.equal(await refused.exited, 1);
-  t.match(refused.stderr(), /^prefixd: The user store cannot read or write its files\. \(EACCES: permission denied, mkdir [^\n]*\n$/, "one line that says which folder");
+  t.match(refused.stderr(), /^prefixd: The folder of --store lmdb:[^ ]* cannot be made or written \(EACCES: permission denied, open [^\n]*\n$/, "one line that says which folder");
 
   chmodSync(dir, 0o755);
   const server = await startServerProcess(flags, {}, options);
