@@ -5,6 +5,7 @@ import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import Type, { type Static, type TSchema } from "typebox";
 import { Value } from "typebox/value";
+import { parseRedisUrl, RedisUrlError } from "./redis-url.ts";
 
 /** Where package.json lies, from `src/` as from `dist/`: defaults inside the package do not depend on the working directory. */
 const PACKAGE_ROOT = fileURLToPath(new URL("..", import.meta.url));
@@ -19,7 +20,7 @@ export const DEFAULT_SPIN_TIME = 1000;
  */
 export const ConfigSchema = Type.Object({
   model: Type.String({ minLength: 1, arg: "DIR|ORG/NAME", shown: "models/demo of the package", description: "Hugging Face folder of the base model, or an id on the hub, which is downloaded" }),
-  store: Type.String({ pattern: "^(lmdb:.+|rediss?://.+)$", arg: "URL", default: "lmdb:./data", description: "Where prefixes live: lmdb:DIR or redis://HOST:PORT" }),
+  store: Type.String({ arg: "URL", default: "lmdb:./data", description: "Where prefixes and users live: lmdb:DIR, redis://HOST:PORT/DB, rediss:// (TLS) or unix:///PATH?db=DB" }),
   prefixes: Type.String({ arg: "DIR", default: "", shown: "none", description: "Directory whose sub-directories are PEFT adapters, registered under their names at start unless already there unchanged" }),
   host: Type.String({ minLength: 1, arg: "ADDR", default: "127.0.0.1", description: "Address to listen on; without an admin key only loopback" }),
   port: Type.Integer({ minimum: 0, maximum: 65535, arg: "N", default: 8080, description: "Port to listen on; 0 takes a free one" }),
@@ -166,6 +167,8 @@ function readFlags(args: readonly string[]): Partial<Record<Key, unknown>> | "he
     const [flag, inline] = splitFlag(arg);
     const negated = byFlag.get(flag.replace(/^--no-/, "--"));
     const key = byFlag.get(flag) ?? (flag.startsWith("--no-") && negated && PROPERTIES[negated].type === "boolean" ? negated : undefined);
+    // What is no flag may be a piece of a URL that the shell has taken apart, and of its password.
+    if (!flag.startsWith("-") && !/^[\w.-]+$/.test(flag)) throw new ConfigError("one of the arguments is no flag and belongs to none; see --help");
     if (key === undefined) throw new ConfigError(`${flag}: no such flag; see --help`);
     if (key in out) throw new ConfigError(`${flagOf(key)}: given twice`);
     if (PROPERTIES[key].type === "boolean" && inline === undefined) {
@@ -218,7 +221,20 @@ function convert(key: Key, source: string, text: string): unknown {
     const number = property.unit === "bytes" ? parseBytes(text) : /^-?\d+(\.\d+)?$/.test(text) ? Number(text) : NaN;
     return Value.Check(property, number) ? number : fail(rangeOf(property));
   }
-  return Value.Check(property, text) ? text : fail(key === "store" ? "lmdb:DIR or redis://HOST:PORT" : "a value");
+  if (key === "store") return checkStore(source, text);
+  return Value.Check(property, text) ? text : fail("a value");
+}
+
+/** No message repeats any of it: somewhere in it there may be a password. */
+function checkStore(source: string, text: string): string {
+  if (lmdbFolder(text)) return text;
+  if (!/^(rediss?|unix):/.test(text)) throw new ConfigError(`${source}: expected lmdb:DIR or redis://HOST:PORT/DB, in lower case`);
+  try {
+    parseRedisUrl(text);
+    return text;
+  } catch (error) {
+    throw error instanceof RedisUrlError ? new ConfigError(`${source}: ${error.message}`) : error;
+  }
 }
 
 const UNITS: Readonly<Record<string, number>> = { "": 1, b: 1, kb: 1e3, mb: 1e6, gb: 1e9, kib: 1024, mib: 1024 ** 2, gib: 1024 ** 3, k: 1024, m: 1024 ** 2, g: 1024 ** 3 };

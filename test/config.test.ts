@@ -29,7 +29,7 @@ t.test("flags, variables, and flags before variables", async (t) => {
   t.equal(parse(["--allow-base-model=false"]).allowBaseModel, false);
   t.equal(parse([], { PREFIXD_ALLOW_BASE_MODEL: "0" }).allowBaseModel, false);
   t.equal(parse(["--drain-timeout", "0.5"]).drainTimeout, 0.5);
-  t.equal(parse(["--store", "redis://127.0.0.1:6379"]).store, "redis://127.0.0.1:6379");
+  for (const store of ["redis://127.0.0.1:6379", "unix:///run/redis.sock?db=1", "lmdb:./data"]) t.equal(parse(["--store", store]).store, store);
   t.equal(parseConfig(["--port", "1", "--help"], {}), "help");
 });
 
@@ -53,8 +53,11 @@ t.test("what cannot be used stops with one line that names it", async (t) => {
     [["--precision", "fp16"], {}, /^--precision fp16: --device cpu takes fp32 or int8/],
     [["--device", "tpu"], {}, /^--device tpu: expected cpu/],
     [["--precision", "int4"], {}, /^--precision int4: expected auto or fp32/],
-    [["--store", "postgres://x"], {}, /^--store postgres:\/\/x: expected lmdb:DIR or redis/],
-    [["--store", "lmdb:"], {}, /^--store lmdb:: expected/],
+    [["--store", "postgres://x"], {}, /^--store: expected lmdb:DIR or redis/],
+    [["--store", "lmdb:"], {}, /^--store: expected lmdb:DIR/],
+    [["--store", "redis://h:0"], {}, /^--store: the port must be/],
+    [[], { PREFIXD_STORE: "redis://h/x" }, /^PREFIXD_STORE: the database must be/],
+    [["my@redis"], {}, /^one of the arguments is no flag and belongs to none; see --help$/],
     [["--prefix-cache-bytes", "12parsecs"], {}, /^--prefix-cache-bytes 12parsecs: expected a size/],
     [["--no-port", "1"], {}, /^--no-port: no such flag/],
     [["--no-allow-base-model=true"], {}, /^--no-allow-base-model: takes no value/],

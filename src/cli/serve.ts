@@ -4,6 +4,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { helpText, parseConfig, type Config } from "../config.ts";
 import type { PrefixdError } from "../errors.ts";
 import { startServer, type RunningServer } from "../main.ts";
+import { withoutPasswords } from "../redis-url.ts";
 
 /** Time for the last answers to leave when the device is lost. */
 const LAST_BYTES_MS = 2_000;
@@ -12,6 +13,7 @@ const LAST_BYTES_MS = 2_000;
 export async function serve(args: readonly string[]): Promise<void> {
   const config = parseConfig(args, process.env);
   if (config === "help") return void process.stdout.write(helpText());
+  hidePasswords();
   let server: RunningServer | null = null;
   let stopping = false;
   const stop = (signal: NodeJS.Signals): void => {
@@ -31,6 +33,12 @@ export async function serve(args: readonly string[]): Promise<void> {
   const running = server;
   void running.deviceLost.then((error) => endWithDevice(error, running));
   if (process.stdout.isTTY || process.env["npm_lifecycle_event"] === "start") process.stderr.write(whatToTry(server.url, config));
+}
+
+/** From `ps` and /proc, where everybody on the machine can read a command line. */
+function hidePasswords(): void {
+  const line = [process.argv0, ...process.execArgv, ...process.argv.slice(1)].join(" ");
+  if (withoutPasswords(line) !== line) process.title = withoutPasswords(line);
 }
 
 /**

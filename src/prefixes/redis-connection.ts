@@ -1,9 +1,10 @@
 import { Cluster, Redis } from "ioredis";
 import { PrefixdError } from "../errors.ts";
+import { parseRedisUrl } from "../redis-url.ts";
 import type { RedisScript } from "./redis-scripts.ts";
 
 export interface RedisConnectionOptions {
-  /** `redis://` or `rediss://[user:password@]host[:port][/db]`; `?cluster=true` for a Cluster, of which this is any node. */
+  /** As parseRedisUrl takes it. */
   readonly url: string;
   /** Milliseconds that a command may take before the store counts as away. Default 2000. */
   readonly commandTimeoutMs?: number;
@@ -95,8 +96,7 @@ export class RedisConnection {
 }
 
 function connect(options: RedisConnectionOptions): Client {
-  const url = new URL(options.url);
-  const cluster = url.searchParams.get("cluster") === "true";
+  const { at, cluster, db, username, password } = parseRedisUrl(options.url);
   const commandTimeout = options.commandTimeoutMs ?? 2000;
   const retry = (times: number): number => Math.min(50 * times, 1000);
   const common = {
@@ -109,16 +109,15 @@ function connect(options: RedisConnectionOptions): Client {
     // Sent again after a lost connection, a conditional PUT would find itself done already.
     autoResendUnfulfilledCommands: false,
     protocol: 2,
-    ...(url.username === "" ? {} : { username: decodeURIComponent(url.username) }),
-    ...(url.password === "" ? {} : { password: decodeURIComponent(url.password) }),
-    ...(url.protocol === "rediss:" ? { tls: {} } : {}),
+    ...(username === undefined ? {} : { username }),
+    ...(password === undefined ? {} : { password }),
+    ...("tls" in at && at.tls ? { tls: {} } : {}),
   } as const;
-  const host = url.hostname.replace(/^\[(.*)\]$/, "$1");
-  const port = url.port === "" ? 6379 : Number(url.port);
+  const place = "path" in at ? { path: at.path } : { host: at.host, port: at.port };
   if (cluster) {
-    return new Cluster([{ host, port }], { redisOptions: common, enableOfflineQueue: false, slotsRefreshTimeout: commandTimeout, clusterRetryStrategy: retry });
+    return new Cluster([place], { redisOptions: common, enableOfflineQueue: false, slotsRefreshTimeout: commandTimeout, clusterRetryStrategy: retry });
   }
-  return new Redis({ ...common, host, port, db: Number(url.pathname.slice(1) || 0), enableOfflineQueue: false, retryStrategy: retry });
+  return new Redis({ ...common, ...place, db, enableOfflineQueue: false, retryStrategy: retry });
 }
 
 /** What a failed command means for the client. */
