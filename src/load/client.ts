@@ -41,6 +41,8 @@ export interface CallRecord {
   readonly firstTokenAt: number | null;
   /** Gaps between events with tokens. */
   readonly gaps: readonly number[];
+  /** How many answers were asked for at once. */
+  readonly choices: number;
   /** `ok`, the server's error code, or `timeout`, `connection`, `cut`, `disconnected`, `malformed`. */
   readonly code: string;
   readonly retryAfterS: number | null;
@@ -209,6 +211,7 @@ class Exchange {
       endedAt: performance.now(),
       firstTokenAt: this.#firstTokenAt,
       gaps: this.#gaps,
+      choices: this.#call.body.n ?? 1,
       code: code === "ok" && this.#finishReason === "removed" ? "removed" : code,
       retryAfterS: this.#retryAfterS,
       tokens: this.#tokens,

@@ -1,6 +1,7 @@
 import { totalSeconds } from "./arrivals.ts";
 import type { CallRecord } from "./client.ts";
 import { Milliseconds } from "./histogram.ts";
+import { Lumps } from "./lumps.ts";
 import type { LoadUser } from "./population.ts";
 import type { Bucket, Counts, GroupResult, Latencies, UserResult } from "./result.ts";
 import type { Scenario } from "./scenario.ts";
@@ -76,6 +77,7 @@ interface UserTally {
 export class Recorder {
   readonly all = new Tally();
   readonly sendDelay = new Milliseconds();
+  readonly lumps = new Lumps();
   /** From sending to a 429. */
   readonly refused = new Milliseconds();
   /** Of requests that should have gone after the last step began: when, and whether they kept to the SLO. Only where that is judged. */
@@ -154,6 +156,7 @@ export class Recorder {
 
   #times(record: CallRecord, tallies: readonly Tally[], own: UserTally, bucket: OpenBucket): void {
     const endToEnd = record.endedAt - record.intendedAt;
+    this.lumps.record(record);
     bucket.endToEnd.record(endToEnd);
     for (const tally of tallies) {
       tally.endToEnd.record(endToEnd);

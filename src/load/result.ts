@@ -130,6 +130,13 @@ export interface Judgement {
   readonly passed: boolean;
 }
 
+/** How the events of streams arrived: `in_lumps` of them several at once after a pause, whose median is `wait_p50`. */
+export interface StreamLumps {
+  readonly events: number;
+  readonly in_lumps: number;
+  readonly wait_p50: number;
+}
+
 export interface LoadResult extends Latencies {
   readonly format: typeof FORMAT;
   readonly scenario: Scenario;
@@ -138,6 +145,8 @@ export interface LoadResult extends Latencies {
   /** Of the load itself, until the last answer. */
   readonly seconds: number;
   readonly notes: readonly string[];
+  /** What makes the figures something else than the server's. */
+  readonly warnings: readonly { readonly name: string; readonly text: string }[];
   readonly client: {
     readonly node: string;
     readonly cpus: number;
@@ -157,6 +166,7 @@ export interface LoadResult extends Latencies {
   readonly refused: Quantiles;
   /** From the beginning of the last step until requests kept to the SLO, seconds; null: they never did, or it was not asked for. */
   readonly recovery_s: number | null;
+  readonly stream_lumps: StreamLumps;
   readonly groups: readonly GroupResult[];
   readonly users: readonly UserResult[];
   readonly series: readonly Bucket[];

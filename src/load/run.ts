@@ -7,6 +7,7 @@ import { ClientLag } from "./client-lag.ts";
 import { judge } from "./criteria.ts";
 import { Driver } from "./driver.ts";
 import { LoadError, Target } from "./http.ts";
+import { lumpWarnings } from "./lumps.ts";
 import { chooseModel, readServedModel, type GivenModel, type Model, type ServedModel } from "./model.ts";
 import { Population, type Credentials } from "./population.ts";
 import { Rehearsal, endedEarly } from "./rehearsal.ts";
@@ -177,6 +178,7 @@ class Run {
       started_at,
       seconds: took,
       notes: signal.aborted ? [...this.#notes, "Ended early by hand."] : this.#notes,
+      warnings: lumpWarnings(recorder.lumps.result(), lags.at(99)),
       client: {
         node: process.version,
         cpus: availableParallelism(),
@@ -193,6 +195,7 @@ class Run {
       ...recorder.all.latencies(),
       refused: recorder.refused.quantiles(),
       recovery_s: recorder.recoveryS(),
+      stream_lumps: recorder.lumps.result(),
       groups: recorder.groups(),
       users: recorder.users(),
       series: recorder.series(),

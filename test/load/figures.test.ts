@@ -24,6 +24,7 @@ function record(times: { intended: number; sent?: number; first?: number | null;
     firstTokenAt: first,
     endedAt: end,
     gaps,
+    choices: 1,
     code,
     retryAfterS: null,
     tokens: gaps.length + 1,

@@ -56,6 +56,7 @@ function record(answer: Partial<GeneratedChoice> = {}, more: Partial<CallRecord>
     endedAt: now(),
     firstTokenAt: now(),
     gaps: [],
+    choices: 1,
     code: "ok",
     retryAfterS: null,
     tokens: 3,

@@ -8,11 +8,11 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { repositoryFile } from "./docs-block.ts";
 import { freePort } from "./redis.ts";
-import { HAPROXY_PATH } from "./requirements.ts";
+import { SYSTEM_PATH } from "./requirements.ts";
 
 export const HAPROXY_CONFIG = repositoryFile("docker/haproxy.cfg");
 
-const ENVIRONMENT = { ...process.env, PATH: HAPROXY_PATH };
+const ENVIRONMENT = { ...process.env, PATH: SYSTEM_PATH };
 
 /** What HAProxy thinks of a configuration: its exit code, and its complaints. */
 export function checkConfig(file: string, env: Readonly<Record<string, string>> = {}): { status: number | null; text: string } {

@@ -24,8 +24,8 @@ export interface Requirement {
   readonly mayLackInCi?: string;
 }
 
-/** Debian has HAProxy in /usr/sbin, which is not everybody's path. */
-export const HAPROXY_PATH = `${process.env["PATH"] ?? ""}:/usr/sbin`;
+/** Debian has HAProxy and nginx in /usr/sbin, which is not everybody's path. */
+export const SYSTEM_PATH = `${process.env["PATH"] ?? ""}:/usr/sbin`;
 export const BROWSER = "/usr/bin/chromium";
 /** Debian's chromium package has a Vulkan loader and SwiftShader, a Vulkan device made of CPU threads. */
 export const SWIFTSHADER = "/usr/lib/chromium";
@@ -39,6 +39,7 @@ const HOST_KERNEL = "a container has its host's kernel and settings";
 export const REQUIREMENTS = {
   "redis-server": { what: "redis-server", get: apt("redis-server"), found: () => runs("redis-server", "--version") },
   haproxy: { what: "haproxy", get: apt("haproxy"), found: () => runs("haproxy", "-v") },
+  nginx: { what: "nginx", get: apt("nginx-light"), found: () => runs("nginx", "-v") },
   chromium: { what: BROWSER, get: apt("chromium"), found: () => existsSync(BROWSER) },
   swiftshader: {
     what: `SwiftShader in ${SWIFTSHADER}`,
@@ -129,7 +130,7 @@ function withheld(): string[] {
 }
 
 function runs(program: string, ...args: string[]): boolean {
-  return spawnSync(program, args, { env: { ...process.env, PATH: HAPROXY_PATH } }).status === 0;
+  return spawnSync(program, args, { env: { ...process.env, PATH: SYSTEM_PATH } }).status === 0;
 }
 
 function canFilter(): boolean {

@@ -72,6 +72,7 @@ export function reportHtml(result: LoadResult): string {
   const body = [
     `<h1>${escape(scenario.name)}: <span class="${result.passed ? "pass" : "fail"}">${result.passed ? "passed" : "failed"}</span></h1>`,
     `<p>${escape(scenario.description)}</p><p class="muted">${escape(result.started_at)}, ${result.seconds.toFixed(1)} s, ${escape(result.urls.join(", "))}</p>`,
+    ...result.warnings.map(({ name, text }) => `<p class="fail">Warning ${escape(name)}: ${escape(text)}.</p>`),
     `<h2>Criteria</h2>${table(["criterion", "value", "limit", ""], criteria)}`,
     ...(wrong.length > 0 ? [`<h2>Wrong answers</h2>${wrong.join("")}`] : []),
     `<h2>Figures</h2><div class="facts">${table(["", ""], facts)}</div>`,

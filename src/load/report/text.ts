@@ -55,6 +55,7 @@ export function resultText(result: LoadResult): string {
     `verified: ${verification.cases} cases, ${verification.compared} answers compared (${verification.tokens} tokens), ${verification.digests} digests; wrong: ${verification.wrong}`,
     `client: lag p50 ${client.lag_p50.toFixed(1)} ms, p99 ${client.lag_p99.toFixed(1)} ms, max ${client.lag_max.toFixed(1)} ms; sent late p99 ${client.send_delay_p99.toFixed(1)} ms; at most ${client.most_in_flight} at once`,
     ...result.notes,
+    ...result.warnings.map(({ name, text }) => `WARNING ${name}: ${text}.`),
     columns(
       result.criteria.map(({ passed, name, value, limit }) => [
         `${passed ? "pass" : "FAIL"}  ${name}`,

@@ -1,0 +1,53 @@
+/** Streams through the proxies that docker/ and docs/deployment.md configure: tokens arrive as they are sent, none is held back for others. */
+import { once } from "node:events";
+import { connect } from "node:net";
+import t, { type Test } from "tap";
+import { startFakePrefixd } from "../load/fake-prefixd.ts";
+import { startHaproxy } from "../support/haproxy.ts";
+import { startNginx } from "../support/nginx.ts";
+import { freePort } from "../support/redis.ts";
+import { lacking } from "../support/requirements.ts";
+
+const TOKENS = 40;
+/** Between two tokens. A proxy that gathers does it for longer; one that passes them on has all this time for each. */
+const TOKEN_MS = 25;
+
+/** The server is in this process: where that is held up, no token is made meanwhile that would arrive together with the next. */
+async function paced(t: Test): Promise<number> {
+  const server = await startFakePrefixd({ tokenMs: TOKEN_MS });
+  t.teardown(() => server.close());
+  return Number(new URL(server.url).port);
+}
+
+/** Asks for a stream over a bare connection; answers how many tokens came with each read, those without any left out. */
+async function tokensByRead(url: string): Promise<number[]> {
+  const body = JSON.stringify({ prompt: [1], max_new_tokens: TOKENS, stream: true });
+  const socket = connect(Number(new URL(url).port), "127.0.0.1").setEncoding("utf8");
+  socket.write(`POST /generate HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: ${body.length}\r\n\r\n${body}`);
+  const reads: number[] = [];
+  socket.on("data", (text: unknown) => void reads.push(String(text).match(/data: \{/g)?.length ?? 0));
+  await once(socket, "close");
+  return reads.filter((count) => count > 0);
+}
+
+async function arriveOneByOne(t: Test, url: string): Promise<void> {
+  const reads = await tokensByRead(url);
+  t.comment(`tokens by read: ${reads.join(" ")}`);
+  t.equal(reads.reduce((sum, count) => sum + count, 0), TOKENS);
+  t.ok(reads[0]! <= 3, "the first token waits for no others");
+  t.ok(reads.length >= TOKENS / 2, `${reads.length} reads`);
+}
+
+t.test("directly", async (t) => arriveOneByOne(t, `http://127.0.0.1:${await paced(t)}`));
+
+t.test("HAProxy", { skip: lacking("haproxy") }, async (t) => {
+  const balancer = await startHaproxy([await paced(t), await freePort(), await freePort()]);
+  t.teardown(() => balancer.stop());
+  await arriveOneByOne(t, balancer.url);
+});
+
+t.test("nginx", { skip: lacking("nginx") }, async (t) => {
+  const proxy = await startNginx(await paced(t));
+  t.teardown(() => proxy.stop());
+  await arriveOneByOne(t, proxy.url);
+});
