@@ -48,6 +48,6 @@ export function lumpWarnings({ events, in_lumps, wait_p50 }: StreamLumps, lagMs:
   if (events < LEAST_EVENTS || in_lumps < events * MOST_IN_LUMPS || wait_p50 < 2 * lagMs) return [];
   const text =
     `${((in_lumps / events) * 100).toFixed(0)} % of the streams' events came several at once, after pauses of ${wait_p50.toFixed(0)} ms in the middle: something between the server and this client holds ` +
-    "them back, most likely a proxy that buffers (HAProxy without `option http-no-delay`, nginx with `proxy_buffering` on and X-Accel-Buffering ignored). TTFT and inter-token latency are what it made of them";
+    "them back, most likely a proxy that buffers (HAProxy wants `option http-no-delay`, nginx `proxy_buffering off`). TTFT and inter-token latency are what it made of them";
   return [{ name: "streams_in_lumps", text }];
 }
