@@ -35,7 +35,7 @@ export async function serveEngine(engine: Engine, runner: ModelRunner, prefixes:
     tokenizer,
     generation,
     prefixes: registry,
-    users: { createUser: refuse, getUser: refuse, listUsers: refuse, patchUser: refuse, putKey: refuse, findKey: refuse, listKeys: refuse, deleteKey: refuse, usage: refuse },
+    users: { createUser: refuse, getUser: refuse, missingUsers: refuse, listUsers: refuse, patchUser: refuse, putKey: refuse, findKey: refuse, listKeys: refuse, deleteKey: refuse, usage: refuse },
     removal: { removeUser: refuse, readmitUser: refuse },
     auth: createKeylessAuthenticator(),
     audit: { record: () => {} },

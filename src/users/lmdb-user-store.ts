@@ -30,6 +30,10 @@ class LmdbUserStore implements UserStore {
     return this.#tables.call("getUser", id);
   }
 
+  missingUsers(ids: readonly string[]): Promise<string[]> {
+    return this.#tables.call("missingUsers", ids);
+  }
+
   listUsers(options: { after?: string; limit: number }): Promise<User[]> {
     return this.#tables.call("listUsers", options);
   }

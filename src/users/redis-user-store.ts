@@ -21,6 +21,8 @@ export async function openRedisUserStore(options: RedisUserOptions): Promise<Use
   return new RedisUserStore(connection, new RedisUserKeys(options.namespace ?? "prefixd"));
 }
 
+/** Look-ups that are on their way at a time. */
+const LOOK_UPS = 100;
 /** Another replica's patches that one patch may lose against. */
 const PATCH_TURNS = 64;
 
@@ -51,6 +53,18 @@ class RedisUserStore implements UserStore {
 
   getUser(id: string): Promise<User | null> {
     return guarded(async () => parse<User>(await this.#connection.client.get(this.#keys.user(id))));
+  }
+
+  missingUsers(ids: readonly string[]): Promise<string[]> {
+    return guarded(async () => {
+      const missing: string[] = [];
+      for (let at = 0; at < ids.length; at += LOOK_UPS) {
+        const some = ids.slice(at, at + LOOK_UPS);
+        const found = await Promise.all(some.map((id) => this.#connection.client.exists(this.#keys.user(id))));
+        missing.push(...some.filter((_, i) => found[i] === 0));
+      }
+      return missing;
+    });
   }
 
   listUsers({ after, limit }: { after?: string; limit: number }): Promise<User[]> {

@@ -21,6 +21,8 @@ export interface UserStore {
   createUser(user: User): Promise<void>;
   /** null: there is none. */
   getUser(id: string): Promise<User | null>;
+  /** Those of the ids that are no users', in their order. */
+  missingUsers(ids: readonly string[]): Promise<string[]>;
   /** Pages in ascending order of id. */
   listUsers(options: { after?: string; limit: number }): Promise<User[]>;
   /** Throws `user_not_found`. */

@@ -31,6 +31,7 @@ export function userStoreContract(t: Test, make: (t: Test) => Promise<OpenUserSt
   withStore("what does not exist", async (t, store) => {
     t.equal(await store.getUser("ann"), null);
     t.same(await store.listUsers({ limit: 10 }), []);
+    t.same(await store.missingUsers(["bob", "ann"]), ["bob", "ann"]);
     t.equal(await store.findKey("0123456789abcdef"), null);
     t.same(await store.listKeys("ann"), []);
     t.equal(await store.deleteKey("ann", "0123456789abcdef"), false);
@@ -53,6 +54,15 @@ export function userStoreContract(t: Test, make: (t: Test) => Promise<OpenUserSt
     const again = await open();
     t.teardown(() => again.close());
     t.same(await again.getUser("ann"), { ...patched, weight: 4 });
+  });
+
+  withStore("of a thousand ids, those that are no users'", async (t, store) => {
+    for (const id of ["ann", "bob"]) await store.createUser(user(id));
+    const ids = Array.from({ length: 1000 }, (_, i) => `u${i}`);
+    t.same(await store.missingUsers(["bob", ...ids, "ann"]), ids);
+    await store.deleteUser("bob", { keepUsage: true });
+    t.same(await store.missingUsers(["ann", "bob"]), ["bob"]);
+    t.same(await store.missingUsers([]), []);
   });
 
   withStore("one of many concurrent creations wins, one of many patches of each field is not lost", async (t, store, open) => {

@@ -23,6 +23,11 @@ export class FakeUserStore implements UserStore {
     return this.users.get(id) ?? null;
   }
 
+  async missingUsers(ids: readonly string[]): Promise<string[]> {
+    this.#check();
+    return ids.filter((id) => !this.users.has(id));
+  }
+
   async listUsers({ after, limit }: { after?: string; limit: number }): Promise<User[]> {
     this.#check();
     const ids = [...this.users.keys()].sort().filter((id) => after === undefined || id > after);
