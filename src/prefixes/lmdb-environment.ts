@@ -3,7 +3,7 @@ import { PrefixdError } from "../errors.ts";
 import { isDiskFull, openLmdb } from "../storage/lmdb-file.ts";
 import { keyText } from "./name.ts";
 import { checkPrecondition } from "./precondition.ts";
-import { checkQuota, patchSharing, sharingOf } from "./sharing.ts";
+import { checkQuota, guestsOf, patchSharing, sharingOf, withoutSharing, withoutUsers } from "./sharing.ts";
 import type { HeldPrefixes, PrefixKey, PrefixMeta, PrefixQuota, PrefixRecord, Precondition, SharingPatch } from "./store.ts";
 
 const FORMAT = "1";
@@ -53,22 +53,40 @@ export class LmdbEnvironment {
       if (old !== null) this.#drop(key, old);
       this.#blobs.putSync(`${key}/kv`, asBuffer(record.kv));
       for (const [file, content] of record.files) this.#blobs.putSync(fileKey(key, file), asBuffer(content));
-      this.#meta.putSync(key, Buffer.from(JSON.stringify({ ...meta, visibility: undefined, shared_with: undefined, ...sharingOf(old) })));
+      this.#meta.putSync(key, Buffer.from(JSON.stringify({ ...withoutSharing(meta), ...sharingOf(old) })));
       this.#putInfo("bytes", String(this.#total() + grown));
       this.#putHeld({ prefixes: others.prefixes + 1, bytes: others.bytes + meta.bytes });
       return { created: old === null };
     });
   }
 
-  patchMeta(key: PrefixKey, patch: SharingPatch, precondition: Precondition | undefined): PrefixMeta | null {
+  /** null: there is no such prefix. `admit` hears, before it is written, of the guests who are new; `dropped` are those who are none any more. */
+  patchMeta(key: PrefixKey, patch: SharingPatch, precondition: Precondition | undefined, admit: (guests: string[]) => void): { meta: PrefixMeta; dropped: string[] } | null {
     return this.#write(0, () => {
       const old = this.#read(keyText(key));
       checkPrecondition(old?.digest ?? null, precondition);
       if (old === null) return null;
       const meta = patchSharing(old, patch);
-      this.#meta.putSync(keyText(key), Buffer.from(JSON.stringify(meta)));
-      return meta;
+      const [before, after] = [guestsOf(old), guestsOf(meta)];
+      admit([...after].filter((guest) => !before.has(guest)));
+      this.#putMeta(meta);
+      return { meta, dropped: [...before].filter((guest) => !after.has(guest)) };
     });
+  }
+
+  /** Takes a user off the lists of these prefixes. */
+  strikeOff(user: string, keys: readonly PrefixKey[]): void {
+    this.#write(0, () => {
+      for (const key of keys) {
+        const old = this.#read(keyText(key));
+        if (old !== null && guestsOf(old).has(user)) this.#putMeta(withoutUsers(old, (other) => other === user));
+      }
+    });
+  }
+
+  /** Calls `action` with what there is of a prefix, while nobody can write. */
+  locked(key: PrefixKey, action: (meta: PrefixMeta | null) => void): void {
+    this.#write(0, () => action(this.#read(keyText(key))));
   }
 
   head(key: PrefixKey): PrefixMeta | null {
@@ -92,18 +110,25 @@ export class LmdbEnvironment {
     return [...range].map(({ value }) => parseMeta(value));
   }
 
-  delete(key: PrefixKey, precondition: Precondition | undefined): boolean {
+  /** Answers what there was. */
+  delete(key: PrefixKey, precondition: Precondition | undefined): PrefixMeta | null {
     return this.#write(0, () => {
       const text = keyText(key);
       const old = this.#read(text);
       checkPrecondition(old?.digest ?? null, precondition);
-      if (old === null) return false;
+      if (old === null) return null;
       const held = this.#held();
       this.#putInfo("bytes", String(this.#total() - storedBytes(old)));
       this.#putHeld({ prefixes: held.prefixes - 1, bytes: held.bytes - old.bytes });
       this.#drop(text, old);
-      return true;
+      return old;
     });
+  }
+
+  /** All prefixes that are shared with anybody. */
+  shared(): PrefixMeta[] {
+    this.#root.resetReadTxn();
+    return [...this.#meta.getRange({})].map(({ value }) => parseMeta(value)).filter((meta) => guestsOf(meta).size > 0);
   }
 
   /** Bytes of all records. */
@@ -142,6 +167,10 @@ export class LmdbEnvironment {
     if (value === undefined) return null;
     const whole = value.byteOffset === 0 && value.byteLength === value.buffer.byteLength;
     return whole ? new Uint8Array(value.buffer) : new Uint8Array(value);
+  }
+
+  #putMeta(meta: PrefixMeta): void {
+    this.#meta.putSync(keyText(meta), Buffer.from(JSON.stringify(meta)));
   }
 
   #drop(key: string, old: PrefixMeta): void {

@@ -2,10 +2,15 @@ import { WorkerCalls } from "../storage/worker-calls.ts";
 import { userFile } from "./lmdb-files.ts";
 import { KnownHeads } from "./lmdb-heads.ts";
 import type { LmdbOptions, LmdbTables } from "./lmdb-tables.ts";
+import { keyText } from "./name.ts";
+import { withoutUsers } from "./sharing.ts";
 import type { HeldPrefixes, PrefixKey, PrefixMeta, PrefixQuota, PrefixRecord, PrefixStore, Precondition, RemovalState, RemovedPrefixes, SharingPatch } from "./store.ts";
 import { Tombstones } from "./tombstones.ts";
 
 export type { LmdbOptions } from "./lmdb-tables.ts";
+
+/** Others' prefixes looked at in one call: each may lie in a file that has to be opened, and other calls wait. */
+const AT_A_TIME = 64;
 
 /**
  * Opens (or makes) the embedded store in a folder. A PUT that was answered is on disk. Other processes may use the folder at
@@ -34,7 +39,9 @@ class LmdbStore implements PrefixStore {
   }
 
   patchMeta(key: PrefixKey, patch: SharingPatch, precondition?: Precondition): Promise<PrefixMeta | null> {
-    return this.#tables.call("patchMeta", plain(key), patch, precondition);
+    // Calls are carried out in order: a user whose removal comes later is struck off then.
+    const admitted = withoutUsers(patch, (user) => this.#removed.state(user) !== null);
+    return this.#tables.call("patchMeta", plain(key), admitted, precondition);
   }
 
   async head(key: PrefixKey): Promise<PrefixMeta | null> {
@@ -56,6 +63,17 @@ class LmdbStore implements PrefixStore {
 
   list(user: string, options: { after?: string; limit: number }): Promise<PrefixMeta[]> {
     return this.#tables.call("list", user, options);
+  }
+
+  async listShared(user: string, { after, limit }: { after?: PrefixKey; limit: number }): Promise<PrefixMeta[]> {
+    const metas: PrefixMeta[] = [];
+    let next = after === undefined ? null : keyText(after);
+    do {
+      const page = await this.#tables.call("listShared", user, next, Math.min(limit - metas.length, AT_A_TIME));
+      metas.push(...page.metas);
+      next = page.next;
+    } while (next !== null && metas.length < limit);
+    return metas;
   }
 
   held(user: string): Promise<HeldPrefixes> {

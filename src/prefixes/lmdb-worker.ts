@@ -2,4 +2,4 @@
 import { serveCalls } from "../storage/serve-calls.ts";
 import { LmdbTables, type LmdbOptions } from "./lmdb-tables.ts";
 
-serveCalls<LmdbTables>((options) => new LmdbTables(options as LmdbOptions), ["put", "patchMeta", "head", "loadKv", "loadFile", "list", "held", "delete", "deleteUser", "ping"], "prefix store");
+serveCalls<LmdbTables>((options) => new LmdbTables(options as LmdbOptions), ["put", "patchMeta", "head", "loadKv", "loadFile", "list", "listShared", "held", "delete", "deleteUser", "ping"], "prefix store");

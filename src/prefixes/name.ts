@@ -20,3 +20,9 @@ export function checkPrefixName(name: string): void {
 export function keyText(key: PrefixKey): string {
   return `${encodeURIComponent(key.user)}/${encodeURIComponent(key.name)}`;
 }
+
+/** The key that `keyText` made the text of. */
+export function parseKeyText(text: string): PrefixKey {
+  const slash = text.indexOf("/");
+  return { user: decodeURIComponent(text.slice(0, slash)), name: decodeURIComponent(text.slice(slash + 1)) };
+}

@@ -26,13 +26,39 @@ local function fails(entry, match, none)
   end
   return true
 end
--- An entry is the first line of its value; whom the prefix is shared with are two more, kept as they are by a replacement.
+-- An entry is the first line of its value; whom the prefix is shared with are up to three more, kept as they are by a replacement.
 local function decode(value)
   return cjson.decode(string.match(value, '^[^\\n]*'))
 end
 local function get(key, name)
   local value = redis.call('HGET', key, name)
   return value and decode(value) or nil
+end
+local function sharing(value)
+  local _, visibility, shared, readable = string.match(value .. '\\n\\n\\n', '^([^\\n]*)\\n([^\\n]*)\\n([^\\n]*)\\n([^\\n]*)')
+  return visibility, shared, readable
+end
+-- Whom a value lets in: as guestsOf in sharing.ts.
+local function guests(value)
+  local visibility, shared, readable = sharing(value)
+  local set = {}
+  if visibility == 'shared' then set['='] = true end
+  for _, list in ipairs({ shared, readable }) do
+    if list ~= '' then
+      for _, user in ipairs(cjson.decode(list)) do set[user] = true end
+    end
+  end
+  return set
+end
+-- Notes which guests a change lets in or no longer lets in, for the index (redis-shares.ts) to follow.
+local function note(unsettled, name, before, after, change)
+  local old, new = before and guests(before) or {}, after and guests(after) or {}
+  for guest in pairs(old) do
+    if not new[guest] then redis.call('HSET', unsettled, guest .. '/' .. name, change) end
+  end
+  for guest in pairs(new) do
+    if not old[guest] then redis.call('HSET', unsettled, guest .. '/' .. name, change) end
+  end
 end
 -- Bytes of all of a user's tensors: kept by whatever changes them, counted where it has not been yet.
 local function held(bytes, prefixes)
@@ -121,8 +147,8 @@ return old and 0 or 1
 
 /**
  * Removes a prefix and all bytes of it, also those of versions replaced a moment ago. An upload under way goes on: it comes later.
- * KEYS: 1 prefixes, 2 names, 3 uploads, 4 removed, 5 bytes
- * ARGV: 1 name, 2 ifMatch, 3 ifNoneMatch, 4 beginning of chunk keys, 5 channel, 6 message
+ * KEYS: 1 prefixes, 2 names, 3 uploads, 4 removed, 5 bytes, 6 unsettled
+ * ARGV: 1 name, 2 ifMatch, 3 ifNoneMatch, 4 beginning of chunk keys, 5 channel, 6 message, 7 change
  * Returns: 1 removed, 0 there was none, -1 precondition failed
  */
 export const DELETE_PREFIX = script(`${COMMON}
@@ -130,7 +156,9 @@ local old = get(KEYS[1], ARGV[1])
 if fails(old, ARGV[2], ARGV[3]) then return -1 end
 if not old then return 0 end
 local total = held(KEYS[5], KEYS[1]) - old.meta.bytes
+local value = redis.call('HGET', KEYS[1], ARGV[1])
 redis.call('HDEL', KEYS[1], ARGV[1])
+note(KEYS[6], ARGV[1], value, nil, ARGV[7])
 if redis.call('HLEN', KEYS[1]) > 0 then keep(KEYS[5], total) else redis.call('DEL', KEYS[5]) end
 redis.call('ZREM', KEYS[2], ARGV[1])
 drop(ARGV[4], old.upload, old.chunks)
@@ -147,8 +175,8 @@ return 1
 
 /**
  * Removes all that there is of a user, and leaves word of it that refuses uploads under way.
- * KEYS: 1 prefixes, 2 names, 3 uploads, 4 removed, 5 bytes
- * ARGV: 1 beginning of chunk keys, 2 channel, 3 origin, 4 user, 5 open or done, 6 milliseconds that uploads are refused
+ * KEYS: 1 prefixes, 2 names, 3 uploads, 4 removed, 5 bytes, 6 unsettled
+ * ARGV: 1 beginning of chunk keys, 2 channel, 3 origin, 4 user, 5 open or done, 6 milliseconds that uploads are refused, 7 change
  * Returns: [prefixes, bytes of their tensors] removed
  */
 export const DELETE_USER = script(`${COMMON}
@@ -167,6 +195,7 @@ for _, set in ipairs(redis.call('ZRANGE', KEYS[3], 0, -1)) do
 end
 redis.call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[5])
 redis.call('SET', KEYS[4], ARGV[5], 'PX', ARGV[6])
+for i = 1, #all, 2 do note(KEYS[6], all[i], all[i + 1], nil, ARGV[7]) end
 return { prefixes, bytes }
 `);
 
@@ -193,19 +222,81 @@ return redis.call('HMGET', KEYS[1], unpack(names))
 
 /**
  * Changes whom a prefix is shared with.
- * KEYS: 1 prefixes
- * ARGV: 1 name, 2 ifMatch, 3 ifNoneMatch, 4 visibility and 5 list of users as JSON (empty: stays), 6 channel, 7 message
- * Returns: the entry, 0 there is none, -1 precondition failed
+ * KEYS: 1 prefixes, 2 unsettled
+ * ARGV: 1 name, 2 ifMatch, 3 ifNoneMatch, 4 visibility, 5 list of who may use it and 6 of who may read it as JSON (empty: stays),
+ *       7 channel, 8 message, 9 change
+ * Returns: the value, 0 there is none, -1 precondition failed
  */
 export const PATCH_SHARING = script(`${COMMON}
 local old = get(KEYS[1], ARGV[1])
 if fails(old, ARGV[2], ARGV[3]) then return -1 end
 if not old then return 0 end
-local entry, visibility, list = string.match(redis.call('HGET', KEYS[1], ARGV[1]) .. '\\n\\n', '^([^\\n]*)\\n([^\\n]*)\\n([^\\n]*)')
-if ARGV[4] ~= '' then visibility = ARGV[4] end
-if ARGV[5] ~= '' then list = ARGV[5] end
-local value = entry .. '\\n' .. visibility .. '\\n' .. list
+local before = redis.call('HGET', KEYS[1], ARGV[1])
+local lines = { string.match(before, '^[^\\n]*'), sharing(before) }
+for i = 2, 4 do
+  if ARGV[i + 2] ~= '' then lines[i] = ARGV[i + 2] end
+end
+local value = table.concat(lines, '\\n')
 redis.call('HSET', KEYS[1], ARGV[1], value)
-redis.call('PUBLISH', ARGV[6], ARGV[7])
+note(KEYS[2], ARGV[1], before, value, ARGV[9])
+redis.call('PUBLISH', ARGV[7], ARGV[8])
 return value
+`);
+
+/**
+ * Takes a user off the lists of a prefix.
+ * KEYS: 1 prefixes, 2 unsettled
+ * ARGV: 1 name, 2 user, 3 channel, 4 message, 5 change
+ */
+export const STRIKE_OFF = script(`${COMMON}
+local before = redis.call('HGET', KEYS[1], ARGV[1])
+if not before or not guests(before)[ARGV[2]] then return 0 end
+local lines = { string.match(before, '^[^\\n]*'), sharing(before) }
+for i = 3, 4 do
+  if lines[i] ~= '' then
+    local rest = {}
+    for _, user in ipairs(cjson.decode(lines[i])) do
+      if user ~= ARGV[2] then rest[#rest + 1] = cjson.encode(user) end
+    end
+    lines[i] = '[' .. table.concat(rest, ',') .. ']'
+  end
+end
+local value = table.concat(lines, '\\n')
+redis.call('HSET', KEYS[1], ARGV[1], value)
+note(KEYS[2], ARGV[1], before, value, ARGV[5])
+redis.call('PUBLISH', ARGV[3], ARGV[4])
+return 1
+`);
+
+/**
+ * Brings a guest's index up to date with records that were read after its count of changes was. What was added meanwhile is not taken away.
+ * KEYS: 1 shared, 2 shared-changes, 3 removed, all of the guest
+ * ARGV: 1 count of changes as it was read (empty: none), 2 how many are added; then members to be added and to be taken away
+ * Returns: 1 done, 0 something was added meanwhile: nothing was taken away, -3 the guest is removed: nothing was added
+ */
+export const SETTLE = script(`
+local unchanged = (redis.call('GET', KEYS[2]) or '') == ARGV[1]
+local removed = redis.call('EXISTS', KEYS[3]) == 1
+local added = tonumber(ARGV[2])
+if unchanged then
+  for i = 3 + added, #ARGV do redis.call('ZREM', KEYS[1], ARGV[i]) end
+end
+if added > 0 then
+  if removed then return -3 end
+  for i = 3, 2 + added do redis.call('ZADD', KEYS[1], 0, ARGV[i]) end
+  redis.call('INCR', KEYS[2])
+end
+return unchanged and 1 or 0
+`);
+
+/**
+ * Crosses off what has been settled, unless it has changed again.
+ * KEYS: 1 unsettled
+ * ARGV: pairs of field and change
+ */
+export const CROSS_OFF = script(`
+for i = 1, #ARGV, 2 do
+  if redis.call('HGET', KEYS[1], ARGV[i]) == ARGV[i + 1] then redis.call('HDEL', KEYS[1], ARGV[i]) end
+end
+return 1
 `);

@@ -1,11 +1,14 @@
 import { randomUUID } from "node:crypto";
 import { PrefixdError } from "../errors.ts";
+import { keyText } from "./name.ts";
 import { checkPrecondition, preconditionFailed } from "./precondition.ts";
-import { RedisChunks, splitRecord, uploadError, type ChunkPlan, type Extent } from "./redis-chunks.ts";
+import { RedisChunks, splitRecord, uploadError, type Extent } from "./redis-chunks.ts";
 import { guarded, RedisConnection, type RedisConnectionOptions } from "./redis-connection.ts";
+import { parseEntry, type Entry } from "./redis-entry.ts";
 import { RedisKeys } from "./redis-keys.ts";
 import { COMMIT_UPLOAD, DELETE_PREFIX, DELETE_USER, HELD, LIST_PREFIXES, PATCH_SHARING } from "./redis-scripts.ts";
-import { sharingOf, tooLarge, tooMany } from "./sharing.ts";
+import { RedisShares } from "./redis-shares.ts";
+import { tooLarge, tooMany, withoutSharing } from "./sharing.ts";
 import type { HeldPrefixes, PrefixKey, PrefixMeta, PrefixQuota, PrefixRecord, PrefixStore, Precondition, RemovalState, RemovedPrefixes, SharingPatch } from "./store.ts";
 import { OPEN_TOMBSTONE_MS, TOMBSTONE_MS } from "./tombstones.ts";
 
@@ -31,11 +34,6 @@ export async function openRedisStore(options: RedisStoreOptions): Promise<Prefix
   return new RedisStore(connection, options);
 }
 
-/** The pointer to the current version. */
-interface Entry extends ChunkPlan {
-  readonly meta: PrefixMeta;
-}
-
 const MAX_PAGE = 1000;
 
 class RedisStore implements PrefixStore {
@@ -45,6 +43,7 @@ class RedisStore implements PrefixStore {
   readonly #graceMs: number;
   readonly #chunkBytes: number;
   readonly #chunks: RedisChunks;
+  readonly #shares: RedisShares;
   readonly #origin = randomUUID();
   readonly #listeners = new Set<(key: PrefixKey) => void>();
 
@@ -55,6 +54,7 @@ class RedisStore implements PrefixStore {
     this.#graceMs = options.graceMs ?? 60_000;
     this.#chunkBytes = options.chunkBytes ?? 512 * 1024;
     this.#chunks = new RedisChunks(connection, this.#keys, this.#uploadTtlMs);
+    this.#shares = new RedisShares(connection, this.#keys, (key) => this.#message(key));
     connection.subscribe(this.#keys.changes, (message) => this.#heard(message));
   }
 
@@ -65,7 +65,7 @@ class RedisStore implements PrefixStore {
       // Spares the upload where the answer is known; the commit asks again.
       if (precondition !== undefined) checkPrecondition((await this.#entry(meta))?.meta.digest ?? null, precondition);
       const { plan, chunks } = splitRecord(record, this.#chunkBytes);
-      const entry: Entry = { meta: { ...meta, visibility: undefined, shared_with: undefined }, ...plan };
+      const entry: Entry = { meta: withoutSharing(meta), ...plan };
       await this.#chunks.upload(meta, plan, chunks);
       const reply = await this.#connection.run(COMMIT_UPLOAD, this.#userKeys(meta.user), [
         meta.name, JSON.stringify(entry), ...conditions(precondition), this.#keys.chunks(meta.user), entry.upload,
@@ -83,11 +83,13 @@ class RedisStore implements PrefixStore {
 
   patchMeta(key: PrefixKey, patch: SharingPatch, precondition?: Precondition): Promise<PrefixMeta | null> {
     return guarded(async () => {
-      const list = patch.shared_with === undefined ? "" : JSON.stringify(patch.shared_with);
-      const args = [key.name, ...conditions(precondition), patch.visibility ?? "", list, this.#keys.changes, this.#message(key)];
-      const reply = await this.#connection.run(PATCH_SHARING, [this.#keys.prefixes(key.user)], args);
+      const list = (users: readonly string[] | undefined): string => (users === undefined ? "" : JSON.stringify(users));
+      const args = [key.name, ...conditions(precondition), patch.visibility ?? "", list(patch.shared_with), list(patch.readable_by), this.#keys.changes, this.#message(key), randomUUID()];
+      const reply = await this.#connection.run(PATCH_SHARING, [this.#keys.prefixes(key.user), this.#keys.unsettled(key.user)], args);
       if (reply === -1) throw preconditionFailed("The prefix has changed in the meantime.");
-      return reply === 0 ? null : parseEntry(String(reply)).meta;
+      const struck = await this.#shares.settle(key.user);
+      if (reply === 0) return null;
+      return struck ? this.head(key) : parseEntry(String(reply)).meta;
     });
   }
 
@@ -119,6 +121,20 @@ class RedisStore implements PrefixStore {
     });
   }
 
+  listShared(user: string, { after, limit }: { after?: PrefixKey; limit: number }): Promise<PrefixMeta[]> {
+    return guarded(async () => {
+      await this.#shares.built();
+      const metas: PrefixMeta[] = [];
+      let next = after === undefined ? null : keyText(after);
+      do {
+        const page = await this.#shares.page(user, next, limit - metas.length);
+        metas.push(...page.metas);
+        next = page.next;
+      } while (next !== null && metas.length < limit);
+      return metas;
+    });
+  }
+
   held(user: string): Promise<HeldPrefixes> {
     return guarded(async () => {
       const [prefixes, bytes] = (await this.#connection.run(HELD, [this.#keys.prefixes(user), this.#keys.bytes(user)], [])) as [number, number];
@@ -128,9 +144,10 @@ class RedisStore implements PrefixStore {
 
   delete(key: PrefixKey, precondition?: Precondition): Promise<boolean> {
     return guarded(async () => {
-      const args = [key.name, ...conditions(precondition), this.#keys.chunks(key.user), this.#keys.changes, this.#message(key)];
+      const args = [key.name, ...conditions(precondition), this.#keys.chunks(key.user), this.#keys.changes, this.#message(key), randomUUID()];
       const reply = await this.#connection.run(DELETE_PREFIX, this.#userKeys(key.user), args);
       if (reply === -1) throw preconditionFailed("The prefix is not the one that was to be deleted.");
+      await this.#shares.settle(key.user);
       return reply === 1;
     });
   }
@@ -138,8 +155,11 @@ class RedisStore implements PrefixStore {
   deleteUser(user: string, { last = false }: { last?: boolean } = {}): Promise<RemovedPrefixes> {
     return guarded(async () => {
       const refused = last ? ["done", Math.max(TOMBSTONE_MS, this.#uploadTtlMs)] : ["open", OPEN_TOMBSTONE_MS];
-      const args = [this.#keys.chunks(user), this.#keys.changes, this.#origin, user, ...refused];
+      const args = [this.#keys.chunks(user), this.#keys.changes, this.#origin, user, ...refused, randomUUID()];
+      await this.#shares.built();
       const [prefixes, bytes] = (await this.#connection.run(DELETE_USER, this.#userKeys(user), args)) as [number, number];
+      await this.#shares.settle(user);
+      await this.#shares.removeGuest(user);
       return { prefixes, bytes };
     });
   }
@@ -191,7 +211,7 @@ class RedisStore implements PrefixStore {
   }
 
   #userKeys(user: string): string[] {
-    return [this.#keys.prefixes(user), this.#keys.names(user), this.#keys.uploads(user), this.#keys.removed(user), this.#keys.bytes(user)];
+    return [this.#keys.prefixes(user), this.#keys.names(user), this.#keys.uploads(user), this.#keys.removed(user), this.#keys.bytes(user), this.#keys.unsettled(user)];
   }
 
   #message(key: PrefixKey): string {
@@ -203,17 +223,6 @@ class RedisStore implements PrefixStore {
     if (origin === this.#origin || user === undefined || name === undefined) return;
     for (const listener of this.#listeners) listener({ user, name });
   }
-}
-
-/** An entry's value: its JSON and, once it has been shared, a line each for the visibility and the list of users. */
-function parseEntry(value: string): Entry {
-  const [json = "", visibility = "", list = ""] = value.split("\n");
-  const entry = JSON.parse(json) as Entry;
-  const sharing = sharingOf({
-    ...(visibility === "" ? {} : { visibility: visibility === "shared" ? ("shared" as const) : ("private" as const) }),
-    ...(list === "" ? {} : { shared_with: JSON.parse(list) as string[] }),
-  });
-  return { ...entry, meta: { ...entry.meta, ...sharing } };
 }
 
 /** A stranger's message on the channel is nothing to fail for. */

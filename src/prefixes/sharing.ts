@@ -1,21 +1,52 @@
 import { PrefixdError } from "../errors.ts";
 import type { HeldPrefixes, PrefixMeta, PrefixQuota, SharingPatch } from "./store.ts";
 
-type Sharing = Pick<PrefixMeta, "visibility" | "shared_with">;
+type Sharing = Pick<PrefixMeta, "visibility" | "shared_with" | "readable_by">;
+
+/** In the place of a user's id: every user. No id is like it. */
+export const EVERYONE = "=";
 
 /** What a record says of sharing, to be carried over to another; nothing where it says nothing. */
 export function sharingOf(meta: Sharing | null): Sharing {
-  const { visibility, shared_with } = meta ?? {};
-  return { ...(visibility === undefined ? {} : { visibility }), ...(shared_with === undefined ? {} : { shared_with }) };
+  const { visibility, shared_with, readable_by } = meta ?? {};
+  return {
+    ...(visibility === undefined ? {} : { visibility }),
+    ...(shared_with === undefined ? {} : { shared_with }),
+    ...(readable_by === undefined ? {} : { readable_by }),
+  };
+}
+
+/** The same record without a word of sharing; as JSON it has none of these fields. */
+export function withoutSharing(meta: PrefixMeta): PrefixMeta {
+  return { ...meta, visibility: undefined, shared_with: undefined, readable_by: undefined };
 }
 
 export function patchSharing(meta: PrefixMeta, patch: SharingPatch): PrefixMeta {
   return { ...meta, ...sharingOf(patch) };
 }
 
-/** Whether a user may use the prefix; only the owner may change it. */
+/** Both lists without those of whom `gone` is true; a list that is not there stays so. */
+export function withoutUsers<T extends Sharing>(sharing: T, gone: (user: string) => boolean): T {
+  const { shared_with, readable_by } = sharing;
+  const stays = (user: string): boolean => !gone(user);
+  return { ...sharing, ...(shared_with && { shared_with: shared_with.filter(stays) }), ...(readable_by && { readable_by: readable_by.filter(stays) }) };
+}
+
+/** Whom the owner lets in: users, and EVERYONE where all may use the prefix. They find it in their lists. */
+export function guestsOf(meta: Sharing & { readonly user: string }): Set<string> {
+  const guests = new Set([...(meta.visibility === "shared" ? [EVERYONE] : []), ...(meta.shared_with ?? []), ...(meta.readable_by ?? [])]);
+  guests.delete(meta.user);
+  return guests;
+}
+
+/** Whether a user may send requests with the prefix; only the owner may change it. */
 export function mayUse(meta: PrefixMeta, user: string): boolean {
-  return meta.user === user || meta.visibility === "shared" || (meta.shared_with ?? []).includes(user);
+  return meta.visibility === "shared" || (meta.shared_with ?? []).includes(user) || mayRead(meta, user);
+}
+
+/** Whether a user may also have its files. */
+export function mayRead(meta: PrefixMeta, user: string): boolean {
+  return meta.user === user || (meta.readable_by ?? []).includes(user);
 }
 
 /**

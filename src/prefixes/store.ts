@@ -24,9 +24,12 @@ export interface PrefixMeta {
   readonly updatedAt: string;
   /** The uploaded files, by name, with their size: what `GET .../adapter` gives back. */
   readonly files: Readonly<Record<string, number>>;
-  /** Absent, or private: only the owner and those of `shared_with` may use it. Shared: every user. */
+  /** Absent, or private: only the owner and those of the two lists may use it. Shared: every user. */
   readonly visibility?: Visibility;
+  /** Users who may send requests with it. */
   readonly shared_with?: readonly string[];
+  /** Users who may also have its files. */
+  readonly readable_by?: readonly string[];
 }
 
 export type Visibility = "private" | "shared";
@@ -35,6 +38,7 @@ export type Visibility = "private" | "shared";
 export interface SharingPatch {
   readonly visibility?: Visibility;
   readonly shared_with?: readonly string[];
+  readonly readable_by?: readonly string[];
 }
 
 /** What a user may have together; null: no limit. */
@@ -77,7 +81,7 @@ export type RemovalState = "open" | "done" | null;
 export interface PrefixStore {
   /** A replaced prefix stays shared as it was, whatever the record says. With a quota also throws `quota_exceeded`. */
   put(record: PrefixRecord, precondition?: Precondition, quota?: PrefixQuota): Promise<{ created: boolean }>;
-  /** Changes whom the owner lets in; null: no such prefix. */
+  /** Changes whom the owner lets in; null: no such prefix. A user who is being removed gets into no list. Can be repeated after an error. */
   patchMeta(key: PrefixKey, patch: SharingPatch, precondition?: Precondition): Promise<PrefixMeta | null>;
   /** null: no such prefix. */
   head(key: PrefixKey): Promise<PrefixMeta | null>;
@@ -86,6 +90,8 @@ export interface PrefixStore {
   loadFile(key: PrefixKey, digest: string, file: string): Promise<Uint8Array | null>;
   /** Pages in ascending order of name. */
   list(user: string, options: { after?: string; limit: number }): Promise<PrefixMeta[]>;
+  /** Others' prefixes that the user may use, in ascending order of `owner/name`; costs what the page has, however many prefixes there are. */
+  listShared(user: string, options: { after?: PrefixKey; limit: number }): Promise<PrefixMeta[]>;
   /** How much the user has, without a look at each prefix: what quotas are held against. */
   held(user: string): Promise<HeldPrefixes>;
   /** false: there was none. */
@@ -93,7 +99,7 @@ export interface PrefixStore {
   /**
    * Removes all of a user's prefixes at once, and whatever unfinished uploads left of theirs. From then on every PUT for the
    * user fails with `removed`, also one that is under way on another replica, until `readmitUser`, or until no PUT of before
-   * can be left. Can be repeated; `last` says that the removal is complete with this call.
+   * can be left. Others' prefixes are no longer shared with the user. Can be repeated; `last` says that the removal is complete with this call.
    */
   deleteUser(user: string, options?: { last?: boolean }): Promise<RemovedPrefixes>;
   removalState(user: string): Promise<RemovalState>;

@@ -9,6 +9,8 @@ const FULL: ReadonlySet<unknown> = new Set([EFBIG, ENOSPC, EDQUOT, MAP_FULL, "EF
 const MAP_BYTES = 1 << 28;
 /** What LMDB's table of 126 readers takes, in whole pages. */
 const LOCK_BYTES = 3 << 12;
+/** The two pages that a data file begins with. */
+const FIRST_BYTES = 2 << 12;
 /** What one transaction may write besides its data. */
 const SLACK_BYTES = 1 << 16;
 
@@ -25,6 +27,8 @@ export function openLmdb<V>(dir: string, settings: LmdbSettings): RootDatabase<V
   mkdirSync(dir, { recursive: true });
   checkDataFile(join(dir, "data.mdb"));
   reserveLockFile(join(dir, "lock.mdb"));
+  // A new file whose beginning cannot be written would end the process, too.
+  if (!existsSync(join(dir, "data.mdb")) && !hasRoom(dir, FIRST_BYTES)) throw Object.assign(new Error(`there is no room for a file in ${dir}`), { code: "ENOSPC" });
   // overlappingSync would answer before the data is on disk. noSubdir: a folder may have a dot in its name.
   return open<V, string>({ path: dir, noSubdir: false, mapSize: MAP_BYTES, overlappingSync: false, ...settings });
 }

@@ -1,5 +1,5 @@
 import { spawnSync } from "node:child_process";
-import { appendFileSync, closeSync, mkdtempSync, openSync, readdirSync, rmdirSync, writeFileSync, writeSync } from "node:fs";
+import { appendFileSync, closeSync, mkdtempSync, openSync, readdirSync, rmdirSync, statSync, truncateSync, writeFileSync, writeSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -124,6 +124,18 @@ t.test("a disk without a byte left: a new user is refused, which has to make fil
   closeSync(filler);
   t.match(await store.deleteUser("ann"), { prefixes: 1 });
   t.match(await store.put(await record(other, 1)), { created: true }, "a removed user's files have made room");
+});
+
+t.test("a disk with room for a new user's lock file and not for data", { skip: lacking("mount") }, async (t) => {
+  const mount = mountTmpfs(t, "size=4m");
+  const store = await openLmdbStore({ dir: join(mount, "lmdb") });
+  t.teardown(() => store.close());
+  const path = join(mount, "filler");
+  const filler = openSync(path, "w");
+  for (const bytes of [1 << 16, 1 << 12, 1]) while (written(filler, bytes));
+  closeSync(filler);
+  truncateSync(path, statSync(path).size - (16 << 10));
+  await t.rejects(store.put(await record(key(0), 1)), { code: "store_full" });
 });
 
 function written(file: number, bytes: number): boolean {

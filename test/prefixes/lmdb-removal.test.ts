@@ -37,8 +37,10 @@ t.test("after a removal no file holds the user's name, files or tensors; others 
   // Replaced and deleted versions leave free pages with their bytes behind.
   for (let i = 0; i < 10; i += 2) await store.put(await marked(VICTIM, `p${i}`, `${SECRET}-again`));
   await store.delete({ user: VICTIM, name: "p3" });
+  for (const name of ["p1", "p2"]) await store.patchMeta({ user: VICTIM, name }, { visibility: "shared", shared_with: ["other-1"], readable_by: ["other-2"] });
+  await store.delete({ user: VICTIM, name: "p1" });
   t.ok(scan(dir, VICTIM, SECRET).length > 0, "the scan finds what is there");
-  t.match(await store.deleteUser(VICTIM), { prefixes: 9 });
+  t.match(await store.deleteUser(VICTIM), { prefixes: 8 });
   t.same(scan(dir, VICTIM, SECRET), []);
   t.same(readdirSync(join(dir, "removed")), []);
   for (const other of others) t.equal(Buffer.compare((await store.loadKv(other.meta, other.meta.digest))!, other.kv), 0);
@@ -47,6 +49,22 @@ t.test("after a removal no file holds the user's name, files or tensors; others 
   const anew = await marked(VICTIM, "p0", "new");
   t.match(await store.put(anew), { created: true });
   t.same((await store.list(VICTIM, { limit: 10 })).map(({ name }) => name), ["p0"]);
+});
+
+t.test("the index of what is shared has no byte of a guest who is removed", async (t) => {
+  const dir = join(t.testdir(), "lmdb");
+  const store = await openLmdbStore({ dir });
+  t.teardown(() => store.close());
+  for (const name of ["p", "q"]) {
+    await store.put(await record({ user: "ann", name }, 1));
+    await store.patchMeta({ user: "ann", name }, { shared_with: [VICTIM, "bob"] });
+  }
+  await store.patchMeta({ user: "ann", name: "q" }, { shared_with: ["bob"] });
+  t.ok(scan(join(dir, "shares"), VICTIM).length > 0);
+  await store.deleteUser(VICTIM);
+  t.same(scan(join(dir, "shares"), VICTIM), []);
+  t.match(await store.head({ user: "ann", name: "p" }), { shared_with: ["bob"] });
+  t.equal((await store.listShared("bob", { limit: 9 })).length, 2);
 });
 
 t.test("killed at any moment of a removal: the user is whole or gone, and after the next start gone without a trace", async (t) => {

@@ -49,6 +49,10 @@ export class ScriptedStore implements PrefixStore {
     return [];
   }
 
+  async listShared(): Promise<PrefixMeta[]> {
+    return [];
+  }
+
   async held(): Promise<HeldPrefixes> {
     return { prefixes: 0, bytes: 0 };
   }
