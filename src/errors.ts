@@ -21,6 +21,8 @@ export const ERRORS = {
   request_timeout: { status: 408, title: "The request took too long to arrive" },
   // prefixes
   prefix_not_found: { status: 404, title: "No such prefix" },
+  prefix_not_readable: { status: 403, title: "The prefix may be used, not downloaded" },
+  prefix_not_owned: { status: 403, title: "Only its owner may change the prefix" },
   invalid_prefix_id: { status: 400, title: "The prefix id is not valid" },
   precondition_failed: { status: 412, title: "The prefix has changed" },
   prefix_base_mismatch: { status: 409, title: "The prefix was made for another base model" },
@@ -39,6 +41,7 @@ export const ERRORS = {
   forbidden: { status: 403, title: "This needs another role" },
   user_exists: { status: 409, title: "There is such a user already" },
   user_not_found: { status: 404, title: "No such user" },
+  unknown_users: { status: 422, title: "Users that are named do not exist" },
   key_not_found: { status: 404, title: "No such key" },
   invalid_user_id: { status: 400, title: "The user id is not valid" },
   quota_exceeded: { status: 403, title: "The user's quota of prefixes is used up" },

@@ -58,7 +58,9 @@ export function memoryRegistry(prefixes: readonly KvTensor[]): PrefixRegistry {
   return {
     register: refuse,
     info: refuse,
+    readable: refuse,
     list: refuse,
+    listShared: refuse,
     held: refuse,
     files: refuse,
     remove: refuse,

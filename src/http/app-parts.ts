@@ -53,7 +53,7 @@ export interface AppParts {
   readonly model: ModelFacts;
   readonly tokenizer: Tokenizer;
   readonly generation: GenerationService;
-  readonly prefixes: Pick<PrefixRegistry, "register" | "info" | "list" | "held" | "files" | "remove" | "patch">;
+  readonly prefixes: Pick<PrefixRegistry, "register" | "info" | "readable" | "list" | "listShared" | "held" | "files" | "remove" | "patch">;
   readonly users: Omit<UserStore, "deleteUser" | "addUsage" | "onChange" | "ping" | "close">;
   readonly removal: UserRemoval;
   readonly auth: Authenticator;

@@ -10,6 +10,7 @@ import { watchBodies } from "./body-watch.ts";
 import { guardConnections, refuseConnection, serverOptions } from "./connections.ts";
 import { closeRefused } from "./lingering.ts";
 import { OPENAPI_OPTIONS } from "./openapi.ts";
+import { escapedPath } from "./prefix-id.ts";
 import { sendProblem, toPrefixdError } from "./problem.ts";
 import { requestId, trackRequests } from "./requests.ts";
 import { RouteIndex } from "./route-index.ts";
@@ -74,7 +75,7 @@ export async function buildApp(parts: AppParts): Promise<App> {
   const routes = new RouteIndex(fastify);
   fastify.setNotFoundHandler((request, reply) => {
     const allowed = routes.methodsFor(request.url);
-    if (allowed.length === 0) return sendProblem(request, reply, new PrefixdError("not_found", "There is nothing at this path."));
+    if (allowed.length === 0) return sendProblem(request, reply, nothingAt(request.url));
     reply.header("allow", allowed.join(", "));
     return sendProblem(request, reply, new PrefixdError("method_not_allowed", `This path takes ${allowed.join(", ")}.`));
   });
@@ -89,6 +90,11 @@ export async function buildApp(parts: AppParts): Promise<App> {
   healthRoutes(fastify, parts, state);
   await docsRoutes(fastify);
   return { fastify, state, traffic, routes: checkAccess(), doors: [] };
+}
+
+function nothingAt(url: string): PrefixdError {
+  const meant = escapedPath(url.split("?", 1)[0] ?? "");
+  return new PrefixdError("not_found", `There is nothing at this path.${meant === null ? "" : ` In a path the slash of a prefix's id is written %2F: ${meant}.`}`);
 }
 
 /** Requests that never reached the generation service still count as generate requests, by their error. */

@@ -15,7 +15,7 @@ export async function documentationApp(): Promise<TypedApp> {
   const tokenizer: Tokenizer = {
     vocabSize: 1, eosId: null, longestToken: 1, encode: nothing, decode: nothing, bytesOf: nothing, tokenText: nothing, isSpecial: nothing,
   };
-  const prefixes = { register: nothing, info: nothing, list: nothing, held: nothing, files: nothing, remove: nothing, patch: nothing, resolve: nothing };
+  const prefixes = { register: nothing, info: nothing, readable: nothing, list: nothing, listShared: nothing, held: nothing, files: nothing, remove: nothing, patch: nothing, resolve: nothing };
   const users = { createUser: nothing, getUser: nothing, missingUsers: nothing, listUsers: nothing, patchUser: nothing, putKey: nothing, findKey: nothing, listKeys: nothing, deleteKey: nothing, usage: nothing };
   const metrics = new Metrics({ processMetrics: false });
   const generation = new GenerationService({ engine: { submit: nothing, refuseIfFull: nothing }, prefixes, tokenizer, positions: 1, eosIds: [], allowBaseModel: true, metrics });

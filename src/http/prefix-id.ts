@@ -1,5 +1,5 @@
 import { PrefixdError } from "../errors.ts";
-import { checkPrefixName } from "../prefixes/name.ts";
+import { checkPrefixName, isPrefixName } from "../prefixes/name.ts";
 import { apiKeyId } from "../users/api-key.ts";
 import type { PrefixKey } from "../prefixes/store.ts";
 
@@ -15,14 +15,14 @@ export function parsePrefixId(id: string, user: string): PrefixKey {
   return { user: owner, name };
 }
 
-/** The same for a change, which only the owner makes: to others the prefix does not exist. Throws `prefix_not_found` too. */
-export function parseOwnPrefixId(id: string, user: string): PrefixKey {
-  const key = parsePrefixId(id, user);
-  if (key.user !== user) throw new PrefixdError("prefix_not_found", "There is no prefix of this name.");
-  return key;
-}
-
 /** How a user calls a prefix. */
 export function prefixIdOf(key: PrefixKey, user: string): string {
   return key.user === user ? key.name : `${key.user}/${key.name}`;
+}
+
+/** For a path in which an id's slash is not escaped: what it should be; null: it is not such a path. */
+export function escapedPath(path: string): string | null {
+  const [, owner = "", name = "", rest = ""] = /^\/prefixes\/([^/]+)\/([^/]+)(|\/adapter|\/adapter\/[A-Za-z0-9._-]+|\/generate)$/.exec(path) ?? [];
+  const isPart = (part: string): boolean => isPrefixName(part) && apiKeyId(part) === null;
+  return isPart(owner) && isPart(name) ? `/prefixes/${owner}%2F${name}${rest}` : null;
 }

@@ -4,7 +4,7 @@ import { keyText, parseKeyText } from "./name.ts";
 import type { RedisConnection } from "./redis-connection.ts";
 import { parseEntry } from "./redis-entry.ts";
 import type { RedisKeys } from "./redis-keys.ts";
-import { CROSS_OFF, SETTLE, STRIKE_OFF } from "./redis-scripts.ts";
+import { CROSS_OFF, SETTLE, STRIKE_OFF } from "./redis-sharing-scripts.ts";
 import { EVERYONE, guestsOf, mayUse } from "./sharing.ts";
 import type { PrefixKey, PrefixMeta } from "./store.ts";
 

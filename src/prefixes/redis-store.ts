@@ -6,8 +6,9 @@ import { RedisChunks, splitRecord, uploadError, type Extent } from "./redis-chun
 import { guarded, RedisConnection, type RedisConnectionOptions } from "./redis-connection.ts";
 import { parseEntry, type Entry } from "./redis-entry.ts";
 import { RedisKeys } from "./redis-keys.ts";
-import { COMMIT_UPLOAD, DELETE_PREFIX, DELETE_USER, HELD, LIST_PREFIXES, PATCH_SHARING } from "./redis-scripts.ts";
+import { COMMIT_UPLOAD, DELETE_PREFIX, DELETE_USER, HELD, LIST_PREFIXES } from "./redis-scripts.ts";
 import { RedisShares } from "./redis-shares.ts";
+import { PATCH_SHARING } from "./redis-sharing-scripts.ts";
 import { tooLarge, tooMany, withoutSharing } from "./sharing.ts";
 import type { HeldPrefixes, PrefixKey, PrefixMeta, PrefixQuota, PrefixRecord, PrefixStore, Precondition, RemovalState, RemovedPrefixes, SharingPatch } from "./store.ts";
 import { OPEN_TOMBSTONE_MS, TOMBSTONE_MS } from "./tombstones.ts";

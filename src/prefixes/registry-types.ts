@@ -19,10 +19,14 @@ export interface PrefixRegistry {
   register(key: PrefixKey, upload: PrefixUpload, precondition?: Precondition, quota?: PrefixQuota): Promise<{ meta: PrefixMeta; created: boolean }>;
   /** Whoever asks (`asker`; absent: the owner) must be the owner or have been let in; else the prefix does not exist. Throws `prefix_not_found`. */
   info(key: PrefixKey, asker?: string): Promise<PrefixMeta>;
+  /** The same for who wants its files. Throws `prefix_not_found`, and `prefix_not_readable` for who may only use it. */
+  readable(key: PrefixKey, asker?: string): Promise<PrefixMeta>;
   list(user: string, options: { after?: string; limit: number }): Promise<PrefixMeta[]>;
+  /** What others share with the user, in ascending order of `owner/name`. */
+  listShared(user: string, options: { after?: PrefixKey; limit: number }): Promise<PrefixMeta[]>;
   /** How many prefixes a user has, and their bytes. */
   held(user: string): Promise<HeldPrefixes>;
-  /** The uploaded files, for who may use the prefix. Throws `prefix_not_found`. */
+  /** The uploaded files. Throws as `readable`. */
   files(key: PrefixKey, asker?: string): Promise<{ meta: PrefixMeta; files: Map<string, Uint8Array> }>;
   /** Throws `prefix_not_found`. */
   remove(key: PrefixKey, precondition?: Precondition): Promise<void>;

@@ -8,7 +8,7 @@ import { checkPrefixName, isPrefixName } from "./name.ts";
 import { checkLength, maxAdapterBytes, parsePeftAdapter } from "./peft.ts";
 import { checkPrecondition } from "./precondition.ts";
 import type { PrefixRegistry, PrefixUpload, ResolvedPrefix } from "./registry-types.ts";
-import { mayUse, sharingOf } from "./sharing.ts";
+import { mayRead, mayUse, notReadable, sharingOf } from "./sharing.ts";
 import type { HeldPrefixes, PrefixKey, PrefixMeta, PrefixQuota, PrefixRecord, PrefixStore, Precondition, SharingPatch } from "./store.ts";
 
 export interface PrefixRegistryOptions {
@@ -93,9 +93,20 @@ class Registry implements PrefixRegistry {
     return meta;
   }
 
+  async readable(key: PrefixKey, asker = key.user): Promise<PrefixMeta> {
+    const meta = await this.info(key, asker);
+    if (!mayRead(meta, asker)) throw notReadable(meta);
+    return meta;
+  }
+
   async list(user: string, options: { after?: string; limit: number }): Promise<PrefixMeta[]> {
     if (options.after !== undefined) checkPrefixName(options.after);
     return this.#store.list(user, options);
+  }
+
+  async listShared(user: string, options: { after?: PrefixKey; limit: number }): Promise<PrefixMeta[]> {
+    if (options.after !== undefined) checkPrefixName(options.after.name);
+    return this.#store.listShared(user, options);
   }
 
   async held(user: string): Promise<HeldPrefixes> {
@@ -104,7 +115,7 @@ class Registry implements PrefixRegistry {
 
   async files(key: PrefixKey, asker = key.user): Promise<{ meta: PrefixMeta; files: Map<string, Uint8Array> }> {
     for (;;) {
-      const meta = await this.info(key, asker);
+      const meta = await this.readable(key, asker);
       const files = new Map<string, Uint8Array>();
       for (const name of Object.keys(meta.files)) {
         const content = await this.#store.loadFile(key, meta.digest, name);
@@ -112,7 +123,7 @@ class Registry implements PrefixRegistry {
       }
       // Replaced while it was read: the loop ends with whichever version stays long enough.
       if (files.size === Object.keys(meta.files).length) return { meta, files };
-      if (isSameVersion(await this.info(key, asker), meta)) throw new PrefixdError("prefix_damaged", "The store has lost a file of this prefix; upload it again.");
+      if (isSameVersion(await this.readable(key, asker), meta)) throw new PrefixdError("prefix_damaged", "The store has lost a file of this prefix; upload it again.");
     }
   }
 

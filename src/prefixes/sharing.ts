@@ -49,6 +49,9 @@ export function mayRead(meta: PrefixMeta, user: string): boolean {
   return meta.user === user || (meta.readable_by ?? []).includes(user);
 }
 
+export const notReadable = ({ user, name }: PrefixMeta): PrefixdError =>
+  new PrefixdError("prefix_not_readable", `You may send requests with ${user}/${name}, not download it: for that ${user} has to name you in readable_by.`);
+
 /**
  * Throws `quota_exceeded`. `others`: the user's prefixes but the one replaced, whose bytes are `replaced` (null: it is a new one).
  * A prefix may always be replaced by one that is not larger, also when the quota has become smaller than what is there.

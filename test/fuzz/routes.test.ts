@@ -27,6 +27,8 @@ const world: World = {
     user: ["a", "b", "c", "nobody"],
     visibility: ["private", "shared"],
     shared_with: ["a", "tester", "admin"],
+    readable_by: ["witness", "tester", "admin"],
+    owner: ["me", "others", "all"],
     file: ["adapter_config.json", "adapter_model.safetensors", "x"],
     expires_at: ["2100-01-01T00:00:00Z", "2100-13-01T00:00:00Z", null],
     after: ["a", "b"],
@@ -128,10 +130,10 @@ t.test("afterwards nothing runs or waits, nothing is stored that nobody put, and
     t.equal(status, 200);
     return (body[what] as { id: string }[]).map(({ id }) => id);
   };
-  t.same(await list(witness, "/prefixes?limit=1000", "prefixes"), ["known"], "another user's prefixes");
+  t.same(await list(witness, "/prefixes?owner=me&limit=1000", "prefixes"), ["known"], "another user's prefixes");
   for (const key of [tester, ADMIN_KEY]) {
-    for (const id of await list(key, "/prefixes?limit=1000", "prefixes")) t.equal((await server.json(key, "DELETE", `/prefixes/${encodeURIComponent(id)}`)).status, 204, id);
-    t.same(await list(key, "/prefixes", "prefixes"), []);
+    for (const id of await list(key, "/prefixes?owner=me&limit=1000", "prefixes")) t.equal((await server.json(key, "DELETE", `/prefixes/${encodeURIComponent(id)}`)).status, 204, id);
+    t.same(await list(key, "/prefixes?owner=me", "prefixes"), []);
   }
   for (const id of await list(ADMIN_KEY, "/admin/users?limit=1000", "users")) t.equal((await server.json(ADMIN_KEY, "DELETE", `/admin/users/${id}`)).status, 200, id);
   t.same(await list(ADMIN_KEY, "/admin/users", "users"), []);

@@ -1,5 +1,6 @@
 import type { InjectOptions } from "fastify";
 import t from "tap";
+import { PrefixdError } from "../../src/errors.ts";
 import { hashApiKey, createApiKey } from "../../src/users/api-key.ts";
 import { NO_LIMITS } from "../../src/users/types.ts";
 import { ADMIN_KEY, buildTestApp, type TestApp } from "../support/app.ts";
@@ -147,9 +148,12 @@ t.test("sharing: with one, with all, with nobody again", async (t) => {
   t.match((await send("owner", "PATCH", "/prefixes/p", { shared_with: ["bob"] })).json(), { visibility: "private", shared_with: ["bob"] });
   t.same([await use("other"), await use("admin")], [200, 404]);
   const seen = (await send("other", "GET", "/prefixes/ann%2Fp")).json();
-  t.match(seen, { id: "ann/p", shared_with: [] }, "whom else it is shared with is the owner's business");
+  t.match(seen, { id: "ann/p", access: "use", shared_with: [], readable_by: [] }, "whom else it is shared with is the owner's business");
   t.match((await send("other", "POST", "/prefixes/ann%2Fp/generate", { prompt: "a" })).json(), { prefix: { id: "ann/p" } });
-  t.equal((await send("other", "DELETE", "/prefixes/ann%2Fp")).statusCode, 404, "to use is not to own");
+  for (const [method, body] of [["DELETE"], ["PATCH", { visibility: "shared" }], ["PUT", HARD]] as const) {
+    t.match((await send("other", method, "/prefixes/ann%2Fp", body)).json(), { status: 403, code: "prefix_not_owned", detail: /Only the owner, ann,/ }, `${method}: to use is not to own`);
+    t.match((await send("admin", method, "/prefixes/ann%2Fp", body)).json(), { status: 404, code: "prefix_not_found" });
+  }
   await send("owner", "PATCH", "/prefixes/ann%2Fp", { visibility: "shared", shared_with: [] });
   t.same([await use("other"), await use("admin")], [200, 200]);
   t.equal((await send("owner", "PUT", "/prefixes/p", { text: "other" })).json<{ visibility: string }>().visibility, "shared", "a replacement stays shared");
@@ -159,6 +163,73 @@ t.test("sharing: with one, with all, with nobody again", async (t) => {
     t.match((await send("owner", "PATCH", "/prefixes/p", body)).json(), { code }, JSON.stringify(body));
   }
   t.same((await send("other", "GET", "/prefixes")).json(), { prefixes: [], next: null });
+});
+
+t.test("to use a prefix is not to read it", async (t) => {
+  const { send } = await keyed(t);
+  const files = ["/prefixes/ann%2Fp/adapter", "/prefixes/ann%2Fp/adapter/prompt.json"];
+  const read = async (caller: Caller): Promise<unknown[]> => Promise.all(files.map(async (url) => (await send(caller, "GET", url)).json<{ code?: string }>().code ?? "read"));
+  t.same(await read("other"), ["prefix_not_found", "prefix_not_found"]);
+  for (const sharing of [{ shared_with: ["bob"] }, { visibility: "shared", shared_with: [] }]) {
+    await send("owner", "PATCH", "/prefixes/p", sharing);
+    t.same(await read("other"), ["prefix_not_readable", "prefix_not_readable"]);
+  }
+  t.match((await send("other", "GET", files[1]!)).json(), { status: 403, detail: "You may send requests with ann/p, not download it: for that ann has to name you in readable_by." });
+  t.match((await send("owner", "PATCH", "/prefixes/p", { visibility: "private", readable_by: ["bob"] })).json(), { access: "owner", visibility: "private", readable_by: ["bob"] });
+  t.same(await read("other"), ["read", "read"]);
+  t.equal((await send("other", "POST", "/generate", { prompt: "a", prefix_id: "ann/p" })).statusCode, 200, "who may read may use");
+  t.match((await send("other", "GET", "/prefixes/ann%2Fp")).json(), { access: "read", readable_by: [] });
+  await send("owner", "PUT", "/prefixes/p", { text: "another" });
+  t.same(await read("other"), ["read", "read"], "a replacement stays shared");
+  t.same(await read("owner"), ["read", "read"]);
+  t.same(await read("admin"), ["prefix_not_found", "prefix_not_found"]);
+});
+
+t.test("users that do not exist are named, and nothing is changed", async (t) => {
+  const { send, app } = await keyed(t);
+  const patch = async (body: object): Promise<{ status: number; code?: string; detail: string }> => (await send("owner", "PATCH", "/prefixes/p", body)).json();
+  t.match(await patch({ shared_with: ["bob", "nosuchuser"] }), { status: 422, code: "unknown_users", detail: 'There is no user "nosuchuser"; nothing was changed.' });
+  t.match(await patch({ shared_with: ["eve"], readable_by: ["eve", "Bob"] }), { code: "unknown_users", detail: 'There are no users "eve", "Bob"; nothing was changed.' });
+  const many = Array.from({ length: 1000 }, (_, i) => `u${i}`);
+  const { code, detail } = await patch({ shared_with: many, readable_by: [...many].reverse() });
+  t.equal(code, "unknown_users");
+  t.match(detail, /^There are no users "u0", .*"u19" and 980 more; nothing was changed\.$/);
+  t.match((await send("owner", "GET", "/prefixes/p")).json(), { shared_with: [], readable_by: [] });
+  t.match(await patch({ shared_with: ["admin", "bob"], readable_by: ["bob"] }), { shared_with: ["admin", "bob"] }, "the admin needs no record");
+  t.match(await patch({ shared_with: ["bob", "ann", "bob"] }), { code: "invalid_parameter", detail: 'shared_with names "bob" twice.' });
+  t.match(await patch({ readable_by: Array.from({ length: 1001 }, (_, i) => `u${i}`) }), { code: "invalid_parameter" });
+  app.users.down = new PrefixdError("store_unavailable", "away", { retryAfter: 2 });
+  t.match(await patch({ shared_with: ["bob"] }), { code: "store_unavailable" });
+});
+
+t.test("lists: one's own first, then what others share, in one row of pages", async (t) => {
+  const { app, send } = await keyed(t);
+  const put = async (user: string, name: string, patch?: object): Promise<void> => {
+    await app.registry.register({ user, name }, { kind: "hard", ids: Int32Array.of(1) });
+    if (patch !== undefined) await app.registry.patch({ user, name }, patch);
+  };
+  for (const name of ["zebra", "mine"]) await put("bob", name, { visibility: "shared", shared_with: ["ann"] });
+  await put("ann", "q", { shared_with: ["bob"] });
+  await put("ann", "r", { readable_by: ["bob"] });
+  await put("admin", "intent", { visibility: "shared" });
+  await put("ann-x", "a", { visibility: "shared" });
+  const page = async (query: string): Promise<{ prefixes: { id: string; access: string }[]; next: string | null }> => (await send("other", "GET", `/prefixes?${query}`)).json();
+  const whole = await page("");
+  t.same(whole.prefixes.map(({ id, access }) => `${id} ${access}`), ["mine owner", "zebra owner", "admin/intent use", "ann-x/a use", "ann/q use", "ann/r read"]);
+  t.equal(whole.next, null);
+  for (const limit of [1, 2, 4]) {
+    const ids: string[] = [];
+    for (let next: string | null = ""; next !== null; ) {
+      const one: Awaited<ReturnType<typeof page>> = await page(`limit=${limit}${next === "" ? "" : `&after=${encodeURIComponent(next)}`}`);
+      ids.push(...one.prefixes.map(({ id }) => id));
+      next = one.next;
+    }
+    t.same(ids, whole.prefixes.map(({ id }) => id), `pages of ${limit}`);
+  }
+  t.same((await page("owner=me")).prefixes.map(({ id }) => id), ["mine", "zebra"]);
+  t.same((await page("owner=others&limit=1")).next, "admin/intent");
+  t.same((await page("owner=others&after=ann-x%2Fa")).prefixes.map(({ id }) => id), ["ann/q", "ann/r"]);
+  t.same((await page("after=bob%2Fmine&limit=1")).prefixes.map(({ id }) => id), ["zebra"], "one's own id in full");
 });
 
 t.test("keys are in no log line and no audit entry, hashes neither", async (t) => {
@@ -191,7 +262,6 @@ t.test("without keys there is one local user, and no other", async (t) => {
 
 t.test("a store that is away is a 503, not a 401", async (t) => {
   const { app, send } = await keyed(t);
-  const { PrefixdError } = await import("../../src/errors.ts");
   app.users.down = new PrefixdError("store_unavailable", "away", { retryAfter: 2 });
   t.equal((await send("owner", "GET", "/prefixes")).statusCode, 503);
   t.equal((await send("admin", "GET", "/metrics")).statusCode, 200);

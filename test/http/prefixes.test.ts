@@ -40,9 +40,10 @@ t.test("register, replace, look at, list, download, remove", async (t) => {
 
 t.test("hard prompts, as text and as token ids", async (t) => {
   const { fastify } = await buildTestApp(t);
-  t.match((await fastify.inject(putJson("a", { text: "hello" }))).json(), { kind: "HARD_PROMPT", virtual_tokens: 5, files: {} });
+  t.match((await fastify.inject(putJson("a", { text: "hello" }))).json(), { kind: "HARD_PROMPT", virtual_tokens: 5, files: { "prompt.json": 50 } });
   t.match((await fastify.inject(putJson("b", { token_ids: [1, 2] }))).json(), { virtual_tokens: 2 });
-  t.same((await fastify.inject("/prefixes/a/adapter")).json(), { files: [] });
+  t.same((await fastify.inject("/prefixes/a/adapter")).json(), { files: [{ name: "prompt.json", bytes: 50, url: "/prefixes/a/adapter/prompt.json" }] });
+  t.same((await fastify.inject("/prefixes/a/adapter/prompt.json")).json(), { text: "hello", token_ids: [...Buffer.from("hello")] });
   for (const [body, code] of [
     [{}, "invalid_request"],
     [{ text: "a", token_ids: [1] }, "invalid_request"],
@@ -79,8 +80,26 @@ t.test("lists come in pages, in order", async (t) => {
   const one = await page("?limit=2");
   t.match(one, { prefixes: [{ id: "a" }, { id: "b" }], next: "b" });
   t.match(await page(`?limit=2&after=${one.next}`), { prefixes: [{ id: "c" }], next: null });
+  t.match(await page("?owner=others"), { prefixes: [], next: null });
+  t.match(await page("?owner=me&after=b"), { prefixes: [{ id: "c" }] });
+  t.match((await fastify.inject("/prefixes?owner=nobody")).json(), { code: "invalid_parameter", detail: /me,others,all/ });
+  for (const bad of ["%2Fa", "a%2F", ".."]) t.match((await fastify.inject(`/prefixes?after=${bad}`)).json(), { code: "invalid_prefix_id" });
   for (const bad of ["?limit=0", "?limit=1001", "?limit=x", "?limit=1.5"]) t.match((await fastify.inject(`/prefixes${bad}`)).json(), { code: "invalid_parameter" }, bad);
   t.match((await fastify.inject("/prefixes?afer=a")).json(), { code: "unknown_field", detail: /mean "after"/ });
+});
+
+t.test("an id whose slash is not escaped: the answer says how the path is written", async (t) => {
+  const { fastify } = await buildTestApp(t);
+  const detail = async (method: "GET" | "PUT" | "POST", url: string): Promise<string> => {
+    const answer = (await fastify.inject({ method, url })).json<{ code: string; detail: string }>();
+    t.equal(answer.code, "not_found", url);
+    return answer.detail;
+  };
+  for (const rest of ["", "/adapter", "/adapter/adapter_config.json"]) t.ok((await detail("GET", `/prefixes/ann/dates${rest}`)).endsWith(`: /prefixes/ann%2Fdates${rest}.`), rest);
+  t.match(await detail("PUT", "/prefixes/ann/dates?x=1"), "/prefixes/ann%2Fdates.");
+  t.match(await detail("POST", "/prefixes/ann/dates/generate"), "/prefixes/ann%2Fdates/generate.");
+  const key = `pfx_0123456789abcdef_${"a".repeat(43)}`;
+  for (const url of ["/prefixes/a/b/c", "/prefixes/../b", `/prefixes/ann/${key}`, "/prefixes/a%20b/c", "/other/ann/dates"]) t.notMatch(await detail("GET", url), "%2F", url);
 });
 
 t.test("bad ids", async (t) => {

@@ -3,7 +3,7 @@ import { PrefixdError } from "../../src/errors.ts";
 import type { KvTensor } from "../../src/kv.ts";
 import type { PrefixRegistry, PrefixUpload, ResolvedPrefix } from "../../src/prefixes/registry-types.ts";
 import { keyText } from "../../src/prefixes/name.ts";
-import { checkQuota, mayUse, patchSharing, sharingOf } from "../../src/prefixes/sharing.ts";
+import { checkQuota, mayRead, mayUse, notReadable, patchSharing, sharingOf } from "../../src/prefixes/sharing.ts";
 import type { HeldPrefixes, PrefixKey, PrefixMeta, PrefixQuota, Precondition, RemovedPrefixes, SharingPatch } from "../../src/prefixes/store.ts";
 
 interface Entry {
@@ -27,7 +27,7 @@ export class FakeRegistry implements PrefixRegistry {
     if (upload.kind === "peft") {
       if (Buffer.from(upload.config).toString()[0] !== "{") throw new PrefixdError("adapter_config_invalid", "adapter_config.json is not JSON.");
       files.set("adapter_config.json", upload.config).set("adapter_model.safetensors", upload.weights);
-    }
+    } else files.set("prompt.json", Buffer.from(JSON.stringify({ ...(upload.text === undefined ? {} : { text: upload.text }), token_ids: [...upload.ids] })));
     const digest = createHash("sha256").update(upload.kind === "peft" ? upload.weights : Buffer.from(upload.ids.buffer)).digest("hex");
     const length = upload.kind === "peft" ? 10 : upload.ids.length;
     const now = new Date().toISOString();
@@ -46,10 +46,23 @@ export class FakeRegistry implements PrefixRegistry {
     return this.#get(key, asker).meta;
   }
 
+  async readable(key: PrefixKey, asker = key.user): Promise<PrefixMeta> {
+    const { meta } = this.#get(key, asker);
+    if (!mayRead(meta, asker)) throw notReadable(meta);
+    return meta;
+  }
+
   async list(user: string, { after, limit }: { after?: string; limit: number }): Promise<PrefixMeta[]> {
     this.#check();
     const metas = this.#of(user).sort((a, b) => (a.name < b.name ? -1 : 1));
     return metas.filter(({ name }) => after === undefined || name > after).slice(0, limit);
+  }
+
+  async listShared(user: string, { after, limit }: { after?: PrefixKey; limit: number }): Promise<PrefixMeta[]> {
+    this.#check();
+    const metas = [...this.entries.values()].map(({ meta }) => meta).filter((meta) => meta.user !== user && mayUse(meta, user));
+    const sorted = metas.sort((a, b) => (keyText(a) < keyText(b) ? -1 : 1));
+    return sorted.filter((meta) => after === undefined || keyText(meta) > keyText(after)).slice(0, limit);
   }
 
   async held(user: string): Promise<HeldPrefixes> {
@@ -58,6 +71,7 @@ export class FakeRegistry implements PrefixRegistry {
   }
 
   async files(key: PrefixKey, asker = key.user): Promise<{ meta: PrefixMeta; files: Map<string, Uint8Array> }> {
+    await this.readable(key, asker);
     return this.#get(key, asker);
   }
 

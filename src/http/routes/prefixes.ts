@@ -1,24 +1,29 @@
 import type { FastifyReply, FastifyRequest } from "fastify";
 import { PrefixdError, type ErrorCode } from "../../errors.ts";
 import type { PrefixUpload } from "../../prefixes/registry-types.ts";
+import { mayRead } from "../../prefixes/sharing.ts";
 import type { PrefixKey, PrefixMeta, PrefixQuota } from "../../prefixes/store.ts";
-import { checkUserId, isBuiltInUser } from "../../users/user-id.ts";
+import { isBuiltInUser } from "../../users/user-id.ts";
 import type { AppParts, TypedApp } from "../app-parts.ts";
 import type { BodyWatch } from "../body-watch.ts";
 import { etagOf, notModified, writePrecondition } from "../preconditions.ts";
-import { parseOwnPrefixId, parsePrefixId, prefixIdOf } from "../prefix-id.ts";
+import { parsePrefixId, prefixIdOf } from "../prefix-id.ts";
+import { listPrefixes } from "../prefix-list.ts";
 import { PromptReader } from "../prompt-tokens.ts";
 import { ETAG_HEADER, PrefixIdParams, UNREAD_BODY, empty, json, problems } from "../schemas/common.ts";
 import {
   AdapterForm, DeleteHeaders, FileList, FileParams, HardPromptBody, ListQuery, PREFIX_EXAMPLE, PrefixDocument, PrefixList, ReadHeaders, SharingBody, WriteHeaders,
 } from "../schemas/prefixes.ts";
 import { abortOnDisconnect } from "../requests.ts";
+import { checkSharing, checkUsersExist } from "../sharing-body.ts";
 import { readAdapter, uploadLimits } from "../upload.ts";
 import { UPLOADS, UploadGate } from "../upload-gate.ts";
 
 const READ_CODES: ErrorCode[] = ["unauthorized", "invalid_prefix_id", "prefix_not_found", "store_unavailable"];
+/** Of a change, which only the owner makes. */
+const OWNER_CODES: ErrorCode[] = [...READ_CODES, "prefix_not_owned"];
 const PUT_CODES: ErrorCode[] = [
-  "unauthorized", "prefix_not_found", "quota_exceeded",
+  "unauthorized", "prefix_not_found", "prefix_not_owned", "quota_exceeded",
   "invalid_prefix_id", "unknown_field", "invalid_parameter", "empty_prompt", "invalid_token_id", "upload_incomplete", "upload_stalled", "uploads_busy", "precondition_failed", "prefix_base_mismatch",
   "body_too_large", "unsupported_media_type", "adapter_config_invalid", "adapter_type_unsupported", "adapter_shape_mismatch", "safetensors_invalid",
   "prefix_not_finite", "prefix_too_long", "removed", "context_exceeded", "model_failed", "device_lost", "store_unavailable", "store_full",
@@ -37,11 +42,13 @@ export function prefixRoutes(app: TypedApp, parts: AppParts, bodies: BodyWatch):
     request.audit.prefix_id = prefixIdOf(key, user);
     return key;
   };
-  const ownKeyOf = (request: FastifyRequest, id: string): PrefixKey => {
-    const key = parseOwnPrefixId(id, request.principal.user);
-    request.audit.prefix_id = key.name;
+  /** For a change, which only the owner makes. Throws `prefix_not_owned` to who may use the prefix; to others it does not exist. */
+  const ownKeyOf = async (request: FastifyRequest, id: string): Promise<PrefixKey> => {
+    const key = keyOf(request, id);
     request.audit.target = `${key.user}/${key.name}`;
-    return key;
+    if (key.user === request.principal.user) return key;
+    await prefixes.info(key, request.principal.user);
+    throw new PrefixdError("prefix_not_owned", `Only the owner, ${key.user}, may change this prefix.`);
   };
   /** Only those who have a record have quotas. */
   const quotaOf = async (user: string): Promise<PrefixQuota | undefined> => {
@@ -79,7 +86,7 @@ export function prefixRoutes(app: TypedApp, parts: AppParts, bodies: BodyWatch):
       },
     },
     async (request, reply) => {
-      const key = ownKeyOf(request, request.params.id);
+      const key = await ownKeyOf(request, request.params.id);
       const precondition = writePrecondition(request.headers);
       const { meta, created } = await uploads.run(key.user, abortOnDisconnect(reply).signal, async () =>
         prefixes.register(key, await uploadOf(request, request.body as HardPromptBody | undefined), precondition, await quotaOf(key.user)),
@@ -99,19 +106,19 @@ export function prefixRoutes(app: TypedApp, parts: AppParts, bodies: BodyWatch):
         operationId: "listPrefixes",
         tags,
         summary: "List prefixes",
-        description: "In ascending order of id.",
+        description: "Those that you may use: your own, in ascending order of name, then those that others share with you, in ascending order of `user/name`.",
         querystring: ListQuery,
         response: { 200: json("One page", PrefixList, { example: { prefixes: [PREFIX_EXAMPLE], next: null } }), ...problems("unauthorized", "unknown_field", "invalid_parameter", "invalid_prefix_id", "store_unavailable") },
       },
     },
     async (request) => {
-      const limit = request.query.limit ?? 100;
+      const { limit = 100, owner = "all", after } = request.query;
       const { user } = request.principal;
-      const { after } = request.query;
       // One more than asked for tells whether there is a next page.
-      const found = await prefixes.list(user, { limit: limit + 1, ...(after === undefined ? {} : { after }) });
+      const found = await listPrefixes(prefixes, user, { owner, limit: limit + 1, ...(after === undefined ? {} : { after }) });
       const page = found.slice(0, limit);
-      return { prefixes: page.map((meta) => documentOf(meta, user)), next: found.length > limit ? (page.at(-1)?.name ?? null) : null };
+      const last = page.at(-1);
+      return { prefixes: page.map((meta) => documentOf(meta, user)), next: found.length > limit && last !== undefined ? prefixIdOf(last, user) : null };
     },
   );
 
@@ -143,16 +150,16 @@ export function prefixRoutes(app: TypedApp, parts: AppParts, bodies: BodyWatch):
         operationId: "listAdapterFiles",
         tags,
         summary: "The files that were uploaded",
-        description: "Names, sizes and addresses. A hard prompt has none.",
+        description: "Names, sizes and addresses: PEFT's two files, or a hard prompt's `prompt.json`. For the owner and those of `readable_by`.",
         params: PrefixIdParams,
         response: {
           200: json("The files", FileList, { headers: ETAG_HEADER, example: { files: [{ name: "adapter_config.json", bytes: 731, url: "/prefixes/intent/adapter/adapter_config.json" }] } }),
-          ...problems(...READ_CODES),
+          ...problems(...READ_CODES, "prefix_not_readable"),
         },
       },
     },
     async (request, reply) => {
-      const meta = await prefixes.info(keyOf(request, request.params.id), request.principal.user);
+      const meta = await prefixes.readable(keyOf(request, request.params.id), request.principal.user);
       reply.header("etag", etagOf(meta.digest));
       const url = (file: string): string => `/prefixes/${encodeURIComponent(prefixIdOf(meta, request.principal.user))}/adapter/${encodeURIComponent(file)}`;
       return { files: Object.entries(meta.files).map(([name, bytes]) => ({ name, bytes, url: url(name) })) };
@@ -167,10 +174,11 @@ export function prefixRoutes(app: TypedApp, parts: AppParts, bodies: BodyWatch):
         operationId: "getAdapterFile",
         tags,
         summary: "One uploaded file, byte for byte",
+        description: "For the owner and those of `readable_by`.",
         params: FileParams,
         response: {
           200: { description: "The file", headers: ETAG_HEADER, content: { "application/octet-stream": { schema: { type: "string", format: "binary" } } } },
-          ...problems(...READ_CODES, "not_found", "prefix_damaged"),
+          ...problems(...READ_CODES, "prefix_not_readable", "not_found", "prefix_damaged"),
         },
       },
     },
@@ -190,20 +198,21 @@ export function prefixRoutes(app: TypedApp, parts: AppParts, bodies: BodyWatch):
         operationId: "patchPrefix",
         tags,
         summary: "Share a prefix, or stop sharing it",
-        description: "Others use it as `user/name`. Who loses it gets 404 from then on; requests that run end as usual.",
+        description: "Others use it as `user/name`. To use a prefix is to send requests with it; its files are for those of `readable_by`. Who loses it gets 404 from then on; requests that run end as usual.",
         params: PrefixIdParams,
         headers: DeleteHeaders,
         body: SharingBody,
         response: {
           200: json("Changed", PrefixDocument, { headers: ETAG_HEADER, example: PREFIX_EXAMPLE }),
-          ...problems(...READ_CODES, "unknown_field", "invalid_parameter", "invalid_user_id", "precondition_failed", "store_full", "body_too_large", "unsupported_media_type"),
+          ...problems(...OWNER_CODES, "unknown_field", "invalid_parameter", "invalid_user_id", "unknown_users", "precondition_failed", "store_full", "body_too_large", "unsupported_media_type"),
         },
       },
     },
     async (request, reply) => {
-      const key = ownKeyOf(request, request.params.id);
-      // Whether they exist is not told.
-      for (const user of request.body.shared_with ?? []) if (!isBuiltInUser(user)) checkUserId(user);
+      const key = await ownKeyOf(request, request.params.id);
+      checkSharing(request.body);
+      // Without keys there is one user, who may do everything.
+      if (parts.auth.keyed) await checkUsersExist(request.body, parts.users);
       const meta = await prefixes.patch(key, request.body, writePrecondition(request.headers));
       request.audit.digest = meta.digest;
       reply.header("etag", etagOf(meta.digest));
@@ -222,11 +231,11 @@ export function prefixRoutes(app: TypedApp, parts: AppParts, bodies: BodyWatch):
         description: "When the answer comes, nothing runs on it any more: running requests end with finish_reason `removed`, or 410 if nothing was sent.",
         params: PrefixIdParams,
         headers: DeleteHeaders,
-        response: { 204: empty("Removed"), ...problems(...READ_CODES, ...UNREAD_BODY, "invalid_parameter", "precondition_failed", "store_full") },
+        response: { 204: empty("Removed"), ...problems(...OWNER_CODES, ...UNREAD_BODY, "invalid_parameter", "precondition_failed", "store_full") },
       },
     },
     async (request, reply) => {
-      const key = ownKeyOf(request, request.params.id);
+      const key = await ownKeyOf(request, request.params.id);
       await prefixes.remove(key, writePrecondition(request.headers));
       await parts.generation.endRequestsOf(key);
       return reply.code(204).send();
@@ -243,9 +252,11 @@ async function hardPrompt(body: HardPromptBody, reader: PromptReader): Promise<P
 
 /** As the user who asks may see it: whom else the owner lets in is the owner's business. */
 function documentOf(meta: PrefixMeta, user: string): PrefixDocument {
-  const { visibility = "private", shared_with = [], kind, digest, length: virtual_tokens, bytes, base, createdAt: created_at, updatedAt: updated_at, files } = meta;
-  const id = prefixIdOf(meta, user);
-  return { id, kind, digest, virtual_tokens, bytes, base, created_at, updated_at, files: { ...files }, visibility, shared_with: meta.user === user ? [...shared_with] : [] };
+  const { visibility = "private", shared_with = [], readable_by = [], kind, digest, length: virtual_tokens, bytes, base, createdAt: created_at, updatedAt: updated_at, files } = meta;
+  const isOwner = meta.user === user;
+  const sharing = { visibility, shared_with: isOwner ? [...shared_with] : [], readable_by: isOwner ? [...readable_by] : [] };
+  const access = isOwner ? "owner" : mayRead(meta, user) ? "read" : "use";
+  return { id: prefixIdOf(meta, user), kind, digest, virtual_tokens, bytes, base, created_at, updated_at, files: { ...files }, access, ...sharing };
 }
 
 function sendFile(reply: FastifyReply, meta: PrefixMeta, file: string, bytes: Uint8Array): FastifyReply {

@@ -14,24 +14,30 @@ export const PrefixDocument = named(
       created_at: Type.String({ format: "date-time" }),
       updated_at: Type.String({ format: "date-time" }),
       files: Type.Record(Type.String(), Type.Integer(), { description: "What was uploaded: name and bytes" }),
-      visibility: Type.Enum(["private", "shared"], { description: "private: for the owner and those of `shared_with`; shared: for every user" }),
-      shared_with: Type.Array(Type.String(), { description: "Users who may use it; shown to the owner only" }),
+      access: Type.Enum(["owner", "read", "use"], { description: "What you may do: everything; send requests with it and download it; send requests with it" }),
+      visibility: Type.Enum(["private", "shared"], { description: "Who may send requests with it. private: the owner and those of the two lists; shared: every user" }),
+      shared_with: Type.Array(Type.String(), { description: "Users who may send requests with it; shown to the owner only" }),
+      readable_by: Type.Array(Type.String(), { description: "Users who may send requests with it and download it; shown to the owner only" }),
     },
     { description: "A registered prefix" },
   ),
 );
 export type PrefixDocument = Static<typeof PrefixDocument>;
 
+const users = (description: string) => Type.Optional(Type.Array(Type.String(), { maxItems: 1000, description }));
+
 export const SharingBody = named(
   "PrefixSharing",
   strict(
     {
       visibility: Type.Optional(Type.Enum(["private", "shared"])),
-      shared_with: Type.Optional(Type.Array(Type.String(), { maxItems: 1000, uniqueItems: true, description: "Users who may use it while it is private" })),
+      shared_with: users("Users who may send requests with it, each named once. The whole list: who was on it before and is not named may no longer"),
+      readable_by: users("Users who may send requests with it and download its files, each named once. The whole list, too"),
     },
     { minProperties: 1, description: "Who else may use a prefix, as `user/name`. What is not named stays." },
   ),
 );
+export type SharingBody = Static<typeof SharingBody>;
 
 export const HardPromptBody = named(
   "HardPrompt",
@@ -60,6 +66,7 @@ export const AdapterForm = named(
 export const ListQuery = strict({
   limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 1000, default: 100, description: "At most so many" })),
   after: Type.Optional(Type.String({ description: "Only prefixes whose id comes after this one: `next` of the page before" })),
+  owner: Type.Optional(Type.Enum(["me", "others", "all"], { default: "all", description: "Whose: your own, those that others share with you, or both" })),
 });
 
 export const PrefixList = named("PrefixList", strict({ prefixes: Type.Array(PrefixDocument), next: Type.Union([Type.String(), Type.Null()], { description: "Send it as `after` for the next page; null: this is the last" }) }));
@@ -84,6 +91,8 @@ export const PREFIX_EXAMPLE: PrefixDocument = {
   created_at: "2025-01-31T12:00:00.000Z",
   updated_at: "2025-01-31T12:00:00.000Z",
   files: { "adapter_config.json": 731, "adapter_model.safetensors": 82016 },
+  access: "owner",
   visibility: "private",
   shared_with: [],
+  readable_by: [],
 };
