@@ -1,4 +1,5 @@
 import { lostTouch, PrefixdError } from "./errors.ts";
+import { checkContext } from "./engine/limits.ts";
 import type { FinishReason, PromptToken, RequestHandle, RequestListener, TokenEvent } from "./engine/request.ts";
 import { RequestMeter } from "./generation-meter.ts";
 import type { ChoiceDelta, GenerationListener, GenerationParts, ValidGenerateRequest } from "./generation-types.ts";
@@ -125,17 +126,11 @@ export class Generation {
     if (this.#finish(error.code, true)) this.#listener.onError(error);
   }
 
-  #checkContext(prefixLength: number): void {
-    const { positions } = this.#parts;
-    for (const [p, prompt] of this.#request.prompts.entries()) {
-      const total = prefixLength + prompt.length + this.#request.maxNewTokens;
-      // The last new token is never fed back, so it needs no position.
-      if (total <= positions + 1) continue;
-      const which = this.#request.prompts.length > 1 ? ` of prompts[${p}]` : "";
-      throw new PrefixdError(
-        "context_exceeded",
-        `${prefixLength} prefix + ${prompt.length} prompt${which} + ${this.#request.maxNewTokens} new tokens are ${total}; the model takes ${positions + 1}.`,
-      );
+  /** All prompts, before the first one is submitted. */
+  #checkContext(prefix: number): void {
+    const { prompts, maxNewTokens } = this.#request;
+    for (const [p, { length }] of prompts.entries()) {
+      checkContext({ prefix, prompt: length, maxNew: maxNewTokens }, this.#parts.positions, prompts.length > 1 ? ` of prompts[${p}]` : "");
     }
   }
 

@@ -10,7 +10,7 @@ import { advanceBeams } from "./beam-rows.ts";
 import type { EngineOptions } from "./engine-options.ts";
 import { EQUAL_SHARES, fairShare, type TenantShares } from "./fair-share.ts";
 import { FoldQueue } from "./fold-queue.ts";
-import { checkQueueLimits, checkRoom, heldRows, prefillingRows, queueTimeout, type QueueRoom } from "./limits.ts";
+import { checkContext, checkQueueLimits, checkRoom, heldRows, prefillingRows, queueTimeout, type QueueRoom } from "./limits.ts";
 import type { ModelRunner, StepOutput } from "./model-runner.ts";
 import { PrefillBudget } from "./prefill-budget.ts";
 import { promptTokens } from "./prompt-tokens.ts";
@@ -56,13 +56,14 @@ export class Engine {
   }
 
   /**
-   * Queues a request; its results come through the listener. Its rows must not exceed the runner's slots and the context must
-   * suffice: whoever makes an EngineRequest has checked both.
-   * @throws PrefixdError queue_full, user_queue_full, invalid_parameter (wider than its tenant's limit), draining, store_unavailable; RangeError for more rows than could ever be admitted
+   * Queues a request; its results come through the listener. Its rows must not exceed the runner's slots: whoever makes an EngineRequest
+   * has checked that.
+   * @throws PrefixdError context_exceeded, queue_full, user_queue_full, invalid_parameter (wider than its tenant's limit), draining, store_unavailable; RangeError for more rows than could ever be admitted
    */
   submit(request: EngineRequest, listener: RequestListener): RequestHandle {
     const rows = rowsOf(request);
     if (rows > this.#runner.slots) throw new RangeError(`${rows} rows with ${this.#runner.slots} slots`);
+    checkContext({ prefix: request.prefix?.length ?? 0, prompt: request.promptIds.length, maxNew: request.maxNewTokens }, this.#runner.shape.positions);
     if (this.#draining) throw new PrefixdError("draining", "The server is shutting down.", { retryAfter: 1 });
     if (!this.#mayEmit()) throw lostTouch();
     checkQueueLimits(request, this.#queue, this.#room(), this.#shares);
@@ -80,10 +81,11 @@ export class Engine {
 
   /**
    * Runs a soft or hard prompt through the model between two steps; answers its keys and values.
-   * @throws PrefixdError draining, model_failed
+   * @throws PrefixdError context_exceeded, draining, model_failed
    */
-  fold(input: FoldInput): Promise<KvTensor> {
-    if (this.#draining) return Promise.reject(new PrefixdError("draining", "The server is shutting down.", { retryAfter: 1 }));
+  async fold(input: FoldInput): Promise<KvTensor> {
+    checkContext({ prefix: 0, prompt: input.kind === "tokens" ? input.ids.length : input.length, maxNew: 0 }, this.#runner.shape.positions);
+    if (this.#draining) throw new PrefixdError("draining", "The server is shutting down.", { retryAfter: 1 });
     const folded = this.#folds.request(input);
     this.#wake();
     return folded;

@@ -16,6 +16,35 @@ interface Waiting {
   readonly tenant: string;
 }
 
+/** Tokens that a sequence is made of. */
+export interface ContextLengths {
+  /** Virtual tokens. */
+  readonly prefix: number;
+  readonly prompt: number;
+  readonly maxNew: number;
+}
+
+/**
+ * New tokens for which prefix and prompt leave room. All tokens are fed, and take a position each, but for the last new one; with no new
+ * tokens the prompt's last one is fed all the same, so 0 needs as much room as 1.
+ */
+export function roomFor({ prefix, prompt }: Pick<ContextLengths, "prefix" | "prompt">, positions: number): number {
+  return positions + 1 - prefix - prompt;
+}
+
+/**
+ * Where a row of the KV cache ends on a device, the next one begins: no kernel would notice. So nothing that goes beyond it is let in.
+ * `which` names the prompt, if there are several.
+ * @throws PrefixdError context_exceeded
+ */
+export function checkContext(lengths: ContextLengths, positions: number, which = ""): void {
+  const { prefix, prompt, maxNew } = lengths;
+  // Not `>`, so that what is no number is refused as well.
+  if (Math.max(1, maxNew) <= roomFor(lengths, positions)) return;
+  const why = maxNew === 0 ? `${prefix + prompt}; the model takes ${positions} where nothing is generated` : `${prefix + prompt + maxNew}; the model takes ${positions + 1}`;
+  throw new PrefixdError("context_exceeded", `${prefix} prefix + ${prompt} prompt${which} + ${maxNew} new tokens are ${why}.`);
+}
+
 /** @throws PrefixdError queue_full, user_queue_full, invalid_parameter (more rows than the tenant may ever hold) */
 export function checkQueueLimits(request: EngineRequest, queue: readonly Waiting[], room: QueueRoom, shares: TenantShares): void {
   const { tenant } = request;

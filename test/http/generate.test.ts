@@ -134,6 +134,22 @@ t.test("echo: the choices begin with the prompt, and log probabilities with its 
   t.match(only, { choices: [{ text: "ab", finish_reason: "length", logprobs: { token_logprobs: [null, -0.25], top_logprobs: [[], []] } }], usage: { prompt_tokens: 2, completion_tokens: 0 } });
 });
 
+t.test("echo without new tokens takes as much room as with one: no position is fed that the model has not", async (t) => {
+  const { fastify, engine } = await withPrefix(t);
+  const echo = { prefix_id: "p", max_new_tokens: 0, echo: true };
+  const [fits, beyond] = [Array(61).fill(5) as number[], Array(62).fill(5) as number[]];
+  for (const more of [{}, { logprobs: 0 }, { n: 2, do_sample: true, logprobs: 1 }, { stream: true }]) {
+    t.equal((await fastify.inject(post("/generate", { ...echo, ...more, prompt: fits }))).statusCode, 200);
+    const taken = engine.submitted.length;
+    for (const prompts of [{ prompt: beyond }, { prompts: [fits, beyond] }, { prompts: [beyond] }]) {
+      const response = await fastify.inject(post("/generate", { ...echo, ...more, ...prompts }));
+      t.match([response.statusCode, response.json()], [422, { code: "context_exceeded", detail: /^3 prefix \+ 62 prompt.* \+ 0 new tokens are 65; the model takes 64 where nothing is generated/ }]);
+    }
+    t.equal(engine.submitted.length, taken, "none of its prompts is taken in");
+  }
+  t.equal((await fastify.inject(post("/generate", { ...echo, prompt: beyond, max_new_tokens: 1, echo: false }))).statusCode, 422);
+});
+
 t.test("bad bodies are refused by name", async (t) => {
   const { fastify, engine, metrics } = await withPrefix(t);
   const cases: [object, number, string, RegExp][] = [

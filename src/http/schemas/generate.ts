@@ -31,7 +31,7 @@ export const GenerateBody = named(
       prompt: Optional(Type.Union([Type.String(), TokenIds], { description: "The prompt, as text or as token ids; not empty. Either this or `prompts`." })),
       prompts: Optional(Type.Array(Prompt, { minItems: 1, maxItems: MAX_PROMPTS, description: "Several prompts with the same parameters: all of them are taken in, or none. Choice c of prompt p has index p * n + c." })),
       prefix_id: Optional(Type.Union([Type.String(), Type.Null()], { description: "The prefix to use; absent or null: the bare base model, if the server allows it." })),
-      max_new_tokens: Optional(Type.Integer({ minimum: 0, default: 20, description: "Prefix + prompt + new tokens must be at most n_positions + 1. 0 only with `echo`." })),
+      max_new_tokens: Optional(Type.Integer({ minimum: 0, default: 20, description: "Prefix + prompt + new tokens must be at most n_positions + 1. 0 only with `echo`; it takes as much room as 1." })),
       min_new_tokens: Optional(Type.Integer({ minimum: 0, default: 0, description: "No EOS before so many new tokens." })),
       do_sample: Optional(Type.Boolean({ default: false, description: "Draw the next token; false takes the likeliest, and the parameters of drawing have no effect, as in transformers." })),
       temperature: Optional(Type.Number({ exclusiveMinimum: 0, default: 1, hint: "for the likeliest token send do_sample false", description: "Divides the logits." })),
