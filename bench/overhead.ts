@@ -128,7 +128,7 @@ function withText(doSample: boolean): ReturnType<Way> {
     if (over) return;
     const request = {
       id: String(index), user: "bench", prefix: null, prompts: [promptIds(PROMPT, index)], n: 1, bestOf: null, beams: null, echo: false, maxNewTokens: LENGTHS[index % LENGTHS.length]!,
-      sampling: { ...DEFAULT_SAMPLING, doSample }, seed: index, logprobs: null, stop: [], ignoreEos: true,
+      sampling: { ...DEFAULT_SAMPLING, doSample }, seed: index, logprobs: null, stop: [], stopTokenIds: [], ignoreEos: true,
     };
     const listener = { onStep: (_deltas: unknown, end: unknown) => (tokens++, end !== null && begin(index + STREAMS)), onError: () => {} };
     void service.start(request, listener, new AbortController().signal);

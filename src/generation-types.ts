@@ -31,6 +31,8 @@ export interface ValidGenerateRequest {
   /** Likeliest tokens to report with each token; null: no log probabilities at all. */
   readonly logprobs: number | null;
   readonly stop: readonly string[];
+  /** Ids that end a choice as a stop string does. */
+  readonly stopTokenIds: readonly number[];
   readonly ignoreEos: boolean;
 }
 

@@ -6,7 +6,7 @@ import type { ChoiceDelta, GenerationListener, GenerationParts, ValidGenerateReq
 import type { RequestTokens } from "./observability/metrics.ts";
 import type { ResolvedPrefix } from "./prefixes/registry-types.ts";
 import type { PrefixKey } from "./prefixes/store.ts";
-import { StopProgress, StopStrings } from "./text/stop-strings.ts";
+import { seenByStops, StopProgress, Stops } from "./text/stop-strings.ts";
 import { TextStream } from "./text/text-stream.ts";
 
 export type * from "./generation-types.ts";
@@ -22,7 +22,7 @@ export class Generation {
   /** Choices of each prompt, those included that will not be in the answer. */
   readonly #width: number;
   readonly #texts: TextStream[];
-  readonly #stops: StopStrings;
+  readonly #stops: Stops;
   /** With `bestOf`: of each choice the sum of its tokens' log probabilities, and their number. */
   readonly #likelihoods: { sum: number; tokens: number }[];
   readonly #handles: RequestHandle[] = [];
@@ -51,7 +51,7 @@ export class Generation {
     this.#meter = new RequestMeter(request, parts);
     this.#width = request.bestOf ?? request.n;
     this.#open = request.prompts.length * this.#width;
-    this.#stops = new StopStrings(request.stop);
+    this.#stops = new Stops(request.stop, request.stopTokenIds);
     this.#texts = Array.from({ length: this.#open }, () => new TextStream(parts.tokenizer, this.#stops));
     this.#likelihoods = this.#texts.map(() => ({ sum: 0, tokens: 0 }));
     this.#eos = new Set(request.ignoreEos ? [] : parts.eosIds);
@@ -84,7 +84,7 @@ export class Generation {
     this.#checkContext(prefix?.kv.length ?? 0);
     const { id, user, beams, maxNewTokens, sampling, seed, logprobs, echo } = this.#request;
     const { tokenizer } = this.#parts;
-    const beamStop = beams !== null && this.#stops.patterns.length > 0 ? new StopProgress(this.#stops, (token) => tokenizer.bytesOf(token)) : null;
+    const beamStop = beams !== null && !this.#stops.none ? new StopProgress(this.#stops, (token) => seenByStops(tokenizer, token)) : null;
     const common = {
       tenant: user, prefix: prefix?.kv ?? null, n: this.#width, beams, beamStop, maxNewTokens, sampling, seed, scorePrompt: echo && logprobs !== null, topLogprobs: logprobs ?? 0, eosIds: [...this.#eos],
     };

@@ -43,7 +43,7 @@ function metered(t: { teardown(fn: () => void): unknown }): { engine: FakeEngine
 }
 
 function request(over: Partial<ValidGenerateRequest> = {}): ValidGenerateRequest {
-  return { id: "gen-1", user: "local", prefix: null, prompts: [ids("ab")], n: 1, bestOf: null, beams: null, echo: false, maxNewTokens: 3, sampling: DEFAULT_SAMPLING, seed: 7, logprobs: null, stop: [], ignoreEos: false, ...over };
+  return { id: "gen-1", user: "local", prefix: null, prompts: [ids("ab")], n: 1, bestOf: null, beams: null, echo: false, maxNewTokens: 3, sampling: DEFAULT_SAMPLING, seed: 7, logprobs: null, stop: [], stopTokenIds: [], ignoreEos: false, ...over };
 }
 
 /** Tokens of this text, one per step, whatever the request says. */

@@ -155,7 +155,7 @@ export interface RequestListener {
   onPrompt?(tokens: readonly PromptToken[]): void;
   /** Beam search has computed so many tokens more, one per beam. Its results come at the end: all of a choice's tokens, then its `onFinish`. */
   onBeamStep?(tokens: number): void;
-  /** Answer "stop" to end this choice with this token (a stop string has been completed); beams do not listen. */
+  /** Answer "stop" to end this choice with this token (it completes a stop string, say); beams do not listen. */
   onToken(event: TokenEvent): "continue" | "stop";
   /** `score`: the whole sequence's, of beam search only. */
   onFinish(choice: number, reason: FinishReason, score?: number): void;

@@ -43,6 +43,7 @@ export async function parseGenerate(
     seed: body.seed ?? randomInt(2 ** 32),
     logprobs: body.logprobs ?? null,
     stop: typeof body.stop === "string" ? [body.stop] : (body.stop ?? []),
+    stopTokenIds: reader.tokenIds(body.stop_token_ids ?? [], "stop_token_ids"),
     ignoreEos: body.ignore_eos ?? false,
   };
   return { request, response: { stream, returnTokenIds: body.return_token_ids ?? stream } };

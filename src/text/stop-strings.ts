@@ -1,3 +1,5 @@
+import type { Tokenizer } from "./tokenizer.ts";
+
 const utf8 = new TextEncoder();
 const EMPTY = new Uint8Array(0);
 
@@ -7,19 +9,34 @@ interface Pattern {
   readonly border: Int32Array;
 }
 
-/** The stop strings of one request, ready to match; shared by its choices. */
-export class StopStrings {
+/** What ends the choices of one request: strings, ready to match, and ids of tokens. Shared by its choices. */
+export class Stops {
   readonly patterns: readonly Pattern[];
+  readonly tokenIds: ReadonlySet<number>;
 
   /** Empty strings are ignored: they would match before anything is generated. */
-  constructor(strings: readonly string[]) {
+  constructor(strings: readonly string[], tokenIds: readonly number[] = []) {
     this.patterns = [...new Set(strings)]
       .filter((text) => text !== "")
       .map((text) => {
         const bytes = utf8.encode(text);
         return { bytes, border: borders(bytes) };
       });
+    this.tokenIds = new Set(tokenIds);
   }
+
+  /** Nothing is to be looked for. */
+  get none(): boolean {
+    return this.patterns.length === 0 && this.tokenIds.size === 0;
+  }
+}
+
+/**
+ * What stop strings see of a token, as transformers' StopStringCriteria does: also of a special one its name, which is in no text. So
+ * `<|endoftext|>` ends with that token, and `.<|endoftext|>` with it behind a full stop.
+ */
+export function seenByStops(tokenizer: Pick<Tokenizer, "bytesOf" | "isSpecial" | "tokenText">, id: number): Uint8Array {
+  return tokenizer.isSpecial(id) ? utf8.encode(tokenizer.tokenText(id)) : tokenizer.bytesOf(id);
 }
 
 export interface StopResult {
@@ -42,34 +59,44 @@ export class StopMatcher {
   /** Per pattern: how many of its bytes the text now ends with. */
   readonly #matched: Int32Array;
   #held: Uint8Array = EMPTY;
+  /** Of the bytes held which ones are text: 1, and 0 for those of special tokens' names. */
+  #shown: Uint8Array = EMPTY;
   #stopped = false;
 
-  constructor(stops: StopStrings) {
+  constructor(stops: Pick<Stops, "patterns">) {
     this.#patterns = stops.patterns;
     this.#matched = new Int32Array(stops.patterns.length);
   }
 
-  push(bytes: Uint8Array): StopResult {
+  /** `shown`: whether the bytes are text; those that are not are matched all the same. */
+  push(bytes: Uint8Array, shown = true): StopResult {
     if (this.#stopped) return { emit: EMPTY, stopped: true };
-    if (this.#patterns.length === 0) return { emit: bytes, stopped: false };
-    const text = this.#held.length === 0 ? bytes : Buffer.concat([this.#held, bytes]);
-    for (let at = this.#held.length; at < text.length; at++) {
+    if (this.#patterns.length === 0) return { emit: shown ? bytes : EMPTY, stopped: false };
+    const from = this.#held.length;
+    const text = from === 0 ? bytes : Buffer.concat([this.#held, bytes]);
+    const mask = Buffer.concat([this.#shown, Buffer.alloc(bytes.length, shown ? 1 : 0)]);
+    for (let at = from; at < text.length; at++) {
       const length = this.#feed(text[at] ?? 0);
       if (length === 0) continue;
       this.#stopped = true;
-      this.#held = EMPTY;
-      return { emit: text.subarray(0, at + 1 - length), stopped: true };
+      this.#hold(EMPTY, EMPTY);
+      return { emit: textOf(text, mask, at + 1 - length), stopped: true };
     }
     const safe = text.length - this.#matched.reduce((longest, matched) => Math.max(longest, matched), 0);
-    this.#held = text.subarray(safe);
-    return { emit: text.subarray(0, safe), stopped: false };
+    this.#hold(text.subarray(safe), mask.subarray(safe));
+    return { emit: textOf(text, mask, safe), stopped: false };
   }
 
   /** The generation has ended: what was held back is text after all. */
   end(): Uint8Array {
-    const held = this.#held;
-    this.#held = EMPTY;
-    return held;
+    const text = textOf(this.#held, this.#shown, this.#held.length);
+    this.#hold(EMPTY, EMPTY);
+    return text;
+  }
+
+  #hold(bytes: Uint8Array, shown: Uint8Array): void {
+    this.#held = bytes;
+    this.#shown = shown;
   }
 
   /** Takes one byte; the length of the longest stop string that it completes, or 0. */
@@ -86,31 +113,40 @@ export class StopMatcher {
   }
 }
 
+/** Of the first `length` bytes those that `shown` marks with 1. */
+function textOf(bytes: Uint8Array, shown: Uint8Array, length: number): Uint8Array {
+  const part = bytes.subarray(0, length);
+  const hidden = shown.indexOf(0);
+  return hidden === -1 || hidden >= length ? part : part.filter((_, at) => shown[at] === 1);
+}
+
 /**
- * The same for one of many sequences that fork: where a `StopMatcher` that is given the sequence's bytes would say `stopped`. Never
- * changes.
+ * The same for one of many sequences that fork: where a `StopMatcher` that is given the sequence's bytes, as `seenBy` has them, would say
+ * `stopped`, or with a token that `stops` names. Never changes.
  */
 export class StopProgress {
-  readonly #patterns: readonly Pattern[];
-  readonly #bytesOf: (id: number) => Uint8Array;
+  readonly #stops: Stops;
+  readonly #seenBy: (id: number) => Uint8Array;
   readonly #matched: readonly number[];
 
-  constructor(stops: StopStrings, bytesOf: (id: number) => Uint8Array, matched: readonly number[] = stops.patterns.map(() => 0)) {
-    this.#patterns = stops.patterns;
-    this.#bytesOf = bytesOf;
+  constructor(stops: Stops, seenBy: (id: number) => Uint8Array, matched: readonly number[] = stops.patterns.map(() => 0)) {
+    this.#stops = stops;
+    this.#seenBy = seenBy;
     this.#matched = matched;
   }
 
-  /** After one token more; null: it completes a stop string. */
+  /** After one token more; null: the sequence ends with it. */
   after(id: number): StopProgress | null {
-    const bytes = this.#bytesOf(id);
-    const matched = this.#patterns.map((pattern, i) => {
+    const { patterns, tokenIds } = this.#stops;
+    if (tokenIds.has(id)) return null;
+    const bytes = this.#seenBy(id);
+    const matched = patterns.map((pattern, i) => {
       let length = this.#matched[i] ?? 0;
       for (const byte of bytes) if (length < pattern.bytes.length) length = extend(pattern, length, byte);
       return length;
     });
-    if (this.#patterns.some(({ bytes: { length } }, i) => matched[i] === length)) return null;
-    return new StopProgress({ patterns: this.#patterns }, this.#bytesOf, matched);
+    if (patterns.some(({ bytes: { length } }, i) => matched[i] === length)) return null;
+    return new StopProgress(this.#stops, this.#seenBy, matched);
   }
 }
 

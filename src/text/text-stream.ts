@@ -1,11 +1,11 @@
 import { Utf8Stream, WholeTexts } from "./detokenizer.ts";
-import { StopMatcher, type StopStrings } from "./stop-strings.ts";
+import { seenByStops, StopMatcher, type Stops } from "./stop-strings.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
 export interface TextPiece {
   /** Text that is now certain: whole characters before any stop string. */
   readonly text: string;
-  /** This token has completed a stop string: `text` is the last piece. */
+  /** This token has completed a stop string, or is one that ends the choice: `text` is the last piece. */
   readonly stopped: boolean;
 }
 
@@ -17,30 +17,33 @@ function wholeTextsOf(tokenizer: Tokenizer): WholeTexts {
   return texts;
 }
 
-/** The text of one choice as its tokens come: detokenised, and ended before the first stop string. */
+/** The text of one choice as its tokens come: detokenised, and ended before what ends it. */
 export class TextStream {
   readonly #tokenizer: Tokenizer;
   readonly #matcher: StopMatcher;
   readonly #utf8 = new Utf8Stream();
   readonly #wholeTexts: WholeTexts;
-  readonly #stops: boolean;
+  readonly #stops: Stops;
   /** The tokens so far end with a whole character. */
   #whole = true;
 
-  constructor(tokenizer: Tokenizer, stops: StopStrings) {
+  constructor(tokenizer: Tokenizer, stops: Stops) {
     this.#tokenizer = tokenizer;
     this.#matcher = new StopMatcher(stops);
     this.#wholeTexts = wholeTextsOf(tokenizer);
-    this.#stops = stops.patterns.length > 0;
+    this.#stops = stops;
   }
 
   push(id: number): TextPiece {
-    const known = this.#stops ? null : this.#wholeTexts.of(id);
+    const { patterns, tokenIds } = this.#stops;
+    if (tokenIds.size > 0 && tokenIds.has(id)) return { text: this.end(), stopped: true };
+    const known = patterns.length > 0 ? null : this.#wholeTexts.of(id);
     if (known !== null && this.#whole) return { text: known, stopped: false };
     const bytes = this.#tokenizer.bytesOf(id);
     // Whatever came before: a whole token ends with a whole character. An empty one changes nothing.
     if (bytes.length > 0) this.#whole = known !== null;
-    const { emit, stopped } = this.#matcher.push(bytes);
+    const special = patterns.length > 0 && this.#tokenizer.isSpecial(id);
+    const { emit, stopped } = special ? this.#matcher.push(seenByStops(this.#tokenizer, id), false) : this.#matcher.push(bytes);
     const text = this.#utf8.push(emit);
     return { text: stopped ? text + this.#utf8.end() : text, stopped };
   }

@@ -2,7 +2,7 @@
 import fc from "fast-check";
 import t from "tap";
 import { Utf8Stream } from "../../src/text/detokenizer.ts";
-import { StopStrings } from "../../src/text/stop-strings.ts";
+import { Stops } from "../../src/text/stop-strings.ts";
 import { TextStream } from "../../src/text/text-stream.ts";
 import type { Tokenizer } from "../../src/text/tokenizer.ts";
 import { byteTokenizer } from "../text/support.ts";
@@ -52,7 +52,7 @@ t.test("text ends before the first stop string, whatever the tokens are", async 
     t,
     500,
     fc.property(divided(fc.oneof({ weight: 3, arbitrary: words }, { weight: 1, arbitrary: broken })), stops, (tokens, strings) => {
-      const stream = new TextStream(tokenizerOf(tokens), new StopStrings(strings));
+      const stream = new TextStream(tokenizerOf(tokens), new Stops(strings));
       const expected = cutBefore(Buffer.concat(tokens), strings);
       let [text, fed, stopped] = ["", 0, false];
       for (let id = 0; id < tokens.length && !stopped; id++) {

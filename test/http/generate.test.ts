@@ -84,6 +84,35 @@ t.test("a search may draw, and stop at strings, which its text does not have", a
   t.not(stop.after(120)?.after(120), null);
 });
 
+t.test("a choice ends at a special token's name as at any stop string, and at ids", async (t) => {
+  const { fastify, engine } = await withPrefix(t);
+  // "abc", the special token 256, "d".
+  engine.script = (_, choice, k) => [97, 98, 99, 256, 100][k]! + (k === 0 ? choice : 0);
+  const body = { prompt: "x", max_new_tokens: 5, return_token_ids: true, ignore_eos: true };
+  const ends = { choices: [{ text: "abc", token_ids: [97, 98, 99, 256], finish_reason: "stop" }] };
+  for (const stop of [{ stop: "<|endoftext|>" }, { stop: ["zz", "<|endoftext|>"] }, { stop_token_ids: [7, 256, 7] }, { stop: "c!", stop_token_ids: [256] }]) {
+    t.match((await fastify.inject(post("/generate", { ...body, ...stop }))).json(), ends);
+    const streamed = (await fastify.inject(post("/generate", { ...body, ...stop, stream: true }))).payload;
+    t.match(streamed, /"token_ids":\[256\],"finish_reason":"stop"/);
+    t.match(streamed.match(/"text":"[^"]*"/g)!.map((text) => text.slice(8, -1)).join(""), /^abc$/);
+  }
+  t.match((await fastify.inject(post("/generate", { ...body, stop: "c<|endoftext|>d" }))).json(), { choices: [{ text: "ab", token_ids: [97, 98, 99, 256, 100], finish_reason: "stop" }] });
+  t.match((await fastify.inject(post("/generate", { ...body, ignore_eos: false, stop_token_ids: [256] }))).json(), { choices: [{ text: "abc", finish_reason: "eos" }] }, "what ends the text by itself is its end");
+  t.match((await fastify.inject(post("/generate", { ...body, stop_token_ids: [98], n: 2, do_sample: true, echo: true, logprobs: 0 }))).json(), {
+    choices: [{ text: "xa", token_ids: [120, 97, 98], logprobs: { token_logprobs: [null, -0.5, -0.5] }, finish_reason: "stop" }, { text: "x", token_ids: [120, 98], finish_reason: "stop" }],
+  });
+  t.match((await fastify.inject(post("/generate", { ...body, stop_token_ids: [99], best_of: 2, n: 1, do_sample: true }))).json(), { choices: [{ text: "ab", finish_reason: "stop" }] });
+
+  const beams = (await fastify.inject(post("/generate", { ...body, stop_token_ids: [98], num_beams: 2, stop: "<|endoftext|>" }))).json<object>();
+  t.match(beams, { choices: [{ text: "a", token_ids: [97, 98], finish_reason: "stop" }] });
+  const stop = engine.submitted.at(-1)!.beamStop!;
+  t.same([stop.after(98), stop.after(256)], [null, null]);
+  t.not(stop.after(97), null);
+  for (const [bad, code] of [[[257], "invalid_token_id"], [[-1], "invalid_parameter"], [[0.5], "invalid_parameter"], [5, "invalid_parameter"], [Array(17).fill(1), "invalid_parameter"]]) {
+    t.match((await fastify.inject(post("/generate", { ...body, stop_token_ids: bad }))).json(), { status: 400, code, detail: /^stop_token_ids/ });
+  }
+});
+
 t.test("token ids as prompt, several prompts, choices numbered prompt by prompt", async (t) => {
   const { fastify, engine } = await buildTestApp(t);
   const body = { prompts: ["a", [66]], n: 2, do_sample: true, max_new_tokens: 2, seed: 1, stop: "zzz", ignore_eos: true };

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import t from "tap";
 import type { EngineRequest } from "../../src/engine/request.ts";
 import type { KvTensor } from "../../src/kv.ts";
-import { StopProgress, StopStrings } from "../../src/text/stop-strings.ts";
+import { StopProgress, Stops } from "../../src/text/stop-strings.ts";
 import { effort } from "../support/effort.ts";
 import { type GoldenParameters, samplingOf } from "../support/golden-parameters.ts";
 import { engineRequest, goldenCases, goldenDir, goldenModels, GREEDY, openTestModel, seededRandom, submit, type ChoiceResult } from "../support/model.ts";
@@ -53,7 +53,7 @@ function beamRequest(item: Omit<BeamCase, "sequences">, eosId: number, prefix: K
     prefix,
     n: item.num_beams,
     beams: { numBeams: item.num_beams, lengthPenalty: item.length_penalty ?? 1, earlyStopping: item.early_stopping ?? false },
-    beamStop: item.stop === undefined ? null : new StopProgress(new StopStrings(item.stop), bytesOf),
+    beamStop: item.stop === undefined ? null : new StopProgress(new Stops(item.stop), bytesOf),
     maxNewTokens: item.max_new_tokens,
     sampling: samplingOf(item.parameters, item.max_new_tokens),
     seed: item.seed ?? 0,

@@ -56,7 +56,7 @@ const now = (): number => Number(process.hrtime.bigint() / 1000n);
 async function generate(call: Extract<ReplicaCall, { op: "run" }>): Promise<unknown> {
   const request: ValidGenerateRequest = {
     id: `run-${call.id}`, user: call.user, prefix: { user: call.user, name: call.name }, prompts: [Int32Array.from(call.prompt)], n: 1, bestOf: null, beams: null, echo: false, maxNewTokens: call.max,
-    sampling: GREEDY, seed: 0, logprobs: 0, stop: [], ignoreEos: true,
+    sampling: GREEDY, seed: 0, logprobs: 0, stop: [], stopTokenIds: [], ignoreEos: true,
   };
   const out = { ids: [] as number[], logprobs: [] as (number | null)[], lastAt: 0, end: "" };
   return new Promise((resolve) => {

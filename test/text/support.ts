@@ -22,7 +22,7 @@ export function byteTokenizer(): Tokenizer {
     encode: (text) => Int32Array.from(new TextEncoder().encode(text)),
     decode: (ids) => decoder.decode(Uint8Array.from([...ids].flatMap((id) => [...bytesOf(id)]))),
     bytesOf,
-    tokenText: (id) => decoder.decode(bytesOf(id)),
+    tokenText: (id) => (id === 256 ? "<|end|>" : decoder.decode(bytesOf(id))),
     isSpecial: (id) => id === 256,
   };
 }

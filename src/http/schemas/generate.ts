@@ -79,7 +79,8 @@ export const GenerateBody = named(
       renormalize_logits: Optional(Type.Boolean({ default: false, description: "Make what processors and warpers leave a log-softmax again. It changes the scores of a beam search, and nothing without num_beams." })),
       n: Optional(Type.Integer({ minimum: 1, default: 1, description: "Choices per prompt; more than 1 needs do_sample or num_beams. Of a beam search the best so many sequences, best first." })),
       seed: Optional(Type.Integer({ minimum: 0, maximum: 0xffff_ffff, description: "Same seed, same answer. Drawn and told in the response when absent." })),
-      stop: Optional(Type.Union([StopString, Type.Array(StopString, { maxItems: MAX_STOPS })], { description: "Strings that end a choice. `text` ends before the string, `token_ids` with the token that completed it." })),
+      stop: Optional(Type.Union([StopString, Type.Array(StopString, { maxItems: MAX_STOPS })], { description: "Strings that end a choice. `text` ends before the string, `token_ids` with the token that completed it. A special token's name, such as `<|endoftext|>`, is seen where that token comes." })),
+      stop_token_ids: Optional(Type.Array(TokenId, { maxItems: MAX_STOPS, description: "Ids of tokens that end a choice as stop strings do: `text` ends before the token, `token_ids` with it." })),
       ignore_eos: Optional(Type.Boolean({ default: false, description: "Go on after EOS." })),
       logprobs: Optional(Type.Integer({ minimum: 0, maximum: MAX_LOGPROBS, description: "Report each token's log probability and the k likeliest tokens, before any processing; 0: only the token's own." })),
       return_token_ids: Optional(Type.Boolean({ description: "Return the ids of the new tokens. Default: true in a stream, false otherwise." })),
@@ -141,7 +142,6 @@ export const NOT_OFFERED: Readonly<Record<string, string>> = {
   encoder_no_repeat_ngram_size: "it is meant for models with an encoder; use no_repeat_ngram_size",
   remove_invalid_values: "logits that are not numbers end the request, and a score made of them would hide it",
   max_time: "an answer must not hang on how busy the server is; close the connection instead",
-  stop_token_ids: "use stop with the token's text",
   include_stop_str_in_output: "token_ids has the tokens that completed it",
   use_cache: "there is no way without it",
   use_beam_search: "use num_beams",
@@ -157,7 +157,7 @@ export const NOT_OFFERED: Readonly<Record<string, string>> = {
 
 const TopLogprob = strict({ id: Type.Integer(), token: Type.String({ description: "The token as text; bytes that are no whole character show as U+FFFD" }), logprob: Type.Number() });
 const Logprobs = strict({ token_logprobs: Type.Array(Type.Union([Type.Number(), Type.Null()]), { description: "null: the first token of an echoed prompt" }), top_logprobs: Type.Array(Type.Array(TopLogprob)) });
-const FinishReason = Type.Enum(["length", "eos", "stop", "removed"], { description: "length: max_new_tokens reached; eos: the model ended it; stop: a stop string; removed: the prefix was removed meanwhile (streams only)" });
+const FinishReason = Type.Enum(["length", "eos", "stop", "removed"], { description: "length: max_new_tokens reached; eos: the model ended it; stop: a stop string, or a token of stop_token_ids; removed: the prefix was removed meanwhile (streams only)" });
 
 const choice = {
   index: Type.Integer(),
