@@ -16,6 +16,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { Engine } from "../src/engine/engine.ts";
 import type { ModelRunner } from "../src/engine/model-runner.ts";
 import { DEFAULT_SAMPLING, GenerationService } from "../src/generate.ts";
+import { exactly } from "../src/generation-lengths.ts";
 import type { KvTensor } from "../src/kv.ts";
 import { Metrics } from "../src/observability/metrics.ts";
 import { DEVICES } from "../src/runtime/devices.ts";
@@ -127,7 +128,7 @@ function withText(doSample: boolean): ReturnType<Way> {
   const begin = (index: number): void => {
     if (over) return;
     const request = {
-      id: String(index), user: "bench", prefix: null, prompts: [promptIds(PROMPT, index)], n: 1, bestOf: null, beams: null, echo: false, maxNewTokens: LENGTHS[index % LENGTHS.length]!,
+      id: String(index), user: "bench", prefix: null, prompts: [promptIds(PROMPT, index)], n: 1, bestOf: null, beams: null, echo: false, ...exactly(LENGTHS[index % LENGTHS.length]!),
       sampling: { ...DEFAULT_SAMPLING, doSample }, seed: index, logprobs: null, stop: [], stopTokenIds: [], ignoreEos: true,
     };
     const listener = { onStep: (_deltas: unknown, end: unknown) => (tokens++, end !== null && begin(index + STREAMS)), onError: () => {} };

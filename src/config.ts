@@ -20,6 +20,7 @@ export const DEFAULT_SPIN_TIME = 1000;
  */
 export const ConfigSchema = Type.Object({
   model: Type.String({ minLength: 1, arg: "DIR|ORG/NAME", shown: "models/demo of the package", description: "Hugging Face folder of the base model, or an id on the hub, which is downloaded" }),
+  generationConfig: Type.Enum(["model", "none"], { default: "model", description: "Whether the model's generation_config.json gives the defaults of requests, as in transformers; none: it gives its EOS ids alone" }),
   store: Type.String({ arg: "URL", default: "lmdb:./data", description: "Where prefixes and users live: lmdb:DIR, redis://HOST:PORT/DB, rediss:// (TLS) or unix:///PATH?db=DB" }),
   prefixes: Type.String({ arg: "DIR", default: "", shown: "none", description: "Directory whose sub-directories are PEFT adapters, registered under their names at start unless already there unchanged" }),
   host: Type.String({ minLength: 1, arg: "ADDR", default: "127.0.0.1", description: "Address to listen on; without an admin key only loopback" }),

@@ -8,6 +8,7 @@ import type { PrefixKey } from "./prefixes/store.ts";
 
 export type * from "./generation-types.ts";
 export { DEFAULT_SAMPLING } from "./engine/request.ts";
+export { DEFAULT_NEW_TOKENS } from "./generation-lengths.ts";
 
 /** A whole result. */
 export interface Generated {

@@ -1,13 +1,16 @@
 import type { BeamParams, EngineRequest, FinishReason, RequestHandle, RequestListener, SamplingParams, TokenLogprob } from "./engine/request.ts";
 import type { PrefixdError } from "./errors.ts";
+import type { AnswerLength } from "./generation-lengths.ts";
 import type { MeterParts } from "./generation-meter.ts";
 import type { RequestTokens } from "./observability/metrics.ts";
 import type { PrefixRegistry } from "./prefixes/registry-types.ts";
 import type { PrefixKey } from "./prefixes/store.ts";
 import type { Tokenizer } from "./text/tokenizer.ts";
 
+export type { AnswerLength } from "./generation-lengths.ts";
+
 /** A generate request with every default filled in and every value checked, but for what only the prefix can tell. */
-export interface ValidGenerateRequest {
+export interface ValidGenerateRequest extends AnswerLength {
   readonly id: string;
   /** Whose request it is: whose share, limits and bill. */
   readonly user: string;
@@ -23,8 +26,6 @@ export interface ValidGenerateRequest {
   readonly beams: BeamParams | null;
   /** The choices begin with the prompt: text, ids and, with `logprobs`, its tokens' log probabilities. */
   readonly echo: boolean;
-  /** 0 only with `echo`. */
-  readonly maxNewTokens: number;
   readonly sampling: SamplingParams;
   /** Unsigned 32-bit. Every prompt draws from it as if it were alone. */
   readonly seed: number;

@@ -1,6 +1,6 @@
 import { lostTouch, PrefixdError } from "./errors.ts";
-import { checkContext } from "./engine/limits.ts";
 import type { FinishReason, PromptToken, RequestHandle, RequestListener, TokenEvent } from "./engine/request.ts";
+import { lengthsOf, samplingFor } from "./generation-lengths.ts";
 import { RequestMeter } from "./generation-meter.ts";
 import type { ChoiceDelta, GenerationListener, GenerationParts, ValidGenerateRequest } from "./generation-types.ts";
 import type { RequestTokens } from "./observability/metrics.ts";
@@ -81,17 +81,19 @@ export class Generation {
     if (this.#refusal !== null) throw this.#refusal;
     if (this.#removed) throw new PrefixdError("prefix_not_found", "There is no prefix of this name.");
     this.#prefix = prefix;
-    this.#checkContext(prefix?.kv.length ?? 0);
-    const { id, user, beams, maxNewTokens, sampling, seed, logprobs, echo } = this.#request;
+    const lengths = this.#lengths(prefix?.kv.length ?? 0);
+    const { id, user, beams, sampling, seed, logprobs, echo } = this.#request;
     const { tokenizer } = this.#parts;
     const beamStop = beams !== null && !this.#stops.none ? new StopProgress(this.#stops, (token) => seenByStops(tokenizer, token)) : null;
     const common = {
-      tenant: user, prefix: prefix?.kv ?? null, n: this.#width, beams, beamStop, maxNewTokens, sampling, seed, scorePrompt: echo && logprobs !== null, topLogprobs: logprobs ?? 0, eosIds: [...this.#eos],
+      tenant: user, prefix: prefix?.kv ?? null, n: this.#width, beams, beamStop, seed, scorePrompt: echo && logprobs !== null, topLogprobs: logprobs ?? 0, eosIds: [...this.#eos],
     };
     this.#meter.submitted();
     try {
       for (const [p, promptIds] of this.#request.prompts.entries()) {
-        this.#handles.push(this.#parts.engine.submit({ id: `${id}-${p}`, promptIds, ...common }, this.#engineListener(p)));
+        const { maxNewTokens } = lengths[p]!;
+        const request = { id: `${id}-${p}`, promptIds, maxNewTokens, sampling: samplingFor(sampling, lengths[p]!), ...common };
+        this.#handles.push(this.#parts.engine.submit(request, this.#engineListener(p)));
       }
     } catch (error) {
       // Nothing has run yet: the engine steps only after this turn of the event loop.
@@ -126,12 +128,11 @@ export class Generation {
     if (this.#finish(error.code, true)) this.#listener.onError(error);
   }
 
-  /** All prompts, before the first one is submitted. */
-  #checkContext(prefix: number): void {
-    const { prompts, maxNewTokens } = this.#request;
-    for (const [p, { length }] of prompts.entries()) {
-      checkContext({ prefix, prompt: length, maxNew: maxNewTokens }, this.#parts.positions, prompts.length > 1 ? ` of prompts[${p}]` : "");
-    }
+  /** Of each prompt; all of them, before the first one is submitted. */
+  #lengths(prefix: number): ReturnType<typeof lengthsOf>[] {
+    const { prompts, sampling } = this.#request;
+    const { positions } = this.#parts;
+    return prompts.map(({ length }, p) => lengthsOf(this.#request, sampling.minNewTokens, { prefix, prompt: length, positions, which: prompts.length > 1 ? ` of prompts[${p}]` : "" }));
   }
 
   #engineListener(prompt: number): RequestListener {

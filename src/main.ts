@@ -7,6 +7,7 @@ import { DeviceError, lostTouch, PrefixdError } from "./errors.ts";
 import { GenerationService } from "./generate.ts";
 import { STREAM_DEFAULTS, type ClientLimits } from "./http/app-parts.ts";
 import { buildApp } from "./http/app.ts";
+import { generationDefaults } from "./http/generation-defaults.ts";
 import { connectionsAllowed } from "./http/open-files.ts";
 import { drain, listen } from "./http/server.ts";
 import { openCheckpoint, type Checkpoint } from "./model/checkpoint.ts";
@@ -78,6 +79,9 @@ async function start(config: Config, logger: Logger, resources: Resources): Prom
   resources.defer(() => checkpoint.close());
   const { shape, fingerprint } = checkpoint;
   const tokenizer = await loadTokenizer(checkpoint.dir, shape.vocabSize);
+  const maxN = Math.min(config.maxN, config.maxBatch);
+  const defaults = config.generationConfig === "none" ? {} : generationDefaults(checkpoint.generation, { vocabSize: shape.vocabSize, maxN });
+  if (Object.keys(defaults).length > 0) logger.info({ defaults }, "the model's generation_config.json gives defaults of requests");
 
   const device = DEVICES[config.device];
   const modelPath = await ensureGraph(checkpoint, join(config.cacheDir, "graphs"), config.precision, device);
@@ -139,7 +143,7 @@ async function start(config: Config, logger: Logger, resources: Resources): Prom
   const app = await buildApp({
     modelName: basename(config.model),
     shape,
-    model: { fingerprint, device: config.device, precision: config.precision, allowBaseModel: config.allowBaseModel },
+    model: { fingerprint, device: config.device, precision: config.precision, allowBaseModel: config.allowBaseModel, defaults },
     tokenizer,
     generation,
     prefixes: removeEverywhere(registry, bus),
@@ -149,7 +153,7 @@ async function start(config: Config, logger: Logger, resources: Resources): Prom
     audit: createAuditLog(config.auditLog, logger),
     metrics,
     logger,
-    limits: { requestBody: config.requestBodyLimit, maxN: Math.min(config.maxN, config.maxBatch), slots: config.maxBatch, queue: config.maxQueue },
+    limits: { requestBody: config.requestBodyLimit, maxN, slots: config.maxBatch, queue: config.maxQueue },
     clients: clientLimits(config),
     stream: { ...STREAM_DEFAULTS, bufferLimit: config.streamBuffer, sendMs: config.sendTimeout * 1000, mayEmit },
     // Listening starts after the model has been loaded.

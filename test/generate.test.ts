@@ -2,6 +2,7 @@ import t from "tap";
 import { DEFAULT_SAMPLING } from "../src/engine/request.ts";
 import { PrefixdError } from "../src/errors.ts";
 import { GenerationService, type ChoiceDelta, type GenerationEnd, type GenerationListener, type ValidGenerateRequest } from "../src/generate.ts";
+import { exactly } from "../src/generation-lengths.ts";
 import type { RequestUsage } from "../src/users/usage.ts";
 import { until } from "./support/app.ts";
 import { FakeEngine } from "./support/fake-engine.ts";
@@ -43,7 +44,7 @@ function metered(t: { teardown(fn: () => void): unknown }): { engine: FakeEngine
 }
 
 function request(over: Partial<ValidGenerateRequest> = {}): ValidGenerateRequest {
-  return { id: "gen-1", user: "local", prefix: null, prompts: [ids("ab")], n: 1, bestOf: null, beams: null, echo: false, maxNewTokens: 3, sampling: DEFAULT_SAMPLING, seed: 7, logprobs: null, stop: [], stopTokenIds: [], ignoreEos: false, ...over };
+  return { id: "gen-1", user: "local", prefix: null, prompts: [ids("ab")], n: 1, bestOf: null, beams: null, echo: false, ...exactly(3), sampling: DEFAULT_SAMPLING, seed: 7, logprobs: null, stop: [], stopTokenIds: [], ignoreEos: false, ...over };
 }
 
 /** Tokens of this text, one per step, whatever the request says. */

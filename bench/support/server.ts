@@ -31,7 +31,7 @@ export async function serveEngine(engine: Engine, runner: ModelRunner, prefixes:
   const { fastify } = await buildApp({
     modelName: "bench",
     shape,
-    model: { fingerprint: "none", device: "cpu", precision: "fp32", allowBaseModel: true },
+    model: { fingerprint: "none", device: "cpu", precision: "fp32", allowBaseModel: true, defaults: {} },
     tokenizer,
     generation,
     prefixes: registry,

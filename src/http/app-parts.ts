@@ -10,6 +10,7 @@ import type { Tokenizer } from "../text/tokenizer.ts";
 import type { Authenticator } from "../users/authenticator.ts";
 import type { UserRemoval } from "../users/removal-types.ts";
 import type { UserStore } from "../users/store.ts";
+import type { GenerationDefaults } from "./schemas/generation-defaults.ts";
 import type { SseOptions } from "./sse.ts";
 
 export interface AppLimits {
@@ -29,6 +30,8 @@ export interface ModelFacts {
   readonly device: string;
   readonly precision: string;
   readonly allowBaseModel: boolean;
+  /** Of requests that do not say otherwise. */
+  readonly defaults: GenerationDefaults;
 }
 
 /** What a client may take of the server's time and connections. Times in milliseconds. */

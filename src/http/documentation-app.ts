@@ -22,7 +22,7 @@ export async function documentationApp(): Promise<TypedApp> {
   const { fastify } = await buildApp({
     modelName: "none",
     shape: { layers: 1, heads: 1, headDim: 1, width: 1, positions: 1, vocabSize: 1 },
-    model: { fingerprint: "none", device: "cpu", precision: "fp32", allowBaseModel: true },
+    model: { fingerprint: "none", device: "cpu", precision: "fp32", allowBaseModel: true, defaults: {} },
     tokenizer,
     generation,
     prefixes,

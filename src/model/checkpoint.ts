@@ -27,6 +27,8 @@ export interface Checkpoint {
   readonly dir: string;
   readonly config: Gpt2Config;
   readonly shape: ModelShape;
+  /** generation_config.json as it stands; empty if there is none. Of it `config` has the EOS ids. */
+  readonly generation: Readonly<Record<string, unknown>>;
   /** sha256 in hex of what decides the model's numbers; the same for the same weights in other files. */
   readonly fingerprint: string;
   /** Names without `transformer.`, such as `h.0.attn.c_attn.weight`. */
@@ -48,7 +50,8 @@ export interface CheckpointOptions {
 export async function openCheckpoint(dir: string, options: CheckpointOptions = {}): Promise<Checkpoint> {
   const json = await readJson(dir, "config.json");
   if (json === undefined) throw new ModelLoadError("model_not_found", `${dir} has no config.json`);
-  const asked = parseGpt2Config(json, await readJson(dir, "generation_config.json"));
+  const generation = await readJson(dir, "generation_config.json");
+  const asked = parseGpt2Config(json, generation);
   const files = await openTensorFiles(dir);
   try {
     const stored = selectTensors(asked, files.tensors);
@@ -63,6 +66,7 @@ export async function openCheckpoint(dir: string, options: CheckpointOptions = {
       dir,
       config,
       shape: { layers, heads, headDim, width, positions, vocabSize },
+      generation: (generation ?? {}) as Checkpoint["generation"],
       fingerprint: modelFingerprint(config, stored, digests),
       names: [...stored.keys()],
       tensor(name) {

@@ -22,6 +22,10 @@ const badPrefixes = join(folder.path, "prefixes");
 mkdirSync(join(badPrefixes, "half"), { recursive: true });
 writeFileSync(join(badPrefixes, "half", "adapter_config.json"), "{}");
 
+const ownDefaults = join(folder.path, "own-defaults");
+cpSync("models/demo", ownDefaults, { recursive: true });
+writeFileSync(join(ownDefaults, "generation_config.json"), JSON.stringify({ eos_token_id: [4095, 12], guidance_scale: 1.5, repetition_penalty: 1.3 }));
+
 const CASES: readonly (readonly [what: string, args: readonly string[], message: RegExp])[] = [
   ["an unknown flag", ["--max-bach", "3"], /--max-bach/],
   ["a value out of range", ["--max-batch", "0"], /--max-batch 0/],
@@ -29,6 +33,7 @@ const CASES: readonly (readonly [what: string, args: readonly string[], message:
   ["an address that others can reach", ["--host", "0.0.0.0"], /--host 0\.0\.0\.0: without keys/],
   ["no such model", ["--model", join(folder.path, "nowhere")], /nowhere/],
   ["a model that is cut off", ["--model", brokenModel], /model\.safetensors/],
+  ["a model whose own defaults cannot be applied", ["--model", ownDefaults], /^prefixd: generation_config\.json: guidance_scale 1\.5 is not supported .*--generation-config none/],
   ["a store that cannot be made", ["--store", `lmdb:${file}`], /store/],
   ["an adapter folder without weights", ["--prefixes", badPrefixes], /half has no readable adapter_model\.safetensors/],
 ];
@@ -50,6 +55,27 @@ t.test("int8 on a processor that does not multiply exactly", async (t) => {
   const { exited, stderr } = runCli(["serve", "--port", "0", ...int8, ...store]);
   t.equal(await exited, 1);
   t.match(stderr(), /^prefixd: --precision int8 cannot be used: ONNX Runtime's 8-bit products are not exact on this processor \(a sum of \d+ comes out as [\d.]+\)\. --precision fp32 works on every processor\.\n$/);
+});
+
+t.test("a model's own defaults are applied, and told; with --generation-config none only its EOS ids", async (t) => {
+  const start = async (...args: string[]): Promise<{ defaults: unknown; choice: unknown }> => {
+    const server = await startServerProcess(["--model", ownDefaults, ...cache, ...store, ...args]);
+    t.teardown(() => {
+      server.signal("SIGTERM");
+      return server.exited;
+    });
+    const { generation_defaults: defaults } = (await (await fetch(`${server.url}/model`)).json()) as { generation_defaults: unknown };
+    const body = JSON.stringify({ prompt: "a", max_new_tokens: 4, logit_bias: { 12: 100 } });
+    const { choices } = (await (await fetch(`${server.url}/generate`, { method: "POST", headers: { "content-type": "application/json" }, body })).json()) as { choices: unknown[] };
+    return { defaults, choice: choices[0] };
+  };
+  const without = await start("--generation-config", "none");
+  t.same(without.defaults, {});
+  t.match(without.choice, { finish_reason: "eos" }, "token 12 is one of its EOS ids");
+  writeFileSync(join(ownDefaults, "generation_config.json"), JSON.stringify({ eos_token_id: [4095, 12], suppress_tokens: [12] }));
+  const own = await start();
+  t.same(own.defaults, { suppress_tokens: [12] });
+  t.match(own.choice, { finish_reason: "length" });
 });
 
 t.test("a port in use", async (t) => {

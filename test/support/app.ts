@@ -2,6 +2,7 @@ import type { AddressInfo } from "node:net";
 import { GenerationService } from "../../src/generate.ts";
 import { CLIENT_DEFAULTS, STREAM_DEFAULTS, type AppParts } from "../../src/http/app-parts.ts";
 import { buildApp, type App } from "../../src/http/app.ts";
+import type { GenerationDefaults } from "../../src/http/schemas/generation-defaults.ts";
 import type { AuditEntry } from "../../src/observability/audit.ts";
 import { createLogger } from "../../src/observability/logging.ts";
 import { Metrics } from "../../src/observability/metrics.ts";
@@ -34,8 +35,8 @@ export const TEST_SHAPE = { layers: 1, heads: 2, headDim: 4, width: 8, positions
 const SEND_MS = 5_000;
 
 /** The real HTTP side over fakes; closed when the test ends. */
-export async function buildTestApp(t: { teardown(fn: () => Promise<void>): unknown }, over: Partial<AppParts> & { allowBaseModel?: boolean; /** With the admin key ADMIN_KEY. */ keyed?: boolean } = {}): Promise<TestApp> {
-  const { allowBaseModel = true, keyed = false, ...rest } = over;
+export async function buildTestApp(t: { teardown(fn: () => Promise<void>): unknown }, over: Partial<AppParts> & { allowBaseModel?: boolean; /** With the admin key ADMIN_KEY. */ keyed?: boolean; /** Of requests. */ defaults?: GenerationDefaults } = {}): Promise<TestApp> {
+  const { allowBaseModel = true, keyed = false, defaults = {}, ...rest } = over;
   const engine = new FakeEngine();
   const registry = new FakeRegistry();
   const metrics = new Metrics({ processMetrics: false });
@@ -48,7 +49,7 @@ export async function buildTestApp(t: { teardown(fn: () => Promise<void>): unkno
   const app = await buildApp({
     modelName: "demo",
     shape: TEST_SHAPE,
-    model: { fingerprint: "f".repeat(64), device: "cpu", precision: "fp32", allowBaseModel },
+    model: { fingerprint: "f".repeat(64), device: "cpu", precision: "fp32", allowBaseModel, defaults },
     tokenizer,
     generation,
     prefixes: registry,

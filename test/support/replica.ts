@@ -6,6 +6,7 @@ import { Redis } from "ioredis";
 import { Engine } from "../../src/engine/engine.ts";
 import { lostTouch, PrefixdError } from "../../src/errors.ts";
 import { GenerationService, type ValidGenerateRequest } from "../../src/generate.ts";
+import { exactly } from "../../src/generation-lengths.ts";
 import { createPrefixCache } from "../../src/prefixes/cache.ts";
 import { openRedisStore } from "../../src/prefixes/redis-store.ts";
 import { createPrefixRegistry } from "../../src/prefixes/registry.ts";
@@ -55,7 +56,7 @@ const now = (): number => Number(process.hrtime.bigint() / 1000n);
 
 async function generate(call: Extract<ReplicaCall, { op: "run" }>): Promise<unknown> {
   const request: ValidGenerateRequest = {
-    id: `run-${call.id}`, user: call.user, prefix: { user: call.user, name: call.name }, prompts: [Int32Array.from(call.prompt)], n: 1, bestOf: null, beams: null, echo: false, maxNewTokens: call.max,
+    id: `run-${call.id}`, user: call.user, prefix: { user: call.user, name: call.name }, prompts: [Int32Array.from(call.prompt)], n: 1, bestOf: null, beams: null, echo: false, ...exactly(call.max),
     sampling: GREEDY, seed: 0, logprobs: 0, stop: [], stopTokenIds: [], ignoreEos: true,
   };
   const out = { ids: [] as number[], logprobs: [] as (number | null)[], lastAt: 0, end: "" };

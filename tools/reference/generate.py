@@ -18,6 +18,7 @@ from bleu import write_bleu
 from checkpoints import CHECKPOINTS, checkpoint_dir, write_checkpoint
 from combinations import write_combination_cases, write_combinations
 from common import DEFAULT_OUTPUT, DEFAULT_TOKENIZER
+from generation_defaults import write_generation_defaults
 from generations import write_generations
 from processors import write_processor_cases, write_processors
 from prompts import write_prompts
@@ -59,6 +60,7 @@ def main() -> None:
     print(f"combinations: {write_combinations(arguments.output / 'combinations.json')} cases")
     print(f"BLEU: {write_bleu(arguments.output / 'bleu.json')} corpora")
     print(f"tokenizer: {write_tokenizer_cases(arguments.tokenizer, arguments.output / 'tokenizer-cases.json')} cases")
+    print(f"generation_config.json: {write_generation_defaults(arguments.output / 'generation-defaults.json')} cases")
     print(f"stop strings: {write_stop_strings(arguments.tokenizer, arguments.output / 'stop-strings.json')} cases")
 
 

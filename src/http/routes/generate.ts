@@ -32,7 +32,7 @@ export function generateRoutes(app: TypedApp, parts: AppParts): void {
   const maxN = Math.min(parts.limits.maxN, parts.limits.slots);
 
   const handle = async (request: FastifyRequest, reply: FastifyReply, body: GenerateBody, pathId: string | undefined): Promise<unknown> => {
-    const { request: valid, response } = await parseGenerate(body, pathId, request.principal.user, reader, maxN);
+    const { request: valid, response } = await parseGenerate(body, pathId, request.principal.user, reader, maxN, parts.model.defaults);
     if (valid.prefix) request.audit.prefix_id = prefixIdOf(valid.prefix, valid.user);
     request.admitted = true;
     const writer = new ResponseWriter(valid, response, parts.modelName, (id) => parts.tokenizer.tokenText(id));

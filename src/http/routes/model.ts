@@ -15,6 +15,7 @@ export function modelRoutes(app: TypedApp, { modelName, shape, model, limits }: 
     device: model.device,
     precision: model.precision,
     base_model: model.allowBaseModel,
+    generation_defaults: model.defaults,
     limits: { max_batch: limits.slots, max_queue: limits.queue, max_n: limits.maxN, request_bytes: limits.requestBody },
   };
   app.get(

@@ -12,11 +12,11 @@ const StopString = Type.String({ minLength: 1, maxLength: 256 });
 
 export const MAX_BAD_WORDS = 256;
 const BadText = Type.String({ minLength: 1, maxLength: 128 });
-const BadIds = Type.Array(Type.Integer({ minimum: 0 }), { minItems: 1, maxItems: 64 });
+export const BadIds = Type.Array(Type.Integer({ minimum: 0 }), { minItems: 1, maxItems: 64 });
 export const MAX_BIASES = 512;
 export const MAX_SUPPRESSED = 1024;
 export const MAX_FORCED = 16;
-const TokenId = Type.Integer({ minimum: 0 });
+export const TokenId = Type.Integer({ minimum: 0 });
 const Suppressed = Type.Array(TokenId, { maxItems: MAX_SUPPRESSED });
 
 const penalty = (description: string): Type.TNumber => Type.Number({ minimum: -2, maximum: 2, default: 0, description });
@@ -31,7 +31,7 @@ export const GenerateBody = named(
       prompt: Optional(Type.Union([Type.String(), TokenIds], { description: "The prompt, as text or as token ids; not empty. Either this or `prompts`." })),
       prompts: Optional(Type.Array(Prompt, { minItems: 1, maxItems: MAX_PROMPTS, description: "Several prompts with the same parameters: all of them are taken in, or none. Choice c of prompt p has index p * n + c." })),
       prefix_id: Optional(Type.Union([Type.String(), Type.Null()], { description: "The prefix to use; absent or null: the bare base model, if the server allows it." })),
-      max_new_tokens: Optional(Type.Integer({ minimum: 0, default: 20, description: "Prefix + prompt + new tokens must be at most n_positions + 1. 0 only with `echo`; it takes as much room as 1." })),
+      max_new_tokens: Optional(Type.Integer({ minimum: 0, default: 20, description: "Prefix + prompt + new tokens must be at most n_positions + 1; a default is cut to that. 0 only with `echo`; it takes as much room as 1." })),
       min_new_tokens: Optional(Type.Integer({ minimum: 0, default: 0, description: "No EOS before so many new tokens." })),
       do_sample: Optional(Type.Boolean({ default: false, description: "Draw the next token; false takes the likeliest, and the parameters of drawing have no effect, as in transformers." })),
       temperature: Optional(Type.Number({ exclusiveMinimum: 0, default: 1, hint: "for the likeliest token send do_sample false", description: "Divides the logits." })),
@@ -69,7 +69,7 @@ export const GenerateBody = named(
       suppress_tokens: Optional({ ...Suppressed, description: "Token ids that do not come." }),
       begin_suppress_tokens: Optional({ ...Suppressed, description: "Token ids that do not come first; second, where `forced_bos_token_id` is first." }),
       forced_bos_token_id: Optional(Type.Integer({ minimum: 0, description: "The first new token, if the prompt is one token long: transformers forces it there alone." })),
-      forced_eos_token_id: Optional(Type.Union([TokenId, Type.Array(TokenId, { minItems: 1, maxItems: MAX_FORCED })], { description: "The last of max_new_tokens tokens, if nothing ended the answer before: this id, or one of these." })),
+      forced_eos_token_id: Optional(Type.Union([TokenId, Type.Array(TokenId, { maxItems: MAX_FORCED })], { description: "The last of max_new_tokens tokens, if nothing ended the answer before: this id, or one of these." })),
       exponential_decay_length_penalty: Optional(
         Type.Tuple([Type.Integer({ minimum: 0 }), Type.Number({ exclusiveMinimum: 0, maximum: 100 })], {
           description: "A start and a factor: after so many new tokens each further one raises the EOS logit, by its size times (the factor to the power of how many more, minus 1). Not with ignore_eos.",
@@ -97,7 +97,7 @@ export const GenerateBody = named(
       echo: Optional(Type.Boolean({ default: false, description: "Begin each choice with the prompt: `text`, `token_ids` and, with `logprobs`, the prompt's own log probabilities (of its first token null)." })),
     },
     {
-      description: "Names, meaning and defaults are those of transformers' generate(). A field that is not listed here is refused.",
+      description: "Names, meaning and defaults are those of transformers' generate(). Where the model's generation_config.json has a field, its value is the default: `GET /model` shows them. A field that is not listed here is refused.",
       examples: [{ prefix_id: "intent", prompt: "i would like to report my american express card stolen\n=>", max_new_tokens: 10 }],
     },
   ),

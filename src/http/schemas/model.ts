@@ -1,5 +1,6 @@
 import Type, { type Static } from "typebox";
 import { named, strict } from "./common.ts";
+import { GenerationDefaultsDocument } from "./generation-defaults.ts";
 
 const count = (description: string) => Type.Integer({ minimum: 0, description });
 
@@ -16,6 +17,7 @@ export const ModelDocument = named(
     device: Type.String({ description: "cpu, webgpu or cuda" }),
     precision: Type.String({ description: "fp32, int8 or fp16" }),
     base_model: Type.Boolean({ description: "Whether requests may name no prefix" }),
+    generation_defaults: GenerationDefaultsDocument,
     limits: strict({
       max_batch: count("Sequences that run at once"),
       max_queue: count("Requests that may wait; one more is answered 429"),
