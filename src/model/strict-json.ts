@@ -9,6 +9,8 @@ export interface JsonLimits {
   readonly maxDepth: number;
   /** Values in all, containers included. */
   readonly maxValues: number;
+  /** Also what Python's json module writes and reads beyond JSON: NaN, Infinity, -Infinity; numbers beyond doubles are infinite. */
+  readonly pythonNumbers?: boolean;
 }
 
 /** What is wrong with the text, as a clause that fits after "The file is not valid: ". */
@@ -38,6 +40,7 @@ const NUMBER = /-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?/y;
 /** No number that anything here needs has more digits; longer ones only cost time. */
 const MAX_NUMBER_LENGTH = 64;
 const LITERALS: ReadonlyMap<string, null | boolean> = new Map([["null", null], ["true", true], ["false", false]]);
+const PYTHON_LITERALS: ReadonlyMap<string, null | boolean | number> = new Map<string, null | boolean | number>([...LITERALS, ["NaN", NaN], ["Infinity", Infinity], ["-Infinity", -Infinity]]);
 
 class Parser {
   readonly #text: string;
@@ -68,7 +71,7 @@ class Parser {
       return first === "{" ? this.#object(depth + 1) : this.#array(depth + 1);
     }
     if (first === '"') return this.#string();
-    for (const [word, value] of LITERALS) {
+    for (const [word, value] of this.#limits.pythonNumbers === true ? PYTHON_LITERALS : LITERALS) {
       if (this.#text.startsWith(word, this.#at)) {
         this.#at += word.length;
         return value;
@@ -130,7 +133,7 @@ class Parser {
     if (token === undefined) throw this.#defect("what should be a JSON value is none");
     if (token.length > MAX_NUMBER_LENGTH) throw this.#defect("a JSON number has too many digits");
     const value = Number(token);
-    if (!Number.isFinite(value)) throw this.#defect("a JSON number is out of range");
+    if (!Number.isFinite(value) && this.#limits.pythonNumbers !== true) throw this.#defect("a JSON number is out of range");
     this.#at += token.length;
     return value;
   }

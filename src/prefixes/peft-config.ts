@@ -15,15 +15,24 @@ export interface PeftConfig {
   readonly virtualTokens: number | null;
   /** prefixd_base_fingerprint, where the file gives it. */
   readonly base: string | null;
+  /** base_model_name_or_path: what the base model was loaded from for training, a hub id or somebody's path. */
+  readonly baseName: string | null;
+  /** revision: the branch, tag or commit of that hub id. */
+  readonly baseRevision: string | null;
 }
 
 const MAX_CONFIG_BYTES = 1 << 20;
+/** The longest path that Linux knows. */
+const MAX_NAME_LENGTH = 4096;
 
 function fail(code: ErrorCode, sentence: string): PrefixdError {
   return new PrefixdError(code, sentence);
 }
 
-/** Reads adapter_config.json against the base model. Unknown keys are ignored, as PEFT itself does. */
+/**
+ * Reads adapter_config.json against the base model. Unknown keys are ignored, as PEFT itself does. Throws `adapter_config_invalid`,
+ * `adapter_type_unsupported`, `adapter_shape_mismatch`, each naming the field.
+ */
 export function parsePeftConfig(bytes: Uint8Array, shape: ModelShape): PeftConfig {
   const config = parseObject(bytes);
   const peftType = checkType(config);
@@ -32,12 +41,14 @@ export function parsePeftConfig(bytes: Uint8Array, shape: ModelShape): PeftConfi
   checkSize(config, "num_attention_heads", shape.heads, "attention heads");
   checkSize(config, "token_dim", shape.width, "values per token");
   const virtualTokens = optional(config, "num_virtual_tokens", isWhole, "a whole number");
-  if (virtualTokens !== null && virtualTokens < 1) throw fail("adapter_shape_mismatch", "num_virtual_tokens must be at least 1.");
+  if (virtualTokens !== null && virtualTokens < 1) throw fail("adapter_shape_mismatch", `num_virtual_tokens is ${virtualTokens}; it must be at least 1.`);
   return {
     peftType,
     layout: KV_TYPES.includes(peftType) ? "kv" : "embeddings",
     virtualTokens,
     base: optional(config, "prefixd_base_fingerprint", isString, "a string"),
+    baseName: name(config, "base_model_name_or_path"),
+    baseRevision: name(config, "revision"),
   };
 }
 
@@ -45,7 +56,9 @@ function parseObject(bytes: Uint8Array): JsonObject {
   if (bytes.length === 0) throw fail("adapter_config_invalid", "adapter_config.json is empty.");
   if (bytes.length > MAX_CONFIG_BYTES) throw fail("adapter_config_invalid", `adapter_config.json is larger than ${MAX_CONFIG_BYTES} bytes.`);
   try {
-    const json = parseStrictJson(decodeUtf8(bytes), { maxDepth: 16, maxValues: 100_000 });
+    // PEFT reads it with Python's json module. Editors on Windows write a byte order mark.
+    const text = decodeUtf8(bytes).replace(/^\uFEFF/, "");
+    const json = parseStrictJson(text, { maxDepth: 16, maxValues: 100_000, pythonNumbers: true });
     if (!isJsonObject(json)) throw new JsonDefect("it is not a JSON object");
     return json;
   } catch (error) {
@@ -66,30 +79,41 @@ function checkType(config: JsonObject): string {
     throw fail("adapter_config_invalid", "This is the config.json of a model; the adapter_config.json of a PEFT adapter is needed.");
   }
   if (type === undefined || type === null) throw fail("adapter_config_invalid", "adapter_config.json has no peft_type.");
-  if (!isString(type)) throw fail("adapter_config_invalid", "peft_type in adapter_config.json is not a string.");
+  if (!isString(type)) throw wrongType("peft_type", type, "a string");
   if (type === "MULTITASK_PROMPT_TUNING") {
     throw fail(
       "adapter_type_unsupported",
-      "MULTITASK_PROMPT_TUNING needs a task id with every request, which this server does not take; save one task's prompt as PROMPT_TUNING.",
+      "peft_type MULTITASK_PROMPT_TUNING needs a task id with every request, which this server does not take; save one task's prompt as PROMPT_TUNING.",
     );
   }
-  if (!KV_TYPES.includes(type) && !EMBEDDING_TYPES.includes(type)) {
-    const served = [...KV_TYPES, ...EMBEDDING_TYPES].join(", ");
-    throw fail("adapter_type_unsupported", `Adapters of peft_type ${quote(type)} change the model itself and are not served; ${served} are.`);
+  const served = [...KV_TYPES, ...EMBEDDING_TYPES];
+  if (!served.includes(type)) {
+    const meant = didYouMean(type, served);
+    const why = meant === "" ? ` Adapters that change the model itself, such as LORA, are not.` : meant;
+    throw fail("adapter_type_unsupported", `peft_type ${quote(type)} is not served; ${served.join(", ")} are.${why}`);
   }
   return type;
 }
 
+/** PEFT's enumerations are in upper case, and PEFT reads nothing else. */
+function didYouMean(given: string, values: readonly string[]): string {
+  const meant = values.find((value) => value === given.trim().toUpperCase());
+  return meant === undefined ? "" : ` Did you mean ${quote(meant)}?`;
+}
+
 function checkTask(config: JsonObject): void {
   const task = optional(config, "task_type", isString, "a string");
-  if (task !== null && task !== "CAUSAL_LM") throw fail("adapter_type_unsupported", `Adapters of task_type ${quote(task)} are not served; CAUSAL_LM ones are.`);
+  if (task !== null && task !== "CAUSAL_LM") {
+    throw fail("adapter_type_unsupported", `task_type ${quote(task)} is not served; CAUSAL_LM is.${didYouMean(task, ["CAUSAL_LM"])}`);
+  }
   const submodules = optional(config, "num_transformer_submodules", isWhole, "a whole number");
   if (submodules !== null && submodules !== 1) {
     throw fail("adapter_type_unsupported", `num_transformer_submodules is ${submodules}; a decoder-only model has 1.`);
   }
-  const extra = config.get("modules_to_save") ?? null;
-  if (extra === null || (Array.isArray(extra) && extra.length === 0)) return;
-  throw fail("adapter_type_unsupported", "modules_to_save names trained modules of the model itself; only the prefix can be served.");
+  const extra = optional(config, "modules_to_save", isStrings, "a list of strings");
+  if (extra === null || extra.length === 0) return;
+  const modules = extra.slice(0, 3).map(quote).join(", ");
+  throw fail("adapter_type_unsupported", `modules_to_save names trained modules of the model itself (${modules}); only the prefix can be served.`);
 }
 
 function checkSize(config: JsonObject, key: string, base: number, what: string): void {
@@ -97,10 +121,22 @@ function checkSize(config: JsonObject, key: string, base: number, what: string):
   if (value !== null && value !== base) throw fail("adapter_shape_mismatch", `${key} is ${value}, but the base model has ${base} ${what}.`);
 }
 
+/** A name to be shown, not to be looked up. */
+function name(config: JsonObject, key: string): string | null {
+  const value = optional(config, key, isString, "a string");
+  if (value !== null && value.length > MAX_NAME_LENGTH) throw fail("adapter_config_invalid", `${key} in adapter_config.json is longer than ${MAX_NAME_LENGTH} characters.`);
+  return value === "" ? null : value;
+}
+
 function optional<T extends JsonValue>(config: JsonObject, key: string, is: (value: JsonValue) => value is T, what: string): T | null {
   const value = config.get(key) ?? null;
   if (value === null || is(value)) return value;
-  throw fail("adapter_config_invalid", `${key} in adapter_config.json is not ${what}.`);
+  throw wrongType(key, value, what);
+}
+
+function wrongType(key: string, value: JsonValue, what: string): PrefixdError {
+  const shown = isString(value) ? quote(value) : isJsonObject(value) ? "an object" : Array.isArray(value) ? "a list" : String(value);
+  return fail("adapter_config_invalid", `${key} in adapter_config.json is ${shown}, not ${what}.`);
 }
 
 function isString(value: JsonValue): value is string {
@@ -109,4 +145,8 @@ function isString(value: JsonValue): value is string {
 
 function isWhole(value: JsonValue): value is number {
   return typeof value === "number" && Number.isSafeInteger(value);
+}
+
+function isStrings(value: JsonValue): value is readonly string[] {
+  return Array.isArray(value) && value.every(isString);
 }

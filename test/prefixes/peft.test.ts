@@ -6,6 +6,7 @@ import { decodeFloats, parseSafetensorsHeader } from "../../src/model/safetensor
 import { parsePeftAdapter } from "../../src/prefixes/peft.ts";
 import type { PeftAdapter } from "../../src/prefixes/peft.ts";
 import { CONFIG, embeddings, floats } from "./defects.ts";
+import { rawSafetensors } from "../support/safetensors.ts";
 import { BASE, SHAPE } from "./records.ts";
 
 const ROOT = join(import.meta.dirname, "../..");
@@ -81,6 +82,15 @@ t.test("what may be missing, null or unknown in adapter_config.json", (t) => {
     const adapter = parse(config, sound);
     t.ok("kv" in adapter && adapter.kv.length === 3);
   }
+  t.end();
+});
+
+t.test("what Python's json module reads, where it does not matter", (t) => {
+  const sound = embeddings([3, 32]);
+  for (const text of [`\ufeff${JSON.stringify(CONFIG)}`, '{"peft_type":"PREFIX_TUNING","encoder_hidden_size":NaN,"list":[Infinity,-Infinity,1e999,-1e999]}']) {
+    t.match(parse(Buffer.from(text), sound), { kv: { length: 3 } }, text.slice(0, 40));
+  }
+  t.throws(() => parse(CONFIG, rawSafetensors('{"__metadata__":{},"prompt_embeddings":{"dtype":"F32","shape":[NaN,32],"data_offsets":[0,4]}}', new Uint8Array(4))), { code: "safetensors_invalid" }, "a safetensors header has none of it");
   t.end();
 });
 
