@@ -23,6 +23,7 @@ export const ConfigSchema = Type.Object({
   generationConfig: Type.Enum(["model", "none"], { default: "model", description: "Whether the model's generation_config.json gives the defaults of requests, as in transformers; none: it gives its EOS ids alone" }),
   store: Type.String({ arg: "URL", default: "lmdb:./data", description: "Where prefixes and users live: lmdb:DIR, redis://HOST:PORT/DB, rediss:// (TLS) or unix:///PATH?db=DB" }),
   prefixes: Type.String({ arg: "DIR", default: "", shown: "none", description: "Directory whose sub-directories are PEFT adapters, registered under their names at start unless already there unchanged" }),
+  requireBaseName: Type.Boolean({ default: false, description: "Refuse adapters whose base_model_name_or_path names another model than this one, instead of a warning" }),
   host: Type.String({ minLength: 1, arg: "ADDR", default: "127.0.0.1", description: "Address to listen on; without an admin key only loopback" }),
   port: Type.Integer({ minimum: 0, maximum: 65535, arg: "N", default: 8080, description: "Port to listen on; 0 takes a free one" }),
   device: Type.Enum(["cpu", "webgpu", "cuda"], { default: "cpu", description: "Where the model runs" }),

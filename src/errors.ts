@@ -26,6 +26,7 @@ export const ERRORS = {
   invalid_prefix_id: { status: 400, title: "The prefix id is not valid" },
   precondition_failed: { status: 412, title: "The prefix has changed" },
   prefix_base_mismatch: { status: 409, title: "The prefix was made for another base model" },
+  prefix_base_name_mismatch: { status: 409, title: "The adapter names another base model" },
   upload_incomplete: { status: 400, title: "The upload lacks a file" },
   upload_stalled: { status: 408, title: "The upload stopped or was too slow" },
   uploads_busy: { status: 503, title: "Too many uploads at once" },

@@ -1,5 +1,5 @@
 /** Composition root: config -> parts -> listen -> drain. The only place, besides the command line, that constructs concrete parts. */
-import { basename, join } from "node:path";
+import { join } from "node:path";
 import { isWorldReadable, lmdbFolder, type Config } from "./config.ts";
 import { Engine } from "./engine/engine.ts";
 import { SupervisedRunner } from "./engine/supervised-runner.ts";
@@ -19,6 +19,7 @@ import { createAuditLog } from "./observability/audit.ts";
 import { createLogger, type Logger } from "./observability/logging.ts";
 import { Metrics } from "./observability/metrics.ts";
 import { observeErrors } from "./observability/observe-errors.ts";
+import { baseModelName, baseNameDiffers } from "./prefixes/base-name.ts";
 import { createPrefixCache } from "./prefixes/cache.ts";
 import { adapterFolders, readAdapterFolder } from "./prefixes/folder.ts";
 import { openLmdbStore } from "./prefixes/lmdb-store.ts";
@@ -114,9 +115,10 @@ async function start(config: Config, logger: Logger, resources: Resources): Prom
   resources.defer(() => store.close());
   const cache = createPrefixCache({ store, shape, maxBytes: config.prefixCacheBytes, ...(lmdbFolder(config.store) !== null ? { verifyMs: 0 } : {}) });
   resources.defer(() => cache.close());
-  const registry = createPrefixRegistry({ store, cache, shape, baseFingerprint: fingerprint, fold: (input) => engine.fold(input) });
+  const modelName = baseModelName(config.model) ?? "model";
+  const registry = createPrefixRegistry({ store, cache, shape, baseFingerprint: fingerprint, ...(config.requireBaseName ? { requiredBaseName: modelName } : {}), fold: (input) => engine.fold(input) });
   metrics.watch({ engine: () => engine.stats(), prefixCache: () => cache.stats(), transfers: () => runtime.transfers, prefixBank: () => gpt2.bankStats(), stepSizes: () => gpt2.graphStats() });
-  if (config.prefixes !== "") await registerFolder(registry, config, logger);
+  if (config.prefixes !== "") await registerFolder(registry, config, modelName, logger);
 
   const auth = config.adminKey === null ? createKeylessAuthenticator() : createAuthenticator({ store: users, adminKey: config.adminKey });
   resources.defer(() => auth.close());
@@ -141,7 +143,7 @@ async function start(config: Config, logger: Logger, resources: Resources): Prom
   replica.bus = bus;
   resources.defer(() => bus.close());
   const app = await buildApp({
-    modelName: basename(config.model),
+    modelName,
     shape,
     model: { fingerprint, device: config.device, precision: config.precision, allowBaseModel: config.allowBaseModel, defaults },
     tokenizer,
@@ -168,7 +170,7 @@ async function start(config: Config, logger: Logger, resources: Resources): Prom
     },
   });
   const url = await listen(app, config);
-  logger.info({ url, model: basename(config.model), fingerprint, device: config.device, precision: config.precision, slots: config.maxBatch }, "listening");
+  logger.info({ url, model: modelName, fingerprint, device: config.device, precision: config.precision, slots: config.maxBatch }, "listening");
 
   const stop = async (delaySeconds: number): Promise<void> => {
     logger.info({ delay_seconds: delaySeconds, seconds: config.drainTimeout }, "draining");
@@ -272,12 +274,14 @@ function openUserStore(config: Config, logger: Logger): Promise<UserStore> {
  * Registers each sub-folder under its name; what is there already with the same content stays as it is. Where there are users, the
  * admin owns them and they are shared: everybody's `admin/name`.
  */
-async function registerFolder(registry: PrefixRegistry, { prefixes: dir, adminKey }: Config, logger: Logger): Promise<void> {
+async function registerFolder(registry: PrefixRegistry, { prefixes: dir, adminKey }: Config, modelName: string, logger: Logger): Promise<void> {
   const user = adminKey === null ? LOCAL_USER : ADMIN_USER;
   for (const name of await adapterFolders(dir)) {
     const { meta, created } = await registry.register({ user, name }, await readAdapterFolder(join(dir, name)));
     if (adminKey !== null) await registry.patch({ user, name }, { visibility: "shared" });
     logger.info({ prefix: name, digest: meta.digest, virtual_tokens: meta.length, created }, "registered");
+    const mismatch = baseNameDiffers(meta.baseName, modelName);
+    if (mismatch !== null) logger.warn({ prefix: name, base_model_name_or_path: meta.baseName }, mismatch);
   }
 }
 

@@ -12,7 +12,7 @@ const parse = (args: string[], env: Record<string, string> = {}): Config => {
 t.test("defaults serve the demo model on loopback and cannot be changed", async (t) => {
   const config = parse([], { HOME: "/nowhere", XDG_CACHE_HOME: "/cache" });
   t.match(config, { host: "127.0.0.1", port: 8080, device: "cpu", precision: "fp32", maxBatch: 32, maxQueue: 256, prefillChunk: 64 });
-  t.match(config, { allowBaseModel: true, prefixCacheBytes: 512 * 1024 ** 2, requestBodyLimit: 1024 ** 2, drainTimeout: 30, prefixes: "" });
+  t.match(config, { allowBaseModel: true, requireBaseName: false, prefixCacheBytes: 512 * 1024 ** 2, requestBodyLimit: 1024 ** 2, drainTimeout: 30, prefixes: "" });
   t.match(config.model, /models\/demo$/);
   t.equal(config.cacheDir, "/cache/prefixd");
   t.throws(() => Object.assign(config, { port: 1 }), TypeError);

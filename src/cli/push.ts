@@ -1,6 +1,7 @@
 import { basename, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { ConfigError } from "../config.ts";
+import type { PrefixDocument } from "../http/schemas/prefixes.ts";
 import { readAdapterFolder } from "../prefixes/folder.ts";
 import { call } from "./http-client.ts";
 
@@ -20,6 +21,8 @@ export async function push(args: readonly string[]): Promise<void> {
   const id = values.id ?? basename(resolve(dir));
   const answer = await call(values.url, `/prefixes/${encodeURIComponent(id)}`, { method: "PUT", body: form }, process.env["PREFIXD_KEY"] || undefined);
   console.log(answer);
+  const { warnings = [] } = JSON.parse(answer) as Partial<PrefixDocument>;
+  for (const { detail } of warnings) console.error(`prefixd: warning: ${detail}`);
 }
 
 function readArgs(args: readonly string[]): { values: { id?: string; url?: string; help?: boolean }; positionals: string[] } {

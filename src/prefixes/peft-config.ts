@@ -125,7 +125,8 @@ function checkSize(config: JsonObject, key: string, base: number, what: string):
 function name(config: JsonObject, key: string): string | null {
   const value = optional(config, key, isString, "a string");
   if (value !== null && value.length > MAX_NAME_LENGTH) throw fail("adapter_config_invalid", `${key} in adapter_config.json is longer than ${MAX_NAME_LENGTH} characters.`);
-  return value === "" ? null : value;
+  // Half a character has no UTF-8, and Redis' scripts cannot read it.
+  return value === null || value === "" ? null : value.replace(/\p{Surrogate}/gu, "\ufffd");
 }
 
 function optional<T extends JsonValue>(config: JsonObject, key: string, is: (value: JsonValue) => value is T, what: string): T | null {

@@ -9,7 +9,7 @@ import { parsePeftConfig } from "./peft-config.ts";
 import type { PeftConfig } from "./peft-config.ts";
 
 /** A checked adapter: either keys and values, or a soft prompt that the model must fold. */
-export type PeftAdapter = { readonly peftType: string } & (
+export type PeftAdapter = Pick<PeftConfig, "peftType" | "baseName" | "baseRevision"> & (
   | { readonly kv: KvTensor }
   | { readonly fold: Extract<FoldInput, { kind: "embeddings" }> }
 );
@@ -42,8 +42,9 @@ export function parsePeftAdapter(config: Uint8Array, weights: Uint8Array, shape:
     const [row, column] = [Math.floor(bad / columns), bad % columns];
     throw new PrefixdError("prefix_not_finite", `${TENSOR} has ${flat[bad]} in row ${row}, column ${column}; all values must be finite.`);
   }
-  if (parsed.layout === "embeddings") return { peftType: parsed.peftType, fold: { kind: "embeddings", length, data: flat } };
-  return { peftType: parsed.peftType, kv: { length, data: splitHeads(flat, length, shape) } };
+  const { peftType, baseName, baseRevision } = parsed;
+  if (parsed.layout === "embeddings") return { peftType, baseName, baseRevision, fold: { kind: "embeddings", length, data: flat } };
+  return { peftType, baseName, baseRevision, kv: { length, data: splitHeads(flat, length, shape) } };
 }
 
 /**

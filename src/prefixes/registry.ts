@@ -2,6 +2,7 @@ import { isDeepStrictEqual } from "node:util";
 import { PrefixdError } from "../errors.ts";
 import { kvElements } from "../kv.ts";
 import type { FoldInput, KvTensor, ModelShape } from "../kv.ts";
+import { baseNameDiffers } from "./base-name.ts";
 import type { PrefixCache } from "./cache.ts";
 import { firstNotFinite, kvBytes, prefixDigest } from "./digest.ts";
 import { checkPrefixName, isPrefixName } from "./name.ts";
@@ -17,6 +18,8 @@ export interface PrefixRegistryOptions {
   readonly cache: PrefixCache;
   readonly shape: ModelShape;
   readonly baseFingerprint: string;
+  /** What the base model is called; an adapter that names another one is refused (`prefix_base_name_mismatch`). Absent: names do not matter. */
+  readonly requiredBaseName?: string;
   /** Runs a soft or hard prompt through the base model: `ModelRunner.fold`. */
   readonly fold: (input: FoldInput) => Promise<KvTensor>;
   /** Bytes of an upload's files together. Default: what the longest prefix takes. */
@@ -26,8 +29,7 @@ export interface PrefixRegistryOptions {
 }
 
 /** What an upload becomes before it has a name. */
-interface Compiled {
-  readonly kind: string;
+interface Compiled extends Pick<PrefixMeta, "kind" | "baseName" | "baseRevision"> {
   readonly kv: KvTensor;
   readonly files: ReadonlyMap<string, Uint8Array>;
 }
@@ -41,6 +43,7 @@ class Registry implements PrefixRegistry {
   readonly #cache: PrefixCache;
   readonly #shape: ModelShape;
   readonly #base: string;
+  readonly #requiredBaseName: string | undefined;
   readonly #fold: (input: FoldInput) => Promise<KvTensor>;
   readonly #maxUploadBytes: number;
   readonly #clock: () => Date;
@@ -50,6 +53,7 @@ class Registry implements PrefixRegistry {
     this.#cache = options.cache;
     this.#shape = options.shape;
     this.#base = options.baseFingerprint;
+    this.#requiredBaseName = options.requiredBaseName;
     this.#fold = options.fold;
     this.#maxUploadBytes = options.maxUploadBytes ?? maxAdapterBytes(options.shape);
     this.#clock = options.clock ?? (() => new Date());
@@ -59,7 +63,7 @@ class Registry implements PrefixRegistry {
     checkPrefixName(key.name);
     const before = await this.#store.head(key);
     checkPrecondition(before?.digest ?? null, precondition);
-    const { kind, kv, files } = await this.#compile(upload);
+    const { kind, kv, files, baseName, baseRevision } = await this.#compile(upload);
     const bytes = kvBytes(kv);
     const digest = await prefixDigest(this.#shape, kv.length, bytes);
     const now = this.#clock().toISOString();
@@ -71,6 +75,8 @@ class Registry implements PrefixRegistry {
       length: kv.length,
       bytes: bytes.length,
       base: this.#base,
+      baseName,
+      baseRevision,
       createdAt: before?.createdAt ?? now,
       updatedAt: now,
       files: Object.fromEntries([...files].map(([name, content]) => [name, content.length])),
@@ -162,9 +168,12 @@ class Registry implements PrefixRegistry {
     const size = upload.config.length + upload.weights.length;
     if (size > this.#maxUploadBytes) throw new PrefixdError("body_too_large", `The adapter has ${size} bytes; at most ${this.#maxUploadBytes} are taken.`);
     const adapter = parsePeftAdapter(upload.config, upload.weights, this.#shape, this.#base);
+    const { peftType: kind, baseName, baseRevision } = adapter;
+    const mismatch = this.#requiredBaseName === undefined ? null : baseNameDiffers(baseName, this.#requiredBaseName);
+    if (mismatch !== null) throw new PrefixdError("prefix_base_name_mismatch", mismatch);
     const files = new Map([["adapter_config.json", upload.config], ["adapter_model.safetensors", upload.weights]]);
     const kv = "kv" in adapter ? adapter.kv : await this.#foldChecked(adapter.fold, adapter.fold.length);
-    return { kind: adapter.peftType, kv, files };
+    return { kind, baseName, baseRevision, kv, files };
   }
 
   async #compileHard(ids: Int32Array, text: string | undefined): Promise<Compiled> {
@@ -174,7 +183,7 @@ class Registry implements PrefixRegistry {
     if (bad !== undefined) throw new PrefixdError("invalid_token_id", `Token id ${bad} is not in the vocabulary of ${this.#shape.vocabSize}.`);
     const prompt = { ...(text === undefined ? {} : { text }), token_ids: [...ids] };
     const files = new Map([["prompt.json", new TextEncoder().encode(JSON.stringify(prompt))]]);
-    return { kind: "HARD_PROMPT", kv: await this.#foldChecked({ kind: "tokens", ids }, ids.length), files };
+    return { kind: "HARD_PROMPT", baseName: null, baseRevision: null, kv: await this.#foldChecked({ kind: "tokens", ids }, ids.length), files };
   }
 
   /** Finite embeddings can still overflow inside the model. */

@@ -20,6 +20,9 @@ export interface PrefixMeta {
   readonly bytes: number;
   /** Fingerprint of the base model that it was compiled for. */
   readonly base: string;
+  /** The adapter's base_model_name_or_path and revision; null: it names none. Absent in records of before they were kept. */
+  readonly baseName?: string | null;
+  readonly baseRevision?: string | null;
   readonly createdAt: string;
   readonly updatedAt: string;
   /** The uploaded files, by name, with their size: what `GET .../adapter` gives back. */

@@ -38,6 +38,22 @@ t.test("register, replace, look at, list, download, remove", async (t) => {
   t.match((await fastify.inject({ method: "DELETE", url: "/prefixes/intent" })).json(), { code: "prefix_not_found" });
 });
 
+t.test("what an adapter was trained on is shown, and a warning where that is another model", async (t) => {
+  const { fastify, registry } = await buildTestApp(t);
+  const trainedOn = (name: string | null): Parameters<typeof form>[0] => [{ name: "adapter_config.json", data: JSON.stringify({ base_model_name_or_path: name, revision: "v1" }) }, ADAPTER[1]];
+  const warning = { code: "prefix_base_name_mismatch", detail: 'The adapter was trained on "./other" (base_model_name_or_path); the base model served here is "demo".' };
+  const expected = { base_model_name_or_path: "./other", revision: "v1", warnings: [warning] };
+  t.match((await fastify.inject(put("a", trainedOn("./other")))).json(), expected);
+  t.match((await fastify.inject("/prefixes/a")).json(), expected);
+  t.match((await fastify.inject("/prefixes")).json(), { prefixes: [expected] });
+  t.match((await fastify.inject(put("a", trainedOn("prefixd/demo")))).json(), { base_model_name_or_path: "prefixd/demo", warnings: [] });
+  t.match((await fastify.inject(put("a", trainedOn(null)))).json(), { base_model_name_or_path: null, warnings: [] });
+  const [[id, entry]] = [...registry.entries] as [[string, { meta: object; files: Map<string, Uint8Array> }]];
+  const { baseName: _, baseRevision: __, ...before } = entry.meta as { baseName: string; baseRevision: string };
+  registry.entries.set(id, { ...entry, meta: before } as never);
+  t.match((await fastify.inject("/prefixes/a")).json(), { base_model_name_or_path: null, revision: null, warnings: [] }, "a record of before names were kept");
+});
+
 t.test("hard prompts, as text and as token ids", async (t) => {
   const { fastify } = await buildTestApp(t);
   t.match((await fastify.inject(putJson("a", { text: "hello" }))).json(), { kind: "HARD_PROMPT", virtual_tokens: 5, files: { "prompt.json": 50 } });

@@ -2,7 +2,7 @@
 import { createServer } from "node:net";
 import { once } from "node:events";
 import type { AddressInfo } from "node:net";
-import { cpSync, mkdirSync, truncateSync, writeFileSync } from "node:fs";
+import { cpSync, mkdirSync, readFileSync, truncateSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import t from "tap";
 import { inexactCheck } from "../support/inexact-check.ts";
@@ -108,7 +108,15 @@ t.test("push registers a folder with a running server", async (t) => {
   t.teardown(() => server.signal("SIGKILL"));
   const push = runCli(["push", "prefixes/intent", "--id", "pushed", "--url", server.url]);
   t.equal(await push.exited, 0);
-  t.match(JSON.parse(push.stdout()), { id: "pushed", virtual_tokens: 10 });
+  t.match(JSON.parse(push.stdout()), { id: "pushed", virtual_tokens: 10, base_model_name_or_path: "prefixd/demo", warnings: [] });
+  t.equal(push.stderr(), "");
+  const elsewhere = join(folder.path, "elsewhere");
+  cpSync("prefixes/intent", elsewhere, { recursive: true });
+  const config = readFileSync(join(elsewhere, "adapter_config.json"), "utf8");
+  writeFileSync(join(elsewhere, "adapter_config.json"), config.replace("prefixd/demo", "./other"));
+  const other = runCli(["push", elsewhere, "--url", server.url]);
+  t.equal(await other.exited, 0);
+  t.equal(other.stderr(), 'prefixd: warning: The adapter was trained on "./other" (base_model_name_or_path); the base model served here is "demo".\n');
   const again = runCli(["push", "models/demo", "--url", server.url]);
   t.equal(await again.exited, 1);
   t.match(again.stderr(), /adapter_config\.json/);

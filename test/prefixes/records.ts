@@ -24,6 +24,9 @@ export async function record(key: PrefixKey, seed: number, options: { length?: n
       length,
       bytes: bytes.length,
       base: BASE,
+      // Names come from users: these have what a store's own format could trip over.
+      baseName: 'C:\\models\\"gpt2"\n\0é\u{1f600}\ufffd',
+      baseRevision: null,
       createdAt: now,
       updatedAt: now,
       files: Object.fromEntries([...files].map(([name, content]) => [name, content.length])),

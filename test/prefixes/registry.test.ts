@@ -19,7 +19,7 @@ interface Setup {
   /** What folding gives, by the number of virtual tokens. */
   fold: (length: number) => KvTensor;
   seconds: number;
-  over(baseFingerprint: string): PrefixRegistry;
+  over(baseFingerprint: string, requiredBaseName?: string): PrefixRegistry;
 }
 
 async function setUp(t: Test): Promise<Setup> {
@@ -31,9 +31,9 @@ async function setUp(t: Test): Promise<Setup> {
     folded: [],
     fold: (length) => ({ length, data: new Float32Array(kvElements(SHAPE, length)).fill(0.5) }),
     seconds: 0,
-    over: (baseFingerprint) =>
+    over: (baseFingerprint, requiredBaseName) =>
       createPrefixRegistry({
-        store, cache, shape: SHAPE, baseFingerprint,
+        store, cache, shape: SHAPE, baseFingerprint, ...(requiredBaseName === undefined ? {} : { requiredBaseName }),
         fold: async (input) => {
           setup.folded.push(input);
           return setup.fold(input.kind === "tokens" ? input.ids.length : input.length);
@@ -147,6 +147,35 @@ t.test("a prefix of another base is refused, and can be replaced", async (t) => 
   t.match(await setup.registry.register(key, upload()), { created: false, meta: { base: BASE } });
   t.equal((await setup.registry.resolve(key)).kv.length, 3);
   t.ok(await setup.registry.register(key, upload({ ...CONFIG, prefixd_base_fingerprint: BASE })), "its own fingerprint given");
+});
+
+t.test("what an adapter says of its base model is kept", async (t) => {
+  const { registry, store } = await setUp(t);
+  const trained = { ...CONFIG, base_model_name_or_path: "someone/gpt2\ud800", revision: "v1" };
+  t.match(await registry.register(key, upload(trained)), { meta: { baseName: "someone/gpt2\ufffd", baseRevision: "v1" } });
+  t.match(await registry.register(key, upload({ ...CONFIG, base_model_name_or_path: "", revision: null })), { meta: { baseName: null, baseRevision: null } });
+  t.match(await registry.register(key, { kind: "hard", ids: Int32Array.of(1) }), { meta: { baseName: null, baseRevision: null } });
+
+  const { meta, created } = await registry.register({ ...key, name: "old" }, upload(trained));
+  t.ok(created);
+  const { baseName: _, baseRevision: __, ...before } = meta;
+  const kv = (await store.loadKv(meta, meta.digest))!;
+  await store.put({ meta: before, kv, files: (await registry.files({ ...key, name: "old" })).files });
+  t.notHas(await registry.info({ ...key, name: "old" }), { baseName: "someone/gpt2\ufffd" }, "a record of before names were kept");
+  t.equal((await registry.resolve({ ...key, name: "old" })).digest, meta.digest);
+  t.match(await registry.register({ ...key, name: "old" }, upload(trained)), { created: false, meta: { baseName: "someone/gpt2\ufffd" } }, "sent again: now it is");
+});
+
+t.test("an adapter that names another base model is refused where names are required", async (t) => {
+  const setUpOne = await setUp(t);
+  const strict = setUpOne.over(BASE, "openai-community/gpt2");
+  const named = (name: string | null): Promise<unknown> => strict.register(key, upload({ ...CONFIG, base_model_name_or_path: name }));
+  await t.rejects(named("./other"), { code: "prefix_base_name_mismatch", status: 409, message: 'The adapter was trained on "./other" (base_model_name_or_path); the base model served here is "openai-community/gpt2".' });
+  t.same(await setUpOne.store.list("ann", { limit: 1 }), []);
+  for (const name of ["gpt2", null]) await named(name);
+  await strict.register(key, { kind: "hard", ids: Int32Array.of(1) });
+  await setUpOne.registry.register(key, upload({ ...CONFIG, base_model_name_or_path: "./other" }));
+  t.equal((await strict.resolve(key)).key, key, "what was registered before is served");
 });
 
 t.test("a precondition that fails is known before any work is done", async (t) => {

@@ -28,11 +28,13 @@ export class FakeRegistry implements PrefixRegistry {
       if (Buffer.from(upload.config).toString()[0] !== "{") throw new PrefixdError("adapter_config_invalid", "adapter_config.json is not JSON.");
       files.set("adapter_config.json", upload.config).set("adapter_model.safetensors", upload.weights);
     } else files.set("prompt.json", Buffer.from(JSON.stringify({ ...(upload.text === undefined ? {} : { text: upload.text }), token_ids: [...upload.ids] })));
+    const { base_model_name_or_path: baseName = null, revision: baseRevision = null } =
+      upload.kind === "peft" ? (JSON.parse(Buffer.from(upload.config).toString()) as { base_model_name_or_path?: string; revision?: string }) : {};
     const digest = createHash("sha256").update(upload.kind === "peft" ? upload.weights : Buffer.from(upload.ids.buffer)).digest("hex");
     const length = upload.kind === "peft" ? 10 : upload.ids.length;
     const now = new Date().toISOString();
     const meta: PrefixMeta = {
-      ...key, kind: upload.kind === "peft" ? "PREFIX_TUNING" : "HARD_PROMPT", digest, length, bytes: length * 64, base: "base",
+      ...key, kind: upload.kind === "peft" ? "PREFIX_TUNING" : "HARD_PROMPT", digest, length, bytes: length * 64, base: "base", baseName, baseRevision,
       createdAt: old?.meta.createdAt ?? now, updatedAt: now, files: Object.fromEntries([...files].map(([name, bytes]) => [name, bytes.length])),
       ...sharingOf(old?.meta ?? null),
     };

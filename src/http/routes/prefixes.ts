@@ -1,5 +1,6 @@
 import type { FastifyReply, FastifyRequest } from "fastify";
 import { PrefixdError, type ErrorCode } from "../../errors.ts";
+import { baseNameDiffers } from "../../prefixes/base-name.ts";
 import type { PrefixUpload } from "../../prefixes/registry-types.ts";
 import { mayRead } from "../../prefixes/sharing.ts";
 import type { PrefixKey, PrefixMeta, PrefixQuota } from "../../prefixes/store.ts";
@@ -24,13 +25,13 @@ const READ_CODES: ErrorCode[] = ["unauthorized", "invalid_prefix_id", "prefix_no
 const OWNER_CODES: ErrorCode[] = [...READ_CODES, "prefix_not_owned"];
 const PUT_CODES: ErrorCode[] = [
   "unauthorized", "prefix_not_found", "prefix_not_owned", "quota_exceeded",
-  "invalid_prefix_id", "unknown_field", "invalid_parameter", "empty_prompt", "invalid_token_id", "upload_incomplete", "upload_stalled", "uploads_busy", "precondition_failed", "prefix_base_mismatch",
+  "invalid_prefix_id", "unknown_field", "invalid_parameter", "empty_prompt", "invalid_token_id", "upload_incomplete", "upload_stalled", "uploads_busy", "precondition_failed", "prefix_base_mismatch", "prefix_base_name_mismatch",
   "body_too_large", "unsupported_media_type", "adapter_config_invalid", "adapter_type_unsupported", "adapter_shape_mismatch", "safetensors_invalid",
   "prefix_not_finite", "prefix_too_long", "removed", "context_exceeded", "model_failed", "device_lost", "store_unavailable", "store_full",
 ];
 
 export function prefixRoutes(app: TypedApp, parts: AppParts, bodies: BodyWatch): void {
-  const { prefixes } = parts;
+  const { prefixes, modelName } = parts;
   const limits = uploadLimits(parts.shape);
   const reader = new PromptReader(parts.tokenizer, parts.shape.positions);
   const uploads = new UploadGate(UPLOADS);
@@ -94,7 +95,7 @@ export function prefixRoutes(app: TypedApp, parts: AppParts, bodies: BodyWatch):
       request.audit.digest = meta.digest;
       reply.code(created ? 201 : 200).header("etag", etagOf(meta.digest));
       if (created) reply.header("location", `/prefixes/${encodeURIComponent(meta.name)}`);
-      return documentOf(meta, request.principal.user);
+      return documentOf(meta, request.principal.user, modelName);
     },
   );
 
@@ -118,7 +119,7 @@ export function prefixRoutes(app: TypedApp, parts: AppParts, bodies: BodyWatch):
       const found = await listPrefixes(prefixes, user, { owner, limit: limit + 1, ...(after === undefined ? {} : { after }) });
       const page = found.slice(0, limit);
       const last = page.at(-1);
-      return { prefixes: page.map((meta) => documentOf(meta, user)), next: found.length > limit && last !== undefined ? prefixIdOf(last, user) : null };
+      return { prefixes: page.map((meta) => documentOf(meta, user, modelName)), next: found.length > limit && last !== undefined ? prefixIdOf(last, user) : null };
     },
   );
 
@@ -138,7 +139,7 @@ export function prefixRoutes(app: TypedApp, parts: AppParts, bodies: BodyWatch):
     async (request, reply) => {
       const meta = await prefixes.info(keyOf(request, request.params.id), request.principal.user);
       reply.header("etag", etagOf(meta.digest));
-      return notModified(request.headers["if-none-match"], meta.digest) ? reply.code(304).send() : documentOf(meta, request.principal.user);
+      return notModified(request.headers["if-none-match"], meta.digest) ? reply.code(304).send() : documentOf(meta, request.principal.user, modelName);
     },
   );
 
@@ -216,7 +217,7 @@ export function prefixRoutes(app: TypedApp, parts: AppParts, bodies: BodyWatch):
       const meta = await prefixes.patch(key, request.body, writePrecondition(request.headers));
       request.audit.digest = meta.digest;
       reply.header("etag", etagOf(meta.digest));
-      return documentOf(meta, key.user);
+      return documentOf(meta, key.user, modelName);
     },
   );
 
@@ -250,13 +251,16 @@ async function hardPrompt(body: HardPromptBody, reader: PromptReader): Promise<P
   return { kind: "hard", ids: ids as Int32Array, ...(text === undefined ? {} : { text }) };
 }
 
-/** As the user who asks may see it: whom else the owner lets in is the owner's business. */
-function documentOf(meta: PrefixMeta, user: string): PrefixDocument {
+/** As the user who asks may see it: whom else the owner lets in is the owner's business. `modelName`: what the base model served here is called. */
+function documentOf(meta: PrefixMeta, user: string, modelName: string): PrefixDocument {
   const { visibility = "private", shared_with = [], readable_by = [], kind, digest, length: virtual_tokens, bytes, base, createdAt: created_at, updatedAt: updated_at, files } = meta;
+  const { baseName: base_model_name_or_path = null, baseRevision: revision = null } = meta;
+  const mismatch = baseNameDiffers(base_model_name_or_path, modelName);
+  const warnings = mismatch === null ? [] : [{ code: "prefix_base_name_mismatch" as const, detail: mismatch }];
   const isOwner = meta.user === user;
   const sharing = { visibility, shared_with: isOwner ? [...shared_with] : [], readable_by: isOwner ? [...readable_by] : [] };
   const access = isOwner ? "owner" : mayRead(meta, user) ? "read" : "use";
-  return { id: prefixIdOf(meta, user), kind, digest, virtual_tokens, bytes, base, created_at, updated_at, files: { ...files }, access, ...sharing };
+  return { id: prefixIdOf(meta, user), kind, digest, virtual_tokens, bytes, base, base_model_name_or_path, revision, warnings, created_at, updated_at, files: { ...files }, access, ...sharing };
 }
 
 function sendFile(reply: FastifyReply, meta: PrefixMeta, file: string, bytes: Uint8Array): FastifyReply {

@@ -1,5 +1,14 @@
 import Type, { type Static } from "typebox";
+import type { ErrorCode } from "../../errors.ts";
 import { named, strict } from "./common.ts";
+
+const PrefixWarning = named(
+  "PrefixWarning",
+  strict({
+    code: Type.Enum(["prefix_base_name_mismatch"] satisfies ErrorCode[], { description: "For programs: the error's that it would be with --require-base-name" }),
+    detail: Type.String({ description: "For people" }),
+  }),
+);
 
 export const PrefixDocument = named(
   "Prefix",
@@ -11,6 +20,9 @@ export const PrefixDocument = named(
       virtual_tokens: Type.Integer(),
       bytes: Type.Integer({ description: "Of the compiled keys and values" }),
       base: Type.String({ description: "Fingerprint of the base model that it was compiled for" }),
+      base_model_name_or_path: Type.Union([Type.String(), Type.Null()], { description: "What the adapter says it was trained on; null: it does not say, or it was registered before this was kept" }),
+      revision: Type.Union([Type.String(), Type.Null()], { description: "The same of that model's revision on the hub" }),
+      warnings: Type.Array(PrefixWarning, { description: "What may be wrong with it" }),
       created_at: Type.String({ format: "date-time" }),
       updated_at: Type.String({ format: "date-time" }),
       files: Type.Record(Type.String(), Type.Integer(), { description: "What was uploaded: name and bytes" }),
@@ -88,6 +100,9 @@ export const PREFIX_EXAMPLE: PrefixDocument = {
   virtual_tokens: 10,
   bytes: 81920,
   base: "2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae",
+  base_model_name_or_path: "openai-community/gpt2",
+  revision: null,
+  warnings: [],
   created_at: "2025-01-31T12:00:00.000Z",
   updated_at: "2025-01-31T12:00:00.000Z",
   files: { "adapter_config.json": 731, "adapter_model.safetensors": 82016 },
