@@ -1,9 +1,6 @@
 import type { RequestUsage } from "./users/usage.ts";
 import type { TokenRate } from "./users/token-rate.ts";
 
-/** Tokens generated before they are charged: a long request must not run far into debt unseen, nor ask the store at every step. */
-const CHARGE_EVERY = 64;
-
 export interface MeterParts {
   /** Called once for each request that was taken in, however it ended. */
   readonly usage?: { record(usage: RequestUsage): void };
@@ -14,19 +11,23 @@ export interface Metered {
   readonly user: string;
   readonly prefix: { readonly name: string } | null;
   readonly prompts: readonly Int32Array[];
+  /** The most that can be generated, over all prompts, choices and beams. */
+  readonly mostNewTokens: number;
 }
 
-/** What one request uses: its time in the queue and in the model, and its tokens, for the bill and for the user's tokens per minute. */
+/**
+ * What one request uses: its time in the queue and in the model, and its tokens, for the bill and for the user's tokens per minute. Of these all
+ * that it may come to is reserved when it is let in, so that requests sent at once cannot all spend the same; what is left at its end is given back.
+ */
 export class RequestMeter {
   readonly #request: Metered;
   readonly #parts: MeterParts;
   readonly #started: boolean[];
   #submittedAt = 0;
   #startedAt: number | null = null;
-  /** Prompt tokens that the rate has been charged for. */
-  #admitted = 0;
+  /** Tokens that the rate has been charged for. */
+  #reserved = 0;
   #completion = 0;
-  #charged = 0;
 
   constructor(request: Metered, parts: MeterParts) {
     this.#request = request;
@@ -36,14 +37,14 @@ export class RequestMeter {
 
   /** @throws PrefixdError token_rate_exceeded */
   async admit(): Promise<void> {
-    const tokens = this.#promptTokens(() => true);
+    const tokens = this.#promptTokens(() => true) + this.#request.mostNewTokens;
     await this.#parts.tokenRate?.admit(this.#request.user, tokens);
-    this.#admitted = tokens;
+    this.#reserved = tokens;
   }
 
   /** It was admitted and then not taken in. */
   refuse(): void {
-    this.#charge(-this.#admitted);
+    this.#charge(-this.#reserved);
   }
 
   submitted(): void {
@@ -58,7 +59,6 @@ export class RequestMeter {
 
   generated(tokens: number): void {
     this.#completion += tokens;
-    if (this.#completion - this.#charged >= CHARGE_EVERY) this.#chargeCompletion();
   }
 
   /** To be called once. Prompts that never left the queue cost nothing; what was generated counts, whoever ended it. */
@@ -66,8 +66,7 @@ export class RequestMeter {
     const now = performance.now();
     const startedAt = this.#startedAt ?? now;
     const promptTokens = this.#promptTokens((index) => this.#started[index] === true);
-    this.#chargeCompletion();
-    this.#charge(promptTokens - this.#admitted);
+    this.#charge(promptTokens + this.#completion - this.#reserved);
     this.#parts.usage?.record({
       user: this.#request.user,
       prefix: this.#request.prefix?.name ?? null,
@@ -77,12 +76,6 @@ export class RequestMeter {
       queueSeconds: (startedAt - this.#submittedAt) / 1000,
       runSeconds: (now - startedAt) / 1000,
     });
-  }
-
-  #chargeCompletion(): void {
-    const tokens = this.#completion - this.#charged;
-    this.#charged = this.#completion;
-    this.#charge(tokens);
   }
 
   #charge(tokens: number): void {

@@ -1,6 +1,6 @@
 import { lostTouch, PrefixdError } from "./errors.ts";
 import type { FinishReason, PromptToken, RequestHandle, RequestListener, TokenEvent } from "./engine/request.ts";
-import { lengthsOf, samplingFor } from "./generation-lengths.ts";
+import { lengthsOf, mostNewTokens, samplingFor } from "./generation-lengths.ts";
 import { RequestMeter } from "./generation-meter.ts";
 import type { ChoiceDelta, GenerationListener, GenerationParts, ValidGenerateRequest } from "./generation-types.ts";
 import type { RequestTokens } from "./observability/metrics.ts";
@@ -48,8 +48,10 @@ export class Generation {
     this.#listener = listener;
     this.#parts = parts;
     this.#onEnd = onEnd;
-    this.#meter = new RequestMeter(request, parts);
     this.#width = request.bestOf ?? request.n;
+    const rows = request.beams?.numBeams ?? this.#width;
+    const { user, prefix, prompts } = request;
+    this.#meter = new RequestMeter({ user, prefix, prompts, mostNewTokens: rows * prompts.reduce((sum, { length }) => sum + mostNewTokens(request, length, parts.positions), 0) }, parts);
     this.#open = request.prompts.length * this.#width;
     this.#stops = new Stops(request.stop, request.stopTokenIds);
     this.#texts = Array.from({ length: this.#open }, () => new TextStream(parts.tokenizer, this.#stops));

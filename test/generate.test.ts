@@ -210,7 +210,7 @@ t.test("a search whose prefix is removed is not answered", async (t) => {
   t.same([outcomes, engine.stats().running], [["removed"], 0]);
 });
 
-t.test("a request that is refused costs nothing; long ones are charged while they run", async (t) => {
+t.test("a request that is refused costs nothing; one that is let in reserves all that it may come to, and gives back what it did not", async (t) => {
   const { engine, service, used, charged, refuse } = metered(t);
   engine.maxQueue = 0;
   await t.rejects(service.collect(request(), never), { code: "queue_full" });
@@ -225,10 +225,20 @@ t.test("a request that is refused costs nothing; long ones are charged while the
   engine.script = () => 65;
   await service.start(request({ prompts: [ids("ab"), ids("cd")], n: 2, maxNewTokens: 50 }), out, never);
   for (let step = 0; step < 20; step++) engine.step();
-  t.equal(charged.get("local"), 4 + 64, "80 are made, 64 of them charged");
+  t.equal(charged.get("local"), 4 + 200, "80 are made");
   for (let step = 0; step < 30; step++) engine.step();
   await Promise.resolve();
   t.equal(charged.get("local"), 4 + 200);
+  charged.clear();
+  engine.script = (_request, _choice, k) => (k === 1 ? 256 : 65);
+  await service.start(request({ n: 2, maxNewTokens: 50 }), out, never);
+  await service.start(request({ beams: { numBeams: 3, lengthPenalty: 1, earlyStopping: false }, maxNewTokens: 20 }), out, never);
+  await service.start(request({ maxNewTokens: 1000, cutTo: 1 }), out, never);
+  t.equal(charged.get("local"), 2 + 100 + (2 + 60) + (2 + 63), "a default counts as far as the context goes");
+  engine.step();
+  engine.step();
+  await Promise.resolve();
+  t.equal(charged.get("local"), 3 * 2 + 2 * 2 + 3 * 2 + 2, "ended by EOS");
 });
 
 t.test("a removed prefix ends what runs on it, and waits for it", async (t) => {

@@ -1,6 +1,6 @@
 /**
  * Tokens per minute of a user, as a leaky bucket: what has been spent drains at a sixtieth of the limit per second. A request is let
- * in while less than the limit is in the bucket; what it then really costs, its prompt at once and its completion as it comes, may
+ * in while less than the limit is in the bucket; all that it may cost is put in at once, and at its end what it did not cost is taken out. It may
  * overfill the bucket, and nothing is let in until that debt has drained. What is kept is what was spent, not what is left, so a
  * limit that is changed takes effect at once.
  */
@@ -26,8 +26,8 @@ export interface TokenBuckets {
 /** What a generate request asks of the user's tokens per minute. */
 export interface TokenRate {
   /** @throws PrefixdError token_rate_exceeded */
-  admit(user: string, promptTokens: number): Promise<void>;
-  /** Tokens generated meanwhile; negative: prompt tokens that were never fed. Never fails. */
+  admit(user: string, tokens: number): Promise<void>;
+  /** Tokens beyond those; negative: so many of them were not spent. Never fails. */
   charge(user: string, tokens: number): void;
 }
 
@@ -41,11 +41,11 @@ export class UserTokenRate implements TokenRate {
     this.#limitOf = limitOf;
   }
 
-  async admit(user: string, promptTokens: number): Promise<void> {
+  async admit(user: string, tokens: number): Promise<void> {
     const quota = this.#limitOf(user);
     if (quota === null) return;
     if (quota <= 0) throw exceeded(0, WINDOW_SECONDS);
-    const { admitted, spent } = await this.#buckets.admit(user, quota, promptTokens);
+    const { admitted, spent } = await this.#buckets.admit(user, quota, tokens);
     // At exactly the limit the bucket is full: one token has to drain.
     if (!admitted) throw exceeded(quota, ((Math.max(0, spent - quota) + 1) * WINDOW_SECONDS) / quota);
   }
