@@ -10,6 +10,7 @@ import type { KvTensor } from "../../src/kv.ts";
 import { createLogger } from "../../src/observability/logging.ts";
 import { Metrics } from "../../src/observability/metrics.ts";
 import type { PrefixRegistry } from "../../src/prefixes/registry-types.ts";
+import { NOTHING_AROUND } from "../../src/text/tokenizer-json.ts";
 import type { Tokenizer } from "../../src/text/tokenizer.ts";
 import { createKeylessAuthenticator } from "../../src/users/authenticator.ts";
 
@@ -81,6 +82,8 @@ function hexTokenizer(vocabSize: number): Tokenizer {
     vocabSize,
     eosId: vocabSize - 1,
     longestToken: 6,
+    around: NOTHING_AROUND,
+    beyondModel: new Map(),
     encode: (text) => Int32Array.from(text.trim().split(" "), (word) => parseInt(word, 16)),
     decode: (ids) => Buffer.concat(Array.from(ids, bytesOf)).toString(),
     bytesOf,

@@ -2,6 +2,7 @@ import { PrefixdError } from "../errors.ts";
 import { GenerationService } from "../generate.ts";
 import { createLogger } from "../observability/logging.ts";
 import { Metrics } from "../observability/metrics.ts";
+import { NOTHING_AROUND } from "../text/tokenizer-json.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import { createKeylessAuthenticator } from "../users/authenticator.ts";
 import { CLIENT_DEFAULTS, STREAM_DEFAULTS, type TypedApp } from "./app-parts.ts";
@@ -13,7 +14,7 @@ export async function documentationApp(): Promise<TypedApp> {
     throw new PrefixdError("internal", "This app only describes itself.");
   };
   const tokenizer: Tokenizer = {
-    vocabSize: 1, eosId: null, longestToken: 1, encode: nothing, decode: nothing, bytesOf: nothing, tokenText: nothing, isSpecial: nothing,
+    vocabSize: 1, eosId: null, longestToken: 1, around: NOTHING_AROUND, beyondModel: new Map(), encode: nothing, decode: nothing, bytesOf: nothing, tokenText: nothing, isSpecial: nothing,
   };
   const prefixes = { register: nothing, info: nothing, readable: nothing, list: nothing, listShared: nothing, held: nothing, files: nothing, remove: nothing, patch: nothing, resolve: nothing };
   const users = { createUser: nothing, getUser: nothing, missingUsers: nothing, listUsers: nothing, patchUser: nothing, putKey: nothing, findKey: nothing, listKeys: nothing, deleteKey: nothing, usage: nothing };

@@ -1,124 +1,135 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { ModelLoadError } from "../errors.ts";
-import { byteCharacters } from "./byte-alphabet.ts";
-
-export interface AddedToken {
-  readonly id: number;
-  readonly content: string;
-  readonly special: boolean;
-}
+import { mergeAddedTokens, type AddedToken, type MergedTokens } from "./added-tokens.ts";
+import { flag, list, notHonoured, object, onlyKeys, text, type Json } from "./json-values.ts";
+import { checkDecoder, NOTHING_AROUND, readModel, readNormalizer, readPostProcessor, readPreTokenizer, type Normalizer, type SurroundingIds } from "./tokenizer-json.ts";
 
 /** A byte-level BPE tokenizer as its files describe it. */
 export interface TokenizerFiles {
-  /** A tokenizer.json object, ready for the tokenizers library. */
-  readonly json: Readonly<Record<string, unknown>>;
-  /** tokenizer_config.json; empty if there is none. */
-  readonly config: Readonly<Record<string, unknown>>;
+  /** Pre-tokenizer and model as a tokenizer.json object, for the tokenizers library. */
+  readonly json: object;
   readonly vocab: ReadonlyMap<string, number>;
   readonly added: readonly AddedToken[];
+  /** Content of the token that ends a text, if one is named. */
+  readonly endToken: string | undefined;
+  readonly normalizer: Normalizer | null;
+  readonly addPrefixSpace: boolean;
+  /** What a prompt gets. */
+  readonly around: SurroundingIds;
+  /** Special tokens' names in a text are text. */
+  readonly splitSpecialTokens: boolean;
 }
 
-type Json = Record<string, unknown>;
+const BYTE_LEVEL = { type: "ByteLevel", add_prefix_space: false, trim_offsets: true, use_regex: true };
 
-const END_OF_TEXT = "<|endoftext|>";
+/** Their names without "Fast". */
+const AS_STORED = ["PreTrainedTokenizer", "TokenizersBackend", "PythonBackend"];
 
 /**
- * GPT-2's split into words, as Hugging Face's ByteLevel does it. As a Split of its own the library runs it with Unicode's
- * white space; inside its ByteLevel it runs with JavaScript's `\s`, which has U+FEFF and lacks U+0085: other ids than HF's.
+ * Reads tokenizer.json, or vocab.json and merges.txt, with tokenizer_config.json, added_tokens.json and special_tokens_map.json, as
+ * transformers' AutoTokenizer does for a GPT-2. What it would do and this does not stops here, by name. Throws ModelLoadError.
  */
-const WORDS = String.raw`'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`;
-
-/** Reads tokenizer.json, or vocab.json and merges.txt, with tokenizer_config.json. Throws ModelLoadError. */
 export async function readTokenizerFiles(dir: string): Promise<TokenizerFiles> {
-  const config = object((await readJson(dir, "tokenizer_config.json")) ?? {}, "tokenizer_config.json");
-  const file = await readJson(dir, "tokenizer.json");
-  const json = file === undefined ? await fromVocabAndMerges(dir, config) : object(file, "tokenizer.json");
-  const model = object(json["model"], "tokenizer.json: model");
-  if (model["type"] !== "BPE" || model["byte_fallback"] === true || !JSON.stringify(json["decoder"] ?? null).includes('"ByteLevel"')) {
-    throw new ModelLoadError("model_unsupported", `${join(dir, "tokenizer.json")} is not a byte-level BPE such as GPT-2's`);
-  }
-  const vocab = new Map<string, number>();
-  for (const [token, id] of Object.entries(object(model["vocab"], "tokenizer.json: model.vocab"))) vocab.set(token, tokenId(id, token));
-  const missing = byteCharacters().findIndex((character) => !vocab.has(character));
-  if (missing !== -1) throw new ModelLoadError("model_unsupported", `the vocabulary has no token for byte ${missing}: some texts could not be encoded`);
-  return { json: { ...json, pre_tokenizer: preTokenizer(json["pre_tokenizer"], config) }, config, vocab, added: addedTokens(json["added_tokens"]) };
+  const config = await readObject(dir, "tokenizer_config.json");
+  const rebuilt = isRebuilt(config, await readObject(dir, "config.json"));
+  for (const key of ["fast_tokenizer_files", "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output"]) if (config[key]) throw notHonoured(`tokenizer_config.json: ${key}`, config[key]);
+
+  const stored = await readJson(dir, "tokenizer.json");
+  const file = stored === undefined ? await fromVocabAndMerges(dir, rebuilt) : object(stored, "tokenizer.json");
+  onlyKeys(file, "tokenizer.json: ", ["version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer", "post_processor", "decoder", "model"]);
+  const { json: model, vocab, ignoreMerges } = readModel(file["model"], stored === undefined ? "vocab.json and merges.txt: " : "tokenizer.json: model.");
+  if (rebuilt) refuseWhatRebuildingDrops(file, ignoreMerges);
+  checkDecoder(file["decoder"], "tokenizer.json: decoder");
+  const preTokenizer = readPreTokenizer(rebuilt ? { ...BYTE_LEVEL, add_prefix_space: config["add_prefix_space"] ?? false } : file["pre_tokenizer"], rebuilt ? "tokenizer_config.json" : "tokenizer.json: pre_tokenizer");
+
+  const { padding } = file;
+  const merged = mergeAddedTokens({
+    vocab,
+    config,
+    specialTokensMap: await readObject(dir, "special_tokens_map.json"),
+    addedTokens: await readObject(dir, "added_tokens.json"),
+    listed: list(file["added_tokens"] ?? [], "tokenizer.json: added_tokens"),
+    rebuilt,
+    // Of truncation and padding nothing else has an effect: a call without arguments switches both off.
+    paddingToken: padding === undefined || padding === null ? undefined : text(object(padding, "tokenizer.json: padding")["pad_token"], "tokenizer.json: padding.pad_token"),
+  });
+  return {
+    json: { added_tokens: [], normalizer: null, pre_tokenizer: preTokenizer.json, post_processor: null, decoder: null, model },
+    vocab,
+    added: [...merged.tokens.values()],
+    endToken: merged.named.get("eos_token"),
+    normalizer: rebuilt ? null : readNormalizer(file["normalizer"], "tokenizer.json: normalizer"),
+    addPrefixSpace: preTokenizer.addPrefixSpace,
+    around: stored === undefined ? namedAround(config, merged) : readPostProcessor(file["post_processor"], "tokenizer.json: post_processor"),
+    splitSpecialTokens: flag(config["split_special_tokens"], "tokenizer_config.json: split_special_tokens", false),
+  };
+}
+
+/**
+ * transformers' GPT2Tokenizer makes a tokenizer anew from tokenizer.json's vocabulary, merges and post-processor; its class for any
+ * tokenizer takes the file as it stands. Which one it is, tokenizer_config.json says, then config.json.
+ */
+function isRebuilt(config: Json, modelConfig: Json): boolean {
+  const named = config["tokenizer_class"] ?? modelConfig["tokenizer_class"] ?? "GPT2Tokenizer";
+  const name = typeof named === "string" ? named.replace(/Fast$/, "") : "";
+  if (name === "GPT2Tokenizer") return true;
+  if (AS_STORED.includes(name)) return false;
+  throw notHonoured(`${config["tokenizer_class"] === named ? "tokenizer_config.json" : "config.json"}: tokenizer_class`, named);
+}
+
+/** transformers 5 drops these for its GPT2Tokenizer, and older versions do not: what the model was trained with is not known. */
+function refuseWhatRebuildingDrops(file: Json, ignoreMerges: boolean): void {
+  const { type, use_regex } = object(file["pre_tokenizer"] ?? {}, "tokenizer.json: pre_tokenizer");
+  const dropped: [string, unknown, boolean][] = [
+    ["normalizer", file["normalizer"], (file["normalizer"] ?? null) !== null],
+    ["pre_tokenizer", file["pre_tokenizer"] ?? null, type !== "ByteLevel" || use_regex === false],
+    ["model.ignore_merges", true, ignoreMerges],
+  ];
+  const found = dropped.find(([, , is]) => is);
+  if (found === undefined) return;
+  const { message } = notHonoured(`tokenizer.json: ${found[0]}`, found[1]);
+  throw new ModelLoadError("model_unsupported", `${message} with tokenizer_class GPT2Tokenizer, for which transformers 5 drops it; if the model was trained with it, write "tokenizer_class": "PreTrainedTokenizerFast" into tokenizer_config.json`);
 }
 
 /** What the older files say, as a tokenizer.json object. */
-async function fromVocabAndMerges(dir: string, config: Json): Promise<Json> {
+async function fromVocabAndMerges(dir: string, rebuilt: boolean): Promise<Json> {
   const vocab = await readJson(dir, "vocab.json");
   const merges = await readText(dir, "merges.txt");
-  if (vocab === undefined || merges === undefined) {
-    throw new ModelLoadError("model_not_found", `${dir} has neither tokenizer.json nor both vocab.json and merges.txt`);
-  }
-  const ids = object(vocab, "vocab.json");
-  const listed = Object.entries(object(config["added_tokens_decoder"] ?? {}, "added_tokens_decoder"));
-  const added: object[] = listed.map(([id, token]) => ({ ...object(token, "added_tokens_decoder"), id: Number(id) }));
-  if (added.length === 0 && Object.hasOwn(ids, END_OF_TEXT)) {
-    added.push({ id: ids[END_OF_TEXT], content: END_OF_TEXT, single_word: false, lstrip: false, rstrip: false, normalized: false, special: true });
+  if (vocab === undefined || merges === undefined || !rebuilt) {
+    throw new ModelLoadError("model_not_found", `${dir} has ${rebuilt ? "neither tokenizer.json nor both vocab.json and merges.txt" : "no tokenizer.json, which its tokenizer_class needs"}`);
   }
   return {
-    version: "1.0",
-    truncation: null,
-    padding: null,
-    added_tokens: added,
-    normalizer: null,
-    pre_tokenizer: { type: "ByteLevel", add_prefix_space: false, trim_offsets: true, use_regex: true },
-    post_processor: null,
-    decoder: { type: "ByteLevel", add_prefix_space: true, trim_offsets: true, use_regex: true },
+    pre_tokenizer: BYTE_LEVEL,
+    decoder: BYTE_LEVEL,
     model: {
       type: "BPE",
-      dropout: null,
-      unk_token: null,
-      continuing_subword_prefix: null,
-      end_of_word_suffix: null,
-      fuse_unk: false,
-      byte_fallback: false,
-      vocab: ids,
+      vocab: object(vocab, "vocab.json"),
       // A rule may begin with "#", so only the version line is a comment.
       merges: merges.split(/\r?\n/).filter((line) => line !== "" && !line.startsWith("#version")),
     },
   };
 }
 
-/** As transformers does, tokenizer_config.json decides about a leading space. */
-function preTokenizer(stored: unknown, config: Json): unknown {
-  const { type, use_regex } = object(stored ?? {}, "tokenizer.json: pre_tokenizer");
-  if (type !== "ByteLevel" || use_regex === false) return stored;
-  if (config["add_prefix_space"] === true) return { type: "ByteLevel", add_prefix_space: true, use_regex: true };
-  return {
-    type: "Sequence",
-    pretokenizers: [
-      { type: "Split", pattern: { Regex: WORDS }, behavior: "Isolated", invert: false },
-      { type: "ByteLevel", add_prefix_space: false, trim_offsets: true, use_regex: false },
-    ],
+/** `add_bos_token` and `add_eos_token`, which transformers looks at only where there is no tokenizer.json. */
+function namedAround(config: Json, { tokens, named }: MergedTokens): SurroundingIds {
+  const idsOf = (wish: string, name: string): number[] => {
+    const id = tokens.get(named.get(name) ?? "")?.id;
+    return flag(config[wish], `tokenizer_config.json: ${wish}`, false) && id !== undefined ? [id] : [];
   };
+  const around = { before: idsOf("add_bos_token", "bos_token"), after: idsOf("add_eos_token", "eos_token") };
+  return around.before.length + around.after.length > 0 ? around : NOTHING_AROUND;
 }
 
-function addedTokens(stored: unknown): AddedToken[] {
-  const list: unknown[] = Array.isArray(stored) ? stored : [];
-  return list.map((entry) => {
-    const { id, content, special } = object(entry, "tokenizer.json: added_tokens");
-    if (typeof content !== "string") throw new ModelLoadError("model_invalid", "tokenizer.json: an added token has no content");
-    return { id: tokenId(id, content), content, special: special === true };
-  });
-}
-
-function tokenId(id: unknown, token: string): number {
-  if (typeof id === "number" && Number.isInteger(id) && id >= 0) return id;
-  throw new ModelLoadError("model_invalid", `the tokenizer gives ${JSON.stringify(token)} the id ${JSON.stringify(id)}`);
-}
-
-function object(value: unknown, what: string): Json {
-  if (typeof value === "object" && value !== null && !Array.isArray(value)) return value as Json;
-  throw new ModelLoadError("model_invalid", `${what} is not a JSON object`);
+/** Empty where there is no such file. */
+async function readObject(dir: string, name: string): Promise<Json> {
+  return object((await readJson(dir, name)) ?? {}, name);
 }
 
 async function readJson(dir: string, name: string): Promise<unknown> {
-  const text = await readText(dir, name);
+  const content = await readText(dir, name);
   try {
-    return text === undefined ? undefined : (JSON.parse(text) as unknown);
+    return content === undefined ? undefined : (JSON.parse(content) as unknown);
   } catch (error) {
     throw new ModelLoadError("model_invalid", `${join(dir, name)} is not valid JSON`, { cause: error });
   }

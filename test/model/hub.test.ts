@@ -92,6 +92,14 @@ t.test("downloads what a model needs, once, and works without the hub afterwards
   await t.rejects(resolveModel("org/tiny@v2", options), { code: "model_not_found" });
 });
 
+t.test("every file that says how to tokenise and generate is downloaded, and no other", async (t) => {
+  const read = ["added_tokens.json", "config.json", "generation_config.json", "merges.txt", "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json", "vocab.json"];
+  const other = ["chat_template.jinja", "vocab.txt", "tokenizer.model", "training_args.bin"];
+  const hub = await fakeHub(t, { "model.safetensors": WEIGHTS, ...Object.fromEntries([...read, ...other].map((name) => [name, Buffer.from("{}")])) });
+  const folder = await resolveModel("org/tiny", { cacheDir: t.testdir(), hubUrl: hub.url });
+  t.same((await readdir(folder)).sort(), [...read, "model.safetensors"].sort());
+});
+
 t.test("the environment names hub and token", async (t) => {
   const hub = await fakeHub(t);
   const before = { ...process.env };

@@ -1,3 +1,4 @@
+import { NOTHING_AROUND, type SurroundingIds } from "../../src/text/tokenizer-json.ts";
 import type { Tokenizer } from "../../src/text/tokenizer.ts";
 
 const EOS = 256;
@@ -7,6 +8,8 @@ export class FakeTokenizer implements Tokenizer {
   readonly vocabSize = 257;
   readonly eosId = EOS;
   readonly longestToken = 1;
+  readonly around: SurroundingIds = NOTHING_AROUND;
+  readonly beyondModel: ReadonlyMap<number, string> = new Map();
 
   encode(text: string): Int32Array {
     return Int32Array.from(Buffer.from(text));

@@ -1,3 +1,4 @@
+import { NOTHING_AROUND } from "../../src/text/tokenizer-json.ts";
 import type { Tokenizer } from "../../src/text/tokenizer.ts";
 
 /** Deterministic numbers in [0, 1) (mulberry32 by Tommy Ettinger, public domain). */
@@ -19,6 +20,8 @@ export function byteTokenizer(): Tokenizer {
     vocabSize: 257,
     eosId: 256,
     longestToken: 1,
+    around: NOTHING_AROUND,
+    beyondModel: new Map(),
     encode: (text) => Int32Array.from(new TextEncoder().encode(text)),
     decode: (ids) => decoder.decode(Uint8Array.from([...ids].flatMap((id) => [...bytesOf(id)]))),
     bytesOf,

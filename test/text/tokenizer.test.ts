@@ -34,6 +34,7 @@ t.test("agrees with Hugging Face's tokenizer, from either kind of files", async 
 t.test("white space is Unicode's: U+0085 is, U+FEFF is not", async (t) => {
   // A merge over the border shows where words end: " " + C2 and "!" + EF are one token only within a word.
   const json = JSON.parse(await readFile("models/demo/tokenizer.json", "utf8")) as { model: { vocab: Record<string, number>; merges: unknown[] } };
+  json.model.vocab["<|endoftext|>"] = 4095;
   json.model.vocab["\u0120\u00c2"] = 4096;
   json.model.vocab["!\u00ef"] = 4097;
   json.model.merges.push(["\u0120", "\u00c2"], ["!", "\u00ef"]);
@@ -113,8 +114,8 @@ t.test("what cannot be loaded", async (t) => {
     [{}, "model_not_found", /neither tokenizer\.json nor/],
     [{ "vocab.json": json.model.vocab }, "model_not_found", /merges\.txt/],
     [{ "tokenizer.json": Buffer.from("{") }, "model_invalid", /not valid JSON/],
-    [{ "tokenizer.json": { ...json, model: { ...json.model, type: "Unigram" } } }, "model_unsupported", /byte-level BPE/],
-    [{ "tokenizer.json": { ...json, decoder: { type: "Metaspace" } } }, "model_unsupported", /byte-level BPE/],
+    [{ "tokenizer.json": { ...json, model: { ...json.model, type: "Unigram" } } }, "model_unsupported", /^tokenizer\.json: model\.type "Unigram" is not honoured$/],
+    [{ "tokenizer.json": { ...json, decoder: { type: "Metaspace" } } }, "model_unsupported", /^tokenizer\.json: decoder\.type "Metaspace" is not honoured$/],
     [{ "tokenizer.json": { ...json, model: { ...json.model, vocab } } }, "model_unsupported", /byte 65/],
     [{ "tokenizer.json": { ...json, model: { ...json.model, vocab: { ...vocab, A: "x" } } } }, "model_invalid", /"A" the id "x"/],
     [{ "tokenizer.json": { ...json, model: 5 } }, "model_invalid", /model is not a JSON object/],
@@ -122,5 +123,12 @@ t.test("what cannot be loaded", async (t) => {
   for (const [files, code, message] of cases) {
     await t.rejects(loadTokenizer(await writeCheckpoint(t.testdir(), files), 4096), { name: "ModelLoadError", code, message });
   }
-  await t.rejects(loadTokenizer("models/demo", 4095), { code: "model_invalid", message: /"<\|endoftext\|>" the id 4095, but the model has ids below 4095/ });
+});
+
+t.test("tokens that the model has no row for", async (t) => {
+  const tokenizer = await loadTokenizer("models/demo", 4094);
+  t.same([...tokenizer.beyondModel].sort(), [[4094, "\u0120points"], [4095, "<|endoftext|>"]]);
+  t.equal(tokenizer.eosId, null, "it cannot come");
+  t.same([...tokenizer.encode("a<|endoftext|>")], [64, 4095], "who asks must look");
+  t.equal(tokenizer.bytesOf(4095).length, 0);
 });

@@ -1,0 +1,187 @@
+import { ModelLoadError } from "../errors.ts";
+import { flag, isObject, list, notHonoured, object, onlyKeys, text, tokenId, type Json } from "./json-values.ts";
+
+/** A token that is looked for in the text before it is cut into words. Flags as in HF's AddedToken. */
+export interface AddedToken {
+  readonly id: number;
+  readonly content: string;
+  /** It has no text when ids are decoded. */
+  readonly special: boolean;
+  /** Not where a letter or digit is beside it. */
+  readonly singleWord: boolean;
+  /** It takes the white space before it. */
+  readonly lstrip: boolean;
+  /** It takes the white space after it. */
+  readonly rstrip: boolean;
+  /** It is looked for in the normalized text. */
+  readonly normalized: boolean;
+}
+
+export interface AddedTokenFiles {
+  readonly vocab: ReadonlyMap<string, number>;
+  /** tokenizer_config.json. */
+  readonly config: Json;
+  /** special_tokens_map.json and added_tokens.json; empty if there is none. */
+  readonly specialTokensMap: Json;
+  readonly addedTokens: Json;
+  /** `added_tokens` of tokenizer.json. */
+  readonly listed: readonly unknown[];
+  /** Whether transformers makes the tokenizer from vocabulary and merges, as its GPT2Tokenizer does, or takes tokenizer.json as it is. */
+  readonly rebuilt: boolean;
+  /** `pad_token` of tokenizer.json's padding, which that class takes for its own where nothing else names one. */
+  readonly paddingToken: string | undefined;
+}
+
+export interface MergedTokens {
+  /** By content. */
+  readonly tokens: ReadonlyMap<string, AddedToken>;
+  /** `bos_token`, `eos_token` and so on, where there are any. */
+  readonly named: ReadonlyMap<string, string>;
+}
+
+type Unnumbered = Omit<AddedToken, "id">;
+interface Declared {
+  readonly token: Unnumbered;
+  /** Of the file that says it. */
+  readonly path: string;
+}
+
+const NAMED = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+const DEFAULTS: Readonly<Record<string, string>> = { bos_token: "<|endoftext|>", eos_token: "<|endoftext|>", unk_token: "<|endoftext|>" };
+
+/**
+ * The added tokens as transformers 5.18 merges them (`PreTrainedTokenizerBase._from_pretrained`, `TokenizersBackend.__init__`). With
+ * `added_tokens_decoder` in tokenizer_config.json, added_tokens.json and special_tokens_map.json are not looked at; without it,
+ * special_tokens_map.json comes before tokenizer_config.json, and tokenizer.json before added_tokens.json. Tokens that are only named
+ * (`pad_token`, `additional_special_tokens`, ...) are added at the end. Throws ModelLoadError.
+ */
+export function mergeAddedTokens({ vocab, config, specialTokensMap, addedTokens, listed, rebuilt, paddingToken }: AddedTokenFiles): MergedTokens {
+  const decoder = config["added_tokens_decoder"];
+  const settings = settingsOf(config, decoder === undefined ? specialTokensMap : {});
+  const named = namedTokens(settings, rebuilt, paddingToken);
+  const names = new Set([...named.values()].map(({ content }) => content));
+  const fromFile = byId(listed.map((token, i) => fileToken(token, `tokenizer.json: added_tokens[${i}]`)));
+  const declared = decoder === undefined ? new Map([...legacyTokens(addedTokens, settings), ...fromFile]) : decoderTokens(object(decoder, "tokenizer_config.json: added_tokens_decoder"));
+
+  const added = new AddedVocabulary(vocab);
+  if (!rebuilt) for (const [id, { token, path }] of fromFile) added.add(token, { id, path });
+  for (const [id, { token, path }] of [...declared].sort(([a], [b]) => a - b)) added.add({ ...token, special: token.special || names.has(token.content) }, { id, path });
+  for (const token of named.values()) if (!added.tokens.has(token.content)) added.add({ ...token, special: true });
+  for (const token of extraTokens(settings)) if (!added.tokens.has(token.content)) added.add(token);
+  return { tokens: added.tokens, named: new Map([...named].map(([name, { content }]) => [name, content])) };
+}
+
+/** Gives ids as HF's AddedVocabulary does: that of the vocabulary, else the next one after all. */
+class AddedVocabulary {
+  readonly tokens = new Map<string, AddedToken>();
+  readonly #vocab: ReadonlyMap<string, number>;
+  readonly #taken: ReadonlySet<number>;
+
+  constructor(vocab: ReadonlyMap<string, number>) {
+    this.#vocab = vocab;
+    this.#taken = new Set(vocab.values());
+  }
+
+  /** The last one's flags count, but that once special is special. Ids that HF would not give are refused. */
+  add(token: Unnumbered, declared?: { readonly id: number; readonly path: string }): void {
+    const { content } = token;
+    if (content === "") return;
+    const before = this.tokens.get(content);
+    const known = before?.id ?? this.#vocab.get(content);
+    const id = known ?? this.#next();
+    const shown = JSON.stringify(content);
+    if (declared !== undefined && declared.id !== id) {
+      throw new ModelLoadError("model_unsupported", `${declared.path} gives ${shown} the id ${declared.id}, which is not honoured: transformers numbers added tokens after the vocabulary without gaps, and this one ${id}`);
+    }
+    if (known === undefined && this.#taken.has(id)) {
+      throw new ModelLoadError("model_unsupported", `the vocabulary has gaps, so transformers gives the added token ${shown} the id ${id} of another token, which is not honoured`);
+    }
+    this.tokens.set(content, { ...token, id, special: token.special || (before?.special ?? false) });
+  }
+
+  #next(): number {
+    return Math.max(this.#vocab.size, ...[...this.tokens.values()].map(({ id }) => id + 1));
+  }
+}
+
+/** tokenizer_config.json with what special_tokens_map.json says instead. */
+function settingsOf(config: Json, map: Json): Json {
+  const { additional_special_tokens: additional, ...settings } = config;
+  const { extra_special_tokens: ofMap } = map;
+  const ofConfig = isNothing(config["extra_special_tokens"]) ? additional : config["extra_special_tokens"];
+  const extra = Array.isArray(ofMap) ? [...tokensOf(ofConfig), ...tokensOf(ofMap)] : (ofMap ?? ofConfig);
+  return { ...settings, ...map, ...(extra === undefined ? {} : { extra_special_tokens: extra }) };
+}
+
+const isNothing = (value: unknown): boolean => value === undefined || value === null || (typeof value === "object" && Object.keys(value).length === 0);
+const tokensOf = (value: unknown): readonly unknown[] => (Array.isArray(value) ? value : []);
+
+/** Of special tokens that have names: transformers' own and any other key that ends with `_token`. */
+function namedTokens(settings: Json, rebuilt: boolean, paddingToken: string | undefined): Map<string, Unnumbered> {
+  const defaults: Json = rebuilt ? DEFAULTS : { pad_token: paddingToken };
+  const { extra_special_tokens: extra } = settings;
+  const candidates: (readonly [string, unknown])[] = [
+    ...NAMED.map((name) => [name, settings[name] === undefined ? defaults[name] : settings[name]] as const),
+    ...Object.entries(settings).filter(([name]) => name.endsWith("_token") && !NAMED.includes(name)),
+    ...(isObject(extra) ? Object.entries(extra) : []),
+  ];
+  const named = new Map<string, Unnumbered>();
+  for (const [name, value] of candidates) {
+    if (typeof value === "string") named.set(name, plain(value, true));
+    else if (isObject(value)) named.set(name, flagsOf(value, name, true));
+  }
+  return named;
+}
+
+/** Of special tokens without names. As objects transformers takes them only with their type. */
+function extraTokens({ extra_special_tokens: extra, additional_special_tokens: additional }: Json): Unnumbered[] {
+  const tokens = extra ?? additional ?? [];
+  if (isObject(tokens)) return [];
+  return list(tokens, "additional_special_tokens").map((token, i) => {
+    if (typeof token === "string") return plain(token, true);
+    const path = `additional_special_tokens[${i}]`;
+    if (object(token, path)["__type"] !== "AddedToken") throw notHonoured(path, token);
+    return flagsOf(object(token, path), path, false);
+  });
+}
+
+/** added_tokens.json: names to ids. */
+function legacyTokens(file: Json, settings: Json): Map<number, Declared> {
+  const special = new Set([...NAMED.map((name) => settings[name]), ...tokensOf(settings["extra_special_tokens"])].map((value) => (isObject(value) ? value["content"] : value)));
+  return byId(Object.entries(file).map(([content, id]) => [tokenId(id, content), { token: plain(content, special.has(content)), path: "added_tokens.json" }]));
+}
+
+function decoderTokens(stored: Json): Map<number, Declared> {
+  return byId(
+    Object.entries(stored).map(([key, value]) => {
+      const path = `tokenizer_config.json: added_tokens_decoder.${key}`;
+      const token = flagsOf(object(value, path), path, false);
+      return [tokenId(Number(key), token.content), { token, path }];
+    }),
+  );
+}
+
+function fileToken(stored: unknown, path: string): [number, Declared] {
+  const json = object(stored, path);
+  const token = flagsOf(json, path, false);
+  return [tokenId(json["id"], token.content), { token, path }];
+}
+
+function byId(tokens: readonly (readonly [number, Declared])[]): Map<number, Declared> {
+  const out = new Map<number, Declared>();
+  for (const [id, declared] of tokens) {
+    const other = out.get(id)?.token.content;
+    if (other !== undefined) throw new ModelLoadError("model_unsupported", `${declared.path} gives ${JSON.stringify(declared.token.content)} the id ${id}, which ${JSON.stringify(other)} has: two tokens of one id are not honoured`);
+    out.set(id, declared);
+  }
+  return out;
+}
+
+const plain = (content: string, special: boolean): Unnumbered => ({ content, special, singleWord: false, lstrip: false, rstrip: false, normalized: !special });
+
+function flagsOf(json: Json, path: string, specialByDefault: boolean): Unnumbered {
+  onlyKeys(json, `${path}.`, ["__type", "id", "content", "special", "single_word", "lstrip", "rstrip", "normalized"]);
+  const is = (key: string, byDefault: boolean): boolean => flag(json[key], `${path}.${key}`, byDefault);
+  const special = is("special", specialByDefault);
+  return { content: text(json["content"], `${path}.content`), special, singleWord: is("single_word", false), lstrip: is("lstrip", false), rstrip: is("rstrip", false), normalized: is("normalized", !special) };
+}
