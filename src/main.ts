@@ -33,7 +33,7 @@ import { CudaError } from "./runtime/cuda.ts";
 import { OrtError } from "./runtime/ort-api.ts";
 import { Runtime } from "./runtime/session.ts";
 import { FolderInUseError, lockFolder } from "./storage/folder-lock.ts";
-import { loadTokenizer } from "./text/tokenizer.ts";
+import { loadTokenizer, type Tokenizer } from "./text/tokenizer.ts";
 import { createAuthenticator, createKeylessAuthenticator, type Authenticator } from "./users/authenticator.ts";
 import { UserDirectory } from "./users/directory.ts";
 import { openLmdbUserStore } from "./users/lmdb-user-store.ts";
@@ -80,6 +80,7 @@ async function start(config: Config, logger: Logger, resources: Resources): Prom
   resources.defer(() => checkpoint.close());
   const { shape, fingerprint } = checkpoint;
   const tokenizer = await loadTokenizer(checkpoint.dir, shape.vocabSize);
+  warnOfTokensBeyond(tokenizer, logger);
   const maxN = Math.min(config.maxN, config.maxBatch);
   const defaults = config.generationConfig === "none" ? {} : generationDefaults(checkpoint.generation, { vocabSize: shape.vocabSize, maxN });
   if (Object.keys(defaults).length > 0) logger.info({ defaults }, "the model's generation_config.json gives defaults of requests");
@@ -184,6 +185,13 @@ async function start(config: Config, logger: Logger, resources: Resources): Prom
     deviceLost: deviceLost.promise,
     stop: ({ delaySeconds } = { delaySeconds: config.drainDelay }) => (stopping ??= stop(delaySeconds)),
   };
+}
+
+/** As after transformers' `add_special_tokens({"pad_token": "[PAD]"})` without a resize. */
+function warnOfTokensBeyond({ beyondModel, vocabSize }: Tokenizer, logger: Logger): void {
+  if (beyondModel.size === 0) return;
+  const tokens = [...beyondModel].slice(0, 20).map(([id, token]) => ({ id, token }));
+  logger.warn({ count: beyondModel.size, tokens, vocab_size: vocabSize }, "the tokenizer has tokens that the model has no embedding for: prompts with one of them are refused");
 }
 
 function clientLimits(config: Config): ClientLimits {

@@ -105,7 +105,8 @@ function readPrompts(body: GenerateBody, reader: PromptReader): Promise<Int32Arr
   if ((body.prompt === undefined) === (body.prompts === undefined)) {
     throw new PrefixdError("invalid_request", body.prompt === undefined ? "The body lacks \"prompt\" (or \"prompts\")." : "Send either prompt or prompts.");
   }
-  if (body.prompt !== undefined) return reader.read([body.prompt], ["prompt"]);
+  const addSpecialTokens = body.add_special_tokens ?? true;
+  if (body.prompt !== undefined) return reader.read([body.prompt], ["prompt"], addSpecialTokens);
   const prompts = body.prompts ?? [];
-  return reader.read(prompts, prompts.map((_, i) => `prompts[${i}]`));
+  return reader.read(prompts, prompts.map((_, i) => `prompts[${i}]`), addSpecialTokens);
 }

@@ -15,14 +15,17 @@ export class PromptReader {
     this.#positions = positions;
   }
 
-  /** `names[i]` is what errors call `prompts[i]`. Throws `empty_prompt`, `invalid_token_id`, `context_exceeded`. */
-  async read(prompts: readonly (string | readonly number[])[], names: readonly string[]): Promise<Int32Array[]> {
+  /**
+   * `names[i]` is what errors call `prompts[i]`. `addSpecialTokens`: texts get what the tokenizer puts around a prompt.
+   * Throws `empty_prompt`, `invalid_token_id`, `context_exceeded`.
+   */
+  async read(prompts: readonly (string | readonly number[])[], names: readonly string[], addSpecialTokens: boolean): Promise<Int32Array[]> {
     const out: Int32Array[] = [];
     let stretch = 0;
     for (const [i, prompt] of prompts.entries()) {
       const name = names[i] ?? "prompt";
-      if (prompt.length === 0) throw new PrefixdError("empty_prompt", `${name} is empty; to begin from nothing, send the id of the BOS token.`);
       if (typeof prompt !== "string") {
+        if (prompt.length === 0) throw emptyPrompt(name);
         out.push(this.#ids(prompt, name));
         continue;
       }
@@ -31,7 +34,7 @@ export class PromptReader {
         stretch = prompt.length;
         await nextTurn();
       }
-      out.push(this.#encode(prompt, name));
+      out.push(this.#encode(prompt, name, addSpecialTokens));
     }
     return out;
   }
@@ -39,7 +42,7 @@ export class PromptReader {
   /**
    * The id sequences of bad words. A text stands for two: itself, and itself after a space, since a byte-level tokenizer has other ids
    * for a word that begins a text than for one within it (transformers' documentation takes the second one alone).
-   * Throws `invalid_token_id`.
+   * Throws `invalid_token_id`, `invalid_parameter`.
    */
   async badWords(words: readonly (string | readonly number[])[]): Promise<number[][]> {
     const out: number[][] = [];
@@ -54,7 +57,12 @@ export class PromptReader {
         stretch = word.length;
         await nextTurn();
       }
-      for (const form of word.startsWith(" ") ? [word] : [word, ` ${word}`]) out.push([...this.#tokenizer.encode(form)]);
+      for (const form of word.startsWith(" ") ? [word] : [word, ` ${word}`]) {
+        const ids = this.#withRows(this.#tokenizer.encode(form), `bad_words[${i}]`);
+        // A normalizer may leave nothing of it.
+        if (ids.length === 0) throw new PrefixdError("invalid_parameter", `bad_words[${i}] has no tokens.`);
+        out.push([...ids]);
+      }
     }
     return out;
   }
@@ -91,14 +99,24 @@ export class PromptReader {
     return [...out.values()];
   }
 
-  #encode(text: string, name: string): Int32Array {
+  #encode(text: string, name: string, addSpecialTokens: boolean): Int32Array {
+    const { longestToken, around } = this.#tokenizer;
     // No token is longer than the longest, so what cannot fit need not be tokenised to be refused.
-    const atLeast = Math.ceil(Buffer.byteLength(text) / this.#tokenizer.longestToken);
+    const atLeast = Math.ceil(Buffer.byteLength(text) / longestToken) + (addSpecialTokens ? around.before.length + around.after.length : 0);
     if (atLeast > this.#positions) throw this.#tooLong(name, `at least ${atLeast}`);
-    const ids = this.#tokenizer.encode(text);
-    if (ids.length === 0) throw new PrefixdError("empty_prompt", `${name} has no tokens.`);
+    const ids = this.#tokenizer.encode(text, addSpecialTokens);
+    if (ids.length === 0) throw emptyPrompt(name);
     if (ids.length > this.#positions) throw this.#tooLong(name, String(ids.length));
-    return ids;
+    return this.#withRows(ids, name);
+  }
+
+  /** Ids that the tokenizer made of a text. */
+  #withRows(ids: Int32Array, name: string): Int32Array {
+    const { vocabSize, beyondModel } = this.#tokenizer;
+    const bad = ids.find((id) => id >= vocabSize);
+    if (bad === undefined) return ids;
+    const token = JSON.stringify(beyondModel.get(bad));
+    throw new PrefixdError("invalid_token_id", `${name} has ${token}, whose id is ${bad}: the tokenizer knows it, but the model's token ids are 0 to ${vocabSize - 1}.`);
   }
 
   #ids(ids: readonly number[], name: string): Int32Array {
@@ -117,3 +135,5 @@ export class PromptReader {
     return new PrefixdError("context_exceeded", `${name} is ${length} tokens long; the model takes ${this.#positions}.`);
   }
 }
+
+const emptyPrompt = (name: string): PrefixdError => new PrefixdError("empty_prompt", `${name} is empty; to begin from nothing, send the id of the BOS token.`);

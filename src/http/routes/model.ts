@@ -3,7 +3,7 @@ import { json, problems } from "../schemas/common.ts";
 import { ModelDocument } from "../schemas/model.ts";
 
 /** What a client must know of the model to make adapters and requests that fit it. It stays as it is while the server runs. */
-export function modelRoutes(app: TypedApp, { modelName, shape, model, limits }: AppParts): void {
+export function modelRoutes(app: TypedApp, { modelName, shape, model, tokenizer, limits }: AppParts): void {
   const document: ModelDocument = {
     model: modelName,
     fingerprint: model.fingerprint,
@@ -12,6 +12,7 @@ export function modelRoutes(app: TypedApp, { modelName, shape, model, limits }: 
     head_dim: shape.headDim,
     n_positions: shape.positions,
     vocab_size: shape.vocabSize,
+    special_tokens: { before: [...tokenizer.around.before], after: [...tokenizer.around.after] },
     device: model.device,
     precision: model.precision,
     base_model: model.allowBaseModel,

@@ -247,7 +247,7 @@ export function prefixRoutes(app: TypedApp, parts: AppParts, bodies: BodyWatch):
 async function hardPrompt(body: HardPromptBody, reader: PromptReader): Promise<PrefixUpload> {
   const { text, token_ids } = body;
   if ((text === undefined) === (token_ids === undefined)) throw new PrefixdError("invalid_request", "Send either text or token_ids.");
-  const [ids] = text === undefined ? await reader.read([token_ids ?? []], ["token_ids"]) : await reader.read([text], ["text"]);
+  const [ids] = text === undefined ? await reader.read([token_ids ?? []], ["token_ids"], false) : await reader.read([text], ["text"], false);
   return { kind: "hard", ids: ids as Int32Array, ...(text === undefined ? {} : { text }) };
 }
 

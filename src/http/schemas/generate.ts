@@ -30,6 +30,7 @@ export const GenerateBody = named(
     {
       prompt: Optional(Type.Union([Type.String(), TokenIds], { description: "The prompt, as text or as token ids; not empty. Either this or `prompts`." })),
       prompts: Optional(Type.Array(Prompt, { minItems: 1, maxItems: MAX_PROMPTS, description: "Several prompts with the same parameters: all of them are taken in, or none. Choice c of prompt p has index p * n + c." })),
+      add_special_tokens: Optional(Type.Boolean({ default: true, description: "Put around prompts that are text what the model's tokenizer puts there, such as BOS: `special_tokens` of `GET /model`, for most GPT-2s nothing. Prompts that are token ids stay as they are." })),
       prefix_id: Optional(Type.Union([Type.String(), Type.Null()], { description: "The prefix to use; absent or null: the bare base model, if the server allows it." })),
       max_new_tokens: Optional(Type.Integer({ minimum: 0, default: 20, description: "Prefix + prompt + new tokens must be at most n_positions + 1; a default is cut to that. 0 only with `echo`; it takes as much room as 1." })),
       min_new_tokens: Optional(Type.Integer({ minimum: 0, default: 0, description: "No EOS before so many new tokens." })),

@@ -14,6 +14,10 @@ export const ModelDocument = named(
     head_dim: count("n_embd / n_head"),
     n_positions: count("Positions: prefix, prompt and new tokens together may take one more"),
     vocab_size: count("Token ids are below it"),
+    special_tokens: strict({
+      before: Type.Array(Type.Integer(), { description: "Token ids that a prompt given as text gets before its own, unless add_special_tokens is false" }),
+      after: Type.Array(Type.Integer(), { description: "And after its own" }),
+    }),
     device: Type.String({ description: "cpu, webgpu or cuda" }),
     precision: Type.String({ description: "fp32, int8 or fp16" }),
     base_model: Type.Boolean({ description: "Whether requests may name no prefix" }),
