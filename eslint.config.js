@@ -1,7 +1,7 @@
 import tseslint from "typescript-eslint";
 
 export default tseslint.config(
-  { ignores: ["dist/", "node_modules/", ".tap/", ".cache/", "eslint.config.js", ".dependency-cruiser.cjs"] },
+  { ignores: ["dist/", "node_modules/", ".tap/", ".cache/", "eslint.config.js", "tools/build.mjs", ".dependency-cruiser.cjs"] },
   ...tseslint.configs.recommendedTypeChecked,
   {
     languageOptions: { parserOptions: { project: "./tsconfig.json" } },

@@ -11,6 +11,7 @@ import { reportHtml } from "../load/report/html.ts";
 import { resultText } from "../load/report/text.ts";
 import { runLoad } from "../load/run.ts";
 import { loadScenario, override, ScenarioError, SCENARIOS } from "../load/scenario.ts";
+import { onStopSignals } from "./signals.ts";
 
 const USAGE = `Usage: prefixd load --scenario NAME|FILE [--url http://127.0.0.1:8080 ...] [flags]
        prefixd load --compare A.json B.json [--html FILE]
@@ -56,9 +57,6 @@ const OPTIONS = {
 
 type Values = ReturnType<typeof readArgs>["values"];
 
-/** Ctrl-C comes twice where npx passes it on; a later one means that tidying up shall not be waited for. */
-const SAME_INTERRUPT_MS = 1_000;
-
 /** `prefixd load`: the result on stdout, progress on stderr. */
 export async function load(args: readonly string[]): Promise<void> {
   const { values, positionals } = readArgs(args);
@@ -91,13 +89,10 @@ async function run(values: Values): Promise<void> {
   const config = values["model-config"] === undefined ? null : readModelConfig(values["model-config"]);
   const progress = new Progress(process.stderr.isTTY);
   const interrupted = new AbortController();
-  let interruptedAt = Infinity;
-  const interrupt = (): void => {
-    if (performance.now() - interruptedAt > SAME_INTERRUPT_MS) process.exit(1);
-    interruptedAt = Math.min(interruptedAt, performance.now());
-    interrupted.abort();
-  };
-  process.on("SIGINT", interrupt).on("SIGTERM", interrupt);
+  const forget = onStopSignals(
+    () => interrupted.abort(),
+    () => process.exit(1),
+  );
   try {
     const result = await runLoad({
       scenario,
@@ -120,7 +115,7 @@ async function run(values: Values): Promise<void> {
     process.exitCode = result.passed && !interrupted.signal.aborted ? 0 : 1;
   } finally {
     progress.stop();
-    process.off("SIGINT", interrupt).off("SIGTERM", interrupt);
+    forget();
   }
 }
 

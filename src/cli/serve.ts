@@ -3,23 +3,23 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { helpText, parseConfig, type Config } from "../config.ts";
 import type { PrefixdError } from "../errors.ts";
-import { startServer, type RunningServer } from "../main.ts";
+import type { RunningServer } from "../main.ts";
 import { withoutPasswords } from "../redis-url.ts";
+import { onStopSignals, type StopSignal } from "./signals.ts";
 
 /** Time for the last answers to leave when the device is lost. */
 const LAST_BYTES_MS = 2_000;
 
-/** `prefixd serve`: runs until SIGTERM or SIGINT, then drains; a second signal ends it at once. */
+/** `prefixd serve`: runs until SIGTERM or SIGINT, then drains; a second one, a second later or more, ends it at once. */
 export async function serve(args: readonly string[]): Promise<void> {
   const config = parseConfig(args, process.env);
   if (config === "help") return void process.stdout.write(helpText());
   hidePasswords();
   let server: RunningServer | null = null;
-  let stopping = false;
-  const stop = (signal: NodeJS.Signals): void => {
+  const end = (signal: StopSignal): never => process.exit(128 + (signal === "SIGINT" ? 2 : 15));
+  const stop = (signal: StopSignal): void => {
     // While it starts there is nothing to drain: a start that is killed leaves nothing half made.
-    if (stopping || server === null) process.exit(128 + (signal === "SIGINT" ? 2 : 15));
-    stopping = true;
+    if (server === null) return end(signal);
     server.stop().then(
       () => process.exit(0),
       (error: unknown) => {
@@ -28,7 +28,9 @@ export async function serve(args: readonly string[]): Promise<void> {
       },
     );
   };
-  process.on("SIGTERM", stop).on("SIGINT", stop);
+  onStopSignals(stop, end);
+  // Its modules take a second, for which --help and a setting that cannot be used need not wait.
+  const { startServer } = await import("../main.ts");
   server = await startServer(config);
   const running = server;
   void running.deviceLost.then((error) => endWithDevice(error, running));

@@ -1,5 +1,5 @@
 /** `prefixd`, and other programs of Node, as processes. */
-import { readdirSync, statSync } from "node:fs";
+import { spawnSync } from "node:child_process";
 import { join } from "node:path";
 
 export const ROOT = new URL("../..", import.meta.url).pathname;
@@ -13,9 +13,7 @@ export function programArguments(): readonly string[] {
 }
 
 function isBuilt(): boolean {
-  const built = statSync(BUILT, { throwIfNoEntry: false })?.mtimeMs ?? 0;
-  const sources = readdirSync(join(ROOT, "src"), { recursive: true, withFileTypes: true });
-  return sources.every((entry) => statSync(join(entry.parentPath, entry.name)).mtimeMs < built);
+  return spawnSync(...bareNode(join(ROOT, "tools/build.mjs"), "--check")).status === 0;
 }
 
 /**

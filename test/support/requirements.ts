@@ -48,6 +48,7 @@ export const REQUIREMENTS = {
   },
   "qemu-user": { what: "qemu-x86_64", get: apt("qemu-user"), found: () => runs("qemu-x86_64", "--version") },
   cc: { what: "a C compiler on Linux", get: apt("gcc libc6-dev"), found: () => process.platform === "linux" && runs("cc", "--version"), mayLackInCi: "that no script of the replicas asks for the time is tested there" },
+  "systemd-analyze": { what: "systemd-analyze", get: apt("systemd"), found: () => runs("systemd-analyze", "--version"), mayLackInCi: "containers have no systemd" },
   prlimit: { what: "prlimit, which may limit a process's files", get: apt("util-linux"), found: () => runs("prlimit", "--pid", String(process.pid), "--fsize=unlimited:") },
   mount: { what: "leave to mount a tmpfs", get: "run as root, in a container with CAP_SYS_ADMIN", found: canMount },
   "open-checkout": {
