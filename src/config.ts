@@ -173,12 +173,13 @@ function readFlags(args: readonly string[]): Partial<Record<Key, unknown>> | "he
     if (!flag.startsWith("-") && !/^[\w.-]+$/.test(flag)) throw new ConfigError("one of the arguments is no flag and belongs to none; see --help");
     if (key === undefined) throw new ConfigError(`${flag}: no such flag; see --help`);
     if (key in out) throw new ConfigError(`${flagOf(key)}: given twice`);
-    if (PROPERTIES[key].type === "boolean" && inline === undefined) {
+    const next = args[i + 1];
+    const value = inline ?? (next !== undefined && !next.startsWith("--") ? next : undefined);
+    // Alone, or before the next flag, it says yes.
+    if (PROPERTIES[key].type === "boolean" && (value === undefined || next === "-h")) {
       out[key] = !flag.startsWith("--no-");
       continue;
     }
-    const next = args[i + 1];
-    const value = inline ?? (next !== undefined && !next.startsWith("--") ? next : undefined);
     if (value === undefined || flag !== flagOf(key)) throw new ConfigError(`${flag}: ${value === undefined ? "a value is missing" : "takes no value"}`);
     if (inline === undefined) i++;
     out[key] = convert(key, flag, value);
@@ -281,6 +282,7 @@ export function helpText(): string {
     "Usage: prefixd serve [flags]",
     "",
     "One frozen GPT-2 serves every user's trained prefix. Each flag has a variable: --max-batch is PREFIXD_MAX_BATCH.",
+    "--flag VALUE and --flag=VALUE are the same; where the value is true or false, --flag alone is true and --no-flag is false.",
     "",
     ...rows.map((row) => row.left.padEnd(width) + row.right),
     "  --help".padEnd(width) + "This text",

@@ -27,6 +27,8 @@ t.test("flags, variables, and flags before variables", async (t) => {
   t.equal(parse(["--prefix-cache-bytes", "1.5GiB"]).prefixCacheBytes, 1.5 * 1024 ** 3);
   t.equal(parse(["--no-allow-base-model"]).allowBaseModel, false);
   t.equal(parse(["--allow-base-model=false"]).allowBaseModel, false);
+  t.equal(parse(["--allow-base-model", "false"]).allowBaseModel, false);
+  t.match(parse(["--allow-base-model", "--port", "1"]), { allowBaseModel: true, port: 1 });
   t.equal(parse([], { PREFIXD_ALLOW_BASE_MODEL: "0" }).allowBaseModel, false);
   t.equal(parse(["--drain-timeout", "0.5"]).drainTimeout, 0.5);
   for (const store of ["redis://127.0.0.1:6379", "unix:///run/redis.sock?db=1", "lmdb:./data"]) t.equal(parse(["--store", store]).store, store);
@@ -61,6 +63,8 @@ t.test("what cannot be used stops with one line that names it", async (t) => {
     [["--prefix-cache-bytes", "12parsecs"], {}, /^--prefix-cache-bytes 12parsecs: expected a size/],
     [["--no-port", "1"], {}, /^--no-port: no such flag/],
     [["--no-allow-base-model=true"], {}, /^--no-allow-base-model: takes no value/],
+    [["--no-allow-base-model", "true"], {}, /^--no-allow-base-model: takes no value/],
+    [["--allow-base-model", "maybe"], {}, /^--allow-base-model maybe: expected true or false/],
     [["--allow-base-model=maybe"], {}, /^--allow-base-model maybe: expected true or false/],
     [["--host", "0.0.0.0"], {}, /^--host 0\.0\.0\.0: without keys/],
     [[], { PREFIXD_MAX_BACH: "1" }, /^PREFIXD_MAX_BACH: no such setting/],

@@ -1,4 +1,4 @@
-import { lmdbFolder, parseConfig } from "../config.ts";
+import { ConfigError, lmdbFolder, parseConfig } from "../config.ts";
 import { examine } from "../doctor/examine.ts";
 import { reportText } from "../doctor/text.ts";
 
@@ -10,7 +10,9 @@ tokens with PEFT's. The exit code is 0 if --device (default cpu) works. Takes se
 
 /** `prefixd doctor`: exit code 1 if the asked device does not work; the others are information. */
 export async function doctor(args: readonly string[]): Promise<void> {
-  const config = parseConfig(args.filter((arg) => arg !== "--json"), process.env);
+  const settings = args.filter((arg) => arg !== "--json");
+  if (args.length - settings.length > 1) throw new ConfigError("--json: given twice");
+  const config = parseConfig(settings, process.env);
   if (config === "help") return void process.stdout.write(USAGE);
   const report = await examine({ device: config.device, precision: config.precision, slots: config.maxBatch, storeFolder: lmdbFolder(config.store) });
   process.stdout.write(args.includes("--json") ? `${JSON.stringify(report, null, 2)}\n` : reportText(report));

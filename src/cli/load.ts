@@ -1,6 +1,5 @@
 import { writeFileSync } from "node:fs";
 import { basename } from "node:path";
-import { parseArgs } from "node:util";
 import { ConfigError, readAdminKey } from "../config.ts";
 import { CALIBRATION } from "../load/capacity.ts";
 import { LoadError } from "../load/http.ts";
@@ -11,6 +10,7 @@ import { reportHtml } from "../load/report/html.ts";
 import { resultText } from "../load/report/text.ts";
 import { runLoad } from "../load/run.ts";
 import { loadScenario, override, ScenarioError, SCENARIOS } from "../load/scenario.ts";
+import { readArguments } from "./arguments.ts";
 import { onStopSignals } from "./signals.ts";
 
 const USAGE = `Usage: prefixd load --scenario NAME|FILE [--url http://127.0.0.1:8080 ...] [flags]
@@ -55,11 +55,11 @@ const OPTIONS = {
   help: { type: "boolean", short: "h" },
 } as const;
 
-type Values = ReturnType<typeof readArgs>["values"];
+type Values = ReturnType<typeof readArguments<typeof OPTIONS>>["values"];
 
 /** `prefixd load`: the result on stdout, progress on stderr. */
 export async function load(args: readonly string[]): Promise<void> {
-  const { values, positionals } = readArgs(args);
+  const { values, positionals } = readArguments("load", args, OPTIONS);
   if (values.help === true) return void process.stdout.write(USAGE);
   try {
     if (values.compare === true) return compareFiles(positionals, values.html);
@@ -141,12 +141,4 @@ function whole(flag: string, text: string | undefined): number | undefined {
   if (text === undefined) return undefined;
   if (!/^\d{1,10}$/.test(text)) throw new ScenarioError(`${flag} ${text}: expected a whole number`);
   return Number(text);
-}
-
-function readArgs(args: readonly string[]) {
-  try {
-    return parseArgs({ args: [...args], allowPositionals: true, options: OPTIONS });
-  } catch (error) {
-    throw new ConfigError(`load: ${error instanceof Error ? error.message : String(error)}`);
-  }
 }

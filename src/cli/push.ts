@@ -1,15 +1,17 @@
 import { basename, resolve } from "node:path";
-import { parseArgs } from "node:util";
 import { ConfigError } from "../config.ts";
 import type { PrefixDocument } from "../http/schemas/prefixes.ts";
 import { readAdapterFolder } from "../prefixes/folder.ts";
+import { readArguments } from "./arguments.ts";
 import { call } from "./http-client.ts";
 
 const USAGE = "Usage: prefixd push DIR [--id NAME] [--url http://127.0.0.1:8080]; a key comes from PREFIXD_KEY\n";
 
+const OPTIONS = { id: { type: "string" }, url: { type: "string" }, help: { type: "boolean", short: "h" } } as const;
+
 /** `prefixd push`: registers a PEFT folder with a running server, under the folder's name unless told otherwise. */
 export async function push(args: readonly string[]): Promise<void> {
-  const { values, positionals } = readArgs(args);
+  const { values, positionals } = readArguments("push", args, OPTIONS);
   const [dir] = positionals;
   if (values.help === true) return void process.stdout.write(USAGE);
   if (dir === undefined || positionals.length > 1) throw new ConfigError(`push takes one folder\n${USAGE}`);
@@ -23,12 +25,4 @@ export async function push(args: readonly string[]): Promise<void> {
   console.log(answer);
   const { warnings = [] } = JSON.parse(answer) as Partial<PrefixDocument>;
   for (const { detail } of warnings) console.error(`prefixd: warning: ${detail}`);
-}
-
-function readArgs(args: readonly string[]): { values: { id?: string; url?: string; help?: boolean }; positionals: string[] } {
-  try {
-    return parseArgs({ args: [...args], allowPositionals: true, options: { id: { type: "string" }, url: { type: "string" }, help: { type: "boolean", short: "h" } } });
-  } catch (error) {
-    throw new ConfigError(`push: ${error instanceof Error ? error.message : String(error)}`);
-  }
 }

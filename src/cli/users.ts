@@ -1,5 +1,5 @@
-import { parseArgs } from "node:util";
 import { ConfigError, readAdminKey } from "../config.ts";
+import { readArguments } from "./arguments.ts";
 import { call } from "./http-client.ts";
 
 const USAGE = `Usage: prefixd users COMMAND [--url http://127.0.0.1:8080] [--admin-key-file FILE]
@@ -26,7 +26,7 @@ const OPTIONS = {
   help: { type: "boolean", short: "h" },
 } as const;
 
-type Values = ReturnType<typeof readArgs>["values"];
+type Values = ReturnType<typeof readArguments<typeof OPTIONS>>["values"];
 
 interface Command {
   readonly operands: number;
@@ -48,7 +48,7 @@ const COMMANDS: Readonly<Record<string, Command>> = {
 
 /** `prefixd users`: what the admin routes do, from the command line. */
 export async function users(args: readonly string[]): Promise<void> {
-  const { values, positionals } = readArgs(args);
+  const { values, positionals } = readArguments("users", args, OPTIONS);
   const [name = "", ...operands] = positionals;
   if (values.help === true) return void process.stdout.write(USAGE);
   const command = Object.hasOwn(COMMANDS, name) ? COMMANDS[name] : undefined;
@@ -80,12 +80,4 @@ function limitOf(text: string): [string, number | null] {
 function numberOf(flag: string, text: string): number {
   if (!/^-?\d+(\.\d+)?$/.test(text)) throw new ConfigError(`${flag} ${text}: expected a number`);
   return Number(text);
-}
-
-function readArgs(args: readonly string[]) {
-  try {
-    return parseArgs({ args: [...args], allowPositionals: true, options: OPTIONS });
-  } catch (error) {
-    throw new ConfigError(`users: ${error instanceof Error ? error.message : String(error)}`);
-  }
 }
