@@ -8,10 +8,12 @@ import { guardAccess, type DeclaredRoute } from "./access.ts";
 import type { AppParts, AppState, TypedApp } from "./app-parts.ts";
 import { watchBodies } from "./body-watch.ts";
 import { guardConnections, refuseConnection, serverOptions } from "./connections.ts";
+import { parseJsonBodies } from "./json-body.ts";
 import { closeRefused } from "./lingering.ts";
 import { OPENAPI_OPTIONS } from "./openapi.ts";
 import { escapedPath } from "./prefix-id.ts";
 import { sendProblem, toPrefixdError } from "./problem.ts";
+import { originForm, refuseEncodedBodies } from "./request-checks.ts";
 import { requestId, trackRequests } from "./requests.ts";
 import { RouteIndex } from "./route-index.ts";
 import { adminRoutes } from "./routes/admin.ts";
@@ -45,6 +47,7 @@ export async function buildApp(parts: AppParts): Promise<App> {
     logController: new LogController({ disableRequestLogging: true, requestIdLogLabel: "request_id" }),
     genReqId: requestId,
     requestIdHeader: false,
+    rewriteUrl: originForm,
     bodyLimit: parts.limits.requestBody,
     requestTimeout: clients.requestMs,
     keepAliveTimeout: clients.keepAliveMs,
@@ -60,6 +63,7 @@ export async function buildApp(parts: AppParts): Promise<App> {
 
   // Bodies are JSON or multipart; a browser can send text/plain across origins without asking.
   fastify.removeContentTypeParser("text/plain");
+  parseJsonBodies(fastify);
   fastify.setValidatorCompiler(validatorCompiler);
   // Answers are made by our own code, so they need no filter on their way out; a test holds them against the schemas.
   fastify.setSerializerCompiler(() => (data: unknown) => JSON.stringify(data));
@@ -67,6 +71,7 @@ export async function buildApp(parts: AppParts): Promise<App> {
     countRefusal(parts, request, toPrefixdError(error).code);
     return sendProblem(request, reply, error);
   });
+  refuseEncodedBodies(fastify);
   const bodies = watchBodies(fastify, clients, metrics);
   closeRefused(fastify, bodies);
   trackRequests(fastify, { metrics, audit: parts.audit, keyed: parts.auth.keyed, state, traffic });

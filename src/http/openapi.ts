@@ -1,5 +1,6 @@
 import type { FastifyInstance, FastifySchema, RouteOptions } from "fastify";
 import { stringify } from "yaml";
+import { nullableFields } from "./validation.ts";
 import { GenerateEvent, GenerateLastEvent } from "./schemas/generate.ts";
 
 export const OPENAPI_OPTIONS = {
@@ -8,7 +9,7 @@ export const OPENAPI_OPTIONS = {
     info: {
       title: "prefixd",
       version: "0.1.0",
-      description: "One frozen GPT-2 serves every user's trained prefix.\n\nErrors are RFC 9457 problem details with a stable `code`. Every answer has an `x-request-id`; send one to choose it.",
+      description: "One frozen GPT-2 serves every user's trained prefix.\n\nErrors are RFC 9457 problem details with a stable `code`. Every answer has an `x-request-id`; send one to choose it.\n\nBodies are JSON in UTF-8, or multipart for uploads. null for an optional field means that it is absent, but where a field gives null a meaning of its own.",
       license: { name: "Apache-2.0", identifier: "Apache-2.0" },
     },
     components: { securitySchemes: { key: { type: "http", scheme: "bearer", description: "A user's key, or the admin key. A server without an admin key asks for none." } } },
@@ -32,7 +33,7 @@ const PRIVATE = new Set(["hint", "unchecked"]);
 /** The API's description, of the routes that the app really has. The app must be ready. */
 export function openapiDocument(app: FastifyInstance): Json {
   const schemas: { [key: string]: Json } = {};
-  const raw = JSON.parse(JSON.stringify(app.swagger())) as { [key: string]: Json };
+  const raw = JSON.parse(JSON.stringify(app.swagger()), sayNull) as { [key: string]: Json };
   const out = share(raw, schemas) as { [key: string]: Json };
   // Parts of a stream hang on no route as schemas: the stream itself is text.
   for (const schema of [GenerateEvent, GenerateLastEvent]) share(JSON.parse(JSON.stringify(schema)) as Json, schemas);
@@ -40,6 +41,24 @@ export function openapiDocument(app: FastifyInstance): Json {
 }
 
 export const openapiYaml = (document: Json): string => stringify(document, { lineWidth: 120, aliasDuplicateObjects: false });
+
+/** null for an optional field of a request's body means that it is absent: its schema says so. A reviver: what is inside comes first. */
+function sayNull(key: string, value: unknown): unknown {
+  if (key !== "requestBody") return value;
+  const { content } = value as { content: Record<string, { schema: { properties?: Record<string, Record<string, unknown>> } }> };
+  for (const [type, { schema }] of Object.entries(content)) {
+    if (type === "application/json") for (const name of nullableFields(schema)) schema.properties![name] = orNull(schema.properties![name]!);
+  }
+  return value;
+}
+
+function orNull(schema: Record<string, unknown>): Record<string, unknown> {
+  const { type, anyOf, enum: values } = schema;
+  // A schema of its own stays what it is, for others refer to it.
+  if (schema["title"] !== undefined) return { anyOf: [schema, { type: "null" }] };
+  if (Array.isArray(anyOf)) return { ...schema, anyOf: [...(anyOf as unknown[]), { type: "null" }] };
+  return { ...schema, ...(type === undefined ? {} : { type: [type, "null"] }), ...(Array.isArray(values) ? { enum: [...(values as unknown[]), null] } : {}) };
+}
 
 /** Schemas with a title of one word move to components and are referred to; keywords of ours go. Examples stay as they are. */
 function share(node: Json, schemas: { [key: string]: Json }): Json {

@@ -8,6 +8,7 @@ import { PrefixdError } from "../errors.ts";
 import type { AuditLog } from "../observability/audit.ts";
 import type { Metrics } from "../observability/metrics.ts";
 import type { AppState } from "./app-parts.ts";
+import { checkRequest, hostOf } from "./request-checks.ts";
 import type { Traffic } from "./traffic.ts";
 
 /** What the access log says of a request beside its route and status. Counts and ids, never texts. */
@@ -109,6 +110,7 @@ export function trackRequests(app: FastifyInstance, { metrics, audit, keyed, sta
     // The client's next request goes to another server.
     if (state.phase !== "serving") reply.header("connection", "close");
     if (request.headers.host === undefined && request.raw.httpVersion === "1.1") throw new PrefixdError("invalid_request", "The Host header is missing.");
+    checkRequest(request);
     if (!keyed) checkHost(request);
     if (state.phase === "refusing" && !request.url.startsWith("/health/") && request.url !== "/metrics") {
       throw new PrefixdError("draining", "The server is shutting down.", { retryAfter: 5 });
@@ -142,7 +144,7 @@ function recordAudit(request: FastifyRequest, audit: AuditLog, unlessFailed: "ok
 
 /** Without keys a page in a browser must not reach the server by a DNS name of its own that leads to loopback. */
 function checkHost(request: FastifyRequest): void {
-  const host = request.headers.host;
+  const host = hostOf(request);
   if (host === undefined || isLoopback(host.replace(/:\d*$/, ""))) return;
   throw new PrefixdError("host_not_allowed", "Without keys the server only answers to localhost and loopback addresses.");
 }

@@ -15,30 +15,51 @@ interface Finding {
 /** What schemas carry beside JSON Schema's keywords; see schemas/generate.ts. */
 interface Annotated {
   readonly type?: unknown;
+  readonly anyOf?: readonly Annotated[];
+  readonly required?: readonly string[];
   readonly properties?: Readonly<Record<string, Annotated>>;
   readonly hint?: string;
   readonly unchecked?: boolean;
 }
 
 /**
- * Checks what arrives against the TypeBox schemas: nothing is coerced (but query strings, which are text), nothing is removed,
- * nothing is filled in. The first finding becomes the answer, as one of our errors that names the field.
+ * Checks what arrives against the TypeBox schemas: nothing is coerced (but query strings, which are text), nothing is removed (but null for
+ * an optional field, which says nothing), nothing is filled in. The first finding becomes the answer, as one of our errors that names the field.
  */
 export const validatorCompiler: FastifySchemaCompiler<TSchema> = ({ schema, httpPart }) => {
   if ((schema as Annotated).unchecked) return (value: unknown) => ({ value });
   const validator = Compile(schema);
   return (value: unknown) => {
     // A JSON body that is missing altogether arrives as undefined or null.
-    const input: unknown = httpPart === "querystring" ? withNumbers(schema, value) : value;
+    const input: unknown = httpPart === "querystring" ? withNumbers(schema, value) : httpPart === "body" ? withoutNulls(schema, value) : value;
     return validator.Check(input) ? { value: input } : { error: explain(schema, validator.Errors(input), httpPart ?? "body") };
   };
 };
+
+/** Whether null is a value of its own. */
+const takesNull = ({ type, anyOf }: Annotated): boolean => type === "null" || (anyOf?.some(takesNull) ?? false);
+
+/** Optional fields of a body's schema for which null means that they are absent. */
+export function nullableFields(schema: TSchema): string[] {
+  const { properties = {}, required = [] } = schema as Annotated;
+  return Object.keys(properties).filter((name) => !required.includes(name) && !takesNull(properties[name]!));
+}
+
+/** A body without fields that are null where null means absent, those of objects within it included. */
+function withoutNulls(schema: Annotated, value: unknown): unknown {
+  const { properties } = schema;
+  if (properties === undefined || typeof value !== "object" || value === null || Array.isArray(value)) return value;
+  const absent = new Set(nullableFields(schema));
+  const kept = Object.entries(value).filter(([name, field]) => field !== null || !absent.has(name));
+  return Object.fromEntries(kept.map(([name, field]): [string, unknown] => [name, Object.hasOwn(properties, name) ? withoutNulls(properties[name]!, field) : field]));
+}
 
 /** A query string is text: what the schema wants as an integer and reads as one becomes one. */
 function withNumbers(schema: Annotated, query: unknown): unknown {
   const out: Record<string, unknown> = { ...(query as Record<string, unknown>) };
   for (const [name, { type }] of Object.entries(schema.properties ?? {})) {
     const value = out[name];
+    if (Array.isArray(value)) throw new PrefixdError("invalid_request", `The parameter ${JSON.stringify(name)} comes twice.`);
     if (type === "integer" && typeof value === "string" && /^-?\d{1,15}$/.test(value)) out[name] = Number(value);
   }
   return out;

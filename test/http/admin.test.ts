@@ -90,7 +90,6 @@ t.test("bad input is a clear 4xx", async (t) => {
     ["POST", "/admin/users", { id: "b", limits: { max_prefixes: 1.5 } }, "invalid_parameter"],
     ["POST", "/admin/users", { id: "b", limits: { max_prefixes: 2 ** 60 } }, "invalid_parameter"],
     ["POST", "/admin/users", { id: "b", limits: { max_prefixs: 1 } }, "unknown_field"],
-    ["POST", "/admin/users", { id: "b", limits: null }, "invalid_parameter"],
     ["PATCH", "/admin/users/ann", {}, "invalid_request"],
     ["PATCH", "/admin/users/ann", { id: "bob" }, "unknown_field"],
     ["PATCH", "/admin/users/..%2Fann", { weight: 1 }, "invalid_user_id"],

@@ -28,7 +28,7 @@ export const GenerateBody = named(
   "GenerateRequest",
   strict(
     {
-      prompt: Optional(Type.Union([Type.String(), TokenIds], { description: "The prompt, as text or as token ids; not empty. Either this or `prompts`." })),
+      prompt: Optional(Type.Union([Type.String(), TokenIds], { hint: "several prompts go into prompts", description: "The prompt, as text or as token ids; not empty. Either this or `prompts`." })),
       prompts: Optional(Type.Array(Prompt, { minItems: 1, maxItems: MAX_PROMPTS, description: "Several prompts with the same parameters: all of them are taken in, or none. Choice c of prompt p has index p * n + c." })),
       add_special_tokens: Optional(Type.Boolean({ default: true, description: "Put around prompts that are text what the model's tokenizer puts there, such as BOS: `special_tokens` of `GET /model`, for most GPT-2s nothing. Prompts that are token ids stay as they are." })),
       prefix_id: Optional(Type.Union([Type.String(), Type.Null()], { description: "The prefix to use; absent or null: the bare base model, if the server allows it." })),
@@ -98,7 +98,7 @@ export const GenerateBody = named(
       echo: Optional(Type.Boolean({ default: false, description: "Begin each choice with the prompt: `text`, `token_ids` and, with `logprobs`, the prompt's own log probabilities (of its first token null)." })),
     },
     {
-      description: "Names, meaning and defaults are those of transformers' generate(). Where the model's generation_config.json has a field, its value is the default: `GET /model` shows them. A field that is not listed here is refused.",
+      description: "Names, meaning and defaults are those of transformers' generate(). Where the model's generation_config.json has a field, its value is the default: `GET /model` shows them. null for an optional field means that it is absent. A field that is not listed here is refused.",
       examples: [{ prefix_id: "intent", prompt: "i would like to report my american express card stolen\n=>", max_new_tokens: 10 }],
     },
   ),

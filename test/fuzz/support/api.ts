@@ -7,7 +7,7 @@ import type { RawRequest, RawResponse } from "./raw-http.ts";
 
 /** The keywords of JSON Schema that openapi.yaml uses; references are resolved. */
 export interface Schema {
-  readonly type?: string;
+  readonly type?: string | readonly string[];
   readonly enum?: readonly unknown[];
   readonly anyOf?: readonly Schema[];
   readonly properties?: Readonly<Record<string, Schema>>;

@@ -27,6 +27,7 @@ export function valueOf(schema: Schema, known: Known, name = ""): fc.Arbitrary<u
 function fromKeywords(schema: Schema, known: Known, name: string): fc.Arbitrary<unknown> {
   if (schema.enum) return fc.constantFrom(...schema.enum);
   if (schema.anyOf) return fc.oneof(...schema.anyOf.map((one) => fromKeywords(one, known, name)));
+  if (Array.isArray(schema.type)) return fc.oneof(...schema.type.map((type) => fromKeywords({ ...schema, type }, known, name)));
   switch (schema.type ?? "any") {
     case "null":
       return fc.constant(null);
