@@ -25,5 +25,5 @@ export function readArguments<T extends Options>(command: string, args: readonly
     if (option?.type === "string" && (value === undefined || value === "" || (!token.inlineValue && value.startsWith("--")))) fail("a value is missing");
     seen.add(name);
   }
-  return { values, positionals } as unknown as Parsed<T>;
+  return { values, positionals };
 }

@@ -10,10 +10,9 @@ import { temporaryFolder } from "../support/server.ts";
 
 t.test("SIGTERM to npm start ends the server, drained, and leaves none behind", { skip: lacking("linux"), timeout: 240_000 }, async (t) => {
   const folder = temporaryFolder();
-  const { NODE_OPTIONS: _, ...env } = process.env;
   const settings = { PREFIXD_PORT: "0", PREFIXD_STORE: `lmdb:${join(folder.path, "store")}`, PREFIXD_CACHE_DIR: join(folder.path, "cache"), PREFIXD_SPIN_TIME: "0" };
   // A process group of its own, to end what a failing test leaves.
-  const npm = spawn("npm", ["start"], { cwd: ROOT, env: { ...env, ...settings }, stdio: ["ignore", "pipe", "ignore"], detached: true });
+  const npm = spawn("npm", ["start"], { cwd: ROOT, env: { ...process.env, ...settings, NODE_OPTIONS: undefined }, stdio: ["ignore", "pipe", "ignore"], detached: true });
   t.teardown(() => {
     try {
       process.kill(-npm.pid!, "SIGKILL");

@@ -1,5 +1,5 @@
 /** The whole server on the demo model: real process, store, graph, sockets. */
-import { readFileSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import { createConnection } from "node:net";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -111,6 +111,23 @@ t.test("the demo", async (t) => {
     const results = await Promise.all(Array.from({ length: 120 }, (_, index) => server.json("/generate", { prompt, max_new_tokens: 40, prefix_id: names[index % names.length] })));
     const wrong = results.filter(({ body }, index) => body.choices[0]?.text.trim() !== answers[names[index % names.length]!]);
     t.same(wrong, []);
+  });
+
+  t.test("every metric that a document names is one of the server's", async (t) => {
+    const text = await (await fetch(`${server.url}/metrics`)).text();
+    const served = new Set([...text.matchAll(/^# TYPE (\S+)/gm)].map(([, name]) => name!));
+    const documents = ["README.md", ...readdirSync("docs").filter((name) => name.endsWith(".md")).map((name) => join("docs", name))];
+    let named = 0;
+    for (const document of documents) {
+      // Not the variables ($) of a proxy's configuration.
+      for (const [name] of readFileSync(document, "utf8").matchAll(/(?<![\w$])(?:prefixd|nodejs|process)_[a-z0-9_]+/g)) {
+        named++;
+        t.ok(served.has(name) || served.has(name.replace(/_(bucket|sum|count)$/, "")), `${document}: ${name}`);
+      }
+    }
+    t.ok(named > 30, `${named} of them`);
+    const gauge = await server.metric("nodejs_eventloop_lag_p99_seconds");
+    t.ok(gauge >= 0, "the one to set an alarm on has a value");
   });
 
   t.test("SIGTERM lets running streams end, refuses new work, exits 0", async (t) => {
