@@ -5,6 +5,7 @@ import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import Type, { type Static, type TSchema } from "typebox";
 import { Value } from "typebox/value";
+import { oneLine } from "./one-line.ts";
 import { parseRedisUrl, RedisUrlError } from "./redis-url.ts";
 
 /** Where package.json lies, from `src/` as from `dist/`: defaults inside the package do not depend on the working directory. */
@@ -76,13 +77,15 @@ const CLIENT_VARIABLES = new Set(["PREFIXD_URL", "PREFIXD_KEY", "PREFIXD_ADMIN_K
 /** Kubernetes sets these for a Service named prefixd in every pod of the namespace. */
 const SERVICE_LINK = /^PREFIXD_(SERVICE_(HOST|PORT.*)|PORT_\d+_(TCP|UDP).*)$/;
 
-/** A setting that cannot be used. `message` is one line that names the flag or the variable. */
+/** A setting or an argument that cannot be used. `message` is one line that names it: what came from outside may have line ends. */
 export class ConfigError extends Error {
   override readonly name = "ConfigError";
+  /** How it is done right: our own text of whole lines, to be shown below. */
+  readonly usage: string;
 
-  constructor(message: string) {
-    // A value may have line ends, such as a variable that was read from a file.
-    super(message.replace(/[\p{Cc}\p{Zl}\p{Zp}]/gu, (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`));
+  constructor(message: string, usage = "") {
+    super(oneLine(message));
+    this.usage = usage;
   }
 }
 

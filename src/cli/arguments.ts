@@ -25,5 +25,27 @@ export function readArguments<T extends Options>(command: string, args: readonly
     if (option?.type === "string" && (value === undefined || value === "" || (!token.inlineValue && value.startsWith("--")))) fail("a value is missing");
     seen.add(name);
   }
-  return { values, positionals };
+  return { values, positionals } as unknown as Parsed<T>;
+}
+
+/** What every command has that asks a running server something. */
+export const CLIENT_OPTIONS = { url: { type: "string" }, json: { type: "boolean" }, help: { type: "boolean", short: "h" } } as const;
+
+export const CLIENT_USAGE = `  --url URL             the server; else PREFIXD_URL, else http://127.0.0.1:8080
+  --json                print the server's JSON, for scripts
+
+A key comes from PREFIXD_KEY. Exit code 0: done; 1: the server refused or does not answer, or a file cannot be read or written; 2: bad usage.
+`;
+
+/** The user's key; undefined: a server without keys. */
+export const userKey = (): string | undefined => process.env["PREFIXD_KEY"] || undefined;
+
+/** The path of a prefix, and of what is below it. */
+export const prefixPath = (id: string, ...parts: readonly string[]): string => ["/prefixes", id, ...parts].map((part, i) => (i === 0 ? part : encodeURIComponent(part))).join("/");
+
+/** The only operand of a command. Throws ConfigError. */
+export function onlyOperand(command: string, what: string, operands: readonly string[], usage: string): string {
+  const [operand] = operands;
+  if (operand === undefined || operand === "" || operands.length > 1) throw new ConfigError(`${command} takes one ${what}`, usage);
+  return operand;
 }

@@ -1,13 +1,77 @@
 import { ConfigError } from "../config.ts";
+import { CommandError } from "./command-error.ts";
 
-/** One request to a running server; `url` absent: PREFIXD_URL, then the default address. Answers the body. Throws ConfigError with what went wrong. */
-export async function call(url: string | undefined, path: string, init: RequestInit & { headers?: Record<string, string> }, key: string | undefined): Promise<string> {
-  const base = url ?? (process.env["PREFIXD_URL"] || "http://127.0.0.1:8080");
+const DEFAULT_URL = "http://127.0.0.1:8080";
+
+type Init = RequestInit & { headers?: Record<string, string> };
+
+/** One request to a running server; `url` absent: PREFIXD_URL, then the default address. Answers the body as text. Throws as `send`. */
+export async function call(url: string | undefined, path: string, init: Init, key: string | undefined): Promise<string> {
+  return (await send(url, path, init, key)).body.toString();
+}
+
+/** The same where the answer is JSON: as it came, and as what its route is documented to answer. */
+export async function callJson<T>(url: string | undefined, path: string, init: Init, key: string | undefined): Promise<{ text: string; value: T }> {
+  const text = await call(url, path, init, key);
+  const value = parseObject(text);
+  if (value === null) throw new CommandError(`${addressOf(url, path)} did not answer as prefixd does`);
+  return { text, value: value as T };
+}
+
+/** The same with the body's bytes and the headers. Throws ConfigError for an address that is none, else CommandError. */
+export async function send(url: string | undefined, path: string, init: Init, key: string | undefined): Promise<{ body: Buffer; headers: Headers }> {
+  const address = addressOf(url, path);
   const headers = { ...init.headers, ...(key === undefined ? {} : { authorization: `Bearer ${key}` }) };
-  const response = await fetch(new URL(path, base), { ...init, headers }).catch((error: unknown) => {
-    throw new ConfigError(`no server answers at ${base} (${error instanceof Error && error.cause instanceof Error ? error.cause.message : String(error)})`);
+  const response = await fetch(address, { ...init, headers }).catch((error: unknown) => {
+    throw new CommandError(`no server answers at ${address} (${reasonOf(error)})`);
   });
-  const answer = await response.text();
-  if (!response.ok) throw new ConfigError(`the server refused: ${answer}`);
-  return answer;
+  const body = await response.arrayBuffer().catch((error: unknown) => {
+    throw new CommandError(`the answer of ${address} broke off (${reasonOf(error)})`);
+  });
+  if (!response.ok) throw new CommandError(problemText(Buffer.from(body).toString()) ?? `${address} answered ${response.status} ${response.statusText}`);
+  return { body: Buffer.from(body), headers: response.headers };
+}
+
+function addressOf(given: string | undefined, path: string): string {
+  const variable = process.env["PREFIXD_URL"] || undefined;
+  const base = given ?? variable ?? DEFAULT_URL;
+  const source = given === undefined && variable !== undefined ? "PREFIXD_URL" : "--url";
+  const url = URL.canParse(base) ? new URL(base) : null;
+  if (url === null || !/^https?:$/.test(url.protocol)) throw new ConfigError(`${source} ${base}: expected an address such as ${DEFAULT_URL}`);
+  if (url.username !== "" || url.password !== "") throw new ConfigError(`${source}: takes no user and password; a key comes from its own variable`);
+  return `${url.origin}${url.pathname.replace(/\/+$/, "")}${path}`;
+}
+
+/** fetch hides why it failed; where a name has several addresses, one level deeper. */
+function reasonOf(error: unknown): string {
+  let reason = error;
+  while (reason instanceof Error && (reason.cause instanceof Error || reason instanceof AggregateError)) {
+    reason = reason instanceof AggregateError ? reason.errors[0] : reason.cause;
+  }
+  return reason instanceof Error ? reason.message : String(reason);
+}
+
+/** A problem (RFC 9457) as sentences: what is wrong, then each field that is, then the code and the request. null: it is none. */
+export function problemText(body: string): string | null {
+  const problem = parseObject(body);
+  if (problem === null || typeof problem["detail"] !== "string" || typeof problem["code"] !== "string") return null;
+  const fields = Array.isArray(problem["errors"]) ? problem["errors"].map(fieldText) : [];
+  const request = typeof problem["request_id"] === "string" ? `, request ${problem["request_id"]}` : "";
+  return [problem["detail"], ...fields, `  ${problem["code"]}${request}`].join("\n");
+}
+
+/** One of a problem's `errors`: a place in the request, and what is wrong there. */
+function fieldText(field: unknown): string {
+  const { pointer, detail } = (typeof field === "object" ? (field ?? {}) : {}) as Record<string, unknown>;
+  const place = typeof pointer === "string" ? `${pointer}: ` : "";
+  return `  ${place}${typeof detail === "string" ? detail : String(field)}`;
+}
+
+function parseObject(text: string): Record<string, unknown> | null {
+  try {
+    const value: unknown = JSON.parse(text);
+    return typeof value === "object" && value !== null ? (value as Record<string, unknown>) : null;
+  } catch {
+    return null;
+  }
 }

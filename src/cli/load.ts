@@ -74,7 +74,7 @@ export async function load(args: readonly string[]): Promise<void> {
 }
 
 async function run(values: Values): Promise<void> {
-  if (values.scenario === undefined) throw new ScenarioError(`give --scenario NAME|FILE\n${USAGE}`);
+  if (values.scenario === undefined) throw new ConfigError("load: give --scenario NAME|FILE", USAGE);
   const scenario = override(loadScenario(values.scenario), {
     ...given("duration", positive("--duration", values.duration)),
     ...given("rate", positive("--rate", values.rate)),

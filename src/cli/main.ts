@@ -1,6 +1,8 @@
 #!/usr/bin/env node
-/** `prefixd COMMAND`: one line on stderr and exit code 1 for everything that can be the user's doing. */
+/** `prefixd COMMAND`: what can be the user's doing is told in a sentence on stderr, with exit code 2 for bad usage and 1 for the rest. */
 import { readFileSync } from "node:fs";
+import type { ConfigError } from "../config.ts";
+import { oneLine } from "../one-line.ts";
 
 const USAGE = `Usage: prefixd COMMAND
 
@@ -8,10 +10,16 @@ const USAGE = `Usage: prefixd COMMAND
   build [--model DIR] [--cache-dir DIR]
                                    build a model's graph ahead of the first start
   doctor [--device D] [--json]     what this machine has, which devices work, and what the others lack
-  push DIR [--id NAME] [--url URL] register a PEFT folder with a running server
+  push DIR [--id NAME]             register a PEFT folder with a running server
+  list                             the prefixes of a running server that you may use
+  pull ID [DIR]                    download a prefix's files
+  share ID [flags]                 say who else may use or download a prefix
+  delete ID                        remove a prefix
   load --scenario NAME [--url URL] measure a running server and check its answers; prefixd load --help
   users COMMAND ...                users and keys of a running server; prefixd users --help
   --version
+
+Every command has --help. Exit code 0: done; 1: it failed; 2: bad usage. docs/prefixes.md shows push, list, pull, share and delete.
 `;
 
 /** Loaded when they are called: a server's modules take a second, a client's command need not wait for them. */
@@ -21,14 +29,18 @@ const COMMANDS: Readonly<Record<string, () => Promise<(args: readonly string[]) 
   doctor: async () => (await import("./doctor.ts")).doctor,
   load: async () => (await import("./load.ts")).load,
   push: async () => (await import("./push.ts")).push,
+  list: async () => (await import("./list.ts")).list,
+  pull: async () => (await import("./pull.ts")).pull,
+  share: async () => (await import("./share.ts")).share,
+  delete: async () => (await import("./delete.ts")).deletePrefix,
   users: async () => (await import("./users.ts")).users,
 };
 
 /** Errors whose message is all that an operator needs. */
-const EXPECTED = new Set(["ConfigError", "PrefixdError", "ModelLoadError", "DeviceError", "PrecisionError", "OrtError", "FolderInUseError"]);
+const EXPECTED = new Set(["ConfigError", "CommandError", "PrefixdError", "ModelLoadError", "DeviceError", "PrecisionError", "OrtError", "FolderInUseError"]);
 
 const [name = "", ...args] = process.argv.slice(2);
-const command = COMMANDS[name];
+const command = Object.hasOwn(COMMANDS, name) ? COMMANDS[name] : undefined;
 if (command !== undefined) {
   const run = await command();
   await run(args).catch(fail);
@@ -38,7 +50,7 @@ if (command !== undefined) {
 } else if (name === "--help" || name === "-h") {
   process.stdout.write(USAGE);
 } else {
-  process.stderr.write(name === "" ? USAGE : `prefixd: no such command: ${name}\n${USAGE}`);
+  process.stderr.write(name === "" ? USAGE : `prefixd: no such command: ${oneLine(name)}\n${USAGE}`);
   process.exitCode = 2;
 }
 
@@ -46,7 +58,9 @@ function fail(error: unknown): void {
   const name = error instanceof Error ? error.name : "";
   const system = error instanceof Error && "code" in error && typeof error.code === "string" ? error.message : undefined;
   process.stderr.write(`prefixd: ${EXPECTED.has(name) ? (error as Error).message + reasonOf(error as Error) : (system ?? (error instanceof Error ? error.stack : String(error)))}\n`);
-  process.exit(name === "ConfigError" ? 2 : 1);
+  if (name !== "ConfigError") process.exit(1);
+  process.stderr.write((error as ConfigError).usage);
+  process.exit(2);
 }
 
 /** What a store's error, which is for clients too, leaves out: an operator needs to know which file, and why. */

@@ -12,7 +12,8 @@ const USAGE = `Usage: prefixd users COMMAND [--url http://127.0.0.1:8080] [--adm
   create-key USER [--expires-at TIME]             prints the key, once
   delete-key USER KEY_ID
 
-The admin key comes from the file or from PREFIXD_ADMIN_KEY. Prints the server's JSON.
+The server is --url, else PREFIXD_URL, else http://127.0.0.1:8080; the admin key comes from the file or from PREFIXD_ADMIN_KEY. Prints the
+server's JSON. Exit code 0: done; 1: the server refused or does not answer; 2: bad usage.
 `;
 
 const OPTIONS = {
@@ -52,8 +53,8 @@ export async function users(args: readonly string[]): Promise<void> {
   const [name = "", ...operands] = positionals;
   if (values.help === true) return void process.stdout.write(USAGE);
   const command = Object.hasOwn(COMMANDS, name) ? COMMANDS[name] : undefined;
-  if (command === undefined) throw new ConfigError(`users: no such command: ${name}\n${USAGE}`);
-  if (operands.length !== command.operands) throw new ConfigError(`users ${name} takes ${command.operands} operands\n${USAGE}`);
+  if (command === undefined) throw new ConfigError(name === "" ? "users takes a command" : `users: no such command: ${name}`, USAGE);
+  if (operands.length !== command.operands) throw new ConfigError(`users ${name} takes ${command.operands} operands`, USAGE);
   for (const option of Object.keys(values)) {
     if (option !== "url" && option !== "admin-key-file" && !command.options.some((known) => known === option)) throw new ConfigError(`users ${name}: takes no --${option}`);
   }

@@ -113,7 +113,7 @@ export class RedisShares {
 
   async #buildOf(owner: string): Promise<void> {
     for await (const entries of this.#pairs(this.#keys.prefixes(owner))) {
-      const notes = entries.flatMap(([name, value]) => [...guestsOf(parseEntry(value).meta)].map((guest): Note => [`${guest}/${name}`, ""]));
+      const notes = entries.flatMap(([name, value]) => [...guestsIn(value)].map((guest): Note => [`${guest}/${name}`, ""]));
       for (let round = 0; round < ROUNDS && notes.length > 0; round++) if ((await this.#settleSome(owner, notes)).settled) break;
     }
   }
@@ -128,7 +128,7 @@ export class RedisShares {
     const counts = await this.#counts([...byGuest.keys()]);
     const names = [...new Set(notes.map(([field]) => parseField(field).name))];
     const values = await this.#connection.client.hmget(this.#keys.prefixes(owner), ...names);
-    const letsIn = new Map(names.map((name, i) => [name, values[i] == null ? new Set<string>() : guestsOf(parseEntry(values[i]).meta)]));
+    const letsIn = new Map(names.map((name, i) => [name, guestsIn(values[i] ?? null)]));
     const open = new Set<string>();
     let struck = false;
     await Promise.all(
@@ -173,6 +173,10 @@ export class RedisShares {
       cursor = next;
     } while (cursor !== "0");
   }
+}
+
+function guestsIn(value: string | null): Set<string> {
+  return value === null ? new Set() : guestsOf(parseEntry(value).meta);
 }
 
 /** A name has no slash; what stands for a guest may have any character. */

@@ -25,5 +25,5 @@ t.test("prefixd users does what the admin routes do", async (t) => {
   t.same(await run("delete-key", "ann", key_id), { code: 0, out: "", err: "" });
   t.match(JSON.parse((await run("list")).out), { users: [{ id: "ann" }], next: null });
   t.match(JSON.parse((await run("remove", "ann")).out), { user: "ann", removed: { keys: 0 } });
-  t.match(await run("show", "ann"), { code: 2, err: /user_not_found/ });
+  t.match(await run("show", "ann"), { code: 1, err: /^prefixd: There is no such user\.\n {2}user_not_found, request \S+\n$/ });
 });

@@ -40,6 +40,7 @@ export const REQUIREMENTS = {
   "redis-server": { what: "redis-server", get: apt("redis-server"), found: () => runs("redis-server", "--version") },
   haproxy: { what: "haproxy", get: apt("haproxy"), found: () => runs("haproxy", "-v") },
   nginx: { what: "nginx", get: apt("nginx-light"), found: () => runs("nginx", "-v") },
+  curl: { what: "bash and curl", get: apt("curl"), found: () => runs("bash", "--version") && runs("curl", "--version") },
   chromium: { what: BROWSER, get: apt("chromium"), found: () => existsSync(BROWSER) },
   swiftshader: {
     what: `SwiftShader in ${SWIFTSHADER}`,

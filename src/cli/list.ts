@@ -1,0 +1,46 @@
+import { ConfigError } from "../config.ts";
+import type { PrefixDocument } from "../http/schemas/prefixes.ts";
+import { printable } from "../one-line.ts";
+import { CLIENT_OPTIONS, CLIENT_USAGE, readArguments, userKey } from "./arguments.ts";
+import { callJson } from "./http-client.ts";
+
+const USAGE = `Usage: prefixd list [--owner me|others|all]
+
+The prefixes that you may use: your own, then those that others share with you. ACCESS is what you may do: owner (everything),
+read (use and pull), use (send requests with it).
+
+  --owner me|others|all  whose (default all)
+${CLIENT_USAGE}`;
+
+const PAGE = 1000;
+
+interface Page {
+  readonly prefixes: readonly PrefixDocument[];
+  readonly next: string | null;
+}
+
+/** `prefixd list`: a table, or all pages of the server as one. */
+export async function list(args: readonly string[]): Promise<void> {
+  const { values, positionals } = readArguments("list", args, { ...CLIENT_OPTIONS, owner: { type: "string" } });
+  if (values.help === true) return void process.stdout.write(USAGE);
+  if (positionals.length > 0) throw new ConfigError(`list takes no operands; what is ${positionals[0]}?`, USAGE);
+  const { owner = "all" } = values;
+  if (!["me", "others", "all"].includes(owner)) throw new ConfigError(`list: --owner ${owner}: expected me, others or all`, USAGE);
+  const prefixes: PrefixDocument[] = [];
+  const query = new URLSearchParams({ owner, limit: String(PAGE) });
+  for (;;) {
+    const { value } = await callJson<Page>(values.url, `/prefixes?${query.toString()}`, {}, userKey());
+    prefixes.push(...value.prefixes);
+    if (value.next === null) break;
+    query.set("after", value.next);
+  }
+  process.stdout.write(values.json === true ? `${JSON.stringify({ prefixes, next: null })}\n` : printable(table(prefixes)));
+}
+
+const HEAD = ["ID", "KIND", "VIRTUAL TOKENS", "BYTES", "UPDATED", "ACCESS"];
+
+function table(prefixes: readonly PrefixDocument[]): string {
+  const rows = [HEAD, ...prefixes.map((prefix) => [prefix.id, prefix.kind, String(prefix.virtual_tokens), String(prefix.bytes), prefix.updated_at, prefix.access])];
+  const widths = HEAD.map((_, column) => rows.reduce((widest, row) => Math.max(widest, row[column]!.length), 0));
+  return rows.map((row) => `${row.map((cell, column) => cell.padEnd(widths[column]!)).join("  ").trimEnd()}\n`).join("");
+}

@@ -1,0 +1,57 @@
+import { basename } from "node:path";
+import { ConfigError } from "../config.ts";
+import type { PrefixDocument } from "../http/schemas/prefixes.ts";
+import { oneLine } from "../one-line.ts";
+import { CLIENT_OPTIONS, CLIENT_USAGE, readArguments, prefixPath, userKey } from "./arguments.ts";
+import { CommandError } from "./command-error.ts";
+import { callJson, send } from "./http-client.ts";
+import { checkFolder, isFileName, writeFolder } from "./whole-folder.ts";
+
+const USAGE = `Usage: prefixd pull ID [DIR] [--force]
+
+Downloads what was uploaded: an adapter's two files, which prefixd push and PEFT take, or a hard prompt's prompt.json. DIR is the prefix's
+name unless given. All files are written, or none.
+
+  --force                overwrite files of these names
+${CLIENT_USAGE}`;
+
+/** How often a download begins anew because the prefix was replaced meanwhile. */
+const TRIES = 5;
+
+/** `prefixd pull`: the files of one version of a prefix. */
+export async function pull(args: readonly string[]): Promise<void> {
+  const { values, positionals } = readArguments("pull", args, { ...CLIENT_OPTIONS, force: { type: "boolean" } });
+  if (values.help === true) return void process.stdout.write(USAGE);
+  const [id = "", dir = basename(id)] = positionals;
+  if (id === "" || dir === "" || positionals.length > 2) throw new ConfigError("pull takes an id and a folder", USAGE);
+  const { answer, prefix, files } = await download(values.url, id, (names) => checkFolder(dir, names, values.force === true));
+  writeFolder(dir, files, values.force === true);
+  console.log(values.json === true ? answer : oneLine(`pulled ${prefix.id} (${prefix.kind}, ${prefix.virtual_tokens} virtual tokens, digest ${prefix.digest}) into ${dir}`));
+}
+
+interface Download {
+  /** The server's JSON of the prefix. */
+  readonly answer: string;
+  readonly prefix: PrefixDocument;
+  readonly files: ReadonlyMap<string, Uint8Array>;
+}
+
+/** `check` hears of the files' names before they are asked for. */
+async function download(url: string | undefined, id: string, check: (names: readonly string[]) => void): Promise<Download> {
+  for (let attempt = 0; attempt < TRIES; attempt++) {
+    const { text: answer, value: prefix } = await callJson<PrefixDocument>(url, prefixPath(id), {}, userKey());
+    const names = Object.keys(prefix.files);
+    const strange = names.find((name) => !isFileName(name));
+    if (strange !== undefined) throw new CommandError(`the server names a file ${JSON.stringify(strange)}, which is not written`);
+    check(names);
+    const files = new Map<string, Uint8Array>();
+    for (const name of names) {
+      const { body, headers } = await send(url, prefixPath(id, "adapter", name), {}, userKey());
+      // Another version by now.
+      if (headers.get("etag") !== `"${prefix.digest}"` || body.length !== prefix.files[name]) break;
+      files.set(name, body);
+    }
+    if (files.size === names.length) return { answer, prefix, files };
+  }
+  throw new CommandError(`${id} is being replaced all the time; try again later`);
+}

@@ -1,0 +1,74 @@
+/** The commands of docs/prefixes.md, as ann and bob would type them, on a real server. */
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { cpSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { delimiter, join } from "node:path";
+import t from "tap";
+import { repositoryFile } from "../support/docs-block.ts";
+import { bareNode, programArguments, ROOT } from "../support/program.ts";
+import { skipFileWithout } from "../support/requirements.ts";
+import { startServerProcess, temporaryFolder } from "../support/server.ts";
+
+skipFileWithout(t, "curl");
+t.setTimeout(240_000);
+
+const ADMIN_KEY = "an-admin-key-that-is-long-enough-for-a-test";
+const folder = temporaryFolder();
+t.teardown(() => folder.remove());
+
+/** Blocks of the page that begin with "```bash as USER", in order. */
+const blocks = [...readFileSync(repositoryFile("docs/prefixes.md"), "utf8").matchAll(/^```bash as (\w+)\n(.*?)^```$/gms)].map(([, user = "", script = ""]) => ({ user, script }));
+
+/** A folder in which `npx prefixd` is this checkout's. */
+function workplace(): string {
+  const bin = join(folder.path, "bin");
+  mkdirSync(bin);
+  const [program, operands] = bareNode(...programArguments());
+  const quoted = [program, ...operands].map((word) => `'${word}'`).join(" ");
+  writeFileSync(join(bin, "npx"), `#!/bin/sh\n[ "$1" = prefixd ] && shift && exec ${quoted} "$@"\nexit 9\n`, { mode: 0o755 });
+  cpSync(join(ROOT, "prefixes/datelong"), join(folder.path, "prefixes/datelong"), { recursive: true });
+  return bin;
+}
+
+async function shell(script: string, env: Record<string, string>): Promise<{ code: number; out: string }> {
+  const child = spawn("bash", ["-euo", "pipefail", "-c", script], { cwd: folder.path, env: { ...process.env, ...env }, stdio: ["ignore", "pipe", "pipe"] });
+  let out = "";
+  for (const stream of [child.stdout, child.stderr]) stream.setEncoding("utf8").on("data", (text: string) => (out += text));
+  const [code] = (await once(child, "close")) as [number];
+  return { code, out };
+}
+
+t.test("the page's commands do what it says", async (t) => {
+  const server = await startServerProcess(["--store", `lmdb:${folder.path}/store`, "--cache-dir", `${folder.path}/cache`], { PREFIXD_ADMIN_KEY: ADMIN_KEY });
+  t.teardown(() => server.signal("SIGKILL"));
+  const admin = async (path: string, body: object): Promise<{ key: string }> => {
+    const headers = { authorization: `Bearer ${ADMIN_KEY}`, "content-type": "application/json" };
+    return (await (await fetch(server.url + path, { method: "POST", headers, body: JSON.stringify(body) })).json()) as { key: string };
+  };
+  const keys: Record<string, string> = {};
+  for (const id of ["ann", "bob"]) {
+    await admin("/admin/users", { id });
+    keys[id] = (await admin(`/admin/users/${id}/keys`, {})).key;
+  }
+  const env = (user: string): Record<string, string> => ({ PREFIXD_URL: server.url, PREFIXD_KEY: keys[user]!, PATH: `${workplacePath}${delimiter}${process.env["PATH"] ?? ""}` });
+  const workplacePath = workplace();
+  t.ok(blocks.length >= 7, `${blocks.length} blocks`);
+  let said = "";
+  for (const { user, script } of blocks) {
+    const { code, out } = await shell(script, env(user));
+    t.equal(code, 0, `${user}: ${script}${out}`);
+    said += out;
+  }
+  t.match(said, /^ID +KIND +VIRTUAL TOKENS +BYTES +UPDATED +ACCESS\ndates +PREFIX_TUNING +10 +\d+ +\S+ +owner$/m, "the list");
+  t.match(said, "dates\n  visibility   private\n  used by      bob\n  readable by  nobody else\n", "how it is shared");
+  t.match(said, /^ann\/dates +PREFIX_TUNING .* use$/m, "bob finds it");
+  t.match(said, '"text":" 1 August 2014"', "and uses it");
+  const digests = [...said.matchAll(/^(?:registered dates|registered copy-of-dates|pulled dates|pulled ann\/dates) \(.*digest ([0-9a-f]{64})\)/gm)].map(([, digest]) => digest);
+  t.equal(digests.length, 4);
+  t.equal(new Set(digests).size, 1, "what is pulled and pushed again has the same digest");
+  for (const file of ["adapter_config.json", "adapter_model.safetensors"]) {
+    t.ok(readFileSync(join(folder.path, "dates", file)).equals(readFileSync(join(ROOT, "prefixes/datelong", file))), `${file} byte for byte`);
+  }
+  t.ok(readFileSync(join(folder.path, "weights.safetensors")).equals(readFileSync(join(ROOT, "prefixes/datelong/adapter_model.safetensors"))));
+  t.match(said, "deleted dates");
+});
