@@ -7,7 +7,10 @@
  *          output_rows              int32 [k], which of the tokens, row by row, are answered for
  *          past_{key,value}.{l}     bound to the same memory as present_{key,value}.{l}: f32|f16 [b, H, M, D], or f16 [blocks, block, H, D]
  *  slots   seqlens_k                int32 [b], tokens already in the cache + s - 1
- *          total_sequence_length    int32 [1], the largest of the rows' totals
+ *          total_sequence_length    int32 [1], the largest of the rows' totals, read by the host
+ *  device  integers                 int32 [2 b s + b + k] instead of four of these: input_ids, position_ids, seqlens_k, output_rows one after the other
+ *          integer_counts           int64 [4], how many of each; read by the host, as rows_shape is: int64 [3], b, s and -1
+ *          soft_embeds              f32 [b s|1, width], not needed where no id is -1
  *  pages   cumulative_lengths       int32 [b + 1], where each row's tokens begin among the t
  *          past_lengths             int32 [b], tokens already in the cache
  *          block_table              int32 [b, columns], the row's blocks
@@ -16,19 +19,21 @@
  * Outputs  logits                   f32 [k, V]; over pages in the type of the cache
  *          top_logits, top_ids      f32, int64 (the CPU) or int32 [k, K], descending, ties by id (CUDA: in an order of its own)
  *          top_probability          f32 [k, 1], of the likeliest token
+ *  device  answers                  f32 [k, 2K + 1] instead of the last three, which are its columns one after the other
  *
+ * What goes to WebGPU or comes from it costs a copy of its own, with the device idle, however small it is: hence one tensor each way.
  * Every node over slots runs on ONNX Runtime's CPU and WebGPU providers: hence no arithmetic on int64, and no LogSoftmax.
  * GroupQueryAttention takes b > 1 only with s = 1, and s > 1 with a past only at b = 1; PagedAttention takes any rows.
  */
 import type { Gpt2Config } from "./checkpoint.ts";
-import { attentionScale, floatType, graphWeights, headTensor, paddedVocabulary, scaledQueries, type Arithmetic, type FloatType } from "./graph-weights.ts";
-import { linearLayers, type LinearLayers } from "./linear.ts";
+import { attentionScale, floatType, graphWeights, headTensor, isInteger, LINEAR_WEIGHT, paddedVocabulary, scaledQueries, type Arithmetic, type FloatType } from "./graph-weights.ts";
+import { dimsInParts, layersInParts, linearLayers, type LinearLayers } from "./linear.ts";
 import { DataType, OnnxGraph, type Dim, type ExternalRange } from "./onnx-writer.ts";
 import { skippablePart } from "./skipped-part.ts";
 import { candidatesByGroup, candidatesByPart } from "./top-candidates.ts";
 
 /** Part of the cache key of a built graph: change it whenever the graph changes. */
-export const GRAPH_VERSION = 8;
+export const GRAPH_VERSION = 9;
 
 /** More candidates than transformers' default top_k of 50, so that default sampling never needs all logits. */
 export const CANDIDATES = 64;
@@ -41,8 +46,8 @@ export interface GraphOptions {
   readonly weights: ReadonlyMap<string, ExternalRange>;
   readonly dataFile: string;
   /**
-   * host: runs without output rows are possible, on the CPU only. device: every node runs on a device, candidates in two levels. paged: the
-   * same with PagedAttention.
+   * host: runs without output rows are possible, on the CPU only. device: every node runs on a device, candidates in two levels, long sums in
+   * parts. paged: every node runs on a device, with PagedAttention.
    */
   readonly kind: GraphKind;
 }
@@ -55,16 +60,11 @@ export function gpt2Graph(config: Gpt2Config, options: GraphOptions): Uint8Array
   const type = floatType(options.arithmetic);
   const graph = new OnnxGraph("gpt2", options.dataFile);
   const weight = declareWeights(graph, config, options);
-  const linear = linearLayers(graph, options.arithmetic);
+  const linear = sumsInParts(options) ? layersInParts(graph, type, graphWeights(config, options.arithmetic)) : linearLayers(graph, options.arithmetic);
   const paged = options.kind === "paged";
   const cacheDims = paged ? ["blocks", "block", heads, headDim] : ["batch", heads, positions, headDim];
 
-  const tokens = paged ? ["tokens"] : ["batch", "sequence"];
-  graph.input("input_ids", DataType.int32, tokens);
-  graph.input("position_ids", DataType.int32, tokens);
-  graph.input("soft_embeds", DataType.float, [...tokens.map((dim) => `soft_${dim}`), width]);
-  for (const [name, dims] of Object.entries(paged ? PAGED_INPUTS : SLOT_INPUTS)) graph.input(name, DataType.int32, dims);
-  graph.input("output_rows", DataType.int32, ["outputs"]);
+  const rows = options.kind === "device" ? packedInputs(graph, width) : separateInputs(graph, width, paged);
   for (let layer = 0; layer < layers; layer++) {
     for (const part of ["key", "value"]) {
       graph.input(`past_${part}.${layer}`, type, cacheDims);
@@ -97,11 +97,11 @@ export function gpt2Graph(config: Gpt2Config, options: GraphOptions): Uint8Array
     const cache = [`past_key.${layer}`, `past_value.${layer}`];
     graph.contrib(
       paged ? "PagedAttention" : "GroupQueryAttention",
-      [`${at}.qkv`, "", "", ...cache, ...(paged ? PAGED_LENGTHS : SLOT_LENGTHS)],
+      [rows.apart(`${at}.qkv`), "", "", ...cache, ...(paged ? PAGED_LENGTHS : SLOT_LENGTHS)],
       [`${at}.attended`, `present_key.${layer}`, `present_value.${layer}`],
       { num_heads: heads, kv_num_heads: heads, scale: { float: scaledQueries(options.arithmetic) ? 1 : attentionScale(config, layer) } },
     );
-    linear.conv1d(`${at}.attended`, `${at}.attn.c_proj.weight`, `${at}.attn_out`, "attended");
+    linear.conv1d(rows.flat(`${at}.attended`), `${at}.attn.c_proj.weight`, `${at}.attn_out`, "attended");
     addAndNorm(`${at}.attn_out`, `${at}.attn.c_proj.bias`, `${at}.ln_2`, `${at}.mlp`);
     linear.conv1d(normed, `${at}.mlp.c_fc.weight`, `${at}.fc`);
     activate(graph, config, `${at}.fc`, weight(`${at}.mlp.c_fc.bias`), `${at}.act`);
@@ -113,6 +113,12 @@ export function gpt2Graph(config: Gpt2Config, options: GraphOptions): Uint8Array
   return graph.encode();
 }
 
+/** Between `[t, n]`, which a device computes everything else with, and the `[b, s, n]` that attention over slots asks for. Elsewhere: nothing. */
+interface Rows {
+  apart(tokens: string): string;
+  flat(rows: string): string;
+}
+
 type Inputs = Readonly<Record<string, readonly Dim[]>>;
 const SLOT_INPUTS: Inputs = { seqlens_k: ["batch"], total_sequence_length: [1] };
 const PAGED_INPUTS: Inputs = { cumulative_lengths: ["rows_and_one"], past_lengths: ["rows"], block_table: ["rows", "columns"], bounds: [2] };
@@ -121,12 +127,43 @@ const PAGED_INPUTS: Inputs = { cumulative_lengths: ["rows_and_one"], past_length
 const SLOT_LENGTHS = ["seqlens_k", "total_sequence_length"];
 const PAGED_LENGTHS = ["cumulative_lengths", "past_lengths", "block_table", ...new Array<string>(8).fill(""), "bounds"];
 
-function declareWeights(graph: OnnxGraph, config: Gpt2Config, { arithmetic, weights, kind }: GraphOptions): (name: string) => string {
+function separateInputs(graph: OnnxGraph, width: number, paged: boolean): Rows {
+  const tokens = paged ? ["tokens"] : ["batch", "sequence"];
+  graph.input("input_ids", DataType.int32, tokens);
+  graph.input("position_ids", DataType.int32, tokens);
+  graph.input("soft_embeds", DataType.float, [...tokens.map((dim) => `soft_${dim}`), width]);
+  for (const [name, dims] of Object.entries(paged ? PAGED_INPUTS : SLOT_INPUTS)) graph.input(name, DataType.int32, dims);
+  graph.input("output_rows", DataType.int32, ["outputs"]);
+  return { apart: (tokens) => tokens, flat: (rows) => rows };
+}
+
+function packedInputs(graph: OnnxGraph, width: number): Rows {
+  graph.input("integers", DataType.int32, ["integers"]);
+  graph.input("integer_counts", DataType.int64, [4]);
+  graph.input("rows_shape", DataType.int64, [3]);
+  graph.input("total_sequence_length", DataType.int32, [1]);
+  graph.node("Split", ["integers", "integer_counts"], ["input_ids", "position_ids", "seqlens_k", "output_rows"], { axis: 0 });
+  // An input with a value of its own need not be given.
+  graph.input("soft_embeds", DataType.float, ["soft_tokens", width]);
+  graph.constant("soft_embeds", DataType.float, [1, width], new Float32Array(width));
+  graph.constant("flat_shape", DataType.int64, [2], BigInt64Array.of(-1n, BigInt(width)));
+  const reshaped = (input: string, shape: string, output: string): string => {
+    graph.node("Reshape", [input, shape], [output]);
+    return output;
+  };
+  return { apart: (tokens) => reshaped(tokens, "rows_shape", `${tokens}.apart`), flat: (rows) => reshaped(rows, "flat_shape", `${rows}.flat`) };
+}
+
+const sumsInParts = ({ kind, arithmetic }: GraphOptions): boolean => kind === "device" && !isInteger(arithmetic);
+
+function declareWeights(graph: OnnxGraph, config: Gpt2Config, options: GraphOptions): (name: string) => string {
+  const { arithmetic, weights, kind } = options;
   for (const [name, { type, dims }] of graphWeights(config, arithmetic)) {
     const range = weights.get(name);
     if (range === undefined) throw new Error(`no place in the data file for ${name}`);
     const rows = kind === "paged" && name === headTensor(config) ? paddedVocabulary(config) : dims[0]!;
-    graph.external(name, type, [rows, ...dims.slice(1)], { offset: range.offset, length: (range.length / dims[0]!) * rows });
+    const shape = sumsInParts(options) && LINEAR_WEIGHT.test(name) ? dimsInParts(dims) : [rows, ...dims.slice(1)];
+    graph.external(name, type, shape, { offset: range.offset, length: (range.length / dims[0]!) * rows });
   }
   return (name) => name;
 }
@@ -185,7 +222,9 @@ function deviceHead(graph: OnnxGraph, hidden: string, linear: LinearLayers, conf
   answered(graph, hidden, config);
   linear.head("output_hidden", headTensor(config), "logits");
   candidatesByPart(graph, config.vocabSize, candidates);
-  for (const { name, type, dims } of answersOf(config, candidates, DataType.int32)) graph.output(name, type, ["outputs", dims]);
+  graph.node("Concat", ["top_logits", "top_ids_float", "top_probability"], ["answers"], { axis: 1 });
+  graph.output("logits", DataType.float, ["outputs", config.vocabSize]);
+  graph.output("answers", DataType.float, ["outputs", answerColumns(candidates)]);
 }
 
 /** The same on CUDA. Logits stay in the type that they were computed in: reading and writing them is half of what the head takes. */
@@ -208,6 +247,9 @@ function answered(graph: OnnxGraph, hidden: string, config: Gpt2Config): void {
   graph.node("Reshape", [hidden, "token_rows"], ["hidden_rows"]);
   graph.node("Gather", ["hidden_rows", "output_rows"], ["output_hidden"], { axis: 0 });
 }
+
+/** Columns of a device's `answers`, by their candidates. */
+export const answerColumns = (candidates: number): number => 2 * candidates + 1;
 
 function answersOf(config: Gpt2Config, candidates: number, ids: DataType): readonly { name: string; type: DataType; dims: number }[] {
   return [

@@ -1,6 +1,6 @@
 /** GPT-2 on an ORT session: a KV cache of slots, updated in place, and the bindings that let a step copy nothing but ids. */
 import type { ModelRunner, StepOutput } from "../engine/model-runner.ts";
-import { asModelError, rangeOrModelError } from "../errors.ts";
+import { asModelError, ModelLoadError, rangeOrModelError } from "../errors.ts";
 import type { FoldInput, KvTensor, ModelShape } from "../kv.ts";
 import type { Device } from "../runtime/device.ts";
 import type { Binding, Runtime, Session, Tensor } from "../runtime/session.ts";
@@ -12,6 +12,8 @@ import { HostKvCache, type KvCache } from "./kv-cache.ts";
 import { CUT_TOKENS, findCutsShow, longestRightPiece } from "./piece-checks.ts";
 import type { PrefixBankStats } from "./prefix-bank.ts";
 import { LogitsGraphs, StepBuffers } from "./step-buffers.ts";
+import { StepInputs } from "./step-inputs.ts";
+import { MOST_IDS } from "./top-candidates.ts";
 
 export interface RunnerOptions {
   readonly modelPath: string;
@@ -31,21 +33,8 @@ export interface RunnerOptions {
 
 /** One run's small inputs and its binding, kept for every batch size seen. */
 interface DecodeBatch {
-  readonly ids: Int32Array;
-  readonly positions: Int32Array;
-  readonly seqlens: Int32Array;
-  readonly total: Int32Array;
+  readonly inputs: StepInputs;
   readonly binding: Binding;
-}
-
-/** Inputs of a run that are made for it; all int32 but the embeddings. */
-interface StepInputs {
-  readonly input_ids: Tensor;
-  readonly position_ids: Tensor;
-  readonly seqlens_k: Tensor;
-  readonly total_sequence_length: Tensor;
-  readonly output_rows: Tensor;
-  readonly soft_embeds: Tensor;
 }
 
 /** An id that stands for a row of soft_embeds. */
@@ -67,13 +56,13 @@ export class Gpt2Runner implements ModelRunner {
   readonly #outputs: StepBuffers;
   /** For `score`: as many rows as the longest piece so far, since most servers are never asked for it. */
   #scores: StepBuffers | null = null;
-  readonly #noSoftEmbeds: Tensor;
   readonly #batches = new Map<number, DecodeBatch>();
   readonly #owned: Disposable[] = [];
 
   /**
    * @throws OrtError when the graph cannot be loaded, or the device has not enough memory; nothing is left there then.
    * @throws PrecisionError when int8 is not exact here
+   * @throws ModelLoadError when a device could not tell all token ids apart
    */
   static async open(runtime: Runtime, options: RunnerOptions): Promise<Gpt2Runner> {
     if (options.precision === "int8") await proveIntegers(runtime, options.modelPath, { threads: options.threads, device: options.device });
@@ -89,6 +78,9 @@ export class Gpt2Runner implements ModelRunner {
 
   private constructor(runtime: Runtime, options: RunnerOptions) {
     const { shape, slots, device } = options;
+    if (!device.hostMemory && shape.vocabSize > MOST_IDS) {
+      throw new ModelLoadError("model_unsupported", `--device ${device.kind} takes at most ${MOST_IDS} token ids; this model has ${shape.vocabSize}. Use --device cpu.`);
+    }
     this.shape = shape;
     this.slots = slots;
     this.candidates = Math.min(CANDIDATES, shape.vocabSize);
@@ -101,7 +93,6 @@ export class Gpt2Runner implements ModelRunner {
         device.hostMemory ? new HostKvCache(runtime, shape, slots) : new DeviceKvCache(runtime, { ...options, type: floatType(options.precision), session }),
       );
       this.#outputs = this.#own(this.#buffers(slots));
-      this.#noSoftEmbeds = this.#own(runtime.tensor(new Float32Array(shape.width), [1, 1, shape.width]));
     } catch (error) {
       this.#release();
       throw error;
@@ -117,11 +108,11 @@ export class Gpt2Runner implements ModelRunner {
   }
 
   async feed(row: number, start: number, ids: Int32Array): Promise<void> {
-    await this.#forward(row, start, ids, this.#noSoftEmbeds, [], this.#outputs);
+    await this.#forward(row, start, ids, [], this.#outputs);
   }
 
   async prefill(row: number, start: number, ids: Int32Array): Promise<StepOutput> {
-    return this.#forward(row, start, ids, this.#noSoftEmbeds, [ids.length - 1], this.#outputs);
+    return this.#forward(row, start, ids, [ids.length - 1], this.#outputs);
   }
 
   prefillAll(): Promise<StepOutput> {
@@ -134,20 +125,20 @@ export class Gpt2Runner implements ModelRunner {
       this.#scores?.[Symbol.dispose]();
       this.#scores = this.#buffers(ids.length);
     }
-    return this.#forward(row, start, ids, this.#noSoftEmbeds, [...ids.keys()], this.#scores);
+    return this.#forward(row, start, ids, [...ids.keys()], this.#scores);
   }
 
   async decode(ids: Int32Array, positions: Int32Array): Promise<StepOutput> {
     const rows = ids.length;
     // What is still to be copied to its row is copied before that row is read.
     const cache = this.#guard(() => this.#cache.rows(rows));
-    const batch = this.#batch(rows, cache);
-    batch.ids.set(ids);
-    batch.positions.set(positions);
-    batch.seqlens.set(positions);
-    batch.total[0] = Math.max(...positions) + 1;
-    batch.binding.update("input_ids", "position_ids", "seqlens_k", "total_sequence_length");
-    await this.#run(batch.binding);
+    const { inputs, binding } = this.#batch(rows, cache);
+    inputs.ids.set(ids);
+    inputs.positions.set(positions);
+    inputs.lastPositions.set(positions);
+    inputs.total[0] = Math.max(...positions) + 1;
+    binding.update(StepInputs.copied);
+    await this.#run(binding);
     return this.#outputs.output(rows);
   }
 
@@ -172,7 +163,7 @@ export class Gpt2Runner implements ModelRunner {
       this.#outputs.wipe();
       this.#scores?.wipe();
     });
-    for (const { ids } of this.#batches.values()) ids.fill(0);
+    for (const { inputs } of this.#batches.values()) inputs.ids.fill(0);
   }
 
   /** A copy of a row's keys and values at positions `[0, positions)`, as a KvTensor has them: for tests of what is left in it. */
@@ -208,27 +199,24 @@ export class Gpt2Runner implements ModelRunner {
   }
 
   async #feedEmbeddings(row: number, start: number, length: number, data: Float32Array): Promise<void> {
-    using embeds = this.#runtime.tensor(data, [1, length, this.shape.width]);
-    await this.#forward(row, start, new Int32Array(length).fill(SOFT_ID), embeds, [], this.#outputs);
+    await this.#forward(row, start, new Int32Array(length).fill(SOFT_ID), [], this.#outputs, data);
   }
 
-  /** Feeds one row at positions `[start, start + ids.length)`; the output is of the tokens `answered` (indices into `ids`), if any. */
-  async #forward(row: number, start: number, ids: Int32Array, softEmbeds: Tensor, answered: readonly number[], buffers: StepBuffers): Promise<StepOutput> {
+  /**
+   * Feeds one row at positions `[start, start + ids.length)`; the output is of the tokens `answered` (indices into `ids`), if any.
+   * @param embeddings `[ids.length, width]`, of ids that are SOFT_ID
+   */
+  async #forward(row: number, start: number, ids: Int32Array, answered: readonly number[], buffers: StepBuffers, embeddings: Float32Array | null = null): Promise<StepOutput> {
     const length = ids.length;
     const cache = this.#guard(() => this.#cache.row(row, start, start + length));
-    using inputIds = this.#runtime.tensor(ids, [1, length]);
-    using positionIds = this.#runtime.tensor(Int32Array.from(ids, (_, index) => start + index), [1, length]);
-    using seqlens = this.#runtime.tensor(Int32Array.of(start + length - 1), [1]);
-    using total = this.#runtime.tensor(Int32Array.of(start + length), [1]);
-    const rows = this.#padded(answered);
-    using outputRows = this.#runtime.tensor(Int32Array.from(rows), [rows.length]);
-    const outputs = buffers.tensors(rows.length);
+    using inputs = this.#inputs(1, length, answered, embeddings);
+    inputs.ids.set(ids);
+    inputs.positions.forEach((_, index, positions) => (positions[index] = start + index));
+    inputs.lastPositions[0] = start + length - 1;
+    inputs.total[0] = start + length;
+    const outputs = buffers.tensors(inputs.answered.length);
     try {
-      using binding = this.#bind(
-        { input_ids: inputIds, position_ids: positionIds, seqlens_k: seqlens, total_sequence_length: total, output_rows: outputRows, soft_embeds: softEmbeds },
-        cache,
-        outputs,
-      );
+      using binding = this.#bind(inputs, cache, outputs);
       await this.#run(binding);
     } finally {
       for (const tensor of Object.values(outputs)) tensor[Symbol.dispose]();
@@ -239,20 +227,10 @@ export class Gpt2Runner implements ModelRunner {
   #batch(rows: number, cache: readonly Tensor[]): DecodeBatch {
     const known = this.#batches.get(rows);
     if (known !== undefined) return known;
-    const tensor = (data: Int32Array, dims: readonly number[]): Tensor => this.#own(this.#runtime.tensor(data, dims));
-    const [ids, positions, seqlens, total] = [new Int32Array(rows), new Int32Array(rows), new Int32Array(rows), new Int32Array(1)];
-    const outputRows = this.#padded(Array.from({ length: rows }, (_, row) => row));
-    const inputs: StepInputs = {
-      input_ids: tensor(ids, [rows, 1]),
-      position_ids: tensor(positions, [rows, 1]),
-      seqlens_k: tensor(seqlens, [rows]),
-      total_sequence_length: tensor(total, [1]),
-      output_rows: tensor(Int32Array.from(outputRows), [outputRows.length]),
-      soft_embeds: this.#noSoftEmbeds,
-    };
-    const outputs = this.#outputs.tensors(outputRows.length);
+    const inputs = this.#own(this.#inputs(rows, 1, Array.from({ length: rows }, (_, row) => row)));
+    const outputs = this.#outputs.tensors(inputs.answered.length);
     for (const output of Object.values(outputs)) this.#own(output);
-    const batch = { ids, positions, seqlens, total, binding: this.#bind(inputs, cache, outputs) };
+    const batch = { inputs, binding: this.#bind(inputs, cache, outputs) };
     this.#batches.set(rows, batch);
     return batch;
   }
@@ -264,11 +242,15 @@ export class Gpt2Runner implements ModelRunner {
       const name = `${index % 2 === 0 ? "key" : "value"}.${index >> 1}`;
       past[`past_${name}`] = present[`present_${name}`] = tensor;
     });
-    return this.#session.binding({ ...inputs, ...past }, { ...outputs, ...present });
+    return this.#session.binding({ ...inputs.tensors, ...past }, { ...outputs, ...present });
   }
 
-  #padded(answered: readonly number[]): readonly number[] {
-    return this.#logitsGraphs === null || answered.length >= LEAST_OUTPUTS ? answered : new Array<number>(LEAST_OUTPUTS).fill(answered[0] ?? 0);
+  #inputs(rows: number, length: number, answered: readonly number[], embeddings: Float32Array | null = null): StepInputs {
+    const onDevice = this.#logitsGraphs !== null;
+    const padded = !onDevice || answered.length >= LEAST_OUTPUTS ? answered : new Array<number>(LEAST_OUTPUTS).fill(answered[0] ?? 0);
+    const inputs = new StepInputs(this.#runtime, onDevice, { rows, length, answers: padded.length, width: this.shape.width }, embeddings);
+    inputs.answered.set(padded);
+    return inputs;
   }
 
   #buffers(atLeast: number): StepBuffers {

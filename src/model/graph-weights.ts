@@ -74,7 +74,8 @@ export function graphWeights(config: Gpt2Config, arithmetic: Arithmetic): Map<st
   return weights;
 }
 
-const LINEAR_WEIGHT = /\.(c_attn|c_proj|c_fc)\.weight$/;
+/** Of the weights that a Conv1D layer multiplies by. */
+export const LINEAR_WEIGHT = /\.(c_attn|c_proj|c_fc)\.weight$/;
 const QUERIES = /^h\.(\d+)\.attn\.c_attn\.(weight|bias)$/;
 
 /** modeling_gpt2.py: D^-0.5 if scale_attn_weights, divided by layer + 1 if scale_attn_by_inverse_layer_idx. */

@@ -4,6 +4,7 @@ import type { Device } from "../runtime/device.ts";
 import { ElementType } from "../runtime/ort-api.ts";
 import { DeviceTensor, type HostTensor, type Runtime, type Session, type Tensor } from "../runtime/session.ts";
 import { pickGraph, storeGraph } from "./cache-graphs.ts";
+import { answerColumns } from "./gpt2-graph.ts";
 import { DataType } from "./onnx-writer.ts";
 
 /** Small graphs on the logits that stay on a device. */
@@ -39,6 +40,8 @@ export class StepBuffers implements Disposable {
   readonly #runtime: Runtime;
   /** `[rows, vocabSize]` */
   readonly #logits: DeviceTensor | HostTensor<Float32Array>;
+  /** `[rows, answerColumns]` as a device's graph has it; null on the CPU. */
+  readonly #answers: Float32Array | null;
   readonly #topLogits: Float32Array;
   /** The CPU's graph answers with int64; null elsewhere. */
   readonly #topIds64: BigInt64Array | null;
@@ -51,6 +54,7 @@ export class StepBuffers implements Disposable {
     this.#runtime = runtime;
     this.#options = options;
     this.rows = rows;
+    this.#answers = graphs === null ? null : new Float32Array(rows * answerColumns(candidates));
     this.#topLogits = new Float32Array(rows * candidates);
     this.#topIds64 = graphs === null ? new BigInt64Array(rows * candidates) : null;
     this.#topIds = new Int32Array(rows * candidates);
@@ -60,20 +64,18 @@ export class StepBuffers implements Disposable {
   }
 
   /** Tensors over the first `rows` rows by the graph's output names; the caller's to dispose of. */
-  tensors(rows: number): Record<"logits" | "top_logits" | "top_ids" | "top_probability", Tensor> {
+  tensors(rows: number): Readonly<Record<string, Tensor>> {
     const { candidates, vocabSize } = this.#options;
-    const shape = [rows, vocabSize];
-    return {
-      logits: this.#logits instanceof DeviceTensor ? this.#logits.view(shape) : this.#runtime.tensor(this.#logits.data.subarray(0, rows * vocabSize), shape),
-      top_logits: this.#runtime.tensor(this.#topLogits.subarray(0, rows * candidates), [rows, candidates]),
-      top_ids: this.#runtime.tensor((this.#topIds64 ?? this.#topIds).subarray(0, rows * candidates), [rows, candidates]),
-      top_probability: this.#runtime.tensor(this.#topProbability.subarray(0, rows), [rows, 1]),
-    };
+    const shaped = (data: Float32Array | BigInt64Array, columns: number): Tensor => this.#runtime.tensor(data.subarray(0, rows * columns), [rows, columns]);
+    const logits = this.#logits instanceof DeviceTensor ? this.#logits.view([rows, vocabSize]) : shaped(this.#logits.data, vocabSize);
+    if (this.#answers !== null) return { logits, answers: shaped(this.#answers, answerColumns(candidates)) };
+    return { logits, top_logits: shaped(this.#topLogits, candidates), top_ids: shaped(this.#topIds64!, candidates), top_probability: shaped(this.#topProbability, 1) };
   }
 
   /** What the last run has put into those tensors. */
   output(rows: number): StepOutput {
     const { candidates } = this.#options;
+    if (this.#answers !== null) this.#unpack(this.#answers, rows);
     if (this.#topIds64 !== null) {
       // Ids are small: the lower half of each is all of it.
       const words = new Int32Array(this.#topIds64.buffer);
@@ -86,6 +88,7 @@ export class StepBuffers implements Disposable {
   /** Fills everything with zeros. */
   wipe(): void {
     for (const buffer of [this.#topLogits, this.#topIds, this.#topProbability, this.#logSumExp]) buffer.fill(0);
+    this.#answers?.fill(0);
     this.#topIds64?.fill(0n);
     if (!(this.#logits instanceof DeviceTensor)) return void this.#logits.data.fill(0);
     const { vocabSize, graphs } = this.#options;
@@ -99,6 +102,17 @@ export class StepBuffers implements Disposable {
 
   [Symbol.dispose](): void {
     this.#logits[Symbol.dispose]();
+  }
+
+  #unpack(answers: Float32Array, rows: number): void {
+    const { candidates } = this.#options;
+    const columns = answerColumns(candidates);
+    for (let row = 0; row < rows; row++) {
+      const [logits, ids] = [row * columns, row * columns + candidates];
+      this.#topLogits.set(answers.subarray(logits, ids), row * candidates);
+      this.#topIds.set(answers.subarray(ids, ids + candidates), row * candidates);
+      this.#topProbability[row] = answers[ids + candidates]!;
+    }
   }
 
   #row(row: number): Float32Array {

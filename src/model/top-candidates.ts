@@ -5,6 +5,8 @@ import { DataType, type OnnxGraph } from "./onnx-writer.ts";
 
 /** Up to this many columns WebGPU sorts in one dispatch; of 50,257 it needs 136 (ONNX Runtime's top_k.cc). */
 const PART_COLUMNS = 2048;
+/** Ids pass through fp32, where integers are exact up to this: WebGPU has int64 as indices only. */
+export const MOST_IDS = 2 ** 24;
 /** Rows shorter than this are left whole. */
 const SHORT_ROW = 4096;
 
@@ -25,11 +27,10 @@ export function partsOf(vocabSize: number): Parts | null {
 }
 
 /**
- * logits f32 [k, V] -> top_logits f32 [k, K] descending, top_ids int32 [k, K], top_probability f32 [k, 1] of the likeliest. Equal logits come
- * in ascending order of id where TopK's do (CPU, WebGPU).
+ * logits f32 [k, V] -> top_logits f32 [k, K] descending, top_ids int32 [k, K] and the same as top_ids_float, top_probability f32 [k, 1] of the
+ * likeliest. V is at most MOST_IDS. Equal logits come in ascending order of id where TopK's do (CPU, WebGPU).
  *
- * A part's candidates come in order of id and parts do too, so the second level keeps the order among equals. Ids pass through fp32, where
- * all below 2^24 are exact: WebGPU has int64 as indices only.
+ * A part's candidates come in order of id and parts do too, so the second level keeps the order among equals.
  */
 export function candidatesByPart(graph: OnnxGraph, vocabSize: number, candidates: number): void {
   const parts = partsOf(vocabSize);

@@ -44,7 +44,7 @@ export class Runtime extends Owner {
   readonly api: OrtApi;
   readonly env: EnvHandle;
   readonly memory: MemoryInfoHandle;
-  /** Counted by bindings: inputs when they are bound, outputs when they have been made. */
+  /** Counted by bindings: inputs when they are bound (the few bytes of those that ONNX Runtime's own code reads as well), outputs when they have been made. */
   readonly transfers: { up: number; down: number } = { up: 0, down: 0 };
 
   /** @throws when the library cannot be loaded or has another ABI. */

@@ -1,7 +1,10 @@
 /** The model on WebGPU: the same tokens as PEFT's, the same isolation. On SwiftShader this says nothing of speed. */
 import { join } from "node:path";
 import t from "tap";
+import { randomCheckpoint } from "../../bench/support/random-checkpoint.ts";
+import { dimsInParts } from "../../src/model/linear.ts";
 import { DEVICES } from "../../src/runtime/devices.ts";
+import { differingBits, distance, openFixture, rowOf, type Row, type RunnerFixture } from "../model/runner-fixture.ts";
 import { webgpuEnvironment, webgpuSkip } from "../support/devices.ts";
 import { effort } from "../support/effort.ts";
 import { checkMixes, randomPrefixes } from "../support/isolation.ts";
@@ -22,6 +25,45 @@ t.test("isolation: bit-equal alone and in mixes of 32", { skip }, async (t) => {
   t.teardown(() => model.close());
   const real = await Promise.all(["prefix-p1", "cartridge-p12", "prompt-p5"].map((name) => model.adapter(join(dir, "adapters", name))));
   await checkMixes(t, model, { mixes: effort({ short: 1, long: 2 }), pool: effort({ short: 16, long: 48 }), prefixes: [...real, ...randomPrefixes(model.runner.shape, 8, 24)], maxPrompt: 20, maxNew: 10 });
+});
+
+t.test("sums in parts, ids in two levels: the CPU's numbers, and the same bits beside any number of rows", { skip }, async (t) => {
+  const { path, remove } = temporaryFolder();
+  t.teardown(remove);
+  const inner = 2048;
+  await randomCheckpoint(path, { model_type: "gpt2", vocab_size: 5000, n_positions: 64, n_layer: 1, n_head: 2, n_embd: 128, n_inner: inner, bos_token_id: 0, eos_token_id: 0 });
+  t.equal(dimsInParts([inner, 128]).length, 3, "sums are cut");
+  const rows = effort({ short: 9, long: 17 });
+  const [host, onDevice] = [await openFixture(path, rows), await openFixture(path, rows, { device })];
+  t.teardown(() => Promise.all([host.close(), onDevice.close()]));
+  const { width } = host.checkpoint.config;
+  const embeddings = Float32Array.from({ length: 5 * width }, (_, index) => Math.sin(index));
+  const lengths = Array.from({ length: rows }, (_, row) => 6 + (row % 20));
+  const answers = async ({ runner, ids }: RunnerFixture): Promise<{ alone: Row[]; beside: Row[][] }> => {
+    const prefix = await runner.fold({ kind: "embeddings", length: 5, data: embeddings });
+    const fill = async (row: number, at: number): Promise<void> => {
+      runner.loadPrefix(at, prefix);
+      await runner.prefill(at, 5, ids(lengths[row]! - 5, row));
+    };
+    const next = ids(rows, 100);
+    const alone: Row[] = [];
+    for (let row = 0; row < rows; row++) {
+      await fill(row, 0);
+      alone.push(rowOf(runner, await runner.decode(next.subarray(row, row + 1), Int32Array.of(lengths[row]!))));
+    }
+    for (let row = 0; row < rows; row++) await fill(row, row);
+    const beside: Row[][] = [];
+    for (const count of [2, 3, 8, rows]) {
+      const output = await runner.decode(next.subarray(0, count), Int32Array.from(lengths.slice(0, count)));
+      beside.push(Array.from({ length: count }, (_, row) => rowOf(runner, output, row)));
+    }
+    return { alone, beside };
+  };
+  const [expected, found] = [await answers(host), await answers(onDevice)];
+  t.same(found.alone.map(({ topIds }) => topIds[0]), expected.alone.map(({ topIds }) => topIds[0]));
+  t.ok(Math.max(...found.alone.map((row, index) => distance(row, expected.alone[index]!))) < 1e-4);
+  t.ok(found.alone.every(({ topIds, topLogits, logits }) => topIds.every((id, index) => logits[id] === topLogits[index])), "ids are those of their logits");
+  for (const step of found.beside) t.equal(step.reduce((sum, row, index) => sum + differingBits(row, found.alone[index]!), 0), 0, `beside ${step.length - 1}`);
 });
 
 t.test("served: prefixes from the bank, bytes counted, a clean stop", { skip }, async (t) => {

@@ -114,7 +114,7 @@ for (const [kind, device] of Object.entries(SIMULATED)) {
     t.equal(runner.bankStats()?.entries, 0);
   });
 
-  t.test(`${kind}: a step moves ids, positions and lengths up, and candidates down; nothing else`, async (t) => {
+  t.test(`${kind}: a step moves ids, positions, lengths and answered rows up, and candidates down; nothing else`, async (t) => {
     const fixture = await open(t, device);
     const { runner, runtime } = fixture;
     for (let row = 0; row < SLOTS; row++) await runner.prefill(row, 0, fixture.ids(6, row));
@@ -128,7 +128,7 @@ for (const [kind, device] of Object.entries(SIMULATED)) {
     for (const rows of [3, SLOTS]) {
       await decode(rows);
       // On a stream the next size of run that there is, and six inputs of less than 256 bytes each, which are aligned to them.
-      const expected = !isStreamed(device) ? { up: rows * (4 + 4 + 4) + 4, down: rows * perOutput } : { up: 6 * 256, down: (rows === 3 ? 4 : rows) * perOutput };
+      const expected = !isStreamed(device) ? { up: rows * (4 + 4 + 4 + 4), down: rows * perOutput } : { up: 6 * 256, down: (rows === 3 ? 4 : rows) * perOutput };
       t.same(await moved(() => decode(rows)), expected, `${rows} rows`);
     }
     const output = await runner.decode(Int32Array.of(1, 1, 1), Int32Array.of(6, 6, 6));
@@ -174,6 +174,13 @@ t.test("the bank: a prefix goes up once, the least recently used makes way, rows
   load(1, largest);
   t.match(runner.bankStats(), { entries: 1, bytes: positions * pageBytes });
   t.throws(() => runner.loadPrefix(0, { length: 2, data: new Float32Array(3) }), RangeError);
+});
+
+t.test("a vocabulary whose ids do not fit into single precision is refused", async (t) => {
+  const { checkpoint, runtime } = await open(t, DEVICES.cpu);
+  const options = { modelPath: "not read", slots: 1, threads: 1, device: SIMULATED.handles, precision: "fp32", bankBytes: 0 } as const;
+  const shape = { ...checkpoint.shape, vocabSize: 2 ** 24 + 1 };
+  await t.rejects(Gpt2Runner.open(runtime, { ...options, shape }), { code: "model_unsupported", message: /takes at most 16777216 token ids; this model has 16777217/ });
 });
 
 t.test("pieces that are too long for the device are fed as several", async (t) => {

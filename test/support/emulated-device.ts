@@ -6,6 +6,8 @@
 import { readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import { answerColumns } from "../../src/model/gpt2-graph.ts";
+import { StepInputs } from "../../src/model/step-inputs.ts";
 import { CPU } from "../../src/runtime/device.ts";
 import { bytesOf, type HostTensor, type Runtime, type Session } from "../../src/runtime/session.ts";
 import type { FixedTensor, PinnedMemory, PreparedRun, StreamDevice, StreamModel, Strips } from "../../src/runtime/stream-device.ts";
@@ -195,21 +197,21 @@ class EmulatedRun {
     const place = (address: bigint, position: number): Uint8Array =>
       this.#device.at(address + BigInt((table[row * columns + Math.floor(position / block)]! * block + (position % block)) * tokenBytes), tokenBytes);
     const [used, positions] = [past + count, this.#positions];
-    using ids = this.#runtime.tensor(this.#ints("input_ids").slice(first, end), [1, count]);
-    using at = this.#runtime.tensor(this.#ints("position_ids").slice(first, end), [1, count]);
-    using seqlens = this.#runtime.tensor(Int32Array.of(used - 1), [1]);
-    using total = this.#runtime.tensor(Int32Array.of(used), [1]);
-    // Of two tokens, so that a single answer takes the same kernels as several do.
-    using rows = this.#runtime.tensor(answers.length === 0 ? Int32Array.of(0) : Int32Array.from(answers, ([, token]) => token - first), [Math.max(1, answers.length)]);
+    const k = Math.max(1, answers.length);
     const soft = this.#inputs["soft_embeds"] as FixedTensor;
     const [softTokens, width] = soft.shape as [number, number];
     const embeds = this.#floats(soft);
-    using softEmbeds = this.#runtime.tensor(softTokens === 1 ? embeds : embeds.slice(first * width, end * width), [1, softTokens === 1 ? 1 : count, width]);
-    const outputs = Object.fromEntries(["logits", "top_logits", "top_ids", "top_probability"].map((name) => {
-      const [, size] = this.#outputs[name]!.shape as [number, number];
-      const k = Math.max(1, answers.length);
-      return [name, this.#runtime.tensor(name === "top_ids" ? new Int32Array(k * size) : new Float32Array(k * size), [k, size])];
-    }));
+    const softEmbeds = Float32Array.from({ length: count * width }, (_, index) => embeds[softTokens === 1 ? index % width : first * width + index]!);
+    using given = new StepInputs(this.#runtime, true, { rows: 1, length: count, answers: k, width }, softEmbeds);
+    given.ids.set(this.#ints("input_ids").subarray(first, end));
+    given.positions.set(this.#ints("position_ids").subarray(first, end));
+    given.lastPositions[0] = used - 1;
+    given.total[0] = used;
+    given.answered.set(answers.map(([, token]) => token - first));
+    const columnsOf = (name: string): number => this.#outputs[name]!.shape[1]!;
+    const packed = answerColumns(columnsOf("top_ids"));
+    using logits = this.#runtime.tensor(new Float32Array(k * columnsOf("logits")), [k, columnsOf("logits")]);
+    using packedAnswers = this.#runtime.tensor(new Float32Array(k * packed), [k, packed]);
     const caches: [string, bigint, HostTensor<Float32Array>][] = [];
     const [into, out]: [Record<string, HostTensor>, Record<string, HostTensor>] = [{}, {}];
     for (const [name, tensor] of Object.entries(this.#inputs)) {
@@ -223,7 +225,7 @@ class EmulatedRun {
       caches.push([name, address, slot]);
       into[name] = out[name.replace("past", "present")] = slot;
     }
-    using binding = this.#session.binding({ input_ids: ids, position_ids: at, seqlens_k: seqlens, total_sequence_length: total, output_rows: rows, soft_embeds: softEmbeds, ...into }, { ...outputs, ...out });
+    using binding = this.#session.binding({ ...given.tensors, ...into }, { logits, answers: packedAnswers, ...out });
     this.#session.runNow(binding);
     for (const [, address, slot] of caches) {
       for (let position = past; position < used; position++) {
@@ -233,15 +235,14 @@ class EmulatedRun {
       }
       slot[Symbol.dispose]();
     }
-    for (const [name, tensor] of Object.entries(outputs)) {
-      const target = this.#outputs[name]!;
-      const size = target.shape[1]!;
-      answers.forEach(([index], answer) => {
-        const data = tensor.data.subarray(answer * size, (answer + 1) * size);
-        this.#device.at(target.address + BigInt(4 * index * size), 4 * size).set(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
-      });
-      tensor[Symbol.dispose]();
-    }
+    answers.forEach(([index], answer) => {
+      let at = answer * packed;
+      for (const name of ["logits", "top_logits", "top_ids", "top_probability"]) {
+        const size = columnsOf(name);
+        const data = name === "logits" ? logits.data.slice(answer * size, (answer + 1) * size) : packedAnswers.data.slice(at, (at += size));
+        this.#device.at(this.#outputs[name]!.address + BigInt(4 * index * size), 4 * size).set(new Uint8Array((name === "top_ids" ? Int32Array.from(data) : data).buffer));
+      }
+    });
   }
 
   #ints(name: string): Int32Array {
