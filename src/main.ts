@@ -11,6 +11,7 @@ import { generationDefaults } from "./http/generation-defaults.ts";
 import { connectionsAllowed } from "./http/open-files.ts";
 import { drain, listen } from "./http/server.ts";
 import { openCheckpoint, type Checkpoint } from "./model/checkpoint.ts";
+import { embeddingDigests } from "./model/embedding-digests.ts";
 import type { RunnerOptions } from "./model/gpt2-runner.ts";
 import { openRunner, type LocalRunner } from "./model/open-runner.ts";
 import { ensureGraph } from "./model/graph-cache.ts";
@@ -19,12 +20,14 @@ import { createAuditLog } from "./observability/audit.ts";
 import { createLogger, type Logger } from "./observability/logging.ts";
 import { Metrics } from "./observability/metrics.ts";
 import { observeErrors } from "./observability/observe-errors.ts";
+import type { WeightsOptions } from "./prefixes/adapter-weights.ts";
 import { baseModelName, baseNameDiffers } from "./prefixes/base-name.ts";
 import { createPrefixCache } from "./prefixes/cache.ts";
 import { adapterFolders, readAdapterFolder } from "./prefixes/folder.ts";
 import { openLmdbStore } from "./prefixes/lmdb-store.ts";
 import { RedisConnection } from "./prefixes/redis-connection.ts";
 import { openRedisStore } from "./prefixes/redis-store.ts";
+import { maxAdapterBytes } from "./prefixes/peft.ts";
 import { createPrefixRegistry } from "./prefixes/registry.ts";
 import type { PrefixRegistry } from "./prefixes/registry-types.ts";
 import type { PrefixStore } from "./prefixes/store.ts";
@@ -116,10 +119,11 @@ async function start(config: Config, logger: Logger, resources: Resources): Prom
   resources.defer(() => store.close());
   const cache = createPrefixCache({ store, shape, maxBytes: config.prefixCacheBytes, ...(lmdbFolder(config.store) !== null ? { verifyMs: 0 } : {}) });
   resources.defer(() => cache.close());
+  const embeddings = embeddingDigests(checkpoint);
   const modelName = baseModelName(config.model) ?? "model";
   const registry = createPrefixRegistry({ store, cache, shape, baseFingerprint: fingerprint, ...(config.requireBaseName ? { requiredBaseName: modelName } : {}), fold: (input) => engine.fold(input) });
   metrics.watch({ engine: () => engine.stats(), prefixCache: () => cache.stats(), transfers: () => runtime.transfers, prefixBank: () => gpt2.bankStats(), stepSizes: () => gpt2.graphStats() });
-  if (config.prefixes !== "") await registerFolder(registry, config, modelName, logger);
+  if (config.prefixes !== "") await registerFolder(registry, config, modelName, { limit: maxAdapterBytes(shape), embeddings }, logger);
 
   const auth = config.adminKey === null ? createKeylessAuthenticator() : createAuthenticator({ store: users, adminKey: config.adminKey });
   resources.defer(() => auth.close());
@@ -147,6 +151,7 @@ async function start(config: Config, logger: Logger, resources: Resources): Prom
     modelName,
     shape,
     model: { fingerprint, device: config.device, precision: config.precision, allowBaseModel: config.allowBaseModel, defaults },
+    embeddings,
     tokenizer,
     generation,
     prefixes: removeEverywhere(registry, bus),
@@ -282,10 +287,17 @@ function openUserStore(config: Config, logger: Logger): Promise<UserStore> {
  * Registers each sub-folder under its name; what is there already with the same content stays as it is. Where there are users, the
  * admin owns them and they are shared: everybody's `admin/name`.
  */
-async function registerFolder(registry: PrefixRegistry, { prefixes: dir, adminKey }: Config, modelName: string, logger: Logger): Promise<void> {
+async function registerFolder(registry: PrefixRegistry, { prefixes: dir, adminKey }: Config, modelName: string, weights: WeightsOptions, logger: Logger): Promise<void> {
   const user = adminKey === null ? LOCAL_USER : ADMIN_USER;
-  for (const name of await adapterFolders(dir)) {
-    const { meta, created } = await registry.register({ user, name }, await readAdapterFolder(join(dir, name)));
+  const { names, leftOut } = await adapterFolders(dir);
+  for (const { name, reason, level } of leftOut) logger[level]({ path: join(dir, name), reason }, "left out of --prefixes");
+  for (const name of names) {
+    const path = join(dir, name);
+    const { meta, created } = await readAdapterFolder(path, weights)
+      .then((upload) => registry.register({ user, name }, upload))
+      .catch((error: unknown) => {
+        throw error instanceof PrefixdError && error.status < 500 && !error.message.includes(path) ? new PrefixdError(error.code, `${path}: ${error.message}`, { cause: error }) : error;
+      });
     if (adminKey !== null) await registry.patch({ user, name }, { visibility: "shared" });
     logger.info({ prefix: name, digest: meta.digest, virtual_tokens: meta.length, created }, "registered");
     const mismatch = baseNameDiffers(meta.baseName, modelName);

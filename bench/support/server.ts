@@ -33,6 +33,7 @@ export async function serveEngine(engine: Engine, runner: ModelRunner, prefixes:
     modelName: "bench",
     shape,
     model: { fingerprint: "none", device: "cpu", precision: "fp32", allowBaseModel: true, defaults: {} },
+    embeddings: refuse,
     tokenizer,
     generation,
     prefixes: registry,

@@ -1,7 +1,9 @@
 import { basename, resolve } from "node:path";
 import type { PrefixDocument } from "../http/schemas/prefixes.ts";
 import { oneLine } from "../one-line.ts";
+import type { BaseEmbeddings, EmbeddingDigests } from "../prefixes/adapter-weights.ts";
 import { readAdapterFolder } from "../prefixes/folder.ts";
+import { CONFIG_FILE, WEIGHTS_FILE } from "../prefixes/peft.ts";
 import { CLIENT_OPTIONS, CLIENT_USAGE, onlyOperand, readArguments, prefixPath, userKey } from "./arguments.ts";
 import { callJson } from "./http-client.ts";
 
@@ -17,11 +19,12 @@ export async function push(args: readonly string[]): Promise<void> {
   const { values, positionals } = readArguments("push", args, { ...CLIENT_OPTIONS, id: { type: "string" } });
   if (values.help === true) return void process.stdout.write(USAGE);
   const dir = onlyOperand("push", "folder", positionals, USAGE);
-  const upload = await readAdapterFolder(dir);
-  if (upload.kind !== "peft") throw new TypeError("a folder holds a PEFT adapter");
+  // Copies of the base model's embeddings are hundreds of MB that the server has: they are compared by their hash and stay here.
+  const embeddings: BaseEmbeddings = async (dtype) => (await callJson<EmbeddingDigests>(values.url, `/model/embeddings?dtype=${dtype}`, {}, userKey())).value;
+  const upload = await readAdapterFolder(dir, { limit: Infinity, embeddings });
   const form = new FormData();
-  form.append("config", new Blob([new Uint8Array(upload.config)], { type: "application/json" }), "adapter_config.json");
-  form.append("weights", new Blob([new Uint8Array(upload.weights)]), "adapter_model.safetensors");
+  form.append("adapter_config", new Blob([new Uint8Array(upload.config)], { type: "application/json" }), CONFIG_FILE);
+  form.append("adapter_model", new Blob([new Uint8Array(upload.weights)]), WEIGHTS_FILE);
   const id = values.id ?? basename(resolve(dir));
   const { text: answer, value: prefix } = await callJson<PrefixDocument>(values.url, prefixPath(id), { method: "PUT", body: form }, userKey());
   console.log(values.json === true ? answer : oneLine(`registered ${prefix.id} (${prefix.kind}, ${prefix.virtual_tokens} virtual tokens, digest ${prefix.digest})`));

@@ -1,9 +1,9 @@
-import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { helpText, parseConfig, type Config } from "../config.ts";
 import type { PrefixdError } from "../errors.ts";
 import type { RunningServer } from "../main.ts";
+import { adapterFolders } from "../prefixes/folder.ts";
 import { withoutPasswords } from "../redis-url.ts";
 import { onStopSignals, type StopSignal } from "./signals.ts";
 
@@ -34,7 +34,7 @@ export async function serve(args: readonly string[]): Promise<void> {
   server = await startServer(config);
   const running = server;
   void running.deviceLost.then((error) => endWithDevice(error, running));
-  if (process.stdout.isTTY || process.env["npm_lifecycle_event"] === "start") process.stderr.write(whatToTry(server.url, config));
+  if (process.stdout.isTTY || process.env["npm_lifecycle_event"] === "start") process.stderr.write(await whatToTry(server.url, config));
 }
 
 /** From `ps` and /proc, where everybody on the machine can read a command line. */
@@ -55,9 +55,9 @@ async function endWithDevice(error: PrefixdError, server: RunningServer): Promis
 }
 
 /** For whoever starts it by hand: the first requests to send. */
-function whatToTry(url: string, config: Config): string {
-  const names = config.prefixes !== "" && existsSync(config.prefixes) ? readdirSync(config.prefixes, { withFileTypes: true }).filter((entry) => entry.isDirectory()) : [];
-  const first = names.find(({ name }) => name === "datenorm")?.name ?? names[0]?.name;
+async function whatToTry(url: string, config: Config): Promise<string> {
+  const names = config.prefixes === "" ? [] : (await adapterFolders(config.prefixes)).names;
+  const first = names.find((name) => name === "datenorm") ?? names[0];
   const body = JSON.stringify({ prompt: "i want to book a flight to london on August 14th, 2024\n=>", ...(first === undefined ? {} : { prefix_id: first }), max_new_tokens: 40 });
   return [
     "",

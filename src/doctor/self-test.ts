@@ -85,9 +85,8 @@ async function serve(runner: LocalRunner, checkpoint: Checkpoint, folder: string
 }
 
 async function compile(dir: string, { shape, fingerprint }: Checkpoint, fold: (input: FoldInput) => Promise<KvTensor>): Promise<KvTensor> {
-  const upload = await readAdapterFolder(dir);
-  if (upload.kind !== "peft") throw new Error(`${dir} is no PEFT adapter`);
-  const adapter = parsePeftAdapter(upload.config, upload.weights, shape, fingerprint);
+  const { config, weights } = await readAdapterFolder(dir);
+  const adapter = parsePeftAdapter(config, weights, shape, fingerprint);
   return "kv" in adapter ? adapter.kv : fold(adapter.fold);
 }
 

@@ -5,6 +5,7 @@ import type { ModelShape } from "../kv.ts";
 import type { AuditLog } from "../observability/audit.ts";
 import type { Logger } from "../observability/logging.ts";
 import type { Metrics } from "../observability/metrics.ts";
+import type { BaseEmbeddings } from "../prefixes/adapter-weights.ts";
 import type { PrefixRegistry } from "../prefixes/registry-types.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import type { Authenticator } from "../users/authenticator.ts";
@@ -54,6 +55,7 @@ export interface AppParts {
   readonly modelName: string;
   readonly shape: ModelShape;
   readonly model: ModelFacts;
+  readonly embeddings: BaseEmbeddings;
   readonly tokenizer: Tokenizer;
   readonly generation: GenerationService;
   readonly prefixes: Pick<PrefixRegistry, "register" | "info" | "readable" | "list" | "listShared" | "held" | "files" | "remove" | "patch">;

@@ -24,6 +24,7 @@ export async function documentationApp(): Promise<TypedApp> {
     modelName: "none",
     shape: { layers: 1, heads: 1, headDim: 1, width: 1, positions: 1, vocabSize: 1 },
     model: { fingerprint: "none", device: "cpu", precision: "fp32", allowBaseModel: true, defaults: {} },
+    embeddings: nothing,
     tokenizer,
     generation,
     prefixes,

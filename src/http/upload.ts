@@ -1,54 +1,60 @@
 import type { FastifyRequest } from "fastify";
-import type { Multipart } from "@fastify/multipart";
+import type { Multipart, MultipartFile } from "@fastify/multipart";
 import { PrefixdError } from "../errors.ts";
 import type { ModelShape } from "../kv.ts";
-import { maxAdapterBytes } from "../prefixes/peft.ts";
+import { readAdapterWeights, type BaseEmbeddings } from "../prefixes/adapter-weights.ts";
+import { parsePeftConfig } from "../prefixes/peft-config.ts";
+import { CONFIG_FILE, maxAdapterBytes, PICKLES_ARE_NOT_READ, WEIGHTS_FILE } from "../prefixes/peft.ts";
+import type { PeftUpload } from "../prefixes/registry-types.ts";
 import type { BodyWatch } from "./body-watch.ts";
 
-const CONFIG = "adapter_config.json";
-const WEIGHTS = "adapter_model.safetensors";
 const KIB = 1024;
+const MAX_CONFIG = 64 * KIB;
+/** Of all other files together: a tokenizer's have some MB. */
+const MAX_OTHERS = 16 * KIB * KIB;
+const MAX_PARTS = 32;
 
-/** Bytes that the two files may have. */
-export type UploadLimits = Readonly<Record<typeof CONFIG | typeof WEIGHTS, number>>;
+/** A file may be told by the name of its field instead, as many clients name files "blob" or not at all. */
+const FIELDS: ReadonlyMap<string, string> = new Map([["adapter_config", CONFIG_FILE], [CONFIG_FILE, CONFIG_FILE], ["adapter_model", WEIGHTS_FILE], [WEIGHTS_FILE, WEIGHTS_FILE]]);
 
-interface Adapter {
-  readonly config: Uint8Array;
-  readonly weights: Uint8Array;
-}
-
-/** The largest adapter that could fit the model. */
-export function uploadLimits(shape: ModelShape): UploadLimits {
-  return { [CONFIG]: 64 * KIB, [WEIGHTS]: maxAdapterBytes(shape) };
+export interface UploadOptions {
+  readonly shape: ModelShape;
+  readonly embeddings: BaseEmbeddings;
 }
 
 /**
- * PEFT's two files out of a multipart body, told apart by file name. Bytes are counted as they come, so no more than the limits
- * is ever held. Throws `upload_incomplete`, `upload_stalled`, `body_too_large`, `invalid_request`.
+ * PEFT's two files out of a multipart body, told apart by the names of files, or else of fields; other files are left out, and the log says so.
+ * Bytes are counted as they come, so no more than could fit the model is ever held. Throws `upload_incomplete`, `upload_stalled`,
+ * `body_too_large`, `invalid_request`, `adapter_config_invalid` and the other errors of reading an adapter.
  */
-export async function readAdapter(request: FastifyRequest, limits: UploadLimits, bodies: BodyWatch): Promise<Adapter> {
+export async function readAdapter(request: FastifyRequest, options: UploadOptions, bodies: BodyWatch): Promise<PeftUpload> {
   const stalled = new Promise<never>((_, reject) => {
     bodies.start(request.raw, () => reject(new PrefixdError("upload_stalled", "The upload has stopped, or was too slow to wait for; send it again.")));
   });
   try {
-    return await Promise.race([readFiles(request, limits), stalled]);
+    return await Promise.race([moreThan(request, mostBytes(options.shape)), stalled, readFiles(request, options)]);
   } finally {
     bodies.stop(request.raw);
   }
 }
 
-async function readFiles(request: FastifyRequest, limits: UploadLimits): Promise<Adapter> {
-  const room = limits[CONFIG] + limits[WEIGHTS] + 64 * KIB;
-  if (Number(request.headers["content-length"] ?? 0) > room) throw tooLarge("The upload", room);
+async function readFiles(request: FastifyRequest, options: UploadOptions): Promise<PeftUpload> {
   // Gone while it waited for its turn: the parser would wait for its end for ever.
   if (request.raw.destroyed) throw new PrefixdError("invalid_request", "The upload was given up.");
   const files = new Map<string, Uint8Array>();
+  const others: string[] = [];
+  let room = MAX_OTHERS;
   try {
-    for await (const part of partsOf(request, limits)) {
-      if (part.type !== "file") throw new PrefixdError("invalid_request", `The form has a field ${quote(part.fieldname)}; only the two files are expected.`);
-      if (part.filename !== CONFIG && part.filename !== WEIGHTS) throw unexpected(part.filename);
-      if (files.has(part.filename)) throw new PrefixdError("invalid_request", `The form has ${part.filename} twice.`);
-      files.set(part.filename, await readFile(part.file, part.filename, limits[part.filename]));
+    for await (const part of partsOf(request, options.shape)) {
+      if (part.type !== "file") throw new TypeError("every part is read as a file");
+      const name = nameOf(part);
+      if (name === null) {
+        others.push(part.filename.slice(0, 64));
+        room = await skip(part.file, room, others);
+        continue;
+      }
+      if (files.has(name)) throw new PrefixdError("invalid_request", `The form has ${name} twice.`);
+      files.set(name, await readFile(part.file, name, options));
     }
   } catch (error) {
     // What is still on its way is read and dropped, else the client could not read the answer before it has sent everything.
@@ -56,32 +62,78 @@ async function readFiles(request: FastifyRequest, limits: UploadLimits): Promise
     request.raw.resume();
     throw asUploadError(error);
   }
-  const [config, weights] = [files.get(CONFIG), files.get(WEIGHTS)];
-  if (!config || !weights) throw new PrefixdError("upload_incomplete", `The form lacks the file ${config ? WEIGHTS : CONFIG}.`);
-  return { config, weights };
+  const [config, weights] = [files.get(CONFIG_FILE), files.get(WEIGHTS_FILE)];
+  if (!config || !weights) throw incomplete(config ? WEIGHTS_FILE : CONFIG_FILE, others);
+  if (others.length > 0) request.log.info({ files: others }, "files of an upload that are no part of an adapter were left out");
+  return { kind: "peft", config, weights };
 }
 
-function partsOf(request: FastifyRequest, limits: UploadLimits): AsyncIterableIterator<Multipart> {
-  // Busboy stops for ever behind a large part that it skips (one without a name, say) once such a part's stream has asked it to wait.
-  // So none asks: what is read is kept anyway, up to the limits.
-  const fileHwm = limits[CONFIG] + limits[WEIGHTS];
-  return request.parts({ fileHwm, limits: { fileSize: limits[WEIGHTS] + 1, files: 8, fields: 1, fieldSize: KIB, fieldNameSize: 128, parts: 8, headerPairs: 32 } });
+/** What a form may have at most: copies of the embeddings are read, though not held. */
+function mostBytes(shape: ModelShape): number {
+  return MAX_CONFIG + maxAdapterBytes(shape) + 2 * shape.vocabSize * shape.width * 4 + MAX_OTHERS + 64 * KIB;
 }
 
-async function readFile(stream: AsyncIterable<Buffer>, name: string, limit: number): Promise<Uint8Array> {
-  const chunks: Buffer[] = [];
+/** Rejects when more has come, also of what the form's parser skips. Must be called before anything reads the body. */
+function moreThan(request: FastifyRequest, limit: number): Promise<never> {
   let size = 0;
-  for await (const chunk of stream) {
-    size += chunk.length;
-    if (size > limit) throw tooLarge(name, limit);
-    chunks.push(chunk);
-  }
-  return Buffer.concat(chunks, size);
+  return new Promise((_, reject) => {
+    request.raw.on("data", (bytes: Uint8Array) => {
+      size += bytes.length;
+      if (size > limit) reject(tooLarge("The upload", limit));
+    });
+  });
 }
 
-function unexpected(name: string): PrefixdError {
-  const why = /\.(bin|pt|pth|pkl|ckpt)$/.test(name) ? "; pickles are never read, save the adapter with safe_serialization" : "";
-  return new PrefixdError("invalid_request", `The form has a file ${quote(name)}; expected are ${CONFIG} and ${WEIGHTS}${why}.`);
+function partsOf(request: FastifyRequest, shape: ModelShape): AsyncIterableIterator<Multipart> {
+  const options = {
+    // A part without a file's name is no less a file.
+    isPartAFile: () => true,
+    // Busboy stops for ever behind a large part that it skips (one without a name, say) once such a part's stream has asked it to wait.
+    // So none asks for less than what may be held anyway.
+    fileHwm: MAX_CONFIG + maxAdapterBytes(shape),
+    limits: { fileSize: Infinity, files: MAX_PARTS, parts: MAX_PARTS, headerPairs: 32 },
+  };
+  return request.parts(options);
+}
+
+/** Which of the two files a part is; null: another file. Throws `invalid_request` for what is none. */
+function nameOf({ filename, fieldname }: Partial<MultipartFile>): string | null {
+  if (filename === CONFIG_FILE || filename === WEIGHTS_FILE) return filename;
+  const named = FIELDS.get(fieldname ?? "");
+  if (named !== undefined) return named;
+  if (filename) return null;
+  throw new PrefixdError("invalid_request", `The form has a field ${quote(fieldname ?? "")}; expected are ${CONFIG_FILE} and ${WEIGHTS_FILE}.`);
+}
+
+async function readFile(stream: AsyncIterable<Uint8Array>, name: string, { shape, embeddings }: UploadOptions): Promise<Uint8Array> {
+  if (name === WEIGHTS_FILE) return readAdapterWeights(stream, { limit: maxAdapterBytes(shape), embeddings });
+  const pieces: Uint8Array[] = [];
+  let size = 0;
+  for await (const piece of stream) {
+    size += piece.length;
+    if (size > MAX_CONFIG) throw tooLarge(name, MAX_CONFIG);
+    pieces.push(piece);
+  }
+  const config = Buffer.concat(pieces, size);
+  // What cannot be served anyway is said before hundreds of MB of weights are looked at.
+  parsePeftConfig(config, shape);
+  return config;
+}
+
+/** Reads a file to its end without keeping it; answers what room is left then. */
+async function skip(stream: AsyncIterable<Uint8Array>, room: number, names: readonly string[]): Promise<number> {
+  for await (const { length } of stream) {
+    room -= length;
+    if (room < 0) throw new PrefixdError("body_too_large", `The form's other files (${names.map(quote).join(", ")}) have more than ${MAX_OTHERS} bytes; send ${CONFIG_FILE} and ${WEIGHTS_FILE} alone.`);
+  }
+  return room;
+}
+
+function incomplete(lacking: string, others: readonly string[]): PrefixdError {
+  const pickle = lacking === WEIGHTS_FILE ? others.find((name) => /\.(bin|pt|pth|pkl|ckpt)$/.test(name)) : undefined;
+  if (pickle !== undefined) return new PrefixdError("upload_incomplete", `The form has ${quote(pickle)} instead of ${lacking}: ${PICKLES_ARE_NOT_READ}`);
+  const has = others.length === 0 ? "" : ` It has ${others.map(quote).join(", ")}.`;
+  return new PrefixdError("upload_incomplete", `The form lacks the file ${lacking}.${has}`);
 }
 
 const tooLarge = (what: string, limit: number): PrefixdError => new PrefixdError("body_too_large", `${what} is larger than ${limit} bytes, the most that could fit this model.`);

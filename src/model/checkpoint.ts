@@ -15,6 +15,8 @@ export interface CheckpointTensor {
   /** As stored: F32, F16 or BF16; chunks are fp32 whatever it is. */
   readonly dtype: string;
   readonly shape: readonly number[];
+  /** Of its bytes as stored, hex. */
+  readonly sha256: string;
   /**
    * The values in order, as fp32, in pieces of at most `maxBytes` bytes of fp32. A piece is valid only until the next one is
    * asked for: its memory is reused.
@@ -72,7 +74,7 @@ export async function openCheckpoint(dir: string, options: CheckpointOptions = {
       tensor(name) {
         const tensor = stored.get(name);
         if (tensor === undefined) throw new ModelLoadError("model_invalid", `the checkpoint has no tensor "${name}"`);
-        return { dtype: tensor.dtype, shape: tensor.shape, chunks: (maxBytes) => readChunks(tensor, maxBytes) };
+        return { dtype: tensor.dtype, shape: tensor.shape, sha256: digests.get(name)!, chunks: (maxBytes) => readChunks(tensor, maxBytes) };
       },
       close: () => files.close(),
     };

@@ -1,4 +1,4 @@
-/** IEEE 754 half precision for devices: JavaScript of Node 20 has no such array. */
+/** IEEE 754 half precision for devices, and bfloat16: JavaScript of Node 20 has no such arrays. */
 
 /** Bits of 2^-14, and of 65520, from which on numbers round to infinity. */
 const [LEAST_NORMAL, TOO_LARGE] = [0x38800000, 0x477ff000];
@@ -17,6 +17,17 @@ export function toFloat16(singles: Float32Array): Uint16Array {
     const magnitude = word & 0x7fffffff;
     // Nearly all: numbers that are normal in half precision as well.
     halves[index] = magnitude >= LEAST_NORMAL && magnitude < TOO_LARGE ? ((word >>> 16) & 0x8000) | ((magnitude - 0x38000000 + 0xfff + ((magnitude >>> 13) & 1)) >>> 13) : otherBits(word);
+  }
+  return halves;
+}
+
+/** The nearest bfloat16 numbers (the upper halves of fp32) as bit patterns, ties to even. Which NaN a NaN becomes is not told by torch either. */
+export function toBfloat16(singles: Float32Array): Uint16Array {
+  const words = new Int32Array(singles.buffer, singles.byteOffset, singles.length);
+  const halves = new Uint16Array(singles.length);
+  for (let index = 0; index < halves.length; index++) {
+    const word = words[index]!;
+    halves[index] = (word & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : (word + 0x7fff + ((word >>> 16) & 1)) >>> 16;
   }
   return halves;
 }

@@ -41,12 +41,12 @@ function invalid(sentence: string): PrefixdError {
 
 /**
  * Reads and checks the header of a safetensors file. `bytes` begins at the file's first byte and holds at least the header;
- * `totalSize` is the whole file's. Accepts only what the format allows: the tensors cover the data part exactly, with neither
+ * `totalSize` is the whole file's; null: not known yet, so that its end is not checked. Accepts only what the format allows: the tensors cover the data part exactly, with neither
  * overlap nor hole. Throws `safetensors_invalid`.
  */
-export function parseSafetensorsHeader(bytes: Uint8Array, totalSize: number, given: SafetensorsLimits): SafetensorsHeader {
+export function parseSafetensorsHeader(bytes: Uint8Array, totalSize: number | null, given: SafetensorsLimits): SafetensorsHeader {
   const limits = { maxTensors: 100_000, maxNameLength: 1024, ...given };
-  const dataStart = LENGTH_BYTES + headerLengthOf(bytes, totalSize, limits.maxHeaderBytes);
+  const dataStart = safetensorsDataStart(bytes, totalSize, limits.maxHeaderBytes);
   if (bytes.length < dataStart) throw invalid("The safetensors header could not be read whole.");
   const entries = parseHeaderJson(bytes.subarray(LENGTH_BYTES, dataStart), limits.maxTensors);
   const tensors = new Map<string, TensorInfo>();
@@ -58,7 +58,7 @@ export function parseSafetensorsHeader(bytes: Uint8Array, totalSize: number, giv
     }
     if (name.length > limits.maxNameLength) throw invalid(`The name of tensor ${quote(name)} is longer than ${limits.maxNameLength} characters.`);
     if (tensors.size === limits.maxTensors) throw invalid(`The safetensors file has more than ${limits.maxTensors} tensors.`);
-    tensors.set(name, readTensorInfo(name, entry, dataStart, totalSize));
+    tensors.set(name, readTensorInfo(name, entry, dataStart, totalSize ?? Infinity));
   }
   checkCoverage(tensors, dataStart, totalSize);
   return { tensors, metadata };
@@ -67,8 +67,8 @@ export function parseSafetensorsHeader(bytes: Uint8Array, totalSize: number, giv
 /** The same for an open file, of which only the header is read. */
 export async function readSafetensorsHeader(file: FileHandle, limits: SafetensorsLimits = { maxHeaderBytes: FORMAT_MAX_HEADER }): Promise<SafetensorsHeader> {
   const { size } = await file.stat();
-  const length = headerLengthOf(await readStart(file, Math.min(LENGTH_BYTES, size)), size, limits.maxHeaderBytes);
-  return parseSafetensorsHeader(await readStart(file, LENGTH_BYTES + length), size, limits);
+  const dataStart = safetensorsDataStart(await readStart(file, Math.min(LENGTH_BYTES, size)), size, limits.maxHeaderBytes);
+  return parseSafetensorsHeader(await readStart(file, dataStart), size, limits);
 }
 
 async function readStart(file: FileHandle, length: number): Promise<Uint8Array> {
@@ -82,15 +82,16 @@ async function readStart(file: FileHandle, length: number): Promise<Uint8Array> 
   return bytes;
 }
 
-function headerLengthOf(bytes: Uint8Array, totalSize: number, maxHeaderBytes: number): number {
+/** Where the header ends and the data begins, by the file's first 8 bytes. `totalSize`: as for the header. Throws `safetensors_invalid`. */
+export function safetensorsDataStart(bytes: Uint8Array, totalSize: number | null, maxHeaderBytes: number): number {
   if (totalSize === 0) throw invalid("The safetensors file is empty.");
-  if (totalSize < LENGTH_BYTES || bytes.length < LENGTH_BYTES) throw invalid("The safetensors file is shorter than its 8-byte header length.");
+  if (bytes.length < LENGTH_BYTES) throw invalid("The safetensors file is shorter than its 8-byte header length.");
   const claimed = new DataView(bytes.buffer, bytes.byteOffset, LENGTH_BYTES).getBigUint64(0, true);
   const length = Number(claimed);
   if (length > maxHeaderBytes) throw invalid(`The safetensors header claims ${claimed} bytes; at most ${maxHeaderBytes} are allowed.`);
-  if (length > totalSize - LENGTH_BYTES) throw invalid(`The safetensors header claims ${length} bytes, more than the file holds.`);
+  if (length > (totalSize ?? Infinity) - LENGTH_BYTES) throw invalid(`The safetensors header claims ${length} bytes, more than the file holds.`);
   if (length < 2) throw invalid("The safetensors header is too short to be a JSON object.");
-  return length;
+  return LENGTH_BYTES + length;
 }
 
 function parseHeaderJson(bytes: Uint8Array, maxTensors: number): ReadonlyMap<string, JsonValue> {
@@ -150,7 +151,7 @@ function readSizes(value: JsonValue | undefined): number[] | null {
   return items.every((n): n is number => typeof n === "number" && Number.isSafeInteger(n) && n >= 0) ? [...items] : null;
 }
 
-function checkCoverage(tensors: ReadonlyMap<string, TensorInfo>, dataStart: number, totalSize: number): void {
+function checkCoverage(tensors: ReadonlyMap<string, TensorInfo>, dataStart: number, totalSize: number | null): void {
   const inOrder = [...tensors].sort(([, a], [, b]) => a.start - b.start || a.end - b.end);
   let covered = dataStart;
   for (const [name, { start, end }] of inOrder) {
@@ -158,7 +159,18 @@ function checkCoverage(tensors: ReadonlyMap<string, TensorInfo>, dataStart: numb
     if (start > covered) throw invalid(`There are ${start - covered} bytes that belong to no tensor before tensor ${quote(name)}.`);
     covered = end;
   }
-  if (covered !== totalSize) throw invalid(`The safetensors file has ${totalSize - covered} bytes after its last tensor.`);
+  if (totalSize !== null && covered !== totalSize) throw invalid(`The safetensors file has ${totalSize - covered} bytes after its last tensor.`);
+}
+
+/** A file of one tensor, its data aligned to 8 bytes as the format's own library does it. */
+export function oneTensorFile(name: string, { dtype, shape }: Pick<TensorInfo, "dtype" | "shape">, data: Uint8Array, metadata: ReadonlyMap<string, string>): Uint8Array {
+  const header = { ...(metadata.size === 0 ? {} : { __metadata__: Object.fromEntries(metadata) }), [name]: { dtype, shape, data_offsets: [0, data.length] } };
+  const json = Buffer.from(JSON.stringify(header));
+  const padded = Buffer.alloc(Math.ceil(json.length / LENGTH_BYTES) * LENGTH_BYTES, " ");
+  json.copy(padded);
+  const length = Buffer.alloc(LENGTH_BYTES);
+  length.writeBigUInt64LE(BigInt(padded.length));
+  return new Uint8Array(Buffer.concat([length, padded, data]));
 }
 
 /** Little-endian F32, F16 or BF16 at any alignment as fresh fp32 values; exact. Throws `safetensors_invalid`. */

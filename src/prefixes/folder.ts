@@ -1,20 +1,76 @@
-import { readdir, readFile } from "node:fs/promises";
+import { createReadStream } from "node:fs";
+import { lstat, readdir, readFile, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { PrefixdError } from "../errors.ts";
-import { isPrefixName } from "./name.ts";
-import type { PrefixUpload } from "./registry-types.ts";
+import { readAdapterWeights, type WeightsOptions } from "./adapter-weights.ts";
+import { isPrefixName, PREFIX_NAME_RULE } from "./name.ts";
+import { CONFIG_FILE, PICKLES_ARE_NOT_READ, WEIGHTS_FILE } from "./peft.ts";
+import type { PeftUpload } from "./registry-types.ts";
 
-/** PEFT's two files of a folder as `save_pretrained` writes it. Throws `upload_incomplete`, naming the folder. */
-export async function readAdapterFolder(dir: string): Promise<PrefixUpload> {
-  const read = (file: string): Promise<Uint8Array> =>
-    readFile(join(dir, file)).catch((error: unknown) => {
-      throw new PrefixdError("upload_incomplete", `${dir} has no readable ${file}.`, { cause: error });
-    });
-  return { kind: "peft", config: await read("adapter_config.json"), weights: await read("adapter_model.safetensors") };
+const PICKLED_WEIGHTS = "adapter_model.bin";
+
+/**
+ * PEFT's two files of a folder as `save_pretrained` writes it. Throws `upload_incomplete`, naming the folder, and what `readAdapterWeights`
+ * throws.
+ */
+export async function readAdapterFolder(dir: string, options: WeightsOptions = { limit: Infinity }): Promise<PeftUpload> {
+  try {
+    const config = await readFile(join(dir, CONFIG_FILE));
+    return { kind: "peft", config, weights: await readAdapterWeights(createReadStream(join(dir, WEIGHTS_FILE)), options) };
+  } catch (error) {
+    if (error instanceof PrefixdError) throw error;
+    throw new PrefixdError("upload_incomplete", await whatIsMissing(dir), { cause: error });
+  }
 }
 
-/** Names of the sub-folders that hold an adapter, in order. Rejects when the folder cannot be read. */
-export async function adapterFolders(dir: string): Promise<string[]> {
-  const entries = await readdir(dir, { withFileTypes: true });
-  return entries.filter((entry) => entry.isDirectory() && isPrefixName(entry.name)).map((entry) => entry.name).sort();
+async function whatIsMissing(dir: string): Promise<string> {
+  const names = await readdir(dir).catch(() => null);
+  if (names === null) return `${dir} is not a folder that can be read.`;
+  if (names.includes(WEIGHTS_FILE) && names.includes(CONFIG_FILE)) return `${dir} has files that cannot be read.`;
+  if (!names.includes(WEIGHTS_FILE) && names.includes(PICKLED_WEIGHTS)) return `${dir} has ${PICKLED_WEIGHTS} instead of ${WEIGHTS_FILE}: ${PICKLES_ARE_NOT_READ}`;
+  return `${dir} has no readable ${names.includes(CONFIG_FILE) ? WEIGHTS_FILE : CONFIG_FILE}.`;
+}
+
+/** An entry of a folder of adapters that is none, and why; `level`: how loud to say so. */
+export interface LeftOut {
+  readonly name: string;
+  readonly reason: string;
+  readonly level: "debug" | "info" | "warn";
+}
+
+/** The sub-folders, or links to folders, that hold an adapter, in order, and what else there is. Rejects when the folder cannot be read. */
+export async function adapterFolders(dir: string): Promise<{ names: string[]; leftOut: LeftOut[] }> {
+  const names: string[] = [];
+  const leftOut: LeftOut[] = [];
+  for (const name of (await readdir(dir)).sort()) {
+    const why = await whyNoAdapter(dir, name);
+    if (why === null) names.push(name);
+    else leftOut.push({ name, ...why });
+  }
+  return { names, leftOut };
+}
+
+async function whyNoAdapter(dir: string, name: string): Promise<Omit<LeftOut, "name"> | null> {
+  if (name.startsWith(".")) return { level: "debug", reason: "it is hidden" };
+  try {
+    const isFolder = (await stat(join(dir, name))).isDirectory();
+    if (!isFolder && name === CONFIG_FILE) return { level: "warn", reason: "this folder is itself an adapter's; the folder that it lies in is wanted" };
+    if (!isFolder) return { level: "info", reason: "it is not a folder" };
+    await lstat(join(dir, name, CONFIG_FILE));
+  } catch (error) {
+    return { level: "warn", reason: await whyUnreadable(join(dir, name), codeOf(error)) };
+  }
+  return isPrefixName(name) ? null : { level: "warn", reason: `its name cannot be a prefix's: ${PREFIX_NAME_RULE}` };
+}
+
+async function whyUnreadable(path: string, code: string): Promise<string> {
+  const isLink = (await lstat(path)).isSymbolicLink();
+  if (code === "ELOOP") return "it is a symbolic link that leads back to itself";
+  if (code !== "ENOENT") return `it cannot be read (${code})`;
+  const exists = !isLink || (await stat(path).then(() => true, () => false));
+  return exists ? `it has no ${CONFIG_FILE}` : "it is a symbolic link to nothing";
+}
+
+function codeOf(error: unknown): string {
+  return error instanceof Error && "code" in error ? String(error.code) : "error";
 }

@@ -3,6 +3,9 @@ import type { PrefixKey } from "./store.ts";
 
 const NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/;
 
+/** As part of a sentence. */
+export const PREFIX_NAME_RULE = "1 to 128 characters out of A-Z, a-z, 0-9, dot, underscore and hyphen, the first a letter or a digit";
+
 export function isPrefixName(name: string): boolean {
   return NAME.test(name);
 }
@@ -10,10 +13,7 @@ export function isPrefixName(name: string): boolean {
 /** A name goes into paths, keys and log lines: 1 to 128 of `A-Z a-z 0-9 . _ -`, the first a letter or digit. Throws `invalid_prefix_id`. */
 export function checkPrefixName(name: string): void {
   if (isPrefixName(name)) return;
-  throw new PrefixdError(
-    "invalid_prefix_id",
-    "A prefix name has 1 to 128 characters out of A-Z, a-z, 0-9, dot, underscore and hyphen, and begins with a letter or a digit.",
-  );
+  throw new PrefixdError("invalid_prefix_id", `A prefix name has ${PREFIX_NAME_RULE}.`);
 }
 
 /** One string per key; `/` occurs in neither part. Strings of one user sort by name. */

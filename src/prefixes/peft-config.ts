@@ -136,7 +136,7 @@ function optional<T extends JsonValue>(config: JsonObject, key: string, is: (val
 }
 
 function wrongType(key: string, value: JsonValue, what: string): PrefixdError {
-  const shown = isString(value) ? quote(value) : isJsonObject(value) ? "an object" : Array.isArray(value) ? "a list" : String(value);
+  const shown = isString(value) ? quote(value) : isJsonObject(value) ? "an object" : typeof value === "object" ? "a list" : String(value);
   return fail("adapter_config_invalid", `${key} in adapter_config.json is ${shown}, not ${what}.`);
 }
 

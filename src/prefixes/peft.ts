@@ -14,14 +14,18 @@ export type PeftAdapter = Pick<PeftConfig, "peftType" | "baseName" | "baseRevisi
   | { readonly fold: Extract<FoldInput, { kind: "embeddings" }> }
 );
 
+/** What PEFT calls an adapter's two files. */
+export const CONFIG_FILE = "adapter_config.json";
+export const WEIGHTS_FILE = "adapter_model.safetensors";
+
 /** PEFT saves this one tensor for every type that is served. */
-const TENSOR = "prompt_embeddings";
+export const TENSOR = "prompt_embeddings";
 /** One tensor; the rest of the room is for `__metadata__` and for naming what does not belong. */
-const LIMITS = { maxHeaderBytes: 256 * 1024, maxTensors: 1024, maxNameLength: 256 };
+export const SAFETENSORS_LIMITS = { maxHeaderBytes: 256 * 1024, maxTensors: 1024, maxNameLength: 256 };
 
 /** Bytes that no adapter for this model needs more than, both files together. */
 export function maxAdapterBytes(shape: ModelShape): number {
-  return kvElements(shape, shape.positions - 1) * 4 + LIMITS.maxHeaderBytes + (1 << 20);
+  return kvElements(shape, shape.positions - 1) * 4 + SAFETENSORS_LIMITS.maxHeaderBytes + (1 << 20);
 }
 
 /**
@@ -31,7 +35,7 @@ export function maxAdapterBytes(shape: ModelShape): number {
 export function parsePeftAdapter(config: Uint8Array, weights: Uint8Array, shape: ModelShape, baseFingerprint: string): PeftAdapter {
   const parsed = parsePeftConfig(config, shape);
   refuseOtherFormats(weights);
-  const header = parseSafetensorsHeader(weights, weights.length, LIMITS);
+  const header = parseSafetensorsHeader(weights, weights.length, SAFETENSORS_LIMITS);
   checkBase(parsed, header, baseFingerprint);
   const tensor = findTensor(header);
   const length = checkShape(tensor, parsed, shape);
@@ -64,15 +68,17 @@ function splitHeads(flat: Float32Array, length: number, shape: ModelShape): Floa
   return data;
 }
 
+/** As the end of a sentence. */
+export const PICKLES_ARE_NOT_READ = "pickle files can run code and are never read. Save the adapter with safe_serialization=True.";
+
 /** Formats that people upload by mistake, told apart by their first bytes. */
 function refuseOtherFormats(weights: Uint8Array): void {
   const text = String.fromCharCode(...weights.subarray(0, 24));
   const refuse = (sentence: string): never => {
     throw new PrefixdError("safetensors_invalid", sentence);
   };
-  const pickle = "pickle files can run code and are never read. Save the adapter with safe_serialization=True.";
-  if (text.startsWith("PK\x03\x04")) refuse(`The weights are a zip archive, such as a PyTorch .bin file: ${pickle}`);
-  if (/^\x80[\x02-\x05]/.test(text)) refuse(`The weights are a Python pickle: ${pickle}`);
+  if (text.startsWith("PK\x03\x04")) refuse(`The weights are a zip archive, such as a PyTorch .bin file: ${PICKLES_ARE_NOT_READ}`);
+  if (/^\x80[\x02-\x05]/.test(text)) refuse(`The weights are a Python pickle: ${PICKLES_ARE_NOT_READ}`);
   if (text.startsWith("version https://git-lfs")) refuse("The weights are a Git LFS pointer, not the file itself; fetch it with git lfs pull.");
   if (text.startsWith("\x1f\x8b")) refuse("The weights are compressed with gzip; send the safetensors file itself.");
   if (text.startsWith("GGUF")) refuse("The weights are a GGUF file; a safetensors file is needed.");
@@ -98,14 +104,28 @@ function findTensor(header: SafetensorsHeader): TensorInfo {
       "The weights are a checkpoint of the original PrefixTuning repository; run its control_trans network once and save the result as prompt_embeddings.",
     );
   }
-  const extra = names.find((name) => name !== TENSOR);
+  const extra = names.filter((name) => name !== TENSOR);
   const tensor = header.tensors.get(TENSOR);
-  if (tensor === undefined) throw new PrefixdError("adapter_shape_mismatch", `The safetensors file has no tensor ${TENSOR}, but ${quote(extra ?? "")}.`);
-  if (extra !== undefined) throw new PrefixdError("adapter_shape_mismatch", `The safetensors file has tensor ${quote(extra)}, which does not belong beside ${TENSOR}.`);
+  if (tensor === undefined) throw new PrefixdError("adapter_shape_mismatch", `The safetensors file has no tensor ${TENSOR}, but ${quoteSome(extra)}.`);
+  if (extra.length > 0) throw surplusTensors(extra);
   if (!["F32", "F16", "BF16"].includes(tensor.dtype)) {
     throw new PrefixdError("adapter_shape_mismatch", `${TENSOR} has dtype ${tensor.dtype}; it must be F32, F16 or BF16.`);
   }
   return tensor;
+}
+
+/** What is said of tensors that only a changed base model needs. */
+export function surplusTensors(names: readonly string[]): PrefixdError {
+  return new PrefixdError(
+    "adapter_shape_mismatch",
+    `The safetensors file has ${quoteSome(names)} beside ${TENSOR}, which alone can be served. Save the adapter with save_pretrained(..., save_embedding_layers=False); what was trained besides cannot be served.`,
+  );
+}
+
+/** The first names of a list that strangers may have made long. */
+function quoteSome(names: readonly string[]): string {
+  const more = names.length > 3 ? ` and ${names.length - 3} more` : "";
+  return names.slice(0, 3).map(quote).join(", ") + more;
 }
 
 /** The number of virtual tokens. */

@@ -1,9 +1,16 @@
 import type { KvTensor } from "../kv.ts";
 import type { HeldPrefixes, PrefixKey, PrefixMeta, PrefixQuota, Precondition, SharingPatch } from "./store.ts";
 
+/** PEFT's two files. */
+export interface PeftUpload {
+  readonly kind: "peft";
+  readonly config: Uint8Array;
+  readonly weights: Uint8Array;
+}
+
 /** What a client registers: PEFT's two files, or a hard prompt already turned into token ids. */
 export type PrefixUpload =
-  | { readonly kind: "peft"; readonly config: Uint8Array; readonly weights: Uint8Array }
+  | PeftUpload
   | { readonly kind: "hard"; readonly ids: Int32Array; /** The text that the ids came from, if any. */ readonly text?: string };
 
 /** A prefix ready to be attended to. */

@@ -6,7 +6,7 @@ import { baseNameDiffers } from "./base-name.ts";
 import type { PrefixCache } from "./cache.ts";
 import { firstNotFinite, kvBytes, prefixDigest } from "./digest.ts";
 import { checkPrefixName, isPrefixName } from "./name.ts";
-import { checkLength, maxAdapterBytes, parsePeftAdapter } from "./peft.ts";
+import { CONFIG_FILE, checkLength, maxAdapterBytes, parsePeftAdapter, WEIGHTS_FILE } from "./peft.ts";
 import { checkPrecondition } from "./precondition.ts";
 import type { PrefixRegistry, PrefixUpload, ResolvedPrefix } from "./registry-types.ts";
 import { mayRead, mayUse, notReadable, sharingOf } from "./sharing.ts";
@@ -171,7 +171,7 @@ class Registry implements PrefixRegistry {
     const { peftType: kind, baseName, baseRevision } = adapter;
     const mismatch = this.#requiredBaseName === undefined ? null : baseNameDiffers(baseName, this.#requiredBaseName);
     if (mismatch !== null) throw new PrefixdError("prefix_base_name_mismatch", mismatch);
-    const files = new Map([["adapter_config.json", upload.config], ["adapter_model.safetensors", upload.weights]]);
+    const files = new Map([[CONFIG_FILE, upload.config], [WEIGHTS_FILE, upload.weights]]);
     const kv = "kv" in adapter ? adapter.kv : await this.#foldChecked(adapter.fold, adapter.fold.length);
     return { kind, baseName, baseRevision, kv, files };
   }

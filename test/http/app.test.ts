@@ -136,9 +136,9 @@ t.test("openapi.yaml is what the code says, names every error, and describes eve
   t.equal(readFileSync(repositoryFile("openapi.yaml"), "utf8"), fresh, "npm run openapi");
   const document = parse(fresh) as { paths: Record<string, Record<string, { summary?: string; operationId?: string; responses: object }>>; components: { schemas: { Problem: { properties: { code: { enum: string[] } } } } } };
   t.same(document.components.schemas.Problem.properties.code.enum, Object.keys(ERRORS));
-  t.same(Object.keys(document.paths).sort(), ["/admin/users", "/admin/users/{user}", "/admin/users/{user}/keys", "/admin/users/{user}/keys/{key}", "/generate", "/health/live", "/health/ready", "/metrics", "/model", "/prefixes", "/prefixes/{id}", "/prefixes/{id}/adapter", "/prefixes/{id}/adapter/{file}", "/prefixes/{id}/generate", "/usage"]);
+  t.same(Object.keys(document.paths).sort(), ["/admin/users", "/admin/users/{user}", "/admin/users/{user}/keys", "/admin/users/{user}/keys/{key}", "/generate", "/health/live", "/health/ready", "/metrics", "/model", "/model/embeddings", "/prefixes", "/prefixes/{id}", "/prefixes/{id}/adapter", "/prefixes/{id}/adapter/{file}", "/prefixes/{id}/generate", "/usage"]);
   const ids = Object.values(document.paths).flatMap((path) => Object.values(path).map((operation) => operation.operationId));
-  t.equal(new Set(ids).size, 21);
+  t.equal(new Set(ids).size, 22);
   for (const match of fresh.matchAll(/\$ref: "?#\/components\/schemas\/(\w+)/g)) t.ok(match[1] !== undefined && match[1] in document.components.schemas, String(match[1]));
 });
 

@@ -2,11 +2,15 @@
 import { createServer } from "node:net";
 import { once } from "node:events";
 import type { AddressInfo } from "node:net";
-import { cpSync, mkdirSync, readFileSync, truncateSync, writeFileSync } from "node:fs";
+import { cpSync, mkdirSync, readFileSync, symlinkSync, truncateSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import t from "tap";
 import { inexactCheck } from "../support/inexact-check.ts";
-import { runCli, startServerProcess, temporaryFolder } from "../support/server.ts";
+import { openCheckpoint } from "../../src/model/checkpoint.ts";
+import { parseSafetensorsHeader } from "../../src/model/safetensors.ts";
+import { ROOT } from "../support/program.ts";
+import { safetensors } from "../support/safetensors.ts";
+import { adapterForm, runCli, startServerProcess, temporaryFolder } from "../support/server.ts";
 
 const folder = temporaryFolder();
 t.teardown(() => folder.remove());
@@ -103,6 +107,66 @@ t.test("the command line", async (t) => {
   t.match(build.stdout(), /model\.onnx\n$/);
 });
 
+/** A prefix saved with the demo's own embeddings as PEFT saves them of a base loaded in single precision: 8 MB. `change` is added to the last number. */
+async function withEmbeddings(dir: string, change = 0): Promise<string> {
+  cpSync("prefixes/intent", dir, { recursive: true });
+  const checkpoint = await openCheckpoint("models/demo");
+  const pieces: Buffer[] = [];
+  for await (const piece of checkpoint.tensor("wte.weight").chunks(1 << 20)) pieces.push(Buffer.from(piece.slice().buffer));
+  const data = Buffer.concat(pieces);
+  await checkpoint.close();
+  data.writeFloatLE(data.readFloatLE(data.length - 4) + change, data.length - 4);
+  const copy = { dtype: "F32", shape: [4096, 256], data };
+  const file = join(dir, "adapter_model.safetensors");
+  const bytes = readFileSync(file);
+  const { start, end, dtype, shape } = parseSafetensorsHeader(bytes, bytes.length, { maxHeaderBytes: 1000 }).tensors.get("prompt_embeddings")!;
+  writeFileSync(file, safetensors({ "base_model.lm_head.weight": copy, "base_model.transformer.wte.weight": copy, prompt_embeddings: { dtype, shape, data: bytes.subarray(start, end) } }));
+  return dir;
+}
+
+t.test("adapters as people have them, from a folder and by push", async (t) => {
+  const prefixes = join(folder.path, "as people have them");
+  const copies = await withEmbeddings(join(prefixes, "copies"));
+  symlinkSync(join(ROOT, "prefixes/intent"), join(prefixes, "linked"));
+  cpSync("prefixes/intent", join(prefixes, "my adapter"), { recursive: true });
+  const elsewhere = join(prefixes, "elsewhere");
+  cpSync("prefixes/intent", elsewhere, { recursive: true });
+  const config = readFileSync(join(elsewhere, "adapter_config.json"), "utf8");
+  writeFileSync(join(elsewhere, "adapter_config.json"), config.replace("prefixd/demo", "./other"));
+  const args = [...cache, "--store", `lmdb:${join(folder.path, "as-people")}`, "--prefixes", prefixes];
+  const server = await startServerProcess(args);
+  t.teardown(() => server.signal("SIGKILL"));
+  t.same(server.log.filter(({ msg }) => msg === "registered").map(({ prefix }) => prefix), ["copies", "elsewhere", "linked"]);
+  const other = 'The adapter was trained on "./other" (base_model_name_or_path); the base model served here is "demo".';
+  t.match(server.log.filter(({ level }) => level === "warn"), [
+    { path: join(prefixes, "my adapter"), reason: /^its name cannot be/, msg: "left out of --prefixes" },
+    { prefix: "elsewhere", base_model_name_or_path: "./other", msg: other },
+  ]);
+  const show = async (id: string): Promise<unknown> => (await fetch(`${server.url}/prefixes/${id}`)).json();
+  const stored = { "adapter_model.safetensors": 82_008 };
+  t.match(await show("copies"), { files: stored, warnings: [] });
+
+  const push = async (...dir: string[]): Promise<{ code: number | string; out: string; err: string }> => {
+    const cli = runCli(["push", ...dir, "--url", server.url]);
+    return { code: await cli.exited, out: cli.stdout(), err: cli.stderr() };
+  };
+  const pushed = await push(copies, "--id", "pushed");
+  t.match(pushed, { code: 0, err: "" });
+  t.match(JSON.parse(pushed.out), { id: "pushed", files: stored });
+  const form = adapterForm(copies);
+  form.append("model_card", new Blob(["# Card"]), "README.md");
+  t.match(await (await fetch(`${server.url}/prefixes/sent`, { method: "PUT", body: form })).json(), { files: stored }, "and all 8 MB by HTTP");
+  const changed = await push(await withEmbeddings(join(folder.path, "changed"), 1e-3));
+  t.match(changed, { code: 1, out: "", err: /differ from the adapter's base_model\.lm_head\.weight and base_model\.transformer\.wte\.weight/ });
+  t.match(await push(elsewhere), { code: 0, err: `prefixd: warning: ${other}\n` });
+
+  server.signal("SIGTERM");
+  await server.exited;
+  const strict = runCli(["serve", "--port", "0", ...args, "--require-base-name"]);
+  t.equal(await strict.exited, 1);
+  t.equal(strict.stderr(), `prefixd: ${elsewhere}: ${other}\n`);
+});
+
 t.test("push registers a folder with a running server", async (t) => {
   const server = await startServerProcess([...cache, ...store]);
   t.teardown(() => server.signal("SIGKILL"));
@@ -110,13 +174,6 @@ t.test("push registers a folder with a running server", async (t) => {
   t.equal(await push.exited, 0);
   t.match(JSON.parse(push.stdout()), { id: "pushed", virtual_tokens: 10, base_model_name_or_path: "prefixd/demo", warnings: [] });
   t.equal(push.stderr(), "");
-  const elsewhere = join(folder.path, "elsewhere");
-  cpSync("prefixes/intent", elsewhere, { recursive: true });
-  const config = readFileSync(join(elsewhere, "adapter_config.json"), "utf8");
-  writeFileSync(join(elsewhere, "adapter_config.json"), config.replace("prefixd/demo", "./other"));
-  const other = runCli(["push", elsewhere, "--url", server.url]);
-  t.equal(await other.exited, 0);
-  t.equal(other.stderr(), 'prefixd: warning: The adapter was trained on "./other" (base_model_name_or_path); the base model served here is "demo".\n');
   const again = runCli(["push", "models/demo", "--url", server.url]);
   t.equal(await again.exited, 1);
   t.match(again.stderr(), /adapter_config\.json/);

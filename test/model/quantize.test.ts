@@ -8,6 +8,7 @@ function memoryTensor(values: Float32Array, shape: readonly [number, number]): C
   return {
     dtype: "F32",
     shape,
+    sha256: "",
     async *chunks(maxBytes) {
       const piece = new Float32Array(Math.floor(maxBytes / 4));
       for (let at = 0; at < values.length; at += piece.length) {

@@ -170,7 +170,7 @@ const FILE_DEFECTS: readonly Defect[] = [
 const CONTENT_DEFECTS: readonly Defect[] = [
   weights("no tensors", /has no tensors/, () => safetensors({}), M),
   weights("another tensor", /no tensor prompt_embeddings, but "base_model\.lora_A"/, () => safetensors({ "base_model.lora_A": { dtype: "F32", shape: [1], data: new Uint8Array(4) } }), M),
-  weights("a tensor too many", /"extra", which does not belong/, () => safetensors({ prompt_embeddings: { dtype: "F32", shape: [P, COLUMNS], data: floats(P * COLUMNS) }, extra: { dtype: "F32", shape: [1], data: new Uint8Array(4) } }), M),
+  weights("a tensor too many", /has "extra" beside prompt_embeddings, which alone .* save_embedding_layers=False/, () => safetensors({ prompt_embeddings: { dtype: "F32", shape: [P, COLUMNS], data: floats(P * COLUMNS) }, extra: { dtype: "F32", shape: [1], data: new Uint8Array(4) } }), M),
   weights("the original repository's checkpoint", /checkpoint of the original/, () => safetensors({ "wte.weight": { dtype: "F32", shape: [1], data: new Uint8Array(4) }, "control_trans.0.weight": { dtype: "F32", shape: [1], data: new Uint8Array(4) } }), U),
   weights("integers", /dtype I32/, () => embeddings([P, COLUMNS], new Uint8Array(P * COLUMNS * 4), "I32"), M),
   weights("doubles", /dtype F64/, () => embeddings([P, COLUMNS], new Uint8Array(P * COLUMNS * 8), "F64"), M),

@@ -1,8 +1,10 @@
+import { createHash } from "node:crypto";
 import type { AddressInfo } from "node:net";
 import { GenerationService } from "../../src/generate.ts";
 import { CLIENT_DEFAULTS, STREAM_DEFAULTS, type AppParts } from "../../src/http/app-parts.ts";
 import { buildApp, type App } from "../../src/http/app.ts";
 import type { GenerationDefaults } from "../../src/http/schemas/generation-defaults.ts";
+import type { BaseEmbeddings } from "../../src/prefixes/adapter-weights.ts";
 import type { AuditEntry } from "../../src/observability/audit.ts";
 import { createLogger } from "../../src/observability/logging.ts";
 import { Metrics } from "../../src/observability/metrics.ts";
@@ -31,6 +33,13 @@ export const ADMIN_KEY = "test-admin-key-0123456789abcdef0123456789";
 
 export const TEST_SHAPE = { layers: 1, heads: 2, headDim: 4, width: 8, positions: 64, vocabSize: 257 };
 
+/** Of a base model whose embeddings are all zeros. */
+const zeroEmbeddings: BaseEmbeddings = async (dtype) => {
+  const { vocabSize, width } = TEST_SHAPE;
+  const sha256 = createHash("sha256").update(new Uint8Array(vocabSize * width * (dtype === "F32" ? 4 : 2))).digest("hex");
+  return { shape: [vocabSize, width], sha256: { "wte.weight": sha256, "lm_head.weight": sha256 } };
+};
+
 /** Injected requests have timers of their own, which nobody stops: a test's process lives as long as the last of them. */
 const SEND_MS = 5_000;
 
@@ -50,6 +59,7 @@ export async function buildTestApp(t: { teardown(fn: () => Promise<void>): unkno
     modelName: "demo",
     shape: TEST_SHAPE,
     model: { fingerprint: "f".repeat(64), device: "cpu", precision: "fp32", allowBaseModel, defaults },
+    embeddings: zeroEmbeddings,
     tokenizer,
     generation,
     prefixes: registry,
@@ -80,11 +90,13 @@ export async function buildTestApp(t: { teardown(fn: () => Promise<void>): unkno
 /** What `inject` needs for a JSON body. */
 export const post = (url: string, payload: object): { method: "POST"; url: string; payload: object } => ({ method: "POST", url, payload });
 
-/** A multipart body and its content type. */
-export function form(files: readonly { name: string; data: string | Buffer; field?: string }[]): { payload: Buffer; headers: Record<string, string> } {
+/** A multipart body and its content type. A part without `name` has no file name, and one without `type` no content type. */
+export function form(files: readonly { name?: string; data: string | Buffer; field?: string; type?: string | undefined }[]): { payload: Buffer; headers: Record<string, string> } {
   const boundary = "----prefixd-test";
-  const parts = files.flatMap(({ name, data, field = "file" }) => [
-    Buffer.from(`--${boundary}\r\nContent-Disposition: form-data; name="${field}"; filename="${name}"\r\nContent-Type: application/octet-stream\r\n\r\n`),
+  const parts = files.flatMap(({ name, data, field = "file", type = name === undefined ? undefined : "application/octet-stream" }) => [
+    Buffer.from(`--${boundary}\r\nContent-Disposition: form-data; name="${field}"`),
+    Buffer.from(name === undefined ? "" : `; filename="${name}"`),
+    Buffer.from(type === undefined ? "\r\n\r\n" : `\r\nContent-Type: ${type}\r\n\r\n`),
     Buffer.from(data),
     Buffer.from("\r\n"),
   ]);

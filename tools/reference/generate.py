@@ -18,6 +18,7 @@ from bleu import write_bleu
 from checkpoints import CHECKPOINTS, checkpoint_dir, write_checkpoint
 from combinations import write_combination_cases, write_combinations
 from common import DEFAULT_OUTPUT, DEFAULT_TOKENIZER
+from embedding_layers import write_embedding_layers
 from generation_defaults import write_generation_defaults
 from generations import write_generations
 from processors import write_processor_cases, write_processors
@@ -55,6 +56,7 @@ def main() -> None:
         print(f"{checkpoint.name}: {write_combination_cases(checkpoint, folder)} cases of combined processors")
         print(f"{checkpoint.name}: {write_beam_options(checkpoint, folder)} beam searches with options")
 
+    print(f"embedding layers: {write_embedding_layers(arguments.output)} adapters")
     print(f"warpers: {write_warpers(arguments.output / 'warpers.json')} cases")
     print(f"processors: {write_processors(arguments.output / 'processors.json')} cases")
     print(f"combinations: {write_combinations(arguments.output / 'combinations.json')} cases")

@@ -1,9 +1,9 @@
 import type { AppParts, TypedApp } from "../app-parts.ts";
 import { json, problems } from "../schemas/common.ts";
-import { ModelDocument } from "../schemas/model.ts";
+import { EmbeddingsDocument, EmbeddingsQuery, ModelDocument } from "../schemas/model.ts";
 
 /** What a client must know of the model to make adapters and requests that fit it. It stays as it is while the server runs. */
-export function modelRoutes(app: TypedApp, { modelName, shape, model, tokenizer, limits }: AppParts): void {
+export function modelRoutes(app: TypedApp, { modelName, shape, model, embeddings, tokenizer, limits }: AppParts): void {
   const document: ModelDocument = {
     model: modelName,
     fingerprint: model.fingerprint,
@@ -31,5 +31,20 @@ export function modelRoutes(app: TypedApp, { modelName, shape, model, tokenizer,
       },
     },
     async () => document,
+  );
+  app.get(
+    "/model/embeddings",
+    {
+      config: { access: "user" },
+      schema: {
+        operationId: "getEmbeddings",
+        tags: ["operation"],
+        summary: "The base model's input and output embeddings, as sha256 of their little-endian values",
+        description: "PEFT may save copies of them with an adapter. Who finds them equal need not send them.",
+        querystring: EmbeddingsQuery,
+        response: { 200: json("The digests", EmbeddingsDocument), ...problems("unauthorized", "unknown_field", "invalid_parameter") },
+      },
+    },
+    async (request) => embeddings(request.query.dtype ?? "F32"),
   );
 }

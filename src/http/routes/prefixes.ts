@@ -17,7 +17,7 @@ import {
 } from "../schemas/prefixes.ts";
 import { abortOnDisconnect } from "../requests.ts";
 import { checkSharing, checkUsersExist } from "../sharing-body.ts";
-import { readAdapter, uploadLimits } from "../upload.ts";
+import { readAdapter } from "../upload.ts";
 import { UPLOADS, UploadGate } from "../upload-gate.ts";
 
 const READ_CODES: ErrorCode[] = ["unauthorized", "invalid_prefix_id", "prefix_not_found", "store_unavailable"];
@@ -32,7 +32,6 @@ const PUT_CODES: ErrorCode[] = [
 
 export function prefixRoutes(app: TypedApp, parts: AppParts, bodies: BodyWatch): void {
   const { prefixes, modelName } = parts;
-  const limits = uploadLimits(parts.shape);
   const reader = new PromptReader(parts.tokenizer, parts.shape.positions);
   const uploads = new UploadGate(UPLOADS);
   const tags = ["prefixes"];
@@ -61,7 +60,7 @@ export function prefixRoutes(app: TypedApp, parts: AppParts, bodies: BodyWatch):
   };
 
   const uploadOf = async (request: FastifyRequest, body: HardPromptBody | null | undefined): Promise<PrefixUpload> => {
-    if (request.isMultipart()) return { kind: "peft", ...(await readAdapter(request, limits, bodies)) };
+    if (request.isMultipart()) return readAdapter(request, parts, bodies);
     if (body === undefined || body === null) throw new PrefixdError("unsupported_media_type", "Send multipart/form-data with PEFT's two files, or JSON with a hard prompt.");
     return hardPrompt(body, reader);
   };

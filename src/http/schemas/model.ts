@@ -1,4 +1,5 @@
 import Type, { type Static } from "typebox";
+import { EMBEDDING_DTYPES } from "../../prefixes/adapter-weights.ts";
 import { named, strict } from "./common.ts";
 import { GenerationDefaultsDocument } from "./generation-defaults.ts";
 
@@ -30,4 +31,14 @@ export const ModelDocument = named(
     }),
   }),
 );
+export const EmbeddingsQuery = strict({ dtype: Type.Optional(Type.Enum([...EMBEDDING_DTYPES], { default: "F32", description: "The type of numbers that they are cast to, as torch does" })) });
+
+export const EmbeddingsDocument = named(
+  "Embeddings",
+  strict({
+    shape: Type.Array(Type.Integer(), { description: "vocab_size and width" }),
+    sha256: strict({ "wte.weight": Type.String(), "lm_head.weight": Type.String() }),
+  }),
+);
+
 export type ModelDocument = Static<typeof ModelDocument>;

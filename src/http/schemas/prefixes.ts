@@ -71,7 +71,7 @@ export const AdapterForm = named(
       adapter_config: Type.String({ format: "binary", description: "The file adapter_config.json" }),
       adapter_model: Type.String({ format: "binary", description: "The file adapter_model.safetensors" }),
     },
-    { unchecked: true, description: "PEFT's two files. They are told apart by file name; the fields' names do not matter." },
+    { unchecked: true, description: "PEFT's two files, told apart by the names of the files, or of these fields where a file has another name or none. Other files are left out." },
   ),
 );
 
