@@ -1,14 +1,16 @@
 import { parseArgs, type ParseArgsConfig } from "node:util";
 import { ConfigError } from "../config.ts";
 
-type Options = NonNullable<ParseArgsConfig["options"]>;
+type Option = NonNullable<ParseArgsConfig["options"]>[string];
+/** `mayBeEmpty`: an empty value says something. */
+type Options = Readonly<Record<string, Option & { readonly mayBeEmpty?: true }>>;
 type Parsed<T extends Options> = ReturnType<typeof parseArgs<{ options: T; allowPositionals: true; args: string[] }>>;
 
 /**
  * The flags and operands of a client's command: `--flag VALUE` or `--flag=VALUE`, a flag of type boolean without one. `command` names it in
- * errors. Throws ConfigError, in one line, for a flag that is not known, lacks its value, has one too many, or is given twice though it is not `multiple`.
+ * errors. Throws ConfigError, in one line, and with the usage, for a flag that is not known, lacks its value, has one too many, or is given twice though it is not `multiple`.
  */
-export function readArguments<T extends Options>(command: string, args: readonly string[], options: T): Pick<Parsed<T>, "values" | "positionals"> {
+export function readArguments<T extends Options>(command: string, args: readonly string[], options: T, usage: string): Pick<Parsed<T>, "values" | "positionals"> {
   // Node's own messages name no command, and it takes the last of several.
   const { tokens, values, positionals } = parseArgs({ args: [...args], options, allowPositionals: true, strict: false, tokens: true });
   const seen = new Set<string>();
@@ -16,16 +18,16 @@ export function readArguments<T extends Options>(command: string, args: readonly
     if (token.kind !== "option") continue;
     const { name, rawName, value } = token;
     const fail = (what: string): never => {
-      throw new ConfigError(`${command}: ${rawName}: ${what}`);
+      throw new ConfigError(`${command}: ${rawName.replaceAll("\n", " ")}: ${what}`, usage);
     };
     const option = Object.hasOwn(options, name) ? options[name] : undefined;
     if (option === undefined) fail(`no such flag; see prefixd ${command} --help`);
     if (seen.has(name) && option?.multiple !== true) fail("given twice");
     if (option?.type === "boolean" && value !== undefined) fail("takes no value");
-    if (option?.type === "string" && (value === undefined || value === "" || (!token.inlineValue && value.startsWith("--")))) fail("a value is missing");
+    if (option?.type === "string" && (value === undefined || (value === "" && option.mayBeEmpty !== true) || (!token.inlineValue && value.startsWith("--")))) fail("a value is missing");
     seen.add(name);
   }
-  return { values, positionals } as unknown as Parsed<T>;
+  return { values, positionals };
 }
 
 /** What every command has that asks a running server something. */

@@ -9,7 +9,7 @@ ${CLIENT_USAGE}`;
 
 /** `prefixd delete`: the server answers nothing, so --json prints nothing. */
 export async function deletePrefix(args: readonly string[]): Promise<void> {
-  const { values, positionals } = readArguments("delete", args, CLIENT_OPTIONS);
+  const { values, positionals } = readArguments("delete", args, CLIENT_OPTIONS, USAGE);
   if (values.help === true) return void process.stdout.write(USAGE);
   const id = onlyOperand("delete", "id", positionals, USAGE);
   await call(values.url, prefixPath(id), { method: "DELETE" }, userKey());

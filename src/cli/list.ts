@@ -21,7 +21,7 @@ interface Page {
 
 /** `prefixd list`: a table, or all pages of the server as one. */
 export async function list(args: readonly string[]): Promise<void> {
-  const { values, positionals } = readArguments("list", args, { ...CLIENT_OPTIONS, owner: { type: "string" } });
+  const { values, positionals } = readArguments("list", args, { ...CLIENT_OPTIONS, owner: { type: "string" } }, USAGE);
   if (values.help === true) return void process.stdout.write(USAGE);
   if (positionals.length > 0) throw new ConfigError(`list takes no operands; what is ${positionals[0]}?`, USAGE);
   const { owner = "all" } = values;

@@ -59,7 +59,7 @@ type Values = ReturnType<typeof readArguments<typeof OPTIONS>>["values"];
 
 /** `prefixd load`: the result on stdout, progress on stderr. */
 export async function load(args: readonly string[]): Promise<void> {
-  const { values, positionals } = readArguments("load", args, OPTIONS);
+  const { values, positionals } = readArguments("load", args, OPTIONS, USAGE);
   if (values.help === true) return void process.stdout.write(USAGE);
   try {
     if (values.compare === true) return compareFiles(positionals, values.html);

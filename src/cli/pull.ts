@@ -20,7 +20,7 @@ const TRIES = 5;
 
 /** `prefixd pull`: the files of one version of a prefix. */
 export async function pull(args: readonly string[]): Promise<void> {
-  const { values, positionals } = readArguments("pull", args, { ...CLIENT_OPTIONS, force: { type: "boolean" } });
+  const { values, positionals } = readArguments("pull", args, { ...CLIENT_OPTIONS, force: { type: "boolean" } }, USAGE);
   if (values.help === true) return void process.stdout.write(USAGE);
   const [id = "", dir = basename(id)] = positionals;
   if (id === "" || dir === "" || positionals.length > 2) throw new ConfigError("pull takes an id and a folder", USAGE);

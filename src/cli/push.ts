@@ -16,7 +16,7 @@ ${CLIENT_USAGE}`;
 
 /** `prefixd push`: registers a PEFT folder with a running server, under the folder's name unless told otherwise. */
 export async function push(args: readonly string[]): Promise<void> {
-  const { values, positionals } = readArguments("push", args, { ...CLIENT_OPTIONS, id: { type: "string" } });
+  const { values, positionals } = readArguments("push", args, { ...CLIENT_OPTIONS, id: { type: "string" } }, USAGE);
   if (values.help === true) return void process.stdout.write(USAGE);
   const dir = onlyOperand("push", "folder", positionals, USAGE);
   // Copies of the base model's embeddings are hundreds of MB that the server has: they are compared by their hash and stay here.

@@ -3,7 +3,6 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { helpText, parseConfig, type Config } from "../config.ts";
 import type { PrefixdError } from "../errors.ts";
 import type { RunningServer } from "../main.ts";
-import { adapterFolders } from "../prefixes/folder.ts";
 import { withoutPasswords } from "../redis-url.ts";
 import { onStopSignals, type StopSignal } from "./signals.ts";
 
@@ -56,6 +55,7 @@ async function endWithDevice(error: PrefixdError, server: RunningServer): Promis
 
 /** For whoever starts it by hand: the first requests to send. */
 async function whatToTry(url: string, config: Config): Promise<string> {
+  const { adapterFolders } = await import("../prefixes/folder.ts");
   const names = config.prefixes === "" ? [] : (await adapterFolders(config.prefixes)).names;
   const first = names.find((name) => name === "datenorm") ?? names[0];
   const body = JSON.stringify({ prompt: "i want to book a flight to london on August 14th, 2024\n=>", ...(first === undefined ? {} : { prefix_id: first }), max_new_tokens: 40 });

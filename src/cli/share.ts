@@ -14,11 +14,11 @@ Says who else may use a prefix of yours, and shows the result; without flags it 
                          A list is the whole list: who was on it and is not named is off it; --with '' empties it. What is not given stays.
 ${CLIENT_USAGE}`;
 
-const LISTS = { with: { type: "string", multiple: true }, "readable-by": { type: "string", multiple: true } } as const;
+const LISTS = { with: { type: "string", multiple: true, mayBeEmpty: true }, "readable-by": { type: "string", multiple: true, mayBeEmpty: true } } as const;
 
 /** `prefixd share`: changes what the flags say, and prints how the prefix is shared then. */
 export async function share(args: readonly string[]): Promise<void> {
-  const { values, positionals } = readArguments("share", args, { ...CLIENT_OPTIONS, ...LISTS, visibility: { type: "string" } });
+  const { values, positionals } = readArguments("share", args, { ...CLIENT_OPTIONS, ...LISTS, visibility: { type: "string" } }, USAGE);
   if (values.help === true) return void process.stdout.write(USAGE);
   const id = onlyOperand("share", "id (several users of a list are one word: --with ann,bob)", positionals, USAGE);
   const { visibility } = values;

@@ -49,7 +49,7 @@ const COMMANDS: Readonly<Record<string, Command>> = {
 
 /** `prefixd users`: what the admin routes do, from the command line. */
 export async function users(args: readonly string[]): Promise<void> {
-  const { values, positionals } = readArguments("users", args, OPTIONS);
+  const { values, positionals } = readArguments("users", args, OPTIONS, USAGE);
   const [name = "", ...operands] = positionals;
   if (values.help === true) return void process.stdout.write(USAGE);
   const command = Object.hasOwn(COMMANDS, name) ? COMMANDS[name] : undefined;
@@ -59,7 +59,7 @@ export async function users(args: readonly string[]): Promise<void> {
     if (option !== "url" && option !== "admin-key-file" && !command.options.some((known) => known === option)) throw new ConfigError(`users ${name}: takes no --${option}`);
   }
   const key = readAdminKey(values["admin-key-file"] ?? "", process.env);
-  if (key === null) throw new ConfigError("users: give --admin-key-file FILE or PREFIXD_ADMIN_KEY");
+  if (key === null) throw new ConfigError("users: give --admin-key-file FILE or PREFIXD_ADMIN_KEY", USAGE);
   const { method, path, body } = command.request(operands, values);
   const headers: Record<string, string> = body === undefined ? {} : { "content-type": "application/json" };
   const answer = await call(values.url, path, { method, headers, ...(body === undefined ? {} : { body: JSON.stringify(body) }) }, key);

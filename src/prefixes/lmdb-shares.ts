@@ -1,7 +1,7 @@
 import { join } from "node:path";
 import type { Database } from "lmdb";
 import { RewrittenLmdb } from "../storage/lmdb-rewritten.ts";
-import { keyText, parseKeyText } from "./name.ts";
+import { compareTexts, keyText, parseKeyText } from "./name.ts";
 import { EVERYONE } from "./sharing.ts";
 import type { PrefixKey } from "./store.ts";
 
@@ -72,7 +72,7 @@ export class LmdbShares {
         }
       }
     }
-    return [...found].sort(byCodeUnits).slice(0, limit).map(parseKeyText);
+    return [...found].sort(compareTexts).slice(0, limit).map(parseKeyText);
   }
 
   /** All that is shared with the user by name. */
@@ -109,9 +109,4 @@ function entryOf(guest: string, key: PrefixKey): string {
 
 function ownerOf(entry: string): string {
   return parseKeyText(entry.slice(entry.indexOf("/") + 1)).user;
-}
-
-/** As LMDB orders its keys, which are ASCII. */
-function byCodeUnits(a: string, b: string): number {
-  return a < b ? -1 : a > b ? 1 : 0;
 }

@@ -26,3 +26,8 @@ export function parseKeyText(text: string): PrefixKey {
   const slash = text.indexOf("/");
   return { user: decodeURIComponent(text.slice(0, slash)), name: decodeURIComponent(text.slice(slash + 1)) };
 }
+
+/** Orders texts of keys, which are ASCII, as LMDB and Redis do. */
+export function compareTexts(a: string, b: string): number {
+  return a < b ? -1 : a > b ? 1 : 0;
+}

@@ -1,6 +1,6 @@
 import { randomUUID } from "node:crypto";
 import { Cluster, type Redis } from "ioredis";
-import { keyText, parseKeyText } from "./name.ts";
+import { compareTexts, keyText, parseKeyText } from "./name.ts";
 import type { RedisConnection } from "./redis-connection.ts";
 import { parseEntry } from "./redis-entry.ts";
 import type { RedisKeys } from "./redis-keys.ts";
@@ -61,7 +61,7 @@ export class RedisShares {
     const from = after === null ? "-" : `(${after}`;
     const ranges = [[from, `(${own}/`], [after !== null && after > `${own}0` ? from : `[${own}0`, "+"]] as const;
     const found = await Promise.all(guests.flatMap((guest) => ranges.map(([min, max]) => client.zrangebylex(this.#keys.shared(guest), min, max, "LIMIT", 0, wanted))));
-    const members = [...new Set(found.flat())].sort(byCodeUnits).slice(0, wanted);
+    const members = [...new Set(found.flat())].sort(compareTexts).slice(0, wanted);
     const metas: PrefixMeta[] = [];
     const stale: string[] = [];
     const values = await Promise.all(members.map(parseKeyText).map(({ user, name }) => client.hget(this.#keys.prefixes(user), name)));
@@ -183,9 +183,4 @@ function guestsIn(value: string | null): Set<string> {
 function parseField(field: string): { guest: string; name: string } {
   const slash = field.lastIndexOf("/");
   return { guest: field.slice(0, slash), name: field.slice(slash + 1) };
-}
-
-/** As Redis orders members, which are ASCII. */
-function byCodeUnits(a: string, b: string): number {
-  return a < b ? -1 : a > b ? 1 : 0;
 }

@@ -19,8 +19,8 @@ async function modulesOf(t: Test, ...args: string[]): Promise<string[]> {
 }
 
 for (const flag of ["--version", "--help"]) {
-  t.test(`${flag} loads the program's first file and no package`, async (t) => {
-    t.same((await modulesOf(t, flag)).map((file) => file.replace(/^(src|dist)\/|\.[jt]s$/g, "")), ["cli/main"]);
+  t.test(`${flag} loads the program's first files and no package`, async (t) => {
+    t.same((await modulesOf(t, flag)).map((file) => file.replace(/^(src|dist)\/|\.[jt]s$/g, "")), ["cli/main", "one-line"]);
   });
 }
 

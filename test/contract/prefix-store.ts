@@ -4,13 +4,10 @@ import { prefixDigest } from "../../src/prefixes/digest.ts";
 import type { PrefixStore } from "../../src/prefixes/store.ts";
 import { seededRandom } from "../../src/load/random.ts";
 import { record, SHAPE } from "../prefixes/records.ts";
-import { sharedListContract } from "./shared-list.ts";
+import { sharedListContract, type WithStore } from "./shared-list.ts";
 
 /** Opens a store on the same data every time it is called. */
 export type OpenStore = () => Promise<PrefixStore>;
-
-/** Registers a test with a store on empty data of its own. */
-export type WithStore = (name: string, body: (t: Test, store: PrefixStore, open: OpenStore) => Promise<void>) => void;
 
 /** What every PrefixStore does. `make` prepares empty data; it may register teardowns on `t`. */
 export function prefixStoreContract(t: Test, make: (t: Test) => Promise<OpenStore>): void {

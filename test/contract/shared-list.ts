@@ -1,8 +1,11 @@
+import type { Test } from "tap";
 import { seededRandom } from "../../src/load/random.ts";
 import { mayUse } from "../../src/prefixes/sharing.ts";
 import type { PrefixMeta, PrefixStore } from "../../src/prefixes/store.ts";
 import { record } from "../prefixes/records.ts";
-import type { WithStore } from "./prefix-store.ts";
+
+/** Registers a test with a store on empty data of its own; `open` opens another one on the same. */
+export type WithStore = (name: string, body: (t: Test, store: PrefixStore, open: () => Promise<PrefixStore>) => Promise<void>) => void;
 
 /** The part of the contract of a PrefixStore that is about the lists of what others share. */
 export function sharedListContract(withStore: WithStore): void {

@@ -57,7 +57,8 @@ t.test("the page's commands do what it says", async (t) => {
   for (const { user, script } of blocks) {
     const { code, out } = await shell(script, env(user));
     t.equal(code, 0, `${user}: ${script}${out}`);
-    said += out;
+    // What curl prints ends without a line end.
+    said += `${out}\n`;
   }
   t.match(said, /^ID +KIND +VIRTUAL TOKENS +BYTES +UPDATED +ACCESS\ndates +PREFIX_TUNING +10 +\d+ +\S+ +owner$/m, "the list");
   t.match(said, "dates\n  visibility   private\n  used by      bob\n  readable by  nobody else\n", "how it is shared");
