@@ -76,6 +76,7 @@ async function keyed(t: Parameters<typeof buildTestApp>[0]): Promise<Keyed> {
   await app.users.deleteKey("ann", revoked.slice(4, 20));
   const keys = { none: null, bad: createApiKey().key, revoked, expired: await add("ann", "2020-01-01T00:00:00.000Z"), other: await add("bob"), owner: await add("ann"), admin: ADMIN_KEY };
   await app.registry.register({ user: "ann", name: "p" }, { kind: "hard", ids: Int32Array.of(1, 2) });
+  Object.assign(app.registry.entries.get("ann/p")!.meta, { baseName: "/home/ann/gpt2" });
   const send: Keyed["send"] = (caller, method, url, payload) => {
     const authorization = keys[caller] === null ? {} : { authorization: `Bearer ${keys[caller]}` };
     return app.fastify.inject({ method: method, url, headers: { host: "example.org", ...authorization }, ...(payload === undefined ? {} : { payload }) } as InjectOptions);
@@ -150,7 +151,7 @@ t.test("sharing: with one, with all, with nobody again", async (t) => {
   t.match((await send("owner", "PATCH", "/prefixes/p", { shared_with: ["bob"] })).json(), { visibility: "private", shared_with: ["bob"] });
   t.same([await use("other"), await use("admin")], [200, 404]);
   const seen = (await send("other", "GET", "/prefixes/ann%2Fp")).json();
-  t.match(seen, { id: "ann/p", access: "use", shared_with: [], readable_by: [] }, "whom else it is shared with is the owner's business");
+  t.match(seen, { id: "ann/p", access: "use", base_model_name_or_path: null, warnings: [], shared_with: [], readable_by: [] }, "whom else it is shared with is the owner's business");
   t.match((await send("other", "POST", "/prefixes/ann%2Fp/generate", { prompt: "a" })).json(), { prefix: { id: "ann/p" } });
   for (const [method, body] of [["DELETE"], ["PATCH", { visibility: "shared" }], ["PUT", HARD]] as const) {
     t.match((await send("other", method, "/prefixes/ann%2Fp", body)).json(), { status: 403, code: "prefix_not_owned", detail: /Only the owner, ann,/ }, `${method}: to use is not to own`);
@@ -180,7 +181,7 @@ t.test("to use a prefix is not to read it", async (t) => {
   t.match((await send("owner", "PATCH", "/prefixes/p", { visibility: "private", readable_by: ["bob"] })).json(), { access: "owner", visibility: "private", readable_by: ["bob"] });
   t.same(await read("other"), ["read", "read"]);
   t.equal((await send("other", "POST", "/generate", { prompt: "a", prefix_id: "ann/p" })).statusCode, 200, "who may read may use");
-  t.match((await send("other", "GET", "/prefixes/ann%2Fp")).json(), { access: "read", readable_by: [] });
+  t.match((await send("other", "GET", "/prefixes/ann%2Fp")).json(), { access: "read", base_model_name_or_path: "/home/ann/gpt2", readable_by: [] });
   await send("owner", "PUT", "/prefixes/p", { text: "another" });
   t.same(await read("other"), ["read", "read"], "a replacement stays shared");
   t.same(await read("owner"), ["read", "read"]);

@@ -253,12 +253,13 @@ async function hardPrompt(body: HardPromptBody, reader: PromptReader): Promise<P
 /** As the user who asks may see it: whom else the owner lets in is the owner's business. `modelName`: what the base model served here is called. */
 function documentOf(meta: PrefixMeta, user: string, modelName: string): PrefixDocument {
   const { visibility = "private", shared_with = [], readable_by = [], kind, digest, length: virtual_tokens, bytes, base, createdAt: created_at, updatedAt: updated_at, files } = meta;
-  const { baseName: base_model_name_or_path = null, baseRevision: revision = null } = meta;
+  const isOwner = meta.user === user;
+  const access = isOwner ? "owner" : mayRead(meta, user) ? "read" : "use";
+  // It is in the files, and may be a path of the owner's.
+  const { baseName: base_model_name_or_path = null, baseRevision: revision = null }: Pick<PrefixMeta, "baseName" | "baseRevision"> = access === "use" ? {} : meta;
   const mismatch = baseNameDiffers(base_model_name_or_path, modelName);
   const warnings = mismatch === null ? [] : [{ code: "prefix_base_name_mismatch" as const, detail: mismatch }];
-  const isOwner = meta.user === user;
   const sharing = { visibility, shared_with: isOwner ? [...shared_with] : [], readable_by: isOwner ? [...readable_by] : [] };
-  const access = isOwner ? "owner" : mayRead(meta, user) ? "read" : "use";
   return { id: prefixIdOf(meta, user), kind, digest, virtual_tokens, bytes, base, base_model_name_or_path, revision, warnings, created_at, updated_at, files: { ...files }, access, ...sharing };
 }
 

@@ -20,7 +20,7 @@ export const PrefixDocument = named(
       virtual_tokens: Type.Integer(),
       bytes: Type.Integer({ description: "Of the compiled keys and values" }),
       base: Type.String({ description: "Fingerprint of the base model that it was compiled for" }),
-      base_model_name_or_path: Type.Union([Type.String(), Type.Null()], { description: "What the adapter says it was trained on; null: it does not say, or it was registered before this was kept" }),
+      base_model_name_or_path: Type.Union([Type.String(), Type.Null()], { description: "What the adapter says it was trained on; null: it does not say, it was registered before this was kept, or you may not read its files" }),
       revision: Type.Union([Type.String(), Type.Null()], { description: "The same of that model's revision on the hub" }),
       warnings: Type.Array(PrefixWarning, { description: "What may be wrong with it" }),
       created_at: Type.String({ format: "date-time" }),
