@@ -57,7 +57,7 @@ t.test("killed while streams run, and started again with its data", { timeout: 6
   t.match(await stream.rest(), /"finish_reason":"length"/, "the stream ends as it should");
   const users = runCli(["users", "list", "--url", server.url], { PREFIXD_ADMIN_KEY: ADMIN_KEY });
   t.not(await users.exited, 0);
-  t.match(users.stderr(), /cannot be reached right now.*store_unavailable/);
+  t.match(users.stderr(), /cannot be reached right now.*store_unavailable/s);
 
   await redis.start();
   await eventually(ready);

@@ -103,7 +103,7 @@ for (const name of goldenModels()) {
       const otherAlone: ChoiceResult[][] = [];
       for (const other of others) otherAlone.push(await submit(model.engine, other).done);
       const all = [...requests.map((request, index) => ({ request, expected: alone[index]! })), ...others.map((request, index) => ({ request, expected: otherAlone[index]! }))];
-      for (let round = 0; round < effort({ short: 1, long: 3 }); round++) {
+      for (let round = 0; round < effort({ short: 1, long: 2 }); round++) {
         const order = all.map((one) => ({ ...one, key: random() })).sort((a, b) => a.key - b.key);
         const results = await Promise.all(order.map(({ request }) => submit(model.engine, request).done));
         const different = results.filter((result, index) => JSON.stringify(result) !== JSON.stringify(order[index]!.expected));
@@ -112,7 +112,7 @@ for (const name of goldenModels()) {
     });
 
     t.test("draws come as often as transformers' own (chi-square of two samples)", async (t) => {
-      const samples = effort({ short: 1000, long: 3000 });
+      const samples = effort({ short: 1000, long: 2000 });
       for (const item of draws) {
         const prefix = await model.adapter(join(goldenDir(name), "adapters", item.adapter!));
         const request = beamRequest({ ...item, length_penalty: 1 }, eosId, prefix);

@@ -6,13 +6,13 @@ import { createInterface } from "node:readline";
 import t from "tap";
 import { lacking } from "../support/requirements.ts";
 import { ROOT } from "../support/program.ts";
-import { temporaryFolder } from "../support/server.ts";
+import { temporaryFolder, withoutSettings } from "../support/server.ts";
 
 t.test("SIGTERM to npm start ends the server, drained, and leaves none behind", { skip: lacking("linux"), timeout: 240_000 }, async (t) => {
   const folder = temporaryFolder();
   const settings = { PREFIXD_PORT: "0", PREFIXD_STORE: `lmdb:${join(folder.path, "store")}`, PREFIXD_CACHE_DIR: join(folder.path, "cache"), PREFIXD_SPIN_TIME: "0" };
   // A process group of its own, to end what a failing test leaves.
-  const npm = spawn("npm", ["start"], { cwd: ROOT, env: { ...process.env, ...settings, NODE_OPTIONS: undefined }, stdio: ["ignore", "pipe", "ignore"], detached: true });
+  const npm = spawn("npm", ["start"], { cwd: ROOT, env: { ...withoutSettings(), ...settings, NODE_OPTIONS: undefined }, stdio: ["ignore", "pipe", "ignore"], detached: true });
   t.teardown(() => {
     try {
       process.kill(-npm.pid!, "SIGKILL");

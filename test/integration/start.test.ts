@@ -64,13 +64,12 @@ t.test("int8 on a processor that does not multiply exactly", async (t) => {
 t.test("a model's own defaults are applied, and told; with --generation-config none only its EOS ids", async (t) => {
   const start = async (...args: string[]): Promise<{ defaults: unknown; choice: unknown }> => {
     const server = await startServerProcess(["--model", ownDefaults, ...cache, ...store, ...args]);
-    t.teardown(() => {
-      server.signal("SIGTERM");
-      return server.exited;
-    });
+    t.teardown(() => server.signal("SIGKILL"));
     const { generation_defaults: defaults } = (await (await fetch(`${server.url}/model`)).json()) as { generation_defaults: unknown };
     const body = JSON.stringify({ prompt: "a", max_new_tokens: 4, logit_bias: { 12: 100 } });
     const { choices } = (await (await fetch(`${server.url}/generate`, { method: "POST", headers: { "content-type": "application/json" }, body })).json()) as { choices: unknown[] };
+    server.signal("SIGTERM");
+    await server.exited;
     return { defaults, choice: choices[0] };
   };
   const without = await start("--generation-config", "none");
@@ -147,7 +146,7 @@ t.test("adapters as people have them, from a folder and by push", async (t) => {
   t.match(await show("copies"), { files: stored, warnings: [] });
 
   const push = async (...dir: string[]): Promise<{ code: number | string; out: string; err: string }> => {
-    const cli = runCli(["push", ...dir, "--url", server.url]);
+    const cli = runCli(["push", ...dir, "--json", "--url", server.url]);
     return { code: await cli.exited, out: cli.stdout(), err: cli.stderr() };
   };
   const pushed = await push(copies, "--id", "pushed");

@@ -1,6 +1,6 @@
 /**
  * How much the tests try. `npm test` tries a part of each kind, to take minutes; PREFIXD_TESTS=long, as .ci/run sets it, tries all: more
- * mixes, cases and rounds, and another golden model on WebGPU.
+ * mixes, cases and rounds.
  */
 const chosen = process.env["PREFIXD_TESTS"] ?? "short";
 if (chosen !== "short" && chosen !== "long") throw new Error(`PREFIXD_TESTS=${chosen}: short or long`);

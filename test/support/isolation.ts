@@ -15,14 +15,14 @@ const PER_MIX = 32;
 
 /** What holds on the CPU in every precision. */
 export function isolationSuite(precision: Precision): void {
-  const [tiny, demo, wide] = effort({ short: [25, 4, 2], long: [80, 10, 4] } as const);
+  const [tiny, demo, wide] = effort({ short: [25, 4, 2], long: [60, 8, 3] } as const);
   t.test(`tiny model, all kinds of prefixes, ${tiny} mixes`, async (t) => {
     const dir = goldenDir("gelu-new-f32");
     const model = await openTestModel(dir, { prefillChunk: 20, precision });
     t.teardown(() => model.close());
     const adapters = ["prefix-p1", "prefix-p40-f16", "prefix-mlp-p7", "cartridge-p12", "prompt-p5", "cpt-p6", "ptuning-lstm-p3"];
     const real = await Promise.all(adapters.map((name) => model.adapter(join(dir, "adapters", name))));
-    await checkCuts(t, model, effort({ short: 25, long: 100 }));
+    await checkCuts(t, model, effort({ short: 25, long: 60 }));
     await checkMixes(t, model, { mixes: tiny, prefixes: [...real, ...randomPrefixes(model.runner.shape, 20, 24)], maxPrompt: 30, maxNew: 20 });
   });
 
@@ -42,7 +42,7 @@ export function isolationSuite(precision: Precision): void {
       await rm(dir, { recursive: true });
     });
     await checkMixes(t, model, { mixes: wide, prefixes: randomPrefixes(model.runner.shape, 12, 40), maxPrompt: 90, maxNew: 12 });
-    await checkCuts(t, model, effort({ short: 15, long: 40 }));
+    await checkCuts(t, model, effort({ short: 15, long: 25 }));
   });
 
   t.test("a poisoned prefix (values that overflow) ends its own request and no other", async (t) => {

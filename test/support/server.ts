@@ -104,6 +104,6 @@ export function adapterForm(dir: string): FormData {
 }
 
 /** The environment without a developer's own settings of prefixd. */
-function withoutSettings(): NodeJS.ProcessEnv {
+export function withoutSettings(): NodeJS.ProcessEnv {
   return Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith("PREFIXD_") && name !== "npm_lifecycle_event"));
 }
