@@ -14,7 +14,7 @@ import { startServerProcess, temporaryFolder, type TestServer } from "../support
 const REPLICAS = ["replica-1", "replica-2", "replica-3"] as const;
 const CLIENTS = 12;
 const PREFIXES = 9;
-const TOKENS = effort({ short: 60, long: 100 });
+const TOKENS = effort({ short: 60, long: 70 });
 
 class Deployment {
   readonly servers: (TestServer | null | undefined)[] = [null, null, null];
