@@ -29,9 +29,10 @@ interface Annotated {
 export const validatorCompiler: FastifySchemaCompiler<TSchema> = ({ schema, httpPart }) => {
   if ((schema as Annotated).unchecked) return (value: unknown) => ({ value });
   const validator = Compile(schema);
+  const withoutNulls = nullRemover(schema);
   return (value: unknown) => {
     // A JSON body that is missing altogether arrives as undefined or null.
-    const input: unknown = httpPart === "querystring" ? withNumbers(schema, value) : httpPart === "body" ? withoutNulls(schema, value) : value;
+    const input: unknown = httpPart === "querystring" ? withNumbers(schema, value) : httpPart === "body" ? withoutNulls(value) : value;
     return validator.Check(input) ? { value: input } : { error: explain(schema, validator.Errors(input), httpPart ?? "body") };
   };
 };
@@ -45,13 +46,17 @@ export function nullableFields(schema: TSchema): string[] {
   return Object.keys(properties).filter((name) => !required.includes(name) && !takesNull(properties[name]!));
 }
 
-/** A body without fields that are null where null means absent, those of objects within it included. */
-function withoutNulls(schema: Annotated, value: unknown): unknown {
+/** Takes out of a body, objects within it included, the fields that are null where null means absent. Made once for a schema. */
+function nullRemover(schema: Annotated): (value: unknown) => unknown {
   const { properties } = schema;
-  if (properties === undefined || typeof value !== "object" || value === null || Array.isArray(value)) return value;
+  if (properties === undefined) return (value) => value;
   const absent = new Set(nullableFields(schema));
-  const kept = Object.entries(value).filter(([name, field]) => field !== null || !absent.has(name));
-  return Object.fromEntries(kept.map(([name, field]): [string, unknown] => [name, Object.hasOwn(properties, name) ? withoutNulls(properties[name]!, field) : field]));
+  const within = new Map(Object.entries(properties).map(([name, field]) => [name, nullRemover(field)]));
+  return (value) => {
+    if (typeof value !== "object" || value === null || Array.isArray(value)) return value;
+    const kept = Object.entries(value).filter(([name, field]) => field !== null || !absent.has(name));
+    return Object.fromEntries(kept.map(([name, field]): [string, unknown] => [name, within.has(name) ? within.get(name)!(field) : field]));
+  };
 }
 
 /** A query string is text: what the schema wants as an integer and reads as one becomes one. */
