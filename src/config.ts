@@ -149,6 +149,12 @@ function checkAdminKey(key: string, source: string): string {
   return key;
 }
 
+/** What no log line may show. */
+export function secretsOf({ adminKey, store }: Config): string[] {
+  const password = lmdbFolder(store) === null ? parseRedisUrl(store).password : undefined;
+  return [adminKey, password].filter((secret) => typeof secret === "string");
+}
+
 /** Whether others than the file's owner and group can read it. */
 export function isWorldReadable(file: string): boolean {
   return (statSync(file).mode & 0o004) !== 0;

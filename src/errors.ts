@@ -30,6 +30,7 @@ export const ERRORS = {
   upload_incomplete: { status: 400, title: "The upload lacks a file" },
   upload_stalled: { status: 408, title: "The upload stopped or was too slow" },
   uploads_busy: { status: 503, title: "Too many uploads at once" },
+  downloads_busy: { status: 503, title: "Too many downloads at once" },
   adapter_config_invalid: { status: 422, title: "adapter_config.json is not valid" },
   adapter_type_unsupported: { status: 422, title: "The adapter's type is not supported" },
   adapter_shape_mismatch: { status: 422, title: "The adapter does not fit the base model" },

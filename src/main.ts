@@ -1,6 +1,6 @@
 /** Composition root: config -> parts -> listen -> drain. The only place, besides the command line, that constructs concrete parts. */
 import { join } from "node:path";
-import { isWorldReadable, lmdbFolder, type Config } from "./config.ts";
+import { isWorldReadable, lmdbFolder, secretsOf, type Config } from "./config.ts";
 import { Engine } from "./engine/engine.ts";
 import { SupervisedRunner } from "./engine/supervised-runner.ts";
 import { DeviceError, lostTouch, PrefixdError } from "./errors.ts";
@@ -20,6 +20,7 @@ import { createAuditLog } from "./observability/audit.ts";
 import { createLogger, type Logger } from "./observability/logging.ts";
 import { Metrics } from "./observability/metrics.ts";
 import { observeErrors } from "./observability/observe-errors.ts";
+import { SecretFilter } from "./observability/secrets.ts";
 import type { WeightsOptions } from "./prefixes/adapter-weights.ts";
 import { baseModelName, baseNameDiffers } from "./prefixes/base-name.ts";
 import { createPrefixCache } from "./prefixes/cache.ts";
@@ -67,7 +68,7 @@ export interface RunningServer {
  * Starts a server and resolves when it answers requests.
  * @throws FolderInUseError, ModelLoadError, DeviceError, PrecisionError, OrtError, PrefixdError (store, adapters), the system's errors for the address; nothing is left open then.
  */
-export async function startServer(config: Config, logger: Logger = createLogger(config.logLevel)): Promise<RunningServer> {
+export async function startServer(config: Config, logger: Logger = createLogger(config.logLevel, undefined, secretFilter(config))): Promise<RunningServer> {
   const resources = new Resources();
   try {
     return await start(config, logger, resources);
@@ -78,6 +79,7 @@ export async function startServer(config: Config, logger: Logger = createLogger(
 }
 
 async function start(config: Config, logger: Logger, resources: Resources): Promise<RunningServer> {
+  const secrets = secretFilter(config);
   await lockStore(config, logger, resources);
   const checkpoint = await openModel(config, logger);
   resources.defer(() => checkpoint.close());
@@ -158,9 +160,10 @@ async function start(config: Config, logger: Logger, resources: Resources): Prom
     users,
     removal: createUserRemoval({ users, prefixes: store, bus }),
     auth: withDirectory(auth, directory),
-    audit: createAuditLog(config.auditLog, logger),
+    audit: createAuditLog(config.auditLog, logger, secrets),
     metrics,
     logger,
+    secrets,
     limits: { requestBody: config.requestBodyLimit, maxN, slots: config.maxBatch, queue: config.maxQueue },
     clients: clientLimits(config),
     stream: { ...STREAM_DEFAULTS, bufferLimit: config.streamBuffer, sendMs: config.sendTimeout * 1000, mayEmit },
@@ -191,6 +194,8 @@ async function start(config: Config, logger: Logger, resources: Resources): Prom
     stop: ({ delaySeconds } = { delaySeconds: config.drainDelay }) => (stopping ??= stop(delaySeconds)),
   };
 }
+
+const secretFilter = (config: Config): SecretFilter => new SecretFilter(secretsOf(config));
 
 /** As after transformers' `add_special_tokens({"pad_token": "[PAD]"})` without a resize. */
 function warnOfTokensBeyond({ beyondModel, vocabSize }: Tokenizer, logger: Logger): void {

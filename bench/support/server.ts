@@ -8,6 +8,7 @@ import { CLIENT_DEFAULTS, STREAM_DEFAULTS } from "../../src/http/app-parts.ts";
 import { buildApp } from "../../src/http/app.ts";
 import type { KvTensor } from "../../src/kv.ts";
 import { createLogger } from "../../src/observability/logging.ts";
+import { NO_SECRETS } from "../../src/observability/secrets.ts";
 import { Metrics } from "../../src/observability/metrics.ts";
 import type { PrefixRegistry } from "../../src/prefixes/registry-types.ts";
 import { NOTHING_AROUND } from "../../src/text/tokenizer-json.ts";
@@ -43,6 +44,7 @@ export async function serveEngine(engine: Engine, runner: ModelRunner, prefixes:
     audit: { record: () => {} },
     metrics,
     logger: createLogger("silent"),
+    secrets: NO_SECRETS,
     limits: { requestBody: 1 << 20, maxN: slots, slots, queue: engine.stats().maxQueue },
     clients: CLIENT_DEFAULTS,
     stream: { ...STREAM_DEFAULTS, mayEmit },
@@ -64,7 +66,7 @@ export function memoryRegistry(prefixes: readonly KvTensor[]): PrefixRegistry {
     list: refuse,
     listShared: refuse,
     held: refuse,
-    files: refuse,
+    openFile: refuse,
     remove: refuse,
     patch: refuse,
     async resolve(key) {

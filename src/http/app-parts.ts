@@ -5,6 +5,7 @@ import type { ModelShape } from "../kv.ts";
 import type { AuditLog } from "../observability/audit.ts";
 import type { Logger } from "../observability/logging.ts";
 import type { Metrics } from "../observability/metrics.ts";
+import type { SecretFilter } from "../observability/secrets.ts";
 import type { BaseEmbeddings } from "../prefixes/adapter-weights.ts";
 import type { PrefixRegistry } from "../prefixes/registry-types.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
@@ -58,13 +59,15 @@ export interface AppParts {
   readonly embeddings: BaseEmbeddings;
   readonly tokenizer: Tokenizer;
   readonly generation: GenerationService;
-  readonly prefixes: Pick<PrefixRegistry, "register" | "info" | "readable" | "list" | "listShared" | "held" | "files" | "remove" | "patch">;
+  readonly prefixes: Pick<PrefixRegistry, "register" | "info" | "readable" | "list" | "listShared" | "held" | "openFile" | "remove" | "patch">;
   readonly users: Omit<UserStore, "deleteUser" | "addUsage" | "onChange" | "ping" | "close">;
   readonly removal: UserRemoval;
   readonly auth: Authenticator;
   readonly audit: AuditLog;
   readonly metrics: Metrics;
   readonly logger: Logger;
+  /** What a request id must not contain. */
+  readonly secrets: SecretFilter;
   readonly limits: AppLimits;
   readonly clients: ClientLimits;
   readonly stream: SseOptions;

@@ -45,7 +45,7 @@ export async function buildApp(parts: AppParts): Promise<App> {
   const fastify: TypedApp = Fastify({
     loggerInstance: logger,
     logController: new LogController({ disableRequestLogging: true, requestIdLogLabel: "request_id" }),
-    genReqId: requestId,
+    genReqId: (raw) => requestId(raw, parts.secrets),
     requestIdHeader: false,
     rewriteUrl: originForm,
     bodyLimit: parts.limits.requestBody,

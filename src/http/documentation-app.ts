@@ -1,6 +1,7 @@
 import { PrefixdError } from "../errors.ts";
 import { GenerationService } from "../generate.ts";
 import { createLogger } from "../observability/logging.ts";
+import { NO_SECRETS } from "../observability/secrets.ts";
 import { Metrics } from "../observability/metrics.ts";
 import { NOTHING_AROUND } from "../text/tokenizer-json.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
@@ -16,7 +17,7 @@ export async function documentationApp(): Promise<TypedApp> {
   const tokenizer: Tokenizer = {
     vocabSize: 1, eosId: null, longestToken: 1, around: NOTHING_AROUND, beyondModel: new Map(), encode: nothing, decode: nothing, bytesOf: nothing, tokenText: nothing, isSpecial: nothing,
   };
-  const prefixes = { register: nothing, info: nothing, readable: nothing, list: nothing, listShared: nothing, held: nothing, files: nothing, remove: nothing, patch: nothing, resolve: nothing };
+  const prefixes = { register: nothing, info: nothing, readable: nothing, list: nothing, listShared: nothing, held: nothing, openFile: nothing, remove: nothing, patch: nothing, resolve: nothing };
   const users = { createUser: nothing, getUser: nothing, missingUsers: nothing, listUsers: nothing, patchUser: nothing, putKey: nothing, findKey: nothing, listKeys: nothing, deleteKey: nothing, usage: nothing };
   const metrics = new Metrics({ processMetrics: false });
   const generation = new GenerationService({ engine: { submit: nothing, refuseIfFull: nothing }, prefixes, tokenizer, positions: 1, eosIds: [], allowBaseModel: true, metrics });
@@ -34,6 +35,7 @@ export async function documentationApp(): Promise<TypedApp> {
     audit: { record: nothing },
     metrics,
     logger: createLogger("silent"),
+    secrets: NO_SECRETS,
     limits: { requestBody: 1024, maxN: 1, slots: 1, queue: 1 },
     clients: CLIENT_DEFAULTS,
     stream: STREAM_DEFAULTS,

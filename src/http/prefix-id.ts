@@ -1,6 +1,6 @@
 import { PrefixdError } from "../errors.ts";
 import { checkPrefixName, isPrefixName } from "../prefixes/name.ts";
-import { apiKeyId } from "../users/api-key.ts";
+import { looksLikeKey } from "../observability/secrets.ts";
 import type { PrefixKey } from "../prefixes/store.ts";
 
 /** `name` of the user's own, or `user/name`. Whether the user may use it is the registry's to say. Throws `invalid_prefix_id`. */
@@ -9,7 +9,7 @@ export function parsePrefixId(id: string, user: string): PrefixKey {
   const owner = slash < 0 ? user : id.slice(0, slash);
   const name = id.slice(slash + 1);
   // Ids go into logs: a key that was put in the wrong place must not.
-  if ([owner, name].some((part) => apiKeyId(part) !== null)) throw new PrefixdError("invalid_prefix_id", "This looks like a key, not like the id of a prefix.");
+  if (looksLikeKey(id)) throw new PrefixdError("invalid_prefix_id", "This looks like a key, not like the id of a prefix.");
   checkPrefixName(owner);
   checkPrefixName(name);
   return { user: owner, name };
@@ -23,6 +23,6 @@ export function prefixIdOf(key: PrefixKey, user: string): string {
 /** For a path in which an id's slash is not escaped: what it should be; null: it is not such a path. */
 export function escapedPath(path: string): string | null {
   const [, owner = "", name = "", rest = ""] = /^\/prefixes\/([^/]+)\/([^/]+)(|\/adapter|\/adapter\/[A-Za-z0-9._-]+|\/generate)$/.exec(path) ?? [];
-  const isPart = (part: string): boolean => isPrefixName(part) && apiKeyId(part) === null;
+  const isPart = (part: string): boolean => isPrefixName(part) && !looksLikeKey(part);
   return isPart(owner) && isPart(name) ? `/prefixes/${owner}%2F${name}${rest}` : null;
 }

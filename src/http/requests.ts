@@ -3,10 +3,10 @@ import type { IncomingMessage } from "node:http";
 import type { Socket } from "node:net";
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import { isLoopback } from "../config.ts";
-import { apiKeyId } from "../users/api-key.ts";
 import { PrefixdError } from "../errors.ts";
 import type { AuditLog } from "../observability/audit.ts";
 import type { Metrics } from "../observability/metrics.ts";
+import type { SecretFilter } from "../observability/secrets.ts";
 import type { AppState } from "./app-parts.ts";
 import { checkRequest, hostOf } from "./request-checks.ts";
 import type { Traffic } from "./traffic.ts";
@@ -42,9 +42,9 @@ declare module "fastify" {
 }
 
 /** The client's own id when it is harmless in headers and logs, else a random one. */
-export function requestId(raw: IncomingMessage): string {
+export function requestId(raw: IncomingMessage, secrets: SecretFilter): string {
   const given = raw.headers["x-request-id"];
-  return typeof given === "string" && /^[A-Za-z0-9._:-]{1,64}$/.test(given) && apiKeyId(given) === null ? given : randomBytes(8).toString("hex");
+  return typeof given === "string" && /^[A-Za-z0-9._:-]{1,64}$/.test(given) && secrets.passes(given) ? given : randomBytes(8).toString("hex");
 }
 
 /** What is to be told of a connection's end, for each of its requests that is not over. */
@@ -70,13 +70,23 @@ function whenOver(reply: FastifyReply, callback: () => void): void {
   socket.once("close", () => callbacks.forEach((call) => call()));
 }
 
+/** Resolves after the last byte of the answer, or when the connection is gone. */
+export function answered(reply: FastifyReply): Promise<void> {
+  if (isGone(reply)) return Promise.resolve();
+  return new Promise((resolve) => whenOver(reply, resolve));
+}
+
+function isGone(reply: FastifyReply): boolean {
+  return reply.raw.destroyed || reply.request.raw.socket.destroyed;
+}
+
 /** Aborted with "disconnected" when the client goes away before the answer is complete. */
 export function abortOnDisconnect(reply: FastifyReply): AbortController {
   const controller = new AbortController();
   const onOver = (): void => {
     if (!reply.raw.writableFinished) controller.abort("disconnected");
   };
-  if (reply.raw.destroyed || reply.request.raw.socket.destroyed) onOver();
+  if (isGone(reply)) onOver();
   else whenOver(reply, onOver);
   return controller;
 }

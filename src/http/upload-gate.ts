@@ -14,6 +14,9 @@ export interface GateLimits {
 
 export const UPLOADS: GateLimits = { running: 4, runningOfUser: 2, waiting: 256, waitingOfUser: 128, waitMs: 60_000 };
 
+/** Of files: each has a piece or two in memory until the client has taken them. */
+export const DOWNLOADS: GateLimits = { running: 64, runningOfUser: 8, waiting: 256, waitingOfUser: 128, waitMs: 60_000 };
+
 /** What a user has at the gate. */
 interface Share {
   running: number;
@@ -26,16 +29,19 @@ interface Share {
 /** Lets few uploads in at once; the others wait. A place goes to the user who has the fewest, whoever came first. */
 export class UploadGate {
   readonly #limits: GateLimits;
+  readonly #busy: () => PrefixdError;
   readonly #shares = new Map<string, Share>();
   #running = 0;
   #waiting = 0;
   #entries = 0;
 
-  constructor(limits: GateLimits) {
+  /** `busy`: makes the error of who gets no place. */
+  constructor(limits: GateLimits, busy: () => PrefixdError = uploadsBusy) {
     this.#limits = limits;
+    this.#busy = busy;
   }
 
-  /** Throws `uploads_busy` where there is no place in time. Who leaves while waiting (`signal`) makes room, and its task is not run. */
+  /** Throws `busy`'s error where there is no place in time. Who leaves while waiting (`signal`) makes room, and its task is not run. */
   async run<T>(user: string, signal: AbortSignal, task: () => Promise<T>): Promise<T> {
     const share = this.#shares.get(user) ?? { running: 0, waiting: new Set(), lastEntry: 0 };
     this.#shares.set(user, share);
@@ -76,7 +82,7 @@ export class UploadGate {
 
   /** Resolves when the upload has been let in. */
   #turn(share: Share, signal: AbortSignal): Promise<void> {
-    if (this.#waiting >= this.#limits.waiting || share.waiting.size >= this.#limits.waitingOfUser) throw busy();
+    if (this.#waiting >= this.#limits.waiting || share.waiting.size >= this.#limits.waitingOfUser) throw this.#busy();
     return new Promise((resolve, reject) => {
       const leave = (): void => {
         this.#waiting--;
@@ -89,8 +95,8 @@ export class UploadGate {
         this.#enter(share);
         resolve();
       };
-      const give = (): void => (leave(), reject(new PrefixdError("invalid_request", "The upload was given up.")));
-      const timer = setTimeout(() => (leave(), reject(busy())), this.#limits.waitMs);
+      const give = (): void => (leave(), reject(new PrefixdError("invalid_request", "The client has gone.")));
+      const timer = setTimeout(() => (leave(), reject(this.#busy())), this.#limits.waitMs);
       signal.addEventListener("abort", give);
       share.waiting.add(enter);
       this.#waiting++;
@@ -98,6 +104,10 @@ export class UploadGate {
   }
 }
 
-function busy(): PrefixdError {
+function uploadsBusy(): PrefixdError {
   return new PrefixdError("uploads_busy", "Other uploads are being read; try again.", { retryAfter: 5 });
+}
+
+export function downloadsBusy(): PrefixdError {
+  return new PrefixdError("downloads_busy", "Other files are being downloaded; try again.", { retryAfter: 5 });
 }

@@ -1,4 +1,5 @@
 import { createLogger, logDestination, type Logger } from "./logging.ts";
+import type { SecretFilter } from "./secrets.ts";
 
 /** One thing that was done, or tried, and by whom. Ids and digests only: never a key, a prompt or an answer's text. */
 export interface AuditEntry {
@@ -23,11 +24,11 @@ export interface AuditLog {
  * Appends to the file, line by line before the next request is looked at; without one the lines go to the ordinary log. So they do
  * while the file cannot be written: the ordinary log then has them besides, marked `audit`.
  */
-export function createAuditLog(file: string, logger: Logger): AuditLog {
+export function createAuditLog(file: string, logger: Logger, secrets?: SecretFilter): AuditLog {
   const ordinary = logger.child({ audit: true });
   if (file === "") return { record: (entry) => ordinary.info({ ...entry }, "audit") };
   let failed: Error | null = null;
-  const lines = createLogger("info", logDestination(file, (error) => (failed = error)));
+  const lines = createLogger("info", logDestination(file, (error) => (failed = error)), secrets);
   return {
     record(entry) {
       failed = null;

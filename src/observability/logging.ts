@@ -1,4 +1,5 @@
 import { pino, type DestinationStream, type Logger } from "pino";
+import { NO_SECRETS, type SecretFilter } from "./secrets.ts";
 
 export type { Logger } from "pino";
 
@@ -7,15 +8,16 @@ const SECRET_KEYS = ["authorization", "cookie", "prompt", "prompts", "text", "to
 
 /**
  * JSON lines with ISO times and level names. Requests are logged by what the access log picks, never whole: pino's own serialisers,
- * which print URLs and headers, are replaced. Redaction is the second fence.
+ * which print URLs and headers, are replaced. Redaction is the second fence; the third are the secrets that are looked for in each whole line.
  */
-export function createLogger(level: string, destination?: DestinationStream): Logger {
+export function createLogger(level: string, destination?: DestinationStream, secrets: SecretFilter = NO_SECRETS): Logger {
   const options = {
     level,
     base: { name: "prefixd" },
     timestamp: pino.stdTimeFunctions.isoTime,
     formatters: { level: (label: string) => ({ level: label }) },
     redact: { paths: SECRET_KEYS.flatMap((key) => [key, `*.${key}`, `*.*.${key}`]), censor: "[redacted]" },
+    hooks: { streamWrite: (line: string) => secrets.clean(line) },
     serializers: { err: serializeError, req: () => undefined, res: () => undefined },
   };
   return pino(options, destination ?? logDestination(process.stdout.fd));

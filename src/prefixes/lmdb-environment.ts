@@ -4,7 +4,7 @@ import { isDiskFull, openLmdb } from "../storage/lmdb-file.ts";
 import { keyText } from "./name.ts";
 import { checkPrecondition } from "./precondition.ts";
 import { checkQuota, guestsOf, patchSharing, sharingOf, withoutSharing, withoutUsers } from "./sharing.ts";
-import type { HeldPrefixes, PrefixKey, PrefixMeta, PrefixQuota, PrefixRecord, Precondition, SharingPatch } from "./store.ts";
+import type { ByteRange, HeldPrefixes, PrefixKey, PrefixMeta, PrefixQuota, PrefixRecord, Precondition, SharingPatch } from "./store.ts";
 
 const FORMAT = "1";
 
@@ -98,8 +98,14 @@ export class LmdbEnvironment {
     return this.#load(key, digest, `${keyText(key)}/kv`);
   }
 
-  loadFile(key: PrefixKey, digest: string, file: string): Uint8Array | null {
-    return this.#load(key, digest, fileKey(keyText(key), file));
+  loadFile(key: PrefixKey, digest: string, file: string, range?: ByteRange): Uint8Array | null {
+    const blob = fileKey(keyText(key), file);
+    if (range === undefined) return this.#load(key, digest, blob);
+    const meta = this.head(key);
+    if (meta?.digest !== digest || !Object.hasOwn(meta.files, file)) return null;
+    // A view of the mapped file, of which only the part is copied; it is valid until the next read.
+    const whole = this.#blobs.getBinaryFast(blob);
+    return whole === undefined ? null : Uint8Array.prototype.slice.call(whole, range.from, Math.min(range.from + range.length, meta.files[file]!));
   }
 
   list(user: string, options: { after?: string; limit: number }): PrefixMeta[] {

@@ -4,7 +4,7 @@ import { KnownHeads } from "./lmdb-heads.ts";
 import type { LmdbOptions, LmdbTables } from "./lmdb-tables.ts";
 import { keyText } from "./name.ts";
 import { withoutUsers } from "./sharing.ts";
-import type { HeldPrefixes, PrefixKey, PrefixMeta, PrefixQuota, PrefixRecord, PrefixStore, Precondition, RemovalState, RemovedPrefixes, SharingPatch } from "./store.ts";
+import type { ByteRange, HeldPrefixes, PrefixKey, PrefixMeta, PrefixQuota, PrefixRecord, PrefixStore, Precondition, RemovalState, RemovedPrefixes, SharingPatch } from "./store.ts";
 import { Tombstones } from "./tombstones.ts";
 
 export type { LmdbOptions } from "./lmdb-tables.ts";
@@ -57,8 +57,8 @@ class LmdbStore implements PrefixStore {
     return this.#tables.call("loadKv", plain(key), digest);
   }
 
-  loadFile(key: PrefixKey, digest: string, file: string): Promise<Uint8Array | null> {
-    return this.#tables.call("loadFile", plain(key), digest, file);
+  loadFile(key: PrefixKey, digest: string, file: string, range?: ByteRange): Promise<Uint8Array | null> {
+    return this.#tables.call("loadFile", plain(key), digest, file, range);
   }
 
   list(user: string, options: { after?: string; limit: number }): Promise<PrefixMeta[]> {

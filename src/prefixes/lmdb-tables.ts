@@ -10,7 +10,7 @@ import { LmdbShares } from "./lmdb-shares.ts";
 import { keyText } from "./name.ts";
 import { checkPrecondition } from "./precondition.ts";
 import { EVERYONE, guestsOf, mayUse } from "./sharing.ts";
-import type { HeldPrefixes, PrefixKey, PrefixMeta, PrefixQuota, PrefixRecord, Precondition, RemovedPrefixes, SharingPatch } from "./store.ts";
+import type { ByteRange, HeldPrefixes, PrefixKey, PrefixMeta, PrefixQuota, PrefixRecord, Precondition, RemovedPrefixes, SharingPatch } from "./store.ts";
 
 export interface LmdbOptions {
   readonly dir: string;
@@ -88,8 +88,8 @@ export class LmdbTables {
     return (await this.#find(key.user))?.loadKv(key, digest) ?? null;
   }
 
-  async loadFile(key: PrefixKey, digest: string, file: string): Promise<Uint8Array | null> {
-    return (await this.#find(key.user))?.loadFile(key, digest, file) ?? null;
+  async loadFile(key: PrefixKey, digest: string, file: string, range?: ByteRange): Promise<Uint8Array | null> {
+    return (await this.#find(key.user))?.loadFile(key, digest, file, range) ?? null;
   }
 
   async list(user: string, options: { after?: string; limit: number }): Promise<PrefixMeta[]> {

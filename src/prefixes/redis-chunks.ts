@@ -4,7 +4,7 @@ import { ByteBudget } from "./byte-budget.ts";
 import type { RedisConnection } from "./redis-connection.ts";
 import type { RedisKeys } from "./redis-keys.ts";
 import { BEGIN_UPLOAD, WRITE_CHUNK } from "./redis-scripts.ts";
-import type { PrefixKey, PrefixRecord } from "./store.ts";
+import type { ByteRange, PrefixKey, PrefixRecord } from "./store.ts";
 import { userRemoved } from "./tombstones.ts";
 
 /** Where a part of the record lies: its first chunk and its size in bytes. */
@@ -79,15 +79,19 @@ export class RedisChunks {
     await this.#connection.client.unlink(...names).catch(() => {});
   }
 
-  /** null: a chunk is missing or has another size. */
-  async read(user: string, { upload, chunkBytes }: ChunkPlan, [first, size]: Extent): Promise<Uint8Array | null> {
-    const bytes = new Uint8Array(size);
+  /** The part's bytes, or those of the range; null: one of their chunks is missing or has another size. */
+  async read(user: string, { upload, chunkBytes }: ChunkPlan, [first, size]: Extent, range: ByteRange = { from: 0, length: size }): Promise<Uint8Array | null> {
+    const from = Math.min(range.from, size);
+    const to = Math.min(from + range.length, size);
+    const bytes = new Uint8Array(to - from);
+    if (from === to && size > 0) return bytes;
+    const firstChunk = Math.floor(from / chunkBytes);
     let whole = true;
-    await inParallel(chunkCount(size, chunkBytes), async (i) => {
-      const at = i * chunkBytes;
+    await inParallel(chunkCount(to - firstChunk * chunkBytes, chunkBytes), async (i) => {
+      const at = (firstChunk + i) * chunkBytes;
       const expected = Math.min(chunkBytes, size - at);
-      const chunk = await this.#travel(expected, () => this.#connection.client.getBuffer(this.#keys.chunk(user, upload, first + i)));
-      if (chunk?.length === expected) bytes.set(chunk, at);
+      const chunk = await this.#travel(expected, () => this.#connection.client.getBuffer(this.#keys.chunk(user, upload, first + firstChunk + i)));
+      if (chunk?.length === expected) bytes.set(chunk.subarray(Math.max(0, from - at), to - at), Math.max(0, at - from));
       else whole = false;
     });
     return whole ? bytes : null;

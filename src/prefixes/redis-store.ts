@@ -10,7 +10,7 @@ import { COMMIT_UPLOAD, DELETE_PREFIX, DELETE_USER, HELD, LIST_PREFIXES } from "
 import { RedisShares } from "./redis-shares.ts";
 import { PATCH_SHARING } from "./redis-sharing-scripts.ts";
 import { tooLarge, tooMany, withoutSharing } from "./sharing.ts";
-import type { HeldPrefixes, PrefixKey, PrefixMeta, PrefixQuota, PrefixRecord, PrefixStore, Precondition, RemovalState, RemovedPrefixes, SharingPatch } from "./store.ts";
+import type { ByteRange, HeldPrefixes, PrefixKey, PrefixMeta, PrefixQuota, PrefixRecord, PrefixStore, Precondition, RemovalState, RemovedPrefixes, SharingPatch } from "./store.ts";
 import { OPEN_TOMBSTONE_MS, TOMBSTONE_MS } from "./tombstones.ts";
 
 export interface RedisStoreOptions extends RedisConnectionOptions {
@@ -102,8 +102,8 @@ class RedisStore implements PrefixStore {
     return this.#load(key, digest, (entry) => entry.kv);
   }
 
-  loadFile(key: PrefixKey, digest: string, file: string): Promise<Uint8Array | null> {
-    return this.#load(key, digest, (entry) => (Object.hasOwn(entry.files, file) ? entry.files[file]! : null));
+  loadFile(key: PrefixKey, digest: string, file: string, range?: ByteRange): Promise<Uint8Array | null> {
+    return this.#load(key, digest, (entry) => (Object.hasOwn(entry.files, file) ? entry.files[file]! : null), range);
   }
 
   list(user: string, options: { after?: string; limit: number }): Promise<PrefixMeta[]> {
@@ -194,7 +194,7 @@ class RedisStore implements PrefixStore {
     return value === null ? null : parseEntry(value);
   }
 
-  #load(key: PrefixKey, digest: string, where: (entry: Entry) => Extent | null): Promise<Uint8Array | null> {
+  #load(key: PrefixKey, digest: string, where: (entry: Entry) => Extent | null, range?: ByteRange): Promise<Uint8Array | null> {
     return guarded(async () => {
       let last: string | undefined;
       for (;;) {
@@ -204,7 +204,7 @@ class RedisStore implements PrefixStore {
         if (extent === null) return null;
         // The same version twice and incomplete: nobody replaced it in between.
         if (entry.upload === last) throw new PrefixdError("prefix_damaged", "Redis has lost a part of the prefix; upload it again.");
-        const bytes = await this.#chunks.read(key.user, entry, extent);
+        const bytes = await this.#chunks.read(key.user, entry, extent, range);
         if (bytes !== null) return bytes;
         last = entry.upload;
       }

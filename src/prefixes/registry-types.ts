@@ -20,6 +20,14 @@ export interface ResolvedPrefix {
   readonly kv: KvTensor;
 }
 
+/** An uploaded file that is read piece by piece, so that it is never whole in memory. */
+export interface OpenedFile {
+  readonly meta: PrefixMeta;
+  readonly bytes: number;
+  /** To be gone through once. Throws `prefix_not_found` if the prefix is replaced or removed before the end. */
+  readonly pieces: AsyncIterable<Uint8Array>;
+}
+
 /** Registration and look-up, over a store and a host cache. Errors: the "prefixes" section of src/errors.ts and the store's. */
 export interface PrefixRegistry {
   /** Throws `quota_exceeded` too when there is a quota. A replaced prefix stays shared as it was. */
@@ -33,8 +41,8 @@ export interface PrefixRegistry {
   listShared(user: string, options: { after?: PrefixKey; limit: number }): Promise<PrefixMeta[]>;
   /** How many prefixes a user has, and their bytes. */
   held(user: string): Promise<HeldPrefixes>;
-  /** The uploaded files. Throws as `readable`. */
-  files(key: PrefixKey, asker?: string): Promise<{ meta: PrefixMeta; files: Map<string, Uint8Array> }>;
+  /** An uploaded file, its beginning already read. Throws as `readable`, `not_found`, and `prefix_damaged` where the store has lost it. */
+  openFile(key: PrefixKey, file: string, asker?: string): Promise<OpenedFile>;
   /** Throws `prefix_not_found`. */
   remove(key: PrefixKey, precondition?: Precondition): Promise<void>;
   /** Whom the owner lets in. Throws `prefix_not_found`, `precondition_failed`. */

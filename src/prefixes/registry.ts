@@ -8,9 +8,12 @@ import { firstNotFinite, kvBytes, prefixDigest } from "./digest.ts";
 import { checkPrefixName, isPrefixName } from "./name.ts";
 import { CONFIG_FILE, checkLength, maxAdapterBytes, parsePeftAdapter, WEIGHTS_FILE } from "./peft.ts";
 import { checkPrecondition } from "./precondition.ts";
-import type { PrefixRegistry, PrefixUpload, ResolvedPrefix } from "./registry-types.ts";
+import type { OpenedFile, PrefixRegistry, PrefixUpload, ResolvedPrefix } from "./registry-types.ts";
 import { mayRead, mayUse, notReadable, sharingOf } from "./sharing.ts";
 import type { HeldPrefixes, PrefixKey, PrefixMeta, PrefixQuota, PrefixRecord, PrefixStore, Precondition, SharingPatch } from "./store.ts";
+
+/** Bytes of a file that are read at a time: as many as a chunk has in Redis. */
+const PIECE = 512 * 1024;
 
 export interface PrefixRegistryOptions {
   readonly store: PrefixStore;
@@ -119,16 +122,14 @@ class Registry implements PrefixRegistry {
     return this.#store.held(user);
   }
 
-  async files(key: PrefixKey, asker = key.user): Promise<{ meta: PrefixMeta; files: Map<string, Uint8Array> }> {
+  async openFile(key: PrefixKey, file: string, asker = key.user): Promise<OpenedFile> {
     for (;;) {
       const meta = await this.readable(key, asker);
-      const files = new Map<string, Uint8Array>();
-      for (const name of Object.keys(meta.files)) {
-        const content = await this.#store.loadFile(key, meta.digest, name);
-        if (content !== null && content.length === meta.files[name]) files.set(name, content);
-      }
+      if (!Object.hasOwn(meta.files, file)) throw new PrefixdError("not_found", "The prefix has no such file.");
+      const bytes = meta.files[file]!;
+      const first = await this.#piece(meta, file, 0);
+      if (first !== null) return { meta, bytes, pieces: this.#pieces(meta, file, first) };
       // Replaced while it was read: the loop ends with whichever version stays long enough.
-      if (files.size === Object.keys(meta.files).length) return { meta, files };
       if (isSameVersion(await this.readable(key, asker), meta)) throw new PrefixdError("prefix_damaged", "The store has lost a file of this prefix; upload it again.");
     }
   }
@@ -161,6 +162,26 @@ class Registry implements PrefixRegistry {
       if (base !== this.#base) throw new PrefixdError("prefix_base_mismatch", "The prefix was registered for another base model than the one served here.");
     });
     return { key, digest: meta.digest, kv };
+  }
+
+  async *#pieces(meta: PrefixMeta, file: string, first: Uint8Array): AsyncGenerator<Uint8Array> {
+    let piece: Uint8Array | null = first;
+    for (let at = 0; ; ) {
+      if (piece === null) throw new PrefixdError("prefix_not_found", "The prefix has been replaced or removed while its file was read.");
+      yield piece;
+      at += piece.length;
+      if (at >= meta.files[file]!) return;
+      piece = await this.#piece(meta, file, at);
+    }
+  }
+
+  /** What the file has from byte `at` on; null: this version is not there any more, or the store has lost some of it. */
+  async #piece(meta: PrefixMeta, file: string, at: number): Promise<Uint8Array | null> {
+    const length = Math.min(PIECE, meta.files[file]! - at);
+    const piece = await this.#store.loadFile(meta, meta.digest, file, { from: at, length });
+    // Another upload of the same tensors has the same digest; its file may differ.
+    const now = await this.#store.head(meta);
+    return piece?.length === length && now?.digest === meta.digest && now.updatedAt === meta.updatedAt ? piece : null;
   }
 
   async #compile(upload: PrefixUpload): Promise<Compiled> {

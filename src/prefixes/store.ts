@@ -65,6 +65,12 @@ export interface Precondition {
   readonly ifNoneMatch?: "*";
 }
 
+/** A part of a file. */
+export interface ByteRange {
+  readonly from: number;
+  readonly length: number;
+}
+
 /** Prefixes, and the bytes of their compiled keys and values. */
 export interface HeldPrefixes {
   readonly prefixes: number;
@@ -90,7 +96,8 @@ export interface PrefixStore {
   head(key: PrefixKey): Promise<PrefixMeta | null>;
   /** The compiled tensors of exactly this digest; null when the prefix is gone or has another digest by now. */
   loadKv(key: PrefixKey, digest: string): Promise<Uint8Array | null>;
-  loadFile(key: PrefixKey, digest: string, file: string): Promise<Uint8Array | null>;
+  /** The same for an uploaded file, or for as much of the range as there is of it. */
+  loadFile(key: PrefixKey, digest: string, file: string, range?: ByteRange): Promise<Uint8Array | null>;
   /** Pages in ascending order of name. */
   list(user: string, options: { after?: string; limit: number }): Promise<PrefixMeta[]>;
   /** Others' prefixes that the user may use, in ascending order of `owner/name`; costs what the page has, however many prefixes there are. */

@@ -73,7 +73,7 @@ export function removeEverywhere(registry: PrefixRegistry, bus: ReplicaBus): Pre
     list: (...args) => registry.list(...args),
     listShared: (...args) => registry.listShared(...args),
     held: (...args) => registry.held(...args),
-    files: (...args) => registry.files(...args),
+    openFile: (...args) => registry.openFile(...args),
     resolve: (...args) => registry.resolve(...args),
     async remove(key, precondition) {
       const tell = async (): Promise<void> => void (await bus.broadcast({ kind: "prefix", user: key.user, name: key.name }));

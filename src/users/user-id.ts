@@ -1,5 +1,5 @@
 import { PrefixdError } from "../errors.ts";
-import { apiKeyId } from "./api-key.ts";
+import { looksLikeKey } from "../observability/secrets.ts";
 
 /** Whom everything belongs to when the server runs without keys. */
 export const LOCAL_USER = "local";
@@ -15,7 +15,7 @@ export function isBuiltInUser(id: string): boolean {
 
 export function isUserId(id: string): boolean {
   // Ids go into logs: a key that was put in the wrong place must not.
-  return ID.test(id) && !isBuiltInUser(id.toLowerCase()) && apiKeyId(id) === null;
+  return ID.test(id) && !isBuiltInUser(id.toLowerCase()) && !looksLikeKey(id);
 }
 
 /** Throws `invalid_user_id`. */

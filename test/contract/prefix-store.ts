@@ -233,6 +233,13 @@ export function prefixStoreContract(t: Test, make: (t: Test) => Promise<OpenStor
     const put = await record(key, 1, { files });
     await store.put(put);
     for (const [file, content] of files) t.same(bytesOf(await store.loadFile(key, put.meta.digest, file)), bytesOf(content), file);
+    // Across the borders of whatever pieces the store keeps it in.
+    for (const [from, length] of [[0, 1], [0, 70_000], [4_095, 2], [65_535, 4_465], [69_999, 1], [69_990, 100], [70_000, 5], [80_000, 5], [10, 0]] as const) {
+      t.same(bytesOf(await store.loadFile(key, put.meta.digest, "every", { from, length })), bytesOf(every.subarray(from, from + length)), `${length} from ${from}`);
+    }
+    t.same(bytesOf(await store.loadFile(key, put.meta.digest, "empty", { from: 0, length: 9 })), bytesOf(new Uint8Array(0)));
+    t.equal(await store.loadFile(key, put.meta.digest, "constructor", { from: 0, length: 9 }), null);
+    t.equal(await store.loadFile(key, "0".repeat(64), "every", { from: 0, length: 9 }), null);
   });
 
   withStore("8 MB records keep their bytes, and those given out stay as they are", async (t, store) => {

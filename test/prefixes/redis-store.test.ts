@@ -13,6 +13,20 @@ skipFileWithout(t, "redis-server");
 
 contractOnRedis(prefixStoreContract, openRedisStore);
 
+t.test("parts of files come out of the chunks that they lie in", async (t) => {
+  const redis = await startRedis();
+  t.teardown(() => redis.stop());
+  const store = await openRedisStore({ url: redis.url, chunkBytes: 100 });
+  t.teardown(() => store.close());
+  const bytes = Uint8Array.from({ length: 1_000 }, (_, i) => i * 7);
+  const put = await record({ user: "ann", name: "poem" }, 1, { files: new Map([["file", bytes]]) });
+  await store.put(put);
+  for (const [from, length] of [[0, 1_000], [0, 100], [99, 2], [100, 100], [150, 777], [999, 1], [950, 100], [1_000, 5], [2_000, 5], [100, 0]] as const) {
+    const part = await store.loadFile(put.meta, put.meta.digest, "file", { from, length });
+    t.same(Buffer.from(part!), Buffer.from(bytes.subarray(from, from + length)), `${length} from ${from}`);
+  }
+});
+
 t.test("what a user holds is counted once where nobody has kept count of it", async (t) => {
   const redis = await startRedis();
   t.teardown(() => redis.stop());

@@ -8,6 +8,7 @@ import type { BaseEmbeddings } from "../../src/prefixes/adapter-weights.ts";
 import type { AuditEntry } from "../../src/observability/audit.ts";
 import { createLogger } from "../../src/observability/logging.ts";
 import { Metrics } from "../../src/observability/metrics.ts";
+import { SecretFilter } from "../../src/observability/secrets.ts";
 import { createAuthenticator, createKeylessAuthenticator } from "../../src/users/authenticator.ts";
 import { createLocalRemoval } from "./local-removal.ts";
 import { FakeEngine } from "./fake-engine.ts";
@@ -53,6 +54,7 @@ export async function buildTestApp(t: { teardown(fn: () => Promise<void>): unkno
   const logs: string[] = [];
   const users = new FakeUserStore();
   const audits: AuditEntry[] = [];
+  const secrets = new SecretFilter([ADMIN_KEY]);
   const generation = new GenerationService({ engine, prefixes: registry, tokenizer, positions: TEST_SHAPE.positions, eosIds: [tokenizer.eosId], allowBaseModel, metrics });
   metrics.watch({ engine: () => engine.stats(), prefixCache: () => ({ hits: 0, misses: 0, bytes: 0, entries: 0 }), transfers: () => ({ up: 0, down: 0 }), prefixBank: () => null, stepSizes: () => null });
   const app = await buildApp({
@@ -68,7 +70,8 @@ export async function buildTestApp(t: { teardown(fn: () => Promise<void>): unkno
     auth: keyed ? createAuthenticator({ store: users, adminKey: ADMIN_KEY }) : createKeylessAuthenticator(),
     audit: { record: (entry) => void audits.push(entry) },
     metrics,
-    logger: createLogger("info", { write: (line: string) => void logs.push(line) }),
+    logger: createLogger("info", { write: (line: string) => void logs.push(line) }, secrets),
+    secrets,
     limits: { requestBody: 65_536, maxN: 4, slots: 8, queue: 256 },
     clients: { ...CLIENT_DEFAULTS, sendMs: SEND_MS },
     stream: { ...STREAM_DEFAULTS, sendMs: SEND_MS },

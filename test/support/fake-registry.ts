@@ -1,7 +1,7 @@
 import { createHash } from "node:crypto";
 import { PrefixdError } from "../../src/errors.ts";
 import type { KvTensor } from "../../src/kv.ts";
-import type { PrefixRegistry, PrefixUpload, ResolvedPrefix } from "../../src/prefixes/registry-types.ts";
+import type { OpenedFile, PrefixRegistry, PrefixUpload, ResolvedPrefix } from "../../src/prefixes/registry-types.ts";
 import { keyText } from "../../src/prefixes/name.ts";
 import { checkQuota, mayRead, mayUse, notReadable, patchSharing, sharingOf } from "../../src/prefixes/sharing.ts";
 import type { HeldPrefixes, PrefixKey, PrefixMeta, PrefixQuota, Precondition, RemovedPrefixes, SharingPatch } from "../../src/prefixes/store.ts";
@@ -72,9 +72,15 @@ export class FakeRegistry implements PrefixRegistry {
     return { prefixes: metas.length, bytes: metas.reduce((sum, { bytes }) => sum + bytes, 0) };
   }
 
-  async files(key: PrefixKey, asker = key.user): Promise<{ meta: PrefixMeta; files: Map<string, Uint8Array> }> {
+  async openFile(key: PrefixKey, file: string, asker = key.user): Promise<OpenedFile> {
     await this.readable(key, asker);
-    return this.#get(key, asker);
+    const { meta, files } = this.#get(key, asker);
+    const content = files.get(file);
+    if (content === undefined) throw new PrefixdError("not_found", "The prefix has no such file.");
+    const pieces = async function* (): AsyncGenerator<Uint8Array> {
+      yield content;
+    };
+    return { meta, bytes: content.length, pieces: pieces() };
   }
 
   async remove(key: PrefixKey, precondition?: Precondition): Promise<void> {

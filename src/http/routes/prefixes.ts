@@ -1,7 +1,8 @@
+import { Readable } from "node:stream";
 import type { FastifyReply, FastifyRequest } from "fastify";
 import { PrefixdError, type ErrorCode } from "../../errors.ts";
 import { baseNameDiffers } from "../../prefixes/base-name.ts";
-import type { PrefixUpload } from "../../prefixes/registry-types.ts";
+import type { OpenedFile, PrefixUpload } from "../../prefixes/registry-types.ts";
 import { mayRead } from "../../prefixes/sharing.ts";
 import type { PrefixKey, PrefixMeta, PrefixQuota } from "../../prefixes/store.ts";
 import { isBuiltInUser } from "../../users/user-id.ts";
@@ -15,10 +16,10 @@ import { ETAG_HEADER, PrefixIdParams, UNREAD_BODY, empty, json, problems } from 
 import {
   AdapterForm, DeleteHeaders, FileList, FileParams, HardPromptBody, ListQuery, PREFIX_EXAMPLE, PrefixDocument, PrefixList, ReadHeaders, SharingBody, WriteHeaders,
 } from "../schemas/prefixes.ts";
-import { abortOnDisconnect } from "../requests.ts";
+import { abortOnDisconnect, answered } from "../requests.ts";
 import { checkSharing, checkUsersExist } from "../sharing-body.ts";
 import { readAdapter } from "../upload.ts";
-import { UPLOADS, UploadGate } from "../upload-gate.ts";
+import { DOWNLOADS, downloadsBusy, UPLOADS, UploadGate } from "../upload-gate.ts";
 
 const READ_CODES: ErrorCode[] = ["unauthorized", "invalid_prefix_id", "prefix_not_found", "store_unavailable"];
 /** Of a change, which only the owner makes. */
@@ -34,6 +35,7 @@ export function prefixRoutes(app: TypedApp, parts: AppParts, bodies: BodyWatch):
   const { prefixes, modelName } = parts;
   const reader = new PromptReader(parts.tokenizer, parts.shape.positions);
   const uploads = new UploadGate(UPLOADS);
+  const downloads = new UploadGate(DOWNLOADS, downloadsBusy);
   const tags = ["prefixes"];
 
   const keyOf = (request: FastifyRequest, id: string): PrefixKey => {
@@ -174,19 +176,23 @@ export function prefixRoutes(app: TypedApp, parts: AppParts, bodies: BodyWatch):
         operationId: "getAdapterFile",
         tags,
         summary: "One uploaded file, byte for byte",
-        description: "For the owner and those of `readable_by`.",
+        description: "For the owner and those of `readable_by`. If the prefix is replaced while it is read, the answer breaks off.",
         params: FileParams,
         response: {
           200: { description: "The file", headers: ETAG_HEADER, content: { "application/octet-stream": { schema: { type: "string", format: "binary" } } } },
-          ...problems(...READ_CODES, "prefix_not_readable", "not_found", "prefix_damaged"),
+          ...problems(...READ_CODES, "prefix_not_readable", "not_found", "prefix_damaged", "downloads_busy"),
         },
       },
     },
     async (request, reply) => {
-      const { meta, files } = await prefixes.files(keyOf(request, request.params.id), request.principal.user);
-      const bytes = files.get(request.params.file);
-      if (bytes === undefined) throw new PrefixdError("not_found", "The prefix has no such file.");
-      return sendFile(reply, meta, request.params.file, bytes);
+      const { file } = request.params;
+      const key = keyOf(request, request.params.id);
+      await downloads.run(request.principal.user, abortOnDisconnect(reply).signal, async () => {
+        const over = answered(reply);
+        sendFile(reply, file, await prefixes.openFile(key, file, request.principal.user));
+        await over;
+      });
+      return reply;
     },
   );
 
@@ -263,10 +269,12 @@ function documentOf(meta: PrefixMeta, user: string, modelName: string): PrefixDo
   return { id: prefixIdOf(meta, user), kind, digest, virtual_tokens, bytes, base, base_model_name_or_path, revision, warnings, created_at, updated_at, files: { ...files }, access, ...sharing };
 }
 
-function sendFile(reply: FastifyReply, meta: PrefixMeta, file: string, bytes: Uint8Array): FastifyReply {
-  return reply
+/** Reads on as the client does: of a file that nobody takes no more than two pieces are in memory. */
+function sendFile(reply: FastifyReply, name: string, { meta, bytes, pieces }: OpenedFile): FastifyReply {
+  reply
     .header("etag", etagOf(meta.digest))
-    .header("content-disposition", `attachment; filename="${file.replace(/[^A-Za-z0-9._-]/g, "_")}"`)
-    .type("application/octet-stream")
-    .send(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength));
+    .header("content-disposition", `attachment; filename="${name.replace(/[^A-Za-z0-9._-]/g, "_")}"`)
+    .header("content-length", bytes)
+    .type("application/octet-stream");
+  return reply.send(Readable.from(reply.request.method === "HEAD" ? [] : pieces, { highWaterMark: 1 }));
 }
