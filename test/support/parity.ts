@@ -4,7 +4,7 @@ import type { Test } from "tap";
 import type { KvTensor } from "../../src/kv.ts";
 import { effort } from "./effort.ts";
 import { samplingOf } from "./golden-parameters.ts";
-import { engineRequest, goldenCases, goldenDir, openTestModel, seededRandom, submit, type GoldenCase, type TestModelOptions } from "./model.ts";
+import { engineRequest, goldenCases, goldenDir, openTestModel, seededRandom, submit, type GoldenCase, type TestModel, type TestModelOptions } from "./model.ts";
 
 /** Between the two best scores of every step, or rounding could decide: tools/reference makes no cases that are closer. */
 const LEAST_MARGIN = 0.02;
@@ -18,12 +18,17 @@ export interface ParityOptions extends TestModelOptions {
 export async function checkParity(t: Test, name: string, options: ParityOptions = {}): Promise<void> {
   const model = await openTestModel(goldenDir(name), { prefillChunk: 8, ...options });
   t.teardown(() => model.close());
+  await checkParityOf(t, model, name, options.times ?? effort({ short: 1, long: 2 }));
+}
+
+/** The same on an opened model. */
+export async function checkParityOf(t: Test, model: TestModel, name: string, times: number): Promise<void> {
   const { eosId, cases } = goldenCases(name);
   const prefixes = await compile(model, name, cases);
 
   // In random order: rows join, leave and move while others run.
   const random = seededRandom(1);
-  const order = Array.from({ length: options.times ?? effort({ short: 1, long: 2 }) }, () => cases)
+  const order = Array.from({ length: times }, () => cases)
     .flat()
     .map((item) => ({ item, key: random() }))
     .sort((a, b) => a.key - b.key);
