@@ -5,6 +5,7 @@ import { bestChoices } from "./generation-best-of.ts";
 import type { ChoiceDelta, GenerationEnd, GenerationListener, GenerationParts, ValidGenerateRequest } from "./generation-types.ts";
 import type { ResolvedPrefix } from "./prefixes/registry-types.ts";
 import type { PrefixKey } from "./prefixes/store.ts";
+import { RemovedUsers } from "./removed-users.ts";
 
 export type * from "./generation-types.ts";
 export { DEFAULT_SAMPLING } from "./engine/request.ts";
@@ -27,15 +28,11 @@ export class RequestAborted extends Error {
   override readonly name = "RequestAborted";
 }
 
-/** Milliseconds: longer than a request takes from being let in to here, and no longer than the store refuses the user's uploads. */
-const REMOVED_MS = 600_000;
-
 /** Joins prefixes, engine and text: one request's way from validated parameters to text. */
 export class GenerationService {
   readonly #parts: GenerationParts;
   readonly #live = new Set<Generation>();
-  /** Users removed lately, and until when that matters: a request of theirs may have been let in before and not have come this far. */
-  readonly #removedUsers = new Map<string, number>();
+  readonly #removedUsers = new RemovedUsers();
   #draining = false;
 
   constructor(parts: GenerationParts) {
@@ -58,7 +55,7 @@ export class GenerationService {
     try {
       if (this.#draining) throw new PrefixdError("draining", "The server is shutting down.", { retryAfter: 5 });
       if (this.#parts.mayEmit?.() === false) throw lostTouch();
-      const gone = generation.users.find((user) => (this.#removedUsers.get(user) ?? 0) > performance.now());
+      const gone = generation.users.find((user) => this.#removedUsers.has(user));
       // Of another user's removal nobody is told more than of a prefix that never was.
       if (gone !== undefined) throw gone === request.user ? removedError() : new PrefixdError("prefix_not_found", "There is no prefix of this name.");
       const prefix = await this.#resolve(request);
@@ -95,9 +92,7 @@ export class GenerationService {
 
   /** The same for all of a removed user's requests; those that come later are refused, until `readmitUser`. */
   endRequestsOfUser(user: string): Promise<EndedRequests> {
-    const now = performance.now();
-    for (const [other, until] of this.#removedUsers) if (until <= now) this.#removedUsers.delete(other);
-    this.#removedUsers.set(user, now + REMOVED_MS);
+    this.#removedUsers.add(user);
     return this.#end((generation) => generation.users.includes(user));
   }
 

@@ -10,7 +10,7 @@ export interface MeterParts {
 export interface Metered {
   readonly user: string;
   readonly prefix: { readonly name: string } | null;
-  readonly prompts: readonly Int32Array[];
+  readonly prompts: readonly { readonly length: number }[];
   /** The most that can be generated, over all prompts, choices and beams. */
   readonly mostNewTokens: number;
 }

@@ -26,6 +26,11 @@ export type FoldInput =
   | { readonly kind: "embeddings"; readonly length: number; /** `[length, width]` */ readonly data: Float32Array }
   | { readonly kind: "tokens"; readonly ids: Int32Array };
 
+/** Positions that a soft or hard prompt takes. */
+export function foldLength(input: FoldInput): number {
+  return input.kind === "tokens" ? input.ids.length : input.length;
+}
+
 /** Number of fp32 values of a prefix of `length` virtual tokens. */
 export function kvElements(shape: ModelShape, length: number): number {
   return shape.layers * 2 * shape.heads * length * shape.headDim;

@@ -4,6 +4,7 @@ import { isWorldReadable, lmdbFolder, secretsOf, type Config } from "./config.ts
 import { Engine } from "./engine/engine.ts";
 import { SupervisedRunner } from "./engine/supervised-runner.ts";
 import { DeviceError, lostTouch, PrefixdError } from "./errors.ts";
+import { FoldingService } from "./folding.ts";
 import { GenerationService } from "./generate.ts";
 import { STREAM_DEFAULTS, type ClientLimits } from "./http/app-parts.ts";
 import { buildApp } from "./http/app.ts";
@@ -123,9 +124,16 @@ async function start(config: Config, logger: Logger, resources: Resources): Prom
   resources.defer(() => cache.close());
   const embeddings = embeddingDigests(checkpoint);
   const modelName = baseModelName(config.model) ?? "model";
-  const registry = createPrefixRegistry({ store, cache, shape, baseFingerprint: fingerprint, ...(config.requireBaseName ? { requiredBaseName: modelName } : {}), fold: (input) => engine.fold(input) });
+  const tokenRate = new UserTokenRate(openTokenBuckets(config, logger, resources), (user) => directory.find(user)?.limits.tokens_per_minute ?? null);
+  const usage = new UsageRecorder({ sink: users, onError: () => metrics.storeError("addUsage") });
+  resources.defer(async () => void (await usage.close()));
+  const folding = new FoldingService({ engine, tokenRate, usage });
+  const registryOptions = { store, cache, shape, baseFingerprint: fingerprint, ...(config.requireBaseName ? { requiredBaseName: modelName } : {}) };
+  const registry = createPrefixRegistry({ ...registryOptions, fold: (...args) => folding.fold(...args) });
   metrics.watch({ engine: () => engine.stats(), prefixCache: () => cache.stats(), transfers: () => runtime.transfers, prefixBank: () => gpt2.bankStats(), stepSizes: () => gpt2.graphStats() });
-  if (config.prefixes !== "") await registerFolder(registry, config, modelName, { limit: maxAdapterBytes(shape), embeddings }, logger);
+  // Nobody asked for these, so nobody is charged.
+  const unmetered = createPrefixRegistry({ ...registryOptions, fold: (input, { user }) => engine.fold(input, { tenant: user }) });
+  if (config.prefixes !== "") await registerFolder(unmetered, config, modelName, { limit: maxAdapterBytes(shape), embeddings }, logger);
 
   const auth = config.adminKey === null ? createKeylessAuthenticator() : createAuthenticator({ store: users, adminKey: config.adminKey });
   resources.defer(() => auth.close());
@@ -133,9 +141,6 @@ async function start(config: Config, logger: Logger, resources: Resources): Prom
 
   const { eosIds: configured } = checkpoint.config;
   const eosIds = configured.length > 0 || tokenizer.eosId === null ? configured : [tokenizer.eosId];
-  const tokenRate = new UserTokenRate(openTokenBuckets(config, logger, resources), (user) => directory.find(user)?.limits.tokens_per_minute ?? null);
-  const usage = new UsageRecorder({ sink: users, onError: () => metrics.storeError("addUsage") });
-  resources.defer(async () => void (await usage.close()));
   const generation = new GenerationService({ tokenRate, usage, engine, prefixes: registry, tokenizer, positions: shape.positions, eosIds, allowBaseModel: config.allowBaseModel, metrics, mayEmit });
   const forget = (user: string | null): void => {
     auth.forget(user);
@@ -146,7 +151,7 @@ async function start(config: Config, logger: Logger, resources: Resources): Prom
     // What could not be written must not be billed to a later user of the same id.
     await usage.forget(user);
   };
-  const bus = await openBus(config, logger, { generation, prefixCache: cache, engine, forget, settle });
+  const bus = await openBus(config, logger, { generation, folding, prefixCache: cache, engine, forget, settle });
   replica.bus = bus;
   resources.defer(() => bus.close());
   const app = await buildApp({

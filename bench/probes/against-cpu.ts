@@ -70,7 +70,7 @@ for (const name of process.argv.slice(2)) {
   await both("decode, 4 rows", async (r) => logits(await r.decode(ids(4, 8), Int32Array.of(14, 17, 31, 9)), 4));
   await both("decode, 4 rows again", async (r) => logits(await r.decode(ids(4, 9), Int32Array.of(15, 18, 32, 10)), 4));
   await both("  keys, values of all 33", async (r) => rowData(r, 2, 33));
-  await both("fold of 11", async (r) => [(await r.fold({ kind: "tokens", ids: ids(11, 3) })).data]);
+  await both("fold of 11", async (r) => (await r.fold({ kind: "tokens", ids: ids(11, 3) }, 0, 11), [r.folded(11).data]));
   for (const r of [cpu, captured, plain]) await r.close();
   await checkpoint.close();
 }

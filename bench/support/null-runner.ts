@@ -1,6 +1,6 @@
 /** A model that costs nothing: its answers were made before it started. What is left is what the server itself takes. */
 import type { ModelRunner, PromptPiece, StepOutput } from "../../src/engine/model-runner.ts";
-import { kvElements, type FoldInput, type KvTensor, type ModelShape } from "../../src/kv.ts";
+import { kvElements, type KvTensor, type ModelShape } from "../../src/kv.ts";
 
 /** GPT-2's numbers, with keys and values as small as they can be. */
 export const NULL_SHAPE: ModelShape = { layers: 1, heads: 1, headDim: 8, width: 8, positions: 1024, vocabSize: 50_257 };
@@ -49,9 +49,12 @@ export class NullRunner implements ModelRunner {
     return this.#step(ids.length);
   }
 
-  fold(input: FoldInput): Promise<KvTensor> {
-    const length = input.kind === "tokens" ? input.ids.length : input.length;
-    return Promise.resolve({ length, data: new Float32Array(kvElements(this.shape, length)) });
+  fold(): Promise<void> {
+    return Promise.resolve();
+  }
+
+  folded(length: number): KvTensor {
+    return { length, data: new Float32Array(kvElements(this.shape, length)) };
   }
 
   close(): Promise<void> {

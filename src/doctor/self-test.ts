@@ -59,7 +59,7 @@ async function serve(runner: LocalRunner, checkpoint: Checkpoint, folder: string
   const { eos_token_id, cases } = JSON.parse(await readFile(join(folder, "expected.json"), "utf8")) as { eos_token_id: number; cases: ExpectedCase[] };
   const prefixes = new Map<string, KvTensor>();
   for (const { adapter } of cases) {
-    if (adapter !== null && !prefixes.has(adapter)) prefixes.set(adapter, await compile(join(folder, "adapters", adapter), checkpoint, (input) => engine.fold(input)));
+    if (adapter !== null && !prefixes.has(adapter)) prefixes.set(adapter, await compile(join(folder, "adapters", adapter), checkpoint, (input) => engine.fold(input, { tenant: "doctor" })));
   }
   const generated = await Promise.all(
     cases.map((item) =>

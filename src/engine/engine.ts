@@ -4,17 +4,19 @@
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { asModelError, lostTouch, PrefixdError } from "../errors.ts";
-import type { FoldInput, KvTensor } from "../kv.ts";
+import { foldLength, type FoldInput, type KvTensor } from "../kv.ts";
 import type { EngineStats } from "../observability/engine-observer.ts";
 import { advanceBeams } from "./beam-rows.ts";
 import type { EngineOptions } from "./engine-options.ts";
 import { EQUAL_SHARES, fairShare, type TenantShares } from "./fair-share.ts";
-import { FoldQueue } from "./fold-queue.ts";
+import { FoldQueue, type FoldOptions } from "./fold-queue.ts";
 import { checkContext, checkQueueLimits, checkRoom, heldRows, prefillingRows, queueTimeout, type QueueRoom } from "./limits.ts";
 import type { ModelRunner, StepOutput } from "./model-runner.ts";
 import { PrefillBudget } from "./prefill-budget.ts";
+import { runPieces } from "./prefill-run.ts";
 import { promptTokens } from "./prompt-tokens.ts";
 import { rowsOf, type EngineRequest, type RequestHandle, type RequestListener } from "./request.ts";
+import { Rows } from "./rows.ts";
 import { inRuns, planPrefill, type PrefillChunk } from "./scheduler.ts";
 import { RunningRequest, type Sequence } from "./sequence.ts";
 import { ServiceCounters } from "./service-counters.ts";
@@ -32,8 +34,7 @@ export class Engine {
   readonly #counters: ServiceCounters;
   readonly #queue: RunningRequest[] = [];
   readonly #folds: FoldQueue;
-  /** Sequences that decode; the index is the row. */
-  readonly #rows: Sequence[] = [];
+  readonly #rows: Rows;
   readonly #wiper: CacheWiper;
   readonly #mayEmit: () => boolean;
   readonly #now: () => number;
@@ -49,10 +50,11 @@ export class Engine {
     this.#shares = options.shares ?? EQUAL_SHARES;
     this.#counters = new ServiceCounters(this.#shares);
     this.#wiper = new CacheWiper(options.runner);
-    this.#folds = new FoldQueue(options.runner, this.#wiper);
+    this.#rows = new Rows(options.runner, this.#wiper);
     this.#mayEmit = options.mayEmit ?? (() => true);
     this.#now = options.now ?? (() => performance.now());
     this.#budget = new PrefillBudget(options.prefillShare ?? 1);
+    this.#folds = new FoldQueue({ runner: options.runner, wiper: this.#wiper, counters: this.#counters, budget: this.#budget, observer: options.observer, now: this.#now });
   }
 
   /**
@@ -67,7 +69,7 @@ export class Engine {
     if (this.#draining) throw new PrefixdError("draining", "The server is shutting down.", { retryAfter: 1 });
     if (!this.#mayEmit()) throw lostTouch();
     checkQueueLimits(request, this.#queue, this.#room(), this.#shares);
-    this.#counters.arrive(request.tenant, this.#queue);
+    this.#counters.arrive(request.tenant, this.#waiting());
     const running = new RunningRequest(request, listener, this.#options.observer, performance.now());
     this.#queue.push(running);
     this.#wake();
@@ -80,15 +82,21 @@ export class Engine {
   }
 
   /**
-   * Runs a soft or hard prompt through the model between two steps; answers its keys and values.
-   * @throws PrefixdError context_exceeded, draining, model_failed
+   * Runs a soft or hard prompt through the model, in its tenant's turn; answers its keys and values.
+   * @throws PrefixdError context_exceeded, draining, queue_timeout, model_failed, invalid_request (given up), what `endFolds` is given
    */
-  async fold(input: FoldInput): Promise<KvTensor> {
-    checkContext({ prefix: 0, prompt: input.kind === "tokens" ? input.ids.length : input.length, maxNew: 0 }, this.#runner.shape.positions);
+  async fold(input: FoldInput, options: FoldOptions): Promise<KvTensor> {
+    checkContext({ prefix: 0, prompt: foldLength(input), maxNew: 0 }, this.#runner.shape.positions);
     if (this.#draining) throw new PrefixdError("draining", "The server is shutting down.", { retryAfter: 1 });
-    const folded = this.#folds.request(input);
+    this.#counters.arrive(options.tenant, this.#waiting());
+    const folded = this.#folds.request(input, options);
     this.#wake();
     return folded;
+  }
+
+  /** Ends what a tenant folds, or all. */
+  endFolds(error: PrefixdError, tenant?: string): void {
+    this.#folds.end(error, tenant);
   }
 
   /**
@@ -102,8 +110,8 @@ export class Engine {
   }
 
   stats(): EngineStats {
-    const running = this.#rows.length + prefillingRows(this.#prefilling);
-    return { queued: this.#queue.length, running, slots: this.#runner.slots, maxQueue: this.#options.maxQueue };
+    const running = this.#rows.count + prefillingRows(this.#prefilling);
+    return { queued: this.#queue.length, folds: this.#folds.waiting.length, running, slots: this.#runner.slots, maxQueue: this.#options.maxQueue };
   }
 
   /** Takes nothing new, lets what was accepted finish for at most `graceMs`, then ends the rest with `draining`. */
@@ -111,7 +119,7 @@ export class Engine {
     this.#draining = true;
     const timer = setTimeout(() => {
       const error = new PrefixdError("draining", "The server shut down before this request had finished.");
-      this.#folds.failAll(error);
+      this.#folds.end(error);
       this.#failAll(error);
     }, graceMs);
     while (this.#loop !== null) await this.#loop;
@@ -119,21 +127,29 @@ export class Engine {
   }
 
   #room(): QueueRoom {
-    const busyRows = this.#rows.filter((sequence) => !sequence.done).length + prefillingRows(this.#prefilling);
+    const busyRows = this.#rows.sequences.filter((sequence) => !sequence.done).length + prefillingRows(this.#prefilling);
     return { maxQueue: this.#options.maxQueue, freeRows: this.#runner.slots - busyRows };
   }
 
   #plan(): PrefillChunk<RunningRequest>[] {
     // Most steps: nothing waits, or there is no room.
     const [prefilling = null] = this.#prefilling;
-    if (prefilling === null && (this.#queue.length === 0 || this.#rows.length >= this.#runner.slots)) return [];
-    const state = { running: this.#rows.length, slots: this.#runner.slots, prefilling, queue: this.#queue };
-    const running = heldRows(this.#rows.map((sequence) => sequence.owner.tenant), this.#prefilling);
-    this.#counters.sweep(this.#queue, running);
+    if (prefilling === null && (this.#queue.length === 0 || this.#rows.count >= this.#runner.slots)) return [];
+    const state = { running: this.#rows.count, slots: this.#runner.slots, prefilling, queue: this.#queue };
+    const running = heldRows(this.#rows.sequences.map((sequence) => sequence.owner.tenant), this.#prefilling);
+    this.#counters.sweep(this.#waiting(), running);
     const policy = this.#options.policy ?? fairShare({ counters: this.#counters.all, running, shares: this.#shares });
-    const { slots, longestPiece, cutsShow } = this.#runner;
-    const waiting = Math.min(this.#queue.length + this.#prefilling.length, slots - this.#rows.length);
-    return planPrefill(state, policy, this.#budget.limits({ tokens: Math.min(this.#options.prefillChunk, longestPiece), cutsShow, decoding: this.#rows.length, waiting }));
+    const { slots, cutsShow } = this.#runner;
+    const waiting = Math.min(this.#queue.length + this.#prefilling.length, slots - this.#rows.count);
+    return planPrefill(state, policy, this.#budget.limits({ tokens: this.#longestPiece, cutsShow, decoding: this.#rows.count, waiting }));
+  }
+
+  get #longestPiece(): number {
+    return Math.min(this.#options.prefillChunk, this.#runner.longestPiece);
+  }
+
+  #waiting(): readonly { readonly tenant: string }[] {
+    return this.#folds.pending ? [...this.#queue, ...this.#folds.waiting] : this.#queue;
   }
 
   #wake(): void {
@@ -157,7 +173,7 @@ export class Engine {
   }
 
   #hasWork(): boolean {
-    return this.#queue.length + this.#rows.length + this.#prefilling.length > 0 || this.#folds.pending || this.#wiper.pending;
+    return this.#queue.length + this.#rows.count + this.#prefilling.length > 0 || this.#folds.pending || this.#wiper.pending;
   }
 
   /** Answers whether there was anything to do. */
@@ -166,31 +182,33 @@ export class Engine {
     this.#releaseEnded();
     this.#endOverdue();
     const wiped = await this.#wipe();
-    const folded = await this.#folds.step();
-    const plan = this.#plan();
-    for (const chunks of inRuns(plan, this.#runner, ({ request }) => !request.scorePrompt)) await this.#prefill(chunks);
+    const fed = await this.#feedNext();
     this.#releaseEnded();
-    const rows = this.#rows.length;
+    const rows = this.#rows.count;
     if (rows > 0) await this.#decode();
-    return wiped || folded || plan.length + rows > 0 || !this.#hasWork();
+    return wiped || fed || rows > 0 || !this.#hasWork();
   }
 
-  /** Frees the rows of what has ended; the last row moves into the gap. */
+  /** Prompts, or a piece of what is to be folded: whosever turn it is. */
+  async #feedNext(): Promise<boolean> {
+    const decoding = this.#rows.count;
+    const mayFold = this.#folds.pending && this.#budget.mayFold(decoding);
+    const prompts = decoding < this.#runner.slots ? [...this.#prefilling, ...this.#queue] : [];
+    const plan = mayFold && this.#folds.isTurn(prompts) ? [] : this.#plan();
+    for (const chunks of inRuns(plan, this.#runner, ({ request }) => !request.scorePrompt)) await this.#prefill(chunks);
+    if (mayFold && plan.length === 0) await this.#folds.step(this.#longestPiece, decoding);
+    return mayFold || plan.length > 0;
+  }
+
   #releaseEnded(): void {
-    for (let row = this.#rows.length - 1; row >= 0; row--) {
-      if (!this.#rows[row]!.done) continue;
-      const lastRow = this.#rows.length - 1;
-      const last = this.#rows[lastRow]!;
-      if (row !== lastRow) this.#copyRow(lastRow, row, last.length);
-      this.#rows[row] = last;
-      this.#rows.pop();
-    }
+    this.#rows.releaseEnded();
     this.#prefilling = this.#prefilling.filter(({ ended }) => !ended);
   }
 
   /** Ends what has waited too long. Requests wait in the order of their arrival, whoever is admitted next. */
   #endOverdue(): void {
     const { queueTimeoutMs = Infinity } = this.#options;
+    this.#folds.endOverdue(queueTimeoutMs);
     const since = performance.now() - queueTimeoutMs;
     while (this.#queue.length > 0 && this.#queue[0]!.submittedAt < since) this.#queue.shift()!.fail(queueTimeout(queueTimeoutMs));
   }
@@ -205,7 +223,8 @@ export class Engine {
 
   /** Positions of a row that hold what a live sequence will attend to. */
   #ownedPositions(row: number): number {
-    const sequence = this.#rows[row];
+    if (row === this.#runner.slots) return this.#folds.fed;
+    const sequence = this.#rows.sequences[row];
     if (sequence !== undefined) return sequence.length;
     const prefilling = this.#prefilling.find((request) => request.row === row);
     return prefilling === undefined ? 0 : prefilling.prefixLength + prefilling.fed;
@@ -218,7 +237,7 @@ export class Engine {
     const started = this.#now();
     let output: StepOutput | null;
     try {
-      output = await this.#feed(begun);
+      output = await runPieces(this.#runner, begun);
     } catch (error) {
       for (const { request } of begun) this.#failPrefill(request, error);
       return;
@@ -244,17 +263,6 @@ export class Engine {
       this.#failPrefill(request, error);
       return false;
     }
-  }
-
-  /** Answers what is wanted of these tokens: of all of a prompt's, of each prompt's last one, or nothing. */
-  async #feed(chunks: readonly PrefillChunk<RunningRequest>[]): Promise<StepOutput | null> {
-    const pieces = chunks.map(({ request, from, to }) => ({ row: request.row, start: request.prefixLength + from, ids: request.request.promptIds.subarray(from, to) }));
-    if (pieces.length > 1) return this.#runner.prefillAll(pieces);
-    const [{ request, last }, { row, start, ids }] = [chunks[0]!, pieces[0]!];
-    if (request.request.scorePrompt) return this.#runner.score(row, start, ids);
-    if (last) return this.#runner.prefill(row, start, ids);
-    await this.#runner.feed(row, start, ids);
-    return null;
   }
 
   /** A piece of prompt is in its row; `output` has the answer for it, if it is the last one, in row `index`. */
@@ -284,7 +292,7 @@ export class Engine {
     for (const passed of passedOver) passed.passedOver++;
     this.#queue.splice(this.#queue.indexOf(request), 1);
     this.#counters.admit(request.tenant, request.promptLength);
-    request.row = this.#rows.length + prefillingRows(this.#prefilling);
+    request.row = this.#rows.count + prefillingRows(this.#prefilling);
     this.#prefilling.push(request);
     this.#options.observer.queued((performance.now() - request.submittedAt) / 1000);
     if (request.request.prefix !== null) {
@@ -306,11 +314,11 @@ export class Engine {
   #activate(request: RunningRequest, output: StepOutput, answer: number): void {
     if (request.request.maxNewTokens === 0) return request.finishAll("length");
     const length = request.prefixLength + request.promptLength;
-    const first = this.#rows.length;
-    if (request.row !== first) this.#copyRow(request.row, first, length);
+    const first = this.#rows.count;
+    if (request.row !== first) this.#rows.copy(request.row, first, length);
     for (const sequence of request.sequences) {
-      const row = this.#rows.push(sequence) - 1;
-      if (row !== first && request.search === null) this.#copyRow(first, row, length);
+      const row = this.#rows.add(sequence);
+      if (row !== first && request.search === null) this.#rows.copy(first, row, length);
       sequence.length = length;
     }
     const now = performance.now();
@@ -321,21 +329,8 @@ export class Engine {
     }
   }
 
-  #copyRow(from: number, to: number, length: number, start = 0): void {
-    this.#wiper.written(to, length);
-    this.#runner.copyRow(from, to, length, start);
-  }
-
   async #decode(): Promise<void> {
-    const batch = this.#rows.slice();
-    const ids = new Int32Array(batch.length);
-    const positions = new Int32Array(batch.length);
-    for (let row = 0; row < batch.length; row++) {
-      const { lastId, length } = batch[row]!;
-      ids[row] = lastId;
-      positions[row] = length;
-      this.#wiper.written(row, length + 1);
-    }
+    const { sequences: batch, ids, positions } = this.#rows.batch();
     const started = this.#now();
     let output: StepOutput;
     try {
@@ -378,7 +373,7 @@ export class Engine {
     const prompt = request.prefixLength + request.promptLength;
     try {
       // After the first fork all rows of a search begin with the same prompt.
-      advanceBeams(request, output, outputRow, (from, to) => this.#copyRow(this.#rows.indexOf(from), this.#rows.indexOf(to), from.length, from.length > prompt ? prompt : 0));
+      advanceBeams(request, output, outputRow, (from, to) => this.#rows.copy(this.#rows.sequences.indexOf(from), this.#rows.sequences.indexOf(to), from.length, from.length > prompt ? prompt : 0));
     } catch (error) {
       request.fail(asModelError(error));
     }
@@ -392,7 +387,7 @@ export class Engine {
   }
 
   #failAll(error: PrefixdError): void {
-    const open = new Set([...this.#queue.splice(0), ...this.#rows.map((sequence) => sequence.owner), ...this.#prefilling]);
+    const open = new Set([...this.#queue.splice(0), ...this.#rows.sequences.map((sequence) => sequence.owner), ...this.#prefilling]);
     for (const request of open) request.fail(error);
   }
 }

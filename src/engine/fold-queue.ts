@@ -1,48 +1,143 @@
-import { asModelError } from "../errors.ts";
-import type { FoldInput, KvTensor } from "../kv.ts";
+/**
+ * Soft and hard prompts that are to become keys and values. They are fed in pieces as prompts are, but on the row that no sequence uses, so one
+ * after the other: they hold no slot, and whoever waits for a slot does not wait for them.
+ */
+import { asModelError, PrefixdError } from "../errors.ts";
+import { foldLength, type FoldInput, type KvTensor } from "../kv.ts";
+import type { EngineObserver } from "../observability/engine-observer.ts";
+import { queueTimeout } from "./limits.ts";
 import type { ModelRunner } from "./model-runner.ts";
+import type { FedPrompt, PrefillBudget } from "./prefill-budget.ts";
+import { endOfPiece } from "./scheduler.ts";
+import type { ServiceCounters } from "./service-counters.ts";
 import type { CacheWiper } from "./wiper.ts";
 
-interface Job {
-  readonly input: FoldInput;
-  readonly resolve: (kv: KvTensor) => void;
-  readonly reject: (error: unknown) => void;
+export interface FoldOptions {
+  /** Whose share of the model it uses. */
+  readonly tenant: string;
+  /** Aborted: nobody waits for it any more. */
+  readonly signal?: AbortSignal;
+  /** It leaves the queue. */
+  readonly onStart?: () => void;
 }
 
-/** Soft and hard prompts that are to become keys and values: one between two steps, on the row that no sequence uses. */
-export class FoldQueue {
-  readonly #runner: ModelRunner;
-  readonly #wiper: CacheWiper;
-  readonly #jobs: Job[] = [];
+export interface FoldParts {
+  readonly runner: ModelRunner;
+  readonly wiper: CacheWiper;
+  readonly counters: ServiceCounters;
+  readonly budget: PrefillBudget;
+  readonly observer: EngineObserver;
+  /** Milliseconds. */
+  readonly now: () => number;
+}
 
-  constructor(runner: ModelRunner, wiper: CacheWiper) {
-    this.#runner = runner;
-    this.#wiper = wiper;
+interface Fold extends FedPrompt {
+  readonly input: FoldInput;
+  readonly tenant: string;
+  readonly submittedAt: number;
+  readonly onStart: (() => void) | undefined;
+  readonly resolve: (kv: KvTensor) => void;
+  readonly reject: (error: unknown) => void;
+  /** Positions fed. */
+  fed: number;
+}
+
+export class FoldQueue {
+  readonly #parts: FoldParts;
+  /** In order of arrival, the half-fed one among them. */
+  #folds: Fold[] = [];
+  #open: Fold | null = null;
+  #wonTie = false;
+
+  constructor(parts: FoldParts) {
+    this.#parts = parts;
   }
 
   get pending(): boolean {
-    return this.#jobs.length > 0;
+    return this.#folds.length > 0;
   }
 
-  request(input: FoldInput): Promise<KvTensor> {
-    return new Promise((resolve, reject) => this.#jobs.push({ input, resolve, reject }));
+  get waiting(): readonly { readonly tenant: string }[] {
+    return this.#folds;
   }
 
-  /** Work of one step; answers whether there was any. */
-  async step(): Promise<boolean> {
-    const job = this.#jobs.shift();
-    if (job === undefined) return false;
-    const { input } = job;
-    this.#wiper.written(this.#runner.slots, input.kind === "tokens" ? input.ids.length : input.length);
+  /** Positions of the row that hold what the half-fed one will attend to. */
+  get fed(): number {
+    return this.#open?.fed ?? 0;
+  }
+
+  /** @throws PrefixdError model_failed, queue_timeout, invalid_request (given up), what `end` is given */
+  request(input: FoldInput, { tenant, signal, onStart }: FoldOptions): Promise<KvTensor> {
+    return new Promise((resolve, reject) => {
+      const fold: Fold = { input, tenant, prefixLength: 0, promptLength: foldLength(input), answers: "none", submittedAt: performance.now(), onStart, resolve, reject, fed: 0 };
+      const giveUp = (): void => this.#end(fold, new PrefixdError("invalid_request", "The prompt was given up before it had been run through the model."));
+      this.#folds.push(fold);
+      if (signal?.aborted === true) giveUp();
+      else signal?.addEventListener("abort", giveUp, { once: true });
+    });
+  }
+
+  /**
+   * Whether it is the turn of a fold or of one of `prompts`: that of the tenant that has had least, who has half of one fed among them, so that nobody
+   * waits behind one whose own turn is late. Equal ones alternate.
+   */
+  isTurn(prompts: readonly { readonly tenant: string }[]): boolean {
+    const { counters } = this.#parts;
+    const difference = counters.least(this.#folds) - counters.least(prompts);
+    if (difference !== 0) return difference < 0;
+    return (this.#wonTie = !this.#wonTie);
+  }
+
+  /** Feeds the next piece. `tokens`: the most that one may have; `decoding`: sequences that wait for it. */
+  async step(tokens: number, decoding: number): Promise<void> {
+    const { runner, wiper, counters, budget, observer, now } = this.#parts;
+    const fold = (this.#open ??= this.#next());
+    const from = fold.fed;
+    const to = endOfPiece(fold, from, budget.limits({ tokens, cutsShow: runner.cutsShow, decoding, waiting: 0 }));
     try {
-      job.resolve(await this.#runner.fold(input));
+      if (from === 0) fold.onStart?.();
+      counters.admit(fold.tenant, to - from);
+      wiper.written(runner.slots, to);
+      const started = now();
+      await runner.fold(fold.input, from, to);
+      const spent = now() - started;
+      observer.step("fold", 1, to - from, spent / 1000);
+      budget.folded(fold, from, to, spent, decoding);
+      fold.fed = to;
+      if (to < fold.promptLength || this.#open !== fold) return;
+      const kv = runner.folded(to);
+      this.#leave(fold);
+      fold.resolve(kv);
     } catch (error) {
-      job.reject(asModelError(error));
+      this.#end(fold, asModelError(error));
     }
-    return true;
   }
 
-  failAll(error: unknown): void {
-    for (const { reject } of this.#jobs.splice(0)) reject(error);
+  /** Ends those of a tenant, or all. */
+  end(error: PrefixdError, tenant?: string): void {
+    for (const fold of this.#folds) if (tenant === undefined || fold.tenant === tenant) this.#end(fold, error);
+  }
+
+  /** Ends what has not begun within `milliseconds`. */
+  endOverdue(milliseconds: number): void {
+    const since = performance.now() - milliseconds;
+    for (const fold of this.#folds) if (fold.fed === 0 && fold.submittedAt < since) this.#end(fold, queueTimeout(milliseconds));
+  }
+
+  /** Of the tenant that has had least; the first of those that came. */
+  #next(): Fold {
+    const least = this.#parts.counters.least(this.#folds);
+    return this.#folds.find((fold) => this.#parts.counters.least([fold]) === least)!;
+  }
+
+  #end(fold: Fold, error: PrefixdError): void {
+    this.#leave(fold);
+    fold.reject(error);
+  }
+
+  /** A piece of it that is just being fed is its last one. */
+  #leave(fold: Fold): void {
+    this.#folds = this.#folds.filter((one) => one !== fold);
+    if (this.#open === fold) this.#open = null;
   }
 }

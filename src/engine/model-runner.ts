@@ -29,7 +29,7 @@ export interface ModelRunner {
   readonly slots: number;
   /** Candidates that every step returns per row, `<= vocabSize`. */
   readonly candidates: number;
-  /** Tokens that `prefill`, `prefillAll` and `score` may be given at once. */
+  /** Tokens that `prefill`, `prefillAll`, `score` and `fold` may be given at once. */
   readonly longestPiece: number;
   /** Pieces that `prefillAll` may be given; 1: it is not there to be called. */
   readonly promptsAtOnce: number;
@@ -54,8 +54,12 @@ export interface ModelRunner {
   score(row: number, start: number, ids: Int32Array): Promise<StepOutput>;
   /** Feeds one token to each of rows `[0, ids.length)`; `positions[r]` is also the number of tokens already in row r. */
   decode(ids: Int32Array, positions: Int32Array): Promise<StepOutput>;
-  /** Runs a soft or hard prompt from position 0 on a row of its own and returns its keys and values. */
-  fold(input: FoldInput): Promise<KvTensor>;
+  /**
+   * Feeds positions `[from, to)` of a soft or hard prompt to row `slots`, which no sequence uses, as `feed` does: piece after piece, from 0 on.
+   */
+  fold(input: FoldInput, from: number, to: number): Promise<void>;
+  /** A copy of the keys and values of that row's first `length` positions. */
+  folded(length: number): KvTensor;
   /** Fills positions `[from, to)` of a row with zeros; row `slots` is the one that folding uses. */
   wipe(row: number, from: number, to: number): void;
   /** Fills what the last run was fed and answered with zeros. */

@@ -4,7 +4,6 @@
  * before. It decides when a prompt is fed, never what comes of it.
  */
 import { FREE_QUANTUM, type PrefillLimits } from "./scheduler.ts";
-import type { RunningRequest } from "./sequence.ts";
 
 /**
  * A piece is not made shorter than this, or the end of the prompt, to save time: nearly all of it would be reading the weights, so that
@@ -35,7 +34,14 @@ export interface Demand {
   readonly waiting: number;
 }
 
-type Prompt = Pick<RunningRequest, "prefixLength" | "request">;
+/** What is fed in pieces. */
+export interface FedPrompt {
+  /** Positions that are taken before it. */
+  readonly prefixLength: number;
+  readonly promptLength: number;
+  /** Which of its tokens get logits. */
+  readonly answers: "none" | "last" | "all";
+}
 
 export class PrefillBudget {
   readonly #share: number;
@@ -44,6 +50,8 @@ export class PrefillBudget {
   /** Milliseconds per unit of `work`, and the same of pieces that ask for logits of every token. */
   readonly #pieces = new Pace();
   readonly #scores = new Pace();
+  /** Milliseconds that folding has taken beyond its share, beside sequences that decode; as foreseen, so that a disturbed run counts for nothing. */
+  #debt = 0;
 
   /** @param share part of a step's time, in (0, 1]; 1: no limit */
   constructor(share: number) {
@@ -52,36 +60,56 @@ export class PrefillBudget {
 
   decoded(milliseconds: number): void {
     this.#decodes.add(milliseconds);
+    if (this.#share < 1) this.#debt = Math.max(0, this.#debt - this.#decodes.value! * this.#besideDecode);
   }
 
-  fed(prompt: Prompt, from: number, to: number, milliseconds: number): void {
+  fed(prompt: FedPrompt, from: number, to: number, milliseconds: number): void {
     this.#pace(prompt).add(to - from, milliseconds / work(prompt, from, to));
+  }
+
+  /** A piece of what is folded, while so many sequences decode. */
+  folded(fold: FedPrompt, from: number, to: number, milliseconds: number, decoding: number): void {
+    this.fed(fold, from, to, milliseconds);
+    if (decoding > 0 && this.#share < 1) this.#debt += this.#pace(fold).value! * work(fold, from, to);
+  }
+
+  /**
+   * Whether a piece may be folded now. Nobody waits for its first token, so here the share holds whatever a piece takes: after one that took
+   * longer, steps pass without one.
+   */
+  mayFold(decoding: number): boolean {
+    return decoding === 0 || this.#debt <= 0;
   }
 
   /**
    * Limits of the next step. Those who decode are spared at the expense of those who wait: where more wait, the limit is wider in
    * that proportion.
    */
-  limits({ tokens, cutsShow, decoding, waiting }: Demand): PrefillLimits<Prompt> {
+  limits({ tokens, cutsShow, decoding, waiting }: Demand): PrefillLimits<FedPrompt> {
     const decode = this.#decodes.value;
     const limited = decoding > 0 && decode !== null && this.#share < 1;
     return {
       tokens,
       quantum: cutsShow || tokens < 2 * FREE_QUANTUM ? tokens : FREE_QUANTUM,
       least: Math.max(LEAST, (LEAST_WAITED * tokens) / decoding),
-      milliseconds: limited ? decode * (this.#share / (1 - this.#share)) * Math.max(1, waiting / decoding) : Infinity,
+      milliseconds: limited ? decode * this.#besideDecode * Math.max(1, waiting / decoding) : Infinity,
       cost: (prompt, from, to) => (this.#pace(prompt).value ?? 0) * work(prompt, from, to),
     };
   }
 
-  #pace({ request }: Prompt): Pace {
-    return request.scorePrompt ? this.#scores : this.#pieces;
+  /** What prompts may take of a millisecond of decode. */
+  get #besideDecode(): number {
+    return this.#share / (1 - this.#share);
+  }
+
+  #pace({ answers }: FedPrompt): Pace {
+    return answers === "all" ? this.#scores : this.#pieces;
   }
 }
 
 /** What feeding prompt tokens `[from, to)` takes, in tokens without anything before them. */
-function work({ prefixLength, request }: Prompt, from: number, to: number): number {
-  const head = to === request.promptIds.length ? HEAD : 0;
+function work({ prefixLength, promptLength, answers }: FedPrompt, from: number, to: number): number {
+  const head = to === promptLength && answers !== "none" ? HEAD : 0;
   return WEIGHTS + head + (to - from) * (1 + (prefixLength + (from + to) / 2) / POSITIONS);
 }
 

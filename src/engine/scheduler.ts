@@ -158,7 +158,7 @@ export const FREE_QUANTUM = 8;
  * in blocks (ONNX Runtime's: of twice head_dim), and compute a single one by another kernel than several, with other last bits: whether
  * a token is alone must not depend on the cuts.
  */
-function endOfPiece<R extends Schedulable>(request: R, from: number, { tokens, quantum, milliseconds, least, cost }: PrefillLimits<R>): number {
+export function endOfPiece<R extends Pick<Schedulable, "promptLength">>(request: R, from: number, { tokens, quantum, milliseconds, least, cost }: PrefillLimits<R>): number {
   const { promptLength } = request;
   const free = quantum < tokens;
   const allowed = (cut: number): boolean => !free || promptLength === 1 || (promptLength - cut) % (2 * quantum) !== 1;

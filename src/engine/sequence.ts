@@ -45,6 +45,9 @@ export class RunningRequest implements Schedulable {
   get promptLength(): number {
     return this.request.promptIds.length;
   }
+  get answers(): "last" | "all" {
+    return this.request.scorePrompt ? "all" : "last";
+  }
   /** Virtual tokens before the prompt: the prompt's first position. */
   get prefixLength(): number {
     return this.request.prefix?.length ?? 0;

@@ -43,6 +43,14 @@ export class ServiceCounters {
     this.#counters.set(tenant, Math.max(this.#of(tenant), this.#level));
   }
 
+  /** The smallest counter of those that have one of these requests; Infinity: there are none. */
+  least(requests: Iterable<OfTenant>): number {
+    let least = Infinity;
+    for (const { tenant } of requests) least = Math.min(least, this.#of(tenant));
+    return least;
+  }
+
+  /** A request's prompt, or a piece of what is folded. */
   admit(tenant: string, promptTokens: number): void {
     this.#charge(tenant, PROMPT_PRICE * promptTokens);
     this.#lastAdmitted = tenant;

@@ -87,8 +87,12 @@ export class SupervisedRunner implements ModelRunner {
     return this.#run(() => this.#runner.decode(ids, positions));
   }
 
-  fold(input: FoldInput): Promise<KvTensor> {
-    return this.#run(() => this.#runner.fold(input));
+  fold(input: FoldInput, from: number, to: number): Promise<void> {
+    return this.#run(() => this.#runner.fold(input, from, to));
+  }
+
+  folded(length: number): KvTensor {
+    return this.#now(() => this.#runner.folded(length));
   }
 
   /** Waits for a run that is still in the device: what it works on cannot be freed under it. It may wait for ever. */
@@ -122,7 +126,8 @@ export class SupervisedRunner implements ModelRunner {
   async #examine(): Promise<void> {
     this.#suspect = false;
     try {
-      await this.#within(() => this.#runner.fold({ kind: "tokens", ids: Int32Array.of(0) }));
+      await this.#within(() => this.#runner.fold({ kind: "tokens", ids: Int32Array.of(0) }, 0, 1));
+      this.#runner.folded(1);
     } catch (error) {
       throw this.#lose("The device that runs the model has failed.", error);
     }

@@ -142,15 +142,14 @@ export class Gpt2Runner implements ModelRunner {
     return this.#outputs.output(rows);
   }
 
-  async fold(input: FoldInput): Promise<KvTensor> {
-    const row = this.slots;
-    const length = input.kind === "tokens" ? input.ids.length : input.length;
-    for (let from = 0; from < length; from += this.longestPiece) {
-      const to = Math.min(length, from + this.longestPiece);
-      if (input.kind === "tokens") await this.feed(row, from, input.ids.subarray(from, to));
-      else await this.#feedEmbeddings(row, from, to - from, input.data.subarray(from * this.shape.width, to * this.shape.width));
-    }
-    return this.#guard(() => this.#cache.read(row, length));
+  async fold(input: FoldInput, from: number, to: number): Promise<void> {
+    const { width } = this.shape;
+    if (input.kind === "tokens") await this.feed(this.slots, from, input.ids.subarray(from, to));
+    else await this.#forward(this.slots, from, new Int32Array(to - from).fill(SOFT_ID), [], this.#outputs, input.data.subarray(from * width, to * width));
+  }
+
+  folded(length: number): KvTensor {
+    return this.#guard(() => this.#cache.read(this.slots, length));
   }
 
   wipe(row: number, from: number, to: number): void {
@@ -196,10 +195,6 @@ export class Gpt2Runner implements ModelRunner {
       this.wipe(row, 0, Math.min(CUT_TOKENS, this.shape.positions));
       this.wipeBuffers();
     }
-  }
-
-  async #feedEmbeddings(row: number, start: number, length: number, data: Float32Array): Promise<void> {
-    await this.#forward(row, start, new Int32Array(length).fill(SOFT_ID), [], this.#outputs, data);
   }
 
   /**

@@ -1,4 +1,5 @@
-export type StepPhase = "prefill" | "decode";
+/** `fold`: a soft or hard prompt is made a prefix. */
+export type StepPhase = "prefill" | "decode" | "fold";
 /** How one sequence (one choice of one prompt) ended. */
 export type SequenceOutcome = "length" | "eos" | "stop" | "removed" | "cancelled" | "error";
 
@@ -20,6 +21,8 @@ export interface EngineObserver {
 export interface EngineStats {
   /** Requests waiting. */
   readonly queued: number;
+  /** Soft and hard prompts that wait to be folded, or are. */
+  readonly folds: number;
   /** Sequences that hold a slot. */
   readonly running: number;
   readonly slots: number;

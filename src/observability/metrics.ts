@@ -1,5 +1,5 @@
 import { Counter, Gauge, Histogram, Registry, collectDefaultMetrics } from "prom-client";
-import type { EngineObserver, EngineStats, PrefixCacheStats } from "./engine-observer.ts";
+import type { EngineObserver, EngineStats, PrefixCacheStats, StepPhase } from "./engine-observer.ts";
 import type { ListenerCounts } from "./event-listeners.ts";
 import { TallyHistogram } from "./tally.ts";
 
@@ -18,11 +18,12 @@ interface MetricSpec {
 export const METRICS = {
   prefixd_queue_depth: { type: "gauge", help: "Requests that wait for a slot." },
   prefixd_queue_limit: { type: "gauge", help: "Requests that may wait before the next one is answered 429." },
+  prefixd_folds: { type: "gauge", help: "Soft and hard prompts that are to be registered and wait to be run through the model, or are." },
   prefixd_running_sequences: { type: "gauge", help: "Sequences that hold a slot of the KV cache." },
   prefixd_slots: { type: "gauge", help: "Slots of the KV cache." },
   prefixd_batch_size: { type: "histogram", help: "Rows per run of the model.", labels: ["phase"], buckets: BATCH },
   prefixd_step_seconds: { type: "histogram", help: "Time of one run of the model.", labels: ["phase"], buckets: LATENCY },
-  prefixd_step_tokens_total: { type: "counter", help: "Tokens fed to the model.", labels: ["phase"] },
+  prefixd_step_tokens_total: { type: "counter", help: "Tokens fed to the model: of prompts (prefill), generated ones (decode), of soft and hard prompts that are registered (fold).", labels: ["phase"] },
   prefixd_queue_seconds: { type: "histogram", help: "Time from submission until a request holds its slots.", buckets: LATENCY },
   prefixd_ttft_seconds: { type: "histogram", help: "Time from submission to a request's first token.", buckets: LATENCY },
   prefixd_inter_token_seconds: { type: "histogram", help: "Time between two tokens of one sequence.", buckets: LATENCY },
@@ -115,6 +116,7 @@ export class Metrics implements EngineObserver {
     if (this.#sources) {
       const engine = this.#sources.engine();
       this.#gauge("prefixd_queue_depth").set(engine.queued);
+      this.#gauge("prefixd_folds").set(engine.folds);
       this.#gauge("prefixd_queue_limit").set(engine.maxQueue);
       this.#gauge("prefixd_running_sequences").set(engine.running);
       this.#gauge("prefixd_slots").set(engine.slots);
@@ -133,7 +135,7 @@ export class Metrics implements EngineObserver {
     return this.#registry.metrics();
   }
 
-  step(phase: "prefill" | "decode", rows: number, tokens: number, seconds: number): void {
+  step(phase: StepPhase, rows: number, tokens: number, seconds: number): void {
     this.#histogram("prefixd_batch_size").observe({ phase }, rows);
     this.#histogram("prefixd_step_seconds").observe({ phase }, seconds);
     this.#counter("prefixd_step_tokens_total").inc({ phase }, tokens);

@@ -30,8 +30,11 @@ export interface OpenedFile {
 
 /** Registration and look-up, over a store and a host cache. Errors: the "prefixes" section of src/errors.ts and the store's. */
 export interface PrefixRegistry {
-  /** Throws `quota_exceeded` too when there is a quota. A replaced prefix stays shared as it was. */
-  register(key: PrefixKey, upload: PrefixUpload, precondition?: Precondition, quota?: PrefixQuota): Promise<{ meta: PrefixMeta; created: boolean }>;
+  /**
+   * Throws `quota_exceeded` too when there is a quota, and what folding throws. A replaced prefix stays shared as it was. Aborting `signal` gives up
+   * a prompt that waits for the model.
+   */
+  register(key: PrefixKey, upload: PrefixUpload, precondition?: Precondition, quota?: PrefixQuota, signal?: AbortSignal): Promise<{ meta: PrefixMeta; created: boolean }>;
   /** Whoever asks (`asker`; absent: the owner) must be the owner or have been let in; else the prefix does not exist. Throws `prefix_not_found`. */
   info(key: PrefixKey, asker?: string): Promise<PrefixMeta>;
   /** The same for who wants its files. Throws `prefix_not_found`, and `prefix_not_readable` for who may only use it. */

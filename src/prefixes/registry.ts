@@ -1,6 +1,6 @@
 import { isDeepStrictEqual } from "node:util";
 import { PrefixdError } from "../errors.ts";
-import { kvElements } from "../kv.ts";
+import { foldLength, kvElements } from "../kv.ts";
 import type { FoldInput, KvTensor, ModelShape } from "../kv.ts";
 import { baseNameDiffers } from "./base-name.ts";
 import type { PrefixCache } from "./cache.ts";
@@ -23,13 +23,15 @@ export interface PrefixRegistryOptions {
   readonly baseFingerprint: string;
   /** What the base model is called; an adapter that names another one is refused (`prefix_base_name_mismatch`). Absent: names do not matter. */
   readonly requiredBaseName?: string;
-  /** Runs a soft or hard prompt through the base model: `ModelRunner.fold`. */
-  readonly fold: (input: FoldInput) => Promise<KvTensor>;
+  /** Runs a soft or hard prompt through the base model; given up when `signal` is aborted. */
+  readonly fold: (input: FoldInput, key: PrefixKey, signal?: AbortSignal) => Promise<KvTensor>;
   /** Bytes of an upload's files together. Default: what the longest prefix takes. */
   readonly maxUploadBytes?: number;
   /** Time of day, for timestamps. */
   readonly clock?: () => Date;
 }
+
+type Fold = (input: FoldInput) => Promise<KvTensor>;
 
 /** What an upload becomes before it has a name. */
 interface Compiled extends Pick<PrefixMeta, "kind" | "baseName" | "baseRevision"> {
@@ -47,7 +49,7 @@ class Registry implements PrefixRegistry {
   readonly #shape: ModelShape;
   readonly #base: string;
   readonly #requiredBaseName: string | undefined;
-  readonly #fold: (input: FoldInput) => Promise<KvTensor>;
+  readonly #fold: PrefixRegistryOptions["fold"];
   readonly #maxUploadBytes: number;
   readonly #clock: () => Date;
 
@@ -62,11 +64,11 @@ class Registry implements PrefixRegistry {
     this.#clock = options.clock ?? (() => new Date());
   }
 
-  async register(key: PrefixKey, upload: PrefixUpload, precondition?: Precondition, quota?: PrefixQuota): Promise<{ meta: PrefixMeta; created: boolean }> {
+  async register(key: PrefixKey, upload: PrefixUpload, precondition?: Precondition, quota?: PrefixQuota, signal?: AbortSignal): Promise<{ meta: PrefixMeta; created: boolean }> {
     checkPrefixName(key.name);
     const before = await this.#store.head(key);
     checkPrecondition(before?.digest ?? null, precondition);
-    const { kind, kv, files, baseName, baseRevision } = await this.#compile(upload);
+    const { kind, kv, files, baseName, baseRevision } = await this.#compile(upload, (input) => this.#fold(input, key, signal));
     const bytes = kvBytes(kv);
     const digest = await prefixDigest(this.#shape, kv.length, bytes);
     const now = this.#clock().toISOString();
@@ -184,8 +186,8 @@ class Registry implements PrefixRegistry {
     return piece?.length === length && now?.digest === meta.digest && now.updatedAt === meta.updatedAt ? piece : null;
   }
 
-  async #compile(upload: PrefixUpload): Promise<Compiled> {
-    if (upload.kind === "hard") return this.#compileHard(upload.ids, upload.text);
+  async #compile(upload: PrefixUpload, fold: Fold): Promise<Compiled> {
+    if (upload.kind === "hard") return this.#compileHard(upload.ids, upload.text, fold);
     const size = upload.config.length + upload.weights.length;
     if (size > this.#maxUploadBytes) throw new PrefixdError("body_too_large", `The adapter has ${size} bytes; at most ${this.#maxUploadBytes} are taken.`);
     const adapter = parsePeftAdapter(upload.config, upload.weights, this.#shape, this.#base);
@@ -193,23 +195,24 @@ class Registry implements PrefixRegistry {
     const mismatch = this.#requiredBaseName === undefined ? null : baseNameDiffers(baseName, this.#requiredBaseName);
     if (mismatch !== null) throw new PrefixdError("prefix_base_name_mismatch", mismatch);
     const files = new Map([[CONFIG_FILE, upload.config], [WEIGHTS_FILE, upload.weights]]);
-    const kv = "kv" in adapter ? adapter.kv : await this.#foldChecked(adapter.fold, adapter.fold.length);
+    const kv = "kv" in adapter ? adapter.kv : await this.#foldChecked(adapter.fold, fold);
     return { kind, baseName, baseRevision, kv, files };
   }
 
-  async #compileHard(ids: Int32Array, text: string | undefined): Promise<Compiled> {
+  async #compileHard(ids: Int32Array, text: string | undefined, fold: Fold): Promise<Compiled> {
     if (ids.length === 0) throw new PrefixdError("empty_prompt", "A hard prompt has at least one token.");
     checkLength(ids.length, this.#shape);
     const bad = ids.find((id) => id < 0 || id >= this.#shape.vocabSize);
     if (bad !== undefined) throw new PrefixdError("invalid_token_id", `Token id ${bad} is not in the vocabulary of ${this.#shape.vocabSize}.`);
     const prompt = { ...(text === undefined ? {} : { text }), token_ids: [...ids] };
     const files = new Map([["prompt.json", new TextEncoder().encode(JSON.stringify(prompt))]]);
-    return { kind: "HARD_PROMPT", baseName: null, baseRevision: null, kv: await this.#foldChecked({ kind: "tokens", ids }, ids.length), files };
+    return { kind: "HARD_PROMPT", baseName: null, baseRevision: null, kv: await this.#foldChecked({ kind: "tokens", ids }, fold), files };
   }
 
   /** Finite embeddings can still overflow inside the model. */
-  async #foldChecked(input: FoldInput, length: number): Promise<KvTensor> {
-    const kv = await this.#fold(input);
+  async #foldChecked(input: FoldInput, fold: Fold): Promise<KvTensor> {
+    const length = foldLength(input);
+    const kv = await fold(input);
     if (kv.length !== length || kv.data.length !== kvElements(this.#shape, length)) {
       throw new PrefixdError("internal", "Folding the prompt gave keys and values of another size.");
     }

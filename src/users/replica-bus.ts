@@ -42,6 +42,7 @@ export interface ReplicaParts {
     readmitUser(user: string): void;
     endAll(error: PrefixdError): void;
   };
+  readonly folding: { endOfUser(user: string): void; readmitUser(user: string): void; endAll(error: PrefixdError): void };
   readonly prefixCache: { evict(key: { user: string; name: string }): void; invalidateUser(user: string): void; clear(): void };
   readonly engine: { wipeFreed(): Promise<void> };
   /** Whatever else caches something of users, such as keys: forget this user, or, without one, all. */
@@ -50,17 +51,19 @@ export interface ReplicaParts {
   readonly settle?: (user: string) => Promise<void>;
 }
 
-export function createReplicaHandler({ generation, prefixCache, engine, forget, settle }: ReplicaParts): ReplicaHandler {
+export function createReplicaHandler({ generation, folding, prefixCache, engine, forget, settle }: ReplicaParts): ReplicaHandler {
   return async (command) => {
     const { user } = command;
     if (command.kind === "readmit") {
       generation.readmitUser(user);
+      folding.readmitUser(user);
       forget?.(user);
       return { running: 0, queued: 0 };
     }
     const evict = command.kind === "user" ? () => prefixCache.invalidateUser(user) : () => prefixCache.evict(command);
     if (command.kind === "user") forget?.(user);
     evict();
+    if (command.kind === "user") folding.endOfUser(user);
     const ended = await (command.kind === "user" ? generation.endRequestsOfUser(user) : generation.endRequestsOf(command));
     await engine.wipeFreed();
     if (command.kind === "user") await settle?.(user);
@@ -72,10 +75,11 @@ export function createReplicaHandler({ generation, prefixCache, engine, forget, 
 }
 
 /** What a replica does whose lease has run out: it cannot know what has been removed since. */
-export function dropEverything({ generation, prefixCache, engine, forget }: ReplicaParts, error: PrefixdError): void {
+export function dropEverything({ generation, folding, prefixCache, engine, forget }: ReplicaParts, error: PrefixdError): void {
   prefixCache.clear();
   forget?.(null);
   generation.endAll(error);
+  folding.endAll(error);
   void engine.wipeFreed().catch(() => undefined);
 }
 

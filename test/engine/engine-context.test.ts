@@ -51,9 +51,9 @@ t.test("lengths that are no numbers are none that fit, and what is folded has a 
   const engine = new Engine({ runner, maxQueue: 10, prefillChunk: 64, observer: new CountingObserver() });
   const { positions, width } = FAKE_SHAPE;
   const inputs = (length: number): FoldInput[] => [{ kind: "tokens", ids: new Int32Array(length) }, { kind: "embeddings", length, data: new Float32Array(length * width) }];
-  for (const input of inputs(positions + 1)) await t.rejects(engine.fold(input), { code: "context_exceeded" });
+  for (const input of inputs(positions + 1)) await t.rejects(engine.fold(input, { tenant: "test" }), { code: "context_exceeded" });
   t.equal(runner.calls.fold, 0);
-  for (const input of inputs(positions)) await engine.fold(input);
+  for (const input of inputs(positions)) await engine.fold(input, { tenant: "test" });
   t.equal(runner.calls.fold, 2);
 });
 

@@ -148,7 +148,7 @@ t.test("folding happens between steps, also while all rows are taken; its failur
   t.match(engine.stats(), { running: 2, queued: 1 });
   const [tokens, embeddings] = [{ kind: "tokens", ids: Int32Array.of(3, 1, 4) }, { kind: "embeddings", length: 2, data: new Float32Array(8).fill(0.5) }] as const;
   runner.failOn("fold", 2);
-  const [one, failed, two] = await Promise.allSettled([engine.fold(tokens), engine.fold(tokens), engine.fold(embeddings)]);
+  const [one, failed, two] = await Promise.allSettled([engine.fold(tokens, { tenant: "test" }), engine.fold(tokens, { tenant: "test" }), engine.fold(embeddings, { tenant: "test" })]);
   t.same(one, { status: "fulfilled", value: foldOf(tokens) });
   t.match(failed, { status: "rejected", reason: { code: "model_failed" } });
   t.same(two, { status: "fulfilled", value: foldOf(embeddings) });
@@ -157,7 +157,7 @@ t.test("folding happens between steps, also while all rows are taken; its failur
   running.forEach((recording, i) => t.same(recording.ids, [oracle(request(i + 1, { maxNewTokens: 40 }), 0)]));
   t.same(runner.misuses, []);
 
-  t.same(await engine.fold(tokens), foldOf(tokens), "an idle engine wakes for it");
+  t.same(await engine.fold(tokens, { tenant: "test" }), foldOf(tokens), "an idle engine wakes for it");
 });
 
 t.test("a policy that holds everything back does not freeze the process", async (t) => {
@@ -181,10 +181,10 @@ t.test("a policy that holds everything back does not freeze the process", async 
 t.test("drain takes nothing new and lets what was accepted finish", async (t) => {
   const { engine, runner } = setup({ slots: 1 });
   const recordings = [1, 2].map((seed) => new Recording(engine, request(seed)));
-  const fold = engine.fold({ kind: "tokens", ids: Int32Array.of(1) });
+  const fold = engine.fold({ kind: "tokens", ids: Int32Array.of(1) }, { tenant: "test" });
   const drained = engine.drain(60_000);
   t.throws(() => new Recording(engine, request(3)), { code: "draining", retryAfter: 1 });
-  await t.rejects(engine.fold({ kind: "tokens", ids: Int32Array.of(1) }), { code: "draining" });
+  await t.rejects(engine.fold({ kind: "tokens", ids: Int32Array.of(1) }, { tenant: "test" }), { code: "draining" });
   await drained;
   recordings.forEach((recording, i) => t.same(recording.ids, [oracle(request(i + 1), 0)]));
   t.same(await fold, foldOf({ kind: "tokens", ids: Int32Array.of(1) }));
@@ -207,7 +207,7 @@ t.test("drain's deadline ends what is queued, half prefilled, running or to be f
     const until = performance.now() + 2;
     while (performance.now() < until);
   };
-  const folds = Array.from({ length: 200 }, () => engine.fold({ kind: "tokens", ids: Int32Array.of(1) }));
+  const folds = Array.from({ length: 200 }, () => engine.fold({ kind: "tokens", ids: Int32Array.of(1) }, { tenant: "test" }));
   const settled = Promise.allSettled(folds);
   await engine.drain(20);
   const all = [...running, half, ...waiting];
@@ -234,11 +234,11 @@ t.test("an engine that has nothing to do keeps no process alive", async (t) => {
     const recordings = [0, 1, 2].map(() => new Recording(engine, request));
     recordings[2].handle.cancel("cancelled");
     await recordings[1].ended;
-    await engine.fold({ kind: "tokens", ids: Int32Array.of(1) });
+    await engine.fold({ kind: "tokens", ids: Int32Array.of(1) }, { tenant: "test" });
     process.on("exit", () => console.log("done", JSON.stringify(engine.stats())));
   `;
   const cwd = fileURLToPath(new URL("../..", import.meta.url));
   const { stdout, stderr, status } = spawnSync(process.execPath, ["--import=tsx", "--input-type=module", "-e", script], { cwd, encoding: "utf8", timeout: 30_000 });
   t.equal(status, 0, stderr);
-  t.match(stdout, 'done {"queued":0,"running":0,"slots":2,"maxQueue":9}');
+  t.match(stdout, 'done {"queued":0,"folds":0,"running":0,"slots":2,"maxQueue":9}');
 });

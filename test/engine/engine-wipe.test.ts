@@ -24,7 +24,7 @@ const used = (runner: FakeRunner, row: number): number => runner.cells(row).filt
 t.test("idle: every position is zero afterwards, those of sequences long gone too", async (t) => {
   const { engine, runner } = setup(3);
   for (const length of [40, 5, 20]) await Promise.all([1, 2, 3].map((seed) => new Recording(engine, request(seed, length, 6)).ended));
-  await engine.fold({ kind: "tokens", ids: Int32Array.of(1, 2, 3) });
+  await engine.fold({ kind: "tokens", ids: Int32Array.of(1, 2, 3) }, { tenant: "test" });
   await idle(engine);
   t.ok(used(runner, 0) > 40, "there is something to wipe");
   await engine.wipeFreed();

@@ -1,7 +1,7 @@
 /** How long pieces of prompts are made while others decode, on a machine whose time is computed. */
 import t from "tap";
 import { Engine } from "../../src/engine/engine.ts";
-import { PrefillBudget } from "../../src/engine/prefill-budget.ts";
+import { PrefillBudget, type FedPrompt } from "../../src/engine/prefill-budget.ts";
 import type { EngineRequest } from "../../src/engine/request.ts";
 import { FakeRunner, oracle } from "../support/fake-runner.ts";
 import { engineRequest, seededRandom } from "../support/model.ts";
@@ -10,8 +10,8 @@ import { CountingObserver, Recording } from "../support/recording.ts";
 const SHARE = 0.35;
 /** What a step may take of the decode run in it. */
 const BOUND = 1 / (1 - SHARE);
-const prompt = { prefixLength: 0, request: engineRequest({ promptIds: new Int32Array(1000) }) };
-const scored = { prefixLength: 0, request: engineRequest({ promptIds: new Int32Array(1000), scorePrompt: true }) };
+const prompt: FedPrompt = { prefixLength: 0, promptLength: 1000, answers: "last" };
+const scored: FedPrompt = { ...prompt, answers: "all" };
 
 t.test("no limit where nobody decodes, nothing has been measured, or none is asked for", async (t) => {
   const budget = new PrefillBudget(SHARE);
@@ -62,7 +62,31 @@ t.test("what has been measured is expected again; runs that were disturbed are n
   t.equal(Math.round(budget.limits({ tokens: 64, cutsShow: false, decoding: 1, waiting: 1 }).milliseconds), 16);
   budget.fed(prompt, 0, 4, 1);
   t.equal(Math.round(expected(0, 64)), 60, "a short piece says little of a long one");
+  t.ok(expected(936, 1000, { ...prompt, answers: "none" }) < expected(936, 1000), "what is folded ends without the head");
   t.equal(expected(0, 64, scored), 0, "pieces with all their logits are another matter");
+});
+
+t.test("folding has its share beside sequences that decode, all of the time beside none", async (t) => {
+  const budget = new PrefillBudget(SHARE);
+  const fold: FedPrompt = { prefixLength: 0, promptLength: 1000, answers: "none" };
+  budget.decoded(60);
+  t.ok(budget.mayFold(1));
+  budget.folded(fold, 0, 64, 100, 1);
+  // A decode run of 60 ms allows for 32.
+  for (let run = 0; run < 4; run++) {
+    t.equal(budget.mayFold(1), false, `after ${run} runs`);
+    t.ok(budget.mayFold(0));
+    budget.decoded(60);
+  }
+  t.ok(budget.mayFold(1));
+  budget.folded(fold, 64, 128, 100, 0);
+  budget.folded(fold, 64, 128, 100_000, 1);
+  budget.folded(fold, 128, 192, 100, 0);
+  for (let run = 0; run < 4; run++) budget.decoded(60);
+  t.ok(budget.mayFold(1), "a run that was disturbed counts as it was foreseen, and what nobody waited for not at all");
+  const boundless = new PrefillBudget(1);
+  boundless.folded(fold, 0, 64, 100, 1);
+  t.ok(boundless.mayFold(1));
 });
 
 /** Milliseconds of decode runs and of pieces. */

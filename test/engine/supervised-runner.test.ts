@@ -69,7 +69,7 @@ t.test("a device that goes on failing is lost: everybody is told, and it is left
   const { asked } = runner;
   runner.trouble = "none";
   await t.rejects(submit(engine, request()).done, { code: "device_lost" });
-  await t.rejects(engine.fold({ kind: "tokens", ids: Int32Array.of(1) }), { code: "device_lost" });
+  await t.rejects(engine.fold({ kind: "tokens", ids: Int32Array.of(1) }, { tenant: "test" }), { code: "device_lost" });
   t.equal(runner.asked, asked, "nothing is given to it any more");
 });
 

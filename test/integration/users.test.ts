@@ -38,11 +38,14 @@ async function call(server: TestServer, key: string, method: string, path: strin
   return { status: response.status, body: JSON.parse(text === "" ? "{}" : text) as Body, headers: response.headers };
 }
 
+async function metrics(server: TestServer): Promise<string> {
+  return (await fetch(`${server.url}/metrics`, { headers: { authorization: `Bearer ${ADMIN_KEY}` } })).text();
+}
+
 /** Waits until sequences run on a server, and a little longer: some tokens have come. */
 async function untilRunning(server: TestServer): Promise<void> {
   for (let waited = 0; waited < 10_000; waited += 5) {
-    const text = await (await fetch(`${server.url}/metrics`, { headers: { authorization: `Bearer ${ADMIN_KEY}` } })).text();
-    if (/^prefixd_running_sequences [1-9]/m.test(text)) return void (await sleep(20));
+    if (/^prefixd_running_sequences [1-9]/m.test(await metrics(server))) return void (await sleep(20));
     await sleep(5);
   }
   throw new Error("nothing runs");
@@ -85,6 +88,25 @@ t.test("one server on LMDB", async (t) => {
     t.equal((await call(server, bob, "POST", "/generate", ask("ann/flights"))).status, 200);
     t.equal((await call(server, bob, "PUT", "/prefixes/one", adapterForm("prefixes/datenorm"))).status, 201);
     t.match(await call(server, bob, "PUT", "/prefixes/two", adapterForm("prefixes/datenorm")), { status: 403, body: { code: "quota_exceeded" } });
+  });
+
+  t.test("a hard prompt that is registered counts as its tokens", async (t) => {
+    const dan = await createUser(server, "dan", { limits: { tokens_per_minute: 60, max_running: 1 } });
+    const ids = Array.from({ length: 40 }, (_, at) => at + 10);
+    const answers = await Promise.all(Array.from({ length: 8 }, (_, at) => call(server, dan, "PUT", `/prefixes/p${at}`, { token_ids: ids })));
+    const refused = answers.filter(({ status }) => status === 429);
+    t.equal(answers.filter(({ status }) => status === 201).length, 2, "40 of 60, and what overfills the limit");
+    t.equal(refused.length, 6);
+    for (const { body, headers } of refused) {
+      t.match(body, { code: "token_rate_exceeded" });
+      t.match(headers.get("retry-after"), /^\d+$/);
+      t.match(headers.get("ratelimit-policy"), /^"tokens";q=60;w=60$/);
+    }
+    t.match((await call(server, dan, "PUT", "/prefixes/adapter", adapterForm("prefixes/intent"))).status, 201, "keys and values cost nothing");
+    await sleep(600);
+    const { usage } = (await call(server, dan, "GET", "/usage")).body;
+    t.same(usage.map(({ requests, prompt_tokens, completion_tokens }) => [requests, prompt_tokens, completion_tokens]), [[1, 40, 0], [1, 40, 0]]);
+    t.match(await metrics(server), /^prefixd_step_tokens_total\{phase="fold"\} 80$/m);
   });
 
   t.test("usage adds up to what the answers said", async (t) => {

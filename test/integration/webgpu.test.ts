@@ -8,7 +8,7 @@ import { differingBits, distance, openFixture, rowOf, type Row, type RunnerFixtu
 import { webgpuEnvironment, webgpuSkip } from "../support/devices.ts";
 import { effort } from "../support/effort.ts";
 import { checkMixes, randomPrefixes } from "../support/isolation.ts";
-import { goldenDir, openTestModel } from "../support/model.ts";
+import { foldWith, goldenDir, openTestModel } from "../support/model.ts";
 import { checkParity, checkParityOf } from "../support/parity.ts";
 import { startServerProcess, temporaryFolder } from "../support/server.ts";
 
@@ -41,7 +41,7 @@ t.test("sums in parts, ids in two levels: the CPU's numbers, and the same bits b
   const embeddings = Float32Array.from({ length: 5 * width }, (_, index) => Math.sin(index));
   const lengths = Array.from({ length: rows }, (_, row) => 6 + (row % 20));
   const answers = async ({ runner, ids }: RunnerFixture): Promise<{ alone: Row[]; beside: Row[][] }> => {
-    const prefix = await runner.fold({ kind: "embeddings", length: 5, data: embeddings });
+    const prefix = await foldWith(runner, { kind: "embeddings", length: 5, data: embeddings });
     const fill = async (row: number, at: number): Promise<void> => {
       runner.loadPrefix(at, prefix);
       await runner.prefill(at, 5, ids(lengths[row]! - 5, row));

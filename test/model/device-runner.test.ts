@@ -7,7 +7,7 @@ import { DEVICES } from "../../src/runtime/devices.ts";
 import { effort } from "../support/effort.ts";
 import { isStreamed } from "../../src/runtime/stream-device.ts";
 import { SIMULATED } from "../support/devices.ts";
-import { goldenDir, seededRandom } from "../support/model.ts";
+import { foldWith, goldenDir, seededRandom } from "../support/model.ts";
 import { openFixture, type RunnerFixture } from "./runner-fixture.ts";
 
 const MODEL = goldenDir("gelu-new-f32");
@@ -86,7 +86,7 @@ for (const [kind, device] of Object.entries(SIMULATED)) {
         case 6:
           if (random() < 0.5) {
             const data = Float32Array.from({ length: 9 * host.runner.shape.width }, () => random() - 0.5);
-            await both(({ runner }) => runner.fold(call % 2 === 0 ? { kind: "tokens", ids } : { kind: "embeddings", length: 9, data }));
+            await both(({ runner }) => foldWith(runner, call % 2 === 0 ? { kind: "tokens", ids } : { kind: "embeddings", length: 9, data }));
           } else {
             await both(({ runner }) => runner.wipe(row, length, positions));
             await both(({ runner }) => runner.wipeBuffers());
@@ -105,7 +105,7 @@ for (const [kind, device] of Object.entries(SIMULATED)) {
       runner.loadPrefix(row, randomPrefix(fixture, 7 + row, seededRandom(row)));
       await runner.prefill(row, 7 + row, fixture.ids(20, row));
     }
-    await runner.fold({ kind: "tokens", ids: fixture.ids(30, 1) });
+    await foldWith(runner, { kind: "tokens", ids: fixture.ids(30, 1) });
     await runner.decode(Int32Array.of(1, 2, 3, 4, 5), Int32Array.of(27, 28, 29, 30, 31));
     t.equal(runner.bankStats()?.entries, SLOTS);
     for (let row = 0; row <= SLOTS; row++) runner.wipe(row, 0, positions);
@@ -187,9 +187,9 @@ t.test("pieces that are too long for the device are fed as several", async (t) =
   const fixture = await open(t, SIMULATED.handles);
   t.equal(fixture.runner.longestPiece, Infinity, "the CPU's kernels are right");
   if (!(fixture.runner instanceof Gpt2Runner)) throw new Error("another runner");
-  const whole = await fixture.runner.fold({ kind: "tokens", ids: fixture.ids(40, 1) });
+  const whole = await foldWith(fixture.runner, { kind: "tokens", ids: fixture.ids(40, 1) });
   fixture.runner.longestPiece = 7;
-  const pieces = await fixture.runner.fold({ kind: "tokens", ids: fixture.ids(40, 1) });
+  const pieces = await foldWith(fixture.runner, { kind: "tokens", ids: fixture.ids(40, 1) });
   t.ok(whole.data.every((value, index) => Math.abs(value - pieces.data[index]!) < 1e-4));
   t.ok(pieces.data.every((value) => value !== 0));
 });

@@ -4,7 +4,7 @@ import { randomCheckpoint } from "../../bench/support/random-checkpoint.ts";
 import type { KvTensor } from "../../src/kv.ts";
 import { DEVICE_PRECISIONS } from "../../src/config.ts";
 import { effort } from "../support/effort.ts";
-import { goldenDir, goldenModels, seededRandom } from "../support/model.ts";
+import { foldWith, goldenDir, goldenModels, seededRandom } from "../support/model.ts";
 import { differingBits, openFixture, rowOf, type Row, type RunnerFixture } from "./runner-fixture.ts";
 
 t.setTimeout(240_000);
@@ -28,7 +28,7 @@ async function makeJobs({ runner, ids }: RunnerFixture, count: number): Promise<
   for (let i = 0; i < count; i++) {
     const prefixLength = i % 3 === 0 ? 0 : 1 + Math.floor(random() * (room / 2));
     const prompt = ids(1 + Math.floor(random() * (room - prefixLength)), i);
-    const prefix = prefixLength === 0 ? null : await runner.fold({ kind: "tokens", ids: ids(prefixLength, 1000 + i) });
+    const prefix = prefixLength === 0 ? null : await foldWith(runner, { kind: "tokens", ids: ids(prefixLength, 1000 + i) });
     const job: Job = { prefix, prompt, alone: [] };
     job.alone.push(await admit(runner, 0, job));
     for (let step = 0; step < STEPS; step++) {

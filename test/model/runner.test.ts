@@ -3,7 +3,7 @@ import { join } from "node:path";
 import t from "tap";
 import { randomCheckpoint } from "../../bench/support/random-checkpoint.ts";
 import { kvElements, type KvTensor } from "../../src/kv.ts";
-import { goldenDir, goldenModels, seededRandom } from "../support/model.ts";
+import { foldWith, goldenDir, goldenModels, seededRandom } from "../support/model.ts";
 import { differingBits, distance, openFixture, rowOf, type Row } from "./runner-fixture.ts";
 
 t.setTimeout(120_000);
@@ -125,7 +125,7 @@ for (const model of goldenModels()) {
 
     t.test("what was folded from tokens and loaded is what feeding them gives", async (t) => {
       for (const split of [1, 3, length >> 1, length - 1]) {
-        const kv = await runner.fold({ kind: "tokens", ids: prompt.subarray(0, split) });
+        const kv = await foldWith(runner, { kind: "tokens", ids: prompt.subarray(0, split) });
         t.equal(kv.length, split);
         t.equal(kv.data.length, kvElements(runner.shape, split));
         await prefill(4, 0, ids(positions - 1, GARBAGE));
@@ -136,7 +136,7 @@ for (const model of goldenModels()) {
         t.equal(differingBits(loaded, fed), 0, "the same shapes: the same bits");
         t.ok(distance(loaded, whole[0]!) < TOLERANCE);
 
-        const again = await runner.fold({ kind: "tokens", ids: prompt.subarray(0, split) });
+        const again = await foldWith(runner, { kind: "tokens", ids: prompt.subarray(0, split) });
         t.ok(sameFloats(again.data, kv.data), "folding again gives the same");
         t.not(again.data.buffer, kv.data.buffer);
       }
@@ -154,18 +154,18 @@ for (const model of goldenModels()) {
         const tokens = prompt.subarray(0, count);
         const data = new Float32Array(count * width);
         tokens.forEach((id, i) => data.set(wte.subarray(id * width, (id + 1) * width), i * width));
-        const [soft, hard] = [await runner.fold({ kind: "embeddings", length: count, data }), await runner.fold({ kind: "tokens", ids: tokens })];
+        const [soft, hard] = [await foldWith(runner, { kind: "embeddings", length: count, data }), await foldWith(runner, { kind: "tokens", ids: tokens })];
         t.equal(soft.length, count);
         t.ok(sameFloats(soft.data, hard.data));
         const other = data.map((value) => value + 0.125);
-        t.notOk(sameFloats((await runner.fold({ kind: "embeddings", length: count, data: other })).data, hard.data), "they are looked at");
+        t.notOk(sameFloats((await foldWith(runner, { kind: "embeddings", length: count, data: other })).data, hard.data), "they are looked at");
       }
-      await t.rejects(runner.fold({ kind: "embeddings", length: 2, data: new Float32Array(width) }), RangeError);
+      await t.rejects(foldWith(runner, { kind: "embeddings", length: 2, data: new Float32Array(width) }), RangeError);
     });
 
     t.test("folding leaves the rows in use alone", async (t) => {
       for (let row = 0; row < runner.slots; row++) await prefill(row, 0, ids(5 + row, row));
-      const kv = await runner.fold({ kind: "tokens", ids: ids(positions, 9) });
+      const kv = await foldWith(runner, { kind: "tokens", ids: ids(positions, 9) });
       t.equal(kv.length, positions, "a prompt as long as the context can be folded");
       for (let row = 0; row < runner.slots; row++) {
         const after = await prefill(row, 5 + row, Int32Array.of(1));
@@ -195,7 +195,7 @@ for (const model of goldenModels()) {
       await t.rejects(runner.prefill(0, positions, Int32Array.of(1)), failed);
       await t.rejects(runner.prefill(0, 0, Int32Array.of(vocabSize)), failed);
       await t.rejects(runner.decode(Int32Array.of(1, 1), Int32Array.of(positions, 3)), failed);
-      await t.rejects(runner.fold({ kind: "tokens", ids: ids(positions + 1, 4) }), failed);
+      await t.rejects(foldWith(runner, { kind: "tokens", ids: ids(positions + 1, 4) }), failed);
       t.equal(differingBits(await prefill(1, length, Int32Array.of(1)), before), 0);
       const full = await prefill(0, 0, ids(positions, 4));
       t.ok(Number.isFinite(full.logSumExp), "the last position can be used");

@@ -5,7 +5,7 @@ import { docsBlock, markdownTable } from "../support/docs-block.ts";
 t.test("what the engine and the server report comes out in Prometheus' format", async (t) => {
   const metrics = new Metrics({ processMetrics: false });
   metrics.watch({
-    engine: () => ({ queued: 3, running: 7, slots: 32, maxQueue: 256 }),
+    engine: () => ({ queued: 3, folds: 2, running: 7, slots: 32, maxQueue: 256 }),
     prefixCache: () => ({ hits: 11, misses: 2, bytes: 4096, entries: 2 }),
     transfers: () => ({ up: 640, down: 5120 }),
     prefixBank: () => ({ hits: 9, misses: 4, bytes: 2048, entries: 3 }),

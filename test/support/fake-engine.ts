@@ -39,7 +39,7 @@ export class FakeEngine implements GenerationEngine {
   }
 
   stats(): EngineStats {
-    return { queued: 0, running: this.#running.length, slots: 8, maxQueue: this.maxQueue };
+    return { queued: 0, folds: 0, running: this.#running.length, slots: 8, maxQueue: this.maxQueue };
   }
 
   async drain(graceMs: number): Promise<void> {

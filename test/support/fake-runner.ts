@@ -6,7 +6,7 @@ import { BeamSearch, type BeamResult } from "../../src/engine/beam-search.ts";
 import type { ModelRunner, PromptPiece, StepOutput } from "../../src/engine/model-runner.ts";
 import type { EngineRequest } from "../../src/engine/request.ts";
 import { Sampler } from "../../src/engine/sampler.ts";
-import { kvElements, type FoldInput, type KvTensor, type ModelShape } from "../../src/kv.ts";
+import { foldLength, kvElements, type FoldInput, type KvTensor, type ModelShape } from "../../src/kv.ts";
 
 export const FAKE_SHAPE: ModelShape = { layers: 2, heads: 2, headDim: 2, width: 4, positions: 256, vocabSize: 97 };
 const CANDIDATES = 16;
@@ -47,6 +47,8 @@ export class FakeRunner implements ModelRunner {
   readonly #stored: Int32Array;
   readonly #output: OutputBuffers;
   #running: Method | null = null;
+  /** What has been fed to the row for folding. */
+  #folding: { readonly input: FoldInput | null; fed: number } = { input: null, fed: 0 };
 
   constructor(slots: number, delay: () => Promise<void> = () => new Promise(setImmediate)) {
     this.slots = slots;
@@ -126,8 +128,19 @@ export class FakeRunner implements ModelRunner {
     });
   }
 
-  async fold(input: FoldInput): Promise<KvTensor> {
-    await this.#run("fold", () => []);
+  async fold(input: FoldInput, from: number, to: number): Promise<void> {
+    await this.#run("fold", () => {
+      if (from === 0) this.#folding = { input, fed: 0 };
+      if (this.#folding.input !== input || this.#folding.fed !== from) this.#misuse(`fold from ${from} of a prompt of which ${this.#folding.input === input ? this.#folding.fed : "nothing"} has been fed`);
+      if (to <= from || to > foldLength(input)) this.#misuse(`fold of ${to - from} positions up to ${to} of ${foldLength(input)}`);
+      this.#folding.fed = to;
+      return [];
+    });
+  }
+
+  folded(length: number): KvTensor {
+    const { input, fed } = this.#folding;
+    if (input === null || fed !== length) this.#misuse(`folded ${length} of ${fed} positions`);
     return foldOf(input);
   }
 
@@ -250,7 +263,7 @@ export function fakePrefix(seed: number, length: number): KvTensor {
 export function foldOf(input: FoldInput): KvTensor {
   let seed = 7;
   for (const value of input.kind === "tokens" ? input.ids : input.data) seed = hash(seed, Math.round(value * 1000));
-  return fakePrefix(seed, input.kind === "tokens" ? input.ids.length : input.length);
+  return fakePrefix(seed, foldLength(input));
 }
 
 /** One number per position: of all its keys and values in all layers and heads. */

@@ -5,11 +5,11 @@ import { join } from "node:path";
 import t, { type Test } from "tap";
 import { randomCheckpoint } from "../../bench/support/random-checkpoint.ts";
 import type { EngineRequest, RequestHandle } from "../../src/engine/request.ts";
-import { firstFit, FREE_QUANTUM, planPrefill, tokenLimits, type PrefillLimits } from "../../src/engine/scheduler.ts";
+import { endOfPiece, firstFit, FREE_QUANTUM, planPrefill, tokenLimits, type PrefillLimits } from "../../src/engine/scheduler.ts";
 import { kvElements, type KvTensor, type ModelShape } from "../../src/kv.ts";
 import type { Precision } from "../../src/model/graph-weights.ts";
 import { effort } from "./effort.ts";
-import { engineRequest, goldenDir, GREEDY, openTestModel, seededRandom, submit, type ChoiceResult, type TestModel } from "./model.ts";
+import { engineRequest, foldWith, goldenDir, GREEDY, openTestModel, seededRandom, submit, type ChoiceResult, type TestModel } from "./model.ts";
 
 const PER_MIX = 32;
 
@@ -69,7 +69,7 @@ export function isolationSuite(precision: Precision): void {
 /** A prompt's keys, values and logits are the same bits however the scheduler cuts it. */
 async function checkCuts(t: Test, { runner }: TestModel, rounds: number): Promise<void> {
   t.notOk(runner.cutsShow, "as the runner has found itself");
-  const { positions, headDim, vocabSize } = runner.shape;
+  const { positions, headDim, width, vocabSize } = runner.shape;
   const random = seededRandom(11);
   const below = (limit: number): number => Math.floor(random() * limit);
   const prefixes = randomPrefixes(runner.shape, 5, 20);
@@ -98,6 +98,21 @@ async function checkCuts(t: Test, { runner }: TestModel, rounds: number): Promis
   }
   t.ok(pieces > 2.5 * rounds, `${pieces} pieces`);
   t.equal(unequal, 0, "cuts do not show");
+  for (let round = 0; round < rounds; round++) {
+    const length = 1 + below(Math.min(200, positions));
+    const ids = Int32Array.from({ length }, () => below(vocabSize));
+    const data = Float32Array.from({ length: length * width }, () => random() - 0.5);
+    for (const input of [{ kind: "tokens", ids }, { kind: "embeddings", length, data }] as const) {
+      const whole = await foldWith(runner, input);
+      for (let from = 0, to = 0; from < length; from = to) {
+        to = endOfPiece({ promptLength: length }, from, { ...tokenLimits(16 + below(100), FREE_QUANTUM), least: 1, milliseconds: below(80), cost: (_, start, end) => end - start });
+        await runner.fold(input, from, to);
+      }
+      const cut = runner.folded(length);
+      if (!whole.data.every((value, index) => value === cut.data[index])) unequal++;
+    }
+  }
+  t.equal(unequal, 0, "nor in what is folded");
 }
 
 interface MixOptions {

@@ -4,9 +4,10 @@ import { readdirSync, readFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Engine } from "../../src/engine/engine.ts";
+import type { ModelRunner } from "../../src/engine/model-runner.ts";
 import { DEFAULT_SAMPLING, type EngineRequest, type FinishReason, type RequestHandle, type SamplingParams, type TokenEvent } from "../../src/engine/request.ts";
 import type { PrefixdError } from "../../src/errors.ts";
-import type { KvTensor } from "../../src/kv.ts";
+import { foldLength, type FoldInput, type KvTensor } from "../../src/kv.ts";
 import { openCheckpoint, type Gpt2Config } from "../../src/model/checkpoint.ts";
 import { openRunner, type LocalRunner } from "../../src/model/open-runner.ts";
 import { ensureGraph } from "../../src/model/graph-cache.ts";
@@ -59,7 +60,7 @@ export async function openTestModel(dir: string, options: TestModelOptions = {})
     async adapter(folder) {
       const read = (file: string): Uint8Array => readFileSync(join(folder, file));
       const parsed = parsePeftAdapter(read("adapter_config.json"), read("adapter_model.safetensors"), shape, fingerprint);
-      return "kv" in parsed ? parsed.kv : engine.fold(parsed.fold);
+      return "kv" in parsed ? parsed.kv : engine.fold(parsed.fold, { tenant: "test" });
     },
     async close() {
       await engine.drain(0);
@@ -77,6 +78,13 @@ export interface ChoiceResult {
   reason: FinishReason | null;
   /** Of beam search. */
   score: number | null;
+}
+
+/** A soft or hard prompt's keys and values, of a runner that nothing else uses; `piece`: positions fed at once, at most. */
+export async function foldWith(runner: ModelRunner, input: FoldInput, piece = runner.longestPiece): Promise<KvTensor> {
+  const length = foldLength(input);
+  for (let from = 0; from < length; from += piece) await runner.fold(input, from, Math.min(length, from + piece));
+  return runner.folded(length);
 }
 
 let requests = 0;

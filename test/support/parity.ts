@@ -64,7 +64,7 @@ async function compile(model: Awaited<ReturnType<typeof openTestModel>>, name: s
     const key = prefixName(item);
     if (key === "" || prefixes.has(key)) continue;
     const hard = item.hard_prompt_ids;
-    const kv = hard === undefined ? await model.adapter(join(goldenDir(name), "adapters", key)) : await model.engine.fold({ kind: "tokens", ids: Int32Array.from(hard) });
+    const kv = hard === undefined ? await model.adapter(join(goldenDir(name), "adapters", key)) : await model.engine.fold({ kind: "tokens", ids: Int32Array.from(hard) }, { tenant: "test" });
     prefixes.set(key, kv);
   }
   return prefixes;

@@ -5,6 +5,7 @@
 import { Redis } from "ioredis";
 import { Engine } from "../../src/engine/engine.ts";
 import { lostTouch, PrefixdError } from "../../src/errors.ts";
+import { FoldingService } from "../../src/folding.ts";
 import { GenerationService, type ValidGenerateRequest } from "../../src/generate.ts";
 import { exactly } from "../../src/generation-lengths.ts";
 import { createPrefixCache } from "../../src/prefixes/cache.ts";
@@ -31,10 +32,11 @@ const cache = createPrefixCache({ store, shape, maxBytes: 1 << 20, verifyMs: 500
 const replica: { bus?: ReplicaBus } = {};
 const mayEmit = (): boolean => replica.bus?.mayServe() ?? false;
 const engine = new Engine({ runner: model.runner, maxQueue: 50, prefillChunk: 16, observer: silentObserver, mayEmit });
-const registry = createPrefixRegistry({ store, cache, shape, baseFingerprint: BASE, fold: (input) => engine.fold(input) });
+const folding = new FoldingService({ engine });
+const registry = createPrefixRegistry({ store, cache, shape, baseFingerprint: BASE, fold: (...args) => folding.fold(...args) });
 const metrics = { request: () => undefined };
 const generation = new GenerationService({ engine, prefixes: registry, tokenizer: new FakeTokenizer(), positions: shape.positions, eosIds: [], allowBaseModel: false, metrics, mayEmit });
-const parts = { generation, prefixCache: cache, engine };
+const parts = { generation, folding, prefixCache: cache, engine };
 const bus = await openRedisReplicaBus({ url, leaseMs: Number(leaseMs), handler: createReplicaHandler(parts), onLapse: () => dropEverything(parts, lostTouch()) });
 replica.bus = bus;
 

@@ -48,6 +48,11 @@ async function rig(t: Test, store: PrefixStore, makeBus: (handler: ReplicaHandle
     readmitUser: (user: string) => void events.push(`readmit ${user}`),
     endAll: () => undefined,
   };
+  const folding = {
+    endOfUser: (user: string) => void events.push(`end folds of ${user}`),
+    readmitUser: (user: string) => void events.push(`readmit folds of ${user}`),
+    endAll: () => undefined,
+  };
   let failures = 0;
   const engine = {
     wipeFreed: async () => {
@@ -55,7 +60,7 @@ async function rig(t: Test, store: PrefixStore, makeBus: (handler: ReplicaHandle
       if (failures-- > 0) throw new PrefixdError("internal", "injected");
     },
   };
-  const handler = createReplicaHandler({ generation, prefixCache: cache, engine, forget: (user) => void events.push(`forget ${user}`) });
+  const handler = createReplicaHandler({ generation, folding, prefixCache: cache, engine, forget: (user) => void events.push(`forget ${user}`) });
   const bus = await makeBus(handler);
   t.teardown(() => bus.close());
   const users = new Users();
@@ -78,7 +83,7 @@ async function whole(t: Test, store: PrefixStore, makeBus: (handler: ReplicaHand
     replicas: [{ id: bus.id, acknowledged_at: /^2\d{3}-/ }],
     completed_at: at.toISOString(),
   });
-  t.same(events, ["forget ann", "end ann, blocked: open", "wipe", "forget ann"]);
+  t.same(events, ["forget ann", "end folds of ann", "end ann, blocked: open", "wipe", "forget ann"]);
   t.same([cache.holds("ann"), cache.holds("bob"), users.ids.has("ann")], [false, true, false]);
   t.same(await store.head(other.meta), other.meta);
   await t.rejects(store.put(mine), { code: "removed" });
@@ -86,6 +91,7 @@ async function whole(t: Test, store: PrefixStore, makeBus: (handler: ReplicaHand
   await t.rejects(removal.removeUser("nobody", { keepUsage: true }), { code: "user_not_found" });
   await removal.readmitUser("ann");
   t.equal(events.includes("readmit ann"), true);
+  t.equal(events.includes("readmit folds of ann"), true);
   t.match(await store.put(mine), { created: true });
 }
 

@@ -9,7 +9,7 @@ const LimitsBody = strict(
   {
     max_running: limit("Sequences that run at once, on each replica"),
     max_queued: limit("Requests that wait at once, on each replica"),
-    tokens_per_minute: limit("Prompt and completion tokens, over all replicas"),
+    tokens_per_minute: limit("Prompt and completion tokens, and those of soft and hard prompts that are registered, over all replicas"),
     max_prefixes: limit("Registered prefixes"),
     max_prefix_bytes: limit("Bytes of compiled prefixes together"),
   },

@@ -123,19 +123,15 @@ export class PagedRunner implements ModelRunner {
     return this.#feed(this.#decodes, ids.length, rows);
   }
 
-  async fold(input: FoldInput): Promise<KvTensor> {
-    const row = this.slots;
-    const length = input.kind === "tokens" ? input.ids.length : input.length;
-    for (let past = 0; past < length; past += this.longestPiece) {
-      const end = Math.min(length, past + this.longestPiece);
-      if (input.kind === "tokens") {
-        await this.feed(row, past, input.ids.subarray(past, end));
-      } else {
-        this.#steps.setEmbeds(input.data.subarray(past * this.shape.width, end * this.shape.width));
-        await this.#feed(this.#softs, end - past, [{ row, past, ids: new Int32Array(end - past).fill(SOFT_ID) }]);
-      }
-    }
-    return this.#guard(() => this.#cache.read(row, length));
+  async fold(input: FoldInput, from: number, to: number): Promise<void> {
+    const { width } = this.shape;
+    if (input.kind === "tokens") return this.feed(this.slots, from, input.ids.subarray(from, to));
+    this.#steps.setEmbeds(input.data.subarray(from * width, to * width));
+    await this.#feed(this.#softs, to - from, [{ row: this.slots, past: from, ids: new Int32Array(to - from).fill(SOFT_ID) }]);
+  }
+
+  folded(length: number): KvTensor {
+    return this.#guard(() => this.#cache.read(this.slots, length));
   }
 
   wipe(row: number, from: number, to: number): void {

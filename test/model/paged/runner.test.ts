@@ -13,7 +13,7 @@ import { CudaError } from "../../../src/runtime/cuda.ts";
 import { Runtime } from "../../../src/runtime/session.ts";
 import type { PreparedRun, StreamedDevice, StreamModel } from "../../../src/runtime/stream-device.ts";
 import { EmulatedDevice } from "../../support/emulated-device.ts";
-import { goldenDir, seededRandom } from "../../support/model.ts";
+import { foldWith, goldenDir, seededRandom } from "../../support/model.ts";
 
 const SLOTS = 6;
 const runtime = new Runtime();
@@ -165,7 +165,7 @@ t.test("nothing of trials is left: rows and buffers are zeros at the start, and 
   runner.loadPrefix(0, randomPrefix(runner, 30, 1));
   await runner.prefill(0, 30, idsOf(12, 1));
   await runner.score(1, 0, idsOf(12, 2));
-  await runner.fold({ kind: "embeddings", length: 3, data: new Float32Array(3 * runner.shape.width).fill(0.5) });
+  await foldWith(runner, { kind: "embeddings", length: 3, data: new Float32Array(3 * runner.shape.width).fill(0.5) });
   for (let row = 0; row <= SLOTS; row++) runner.wipe(row, 0, runner.shape.positions);
   runner.wipeBuffers();
   device.wait();

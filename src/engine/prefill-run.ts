@@ -1,0 +1,14 @@
+import type { ModelRunner, StepOutput } from "./model-runner.ts";
+import type { PrefillChunk } from "./scheduler.ts";
+import type { RunningRequest } from "./sequence.ts";
+
+/** Feeds pieces of prompts in one run; answers what is wanted of these tokens: of all of a prompt's, of each prompt's last one, or nothing. */
+export async function runPieces(runner: ModelRunner, chunks: readonly PrefillChunk<RunningRequest>[]): Promise<StepOutput | null> {
+  const pieces = chunks.map(({ request, from, to }) => ({ row: request.row, start: request.prefixLength + from, ids: request.request.promptIds.subarray(from, to) }));
+  if (pieces.length > 1) return runner.prefillAll(pieces);
+  const [{ request, last }, { row, start, ids }] = [chunks[0]!, pieces[0]!];
+  if (request.request.scorePrompt) return runner.score(row, start, ids);
+  if (last) return runner.prefill(row, start, ids);
+  await runner.feed(row, start, ids);
+  return null;
+}

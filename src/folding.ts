@@ -1,0 +1,63 @@
+import type { FoldOptions } from "./engine/fold-queue.ts";
+import { PrefixdError } from "./errors.ts";
+import { RequestMeter, type MeterParts } from "./generation-meter.ts";
+import { foldLength, type FoldInput, type KvTensor } from "./kv.ts";
+import type { PrefixKey } from "./prefixes/store.ts";
+import { RemovedUsers } from "./removed-users.ts";
+
+/** What is needed of the engine. */
+export interface FoldingEngine {
+  fold(input: FoldInput, options: FoldOptions): Promise<KvTensor>;
+  endFolds(error: PrefixdError, tenant?: string): void;
+}
+
+export interface FoldingParts extends MeterParts {
+  readonly engine: FoldingEngine;
+}
+
+/** Runs users' soft and hard prompts through the model when they are registered: on their share, their tokens per minute and their bill. */
+export class FoldingService {
+  readonly #parts: FoldingParts;
+  readonly #removed = new RemovedUsers();
+
+  constructor(parts: FoldingParts) {
+    this.#parts = parts;
+  }
+
+  /**
+   * The keys and values of what is to be the prefix `key`. Its positions count as tokens of a prompt; nobody is charged for what was given up
+   * (`signal`) before the engine began with it.
+   * @throws PrefixdError token_rate_exceeded, removed, and what the engine's `fold` throws
+   */
+  async fold(input: FoldInput, { user, name }: PrefixKey, signal?: AbortSignal): Promise<KvTensor> {
+    const meter = new RequestMeter({ user, prefix: { name }, prompts: [{ length: foldLength(input) }], mostNewTokens: 0 }, this.#parts);
+    await meter.admit();
+    if (this.#removed.has(user)) {
+      meter.refuse();
+      throw removedError();
+    }
+    meter.submitted();
+    try {
+      return await this.#parts.engine.fold(input, { tenant: user, onStart: () => meter.started(0), ...(signal === undefined ? {} : { signal }) });
+    } finally {
+      meter.ended(0);
+    }
+  }
+
+  /** Ends what a removed user has folded, and refuses what comes later, until `readmitUser`. */
+  endOfUser(user: string): void {
+    this.#removed.add(user);
+    this.#parts.engine.endFolds(removedError(), user);
+  }
+
+  /** A user of this id has been created anew. */
+  readmitUser(user: string): void {
+    this.#removed.delete(user);
+  }
+
+  endAll(error: PrefixdError): void {
+    this.#parts.engine.endFolds(error);
+  }
+}
+
+const removedError = (): PrefixdError => new PrefixdError("removed", "The user was removed before the prefix was registered.");
