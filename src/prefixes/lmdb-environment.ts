@@ -1,6 +1,8 @@
 import type { Database, RootDatabase } from "lmdb";
 import { PrefixdError } from "../errors.ts";
-import { isDiskFull, openLmdb } from "../storage/lmdb-file.ts";
+import { isDiskFull, makeLmdb, openLmdb, OpenFile, type FileState } from "../storage/lmdb-file.ts";
+import { seal, SEAL_BYTES, sealJson, unseal, unsealJson } from "../storage/sealed.ts";
+import { fileKey, kvKey, PrefixContents } from "./lmdb-contents.ts";
 import { keyText } from "./name.ts";
 import { checkPrecondition } from "./precondition.ts";
 import { checkQuota, guestsOf, patchSharing, sharingOf, withoutSharing, withoutUsers } from "./sharing.ts";
@@ -11,20 +13,25 @@ const FORMAT = "1";
 /**
  * One user's prefixes: an LMDB environment in a folder of its own, so that removing the user can destroy the file. Every call is
  * synchronous and blocks on the disk, so it runs on a thread of its own. Three databases: `meta` (user/name -> JSON), `blobs`
- * (user/name/part -> bytes), so that listing never reads tensors, and `info` (format, bytes stored, what is held).
+ * (user/name/part -> bytes; files with a checksum, tensors have their digest), so that listing never reads tensors, and `info` (format, bytes stored, what is held).
  */
 export class LmdbEnvironment {
   readonly #dir: string;
+  readonly #file: OpenFile;
   readonly #root: RootDatabase<Buffer, string>;
   readonly #meta: Database<Buffer, string>;
   readonly #blobs: Database<Buffer, string>;
   readonly #info: Database<Buffer, string>;
 
-  /** Makes it where there is none. */
-  constructor(dir: string) {
+  /**
+   * `make`: in a folder that is made for it; `checked`: the file is what it was when it passed its check. Throws DamagedFileError when it is missing
+   * or cannot be what was written.
+   */
+  constructor(dir: string, { make = false, checked = false }: { make?: boolean; checked?: boolean } = {}) {
     this.#dir = dir;
-    this.#root = openLmdb<Buffer>(dir, { encoding: "binary", maxDbs: 3 });
+    this.#root = make ? makeLmdb(dir, { maxDbs: 3 }) : openLmdb(dir, { maxDbs: 3, contents: () => new PrefixContents(), checked });
     try {
+      this.#file = new OpenFile(dir);
       this.#meta = this.#root.openDB({ name: "meta", encoding: "binary" });
       this.#blobs = this.#root.openDB({ name: "blobs", encoding: "binary" });
       this.#info = this.#root.openDB({ name: "info", encoding: "binary" });
@@ -51,9 +58,9 @@ export class LmdbEnvironment {
       const grown = bytes - (old === null ? 0 : storedBytes(old));
       mayGrow(grown);
       if (old !== null) this.#drop(key, old);
-      this.#blobs.putSync(`${key}/kv`, asBuffer(record.kv));
-      for (const [file, content] of record.files) this.#blobs.putSync(fileKey(key, file), asBuffer(content));
-      this.#meta.putSync(key, Buffer.from(JSON.stringify({ ...withoutSharing(meta), ...sharingOf(old) })));
+      this.#blobs.putSync(kvKey(key), asBuffer(record.kv));
+      for (const [file, content] of record.files) this.#blobs.putSync(fileKey(key, file), seal(fileKey(key, file), content));
+      this.#putMeta({ ...withoutSharing(meta), ...sharingOf(old) });
       this.#putInfo("bytes", String(this.#total() + grown));
       this.#putHeld({ prefixes: others.prefixes + 1, bytes: others.bytes + meta.bytes });
       return { created: old === null };
@@ -95,17 +102,28 @@ export class LmdbEnvironment {
   }
 
   loadKv(key: PrefixKey, digest: string): Uint8Array | null {
-    return this.#load(key, digest, `${keyText(key)}/kv`);
+    return this.#load(key, digest, kvKey(keyText(key)));
   }
 
   loadFile(key: PrefixKey, digest: string, file: string, range?: ByteRange): Uint8Array | null {
     const blob = fileKey(keyText(key), file);
-    if (range === undefined) return this.#load(key, digest, blob);
     const meta = this.head(key);
     if (meta?.digest !== digest || !Object.hasOwn(meta.files, file)) return null;
-    // A view of the mapped file, of which only the part is copied; it is valid until the next read.
-    const whole = this.#blobs.getBinaryFast(blob);
-    return whole === undefined ? null : Uint8Array.prototype.slice.call(whole, range.from, Math.min(range.from + range.length, meta.files[file]!));
+    // A view of the mapped file: valid until the next read.
+    const view = this.#blobs.getBinaryFast(blob);
+    if (view === undefined) return null;
+    const bytes = meta.files[file]!;
+    const { from, length } = range ?? { from: 0, length: bytes };
+    const stored = Buffer.from(view.buffer, view.byteOffset, view.length);
+    // Those of before there were checksums have none.
+    const begin = stored.length === bytes ? 0 : SEAL_BYTES;
+    try {
+      // Once for all ranges: who reads in pieces begins with the first.
+      if (begin > 0 && from === 0) unseal(blob, stored);
+    } catch (error) {
+      throw new PrefixdError("prefix_damaged", "What the store holds of this file is not what was uploaded; upload the prefix again.", { cause: error });
+    }
+    return new Uint8Array(stored.subarray(begin + from, begin + Math.min(from + length, bytes)));
   }
 
   list(user: string, options: { after?: string; limit: number }): PrefixMeta[] {
@@ -113,7 +131,7 @@ export class LmdbEnvironment {
     const { start, end } = userRange(user);
     const after = options.after === undefined ? start : keyText({ user, name: options.after });
     const range = this.#meta.getRange({ start: after, end, exclusiveStart: options.after !== undefined, limit: options.limit });
-    return [...range].map(({ value }) => parseMeta(value));
+    return [...range].map(({ key, value }) => parseMeta(key, value));
   }
 
   /** Answers what there was. */
@@ -134,7 +152,7 @@ export class LmdbEnvironment {
   /** All prefixes that are shared with anybody. */
   shared(): PrefixMeta[] {
     this.#root.resetReadTxn();
-    return [...this.#meta.getRange({})].map(({ value }) => parseMeta(value)).filter((meta) => guestsOf(meta).size > 0);
+    return [...this.#meta.getRange({})].map(({ key, value }) => parseMeta(key, value)).filter((meta) => guestsOf(meta).size > 0);
   }
 
   /** Bytes of all records. */
@@ -149,14 +167,23 @@ export class LmdbEnvironment {
     return this.#held();
   }
 
-  async close(): Promise<void> {
+  /** false: the file was deleted, replaced or cut, and this can only be closed. */
+  isStillThere(): boolean {
+    return this.#file.isStillThere();
+  }
+
+  /** Answers what the file is then. */
+  async close(): Promise<FileState> {
     await this.#root.close();
+    return this.#file.state;
   }
 
   /** One transaction, fsynced: all of it, or, when it throws, nothing. `bytes`: about how much it adds. */
   #write<T>(bytes: number, action: () => T): T {
     try {
-      return this.#root.transactionSync(action);
+      const result = this.#root.transactionSync(action);
+      this.#file.mustBeThere();
+      return result;
     } catch (error) {
       throw isDiskFull(error, this.#dir, bytes) ? diskFull(error) : error;
     }
@@ -164,7 +191,7 @@ export class LmdbEnvironment {
 
   #read(key: string): PrefixMeta | null {
     const value = this.#meta.getBinary(key);
-    return value === undefined ? null : parseMeta(value);
+    return value === undefined ? null : parseMeta(key, value);
   }
 
   #load(key: PrefixKey, digest: string, blob: string): Uint8Array | null {
@@ -176,12 +203,12 @@ export class LmdbEnvironment {
   }
 
   #putMeta(meta: PrefixMeta): void {
-    this.#meta.putSync(keyText(meta), Buffer.from(JSON.stringify(meta)));
+    this.#meta.putSync(keyText(meta), sealJson(keyText(meta), meta));
   }
 
   #drop(key: string, old: PrefixMeta): void {
     this.#meta.removeSync(key);
-    this.#blobs.removeSync(`${key}/kv`);
+    this.#blobs.removeSync(kvKey(key));
     for (const file of Object.keys(old.files)) this.#blobs.removeSync(fileKey(key, file));
   }
 
@@ -190,9 +217,9 @@ export class LmdbEnvironment {
     const kept = this.#info.getBinary("held")?.toString();
     if (kept !== undefined) return JSON.parse(kept) as HeldPrefixes;
     let [prefixes, bytes] = [0, 0];
-    for (const { value } of this.#meta.getRange({})) {
+    for (const { key, value } of this.#meta.getRange({})) {
       prefixes++;
-      bytes += parseMeta(value).bytes;
+      bytes += parseMeta(key, value).bytes;
     }
     return { prefixes, bytes };
   }
@@ -220,16 +247,12 @@ function userRange(user: string): { start: string; end: string } {
   return { start: `${text}/`, end: `${text}0` };
 }
 
-function fileKey(key: string, file: string): string {
-  return `${key}/file/${encodeURIComponent(file)}`;
-}
-
 function storedBytes(meta: PrefixMeta): number {
   return Object.values(meta.files).reduce((sum, size) => sum + size, meta.bytes);
 }
 
-function parseMeta(value: Uint8Array): PrefixMeta {
-  return JSON.parse(Buffer.from(value).toString()) as PrefixMeta;
+function parseMeta(key: string, value: Uint8Array): PrefixMeta {
+  return unsealJson(key, asBuffer(value)) as PrefixMeta;
 }
 
 function asBuffer(bytes: Uint8Array): Buffer {

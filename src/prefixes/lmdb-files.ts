@@ -1,14 +1,18 @@
 /** Where in the store's folder a user's data lies. */
 import { createHash } from "node:crypto";
 import { join } from "node:path";
+import { DATA_FILE } from "../storage/lmdb-file.ts";
 
 const PREFIXES = "prefixes";
-/** LMDB's name of it. */
-const DATA_FILE = "data.mdb";
 
 /** The folder of all users' folders. */
 export function prefixesFolder(dir: string): string {
   return join(dir, PREFIXES);
+}
+
+/** The index of what is shared with whom. */
+export function sharesFolder(dir: string): string {
+  return join(dir, "shares");
 }
 
 /** A hash: ids may be longer than a file name, and are nobody's business. */

@@ -1,15 +1,15 @@
-import { join } from "node:path";
-import type { Database } from "lmdb";
+import { JsonTable } from "../storage/json-table.ts";
 import { RewrittenLmdb } from "../storage/lmdb-rewritten.ts";
+import { sharesFolder } from "./lmdb-files.ts";
 import { compareTexts, keyText, parseKeyText } from "./name.ts";
 import { EVERYONE } from "./sharing.ts";
 import type { PrefixKey } from "./store.ts";
 
 interface Databases {
   /** guest/owner/name -> true */
-  readonly shares: Database<true, string>;
+  readonly shares: JsonTable<true>;
   /** "built": all that is shared has its entries */
-  readonly state: Database<true, string>;
+  readonly state: JsonTable<true>;
 }
 
 /**
@@ -23,10 +23,10 @@ export class LmdbShares {
   /** `built`: nothing can have been shared so far. */
   constructor(dir: string, { built = false }: { built?: boolean } = {}) {
     this.#file = new RewrittenLmdb({
-      dir: join(dir, "shares"),
+      dir: sharesFolder(dir),
       maxDbs: 2,
       what: "prefix store",
-      databases: (root) => ({ shares: root.openDB({ name: "shares", encoding: "json" }), state: root.openDB({ name: "state", encoding: "json" }) }),
+      databases: (root) => ({ shares: new JsonTable(root, "shares"), state: new JsonTable(root, "state") }),
     });
     if (built) this.setBuilt();
   }
@@ -37,20 +37,20 @@ export class LmdbShares {
   }
 
   setBuilt(): void {
-    if (!this.isBuilt()) this.#file.write(({ state }) => state.putSync("built", true));
+    if (!this.isBuilt()) this.#file.write(({ state }) => state.put("built", true));
   }
 
   add(key: PrefixKey, guests: readonly string[]): void {
     if (guests.length === 0) return;
     this.#file.write(({ shares }) => {
-      for (const guest of guests) shares.putSync(entryOf(guest, key), true);
+      for (const guest of guests) shares.put(entryOf(guest, key), true);
     });
   }
 
   remove(key: PrefixKey, guests: readonly string[]): void {
     if (guests.length === 0) return;
     this.#file.write(({ shares }) => {
-      for (const guest of guests) shares.removeSync(entryOf(guest, key));
+      for (const guest of guests) shares.remove(entryOf(guest, key));
     });
   }
 
@@ -66,7 +66,7 @@ export class LmdbShares {
       let room = limit;
       for (const range of [{ start: from, end: `${own}/` }, { start: from > `${own}0` ? from : `${own}0`, end }]) {
         if (range.start >= range.end || room === 0) continue;
-        for (const entry of shares.getKeys({ ...range, limit: room, exclusiveStart: range.start === from && after !== null })) {
+        for (const entry of shares.keys({ ...range, limit: room, exclusiveStart: range.start === from && after !== null })) {
           found.add(entry.slice(start.length));
           room--;
         }
@@ -78,23 +78,23 @@ export class LmdbShares {
   /** All that is shared with the user by name. */
   sharedWith(user: string): PrefixKey[] {
     const guest = encodeURIComponent(user);
-    const keys = this.#file.read().shares.getKeys({ start: `${guest}/`, end: `${guest}0` });
+    const keys = this.#file.read().shares.keys({ start: `${guest}/`, end: `${guest}0` });
     return [...keys].map((entry) => parseKeyText(entry.slice(guest.length + 1)));
   }
 
   owners(): Set<string> {
-    return new Set([...this.#file.read().shares.getKeys()].map((entry) => ownerOf(entry)));
+    return new Set([...this.#file.read().shares.keys()].map((entry) => ownerOf(entry)));
   }
 
   /** Leaves no byte of entries that have one of the users as owner or guest. */
   removeUsers(users: ReadonlySet<string>): void {
     const names = new Set([...users].map(encodeURIComponent));
     const has = (entry: string): boolean => names.has(entry.slice(0, entry.indexOf("/"))) || users.has(ownerOf(entry));
-    const entries = this.#file.read().shares.getKeys();
+    const entries = this.#file.read().shares.keys();
     if (![...entries].some(has)) return;
     this.#file.rewrite((old, fresh) => {
-      for (const entry of old.shares.getKeys()) if (!has(entry)) fresh.shares.putSync(entry, true);
-      for (const { key, value } of old.state.getRange()) fresh.state.putSync(key, value);
+      for (const entry of old.shares.keys()) if (!has(entry)) fresh.shares.put(entry, true);
+      for (const { key, value } of old.state.entries()) fresh.state.put(key, value);
     });
   }
 

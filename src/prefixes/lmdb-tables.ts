@@ -1,11 +1,9 @@
-import { randomUUID } from "node:crypto";
-import { accessSync, constants, existsSync, mkdirSync, readdirSync, renameSync, rmSync } from "node:fs";
-import { join } from "node:path";
+import { existsSync, rmSync } from "node:fs";
 import { PrefixdError } from "../errors.ts";
-import { isDiskFull } from "../storage/lmdb-file.ts";
-import { eraseFolder, syncFolder } from "./erase.ts";
-import { diskFull, LmdbEnvironment } from "./lmdb-environment.ts";
-import { prefixesFolder, userFile, userFolderName } from "./lmdb-files.ts";
+import { DamagedFileError } from "../storage/lmdb-check.ts";
+import type { LmdbEnvironment } from "./lmdb-environment.ts";
+import { LmdbEnvironments } from "./lmdb-environments.ts";
+import { sharesFolder, userFile } from "./lmdb-files.ts";
 import { LmdbShares } from "./lmdb-shares.ts";
 import { keyText } from "./name.ts";
 import { checkPrecondition } from "./precondition.ts";
@@ -18,25 +16,11 @@ export interface LmdbOptions {
   readonly maxBytes?: number;
 }
 
-/** Environments open at a time: each costs a few file descriptors and address space. */
-const MAX_OPEN = 64;
-
-/**
- * The store's folder:
- *
- *   prefixes/HASH/   one user's LMDB environment; HASH is of the user's id, which may be longer than a file name and is nobody's business
- *   shares/          which prefixes are shared with whom (lmdb-shares.ts)
- *   removed/UUID/    an environment whose user is gone and whose bytes are being overwritten; finished at the next start
- *
- * Renaming the one into the other is the moment of removal: before it the user is whole, after it gone, whenever the process dies.
- */
+/** The store's folder: all users' environments (lmdb-environments.ts), and in `shares` which prefixes are shared with whom (lmdb-shares.ts). */
 export class LmdbTables {
   readonly #dir: string;
-  readonly #prefixes: string;
-  readonly #removed: string;
   readonly #maxBytes: number;
-  /** In order of use, the latest last. */
-  readonly #open = new Map<string, LmdbEnvironment>();
+  readonly #environments: LmdbEnvironments;
   /** Bytes of all records; null where no bound asks for it. */
   #total: number | null = null;
   readonly #shares: LmdbShares;
@@ -44,20 +28,17 @@ export class LmdbTables {
 
   constructor(options: LmdbOptions) {
     this.#dir = options.dir;
-    this.#prefixes = prefixesFolder(options.dir);
-    this.#removed = join(options.dir, "removed");
     this.#maxBytes = options.maxBytes ?? Infinity;
-    for (const dir of [this.#prefixes, this.#removed]) mkdirSync(dir, { recursive: true });
-    this.ping();
-    this.#shares = new LmdbShares(options.dir, { built: readdirSync(this.#prefixes).length === 0 });
-    for (const left of readdirSync(this.#removed)) eraseFolder(join(this.#removed, left));
+    // One from a backup may share what the index does not know of.
+    this.#environments = new LmdbEnvironments(options.dir, (environment) => this.#addShares(environment));
+    this.#shares = openShares(options.dir, { built: this.#environments.names().length === 0 });
   }
 
   async put(record: PrefixRecord, precondition?: Precondition, quota?: PrefixQuota): Promise<{ created: boolean }> {
     const { user } = record.meta;
     await this.#countAll();
     let grown = 0;
-    const environment = (await this.#find(user)) ?? (await this.#make(user));
+    const environment = (await this.#environments.of(user)) ?? (await this.#environments.make(user));
     const result = environment.put(record, precondition, quota, (bytes) => {
       grown = bytes;
       if (this.#total === null || this.#total + bytes <= this.#maxBytes) return;
@@ -68,7 +49,7 @@ export class LmdbTables {
   }
 
   async patchMeta(key: PrefixKey, patch: SharingPatch, precondition?: Precondition): Promise<PrefixMeta | null> {
-    const environment = await this.#find(key.user);
+    const environment = await this.#environments.of(key.user);
     if (environment === null) {
       checkPrecondition(null, precondition);
       return null;
@@ -81,19 +62,19 @@ export class LmdbTables {
   }
 
   async head(key: PrefixKey): Promise<PrefixMeta | null> {
-    return (await this.#find(key.user))?.head(key) ?? null;
+    return (await this.#environments.of(key.user))?.head(key) ?? null;
   }
 
   async loadKv(key: PrefixKey, digest: string): Promise<Uint8Array | null> {
-    return (await this.#find(key.user))?.loadKv(key, digest) ?? null;
+    return (await this.#environments.of(key.user))?.loadKv(key, digest) ?? null;
   }
 
   async loadFile(key: PrefixKey, digest: string, file: string, range?: ByteRange): Promise<Uint8Array | null> {
-    return (await this.#find(key.user))?.loadFile(key, digest, file, range) ?? null;
+    return (await this.#environments.of(key.user))?.loadFile(key, digest, file, range) ?? null;
   }
 
   async list(user: string, options: { after?: string; limit: number }): Promise<PrefixMeta[]> {
-    return (await this.#find(user))?.list(user, options) ?? [];
+    return (await this.#environments.of(user))?.list(user, options) ?? [];
   }
 
   /**
@@ -104,7 +85,7 @@ export class LmdbTables {
     const keys = (await this.#checkedShares()).page(user, after, limit);
     const metas: PrefixMeta[] = [];
     for (const key of keys) {
-      const environment = await this.#find(key.user);
+      const environment = await this.#environments.readable(key.user);
       const meta = environment?.head(key) ?? null;
       if (meta !== null && mayUse(meta, user)) metas.push(meta);
       else if (environment !== null) await this.#forget(environment, key, [user, EVERYONE]);
@@ -114,7 +95,7 @@ export class LmdbTables {
   }
 
   async delete(key: PrefixKey, precondition?: Precondition): Promise<boolean> {
-    const environment = await this.#find(key.user);
+    const environment = await this.#environments.of(key.user);
     if (environment === null) {
       checkPrecondition(null, precondition);
       return false;
@@ -127,44 +108,36 @@ export class LmdbTables {
   }
 
   async held(user: string): Promise<HeldPrefixes> {
-    return (await this.#find(user))?.held() ?? { prefixes: 0, bytes: 0 };
+    return (await this.#environments.of(user))?.held() ?? { prefixes: 0, bytes: 0 };
   }
 
   async deleteUser(user: string): Promise<RemovedPrefixes> {
     // First: on a full disk it makes room for the rest.
-    const removed = await this.#deletePrefixes(user);
+    const removed = await this.#environments.remove(user, (environment) => {
+      if (this.#total !== null) this.#total -= environment.bytes();
+    });
+    this.#sharesChecked &&= this.#shares.isBuilt();
     const shares = await this.#checkedShares();
+    if (!shares.isBuilt()) throw new DamagedFileError("somebody's file cannot be read: whether prefixes in it are shared with the user cannot be known");
     const byOwner = new Map<string, PrefixKey[]>();
     for (const key of shares.sharedWith(user)) byOwner.set(key.user, [...(byOwner.get(key.user) ?? []), key]);
-    for (const [owner, keys] of byOwner) (await this.#find(owner))?.strikeOff(user, keys);
+    for (const [owner, keys] of byOwner) (await this.#environments.of(owner))?.strikeOff(user, keys);
     shares.removeUsers(new Set([user]));
     return removed;
   }
 
   /** Throws when the folder cannot be written. */
   ping(): void {
-    for (const dir of [this.#prefixes, this.#removed]) accessSync(dir, constants.R_OK | constants.W_OK);
+    this.#environments.ping();
   }
 
   async close(): Promise<void> {
-    for (const environment of this.#open.values()) await environment.close();
-    this.#open.clear();
+    await this.#environments.close();
     await this.#shares.close();
   }
 
-  async #deletePrefixes(user: string): Promise<RemovedPrefixes> {
-    const environment = await this.#find(user);
-    if (environment === null) return { prefixes: 0, bytes: 0 };
-    const removed = environment.held();
-    if (this.#total !== null) this.#total -= environment.bytes();
-    this.#open.delete(userFolderName(user));
-    await environment.close();
-    const doomed = join(this.#removed, randomUUID());
-    renameSync(this.#folder(user), doomed);
-    for (const dir of [this.#prefixes, this.#removed]) syncFolder(dir);
-    eraseFolder(doomed);
-    syncFolder(this.#removed);
-    return removed;
+  #addShares(environment: LmdbEnvironment): void {
+    for (const meta of environment.shared()) this.#shares.add(meta, [...guestsOf(meta)]);
   }
 
   /** Takes entries of the index away whose guests the prefix does not let in. One that stays after an error does no harm. */
@@ -181,67 +154,42 @@ export class LmdbTables {
     }
   }
 
-  /** Once: the index is built in a folder of before there was one, and forgets owners whose removal a crash has cut short. */
+  /**
+   * Once: the index is built in a folder of before there was one, and forgets owners whose removal a crash has cut short. Where somebody's file is
+   * damaged it is built of the others', and not said to be.
+   */
   async #checkedShares(): Promise<LmdbShares> {
     if (this.#sharesChecked) return this.#shares;
     if (!this.#shares.isBuilt()) {
-      for (const name of readdirSync(this.#prefixes)) {
-        const environment = this.#open.get(name) ?? (await this.#openFolder(name));
-        for (const meta of environment.shared()) this.#shares.add(meta, [...guestsOf(meta)]);
+      let whole = true;
+      for (const name of this.#environments.names()) {
+        const environment = await this.#environments.named(name);
+        if (environment === null) whole = false;
+        else this.#addShares(environment);
       }
-      this.#shares.setBuilt();
+      if (whole) this.#shares.setBuilt();
     }
     this.#shares.removeUsers(new Set([...this.#shares.owners()].filter((owner) => !existsSync(userFile(this.#dir, owner)))));
     this.#sharesChecked = true;
     return this.#shares;
   }
 
-  #folder(user: string): string {
-    return join(this.#prefixes, userFolderName(user));
-  }
-
-  /** The user's environment, if there is one. */
-  async #find(user: string): Promise<LmdbEnvironment | null> {
-    const name = userFolderName(user);
-    const known = this.#open.get(name);
-    if (known !== undefined) {
-      this.#open.delete(name);
-      this.#open.set(name, known);
-      return known;
-    }
-    return existsSync(userFile(this.#dir, user)) ? this.#openFolder(name) : null;
-  }
-
-  async #make(user: string): Promise<LmdbEnvironment> {
-    const dir = this.#folder(user);
-    try {
-      const environment = await this.#openFolder(userFolderName(user));
-      for (const folder of [dir, this.#prefixes]) syncFolder(folder);
-      return environment;
-    } catch (error) {
-      const full = isDiskFull(error, this.#prefixes, 0);
-      // Half made, it would have to be finished by whoever only wants to read.
-      rmSync(dir, { recursive: true, force: true });
-      throw full ? diskFull(error) : error;
-    }
-  }
-
-  async #openFolder(name: string): Promise<LmdbEnvironment> {
-    const environment = new LmdbEnvironment(join(this.#prefixes, name));
-    this.#open.set(name, environment);
-    const [oldest] = this.#open;
-    if (this.#open.size > MAX_OPEN && oldest !== undefined) {
-      this.#open.delete(oldest[0]);
-      await oldest[1].close();
-    }
-    return environment;
-  }
-
   /** Asks every environment once how much it holds, and keeps count from then on. */
   async #countAll(): Promise<void> {
     if (this.#total !== null || this.#maxBytes === Infinity) return;
     let total = 0;
-    for (const name of readdirSync(this.#prefixes)) total += (this.#open.get(name) ?? (await this.#openFolder(name))).bytes();
+    for (const name of this.#environments.names()) total += (await this.#environments.named(name))?.bytes() ?? 0;
     this.#total = total;
+  }
+}
+
+/** What there is in the index can be had from the prefixes: a damaged one is built anew. */
+function openShares(dir: string, options: { built: boolean }): LmdbShares {
+  try {
+    return new LmdbShares(dir, options);
+  } catch (error) {
+    if (!(error instanceof DamagedFileError)) throw error;
+    rmSync(sharesFolder(dir), { recursive: true, force: true });
+    return new LmdbShares(dir, options);
   }
 }

@@ -1,7 +1,8 @@
 import { randomUUID } from "node:crypto";
-import { closeSync, existsSync, ftruncateSync, linkSync, mkdirSync, openSync, readSync, rmSync, statSync, writeFileSync, writeSync } from "node:fs";
+import { closeSync, existsSync, ftruncateSync, linkSync, mkdirSync, openSync, rmSync, statSync, writeFileSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import { open, type RootDatabase } from "lmdb";
+import { checkLmdbFile, DamagedFileError, type ContentsCheck } from "./lmdb-check.ts";
 
 const [EIO, EFBIG, ENOSPC, EDQUOT, MAP_FULL] = [5, 27, 28, 122, -30792];
 const FULL: ReadonlySet<unknown> = new Set([EFBIG, ENOSPC, EDQUOT, MAP_FULL, "EFBIG", "ENOSPC", "EDQUOT"]);
@@ -14,39 +15,96 @@ const FIRST_BYTES = 2 << 12;
 /** What one transaction may write besides its data. */
 const SLACK_BYTES = 1 << 16;
 
+/** LMDB's name of the file in a folder. */
+export const DATA_FILE = "data.mdb";
+
 export interface LmdbSettings {
-  readonly encoding: "binary" | "json";
   /** Named databases. */
   readonly maxDbs: number;
-  /** false: pages are zeroed before use, so that none carries what the process's memory held before. */
-  readonly noMemInit?: boolean;
+  readonly contents?: () => ContentsCheck;
+  /** The file is known to be sound. */
+  readonly checked?: boolean;
 }
 
-/** Opens (or makes) the environment in a folder. A transaction that was answered is on disk. */
-export function openLmdb<V>(dir: string, settings: LmdbSettings): RootDatabase<V, string> {
-  mkdirSync(dir, { recursive: true });
-  checkDataFile(join(dir, "data.mdb"));
+/** Which file it is, and as of which write. */
+export interface FileState {
+  readonly dev: bigint;
+  readonly ino: bigint;
+  readonly size: bigint;
+  readonly mtimeNs: bigint;
+}
+
+/**
+ * An environment's file while it is open. One that was deleted, replaced or cut must not be used any more: what is written to it is lost, and
+ * to read a part that is gone ends the process. LMDB itself never makes a file shorter.
+ */
+export class OpenFile {
+  readonly #dir: string;
+  #state: FileState;
+
+  /** Throws DamagedFileError when there is none. */
+  constructor(dir: string) {
+    this.#dir = dir;
+    this.#state = fileState(dir);
+  }
+
+  isStillThere(): boolean {
+    const now = statOf(this.#dir);
+    if (now === null || now.dev !== this.#state.dev || now.ino !== this.#state.ino || now.size < this.#state.size) return false;
+    this.#state = now;
+    return true;
+  }
+
+  /** After a write: it went into the file that counts. */
+  mustBeThere(): void {
+    if (!this.isStillThere()) throw new DamagedFileError(`${join(this.#dir, DATA_FILE)} was deleted, replaced or cut while it was open`);
+  }
+
+  /** When it was last looked at. */
+  get state(): FileState {
+    return this.#state;
+  }
+}
+
+/** Throws DamagedFileError when there is none. */
+export function fileState(dir: string): FileState {
+  const state = statOf(dir);
+  if (state === null) throw new DamagedFileError(`${join(dir, DATA_FILE)} is missing`);
+  return state;
+}
+
+export function isUnchanged(before: FileState, now: FileState): boolean {
+  return now.dev === before.dev && now.ino === before.ino && now.size === before.size && now.mtimeNs === before.mtimeNs;
+}
+
+function statOf(dir: string): FileState | null {
+  return statSync(join(dir, DATA_FILE), { bigint: true, throwIfNoEntry: false }) ?? null;
+}
+
+/** Makes an environment in a folder that is made for it, below one that there is. */
+export function makeLmdb(dir: string, settings: LmdbSettings): RootDatabase<Buffer, string> {
+  mkdirSync(dir);
   reserveLockFile(join(dir, "lock.mdb"));
   // A new file whose beginning cannot be written would end the process, too.
-  if (!existsSync(join(dir, "data.mdb")) && !hasRoom(dir, FIRST_BYTES)) throw Object.assign(new Error(`there is no room for a file in ${dir}`), { code: "ENOSPC" });
-  // overlappingSync would answer before the data is on disk. noSubdir: a folder may have a dot in its name.
-  return open<V, string>({ path: dir, noSubdir: false, mapSize: MAP_BYTES, overlappingSync: false, ...settings });
+  if (!hasRoom(dir, FIRST_BYTES)) throw Object.assign(new Error(`there is no room for a file in ${dir}`), { code: "ENOSPC" });
+  return openUnchecked(dir, settings);
 }
 
-/** Given another file, the native library crashes the process: the magic number and version of the first page are looked at first. */
-function checkDataFile(path: string): void {
-  const start = Buffer.alloc(32);
-  let file: number;
-  try {
-    file = openSync(path, "r");
-  } catch (error) {
-    if (error instanceof Error && "code" in error && error.code === "ENOENT") return;
-    throw error;
-  }
-  const size = readSync(file, start, 0, start.length, 0);
-  closeSync(file);
-  if (size === 0 || (size === start.length && start.readUInt32LE(24) === 0xbeefc0de && start.readUInt32LE(28) === 2)) return;
-  throw new Error(`${path} is not an LMDB file of the right version`);
+/**
+ * Opens the environment in a folder. A transaction that was answered is on disk.
+ * @throws DamagedFileError when there is none, or when the file or its contents cannot be what was written
+ */
+export function openLmdb(dir: string, settings: LmdbSettings): RootDatabase<Buffer, string> {
+  fileState(dir);
+  if (settings.checked !== true) checkLmdbFile(join(dir, DATA_FILE), settings.contents);
+  reserveLockFile(join(dir, "lock.mdb"));
+  return openUnchecked(dir, settings);
+}
+
+function openUnchecked(dir: string, { maxDbs }: LmdbSettings): RootDatabase<Buffer, string> {
+  // overlappingSync would answer before the data is on disk. noSubdir: a folder may have a dot in its name. noMemInit would leave in
+  // new pages what the process's memory held before: another's data.
+  return open<Buffer, string>({ path: dir, noSubdir: false, mapSize: MAP_BYTES, overlappingSync: false, noMemInit: false, encoding: "binary", maxDbs });
 }
 
 /**
@@ -84,7 +142,7 @@ export function isDiskFull(error: unknown, dir: string, bytes: number): boolean 
 
 function hasRoom(dir: string, bytes: number): boolean {
   const probe = join(dir, `probe.${randomUUID()}`);
-  const data = join(dir, "data.mdb");
+  const data = join(dir, DATA_FILE);
   try {
     const file = openSync(probe, "wx");
     try {

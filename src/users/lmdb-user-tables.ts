@@ -1,7 +1,8 @@
 import { join } from "node:path";
-import type { Database } from "lmdb";
 import { PrefixdError } from "../errors.ts";
+import { JsonTable } from "../storage/json-table.ts";
 import { RewrittenLmdb } from "../storage/lmdb-rewritten.ts";
+import { UserContents } from "./lmdb-user-contents.ts";
 import type { RemovedUser, UserPatch } from "./store.ts";
 import type { ApiKeyRecord, UsageRow, User } from "./types.ts";
 import { compare, toCounts, toUsageRow } from "./usage-counts.ts";
@@ -16,13 +17,13 @@ const DAY = "2026-01-31";
 
 interface Environment {
   /** id -> User */
-  readonly users: Database<User, string>;
+  readonly users: JsonTable<User>;
   /** key id -> ApiKeyRecord */
-  readonly keys: Database<ApiKeyRecord, string>;
+  readonly keys: JsonTable<ApiKeyRecord>;
   /** user/key id -> true */
-  readonly userKeys: Database<true, string>;
+  readonly userKeys: JsonTable<true>;
   /** user/day/ or user/day/=prefix -> UsageCounts */
-  readonly usage: Database<readonly number[], string>;
+  readonly usage: JsonTable<readonly number[]>;
 }
 
 /**
@@ -38,18 +39,19 @@ export class LmdbUserTables {
       maxDbs: 4,
       what: "user store",
       databases: (root) => ({
-        users: root.openDB({ name: "users", encoding: "json" }),
-        keys: root.openDB({ name: "keys", encoding: "json" }),
-        userKeys: root.openDB({ name: "user-keys", encoding: "json" }),
-        usage: root.openDB({ name: "usage", encoding: "json" }),
+        users: new JsonTable(root, "users"),
+        keys: new JsonTable(root, "keys"),
+        userKeys: new JsonTable(root, "user-keys"),
+        usage: new JsonTable(root, "usage"),
       }),
+      contents: () => new UserContents(),
     });
   }
 
   createUser(user: User): void {
     this.#file.write((env) => {
       if (env.users.get(user.id) !== undefined) throw new PrefixdError("user_exists", "There is a user of this id already.");
-      env.users.putSync(user.id, user);
+      env.users.put(user.id, user);
     });
   }
 
@@ -65,7 +67,7 @@ export class LmdbUserTables {
 
   listUsers({ after, limit }: { after?: string; limit: number }): User[] {
     const { users } = this.#file.read();
-    const range = users.getRange(after === undefined ? { limit } : { start: after, exclusiveStart: true, limit });
+    const range = users.entries(after === undefined ? { limit } : { start: after, exclusiveStart: true, limit });
     return [...range].map(({ value }) => value);
   }
 
@@ -73,7 +75,7 @@ export class LmdbUserTables {
     return this.#file.write((env) => {
       const old = existing(env, id);
       const user: User = { ...old, weight: patch.weight ?? old.weight, limits: { ...old.limits, ...patch.limits }, updatedAt };
-      env.users.putSync(id, user);
+      env.users.put(id, user);
       return user;
     });
   }
@@ -81,8 +83,8 @@ export class LmdbUserTables {
   putKey(key: ApiKeyRecord): void {
     this.#file.write((env) => {
       existing(env, key.user);
-      env.keys.putSync(key.id, key);
-      env.userKeys.putSync(`${key.user}/${key.id}`, true);
+      env.keys.put(key.id, key);
+      env.userKeys.put(`${key.user}/${key.id}`, true);
     });
   }
 
@@ -99,8 +101,8 @@ export class LmdbUserTables {
   deleteKey(user: string, keyId: string): boolean {
     return this.#file.write((env) => {
       if (env.keys.get(keyId)?.user !== user) return false;
-      env.keys.removeSync(keyId);
-      env.userKeys.removeSync(`${user}/${keyId}`);
+      env.keys.remove(keyId);
+      env.userKeys.remove(`${user}/${keyId}`);
       return true;
     });
   }
@@ -109,11 +111,11 @@ export class LmdbUserTables {
     return this.#file.rewrite((old, fresh) => {
       existing(old, id);
       const removed = { keys: keyIds(old, id).length, usageRows: 0 };
-      for (const { key, value } of old.users.getRange()) if (key !== id) fresh.users.putSync(key, value);
-      for (const { key, value } of old.keys.getRange()) if (value.user !== id) fresh.keys.putSync(key, value);
-      for (const { key, value } of old.userKeys.getRange()) if (!key.startsWith(`${id}/`)) fresh.userKeys.putSync(key, value);
-      for (const { key, value } of old.usage.getRange()) {
-        if (keepUsage || !key.startsWith(`${id}/`)) fresh.usage.putSync(key, value);
+      for (const { key, value } of old.users.entries()) if (key !== id) fresh.users.put(key, value);
+      for (const { key, value } of old.keys.entries()) if (value.user !== id) fresh.keys.put(key, value);
+      for (const { key, value } of old.userKeys.entries()) if (!key.startsWith(`${id}/`)) fresh.userKeys.put(key, value);
+      for (const { key, value } of old.usage.entries()) {
+        if (keepUsage || !key.startsWith(`${id}/`)) fresh.usage.put(key, value);
         else removed.usageRows++;
       }
       return removed;
@@ -126,14 +128,14 @@ export class LmdbUserTables {
         if (!isBuiltInUser(row.user) && env.users.get(row.user) === undefined) continue;
         const key = `${row.user}/${row.day}/${row.prefix === null ? "" : `=${row.prefix}`}`;
         const old = env.usage.get(key);
-        env.usage.putSync(key, toCounts(row).map((count, i) => count + (old?.[i] ?? 0)));
+        env.usage.put(key, toCounts(row).map((count, i) => count + (old?.[i] ?? 0)));
       }
     });
   }
 
   usage(user: string, { from, to }: { from?: string; to?: string }): UsageRow[] {
     // "0" is the character after "/".
-    const range = this.#file.read().usage.getRange({ start: `${user}/${from ?? ""}`, end: to === undefined ? `${user}0` : `${user}/${to}0` });
+    const range = this.#file.read().usage.entries({ start: `${user}/${from ?? ""}`, end: to === undefined ? `${user}0` : `${user}/${to}0` });
     return [...range].map(({ key, value }) => {
       const rest = key.slice(user.length + 1);
       const [day, prefix] = [rest.slice(0, DAY.length), rest.slice(DAY.length + 1)];
@@ -157,5 +159,5 @@ function existing(env: Environment, id: string): User {
 }
 
 function keyIds(env: Environment, user: string): string[] {
-  return [...env.userKeys.getKeys({ start: `${user}/`, end: `${user}0` })].map((key) => key.slice(user.length + 1));
+  return [...env.userKeys.keys({ start: `${user}/`, end: `${user}0` })].map((key) => key.slice(user.length + 1));
 }
