@@ -23,6 +23,7 @@ export const ConfigSchema = Type.Object({
   model: Type.String({ minLength: 1, arg: "DIR|ORG/NAME", shown: "models/demo of the package", description: "Hugging Face folder of the base model, or an id on the hub, which is downloaded" }),
   generationConfig: Type.Enum(["model", "none"], { default: "model", description: "Whether the model's generation_config.json gives the defaults of requests, as in transformers; none: it gives its EOS ids alone" }),
   store: Type.String({ arg: "URL", default: "lmdb:./data", description: "Where prefixes and users live: lmdb:DIR, redis://HOST:PORT/DB, rediss:// (TLS) or unix:///PATH?db=DB" }),
+  redisWaitReplicas: Type.Integer({ minimum: 0, maximum: 100, arg: "N", default: 0, shown: "0 (those that are connected)", description: "Replicas of Redis that must have a removal, or what else takes something away, before it is answered; fewer: 503" }),
   prefixes: Type.String({ arg: "DIR", default: "", shown: "none", description: "Directory whose sub-directories are PEFT adapters, registered under their names at start unless already there unchanged" }),
   requireBaseName: Type.Boolean({ default: false, description: "Refuse adapters whose base_model_name_or_path names another model than this one, instead of a warning" }),
   host: Type.String({ minLength: 1, arg: "ADDR", default: "127.0.0.1", description: "Address to listen on; without an admin key only loopback" }),

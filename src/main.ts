@@ -274,7 +274,7 @@ async function lockStore(config: Config, logger: Logger, resources: Resources): 
 function openStore(config: Config, logger: Logger): Promise<PrefixStore> {
   const dir = lmdbFolder(config.store);
   if (dir !== null) return openLmdbStore({ dir });
-  return openRedisStore({ url: config.store, onError: (error) => logger.warn({ err: error }, "redis") });
+  return openRedisStore({ url: config.store, waitReplicas: config.redisWaitReplicas, onError: (error) => logger.warn({ err: error }, "redis") });
 }
 
 function openBus(config: Config, logger: Logger, parts: ReplicaParts): Promise<ReplicaBus> {
@@ -290,7 +290,7 @@ function openBus(config: Config, logger: Logger, parts: ReplicaParts): Promise<R
 function openUserStore(config: Config, logger: Logger): Promise<UserStore> {
   const dir = lmdbFolder(config.store);
   if (dir !== null) return openLmdbUserStore({ dir });
-  return openRedisUserStore({ url: config.store, onError: (error) => logger.warn({ err: error }, "redis") });
+  return openRedisUserStore({ url: config.store, waitReplicas: config.redisWaitReplicas, onError: (error) => logger.warn({ err: error }, "redis") });
 }
 
 /**

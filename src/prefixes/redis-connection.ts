@@ -8,11 +8,16 @@ export interface RedisConnectionOptions {
   readonly url: string;
   /** Milliseconds that a command may take before the store counts as away. Default 2000. */
   readonly commandTimeoutMs?: number;
+  /** Redis replicas that must have what takes something away before it is answered; 0, the default: those that are connected then. */
+  readonly waitReplicas?: number;
   /** Hears of lost connections, for the log; at most one per lost connection and attempt. */
   readonly onError?: (error: Error) => void;
 }
 
 type Client = Redis | Cluster;
+
+/** Milliseconds that Redis' replicas may take to confirm a write; below the time of a command, since others wait behind it on the connection. */
+const WAIT_MS = 1000;
 
 /** Wrong password, none, no permission, protected mode, no such database: an operator has to mend it. */
 const REFUSAL = /^(WRONGPASS|NOAUTH|NOPERM|DENIED)\b|invalid password|DB index is out of range/;
@@ -22,8 +27,10 @@ export class RedisConnection {
   readonly client: Client;
   readonly #subscriber: Client;
   readonly #onError: (error: Error) => void;
+  readonly #waitReplicas: number;
 
   constructor(options: RedisConnectionOptions) {
+    this.#waitReplicas = options.waitReplicas ?? 0;
     this.#onError = options.onError ?? (() => {});
     this.client = connect(options);
     this.#subscriber = connect(options);
@@ -89,10 +96,29 @@ export class RedisConnection {
     }
   }
 
+  /**
+   * Resolves when Redis' replicas have what this connection wrote: a failover to one of them does not bring it back. Throws `store_unavailable` when
+   * they do not confirm it in time; the write is made, and a repetition of it waits again.
+   */
+  async replicated(): Promise<void> {
+    const nodes = this.client instanceof Cluster ? this.client.nodes("master") : [this.client];
+    await Promise.all(nodes.map(async (node) => {
+      const wanted = this.#waitReplicas > 0 ? this.#waitReplicas : await connectedReplicas(node);
+      if (wanted === 0 || (await node.wait(wanted, WAIT_MS)) >= wanted) return;
+      throw new PrefixdError("store_unavailable", "Redis' replicas have not confirmed the change, so a failover could undo it; repeat the request.", { retryAfter: 2 });
+    }));
+  }
+
   close(): void {
     this.client.disconnect();
     this.#subscriber.disconnect();
   }
+}
+
+/** Where INFO is denied nobody knows: none. */
+async function connectedReplicas(node: Redis): Promise<number> {
+  const info = await node.info("replication").catch(() => "");
+  return [...info.matchAll(/^slave\d+:.*\bstate=online\b/gm)].length;
 }
 
 function connect(options: RedisConnectionOptions): Client {

@@ -11,6 +11,7 @@
  *   prefixd:{user}:shared              sorted set of `owner/name`, all with score 0: others' prefixes that the user may use; `=` in the
  *                                      place of the user: that every user may use. A hint (redis-shares.ts)
  *   prefixd:{user}:shared-changes      integer: how often something was added to it
+ *   prefixd:settling                   sorted set of `owner/ID` by time in milliseconds: changes by an owner that may have left notes (redis-shares.ts)
  *   prefixd:shares-built               string: prefixes of before there was this index are in it
  *   prefixd:{user}:uploads             sorted set of chunk sets that no entry points to (yet, or any more), by time of expiry
  *   prefixd:{user}:removed             string "open" or "done": the user is being, or has been removed; expires. PUTs are refused
@@ -20,12 +21,14 @@
 export class RedisKeys {
   readonly changes: string;
   readonly sharesBuilt: string;
+  readonly settling: string;
   readonly #namespace: string;
 
   constructor(namespace: string) {
     this.#namespace = namespace;
     this.changes = `${namespace}:changes`;
     this.sharesBuilt = `${namespace}:shares-built`;
+    this.settling = `${namespace}:settling`;
   }
 
   prefixes(user: string): string {

@@ -10,6 +10,8 @@ import type { PrefixKey, PrefixMeta } from "./store.ts";
 
 /** Entries that are looked at, or brought up to date, at a time. */
 const AT_A_TIME = 250;
+/** Milliseconds after which a change is over for certain: its process has ended in the middle. */
+const OVER_MS = 60_000;
 /** How often settling begins anew because of what others add at the same time. */
 const ROUNDS = 64;
 
@@ -20,7 +22,8 @@ type Note = readonly [field: string, change: string];
  * Which prefixes are shared with a user, and with everyone: an index over all owners. A guest's part lies in another slot of a Cluster
  * than the record, so no script can write both. The script that changes a record notes with it whom it lets in or no longer lets in;
  * `settle` then looks at the record, writes the guest's part, and crosses the note off. What a crash leaves noted is settled with the
- * owner's next change, or when the change is repeated that got no answer. Entries are hints: who reads one looks at the record.
+ * owner's next change, when the change is repeated that got no answer, or before a guest is removed, who would else stay on a list that no
+ * index knows of: each change is in the set of those under way (`settling`) from before it is made until it is settled. Entries are hints: who reads one looks at the record.
  */
 export class RedisShares {
   readonly #connection: RedisConnection;
@@ -35,8 +38,30 @@ export class RedisShares {
     this.#message = message;
   }
 
+  /** Makes a change by an owner and settles it; `struck`: a guest turned out to be removed, and was struck off. */
+  async changing<T>(owner: string, change: () => Promise<T>): Promise<{ value: T; struck: boolean }> {
+    const { client } = this.#connection;
+    const member = `${encodeURIComponent(owner)}/${randomUUID()}`;
+    await client.zadd(this.#keys.settling, Date.now(), member);
+    const value = await change();
+    const struck = await this.#settle(owner);
+    await client.zrem(this.#keys.settling, member);
+    return { value, struck };
+  }
+
+  /** Settles what crashes have left, of all owners. A member that may be of a change under way stays, which is no harm. */
+  async #settleAll(): Promise<void> {
+    const { client } = this.#connection;
+    const members = await client.zrange(this.#keys.settling, "0", "-1", "WITHSCORES");
+    for (let i = 0; i < members.length; i += 2) {
+      const [member, since] = [members[i]!, Number(members[i + 1])];
+      await this.#settle(decodeURIComponent(member.slice(0, member.indexOf("/"))));
+      if (Date.now() - since > OVER_MS) await client.zrem(this.#keys.settling, member);
+    }
+  }
+
   /** Brings all guests' parts up to date with an owner's changes. Answers whether a guest turned out to be removed, and was struck off. */
-  async settle(owner: string): Promise<boolean> {
+  async #settle(owner: string): Promise<boolean> {
     let struck = false;
     for (let round = 0; round < ROUNDS; round++) {
       let settled = true;
@@ -76,6 +101,7 @@ export class RedisShares {
 
   /** Takes a removed user off the lists of all prefixes that are shared with it. Can be repeated. */
   async removeGuest(user: string): Promise<void> {
+    await this.#settleAll();
     const { client } = this.#connection;
     const shared = this.#keys.shared(user);
     for (;;) {
@@ -83,7 +109,7 @@ export class RedisShares {
       if (members.length === 0) break;
       const keys = members.map(parseKeyText);
       await Promise.all(keys.map((key) => this.#strikeOff(key, user)));
-      for (const owner of new Set(keys.map((key) => key.user))) await this.settle(owner);
+      for (const owner of new Set(keys.map((key) => key.user))) await this.#settle(owner);
       await client.zrem(shared, ...members);
     }
     await client.del(this.#keys.sharedChanges(user));

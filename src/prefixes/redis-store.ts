@@ -86,9 +86,10 @@ class RedisStore implements PrefixStore {
     return guarded(async () => {
       const list = (users: readonly string[] | undefined): string => (users === undefined ? "" : JSON.stringify(users));
       const args = [key.name, ...conditions(precondition), patch.visibility ?? "", list(patch.shared_with), list(patch.readable_by), this.#keys.changes, this.#message(key), randomUUID()];
-      const reply = await this.#connection.run(PATCH_SHARING, [this.#keys.prefixes(key.user), this.#keys.unsettled(key.user)], args);
+      const keys = [this.#keys.prefixes(key.user), this.#keys.unsettled(key.user)];
+      const { value: reply, struck } = await this.#shares.changing(key.user, () => this.#connection.run(PATCH_SHARING, keys, args));
       if (reply === -1) throw preconditionFailed("The prefix has changed in the meantime.");
-      const struck = await this.#shares.settle(key.user);
+      await this.#connection.replicated();
       if (reply === 0) return null;
       return struck ? this.head(key) : parseEntry(String(reply)).meta;
     });
@@ -146,9 +147,9 @@ class RedisStore implements PrefixStore {
   delete(key: PrefixKey, precondition?: Precondition): Promise<boolean> {
     return guarded(async () => {
       const args = [key.name, ...conditions(precondition), this.#keys.chunks(key.user), this.#keys.changes, this.#message(key), randomUUID()];
-      const reply = await this.#connection.run(DELETE_PREFIX, this.#userKeys(key.user), args);
+      const { value: reply } = await this.#shares.changing(key.user, () => this.#connection.run(DELETE_PREFIX, this.#userKeys(key.user), args));
       if (reply === -1) throw preconditionFailed("The prefix is not the one that was to be deleted.");
-      await this.#shares.settle(key.user);
+      await this.#connection.replicated();
       return reply === 1;
     });
   }
@@ -158,9 +159,10 @@ class RedisStore implements PrefixStore {
       const refused = last ? ["done", Math.max(TOMBSTONE_MS, this.#uploadTtlMs)] : ["open", OPEN_TOMBSTONE_MS];
       const args = [this.#keys.chunks(user), this.#keys.changes, this.#origin, user, ...refused, randomUUID()];
       await this.#shares.built();
-      const [prefixes, bytes] = (await this.#connection.run(DELETE_USER, this.#userKeys(user), args)) as [number, number];
-      await this.#shares.settle(user);
+      const { value } = await this.#shares.changing(user, () => this.#connection.run(DELETE_USER, this.#userKeys(user), args));
+      const [prefixes, bytes] = value as [number, number];
       await this.#shares.removeGuest(user);
+      await this.#connection.replicated();
       return { prefixes, bytes };
     });
   }

@@ -48,21 +48,21 @@ return removed
 `);
 
 /**
- * KEYS: 1 user, 2 keys, 3 usage, 4 tokens, 5 flushes of usage
+ * What a user has beside the record, once that is gone and no key can be added any more.
+ * KEYS: 1 keys, 2 usage, 3 tokens, 4 flushes of usage
  * ARGV: 1 "keep" to keep the usage, 2 channel, 3 message
- * Returns: [1 removed or 0 there was none, names of the usage's fields, ids of the keys...]
+ * Returns: [names of the usage's fields, ids of the keys...]
  */
-export const DELETE_USER_RECORD = script(`
-local there = redis.call('EXISTS', KEYS[1])
-local ids = redis.call('HKEYS', KEYS[2])
+export const DELETE_USER_REST = script(`
+local ids = redis.call('HKEYS', KEYS[1])
 local fields = {}
-redis.call('DEL', KEYS[1], KEYS[2], KEYS[4], KEYS[5])
+redis.call('DEL', KEYS[1], KEYS[3], KEYS[4])
 if ARGV[1] ~= 'keep' then
-  fields = redis.call('HKEYS', KEYS[3])
-  redis.call('DEL', KEYS[3])
+  fields = redis.call('HKEYS', KEYS[2])
+  redis.call('DEL', KEYS[2])
 end
 redis.call('PUBLISH', ARGV[2], ARGV[3])
-return { there, fields, ids }
+return { fields, ids }
 `);
 
 /** Milliseconds that a flush is remembered; the same one is sent again for as long as it is not answered, while Redis is reachable. */

@@ -4,7 +4,8 @@ import { guarded, RedisConnection, type RedisConnectionOptions } from "../prefix
 import { ChangeListeners } from "./change-listeners.ts";
 import { RedisUsage } from "./redis-usage.ts";
 import { RedisUserKeys } from "./redis-user-keys.ts";
-import { CREATE_USER, DELETE_KEY, DELETE_USER_RECORD, PUT_KEY, REPLACE_USER } from "./redis-user-scripts.ts";
+import { CREATE_USER, DELETE_KEY, DELETE_USER_REST, PUT_KEY, REPLACE_USER } from "./redis-user-scripts.ts";
+import { UserSweep } from "./redis-user-sweep.ts";
 import type { RemovedUser, UserPatch, UserStore } from "./store.ts";
 import type { ApiKeyRecord, UsageRow, User } from "./types.ts";
 import { compare } from "./usage-counts.ts";
@@ -12,17 +13,21 @@ import { compare } from "./usage-counts.ts";
 export interface RedisUserOptions extends RedisConnectionOptions {
   /** What all keys begin with. Default `prefixd`. */
   readonly namespace?: string;
+  /** Milliseconds after which an id on the list of users that has no user is what a crash has left. Default 60,000. */
+  readonly sweepMs?: number;
 }
 
 /** Connects to users shared by replicas. Resolves after `commandTimeoutMs` at the latest, connected or not. */
 export async function openRedisUserStore(options: RedisUserOptions): Promise<UserStore> {
   const connection = new RedisConnection(options);
   await connection.ready(options.commandTimeoutMs ?? 2000);
-  return new RedisUserStore(connection, new RedisUserKeys(options.namespace ?? "prefixd"));
+  return new RedisUserStore(connection, new RedisUserKeys(options.namespace ?? "prefixd"), options.sweepMs ?? 60_000);
 }
 
 /** Look-ups that are on their way at a time. */
 const LOOK_UPS = 100;
+/** Seconds that a key's index entry lives without its key. */
+const UNFINISHED_KEY_S = 60;
 /** Another replica's patches that one patch may lose against. */
 const PATCH_TURNS = 64;
 
@@ -32,18 +37,21 @@ class RedisUserStore implements UserStore {
   readonly #origin = randomUUID();
   readonly #changes = new ChangeListeners();
   readonly #usage: RedisUsage;
+  readonly #sweep: UserSweep;
 
-  constructor(connection: RedisConnection, keys: RedisUserKeys) {
+  constructor(connection: RedisConnection, keys: RedisUserKeys, sweepMs: number) {
     this.#connection = connection;
     this.#keys = keys;
     this.#usage = new RedisUsage(connection, keys);
+    this.#sweep = new UserSweep(connection, keys, sweepMs);
     connection.subscribe(keys.changes, (message) => this.#heard(message));
   }
 
   createUser(user: User): Promise<void> {
     return this.#change(user.id, async (announce) => {
       const { client } = this.#connection;
-      // Before, so that a crash leaves none unlisted; after, because a removal of the old one may just have taken it off the list.
+      // Before, so that a crash leaves none unlisted; after, because a removal of the old one, or a list that saw the id without a user, may
+      // just have taken it off.
       await client.zadd(this.#keys.users, 0, user.id);
       const created = await this.#connection.run(CREATE_USER, [this.#keys.user(user.id)], [JSON.stringify(user), ...announce]);
       await client.zadd(this.#keys.users, 0, user.id);
@@ -77,6 +85,7 @@ class RedisUserStore implements UserStore {
         const ids = await client.zrangebylex(this.#keys.users, last === undefined ? "-" : `(${last}`, "+", "LIMIT", 0, wanted);
         const found = await Promise.all(ids.map((id) => client.get(this.#keys.user(id))));
         users.push(...found.flatMap((json) => parse<User>(json) ?? []));
+        this.#sweep.suspect(ids.filter((_, i) => found[i] === null));
         if (ids.length < wanted) break;
         last = ids.at(-1);
       }
@@ -100,9 +109,12 @@ class RedisUserStore implements UserStore {
   putKey(key: ApiKeyRecord): Promise<void> {
     return this.#change(key.user, async (announce) => {
       const { client } = this.#connection;
-      await client.set(this.#keys.key(key.id), key.user);
+      // A crash leaves none that names the user for ever: it expires unless its key is there.
+      await client.set(this.#keys.key(key.id), key.user, "EX", UNFINISHED_KEY_S);
       const keys = [this.#keys.user(key.user), this.#keys.keys(key.user)];
-      if ((await this.#connection.run(PUT_KEY, keys, [key.id, JSON.stringify(key), ...announce])) === 1) return;
+      const put = await this.#connection.run(PUT_KEY, keys, [key.id, JSON.stringify(key), ...announce]);
+      if (put === 1 && (await client.persist(this.#keys.key(key.id))) === 1) return;
+      // There is no such user, or a removal was quicker.
       await client.del(this.#keys.key(key.id));
       throw noUser();
     });
@@ -124,8 +136,10 @@ class RedisUserStore implements UserStore {
 
   deleteKey(user: string, keyId: string): Promise<boolean> {
     return this.#change(user, async (announce) => {
+      // First the index: what a crash leaves of the key no longer works, and is deleted when this is repeated or the user is removed.
+      if ((await this.#connection.client.hexists(this.#keys.keys(user), keyId)) === 1) await this.#dropIndex([keyId]);
       const removed = await this.#connection.run(DELETE_KEY, [this.#keys.keys(user)], [keyId, ...announce]);
-      if (removed === 1) await this.#connection.client.del(this.#keys.key(keyId));
+      await this.#connection.replicated();
       return removed === 1;
     });
   }
@@ -133,15 +147,17 @@ class RedisUserStore implements UserStore {
   deleteUser(id: string, { keepUsage }: { keepUsage: boolean }): Promise<RemovedUser> {
     return this.#change(id, async (announce) => {
       const { client } = this.#connection;
-      // First the index: after a crash in the middle the rest can be found again, index entries without their user could not.
+      // The index before the keys: after a crash in the middle these lead to it, index entries without them could not be found. The record between
+      // the two: from then on there are no more keys.
       await this.#dropIndex(await client.hkeys(this.#keys.keys(id)));
-      const keys = [this.#keys.user(id), this.#keys.keys(id), this.#keys.usage(id), this.#keys.tokens(id), this.#keys.flushes(id)];
-      const reply = await this.#connection.run(DELETE_USER_RECORD, keys, [keepUsage ? "keep" : "drop", ...announce]);
-      const [there, fields, ids] = reply as [number, string[], string[]];
-      await this.#dropIndex(ids);
+      const there = await client.del(this.#keys.user(id));
+      await this.#dropIndex(await client.hkeys(this.#keys.keys(id)));
+      const keys = [this.#keys.keys(id), this.#keys.usage(id), this.#keys.tokens(id), this.#keys.flushes(id)];
+      const [fields, ids] = (await this.#connection.run(DELETE_USER_REST, keys, [keepUsage ? "keep" : "drop", ...announce])) as [string[], string[]];
       await client.zrem(this.#keys.users, id);
       // Created again in the meantime.
       if ((await client.exists(this.#keys.user(id))) === 1) await client.zadd(this.#keys.users, 0, id);
+      await this.#connection.replicated();
       if (there === 0) throw noUser();
       return { keys: ids.length, usageRows: new Set(fields.map((field) => field.slice(0, field.lastIndexOf(" ")))).size };
     });
@@ -165,6 +181,7 @@ class RedisUserStore implements UserStore {
 
   async close(): Promise<void> {
     this.#changes.clear();
+    this.#sweep.close();
     await this.#usage.close();
     this.#connection.close();
   }
