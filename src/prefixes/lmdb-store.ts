@@ -3,7 +3,7 @@ import { userFile } from "./lmdb-files.ts";
 import { KnownHeads } from "./lmdb-heads.ts";
 import type { LmdbOptions, LmdbTables } from "./lmdb-tables.ts";
 import { keyText } from "./name.ts";
-import { withoutUsers } from "./sharing.ts";
+import { mayUse, withoutUsers } from "./sharing.ts";
 import type { ByteRange, HeldPrefixes, PrefixKey, PrefixMeta, PrefixQuota, PrefixRecord, PrefixStore, Precondition, RemovalState, RemovedPrefixes, SharingPatch } from "./store.ts";
 import { Tombstones } from "./tombstones.ts";
 
@@ -44,10 +44,11 @@ class LmdbStore implements PrefixStore {
     return this.#tables.call("patchMeta", plain(key), admitted, precondition);
   }
 
-  async head(key: PrefixKey): Promise<PrefixMeta | null> {
+  async head(key: PrefixKey, asker = key.user): Promise<PrefixMeta | null> {
     const file = this.#heads.fileOf(key.user);
     const known = this.#heads.get(key, file);
-    if (known !== null) return known;
+    // What is not there is asked of the thread each time, so what somebody may not use is as well.
+    if (known !== null && mayUse(known, asker)) return known;
     const meta = await this.#tables.call("head", plain(key));
     this.#heads.keep(key, file, meta);
     return meta;

@@ -99,7 +99,7 @@ class Registry implements PrefixRegistry {
   }
 
   async info(key: PrefixKey, asker = key.user): Promise<PrefixMeta> {
-    const meta = isPrefixName(key.name) ? await this.#store.head(key) : null;
+    const meta = isPrefixName(key.name) ? await this.#store.head(key, asker) : null;
     if (meta === null || !mayUse(meta, asker)) throw notFound();
     return meta;
   }

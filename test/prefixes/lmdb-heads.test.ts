@@ -2,6 +2,7 @@
 import { mkdtempSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import { Worker } from "node:worker_threads";
 import t from "tap";
 import { userFile } from "../../src/prefixes/lmdb-files.ts";
 import { KnownHeads } from "../../src/prefixes/lmdb-heads.ts";
@@ -90,4 +91,27 @@ t.test("a store that is closed answers nothing of what it knew", async (t) => {
   t.same(await store.head(key), await store.head(key));
   await store.close();
   await t.rejects(store.head(key), { code: "store_unavailable" });
+});
+
+t.test("whoever may not use a prefix is answered by way of the store's thread, as for one that does not exist", async (t) => {
+  const store = await openLmdbStore({ dir: mkdtempSync(join(t.testdir(), "lmdb.")) });
+  t.teardown(() => store.close());
+  await store.put(await record(key, 1));
+  await store.patchMeta(key, { shared_with: ["friend"] });
+  await sleep(1100);
+  await store.head(key);
+  const calls = t.capture(Worker.prototype, "postMessage", Reflect.get(Worker.prototype, "postMessage"));
+  const trips = async (asked: { user: string; name: string }, asker?: string): Promise<number> => {
+    await store.head(asked, asker);
+    return calls().length;
+  };
+  const unknown = { ...key, name: "unknown" };
+  for (let i = 0; i < 2; i++) {
+    t.equal(await trips(key), 0, "its owner");
+    t.equal(await trips(key, "friend"), 0, "who may use it");
+    t.equal(await trips(key, "stranger"), 1, "who may not");
+    t.equal(await trips(unknown, "stranger"), 1, "another's that does not exist");
+    t.equal(await trips({ user: "nobody", name: "unknown" }, "stranger"), 1, "of a user who does not exist");
+    t.equal(await trips(unknown), 1, "one's own that does not exist");
+  }
 });
