@@ -88,6 +88,10 @@ function hexTokenizer(vocabSize: number): Tokenizer {
     around: NOTHING_AROUND,
     beyondModel: new Map(),
     encode: (text) => Int32Array.from(text.trim().split(" "), (word) => parseInt(word, 16)),
+    // eslint-disable-next-line require-yield
+    *encodeInSteps(text) {
+      return this.encode(text);
+    },
     decode: (ids) => Buffer.concat(Array.from(ids, bytesOf)).toString(),
     bytesOf,
     tokenText: (id) => bytes[id]!.toString(),

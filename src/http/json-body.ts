@@ -6,13 +6,18 @@ const UTF8 = /^\s*("?)(utf-?8|us-ascii)\1\s*$/i;
 /** An escape of half a surrogate pair; it may have its other half. */
 const HALF = /\\u[dD][89a-fA-F]/;
 
-/** Levels and keys of one object: more than any request has, and few enough that no body takes long to read. */
+/** Levels, keys, arrays and objects, and characters of a key: more than any request has, and few enough that no body takes long to read, whatever is done with it. */
 const MAX_DEPTH = 32;
 const MAX_KEYS = 4096;
+const MAX_NESTED = 4096;
+const MAX_KEY_LENGTH = 1024;
 
-/** Fastify's own parser, which also refuses keys that lead to prototypes, between checks of our own. */
+/** What code that copies fields could take for a prototype. */
+const PROTOTYPES: ReadonlySet<string> = new Set(["__proto__", "prototype"]);
+
+/** Fastify's own parser, between checks of our own. */
 export function parseJsonBodies(app: FastifyInstance): void {
-  const parse = app.getDefaultJsonParser("error", "error");
+  const parse = app.getDefaultJsonParser("ignore", "ignore");
   app.removeContentTypeParser("application/json");
   app.addContentTypeParser<Buffer>("application/json", { parseAs: "buffer" }, (request, bytes, done) => {
     try {
@@ -40,28 +45,33 @@ function textOf(bytes: Buffer, contentType: string): string {
 }
 
 /**
- * Looks for keys that come twice in one object, and for objects that no request has. Linear in the text, a few milliseconds per MiB; what is
- * no JSON is left to the parser.
+ * Looks for keys that come twice in one object or lead to prototypes, and for more of anything than a request has. Linear in the text, a few
+ * milliseconds per MiB; what is no JSON is left to the parser.
  * @throws PrefixdError invalid_request
  */
 export function checkObjects(text: string): void {
   /** Of each open object its keys, the first one without a set; null: an array. */
   const open: (Set<string> | string | undefined | null)[] = [];
+  let [nested, named] = [0, 0];
   for (let at = 0; at < text.length; at++) {
     const code = text.charCodeAt(at);
     if (code === 0x7b || code === 0x5b) {
       if (open.push(code === 0x7b ? undefined : null) > MAX_DEPTH) throw new PrefixdError("invalid_request", `The body is nested deeper than ${MAX_DEPTH} levels.`);
+      if (++nested > MAX_NESTED) throw new PrefixdError("invalid_request", `The body has more than ${MAX_NESTED} arrays and objects.`);
     } else if (code === 0x7d || code === 0x5d) open.pop();
     else if (code === 0x22) {
       const start = at;
       at = endOfString(text, start);
       const keys = open[open.length - 1];
       if (keys === null || open.length === 0 || !isKey(text, at + 1)) continue;
+      if (++named > MAX_KEYS) throw new PrefixdError("invalid_request", `The body has more than ${MAX_KEYS} keys.`);
+      if (at - start > MAX_KEY_LENGTH) throw new PrefixdError("invalid_request", `The body has a key of more than ${MAX_KEY_LENGTH} characters.`);
       const key = keyOf(text.slice(start, at + 1));
+      if (PROTOTYPES.has(key)) throw new PrefixdError("invalid_request", `The body has the key ${shown(key)}.`);
       if (keys === undefined) open[open.length - 1] = key;
       else if (typeof keys === "string" ? keys === key : keys.has(key)) throw new PrefixdError("invalid_request", `The key ${shown(key)} comes twice in one object of the body.`);
       else if (typeof keys === "string") open[open.length - 1] = new Set([keys, key]);
-      else if (keys.add(key).size > MAX_KEYS) throw new PrefixdError("invalid_request", `An object of the body has more than ${MAX_KEYS} keys.`);
+      else keys.add(key);
     }
   }
 }
@@ -93,41 +103,36 @@ function isKey(text: string, at: number): boolean {
   }
 }
 
-interface Place {
-  readonly value: object;
-  readonly within: Place | null;
-  readonly name: string;
+function halfCharacter(value: unknown): PrefixdError | null {
+  const place = placeOfHalf(value);
+  if (place === null) return null;
+  const name = place === "" || place === KEY ? `The body${place}` : shortened(place.replace(/^\./, ""));
+  return new PrefixdError("invalid_request", `${name} has half of a surrogate pair, which is no character.`);
 }
 
-/** What is wrong with the first string, or key, that has half of a surrogate pair; null: there is none. */
-function halfCharacter(value: unknown): PrefixdError | null {
-  const places: Place[] = [{ value: { "The body": value }, within: null, name: "" }];
-  for (const place of places) {
-    const isArray = Array.isArray(place.value);
-    for (const key of Object.keys(place.value)) {
-      if (!isArray && isHalf(key)) return half(`${nameOf(place)}: a key`);
-      const inner = (place.value as Record<string, unknown>)[key];
-      if (typeof inner !== "string" && (typeof inner !== "object" || inner === null)) continue;
-      const within: Place = { value: inner as object, within: place, name: isArray ? `[${key}]` : `.${key}` };
-      if (typeof inner !== "string") places.push(within);
-      else if (isHalf(inner)) return half(nameOf(within));
+const KEY = ": a key";
+
+/** Where a string, or a key, has half of a surrogate pair, such as `.prompts[3]` or `.logit_bias: a key`; "": the value itself, null: nowhere. */
+function placeOfHalf(value: unknown): string | null {
+  if (typeof value === "string") return isHalf(value) ? "" : null;
+  if (typeof value !== "object" || value === null) return null;
+  if (Array.isArray(value)) {
+    for (let index = 0; index < value.length; index++) {
+      const place = placeOfHalf(value[index]);
+      if (place !== null) return `[${index}]${place}`;
     }
+    return null;
+  }
+  for (const [key, inner] of Object.entries(value)) {
+    if (isHalf(key)) return KEY;
+    const place = placeOfHalf(inner);
+    if (place !== null) return `.${key}${place}`;
   }
   return null;
 }
 
-const half = (name: string): PrefixdError => new PrefixdError("invalid_request", `${name} has half of a surrogate pair, which is no character.`);
-
 /** Node 20 has `isWellFormed`, of which TypeScript's library for it does not know. */
 const isHalf = (text: string): boolean => /\p{Surrogate}/u.test(text);
-
-/** Such as `prompts[3]`. */
-function nameOf(place: Place): string {
-  const names: string[] = [];
-  for (let at: Place | null = place; at !== null; at = at.within) names.push(at.name);
-  // The first two are what holds the body, and the body.
-  return names.length < 3 ? "The body" : shortened(names.reverse().slice(2).join("").replace(/^\./, ""));
-}
 
 const shortened = (name: string): string => (name.length > 100 ? `${name.slice(0, 100)}...` : name);
 const shown = (key: string): string => JSON.stringify(shortened(key));

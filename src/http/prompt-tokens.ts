@@ -1,9 +1,6 @@
 import { setImmediate as nextTurn } from "node:timers/promises";
 import { PrefixdError } from "../errors.ts";
-import type { Tokenizer } from "../text/tokenizer.ts";
-
-/** Text that is tokenised at a stretch; in between, the event loop serves the others. */
-const STRETCH = 16_384;
+import { STRETCH, type Tokenizer } from "../text/tokenizer.ts";
 
 /** Texts and token ids from outside, checked and tokenised. `positions` is the model's n_positions. */
 export class PromptReader {
@@ -29,12 +26,14 @@ export class PromptReader {
         out.push(this.#ids(prompt, name));
         continue;
       }
-      stretch += prompt.length;
+      const bytes = Buffer.byteLength(prompt);
+      stretch += bytes;
+      // In between, the event loop serves the others.
       if (stretch > STRETCH && i > 0) {
-        stretch = prompt.length;
+        stretch = bytes;
         await nextTurn();
       }
-      out.push(this.#encode(prompt, name, addSpecialTokens));
+      out.push(await this.#encode(prompt, name, addSpecialTokens));
     }
     return out;
   }
@@ -52,9 +51,10 @@ export class PromptReader {
         out.push([...this.#ids(word, `bad_words[${i}]`)]);
         continue;
       }
-      stretch += word.length;
+      const bytes = 2 * Buffer.byteLength(word);
+      stretch += bytes;
       if (stretch > STRETCH) {
-        stretch = word.length;
+        stretch = bytes;
         await nextTurn();
       }
       for (const form of word.startsWith(" ") ? [word] : [word, ` ${word}`]) {
@@ -99,12 +99,18 @@ export class PromptReader {
     return [...out.values()];
   }
 
-  #encode(text: string, name: string, addSpecialTokens: boolean): Int32Array {
+  async #encode(text: string, name: string, addSpecialTokens: boolean): Promise<Int32Array> {
     const { longestToken, around } = this.#tokenizer;
     // No token is longer than the longest, so what cannot fit need not be tokenised to be refused.
     const atLeast = Math.ceil(Buffer.byteLength(text) / longestToken) + (addSpecialTokens ? around.before.length + around.after.length : 0);
     if (atLeast > this.#positions) throw this.#tooLong(name, `at least ${atLeast}`);
-    const ids = this.#tokenizer.encode(text, addSpecialTokens);
+    const steps = this.#tokenizer.encodeInSteps(text, addSpecialTokens);
+    let step = steps.next();
+    for (; step.done !== true; step = steps.next()) {
+      if (step.value > this.#positions) throw this.#tooLong(name, `at least ${step.value}`);
+      await nextTurn();
+    }
+    const ids = step.value;
     if (ids.length === 0) throw emptyPrompt(name);
     if (ids.length > this.#positions) throw this.#tooLong(name, String(ids.length));
     return this.#withRows(ids, name);

@@ -2,15 +2,8 @@ import type { FastifySchemaCompiler } from "fastify";
 import { Compile } from "typebox/compile";
 import type { TSchema } from "typebox";
 import { PrefixdError } from "../errors.ts";
+import { firstArrayFault, withoutIntegers, type Finding } from "./array-bounds.ts";
 import { FIELD_ALIASES, NOT_OFFERED } from "./schemas/generate.ts";
-
-/** One finding of the validator; JSON Schema's keywords, and a JSON pointer to the value. */
-interface Finding {
-  readonly keyword: string;
-  readonly instancePath: string;
-  readonly message: string;
-  readonly params: object;
-}
 
 /** What schemas carry beside JSON Schema's keywords; see schemas/generate.ts. */
 interface Annotated {
@@ -33,7 +26,10 @@ export const validatorCompiler: FastifySchemaCompiler<TSchema> = ({ schema, http
   return (value: unknown) => {
     // A JSON body that is missing altogether arrives as undefined or null.
     const input: unknown = httpPart === "querystring" ? withNumbers(schema, value) : httpPart === "body" ? withoutNulls(value) : value;
-    return validator.Check(input) ? { value: input } : { error: explain(schema, validator.Errors(input), httpPart ?? "body") };
+    const fault = firstArrayFault(schema, input);
+    if (fault !== null) return { error: explain(schema, [fault], httpPart ?? "body") };
+    const rest = withoutIntegers(schema, input);
+    return validator.Check(rest) ? { value: input } : { error: explain(schema, validator.Errors(rest), httpPart ?? "body") };
   };
 };
 

@@ -15,6 +15,8 @@ export interface TokenizerFiles {
   readonly endToken: string | undefined;
   readonly normalizer: Normalizer | null;
   readonly addPrefixSpace: boolean;
+  /** Texts are split into GPT-2's words. */
+  readonly inWords: boolean;
   /** What a prompt gets. */
   readonly around: SurroundingIds;
   /** Special tokens' names in a text are text. */
@@ -61,6 +63,7 @@ export async function readTokenizerFiles(dir: string): Promise<TokenizerFiles> {
     endToken: merged.named.get("eos_token"),
     normalizer: rebuilt ? null : readNormalizer(file["normalizer"], "tokenizer.json: normalizer"),
     addPrefixSpace: preTokenizer.addPrefixSpace,
+    inWords: preTokenizer.inWords,
     around: stored === undefined ? namedAround(config, merged) : readPostProcessor(file["post_processor"], "tokenizer.json: post_processor"),
     splitSpecialTokens: flag(config["split_special_tokens"], "tokenizer_config.json: split_special_tokens", false),
   };

@@ -19,6 +19,43 @@ export const NOTHING_AROUND: SurroundingIds = { before: [], after: [] };
  */
 const WORDS = String.raw`'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`;
 
+/** A text in pieces of about `length` characters, each of which splits into words as it does within the whole. */
+export function* piecesOf(text: string, length: number): Generator<string, void> {
+  let from = 0;
+  for (let at = length; at < text.length; at++) {
+    if (!endsWord(text.charCodeAt(at - 1), text.charCodeAt(at))) continue;
+    yield text.slice(from, at);
+    from = at;
+    at += length - 1;
+  }
+  yield text.slice(from);
+}
+
+const [BLANK, APOSTROPHE] = [0x20, 0x27];
+
+/**
+ * Whether WORDS always ends a word between two UTF-16 units: no word goes on from one kind of character to another, but from a blank, and from an
+ * apostrophe. White space other than a blank is one thing to some regular expressions and another to others.
+ */
+function endsWord(before: number, after: number): boolean {
+  const [left, right] = [kindOf(before), kindOf(after)];
+  if (left === Kind.White) return false;
+  if (after === BLANK) return true;
+  return left !== right && before !== APOSTROPHE && left !== Kind.Half && right !== Kind.White && right !== Kind.Half;
+}
+
+const Kind = { Unknown: 0, White: 1, Half: 2, Letter: 3, Number: 4, Other: 5 } as const;
+/** Of every UTF-16 unit, once it has been asked for. */
+const kinds = new Uint8Array(2 ** 16);
+
+function kindOf(unit: number): number {
+  const known = kinds[unit]!;
+  if (known !== Kind.Unknown) return known;
+  const text = String.fromCharCode(unit);
+  const is = (pattern: RegExp): boolean => pattern.test(text);
+  return (kinds[unit] = is(/[\s\p{White_Space}]/u) ? Kind.White : is(/\p{Surrogate}/u) ? Kind.Half : is(/\p{L}/u) ? Kind.Letter : is(/\p{N}/u) ? Kind.Number : Kind.Other);
+}
+
 /**
  * Only what gives HF's result for every text. NFD, NFKC and NFKD do not: HF's tables are those of an older Unicode. Lowercase goes
  * character by character, as HF does: no final sigma. Throws ModelLoadError.
@@ -67,6 +104,8 @@ export function readNormalizer(stored: unknown, path: string): Normalizer | null
 export interface PreTokenizer {
   readonly json: object;
   readonly addPrefixSpace: boolean;
+  /** Texts are split into GPT-2's words. */
+  readonly inWords: boolean;
 }
 
 /** ByteLevel, which may have Digits before it. Throws ModelLoadError. */
@@ -76,7 +115,7 @@ export function readPreTokenizer(stored: unknown, path: string): PreTokenizer {
   if (sequence) onlyKeys(json, `${path}.`, ["type", "pretokenizers"]);
   const parts = sequence ? list(json["pretokenizers"], `${path}.pretokenizers`) : [json];
   const steps: object[] = [];
-  let addPrefixSpace = false;
+  let [addPrefixSpace, inWords] = [false, false];
   for (const [i, part] of parts.entries()) {
     const at = sequence ? `${path}.pretokenizers[${i}].` : `${path}.`;
     const step = object(part, at.slice(0, -1));
@@ -89,14 +128,15 @@ export function readPreTokenizer(stored: unknown, path: string): PreTokenizer {
       addPrefixSpace = flag(step["add_prefix_space"], `${at}add_prefix_space`, true);
       // Each number would get a blank of its own.
       if (addPrefixSpace && i > 0) throw notHonoured(`${at}add_prefix_space`, true);
-      if (flag(step["use_regex"], `${at}use_regex`, true)) steps.push(split(WORDS));
+      inWords = flag(step["use_regex"], `${at}use_regex`, true);
+      if (inWords) steps.push(split(WORDS));
       steps.push({ type: "ByteLevel", add_prefix_space: false, trim_offsets: true, use_regex: false });
     } else {
       throw notHonoured(`${at}type`, step["type"]);
     }
   }
   if (steps.length === 0) throw notHonoured(`${path}.pretokenizers`, []);
-  return { json: { type: "Sequence", pretokenizers: steps }, addPrefixSpace };
+  return { json: { type: "Sequence", pretokenizers: steps }, addPrefixSpace, inWords };
 }
 
 const split = (regex: string): object => ({ type: "Split", pattern: { Regex: regex }, behavior: "Isolated", invert: false });

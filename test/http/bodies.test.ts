@@ -57,6 +57,10 @@ t.test("a key that comes twice in an object is refused by name, however it is wr
     ['{"a\\"b":1,"a\\"b":1}', 'a\\"b'],
   ]) t.match(await send(payload!), { status: 400, code: "invalid_request", detail: `The key "${key}" comes twice in one object of the body.` });
   t.match(await send(`{"logit_bias":{${Array.from({ length: 5000 }, (_, id) => `"${id}":1`).join()}}}`), { status: 400, detail: /more than 4096 keys/ });
+  t.match(await send(`[${Array.from({ length: 2500 }, () => '{"a":1,"b":1}').join()}]`), { status: 400, detail: /more than 4096 keys/ }, "of all objects together");
+  t.match(await send(`{"prompts":[${"[],".repeat(5000)}[]]}`), { status: 400, detail: /more than 4096 arrays and objects/ });
+  t.match(await send(`{"${"a".repeat(2000)}":1}`), { status: 400, detail: /key of more than 1024 characters/ });
+  for (const key of ["__proto__", "pro\\u0074otype"]) t.match(await send(`{"prompt":"a","logit_bias":{"${key}":1}}`), { status: 400, code: "invalid_request", detail: /has the key "(__proto__|prototype)"/ });
   t.match(await send(`{"prompt":${"[".repeat(40)}${"]".repeat(40)}}`), { status: 400, detail: /deeper than 32 levels/ });
   t.match(await send('{"prompt":"{\\"a\\":1,\\"a\\":1}, \\\\","stop":["\\"x\\":","\\"x\\":"],"max_new_tokens":1}'), { choices: [{}] }, "text is text");
 });

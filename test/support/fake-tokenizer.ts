@@ -15,6 +15,11 @@ export class FakeTokenizer implements Tokenizer {
     return Int32Array.from(Buffer.from(text));
   }
 
+  // eslint-disable-next-line require-yield
+  *encodeInSteps(...args: Parameters<Tokenizer["encode"]>): Generator<number, Int32Array> {
+    return (this as Tokenizer).encode(...args);
+  }
+
   decode(ids: Iterable<number>): string {
     return Buffer.from([...ids].filter((id) => id < EOS)).toString();
   }

@@ -57,6 +57,7 @@ export const REQUIREMENTS = {
     get: "chmod o+rx the folders above them, or run as another user",
     found: () => process.getuid?.() !== 0 || runsAsNobody(),
   },
+  "thread-time": { what: "Linux or Node 23.9, which tell the processor time of a thread", get: "run on Linux", found: () => process.platform === "linux" || "threadCpuUsage" in process },
   linux: { what: "Linux", get: "run on Linux", found: () => process.platform === "linux" },
   "socket-filter": { what: "Linux, and leave to attach a filter to a socket", get: "run as root, or where no sandbox refuses it", found: canFilter },
   "linux-x64": {

@@ -23,6 +23,10 @@ export function byteTokenizer(): Tokenizer {
     around: NOTHING_AROUND,
     beyondModel: new Map(),
     encode: (text) => Int32Array.from(new TextEncoder().encode(text)),
+    // eslint-disable-next-line require-yield
+    *encodeInSteps(text) {
+      return this.encode(text);
+    },
     decode: (ids) => decoder.decode(Uint8Array.from([...ids].flatMap((id) => [...bytesOf(id)]))),
     bytesOf,
     tokenText: (id) => (id === 256 ? "<|end|>" : decoder.decode(bytesOf(id))),

@@ -1,0 +1,92 @@
+/** Processor time of the thread that runs the event loop, turn by turn: what others do on the machine does not show in it. Linux, or Node 23.9. */
+import { setImmediate as nextTurn } from "node:timers/promises";
+import koffi from "koffi";
+
+/** Linux' CLOCK_THREAD_CPUTIME_ID. */
+const OF_THREAD = 3;
+
+let read: (() => number) | undefined;
+
+/** Milliseconds that the calling thread has run so far. The library is loaded with the first call: src/runtime has its own word with koffi before. */
+export function threadTime(): number {
+  return (read ??= process.platform === "linux" ? linuxClock() : nodesClock())();
+}
+
+function linuxClock(): () => number {
+  const getTime = koffi.load(null).func("int clock_gettime(int, void *)") as unknown as (id: number, time: BigInt64Array) => number;
+  const time = new BigInt64Array(2);
+  return () => {
+    getTime(OF_THREAD, time);
+    return Number(time[0]) * 1e3 + Number(time[1]) / 1e6;
+  };
+}
+
+function nodesClock(): () => number {
+  const { threadCpuUsage } = process as { threadCpuUsage?: () => { user: number; system: number } };
+  if (threadCpuUsage === undefined) throw new Error("neither Linux nor Node 23.9: there is no telling how long a thread has run");
+  return () => {
+    const { user, system } = threadCpuUsage();
+    return (user + system) / 1000;
+  };
+}
+
+/** Watches all turns of the event loop. It never waits in between, so it takes a processor. */
+export class TurnMeter {
+  #longest = 0;
+  #last = threadTime();
+  #running = true;
+
+  constructor() {
+    this.#turn();
+  }
+
+  /** Milliseconds of the turn that took the most since the last call, and not less than what this one has taken so far. */
+  take(): number {
+    this.#measure();
+    const longest = this.#longest;
+    this.#longest = 0;
+    return longest;
+  }
+
+  stop(): void {
+    this.#running = false;
+  }
+
+  #turn(): void {
+    this.#measure();
+    if (this.#running) setImmediate(() => this.#turn());
+  }
+
+  #measure(): void {
+    const now = threadTime();
+    this.#longest = Math.max(this.#longest, now - this.#last);
+    this.#last = now;
+  }
+}
+
+/** Milliseconds of the longest turn that `work` brings. */
+export async function longestTurn(work: () => Promise<unknown>): Promise<number> {
+  await nextTurn();
+  const meter = new TurnMeter();
+  try {
+    await work();
+    await nextTurn();
+    return meter.take();
+  } finally {
+    meter.stop();
+  }
+}
+
+const FIXED_WORK = JSON.stringify(Array.from({ length: 20_000 }, (_, index) => ({ id: index, name: `name ${index}`, share: index / 7 })));
+/** Of this work the machine of docs/benchmarks.md does so much in 50 ms. */
+const TIMES = 3;
+
+/** What 50 ms of that machine are on this one, now that it is so busy, in milliseconds. */
+export function turnBudget(): number {
+  const times = Array.from({ length: 9 }, () => {
+    const before = threadTime();
+    JSON.parse(FIXED_WORK);
+    return threadTime() - before;
+  });
+  return TIMES * times.sort((a, b) => a - b)[4]!;
+}
