@@ -44,6 +44,7 @@ export const ConfigSchema = Type.Object({
   prefixCacheBytes: Type.Integer({ minimum: 0, unit: "bytes", arg: "SIZE", default: 512 * 1024 ** 2, shown: "512MiB", description: "Memory for compiled prefixes" }),
   allowBaseModel: Type.Boolean({ default: true, description: "Serve requests that name no prefix with the bare base model" }),
   requestBodyLimit: Type.Integer({ minimum: 1024, maximum: 1024 ** 3, unit: "bytes", arg: "SIZE", default: 1024 ** 2, shown: "1MiB", description: "Largest JSON body; uploads are bounded by the model's shape" }),
+  answerLimit: Type.Integer({ minimum: 1024, maximum: 1024 ** 4, unit: "bytes", arg: "SIZE", default: 128 * 1024 ** 2, shown: "128MiB", description: "Largest answer that a generate request may ask for, counted beforehand as if each token were the vocabulary's longest; beyond it: 422" }),
   maxConnections: Type.Integer({ minimum: 0, maximum: 1_000_000, arg: "N", default: 0, shown: "0 (what ulimit -n allows)", description: "Connections that may be open; one more is closed at once" }),
   headerTimeout: Type.Number({ minimum: 0.1, maximum: 86_400, arg: "SECONDS", default: 20, description: "How long a request's headers may take to arrive" }),
   requestTimeout: Type.Number({ minimum: 0.1, maximum: 86_400, arg: "SECONDS", default: 300, description: "How long a request may take to arrive, with its body and with what an upload waits for its turn" }),

@@ -11,6 +11,7 @@ export const ERRORS = {
   empty_prompt: { status: 400, title: "The prompt is empty" },
   invalid_token_id: { status: 400, title: "A token id outside the vocabulary" },
   context_exceeded: { status: 422, title: "Prefix, prompt and new tokens do not fit the context" },
+  answer_too_large: { status: 422, title: "The answer would be too large" },
   base_model_disabled: { status: 403, title: "This server does not serve the bare base model" },
   body_too_large: { status: 413, title: "The request body is too large" },
   unsupported_media_type: { status: 415, title: "The content type is not supported" },

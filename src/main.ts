@@ -169,7 +169,7 @@ async function start(config: Config, logger: Logger, resources: Resources): Prom
     metrics,
     logger,
     secrets,
-    limits: { requestBody: config.requestBodyLimit, maxN, slots: config.maxBatch, queue: config.maxQueue },
+    limits: { requestBody: config.requestBodyLimit, answer: config.answerLimit, maxN, slots: config.maxBatch, queue: config.maxQueue },
     clients: clientLimits(config),
     stream: { ...STREAM_DEFAULTS, bufferLimit: config.streamBuffer, sendMs: config.sendTimeout * 1000, mayEmit },
     // Listening starts after the model has been loaded.

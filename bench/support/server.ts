@@ -45,7 +45,7 @@ export async function serveEngine(engine: Engine, runner: ModelRunner, prefixes:
     metrics,
     logger: createLogger("silent"),
     secrets: NO_SECRETS,
-    limits: { requestBody: 1 << 20, maxN: slots, slots, queue: engine.stats().maxQueue },
+    limits: { requestBody: 1 << 20, answer: 1 << 27, maxN: slots, slots, queue: engine.stats().maxQueue },
     clients: CLIENT_DEFAULTS,
     stream: { ...STREAM_DEFAULTS, mayEmit },
     checks: {},

@@ -18,6 +18,8 @@ import type { SseOptions } from "./sse.ts";
 export interface AppLimits {
   /** Bytes of a JSON body. */
   readonly requestBody: number;
+  /** Bytes of a generate request's answer; see answer-limit.ts. */
+  readonly answer: number;
   /** Choices per prompt. */
   readonly maxN: number;
   /** Rows of the KV cache: no request can have more choices than that. */

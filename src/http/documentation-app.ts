@@ -15,7 +15,7 @@ export async function documentationApp(): Promise<TypedApp> {
     throw new PrefixdError("internal", "This app only describes itself.");
   };
   const tokenizer: Tokenizer = {
-    vocabSize: 1, eosId: null, longestToken: 1, around: NOTHING_AROUND, beyondModel: new Map(), encode: nothing, encodeInSteps: nothing, decode: nothing, bytesOf: nothing, tokenText: nothing, isSpecial: nothing,
+    vocabSize: 1, eosId: null, longestToken: 1, around: NOTHING_AROUND, beyondModel: new Map(), encode: nothing, encodeInSteps: nothing, decode: nothing, bytesOf: nothing, tokenText: () => "", isSpecial: nothing,
   };
   const prefixes = { register: nothing, info: nothing, readable: nothing, list: nothing, listShared: nothing, held: nothing, openFile: nothing, remove: nothing, patch: nothing, resolve: nothing };
   const users = { createUser: nothing, getUser: nothing, missingUsers: nothing, listUsers: nothing, patchUser: nothing, putKey: nothing, findKey: nothing, listKeys: nothing, deleteKey: nothing, usage: nothing };
@@ -36,7 +36,7 @@ export async function documentationApp(): Promise<TypedApp> {
     metrics,
     logger: createLogger("silent"),
     secrets: NO_SECRETS,
-    limits: { requestBody: 1024, maxN: 1, slots: 1, queue: 1 },
+    limits: { requestBody: 1024, answer: 1024, maxN: 1, slots: 1, queue: 1 },
     clients: CLIENT_DEFAULTS,
     stream: STREAM_DEFAULTS,
     checks: {},

@@ -1,4 +1,5 @@
 import { Socket } from "node:net";
+import { setImmediate as nextTurn } from "node:timers/promises";
 import type { FastifyReply } from "fastify";
 import { toProblem, type Problem } from "./problem.ts";
 import { lostTouch, type PrefixdError } from "../errors.ts";
@@ -53,6 +54,19 @@ export class SseStream {
     this.#add(`data: ${json}\n\n`);
   }
 
+  /**
+   * An event that is written at once, and may be longer than what may wait for a slow reader. Resolves in a later turn of the event loop, when the
+   * system has taken it; false: the stream is over.
+   */
+  async paced(json: string): Promise<boolean> {
+    this.#emits = true;
+    this.#add(`data: ${json}\n\n`);
+    if (this.#isOver) return false;
+    await new Promise<void>((resolve) => this.write(resolve));
+    await nextTurn();
+    return !this.#isOver;
+  }
+
   /** The last event and the end mark. */
   last(json: string): void {
     this.#emits = true;
@@ -79,10 +93,14 @@ export class SseStream {
     this.#reply.raw.destroy();
   }
 
-  /** Writes what there is. */
-  write(): void {
+  get #isOver(): boolean {
+    return this.#ended || this.#reply.raw.destroyed;
+  }
+
+  /** Writes what there is. `onTaken`: hears when the system has taken it, which is then waited for however much it is. */
+  write(onTaken?: () => void): void {
     const { raw } = this.#reply;
-    if (raw.destroyed || this.#pending === "") return;
+    if (raw.destroyed || this.#pending === "") return onTaken?.();
     // Asked here, right before the system call, and so in the same turn as it.
     const lost = this.#emits && this.#options.mayEmit?.() === false;
     if (lost) this.#end();
@@ -91,9 +109,9 @@ export class SseStream {
     this.#emits = false;
     // The end of the body goes with it.
     if (this.#ended) raw.socket?.cork();
-    this.#send(text);
+    this.#send(text, onTaken);
     if (this.#ended) return this.#close();
-    if (raw.writableLength > this.#options.bufferLimit || this.#isStalled()) this.#cut();
+    if ((onTaken === undefined && raw.writableLength > this.#options.bufferLimit) || this.#isStalled()) this.#cut();
   }
 
   /** Asked with each event and each heartbeat. */
@@ -114,7 +132,7 @@ export class SseStream {
   }
 
   #add(text: string): void {
-    if (this.#ended || this.#reply.raw.destroyed) return;
+    if (this.#isOver) return;
     if (!this.#opened) this.#open();
     if (this.#pending === "") outbox.add(this);
     this.#pending += text;
@@ -136,16 +154,16 @@ export class SseStream {
    * One chunk of the body. Node would frame it in four pieces and gather them again, which costs more than all else that an event
    * takes, so what comes after the header is framed here (RFC 9112, 7.1). A response that has a socket is the one whose turn it is.
    */
-  #send(text: string): void {
+  #send(text: string, onTaken?: () => void): void {
     const { raw } = this.#reply;
     const { socket } = raw;
     if (!this.#begun || !raw.chunkedEncoding || !(socket instanceof Socket)) {
       this.#begun = true;
-      raw.write(text);
+      raw.write(text, onTaken);
       return;
     }
     const bytes = Buffer.byteLength(text);
-    socket.write(`${bytes.toString(16)}\r\n${text}\r\n`, bytes === text.length ? "latin1" : "utf8");
+    socket.write(`${bytes.toString(16)}\r\n${text}\r\n`, bytes === text.length ? "latin1" : "utf8", onTaken);
   }
 
   #end(): void {

@@ -80,7 +80,7 @@ t.test("the model: its shape and the limits, as documented", async (t) => {
   t.ok(Check(ModelDocument, answer));
   t.same(answer, {
     model: "demo", fingerprint: "f".repeat(64), layers: 1, heads: 2, head_dim: 4, n_positions: 64, vocab_size: 257, special_tokens: { before: [], after: [] }, device: "cpu", precision: "fp32",
-    base_model: false, generation_defaults: {}, limits: { max_batch: 8, max_queue: 256, max_n: 4, request_bytes: 65_536 },
+    base_model: false, generation_defaults: {}, limits: { max_batch: 8, max_queue: 256, max_n: 4, request_bytes: 65_536, answer_bytes: 1 << 20 },
   });
 });
 

@@ -72,7 +72,7 @@ export async function buildTestApp(t: { teardown(fn: () => Promise<void>): unkno
     metrics,
     logger: createLogger("info", { write: (line: string) => void logs.push(line) }, secrets),
     secrets,
-    limits: { requestBody: 65_536, maxN: 4, slots: 8, queue: 256 },
+    limits: { requestBody: 65_536, answer: 1 << 20, maxN: 4, slots: 8, queue: 256 },
     clients: { ...CLIENT_DEFAULTS, sendMs: SEND_MS },
     stream: { ...STREAM_DEFAULTS, sendMs: SEND_MS },
     checks: { model: () => {}, store: () => registry.list("local", { limit: 1 }).then(() => {}) },

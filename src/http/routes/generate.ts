@@ -1,9 +1,12 @@
 import type { FastifyReply, FastifyRequest } from "fastify";
 import { lostTouch, type ErrorCode, type PrefixdError } from "../../errors.ts";
 import { RequestAborted, type GenerationListener, type ValidGenerateRequest } from "../../generate.ts";
+import { AnswerLimit } from "../answer-limit.ts";
 import type { AppParts, TypedApp } from "../app-parts.ts";
+import { EventQueue } from "../event-queue.ts";
 import { parseGenerate } from "../generate-request.ts";
 import { ResponseWriter, auditUsage } from "../generate-response.ts";
+import { answerOf } from "../long-answer.ts";
 import { prefixIdOf } from "../prefix-id.ts";
 import { logFailure, toPrefixdError } from "../problem.ts";
 import { PromptReader } from "../prompt-tokens.ts";
@@ -13,7 +16,7 @@ import { GENERATE_RESPONSE_EXAMPLE, GENERATE_STREAM_EXAMPLE, GenerateBody, Gener
 import { SseStream } from "../sse.ts";
 
 const CODES: ErrorCode[] = [
-  "unauthorized", "unknown_field", "unsupported_parameter", "invalid_parameter", "empty_prompt", "invalid_token_id", "invalid_prefix_id", "context_exceeded", "body_too_large",
+  "unauthorized", "unknown_field", "unsupported_parameter", "invalid_parameter", "empty_prompt", "invalid_token_id", "invalid_prefix_id", "context_exceeded", "answer_too_large", "body_too_large",
   "unsupported_media_type", "prefix_not_found", "prefix_base_mismatch", "prefix_damaged", "queue_full", "user_queue_full", "queue_timeout", "token_rate_exceeded", "store_unavailable", "removed", "model_failed", "device_lost",
 ];
 
@@ -30,10 +33,15 @@ const RESPONSE = {
 export function generateRoutes(app: TypedApp, parts: AppParts): void {
   const reader = new PromptReader(parts.tokenizer, parts.shape.positions);
   const maxN = Math.min(parts.limits.maxN, parts.limits.slots);
+  const answerLimit = new AnswerLimit(parts.limits.answer, parts.tokenizer, parts.shape.positions);
+  const checkLease = (): void => {
+    if (parts.stream.mayEmit?.() === false) throw lostTouch();
+  };
 
   const handle = async (request: FastifyRequest, reply: FastifyReply, body: GenerateBody, pathId: string | undefined): Promise<unknown> => {
     const { request: valid, response } = await parseGenerate(body, pathId, request.principal.user, reader, maxN, parts.model.defaults);
     if (valid.prefix) request.audit.prefix_id = prefixIdOf(valid.prefix, valid.user);
+    answerLimit.check(valid, response);
     request.admitted = true;
     const writer = new ResponseWriter(valid, response, parts.modelName, (id) => parts.tokenizer.tokenText(id));
     return response.stream ? stream(request, reply, valid, writer) : answer(request, reply, valid, writer);
@@ -42,9 +50,9 @@ export function generateRoutes(app: TypedApp, parts: AppParts): void {
   const answer = async (request: FastifyRequest, reply: FastifyReply, valid: ValidGenerateRequest, writer: ResponseWriter): Promise<unknown> => {
     try {
       const generated = await parts.generation.collect(valid, abortOnDisconnect(reply).signal);
-      if (parts.stream.mayEmit?.() === false) throw lostTouch();
+      checkLease();
       auditUsage(request.audit, generated.end);
-      return writer.whole(generated);
+      return reply.type("application/json; charset=utf-8").send(answerOf(writer.whole(generated), checkLease));
     } catch (error) {
       if (!(error instanceof RequestAborted)) throw error;
       reply.hijack();
@@ -61,6 +69,7 @@ export function generateRoutes(app: TypedApp, parts: AppParts): void {
         parts.metrics.connectionCut("not_reading");
         controller.abort("too_slow");
       });
+      const long = new EventQueue(sse, resolve, (error) => listener.onError(toPrefixdError(error)));
       const fail = (error: Error): void => {
         sse.release();
         if (!(error instanceof RequestAborted)) return reject(error);
@@ -69,10 +78,11 @@ export function generateRoutes(app: TypedApp, parts: AppParts): void {
       };
       const listener: GenerationListener = {
         onStep(deltas, end) {
+          if (end !== null) auditUsage(request.audit, end);
+          if (!long.isEmpty || !writer.isOneEvent(deltas)) return long.add(writer.events(deltas, end));
           const event = end === null ? writer.event(deltas) : null;
           if (event) sse.event(event);
           if (end === null) return;
-          auditUsage(request.audit, end);
           sse.last(writer.lastEvent(deltas, end));
           resolve();
         },

@@ -17,7 +17,7 @@ export function modelRoutes(app: TypedApp, { modelName, shape, model, embeddings
     precision: model.precision,
     base_model: model.allowBaseModel,
     generation_defaults: model.defaults,
-    limits: { max_batch: limits.slots, max_queue: limits.queue, max_n: limits.maxN, request_bytes: limits.requestBody },
+    limits: { max_batch: limits.slots, max_queue: limits.queue, max_n: limits.maxN, request_bytes: limits.requestBody, answer_bytes: limits.answer },
   };
   app.get(
     "/model",

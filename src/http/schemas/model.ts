@@ -28,6 +28,7 @@ export const ModelDocument = named(
       max_queue: count("Requests that may wait; one more is answered 429"),
       max_n: count("Largest n, best_of or num_beams"),
       request_bytes: count("Bytes of a JSON body"),
+      answer_bytes: count("Bytes of a generate request's answer, counted as if each token were the vocabulary's longest; one that could have more is answered 422"),
     }),
   }),
 );
