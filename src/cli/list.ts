@@ -1,5 +1,5 @@
 import { ConfigError } from "../config.ts";
-import type { PrefixDocument } from "../http/schemas/prefixes.ts";
+import type { PrefixEntry } from "../http/schemas/prefixes.ts";
 import { printable } from "../one-line.ts";
 import { CLIENT_OPTIONS, CLIENT_USAGE, readArguments, userKey } from "./arguments.ts";
 import { callJson } from "./http-client.ts";
@@ -15,7 +15,7 @@ ${CLIENT_USAGE}`;
 const PAGE = 1000;
 
 interface Page {
-  readonly prefixes: readonly PrefixDocument[];
+  readonly prefixes: readonly PrefixEntry[];
   readonly next: string | null;
 }
 
@@ -26,7 +26,7 @@ export async function list(args: readonly string[]): Promise<void> {
   if (positionals.length > 0) throw new ConfigError(`list takes no operands; what is ${positionals[0]}?`, USAGE);
   const { owner = "all" } = values;
   if (!["me", "others", "all"].includes(owner)) throw new ConfigError(`list: --owner ${owner}: expected me, others or all`, USAGE);
-  const prefixes: PrefixDocument[] = [];
+  const prefixes: PrefixEntry[] = [];
   const query = new URLSearchParams({ owner, limit: String(PAGE) });
   for (;;) {
     const { value } = await callJson<Page>(values.url, `/prefixes?${query.toString()}`, {}, userKey());
@@ -39,7 +39,7 @@ export async function list(args: readonly string[]): Promise<void> {
 
 const HEAD = ["ID", "KIND", "VIRTUAL TOKENS", "BYTES", "UPDATED", "ACCESS"];
 
-function table(prefixes: readonly PrefixDocument[]): string {
+function table(prefixes: readonly PrefixEntry[]): string {
   const rows = [HEAD, ...prefixes.map((prefix) => [prefix.id, prefix.kind, String(prefix.virtual_tokens), String(prefix.bytes), prefix.updated_at, prefix.access])];
   const widths = HEAD.map((_, column) => rows.reduce((widest, row) => Math.max(widest, row[column]!.length), 0));
   return rows.map((row) => `${row.map((cell, column) => cell.padEnd(widths[column]!)).join("  ").trimEnd()}\n`).join("");

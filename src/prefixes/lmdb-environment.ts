@@ -5,8 +5,8 @@ import { seal, SEAL_BYTES, sealJson, unseal, unsealJson } from "../storage/seale
 import { fileKey, kvKey, PrefixContents } from "./lmdb-contents.ts";
 import { keyText } from "./name.ts";
 import { checkPrecondition } from "./precondition.ts";
-import { checkQuota, guestsOf, patchSharing, sharingOf, withoutSharing, withoutUsers } from "./sharing.ts";
-import type { ByteRange, HeldPrefixes, PrefixKey, PrefixMeta, PrefixQuota, PrefixRecord, Precondition, SharingPatch } from "./store.ts";
+import { checkQuota, guestsOf, listedFor, patchSharing, sharingOf, withoutSharing, withoutUsers } from "./sharing.ts";
+import type { ByteRange, HeldPrefixes, ListedPrefix, PrefixKey, PrefixMeta, PrefixQuota, PrefixRecord, Precondition, SharingPatch } from "./store.ts";
 
 const FORMAT = "1";
 
@@ -126,12 +126,12 @@ export class LmdbEnvironment {
     return new Uint8Array(stored.subarray(begin + from, begin + Math.min(from + length, bytes)));
   }
 
-  list(user: string, options: { after?: string; limit: number }): PrefixMeta[] {
+  list(user: string, options: { after?: string; limit: number }): ListedPrefix[] {
     this.#root.resetReadTxn();
     const { start, end } = userRange(user);
     const after = options.after === undefined ? start : keyText({ user, name: options.after });
     const range = this.#meta.getRange({ start: after, end, exclusiveStart: options.after !== undefined, limit: options.limit });
-    return [...range].map(({ key, value }) => parseMeta(key, value));
+    return [...range].map(({ key, value }) => listedFor(user, parseMeta(key, value)));
   }
 
   /** Answers what there was. */

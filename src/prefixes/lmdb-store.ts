@@ -4,12 +4,12 @@ import { KnownHeads } from "./lmdb-heads.ts";
 import type { LmdbOptions, LmdbTables } from "./lmdb-tables.ts";
 import { keyText } from "./name.ts";
 import { mayUse, withoutUsers } from "./sharing.ts";
-import type { ByteRange, HeldPrefixes, PrefixKey, PrefixMeta, PrefixQuota, PrefixRecord, PrefixStore, Precondition, RemovalState, RemovedPrefixes, SharingPatch } from "./store.ts";
+import type { ByteRange, HeldPrefixes, ListedPrefix, PrefixKey, PrefixMeta, PrefixQuota, PrefixRecord, PrefixStore, Precondition, RemovalState, RemovedPrefixes, SharingPatch } from "./store.ts";
 import { Tombstones } from "./tombstones.ts";
 
 export type { LmdbOptions } from "./lmdb-tables.ts";
 
-/** Others' prefixes looked at in one call: each may lie in a file that has to be opened, and other calls wait. */
+/** Prefixes listed in one call, while which other calls wait: each may be shared with thousands, and others' may lie in files that have to be opened. */
 const AT_A_TIME = 64;
 
 /**
@@ -62,19 +62,28 @@ class LmdbStore implements PrefixStore {
     return this.#tables.call("loadFile", plain(key), digest, file, range);
   }
 
-  list(user: string, options: { after?: string; limit: number }): Promise<PrefixMeta[]> {
-    return this.#tables.call("list", user, options);
+  async list(user: string, { after, limit }: { after?: string; limit: number }): Promise<ListedPrefix[]> {
+    const found: ListedPrefix[] = [];
+    let next = after;
+    while (found.length < limit) {
+      const wanted = Math.min(limit - found.length, AT_A_TIME);
+      const some = await this.#tables.call("list", user, { limit: wanted, ...(next === undefined ? {} : { after: next }) });
+      found.push(...some);
+      if (some.length < wanted) break;
+      next = some.at(-1)!.name;
+    }
+    return found;
   }
 
-  async listShared(user: string, { after, limit }: { after?: PrefixKey; limit: number }): Promise<PrefixMeta[]> {
-    const metas: PrefixMeta[] = [];
+  async listShared(user: string, { after, limit }: { after?: PrefixKey; limit: number }): Promise<ListedPrefix[]> {
+    const found: ListedPrefix[] = [];
     let next = after === undefined ? null : keyText(after);
     do {
-      const page = await this.#tables.call("listShared", user, next, Math.min(limit - metas.length, AT_A_TIME));
-      metas.push(...page.metas);
-      next = page.next;
-    } while (next !== null && metas.length < limit);
-    return metas;
+      const some = await this.#tables.call("listShared", user, next, Math.min(limit - found.length, AT_A_TIME));
+      found.push(...some.found);
+      next = some.next;
+    } while (next !== null && found.length < limit);
+    return found;
   }
 
   held(user: string): Promise<HeldPrefixes> {

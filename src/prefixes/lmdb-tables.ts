@@ -7,8 +7,8 @@ import { sharesFolder, userFile } from "./lmdb-files.ts";
 import { LmdbShares } from "./lmdb-shares.ts";
 import { keyText } from "./name.ts";
 import { checkPrecondition } from "./precondition.ts";
-import { EVERYONE, guestsOf, mayUse } from "./sharing.ts";
-import type { ByteRange, HeldPrefixes, PrefixKey, PrefixMeta, PrefixQuota, PrefixRecord, Precondition, RemovedPrefixes, SharingPatch } from "./store.ts";
+import { EVERYONE, guestsOf, listedFor, mayUse } from "./sharing.ts";
+import type { ByteRange, HeldPrefixes, ListedPrefix, PrefixKey, PrefixMeta, PrefixQuota, PrefixRecord, Precondition, RemovedPrefixes, SharingPatch } from "./store.ts";
 
 export interface LmdbOptions {
   readonly dir: string;
@@ -73,7 +73,7 @@ export class LmdbTables {
     return (await this.#environments.of(key.user))?.loadFile(key, digest, file, range) ?? null;
   }
 
-  async list(user: string, options: { after?: string; limit: number }): Promise<PrefixMeta[]> {
+  async list(user: string, options: { after?: string; limit: number }): Promise<ListedPrefix[]> {
     return (await this.#environments.of(user))?.list(user, options) ?? [];
   }
 
@@ -81,17 +81,17 @@ export class LmdbTables {
    * At most `limit` of others' prefixes that a user may use, in order after `after` (a key's text), out of as many entries of the index;
    * `next`: where to go on, null: there are no more.
    */
-  async listShared(user: string, after: string | null, limit: number): Promise<{ metas: PrefixMeta[]; next: string | null }> {
+  async listShared(user: string, after: string | null, limit: number): Promise<{ found: ListedPrefix[]; next: string | null }> {
     const keys = (await this.#checkedShares()).page(user, after, limit);
-    const metas: PrefixMeta[] = [];
+    const found: ListedPrefix[] = [];
     for (const key of keys) {
       const environment = await this.#environments.readable(key.user);
       const meta = environment?.head(key) ?? null;
-      if (meta !== null && mayUse(meta, user)) metas.push(meta);
+      if (meta !== null && mayUse(meta, user)) found.push(listedFor(user, meta));
       else if (environment !== null) await this.#forget(environment, key, [user, EVERYONE]);
     }
     const last = keys.at(-1);
-    return { metas, next: keys.length < limit || last === undefined ? null : keyText(last) };
+    return { found, next: keys.length < limit || last === undefined ? null : keyText(last) };
   }
 
   async delete(key: PrefixKey, precondition?: Precondition): Promise<boolean> {

@@ -7,7 +7,7 @@ export interface Entry extends ChunkPlan {
   readonly meta: PrefixMeta;
 }
 
-/** An entry's value: its JSON and, once it has been shared, a line each for the visibility, who may use it, and who may read it. */
+/** An entry's value: its JSON and, once it has been shared, a line each for the visibility, who may use it, and who may read it. Lists do without the last two. */
 export function parseEntry(value: string): Entry {
   const [json = "", visibility = "", shared = "", readable = ""] = value.split("\n");
   const entry = JSON.parse(json) as Entry;

@@ -38,6 +38,10 @@ local function sharing(value)
   local _, visibility, shared, readable = string.match(value .. '\\n\\n\\n', '^([^\\n]*)\\n([^\\n]*)\\n([^\\n]*)\\n([^\\n]*)')
   return visibility, shared, readable
 end
+-- A value without the users that the prefix is shared with.
+local function head(value)
+  return string.match(value, '^[^\\n]*\\n?[^\\n]*')
+end
 -- Whom a value lets in: as guestsOf in sharing.ts.
 local function guests(value)
   local visibility, shared, readable = sharing(value)
@@ -209,13 +213,15 @@ return { redis.call('HLEN', KEYS[1]), held(KEYS[2], KEYS[1]) }
 `);
 
 /**
- * One page of a user's prefixes in order of name; one script, so that a page has no gaps.
+ * Some of a user's prefixes in order of name; one script, so that there are no gaps.
  * KEYS: 1 prefixes, 2 names
  * ARGV: 1 lower bound as of ZRANGEBYLEX, 2 limit
- * Returns: the entries
+ * Returns: the values, without the users that the prefixes are shared with
  */
-export const LIST_PREFIXES = script(`
-local names = redis.call('ZRANGEBYLEX', KEYS[2], ARGV[1], '+', 'LIMIT', 0, ARGV[2])
-if #names == 0 then return {} end
-return redis.call('HMGET', KEYS[1], unpack(names))
+export const LIST_PREFIXES = script(`${COMMON}
+local heads = {}
+for i, name in ipairs(redis.call('ZRANGEBYLEX', KEYS[2], ARGV[1], '+', 'LIMIT', 0, ARGV[2])) do
+  heads[i] = head(redis.call('HGET', KEYS[1], name))
+end
+return heads
 `);

@@ -4,9 +4,9 @@ import { compareTexts, keyText, parseKeyText } from "./name.ts";
 import type { RedisConnection } from "./redis-connection.ts";
 import { parseEntry } from "./redis-entry.ts";
 import type { RedisKeys } from "./redis-keys.ts";
-import { CROSS_OFF, SETTLE, STRIKE_OFF } from "./redis-sharing-scripts.ts";
-import { EVERYONE, guestsOf, mayUse } from "./sharing.ts";
-import type { PrefixKey, PrefixMeta } from "./store.ts";
+import { CROSS_OFF, SETTLE, SHOW_SHARED, STRIKE_OFF } from "./redis-sharing-scripts.ts";
+import { EVERYONE, guestsOf } from "./sharing.ts";
+import type { ListedPrefix, PrefixKey } from "./store.ts";
 
 /** Entries that are looked at, or brought up to date, at a time. */
 const AT_A_TIME = 250;
@@ -76,7 +76,7 @@ export class RedisShares {
   }
 
   /** At most `limit` of others' prefixes that a user may use, after `after` (a key's text); `next`: where to go on, null: there are no more. */
-  async page(user: string, after: string | null, limit: number): Promise<{ metas: PrefixMeta[]; next: string | null }> {
+  async page(user: string, after: string | null, limit: number): Promise<{ found: ListedPrefix[]; next: string | null }> {
     const wanted = Math.min(limit, AT_A_TIME);
     const { client } = this.#connection;
     const guests = [user, EVERYONE];
@@ -85,18 +85,17 @@ export class RedisShares {
     const own = encodeURIComponent(user);
     const from = after === null ? "-" : `(${after}`;
     const ranges = [[from, `(${own}/`], [after !== null && after > `${own}0` ? from : `[${own}0`, "+"]] as const;
-    const found = await Promise.all(guests.flatMap((guest) => ranges.map(([min, max]) => client.zrangebylex(this.#keys.shared(guest), min, max, "LIMIT", 0, wanted))));
-    const members = [...new Set(found.flat())].sort(compareTexts).slice(0, wanted);
-    const metas: PrefixMeta[] = [];
+    const entries = await Promise.all(guests.flatMap((guest) => ranges.map(([min, max]) => client.zrangebylex(this.#keys.shared(guest), min, max, "LIMIT", 0, wanted))));
+    const members = [...new Set(entries.flat())].sort(compareTexts).slice(0, wanted);
+    const shown = await Promise.all(members.map(parseKeyText).map((key) => this.#connection.run(SHOW_SHARED, [this.#keys.prefixes(key.user)], [key.name, user])));
+    const found: ListedPrefix[] = [];
     const stale: string[] = [];
-    const values = await Promise.all(members.map(parseKeyText).map(({ user, name }) => client.hget(this.#keys.prefixes(user), name)));
-    for (const [i, value] of values.entries()) {
-      const meta = value === null ? null : parseEntry(value).meta;
-      if (meta !== null && mayUse(meta, user)) metas.push(meta);
-      else stale.push(members[i]!);
+    for (const [i, prefix] of (shown as ([head: string, access: "read" | "use"] | null)[]).entries()) {
+      if (prefix === null) stale.push(members[i]!);
+      else found.push({ ...parseEntry(prefix[0]).meta, access: prefix[1] });
     }
     if (stale.length > 0) await Promise.all(guests.map((guest) => this.#write(guest, counts.get(guest)!, [], stale)));
-    return { metas, next: members.length < wanted ? null : members.at(-1)! };
+    return { found, next: members.length < wanted ? null : members.at(-1)! };
   }
 
   /** Takes a removed user off the lists of all prefixes that are shared with it. Can be repeated. */

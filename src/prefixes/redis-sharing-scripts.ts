@@ -81,3 +81,24 @@ for i = 1, #ARGV, 2 do
 end
 return 1
 `);
+
+/**
+ * A prefix as a list shows it to somebody else than its owner; who may do what is as in sharing.ts.
+ * KEYS: 1 prefixes
+ * ARGV: 1 name, 2 user
+ * Returns: [the value without the users that it is shared with, read or use], nothing if the user may not use it
+ */
+export const SHOW_SHARED = script(`${COMMON}
+local value = redis.call('HGET', KEYS[1], ARGV[1])
+if not value then return nil end
+local visibility, shared, readable = sharing(value)
+local function has(list)
+  for _, user in ipairs(list == '' and {} or cjson.decode(list)) do
+    if user == ARGV[2] then return true end
+  end
+  return false
+end
+if has(readable) then return { head(value), 'read' } end
+if visibility == 'shared' or has(shared) then return { head(value), 'use' } end
+return nil
+`);

@@ -9,8 +9,8 @@ import { RedisKeys } from "./redis-keys.ts";
 import { COMMIT_UPLOAD, DELETE_PREFIX, DELETE_USER, HELD, LIST_PREFIXES } from "./redis-scripts.ts";
 import { RedisShares } from "./redis-shares.ts";
 import { PATCH_SHARING } from "./redis-sharing-scripts.ts";
-import { tooLarge, tooMany, withoutSharing } from "./sharing.ts";
-import type { ByteRange, HeldPrefixes, PrefixKey, PrefixMeta, PrefixQuota, PrefixRecord, PrefixStore, Precondition, RemovalState, RemovedPrefixes, SharingPatch } from "./store.ts";
+import { listedFor, tooLarge, tooMany, withoutSharing } from "./sharing.ts";
+import type { ByteRange, HeldPrefixes, ListedPrefix, PrefixKey, PrefixMeta, PrefixQuota, PrefixRecord, PrefixStore, Precondition, RemovalState, RemovedPrefixes, SharingPatch } from "./store.ts";
 import { OPEN_TOMBSTONE_MS, TOMBSTONE_MS } from "./tombstones.ts";
 
 export interface RedisStoreOptions extends RedisConnectionOptions {
@@ -35,7 +35,8 @@ export async function openRedisStore(options: RedisStoreOptions): Promise<Prefix
   return new RedisStore(connection, options);
 }
 
-const MAX_PAGE = 1000;
+/** Prefixes listed in one script: each may be shared with thousands, and nobody else is served by Redis meanwhile. */
+const AT_A_TIME = 100;
 
 class RedisStore implements PrefixStore {
   readonly #connection: RedisConnection;
@@ -107,33 +108,33 @@ class RedisStore implements PrefixStore {
     return this.#load(key, digest, (entry) => (Object.hasOwn(entry.files, file) ? entry.files[file]! : null), range);
   }
 
-  list(user: string, options: { after?: string; limit: number }): Promise<PrefixMeta[]> {
+  list(user: string, options: { after?: string; limit: number }): Promise<ListedPrefix[]> {
     return guarded(async () => {
-      const metas: PrefixMeta[] = [];
+      const found: ListedPrefix[] = [];
       let after = options.after;
-      while (metas.length < options.limit) {
-        const wanted = Math.min(options.limit - metas.length, MAX_PAGE);
+      while (found.length < options.limit) {
+        const wanted = Math.min(options.limit - found.length, AT_A_TIME);
         const keys = [this.#keys.prefixes(user), this.#keys.names(user)];
         const page = (await this.#connection.run(LIST_PREFIXES, keys, [after === undefined ? "-" : `(${after}`, wanted])) as string[];
-        metas.push(...page.map((value) => parseEntry(value).meta));
+        found.push(...page.map((value) => listedFor(user, parseEntry(value).meta)));
         if (page.length < wanted) break;
-        after = metas.at(-1)!.name;
+        after = found.at(-1)!.name;
       }
-      return metas;
+      return found;
     });
   }
 
-  listShared(user: string, { after, limit }: { after?: PrefixKey; limit: number }): Promise<PrefixMeta[]> {
+  listShared(user: string, { after, limit }: { after?: PrefixKey; limit: number }): Promise<ListedPrefix[]> {
     return guarded(async () => {
       await this.#shares.built();
-      const metas: PrefixMeta[] = [];
+      const found: ListedPrefix[] = [];
       let next = after === undefined ? null : keyText(after);
       do {
-        const page = await this.#shares.page(user, next, limit - metas.length);
-        metas.push(...page.metas);
+        const page = await this.#shares.page(user, next, limit - found.length);
+        found.push(...page.found);
         next = page.next;
-      } while (next !== null && metas.length < limit);
-      return metas;
+      } while (next !== null && found.length < limit);
+      return found;
     });
   }
 

@@ -1,5 +1,5 @@
 import type { KvTensor } from "../kv.ts";
-import type { HeldPrefixes, PrefixKey, PrefixMeta, PrefixQuota, Precondition, SharingPatch } from "./store.ts";
+import type { HeldPrefixes, ListedPrefix, PrefixKey, PrefixMeta, PrefixQuota, Precondition, SharingPatch } from "./store.ts";
 
 /** PEFT's two files. */
 export interface PeftUpload {
@@ -39,9 +39,9 @@ export interface PrefixRegistry {
   info(key: PrefixKey, asker?: string): Promise<PrefixMeta>;
   /** The same for who wants its files. Throws `prefix_not_found`, and `prefix_not_readable` for who may only use it. */
   readable(key: PrefixKey, asker?: string): Promise<PrefixMeta>;
-  list(user: string, options: { after?: string; limit: number }): Promise<PrefixMeta[]>;
+  list(user: string, options: { after?: string; limit: number }): Promise<ListedPrefix[]>;
   /** What others share with the user, in ascending order of `owner/name`. */
-  listShared(user: string, options: { after?: PrefixKey; limit: number }): Promise<PrefixMeta[]>;
+  listShared(user: string, options: { after?: PrefixKey; limit: number }): Promise<ListedPrefix[]>;
   /** How many prefixes a user has, and their bytes. */
   held(user: string): Promise<HeldPrefixes>;
   /** An uploaded file, its beginning already read. Throws as `readable`, `not_found`, and `prefix_damaged` where the store has lost it. */

@@ -10,7 +10,7 @@ import { CONFIG_FILE, checkLength, maxAdapterBytes, parsePeftAdapter, WEIGHTS_FI
 import { checkPrecondition } from "./precondition.ts";
 import type { OpenedFile, PrefixRegistry, PrefixUpload, ResolvedPrefix } from "./registry-types.ts";
 import { mayRead, mayUse, notReadable, sharingOf } from "./sharing.ts";
-import type { HeldPrefixes, PrefixKey, PrefixMeta, PrefixQuota, PrefixRecord, PrefixStore, Precondition, SharingPatch } from "./store.ts";
+import type { HeldPrefixes, ListedPrefix, PrefixKey, PrefixMeta, PrefixQuota, PrefixRecord, PrefixStore, Precondition, SharingPatch } from "./store.ts";
 
 /** Bytes of a file that are read at a time: as many as a chunk has in Redis. */
 const PIECE = 512 * 1024;
@@ -110,12 +110,12 @@ class Registry implements PrefixRegistry {
     return meta;
   }
 
-  async list(user: string, options: { after?: string; limit: number }): Promise<PrefixMeta[]> {
+  async list(user: string, options: { after?: string; limit: number }): Promise<ListedPrefix[]> {
     if (options.after !== undefined) checkPrefixName(options.after);
     return this.#store.list(user, options);
   }
 
-  async listShared(user: string, options: { after?: PrefixKey; limit: number }): Promise<PrefixMeta[]> {
+  async listShared(user: string, options: { after?: PrefixKey; limit: number }): Promise<ListedPrefix[]> {
     if (options.after !== undefined) checkPrefixName(options.after.name);
     return this.#store.listShared(user, options);
   }

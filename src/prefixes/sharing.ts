@@ -1,5 +1,5 @@
 import { PrefixdError } from "../errors.ts";
-import type { HeldPrefixes, PrefixMeta, PrefixQuota, SharingPatch } from "./store.ts";
+import type { Access, HeldPrefixes, ListedPrefix, PrefixMeta, PrefixQuota, SharingPatch } from "./store.ts";
 
 type Sharing = Pick<PrefixMeta, "visibility" | "shared_with" | "readable_by">;
 
@@ -47,6 +47,17 @@ export function mayUse(meta: PrefixMeta, user: string): boolean {
 /** Whether a user may also have its files. */
 export function mayRead(meta: PrefixMeta, user: string): boolean {
   return meta.user === user || (meta.readable_by ?? []).includes(user);
+}
+
+/** What a user may do who may use the prefix. */
+export function accessOf(meta: PrefixMeta, user: string): Access {
+  return meta.user === user ? "owner" : mayRead(meta, user) ? "read" : "use";
+}
+
+/** A prefix as a list shows it to a user who may use it. */
+export function listedFor(user: string, meta: PrefixMeta): ListedPrefix {
+  const { shared_with: _shared, readable_by: _readable, ...head } = meta;
+  return { ...head, access: accessOf(meta, user) };
 }
 
 export const notReadable = ({ user, name }: PrefixMeta): PrefixdError =>

@@ -35,6 +35,14 @@ export interface PrefixMeta {
   readonly readable_by?: readonly string[];
 }
 
+/** What a list tells a user of a prefix: not whom else the owner lets in, which may be thousands. */
+export interface ListedPrefix extends Omit<PrefixMeta, "shared_with" | "readable_by"> {
+  readonly access: Access;
+}
+
+/** What a user may do with a prefix: everything; send requests with it and have its files; send requests with it. */
+export type Access = "owner" | "read" | "use";
+
 export type Visibility = "private" | "shared";
 
 /** What is not named stays. */
@@ -99,9 +107,9 @@ export interface PrefixStore {
   /** The same for an uploaded file, or for as much of the range as there is of it. */
   loadFile(key: PrefixKey, digest: string, file: string, range?: ByteRange): Promise<Uint8Array | null>;
   /** Pages in ascending order of name. */
-  list(user: string, options: { after?: string; limit: number }): Promise<PrefixMeta[]>;
+  list(user: string, options: { after?: string; limit: number }): Promise<ListedPrefix[]>;
   /** Others' prefixes that the user may use, in ascending order of `owner/name`; costs what the page has, however many prefixes there are. */
-  listShared(user: string, options: { after?: PrefixKey; limit: number }): Promise<PrefixMeta[]>;
+  listShared(user: string, options: { after?: PrefixKey; limit: number }): Promise<ListedPrefix[]>;
   /** How much the user has, without a look at each prefix: what quotas are held against. */
   held(user: string): Promise<HeldPrefixes>;
   /** false: there was none. */

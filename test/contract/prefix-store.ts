@@ -1,6 +1,7 @@
 import { createHash } from "node:crypto";
 import type { Test } from "tap";
 import { prefixDigest } from "../../src/prefixes/digest.ts";
+import { listedFor } from "../../src/prefixes/sharing.ts";
 import type { PrefixStore } from "../../src/prefixes/store.ts";
 import { seededRandom } from "../../src/load/random.ts";
 import { record, SHAPE } from "../prefixes/records.ts";
@@ -87,7 +88,7 @@ export function prefixStoreContract(t: Test, make: (t: Test) => Promise<OpenStor
     const again = await open();
     t.teardown(() => again.close());
     t.same(await again.head(key), { ...two.meta, ...shared });
-    t.same(await again.list("ann", { limit: 5 }), [{ ...two.meta, ...shared }]);
+    t.same(await again.list("ann", { limit: 5 }), [listedFor("ann", { ...two.meta, ...shared })]);
     const nobody = { visibility: "private", shared_with: [], readable_by: [] } as const;
     t.same(await store.patchMeta(key, nobody), { ...two.meta, ...nobody });
     t.equal(await store.delete(key), true);
@@ -173,7 +174,7 @@ export function prefixStoreContract(t: Test, make: (t: Test) => Promise<OpenStor
     const sorted = [...names].sort((a, b) => (a < b ? -1 : 1));
     const all = await store.list("ann", { limit: 100 });
     t.same(all.map(({ name }) => name), sorted);
-    t.same(await store.head({ user: "ann", name: "a.b" }), all.find(({ name }) => name === "a.b"));
+    t.same(listedFor("ann", (await store.head({ user: "ann", name: "a.b" }))!), all.find(({ name }) => name === "a.b"));
     const paged: string[] = [];
     for (let after: string | undefined; ; after = paged.at(-1)) {
       const page = await store.list("ann", { limit: 3, ...(after === undefined ? {} : { after }) });
@@ -270,7 +271,7 @@ export function prefixStoreContract(t: Test, make: (t: Test) => Promise<OpenStor
     if (meta === null) t.same(await store.list("ann", { limit: 10 }), []);
     else {
       t.equal(await prefixDigest(SHAPE, meta.length, (await second.loadKv(key, meta.digest))!), meta.digest);
-      t.same(await store.list("ann", { limit: 10 }), [meta]);
+      t.same(await store.list("ann", { limit: 10 }), [listedFor("ann", meta)]);
     }
     const winners = await Promise.allSettled(puts.map((put) => store.put(put, { ifNoneMatch: "*" })));
     const created = winners.filter(({ status }) => status === "fulfilled").length;

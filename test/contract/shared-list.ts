@@ -1,7 +1,7 @@
 import type { Test } from "tap";
 import { seededRandom } from "../../src/load/random.ts";
-import { mayUse } from "../../src/prefixes/sharing.ts";
-import type { PrefixMeta, PrefixStore } from "../../src/prefixes/store.ts";
+import { listedFor, mayUse } from "../../src/prefixes/sharing.ts";
+import type { ListedPrefix, PrefixKey, PrefixStore } from "../../src/prefixes/store.ts";
 import { record } from "../prefixes/records.ts";
 
 /** Registers a test with a store on empty data of its own; `open` opens another one on the same. */
@@ -10,7 +10,7 @@ export type WithStore = (name: string, body: (t: Test, store: PrefixStore, open:
 /** The part of the contract of a PrefixStore that is about the lists of what others share. */
 export function sharedListContract(withStore: WithStore): void {
   const key = { user: "ann", name: "poem" };
-  const idsOf = (metas: readonly PrefixMeta[]): string[] => metas.map(({ user, name }) => `${user}/${name}`);
+  const idsOf = (metas: readonly PrefixKey[]): string[] => metas.map(({ user, name }) => `${user}/${name}`);
   const sharedWith = async (store: PrefixStore, user: string, limit = 100): Promise<string[]> => idsOf(await store.listShared(user, { limit }));
 
   withStore("what others share is listed for whom they let in, for as long as they do", async (t, store, open) => {
@@ -23,7 +23,7 @@ export function sharedListContract(withStore: WithStore): void {
     await second.patchMeta({ user: "ann-b", name: "a" }, { shared_with: ["bob"], readable_by: ["bob", "eve"] });
     await second.patchMeta({ user: "bob", name: "own" }, { visibility: "shared", shared_with: ["bob"] });
     t.same(await sharedWith(store, "bob"), ["ann-b/a", "ann/b", "cat/a"], "in order, each once, and not what is bob's own");
-    t.same((await store.listShared("bob", { limit: 9 }))[1], shared);
+    t.same((await store.listShared("bob", { limit: 9 }))[1], listedFor("bob", shared!), "not with whom else");
     t.same(await sharedWith(second, "eve"), ["ann-b/a", "ann/b", "bob/own", "cat/a"]);
     t.same(await sharedWith(second, "Ünï/code"), ["ann/b", "bob/own", "cat/a"]);
     t.same(await sharedWith(store, "nobody"), ["bob/own", "cat/a"], "what is shared with all");
@@ -52,7 +52,7 @@ export function sharedListContract(withStore: WithStore): void {
     }
     ids.sort();
     for (const limit of [1, 7, 200]) {
-      const paged: PrefixMeta[] = [];
+      const paged: ListedPrefix[] = [];
       for (;;) {
         const last = paged.at(-1);
         const page = await store.listShared("bob", { limit, ...(last === undefined ? {} : { after: last }) });
@@ -84,7 +84,7 @@ export function sharedListContract(withStore: WithStore): void {
       );
       const all = (await Promise.all(owners.flatMap((user) => names.map((name) => store.head({ user, name }))))).filter((meta) => meta !== null);
       for (const guest of [...guests, "nobody"]) {
-        const expected = all.filter((meta) => meta.user !== guest && mayUse(meta, guest));
+        const expected = all.filter((meta) => meta.user !== guest && mayUse(meta, guest)).map((meta) => listedFor(guest, meta));
         for (const each of [store, second]) t.same(await each.listShared(guest, { limit: 100 }), expected.sort((a, b) => (idsOf([a])[0]! < idsOf([b])[0]! ? -1 : 1)), `${guest} in round ${round}`);
       }
     }
@@ -119,7 +119,11 @@ export function sharedListContract(withStore: WithStore): void {
     await store.put(await record(key, 1));
     const users = Array.from({ length: 1000 }, (_, i) => `u${i}`);
     t.same((await store.patchMeta(key, { shared_with: users, readable_by: users }))?.shared_with, users);
-    for (const user of ["u0", "u999"]) t.same(await sharedWith(store, user), ["ann/poem"]);
+    for (const [user, access] of [["u0", "read"], ["u999", "read"], ["ann", "owner"]] as const) {
+      const [listed] = user === "ann" ? await store.list(user, { limit: 9 }) : await store.listShared(user, { limit: 9 });
+      t.match(listed, { user: "ann", name: "poem", access });
+      t.notMatch(JSON.stringify(listed), /"u\d+"/, "a list does not say with whom else");
+    }
     await store.patchMeta(key, { shared_with: [], readable_by: ["u7"] });
     for (const [user, list] of [["u0", []], ["u7", ["ann/poem"]]] as const) t.same(await sharedWith(store, user), list);
   });

@@ -112,6 +112,35 @@ t.test("lists come in pages, in order", async (t) => {
   t.match((await fastify.inject("/prefixes?afer=a")).json(), { code: "unknown_field", detail: /mean "after"/ });
 });
 
+t.test("a page ends at so many bytes as well, and the next one goes on there, from own prefixes to those of others", async (t) => {
+  const { fastify, registry } = await buildTestApp(t);
+  const name = "n".repeat(2000);
+  const guests = Array.from({ length: 1000 }, (_, i) => `guest-${i}`);
+  const ids: string[] = [];
+  for (const user of ["local", "ann", "bob"]) {
+    for (let i = 100; i < 350; i++) {
+      const key = { user, name: `p${i}` };
+      await registry.register(key, { kind: "hard", ids: Int32Array.of(1) });
+      const entry = registry.entries.get(`${user}/p${i}`)!;
+      registry.entries.set(`${user}/p${i}`, { ...entry, meta: { ...entry.meta, baseName: name, visibility: "shared", shared_with: guests, readable_by: ["local"] } });
+    }
+  }
+  for (const user of ["", "ann/", "bob/"]) for (let i = 100; i < 350; i++) ids.push(`${user}p${i}`);
+  const pages: { prefixes: { id: string }[]; next: string | null }[] = [];
+  let after = "";
+  do {
+    const { payload, statusCode } = await fastify.inject(`/prefixes?limit=1000${after}`);
+    t.equal(statusCode, 200);
+    if (payload.length > 1.1 * 1024 ** 2) t.fail(`${payload.length} bytes`);
+    t.notMatch(payload, /guest-/, "a list does not say with whom else");
+    pages.push(JSON.parse(payload) as (typeof pages)[number]);
+    after = `&after=${encodeURIComponent(pages.at(-1)!.next ?? "")}`;
+  } while (pages.at(-1)!.next !== null);
+  t.ok(pages.length >= 2, `${pages.length} pages`);
+  t.same(pages.flatMap(({ prefixes }) => prefixes.map(({ id }) => id)), ids);
+  t.match((await fastify.inject("/prefixes/p100")).json(), { shared_with: guests }, "the prefix itself does");
+});
+
 t.test("an id whose slash is not escaped: the answer says how the path is written", async (t) => {
   const { fastify } = await buildTestApp(t);
   const detail = async (method: "GET" | "PUT" | "POST", url: string): Promise<string> => {

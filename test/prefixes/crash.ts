@@ -5,6 +5,7 @@ import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Test } from "tap";
 import { prefixDigest } from "../../src/prefixes/digest.ts";
+import { listedFor } from "../../src/prefixes/sharing.ts";
 import type { PrefixRecord, PrefixStore } from "../../src/prefixes/store.ts";
 import { bareNode } from "../support/program.ts";
 import { record, SHAPE } from "./records.ts";
@@ -71,7 +72,7 @@ async function checkWhole(t: Test, store: PrefixStore, answered: readonly (numbe
     const expected = await crashVersion(name, version);
     const kv = await store.loadKv(key, meta.digest);
     const whole =
-      JSON.stringify(meta) === JSON.stringify(expected.meta) && JSON.stringify(inList) === JSON.stringify(meta) &&
+      JSON.stringify(meta) === JSON.stringify(expected.meta) && JSON.stringify(inList) === JSON.stringify(listedFor("ann", meta)) &&
       kv !== null && (await prefixDigest({ ...SHAPE, layers: 12, heads: 4, headDim: 32 }, meta.length, kv)) === meta.digest;
     if (!whole) t.fail(`${key.name} is torn`);
     for (const [file, content] of expected.files) if (hash(await store.loadFile(key, meta.digest, file)) !== hash(content)) t.fail(`${key.name}: ${file} is torn`);

@@ -1,6 +1,6 @@
 import { PrefixdError } from "../../src/errors.ts";
 import { keyText } from "../../src/prefixes/name.ts";
-import type { HeldPrefixes, PrefixKey, PrefixMeta, PrefixRecord, PrefixStore, RemovalState, RemovedPrefixes } from "../../src/prefixes/store.ts";
+import type { HeldPrefixes, ListedPrefix, PrefixKey, PrefixMeta, PrefixRecord, PrefixStore, RemovalState, RemovedPrefixes } from "../../src/prefixes/store.ts";
 
 /** A store in memory that counts, waits and fails as a test wants. */
 export class ScriptedStore implements PrefixStore {
@@ -45,11 +45,11 @@ export class ScriptedStore implements PrefixStore {
     return null;
   }
 
-  async list(): Promise<PrefixMeta[]> {
+  async list(): Promise<ListedPrefix[]> {
     return [];
   }
 
-  async listShared(): Promise<PrefixMeta[]> {
+  async listShared(): Promise<ListedPrefix[]> {
     return [];
   }
 

@@ -3,8 +3,8 @@ import { PrefixdError } from "../../src/errors.ts";
 import type { KvTensor } from "../../src/kv.ts";
 import type { OpenedFile, PrefixRegistry, PrefixUpload, ResolvedPrefix } from "../../src/prefixes/registry-types.ts";
 import { keyText } from "../../src/prefixes/name.ts";
-import { checkQuota, mayRead, mayUse, notReadable, patchSharing, sharingOf } from "../../src/prefixes/sharing.ts";
-import type { HeldPrefixes, PrefixKey, PrefixMeta, PrefixQuota, Precondition, RemovedPrefixes, SharingPatch } from "../../src/prefixes/store.ts";
+import { checkQuota, listedFor, mayRead, mayUse, notReadable, patchSharing, sharingOf } from "../../src/prefixes/sharing.ts";
+import type { HeldPrefixes, ListedPrefix, PrefixKey, PrefixMeta, PrefixQuota, Precondition, RemovedPrefixes, SharingPatch } from "../../src/prefixes/store.ts";
 
 interface Entry {
   readonly meta: PrefixMeta;
@@ -54,17 +54,17 @@ export class FakeRegistry implements PrefixRegistry {
     return meta;
   }
 
-  async list(user: string, { after, limit }: { after?: string; limit: number }): Promise<PrefixMeta[]> {
+  async list(user: string, { after, limit }: { after?: string; limit: number }): Promise<ListedPrefix[]> {
     this.#check();
     const metas = this.#of(user).sort((a, b) => (a.name < b.name ? -1 : 1));
-    return metas.filter(({ name }) => after === undefined || name > after).slice(0, limit);
+    return metas.filter(({ name }) => after === undefined || name > after).slice(0, limit).map((meta) => listedFor(user, meta));
   }
 
-  async listShared(user: string, { after, limit }: { after?: PrefixKey; limit: number }): Promise<PrefixMeta[]> {
+  async listShared(user: string, { after, limit }: { after?: PrefixKey; limit: number }): Promise<ListedPrefix[]> {
     this.#check();
     const metas = [...this.entries.values()].map(({ meta }) => meta).filter((meta) => meta.user !== user && mayUse(meta, user));
     const sorted = metas.sort((a, b) => (keyText(a) < keyText(b) ? -1 : 1));
-    return sorted.filter((meta) => after === undefined || keyText(meta) > keyText(after)).slice(0, limit);
+    return sorted.filter((meta) => after === undefined || keyText(meta) > keyText(after)).slice(0, limit).map((meta) => listedFor(user, meta));
   }
 
   async held(user: string): Promise<HeldPrefixes> {

@@ -3,18 +3,18 @@ import type { FastifyReply, FastifyRequest } from "fastify";
 import { PrefixdError, type ErrorCode } from "../../errors.ts";
 import { baseNameDiffers } from "../../prefixes/base-name.ts";
 import type { OpenedFile, PrefixUpload } from "../../prefixes/registry-types.ts";
-import { mayRead } from "../../prefixes/sharing.ts";
-import type { PrefixKey, PrefixMeta, PrefixQuota } from "../../prefixes/store.ts";
+import { listedFor } from "../../prefixes/sharing.ts";
+import type { ListedPrefix, PrefixKey, PrefixMeta, PrefixQuota } from "../../prefixes/store.ts";
 import { isBuiltInUser } from "../../users/user-id.ts";
 import type { AppParts, TypedApp } from "../app-parts.ts";
 import type { BodyWatch } from "../body-watch.ts";
 import { etagOf, notModified, writePrecondition } from "../preconditions.ts";
 import { parsePrefixId, prefixIdOf } from "../prefix-id.ts";
-import { listPrefixes } from "../prefix-list.ts";
+import { prefixPage } from "../prefix-list.ts";
 import { PromptReader } from "../prompt-tokens.ts";
 import { ETAG_HEADER, PrefixIdParams, UNREAD_BODY, empty, json, problems } from "../schemas/common.ts";
 import {
-  AdapterForm, DeleteHeaders, FileList, FileParams, HardPromptBody, ListQuery, PREFIX_EXAMPLE, PrefixDocument, PrefixList, ReadHeaders, SharingBody, WriteHeaders,
+  AdapterForm, DeleteHeaders, FileList, FileParams, HardPromptBody, ListQuery, PREFIX_ENTRY_EXAMPLE, PREFIX_EXAMPLE, PrefixDocument, PrefixEntry, PrefixList, ReadHeaders, SharingBody, WriteHeaders,
 } from "../schemas/prefixes.ts";
 import { abortOnDisconnect, answered } from "../requests.ts";
 import { checkSharing, checkUsersExist } from "../sharing-body.ts";
@@ -111,17 +111,13 @@ export function prefixRoutes(app: TypedApp, parts: AppParts, bodies: BodyWatch):
         summary: "List prefixes",
         description: "Those that you may use: your own, in ascending order of name, then those that others share with you, in ascending order of `user/name`.",
         querystring: ListQuery,
-        response: { 200: json("One page", PrefixList, { example: { prefixes: [PREFIX_EXAMPLE], next: null } }), ...problems("unauthorized", "unknown_field", "invalid_parameter", "invalid_prefix_id", "store_unavailable") },
+        response: { 200: json("One page", PrefixList, { example: { prefixes: [PREFIX_ENTRY_EXAMPLE], next: null } }), ...problems("unauthorized", "unknown_field", "invalid_parameter", "invalid_prefix_id", "store_unavailable") },
       },
     },
     async (request) => {
       const { limit = 100, owner = "all", after } = request.query;
       const { user } = request.principal;
-      // One more than asked for tells whether there is a next page.
-      const found = await listPrefixes(prefixes, user, { owner, limit: limit + 1, ...(after === undefined ? {} : { after }) });
-      const page = found.slice(0, limit);
-      const last = page.at(-1);
-      return { prefixes: page.map((meta) => documentOf(meta, user, modelName)), next: found.length > limit && last !== undefined ? prefixIdOf(last, user) : null };
+      return prefixPage(prefixes, user, { owner, limit, ...(after === undefined ? {} : { after }) }, (prefix) => entryOf(prefix, user, modelName));
     },
   );
 
@@ -257,17 +253,20 @@ async function hardPrompt(body: HardPromptBody, reader: PromptReader): Promise<P
   return { kind: "hard", ids: ids as Int32Array, ...(text === undefined ? {} : { text }) };
 }
 
-/** As the user who asks may see it: whom else the owner lets in is the owner's business. `modelName`: what the base model served here is called. */
-function documentOf(meta: PrefixMeta, user: string, modelName: string): PrefixDocument {
-  const { visibility = "private", shared_with = [], readable_by = [], kind, digest, length: virtual_tokens, bytes, base, createdAt: created_at, updatedAt: updated_at, files } = meta;
-  const isOwner = meta.user === user;
-  const access = isOwner ? "owner" : mayRead(meta, user) ? "read" : "use";
+/** As the user who asks may see it. `modelName`: what the base model served here is called. */
+function entryOf(prefix: ListedPrefix, user: string, modelName: string): PrefixEntry {
+  const { visibility = "private", kind, digest, length: virtual_tokens, bytes, base, createdAt: created_at, updatedAt: updated_at, files, access } = prefix;
   // It is in the files, and may be a path of the owner's.
-  const { baseName: base_model_name_or_path = null, baseRevision: revision = null }: Pick<PrefixMeta, "baseName" | "baseRevision"> = access === "use" ? {} : meta;
+  const { baseName: base_model_name_or_path = null, baseRevision: revision = null }: Pick<PrefixMeta, "baseName" | "baseRevision"> = access === "use" ? {} : prefix;
   const mismatch = baseNameDiffers(base_model_name_or_path, modelName);
   const warnings = mismatch === null ? [] : [{ code: "prefix_base_name_mismatch" as const, detail: mismatch }];
-  const sharing = { visibility, shared_with: isOwner ? [...shared_with] : [], readable_by: isOwner ? [...readable_by] : [] };
-  return { id: prefixIdOf(meta, user), kind, digest, virtual_tokens, bytes, base, base_model_name_or_path, revision, warnings, created_at, updated_at, files: { ...files }, access, ...sharing };
+  return { id: prefixIdOf(prefix, user), kind, digest, virtual_tokens, bytes, base, base_model_name_or_path, revision, warnings, created_at, updated_at, files: { ...files }, access, visibility };
+}
+
+/** The same with whom else the owner lets in, which is the owner's business. */
+function documentOf(meta: PrefixMeta, user: string, modelName: string): PrefixDocument {
+  const { shared_with = [], readable_by = [] } = meta.user === user ? meta : {};
+  return { ...entryOf(listedFor(user, meta), user, modelName), shared_with: [...shared_with], readable_by: [...readable_by] };
 }
 
 /** Reads on as the client does: of a file that nobody takes no more than two pieces are in memory. */

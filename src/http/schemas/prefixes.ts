@@ -10,24 +10,31 @@ const PrefixWarning = named(
   }),
 );
 
+const listed = {
+  id: Type.String(),
+  kind: Type.String({ description: "PEFT's type, such as PREFIX_TUNING, or HARD_PROMPT" }),
+  digest: Type.String({ description: "sha256 of what will be attended to; the ETag without its quotes" }),
+  virtual_tokens: Type.Integer(),
+  bytes: Type.Integer({ description: "Of the compiled keys and values" }),
+  base: Type.String({ description: "Fingerprint of the base model that it was compiled for" }),
+  base_model_name_or_path: Type.Union([Type.String(), Type.Null()], { description: "What the adapter says it was trained on; null: it does not say, it was registered before this was kept, or you may not read its files" }),
+  revision: Type.Union([Type.String(), Type.Null()], { description: "The same of that model's revision on the hub" }),
+  warnings: Type.Array(PrefixWarning, { description: "What may be wrong with it" }),
+  created_at: Type.String({ format: "date-time" }),
+  updated_at: Type.String({ format: "date-time" }),
+  files: Type.Record(Type.String(), Type.Integer(), { description: "What was uploaded: name and bytes" }),
+  access: Type.Enum(["owner", "read", "use"], { description: "What you may do: everything; send requests with it and download it; send requests with it" }),
+  visibility: Type.Enum(["private", "shared"], { description: "Who may send requests with it. private: the owner and those of the two lists; shared: every user" }),
+};
+
+export const PrefixEntry = named("PrefixEntry", strict(listed, { description: "A registered prefix as a list has it: `GET /prefixes/{id}` also tells its owner whom it is shared with" }));
+export type PrefixEntry = Static<typeof PrefixEntry>;
+
 export const PrefixDocument = named(
   "Prefix",
   strict(
     {
-      id: Type.String(),
-      kind: Type.String({ description: "PEFT's type, such as PREFIX_TUNING, or HARD_PROMPT" }),
-      digest: Type.String({ description: "sha256 of what will be attended to; the ETag without its quotes" }),
-      virtual_tokens: Type.Integer(),
-      bytes: Type.Integer({ description: "Of the compiled keys and values" }),
-      base: Type.String({ description: "Fingerprint of the base model that it was compiled for" }),
-      base_model_name_or_path: Type.Union([Type.String(), Type.Null()], { description: "What the adapter says it was trained on; null: it does not say, it was registered before this was kept, or you may not read its files" }),
-      revision: Type.Union([Type.String(), Type.Null()], { description: "The same of that model's revision on the hub" }),
-      warnings: Type.Array(PrefixWarning, { description: "What may be wrong with it" }),
-      created_at: Type.String({ format: "date-time" }),
-      updated_at: Type.String({ format: "date-time" }),
-      files: Type.Record(Type.String(), Type.Integer(), { description: "What was uploaded: name and bytes" }),
-      access: Type.Enum(["owner", "read", "use"], { description: "What you may do: everything; send requests with it and download it; send requests with it" }),
-      visibility: Type.Enum(["private", "shared"], { description: "Who may send requests with it. private: the owner and those of the two lists; shared: every user" }),
+      ...listed,
       shared_with: Type.Array(Type.String(), { description: "Users who may send requests with it; shown to the owner only" }),
       readable_by: Type.Array(Type.String(), { description: "Users who may send requests with it and download it; shown to the owner only" }),
     },
@@ -76,12 +83,12 @@ export const AdapterForm = named(
 );
 
 export const ListQuery = strict({
-  limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 1000, default: 100, description: "At most so many" })),
+  limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 1000, default: 100, description: "At most so many; a page also ends at about 1 MiB" })),
   after: Type.Optional(Type.String({ description: "Only prefixes whose id comes after this one: `next` of the page before" })),
   owner: Type.Optional(Type.Enum(["me", "others", "all"], { default: "all", description: "Whose: your own, those that others share with you, or both" })),
 });
 
-export const PrefixList = named("PrefixList", strict({ prefixes: Type.Array(PrefixDocument), next: Type.Union([Type.String(), Type.Null()], { description: "Send it as `after` for the next page; null: this is the last" }) }));
+export const PrefixList = named("PrefixList", strict({ prefixes: Type.Array(PrefixEntry), next: Type.Union([Type.String(), Type.Null()], { description: "Send it as `after` for the next page; null: this is the last" }) }));
 
 export const FileList = named("AdapterFiles", strict({ files: Type.Array(strict({ name: Type.String(), bytes: Type.Integer(), url: Type.String() })) }));
 export const FileParams = Type.Object({ id: Type.String({ description: "The prefix's id: its name" }), file: Type.String({ description: "A name from the list of files" }) });
@@ -93,7 +100,7 @@ export const WriteHeaders = Type.Object({
 export const DeleteHeaders = Type.Object({ "if-match": WriteHeaders.properties["if-match"] });
 export const ReadHeaders = Type.Object({ "if-none-match": Type.Optional(Type.String({ description: "304 if the prefix has one of these ETags" })) });
 
-export const PREFIX_EXAMPLE: PrefixDocument = {
+export const PREFIX_ENTRY_EXAMPLE: PrefixEntry = {
   id: "intent",
   kind: "PREFIX_TUNING",
   digest: "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
@@ -108,6 +115,5 @@ export const PREFIX_EXAMPLE: PrefixDocument = {
   files: { "adapter_config.json": 731, "adapter_model.safetensors": 82016 },
   access: "owner",
   visibility: "private",
-  shared_with: [],
-  readable_by: [],
 };
+export const PREFIX_EXAMPLE: PrefixDocument = { ...PREFIX_ENTRY_EXAMPLE, shared_with: [], readable_by: [] };
