@@ -37,6 +37,7 @@ export const ERRORS = {
   adapter_shape_mismatch: { status: 422, title: "The adapter does not fit the base model" },
   safetensors_invalid: { status: 422, title: "The safetensors file is not valid" },
   prefix_not_finite: { status: 422, title: "The prefix has values that are not finite" },
+  prefix_overflows: { status: 422, title: "With this prefix the model's numbers overflow" },
   prefix_damaged: { status: 500, title: "The stored prefix is damaged" },
   prefix_too_long: { status: 422, title: "The prefix has too many virtual tokens" },
   // users

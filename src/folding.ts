@@ -8,6 +8,7 @@ import { RemovedUsers } from "./removed-users.ts";
 /** What is needed of the engine. */
 export interface FoldingEngine {
   fold(input: FoldInput, options: FoldOptions): Promise<KvTensor>;
+  tryPrefix(prefix: KvTensor, options: FoldOptions): Promise<void>;
   endFolds(error: PrefixdError, tenant?: string): void;
 }
 
@@ -15,7 +16,7 @@ export interface FoldingParts extends MeterParts {
   readonly engine: FoldingEngine;
 }
 
-/** Runs users' soft and hard prompts through the model when they are registered: on their share, their tokens per minute and their bill. */
+/** What is registered goes through the model, soft and hard prompts whole, keys and values with one token: on their share, their tokens per minute and their bill. */
 export class FoldingService {
   readonly #parts: FoldingParts;
   readonly #removed = new RemovedUsers();
@@ -29,19 +30,16 @@ export class FoldingService {
    * (`signal`) before the engine began with it.
    * @throws PrefixdError token_rate_exceeded, removed, and what the engine's `fold` throws
    */
-  async fold(input: FoldInput, { user, name }: PrefixKey, signal?: AbortSignal): Promise<KvTensor> {
-    const meter = new RequestMeter({ user, prefix: { name }, prompts: [{ length: foldLength(input) }], mostNewTokens: 0 }, this.#parts);
-    await meter.admit();
-    if (this.#removed.has(user)) {
-      meter.refuse();
-      throw removedError();
-    }
-    meter.submitted();
-    try {
-      return await this.#parts.engine.fold(input, { tenant: user, onStart: () => meter.started(0), ...(signal === undefined ? {} : { signal }) });
-    } finally {
-      meter.ended(0);
-    }
+  fold(input: FoldInput, key: PrefixKey, signal?: AbortSignal): Promise<KvTensor> {
+    return this.#metered(key, foldLength(input), signal, (options) => this.#parts.engine.fold(input, options));
+  }
+
+  /**
+   * Tries keys and values that are to be the prefix `key` with one token, which is charged.
+   * @throws PrefixdError prefix_overflows, token_rate_exceeded, removed, and what the engine's `fold` throws
+   */
+  tryPrefix(prefix: KvTensor, key: PrefixKey, signal?: AbortSignal): Promise<void> {
+    return this.#metered(key, 1, signal, (options) => this.#parts.engine.tryPrefix(prefix, options));
   }
 
   /** Ends what a removed user has folded, and refuses what comes later, until `readmitUser`. */
@@ -57,6 +55,21 @@ export class FoldingService {
 
   endAll(error: PrefixdError): void {
     this.#parts.engine.endFolds(error);
+  }
+
+  async #metered<T>({ user, name }: PrefixKey, length: number, signal: AbortSignal | undefined, run: (options: FoldOptions) => Promise<T>): Promise<T> {
+    const meter = new RequestMeter({ user, prefix: { name }, prompts: [{ length }], mostNewTokens: 0 }, this.#parts);
+    await meter.admit();
+    if (this.#removed.has(user)) {
+      meter.refuse();
+      throw removedError();
+    }
+    meter.submitted();
+    try {
+      return await run({ tenant: user, onStart: () => meter.started(0), ...(signal === undefined ? {} : { signal }) });
+    } finally {
+      meter.ended(0);
+    }
   }
 }
 

@@ -129,10 +129,10 @@ async function start(config: Config, logger: Logger, resources: Resources): Prom
   resources.defer(async () => void (await usage.close()));
   const folding = new FoldingService({ engine, tokenRate, usage });
   const registryOptions = { store, cache, shape, baseFingerprint: fingerprint, ...(config.requireBaseName ? { requiredBaseName: modelName } : {}) };
-  const registry = createPrefixRegistry({ ...registryOptions, fold: (...args) => folding.fold(...args) });
+  const registry = createPrefixRegistry({ ...registryOptions, fold: (...args) => folding.fold(...args), tryPrefix: (...args) => folding.tryPrefix(...args) });
   metrics.watch({ engine: () => engine.stats(), prefixCache: () => cache.stats(), transfers: () => runtime.transfers, prefixBank: () => gpt2.bankStats(), stepSizes: () => gpt2.graphStats() });
   // Nobody asked for these, so nobody is charged.
-  const unmetered = createPrefixRegistry({ ...registryOptions, fold: (input, { user }) => engine.fold(input, { tenant: user }) });
+  const unmetered = createPrefixRegistry({ ...registryOptions, fold: (input, { user }) => engine.fold(input, { tenant: user }), tryPrefix: (kv, { user }) => engine.tryPrefix(kv, { tenant: user }) });
   if (config.prefixes !== "") await registerFolder(unmetered, config, modelName, { limit: maxAdapterBytes(shape), embeddings }, logger);
 
   const auth = config.adminKey === null ? createKeylessAuthenticator() : createAuthenticator({ store: users, adminKey: config.adminKey });
@@ -303,11 +303,18 @@ async function registerFolder(registry: PrefixRegistry, { prefixes: dir, adminKe
   for (const { name, reason, level } of leftOut) logger[level]({ path: join(dir, name), reason }, "left out of --prefixes");
   for (const name of names) {
     const path = join(dir, name);
-    const { meta, created } = await readAdapterFolder(path, weights)
+    const registered = await readAdapterFolder(path, weights)
       .then((upload) => registry.register({ user, name }, upload))
       .catch((error: unknown) => {
+        // It may have been served before this was looked at: the others are served now.
+        if (error instanceof PrefixdError && error.code === "prefix_overflows") {
+          logger.error({ path, reason: error.message }, "left out of --prefixes");
+          return null;
+        }
         throw error instanceof PrefixdError && error.status < 500 && !error.message.includes(path) ? new PrefixdError(error.code, `${path}: ${error.message}`, { cause: error }) : error;
       });
+    if (registered === null) continue;
+    const { meta, created } = registered;
     if (adminKey !== null) await registry.patch({ user, name }, { visibility: "shared" });
     logger.info({ prefix: name, digest: meta.digest, virtual_tokens: meta.length, created }, "registered");
     const mismatch = baseNameDiffers(meta.baseName, modelName);

@@ -2,7 +2,7 @@
 import type { Continuation, OpenBeam } from "./beam-continuations.ts";
 import { candidateListFor, listForced, listKnown, scratchFor, unknownBelow } from "./known-scores.ts";
 import type { SamplingParams } from "./request.ts";
-import { notFinite } from "./row.ts";
+import { NotFiniteError } from "./row.ts";
 import { type Shortlist, TOP_H_TOKENS } from "./shortlist.ts";
 
 /** What is left of one beam's tokens, likeliest first, with the scores of the continuations and what they weigh in the draw. */
@@ -59,7 +59,7 @@ function listFor({ row, processors }: OpenBeam, params: SamplingParams, keep: nu
   const logits = row.logits();
   const { full, list } = scratchFor(logits.length);
   full.loadLogprobs(logits, row.logSumExp, processors, temperature);
-  if (full.broken) throw notFinite();
+  if (full.broken) throw new NotFiniteError();
   if (topH !== null) full.listTop(TOP_H_TOKENS, list);
   else if (topK > 0) full.listTop(Math.max(topK, keep), list);
   else full.listAll(list);

@@ -12,7 +12,7 @@ import { type FullScores, listAtLeast } from "./full-logits.ts";
 import { candidateListFor, listForced, listKnown, scratchFor, unknownBelow } from "./known-scores.ts";
 import type { LogitsProcessors } from "./processors.ts";
 import type { SamplingParams } from "./request.ts";
-import { notFinite, type Row } from "./row.ts";
+import { NotFiniteError, type Row } from "./row.ts";
 import { type Shortlist, TOP_H_TOKENS } from "./shortlist.ts";
 import { NOTHING, type Outside, tempered, weightOf } from "./weights.ts";
 
@@ -103,7 +103,7 @@ function floorOf(list: Shortlist, { temperature, topH, topK, topP, minP }: Sampl
 /** Chooses from all tokens that score at least `floor`; -1 if they do not decide. */
 function sampleAbove(floor: number, logits: Float32Array, processors: LogitsProcessors, params: SamplingParams, u: number): number {
   const { list } = scratchFor(logits.length);
-  if (!listAtLeast(floor, logits, processors, list)) throw notFinite();
+  if (!listAtLeast(floor, logits, processors, list)) throw new NotFiniteError();
   if (!Number.isFinite(tempered(list.scores[0]!, params.temperature))) return list.ids[0]!;
   list.outside = unknownBelow(floor, params.temperature);
   list.temper(params.temperature);
@@ -136,7 +136,7 @@ function likelyDraw(full: FullScores, list: Shortlist, params: SamplingParams, u
 function bestOfAll(logits: Float32Array, processors: LogitsProcessors): number {
   const { full } = scratchFor(logits.length);
   full.load(logits, processors, 1);
-  if (full.broken) throw notFinite();
+  if (full.broken) throw new NotFiniteError();
   if (full.bestId === -1) throw nothingMayCome();
   return full.bestId;
 }

@@ -4,16 +4,17 @@
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { asModelError, lostTouch, PrefixdError } from "../errors.ts";
-import { foldLength, type FoldInput, type KvTensor } from "../kv.ts";
+import type { FoldInput, KvTensor } from "../kv.ts";
 import type { EngineStats } from "../observability/engine-observer.ts";
 import { advanceBeams } from "./beam-rows.ts";
 import type { EngineOptions } from "./engine-options.ts";
 import { EQUAL_SHARES, fairShare, type TenantShares } from "./fair-share.ts";
-import { FoldQueue, type FoldOptions } from "./fold-queue.ts";
+import { FoldQueue, foldRun, type FoldOptions, type SideRun } from "./fold-queue.ts";
 import { checkContext, checkQueueLimits, checkRoom, heldRows, prefillingRows, queueTimeout, type QueueRoom } from "./limits.ts";
 import type { ModelRunner, StepOutput } from "./model-runner.ts";
 import { PrefillBudget } from "./prefill-budget.ts";
 import { runPieces } from "./prefill-run.ts";
+import { trialRun } from "./prefix-trial.ts";
 import { promptTokens } from "./prompt-tokens.ts";
 import { rowsOf, type EngineRequest, type RequestHandle, type RequestListener } from "./request.ts";
 import { Rows } from "./rows.ts";
@@ -39,6 +40,7 @@ export class Engine {
   readonly #mayEmit: () => boolean;
   readonly #now: () => number;
   readonly #budget: PrefillBudget;
+  readonly #longestPiece: number;
   /** Admitted, their prompts not yet whole in their rows; between two steps one at most. */
   #prefilling: RunningRequest[] = [];
   #loop: Promise<void> | null = null;
@@ -47,6 +49,7 @@ export class Engine {
   constructor(options: EngineOptions) {
     this.#options = options;
     this.#runner = options.runner;
+    this.#longestPiece = Math.min(options.prefillChunk, options.runner.longestPiece);
     this.#shares = options.shares ?? EQUAL_SHARES;
     this.#counters = new ServiceCounters(this.#shares);
     this.#wiper = new CacheWiper(options.runner);
@@ -86,12 +89,15 @@ export class Engine {
    * @throws PrefixdError context_exceeded, draining, queue_timeout, model_failed, invalid_request (given up), what `endFolds` is given
    */
   async fold(input: FoldInput, options: FoldOptions): Promise<KvTensor> {
-    checkContext({ prefix: 0, prompt: foldLength(input), maxNew: 0 }, this.#runner.shape.positions);
-    if (this.#draining) throw new PrefixdError("draining", "The server is shutting down.", { retryAfter: 1 });
-    this.#counters.arrive(options.tenant, this.#waiting());
-    const folded = this.#folds.request(input, options);
-    this.#wake();
-    return folded;
+    return this.#besides(foldRun(this.#runner, input), options);
+  }
+
+  /**
+   * Runs one token behind a prefix, in its tenant's turn.
+   * @throws PrefixdError prefix_overflows, and what `fold` throws
+   */
+  async tryPrefix(prefix: KvTensor, options: FoldOptions): Promise<void> {
+    return this.#besides(trialRun(this.#runner, prefix), options);
   }
 
   /** Ends what a tenant folds, or all. */
@@ -126,6 +132,16 @@ export class Engine {
     clearTimeout(timer);
   }
 
+  /** On the row that no sequence uses. */
+  #besides<T>(run: SideRun<T>, options: FoldOptions): Promise<T> {
+    checkContext({ prefix: run.prefixLength, prompt: run.promptLength, maxNew: 0 }, this.#runner.shape.positions);
+    if (this.#draining) throw new PrefixdError("draining", "The server is shutting down.", { retryAfter: 1 });
+    this.#counters.arrive(options.tenant, this.#waiting());
+    const result = this.#folds.request(run, options);
+    this.#wake();
+    return result;
+  }
+
   #room(): QueueRoom {
     const busyRows = this.#rows.sequences.filter((sequence) => !sequence.done).length + prefillingRows(this.#prefilling);
     return { maxQueue: this.#options.maxQueue, freeRows: this.#runner.slots - busyRows };
@@ -142,10 +158,6 @@ export class Engine {
     const { slots, cutsShow } = this.#runner;
     const waiting = Math.min(this.#queue.length + this.#prefilling.length, slots - this.#rows.count);
     return planPrefill(state, policy, this.#budget.limits({ tokens: this.#longestPiece, cutsShow, decoding: this.#rows.count, waiting }));
-  }
-
-  get #longestPiece(): number {
-    return Math.min(this.#options.prefillChunk, this.#runner.longestPiece);
   }
 
   #waiting(): readonly { readonly tenant: string }[] {
@@ -223,7 +235,7 @@ export class Engine {
 
   /** Positions of a row that hold what a live sequence will attend to. */
   #ownedPositions(row: number): number {
-    if (row === this.#runner.slots) return this.#folds.fed;
+    if (row === this.#runner.slots) return this.#folds.owned;
     const sequence = this.#rows.sequences[row];
     if (sequence !== undefined) return sequence.length;
     const prefilling = this.#prefilling.find((request) => request.row === row);
@@ -314,13 +326,7 @@ export class Engine {
   #activate(request: RunningRequest, output: StepOutput, answer: number): void {
     if (request.request.maxNewTokens === 0) return request.finishAll("length");
     const length = request.prefixLength + request.promptLength;
-    const first = this.#rows.count;
-    if (request.row !== first) this.#rows.copy(request.row, first, length);
-    for (const sequence of request.sequences) {
-      const row = this.#rows.add(sequence);
-      if (row !== first && request.search === null) this.#rows.copy(first, row, length);
-      sequence.length = length;
-    }
+    this.#rows.add(request.sequences, request.row, length, request.search === null);
     const now = performance.now();
     if (request.search !== null) this.#advanceBeams(request, output, () => answer);
     else for (const sequence of request.sequences) this.#advance(sequence, output, answer, now);

@@ -31,14 +31,25 @@ export interface FoldParts {
   readonly now: () => number;
 }
 
-interface Fold extends FedPrompt {
-  readonly input: FoldInput;
+/** What is run on that row. */
+export interface SideRun<T> extends FedPrompt {
+  feed(from: number, to: number): Promise<void>;
+  /** After all of it has been fed. */
+  result(): T;
+}
+
+/** A soft or hard prompt, and what comes of it. */
+export function foldRun(runner: ModelRunner, input: FoldInput): SideRun<KvTensor> {
+  return { prefixLength: 0, promptLength: foldLength(input), answers: "none", feed: (from, to) => runner.fold(input, from, to), result: () => runner.folded(foldLength(input)) };
+}
+
+interface Fold extends SideRun<unknown> {
   readonly tenant: string;
   readonly submittedAt: number;
   readonly onStart: (() => void) | undefined;
-  readonly resolve: (kv: KvTensor) => void;
+  readonly resolve: (result: never) => void;
   readonly reject: (error: unknown) => void;
-  /** Positions fed. */
+  /** Of `promptLength`. */
   fed: number;
 }
 
@@ -62,14 +73,14 @@ export class FoldQueue {
   }
 
   /** Positions of the row that hold what the half-fed one will attend to. */
-  get fed(): number {
-    return this.#open?.fed ?? 0;
+  get owned(): number {
+    return this.#open === null ? 0 : this.#open.prefixLength + this.#open.fed;
   }
 
   /** @throws PrefixdError model_failed, queue_timeout, invalid_request (given up), what `end` is given */
-  request(input: FoldInput, { tenant, signal, onStart }: FoldOptions): Promise<KvTensor> {
-    return new Promise((resolve, reject) => {
-      const fold: Fold = { input, tenant, prefixLength: 0, promptLength: foldLength(input), answers: "none", submittedAt: performance.now(), onStart, resolve, reject, fed: 0 };
+  request<T>(run: SideRun<T>, { tenant, signal, onStart }: FoldOptions): Promise<T> {
+    return new Promise<T>((resolve, reject) => {
+      const fold: Fold = { ...run, tenant, submittedAt: performance.now(), onStart, resolve, reject, fed: 0 };
       const giveUp = (): void => this.#end(fold, new PrefixdError("invalid_request", "The prompt was given up before it had been run through the model."));
       this.#folds.push(fold);
       if (signal?.aborted === true) giveUp();
@@ -97,17 +108,17 @@ export class FoldQueue {
     try {
       if (from === 0) fold.onStart?.();
       counters.admit(fold.tenant, to - from);
-      wiper.written(runner.slots, to);
+      wiper.written(runner.slots, fold.prefixLength + to);
       const started = now();
-      await runner.fold(fold.input, from, to);
+      await fold.feed(from, to);
       const spent = now() - started;
       observer.step("fold", 1, to - from, spent / 1000);
       budget.folded(fold, from, to, spent, decoding);
       fold.fed = to;
       if (to < fold.promptLength || this.#open !== fold) return;
-      const kv = runner.folded(to);
+      const result = fold.result();
       this.#leave(fold);
-      fold.resolve(kv);
+      fold.resolve(result as never);
     } catch (error) {
       this.#end(fold, asModelError(error));
     }

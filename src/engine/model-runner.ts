@@ -38,7 +38,7 @@ export interface ModelRunner {
    * the same places. Cuts that leave a token alone (scheduler.ts) are not meant: nobody makes them where this is false.
    */
   readonly cutsShow: boolean;
-  /** Copies a prefix into positions `[0, prefix.length)` of a row. */
+  /** Copies a prefix into positions `[0, prefix.length)` of a row; this and `prefill` may be given row `slots` too. */
   loadPrefix(row: number, prefix: KvTensor): void;
   /** Copies positions `[start, length)` of row `from` to row `to`; before `start` they are the same already. */
   copyRow(from: number, to: number, length: number, start: number): void;

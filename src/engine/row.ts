@@ -19,7 +19,7 @@ export class Row {
     this.#output = output;
     this.#row = row;
     this.#from = row * this.candidates;
-    if (!Number.isFinite(this.logSumExp) || !Number.isFinite(this.topLogit(0))) throw notFinite();
+    if (!Number.isFinite(this.logSumExp) || !Number.isFinite(this.topLogit(0))) throw new NotFiniteError();
   }
 
   /** Logit of the candidate of this rank, from 0. */
@@ -59,6 +59,9 @@ export class Row {
   }
 }
 
-export function notFinite(): PrefixdError {
-  return new PrefixdError("model_failed", "The model's logits are not finite numbers; the prefix or the prompt leads it out of range.");
+/** The numbers of one row only: the run itself went well. */
+export class NotFiniteError extends PrefixdError {
+  constructor() {
+    super("model_failed", "The model's logits are not finite numbers; the prefix or the prompt leads it out of range.");
+  }
 }

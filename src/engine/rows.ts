@@ -28,9 +28,15 @@ export class Rows {
     return this.#sequences.length;
   }
 
-  /** Answers its row, the first one that is free. */
-  add(sequence: Sequence): number {
-    return this.#sequences.push(sequence) - 1;
+  /** Sequences that begin with the `length` positions of row `from`. `copies`: each one's row gets them; else the first one's only. */
+  add(sequences: readonly Sequence[], from: number, length: number, copies: boolean): void {
+    const first = this.count;
+    if (from !== first) this.copy(from, first, length);
+    for (const sequence of sequences) {
+      const row = this.#sequences.push(sequence) - 1;
+      if (row !== first && copies) this.copy(first, row, length);
+      sequence.length = length;
+    }
   }
 
   /** Frees the rows of what has ended; the last row moves into the gap. */

@@ -2,6 +2,7 @@ import { PrefixdError } from "../errors.ts";
 import type { EngineObserver, SequenceOutcome } from "../observability/engine-observer.ts";
 import { BeamSearch } from "./beam-search.ts";
 import type { StepOutput } from "./model-runner.ts";
+import { blamed } from "./prefix-trial.ts";
 import { rowsOf, type EngineRequest, type FinishReason, type PromptToken, type RequestListener, type TokenEvent } from "./request.ts";
 import { Sampler } from "./sampler.ts";
 import type { Schedulable } from "./scheduler.ts";
@@ -74,7 +75,7 @@ export class RunningRequest implements Schedulable {
     if (this.ended) return;
     this.#end("error");
     try {
-      this.listener.onError(error);
+      this.listener.onError(blamed(error, this.request.prefix));
     } catch {
       // Its last call: there is nobody left to tell, and the other requests go on.
     }

@@ -1,6 +1,6 @@
 import { listForced, scratchFor } from "./known-scores.ts";
 import type { LogitsProcessors } from "./processors.ts";
-import { notFinite, type Row } from "./row.ts";
+import { NotFiniteError, type Row } from "./row.ts";
 import type { Shortlist } from "./shortlist.ts";
 
 /** A token and its processed log-probability. */
@@ -27,7 +27,7 @@ export function topScores(row: Row, processors: LogitsProcessors, count: number,
   const logits = row.logits();
   const { full, list } = scratchFor(logits.length);
   full.loadLogprobs(logits, row.logSumExp, processors, 1);
-  if (full.broken) throw notFinite();
+  if (full.broken) throw new NotFiniteError();
   if (renormalize) full.normalise();
   full.listTop(count, list);
   return firstOf(list, count);

@@ -125,7 +125,7 @@ export class Driver {
     if (!right) return false;
     const { code } = record;
     if (code === "disconnected") return draft.disconnectAfter !== undefined || this.#parts.signal.aborted;
-    if (code === "model_failed") return draft.prefix?.poisoned === true;
+    if (code === "model_failed" || code === "prefix_overflows") return draft.prefix?.poisoned === true;
     if (code === "cut") return draft.bytesPerSecond !== undefined;
     if (code !== "removed" && code !== "prefix_not_found") return false;
     return draft.prefix !== null && draft.prefix.history.between(record.sentAt - this.#parts.staleMs, record.endedAt).includes(null);

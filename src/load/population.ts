@@ -127,11 +127,17 @@ export class Population {
     let done = 0;
     await inParallel([...names, ...bad], async (prefix) => {
       if (signal.aborted) throw new LoadError("ended by hand before the load");
-      prefix.history = new DigestHistory(await this.register(prefix, 0));
+      if (!prefix.poisoned || !(await this.#isRefused(prefix))) prefix.history = new DigestHistory(await this.register(prefix, 0));
       onProgress(++done, count + bad.length);
     });
     this.prefixes.push(...names);
     this.poisoned.push(...bad);
+  }
+
+  /** What overflows is not taken in by a server that tries it. */
+  async #isRefused(prefix: LoadPrefix): Promise<boolean> {
+    const { status, text } = await this.put(prefix, 0);
+    return status === 422 && problemCode(status, text) === "prefix_overflows";
   }
 
   /** They are PEFT files: none without the model's shape. */

@@ -92,7 +92,8 @@ export class DeviceKvCache implements KvCache {
     checkPrefix(this.#shape, prefix);
     const pages = this.bank.hold(prefix);
     this.#feed(row, 0);
-    this.#grow(prefix.length);
+    // The row for folding has a tensor of its own.
+    if (row !== this.#slots) this.#grow(prefix.length);
     this.#fill(this.#current(row), 0, pages);
   }
 

@@ -25,13 +25,19 @@ export interface PrefixRegistryOptions {
   readonly requiredBaseName?: string;
   /** Runs a soft or hard prompt through the base model; given up when `signal` is aborted. */
   readonly fold: (input: FoldInput, key: PrefixKey, signal?: AbortSignal) => Promise<KvTensor>;
+  /** Throws `prefix_overflows` for keys and values with which the base model's numbers are not finite. */
+  readonly tryPrefix: (kv: KvTensor, key: PrefixKey, signal?: AbortSignal) => Promise<void>;
   /** Bytes of an upload's files together. Default: what the longest prefix takes. */
   readonly maxUploadBytes?: number;
   /** Time of day, for timestamps. */
   readonly clock?: () => Date;
 }
 
-type Fold = (input: FoldInput) => Promise<KvTensor>;
+/** The base model, on behalf of who registers. */
+interface Model {
+  readonly fold: (input: FoldInput) => Promise<KvTensor>;
+  readonly tryPrefix: (kv: KvTensor) => Promise<void>;
+}
 
 /** What an upload becomes before it has a name. */
 interface Compiled extends Pick<PrefixMeta, "kind" | "baseName" | "baseRevision"> {
@@ -50,6 +56,7 @@ class Registry implements PrefixRegistry {
   readonly #base: string;
   readonly #requiredBaseName: string | undefined;
   readonly #fold: PrefixRegistryOptions["fold"];
+  readonly #tryPrefix: PrefixRegistryOptions["tryPrefix"];
   readonly #maxUploadBytes: number;
   readonly #clock: () => Date;
 
@@ -60,6 +67,7 @@ class Registry implements PrefixRegistry {
     this.#base = options.baseFingerprint;
     this.#requiredBaseName = options.requiredBaseName;
     this.#fold = options.fold;
+    this.#tryPrefix = options.tryPrefix;
     this.#maxUploadBytes = options.maxUploadBytes ?? maxAdapterBytes(options.shape);
     this.#clock = options.clock ?? (() => new Date());
   }
@@ -68,7 +76,7 @@ class Registry implements PrefixRegistry {
     checkPrefixName(key.name);
     const before = await this.#store.head(key);
     checkPrecondition(before?.digest ?? null, precondition);
-    const { kind, kv, files, baseName, baseRevision } = await this.#compile(upload, (input) => this.#fold(input, key, signal));
+    const { kind, kv, files, baseName, baseRevision } = await this.#compile(upload, { fold: (input) => this.#fold(input, key, signal), tryPrefix: (prefix) => this.#tryPrefix(prefix, key, signal) });
     const bytes = kvBytes(kv);
     const digest = await prefixDigest(this.#shape, kv.length, bytes);
     const now = this.#clock().toISOString();
@@ -186,8 +194,8 @@ class Registry implements PrefixRegistry {
     return piece?.length === length && now?.digest === meta.digest && now.updatedAt === meta.updatedAt ? piece : null;
   }
 
-  async #compile(upload: PrefixUpload, fold: Fold): Promise<Compiled> {
-    if (upload.kind === "hard") return this.#compileHard(upload.ids, upload.text, fold);
+  async #compile(upload: PrefixUpload, model: Model): Promise<Compiled> {
+    if (upload.kind === "hard") return this.#compileHard(upload.ids, upload.text, model);
     const size = upload.config.length + upload.weights.length;
     if (size > this.#maxUploadBytes) throw new PrefixdError("body_too_large", `The adapter has ${size} bytes; at most ${this.#maxUploadBytes} are taken.`);
     const adapter = parsePeftAdapter(upload.config, upload.weights, this.#shape, this.#base);
@@ -195,24 +203,26 @@ class Registry implements PrefixRegistry {
     const mismatch = this.#requiredBaseName === undefined ? null : baseNameDiffers(baseName, this.#requiredBaseName);
     if (mismatch !== null) throw new PrefixdError("prefix_base_name_mismatch", mismatch);
     const files = new Map([[CONFIG_FILE, upload.config], [WEIGHTS_FILE, upload.weights]]);
-    const kv = "kv" in adapter ? adapter.kv : await this.#foldChecked(adapter.fold, fold);
+    const kv = "kv" in adapter ? adapter.kv : await this.#foldChecked(adapter.fold, model);
+    // What the model has made itself comes out of layer norms, which bound it.
+    if ("kv" in adapter) await model.tryPrefix(kv);
     return { kind, baseName, baseRevision, kv, files };
   }
 
-  async #compileHard(ids: Int32Array, text: string | undefined, fold: Fold): Promise<Compiled> {
+  async #compileHard(ids: Int32Array, text: string | undefined, model: Model): Promise<Compiled> {
     if (ids.length === 0) throw new PrefixdError("empty_prompt", "A hard prompt has at least one token.");
     checkLength(ids.length, this.#shape);
     const bad = ids.find((id) => id < 0 || id >= this.#shape.vocabSize);
     if (bad !== undefined) throw new PrefixdError("invalid_token_id", `Token id ${bad} is not in the vocabulary of ${this.#shape.vocabSize}.`);
     const prompt = { ...(text === undefined ? {} : { text }), token_ids: [...ids] };
     const files = new Map([["prompt.json", new TextEncoder().encode(JSON.stringify(prompt))]]);
-    return { kind: "HARD_PROMPT", baseName: null, baseRevision: null, kv: await this.#foldChecked({ kind: "tokens", ids }, fold), files };
+    return { kind: "HARD_PROMPT", baseName: null, baseRevision: null, kv: await this.#foldChecked({ kind: "tokens", ids }, model), files };
   }
 
   /** Finite embeddings can still overflow inside the model. */
-  async #foldChecked(input: FoldInput, fold: Fold): Promise<KvTensor> {
+  async #foldChecked(input: FoldInput, model: Model): Promise<KvTensor> {
     const length = foldLength(input);
-    const kv = await fold(input);
+    const kv = await model.fold(input);
     if (kv.length !== length || kv.data.length !== kvElements(this.#shape, length)) {
       throw new PrefixdError("internal", "Folding the prompt gave keys and values of another size.");
     }

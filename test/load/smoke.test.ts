@@ -59,7 +59,7 @@ t.test("the scenario smoke passes, writes its files and leaves nothing behind", 
   });
   t.ok(result.verification.compared >= 50);
   for (const change of ["replaced", "registered", "recreated", "users removed"]) t.ok((result.churn[change] ?? 0) > 0, change);
-  t.ok((result.totals.provoked["model_failed"] ?? 0) > 0, "the poisoned prefix ended its own requests");
+  t.ok((result.totals.provoked["prefix_not_found"] ?? 0) > 0, "the poisoned prefix was not taken in");
   t.ok(result.servers[0]!.queue !== null && result.servers[0]!.samples.length > 2, "the server's metrics were read");
   t.ok(existsSync(html));
   t.same(await left("/admin/users"), []);

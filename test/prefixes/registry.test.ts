@@ -2,6 +2,7 @@ import { mkdtempSync } from "node:fs";
 import { join } from "node:path";
 import t from "tap";
 import type { Test } from "tap";
+import { PrefixdError } from "../../src/errors.ts";
 import { kvElements } from "../../src/kv.ts";
 import type { FoldInput, KvTensor } from "../../src/kv.ts";
 import { createPrefixCache } from "../../src/prefixes/cache.ts";
@@ -16,6 +17,8 @@ interface Setup {
   readonly registry: PrefixRegistry;
   readonly store: PrefixStore;
   readonly folded: FoldInput[];
+  /** Lengths of keys and values that were tried. */
+  readonly tried: number[];
   /** What folding gives, by the number of virtual tokens. */
   fold: (length: number) => KvTensor;
   seconds: number;
@@ -29,6 +32,7 @@ async function setUp(t: Test): Promise<Setup> {
   const setup: Setup = {
     store,
     folded: [],
+    tried: [],
     fold: (length) => ({ length, data: new Float32Array(kvElements(SHAPE, length)).fill(0.5) }),
     seconds: 0,
     over: (baseFingerprint, requiredBaseName) =>
@@ -37,6 +41,10 @@ async function setUp(t: Test): Promise<Setup> {
         fold: async (input) => {
           setup.folded.push(input);
           return setup.fold(input.kind === "tokens" ? input.ids.length : input.length);
+        },
+        tryPrefix: async (kv) => {
+          setup.tried.push(kv.length);
+          if (kv.data.some((value) => value > 1e38)) throw new PrefixdError("prefix_overflows", "It does.");
         },
         clock: () => new Date(setup.seconds++ * 1000),
       }),
@@ -142,6 +150,16 @@ t.test("soft and hard prompts are folded, and what comes out is checked", async 
   setup.fold = (length) => ({ length: length + 1, data: new Float32Array(kvElements(SHAPE, length + 1)) });
   await t.rejects(registry.register(key, inputs), { code: "internal" });
   t.same(await registry.info(key), hard.meta, "the old version stays");
+});
+
+t.test("keys and values are tried in the model, what it has made itself is not", async (t) => {
+  const { registry, tried } = await setUp(t);
+  await registry.register(key, upload());
+  await registry.register(key, upload({ ...CONFIG, peft_type: "P_TUNING" }, embeddings([3, 8])));
+  const { meta } = await registry.register(key, { kind: "hard", ids: Int32Array.of(5, 6) });
+  t.same(tried, [3]);
+  await t.rejects(registry.register(key, upload(CONFIG, embeddings([3, 32], floats(96, { 9: 3.4e38 })))), { code: "prefix_overflows" });
+  t.same(await registry.info(key), meta, "nothing is stored of it");
 });
 
 t.test("a prefix of another base is refused, and can be replaced", async (t) => {

@@ -54,8 +54,8 @@ export class FakeRunner implements ModelRunner {
     this.slots = slots;
     this.#delay = delay;
     // What an earlier tenant left behind is not zero.
-    this.#rows = Array.from({ length: slots }, (_, row) => new Uint32Array(FAKE_SHAPE.positions).fill(hash(row, 0xdead)));
-    this.#stored = new Int32Array(slots).fill(-1);
+    this.#rows = Array.from({ length: slots + 1 }, (_, row) => new Uint32Array(FAKE_SHAPE.positions).fill(hash(row, 0xdead)));
+    this.#stored = new Int32Array(slots + 1).fill(-1);
     this.#output = outputBuffers(Math.max(slots, FAKE_SHAPE.positions));
   }
 
@@ -66,7 +66,7 @@ export class FakeRunner implements ModelRunner {
 
   loadPrefix(row: number, prefix: KvTensor): void {
     this.#enter("loadPrefix");
-    this.#checkRow(row);
+    this.#checkRow(row, this.slots + 1);
     this.#rows[row]!.set(prefixCells(prefix));
     this.#stored[row] = prefix.length;
   }
@@ -185,7 +185,7 @@ export class FakeRunner implements ModelRunner {
   }
 
   #feed(row: number, start: number, ids: Int32Array): void {
-    this.#checkRow(row);
+    this.#checkRow(row, this.slots + 1);
     if (ids.length === 0) this.#misuse("prefill of nothing");
     if (start !== 0 && this.#stored[row] !== start) this.#misuse(`prefill at ${start} of row ${row}, which holds ${this.#stored[row]}`);
     ids.forEach((id, index) => this.#write(row, start + index, id));
@@ -209,8 +209,8 @@ export class FakeRunner implements ModelRunner {
     if (failure !== undefined) throw failure.error;
   }
 
-  #checkRow(row: number): void {
-    if (!Number.isInteger(row) || row < 0 || row >= this.slots) this.#misuse(`row ${row} of ${this.slots}`);
+  #checkRow(row: number, rows = this.slots): void {
+    if (!Number.isInteger(row) || row < 0 || row >= rows) this.#misuse(`row ${row} of ${this.slots}`);
   }
 
   #misuse(what: string): never {

@@ -33,7 +33,7 @@ const replica: { bus?: ReplicaBus } = {};
 const mayEmit = (): boolean => replica.bus?.mayServe() ?? false;
 const engine = new Engine({ runner: model.runner, maxQueue: 50, prefillChunk: 16, observer: silentObserver, mayEmit });
 const folding = new FoldingService({ engine });
-const registry = createPrefixRegistry({ store, cache, shape, baseFingerprint: BASE, fold: (...args) => folding.fold(...args) });
+const registry = createPrefixRegistry({ store, cache, shape, baseFingerprint: BASE, fold: (...args) => folding.fold(...args), tryPrefix: (...args) => folding.tryPrefix(...args) });
 const metrics = { request: () => undefined };
 const generation = new GenerationService({ engine, prefixes: registry, tokenizer: new FakeTokenizer(), positions: shape.positions, eosIds: [], allowBaseModel: false, metrics, mayEmit });
 const parts = { generation, folding, prefixCache: cache, engine };

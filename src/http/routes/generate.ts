@@ -17,7 +17,7 @@ import { SseStream } from "../sse.ts";
 
 const CODES: ErrorCode[] = [
   "unauthorized", "unknown_field", "unsupported_parameter", "invalid_parameter", "empty_prompt", "invalid_token_id", "invalid_prefix_id", "context_exceeded", "answer_too_large", "body_too_large",
-  "unsupported_media_type", "prefix_not_found", "prefix_base_mismatch", "prefix_damaged", "queue_full", "user_queue_full", "queue_timeout", "token_rate_exceeded", "store_unavailable", "removed", "model_failed", "device_lost",
+  "unsupported_media_type", "prefix_not_found", "prefix_base_mismatch", "prefix_damaged", "prefix_overflows", "queue_full", "user_queue_full", "queue_timeout", "token_rate_exceeded", "store_unavailable", "removed", "model_failed", "device_lost",
 ];
 
 const RESPONSE = {

@@ -28,7 +28,7 @@ const PUT_CODES: ErrorCode[] = [
   "unauthorized", "prefix_not_found", "prefix_not_owned", "quota_exceeded",
   "invalid_prefix_id", "unknown_field", "invalid_parameter", "empty_prompt", "invalid_token_id", "upload_incomplete", "upload_stalled", "uploads_busy", "precondition_failed", "prefix_base_mismatch", "prefix_base_name_mismatch",
   "body_too_large", "unsupported_media_type", "adapter_config_invalid", "adapter_type_unsupported", "adapter_shape_mismatch", "safetensors_invalid",
-  "prefix_not_finite", "prefix_too_long", "removed", "context_exceeded", "token_rate_exceeded", "queue_timeout", "draining", "model_failed", "device_lost", "store_unavailable", "store_full",
+  "prefix_not_finite", "prefix_overflows", "prefix_too_long", "removed", "context_exceeded", "token_rate_exceeded", "queue_timeout", "draining", "model_failed", "device_lost", "store_unavailable", "store_full",
 ];
 
 export function prefixRoutes(app: TypedApp, parts: AppParts, bodies: BodyWatch): void {
