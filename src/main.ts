@@ -11,6 +11,7 @@ import { buildApp } from "./http/app.ts";
 import { generationDefaults } from "./http/generation-defaults.ts";
 import { connectionsAllowed } from "./http/open-files.ts";
 import { drain, listen } from "./http/server.ts";
+import { UPLOADS } from "./http/upload-gate.ts";
 import { openCheckpoint, type Checkpoint } from "./model/checkpoint.ts";
 import { embeddingDigests } from "./model/embedding-digests.ts";
 import type { RunnerOptions } from "./model/gpt2-runner.ts";
@@ -171,6 +172,7 @@ async function start(config: Config, logger: Logger, resources: Resources): Prom
     secrets,
     limits: { requestBody: config.requestBodyLimit, answer: config.answerLimit, maxN, slots: config.maxBatch, queue: config.maxQueue },
     clients: clientLimits(config),
+    uploads: UPLOADS,
     stream: { ...STREAM_DEFAULTS, bufferLimit: config.streamBuffer, sendMs: config.sendTimeout * 1000, mayEmit },
     // Listening starts after the model has been loaded.
     checks: {

@@ -14,6 +14,7 @@ import type { PrefixRegistry } from "../../src/prefixes/registry-types.ts";
 import { NOTHING_AROUND } from "../../src/text/tokenizer-json.ts";
 import type { Tokenizer } from "../../src/text/tokenizer.ts";
 import { createKeylessAuthenticator } from "../../src/users/authenticator.ts";
+import { UPLOADS } from "../../src/http/upload-gate.ts";
 
 export interface Given {
   readonly tokenizer: Tokenizer;
@@ -47,6 +48,7 @@ export async function serveEngine(engine: Engine, runner: ModelRunner, prefixes:
     secrets: NO_SECRETS,
     limits: { requestBody: 1 << 20, answer: 1 << 27, maxN: slots, slots, queue: engine.stats().maxQueue },
     clients: CLIENT_DEFAULTS,
+    uploads: UPLOADS,
     stream: { ...STREAM_DEFAULTS, mayEmit },
     checks: {},
   });

@@ -2,7 +2,7 @@
 import { PrefixdError } from "../errors.ts";
 import type { KvTensor } from "../kv.ts";
 import type { SideRun } from "./fold-queue.ts";
-import type { ModelRunner } from "./model-runner.ts";
+import type { ModelRunner, StepOutput } from "./model-runner.ts";
 import { NotFiniteError, Row } from "./row.ts";
 
 /**
@@ -17,22 +17,21 @@ const TRIAL_ID = 0;
 
 /** One token behind the prefix. Its result throws \`prefix_overflows\` where the token's logits are no numbers. */
 export function trialRun(runner: ModelRunner, prefix: KvTensor): SideRun<void> {
-  let failure: unknown = null;
+  let output: StepOutput | null = null;
   return {
     prefixLength: prefix.length,
     promptLength: 1,
     answers: "last",
     async feed() {
       runner.loadPrefix(runner.slots, prefix);
-      const output = await runner.prefill(runner.slots, prefix.length, Int32Array.of(TRIAL_ID));
-      try {
-        new Row(output, 0);
-      } catch (error) {
-        failure = error;
-      }
+      output = await runner.prefill(runner.slots, prefix.length, Int32Array.of(TRIAL_ID));
     },
     result() {
-      if (failure !== null) throw failure instanceof NotFiniteError ? overflows(largest(prefix)) : failure;
+      try {
+        if (output !== null) new Row(output, 0);
+      } catch (error) {
+        throw error instanceof NotFiniteError ? overflows(largest(prefix)) : error;
+      }
     },
   };
 }

@@ -14,6 +14,7 @@ import type { UserRemoval } from "../users/removal-types.ts";
 import type { UserStore } from "../users/store.ts";
 import type { GenerationDefaults } from "./schemas/generation-defaults.ts";
 import type { SseOptions } from "./sse.ts";
+import type { GateLimits } from "./upload-gate.ts";
 
 export interface AppLimits {
   /** Bytes of a JSON body. */
@@ -72,6 +73,7 @@ export interface AppParts {
   readonly secrets: SecretFilter;
   readonly limits: AppLimits;
   readonly clients: ClientLimits;
+  readonly uploads: GateLimits;
   readonly stream: SseOptions;
   /** What must work for the server to be ready, by name: throws or rejects when it does not. */
   readonly checks: Readonly<Record<string, () => void | Promise<void>>>;

@@ -45,6 +45,12 @@ export class BodyWatch {
     this.#bodies.delete(request);
   }
 
+  /** Bytes of a body since it was begun with. */
+  bytesOf(request: IncomingMessage): number {
+    const body = this.#bodies.get(request);
+    return body === undefined ? Infinity : body.socket.bytesRead - body.from;
+  }
+
   close(): void {
     clearInterval(this.#timer);
   }

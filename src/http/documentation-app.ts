@@ -8,6 +8,7 @@ import type { Tokenizer } from "../text/tokenizer.ts";
 import { createKeylessAuthenticator } from "../users/authenticator.ts";
 import { CLIENT_DEFAULTS, STREAM_DEFAULTS, type TypedApp } from "./app-parts.ts";
 import { buildApp } from "./app.ts";
+import { UPLOADS } from "./upload-gate.ts";
 
 /** The app with nothing behind its routes: enough to describe it, and it needs no model. */
 export async function documentationApp(): Promise<TypedApp> {
@@ -38,6 +39,7 @@ export async function documentationApp(): Promise<TypedApp> {
     secrets: NO_SECRETS,
     limits: { requestBody: 1024, answer: 1024, maxN: 1, slots: 1, queue: 1 },
     clients: CLIENT_DEFAULTS,
+    uploads: UPLOADS,
     stream: STREAM_DEFAULTS,
     checks: {},
   });

@@ -7,6 +7,7 @@ import { parsePeftConfig } from "../prefixes/peft-config.ts";
 import { CONFIG_FILE, maxAdapterBytes, PICKLES_ARE_NOT_READ, WEIGHTS_FILE } from "../prefixes/peft.ts";
 import type { PeftUpload } from "../prefixes/registry-types.ts";
 import type { BodyWatch } from "./body-watch.ts";
+import type { Place } from "./upload-gate.ts";
 
 const KIB = 1024;
 const MAX_CONFIG = 64 * KIB;
@@ -27,13 +28,15 @@ export interface UploadOptions {
  * Bytes are counted as they come, so no more than could fit the model is ever held. Throws `upload_incomplete`, `upload_stalled`,
  * `body_too_large`, `invalid_request`, `adapter_config_invalid` and the other errors of reading an adapter.
  */
-export async function readAdapter(request: FastifyRequest, options: UploadOptions, bodies: BodyWatch): Promise<PeftUpload> {
+export async function readAdapter(request: FastifyRequest, options: UploadOptions, bodies: BodyWatch, place: Place): Promise<PeftUpload> {
   const stalled = new Promise<never>((_, reject) => {
     bodies.start(request.raw, () => reject(new PrefixdError("upload_stalled", "The upload has stopped, or was too slow to wait for; send it again.")));
+    place.begin(() => bodies.bytesOf(request.raw), reject);
   });
   try {
     return await Promise.race([moreThan(request, mostBytes(options.shape)), stalled, readFiles(request, options)]);
   } finally {
+    place.end();
     bodies.stop(request.raw);
   }
 }

@@ -30,7 +30,7 @@ async function setUp(t: Test): Promise<Setup> {
   store.loadFile = (...args) => (reads++, loadFile(...args));
   const cache = createPrefixCache({ store, shape: SHAPE, maxBytes: 1 << 20, verifyMs: 0 });
   const fold = async (): Promise<{ length: number; data: Float32Array }> => ({ length: 1, data: new Float32Array(kvElements(SHAPE, 1)) });
-  const prefixes = createPrefixRegistry({ store, cache, shape: SHAPE, baseFingerprint: BASE, fold });
+  const prefixes = createPrefixRegistry({ store, cache, shape: SHAPE, baseFingerprint: BASE, fold, tryPrefix: async () => {} });
   const app = await buildTestApp(t, { prefixes, clients: { maxConnections: Infinity, headerMs: 20_000, requestMs: 300_000, receiveMs: 10_000, sendMs: 60_000, keepAliveMs: 72_000 } });
   await put(store, 1);
   return { ...app, port: await app.listen(), store, reads: () => reads };

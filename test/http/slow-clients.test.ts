@@ -7,7 +7,7 @@ import { CLIENT_DEFAULTS, STREAM_DEFAULTS } from "../../src/http/app-parts.ts";
 import { connectionsAllowed } from "../../src/http/open-files.ts";
 import { drain, listenAt } from "../../src/http/server.ts";
 import { UPLOADS } from "../../src/http/upload-gate.ts";
-import { ADAPTER, buildTestApp, form, until, type TestApp } from "../support/app.ts";
+import { ADAPTER, ADMIN_KEY, buildTestApp, form, post as jsonPost, until, type TestApp } from "../support/app.ts";
 import { open, readAll } from "../support/fake-client.ts";
 import { lacking } from "../support/requirements.ts";
 
@@ -98,6 +98,33 @@ t.test("uploads that stop or drip lose their places to those that wait", async (
   await closed(app);
   t.match(await app.metrics.render(), cut("not_sending", stalled.length));
   t.equal((await app.fastify.inject("/prefixes/p")).statusCode, 404);
+});
+
+t.test("an upload that comes slowly goes on where nobody waits, and gives way to another user's that does", async (t) => {
+  const app = await buildTestApp(t, { keyed: true, uploads: { ...UPLOADS, running: 1, graceMs: 50, leastRate: 1e9 } });
+  const port = await app.listen();
+  const keyOf = async (id: string): Promise<string> => {
+    const admin = { authorization: `Bearer ${ADMIN_KEY}` };
+    await app.fastify.inject({ ...jsonPost("/admin/users", { id }), headers: admin });
+    return (await app.fastify.inject({ method: "POST", url: `/admin/users/${id}/keys`, headers: admin })).json<{ key: string }>().key;
+  };
+  const [ann, bob] = [await keyOf("ann"), await keyOf("bob")];
+  const { payload, headers } = form(ADAPTER);
+  const begin = (name: string): Socket => {
+    const head = uploadHead(name, headers["content-type"]!, payload.length).toString().replace("\r\n\r\n", `\r\nAuthorization: Bearer ${ann}\r\n\r\n`);
+    return paused(t, port, Buffer.concat([Buffer.from(head), payload.subarray(0, 100)]));
+  };
+  const alone = begin("alone");
+  await new Promise((resolve) => setTimeout(resolve, 200));
+  alone.write(payload.subarray(100));
+  t.match(await answer(alone), /^HTTP\/1\.1 201 /);
+  await until(() => app.traffic.open === 0);
+  const slow = begin("slow");
+  await until(() => app.traffic.open === 1);
+  const put = await fetch(`http://127.0.0.1:${port}/prefixes/quick`, { method: "PUT", headers: { ...headers, authorization: `Bearer ${bob}` }, body: new Uint8Array(payload) });
+  t.equal(put.status, 201);
+  t.match(await rest(slow), /^HTTP\/1\.1 408 [^]*retry-after: 5[^]*"code":"upload_stalled"/i);
+  t.same([...app.registry.entries.values()].map(({ meta }) => meta.name), ["alone", "quick"]);
 });
 
 t.test("beyond the uploads that are read and those that wait, one more is answered 503; those that wait come to their turn", async (t) => {

@@ -1,7 +1,7 @@
 import t from "tap";
 import { UploadGate, type GateLimits } from "../../src/http/upload-gate.ts";
 
-const LIMITS: GateLimits = { running: 3, runningOfUser: 2, waiting: 6, waitingOfUser: 4, waitMs: 10_000 };
+const LIMITS: GateLimits = { running: 3, runningOfUser: 2, waiting: 6, waitingOfUser: 4, waitMs: 10_000, graceMs: 10_000, leastRate: 1024 };
 
 /** Uploads by name, each of which ends when it is told to; `entered` has them in the order in which they were let in. */
 function gate(limits: Partial<GateLimits> = {}) {
@@ -72,4 +72,50 @@ t.test("an upload that fails gives its place on", async (t) => {
     }),
   );
   t.match(await Promise.allSettled(results), [{ status: "rejected" }, { value: 1 }, { value: 2 }]);
+});
+
+/** Uploads whose bodies are being read: each has `bytes`, and ends with the error that it gives way with. */
+function slow(limits: Partial<GateLimits> = {}) {
+  const uploads = new UploadGate({ ...LIMITS, running: 2, runningOfUser: 2, graceMs: 20, ...limits });
+  const entered: string[] = [];
+  const put = (user: string, name: string, bytes: number): { readonly done: Promise<unknown>; end: () => void } => {
+    let end = (): void => {};
+    const finished = new Promise<void>((resolve) => (end = resolve));
+    const done = uploads.run(user, new AbortController().signal, (place) => {
+      entered.push(name);
+      return Promise.race([finished, new Promise<never>((_, reject) => place.begin(() => bytes, reject))]);
+    });
+    return { done: done.catch((error: unknown) => error), end };
+  };
+  return { put, entered };
+}
+
+t.test("a slow upload gives way to another user's that waits; of several, one of who has most", async (t) => {
+  const { put, entered } = slow({ running: 3 });
+  const [one, two, other] = [put("ann", "ann-1", 10), put("ann", "ann-2", 0), put("bob", "bob-1", 0)];
+  const cyd = put("cyd", "cyd-1", 0);
+  t.match(await two.done, { code: "upload_stalled", status: 408, retryAfter: 5, message: /slower than 1 KiB\/s while others waited/ });
+  t.same(entered, ["ann-1", "ann-2", "bob-1", "cyd-1"], "the one that is latest");
+  for (const upload of [one, other, cyd]) {
+    upload.end();
+    t.equal(await upload.done, undefined, "nobody waits for the others' places");
+  }
+});
+
+t.test("one that is quick enough for what has come of it does not give way, nor one for its own user's", async (t) => {
+  const { put, entered } = slow();
+  const [quick, own] = [put("ann", "ann-1", 1e9), put("ann", "ann-2", 0)];
+  const more = put("ann", "ann-3", 0);
+  await new Promise((resolve) => setTimeout(resolve, 100));
+  t.same(entered, ["ann-1", "ann-2"], "ann waits for herself");
+  const bob = put("bob", "bob-1", 1e9);
+  t.match(await own.done, { code: "upload_stalled" });
+  t.same(entered, ["ann-1", "ann-2", "bob-1"]);
+  const cyd = put("cyd", "cyd-1", 1e9);
+  await new Promise((resolve) => setTimeout(resolve, 100));
+  t.equal(entered.length, 3, "there is no slow one");
+  for (const upload of [quick, bob, cyd, more]) {
+    upload.end();
+    t.equal(await upload.done, undefined);
+  }
 });

@@ -3,6 +3,7 @@ import type { AddressInfo } from "node:net";
 import { GenerationService } from "../../src/generate.ts";
 import { CLIENT_DEFAULTS, STREAM_DEFAULTS, type AppParts } from "../../src/http/app-parts.ts";
 import { buildApp, type App } from "../../src/http/app.ts";
+import { UPLOADS } from "../../src/http/upload-gate.ts";
 import type { GenerationDefaults } from "../../src/http/schemas/generation-defaults.ts";
 import type { BaseEmbeddings } from "../../src/prefixes/adapter-weights.ts";
 import type { AuditEntry } from "../../src/observability/audit.ts";
@@ -74,6 +75,7 @@ export async function buildTestApp(t: { teardown(fn: () => Promise<void>): unkno
     secrets,
     limits: { requestBody: 65_536, answer: 1 << 20, maxN: 4, slots: 8, queue: 256 },
     clients: { ...CLIENT_DEFAULTS, sendMs: SEND_MS },
+    uploads: UPLOADS,
     stream: { ...STREAM_DEFAULTS, sendMs: SEND_MS },
     checks: { model: () => {}, store: () => registry.list("local", { limit: 1 }).then(() => {}) },
     ...rest,

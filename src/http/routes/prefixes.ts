@@ -19,7 +19,7 @@ import {
 import { abortOnDisconnect, answered } from "../requests.ts";
 import { checkSharing, checkUsersExist } from "../sharing-body.ts";
 import { readAdapter } from "../upload.ts";
-import { DOWNLOADS, downloadsBusy, UPLOADS, UploadGate } from "../upload-gate.ts";
+import { DOWNLOADS, downloadsBusy, UploadGate, type Place } from "../upload-gate.ts";
 
 const READ_CODES: ErrorCode[] = ["unauthorized", "invalid_prefix_id", "prefix_not_found", "store_unavailable"];
 /** Of a change, which only the owner makes. */
@@ -34,7 +34,7 @@ const PUT_CODES: ErrorCode[] = [
 export function prefixRoutes(app: TypedApp, parts: AppParts, bodies: BodyWatch): void {
   const { prefixes, modelName } = parts;
   const reader = new PromptReader(parts.tokenizer, parts.shape.positions);
-  const uploads = new UploadGate(UPLOADS);
+  const uploads = new UploadGate(parts.uploads);
   const downloads = new UploadGate(DOWNLOADS, downloadsBusy);
   const tags = ["prefixes"];
 
@@ -61,8 +61,8 @@ export function prefixRoutes(app: TypedApp, parts: AppParts, bodies: BodyWatch):
     return record.limits;
   };
 
-  const uploadOf = async (request: FastifyRequest, body: HardPromptBody | null | undefined): Promise<PrefixUpload> => {
-    if (request.isMultipart()) return readAdapter(request, parts, bodies);
+  const uploadOf = async (request: FastifyRequest, body: HardPromptBody | null | undefined, place: Place): Promise<PrefixUpload> => {
+    if (request.isMultipart()) return readAdapter(request, parts, bodies, place);
     if (body === undefined || body === null) throw new PrefixdError("unsupported_media_type", "Send multipart/form-data with PEFT's two files, or JSON with a hard prompt.");
     return hardPrompt(body, reader);
   };
@@ -91,8 +91,8 @@ export function prefixRoutes(app: TypedApp, parts: AppParts, bodies: BodyWatch):
       const key = await ownKeyOf(request, request.params.id);
       const precondition = writePrecondition(request.headers);
       const { signal } = abortOnDisconnect(reply);
-      const { meta, created } = await uploads.run(key.user, signal, async () =>
-        prefixes.register(key, await uploadOf(request, request.body as HardPromptBody | undefined), precondition, await quotaOf(key.user), signal),
+      const { meta, created } = await uploads.run(key.user, signal, async (place) =>
+        prefixes.register(key, await uploadOf(request, request.body as HardPromptBody | undefined, place), precondition, await quotaOf(key.user), signal),
       );
       request.audit.digest = meta.digest;
       reply.code(created ? 201 : 200).header("etag", etagOf(meta.digest));
