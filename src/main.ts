@@ -11,7 +11,7 @@ import { buildApp } from "./http/app.ts";
 import { generationDefaults } from "./http/generation-defaults.ts";
 import { connectionsAllowed } from "./http/open-files.ts";
 import { drain, listen } from "./http/server.ts";
-import { UPLOADS } from "./http/upload-gate.ts";
+import { UPLOADS } from "./http/transfer-gate.ts";
 import { openCheckpoint, type Checkpoint } from "./model/checkpoint.ts";
 import { embeddingDigests } from "./model/embedding-digests.ts";
 import type { RunnerOptions } from "./model/gpt2-runner.ts";

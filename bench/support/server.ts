@@ -14,7 +14,7 @@ import type { PrefixRegistry } from "../../src/prefixes/registry-types.ts";
 import { NOTHING_AROUND } from "../../src/text/tokenizer-json.ts";
 import type { Tokenizer } from "../../src/text/tokenizer.ts";
 import { createKeylessAuthenticator } from "../../src/users/authenticator.ts";
-import { UPLOADS } from "../../src/http/upload-gate.ts";
+import { UPLOADS } from "../../src/http/transfer-gate.ts";
 
 export interface Given {
   readonly tokenizer: Tokenizer;

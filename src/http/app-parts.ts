@@ -14,7 +14,7 @@ import type { UserRemoval } from "../users/removal-types.ts";
 import type { UserStore } from "../users/store.ts";
 import type { GenerationDefaults } from "./schemas/generation-defaults.ts";
 import type { SseOptions } from "./sse.ts";
-import type { GateLimits } from "./upload-gate.ts";
+import type { GateLimits } from "./transfer-gate.ts";
 
 export interface AppLimits {
   /** Bytes of a JSON body. */

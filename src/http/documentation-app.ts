@@ -8,7 +8,7 @@ import type { Tokenizer } from "../text/tokenizer.ts";
 import { createKeylessAuthenticator } from "../users/authenticator.ts";
 import { CLIENT_DEFAULTS, STREAM_DEFAULTS, type TypedApp } from "./app-parts.ts";
 import { buildApp } from "./app.ts";
-import { UPLOADS } from "./upload-gate.ts";
+import { UPLOADS } from "./transfer-gate.ts";
 
 /** The app with nothing behind its routes: enough to describe it, and it needs no model. */
 export async function documentationApp(): Promise<TypedApp> {

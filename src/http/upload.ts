@@ -7,7 +7,7 @@ import { parsePeftConfig } from "../prefixes/peft-config.ts";
 import { CONFIG_FILE, maxAdapterBytes, PICKLES_ARE_NOT_READ, WEIGHTS_FILE } from "../prefixes/peft.ts";
 import type { PeftUpload } from "../prefixes/registry-types.ts";
 import type { BodyWatch } from "./body-watch.ts";
-import type { Place } from "./upload-gate.ts";
+import type { Place } from "./transfer-gate.ts";
 
 const KIB = 1024;
 const MAX_CONFIG = 64 * KIB;

@@ -3,7 +3,7 @@ import { once } from "node:events";
 import { connect, type Socket } from "node:net";
 import t, { type Test } from "tap";
 import { kvElements } from "../../src/kv.ts";
-import { DOWNLOADS } from "../../src/http/upload-gate.ts";
+import { DOWNLOADS } from "../../src/http/transfer-gate.ts";
 import { createPrefixCache } from "../../src/prefixes/cache.ts";
 import { openLmdbStore } from "../../src/prefixes/lmdb-store.ts";
 import { createPrefixRegistry } from "../../src/prefixes/registry.ts";

@@ -6,7 +6,7 @@ import t from "tap";
 import { CLIENT_DEFAULTS, STREAM_DEFAULTS } from "../../src/http/app-parts.ts";
 import { connectionsAllowed } from "../../src/http/open-files.ts";
 import { drain, listenAt } from "../../src/http/server.ts";
-import { UPLOADS } from "../../src/http/upload-gate.ts";
+import { UPLOADS } from "../../src/http/transfer-gate.ts";
 import { ADAPTER, ADMIN_KEY, buildTestApp, form, post as jsonPost, until, type TestApp } from "../support/app.ts";
 import { open, readAll } from "../support/fake-client.ts";
 import { lacking } from "../support/requirements.ts";

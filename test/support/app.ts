@@ -3,7 +3,7 @@ import type { AddressInfo } from "node:net";
 import { GenerationService } from "../../src/generate.ts";
 import { CLIENT_DEFAULTS, STREAM_DEFAULTS, type AppParts } from "../../src/http/app-parts.ts";
 import { buildApp, type App } from "../../src/http/app.ts";
-import { UPLOADS } from "../../src/http/upload-gate.ts";
+import { UPLOADS } from "../../src/http/transfer-gate.ts";
 import type { GenerationDefaults } from "../../src/http/schemas/generation-defaults.ts";
 import type { BaseEmbeddings } from "../../src/prefixes/adapter-weights.ts";
 import type { AuditEntry } from "../../src/observability/audit.ts";

@@ -19,7 +19,7 @@ import {
 import { abortOnDisconnect, answered } from "../requests.ts";
 import { checkSharing, checkUsersExist } from "../sharing-body.ts";
 import { readAdapter } from "../upload.ts";
-import { DOWNLOADS, downloadsBusy, UploadGate, type Place } from "../upload-gate.ts";
+import { DOWNLOADS, downloadsBusy, TransferGate, type Place } from "../transfer-gate.ts";
 
 const READ_CODES: ErrorCode[] = ["unauthorized", "invalid_prefix_id", "prefix_not_found", "store_unavailable"];
 /** Of a change, which only the owner makes. */
@@ -34,8 +34,8 @@ const PUT_CODES: ErrorCode[] = [
 export function prefixRoutes(app: TypedApp, parts: AppParts, bodies: BodyWatch): void {
   const { prefixes, modelName } = parts;
   const reader = new PromptReader(parts.tokenizer, parts.shape.positions);
-  const uploads = new UploadGate(parts.uploads);
-  const downloads = new UploadGate(DOWNLOADS, downloadsBusy);
+  const uploads = new TransferGate(parts.uploads);
+  const downloads = new TransferGate(DOWNLOADS, downloadsBusy);
   const tags = ["prefixes"];
 
   const keyOf = (request: FastifyRequest, id: string): PrefixKey => {

@@ -1,9 +1,9 @@
 import { PrefixdError } from "../errors.ts";
 
 export interface GateLimits {
-  /** Uploads that are read, and held in memory, at once. */
+  /** Transfers that hold memory at once. */
   readonly running: number;
-  /** Those of one user: fewer, so that nobody's slow uploads take all places. */
+  /** Those of one user: fewer, so that nobody's slow ones take all places. */
   readonly runningOfUser: number;
   /** Those that may wait for that, their bodies unread. */
   readonly waiting: number;
@@ -47,7 +47,7 @@ interface Share {
  * Lets few uploads in at once; the others wait. A place goes to the user who has the fewest, whoever came first. Whoever waits for a place that others
  * have gets that of an upload that is slower than the least rate, if there is one; where nobody waits, slow ones go on.
  */
-export class UploadGate {
+export class TransferGate {
   readonly #limits: GateLimits;
   readonly #busy: () => PrefixdError;
   readonly #shares = new Map<string, Share>();

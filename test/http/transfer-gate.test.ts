@@ -1,11 +1,11 @@
 import t from "tap";
-import { UploadGate, type GateLimits } from "../../src/http/upload-gate.ts";
+import { TransferGate, type GateLimits } from "../../src/http/transfer-gate.ts";
 
 const LIMITS: GateLimits = { running: 3, runningOfUser: 2, waiting: 6, waitingOfUser: 4, waitMs: 10_000, graceMs: 10_000, leastRate: 1024 };
 
 /** Uploads by name, each of which ends when it is told to; `entered` has them in the order in which they were let in. */
 function gate(limits: Partial<GateLimits> = {}) {
-  const uploads = new UploadGate({ ...LIMITS, ...limits });
+  const uploads = new TransferGate({ ...LIMITS, ...limits });
   const entered: string[] = [];
   const ends = new Map<string, () => void>();
   const put = (user: string, name: string, signal = new AbortController().signal): Promise<void> =>
@@ -63,7 +63,7 @@ t.test("who waits for too long is refused, and who leaves makes room; neither is
 });
 
 t.test("an upload that fails gives its place on", async (t) => {
-  const uploads = new UploadGate({ ...LIMITS, running: 1, runningOfUser: 1 });
+  const uploads = new TransferGate({ ...LIMITS, running: 1, runningOfUser: 1 });
   const { signal } = new AbortController();
   const results = Array.from({ length: 3 }, (_, i) =>
     uploads.run("ann", signal, async () => {
@@ -76,7 +76,7 @@ t.test("an upload that fails gives its place on", async (t) => {
 
 /** Uploads whose bodies are being read: each has `bytes`, and ends with the error that it gives way with. */
 function slow(limits: Partial<GateLimits> = {}) {
-  const uploads = new UploadGate({ ...LIMITS, running: 2, runningOfUser: 2, graceMs: 20, ...limits });
+  const uploads = new TransferGate({ ...LIMITS, running: 2, runningOfUser: 2, graceMs: 20, ...limits });
   const entered: string[] = [];
   const put = (user: string, name: string, bytes: number): { readonly done: Promise<unknown>; end: () => void } => {
     let end = (): void => {};
