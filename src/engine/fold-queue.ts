@@ -116,7 +116,9 @@ export class FoldQueue {
       budget.folded(fold, from, to, spent, decoding);
       fold.fed = to;
       if (to < fold.promptLength || this.#open !== fold) return;
+      const read = now();
       const result = fold.result();
+      budget.foldRead(now() - read, decoding);
       this.#leave(fold);
       fold.resolve(result as never);
     } catch (error) {

@@ -73,6 +73,11 @@ export class PrefillBudget {
     if (decoding > 0 && this.#share < 1) this.#debt += this.#pace(fold).value! * work(fold, from, to);
   }
 
+  /** What folding took besides: reading keys and values back stops those who decode as well. */
+  foldRead(milliseconds: number, decoding: number): void {
+    if (decoding > 0 && this.#share < 1) this.#debt += milliseconds;
+  }
+
   /**
    * Whether a piece may be folded now. Nobody waits for its first token, so here the share holds whatever a piece takes: after one that took
    * longer, steps pass without one.

@@ -4,7 +4,7 @@
 const [LEAST_NORMAL, TOO_LARGE] = [0x38800000, 0x477ff000];
 const bits = new Uint32Array(1);
 const number = new Float32Array(bits.buffer);
-/** Of every half-precision number its value; made when first needed. */
+/** Made when first needed. */
 let values: Float32Array | null = null;
 
 /** The nearest half-precision numbers as bit patterns, ties to even; what is too large becomes infinite. */
@@ -34,10 +34,15 @@ export function toBfloat16(singles: Float32Array): Uint16Array {
 
 /** The numbers of bit patterns, exactly. */
 export function fromFloat16(halves: Uint16Array): Float32Array {
-  values ??= Float32Array.from({ length: 1 << 16 }, (_, half) => valueOf(half));
+  const values = float16Values();
   const singles = new Float32Array(halves.length);
   for (let index = 0; index < singles.length; index++) singles[index] = values[halves[index]!]!;
   return singles;
+}
+
+/** The number of every bit pattern, for loops that read and write in different orders. */
+export function float16Values(): Float32Array {
+  return (values ??= Float32Array.from({ length: 1 << 16 }, (_, half) => valueOf(half)));
 }
 
 /** @param word the bits of a single-precision number whose half-precision one is not normal */

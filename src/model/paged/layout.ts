@@ -9,7 +9,7 @@
  */
 import type { ModelShape } from "../../kv.ts";
 import { ElementType } from "../../runtime/ort-api.ts";
-import { fromFloat16 } from "../float16.ts";
+import { float16Values } from "../float16.ts";
 import type { FloatType } from "../graph-weights.ts";
 
 /** Tokens of a block: ONNX Runtime's flash attention over pages takes multiples of 256. */
@@ -42,20 +42,18 @@ export function pagedLayout(shape: ModelShape, type: FloatType, rows: number): P
 export function unpackTokens({ shape, type, tokenBytes }: PagedLayout, bytes: Uint8Array, length: number): Float32Array {
   const { width, heads, headDim } = shape;
   const elements = (bytes.length / tokenBytes) * width;
-  const packed = type === ElementType.float16 ? fromFloat16(new Uint16Array(bytes.buffer, bytes.byteOffset, elements)) : new Float32Array(bytes.buffer, bytes.byteOffset, elements);
-  return turn(packed, elements / (length * width), length, heads, headDim);
-}
-
-/** `[count, a, b, size]` -> `[count, b, a, size]` */
-function turn(data: Float32Array, count: number, a: number, b: number, size: number): Float32Array {
-  const turned = new Float32Array(data.length);
-  for (let item = 0; item < count; item++) {
-    for (let i = 0; i < a; i++) {
-      for (let j = 0; j < b; j++) {
-        const from = ((item * a + i) * b + j) * size;
-        turned.set(data.subarray(from, from + size), ((item * b + j) * a + i) * size);
-      }
-    }
+  const isHalf = type === ElementType.float16;
+  const packed = isHalf ? new Uint16Array(bytes.buffer, bytes.byteOffset, elements) : new Float32Array(bytes.buffer, bytes.byteOffset, elements);
+  const values = float16Values();
+  const unpacked = new Float32Array(elements);
+  const tensor = length * width;
+  for (let from = 0; from < elements; from += headDim) {
+    const token = Math.floor((from % tensor) / width);
+    const head = (from % width) / headDim;
+    const to = Math.floor(from / tensor) * tensor + (head * length + token) * headDim;
+    // One pass: numbers that lie elsewhere are not gone through twice.
+    if (isHalf) for (let i = 0; i < headDim; i++) unpacked[to + i] = values[packed[from + i]!]!;
+    else for (let i = 0; i < headDim; i++) unpacked[to + i] = packed[from + i]!;
   }
-  return turned;
+  return unpacked;
 }
