@@ -40,7 +40,7 @@ export function pagedLayout(shape: ModelShape, type: FloatType, rows: number): P
 
 /** Keys and values of some tensors as the cache has them, `[n, length, heads, headDim]`, as a KvTensor has them: `[n, heads, length, headDim]`. `bytes` begins at a multiple of 4. */
 export function unpackTokens({ shape, type, tokenBytes }: PagedLayout, bytes: Uint8Array, length: number): Float32Array {
-  const { width, heads, headDim } = shape;
+  const { width, headDim } = shape;
   const elements = (bytes.length / tokenBytes) * width;
   const isHalf = type === ElementType.float16;
   const packed = isHalf ? new Uint16Array(bytes.buffer, bytes.byteOffset, elements) : new Float32Array(bytes.buffer, bytes.byteOffset, elements);
