@@ -7,6 +7,7 @@ import { asModelError, lostTouch, PrefixdError } from "../errors.ts";
 import type { FoldInput, KvTensor } from "../kv.ts";
 import type { EngineStats } from "../observability/engine-observer.ts";
 import { advanceBeams } from "./beam-rows.ts";
+import { ChoosingCost } from "./choosing-cost.ts";
 import type { EngineOptions } from "./engine-options.ts";
 import { EQUAL_SHARES, fairShare, type TenantShares } from "./fair-share.ts";
 import { FoldQueue, foldRun, type FoldOptions, type SideRun } from "./fold-queue.ts";
@@ -40,6 +41,7 @@ export class Engine {
   readonly #mayEmit: () => boolean;
   readonly #now: () => number;
   readonly #budget: PrefillBudget;
+  readonly #costs = new ChoosingCost();
   readonly #longestPiece: number;
   /** Admitted, their prompts not yet whole in their rows; between two steps one at most. */
   #prefilling: RunningRequest[] = [];
@@ -116,8 +118,7 @@ export class Engine {
   }
 
   stats(): EngineStats {
-    const running = this.#rows.count + prefillingRows(this.#prefilling);
-    return { queued: this.#queue.length, folds: this.#folds.waiting.length, running, slots: this.#runner.slots, maxQueue: this.#options.maxQueue };
+    return { queued: this.#queue.length, folds: this.#folds.waiting.length, running: this.#rows.count + prefillingRows(this.#prefilling), slots: this.#runner.slots, maxQueue: this.#options.maxQueue };
   }
 
   /** Takes nothing new, lets what was accepted finish for at most `graceMs`, then ends the rest with `draining`. */
@@ -347,33 +348,32 @@ export class Engine {
     }
     const spent = this.#now() - started;
     this.#budget.decoded(spent);
+    this.#costs.ran(spent, batch.length);
     this.#options.observer.step("decode", batch.length, batch.length, spent / 1000);
     const now = performance.now();
-    const searches = new Set<RunningRequest>();
-    for (const sequence of batch) {
-      sequence.length++;
-      if (sequence.owner.search !== null) searches.add(sequence.owner);
-    }
+    for (const sequence of batch) sequence.length++;
     for (let row = 0; row < batch.length; row++) if (batch[row]!.owner.search === null) this.#advance(batch[row]!, output, row, now);
-    for (const request of searches) this.#advanceBeams(request, output, (sequence) => batch.indexOf(sequence));
+    const searches = batch.filter(({ owner }) => owner.search !== null).map(({ owner }) => owner);
+    for (const request of new Set(searches)) this.#advanceBeams(request, output, (sequence) => batch.indexOf(sequence));
   }
 
   #advance(sequence: Sequence, output: StepOutput, row: number, now: number): void {
     if (sequence.done) return;
     if (!this.#mayEmit()) return this.#failAll(lostTouch());
     const { owner, generated } = sequence;
+    const started = this.#now();
     try {
       sequence.advance(output, row, now);
     } catch (error) {
       owner.fail(asModelError(error));
     }
-    this.#counters.generated(owner.tenant, sequence.generated - generated);
+    this.#counters.generated(owner.tenant, this.#costs.of(owner.choosing, this.#now() - started, sequence.generated - generated));
   }
 
   #advanceBeams(request: RunningRequest, output: StepOutput, outputRow: (sequence: Sequence) => number): void {
     if (request.ended) return;
     if (!this.#mayEmit()) return this.#failAll(lostTouch());
-    this.#counters.generated(request.tenant, request.n);
+    const started = this.#now();
     request.tell((listener) => listener.onBeamStep?.(request.n));
     if (request.ended) return;
     const prompt = request.prefixLength + request.promptLength;
@@ -383,6 +383,7 @@ export class Engine {
     } catch (error) {
       request.fail(asModelError(error));
     }
+    this.#counters.generated(request.tenant, this.#costs.of(request.choosing, this.#now() - started, request.n));
   }
 
   #cancel(request: RunningRequest, reason: "cancelled" | "removed"): void {

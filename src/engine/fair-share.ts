@@ -4,7 +4,7 @@
  *
  *     service = 1 x prompt tokens + 2 x generated tokens        (w_p = 1, w_q = 2, the paper's prices)
  *
- * Prompts are charged at admission, generated tokens as they come. Virtual tokens of a prefix are copied, not computed: they cost
+ * Prompts are charged at admission, generated tokens as they come, one that takes long to be chosen as several (choosing-cost.ts). Virtual tokens of a prefix are copied, not computed: they cost
  * nothing. Between any two tenants that both wait all the time, service by weight differs by at most 2 max(w_p L, w_q M) (theorem
  * 4.4), L being the longest prompt and M the most tokens that one batch can generate; each divided by the smaller weight of the two.
  */

@@ -3,6 +3,7 @@
  * take no more than 1 / (1 - share) of what it takes without them. What a piece and a decode run will take is foreseen from those
  * before. It decides when a prompt is fed, never what comes of it.
  */
+import { RecentMedian } from "./recent-median.ts";
 import { FREE_QUANTUM, type PrefillLimits } from "./scheduler.ts";
 
 /**
@@ -12,8 +13,6 @@ import { FREE_QUANTUM, type PrefillLimits } from "./scheduler.ts";
 const LEAST = 16;
 /** Nor so short that its tokens times the sequences that wait for it are fewer than so many whole pieces: few others are spared less. */
 const LEAST_WAITED = 4;
-/** Runs from which the next one is foreseen, by their median: one that was disturbed counts for nothing. */
-const RECENT = 9;
 /**
  * What a piece takes besides its tokens, in tokens: reading the layers' weights, however short it is, and those of the head if it is a
  * prompt's last. Measured with GPT-2 small on a CPU; in fp32 25 and 9, in int8 29 and 8.
@@ -129,19 +128,5 @@ class Pace {
 
   get value(): number | null {
     return this.#long.value ?? this.#short.value;
-  }
-}
-
-class RecentMedian {
-  readonly #values: number[] = [];
-
-  add(value: number): void {
-    this.#values.push(value);
-    if (this.#values.length > RECENT) this.#values.shift();
-  }
-
-  /** null: nothing yet. */
-  get value(): number | null {
-    return [...this.#values].sort((a, b) => a - b)[this.#values.length >> 1] ?? null;
   }
 }

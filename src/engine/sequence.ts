@@ -3,6 +3,7 @@ import type { EngineObserver, SequenceOutcome } from "../observability/engine-ob
 import { BeamSearch } from "./beam-search.ts";
 import type { StepOutput } from "./model-runner.ts";
 import { blamed } from "./prefix-trial.ts";
+import { RecentMedian } from "./recent-median.ts";
 import { rowsOf, type EngineRequest, type FinishReason, type PromptToken, type RequestListener, type TokenEvent } from "./request.ts";
 import { Sampler } from "./sampler.ts";
 import type { Schedulable } from "./scheduler.ts";
@@ -18,6 +19,8 @@ export class RunningRequest implements Schedulable {
   readonly search: BeamSearch | null;
   /** With `scorePrompt`: the prompt's tokens so far. */
   readonly promptTokens: PromptToken[] = [];
+  /** Milliseconds that its last tokens took to be chosen. */
+  readonly choosing = new RecentMedian();
   fed = 0;
   passedOver = 0;
   /** Row that is being prefilled. */
