@@ -27,6 +27,7 @@ const times: number[] = [];
 for (let round = -1; round < ROUNDS; round++) {
   for (const folders of FOLDERS) {
     const { tokensPerSecond, folds } = await beside(folders);
+    process.stderr.write(`${folders} beside: ${tokensPerSecond.toFixed(1)} tokens/s\n`);
     // The first round compiles and learns.
     if (round < 0) continue;
     rates.set(folders, [...(rates.get(folders) ?? []), tokensPerSecond]);
