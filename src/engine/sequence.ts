@@ -115,8 +115,8 @@ export class Sequence {
   readonly owner: RunningRequest;
   /** The choice; of a beam no more than a number. */
   readonly choice: number;
-  /** null: its tokens are the beam search's business. */
-  readonly #sampler: Sampler | null;
+  /** Made with the first token: a request may have hundreds of rows that wait, and each takes what all of the processors need. */
+  #sampler: Sampler | null = null;
   /** Tokens in its row, the prefix's virtual ones included: the position of the next token fed. */
   length = 0;
   /** The newest token, not yet in the cache. */
@@ -128,10 +128,8 @@ export class Sequence {
   #lastTokenAt = 0;
 
   constructor(owner: RunningRequest, choice: number) {
-    const { sampling, seed, promptIds, eosIds, beams } = owner.request;
     this.owner = owner;
     this.choice = choice;
-    this.#sampler = beams === null ? new Sampler(sampling, seed, choice, promptIds, eosIds) : null;
   }
 
   /**
@@ -141,7 +139,9 @@ export class Sequence {
   advance(output: StepOutput, row: number, now: number): void {
     const { owner } = this;
     const { request, observer } = owner;
-    if (this.#sampler === null) throw new Error("a beam does not choose its own tokens");
+    const { sampling, seed, promptIds, eosIds, beams } = request;
+    if (beams !== null) throw new Error("a beam does not choose its own tokens");
+    this.#sampler ??= new Sampler(sampling, seed, this.choice, promptIds, eosIds);
     const { id, logprob, top } = this.#sampler.next(output, row, request.topLogprobs);
     const event: TokenEvent = { choice: this.choice, id, logprob, top };
     this.lastId = id;
@@ -149,7 +149,7 @@ export class Sequence {
     const verdict = owner.tell((listener) => listener.onToken(event));
     if (this.#lastTokenAt > 0) observer.interToken((now - this.#lastTokenAt) / 1000);
     this.#lastTokenAt = now;
-    if (request.eosIds.includes(this.lastId)) this.finish("eos");
+    if (eosIds.includes(this.lastId)) this.finish("eos");
     else if (verdict === "stop") this.finish("stop");
     else if (this.generated >= request.maxNewTokens) this.finish("length");
   }
