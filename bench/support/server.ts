@@ -90,7 +90,6 @@ function hexTokenizer(vocabSize: number): Tokenizer {
     around: NOTHING_AROUND,
     beyondModel: new Map(),
     encode: (text) => Int32Array.from(text.trim().split(" "), (word) => parseInt(word, 16)),
-    // eslint-disable-next-line require-yield
     *encodeInSteps(text) {
       return this.encode(text);
     },

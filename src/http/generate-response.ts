@@ -89,7 +89,10 @@ export class ResponseWriter {
   /** A delta as it is or, if it is long, in slices of its tokens: the text is the first one's, the end the last one's. */
   *#slices(delta: ChoiceDelta): Generator<ChoiceDelta, void> {
     const { index, tokenIds, logprobs } = delta;
-    if (tokenIds.length <= this.#stretch) return yield delta;
+    if (tokenIds.length <= this.#stretch) {
+      yield delta;
+      return;
+    }
     for (let from = 0; from < tokenIds.length; from += this.#stretch) {
       const to = from + this.#stretch;
       const isLast = to >= tokenIds.length;

@@ -56,8 +56,10 @@ export function accessOf(meta: PrefixMeta, user: string): Access {
 
 /** A prefix as a list shows it to a user who may use it. */
 export function listedFor(user: string, meta: PrefixMeta): ListedPrefix {
-  const { shared_with: _shared, readable_by: _readable, ...head } = meta;
-  return { ...head, access: accessOf(meta, user) };
+  const listed: ListedPrefix & { shared_with?: unknown; readable_by?: unknown } = { ...meta, access: accessOf(meta, user) };
+  delete listed.shared_with;
+  delete listed.readable_by;
+  return listed;
 }
 
 export const notReadable = ({ user, name }: PrefixMeta): PrefixdError =>

@@ -42,7 +42,7 @@ export function* mergeWord(word: string, rankOf: (left: string, right: string) =
     symbols[left] = symbols[left]! + symbols[right]!;
     symbols[right] = null;
     next[left] = next[right]!;
-    if (next[left] !== NONE) previous[next[left]!] = left;
+    if (next[left] !== NONE) previous[next[left]] = left;
     offer(previous[left]!);
     offer(left);
   }

@@ -15,7 +15,6 @@ export class FakeTokenizer implements Tokenizer {
     return Int32Array.from(Buffer.from(text));
   }
 
-  // eslint-disable-next-line require-yield
   *encodeInSteps(...args: Parameters<Tokenizer["encode"]>): Generator<number, Int32Array> {
     return (this as Tokenizer).encode(...args);
   }

@@ -23,7 +23,6 @@ export function byteTokenizer(): Tokenizer {
     around: NOTHING_AROUND,
     beyondModel: new Map(),
     encode: (text) => Int32Array.from(new TextEncoder().encode(text)),
-    // eslint-disable-next-line require-yield
     *encodeInSteps(text) {
       return this.encode(text);
     },

@@ -14,7 +14,7 @@ import { prefixPage } from "../prefix-list.ts";
 import { PromptReader } from "../prompt-tokens.ts";
 import { ETAG_HEADER, PrefixIdParams, UNREAD_BODY, empty, json, problems } from "../schemas/common.ts";
 import {
-  AdapterForm, DeleteHeaders, FileList, FileParams, HardPromptBody, ListQuery, PREFIX_ENTRY_EXAMPLE, PREFIX_EXAMPLE, PrefixDocument, PrefixEntry, PrefixList, ReadHeaders, SharingBody, WriteHeaders,
+  AdapterForm, DeleteHeaders, FileList, FileParams, HardPromptBody, ListQuery, PREFIX_ENTRY_EXAMPLE, PREFIX_EXAMPLE, PrefixDocument, PrefixList, type PrefixEntry, ReadHeaders, SharingBody, WriteHeaders,
 } from "../schemas/prefixes.ts";
 import { abortOnDisconnect, answered } from "../requests.ts";
 import { checkSharing, checkUsersExist } from "../sharing-body.ts";
