@@ -28,44 +28,61 @@ export function maxAdapterBytes(shape: ModelShape): number {
   return kvElements(shape, shape.positions - 1) * 4 + SAFETENSORS_LIMITS.maxHeaderBytes + (1 << 20);
 }
 
+/** Values that are read at a stretch: a few milliseconds' worth. */
+const STRETCH = 1 << 19;
+
 /**
  * Parses and checks PEFT's two files against the base model. Throws `adapter_config_invalid`, `adapter_type_unsupported`,
  * `adapter_shape_mismatch`, `safetensors_invalid`, `prefix_not_finite`, `prefix_too_long`, `prefix_base_mismatch`.
  */
 export function parsePeftAdapter(config: Uint8Array, weights: Uint8Array, shape: ModelShape, baseFingerprint: string): PeftAdapter {
+  const steps = peftAdapterInSteps(config, weights, shape, baseFingerprint);
+  let step = steps.next();
+  while (step.done !== true) step = steps.next();
+  return step.value;
+}
+
+/** The same in steps, between which others can have their turn: a long prefix of a large model has a hundred million values. */
+export function* peftAdapterInSteps(config: Uint8Array, weights: Uint8Array, shape: ModelShape, baseFingerprint: string): Generator<void, PeftAdapter> {
   const parsed = parsePeftConfig(config, shape);
   refuseOtherFormats(weights);
   const header = parseSafetensorsHeader(weights, weights.length, SAFETENSORS_LIMITS);
   checkBase(parsed, header, baseFingerprint);
   const tensor = findTensor(header);
   const length = checkShape(tensor, parsed, shape);
-  const flat = decodeFloats(tensor.dtype, weights.subarray(tensor.start, tensor.end));
-  const bad = firstNotFinite(flat);
-  if (bad >= 0) {
-    const columns = tensor.shape[1]!;
-    const [row, column] = [Math.floor(bad / columns), bad % columns];
-    throw new PrefixdError("prefix_not_finite", `${TENSOR} has ${flat[bad]} in row ${row}, column ${column}; all values must be finite.`);
+  const columns = tensor.shape[1]!;
+  const data = new Float32Array(length * columns);
+  const rowBytes = (tensor.end - tensor.start) / length;
+  const rowsAtOnce = Math.max(1, Math.floor(STRETCH / columns));
+  for (let row = 0; row < length; row += rowsAtOnce) {
+    if (row > 0) yield;
+    const end = Math.min(length, row + rowsAtOnce);
+    const values = decodeFloats(tensor.dtype, weights.subarray(tensor.start + row * rowBytes, tensor.start + end * rowBytes));
+    const bad = firstNotFinite(values);
+    if (bad >= 0) {
+      throw new PrefixdError("prefix_not_finite", `${TENSOR} has ${values[bad]} in row ${row + Math.floor(bad / columns)}, column ${bad % columns}; all values must be finite.`);
+    }
+    if (parsed.layout === "embeddings") data.set(values, row * columns);
+    else splitHeads(values, row, data, length, shape);
   }
   const { peftType, baseName, baseRevision } = parsed;
-  if (parsed.layout === "embeddings") return { peftType, baseName, baseRevision, fold: { kind: "embeddings", length, data: flat } };
-  return { peftType, baseName, baseRevision, kv: { length, data: splitHeads(flat, length, shape) } };
+  return { peftType, baseName, baseRevision, ...(parsed.layout === "embeddings" ? { fold: { kind: "embeddings", length, data } } : { kv: { length, data } }) };
 }
 
 /**
- * PEFT's `[P, layers * 2 * heads * headDim]` (per token: layer, then key and value, then head) as `[layers, 2, heads, P, headDim]`.
- * Source: peft 0.21 `PeftModel.get_prompt`, view and permute.
+ * Rows of PEFT's `[P, layers * 2 * heads * headDim]` (per token: layer, then key and value, then head), from row `first` on, to their places in
+ * `[layers, 2, heads, P, headDim]`. Source: peft 0.21 `PeftModel.get_prompt`, view and permute.
  */
-function splitHeads(flat: Float32Array, length: number, shape: ModelShape): Float32Array {
+function splitHeads(rows: Float32Array, first: number, out: Float32Array, length: number, shape: ModelShape): void {
   const { headDim } = shape;
   const blocks = shape.layers * 2 * shape.heads;
-  const data = new Float32Array(flat.length);
+  const count = rows.length / (blocks * headDim);
   for (let block = 0; block < blocks; block++) {
-    for (let p = 0; p < length; p++) {
-      const from = (p * blocks + block) * headDim;
-      data.set(flat.subarray(from, from + headDim), (block * length + p) * headDim);
+    for (let row = 0; row < count; row++) {
+      const from = (row * blocks + block) * headDim;
+      out.set(rows.subarray(from, from + headDim), (block * length + first + row) * headDim);
     }
   }
-  return data;
 }
 
 /** As the end of a sentence. */

@@ -1,3 +1,4 @@
+import { setImmediate as nextTurn } from "node:timers/promises";
 import { isDeepStrictEqual } from "node:util";
 import { PrefixdError } from "../errors.ts";
 import { foldLength, kvElements } from "../kv.ts";
@@ -6,7 +7,7 @@ import { baseNameDiffers } from "./base-name.ts";
 import type { PrefixCache } from "./cache.ts";
 import { firstNotFinite, kvBytes, prefixDigest } from "./digest.ts";
 import { checkPrefixName, isPrefixName } from "./name.ts";
-import { CONFIG_FILE, checkLength, maxAdapterBytes, parsePeftAdapter, WEIGHTS_FILE } from "./peft.ts";
+import { CONFIG_FILE, checkLength, maxAdapterBytes, peftAdapterInSteps, WEIGHTS_FILE } from "./peft.ts";
 import { checkPrecondition } from "./precondition.ts";
 import type { OpenedFile, PrefixRegistry, PrefixUpload, ResolvedPrefix } from "./registry-types.ts";
 import { mayRead, mayUse, notReadable, sharingOf } from "./sharing.ts";
@@ -198,7 +199,7 @@ class Registry implements PrefixRegistry {
     if (upload.kind === "hard") return this.#compileHard(upload.ids, upload.text, model);
     const size = upload.config.length + upload.weights.length;
     if (size > this.#maxUploadBytes) throw new PrefixdError("body_too_large", `The adapter has ${size} bytes; at most ${this.#maxUploadBytes} are taken.`);
-    const adapter = parsePeftAdapter(upload.config, upload.weights, this.#shape, this.#base);
+    const adapter = await inTurns(peftAdapterInSteps(upload.config, upload.weights, this.#shape, this.#base));
     const { peftType: kind, baseName, baseRevision } = adapter;
     const mismatch = this.#requiredBaseName === undefined ? null : baseNameDiffers(baseName, this.#requiredBaseName);
     if (mismatch !== null) throw new PrefixdError("prefix_base_name_mismatch", mismatch);
@@ -245,6 +246,15 @@ class Registry implements PrefixRegistry {
       if (error instanceof PrefixdError && error.code === "prefix_damaged") return false;
       throw error;
     }
+  }
+}
+
+/** Goes through the steps; between two the event loop serves others. */
+async function inTurns<T>(steps: Generator<void, T>): Promise<T> {
+  for (;;) {
+    const step = steps.next();
+    if (step.done === true) return step.value;
+    await nextTurn();
   }
 }
 

@@ -3,10 +3,10 @@ import { join } from "node:path";
 import t from "tap";
 import type { ModelShape } from "../../src/kv.ts";
 import { decodeFloats, parseSafetensorsHeader } from "../../src/model/safetensors.ts";
-import { parsePeftAdapter } from "../../src/prefixes/peft.ts";
+import { parsePeftAdapter, peftAdapterInSteps } from "../../src/prefixes/peft.ts";
 import type { PeftAdapter } from "../../src/prefixes/peft.ts";
 import { CONFIG, embeddings, floats } from "./defects.ts";
-import { rawSafetensors } from "../support/safetensors.ts";
+import { f32Bytes, rawSafetensors } from "../support/safetensors.ts";
 import { BASE, SHAPE } from "./records.ts";
 
 const ROOT = join(import.meta.dirname, "../..");
@@ -71,6 +71,22 @@ function equalsFlat(data: Float32Array, flat: Float32Array, length: number, { la
           for (let e = 0; e < headDim; e++) if (data[at++] !== flat[p * layers * 2 * width + (2 * layer + part) * width + head * headDim + e]) return false;
   return at === data.length && at === flat.length;
 }
+
+t.test("a large adapter is read in steps, to the same numbers and the same findings", (t) => {
+  const shape = { ...SHAPE, layers: 48, heads: 16, headDim: 64, width: 1024, positions: 64 };
+  const [length, columns] = [40, 48 * 2 * 1024];
+  const values = Float32Array.from({ length: length * columns }, (_, index) => Math.sin(index));
+  const config = { ...CONFIG, num_virtual_tokens: length, token_dim: 1024, num_layers: 48, num_attention_heads: 16 };
+  const steps = peftAdapterInSteps(Buffer.from(JSON.stringify(config)), embeddings([length, columns], f32Bytes(values)), shape, BASE);
+  let count = 0;
+  let step = steps.next();
+  for (; step.done !== true; step = steps.next()) count++;
+  t.equal(count, 7, "8 pieces of 5 rows");
+  t.ok("kv" in step.value && equalsFlat(step.value.kv.data, values, length, shape));
+  values[33 * columns + 17] = NaN;
+  t.throws(() => parse(config, embeddings([length, columns], f32Bytes(values)), shape), { code: "prefix_not_finite", message: /NaN in row 33, column 17;/ });
+  t.end();
+});
 
 t.test("what may be missing, null or unknown in adapter_config.json", (t) => {
   const sound = embeddings([3, 32]);
