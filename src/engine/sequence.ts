@@ -20,7 +20,7 @@ export class RunningRequest implements Schedulable {
   /** With `scorePrompt`: the prompt's tokens so far. */
   readonly promptTokens: PromptToken[] = [];
   /** Milliseconds that its last tokens took to be chosen. */
-  readonly choosing = new RecentMedian();
+  readonly choosing = new RecentMedian(8);
   fed = 0;
   passedOver = 0;
   /** Row that is being prefilled. */
