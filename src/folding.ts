@@ -16,7 +16,7 @@ export interface FoldingParts extends MeterParts {
   readonly engine: FoldingEngine;
 }
 
-/** What is registered goes through the model, soft and hard prompts whole, keys and values with one token: on their share, their tokens per minute and their bill. */
+/** What is registered goes through the model on its user's share: soft and hard prompts whole, on their tokens per minute and their bill too; keys and values with one token. */
 export class FoldingService {
   readonly #parts: FoldingParts;
   readonly #removed = new RemovedUsers();
@@ -30,16 +30,28 @@ export class FoldingService {
    * (`signal`) before the engine began with it.
    * @throws PrefixdError token_rate_exceeded, removed, and what the engine's `fold` throws
    */
-  fold(input: FoldInput, key: PrefixKey, signal?: AbortSignal): Promise<KvTensor> {
-    return this.#metered(key, foldLength(input), signal, (options) => this.#parts.engine.fold(input, options));
+  async fold(input: FoldInput, { user, name }: PrefixKey, signal?: AbortSignal): Promise<KvTensor> {
+    const meter = new RequestMeter({ user, prefix: { name }, prompts: [{ length: foldLength(input) }], mostNewTokens: 0 }, this.#parts);
+    await meter.admit();
+    if (this.#removed.has(user)) {
+      meter.refuse();
+      throw removedError();
+    }
+    meter.submitted();
+    try {
+      return await this.#parts.engine.fold(input, { tenant: user, onStart: () => meter.started(0), ...(signal === undefined ? {} : { signal }) });
+    } finally {
+      meter.ended(0);
+    }
   }
 
   /**
-   * Tries keys and values that are to be the prefix `key` with one token, which is charged.
-   * @throws PrefixdError prefix_overflows, token_rate_exceeded, removed, and what the engine's `fold` throws
+   * Tries keys and values that are to be the prefix of this user with one token, which is a check of ours and on nobody's bill.
+   * @throws PrefixdError prefix_overflows, removed, and what the engine's `fold` throws
    */
-  tryPrefix(prefix: KvTensor, key: PrefixKey, signal?: AbortSignal): Promise<void> {
-    return this.#metered(key, 1, signal, (options) => this.#parts.engine.tryPrefix(prefix, options));
+  async tryPrefix(prefix: KvTensor, { user }: PrefixKey, signal?: AbortSignal): Promise<void> {
+    if (this.#removed.has(user)) throw removedError();
+    await this.#parts.engine.tryPrefix(prefix, { tenant: user, ...(signal === undefined ? {} : { signal }) });
   }
 
   /** Ends what a removed user has folded, and refuses what comes later, until `readmitUser`. */
@@ -55,21 +67,6 @@ export class FoldingService {
 
   endAll(error: PrefixdError): void {
     this.#parts.engine.endFolds(error);
-  }
-
-  async #metered<T>({ user, name }: PrefixKey, length: number, signal: AbortSignal | undefined, run: (options: FoldOptions) => Promise<T>): Promise<T> {
-    const meter = new RequestMeter({ user, prefix: { name }, prompts: [{ length }], mostNewTokens: 0 }, this.#parts);
-    await meter.admit();
-    if (this.#removed.has(user)) {
-      meter.refuse();
-      throw removedError();
-    }
-    meter.submitted();
-    try {
-      return await run({ tenant: user, onStart: () => meter.started(0), ...(signal === undefined ? {} : { signal }) });
-    } finally {
-      meter.ended(0);
-    }
   }
 }
 

@@ -146,11 +146,18 @@ function connect(options: RedisConnectionOptions): Client {
   return new Redis({ ...common, ...place, db, enableOfflineQueue: false, retryStrategy: retry });
 }
 
+export function isOutOfMemory(error: unknown): boolean {
+  const message = messageOf(error);
+  return message.startsWith("OOM") || message.includes("-OOM");
+}
+
+const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));
+
 /** What a failed command means for the client. */
 export function toStoreError(error: unknown): PrefixdError {
   if (error instanceof PrefixdError) return error;
-  const message = error instanceof Error ? error.message : String(error);
-  if (message.startsWith("OOM") || message.includes("-OOM")) return new PrefixdError("store_full", "Redis has no memory left.", { cause: error });
+  const message = messageOf(error);
+  if (isOutOfMemory(error)) return new PrefixdError("store_full", "Redis has no memory left.", { cause: error });
   const cause = message.startsWith("Stream isn't writeable") ? new Error("there is no connection to Redis") : error;
   return new PrefixdError("store_unavailable", "The prefix store cannot be reached right now.", { cause, retryAfter: 2 });
 }

@@ -14,7 +14,7 @@ function setup(given: { slots?: number; shares?: TenantShares; mayEmit?: () => b
   const { slots = 8, ...rest } = given;
   const runner = new FakeRunner(slots);
   const observer = new CountingObserver();
-  return { engine: new Engine({ runner, maxQueue: 100, prefillChunk: 4, observer, ...rest }), runner, observer };
+  return { engine: new Engine({ runner, maxQueue: 100, prefillChunk: 4, observer, now: () => 0, ...rest }), runner, observer };
 }
 
 const EOS = [7, 30, 61];

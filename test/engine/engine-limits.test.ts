@@ -10,7 +10,7 @@ function setup(given: { slots?: number; maxQueue?: number; queueTimeoutMs?: numb
   const shares = new Map<string, Partial<TenantShare>>();
   const runner = new FakeRunner(given.slots ?? 4, given.delay);
   const of = (tenant: string): TenantShare => ({ weight: 1, maxRunning: null, maxQueued: null, ...shares.get(tenant) });
-  const engine = new Engine({ runner, maxQueue: given.maxQueue ?? 100, queueTimeoutMs: given.queueTimeoutMs ?? Infinity, prefillChunk: 16, observer: new CountingObserver(), shares: { of } });
+  const engine = new Engine({ runner, maxQueue: given.maxQueue ?? 100, queueTimeoutMs: given.queueTimeoutMs ?? Infinity, prefillChunk: 16, observer: new CountingObserver(), now: () => 0, shares: { of } });
   return { engine, runner, share: (tenant, share) => void shares.set(tenant, { ...shares.get(tenant), ...share }) };
 }
 

@@ -14,7 +14,7 @@ const IDLE = { queued: 0, running: 0 };
 function setup(given: Partial<EngineOptions> & { slots?: number; runner?: FakeRunner } = {}): { engine: Engine; runner: FakeRunner; observer: CountingObserver } {
   const runner = given.runner ?? new FakeRunner(given.slots ?? 4);
   const observer = new CountingObserver();
-  return { engine: new Engine({ maxQueue: 1000, prefillChunk: 8, observer, ...given, runner }), runner, observer };
+  return { engine: new Engine({ maxQueue: 1000, prefillChunk: 8, observer, now: () => 0, ...given, runner }), runner, observer };
 }
 
 const prompt = (...ids: number[]): Int32Array => Int32Array.from(ids);

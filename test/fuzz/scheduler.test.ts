@@ -98,7 +98,7 @@ t.test("the engine gives everybody the tokens that they get alone, and holds not
       const of = new Map(TENANTS.map((name, i) => [name, start[i]!]));
       const runner = new FakeRunner(slots);
       const observer = new CountingObserver();
-      const engine = new Engine({ runner, maxQueue, prefillChunk: chunkTokens, observer, shares: { of: (name) => of.get(name) ?? NO_SHARE } });
+      const engine = new Engine({ runner, maxQueue, prefillChunk: chunkTokens, observer, now: () => 0, shares: { of: (name) => of.get(name) ?? NO_SHARE } });
       const taken: { request: EngineRequest; recording: Recording; left: boolean }[] = [];
       for (const [seed, event] of events.entries()) {
         if (event.do === "arrive") {
