@@ -15,7 +15,7 @@ const LARGEST_SAFE = 65504;
 /** Any id will do: values overflow whatever attends to them. */
 const TRIAL_ID = 0;
 
-/** One token behind the prefix. Its result throws \`prefix_overflows\` where the token's logits are no numbers. */
+/** One token behind the prefix. Its result throws `prefix_overflows` where the token's logits are no numbers. */
 export function trialRun(runner: ModelRunner, prefix: KvTensor): SideRun<void> {
   let output: StepOutput | null = null;
   return {
@@ -36,7 +36,7 @@ export function trialRun(runner: ModelRunner, prefix: KvTensor): SideRun<void> {
   };
 }
 
-/** What ends a request: where the model's numbers were not finite because of the prefix, \`prefix_overflows\` in place of \`model_failed\`. */
+/** What ends a request: where the model's numbers were not finite because of the prefix, `prefix_overflows` in place of `model_failed`. */
 export function blamed(error: PrefixdError, prefix: KvTensor | null): PrefixdError {
   if (prefix === null || !(error instanceof NotFiniteError)) return error;
   const magnitude = largest(prefix);

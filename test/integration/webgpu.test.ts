@@ -70,12 +70,14 @@ t.test("served: prefixes from the bank, bytes counted, a clean stop", { skip }, 
   const args = ["--device", "webgpu", "--max-batch", "2", "--prefixes", "prefixes", "--store", `lmdb:${path}/data`, "--cache-dir", path];
   const server = await startServerProcess(args, webgpuEnvironment());
   t.teardown(() => server.signal("SIGKILL"));
+  // Each adapter has been tried with one token when it was registered.
+  const misses = await server.metric("prefixd_prefix_bank_misses_total");
   for (let turn = 0; turn < 2; turn++) {
     const { status, body } = await server.json("/generate", { prompt: "i want to book a flight to london on August 14th, 2024\n=>", prefix_id: "datenorm", max_new_tokens: 12 });
     t.equal(status, 200);
     t.equal(body.choices[0]!.text, " 2024-08-14");
   }
-  t.equal(await server.metric("prefixd_prefix_bank_misses_total"), 1);
+  t.equal((await server.metric("prefixd_prefix_bank_misses_total")) - misses, 1);
   t.equal(await server.metric("prefixd_prefix_bank_hits_total"), 1);
   t.ok((await server.metric('prefixd_device_bytes_total{direction="down"}')) > 0);
   server.signal("SIGTERM");
