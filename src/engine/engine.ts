@@ -206,8 +206,7 @@ export class Engine {
   async #feedNext(): Promise<boolean> {
     const decoding = this.#rows.count;
     const mayFold = this.#folds.pending && this.#budget.mayFold(decoding);
-    const prompts = decoding < this.#runner.slots ? [...this.#prefilling, ...this.#queue] : [];
-    const plan = mayFold && this.#folds.isTurn(prompts) ? [] : this.#plan();
+    const plan = mayFold && this.#folds.isTurn(decoding < this.#runner.slots ? [...this.#prefilling, ...this.#queue] : []) ? [] : this.#plan();
     for (const chunks of inRuns(plan, this.#runner, ({ request }) => !request.scorePrompt)) await this.#prefill(chunks);
     if (mayFold && plan.length === 0) await this.#folds.step(this.#longestPiece, decoding);
     return mayFold || plan.length > 0;
