@@ -195,6 +195,7 @@ t.test("who leaves, or reads nothing, while a long echo is written frees the req
       socket.destroy();
     } else socket.pause();
     await until(() => app.traffic.open === 0 && app.logs.some((line) => line.includes('"aborted":true')));
+    t.equal(app.logs.filter((line) => line.includes('"aborted":true')).length, 1, leaves ? "who leaves" : "who reads nothing");
     app.logs.splice(0);
   }
 });
