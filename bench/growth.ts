@@ -11,7 +11,7 @@ import { cpSync, mkdtempSync, readdirSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { openCheckpoint } from "../src/model/checkpoint.ts";
-import { openLmdbStore } from "../src/prefixes/lmdb-store.ts";
+import { openLmdbStore } from "../src/lmdb/prefix-store.ts";
 import { startServerProcess, type TestServer } from "../test/support/server.ts";
 import { interTokenTimes } from "./support/busy-rows.ts";
 import { fillStore } from "./support/fill-store.ts";

@@ -10,7 +10,7 @@ import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { openCheckpoint } from "../src/model/checkpoint.ts";
-import { openLmdbStore } from "../src/prefixes/lmdb-store.ts";
+import { openLmdbStore } from "../src/lmdb/prefix-store.ts";
 import { fillStore } from "./support/fill-store.ts";
 import { CACHE, DEMO, promptIds, servableCheckpoint } from "./support/gpt2.ts";
 import { machine, table, writeSection } from "./support/report.ts";

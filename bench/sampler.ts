@@ -7,9 +7,9 @@
  * plus noise; tokens are in random order. The prompt has 100 tokens, half of them among each row's 200 likeliest, so that penalties and
  * n-grams meet candidates. Every setting sees all rows many times; medians of rounds of processor time.
  */
-import type { StepOutput } from "../src/engine/model-runner.ts";
-import { DEFAULT_SAMPLING, type SamplingParams } from "../src/engine/request.ts";
-import { Sampler } from "../src/engine/sampler.ts";
+import type { StepOutput } from "../src/engine/runner.ts";
+import { DEFAULT_SAMPLING, type SamplingParams } from "../src/engine/job.ts";
+import { Sampler } from "../src/engine/sampling/sampler.ts";
 import { machine, median, table, writeSection } from "./support/report.ts";
 
 const VOCABULARY = 50_257;

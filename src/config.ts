@@ -6,7 +6,7 @@ import { fileURLToPath } from "node:url";
 import Type, { type Static, type TSchema } from "typebox";
 import { Value } from "typebox/value";
 import { oneLine } from "./one-line.ts";
-import { parseRedisUrl, RedisUrlError } from "./redis-url.ts";
+import { parseRedisUrl, RedisUrlError } from "./redis/url.ts";
 
 /** Where package.json lies, from `src/` as from `dist/`: defaults inside the package do not depend on the working directory. */
 const PACKAGE_ROOT = fileURLToPath(new URL("..", import.meta.url));

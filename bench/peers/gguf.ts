@@ -10,7 +10,7 @@ import { open, rename } from "node:fs/promises";
 import { resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { openCheckpoint, type Checkpoint } from "../../src/model/checkpoint.ts";
-import { toFloat16 } from "../../src/model/float16.ts";
+import { toFloat16 } from "../../src/formats/float16.ts";
 
 export type GgufType = "f32" | "q8_0";
 

@@ -1,7 +1,7 @@
 /** What choosing the candidates of [k, V] logits costs on CUDA, captured, in several forms. node --import tsx bench/probes/heads.ts ROWS... */
 import { writeFileSync } from "node:fs";
 import { DataType, OnnxGraph } from "../../src/model/onnx-writer.ts";
-import { toFloat16 } from "../../src/model/float16.ts";
+import { toFloat16 } from "../../src/formats/float16.ts";
 import { DEVICES } from "../../src/runtime/devices.ts";
 import { Runtime, bytesOf } from "../../src/runtime/session.ts";
 import type { FixedTensor } from "../../src/runtime/stream-device.ts";

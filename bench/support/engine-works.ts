@@ -1,7 +1,7 @@
 /** Decode steps and prompts timed through the engine: requests with prefixes, scheduler and sampler included, no HTTP. */
 import { Engine } from "../../src/engine/engine.ts";
 import type { KvTensor } from "../../src/kv.ts";
-import type { ModelRunner } from "../../src/engine/model-runner.ts";
+import type { ModelRunner } from "../../src/engine/runner.ts";
 import type { StepPhase } from "../../src/observability/engine-observer.ts";
 import { PROMPT, UNCOUNTED } from "../peers/protocol.ts";
 import { benchRequest, prefillChunkOf, promptIds, randomPrefix } from "./gpt2.ts";

@@ -1,5 +1,5 @@
 /** A model that costs nothing: its answers were made before it started. What is left is what the server itself takes. */
-import type { ModelRunner, PromptPiece, StepOutput } from "../../src/engine/model-runner.ts";
+import type { ModelRunner, PromptPiece, StepOutput } from "../../src/engine/runner.ts";
 import { kvElements, type KvTensor, type ModelShape } from "../../src/kv.ts";
 
 /** GPT-2's numbers, with keys and values as small as they can be. */

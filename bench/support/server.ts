@@ -1,9 +1,9 @@
 /** The real HTTP side over a given engine, with prefixes in memory: what is measured is the server, not a store. */
 import type { Server } from "node:http";
 import type { Engine } from "../../src/engine/engine.ts";
-import type { ModelRunner } from "../../src/engine/model-runner.ts";
+import type { ModelRunner } from "../../src/engine/runner.ts";
 import { PrefixdError } from "../../src/errors.ts";
-import { GenerationService } from "../../src/generate.ts";
+import { GenerationService } from "../../src/generation/service.ts";
 import { CLIENT_DEFAULTS, STREAM_DEFAULTS } from "../../src/http/app-parts.ts";
 import { buildApp } from "../../src/http/app.ts";
 import type { KvTensor } from "../../src/kv.ts";
@@ -14,7 +14,7 @@ import type { PrefixRegistry } from "../../src/prefixes/registry-types.ts";
 import { NOTHING_AROUND } from "../../src/text/tokenizer-json.ts";
 import type { Tokenizer } from "../../src/text/tokenizer.ts";
 import { createKeylessAuthenticator } from "../../src/users/authenticator.ts";
-import { UPLOADS } from "../../src/http/transfer-gate.ts";
+import { UPLOADS } from "../../src/http/prefixes/transfer-gate.ts";
 
 export interface Given {
   readonly tokenizer: Tokenizer;

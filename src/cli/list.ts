@@ -1,5 +1,5 @@
 import { ConfigError } from "../config.ts";
-import type { PrefixEntry } from "../http/schemas/prefixes.ts";
+import type { PrefixEntry } from "../http/prefixes/schema.ts";
 import { printable } from "../one-line.ts";
 import { CLIENT_OPTIONS, CLIENT_USAGE, readArguments, userKey } from "./arguments.ts";
 import { callJson } from "./http-client.ts";

@@ -1,7 +1,7 @@
 import { readFileSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
-import { documentationApp } from "../http/documentation-app.ts";
-import { openapiDocument, openapiYaml } from "../http/openapi.ts";
+import { documentationApp } from "../http/docs/app.ts";
+import { openapiDocument, openapiYaml } from "../http/docs/openapi.ts";
 
 /** Writes openapi.yaml from the routes and schemas of the code; `--check` only compares and fails when they differ. */
 const file = fileURLToPath(new URL("../../openapi.yaml", import.meta.url));

@@ -1,6 +1,6 @@
 import { basename } from "node:path";
 import { ConfigError } from "../config.ts";
-import type { PrefixDocument } from "../http/schemas/prefixes.ts";
+import type { PrefixDocument } from "../http/prefixes/schema.ts";
 import { oneLine } from "../one-line.ts";
 import { CLIENT_OPTIONS, CLIENT_USAGE, readArguments, prefixPath, userKey } from "./arguments.ts";
 import { CommandError } from "./command-error.ts";

@@ -1,5 +1,5 @@
 import { basename, resolve } from "node:path";
-import type { PrefixDocument } from "../http/schemas/prefixes.ts";
+import type { PrefixDocument } from "../http/prefixes/schema.ts";
 import { oneLine } from "../one-line.ts";
 import type { BaseEmbeddings, EmbeddingDigests } from "../prefixes/adapter-weights.ts";
 import { readAdapterFolder } from "../prefixes/folder.ts";

@@ -3,7 +3,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { helpText, parseConfig, type Config } from "../config.ts";
 import type { PrefixdError } from "../errors.ts";
 import type { RunningServer } from "../main.ts";
-import { withoutPasswords } from "../redis-url.ts";
+import { withoutPasswords } from "../redis/url.ts";
 import { onStopSignals, type StopSignal } from "./signals.ts";
 
 /** Time for the last answers to leave when the device is lost. */

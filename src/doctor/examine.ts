@@ -6,7 +6,7 @@ import type { Precision } from "../model/graph-weights.ts";
 import type { DeviceKind } from "../runtime/device.ts";
 import { DEVICES } from "../runtime/devices.ts";
 import { defaultLibraryPath, OrtApi } from "../runtime/ort-api.ts";
-import { folderHolder } from "../storage/folder-lock.ts";
+import { folderHolder } from "../lmdb/folder-lock.ts";
 import { readProcessLimits } from "../system-files.ts";
 import { examineCuda } from "./cuda.ts";
 import type { Findings } from "./findings.ts";

@@ -5,12 +5,12 @@
 import { asModelError, PrefixdError } from "../errors.ts";
 import { foldLength, type FoldInput, type KvTensor } from "../kv.ts";
 import type { EngineObserver } from "../observability/engine-observer.ts";
-import { queueTimeout } from "./limits.ts";
-import type { ModelRunner } from "./model-runner.ts";
-import type { FedPrompt, PrefillBudget } from "./prefill-budget.ts";
-import { endOfPiece } from "./scheduler.ts";
-import type { ServiceCounters } from "./service-counters.ts";
-import type { CacheWiper } from "./wiper.ts";
+import { queueTimeout } from "./scheduling/admission.ts";
+import type { ModelRunner } from "./runner.ts";
+import type { FedPrompt, PrefillBudget } from "./scheduling/prefill-budget.ts";
+import { endOfPiece } from "./scheduling/plan.ts";
+import type { ServiceCounters } from "./scheduling/counters.ts";
+import type { CacheWiper } from "./kv-wiper.ts";
 
 export interface FoldOptions {
   /** Whose share of the model it uses. */

@@ -1,5 +1,5 @@
-import type { ModelRunner, StepOutput } from "./model-runner.ts";
-import type { PrefillChunk } from "./scheduler.ts";
+import type { ModelRunner, StepOutput } from "./runner.ts";
+import type { PrefillChunk } from "./scheduling/plan.ts";
 import type { RunningRequest } from "./sequence.ts";
 
 /** Feeds pieces of prompts in one run; answers what is wanted of these tokens: of all of a prompt's, of each prompt's last one, or nothing. */

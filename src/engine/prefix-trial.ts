@@ -2,8 +2,8 @@
 import { PrefixdError } from "../errors.ts";
 import type { KvTensor } from "../kv.ts";
 import type { SideRun } from "./fold-queue.ts";
-import type { ModelRunner, StepOutput } from "./model-runner.ts";
-import { NotFiniteError, Row } from "./row.ts";
+import type { ModelRunner, StepOutput } from "./runner.ts";
+import { NotFiniteError, Row } from "./sampling/logits-row.ts";
 
 /**
  * The largest number of half precision. Trained keys and values are smaller by orders of magnitude. Up to here none is infinite on any device,

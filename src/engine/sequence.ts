@@ -1,12 +1,12 @@
 import { PrefixdError } from "../errors.ts";
 import type { EngineObserver, SequenceOutcome } from "../observability/engine-observer.ts";
-import { BeamSearch } from "./beam-search.ts";
-import type { StepOutput } from "./model-runner.ts";
+import { BeamSearch } from "./beams/search.ts";
+import type { StepOutput } from "./runner.ts";
 import { blamed } from "./prefix-trial.ts";
-import { RecentMedian } from "./recent-median.ts";
-import { rowsOf, type EngineRequest, type FinishReason, type PromptToken, type RequestListener, type TokenEvent } from "./request.ts";
-import { Sampler } from "./sampler.ts";
-import type { Schedulable } from "./scheduler.ts";
+import { RecentMedian } from "./scheduling/recent-median.ts";
+import { rowsOf, type EngineRequest, type FinishReason, type PromptToken, type RequestListener, type TokenEvent } from "./job.ts";
+import { Sampler } from "./sampling/sampler.ts";
+import type { Schedulable } from "./scheduling/plan.ts";
 
 /** A request inside the engine: queued, then prefilled once, then decoded as one sequence per choice, or per beam. */
 export class RunningRequest implements Schedulable {

@@ -1,6 +1,6 @@
 import { PrefixdError } from "../errors.ts";
 import type { FoldInput, KvTensor, ModelShape } from "../kv.ts";
-import type { ModelRunner, PromptPiece, StepOutput } from "./model-runner.ts";
+import type { ModelRunner, PromptPiece, StepOutput } from "./runner.ts";
 
 export interface SupervisionOptions {
   /** A run that takes longer than this many ms will not come back. */

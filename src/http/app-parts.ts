@@ -1,6 +1,6 @@
 import type { TypeBoxTypeProvider } from "@fastify/type-provider-typebox";
 import type { FastifyBaseLogger, FastifyInstance, RawReplyDefaultExpression, RawRequestDefaultExpression, RawServerDefault } from "fastify";
-import type { GenerationService } from "../generate.ts";
+import type { GenerationService } from "../generation/service.ts";
 import type { ModelShape } from "../kv.ts";
 import type { AuditLog } from "../observability/audit.ts";
 import type { Logger } from "../observability/logging.ts";
@@ -10,11 +10,11 @@ import type { BaseEmbeddings } from "../prefixes/adapter-weights.ts";
 import type { PrefixRegistry } from "../prefixes/registry-types.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import type { Authenticator } from "../users/authenticator.ts";
-import type { UserRemoval } from "../users/removal-types.ts";
+import type { UserRemoval } from "../replicas/removal-types.ts";
 import type { UserStore } from "../users/store.ts";
-import type { GenerationDefaults } from "./schemas/generation-defaults.ts";
+import type { GenerationDefaults } from "./generate/defaults-schema.ts";
 import type { SseOptions } from "./sse.ts";
-import type { GateLimits } from "./transfer-gate.ts";
+import type { GateLimits } from "./prefixes/transfer-gate.ts";
 
 export interface AppLimits {
   /** Bytes of a JSON body. */

@@ -3,10 +3,10 @@ import { once } from "node:events";
 import { createServer, Server, type AddressInfo } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { PrefixdError } from "../errors.ts";
-import type { GenerationService } from "../generate.ts";
+import type { GenerationService } from "../generation/service.ts";
 import type { App } from "./app.ts";
-import { PROBE_MS } from "./connections.ts";
-import { allAccepted, stopHandshakes } from "./handshakes.ts";
+import { PROBE_MS } from "./connections/limits.ts";
+import { allAccepted, stopHandshakes } from "./connections/handshakes.ts";
 
 /** Time for the last bytes of ended requests to leave, ms. */
 const FLUSH_MS = 1_000;

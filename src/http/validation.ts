@@ -3,7 +3,7 @@ import { Compile } from "typebox/compile";
 import type { TSchema } from "typebox";
 import { PrefixdError } from "../errors.ts";
 import { firstArrayFault, withoutIntegers, type Finding } from "./array-bounds.ts";
-import { FIELD_ALIASES, NOT_OFFERED } from "./schemas/generate.ts";
+import { FIELD_ALIASES, NOT_OFFERED } from "./generate/schema.ts";
 
 /** What schemas carry beside JSON Schema's keywords; see schemas/generate.ts. */
 interface Annotated {

@@ -2,7 +2,7 @@ import type { BigIntStats } from "node:fs";
 import { type FileHandle, open, readFile, realpath, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { ModelLoadError } from "../errors.ts";
-import { readSafetensorsHeader, type TensorInfo } from "./safetensors.ts";
+import { readSafetensorsHeader, type TensorInfo } from "../formats/safetensors.ts";
 
 const SINGLE = "model.safetensors";
 const INDEX = "model.safetensors.index.json";

@@ -3,7 +3,7 @@ import type { ModelShape } from "../kv.ts";
 import { type Gpt2Config, parseGpt2Config } from "./checkpoint-config.ts";
 import { openTensorFiles, readExactly, readJson, type StoredTensor } from "./checkpoint-files.ts";
 import { modelFingerprint, tensorDigests } from "./checkpoint-fingerprint.ts";
-import { decodeFloatsInto } from "./safetensors.ts";
+import { decodeFloatsInto } from "../formats/safetensors.ts";
 
 export type { Activation, Gpt2Config } from "./checkpoint-config.ts";
 

@@ -1,6 +1,6 @@
 import { createHash } from "node:crypto";
 import type { Checkpoint, CheckpointTensor } from "./checkpoint.ts";
-import { toBfloat16, toFloat16 } from "./float16.ts";
+import { toBfloat16, toFloat16 } from "../formats/float16.ts";
 
 type Dtype = "F32" | "F16" | "BF16";
 

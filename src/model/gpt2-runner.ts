@@ -1,5 +1,5 @@
 /** GPT-2 on an ORT session: a KV cache of slots, updated in place, and the bindings that let a step copy nothing but ids. */
-import type { ModelRunner, StepOutput } from "../engine/model-runner.ts";
+import type { ModelRunner, StepOutput } from "../engine/runner.ts";
 import { asModelError, ModelLoadError, rangeOrModelError } from "../errors.ts";
 import type { FoldInput, KvTensor, ModelShape } from "../kv.ts";
 import type { Device } from "../runtime/device.ts";

@@ -10,7 +10,7 @@ import type { Device } from "../runtime/device.ts";
 import { DEVICES } from "../runtime/devices.ts";
 import { isStreamed } from "../runtime/stream-device.ts";
 import type { Checkpoint } from "./checkpoint.ts";
-import { toFloat16 } from "./float16.ts";
+import { toFloat16 } from "../formats/float16.ts";
 import { CANDIDATES, GRAPH_VERSION, gpt2Graph, type GraphKind } from "./gpt2-graph.ts";
 import { graphWeights, headTensor, isInteger, paddedVocabulary, ZERO_POINT, type Arithmetic, type ChannelFactor, type GraphWeight, type Precision } from "./graph-weights.ts";
 import { exactIntegers, integerCheck, integerCheckPath } from "./integer-kernels.ts";

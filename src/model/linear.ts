@@ -1,5 +1,5 @@
 /** Linear layers without their bias (which is added by a fused node behind them), in each precision. */
-import { toFloat16 } from "./float16.ts";
+import { toFloat16 } from "../formats/float16.ts";
 import { floatType, isInteger, ZERO_POINT, type Arithmetic, type FloatType, type GraphWeight, type IntegerArithmetic } from "./graph-weights.ts";
 import { DataType, type OnnxGraph } from "./onnx-writer.ts";
 import { LARGEST } from "./quantize.ts";

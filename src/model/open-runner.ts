@@ -1,5 +1,5 @@
 /** The runner that fits a device. */
-import type { ModelRunner } from "../engine/model-runner.ts";
+import type { ModelRunner } from "../engine/runner.ts";
 import type { KvTensor } from "../kv.ts";
 import type { Runtime } from "../runtime/session.ts";
 import { isStreamed } from "../runtime/stream-device.ts";

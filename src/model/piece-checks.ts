@@ -1,5 +1,5 @@
 /** What kernels do with a prompt that is fed in pieces, found out by feeding one whole and in pieces. */
-import type { ModelRunner, StepOutput } from "../engine/model-runner.ts";
+import type { ModelRunner, StepOutput } from "../engine/runner.ts";
 import type { KvTensor } from "../kv.ts";
 
 /** Tokens at once for which every attention kernel is right. */

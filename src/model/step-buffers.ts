@@ -1,5 +1,5 @@
 /** What a run of the model answers, in memory that is used again for the next run. */
-import type { StepOutput } from "../engine/model-runner.ts";
+import type { StepOutput } from "../engine/runner.ts";
 import type { Device } from "../runtime/device.ts";
 import { ElementType } from "../runtime/ort-api.ts";
 import { DeviceTensor, type HostTensor, type Runtime, type Session, type Tensor } from "../runtime/session.ts";

@@ -1,5 +1,5 @@
 /** The K largest of a row of logits, in two levels where the row is long: what TopK costs on a GPU grows with the row faster than the row. */
-import { toFloat16 } from "./float16.ts";
+import { toFloat16 } from "../formats/float16.ts";
 import type { FloatType } from "./graph-weights.ts";
 import { DataType, type OnnxGraph } from "./onnx-writer.ts";
 

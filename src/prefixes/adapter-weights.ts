@@ -1,8 +1,8 @@
 import { createHash, type Hash } from "node:crypto";
 import { PrefixdError } from "../errors.ts";
-import { oneTensorFile, parseSafetensorsHeader, safetensorsDataStart } from "../model/safetensors.ts";
-import type { SafetensorsHeader, TensorInfo } from "../model/safetensors.ts";
-import { quote } from "../model/strict-json.ts";
+import { oneTensorFile, parseSafetensorsHeader, safetensorsDataStart } from "../formats/safetensors.ts";
+import type { SafetensorsHeader, TensorInfo } from "../formats/safetensors.ts";
+import { quote } from "../formats/strict-json.ts";
 import { SAFETENSORS_LIMITS, surplusTensors, TENSOR } from "./peft.ts";
 
 /** The base model's embeddings in one type of numbers, to recognise copies of them. */

@@ -1,4 +1,4 @@
-import { quote } from "../model/strict-json.ts";
+import { quote } from "../formats/strict-json.ts";
 
 /** An id on the hub, `org/name[@revision]`. */
 const HUB_ID = /^([\w-][\w.-]*\/[\w.-]+)(?:@.*)?$/;

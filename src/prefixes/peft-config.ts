@@ -1,8 +1,8 @@
 import { PrefixdError } from "../errors.ts";
 import type { ErrorCode } from "../errors.ts";
 import type { ModelShape } from "../kv.ts";
-import { decodeUtf8, isJsonObject, JsonDefect, parseStrictJson, quote } from "../model/strict-json.ts";
-import type { JsonObject, JsonValue } from "../model/strict-json.ts";
+import { decodeUtf8, isJsonObject, JsonDefect, parseStrictJson, quote } from "../formats/strict-json.ts";
+import type { JsonObject, JsonValue } from "../formats/strict-json.ts";
 
 /** PEFT types that are keys and values already, and those that the model must be run on once. */
 const KV_TYPES = ["PREFIX_TUNING", "CARTRIDGE"];

@@ -1,9 +1,9 @@
 import { PrefixdError } from "../errors.ts";
 import { kvElements } from "../kv.ts";
 import type { FoldInput, KvTensor, ModelShape } from "../kv.ts";
-import { decodeFloats, parseSafetensorsHeader } from "../model/safetensors.ts";
-import type { SafetensorsHeader, TensorInfo } from "../model/safetensors.ts";
-import { quote } from "../model/strict-json.ts";
+import { decodeFloats, parseSafetensorsHeader } from "../formats/safetensors.ts";
+import type { SafetensorsHeader, TensorInfo } from "../formats/safetensors.ts";
+import { quote } from "../formats/strict-json.ts";
 import { firstNotFinite } from "./digest.ts";
 import { parsePeftConfig } from "./peft-config.ts";
 import type { PeftConfig } from "./peft-config.ts";

@@ -1,4 +1,4 @@
-import type { TenantShares } from "../engine/fair-share.ts";
+import type { TenantShares } from "../engine/scheduling/fair-share.ts";
 import type { User } from "./types.ts";
 
 /** Users as the engine's tenants. `find` is asked at each decision and must answer from memory; null: no such user any more. */

@@ -1,8 +1,8 @@
 /** Where a row of the KV cache ends on a device, the next one begins: what would go beyond it never reaches the runner. */
 import t from "tap";
 import { Engine } from "../../src/engine/engine.ts";
-import { checkContext } from "../../src/engine/limits.ts";
-import type { EngineRequest } from "../../src/engine/request.ts";
+import { checkContext } from "../../src/engine/scheduling/admission.ts";
+import type { EngineRequest } from "../../src/engine/job.ts";
 import type { FoldInput } from "../../src/kv.ts";
 import { SIMULATED } from "../support/devices.ts";
 import { FAKE_SHAPE, FakeRunner, fakePrefix, oracle } from "../support/fake-runner.ts";

@@ -1,8 +1,8 @@
 /** Prompts that share a run, on a runner that takes several: the tokens are those of each alone, whatever ends or fails beside them. */
 import t from "tap";
 import { Engine } from "../../src/engine/engine.ts";
-import type { EngineRequest } from "../../src/engine/request.ts";
-import { inRuns, type PrefillChunk } from "../../src/engine/scheduler.ts";
+import type { EngineRequest } from "../../src/engine/job.ts";
+import { inRuns, type PrefillChunk } from "../../src/engine/scheduling/plan.ts";
 import { FakeRunner, fakePrefix, oracle } from "../support/fake-runner.ts";
 import { engineRequest, GREEDY, seededRandom } from "../support/model.ts";
 import { CountingObserver, idle, Recording } from "../support/recording.ts";

@@ -2,7 +2,7 @@
 import { setImmediate as turn } from "node:timers/promises";
 import t from "tap";
 import { Engine, type EngineOptions } from "../../src/engine/engine.ts";
-import type { TenantShare } from "../../src/engine/fair-share.ts";
+import type { TenantShare } from "../../src/engine/scheduling/fair-share.ts";
 import { PrefixdError } from "../../src/errors.ts";
 import { foldLength, type FoldInput } from "../../src/kv.ts";
 import { FAKE_SHAPE, FakeRunner, foldOf, oracle } from "../support/fake-runner.ts";

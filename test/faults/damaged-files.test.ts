@@ -2,7 +2,7 @@
 import { copyFileSync, readFileSync, truncateSync } from "node:fs";
 import { join } from "node:path";
 import t from "tap";
-import { userFile } from "../../src/prefixes/lmdb-files.ts";
+import { userFile } from "../../src/lmdb/prefix-files.ts";
 import { ADMIN_KEY, call, generate, INTENT } from "../support/fault-client.ts";
 import { adapterForm, runCli, startServerProcess, temporaryFolder } from "../support/server.ts";
 

@@ -2,9 +2,9 @@
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import t, { type Test } from "tap";
-import { openRedisStore } from "../../src/prefixes/redis-store.ts";
+import { openRedisStore } from "../../src/redis/prefix-store.ts";
 import type { PrefixStore } from "../../src/prefixes/store.ts";
-import { openRedisReplicaBus } from "../../src/users/redis-replica-bus.ts";
+import { openRedisReplicaBus } from "../../src/redis/replica-bus.ts";
 import { record, SHAPE } from "../prefixes/records.ts";
 import { startFaultyProxy, type FaultyProxy } from "../support/faulty-proxy.ts";
 import { ADMIN_KEY, call, eventually, generate, INTENT } from "../support/fault-client.ts";

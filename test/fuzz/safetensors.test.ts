@@ -2,7 +2,7 @@
 import fc from "fast-check";
 import t from "tap";
 import { PrefixdError, type ErrorCode } from "../../src/errors.ts";
-import { parseSafetensorsHeader, type SafetensorsHeader } from "../../src/model/safetensors.ts";
+import { parseSafetensorsHeader, type SafetensorsHeader } from "../../src/formats/safetensors.ts";
 import { parsePeftAdapter, type PeftAdapter } from "../../src/prefixes/peft.ts";
 import { CONFIG } from "../prefixes/defects.ts";
 import { BASE, SHAPE } from "../prefixes/records.ts";

@@ -3,7 +3,7 @@ import fc from "fast-check";
 import t from "tap";
 import { ConfigError, describeSettings, parseBytes, parseConfig } from "../../src/config.ts";
 import { PrefixdError } from "../../src/errors.ts";
-import { parsePrefixId, prefixIdOf } from "../../src/http/prefix-id.ts";
+import { parsePrefixId, prefixIdOf } from "../../src/http/prefixes/id.ts";
 import { isPrefixName, keyText } from "../../src/prefixes/name.ts";
 import { createApiKey } from "../../src/users/api-key.ts";
 import { isUserId } from "../../src/users/user-id.ts";

@@ -1,7 +1,7 @@
 /** The strict JSON parser against JSON.parse. */
 import fc from "fast-check";
 import t from "tap";
-import { decodeUtf8, isJsonObject, JsonDefect, parseStrictJson, type JsonValue } from "../../src/model/strict-json.ts";
+import { decodeUtf8, isJsonObject, JsonDefect, parseStrictJson, type JsonValue } from "../../src/formats/strict-json.ts";
 import { anyText } from "./support/from-schema.ts";
 import { holds } from "./support/runs.ts";
 

@@ -1,8 +1,8 @@
 import t from "tap";
 import { firstArrayFault, withoutIntegers } from "../../src/http/array-bounds.ts";
-import { GenerateBody } from "../../src/http/schemas/generate.ts";
-import { HardPromptBody, SharingBody } from "../../src/http/schemas/prefixes.ts";
-import { CreateKeyBody, CreateUserBody, PatchUserBody } from "../../src/http/schemas/users.ts";
+import { GenerateBody } from "../../src/http/generate/schema.ts";
+import { HardPromptBody, SharingBody } from "../../src/http/prefixes/schema.ts";
+import { CreateKeyBody, CreateUserBody, PatchUserBody } from "../../src/http/admin/schema.ts";
 import { buildTestApp, post } from "../support/app.ts";
 
 interface Schema {

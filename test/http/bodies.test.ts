@@ -2,9 +2,9 @@
 import { connect } from "node:net";
 import t from "tap";
 import { checkObjects } from "../../src/http/json-body.ts";
-import { CreateKeyBody, CreateUserBody, PatchUserBody } from "../../src/http/schemas/users.ts";
-import { GenerateBody } from "../../src/http/schemas/generate.ts";
-import { HardPromptBody, SharingBody } from "../../src/http/schemas/prefixes.ts";
+import { CreateKeyBody, CreateUserBody, PatchUserBody } from "../../src/http/admin/schema.ts";
+import { GenerateBody } from "../../src/http/generate/schema.ts";
+import { HardPromptBody, SharingBody } from "../../src/http/prefixes/schema.ts";
 import { nullableFields } from "../../src/http/validation.ts";
 import { ADAPTER, ADMIN_KEY, buildTestApp, form, post } from "../support/app.ts";
 import { seededRandom } from "../support/model.ts";

@@ -1,8 +1,8 @@
 /** No request, ordinary or the worst that its route takes, keeps the event loop of the real server busy for more than 50 ms at a time. */
 import { join } from "node:path";
 import t from "tap";
-import { openapiDocument } from "../../src/http/openapi.ts";
-import { documentationApp } from "../../src/http/documentation-app.ts";
+import { openapiDocument } from "../../src/http/docs/openapi.ts";
+import { documentationApp } from "../../src/http/docs/app.ts";
 import { MeteredServer } from "../support/metered-server.ts";
 import { ROOT } from "../support/program.ts";
 import { skipFileWithout } from "../support/requirements.ts";

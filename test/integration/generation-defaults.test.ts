@@ -2,9 +2,9 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import t from "tap";
-import { GenerationService } from "../../src/generate.ts";
-import { generationDefaults } from "../../src/http/generation-defaults.ts";
-import { REQUEST_NAMES } from "../../src/http/schemas/generation-defaults.ts";
+import { GenerationService } from "../../src/generation/service.ts";
+import { generationDefaults } from "../../src/http/generate/defaults.ts";
+import { REQUEST_NAMES } from "../../src/http/generate/defaults-schema.ts";
 import type { KvTensor } from "../../src/kv.ts";
 import { parseGpt2Config } from "../../src/model/checkpoint-config.ts";
 import type { PrefixKey } from "../../src/prefixes/store.ts";

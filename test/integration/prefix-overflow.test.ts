@@ -4,7 +4,7 @@ import { join } from "node:path";
 import t from "tap";
 import { DEVICE_PRECISIONS } from "../../src/config.ts";
 import { kvElements, type KvTensor } from "../../src/kv.ts";
-import { openLmdbStore } from "../../src/prefixes/lmdb-store.ts";
+import { openLmdbStore } from "../../src/lmdb/prefix-store.ts";
 import { createPrefixCache } from "../../src/prefixes/cache.ts";
 import { createPrefixRegistry } from "../../src/prefixes/registry.ts";
 import { openCheckpoint } from "../../src/model/checkpoint.ts";

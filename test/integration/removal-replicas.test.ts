@@ -6,7 +6,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { Redis } from "ioredis";
 import t, { type Test } from "tap";
 import { kvFromBytes } from "../../src/prefixes/digest.ts";
-import type { RemovalReceipt } from "../../src/users/removal-types.ts";
+import type { RemovalReceipt } from "../../src/replicas/removal-types.ts";
 import { record } from "../prefixes/records.ts";
 import { effort } from "../support/effort.ts";
 import { engineRequest, goldenDir, openTestModel, seededRandom, submit, type ChoiceResult } from "../support/model.ts";

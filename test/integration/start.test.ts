@@ -7,7 +7,7 @@ import { dirname, join } from "node:path";
 import t from "tap";
 import { inexactCheck } from "../support/inexact-check.ts";
 import { openCheckpoint } from "../../src/model/checkpoint.ts";
-import { parseSafetensorsHeader } from "../../src/model/safetensors.ts";
+import { parseSafetensorsHeader } from "../../src/formats/safetensors.ts";
 import { ROOT } from "../support/program.ts";
 import { safetensors } from "../support/safetensors.ts";
 import { adapterForm, runCli, startServerProcess, temporaryFolder } from "../support/server.ts";

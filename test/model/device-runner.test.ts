@@ -1,6 +1,6 @@
 import t, { type Test } from "tap";
 import { kvElements, type KvTensor } from "../../src/kv.ts";
-import type { StepOutput } from "../../src/engine/model-runner.ts";
+import type { StepOutput } from "../../src/engine/runner.ts";
 import { Gpt2Runner } from "../../src/model/gpt2-runner.ts";
 import type { Device } from "../../src/runtime/device.ts";
 import { DEVICES } from "../../src/runtime/devices.ts";

@@ -2,7 +2,7 @@
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import type { StepOutput } from "../../src/engine/model-runner.ts";
+import type { StepOutput } from "../../src/engine/runner.ts";
 import { openCheckpoint, type Checkpoint } from "../../src/model/checkpoint.ts";
 import { openRunner, type LocalRunner } from "../../src/model/open-runner.ts";
 import { ensureGraph } from "../../src/model/graph-cache.ts";

@@ -1,6 +1,6 @@
 /** The candidates of a row on a device, in two levels, are those of a sort; logits full of equals. */
 import t, { type Test } from "tap";
-import { fromFloat16, toFloat16 } from "../../src/model/float16.ts";
+import { fromFloat16, toFloat16 } from "../../src/formats/float16.ts";
 import { DataType, OnnxGraph } from "../../src/model/onnx-writer.ts";
 import { candidatesByGroup, candidatesByPart, partsOf } from "../../src/model/top-candidates.ts";
 import type { Device } from "../../src/runtime/device.ts";

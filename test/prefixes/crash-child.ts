@@ -2,8 +2,8 @@
  * Puts two versions of each of ten prefixes in turn, 100 PUTs in all, and says after each answer which one it was; the test
  * kills it in the middle. Arguments: store (`lmdb:DIR` or `redis://...`), namespace, first version.
  */
-import { openLmdbStore } from "../../src/prefixes/lmdb-store.ts";
-import { openRedisStore } from "../../src/prefixes/redis-store.ts";
+import { openLmdbStore } from "../../src/lmdb/prefix-store.ts";
+import { openRedisStore } from "../../src/redis/prefix-store.ts";
 import { crashVersion } from "./crash.ts";
 
 const [where = "", namespace = "", first = "0"] = process.argv.slice(2);

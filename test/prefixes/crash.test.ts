@@ -1,7 +1,7 @@
 import { join } from "node:path";
 import t from "tap";
-import { openLmdbStore } from "../../src/prefixes/lmdb-store.ts";
-import { openRedisStore } from "../../src/prefixes/redis-store.ts";
+import { openLmdbStore } from "../../src/lmdb/prefix-store.ts";
+import { openRedisStore } from "../../src/redis/prefix-store.ts";
 import { effort } from "../support/effort.ts";
 import { startRedis } from "../support/redis.ts";
 import { lacking } from "../support/requirements.ts";

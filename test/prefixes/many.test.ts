@@ -1,7 +1,7 @@
 import { join } from "node:path";
 import t from "tap";
 import { createPrefixCache } from "../../src/prefixes/cache.ts";
-import { openLmdbStore } from "../../src/prefixes/lmdb-store.ts";
+import { openLmdbStore } from "../../src/lmdb/prefix-store.ts";
 import { record, SHAPE } from "./records.ts";
 
 const COUNT = 10_000;

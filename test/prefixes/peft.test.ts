@@ -2,7 +2,7 @@ import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import t from "tap";
 import type { ModelShape } from "../../src/kv.ts";
-import { decodeFloats, parseSafetensorsHeader } from "../../src/model/safetensors.ts";
+import { decodeFloats, parseSafetensorsHeader } from "../../src/formats/safetensors.ts";
 import { parsePeftAdapter, peftAdapterInSteps } from "../../src/prefixes/peft.ts";
 import type { PeftAdapter } from "../../src/prefixes/peft.ts";
 import { CONFIG, embeddings, floats } from "./defects.ts";

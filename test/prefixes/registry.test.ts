@@ -6,7 +6,7 @@ import { PrefixdError } from "../../src/errors.ts";
 import { kvElements } from "../../src/kv.ts";
 import type { FoldInput, KvTensor } from "../../src/kv.ts";
 import { createPrefixCache } from "../../src/prefixes/cache.ts";
-import { openLmdbStore } from "../../src/prefixes/lmdb-store.ts";
+import { openLmdbStore } from "../../src/lmdb/prefix-store.ts";
 import { createPrefixRegistry } from "../../src/prefixes/registry.ts";
 import type { PrefixRegistry } from "../../src/prefixes/registry-types.ts";
 import type { PrefixKey, PrefixStore } from "../../src/prefixes/store.ts";

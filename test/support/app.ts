@@ -1,10 +1,10 @@
 import { createHash } from "node:crypto";
 import type { AddressInfo } from "node:net";
-import { GenerationService } from "../../src/generate.ts";
+import { GenerationService } from "../../src/generation/service.ts";
 import { CLIENT_DEFAULTS, STREAM_DEFAULTS, type AppParts } from "../../src/http/app-parts.ts";
 import { buildApp, type App } from "../../src/http/app.ts";
-import { UPLOADS } from "../../src/http/transfer-gate.ts";
-import type { GenerationDefaults } from "../../src/http/schemas/generation-defaults.ts";
+import { UPLOADS } from "../../src/http/prefixes/transfer-gate.ts";
+import type { GenerationDefaults } from "../../src/http/generate/defaults-schema.ts";
 import type { BaseEmbeddings } from "../../src/prefixes/adapter-weights.ts";
 import type { AuditEntry } from "../../src/observability/audit.ts";
 import { createLogger } from "../../src/observability/logging.ts";

@@ -2,10 +2,10 @@
  * A ModelRunner without a model: each row keeps what was really written into it, position by position, and the next token is a hash
  * of all of that. A wrong row, a stale row, another's prefix or a token too many gives other tokens than `oracle` does.
  */
-import { BeamSearch, type BeamResult } from "../../src/engine/beam-search.ts";
-import type { ModelRunner, PromptPiece, StepOutput } from "../../src/engine/model-runner.ts";
-import type { EngineRequest } from "../../src/engine/request.ts";
-import { Sampler } from "../../src/engine/sampler.ts";
+import { BeamSearch, type BeamResult } from "../../src/engine/beams/search.ts";
+import type { ModelRunner, PromptPiece, StepOutput } from "../../src/engine/runner.ts";
+import type { EngineRequest } from "../../src/engine/job.ts";
+import { Sampler } from "../../src/engine/sampling/sampler.ts";
 import { foldLength, kvElements, type FoldInput, type KvTensor, type ModelShape } from "../../src/kv.ts";
 
 export const FAKE_SHAPE: ModelShape = { layers: 2, heads: 2, headDim: 2, width: 4, positions: 256, vocabSize: 97 };

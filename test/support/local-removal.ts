@@ -1,5 +1,5 @@
 import type { RemovedPrefixes } from "../../src/prefixes/store.ts";
-import type { RemovalReceipt, UserRemoval } from "../../src/users/removal-types.ts";
+import type { RemovalReceipt, UserRemoval } from "../../src/replicas/removal-types.ts";
 import type { UserStore } from "../../src/users/store.ts";
 import { PrefixdError } from "../../src/errors.ts";
 

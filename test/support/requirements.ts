@@ -11,7 +11,7 @@ import { dirname, join } from "node:path";
 import koffi from "koffi";
 import type { Test } from "tap";
 import { examineCuda } from "../../src/doctor/cuda.ts";
-import { stopHandshakes } from "../../src/http/handshakes.ts";
+import { stopHandshakes } from "../../src/http/connections/handshakes.ts";
 import { defaultLibraryPath } from "../../src/runtime/ort-api.ts";
 import { bareNode, programArguments, ROOT } from "./program.ts";
 

@@ -1,5 +1,5 @@
 /** What is asked of every route, ordinary things and the worst that it takes, to see how long the event loop's turns are meanwhile. */
-import { openLmdbStore } from "../../src/prefixes/lmdb-store.ts";
+import { openLmdbStore } from "../../src/lmdb/prefix-store.ts";
 import { record } from "../prefixes/records.ts";
 import { adapterForm } from "./server.ts";
 import { ROUTES_WITH_BODY, worstBodies } from "./worst-bodies.ts";

@@ -1,8 +1,8 @@
 /** The scheduler on a clock of steps, without a model: what the engine does with a plan, and nothing else. */
-import { EQUAL_SHARES, OUTPUT_PRICE, PROMPT_PRICE, fairShare, type TenantShares } from "../../src/engine/fair-share.ts";
-import { heldRows } from "../../src/engine/limits.ts";
-import { planPrefill, tokenLimits, type QueuePolicy, type Schedulable } from "../../src/engine/scheduler.ts";
-import { ServiceCounters } from "../../src/engine/service-counters.ts";
+import { EQUAL_SHARES, OUTPUT_PRICE, PROMPT_PRICE, fairShare, type TenantShares } from "../../src/engine/scheduling/fair-share.ts";
+import { heldRows } from "../../src/engine/scheduling/admission.ts";
+import { planPrefill, tokenLimits, type QueuePolicy, type Schedulable } from "../../src/engine/scheduling/plan.ts";
+import { ServiceCounters } from "../../src/engine/scheduling/counters.ts";
 
 export interface Job extends Schedulable {
   fed: number;

@@ -3,7 +3,7 @@ import t from "tap";
 import { PrefixdError } from "../../src/errors.ts";
 import { createApiKey } from "../../src/users/api-key.ts";
 import { createAuthenticator } from "../../src/users/authenticator.ts";
-import { openRedisUserStore } from "../../src/users/redis-user-store.ts";
+import { openRedisUserStore } from "../../src/redis/user-store.ts";
 import type { ApiKeyRecord } from "../../src/users/types.ts";
 import { user } from "../contract/user-store.ts";
 import { startRedis } from "../support/redis.ts";

@@ -1,8 +1,8 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import t from "tap";
 import type { PrefixdError } from "../../src/errors.ts";
-import { RedisConnection } from "../../src/prefixes/redis-connection.ts";
-import { RedisTokenBuckets } from "../../src/users/redis-token-rate.ts";
+import { RedisConnection } from "../../src/redis/connection.ts";
+import { RedisTokenBuckets } from "../../src/redis/token-rate.ts";
 import { MemoryTokenBuckets, UserTokenRate } from "../../src/users/token-rate.ts";
 import { tokenBucketsContract } from "../contract/token-buckets.ts";
 import { startRedis } from "../support/redis.ts";

@@ -9,7 +9,7 @@
  */
 import type { ModelShape } from "../../kv.ts";
 import { ElementType } from "../../runtime/ort-api.ts";
-import { float16Values } from "../float16.ts";
+import { float16Values } from "../../formats/float16.ts";
 import type { FloatType } from "../graph-weights.ts";
 
 /** Tokens of a block: ONNX Runtime's flash attention over pages takes multiples of 256. */

@@ -2,7 +2,7 @@
  * GPT-2 on a device with a stream: everything lies at fixed addresses, each size of step is one captured graph, and while the device works
  * this thread is free. One block of inputs goes up a step, one block of answers comes down.
  */
-import type { ModelRunner, PromptPiece, StepOutput } from "../../engine/model-runner.ts";
+import type { ModelRunner, PromptPiece, StepOutput } from "../../engine/runner.ts";
 import { rangeOrModelError } from "../../errors.ts";
 import type { FoldInput, KvTensor, ModelShape } from "../../kv.ts";
 import type { Runtime } from "../../runtime/session.ts";

@@ -3,8 +3,8 @@
  * A run has a fixed number of tokens, rows and answers (a bucket); what a step leaves of it is filled with pads, in a row of the cache
  * that is no sequence's.
  */
-import type { StepOutput } from "../../engine/model-runner.ts";
-import { fromFloat16 } from "../float16.ts";
+import type { StepOutput } from "../../engine/runner.ts";
+import { fromFloat16 } from "../../formats/float16.ts";
 import { bytesOf } from "../../runtime/session.ts";
 import { ElementType } from "../../runtime/ort-api.ts";
 import type { FixedTensor, PinnedMemory, PreparedRun, StreamDevice, StreamModel } from "../../runtime/stream-device.ts";

@@ -1,0 +1,35 @@
+import type { BeamSearch } from "./search.ts";
+import { planForks } from "./fork-plan.ts";
+import type { StepOutput } from "../runner.ts";
+import type { RunningRequest, Sequence } from "../sequence.ts";
+
+/**
+ * One step of a request's beam search: its first sequences become the rows of the beams that go on. The search's results are told when
+ * it is done. `outputRow`: where the output has a sequence's row; `copyRow`: copies what is in the cache.
+ * @throws PrefixdError model_failed, invalid_parameter (fewer sequences are possible than asked for)
+ */
+export function advanceBeams(
+  request: RunningRequest,
+  output: StepOutput,
+  outputRow: (sequence: Sequence) => number,
+  copyRow: (from: Sequence, to: Sequence) => void,
+): void {
+  const { sequences, search } = request;
+  if (search === null) return;
+  const { parents, ids } = search.step(output, sequences.slice(0, search.width).map(outputRow));
+  if (search.done) return tellResults(request, search);
+  // A search that has fewer beams for a while keeps its rows: those left over double its best beam, and nobody looks at what they give.
+  const { rows, copies } = planForks(sequences.map((_, row) => parents[row] ?? parents[0]!), sequences.length);
+  for (const { from, to } of copies) copyRow(sequences[from]!, sequences[to]!);
+  request.sequences = rows.map((row) => sequences[row]!);
+  for (const [beam, sequence] of request.sequences.entries()) sequence.lastId = ids[beam] ?? ids[0]!;
+}
+
+function tellResults(request: RunningRequest, search: BeamSearch): void {
+  const results = search.results(request.request.n);
+  request.freeRows();
+  for (const [choice, { tokens, reason, score }] of results.entries()) {
+    for (const token of tokens) if (!request.ended) request.tell((listener) => listener.onToken({ choice, ...token }));
+    if (!request.ended) request.finishChoice(choice, reason, score);
+  }
+}

@@ -1,0 +1,187 @@
+/**
+ * transformers' logits processors (generation/logits_process.py), which change a token's score by the ids before it, in fp32: every
+ * step that torch rounds is rounded here.
+ *
+ * Order: logit_bias and sequence_bias, repetition_penalty, no_repeat_ngram_size, bad_words, min_new_tokens, forced_bos_token_id,
+ * forced_eos_token_id, exponential_decay_length_penalty, suppress_tokens, begin_suppress_tokens, and where transformers puts
+ * processors of one's own frequency_penalty and presence_penalty (vLLM's). What only forbids tokens may come at any place in it, but
+ * for this: forced ids come whatever was forbidden before them, not if they are forbidden after.
+ */
+import { rulesOf, type ProcessorRules } from "./processor-rules.ts";
+import type { SamplingParams } from "../job.ts";
+
+/** exponential_decay_length_penalty raises no score further, so that sums of scores stay finite. */
+const HIGHEST = 1e30;
+const { fround } = Math;
+
+/**
+ * The processors of one sequence with its history: what they do to the scores of its next token. Scores are raw logits, or, in beam
+ * search, their log-softmax: transformers hands either to the same processors.
+ */
+export class LogitsProcessors {
+  readonly #rules: ProcessorRules;
+  /** Prompt and generated ids; with repetition_penalty only, else empty. */
+  readonly #seen = new Set<number>();
+  /** How often each generated id came; with frequency_penalty or presence_penalty only, else empty. */
+  readonly #counts = new Map<number, number>();
+  /** Prompt and generated ids in order; with rules on sequences of several ids only, else empty. */
+  readonly #history: number[] = [];
+  /** What is added to scores next, where that hangs on the history; else the rules' own. */
+  readonly #biases: Map<number, number>;
+  /** Forbidden as the next token, beside the rules' ones. */
+  readonly #banned = new Set<number>();
+  /** EOS ids while exponential_decay_length_penalty acts, else empty; and what it multiplies the size of their scores by. */
+  readonly #decayed = new Set<number>();
+  #decay = 0;
+  #forced: readonly number[] | null = null;
+  #generated = 0;
+  /** All of these ids, and no others, may have their scores changed. */
+  readonly #changed: readonly (ReadonlySet<number> | ReadonlyMap<number, unknown>)[];
+
+  constructor(params: SamplingParams, promptIds: Int32Array, eosIds: readonly number[], rules = rulesOf(params, promptIds.length, eosIds)) {
+    this.#rules = rules;
+    if (rules.repetitionPenalty !== 1) for (const id of promptIds) this.#seen.add(id);
+    if (rules.keepsHistory) this.#history.push(...promptIds);
+    this.#biases = rules.biasedPhrases.length > 0 ? new Map(rules.biases) : rules.biases;
+    this.#changed = [this.#biases, this.#seen, this.#counts, rules.forbidden, this.#banned, this.#decayed];
+    this.#lookAhead();
+  }
+
+  /** A copy that goes its own way, for a beam that splits. */
+  fork(): LogitsProcessors {
+    const copy = new LogitsProcessors(this.#rules, new Int32Array(0), this.#rules.eosIds, this.#rules);
+    for (const id of this.#seen) copy.#seen.add(id);
+    for (const [id, count] of this.#counts) copy.#counts.set(id, count);
+    for (const id of this.#history) copy.#history.push(id);
+    copy.#generated = this.#generated;
+    copy.#lookAhead();
+    return copy;
+  }
+
+  /** The sequence goes on with this id. */
+  push(id: number): void {
+    const { none, repetitionPenalty, frequencyPenalty, presencePenalty, keepsHistory } = this.#rules;
+    this.#generated++;
+    if (none) return;
+    if (repetitionPenalty !== 1) this.#seen.add(id);
+    if (frequencyPenalty !== 0 || presencePenalty !== 0) this.#counts.set(id, (this.#counts.get(id) ?? 0) + 1);
+    if (keepsHistory) this.#history.push(id);
+    this.#lookAhead();
+  }
+
+  get generated(): number {
+    return this.#generated;
+  }
+
+  /** A score may become higher than it was. Otherwise none does. Not said of `forced` ones. */
+  get mayRaise(): boolean {
+    return this.#rules.mayRaise;
+  }
+
+  /** Only these ids may come next, whatever the model says; null: any. */
+  get forced(): readonly number[] | null {
+    return this.#forced;
+  }
+
+  /** Nothing is changed: every score stays what it is. */
+  get idle(): boolean {
+    return this.#rules.none || (this.#forced === null && this.#changed.every(({ size }) => size === 0));
+  }
+
+  /** One token's score after all processors; `raw` is its logit or log-probability, an fp32 number. */
+  score(id: number, raw: number): number {
+    const { forbidden, suppressed, repetitionPenalty, frequencyPenalty, presencePenalty } = this.#rules;
+    if (this.#banned.has(id)) return -Infinity;
+    let score = raw;
+    if (this.#forced !== null) {
+      if (!this.#forced.includes(id) || suppressed.has(id)) return -Infinity;
+      score = 0;
+    } else {
+      if (forbidden.has(id)) return -Infinity;
+      const bias = this.#biases.get(id);
+      if (bias !== undefined) score = fround(score + bias);
+      // torch multiplies by the fp32 values of penalties.
+      if (this.#seen.has(id)) {
+        const penalty = fround(repetitionPenalty);
+        score = fround(score < 0 ? score * penalty : score / penalty);
+      }
+    }
+    if (this.#decayed.has(id) && score !== 0 && Number.isFinite(score)) score = Math.min(HIGHEST, fround(score + fround(Math.abs(score) * this.#decay)));
+    const count = this.#counts.get(id);
+    if (count !== undefined) {
+      score = fround(score - fround(fround(frequencyPenalty) * count));
+      score = fround(score - fround(presencePenalty));
+    }
+    return score;
+  }
+
+  /** All scores of a row at once, in place; `[vocabSize]`. */
+  apply(scores: Float32Array): void {
+    if (this.#forced !== null) for (const id of scores.keys()) scores[id] = this.score(id, 0);
+    else this.forEachChanged((id) => void (scores[id] = this.score(id, scores[id]!)));
+  }
+
+  /** Visits, once each, all ids that `score` may not leave as they are, which is not the vocabulary. Not of use where ids are `forced`. */
+  forEachChanged(visit: (id: number) => void): void {
+    const changed = this.#changed;
+    for (let i = 0; i < changed.length; i++) {
+      if (changed[i]!.size === 0) continue;
+      for (const id of changed[i]!.keys()) {
+        let before = 0;
+        while (before < i && !changed[before]!.has(id)) before++;
+        if (before === i) visit(id);
+      }
+    }
+  }
+
+  /** Finds what the history, and its length, mean for its next id. */
+  #lookAhead(): void {
+    const { none, noRepeatNgramSize, phrases, minNewTokens, eosIds, forcedFirst, forcedLast, beginSuppressed, beginAt, decay, biasedPhrases } = this.#rules;
+    if (none) return;
+    const banned = this.#banned;
+    const generated = this.#generated;
+    banned.clear();
+    this.#forced = forcedFirst !== null && generated === 0 ? forcedFirst : null;
+    if (forcedLast !== null && generated === forcedLast.index) this.#forced = forcedLast.ids;
+    if (this.#forced === null) {
+      if (noRepeatNgramSize > 0) this.#banRepeats(noRepeatNgramSize);
+      for (const phrase of phrases) if (endsWith(this.#history, phrase)) banned.add(phrase[phrase.length - 1]!);
+      if (generated < minNewTokens) for (const id of eosIds) banned.add(id);
+    }
+    if (generated === beginAt) for (const id of beginSuppressed) banned.add(id);
+    if (biasedPhrases.length > 0) this.#bias();
+    if (decay !== null && generated > decay.start) {
+      this.#decay = fround(decay.factor ** (generated - decay.start) - 1);
+      for (const id of eosIds) this.#decayed.add(id);
+    }
+  }
+
+  /** The sums of the biases whose phrases are complete but for their last id. */
+  #bias(): void {
+    const { biases, biasedPhrases } = this.#rules;
+    this.#biases.clear();
+    for (const [id, bias] of biases) this.#biases.set(id, bias);
+    for (const { ids, bias } of biasedPhrases) {
+      const last = ids[ids.length - 1]!;
+      if (endsWith(this.#history, ids)) this.#biases.set(last, fround((this.#biases.get(last) ?? 0) + bias));
+    }
+  }
+
+  /** Ids that have followed the history's last `size - 1` ids before; with size 1 every id that has been. Linear in the history. */
+  #banRepeats(size: number): void {
+    const history = this.#history;
+    for (let end = size - 1; end < history.length; end++) {
+      let back = size - 1;
+      while (back > 0 && history[end - back] === history[history.length - back]) back--;
+      if (back === 0) this.#banned.add(history[end]!);
+    }
+  }
+}
+
+/** Whether all ids of `phrase` but its last are the last ones of `history`. */
+function endsWith(history: readonly number[], phrase: readonly number[]): boolean {
+  const length = phrase.length - 1;
+  if (length > history.length) return false;
+  for (let back = 1; back <= length; back++) if (history[history.length - back] !== phrase[length - back]) return false;
+  return true;
+}

@@ -1,0 +1,56 @@
+import { checkContext, roomFor } from "../engine/scheduling/admission.ts";
+import type { SamplingParams } from "../engine/job.ts";
+import { PrefixdError } from "../errors.ts";
+
+/** What transformers generates where nothing says how much. */
+export const DEFAULT_NEW_TOKENS = 20;
+
+/** New tokens of a request's choices. */
+export interface AnswerLength {
+  /** 0 only with `echo`. */
+  readonly maxNewTokens: number;
+  /** transformers' `max_length`, prompt and new tokens, in the place of `maxNewTokens`; null: not given. */
+  readonly maxLength: number | null;
+  /** The same of `sampling.minNewTokens`. */
+  readonly minLength: number | null;
+  /** Fewest new tokens to which a default is cut where the context ends, at least 1; null: the request said itself how many it wants. */
+  readonly cutTo: number | null;
+}
+
+/** Exactly so many. */
+export const exactly = (maxNewTokens: number): AnswerLength => ({ maxNewTokens, maxLength: null, minLength: null, cutTo: null });
+
+/** New tokens that are asked for behind a prefix and a prompt of so many tokens; a default is cut to what fits. */
+function wanted({ maxNewTokens, maxLength, cutTo }: AnswerLength, prefix: number, prompt: number, positions: number): number {
+  const max = maxLength === null ? maxNewTokens : maxLength - prompt;
+  return cutTo === null ? max : Math.max(cutTo, Math.min(max, roomFor({ prefix, prompt }, positions)));
+}
+
+/** The most that a choice behind a prompt of so many tokens can have, whatever the prefix. */
+export function mostNewTokens(length: AnswerLength, prompt: number, positions: number): number {
+  return Math.max(0, Math.min(wanted(length, 0, prompt, positions), roomFor({ prefix: 0, prompt }, positions)));
+}
+
+/**
+ * `maxNewTokens` and `minNewTokens` behind a prefix and a prompt of so many tokens. `which` names the prompt, if there are several.
+ * @throws PrefixdError context_exceeded
+ */
+export function lengthsOf(
+  length: AnswerLength,
+  minNewTokens: number,
+  { prefix, prompt, positions, which }: { readonly prefix: number; readonly prompt: number; readonly positions: number; readonly which: string },
+): { maxNewTokens: number; minNewTokens: number } {
+  const { maxLength, minLength, cutTo } = length;
+  if (maxLength !== null && maxLength - prompt < (cutTo ?? 1)) {
+    throw new PrefixdError("context_exceeded", `${prompt} prompt tokens${which} leave ${Math.max(0, maxLength - prompt)} of the ${maxLength} that the model's generation_config.json gives (max_length); send max_new_tokens.`);
+  }
+  const max = wanted(length, prefix, prompt, positions);
+  checkContext({ prefix, prompt, maxNew: max }, positions, which);
+  return { maxNewTokens: max, minNewTokens: minLength === null ? minNewTokens : Math.max(0, minLength - prompt) };
+}
+
+/** What of the parameters hangs on the lengths, made to fit them. */
+export function samplingFor(sampling: SamplingParams, { maxNewTokens, minNewTokens }: { readonly maxNewTokens: number; readonly minNewTokens: number }): SamplingParams {
+  const forcedLast = sampling.forcedLast && { ...sampling.forcedLast, index: maxNewTokens - 1 };
+  return { ...sampling, minNewTokens, forcedLast };
+}

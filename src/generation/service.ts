@@ -1,0 +1,143 @@
+import { setTimeout as sleep } from "node:timers/promises";
+import { lostTouch, PrefixdError } from "../errors.ts";
+import { Generation, abortOutcome, emptyDelta, removedError } from "./generation.ts";
+import { bestChoices } from "./best-of.ts";
+import type { ChoiceDelta, GenerationEnd, GenerationListener, GenerationParts, ValidGenerateRequest } from "./types.ts";
+import type { ResolvedPrefix } from "../prefixes/registry-types.ts";
+import type { PrefixKey } from "../prefixes/store.ts";
+import { RemovedUsers } from "../replicas/removed-users.ts";
+
+export type * from "./types.ts";
+export { DEFAULT_SAMPLING } from "../engine/job.ts";
+export { DEFAULT_NEW_TOKENS } from "./lengths.ts";
+
+/** A whole result. */
+export interface Generated {
+  readonly choices: readonly ChoiceDelta[];
+  readonly end: GenerationEnd;
+}
+
+/** Requests that a removal has ended: how many the engine had begun with, and how many waited. */
+export interface EndedRequests {
+  readonly running: number;
+  readonly queued: number;
+}
+
+/** The client left before the answer was complete: nobody hears of it but the metrics. */
+export class RequestAborted extends Error {
+  override readonly name = "RequestAborted";
+}
+
+/** Joins prefixes, engine and text: one request's way from validated parameters to text. */
+export class GenerationService {
+  readonly #parts: GenerationParts;
+  readonly #live = new Set<Generation>();
+  readonly #removedUsers = new RemovedUsers();
+  #draining = false;
+
+  constructor(parts: GenerationParts) {
+    this.#parts = parts;
+  }
+
+  /** Throws `queue_full` when the user's next request could not even wait: told before its body is read, a flood of them costs the others less. */
+  refuseIfFull(user: string): void {
+    this.#parts.engine.refuseIfFull(user);
+  }
+
+  /**
+   * Takes a request in, all of its prompts or none; resolves when it is queued. Aborting `signal` ends it in silence.
+   * Throws `draining`, `removed`, `base_model_disabled`, `context_exceeded`, `queue_full`, `user_queue_full`, `token_rate_exceeded`, what the registry's `resolve` throws, RequestAborted.
+   */
+  async start(request: ValidGenerateRequest, listener: GenerationListener, signal: AbortSignal): Promise<void> {
+    const generation = new Generation(request, listener, this.#parts, (ended) => this.#live.delete(ended));
+    // Known before the prefix is looked up, so that a removal which overtakes the look-up is not missed.
+    this.#live.add(generation);
+    try {
+      if (this.#draining) throw new PrefixdError("draining", "The server is shutting down.", { retryAfter: 5 });
+      if (this.#parts.mayEmit?.() === false) throw lostTouch();
+      const gone = generation.users.find((user) => this.#removedUsers.has(user));
+      // Of another user's removal nobody is told more than of a prefix that never was.
+      if (gone !== undefined) throw gone === request.user ? removedError() : new PrefixdError("prefix_not_found", "There is no prefix of this name.");
+      const prefix = await this.#resolve(request);
+      await generation.admit();
+      if (signal.aborted) throw new RequestAborted();
+      generation.submit(prefix, signal);
+    } catch (error) {
+      this.#live.delete(generation);
+      generation.discard();
+      this.#parts.metrics.request(error instanceof PrefixdError ? error.code : error instanceof RequestAborted ? abortOutcome(signal) : "internal");
+      throw error;
+    }
+  }
+
+  /** The whole result at once. Throws as `start` does, `removed` when the prefix went away meanwhile, and what ends the run. */
+  collect(request: ValidGenerateRequest, signal: AbortSignal): Promise<Generated> {
+    return new Promise((resolve, reject) => {
+      const choices: ChoiceDelta[] = Array.from({ length: request.prompts.length * (request.bestOf ?? request.n) }, (_, index) => emptyDelta(index));
+      const onStep = (deltas: readonly ChoiceDelta[], end: GenerationEnd | null): void => {
+        for (const delta of deltas) append(choices[delta.index] as ChoiceDelta, delta);
+        if (end === null) return;
+        if (choices.some((choice) => choice.finishReason === "removed")) reject(removedError());
+        else resolve({ choices: request.bestOf === null ? choices : bestChoices(choices, request.bestOf, request.n), end });
+      };
+      signal.addEventListener("abort", () => reject(new RequestAborted()), { once: true });
+      this.start(request, { onStep, onError: reject }, signal).catch(reject);
+    });
+  }
+
+  /** Ends every request that uses a removed prefix, also one that is just looking it up; resolves when they have ended. */
+  endRequestsOf(key: PrefixKey): Promise<EndedRequests> {
+    return this.#end((generation) => generation.uses(key));
+  }
+
+  /** The same for all of a removed user's requests; those that come later are refused, until `readmitUser`. */
+  endRequestsOfUser(user: string): Promise<EndedRequests> {
+    this.#removedUsers.add(user);
+    return this.#end((generation) => generation.users.includes(user));
+  }
+
+  /** A user of this id has been created anew. */
+  readmitUser(user: string): void {
+    this.#removedUsers.delete(user);
+  }
+
+  /** From now on nothing new is taken in. */
+  stopAdmission(): void {
+    this.#draining = true;
+  }
+
+  /** Resolves when nothing runs any more, or after `ms` milliseconds. */
+  async idle(ms: number): Promise<void> {
+    const timer = new AbortController();
+    const all = Promise.all([...this.#live].map((generation) => generation.ended));
+    await Promise.race([all, sleep(ms, undefined, { signal: timer.signal }).catch(() => undefined)]);
+    timer.abort();
+  }
+
+  /** Ends what still runs with an error. */
+  endAll(error: PrefixdError): void {
+    for (const generation of this.#live) generation.fail(error);
+  }
+
+  async #end(which: (generation: Generation) => boolean): Promise<EndedRequests> {
+    const ending = [...this.#live].filter(which);
+    const running = ending.filter((generation) => generation.started).length;
+    await Promise.all(ending.map((generation) => generation.remove()));
+    return { running, queued: ending.length - running };
+  }
+
+  async #resolve(request: ValidGenerateRequest): Promise<ResolvedPrefix | null> {
+    if (request.prefix !== null) return this.#parts.prefixes.resolve(request.prefix, request.user);
+    if (!this.#parts.allowBaseModel) throw new PrefixdError("base_model_disabled", "Name a prefix in prefix_id: this server does not serve the bare base model.");
+    return null;
+  }
+}
+
+function append(choice: ChoiceDelta, delta: ChoiceDelta): void {
+  choice.text += delta.text;
+  choice.tokenIds.push(...delta.tokenIds);
+  choice.logprobs.token.push(...delta.logprobs.token);
+  choice.logprobs.top.push(...delta.logprobs.top);
+  choice.finishReason = delta.finishReason;
+  choice.score = delta.score;
+}

@@ -1,0 +1,47 @@
+/** Requests that two readers, a proxy and this server say, could take for different ones are refused; so are bodies that are not sent as they are. */
+import type { IncomingMessage } from "node:http";
+import type { FastifyInstance, FastifyRequest } from "fastify";
+import { PrefixdError } from "../../errors.ts";
+
+/** Headers that have one value: of two, Node keeps the first and drops the other without a word. */
+const SINGLE = ["host", "authorization", "content-type"];
+const ABSOLUTE = /^[a-z][a-z0-9+.-]*:\/\/([^/?#]*)/i;
+
+/** The target without scheme and authority, if it came with them (RFC 9112, 3.2.2). */
+export function originForm({ url = "/" }: IncomingMessage): string {
+  const rest = url.replace(ABSOLUTE, "");
+  return rest.startsWith("/") || rest === url ? rest : `/${rest}`;
+}
+
+/** Whom the request is for: the authority of its target, or else the Host header. */
+export function hostOf(request: FastifyRequest): string | undefined {
+  return ABSOLUTE.exec(request.originalUrl)?.[1] ?? request.headers.host;
+}
+
+/** @throws PrefixdError invalid_request */
+export function checkRequest({ raw, url }: FastifyRequest): void {
+  const seen = new Set<string>();
+  for (let at = 0; at < raw.rawHeaders.length; at += 2) {
+    const name = raw.rawHeaders[at]!.toLowerCase();
+    if (SINGLE.includes(name) && seen.has(name)) throw new PrefixdError("invalid_request", `The header ${name} comes twice.`);
+    seen.add(name);
+  }
+  const query = url.indexOf("?");
+  if (query === -1 || !url.includes("%", query)) return;
+  try {
+    decodeURIComponent(url.slice(query));
+  } catch {
+    throw new PrefixdError("invalid_request", "The query is not percent-encoded UTF-8.");
+  }
+}
+
+/** RFC 9110, 8.4 and 15.5.16. A request without a body has nothing that could be encoded. */
+export function refuseEncodedBodies(app: FastifyInstance): void {
+  app.addHook("preParsing", (request, reply, payload, done) => {
+    const encoding = request.headers["content-encoding"];
+    const hasBody = request.headers["transfer-encoding"] !== undefined || Number(request.headers["content-length"] ?? 0) > 0;
+    if (encoding === undefined || !hasBody || request.method === "GET" || request.method === "HEAD" || /^\s*(identity)?\s*$/i.test(encoding)) return done(null, payload);
+    reply.header("accept-encoding", "identity");
+    done(new PrefixdError("unsupported_media_type", "Bodies are read as they are: leave Content-Encoding away and send the body unencoded."));
+  });
+}

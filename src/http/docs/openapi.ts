@@ -1,0 +1,81 @@
+import type { FastifyInstance, FastifySchema, RouteOptions } from "fastify";
+import { stringify } from "yaml";
+import { nullableFields } from "../validation.ts";
+import { GenerateEvent, GenerateLastEvent } from "../generate/schema.ts";
+
+export const OPENAPI_OPTIONS = {
+  openapi: {
+    openapi: "3.1.0",
+    info: {
+      title: "prefixd",
+      version: "0.1.0",
+      description: "One frozen GPT-2 serves every user's trained prefix.\n\nErrors are RFC 9457 problem details with a stable `code`. Every answer has an `x-request-id`; send one to choose it.\n\nBodies are JSON in UTF-8, or multipart for uploads. null for an optional field means that it is absent, but where a field gives null a meaning of its own.",
+      license: { name: "Apache-2.0", identifier: "Apache-2.0" },
+    },
+    components: { securitySchemes: { key: { type: "http", scheme: "bearer", description: "A user's key, or the admin key. A server without an admin key asks for none." } } },
+    security: [{ key: [] }],
+    servers: [{ url: "/", description: "The server that this description comes from" }],
+    tags: [
+      { name: "generate", description: "Text from a prefix" },
+      { name: "prefixes", description: "Registering, listing and removing prefixes" },
+      { name: "users", description: "Users, keys and usage; for the admin key, but for one's own usage" },
+      { name: "operation", description: "Health and metrics" },
+    ],
+  },
+  transform: ({ schema, url, route }: { schema: FastifySchema; url: string; route: RouteOptions }) => ({ schema: route.config?.access === "public" ? { ...schema, security: [] } : schema, url }),
+} as const;
+
+type Json = null | string | number | boolean | Json[] | { [key: string]: Json };
+
+/** Keywords of ours that only the server reads; see config.ts's neighbours in schemas/. */
+const PRIVATE = new Set(["hint", "unchecked"]);
+
+/** The API's description, of the routes that the app really has. The app must be ready. */
+export function openapiDocument(app: FastifyInstance): Json {
+  const schemas: { [key: string]: Json } = {};
+  const raw = JSON.parse(JSON.stringify(app.swagger()), sayNull) as { [key: string]: Json };
+  const out = share(raw, schemas) as { [key: string]: Json };
+  // Parts of a stream hang on no route as schemas: the stream itself is text.
+  for (const schema of [GenerateEvent, GenerateLastEvent]) share(JSON.parse(JSON.stringify(schema)) as Json, schemas);
+  return { ...out, components: { ...(out["components"] as object), schemas: Object.fromEntries(Object.entries(schemas).sort(([a], [b]) => (a < b ? -1 : 1))) } };
+}
+
+export const openapiYaml = (document: Json): string => stringify(document, { lineWidth: 120, aliasDuplicateObjects: false });
+
+/** null for an optional field of a request's body means that it is absent: its schema says so. A reviver: what is inside comes first. */
+function sayNull(key: string, value: unknown): unknown {
+  if (key !== "requestBody") return value;
+  const { content } = value as { content: Record<string, { schema: { properties?: Record<string, Record<string, unknown>> } }> };
+  for (const [type, { schema }] of Object.entries(content)) {
+    if (type === "application/json") for (const name of nullableFields(schema)) schema.properties![name] = orNull(schema.properties![name]!);
+  }
+  return value;
+}
+
+function orNull(schema: Record<string, unknown>): Record<string, unknown> {
+  const { type, anyOf, enum: values } = schema;
+  // A schema of its own stays what it is, for others refer to it.
+  if (schema["title"] !== undefined) return { anyOf: [schema, { type: "null" }] };
+  if (Array.isArray(anyOf)) return { ...schema, anyOf: [...(anyOf as unknown[]), { type: "null" }] };
+  return { ...schema, ...(type === undefined ? {} : { type: [type, "null"] }), ...(Array.isArray(values) ? { enum: [...(values as unknown[]), null] } : {}) };
+}
+
+/** Schemas with a title of one word move to components and are referred to; keywords of ours go. Examples stay as they are. */
+function share(node: Json, schemas: { [key: string]: Json }): Json {
+  if (Array.isArray(node)) return node.map((item) => share(item, schemas));
+  if (node === null || typeof node !== "object") return node;
+  const out: { [key: string]: Json } = {};
+  for (const [key, value] of Object.entries(node)) {
+    if (PRIVATE.has(key)) continue;
+    out[key] = key === "example" || key === "examples" ? value : share(value, schemas);
+  }
+  // Tuples as OpenAPI 3.1's dialect of JSON Schema has them.
+  if (Array.isArray(out["items"])) {
+    Object.assign(out, { prefixItems: out["items"], items: false, maxItems: out["items"].length });
+    delete out["additionalItems"];
+  }
+  const { title, ...rest } = out;
+  if (typeof title !== "string" || !/^[A-Z]\w+$/.test(title) || !("type" in out)) return out;
+  schemas[title] = rest;
+  return { $ref: `#/components/schemas/${title}` };
+}

@@ -1,0 +1,43 @@
+import type { SseStream } from "../sse.ts";
+
+/** What one step brings a stream: events, and at the end the last one. */
+type Step = Generator<string, string | null>;
+
+/**
+ * Steps that bring a stream more than one event can hold, and those that come after them: each event is made when the reader has taken the one
+ * before, in a turn of the event loop of its own.
+ */
+export class EventQueue {
+  readonly #sse: SseStream;
+  readonly #onLast: () => void;
+  readonly #onError: (error: unknown) => void;
+  readonly #steps: Step[] = [];
+
+  constructor(sse: SseStream, onLast: () => void, onError: (error: unknown) => void) {
+    this.#sse = sse;
+    this.#onLast = onLast;
+    this.#onError = onError;
+  }
+
+  get isEmpty(): boolean {
+    return this.#steps.length === 0;
+  }
+
+  add(step: Step): void {
+    if (this.#steps.push(step) === 1) this.#write().catch(this.#onError);
+  }
+
+  async #write(): Promise<void> {
+    for (let step = this.#steps[0]; step !== undefined; step = this.#steps[0]) {
+      const { value, done } = step.next();
+      if (done !== true) {
+        if (!(await this.#sse.paced(value))) return;
+        continue;
+      }
+      this.#steps.shift();
+      if (value === null) continue;
+      this.#sse.last(value);
+      this.#onLast();
+    }
+  }
+}

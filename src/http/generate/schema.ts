@@ -1,0 +1,199 @@
+import Type, { type Static } from "typebox";
+import { named, strict } from "../common-schema.ts";
+
+const TokenIds = Type.Array(Type.Integer({ minimum: 0 }));
+const Prompt = Type.Union([Type.String(), TokenIds]);
+
+export const MAX_PROMPTS = 64;
+export const MAX_STOPS = 16;
+export const MAX_BEAMS = 16;
+export const MAX_LOGPROBS = 20;
+const StopString = Type.String({ minLength: 1, maxLength: 256 });
+
+export const MAX_BAD_WORDS = 256;
+const BadText = Type.String({ minLength: 1, maxLength: 128 });
+export const BadIds = Type.Array(Type.Integer({ minimum: 0 }), { minItems: 1, maxItems: 64 });
+export const MAX_BIASES = 512;
+export const MAX_SUPPRESSED = 1024;
+export const MAX_FORCED = 16;
+export const TokenId = Type.Integer({ minimum: 0 });
+const Suppressed = Type.Array(TokenId, { maxItems: MAX_SUPPRESSED });
+
+const penalty = (description: string): Type.TNumber => Type.Number({ minimum: -2, maximum: 2, default: 0, description });
+
+const { Optional } = Type;
+
+/** `hint` is added to the error when the value is refused. */
+export const GenerateBody = named(
+  "GenerateRequest",
+  strict(
+    {
+      prompt: Optional(Type.Union([Type.String(), TokenIds], { hint: "several prompts go into prompts", description: "The prompt, as text or as token ids; not empty. Either this or `prompts`." })),
+      prompts: Optional(Type.Array(Prompt, { minItems: 1, maxItems: MAX_PROMPTS, description: "Several prompts with the same parameters: all of them are taken in, or none. Choice c of prompt p has index p * n + c." })),
+      add_special_tokens: Optional(Type.Boolean({ default: true, description: "Put around prompts that are text what the model's tokenizer puts there, such as BOS: `special_tokens` of `GET /model`, for most GPT-2s nothing. Prompts that are token ids stay as they are." })),
+      prefix_id: Optional(Type.Union([Type.String(), Type.Null()], { description: "The prefix to use; absent or null: the bare base model, if the server allows it." })),
+      max_new_tokens: Optional(Type.Integer({ minimum: 0, default: 20, description: "Prefix + prompt + new tokens must be at most n_positions + 1; a default is cut to that. 0 only with `echo`; it takes as much room as 1." })),
+      min_new_tokens: Optional(Type.Integer({ minimum: 0, default: 0, description: "No EOS before so many new tokens." })),
+      do_sample: Optional(Type.Boolean({ default: false, description: "Draw the next token; false takes the likeliest, and the parameters of drawing have no effect, as in transformers." })),
+      temperature: Optional(Type.Number({ exclusiveMinimum: 0, default: 1, hint: "for the likeliest token send do_sample false", description: "Divides the logits." })),
+      top_h: Optional(Type.Number({ exclusiveMinimum: 0, maximum: 1, description: "Draw from the likeliest tokens that hold this share of the entropy of the 100 likeliest; absent: off." })),
+      top_k: Optional(Type.Integer({ minimum: 0, default: 50, description: "Draw from the k likeliest tokens; 0: from all." })),
+      top_p: Optional(Type.Number({ exclusiveMinimum: 0, maximum: 1, default: 1, description: "Draw from the likeliest tokens that hold this probability; 1: from all." })),
+      min_p: Optional(Type.Number({ minimum: 0, maximum: 1, default: 0, description: "Leave out tokens less likely than this share of the likeliest; 0: off." })),
+      typical_p: Optional(Type.Number({ exclusiveMinimum: 0, maximum: 1, default: 1, description: "Draw from the tokens whose surprise is nearest to the entropy and that hold this probability; 1: from all." })),
+      epsilon_cutoff: Optional(Type.Number({ minimum: 0, exclusiveMaximum: 1, default: 0, description: "Leave out tokens less likely than this; 0: off." })),
+      eta_cutoff: Optional(Type.Number({ minimum: 0, exclusiveMaximum: 1, default: 0, description: "Leave out tokens less likely than min(eta, sqrt(eta) exp(-entropy)); 0: off." })),
+      repetition_penalty: Optional(Type.Number({ exclusiveMinimum: 0, default: 1, description: "Above 1 makes tokens of the prompt and the answer less likely." })),
+      presence_penalty: Optional(penalty("Taken from the logits of tokens that the answer has (not of the prompt's), as in OpenAI's API.")),
+      frequency_penalty: Optional(penalty("The same, times how often the answer has the token.")),
+      no_repeat_ngram_size: Optional(Type.Integer({ minimum: 0, default: 0, description: "No sequence of so many tokens comes twice, the prompt's included; 0: off." })),
+      bad_words: Optional(
+        Type.Array(Type.Union([BadText, BadIds]), {
+          maxItems: MAX_BAD_WORDS,
+          description: "Sequences that the answer must not have: text, which is meant both as it stands and after a space, or token ids. Their last token is forbidden where the others came before it.",
+        }),
+      ),
+      logit_bias: Optional(
+        Type.Record(Type.String(), Type.Number({ minimum: -100, maximum: 100 }), {
+          maxProperties: MAX_BIASES,
+          description: "Token ids and what is added to their logits, before everything else.",
+          examples: [{ "50256": -100 }],
+        }),
+      ),
+      sequence_bias: Optional(
+        Type.Array(Type.Tuple([BadIds, Type.Number({ minimum: -100, maximum: 100 })]), {
+          maxItems: MAX_BIASES,
+          description: "Pairs of token ids and what is added to the logit of the last one where the others came before it; with one id like `logit_bias`, which may not name it as well.",
+          examples: [[[[464, 3290], -10]]],
+        }),
+      ),
+      suppress_tokens: Optional({ ...Suppressed, description: "Token ids that do not come." }),
+      begin_suppress_tokens: Optional({ ...Suppressed, description: "Token ids that do not come first; second, where `forced_bos_token_id` is first." }),
+      forced_bos_token_id: Optional(Type.Integer({ minimum: 0, description: "The first new token, if the prompt is one token long: transformers forces it there alone." })),
+      forced_eos_token_id: Optional(Type.Union([TokenId, Type.Array(TokenId, { maxItems: MAX_FORCED })], { description: "The last of max_new_tokens tokens, if nothing ended the answer before: this id, or one of these." })),
+      exponential_decay_length_penalty: Optional(
+        Type.Tuple([Type.Integer({ minimum: 0 }), Type.Number({ exclusiveMinimum: 0, maximum: 100 })], {
+          description: "A start and a factor: after so many new tokens each further one raises the EOS logit, by its size times (the factor to the power of how many more, minus 1). Not with ignore_eos.",
+          examples: [[10, 1.2]],
+        }),
+      ),
+      renormalize_logits: Optional(Type.Boolean({ default: false, description: "Make what processors and warpers leave a log-softmax again. It changes the scores of a beam search, and nothing without num_beams." })),
+      n: Optional(Type.Integer({ minimum: 1, default: 1, description: "Choices per prompt; more than 1 needs do_sample or num_beams. Of a beam search the best so many sequences, best first." })),
+      seed: Optional(Type.Integer({ minimum: 0, maximum: 0xffff_ffff, description: "Same seed, same answer. Drawn and told in the response when absent." })),
+      stop: Optional(Type.Union([StopString, Type.Array(StopString, { maxItems: MAX_STOPS })], { description: "Strings that end a choice. `text` ends before the string, `token_ids` with the token that completed it. A special token's name, such as `<|endoftext|>`, is seen where that token comes." })),
+      stop_token_ids: Optional(Type.Array(TokenId, { maxItems: MAX_STOPS, description: "Ids of tokens that end a choice as stop strings do: `text` ends before the token, `token_ids` with it." })),
+      ignore_eos: Optional(Type.Boolean({ default: false, description: "Go on after EOS." })),
+      logprobs: Optional(Type.Integer({ minimum: 0, maximum: MAX_LOGPROBS, description: "Report each token's log probability and the k likeliest tokens, before any processing; 0: only the token's own." })),
+      return_token_ids: Optional(Type.Boolean({ description: "Return the ids of the new tokens. Default: true in a stream, false otherwise." })),
+      stream: Optional(Type.Boolean({ default: false, description: "Answer as server-sent events. Not with num_beams or best_of." })),
+      num_beams: Optional(Type.Integer({ minimum: 1, maximum: MAX_BEAMS, default: 1, description: "Beam search with so many beams, as transformers does it; 1: none. With do_sample it draws the continuations. Not with stream. The choices have a `score`." })),
+      length_penalty: Optional(Type.Number({ minimum: -10, maximum: 10, default: 1, description: "Of beam search: a sequence's score is the sum of its log probabilities divided by its length to this power; above 0 favours long ones." })),
+      early_stopping: Optional(
+        Type.Union([Type.Boolean(), Type.Literal("never")], {
+          default: false,
+          description: "Of beam search: true ends with num_beams sequences finished; false when the running ones are unlikely to get better; \"never\" only when they cannot.",
+        }),
+      ),
+      best_of: Optional(Type.Integer({ minimum: 1, description: "Draw so many choices per prompt and return the n with the highest mean log probability per token, best first. Default: n. More than n needs do_sample; not with num_beams or stream." })),
+      echo: Optional(Type.Boolean({ default: false, description: "Begin each choice with the prompt: `text`, `token_ids` and, with `logprobs`, the prompt's own log probabilities (of its first token null)." })),
+    },
+    {
+      description: "Names, meaning and defaults are those of transformers' generate(). Where the model's generation_config.json has a field, its value is the default: `GET /model` shows them. null for an optional field means that it is absent. A field that is not listed here is refused.",
+      examples: [{ prefix_id: "intent", prompt: "i would like to report my american express card stolen\n=>", max_new_tokens: 10 }],
+    },
+  ),
+);
+export type GenerateBody = Static<typeof GenerateBody>;
+
+/** What other APIs call our fields: for the error's hint. */
+export const FIELD_ALIASES: Readonly<Record<string, string>> = {
+  max_tokens: "max_new_tokens",
+  max_length: "max_new_tokens",
+  max_completion_tokens: "max_new_tokens",
+  min_tokens: "min_new_tokens",
+  min_length: "min_new_tokens",
+  num_return_sequences: "n",
+  inputs: "prompt",
+  input: "prompt",
+  input_ids: "prompt",
+  text: "prompt",
+  model: "prefix_id",
+  prefix: "prefix_id",
+  adapter_id: "prefix_id",
+  stop_strings: "stop",
+  stop_sequences: "stop",
+  top_logprobs: "logprobs",
+  bad_words_ids: "bad_words",
+  ngram_size: "no_repeat_ngram_size",
+};
+
+/** Parameters of transformers and of other servers that have no place here, each with why: they are refused as such and not as typing errors. */
+export const NOT_OFFERED: Readonly<Record<string, string>> = {
+  guidance_scale: "it runs a second, unconditional sequence beside each one",
+  penalty_alpha: "contrastive search runs the model on every candidate; transformers has moved it out of its library",
+  dola_layers: "DoLa reads logits of inner layers, which the model's graph does not give",
+  prompt_lookup_num_tokens: "assisted decoding has its own batches, and its answers are those without it",
+  assistant_model: "assisted decoding has its own batches, and its answers are those without it",
+  watermarking_config: "a mark that clients choose proves nothing of where a text comes from",
+  watermark: "a mark that clients choose proves nothing of where a text comes from",
+  num_beam_groups: "group beam search is gone from transformers' library",
+  diversity_penalty: "group beam search is gone from transformers' library",
+  force_words_ids: "constrained beam search is gone from transformers' library",
+  encoder_repetition_penalty: "it is meant for models with an encoder; use repetition_penalty",
+  encoder_no_repeat_ngram_size: "it is meant for models with an encoder; use no_repeat_ngram_size",
+  remove_invalid_values: "logits that are not numbers end the request, and a score made of them would hide it",
+  max_time: "an answer must not hang on how busy the server is; close the connection instead",
+  include_stop_str_in_output: "token_ids has the tokens that completed it",
+  use_cache: "there is no way without it",
+  use_beam_search: "use num_beams",
+  prompt_logprobs: "use echo with logprobs",
+  truncate: "a prompt that does not fit is refused, not cut",
+  suffix: "GPT-2 does not fill in",
+  grammar: "transformers' generate() has none",
+  response_format: "transformers' generate() has none",
+  mirostat: "transformers' generate() has none",
+  top_a: "transformers' generate() has none",
+  tfs: "transformers' generate() has none",
+};
+
+const TopLogprob = strict({ id: Type.Integer(), token: Type.String({ description: "The token as text; bytes that are no whole character show as U+FFFD" }), logprob: Type.Number() });
+const Logprobs = strict({ token_logprobs: Type.Array(Type.Union([Type.Number(), Type.Null()]), { description: "null: the first token of an echoed prompt" }), top_logprobs: Type.Array(Type.Array(TopLogprob)) });
+const FinishReason = Type.Enum(["length", "eos", "stop", "removed"], { description: "length: max_new_tokens reached; eos: the model ended it; stop: a stop string, or a token of stop_token_ids; removed: the prefix was removed meanwhile (streams only)" });
+
+const choice = {
+  index: Type.Integer(),
+  text: Type.String(),
+  token_ids: Type.Optional(Type.Array(Type.Integer(), { description: "With EOS when EOS ended the choice" })),
+  logprobs: Type.Optional(Logprobs),
+  score: Type.Optional(Type.Number({ description: "With num_beams transformers' sequences_scores; with best_of the mean log probability of the generated tokens" })),
+};
+const Usage = strict({
+  prefix_tokens: Type.Integer({ description: "Virtual tokens of the prefix" }),
+  prompt_tokens: Type.Integer({ description: "Summed over the prompts" }),
+  completion_tokens: Type.Integer({ description: "All tokens generated: those of all choices, and of choices and beams that are not returned" }),
+});
+const common = {
+  id: Type.String(),
+  prefix: Type.Union([strict({ id: Type.String(), digest: Type.String() }), Type.Null()], { description: "Exactly what was attended to; null: the bare base model" }),
+  model: Type.String(),
+  usage: Usage,
+  seed: Type.Integer(),
+};
+
+export const GenerateResponse = named("GenerateResponse", strict({ ...common, choices: Type.Array(strict({ ...choice, finish_reason: FinishReason })) }));
+export type GenerateResponse = Static<typeof GenerateResponse>;
+
+const OpenChoice = strict({ ...choice, finish_reason: Type.Union([FinishReason, Type.Null()]) });
+export const GenerateEvent = named("GenerateEvent", strict({ choices: Type.Array(OpenChoice) }, { description: "One step of a stream" }));
+export const GenerateLastEvent = named("GenerateLastEvent", strict({ ...common, choices: Type.Array(OpenChoice) }, { description: "The last event of a stream" }));
+export type GenerateEvent = Static<typeof GenerateEvent>;
+
+const digest = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
+const RESULT = { prefix: { id: "intent", digest }, model: "demo", usage: { prefix_tokens: 10, prompt_tokens: 19, completion_tokens: 4 }, seed: 2463534242 };
+export const GENERATE_RESPONSE_EXAMPLE = { id: "gen-6f9619ff-8b86-4d01-b42d-00cf4fc964ff", ...RESULT, choices: [{ index: 0, text: " report lost card", finish_reason: "eos" }] };
+export const GENERATE_STREAM_EXAMPLE = [
+  `data: ${JSON.stringify({ choices: [{ index: 0, text: " report", token_ids: [1203], finish_reason: null }] })}`,
+  `data: ${JSON.stringify({ choices: [{ index: 0, text: "", token_ids: [4095], finish_reason: "eos" }], id: "gen-6f9619ff-8b86-4d01-b42d-00cf4fc964ff", ...RESULT })}`,
+  "data: [DONE]",
+  "",
+].join("\n\n");

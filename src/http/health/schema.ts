@@ -1,0 +1,12 @@
+import Type, { type Static } from "typebox";
+import { named, strict } from "../common-schema.ts";
+
+export const Liveness = named("Liveness", strict({ status: Type.Literal("ok") }));
+export const Readiness = named(
+  "Readiness",
+  strict({
+    status: Type.Enum(["ready", "unavailable"]),
+    checks: Type.Record(Type.String(), Type.String(), { description: "ok, or what is wrong, for each part" }),
+  }),
+);
+export type Readiness = Static<typeof Readiness>;

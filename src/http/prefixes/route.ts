@@ -1,0 +1,280 @@
+import { Readable } from "node:stream";
+import type { FastifyReply, FastifyRequest } from "fastify";
+import { PrefixdError, type ErrorCode } from "../../errors.ts";
+import { baseNameDiffers } from "../../prefixes/base-name.ts";
+import type { OpenedFile, PrefixUpload } from "../../prefixes/registry-types.ts";
+import { listedFor } from "../../prefixes/sharing.ts";
+import type { ListedPrefix, PrefixKey, PrefixMeta, PrefixQuota } from "../../prefixes/store.ts";
+import { isBuiltInUser } from "../../users/user-id.ts";
+import type { AppParts, TypedApp } from "../app-parts.ts";
+import type { BodyWatch } from "../connections/body-watch.ts";
+import { etagOf, notModified, writePrecondition } from "./preconditions.ts";
+import { parsePrefixId, prefixIdOf } from "./id.ts";
+import { prefixPage } from "./list.ts";
+import { PromptReader } from "../generate/prompts.ts";
+import { ETAG_HEADER, PrefixIdParams, UNREAD_BODY, empty, json, problems } from "../common-schema.ts";
+import {
+  AdapterForm, DeleteHeaders, FileList, FileParams, HardPromptBody, ListQuery, PREFIX_ENTRY_EXAMPLE, PREFIX_EXAMPLE, PrefixDocument, PrefixList, type PrefixEntry, ReadHeaders, SharingBody, WriteHeaders,
+} from "./schema.ts";
+import { abortOnDisconnect, answered } from "../access-log.ts";
+import { checkSharing, checkUsersExist } from "./sharing-body.ts";
+import { readAdapter } from "./upload.ts";
+import { DOWNLOADS, downloadsBusy, TransferGate, type Place } from "./transfer-gate.ts";
+
+const READ_CODES: ErrorCode[] = ["unauthorized", "invalid_prefix_id", "prefix_not_found", "store_unavailable"];
+/** Of a change, which only the owner makes. */
+const OWNER_CODES: ErrorCode[] = [...READ_CODES, "prefix_not_owned"];
+const PUT_CODES: ErrorCode[] = [
+  "unauthorized", "prefix_not_found", "prefix_not_owned", "quota_exceeded",
+  "invalid_prefix_id", "unknown_field", "invalid_parameter", "empty_prompt", "invalid_token_id", "upload_incomplete", "upload_stalled", "uploads_busy", "precondition_failed", "prefix_base_mismatch", "prefix_base_name_mismatch",
+  "body_too_large", "unsupported_media_type", "adapter_config_invalid", "adapter_type_unsupported", "adapter_shape_mismatch", "safetensors_invalid",
+  "prefix_not_finite", "prefix_overflows", "prefix_too_long", "removed", "context_exceeded", "token_rate_exceeded", "queue_timeout", "draining", "model_failed", "device_lost", "store_unavailable", "store_full",
+];
+
+export function prefixRoutes(app: TypedApp, parts: AppParts, bodies: BodyWatch): void {
+  const { prefixes, modelName } = parts;
+  const reader = new PromptReader(parts.tokenizer, parts.shape.positions);
+  const uploads = new TransferGate(parts.uploads);
+  const downloads = new TransferGate(DOWNLOADS, downloadsBusy);
+  const tags = ["prefixes"];
+
+  const keyOf = (request: FastifyRequest, id: string): PrefixKey => {
+    const { user } = request.principal;
+    const key = parsePrefixId(id, user);
+    request.audit.prefix_id = prefixIdOf(key, user);
+    return key;
+  };
+  /** For a change, which only the owner makes. Throws `prefix_not_owned` to who may use the prefix; to others it does not exist. */
+  const ownKeyOf = async (request: FastifyRequest, id: string): Promise<PrefixKey> => {
+    const key = keyOf(request, id);
+    request.audit.target = `${key.user}/${key.name}`;
+    if (key.user === request.principal.user) return key;
+    await prefixes.info(key, request.principal.user);
+    throw new PrefixdError("prefix_not_owned", `Only the owner, ${key.user}, may change this prefix.`);
+  };
+  /** Only those who have a record have quotas. */
+  const quotaOf = async (user: string): Promise<PrefixQuota | undefined> => {
+    if (isBuiltInUser(user)) return undefined;
+    const record = await parts.users.getUser(user);
+    // Removed within the second that its key was still believed: nothing of it may come back.
+    if (record === null) throw new PrefixdError("unauthorized", "Send a valid key: Authorization: Bearer KEY.");
+    return record.limits;
+  };
+
+  const uploadOf = async (request: FastifyRequest, body: HardPromptBody | null | undefined, place: Place): Promise<PrefixUpload> => {
+    if (request.isMultipart()) return readAdapter(request, parts, bodies, place);
+    if (body === undefined || body === null) throw new PrefixdError("unsupported_media_type", "Send multipart/form-data with PEFT's two files, or JSON with a hard prompt.");
+    return hardPrompt(body, reader);
+  };
+
+  app.put(
+    "/prefixes/:id",
+    {
+      config: { access: "user", audit: "prefix.register" },
+      schema: {
+        operationId: "putPrefix",
+        tags,
+        summary: "Register or replace a prefix",
+        description: "Takes a PEFT adapter as its two files, or a hard prompt as JSON. Running requests stay on what they started with.",
+        params: PrefixIdParams,
+        headers: WriteHeaders,
+        consumes: ["multipart/form-data", "application/json"],
+        body: { content: { "multipart/form-data": { schema: AdapterForm }, "application/json": { schema: HardPromptBody } } },
+        response: {
+          200: json("Replaced", PrefixDocument, { headers: ETAG_HEADER, example: PREFIX_EXAMPLE }),
+          201: json("Registered", PrefixDocument, { headers: { ...ETAG_HEADER, Location: { type: "string", description: "Its path" } }, example: PREFIX_EXAMPLE }),
+          ...problems(...PUT_CODES),
+        },
+      },
+    },
+    async (request, reply) => {
+      const key = await ownKeyOf(request, request.params.id);
+      const precondition = writePrecondition(request.headers);
+      const { signal } = abortOnDisconnect(reply);
+      const { meta, created } = await uploads.run(key.user, signal, async (place) =>
+        prefixes.register(key, await uploadOf(request, request.body as HardPromptBody | undefined, place), precondition, await quotaOf(key.user), signal),
+      );
+      request.audit.digest = meta.digest;
+      reply.code(created ? 201 : 200).header("etag", etagOf(meta.digest));
+      if (created) reply.header("location", `/prefixes/${encodeURIComponent(meta.name)}`);
+      return documentOf(meta, request.principal.user, modelName);
+    },
+  );
+
+  app.get(
+    "/prefixes",
+    {
+      config: { access: "user" },
+      schema: {
+        operationId: "listPrefixes",
+        tags,
+        summary: "List prefixes",
+        description: "Those that you may use: your own, in ascending order of name, then those that others share with you, in ascending order of `user/name`.",
+        querystring: ListQuery,
+        response: { 200: json("One page", PrefixList, { example: { prefixes: [PREFIX_ENTRY_EXAMPLE], next: null } }), ...problems("unauthorized", "unknown_field", "invalid_parameter", "invalid_prefix_id", "store_unavailable") },
+      },
+    },
+    async (request) => {
+      const { limit = 100, owner = "all", after } = request.query;
+      const { user } = request.principal;
+      return prefixPage(prefixes, user, { owner, limit, ...(after === undefined ? {} : { after }) }, (prefix) => entryOf(prefix, user, modelName));
+    },
+  );
+
+  app.get(
+    "/prefixes/:id",
+    {
+      config: { access: "user" },
+      schema: {
+        operationId: "getPrefix",
+        tags,
+        summary: "What is known of a prefix",
+        params: PrefixIdParams,
+        headers: ReadHeaders,
+        response: { 200: json("The prefix", PrefixDocument, { headers: ETAG_HEADER, example: PREFIX_EXAMPLE }), 304: empty("Not changed", ETAG_HEADER), ...problems(...READ_CODES, "invalid_parameter") },
+      },
+    },
+    async (request, reply) => {
+      const meta = await prefixes.info(keyOf(request, request.params.id), request.principal.user);
+      reply.header("etag", etagOf(meta.digest));
+      return notModified(request.headers["if-none-match"], meta.digest) ? reply.code(304).send() : documentOf(meta, request.principal.user, modelName);
+    },
+  );
+
+  app.get(
+    "/prefixes/:id/adapter",
+    {
+      config: { access: "user" },
+      schema: {
+        operationId: "listAdapterFiles",
+        tags,
+        summary: "The files that were uploaded",
+        description: "Names, sizes and addresses: PEFT's two files, or a hard prompt's `prompt.json`. For the owner and those of `readable_by`.",
+        params: PrefixIdParams,
+        response: {
+          200: json("The files", FileList, { headers: ETAG_HEADER, example: { files: [{ name: "adapter_config.json", bytes: 731, url: "/prefixes/intent/adapter/adapter_config.json" }] } }),
+          ...problems(...READ_CODES, "prefix_not_readable"),
+        },
+      },
+    },
+    async (request, reply) => {
+      const meta = await prefixes.readable(keyOf(request, request.params.id), request.principal.user);
+      reply.header("etag", etagOf(meta.digest));
+      const url = (file: string): string => `/prefixes/${encodeURIComponent(prefixIdOf(meta, request.principal.user))}/adapter/${encodeURIComponent(file)}`;
+      return { files: Object.entries(meta.files).map(([name, bytes]) => ({ name, bytes, url: url(name) })) };
+    },
+  );
+
+  app.get(
+    "/prefixes/:id/adapter/:file",
+    {
+      config: { access: "user" },
+      schema: {
+        operationId: "getAdapterFile",
+        tags,
+        summary: "One uploaded file, byte for byte",
+        description: "For the owner and those of `readable_by`. If the prefix is replaced while it is read, the answer breaks off.",
+        params: FileParams,
+        response: {
+          200: { description: "The file", headers: ETAG_HEADER, content: { "application/octet-stream": { schema: { type: "string", format: "binary" } } } },
+          ...problems(...READ_CODES, "prefix_not_readable", "not_found", "prefix_damaged", "downloads_busy"),
+        },
+      },
+    },
+    async (request, reply) => {
+      const { file } = request.params;
+      const key = keyOf(request, request.params.id);
+      await downloads.run(request.principal.user, abortOnDisconnect(reply).signal, async () => {
+        const over = answered(reply);
+        sendFile(reply, file, await prefixes.openFile(key, file, request.principal.user));
+        await over;
+      });
+      return reply;
+    },
+  );
+
+  app.patch(
+    "/prefixes/:id",
+    {
+      config: { access: "user", audit: "prefix.share" },
+      schema: {
+        operationId: "patchPrefix",
+        tags,
+        summary: "Share a prefix, or stop sharing it",
+        description: "Others use it as `user/name`. To use a prefix is to send requests with it; its files are for those of `readable_by`. Who loses it gets 404 from then on; requests that run end as usual.",
+        params: PrefixIdParams,
+        headers: DeleteHeaders,
+        body: SharingBody,
+        response: {
+          200: json("Changed", PrefixDocument, { headers: ETAG_HEADER, example: PREFIX_EXAMPLE }),
+          ...problems(...OWNER_CODES, "unknown_field", "invalid_parameter", "invalid_user_id", "unknown_users", "precondition_failed", "store_full", "body_too_large", "unsupported_media_type"),
+        },
+      },
+    },
+    async (request, reply) => {
+      const key = await ownKeyOf(request, request.params.id);
+      checkSharing(request.body);
+      // Without keys there is one user, who may do everything.
+      if (parts.auth.keyed) await checkUsersExist(request.body, parts.users);
+      const meta = await prefixes.patch(key, request.body, writePrecondition(request.headers));
+      request.audit.digest = meta.digest;
+      reply.header("etag", etagOf(meta.digest));
+      return documentOf(meta, key.user, modelName);
+    },
+  );
+
+  app.delete(
+    "/prefixes/:id",
+    {
+      config: { access: "user", audit: "prefix.remove" },
+      schema: {
+        operationId: "deletePrefix",
+        tags,
+        summary: "Remove a prefix",
+        description: "When the answer comes, nothing runs on it any more: running requests end with finish_reason `removed`, or 410 if nothing was sent.",
+        params: PrefixIdParams,
+        headers: DeleteHeaders,
+        response: { 204: empty("Removed"), ...problems(...OWNER_CODES, ...UNREAD_BODY, "invalid_parameter", "precondition_failed", "store_full") },
+      },
+    },
+    async (request, reply) => {
+      const key = await ownKeyOf(request, request.params.id);
+      await prefixes.remove(key, writePrecondition(request.headers));
+      await parts.generation.endRequestsOf(key);
+      return reply.code(204).send();
+    },
+  );
+}
+
+async function hardPrompt(body: HardPromptBody, reader: PromptReader): Promise<PrefixUpload> {
+  const { text, token_ids } = body;
+  if ((text === undefined) === (token_ids === undefined)) throw new PrefixdError("invalid_request", "Send either text or token_ids.");
+  const [ids] = text === undefined ? await reader.read([token_ids ?? []], ["token_ids"], false) : await reader.read([text], ["text"], false);
+  return { kind: "hard", ids: ids as Int32Array, ...(text === undefined ? {} : { text }) };
+}
+
+/** As the user who asks may see it. `modelName`: what the base model served here is called. */
+function entryOf(prefix: ListedPrefix, user: string, modelName: string): PrefixEntry {
+  const { visibility = "private", kind, digest, length: virtual_tokens, bytes, base, createdAt: created_at, updatedAt: updated_at, files, access } = prefix;
+  // It is in the files, and may be a path of the owner's.
+  const { baseName: base_model_name_or_path = null, baseRevision: revision = null }: Pick<PrefixMeta, "baseName" | "baseRevision"> = access === "use" ? {} : prefix;
+  const mismatch = baseNameDiffers(base_model_name_or_path, modelName);
+  const warnings = mismatch === null ? [] : [{ code: "prefix_base_name_mismatch" as const, detail: mismatch }];
+  return { id: prefixIdOf(prefix, user), kind, digest, virtual_tokens, bytes, base, base_model_name_or_path, revision, warnings, created_at, updated_at, files: { ...files }, access, visibility };
+}
+
+/** The same with whom else the owner lets in, which is the owner's business. */
+function documentOf(meta: PrefixMeta, user: string, modelName: string): PrefixDocument {
+  const { shared_with = [], readable_by = [] } = meta.user === user ? meta : {};
+  return { ...entryOf(listedFor(user, meta), user, modelName), shared_with: [...shared_with], readable_by: [...readable_by] };
+}
+
+/** Reads on as the client does: of a file that nobody takes no more than two pieces are in memory. */
+function sendFile(reply: FastifyReply, name: string, { meta, bytes, pieces }: OpenedFile): FastifyReply {
+  reply
+    .header("etag", etagOf(meta.digest))
+    .header("content-disposition", `attachment; filename="${name.replace(/[^A-Za-z0-9._-]/g, "_")}"`)
+    .header("content-length", bytes)
+    .type("application/octet-stream");
+  return reply.send(Readable.from(reply.request.method === "HEAD" ? [] : pieces, { highWaterMark: 1 }));
+}

@@ -1,0 +1,119 @@
+import Type, { type Static } from "typebox";
+import type { ErrorCode } from "../../errors.ts";
+import { named, strict } from "../common-schema.ts";
+
+const PrefixWarning = named(
+  "PrefixWarning",
+  strict({
+    code: Type.Enum(["prefix_base_name_mismatch"] satisfies ErrorCode[], { description: "For programs: the error's that it would be with --require-base-name" }),
+    detail: Type.String({ description: "For people" }),
+  }),
+);
+
+const listed = {
+  id: Type.String(),
+  kind: Type.String({ description: "PEFT's type, such as PREFIX_TUNING, or HARD_PROMPT" }),
+  digest: Type.String({ description: "sha256 of what will be attended to; the ETag without its quotes" }),
+  virtual_tokens: Type.Integer(),
+  bytes: Type.Integer({ description: "Of the compiled keys and values" }),
+  base: Type.String({ description: "Fingerprint of the base model that it was compiled for" }),
+  base_model_name_or_path: Type.Union([Type.String(), Type.Null()], { description: "What the adapter says it was trained on; null: it does not say, it was registered before this was kept, or you may not read its files" }),
+  revision: Type.Union([Type.String(), Type.Null()], { description: "The same of that model's revision on the hub" }),
+  warnings: Type.Array(PrefixWarning, { description: "What may be wrong with it" }),
+  created_at: Type.String({ format: "date-time" }),
+  updated_at: Type.String({ format: "date-time" }),
+  files: Type.Record(Type.String(), Type.Integer(), { description: "What was uploaded: name and bytes" }),
+  access: Type.Enum(["owner", "read", "use"], { description: "What you may do: everything; send requests with it and download it; send requests with it" }),
+  visibility: Type.Enum(["private", "shared"], { description: "Who may send requests with it. private: the owner and those of the two lists; shared: every user" }),
+};
+
+export const PrefixEntry = named("PrefixEntry", strict(listed, { description: "A registered prefix as a list has it: `GET /prefixes/{id}` also tells its owner whom it is shared with" }));
+export type PrefixEntry = Static<typeof PrefixEntry>;
+
+export const PrefixDocument = named(
+  "Prefix",
+  strict(
+    {
+      ...listed,
+      shared_with: Type.Array(Type.String(), { description: "Users who may send requests with it; shown to the owner only" }),
+      readable_by: Type.Array(Type.String(), { description: "Users who may send requests with it and download it; shown to the owner only" }),
+    },
+    { description: "A registered prefix" },
+  ),
+);
+export type PrefixDocument = Static<typeof PrefixDocument>;
+
+const users = (description: string) => Type.Optional(Type.Array(Type.String(), { maxItems: 1000, description }));
+
+export const SharingBody = named(
+  "PrefixSharing",
+  strict(
+    {
+      visibility: Type.Optional(Type.Enum(["private", "shared"])),
+      shared_with: users("Users who may send requests with it, each named once. The whole list: who was on it before and is not named may no longer"),
+      readable_by: users("Users who may send requests with it and download its files, each named once. The whole list, too"),
+    },
+    { minProperties: 1, description: "Who else may use a prefix, as `user/name`. What is not named stays." },
+  ),
+);
+export type SharingBody = Static<typeof SharingBody>;
+
+export const HardPromptBody = named(
+  "HardPrompt",
+  strict(
+    {
+      text: Type.Optional(Type.String({ minLength: 1, description: "Either this or `token_ids`" })),
+      token_ids: Type.Optional(Type.Array(Type.Integer({ minimum: 0 }), { minItems: 1 })),
+    },
+    { description: "A hard prompt: compiled to keys and values once, as if it stood before every prompt" },
+  ),
+);
+export type HardPromptBody = Static<typeof HardPromptBody>;
+
+/** Shown in openapi.yaml only: what arrives is read part by part, see upload.ts. */
+export const AdapterForm = named(
+  "AdapterUpload",
+  Type.Object(
+    {
+      adapter_config: Type.String({ format: "binary", description: "The file adapter_config.json" }),
+      adapter_model: Type.String({ format: "binary", description: "The file adapter_model.safetensors" }),
+    },
+    { unchecked: true, description: "PEFT's two files, told apart by the names of the files, or of these fields where a file has another name or none. Other files are left out." },
+  ),
+);
+
+export const ListQuery = strict({
+  limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 1000, default: 100, description: "At most so many; a page also ends at about 1 MiB" })),
+  after: Type.Optional(Type.String({ description: "Only prefixes whose id comes after this one: `next` of the page before" })),
+  owner: Type.Optional(Type.Enum(["me", "others", "all"], { default: "all", description: "Whose: your own, those that others share with you, or both" })),
+});
+
+export const PrefixList = named("PrefixList", strict({ prefixes: Type.Array(PrefixEntry), next: Type.Union([Type.String(), Type.Null()], { description: "Send it as `after` for the next page; null: this is the last" }) }));
+
+export const FileList = named("AdapterFiles", strict({ files: Type.Array(strict({ name: Type.String(), bytes: Type.Integer(), url: Type.String() })) }));
+export const FileParams = Type.Object({ id: Type.String({ description: "The prefix's id: its name" }), file: Type.String({ description: "A name from the list of files" }) });
+
+export const WriteHeaders = Type.Object({
+  "if-match": Type.Optional(Type.String({ description: "Only if the prefix has one of these ETags, or exists at all: `*`" })),
+  "if-none-match": Type.Optional(Type.String({ description: "`*`: only if there is none yet" })),
+});
+export const DeleteHeaders = Type.Object({ "if-match": WriteHeaders.properties["if-match"] });
+export const ReadHeaders = Type.Object({ "if-none-match": Type.Optional(Type.String({ description: "304 if the prefix has one of these ETags" })) });
+
+export const PREFIX_ENTRY_EXAMPLE: PrefixEntry = {
+  id: "intent",
+  kind: "PREFIX_TUNING",
+  digest: "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+  virtual_tokens: 10,
+  bytes: 81920,
+  base: "2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae",
+  base_model_name_or_path: "openai-community/gpt2",
+  revision: null,
+  warnings: [],
+  created_at: "2025-01-31T12:00:00.000Z",
+  updated_at: "2025-01-31T12:00:00.000Z",
+  files: { "adapter_config.json": 731, "adapter_model.safetensors": 82016 },
+  access: "owner",
+  visibility: "private",
+};
+export const PREFIX_EXAMPLE: PrefixDocument = { ...PREFIX_ENTRY_EXAMPLE, shared_with: [], readable_by: [] };

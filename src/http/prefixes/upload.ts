@@ -1,0 +1,149 @@
+import type { FastifyRequest } from "fastify";
+import type { Multipart, MultipartFile } from "@fastify/multipart";
+import { PrefixdError } from "../../errors.ts";
+import type { ModelShape } from "../../kv.ts";
+import { readAdapterWeights, type BaseEmbeddings } from "../../prefixes/adapter-weights.ts";
+import { parsePeftConfig } from "../../prefixes/peft-config.ts";
+import { CONFIG_FILE, maxAdapterBytes, PICKLES_ARE_NOT_READ, WEIGHTS_FILE } from "../../prefixes/peft.ts";
+import type { PeftUpload } from "../../prefixes/registry-types.ts";
+import type { BodyWatch } from "../connections/body-watch.ts";
+import type { Place } from "./transfer-gate.ts";
+
+const KIB = 1024;
+const MAX_CONFIG = 64 * KIB;
+/** Of all other files together: a tokenizer's have some MB. */
+const MAX_OTHERS = 16 * KIB * KIB;
+const MAX_PARTS = 32;
+
+/** A file may be told by the name of its field instead, as many clients name files "blob" or not at all. */
+const FIELDS: ReadonlyMap<string, string> = new Map([["adapter_config", CONFIG_FILE], [CONFIG_FILE, CONFIG_FILE], ["adapter_model", WEIGHTS_FILE], [WEIGHTS_FILE, WEIGHTS_FILE]]);
+
+export interface UploadOptions {
+  readonly shape: ModelShape;
+  readonly embeddings: BaseEmbeddings;
+}
+
+/**
+ * PEFT's two files out of a multipart body, told apart by the names of files, or else of fields; other files are left out, and the log says so.
+ * Bytes are counted as they come, so no more than could fit the model is ever held. Throws `upload_incomplete`, `upload_stalled`,
+ * `body_too_large`, `invalid_request`, `adapter_config_invalid` and the other errors of reading an adapter.
+ */
+export async function readAdapter(request: FastifyRequest, options: UploadOptions, bodies: BodyWatch, place: Place): Promise<PeftUpload> {
+  const stalled = new Promise<never>((_, reject) => {
+    bodies.start(request.raw, () => reject(new PrefixdError("upload_stalled", "The upload has stopped, or was too slow to wait for; send it again.")));
+    place.begin(() => bodies.bytesOf(request.raw), reject);
+  });
+  try {
+    return await Promise.race([moreThan(request, mostBytes(options.shape)), stalled, readFiles(request, options)]);
+  } finally {
+    place.end();
+    bodies.stop(request.raw);
+  }
+}
+
+async function readFiles(request: FastifyRequest, options: UploadOptions): Promise<PeftUpload> {
+  // Gone while it waited for its turn: the parser would wait for its end for ever.
+  if (request.raw.destroyed) throw new PrefixdError("invalid_request", "The upload was given up.");
+  const files = new Map<string, Uint8Array>();
+  const others: string[] = [];
+  let room = MAX_OTHERS;
+  try {
+    for await (const part of partsOf(request, options.shape)) {
+      if (part.type !== "file") throw new TypeError("every part is read as a file");
+      const name = nameOf(part);
+      if (name === null) {
+        others.push(part.filename.slice(0, 64));
+        room = await skip(part.file, room, others);
+        continue;
+      }
+      if (files.has(name)) throw new PrefixdError("invalid_request", `The form has ${name} twice.`);
+      files.set(name, await readFile(part.file, name, options));
+    }
+  } catch (error) {
+    // What is still on its way is read and dropped, else the client could not read the answer before it has sent everything.
+    request.raw.unpipe();
+    request.raw.resume();
+    throw asUploadError(error);
+  }
+  const [config, weights] = [files.get(CONFIG_FILE), files.get(WEIGHTS_FILE)];
+  if (!config || !weights) throw incomplete(config ? WEIGHTS_FILE : CONFIG_FILE, others);
+  if (others.length > 0) request.log.info({ files: others }, "files of an upload that are no part of an adapter were left out");
+  return { kind: "peft", config, weights };
+}
+
+/** What a form may have at most: copies of the embeddings are read, though not held. */
+function mostBytes(shape: ModelShape): number {
+  return MAX_CONFIG + maxAdapterBytes(shape) + 2 * shape.vocabSize * shape.width * 4 + MAX_OTHERS + 64 * KIB;
+}
+
+/** Rejects when more has come, also of what the form's parser skips. Must be called before anything reads the body. */
+function moreThan(request: FastifyRequest, limit: number): Promise<never> {
+  let size = 0;
+  return new Promise((_, reject) => {
+    request.raw.on("data", (bytes: Uint8Array) => {
+      size += bytes.length;
+      if (size > limit) reject(tooLarge("The upload", limit));
+    });
+  });
+}
+
+function partsOf(request: FastifyRequest, shape: ModelShape): AsyncIterableIterator<Multipart> {
+  const options = {
+    // A part without a file's name is no less a file.
+    isPartAFile: () => true,
+    // Busboy stops for ever behind a large part that it skips (one without a name, say) once such a part's stream has asked it to wait.
+    // So none asks for less than what may be held anyway.
+    fileHwm: MAX_CONFIG + maxAdapterBytes(shape),
+    limits: { fileSize: Infinity, files: MAX_PARTS, parts: MAX_PARTS, headerPairs: 32 },
+  };
+  return request.parts(options);
+}
+
+/** Which of the two files a part is; null: another file. Throws `invalid_request` for what is none. */
+function nameOf({ filename, fieldname }: Partial<MultipartFile>): string | null {
+  if (filename === CONFIG_FILE || filename === WEIGHTS_FILE) return filename;
+  const named = FIELDS.get(fieldname ?? "");
+  if (named !== undefined) return named;
+  if (filename) return null;
+  throw new PrefixdError("invalid_request", `The form has a field ${quote(fieldname ?? "")}; expected are ${CONFIG_FILE} and ${WEIGHTS_FILE}.`);
+}
+
+async function readFile(stream: AsyncIterable<Uint8Array>, name: string, { shape, embeddings }: UploadOptions): Promise<Uint8Array> {
+  if (name === WEIGHTS_FILE) return readAdapterWeights(stream, { limit: maxAdapterBytes(shape), embeddings });
+  const pieces: Uint8Array[] = [];
+  let size = 0;
+  for await (const piece of stream) {
+    size += piece.length;
+    if (size > MAX_CONFIG) throw tooLarge(name, MAX_CONFIG);
+    pieces.push(piece);
+  }
+  const config = Buffer.concat(pieces, size);
+  // What cannot be served anyway is said before hundreds of MB of weights are looked at.
+  parsePeftConfig(config, shape);
+  return config;
+}
+
+/** Reads a file to its end without keeping it; answers what room is left then. */
+async function skip(stream: AsyncIterable<Uint8Array>, room: number, names: readonly string[]): Promise<number> {
+  for await (const { length } of stream) {
+    room -= length;
+    if (room < 0) throw new PrefixdError("body_too_large", `The form's other files (${names.map(quote).join(", ")}) have more than ${MAX_OTHERS} bytes; send ${CONFIG_FILE} and ${WEIGHTS_FILE} alone.`);
+  }
+  return room;
+}
+
+function incomplete(lacking: string, others: readonly string[]): PrefixdError {
+  const pickle = lacking === WEIGHTS_FILE ? others.find((name) => /\.(bin|pt|pth|pkl|ckpt)$/.test(name)) : undefined;
+  if (pickle !== undefined) return new PrefixdError("upload_incomplete", `The form has ${quote(pickle)} instead of ${lacking}: ${PICKLES_ARE_NOT_READ}`);
+  const has = others.length === 0 ? "" : ` It has ${others.map(quote).join(", ")}.`;
+  return new PrefixdError("upload_incomplete", `The form lacks the file ${lacking}.${has}`);
+}
+
+const tooLarge = (what: string, limit: number): PrefixdError => new PrefixdError("body_too_large", `${what} is larger than ${limit} bytes, the most that could fit this model.`);
+const quote = (name: string): string => JSON.stringify(name.slice(0, 64));
+
+/** The form parser throws plain errors for malformed input. */
+function asUploadError(error: unknown): unknown {
+  const plain = error instanceof Error && !(error instanceof PrefixdError) && !("statusCode" in error);
+  return plain ? new PrefixdError("invalid_request", "The multipart body is malformed.", { cause: error }) : error;
+}

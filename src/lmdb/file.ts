@@ -1,0 +1,162 @@
+import { randomUUID } from "node:crypto";
+import { closeSync, existsSync, ftruncateSync, linkSync, mkdirSync, openSync, rmSync, statSync, writeFileSync, writeSync } from "node:fs";
+import { join } from "node:path";
+import { open, type RootDatabase } from "lmdb";
+import { checkLmdbFile, DamagedFileError, type ContentsCheck } from "./check.ts";
+
+const [EIO, EFBIG, ENOSPC, EDQUOT, MAP_FULL] = [5, 27, 28, 122, -30792];
+const FULL: ReadonlySet<unknown> = new Set([EFBIG, ENOSPC, EDQUOT, MAP_FULL, "EFBIG", "ENOSPC", "EDQUOT"]);
+/** Only address space: growing the map later would leave the old one mapped. */
+const MAP_BYTES = 1 << 28;
+/** What LMDB's table of 126 readers takes, in whole pages. */
+const LOCK_BYTES = 3 << 12;
+/** The two pages that a data file begins with. */
+const FIRST_BYTES = 2 << 12;
+/** What one transaction may write besides its data. */
+const SLACK_BYTES = 1 << 16;
+
+/** LMDB's name of the file in a folder. */
+export const DATA_FILE = "data.mdb";
+
+export interface LmdbSettings {
+  /** Named databases. */
+  readonly maxDbs: number;
+  readonly contents?: () => ContentsCheck;
+  /** The file is known to be sound. */
+  readonly checked?: boolean;
+}
+
+/** Which file it is, and as of which write. */
+export interface FileState {
+  readonly dev: bigint;
+  readonly ino: bigint;
+  readonly size: bigint;
+  readonly mtimeNs: bigint;
+}
+
+/**
+ * An environment's file while it is open. One that was deleted, replaced or cut must not be used any more: what is written to it is lost, and
+ * to read a part that is gone ends the process. LMDB itself never makes a file shorter.
+ */
+export class OpenFile {
+  readonly #dir: string;
+  #state: FileState;
+
+  /** Throws DamagedFileError when there is none. */
+  constructor(dir: string) {
+    this.#dir = dir;
+    this.#state = fileState(dir);
+  }
+
+  isStillThere(): boolean {
+    const now = statOf(this.#dir);
+    if (now === null || now.dev !== this.#state.dev || now.ino !== this.#state.ino || now.size < this.#state.size) return false;
+    this.#state = now;
+    return true;
+  }
+
+  /** After a write: it went into the file that counts. */
+  mustBeThere(): void {
+    if (!this.isStillThere()) throw new DamagedFileError(`${join(this.#dir, DATA_FILE)} was deleted, replaced or cut while it was open`);
+  }
+
+  /** When it was last looked at. */
+  get state(): FileState {
+    return this.#state;
+  }
+}
+
+/** Throws DamagedFileError when there is none. */
+export function fileState(dir: string): FileState {
+  const state = statOf(dir);
+  if (state === null) throw new DamagedFileError(`${join(dir, DATA_FILE)} is missing`);
+  return state;
+}
+
+export function isUnchanged(before: FileState, now: FileState): boolean {
+  return now.dev === before.dev && now.ino === before.ino && now.size === before.size && now.mtimeNs === before.mtimeNs;
+}
+
+function statOf(dir: string): FileState | null {
+  return statSync(join(dir, DATA_FILE), { bigint: true, throwIfNoEntry: false }) ?? null;
+}
+
+/** Makes an environment in a folder that is made for it, below one that there is. */
+export function makeLmdb(dir: string, settings: LmdbSettings): RootDatabase<Buffer, string> {
+  mkdirSync(dir);
+  reserveLockFile(join(dir, "lock.mdb"));
+  // A new file whose beginning cannot be written would end the process, too.
+  if (!hasRoom(dir, FIRST_BYTES)) throw Object.assign(new Error(`there is no room for a file in ${dir}`), { code: "ENOSPC" });
+  return openUnchecked(dir, settings);
+}
+
+/**
+ * Opens the environment in a folder. A transaction that was answered is on disk.
+ * @throws DamagedFileError when there is none, or when the file or its contents cannot be what was written
+ */
+export function openLmdb(dir: string, settings: LmdbSettings): RootDatabase<Buffer, string> {
+  fileState(dir);
+  if (settings.checked !== true) checkLmdbFile(join(dir, DATA_FILE), settings.contents);
+  reserveLockFile(join(dir, "lock.mdb"));
+  return openUnchecked(dir, settings);
+}
+
+function openUnchecked(dir: string, { maxDbs }: LmdbSettings): RootDatabase<Buffer, string> {
+  // overlappingSync would answer before the data is on disk. noSubdir: a folder may have a dot in its name. noMemInit would leave in
+  // new pages what the process's memory held before: another's data.
+  return open<Buffer, string>({ path: dir, noSubdir: false, mapSize: MAP_BYTES, overlappingSync: false, noMemInit: false, encoding: "binary", maxDbs });
+}
+
+/**
+ * LMDB makes its lock file with holes and maps it: on a full disk the first write into a hole would end the process (SIGBUS). So the
+ * file is there before, without holes; it appears whole, since another process may open the folder at the same time.
+ */
+function reserveLockFile(path: string): void {
+  if (existsSync(path)) return;
+  const made = `${path}.${randomUUID()}`;
+  try {
+    writeFileSync(made, Buffer.alloc(LOCK_BYTES));
+    linkUnlessThere(made, path);
+  } finally {
+    rmSync(made, { force: true });
+  }
+}
+
+function linkUnlessThere(made: string, path: string): void {
+  try {
+    linkSync(made, path);
+  } catch (error) {
+    // Another process was quicker; or the file system has no links, and LMDB makes its own.
+    if (FULL.has((error as NodeJS.ErrnoException).code)) throw error;
+  }
+}
+
+/**
+ * Whether a write of about `bytes` into the environment of a folder failed for want of room. LMDB turns a short write into EIO: then
+ * it is tried how far a file of that size could be written.
+ */
+export function isDiskFull(error: unknown, dir: string, bytes: number): boolean {
+  if (!(error instanceof Error) || !("code" in error)) return false;
+  return FULL.has(error.code) || (error.code === EIO && !hasRoom(dir, bytes + SLACK_BYTES));
+}
+
+function hasRoom(dir: string, bytes: number): boolean {
+  const probe = join(dir, `probe.${randomUUID()}`);
+  const data = join(dir, DATA_FILE);
+  try {
+    const file = openSync(probe, "wx");
+    try {
+      const end = existsSync(data) ? statSync(data).size : 0;
+      // A hole first: a file's size can be limited too.
+      ftruncateSync(file, end);
+      const piece = Buffer.alloc(Math.min(bytes, 1 << 20));
+      for (let done = 0; done < bytes; ) done += writeSync(file, piece, 0, Math.min(piece.length, bytes - done), end + done);
+    } finally {
+      closeSync(file);
+      rmSync(probe);
+    }
+    return true;
+  } catch (error) {
+    return !FULL.has((error as NodeJS.ErrnoException).code);
+  }
+}

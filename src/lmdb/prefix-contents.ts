@@ -1,0 +1,45 @@
+import type { ContentsCheck } from "./check.ts";
+import { Damage } from "./format.ts";
+import { SEAL_BYTES, unsealJson } from "./sealed.ts";
+import { keyText } from "../prefixes/name.ts";
+import type { HeldPrefixes, PrefixMeta } from "../prefixes/store.ts";
+
+/** The names of an environment's entries: `meta` has user/name, `blobs` has the tensors and the files of each. */
+export const kvKey = (key: string): string => `${key}/kv`;
+export const fileKey = (key: string, file: string): string => `${key}/file/${encodeURIComponent(file)}`;
+
+/** Each record lies under its own name and has all its parts, in their sizes, and nothing else lies there: or one could be missed, or taken for another. */
+export class PrefixContents implements ContentsCheck {
+  /** Bytes of the parts; of files without a checksum. */
+  readonly #expected = new Map<string, number>();
+  readonly #found = new Map<string, number>();
+  readonly #info = new Map<string, string>();
+  readonly #held = { prefixes: 0, bytes: 0 };
+
+  entry(tree: string, key: string, size: number, read: () => Buffer): void {
+    if (tree === "blobs") this.#found.set(key, size);
+    else if (tree === "info") this.#info.set(key, read().toString());
+    else if (tree === "meta") this.#prefix(key, read());
+    else throw new Damage("it has a table of no known name");
+  }
+
+  end(): void {
+    const sound = [...this.#expected].every(([key, bytes]) => {
+      const found = this.#found.get(key);
+      return found === bytes || (found === bytes + SEAL_BYTES && key.includes("/file/"));
+    });
+    if (!sound || this.#found.size !== this.#expected.size) throw new Damage("its prefixes and their parts do not belong together");
+    const total = [...this.#expected.values()].reduce((sum, bytes) => sum + bytes, 0);
+    const { prefixes, bytes } = JSON.parse(this.#info.get("held") ?? JSON.stringify(this.#held)) as HeldPrefixes;
+    if (prefixes !== this.#held.prefixes || bytes !== this.#held.bytes || Number(this.#info.get("bytes") ?? 0) !== total) throw new Damage("it does not hold what it says that it holds");
+  }
+
+  #prefix(key: string, value: Buffer): void {
+    const meta = unsealJson(key, value) as PrefixMeta;
+    if (keyText(meta) !== key) throw new Damage("a prefix lies under another name");
+    this.#held.prefixes++;
+    this.#held.bytes += meta.bytes;
+    this.#expected.set(kvKey(key), meta.bytes);
+    for (const [file, bytes] of Object.entries(meta.files)) this.#expected.set(fileKey(key, file), bytes);
+  }
+}

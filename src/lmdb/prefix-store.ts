@@ -1,0 +1,134 @@
+import { WorkerCalls } from "./worker-calls.ts";
+import { userFile } from "./prefix-files.ts";
+import { KnownHeads } from "./prefix-heads.ts";
+import type { LmdbOptions, LmdbTables } from "./prefix-tables.ts";
+import { keyText } from "../prefixes/name.ts";
+import { mayUse, withoutUsers } from "../prefixes/sharing.ts";
+import type { ByteRange, HeldPrefixes, ListedPrefix, PrefixKey, PrefixMeta, PrefixQuota, PrefixRecord, PrefixStore, Precondition, RemovalState, RemovedPrefixes, SharingPatch } from "../prefixes/store.ts";
+import { Tombstones } from "../prefixes/tombstones.ts";
+
+export type { LmdbOptions } from "./prefix-tables.ts";
+
+/** Prefixes listed in one call, while which other calls wait: each may be shared with thousands, and others' may lie in files that have to be opened. */
+const AT_A_TIME = 64;
+
+/**
+ * Opens (or makes) the embedded store in a folder. A PUT that was answered is on disk. Other processes may use the folder at
+ * the same time, but are not told of changes. Throws `store_unavailable`, with the reason as `cause`, when it cannot be opened.
+ */
+export async function openLmdbStore(options: LmdbOptions): Promise<PrefixStore> {
+  const store = new LmdbStore(options);
+  await store.ping();
+  return store;
+}
+
+class LmdbStore implements PrefixStore {
+  readonly #tables: WorkerCalls<LmdbTables>;
+  readonly #removed = new Tombstones();
+  readonly #heads: KnownHeads;
+
+  constructor(options: LmdbOptions) {
+    this.#tables = new WorkerCalls(new URL("./prefix-worker", import.meta.url).href, options, "prefix store");
+    this.#heads = new KnownHeads((user) => userFile(options.dir, user));
+  }
+
+  async put(record: PrefixRecord, precondition?: Precondition, quota?: PrefixQuota): Promise<{ created: boolean }> {
+    this.#removed.check(record.meta.user);
+    const files = new Map([...record.files].map(([name, bytes]) => [name, compact(bytes)]));
+    return this.#tables.call("put", { meta: record.meta, kv: compact(record.kv), files }, precondition, quota);
+  }
+
+  patchMeta(key: PrefixKey, patch: SharingPatch, precondition?: Precondition): Promise<PrefixMeta | null> {
+    // Calls are carried out in order: a user whose removal comes later is struck off then.
+    const admitted = withoutUsers(patch, (user) => this.#removed.state(user) !== null);
+    return this.#tables.call("patchMeta", plain(key), admitted, precondition);
+  }
+
+  async head(key: PrefixKey, asker = key.user): Promise<PrefixMeta | null> {
+    const file = this.#heads.fileOf(key.user);
+    const known = this.#heads.get(key, file);
+    // What is not there is asked of the thread each time, so what somebody may not use is as well.
+    if (known !== null && mayUse(known, asker)) return known;
+    const meta = await this.#tables.call("head", plain(key));
+    this.#heads.keep(key, file, meta);
+    return meta;
+  }
+
+  loadKv(key: PrefixKey, digest: string): Promise<Uint8Array | null> {
+    return this.#tables.call("loadKv", plain(key), digest);
+  }
+
+  loadFile(key: PrefixKey, digest: string, file: string, range?: ByteRange): Promise<Uint8Array | null> {
+    return this.#tables.call("loadFile", plain(key), digest, file, range);
+  }
+
+  async list(user: string, { after, limit }: { after?: string; limit: number }): Promise<ListedPrefix[]> {
+    const found: ListedPrefix[] = [];
+    let next = after;
+    while (found.length < limit) {
+      const wanted = Math.min(limit - found.length, AT_A_TIME);
+      const some = await this.#tables.call("list", user, { limit: wanted, ...(next === undefined ? {} : { after: next }) });
+      found.push(...some);
+      if (some.length < wanted) break;
+      next = some.at(-1)!.name;
+    }
+    return found;
+  }
+
+  async listShared(user: string, { after, limit }: { after?: PrefixKey; limit: number }): Promise<ListedPrefix[]> {
+    const found: ListedPrefix[] = [];
+    let next = after === undefined ? null : keyText(after);
+    do {
+      const some = await this.#tables.call("listShared", user, next, Math.min(limit - found.length, AT_A_TIME));
+      found.push(...some.found);
+      next = some.next;
+    } while (next !== null && found.length < limit);
+    return found;
+  }
+
+  held(user: string): Promise<HeldPrefixes> {
+    return this.#tables.call("held", user);
+  }
+
+  delete(key: PrefixKey, precondition?: Precondition): Promise<boolean> {
+    return this.#tables.call("delete", plain(key), precondition);
+  }
+
+  /** Calls are carried out in order: a PUT of before is deleted, one that comes later is refused here. */
+  deleteUser(user: string, { last = false }: { last?: boolean } = {}): Promise<RemovedPrefixes> {
+    this.#removed.add(user, last ? "done" : "open");
+    this.#heads.forgetUser(user);
+    return this.#tables.call("deleteUser", user);
+  }
+
+  async removalState(user: string): Promise<RemovalState> {
+    return this.#removed.state(user);
+  }
+
+  async readmitUser(user: string): Promise<void> {
+    this.#removed.delete(user);
+  }
+
+  onChange(): () => void {
+    return () => {};
+  }
+
+  ping(): Promise<void> {
+    return this.#tables.call("ping");
+  }
+
+  close(): Promise<void> {
+    const closed = this.#tables.close();
+    this.#heads.forgetAll();
+    return closed;
+  }
+}
+
+/** Sending a view sends all of the buffer behind it. */
+function compact(bytes: Uint8Array): Uint8Array {
+  return bytes.byteLength === bytes.buffer.byteLength ? bytes : new Uint8Array(bytes);
+}
+
+function plain({ user, name }: PrefixKey): PrefixKey {
+  return { user, name };
+}

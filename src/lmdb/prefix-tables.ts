@@ -1,0 +1,195 @@
+import { existsSync, rmSync } from "node:fs";
+import { PrefixdError } from "../errors.ts";
+import { DamagedFileError } from "./check.ts";
+import type { LmdbEnvironment } from "./prefix-environment.ts";
+import { LmdbEnvironments } from "./prefix-environments.ts";
+import { sharesFolder, userFile } from "./prefix-files.ts";
+import { LmdbShares } from "./shares.ts";
+import { keyText } from "../prefixes/name.ts";
+import { checkPrecondition } from "../prefixes/precondition.ts";
+import { EVERYONE, guestsOf, listedFor, mayUse } from "../prefixes/sharing.ts";
+import type { ByteRange, HeldPrefixes, ListedPrefix, PrefixKey, PrefixMeta, PrefixQuota, PrefixRecord, Precondition, RemovedPrefixes, SharingPatch } from "../prefixes/store.ts";
+
+export interface LmdbOptions {
+  readonly dir: string;
+  /** Bound on the bytes of all records together; the file needs room for one more record than that. */
+  readonly maxBytes?: number;
+}
+
+/** The store's folder: all users' environments (prefix-environments.ts), and in `shares` which prefixes are shared with whom (shares.ts). */
+export class LmdbTables {
+  readonly #dir: string;
+  readonly #maxBytes: number;
+  readonly #environments: LmdbEnvironments;
+  /** Bytes of all records; null where no bound asks for it. */
+  #total: number | null = null;
+  readonly #shares: LmdbShares;
+  #sharesChecked = false;
+
+  constructor(options: LmdbOptions) {
+    this.#dir = options.dir;
+    this.#maxBytes = options.maxBytes ?? Infinity;
+    // One from a backup may share what the index does not know of.
+    this.#environments = new LmdbEnvironments(options.dir, (environment) => this.#addShares(environment));
+    this.#shares = openShares(options.dir, { built: this.#environments.names().length === 0 });
+  }
+
+  async put(record: PrefixRecord, precondition?: Precondition, quota?: PrefixQuota): Promise<{ created: boolean }> {
+    const { user } = record.meta;
+    await this.#countAll();
+    let grown = 0;
+    const environment = (await this.#environments.of(user)) ?? (await this.#environments.make(user));
+    const result = environment.put(record, precondition, quota, (bytes) => {
+      grown = bytes;
+      if (this.#total === null || this.#total + bytes <= this.#maxBytes) return;
+      throw new PrefixdError("store_full", `The prefix store may hold ${this.#maxBytes} bytes and has no room for ${bytes} more.`);
+    });
+    if (this.#total !== null) this.#total += grown;
+    return result;
+  }
+
+  async patchMeta(key: PrefixKey, patch: SharingPatch, precondition?: Precondition): Promise<PrefixMeta | null> {
+    const environment = await this.#environments.of(key.user);
+    if (environment === null) {
+      checkPrecondition(null, precondition);
+      return null;
+    }
+    const shares = await this.#checkedShares();
+    const patched = environment.patchMeta(key, patch, precondition, (guests) => shares.add(key, guests));
+    if (patched === null) return null;
+    await this.#forget(environment, key, patched.dropped);
+    return patched.meta;
+  }
+
+  async head(key: PrefixKey): Promise<PrefixMeta | null> {
+    return (await this.#environments.of(key.user))?.head(key) ?? null;
+  }
+
+  async loadKv(key: PrefixKey, digest: string): Promise<Uint8Array | null> {
+    return (await this.#environments.of(key.user))?.loadKv(key, digest) ?? null;
+  }
+
+  async loadFile(key: PrefixKey, digest: string, file: string, range?: ByteRange): Promise<Uint8Array | null> {
+    return (await this.#environments.of(key.user))?.loadFile(key, digest, file, range) ?? null;
+  }
+
+  async list(user: string, options: { after?: string; limit: number }): Promise<ListedPrefix[]> {
+    return (await this.#environments.of(user))?.list(user, options) ?? [];
+  }
+
+  /**
+   * At most `limit` of others' prefixes that a user may use, in order after `after` (a key's text), out of as many entries of the index;
+   * `next`: where to go on, null: there are no more.
+   */
+  async listShared(user: string, after: string | null, limit: number): Promise<{ found: ListedPrefix[]; next: string | null }> {
+    const keys = (await this.#checkedShares()).page(user, after, limit);
+    const found: ListedPrefix[] = [];
+    for (const key of keys) {
+      const environment = await this.#environments.readable(key.user);
+      const meta = environment?.head(key) ?? null;
+      if (meta !== null && mayUse(meta, user)) found.push(listedFor(user, meta));
+      else if (environment !== null) await this.#forget(environment, key, [user, EVERYONE]);
+    }
+    const last = keys.at(-1);
+    return { found, next: keys.length < limit || last === undefined ? null : keyText(last) };
+  }
+
+  async delete(key: PrefixKey, precondition?: Precondition): Promise<boolean> {
+    const environment = await this.#environments.of(key.user);
+    if (environment === null) {
+      checkPrecondition(null, precondition);
+      return false;
+    }
+    const before = this.#total === null ? 0 : environment.bytes();
+    const deleted = environment.delete(key, precondition);
+    if (this.#total !== null) this.#total += environment.bytes() - before;
+    if (deleted !== null) await this.#forget(environment, key, [...guestsOf(deleted)]);
+    return deleted !== null;
+  }
+
+  async held(user: string): Promise<HeldPrefixes> {
+    return (await this.#environments.of(user))?.held() ?? { prefixes: 0, bytes: 0 };
+  }
+
+  async deleteUser(user: string): Promise<RemovedPrefixes> {
+    // First: on a full disk it makes room for the rest.
+    const removed = await this.#environments.remove(user, (environment) => {
+      if (this.#total !== null) this.#total -= environment.bytes();
+    });
+    this.#sharesChecked &&= this.#shares.isBuilt();
+    const shares = await this.#checkedShares();
+    if (!shares.isBuilt()) throw new DamagedFileError("somebody's file cannot be read: whether prefixes in it are shared with the user cannot be known");
+    const byOwner = new Map<string, PrefixKey[]>();
+    for (const key of shares.sharedWith(user)) byOwner.set(key.user, [...(byOwner.get(key.user) ?? []), key]);
+    for (const [owner, keys] of byOwner) (await this.#environments.of(owner))?.strikeOff(user, keys);
+    shares.removeUsers(new Set([user]));
+    return removed;
+  }
+
+  /** Throws when the folder cannot be written. */
+  ping(): void {
+    this.#environments.ping();
+  }
+
+  async close(): Promise<void> {
+    await this.#environments.close();
+    await this.#shares.close();
+  }
+
+  #addShares(environment: LmdbEnvironment): void {
+    for (const meta of environment.shared()) this.#shares.add(meta, [...guestsOf(meta)]);
+  }
+
+  /** Takes entries of the index away whose guests the prefix does not let in. One that stays after an error does no harm. */
+  async #forget(environment: LmdbEnvironment, key: PrefixKey, guests: readonly string[]): Promise<void> {
+    if (guests.length === 0) return;
+    try {
+      const shares = await this.#checkedShares();
+      environment.locked(key, (meta) => {
+        const stay = meta === null ? new Set<string>() : guestsOf(meta);
+        shares.remove(key, guests.filter((guest) => !stay.has(guest)));
+      });
+    } catch {
+      // The next list that comes across it tries again.
+    }
+  }
+
+  /**
+   * Once: the index is built in a folder of before there was one, and forgets owners whose removal a crash has cut short. Where somebody's file is
+   * damaged it is built of the others', and not said to be.
+   */
+  async #checkedShares(): Promise<LmdbShares> {
+    if (this.#sharesChecked) return this.#shares;
+    if (!this.#shares.isBuilt()) {
+      let whole = true;
+      for (const name of this.#environments.names()) {
+        const environment = await this.#environments.named(name);
+        if (environment === null) whole = false;
+        else this.#addShares(environment);
+      }
+      if (whole) this.#shares.setBuilt();
+    }
+    this.#shares.removeUsers(new Set([...this.#shares.owners()].filter((owner) => !existsSync(userFile(this.#dir, owner)))));
+    this.#sharesChecked = true;
+    return this.#shares;
+  }
+
+  /** Asks every environment once how much it holds, and keeps count from then on. */
+  async #countAll(): Promise<void> {
+    if (this.#total !== null || this.#maxBytes === Infinity) return;
+    let total = 0;
+    for (const name of this.#environments.names()) total += (await this.#environments.named(name))?.bytes() ?? 0;
+    this.#total = total;
+  }
+}
+
+/** What there is in the index can be had from the prefixes: a damaged one is built anew. */
+function openShares(dir: string, options: { built: boolean }): LmdbShares {
+  try {
+    return new LmdbShares(dir, options);
+  } catch (error) {
+    if (!(error instanceof DamagedFileError)) throw error;
+    rmSync(sharesFolder(dir), { recursive: true, force: true });
+    return new LmdbShares(dir, options);
+  }
+}

@@ -1,0 +1,5 @@
+/** Entry of the thread that owns the LMDB environment; see prefix-store.ts for the other end. */
+import { serveCalls } from "./serve-calls.ts";
+import { LmdbTables, type LmdbOptions } from "./prefix-tables.ts";
+
+serveCalls<LmdbTables>((options) => new LmdbTables(options as LmdbOptions), ["put", "patchMeta", "head", "loadKv", "loadFile", "list", "listShared", "held", "delete", "deleteUser", "ping"], "prefix store");

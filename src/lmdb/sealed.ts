@@ -1,0 +1,41 @@
+/**
+ * Stored values with a checksum of their key and themselves before them. LMDB has none of its own: a bit that a disk loses in a record would be served as somebody's
+ * limits, key or list of guests. Values of before there were checksums pass without one.
+ */
+import { createHash } from "node:crypto";
+import { Damage } from "./format.ts";
+
+/** No JSON begins so. */
+const MARK = 1;
+const SUM_BYTES = 8;
+/** What a sealed value has more than its content. */
+export const SEAL_BYTES = 1 + SUM_BYTES;
+
+export function seal(key: string, content: Uint8Array): Buffer {
+  return Buffer.concat([Uint8Array.of(MARK), sumOf(key, content), content]);
+}
+
+/** The content, a view. Throws Damage. */
+export function unseal(key: string, value: Buffer): Buffer {
+  const content = value.subarray(SEAL_BYTES);
+  if (value[0] !== MARK || !sumOf(key, content).equals(value.subarray(1, SEAL_BYTES))) throw new Damage("a record is not as it was written");
+  return content;
+}
+
+export function sealJson(key: string, value: unknown): Buffer {
+  return seal(key, Buffer.from(JSON.stringify(value)));
+}
+
+/** Throws Damage. */
+export function unsealJson(key: string, value: Buffer): unknown {
+  if (value[0] === MARK) return JSON.parse(unseal(key, value).toString());
+  try {
+    return JSON.parse(value.toString());
+  } catch {
+    throw new Damage("a record is not as it was written");
+  }
+}
+
+function sumOf(key: string, content: Uint8Array): Buffer {
+  return createHash("sha256").update(`${key}\0`).update(content).digest().subarray(0, SUM_BYTES);
+}

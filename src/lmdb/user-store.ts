@@ -1,0 +1,85 @@
+import { WorkerCalls } from "./worker-calls.ts";
+import { ChangeListeners } from "../users/change-listeners.ts";
+import type { LmdbUserOptions, LmdbUserTables } from "./user-tables.ts";
+import type { RemovedUser, UserPatch, UserStore } from "../users/store.ts";
+import type { ApiKeyRecord, UsageRow, User } from "../users/types.ts";
+
+/**
+ * Opens (or makes) the users of an embedded store. What was answered is on disk; of a removed user no byte is. Other processes may
+ * use the folder at the same time, but are not told of changes. Throws `store_unavailable` when it cannot be opened.
+ */
+export async function openLmdbUserStore(options: LmdbUserOptions): Promise<UserStore> {
+  const store = new LmdbUserStore(options);
+  await store.ping();
+  return store;
+}
+
+class LmdbUserStore implements UserStore {
+  readonly #tables: WorkerCalls<LmdbUserTables>;
+  readonly #changes = new ChangeListeners();
+
+  constructor(options: LmdbUserOptions) {
+    this.#tables = new WorkerCalls(new URL("./user-worker", import.meta.url).href, options, "user store");
+  }
+
+  createUser(user: User): Promise<void> {
+    return this.#changes.after(user.id, this.#tables.call("createUser", user));
+  }
+
+  getUser(id: string): Promise<User | null> {
+    return this.#tables.call("getUser", id);
+  }
+
+  missingUsers(ids: readonly string[]): Promise<string[]> {
+    return this.#tables.call("missingUsers", ids);
+  }
+
+  listUsers(options: { after?: string; limit: number }): Promise<User[]> {
+    return this.#tables.call("listUsers", options);
+  }
+
+  patchUser(id: string, patch: UserPatch, updatedAt: string): Promise<User> {
+    return this.#changes.after(id, this.#tables.call("patchUser", id, patch, updatedAt));
+  }
+
+  putKey(key: ApiKeyRecord): Promise<void> {
+    return this.#changes.after(key.user, this.#tables.call("putKey", key));
+  }
+
+  findKey(keyId: string): Promise<ApiKeyRecord | null> {
+    return this.#tables.call("findKey", keyId);
+  }
+
+  listKeys(user: string): Promise<ApiKeyRecord[]> {
+    return this.#tables.call("listKeys", user);
+  }
+
+  deleteKey(user: string, keyId: string): Promise<boolean> {
+    return this.#changes.after(user, this.#tables.call("deleteKey", user, keyId));
+  }
+
+  deleteUser(id: string, options: { keepUsage: boolean }): Promise<RemovedUser> {
+    return this.#changes.after(id, this.#tables.call("deleteUser", id, options));
+  }
+
+  addUsage(rows: readonly UsageRow[]): Promise<void> {
+    return this.#tables.call("addUsage", rows);
+  }
+
+  usage(user: string, range: { from?: string; to?: string }): Promise<UsageRow[]> {
+    return this.#tables.call("usage", user, range);
+  }
+
+  onChange(listener: (user: string) => void): () => void {
+    return this.#changes.add(listener);
+  }
+
+  ping(): Promise<void> {
+    return this.#tables.call("ping");
+  }
+
+  close(): Promise<void> {
+    this.#changes.clear();
+    return this.#tables.close();
+  }
+}

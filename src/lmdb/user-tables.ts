@@ -1,0 +1,163 @@
+import { join } from "node:path";
+import { PrefixdError } from "../errors.ts";
+import { JsonTable } from "./json-table.ts";
+import { RewrittenLmdb } from "./rewritten.ts";
+import { UserContents } from "./user-contents.ts";
+import type { RemovedUser, UserPatch } from "../users/store.ts";
+import type { ApiKeyRecord, UsageRow, User } from "../users/types.ts";
+import { compare, toCounts, toUsageRow } from "../users/usage-counts.ts";
+import { isBuiltInUser } from "../users/user-id.ts";
+
+export interface LmdbUserOptions {
+  /** The store's folder; users live in its sub-folder `users`. */
+  readonly dir: string;
+}
+
+const DAY = "2026-01-31";
+
+interface Environment {
+  /** id -> User */
+  readonly users: JsonTable<User>;
+  /** key id -> ApiKeyRecord */
+  readonly keys: JsonTable<ApiKeyRecord>;
+  /** user/key id -> true */
+  readonly userKeys: JsonTable<true>;
+  /** user/day/ or user/day/=prefix -> UsageCounts */
+  readonly usage: JsonTable<readonly number[]>;
+}
+
+/**
+ * Users in an LMDB environment of their own, written anew without a user that is removed. Every call is synchronous and blocks on
+ * the disk, so it runs on a thread.
+ */
+export class LmdbUserTables {
+  readonly #file: RewrittenLmdb<Environment>;
+
+  constructor(options: LmdbUserOptions) {
+    this.#file = new RewrittenLmdb({
+      dir: join(options.dir, "users"),
+      maxDbs: 4,
+      what: "user store",
+      databases: (root) => ({
+        users: new JsonTable(root, "users"),
+        keys: new JsonTable(root, "keys"),
+        userKeys: new JsonTable(root, "user-keys"),
+        usage: new JsonTable(root, "usage"),
+      }),
+      contents: () => new UserContents(),
+    });
+  }
+
+  createUser(user: User): void {
+    this.#file.write((env) => {
+      if (env.users.get(user.id) !== undefined) throw new PrefixdError("user_exists", "There is a user of this id already.");
+      env.users.put(user.id, user);
+    });
+  }
+
+  getUser(id: string): User | null {
+    return this.#file.read().users.get(id) ?? null;
+  }
+
+  /** Those of the ids that are no users', in their order. */
+  missingUsers(ids: readonly string[]): string[] {
+    const { users } = this.#file.read();
+    return ids.filter((id) => users.get(id) === undefined);
+  }
+
+  listUsers({ after, limit }: { after?: string; limit: number }): User[] {
+    const { users } = this.#file.read();
+    const range = users.entries(after === undefined ? { limit } : { start: after, exclusiveStart: true, limit });
+    return [...range].map(({ value }) => value);
+  }
+
+  patchUser(id: string, patch: UserPatch, updatedAt: string): User {
+    return this.#file.write((env) => {
+      const old = existing(env, id);
+      const user: User = { ...old, weight: patch.weight ?? old.weight, limits: { ...old.limits, ...patch.limits }, updatedAt };
+      env.users.put(id, user);
+      return user;
+    });
+  }
+
+  putKey(key: ApiKeyRecord): void {
+    this.#file.write((env) => {
+      existing(env, key.user);
+      env.keys.put(key.id, key);
+      env.userKeys.put(`${key.user}/${key.id}`, true);
+    });
+  }
+
+  findKey(keyId: string): ApiKeyRecord | null {
+    return this.#file.read().keys.get(keyId) ?? null;
+  }
+
+  listKeys(user: string): ApiKeyRecord[] {
+    const env = this.#file.read();
+    const records = keyIds(env, user).flatMap((id) => env.keys.get(id) ?? []);
+    return records.sort((a, b) => compare(a.createdAt, b.createdAt) || compare(a.id, b.id));
+  }
+
+  deleteKey(user: string, keyId: string): boolean {
+    return this.#file.write((env) => {
+      if (env.keys.get(keyId)?.user !== user) return false;
+      env.keys.remove(keyId);
+      env.userKeys.remove(`${user}/${keyId}`);
+      return true;
+    });
+  }
+
+  deleteUser(id: string, { keepUsage }: { keepUsage: boolean }): RemovedUser {
+    return this.#file.rewrite((old, fresh) => {
+      existing(old, id);
+      const removed = { keys: keyIds(old, id).length, usageRows: 0 };
+      for (const { key, value } of old.users.entries()) if (key !== id) fresh.users.put(key, value);
+      for (const { key, value } of old.keys.entries()) if (value.user !== id) fresh.keys.put(key, value);
+      for (const { key, value } of old.userKeys.entries()) if (!key.startsWith(`${id}/`)) fresh.userKeys.put(key, value);
+      for (const { key, value } of old.usage.entries()) {
+        if (keepUsage || !key.startsWith(`${id}/`)) fresh.usage.put(key, value);
+        else removed.usageRows++;
+      }
+      return removed;
+    });
+  }
+
+  addUsage(rows: readonly UsageRow[]): void {
+    this.#file.write((env) => {
+      for (const row of rows) {
+        if (!isBuiltInUser(row.user) && env.users.get(row.user) === undefined) continue;
+        const key = `${row.user}/${row.day}/${row.prefix === null ? "" : `=${row.prefix}`}`;
+        const old = env.usage.get(key);
+        env.usage.put(key, toCounts(row).map((count, i) => count + (old?.[i] ?? 0)));
+      }
+    });
+  }
+
+  usage(user: string, { from, to }: { from?: string; to?: string }): UsageRow[] {
+    // "0" is the character after "/".
+    const range = this.#file.read().usage.entries({ start: `${user}/${from ?? ""}`, end: to === undefined ? `${user}0` : `${user}/${to}0` });
+    return [...range].map(({ key, value }) => {
+      const rest = key.slice(user.length + 1);
+      const [day, prefix] = [rest.slice(0, DAY.length), rest.slice(DAY.length + 1)];
+      return toUsageRow(user, prefix === "" ? null : prefix.slice(1), day, value);
+    });
+  }
+
+  ping(): void {
+    this.#file.read().users.get("-");
+  }
+
+  close(): Promise<void> {
+    return this.#file.close();
+  }
+}
+
+function existing(env: Environment, id: string): User {
+  const user = env.users.get(id);
+  if (user === undefined) throw new PrefixdError("user_not_found", "There is no such user.");
+  return user;
+}
+
+function keyIds(env: Environment, user: string): string[] {
+  return [...env.userKeys.keys({ start: `${user}/`, end: `${user}0` })].map((key) => key.slice(user.length + 1));
+}

@@ -1,0 +1,9 @@
+/** Entry of the thread that owns the users' LMDB environment; see user-store.ts for the other end. */
+import { serveCalls } from "./serve-calls.ts";
+import { LmdbUserTables, type LmdbUserOptions } from "./user-tables.ts";
+
+serveCalls<LmdbUserTables>(
+  (options) => new LmdbUserTables(options as LmdbUserOptions),
+  ["createUser", "getUser", "missingUsers", "listUsers", "patchUser", "putKey", "findKey", "listKeys", "deleteKey", "deleteUser", "addUsage", "usage", "ping"],
+  "user store",
+);

@@ -1,0 +1,172 @@
+import { Cluster, Redis } from "ioredis";
+import { PrefixdError } from "../errors.ts";
+import { parseRedisUrl } from "./url.ts";
+import type { RedisScript } from "./prefix-scripts.ts";
+
+export interface RedisConnectionOptions {
+  /** As parseRedisUrl takes it. */
+  readonly url: string;
+  /** Milliseconds that a command may take before the store counts as away. Default 2000. */
+  readonly commandTimeoutMs?: number;
+  /** Redis replicas that must have what takes something away before it is answered; 0, the default: those that are connected then. */
+  readonly waitReplicas?: number;
+  /** Hears of lost connections, for the log; at most one per lost connection and attempt. */
+  readonly onError?: (error: Error) => void;
+}
+
+type Client = Redis | Cluster;
+
+/** Milliseconds that Redis' replicas may take to confirm a write; below the time of a command, since others wait behind it on the connection. */
+const WAIT_MS = 1000;
+
+/** Wrong password, none, no permission, protected mode, no such database: an operator has to mend it. */
+const REFUSAL = /^(WRONGPASS|NOAUTH|NOPERM|DENIED)\b|invalid password|DB index is out of range/;
+
+/** One connection for commands and one for messages. Away, it fails fast and keeps trying to come back. */
+export class RedisConnection {
+  readonly client: Client;
+  readonly #subscriber: Client;
+  readonly #onError: (error: Error) => void;
+  readonly #waitReplicas: number;
+
+  constructor(options: RedisConnectionOptions) {
+    this.#waitReplicas = options.waitReplicas ?? 0;
+    this.#onError = options.onError ?? (() => {});
+    this.client = connect(options);
+    this.#subscriber = connect(options);
+    for (const client of [this.client, this.#subscriber]) client.on("error", this.#onError);
+  }
+
+  /** Calls `listener` with every message of the channel, from the first connection on and again after each lost one. */
+  subscribe(channel: string, listener: (message: string) => void): void {
+    this.#subscriber.on("message", (_channel: string, message: string) => listener(message));
+    const start = (): void => void this.#subscriber.subscribe(channel).catch(this.#onError);
+    this.#subscriber.on("ready", start);
+    if (this.#subscriber.status === "ready") start();
+  }
+
+  /**
+   * Waits until commands can be sent, at most so long; not being connected by then is no error. Throws, closed, when Redis is there
+   * and lets nobody in with this URL.
+   */
+  async ready(timeoutMs: number): Promise<void> {
+    let refusal: Error | undefined;
+    const wait = async (client: Client): Promise<void> => {
+      if (client.status === "ready") return;
+      await new Promise<void>((resolve) => {
+        const timer = setTimeout(done, timeoutMs);
+        const onError = (error: Error): void => {
+          if (!REFUSAL.test(error.message)) return;
+          refusal = error;
+          done();
+        };
+        function done(): void {
+          clearTimeout(timer);
+          client.off("ready", done);
+          client.off("error", onError);
+          resolve();
+        }
+        client.once("ready", done);
+        client.on("error", onError);
+      });
+    };
+    await Promise.all([this.client, this.#subscriber].map(wait));
+    // Who may connect and not run a script gets past the connection's own checks.
+    if (refusal === undefined && this.client.status === "ready") {
+      await this.client.eval("return 1", 0).catch((error: Error) => {
+        if (REFUSAL.test(error.message)) refusal = error;
+      });
+    }
+    if (refusal === undefined) return;
+    this.close();
+    throw new PrefixdError("store_unavailable", `Redis refuses what --store asks for: ${refusal.message}`, { cause: refusal });
+  }
+
+  /** Calls `listener` whenever a connection for commands has been made. */
+  onReady(listener: () => void): void {
+    this.client.on("ready", listener);
+  }
+
+  async run(script: RedisScript, keys: readonly string[], args: readonly (string | number | Buffer)[]): Promise<unknown> {
+    try {
+      return await this.client.evalsha(script.sha, keys.length, ...keys, ...args);
+    } catch (error) {
+      if (!(error instanceof Error) || !error.message.startsWith("NOSCRIPT")) throw error;
+      return await this.client.eval(script.lua, keys.length, ...keys, ...args);
+    }
+  }
+
+  /**
+   * Resolves when Redis' replicas have what this connection wrote: a failover to one of them does not bring it back. Throws `store_unavailable` when
+   * they do not confirm it in time; the write is made, and a repetition of it waits again.
+   */
+  async replicated(): Promise<void> {
+    const nodes = this.client instanceof Cluster ? this.client.nodes("master") : [this.client];
+    await Promise.all(nodes.map(async (node) => {
+      const wanted = this.#waitReplicas > 0 ? this.#waitReplicas : await connectedReplicas(node);
+      if (wanted === 0 || (await node.wait(wanted, WAIT_MS)) >= wanted) return;
+      throw new PrefixdError("store_unavailable", "Redis' replicas have not confirmed the change, so a failover could undo it; repeat the request.", { retryAfter: 2 });
+    }));
+  }
+
+  close(): void {
+    this.client.disconnect();
+    this.#subscriber.disconnect();
+  }
+}
+
+/** Where INFO is denied nobody knows: none. */
+async function connectedReplicas(node: Redis): Promise<number> {
+  const info = await node.info("replication").catch(() => "");
+  return [...info.matchAll(/^slave\d+:.*\bstate=online\b/gm)].length;
+}
+
+function connect(options: RedisConnectionOptions): Client {
+  const { at, cluster, db, username, password } = parseRedisUrl(options.url);
+  const commandTimeout = options.commandTimeoutMs ?? 2000;
+  const retry = (times: number): number => Math.min(50 * times, 1000);
+  const common = {
+    commandTimeout,
+    // A connection that swallows commands is given up, and another one made: until that answers, all commands fail at once.
+    socketTimeout: commandTimeout,
+    connectTimeout: commandTimeout,
+    // What was on its way when the connection broke fails then, not at its time limit.
+    maxRetriesPerRequest: 0,
+    // Sent again after a lost connection, a conditional PUT would find itself done already.
+    autoResendUnfulfilledCommands: false,
+    protocol: 2,
+    ...(username === undefined ? {} : { username }),
+    ...(password === undefined ? {} : { password }),
+    ...("tls" in at && at.tls ? { tls: {} } : {}),
+  } as const;
+  const place = "path" in at ? { path: at.path } : { host: at.host, port: at.port };
+  if (cluster) {
+    return new Cluster([place], { redisOptions: common, enableOfflineQueue: false, slotsRefreshTimeout: commandTimeout, clusterRetryStrategy: retry });
+  }
+  return new Redis({ ...common, ...place, db, enableOfflineQueue: false, retryStrategy: retry });
+}
+
+export function isOutOfMemory(error: unknown): boolean {
+  const message = messageOf(error);
+  return message.startsWith("OOM") || message.includes("-OOM");
+}
+
+const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));
+
+/** What a failed command means for the client. */
+export function toStoreError(error: unknown): PrefixdError {
+  if (error instanceof PrefixdError) return error;
+  const message = messageOf(error);
+  if (isOutOfMemory(error)) return new PrefixdError("store_full", "Redis has no memory left.", { cause: error });
+  const cause = message.startsWith("Stream isn't writeable") ? new Error("there is no connection to Redis") : error;
+  return new PrefixdError("store_unavailable", "The prefix store cannot be reached right now.", { cause, retryAfter: 2 });
+}
+
+/** Runs what talks to Redis; throws what `toStoreError` makes of its error. */
+export async function guarded<T>(work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
+  } catch (error) {
+    throw toStoreError(error);
+  }
+}

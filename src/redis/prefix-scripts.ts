@@ -1,0 +1,227 @@
+import { createHash } from "node:crypto";
+
+/** A Lua script and the SHA-1 by which Redis caches it. */
+export interface RedisScript {
+  readonly lua: string;
+  readonly sha: string;
+}
+
+export function script(lua: string): RedisScript {
+  return { lua, sha: createHash("sha1").update(lua).digest("hex") };
+}
+
+/**
+ * Scripts build the names of chunks from their common beginning: the number of chunks of an old version is known only inside,
+ * and all are in the slot of the KEYS.
+ */
+export const COMMON = `-- Members of the uploads set: "new UPLOAD CHUNKS NAME" before its commit, "old UPLOAD CHUNKS NAME" once replaced.
+local REMOVED = -3
+local function fails(entry, match, none)
+  if none == '*' and entry then return true end
+  if match == '' then return false end
+  if not entry then return true end
+  if match == '*' then return false end
+  for _, digest in ipairs(cjson.decode(match)) do
+    if digest == entry.meta.digest then return false end
+  end
+  return true
+end
+-- An entry is the first line of its value; whom the prefix is shared with are up to three more, kept as they are by a replacement.
+local function decode(value)
+  return cjson.decode(string.match(value, '^[^\\n]*'))
+end
+local function get(key, name)
+  local value = redis.call('HGET', key, name)
+  return value and decode(value) or nil
+end
+local function sharing(value)
+  local _, visibility, shared, readable = string.match(value .. '\\n\\n\\n', '^([^\\n]*)\\n([^\\n]*)\\n([^\\n]*)\\n([^\\n]*)')
+  return visibility, shared, readable
+end
+-- A value without the users that the prefix is shared with.
+local function head(value)
+  return string.match(value, '^[^\\n]*\\n?[^\\n]*')
+end
+-- Whom a value lets in: as guestsOf in sharing.ts.
+local function guests(value)
+  local visibility, shared, readable = sharing(value)
+  local set = {}
+  if visibility == 'shared' then set['='] = true end
+  for _, list in ipairs({ shared, readable }) do
+    if list ~= '' then
+      for _, user in ipairs(cjson.decode(list)) do set[user] = true end
+    end
+  end
+  return set
+end
+-- Notes which guests a change lets in or no longer lets in, for the index (shares.ts) to follow.
+local function note(unsettled, name, before, after, change)
+  local old, new = before and guests(before) or {}, after and guests(after) or {}
+  for guest in pairs(old) do
+    if not new[guest] then redis.call('HSET', unsettled, guest .. '/' .. name, change) end
+  end
+  for guest in pairs(new) do
+    if not old[guest] then redis.call('HSET', unsettled, guest .. '/' .. name, change) end
+  end
+end
+-- Bytes of all of a user's tensors: kept by whatever changes them, counted where it has not been yet.
+local function held(bytes, prefixes)
+  local kept = redis.call('GET', bytes)
+  if kept then return tonumber(kept) end
+  local total = 0
+  for _, value in ipairs(redis.call('HVALS', prefixes)) do total = total + decode(value).meta.bytes end
+  return total
+end
+-- As a text of digits: numbers of this size would be written with an exponent.
+local function keep(bytes, total) redis.call('SET', bytes, string.format('%.0f', total)) end
+local function drop(base, upload, chunks)
+  for i = 0, chunks - 1 do redis.call('UNLINK', base .. upload .. ':' .. i) end
+end
+local function track(key, kind, upload, chunks, name, ttl)
+  local time = redis.call('TIME')
+  local now = time[1] * 1000 + math.floor(time[2] / 1000)
+  redis.call('ZREMRANGEBYSCORE', key, '-inf', now)
+  redis.call('ZADD', key, now + ttl, kind .. ' ' .. upload .. ' ' .. chunks .. ' ' .. name)
+  if redis.call('PTTL', key) < tonumber(ttl) then redis.call('PEXPIRE', key, ttl) end
+end
+`;
+
+/**
+ * Announces an upload before its chunks are written, so that removing the user finds them; they expire by themselves.
+ * KEYS: 1 uploads, 2 removed
+ * ARGV: 1 upload id, 2 number of chunks, 3 name, 4 milliseconds until the chunks expire
+ * Returns: 1, or -3 the user is removed
+ */
+export const BEGIN_UPLOAD = script(`${COMMON}
+if redis.call('EXISTS', KEYS[2]) == 1 then return REMOVED end
+track(KEYS[1], 'new', ARGV[1], ARGV[2], ARGV[3], ARGV[4])
+return 1
+`);
+
+/**
+ * Writes a chunk of an announced upload: after a removal nothing may come behind it.
+ * KEYS: 1 uploads, 2 removed, 3 chunk
+ * ARGV: 1 member of the uploads set, 2 bytes, 3 milliseconds until the chunk expires
+ * Returns: 1, -2 the upload was not announced or is too old, -3 the user is removed
+ */
+export const WRITE_CHUNK = script(`${COMMON}
+if redis.call('EXISTS', KEYS[2]) == 1 then return REMOVED end
+if not redis.call('ZSCORE', KEYS[1], ARGV[1]) then return -2 end
+redis.call('SET', KEYS[3], ARGV[2], 'PX', ARGV[3])
+return 1
+`);
+
+/**
+ * Makes an upload the current version, if all its chunks are there; the old version's chunks stay a while for who is reading them.
+ * KEYS: 1 prefixes, 2 names, 3 uploads, 4 removed, 5 bytes
+ * ARGV: 1 name, 2 entry, 3 ifMatch (empty, * or JSON list), 4 ifNoneMatch (empty or *), 5 beginning of chunk keys, 6 upload id,
+ *       7 number of chunks, 8 grace of the old chunks in milliseconds, 9 channel, 10 message,
+ *       11 most prefixes and 12 most bytes of the user (empty: no limit), 13 bytes of this one
+ * Returns: 1 created, 0 replaced, -1 precondition failed, -2 chunks are missing, -3 the user is removed, -4 too many prefixes,
+ *          -5 too many bytes
+ */
+export const COMMIT_UPLOAD = script(`${COMMON}
+if redis.call('EXISTS', KEYS[4]) == 1 then return REMOVED end
+-- An upload that a removal has struck off does not come back, even when the user has been created anew since.
+if not redis.call('ZSCORE', KEYS[3], 'new ' .. ARGV[6] .. ' ' .. ARGV[7] .. ' ' .. ARGV[1]) then return -2 end
+local old = get(KEYS[1], ARGV[1])
+if fails(old, ARGV[3], ARGV[4]) then return -1 end
+if ARGV[11] ~= '' and not old and redis.call('HLEN', KEYS[1]) + 1 > tonumber(ARGV[11]) then return -4 end
+local grown = tonumber(ARGV[13]) - (old and old.meta.bytes or 0)
+local total = held(KEYS[5], KEYS[1]) + grown
+if ARGV[12] ~= '' and grown > 0 and total > tonumber(ARGV[12]) then return -5 end
+local new = ARGV[5] .. ARGV[6] .. ':'
+for i = 0, ARGV[7] - 1 do
+  if redis.call('EXISTS', new .. i) == 0 then return -2 end
+end
+-- First what Redis may refuse for want of memory: once a script has written, it is let through to its end.
+local before = redis.call('HGET', KEYS[1], ARGV[1])
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. (before and string.match(before, '\\n.*$') or ''))
+redis.call('ZADD', KEYS[2], 0, ARGV[1])
+keep(KEYS[5], total)
+for i = 0, ARGV[7] - 1 do redis.call('PERSIST', new .. i) end
+redis.call('ZREM', KEYS[3], 'new ' .. ARGV[6] .. ' ' .. ARGV[7] .. ' ' .. ARGV[1])
+if old then
+  for i = 0, old.chunks - 1 do redis.call('PEXPIRE', ARGV[5] .. old.upload .. ':' .. i, ARGV[8]) end
+  track(KEYS[3], 'old', old.upload, old.chunks, ARGV[1], ARGV[8])
+end
+redis.call('PUBLISH', ARGV[9], ARGV[10])
+return old and 0 or 1
+`);
+
+/**
+ * Removes a prefix and all bytes of it, also those of versions replaced a moment ago. An upload under way goes on: it comes later.
+ * KEYS: 1 prefixes, 2 names, 3 uploads, 4 removed, 5 bytes, 6 unsettled
+ * ARGV: 1 name, 2 ifMatch, 3 ifNoneMatch, 4 beginning of chunk keys, 5 channel, 6 message, 7 change
+ * Returns: 1 removed, 0 there was none, -1 precondition failed
+ */
+export const DELETE_PREFIX = script(`${COMMON}
+local old = get(KEYS[1], ARGV[1])
+if fails(old, ARGV[2], ARGV[3]) then return -1 end
+if not old then return 0 end
+local total = held(KEYS[5], KEYS[1]) - old.meta.bytes
+local value = redis.call('HGET', KEYS[1], ARGV[1])
+redis.call('HDEL', KEYS[1], ARGV[1])
+note(KEYS[6], ARGV[1], value, nil, ARGV[7])
+if redis.call('HLEN', KEYS[1]) > 0 then keep(KEYS[5], total) else redis.call('DEL', KEYS[5]) end
+redis.call('ZREM', KEYS[2], ARGV[1])
+drop(ARGV[4], old.upload, old.chunks)
+for _, set in ipairs(redis.call('ZRANGE', KEYS[3], 0, -1)) do
+  local upload, chunks, name = string.match(set, '^old (%S+) (%d+) (.*)$')
+  if name == ARGV[1] then
+    drop(ARGV[4], upload, chunks)
+    redis.call('ZREM', KEYS[3], set)
+  end
+end
+redis.call('PUBLISH', ARGV[5], ARGV[6])
+return 1
+`);
+
+/**
+ * Removes all that there is of a user, and leaves word of it that refuses uploads under way.
+ * KEYS: 1 prefixes, 2 names, 3 uploads, 4 removed, 5 bytes, 6 unsettled
+ * ARGV: 1 beginning of chunk keys, 2 channel, 3 origin, 4 user, 5 open or done, 6 milliseconds that uploads are refused, 7 change
+ * Returns: [prefixes, bytes of their tensors] removed
+ */
+export const DELETE_USER = script(`${COMMON}
+local prefixes, bytes = 0, 0
+local all = redis.call('HGETALL', KEYS[1])
+for i = 1, #all, 2 do
+  local entry = decode(all[i + 1])
+  prefixes = prefixes + 1
+  bytes = bytes + entry.meta.bytes
+  drop(ARGV[1], entry.upload, entry.chunks)
+  redis.call('PUBLISH', ARGV[2], cjson.encode({ ARGV[3], ARGV[4], all[i] }))
+end
+for _, set in ipairs(redis.call('ZRANGE', KEYS[3], 0, -1)) do
+  local upload, chunks = string.match(set, '^%S+ (%S+) (%d+) ')
+  drop(ARGV[1], upload, chunks)
+end
+redis.call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[5])
+redis.call('SET', KEYS[4], ARGV[5], 'PX', ARGV[6])
+for i = 1, #all, 2 do note(KEYS[6], all[i], all[i + 1], nil, ARGV[7]) end
+return { prefixes, bytes }
+`);
+
+/**
+ * How much a user has.
+ * KEYS: 1 prefixes, 2 bytes
+ * Returns: [prefixes, bytes of their tensors]
+ */
+export const HELD = script(`${COMMON}
+return { redis.call('HLEN', KEYS[1]), held(KEYS[2], KEYS[1]) }
+`);
+
+/**
+ * Some of a user's prefixes in order of name; one script, so that there are no gaps.
+ * KEYS: 1 prefixes, 2 names
+ * ARGV: 1 lower bound as of ZRANGEBYLEX, 2 limit
+ * Returns: the values, without the users that the prefixes are shared with
+ */
+export const LIST_PREFIXES = script(`${COMMON}
+local heads = {}
+for i, name in ipairs(redis.call('ZRANGEBYLEX', KEYS[2], ARGV[1], '+', 'LIMIT', 0, ARGV[2])) do
+  heads[i] = head(redis.call('HGET', KEYS[1], name))
+end
+return heads
+`);

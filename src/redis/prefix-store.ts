@@ -1,0 +1,245 @@
+import { randomUUID } from "node:crypto";
+import { PrefixdError } from "../errors.ts";
+import { keyText } from "../prefixes/name.ts";
+import { checkPrecondition, preconditionFailed } from "../prefixes/precondition.ts";
+import { RedisChunks, splitRecord, uploadError, type Extent } from "./chunks.ts";
+import { guarded, RedisConnection, type RedisConnectionOptions } from "./connection.ts";
+import { parseEntry, type Entry } from "./prefix-entry.ts";
+import { RedisKeys } from "./prefix-keys.ts";
+import { COMMIT_UPLOAD, DELETE_PREFIX, DELETE_USER, HELD, LIST_PREFIXES } from "./prefix-scripts.ts";
+import { RedisShares } from "./shares.ts";
+import { PATCH_SHARING } from "./sharing-scripts.ts";
+import { listedFor, tooLarge, tooMany, withoutSharing } from "../prefixes/sharing.ts";
+import type { ByteRange, HeldPrefixes, ListedPrefix, PrefixKey, PrefixMeta, PrefixQuota, PrefixRecord, PrefixStore, Precondition, RemovalState, RemovedPrefixes, SharingPatch } from "../prefixes/store.ts";
+import { OPEN_TOMBSTONE_MS, TOMBSTONE_MS } from "../prefixes/tombstones.ts";
+
+export interface RedisStoreOptions extends RedisConnectionOptions {
+  /** What all keys begin with. Default `prefixd`. */
+  readonly namespace?: string;
+  /** Milliseconds that chunks live which no PUT has finished. Default 10 minutes. */
+  readonly uploadTtlMs?: number;
+  /** Milliseconds that a replaced version's chunks live on for who is reading them. Default 60,000. */
+  readonly graceMs?: number;
+  /** Bytes per Redis value, so that no single GET holds up the server. Default 512 KiB. */
+  readonly chunkBytes?: number;
+}
+
+/** Connects to a store shared by replicas. Resolves after `commandTimeoutMs` at the latest, connected or not. */
+export async function openRedisStore(options: RedisStoreOptions): Promise<PrefixStore> {
+  const connection = new RedisConnection(options);
+  await connection.ready(options.commandTimeoutMs ?? 2000);
+  const policy = /maxmemory_policy:(\S+)/.exec(await connection.client.info("memory").catch(() => ""))?.[1] ?? "noeviction";
+  if (policy !== "noeviction") {
+    options.onError?.(new Error(`Redis may evict keys (maxmemory-policy ${policy}): prefixes, users and what refuses late uploads can vanish; set noeviction`));
+  }
+  return new RedisStore(connection, options);
+}
+
+/** Prefixes listed in one script: each may be shared with thousands, and nobody else is served by Redis meanwhile. */
+const AT_A_TIME = 100;
+
+class RedisStore implements PrefixStore {
+  readonly #connection: RedisConnection;
+  readonly #keys: RedisKeys;
+  readonly #uploadTtlMs: number;
+  readonly #graceMs: number;
+  readonly #chunkBytes: number;
+  readonly #chunks: RedisChunks;
+  readonly #shares: RedisShares;
+  readonly #origin = randomUUID();
+  readonly #listeners = new Set<(key: PrefixKey) => void>();
+
+  constructor(connection: RedisConnection, options: RedisStoreOptions) {
+    this.#connection = connection;
+    this.#keys = new RedisKeys(options.namespace ?? "prefixd");
+    this.#uploadTtlMs = options.uploadTtlMs ?? 600_000;
+    this.#graceMs = options.graceMs ?? 60_000;
+    this.#chunkBytes = options.chunkBytes ?? 512 * 1024;
+    this.#chunks = new RedisChunks(connection, this.#keys, this.#uploadTtlMs);
+    this.#shares = new RedisShares(connection, this.#keys, (key) => this.#message(key));
+    connection.subscribe(this.#keys.changes, (message) => this.#heard(message));
+  }
+
+  put(record: PrefixRecord, precondition?: Precondition, quota?: PrefixQuota): Promise<{ created: boolean }> {
+    return guarded(async () => {
+      const { meta } = record;
+      const { max_prefixes = null, max_prefix_bytes = null } = quota ?? {};
+      // Spares the upload where the answer is known; the commit asks again.
+      if (precondition !== undefined) checkPrecondition((await this.#entry(meta))?.meta.digest ?? null, precondition);
+      const { plan, chunks } = splitRecord(record, this.#chunkBytes);
+      const entry: Entry = { meta: withoutSharing(meta), ...plan };
+      await this.#chunks.upload(meta, plan, chunks);
+      const reply = await this.#connection.run(COMMIT_UPLOAD, this.#userKeys(meta.user), [
+        meta.name, JSON.stringify(entry), ...conditions(precondition), this.#keys.chunks(meta.user), entry.upload,
+        chunks.length, this.#graceMs, this.#keys.changes, this.#message(meta),
+        max_prefixes ?? "", max_prefix_bytes ?? "", meta.bytes,
+      ]);
+      if (reply === 1 || reply === 0) return { created: reply === 1 };
+      await this.#chunks.discard(meta, plan);
+      if (reply === -1) throw preconditionFailed("The prefix has changed in the meantime.");
+      if (reply === -4) throw tooMany(max_prefixes ?? 0);
+      if (reply === -5) throw tooLarge(max_prefix_bytes ?? 0);
+      throw uploadError(reply);
+    });
+  }
+
+  patchMeta(key: PrefixKey, patch: SharingPatch, precondition?: Precondition): Promise<PrefixMeta | null> {
+    return guarded(async () => {
+      const list = (users: readonly string[] | undefined): string => (users === undefined ? "" : JSON.stringify(users));
+      const args = [key.name, ...conditions(precondition), patch.visibility ?? "", list(patch.shared_with), list(patch.readable_by), this.#keys.changes, this.#message(key), randomUUID()];
+      const keys = [this.#keys.prefixes(key.user), this.#keys.unsettled(key.user)];
+      const { value: reply, struck } = await this.#shares.changing(key.user, () => this.#connection.run(PATCH_SHARING, keys, args));
+      if (reply === -1) throw preconditionFailed("The prefix has changed in the meantime.");
+      await this.#connection.replicated();
+      if (reply === 0) return null;
+      return struck ? this.head(key) : parseEntry(String(reply)).meta;
+    });
+  }
+
+  head(key: PrefixKey): Promise<PrefixMeta | null> {
+    return guarded(async () => (await this.#entry(key))?.meta ?? null);
+  }
+
+  loadKv(key: PrefixKey, digest: string): Promise<Uint8Array | null> {
+    return this.#load(key, digest, (entry) => entry.kv);
+  }
+
+  loadFile(key: PrefixKey, digest: string, file: string, range?: ByteRange): Promise<Uint8Array | null> {
+    return this.#load(key, digest, (entry) => (Object.hasOwn(entry.files, file) ? entry.files[file]! : null), range);
+  }
+
+  list(user: string, options: { after?: string; limit: number }): Promise<ListedPrefix[]> {
+    return guarded(async () => {
+      const found: ListedPrefix[] = [];
+      let after = options.after;
+      while (found.length < options.limit) {
+        const wanted = Math.min(options.limit - found.length, AT_A_TIME);
+        const keys = [this.#keys.prefixes(user), this.#keys.names(user)];
+        const page = (await this.#connection.run(LIST_PREFIXES, keys, [after === undefined ? "-" : `(${after}`, wanted])) as string[];
+        found.push(...page.map((value) => listedFor(user, parseEntry(value).meta)));
+        if (page.length < wanted) break;
+        after = found.at(-1)!.name;
+      }
+      return found;
+    });
+  }
+
+  listShared(user: string, { after, limit }: { after?: PrefixKey; limit: number }): Promise<ListedPrefix[]> {
+    return guarded(async () => {
+      await this.#shares.built();
+      const found: ListedPrefix[] = [];
+      let next = after === undefined ? null : keyText(after);
+      do {
+        const page = await this.#shares.page(user, next, limit - found.length);
+        found.push(...page.found);
+        next = page.next;
+      } while (next !== null && found.length < limit);
+      return found;
+    });
+  }
+
+  held(user: string): Promise<HeldPrefixes> {
+    return guarded(async () => {
+      const [prefixes, bytes] = (await this.#connection.run(HELD, [this.#keys.prefixes(user), this.#keys.bytes(user)], [])) as [number, number];
+      return { prefixes, bytes };
+    });
+  }
+
+  delete(key: PrefixKey, precondition?: Precondition): Promise<boolean> {
+    return guarded(async () => {
+      const args = [key.name, ...conditions(precondition), this.#keys.chunks(key.user), this.#keys.changes, this.#message(key), randomUUID()];
+      const { value: reply } = await this.#shares.changing(key.user, () => this.#connection.run(DELETE_PREFIX, this.#userKeys(key.user), args));
+      if (reply === -1) throw preconditionFailed("The prefix is not the one that was to be deleted.");
+      await this.#connection.replicated();
+      return reply === 1;
+    });
+  }
+
+  deleteUser(user: string, { last = false }: { last?: boolean } = {}): Promise<RemovedPrefixes> {
+    return guarded(async () => {
+      const refused = last ? ["done", Math.max(TOMBSTONE_MS, this.#uploadTtlMs)] : ["open", OPEN_TOMBSTONE_MS];
+      const args = [this.#keys.chunks(user), this.#keys.changes, this.#origin, user, ...refused, randomUUID()];
+      await this.#shares.built();
+      const { value } = await this.#shares.changing(user, () => this.#connection.run(DELETE_USER, this.#userKeys(user), args));
+      const [prefixes, bytes] = value as [number, number];
+      await this.#shares.removeGuest(user);
+      await this.#connection.replicated();
+      return { prefixes, bytes };
+    });
+  }
+
+  removalState(user: string): Promise<RemovalState> {
+    return guarded(async () => (await this.#connection.client.get(this.#keys.removed(user))) as RemovalState);
+  }
+
+  readmitUser(user: string): Promise<void> {
+    return guarded(async () => void (await this.#connection.client.del(this.#keys.removed(user))));
+  }
+
+  onChange(listener: (key: PrefixKey) => void): () => void {
+    // A wrapper, so that registering a function twice counts twice.
+    const entry = (key: PrefixKey): void => listener(key);
+    this.#listeners.add(entry);
+    return () => void this.#listeners.delete(entry);
+  }
+
+  ping(): Promise<void> {
+    return guarded(async () => void (await this.#connection.client.exists(this.#keys.changes)));
+  }
+
+  async close(): Promise<void> {
+    this.#listeners.clear();
+    this.#connection.close();
+  }
+
+  async #entry(key: PrefixKey): Promise<Entry | null> {
+    const value = await this.#connection.client.hget(this.#keys.prefixes(key.user), key.name);
+    return value === null ? null : parseEntry(value);
+  }
+
+  #load(key: PrefixKey, digest: string, where: (entry: Entry) => Extent | null, range?: ByteRange): Promise<Uint8Array | null> {
+    return guarded(async () => {
+      let last: string | undefined;
+      for (;;) {
+        const entry = await this.#entry(key);
+        if (entry?.meta.digest !== digest) return null;
+        const extent = where(entry);
+        if (extent === null) return null;
+        // The same version twice and incomplete: nobody replaced it in between.
+        if (entry.upload === last) throw new PrefixdError("prefix_damaged", "Redis has lost a part of the prefix; upload it again.");
+        const bytes = await this.#chunks.read(key.user, entry, extent, range);
+        if (bytes !== null) return bytes;
+        last = entry.upload;
+      }
+    });
+  }
+
+  #userKeys(user: string): string[] {
+    return [this.#keys.prefixes(user), this.#keys.names(user), this.#keys.uploads(user), this.#keys.removed(user), this.#keys.bytes(user), this.#keys.unsettled(user)];
+  }
+
+  #message(key: PrefixKey): string {
+    return JSON.stringify([this.#origin, key.user, key.name]);
+  }
+
+  #heard(message: string): void {
+    const [origin, user, name] = parseMessage(message);
+    if (origin === this.#origin || user === undefined || name === undefined) return;
+    for (const listener of this.#listeners) listener({ user, name });
+  }
+}
+
+/** A stranger's message on the channel is nothing to fail for. */
+function parseMessage(message: string): string[] {
+  try {
+    const parts: unknown = JSON.parse(message);
+    return Array.isArray(parts) ? parts.map(String) : [];
+  } catch {
+    return [];
+  }
+}
+
+function conditions({ ifMatch, ifNoneMatch }: Precondition = {}): [string, string] {
+  const match = ifMatch === undefined ? "" : ifMatch === "*" ? "*" : JSON.stringify(ifMatch);
+  return [match, ifNoneMatch ?? ""];
+}

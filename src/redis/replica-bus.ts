@@ -1,0 +1,192 @@
+import { randomUUID } from "node:crypto";
+import { lostTouch, PrefixdError } from "../errors.ts";
+import { RedisConnection, toStoreError, type RedisConnectionOptions } from "./connection.ts";
+import { Heartbeats, LEFT } from "../replicas/heartbeats.ts";
+import { ACKNOWLEDGE, COLLECT, FORGET, LEAVE, RENEW, ReplicaKeys, SEND, STRIKE_OFF } from "./replica-keys.ts";
+import type { BroadcastResult, EndedOnReplica, ReplicaBus, ReplicaCommand, ReplicaHandler } from "../replicas/replica-bus.ts";
+
+export interface RedisReplicaBusOptions extends RedisConnectionOptions {
+  /** What all keys begin with. Default `prefixd`. */
+  readonly namespace?: string;
+  /** Milliseconds that a replica may serve after it asked for its last renewal. Default 10,000. */
+  readonly leaseMs?: number;
+  /** Milliseconds that a broadcast waits for a replica that lives and does not answer. Default 60,000. */
+  readonly answerMs?: number;
+  readonly handler: ReplicaHandler;
+  /** The lease has run out: called once, before the next one begins. Must forget all that is cached, at once. */
+  readonly onLapse: () => void;
+}
+
+/** Connects a replica to the others. Resolves after `commandTimeoutMs` at the latest, with a lease or not. */
+export async function openRedisReplicaBus(options: RedisReplicaBusOptions): Promise<ReplicaBus> {
+  const bus = new RedisReplicaBus(options);
+  await bus.start();
+  return bus;
+}
+
+/** What is in inboxes and acks goes by itself when nobody fetches it; far longer than any broadcast. */
+const KEEP_MS = 600_000;
+const POLL_MS = 20;
+
+/**
+ * A lease, renewed ten times as often as needed by a heartbeat in Redis. A replica counts its own from BEFORE the renewal is sent, others from
+ * when they have seen its beat change, each by its monotonic clock: it ends here first, however long messages take, and whatever is done to
+ * Redis' clock. `margin` makes up for clocks that run at different speeds and for a renewal that a failover lost. A clock that stands still while a
+ * virtual machine is suspended is not made up for.
+ */
+class RedisReplicaBus implements ReplicaBus {
+  readonly id = randomUUID();
+  readonly #connection: RedisConnection;
+  readonly #keys: ReplicaKeys;
+  readonly #options: RedisReplicaBusOptions;
+  readonly #leaseMs: number;
+  readonly #heartbeats: Heartbeats;
+  #beats = 0;
+  /** Commands that are being carried out, or whose acknowledgement has not got through. */
+  readonly #commands = new Map<string, Promise<EndedOnReplica>>();
+  /** performance.now() at which the lease ends. */
+  #validUntil = -Infinity;
+  #lapsed = true;
+  #lapseTimer: NodeJS.Timeout | undefined;
+  #renewTimer: NodeJS.Timeout | undefined;
+  #renewing: Promise<void> | null = null;
+  #renewAgain = false;
+  #closed = false;
+
+  constructor(options: RedisReplicaBusOptions) {
+    this.#options = options;
+    this.#leaseMs = options.leaseMs ?? 10_000;
+    this.#heartbeats = new Heartbeats(this.#leaseMs * 1.2);
+    this.#connection = new RedisConnection(options);
+    this.#keys = new ReplicaKeys(options.namespace ?? "prefixd");
+  }
+
+  async start(): Promise<void> {
+    await this.#connection.ready(this.#options.commandTimeoutMs ?? 2000);
+    this.#connection.subscribe(this.#keys.wake, () => void this.#renew());
+    // Redis may have come back without the lease.
+    this.#connection.onReady(() => void this.#renew());
+    await this.#renew();
+  }
+
+  mayServe(): boolean {
+    return performance.now() < this.#validUntil;
+  }
+
+  async broadcast(command: ReplicaCommand): Promise<BroadcastResult> {
+    if (!this.mayServe()) throw lostTouch();
+    const id = randomUUID();
+    try {
+      const known = this.#heartbeats.living();
+      this.#heartbeats.observe((await this.#connection.run(SEND, [this.#keys.beats], [id, JSON.stringify(command), this.#keys.inboxes, this.#keys.wake, KEEP_MS, LEFT, ...known])) as string[]);
+      const told = this.#heartbeats.living();
+      try {
+        return await this.#collect(id, told);
+      } finally {
+        await this.#connection.run(FORGET, [this.#keys.acks(id)], [id, this.#keys.inboxes, ...told]);
+      }
+    } catch (error) {
+      throw toStoreError(error);
+    }
+  }
+
+  async close(): Promise<void> {
+    this.#closed = true;
+    this.#validUntil = -Infinity;
+    clearTimeout(this.#lapseTimer);
+    clearTimeout(this.#renewTimer);
+    await this.#renewing;
+    await this.#connection.run(LEAVE, [this.#keys.beats, this.#keys.inbox(this.id)], [this.id, LEFT]).catch(() => undefined);
+    this.#connection.close();
+  }
+
+  async #collect(id: string, told: readonly string[]): Promise<BroadcastResult> {
+    const until = performance.now() + (this.#options.answerMs ?? 60_000);
+    for (;;) {
+      const [beats, answers] = (await this.#connection.run(COLLECT, [this.#keys.beats, this.#keys.acks(id)], told)) as [string[], string[]];
+      this.#heartbeats.observe(beats);
+      if (answers.every((answer, i) => answer !== "" || !this.#heartbeats.mayServe(told[i]!))) return summary(told, answers);
+      if (performance.now() > until) throw new PrefixdError("store_unavailable", "A replica does not answer; repeat the request.", { retryAfter: 5 });
+      await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+    }
+  }
+
+  /** One renewal at a time; asked for during one, another follows it. */
+  #renew(): Promise<void> {
+    if (this.#closed) return Promise.resolve();
+    this.#renewAgain = this.#renewing !== null;
+    this.#renewing ??= this.#renewOnce().finally(() => {
+      this.#renewing = null;
+      clearTimeout(this.#renewTimer);
+      if (this.#closed) return;
+      this.#renewTimer = setTimeout(() => void this.#renew(), this.#renewAgain ? 0 : this.#leaseMs / 10);
+    });
+    return this.#renewing;
+  }
+
+  async #renewOnce(): Promise<void> {
+    const sentAt = performance.now();
+    let [beats, fields]: [string[], string[]] = [[], []];
+    try {
+      [beats, fields] = (await this.#connection.run(RENEW, [this.#keys.beats, this.#keys.inbox(this.id)], [this.id, ++this.#beats])) as [string[], string[]];
+    } catch (error) {
+      this.#options.onError?.(error as Error);
+      return;
+    }
+    if (this.#closed) return;
+    if (!this.mayServe()) this.#lapse();
+    this.#heartbeats.observe(beats);
+    for (const { replica, beat } of this.#heartbeats.takeStill()) void this.#strikeOff(replica, beat);
+    // Before the lease goes on: what a command removed must not be served on the strength of the renewal that brought it.
+    for (let i = 0; i < fields.length; i += 2) this.#carryOut(fields[i]!, fields[i + 1]!);
+    this.#validUntil = sentAt + this.#leaseMs;
+    this.#lapsed = false;
+    clearTimeout(this.#lapseTimer);
+    this.#lapseTimer = setTimeout(() => this.#lapse(), Math.max(0, this.#validUntil - performance.now()) + 1);
+  }
+
+  /** If it does not get through another renewal sees the replica again. */
+  async #strikeOff(replica: string, beat: string): Promise<void> {
+    await this.#connection.run(STRIKE_OFF, [this.#keys.beats, this.#keys.inbox(replica)], [replica, beat]).catch(() => undefined);
+  }
+
+  #lapse(): void {
+    if (this.#lapsed) return;
+    this.#lapsed = true;
+    this.#options.onLapse();
+  }
+
+  #carryOut(id: string, command: string): void {
+    let work = this.#commands.get(id);
+    if (work === undefined) {
+      work = this.#options.handler(JSON.parse(command) as ReplicaCommand);
+      this.#commands.set(id, work);
+      // One that failed is tried again with the next renewal.
+      work.catch((error: unknown) => {
+        this.#commands.delete(id);
+        this.#options.onError?.(error as Error);
+      });
+    }
+    work
+      .then(async (ended) => {
+        const answer = JSON.stringify({ ...ended, at: new Date().toISOString() });
+        await this.#connection.run(ACKNOWLEDGE, [this.#keys.inbox(this.id), this.#keys.acks(id)], [this.id, id, answer, KEEP_MS]);
+        this.#commands.delete(id);
+      })
+      // Not got through: the command is still in the inbox, and comes again.
+      .catch(() => undefined);
+  }
+}
+
+function summary(told: readonly string[], answers: readonly string[]): BroadcastResult {
+  let [running, queued] = [0, 0];
+  const replicas = told.map((id, i) => {
+    const answer = answers[i]!;
+    if (answer === "") return { id, acknowledgedAt: null };
+    const ended = JSON.parse(answer) as EndedOnReplica & { at: string };
+    running += ended.running;
+    queued += ended.queued;
+    return { id, acknowledgedAt: ended.at };
+  });
+  return { running, queued, replicas };
+}

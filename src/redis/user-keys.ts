@@ -1,0 +1,54 @@
+/**
+ * Every name of users in Redis. What belongs to one user carries the hash tag `{user}`, as its prefixes do, so that one script can
+ * change it together; the indexes lie elsewhere in a Cluster, so they are hints: what counts is behind them.
+ *
+ *   prefixd:{user}:user          string: User as JSON
+ *   prefixd:{user}:keys          hash: key id -> ApiKeyRecord as JSON
+ *   prefixd:{user}:usage         hash: `day/` or `day/=prefix`, then a space and the counter -> integer
+ *   prefixd:{user}:flushes       sorted set: flush of usage -> when; expires (usage.ts)
+ *   prefixd:{user}:tokens        hash: the bucket of tokens per minute; expires (token-rate.ts)
+ *   prefixd:key:KEYID            string: the user that may have this key
+ *   prefixd:users                sorted set of user ids, all with score 0, for paging in order
+ *   prefixd:user-changes         channel: JSON [origin, user]
+ */
+import { userTag } from "./prefix-keys.ts";
+
+export class RedisUserKeys {
+  readonly users: string;
+  readonly changes: string;
+  readonly #namespace: string;
+
+  constructor(namespace: string) {
+    this.#namespace = namespace;
+    this.users = `${namespace}:users`;
+    this.changes = `${namespace}:user-changes`;
+  }
+
+  user(user: string): string {
+    return `${this.#tag(user)}:user`;
+  }
+
+  keys(user: string): string {
+    return `${this.#tag(user)}:keys`;
+  }
+
+  usage(user: string): string {
+    return `${this.#tag(user)}:usage`;
+  }
+
+  flushes(user: string): string {
+    return `${this.#tag(user)}:flushes`;
+  }
+
+  key(keyId: string): string {
+    return `${this.#namespace}:key:${keyId}`;
+  }
+
+  tokens(user: string): string {
+    return `${this.#tag(user)}:tokens`;
+  }
+
+  #tag(user: string): string {
+    return userTag(this.#namespace, user);
+  }
+}

@@ -1,0 +1,216 @@
+import { randomUUID } from "node:crypto";
+import { PrefixdError } from "../errors.ts";
+import { guarded, RedisConnection, type RedisConnectionOptions } from "./connection.ts";
+import { ChangeListeners } from "../users/change-listeners.ts";
+import { RedisUsage } from "./usage.ts";
+import { RedisUserKeys } from "./user-keys.ts";
+import { CREATE_USER, DELETE_KEY, DELETE_USER_REST, PUT_KEY, REPLACE_USER } from "./user-scripts.ts";
+import { UserSweep } from "./user-sweep.ts";
+import type { RemovedUser, UserPatch, UserStore } from "../users/store.ts";
+import type { ApiKeyRecord, UsageRow, User } from "../users/types.ts";
+import { compare } from "../users/usage-counts.ts";
+
+export interface RedisUserOptions extends RedisConnectionOptions {
+  /** What all keys begin with. Default `prefixd`. */
+  readonly namespace?: string;
+  /** Milliseconds after which an id on the list of users that has no user is what a crash has left. Default 60,000. */
+  readonly sweepMs?: number;
+}
+
+/** Connects to users shared by replicas. Resolves after `commandTimeoutMs` at the latest, connected or not. */
+export async function openRedisUserStore(options: RedisUserOptions): Promise<UserStore> {
+  const connection = new RedisConnection(options);
+  await connection.ready(options.commandTimeoutMs ?? 2000);
+  return new RedisUserStore(connection, new RedisUserKeys(options.namespace ?? "prefixd"), options.sweepMs ?? 60_000);
+}
+
+/** Look-ups that are on their way at a time. */
+const LOOK_UPS = 100;
+/** Seconds that a key's index entry lives without its key. */
+const UNFINISHED_KEY_S = 60;
+/** Another replica's patches that one patch may lose against. */
+const PATCH_TURNS = 64;
+
+class RedisUserStore implements UserStore {
+  readonly #connection: RedisConnection;
+  readonly #keys: RedisUserKeys;
+  readonly #origin = randomUUID();
+  readonly #changes = new ChangeListeners();
+  readonly #usage: RedisUsage;
+  readonly #sweep: UserSweep;
+
+  constructor(connection: RedisConnection, keys: RedisUserKeys, sweepMs: number) {
+    this.#connection = connection;
+    this.#keys = keys;
+    this.#usage = new RedisUsage(connection, keys);
+    this.#sweep = new UserSweep(connection, keys, sweepMs);
+    connection.subscribe(keys.changes, (message) => this.#heard(message));
+  }
+
+  createUser(user: User): Promise<void> {
+    return this.#change(user.id, async (announce) => {
+      const { client } = this.#connection;
+      // Before, so that a crash leaves none unlisted; after, because a removal of the old one, or a list that saw the id without a user, may
+      // just have taken it off.
+      await client.zadd(this.#keys.users, 0, user.id);
+      const created = await this.#connection.run(CREATE_USER, [this.#keys.user(user.id)], [JSON.stringify(user), ...announce]);
+      await client.zadd(this.#keys.users, 0, user.id);
+      if (created === 0) throw new PrefixdError("user_exists", "There is a user of this id already.");
+    });
+  }
+
+  getUser(id: string): Promise<User | null> {
+    return guarded(async () => parse<User>(await this.#connection.client.get(this.#keys.user(id))));
+  }
+
+  missingUsers(ids: readonly string[]): Promise<string[]> {
+    return guarded(async () => {
+      const missing: string[] = [];
+      for (let at = 0; at < ids.length; at += LOOK_UPS) {
+        const some = ids.slice(at, at + LOOK_UPS);
+        const found = await Promise.all(some.map((id) => this.#connection.client.exists(this.#keys.user(id))));
+        missing.push(...some.filter((_, i) => found[i] === 0));
+      }
+      return missing;
+    });
+  }
+
+  listUsers({ after, limit }: { after?: string; limit: number }): Promise<User[]> {
+    return guarded(async () => {
+      const { client } = this.#connection;
+      const users: User[] = [];
+      let last = after;
+      while (users.length < limit) {
+        const wanted = limit - users.length;
+        const ids = await client.zrangebylex(this.#keys.users, last === undefined ? "-" : `(${last}`, "+", "LIMIT", 0, wanted);
+        const found = await Promise.all(ids.map((id) => client.get(this.#keys.user(id))));
+        users.push(...found.flatMap((json) => parse<User>(json) ?? []));
+        this.#sweep.suspect(ids.filter((_, i) => found[i] === null));
+        if (ids.length < wanted) break;
+        last = ids.at(-1);
+      }
+      return users;
+    });
+  }
+
+  patchUser(id: string, patch: UserPatch, updatedAt: string): Promise<User> {
+    return this.#change(id, async (announce) => {
+      for (let turn = 0; turn < PATCH_TURNS; turn++) {
+        const json = await this.#connection.client.get(this.#keys.user(id));
+        if (json === null) throw noUser();
+        const old = JSON.parse(json) as User;
+        const user: User = { ...old, weight: patch.weight ?? old.weight, limits: { ...old.limits, ...patch.limits }, updatedAt };
+        if ((await this.#connection.run(REPLACE_USER, [this.#keys.user(id)], [json, JSON.stringify(user), ...announce])) === 1) return user;
+      }
+      throw new PrefixdError("store_unavailable", "The user is being changed all the time.", { retryAfter: 1 });
+    });
+  }
+
+  putKey(key: ApiKeyRecord): Promise<void> {
+    return this.#change(key.user, async (announce) => {
+      const { client } = this.#connection;
+      // A crash leaves none that names the user for ever: it expires unless its key is there.
+      await client.set(this.#keys.key(key.id), key.user, "EX", UNFINISHED_KEY_S);
+      const keys = [this.#keys.user(key.user), this.#keys.keys(key.user)];
+      const put = await this.#connection.run(PUT_KEY, keys, [key.id, JSON.stringify(key), ...announce]);
+      if (put === 1 && (await client.persist(this.#keys.key(key.id))) === 1) return;
+      // There is no such user, or a removal was quicker.
+      await client.del(this.#keys.key(key.id));
+      throw noUser();
+    });
+  }
+
+  findKey(keyId: string): Promise<ApiKeyRecord | null> {
+    return guarded(async () => {
+      const user = await this.#connection.client.get(this.#keys.key(keyId));
+      return user === null ? null : parse<ApiKeyRecord>(await this.#connection.client.hget(this.#keys.keys(user), keyId));
+    });
+  }
+
+  listKeys(user: string): Promise<ApiKeyRecord[]> {
+    return guarded(async () => {
+      const records = (await this.#connection.client.hvals(this.#keys.keys(user))).flatMap((json) => parse<ApiKeyRecord>(json) ?? []);
+      return records.sort((a, b) => compare(a.createdAt, b.createdAt) || compare(a.id, b.id));
+    });
+  }
+
+  deleteKey(user: string, keyId: string): Promise<boolean> {
+    return this.#change(user, async (announce) => {
+      // First the index: what a crash leaves of the key no longer works, and is deleted when this is repeated or the user is removed.
+      if ((await this.#connection.client.hexists(this.#keys.keys(user), keyId)) === 1) await this.#dropIndex([keyId]);
+      const removed = await this.#connection.run(DELETE_KEY, [this.#keys.keys(user)], [keyId, ...announce]);
+      await this.#connection.replicated();
+      return removed === 1;
+    });
+  }
+
+  deleteUser(id: string, { keepUsage }: { keepUsage: boolean }): Promise<RemovedUser> {
+    return this.#change(id, async (announce) => {
+      const { client } = this.#connection;
+      // The index before the keys: after a crash in the middle these lead to it, index entries without them could not be found. The record between
+      // the two: from then on there are no more keys.
+      await this.#dropIndex(await client.hkeys(this.#keys.keys(id)));
+      const there = await client.del(this.#keys.user(id));
+      await this.#dropIndex(await client.hkeys(this.#keys.keys(id)));
+      const keys = [this.#keys.keys(id), this.#keys.usage(id), this.#keys.tokens(id), this.#keys.flushes(id)];
+      const [fields, ids] = (await this.#connection.run(DELETE_USER_REST, keys, [keepUsage ? "keep" : "drop", ...announce])) as [string[], string[]];
+      await client.zrem(this.#keys.users, id);
+      // Created again in the meantime.
+      if ((await client.exists(this.#keys.user(id))) === 1) await client.zadd(this.#keys.users, 0, id);
+      await this.#connection.replicated();
+      if (there === 0) throw noUser();
+      return { keys: ids.length, usageRows: new Set(fields.map((field) => field.slice(0, field.lastIndexOf(" ")))).size };
+    });
+  }
+
+  addUsage(rows: readonly UsageRow[]): Promise<void> {
+    return guarded(() => this.#usage.add(rows));
+  }
+
+  usage(user: string, range: { from?: string; to?: string }): Promise<UsageRow[]> {
+    return guarded(() => this.#usage.read(user, range));
+  }
+
+  onChange(listener: (user: string) => void): () => void {
+    return this.#changes.add(listener);
+  }
+
+  ping(): Promise<void> {
+    return guarded(async () => void (await this.#connection.client.exists(this.#keys.users)));
+  }
+
+  async close(): Promise<void> {
+    this.#changes.clear();
+    this.#sweep.close();
+    await this.#usage.close();
+    this.#connection.close();
+  }
+
+  async #dropIndex(keyIds: readonly string[]): Promise<void> {
+    await Promise.all(keyIds.map((id) => this.#connection.client.del(this.#keys.key(id))));
+  }
+
+  /** Runs a change that announces itself to the other replicas by these arguments of its script. */
+  #change<T>(user: string, work: (announce: [channel: string, message: string]) => Promise<T>): Promise<T> {
+    return this.#changes.after(user, guarded(() => work([this.#keys.changes, JSON.stringify([this.#origin, user])])));
+  }
+
+  #heard(message: string): void {
+    let parts: unknown;
+    try {
+      parts = JSON.parse(message);
+    } catch {
+      // A stranger's message on the channel is nothing to fail for.
+      return;
+    }
+    if (Array.isArray(parts) && parts[0] !== this.#origin && typeof parts[1] === "string") this.#changes.tell(parts[1]);
+  }
+}
+
+function parse<T>(json: string | null): T | null {
+  return json === null ? null : (JSON.parse(json) as T);
+}
+
+function noUser(): PrefixdError {
+  return new PrefixdError("user_not_found", "There is no such user.");
+}

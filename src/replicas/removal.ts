@@ -1,0 +1,91 @@
+import { PrefixdError } from "../errors.ts";
+import type { PrefixRegistry } from "../prefixes/registry-types.ts";
+import type { PrefixStore } from "../prefixes/store.ts";
+import type { RemovalReceipt, UserRemoval } from "./removal-types.ts";
+import type { ReplicaBus } from "./replica-bus.ts";
+import type { UserStore } from "../users/store.ts";
+
+export interface UserRemovalParts {
+  readonly users: Pick<UserStore, "getUser" | "listKeys" | "deleteKey" | "deleteUser">;
+  readonly prefixes: Pick<PrefixStore, "deleteUser" | "removalState" | "readmitUser" | "list">;
+  readonly bus: ReplicaBus;
+  /** Time of day, for the receipt. */
+  readonly clock?: () => Date;
+}
+
+/**
+ * The order matters:
+ *   1. block: the store refuses the user's uploads, and keys and prefixes are gone from it, so that nobody can begin anew;
+ *   2. tell the replicas, and wait: what has begun ends, caches and KV rows are emptied, usage is written;
+ *   3. delete the user, once more what came between, and look: nothing may be left.
+ * What fails leaves the removal open, and another call goes on with it.
+ */
+export function createUserRemoval({ users, prefixes, bus, clock = () => new Date() }: UserRemovalParts): UserRemoval {
+  return {
+    async removeUser(id, { keepUsage }): Promise<RemovalReceipt> {
+      const known = (await users.getUser(id)) !== null;
+      const unfinished = (await prefixes.removalState(id)) === "open" || (await prefixes.list(id, { limit: 1 })).length > 0;
+      if (!known && !unfinished) throw new PrefixdError("user_not_found", "There is no user of this id.");
+      const first = await prefixes.deleteUser(id);
+      const keys = await users.listKeys(id);
+      for (const key of keys) await users.deleteKey(id, key.id);
+      const { running, queued, replicas } = await bus.broadcast({ kind: "user", user: id });
+      // Also where there is no record any more: a crash may have left what comes after it.
+      const late = await users.deleteUser(id, { keepUsage }).catch(goneAlready);
+      const second = await prefixes.deleteUser(id, { last: true });
+      if ((await prefixes.list(id, { limit: 1 })).length > 0 || (await users.getUser(id)) !== null) {
+        throw new PrefixdError("store_unavailable", "The user was created anew while it was removed; repeat the request.", { retryAfter: 1 });
+      }
+      return {
+        user: id,
+        removed: { prefixes: first.prefixes + second.prefixes, keys: keys.length + late.keys, bytes: first.bytes + second.bytes, running, queued },
+        replicas: replicas.map((replica) => ({ id: replica.id, acknowledged_at: replica.acknowledgedAt })),
+        completed_at: clock().toISOString(),
+      };
+    },
+
+    async readmitUser(id) {
+      const state = await prefixes.removalState(id);
+      if (state === null) return;
+      if (state === "open") throw new PrefixdError("user_exists", "The removal of the user of this id is not finished; repeat it.");
+      await bus.broadcast({ kind: "readmit", user: id });
+      // Last: as long as this has not been done, a repeated call does all of it.
+      await prefixes.readmitUser(id);
+    },
+  };
+}
+
+/** Another call removed it in the same moment. */
+function goneAlready(error: unknown): { keys: number } {
+  if (error instanceof PrefixdError && error.code === "user_not_found") return { keys: 0 };
+  throw error;
+}
+
+/**
+ * A registry whose `remove` answers when no replica serves the prefix any more: running requests on it end everywhere. One that is
+ * replaced instead lets running requests finish on the version that they began with.
+ */
+export function removeEverywhere(registry: PrefixRegistry, bus: ReplicaBus): PrefixRegistry {
+  return {
+    register: (...args) => registry.register(...args),
+    patch: (...args) => registry.patch(...args),
+    info: (...args) => registry.info(...args),
+    readable: (...args) => registry.readable(...args),
+    list: (...args) => registry.list(...args),
+    listShared: (...args) => registry.listShared(...args),
+    held: (...args) => registry.held(...args),
+    openFile: (...args) => registry.openFile(...args),
+    resolve: (...args) => registry.resolve(...args),
+    async remove(key, precondition) {
+      const tell = async (): Promise<void> => void (await bus.broadcast({ kind: "prefix", user: key.user, name: key.name }));
+      try {
+        await registry.remove(key, precondition);
+      } catch (error) {
+        // Repeated after the replicas could not be told: they are told now.
+        if (error instanceof PrefixdError && error.code === "prefix_not_found") await tell();
+        throw error;
+      }
+      await tell();
+    },
+  };
+}

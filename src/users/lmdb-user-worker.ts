@@ -1,9 +1,0 @@
-/** Entry of the thread that owns the users' LMDB environment; see lmdb-user-store.ts for the other end. */
-import { serveCalls } from "../storage/serve-calls.ts";
-import { LmdbUserTables, type LmdbUserOptions } from "./lmdb-user-tables.ts";
-
-serveCalls<LmdbUserTables>(
-  (options) => new LmdbUserTables(options as LmdbUserOptions),
-  ["createUser", "getUser", "missingUsers", "listUsers", "patchUser", "putKey", "findKey", "listKeys", "deleteKey", "deleteUser", "addUsage", "usage", "ping"],
-  "user store",
-);

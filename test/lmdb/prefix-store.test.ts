@@ -1,0 +1,71 @@
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import { open } from "lmdb";
+import t from "tap";
+import { LmdbShares } from "../../src/lmdb/shares.ts";
+import { openLmdbStore } from "../../src/lmdb/prefix-store.ts";
+import { keyText } from "../../src/prefixes/name.ts";
+import type { PrefixStore } from "../../src/prefixes/store.ts";
+import { prefixStoreContract } from "../contract/prefix-store.ts";
+import { record } from "../prefixes/records.ts";
+
+t.test("LMDB keeps the contract", (t) => {
+  prefixStoreContract(t, async (t) => {
+    const dir = mkdtempSync(join(t.testdir(), "lmdb."));
+    return () => openLmdbStore({ dir });
+  });
+  t.end();
+});
+
+t.test("what a user holds is counted once where nobody has kept count of it", async (t) => {
+  const dir = t.testdir();
+  const store = await openLmdbStore({ dir });
+  const puts = await Promise.all([1, 2, 3].map((i) => record({ user: "ann", name: `p${i}` }, i, { length: i })));
+  for (const put of puts) await store.put(put);
+  await store.close();
+  const [folder] = readdirSync(join(dir, "prefixes"));
+  const root = open({ path: join(dir, "prefixes", folder!), noSubdir: false, maxDbs: 3, encoding: "binary" });
+  t.equal(root.openDB({ name: "info", encoding: "binary" }).removeSync("held"), true);
+  await root.close();
+  const again = await openLmdbStore({ dir });
+  t.teardown(() => again.close());
+  const bytes = puts.reduce((sum, { meta }) => sum + meta.bytes, 0);
+  t.same(await again.held("ann"), { prefixes: 3, bytes });
+  await t.rejects(again.put(await record({ user: "ann", name: "p4" }, 4), undefined, { max_prefixes: 3, max_prefix_bytes: null }), { code: "quota_exceeded" });
+  await again.delete(puts[0]!.meta);
+  t.same(await again.held("ann"), { prefixes: 2, bytes: bytes - puts[0]!.meta.bytes });
+});
+
+t.test("the index of what is shared: built once, and put right after a crash", async (t) => {
+  const dir = t.testdir();
+  const open = async (work: (store: PrefixStore) => Promise<void>): Promise<void> => {
+    const store = await openLmdbStore({ dir });
+    await work(store);
+    await store.close();
+  };
+  const entries = async (): Promise<string[]> => {
+    const shares = new LmdbShares(dir);
+    const keys = shares.page("bob", null, 99);
+    await shares.close();
+    return keys.map(keyText);
+  };
+  const listed = async (store: PrefixStore): Promise<string[]> => (await store.listShared("bob", { limit: 9 })).map(keyText);
+  await open(async (store) => {
+    for (const [user, name] of [["ann", "p"], ["ann", "q"], ["cat", "p"]] as const) await store.put(await record({ user, name }, 1));
+    await store.patchMeta({ user: "ann", name: "p" }, { shared_with: ["bob"] });
+    await store.patchMeta({ user: "cat", name: "p" }, { visibility: "shared" });
+  });
+  rmSync(join(dir, "shares"), { recursive: true });
+  await open(async (store) => void t.same(await listed(store), ["ann/p", "cat/p"], "what was shared before there was an index"));
+
+  const shares = new LmdbShares(dir);
+  shares.add({ user: "ann", name: "q" }, ["bob"]);
+  shares.add({ user: "ann", name: "gone" }, ["bob", "eve"]);
+  shares.add({ user: "gone-for-good", name: "p" }, ["bob"]);
+  await shares.close();
+  t.equal((await entries()).length, 5);
+  await open(async (store) => void t.same(await listed(store), ["ann/p", "cat/p"], "entries without a record show nothing"));
+  t.same(await entries(), ["ann/p", "cat/p"], "and are taken away");
+  const left = readdirSync(join(dir, "shares"), { recursive: true, withFileTypes: true }).filter((entry) => entry.isFile());
+  t.notOk(left.some((entry) => readFileSync(join(entry.parentPath, entry.name)).includes("gone-for-good")), "of an owner without a file no byte stays");
+});
