@@ -25,7 +25,7 @@ module.exports = {
     only("model/", ["errors\\.ts", "kv\\.ts", "formats/", "runtime/", "engine/runner\\.ts"], "the model implements the engine's ModelRunner on the runtime"),
     only("text/", ["errors\\.ts"], "text is the tokenizer's world"),
     only("prefixes/", ["errors\\.ts", "kv\\.ts", "formats/", "observability/"], "prefixes never know the engine, nor which store keeps them"),
-    only("users/", ["errors\\.ts", "kv\\.ts", "observability/", "engine/scheduling/fair-share\\.ts", "engine/job\\.ts", "prefixes/"], "users know prefixes; the engine hears of them as numbers"),
+    only("users/", ["errors\\.ts", "kv\\.ts", "observability/", "engine/scheduling/fair-share\\.ts", "engine/request\\.ts", "prefixes/"], "users know prefixes; the engine hears of them as numbers"),
     only("replicas/", ["errors\\.ts", "observability/", "prefixes/", "users/"], "replicas know users and prefixes, and no store"),
     only("lmdb/", ["errors\\.ts", "kv\\.ts", "formats/", "observability/", "prefixes/", "users/", "replicas/"], "a store implements what prefixes, users and replicas ask for"),
     only("redis/", ["errors\\.ts", "kv\\.ts", "formats/", "observability/", "prefixes/", "users/", "replicas/"], "a store implements what prefixes, users and replicas ask for"),

@@ -7,7 +7,7 @@
 import { openFolder, DEMO, newEngine, sizedCheckpoint, benchRequest, promptIds, randomPrefix } from "./support/gpt2.ts";
 import { seededRandom } from "../src/load/random.ts";
 import type { Engine } from "../src/engine/engine.ts";
-import type { EngineRequest } from "../src/engine/job.ts";
+import type { EngineRequest } from "../src/engine/request.ts";
 import type { Precision } from "../src/model/graph-weights.ts";
 import { DEVICES } from "../src/runtime/devices.ts";
 import { SIMULATED } from "../test/support/devices.ts";

@@ -10,7 +10,7 @@
  */
 import { DEVICE_PRECISIONS } from "../src/config.ts";
 import type { Engine } from "../src/engine/engine.ts";
-import type { RequestHandle } from "../src/engine/job.ts";
+import type { RequestHandle } from "../src/engine/request.ts";
 import type { StepPhase } from "../src/observability/engine-observer.ts";
 import { benchRequest, newEngine, openSized, promptIds, randomPrefix, THREADS } from "./support/gpt2.ts";
 import { machineOfInt8, median, quantile, table, writeSection } from "./support/report.ts";

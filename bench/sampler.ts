@@ -8,7 +8,7 @@
  * n-grams meet candidates. Every setting sees all rows many times; medians of rounds of processor time.
  */
 import type { StepOutput } from "../src/engine/runner.ts";
-import { DEFAULT_SAMPLING, type SamplingParams } from "../src/engine/job.ts";
+import { DEFAULT_SAMPLING, type SamplingParams } from "../src/engine/request.ts";
 import { Sampler } from "../src/engine/sampling/sampler.ts";
 import { machine, median, table, writeSection } from "./support/report.ts";
 

@@ -1,5 +1,5 @@
 /** An engine with a number of rows that all decode: what a full batch costs. */
-import type { RequestHandle } from "../../src/engine/job.ts";
+import type { RequestHandle } from "../../src/engine/request.ts";
 import type { ModelRunner } from "../../src/engine/runner.ts";
 import type { KvTensor } from "../../src/kv.ts";
 import { benchRequest, newEngine, promptIds } from "./gpt2.ts";

@@ -3,7 +3,7 @@ import { copyFileSync, existsSync } from "node:fs";
 import { join } from "node:path";
 import { DEFAULT_SPIN_TIME } from "../../src/config.ts";
 import { Engine, type EngineOptions } from "../../src/engine/engine.ts";
-import { DEFAULT_SAMPLING, type EngineRequest } from "../../src/engine/job.ts";
+import { DEFAULT_SAMPLING, type EngineRequest } from "../../src/engine/request.ts";
 import type { ModelRunner } from "../../src/engine/runner.ts";
 import { kvElements, type KvTensor, type ModelShape } from "../../src/kv.ts";
 import { openCheckpoint } from "../../src/model/checkpoint.ts";

@@ -13,7 +13,7 @@ export class NullRunner implements ModelRunner {
   readonly candidates = 64;
   readonly longestPiece = 1024;
   readonly promptsAtOnce = 1;
-  readonly cutsShow = false;
+  readonly chunkingChangesBits = false;
   readonly slots: number;
   readonly #outputs: readonly StepOutput[];
   #steps = 0;

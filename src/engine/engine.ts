@@ -17,10 +17,10 @@ import { PrefillBudget } from "./scheduling/prefill-budget.ts";
 import { runPieces } from "./prefill-run.ts";
 import { trialRun } from "./prefix-trial.ts";
 import { promptTokens } from "./prompt-scores.ts";
-import { rowsOf, type EngineRequest, type RequestHandle, type RequestListener } from "./job.ts";
+import { rowsOf, type EngineRequest, type RequestHandle, type RequestListener } from "./request.ts";
 import { Rows } from "./decode-batch.ts";
 import { inRuns, planPrefill, type PrefillChunk } from "./scheduling/plan.ts";
-import { RunningRequest, type Sequence } from "./sequence.ts";
+import { Job, type Sequence } from "./sequence.ts";
 import { ServiceCounters } from "./scheduling/counters.ts";
 import { CacheWiper } from "./kv-wiper.ts";
 
@@ -34,7 +34,7 @@ export class Engine {
   readonly #options: EngineOptions;
   readonly #shares: TenantShares;
   readonly #counters: ServiceCounters;
-  readonly #queue: RunningRequest[] = [];
+  readonly #queue: Job[] = [];
   readonly #folds: FoldQueue;
   readonly #rows: Rows;
   readonly #wiper: CacheWiper;
@@ -44,7 +44,7 @@ export class Engine {
   readonly #costs = new ChoosingCost();
   readonly #longestPiece: number;
   /** Admitted, their prompts not yet whole in their rows; between two steps one at most. */
-  #prefilling: RunningRequest[] = [];
+  #prefilling: Job[] = [];
   #loop: Promise<void> | null = null;
   #draining = false;
 
@@ -75,7 +75,7 @@ export class Engine {
     if (!this.#mayEmit()) throw lostTouch();
     checkQueueLimits(request, this.#queue, this.#room(), this.#shares);
     this.#counters.arrive(request.tenant, this.#waiting());
-    const running = new RunningRequest(request, listener, this.#options.observer, performance.now());
+    const running = new Job(request, listener, this.#options.observer, performance.now());
     this.#queue.push(running);
     this.#wake();
     return { cancel: (reason) => this.#cancel(running, reason) };
@@ -148,7 +148,7 @@ export class Engine {
     return { maxQueue: this.#options.maxQueue, freeRows: this.#runner.slots - busyRows };
   }
 
-  #plan(): PrefillChunk<RunningRequest>[] {
+  #plan(): PrefillChunk<Job>[] {
     // Most steps: nothing waits, or there is no room.
     const [prefilling = null] = this.#prefilling;
     if (prefilling === null && (this.#queue.length === 0 || this.#rows.count >= this.#runner.slots)) return [];
@@ -156,9 +156,9 @@ export class Engine {
     const running = heldRows(this.#rows.sequences.map((sequence) => sequence.owner.tenant), this.#prefilling);
     this.#counters.sweep(this.#waiting(), running);
     const policy = this.#options.policy ?? fairShare({ counters: this.#counters.all, running, shares: this.#shares });
-    const { slots, cutsShow } = this.#runner;
+    const { slots, chunkingChangesBits } = this.#runner;
     const waiting = Math.min(this.#queue.length + this.#prefilling.length, slots - this.#rows.count);
-    return planPrefill(state, policy, this.#budget.limits({ tokens: this.#longestPiece, cutsShow, decoding: this.#rows.count, waiting }));
+    return planPrefill(state, policy, this.#budget.limits({ tokens: this.#longestPiece, chunkingChangesBits, decoding: this.#rows.count, waiting }));
   }
 
   #waiting(): readonly { readonly tenant: string }[] {
@@ -243,7 +243,7 @@ export class Engine {
   }
 
   /** Feeds pieces of different prompts in one run. */
-  async #prefill(chunks: readonly PrefillChunk<RunningRequest>[]): Promise<void> {
+  async #prefill(chunks: readonly PrefillChunk<Job>[]): Promise<void> {
     const begun = chunks.filter((chunk) => this.#begin(chunk));
     if (begun.length === 0) return;
     const started = this.#now();
@@ -264,7 +264,7 @@ export class Engine {
   }
 
   /** Makes the row ready for a piece of prompt; answers whether it is to be fed. */
-  #begin({ request, from, to, passedOver }: PrefillChunk<RunningRequest>): boolean {
+  #begin({ request, from, to, passedOver }: PrefillChunk<Job>): boolean {
     if (request.ended) return false;
     try {
       if (from === 0) this.#admit(request, passedOver);
@@ -278,7 +278,7 @@ export class Engine {
   }
 
   /** A piece of prompt is in its row; `output` has the answer for it, if it is the last one, in row `index`. */
-  #fed({ request, from, to, last }: PrefillChunk<RunningRequest>, output: StepOutput | null, index: number): void {
+  #fed({ request, from, to, last }: PrefillChunk<Job>, output: StepOutput | null, index: number): void {
     request.fed = to;
     if (last) this.#endPrefill(request);
     if (request.ended || output === null) return;
@@ -291,16 +291,16 @@ export class Engine {
     }
   }
 
-  #endPrefill(request: RunningRequest): void {
+  #endPrefill(request: Job): void {
     this.#prefilling = this.#prefilling.filter((one) => one !== request);
   }
 
-  #failPrefill(request: RunningRequest, error: unknown): void {
+  #failPrefill(request: Job, error: unknown): void {
     this.#endPrefill(request);
     request.fail(asModelError(error));
   }
 
-  #admit(request: RunningRequest, passedOver: readonly RunningRequest[]): void {
+  #admit(request: Job, passedOver: readonly Job[]): void {
     for (const passed of passedOver) passed.passedOver++;
     this.#queue.splice(this.#queue.indexOf(request), 1);
     this.#counters.admit(request.tenant, request.promptLength);
@@ -315,7 +315,7 @@ export class Engine {
   }
 
   /** Keeps what a piece of prompt says of the prompt's tokens, and tells it after the last piece. */
-  #scorePrompt(request: RunningRequest, output: StepOutput, from: number, last: boolean): void {
+  #scorePrompt(request: Job, output: StepOutput, from: number, last: boolean): void {
     request.promptTokens.push(...promptTokens(request.request, output, from));
     if (!last) return;
     if (!this.#mayEmit()) return this.#failAll(lostTouch());
@@ -323,7 +323,7 @@ export class Engine {
   }
 
   /** The prompt is in its row: every choice gets a row with a copy of it and its first token. Beams get theirs by forking. */
-  #activate(request: RunningRequest, output: StepOutput, answer: number): void {
+  #activate(request: Job, output: StepOutput, answer: number): void {
     if (request.request.maxNewTokens === 0) return request.finishAll("length");
     const length = request.prefixLength + request.promptLength;
     this.#rows.add(request.sequences, request.row, length, request.search === null);
@@ -369,7 +369,7 @@ export class Engine {
     this.#counters.generated(owner.tenant, this.#costs.of(owner.choosing, this.#now() - started, sequence.generated - generated));
   }
 
-  #advanceBeams(request: RunningRequest, output: StepOutput, outputRow: (sequence: Sequence) => number): void {
+  #advanceBeams(request: Job, output: StepOutput, outputRow: (sequence: Sequence) => number): void {
     if (request.ended) return;
     if (!this.#mayEmit()) return this.#failAll(lostTouch());
     const started = this.#now();
@@ -385,7 +385,7 @@ export class Engine {
     this.#counters.generated(request.tenant, this.#costs.of(request.choosing, this.#now() - started, request.n));
   }
 
-  #cancel(request: RunningRequest, reason: "cancelled" | "removed"): void {
+  #cancel(request: Job, reason: "cancelled" | "removed"): void {
     const index = this.#queue.indexOf(request);
     if (index >= 0) this.#queue.splice(index, 1);
     if (reason === "removed") request.finishAll("removed");

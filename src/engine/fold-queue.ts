@@ -104,7 +104,7 @@ export class FoldQueue {
     const { runner, wiper, counters, budget, observer, now } = this.#parts;
     const fold = (this.#open ??= this.#next());
     const from = fold.fed;
-    const to = endOfPiece(fold, from, budget.limits({ tokens, cutsShow: runner.cutsShow, decoding, waiting: 0 }));
+    const to = endOfPiece(fold, from, budget.limits({ tokens, chunkingChangesBits: runner.chunkingChangesBits, decoding, waiting: 0 }));
     try {
       if (from === 0) fold.onStart?.();
       counters.admit(fold.tenant, to - from);

@@ -1,6 +1,6 @@
 import { Row } from "./sampling/logits-row.ts";
 import type { StepOutput } from "./runner.ts";
-import type { EngineRequest, PromptToken } from "./job.ts";
+import type { EngineRequest, PromptToken } from "./request.ts";
 import { reportOf } from "./sampling/sampler.ts";
 
 /**

@@ -37,7 +37,7 @@ export interface ModelRunner {
    * Whether the last bits of a prompt's numbers depend on where it was cut into pieces, so that the same prompt must always be cut at
    * the same places. Cuts that leave a token alone (scheduling/plan.ts) are not meant: nobody makes them where this is false.
    */
-  readonly cutsShow: boolean;
+  readonly chunkingChangesBits: boolean;
   /** Copies a prefix into positions `[0, prefix.length)` of a row; this and `prefill` may be given row `slots` too. */
   loadPrefix(row: number, prefix: KvTensor): void;
   /** Copies positions `[start, length)` of row `from` to row `to`; before `start` they are the same already. */

@@ -4,12 +4,12 @@ import { BeamSearch } from "./beams/search.ts";
 import type { StepOutput } from "./runner.ts";
 import { blamed } from "./prefix-trial.ts";
 import { RecentMedian } from "./scheduling/recent-median.ts";
-import { rowsOf, type EngineRequest, type FinishReason, type PromptToken, type RequestListener, type TokenEvent } from "./job.ts";
+import { rowsOf, type EngineRequest, type FinishReason, type PromptToken, type RequestListener, type TokenEvent } from "./request.ts";
 import { Sampler } from "./sampling/sampler.ts";
 import type { Schedulable } from "./scheduling/plan.ts";
 
 /** A request inside the engine: queued, then prefilled once, then decoded as one sequence per choice, or per beam. */
-export class RunningRequest implements Schedulable {
+export class Job implements Schedulable {
   readonly request: EngineRequest;
   readonly listener: RequestListener;
   readonly observer: EngineObserver;
@@ -112,7 +112,7 @@ export class RunningRequest implements Schedulable {
 
 /** One choice of a request, or one of its beams. While it decodes it owns one row of the KV cache. */
 export class Sequence {
-  readonly owner: RunningRequest;
+  readonly owner: Job;
   /** The choice; of a beam no more than a number. */
   readonly choice: number;
   /** Made with the first token: a request may have hundreds of rows that wait, and each takes what all of the processors need. */
@@ -127,7 +127,7 @@ export class Sequence {
   /** When the newest token came, in ms. */
   #lastTokenAt = 0;
 
-  constructor(owner: RunningRequest, choice: number) {
+  constructor(owner: Job, choice: number) {
     this.owner = owner;
     this.choice = choice;
   }

@@ -47,8 +47,8 @@ export class SupervisedRunner implements ModelRunner {
     return this.#runner.promptsAtOnce;
   }
 
-  get cutsShow(): boolean {
-    return this.#runner.cutsShow;
+  get chunkingChangesBits(): boolean {
+    return this.#runner.chunkingChangesBits;
   }
 
   loadPrefix(row: number, prefix: KvTensor): void {

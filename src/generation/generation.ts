@@ -1,5 +1,5 @@
 import { lostTouch, PrefixdError } from "../errors.ts";
-import type { FinishReason, PromptToken, RequestHandle, RequestListener, TokenEvent } from "../engine/job.ts";
+import type { FinishReason, PromptToken, RequestHandle, RequestListener, TokenEvent } from "../engine/request.ts";
 import { lengthsOf, mostNewTokens, samplingFor } from "./lengths.ts";
 import { RequestMeter } from "./meter.ts";
 import type { ChoiceDelta, GenerationListener, GenerationParts, ValidGenerateRequest } from "./types.ts";

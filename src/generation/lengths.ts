@@ -1,5 +1,5 @@
 import { checkContext, roomFor } from "../engine/scheduling/admission.ts";
-import type { SamplingParams } from "../engine/job.ts";
+import type { SamplingParams } from "../engine/request.ts";
 import { PrefixdError } from "../errors.ts";
 
 /** What transformers generates where nothing says how much. */

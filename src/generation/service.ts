@@ -8,7 +8,7 @@ import type { PrefixKey } from "../prefixes/store.ts";
 import { RemovedUsers } from "../replicas/removed-users.ts";
 
 export type * from "./types.ts";
-export { DEFAULT_SAMPLING } from "../engine/job.ts";
+export { DEFAULT_SAMPLING } from "../engine/request.ts";
 export { DEFAULT_NEW_TOKENS } from "./lengths.ts";
 
 /** A whole result. */

@@ -48,7 +48,7 @@ export class Gpt2Runner implements ModelRunner {
   readonly candidates: number;
   longestPiece = Infinity;
   readonly promptsAtOnce = 1;
-  cutsShow = true;
+  chunkingChangesBits = true;
   readonly #runtime: Runtime;
   readonly #session: Session;
   readonly #cache: KvCache;
@@ -191,7 +191,7 @@ export class Gpt2Runner implements ModelRunner {
     const row = this.slots;
     if (!device.hostMemory) this.longestPiece = await longestRightPiece(this, row);
     else {
-      this.cutsShow = await findCutsShow(this, row, (length) => this.#cache.read(row, length));
+      this.chunkingChangesBits = await findCutsShow(this, row, (length) => this.#cache.read(row, length));
       this.wipe(row, 0, Math.min(CUT_TOKENS, this.shape.positions));
       this.wipeBuffers();
     }

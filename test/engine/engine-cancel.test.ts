@@ -1,7 +1,7 @@
 import { setImmediate as turn } from "node:timers/promises";
 import t, { type Test } from "tap";
 import { Engine, type EngineOptions } from "../../src/engine/engine.ts";
-import type { EngineRequest } from "../../src/engine/job.ts";
+import type { EngineRequest } from "../../src/engine/request.ts";
 import { FakeRunner, fakePrefix, oracle } from "../support/fake-runner.ts";
 import { engineRequest, GREEDY } from "../support/model.ts";
 import { CountingObserver, idle, Recording, type Hooks } from "../support/recording.ts";

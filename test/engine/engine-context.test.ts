@@ -2,7 +2,7 @@
 import t from "tap";
 import { Engine } from "../../src/engine/engine.ts";
 import { checkContext } from "../../src/engine/scheduling/admission.ts";
-import type { EngineRequest } from "../../src/engine/job.ts";
+import type { EngineRequest } from "../../src/engine/request.ts";
 import type { FoldInput } from "../../src/kv.ts";
 import { SIMULATED } from "../support/devices.ts";
 import { FAKE_SHAPE, FakeRunner, fakePrefix, oracle } from "../support/fake-runner.ts";

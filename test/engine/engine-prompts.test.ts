@@ -1,7 +1,7 @@
 /** Prompts that share a run, on a runner that takes several: the tokens are those of each alone, whatever ends or fails beside them. */
 import t from "tap";
 import { Engine } from "../../src/engine/engine.ts";
-import type { EngineRequest } from "../../src/engine/job.ts";
+import type { EngineRequest } from "../../src/engine/request.ts";
 import { inRuns, type PrefillChunk } from "../../src/engine/scheduling/plan.ts";
 import { FakeRunner, fakePrefix, oracle } from "../support/fake-runner.ts";
 import { engineRequest, GREEDY, seededRandom } from "../support/model.ts";
@@ -12,7 +12,7 @@ t.setTimeout(60_000);
 class PromptsRunner extends FakeRunner {
   override readonly promptsAtOnce = 4;
   override readonly longestPiece = 24;
-  override readonly cutsShow = true;
+  override readonly chunkingChangesBits = true;
 }
 
 function setup(slots = 8): { engine: Engine; runner: PromptsRunner; observer: CountingObserver } {

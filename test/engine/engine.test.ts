@@ -1,7 +1,7 @@
 import { setImmediate as turn } from "node:timers/promises";
 import t from "tap";
 import { Engine, type EngineOptions } from "../../src/engine/engine.ts";
-import type { EngineRequest, FinishReason } from "../../src/engine/job.ts";
+import type { EngineRequest, FinishReason } from "../../src/engine/request.ts";
 import type { KvTensor } from "../../src/kv.ts";
 import { FAKE_SHAPE, FakeRunner, fakePrefix, NAN_TOKEN, oracle } from "../support/fake-runner.ts";
 import { engineRequest, GREEDY, seededRandom } from "../support/model.ts";

@@ -194,7 +194,7 @@ t.test("a wipe leaves a half-fed fold alone, and its end leaves nothing", async 
 
 t.test("pieces end where those of a prompt do, whatever the time: at multiples of the chunk where cuts show", async (t) => {
   class Device extends FakeRunner {
-    override readonly cutsShow = true;
+    override readonly chunkingChangesBits = true;
   }
   const { engine, runs } = machine(32, { prefillChunk: 64 }, new Device(32));
   const streams = Array.from({ length: 31 }, (_, i) => new Recording(engine, stream("b", 100, i)));

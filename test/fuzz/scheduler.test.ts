@@ -4,7 +4,7 @@ import fc from "fast-check";
 import t from "tap";
 import { Engine } from "../../src/engine/engine.ts";
 import type { TenantShare } from "../../src/engine/scheduling/fair-share.ts";
-import type { EngineRequest } from "../../src/engine/job.ts";
+import type { EngineRequest } from "../../src/engine/request.ts";
 import { MAX_PASSED_OVER } from "../../src/engine/scheduling/plan.ts";
 import { PrefixdError } from "../../src/errors.ts";
 import { fakePrefix, FakeRunner, oracle } from "../support/fake-runner.ts";

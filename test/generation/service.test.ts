@@ -1,5 +1,5 @@
 import t from "tap";
-import { DEFAULT_SAMPLING } from "../../src/engine/job.ts";
+import { DEFAULT_SAMPLING } from "../../src/engine/request.ts";
 import { PrefixdError } from "../../src/errors.ts";
 import { GenerationService, type ChoiceDelta, type GenerationEnd, type GenerationListener, type ValidGenerateRequest } from "../../src/generation/service.ts";
 import { exactly } from "../../src/generation/lengths.ts";

@@ -2,7 +2,7 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import t from "tap";
-import type { EngineRequest } from "../../src/engine/job.ts";
+import type { EngineRequest } from "../../src/engine/request.ts";
 import type { KvTensor } from "../../src/kv.ts";
 import { StopProgress, Stops } from "../../src/text/stop-strings.ts";
 import { effort } from "../support/effort.ts";

@@ -1,5 +1,5 @@
 import { PrefixdError } from "../../src/errors.ts";
-import type { EngineRequest, FinishReason, RequestHandle, RequestListener } from "../../src/engine/job.ts";
+import type { EngineRequest, FinishReason, RequestHandle, RequestListener } from "../../src/engine/request.ts";
 import type { GenerationEngine } from "../../src/generation/service.ts";
 import type { EngineStats } from "../../src/observability/engine-observer.ts";
 

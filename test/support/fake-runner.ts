@@ -4,7 +4,7 @@
  */
 import { BeamSearch, type BeamResult } from "../../src/engine/beams/search.ts";
 import type { ModelRunner, PromptPiece, StepOutput } from "../../src/engine/runner.ts";
-import type { EngineRequest } from "../../src/engine/job.ts";
+import type { EngineRequest } from "../../src/engine/request.ts";
 import { Sampler } from "../../src/engine/sampling/sampler.ts";
 import { foldLength, kvElements, type FoldInput, type KvTensor, type ModelShape } from "../../src/kv.ts";
 
@@ -28,7 +28,7 @@ export class FakeRunner implements ModelRunner {
   readonly candidates = CANDIDATES;
   readonly longestPiece: number = Infinity;
   readonly promptsAtOnce: number = 1;
-  readonly cutsShow: boolean = false;
+  readonly chunkingChangesBits: boolean = false;
   /** What broke the contract, in order; must stay empty. Each is thrown as well. */
   readonly misuses: string[] = [];
   readonly calls: Record<Method, number> = { loadPrefix: 0, copyRow: 0, feed: 0, prefill: 0, prefillAll: 0, score: 0, decode: 0, fold: 0 };

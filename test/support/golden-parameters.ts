@@ -1,4 +1,4 @@
-import { DEFAULT_SAMPLING, type SamplingParams } from "../../src/engine/job.ts";
+import { DEFAULT_SAMPLING, type SamplingParams } from "../../src/engine/request.ts";
 
 /** Parameters of a golden case, under the names of the HTTP API. */
 export interface GoldenParameters {

@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import t, { type Test } from "tap";
 import { randomCheckpoint } from "../../bench/support/random-checkpoint.ts";
-import type { EngineRequest, RequestHandle } from "../../src/engine/job.ts";
+import type { EngineRequest, RequestHandle } from "../../src/engine/request.ts";
 import { endOfPiece, firstFit, FREE_QUANTUM, planPrefill, tokenLimits, type PrefillLimits } from "../../src/engine/scheduling/plan.ts";
 import { kvElements, type KvTensor, type ModelShape } from "../../src/kv.ts";
 import type { Precision } from "../../src/model/graph-weights.ts";
@@ -68,7 +68,7 @@ export function isolationSuite(precision: Precision): void {
 
 /** A prompt's keys, values and logits are the same bits however the scheduler cuts it. */
 async function checkCuts(t: Test, { runner }: TestModel, rounds: number): Promise<void> {
-  t.notOk(runner.cutsShow, "as the runner has found itself");
+  t.notOk(runner.chunkingChangesBits, "as the runner has found itself");
   const { positions, headDim, width, vocabSize } = runner.shape;
   const random = seededRandom(11);
   const below = (limit: number): number => Math.floor(random() * limit);

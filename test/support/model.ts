@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Engine } from "../../src/engine/engine.ts";
 import type { ModelRunner } from "../../src/engine/runner.ts";
-import { DEFAULT_SAMPLING, type EngineRequest, type FinishReason, type RequestHandle, type SamplingParams, type TokenEvent } from "../../src/engine/job.ts";
+import { DEFAULT_SAMPLING, type EngineRequest, type FinishReason, type RequestHandle, type SamplingParams, type TokenEvent } from "../../src/engine/request.ts";
 import type { PrefixdError } from "../../src/errors.ts";
 import { foldLength, type FoldInput, type KvTensor } from "../../src/kv.ts";
 import { openCheckpoint, type Gpt2Config } from "../../src/model/checkpoint.ts";

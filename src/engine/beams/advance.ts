@@ -1,7 +1,7 @@
 import type { BeamSearch } from "./search.ts";
 import { planForks } from "./fork-plan.ts";
 import type { StepOutput } from "../runner.ts";
-import type { RunningRequest, Sequence } from "../sequence.ts";
+import type { Job, Sequence } from "../sequence.ts";
 
 /**
  * One step of a request's beam search: its first sequences become the rows of the beams that go on. The search's results are told when
@@ -9,7 +9,7 @@ import type { RunningRequest, Sequence } from "../sequence.ts";
  * @throws PrefixdError model_failed, invalid_parameter (fewer sequences are possible than asked for)
  */
 export function advanceBeams(
-  request: RunningRequest,
+  request: Job,
   output: StepOutput,
   outputRow: (sequence: Sequence) => number,
   copyRow: (from: Sequence, to: Sequence) => void,
@@ -25,7 +25,7 @@ export function advanceBeams(
   for (const [beam, sequence] of request.sequences.entries()) sequence.lastId = ids[beam] ?? ids[0]!;
 }
 
-function tellResults(request: RunningRequest, search: BeamSearch): void {
+function tellResults(request: Job, search: BeamSearch): void {
   const results = search.results(request.request.n);
   request.freeRows();
   for (const [choice, { tokens, reason, score }] of results.entries()) {

@@ -1,9 +1,9 @@
 /** Beam search that draws: transformers' `_beam_search` with `do_sample`. */
 import type { Continuation, OpenBeam } from "./continuations.ts";
 import { candidateListFor, listForced, listKnown, scratchFor, unknownBelow } from "../sampling/known-scores.ts";
-import type { SamplingParams } from "../job.ts";
+import type { SamplingParams } from "../request.ts";
 import { NotFiniteError } from "../sampling/logits-row.ts";
-import { type Shortlist, TOP_H_TOKENS } from "../sampling/warped-tokens.ts";
+import { type WarpedTokens, TOP_H_TOKENS } from "../sampling/warped-tokens.ts";
 
 /** What is left of one beam's tokens, likeliest first, with the scores of the continuations and what they weigh in the draw. */
 interface Tokens {
@@ -42,7 +42,7 @@ function tokensOf(beam: OpenBeam, params: SamplingParams, keep: number): Tokens 
 }
 
 /** What processors and warpers leave of a beam's tokens: from the candidates where they provably suffice, else from all logits. */
-function listFor({ row, processors }: OpenBeam, params: SamplingParams, keep: number): Shortlist {
+function listFor({ row, processors }: OpenBeam, params: SamplingParams, keep: number): WarpedTokens {
   const { temperature, topH, topK } = params;
   if (processors.forced !== null) {
     const forced = listForced(processors.forced, processors);

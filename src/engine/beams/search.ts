@@ -6,7 +6,7 @@ import { Row } from "../sampling/logits-row.ts";
 import type { StepOutput } from "../runner.ts";
 import { LogitsProcessors } from "../sampling/processors.ts";
 import { uniform } from "../sampling/random.ts";
-import type { BeamParams, EngineRequest, FinishReason, TokenEvent, TokenStop } from "../job.ts";
+import type { BeamParams, EngineRequest, FinishReason, TokenEvent, TokenStop } from "../request.ts";
 import { reportOf } from "../sampling/sampler.ts";
 
 /** A token and what led to it: beams that fork share their past. */

@@ -11,9 +11,9 @@ import { PrefixdError } from "../../errors.ts";
 import { type FullScores, listAtLeast } from "./full-logits.ts";
 import { candidateListFor, listForced, listKnown, scratchFor, unknownBelow } from "./known-scores.ts";
 import type { LogitsProcessors } from "./processors.ts";
-import type { SamplingParams } from "../job.ts";
+import type { SamplingParams } from "../request.ts";
 import { NotFiniteError, type Row } from "./logits-row.ts";
-import { type Shortlist, TOP_H_TOKENS } from "./warped-tokens.ts";
+import { type WarpedTokens, TOP_H_TOKENS } from "./warped-tokens.ts";
 import { NOTHING, type Outside, tempered, weightOf } from "./probability.ts";
 
 /** A floor is put lower by this share of itself: what lies on it lies clearly above, also after temperature. */
@@ -91,7 +91,7 @@ function sampleCandidates(row: Row, processors: LogitsProcessors, params: Sampli
 }
 
 /** What top_k or min_p leave of these tokens and any others scores at least this before temperature. */
-function floorOf(list: Shortlist, { temperature, topH, topK, topP, minP }: SamplingParams): number {
+function floorOf(list: WarpedTokens, { temperature, topH, topK, topP, minP }: SamplingParams): number {
   let floor = -Infinity;
   // top_h looks at tokens further down than it keeps.
   if (topH !== null) return floor;
@@ -126,7 +126,7 @@ function sampleAll(logits: Float32Array, processors: LogitsProcessors, params: S
 }
 
 /** Without top_k, from the likely part of all tokens; -1 if that does not decide. */
-function likelyDraw(full: FullScores, list: Shortlist, params: SamplingParams, u: number): number {
+function likelyDraw(full: FullScores, list: WarpedTokens, params: SamplingParams, u: number): number {
   const { topP, minP, typicalP, epsilonCutoff, etaCutoff } = params;
   if (minP <= 0 && typicalP === 1 && epsilonCutoff <= 0 && etaCutoff <= 0) return full.drawNucleus(topP, u, list);
   full.listFor(params, list);
@@ -146,7 +146,7 @@ function bestOfAll(logits: Float32Array, processors: LogitsProcessors): number {
  * one by one. The others have scores s = logits <= last, `last` being the last candidate's logit: nearly exact at T = 1, and below
  * sum exp((s - best) / T) <= sum exp(s - best) * exp((last - best) * (1 / T - 1)).
  */
-function othersByLogSumExp(list: Shortlist, row: Row, processors: LogitsProcessors, temperature: number): Outside {
+function othersByLogSumExp(list: WarpedTokens, row: Row, processors: LogitsProcessors, temperature: number): Outside {
   const { lastLogit, logSumExp } = row;
   const best = list.scores[0]!;
   const top = tempered(best, temperature);

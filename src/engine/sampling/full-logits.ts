@@ -2,7 +2,7 @@
 import type { LogitsProcessors } from "./processors.ts";
 import { sortDescending } from "./radix-sort.ts";
 import { BINS_ERROR, ScoreBins } from "./score-bins.ts";
-import type { Shortlist, Warpers } from "./warped-tokens.ts";
+import type { WarpedTokens, Warpers } from "./warped-tokens.ts";
 import { NEAR, weightOf } from "./probability.ts";
 
 /** So much more is looked at than is needed, as a share of the probability and in nats, so that little hangs on rounding. */
@@ -65,7 +65,7 @@ export class FullScores {
   }
 
   /** Fills the list with at least the k best tokens and all equal to the k-th: enough for top_k, and only for that. */
-  listTop(k: number, list: Shortlist): void {
+  listTop(k: number, list: WarpedTokens): void {
     this.#bins.count(this.scores, this.best);
     const bin = this.#bins.binOfCount(k);
     if (bin < 0) return this.listAll(list);
@@ -75,7 +75,7 @@ export class FullScores {
   }
 
   /** Fills the list with the likeliest tokens, as many as these warpers (no top_k) very likely need, and tells it what is left out. */
-  listFor(warpers: Warpers, list: Shortlist): void {
+  listFor(warpers: Warpers, list: WarpedTokens): void {
     const bins = this.#bins;
     bins.weigh(this.scores, this.best, true);
     const bin = this.#depthFor(warpers);
@@ -100,10 +100,10 @@ export class FullScores {
   }
 
   /**
-   * What `Shortlist` would draw at `u` after top_p and no other warper, or -1 if rounding might decide: without sorting more than the
+   * What `WarpedTokens` would draw at `u` after top_p and no other warper, or -1 if rounding might decide: without sorting more than the
    * bin in which top_p cuts and the one in which the draw falls. `list` is used as memory.
    */
-  drawNucleus(topP: number, u: number, list: Shortlist): number {
+  drawNucleus(topP: number, u: number, list: WarpedTokens): number {
     const bins = this.#bins;
     bins.weigh(this.scores, this.best, false);
     const kept = topP < 1 ? this.#nucleus(topP, list) : bins.total;
@@ -121,8 +121,8 @@ export class FullScores {
     return -1;
   }
 
-  /** Weight of what top_p keeps, as `Shortlist` does; NaN if rounding might decide. */
-  #nucleus(topP: number, list: Shortlist): number {
+  /** Weight of what top_p keeps, as `WarpedTokens` does; NaN if rounding might decide. */
+  #nucleus(topP: number, list: WarpedTokens): number {
     const bins = this.#bins;
     const limit = Math.fround(1 - topP);
     const bin = bins.binOfWeight(topP * bins.total);
@@ -138,14 +138,14 @@ export class FullScores {
     return NaN;
   }
 
-  #listBin(bin: number, list: Shortlist): void {
+  #listBin(bin: number, list: WarpedTokens): void {
     list.reset();
     this.#bins.pick(bin, bin, this.scores, this.best, list);
     sort(list);
   }
 
   /** Fills the list with every token that has any probability. */
-  listAll(list: Shortlist): void {
+  listAll(list: WarpedTokens): void {
     list.reset();
     for (let id = 0; id < this.scores.length; id++) if (this.scores[id] !== -Infinity) append(list, id, this.scores[id]!);
     sort(list);
@@ -156,7 +156,7 @@ export class FullScores {
  * Fills the list with every token whose processed score, before temperature, is at least `floor`, in one pass. False: a score is not a
  * number.
  */
-export function listAtLeast(floor: number, logits: Float32Array, processors: LogitsProcessors, list: Shortlist): boolean {
+export function listAtLeast(floor: number, logits: Float32Array, processors: LogitsProcessors, list: WarpedTokens): boolean {
   list.reset();
   for (let id = 0; id < logits.length; id++) if (!(logits[id]! < floor)) list.ids[list.length++] = id;
   const found = list.length;
@@ -180,11 +180,11 @@ export function listAtLeast(floor: number, logits: Float32Array, processors: Log
 }
 
 /** At its end; among equal scores ids come in ascending order. */
-function append(list: Shortlist, id: number, score: number): void {
+function append(list: WarpedTokens, id: number, score: number): void {
   list.ids[list.length] = id;
   list.scores[list.length++] = score;
 }
 
-function sort(list: Shortlist): void {
+function sort(list: WarpedTokens): void {
   sortDescending(list.scores.subarray(0, list.length), list.ids.subarray(0, list.length));
 }

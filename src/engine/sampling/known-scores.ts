@@ -2,7 +2,7 @@
 import { FullScores } from "./full-logits.ts";
 import type { LogitsProcessors } from "./processors.ts";
 import type { Row } from "./logits-row.ts";
-import { Shortlist } from "./warped-tokens.ts";
+import { WarpedTokens } from "./warped-tokens.ts";
 import { NOTHING, type Outside, tempered } from "./probability.ts";
 
 /** A list of candidates has room for so many times as many tokens, for those that processors lift. */
@@ -11,17 +11,17 @@ const ROOM = 4;
 /** Memory for rows of one vocabulary size; choosing is synchronous, so all share it. */
 interface Scratch {
   readonly full: FullScores;
-  readonly list: Shortlist;
+  readonly list: WarpedTokens;
 }
 
 const scratches = new Map<number, Scratch>();
-const candidateLists = new Map<number, Shortlist>();
+const candidateLists = new Map<number, WarpedTokens>();
 
 /**
  * Fills the list with the candidates, and what processors lift above the last one of them, by processed score. False: it is empty, or
  * has no room. `offset` is taken from every logit first: 0, or the row's log-sum-exp for log-probabilities. Not where ids are forced.
  */
-export function listKnown(list: Shortlist, row: Row, processors: LogitsProcessors, offset: number): boolean {
+export function listKnown(list: WarpedTokens, row: Row, processors: LogitsProcessors, offset: number): boolean {
   const { candidates } = row;
   const last = Math.fround(row.lastLogit - offset);
   const { idle } = processors;
@@ -46,8 +46,8 @@ export function listKnown(list: Shortlist, row: Row, processors: LogitsProcessor
 }
 
 /** What may come where ids are forced, by processed score: such a step needs nothing of the model. Empty if all of them are forbidden. */
-export function listForced(forced: readonly number[], processors: LogitsProcessors): Shortlist {
-  const list = new Shortlist(forced.length);
+export function listForced(forced: readonly number[], processors: LogitsProcessors): WarpedTokens {
+  const list = new WarpedTokens(forced.length);
   for (const id of forced) {
     const score = processors.score(id, 0);
     if (score !== -Infinity) list.insert(id, score);
@@ -64,16 +64,16 @@ export function unknownBelow(score: number, temperature: number): Outside {
 export function scratchFor(vocabSize: number): Scratch {
   let scratch = scratches.get(vocabSize);
   if (scratch === undefined) {
-    scratch = { full: new FullScores(vocabSize), list: new Shortlist(vocabSize) };
+    scratch = { full: new FullScores(vocabSize), list: new WarpedTokens(vocabSize) };
     scratches.set(vocabSize, scratch);
   }
   return scratch;
 }
 
-export function candidateListFor(candidates: number): Shortlist {
+export function candidateListFor(candidates: number): WarpedTokens {
   let list = candidateLists.get(candidates);
   if (list === undefined) {
-    list = new Shortlist(candidates * ROOM);
+    list = new WarpedTokens(candidates * ROOM);
     candidateLists.set(candidates, list);
   }
   return list;

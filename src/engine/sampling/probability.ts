@@ -2,7 +2,7 @@
 
 const { fround } = Math;
 
-/** What a Shortlist leaves out. */
+/** What a WarpedTokens leaves out. */
 export interface Outside {
   /** No token left out scores higher; -Infinity if none with any probability is left out. */
   readonly bound: number;

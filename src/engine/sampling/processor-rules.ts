@@ -1,4 +1,4 @@
-import type { SamplingParams } from "../job.ts";
+import type { SamplingParams } from "../request.ts";
 
 /** What of a request's parameters is the same at every step of all of its sequences, made ready for `LogitsProcessors`. */
 export interface ProcessorRules extends SamplingParams {

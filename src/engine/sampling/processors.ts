@@ -8,7 +8,7 @@
  * for this: forced ids come whatever was forbidden before them, not if they are forbidden after.
  */
 import { rulesOf, type ProcessorRules } from "./processor-rules.ts";
-import type { SamplingParams } from "../job.ts";
+import type { SamplingParams } from "../request.ts";
 
 /** exponential_decay_length_penalty raises no score further, so that sums of scores stay finite. */
 const HIGHEST = 1e30;

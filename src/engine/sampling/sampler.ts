@@ -2,7 +2,7 @@ import { chooseToken } from "./choose.ts";
 import type { StepOutput } from "../runner.ts";
 import { LogitsProcessors } from "./processors.ts";
 import { uniform } from "./random.ts";
-import type { SamplingParams, TokenLogprob } from "../job.ts";
+import type { SamplingParams, TokenLogprob } from "../request.ts";
 import { Row } from "./logits-row.ts";
 
 const NONE: readonly TokenLogprob[] = Object.freeze([]);

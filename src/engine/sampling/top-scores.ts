@@ -1,7 +1,7 @@
 import { listForced, scratchFor } from "./known-scores.ts";
 import type { LogitsProcessors } from "./processors.ts";
 import { NotFiniteError, type Row } from "./logits-row.ts";
-import type { Shortlist } from "./warped-tokens.ts";
+import type { WarpedTokens } from "./warped-tokens.ts";
 
 /** A token and its processed log-probability. */
 export interface ScoredToken {
@@ -49,6 +49,6 @@ function topOfCandidates(row: Row, processors: LogitsProcessors, count: number):
   return last !== undefined && last.score > Math.fround(row.lastLogit - logSumExp) ? known.slice(0, count) : null;
 }
 
-function firstOf(list: Shortlist, count: number): ScoredToken[] {
+function firstOf(list: WarpedTokens, count: number): ScoredToken[] {
   return Array.from(list.ids.subarray(0, Math.min(count, list.length)), (id, i) => ({ id, score: list.scores[i]! }));
 }

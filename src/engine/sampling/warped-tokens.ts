@@ -2,7 +2,7 @@
  * transformers' logits warpers (generation/logits_process.py), which leave tokens out before one is drawn, in fp32: every step that
  * torch rounds is rounded here. Order: top_h, top_k, top_p, min_p, typical_p, epsilon_cutoff, eta_cutoff, each on what the one before left.
  */
-import type { SamplingParams } from "../job.ts";
+import type { SamplingParams } from "../request.ts";
 import { NEAR, NOTHING, type Outside, tempered, weightOf } from "./probability.ts";
 
 export type Warpers = Pick<SamplingParams, "topH" | "topK" | "topP" | "minP" | "typicalP" | "epsilonCutoff" | "etaCutoff">;
@@ -17,7 +17,7 @@ const { fround } = Math;
  * out, so each step can tell whether the tokens here suffice to decide exactly; if not it answers false or -1, and the caller
  * comes again with more tokens. Arrays have room for `capacity` tokens and are reused.
  */
-export class Shortlist {
+export class WarpedTokens {
   readonly ids: Int32Array;
   readonly scores: Float32Array;
   /** exp(score - best score), set by `warp`. */

@@ -1,6 +1,6 @@
 import { PrefixdError } from "../../errors.ts";
 import type { TenantShares } from "./fair-share.ts";
-import { rowsOf, type EngineRequest } from "../job.ts";
+import { rowsOf, type EngineRequest } from "../request.ts";
 
 /** What a limit on something that waits says: there is no telling when there will be room, so try again soon. */
 const RETRY_SECONDS = 1;

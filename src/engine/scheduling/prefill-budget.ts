@@ -26,7 +26,7 @@ const POSITIONS = 2000;
 export interface Demand {
   /** Most tokens of a step, and of a piece. */
   readonly tokens: number;
-  readonly cutsShow: boolean;
+  readonly chunkingChangesBits: boolean;
   /** Sequences that decode. */
   readonly decoding: number;
   /** Requests that wait, or whose prompt is half fed, and for which there are rows. */
@@ -89,12 +89,12 @@ export class PrefillBudget {
    * Limits of the next step. Those who decode are spared at the expense of those who wait: where more wait, the limit is wider in
    * that proportion.
    */
-  limits({ tokens, cutsShow, decoding, waiting }: Demand): PrefillLimits<FedPrompt> {
+  limits({ tokens, chunkingChangesBits, decoding, waiting }: Demand): PrefillLimits<FedPrompt> {
     const decode = this.#decodes.value;
     const limited = decoding > 0 && decode !== null && this.#share < 1;
     return {
       tokens,
-      quantum: cutsShow || tokens < 2 * FREE_QUANTUM ? tokens : FREE_QUANTUM,
+      quantum: chunkingChangesBits || tokens < 2 * FREE_QUANTUM ? tokens : FREE_QUANTUM,
       least: Math.max(LEAST, (LEAST_WAITED * tokens) / decoding),
       milliseconds: limited ? decode * this.#besideDecode * Math.max(1, waiting / decoding) : Infinity,
       cost: (prompt, from, to) => (this.#pace(prompt).value ?? 0) * work(prompt, from, to),

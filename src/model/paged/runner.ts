@@ -39,7 +39,7 @@ export class PagedRunner implements ModelRunner {
   readonly candidates: number;
   readonly longestPiece: number;
   readonly promptsAtOnce: number;
-  readonly cutsShow = true;
+  readonly chunkingChangesBits = true;
   readonly #cache: PagedKvCache;
   readonly #steps: Steps;
   /** By rows and by tokens, ascending. */

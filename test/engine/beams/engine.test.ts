@@ -3,7 +3,7 @@ import { setImmediate as turn } from "node:timers/promises";
 import t from "tap";
 import { Engine } from "../../../src/engine/engine.ts";
 import type { TenantShares } from "../../../src/engine/scheduling/fair-share.ts";
-import type { EngineRequest, TokenStop } from "../../../src/engine/job.ts";
+import type { EngineRequest, TokenStop } from "../../../src/engine/request.ts";
 import { beamOracle, FakeRunner, fakePrefix, NAN_TOKEN, oracle } from "../../support/fake-runner.ts";
 import { engineRequest, GREEDY, seededRandom } from "../../support/model.ts";
 import { CountingObserver, idle, Recording } from "../../support/recording.ts";

@@ -2,7 +2,7 @@
 import t from "tap";
 import { BeamSearch, type BeamRequest, type BeamResult } from "../../../src/engine/beams/search.ts";
 import { uniform } from "../../../src/engine/sampling/random.ts";
-import type { BeamParams, TokenStop } from "../../../src/engine/job.ts";
+import type { BeamParams, TokenStop } from "../../../src/engine/request.ts";
 import { seededRandom } from "../../support/model.ts";
 import { GREEDY, type History, plainDistribution, plainScores, stepOutput } from "../sampling/sampler-fixture.ts";
 

@@ -3,7 +3,7 @@ import t from "tap";
 import { FullScores } from "../../../src/engine/sampling/full-logits.ts";
 import { LogitsProcessors } from "../../../src/engine/sampling/processors.ts";
 import { Sampler } from "../../../src/engine/sampling/sampler.ts";
-import { Shortlist } from "../../../src/engine/sampling/warped-tokens.ts";
+import { WarpedTokens } from "../../../src/engine/sampling/warped-tokens.ts";
 import { uniform } from "../../../src/engine/sampling/random.ts";
 import { GREEDY, plainDistribution, stepOutput } from "./sampler-fixture.ts";
 
@@ -54,7 +54,7 @@ t.test("what is left of a row is what transformers leaves", async (t) => {
     const full = new FullScores(row.length);
     full.load(row, new LogitsProcessors(params, Int32Array.from(ids), eosIds), params.temperature);
     for (const top of params.topK > 0 ? [false, true] : [false]) {
-      const list = new Shortlist(row.length);
+      const list = new WarpedTokens(row.length);
       if (top) full.listTop(params.topK, list);
       else full.listAll(list);
       t.ok(list.warp(params));

@@ -4,7 +4,7 @@ import t from "tap";
 import { chooseToken } from "../../../src/engine/sampling/choose.ts";
 import { LogitsProcessors } from "../../../src/engine/sampling/processors.ts";
 import { drawContinuations } from "../../../src/engine/beams/draws.ts";
-import type { SamplingParams } from "../../../src/engine/job.ts";
+import type { SamplingParams } from "../../../src/engine/request.ts";
 import { Row } from "../../../src/engine/sampling/logits-row.ts";
 import { topScores } from "../../../src/engine/sampling/top-scores.ts";
 import { type GoldenParameters, samplingOf } from "../../support/golden-parameters.ts";

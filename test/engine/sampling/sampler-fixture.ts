@@ -1,5 +1,5 @@
 import type { StepOutput } from "../../../src/engine/runner.ts";
-import { DEFAULT_SAMPLING, type SamplingParams } from "../../../src/engine/job.ts";
+import { DEFAULT_SAMPLING, type SamplingParams } from "../../../src/engine/request.ts";
 
 export const GREEDY = DEFAULT_SAMPLING;
 

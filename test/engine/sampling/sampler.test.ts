@@ -2,7 +2,7 @@ import t from "tap";
 import { chooseToken } from "../../../src/engine/sampling/choose.ts";
 import { LogitsProcessors } from "../../../src/engine/sampling/processors.ts";
 import { philox, uniform } from "../../../src/engine/sampling/random.ts";
-import type { SamplingParams } from "../../../src/engine/job.ts";
+import type { SamplingParams } from "../../../src/engine/request.ts";
 import { Row } from "../../../src/engine/sampling/logits-row.ts";
 import { Sampler } from "../../../src/engine/sampling/sampler.ts";
 import { randomNumbers } from "../../text/support.ts";

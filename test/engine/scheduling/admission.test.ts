@@ -1,7 +1,7 @@
 import t from "tap";
 import { Engine } from "../../../src/engine/engine.ts";
 import type { TenantShare } from "../../../src/engine/scheduling/fair-share.ts";
-import type { EngineRequest } from "../../../src/engine/job.ts";
+import type { EngineRequest } from "../../../src/engine/request.ts";
 import { FakeRunner, oracle } from "../../support/fake-runner.ts";
 import { engineRequest } from "../../support/model.ts";
 import { CountingObserver, Recording } from "../../support/recording.ts";

@@ -3,7 +3,7 @@ import t from "tap";
 import { ChoosingCost } from "../../../src/engine/scheduling/choosing-cost.ts";
 import { Engine } from "../../../src/engine/engine.ts";
 import { RecentMedian } from "../../../src/engine/scheduling/recent-median.ts";
-import type { EngineRequest } from "../../../src/engine/job.ts";
+import type { EngineRequest } from "../../../src/engine/request.ts";
 import { FakeRunner, oracle } from "../../support/fake-runner.ts";
 import { engineRequest } from "../../support/model.ts";
 import { CountingObserver, Recording } from "../../support/recording.ts";

@@ -2,7 +2,7 @@
 import t from "tap";
 import { Engine } from "../../../src/engine/engine.ts";
 import { PrefillBudget, type FedPrompt } from "../../../src/engine/scheduling/prefill-budget.ts";
-import type { EngineRequest } from "../../../src/engine/job.ts";
+import type { EngineRequest } from "../../../src/engine/request.ts";
 import { FakeRunner, oracle } from "../../support/fake-runner.ts";
 import { engineRequest, seededRandom } from "../../support/model.ts";
 import { CountingObserver, Recording } from "../../support/recording.ts";
@@ -15,7 +15,7 @@ const scored: FedPrompt = { ...prompt, answers: "all" };
 
 t.test("no limit where nobody decodes, nothing has been measured, or none is asked for", async (t) => {
   const budget = new PrefillBudget(SHARE);
-  const demand = { tokens: 64, cutsShow: false, decoding: 3, waiting: 1 };
+  const demand = { tokens: 64, chunkingChangesBits: false, decoding: 3, waiting: 1 };
   t.match(budget.limits(demand), { tokens: 64, quantum: 8, milliseconds: Infinity });
   budget.decoded(60);
   t.equal(Math.round(budget.limits(demand).milliseconds), 32);
@@ -27,20 +27,20 @@ t.test("no limit where nobody decodes, nothing has been measured, or none is ask
 
 t.test("cuts that show stay at multiples of the chunk, and a small chunk is no grid of eight", async (t) => {
   const budget = new PrefillBudget(SHARE);
-  t.equal(budget.limits({ tokens: 64, cutsShow: true, decoding: 1, waiting: 1 }).quantum, 64);
-  t.equal(budget.limits({ tokens: 5, cutsShow: false, decoding: 1, waiting: 1 }).quantum, 5);
+  t.equal(budget.limits({ tokens: 64, chunkingChangesBits: true, decoding: 1, waiting: 1 }).quantum, 64);
+  t.equal(budget.limits({ tokens: 5, chunkingChangesBits: false, decoding: 1, waiting: 1 }).quantum, 5);
 });
 
 t.test("the fewer decode, the longer a piece stays", async (t) => {
   const budget = new PrefillBudget(SHARE);
-  const least = (decoding: number): number => budget.limits({ tokens: 64, cutsShow: false, decoding, waiting: 1 }).least;
+  const least = (decoding: number): number => budget.limits({ tokens: 64, chunkingChangesBits: false, decoding, waiting: 1 }).least;
   t.same([1, 4, 8, 16, 31].map(least), [256, 64, 32, 16, 16]);
 });
 
 t.test("the more wait than decode, the more time they get", async (t) => {
   const budget = new PrefillBudget(SHARE);
   budget.decoded(60);
-  const milliseconds = (decoding: number, waiting: number): number => Math.round(budget.limits({ tokens: 64, cutsShow: false, decoding, waiting }).milliseconds);
+  const milliseconds = (decoding: number, waiting: number): number => Math.round(budget.limits({ tokens: 64, chunkingChangesBits: false, decoding, waiting }).milliseconds);
   t.equal(milliseconds(31, 1), 32);
   t.equal(milliseconds(31, 10), 32);
   t.equal(milliseconds(2, 30), 485);
@@ -48,7 +48,7 @@ t.test("the more wait than decode, the more time they get", async (t) => {
 
 t.test("what has been measured is expected again; runs that were disturbed are not", async (t) => {
   const budget = new PrefillBudget(SHARE);
-  const expected = (from: number, to: number, of = prompt): number => budget.limits({ tokens: 64, cutsShow: false, decoding: 1, waiting: 1 }).cost(of, from, to);
+  const expected = (from: number, to: number, of = prompt): number => budget.limits({ tokens: 64, chunkingChangesBits: false, decoding: 1, waiting: 1 }).cost(of, from, to);
   t.equal(expected(0, 64), 0);
   for (let run = 0; run < 9; run++) {
     budget.fed(prompt, 0, 64, run % 4 === 3 ? 900 : 60);
@@ -59,7 +59,7 @@ t.test("what has been measured is expected again; runs that were disturbed are n
   t.ok(expected(936, 1000) > expected(900, 964), "the head, for the prompt's last token");
   t.ok(expected(900, 964) > 60, "attention to what is there already");
   t.ok(expected(900, 964) === expected(0, 64, { ...prompt, prefixLength: 900 }), "virtual tokens are there too");
-  t.equal(Math.round(budget.limits({ tokens: 64, cutsShow: false, decoding: 1, waiting: 1 }).milliseconds), 16);
+  t.equal(Math.round(budget.limits({ tokens: 64, chunkingChangesBits: false, decoding: 1, waiting: 1 }).milliseconds), 16);
   budget.fed(prompt, 0, 4, 1);
   t.equal(Math.round(expected(0, 64)), 60, "a short piece says little of a long one");
   t.ok(expected(936, 1000, { ...prompt, answers: "none" }) < expected(936, 1000), "what is folded ends without the head");
@@ -188,7 +188,7 @@ t.test("whoever waits beside few gets on: many short prompts in a step, long pie
 
 t.test("where cuts show, a prompt is cut at the same places whatever the time", async (t) => {
   class Device extends FakeRunner {
-    override readonly cutsShow = true;
+    override readonly chunkingChangesBits = true;
   }
   const { engine, steps } = engineOn(FP32, 32, SHARE, new Device(32));
   const streams = Array.from({ length: 31 }, (_, i) => new Recording(engine, engineRequest({ promptIds: Int32Array.of(i), maxNewTokens: 100 })));
