@@ -8,6 +8,7 @@ import type { FoldInput, KvTensor } from "../kv.ts";
 import type { EngineStats } from "../observability/engine-observer.ts";
 import { advanceBeams } from "./beams/advance.ts";
 import { ChoosingCost } from "./scheduling/choosing-cost.ts";
+import { isHeavy, leftOutOf, type Chooser } from "./scheduling/choosing-turns.ts";
 import type { EngineOptions } from "./options.ts";
 import { EQUAL_SHARES, fairShare, type TenantShares } from "./scheduling/fair-share.ts";
 import { FoldQueue, foldRun, type FoldOptions, type SideRun } from "./fold-queue.ts";
@@ -28,6 +29,7 @@ export type { EngineOptions, EngineStats };
 
 /** How long to wait before asking again a policy that admits nothing although nothing runs. */
 const IDLE_MS = 5;
+const NOBODY: ReadonlySet<Chooser> = new Set();
 
 export class Engine {
   readonly #runner: ModelRunner;
@@ -348,12 +350,23 @@ export class Engine {
     const spent = this.#now() - started;
     this.#budget.decoded(spent);
     this.#costs.ran(spent, batch.length);
-    this.#options.observer.step("decode", batch.length, batch.length, spent / 1000);
+    const leftOut = this.#leftOut(batch, spent);
+    let tokens = batch.length;
+    for (const { rows } of leftOut) tokens -= rows;
+    this.#options.observer.step("decode", batch.length, tokens, spent / 1000);
     const now = performance.now();
-    for (const sequence of batch) sequence.length++;
-    for (let row = 0; row < batch.length; row++) if (batch[row]!.owner.search === null) this.#advance(batch[row]!, output, row, now);
-    const searches = batch.filter(({ owner }) => owner.search !== null).map(({ owner }) => owner);
-    for (const request of new Set(searches)) this.#advanceBeams(request, output, (sequence) => batch.indexOf(sequence));
+    const choosing = leftOut.size === 0 ? batch : batch.filter((sequence) => !leftOut.has(sequence) && !leftOut.has(sequence.owner));
+    for (const sequence of choosing) sequence.length++;
+    for (let row = 0; row < batch.length; row++) if (batch[row]!.owner.search === null && !leftOut.has(batch[row]!)) this.#advance(batch[row]!, output, row, now);
+    const searches = new Set(choosing.filter(({ owner }) => owner.search !== null).map(({ owner }) => owner));
+    for (const request of searches) this.#advanceBeams(request, output, (sequence) => batch.indexOf(sequence));
+  }
+
+  /** Sequences and searches that must wait for the next step with their choices, so that others need not. */
+  #leftOut(batch: readonly Sequence[], run: number): ReadonlySet<Chooser> {
+    const { row } = this.#costs;
+    if (row === null || !batch.some((sequence) => isHeavy(sequence, row))) return NOBODY;
+    return leftOutOf([...new Set(batch.map((sequence) => (sequence.owner.search === null ? sequence : sequence.owner)))], run, row);
   }
 
   #advance(sequence: Sequence, output: StepOutput, row: number, now: number): void {
@@ -373,7 +386,7 @@ export class Engine {
     if (request.ended) return;
     if (!this.#mayEmit()) return this.#failAll(lostTouch());
     const started = this.#now();
-    request.tell((listener) => listener.onBeamStep?.(request.n));
+    request.tell((listener) => listener.onBeamStep?.(request.rows));
     if (request.ended) return;
     const prompt = request.prefixLength + request.promptLength;
     try {
@@ -382,7 +395,7 @@ export class Engine {
     } catch (error) {
       request.fail(asModelError(error));
     }
-    this.#counters.generated(request.tenant, this.#costs.of(request.choosing, this.#now() - started, request.n));
+    this.#counters.generated(request.tenant, this.#costs.of(request.choosing, this.#now() - started, request.rows));
   }
 
   #cancel(request: Job, reason: "cancelled" | "removed"): void {

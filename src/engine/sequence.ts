@@ -6,10 +6,11 @@ import { blamed } from "./prefix-trial.ts";
 import { RecentMedian } from "./scheduling/recent-median.ts";
 import { rowsOf, type EngineRequest, type FinishReason, type PromptToken, type RequestListener, type TokenEvent } from "./request.ts";
 import { Sampler } from "./sampling/sampler.ts";
+import type { Chooser } from "./scheduling/choosing-turns.ts";
 import type { Schedulable } from "./scheduling/plan.ts";
 
 /** A request inside the engine: queued, then prefilled once, then decoded as one sequence per choice, or per beam. */
-export class Job implements Schedulable {
+export class Job implements Schedulable, Chooser {
   readonly request: EngineRequest;
   readonly listener: RequestListener;
   readonly observer: EngineObserver;
@@ -23,6 +24,7 @@ export class Job implements Schedulable {
   readonly choosing = new RecentMedian(8);
   fed = 0;
   passedOver = 0;
+  leftOut = 0;
   /** Row that is being prefilled. */
   row = -1;
   /** Set once nothing more may be told to the listener. */
@@ -37,17 +39,21 @@ export class Job implements Schedulable {
     this.submittedAt = now;
     this.#open = request.n;
     this.search = request.beams === null ? null : new BeamSearch(request, request.beams);
-    this.sequences = Array.from({ length: this.n }, (_, index) => new Sequence(this, index));
+    this.sequences = Array.from({ length: this.rows }, (_, index) => new Sequence(this, index));
   }
 
   get tenant(): string {
     return this.request.tenant;
   }
-  get n(): number {
+  get rows(): number {
     return rowsOf(this.request);
   }
   get promptLength(): number {
     return this.request.promptIds.length;
+  }
+  /** Of a beam search's step. */
+  get choosingTime(): number {
+    return (this.choosing.value ?? 0) * this.rows;
   }
   get answers(): "last" | "all" {
     return this.request.scorePrompt ? "all" : "last";
@@ -111,7 +117,7 @@ export class Job implements Schedulable {
 }
 
 /** One choice of a request, or one of its beams. While it decodes it owns one row of the KV cache. */
-export class Sequence {
+export class Sequence implements Chooser {
   readonly owner: Job;
   /** The choice; of a beam no more than a number. */
   readonly choice: number;
@@ -122,6 +128,8 @@ export class Sequence {
   /** The newest token, not yet in the cache. */
   lastId = -1;
   generated = 0;
+  readonly rows = 1;
+  leftOut = 0;
   /** Its row is free. */
   done = false;
   /** When the newest token came, in ms. */
@@ -130,6 +138,13 @@ export class Sequence {
   constructor(owner: Job, choice: number) {
     this.owner = owner;
     this.choice = choice;
+  }
+
+  get tenant(): string {
+    return this.owner.tenant;
+  }
+  get choosingTime(): number {
+    return this.owner.choosing.value ?? 0;
   }
 
   /**

@@ -42,7 +42,7 @@ function couldRun(sim: Simulation, job: Job): boolean {
   const own = sim.running().get(job.tenant) ?? 0;
   const { maxRunning } = sim.shares.of(job.tenant);
   const upToIt = sim.queue.slice(0, sim.queue.indexOf(job) + 1).filter((other) => other.tenant === job.tenant);
-  return job.n <= freeRows(sim) && upToIt.every(({ n }) => maxRunning === null || own === 0 || own + n <= maxRunning);
+  return job.rows <= freeRows(sim) && upToIt.every(({ rows }) => maxRunning === null || own === 0 || own + rows <= maxRunning);
 }
 
 t.test("no row is given twice or left idle, limits hold, and everybody ends", async (t) => {

@@ -36,6 +36,8 @@ export class FakeRunner implements ModelRunner {
   widest = 0;
   /** Rows that hold this many positions or more have logits that are not numbers. */
   nanFrom = Infinity;
+  /** Tokens decoded again where they were already. */
+  repeats = 0;
   foldRowWipes = 0;
   bufferWipes = 0;
   /** Called in the middle of each run: a test's chance to interfere. */
@@ -45,6 +47,8 @@ export class FakeRunner implements ModelRunner {
   readonly #rows: Uint32Array[];
   /** Positions of each row that are in use, counted as the runner sees it. */
   readonly #stored: Int32Array;
+  /** Rows whose last position came with a decode: it may be asked for again, for a choice that was put off. */
+  readonly #decoded = new Set<number>();
   readonly #output: OutputBuffers;
   #running: Method | null = null;
   /** What has been fed to the row for folding. */
@@ -69,6 +73,7 @@ export class FakeRunner implements ModelRunner {
     this.#checkRow(row, this.slots + 1);
     this.#rows[row]!.set(prefixCells(prefix));
     this.#stored[row] = prefix.length;
+    this.#decoded.delete(row);
   }
 
   copyRow(from: number, to: number, length: number, start: number): void {
@@ -76,12 +81,13 @@ export class FakeRunner implements ModelRunner {
     this.#checkRow(from);
     this.#checkRow(to);
     if (from === to) this.#misuse(`copyRow of row ${from} to itself`);
-    if (this.#stored[from] !== length) this.#misuse(`copyRow of ${length} positions of row ${from}, which holds ${this.#stored[from]}`);
+    if (!this.#holds(from, length)) this.#misuse(`copyRow of ${length} positions of row ${from}, which holds ${this.#stored[from]}`);
     for (let position = 0; position < start; position++) {
       if (this.#rows[to]![position] !== this.#rows[from]![position]) this.#misuse(`copyRow from position ${start} between rows that differ at ${position}`);
     }
     this.#rows[to]!.set(this.#rows[from]!.subarray(start, length), start);
     this.#stored[to] = length;
+    this.#decoded.delete(to);
   }
 
   async feed(row: number, start: number, ids: Int32Array): Promise<void> {
@@ -121,8 +127,13 @@ export class FakeRunner implements ModelRunner {
       if (ids.length === 0 || ids.length !== positions.length) this.#misuse(`decode of ${ids.length} ids at ${positions.length} positions`);
       return Array.from(ids, (id, row) => {
         this.#checkRow(row);
-        if (this.#stored[row] !== positions[row]) this.#misuse(`decode at ${positions[row]} of row ${row}, which holds ${this.#stored[row]}`);
+        if (!this.#holds(row, positions[row]!)) this.#misuse(`decode at ${positions[row]} of row ${row}, which holds ${this.#stored[row]}`);
+        if (this.#stored[row]! > positions[row]!) {
+          this.repeats++;
+          if (this.#rows[row]![positions[row]!] !== tokenCell(positions[row]!, id)) this.#misuse(`another token at ${positions[row]} of row ${row}`);
+        }
         this.#write(row, positions[row]!, id);
+        this.#decoded.add(row);
         return this.#cellsOf(row, positions[row]! + 1);
       });
     });
@@ -191,6 +202,10 @@ export class FakeRunner implements ModelRunner {
     ids.forEach((id, index) => this.#write(row, start + index, id));
   }
 
+  #holds(row: number, length: number): boolean {
+    return this.#stored[row] === length || (this.#stored[row] === length + 1 && this.#decoded.has(row));
+  }
+
   #cellsOf(row: number, length: number): Uint32Array {
     return this.#rows[row]!.subarray(0, length);
   }
@@ -200,6 +215,7 @@ export class FakeRunner implements ModelRunner {
     if (id < 0 || id >= FAKE_SHAPE.vocabSize) this.#misuse(`token ${id} is not in the vocabulary`);
     this.#rows[row]![position] = tokenCell(position, id);
     this.#stored[row] = position + 1;
+    this.#decoded.delete(row);
   }
 
   #enter(method: Method): void {

@@ -80,7 +80,7 @@ async function checkCuts(t: Test, { runner }: TestModel, rounds: number): Promis
     const feed = async (row: number, limits: () => Partial<PrefillLimits<unknown>>): Promise<{ readonly kv: Float32Array; readonly logits: Float32Array }> => {
       runner.loadPrefix(row, prefix);
       for (let fed = 0; ; ) {
-        const prompt = { tenant: "", n: 1, promptLength: ids.length, fed, passedOver: 0 };
+        const prompt = { tenant: "", rows: 1, promptLength: ids.length, fed, passedOver: 0 };
         const [piece] = planPrefill({ running: 1, slots: 2, prefilling: prompt, queue: [] }, firstFit, { ...tokenLimits(16 + below(200), FREE_QUANTUM), ...limits() });
         const { from, to, last } = piece!;
         const output = await runner.prefill(row, prefix.length + from, ids.subarray(from, to));

@@ -42,7 +42,7 @@ export class Simulation {
   }
 
   submit(tenant: string, promptLength: number, generate: number, n = 1): Job {
-    const job: Job = { tenant, promptLength, generate, n, fed: 0, passedOver: 0, arrived: this.now, first: null, ended: null, left: n };
+    const job: Job = { tenant, promptLength, generate, rows: n, fed: 0, passedOver: 0, arrived: this.now, first: null, ended: null, left: n };
     this.counters.arrive(tenant, this.queue);
     this.queue.push(job);
     this.jobs.push(job);
@@ -92,8 +92,8 @@ export class Simulation {
       request.fed = to;
       this.#prefilling = last ? null : request;
       if (!last) continue;
-      for (let choice = 0; choice < request.n; choice++) this.rows.push({ job: request, left: request.generate });
-      for (const row of this.rows.slice(-request.n)) this.#token(row);
+      for (let choice = 0; choice < request.rows; choice++) this.rows.push({ job: request, left: request.generate });
+      for (const row of this.rows.slice(-request.rows)) this.#token(row);
     }
     this.#drop();
     for (const row of this.rows) this.#token(row);

@@ -96,12 +96,12 @@ export function queueTimeout(milliseconds: number): PrefixdError {
 }
 
 /** Rows of requests whose prompts are being fed. */
-export const prefillingRows = (prefilling: readonly { readonly n: number }[]): number => prefilling.reduce((sum, { n }) => sum + n, 0);
+export const prefillingRows = (prefilling: readonly { readonly rows: number }[]): number => prefilling.reduce((sum, { rows }) => sum + rows, 0);
 
 /** Rows that each tenant holds: one per running sequence, and those that wait for a prompt that is being fed. */
-export function heldRows(running: readonly string[], prefilling: readonly { readonly tenant: string; readonly n: number }[]): Map<string, number> {
+export function heldRows(running: readonly string[], prefilling: readonly { readonly tenant: string; readonly rows: number }[]): Map<string, number> {
   const held = new Map<string, number>();
   for (const tenant of running) held.set(tenant, (held.get(tenant) ?? 0) + 1);
-  for (const { tenant, n } of prefilling) held.set(tenant, (held.get(tenant) ?? 0) + n);
+  for (const { tenant, rows } of prefilling) held.set(tenant, (held.get(tenant) ?? 0) + rows);
   return held;
 }

@@ -9,6 +9,11 @@ export class ChoosingCost {
   /** Milliseconds of a decode run by its rows. */
   readonly #row = new RecentMedian();
 
+  /** Milliseconds of a run, a row of it; null: not known yet, or too little to compare with. */
+  get row(): number | null {
+    return this.#row.value || null;
+  }
+
   ran(milliseconds: number, rows: number): void {
     this.#row.add(milliseconds / rows);
   }
@@ -20,7 +25,7 @@ export class ChoosingCost {
   of(times: RecentMedian, milliseconds: number, tokens: number): number {
     if (tokens === 0) return 0;
     times.add(milliseconds / tokens);
-    const row = this.#row.value;
-    return row === null || row === 0 ? tokens : tokens * (1 + times.value! / row);
+    const { row } = this;
+    return row === null ? tokens : tokens * (1 + times.value! / row);
   }
 }

@@ -87,7 +87,7 @@ function openTurn<R extends Schedulable>({ counters, running, shares }: FairShar
   for (const request of admitted) {
     if (request.tenant !== tenant) continue;
     counter += (PROMPT_PRICE * request.promptLength) / weight;
-    rows += request.n;
+    rows += request.rows;
   }
   return { counter, running: rows, maxRunning, wide: [], fitting: null, blocks: false, closed: false };
 }
@@ -95,8 +95,8 @@ function openTurn<R extends Schedulable>({ counters, running, shares }: FairShar
 function consider<R extends Schedulable>(turn: Turn<R>, request: R, freeRows: number): void {
   const { maxRunning, running } = turn;
   // One that is wider than a limit lowered since it was taken in runs alone, or it would wait for ever.
-  if (maxRunning !== null && running > 0 && running + request.n > maxRunning) turn.closed = true;
-  else if (request.n <= freeRows) {
+  if (maxRunning !== null && running > 0 && running + request.rows > maxRunning) turn.closed = true;
+  else if (request.rows <= freeRows) {
     turn.fitting = request;
     turn.closed = true;
   } else {

@@ -8,7 +8,7 @@
 export interface Schedulable {
   readonly tenant: string;
   /** Rows that it takes: one per choice, or per beam. */
-  readonly n: number;
+  readonly rows: number;
   readonly promptLength: number;
   /** Prompt tokens already fed. */
   readonly fed: number;
@@ -30,7 +30,7 @@ export interface SchedulerState<R extends Schedulable> {
   /** Rows that decode now. */
   readonly running: number;
   readonly slots: number;
-  /** The request whose prompt is half fed, if any; it holds `n` rows. */
+  /** The request whose prompt is half fed, if any; it holds its `rows`. */
   readonly prefilling: R | null;
   readonly queue: readonly R[];
 }
@@ -53,7 +53,7 @@ export const MAX_PASSED_OVER = 64;
 /** First come, first served, but one that does not fit does not block the rest until it has been passed over too often. */
 export const firstFit: QueuePolicy = (queue, freeRows) => {
   for (const [index, request] of queue.entries()) {
-    if (request.n <= freeRows) return { request, passedOver: queue.slice(0, index) };
+    if (request.rows <= freeRows) return { request, passedOver: queue.slice(0, index) };
     if (request.passedOver >= MAX_PASSED_OVER) return null;
   }
   return null;
@@ -87,7 +87,7 @@ export function planPrefill<R extends Schedulable>(state: SchedulerState<R>, pol
   const plan: PrefillChunk<R>[] = [];
   const queue = [...state.queue];
   let { tokens, milliseconds } = limits;
-  let freeRows = state.slots - state.running - (state.prefilling?.n ?? 0);
+  let freeRows = state.slots - state.running - (state.prefilling?.rows ?? 0);
   const admitted: R[] = [];
   let passedOver: readonly R[] = [];
   let open = state.prefilling;
@@ -98,7 +98,7 @@ export function planPrefill<R extends Schedulable>(state: SchedulerState<R>, pol
       ({ request: open, passedOver } = next);
       queue.splice(queue.indexOf(open), 1);
       admitted.push(open);
-      freeRows -= open.n;
+      freeRows -= open.rows;
     }
     let from = open.fed;
     while (from < open.promptLength) {

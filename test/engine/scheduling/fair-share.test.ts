@@ -191,7 +191,7 @@ t.test("weights and limits take effect while requests wait", async (t) => {
   near(run(400), 1 / 3);
 });
 
-const job = (tenant: string, given: Partial<Schedulable> = {}): Schedulable => ({ tenant, n: 1, promptLength: 10, fed: 0, passedOver: 0, ...given });
+const job = (tenant: string, given: Partial<Schedulable> = {}): Schedulable => ({ tenant, rows: 1, promptLength: 10, fed: 0, passedOver: 0, ...given });
 
 t.test("picks of one plan see what earlier picks of it cost", async (t) => {
   const queue = [job("a"), job("a"), job("b"), job("b")];
@@ -206,7 +206,7 @@ t.test("picks of one plan see what earlier picks of it cost", async (t) => {
 });
 
 t.test("one that does not fit lets others by, but not for ever; a tenant at its limit holds up nobody", async (t) => {
-  const wide = job("a", { n: 4 });
+  const wide = job("a", { rows: 4 });
   const [narrow, other] = [job("a"), job("b")];
   const policy = fairShare({ counters: new Map([["b", 1]]), running: new Map(), shares: new Shares() });
   t.same(policy([wide, narrow, other], 4, []), { request: wide, passedOver: [] });

@@ -7,7 +7,7 @@ interface Job extends Schedulable {
 }
 
 let jobs = 0;
-const job = (promptLength: number, given: Partial<Omit<Job, "id" | "tenant">> = {}): Job => ({ id: jobs++, tenant: "all", n: 1, fed: 0, passedOver: 0, promptLength, ...given });
+const job = (promptLength: number, given: Partial<Omit<Job, "id" | "tenant">> = {}): Job => ({ id: jobs++, tenant: "all", rows: 1, fed: 0, passedOver: 0, promptLength, ...given });
 const plan = (state: Partial<SchedulerState<Job>>, chunkTokens = 8): PrefillChunk<Job>[] =>
   planPrefill({ running: 0, slots: 4, prefilling: null, queue: [], ...state }, firstFit, tokenLimits(chunkTokens, chunkTokens));
 /** Index of the request that comes next, or -1. */
@@ -54,14 +54,14 @@ t.test("at most one prompt is half fed, and nothing is admitted behind it", asyn
 });
 
 t.test("an open prefill holds its rows", async (t) => {
-  const open = job(10, { n: 3, fed: 8 });
-  const [pair, single] = [job(1, { n: 2 }), job(1)];
+  const open = job(10, { rows: 3, fed: 8 });
+  const [pair, single] = [job(1, { rows: 2 }), job(1)];
   t.same(brief(plan({ prefilling: open, queue: [pair, single] }), [open, pair, single]), [[0, 8, 10, true], [2, 0, 1, true]], "4 slots - 3: one row");
   t.same(brief(plan({ prefilling: open, running: 1, queue: [single] }), [open, single]), [[0, 8, 10, true]], "no row");
 });
 
 t.test("one that does not fit is stepped over until it has been passed over too often", async (t) => {
-  const wide = job(1, { n: 4 });
+  const wide = job(1, { rows: 4 });
   const rest = [job(1), job(1)];
   t.equal(next([wide, ...rest], 3), 1);
   t.equal(next([wide, ...rest], 4), 0);
@@ -162,10 +162,10 @@ function randomState(random: () => number): { state: SchedulerState<Job>; chunkT
   let prefilling: Job | null = null;
   if (random() < 0.5) {
     const chunks = 1 + upTo(3);
-    prefilling = job(chunks * chunkTokens + 1 + upTo(40), { n: 1 + upTo(slots - 1), fed: chunks * chunkTokens });
-    free -= prefilling.n;
+    prefilling = job(chunks * chunkTokens + 1 + upTo(40), { rows: 1 + upTo(slots - 1), fed: chunks * chunkTokens });
+    free -= prefilling.rows;
   }
-  const queue = Array.from({ length: upTo(12) }, () => job(1 + upTo(random() < 0.7 ? chunkTokens : 60), { n: 1 + upTo(random() < 0.7 ? 1 : slots - 1), passedOver: upTo(80) }));
+  const queue = Array.from({ length: upTo(12) }, () => job(1 + upTo(random() < 0.7 ? chunkTokens : 60), { rows: 1 + upTo(random() < 0.7 ? 1 : slots - 1), passedOver: upTo(80) }));
   return { state: { running: upTo(free), slots, prefilling, queue }, chunkTokens };
 }
 
@@ -181,13 +181,13 @@ t.test("whatever the state: budgets hold, cuts are aligned, nothing that fits is
 
     const tokens = chunks.reduce((sum, { from, to }) => sum + to - from, 0);
     if (tokens > chunkTokens) fail("more tokens than the budget");
-    let free = state.slots - state.running - (state.prefilling?.n ?? 0);
+    let free = state.slots - state.running - (state.prefilling?.rows ?? 0);
     const fed = new Map<Job, number>();
     let open: Job | null = state.prefilling;
     for (const { request, from, to, last } of chunks) {
       if (open !== null && request !== open) fail("another prompt was left half fed");
       if (!fed.has(request)) {
-        if (request !== state.prefilling) free -= request.n;
+        if (request !== state.prefilling) free -= request.rows;
         if (request !== state.prefilling && !state.queue.includes(request)) fail("a request from nowhere");
       }
       if (from !== (fed.get(request) ?? request.fed)) fail("a gap in the prompt");
@@ -236,7 +236,7 @@ t.test("in a simulated run everyone is admitted, wide requests among a flood of 
       while (submitted < 600 && queue.length < 20) {
         const wide = random() < 0.05;
         submitted++;
-        queue.push({ ...job(1 + Math.floor(random() * 3 * chunkTokens), { n: wide ? slots : 1 }), arrived: step, generate: 1 + Math.floor(random() * 6) });
+        queue.push({ ...job(1 + Math.floor(random() * 3 * chunkTokens), { rows: wide ? slots : 1 }), arrived: step, generate: 1 + Math.floor(random() * 6) });
       }
       const state: SchedulerState<Sim> = { running: running.length, slots, prefilling, queue };
       for (const { request, from, to, last, passedOver } of planPrefill<Sim>(state, firstFit, tokenLimits(chunkTokens, chunkTokens))) {
@@ -249,9 +249,9 @@ t.test("in a simulated run everyone is admitted, wide requests among a flood of 
         }
         request.fed = to;
         prefilling = last ? null : request;
-        if (last) for (let i = 0; i < request.n; i++) running.push({ owner: request, left: request.generate });
+        if (last) for (let i = 0; i < request.rows; i++) running.push({ owner: request, left: request.generate });
       }
-      peak = Math.max(peak, running.length + (prefilling?.n ?? 0));
+      peak = Math.max(peak, running.length + (prefilling?.rows ?? 0));
       for (let row = running.length - 1; row >= 0; row--) if (--running[row]!.left === 0) running.splice(row, 1);
     }
     if (admitted !== 600 || peak > slots) t.fail(`seed ${seed}: ${admitted} admitted, ${peak} rows of ${slots}`);
