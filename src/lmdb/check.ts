@@ -66,7 +66,6 @@ type Compare = (a: Buffer, b: Buffer) => number;
 
 class Reading {
   readonly #file: number;
-  readonly #size: number;
   #meta: Meta | null = null;
   /** One a page of the file: 1 is in use. */
   #used = new Uint8Array();
@@ -75,12 +74,12 @@ class Reading {
 
   constructor(file: number) {
     this.#file = file;
-    this.#size = fstatSync(file).size;
   }
 
   check(contents: ContentsCheck | undefined): void {
     const meta = (this.#meta = this.#newestMeta());
-    const pages = Math.floor(this.#size / meta.pageSize);
+    // Asked for after the meta page, before which a transaction's pages are written: another process may have made the file longer just now.
+    const pages = Math.floor(fstatSync(this.#file).size / meta.pageSize);
     must(meta.lastPage >= 1 && meta.lastPage < pages + MOST_UNWRITTEN, `it should have ${meta.lastPage + 1} pages and has ${pages}`);
     this.#used = new Uint8Array(pages).fill(1, 0, 2);
     const named: Tree[] = [];

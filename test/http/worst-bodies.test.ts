@@ -3,6 +3,7 @@ import t from "tap";
 import { CLIENT_DEFAULTS } from "../../src/http/app-parts.ts";
 import { loadTokenizer } from "../../src/text/tokenizer.ts";
 import { ADMIN_KEY, buildTestApp, TEST_SHAPE } from "../support/app.ts";
+import { effort } from "../support/effort.ts";
 import { longestTurn, turnBudget } from "../support/event-loop.ts";
 import { skipFileWithout } from "../support/requirements.ts";
 import { ROUTES_WITH_BODY, worstBodies } from "../support/worst-bodies.ts";
@@ -10,6 +11,8 @@ import { ROUTES_WITH_BODY, worstBodies } from "../support/worst-bodies.ts";
 skipFileWithout(t, "thread-time");
 
 const MIB = 1024 ** 2;
+/** Of the bodies every one, or every third one: over all fields each kind comes. */
+const STRIDE = effort({ short: 3, long: 1 });
 const tokenizer = await loadTokenizer(new URL("../../models/demo", import.meta.url).pathname, 4096);
 
 t.test("a body of 1 MiB takes less than 50 ms of the event loop at a time, on every route", async (t) => {
@@ -21,6 +24,7 @@ t.test("a body of 1 MiB takes less than 50 ms of the event loop at a time, on ev
   await fastify.inject({ method: "PUT", url: "/prefixes/p", payload: '{"text":"a"}', headers });
   const budget = turnBudget();
   const seen = new Set<string>();
+  let tried = 0;
   let worst = { share: 0, what: "" };
   for (const route of ROUTES_WITH_BODY) {
     const url = route.path.replace("{id}", "p").replace("{user}", "ann");
@@ -28,6 +32,8 @@ t.test("a body of 1 MiB takes less than 50 ms of the event loop at a time, on ev
       // The same schema on another path.
       if (seen.has(`${JSON.stringify(route.body)} ${name}`)) continue;
       seen.add(`${JSON.stringify(route.body)} ${name}`);
+      if (seen.size % STRIDE !== 0) continue;
+      tried++;
       const send = async (): Promise<void> => {
         const { statusCode } = await fastify.inject({ method: route.method as "POST", url, payload, headers });
         if (statusCode >= 500) t.fail(`${url}: ${name}: ${statusCode}`);
@@ -39,6 +45,6 @@ t.test("a body of 1 MiB takes less than 50 ms of the event loop at a time, on ev
       if (share > worst.share) worst = { share, what: `${route.method} ${url}: ${name}` };
     }
   }
-  t.ok(seen.size > 400);
-  t.comment(`${seen.size} bodies; the worst took ${(100 * worst.share).toFixed(0)} % of the budget: ${worst.what}`);
+  t.ok(tried > 1000 / STRIDE);
+  t.comment(`${tried} bodies; the worst took ${(100 * worst.share).toFixed(0)} % of the budget: ${worst.what}`);
 });

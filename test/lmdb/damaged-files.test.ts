@@ -3,7 +3,9 @@ import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { copyFileSync, cpSync, existsSync, mkdirSync, mkdtempSync, openSync, readFileSync, renameSync, rmSync, statSync, truncateSync, writeFileSync, writeSync, closeSync, readdirSync } from "node:fs";
 import { join } from "node:path";
+import { open } from "lmdb";
 import t from "tap";
+import { checkLmdbFile } from "../../src/lmdb/check.ts";
 import { sharesFolder, userFile } from "../../src/lmdb/prefix-files.ts";
 import { LmdbTables } from "../../src/lmdb/prefix-tables.ts";
 import { openLmdbStore } from "../../src/lmdb/prefix-store.ts";
@@ -123,6 +125,22 @@ for (const kind of ["prefixes", "users"] as const) {
     t.ok(served > 0 && refused > rounds / 10, `${served} served, ${refused} refused`);
   });
 }
+
+t.test("a file that another process makes longer while it is looked at is sound", async (t) => {
+  const dir = mkdtempSync(join(sound, "growing."));
+  const writer = open<Buffer, string>({ path: dir, noSubdir: false, encoding: "binary", maxDbs: 1 });
+  t.teardown(() => writer.close());
+  const table = writer.openDB<Buffer, string>({ name: "table", encoding: "binary" });
+  await table.put("first", Buffer.alloc(10));
+  let looks = 0;
+  const grow = (): { entry(): void; end(): void } => {
+    table.transactionSync(() => table.putSync(`look ${looks++}`, Buffer.alloc(100 * PAGE)));
+    return { entry() {}, end() {} };
+  };
+  // Asked for after the file has been opened, before it is read.
+  for (let look = 0; look < 3; look++) t.doesNotThrow(() => checkLmdbFile(join(dir, "data.mdb"), grow));
+  t.equal(looks, 3);
+});
 
 t.test("a file that is cut while it is open: noticed before it is read again", async (t) => {
   const dir = copyOf(soundPrefixes);

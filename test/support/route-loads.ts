@@ -1,5 +1,6 @@
 /** What is asked of every route, ordinary things and the worst that it takes, to see how long the event loop's turns are meanwhile. */
 import { openLmdbStore } from "../../src/lmdb/prefix-store.ts";
+import { effort } from "./effort.ts";
 import { record } from "../prefixes/records.ts";
 import { adapterForm } from "./server.ts";
 import { ROUTES_WITH_BODY, worstBodies } from "./worst-bodies.ts";
@@ -57,12 +58,13 @@ export function routeLoads(positions: number, folder: string): RouteLoad[] {
   const slow = ["a list of -1", 'a list of ""', 'a text of "the"', "an object beside half a character"];
   // Where two routes take the same body, the first one's are enough.
   const routes = ROUTES_WITH_BODY.filter(({ body }, i) => ROUTES_WITH_BODY.findIndex((other) => JSON.stringify(other.body) === JSON.stringify(body)) === i);
-  const bodies = routes.flatMap((route) =>
+  const all = routes.flatMap((route) =>
     [...worstBodies(route, MIB - 1024)].filter(([name]) => slow.some((one) => name.endsWith(one)) && /^(a body|prompts?|text|token_ids|shared_with) /.test(name)).map(([what, body]): RouteLoad => {
       const path = route.path.replace("{id}", "mine").replace("{user}", "ann");
       return { route: `${route.method} ${route.path}`, what: `1 MiB, ${what}`, path, body, refused: true };
     }),
   );
+  const bodies = all.filter((_, index) => index % effort({ short: 3, long: 1 }) === 0);
   const json = (route: string, what: string, path: string, body: object): RouteLoad => ({ route, what, path, body: JSON.stringify(body) });
   const get = (path: string, what = "", actual = path): RouteLoad => ({ route: `GET ${path}`, what, path: actual });
   return [
