@@ -8,7 +8,7 @@ import type { FoldInput, KvTensor } from "../kv.ts";
 import type { EngineStats } from "../observability/engine-observer.ts";
 import { advanceBeams } from "./beams/advance.ts";
 import { ChoosingCost } from "./scheduling/choosing-cost.ts";
-import { isHeavy, leftOutOf, type Chooser } from "./scheduling/choosing-turns.ts";
+import { leftOutOf } from "./scheduling/choosing-turns.ts";
 import type { EngineOptions } from "./options.ts";
 import { EQUAL_SHARES, fairShare, type TenantShares } from "./scheduling/fair-share.ts";
 import { FoldQueue, foldRun, type FoldOptions, type SideRun } from "./fold-queue.ts";
@@ -29,7 +29,6 @@ export type { EngineOptions, EngineStats };
 
 /** How long to wait before asking again a policy that admits nothing although nothing runs. */
 const IDLE_MS = 5;
-const NOBODY: ReadonlySet<Chooser> = new Set();
 
 export class Engine {
   readonly #runner: ModelRunner;
@@ -70,8 +69,7 @@ export class Engine {
    * @throws PrefixdError context_exceeded, queue_full, user_queue_full, invalid_parameter (wider than its tenant's limit), draining, store_unavailable; RangeError for more rows than could ever be admitted
    */
   submit(request: EngineRequest, listener: RequestListener): RequestHandle {
-    const rows = rowsOf(request);
-    if (rows > this.#runner.slots) throw new RangeError(`${rows} rows with ${this.#runner.slots} slots`);
+    if (rowsOf(request) > this.#runner.slots) throw new RangeError(`${rowsOf(request)} rows with ${this.#runner.slots} slots`);
     checkContext({ prefix: request.prefix?.length ?? 0, prompt: request.promptIds.length, maxNew: request.maxNewTokens }, this.#runner.shape.positions);
     if (this.#draining) throw new PrefixdError("draining", "The server is shutting down.", { retryAfter: 1 });
     if (!this.#mayEmit()) throw lostTouch();
@@ -332,9 +330,8 @@ export class Engine {
     const now = performance.now();
     if (request.search !== null) this.#advanceBeams(request, output, () => answer);
     else for (const sequence of request.sequences) this.#advance(sequence, output, answer, now);
-    if (request.search !== null || request.sequences.some((sequence) => sequence.generated > 0)) {
-      this.#options.observer.firstToken((performance.now() - request.submittedAt) / 1000);
-    }
+    const begun = request.search !== null || request.sequences.some((sequence) => sequence.generated > 0);
+    if (begun) this.#options.observer.firstToken((performance.now() - request.submittedAt) / 1000);
   }
 
   async #decode(): Promise<void> {
@@ -350,23 +347,14 @@ export class Engine {
     const spent = this.#now() - started;
     this.#budget.decoded(spent);
     this.#costs.ran(spent, batch.length);
-    const leftOut = this.#leftOut(batch, spent);
-    let tokens = batch.length;
-    for (const { rows } of leftOut) tokens -= rows;
-    this.#options.observer.step("decode", batch.length, tokens, spent / 1000);
+    const leftOut = leftOutOf(batch, spent, this.#costs.row);
+    const choosing = leftOut.size === 0 ? batch : batch.filter(({ chooser }) => !leftOut.has(chooser));
+    this.#options.observer.step("decode", batch.length, choosing.length, spent / 1000);
     const now = performance.now();
-    const choosing = leftOut.size === 0 ? batch : batch.filter((sequence) => !leftOut.has(sequence) && !leftOut.has(sequence.owner));
     for (const sequence of choosing) sequence.length++;
     for (let row = 0; row < batch.length; row++) if (batch[row]!.owner.search === null && !leftOut.has(batch[row]!)) this.#advance(batch[row]!, output, row, now);
     const searches = new Set(choosing.filter(({ owner }) => owner.search !== null).map(({ owner }) => owner));
     for (const request of searches) this.#advanceBeams(request, output, (sequence) => batch.indexOf(sequence));
-  }
-
-  /** Sequences and searches that must wait for the next step with their choices, so that others need not. */
-  #leftOut(batch: readonly Sequence[], run: number): ReadonlySet<Chooser> {
-    const { row } = this.#costs;
-    if (row === null || !batch.some((sequence) => isHeavy(sequence, row))) return NOBODY;
-    return leftOutOf([...new Set(batch.map((sequence) => (sequence.owner.search === null ? sequence : sequence.owner)))], run, row);
   }
 
   #advance(sequence: Sequence, output: StepOutput, row: number, now: number): void {

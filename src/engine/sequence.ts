@@ -146,6 +146,10 @@ export class Sequence implements Chooser {
   get choosingTime(): number {
     return this.owner.choosing.value ?? 0;
   }
+  /** Beams are chosen by their search. */
+  get chooser(): Chooser {
+    return this.owner.search === null ? this : this.owner;
+  }
 
   /**
    * Chooses the next token from row `row` of a step that ended at `now` (ms), tells the listener, and ends the choice if this was the last.

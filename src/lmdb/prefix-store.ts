@@ -47,10 +47,10 @@ class LmdbStore implements PrefixStore {
   async head(key: PrefixKey, asker = key.user): Promise<PrefixMeta | null> {
     const file = this.#heads.fileOf(key.user);
     const known = this.#heads.get(key, file);
-    // What is not there is asked of the thread each time, so what somebody may not use is as well.
+    // What is not there is asked of the thread each time, so what somebody may not use is as well; and nothing of it comes back.
     if (known !== null && mayUse(known, asker)) return known;
-    const meta = await this.#tables.call("head", plain(key));
-    this.#heads.keep(key, file, meta);
+    const meta = await this.#tables.call("head", plain(key), asker);
+    if (meta !== null || asker === key.user) this.#heads.keep(key, file, meta);
     return meta;
   }
 

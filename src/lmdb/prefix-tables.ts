@@ -61,8 +61,10 @@ export class LmdbTables {
     return patched.meta;
   }
 
-  async head(key: PrefixKey): Promise<PrefixMeta | null> {
-    return (await this.#environments.of(key.user))?.head(key) ?? null;
+  /** null also for an `asker` who may not use it. */
+  async head(key: PrefixKey, asker = key.user): Promise<PrefixMeta | null> {
+    const meta = (await this.#environments.of(key.user))?.head(key) ?? null;
+    return meta !== null && mayUse(meta, asker) ? meta : null;
   }
 
   async loadKv(key: PrefixKey, digest: string): Promise<Uint8Array | null> {

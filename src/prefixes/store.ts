@@ -100,7 +100,7 @@ export interface PrefixStore {
   put(record: PrefixRecord, precondition?: Precondition, quota?: PrefixQuota): Promise<{ created: boolean }>;
   /** Changes whom the owner lets in; null: no such prefix. A user who is being removed gets into no list. Can be repeated after an error. */
   patchMeta(key: PrefixKey, patch: SharingPatch, precondition?: Precondition): Promise<PrefixMeta | null>;
-  /** null: no such prefix. For an `asker` who may not use it, it is asked for as one is that does not exist: the time must not tell them apart. */
+  /** null: no such prefix. For an `asker` who may not use it, it is asked for as one is that does not exist, and may be answered so: the time must not tell them apart. */
   head(key: PrefixKey, asker?: string): Promise<PrefixMeta | null>;
   /** The compiled tensors of exactly this digest; null when the prefix is gone or has another digest by now. */
   loadKv(key: PrefixKey, digest: string): Promise<Uint8Array | null>;

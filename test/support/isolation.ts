@@ -178,7 +178,8 @@ function randomRequest(model: TestModel, options: MixOptions, random: () => numb
   };
   const sampling = { ...GREEDY, ...(random() < 0.5 ? processors : {}), ...(doSample ? drawn : {}) };
   const n = doSample && random() < 0.2 ? 3 : 1;
-  return engineRequest({ promptIds, prefix, maxNewTokens, sampling, n, seed: below(2 ** 32), eosIds: [shape.vocabSize - 1] });
+  // Of several tenants, so that choices which take long are put off.
+  return engineRequest({ tenant: `user-${below(3)}`, promptIds, prefix, maxNewTokens, sampling, n, seed: below(2 ** 32), eosIds: [shape.vocabSize - 1] });
 }
 
 export function randomPrefixes(shape: ModelShape, count: number, maxLength: number): KvTensor[] {

@@ -9,20 +9,24 @@ export interface Chooser {
   leftOut: number;
 }
 
-/** Whether choosing takes longer than the run itself does for its rows; `row`: milliseconds of a run, a row. */
-export const isHeavy = ({ rows, choosingTime }: Pick<Chooser, "rows" | "choosingTime">, row: number): boolean => choosingTime > row * rows;
+const NOBODY: ReadonlySet<Chooser> = new Set();
 
 /**
- * Who must not choose in this step. Choices are made one after the other and every stream waits for all of them, so the heavy ones of a step take
- * no longer together than its run of `run` milliseconds did, or are a single one; tenants take turns, and of a tenant those who have been
- * left out most often go first. Nobody is left out while a single tenant decodes: nobody else waits.
+ * Who of a batch must not choose in this step; a run took `run` milliseconds, and takes `row` a row (null: not known).
+ *
+ * Choices are made one after the other and every stream waits for all of them. So those that each take longer than their rows of the run did take
+ * no longer together than the whole run, or are a single one. Tenants take turns, and of a tenant those who have been left out most
+ * often go first. Nobody is left out while a single tenant decodes: nobody else waits.
  *
  * Who is left out is fed the same token at the same position again in the next step, which writes the same keys and values and gives the
  * same scores: a row's numbers do not depend on the others (docs/architecture.md, isolation).
  */
-export function leftOutOf<C extends Chooser>(choosers: readonly C[], run: number, row: number): ReadonlySet<C> {
-  const heavy = choosers.filter((chooser) => isHeavy(chooser, row));
-  if (heavy.length === 0 || choosers.every(({ tenant }) => tenant === choosers[0]!.tenant)) return new Set();
+export function leftOutOf(batch: readonly { readonly chooser: Chooser }[], run: number, row: number | null): ReadonlySet<Chooser> {
+  if (row === null) return NOBODY;
+  const isHeavy = ({ rows, choosingTime }: Chooser): boolean => choosingTime > row * rows;
+  // Most steps.
+  if (!batch.some(({ chooser }) => isHeavy(chooser)) || batch.every(({ chooser }) => chooser.tenant === batch[0]!.chooser.tenant)) return NOBODY;
+  const heavy = [...new Set(batch.map(({ chooser }) => chooser))].filter(isHeavy);
   const left = new Set(heavy);
   let time = run;
   for (const chooser of inTurns(heavy)) {
@@ -35,8 +39,8 @@ export function leftOutOf<C extends Chooser>(choosers: readonly C[], run: number
 }
 
 /** One of each tenant, then the next one of each. */
-function* inTurns<C extends Chooser>(heavy: readonly C[]): Generator<C, void> {
-  const byTenant = new Map<string, C[]>();
+function* inTurns(heavy: readonly Chooser[]): Generator<Chooser, void> {
+  const byTenant = new Map<string, Chooser[]>();
   for (const chooser of [...heavy].sort((a, b) => b.leftOut - a.leftOut)) {
     const others = byTenant.get(chooser.tenant);
     if (others === undefined) byTenant.set(chooser.tenant, [chooser]);
