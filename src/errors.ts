@@ -81,7 +81,7 @@ export class PrefixdError extends Error {
   override readonly name = "PrefixdError";
   readonly code: ErrorCode;
   readonly status: number;
-  /** Seconds after which trying again makes sense. */
+  /** Seconds to wait before trying again. */
   readonly retryAfter: number | undefined;
   readonly limit: ReachedLimit | undefined;
 

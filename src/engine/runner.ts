@@ -35,7 +35,7 @@ export interface ModelRunner {
   readonly promptsAtOnce: number;
   /**
    * Whether the last bits of a prompt's numbers depend on where it was cut into pieces, so that the same prompt must always be cut at
-   * the same places. Cuts that leave a token alone (scheduling/plan.ts) are not meant: nobody makes them where this is false.
+   * the same places. Ignores cuts that leave a one-token chunk: the scheduler never makes them where this is false.
    */
   readonly chunkingChangesBits: boolean;
   /** Copies a prefix into positions `[0, prefix.length)` of a row; this and `prefill` may be given row `slots` too. */

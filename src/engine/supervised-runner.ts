@@ -11,7 +11,7 @@ export interface SupervisionOptions {
 
 /**
  * A runner on a device that can go away: reset by its driver, unplugged, hung. A run that fails is followed by a small one: if that
- * works the failure was its own (out of memory, say), if not the device is lost. So it is if a run takes too long. From then on every call ends with `device_lost`, and nothing is given to the device any more.
+ * works the failure was its own (out of memory, say), if not the device is lost. A run that times out also counts as a lost device. From then on every call ends with `device_lost`, and nothing is given to the device any more.
  */
 export class SupervisedRunner implements ModelRunner {
   readonly #runner: ModelRunner;

@@ -13,7 +13,7 @@ export const ProblemSchema = named(
       type: Type.String({ description: "urn:prefixd:error:<code>" }),
       title: Type.String({ description: "The same for every error of this code" }),
       status: Type.Integer(),
-      detail: Type.String({ description: "What was wrong with this request, for people" }),
+      detail: Type.String({ description: "What was wrong with this request, for humans" }),
       code: Type.Enum(CODES, { description: "Stable, for programs; docs/errors.md lists them" }),
       request_id: Type.String({ description: "The same as the header x-request-id" }),
     },
@@ -59,13 +59,13 @@ function groupByStatus(codes: Iterable<ErrorCode>): Map<number, ErrorCode[]> {
   return out;
 }
 
-const RETRY_AFTER = { "Retry-After": { type: "integer", description: "Seconds after which trying again makes sense" } };
+const RETRY_AFTER = { "Retry-After": { type: "integer", description: "Seconds to wait before trying again" } };
 
 /** draft-ietf-httpapi-ratelimit-headers; the name is `tokens`, `queue` or `user_queue`. */
 const RATE_LIMIT = {
   ...RETRY_AFTER,
   "RateLimit-Policy": { type: "string", description: "The limit that was reached: its name, quota and, for tokens, window in seconds", example: '"tokens";q=60000;w=60' },
-  RateLimit: { type: "string", description: "What is left of it, and seconds until there is room again", example: '"tokens";r=0;t=5' },
+  RateLimit: { type: "string", description: "What remains of it, and the seconds until there is room again", example: '"tokens";r=0;t=5' },
 };
 
 export const ETAG_HEADER = { ETag: { type: "string", description: "The prefix's digest in double quotes" } };

@@ -6,7 +6,7 @@ export interface PrefixKey {
   readonly name: string;
 }
 
-/** What is known of a prefix without its tensors. Small, JSON. */
+/** Show a prefix without its tensors. Small, JSON. */
 export interface PrefixMeta {
   readonly user: string;
   readonly name: string;
@@ -18,7 +18,7 @@ export interface PrefixMeta {
   readonly length: number;
   /** Bytes of the compiled keys and values. */
   readonly bytes: number;
-  /** Fingerprint of the base model that it was compiled for. */
+  /** Fingerprint of the base model it was compiled for. */
   readonly base: string;
   /** The adapter's base_model_name_or_path and revision; null: it names none. Absent in records of before they were kept. */
   readonly baseName?: string | null;
@@ -45,7 +45,7 @@ export type Access = "owner" | "read" | "use";
 
 export type Visibility = "private" | "shared";
 
-/** What is not named stays. */
+/** Fields that are absent stay as they are. */
 export interface SharingPatch {
   readonly visibility?: Visibility;
   readonly shared_with?: readonly string[];

@@ -74,7 +74,7 @@ export class RedisChunks {
   /** Gives the memory back at once; where that fails, the chunks expire. */
   async discard(key: PrefixKey, plan: ChunkPlan): Promise<void> {
     const names = Array.from({ length: plan.chunks }, (_, i) => this.#keys.chunk(key.user, plan.upload, i));
-    // First the word of it: then no chunk that is still on its way is taken.
+    // Remove the announcement first, so that chunks in flight are rejected.
     await this.#connection.client.zrem(this.#keys.uploads(key.user), announcement(key, plan)).catch(() => {});
     await this.#connection.client.unlink(...names).catch(() => {});
   }

@@ -17,7 +17,7 @@ export const NO_LIMITS: UserLimits = { max_running: null, max_queued: null, toke
 
 export interface User {
   readonly id: string;
-  /** Share of the model relative to other users' when it is contended; 1 is usual. */
+  /** Share of the model relative to other users when they compete for it; usually 1. */
   readonly weight: number;
   readonly limits: UserLimits;
   readonly createdAt: string;

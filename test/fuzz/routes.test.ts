@@ -6,6 +6,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import fc from "fast-check";
 import t from "tap";
+import { effort } from "../support/effort.ts";
 import { lacking } from "../support/requirements.ts";
 import { checkAnswer, OPERATIONS, operationOf, type Operation } from "./support/api.ts";
 import { exchange, requestBytes, type RawRequest } from "./support/raw-http.ts";
@@ -77,7 +78,7 @@ t.test("each operation was tried often, and requests to generate have often succ
   const of = (name: string): Map<string, number> => answered.get(name) ?? new Map<string, number>();
   const rare = OPERATIONS.filter(({ operationId }) => [...of(operationId).values()].reduce((sum, count) => sum + count, 0) < runsOf(900) / 100);
   t.same(rare.map(({ operationId }) => operationId), [], "each operation was tried often");
-  t.ok(of("generate").get("2xx")! > runsOf(900) / 50, "and requests to generate have often succeeded");
+  t.ok((of("generate").get("2xx") ?? 0) > effort({ short: 0, long: runsOf(900) / 50 }), "and requests to generate have often succeeded");
 });
 
 t.test("bytes that are hardly HTTP are refused or dropped", async (t) => {

@@ -18,7 +18,7 @@ import { NOTHING, type Outside, tempered, weightOf } from "./probability.ts";
 
 /** A floor is put lower by this share of itself: what lies on it lies clearly above, also after temperature. */
 const FLOOR_SLACK = 1e-6;
-/** By so much (in ln) more than min_p allows a floor for it lies below the best. */
+/** Safety margin, in nats, below the min_p threshold. */
 const MIN_P_SLACK = 1e-4;
 /** Error allowed for the model's fp32 log-sum-exp: its kernel's, and a few units in the last place (2^-23 of its size). */
 const LOG_SUM_EXP_ERROR = { absolute: 1e-5, relative: 5e-7 };

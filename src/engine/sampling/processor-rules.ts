@@ -1,6 +1,6 @@
 import type { SamplingParams } from "../request.ts";
 
-/** What of a request's parameters is the same at every step of all of its sequences, made ready for `LogitsProcessors`. */
+/** Per-request constants, precomputed for `LogitsProcessors`. */
 export interface ProcessorRules extends SamplingParams {
   readonly eosIds: readonly number[];
   /** Never to be generated: the bad words of one token, and what is suppressed. */

@@ -12,7 +12,7 @@ const SWEEP_FROM = 256;
  *
  * Who begins to wait is lifted to the smallest counter of those that wait, or, when nobody does, to the counter of the last one that
  * was admitted: time without requests earns no credit. Those that only run do not count for it, as in the paper: a tenant that runs
- * little and never waits stays far below the others, and who comes would be lifted to that.
+ * little and never waits stays far below the others, and a newcomer would inherit its low counter.
  *
  * That level only rises: counters grow, and nobody joins below it. So a tenant that neither waits nor runs and is not above the
  * level would be lifted to it or higher when it returns, whatever its counter was: dropping the counter changes nothing. Those above

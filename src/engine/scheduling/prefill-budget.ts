@@ -11,7 +11,7 @@ import { FREE_QUANTUM, type PrefillLimits } from "./plan.ts";
  * the prompt would take much longer and the others hardly less.
  */
 const LEAST = 16;
-/** Nor so short that its tokens times the sequences that wait for it are fewer than so many whole pieces: few others are spared less. */
+/** With few sequences decoding, use longer chunks: chunk tokens x sequences >= this many full chunks. */
 const LEAST_WAITED = 4;
 /**
  * What a piece takes besides its tokens, in tokens: reading the layers' weights, however short it is, and those of the head if it is a
@@ -117,7 +117,7 @@ function work({ prefixLength, promptLength, answers }: FedPrompt, from: number, 
   return WEIGHTS + head + (to - from) * (1 + (prefixLength + (from + to) / 2) / POSITIONS);
 }
 
-/** Of pieces so long as those that are cut; shorter ones, which take less than in proportion, only as long as there are no others. */
+/** Median time of a full-size chunk; short chunks, which take less than in proportion, count only until a full one has been seen. */
 class Pace {
   readonly #long = new RecentMedian();
   readonly #short = new RecentMedian();

@@ -106,7 +106,7 @@ export function adminRoutes(app: TypedApp, parts: AppParts): void {
         operationId: "removeUser",
         tags,
         summary: "Remove a user with everything of theirs",
-        description: "When the answer comes, no replica serves the user any more. After an error it can be sent again.",
+        description: "When the answer comes, no replica serves the user any more. Can be repeated after an error.",
         params: UserParams,
         querystring: RemoveQuery,
         response: { 200: json("The receipt", Receipt, { example: RECEIPT_EXAMPLE }), ...problems(...ONE, ...UNREAD_BODY, "unknown_field", "invalid_parameter", "store_full") },
@@ -126,7 +126,7 @@ export function adminRoutes(app: TypedApp, parts: AppParts): void {
         operationId: "createKey",
         tags,
         summary: "Create a key",
-        description: "The only answer that has it. To rotate: create a second one, then delete the first.",
+        description: "The key is shown in this answer only. To rotate keys, create a second one, then delete the first.",
         params: UserParams,
         body: CreateKeyBody,
         response: { 201: json("The key", NewKey, { example: NEW_KEY_EXAMPLE, headers: { "Cache-Control": { type: "string", description: "no-store" } } }), ...problems(...ONE, ...BODY) },
@@ -148,7 +148,7 @@ export function adminRoutes(app: TypedApp, parts: AppParts): void {
     {
       onRequest,
       config: { access, audit: "key.delete" },
-      schema: { operationId: "deleteKey", tags, summary: "Delete a key", description: "It stops to work here at once, on other replicas within a second.", params: KeyParams, response: { 204: empty("Deleted"), ...problems(...ONE, ...UNREAD_BODY, "key_not_found", "store_full") } },
+      schema: { operationId: "deleteKey", tags, summary: "Delete a key", description: "It stops working here at once, and on other replicas within a second.", params: KeyParams, response: { 204: empty("Deleted"), ...problems(...ONE, ...UNREAD_BODY, "key_not_found", "store_full") } },
     },
     async (request, reply) => {
       const user = idOf(request, request.params.user);

@@ -15,11 +15,11 @@ const LimitsBody = strict(
   },
   { title: "UserLimits" },
 );
-const Weight = Type.Number({ exclusiveMinimum: 0, maximum: 1000, description: "Share of the model relative to other users' when it is contended; 1 is usual" });
+const Weight = Type.Number({ exclusiveMinimum: 0, maximum: 1000, description: "Share of the model relative to other users when they compete for it; usually 1" });
 
 export const CreateUserBody = named("CreateUser", strict({ id: Type.String({ description: "1 to 64 of A-Z a-z 0-9 . _ -, the first a letter or digit; not admin or local" }), weight: Type.Optional(Weight), limits: Type.Optional(LimitsBody) }));
-export const PatchUserBody = named("PatchUser", strict({ weight: Type.Optional(Weight), limits: Type.Optional(LimitsBody) }, { minProperties: 1, description: "What is not named stays" }));
-export const CreateKeyBody = named("CreateKey", strict({ expires_at: Type.Optional(Type.Union([Type.String(), Type.Null()], { description: "When it stops to work, such as 2030-01-31T12:00:00Z; absent or null: it does not" })) }));
+export const PatchUserBody = named("PatchUser", strict({ weight: Type.Optional(Weight), limits: Type.Optional(LimitsBody) }, { minProperties: 1, description: "Fields that are absent stay as they are" }));
+export const CreateKeyBody = named("CreateKey", strict({ expires_at: Type.Optional(Type.Union([Type.String(), Type.Null()], { description: "When the key expires, such as 2030-01-31T12:00:00Z; absent or null: never" })) }));
 export type CreateKeyBody = Static<typeof CreateKeyBody>;
 
 const DAY = "^\\d{4}-\\d{2}-\\d{2}$";
@@ -32,7 +32,7 @@ const user = {
 };
 export const UserDocument = named("User", strict(user));
 export type UserDocument = Static<typeof UserDocument>;
-export const UserList = named("UserList", strict({ users: Type.Array(UserDocument), next: Type.Union([Type.String(), Type.Null()], { description: "Send it as `after` for the next page; null: this is the last" }) }));
+export const UserList = named("UserList", strict({ users: Type.Array(UserDocument), next: Type.Union([Type.String(), Type.Null()], { description: "Value of `after` for the next page; null: this is the last page" }) }));
 
 export const UsageRowDocument = named(
   "UsageRow",
@@ -75,10 +75,10 @@ export const Receipt = named(
 export const UserParams = Type.Object({ user: Type.String({ description: "The user's id" }) });
 export const KeyParams = Type.Object({ user: Type.String({ description: "The user's id" }), key: Type.String({ description: "The key's id: its public part" }) });
 export const UsersQuery = strict({
-  limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 1000, default: 100, description: "At most so many" })),
+  limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 1000, default: 100, description: "Users per page" })),
   after: Type.Optional(Type.String({ description: "Only users whose id comes after this one" })),
 });
-export const RemoveQuery = strict({ keep_usage: Type.Optional(Type.Enum(["true", "false"], { description: "true: the usage stays, for the bill" })) });
+export const RemoveQuery = strict({ keep_usage: Type.Optional(Type.Enum(["true", "false"], { description: "true: keep the usage, for billing" })) });
 
 const NOW = "2026-01-31T12:00:00.000Z";
 export const USER_EXAMPLE: UserDocument = { id: "ann", weight: 1, limits: { ...NO_LIMITS, max_prefixes: 100 }, created_at: NOW, updated_at: NOW };

@@ -9,9 +9,9 @@ const count = (description: string, minimum = 0): Type.TOptional<Type.TInteger> 
 /** Fields of a request that generation_config.json may give, by transformers' names; each has the limits that it has in requests. */
 export const GenerationConfigFields = strict({
   max_new_tokens: count("", 1),
-  max_length: count("Tokens of prompt and answer together, where neither the request nor the model says max_new_tokens", 1),
+  max_length: count("Upper limit of prompt and answer together, where neither the request nor the model sets max_new_tokens", 1),
   min_new_tokens: field.min_new_tokens,
-  min_length: count("The same as the fewest, where neither says min_new_tokens"),
+  min_length: count("Lower limit of the same, where neither sets min_new_tokens"),
   do_sample: field.do_sample,
   temperature: field.temperature,
   top_h: field.top_h,
@@ -59,7 +59,7 @@ export const GenerationDefaultsDocument = named(
   "GenerationDefaults",
   Type.Unsafe<GenerationDefaults>(
     strict(Object.fromEntries(Object.entries(GenerationConfigFields.properties).map(shown)), {
-      description: "Defaults of generate requests, from the model's generation_config.json; a field that is absent has the default of GenerateRequest",
+      description: "Defaults of generate requests, from the model's generation_config.json; absent fields have GenerateRequest's default",
     }),
   ),
 );

@@ -22,7 +22,7 @@ const CODES: ErrorCode[] = [
 
 const RESPONSE = {
   200: {
-    description: "The choices; with `stream` server-sent events: one per step, a last one with usage, then `[DONE]`. A choice's text is its pieces put together.",
+    description: "The choices. With `stream`, server-sent events: one per step, a last one with usage, then `[DONE]`; a choice's text is the concatenation of its parts.",
     content: {
       "application/json": { schema: GenerateResponse, example: GENERATE_RESPONSE_EXAMPLE },
       "text/event-stream": { schema: { type: "string", description: "`data:` holds a GenerateEvent or, last, a GenerateLastEvent; `event: error` holds a Problem." }, example: GENERATE_STREAM_EXAMPLE },
@@ -130,7 +130,7 @@ export function generateRoutes(app: TypedApp, parts: AppParts): void {
         operationId: "generateWithPrefix",
         tags: ["generate"],
         summary: "Generate text with the prefix in the path",
-        description: "The same as `POST /generate`, with an address that a load balancer can hash on. `prefix_id` in the body must be absent or the same.",
+        description: "Same as `POST /generate`, at an address that a load balancer can hash on. `prefix_id` in the body must be absent or the same.",
         params: PrefixIdParams,
         body: GenerateBody,
         response: { ...RESPONSE, ...problems(...CODES) },

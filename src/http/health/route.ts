@@ -10,7 +10,7 @@ export function healthRoutes(app: TypedApp, parts: AppParts, state: Readonly<App
 
   app.get(
     "/health/live",
-    { config: { access: "public" }, logLevel: "warn", schema: { operationId: "live", tags, summary: "Is the process alive?", response: { 200: json("It is", Liveness, { example: { status: "ok" } }) } } },
+    { config: { access: "public" }, logLevel: "warn", schema: { operationId: "live", tags, summary: "Is the process alive?", response: { 200: json("Yes", Liveness, { example: { status: "ok" } }) } } },
     async () => ({ status: "ok" as const }),
   );
 
@@ -24,8 +24,8 @@ export function healthRoutes(app: TypedApp, parts: AppParts, state: Readonly<App
         tags,
         summary: "Can it serve requests now?",
         response: {
-          200: json("It can", Readiness, { example: { status: "ready", checks: { model: "ok", store: "ok" } } }),
-          503: json("It cannot", Readiness, { example: { status: "unavailable", checks: { model: "ok", store: "no answer within 2 s" } } }),
+          200: json("Yes", Readiness, { example: { status: "ready", checks: { model: "ok", store: "ok" } } }),
+          503: json("No", Readiness, { example: { status: "unavailable", checks: { model: "ok", store: "no answer within 2 s" } } }),
         },
       },
     },

@@ -6,7 +6,7 @@ export const Readiness = named(
   "Readiness",
   strict({
     status: Type.Enum(["ready", "unavailable"]),
-    checks: Type.Record(Type.String(), Type.String(), { description: "ok, or what is wrong, for each part" }),
+    checks: Type.Record(Type.String(), Type.String(), { description: "For each part: ok, or what is wrong" }),
   }),
 );
 export type Readiness = Static<typeof Readiness>;

@@ -40,7 +40,7 @@ export function modelRoutes(app: TypedApp, { modelName, shape, model, embeddings
         operationId: "getEmbeddings",
         tags: ["operation"],
         summary: "The base model's input and output embeddings, as sha256 of their little-endian values",
-        description: "PEFT may save copies of them with an adapter. Who finds them equal need not send them.",
+        description: "PEFT may save copies of them with an adapter. A client that finds them equal need not upload them.",
         querystring: EmbeddingsQuery,
         response: { 200: json("The digests", EmbeddingsDocument), ...problems("unauthorized", "unknown_field", "invalid_parameter") },
       },

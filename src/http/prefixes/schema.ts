@@ -5,7 +5,7 @@ import { named, strict } from "../common-schema.ts";
 const PrefixWarning = named(
   "PrefixWarning",
   strict({
-    code: Type.Enum(["prefix_base_name_mismatch"] satisfies ErrorCode[], { description: "For programs: the error's that it would be with --require-base-name" }),
+    code: Type.Enum(["prefix_base_name_mismatch"] satisfies ErrorCode[], { description: "For programs: the code of the error that this would be with --require-base-name" }),
     detail: Type.String({ description: "For people" }),
   }),
 );
@@ -13,21 +13,21 @@ const PrefixWarning = named(
 const listed = {
   id: Type.String(),
   kind: Type.String({ description: "PEFT's type, such as PREFIX_TUNING, or HARD_PROMPT" }),
-  digest: Type.String({ description: "sha256 of what will be attended to; the ETag without its quotes" }),
+  digest: Type.String({ description: "SHA-256 of the compiled prefix; the ETag without quotes" }),
   virtual_tokens: Type.Integer(),
-  bytes: Type.Integer({ description: "Of the compiled keys and values" }),
-  base: Type.String({ description: "Fingerprint of the base model that it was compiled for" }),
-  base_model_name_or_path: Type.Union([Type.String(), Type.Null()], { description: "What the adapter says it was trained on; null: it does not say, it was registered before this was kept, or you may not read its files" }),
-  revision: Type.Union([Type.String(), Type.Null()], { description: "The same of that model's revision on the hub" }),
-  warnings: Type.Array(PrefixWarning, { description: "What may be wrong with it" }),
+  bytes: Type.Integer({ description: "Size of the compiled keys and values" }),
+  base: Type.String({ description: "Fingerprint of the base model it was compiled for" }),
+  base_model_name_or_path: Type.Union([Type.String(), Type.Null()], { description: "The base model named in the adapter; null: it names none, it was registered by an older version, or you may not read its files" }),
+  revision: Type.Union([Type.String(), Type.Null()], { description: "That model's revision on the hub" }),
+  warnings: Type.Array(PrefixWarning, { description: "Warnings about the prefix" }),
   created_at: Type.String({ format: "date-time" }),
   updated_at: Type.String({ format: "date-time" }),
-  files: Type.Record(Type.String(), Type.Integer(), { description: "What was uploaded: name and bytes" }),
-  access: Type.Enum(["owner", "read", "use"], { description: "What you may do: everything; send requests with it and download it; send requests with it" }),
-  visibility: Type.Enum(["private", "shared"], { description: "Who may send requests with it. private: the owner and those of the two lists; shared: every user" }),
+  files: Type.Record(Type.String(), Type.Integer(), { description: "The uploaded files: name and bytes" }),
+  access: Type.Enum(["owner", "read", "use"], { description: "What you may do with it. owner: everything; read: use and download it; use: send requests with it" }),
+  visibility: Type.Enum(["private", "shared"], { description: "Who may send requests with it. private: the owner and the users of the two lists; shared: every user" }),
 };
 
-export const PrefixEntry = named("PrefixEntry", strict(listed, { description: "A registered prefix as a list has it: `GET /prefixes/{id}` also tells its owner whom it is shared with" }));
+export const PrefixEntry = named("PrefixEntry", strict(listed, { description: "A registered prefix in a list; `GET /prefixes/{id}` also shows its owner whom it is shared with" }));
 export type PrefixEntry = Static<typeof PrefixEntry>;
 
 export const PrefixDocument = named(
@@ -50,10 +50,10 @@ export const SharingBody = named(
   strict(
     {
       visibility: Type.Optional(Type.Enum(["private", "shared"])),
-      shared_with: users("Users who may send requests with it, each named once. The whole list: who was on it before and is not named may no longer"),
-      readable_by: users("Users who may send requests with it and download its files, each named once. The whole list, too"),
+      shared_with: users("Users who may send requests with it, each named once. Replaces the whole list: users who are not named lose access"),
+      readable_by: users("Users who may send requests with it and download its files, each named once. Replaces the whole list"),
     },
-    { minProperties: 1, description: "Who else may use a prefix, as `user/name`. What is not named stays." },
+    { minProperties: 1, description: "Who else may use a prefix, as `user/name`. Fields that are absent stay as they are." },
   ),
 );
 export type SharingBody = Static<typeof SharingBody>;
@@ -65,7 +65,7 @@ export const HardPromptBody = named(
       text: Type.Optional(Type.String({ minLength: 1, description: "Either this or `token_ids`" })),
       token_ids: Type.Optional(Type.Array(Type.Integer({ minimum: 0 }), { minItems: 1 })),
     },
-    { description: "A hard prompt: compiled to keys and values once, as if it stood before every prompt" },
+    { description: "A hard prompt: compiled to keys and values once, with the effect of standing before every prompt" },
   ),
 );
 export type HardPromptBody = Static<typeof HardPromptBody>;
@@ -78,24 +78,24 @@ export const AdapterForm = named(
       adapter_config: Type.String({ format: "binary", description: "The file adapter_config.json" }),
       adapter_model: Type.String({ format: "binary", description: "The file adapter_model.safetensors" }),
     },
-    { unchecked: true, description: "PEFT's two files, told apart by the names of the files, or of these fields where a file has another name or none. Other files are left out." },
+    { unchecked: true, description: "PEFT's two files, recognised by file name, or by field name where a file has another name or none. Other files are ignored." },
   ),
 );
 
 export const ListQuery = strict({
-  limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 1000, default: 100, description: "At most so many; a page also ends at about 1 MiB" })),
-  after: Type.Optional(Type.String({ description: "Only prefixes whose id comes after this one: `next` of the page before" })),
-  owner: Type.Optional(Type.Enum(["me", "others", "all"], { default: "all", description: "Whose: your own, those that others share with you, or both" })),
+  limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 1000, default: 100, description: "Prefixes per page; a page also ends at about 1 MiB" })),
+  after: Type.Optional(Type.String({ description: "Only prefixes whose id comes after this one: `next` of the previous page" })),
+  owner: Type.Optional(Type.Enum(["me", "others", "all"], { default: "all", description: "me: your own prefixes; others: those shared with you; all: both" })),
 });
 
-export const PrefixList = named("PrefixList", strict({ prefixes: Type.Array(PrefixEntry), next: Type.Union([Type.String(), Type.Null()], { description: "Send it as `after` for the next page; null: this is the last" }) }));
+export const PrefixList = named("PrefixList", strict({ prefixes: Type.Array(PrefixEntry), next: Type.Union([Type.String(), Type.Null()], { description: "Value of `after` for the next page; null: this is the last page" }) }));
 
 export const FileList = named("AdapterFiles", strict({ files: Type.Array(strict({ name: Type.String(), bytes: Type.Integer(), url: Type.String() })) }));
 export const FileParams = Type.Object({ id: Type.String({ description: "The prefix's id: its name" }), file: Type.String({ description: "A name from the list of files" }) });
 
 export const WriteHeaders = Type.Object({
   "if-match": Type.Optional(Type.String({ description: "Only if the prefix has one of these ETags, or exists at all: `*`" })),
-  "if-none-match": Type.Optional(Type.String({ description: "`*`: only if there is none yet" })),
+  "if-none-match": Type.Optional(Type.String({ description: "`*`: only if the prefix does not exist yet" })),
 });
 export const DeleteHeaders = Type.Object({ "if-match": WriteHeaders.properties["if-match"] });
 export const ReadHeaders = Type.Object({ "if-none-match": Type.Optional(Type.String({ description: "304 if the prefix has one of these ETags" })) });
