@@ -9,13 +9,18 @@ export interface Chooser {
   leftOut: number;
 }
 
+/**
+ * Milliseconds a row that are never heavy. Where a device's run of hundreds of rows takes a few milliseconds, every ordinary choice takes longer than
+ * its row, and putting them off would cost everybody more than it spares anybody.
+ */
+const ORDINARY_MS = 0.2;
 const NOBODY: ReadonlySet<Chooser> = new Set();
 
 /**
  * Who of a batch must not choose in this step; a run took `run` milliseconds, and takes `row` a row (null: not known).
  *
- * Choices are made one after the other and every stream waits for all of them. So those that each take longer than their rows of the run did take
- * no longer together than the whole run, or are a single one. Tenants take turns, and of a tenant those who have been left out most
+ * Choices are made one after the other and every stream waits for all of them. So the heavy ones, which each take longer than their rows of the run did
+ * (and than ORDINARY_MS), take no longer together than the whole run, or are a single one. Tenants take turns, and of a tenant those who have been left out most
  * often go first. Nobody is left out while a single tenant decodes: nobody else waits.
  *
  * Who is left out is fed the same token at the same position again in the next step, which writes the same keys and values and gives the
@@ -23,7 +28,7 @@ const NOBODY: ReadonlySet<Chooser> = new Set();
  */
 export function leftOutOf(batch: readonly { readonly chooser: Chooser }[], run: number, row: number | null): ReadonlySet<Chooser> {
   if (row === null) return NOBODY;
-  const isHeavy = ({ rows, choosingTime }: Chooser): boolean => choosingTime > row * rows;
+  const isHeavy = ({ rows, choosingTime }: Chooser): boolean => choosingTime > rows * Math.max(row, ORDINARY_MS);
   // Most steps.
   if (!batch.some(({ chooser }) => isHeavy(chooser)) || batch.every(({ chooser }) => chooser.tenant === batch[0]!.chooser.tenant)) return NOBODY;
   const heavy = [...new Set(batch.map(({ chooser }) => chooser))].filter(isHeavy);

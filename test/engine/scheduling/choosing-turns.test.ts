@@ -36,6 +36,7 @@ t.test("one that takes longer than any run chooses all the same; a tenant alone,
   t.same([...leftOut([huge, small], 1)], [huge]);
   t.equal(leftOut(Array.from({ length: SLOTS }, () => heavyOf("a")), 1).size, 0);
   t.equal(leftOut([heavyOf("a", 1), heavyOf("b", 1)], 1).size, 0);
+  t.equal(leftOut(Array.from({ length: 500 }, (_, i) => heavyOf(`user-${i}`, 0.05)), 0.006).size, 0, "ordinary choices beside a device's run");
   t.equal(leftOut([{ ...heavyOf("a", 6), rows: 8 }, heavyOf("b", 1)], 1).size, 0, "a search of eight beams, each in less than a row's time");
   t.end();
 });
