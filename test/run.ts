@@ -17,7 +17,7 @@ for (const signal of ["SIGTERM", "SIGHUP"] as const) process.on(signal, () => vo
 
 // From Node 24 on it takes the sources as they are, types and `using`: without tsx, of .taprc, each test file starts a second earlier.
 const asItIs = Number(process.versions.node.split(".")[0]) >= 24 ? ["--node-arg=--disable-warning=ExperimentalWarning"] : [];
-// What a file compiles the next one needs not: some 160 processes load the same modules (from Node 22 on).
+// Some 160 processes load the same modules: from Node 22 on, each is compiled once for all of them.
 const compiled = join(import.meta.dirname, "../node_modules/.cache/compiled");
 const tap = spawn("tap", ["--output-dir", results, ...asItIs, ...process.argv.slice(2)], { stdio: "inherit", env: { NODE_COMPILE_CACHE: compiled, ...process.env } });
 const [code, signal] = (await once(tap, "exit")) as [number | null, NodeJS.Signals | null];

@@ -13,12 +13,12 @@ const RUN = 8;
 /** Milliseconds of a heavy choice. */
 const HEAVY = 5;
 
-const heavyOf = (tenant: string, choosingTime = HEAVY, leftOut = 0): Chooser => ({ tenant, rows: 1, choosingTime, leftOut });
+const heavyOf = (tenant: string, choosingTime = HEAVY): Chooser => ({ tenant, rows: 1, choosingTime, leftOut: 0 });
 
 const leftOut = (choosers: readonly Chooser[], row: number): ReadonlySet<Chooser> => leftOutOf(choosers.map((chooser) => ({ chooser })), RUN, row);
 
 t.test("heavy choices of a step take no longer than its run; tenants take turns, and those left out most often go first", (t) => {
-  const light = { ...heavyOf("victim", 1), leftOut: 0 };
+  const light = heavyOf("victim", 1);
   const heavy = Array.from({ length: 4 }, () => heavyOf("heavy", 3));
   for (const round of [[0, 1], [2, 3], [0, 1], [2, 3]]) {
     const left = leftOut([light, ...heavy], RUN / SLOTS);
