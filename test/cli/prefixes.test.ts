@@ -18,7 +18,7 @@ import { oneLine } from "../../src/one-line.ts";
 import { createApiKey } from "../../src/users/api-key.ts";
 import { NO_LIMITS } from "../../src/users/types.ts";
 import { ADAPTER, buildTestApp, type TestApp } from "../support/app.ts";
-import { freePort } from "../support/redis.ts";
+import { freePort } from "../support/free-port.ts";
 import { runCli } from "../support/server.ts";
 
 interface Result {

@@ -5,7 +5,7 @@ import t, { type Test } from "tap";
 import { startFakePrefixd } from "../load/fake-prefixd.ts";
 import { startHaproxy } from "../support/haproxy.ts";
 import { startNginx } from "../support/nginx.ts";
-import { freePort } from "../support/redis.ts";
+import { freePort } from "../support/free-port.ts";
 import { lacking } from "../support/requirements.ts";
 
 const TOKENS = 40;

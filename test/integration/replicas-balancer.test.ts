@@ -7,7 +7,8 @@ import t, { type Test } from "tap";
 import { effort } from "../support/effort.ts";
 import { ask, BalancedLoad, type Call, type Case, type Generated } from "../support/balanced-load.ts";
 import { startHaproxy, type TestBalancer } from "../support/haproxy.ts";
-import { freePort, startRedis } from "../support/redis.ts";
+import { freePort } from "../support/free-port.ts";
+import { startRedis } from "../support/redis.ts";
 import { lacking } from "../support/requirements.ts";
 import { startServerProcess, temporaryFolder, type TestServer } from "../support/server.ts";
 

@@ -5,11 +5,11 @@
 import { execFileSync, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
 import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
-import { createServer, type AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { basename, join, resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { spawnInSandbox, type Sandbox } from "./docker-sandbox.ts";
+import { freePort } from "./free-port.ts";
 import { isIgnored, parseCopy, parseExec, parsePairs, parseStages, splitOptions, type Instruction, type Stage } from "./dockerfile.ts";
 
 const CONTEXT = new URL("../..", import.meta.url).pathname;
@@ -126,14 +126,6 @@ async function outcome(child: ChildProcess): Promise<{ code: number | null; text
   for (const stream of [child.stdout!, child.stderr!]) stream.setEncoding("utf8").on("data", (part: string) => (text += part));
   const [code] = (await once(child, "close")) as [number | null];
   return { code, text };
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const { port } = server.address() as AddressInfo;
-  await new Promise((done) => server.close(done));
-  return port;
 }
 
 const file = process.argv[2] ?? "docker/Dockerfile";

@@ -7,7 +7,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { repositoryFile } from "./docs-block.ts";
-import { freePort } from "./redis.ts";
+import { freePort } from "./free-port.ts";
 import { SYSTEM_PATH } from "./requirements.ts";
 
 export const HAPROXY_CONFIG = repositoryFile("docker/haproxy.cfg");

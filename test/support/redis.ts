@@ -2,12 +2,11 @@ import { spawn } from "node:child_process";
 import type { ChildProcess } from "node:child_process";
 import { once } from "node:events";
 import { mkdtempSync, readdirSync, rmSync } from "node:fs";
-import { createServer } from "node:net";
-import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Redis } from "ioredis";
+import { freePort } from "./free-port.ts";
 import { has, reasonFor } from "./requirements.ts";
 
 /** A real Redis on a free port of the loopback, with a folder of its own; ended by pid. */
@@ -92,13 +91,4 @@ export async function startRedisCluster(): Promise<{ url: string; stop(): Promis
     await sleep(50);
   }
   return { url: `${a.url}?cluster=true`, stop: async () => void (await Promise.all(nodes.map((node) => node.stop()))) };
-}
-
-export async function freePort(): Promise<number> {
-  const server = createServer().listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const { port } = server.address() as AddressInfo;
-  server.close();
-  await once(server, "close");
-  return port;
 }
