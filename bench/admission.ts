@@ -41,12 +41,27 @@ interface Side {
 }
 
 const sides: Side[] = [];
-for (const [name, url] of [["LMDB", `lmdb:${join(folder, "store")}`], ["Redis", redis.url]] as const) {
+for (const [name, url] of [
+  ["LMDB", `lmdb:${join(folder, "store")}`],
+  ["Redis", redis.url],
+] as const) {
   const store = await (name === "LMDB" ? openLmdbStore({ dir: join(folder, "store") }) : openRedisStore({ url }));
   await register(store);
   await store.close();
   process.stderr.write(`${name} filled\n`);
-  sides.push({ name, server: await startServerProcess(["--model", model, "--cache-dir", CACHE, "--store", url, "--threads", String(THREADS)]) });
+  sides.push({
+    name,
+    server: await startServerProcess([
+      "--model",
+      model,
+      "--cache-dir",
+      CACHE,
+      "--store",
+      url,
+      "--threads",
+      String(THREADS),
+    ]),
+  });
 }
 
 /** Milliseconds by store and case. */
@@ -59,7 +74,8 @@ for (let round = 0; round < ROUNDS; round++) {
     // Another one comes first in every round; the other server's threads spin a little after its turn.
     const turn = [...cases.slice(round % cases.length), ...cases.slice(0, round % cases.length)];
     await ask(server, null);
-    for (const one of turn) note(`${name} ${one}`, await ask(server, one === null ? null : `${one}-${one.startsWith("hot") ? 0 : round}`));
+    for (const one of turn)
+      note(`${name} ${one}`, await ask(server, one === null ? null : `${one}-${one.startsWith("hot") ? 0 : round}`));
     for (let pair = 0; pair < PAIRS / ROUNDS; pair++) {
       const [first, second] = pair % 2 === 0 ? [null, `hot-${PAIR_LENGTH}-0`] : [`hot-${PAIR_LENGTH}-0`, null];
       const [one, other] = [await ask(server, first), await ask(server, second)];
@@ -71,7 +87,10 @@ for (let round = 0; round < ROUNDS; round++) {
 }
 for (const { name, server } of sides) {
   const misses = await server.metric("prefixd_prefix_cache_misses_total");
-  if (misses !== LENGTHS.length * (1 + ROUNDS)) throw new Error(`${name}: ${misses} prefixes were loaded from the store: hot ones were not hot, or cold ones not cold`);
+  if (misses !== LENGTHS.length * (1 + ROUNDS))
+    throw new Error(
+      `${name}: ${misses} prefixes were loaded from the store: hot ones were not hot, or cold ones not cold`,
+    );
   server.signal("SIGTERM");
   await server.exited;
 }
@@ -87,8 +106,10 @@ const added = (key: string, name: string): string => {
   return `${(mid(key) - base).toFixed(1)} ms (${(100 * (mid(key) / base - 1)).toFixed(1)} %)`;
 };
 const rows = LENGTHS.map((length, index) => [
-  length, `${((length * 8 * checkpoint.shape.layers * checkpoint.shape.width) / 1e6).toFixed(1)} MB`,
-  ...sides.flatMap(({ name }) => [added(`${name} hot-${length}`, name), added(`${name} cold-${length}`, name)]), `${hashing[index]!.toFixed(1)} ms`,
+  length,
+  `${((length * 8 * checkpoint.shape.layers * checkpoint.shape.width) / 1e6).toFixed(1)} MB`,
+  ...sides.flatMap(({ name }) => [added(`${name} hot-${length}`, name), added(`${name} cold-${length}`, name)]),
+  `${hashing[index]!.toFixed(1)} ms`,
 ]);
 const percent = (value: number): string => (100 * value).toFixed(2);
 const interval = (values: readonly number[]): string => {
@@ -109,9 +130,20 @@ writeSection("admission", [
   "",
   `Without a prefix the first token takes ${sides.map(({ name }) => `${mid(`${name} null`).toFixed(1)} ms (${name})`).join(", ")}. A prefix adds:`,
   "",
-  ...table(["P", "keys and values", ...sides.flatMap(({ name }) => [`${name}, hot`, `${name}, cold`]), "of a cold one: sha256"], rows),
+  ...table(
+    [
+      "P",
+      "keys and values",
+      ...sides.flatMap(({ name }) => [`${name}, hot`, `${name}, cold`]),
+      "of a cold one: sha256",
+    ],
+    rows,
+  ),
 ]);
-console.log(rows.map((row) => row.join("  ")).join("\n"), `\n${verdicts.join("\n")}\nattention ${interval(own.attention)}, copy ${percent(median(own.copy))} %`);
+console.log(
+  rows.map((row) => row.join("  ")).join("\n"),
+  `\n${verdicts.join("\n")}\nattention ${interval(own.attention)}, copy ${percent(median(own.copy))} %`,
+);
 process.exit(0);
 
 async function register(store: PrefixStore): Promise<void> {
@@ -124,7 +156,12 @@ async function register(store: PrefixStore): Promise<void> {
 /** Milliseconds until the answer with its one token is here. */
 async function ask(server: TestServer, prefix: string | null): Promise<number> {
   const started = performance.now();
-  const { status, body } = await server.json("/generate", { prompt: [...promptIds(PROMPT, 1)], prefix_id: prefix, max_new_tokens: 1, ignore_eos: true });
+  const { status, body } = await server.json("/generate", {
+    prompt: [...promptIds(PROMPT, 1)],
+    prefix_id: prefix,
+    max_new_tokens: 1,
+    ignore_eos: true,
+  });
   const elapsed = performance.now() - started;
   if (status !== 200) throw new Error(JSON.stringify(body));
   return elapsed;

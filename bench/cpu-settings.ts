@@ -24,11 +24,17 @@ const config = (key: string, value: string): Pick<Setting, "session"> => ({ sess
 const SETTINGS: readonly Setting[] = [
   { name: "the server's" },
   { name: "pages of 4 KiB", session: { hugePages: false } },
-  { name: "attention's other path (`ORT_GQA_DISABLE_FLASH_ATTENTION=0`)", environment: { ORT_GQA_DISABLE_FLASH_ATTENTION: "0" } },
+  {
+    name: "attention's other path (`ORT_GQA_DISABLE_FLASH_ATTENTION=0`)",
+    environment: { ORT_GQA_DISABLE_FLASH_ATTENTION: "0" },
+  },
   { name: "threads never spin (`allow_spinning` 0)", ...config("session.intra_op.allow_spinning", "0") },
   { name: "threads spin for 100 µs (`spin_duration_us`)", ...config("session.intra_op.spin_duration_us", "100") },
   { name: "threads spin as long as ONNX Runtime does by itself", ...config("session.intra_op.spin_duration_us", "-1") },
-  { name: "the second thread stays on the second core (`intra_op_thread_affinities`)", ...config("session.intra_op_thread_affinities", "2") },
+  {
+    name: "the second thread stays on the second core (`intra_op_thread_affinities`)",
+    ...config("session.intra_op_thread_affinities", "2"),
+  },
   { name: "blocks that become smaller (`dynamic_block_base` 4)", ...config("session.dynamic_block_base", "4") },
   { name: "denormal numbers are zero (`set_denormal_as_zero`)", ...config("session.set_denormal_as_zero", "1") },
 ];
@@ -47,10 +53,17 @@ for (const precision of PRECISIONS) {
   const peers: Peer[] = [];
   for (const { name, session = {}, environment = {} } of settings) {
     const script = new URL("support/tuned.ts", import.meta.url).pathname;
-    peers.push(await Peer.start(name, [process.execPath, "--import", "tsx", script, checkpoint, precision, JSON.stringify(session)], environment));
+    peers.push(
+      await Peer.start(
+        name,
+        [process.execPath, "--import", "tsx", script, checkpoint, precision, JSON.stringify(session)],
+        environment,
+      ),
+    );
   }
   for (const state of ["alone", "busy"]) {
-    const busy = state === "alone" ? [] : cpus().map(() => spawn(process.execPath, ["-e", "for (;;);"], { stdio: "ignore" }));
+    const busy =
+      state === "alone" ? [] : cpus().map(() => spawn(process.execPath, ["-e", "for (;;);"], { stdio: "ignore" }));
     const seconds = new Map<string, number[]>();
     for (let round = 0; round < ROUNDS; round++) {
       for (const work of WORKS) {
@@ -63,22 +76,38 @@ for (const precision of PRECISIONS) {
       process.stderr.write(`${precision}, ${state}, round ${round + 1} of ${ROUNDS}\n`);
     }
     for (const child of busy) child.kill("SIGKILL");
-    for (const [key, all] of seconds) rates.set(`${precision} ${state} ${key}`, SIZE_OF[key.split(" ", 1)[0] as Work] / median(all));
+    for (const [key, all] of seconds)
+      rates.set(`${precision} ${state} ${key}`, SIZE_OF[key.split(" ", 1)[0] as Work] / median(all));
   }
   for (const peer of peers) await peer[Symbol.asyncDispose]();
 }
 
-const lines = [`GPT-2 small (124M, random weights), 2 threads, tokens/s, medians of ${ROUNDS} interleaved rounds; the others relative to the server's settings. ${await machineOfInt8()}.`];
+const lines = [
+  `GPT-2 small (124M, random weights), 2 threads, tokens/s, medians of ${ROUNDS} interleaved rounds; the others relative to the server's settings. ${await machineOfInt8()}.`,
+];
 for (const precision of PRECISIONS) {
   const cells = ({ name }: Setting): string[] =>
     ["alone", "busy"].flatMap((state) =>
       WORKS.map((work) => {
-        const [own, rate] = [settings[0]!.name, name].map((setting) => rates.get(`${precision} ${state} ${work} ${setting}`)!) as [number, number];
+        const [own, rate] = [settings[0]!.name, name].map(
+          (setting) => rates.get(`${precision} ${state} ${work} ${setting}`)!,
+        ) as [number, number];
         return name === settings[0]!.name ? rate.toFixed(0) : (rate / own).toFixed(3);
       }),
     );
-  const head = ["alone", "busy"].flatMap((state) => WORKS.map((work) => `${state}: ${work.startsWith("decode") ? `${SIZE_OF[work]} row${SIZE_OF[work] === 1 ? "" : "s"}` : `prompt of ${SIZE_OF[work]}`}`));
-  lines.push("", ...table([precision, ...head], settings.map((setting) => [setting.name, ...cells(setting)])));
+  const head = ["alone", "busy"].flatMap((state) =>
+    WORKS.map(
+      (work) =>
+        `${state}: ${work.startsWith("decode") ? `${SIZE_OF[work]} row${SIZE_OF[work] === 1 ? "" : "s"}` : `prompt of ${SIZE_OF[work]}`}`,
+    ),
+  );
+  lines.push(
+    "",
+    ...table(
+      [precision, ...head],
+      settings.map((setting) => [setting.name, ...cells(setting)]),
+    ),
+  );
 }
 lines.push("", "Busy figures of one setting vary by a quarter.");
 if (ONLY.size === 0) writeSection("cpu-settings", lines);

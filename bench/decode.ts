@@ -50,8 +50,14 @@ clients.disconnect();
 server.close();
 
 const mid = (name: string): number => median(figures[name]!);
-const ratio = (a: string, b: string): string => median(figures[a]!.map((value, index) => value / figures[b]![index]!)).toFixed(3);
-const rows = BATCHES.map((batch) => [batch, mid(`bare ${batch}`).toFixed(0), mid(`engine ${batch}`).toFixed(0), ratio(`engine ${batch}`, `bare ${batch}`)]);
+const ratio = (a: string, b: string): string =>
+  median(figures[a]!.map((value, index) => value / figures[b]![index]!)).toFixed(3);
+const rows = BATCHES.map((batch) => [
+  batch,
+  mid(`bare ${batch}`).toFixed(0),
+  mid(`engine ${batch}`).toFixed(0),
+  ratio(`engine ${batch}`, `bare ${batch}`),
+]);
 writeSection("decode", [
   `GPT-2 small (124M, random weights), fp32, 2 threads, contexts of 50 to 114, medians of ${ROUNDS} interleaved rounds. ${machine()}.`,
   "",
@@ -95,7 +101,11 @@ function throughEngine(engine: Engine, batch: number): Promise<number> {
     let rate = 0;
     for (let row = 0; row < batch; row++) {
       const seen = { tokens: 0 };
-      const request = benchRequest({ promptIds: promptIds(PROMPT, row), prefix: prefixes[row % prefixes.length]!, maxNewTokens: NEW_TOKENS });
+      const request = benchRequest({
+        promptIds: promptIds(PROMPT, row),
+        prefix: prefixes[row % prefixes.length]!,
+        maxNewTokens: NEW_TOKENS,
+      });
       engine.submit(request, {
         onToken() {
           if (firstTokens === batch) counted++;
@@ -114,7 +124,12 @@ function throughEngine(engine: Engine, batch: number): Promise<number> {
 
 /** The same measure seen by 32 clients that read server-sent events. */
 async function throughHttp(clients: ChildProcess, port: number): Promise<number> {
-  const job: Job = { port, prompts: Array.from({ length: HTTP_CLIENTS }, (_, row) => [...promptIds(PROMPT, row)]), prefixes: prefixes.length, maxNewTokens: NEW_TOKENS };
+  const job: Job = {
+    port,
+    prompts: Array.from({ length: HTTP_CLIENTS }, (_, row) => [...promptIds(PROMPT, row)]),
+    prefixes: prefixes.length,
+    maxNewTokens: NEW_TOKENS,
+  };
   clients.send(job);
   const [report] = (await once(clients, "message")) as [Report];
   if (report.error !== undefined) throw new Error(report.error);

@@ -50,15 +50,33 @@ if (KIND === "") {
   process.exit(0);
 }
 const device = chosenDevice();
-const folder = SMOKE ? new URL("../models/demo", import.meta.url).pathname : await sizedCheckpoint(SIZE === "small" ? "gpt2" : `gpt2-${SIZE}`);
+const folder = SMOKE
+  ? new URL("../models/demo", import.meta.url).pathname
+  : await sizedCheckpoint(SIZE === "small" ? "gpt2" : `gpt2-${SIZE}`);
 const model = await openLargest();
 const { shape, runner } = model;
 const works = new EngineWorks(runner);
 const python = process.env["PEFT_PYTHON"];
-const peft = python === undefined ? null : await Peer.start("PEFT", [python, new URL("./peers/peft_driver.py", import.meta.url).pathname, folder, SMOKE ? "cpu" : "cuda", PRECISION === "fp16" ? "float16" : "float32"]);
+const peft =
+  python === undefined
+    ? null
+    : await Peer.start("PEFT", [
+        python,
+        new URL("./peers/peft_driver.py", import.meta.url).pathname,
+        folder,
+        SMOKE ? "cpu" : "cuda",
+        PRECISION === "fp16" ? "float16" : "float32",
+      ]);
 
 const torchPython = process.env["TORCH_PYTHON"];
-const torch = torchPython === undefined ? null : await Peer.start("torch", [torchPython, new URL("./peers/torch_driver.py", import.meta.url).pathname, ...[shape.layers, shape.heads, shape.width, shape.vocabSize].map(String)]);
+const torch =
+  torchPython === undefined
+    ? null
+    : await Peer.start("torch", [
+        torchPython,
+        new URL("./peers/torch_driver.py", import.meta.url).pathname,
+        ...[shape.layers, shape.heads, shape.width, shape.vocabSize].map(String),
+      ]);
 
 /** Seconds of a step, or of a prompt, by round. */
 const seconds = new Map<string, number[]>();
@@ -83,7 +101,8 @@ process.exit(0);
 
 async function round(): Promise<void> {
   for (const rows of batches) {
-    for (const different of [false, true]) note(`decode ${rows} ${different}`, await works.decode({ rows, different, context: CONTEXT, steps: STEPS }));
+    for (const different of [false, true])
+      note(`decode ${rows} ${different}`, await works.decode({ rows, different, context: CONTEXT, steps: STEPS }));
     note(`runner ${rows}`, await runnerStep(rows));
     await ask(peft, `decode-${rows}`);
     await ask(torch, `decode-${rows}`);
@@ -96,7 +115,10 @@ async function round(): Promise<void> {
     await ask(torch, `prefill-${tokens}`);
   }
   for (const context of CONTEXTS) {
-    note(`context ${context}`, await works.decode({ rows: CURVE_ROWS, different: true, context, steps: Math.min(STEPS, 16) }));
+    note(
+      `context ${context}`,
+      await works.decode({ rows: CURVE_ROWS, different: true, context, steps: Math.min(STEPS, 16) }),
+    );
     await ask(peft, `decode-${CURVE_ROWS}-${context}`);
     await ask(torch, `decode-${CURVE_ROWS}-${context}`);
   }
@@ -137,20 +159,28 @@ async function admissionOf(rows: number): Promise<{ cold: number; all: number; o
 
 /** @throws Error that says what is to be given */
 function chosenDevice(): Device {
-  if (!SMOKE && (GPU === "" || !(BANDWIDTH > 0))) throw new Error("give the GPU's name and its memory's bandwidth in GB/s: GPU=... BANDWIDTH_GBS=...");
+  if (!SMOKE && (GPU === "" || !(BANDWIDTH > 0)))
+    throw new Error("give the GPU's name and its memory's bandwidth in GB/s: GPU=... BANDWIDTH_GBS=...");
   if (SMOKE && KIND === "simulated") return SIMULATED.handles;
   if (KIND !== "webgpu" && KIND !== "cuda") throw new Error("DEVICE is webgpu or cuda");
   if (KIND === "webgpu" && SMOKE) {
     const skip = webgpuSkip();
     if (skip !== false) throw new Error(skip);
   }
-  if (KIND === "webgpu" && !SMOKE && onlySoftware()) throw new Error("the only Vulkan driver is software (SwiftShader, llvmpipe): its speed says nothing about a GPU; SMOKE=1 tries the benchmark on it");
+  if (KIND === "webgpu" && !SMOKE && onlySoftware())
+    throw new Error(
+      "the only Vulkan driver is software (SwiftShader, llvmpipe): its speed says nothing about a GPU; SMOKE=1 tries the benchmark on it",
+    );
   return DEVICES[KIND];
 }
 
 /** Whether every Vulkan driver found draws with the CPU. */
 function onlySoftware(): boolean {
-  const drivers = examineVulkan().facts.find((fact) => fact.startsWith("Vulkan drivers"))?.replace(/^[^:]*: /, "").split(", ") ?? [];
+  const drivers =
+    examineVulkan()
+      .facts.find((fact) => fact.startsWith("Vulkan drivers"))
+      ?.replace(/^[^:]*: /, "")
+      .split(", ") ?? [];
   return drivers.length > 0 && drivers.every((driver) => /swiftshader|lvp|llvmpipe/i.test(driver));
 }
 
@@ -183,26 +213,65 @@ function bytesRead({ layers, width, vocabSize }: ModelShape, rows: number, conte
 }
 
 function report(): void {
-  const rate = (peer: string, work: string, tokens: number): string => (seconds.has(`${peer} ${work}`) ? (tokens / mid(`${peer} ${work}`)).toFixed(0) : "not measured");
-  const share = (work: string, ours: number): string => (seconds.has(`torch ${work}`) ? (mid(`torch ${work}`) / ours).toFixed(2) : "not measured");
-  const floor = (rows: number, context: number, step: number): string => `${((100 * bytesRead(shape, rows, context)) / (BANDWIDTH * 1e9) / step).toFixed(0)} %`;
+  const rate = (peer: string, work: string, tokens: number): string =>
+    seconds.has(`${peer} ${work}`) ? (tokens / mid(`${peer} ${work}`)).toFixed(0) : "not measured";
+  const share = (work: string, ours: number): string =>
+    seconds.has(`torch ${work}`) ? (mid(`torch ${work}`) / ours).toFixed(2) : "not measured";
+  const floor = (rows: number, context: number, step: number): string =>
+    `${((100 * bytesRead(shape, rows, context)) / (BANDWIDTH * 1e9) / step).toFixed(0)} %`;
   const byRows = batches.map((rows) => {
     const [one, many] = [mid(`decode ${rows} false`), mid(`decode ${rows} true`)];
     const alone = mid(`runner ${rows}`);
-    return [rows, (many * 1000).toFixed(2), (alone * 1000).toFixed(2), (rows / many).toFixed(0), floor(rows, CONTEXT, alone), (one / many).toFixed(3), rate("torch", `decode-${rows}`, rows), share(`decode-${rows}`, many), share(`decode-${rows}`, alone), rate("PEFT", `decode-${rows}`, rows)];
+    return [
+      rows,
+      (many * 1000).toFixed(2),
+      (alone * 1000).toFixed(2),
+      (rows / many).toFixed(0),
+      floor(rows, CONTEXT, alone),
+      (one / many).toFixed(3),
+      rate("torch", `decode-${rows}`, rows),
+      share(`decode-${rows}`, many),
+      share(`decode-${rows}`, alone),
+      rate("PEFT", `decode-${rows}`, rows),
+    ];
   });
   const byContext = CONTEXTS.map((context) => {
     const step = mid(`context ${context}`);
     const work = `decode-${CURVE_ROWS}-${context}`;
-    return [context, (CURVE_ROWS / step).toFixed(0), floor(CURVE_ROWS, context, step), rate("torch", work, CURVE_ROWS), rate("PEFT", work, CURVE_ROWS)];
+    return [
+      context,
+      (CURVE_ROWS / step).toFixed(0),
+      floor(CURVE_ROWS, context, step),
+      rate("torch", work, CURVE_ROWS),
+      rate("PEFT", work, CURVE_ROWS),
+    ];
   });
-  const prompts = PROMPTS.map((tokens) => [tokens, (tokens / mid(`prefill ${tokens}`)).toFixed(0), rate("torch", `prefill-${tokens}`, tokens), rate("PEFT", `prefill-${tokens}`, tokens)]);
+  const prompts = PROMPTS.map((tokens) => [
+    tokens,
+    (tokens / mid(`prefill ${tokens}`)).toFixed(0),
+    rate("torch", `prefill-${tokens}`, tokens),
+    rate("PEFT", `prefill-${tokens}`, tokens),
+  ]);
   const lines = [
     `${GPU}, ${BANDWIDTH} GB/s, through ${KIND}: ${SMOKE ? "demo model" : `GPT-2 ${SIZE}, random weights`}, ${PRECISION}, medians of ${rounds} rounds of ${STEPS} steps. ${machine()}.`,
     "",
     `Every row with a prefix of its own, ${CONTEXT} tokens in the cache; PEFT has one prefix for all rows (with 32 different ones, one after the other: ${rate("PEFT", "decode-32-different", 32)} tokens/s). torch has no prefixes, all rows at one length and nothing but the model to do; its share is of the whole step through the engine, and of the runner alone.`,
     "",
-    ...table(["rows", "step, ms", "of it the runner, ms", "tokens/s", "of the memory's bandwidth", "N prefixes / one prefix", "torch, tokens/s", "ours / torch", "runner / torch", "PEFT, tokens/s"], byRows),
+    ...table(
+      [
+        "rows",
+        "step, ms",
+        "of it the runner, ms",
+        "tokens/s",
+        "of the memory's bandwidth",
+        "N prefixes / one prefix",
+        "torch, tokens/s",
+        "ours / torch",
+        "runner / torch",
+        "PEFT, tokens/s",
+      ],
+      byRows,
+    ),
     "",
     ...table(["prompt", "tokens/s", "torch, tokens/s", "PEFT, tokens/s"], prompts),
     "",
@@ -210,16 +279,32 @@ function report(): void {
     "",
     `${CURVE_ROWS} rows by tokens in the cache, nearly all of them prefix:`,
     "",
-    ...table(["tokens", "decoded tokens/s", "of the memory's bandwidth", "torch, tokens/s", "PEFT, tokens/s"], byContext),
+    ...table(
+      ["tokens", "decoded tokens/s", "of the memory's bandwidth", "torch, tokens/s", "PEFT, tokens/s"],
+      byContext,
+    ),
     "",
     `A decode step of ${batches.at(-1)} rows moves ${moved.up} bytes to the device and ${moved.down} back. ${batches.at(-1)} requests, each with a prefix of 60 and a prompt of 8, have their first tokens after ${(admission.all * 1000).toFixed(0)} ms, ${(admission.cold * 1000).toFixed(0)} ms where the prefixes are not on the device yet; one admission takes ${(admission.one * 1000).toFixed(2)} ms.`,
   ];
   console.log(lines.join("\n"));
   if (SMOKE) return console.log("\nsmoke run, not measured: nothing is written");
-  const curve = (name: string, rate: (context: number) => number): { name: string; points: [number, number][] } => ({ name, points: CONTEXTS.map((context) => [context, rate(context)]) });
+  const curve = (name: string, rate: (context: number) => number): { name: string; points: [number, number][] } => ({
+    name,
+    points: CONTEXTS.map((context) => [context, rate(context)]),
+  });
   const series = [curve("prefixd", (context) => CURVE_ROWS / mid(`context ${context}`))];
-  if (torch !== null) series.push(curve("torch, no prefix", (context) => CURVE_ROWS / mid(`torch decode-${CURVE_ROWS}-${context}`)));
-  if (peft !== null) series.push(curve("PEFT, one prefix", (context) => CURVE_ROWS / mid(`PEFT decode-${CURVE_ROWS}-${context}`)));
-  writePlot("device", linePlot({ title: `${GPU}: ${CURVE_ROWS} rows`, x: { label: "tokens in the cache" }, y: { label: "decoded tokens/s" }, series }));
+  if (torch !== null)
+    series.push(curve("torch, no prefix", (context) => CURVE_ROWS / mid(`torch decode-${CURVE_ROWS}-${context}`)));
+  if (peft !== null)
+    series.push(curve("PEFT, one prefix", (context) => CURVE_ROWS / mid(`PEFT decode-${CURVE_ROWS}-${context}`)));
+  writePlot(
+    "device",
+    linePlot({
+      title: `${GPU}: ${CURVE_ROWS} rows`,
+      x: { label: "tokens in the cache" },
+      y: { label: "decoded tokens/s" },
+      series,
+    }),
+  );
   writeSection("device", [...lines, "", "![Decoded tokens per second by prefix length](plots/device.svg)"]);
 }

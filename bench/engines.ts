@@ -26,7 +26,14 @@ const MINUTES = Number(process.env["MINUTES"] ?? 6);
 const BUSY = 1;
 /** Idle threads of the engine before spin for a while. */
 const PAUSE_MS = 250;
-const UNITS: Readonly<Record<Work, number>> = { "decode-1": 16, "decode-8": 16, "decode-32": 12, "decode-32-different": 12, "prefill-64": 3, "prefill-256": 2 };
+const UNITS: Readonly<Record<Work, number>> = {
+  "decode-1": 16,
+  "decode-8": 16,
+  "decode-32": 12,
+  "decode-32-different": 12,
+  "prefill-64": 3,
+  "prefill-256": 2,
+};
 const TITLES: Readonly<Record<Work, string>> = {
   "decode-1": "decode, 1 row",
   "decode-8": "decode, 8 rows",
@@ -50,7 +57,13 @@ interface Target {
   readonly againstWork: Work;
   readonly asked: number;
 }
-const target = (engine: string, work: Work, against: string, asked: number, againstWork = work): Target => ({ engine, work, against, againstWork, asked });
+const target = (engine: string, work: Work, against: string, asked: number, againstWork = work): Target => ({
+  engine,
+  work,
+  against,
+  againstWork,
+  asked,
+});
 const TARGETS: readonly Target[] = [
   target(FP32, "decode-1", LLAMA_F32, 1.25),
   target(FP32, "decode-8", LLAMA_F32, 1.35),
@@ -137,15 +150,21 @@ async function gguf(type: GgufType): Promise<string> {
 
 async function report(): Promise<void> {
   const engines = peers.map(({ name }) => name).filter((name) => name !== MEMORY);
-  const rate = (engine: string, work: Work): string => (ratesOf(engine, work).length === 0 ? "" : median(ratesOf(engine, work)).toFixed(0));
+  const rate = (engine: string, work: Work): string =>
+    ratesOf(engine, work).length === 0 ? "" : median(ratesOf(engine, work)).toFixed(0);
   const rows = WORKS.map((work) => [TITLES[work], ...engines.map((engine) => rate(engine, work))]);
   const targets = TARGETS.filter(({ against, againstWork }) => ratesOf(against, againstWork).length > 0).map(targetRow);
   const missing = [PEFT, LLAMA_F32, LLAMA_Q8, NODE_LLAMA].filter((name) => !engines.includes(name));
-  const ofMemory = (name: string): string => median(ratesOf(name, "decode-1").map((value, round) => value / ratesOf(MEMORY, "decode-1")[round]!)).toFixed(2);
-  const shares = [FP32, LLAMA_F32].filter((name) => engines.includes(name)).map((name) => `${name} makes ${ofMemory(name)} of that`);
+  const ofMemory = (name: string): string =>
+    median(ratesOf(name, "decode-1").map((value, round) => value / ratesOf(MEMORY, "decode-1")[round]!)).toFixed(2);
+  const shares = [FP32, LLAMA_F32]
+    .filter((name) => engines.includes(name))
+    .map((name) => `${name} makes ${ofMemory(name)} of that`);
   const lines = [
     `GPT-2 ${SIZE}, random weights, ${THREADS} threads, about ${CONTEXT} tokens before each decoded one; tokens/s, medians of ${rounds} interleaved rounds. ${await machineOfInt8()}; the machine's load before: ${loadBefore.toFixed(1)}.`,
-    ...(loadBefore > BUSY ? ["", "**The machine was busy, which slows the others down far more than prefixd: not a fair comparison.**"] : []),
+    ...(loadBefore > BUSY
+      ? ["", "**The machine was busy, which slows the others down far more than prefixd: not a fair comparison.**"]
+      : []),
     "",
     ...table(["", ...engines], rows),
     "",
@@ -161,9 +180,14 @@ async function report(): Promise<void> {
   const section = SIZE === "small" ? "engines" : `engines-${SIZE}`;
   const groups = WORKS.filter((work) => work.startsWith("decode")).map((work) => ({
     name: TITLES[work].replace("decode, ", ""),
-    bars: engines.filter((engine) => ratesOf(engine, work).length > 0).map((engine) => ({ name: engine, value: Math.round(median(ratesOf(engine, work))) })),
+    bars: engines
+      .filter((engine) => ratesOf(engine, work).length > 0)
+      .map((engine) => ({ name: engine, value: Math.round(median(ratesOf(engine, work))) })),
   }));
-  writePlot(section, barPlot({ title: `GPT-2 ${SIZE}: decoded tokens/s, ${THREADS} threads`, y: { label: "tokens/s" }, groups }));
+  writePlot(
+    section,
+    barPlot({ title: `GPT-2 ${SIZE}: decoded tokens/s, ${THREADS} threads`, y: { label: "tokens/s" }, groups }),
+  );
   writeSection(section, [...lines, "", `![Decoded tokens per second](plots/${section}.svg)`]);
 }
 
@@ -172,5 +196,11 @@ function targetRow({ engine, work, against, againstWork, asked }: Target): strin
   const other = ratesOf(against, againstWork);
   const measured = median(ratesOf(engine, work).map((value, round) => value / other[round]!));
   const what = againstWork === work ? against : TITLES[againstWork].replace("decode, ", "");
-  return [`${engine}, ${TITLES[work]}`, what, `>= ${asked}`, measured.toFixed(2), measured >= asked ? "met" : "not met"];
+  return [
+    `${engine}, ${TITLES[work]}`,
+    what,
+    `>= ${asked}`,
+    measured.toFixed(2),
+    measured >= asked ? "met" : "not met",
+  ];
 }

@@ -18,10 +18,14 @@ const ROUNDS = Number(process.env["ROUNDS"] ?? 3);
 
 const dir = mkdtempSync(join(tmpdir(), "prefixd-event-loop-"));
 await fillStore(dir);
-const server = await MeteredServer.start(["--store", `lmdb:${dir}`, "--cache-dir", CACHE, "--threads", "1"], { PREFIXD_ADMIN_KEY: LOAD_ADMIN_KEY });
+const server = await MeteredServer.start(["--store", `lmdb:${dir}`, "--cache-dir", CACHE, "--threads", "1"], {
+  PREFIXD_ADMIN_KEY: LOAD_ADMIN_KEY,
+});
 const worst = new Map<string, { share: number; what: string }>();
 try {
-  const { n_positions } = (await (await fetch(`${server.url}/model`, { headers: { authorization: `Bearer ${LOAD_ADMIN_KEY}` } })).json()) as { n_positions: number };
+  const { n_positions } = (await (
+    await fetch(`${server.url}/model`, { headers: { authorization: `Bearer ${LOAD_ADMIN_KEY}` } })
+  ).json()) as { n_positions: number };
   for (const load of routeLoads(n_positions, join(ROOT, "prefixes/intent"))) {
     let share = Infinity;
     for (let round = 0; round < ROUNDS; round++) {

@@ -26,7 +26,9 @@ const LOADS = [
 await using model = await openFolder(new URL("../models/demo", import.meta.url).pathname, SLOTS);
 const { runner, shape } = model;
 const prefixes = Array.from({ length: POLITE + 1 }, (_, seed) => randomPrefix(shape, 10, seed));
-const limited: TenantShares = { of: (tenant) => ({ ...EQUAL_SHARES.of(tenant), maxRunning: tenant === "abuser" ? 4 : null }) };
+const limited: TenantShares = {
+  of: (tenant) => ({ ...EQUAL_SHARES.of(tenant), maxRunning: tenant === "abuser" ? 4 : null }),
+};
 type Given = Pick<EngineOptions, "policy" | "shares">;
 /** `all`: measured until everything has ended; otherwise until the polite users are served. */
 const CASES: { name: string; abuser: boolean; all: boolean; given: Given }[] = [
@@ -55,11 +57,25 @@ const weights = [1, 2, 4, 8];
 const jain = { fair: await byWeight({}), fifo: await byWeight({ policy: firstFit }) };
 
 const ms = (values: readonly number[]): string => `${median(values).toFixed(0)} ms`;
-const rows = LOADS.flatMap((load) => CASES.map(({ name, all }) => {
-  const key = `${load.name} ${name}`;
-  return [load.name, name, ms(waits.get(key)!.p50), ms(waits.get(key)!.p99), all ? median(rates.get(key)!).toFixed(0) : ""];
-}));
-const ratio = median(LOADS.flatMap(({ name }) => rates.get(`${name} fair share`)!.map((rate, round) => rate / rates.get(`${name} first come, first served`)![round]!)));
+const rows = LOADS.flatMap((load) =>
+  CASES.map(({ name, all }) => {
+    const key = `${load.name} ${name}`;
+    return [
+      load.name,
+      name,
+      ms(waits.get(key)!.p50),
+      ms(waits.get(key)!.p99),
+      all ? median(rates.get(key)!).toFixed(0) : "",
+    ];
+  }),
+);
+const ratio = median(
+  LOADS.flatMap(({ name }) =>
+    rates
+      .get(`${name} fair share`)!
+      .map((rate, round) => rate / rates.get(`${name} first come, first served`)![round]!),
+  ),
+);
 writeSection("fairness", [
   `Demo model, fp32, ${SLOTS} slots, 2 threads; the abuser's ${ABUSER.requests} requests are of ${ABUSER.prompt} + ${ABUSER.newTokens} tokens, the polite users' of ${EACH.prompt} + ${EACH.newTokens}. Medians of ${ROUNDS} interleaved rounds. ${machine()}.`,
   "",
@@ -67,11 +83,17 @@ writeSection("fairness", [
   "",
   `Throughput of fair share over first come, first served, the same work: ${ratio.toFixed(3)}. Jain's index of service by weight, weights ${weights.join(", ")}, all with requests waiting: ${jain.fair.toFixed(4)} (first come, first served: ${jain.fifo.toFixed(4)}).`,
 ]);
-console.log(rows.map((row) => row.join("  ")).join("\n"), `\n${ratio.toFixed(3)} ${jain.fair.toFixed(4)} ${jain.fifo.toFixed(4)}`);
+console.log(
+  rows.map((row) => row.join("  ")).join("\n"),
+  `\n${ratio.toFixed(3)} ${jain.fair.toFixed(4)} ${jain.fifo.toFixed(4)}`,
+);
 process.exit(0);
 
 /** Times to first token of the polite users in ms, and generated tokens per second. */
-async function run({ abuser, all, given }: (typeof CASES)[number], outstanding: number): Promise<{ ttft: number[]; tokensPerSecond: number }> {
+async function run(
+  { abuser, all, given }: (typeof CASES)[number],
+  outstanding: number,
+): Promise<{ ttft: number[]; tokensPerSecond: number }> {
   const engine = newEngine(runner, given);
   const ttft: number[] = [];
   const started = performance.now();
@@ -82,31 +104,47 @@ async function run({ abuser, all, given }: (typeof CASES)[number], outstanding: 
     const done = (): void => void (--open === 0 && resolve());
     const onError = (error: Error): void => (open > 0 ? reject(error) : undefined);
     for (let i = 0; i < waiting; i++) {
-      engine.submit(benchRequest({ tenant: "abuser", promptIds: promptOf(ABUSER.prompt, i), prefix: prefixes[POLITE]!, maxNewTokens: ABUSER.newTokens }), {
-        onStart: () => void waiting--,
-        onToken: () => (generated++, "continue"),
-        onFinish: all ? done : () => {},
-        onError,
-      });
+      engine.submit(
+        benchRequest({
+          tenant: "abuser",
+          promptIds: promptOf(ABUSER.prompt, i),
+          prefix: prefixes[POLITE]!,
+          maxNewTokens: ABUSER.newTokens,
+        }),
+        {
+          onStart: () => void waiting--,
+          onToken: () => (generated++, "continue"),
+          onFinish: all ? done : () => {},
+          onError,
+        },
+      );
     }
     const send = (user: number, left: { requests: number }): void => {
       if (left.requests-- <= 0) return;
       const sentAt = performance.now();
       const counts = !abuser || waiting > 0;
       let first = true;
-      engine.submit(benchRequest({ tenant: `polite-${user}`, promptIds: promptOf(EACH.prompt, user * 1000 + left.requests), prefix: prefixes[user]!, maxNewTokens: EACH.newTokens }), {
-        onToken() {
-          if (first && counts) ttft.push(performance.now() - sentAt);
-          first = false;
-          generated++;
-          return "continue";
+      engine.submit(
+        benchRequest({
+          tenant: `polite-${user}`,
+          promptIds: promptOf(EACH.prompt, user * 1000 + left.requests),
+          prefix: prefixes[user]!,
+          maxNewTokens: EACH.newTokens,
+        }),
+        {
+          onToken() {
+            if (first && counts) ttft.push(performance.now() - sentAt);
+            first = false;
+            generated++;
+            return "continue";
+          },
+          onFinish() {
+            send(user, left);
+            done();
+          },
+          onError,
         },
-        onFinish() {
-          send(user, left);
-          done();
-        },
-        onError,
-      });
+      );
     };
     for (let user = 0; user < POLITE; user++) {
       const left = { requests: EACH.requests };
@@ -120,7 +158,9 @@ async function run({ abuser, all, given }: (typeof CASES)[number], outstanding: 
 
 /** Jain's index of service by weight until the first user has nothing waiting any more. */
 async function byWeight(given: Given): Promise<number> {
-  const shares: TenantShares = { of: (tenant) => ({ weight: weights[Number(tenant)]!, maxRunning: null, maxQueued: null }) };
+  const shares: TenantShares = {
+    of: (tenant) => ({ weight: weights[Number(tenant)]!, maxRunning: null, maxQueued: null }),
+  };
   const engine = newEngine(runner, { shares, ...given });
   const service = weights.map(() => 0);
   const waiting = weights.map(() => 200);

@@ -6,7 +6,15 @@
  * One stream decodes; others register hard prompts one after the other, without HTTP. `--prefill-share` bounds what they take together,
  * so the stream should keep its part whatever their number.
  */
-import { benchRequest, DEMO, newEngine, openFolder, prefillChunkOf, promptIds, sizedCheckpoint } from "./support/gpt2.ts";
+import {
+  benchRequest,
+  DEMO,
+  newEngine,
+  openFolder,
+  prefillChunkOf,
+  promptIds,
+  sizedCheckpoint,
+} from "./support/gpt2.ts";
 import { machine, median, table, writeSection } from "./support/report.ts";
 import type { Engine } from "../src/engine/engine.ts";
 import { PrefixdError } from "../src/errors.ts";
@@ -19,7 +27,13 @@ const [SHARE, LENGTH, TOKENS] = [0.35, 500, Number(process.env["TOKENS"] ?? 100)
 const FOLDERS = [0, 1, 8, 32];
 
 const precision = KIND === "cuda" ? "fp16" : "fp32";
-await using model = await openFolder(SIZE === "demo" ? DEMO : await sizedCheckpoint(SIZE), 8, precision, 2, DEVICES[KIND]);
+await using model = await openFolder(
+  SIZE === "demo" ? DEMO : await sizedCheckpoint(SIZE),
+  8,
+  precision,
+  2,
+  DEVICES[KIND],
+);
 const { runner, shape } = model;
 const length = Math.min(LENGTH, shape.positions - 1);
 const rates = new Map<number, number[]>();
@@ -35,7 +49,11 @@ for (let round = -1; round < ROUNDS; round++) {
   }
 }
 const alone = rates.get(0)!;
-const rows = FOLDERS.map((folders) => [`${folders}`, median(rates.get(folders)!).toFixed(1), median(rates.get(folders)!.map((rate, round) => rate / alone[round]!)).toFixed(2)]);
+const rows = FOLDERS.map((folders) => [
+  `${folders}`,
+  median(rates.get(folders)!).toFixed(1),
+  median(rates.get(folders)!.map((rate, round) => rate / alone[round]!)).toFixed(2),
+]);
 const text = table(["users who register", "the stream's tokens/s", "of what it has alone"], rows);
 console.log(text.join("\n"), `\na prompt of ${length} beside the stream: ${median(times).toFixed(0)} ms`);
 if (KIND === "cpu" && SIZE === "gpt2") {
@@ -56,9 +74,14 @@ async function beside(folders: number): Promise<{ tokensPerSecond: number; folds
   const flood = Array.from({ length: folders }, async (_, user) => {
     for (let turn = 0; !over; turn++) {
       const started = performance.now();
-      await engine.fold({ kind: "tokens", ids: promptIds(length, user * 100 + turn, shape.vocabSize) }, { tenant: `user-${user}` }).catch((error: unknown) => {
-        if (!over) throw error;
-      });
+      await engine
+        .fold(
+          { kind: "tokens", ids: promptIds(length, user * 100 + turn, shape.vocabSize) },
+          { tenant: `user-${user}` },
+        )
+        .catch((error: unknown) => {
+          if (!over) throw error;
+        });
       folds.push(performance.now() - started);
     }
   });
@@ -75,13 +98,16 @@ function stream(engine: Engine): Promise<number> {
   return new Promise((resolve, reject) => {
     let first = 0;
     let tokens = 0;
-    engine.submit(benchRequest({ tenant: "stream", promptIds: promptIds(16, 1, shape.vocabSize), maxNewTokens: TOKENS }), {
-      onToken: () => {
-        if (tokens++ === 0) first = performance.now();
-        return "continue";
+    engine.submit(
+      benchRequest({ tenant: "stream", promptIds: promptIds(16, 1, shape.vocabSize), maxNewTokens: TOKENS }),
+      {
+        onToken: () => {
+          if (tokens++ === 0) first = performance.now();
+          return "continue";
+        },
+        onFinish: () => resolve(((tokens - 1) * 1000) / (performance.now() - first)),
+        onError: reject,
       },
-      onFinish: () => resolve(((tokens - 1) * 1000) / (performance.now() - first)),
-      onError: reject,
-    });
+    );
   });
 }

@@ -23,29 +23,48 @@ const folder = temporaryFolder();
 const redis = await startRedis();
 const rows: string[][] = [];
 try {
-  for (const [name, store] of [["LMDB", `lmdb:${join(folder.path, "store")}`], ["Redis", redis.url]] as const) rows.push(...(await measured(name, store)));
+  for (const [name, store] of [
+    ["LMDB", `lmdb:${join(folder.path, "store")}`],
+    ["Redis", redis.url],
+  ] as const)
+    rows.push(...(await measured(name, store)));
 } finally {
   await redis.stop();
   folder.remove();
 }
 const text = table(["store", "the id", "median, ms", "the first kind takes longer than it"], rows);
 console.log(text.join("\n"));
-writeSection("foreign-ids", [`${ASKS} requests of each kind in random order, one at a time. ${machine()}.`, "", ...text]);
+writeSection("foreign-ids", [
+  `${ASKS} requests of each kind in random order, one at a time. ${machine()}.`,
+  "",
+  ...text,
+]);
 process.exit(0);
 
 async function measured(name: string, store: string): Promise<string[][]> {
-  const server = await startServerProcess(["--store", store, "--cache-dir", folder.path, "--threads", "2"], { PREFIXD_ADMIN_KEY: ADMIN_KEY });
+  const server = await startServerProcess(["--store", store, "--cache-dir", folder.path, "--threads", "2"], {
+    PREFIXD_ADMIN_KEY: ADMIN_KEY,
+  });
   try {
     const call = async (key: string, method: string, path: string, body?: object): Promise<Response> => {
-      const headers = { authorization: `Bearer ${key}`, ...(body === undefined ? {} : { "content-type": "application/json" }) };
-      return fetch(server.url + path, { method, headers, ...(body === undefined ? {} : { body: JSON.stringify(body) }) });
+      const headers = {
+        authorization: `Bearer ${key}`,
+        ...(body === undefined ? {} : { "content-type": "application/json" }),
+      };
+      return fetch(server.url + path, {
+        method,
+        headers,
+        ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+      });
     };
     const keyOf = async (id: string): Promise<string> => {
       await call(ADMIN_KEY, "POST", "/admin/users", { id });
       return ((await (await call(ADMIN_KEY, "POST", `/admin/users/${id}/keys`, {})).json()) as { key: string }).key;
     };
     const [ann, ben] = [await keyOf("ann"), await keyOf("ben")];
-    for (let i = 0; i < IDS; i++) if (!(await call(ann, "PUT", `/prefixes/have-${i}`, { text: `prompt ${i}` })).ok) throw new Error("a prefix was refused");
+    for (let i = 0; i < IDS; i++)
+      if (!(await call(ann, "PUT", `/prefixes/have-${i}`, { text: `prompt ${i}` })).ok)
+        throw new Error("a prefix was refused");
     const ids = [(i: number) => `ann/have-${i}`, (i: number) => `ann/lack-${i}`, (i: number) => `eve/have-${i}`];
     const times: number[][] = KINDS.map(() => []);
     for (let ask = -300; ask < ASKS * KINDS.length; ask++) {
@@ -58,7 +77,12 @@ async function measured(name: string, store: string): Promise<string[][]> {
       if (response.status !== 404) throw new Error(`${path}: ${response.status}`);
       if (ask >= 0) times[kind]!.push(took);
     }
-    return KINDS.map((kind, index) => [name, kind, median(times[index]!).toFixed(3), index === 0 ? "" : longer(times[0]!, times[index]!).toFixed(2)]);
+    return KINDS.map((kind, index) => [
+      name,
+      kind,
+      median(times[index]!).toFixed(3),
+      index === 0 ? "" : longer(times[0]!, times[index]!).toFixed(2),
+    ]);
   } finally {
     server.signal("SIGTERM");
     await server.exited;

@@ -45,16 +45,34 @@ interface Point {
 const { slots, contexts } = await engineCurves();
 const { registered, stores, hitShares, firstTokens } = await registeredCurve();
 
-const cells = ({ at, tokensPerSecond, p50, p99 }: Point): string[] => [at.toLocaleString("en"), tokensPerSecond.toFixed(0), `${p50.toFixed(1)} ms`, `${p99.toFixed(1)} ms`];
+const cells = ({ at, tokensPerSecond, p50, p99 }: Point): string[] => [
+  at.toLocaleString("en"),
+  tokensPerSecond.toFixed(0),
+  `${p50.toFixed(1)} ms`,
+  `${p99.toFixed(1)} ms`,
+];
 const head = (name: string): string[] => [name, "tokens/s", "p50 ITL", "p99 ITL"];
 const registeredRows = registered.map((point, index) => {
   const { seconds, bytes, count } = stores[index]!;
-  return [...cells(point), `${quantile(firstTokens[index]!, 0.5).toFixed(1)} ms`, `${quantile(firstTokens[index]!, 0.99).toFixed(1)} ms`, `${(100 * hitShares[index]!).toFixed(0)} %`, `${seconds.toFixed(1)} s`, `${(bytes / 2 ** 20).toFixed(1)} MiB`, `${(bytes / count / 1024).toFixed(1)} KiB`];
+  return [
+    ...cells(point),
+    `${quantile(firstTokens[index]!, 0.5).toFixed(1)} ms`,
+    `${quantile(firstTokens[index]!, 0.99).toFixed(1)} ms`,
+    `${(100 * hitShares[index]!).toFixed(0)} %`,
+    `${seconds.toFixed(1)} s`,
+    `${(bytes / 2 ** 20).toFixed(1)} MiB`,
+    `${(bytes / count / 1024).toFixed(1)} KiB`,
+  ];
 });
 const curves = [
   { file: "growth-slots", title: "All slots busy", label: "slots", points: slots },
   { file: "growth-context", title: `${CONTEXTS_ROWS} slots busy`, label: "tokens of context", points: contexts },
-  { file: "growth-registered", title: "Uniform requests over registered prefixes", label: "registered prefixes", points: registered },
+  {
+    file: "growth-registered",
+    title: "Uniform requests over registered prefixes",
+    label: "registered prefixes",
+    points: registered,
+  },
 ];
 for (const { file, title, label, points } of curves) {
   const series = [
@@ -86,7 +104,10 @@ writeSection("growth", [
   "",
   `**Registered prefixes.** Demo model behind HTTP on LMDB, prefixes of one virtual token of one user, drawn uniformly by ${LOAD.clients} streaming clients, ${LOAD.newTokens} tokens a request. ${sentences[2]}`,
   "",
-  ...table([...head("prefixes"), "p50 TTFT", "p99 TTFT", "found in the host cache", "registered in", "on disk", "a prefix"], registeredRows),
+  ...table(
+    [...head("prefixes"), "p50 TTFT", "p99 TTFT", "found in the host cache", "registered in", "on disk", "a prefix"],
+    registeredRows,
+  ),
   "",
   `A PUT is on disk before it is answered: ${((1000 * diskRate.seconds) / diskRate.count).toFixed(1)} ms each for the first ${ON_DISK}. The larger stores were filled in memory (${((1000 * memoryRate.seconds) / memoryRate.count).toFixed(2)} ms each) and copied to the disk.`,
   "",
@@ -99,7 +120,10 @@ process.exit(0);
 async function engineCurves(): Promise<{ slots: Point[]; contexts: Point[] }> {
   await using model = await openSized("gpt2", Math.max(...SLOTS));
   const { runner, shape } = model;
-  const cases = [...SLOTS.map((rows) => ({ rows, context: SLOTS_CONTEXT })), ...CONTEXTS.map((context) => ({ rows: CONTEXTS_ROWS, context }))];
+  const cases = [
+    ...SLOTS.map((rows) => ({ rows, context: SLOTS_CONTEXT })),
+    ...CONTEXTS.map((context) => ({ rows: CONTEXTS_ROWS, context })),
+  ];
   const times: number[][] = cases.map(() => []);
   const rates: number[][] = cases.map(() => []);
   for (let round = 0; round < ROUNDS; round++) {
@@ -110,7 +134,10 @@ async function engineCurves(): Promise<{ slots: Point[]; contexts: Point[] }> {
     }
     process.stderr.write(`slots and contexts, round ${round + 1} of ${ROUNDS}\n`);
   }
-  const points = cases.map(({ rows, context }, index) => ({ at: index < SLOTS.length ? rows : context, ...summary(rates[index]!, times[index]!) }));
+  const points = cases.map(({ rows, context }, index) => ({
+    at: index < SLOTS.length ? rows : context,
+    ...summary(rates[index]!, times[index]!),
+  }));
   return { slots: points.slice(0, SLOTS.length), contexts: points.slice(SLOTS.length) };
 }
 
@@ -137,11 +164,17 @@ async function registeredCurve() {
       rmSync(fillDir, { recursive: true });
     }
     stores.push({ count, seconds, bytes: bytesOf(dir) });
-    servers.push(await startServerProcess(["--cache-dir", CACHE, "--store", `lmdb:${dir}`, "--threads", String(THREADS)]));
+    servers.push(
+      await startServerProcess(["--cache-dir", CACHE, "--store", `lmdb:${dir}`, "--threads", String(THREADS)]),
+    );
     process.stderr.write(`${count} registered\n`);
   }
   const random = seeded();
-  const [rates, times, firstTokens]: [number[][], number[][], number[][]] = [REGISTERED.map(() => []), REGISTERED.map(() => []), REGISTERED.map(() => [])];
+  const [rates, times, firstTokens]: [number[][], number[][], number[][]] = [
+    REGISTERED.map(() => []),
+    REGISTERED.map(() => []),
+    REGISTERED.map(() => []),
+  ];
   for (let round = 0; round < ROUNDS; round++) {
     for (const [index, { url }] of servers.entries()) {
       const load = { ...LOAD, url, prefix: () => `p-${Math.floor(random() * REGISTERED[index]!)}` };
@@ -155,20 +188,33 @@ async function registeredCurve() {
   }
   const hitShares: number[] = [];
   for (const server of servers) {
-    const [hits, misses] = [await server.metric("prefixd_prefix_cache_hits_total"), await server.metric("prefixd_prefix_cache_misses_total")];
+    const [hits, misses] = [
+      await server.metric("prefixd_prefix_cache_hits_total"),
+      await server.metric("prefixd_prefix_cache_misses_total"),
+    ];
     hitShares.push(hits / (hits + misses));
     server.signal("SIGTERM");
     await server.exited;
   }
   rmSync(folder, { recursive: true });
-  return { registered: REGISTERED.map((at, index) => ({ at, ...summary(rates[index]!, times[index]!) })), stores, hitShares, firstTokens };
+  return {
+    registered: REGISTERED.map((at, index) => ({ at, ...summary(rates[index]!, times[index]!) })),
+    stores,
+    hitShares,
+    firstTokens,
+  };
 }
 
 function slotsBend(): string {
-  const past = slots.findIndex((point, index) => index > 0 && point.tokensPerSecond < BEND * slots[index - 1]!.tokensPerSecond);
+  const past = slots.findIndex(
+    (point, index) => index > 0 && point.tokensPerSecond < BEND * slots[index - 1]!.tokensPerSecond,
+  );
   const [one, half, full] = [slots[0]!, slots.at(-2)!, slots.at(-1)!];
   const perRow = (full.p50 - half.p50) / (full.at - half.at);
-  const where = past < 0 ? `Every doubling up to ${full.at} brings at least ${BEND}-fold tokens/s` : `It bends at ${slots[past - 1]!.at} slots: the next doubling brings less than ${BEND}-fold tokens/s`;
+  const where =
+    past < 0
+      ? `Every doubling up to ${full.at} brings at least ${BEND}-fold tokens/s`
+      : `It bends at ${slots[past - 1]!.at} slots: the next doubling brings less than ${BEND}-fold tokens/s`;
   return `${where}, and from 1 to ${full.at} tokens/s grow ${(full.tokensPerSecond / one.tokensPerSecond).toFixed(1)}-fold while p99 grows ${(full.p99 / one.p99).toFixed(1)}-fold. A step of one row takes ${one.p50.toFixed(1)} ms, nearly all of it reading the weights, which further rows share; a row beyond ${half.at} adds ${perRow.toFixed(2)} ms of arithmetic and keys and values of its own, so that about ${(one.p50 / perRow).toFixed(0)} rows cost as much as the weights.`;
 }
 
@@ -187,7 +233,10 @@ function registeredBend(): string {
 
 /** Bytes that the files of a folder take on the disk. */
 function bytesOf(dir: string): number {
-  return readdirSync(dir, { recursive: true, encoding: "utf8" }).reduce((sum, file) => sum + 512 * statSync(join(dir, file)).blocks, 0);
+  return readdirSync(dir, { recursive: true, encoding: "utf8" }).reduce(
+    (sum, file) => sum + 512 * statSync(join(dir, file)).blocks,
+    0,
+  );
 }
 
 /** Uniform in [0, 1), seeded: the Lehmer generator. */

@@ -13,7 +13,16 @@ import { DEFAULT_SAMPLING, type SamplingParams } from "../src/engine/request.ts"
 const ROUNDS = Number(process.env["ROUNDS"] ?? 5);
 const [OTHERS, TOKENS] = [24, Number(process.env["TOKENS"] ?? 60)];
 const HEAVY: SamplingParams = {
-  ...DEFAULT_SAMPLING, doSample: true, topK: 0, topP: 0.95, typicalP: 0.95, etaCutoff: 1e-4, repetitionPenalty: 1.2, presencePenalty: 0.5, frequencyPenalty: 0.5, noRepeatNgramSize: 3,
+  ...DEFAULT_SAMPLING,
+  doSample: true,
+  topK: 0,
+  topP: 0.95,
+  typicalP: 0.95,
+  etaCutoff: 1e-4,
+  repetitionPenalty: 1.2,
+  presencePenalty: 0.5,
+  frequencyPenalty: 0.5,
+  noRepeatNgramSize: 3,
   logitBias: new Map(Array.from({ length: 512 }, (_, id) => [id, 1])),
 };
 const OTHER_ROWS = { nobody: null, "24 plain rows": DEFAULT_SAMPLING, "24 heavy rows": HEAVY };
@@ -37,7 +46,10 @@ const rows = CASES.map((name) => [
   median(rates.get(name)!.map(({ stream }, round) => stream / plain[round]!.stream)).toFixed(2),
   median(rates.get(name)!.map(({ others }) => others)).toFixed(0),
 ]);
-const text = table(["beside", "the stream's tokens/s", "of that beside plain rows", "the others' tokens/s together"], rows);
+const text = table(
+  ["beside", "the stream's tokens/s", "of that beside plain rows", "the others' tokens/s together"],
+  rows,
+);
 console.log(text.join("\n"));
 writeSection("heavy-rows", [
   `GPT-2 small with random weights, fp32, 2 threads, contexts of about ${16 + TOKENS}; medians of ${ROUNDS} interleaved rounds. The heavy rows draw with every penalty, \`no_repeat_ngram_size\`, \`typical_p\`, \`top_p\`, \`eta_cutoff\` and 512 biases. ${machine()}.`,
@@ -55,12 +67,21 @@ async function beside(sampling: SamplingParams | null): Promise<{ stream: number
   const running = new Promise<void>((resolve) => (begin = resolve));
   if (waiting === 0) begin();
   const handles = Array.from({ length: waiting }, (_, row) =>
-    engine.submit(benchRequest({ tenant: "others", promptIds: promptIds(16, row + 2), maxNewTokens: 900, sampling: sampling!, seed: row }), {
-      onStart: () => void (--waiting === 0 && begin()),
-      onToken: () => (others++, "continue"),
-      onFinish: () => undefined,
-      onError: () => undefined,
-    }),
+    engine.submit(
+      benchRequest({
+        tenant: "others",
+        promptIds: promptIds(16, row + 2),
+        maxNewTokens: 900,
+        sampling: sampling!,
+        seed: row,
+      }),
+      {
+        onStart: () => void (--waiting === 0 && begin()),
+        onToken: () => (others++, "continue"),
+        onFinish: () => undefined,
+        onError: () => undefined,
+      },
+    ),
   );
   await running;
   const result = await new Promise<{ stream: number; others: number }>((resolve, reject) => {

@@ -43,13 +43,17 @@ for (let mix = 0; mix < MIXES; mix++) {
     compared++;
     const until = ids.findIndex((id, step) => id !== expected.ids[step]);
     if (until < 0) sameTokens++;
-    const differences = logprobs.slice(0, until < 0 ? ids.length : until).map((value, step) => Math.abs(value - expected.logprobs[step]!));
+    const differences = logprobs
+      .slice(0, until < 0 ? ids.length : until)
+      .map((value, step) => Math.abs(value - expected.logprobs[step]!));
     largest = Math.max(largest, ...differences);
     if (until < 0 && differences.every((difference) => difference === 0)) sameBits++;
   }
 }
 const share = (count: number): string => `${((100 * count) / compared).toFixed(2)} %`;
-console.log(`${SIZE}, ${KIND} ${precision}: ${compared} requests in ${MIXES} mixes of up to ${ROWS}: ${share(sameBits)} with the bits of those alone, ${share(sameTokens)} with their tokens; log probabilities differ by at most ${largest.toExponential(1)}`);
+console.log(
+  `${SIZE}, ${KIND} ${precision}: ${compared} requests in ${MIXES} mixes of up to ${ROWS}: ${share(sameBits)} with the bits of those alone, ${share(sameTokens)} with their tokens; log probabilities differ by at most ${largest.toExponential(1)}`,
+);
 process.exit(0);
 
 function answer(to: Engine, given: Pick<EngineRequest, "promptIds" | "prefix" | "maxNewTokens">): Promise<Answer> {

@@ -37,7 +37,11 @@ else {
   const kept = rowsOf(readSection("load-scenarios")).filter(([name]) => !run.rows.some(([ran]) => ran === name));
   const place = (row: readonly string[]): number => SCENARIOS.findIndex((name) => name === row[0]);
   const rows = [...kept, ...run.rows].sort((a, b) => place(a) - place(b));
-  const lines = [`Demo model, server and clients on the same machine, each scenario against a server of its own; times in milliseconds. ${machine()}.`, "", ...table(run.head, rows)];
+  const lines = [
+    `Demo model, server and clients on the same machine, each scenario against a server of its own; times in milliseconds. ${machine()}.`,
+    "",
+    ...table(run.head, rows),
+  ];
   if (process.env["DRY"] === undefined) writeSection("load-scenarios", lines);
   else process.stdout.write(`${lines.join("\n")}\n`);
 }
@@ -46,7 +50,13 @@ async function measureClient(): Promise<void> {
   const folder = mkdtempSync(join(tmpdir(), "prefixd-bench-"));
   const server = spawn(
     process.execPath,
-    ["--import", "tsx", new URL("../test/load/fake-prefixd-process.ts", import.meta.url).pathname, "0", String(TOKEN_MS)],
+    [
+      "--import",
+      "tsx",
+      new URL("../test/load/fake-prefixd-process.ts", import.meta.url).pathname,
+      "0",
+      String(TOKEN_MS),
+    ],
     { stdio: ["ignore", "pipe", "inherit"] },
   );
   try {
@@ -99,7 +109,15 @@ async function measureClient(): Promise<void> {
       `A token every ${TOKEN_MS} ms a stream, from a trivial server in a second process on the same machine. Milliseconds. ${machine()}.`,
       "",
       ...table(
-        ["streams at once", "tokens/s", "client's processor, of one core", "client lag p50", "p99", "between tokens p50", "p99"],
+        [
+          "streams at once",
+          "tokens/s",
+          "client's processor, of one core",
+          "client lag p50",
+          "p99",
+          "between tokens p50",
+          "p99",
+        ],
         rows,
       ),
     ]);

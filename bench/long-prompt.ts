@@ -64,14 +64,27 @@ for (let round = 0; round < ROUNDS; round++) {
   }
 }
 
-const mid = (precision: string, share: number, of: (figures: Figures) => number): number => median(measured.get(`${precision} ${share}`)!.map(of));
+const mid = (precision: string, share: number, of: (figures: Figures) => number): number =>
+  median(measured.get(`${precision} ${share}`)!.map(of));
 /** Median over the rounds of p99 while the prompt is fed over p50 before. */
-const worst = (precision: string, share: number): number => mid(precision, share, ({ p99, p50Before }) => p99 / p50Before);
+const worst = (precision: string, share: number): number =>
+  mid(precision, share, ({ p99, p50Before }) => p99 / p50Before);
 const ms = (value: number): string => `${value.toFixed(0)} ms`;
-const rows = PRECISIONS.flatMap((precision) => SHARES.map((share) => {
-  const of = (pick: (figures: Figures) => number): string => ms(mid(precision, share, pick));
-  return [precision, share, of((one) => one.p50Before), of((one) => one.p99Before), of((one) => one.p50), of((one) => one.p99), worst(precision, share).toFixed(2), of((one) => one.firstTokens[0]!)];
-}));
+const rows = PRECISIONS.flatMap((precision) =>
+  SHARES.map((share) => {
+    const of = (pick: (figures: Figures) => number): string => ms(mid(precision, share, pick));
+    return [
+      precision,
+      share,
+      of((one) => one.p50Before),
+      of((one) => one.p99Before),
+      of((one) => one.p50),
+      of((one) => one.p99),
+      worst(precision, share).toFixed(2),
+      of((one) => one.firstTokens[0]!),
+    ];
+  }),
+);
 const manyRows = PRECISIONS.map((precision) => {
   const { stretch, firstTokens } = many.get(precision)!;
   const last = firstTokens.at(-1)!;
@@ -79,7 +92,8 @@ const manyRows = PRECISIONS.map((precision) => {
 });
 const verdicts = PRECISIONS.map((precision) => {
   const met = worst(precision, DEFAULT_SHARE) <= ASKED;
-  const cost = mid(precision, DEFAULT_SHARE, (one) => one.firstTokens[0]!) / mid(precision, 1, (one) => one.firstTokens[0]!);
+  const cost =
+    mid(precision, DEFAULT_SHARE, (one) => one.firstTokens[0]!) / mid(precision, 1, (one) => one.firstTokens[0]!);
   const all = `with ${MANY} prompts ${many.get(precision)!.stretch <= ASKED ? "met" : "not met"} (${many.get(precision)!.stretch.toFixed(2)})`;
   return `${precision}: ${met ? "met" : "not met"} with the default of ${DEFAULT_SHARE} (${worst(precision, DEFAULT_SHARE).toFixed(2)}), at ${cost.toFixed(2)} times the long prompt's time to first token without a bound; ${all}.`;
 });
@@ -88,7 +102,19 @@ writeSection("long-prompt", [
   "",
   `Asked: p99 of the others' inter-token latency while the prompt is fed at most ${ASKED} times their median before. ${verdicts.join(" ")}`,
   "",
-  ...table(["", "--prefill-share", "before: p50", "p99", "during: p50", "p99", "p99 during / p50 before", "long prompt's TTFT"], rows),
+  ...table(
+    [
+      "",
+      "--prefill-share",
+      "before: p50",
+      "p99",
+      "during: p50",
+      "p99",
+      "p99 during / p50 before",
+      "long prompt's TTFT",
+    ],
+    rows,
+  ),
   "",
   `A step is a decode step of all streams and a piece of prompt. A piece reads all weights and attends to all that came before, so it is the shorter the further the prompt is. With a share of 1 pieces have ${CHUNK} tokens.`,
   "",
@@ -96,7 +122,10 @@ writeSection("long-prompt", [
   "",
   ...table(["", "p99", "first prompt's TTFT", "last's", `last's / ${MANY} firsts`], manyRows),
 ]);
-console.log(rows.map((row) => row.join("  ")).join("\n"), `\n${manyRows.map((row) => row.join("  ")).join("\n")}\n${verdicts.join("\n")}`);
+console.log(
+  rows.map((row) => row.join("  ")).join("\n"),
+  `\n${manyRows.map((row) => row.join("  ")).join("\n")}\n${verdicts.join("\n")}`,
+);
 process.exit(0);
 
 interface DecodeRun {
@@ -105,7 +134,9 @@ interface DecodeRun {
 }
 
 /** Notes when each decode run ended and how long it took. */
-function decodeRuns(runs: DecodeRun[]): Parameters<typeof newEngine>[1] extends { observer?: infer Observer } | undefined ? NonNullable<Observer> : never {
+function decodeRuns(
+  runs: DecodeRun[],
+): Parameters<typeof newEngine>[1] extends { observer?: infer Observer } | undefined ? NonNullable<Observer> : never {
   const step = (phase: StepPhase, _rows: number, _tokens: number, seconds: number): void => {
     if (phase === "decode") runs.push({ at: performance.now(), milliseconds: 1000 * seconds });
   };
@@ -113,7 +144,12 @@ function decodeRuns(runs: DecodeRun[]): Parameters<typeof newEngine>[1] extends 
 }
 
 /** Times between two tokens of the same stream, and the long prompts' times to first token, in ms. */
-function arrival(engine: Engine, prefix: ReturnType<typeof randomPrefix>, prompts: number, runs: readonly DecodeRun[]): Promise<Figures> {
+function arrival(
+  engine: Engine,
+  prefix: ReturnType<typeof randomPrefix>,
+  prompts: number,
+  runs: readonly DecodeRun[],
+): Promise<Figures> {
   const [before, during]: number[][] = [[], []];
   const firstTokens: number[] = [];
   return new Promise((resolve, reject) => {
@@ -130,15 +166,33 @@ function arrival(engine: Engine, prefix: ReturnType<typeof randomPrefix>, prompt
       if (firstTokens.length < prompts) return "stop";
       ended = true;
       for (const handle of handles) handle.cancel("cancelled");
-      const fed = runs.map((run, index) => ({ ...run, gap: run.at - (runs[index - 1]?.at ?? 0) })).filter(({ at, gap }) => at - gap > sentAt);
-      const stretch = quantile(fed.map(({ gap, milliseconds }) => gap / milliseconds), 0.99);
-      resolve({ p50Before: quantile(before!, 0.5), p99Before: quantile(before!, 0.99), p50: quantile(during!, 0.5), p99: quantile(during!, 0.99), stretch, firstTokens });
+      const fed = runs
+        .map((run, index) => ({ ...run, gap: run.at - (runs[index - 1]?.at ?? 0) }))
+        .filter(({ at, gap }) => at - gap > sentAt);
+      const stretch = quantile(
+        fed.map(({ gap, milliseconds }) => gap / milliseconds),
+        0.99,
+      );
+      resolve({
+        p50Before: quantile(before!, 0.5),
+        p99Before: quantile(before!, 0.99),
+        p50: quantile(during!, 0.5),
+        p99: quantile(during!, 0.99),
+        stretch,
+        firstTokens,
+      });
       return "stop";
     };
     const sendLong = (): void => {
       sentAt = performance.now();
       for (let prompt = 0; prompt < prompts; prompt++) {
-        handles.push(engine.submit(benchRequest({ promptIds: promptIds(LONG, 99 + prompt), maxNewTokens: 2 }), { onToken: onFirst, onFinish, onError }));
+        handles.push(
+          engine.submit(benchRequest({ promptIds: promptIds(LONG, 99 + prompt), maxNewTokens: 2 }), {
+            onToken: onFirst,
+            onFinish,
+            onError,
+          }),
+        );
       }
     };
     const quiet = (gap: number): void => {
@@ -154,7 +208,13 @@ function arrival(engine: Engine, prefix: ReturnType<typeof randomPrefix>, prompt
         last[stream] = now;
         return "continue";
       };
-      handles.push(engine.submit(benchRequest({ promptIds: promptIds(SHORT, stream), prefix, maxNewTokens: ENDLESS }), { onToken, onFinish, onError }));
+      handles.push(
+        engine.submit(benchRequest({ promptIds: promptIds(SHORT, stream), prefix, maxNewTokens: ENDLESS }), {
+          onToken,
+          onFinish,
+          onError,
+        }),
+      );
     }
   });
 }

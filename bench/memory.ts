@@ -33,12 +33,24 @@ interface Memory {
 
 const gpt2 = await servableCheckpoint("gpt2");
 {
-  const server = await start(["--model", gpt2, "--cache-dir", CACHE, "--store", `lmdb:${join(folder, "gpt2")}`, "--threads", "2"]);
+  const server = await start([
+    "--model",
+    gpt2,
+    "--cache-dir",
+    CACHE,
+    "--store",
+    `lmdb:${join(folder, "gpt2")}`,
+    "--threads",
+    "2",
+  ]);
   note("GPT-2 small, after start", server.memory());
   await server.generate(promptIds(40, 0), 4);
   note("after the first request", server.memory());
   // A prompt is prefilled in pieces of 64 tokens, one a step: the answers are long enough for all slots to be busy together.
-  for (const [prompt, answer] of [[40, 74], [480, 544]] as const) {
+  for (const [prompt, answer] of [
+    [40, 74],
+    [480, 544],
+  ] as const) {
     const busy = Array.from({ length: SLOTS }, (_, seed) => server.generate(promptIds(prompt, seed), answer));
     await Promise.all(busy);
     note(`after ${SLOTS} slots busy at once, contexts of up to ${prompt + answer}`, server.memory());
@@ -50,7 +62,11 @@ const gpt2 = await servableCheckpoint("gpt2");
   await checkpoint.close();
   const flags = ["--cache-dir", CACHE, "--prefix-cache-bytes", String(CACHE_BYTES)];
   const empty = await start([...flags, "--store", `lmdb:${join(folder, "empty")}`]);
-  await empty.generate(promptIds(20, 0).map((id) => id % 4000), 4, null);
+  await empty.generate(
+    promptIds(20, 0).map((id) => id % 4000),
+    4,
+    null,
+  );
   note("demo model, empty store", empty.memory());
   await empty.stop();
   const filled = join(folder, "filled");
@@ -58,18 +74,39 @@ const gpt2 = await servableCheckpoint("gpt2");
   await fillStore(store, checkpoint, { name: "p", length: 2, count: PREFIXES });
   await store.close();
   const server = await start([...flags, "--store", `lmdb:${filled}`]);
-  await server.generate(promptIds(20, 0).map((id) => id % 4000), 4, null);
+  await server.generate(
+    promptIds(20, 0).map((id) => id % 4000),
+    4,
+    null,
+  );
   note(`demo model, ${PREFIXES.toLocaleString("en")} registered prefixes`, server.memory());
   for (let at = 0; at < PREFIXES; at += 100) {
-    await Promise.all(Array.from({ length: 100 }, (_, i) => server.generate(promptIds(5, i).map((id) => id % 4000), 1, `p-${at + i}`)));
+    await Promise.all(
+      Array.from({ length: 100 }, (_, i) =>
+        server.generate(
+          promptIds(5, i).map((id) => id % 4000),
+          1,
+          `p-${at + i}`,
+        ),
+      ),
+    );
   }
   note("after each of them was used once", server.memory());
-  rows.push([`host cache then (bound ${mib(CACHE_BYTES)} MiB)`, mib(await server.metric("prefixd_prefix_cache_bytes")), "", ""]);
+  rows.push([
+    `host cache then (bound ${mib(CACHE_BYTES)} MiB)`,
+    mib(await server.metric("prefixd_prefix_cache_bytes")),
+    "",
+    "",
+  ]);
   await server.stop();
 }
 rmSync(folder, { recursive: true });
 
-writeSection("memory", [`In MiB. ${machine()}.`, "", ...table(["state", "RSS", "of it private", "of it mapped files"], rows)]);
+writeSection("memory", [
+  `In MiB. ${machine()}.`,
+  "",
+  ...table(["state", "RSS", "of it private", "of it mapped files"], rows),
+]);
 console.log(rows.map((row) => row.join("  ")).join("\n"));
 
 function note(state: string, { rss, anonymous, file }: Memory): void {
@@ -81,18 +118,30 @@ function mib(bytes: number): string {
 }
 
 async function start(flags: readonly string[]) {
-  const child = spawn(process.execPath, [CLI, "serve", "--port", "0", "--log-level", "info", ...flags], { stdio: ["ignore", "pipe", "inherit"] });
+  const child = spawn(process.execPath, [CLI, "serve", "--port", "0", "--log-level", "info", ...flags], {
+    stdio: ["ignore", "pipe", "inherit"],
+  });
   const exited = once(child, "exit");
   const url = await listening(child.stdout, exited);
   return {
     memory: (): Memory => {
       const status = readFileSync(`/proc/${child.pid}/status`, "utf8");
-      const read = (name: string): number => 1024 * Number(new RegExp(`^${name}:\\s+(\\d+) kB$`, "m").exec(status)?.[1]);
+      const read = (name: string): number =>
+        1024 * Number(new RegExp(`^${name}:\\s+(\\d+) kB$`, "m").exec(status)?.[1]);
       return { rss: read("VmRSS"), anonymous: read("RssAnon"), file: read("RssFile") };
     },
     async generate(prompt: Int32Array, maxNewTokens: number, prefix: string | null = null): Promise<void> {
-      const body = JSON.stringify({ prompt: [...prompt], max_new_tokens: maxNewTokens, prefix_id: prefix, ignore_eos: true });
-      const response = await fetch(`${url}/generate`, { method: "POST", headers: { "content-type": "application/json" }, body });
+      const body = JSON.stringify({
+        prompt: [...prompt],
+        max_new_tokens: maxNewTokens,
+        prefix_id: prefix,
+        ignore_eos: true,
+      });
+      const response = await fetch(`${url}/generate`, {
+        method: "POST",
+        headers: { "content-type": "application/json" },
+        body,
+      });
       if (!response.ok) throw new Error(await response.text());
       await response.arrayBuffer();
     },

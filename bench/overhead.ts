@@ -55,18 +55,39 @@ type Way = (doSample: boolean) => Promise<{ count(): Promise<{ tokens: number; c
 const tokenizer = await loadTokenizer(new URL("../models/demo", import.meta.url).pathname, NULL_SHAPE.vocabSize);
 const leaseUntil = performance.now() + 1e9;
 const mayEmit = (): boolean => performance.now() < leaseUntil;
-const parts = (runner: ModelRunner = new NullRunner(STREAMS, IDS)): { runner: ModelRunner; metrics: Metrics; engine: Engine } => {
+const parts = (
+  runner: ModelRunner = new NullRunner(STREAMS, IDS),
+): { runner: ModelRunner; metrics: Metrics; engine: Engine } => {
   const metrics = new Metrics({ processMetrics: false });
-  return { runner, metrics, engine: new Engine({ runner, maxQueue: 10_000, prefillChunk: prefillChunkOf(runner), observer: metrics, mayEmit }) };
+  return {
+    runner,
+    metrics,
+    engine: new Engine({ runner, maxQueue: 10_000, prefillChunk: prefillChunkOf(runner), observer: metrics, mayEmit }),
+  };
 };
-const model = KIND === undefined ? null : await openFolder(await sizedCheckpoint("gpt2"), STREAMS, KIND === "cuda" ? "fp16" : "fp32", 2, KIND === "simulated" ? SIMULATED.handles : DEVICES[KIND]);
-const prefixes = model === null ? [] : Array.from({ length: PREFIXES }, (_, seed) => randomPrefix(model.shape, PREFIX, seed));
+const model =
+  KIND === undefined
+    ? null
+    : await openFolder(
+        await sizedCheckpoint("gpt2"),
+        STREAMS,
+        KIND === "cuda" ? "fp16" : "fp32",
+        2,
+        KIND === "simulated" ? SIMULATED.handles : DEVICES[KIND],
+      );
+const prefixes =
+  model === null ? [] : Array.from({ length: PREFIXES }, (_, seed) => randomPrefix(model.shape, PREFIX, seed));
 
 const WAYS: Readonly<Record<string, Way>> = {
   "engine alone": engineAlone,
   "with text": withText,
   "whole server": (doSample) => wholeServer(doSample, parts(), []),
-  ...(model === null ? {} : { [`whole server with GPT-2 on ${KIND}`]: (doSample: boolean) => wholeServer(doSample, parts(model.runner), prefixes) }),
+  ...(model === null
+    ? {}
+    : {
+        [`whole server with GPT-2 on ${KIND}`]: (doSample: boolean) =>
+          wholeServer(doSample, parts(model.runner), prefixes),
+      }),
 };
 const only = process.env["ONLY"]?.split(",") ?? Object.keys(WAYS);
 const figures = new Map<string, Figures[]>();
@@ -77,20 +98,42 @@ for (let round = 0; round < ROUNDS; round++) {
       const measured = await measure(way, choice === "sampling");
       const key = `${name}, ${choice}`;
       figures.set(key, [...(figures.get(key) ?? []), measured]);
-      console.log(key, Object.values(measured).map((value: number) => value.toFixed(2)).join("  "));
+      console.log(
+        key,
+        Object.values(measured)
+          .map((value: number) => value.toFixed(2))
+          .join("  "),
+      );
     }
   }
 }
 const rows = [...figures].map(([name, all]) => {
   const mid = (key: keyof Figures): number => median(all.map((one) => one[key]));
-  return [name, mid("tokensPerSecond").toFixed(0), mid("cpuPerToken").toFixed(1), (1e6 / mid("cpuPerToken")).toFixed(0), `${(100 * mid("busy")).toFixed(0)} %`, mid("clientCpuPerToken") > 0 ? mid("clientCpuPerToken").toFixed(1) : ""];
+  return [
+    name,
+    mid("tokensPerSecond").toFixed(0),
+    mid("cpuPerToken").toFixed(1),
+    (1e6 / mid("cpuPerToken")).toFixed(0),
+    `${(100 * mid("busy")).toFixed(0)} %`,
+    mid("clientCpuPerToken") > 0 ? mid("clientCpuPerToken").toFixed(1) : "",
+  ];
 });
 console.log(rows.map((row) => row.join("  ")).join("\n"));
 if (process.env["ONLY"] === undefined && KIND !== "simulated") {
   writeSection(KIND === undefined ? "overhead" : `overhead-${KIND}`, [
     `A runner that costs nothing, ${STREAMS} streams of 64 to 200 tokens, 64 candidates of 50,257, the demo's tokenizer; "sampling" is \`do_sample\` with its defaults. Medians of ${ROUNDS} interleaved rounds. Other work on the machine takes from the tokens per second; processor time per token tells what they would be without. ${KIND === undefined ? "" : `GPT-2 small with random weights on ${process.env["GPU"]}, every stream with one of ${PREFIXES} prefixes of ${PREFIX}. `}${machine()}.`,
     "",
-    ...table(["", "tokens/s", "server's CPU, µs / token", "tokens per CPU second", "event loop busy", "clients' CPU, µs / token"], rows),
+    ...table(
+      [
+        "",
+        "tokens/s",
+        "server's CPU, µs / token",
+        "tokens per CPU second",
+        "event loop busy",
+        "clients' CPU, µs / token",
+      ],
+      rows,
+    ),
   ]);
 }
 process.exit(0);
@@ -98,12 +141,27 @@ process.exit(0);
 async function measure(way: Way, doSample: boolean): Promise<Figures> {
   const load = await way(doSample);
   while ((await load.count()).tokens < WARM_TOKENS) await sleep(50);
-  const [before, cpu, loop, started] = [await load.count(), process.cpuUsage(), performance.eventLoopUtilization(), performance.now()];
+  const [before, cpu, loop, started] = [
+    await load.count(),
+    process.cpuUsage(),
+    performance.eventLoopUtilization(),
+    performance.now(),
+  ];
   await sleep(MEASURE_MS);
-  const [after, { user, system }, { utilization }, ended] = [await load.count(), process.cpuUsage(cpu), performance.eventLoopUtilization(loop), performance.now()];
+  const [after, { user, system }, { utilization }, ended] = [
+    await load.count(),
+    process.cpuUsage(cpu),
+    performance.eventLoopUtilization(loop),
+    performance.now(),
+  ];
   await load.stop();
   const tokens = after.tokens - before.tokens;
-  return { tokensPerSecond: (tokens * 1000) / (ended - started), cpuPerToken: (user + system) / tokens, busy: utilization, clientCpuPerToken: (after.cpu - before.cpu) / tokens };
+  return {
+    tokensPerSecond: (tokens * 1000) / (ended - started),
+    cpuPerToken: (user + system) / tokens,
+    busy: utilization,
+    clientCpuPerToken: (after.cpu - before.cpu) / tokens,
+  };
 }
 
 function engineAlone(doSample: boolean): ReturnType<Way> {
@@ -112,8 +170,17 @@ function engineAlone(doSample: boolean): ReturnType<Way> {
   let over = false;
   const begin = (index: number): void => {
     if (over) return;
-    const request = benchRequest({ promptIds: promptIds(PROMPT, index), maxNewTokens: LENGTHS[index % LENGTHS.length]!, sampling: { ...DEFAULT_SAMPLING, doSample }, seed: index });
-    engine.submit(request, { onToken: () => (tokens++, "continue"), onFinish: () => begin(index + STREAMS), onError: () => {} });
+    const request = benchRequest({
+      promptIds: promptIds(PROMPT, index),
+      maxNewTokens: LENGTHS[index % LENGTHS.length]!,
+      sampling: { ...DEFAULT_SAMPLING, doSample },
+      seed: index,
+    });
+    engine.submit(request, {
+      onToken: () => (tokens++, "continue"),
+      onFinish: () => begin(index + STREAMS),
+      onError: () => {},
+    });
   };
   for (let index = 0; index < STREAMS; index++) begin(index);
   const stop = (): Promise<void> => ((over = true), engine.drain(0));
@@ -122,16 +189,41 @@ function engineAlone(doSample: boolean): ReturnType<Way> {
 
 function withText(doSample: boolean): ReturnType<Way> {
   const { engine, metrics } = parts();
-  const service = new GenerationService({ engine, prefixes: memoryRegistry([]), tokenizer, positions: NULL_SHAPE.positions, eosIds: [NULL_SHAPE.vocabSize - 1], allowBaseModel: true, metrics, mayEmit });
+  const service = new GenerationService({
+    engine,
+    prefixes: memoryRegistry([]),
+    tokenizer,
+    positions: NULL_SHAPE.positions,
+    eosIds: [NULL_SHAPE.vocabSize - 1],
+    allowBaseModel: true,
+    metrics,
+    mayEmit,
+  });
   let tokens = 0;
   let over = false;
   const begin = (index: number): void => {
     if (over) return;
     const request = {
-      id: String(index), user: "bench", prefix: null, prompts: [promptIds(PROMPT, index)], n: 1, bestOf: null, beams: null, echo: false, ...exactly(LENGTHS[index % LENGTHS.length]!),
-      sampling: { ...DEFAULT_SAMPLING, doSample }, seed: index, logprobs: null, stop: [], stopTokenIds: [], ignoreEos: true,
+      id: String(index),
+      user: "bench",
+      prefix: null,
+      prompts: [promptIds(PROMPT, index)],
+      n: 1,
+      bestOf: null,
+      beams: null,
+      echo: false,
+      ...exactly(LENGTHS[index % LENGTHS.length]!),
+      sampling: { ...DEFAULT_SAMPLING, doSample },
+      seed: index,
+      logprobs: null,
+      stop: [],
+      stopTokenIds: [],
+      ignoreEos: true,
     };
-    const listener = { onStep: (_deltas: unknown, end: unknown) => (tokens++, end !== null && begin(index + STREAMS)), onError: () => {} };
+    const listener = {
+      onStep: (_deltas: unknown, end: unknown) => (tokens++, end !== null && begin(index + STREAMS)),
+      onError: () => {},
+    };
     void service.start(request, listener, new AbortController().signal);
   };
   for (let index = 0; index < STREAMS; index++) begin(index);
@@ -139,12 +231,24 @@ function withText(doSample: boolean): ReturnType<Way> {
   return Promise.resolve({ count: () => Promise.resolve({ tokens, cpu: 0 }), stop });
 }
 
-async function wholeServer(doSample: boolean, { engine, metrics, runner }: ReturnType<typeof parts>, known: readonly KvTensor[]): ReturnType<Way> {
+async function wholeServer(
+  doSample: boolean,
+  { engine, metrics, runner }: ReturnType<typeof parts>,
+  known: readonly KvTensor[],
+): ReturnType<Way> {
   const server = await serveEngine(engine, runner, known, { tokenizer, metrics, mayEmit });
   const clients = fork(new URL("./support/raw-clients.ts", import.meta.url), { execArgv: ["--import", "tsx"] });
   await once(clients, "message");
   const bodies = LENGTHS.map((max_new_tokens, index) =>
-    JSON.stringify({ prompt: [...promptIds(PROMPT, index)], max_new_tokens, do_sample: doSample, seed: index, ignore_eos: true, stream: true, ...(known.length > 0 && { prefix_id: `p${index % known.length}` }) }),
+    JSON.stringify({
+      prompt: [...promptIds(PROMPT, index)],
+      max_new_tokens,
+      do_sample: doSample,
+      seed: index,
+      ignore_eos: true,
+      stream: true,
+      ...(known.length > 0 && { prefix_id: `p${index % known.length}` }),
+    }),
   );
   send(clients, { kind: "load", load: { port: (server.address() as AddressInfo).port, clients: STREAMS, bodies } });
   return {

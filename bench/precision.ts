@@ -64,7 +64,8 @@ async function measure(threads: number): Promise<Record<Precision, number[]>> {
     process.stderr.write(`${threads} threads, round ${round + 1} of ${ROUNDS}\n`);
   }
   for (const [, model] of models) await model[Symbol.asyncDispose]();
-  const rates = (precision: Precision): number[] => WORK.map(({ name, tokens }) => tokens / median(seconds[`${precision} ${name}`]!));
+  const rates = (precision: Precision): number[] =>
+    WORK.map(({ name, tokens }) => tokens / median(seconds[`${precision} ${name}`]!));
   return { fp32: rates("fp32"), int8: rates("int8") };
 }
 

@@ -43,7 +43,8 @@ for (let round = 0; round < ROUNDS; round++) {
   const lengths = round % 2 === 0 ? LENGTHS : [...LENGTHS].reverse();
   for (const [precision, model] of models) {
     await steps(model, UNCOUNTED, SLOTS, 0);
-    for (const batch of BATCHES) for (const length of lengths) note(`${precision} ${batch} ${length}`, await steps(model, COUNTED, batch, length));
+    for (const batch of BATCHES)
+      for (const length of lengths) note(`${precision} ${batch} ${length}`, await steps(model, COUNTED, batch, length));
     for (const length of lengths) note(`${precision} prompt ${length}`, await prompts(model, prefixes.get(length)!));
     for (const rows of ["same", "different"] as const) {
       for (let row = 0; row < SLOTS; row++) model.runner.loadPrefix(row, different[rows === "same" ? 0 : row]!);
@@ -82,11 +83,22 @@ async function prompts({ runner }: BenchModel, prefix: KvTensor): Promise<number
 }
 
 const ms = (name: string): number => median(milliseconds.get(name)!);
-const WORK = [...BATCHES.map((batch) => ({ key: String(batch), name: `decode, ${batch} ${batch === 1 ? "row" : "rows"}` })), { key: "prompt", name: `prompt of ${PROMPT}` }];
-const relative = (precision: Precision, key: string, length: number): number => ms(`${precision} ${key} ${length}`) / ms(`${precision} ${key} 0`);
-const rows = PRECISIONS.flatMap((precision) => WORK.map(({ key, name }) => {
-  return [precision, name, ms(`${precision} ${key} 0`).toFixed(1), ...LENGTHS.slice(1).map((length) => relative(precision, key, length).toFixed(2))];
-}));
+const WORK = [
+  ...BATCHES.map((batch) => ({ key: String(batch), name: `decode, ${batch} ${batch === 1 ? "row" : "rows"}` })),
+  { key: "prompt", name: `prompt of ${PROMPT}` },
+];
+const relative = (precision: Precision, key: string, length: number): number =>
+  ms(`${precision} ${key} ${length}`) / ms(`${precision} ${key} 0`);
+const rows = PRECISIONS.flatMap((precision) =>
+  WORK.map(({ key, name }) => {
+    return [
+      precision,
+      name,
+      ms(`${precision} ${key} 0`).toFixed(1),
+      ...LENGTHS.slice(1).map((length) => relative(precision, key, length).toFixed(2)),
+    ];
+  }),
+);
 
 /** Bytes of keys and values that one step reads per position and row. */
 const positionBytes = 4 * 2 * shape.layers * shape.width;
@@ -97,37 +109,62 @@ const mb = (bytes: number): string => (bytes / 1e6).toFixed(0);
 function slope(precision: Precision, batch: number): number {
   const meanLength = LENGTHS.reduce((sum, length) => sum + length, 0) / LENGTHS.length;
   const meanTime = LENGTHS.reduce((sum, length) => sum + ms(`${precision} ${batch} ${length}`), 0) / LENGTHS.length;
-  const covariance = LENGTHS.reduce((sum, length) => sum + (length - meanLength) * (ms(`${precision} ${batch} ${length}`) - meanTime), 0);
+  const covariance = LENGTHS.reduce(
+    (sum, length) => sum + (length - meanLength) * (ms(`${precision} ${batch} ${length}`) - meanTime),
+    0,
+  );
   return covariance / LENGTHS.reduce((sum, length) => sum + (length - meanLength) ** 2, 0);
 }
-const bounds = PRECISIONS.flatMap((precision) => BATCHES.map((batch) => {
-  const bytes = batch * positionBytes;
-  const measured = slope(precision, batch);
-  return [
-    precision, batch, mb(weightBytes(precision)), mb(bytes * PROMPT), mb(bytes * (200 + PROMPT)), (1 + (200 * bytes) / (weightBytes(precision) + PROMPT * bytes)).toFixed(2),
-    relative(precision, String(batch), 200).toFixed(2), (1000 * measured).toFixed(1), (bytes / measured / 1e6).toFixed(0),
-  ];
-}));
+const bounds = PRECISIONS.flatMap((precision) =>
+  BATCHES.map((batch) => {
+    const bytes = batch * positionBytes;
+    const measured = slope(precision, batch);
+    return [
+      precision,
+      batch,
+      mb(weightBytes(precision)),
+      mb(bytes * PROMPT),
+      mb(bytes * (200 + PROMPT)),
+      (1 + (200 * bytes) / (weightBytes(precision) + PROMPT * bytes)).toFixed(2),
+      relative(precision, String(batch), 200).toFixed(2),
+      (1000 * measured).toFixed(1),
+      (bytes / measured / 1e6).toFixed(0),
+    ];
+  }),
+);
 const weightRate = weightBytes("fp32") / ms("fp32 1 0") / 1e6;
 const kvRate = (32 * positionBytes) / slope("fp32", 32) / 1e6;
 /** The longest prefix up to which every length costs less than what is taken as negligible, in both precisions. */
 const negligibleUpTo = (key: string): number => {
-  const first = LENGTHS.findIndex((length) => PRECISIONS.some((precision) => relative(precision, key, length) > 1 + NEGLIGIBLE));
+  const first = LENGTHS.findIndex((length) =>
+    PRECISIONS.some((precision) => relative(precision, key, length) > 1 + NEGLIGIBLE),
+  );
   return LENGTHS[first < 0 ? LENGTHS.length - 1 : first - 1]!;
 };
 const claim = WORK.map(({ key, name }) => `${name} up to ${negligibleUpTo(key)}`).join("; ");
-const gain = (precision: Precision): string => (100 * (1 - (ms(`${precision} 32 0`) + (ms(`${precision} 32 ${SHARED}`) - ms(`${precision} 32 0`)) / 32) / ms(`${precision} 32 ${SHARED}`))).toFixed(0);
+const gain = (precision: Precision): string =>
+  (
+    100 *
+    (1 -
+      (ms(`${precision} 32 0`) + (ms(`${precision} 32 ${SHARED}`) - ms(`${precision} 32 0`)) / 32) /
+        ms(`${precision} 32 ${SHARED}`))
+  ).toFixed(0);
 const sameRows = (precision: Precision): string => (ms(`${precision} same`) / ms(`${precision} different`)).toFixed(3);
 
-writePlot("prefix-length", linePlot({
-  title: "One decode step by the length of the prefix, relative to no prefix",
-  x: { label: "virtual tokens" },
-  y: { label: "time of a step / without prefix" },
-  series: PRECISIONS.flatMap((precision) => BATCHES.map((batch) => ({
-    name: `${precision}, ${batch} ${batch === 1 ? "row" : "rows"}`,
-    points: LENGTHS.map((length) => [length, relative(precision, String(batch), length)] as [number, number]),
-  }))),
-}));
+writePlot(
+  "prefix-length",
+  linePlot({
+    title: "One decode step by the length of the prefix, relative to no prefix",
+    x: { label: "virtual tokens" },
+    y: { label: "time of a step / without prefix" },
+    series: PRECISIONS.flatMap((precision) =>
+      BATCHES.map((batch) => ({
+        name: `${precision}, ${batch} ${batch === 1 ? "row" : "rows"}`,
+        points: LENGTHS.map((length) => [length, relative(precision, String(batch), length)] as [number, number]),
+      })),
+    ),
+  }),
+);
 writeSection("prefix-length", [
   `GPT-2 small (124M, random weights), ${THREADS} threads, prompt of ${PROMPT}; runner alone, medians of ${ROUNDS} interleaved rounds of ${COUNTED} steps. ${await machineOfInt8()}.`,
   "",
@@ -139,9 +176,30 @@ writeSection("prefix-length", [
   "",
   `The bound, from the shapes: a step reads its matrices once for all rows, and ${(positionBytes / 1024).toFixed(0)} KiB of keys and values per position of every row. If both were read equally fast and nothing else took time, a prefix of 200 would cost "bound".`,
   "",
-  ...table(["", "rows", "weights, MB", "K/V at P = 0, MB", "at P = 200, MB", "bound", "measured", "slope, µs a position", "K/V read at, GB/s"], bounds),
+  ...table(
+    [
+      "",
+      "rows",
+      "weights, MB",
+      "K/V at P = 0, MB",
+      "at P = 200, MB",
+      "bound",
+      "measured",
+      "slope, µs a position",
+      "K/V read at, GB/s",
+    ],
+    bounds,
+  ),
   "",
   `Rows that carry the same prefix have copies of it each, and the processor's caches do not help: a step of 32 rows with the same prefix of ${SHARED} takes ${sameRows("fp32")} (int8: ${sameRows("int8")}) of one with different ones. Reading a shared prefix's keys and values once instead of 32 times could save at most ${gain("fp32")} % of that step (int8: ${gain("int8")} %), if attention were bound by memory; it reads them at ${kvRate.toFixed(0)} GB/s where one row's step reads weights at ${weightRate.toFixed(0)} GB/s.`,
 ]);
-console.log([...rows, ...bounds].map((row) => row.join("  ")).join("\n"), "\nsame/different", sameRows("fp32"), sameRows("int8"), "gain at most", gain("fp32"), gain("int8"));
+console.log(
+  [...rows, ...bounds].map((row) => row.join("  ")).join("\n"),
+  "\nsame/different",
+  sameRows("fp32"),
+  sameRows("int8"),
+  "gain at most",
+  gain("fp32"),
+  gain("int8"),
+);
 process.exit(0);

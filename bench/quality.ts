@@ -31,7 +31,20 @@ const TASKS = ["datenorm", "datelong", "intent", "truecase", "e2e", "sgd_nlg"] a
 const BLEU_TASKS: ReadonlySet<string> = new Set(["e2e", "sgd_nlg"]);
 /** int8 may lose so much: points of a score, which goes to 100, and a share of the perplexity. */
 const MAY_LOSE = { points: 1, perplexity: 0.01 };
-const MONTHS = ["January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December"];
+const MONTHS = [
+  "January",
+  "February",
+  "March",
+  "April",
+  "May",
+  "June",
+  "July",
+  "August",
+  "September",
+  "October",
+  "November",
+  "December",
+];
 
 interface Row {
   readonly prompt: Int32Array;
@@ -75,27 +88,51 @@ for (const precision of PRECISIONS) {
   }
 }
 const percent = (share: number, digits = 1): string => `${(100 * share).toFixed(digits)} %`;
-const agreeing = <T>(a: readonly T[], b: readonly T[]): number => a.filter((value, index) => value === b[index]).length / a.length;
+const agreeing = <T>(a: readonly T[], b: readonly T[]): number =>
+  a.filter((value, index) => value === b[index]).length / a.length;
 for (const task of TASKS) {
   const of = (precision: Precision): Result => results.get(`${task} ${precision}`)!;
   for (const precision of PRECISIONS) {
     const { perplexity, next, points, answers } = of(precision);
-    const same = precision === "fp32" ? ["", ""] : [percent(agreeing(next, of("fp32").next), 2), percent(agreeing(answers, of("fp32").answers))];
-    rows.push([task, precision, answers.length, `${BLEU_TASKS.has(task) ? "BLEU" : "exact"} ${points.toFixed(2)}`, perplexity.toFixed(4), ...same]);
+    const same =
+      precision === "fp32"
+        ? ["", ""]
+        : [percent(agreeing(next, of("fp32").next), 2), percent(agreeing(answers, of("fp32").answers))];
+    rows.push([
+      task,
+      precision,
+      answers.length,
+      `${BLEU_TASKS.has(task) ? "BLEU" : "exact"} ${points.toFixed(2)}`,
+      perplexity.toFixed(4),
+      ...same,
+    ]);
   }
 }
 const verdicts = TASKS.map((task) => {
   const [fp32, int8] = [results.get(`${task} fp32`)!, results.get(`${task} int8`)!];
   const lost = fp32.points - int8.points;
   const more = int8.perplexity / fp32.perplexity - 1;
-  return [task, lost.toFixed(2), percent(more, 2), lost <= MAY_LOSE.points && more <= MAY_LOSE.perplexity ? "yes" : "**no**"];
+  return [
+    task,
+    lost.toFixed(2),
+    percent(more, 2),
+    lost <= MAY_LOSE.points && more <= MAY_LOSE.perplexity ? "yes" : "**no**",
+  ];
 });
 writeSection("quality", [
   `Demo model with its prefixes, a seeded sample of test rows of each task. ${await machineOfInt8()}.`,
   "",
   ...table(["task", "precision", "rows", "score", "perplexity", "next token as fp32's", "answer as fp32's"], rows),
   "",
-  ...table(["task", "points that int8 loses", "perplexity that it adds", `at most ${MAY_LOSE.points} point and ${percent(MAY_LOSE.perplexity, 0)}`], verdicts),
+  ...table(
+    [
+      "task",
+      "points that int8 loses",
+      "perplexity that it adds",
+      `at most ${MAY_LOSE.points} point and ${percent(MAY_LOSE.perplexity, 0)}`,
+    ],
+    verdicts,
+  ),
 ]);
 console.log([...rows, ...verdicts].map((row) => row.join("  ")).join("\n"));
 process.exit(0);
@@ -108,7 +145,11 @@ function demoPrefix(task: string, { shape, fingerprint }: BenchModel): KvTensor 
 }
 
 function pointsOf(task: string, answers: readonly string[], taskRows: readonly Row[]): number {
-  if (BLEU_TASKS.has(task)) return corpusBleu(answers, taskRows.map(({ references }) => references));
+  if (BLEU_TASKS.has(task))
+    return corpusBleu(
+      answers,
+      taskRows.map(({ references }) => references),
+    );
   return (100 * answers.filter((text, index) => taskRows[index]!.references.includes(text)).length) / answers.length;
 }
 
@@ -120,7 +161,10 @@ function longDate(iso: string): string {
 
 function readRows(folder: string, task: string, tokenizer: Tokenizer, eosId: number): Row[] {
   const file = task === "datelong" ? "datenorm" : task;
-  const text = execFileSync("xz", ["-dc", join(folder, "tasks", `${file}.test.jsonl.xz`)], { encoding: "utf8", maxBuffer: 1 << 30 });
+  const text = execFileSync("xz", ["-dc", join(folder, "tasks", `${file}.test.jsonl.xz`)], {
+    encoding: "utf8",
+    maxBuffer: 1 << 30,
+  });
   const found: Row[] = [];
   for (const line of text.trim().split("\n")) {
     const row = JSON.parse(line) as { input: string; target: string; references?: string[] };
@@ -128,7 +172,11 @@ function readRows(folder: string, task: string, tokenizer: Tokenizer, eosId: num
     const target = task === "datelong" ? longDate(row.target) : row.target;
     const prompt = tokenizer.encode(`${input.trim()}\n=>`);
     if (prompt.length < LONGEST_PROMPT) {
-      found.push({ prompt, target: Int32Array.from([...tokenizer.encode(` ${target.trim()}`), eosId]), references: references ?? [target] });
+      found.push({
+        prompt,
+        target: Int32Array.from([...tokenizer.encode(` ${target.trim()}`), eosId]),
+        references: references ?? [target],
+      });
     }
   }
   const random = seededRandom(ROWS);
@@ -157,14 +205,23 @@ async function score(runner: ModelRunner, prefix: KvTensor, all: readonly Row[])
     for (let step = 1; step < batch[0]!.target.length; step++) {
       const open = batch.filter(({ target }) => step < target.length);
       const ids = Int32Array.from(open, ({ target }) => target[step - 1]!);
-      const output = await runner.decode(ids, Int32Array.from(open, ({ prompt }) => prefix.length + prompt.length + step - 1));
+      const output = await runner.decode(
+        ids,
+        Int32Array.from(open, ({ prompt }) => prefix.length + prompt.length + step - 1),
+      );
       open.forEach(({ target }, row) => take(output, row, target[step]!));
     }
   }
   return { perplexity: Math.exp(loss / next.length), next };
 }
 
-function answer(engine: Engine, tokenizer: Tokenizer, prefix: KvTensor, { prompt }: Row, eosId: number): Promise<string> {
+function answer(
+  engine: Engine,
+  tokenizer: Tokenizer,
+  prefix: KvTensor,
+  { prompt }: Row,
+  eosId: number,
+): Promise<string> {
   return new Promise((resolve, reject) => {
     const ids: number[] = [];
     engine.submit(benchRequest({ promptIds: prompt, prefix, maxNewTokens: 90, eosIds: [eosId] }), {

@@ -3,7 +3,9 @@ import { readdirSync } from "node:fs";
 import { spawnSync } from "node:child_process";
 
 const here = new URL(".", import.meta.url).pathname;
-const all = readdirSync(here).filter((file) => file.endsWith(".ts") && !file.endsWith(".tmp.ts") && file !== "run.ts").map((file) => file.slice(0, -3));
+const all = readdirSync(here)
+  .filter((file) => file.endsWith(".ts") && !file.endsWith(".tmp.ts") && file !== "run.ts")
+  .map((file) => file.slice(0, -3));
 const names = process.argv.slice(2);
 for (const name of names) if (!all.includes(name)) throw new Error(`no such benchmark: ${name} (${all.join(", ")})`);
 for (const name of names.length > 0 ? names : all) {

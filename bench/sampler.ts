@@ -26,13 +26,19 @@ const SETTINGS: readonly (readonly [string, Partial<SamplingParams>])[] = [
   ["greedy, no_repeat_ngram_size 2", { noRepeatNgramSize: 2 }],
   ["greedy, logit_bias of 10 tokens", { logitBias: new Map(Array.from({ length: 10 }, (_, i) => [i * 1000, i - 4])) }],
   ["greedy, suppress_tokens of 100", { suppressIds: Array.from({ length: 100 }, (_, i) => i * 500) }],
-  ["greedy, sequence_bias of 10 pairs", { sequenceBias: Array.from({ length: 10 }, (_, i) => ({ ids: [i * 1000, i * 2000], bias: -2 })) }],
+  [
+    "greedy, sequence_bias of 10 pairs",
+    { sequenceBias: Array.from({ length: 10 }, (_, i) => ({ ids: [i * 1000, i * 2000], bias: -2 })) },
+  ],
   ["sampling, defaults (top_k 50)", { doSample: true }],
   ["T 0.7, top_k 50, top_p 0.9", { doSample: true, temperature: 0.7, topP: 0.9 }],
   ["repetition_penalty 1.1, top_k 50", { doSample: true, repetitionPenalty: 1.1 }],
   ["presence and frequency 0.5, top_k 50", { doSample: true, presencePenalty: 0.5, frequencyPenalty: 0.5 }],
   ["no_repeat_ngram_size 2, top_k 50", { doSample: true, noRepeatNgramSize: 2 }],
-  ["logit_bias of 10 tokens, top_k 50", { doSample: true, logitBias: new Map(Array.from({ length: 10 }, (_, i) => [i * 1000, i - 4])) }],
+  [
+    "logit_bias of 10 tokens, top_k 50",
+    { doSample: true, logitBias: new Map(Array.from({ length: 10 }, (_, i) => [i * 1000, i - 4])) },
+  ],
   ["typical_p 0.9, top_k 50", { doSample: true, typicalP: 0.9 }],
   ["top_k 0", sample],
   ["top_k 0, repetition_penalty 1.1", { ...sample, repetitionPenalty: 1.1 }],
@@ -56,7 +62,9 @@ const prompt = Int32Array.from({ length: 100 }, (_, i) => {
 let asked = false;
 const output: StepOutput = {
   rows: rows.length,
-  topLogits: Float32Array.from(rows.flatMap(({ logits, likeliest }) => likeliest.slice(0, CANDIDATES).map((id) => logits[id]!))),
+  topLogits: Float32Array.from(
+    rows.flatMap(({ logits, likeliest }) => likeliest.slice(0, CANDIDATES).map((id) => logits[id]!)),
+  ),
   topIds: Int32Array.from(rows.flatMap(({ likeliest }) => likeliest.slice(0, CANDIDATES))),
   logSumExp: Float32Array.from(rows, ({ logits }) => Math.log(logits.reduce((sum, logit) => sum + Math.exp(logit), 0))),
   logits(row) {
@@ -82,7 +90,11 @@ for (let round = -1; round < ROUNDS; round++) {
   }
 }
 
-const lines = SETTINGS.map(([name], index) => [name, median(figures[index]!.times).toFixed(1), `${(100 * figures[index]!.reads).toFixed(0)} %`]);
+const lines = SETTINGS.map(([name], index) => [
+  name,
+  median(figures[index]!.times).toFixed(1),
+  `${(100 * figures[index]!.reads).toFixed(0)} %`,
+]);
 writeSection("sampler", [
   `Microseconds of processor time per token at a vocabulary of ${VOCABULARY.toLocaleString("en")}, ${CANDIDATES} candidates, medians of ${ROUNDS} rounds. ${machine()}.`,
   "",
@@ -94,7 +106,8 @@ console.log(lines.map((line) => line.join("  ")).join("\n"));
 function row(steepness: number): { logits: Float32Array; likeliest: number[] } {
   const logits = new Float32Array(VOCABULARY);
   const places = Array.from({ length: VOCABULARY }, (_, id) => ({ id, key: random() })).sort((a, b) => a.key - b.key);
-  for (const [rank, { id }] of places.entries()) logits[id] = -30 - steepness * Math.log(rank + 1) + (random() + random() - 1) * 2;
+  for (const [rank, { id }] of places.entries())
+    logits[id] = -30 - steepness * Math.log(rank + 1) + (random() + random() - 1) * 2;
   return { logits, likeliest: Array.from(logits.keys()).sort((a, b) => logits[b]! - logits[a]! || a - b) };
 }
 

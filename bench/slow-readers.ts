@@ -31,7 +31,13 @@ const SETTLE_S = 3;
 const LIMIT_MS = 150_000;
 /** Bytes that the kernel may take at either end of a connection: least, at first, most. */
 const SOCKET_BYTES = "4096 16384 16384";
-const LONG = JSON.stringify({ prompt: "once upon a time", max_new_tokens: TOKENS, ignore_eos: true, logprobs: 20, stream: true });
+const LONG = JSON.stringify({
+  prompt: "once upon a time",
+  max_new_tokens: TOKENS,
+  ignore_eos: true,
+  logprobs: 20,
+  stream: true,
+});
 const INSIDE = "SLOW_READERS_NETWORK";
 const ADMIN_KEY = "slow-readers-0123456789abcdef0123456789";
 
@@ -39,14 +45,33 @@ if (process.env[INSIDE] === undefined) {
   build();
   const script = `ip link set lo up && echo ${SOCKET_BYTES} > /proc/sys/net/ipv4/tcp_wmem && echo ${SOCKET_BYTES} > /proc/sys/net/ipv4/tcp_rmem && exec "$@"`;
   const again = [process.execPath, ...process.execArgv, fileURLToPath(import.meta.url)];
-  const { status } = spawnSync("unshare", ["--net", "--map-root-user", "sh", "-c", script, "sh", ...again], { stdio: "inherit", env: { ...process.env, [INSIDE]: "1" } });
+  const { status } = spawnSync("unshare", ["--net", "--map-root-user", "sh", "-c", script, "sh", ...again], {
+    stdio: "inherit",
+    env: { ...process.env, [INSIDE]: "1" },
+  });
   process.exit(status ?? 1);
 }
 
 const deadline = performance.now() + LIMIT_MS;
 const folder = mkdtempSync(join(tmpdir(), "prefixd-slow-readers-"));
-const flags = ["--port", "0", "--cache-dir", CACHE, "--store", `lmdb:${folder}`, "--max-connections", String(STREAMS + 100), "--max-queue", String(STREAMS + 100), "--send-timeout", String(SEND_TIMEOUT_S)];
-const server = spawn(process.execPath, [CLI, "serve", ...flags], { stdio: ["ignore", "pipe", "inherit"], env: { ...process.env, PREFIXD_ADMIN_KEY: ADMIN_KEY } });
+const flags = [
+  "--port",
+  "0",
+  "--cache-dir",
+  CACHE,
+  "--store",
+  `lmdb:${folder}`,
+  "--max-connections",
+  String(STREAMS + 100),
+  "--max-queue",
+  String(STREAMS + 100),
+  "--send-timeout",
+  String(SEND_TIMEOUT_S),
+];
+const server = spawn(process.execPath, [CLI, "serve", ...flags], {
+  stdio: ["ignore", "pipe", "inherit"],
+  env: { ...process.env, PREFIXD_ADMIN_KEY: ADMIN_KEY },
+});
 const exited = once(server, "exit");
 const sockets: Socket[] = [];
 try {
@@ -60,7 +85,10 @@ try {
 
 async function measure(): Promise<void> {
   const url = await listening(server.stdout, exited);
-  const [greedy, polite] = [await newUser(url, { id: "greedy", limits: { max_running: RUNNING } }), await newUser(url, { id: "polite" })];
+  const [greedy, polite] = [
+    await newUser(url, { id: "greedy", limits: { max_running: RUNNING } }),
+    await newUser(url, { id: "polite" }),
+  ];
   let asked = 0;
   const ask = (): Promise<number> => {
     asked++;
@@ -71,7 +99,9 @@ async function measure(): Promise<void> {
     while (times.length < POLITE) times.push(await ask());
     return times;
   };
-  const streamBytes = (await (await fetch(`${url}/generate`, { method: "POST", headers: jsonHeaders(greedy), body: LONG })).arrayBuffer()).byteLength;
+  const streamBytes = (
+    await (await fetch(`${url}/generate`, { method: "POST", headers: jsonHeaders(greedy), body: LONG })).arrayBuffer()
+  ).byteLength;
   await askMany();
   const before = { times: await askMany(), rss: rss() };
 
@@ -92,7 +122,10 @@ async function measure(): Promise<void> {
   const held = STREAMS - counts.cut;
   const stuck = { times: await askMany(), kernel: kernelBytes(), rss: rss() };
   const cutAfter = async (timeouts: number): Promise<number> => {
-    while (counts.cut < STREAMS && performance.now() - started < 1000 * (seconds + timeouts * SEND_TIMEOUT_S + SETTLE_S)) {
+    while (
+      counts.cut < STREAMS &&
+      performance.now() - started < 1000 * (seconds + timeouts * SEND_TIMEOUT_S + SETTLE_S)
+    ) {
       await sleep(500);
       counts = await read(url);
       inTime();
@@ -105,17 +138,23 @@ async function measure(): Promise<void> {
   const after = { times: await askMany(), rss: rss() };
 
   const row = (state: string, times: readonly number[], bytes: number): string[] => [
-    state, mib(bytes), String(times.length), ...[0.5, 0.99].map((q) => quantile(times, q).toFixed(0)),
+    state,
+    mib(bytes),
+    String(times.length),
+    ...[0.5, 0.99].map((q) => quantile(times, q).toFixed(0)),
   ];
   const lines = [
     `${STREAMS} streams of ${TOKENS} tokens with the 20 likeliest of each, ${kib(streamBytes)} KiB a stream, none of which is read. Demo model, 32 slots, of which their user may have ${RUNNING}; --stream-buffer 256KiB, --send-timeout ${SEND_TIMEOUT_S}. ${machine()}.`,
     "",
-    ...table(["state", "RSS, MiB", "polite requests", "their TTFT p50, ms", "p99, ms"], [
-      row("before", before.times, before.rss),
-      row("while the streams are generated", generating, peak),
-      row("all stuck", stuck.times, stuck.rss),
-      row("after they were cut, the last by us", after.times, after.rss),
-    ]),
+    ...table(
+      ["state", "RSS, MiB", "polite requests", "their TTFT p50, ms", "p99, ms"],
+      [
+        row("before", before.times, before.rss),
+        row("while the streams are generated", generating, peak),
+        row("all stuck", stuck.times, stuck.rss),
+        row("after they were cut, the last by us", after.times, after.rss),
+      ],
+    ),
     "",
     `The second row's RSS is the highest of all times. The streams were generated in ${seconds.toFixed(0)} s; ${held} connections were then stuck, each with ${kib((stuck.rss - before.rss) / held)} KiB of RSS and ${kib(stuck.kernel / held)} KiB in the kernel.`,
     `Cut as \`not_reading\`: ${counts.tooSlow} while they were generated (outcome \`too_slow\`), ${cutOnce} in all ${SEND_TIMEOUT_S} s after the last was complete, ${cutTwice} after another ${SEND_TIMEOUT_S} s. As requests they count as \`ok\`: their last token had been generated.`,
@@ -142,7 +181,9 @@ function jsonHeaders(key: string): Record<string, string> {
 function neverReads(port: number, key: string): Socket {
   const socket = connect(port, "127.0.0.1").on("error", () => undefined);
   socket.pause();
-  socket.write(`POST /generate HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer ${key}\r\nContent-Type: application/json\r\nContent-Length: ${LONG.length}\r\n\r\n${LONG}`);
+  socket.write(
+    `POST /generate HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer ${key}\r\nContent-Type: application/json\r\nContent-Length: ${LONG.length}\r\n\r\n${LONG}`,
+  );
   return socket;
 }
 
@@ -162,7 +203,8 @@ async function firstToken(url: string, key: string): Promise<number> {
 /** `cut`: connections whose client did not read; `requests`: generate requests that have ended; `tooSlow`: of them, cut before that. */
 async function read(url: string): Promise<{ cut: number; requests: number; tooSlow: number }> {
   const text = await (await fetch(`${url}/metrics`, { headers: { authorization: `Bearer ${ADMIN_KEY}` } })).text();
-  const sum = (pattern: RegExp): number => [...text.matchAll(pattern)].reduce((total, [, count]) => total + Number(count), 0);
+  const sum = (pattern: RegExp): number =>
+    [...text.matchAll(pattern)].reduce((total, [, count]) => total + Number(count), 0);
   return {
     cut: sum(/^prefixd_connections_cut_total\{reason="not_reading"\} (\d+)$/gm),
     requests: sum(/^prefixd_requests_total\{.+\} (\d+)$/gm),
@@ -177,7 +219,16 @@ function rss(): number {
 /** What waits in the sockets of this network, on both sides. */
 function kernelBytes(): number {
   const lines = readFileSync("/proc/net/tcp", "utf8").trim().split("\n").slice(1);
-  return lines.reduce((sum, line) => sum + line.trim().split(/\s+/)[4]!.split(":").reduce((both, hex) => both + parseInt(hex, 16), 0), 0);
+  return lines.reduce(
+    (sum, line) =>
+      sum +
+      line
+        .trim()
+        .split(/\s+/)[4]!
+        .split(":")
+        .reduce((both, hex) => both + parseInt(hex, 16), 0),
+    0,
+  );
 }
 
 function inTime(): void {

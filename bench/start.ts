@@ -30,7 +30,11 @@ const demo = ["demo model", `${(median(cold) / 1000).toFixed(2)} s`, `${(median(
 
 const built: (string | number)[][] = [];
 const seconds = new Map<string, number>();
-for (const [size, precision] of [["gpt2", "fp32"], ["gpt2", "int8"], ["gpt2-medium", "fp32"]] as const) {
+for (const [size, precision] of [
+  ["gpt2", "fp32"],
+  ["gpt2", "int8"],
+  ["gpt2-medium", "fp32"],
+] as const) {
   const model = await sizedCheckpoint(size);
   const times: number[] = [];
   let peak = 0;
@@ -66,7 +70,11 @@ console.log(demo.join("  "), built.map((row) => row.join("  ")).join("\n"));
 
 async function untilListening(cache: string, round: number): Promise<number> {
   const started = performance.now();
-  const child = spawn(process.execPath, [CLI, "serve", "--port", "0", "--cache-dir", cache, "--store", `lmdb:${join(folder, `store-${round}`)}`], { stdio: ["ignore", "pipe", "inherit"] });
+  const child = spawn(
+    process.execPath,
+    [CLI, "serve", "--port", "0", "--cache-dir", cache, "--store", `lmdb:${join(folder, `store-${round}`)}`],
+    { stdio: ["ignore", "pipe", "inherit"] },
+  );
   const exited = once(child, "exit");
   await listening(child.stdout, exited);
   const elapsed = performance.now() - started;

@@ -20,43 +20,260 @@ export const DEFAULT_SPIN_TIME = 1000;
  * the default reads, `unit: "bytes"` takes sizes such as 512MiB.
  */
 export const ConfigSchema = Type.Object({
-  model: Type.String({ minLength: 1, arg: "DIR|ORG/NAME", shown: "models/demo of the package", description: "Hugging Face folder of the base model, or an id on the hub, which is downloaded" }),
-  generationConfig: Type.Enum(["model", "none"], { default: "model", description: "Whether the model's generation_config.json gives the defaults of requests, as in transformers; none: it gives its EOS ids alone" }),
-  store: Type.String({ arg: "URL", default: "lmdb:./data", description: "Where prefixes and users live: lmdb:DIR, redis://HOST:PORT/DB, rediss:// (TLS) or unix:///PATH?db=DB" }),
-  redisWaitReplicas: Type.Integer({ minimum: 0, maximum: 100, arg: "N", default: 0, shown: "0 (those that are connected)", description: "Replicas of Redis that must have a removal, or what else takes something away, before it is answered; fewer: 503" }),
-  prefixes: Type.String({ arg: "DIR", default: "", shown: "none", description: "Directory whose sub-directories are PEFT adapters, registered under their names at start unless already there unchanged" }),
-  requireBaseName: Type.Boolean({ default: false, description: "Refuse adapters whose base_model_name_or_path names another model than this one, instead of a warning" }),
-  host: Type.String({ minLength: 1, arg: "ADDR", default: "127.0.0.1", description: "Address to listen on; without an admin key only loopback" }),
-  port: Type.Integer({ minimum: 0, maximum: 65535, arg: "N", default: 8080, description: "Port to listen on; 0 takes a free one" }),
+  model: Type.String({
+    minLength: 1,
+    arg: "DIR|ORG/NAME",
+    shown: "models/demo of the package",
+    description: "Hugging Face folder of the base model, or an id on the hub, which is downloaded",
+  }),
+  generationConfig: Type.Enum(["model", "none"], {
+    default: "model",
+    description:
+      "Whether the model's generation_config.json gives the defaults of requests, as in transformers; none: it gives its EOS ids alone",
+  }),
+  store: Type.String({
+    arg: "URL",
+    default: "lmdb:./data",
+    description: "Where prefixes and users live: lmdb:DIR, redis://HOST:PORT/DB, rediss:// (TLS) or unix:///PATH?db=DB",
+  }),
+  redisWaitReplicas: Type.Integer({
+    minimum: 0,
+    maximum: 100,
+    arg: "N",
+    default: 0,
+    shown: "0 (those that are connected)",
+    description:
+      "Replicas of Redis that must have a removal, or what else takes something away, before it is answered; fewer: 503",
+  }),
+  prefixes: Type.String({
+    arg: "DIR",
+    default: "",
+    shown: "none",
+    description:
+      "Directory whose sub-directories are PEFT adapters, registered under their names at start unless already there unchanged",
+  }),
+  requireBaseName: Type.Boolean({
+    default: false,
+    description:
+      "Refuse adapters whose base_model_name_or_path names another model than this one, instead of a warning",
+  }),
+  host: Type.String({
+    minLength: 1,
+    arg: "ADDR",
+    default: "127.0.0.1",
+    description: "Address to listen on; without an admin key only loopback",
+  }),
+  port: Type.Integer({
+    minimum: 0,
+    maximum: 65535,
+    arg: "N",
+    default: 8080,
+    description: "Port to listen on; 0 takes a free one",
+  }),
   device: Type.Enum(["cpu", "webgpu", "cuda"], { default: "cpu", description: "Where the model runs" }),
-  precision: Type.Enum(["auto", "fp32", "int8", "fp16"], { default: "auto", description: "Arithmetic of the model: cpu takes fp32 (what Hugging Face computes) or int8 (faster and close to it), webgpu fp32 or fp16, cuda fp16; auto is the first of these" }),
-  threads: Type.Integer({ minimum: 0, maximum: 1024, arg: "N", default: 0, shown: "0 (all cores that a container may use)", description: "Threads of the model" }),
-  spinTime: Type.Integer({ minimum: 0, maximum: 1_000_000, arg: "MICROSECONDS", default: DEFAULT_SPIN_TIME, description: "How long a thread of the model without work looks for more before it sleeps; less, such as 100, where other processes want the same cores" }),
-  maxBatch: Type.Integer({ minimum: 1, maximum: 1024, arg: "N", default: 32, description: "Sequences that run at once: rows of the KV cache" }),
-  maxQueue: Type.Integer({ minimum: 0, maximum: 1_000_000, arg: "N", default: 256, description: "Requests that may wait, each user's share of them by weight; beyond it: 429" }),
-  queueTimeout: Type.Number({ minimum: 0, maximum: 86_400, arg: "SECONDS", default: 0, shown: "0 (no limit)", description: "How long a request may wait: then 503, so that what is answered was begun in time" }),
-  maxN: Type.Integer({ minimum: 1, maximum: 1024, arg: "N", default: 8, description: "Largest n, best_of or num_beams of a request (rows per prompt); never more than max-batch" }),
-  prefillChunk: Type.Integer({ minimum: 1, maximum: 1_000_000, arg: "N", shown: "64, on cuda 512", description: "Most prompt tokens fed per step" }),
-  prefillShare: Type.Number({ minimum: 0.01, maximum: 1, arg: "PART", default: 0.4, description: "Part of a step's time that prompts may take while others decode: bounds how long a long prompt holds up the others; 1: no bound" }),
-  cacheDir: Type.String({ minLength: 1, arg: "DIR", shown: "$XDG_CACHE_HOME/prefixd or ~/.cache/prefixd", description: "Where built model graphs are kept" }),
-  prefixBankBytes: Type.Integer({ minimum: 0, unit: "bytes", arg: "SIZE", default: 128 * 1024 ** 2, shown: "128MiB", description: "Memory of the device for hot prefixes; at least one slot's worth is taken. Not used on the CPU" }),
-  stepTimeout: Type.Number({ minimum: 1, maximum: 86_400, arg: "SECONDS", default: 120, description: "A device that does not answer for so long is lost, and the server ends. Not used on the CPU" }),
-  prefixCacheBytes: Type.Integer({ minimum: 0, unit: "bytes", arg: "SIZE", default: 512 * 1024 ** 2, shown: "512MiB", description: "Memory for compiled prefixes" }),
-  allowBaseModel: Type.Boolean({ default: true, description: "Serve requests that name no prefix with the bare base model" }),
-  requestBodyLimit: Type.Integer({ minimum: 1024, maximum: 1024 ** 3, unit: "bytes", arg: "SIZE", default: 1024 ** 2, shown: "1MiB", description: "Largest JSON body; uploads are bounded by the model's shape" }),
-  answerLimit: Type.Integer({ minimum: 1024, maximum: 1024 ** 4, unit: "bytes", arg: "SIZE", default: 128 * 1024 ** 2, shown: "128MiB", description: "Largest answer that a generate request may ask for, counted beforehand as if each token were the vocabulary's longest; beyond it: 422" }),
-  maxConnections: Type.Integer({ minimum: 0, maximum: 1_000_000, arg: "N", default: 0, shown: "0 (what ulimit -n allows)", description: "Connections that may be open; one more is closed at once" }),
-  headerTimeout: Type.Number({ minimum: 0.1, maximum: 86_400, arg: "SECONDS", default: 20, description: "How long a request's headers may take to arrive" }),
-  requestTimeout: Type.Number({ minimum: 0.1, maximum: 86_400, arg: "SECONDS", default: 300, description: "How long a request may take to arrive, with its body and with what an upload waits for its turn" }),
-  receiveTimeout: Type.Number({ minimum: 0.1, maximum: 86_400, arg: "SECONDS", default: 10, description: "A body of which nothing arrives for so long, or less than 4 KiB a second on average, is given up (408)" }),
-  sendTimeout: Type.Number({ minimum: 0.1, maximum: 86_400, arg: "SECONDS", default: 30, description: "A client that takes nothing of an answer or a stream for so long is cut off" }),
-  keepAliveTimeout: Type.Number({ minimum: 0.1, maximum: 86_400, arg: "SECONDS", default: 72, description: "How long a connection may stay open without a request; longer than the load balancer's" }),
-  streamBuffer: Type.Integer({ minimum: 1024, maximum: 1024 ** 3, unit: "bytes", arg: "SIZE", default: 256 * 1024, shown: "256KiB", description: "What of a stream may wait for a slow reader, beyond what the system holds; a reader with more is cut off" }),
-  adminKeyFile: Type.String({ arg: "FILE", default: "", shown: "none", description: "File whose first line is the admin key, of at least 32 characters; with it every request needs a key. Or set PREFIXD_ADMIN_KEY to the key itself" }),
-  auditLog: Type.String({ arg: "FILE", default: "", shown: "the ordinary log", description: "File to which what was done with users, keys and prefixes is appended, as JSON lines" }),
-  drainDelay: Type.Number({ minimum: 0, maximum: 86_400, arg: "SECONDS", default: 0, description: "How long the server goes on serving, no longer ready, after it is told to stop: until load balancers have noticed" }),
-  drainTimeout: Type.Number({ minimum: 0, maximum: 86_400, arg: "SECONDS", default: 30, description: "How long running requests may then take to end" }),
-  logLevel: Type.Enum(["fatal", "error", "warn", "info", "debug", "trace", "silent"], { default: "info", description: "What is logged" }),
+  precision: Type.Enum(["auto", "fp32", "int8", "fp16"], {
+    default: "auto",
+    description:
+      "Arithmetic of the model: cpu takes fp32 (what Hugging Face computes) or int8 (faster and close to it), webgpu fp32 or fp16, cuda fp16; auto is the first of these",
+  }),
+  threads: Type.Integer({
+    minimum: 0,
+    maximum: 1024,
+    arg: "N",
+    default: 0,
+    shown: "0 (all cores that a container may use)",
+    description: "Threads of the model",
+  }),
+  spinTime: Type.Integer({
+    minimum: 0,
+    maximum: 1_000_000,
+    arg: "MICROSECONDS",
+    default: DEFAULT_SPIN_TIME,
+    description:
+      "How long a thread of the model without work looks for more before it sleeps; less, such as 100, where other processes want the same cores",
+  }),
+  maxBatch: Type.Integer({
+    minimum: 1,
+    maximum: 1024,
+    arg: "N",
+    default: 32,
+    description: "Sequences that run at once: rows of the KV cache",
+  }),
+  maxQueue: Type.Integer({
+    minimum: 0,
+    maximum: 1_000_000,
+    arg: "N",
+    default: 256,
+    description: "Requests that may wait, each user's share of them by weight; beyond it: 429",
+  }),
+  queueTimeout: Type.Number({
+    minimum: 0,
+    maximum: 86_400,
+    arg: "SECONDS",
+    default: 0,
+    shown: "0 (no limit)",
+    description: "How long a request may wait: then 503, so that what is answered was begun in time",
+  }),
+  maxN: Type.Integer({
+    minimum: 1,
+    maximum: 1024,
+    arg: "N",
+    default: 8,
+    description: "Largest n, best_of or num_beams of a request (rows per prompt); never more than max-batch",
+  }),
+  prefillChunk: Type.Integer({
+    minimum: 1,
+    maximum: 1_000_000,
+    arg: "N",
+    shown: "64, on cuda 512",
+    description: "Most prompt tokens fed per step",
+  }),
+  prefillShare: Type.Number({
+    minimum: 0.01,
+    maximum: 1,
+    arg: "PART",
+    default: 0.4,
+    description:
+      "Part of a step's time that prompts may take while others decode: bounds how long a long prompt holds up the others; 1: no bound",
+  }),
+  cacheDir: Type.String({
+    minLength: 1,
+    arg: "DIR",
+    shown: "$XDG_CACHE_HOME/prefixd or ~/.cache/prefixd",
+    description: "Where built model graphs are kept",
+  }),
+  prefixBankBytes: Type.Integer({
+    minimum: 0,
+    unit: "bytes",
+    arg: "SIZE",
+    default: 128 * 1024 ** 2,
+    shown: "128MiB",
+    description: "Memory of the device for hot prefixes; at least one slot's worth is taken. Not used on the CPU",
+  }),
+  stepTimeout: Type.Number({
+    minimum: 1,
+    maximum: 86_400,
+    arg: "SECONDS",
+    default: 120,
+    description: "A device that does not answer for so long is lost, and the server ends. Not used on the CPU",
+  }),
+  prefixCacheBytes: Type.Integer({
+    minimum: 0,
+    unit: "bytes",
+    arg: "SIZE",
+    default: 512 * 1024 ** 2,
+    shown: "512MiB",
+    description: "Memory for compiled prefixes",
+  }),
+  allowBaseModel: Type.Boolean({
+    default: true,
+    description: "Serve requests that name no prefix with the bare base model",
+  }),
+  requestBodyLimit: Type.Integer({
+    minimum: 1024,
+    maximum: 1024 ** 3,
+    unit: "bytes",
+    arg: "SIZE",
+    default: 1024 ** 2,
+    shown: "1MiB",
+    description: "Largest JSON body; uploads are bounded by the model's shape",
+  }),
+  answerLimit: Type.Integer({
+    minimum: 1024,
+    maximum: 1024 ** 4,
+    unit: "bytes",
+    arg: "SIZE",
+    default: 128 * 1024 ** 2,
+    shown: "128MiB",
+    description:
+      "Largest answer that a generate request may ask for, counted beforehand as if each token were the vocabulary's longest; beyond it: 422",
+  }),
+  maxConnections: Type.Integer({
+    minimum: 0,
+    maximum: 1_000_000,
+    arg: "N",
+    default: 0,
+    shown: "0 (what ulimit -n allows)",
+    description: "Connections that may be open; one more is closed at once",
+  }),
+  headerTimeout: Type.Number({
+    minimum: 0.1,
+    maximum: 86_400,
+    arg: "SECONDS",
+    default: 20,
+    description: "How long a request's headers may take to arrive",
+  }),
+  requestTimeout: Type.Number({
+    minimum: 0.1,
+    maximum: 86_400,
+    arg: "SECONDS",
+    default: 300,
+    description: "How long a request may take to arrive, with its body and with what an upload waits for its turn",
+  }),
+  receiveTimeout: Type.Number({
+    minimum: 0.1,
+    maximum: 86_400,
+    arg: "SECONDS",
+    default: 10,
+    description:
+      "A body of which nothing arrives for so long, or less than 4 KiB a second on average, is given up (408)",
+  }),
+  sendTimeout: Type.Number({
+    minimum: 0.1,
+    maximum: 86_400,
+    arg: "SECONDS",
+    default: 30,
+    description: "A client that takes nothing of an answer or a stream for so long is cut off",
+  }),
+  keepAliveTimeout: Type.Number({
+    minimum: 0.1,
+    maximum: 86_400,
+    arg: "SECONDS",
+    default: 72,
+    description: "How long a connection may stay open without a request; longer than the load balancer's",
+  }),
+  streamBuffer: Type.Integer({
+    minimum: 1024,
+    maximum: 1024 ** 3,
+    unit: "bytes",
+    arg: "SIZE",
+    default: 256 * 1024,
+    shown: "256KiB",
+    description:
+      "What of a stream may wait for a slow reader, beyond what the system holds; a reader with more is cut off",
+  }),
+  adminKeyFile: Type.String({
+    arg: "FILE",
+    default: "",
+    shown: "none",
+    description:
+      "File whose first line is the admin key, of at least 32 characters; with it every request needs a key. Or set PREFIXD_ADMIN_KEY to the key itself",
+  }),
+  auditLog: Type.String({
+    arg: "FILE",
+    default: "",
+    shown: "the ordinary log",
+    description: "File to which what was done with users, keys and prefixes is appended, as JSON lines",
+  }),
+  drainDelay: Type.Number({
+    minimum: 0,
+    maximum: 86_400,
+    arg: "SECONDS",
+    default: 0,
+    description:
+      "How long the server goes on serving, no longer ready, after it is told to stop: until load balancers have noticed",
+  }),
+  drainTimeout: Type.Number({
+    minimum: 0,
+    maximum: 86_400,
+    arg: "SECONDS",
+    default: 30,
+    description: "How long running requests may then take to end",
+  }),
+  logLevel: Type.Enum(["fatal", "error", "warn", "info", "debug", "trace", "silent"], {
+    default: "info",
+    description: "What is logged",
+  }),
 });
 
 /** Arithmetic that a device takes, the default first. */
@@ -69,7 +286,17 @@ export type Config = Readonly<Omit<Static<typeof ConfigSchema>, "precision">> & 
 };
 type Key = keyof typeof ConfigSchema.properties;
 /** What this file reads of a property's schema. */
-type Property = TSchema & { type?: string; enum?: string[]; default?: unknown; description: string; arg?: string; shown?: string; unit?: "bytes"; minimum?: number; maximum?: number };
+type Property = TSchema & {
+  type?: string;
+  enum?: string[];
+  default?: unknown;
+  description: string;
+  arg?: string;
+  shown?: string;
+  unit?: "bytes";
+  minimum?: number;
+  maximum?: number;
+};
 
 const PROPERTIES = ConfigSchema.properties as unknown as Readonly<Record<Key, Property>>;
 const KEYS = Object.keys(PROPERTIES) as Key[];
@@ -92,7 +319,8 @@ export class ConfigError extends Error {
 }
 
 /** The folder of `--store lmdb:DIR`; null: it is a Redis. */
-export const lmdbFolder = (store: string): string | null => (store.startsWith("lmdb:") ? store.slice("lmdb:".length) : null);
+export const lmdbFolder = (store: string): string | null =>
+  store.startsWith("lmdb:") ? store.slice("lmdb:".length) : null;
 
 export const flagOf = (key: string): string => "--" + key.replace(/[A-Z]/g, (c) => "-" + c.toLowerCase());
 export const variableOf = (key: string): string => "PREFIXD_" + key.replace(/[A-Z]/g, (c) => "_" + c).toUpperCase();
@@ -101,7 +329,10 @@ export const variableOf = (key: string): string => "PREFIXD_" + key.replace(/[A-
  * Settings from the command line, then the environment, then defaults. An empty variable counts as not set.
  * Throws ConfigError for anything unknown, malformed or out of range. `"help"`: the user asked for it.
  */
-export function parseConfig(args: readonly string[], env: Readonly<Record<string, string | undefined>>): Config | "help" {
+export function parseConfig(
+  args: readonly string[],
+  env: Readonly<Record<string, string | undefined>>,
+): Config | "help" {
   const given = readFlags(args);
   if (given === "help") return "help";
   const raw: Record<string, unknown> = { ...computedDefaults(env), ...readVariables(env), ...given };
@@ -116,9 +347,13 @@ export function parseConfig(args: readonly string[], env: Readonly<Record<string
   const precision = precisionOf(settings);
   const adminKey = readAdminKey(settings.adminKeyFile, env);
   if (adminKey === null && !isLoopback(settings.host)) {
-    throw new ConfigError(`--host ${settings.host}: without keys (--admin-key-file) the server only listens on loopback (127.0.0.0/8, ::1 or localhost)`);
+    throw new ConfigError(
+      `--host ${settings.host}: without keys (--admin-key-file) the server only listens on loopback (127.0.0.0/8, ::1 or localhost)`,
+    );
   }
-  return Object.freeze(Object.defineProperty({ ...settings, precision }, "adminKey", { value: adminKey, enumerable: false })) as Config;
+  return Object.freeze(
+    Object.defineProperty({ ...settings, precision }, "adminKey", { value: adminKey, enumerable: false }),
+  ) as Config;
 }
 
 function precisionOf({ device, precision }: Static<typeof ConfigSchema>): Config["precision"] {
@@ -140,14 +375,18 @@ export function readAdminKey(file: string, env: Readonly<Record<string, string |
   try {
     text = readFileSync(file, "utf8");
   } catch (error) {
-    throw new ConfigError(`--admin-key-file ${file}: cannot be read (${error instanceof Error && "code" in error ? String(error.code) : "error"})`);
+    throw new ConfigError(
+      `--admin-key-file ${file}: cannot be read (${error instanceof Error && "code" in error ? String(error.code) : "error"})`,
+    );
   }
   return checkAdminKey((text.split("\n", 1)[0] ?? "").trim(), `--admin-key-file ${file}`);
 }
 
 function checkAdminKey(key: string, source: string): string {
-  if (key.length < MIN_ADMIN_KEY || key.length > 512) throw new ConfigError(`${source}: the admin key must have ${MIN_ADMIN_KEY} to 512 characters`);
-  if (!/^[\x21-\x7e]+$/.test(key)) throw new ConfigError(`${source}: the admin key must be of visible ASCII characters`);
+  if (key.length < MIN_ADMIN_KEY || key.length > 512)
+    throw new ConfigError(`${source}: the admin key must have ${MIN_ADMIN_KEY} to 512 characters`);
+  if (!/^[\x21-\x7e]+$/.test(key))
+    throw new ConfigError(`${source}: the admin key must be of visible ASCII characters`);
   return key;
 }
 
@@ -168,7 +407,10 @@ function resolveModelName(model: string): string {
 }
 
 function computedDefaults(env: Readonly<Record<string, string | undefined>>): Partial<Config> {
-  return { model: join(PACKAGE_ROOT, "models", "demo"), cacheDir: join(env["XDG_CACHE_HOME"] || join(homedir(), ".cache"), "prefixd") };
+  return {
+    model: join(PACKAGE_ROOT, "models", "demo"),
+    cacheDir: join(env["XDG_CACHE_HOME"] || join(homedir(), ".cache"), "prefixd"),
+  };
 }
 
 function readFlags(args: readonly string[]): Partial<Record<Key, unknown>> | "help" {
@@ -179,9 +421,12 @@ function readFlags(args: readonly string[]): Partial<Record<Key, unknown>> | "he
     if (arg === "--help" || arg === "-h") return "help";
     const [flag, inline] = splitFlag(arg);
     const negated = byFlag.get(flag.replace(/^--no-/, "--"));
-    const key = byFlag.get(flag) ?? (flag.startsWith("--no-") && negated && PROPERTIES[negated].type === "boolean" ? negated : undefined);
+    const key =
+      byFlag.get(flag) ??
+      (flag.startsWith("--no-") && negated && PROPERTIES[negated].type === "boolean" ? negated : undefined);
     // What is no flag may be a piece of a URL that the shell has taken apart, and of its password.
-    if (!flag.startsWith("-") && !/^[\w.-]+$/.test(flag)) throw new ConfigError("one of the arguments is no flag and belongs to none; see --help");
+    if (!flag.startsWith("-") && !/^[\w.-]+$/.test(flag))
+      throw new ConfigError("one of the arguments is no flag and belongs to none; see --help");
     if (key === undefined) throw new ConfigError(`${flag}: no such flag; see --help`);
     if (key in out) throw new ConfigError(`${flagOf(key)}: given twice`);
     const next = args[i + 1];
@@ -191,7 +436,8 @@ function readFlags(args: readonly string[]): Partial<Record<Key, unknown>> | "he
       out[key] = !flag.startsWith("--no-");
       continue;
     }
-    if (value === undefined || flag !== flagOf(key)) throw new ConfigError(`${flag}: ${value === undefined ? "a value is missing" : "takes no value"}`);
+    if (value === undefined || flag !== flagOf(key))
+      throw new ConfigError(`${flag}: ${value === undefined ? "a value is missing" : "takes no value"}`);
     if (inline === undefined) i++;
     out[key] = convert(key, flag, value);
   }
@@ -211,7 +457,9 @@ function readVariables(env: Readonly<Record<string, string | undefined>>): Parti
     const key = byVariable.get(name);
     if (key === undefined) throw new ConfigError(`${name}: no such setting; see --help`);
     if (key === "port" && /^(tcp|udp):\/\//.test(value)) {
-      throw new ConfigError(`${name}=${value}: set by Kubernetes for a Service named prefixd; set enableServiceLinks: false in the pod`);
+      throw new ConfigError(
+        `${name}=${value}: set by Kubernetes for a Service named prefixd; set enableServiceLinks: false in the pod`,
+      );
     }
     out[key] = convert(key, name, value);
   }
@@ -242,7 +490,8 @@ function convert(key: Key, source: string, text: string): unknown {
 /** No message repeats any of it: somewhere in it there may be a password. */
 function checkStore(source: string, text: string): string {
   if (lmdbFolder(text)) return text;
-  if (!/^(rediss?|unix):/.test(text)) throw new ConfigError(`${source}: expected lmdb:DIR or redis://HOST:PORT/DB, in lower case`);
+  if (!/^(rediss?|unix):/.test(text))
+    throw new ConfigError(`${source}: expected lmdb:DIR or redis://HOST:PORT/DB, in lower case`);
   try {
     parseRedisUrl(text);
     return text;
@@ -251,7 +500,19 @@ function checkStore(source: string, text: string): string {
   }
 }
 
-const UNITS: Readonly<Record<string, number>> = { "": 1, b: 1, kb: 1e3, mb: 1e6, gb: 1e9, kib: 1024, mib: 1024 ** 2, gib: 1024 ** 3, k: 1024, m: 1024 ** 2, g: 1024 ** 3 };
+const UNITS: Readonly<Record<string, number>> = {
+  "": 1,
+  b: 1,
+  kb: 1e3,
+  mb: 1e6,
+  gb: 1e9,
+  kib: 1024,
+  mib: 1024 ** 2,
+  gib: 1024 ** 3,
+  k: 1024,
+  m: 1024 ** 2,
+  g: 1024 ** 3,
+};
 
 /** `512MiB`, `1.5GB`, `4096` to bytes; NaN when it is no size. K, M and G alone are binary. */
 export function parseBytes(text: string): number {
@@ -261,7 +522,8 @@ export function parseBytes(text: string): number {
 }
 
 function rangeOf(property: Property): string {
-  const what = property.unit === "bytes" ? "a size such as 512MiB" : property.type === "integer" ? "a whole number" : "a number";
+  const what =
+    property.unit === "bytes" ? "a size such as 512MiB" : property.type === "integer" ? "a whole number" : "a number";
   if (property.maximum === undefined) return `${what}, at least ${property.minimum ?? 0}`;
   return `${what} from ${property.minimum ?? 0} to ${property.maximum}`;
 }
@@ -278,16 +540,31 @@ export function isLoopback(host: string): boolean {
 }
 
 /** Every setting as rows of text: what help and the documentation show. */
-export function describeSettings(): { flag: string; variable: string; values: string; default: string; description: string }[] {
+export function describeSettings(): {
+  flag: string;
+  variable: string;
+  values: string;
+  default: string;
+  description: string;
+}[] {
   return KEYS.map((key) => {
     const p = PROPERTIES[key];
     const values = p.enum?.join("|") ?? (p.type === "boolean" ? "true|false" : (p.arg ?? ""));
-    return { flag: flagOf(key), variable: variableOf(key), values, default: p.shown ?? String(p.default), description: p.description };
+    return {
+      flag: flagOf(key),
+      variable: variableOf(key),
+      values,
+      default: p.shown ?? String(p.default),
+      description: p.description,
+    };
   });
 }
 
 export function helpText(): string {
-  const rows = describeSettings().map((s) => ({ left: `  ${s.flag} ${s.values.length > 20 ? "LEVEL" : s.values}`, right: `${s.description} (default ${s.default})` }));
+  const rows = describeSettings().map((s) => ({
+    left: `  ${s.flag} ${s.values.length > 20 ? "LEVEL" : s.values}`,
+    right: `${s.description} (default ${s.default})`,
+  }));
   const width = Math.max(...rows.map((row) => row.left.length)) + 2;
   return [
     "Usage: prefixd serve [flags]",

@@ -85,7 +85,11 @@ export class PrefixdError extends Error {
   readonly retryAfter: number | undefined;
   readonly limit: ReachedLimit | undefined;
 
-  constructor(code: ErrorCode, detail: string, options: { cause?: unknown; retryAfter?: number; limit?: ReachedLimit } = {}) {
+  constructor(
+    code: ErrorCode,
+    detail: string,
+    options: { cause?: unknown; retryAfter?: number; limit?: ReachedLimit } = {},
+  ) {
     super(detail, options.cause === undefined ? undefined : { cause: options.cause });
     this.code = code;
     this.status = ERRORS[code].status;
@@ -96,7 +100,9 @@ export class PrefixdError extends Error {
 
 /** What a request ends with when a run of the model throws. */
 export function asModelError(error: unknown): PrefixdError {
-  return error instanceof PrefixdError ? error : new PrefixdError("model_failed", "The model run failed.", { cause: error });
+  return error instanceof PrefixdError
+    ? error
+    : new PrefixdError("model_failed", "The model run failed.", { cause: error });
 }
 
 /** The same of a runner's call: a RangeError is its caller's mistake, not the model's. */
@@ -106,7 +112,11 @@ export function rangeOrModelError(error: unknown): Error {
 
 /** What a replica says that may not serve now: it cannot know what has been removed meanwhile. */
 export function lostTouch(): PrefixdError {
-  return new PrefixdError("store_unavailable", "This replica has lost touch with the store and serves nothing until it is back.", { retryAfter: 2 });
+  return new PrefixdError(
+    "store_unavailable",
+    "This replica has lost touch with the store and serves nothing until it is back.",
+    { retryAfter: 2 },
+  );
 }
 
 export type ModelLoadErrorCode = "model_not_found" | "model_unsupported" | "model_invalid";
@@ -136,6 +146,9 @@ export class DeviceError extends Error {
   override readonly name = "DeviceError";
 
   constructor(device: string, reason: string, options?: { cause?: unknown }) {
-    super(`--device ${device} cannot be used: ${reason} Run prefixd doctor --device ${device} to see what is missing.`, options);
+    super(
+      `--device ${device} cannot be used: ${reason} Run prefixd doctor --device ${device} to see what is missing.`,
+      options,
+    );
   }
 }

@@ -23,7 +23,7 @@ export interface KvTensor {
 
 /** A soft prompt that must be run through the model once to become keys and values ("folding"). */
 export type FoldInput =
-  | { readonly kind: "embeddings"; readonly length: number; /** `[length, width]` */ readonly data: Float32Array }
+  | { readonly kind: "embeddings"; readonly length: number /** `[length, width]` */; readonly data: Float32Array }
   | { readonly kind: "tokens"; readonly ids: Int32Array };
 
 /** Positions that a soft or hard prompt takes. */

@@ -47,7 +47,13 @@ import { openRedisReplicaBus } from "./redis/replica-bus.ts";
 import { RedisTokenBuckets } from "./redis/token-rate.ts";
 import { openRedisUserStore } from "./redis/user-store.ts";
 import { createUserRemoval, removeEverywhere } from "./replicas/removal.ts";
-import { createLocalBus, createReplicaHandler, dropEverything, type ReplicaBus, type ReplicaParts } from "./replicas/replica-bus.ts";
+import {
+  createLocalBus,
+  createReplicaHandler,
+  dropEverything,
+  type ReplicaBus,
+  type ReplicaParts,
+} from "./replicas/replica-bus.ts";
 import { userShares } from "./users/shares.ts";
 import type { UserStore } from "./users/store.ts";
 import { MemoryTokenBuckets, UserTokenRate, type TokenBuckets } from "./users/token-rate.ts";
@@ -70,7 +76,10 @@ export interface RunningServer {
  * Starts a server and resolves when it answers requests.
  * @throws FolderInUseError, ModelLoadError, DeviceError, PrecisionError, OrtError, PrefixdError (store, adapters), the system's errors for the address; nothing is left open then.
  */
-export async function startServer(config: Config, logger: Logger = createLogger(config.logLevel, undefined, secretFilter(config))): Promise<RunningServer> {
+export async function startServer(
+  config: Config,
+  logger: Logger = createLogger(config.logLevel, undefined, secretFilter(config)),
+): Promise<RunningServer> {
   const resources = new Resources();
   try {
     return await start(config, logger, resources);
@@ -89,20 +98,45 @@ async function start(config: Config, logger: Logger, resources: Resources): Prom
   const tokenizer = await loadTokenizer(checkpoint.dir, shape.vocabSize);
   warnOfTokensBeyond(tokenizer, logger);
   const maxN = Math.min(config.maxN, config.maxBatch);
-  const defaults = config.generationConfig === "none" ? {} : generationDefaults(checkpoint.generation, { vocabSize: shape.vocabSize, maxN });
-  if (Object.keys(defaults).length > 0) logger.info({ defaults }, "the model's generation_config.json gives defaults of requests");
+  const defaults =
+    config.generationConfig === "none"
+      ? {}
+      : generationDefaults(checkpoint.generation, { vocabSize: shape.vocabSize, maxN });
+  if (Object.keys(defaults).length > 0)
+    logger.info({ defaults }, "the model's generation_config.json gives defaults of requests");
 
   const device = DEVICES[config.device];
   const modelPath = await ensureGraph(checkpoint, join(config.cacheDir, "graphs"), config.precision, device);
   const runtime = new Runtime();
   resources.defer(() => runtime[Symbol.dispose]());
   const deviceLost = new Deferred<PrefixdError>();
-  const gpt2 = await openOnDevice(runtime, { modelPath, shape, slots: config.maxBatch, threads: config.threads, spinTime: config.spinTime, device, precision: config.precision, bankBytes: config.prefixBankBytes });
+  const gpt2 = await openOnDevice(runtime, {
+    modelPath,
+    shape,
+    slots: config.maxBatch,
+    threads: config.threads,
+    spinTime: config.spinTime,
+    device,
+    precision: config.precision,
+    bankBytes: config.prefixBankBytes,
+  });
   if (device.kind === "webgpu" && gpt2.longestPiece < config.prefillChunk) {
-    logger.warn({ tokens: gpt2.longestPiece }, "this adapter's attention kernel is wrong for longer pieces of prompt: they are fed in shorter ones");
+    logger.warn(
+      { tokens: gpt2.longestPiece },
+      "this adapter's attention kernel is wrong for longer pieces of prompt: they are fed in shorter ones",
+    );
   }
-  for (const { size, reason } of gpt2.graphStats()?.eager ?? []) logger.warn({ size, reason }, "this size of step could not be captured as one graph: it runs kernel by kernel, which is slower");
-  const runner = device.hostMemory ? gpt2 : new SupervisedRunner(gpt2, { timeoutMs: config.stepTimeout * 1000, onLost: (error) => deviceLost.resolve(error) });
+  for (const { size, reason } of gpt2.graphStats()?.eager ?? [])
+    logger.warn(
+      { size, reason },
+      "this size of step could not be captured as one graph: it runs kernel by kernel, which is slower",
+    );
+  const runner = device.hostMemory
+    ? gpt2
+    : new SupervisedRunner(gpt2, {
+        timeoutMs: config.stepTimeout * 1000,
+        onLost: (error) => deviceLost.resolve(error),
+      });
   resources.defer(() => runner.close());
 
   const metrics = new Metrics();
@@ -118,31 +152,84 @@ async function start(config: Config, logger: Logger, resources: Resources): Prom
   // The bus ends requests, so it is made after what it ends; until then nothing may be served.
   const replica: { bus?: ReplicaBus } = {};
   const mayEmit = (): boolean => replica.bus?.mayServe() ?? false;
-  const engine = new Engine({ runner, maxQueue: config.maxQueue, queueTimeoutMs: config.queueTimeout === 0 ? Infinity : config.queueTimeout * 1000, prefillChunk: config.prefillChunk, prefillShare: config.prefillShare, observer: metrics, shares: userShares((user) => directory.find(user)), mayEmit });
+  const engine = new Engine({
+    runner,
+    maxQueue: config.maxQueue,
+    queueTimeoutMs: config.queueTimeout === 0 ? Infinity : config.queueTimeout * 1000,
+    prefillChunk: config.prefillChunk,
+    prefillShare: config.prefillShare,
+    observer: metrics,
+    shares: userShares((user) => directory.find(user)),
+    mayEmit,
+  });
   const store = observeErrors(await openStore(config, logger), countFault);
   resources.defer(() => store.close());
-  const cache = createPrefixCache({ store, shape, maxBytes: config.prefixCacheBytes, ...(lmdbFolder(config.store) !== null ? { verifyMs: 0 } : {}) });
+  const cache = createPrefixCache({
+    store,
+    shape,
+    maxBytes: config.prefixCacheBytes,
+    ...(lmdbFolder(config.store) !== null ? { verifyMs: 0 } : {}),
+  });
   resources.defer(() => cache.close());
   const embeddings = embeddingDigests(checkpoint);
   const modelName = baseModelName(config.model) ?? "model";
-  const tokenRate = new UserTokenRate(openTokenBuckets(config, logger, resources), (user) => directory.find(user)?.limits.tokens_per_minute ?? null);
+  const tokenRate = new UserTokenRate(
+    openTokenBuckets(config, logger, resources),
+    (user) => directory.find(user)?.limits.tokens_per_minute ?? null,
+  );
   const usage = new UsageRecorder({ sink: users, onError: () => metrics.storeError("addUsage") });
   resources.defer(async () => void (await usage.close()));
   const folding = new FoldingService({ engine, tokenRate, usage });
-  const registryOptions = { store, cache, shape, baseFingerprint: fingerprint, ...(config.requireBaseName ? { requiredBaseName: modelName } : {}) };
-  const registry = createPrefixRegistry({ ...registryOptions, fold: (...args) => folding.fold(...args), tryPrefix: (...args) => folding.tryPrefix(...args) });
-  metrics.watch({ engine: () => engine.stats(), prefixCache: () => cache.stats(), transfers: () => runtime.transfers, prefixBank: () => gpt2.bankStats(), stepSizes: () => gpt2.graphStats() });
+  const registryOptions = {
+    store,
+    cache,
+    shape,
+    baseFingerprint: fingerprint,
+    ...(config.requireBaseName ? { requiredBaseName: modelName } : {}),
+  };
+  const registry = createPrefixRegistry({
+    ...registryOptions,
+    fold: (...args) => folding.fold(...args),
+    tryPrefix: (...args) => folding.tryPrefix(...args),
+  });
+  metrics.watch({
+    engine: () => engine.stats(),
+    prefixCache: () => cache.stats(),
+    transfers: () => runtime.transfers,
+    prefixBank: () => gpt2.bankStats(),
+    stepSizes: () => gpt2.graphStats(),
+  });
   // Nobody asked for these, so nobody is charged.
-  const unmetered = createPrefixRegistry({ ...registryOptions, fold: (input, { user }) => engine.fold(input, { tenant: user }), tryPrefix: (kv, { user }) => engine.tryPrefix(kv, { tenant: user }) });
-  if (config.prefixes !== "") await registerFolder(unmetered, config, modelName, { limit: maxAdapterBytes(shape), embeddings }, logger);
+  const unmetered = createPrefixRegistry({
+    ...registryOptions,
+    fold: (input, { user }) => engine.fold(input, { tenant: user }),
+    tryPrefix: (kv, { user }) => engine.tryPrefix(kv, { tenant: user }),
+  });
+  if (config.prefixes !== "")
+    await registerFolder(unmetered, config, modelName, { limit: maxAdapterBytes(shape), embeddings }, logger);
 
-  const auth = config.adminKey === null ? createKeylessAuthenticator() : createAuthenticator({ store: users, adminKey: config.adminKey });
+  const auth =
+    config.adminKey === null
+      ? createKeylessAuthenticator()
+      : createAuthenticator({ store: users, adminKey: config.adminKey });
   resources.defer(() => auth.close());
-  if (config.adminKeyFile !== "" && isWorldReadable(config.adminKeyFile)) logger.warn({ file: config.adminKeyFile }, "the file of the admin key can be read by everybody on this machine");
+  if (config.adminKeyFile !== "" && isWorldReadable(config.adminKeyFile))
+    logger.warn({ file: config.adminKeyFile }, "the file of the admin key can be read by everybody on this machine");
 
   const { eosIds: configured } = checkpoint.config;
   const eosIds = configured.length > 0 || tokenizer.eosId === null ? configured : [tokenizer.eosId];
-  const generation = new GenerationService({ tokenRate, usage, engine, prefixes: registry, tokenizer, positions: shape.positions, eosIds, allowBaseModel: config.allowBaseModel, metrics, mayEmit });
+  const generation = new GenerationService({
+    tokenRate,
+    usage,
+    engine,
+    prefixes: registry,
+    tokenizer,
+    positions: shape.positions,
+    eosIds,
+    allowBaseModel: config.allowBaseModel,
+    metrics,
+    mayEmit,
+  });
   const forget = (user: string | null): void => {
     auth.forget(user);
     directory.forget(user);
@@ -158,7 +245,13 @@ async function start(config: Config, logger: Logger, resources: Resources): Prom
   const app = await buildApp({
     modelName,
     shape,
-    model: { fingerprint, device: config.device, precision: config.precision, allowBaseModel: config.allowBaseModel, defaults },
+    model: {
+      fingerprint,
+      device: config.device,
+      precision: config.precision,
+      allowBaseModel: config.allowBaseModel,
+      defaults,
+    },
     embeddings,
     tokenizer,
     generation,
@@ -170,7 +263,13 @@ async function start(config: Config, logger: Logger, resources: Resources): Prom
     metrics,
     logger,
     secrets,
-    limits: { requestBody: config.requestBodyLimit, answer: config.answerLimit, maxN, slots: config.maxBatch, queue: config.maxQueue },
+    limits: {
+      requestBody: config.requestBodyLimit,
+      answer: config.answerLimit,
+      maxN,
+      slots: config.maxBatch,
+      queue: config.maxQueue,
+    },
     clients: clientLimits(config),
     uploads: UPLOADS,
     stream: { ...STREAM_DEFAULTS, bufferLimit: config.streamBuffer, sendMs: config.sendTimeout * 1000, mayEmit },
@@ -186,7 +285,10 @@ async function start(config: Config, logger: Logger, resources: Resources): Prom
     },
   });
   const url = await listen(app, config);
-  logger.info({ url, model: modelName, fingerprint, device: config.device, precision: config.precision, slots: config.maxBatch }, "listening");
+  logger.info(
+    { url, model: modelName, fingerprint, device: config.device, precision: config.precision, slots: config.maxBatch },
+    "listening",
+  );
 
   const stop = async (delaySeconds: number): Promise<void> => {
     logger.info({ delay_seconds: delaySeconds, seconds: config.drainTimeout }, "draining");
@@ -208,7 +310,10 @@ const secretFilter = (config: Config): SecretFilter => new SecretFilter(secretsO
 function warnOfTokensBeyond({ beyondModel, vocabSize }: Tokenizer, logger: Logger): void {
   if (beyondModel.size === 0) return;
   const tokens = [...beyondModel].slice(0, 20).map(([id, token]) => ({ id, token }));
-  logger.warn({ count: beyondModel.size, tokens, vocab_size: vocabSize }, "the tokenizer has tokens that the model has no embedding for: prompts with one of them are refused");
+  logger.warn(
+    { count: beyondModel.size, tokens, vocab_size: vocabSize },
+    "the tokenizer has tokens that the model has no embedding for: prompts with one of them are refused",
+  );
 }
 
 function clientLimits(config: Config): ClientLimits {
@@ -267,16 +372,28 @@ async function lockStore(config: Config, logger: Logger, resources: Resources): 
   const dir = lmdbFolder(config.store);
   if (dir === null) return;
   const lock = await lockFolder(dir).catch((error: unknown) => {
-    throw error instanceof FolderInUseError ? error : new PrefixdError("store_unavailable", `The folder of --store lmdb:${dir} cannot be made or written`, { cause: error });
+    throw error instanceof FolderInUseError
+      ? error
+      : new PrefixdError("store_unavailable", `The folder of --store lmdb:${dir} cannot be made or written`, {
+          cause: error,
+        });
   });
   resources.defer(() => lock.release());
-  if (lock.problem !== null) logger.warn({ dir, problem: lock.problem }, "the file system of the store has no locks: nothing keeps a second server from starting on this folder");
+  if (lock.problem !== null)
+    logger.warn(
+      { dir, problem: lock.problem },
+      "the file system of the store has no locks: nothing keeps a second server from starting on this folder",
+    );
 }
 
 function openStore(config: Config, logger: Logger): Promise<PrefixStore> {
   const dir = lmdbFolder(config.store);
   if (dir !== null) return openLmdbStore({ dir });
-  return openRedisStore({ url: config.store, waitReplicas: config.redisWaitReplicas, onError: (error) => logger.warn({ err: error }, "redis") });
+  return openRedisStore({
+    url: config.store,
+    waitReplicas: config.redisWaitReplicas,
+    onError: (error) => logger.warn({ err: error }, "redis"),
+  });
 }
 
 function openBus(config: Config, logger: Logger, parts: ReplicaParts): Promise<ReplicaBus> {
@@ -286,23 +403,39 @@ function openBus(config: Config, logger: Logger, parts: ReplicaParts): Promise<R
     logger.warn("the lease in Redis has run out: nothing is served until it is renewed");
     dropEverything(parts, lostTouch());
   };
-  return openRedisReplicaBus({ url: config.store, handler, onLapse, onError: (error) => logger.warn({ err: error }, "redis") });
+  return openRedisReplicaBus({
+    url: config.store,
+    handler,
+    onLapse,
+    onError: (error) => logger.warn({ err: error }, "redis"),
+  });
 }
 
 function openUserStore(config: Config, logger: Logger): Promise<UserStore> {
   const dir = lmdbFolder(config.store);
   if (dir !== null) return openLmdbUserStore({ dir });
-  return openRedisUserStore({ url: config.store, waitReplicas: config.redisWaitReplicas, onError: (error) => logger.warn({ err: error }, "redis") });
+  return openRedisUserStore({
+    url: config.store,
+    waitReplicas: config.redisWaitReplicas,
+    onError: (error) => logger.warn({ err: error }, "redis"),
+  });
 }
 
 /**
  * Registers each sub-folder under its name; what is there already with the same content stays as it is. Where there are users, the
  * admin owns them and they are shared: everybody's `admin/name`.
  */
-async function registerFolder(registry: PrefixRegistry, { prefixes: dir, adminKey }: Config, modelName: string, weights: WeightsOptions, logger: Logger): Promise<void> {
+async function registerFolder(
+  registry: PrefixRegistry,
+  { prefixes: dir, adminKey }: Config,
+  modelName: string,
+  weights: WeightsOptions,
+  logger: Logger,
+): Promise<void> {
   const user = adminKey === null ? LOCAL_USER : ADMIN_USER;
   const { names, leftOut } = await adapterFolders(dir);
-  for (const { name, reason, level } of leftOut) logger[level]({ path: join(dir, name), reason }, "left out of --prefixes");
+  for (const { name, reason, level } of leftOut)
+    logger[level]({ path: join(dir, name), reason }, "left out of --prefixes");
   for (const name of names) {
     const path = join(dir, name);
     const registered = await readAdapterFolder(path, weights)
@@ -313,7 +446,9 @@ async function registerFolder(registry: PrefixRegistry, { prefixes: dir, adminKe
           logger.error({ path, reason: error.message }, "left out of --prefixes");
           return null;
         }
-        throw error instanceof PrefixdError && error.status < 500 && !error.message.includes(path) ? new PrefixdError(error.code, `${path}: ${error.message}`, { cause: error }) : error;
+        throw error instanceof PrefixdError && error.status < 500 && !error.message.includes(path)
+          ? new PrefixdError(error.code, `${path}: ${error.message}`, { cause: error })
+          : error;
       });
     if (registered === null) continue;
     const { meta, created } = registered;

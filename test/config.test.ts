@@ -1,6 +1,15 @@
 import { chmodSync } from "node:fs";
 import t from "tap";
-import { ConfigError, describeSettings, helpText, isLoopback, isWorldReadable, parseBytes, parseConfig, type Config } from "../src/config.ts";
+import {
+  ConfigError,
+  describeSettings,
+  helpText,
+  isLoopback,
+  isWorldReadable,
+  parseBytes,
+  parseConfig,
+  type Config,
+} from "../src/config.ts";
 import { docsBlock, markdownTable } from "./support/docs-block.ts";
 
 const parse = (args: string[], env: Record<string, string> = {}): Config => {
@@ -11,8 +20,23 @@ const parse = (args: string[], env: Record<string, string> = {}): Config => {
 
 t.test("defaults serve the demo model on loopback and cannot be changed", async (t) => {
   const config = parse([], { HOME: "/nowhere", XDG_CACHE_HOME: "/cache" });
-  t.match(config, { host: "127.0.0.1", port: 8080, device: "cpu", precision: "fp32", maxBatch: 32, maxQueue: 256, prefillChunk: 64 });
-  t.match(config, { allowBaseModel: true, requireBaseName: false, prefixCacheBytes: 512 * 1024 ** 2, requestBodyLimit: 1024 ** 2, drainTimeout: 30, prefixes: "" });
+  t.match(config, {
+    host: "127.0.0.1",
+    port: 8080,
+    device: "cpu",
+    precision: "fp32",
+    maxBatch: 32,
+    maxQueue: 256,
+    prefillChunk: 64,
+  });
+  t.match(config, {
+    allowBaseModel: true,
+    requireBaseName: false,
+    prefixCacheBytes: 512 * 1024 ** 2,
+    requestBodyLimit: 1024 ** 2,
+    drainTimeout: 30,
+    prefixes: "",
+  });
   t.match(config.model, /models\/demo$/);
   t.equal(config.cacheDir, "/cache/prefixd");
   t.throws(() => Object.assign(config, { port: 1 }), TypeError);
@@ -31,12 +55,18 @@ t.test("flags, variables, and flags before variables", async (t) => {
   t.match(parse(["--allow-base-model", "--port", "1"]), { allowBaseModel: true, port: 1 });
   t.equal(parse([], { PREFIXD_ALLOW_BASE_MODEL: "0" }).allowBaseModel, false);
   t.equal(parse(["--drain-timeout", "0.5"]).drainTimeout, 0.5);
-  for (const store of ["redis://127.0.0.1:6379", "unix:///run/redis.sock?db=1", "lmdb:./data"]) t.equal(parse(["--store", store]).store, store);
+  for (const store of ["redis://127.0.0.1:6379", "unix:///run/redis.sock?db=1", "lmdb:./data"])
+    t.equal(parse(["--store", store]).store, store);
   t.equal(parseConfig(["--port", "1", "--help"], {}), "help");
 });
 
 t.test("a device's own arithmetic where none is named", async (t) => {
-  for (const [device, precision] of [["cpu", "fp32"], ["webgpu", "fp32"], ["cuda", "fp16"]] as const) t.equal(parse(["--device", device]).precision, precision);
+  for (const [device, precision] of [
+    ["cpu", "fp32"],
+    ["webgpu", "fp32"],
+    ["cuda", "fp16"],
+  ] as const)
+    t.equal(parse(["--device", device]).precision, precision);
   t.equal(parse(["--device", "webgpu", "--precision", "fp16"]).precision, "fp16");
 });
 
@@ -80,23 +110,35 @@ t.test("what cannot be used stops with one line that names it", async (t) => {
       t.ok(error instanceof ConfigError && !error.message.includes("\n"));
     }
   }
-  t.doesNotThrow(() => parse([], { PREFIXD_SERVICE_HOST: "10.0.0.1", PREFIXD_PORT_8080_TCP_ADDR: "10.0.0.1", PREFIXD_URL: "http://x" }));
+  t.doesNotThrow(() =>
+    parse([], { PREFIXD_SERVICE_HOST: "10.0.0.1", PREFIXD_PORT_8080_TCP_ADDR: "10.0.0.1", PREFIXD_URL: "http://x" }),
+  );
 });
 
 t.test("the admin key: from its file or variable, long enough, never shown", async (t) => {
   const key = "0123456789abcdef0123456789abcdef";
-  const dir = t.testdir({ good: `  ${key}\r\nsecond line\n`, short: "SECRET\n", odd: `SECRET SECRET ${key}`, empty: "" });
+  const dir = t.testdir({
+    good: `  ${key}\r\nsecond line\n`,
+    short: "SECRET\n",
+    odd: `SECRET SECRET ${key}`,
+    empty: "",
+  });
   t.equal(parse([]).adminKey, null);
   t.equal(parse([], { PREFIXD_ADMIN_KEY: key, PREFIXD_HOST: "0.0.0.0" }).adminKey, key);
   const config = parse(["--admin-key-file", `${dir}/good`, "--host", "::"]);
   t.match(config, { adminKey: key, host: "::" });
   t.notOk(JSON.stringify(config).includes(key));
   for (const file of ["short", "odd", "empty", "none"]) {
-    t.throws(() => parse(["--admin-key-file", `${dir}/${file}`]), { name: "ConfigError", message: /^--admin-key-file .*: (the admin key must|cannot be read)/ });
+    t.throws(() => parse(["--admin-key-file", `${dir}/${file}`]), {
+      name: "ConfigError",
+      message: /^--admin-key-file .*: (the admin key must|cannot be read)/,
+    });
     t.throws(() => parse(["--admin-key-file", `${dir}/${file}`]), { message: /^((?!SECRET).)*$/ });
   }
   t.throws(() => parse([], { PREFIXD_ADMIN_KEY: "short" }), { message: /^PREFIXD_ADMIN_KEY: the admin key must have/ });
-  t.throws(() => parse(["--admin-key-file", `${dir}/good`], { PREFIXD_ADMIN_KEY: key }), { message: /give one of them/ });
+  t.throws(() => parse(["--admin-key-file", `${dir}/good`], { PREFIXD_ADMIN_KEY: key }), {
+    message: /give one of them/,
+  });
   chmodSync(`${dir}/good`, 0o644);
   t.ok(isWorldReadable(`${dir}/good`));
   chmodSync(`${dir}/good`, 0o640);
@@ -104,8 +146,19 @@ t.test("the admin key: from its file or variable, long enough, never shown", asy
 });
 
 t.test("loopback is what only this machine reaches", async (t) => {
-  for (const host of ["127.0.0.1", "127.9.9.9", "::1", "[::1]", "localhost", "LOCALHOST", "::ffff:127.0.0.1"]) t.ok(isLoopback(host), host);
-  for (const host of ["0.0.0.0", "::", "10.0.0.1", "128.0.0.1", "localhost.evil.example", "127.0.0.1.nip.io", "::ffff:10.0.0.1", ""]) t.notOk(isLoopback(host), host);
+  for (const host of ["127.0.0.1", "127.9.9.9", "::1", "[::1]", "localhost", "LOCALHOST", "::ffff:127.0.0.1"])
+    t.ok(isLoopback(host), host);
+  for (const host of [
+    "0.0.0.0",
+    "::",
+    "10.0.0.1",
+    "128.0.0.1",
+    "localhost.evil.example",
+    "127.0.0.1.nip.io",
+    "::ffff:10.0.0.1",
+    "",
+  ])
+    t.notOk(isLoopback(host), host);
 });
 
 t.test("sizes", async (t) => {

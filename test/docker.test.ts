@@ -4,7 +4,16 @@ import { parse } from "yaml";
 import { ConfigSchema, flagOf, variableOf } from "../src/config.ts";
 import { repositoryFile } from "./support/docs-block.ts";
 import { checkConfig, HAPROXY_CONFIG } from "./support/haproxy.ts";
-import { isIgnored, parseCopy, parseExec, parsePairs, parseStages, splitOptions, type Instruction, type Stage } from "./support/dockerfile.ts";
+import {
+  isIgnored,
+  parseCopy,
+  parseExec,
+  parsePairs,
+  parseStages,
+  splitOptions,
+  type Instruction,
+  type Stage,
+} from "./support/dockerfile.ts";
 import { lacking } from "./support/requirements.ts";
 
 const read = (path: string): string => readFileSync(repositoryFile(path), "utf8");
@@ -18,7 +27,8 @@ const flags = new Map([...SETTINGS].map(([key, property]) => [flagOf(key), prope
 
 /** The exact version that a tag names: `24.21.0` of `node:24.21.0-bookworm-slim`. */
 const versionOf = (image: string): string | undefined => /^[\w./-]+:(\d+\.\d+\.\d+)(-[\w.-]+)?$/.exec(image)?.[1];
-const named = (instructions: readonly Instruction[], name: string): Instruction[] => instructions.filter((instruction) => instruction.name === name);
+const named = (instructions: readonly Instruction[], name: string): Instruction[] =>
+  instructions.filter((instruction) => instruction.name === name);
 const only = (stage: Stage, name: string): string => {
   const found = named(stage.instructions, name);
   if (found.length !== 1) throw new Error(`${name}: ${found.length} times`);
@@ -49,7 +59,8 @@ interface Compose {
 }
 
 /** A value that the setting takes. */
-const takes = (property: Property, value: string): boolean => property.enum === undefined || property.enum.includes(value);
+const takes = (property: Property, value: string): boolean =>
+  property.enum === undefined || property.enum.includes(value);
 
 for (const file of DOCKERFILES) {
   t.test(file, async (t) => {
@@ -60,15 +71,25 @@ for (const file of DOCKERFILES) {
     for (const { base } of stages) {
       const version = versionOf(base);
       t.ok(version, `${base} names an exact version`);
-      if (base.startsWith("node:")) t.equal(version!.split(".")[0], tested, `${base}: CI tests everything on this Node`);
+      if (base.startsWith("node:"))
+        t.equal(version!.split(".")[0], tested, `${base}: CI tests everything on this Node`);
     }
-    t.equal(new Set(stages.map(({ base }) => base).filter((base) => base.startsWith("node:"))).size, 1, "one Node for all stages");
+    t.equal(
+      new Set(stages.map(({ base }) => base).filter((base) => base.startsWith("node:"))).size,
+      1,
+      "one Node for all stages",
+    );
 
     for (const [index, stage] of stages.entries()) {
       const earlier = stages.slice(0, index).map(({ name }) => name);
       for (const copy of named(stage.instructions, "COPY").map(parseCopy)) {
         if (copy.from !== null) t.ok(earlier.includes(copy.from), `--from=${copy.from} is an earlier stage`);
-        else for (const source of copy.sources) t.ok(existsSync(repositoryFile(source)) && !isIgnored(IGNORED, source), `${source} is there for the builder`);
+        else
+          for (const source of copy.sources)
+            t.ok(
+              existsSync(repositoryFile(source)) && !isIgnored(IGNORED, source),
+              `${source} is there for the builder`,
+            );
       }
     }
     const entry = parseExec(only(image, "ENTRYPOINT"));
@@ -81,7 +102,11 @@ for (const file of DOCKERFILES) {
       t.ok(property !== undefined && takes(property, value), `${name}=${value} is a setting`);
     }
     const volumes = parseExec(only(image, "VOLUME"));
-    t.same(volumes, [environment["PREFIXD_STORE"]?.replace(/^lmdb:/, ""), environment["PREFIXD_CACHE_DIR"]], "what is written lies on volumes");
+    t.same(
+      volumes,
+      [environment["PREFIXD_STORE"]?.replace(/^lmdb:/, ""), environment["PREFIXD_CACHE_DIR"]],
+      "what is written lies on volumes",
+    );
     t.match(only(image, "RUN"), `install -d -o 1000 -g 1000 ${volumes.join(" ")}`, "which belong to the user");
     t.equal(only(image, "USER"), "1000:1000");
     t.equal(only(image, "EXPOSE"), String((SETTINGS.get("port") as { default?: number }).default));
@@ -95,10 +120,17 @@ for (const file of DOCKERFILES) {
 
 t.test("both images hold the same, but for the device", async (t) => {
   const [cpu, cuda] = DOCKERFILES.map((file) => parseStages(read(file)));
-  const lines = (stages: readonly Stage[]): string[] => stages.flatMap(({ instructions }) => instructions.map(({ name, text }) => `${name} ${text}`));
+  const lines = (stages: readonly Stage[]): string[] =>
+    stages.flatMap(({ instructions }) => instructions.map(({ name, text }) => `${name} ${text}`));
   const extra = lines(cuda!).filter((line) => !lines(cpu!).includes(line));
-  t.same(lines(cpu!).filter((line) => !lines(cuda!).includes(line) && !line.startsWith("ENV ")), []);
-  t.same(extra.map((line) => line.split(" ", 2).join(" ")), ["RUN ONNXRUNTIME_NODE_INSTALL=cuda12", "COPY --from=dependencies", "ENV NODE_ENV=production"]);
+  t.same(
+    lines(cpu!).filter((line) => !lines(cuda!).includes(line) && !line.startsWith("ENV ")),
+    [],
+  );
+  t.same(
+    extra.map((line) => line.split(" ", 2).join(" ")),
+    ["RUN ONNXRUNTIME_NODE_INSTALL=cuda12", "COPY --from=dependencies", "ENV NODE_ENV=production"],
+  );
 });
 
 t.test("compose.yaml", async (t) => {
@@ -123,14 +155,25 @@ t.test("compose.yaml", async (t) => {
     for (const volume of service.volumes!) t.hasOwnProp(volumes, volume.split(":")[0]!);
     for (const other of Object.keys(service.depends_on ?? {})) t.hasOwnProp(services, other);
   }
-  t.same(redis.networks!.filter((network) => networks[network]?.internal !== true), [], "Redis is on internal networks only");
+  t.same(
+    redis.networks!.filter((network) => networks[network]?.internal !== true),
+    [],
+    "Redis is on internal networks only",
+  );
   t.notOk(redis.ports);
   t.match(redis.command!.join(" "), /--appendonly yes .*--maxmemory-policy noeviction/);
   t.ok(redis.volumes!.some((volume) => volume.endsWith(":/data")));
 
-  const writable = [...server.volumes!.map((volume) => volume.split(":")[1]), ...server.tmpfs!.map((mount) => mount.split(":")[0])];
+  const writable = [
+    ...server.volumes!.map((volume) => volume.split(":")[1]),
+    ...server.tmpfs!.map((mount) => mount.split(":")[0]),
+  ];
   const image = parseStages(read("docker/Dockerfile")).at(-1)!;
-  t.same(parseExec(only(image, "VOLUME")).filter((path) => !writable.includes(path)), [], "no anonymous volumes");
+  t.same(
+    parseExec(only(image, "VOLUME")).filter((path) => !writable.includes(path)),
+    [],
+    "no anonymous volumes",
+  );
 });
 
 t.test("compose.cuda.yaml changes the server that compose.yaml has", async (t) => {
@@ -139,41 +182,68 @@ t.test("compose.cuda.yaml changes the server that compose.yaml has", async (t) =
   t.ok(existsSync(repositoryFile(services["server"]!.build!.dockerfile)));
 });
 
-t.test("compose.replicas.yaml: replicas like compose.yaml's server, and the balancer that haproxy.cfg is for", async (t) => {
-  const single = (parse(read("docker/compose.yaml")) as Compose).services["server"]!;
-  const { services, networks, volumes, secrets } = parse(read("docker/compose.replicas.yaml"), { merge: true }) as Compose;
-  const names = Object.keys(services).filter((name) => name.startsWith("replica-"));
-  t.same(names, ["replica-1", "replica-2", "replica-3"]);
-  const shared = Object.fromEntries(Object.entries(single).filter(([field]) => field !== "ports" && field !== "networks"));
-  for (const name of names) {
-    t.match(services[name], shared, `${name} is compose.yaml's server`);
-    t.notOk(services[name]!.ports, "only the balancer can be reached");
-  }
-  const balancer = services["balancer"]!;
-  t.ok(versionOf(balancer.image), `${balancer.image} names an exact version`);
-  t.match(balancer, { read_only: true, cap_drop: ["ALL"], security_opt: ["no-new-privileges:true"] });
-  t.same(Object.keys(balancer.depends_on!), names);
-  for (const service of Object.values(services)) for (const network of service.networks ?? []) t.hasOwnProp(networks, network);
-  t.notOk(balancer.networks!.includes("store"), "the balancer does not reach Redis");
-  t.equal(networks["store"]!.internal, true);
-  for (const volume of names.flatMap((name) => services[name]!.volumes!)) t.hasOwnProp(volumes, volume.split(":")[0]!);
-  t.hasOwnProp(secrets, services["replica-1"]!.secrets![0]!);
-  t.ok(existsSync(repositoryFile(`docker/${balancer.volumes![0]!.split(":")[0]!}`)));
+t.test(
+  "compose.replicas.yaml: replicas like compose.yaml's server, and the balancer that haproxy.cfg is for",
+  async (t) => {
+    const single = (parse(read("docker/compose.yaml")) as Compose).services["server"]!;
+    const { services, networks, volumes, secrets } = parse(read("docker/compose.replicas.yaml"), {
+      merge: true,
+    }) as Compose;
+    const names = Object.keys(services).filter((name) => name.startsWith("replica-"));
+    t.same(names, ["replica-1", "replica-2", "replica-3"]);
+    const shared = Object.fromEntries(
+      Object.entries(single).filter(([field]) => field !== "ports" && field !== "networks"),
+    );
+    for (const name of names) {
+      t.match(services[name], shared, `${name} is compose.yaml's server`);
+      t.notOk(services[name]!.ports, "only the balancer can be reached");
+    }
+    const balancer = services["balancer"]!;
+    t.ok(versionOf(balancer.image), `${balancer.image} names an exact version`);
+    t.match(balancer, { read_only: true, cap_drop: ["ALL"], security_opt: ["no-new-privileges:true"] });
+    t.same(Object.keys(balancer.depends_on!), names);
+    for (const service of Object.values(services))
+      for (const network of service.networks ?? []) t.hasOwnProp(networks, network);
+    t.notOk(balancer.networks!.includes("store"), "the balancer does not reach Redis");
+    t.equal(networks["store"]!.internal, true);
+    for (const volume of names.flatMap((name) => services[name]!.volumes!))
+      t.hasOwnProp(volumes, volume.split(":")[0]!);
+    t.hasOwnProp(secrets, services["replica-1"]!.secrets![0]!);
+    t.ok(existsSync(repositoryFile(`docker/${balancer.volumes![0]!.split(":")[0]!}`)));
 
-  const config = read("docker/haproxy.cfg");
-  const listens = /bind "\$\{BALANCER_BIND-:(\d+)\}"/.exec(config)![1];
-  t.same(balancer.ports!.map((port) => port.split(":").at(-1)), [listens]);
-  const servers = [...config.matchAll(/^ +server (\S+) "\$\{REPLICA_\d-(\S+):(\d+)\}"$/gm)].map(([, name, host, port]) => [name, host, port]);
-  const image = parseStages(read("docker/Dockerfile")).at(-1)!;
-  t.same(servers, names.map((name) => [name, name, only(image, "EXPOSE")]));
-  t.hasOwnProp((parse(read("openapi.yaml")) as { paths: object }).paths, /http-check send meth GET uri (\S+)/.exec(config)![1]!);
-  t.ok(parseFloat(balancer.stop_grace_period!) > Number(/hard-stop-after (\d+)s/.exec(config)![1]), "it is not killed while streams end");
-});
+    const config = read("docker/haproxy.cfg");
+    const listens = /bind "\$\{BALANCER_BIND-:(\d+)\}"/.exec(config)![1];
+    t.same(
+      balancer.ports!.map((port) => port.split(":").at(-1)),
+      [listens],
+    );
+    const servers = [...config.matchAll(/^ +server (\S+) "\$\{REPLICA_\d-(\S+):(\d+)\}"$/gm)].map(
+      ([, name, host, port]) => [name, host, port],
+    );
+    const image = parseStages(read("docker/Dockerfile")).at(-1)!;
+    t.same(
+      servers,
+      names.map((name) => [name, name, only(image, "EXPOSE")]),
+    );
+    t.hasOwnProp(
+      (parse(read("openapi.yaml")) as { paths: object }).paths,
+      /http-check send meth GET uri (\S+)/.exec(config)![1]!,
+    );
+    t.ok(
+      parseFloat(balancer.stop_grace_period!) > Number(/hard-stop-after (\d+)s/.exec(config)![1]),
+      "it is not killed while streams end",
+    );
+  },
+);
 
 t.test("haproxy.cfg is valid", { skip: lacking("haproxy") }, async (t) => {
   const addresses = { REPLICA_1: "127.0.0.1:8081", REPLICA_2: "127.0.0.1:8082", REPLICA_3: "127.0.0.1:8083" };
   t.match(checkConfig(HAPROXY_CONFIG, addresses), { status: 0, text: /^((?!WARNING|ALERT)[^])*$/ });
-  t.match(checkConfig(HAPROXY_CONFIG, { ...addresses, BALANCER_BIND: "nowhere" }), { status: 1 }, "and what is not is found");
+  t.match(
+    checkConfig(HAPROXY_CONFIG, { ...addresses, BALANCER_BIND: "nowhere" }),
+    { status: 1 },
+    "and what is not is found",
+  );
 });
 
 interface Probe {
@@ -212,17 +282,30 @@ t.test("the Deployment of docs/deployment.md", async (t) => {
   for (const { name } of server.env) t.ok(variables.has(name), `${name} is a setting`);
   for (const arg of server.args.filter((text) => text.startsWith("--"))) t.ok(flags.has(arg), `${arg} is a flag`);
   const seconds = (flag: string): number => Number(server.args[server.args.indexOf(flag) + 1]);
-  t.ok(pod.terminationGracePeriodSeconds > seconds("--drain-delay") + seconds("--drain-timeout"), "it is not killed while it drains");
-  t.match(pod, { enableServiceLinks: false, securityContext: { runAsNonRoot: true, runAsUser: parseInt(only(image, "USER")) } });
+  t.ok(
+    pod.terminationGracePeriodSeconds > seconds("--drain-delay") + seconds("--drain-timeout"),
+    "it is not killed while it drains",
+  );
+  t.match(pod, {
+    enableServiceLinks: false,
+    securityContext: { runAsNonRoot: true, runAsUser: parseInt(only(image, "USER")) },
+  });
   t.equal(server.securityContext.readOnlyRootFilesystem, true);
   const mounted = server.volumeMounts.map(({ mountPath }) => mountPath);
-  t.same([...parseExec(only(image, "VOLUME")), "/tmp"].filter((path) => !mounted.includes(path)), [], "what is written is mounted");
+  t.same(
+    [...parseExec(only(image, "VOLUME")), "/tmp"].filter((path) => !mounted.includes(path)),
+    [],
+    "what is written is mounted",
+  );
   t.same(server.volumeMounts.map(({ name }) => name).sort(), pod.volumes.map(({ name }) => name).sort());
 });
 
 t.test("the parser: continued lines, stages, and what it refuses", async (t) => {
   const stages = parseStages("# c\nFROM a:1 AS x\nRUN one \\\n # between\n  && two\n\nFROM b\nCOPY --from=x /a b ./\n");
-  t.match(stages, [{ name: "x", base: "a:1", instructions: [{ line: 3, name: "RUN", text: "one && two" }] }, { name: "", base: "b" }]);
+  t.match(stages, [
+    { name: "x", base: "a:1", instructions: [{ line: 3, name: "RUN", text: "one && two" }] },
+    { name: "", base: "b" },
+  ]);
   t.same(parseCopy(stages[1]!.instructions[0]!), { from: "x", sources: ["/a", "b"], target: "./" });
   t.throws(() => parseStages("RUN x"), /before FROM/);
   t.throws(() => parseStages("FROM a\nRUN x \\"), /continued/);

@@ -18,8 +18,21 @@ const withoutCode = (text: string): string => text.replace(/^```[^]*?^```/gm, ""
 
 /** What GitHub makes of headings. */
 function anchors(path: string): Set<string> {
-  const headings = readFileSync(path, "utf8").replace(/^```[^]*?^```/gm, "").match(/^#+ .*$/gm) ?? [];
-  return new Set(headings.map((heading) => heading.replace(/^#+ /, "").replace(/\[([^\]]*)\]\([^)]*\)/g, "$1").toLowerCase().replace(/[^\p{L}\p{N}\s_-]/gu, "").trim().replace(/\s/g, "-")));
+  const headings =
+    readFileSync(path, "utf8")
+      .replace(/^```[^]*?^```/gm, "")
+      .match(/^#+ .*$/gm) ?? [];
+  return new Set(
+    headings.map((heading) =>
+      heading
+        .replace(/^#+ /, "")
+        .replace(/\[([^\]]*)\]\([^)]*\)/g, "$1")
+        .toLowerCase()
+        .replace(/[^\p{L}\p{N}\s_-]/gu, "")
+        .trim()
+        .replace(/\s/g, "-"),
+    ),
+  );
 }
 
 t.test("links between pages lead to files and headings that exist", async (t) => {
@@ -33,7 +46,9 @@ t.test("links between pages lead to files and headings that exist", async (t) =>
       links++;
       const [path = "", anchor] = target.split("#");
       const file = path === "" ? page : join(dirname(page), decodeURIComponent(path));
-      const isMissing = !existsSync(file) || (anchor !== undefined && statSync(file).isFile() && file.endsWith(".md") && !anchors(file).has(anchor));
+      const isMissing =
+        !existsSync(file) ||
+        (anchor !== undefined && statSync(file).isFile() && file.endsWith(".md") && !anchors(file).has(anchor));
       if (isMissing) broken.push(`${relative(ROOT, page)}: ${target}`);
     }
   }

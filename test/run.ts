@@ -16,10 +16,14 @@ process.on("SIGINT", () => {});
 for (const signal of ["SIGTERM", "SIGHUP"] as const) process.on(signal, () => void tap.kill(signal));
 
 // From Node 24 on it takes the sources as they are, types and `using`: without tsx, of .taprc, each test file starts a second earlier.
-const asItIs = Number(process.versions.node.split(".")[0]) >= 24 ? ["--node-arg=--disable-warning=ExperimentalWarning"] : [];
+const asItIs =
+  Number(process.versions.node.split(".")[0]) >= 24 ? ["--node-arg=--disable-warning=ExperimentalWarning"] : [];
 // Some 160 processes load the same modules: from Node 22 on, each is compiled once for all of them.
 const compiled = join(import.meta.dirname, "../node_modules/.cache/compiled");
-const tap = spawn("tap", ["--output-dir", results, ...asItIs, ...process.argv.slice(2)], { stdio: "inherit", env: { NODE_COMPILE_CACHE: compiled, ...process.env } });
+const tap = spawn("tap", ["--output-dir", results, ...asItIs, ...process.argv.slice(2)], {
+  stdio: "inherit",
+  env: { NODE_COMPILE_CACHE: compiled, ...process.env },
+});
 const [code, signal] = (await once(tap, "exit")) as [number | null, NodeJS.Signals | null];
 process.exitCode = code ?? 128 + constants.signals[signal!];
 

@@ -20,16 +20,25 @@ if (process.argv.includes("--check")) {
   process.exitCode = built ? 0 : 1;
 } else if (!built) {
   rmSync(STAMP, { force: true });
-  const { status } = spawnSync(process.execPath, [join(ROOT, "node_modules/typescript/bin/tsc"), "-p", "tsconfig.build.json", "--noCheck"], { cwd: ROOT, stdio: "inherit" });
+  const { status } = spawnSync(
+    process.execPath,
+    [join(ROOT, "node_modules/typescript/bin/tsc"), "-p", "tsconfig.build.json", "--noCheck"],
+    { cwd: ROOT, stdio: "inherit" },
+  );
   if (status === 0) writeFileSync(STAMP, from);
   process.exitCode = status ?? 1;
 }
 
 /** Of names and contents: times of files say nothing after a checkout or a copy. */
 function fingerprint() {
-  const sources = readdirSync(join(ROOT, "src"), { recursive: true, withFileTypes: true }).filter((entry) => entry.isFile());
+  const sources = readdirSync(join(ROOT, "src"), { recursive: true, withFileTypes: true }).filter((entry) =>
+    entry.isFile(),
+  );
   const hash = createHash("sha256");
-  for (const path of [...SETTINGS.map((name) => join(ROOT, name)), ...sources.map((entry) => join(entry.parentPath, entry.name)).sort()]) {
+  for (const path of [
+    ...SETTINGS.map((name) => join(ROOT, name)),
+    ...sources.map((entry) => join(entry.parentPath, entry.name)).sort(),
+  ]) {
     const content = readFileSync(path);
     hash.update(`${path.slice(ROOT.length)}\0${content.length}\0`).update(content);
   }

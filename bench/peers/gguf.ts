@@ -46,7 +46,10 @@ export async function writeGguf(checkpoint: Checkpoint, path: string, type: Gguf
 
 function ggufTensors({ config }: Checkpoint, type: GgufType): GgufTensor[] {
   const plain = (name: string, source: string): GgufTensor => ({ name, source, type: "f32", transposed: false });
-  const pair = (name: string, source: string): GgufTensor[] => [plain(`${name}.weight`, `${source}.weight`), plain(`${name}.bias`, `${source}.bias`)];
+  const pair = (name: string, source: string): GgufTensor[] => [
+    plain(`${name}.weight`, `${source}.weight`),
+    plain(`${name}.bias`, `${source}.bias`),
+  ];
   const linear = (name: string, source: string): GgufTensor[] => [
     { name: `${name}.weight`, source: `${source}.weight`, type, transposed: true },
     plain(`${name}.bias`, `${source}.bias`),
@@ -126,7 +129,12 @@ function header(checkpoint: Checkpoint, tensors: readonly GgufTensor[], type: Gg
     dims.forEach(u64);
     u32(TYPE_NUMBER[tensor.type]);
     u64(offset);
-    offset += roundUp(byteLength(tensor.type, shape.reduce((product, dim) => product * dim, 1)));
+    offset += roundUp(
+      byteLength(
+        tensor.type,
+        shape.reduce((product, dim) => product * dim, 1),
+      ),
+    );
   }
   return padded(Buffer.concat(parts));
 }
@@ -145,7 +153,8 @@ async function tensorBytes(checkpoint: Checkpoint, { source, type, transposed }:
 
 function transpose(values: Float32Array, rows: number, columns: number): Float32Array {
   const out = new Float32Array(values.length);
-  for (let row = 0; row < rows; row++) for (let column = 0; column < columns; column++) out[column * rows + row] = values[row * columns + column]!;
+  for (let row = 0; row < rows; row++)
+    for (let column = 0; column < columns; column++) out[column * rows + row] = values[row * columns + column]!;
   return out;
 }
 
@@ -157,10 +166,12 @@ function quantise(values: Float32Array): Uint8Array {
   const view = new DataView(out.buffer);
   for (let block = 0; block < blocks; block++) {
     let most = 0;
-    for (let index = block * BLOCK; index < (block + 1) * BLOCK; index++) most = Math.max(most, Math.abs(values[index]!));
+    for (let index = block * BLOCK; index < (block + 1) * BLOCK; index++)
+      most = Math.max(most, Math.abs(values[index]!));
     scales[block] = most / 127;
     const inverse = most === 0 ? 0 : 127 / most;
-    for (let index = 0; index < BLOCK; index++) view.setInt8(block * (BLOCK + 2) + 2 + index, Math.round(values[block * BLOCK + index]! * inverse));
+    for (let index = 0; index < BLOCK; index++)
+      view.setInt8(block * (BLOCK + 2) + 2 + index, Math.round(values[block * BLOCK + index]! * inverse));
   }
   toFloat16(scales).forEach((bits, block) => view.setUint16(block * (BLOCK + 2), bits, true));
   return out;

@@ -23,13 +23,28 @@ interface Line {
 const ATTEMPTS = 5;
 
 async function run(prompts: readonly number[], steps: number, rows: number): Promise<Line[]> {
-  const sizes = ["-c", String(Math.max(512, rows * 256)), "-b", "2048", "-ub", "512", "-npp", prompts.join(","), "-ntg", String(steps), "-npl", String(rows), "-pps"];
+  const sizes = [
+    "-c",
+    String(Math.max(512, rows * 256)),
+    "-b",
+    "2048",
+    "-ub",
+    "512",
+    "-npp",
+    prompts.join(","),
+    "-ntg",
+    String(steps),
+    "-npl",
+    String(rows),
+    "-pps",
+  ];
   const threads = ["-t", String(THREADS), "-tb", String(THREADS), "-fa", "on", "--output-format", "jsonl"];
   for (let attempt = 1; ; attempt++) {
     const { stdout, stderr } = await promisify(execFile)(binary, ["-m", model, ...sizes, ...threads]);
     const lines = stdout.split("\n").filter((line) => line.startsWith('{"n_kv_max"'));
     if (lines.length === prompts.length) return lines.map((line) => JSON.parse(line) as Line);
-    if (attempt === ATTEMPTS) throw new Error(`${binary} gave ${lines.length} results, not ${prompts.length}: ${stderr.slice(-300)}`);
+    if (attempt === ATTEMPTS)
+      throw new Error(`${binary} gave ${lines.length} results, not ${prompts.length}: ${stderr.slice(-300)}`);
   }
 }
 
@@ -39,7 +54,11 @@ async function decode(rows: number, units: number): Promise<number> {
 }
 
 async function prefill(tokens: number, units: number): Promise<number> {
-  const lines = await run(Array.from({ length: units + 1 }, () => tokens), 1, 1);
+  const lines = await run(
+    Array.from({ length: units + 1 }, () => tokens),
+    1,
+    1,
+  );
   return median(lines.slice(1).map(({ t_pp }) => t_pp)) * units;
 }
 

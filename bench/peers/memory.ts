@@ -17,7 +17,9 @@ if (role === SHARE) serveReads(Number(size));
 else await serveBound(Number(role));
 
 async function serveBound(bytes: number): Promise<void> {
-  const readers = Array.from({ length: THREADS }, () => fork(fileURLToPath(import.meta.url), [SHARE, String(Math.ceil(bytes / THREADS))]));
+  const readers = Array.from({ length: THREADS }, () =>
+    fork(fileURLToPath(import.meta.url), [SHARE, String(Math.ceil(bytes / THREADS))]),
+  );
   const read = async (reader: ChildProcess): Promise<void> => {
     const answer = once(reader, "message");
     reader.send("read");

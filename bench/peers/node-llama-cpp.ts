@@ -12,17 +12,32 @@ import { CONTEXT, serveWithoutPrefixes, THREADS, UNCOUNTED } from "./protocol.ts
 
 interface Sequence {
   readonly nextTokenIndex: number;
-  evaluate(tokens: readonly number[], options: { temperature: number; yieldEogToken: boolean }): AsyncGenerator<number, void, void>;
+  evaluate(
+    tokens: readonly number[],
+    options: { temperature: number; yieldEogToken: boolean },
+  ): AsyncGenerator<number, void, void>;
   eraseContextTokenRanges(ranges: { start: number; end: number }[]): Promise<void>;
 }
 interface Context {
   getSequence(): Sequence;
 }
 interface Model {
-  createContext(options: { sequences: number; contextSize: number; batchSize: number; threads: number; flashAttention: boolean }): Promise<Context>;
+  createContext(options: {
+    sequences: number;
+    contextSize: number;
+    batchSize: number;
+    threads: number;
+    flashAttention: boolean;
+  }): Promise<Context>;
 }
 interface NodeLlamaCpp {
-  getLlama(options: { gpu: false; build: "never"; maxThreads: number; logLevel: "error"; progressLogs: boolean }): Promise<{ loadModel(options: { modelPath: string }): Promise<Model> }>;
+  getLlama(options: {
+    gpu: false;
+    build: "never";
+    maxThreads: number;
+    logLevel: "error";
+    progressLogs: boolean;
+  }): Promise<{ loadModel(options: { modelPath: string }): Promise<Model> }>;
 }
 
 const ROWS = 32;
@@ -30,9 +45,21 @@ const ROWS = 32;
 const VOCABULARY = 4000;
 const packageName = "node-llama-cpp";
 const library = (await import(packageName)) as NodeLlamaCpp;
-const llama = await library.getLlama({ gpu: false, build: "never", maxThreads: THREADS, logLevel: "error", progressLogs: false });
+const llama = await library.getLlama({
+  gpu: false,
+  build: "never",
+  maxThreads: THREADS,
+  logLevel: "error",
+  progressLogs: false,
+});
 const model = await llama.loadModel({ modelPath: process.argv[2]! });
-const context = await model.createContext({ sequences: ROWS, contextSize: 512, batchSize: 512, threads: THREADS, flashAttention: true });
+const context = await model.createContext({
+  sequences: ROWS,
+  contextSize: 512,
+  batchSize: 512,
+  threads: THREADS,
+  flashAttention: true,
+});
 const sequences = Array.from({ length: ROWS }, () => context.getSequence());
 const GREEDY = { temperature: 0, yieldEogToken: true };
 

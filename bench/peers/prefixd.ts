@@ -12,8 +12,14 @@ const SLOTS = 32;
 const [folder = "", precision = "fp32"] = process.argv.slice(2);
 const { runner } = await openFolder(folder, SLOTS, precision as Precision, THREADS);
 const works = new EngineWorks(runner);
-const decode = (rows: number, different: boolean) => async (units: number): Promise<number> => units * (await works.decode({ rows, different, context: CONTEXT, steps: units }));
-const prefill = (tokens: number) => async (units: number): Promise<number> => units * (await works.prefill(tokens, units));
+const decode =
+  (rows: number, different: boolean) =>
+  async (units: number): Promise<number> =>
+    units * (await works.decode({ rows, different, context: CONTEXT, steps: units }));
+const prefill =
+  (tokens: number) =>
+  async (units: number): Promise<number> =>
+    units * (await works.prefill(tokens, units));
 
 await serveWork({
   "decode-1": decode(1, false),

@@ -45,7 +45,10 @@ export async function serveWork(works: Partial<Record<Work, (units: number) => P
 }
 
 /** The works of an engine that knows no prefixes: `units` steps of so many rows, `units` prompts of so many tokens, in seconds. */
-export function serveWithoutPrefixes(decode: (rows: number, units: number) => Promise<number>, prefill: (tokens: number, units: number) => Promise<number>): Promise<void> {
+export function serveWithoutPrefixes(
+  decode: (rows: number, units: number) => Promise<number>,
+  prefill: (tokens: number, units: number) => Promise<number>,
+): Promise<void> {
   return serveWork({
     "decode-1": (units) => decode(1, units),
     "decode-8": (units) => decode(8, units),

@@ -21,7 +21,10 @@ function ranges(config: Gpt2Config, half: boolean): Map<string, ExternalRange> {
     const offset = Math.ceil(end / ALIGNMENT) * ALIGNMENT;
     const length = dims.reduce((a, b) => a * b, 1) * (half ? 2 : 4);
     found.set(name, { offset, length });
-    end = offset + length + (name === headTensor(config) ? (length / config.vocabSize) * (paddedVocabulary(config) - config.vocabSize) : 0);
+    end =
+      offset +
+      length +
+      (name === headTensor(config) ? (length / config.vocabSize) * (paddedVocabulary(config) - config.vocabSize) : 0);
   }
   return found;
 }
@@ -38,7 +41,8 @@ function encode(config: Gpt2Config, { attention, head, half }: Variant): Uint8Ar
   const type = half ? DataType.float16 : DataType.float;
   const graph = new OnnxGraph("gpt2", "weights.bin");
   const at = ranges(config, half);
-  for (const [name, weight] of graphWeights(config, half ? "fp16" : "fp32")) graph.external(name, weight.type, weight.dims, at.get(name)!);
+  for (const [name, weight] of graphWeights(config, half ? "fp16" : "fp32"))
+    graph.external(name, weight.type, weight.dims, at.get(name)!);
   const pages = attention === "pages";
   const tokens = pages ? ["tokens"] : ["batch", "sequence"];
   graph.input("input_ids", DataType.int32, tokens);
@@ -60,7 +64,12 @@ function encode(config: Gpt2Config, { attention, head, half }: Variant): Uint8Ar
   let [residual, normed] = ["embedded", "normed"];
   graph.node("LayerNormalization", [residual, "h.0.ln_1.weight", "h.0.ln_1.bias"], [normed], { axis: -1, epsilon });
   const addAndNorm = (delta: string, bias: string, norm: string, name: string): void => {
-    graph.contrib("SkipLayerNormalization", [residual, delta, `${norm}.weight`, `${norm}.bias`, bias], [`${name}.normed`, "", "", `${name}.residual`], { epsilon });
+    graph.contrib(
+      "SkipLayerNormalization",
+      [residual, delta, `${norm}.weight`, `${norm}.bias`, bias],
+      [`${name}.normed`, "", "", `${name}.residual`],
+      { epsilon },
+    );
     [residual, normed] = [`${name}.residual`, `${name}.normed`];
   };
   const cacheDims = pages ? ["blocks", "block", heads, headDim] : ["batch", heads, positions, headDim];
@@ -75,14 +84,41 @@ function encode(config: Gpt2Config, { attention, head, half }: Variant): Uint8Ar
     const scale = { float: half ? attentionScale(config, layer) : 1 };
     const outs = [`${name}.attended`, `present_key.${layer}`, `present_value.${layer}`];
     const caches = [`past_key.${layer}`, `past_value.${layer}`];
-    if (pages) graph.contrib("PagedAttention", [`${name}.qkv`, "", "", ...caches, "cumulative_lengths", "past_lengths", "block_table", ...new Array<string>(8).fill(""), "bounds"], outs, { num_heads: heads, kv_num_heads: heads, scale });
-    else graph.contrib("GroupQueryAttention", [`${name}.qkv`, "", "", ...caches, "seqlens_k", "total_sequence_length"], outs, { num_heads: heads, kv_num_heads: heads, scale });
+    if (pages)
+      graph.contrib(
+        "PagedAttention",
+        [
+          `${name}.qkv`,
+          "",
+          "",
+          ...caches,
+          "cumulative_lengths",
+          "past_lengths",
+          "block_table",
+          ...new Array<string>(8).fill(""),
+          "bounds",
+        ],
+        outs,
+        { num_heads: heads, kv_num_heads: heads, scale },
+      );
+    else
+      graph.contrib(
+        "GroupQueryAttention",
+        [`${name}.qkv`, "", "", ...caches, "seqlens_k", "total_sequence_length"],
+        outs,
+        { num_heads: heads, kv_num_heads: heads, scale },
+      );
     graph.node("MatMul", [`${name}.attended`, `${name}.attn.c_proj.weight`], [`${name}.attn_out`]);
     addAndNorm(`${name}.attn_out`, `${name}.attn.c_proj.bias`, `${name}.ln_2`, `${name}.mlp`);
     graph.node("MatMul", [normed, `${name}.mlp.c_fc.weight`], [`${name}.fc`]);
     graph.contrib("FastGelu", [`${name}.fc`, `${name}.mlp.c_fc.bias`], [`${name}.act`]);
     graph.node("MatMul", [`${name}.act`, `${name}.mlp.c_proj.weight`], [`${name}.mlp_out`]);
-    addAndNorm(`${name}.mlp_out`, `${name}.mlp.c_proj.bias`, layer + 1 < layers ? `h.${layer + 1}.ln_1` : "ln_f", `${name}.out`);
+    addAndNorm(
+      `${name}.mlp_out`,
+      `${name}.mlp.c_proj.bias`,
+      layer + 1 < layers ? `h.${layer + 1}.ln_1` : "ln_f",
+      `${name}.out`,
+    );
   }
   if (pages) graph.node("Gather", [normed, "output_rows"], ["output_hidden"], { axis: 0 });
   else {
@@ -127,7 +163,12 @@ function tail(graph: OnnxGraph, head: Variant["head"], vocabSize: number): void 
   graph.node("Reshape", ["part_values", "flat_shape"], ["finalists"]);
   graph.node("TopK", ["finalists", "candidates"], ["top_logits", "top_at"], { axis: -1, largest: 1, sorted: 1 });
   if (head === "levels") {
-    graph.constant("offsets", DataType.int64, [1, parts, 1], BigInt64Array.from({ length: parts }, (_, part) => BigInt(part * size)));
+    graph.constant(
+      "offsets",
+      DataType.int64,
+      [1, parts, 1],
+      BigInt64Array.from({ length: parts }, (_, part) => BigInt(part * size)),
+    );
     graph.node("Reshape", ["part_ids", "part_shape"], ["part_ids_3d"]);
     graph.node("Add", ["part_ids_3d", "offsets"], ["ids_3d"]);
     graph.node("Reshape", ["ids_3d", "flat_shape"], ["finalist_ids"]);
@@ -140,9 +181,19 @@ function tail(graph: OnnxGraph, head: Variant["head"], vocabSize: number): void 
     return;
   }
   // Ids through a table of floats, exact up to 2^24: where int64 is only an index.
-  graph.constant("iota", DataType.float, [size], Float32Array.from({ length: size }, (_, id) => id));
+  graph.constant(
+    "iota",
+    DataType.float,
+    [size],
+    Float32Array.from({ length: size }, (_, id) => id),
+  );
   graph.node("Gather", ["iota", "part_ids"], ["part_ids_f"], { axis: 0 });
-  graph.constant("offsets_f", DataType.float, [1, parts, 1], Float32Array.from({ length: parts }, (_, part) => part * size));
+  graph.constant(
+    "offsets_f",
+    DataType.float,
+    [1, parts, 1],
+    Float32Array.from({ length: parts }, (_, part) => part * size),
+  );
   graph.node("Reshape", ["part_ids_f", "part_shape"], ["part_ids_3d"]);
   graph.node("Add", ["part_ids_3d", "offsets_f"], ["ids_3d"]);
   graph.node("Reshape", ["ids_3d", "flat_shape"], ["finalist_ids"]);

@@ -25,7 +25,8 @@ async function run(precision: Precision, slots: number): Promise<void> {
   const { runner, shape } = await openFolder(await sizedCheckpoint("gpt2"), slots, precision, 2, DEVICES.cuda);
   const ids = (length: number): Int32Array => promptIds(length, 1, shape.vocabSize);
   const works: Record<string, () => Promise<unknown>> = {};
-  for (const rows of [1, 8, 32, 128, 512].filter((rows) => rows <= slots)) works[`decode of ${rows}`] = () => runner.decode(ids(rows), new Int32Array(rows).fill(80));
+  for (const rows of [1, 8, 32, 128, 512].filter((rows) => rows <= slots))
+    works[`decode of ${rows}`] = () => runner.decode(ids(rows), new Int32Array(rows).fill(80));
   works["decode of 32 at 900"] = () => runner.decode(ids(32), new Int32Array(32).fill(900));
   if (slots >= 512) works["decode of 512 at 900"] = () => runner.decode(ids(512), new Int32Array(512).fill(900));
   works["prompt of 64"] = () => runner.prefill(0, 60, ids(64));
@@ -39,10 +40,13 @@ async function run(precision: Precision, slots: number): Promise<void> {
 }
 
 function summarise(path: string, times: number): void {
-  const records = readFileSync(path, "utf8").trim().split("\n").map((line) => {
-    const [start, end, grid, ...name] = line.split(" ");
-    return { start: Number(start), end: Number(end), grid, name: name.join(" ") };
-  });
+  const records = readFileSync(path, "utf8")
+    .trim()
+    .split("\n")
+    .map((line) => {
+      const [start, end, grid, ...name] = line.split(" ");
+      return { start: Number(start), end: Number(end), grid, name: name.join(" ") };
+    });
   records.sort((a, b) => a.start - b.start);
   const groups: (typeof records)[] = [];
   let last = -Infinity;
@@ -61,8 +65,13 @@ function summarise(path: string, times: number): void {
       sums.set(name, sum);
     }
     const busy = [...sums.values()].reduce((sum, { time }) => sum + time, 0);
-    console.log(`\ngroup ${index}: ${group.length} records, by ${times}: span ${(span / times / 1e3).toFixed(1)} us, busy ${(busy / times / 1e3).toFixed(1)} us`);
+    console.log(
+      `\ngroup ${index}: ${group.length} records, by ${times}: span ${(span / times / 1e3).toFixed(1)} us, busy ${(busy / times / 1e3).toFixed(1)} us`,
+    );
     const sorted = [...sums].sort((a, b) => b[1].time - a[1].time).slice(0, 40);
-    for (const [name, { count, time, grid }] of sorted) console.log(`${(time / times / 1e3).toFixed(2).padStart(9)} us ${(count / times).toFixed(1).padStart(6)} x ${(time / count / 1e3).toFixed(2).padStart(7)} [${grid}] ${name.slice(0, 160)}`);
+    for (const [name, { count, time, grid }] of sorted)
+      console.log(
+        `${(time / times / 1e3).toFixed(2).padStart(9)} us ${(count / times).toFixed(1).padStart(6)} x ${(time / count / 1e3).toFixed(2).padStart(7)} [${grid}] ${name.slice(0, 160)}`,
+      );
   }
 }

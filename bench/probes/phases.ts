@@ -24,7 +24,11 @@ const calls: Record<string, () => unknown> = {
   "prefix and prompt of 8": () => (runner.loadPrefix(0, prefixes[0]!), runner.prefill(0, PREFIX, ids(8))),
   "fork of 70 and prompt of 8": () => (runner.copyRow(0, 1, 70, 0), runner.prefill(0, PREFIX, ids(8))),
   "wipe of 70 and prompt of 8": () => (runner.wipe(1, 0, 70), runner.prefill(0, PREFIX, ids(8))),
-  ...Object.fromEntries([1, 8, 32, 128, 512].filter((rows) => rows <= runner.slots).map((rows) => [`decode of ${rows}`, () => runner.decode(ids(rows), new Int32Array(rows).fill(80))])),
+  ...Object.fromEntries(
+    [1, 8, 32, 128, 512]
+      .filter((rows) => rows <= runner.slots)
+      .map((rows) => [`decode of ${rows}`, () => runner.decode(ids(rows), new Int32Array(rows).fill(80))]),
+  ),
 };
 for (const [name, call] of Object.entries(calls)) {
   const times: number[] = [];
@@ -33,6 +37,8 @@ for (const [name, call] of Object.entries(calls)) {
     await call();
     times.push(performance.now() - began);
   }
-  console.log(`${name.padEnd(28)} median ${median(times).toFixed(3)} ms, first ${times[0]!.toFixed(2)}, most ${Math.max(...times).toFixed(2)}`);
+  console.log(
+    `${name.padEnd(28)} median ${median(times).toFixed(3)} ms, first ${times[0]!.toFixed(2)}, most ${Math.max(...times).toFixed(2)}`,
+  );
 }
 process.exit(0);

@@ -19,7 +19,16 @@ class CountingGraph extends OnnxGraph {
 }
 
 /** All forms in one graph, each with inputs of its own, as equal nodes with equal inputs would be one. Answers the tensors' dimensions and which form a node is of. */
-export function formsGraph(forms: readonly Form[], type: DataType, rows: number): { model: Uint8Array; inputs: Record<string, number[]>; outputs: Record<string, number[]>; formOf: (node: string) => string | undefined } {
+export function formsGraph(
+  forms: readonly Form[],
+  type: DataType,
+  rows: number,
+): {
+  model: Uint8Array;
+  inputs: Record<string, number[]>;
+  outputs: Record<string, number[]>;
+  formOf: (node: string) => string | undefined;
+} {
   const graph = new CountingGraph("forms", "");
   const [inputs, outputs]: [Record<string, number[]>, Record<string, number[]>] = [{}, {}];
   const ends: { name: string; end: number }[] = [];
@@ -32,7 +41,12 @@ export function formsGraph(forms: readonly Form[], type: DataType, rows: number)
   }
   for (const [name, dims] of Object.entries(inputs)) graph.input(name, type, dims);
   for (const [name, dims] of Object.entries(outputs)) graph.output(name, type, dims);
-  return { model: graph.encode(), inputs, outputs, formOf: (node) => ends.find(({ end }) => Number(/_(\d+)/.exec(node)?.[1] ?? NaN) < end)?.name };
+  return {
+    model: graph.encode(),
+    inputs,
+    outputs,
+    formOf: (node) => ends.find(({ end }) => Number(/_(\d+)/.exec(node)?.[1] ?? NaN) < end)?.name,
+  };
 }
 
 export interface Sizes {
@@ -42,15 +56,30 @@ export interface Sizes {
 }
 
 export function formsOf({ width, inner, vocabSize }: Sizes): Form[] {
-  const layers: [string, number, number][] = [["qkv", width, 3 * width], ["mlp", inner, width]];
-  return [...layers.flatMap(([layer, inputs, outputs]) => [whole(layer, inputs, outputs), ...[96, 192].filter((size) => inputs % size === 0).map((size) => inParts(layer, inputs, outputs, size))]), ...heads(width, vocabSize)];
+  const layers: [string, number, number][] = [
+    ["qkv", width, 3 * width],
+    ["mlp", inner, width],
+  ];
+  return [
+    ...layers.flatMap(([layer, inputs, outputs]) => [
+      whole(layer, inputs, outputs),
+      ...[96, 192].filter((size) => inputs % size === 0).map((size) => inParts(layer, inputs, outputs, size)),
+    ]),
+    ...heads(width, vocabSize),
+  ];
 }
 
-const ints = (graph: OnnxGraph, name: string, values: readonly number[]): string => graph.constant(name, DataType.int64, [values.length], BigInt64Array.from(values, BigInt));
+const ints = (graph: OnnxGraph, name: string, values: readonly number[]): string =>
+  graph.constant(name, DataType.int64, [values.length], BigInt64Array.from(values, BigInt));
 
 function whole(layer: string, inputs: number, outputs: number): Form {
   const name = `${layer} whole`;
-  return { name, inputs: { [`${name}.x`]: ["rows", inputs], [`${name}.w`]: [inputs, outputs] }, output: ["rows", outputs], build: (graph, out) => graph.node("MatMul", [`${name}.x`, `${name}.w`], [out]) };
+  return {
+    name,
+    inputs: { [`${name}.x`]: ["rows", inputs], [`${name}.w`]: [inputs, outputs] },
+    output: ["rows", outputs],
+    build: (graph, out) => graph.node("MatMul", [`${name}.x`, `${name}.w`], [out]),
+  };
 }
 
 /** As src/model/linear.ts has it. */
@@ -75,9 +104,19 @@ function inParts(layer: string, inputs: number, outputs: number, size: number): 
 /** Of the last two the first needs another copy of the embeddings, [width, vocabulary]; the second takes them as they are. */
 function heads(width: number, vocabSize: number): Form[] {
   const padded = Math.ceil(vocabSize / 64) * 64;
-  const form = (name: string, columns: number, weight: readonly number[], build: (graph: OnnxGraph, x: string, w: string, out: string) => void): Form => {
+  const form = (
+    name: string,
+    columns: number,
+    weight: readonly number[],
+    build: (graph: OnnxGraph, x: string, w: string, out: string) => void,
+  ): Form => {
     const [x, w] = [`head ${name}.x`, `head.w${weight.join("x")}`];
-    return { name: `head ${name}`, inputs: { [x]: ["rows", width], [w]: weight }, output: ["rows", columns], build: (graph, out) => build(graph, x, w, out) };
+    return {
+      name: `head ${name}`,
+      inputs: { [x]: ["rows", width], [w]: weight },
+      output: ["rows", columns],
+      build: (graph, out) => build(graph, x, w, out),
+    };
   };
   return [
     form("gemm", vocabSize, [vocabSize, width], (graph, x, w, out) => graph.node("Gemm", [x, w], [out], { transB: 1 })),

@@ -41,11 +41,17 @@ function part(name: string, work: () => void): void {
   try {
     work();
   } catch (error) {
-    console.log(`${name} FAILED`, String((error as Error).message).replace(/\s+/g, " ").slice(0, 400));
+    console.log(
+      `${name} FAILED`,
+      String((error as Error).message)
+        .replace(/\s+/g, " ")
+        .slice(0, 400),
+    );
   }
 }
 
-const open = (runtime: Runtime, model: string | Uint8Array): Session => runtime.session(model, { threads: 1, device: DEVICES.webgpu });
+const open = (runtime: Runtime, model: string | Uint8Array): Session =>
+  runtime.session(model, { threads: 1, device: DEVICES.webgpu });
 
 /** A graph that moves tensors of so many numbers: each is of its own, as a run's inputs or its answers are. */
 function mover(runtime: Runtime, type: DataType, sizes: readonly number[]): Session {
@@ -62,15 +68,34 @@ function mover(runtime: Runtime, type: DataType, sizes: readonly number[]): Sess
 /** Inputs are brought up as they are bound, answers brought down as a run ends. */
 function transfers(rows: number): void {
   const runtime = new Runtime();
-  const named = (side: string, tensors: readonly Tensor[]): Record<string, Tensor> => Object.fromEntries(tensors.map((tensor, index) => [`${side}.${index}`, tensor]));
+  const named = (side: string, tensors: readonly Tensor[]): Record<string, Tensor> =>
+    Object.fromEntries(tensors.map((tensor, index) => [`${side}.${index}`, tensor]));
   const up = (sizes: readonly number[]): (() => void) => {
     const session = mover(runtime, DataType.int32, sizes);
-    const binding = session.binding(named("from", sizes.map((size) => runtime.tensor(new Int32Array(size), [size]))), named("to", sizes.map((size) => session.allocate(ElementType.int32, [size]))));
+    const binding = session.binding(
+      named(
+        "from",
+        sizes.map((size) => runtime.tensor(new Int32Array(size), [size])),
+      ),
+      named(
+        "to",
+        sizes.map((size) => session.allocate(ElementType.int32, [size])),
+      ),
+    );
     return () => binding.update(...sizes.map((_, index) => `from.${index}`));
   };
   const down = (sizes: readonly number[]): (() => void) => {
     const session = mover(runtime, DataType.float, sizes);
-    const binding = session.binding(named("from", sizes.map((size) => session.allocate(ElementType.float32, [size]))), named("to", sizes.map((size) => runtime.tensor(new Float32Array(size), [size]))));
+    const binding = session.binding(
+      named(
+        "from",
+        sizes.map((size) => session.allocate(ElementType.float32, [size])),
+      ),
+      named(
+        "to",
+        sizes.map((size) => runtime.tensor(new Float32Array(size), [size])),
+      ),
+    );
     return () => session.runNow(binding);
   };
   const idle = down([1]);
@@ -108,38 +133,61 @@ function decodeStep(runtime: Runtime, session: Session, half: boolean, rows: num
   for (let index = 0; index < 2 * shape.layers; index++) {
     const name = `${index % 2 === 0 ? "key" : "value"}.${index >> 1}`;
     const type = half ? ElementType.float16 : ElementType.float32;
-    given[`past_${name}`] = made[`present_${name}`] = session.allocate(type, [rows, shape.heads, shape.positions, shape.headDim]);
+    given[`past_${name}`] = made[`present_${name}`] = session.allocate(type, [
+      rows,
+      shape.heads,
+      shape.positions,
+      shape.headDim,
+    ]);
   }
   return session.binding(given, made);
 }
 
 function kernels(path: string, half: boolean, rows: number): void {
   const runs = TIMES;
-  const found = profile((runtime) => {
-    using session = open(runtime, path);
-    using binding = decodeStep(runtime, session, half, rows);
-    for (let run = 0; run < runs; run++) session.runNow(binding);
-    for (const tensor of binding.tensors) tensor[Symbol.dispose]();
-  }, runs, WARM);
+  const found = profile(
+    (runtime) => {
+      using session = open(runtime, path);
+      using binding = decodeStep(runtime, session, half, rows);
+      for (let run = 0; run < runs; run++) session.runNow(binding);
+      for (const tensor of binding.tensors) tensor[Symbol.dispose]();
+    },
+    runs,
+    WARM,
+  );
   print(`  rows ${rows}`, found, LINES);
 }
 
 /** Weights are zeros, and mostly in the device's cache. */
 function forms(half: boolean, rows: number): void {
-  const list = formsOf(SMOKE ? { width: 64, inner: 192, vocabSize: 500 } : { width: 768, inner: 3072, vocabSize: 50257 });
+  const list = formsOf(
+    SMOKE ? { width: 64, inner: 192, vocabSize: 500 } : { width: 768, inner: 3072, vocabSize: 50257 },
+  );
   const { model, inputs, outputs, formOf } = formsGraph(list, floatType(half ? "fp16" : "fp32"), rows);
   const runs = TIMES;
-  const found = profile((runtime) => {
-    using session = open(runtime, model);
-    const allocated = (dims: Record<string, number[]>): Record<string, Tensor> => Object.fromEntries(Object.entries(dims).map(([name, each]) => [name, session.allocate(half ? ElementType.float16 : ElementType.float32, each)]));
-    using binding = session.binding(allocated(inputs), allocated(outputs));
-    for (let run = 0; run < runs; run++) session.runNow(binding);
-    for (const tensor of binding.tensors) tensor[Symbol.dispose]();
-  }, runs, WARM);
+  const found = profile(
+    (runtime) => {
+      using session = open(runtime, model);
+      const allocated = (dims: Record<string, number[]>): Record<string, Tensor> =>
+        Object.fromEntries(
+          Object.entries(dims).map(([name, each]) => [
+            name,
+            session.allocate(half ? ElementType.float16 : ElementType.float32, each),
+          ]),
+        );
+      using binding = session.binding(allocated(inputs), allocated(outputs));
+      for (let run = 0; run < runs; run++) session.runNow(binding);
+      for (const tensor of binding.tensors) tensor[Symbol.dispose]();
+    },
+    runs,
+    WARM,
+  );
   for (const { name } of list) {
     const own = found.kernels.filter(({ node }) => formOf(node) === name);
     const sum = own.reduce((total, { time }) => total + time, 0);
-    console.log(`  rows ${String(rows).padStart(3)} ${name.padEnd(24)} ${sum.toFixed(1).padStart(8)} us: ${own.map(({ program, time }) => `${program} ${time.toFixed(1)}`).join(", ")}`);
+    console.log(
+      `  rows ${String(rows).padStart(3)} ${name.padEnd(24)} ${sum.toFixed(1).padStart(8)} us: ${own.map(({ program, time }) => `${program} ${time.toFixed(1)}`).join(", ")}`,
+    );
   }
 }
 

@@ -20,7 +20,10 @@ class ProfilingApi extends OrtApi {
 
   constructor() {
     super();
-    const base = koffi.decode(koffi.load(defaultLibraryPath()).func("OrtGetApiBase", POINTER, [])(), koffi.array(POINTER, 2)) as bigint[];
+    const base = koffi.decode(
+      koffi.load(defaultLibraryPath()).func("OrtGetApiBase", POINTER, [])(),
+      koffi.array(POINTER, 2),
+    ) as bigint[];
     const api = (koffi.decode(base[0], koffi.proto(POINTER, ["uint32_t"])) as (version: number) => bigint)(API_VERSION);
     const table = koffi.decode(api, koffi.array(POINTER, ENABLE_PROFILING + 1)) as bigint[];
     this.#enable = koffi.decode(table[ENABLE_PROFILING], koffi.proto(POINTER, [POINTER, "str"])) as Enable;
@@ -69,14 +72,25 @@ export function profile(work: (runtime: Runtime) => void, runs: number, warm: nu
     work(new Runtime(api));
     const file = readdirSync(api.folder)[0]!;
     const events = JSON.parse(readFileSync(join(api.folder, file), "utf8")) as Event[];
-    const groups = byRun(events.filter(({ cat }) => cat === "Api"), runs).slice(warm);
-    const nodes = byRun(events.filter(({ name }) => name.endsWith("_kernel_time")), runs).slice(warm);
+    const groups = byRun(
+      events.filter(({ cat }) => cat === "Api"),
+      runs,
+    ).slice(warm);
+    const nodes = byRun(
+      events.filter(({ name }) => name.endsWith("_kernel_time")),
+      runs,
+    ).slice(warm);
     const counted = runs - warm;
     const mean = (numbers: readonly number[]): number => numbers.reduce((sum, number) => sum + number, 0) / counted;
     const kernels = groups[0]!.map(({ name, args }, index) => {
       const [node = "", , program = ""] = name.split("&");
       // Whole microseconds, cut off.
-      return { node, program, shapes: (args.shapes ?? "").replace(/(in|out)puts\[\d+\] = /g, "").trim(), time: mean(groups.map((group) => group[index]!.dur)) + 0.5 };
+      return {
+        node,
+        program,
+        shapes: (args.shapes ?? "").replace(/(in|out)puts\[\d+\] = /g, "").trim(),
+        time: mean(groups.map((group) => group[index]!.dur)) + 0.5,
+      };
     });
     return {
       kernels,
@@ -106,8 +120,12 @@ export function print(title: string, { kernels, span, host, nodes }: Profile, mo
     sums.set(`${program} ${shapes}`, sum);
   }
   const busy = kernels.reduce((total, { time }) => total + time, 0);
-  console.log(`${title}: ${kernels.length} kernels, busy ${busy.toFixed(0)} us, span ${span.toFixed(0)} us; host ${host.toFixed(0)} us for ${nodes} nodes`);
+  console.log(
+    `${title}: ${kernels.length} kernels, busy ${busy.toFixed(0)} us, span ${span.toFixed(0)} us; host ${host.toFixed(0)} us for ${nodes} nodes`,
+  );
   for (const [name, { count, time }] of [...sums].sort((a, b) => b[1].time - a[1].time).slice(0, most)) {
-    console.log(`${time.toFixed(0).padStart(8)} us ${String(count).padStart(4)} x ${(time / count).toFixed(1).padStart(7)}  ${name.slice(0, 170)}`);
+    console.log(
+      `${time.toFixed(0).padStart(8)} us ${String(count).padStart(4)} x ${(time / count).toFixed(1).padStart(7)}  ${name.slice(0, 170)}`,
+    );
   }
 }

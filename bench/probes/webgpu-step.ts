@@ -38,18 +38,38 @@ function mover(type: DataType, to: DataType): Session {
 }
 const ints = mover(DataType.int32, DataType.int32);
 const floats = mover(DataType.float, DataType.float);
-const one = (error: unknown): string => String((error as Error).message).replace(/\s+/g, " ").slice(0, 300);
+const one = (error: unknown): string =>
+  String((error as Error).message)
+    .replace(/\s+/g, " ")
+    .slice(0, 300);
 
 function measure(head: Variant["head"], rows: number, settings: Record<string, string>, capture: boolean): void {
   const name = `${precision} ${head} rows ${rows} ${JSON.stringify(settings)}${capture ? " capture" : ""}`;
   try {
     const path = writeVariant(config, built, { attention: "slots", head, half });
-    const entries = Object.fromEntries(Object.entries({ ...settings, ...(capture && { enableGraphCapture: "1" }) }).map(([key, value]) => [EP + key, value]));
+    const entries = Object.fromEntries(
+      Object.entries({ ...settings, ...(capture && { enableGraphCapture: "1" }) }).map(([key, value]) => [
+        EP + key,
+        value,
+      ]),
+    );
     using s = runtime.session(path, { threads: 1, device: DEVICES.webgpu, config: entries });
     const type = half ? ElementType.float16 : ElementType.float32;
     const kv = Array.from({ length: 2 * shape.layers }, () => s.allocate(type, [rows, shape.heads, M, shape.headDim]));
-    const data = { input_ids: promptIds(rows, 2, V), position_ids: new Int32Array(rows).fill(80), seqlens_k: new Int32Array(rows).fill(80), total_sequence_length: Int32Array.of(capture ? M : 81), output_rows: Int32Array.from({ length: rows }, (_, row) => row) };
-    const dims: Record<string, number[]> = { input_ids: [rows, 1], position_ids: [rows, 1], seqlens_k: [rows], total_sequence_length: [1], output_rows: [rows] };
+    const data = {
+      input_ids: promptIds(rows, 2, V),
+      position_ids: new Int32Array(rows).fill(80),
+      seqlens_k: new Int32Array(rows).fill(80),
+      total_sequence_length: Int32Array.of(capture ? M : 81),
+      output_rows: Int32Array.from({ length: rows }, (_, row) => row),
+    };
+    const dims: Record<string, number[]> = {
+      input_ids: [rows, 1],
+      position_ids: [rows, 1],
+      seqlens_k: [rows],
+      total_sequence_length: [1],
+      output_rows: [rows],
+    };
     const inputs: Record<string, Tensor> = {};
     const uploads: (() => void)[] = [];
     for (const [key, values] of Object.entries(data)) {
@@ -86,13 +106,19 @@ function measure(head: Variant["head"], rows: number, settings: Record<string, s
         outputs["top_probability"] = s.allocate(ElementType.float32, [rows, 1]);
       } else {
         outputs["top_logits"] = runtime.tensor(top, [rows, 64]);
-        outputs["top_ids"] = runtime.tensor(wide ? new BigInt64Array(rows * 64) : new Int32Array(rows * 64), [rows, 64]);
+        outputs["top_ids"] = runtime.tensor(wide ? new BigInt64Array(rows * 64) : new Int32Array(rows * 64), [
+          rows,
+          64,
+        ]);
         outputs["top_probability"] = runtime.tensor(new Float32Array(rows), [rows, 1]);
       }
     }
     const binding = s.binding({ ...inputs, ...past }, { ...outputs, ...present });
     const probe = new Float32Array(1);
-    const down = topDevice === null ? null : floats.binding({ x: topDevice.view([rows * 64]) }, { y: runtime.tensor(top, [rows * 64]) });
+    const down =
+      topDevice === null
+        ? null
+        : floats.binding({ x: topDevice.view([rows * 64]) }, { y: runtime.tensor(top, [rows * 64]) });
     const oneLogit = floats.binding({ x: logits.view([1]) }, { y: runtime.tensor(probe, [1]) });
     const times: number[] = [];
     for (let i = SMOKE ? -1 : -5; i < N; i++) {
@@ -104,7 +130,15 @@ function measure(head: Variant["head"], rows: number, settings: Record<string, s
       else if (head === "none") floats.runNow(oneLogit);
       if (i >= 0) times.push(performance.now() - t0);
     }
-    console.log(name, "step", median(times).toFixed(3), "ms", ((rows / median(times)) * 1000).toFixed(0), "tokens/s; best logit", top[0]?.toFixed(4));
+    console.log(
+      name,
+      "step",
+      median(times).toFixed(3),
+      "ms",
+      ((rows / median(times)) * 1000).toFixed(0),
+      "tokens/s; best logit",
+      top[0]?.toFixed(4),
+    );
     binding[Symbol.dispose]();
     for (const tensor of [...kv, logits]) tensor[Symbol.dispose]();
   } catch (error) {

@@ -23,10 +23,14 @@ export function corpusBleu(answers: readonly string[], references: readonly (rea
     const answer = tokens13a(text);
     const wanted = references[row]!.map(tokens13a);
     length += answer.length;
-    referenceLength += closest(answer.length, wanted.map((tokens) => tokens.length));
+    referenceLength += closest(
+      answer.length,
+      wanted.map((tokens) => tokens.length),
+    );
     for (let order = 1; order <= ORDERS; order++) {
       const most = new Map<string, number>();
-      for (const tokens of wanted) for (const [ngram, count] of ngramsOf(tokens, order)) most.set(ngram, Math.max(count, most.get(ngram) ?? 0));
+      for (const tokens of wanted)
+        for (const [ngram, count] of ngramsOf(tokens, order)) most.set(ngram, Math.max(count, most.get(ngram) ?? 0));
       for (const [ngram, count] of ngramsOf(answer, order)) {
         total[order - 1]! += count;
         correct[order - 1]! += Math.min(count, most.get(ngram) ?? 0);

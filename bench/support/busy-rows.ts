@@ -30,7 +30,13 @@ export function interTokenTimes(runner: ModelRunner, rows: number, prefix: KvTen
         last[row] = now;
         return "continue";
       };
-      handles.push(engine.submit(benchRequest({ promptIds: promptIds(PROMPT, row), prefix, maxNewTokens: positionsLeft }), { onToken, onFinish, onError: reject }));
+      handles.push(
+        engine.submit(benchRequest({ promptIds: promptIds(PROMPT, row), prefix, maxNewTokens: positionsLeft }), {
+          onToken,
+          onFinish,
+          onError: reject,
+        }),
+      );
     }
   }).finally(() => engine.drain(0));
 }

@@ -29,7 +29,13 @@ export class EngineWorks {
 
   constructor(runner: ModelRunner) {
     this.#runner = runner;
-    const observer = { step: (phase: StepPhase, rows: number) => this.#note(phase, rows), queued() {}, firstToken() {}, interToken() {}, finished() {} };
+    const observer = {
+      step: (phase: StepPhase, rows: number) => this.#note(phase, rows),
+      queued() {},
+      firstToken() {},
+      interToken() {},
+      finished() {},
+    };
     const prefillChunk = Math.min(prefillChunkOf(runner), runner.longestPiece);
     this.#admitted = Math.floor(prefillChunk / PROMPT);
     this.#engine = new Engine({ runner, maxQueue: Math.max(runner.slots, 1024), prefillChunk, observer });
@@ -42,7 +48,11 @@ export class EngineWorks {
     if (prefix < 1) throw new RangeError(`a context of ${context} leaves nothing for a prefix`);
     this.#steps.length = 0;
     const maxNewTokens = admission + UNCOUNTED + steps + 1;
-    await Promise.all(Array.from({ length: rows }, (_, row) => this.#generate(this.prefix(prefix, different ? row : 0), PROMPT, row, maxNewTokens)));
+    await Promise.all(
+      Array.from({ length: rows }, (_, row) =>
+        this.#generate(this.prefix(prefix, different ? row : 0), PROMPT, row, maxNewTokens),
+      ),
+    );
     const full = this.#steps.filter((step) => step.rows === rows).slice(UNCOUNTED, UNCOUNTED + steps);
     if (full.length < steps) throw new Error(`${full.length} steps of ${rows} rows, not ${steps}`);
     return median(full.map(({ seconds }) => seconds));
@@ -84,7 +94,11 @@ export class EngineWorks {
 
   #generate(prefix: KvTensor, prompt: number, seed: number, maxNewTokens: number): Promise<void> {
     return new Promise((resolve, reject) => {
-      const request = benchRequest({ promptIds: promptIds(prompt, seed + 1, this.#runner.shape.vocabSize), prefix, maxNewTokens });
+      const request = benchRequest({
+        promptIds: promptIds(prompt, seed + 1, this.#runner.shape.vocabSize),
+        prefix,
+        maxNewTokens,
+      });
       this.#engine.submit(request, { onToken: () => "continue", onFinish: () => resolve(), onError: reject });
     });
   }

@@ -10,15 +10,31 @@ const AT_ONCE = 50;
 const BYTES_AT_ONCE = 64 << 20;
 
 /** Different prefixes of `length` virtual tokens, made from `seed` and the numbers that follow, as `NAME-0`, `NAME-1`, ... of the local user. */
-export async function fillStore(store: PrefixStore, { shape, fingerprint }: { shape: ModelShape; fingerprint: string }, given: { name: string; length: number; count: number; seed?: number }): Promise<void> {
+export async function fillStore(
+  store: PrefixStore,
+  { shape, fingerprint }: { shape: ModelShape; fingerprint: string },
+  given: { name: string; length: number; count: number; seed?: number },
+): Promise<void> {
   const { name, length, count, seed = 0 } = given;
   const now = new Date().toISOString();
   const put = async (index: number): Promise<void> => {
     const kv = kvBytes(randomPrefix(shape, length, seed + index));
     const digest = await prefixDigest(shape, length, kv);
-    const meta = { user: LOCAL_USER, name: `${name}-${index}`, kind: "PREFIX_TUNING", digest, length, bytes: 4 * kvElements(shape, length), base: fingerprint, createdAt: now, updatedAt: now, files: {} };
+    const meta = {
+      user: LOCAL_USER,
+      name: `${name}-${index}`,
+      kind: "PREFIX_TUNING",
+      digest,
+      length,
+      bytes: 4 * kvElements(shape, length),
+      base: fingerprint,
+      createdAt: now,
+      updatedAt: now,
+      files: {},
+    };
     await store.put({ meta, kv, files: new Map() });
   };
   const atOnce = Math.max(1, Math.min(AT_ONCE, Math.floor(BYTES_AT_ONCE / (4 * kvElements(shape, length)))));
-  for (let at = 0; at < count; at += atOnce) await Promise.all(Array.from({ length: Math.min(atOnce, count - at) }, (_, i) => put(at + i)));
+  for (let at = 0; at < count; at += atOnce)
+    await Promise.all(Array.from({ length: Math.min(atOnce, count - at) }, (_, i) => put(at + i)));
 }

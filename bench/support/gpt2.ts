@@ -26,7 +26,15 @@ export async function sizedCheckpoint(size: string): Promise<string> {
   const dir = join(CACHE, size);
   const shape = SIZES[size];
   if (shape === undefined) throw new Error(`no such size: ${size}`);
-  const json = { model_type: "gpt2", activation_function: "gelu_new", vocab_size: 50257, n_positions: 1024, ...shape, bos_token_id: 50256, eos_token_id: 50256 };
+  const json = {
+    model_type: "gpt2",
+    activation_function: "gelu_new",
+    vocab_size: 50257,
+    n_positions: 1024,
+    ...shape,
+    bos_token_id: 50256,
+    eos_token_id: 50256,
+  };
   return existsSync(join(dir, "config.json")) ? dir : randomCheckpoint(dir, json);
 }
 
@@ -44,17 +52,37 @@ export interface BenchModel extends AsyncDisposable {
   readonly runtime: Runtime;
 }
 
-export const openSized = async (size: string, slots: number, precision?: Precision, threads?: number): Promise<BenchModel> =>
-  openFolder(await sizedCheckpoint(size), slots, precision, threads);
+export const openSized = async (
+  size: string,
+  slots: number,
+  precision?: Precision,
+  threads?: number,
+): Promise<BenchModel> => openFolder(await sizedCheckpoint(size), slots, precision, threads);
 
 /** A checkpoint's folder, ready to run. */
-export async function openFolder(dir: string, slots: number, precision: Precision = "fp32", threads = THREADS, device?: Device, runtime = new Runtime()): Promise<BenchModel> {
+export async function openFolder(
+  dir: string,
+  slots: number,
+  precision: Precision = "fp32",
+  threads = THREADS,
+  device?: Device,
+  runtime = new Runtime(),
+): Promise<BenchModel> {
   const checkpoint = await openCheckpoint(dir, { cacheDir: CACHE });
   // Where there is no GPU, half precision is the CPU's kernels on memory treated as a device's.
   const place = device ?? (precision === "fp16" ? { ...DEVICES.cpu, hostMemory: false } : DEVICES.cpu);
   const modelPath = await ensureGraph(checkpoint, CACHE, precision, place);
   await checkpoint.close();
-  const runner = await openRunner(runtime, { modelPath, shape: checkpoint.shape, slots, threads, spinTime: DEFAULT_SPIN_TIME, device: place, precision, bankBytes: place.hostMemory ? 0 : BANK_BYTES });
+  const runner = await openRunner(runtime, {
+    modelPath,
+    shape: checkpoint.shape,
+    slots,
+    threads,
+    spinTime: DEFAULT_SPIN_TIME,
+    device: place,
+    precision,
+    bankBytes: place.hostMemory ? 0 : BANK_BYTES,
+  });
   return {
     runner,
     shape: checkpoint.shape,
@@ -74,7 +102,10 @@ export const matrixBytes = ({ layers, width, vocabSize }: ModelShape, precision:
 /** The server's default of `--prefill-chunk`, where a run takes one prompt and where it takes several. */
 export const prefillChunkOf = ({ promptsAtOnce }: ModelRunner): number => (promptsAtOnce > 1 ? 512 : 64);
 
-export function newEngine(runner: ModelRunner, given: Partial<Pick<EngineOptions, "policy" | "shares" | "prefillChunk" | "prefillShare" | "observer">> = {}): Engine {
+export function newEngine(
+  runner: ModelRunner,
+  given: Partial<Pick<EngineOptions, "policy" | "shares" | "prefillChunk" | "prefillShare" | "observer">> = {},
+): Engine {
   const observer = { step() {}, queued() {}, firstToken() {}, interToken() {}, finished() {} };
   return new Engine({ runner, maxQueue: 10_000, prefillChunk: 64, observer, ...given });
 }
@@ -95,8 +126,23 @@ const RANDOM_VALUES = 50_021;
 let requests = 0;
 
 /** A greedy request that runs to its last token. */
-export function benchRequest(given: Pick<EngineRequest, "promptIds" | "maxNewTokens"> & Partial<EngineRequest>): EngineRequest {
-  return { id: `bench-${requests++}`, tenant: "bench", prefix: null, n: 1, beams: null, beamStop: null, scorePrompt: false, sampling: DEFAULT_SAMPLING, seed: 0, topLogprobs: 0, eosIds: [], ...given };
+export function benchRequest(
+  given: Pick<EngineRequest, "promptIds" | "maxNewTokens"> & Partial<EngineRequest>,
+): EngineRequest {
+  return {
+    id: `bench-${requests++}`,
+    tenant: "bench",
+    prefix: null,
+    n: 1,
+    beams: null,
+    beamStop: null,
+    scorePrompt: false,
+    sampling: DEFAULT_SAMPLING,
+    seed: 0,
+    topLogprobs: 0,
+    eosIds: [],
+    ...given,
+  };
 }
 
 export function promptIds(length: number, seed: number, vocabSize = 50257): Int32Array {

@@ -37,7 +37,24 @@ export async function runScenarios(runs: ScenarioRuns): Promise<ScenarioTable> {
     rows.push(rowOf(result, runs.serve));
   }
   return {
-    head: ["scenario", "server's flags", "prefixes, registered in", "capacity, requests/s", "peak", "seconds", "requests", "answered", "TTFT p50", "p99", "goodput", "tokens/s", "errors", "compared, wrong", "RSS, MiB", "verdict"],
+    head: [
+      "scenario",
+      "server's flags",
+      "prefixes, registered in",
+      "capacity, requests/s",
+      "peak",
+      "seconds",
+      "requests",
+      "answered",
+      "TTFT p50",
+      "p99",
+      "goodput",
+      "tokens/s",
+      "errors",
+      "compared, wrong",
+      "RSS, MiB",
+      "verdict",
+    ],
     rows,
   };
 }
@@ -58,7 +75,10 @@ async function runOne(wanted: string, { prefixes, serve }: ScenarioRuns): Promis
   try {
     const url = await listening(server.stdout, exited);
     return await runLoad({
-      scenario: override(loadScenario(name), { ...(seconds === undefined ? {} : { duration: Number(seconds) }), ...(prefixes === undefined ? {} : { prefixes }) }),
+      scenario: override(loadScenario(name), {
+        ...(seconds === undefined ? {} : { duration: Number(seconds) }),
+        ...(prefixes === undefined ? {} : { prefixes }),
+      }),
       urls: [url],
       credentials: { adminKey: ADMIN_KEY, userKey: null },
       model: { shape: null, vocabulary: null },
@@ -80,7 +100,12 @@ async function runOne(wanted: string, { prefixes, serve }: ScenarioRuns): Promis
 function rowOf(result: LoadResult, serve: readonly string[]): string[] {
   const { scenario, capacity, totals, ttft, registered, verification, servers, criteria } = result;
   const ms = (value: number): string => value.toFixed(0);
-  const failed = criteria.filter(({ passed }) => !passed).map(({ name, value, limit }) => `${name} ${value === null ? "not measured" : Number(value.toPrecision(3))}, asked ${limit}`);
+  const failed = criteria
+    .filter(({ passed }) => !passed)
+    .map(
+      ({ name, value, limit }) =>
+        `${name} ${value === null ? "not measured" : Number(value.toPrecision(3))}, asked ${limit}`,
+    );
   const samples = servers[0]!.samples;
   return [
     scenario.name,

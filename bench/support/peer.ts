@@ -9,9 +9,18 @@ export class Peer implements AsyncDisposable {
   readonly #lines: AsyncIterator<string>;
 
   /** @throws Error when the process ends before it is ready */
-  static async start(name: string, command: readonly string[], environment: Readonly<Record<string, string>> = {}): Promise<Peer> {
-    const child = spawn(command[0]!, command.slice(1), { stdio: ["pipe", "pipe", "inherit"], env: { ...process.env, ...environment } });
-    const failed = new Promise<never>((_, reject) => void child.once("error", (error) => reject(new Error(`${name}: ${error.message}`))));
+  static async start(
+    name: string,
+    command: readonly string[],
+    environment: Readonly<Record<string, string>> = {},
+  ): Promise<Peer> {
+    const child = spawn(command[0]!, command.slice(1), {
+      stdio: ["pipe", "pipe", "inherit"],
+      env: { ...process.env, ...environment },
+    });
+    const failed = new Promise<never>(
+      (_, reject) => void child.once("error", (error) => reject(new Error(`${name}: ${error.message}`))),
+    );
     failed.catch(() => {});
     const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
     for (;;) {
@@ -33,7 +42,8 @@ export class Peer implements AsyncDisposable {
     this.#child.stdin!.write(`run ${work} ${units}\n`);
     const { value, done } = await this.#lines.next();
     const seconds = Number(value);
-    if (done === true || !(seconds > 0)) throw new Error(`${this.name}, ${work}: ${done === true ? "the process ended" : value}`);
+    if (done === true || !(seconds > 0))
+      throw new Error(`${this.name}, ${work}: ${done === true ? "the process ended" : value}`);
     return seconds;
   }
 

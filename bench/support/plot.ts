@@ -30,26 +30,51 @@ export interface LinePlot {
 export interface BarPlot {
   readonly title: string;
   readonly y: Axis;
-  readonly groups: readonly { readonly name: string; readonly bars: readonly { readonly name: string; readonly value: number }[] }[];
+  readonly groups: readonly {
+    readonly name: string;
+    readonly bars: readonly { readonly name: string; readonly value: number }[];
+  }[];
 }
 
 /** One line with dots for each series. A linear axis starts at 0, a logarithmic one at the smallest value. */
 export function linePlot({ title, x, y, series }: LinePlot): string {
   const points = series.flatMap((line) => line.points);
-  const across = scale(x, points.map(([at]) => at), LEFT, LEFT + PLOT_WIDTH);
-  const up = scale(y, points.map(([, value]) => value), TOP + PLOT_HEIGHT, TOP);
+  const across = scale(
+    x,
+    points.map(([at]) => at),
+    LEFT,
+    LEFT + PLOT_WIDTH,
+  );
+  const up = scale(
+    y,
+    points.map(([, value]) => value),
+    TOP + PLOT_HEIGHT,
+    TOP,
+  );
   const lines = series.flatMap(({ points }, index) => {
     const colour = COLOURS[index % COLOURS.length]!;
     const places = points.map(([at, value]) => [across.place(at), up.place(value)] as const);
     const path = places.map(([left, top]) => `${left.toFixed(1)},${top.toFixed(1)}`).join(" ");
-    const dots = places.map(([left, top]) => `<circle cx="${left.toFixed(1)}" cy="${top.toFixed(1)}" r="3" fill="${colour}"/>`);
+    const dots = places.map(
+      ([left, top]) => `<circle cx="${left.toFixed(1)}" cy="${top.toFixed(1)}" r="3" fill="${colour}"/>`,
+    );
     return [`<polyline points="${path}" fill="none" stroke="${colour}" stroke-width="2"/>`, ...dots];
   });
   const marks = across.ticks.flatMap((tick) => {
     const left = across.place(tick).toFixed(1);
-    return [`<line x1="${left}" x2="${left}" y1="${TOP + PLOT_HEIGHT}" y2="${TOP + PLOT_HEIGHT + 4}" stroke="${INK}"/>`, label(left, TOP + PLOT_HEIGHT + 18, tickText(tick))];
+    return [
+      `<line x1="${left}" x2="${left}" y1="${TOP + PLOT_HEIGHT}" y2="${TOP + PLOT_HEIGHT + 4}" stroke="${INK}"/>`,
+      label(left, TOP + PLOT_HEIGHT + 18, tickText(tick)),
+    ];
   });
-  return svg(title, x.label, y.label, up, series.map(({ name }) => name), [...marks, ...lines]);
+  return svg(
+    title,
+    x.label,
+    y.label,
+    up,
+    series.map(({ name }) => name),
+    [...marks, ...lines],
+  );
 }
 
 /** Bars side by side in groups; bars of the same name share a colour and one line of the legend. */
@@ -67,7 +92,9 @@ export function barPlot({ title, y, groups }: BarPlot): string {
       const left = start + place * width;
       const box = `x="${left.toFixed(1)}" y="${top.toFixed(1)}" width="${Math.max(1, width - 2).toFixed(1)}" height="${(floor - top).toFixed(1)}"`;
       const rect = `<rect ${box} fill="${COLOURS[names.indexOf(bar) % COLOURS.length]}"><title>${escape(`${name}, ${bar}: ${tickText(value)}`)}</title></rect>`;
-      return width < 24 ? [rect] : [rect, label((left + width / 2).toFixed(1), top - 4, tickText(value), "font-size=\"10\"")];
+      return width < 24
+        ? [rect]
+        : [rect, label((left + width / 2).toFixed(1), top - 4, tickText(value), 'font-size="10"')];
     });
     return [...drawn, label((start + groupWidth * 0.42).toFixed(1), floor + 18, name)];
   });
@@ -88,7 +115,8 @@ interface Scale {
 
 /** Maps values to pixels from..to. */
 function scale({ log = false, label }: Axis, values: readonly number[], from: number, to: number): Scale {
-  if (values.length === 0 || values.some((value) => !Number.isFinite(value))) throw new Error(`no finite values on the axis "${label}"`);
+  if (values.length === 0 || values.some((value) => !Number.isFinite(value)))
+    throw new Error(`no finite values on the axis "${label}"`);
   const [least, most] = [Math.min(...values), Math.max(...values)];
   if (least < 0 || (log && least === 0)) throw new Error(`a value too small for the axis "${label}": ${least}`);
   const marks = log ? logTicks(least, most) : ticks(most);
@@ -97,7 +125,14 @@ function scale({ log = false, label }: Axis, values: readonly number[], from: nu
   return { ticks: marks, place: (value) => from + ((at(value) - low) / (high - low)) * (to - from) };
 }
 
-function svg(title: string, xLabel: string, yLabel: string, up: Scale, names: readonly string[], shapes: readonly string[]): string {
+function svg(
+  title: string,
+  xLabel: string,
+  yLabel: string,
+  up: Scale,
+  names: readonly string[],
+  shapes: readonly string[],
+): string {
   const right = LEFT + PLOT_WIDTH;
   const middle = TOP + PLOT_HEIGHT / 2;
   const grid = up.ticks.flatMap((tick) => {

@@ -39,7 +39,11 @@ export async function randomCheckpoint(dir: string, json: Record<string, unknown
   return dir;
 }
 
-async function writeTensors(write: (bytes: Uint8Array) => Promise<unknown>, config: Gpt2Config, seed: number): Promise<void> {
+async function writeTensors(
+  write: (bytes: Uint8Array) => Promise<unknown>,
+  config: Gpt2Config,
+  seed: number,
+): Promise<void> {
   const weights = gpt2Tensors(config);
   const header: Record<string, { dtype: "F32"; shape: readonly number[]; data_offsets: [number, number] }> = {};
   let offset = 0;
@@ -78,5 +82,9 @@ if (process.argv[1] !== undefined && resolve(process.argv[1]) === fileURLToPath(
   const shape = SIZES[size];
   if (shape === undefined) throw new Error(`no such size: ${size} (${Object.keys(SIZES).join(", ")})`);
   const end = { bos_token_id: 50256, eos_token_id: 50256 };
-  await randomCheckpoint(dir, { model_type: "gpt2", activation_function: "gelu_new", vocab_size: 50257, n_positions: 1024, ...shape, ...end }, Number(seed));
+  await randomCheckpoint(
+    dir,
+    { model_type: "gpt2", activation_function: "gelu_new", vocab_size: 50257, n_positions: 1024, ...shape, ...end },
+    Number(seed),
+  );
 }

@@ -11,7 +11,10 @@ export interface Load {
   readonly bodies: readonly string[];
 }
 
-export type Command = { readonly kind: "load"; readonly load: Load } | { readonly kind: "count" } | { readonly kind: "stop" };
+export type Command =
+  | { readonly kind: "load"; readonly load: Load }
+  | { readonly kind: "count" }
+  | { readonly kind: "stop" };
 
 /** So far: events with a token, and processor time of this process in microseconds. */
 export interface Count {
@@ -27,7 +30,8 @@ let events = 0;
 let error: string | null = null;
 
 process.on("message", (command: Command) => {
-  if (command.kind === "load") for (let client = 0; client < command.load.clients; client++) stream(command.load, client);
+  if (command.kind === "load")
+    for (let client = 0; client < command.load.clients; client++) stream(command.load, client);
   if (command.kind === "stop") process.exit(0);
   if (command.kind !== "count") return;
   const { user, system } = process.cpuUsage();
@@ -44,7 +48,9 @@ function stream({ port, bodies }: Load, client: number): void {
   const send = (): void => {
     const body = bodies[next++ % bodies.length]!;
     status = "";
-    socket.write(`POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: ${Buffer.byteLength(body)}\r\n\r\n${body}`);
+    socket.write(
+      `POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: ${Buffer.byteLength(body)}\r\n\r\n${body}`,
+    );
   };
   const onRead = (bytes: number): boolean => {
     const data = buffer.subarray(0, bytes);

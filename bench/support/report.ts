@@ -20,18 +20,29 @@ export function readSection(name: string): readonly string[] {
   const text = readFileSync(FILE, "utf8");
   const [open, close] = [`<!-- ${name} -->\n`, `<!-- /${name} -->`];
   const [from, to] = [text.indexOf(open), text.indexOf(close)];
-  return from < 0 || to < from ? [] : text.slice(from + open.length, to).trimEnd().split("\n");
+  return from < 0 || to < from
+    ? []
+    : text
+        .slice(from + open.length, to)
+        .trimEnd()
+        .split("\n");
 }
 
 /** The cells of a section's table, without its head. */
 export function rowsOf(lines: readonly string[]): string[][] {
-  return lines.filter((line) => line.startsWith("| ")).slice(2).map((line) => line.slice(2, -2).split(" | "));
+  return lines
+    .filter((line) => line.startsWith("| "))
+    .slice(2)
+    .map((line) => line.slice(2, -2).split(" | "));
 }
 
 /** What was measured where: processor, cores, memory, Node. */
 export function machine(): string {
   const all = cpus();
-  const model = all[0]?.model.replace(/\((R|TM)\)/g, "").replace(/\s+/g, " ").trim();
+  const model = all[0]?.model
+    .replace(/\((R|TM)\)/g, "")
+    .replace(/\s+/g, " ")
+    .trim();
   return `${all.length} cores of ${model}, ${Math.round(totalmem() / 2 ** 30)} GiB, Node ${process.versions.node}, ${new Date().toISOString().slice(0, 10)}`;
 }
 
@@ -53,5 +64,9 @@ export function quantile(values: readonly number[], q: number): number {
 }
 
 export function table(head: readonly string[], rows: readonly (readonly (string | number)[])[]): string[] {
-  return [`| ${head.join(" | ")} |`, `| ${head.map(() => "---").join(" | ")} |`, ...rows.map((row) => `| ${row.join(" | ")} |`)];
+  return [
+    `| ${head.join(" | ")} |`,
+    `| ${head.map(() => "---").join(" | ")} |`,
+    ...rows.map((row) => `| ${row.join(" | ")} |`),
+  ];
 }

@@ -10,7 +10,8 @@ export const CLI = `${ROOT}dist/cli/main.js`;
 
 /** Compiles the sources: what is measured of a server process is what is there now. */
 export function build(): void {
-  if (spawnSync("npm", ["run", "--silent", "build"], { cwd: ROOT, stdio: "inherit" }).status !== 0) throw new Error("npm run build failed");
+  if (spawnSync("npm", ["run", "--silent", "build"], { cwd: ROOT, stdio: "inherit" }).status !== 0)
+    throw new Error("npm run build failed");
 }
 
 /** The URL that a server process says in its log, which goes on being read. Throws when the process ends before that. */

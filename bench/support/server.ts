@@ -25,12 +25,32 @@ export interface Given {
 }
 
 /** Listens on a free loopback port; prefix i has the id `p<i>`. The log is off, as it would go to a file. */
-export async function serveEngine(engine: Engine, runner: ModelRunner, prefixes: readonly KvTensor[], given: Partial<Given> = {}): Promise<Server> {
+export async function serveEngine(
+  engine: Engine,
+  runner: ModelRunner,
+  prefixes: readonly KvTensor[],
+  given: Partial<Given> = {},
+): Promise<Server> {
   const { shape, slots } = runner;
   const { metrics = new Metrics(), tokenizer = hexTokenizer(shape.vocabSize), mayEmit = () => true } = given;
-  metrics.watch({ engine: () => engine.stats(), prefixCache: () => ({ hits: 0, misses: 0, bytes: 0, entries: 0 }), transfers: () => ({ up: 0, down: 0 }), prefixBank: () => null, stepSizes: () => null });
+  metrics.watch({
+    engine: () => engine.stats(),
+    prefixCache: () => ({ hits: 0, misses: 0, bytes: 0, entries: 0 }),
+    transfers: () => ({ up: 0, down: 0 }),
+    prefixBank: () => null,
+    stepSizes: () => null,
+  });
   const registry = memoryRegistry(prefixes);
-  const generation = new GenerationService({ engine, prefixes: registry, tokenizer, positions: shape.positions, eosIds: [shape.vocabSize - 1], allowBaseModel: true, metrics, mayEmit });
+  const generation = new GenerationService({
+    engine,
+    prefixes: registry,
+    tokenizer,
+    positions: shape.positions,
+    eosIds: [shape.vocabSize - 1],
+    allowBaseModel: true,
+    metrics,
+    mayEmit,
+  });
   const { fastify } = await buildApp({
     modelName: "bench",
     shape,
@@ -39,7 +59,18 @@ export async function serveEngine(engine: Engine, runner: ModelRunner, prefixes:
     tokenizer,
     generation,
     prefixes: registry,
-    users: { createUser: refuse, getUser: refuse, missingUsers: refuse, listUsers: refuse, patchUser: refuse, putKey: refuse, findKey: refuse, listKeys: refuse, deleteKey: refuse, usage: refuse },
+    users: {
+      createUser: refuse,
+      getUser: refuse,
+      missingUsers: refuse,
+      listUsers: refuse,
+      patchUser: refuse,
+      putKey: refuse,
+      findKey: refuse,
+      listKeys: refuse,
+      deleteKey: refuse,
+      usage: refuse,
+    },
     removal: { removeUser: refuse, readmitUser: refuse },
     auth: createKeylessAuthenticator(),
     audit: { record: () => {} },

@@ -31,24 +31,33 @@ async function run(job: Job): Promise<number> {
   const clients = job.prompts.map(
     (prompt, index) =>
       new Promise<void>((resolve, reject) => {
-        const body = JSON.stringify({ prompt, prefix_id: `p${index % job.prefixes}`, max_new_tokens: job.maxNewTokens, ignore_eos: true, stream: true });
-        const headers = { "content-type": "application/json", "content-length": Buffer.byteLength(body) };
-        const call = request({ port: job.port, host: "127.0.0.1", path: "/generate", method: "POST", headers }, (response) => {
-          let tokens = 0;
-          response.setEncoding("utf8");
-          response.on("data", (text: string) => {
-            for (const event of text.split("\n\n")) {
-              if (!event.includes('"finish_reason":null')) continue;
-              if (receiving === job.prompts.length) counted++;
-              if (tokens++ === 0 && ++receiving === job.prompts.length) started = performance.now();
-            }
-          });
-          response.on("end", () => {
-            rate ||= (counted * 1000) / (performance.now() - started);
-            if (response.statusCode === 200 && tokens >= job.maxNewTokens - 1) resolve();
-            else reject(new Error(`status ${response.statusCode}, ${tokens} tokens`));
-          });
+        const body = JSON.stringify({
+          prompt,
+          prefix_id: `p${index % job.prefixes}`,
+          max_new_tokens: job.maxNewTokens,
+          ignore_eos: true,
+          stream: true,
         });
+        const headers = { "content-type": "application/json", "content-length": Buffer.byteLength(body) };
+        const call = request(
+          { port: job.port, host: "127.0.0.1", path: "/generate", method: "POST", headers },
+          (response) => {
+            let tokens = 0;
+            response.setEncoding("utf8");
+            response.on("data", (text: string) => {
+              for (const event of text.split("\n\n")) {
+                if (!event.includes('"finish_reason":null')) continue;
+                if (receiving === job.prompts.length) counted++;
+                if (tokens++ === 0 && ++receiving === job.prompts.length) started = performance.now();
+              }
+            });
+            response.on("end", () => {
+              rate ||= (counted * 1000) / (performance.now() - started);
+              if (response.statusCode === 200 && tokens >= job.maxNewTokens - 1) resolve();
+              else reject(new Error(`status ${response.statusCode}, ${tokens} tokens`));
+            });
+          },
+        );
         call.on("error", reject);
         call.end(body);
       }),

@@ -20,7 +20,15 @@ const [folder = "", precision = "fp32", json = "{}"] = process.argv.slice(2);
 const settings = JSON.parse(json) as Partial<SessionOptions>;
 const { runner } = await openFolder(folder, 32, precision as Precision, THREADS, DEVICES.cpu, new TunedRuntime());
 const works = new EngineWorks(runner);
-const decode = (rows: number) => async (units: number): Promise<number> => units * (await works.decode({ rows, different: false, context: CONTEXT, steps: units }));
+const decode =
+  (rows: number) =>
+  async (units: number): Promise<number> =>
+    units * (await works.decode({ rows, different: false, context: CONTEXT, steps: units }));
 
-await serveWork({ "decode-1": decode(1), "decode-8": decode(8), "decode-32": decode(32), "prefill-64": async (units) => units * (await works.prefill(64, units)) });
+await serveWork({
+  "decode-1": decode(1),
+  "decode-8": decode(8),
+  "decode-32": decode(32),
+  "prefill-64": async (units) => units * (await works.prefill(64, units)),
+});
 process.exit(0);

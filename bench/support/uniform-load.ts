@@ -38,16 +38,30 @@ export async function uniformLoad(load: Load): Promise<LoadFigures> {
     }
   };
   await Promise.all(Array.from({ length: load.clients }, client));
-  return { tokensPerSecond: (load.requests * load.newTokens * 1000) / (performance.now() - started), interToken, firstToken };
+  return {
+    tokensPerSecond: (load.requests * load.newTokens * 1000) / (performance.now() - started),
+    interToken,
+    firstToken,
+  };
 }
 
 async function* events({ url, prompt, prefix, newTokens }: Load): AsyncGenerator<string> {
-  const body = JSON.stringify({ prompt, prefix_id: prefix(), max_new_tokens: newTokens, ignore_eos: true, stream: true });
+  const body = JSON.stringify({
+    prompt,
+    prefix_id: prefix(),
+    max_new_tokens: newTokens,
+    ignore_eos: true,
+    stream: true,
+  });
   const response = await new Promise<Readable>((resolve, reject) => {
-    const call = request(`${url}/generate`, { method: "POST", headers: { "content-type": "application/json", "content-length": Buffer.byteLength(body) } }, (answer) => {
-      if (answer.statusCode === 200) resolve(answer);
-      else reject(new Error(`status ${answer.statusCode}`));
-    });
+    const call = request(
+      `${url}/generate`,
+      { method: "POST", headers: { "content-type": "application/json", "content-length": Buffer.byteLength(body) } },
+      (answer) => {
+        if (answer.statusCode === 200) resolve(answer);
+        else reject(new Error(`status ${answer.statusCode}`));
+      },
+    );
     call.on("error", reject);
     call.end(body);
   });

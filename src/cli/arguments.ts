@@ -10,9 +10,20 @@ type Parsed<T extends Options> = ReturnType<typeof parseArgs<{ options: T; allow
  * The flags and operands of a client's command: `--flag VALUE` or `--flag=VALUE`, a flag of type boolean without one. `command` names it in
  * errors. Throws ConfigError, in one line, and with the usage, for a flag that is not known, lacks its value, has one too many, or is given twice though it is not `multiple`.
  */
-export function readArguments<T extends Options>(command: string, args: readonly string[], options: T, usage: string): Pick<Parsed<T>, "values" | "positionals"> {
+export function readArguments<T extends Options>(
+  command: string,
+  args: readonly string[],
+  options: T,
+  usage: string,
+): Pick<Parsed<T>, "values" | "positionals"> {
   // Node's own messages name no command, and it takes the last of several.
-  const { tokens, values, positionals } = parseArgs({ args: [...args], options, allowPositionals: true, strict: false, tokens: true });
+  const { tokens, values, positionals } = parseArgs({
+    args: [...args],
+    options,
+    allowPositionals: true,
+    strict: false,
+    tokens: true,
+  });
   const seen = new Set<string>();
   for (const token of tokens) {
     if (token.kind !== "option") continue;
@@ -24,14 +35,24 @@ export function readArguments<T extends Options>(command: string, args: readonly
     if (option === undefined) fail(`no such flag; see prefixd ${command} --help`);
     if (seen.has(name) && option?.multiple !== true) fail("given twice");
     if (option?.type === "boolean" && value !== undefined) fail("takes no value");
-    if (option?.type === "string" && (value === undefined || (value === "" && option.mayBeEmpty !== true) || (!token.inlineValue && value.startsWith("--")))) fail("a value is missing");
+    if (
+      option?.type === "string" &&
+      (value === undefined ||
+        (value === "" && option.mayBeEmpty !== true) ||
+        (!token.inlineValue && value.startsWith("--")))
+    )
+      fail("a value is missing");
     seen.add(name);
   }
   return { values, positionals };
 }
 
 /** What every command has that asks a running server something. */
-export const CLIENT_OPTIONS = { url: { type: "string" }, json: { type: "boolean" }, help: { type: "boolean", short: "h" } } as const;
+export const CLIENT_OPTIONS = {
+  url: { type: "string" },
+  json: { type: "boolean" },
+  help: { type: "boolean", short: "h" },
+} as const;
 
 export const CLIENT_USAGE = `  --url URL             the server; else PREFIXD_URL, else http://127.0.0.1:8080
   --json                print the server's JSON, for scripts
@@ -43,11 +64,13 @@ A key comes from PREFIXD_KEY. Exit code 0: done; 1: the server refused or does n
 export const userKey = (): string | undefined => process.env["PREFIXD_KEY"] || undefined;
 
 /** The path of a prefix, and of what is below it. */
-export const prefixPath = (id: string, ...parts: readonly string[]): string => ["/prefixes", id, ...parts].map((part, i) => (i === 0 ? part : encodeURIComponent(part))).join("/");
+export const prefixPath = (id: string, ...parts: readonly string[]): string =>
+  ["/prefixes", id, ...parts].map((part, i) => (i === 0 ? part : encodeURIComponent(part))).join("/");
 
 /** The only operand of a command. Throws ConfigError. */
 export function onlyOperand(command: string, what: string, operands: readonly string[], usage: string): string {
   const [operand] = operands;
-  if (operand === undefined || operand === "" || operands.length > 1) throw new ConfigError(`${command} takes one ${what}`, usage);
+  if (operand === undefined || operand === "" || operands.length > 1)
+    throw new ConfigError(`${command} takes one ${what}`, usage);
   return operand;
 }

@@ -7,9 +7,15 @@ import { resolveModel } from "../model/hub.ts";
 /** `prefixd build`: what the first start would do, without starting; takes `serve`'s flags. */
 export async function build(args: readonly string[]): Promise<void> {
   const config = parseConfig(args, process.env);
-  if (config === "help") return void process.stdout.write("Usage: prefixd build [--model DIR|ORG/NAME] [--cache-dir DIR] [--precision fp32|int8]\n");
+  if (config === "help")
+    return void process.stdout.write(
+      "Usage: prefixd build [--model DIR|ORG/NAME] [--cache-dir DIR] [--precision fp32|int8]\n",
+    );
   const { cacheDir, model, precision } = config;
-  const dir = await resolveModel(model, { cacheDir, onFile: (name, bytes) => process.stderr.write(`downloading ${name} (${bytes} bytes)\n`) });
+  const dir = await resolveModel(model, {
+    cacheDir,
+    onFile: (name, bytes) => process.stderr.write(`downloading ${name} (${bytes} bytes)\n`),
+  });
   const checkpoint = await openCheckpoint(dir, { cacheDir });
   try {
     console.log(await ensureGraph(checkpoint, join(cacheDir, "graphs"), precision));

@@ -14,7 +14,12 @@ export async function doctor(args: readonly string[]): Promise<void> {
   if (args.length - settings.length > 1) throw new ConfigError("--json: given twice");
   const config = parseConfig(settings, process.env);
   if (config === "help") return void process.stdout.write(USAGE);
-  const report = await examine({ device: config.device, precision: config.precision, slots: config.maxBatch, storeFolder: lmdbFolder(config.store) });
+  const report = await examine({
+    device: config.device,
+    precision: config.precision,
+    slots: config.maxBatch,
+    storeFolder: lmdbFolder(config.store),
+  });
   process.stdout.write(args.includes("--json") ? `${JSON.stringify(report, null, 2)}\n` : reportText(report));
   process.exitCode = report.ok ? 0 : 1;
 }

@@ -6,12 +6,22 @@ const DEFAULT_URL = "http://127.0.0.1:8080";
 type Init = RequestInit & { headers?: Record<string, string> };
 
 /** One request to a running server; `url` absent: PREFIXD_URL, then the default address. Answers the body as text. Throws as `send`. */
-export async function call(url: string | undefined, path: string, init: Init, key: string | undefined): Promise<string> {
+export async function call(
+  url: string | undefined,
+  path: string,
+  init: Init,
+  key: string | undefined,
+): Promise<string> {
   return (await send(url, path, init, key)).body.toString();
 }
 
 /** The same where the answer is JSON: as it came, and as what its route is documented to answer. */
-export async function callJson<T>(url: string | undefined, path: string, init: Init, key: string | undefined): Promise<{ text: string; value: T }> {
+export async function callJson<T>(
+  url: string | undefined,
+  path: string,
+  init: Init,
+  key: string | undefined,
+): Promise<{ text: string; value: T }> {
   const text = await call(url, path, init, key);
   const value = parseObject(text);
   if (value === null) throw new CommandError(`${addressOf(url, path)} did not answer as prefixd does`);
@@ -19,7 +29,12 @@ export async function callJson<T>(url: string | undefined, path: string, init: I
 }
 
 /** The same with the body's bytes and the headers. Throws ConfigError for an address that is none, else CommandError. */
-export async function send(url: string | undefined, path: string, init: Init, key: string | undefined): Promise<{ body: Buffer; headers: Headers }> {
+export async function send(
+  url: string | undefined,
+  path: string,
+  init: Init,
+  key: string | undefined,
+): Promise<{ body: Buffer; headers: Headers }> {
   const address = addressOf(url, path);
   const headers = { ...init.headers, ...(key === undefined ? {} : { authorization: `Bearer ${key}` }) };
   const response = await fetch(address, { ...init, headers }).catch((error: unknown) => {
@@ -28,7 +43,10 @@ export async function send(url: string | undefined, path: string, init: Init, ke
   const body = await response.arrayBuffer().catch((error: unknown) => {
     throw new CommandError(`the answer of ${address} broke off (${reasonOf(error)})`);
   });
-  if (!response.ok) throw new CommandError(problemText(Buffer.from(body).toString()) ?? `${address} answered ${response.status} ${response.statusText}`);
+  if (!response.ok)
+    throw new CommandError(
+      problemText(Buffer.from(body).toString()) ?? `${address} answered ${response.status} ${response.statusText}`,
+    );
   return { body: Buffer.from(body), headers: response.headers };
 }
 
@@ -37,8 +55,10 @@ function addressOf(given: string | undefined, path: string): string {
   const base = given ?? variable ?? DEFAULT_URL;
   const source = given === undefined && variable !== undefined ? "PREFIXD_URL" : "--url";
   const url = URL.canParse(base) ? new URL(base) : null;
-  if (url === null || !/^https?:$/.test(url.protocol)) throw new ConfigError(`${source} ${base}: expected an address such as ${DEFAULT_URL}`);
-  if (url.username !== "" || url.password !== "") throw new ConfigError(`${source}: takes no user and password; a key comes from its own variable`);
+  if (url === null || !/^https?:$/.test(url.protocol))
+    throw new ConfigError(`${source} ${base}: expected an address such as ${DEFAULT_URL}`);
+  if (url.username !== "" || url.password !== "")
+    throw new ConfigError(`${source}: takes no user and password; a key comes from its own variable`);
   return `${url.origin}${url.pathname.replace(/\/+$/, "")}${path}`;
 }
 

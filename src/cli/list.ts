@@ -25,7 +25,8 @@ export async function list(args: readonly string[]): Promise<void> {
   if (values.help === true) return void process.stdout.write(USAGE);
   if (positionals.length > 0) throw new ConfigError(`list takes no operands; what is ${positionals[0]}?`, USAGE);
   const { owner = "all" } = values;
-  if (!["me", "others", "all"].includes(owner)) throw new ConfigError(`list: --owner ${owner}: expected me, others or all`, USAGE);
+  if (!["me", "others", "all"].includes(owner))
+    throw new ConfigError(`list: --owner ${owner}: expected me, others or all`, USAGE);
   const prefixes: PrefixEntry[] = [];
   const query = new URLSearchParams({ owner, limit: String(PAGE) });
   for (;;) {
@@ -34,13 +35,33 @@ export async function list(args: readonly string[]): Promise<void> {
     if (value.next === null) break;
     query.set("after", value.next);
   }
-  process.stdout.write(values.json === true ? `${JSON.stringify({ prefixes, next: null })}\n` : printable(table(prefixes)));
+  process.stdout.write(
+    values.json === true ? `${JSON.stringify({ prefixes, next: null })}\n` : printable(table(prefixes)),
+  );
 }
 
 const HEAD = ["ID", "KIND", "VIRTUAL TOKENS", "BYTES", "UPDATED", "ACCESS"];
 
 function table(prefixes: readonly PrefixEntry[]): string {
-  const rows = [HEAD, ...prefixes.map((prefix) => [prefix.id, prefix.kind, String(prefix.virtual_tokens), String(prefix.bytes), prefix.updated_at, prefix.access])];
+  const rows = [
+    HEAD,
+    ...prefixes.map((prefix) => [
+      prefix.id,
+      prefix.kind,
+      String(prefix.virtual_tokens),
+      String(prefix.bytes),
+      prefix.updated_at,
+      prefix.access,
+    ]),
+  ];
   const widths = HEAD.map((_, column) => rows.reduce((widest, row) => Math.max(widest, row[column]!.length), 0));
-  return rows.map((row) => `${row.map((cell, column) => cell.padEnd(widths[column]!)).join("  ").trimEnd()}\n`).join("");
+  return rows
+    .map(
+      (row) =>
+        `${row
+          .map((cell, column) => cell.padEnd(widths[column]!))
+          .join("  ")
+          .trimEnd()}\n`,
+    )
+    .join("");
 }

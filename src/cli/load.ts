@@ -97,7 +97,10 @@ async function run(values: Values): Promise<void> {
     const result = await runLoad({
       scenario,
       urls: values.url ?? [process.env["PREFIXD_URL"] || "http://127.0.0.1:8080"],
-      credentials: { adminKey: readAdminKey(values["admin-key-file"] ?? "", process.env), userKey: process.env["PREFIXD_KEY"] || null },
+      credentials: {
+        adminKey: readAdminKey(values["admin-key-file"] ?? "", process.env),
+        userKey: process.env["PREFIXD_KEY"] || null,
+      },
       model: {
         shape: values.shape === undefined ? (config?.shape ?? null) : parseShape(values.shape),
         vocabulary: config?.vocabulary ?? null,
@@ -121,7 +124,8 @@ async function run(values: Values): Promise<void> {
 
 function compareFiles(files: readonly string[], html: string | undefined): void {
   const [fileA, fileB, ...more] = files;
-  if (fileA === undefined || fileB === undefined || more.length > 0) throw new ScenarioError("--compare takes two files that --json wrote");
+  if (fileA === undefined || fileB === undefined || more.length > 0)
+    throw new ScenarioError("--compare takes two files that --json wrote");
   const [a, b] = [readResult(fileA), readResult(fileB)];
   const names: [string, string] = [basename(fileA, ".json"), basename(fileB, ".json")];
   if (html !== undefined) writeFileSync(html, compareHtml(a, b, names));
@@ -133,7 +137,8 @@ const given = <K extends string, V>(key: K, value: V | undefined): { [key in K]?
 
 function positive(flag: string, text: string | undefined): number | undefined {
   if (text === undefined) return undefined;
-  if (!/^\d+(\.\d+)?$/.test(text) || Number(text) === 0) throw new ScenarioError(`${flag} ${text}: expected a number above 0`);
+  if (!/^\d+(\.\d+)?$/.test(text) || Number(text) === 0)
+    throw new ScenarioError(`${flag} ${text}: expected a number above 0`);
   return Number(text);
 }
 

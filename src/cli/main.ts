@@ -37,7 +37,16 @@ const COMMANDS: Readonly<Record<string, () => Promise<(args: readonly string[]) 
 };
 
 /** Errors whose message is all that an operator needs. */
-const EXPECTED = new Set(["ConfigError", "CommandError", "PrefixdError", "ModelLoadError", "DeviceError", "PrecisionError", "OrtError", "FolderInUseError"]);
+const EXPECTED = new Set([
+  "ConfigError",
+  "CommandError",
+  "PrefixdError",
+  "ModelLoadError",
+  "DeviceError",
+  "PrecisionError",
+  "OrtError",
+  "FolderInUseError",
+]);
 
 const [name = "", ...args] = process.argv.slice(2);
 const command = Object.hasOwn(COMMANDS, name) ? COMMANDS[name] : undefined;
@@ -45,7 +54,9 @@ if (command !== undefined) {
   const run = await command();
   await run(args).catch(fail);
 } else if (name === "--version") {
-  const { version } = JSON.parse(readFileSync(new URL("../../package.json", import.meta.url), "utf8")) as { version: string };
+  const { version } = JSON.parse(readFileSync(new URL("../../package.json", import.meta.url), "utf8")) as {
+    version: string;
+  };
   console.log(version);
 } else if (name === "--help" || name === "-h") {
   process.stdout.write(USAGE);
@@ -56,8 +67,11 @@ if (command !== undefined) {
 
 function fail(error: unknown): void {
   const name = error instanceof Error ? error.name : "";
-  const system = error instanceof Error && "code" in error && typeof error.code === "string" ? error.message : undefined;
-  process.stderr.write(`prefixd: ${EXPECTED.has(name) ? (error as Error).message + reasonOf(error as Error) : (system ?? (error instanceof Error ? error.stack : String(error)))}\n`);
+  const system =
+    error instanceof Error && "code" in error && typeof error.code === "string" ? error.message : undefined;
+  process.stderr.write(
+    `prefixd: ${EXPECTED.has(name) ? (error as Error).message + reasonOf(error as Error) : (system ?? (error instanceof Error ? error.stack : String(error)))}\n`,
+  );
   if (name !== "ConfigError") process.exit(1);
   process.stderr.write((error as ConfigError).usage);
   process.exit(2);
@@ -65,6 +79,7 @@ function fail(error: unknown): void {
 
 /** What a store's error, which is for clients too, leaves out: an operator needs to know which file, and why. */
 function reasonOf(error: Error): string {
-  if (error.name !== "PrefixdError" || !(error.cause instanceof Error) || error.message.includes(error.cause.message)) return "";
+  if (error.name !== "PrefixdError" || !(error.cause instanceof Error) || error.message.includes(error.cause.message))
+    return "";
   return ` (${error.cause.message.split("\n")[0]})`;
 }

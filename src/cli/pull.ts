@@ -24,9 +24,17 @@ export async function pull(args: readonly string[]): Promise<void> {
   if (values.help === true) return void process.stdout.write(USAGE);
   const [id = "", dir = basename(id)] = positionals;
   if (id === "" || dir === "" || positionals.length > 2) throw new ConfigError("pull takes an id and a folder", USAGE);
-  const { answer, prefix, files } = await download(values.url, id, (names) => checkFolder(dir, names, values.force === true));
+  const { answer, prefix, files } = await download(values.url, id, (names) =>
+    checkFolder(dir, names, values.force === true),
+  );
   writeFolder(dir, files, values.force === true);
-  console.log(values.json === true ? answer : oneLine(`pulled ${prefix.id} (${prefix.kind}, ${prefix.virtual_tokens} virtual tokens, digest ${prefix.digest}) into ${dir}`));
+  console.log(
+    values.json === true
+      ? answer
+      : oneLine(
+          `pulled ${prefix.id} (${prefix.kind}, ${prefix.virtual_tokens} virtual tokens, digest ${prefix.digest}) into ${dir}`,
+        ),
+  );
 }
 
 interface Download {
@@ -37,12 +45,17 @@ interface Download {
 }
 
 /** `check` hears of the files' names before they are asked for. */
-async function download(url: string | undefined, id: string, check: (names: readonly string[]) => void): Promise<Download> {
+async function download(
+  url: string | undefined,
+  id: string,
+  check: (names: readonly string[]) => void,
+): Promise<Download> {
   for (let attempt = 0; attempt < TRIES; attempt++) {
     const { text: answer, value: prefix } = await callJson<PrefixDocument>(url, prefixPath(id), {}, userKey());
     const names = Object.keys(prefix.files);
     const strange = names.find((name) => !isFileName(name));
-    if (strange !== undefined) throw new CommandError(`the server names a file ${JSON.stringify(strange)}, which is not written`);
+    if (strange !== undefined)
+      throw new CommandError(`the server names a file ${JSON.stringify(strange)}, which is not written`);
     check(names);
     const files = new Map<string, Uint8Array>();
     for (const name of names) {

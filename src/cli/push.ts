@@ -20,13 +20,25 @@ export async function push(args: readonly string[]): Promise<void> {
   if (values.help === true) return void process.stdout.write(USAGE);
   const dir = onlyOperand("push", "folder", positionals, USAGE);
   // Copies of the base model's embeddings are hundreds of MB that the server has: they are compared by their hash and stay here.
-  const embeddings: BaseEmbeddings = async (dtype) => (await callJson<EmbeddingDigests>(values.url, `/model/embeddings?dtype=${dtype}`, {}, userKey())).value;
+  const embeddings: BaseEmbeddings = async (dtype) =>
+    (await callJson<EmbeddingDigests>(values.url, `/model/embeddings?dtype=${dtype}`, {}, userKey())).value;
   const upload = await readAdapterFolder(dir, { limit: Infinity, embeddings });
   const form = new FormData();
   form.append("adapter_config", new Blob([new Uint8Array(upload.config)], { type: "application/json" }), CONFIG_FILE);
   form.append("adapter_model", new Blob([new Uint8Array(upload.weights)]), WEIGHTS_FILE);
   const id = values.id ?? basename(resolve(dir));
-  const { text: answer, value: prefix } = await callJson<PrefixDocument>(values.url, prefixPath(id), { method: "PUT", body: form }, userKey());
-  console.log(values.json === true ? answer : oneLine(`registered ${prefix.id} (${prefix.kind}, ${prefix.virtual_tokens} virtual tokens, digest ${prefix.digest})`));
+  const { text: answer, value: prefix } = await callJson<PrefixDocument>(
+    values.url,
+    prefixPath(id),
+    { method: "PUT", body: form },
+    userKey(),
+  );
+  console.log(
+    values.json === true
+      ? answer
+      : oneLine(
+          `registered ${prefix.id} (${prefix.kind}, ${prefix.virtual_tokens} virtual tokens, digest ${prefix.digest})`,
+        ),
+  );
   for (const { detail } of prefix.warnings) console.error(`prefixd: warning: ${oneLine(detail)}`);
 }

@@ -33,7 +33,8 @@ export async function serve(args: readonly string[]): Promise<void> {
   server = await startServer(config);
   const running = server;
   void running.deviceLost.then((error) => endWithDevice(error, running));
-  if (process.stdout.isTTY || process.env["npm_lifecycle_event"] === "start") process.stderr.write(await whatToTry(server.url, config));
+  if (process.stdout.isTTY || process.env["npm_lifecycle_event"] === "start")
+    process.stderr.write(await whatToTry(server.url, config));
 }
 
 /** From `ps` and /proc, where everybody on the machine can read a command line. */
@@ -58,7 +59,11 @@ async function whatToTry(url: string, config: Config): Promise<string> {
   const { adapterFolders } = await import("../prefixes/folder.ts");
   const names = config.prefixes === "" ? [] : (await adapterFolders(config.prefixes)).names;
   const first = names.find((name) => name === "datenorm") ?? names[0];
-  const body = JSON.stringify({ prompt: "i want to book a flight to london on August 14th, 2024\n=>", ...(first === undefined ? {} : { prefix_id: first }), max_new_tokens: 40 });
+  const body = JSON.stringify({
+    prompt: "i want to book a flight to london on August 14th, 2024\n=>",
+    ...(first === undefined ? {} : { prefix_id: first }),
+    max_new_tokens: 40,
+  });
   return [
     "",
     `prefixd serves ${config.model} at ${url}. Try:`,

@@ -14,31 +14,49 @@ Says who else may use a prefix of yours, and shows the result; without flags it 
                          A list is the whole list: who was on it and is not named is off it; --with '' empties it. What is not given stays.
 ${CLIENT_USAGE}`;
 
-const LISTS = { with: { type: "string", multiple: true, mayBeEmpty: true }, "readable-by": { type: "string", multiple: true, mayBeEmpty: true } } as const;
+const LISTS = {
+  with: { type: "string", multiple: true, mayBeEmpty: true },
+  "readable-by": { type: "string", multiple: true, mayBeEmpty: true },
+} as const;
 
 /** `prefixd share`: changes what the flags say, and prints how the prefix is shared then. */
 export async function share(args: readonly string[]): Promise<void> {
-  const { values, positionals } = readArguments("share", args, { ...CLIENT_OPTIONS, ...LISTS, visibility: { type: "string" } }, USAGE);
+  const { values, positionals } = readArguments(
+    "share",
+    args,
+    { ...CLIENT_OPTIONS, ...LISTS, visibility: { type: "string" } },
+    USAGE,
+  );
   if (values.help === true) return void process.stdout.write(USAGE);
   const id = onlyOperand("share", "id (several users of a list are one word: --with ann,bob)", positionals, USAGE);
   const { visibility } = values;
-  if (visibility !== undefined && visibility !== "shared" && visibility !== "private") throw new ConfigError(`share: --visibility ${visibility}: expected shared or private`, USAGE);
+  if (visibility !== undefined && visibility !== "shared" && visibility !== "private")
+    throw new ConfigError(`share: --visibility ${visibility}: expected shared or private`, USAGE);
   const body = {
     ...(visibility === undefined ? {} : { visibility }),
     ...(values.with === undefined ? {} : { shared_with: usersOf(values.with) }),
     ...(values["readable-by"] === undefined ? {} : { readable_by: usersOf(values["readable-by"]) }),
   };
   const change = { method: "PATCH", headers: { "content-type": "application/json" }, body: JSON.stringify(body) };
-  const { text, value } = await callJson<PrefixDocument>(values.url, prefixPath(id), Object.keys(body).length === 0 ? {} : change, userKey());
+  const { text, value } = await callJson<PrefixDocument>(
+    values.url,
+    prefixPath(id),
+    Object.keys(body).length === 0 ? {} : change,
+    userKey(),
+  );
   process.stdout.write(values.json === true ? `${text}\n` : printable(sharingText(value)));
 }
 
 function usersOf(lists: readonly string[]): string[] {
-  return lists.flatMap((list) => list.split(",")).map((user) => user.trim()).filter((user) => user !== "");
+  return lists
+    .flatMap((list) => list.split(","))
+    .map((user) => user.trim())
+    .filter((user) => user !== "");
 }
 
 function sharingText({ id, access, visibility, shared_with, readable_by }: PrefixDocument): string {
-  if (access !== "owner") return `${id}: you may ${access === "read" ? "use and pull it" : "use it"}; with whom else it is shared is shown to its owner\n`;
+  if (access !== "owner")
+    return `${id}: you may ${access === "read" ? "use and pull it" : "use it"}; with whom else it is shared is shown to its owner\n`;
   const names = (users: readonly string[]): string => (users.length === 0 ? "nobody else" : users.join(", "));
   return `${id}\n  visibility   ${visibility}\n  used by      ${visibility === "shared" ? "every user" : names([...new Set([...shared_with, ...readable_by])])}\n  readable by  ${names(readable_by)}\n`;
 }

@@ -38,13 +38,47 @@ interface Command {
 const user = (id: string | undefined): string => `/admin/users/${encodeURIComponent(id ?? "")}`;
 
 const COMMANDS: Readonly<Record<string, Command>> = {
-  create: { operands: 1, options: ["weight", "limit"], request: ([id], values) => ({ method: "POST", path: "/admin/users", body: { id, ...settingsOf(values) } }) },
-  list: { operands: 0, options: ["after"], request: (_, { after }) => ({ method: "GET", path: `/admin/users${after === undefined ? "" : `?after=${encodeURIComponent(after)}`}` }) },
+  create: {
+    operands: 1,
+    options: ["weight", "limit"],
+    request: ([id], values) => ({ method: "POST", path: "/admin/users", body: { id, ...settingsOf(values) } }),
+  },
+  list: {
+    operands: 0,
+    options: ["after"],
+    request: (_, { after }) => ({
+      method: "GET",
+      path: `/admin/users${after === undefined ? "" : `?after=${encodeURIComponent(after)}`}`,
+    }),
+  },
   show: { operands: 1, options: [], request: ([id]) => ({ method: "GET", path: user(id) }) },
-  patch: { operands: 1, options: ["weight", "limit"], request: ([id], values) => ({ method: "PATCH", path: user(id), body: settingsOf(values) }) },
-  remove: { operands: 1, options: ["keep-usage"], request: ([id], values) => ({ method: "DELETE", path: `${user(id)}${values["keep-usage"] === true ? "?keep_usage=true" : ""}` }) },
-  "create-key": { operands: 1, options: ["expires-at"], request: ([id], values) => ({ method: "POST", path: `${user(id)}/keys`, body: values["expires-at"] === undefined ? {} : { expires_at: values["expires-at"] } }) },
-  "delete-key": { operands: 2, options: [], request: ([id, key]) => ({ method: "DELETE", path: `${user(id)}/keys/${encodeURIComponent(key ?? "")}` }) },
+  patch: {
+    operands: 1,
+    options: ["weight", "limit"],
+    request: ([id], values) => ({ method: "PATCH", path: user(id), body: settingsOf(values) }),
+  },
+  remove: {
+    operands: 1,
+    options: ["keep-usage"],
+    request: ([id], values) => ({
+      method: "DELETE",
+      path: `${user(id)}${values["keep-usage"] === true ? "?keep_usage=true" : ""}`,
+    }),
+  },
+  "create-key": {
+    operands: 1,
+    options: ["expires-at"],
+    request: ([id], values) => ({
+      method: "POST",
+      path: `${user(id)}/keys`,
+      body: values["expires-at"] === undefined ? {} : { expires_at: values["expires-at"] },
+    }),
+  },
+  "delete-key": {
+    operands: 2,
+    options: [],
+    request: ([id, key]) => ({ method: "DELETE", path: `${user(id)}/keys/${encodeURIComponent(key ?? "")}` }),
+  },
 };
 
 /** `prefixd users`: what the admin routes do, from the command line. */
@@ -53,22 +87,33 @@ export async function users(args: readonly string[]): Promise<void> {
   const [name = "", ...operands] = positionals;
   if (values.help === true) return void process.stdout.write(USAGE);
   const command = Object.hasOwn(COMMANDS, name) ? COMMANDS[name] : undefined;
-  if (command === undefined) throw new ConfigError(name === "" ? "users takes a command" : `users: no such command: ${name}`, USAGE);
-  if (operands.length !== command.operands) throw new ConfigError(`users ${name} takes ${command.operands} operands`, USAGE);
+  if (command === undefined)
+    throw new ConfigError(name === "" ? "users takes a command" : `users: no such command: ${name}`, USAGE);
+  if (operands.length !== command.operands)
+    throw new ConfigError(`users ${name} takes ${command.operands} operands`, USAGE);
   for (const option of Object.keys(values)) {
-    if (option !== "url" && option !== "admin-key-file" && !command.options.some((known) => known === option)) throw new ConfigError(`users ${name}: takes no --${option}`);
+    if (option !== "url" && option !== "admin-key-file" && !command.options.some((known) => known === option))
+      throw new ConfigError(`users ${name}: takes no --${option}`);
   }
   const key = readAdminKey(values["admin-key-file"] ?? "", process.env);
   if (key === null) throw new ConfigError("users: give --admin-key-file FILE or PREFIXD_ADMIN_KEY", USAGE);
   const { method, path, body } = command.request(operands, values);
   const headers: Record<string, string> = body === undefined ? {} : { "content-type": "application/json" };
-  const answer = await call(values.url, path, { method, headers, ...(body === undefined ? {} : { body: JSON.stringify(body) }) }, key);
+  const answer = await call(
+    values.url,
+    path,
+    { method, headers, ...(body === undefined ? {} : { body: JSON.stringify(body) }) },
+    key,
+  );
   if (answer !== "") console.log(answer);
 }
 
 function settingsOf(values: Values): object {
   const limits = Object.fromEntries((values.limit ?? []).map(limitOf));
-  return { ...(values.weight === undefined ? {} : { weight: numberOf("--weight", values.weight) }), ...(values.limit === undefined ? {} : { limits }) };
+  return {
+    ...(values.weight === undefined ? {} : { weight: numberOf("--weight", values.weight) }),
+    ...(values.limit === undefined ? {} : { limits }),
+  };
 }
 
 function limitOf(text: string): [string, number | null] {

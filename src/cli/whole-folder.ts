@@ -13,7 +13,8 @@ export function checkFolder(dir: string, names: readonly string[], force: boolea
   if (force || !existsSync(dir)) return;
   const there = new Set(readdirSync(dir));
   const taken = names.filter((name) => there.has(name));
-  if (taken.length > 0) throw new CommandError(`${dir} has ${taken.join(" and ")} already: give another folder, or --force to overwrite`);
+  if (taken.length > 0)
+    throw new CommandError(`${dir} has ${taken.join(" and ")} already: give another folder, or --force to overwrite`);
 }
 
 /**

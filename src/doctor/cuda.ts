@@ -38,11 +38,15 @@ const NVIDIA_SMI_TIMEOUT_MS = 10_000;
 
 /** npm runs no install scripts here, so the providers are fetched by hand. The library lies in bin/napi-v6/linux/x64 of its package. */
 const installer = (libraryPath: string | null): string =>
-  join(libraryPath === null ? "node_modules/onnxruntime-node" : join(dirname(libraryPath), "../../../.."), "script/install.js");
+  join(
+    libraryPath === null ? "node_modules/onnxruntime-node" : join(dirname(libraryPath), "../../../.."),
+    "script/install.js",
+  );
 
 /** @param libraryPath ONNX Runtime's own library, beside which its providers lie; null: there is none. */
 export function examineCuda(libraryPath: string | null): Findings {
-  if (process.platform !== "linux" || process.arch !== "x64") return { facts: [], missing: ["ONNX Runtime's package has CUDA for Linux on x64 only."] };
+  if (process.platform !== "linux" || process.arch !== "x64")
+    return { facts: [], missing: ["ONNX Runtime's package has CUDA for Linux on x64 only."] };
   const beside = libraryPath === null ? "" : dirname(libraryPath);
   const absent = PROVIDERS.filter((name) => !existsSync(join(beside, name)));
   const driver = libraryProblem(DRIVER);
@@ -54,10 +58,18 @@ export function examineCuda(libraryPath: string | null): Findings {
     return problem === null ? [] : [{ name, problem }];
   });
   const missing: string[] = [];
-  if (absent.length > 0) missing.push(`onnxruntime-node was installed without ${absent.join(" and ")}: ONNXRUNTIME_NODE_INSTALL=cuda12 node ${installer(libraryPath)} downloads them.`);
-  if (driver !== null) missing.push(`There is no NVIDIA driver (${DRIVER}): install it on the host; a container needs the NVIDIA Container Toolkit and --gpus all.`);
+  if (absent.length > 0)
+    missing.push(
+      `onnxruntime-node was installed without ${absent.join(" and ")}: ONNXRUNTIME_NODE_INSTALL=cuda12 node ${installer(libraryPath)} downloads them.`,
+    );
+  if (driver !== null)
+    missing.push(
+      `There is no NVIDIA driver (${DRIVER}): install it on the host; a container needs the NVIDIA Container Toolkit and --gpus all.`,
+    );
   if (problems.length > 0) {
-    const packages = [...new Set(problems.map(({ name }) => LIBRARIES[version]?.[name]))].filter((name) => name !== undefined);
+    const packages = [...new Set(problems.map(({ name }) => LIBRARIES[version]?.[name]))].filter(
+      (name) => name !== undefined,
+    );
     const remedy = packages.length === 0 ? "" : `: apt install ${packages.join(" ")} (from NVIDIA's repository)`;
     missing.push(`CUDA ${version} libraries are missing: ${problems.map(({ name }) => name).join(", ")}${remedy}.`);
   }
@@ -66,7 +78,9 @@ export function examineCuda(libraryPath: string | null): Findings {
       `CUDA provider: ${absent.length === 0 ? beside : "not installed"}`,
       `NVIDIA driver: ${driver === null ? driverVersion() : `none (${driver})`}`,
       `CUDA ${version} libraries found: ${libraries.filter((name) => !problems.some((problem) => problem.name === name)).join(", ") || "none"}`,
-      ...problems.filter(({ problem }) => problem !== ABSENT).map(({ name, problem }) => `${name} cannot be loaded: ${problem}`),
+      ...problems
+        .filter(({ problem }) => problem !== ABSENT)
+        .map(({ name, problem }) => `${name} cannot be loaded: ${problem}`),
       ...gpus().map((gpu) => `GPU (name, memory, free, driver): ${gpu}`),
     ],
     missing,
@@ -76,7 +90,10 @@ export function examineCuda(libraryPath: string | null): Findings {
 /** CUDA's major version and the libraries that a provider needs of it; where it does not say, those of the version that is installed by default. */
 function linkedAgainst(provider: string): { version: number; libraries: readonly string[] } {
   const needed = existsSync(provider) ? neededLibraries(provider) : [];
-  const version = Number(needed.map((name) => /^libcudart\.so\.(\d+)/.exec(name)?.[1]).find((found) => found !== undefined) ?? DEFAULT_VERSION);
+  const version = Number(
+    needed.map((name) => /^libcudart\.so\.(\d+)/.exec(name)?.[1]).find((found) => found !== undefined) ??
+      DEFAULT_VERSION,
+  );
   const libraries = needed.filter((name) => /^lib(cu|nv)/.test(name) && name !== DRIVER);
   return { version, libraries: libraries.length > 0 ? libraries : Object.keys(LIBRARIES[version]!) };
 }
@@ -84,7 +101,10 @@ function linkedAgainst(provider: string): { version: number; libraries: readonly
 /** "NVRM version: NVIDIA UNIX x86_64 Kernel Module  570.86.15  ..." */
 function driverVersion(): string {
   try {
-    return /^NVRM version:\s*(.*)$/m.exec(readFileSync("/proc/driver/nvidia/version", "utf8"))?.[1] ?? "of an unknown version";
+    return (
+      /^NVRM version:\s*(.*)$/m.exec(readFileSync("/proc/driver/nvidia/version", "utf8"))?.[1] ??
+      "of an unknown version"
+    );
   } catch {
     return `${DRIVER}, but the kernel has no NVIDIA module`;
   }

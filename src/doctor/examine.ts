@@ -28,7 +28,11 @@ export interface Report {
   readonly device: DeviceKind;
   readonly precision: Precision;
   readonly prefixd: string;
-  readonly onnxruntime: { readonly version: string | null; readonly library: string | null; readonly problem: string | null };
+  readonly onnxruntime: {
+    readonly version: string | null;
+    readonly library: string | null;
+    readonly problem: string | null;
+  };
   readonly machine: MachineReport;
   readonly warnings: readonly string[];
   readonly devices: Readonly<Partial<Record<DeviceKind, DeviceReport>>>;
@@ -64,7 +68,8 @@ export async function examine(options: ExamineOptions): Promise<Report> {
   for (const kind of options.devices ?? (Object.keys(DEVICES) as DeviceKind[])) {
     const tests: SelfTestReport[] = [];
     // Whatever seems to be missing, only ONNX Runtime can say whether the device works.
-    for (const tried of DEVICE_PRECISIONS[kind]) tests.push(await runSelfTest({ device: kind, precision: tried, folder }, options.selfTest));
+    for (const tried of DEVICE_PRECISIONS[kind])
+      tests.push(await runSelfTest({ device: kind, precision: tried, folder }, options.selfTest));
     devices[kind] = { usable: tests.some(({ passed }) => passed), ...findings[kind](), self_tests: tests };
   }
   const machine = examineMachine();
@@ -76,7 +81,10 @@ export async function examine(options: ExamineOptions): Promise<Report> {
     prefixd: version,
     onnxruntime,
     machine,
-    warnings: [...warningsOf({ machine, processLimits: readProcessLimits(), slots, hostMemory: DEVICES[device].hostMemory }), ...storeWarnings(storeFolder)],
+    warnings: [
+      ...warningsOf({ machine, processLimits: readProcessLimits(), slots, hostMemory: DEVICES[device].hostMemory }),
+      ...storeWarnings(storeFolder),
+    ],
     devices,
   };
 }

@@ -52,7 +52,19 @@ export function examineMachine(): MachineReport {
   };
 }
 
-const X86 = ["avx", "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8"];
+const X86 = [
+  "avx",
+  "avx2",
+  "fma",
+  "f16c",
+  "avx_vnni",
+  "avx512f",
+  "avx512_vnni",
+  "avx512_bf16",
+  "avx512_fp16",
+  "amx_bf16",
+  "amx_int8",
+];
 const ARM = ["asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2"];
 
 /** Of the first processor in /proc/cpuinfo: the line is "flags" on x86, "Features" on ARM. */
@@ -77,15 +89,22 @@ export function warningsOf({ machine, processLimits, slots, hostMemory }: Bounds
   const needed = PROCESS_BYTES + (hostMemory ? WEIGHT_BYTES + slots * SLOT_BYTES : 0);
   if (room < needed) {
     const whose = memory.limit === null ? "This machine has" : "The container may use";
-    warnings.push(`${whose} ${gigabytes(room)} of memory; GPT-2 small with --max-batch ${slots} and full contexts takes about ${gigabytes(needed)}. A smaller --max-batch takes less.`);
+    warnings.push(
+      `${whose} ${gigabytes(room)} of memory; GPT-2 small with --max-batch ${slots} and full contexts takes about ${gigabytes(needed)}. A smaller --max-batch takes less.`,
+    );
   }
   if (cpu.vector_extensions !== null && machine.platform.includes("x64") && !cpu.vector_extensions.includes("avx2")) {
-    warnings.push("The processor has no AVX2 (or the virtual machine hides it): ONNX Runtime falls back to its slowest kernels.");
+    warnings.push(
+      "The processor has no AVX2 (or the virtual machine hides it): ONNX Runtime falls back to its slowest kernels.",
+    );
   }
   const files = softLimit(processLimits, "Max open files");
   if (files < FEW_FILES) warnings.push(`The process may open ${files} files (ulimit -n), and every connection is one.`);
   const address = softLimit(processLimits, "Max address space");
-  if (address < Infinity) warnings.push(`Address space is limited to ${gigabytes(address)} (ulimit -v); LMDB and the KV cache reserve more than they use.`);
+  if (address < Infinity)
+    warnings.push(
+      `Address space is limited to ${gigabytes(address)} (ulimit -v); LMDB and the KV cache reserve more than they use.`,
+    );
   return warnings;
 }
 

@@ -3,7 +3,11 @@ import { OrtError } from "../runtime/ort-api.ts";
 import { selfTest, type SelfTestOptions } from "./self-test.ts";
 
 process.once("disconnect", () => process.exit(1));
-const [device, precision, folder] = process.argv.slice(2) as [SelfTestOptions["device"], SelfTestOptions["precision"], string];
+const [device, precision, folder] = process.argv.slice(2) as [
+  SelfTestOptions["device"],
+  SelfTestOptions["precision"],
+  string,
+];
 const answer = await selfTest({ device, precision, folder }).catch((error: unknown) => ({ problem: problemOf(error) }));
 process.send!(answer, () => process.exit(0));
 

@@ -25,14 +25,21 @@ export interface SelfTestProcessOptions {
 }
 
 // The folder of this file as it runs: .ts from src, .js from dist.
-const ENTRY = fileURLToPath(new URL(`./self-test-child${import.meta.url.endsWith(".ts") ? ".ts" : ".js"}`, import.meta.url));
+const ENTRY = fileURLToPath(
+  new URL(`./self-test-child${import.meta.url.endsWith(".ts") ? ".ts" : ".js"}`, import.meta.url),
+);
 /** Compiling shaders for the first time on a software adapter takes a third of it. */
 const TIMEOUT_MS = 60_000;
 
 /** Never rejects: whatever becomes of the process is an answer. */
-export async function runSelfTest(options: SelfTestOptions, { entry = ENTRY, timeoutMs = TIMEOUT_MS }: SelfTestProcessOptions = {}): Promise<SelfTestReport> {
+export async function runSelfTest(
+  options: SelfTestOptions,
+  { entry = ENTRY, timeoutMs = TIMEOUT_MS }: SelfTestProcessOptions = {},
+): Promise<SelfTestReport> {
   const began = performance.now();
-  const child = fork(entry, [options.device, options.precision, options.folder], { stdio: ["ignore", "ignore", "pipe", "ipc"] });
+  const child = fork(entry, [options.device, options.precision, options.folder], {
+    stdio: ["ignore", "ignore", "pipe", "ipc"],
+  });
   let answer: Comparison | { readonly problem: string } | null = null;
   let stderr = "";
   let timedOut = false;

@@ -39,7 +39,15 @@ export async function selfTest({ device, precision, folder }: SelfTestOptions): 
       const modelPath = await ensureGraph(checkpoint, cacheDir, precision, DEVICES[device]);
       using runtime = new Runtime();
       const { shape } = checkpoint;
-      const runner = await openRunner(runtime, { modelPath, shape, slots: SLOTS, threads: 0, device: DEVICES[device], precision, bankBytes: BANK_BYTES });
+      const runner = await openRunner(runtime, {
+        modelPath,
+        shape,
+        slots: SLOTS,
+        threads: 0,
+        device: DEVICES[device],
+        precision,
+        bankBytes: BANK_BYTES,
+      });
       try {
         return await serve(runner, checkpoint, folder, precision);
       } finally {
@@ -53,13 +61,27 @@ export async function selfTest({ device, precision, folder }: SelfTestOptions): 
   }
 }
 
-async function serve(runner: LocalRunner, checkpoint: Checkpoint, folder: string, precision: Precision): Promise<Comparison> {
+async function serve(
+  runner: LocalRunner,
+  checkpoint: Checkpoint,
+  folder: string,
+  precision: Precision,
+): Promise<Comparison> {
   const observer = { step() {}, queued() {}, firstToken() {}, interToken() {}, finished() {} };
   const engine = new Engine({ runner, maxQueue: 1024, prefillChunk: PREFILL_CHUNK, observer });
-  const { eos_token_id, cases } = JSON.parse(await readFile(join(folder, "expected.json"), "utf8")) as { eos_token_id: number; cases: ExpectedCase[] };
+  const { eos_token_id, cases } = JSON.parse(await readFile(join(folder, "expected.json"), "utf8")) as {
+    eos_token_id: number;
+    cases: ExpectedCase[];
+  };
   const prefixes = new Map<string, KvTensor>();
   for (const { adapter } of cases) {
-    if (adapter !== null && !prefixes.has(adapter)) prefixes.set(adapter, await compile(join(folder, "adapters", adapter), checkpoint, (input) => engine.fold(input, { tenant: "doctor" })));
+    if (adapter !== null && !prefixes.has(adapter))
+      prefixes.set(
+        adapter,
+        await compile(join(folder, "adapters", adapter), checkpoint, (input) =>
+          engine.fold(input, { tenant: "doctor" }),
+        ),
+      );
   }
   const generated = await Promise.all(
     cases.map((item) =>
@@ -84,7 +106,11 @@ async function serve(runner: LocalRunner, checkpoint: Checkpoint, folder: string
   return compare(cases, generated, precision);
 }
 
-async function compile(dir: string, { shape, fingerprint }: Checkpoint, fold: (input: FoldInput) => Promise<KvTensor>): Promise<KvTensor> {
+async function compile(
+  dir: string,
+  { shape, fingerprint }: Checkpoint,
+  fold: (input: FoldInput) => Promise<KvTensor>,
+): Promise<KvTensor> {
   const { config, weights } = await readAdapterFolder(dir);
   const adapter = parsePeftAdapter(config, weights, shape, fingerprint);
   return "kv" in adapter ? adapter.kv : fold(adapter.fold);

@@ -8,7 +8,9 @@ export function reportText(report: Report): string {
   const { cpu, memory } = machine;
   return [
     `prefixd ${report.prefixd}, Node ${machine.node}, ${machine.platform}`,
-    onnxruntime.problem === null ? `ONNX Runtime ${onnxruntime.version}: ${onnxruntime.library}` : `ONNX Runtime: ${onnxruntime.problem}`,
+    onnxruntime.problem === null
+      ? `ONNX Runtime ${onnxruntime.version}: ${onnxruntime.library}`
+      : `ONNX Runtime: ${onnxruntime.problem}`,
     `CPU: ${cpu.model}, ${cpu.cores} cores${cpu.quota === null ? "" : `, of which the container may use ${cpu.quota}`}`,
     ...(cpu.vector_extensions === null ? [] : [`     ${cpu.vector_extensions.join(" ") || "no vector extensions"}`]),
     `Memory: ${gigabytes(memory.total)}, ${gigabytes(memory.available)} available${memory.limit === null ? "" : `, limit of the container ${gigabytes(memory.limit)}`}`,
@@ -32,7 +34,14 @@ function deviceLines(kind: string, { usable, facts, missing, self_tests }: Devic
   ];
 }
 
-function outcome({ passed, problem, requests, largest_logprob_difference: difference, allowed_difference: allowed, seconds }: SelfTestReport): string {
+function outcome({
+  passed,
+  problem,
+  requests,
+  largest_logprob_difference: difference,
+  allowed_difference: allowed,
+  seconds,
+}: SelfTestReport): string {
   if (!passed) return `failed after ${seconds} s: ${problem}`;
   return `passed in ${seconds} s: ${requests} requests at once, tokens as PEFT's, largest logprob difference ${difference!.toExponential(1)} (allowed ${allowed})`;
 }

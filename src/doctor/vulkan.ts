@@ -22,9 +22,12 @@ export function examineVulkan(env: Environment = process.env): Findings {
   if (loader !== null) missing.push(`There is no Vulkan loader: apt install libvulkan1.`);
 
   const override = OVERRIDES.find((name) => env[name]);
-  const manifests = override === undefined ? manifestsIn(folders(env)) : env[override]!.split(":").filter((path) => path !== "");
+  const manifests =
+    override === undefined ? manifestsIn(folders(env)) : env[override]!.split(":").filter((path) => path !== "");
   const drivers = manifests.map((path) => ({ path, problem: manifestProblem(path) }));
-  facts.push(`Vulkan drivers${override === undefined ? "" : ` (${override})`}: ${drivers.map(({ path, problem }) => path + (problem === null ? "" : ` (${problem})`)).join(", ") || "none"}`);
+  facts.push(
+    `Vulkan drivers${override === undefined ? "" : ` (${override})`}: ${drivers.map(({ path, problem }) => path + (problem === null ? "" : ` (${problem})`)).join(", ") || "none"}`,
+  );
   if (!drivers.some(({ problem }) => problem === null)) {
     missing.push(
       override === undefined
@@ -40,13 +43,27 @@ export function examineVulkan(env: Environment = process.env): Findings {
 
 /** Where the loader looks for manifests on Linux. */
 function folders(env: Environment): string[] {
-  const config = [env["XDG_CONFIG_HOME"] || join(homedir(), ".config"), ...(env["XDG_CONFIG_DIRS"] || "/etc/xdg").split(":"), "/etc"];
-  const data = [env["XDG_DATA_HOME"] || join(homedir(), ".local/share"), ...(env["XDG_DATA_DIRS"] || "/usr/local/share:/usr/share").split(":")];
+  const config = [
+    env["XDG_CONFIG_HOME"] || join(homedir(), ".config"),
+    ...(env["XDG_CONFIG_DIRS"] || "/etc/xdg").split(":"),
+    "/etc",
+  ];
+  const data = [
+    env["XDG_DATA_HOME"] || join(homedir(), ".local/share"),
+    ...(env["XDG_DATA_DIRS"] || "/usr/local/share:/usr/share").split(":"),
+  ];
   return [...new Set([...config, ...data].filter((path) => path !== "").map((path) => join(path, "vulkan", "icd.d")))];
 }
 
 function manifestsIn(dirs: readonly string[]): string[] {
-  return dirs.filter((dir) => existsSync(dir)).flatMap((dir) => readdirSync(dir).filter((name) => name.endsWith(".json")).sort().map((name) => join(dir, name)));
+  return dirs
+    .filter((dir) => existsSync(dir))
+    .flatMap((dir) =>
+      readdirSync(dir)
+        .filter((name) => name.endsWith(".json"))
+        .sort()
+        .map((name) => join(dir, name)),
+    );
 }
 
 /** Whether the manifest and the library it names are there. A library without a folder is the system's to find: nothing is said of it. */
@@ -55,14 +72,20 @@ function manifestProblem(path: string): string | null {
   try {
     const library = (JSON.parse(readFileSync(path, "utf8")) as { ICD: { library_path: string } }).ICD.library_path;
     if (!library.includes("/")) return null;
-    return existsSync(isAbsolute(library) ? library : resolve(dirname(path), library)) ? null : `its library ${library} is not there`;
+    return existsSync(isAbsolute(library) ? library : resolve(dirname(path), library))
+      ? null
+      : `its library ${library} is not there`;
   } catch {
     return "not readable";
   }
 }
 
 function renderNodes(): string[] {
-  return existsSync(RENDER_NODES) ? readdirSync(RENDER_NODES).filter((name) => name.startsWith("renderD")).map((name) => join(RENDER_NODES, name)) : [];
+  return existsSync(RENDER_NODES)
+    ? readdirSync(RENDER_NODES)
+        .filter((name) => name.startsWith("renderD"))
+        .map((name) => join(RENDER_NODES, name))
+    : [];
 }
 
 function mayUse(path: string): boolean {

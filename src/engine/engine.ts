@@ -12,7 +12,15 @@ import { leftOutOf } from "./scheduling/choosing-turns.ts";
 import type { EngineOptions } from "./options.ts";
 import { EQUAL_SHARES, fairShare, type TenantShares } from "./scheduling/fair-share.ts";
 import { FoldQueue, foldRun, type FoldOptions, type SideRun } from "./fold-queue.ts";
-import { checkContext, checkQueueLimits, checkRoom, heldRows, prefillingRows, queueTimeout, type QueueRoom } from "./scheduling/admission.ts";
+import {
+  checkContext,
+  checkQueueLimits,
+  checkRoom,
+  heldRows,
+  prefillingRows,
+  queueTimeout,
+  type QueueRoom,
+} from "./scheduling/admission.ts";
 import type { ModelRunner, StepOutput } from "./runner.ts";
 import { PrefillBudget } from "./scheduling/prefill-budget.ts";
 import { runPieces } from "./prefill-run.ts";
@@ -60,7 +68,14 @@ export class Engine {
     this.#mayEmit = options.mayEmit ?? (() => true);
     this.#now = options.now ?? (() => performance.now());
     this.#budget = new PrefillBudget(options.prefillShare ?? 1);
-    this.#folds = new FoldQueue({ runner: options.runner, wiper: this.#wiper, counters: this.#counters, budget: this.#budget, observer: options.observer, now: this.#now });
+    this.#folds = new FoldQueue({
+      runner: options.runner,
+      wiper: this.#wiper,
+      counters: this.#counters,
+      budget: this.#budget,
+      observer: options.observer,
+      now: this.#now,
+    });
   }
 
   /**
@@ -69,8 +84,12 @@ export class Engine {
    * @throws PrefixdError context_exceeded, queue_full, user_queue_full, invalid_parameter (wider than its tenant's limit), draining, store_unavailable; RangeError for more rows than could ever be admitted
    */
   submit(request: EngineRequest, listener: RequestListener): RequestHandle {
-    if (rowsOf(request) > this.#runner.slots) throw new RangeError(`${rowsOf(request)} rows with ${this.#runner.slots} slots`);
-    checkContext({ prefix: request.prefix?.length ?? 0, prompt: request.promptIds.length, maxNew: request.maxNewTokens }, this.#runner.shape.positions);
+    if (rowsOf(request) > this.#runner.slots)
+      throw new RangeError(`${rowsOf(request)} rows with ${this.#runner.slots} slots`);
+    checkContext(
+      { prefix: request.prefix?.length ?? 0, prompt: request.promptIds.length, maxNew: request.maxNewTokens },
+      this.#runner.shape.positions,
+    );
     if (this.#draining) throw new PrefixdError("draining", "The server is shutting down.", { retryAfter: 1 });
     if (!this.#mayEmit()) throw lostTouch();
     checkQueueLimits(request, this.#queue, this.#room(), this.#shares);
@@ -118,7 +137,13 @@ export class Engine {
   }
 
   stats(): EngineStats {
-    return { queued: this.#queue.length, folds: this.#folds.waiting.length, running: this.#rows.count + prefillingRows(this.#prefilling), slots: this.#runner.slots, maxQueue: this.#options.maxQueue };
+    return {
+      queued: this.#queue.length,
+      folds: this.#folds.waiting.length,
+      running: this.#rows.count + prefillingRows(this.#prefilling),
+      slots: this.#runner.slots,
+      maxQueue: this.#options.maxQueue,
+    };
   }
 
   /** Takes nothing new, lets what was accepted finish for at most `graceMs`, then ends the rest with `draining`. */
@@ -144,7 +169,8 @@ export class Engine {
   }
 
   #room(): QueueRoom {
-    const busyRows = this.#rows.sequences.filter((sequence) => !sequence.done).length + prefillingRows(this.#prefilling);
+    const busyRows =
+      this.#rows.sequences.filter((sequence) => !sequence.done).length + prefillingRows(this.#prefilling);
     return { maxQueue: this.#options.maxQueue, freeRows: this.#runner.slots - busyRows };
   }
 
@@ -153,12 +179,19 @@ export class Engine {
     const [prefilling = null] = this.#prefilling;
     if (prefilling === null && (this.#queue.length === 0 || this.#rows.count >= this.#runner.slots)) return [];
     const state = { running: this.#rows.count, slots: this.#runner.slots, prefilling, queue: this.#queue };
-    const running = heldRows(this.#rows.sequences.map((sequence) => sequence.owner.tenant), this.#prefilling);
+    const running = heldRows(
+      this.#rows.sequences.map((sequence) => sequence.owner.tenant),
+      this.#prefilling,
+    );
     this.#counters.sweep(this.#waiting(), running);
     const policy = this.#options.policy ?? fairShare({ counters: this.#counters.all, running, shares: this.#shares });
     const { slots, chunkingChangesBits } = this.#runner;
     const waiting = Math.min(this.#queue.length + this.#prefilling.length, slots - this.#rows.count);
-    return planPrefill(state, policy, this.#budget.limits({ tokens: this.#longestPiece, chunkingChangesBits, decoding: this.#rows.count, waiting }));
+    return planPrefill(
+      state,
+      policy,
+      this.#budget.limits({ tokens: this.#longestPiece, chunkingChangesBits, decoding: this.#rows.count, waiting }),
+    );
   }
 
   #waiting(): readonly { readonly tenant: string }[] {
@@ -186,7 +219,9 @@ export class Engine {
   }
 
   #hasWork(): boolean {
-    return this.#queue.length + this.#rows.count + this.#prefilling.length > 0 || this.#folds.pending || this.#wiper.pending;
+    return (
+      this.#queue.length + this.#rows.count + this.#prefilling.length > 0 || this.#folds.pending || this.#wiper.pending
+    );
   }
 
   /** Answers whether there was anything to do. */
@@ -206,7 +241,10 @@ export class Engine {
   async #feedNext(): Promise<boolean> {
     const decoding = this.#rows.count;
     const mayFold = this.#folds.pending && this.#budget.mayFold(decoding);
-    const plan = mayFold && this.#folds.isTurn(decoding < this.#runner.slots ? [...this.#prefilling, ...this.#queue] : []) ? [] : this.#plan();
+    const plan =
+      mayFold && this.#folds.isTurn(decoding < this.#runner.slots ? [...this.#prefilling, ...this.#queue] : [])
+        ? []
+        : this.#plan();
     for (const chunks of inRuns(plan, this.#runner, ({ request }) => !request.scorePrompt)) await this.#prefill(chunks);
     if (mayFold && plan.length === 0) await this.#folds.step(this.#longestPiece, decoding);
     return mayFold || plan.length > 0;
@@ -222,7 +260,8 @@ export class Engine {
     const { queueTimeoutMs = Infinity } = this.#options;
     this.#folds.endOverdue(queueTimeoutMs);
     const since = performance.now() - queueTimeoutMs;
-    while (this.#queue.length > 0 && this.#queue[0]!.submittedAt < since) this.#queue.shift()!.fail(queueTimeout(queueTimeoutMs));
+    while (this.#queue.length > 0 && this.#queue[0]!.submittedAt < since)
+      this.#queue.shift()!.fail(queueTimeout(queueTimeoutMs));
   }
 
   async #wipe(): Promise<boolean> {
@@ -352,7 +391,8 @@ export class Engine {
     this.#options.observer.step("decode", batch.length, choosing.length, spent / 1000);
     const now = performance.now();
     for (const sequence of choosing) sequence.length++;
-    for (let row = 0; row < batch.length; row++) if (batch[row]!.owner.search === null && !leftOut.has(batch[row]!)) this.#advance(batch[row]!, output, row, now);
+    for (let row = 0; row < batch.length; row++)
+      if (batch[row]!.owner.search === null && !leftOut.has(batch[row]!)) this.#advance(batch[row]!, output, row, now);
     const searches = new Set(choosing.filter(({ owner }) => owner.search !== null).map(({ owner }) => owner));
     for (const request of searches) this.#advanceBeams(request, output, (sequence) => batch.indexOf(sequence));
   }
@@ -367,7 +407,10 @@ export class Engine {
     } catch (error) {
       owner.fail(asModelError(error));
     }
-    this.#counters.generated(owner.tenant, this.#costs.of(owner.choosing, this.#now() - started, sequence.generated - generated));
+    this.#counters.generated(
+      owner.tenant,
+      this.#costs.of(owner.choosing, this.#now() - started, sequence.generated - generated),
+    );
   }
 
   #advanceBeams(request: Job, output: StepOutput, outputRow: (sequence: Sequence) => number): void {
@@ -379,7 +422,14 @@ export class Engine {
     const prompt = request.prefixLength + request.promptLength;
     try {
       // After the first fork all rows of a search begin with the same prompt.
-      advanceBeams(request, output, outputRow, (from, to) => this.#rows.copy(this.#rows.sequences.indexOf(from), this.#rows.sequences.indexOf(to), from.length, from.length > prompt ? prompt : 0));
+      advanceBeams(request, output, outputRow, (from, to) =>
+        this.#rows.copy(
+          this.#rows.sequences.indexOf(from),
+          this.#rows.sequences.indexOf(to),
+          from.length,
+          from.length > prompt ? prompt : 0,
+        ),
+      );
     } catch (error) {
       request.fail(asModelError(error));
     }
@@ -394,7 +444,11 @@ export class Engine {
   }
 
   #failAll(error: PrefixdError): void {
-    const open = new Set([...this.#queue.splice(0), ...this.#rows.sequences.map((sequence) => sequence.owner), ...this.#prefilling]);
+    const open = new Set([
+      ...this.#queue.splice(0),
+      ...this.#rows.sequences.map((sequence) => sequence.owner),
+      ...this.#prefilling,
+    ]);
     for (const request of open) request.fail(error);
   }
 }

@@ -40,7 +40,13 @@ export interface SideRun<T> extends FedPrompt {
 
 /** A soft or hard prompt, and what comes of it. */
 export function foldRun(runner: ModelRunner, input: FoldInput): SideRun<KvTensor> {
-  return { prefixLength: 0, promptLength: foldLength(input), answers: "none", feed: (from, to) => runner.fold(input, from, to), result: () => runner.folded(foldLength(input)) };
+  return {
+    prefixLength: 0,
+    promptLength: foldLength(input),
+    answers: "none",
+    feed: (from, to) => runner.fold(input, from, to),
+    result: () => runner.folded(foldLength(input)),
+  };
 }
 
 interface Fold extends SideRun<unknown> {
@@ -81,7 +87,11 @@ export class FoldQueue {
   request<T>(run: SideRun<T>, { tenant, signal, onStart }: FoldOptions): Promise<T> {
     return new Promise<T>((resolve, reject) => {
       const fold: Fold = { ...run, tenant, submittedAt: performance.now(), onStart, resolve, reject, fed: 0 };
-      const giveUp = (): void => this.#end(fold, new PrefixdError("invalid_request", "The prompt was given up before it had been run through the model."));
+      const giveUp = (): void =>
+        this.#end(
+          fold,
+          new PrefixdError("invalid_request", "The prompt was given up before it had been run through the model."),
+        );
       this.#folds.push(fold);
       if (signal?.aborted === true) giveUp();
       else signal?.addEventListener("abort", giveUp, { once: true });
@@ -104,7 +114,11 @@ export class FoldQueue {
     const { runner, wiper, counters, budget, observer, now } = this.#parts;
     const fold = (this.#open ??= this.#next());
     const from = fold.fed;
-    const to = endOfPiece(fold, from, budget.limits({ tokens, chunkingChangesBits: runner.chunkingChangesBits, decoding, waiting: 0 }));
+    const to = endOfPiece(
+      fold,
+      from,
+      budget.limits({ tokens, chunkingChangesBits: runner.chunkingChangesBits, decoding, waiting: 0 }),
+    );
     try {
       if (from === 0) fold.onStart?.();
       counters.admit(fold.tenant, to - from);
@@ -134,7 +148,8 @@ export class FoldQueue {
   /** Ends what has not begun within `milliseconds`. */
   endOverdue(milliseconds: number): void {
     const since = performance.now() - milliseconds;
-    for (const fold of this.#folds) if (fold.fed === 0 && fold.submittedAt < since) this.#end(fold, queueTimeout(milliseconds));
+    for (const fold of this.#folds)
+      if (fold.fed === 0 && fold.submittedAt < since) this.#end(fold, queueTimeout(milliseconds));
   }
 
   /** Of the tenant that has had least; the first of those that came. */

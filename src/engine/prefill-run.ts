@@ -4,7 +4,11 @@ import type { Job } from "./sequence.ts";
 
 /** Feeds pieces of prompts in one run; answers what is wanted of these tokens: of all of a prompt's, of each prompt's last one, or nothing. */
 export async function runPieces(runner: ModelRunner, chunks: readonly PrefillChunk<Job>[]): Promise<StepOutput | null> {
-  const pieces = chunks.map(({ request, from, to }) => ({ row: request.row, start: request.prefixLength + from, ids: request.request.promptIds.subarray(from, to) }));
+  const pieces = chunks.map(({ request, from, to }) => ({
+    row: request.row,
+    start: request.prefixLength + from,
+    ids: request.request.promptIds.subarray(from, to),
+  }));
   if (pieces.length > 1) return runner.prefillAll(pieces);
   const [{ request, last }, { row, start, ids }] = [chunks[0]!, pieces[0]!];
   if (request.request.scorePrompt) return runner.score(row, start, ids);

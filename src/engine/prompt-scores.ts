@@ -9,7 +9,11 @@ import { reportOf } from "./sampling/sampler.ts";
  * neither: keys and values have no output.
  * @throws PrefixdError model_failed if logits are not numbers
  */
-export function promptTokens({ promptIds, topLogprobs }: Pick<EngineRequest, "promptIds" | "topLogprobs">, output: StepOutput, from: number): PromptToken[] {
+export function promptTokens(
+  { promptIds, topLogprobs }: Pick<EngineRequest, "promptIds" | "topLogprobs">,
+  output: StepOutput,
+  from: number,
+): PromptToken[] {
   const tokens: PromptToken[] = from === 0 ? [{ id: promptIds[0]!, logprob: null, top: [] }] : [];
   for (let row = 0; row < output.rows; row++) {
     const id = promptIds[from + row + 1];

@@ -4,7 +4,14 @@ import { BeamSearch } from "./beams/search.ts";
 import type { StepOutput } from "./runner.ts";
 import { blamed } from "./prefix-trial.ts";
 import { RecentMedian } from "./scheduling/recent-median.ts";
-import { rowsOf, type EngineRequest, type FinishReason, type PromptToken, type RequestListener, type TokenEvent } from "./request.ts";
+import {
+  rowsOf,
+  type EngineRequest,
+  type FinishReason,
+  type PromptToken,
+  type RequestListener,
+  type TokenEvent,
+} from "./request.ts";
 import { Sampler } from "./sampling/sampler.ts";
 import type { Chooser } from "./scheduling/choosing-turns.ts";
 import type { Schedulable } from "./scheduling/plan.ts";
@@ -77,7 +84,9 @@ export class Job implements Schedulable, Chooser {
   finishChoice(choice: number, reason: FinishReason, score?: number): void {
     this.observer.finished(reason);
     if (--this.#open === 0) this.ended = true;
-    this.tell((listener) => (score === undefined ? listener.onFinish(choice, reason) : listener.onFinish(choice, reason, score)));
+    this.tell((listener) =>
+      score === undefined ? listener.onFinish(choice, reason) : listener.onFinish(choice, reason, score),
+    );
   }
 
   fail(error: PrefixdError): void {
@@ -100,7 +109,11 @@ export class Job implements Schedulable, Chooser {
     try {
       return call(this.listener);
     } catch (error) {
-      this.fail(error instanceof PrefixdError ? error : new PrefixdError("internal", "The results could not be handed on.", { cause: error }));
+      this.fail(
+        error instanceof PrefixdError
+          ? error
+          : new PrefixdError("internal", "The results could not be handed on.", { cause: error }),
+      );
       return undefined;
     }
   }

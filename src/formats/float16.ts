@@ -16,7 +16,10 @@ export function toFloat16(singles: Float32Array): Uint16Array {
     const word = words[index]!;
     const magnitude = word & 0x7fffffff;
     // Nearly all: numbers that are normal in half precision as well.
-    halves[index] = magnitude >= LEAST_NORMAL && magnitude < TOO_LARGE ? ((word >>> 16) & 0x8000) | ((magnitude - 0x38000000 + 0xfff + ((magnitude >>> 13) & 1)) >>> 13) : otherBits(word);
+    halves[index] =
+      magnitude >= LEAST_NORMAL && magnitude < TOO_LARGE
+        ? ((word >>> 16) & 0x8000) | ((magnitude - 0x38000000 + 0xfff + ((magnitude >>> 13) & 1)) >>> 13)
+        : otherBits(word);
   }
   return halves;
 }

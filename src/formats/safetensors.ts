@@ -5,8 +5,23 @@ import type { JsonValue } from "./strict-json.ts";
 
 /** Bits of the format's dtypes that are whole bytes; sub-byte ones are refused as unknown. */
 const BYTES_PER_ELEMENT: ReadonlyMap<string, number> = new Map([
-  ["BOOL", 1], ["U8", 1], ["I8", 1], ["F8_E5M2", 1], ["F8_E4M3", 1], ["F8_E8M0", 1], ["I16", 2], ["U16", 2], ["F16", 2],
-  ["BF16", 2], ["I32", 4], ["U32", 4], ["F32", 4], ["I64", 8], ["U64", 8], ["F64", 8], ["C64", 8],
+  ["BOOL", 1],
+  ["U8", 1],
+  ["I8", 1],
+  ["F8_E5M2", 1],
+  ["F8_E4M3", 1],
+  ["F8_E8M0", 1],
+  ["I16", 2],
+  ["U16", 2],
+  ["F16", 2],
+  ["BF16", 2],
+  ["I32", 4],
+  ["U32", 4],
+  ["F32", 4],
+  ["I64", 8],
+  ["U64", 8],
+  ["F64", 8],
+  ["C64", 8],
 ]);
 
 export interface SafetensorsLimits {
@@ -44,7 +59,11 @@ function invalid(sentence: string): PrefixdError {
  * `totalSize` is the whole file's; null: not known yet, so that its end is not checked. Accepts only what the format allows: the tensors cover the data part exactly, with neither
  * overlap nor hole. Throws `safetensors_invalid`.
  */
-export function parseSafetensorsHeader(bytes: Uint8Array, totalSize: number | null, given: SafetensorsLimits): SafetensorsHeader {
+export function parseSafetensorsHeader(
+  bytes: Uint8Array,
+  totalSize: number | null,
+  given: SafetensorsLimits,
+): SafetensorsHeader {
   const limits = { maxTensors: 100_000, maxNameLength: 1024, ...given };
   const dataStart = safetensorsDataStart(bytes, totalSize, limits.maxHeaderBytes);
   if (bytes.length < dataStart) throw invalid("The safetensors header could not be read whole.");
@@ -56,8 +75,10 @@ export function parseSafetensorsHeader(bytes: Uint8Array, totalSize: number | nu
       metadata = readMetadata(entry);
       continue;
     }
-    if (name.length > limits.maxNameLength) throw invalid(`The name of tensor ${quote(name)} is longer than ${limits.maxNameLength} characters.`);
-    if (tensors.size === limits.maxTensors) throw invalid(`The safetensors file has more than ${limits.maxTensors} tensors.`);
+    if (name.length > limits.maxNameLength)
+      throw invalid(`The name of tensor ${quote(name)} is longer than ${limits.maxNameLength} characters.`);
+    if (tensors.size === limits.maxTensors)
+      throw invalid(`The safetensors file has more than ${limits.maxTensors} tensors.`);
     tensors.set(name, readTensorInfo(name, entry, dataStart, totalSize ?? Infinity));
   }
   checkCoverage(tensors, dataStart, totalSize);
@@ -65,9 +86,16 @@ export function parseSafetensorsHeader(bytes: Uint8Array, totalSize: number | nu
 }
 
 /** The same for an open file, of which only the header is read. */
-export async function readSafetensorsHeader(file: FileHandle, limits: SafetensorsLimits = { maxHeaderBytes: FORMAT_MAX_HEADER }): Promise<SafetensorsHeader> {
+export async function readSafetensorsHeader(
+  file: FileHandle,
+  limits: SafetensorsLimits = { maxHeaderBytes: FORMAT_MAX_HEADER },
+): Promise<SafetensorsHeader> {
   const { size } = await file.stat();
-  const dataStart = safetensorsDataStart(await readStart(file, Math.min(LENGTH_BYTES, size)), size, limits.maxHeaderBytes);
+  const dataStart = safetensorsDataStart(
+    await readStart(file, Math.min(LENGTH_BYTES, size)),
+    size,
+    limits.maxHeaderBytes,
+  );
   return parseSafetensorsHeader(await readStart(file, dataStart), size, limits);
 }
 
@@ -88,8 +116,10 @@ export function safetensorsDataStart(bytes: Uint8Array, totalSize: number | null
   if (bytes.length < LENGTH_BYTES) throw invalid("The safetensors file is shorter than its 8-byte header length.");
   const claimed = new DataView(bytes.buffer, bytes.byteOffset, LENGTH_BYTES).getBigUint64(0, true);
   const length = Number(claimed);
-  if (length > maxHeaderBytes) throw invalid(`The safetensors header claims ${claimed} bytes; at most ${maxHeaderBytes} are allowed.`);
-  if (length > (totalSize ?? Infinity) - LENGTH_BYTES) throw invalid(`The safetensors header claims ${length} bytes, more than the file holds.`);
+  if (length > maxHeaderBytes)
+    throw invalid(`The safetensors header claims ${claimed} bytes; at most ${maxHeaderBytes} are allowed.`);
+  if (length > (totalSize ?? Infinity) - LENGTH_BYTES)
+    throw invalid(`The safetensors header claims ${length} bytes, more than the file holds.`);
   if (length < 2) throw invalid("The safetensors header is too short to be a JSON object.");
   return LENGTH_BYTES + length;
 }
@@ -112,7 +142,8 @@ function readMetadata(entry: JsonValue): ReadonlyMap<string, string> {
   if (!isJsonObject(entry)) throw invalid("__metadata__ of the safetensors file is not an object.");
   const metadata = new Map<string, string>();
   for (const [key, value] of entry) {
-    if (typeof value !== "string") throw invalid(`__metadata__ of the safetensors file has a value that is not a string, at ${quote(key)}.`);
+    if (typeof value !== "string")
+      throw invalid(`__metadata__ of the safetensors file has a value that is not a string, at ${quote(key)}.`);
     metadata.set(key, value);
   }
   return metadata;
@@ -122,7 +153,8 @@ function readTensorInfo(name: string, entry: JsonValue, dataStart: number, total
   const tensor = `Tensor ${quote(name)}`;
   if (!isJsonObject(entry)) throw invalid(`${tensor} is not described by an object.`);
   for (const key of entry.keys()) {
-    if (key !== "dtype" && key !== "shape" && key !== "data_offsets") throw invalid(`${tensor} has the unknown field ${quote(key)}.`);
+    if (key !== "dtype" && key !== "shape" && key !== "data_offsets")
+      throw invalid(`${tensor} has the unknown field ${quote(key)}.`);
   }
   const dtype = entry.get("dtype");
   if (typeof dtype !== "string") throw invalid(`${tensor} has no dtype that is a string.`);
@@ -137,18 +169,23 @@ function readTensorInfo(name: string, entry: JsonValue, dataStart: number, total
     if (!Number.isSafeInteger(size)) throw invalid(`${tensor} has a shape whose product is too large.`);
   }
   const offsets = readSizes(entry.get("data_offsets"));
-  if (offsets === null || offsets.length !== 2) throw invalid(`${tensor} has no data_offsets that are two whole numbers.`);
+  if (offsets === null || offsets.length !== 2)
+    throw invalid(`${tensor} has no data_offsets that are two whole numbers.`);
   const [begin, end] = offsets as [number, number];
   if (begin > end) throw invalid(`${tensor} has data_offsets in reverse order.`);
-  if (end > totalSize - dataStart) throw invalid(`${tensor} ends at byte ${end} of the data, beyond the end of the file.`);
-  if (end - begin !== size) throw invalid(`${tensor} takes ${end - begin} bytes by its data_offsets but ${size} by its dtype and shape.`);
+  if (end > totalSize - dataStart)
+    throw invalid(`${tensor} ends at byte ${end} of the data, beyond the end of the file.`);
+  if (end - begin !== size)
+    throw invalid(`${tensor} takes ${end - begin} bytes by its data_offsets but ${size} by its dtype and shape.`);
   return { dtype, shape, start: dataStart + begin, end: dataStart + end };
 }
 
 function readSizes(value: JsonValue | undefined): number[] | null {
   if (!Array.isArray(value)) return null;
   const items = value as readonly JsonValue[];
-  return items.every((n): n is number => typeof n === "number" && Number.isSafeInteger(n) && n >= 0) ? [...items] : null;
+  return items.every((n): n is number => typeof n === "number" && Number.isSafeInteger(n) && n >= 0)
+    ? [...items]
+    : null;
 }
 
 function checkCoverage(tensors: ReadonlyMap<string, TensorInfo>, dataStart: number, totalSize: number | null): void {
@@ -156,15 +193,25 @@ function checkCoverage(tensors: ReadonlyMap<string, TensorInfo>, dataStart: numb
   let covered = dataStart;
   for (const [name, { start, end }] of inOrder) {
     if (start < covered) throw invalid(`Tensor ${quote(name)} overlaps another tensor.`);
-    if (start > covered) throw invalid(`There are ${start - covered} bytes that belong to no tensor before tensor ${quote(name)}.`);
+    if (start > covered)
+      throw invalid(`There are ${start - covered} bytes that belong to no tensor before tensor ${quote(name)}.`);
     covered = end;
   }
-  if (totalSize !== null && covered !== totalSize) throw invalid(`The safetensors file has ${totalSize - covered} bytes after its last tensor.`);
+  if (totalSize !== null && covered !== totalSize)
+    throw invalid(`The safetensors file has ${totalSize - covered} bytes after its last tensor.`);
 }
 
 /** A file of one tensor, its data aligned to 8 bytes as the format's own library does it. */
-export function oneTensorFile(name: string, { dtype, shape }: Pick<TensorInfo, "dtype" | "shape">, data: Uint8Array, metadata: ReadonlyMap<string, string>): Uint8Array {
-  const header = { ...(metadata.size === 0 ? {} : { __metadata__: Object.fromEntries(metadata) }), [name]: { dtype, shape, data_offsets: [0, data.length] } };
+export function oneTensorFile(
+  name: string,
+  { dtype, shape }: Pick<TensorInfo, "dtype" | "shape">,
+  data: Uint8Array,
+  metadata: ReadonlyMap<string, string>,
+): Uint8Array {
+  const header = {
+    ...(metadata.size === 0 ? {} : { __metadata__: Object.fromEntries(metadata) }),
+    [name]: { dtype, shape, data_offsets: [0, data.length] },
+  };
   const json = Buffer.from(JSON.stringify(header));
   const padded = Buffer.alloc(Math.ceil(json.length / LENGTH_BYTES) * LENGTH_BYTES, " ");
   json.copy(padded);
@@ -183,7 +230,8 @@ export function decodeFloats(dtype: string, bytes: Uint8Array): Float32Array {
 /** The same into `out` from index `at` on: what a large tensor is put together with. */
 export function decodeFloatsInto(dtype: string, bytes: Uint8Array, out: Float32Array, at: number): void {
   const width = floatWidth(dtype);
-  if (bytes.length % width !== 0) throw invalid(`A piece of ${bytes.length} bytes does not hold a whole number of ${dtype} values.`);
+  if (bytes.length % width !== 0)
+    throw invalid(`A piece of ${bytes.length} bytes does not hold a whole number of ${dtype} values.`);
   const count = bytes.length / width;
   if (at + count > out.length) throw new RangeError("decodeFloatsInto: the target is too short");
   if (width === 4) {

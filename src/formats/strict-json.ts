@@ -39,8 +39,17 @@ export function decodeUtf8(bytes: Uint8Array): string {
 const NUMBER = /-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?/y;
 /** No number that anything here needs has more digits; longer ones only cost time. */
 const MAX_NUMBER_LENGTH = 64;
-const LITERALS: ReadonlyMap<string, null | boolean> = new Map([["null", null], ["true", true], ["false", false]]);
-const PYTHON_LITERALS: ReadonlyMap<string, null | boolean | number> = new Map<string, null | boolean | number>([...LITERALS, ["NaN", NaN], ["Infinity", Infinity], ["-Infinity", -Infinity]]);
+const LITERALS: ReadonlyMap<string, null | boolean> = new Map([
+  ["null", null],
+  ["true", true],
+  ["false", false],
+]);
+const PYTHON_LITERALS: ReadonlyMap<string, null | boolean | number> = new Map<string, null | boolean | number>([
+  ...LITERALS,
+  ["NaN", NaN],
+  ["Infinity", Infinity],
+  ["-Infinity", -Infinity],
+]);
 
 class Parser {
   readonly #text: string;
@@ -133,7 +142,8 @@ class Parser {
     if (token === undefined) throw this.#defect("what should be a JSON value is none");
     if (token.length > MAX_NUMBER_LENGTH) throw this.#defect("a JSON number has too many digits");
     const value = Number(token);
-    if (!Number.isFinite(value) && this.#limits.pythonNumbers !== true) throw this.#defect("a JSON number is out of range");
+    if (!Number.isFinite(value) && this.#limits.pythonNumbers !== true)
+      throw this.#defect("a JSON number is out of range");
     this.#at += token.length;
     return value;
   }

@@ -31,7 +31,10 @@ export class FoldingService {
    * @throws PrefixdError token_rate_exceeded, removed, and what the engine's `fold` throws
    */
   async fold(input: FoldInput, { user, name }: PrefixKey, signal?: AbortSignal): Promise<KvTensor> {
-    const meter = new RequestMeter({ user, prefix: { name }, prompts: [{ length: foldLength(input) }], mostNewTokens: 0 }, this.#parts);
+    const meter = new RequestMeter(
+      { user, prefix: { name }, prompts: [{ length: foldLength(input) }], mostNewTokens: 0 },
+      this.#parts,
+    );
     await meter.admit();
     if (this.#removed.has(user)) {
       meter.refuse();
@@ -39,7 +42,11 @@ export class FoldingService {
     }
     meter.submitted();
     try {
-      return await this.#parts.engine.fold(input, { tenant: user, onStart: () => meter.started(0), ...(signal === undefined ? {} : { signal }) });
+      return await this.#parts.engine.fold(input, {
+        tenant: user,
+        onStart: () => meter.started(0),
+        ...(signal === undefined ? {} : { signal }),
+      });
     } finally {
       meter.ended(0);
     }
@@ -70,4 +77,5 @@ export class FoldingService {
   }
 }
 
-const removedError = (): PrefixdError => new PrefixdError("removed", "The user was removed before the prefix was registered.");
+const removedError = (): PrefixdError =>
+  new PrefixdError("removed", "The user was removed before the prefix was registered.");

@@ -43,7 +43,12 @@ export class Generation {
   /** Resolves when nothing of it runs any more. */
   readonly ended = new Promise<void>((resolve) => (this.#markEnded = resolve));
 
-  constructor(request: ValidGenerateRequest, listener: GenerationListener, parts: GenerationParts, onEnd: (self: Generation) => void) {
+  constructor(
+    request: ValidGenerateRequest,
+    listener: GenerationListener,
+    parts: GenerationParts,
+    onEnd: (self: Generation) => void,
+  ) {
     this.#request = request;
     this.#listener = listener;
     this.#parts = parts;
@@ -51,7 +56,16 @@ export class Generation {
     this.#width = request.bestOf ?? request.n;
     const rows = request.beams?.numBeams ?? this.#width;
     const { user, prefix, prompts } = request;
-    this.#meter = new RequestMeter({ user, prefix, prompts, mostNewTokens: rows * prompts.reduce((sum, { length }) => sum + mostNewTokens(request, length, parts.positions), 0) }, parts);
+    this.#meter = new RequestMeter(
+      {
+        user,
+        prefix,
+        prompts,
+        mostNewTokens:
+          rows * prompts.reduce((sum, { length }) => sum + mostNewTokens(request, length, parts.positions), 0),
+      },
+      parts,
+    );
     this.#open = request.prompts.length * this.#width;
     this.#stops = new Stops(request.stop, request.stopTokenIds);
     this.#texts = Array.from({ length: this.#open }, () => new TextStream(parts.tokenizer, this.#stops));
@@ -86,15 +100,32 @@ export class Generation {
     const lengths = this.#lengths(prefix?.kv.length ?? 0);
     const { id, user, beams, sampling, seed, logprobs, echo } = this.#request;
     const { tokenizer } = this.#parts;
-    const beamStop = beams !== null && !this.#stops.none ? new StopProgress(this.#stops, (token) => seenByStops(tokenizer, token)) : null;
+    const beamStop =
+      beams !== null && !this.#stops.none
+        ? new StopProgress(this.#stops, (token) => seenByStops(tokenizer, token))
+        : null;
     const common = {
-      tenant: user, prefix: prefix?.kv ?? null, n: this.#width, beams, beamStop, seed, scorePrompt: echo && logprobs !== null, topLogprobs: logprobs ?? 0, eosIds: [...this.#eos],
+      tenant: user,
+      prefix: prefix?.kv ?? null,
+      n: this.#width,
+      beams,
+      beamStop,
+      seed,
+      scorePrompt: echo && logprobs !== null,
+      topLogprobs: logprobs ?? 0,
+      eosIds: [...this.#eos],
     };
     this.#meter.submitted();
     try {
       for (const [p, promptIds] of this.#request.prompts.entries()) {
         const { maxNewTokens } = lengths[p]!;
-        const request = { id: `${id}-${p}`, promptIds, maxNewTokens, sampling: samplingFor(sampling, lengths[p]!), ...common };
+        const request = {
+          id: `${id}-${p}`,
+          promptIds,
+          maxNewTokens,
+          sampling: samplingFor(sampling, lengths[p]!),
+          ...common,
+        };
         this.#handles.push(this.#parts.engine.submit(request, this.#engineListener(p)));
       }
     } catch (error) {
@@ -134,7 +165,14 @@ export class Generation {
   #lengths(prefix: number): ReturnType<typeof lengthsOf>[] {
     const { prompts, sampling } = this.#request;
     const { positions } = this.#parts;
-    return prompts.map(({ length }, p) => lengthsOf(this.#request, sampling.minNewTokens, { prefix, prompt: length, positions, which: prompts.length > 1 ? ` of prompts[${p}]` : "" }));
+    return prompts.map(({ length }, p) =>
+      lengthsOf(this.#request, sampling.minNewTokens, {
+        prefix,
+        prompt: length,
+        positions,
+        which: prompts.length > 1 ? ` of prompts[${p}]` : "",
+      }),
+    );
   }
 
   #engineListener(prompt: number): RequestListener {
@@ -239,7 +277,10 @@ export class Generation {
     if (this.#open > 0) return this.#listener.onStep(deltas, null);
     this.#finish(removed ? "removed" : "ok", false);
     const key = this.#request.prefix;
-    this.#listener.onStep(deltas, { prefix: this.#prefix && key ? { key, digest: this.#prefix.digest } : null, usage: this.#usage() });
+    this.#listener.onStep(deltas, {
+      prefix: this.#prefix && key ? { key, digest: this.#prefix.digest } : null,
+      usage: this.#usage(),
+    });
   }
 
   #mayEmit(): boolean {
@@ -285,7 +326,15 @@ function flushAll(): void {
 const NO_LOGPROBS: ChoiceDelta["logprobs"] = { token: [], top: [] };
 Object.values(NO_LOGPROBS).forEach(Object.freeze);
 
-export const emptyDelta = (index: number, logprobs: ChoiceDelta["logprobs"] = { token: [], top: [] }): ChoiceDelta => ({ index, text: "", tokenIds: [], logprobs, finishReason: null, score: null });
+export const emptyDelta = (index: number, logprobs: ChoiceDelta["logprobs"] = { token: [], top: [] }): ChoiceDelta => ({
+  index,
+  text: "",
+  tokenIds: [],
+  logprobs,
+  finishReason: null,
+  score: null,
+});
 
-export const removedError = (): PrefixdError => new PrefixdError("removed", "The prefix was removed before the answer was complete.");
+export const removedError = (): PrefixdError =>
+  new PrefixdError("removed", "The prefix was removed before the answer was complete.");
 export const abortOutcome = (signal: AbortSignal): string => (signal.reason === "too_slow" ? "too_slow" : "cancelled");

@@ -18,10 +18,20 @@ export interface AnswerLength {
 }
 
 /** Exactly so many. */
-export const exactly = (maxNewTokens: number): AnswerLength => ({ maxNewTokens, maxLength: null, minLength: null, cutTo: null });
+export const exactly = (maxNewTokens: number): AnswerLength => ({
+  maxNewTokens,
+  maxLength: null,
+  minLength: null,
+  cutTo: null,
+});
 
 /** New tokens that are asked for behind a prefix and a prompt of so many tokens; a default is cut to what fits. */
-function wanted({ maxNewTokens, maxLength, cutTo }: AnswerLength, prefix: number, prompt: number, positions: number): number {
+function wanted(
+  { maxNewTokens, maxLength, cutTo }: AnswerLength,
+  prefix: number,
+  prompt: number,
+  positions: number,
+): number {
   const max = maxLength === null ? maxNewTokens : maxLength - prompt;
   return cutTo === null ? max : Math.max(cutTo, Math.min(max, roomFor({ prefix, prompt }, positions)));
 }
@@ -38,11 +48,19 @@ export function mostNewTokens(length: AnswerLength, prompt: number, positions: n
 export function lengthsOf(
   length: AnswerLength,
   minNewTokens: number,
-  { prefix, prompt, positions, which }: { readonly prefix: number; readonly prompt: number; readonly positions: number; readonly which: string },
+  {
+    prefix,
+    prompt,
+    positions,
+    which,
+  }: { readonly prefix: number; readonly prompt: number; readonly positions: number; readonly which: string },
 ): { maxNewTokens: number; minNewTokens: number } {
   const { maxLength, minLength, cutTo } = length;
   if (maxLength !== null && maxLength - prompt < (cutTo ?? 1)) {
-    throw new PrefixdError("context_exceeded", `${prompt} prompt tokens${which} leave ${Math.max(0, maxLength - prompt)} of the ${maxLength} that the model's generation_config.json gives (max_length); send max_new_tokens.`);
+    throw new PrefixdError(
+      "context_exceeded",
+      `${prompt} prompt tokens${which} leave ${Math.max(0, maxLength - prompt)} of the ${maxLength} that the model's generation_config.json gives (max_length); send max_new_tokens.`,
+    );
   }
   const max = wanted(length, prefix, prompt, positions);
   checkContext({ prefix, prompt, maxNew: max }, positions, which);
@@ -50,7 +68,10 @@ export function lengthsOf(
 }
 
 /** What of the parameters hangs on the lengths, made to fit them. */
-export function samplingFor(sampling: SamplingParams, { maxNewTokens, minNewTokens }: { readonly maxNewTokens: number; readonly minNewTokens: number }): SamplingParams {
+export function samplingFor(
+  sampling: SamplingParams,
+  { maxNewTokens, minNewTokens }: { readonly maxNewTokens: number; readonly minNewTokens: number },
+): SamplingParams {
   const forcedLast = sampling.forcedLast && { ...sampling.forcedLast, index: maxNewTokens - 1 };
   return { ...sampling, minNewTokens, forcedLast };
 }

@@ -57,7 +57,10 @@ export class GenerationService {
       if (this.#parts.mayEmit?.() === false) throw lostTouch();
       const gone = generation.users.find((user) => this.#removedUsers.has(user));
       // Of another user's removal nobody is told more than of a prefix that never was.
-      if (gone !== undefined) throw gone === request.user ? removedError() : new PrefixdError("prefix_not_found", "There is no prefix of this name.");
+      if (gone !== undefined)
+        throw gone === request.user
+          ? removedError()
+          : new PrefixdError("prefix_not_found", "There is no prefix of this name.");
       const prefix = await this.#resolve(request);
       await generation.admit();
       if (signal.aborted) throw new RequestAborted();
@@ -65,7 +68,13 @@ export class GenerationService {
     } catch (error) {
       this.#live.delete(generation);
       generation.discard();
-      this.#parts.metrics.request(error instanceof PrefixdError ? error.code : error instanceof RequestAborted ? abortOutcome(signal) : "internal");
+      this.#parts.metrics.request(
+        error instanceof PrefixdError
+          ? error.code
+          : error instanceof RequestAborted
+            ? abortOutcome(signal)
+            : "internal",
+      );
       throw error;
     }
   }
@@ -73,12 +82,19 @@ export class GenerationService {
   /** The whole result at once. Throws as `start` does, `removed` when the prefix went away meanwhile, and what ends the run. */
   collect(request: ValidGenerateRequest, signal: AbortSignal): Promise<Generated> {
     return new Promise((resolve, reject) => {
-      const choices: ChoiceDelta[] = Array.from({ length: request.prompts.length * (request.bestOf ?? request.n) }, (_, index) => emptyDelta(index));
+      const choices: ChoiceDelta[] = Array.from(
+        { length: request.prompts.length * (request.bestOf ?? request.n) },
+        (_, index) => emptyDelta(index),
+      );
       const onStep = (deltas: readonly ChoiceDelta[], end: GenerationEnd | null): void => {
         for (const delta of deltas) append(choices[delta.index] as ChoiceDelta, delta);
         if (end === null) return;
         if (choices.some((choice) => choice.finishReason === "removed")) reject(removedError());
-        else resolve({ choices: request.bestOf === null ? choices : bestChoices(choices, request.bestOf, request.n), end });
+        else
+          resolve({
+            choices: request.bestOf === null ? choices : bestChoices(choices, request.bestOf, request.n),
+            end,
+          });
       };
       signal.addEventListener("abort", () => reject(new RequestAborted()), { once: true });
       this.start(request, { onStep, onError: reject }, signal).catch(reject);
@@ -128,7 +144,11 @@ export class GenerationService {
 
   async #resolve(request: ValidGenerateRequest): Promise<ResolvedPrefix | null> {
     if (request.prefix !== null) return this.#parts.prefixes.resolve(request.prefix, request.user);
-    if (!this.#parts.allowBaseModel) throw new PrefixdError("base_model_disabled", "Name a prefix in prefix_id: this server does not serve the bare base model.");
+    if (!this.#parts.allowBaseModel)
+      throw new PrefixdError(
+        "base_model_disabled",
+        "Name a prefix in prefix_id: this server does not serve the bare base model.",
+      );
     return null;
   }
 }

@@ -1,4 +1,12 @@
-import type { BeamParams, EngineRequest, FinishReason, RequestHandle, RequestListener, SamplingParams, TokenLogprob } from "../engine/request.ts";
+import type {
+  BeamParams,
+  EngineRequest,
+  FinishReason,
+  RequestHandle,
+  RequestListener,
+  SamplingParams,
+  TokenLogprob,
+} from "../engine/request.ts";
 import type { PrefixdError } from "../errors.ts";
 import type { AnswerLength } from "./lengths.ts";
 import type { MeterParts } from "./meter.ts";

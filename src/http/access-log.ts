@@ -44,7 +44,9 @@ declare module "fastify" {
 /** The client's own id when it is harmless in headers and logs, else a random one. */
 export function requestId(raw: IncomingMessage, secrets: SecretFilter): string {
   const given = raw.headers["x-request-id"];
-  return typeof given === "string" && /^[A-Za-z0-9._:-]{1,64}$/.test(given) && secrets.passes(given) ? given : randomBytes(8).toString("hex");
+  return typeof given === "string" && /^[A-Za-z0-9._:-]{1,64}$/.test(given) && secrets.passes(given)
+    ? given
+    : randomBytes(8).toString("hex");
 }
 
 /** What is to be told of a connection's end, for each of its requests that is not over. */
@@ -119,7 +121,8 @@ export function trackRequests(app: FastifyInstance, { metrics, audit, keyed, sta
     });
     // The client's next request goes to another server.
     if (state.phase !== "serving") reply.header("connection", "close");
-    if (request.headers.host === undefined && request.raw.httpVersion === "1.1") throw new PrefixdError("invalid_request", "The Host header is missing.");
+    if (request.headers.host === undefined && request.raw.httpVersion === "1.1")
+      throw new PrefixdError("invalid_request", "The Host header is missing.");
     checkRequest(request);
     if (!keyed) checkHost(request);
     if (state.phase === "refusing" && !request.url.startsWith("/health/") && request.url !== "/metrics") {
@@ -139,7 +142,14 @@ function record(request: FastifyRequest, reply: FastifyReply, ms: number, metric
   const complete = reply.raw.writableFinished && request.audit.code !== "too_slow";
   const route = request.is404 ? "unmatched" : (request.routeOptions.url ?? "unmatched");
   metrics.http(request.method, route, complete ? reply.raw.statusCode : 0, ms / 1000);
-  const line = { method: request.method, route, status: reply.raw.statusCode, ms: Math.round(ms * 10) / 10, ...(complete ? {} : { aborted: true }), ...request.audit };
+  const line = {
+    method: request.method,
+    route,
+    status: reply.raw.statusCode,
+    ms: Math.round(ms * 10) / 10,
+    ...(complete ? {} : { aborted: true }),
+    ...request.audit,
+  };
   request.log.info(line, "request");
 }
 
@@ -156,5 +166,8 @@ function recordAudit(request: FastifyRequest, audit: AuditLog, unlessFailed: "ok
 function checkHost(request: FastifyRequest): void {
   const host = hostOf(request);
   if (host === undefined || isLoopback(host.replace(/:\d*$/, ""))) return;
-  throw new PrefixdError("host_not_allowed", "Without keys the server only answers to localhost and loopback addresses.");
+  throw new PrefixdError(
+    "host_not_allowed",
+    "Without keys the server only answers to localhost and loopback addresses.",
+  );
 }

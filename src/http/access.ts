@@ -38,11 +38,16 @@ export function guardAccess(app: FastifyInstance, authenticator: Authenticator):
     request.principal = await authenticator.authenticate(request.headers.authorization);
     request.audit.user = request.principal.user;
     if (request.principal.keyId !== null) request.audit.key_id = request.principal.keyId;
-    if (access === "admin" && request.principal.role !== "admin") throw new PrefixdError("forbidden", "This needs the admin key.");
+    if (access === "admin" && request.principal.role !== "admin")
+      throw new PrefixdError("forbidden", "This needs the admin key.");
   });
   return () => {
-    const undeclared = routes.filter((route) => route.config?.access === undefined).map((route) => `${String(route.method)} ${route.url}`);
+    const undeclared = routes
+      .filter((route) => route.config?.access === undefined)
+      .map((route) => `${String(route.method)} ${route.url}`);
     if (undeclared.length > 0) throw new Error(`routes without config.access: ${undeclared.join(", ")}`);
-    return routes.flatMap(({ method, url, config }) => [method].flat().map((one) => ({ method: one, url, access: config?.access ?? "admin" })));
+    return routes.flatMap(({ method, url, config }) =>
+      [method].flat().map((one) => ({ method: one, url, access: config?.access ?? "admin" })),
+    );
   };
 }

@@ -1,5 +1,11 @@
 import type { TypeBoxTypeProvider } from "@fastify/type-provider-typebox";
-import type { FastifyBaseLogger, FastifyInstance, RawReplyDefaultExpression, RawRequestDefaultExpression, RawServerDefault } from "fastify";
+import type {
+  FastifyBaseLogger,
+  FastifyInstance,
+  RawReplyDefaultExpression,
+  RawRequestDefaultExpression,
+  RawServerDefault,
+} from "fastify";
 import type { GenerationService } from "../generation/service.ts";
 import type { ModelShape } from "../kv.ts";
 import type { AuditLog } from "../observability/audit.ts";
@@ -62,7 +68,10 @@ export interface AppParts {
   readonly embeddings: BaseEmbeddings;
   readonly tokenizer: Tokenizer;
   readonly generation: GenerationService;
-  readonly prefixes: Pick<PrefixRegistry, "register" | "info" | "readable" | "list" | "listShared" | "held" | "openFile" | "remove" | "patch">;
+  readonly prefixes: Pick<
+    PrefixRegistry,
+    "register" | "info" | "readable" | "list" | "listShared" | "held" | "openFile" | "remove" | "patch"
+  >;
   readonly users: Omit<UserStore, "deleteUser" | "addUsage" | "onChange" | "ping" | "close">;
   readonly removal: UserRemoval;
   readonly auth: Authenticator;
@@ -84,7 +93,20 @@ export interface AppState {
   phase: "serving" | "leaving" | "refusing";
 }
 
-export const CLIENT_DEFAULTS: ClientLimits = { maxConnections: Infinity, headerMs: 20_000, requestMs: 300_000, receiveMs: 10_000, sendMs: 30_000, keepAliveMs: 72_000 };
+export const CLIENT_DEFAULTS: ClientLimits = {
+  maxConnections: Infinity,
+  headerMs: 20_000,
+  requestMs: 300_000,
+  receiveMs: 10_000,
+  sendMs: 30_000,
+  keepAliveMs: 72_000,
+};
 export const STREAM_DEFAULTS: SseOptions = { bufferLimit: 256 * 1024, heartbeatMs: 15_000, sendMs: 30_000 };
 
-export type TypedApp = FastifyInstance<RawServerDefault, RawRequestDefaultExpression, RawReplyDefaultExpression, FastifyBaseLogger, TypeBoxTypeProvider>;
+export type TypedApp = FastifyInstance<
+  RawServerDefault,
+  RawRequestDefaultExpression,
+  RawReplyDefaultExpression,
+  FastifyBaseLogger,
+  TypeBoxTypeProvider
+>;

@@ -55,7 +55,8 @@ export async function buildApp(parts: AppParts): Promise<App> {
     // While it shuts down our own hook answers, with a problem body.
     return503OnClosing: false,
     routerOptions: { maxParamLength: 512 },
-    frameworkErrors: (error: unknown, request: FastifyRequest, reply: FastifyReply) => void frameworkError(error, request, reply),
+    frameworkErrors: (error: unknown, request: FastifyRequest, reply: FastifyReply) =>
+      void frameworkError(error, request, reply),
     clientErrorHandler: (error, socket) => refuseConnection(error, socket, metrics),
   }).withTypeProvider<TypeBoxTypeProvider>();
   // Node would answer 417 with an empty body to any Expect but 100-continue; RFC 9110, 10.1.1 lets a server ignore what it does not know.
@@ -82,7 +83,11 @@ export async function buildApp(parts: AppParts): Promise<App> {
     const allowed = routes.methodsFor(request.url);
     if (allowed.length === 0) return sendProblem(request, reply, nothingAt(request.url));
     reply.header("allow", allowed.join(", "));
-    return sendProblem(request, reply, new PrefixdError("method_not_allowed", `This path takes ${allowed.join(", ")}.`));
+    return sendProblem(
+      request,
+      reply,
+      new PrefixdError("method_not_allowed", `This path takes ${allowed.join(", ")}.`),
+    );
   });
 
   await fastify.register(multipart, { throwFileSizeLimit: false });
@@ -99,7 +104,10 @@ export async function buildApp(parts: AppParts): Promise<App> {
 
 function nothingAt(url: string): PrefixdError {
   const meant = escapedPath(url.split("?", 1)[0] ?? "");
-  return new PrefixdError("not_found", `There is nothing at this path.${meant === null ? "" : ` In a path the slash of a prefix's id is written %2F: ${meant}.`}`);
+  return new PrefixdError(
+    "not_found",
+    `There is nothing at this path.${meant === null ? "" : ` In a path the slash of a prefix's id is written %2F: ${meant}.`}`,
+  );
 }
 
 /** Requests that never reached the generation service still count as generate requests, by their error. */
@@ -112,5 +120,8 @@ function frameworkError(error: unknown, request: FastifyRequest, reply: FastifyR
   request.audit ??= {};
   reply.header("x-request-id", request.id);
   sendProblem(request, reply, error);
-  request.log.info({ method: request.method, route: "unmatched", status: reply.statusCode, ...request.audit }, "request");
+  request.log.info(
+    { method: request.method, route: "unmatched", status: reply.statusCode, ...request.audit },
+    "request",
+  );
 }

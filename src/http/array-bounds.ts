@@ -25,31 +25,53 @@ interface Schema {
 
 /** The first array that has too many items, or the first item that is no integer where there can be any number of them; null: there is neither. */
 export function firstArrayFault(schema: Schema, value: unknown, path = ""): Finding | null {
-  if (!Array.isArray(value)) return firstOf(fieldsOf(schema, value), ([name, field]) => firstArrayFault(field, (value as Record<string, unknown>)[name], `${path}/${name}`));
+  if (!Array.isArray(value))
+    return firstOf(fieldsOf(schema, value), ([name, field]) =>
+      firstArrayFault(field, (value as Record<string, unknown>)[name], `${path}/${name}`),
+    );
   const array = arrayOf(schema);
   if (array === undefined) return null;
   const { items = {}, maxItems = Array.isArray(items) ? items.length : Infinity } = array;
-  if (value.length > maxItems) return { keyword: "maxItems", instancePath: path, message: `must not have more than ${maxItems} items`, params: { limit: maxItems } };
-  const ofItem = (index: number): Schema => (Array.isArray(items) ? (items as readonly Schema[])[index]! : (items as Schema));
-  return isInteger(items) ? firstNoInteger(items, value, path) : firstOf(value.entries(), ([index, item]) => firstArrayFault(ofItem(index), item, `${path}/${index}`));
+  if (value.length > maxItems)
+    return {
+      keyword: "maxItems",
+      instancePath: path,
+      message: `must not have more than ${maxItems} items`,
+      params: { limit: maxItems },
+    };
+  const ofItem = (index: number): Schema =>
+    Array.isArray(items) ? (items as readonly Schema[])[index]! : (items as Schema);
+  return isInteger(items)
+    ? firstNoInteger(items, value, path)
+    : firstOf(value.entries(), ([index, item]) => firstArrayFault(ofItem(index), item, `${path}/${index}`));
 }
 
 /** What the validator need still look at: a value without what `firstArrayFault` has found to be right, of arrays of integers no more than there must be. */
 export function withoutIntegers(schema: Schema, value: unknown): unknown {
   if (!Array.isArray(value)) {
     const fields = [...fieldsOf(schema, value)];
-    return fields.length === 0 ? value : { ...(value as object), ...Object.fromEntries(fields.map(([name, field]) => [name, withoutIntegers(field, (value as Record<string, unknown>)[name])])) };
+    return fields.length === 0
+      ? value
+      : {
+          ...(value as object),
+          ...Object.fromEntries(
+            fields.map(([name, field]) => [name, withoutIntegers(field, (value as Record<string, unknown>)[name])]),
+          ),
+        };
   }
   const array = arrayOf(schema);
   // The validator says so without a look at the items.
   if (array === undefined) return value;
   const { items = {}, minItems = 0 } = array;
   if (isInteger(items)) return value.slice(0, minItems);
-  return value.map((item: unknown, index) => withoutIntegers(Array.isArray(items) ? (items as readonly Schema[])[index]! : (items as Schema), item));
+  return value.map((item: unknown, index) =>
+    withoutIntegers(Array.isArray(items) ? (items as readonly Schema[])[index]! : (items as Schema), item),
+  );
 }
 
 /** The array that a value may be: a union has one at most. */
-const arrayOf = (schema: Schema): Schema | undefined => (schema.type === "array" ? schema : schema.anyOf?.find(({ type }) => type === "array"));
+const arrayOf = (schema: Schema): Schema | undefined =>
+  schema.type === "array" ? schema : schema.anyOf?.find(({ type }) => type === "array");
 
 const isInteger = (items: Schema | readonly Schema[]): items is Schema => "type" in items && items.type === "integer";
 
@@ -64,8 +86,14 @@ function firstNoInteger({ minimum = -Infinity }: Schema, values: readonly unknow
     const value = values[index];
     if (Number.isInteger(value) && (value as number) >= minimum) continue;
     const instancePath = `${path}/${index}`;
-    if (!Number.isInteger(value)) return { keyword: "type", instancePath, message: "must be integer", params: { type: "integer" } };
-    return { keyword: "minimum", instancePath, message: `must be >= ${minimum}`, params: { comparison: ">=", limit: minimum } };
+    if (!Number.isInteger(value))
+      return { keyword: "type", instancePath, message: "must be integer", params: { type: "integer" } };
+    return {
+      keyword: "minimum",
+      instancePath,
+      message: `must be >= ${minimum}`,
+      params: { comparison: ">=", limit: minimum },
+    };
   }
   return null;
 }

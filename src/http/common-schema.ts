@@ -42,11 +42,18 @@ export function problems(...codes: ErrorCode[]): Record<string, ResponseDocument
     const examples: Record<string, unknown> = {};
     for (const code of group) {
       const { title } = ERRORS[code];
-      examples[code] = { summary: title, value: { type: urn(code), title, status, detail: `${title}.`, code, request_id: "4f1c2a9e8b7d6c50" } };
+      examples[code] = {
+        summary: title,
+        value: { type: urn(code), title, status, detail: `${title}.`, code, request_id: "4f1c2a9e8b7d6c50" },
+      };
     }
     out[status] = {
       description: group.map((code) => `\`${code}\`: ${ERRORS[code].title}.`).join("\n\n"),
-      ...(status === 429 ? { headers: RATE_LIMIT } : group.some((code) => code === "store_unavailable" || code === "draining") ? { headers: RETRY_AFTER } : {}),
+      ...(status === 429
+        ? { headers: RATE_LIMIT }
+        : group.some((code) => code === "store_unavailable" || code === "draining")
+          ? { headers: RETRY_AFTER }
+          : {}),
       content: { "application/problem+json": { schema: ProblemSchema, examples } },
     };
   }
@@ -64,22 +71,45 @@ const RETRY_AFTER = { "Retry-After": { type: "integer", description: "Seconds to
 /** draft-ietf-httpapi-ratelimit-headers; the name is `tokens`, `queue` or `user_queue`. */
 const RATE_LIMIT = {
   ...RETRY_AFTER,
-  "RateLimit-Policy": { type: "string", description: "The limit that was reached: its name, quota and, for tokens, window in seconds", example: '"tokens";q=60000;w=60' },
-  RateLimit: { type: "string", description: "What remains of it, and the seconds until there is room again", example: '"tokens";r=0;t=5' },
+  "RateLimit-Policy": {
+    type: "string",
+    description: "The limit that was reached: its name, quota and, for tokens, window in seconds",
+    example: '"tokens";q=60000;w=60',
+  },
+  RateLimit: {
+    type: "string",
+    description: "What remains of it, and the seconds until there is room again",
+    example: '"tokens";r=0;t=5',
+  },
 };
 
 export const ETAG_HEADER = { ETag: { type: "string", description: "The prefix's digest in double quotes" } };
 
 /** An answer without a body. */
-export const empty = (description: string, headers: Record<string, unknown> = {}): object => ({ type: "null", description, ...(Object.keys(headers).length > 0 ? { headers } : {}) });
+export const empty = (description: string, headers: Record<string, unknown> = {}): object => ({
+  type: "null",
+  description,
+  ...(Object.keys(headers).length > 0 ? { headers } : {}),
+});
 
-export function json(description: string, schema: TSchema, more: { headers?: Record<string, unknown>; example?: unknown } = {}): ResponseDocument {
+export function json(
+  description: string,
+  schema: TSchema,
+  more: { headers?: Record<string, unknown>; example?: unknown } = {},
+): ResponseDocument {
   const content = { "application/json": { schema, ...(more.example === undefined ? {} : { example: more.example }) } };
   return { description, ...(more.headers ? { headers: more.headers } : {}), content };
 }
 
 /** One word or `user/name`; what exactly is allowed is checked where ids are parsed, so that the error has its own code. */
-export const PrefixIdParams = Type.Object({ id: Type.String({ description: "The prefix's id: its name, or `user%2Fname` for one that another user shares", examples: ["intent"] }) });
+export const PrefixIdParams = Type.Object({
+  id: Type.String({
+    description: "The prefix's id: its name, or `user%2Fname` for one that another user shares",
+    examples: ["intent"],
+  }),
+});
 
-export const strict = <T extends Record<string, TSchema>>(properties: T, options: Record<string, unknown> = {}): TObject<T> =>
-  Type.Object(properties, { additionalProperties: false, ...options });
+export const strict = <T extends Record<string, TSchema>>(
+  properties: T,
+  options: Record<string, unknown> = {},
+): TObject<T> => Type.Object(properties, { additionalProperties: false, ...options });

@@ -23,7 +23,9 @@ export function parseJsonBodies(app: FastifyInstance): void {
     try {
       const text = textOf(bytes, request.headers["content-type"] ?? "");
       checkObjects(text);
-      void parse(request, text, (error, value: unknown) => done(error ?? (HALF.test(text) ? halfCharacter(value) : null), value));
+      void parse(request, text, (error, value: unknown) =>
+        done(error ?? (HALF.test(text) ? halfCharacter(value) : null), value),
+      );
     } catch (error) {
       done(error as Error);
     }
@@ -36,7 +38,8 @@ export function parseJsonBodies(app: FastifyInstance): void {
  */
 function textOf(bytes: Buffer, contentType: string): string {
   const charset = /;\s*charset=([^;]*)/i.exec(contentType)?.[1];
-  if (charset !== undefined && !UTF8.test(charset)) throw new PrefixdError("unsupported_media_type", "JSON is sent as UTF-8; leave the charset away.");
+  if (charset !== undefined && !UTF8.test(charset))
+    throw new PrefixdError("unsupported_media_type", "JSON is sent as UTF-8; leave the charset away.");
   try {
     return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
   } catch {
@@ -56,8 +59,10 @@ export function checkObjects(text: string): void {
   for (let at = 0; at < text.length; at++) {
     const code = text.charCodeAt(at);
     if (code === 0x7b || code === 0x5b) {
-      if (open.push(code === 0x7b ? undefined : null) > MAX_DEPTH) throw new PrefixdError("invalid_request", `The body is nested deeper than ${MAX_DEPTH} levels.`);
-      if (++nested > MAX_NESTED) throw new PrefixdError("invalid_request", `The body has more than ${MAX_NESTED} arrays and objects.`);
+      if (open.push(code === 0x7b ? undefined : null) > MAX_DEPTH)
+        throw new PrefixdError("invalid_request", `The body is nested deeper than ${MAX_DEPTH} levels.`);
+      if (++nested > MAX_NESTED)
+        throw new PrefixdError("invalid_request", `The body has more than ${MAX_NESTED} arrays and objects.`);
     } else if (code === 0x7d || code === 0x5d) open.pop();
     else if (code === 0x22) {
       const start = at;
@@ -65,11 +70,13 @@ export function checkObjects(text: string): void {
       const keys = open[open.length - 1];
       if (keys === null || open.length === 0 || !isKey(text, at + 1)) continue;
       if (++named > MAX_KEYS) throw new PrefixdError("invalid_request", `The body has more than ${MAX_KEYS} keys.`);
-      if (at - start > MAX_KEY_LENGTH) throw new PrefixdError("invalid_request", `The body has a key of more than ${MAX_KEY_LENGTH} characters.`);
+      if (at - start > MAX_KEY_LENGTH)
+        throw new PrefixdError("invalid_request", `The body has a key of more than ${MAX_KEY_LENGTH} characters.`);
       const key = keyOf(text.slice(start, at + 1));
       if (PROTOTYPES.has(key)) throw new PrefixdError("invalid_request", `The body has the key ${shown(key)}.`);
       if (keys === undefined) open[open.length - 1] = key;
-      else if (typeof keys === "string" ? keys === key : keys.has(key)) throw new PrefixdError("invalid_request", `The key ${shown(key)} comes twice in one object of the body.`);
+      else if (typeof keys === "string" ? keys === key : keys.has(key))
+        throw new PrefixdError("invalid_request", `The key ${shown(key)} comes twice in one object of the body.`);
       else if (typeof keys === "string") open[open.length - 1] = new Set([keys, key]);
       else keys.add(key);
     }

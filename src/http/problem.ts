@@ -20,7 +20,9 @@ const MASKED: ReadonlySet<ErrorCode> = new Set(["internal", "model_failed"]);
 export function toProblem(error: PrefixdError, requestId: string): Problem {
   const { code } = error;
   const { status, title } = ERRORS[code];
-  const detail = MASKED.has(code) ? "The request failed on our side; the server's log has the reason under the request id." : error.message;
+  const detail = MASKED.has(code)
+    ? "The request failed on our side; the server's log has the reason under the request id."
+    : error.message;
   return { type: `urn:prefixd:error:${code}`, title, status, detail, code, request_id: requestId };
 }
 
@@ -69,10 +71,14 @@ export function sendProblem(request: FastifyRequest, reply: FastifyReply, thrown
   if (error.code === "unauthorized") reply.header("www-authenticate", "Bearer");
   if (error.code === "draining" || error.code === "upload_stalled") reply.header("connection", "close");
   // As bytes: Fastify would add a charset to a string, which this media type does not have.
-  return reply.code(error.status).header("content-type", PROBLEM_TYPE).send(Buffer.from(JSON.stringify(toProblem(error, request.id))));
+  return reply
+    .code(error.status)
+    .header("content-type", PROBLEM_TYPE)
+    .send(Buffer.from(JSON.stringify(toProblem(error, request.id))));
 }
 
 /** Failures of ours are logged with their cause; the client's mistakes show in the access log by their code. */
 export function logFailure(request: FastifyRequest, error: PrefixdError): void {
-  if (error.status >= 500 && error.code !== "draining") request.log.error({ err: error, code: error.code }, "request failed");
+  if (error.status >= 500 && error.code !== "draining")
+    request.log.error({ err: error, code: error.code }, "request failed");
 }

@@ -8,7 +8,10 @@ export class RouteIndex {
   constructor(app: FastifyInstance) {
     app.addHook("onRoute", (route) => {
       const methods = [route.method].flat();
-      const pattern = route.url.replace(/[.+?^${}()|[\]\\]/g, "\\$&").replace(/:\w+/g, "[^/]+").replace(/\*$/, ".*");
+      const pattern = route.url
+        .replace(/[.+?^${}()|[\]\\]/g, "\\$&")
+        .replace(/:\w+/g, "[^/]+")
+        .replace(/\*$/, ".*");
       this.#routes.push({ pattern: new RegExp(`^${pattern}$`), methods });
     });
   }

@@ -33,12 +33,17 @@ export interface DrainTimes {
 /** Starts to listen; answers the address with the port that was really taken. */
 export async function listen(app: App, { host, port }: { host: string; port: number }): Promise<string> {
   // Two addresses on most machines. Fastify would make a second server for the other one, of which nothing that guards connections knows.
-  const addresses = host.toLowerCase() === "localhost" ? (await lookup(host, { all: true })).map(({ address }) => address) : [host];
+  const addresses =
+    host.toLowerCase() === "localhost" ? (await lookup(host, { all: true })).map(({ address }) => address) : [host];
   return listenAt(app, addresses, port);
 }
 
 /** The first address must work; another one may be of a family that the machine does not have. */
-export async function listenAt({ fastify, doors }: App, [first, ...others]: readonly string[], port: number): Promise<string> {
+export async function listenAt(
+  { fastify, doors }: App,
+  [first, ...others]: readonly string[],
+  port: number,
+): Promise<string> {
   const url = await fastify.listen({ host: first!, port });
   const taken = (fastify.server.address() as AddressInfo).port;
   for (const address of others) {
@@ -91,7 +96,9 @@ export async function drain({ app, generation, engine }: DrainParts, { delayMs, 
   const heard = traffic.heard(CLIENT_MS);
 
   await ended;
-  generation.endAll(new PrefixdError("draining", "The server shut down before the answer was complete.", { retryAfter: 5 }));
+  generation.endAll(
+    new PrefixdError("draining", "The server shut down before the answer was complete.", { retryAfter: 5 }),
+  );
   await heard;
   await traffic.idle(FLUSH_MS);
   // Who had an answer a moment ago may be sending the next request on the same connection.

@@ -146,8 +146,13 @@ export class SseStream {
   #open(): void {
     this.#opened = true;
     this.#reply.hijack();
-    for (const [name, value] of Object.entries(this.#reply.getHeaders())) if (value !== undefined) this.#reply.raw.setHeader(name, value);
-    this.#reply.raw.writeHead(200, { "content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache, no-transform", "x-accel-buffering": "no" });
+    for (const [name, value] of Object.entries(this.#reply.getHeaders()))
+      if (value !== undefined) this.#reply.raw.setHeader(name, value);
+    this.#reply.raw.writeHead(200, {
+      "content-type": "text/event-stream; charset=utf-8",
+      "cache-control": "no-cache, no-transform",
+      "x-accel-buffering": "no",
+    });
   }
 
   /**

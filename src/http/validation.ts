@@ -25,11 +25,14 @@ export const validatorCompiler: FastifySchemaCompiler<TSchema> = ({ schema, http
   const withoutNulls = nullRemover(schema);
   return (value: unknown) => {
     // A JSON body that is missing altogether arrives as undefined or null.
-    const input: unknown = httpPart === "querystring" ? withNumbers(schema, value) : httpPart === "body" ? withoutNulls(value) : value;
+    const input: unknown =
+      httpPart === "querystring" ? withNumbers(schema, value) : httpPart === "body" ? withoutNulls(value) : value;
     const fault = firstArrayFault(schema, input);
     if (fault !== null) return { error: explain(schema, [fault], httpPart ?? "body") };
     const rest = withoutIntegers(schema, input);
-    return validator.Check(rest) ? { value: input } : { error: explain(schema, validator.Errors(rest), httpPart ?? "body") };
+    return validator.Check(rest)
+      ? { value: input }
+      : { error: explain(schema, validator.Errors(rest), httpPart ?? "body") };
   };
 };
 
@@ -51,7 +54,9 @@ function nullRemover(schema: Annotated): (value: unknown) => unknown {
   return (value) => {
     if (typeof value !== "object" || value === null || Array.isArray(value)) return value;
     const kept = Object.entries(value).filter(([name, field]) => field !== null || !absent.has(name));
-    return Object.fromEntries(kept.map(([name, field]): [string, unknown] => [name, within.has(name) ? within.get(name)!(field) : field]));
+    return Object.fromEntries(
+      kept.map(([name, field]): [string, unknown] => [name, within.has(name) ? within.get(name)!(field) : field]),
+    );
   };
 }
 
@@ -60,7 +65,8 @@ function withNumbers(schema: Annotated, query: unknown): unknown {
   const out: Record<string, unknown> = { ...(query as Record<string, unknown>) };
   for (const [name, { type }] of Object.entries(schema.properties ?? {})) {
     const value = out[name];
-    if (Array.isArray(value)) throw new PrefixdError("invalid_request", `The parameter ${JSON.stringify(name)} comes twice.`);
+    if (Array.isArray(value))
+      throw new PrefixdError("invalid_request", `The parameter ${JSON.stringify(name)} comes twice.`);
     if (type === "integer" && typeof value === "string" && /^-?\d{1,15}$/.test(value)) out[name] = Number(value);
   }
   return out;
@@ -70,22 +76,34 @@ export function explain(schema: Annotated, findings: readonly Finding[], part: s
   const unknown = findings.find((finding) => finding.keyword === "additionalProperties");
   if (unknown) return unknownField(schema, unknown);
   const missing = findings.find((finding) => finding.keyword === "required");
-  if (missing) return new PrefixdError("invalid_request", `${where(missing.instancePath, part)} lacks ${quoteAll(missing.params)}.`);
+  if (missing)
+    return new PrefixdError(
+      "invalid_request",
+      `${where(missing.instancePath, part)} lacks ${quoteAll(missing.params)}.`,
+    );
   const finding = mostTelling(findings);
-  if (finding === undefined || finding.instancePath === "") return new PrefixdError("invalid_request", `The ${part} ${finding?.message ?? "is malformed"}.`);
+  if (finding === undefined || finding.instancePath === "")
+    return new PrefixdError("invalid_request", `The ${part} ${finding?.message ?? "is malformed"}.`);
   const top = schema.properties?.[finding.instancePath.split("/")[1] ?? ""];
   const name = where(finding.instancePath, part);
-  return new PrefixdError("invalid_parameter", `${name} ${expectation(findings, finding)}${top?.hint ? `; ${top.hint}` : ""}.`);
+  return new PrefixdError(
+    "invalid_parameter",
+    `${name} ${expectation(findings, finding)}${top?.hint ? `; ${top.hint}` : ""}.`,
+  );
 }
 
 /** Inside alternatives every branch complains. The one that went deepest, or complains of more than the type, was the one meant. */
 function mostTelling(findings: readonly Finding[]): Finding | undefined {
-  const depth = (finding: Finding): number => finding.instancePath.split("/").length * 2 + (finding.keyword === "type" || finding.keyword === "anyOf" ? 0 : 1);
-  return [...findings].filter((finding) => finding.keyword !== "anyOf").sort((a, b) => depth(b) - depth(a))[0] ?? findings[0];
+  const depth = (finding: Finding): number =>
+    finding.instancePath.split("/").length * 2 + (finding.keyword === "type" || finding.keyword === "anyOf" ? 0 : 1);
+  return (
+    [...findings].filter((finding) => finding.keyword !== "anyOf").sort((a, b) => depth(b) - depth(a))[0] ?? findings[0]
+  );
 }
 
 function expectation(findings: readonly Finding[], finding: Finding): string {
-  if (finding.keyword === "enum" && "allowedValues" in finding.params) return `must be one of ${String(finding.params.allowedValues)}`;
+  if (finding.keyword === "enum" && "allowedValues" in finding.params)
+    return `must be one of ${String(finding.params.allowedValues)}`;
   if (finding.keyword !== "type") return finding.message;
   const types = findings.filter((other) => other.keyword === "type" && other.instancePath === finding.instancePath);
   return `must be ${[...new Set(types.map((other) => ("type" in other.params ? String(other.params.type) : "")))].join(" or ")}`;
@@ -95,21 +113,33 @@ function unknownField(schema: Annotated, finding: Finding): PrefixdError {
   const names: unknown = "additionalProperties" in finding.params ? finding.params.additionalProperties : [];
   const name = Array.isArray(names) ? String(names[0]) : "";
   const shown = JSON.stringify(name.length > 64 ? `${name.slice(0, 64)}...` : name);
-  if (Object.hasOwn(NOT_OFFERED, name)) return new PrefixdError("unsupported_parameter", `${shown} is not supported: ${NOT_OFFERED[name]}.`);
+  if (Object.hasOwn(NOT_OFFERED, name))
+    return new PrefixdError("unsupported_parameter", `${shown} is not supported: ${NOT_OFFERED[name]}.`);
   const known = Object.keys(schema.properties ?? {});
   const alias = Object.hasOwn(FIELD_ALIASES, name) ? FIELD_ALIASES[name] : undefined;
   const near = alias !== undefined && known.includes(alias) ? alias : nearest(name, known);
-  return new PrefixdError("unknown_field", `There is no field ${shown}.${near === undefined ? "" : ` Did you mean ${JSON.stringify(near)}?`}`);
+  return new PrefixdError(
+    "unknown_field",
+    `There is no field ${shown}.${near === undefined ? "" : ` Did you mean ${JSON.stringify(near)}?`}`,
+  );
 }
 
 /** `/prompts/3/1` as `prompts[3][1]`. */
 function where(path: string, part: string): string {
-  const name = path.slice(1).replace(/\/(\d+)(?=\/|$)/g, "[$1]").replaceAll("/", ".");
+  const name = path
+    .slice(1)
+    .replace(/\/(\d+)(?=\/|$)/g, "[$1]")
+    .replaceAll("/", ".");
   return name === "" ? `The ${part}` : name.length > 100 ? `${name.slice(0, 100)}...` : name;
 }
 
 function quoteAll(params: object): string {
-  const names: unknown = "requiredProperties" in params ? params.requiredProperties : "missingProperty" in params ? [params.missingProperty] : [];
+  const names: unknown =
+    "requiredProperties" in params
+      ? params.requiredProperties
+      : "missingProperty" in params
+        ? [params.missingProperty]
+        : [];
   return Array.isArray(names) && names.length > 0 ? names.map((name) => JSON.stringify(name)).join(", ") : "a field";
 }
 
@@ -131,7 +161,9 @@ function editDistance(a: string, b: string): number {
   for (let i = 1; i <= a.length; i++) {
     const next = [i];
     for (let j = 1; j <= b.length; j++) {
-      next.push(Math.min((row[j] ?? 0) + 1, (next[j - 1] ?? 0) + 1, (row[j - 1] ?? 0) + (a[i - 1] === b[j - 1] ? 0 : 1)));
+      next.push(
+        Math.min((row[j] ?? 0) + 1, (next[j - 1] ?? 0) + 1, (row[j - 1] ?? 0) + (a[i - 1] === b[j - 1] ? 0 : 1)),
+      );
     }
     row = next;
   }

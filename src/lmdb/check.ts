@@ -4,7 +4,26 @@
  * page: both meta pages, every page of every tree and where each value that has pages of its own begins. What passes can be mapped.
  */
 import { closeSync, fstatSync, openSync, readSync } from "node:fs";
-import { BIG, BRANCH, keyAt, LEAF, META_PAGE_BYTES, metaOf, must, NO_PAGE, NODE_HEADER, nodesOf, OVERFLOW, PAGE_HEADER, TREE, TREE_BYTES, treeAt, u64, type Meta, type Tree } from "./format.ts";
+import {
+  BIG,
+  BRANCH,
+  keyAt,
+  LEAF,
+  META_PAGE_BYTES,
+  metaOf,
+  must,
+  NO_PAGE,
+  NODE_HEADER,
+  nodesOf,
+  OVERFLOW,
+  PAGE_HEADER,
+  TREE,
+  TREE_BYTES,
+  treeAt,
+  u64,
+  type Meta,
+  type Tree,
+} from "./format.ts";
 
 /** What was allocated last and freed in the same transaction is never written, so a file may end before its last page; not by as much as this (1 GiB of 4 KiB pages). */
 const MOST_UNWRITTEN = 2 ** 18;
@@ -37,7 +56,8 @@ export function checkLmdbFile(path: string, contents?: () => ContentsCheck): voi
         return reading.check(contents?.());
       } catch (error) {
         if (!(error instanceof Error) || "errno" in error) throw error;
-        if (attempt === TRIES || !reading.hasMoved()) throw new DamagedFileError(`${path} is damaged: ${error.message}`, { cause: error });
+        if (attempt === TRIES || !reading.hasMoved())
+          throw new DamagedFileError(`${path} is damaged: ${error.message}`, { cause: error });
       }
     }
   } finally {
@@ -80,7 +100,10 @@ class Reading {
     const meta = (this.#meta = this.#newestMeta());
     // Asked for after the meta page, before which a transaction's pages are written: another process may have made the file longer just now.
     const pages = Math.floor(fstatSync(this.#file).size / meta.pageSize);
-    must(meta.lastPage >= 1 && meta.lastPage < pages + MOST_UNWRITTEN, `it should have ${meta.lastPage + 1} pages and has ${pages}`);
+    must(
+      meta.lastPage >= 1 && meta.lastPage < pages + MOST_UNWRITTEN,
+      `it should have ${meta.lastPage + 1} pages and has ${pages}`,
+    );
     this.#used = new Uint8Array(pages).fill(1, 0, 2);
     const named: Tree[] = [];
     this.#walk(meta.main, compareBytes, ({ key, data, isTree }) => {
@@ -88,10 +111,11 @@ class Reading {
       // lmdb-js writes names with the zero at their end.
       named.push(treeAt(data, 0, key.toString("latin1").replace("\0", ""), 0));
     });
-    for (const tree of named) this.#walk(tree, compareBytes, (leaf) => {
-      must(!leaf.isTree, `there is a tree within the tree "${tree.name}"`);
-      contents?.entry(tree.name, leaf.key.toString("latin1"), leaf.size, () => this.#data(leaf));
-    });
+    for (const tree of named)
+      this.#walk(tree, compareBytes, (leaf) => {
+        must(!leaf.isTree, `there is a tree within the tree "${tree.name}"`);
+        contents?.entry(tree.name, leaf.key.toString("latin1"), leaf.size, () => this.#data(leaf));
+      });
     this.#walk(meta.free, compareNumbers, (leaf) => this.#checkFree(this.#data(leaf), meta));
     contents?.end();
   }
@@ -119,7 +143,10 @@ class Reading {
     const second = metaOf(page, 1);
     must(first.pageSize === second.pageSize, "its meta pages differ in the size of pages");
     const [a, b] = [first.transaction, second.transaction];
-    must((a === 0 && b === 0) || (a % 2 === 0 && Math.abs(a - b) === 1), "its meta pages are not of two transactions one after the other");
+    must(
+      (a === 0 && b === 0) || (a % 2 === 0 && Math.abs(a - b) === 1),
+      "its meta pages are not of two transactions one after the other",
+    );
     return a >= b ? first : second;
   }
 
@@ -131,12 +158,19 @@ class Reading {
       this.#page(tree, tree.root, 1, { low: null, high: null }, { compare, count, visit });
     }
     const { branches, leaves, overflows, entries } = count;
-    const same = branches === tree.branches && leaves === tree.leaves && overflows === tree.overflows && entries === tree.entries;
+    const same =
+      branches === tree.branches && leaves === tree.leaves && overflows === tree.overflows && entries === tree.entries;
     must(same, `the tree "${tree.name}" is not as large as it says`);
   }
 
   /** All keys below a page lie in [low, high). */
-  #page(tree: Tree, number: number, level: number, bounds: { low: Buffer | null; high: Buffer | null }, walk: { compare: Compare; count: Count; visit: (leaf: Leaf) => void }): void {
+  #page(
+    tree: Tree,
+    number: number,
+    level: number,
+    bounds: { low: Buffer | null; high: Buffer | null },
+    walk: { compare: Compare; count: Count; visit: (leaf: Leaf) => void },
+  ): void {
     const { pageSize } = this.#meta!;
     this.#take(number, 1);
     const page = (this.#buffers[level] ??= Buffer.alloc(pageSize));
@@ -151,11 +185,17 @@ class Reading {
       const key = keyAt(page, at);
       // The first key of a branch stands for everything below.
       const counts = isLeaf || i > 0;
-      must(!counts || (key.length > 0 && (walk.compare !== compareNumbers || key.length === 8)), `page ${number} has a key that cannot be one`);
+      must(
+        !counts || (key.length > 0 && (walk.compare !== compareNumbers || key.length === 8)),
+        `page ${number} has a key that cannot be one`,
+      );
       if (counts) {
         const order = before === null ? 1 : walk.compare(key, before);
         must(order > 0 || (order === 0 && i === 0), `the keys of page ${number} are not in order`);
-        must(bounds.high === null || walk.compare(key, bounds.high) < 0, `the keys of page ${number} are not those that lead to it`);
+        must(
+          bounds.high === null || walk.compare(key, bounds.high) < 0,
+          `the keys of page ${number} are not those that lead to it`,
+        );
         before = key;
       }
       if (isLeaf) {
@@ -163,7 +203,13 @@ class Reading {
         walk.visit(this.#leaf(page, at, key, walk.count));
       } else {
         const next = nodes[i + 1];
-        this.#page(tree, page.readUIntLE(at, 6), level + 1, { low: counts ? key : bounds.low, high: next === undefined ? bounds.high : keyAt(page, next) }, walk);
+        this.#page(
+          tree,
+          page.readUIntLE(at, 6),
+          level + 1,
+          { low: counts ? key : bounds.low, high: next === undefined ? bounds.high : keyAt(page, next) },
+          walk,
+        );
       }
     }
   }
@@ -171,15 +217,22 @@ class Reading {
   #leaf(page: Buffer, at: number, key: Buffer, count: Count): Leaf {
     const [size, flags, start] = [page.readUInt32LE(at), page.readUInt16LE(at + 4), at + NODE_HEADER + key.length];
     must(flags === 0 || flags === BIG || flags === TREE, `page ${u64(page, 0)} has an entry of no known kind`);
-    if (flags !== BIG) return { key, size, page: null, data: page.subarray(start, start + size), isTree: flags === TREE };
+    if (flags !== BIG)
+      return { key, size, page: null, data: page.subarray(start, start + size), isTree: flags === TREE };
     const [first, transaction, pages] = [u64(page, start), u64(page, start + 8), u64(page, start + 16)];
     const { pageSize } = this.#meta!;
-    must(pages === Math.floor((PAGE_HEADER - 1 + size) / pageSize) + 1, `page ${u64(page, 0)} has an entry whose size and pages do not agree`);
+    must(
+      pages === Math.floor((PAGE_HEADER - 1 + size) / pageSize) + 1,
+      `page ${u64(page, 0)} has an entry whose size and pages do not agree`,
+    );
     this.#take(first, pages);
     const header = Buffer.alloc(PAGE_HEADER);
     this.#read(header, first * pageSize);
     this.#checkHeader(header, first, OVERFLOW);
-    must(u64(header, 8) === transaction && header.readUInt32LE(20) === pages, `page ${first} does not begin what refers to it`);
+    must(
+      u64(header, 8) === transaction && header.readUInt32LE(20) === pages,
+      `page ${first} does not begin what refers to it`,
+    );
     count.overflows += pages;
     return { key, size, page: first, data: null, isTree: false };
   }
@@ -191,7 +244,10 @@ class Reading {
   }
 
   #take(first: number, pages: number): void {
-    must(first >= 2 && first + pages <= this.#used.length && first + pages - 1 <= this.#meta!.lastPage, `it ends before page ${first + pages - 1}, which is in use`);
+    must(
+      first >= 2 && first + pages <= this.#used.length && first + pages - 1 <= this.#meta!.lastPage,
+      `it ends before page ${first + pages - 1}, which is in use`,
+    );
     must(!this.#used.subarray(first, first + pages).includes(1), `page ${first} is used twice`);
     this.#used.fill(1, first, first + pages);
   }

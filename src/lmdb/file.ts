@@ -1,5 +1,16 @@
 import { randomUUID } from "node:crypto";
-import { closeSync, existsSync, ftruncateSync, linkSync, mkdirSync, openSync, rmSync, statSync, writeFileSync, writeSync } from "node:fs";
+import {
+  closeSync,
+  existsSync,
+  ftruncateSync,
+  linkSync,
+  mkdirSync,
+  openSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+  writeSync,
+} from "node:fs";
 import { join } from "node:path";
 import { open, type RootDatabase } from "lmdb";
 import { checkLmdbFile, DamagedFileError, type ContentsCheck } from "./check.ts";
@@ -50,14 +61,16 @@ export class OpenFile {
 
   isStillThere(): boolean {
     const now = statOf(this.#dir);
-    if (now === null || now.dev !== this.#state.dev || now.ino !== this.#state.ino || now.size < this.#state.size) return false;
+    if (now === null || now.dev !== this.#state.dev || now.ino !== this.#state.ino || now.size < this.#state.size)
+      return false;
     this.#state = now;
     return true;
   }
 
   /** After a write: it went into the file that counts. */
   mustBeThere(): void {
-    if (!this.isStillThere()) throw new DamagedFileError(`${join(this.#dir, DATA_FILE)} was deleted, replaced or cut while it was open`);
+    if (!this.isStillThere())
+      throw new DamagedFileError(`${join(this.#dir, DATA_FILE)} was deleted, replaced or cut while it was open`);
   }
 
   /** When it was last looked at. */
@@ -86,7 +99,8 @@ export function makeLmdb(dir: string, settings: LmdbSettings): RootDatabase<Buff
   mkdirSync(dir);
   reserveLockFile(join(dir, "lock.mdb"));
   // A new file whose beginning cannot be written would end the process, too.
-  if (!hasRoom(dir, FIRST_BYTES)) throw Object.assign(new Error(`there is no room for a file in ${dir}`), { code: "ENOSPC" });
+  if (!hasRoom(dir, FIRST_BYTES))
+    throw Object.assign(new Error(`there is no room for a file in ${dir}`), { code: "ENOSPC" });
   return openUnchecked(dir, settings);
 }
 
@@ -104,7 +118,15 @@ export function openLmdb(dir: string, settings: LmdbSettings): RootDatabase<Buff
 function openUnchecked(dir: string, { maxDbs }: LmdbSettings): RootDatabase<Buffer, string> {
   // overlappingSync would answer before the data is on disk. noSubdir: a folder may have a dot in its name. noMemInit would leave in
   // new pages what the process's memory held before: another's data.
-  return open<Buffer, string>({ path: dir, noSubdir: false, mapSize: MAP_BYTES, overlappingSync: false, noMemInit: false, encoding: "binary", maxDbs });
+  return open<Buffer, string>({
+    path: dir,
+    noSubdir: false,
+    mapSize: MAP_BYTES,
+    overlappingSync: false,
+    noMemInit: false,
+    encoding: "binary",
+    maxDbs,
+  });
 }
 
 /**
@@ -150,7 +172,8 @@ function hasRoom(dir: string, bytes: number): boolean {
       // A hole first: a file's size can be limited too.
       ftruncateSync(file, end);
       const piece = Buffer.alloc(Math.min(bytes, 1 << 20));
-      for (let done = 0; done < bytes; ) done += writeSync(file, piece, 0, Math.min(piece.length, bytes - done), end + done);
+      for (let done = 0; done < bytes; )
+        done += writeSync(file, piece, 0, Math.min(piece.length, bytes - done), end + done);
     } finally {
       closeSync(file);
       rmSync(probe);

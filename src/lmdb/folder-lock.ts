@@ -3,7 +3,17 @@
  * is the kernel's, so it ends with the process however that ends, holds between containers (which may all be process 1), and is the same
  * by whatever path the folder is reached.
  */
-import { closeSync, constants, fstatSync, ftruncateSync, mkdirSync, openSync, readFileSync, statSync, writeSync } from "node:fs";
+import {
+  closeSync,
+  constants,
+  fstatSync,
+  ftruncateSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  statSync,
+  writeSync,
+} from "node:fs";
 import { hostname } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -44,7 +54,10 @@ export async function lockFolder(dir: string): Promise<FolderLock> {
   for (let attempt = 1; ; attempt++) {
     const taken = takeLock(path);
     if (taken !== "held") return taken;
-    if (attempt === TRIES) throw new FolderInUseError(`${dir} is in use by ${holderOf(path)}: one server per folder. Servers that share users and prefixes need a Redis`);
+    if (attempt === TRIES)
+      throw new FolderInUseError(
+        `${dir} is in use by ${holderOf(path)}: one server per folder. Servers that share users and prefixes need a Redis`,
+      );
     await sleep(PAUSE_MS);
   }
 }
@@ -68,7 +81,11 @@ export function folderHolder(dir: string): string | null {
 function takeLock(path: string): FolderLock | "held" {
   let file: number;
   try {
-    file = openSync(path, constants.O_RDWR | constants.O_CREAT | (process.platform === "win32" ? WINDOWS_EXCLUSIVE : 0), 0o644);
+    file = openSync(
+      path,
+      constants.O_RDWR | constants.O_CREAT | (process.platform === "win32" ? WINDOWS_EXCLUSIVE : 0),
+      0o644,
+    );
   } catch (error) {
     if (isBusy(error)) return "held";
     throw error;

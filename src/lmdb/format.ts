@@ -50,11 +50,20 @@ export const META_PAGE_BYTES = PAGE_HEADER + META_BYTES;
 /** The meta page of a number, 0 or 1. */
 export function metaOf(page: Buffer, number: number): Meta {
   const meta = page.subarray(PAGE_HEADER);
-  must(meta.readUInt32LE(0) === MAGIC && meta.readUInt32LE(4) === VERSION, `its meta page ${number} is not one of an LMDB file of version ${VERSION}`);
+  must(
+    meta.readUInt32LE(0) === MAGIC && meta.readUInt32LE(4) === VERSION,
+    `its meta page ${number} is not one of an LMDB file of version ${VERSION}`,
+  );
   must(u64(page, 0) === number && page.readUInt16LE(18) === META, `its meta page ${number} is not one`);
   const pageSize = meta.readUInt32LE(24);
   must(PAGE_SIZES.has(pageSize), `its pages cannot have ${pageSize} bytes`);
-  return { pageSize, free: treeAt(meta, 24, "free pages", INTEGER_KEYS, KIND_BITS), main: treeAt(meta, 24 + TREE_BYTES, "main", 0), lastPage: u64(meta, 120), transaction: u64(meta, 128) };
+  return {
+    pageSize,
+    free: treeAt(meta, 24, "free pages", INTEGER_KEYS, KIND_BITS),
+    main: treeAt(meta, 24 + TREE_BYTES, "main", 0),
+    lastPage: u64(meta, 120),
+    transaction: u64(meta, 128),
+  };
 }
 
 export function must(holds: boolean, otherwise: string): asserts holds {
@@ -82,7 +91,10 @@ export function treeAt(buffer: Buffer, at: number, name: string, flags: number, 
 /** Where a page's nodes begin, in order of their keys: they fill the page from `upper` to its end without a gap. */
 export function nodesOf(page: Buffer, number: number, isLeaf: boolean): number[] {
   const [lower, upper, end] = [page.readUInt16LE(20), page.readUInt16LE(22), page.length - PAGE_HEADER];
-  must(lower % 2 === 0 && lower >= (isLeaf ? 2 : 4) && lower <= upper && upper <= end, `page ${number} has bounds that cannot be`);
+  must(
+    lower % 2 === 0 && lower >= (isLeaf ? 2 : 4) && lower <= upper && upper <= end,
+    `page ${number} has bounds that cannot be`,
+  );
   const nodes: number[] = [];
   for (let i = 0; i < lower; i += 2) nodes.push(PAGE_HEADER + page.readUInt16LE(PAGE_HEADER + i));
   let next = PAGE_HEADER + upper;

@@ -28,10 +28,16 @@ export class PrefixContents implements ContentsCheck {
       const found = this.#found.get(key);
       return found === bytes || (found === bytes + SEAL_BYTES && key.includes("/file/"));
     });
-    if (!sound || this.#found.size !== this.#expected.size) throw new Damage("its prefixes and their parts do not belong together");
+    if (!sound || this.#found.size !== this.#expected.size)
+      throw new Damage("its prefixes and their parts do not belong together");
     const total = [...this.#expected.values()].reduce((sum, bytes) => sum + bytes, 0);
     const { prefixes, bytes } = JSON.parse(this.#info.get("held") ?? JSON.stringify(this.#held)) as HeldPrefixes;
-    if (prefixes !== this.#held.prefixes || bytes !== this.#held.bytes || Number(this.#info.get("bytes") ?? 0) !== total) throw new Damage("it does not hold what it says that it holds");
+    if (
+      prefixes !== this.#held.prefixes ||
+      bytes !== this.#held.bytes ||
+      Number(this.#info.get("bytes") ?? 0) !== total
+    )
+      throw new Damage("it does not hold what it says that it holds");
   }
 
   #prefix(key: string, value: Buffer): void {

@@ -5,8 +5,26 @@ import { seal, SEAL_BYTES, sealJson, unseal, unsealJson } from "./sealed.ts";
 import { fileKey, kvKey, PrefixContents } from "./prefix-contents.ts";
 import { keyText } from "../prefixes/name.ts";
 import { checkPrecondition } from "../prefixes/precondition.ts";
-import { checkQuota, guestsOf, listedFor, patchSharing, sharingOf, withoutSharing, withoutUsers } from "../prefixes/sharing.ts";
-import type { ByteRange, HeldPrefixes, ListedPrefix, PrefixKey, PrefixMeta, PrefixQuota, PrefixRecord, Precondition, SharingPatch } from "../prefixes/store.ts";
+import {
+  checkQuota,
+  guestsOf,
+  listedFor,
+  patchSharing,
+  sharingOf,
+  withoutSharing,
+  withoutUsers,
+} from "../prefixes/sharing.ts";
+import type {
+  ByteRange,
+  HeldPrefixes,
+  ListedPrefix,
+  PrefixKey,
+  PrefixMeta,
+  PrefixQuota,
+  PrefixRecord,
+  Precondition,
+  SharingPatch,
+} from "../prefixes/store.ts";
 
 const FORMAT = "1";
 
@@ -29,7 +47,9 @@ export class LmdbEnvironment {
    */
   constructor(dir: string, { make = false, checked = false }: { make?: boolean; checked?: boolean } = {}) {
     this.#dir = dir;
-    this.#root = make ? makeLmdb(dir, { maxDbs: 3 }) : openLmdb(dir, { maxDbs: 3, contents: () => new PrefixContents(), checked });
+    this.#root = make
+      ? makeLmdb(dir, { maxDbs: 3 })
+      : openLmdb(dir, { maxDbs: 3, contents: () => new PrefixContents(), checked });
     try {
       this.#file = new OpenFile(dir);
       this.#meta = this.#root.openDB({ name: "meta", encoding: "binary" });
@@ -37,7 +57,8 @@ export class LmdbEnvironment {
       this.#info = this.#root.openDB({ name: "info", encoding: "binary" });
       const format = this.#info.getBinary("format")?.toString() ?? null;
       if (format === null) this.#root.transactionSync(() => this.#putInfo("format", FORMAT));
-      else if (format !== FORMAT) throw new Error(`the folder holds prefixes in format ${format}; this version reads format ${FORMAT}`);
+      else if (format !== FORMAT)
+        throw new Error(`the folder holds prefixes in format ${format}; this version reads format ${FORMAT}`);
     } catch (error) {
       void this.#root.close();
       throw error;
@@ -45,7 +66,12 @@ export class LmdbEnvironment {
   }
 
   /** `mayGrow` hears by how many bytes, and throws to refuse. */
-  put(record: PrefixRecord, precondition: Precondition | undefined, quota: PrefixQuota | undefined, mayGrow: (bytes: number) => void): { created: boolean } {
+  put(
+    record: PrefixRecord,
+    precondition: Precondition | undefined,
+    quota: PrefixQuota | undefined,
+    mayGrow: (bytes: number) => void,
+  ): { created: boolean } {
     const { meta } = record;
     const key = keyText(meta);
     const bytes = storedBytes(meta);
@@ -59,7 +85,8 @@ export class LmdbEnvironment {
       mayGrow(grown);
       if (old !== null) this.#drop(key, old);
       this.#blobs.putSync(kvKey(key), asBuffer(record.kv));
-      for (const [file, content] of record.files) this.#blobs.putSync(fileKey(key, file), seal(fileKey(key, file), content));
+      for (const [file, content] of record.files)
+        this.#blobs.putSync(fileKey(key, file), seal(fileKey(key, file), content));
       this.#putMeta({ ...withoutSharing(meta), ...sharingOf(old) });
       this.#putInfo("bytes", String(this.#total() + grown));
       this.#putHeld({ prefixes: others.prefixes + 1, bytes: others.bytes + meta.bytes });
@@ -68,7 +95,12 @@ export class LmdbEnvironment {
   }
 
   /** null: there is no such prefix. `admit` hears, before it is written, of the guests who are new; `dropped` are those who are none any more. */
-  patchMeta(key: PrefixKey, patch: SharingPatch, precondition: Precondition | undefined, admit: (guests: string[]) => void): { meta: PrefixMeta; dropped: string[] } | null {
+  patchMeta(
+    key: PrefixKey,
+    patch: SharingPatch,
+    precondition: Precondition | undefined,
+    admit: (guests: string[]) => void,
+  ): { meta: PrefixMeta; dropped: string[] } | null {
     return this.#write(0, () => {
       const old = this.#read(keyText(key));
       checkPrecondition(old?.digest ?? null, precondition);
@@ -121,7 +153,11 @@ export class LmdbEnvironment {
       // Once for all ranges: who reads in pieces begins with the first.
       if (begin > 0 && from === 0) unseal(blob, stored);
     } catch (error) {
-      throw new PrefixdError("prefix_damaged", "What the store holds of this file is not what was uploaded; upload the prefix again.", { cause: error });
+      throw new PrefixdError(
+        "prefix_damaged",
+        "What the store holds of this file is not what was uploaded; upload the prefix again.",
+        { cause: error },
+      );
     }
     return new Uint8Array(stored.subarray(begin + from, begin + Math.min(from + length, bytes)));
   }
@@ -130,7 +166,12 @@ export class LmdbEnvironment {
     this.#root.resetReadTxn();
     const { start, end } = userRange(user);
     const after = options.after === undefined ? start : keyText({ user, name: options.after });
-    const range = this.#meta.getRange({ start: after, end, exclusiveStart: options.after !== undefined, limit: options.limit });
+    const range = this.#meta.getRange({
+      start: after,
+      end,
+      exclusiveStart: options.after !== undefined,
+      limit: options.limit,
+    });
     return [...range].map(({ key, value }) => listedFor(user, parseMeta(key, value)));
   }
 
@@ -152,7 +193,9 @@ export class LmdbEnvironment {
   /** All prefixes that are shared with anybody. */
   shared(): PrefixMeta[] {
     this.#root.resetReadTxn();
-    return [...this.#meta.getRange({})].map(({ key, value }) => parseMeta(key, value)).filter((meta) => guestsOf(meta).size > 0);
+    return [...this.#meta.getRange({})]
+      .map(({ key, value }) => parseMeta(key, value))
+      .filter((meta) => guestsOf(meta).size > 0);
   }
 
   /** Bytes of all records. */

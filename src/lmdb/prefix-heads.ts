@@ -37,7 +37,8 @@ export class KnownHeads {
       // Why it cannot be looked at is the store's to say.
       return null;
     }
-    if (stat === undefined || this.#now() - Math.max(Number(stat.mtimeMs), Number(stat.ctimeMs)) < SETTLED_MS) return null;
+    if (stat === undefined || this.#now() - Math.max(Number(stat.mtimeMs), Number(stat.ctimeMs)) < SETTLED_MS)
+      return null;
     return `${stat.dev} ${stat.ino} ${stat.size} ${stat.mtimeNs} ${stat.ctimeNs}`;
   }
 

@@ -4,7 +4,20 @@ import { KnownHeads } from "./prefix-heads.ts";
 import type { LmdbOptions, LmdbTables } from "./prefix-tables.ts";
 import { keyText } from "../prefixes/name.ts";
 import { mayUse, withoutUsers } from "../prefixes/sharing.ts";
-import type { ByteRange, HeldPrefixes, ListedPrefix, PrefixKey, PrefixMeta, PrefixQuota, PrefixRecord, PrefixStore, Precondition, RemovalState, RemovedPrefixes, SharingPatch } from "../prefixes/store.ts";
+import type {
+  ByteRange,
+  HeldPrefixes,
+  ListedPrefix,
+  PrefixKey,
+  PrefixMeta,
+  PrefixQuota,
+  PrefixRecord,
+  PrefixStore,
+  Precondition,
+  RemovalState,
+  RemovedPrefixes,
+  SharingPatch,
+} from "../prefixes/store.ts";
 import { Tombstones } from "../prefixes/tombstones.ts";
 
 export type { LmdbOptions } from "./prefix-tables.ts";
@@ -67,7 +80,10 @@ class LmdbStore implements PrefixStore {
     let next = after;
     while (found.length < limit) {
       const wanted = Math.min(limit - found.length, AT_A_TIME);
-      const some = await this.#tables.call("list", user, { limit: wanted, ...(next === undefined ? {} : { after: next }) });
+      const some = await this.#tables.call("list", user, {
+        limit: wanted,
+        ...(next === undefined ? {} : { after: next }),
+      });
       found.push(...some);
       if (some.length < wanted) break;
       next = some.at(-1)!.name;

@@ -8,7 +8,18 @@ import { LmdbShares } from "./shares.ts";
 import { keyText } from "../prefixes/name.ts";
 import { checkPrecondition } from "../prefixes/precondition.ts";
 import { EVERYONE, guestsOf, listedFor, mayUse } from "../prefixes/sharing.ts";
-import type { ByteRange, HeldPrefixes, ListedPrefix, PrefixKey, PrefixMeta, PrefixQuota, PrefixRecord, Precondition, RemovedPrefixes, SharingPatch } from "../prefixes/store.ts";
+import type {
+  ByteRange,
+  HeldPrefixes,
+  ListedPrefix,
+  PrefixKey,
+  PrefixMeta,
+  PrefixQuota,
+  PrefixRecord,
+  Precondition,
+  RemovedPrefixes,
+  SharingPatch,
+} from "../prefixes/store.ts";
 
 export interface LmdbOptions {
   readonly dir: string;
@@ -42,7 +53,10 @@ export class LmdbTables {
     const result = environment.put(record, precondition, quota, (bytes) => {
       grown = bytes;
       if (this.#total === null || this.#total + bytes <= this.#maxBytes) return;
-      throw new PrefixdError("store_full", `The prefix store may hold ${this.#maxBytes} bytes and has no room for ${bytes} more.`);
+      throw new PrefixdError(
+        "store_full",
+        `The prefix store may hold ${this.#maxBytes} bytes and has no room for ${bytes} more.`,
+      );
     });
     if (this.#total !== null) this.#total += grown;
     return result;
@@ -83,7 +97,11 @@ export class LmdbTables {
    * At most `limit` of others' prefixes that a user may use, in order after `after` (a key's text), out of as many entries of the index;
    * `next`: where to go on, null: there are no more.
    */
-  async listShared(user: string, after: string | null, limit: number): Promise<{ found: ListedPrefix[]; next: string | null }> {
+  async listShared(
+    user: string,
+    after: string | null,
+    limit: number,
+  ): Promise<{ found: ListedPrefix[]; next: string | null }> {
     const keys = (await this.#checkedShares()).page(user, after, limit);
     const found: ListedPrefix[] = [];
     for (const key of keys) {
@@ -120,7 +138,10 @@ export class LmdbTables {
     });
     this.#sharesChecked &&= this.#shares.isBuilt();
     const shares = await this.#checkedShares();
-    if (!shares.isBuilt()) throw new DamagedFileError("somebody's file cannot be read: whether prefixes in it are shared with the user cannot be known");
+    if (!shares.isBuilt())
+      throw new DamagedFileError(
+        "somebody's file cannot be read: whether prefixes in it are shared with the user cannot be known",
+      );
     const byOwner = new Map<string, PrefixKey[]>();
     for (const key of shares.sharedWith(user)) byOwner.set(key.user, [...(byOwner.get(key.user) ?? []), key]);
     for (const [owner, keys] of byOwner) (await this.#environments.of(owner))?.strikeOff(user, keys);
@@ -149,7 +170,10 @@ export class LmdbTables {
       const shares = await this.#checkedShares();
       environment.locked(key, (meta) => {
         const stay = meta === null ? new Set<string>() : guestsOf(meta);
-        shares.remove(key, guests.filter((guest) => !stay.has(guest)));
+        shares.remove(
+          key,
+          guests.filter((guest) => !stay.has(guest)),
+        );
       });
     } catch {
       // The next list that comes across it tries again.
@@ -171,7 +195,9 @@ export class LmdbTables {
       }
       if (whole) this.#shares.setBuilt();
     }
-    this.#shares.removeUsers(new Set([...this.#shares.owners()].filter((owner) => !existsSync(userFile(this.#dir, owner)))));
+    this.#shares.removeUsers(
+      new Set([...this.#shares.owners()].filter((owner) => !existsSync(userFile(this.#dir, owner)))),
+    );
     this.#sharesChecked = true;
     return this.#shares;
   }

@@ -2,4 +2,8 @@
 import { serveCalls } from "./serve-calls.ts";
 import { LmdbTables, type LmdbOptions } from "./prefix-tables.ts";
 
-serveCalls<LmdbTables>((options) => new LmdbTables(options as LmdbOptions), ["put", "patchMeta", "head", "loadKv", "loadFile", "list", "listShared", "held", "delete", "deleteUser", "ping"], "prefix store");
+serveCalls<LmdbTables>(
+  (options) => new LmdbTables(options as LmdbOptions),
+  ["put", "patchMeta", "head", "loadKv", "loadFile", "list", "listShared", "held", "delete", "deleteUser", "ping"],
+  "prefix store",
+);

@@ -1,4 +1,16 @@
-import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, readFileSync, readdirSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
+import {
+  closeSync,
+  existsSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import type { RootDatabase } from "lmdb";
 import { PrefixdError } from "../errors.ts";
@@ -56,7 +68,8 @@ export class RewrittenLmdb<D> {
     this.#current();
     // What a crash left of a copy that was not finished, or of the environment before it.
     this.#write((env) => {
-      for (const entry of readdirSync(this.#dir)) if (entry !== env.name && entry !== POINTER) rmSync(join(this.#dir, entry), { recursive: true, force: true });
+      for (const entry of readdirSync(this.#dir))
+        if (entry !== env.name && entry !== POINTER) rmSync(join(this.#dir, entry), { recursive: true, force: true });
     });
   }
 
@@ -109,7 +122,10 @@ export class RewrittenLmdb<D> {
 
   #open(name: string): Opened<D> {
     const { maxDbs, contents } = this.#options;
-    return this.#opened(name, openLmdb(join(this.#dir, name), { maxDbs, ...(contents === undefined ? {} : { contents }) }));
+    return this.#opened(
+      name,
+      openLmdb(join(this.#dir, name), { maxDbs, ...(contents === undefined ? {} : { contents }) }),
+    );
   }
 
   #opened(name: string, root: RootDatabase<Buffer, string>): Opened<D> {
@@ -125,7 +141,9 @@ export class RewrittenLmdb<D> {
         this.#env?.file.mustBeThere();
         return result.value;
       } catch (error) {
-        throw isDiskFull(error, join(this.#dir, env.name), WRITE_BYTES) ? new PrefixdError("store_full", `The disk of the ${this.#options.what} is full.`, { cause: error }) : error;
+        throw isDiskFull(error, join(this.#dir, env.name), WRITE_BYTES)
+          ? new PrefixdError("store_full", `The disk of the ${this.#options.what} is full.`, { cause: error })
+          : error;
       }
     }
   }

@@ -18,7 +18,8 @@ export function seal(key: string, content: Uint8Array): Buffer {
 /** The content, a view. Throws Damage. */
 export function unseal(key: string, value: Buffer): Buffer {
   const content = value.subarray(SEAL_BYTES);
-  if (value[0] !== MARK || !sumOf(key, content).equals(value.subarray(1, SEAL_BYTES))) throw new Damage("a record is not as it was written");
+  if (value[0] !== MARK || !sumOf(key, content).equals(value.subarray(1, SEAL_BYTES)))
+    throw new Damage("a record is not as it was written");
   return content;
 }
 

@@ -6,7 +6,11 @@ import { OPENED, type Call, type Failure, type Reply } from "./worker-protocol.t
  * The thread's end of WorkerCalls: opens the tables with what the other end gave, then answers calls of the named methods, one
  * after the other. `what` names the store in errors.
  */
-export function serveCalls<T extends { close(): Promise<void> }>(open: (options: unknown) => T, methods: readonly (keyof T & string)[], what: string): void {
+export function serveCalls<T extends { close(): Promise<void> }>(
+  open: (options: unknown) => T,
+  methods: readonly (keyof T & string)[],
+  what: string,
+): void {
   const known: ReadonlySet<string> = new Set(methods);
   let tables: T | undefined;
 
@@ -17,7 +21,8 @@ export function serveCalls<T extends { close(): Promise<void> }>(open: (options:
     } catch (error) {
       message = { id, failure: describe(error, what) };
     }
-    const buffers = "value" in message && message.value instanceof Uint8Array ? [message.value.buffer as ArrayBuffer] : [];
+    const buffers =
+      "value" in message && message.value instanceof Uint8Array ? [message.value.buffer as ArrayBuffer] : [];
     parentPort?.postMessage(message, buffers);
   };
 

@@ -64,9 +64,16 @@ export class LmdbShares {
       const own = start + encodeURIComponent(user);
       const from = after === null ? start : start + after;
       let room = limit;
-      for (const range of [{ start: from, end: `${own}/` }, { start: from > `${own}0` ? from : `${own}0`, end }]) {
+      for (const range of [
+        { start: from, end: `${own}/` },
+        { start: from > `${own}0` ? from : `${own}0`, end },
+      ]) {
         if (range.start >= range.end || room === 0) continue;
-        for (const entry of shares.keys({ ...range, limit: room, exclusiveStart: range.start === from && after !== null })) {
+        for (const entry of shares.keys({
+          ...range,
+          limit: room,
+          exclusiveStart: range.start === from && after !== null,
+        })) {
           found.add(entry.slice(start.length));
           room--;
         }

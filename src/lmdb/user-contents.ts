@@ -23,6 +23,7 @@ export class UserContents implements ContentsCheck {
   }
 
   end(): void {
-    if (this.#found.size !== this.#expected.size || [...this.#found].some((key) => !this.#expected.has(key))) throw new Damage("its keys are not those of its users");
+    if (this.#found.size !== this.#expected.size || [...this.#found].some((key) => !this.#expected.has(key)))
+      throw new Damage("its keys are not those of its users");
   }
 }

@@ -50,7 +50,8 @@ export class LmdbUserTables {
 
   createUser(user: User): void {
     this.#file.write((env) => {
-      if (env.users.get(user.id) !== undefined) throw new PrefixdError("user_exists", "There is a user of this id already.");
+      if (env.users.get(user.id) !== undefined)
+        throw new PrefixdError("user_exists", "There is a user of this id already.");
       env.users.put(user.id, user);
     });
   }
@@ -74,7 +75,12 @@ export class LmdbUserTables {
   patchUser(id: string, patch: UserPatch, updatedAt: string): User {
     return this.#file.write((env) => {
       const old = existing(env, id);
-      const user: User = { ...old, weight: patch.weight ?? old.weight, limits: { ...old.limits, ...patch.limits }, updatedAt };
+      const user: User = {
+        ...old,
+        weight: patch.weight ?? old.weight,
+        limits: { ...old.limits, ...patch.limits },
+        updatedAt,
+      };
       env.users.put(id, user);
       return user;
     });
@@ -113,7 +119,8 @@ export class LmdbUserTables {
       const removed = { keys: keyIds(old, id).length, usageRows: 0 };
       for (const { key, value } of old.users.entries()) if (key !== id) fresh.users.put(key, value);
       for (const { key, value } of old.keys.entries()) if (value.user !== id) fresh.keys.put(key, value);
-      for (const { key, value } of old.userKeys.entries()) if (!key.startsWith(`${id}/`)) fresh.userKeys.put(key, value);
+      for (const { key, value } of old.userKeys.entries())
+        if (!key.startsWith(`${id}/`)) fresh.userKeys.put(key, value);
       for (const { key, value } of old.usage.entries()) {
         if (keepUsage || !key.startsWith(`${id}/`)) fresh.usage.put(key, value);
         else removed.usageRows++;
@@ -128,14 +135,19 @@ export class LmdbUserTables {
         if (!isBuiltInUser(row.user) && env.users.get(row.user) === undefined) continue;
         const key = `${row.user}/${row.day}/${row.prefix === null ? "" : `=${row.prefix}`}`;
         const old = env.usage.get(key);
-        env.usage.put(key, toCounts(row).map((count, i) => count + (old?.[i] ?? 0)));
+        env.usage.put(
+          key,
+          toCounts(row).map((count, i) => count + (old?.[i] ?? 0)),
+        );
       }
     });
   }
 
   usage(user: string, { from, to }: { from?: string; to?: string }): UsageRow[] {
     // "0" is the character after "/".
-    const range = this.#file.read().usage.entries({ start: `${user}/${from ?? ""}`, end: to === undefined ? `${user}0` : `${user}/${to}0` });
+    const range = this.#file
+      .read()
+      .usage.entries({ start: `${user}/${from ?? ""}`, end: to === undefined ? `${user}0` : `${user}/${to}0` });
     return [...range].map(({ key, value }) => {
       const rest = key.slice(user.length + 1);
       const [day, prefix] = [rest.slice(0, DAY.length), rest.slice(DAY.length + 1)];

@@ -4,6 +4,20 @@ import { LmdbUserTables, type LmdbUserOptions } from "./user-tables.ts";
 
 serveCalls<LmdbUserTables>(
   (options) => new LmdbUserTables(options as LmdbUserOptions),
-  ["createUser", "getUser", "missingUsers", "listUsers", "patchUser", "putKey", "findKey", "listKeys", "deleteKey", "deleteUser", "addUsage", "usage", "ping"],
+  [
+    "createUser",
+    "getUser",
+    "missingUsers",
+    "listUsers",
+    "patchUser",
+    "putKey",
+    "findKey",
+    "listKeys",
+    "deleteKey",
+    "deleteUser",
+    "addUsage",
+    "usage",
+    "ping",
+  ],
   "user store",
 );

@@ -6,7 +6,11 @@ const seconds = Type.Number({ exclusiveMinimum: 0, maximum: 1e7 });
 
 /** A piece of a load: `rate` requests per second, or a straight line from `rate` to `to`. */
 export const StepSchema = Type.Object(
-  { for_s: seconds, rate: Type.Number({ minimum: 0, maximum: 1e6 }), to: Type.Optional(Type.Number({ minimum: 0, maximum: 1e6 })) },
+  {
+    for_s: seconds,
+    rate: Type.Number({ minimum: 0, maximum: 1e6 }),
+    to: Type.Optional(Type.Number({ minimum: 0, maximum: 1e6 })),
+  },
   strict,
 );
 export type Step = Static<typeof StepSchema>;
@@ -62,7 +66,10 @@ function timeOf(arrivals: number, rate: number, slope: number): number {
 }
 
 /** Rate or number of clients at a time; 0 after the last step. */
-export function levelAt(steps: readonly { readonly for_s: number; readonly level: number; readonly to: number }[], at: number): number {
+export function levelAt(
+  steps: readonly { readonly for_s: number; readonly level: number; readonly to: number }[],
+  at: number,
+): number {
   let begins = 0;
   for (const step of steps) {
     if (at < begins + step.for_s) return step.level + ((step.to - step.level) * (at - begins)) / step.for_s;
@@ -81,4 +88,5 @@ export function clientsAt(arrivals: Extract<Arrivals, { process: "closed" }>, at
   );
 }
 
-export const totalSeconds = (steps: readonly { readonly for_s: number }[]): number => steps.reduce((sum, { for_s }) => sum + for_s, 0);
+export const totalSeconds = (steps: readonly { readonly for_s: number }[]): number =>
+  steps.reduce((sum, { for_s }) => sum + for_s, 0);

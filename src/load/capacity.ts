@@ -47,7 +47,10 @@ export async function measureCapacity(parts: CapacityParts): Promise<Capacity> {
   const random = fork(scenario.seed ?? 1, "capacity");
   const draw = (): number => {
     let point = random() * rates.reduce((sum, rate) => sum + rate, 0);
-    return Math.max(0, rates.findIndex((rate) => (point -= rate) < 0));
+    return Math.max(
+      0,
+      rates.findIndex((rate) => (point -= rate) < 0),
+    );
   };
   const startedAt = performance.now();
   const seconds = times.warmUpS + times.measuredS;
@@ -70,7 +73,10 @@ export async function measureCapacity(parts: CapacityParts): Promise<Capacity> {
     }
   };
   const clients = Math.ceil(parts.slots * targets.length * CLIENTS_PER_SLOT);
-  const ticker = setInterval(() => parts.onProgress((performance.now() - startedAt) / 1000, seconds, `${answered} answered`), 250);
+  const ticker = setInterval(
+    () => parts.onProgress((performance.now() - startedAt) / 1000, seconds, `${answered} answered`),
+    250,
+  );
   try {
     await Promise.all(Array.from({ length: clients }, client));
   } finally {

@@ -57,12 +57,19 @@ export class Churn {
 
   /** Resolves when the last change has been answered. */
   async run(): Promise<void> {
-    const { replace_per_s = 0, recreate_per_s = 0, register_per_s = 0, remove_user_per_s = 0 } = this.#parts.scenario.churn ?? {};
+    const {
+      replace_per_s = 0,
+      recreate_per_s = 0,
+      register_per_s = 0,
+      remove_user_per_s = 0,
+    } = this.#parts.scenario.churn ?? {};
     await Promise.all([
       this.#at(replace_per_s, "replaced", (random) => this.#withIdle(random, (one) => this.#replace(one))),
       this.#at(recreate_per_s, "recreated", (random) => this.#withIdle(random, (one) => this.#recreate(one, random))),
       this.#at(register_per_s, "registered", (_random, index) => this.#registerAndDelete(index)),
-      this.#at(this.#parts.population.separateUsers ? remove_user_per_s : 0, "users removed", (_random, index) => this.#removeUser(index)),
+      this.#at(this.#parts.population.separateUsers ? remove_user_per_s : 0, "users removed", (_random, index) =>
+        this.#removeUser(index),
+      ),
     ]);
     await Promise.all(this.#running);
   }
@@ -72,7 +79,9 @@ export class Churn {
     const random = fork(scenario.seed ?? 1, what);
     let index = 0;
     for (const time of poissonArrivals([{ for_s: seconds, rate }], random)) {
-      await sleep(Math.max(0, startedAt + time * 1000 - performance.now()), undefined, { signal }).catch(() => undefined);
+      await sleep(Math.max(0, startedAt + time * 1000 - performance.now()), undefined, { signal }).catch(
+        () => undefined,
+      );
       if (signal.aborted) return;
       const done = change(random, index++).then(
         (outcome) => this.#count(outcome === "done" ? what : `${what}: ${outcome}`),
@@ -103,7 +112,9 @@ export class Churn {
 
   async #replace(one: Changing): Promise<boolean> {
     const version = one.version === 0 ? 1 : 0;
-    const put = await this.#change(one.prefix, one.digests[version], async () => this.#parts.population.put(one.prefix, version));
+    const put = await this.#change(one.prefix, one.digests[version], async () =>
+      this.#parts.population.put(one.prefix, version),
+    );
     if (put) one.version = version;
     return put;
   }
@@ -152,7 +163,11 @@ export class Churn {
     const digest = put.etag?.replaceAll('"', "");
     if (used.code === "prefix_not_found" || (used.code === "ok" && used.prefix?.digest !== digest)) {
       verifier.wrong(
-        { what: "a prefix that had just been registered did not answer", expected: digest, got: used.prefix ?? used.code },
+        {
+          what: "a prefix that had just been registered did not answer",
+          expected: digest,
+          got: used.prefix ?? used.code,
+        },
         target.url,
         body,
       );
@@ -161,7 +176,11 @@ export class Churn {
     await sleep(staleMs);
     const after = await this.#ask(body, population.ownerKey);
     if (after.code === "ok")
-      verifier.wrong({ what: "a deleted prefix answered", expected: "prefix_not_found", got: after.prefix }, target.url, body);
+      verifier.wrong(
+        { what: "a deleted prefix answered", expected: "prefix_not_found", got: after.prefix },
+        target.url,
+        body,
+      );
     return "done";
   }
 
@@ -173,7 +192,13 @@ export class Churn {
     const prefix = population.describe("own", 2);
     const put = await target.call("PUT", `/prefixes/${prefix.name}`, key, prefix.content(index));
     if (put.status !== 201) return "refused";
-    const body: GenerateBody = { prompt: [1, 2, 3], max_new_tokens: 100, ignore_eos: true, stream: true, prefix_id: prefix.name };
+    const body: GenerateBody = {
+      prompt: [1, 2, 3],
+      max_new_tokens: 100,
+      ignore_eos: true,
+      stream: true,
+      prefix_id: prefix.name,
+    };
     let begun = (): void => undefined;
     const tokens = new Promise<void>((resolve) => (begun = resolve));
     const streams = Array.from({ length: VICTIM_STREAMS }, () => this.#ask(body, key, begun));
@@ -184,14 +209,22 @@ export class Churn {
     const ended = await Promise.race([Promise.all(streams), sleep(GRACE_MS + staleMs)]);
     if (!ended)
       verifier.wrong(
-        { what: "a removed user's stream went on", expected: "removed", got: `still open ${GRACE_MS + staleMs} ms after the receipt` },
+        {
+          what: "a removed user's stream went on",
+          expected: "removed",
+          got: `still open ${GRACE_MS + staleMs} ms after the receipt`,
+        },
         target.url,
         body,
       );
     await sleep(Math.max(0, removedAt + staleMs - performance.now()));
     const after = await this.#ask(body, key);
     if (after.code === "ok")
-      verifier.wrong({ what: "a removed user was served", expected: "unauthorized", got: after.answer }, target.url, body);
+      verifier.wrong(
+        { what: "a removed user was served", expected: "unauthorized", got: after.answer },
+        target.url,
+        body,
+      );
     return "done";
   }
 

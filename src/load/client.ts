@@ -123,7 +123,8 @@ class Exchange {
     const status = response.statusCode ?? 0;
     const retryAfter = Number(response.headers["retry-after"]);
     if (Number.isFinite(retryAfter)) this.#retryAfterS = retryAfter;
-    if (status === 200 && String(response.headers["content-type"]).startsWith("text/event-stream")) return this.#readStream(response);
+    if (status === 200 && String(response.headers["content-type"]).startsWith("text/event-stream"))
+      return this.#readStream(response);
     readText(response).then(
       (text) => this.#onWhole(status, text),
       () => this.#end("cut"),
@@ -204,7 +205,8 @@ class Exchange {
     clearTimeout(this.#refill);
     this.#call.signal?.removeEventListener("abort", this.#abort);
     // What ended as it should leaves its connection to the next request, unless it is a slow reader's, which may be paused.
-    if (this.#call.bytesPerSecond !== undefined || ["timeout", "disconnected", "malformed", "cut"].includes(code)) this.#request?.destroy();
+    if (this.#call.bytesPerSecond !== undefined || ["timeout", "disconnected", "malformed", "cut"].includes(code))
+      this.#request?.destroy();
     this.#resolve({
       intendedAt: this.#call.intendedAt,
       sentAt: this.#sentAt,
@@ -215,7 +217,12 @@ class Exchange {
       code: code === "ok" && this.#finishReason === "removed" ? "removed" : code,
       retryAfterS: this.#retryAfterS,
       tokens: this.#tokens,
-      answer: { tokenIds: this.#tokenIds, logprobs: this.#logprobs, text: this.#text, finishReason: this.#finishReason },
+      answer: {
+        tokenIds: this.#tokenIds,
+        logprobs: this.#logprobs,
+        text: this.#text,
+        finishReason: this.#finishReason,
+      },
       prefix: this.#prefix,
     });
   }

@@ -7,7 +7,9 @@ const strict = { additionalProperties: false };
 
 const common = {
   error_rate: Optional(
-    Type.Record(Type.String(), Share, { description: "Most that may fail, by code; `*` for all codes that are not named, together" }),
+    Type.Record(Type.String(), Share, {
+      description: "Most that may fail, by code; `*` for all codes that are not named, together",
+    }),
   ),
   ttft_p99_ms: Optional(Ms),
   inter_token_p99_ms: Optional(Ms),
@@ -21,14 +23,22 @@ export const CriteriaSchema = Type.Object(
   {
     ...common,
     tokens_per_s: Optional(Type.Number({ minimum: 0 })),
-    min_compared: Optional(Type.Integer({ minimum: 0, description: "Answers that were compared with the same request alone" })),
+    min_compared: Optional(
+      Type.Integer({ minimum: 0, description: "Answers that were compared with the same request alone" }),
+    ),
     refused_p99_ms: Optional(Type.Number({ exclusiveMinimum: 0, description: "From sending to a 429" })),
-    recovery_s: Optional(Type.Number({ minimum: 0, description: "From the beginning of the last step until requests keep to the SLO again" })),
+    recovery_s: Optional(
+      Type.Number({
+        minimum: 0,
+        description: "From the beginning of the last step until requests keep to the SLO again",
+      }),
+    ),
     rss_slope_mib_per_min: Optional(Type.Number()),
     left_over: Optional(
       Type.Integer({
         minimum: 0,
-        description: "How many more open files, active resources and event listeners, of each, a server may have after the load, at rest",
+        description:
+          "How many more open files, active resources and event listeners, of each, a server may have after the load, at rest",
       }),
     ),
     client_lag_p99_ms: Optional(Ms),

@@ -9,17 +9,22 @@ export function judge(criteria: Criteria, result: Unjudged): Judgement[] {
     atMost("wrong answers", result.verification.wrong, 0),
     ...judgeCommon(criteria, { ...result, ...result.totals }, ""),
   ];
-  if (criteria.jain !== undefined) out.push(atLeast("jain", lowest(result.groups.map(({ jain }) => jain)), criteria.jain));
-  if (criteria.tokens_per_s !== undefined) out.push(atLeast("tokens per second", result.totals.tokens_per_s, criteria.tokens_per_s));
-  if (criteria.min_compared !== undefined) out.push(atLeast("answers compared", result.verification.compared, criteria.min_compared));
+  if (criteria.jain !== undefined)
+    out.push(atLeast("jain", lowest(result.groups.map(({ jain }) => jain)), criteria.jain));
+  if (criteria.tokens_per_s !== undefined)
+    out.push(atLeast("tokens per second", result.totals.tokens_per_s, criteria.tokens_per_s));
+  if (criteria.min_compared !== undefined)
+    out.push(atLeast("answers compared", result.verification.compared, criteria.min_compared));
   if (criteria.refused_p99_ms !== undefined)
     out.push(atMost("refusal p99, ms", result.refused.count > 0 ? result.refused.p99 : 0, criteria.refused_p99_ms));
   if (criteria.recovery_s !== undefined) out.push(atMost("recovery, s", result.recovery_s, criteria.recovery_s));
   if (criteria.rss_slope_mib_per_min !== undefined)
     out.push(atMost("RSS slope, MiB per minute", steepest(result), criteria.rss_slope_mib_per_min));
   if (criteria.left_over !== undefined)
-    for (const [name, field] of LEFT_OVER) out.push(atMost(`${name} left over`, leftOver(result, field), criteria.left_over));
-  if (criteria.client_lag_p99_ms !== undefined) out.push(atMost("client lag p99, ms", result.client.lag_p99, criteria.client_lag_p99_ms));
+    for (const [name, field] of LEFT_OVER)
+      out.push(atMost(`${name} left over`, leftOver(result, field), criteria.left_over));
+  if (criteria.client_lag_p99_ms !== undefined)
+    out.push(atMost("client lag p99, ms", result.client.lag_p99, criteria.client_lag_p99_ms));
   for (const [name, own] of Object.entries(criteria.groups ?? {})) {
     const group = result.groups.find((one) => one.name === name);
     if (group === undefined) continue;
@@ -38,17 +43,23 @@ const LEFT_OVER: readonly (readonly [string, keyof AtRest])[] = [
 function judgeCommon(criteria: CommonCriteria, result: Counts & Latencies, prefix: string): Judgement[] {
   const out: Judgement[] = [];
   const p99 = (name: string, latencies: GroupResult["ttft"], limit: number | undefined): void => {
-    if (limit !== undefined) out.push(atMost(`${prefix}${name} p99, ms`, latencies.count > 0 ? latencies.p99 : null, limit));
+    if (limit !== undefined)
+      out.push(atMost(`${prefix}${name} p99, ms`, latencies.count > 0 ? latencies.p99 : null, limit));
   };
   out.push(...errorRates(criteria.error_rate ?? {}, result, prefix));
   p99("TTFT", result.ttft, criteria.ttft_p99_ms);
   p99("inter-token", result.inter_token, criteria.inter_token_p99_ms);
   p99("end to end", result.end_to_end, criteria.end_to_end_p99_ms);
-  if (criteria.goodput !== undefined) out.push(atLeast(`${prefix}goodput`, result.requests > 0 ? result.goodput : null, criteria.goodput));
+  if (criteria.goodput !== undefined)
+    out.push(atLeast(`${prefix}goodput`, result.requests > 0 ? result.goodput : null, criteria.goodput));
   return out;
 }
 
-function errorRates(limits: Readonly<Record<string, number>>, { requests, errors }: Counts, prefix: string): Judgement[] {
+function errorRates(
+  limits: Readonly<Record<string, number>>,
+  { requests, errors }: Counts,
+  prefix: string,
+): Judgement[] {
   return Object.entries(limits).map(([code, limit]) => {
     const failed =
       code === "*"
@@ -58,7 +69,11 @@ function errorRates(limits: Readonly<Record<string, number>>, { requests, errors
               .map(([, count]) => count),
           )
         : (errors[code] ?? 0);
-    return atMost(`${prefix}error rate ${code === "*" ? "(other codes)" : code}`, requests > 0 ? failed / requests : null, limit);
+    return atMost(
+      `${prefix}error rate ${code === "*" ? "(other codes)" : code}`,
+      requests > 0 ? failed / requests : null,
+      limit,
+    );
   });
 }
 
@@ -79,7 +94,9 @@ const lowest = (values: readonly number[]): number | null => (values.length > 0 
 
 /** Of the server that has most; null as soon as one was not measured. */
 function leftOver({ servers }: Unjudged, field: keyof AtRest): number | null {
-  const grown = servers.map(({ at_rest: { before, after } }) => (before === null || after === null ? null : after[field] - before[field]));
+  const grown = servers.map(({ at_rest: { before, after } }) =>
+    before === null || after === null ? null : after[field] - before[field],
+  );
   return grown.some((value) => value === null) || grown.length === 0 ? null : Math.max(...grown.map(Number));
 }
 

@@ -18,7 +18,10 @@ export const LengthSchema = Type.Union([
     strict,
   ),
   Type.Object({ exponential: Type.Object({ mean: Type.Number({ minimum: 1 }), max: whole(1) }, strict) }, strict),
-  Type.Object({ weighted: Type.Array(Type.Tuple([whole(1), Type.Number({ exclusiveMinimum: 0 })]), { minItems: 1 }) }, strict),
+  Type.Object(
+    { weighted: Type.Array(Type.Tuple([whole(1), Type.Number({ exclusiveMinimum: 0 })]), { minItems: 1 }) },
+    strict,
+  ),
 ]);
 export type Length = Static<typeof LengthSchema>;
 

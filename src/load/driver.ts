@@ -38,7 +38,13 @@ export class Driver {
   readonly #running = new Set<Promise<unknown>>();
   #sent = 0;
 
-  constructor(parts: DriverParts, group: Group, users: readonly LoadUser[], source: RequestSource, trace: readonly TraceLine[] | null) {
+  constructor(
+    parts: DriverParts,
+    group: Group,
+    users: readonly LoadUser[],
+    source: RequestSource,
+    trace: readonly TraceLine[] | null,
+  ) {
     this.#parts = parts;
     this.#group = group;
     this.#users = users;
@@ -112,7 +118,11 @@ export class Driver {
     const asked = { ...draft, url: target.url };
     const right = verifier.check(asked, record);
     const judged = right ? this.#judge(draft, record) : { ...record, code: "wrong_answer" };
-    recorder.ended(judged, { user, provoked: this.#isProvoked(draft, record, right), slow: draft.bytesPerSecond !== undefined });
+    recorder.ended(judged, {
+      user,
+      provoked: this.#isProvoked(draft, record, right),
+      slow: draft.bytesPerSecond !== undefined,
+    });
     return record;
   }
 
@@ -128,6 +138,9 @@ export class Driver {
     if (code === "model_failed" || code === "prefix_overflows") return draft.prefix?.poisoned === true;
     if (code === "cut") return draft.bytesPerSecond !== undefined;
     if (code !== "removed" && code !== "prefix_not_found") return false;
-    return draft.prefix !== null && draft.prefix.history.between(record.sentAt - this.#parts.staleMs, record.endedAt).includes(null);
+    return (
+      draft.prefix !== null &&
+      draft.prefix.history.between(record.sentAt - this.#parts.staleMs, record.endedAt).includes(null)
+    );
   }
 }

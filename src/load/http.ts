@@ -50,13 +50,20 @@ export class Target {
     timeoutMs = 60_000,
   ): Promise<Answer> {
     return new Promise((resolve, reject) => {
-      const fail = (error: Error): void => reject(new LoadError(`${method} ${this.url}${path}: ${error.message || error.name}`));
-      const headers = { ...authorization(key), ...(body ? { "content-type": body.type, "content-length": body.bytes.length } : {}) };
+      const fail = (error: Error): void =>
+        reject(new LoadError(`${method} ${this.url}${path}: ${error.message || error.name}`));
+      const headers = {
+        ...authorization(key),
+        ...(body ? { "content-type": body.type, "content-length": body.bytes.length } : {}),
+      };
       const request = this.open(method, path, headers);
       request.setTimeout(timeoutMs, () => request.destroy(new Error(`no answer within ${timeoutMs / 1000} s`)));
       request.on("error", fail);
       request.on("response", (response) => {
-        readText(response).then((text) => resolve({ status: response.statusCode ?? 0, text, etag: response.headers.etag ?? null }), fail);
+        readText(response).then(
+          (text) => resolve({ status: response.statusCode ?? 0, text, etag: response.headers.etag ?? null }),
+          fail,
+        );
       });
       request.end(body?.bytes);
     });
@@ -68,7 +75,8 @@ export class Target {
   }
 }
 
-export const authorization = (key: string | null): Record<string, string> => (key === null ? {} : { authorization: `Bearer ${key}` });
+export const authorization = (key: string | null): Record<string, string> =>
+  key === null ? {} : { authorization: `Bearer ${key}` };
 
 export const json = (value: unknown): { type: string; bytes: Uint8Array } => ({
   type: "application/json",

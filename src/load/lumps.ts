@@ -44,7 +44,10 @@ export class Lumps {
 }
 
 /** A warning where most tokens came in lumps; not where the client itself was away for as long as the pauses took (`lagMs`: its p99). */
-export function lumpWarnings({ events, in_lumps, wait_p50 }: StreamLumps, lagMs: number): { name: string; text: string }[] {
+export function lumpWarnings(
+  { events, in_lumps, wait_p50 }: StreamLumps,
+  lagMs: number,
+): { name: string; text: string }[] {
   if (events < LEAST_EVENTS || in_lumps < events * MOST_IN_LUMPS || wait_p50 < 2 * lagMs) return [];
   const text =
     `${((in_lumps / events) * 100).toFixed(0)} % of the streams' events came several at once, after pauses of ${wait_p50.toFixed(0)} ms in the middle: something between the server and this client holds ` +

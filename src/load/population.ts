@@ -69,7 +69,9 @@ export class Population {
     this.#owner = credentials.adminKey === null ? null : { id: `${this.#run}-owner`, key: "" };
     const { kind = "auto" } = scenario.prefixes;
     if (kind === "peft" && model.shape === null)
-      throw new ScenarioError("PEFT prefixes need the model's shape, which the server does not tell: give --shape or --model-config");
+      throw new ScenarioError(
+        "PEFT prefixes need the model's shape, which the server does not tell: give --shape or --model-config",
+      );
     this.kind = kind === "hard" || model.shape === null ? "hard" : "peft";
   }
 
@@ -105,7 +107,10 @@ export class Population {
     const admin = this.#credentials.adminKey;
     this.#created.push(id);
     accept(await this.#target.call("POST", "/admin/users", admin, json({ id, ...settings })), "creating a user");
-    const { key } = read(KeyAnswer, accept(await this.#target.call("POST", `/admin/users/${id}/keys`, admin, json({})), "creating a key"));
+    const { key } = read(
+      KeyAnswer,
+      accept(await this.#target.call("POST", `/admin/users/${id}/keys`, admin, json({})), "creating a key"),
+    );
     return key;
   }
 
@@ -122,12 +127,15 @@ export class Population {
   async registerPrefixes(onProgress: Progress, signal: AbortSignal): Promise<void> {
     const { count, virtual_tokens } = this.#scenario.prefixes;
     const random = fork(this.#seed, "virtual tokens");
-    const names = Array.from({ length: count }, (_, index) => this.describe(`p${index}`, drawLength(virtual_tokens, random)));
+    const names = Array.from({ length: count }, (_, index) =>
+      this.describe(`p${index}`, drawLength(virtual_tokens, random)),
+    );
     const bad = Array.from({ length: this.#poisonedCount }, (_, index) => this.describe(`poisoned${index}`, 1, true));
     let done = 0;
     await inParallel([...names, ...bad], async (prefix) => {
       if (signal.aborted) throw new LoadError("ended by hand before the load");
-      if (!prefix.poisoned || !(await this.#isRefused(prefix))) prefix.history = new DigestHistory(await this.register(prefix, 0));
+      if (!prefix.poisoned || !(await this.#isRefused(prefix)))
+        prefix.history = new DigestHistory(await this.register(prefix, 0));
       onProgress(++done, count + bad.length);
     });
     this.prefixes.push(...names);
@@ -154,8 +162,11 @@ export class Population {
     const name = `${this.#run}-${suffix}`;
     const { shape, vocabulary } = this.#model;
     const content = (version: number): Upload => {
-      if (this.kind === "hard" || shape === null) return drawnHardPrompt(virtualTokens, vocabulary, this.#seed, `${suffix} ${version}`);
-      return poisoned ? poisonedAdapter(shape, virtualTokens) : drawnAdapter(shape, virtualTokens, this.#seed, `${suffix} ${version}`);
+      if (this.kind === "hard" || shape === null)
+        return drawnHardPrompt(virtualTokens, vocabulary, this.#seed, `${suffix} ${version}`);
+      return poisoned
+        ? poisonedAdapter(shape, virtualTokens)
+        : drawnAdapter(shape, virtualTokens, this.#seed, `${suffix} ${version}`);
     };
     return {
       name,
@@ -180,7 +191,10 @@ export class Population {
   /** Makes it everybody's; a single user's own it is already. */
   async share(prefix: LoadPrefix): Promise<void> {
     if (!this.#shares) return;
-    accept(await this.#target.call("PATCH", `/prefixes/${prefix.name}`, this.ownerKey, json({ visibility: "shared" })), "sharing a prefix");
+    accept(
+      await this.#target.call("PATCH", `/prefixes/${prefix.name}`, this.ownerKey, json({ visibility: "shared" })),
+      "sharing a prefix",
+    );
   }
 
   delete(prefix: LoadPrefix): Promise<Answer> {
@@ -239,7 +253,11 @@ function read<T extends typeof PrefixAnswer | typeof KeyAnswer>(schema: T, { tex
 }
 
 /** Maps with a bounded number under way; rejects with the first error after the others under way have ended. */
-export async function inParallel<T, R>(items: readonly T[], work: (item: T) => Promise<R>, atOnce = AT_ONCE): Promise<R[]> {
+export async function inParallel<T, R>(
+  items: readonly T[],
+  work: (item: T) => Promise<R>,
+  atOnce = AT_ONCE,
+): Promise<R[]> {
   const out = new Array<R>(items.length);
   let next = 0;
   let failed = false;

@@ -41,8 +41,12 @@ export function readModelConfig(file: string): { shape: Shape; vocabulary: numbe
   } catch (error) {
     throw new ScenarioError(`--model-config ${file}: ${error instanceof Error ? error.message : String(error)}`);
   }
-  if (!Check(ModelConfig, config)) throw new ScenarioError(`--model-config ${file}: it lacks n_layer, n_head, n_embd or vocab_size`);
-  return { shape: { layers: config.n_layer, heads: config.n_head, headDim: config.n_embd / config.n_head }, vocabulary: config.vocab_size };
+  if (!Check(ModelConfig, config))
+    throw new ScenarioError(`--model-config ${file}: it lacks n_layer, n_head, n_embd or vocab_size`);
+  return {
+    shape: { layers: config.n_layer, heads: config.n_head, headDim: config.n_embd / config.n_head },
+    vocabulary: config.vocab_size,
+  };
 }
 
 const BOUNDARY = "prefixd-load-files";
@@ -60,7 +64,11 @@ export function adapterUpload({ layers, heads, headDim }: Shape, virtualTokens: 
   };
   const bytes = Buffer.from(values.buffer, values.byteOffset, values.byteLength);
   const header = JSON.stringify({
-    prompt_embeddings: { dtype: "F32", shape: [virtualTokens, values.length / virtualTokens], data_offsets: [0, bytes.length] },
+    prompt_embeddings: {
+      dtype: "F32",
+      shape: [virtualTokens, values.length / virtualTokens],
+      data_offsets: [0, bytes.length],
+    },
   });
   const padded = header.padEnd(Math.ceil(header.length / 8) * 8);
   const length = Buffer.alloc(8);
@@ -82,7 +90,10 @@ export function adapterUpload({ layers, heads, headDim }: Shape, virtualTokens: 
 /** Keys and values of the size that trained ones have; the same for the same purpose, and another for any other. */
 export function drawnAdapter(shape: Shape, virtualTokens: number, seed: number, purpose: string): Upload {
   const random = fork(seed, purpose);
-  const values = Float32Array.from({ length: virtualTokens * shape.layers * 2 * shape.heads * shape.headDim }, () => 2 * random() - 1);
+  const values = Float32Array.from(
+    { length: virtualTokens * shape.layers * 2 * shape.heads * shape.headDim },
+    () => 2 * random() - 1,
+  );
   return adapterUpload(shape, virtualTokens, values);
 }
 

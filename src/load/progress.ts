@@ -18,7 +18,14 @@ export class Progress {
     if (!this.#terminal) return;
     if (this.#bar === null) {
       this.#bar = new cliProgress.SingleBar(
-        { format: "{bar} {percentage}% | {text}", stream: process.stderr, hideCursor: true, clearOnComplete: true, fps: 8, barsize: 24 },
+        {
+          format: "{bar} {percentage}% | {text}",
+          stream: process.stderr,
+          hideCursor: true,
+          clearOnComplete: true,
+          fps: 8,
+          barsize: 24,
+        },
         cliProgress.Presets.shades_classic,
       );
       this.#bar.start(total, done, { text });

@@ -48,7 +48,11 @@ class Tally {
   }
 
   latencies(): Latencies {
-    return { ttft: this.ttft.quantiles(), inter_token: this.interToken.quantiles(), end_to_end: this.endToEnd.quantiles() };
+    return {
+      ttft: this.ttft.quantiles(),
+      inter_token: this.interToken.quantiles(),
+      end_to_end: this.endToEnd.quantiles(),
+    };
   }
 }
 
@@ -96,7 +100,10 @@ export class Recorder {
   constructor(scenario: Scenario, users: readonly LoadUser[], seconds: number, startedAt: number) {
     this.#groups = new Map(scenario.groups.map(({ name }) => [name, new Tally()]));
     this.#users = new Map(
-      users.map((user) => [user.label, { user, requests: 0, ok: 0, expected: 0, withinSlo: 0, tokens: 0, ttft: new Milliseconds(2) }]),
+      users.map((user) => [
+        user.label,
+        { user, requests: 0, ok: 0, expected: 0, withinSlo: 0, tokens: 0, ttft: new Milliseconds(2) },
+      ]),
     );
     this.#slo = scenario.slo;
     this.#width = Math.max(LEAST_BUCKET_S, seconds / BUCKETS);
@@ -230,7 +237,9 @@ export class Recorder {
 
   groups(): GroupResult[] {
     return [...this.#groups].map(([name, tally]) => {
-      const shares = [...this.#users.values()].filter(({ user }) => user.group === name).map(({ tokens, user }) => tokens / user.weight);
+      const shares = [...this.#users.values()]
+        .filter(({ user }) => user.group === name)
+        .map(({ tokens, user }) => tokens / user.weight);
       return { name, ...tally.counts(), ...tally.latencies(), jain: jainIndex(shares) };
     });
   }
@@ -252,7 +261,10 @@ export class Recorder {
 
 /** When the last step of any open loop begins, in seconds. */
 function lastStepOf({ groups }: Scenario): number {
-  return Math.max(0, ...groups.map(({ arrivals }) => (arrivals.process === "poisson" ? totalSeconds(arrivals.steps.slice(0, -1)) : 0)));
+  return Math.max(
+    0,
+    ...groups.map(({ arrivals }) => (arrivals.process === "poisson" ? totalSeconds(arrivals.steps.slice(0, -1)) : 0)),
+  );
 }
 
 /** (sum x)^2 / (n sum x^2), Jain, Chiu and Hawe 1984: 1 when all are alike, 1 / n when one has everything. */

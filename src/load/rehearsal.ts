@@ -43,7 +43,9 @@ export class Rehearsal {
       const expected = digests[index]![0];
       const got = await this.#put(prefix, 0);
       if (got === expected) continue;
-      verifier.wrong({ what: "the same files have another digest than before", expected, got }, targets[0]!.url, { PUT: prefix.id });
+      verifier.wrong({ what: "the same files have another digest than before", expected, got }, targets[0]!.url, {
+        PUT: prefix.id,
+      });
     }
     await this.#settle(changing);
     return digests;

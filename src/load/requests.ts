@@ -59,12 +59,15 @@ export class RequestSource {
       stream: streams,
       ...(prefix === null ? {} : { prefix_id: prefix.id }),
       ...(requests.logprobs === undefined ? {} : { logprobs: requests.logprobs }),
-      ...(samples ? { do_sample: true, seed: below(random, 2 ** 32), ...(requests.n === undefined ? {} : { n: requests.n }) } : {}),
+      ...(samples
+        ? { do_sample: true, seed: below(random, 2 ** 32), ...(requests.n === undefined ? {} : { n: requests.n }) }
+        : {}),
     };
     const { slow_readers: slow, disconnects } = requests;
     if (streams && disconnects && chance(random, disconnects.share))
       return { prefix, case: null, body, disconnectAfter: drawLength(disconnects.after_tokens, random) };
-    if (streams && slow && chance(random, slow.share)) return { prefix, case: null, body, bytesPerSecond: slow.bytes_per_s };
+    if (streams && slow && chance(random, slow.share))
+      return { prefix, case: null, body, bytesPerSecond: slow.bytes_per_s };
     return { prefix, case: null, body };
   }
 
@@ -81,6 +84,9 @@ export class RequestSource {
   #lengths(): Pick<TraceLine, "prompt_tokens" | "max_new_tokens"> {
     if (this.#trace !== null) return this.#trace[this.#line++ % this.#trace.length]!;
     const { prompt_tokens = 1, max_new_tokens = 1 } = this.#group.requests;
-    return { prompt_tokens: drawLength(prompt_tokens, this.#random), max_new_tokens: drawLength(max_new_tokens, this.#random) };
+    return {
+      prompt_tokens: drawLength(prompt_tokens, this.#random),
+      max_new_tokens: drawLength(max_new_tokens, this.#random),
+    };
   }
 }

@@ -95,7 +95,12 @@ export interface ServerResult {
   readonly problem: string | null;
   readonly samples: readonly ServerSample[];
   /** From the histogram `prefixd_queue_seconds`; quantiles are upper bounds of its buckets. Null: nothing was queued, or not told. */
-  readonly queue: { readonly count: number; readonly mean: number; readonly p50: number | null; readonly p99: number | null } | null;
+  readonly queue: {
+    readonly count: number;
+    readonly mean: number;
+    readonly p50: number | null;
+    readonly p99: number | null;
+  } | null;
   /** Least squares over the second half of the run; null: that was shorter than half a minute, or there are no metrics. */
   readonly rss_slope_mib_per_min: number | null;
   /** Before and after the load; null: not measured. */
@@ -161,7 +166,11 @@ export interface LoadResult extends Latencies {
   /** What the rates were scaled by; null: they are the scenario's own. */
   readonly capacity: Capacity | null;
   readonly registered: { readonly prefixes: number; readonly kind: string; readonly seconds: number };
-  readonly totals: Counts & { readonly requests_per_s: number; readonly tokens_per_s: number; readonly goodput_per_s: number };
+  readonly totals: Counts & {
+    readonly requests_per_s: number;
+    readonly tokens_per_s: number;
+    readonly goodput_per_s: number;
+  };
   /** From sending to a 429, whoever got it. */
   readonly refused: Quantiles;
   /** From the beginning of the last step until requests kept to the SLO, seconds; null: they never did, or it was not asked for. */

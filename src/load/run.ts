@@ -69,8 +69,10 @@ export async function runLoad(options: LoadOptions): Promise<LoadResult> {
 
 /** Throws ScenarioError. */
 function checkCalibration({ groups, peak_of_capacity }: Scenario): void {
-  if (groups.every(({ arrivals }) => peakRate(arrivals) === 0)) throw new ScenarioError("--calibrate: the scenario has no open loop");
-  if (peak_of_capacity === undefined) throw new ScenarioError("--calibrate: the scenario has no peak_of_capacity; give --peak-of-capacity");
+  if (groups.every(({ arrivals }) => peakRate(arrivals) === 0))
+    throw new ScenarioError("--calibrate: the scenario has no open loop");
+  if (peak_of_capacity === undefined)
+    throw new ScenarioError("--calibrate: the scenario has no peak_of_capacity; give --peak-of-capacity");
 }
 
 async function expectReady(target: Target): Promise<void> {
@@ -119,7 +121,10 @@ class Run {
     const traces = this.#traces;
     const registered = await this.#register();
     const changing = this.#scenario.churn?.prefixes ?? 0;
-    const verifier = new Verifier(drawCases(this.#scenario, population.prefixes, changing, this.#model.vocabulary), staleMs);
+    const verifier = new Verifier(
+      drawCases(this.#scenario, population.prefixes, changing, this.#model.vocabulary),
+      staleMs,
+    );
     const rehearsal = new Rehearsal({ population, verifier, targets, timeoutMs, staleMs, signal });
     onPhase("cases are run alone");
     const digests = await rehearsal.learn(changing);
@@ -152,11 +157,15 @@ class Run {
       signal,
     });
     const ticker = setInterval(
-      () => onProgress(Math.min(seconds, (performance.now() - startedAt) / 1000), seconds, liveText(recorder, verifier)),
+      () =>
+        onProgress(Math.min(seconds, (performance.now() - startedAt) / 1000), seconds, liveText(recorder, verifier)),
       250,
     );
     try {
-      await Promise.all([this.#churn.run(), ...this.#drivers(recorder, verifier, traces, startedAt).map((driver) => driver.run())]);
+      await Promise.all([
+        this.#churn.run(),
+        ...this.#drivers(recorder, verifier, traces, startedAt).map((driver) => driver.run()),
+      ]);
     } finally {
       clearInterval(ticker);
     }
@@ -164,7 +173,10 @@ class Run {
     const lags = lag.stop();
     const watched = await Promise.all(watches.map((watch) => watch.stop()));
     const after = await this.#atRest();
-    const servers = watched.map((server, index) => ({ ...server, at_rest: { before: before[index]!, after: after[index]! } }));
+    const servers = watched.map((server, index) => ({
+      ...server,
+      at_rest: { before: before[index]!, after: after[index]! },
+    }));
     if (!signal.aborted) {
       onPhase("cases are run alone again");
       await rehearsal.repeat();
@@ -191,7 +203,12 @@ class Run {
       model: this.#served,
       capacity: this.#capacity,
       registered,
-      totals: { ...all, requests_per_s: all.ok / took, tokens_per_s: all.tokens / took, goodput_per_s: all.within_slo / took },
+      totals: {
+        ...all,
+        requests_per_s: all.ok / took,
+        tokens_per_s: all.tokens / took,
+        goodput_per_s: all.within_slo / took,
+      },
       ...recorder.all.latencies(),
       refused: recorder.refused.quantiles(),
       recovery_s: recorder.recoveryS(),
@@ -222,7 +239,8 @@ class Run {
     const population = this.#population;
     onPhase("users and prefixes are registered");
     await population.createUsers();
-    if (!population.separateUsers) this.#notes.push("No admin key: all requests came from one user, and no users were removed.");
+    if (!population.separateUsers)
+      this.#notes.push("No admin key: all requests came from one user, and no users were removed.");
     if (this.#scenario.prefixes.poisoned && population.kind === "hard")
       this.#notes.push("The model's shape is not known (--shape, --model-config): no poisoned prefixes.");
     const startedAt = performance.now();
@@ -248,7 +266,8 @@ class Run {
       onProgress,
     });
     if (signal.aborted) throw endedEarly();
-    if (capacity.requests_per_s === 0) throw new LoadError("the capacity could not be measured: no request was answered");
+    if (capacity.requests_per_s === 0)
+      throw new LoadError("the capacity could not be measured: no request was answered");
     const rate = capacity.requests_per_s * (this.#scenario.peak_of_capacity ?? 1);
     onPhase(`${capacity.requests_per_s.toFixed(1)} requests per second; the load's peak is ${rate.toFixed(1)}`);
     this.#capacity = capacity;
@@ -256,7 +275,9 @@ class Run {
     const { max_queue = 0 } = this.#served?.limits ?? {};
     const wait = max_queue / capacity.requests_per_s;
     if (wait * 1000 > this.#scenario.slo.ttft_ms)
-      this.#notes.push(`A full queue (--max-queue ${max_queue}) takes ${wait.toFixed(1)} s, longer than the SLO's TTFT of ${this.#scenario.slo.ttft_ms} ms.`);
+      this.#notes.push(
+        `A full queue (--max-queue ${max_queue}) takes ${wait.toFixed(1)} s, longer than the SLO's TTFT of ${this.#scenario.slo.ttft_ms} ms.`,
+      );
   }
 
   #source(group: Group, verifier: Verifier): RequestSource {
@@ -272,7 +293,16 @@ class Run {
   #drivers(recorder: Recorder, verifier: Verifier, traces: Traces, startedAt: number): Driver[] {
     const { timeoutMs, staleMs, signal } = this.#options;
     const { users } = this.#population;
-    const parts = { targets: this.#targets, recorder, verifier, timeoutMs, staleMs, seed: this.#scenario.seed ?? 1, startedAt, signal };
+    const parts = {
+      targets: this.#targets,
+      recorder,
+      verifier,
+      timeoutMs,
+      staleMs,
+      seed: this.#scenario.seed ?? 1,
+      startedAt,
+      signal,
+    };
     return this.#scenario.groups.map((group) => {
       const own = users.filter((user) => user.group === group.name);
       return new Driver(parts, group, own, this.#source(group, verifier), traces.get(group.name) ?? null);
@@ -285,7 +315,9 @@ class Run {
       this.#options.onProgress(done, total, "prefixes removed"),
     );
     if (left.length > 0)
-      this.#options.onPhase(`not removed: ${left.slice(0, 10).join(", ")}${left.length > 10 ? ` and ${left.length - 10} more` : ""}`);
+      this.#options.onPhase(
+        `not removed: ${left.slice(0, 10).join(", ")}${left.length > 10 ? ` and ${left.length - 10} more` : ""}`,
+      );
   }
 }
 

@@ -11,7 +11,8 @@ export class ScenarioError extends Error {
 }
 
 const { Optional } = Type;
-const strict = <T extends Record<string, TSchema>>(properties: T) => Type.Object(properties, { additionalProperties: false });
+const strict = <T extends Record<string, TSchema>>(properties: T) =>
+  Type.Object(properties, { additionalProperties: false });
 const Share = Type.Number({ minimum: 0, maximum: 1 });
 const PerSecond = Type.Number({ minimum: 0, maximum: 10_000 });
 const Name = Type.String({ pattern: "^[a-z0-9][a-z0-9-]{0,23}$" });
@@ -22,7 +23,10 @@ export const RequestsSchema = strict({
   prompt_tokens: Optional(LengthSchema),
   max_new_tokens: Optional(LengthSchema),
   trace: Optional(
-    Type.String({ minLength: 1, description: "JSONL file: prompt_tokens, max_new_tokens and, for arrivals of kind trace, at_s" }),
+    Type.String({
+      minLength: 1,
+      description: "JSONL file: prompt_tokens, max_new_tokens and, for arrivals of kind trace, at_s",
+    }),
   ),
   stream: Optional(Share),
   sample: Optional(Share),
@@ -38,7 +42,9 @@ export const GroupSchema = strict({
   name: Name,
   users: Optional(Type.Integer({ minimum: 1, maximum: 10_000 })),
   weight: Optional(Type.Number({ exclusiveMinimum: 0, maximum: 1000 })),
-  limits: Optional(strict({ max_running: Optional(limit), max_queued: Optional(limit), tokens_per_minute: Optional(limit) })),
+  limits: Optional(
+    strict({ max_running: Optional(limit), max_queued: Optional(limit), tokens_per_minute: Optional(limit) }),
+  ),
   arrivals: ArrivalsSchema,
   requests: RequestsSchema,
 });
@@ -47,14 +53,19 @@ export type Group = Static<typeof GroupSchema>;
 export const PrefixesSchema = strict({
   count: Type.Integer({ minimum: 1, maximum: 100_000 }),
   kind: Optional(
-    Type.Enum(["auto", "peft", "hard"], { description: "peft needs the model's shape; auto takes hard prompts when it is not known" }),
+    Type.Enum(["auto", "peft", "hard"], {
+      description: "peft needs the model's shape; auto takes hard prompts when it is not known",
+    }),
   ),
   virtual_tokens: LengthSchema,
   popularity: PopularitySchema,
   poisoned: Optional(
     Type.Object(
       { count: Type.Integer({ minimum: 1, maximum: 100 }), share: Share },
-      { additionalProperties: false, description: "Prefixes whose values overflow, and the share of requests that use one" },
+      {
+        additionalProperties: false,
+        description: "Prefixes whose values overflow, and the share of requests that use one",
+      },
     ),
   ),
 });
@@ -74,7 +85,11 @@ export const ScenarioSchema = strict({
   seed: Optional(Type.Integer({ minimum: 0, maximum: 0xffff_ffff })),
   prefixes: PrefixesSchema,
   peak_of_capacity: Optional(
-    Type.Number({ exclusiveMinimum: 0, maximum: 1000, description: "The open loops' peak, as a multiple of what --calibrate measures" }),
+    Type.Number({
+      exclusiveMinimum: 0,
+      maximum: 1000,
+      description: "The open loops' peak, as a multiple of what --calibrate measures",
+    }),
   ),
   groups: Type.Array(GroupSchema, { minItems: 1, maxItems: 100 }),
   churn: Optional(ChurnSchema),
@@ -89,7 +104,16 @@ export const ScenarioSchema = strict({
 });
 export type Scenario = Static<typeof ScenarioSchema>;
 
-export const SCENARIOS = ["smoke", "steady", "spike", "zipf-100k", "churn", "noisy-neighbour", "slow-clients", "soak"] as const;
+export const SCENARIOS = [
+  "smoke",
+  "steady",
+  "spike",
+  "zipf-100k",
+  "churn",
+  "noisy-neighbour",
+  "slow-clients",
+  "soak",
+] as const;
 
 /** One of the built-in scenarios by name, or a file. Throws ScenarioError. */
 export function loadScenario(nameOrFile: string): Scenario {
@@ -175,9 +199,13 @@ export const peakRate = (arrivals: Arrivals): number =>
   arrivals.process === "poisson" ? Math.max(...arrivals.steps.map((step) => Math.max(step.rate, step.to ?? 0))) : 0;
 
 /** A copy of the scenario with the flags' values: steps keep their shape. Throws ScenarioError. */
-export function override(scenario: Scenario, { duration, rate, clients, prefixes, seed, trace, peakOfCapacity }: Overrides): Scenario {
+export function override(
+  scenario: Scenario,
+  { duration, rate, clients, prefixes, seed, trace, peakOfCapacity }: Overrides,
+): Scenario {
   const out = structuredClone(scenario);
-  const peak = (of: (arrivals: Arrivals) => number): number => scenario.groups.reduce((sum, { arrivals }) => sum + of(arrivals), 0);
+  const peak = (of: (arrivals: Arrivals) => number): number =>
+    scenario.groups.reduce((sum, { arrivals }) => sum + of(arrivals), 0);
   const ratePeak = peak(peakRate);
   const clientPeak = peak((arrivals) =>
     arrivals.process === "closed" ? Math.max(...arrivals.steps.map((step) => Math.max(step.clients, step.to ?? 0))) : 0,
@@ -201,12 +229,20 @@ export function override(scenario: Scenario, { duration, rate, clients, prefixes
   return parseScenario(out);
 }
 
-function scale<K extends string>(step: { [key in K | "to"]?: number }, key: K, factor: number, round: (value: number) => number): void {
+function scale<K extends string>(
+  step: { [key in K | "to"]?: number },
+  key: K,
+  factor: number,
+  round: (value: number) => number,
+): void {
   if (step[key] !== undefined) step[key] = round(step[key] * factor);
   if (step.to !== undefined) step.to = round(step.to * factor);
 }
 
 /** Seconds of the longest group; a trace's own length is known when it is read. */
 export function durationOf(scenario: Scenario): number {
-  return Math.max(0, ...scenario.groups.map(({ arrivals }) => (arrivals.process === "trace" ? 0 : totalSeconds(arrivals.steps))));
+  return Math.max(
+    0,
+    ...scenario.groups.map(({ arrivals }) => (arrivals.process === "trace" ? 0 : totalSeconds(arrivals.steps))),
+  );
 }

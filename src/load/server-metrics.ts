@@ -89,7 +89,9 @@ export function queueTimes(first: Map<string, number> | null, last: Map<string, 
   if (count <= 0) return null;
   const buckets = [...(last?.keys() ?? [])].flatMap((metric) => {
     const bound = /^prefixd_queue_seconds_bucket\{le="([^"]+)"\}$/.exec(metric)?.[1];
-    return bound === undefined ? [] : [{ ms: bound === "+Inf" ? Infinity : Number(bound) * 1000, count: grown(metric) }];
+    return bound === undefined
+      ? []
+      : [{ ms: bound === "+Inf" ? Infinity : Number(bound) * 1000, count: grown(metric) }];
   });
   const quantile = (share: number): number | null => {
     const ms = buckets.sort((a, b) => a.ms - b.ms).find((bucket) => bucket.count >= share * count)?.ms ?? Infinity;

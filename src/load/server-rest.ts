@@ -23,9 +23,13 @@ export async function readAtRest(target: Target, key: string | null): Promise<At
     const now: AtRest = {
       open_files: value("process_open_fds"),
       active_resources: value("nodejs_active_resources_total"),
-      event_listeners: ["process", "server", "connection"].reduce((sum, on) => sum + value(`prefixd_event_listeners{on="${on}"}`), 0),
+      event_listeners: ["process", "server", "connection"].reduce(
+        (sum, on) => sum + value(`prefixd_event_listeners{on="${on}"}`),
+        0,
+      ),
     };
-    const same = last !== null && Object.keys(now).every((name) => now[name as keyof AtRest] === last![name as keyof AtRest]);
+    const same =
+      last !== null && Object.keys(now).every((name) => now[name as keyof AtRest] === last![name as keyof AtRest]);
     if (idle && same) return now;
     last = now;
   }

@@ -34,7 +34,9 @@ function parseLine(line: string, where: string, timed: boolean): TraceLine {
   } catch {
     throw new ScenarioError(`${where}: not JSON`);
   }
-  if (!validator.Check(value)) throw new ScenarioError(`${where}: expected whole numbers prompt_tokens and max_new_tokens`);
-  if (timed && value.at_s === undefined) throw new ScenarioError(`${where}: at_s is missing, which arrivals of kind trace need`);
+  if (!validator.Check(value))
+    throw new ScenarioError(`${where}: expected whole numbers prompt_tokens and max_new_tokens`);
+  if (timed && value.at_s === undefined)
+    throw new ScenarioError(`${where}: at_s is missing, which arrivals of kind trace need`);
   return value;
 }

@@ -48,11 +48,18 @@ export class Verifier {
   }
 
   /** Asks every case by itself, one after the other, and keeps the answers for the digests they came with. Throws LoadError. */
-  async learn(cases: readonly Case[], target: Target, key: string | null, timeoutMs: number, signal: AbortSignal): Promise<void> {
+  async learn(
+    cases: readonly Case[],
+    target: Target,
+    key: string | null,
+    timeoutMs: number,
+    signal: AbortSignal,
+  ): Promise<void> {
     for (const one of cases) {
       const record = await generate({ target, key, body: one.body, intendedAt: performance.now(), timeoutMs, signal });
       if (signal.aborted) throw new LoadError("ended by hand before the load");
-      if (record.code !== "ok") throw new LoadError(`a case that was run alone failed with ${record.code}: ${JSON.stringify(one.body)}`);
+      if (record.code !== "ok")
+        throw new LoadError(`a case that was run alone failed with ${record.code}: ${JSON.stringify(one.body)}`);
       this.check({ ...one, case: null, url: target.url }, record);
       one.expected.set(record.prefix?.digest ?? "", record.answer);
     }
@@ -65,13 +72,19 @@ export class Verifier {
       const asked = { ...one, case: one, url: target.url };
       if (record.code === "ok") this.check(asked, record);
       else if (!this.possible(asked, record).includes(null))
-        this.wrong({ what: "after the load a case alone failed", expected: "ok", got: record.code }, target.url, one.body);
+        this.wrong(
+          { what: "after the load a case alone failed", expected: "ok", got: record.code },
+          target.url,
+          one.body,
+        );
     }
   }
 
   /** All versions that the request may have met. */
   possible({ prefix }: Asked, record: CallRecord): Version[] {
-    return prefix === null ? [null] : prefix.history.between(record.sentAt - this.#staleMs, record.firstTokenAt ?? record.endedAt);
+    return prefix === null
+      ? [null]
+      : prefix.history.between(record.sentAt - this.#staleMs, record.firstTokenAt ?? record.endedAt);
   }
 
   /** Checks one answer; false: it is wrong. An answer that ended early is checked as far as it came. */
@@ -94,9 +107,13 @@ export class Verifier {
     this.#digests++;
     const { prefix } = record;
     if (asked.prefix === null)
-      return prefix === null ? null : { what: "the bare base model was asked, and a prefix answered", expected: null, got: prefix };
-    if (prefix === null) return { what: "a prefix was asked, and the bare base model answered", expected: asked.prefix.id, got: null };
-    if (prefix.id !== asked.prefix.id) return { what: "another prefix answered", expected: asked.prefix.id, got: prefix };
+      return prefix === null
+        ? null
+        : { what: "the bare base model was asked, and a prefix answered", expected: null, got: prefix };
+    if (prefix === null)
+      return { what: "a prefix was asked, and the bare base model answered", expected: asked.prefix.id, got: null };
+    if (prefix.id !== asked.prefix.id)
+      return { what: "another prefix answered", expected: asked.prefix.id, got: prefix };
     const possible = this.possible(asked, record);
     if (possible.includes(prefix.digest)) return null;
     return { what: "the prefix's digest is none that was registered at that time", expected: possible, got: prefix };
@@ -111,11 +128,16 @@ export class Verifier {
     this.#compared++;
     this.#tokens += record.answer.tokenIds.length;
     const got = record.answer;
-    if (got.tokenIds.some((id, index) => id !== expected.tokenIds[index])) return { what: "other tokens than alone", expected, got };
-    if (got.logprobs.length !== got.tokenIds.length || got.logprobs.some((value, index) => value !== expected.logprobs[index]))
+    if (got.tokenIds.some((id, index) => id !== expected.tokenIds[index]))
+      return { what: "other tokens than alone", expected, got };
+    if (
+      got.logprobs.length !== got.tokenIds.length ||
+      got.logprobs.some((value, index) => value !== expected.logprobs[index])
+    )
       return { what: "other log probabilities than alone", expected, got };
     if (record.code === "removed") return null;
-    if (got.tokenIds.length !== expected.tokenIds.length) return { what: "another number of tokens than alone", expected, got };
+    if (got.tokenIds.length !== expected.tokenIds.length)
+      return { what: "another number of tokens than alone", expected, got };
     if (got.text !== expected.text) return { what: "another text than alone", expected, got };
     if (got.finishReason !== expected.finishReason) return { what: "another finish reason than alone", expected, got };
     return null;
@@ -136,7 +158,12 @@ export class Verifier {
 export type Problem = Pick<WrongAnswer, "what" | "expected" | "got">;
 
 /** Greedy cases over the prefixes: half of them on those that will change, if any do. The last one asks the base model, if the load does. */
-export function drawCases(scenario: Scenario, prefixes: readonly LoadPrefix[], changing: number, vocabulary: number): Case[] {
+export function drawCases(
+  scenario: Scenario,
+  prefixes: readonly LoadPrefix[],
+  changing: number,
+  vocabulary: number,
+): Case[] {
   const { cases: count, prompt_tokens, max_new_tokens } = scenario.verify;
   const random = fork(scenario.seed ?? 1, "cases");
   const withBase = scenario.groups.some(({ requests }) => (requests.base_model ?? 0) > 0);

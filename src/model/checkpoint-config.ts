@@ -73,7 +73,8 @@ function refuseUnsupported(config: Json): void {
   const type = get(config, "model_type");
   const architectures = get(config, "architectures");
   // The first GPT-2 uploads name only their architecture.
-  const legacy = type === undefined && Array.isArray(architectures) && architectures.some((name) => /^GPT2[A-Z]/.test(String(name)));
+  const legacy =
+    type === undefined && Array.isArray(architectures) && architectures.some((name) => /^GPT2[A-Z]/.test(String(name)));
   if (type !== "gpt2" && !legacy) {
     throw unsupported(`model_type ${show(type)} is not supported: only "gpt2" is`);
   }

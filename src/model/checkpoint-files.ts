@@ -44,7 +44,10 @@ export async function openTensorFiles(dir: string): Promise<TensorFiles> {
         if (weightMap !== null && weightMap.get(stored) !== name) continue;
         const canonical = stored.replace(/^transformer\./, "");
         if (tensors.has(canonical)) {
-          throw new ModelLoadError("model_invalid", `tensor "${canonical}" is stored twice, with and without "transformer."`);
+          throw new ModelLoadError(
+            "model_invalid",
+            `tensor "${canonical}" is stored twice, with and without "transformer."`,
+          );
         }
         tensors.set(canonical, tensor);
         weightMap?.delete(stored);
@@ -72,7 +75,9 @@ export async function readJson(dir: string, name: string): Promise<unknown> {
   try {
     return JSON.parse(text) as unknown;
   } catch (error) {
-    throw new ModelLoadError("model_invalid", `${join(dir, name)} is not valid JSON: ${message(error)}`, { cause: error });
+    throw new ModelLoadError("model_invalid", `${join(dir, name)} is not valid JSON: ${message(error)}`, {
+      cause: error,
+    });
   }
 }
 
@@ -89,7 +94,10 @@ async function readWeightMap(dir: string): Promise<Map<string, string> | null> {
     Object.entries(map).map(([tensor, file]: [string, unknown]) => {
       // Plain names only, so that an index cannot make the server read a file outside the folder.
       if (typeof file !== "string" || !/^[\w][\w.-]*\.safetensors$/.test(file)) {
-        throw new ModelLoadError("model_invalid", `${INDEX}: ${JSON.stringify(file)} is not the name of a safetensors file beside it`);
+        throw new ModelLoadError(
+          "model_invalid",
+          `${INDEX}: ${JSON.stringify(file)} is not the name of a safetensors file beside it`,
+        );
       }
       return [tensor, file];
     }),
@@ -118,9 +126,13 @@ async function openFile(dir: string, name: string): Promise<TensorFile> {
     return { name, path, handle, stats };
   } catch (error) {
     await handle?.close();
-    throw new ModelLoadError(isMissing(error) ? "model_not_found" : "model_invalid", `cannot open ${join(dir, name)}: ${message(error)}`, {
-      cause: error,
-    });
+    throw new ModelLoadError(
+      isMissing(error) ? "model_not_found" : "model_invalid",
+      `cannot open ${join(dir, name)}: ${message(error)}`,
+      {
+        cause: error,
+      },
+    );
   }
 }
 
@@ -134,7 +146,12 @@ async function readTensors(file: TensorFile): Promise<Map<string, StoredTensor>>
 }
 
 /** Reads `length` bytes from `offset`, into `buffer` if given. */
-export async function readExactly(file: TensorFile, offset: number, length: number, buffer = new Uint8Array(length)): Promise<Uint8Array> {
+export async function readExactly(
+  file: TensorFile,
+  offset: number,
+  length: number,
+  buffer = new Uint8Array(length),
+): Promise<Uint8Array> {
   let done = 0;
   while (done < length) {
     const { bytesRead } = await file.handle.read(buffer, done, length - done, offset + done);

@@ -10,7 +10,10 @@ const READ_BYTES = 4 << 20;
  * sha256 of each tensor's bytes. Hashing takes about a second per GB, so the result is kept in `cacheDir`, keyed by what
  * changes with the files' content: path, size, times and inode.
  */
-export async function tensorDigests(tensors: ReadonlyMap<string, StoredTensor>, cacheDir: string | undefined): Promise<Map<string, string>> {
+export async function tensorDigests(
+  tensors: ReadonlyMap<string, StoredTensor>,
+  cacheDir: string | undefined,
+): Promise<Map<string, string>> {
   const entry = cacheDir && join(cacheDir, `tensor-digests-${cacheKey(tensors)}.json`);
   const cached = entry && (await readCache(entry, tensors));
   if (cached) return cached;
@@ -31,12 +34,28 @@ export async function tensorDigests(tensors: ReadonlyMap<string, StoredTensor>, 
  * sha256 in hex of what decides the model's numbers: the configuration and every tensor's name, dtype, shape and bytes.
  * How the tensors are spread over files, or named with `transformer.`, does not matter.
  */
-export function modelFingerprint(config: Gpt2Config, tensors: ReadonlyMap<string, StoredTensor>, digests: ReadonlyMap<string, string>): string {
+export function modelFingerprint(
+  config: Gpt2Config,
+  tensors: ReadonlyMap<string, StoredTensor>,
+  digests: ReadonlyMap<string, string>,
+): string {
   const { layers, heads, width, inner, positions, vocabSize, layerNormEpsilon, activation } = config;
   const { scaleAttnWeights, scaleAttnByInverseLayerIdx, tieWordEmbeddings } = config;
   const canonical = {
     format: "prefixd-gpt2-1",
-    config: { layers, heads, width, inner, positions, vocabSize, layerNormEpsilon, activation, scaleAttnWeights, scaleAttnByInverseLayerIdx, tieWordEmbeddings },
+    config: {
+      layers,
+      heads,
+      width,
+      inner,
+      positions,
+      vocabSize,
+      layerNormEpsilon,
+      activation,
+      scaleAttnWeights,
+      scaleAttnByInverseLayerIdx,
+      tieWordEmbeddings,
+    },
     tensors: [...tensors.keys()].sort().map((name) => {
       const tensor = tensors.get(name);
       return [name, tensor?.dtype, tensor?.shape, digests.get(name)];
@@ -54,10 +73,15 @@ function cacheKey(tensors: ReadonlyMap<string, StoredTensor>): string {
   return hash.digest("hex");
 }
 
-async function readCache(path: string, tensors: ReadonlyMap<string, StoredTensor>): Promise<Map<string, string> | null> {
+async function readCache(
+  path: string,
+  tensors: ReadonlyMap<string, StoredTensor>,
+): Promise<Map<string, string> | null> {
   try {
     const digests = new Map(Object.entries(JSON.parse(await readFile(path, "utf8")) as Record<string, string>));
-    const complete = digests.size === tensors.size && [...tensors.keys()].every((name) => /^[0-9a-f]{64}$/.test(digests.get(name) ?? ""));
+    const complete =
+      digests.size === tensors.size &&
+      [...tensors.keys()].every((name) => /^[0-9a-f]{64}$/.test(digests.get(name) ?? ""));
     return complete ? digests : null;
   } catch {
     return null;

@@ -74,7 +74,12 @@ export async function openCheckpoint(dir: string, options: CheckpointOptions = {
       tensor(name) {
         const tensor = stored.get(name);
         if (tensor === undefined) throw new ModelLoadError("model_invalid", `the checkpoint has no tensor "${name}"`);
-        return { dtype: tensor.dtype, shape: tensor.shape, sha256: digests.get(name)!, chunks: (maxBytes) => readChunks(tensor, maxBytes) };
+        return {
+          dtype: tensor.dtype,
+          shape: tensor.shape,
+          sha256: digests.get(name)!,
+          chunks: (maxBytes) => readChunks(tensor, maxBytes),
+        };
       },
       close: () => files.close(),
     };
@@ -85,7 +90,13 @@ export async function openCheckpoint(dir: string, options: CheckpointOptions = {
 }
 
 /** Every weight of a GPT-2 with its shape; Conv1D weights are `[in, out]`. Without `lm_head.weight`. */
-export function gpt2Tensors({ layers, width, inner, positions, vocabSize }: Gpt2Config): Map<string, readonly number[]> {
+export function gpt2Tensors({
+  layers,
+  width,
+  inner,
+  positions,
+  vocabSize,
+}: Gpt2Config): Map<string, readonly number[]> {
   const shapes = new Map<string, readonly number[]>([
     ["wte.weight", [vocabSize, width]],
     ["wpe.weight", [positions, width]],
@@ -111,16 +122,23 @@ export function gpt2Tensors({ layers, width, inner, positions, vocabSize }: Gpt2
 /** The tensors that the model needs, in the order of `gpt2Tensors`, checked; with `lm_head.weight` if it is stored. */
 function selectTensors(config: Gpt2Config, all: ReadonlyMap<string, StoredTensor>): Map<string, StoredTensor> {
   const wanted = gpt2Tensors(config);
-  if (!config.tieWordEmbeddings || all.has("lm_head.weight")) wanted.set("lm_head.weight", [config.vocabSize, config.width]);
+  if (!config.tieWordEmbeddings || all.has("lm_head.weight"))
+    wanted.set("lm_head.weight", [config.vocabSize, config.width]);
   const selected = new Map<string, StoredTensor>();
   for (const [name, shape] of wanted) {
     const tensor = all.get(name);
     if (tensor === undefined) throw new ModelLoadError("model_invalid", `tensor "${name}" is missing`);
     if (FLOAT_BYTES[tensor.dtype] === undefined) {
-      throw new ModelLoadError("model_unsupported", `tensor "${name}" has dtype ${tensor.dtype}: only ${Object.keys(FLOAT_BYTES).join(", ")} are supported`);
+      throw new ModelLoadError(
+        "model_unsupported",
+        `tensor "${name}" has dtype ${tensor.dtype}: only ${Object.keys(FLOAT_BYTES).join(", ")} are supported`,
+      );
     }
     if (tensor.shape.length !== shape.length || tensor.shape.some((size, axis) => size !== shape[axis])) {
-      throw new ModelLoadError("model_invalid", `tensor "${name}" has shape [${tensor.shape.join()}], config.json asks for [${shape.join()}]`);
+      throw new ModelLoadError(
+        "model_invalid",
+        `tensor "${name}" has shape [${tensor.shape.join()}], config.json asks for [${shape.join()}]`,
+      );
     }
     selected.set(name, tensor);
   }

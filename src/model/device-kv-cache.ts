@@ -61,7 +61,8 @@ export class DeviceKvCache implements KvCache {
     this.#read = open(readGraph(type, shape));
     const store = open(storeGraph(type, shape));
     const allocate = (dims: readonly number[]): DeviceTensor => this.#own(session.allocate(type, dims));
-    const rows = (count: number): DeviceTensor[] => Array.from({ length: 2 * layers }, () => allocate([count, heads, positions, headDim]));
+    const rows = (count: number): DeviceTensor[] =>
+      Array.from({ length: 2 * layers }, () => allocate([count, heads, positions, headDim]));
     this.#cache = rows(slots);
     this.#scratch = rows(1);
     this.#foldScratch = rows(1);
@@ -78,7 +79,9 @@ export class DeviceKvCache implements KvCache {
   rows(count: number): readonly Tensor[] {
     if (this.#fed !== null && this.#fed.row < count) this.#settle();
     const { heads, positions, headDim } = this.#shape;
-    return this.#kept(`first ${count}`, () => this.#cache.map((tensor) => tensor.view([count, heads, positions, headDim])));
+    return this.#kept(`first ${count}`, () =>
+      this.#cache.map((tensor) => tensor.view([count, heads, positions, headDim])),
+    );
   }
 
   row(row: number, start: number, end: number): readonly Tensor[] {
@@ -112,7 +115,12 @@ export class DeviceKvCache implements KvCache {
   wipeBuffers(): void {
     this.bank.clear();
     const live = this.#fed?.length ?? 0;
-    if (this.#scratchUsed > live) this.#fill({ tensors: this.#flat("scratch", this.#scratch), first: 0 }, live, new Int32Array(this.#scratchUsed - live));
+    if (this.#scratchUsed > live)
+      this.#fill(
+        { tensors: this.#flat("scratch", this.#scratch), first: 0 },
+        live,
+        new Int32Array(this.#scratchUsed - live),
+      );
     this.#scratchUsed = live;
   }
 
@@ -122,7 +130,9 @@ export class DeviceKvCache implements KvCache {
     const data = new Float32Array(kvElements(this.#shape, length));
     const run = heads * length * headDim;
     using fromAt = this.#runtime.tensor(Int32Array.from(this.#vectorsAt(first, 0, length)), [heads * length]);
-    const outputs = tensors.map((_, index) => this.#runtime.tensor(data.subarray(index * run, (index + 1) * run), [heads * length, headDim]));
+    const outputs = tensors.map((_, index) =>
+      this.#runtime.tensor(data.subarray(index * run, (index + 1) * run), [heads * length, headDim]),
+    );
     try {
       using binding = this.#read.binding({ from_at: fromAt, ...named("from", tensors) }, named("read", outputs));
       this.#read.runNow(binding);
@@ -157,7 +167,8 @@ export class DeviceKvCache implements KvCache {
     const fed = this.#fed;
     if (fed === null) return;
     this.#fed = null;
-    if (fed.length > 0) this.#move({ tensors: this.#flat("scratch", this.#scratch), first: 0 }, this.#settled(fed.row), 0, fed.length);
+    if (fed.length > 0)
+      this.#move({ tensors: this.#flat("scratch", this.#scratch), first: 0 }, this.#settled(fed.row), 0, fed.length);
   }
 
   /** Where a row's newest state is. */
@@ -186,7 +197,10 @@ export class DeviceKvCache implements KvCache {
     if (count === 0) return;
     using fromAt = this.#runtime.tensor(Int32Array.from(this.#vectorsAt(from.first, start, end)), [count]);
     using toAt = this.#runtime.tensor(BigInt64Array.from(this.#vectorsAt(to.first, start, end), BigInt), [count, 1]);
-    using binding = this.#copy.binding({ from_at: fromAt, to_at: toAt, ...named("from", from.tensors), ...named("to", to.tensors) }, named("moved", to.tensors));
+    using binding = this.#copy.binding(
+      { from_at: fromAt, to_at: toAt, ...named("from", from.tensors), ...named("to", to.tensors) },
+      named("moved", to.tensors),
+    );
     this.#copy.runNow(binding);
   }
 
@@ -194,15 +208,28 @@ export class DeviceKvCache implements KvCache {
   #fill(to: Vectors, start: number, pages: Int32Array): void {
     const { heads } = this.#shape;
     const count = heads * pages.length;
-    const fromAt = Int32Array.from({ length: count }, (_, index) => pages[index % pages.length]! * this.bank.vectorsPerPage + Math.floor(index / pages.length));
+    const fromAt = Int32Array.from(
+      { length: count },
+      (_, index) => pages[index % pages.length]! * this.bank.vectorsPerPage + Math.floor(index / pages.length),
+    );
     using fromTensor = this.#runtime.tensor(fromAt, [count]);
-    using toAt = this.#runtime.tensor(BigInt64Array.from(this.#vectorsAt(to.first, start, start + pages.length), BigInt), [count, 1]);
-    using binding = this.#load.binding({ from_at: fromTensor, to_at: toAt, bank: this.bank.tensor, ...named("to", to.tensors) }, named("moved", to.tensors));
+    using toAt = this.#runtime.tensor(
+      BigInt64Array.from(this.#vectorsAt(to.first, start, start + pages.length), BigInt),
+      [count, 1],
+    );
+    using binding = this.#load.binding(
+      { from_at: fromTensor, to_at: toAt, bank: this.bank.tensor, ...named("to", to.tensors) },
+      named("moved", to.tensors),
+    );
     this.#load.runNow(binding);
   }
 
   #flat(name: string, tensors: readonly DeviceTensor[]): readonly DeviceTensor[] {
-    return this.#kept(`flat ${name}`, () => tensors.map((tensor) => tensor.view([tensor.shape[0]! * this.#shape.heads * this.#shape.positions, this.#shape.headDim])));
+    return this.#kept(`flat ${name}`, () =>
+      tensors.map((tensor) =>
+        tensor.view([tensor.shape[0]! * this.#shape.heads * this.#shape.positions, this.#shape.headDim]),
+      ),
+    );
   }
 
   #kept(name: string, make: () => readonly DeviceTensor[]): readonly DeviceTensor[] {

@@ -11,7 +11,9 @@ const PIECE_BYTES = 512 * 1024;
  * sha256 of the input and output embeddings, cast to a type of numbers (to nearest, ties to even, as torch does). Computed at the first
  * question for each type but the checkpoint's own, some 0.5 s for GPT-2 small, and kept. The checkpoint must stay open.
  */
-export function embeddingDigests(checkpoint: Checkpoint): (dtype: Dtype) => Promise<{ shape: readonly number[]; sha256: { "wte.weight": string; "lm_head.weight": string } }> {
+export function embeddingDigests(
+  checkpoint: Checkpoint,
+): (dtype: Dtype) => Promise<{ shape: readonly number[]; sha256: { "wte.weight": string; "lm_head.weight": string } }> {
   const known = new Map<string, Promise<string>>();
   const digest = (name: string, dtype: Dtype): Promise<string> => {
     const key = `${name} ${dtype}`;

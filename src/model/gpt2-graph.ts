@@ -26,7 +26,18 @@
  * GroupQueryAttention takes b > 1 only with s = 1, and s > 1 with a past only at b = 1; PagedAttention takes any rows.
  */
 import type { Gpt2Config } from "./checkpoint.ts";
-import { attentionScale, floatType, graphWeights, headTensor, isInteger, LINEAR_WEIGHT, paddedVocabulary, scaledQueries, type Arithmetic, type FloatType } from "./graph-weights.ts";
+import {
+  attentionScale,
+  floatType,
+  graphWeights,
+  headTensor,
+  isInteger,
+  LINEAR_WEIGHT,
+  paddedVocabulary,
+  scaledQueries,
+  type Arithmetic,
+  type FloatType,
+} from "./graph-weights.ts";
 import { dimsInParts, layersInParts, linearLayers, type LinearLayers } from "./linear.ts";
 import { DataType, OnnxGraph, type Dim, type ExternalRange } from "./onnx-writer.ts";
 import { skippablePart } from "./skipped-part.ts";
@@ -60,7 +71,9 @@ export function gpt2Graph(config: Gpt2Config, options: GraphOptions): Uint8Array
   const type = floatType(options.arithmetic);
   const graph = new OnnxGraph("gpt2", options.dataFile);
   const weight = declareWeights(graph, config, options);
-  const linear = sumsInParts(options) ? layersInParts(graph, type, graphWeights(config, options.arithmetic)) : linearLayers(graph, options.arithmetic);
+  const linear = sumsInParts(options)
+    ? layersInParts(graph, type, graphWeights(config, options.arithmetic))
+    : linearLayers(graph, options.arithmetic);
   const paged = options.kind === "paged";
   const cacheDims = paged ? ["blocks", "block", heads, headDim] : ["batch", heads, positions, headDim];
 
@@ -76,7 +89,10 @@ export function gpt2Graph(config: Gpt2Config, options: GraphOptions): Uint8Array
   const epsilon = { float: config.layerNormEpsilon };
   let residual = "embedded";
   let normed = "normed";
-  graph.node("LayerNormalization", [residual, weight("h.0.ln_1.weight"), weight("h.0.ln_1.bias")], [normed], { axis: -1, epsilon });
+  graph.node("LayerNormalization", [residual, weight("h.0.ln_1.weight"), weight("h.0.ln_1.bias")], [normed], {
+    axis: -1,
+    epsilon,
+  });
 
   /** residual + delta + bias, and its layer norm: one fused node. */
   const addAndNorm = (delta: string, bias: string, norm: string, at: string): void => {
@@ -99,14 +115,23 @@ export function gpt2Graph(config: Gpt2Config, options: GraphOptions): Uint8Array
       paged ? "PagedAttention" : "GroupQueryAttention",
       [rows.apart(`${at}.qkv`), "", "", ...cache, ...(paged ? PAGED_LENGTHS : SLOT_LENGTHS)],
       [`${at}.attended`, `present_key.${layer}`, `present_value.${layer}`],
-      { num_heads: heads, kv_num_heads: heads, scale: { float: scaledQueries(options.arithmetic) ? 1 : attentionScale(config, layer) } },
+      {
+        num_heads: heads,
+        kv_num_heads: heads,
+        scale: { float: scaledQueries(options.arithmetic) ? 1 : attentionScale(config, layer) },
+      },
     );
     linear.conv1d(rows.flat(`${at}.attended`), `${at}.attn.c_proj.weight`, `${at}.attn_out`, "attended");
     addAndNorm(`${at}.attn_out`, `${at}.attn.c_proj.bias`, `${at}.ln_2`, `${at}.mlp`);
     linear.conv1d(normed, `${at}.mlp.c_fc.weight`, `${at}.fc`);
     activate(graph, config, `${at}.fc`, weight(`${at}.mlp.c_fc.bias`), `${at}.act`);
     linear.conv1d(`${at}.act`, `${at}.mlp.c_proj.weight`, `${at}.mlp_out`);
-    addAndNorm(`${at}.mlp_out`, `${at}.mlp.c_proj.bias`, layer + 1 < layers ? `h.${layer + 1}.ln_1` : "ln_f", `${at}.out`);
+    addAndNorm(
+      `${at}.mlp_out`,
+      `${at}.mlp.c_proj.bias`,
+      layer + 1 < layers ? `h.${layer + 1}.ln_1` : "ln_f",
+      `${at}.out`,
+    );
   }
 
   HEADS[options.kind](graph, normed, linear, config, options);
@@ -121,7 +146,12 @@ interface Rows {
 
 type Inputs = Readonly<Record<string, readonly Dim[]>>;
 const SLOT_INPUTS: Inputs = { seqlens_k: ["batch"], total_sequence_length: [1] };
-const PAGED_INPUTS: Inputs = { cumulative_lengths: ["rows_and_one"], past_lengths: ["rows"], block_table: ["rows", "columns"], bounds: [2] };
+const PAGED_INPUTS: Inputs = {
+  cumulative_lengths: ["rows_and_one"],
+  past_lengths: ["rows"],
+  block_table: ["rows", "columns"],
+  bounds: [2],
+};
 
 /** Behind query, key, value and the cache; of PagedAttention's optional inputs only the last one is used. */
 const SLOT_LENGTHS = ["seqlens_k", "total_sequence_length"];
@@ -132,7 +162,8 @@ function separateInputs(graph: OnnxGraph, width: number, paged: boolean): Rows {
   graph.input("input_ids", DataType.int32, tokens);
   graph.input("position_ids", DataType.int32, tokens);
   graph.input("soft_embeds", DataType.float, [...tokens.map((dim) => `soft_${dim}`), width]);
-  for (const [name, dims] of Object.entries(paged ? PAGED_INPUTS : SLOT_INPUTS)) graph.input(name, DataType.int32, dims);
+  for (const [name, dims] of Object.entries(paged ? PAGED_INPUTS : SLOT_INPUTS))
+    graph.input(name, DataType.int32, dims);
   graph.input("output_rows", DataType.int32, ["outputs"]);
   return { apart: (tokens) => tokens, flat: (rows) => rows };
 }
@@ -142,7 +173,9 @@ function packedInputs(graph: OnnxGraph, width: number): Rows {
   graph.input("integer_counts", DataType.int64, [4]);
   graph.input("rows_shape", DataType.int64, [3]);
   graph.input("total_sequence_length", DataType.int32, [1]);
-  graph.node("Split", ["integers", "integer_counts"], ["input_ids", "position_ids", "seqlens_k", "output_rows"], { axis: 0 });
+  graph.node("Split", ["integers", "integer_counts"], ["input_ids", "position_ids", "seqlens_k", "output_rows"], {
+    axis: 0,
+  });
   // An input with a value of its own need not be given.
   graph.input("soft_embeds", DataType.float, ["soft_tokens", width]);
   graph.constant("soft_embeds", DataType.float, [1, width], new Float32Array(width));
@@ -151,7 +184,10 @@ function packedInputs(graph: OnnxGraph, width: number): Rows {
     graph.node("Reshape", [input, shape], [output]);
     return output;
   };
-  return { apart: (tokens) => reshaped(tokens, "rows_shape", `${tokens}.apart`), flat: (rows) => reshaped(rows, "flat_shape", `${rows}.flat`) };
+  return {
+    apart: (tokens) => reshaped(tokens, "rows_shape", `${tokens}.apart`),
+    flat: (rows) => reshaped(rows, "flat_shape", `${rows}.flat`),
+  };
 }
 
 const sumsInParts = ({ kind, arithmetic }: GraphOptions): boolean => kind === "device" && !isInteger(arithmetic);
@@ -202,12 +238,22 @@ function activate(graph: OnnxGraph, config: Gpt2Config, input: string, bias: str
  *
  * It is computed only for runs that are asked for an answer: it is a third of the weights.
  */
-function hostHead(graph: OnnxGraph, hidden: string, _linear: LinearLayers, config: Gpt2Config, { arithmetic, candidates }: GraphOptions): void {
+function hostHead(
+  graph: OnnxGraph,
+  hidden: string,
+  _linear: LinearLayers,
+  config: Gpt2Config,
+  { arithmetic, candidates }: GraphOptions,
+): void {
   const answers = new OnnxGraph("answers", "");
   answered(answers, hidden, config);
   linearLayers(answers, arithmetic, "answers.").head("output_hidden", headTensor(config), "answers.logits");
   answers.constant("candidates", DataType.int64, [1], BigInt64Array.of(BigInt(candidates)));
-  answers.node("TopK", ["answers.logits", "candidates"], ["answers.top_logits", "answers.top_ids"], { axis: -1, largest: 1, sorted: 1 });
+  answers.node("TopK", ["answers.logits", "candidates"], ["answers.top_logits", "answers.top_ids"], {
+    axis: -1,
+    largest: 1,
+    sorted: 1,
+  });
   answers.node("Softmax", ["answers.logits"], ["probabilities"], { axis: -1 });
   answers.node("ReduceMax", ["probabilities", "last_axis"], ["answers.top_probability"], { keepdims: 1 });
   const outputs = answersOf(config, candidates, DataType.int64);
@@ -218,7 +264,13 @@ function hostHead(graph: OnnxGraph, hidden: string, _linear: LinearLayers, confi
 }
 
 /** The same through WebGPU. */
-function deviceHead(graph: OnnxGraph, hidden: string, linear: LinearLayers, config: Gpt2Config, { candidates }: GraphOptions): void {
+function deviceHead(
+  graph: OnnxGraph,
+  hidden: string,
+  linear: LinearLayers,
+  config: Gpt2Config,
+  { candidates }: GraphOptions,
+): void {
   answered(graph, hidden, config);
   linear.head("output_hidden", headTensor(config), "logits");
   candidatesByPart(graph, config.vocabSize, candidates);
@@ -228,7 +280,13 @@ function deviceHead(graph: OnnxGraph, hidden: string, linear: LinearLayers, conf
 }
 
 /** The same on CUDA. Logits stay in the type that they were computed in: reading and writing them is half of what the head takes. */
-function pagedHead(graph: OnnxGraph, hidden: string, _linear: LinearLayers, config: Gpt2Config, { arithmetic, candidates }: GraphOptions): void {
+function pagedHead(
+  graph: OnnxGraph,
+  hidden: string,
+  _linear: LinearLayers,
+  config: Gpt2Config,
+  { arithmetic, candidates }: GraphOptions,
+): void {
   const type = floatType(arithmetic);
   answered(graph, hidden, config);
   graph.constant("first_column", DataType.int64, [1], BigInt64Array.of(0n));
@@ -236,7 +294,8 @@ function pagedHead(graph: OnnxGraph, hidden: string, _linear: LinearLayers, conf
   graph.node("Gemm", ["output_hidden", headTensor(config)], ["padded_logits"], { transB: 1 });
   graph.node("Slice", ["padded_logits", "first_column", "end_of_vocabulary", "last_axis"], ["logits"]);
   candidatesByGroup(graph, type, config.vocabSize, candidates);
-  for (const { name, type: usual, dims } of answersOf(config, candidates, DataType.int32)) graph.output(name, name === "logits" ? type : usual, ["outputs", dims]);
+  for (const { name, type: usual, dims } of answersOf(config, candidates, DataType.int32))
+    graph.output(name, name === "logits" ? type : usual, ["outputs", dims]);
 }
 
 const HEADS = { host: hostHead, device: deviceHead, paged: pagedHead } as const;
@@ -251,7 +310,11 @@ function answered(graph: OnnxGraph, hidden: string, config: Gpt2Config): void {
 /** Columns of a device's `answers`, by their candidates. */
 export const answerColumns = (candidates: number): number => 2 * candidates + 1;
 
-function answersOf(config: Gpt2Config, candidates: number, ids: DataType): readonly { name: string; type: DataType; dims: number }[] {
+function answersOf(
+  config: Gpt2Config,
+  candidates: number,
+  ids: DataType,
+): readonly { name: string; type: DataType; dims: number }[] {
   return [
     { name: "logits", type: DataType.float, dims: config.vocabSize },
     { name: "top_logits", type: DataType.float, dims: candidates },

@@ -65,7 +65,8 @@ export class Gpt2Runner implements ModelRunner {
    * @throws ModelLoadError when a device could not tell all token ids apart
    */
   static async open(runtime: Runtime, options: RunnerOptions): Promise<Gpt2Runner> {
-    if (options.precision === "int8") await proveIntegers(runtime, options.modelPath, { threads: options.threads, device: options.device });
+    if (options.precision === "int8")
+      await proveIntegers(runtime, options.modelPath, { threads: options.threads, device: options.device });
     const runner = new Gpt2Runner(runtime, options);
     try {
       await runner.#tryPieces(options.device);
@@ -79,18 +80,30 @@ export class Gpt2Runner implements ModelRunner {
   private constructor(runtime: Runtime, options: RunnerOptions) {
     const { shape, slots, device } = options;
     if (!device.hostMemory && shape.vocabSize > MOST_IDS) {
-      throw new ModelLoadError("model_unsupported", `--device ${device.kind} takes at most ${MOST_IDS} token ids; this model has ${shape.vocabSize}. Use --device cpu.`);
+      throw new ModelLoadError(
+        "model_unsupported",
+        `--device ${device.kind} takes at most ${MOST_IDS} token ids; this model has ${shape.vocabSize}. Use --device cpu.`,
+      );
     }
     this.shape = shape;
     this.slots = slots;
     this.candidates = Math.min(CANDIDATES, shape.vocabSize);
     this.#runtime = runtime;
     try {
-      const session = this.#own(runtime.session(options.modelPath, { threads: options.threads, device, config: spinning(options.spinTime), hugePages: device.hostMemory }));
+      const session = this.#own(
+        runtime.session(options.modelPath, {
+          threads: options.threads,
+          device,
+          config: spinning(options.spinTime),
+          hugePages: device.hostMemory,
+        }),
+      );
       this.#session = session;
       this.#logitsGraphs = device.hostMemory ? null : this.#own(new LogitsGraphs(runtime, device, shape.vocabSize));
       this.#cache = this.#own(
-        device.hostMemory ? new HostKvCache(runtime, shape, slots) : new DeviceKvCache(runtime, { ...options, type: floatType(options.precision), session }),
+        device.hostMemory
+          ? new HostKvCache(runtime, shape, slots)
+          : new DeviceKvCache(runtime, { ...options, type: floatType(options.precision), session }),
       );
       this.#outputs = this.#own(this.#buffers(slots));
     } catch (error) {
@@ -145,7 +158,15 @@ export class Gpt2Runner implements ModelRunner {
   async fold(input: FoldInput, from: number, to: number): Promise<void> {
     const { width } = this.shape;
     if (input.kind === "tokens") await this.feed(this.slots, from, input.ids.subarray(from, to));
-    else await this.#forward(this.slots, from, new Int32Array(to - from).fill(SOFT_ID), [], this.#outputs, input.data.subarray(from * width, to * width));
+    else
+      await this.#forward(
+        this.slots,
+        from,
+        new Int32Array(to - from).fill(SOFT_ID),
+        [],
+        this.#outputs,
+        input.data.subarray(from * width, to * width),
+      );
   }
 
   folded(length: number): KvTensor {
@@ -201,7 +222,14 @@ export class Gpt2Runner implements ModelRunner {
    * Feeds one row at positions `[start, start + ids.length)`; the output is of the tokens `answered` (indices into `ids`), if any.
    * @param embeddings `[ids.length, width]`, of ids that are SOFT_ID
    */
-  async #forward(row: number, start: number, ids: Int32Array, answered: readonly number[], buffers: StepBuffers, embeddings: Float32Array | null = null): Promise<StepOutput> {
+  async #forward(
+    row: number,
+    start: number,
+    ids: Int32Array,
+    answered: readonly number[],
+    buffers: StepBuffers,
+    embeddings: Float32Array | null = null,
+  ): Promise<StepOutput> {
     const length = ids.length;
     const cache = this.#guard(() => this.#cache.row(row, start, start + length));
     using inputs = this.#inputs(1, length, answered, embeddings);
@@ -222,7 +250,13 @@ export class Gpt2Runner implements ModelRunner {
   #batch(rows: number, cache: readonly Tensor[]): DecodeBatch {
     const known = this.#batches.get(rows);
     if (known !== undefined) return known;
-    const inputs = this.#own(this.#inputs(rows, 1, Array.from({ length: rows }, (_, row) => row)));
+    const inputs = this.#own(
+      this.#inputs(
+        rows,
+        1,
+        Array.from({ length: rows }, (_, row) => row),
+      ),
+    );
     const outputs = this.#outputs.tensors(inputs.answered.length);
     for (const output of Object.values(outputs)) this.#own(output);
     const batch = { inputs, binding: this.#bind(inputs, cache, outputs) };
@@ -240,10 +274,23 @@ export class Gpt2Runner implements ModelRunner {
     return this.#session.binding({ ...inputs.tensors, ...past }, { ...outputs, ...present });
   }
 
-  #inputs(rows: number, length: number, answered: readonly number[], embeddings: Float32Array | null = null): StepInputs {
+  #inputs(
+    rows: number,
+    length: number,
+    answered: readonly number[],
+    embeddings: Float32Array | null = null,
+  ): StepInputs {
     const onDevice = this.#logitsGraphs !== null;
-    const padded = !onDevice || answered.length >= LEAST_OUTPUTS ? answered : new Array<number>(LEAST_OUTPUTS).fill(answered[0] ?? 0);
-    const inputs = new StepInputs(this.#runtime, onDevice, { rows, length, answers: padded.length, width: this.shape.width }, embeddings);
+    const padded =
+      !onDevice || answered.length >= LEAST_OUTPUTS
+        ? answered
+        : new Array<number>(LEAST_OUTPUTS).fill(answered[0] ?? 0);
+    const inputs = new StepInputs(
+      this.#runtime,
+      onDevice,
+      { rows, length, answers: padded.length, width: this.shape.width },
+      embeddings,
+    );
     inputs.answered.set(padded);
     return inputs;
   }
@@ -251,7 +298,13 @@ export class Gpt2Runner implements ModelRunner {
   #buffers(atLeast: number): StepBuffers {
     const { candidates, shape } = this;
     const rows = Math.max(atLeast, LEAST_OUTPUTS);
-    return new StepBuffers(this.#runtime, { rows, candidates, vocabSize: shape.vocabSize, session: this.#session, graphs: this.#logitsGraphs });
+    return new StepBuffers(this.#runtime, {
+      rows,
+      candidates,
+      vocabSize: shape.vocabSize,
+      session: this.#session,
+      graphs: this.#logitsGraphs,
+    });
   }
 
   async #run(binding: Binding): Promise<void> {
@@ -284,5 +337,7 @@ export class Gpt2Runner implements ModelRunner {
 /** ORT's settings of how long its threads spin. */
 function spinning(time: number | undefined): Readonly<Record<string, string>> {
   if (time === undefined) return {};
-  return time === 0 ? { "session.intra_op.allow_spinning": "0" } : { "session.intra_op.spin_duration_us": String(time) };
+  return time === 0
+    ? { "session.intra_op.allow_spinning": "0" }
+    : { "session.intra_op.spin_duration_us": String(time) };
 }

@@ -12,7 +12,17 @@ import { isStreamed } from "../runtime/stream-device.ts";
 import type { Checkpoint } from "./checkpoint.ts";
 import { toFloat16 } from "../formats/float16.ts";
 import { CANDIDATES, GRAPH_VERSION, gpt2Graph, type GraphKind } from "./gpt2-graph.ts";
-import { graphWeights, headTensor, isInteger, paddedVocabulary, ZERO_POINT, type Arithmetic, type ChannelFactor, type GraphWeight, type Precision } from "./graph-weights.ts";
+import {
+  graphWeights,
+  headTensor,
+  isInteger,
+  paddedVocabulary,
+  ZERO_POINT,
+  type Arithmetic,
+  type ChannelFactor,
+  type GraphWeight,
+  type Precision,
+} from "./graph-weights.ts";
 import { exactIntegers, integerCheck, integerCheckPath } from "./integer-kernels.ts";
 import { DataType, type ExternalRange } from "./onnx-writer.ts";
 import { channelScales, writeIntegers } from "./quantize.ts";
@@ -29,12 +39,22 @@ const ABANDONED_MS = 6 * 3_600_000;
  * does not depend on the model's size. Whole or absent: the folder appears by a rename.
  * @throws ModelLoadError from the checkpoint; the file system's errors; OrtError
  */
-export async function ensureGraph(checkpoint: Checkpoint, cacheDir: string, precision: Precision, device: Device = DEVICES.cpu): Promise<string> {
+export async function ensureGraph(
+  checkpoint: Checkpoint,
+  cacheDir: string,
+  precision: Precision,
+  device: Device = DEVICES.cpu,
+): Promise<string> {
   return ensureArithmetic(checkpoint, cacheDir, precision === "int8" ? await exactIntegers() : precision, device);
 }
 
 /** The same, whatever this machine computes exactly. */
-export async function ensureArithmetic(checkpoint: Checkpoint, cacheDir: string, arithmetic: Arithmetic, device: Device = DEVICES.cpu): Promise<string> {
+export async function ensureArithmetic(
+  checkpoint: Checkpoint,
+  cacheDir: string,
+  arithmetic: Arithmetic,
+  device: Device = DEVICES.cpu,
+): Promise<string> {
   const folder = join(cacheDir, `${checkpoint.fingerprint.slice(0, 32)}-${arithmetic}-v${GRAPH_VERSION}`);
   const path = join(folder, FILES[device.hostMemory ? "host" : isStreamed(device) ? "paged" : "device"]);
   const kinds: readonly GraphKind[] = isInteger(arithmetic) ? ["host", "device"] : ["host", "device", "paged"];
@@ -47,9 +67,13 @@ export async function ensureArithmetic(checkpoint: Checkpoint, cacheDir: string,
     const weights = await writeWeights(checkpoint, arithmetic, join(temporary, DATA_FILE));
     const candidates = Math.min(CANDIDATES, checkpoint.config.vocabSize);
     for (const kind of kinds) {
-      await writeModel(join(temporary, FILES[kind]), gpt2Graph(checkpoint.config, { arithmetic, candidates, weights, dataFile: DATA_FILE, kind }));
+      await writeModel(
+        join(temporary, FILES[kind]),
+        gpt2Graph(checkpoint.config, { arithmetic, candidates, weights, dataFile: DATA_FILE, kind }),
+      );
     }
-    if (isInteger(arithmetic)) await writeModel(integerCheckPath(join(temporary, FILES.host)), integerCheck(arithmetic));
+    if (isInteger(arithmetic))
+      await writeModel(integerCheckPath(join(temporary, FILES.host)), integerCheck(arithmetic));
     await publish(temporary, folder, [...kinds.map((kind) => join(folder, FILES[kind])), ...checks]);
   } finally {
     await rm(temporary, { recursive: true, force: true });
@@ -69,7 +93,11 @@ async function writeModel(path: string, model: Uint8Array): Promise<void> {
 
 type Write = (bytes: ArrayBufferView, offset: number) => Promise<void>;
 
-async function writeWeights(checkpoint: Checkpoint, arithmetic: Arithmetic, path: string): Promise<Map<string, ExternalRange>> {
+async function writeWeights(
+  checkpoint: Checkpoint,
+  arithmetic: Arithmetic,
+  path: string,
+): Promise<Map<string, ExternalRange>> {
   const ranges = new Map<string, ExternalRange>();
   const file = await open(path, "w");
   const write: Write = async (bytes, offset) => {
@@ -84,7 +112,12 @@ async function writeWeights(checkpoint: Checkpoint, arithmetic: Arithmetic, path
       const length = await writeWeight(checkpoint, weight, scales, (bytes, at) => write(bytes, offset + at));
       ranges.set(name, { offset, length });
       // Zeros that paddedVocabulary counts.
-      end = offset + length + (name === headTensor(checkpoint.config) ? (length / vocabSize) * (paddedVocabulary(checkpoint.config) - vocabSize) : 0);
+      end =
+        offset +
+        length +
+        (name === headTensor(checkpoint.config)
+          ? (length / vocabSize) * (paddedVocabulary(checkpoint.config) - vocabSize)
+          : 0);
     }
     await file.truncate(end);
     await file.sync();
@@ -95,7 +128,12 @@ async function writeWeights(checkpoint: Checkpoint, arithmetic: Arithmetic, path
 }
 
 /** Writes one weight from its place 0 on and answers its length in bytes. `scales` keeps those of sources quantised before. */
-async function writeWeight(checkpoint: Checkpoint, weight: GraphWeight, scales: Map<string, Float32Array>, write: Write): Promise<number> {
+async function writeWeight(
+  checkpoint: Checkpoint,
+  weight: GraphWeight,
+  scales: Map<string, Float32Array>,
+  write: Write,
+): Promise<number> {
   const { source, form, channelAxis, dims, factor } = weight;
   const tensor = checkpoint.tensor(source);
   switch (form) {
@@ -114,11 +152,22 @@ async function writeWeight(checkpoint: Checkpoint, weight: GraphWeight, scales: 
     case "scales": {
       const made = await channelScales(tensor, channelAxis);
       scales.set(source, made);
-      await write(factor === undefined ? made : made.map((scale, channel) => (channel < factor.channels ? scale * factor.by : scale)), 0);
+      await write(
+        factor === undefined
+          ? made
+          : made.map((scale, channel) => (channel < factor.channels ? scale * factor.by : scale)),
+        0,
+      );
       return made.byteLength;
     }
     case "integers":
-      await writeIntegers(tensor, channelAxis, scales.get(source)!, weight.type === DataType.uint8 ? ZERO_POINT : 0, write);
+      await writeIntegers(
+        tensor,
+        channelAxis,
+        scales.get(source)!,
+        weight.type === DataType.uint8 ? ZERO_POINT : 0,
+        write,
+      );
       return dims.reduce((product, dim) => product * dim, 1);
   }
 }
@@ -152,5 +201,8 @@ async function removeAbandoned(folder: string): Promise<void> {
 }
 
 function exist(...paths: readonly string[]): Promise<boolean> {
-  return Promise.all(paths.map((path) => access(path, constants.R_OK))).then(() => true, () => false);
+  return Promise.all(paths.map((path) => access(path, constants.R_OK))).then(
+    () => true,
+    () => false,
+  );
 }

@@ -21,7 +21,8 @@ export const isInteger = (arithmetic: Arithmetic): arithmetic is IntegerArithmet
 
 /** What weights that are not quantised, activations and the KV cache are made of; logits are fp32 always. */
 export type FloatType = typeof DataType.float | typeof DataType.float16;
-export const floatType = (precision: Precision | Arithmetic): FloatType => (precision === "fp16" ? DataType.float16 : DataType.float);
+export const floatType = (precision: Precision | Arithmetic): FloatType =>
+  precision === "fp16" ? DataType.float16 : DataType.float;
 
 /** The byte that stands for 0 among unsigned ones, activations or weights. */
 export const ZERO_POINT = 128;
@@ -64,7 +65,8 @@ export function graphWeights(config: Gpt2Config, arithmetic: Arithmetic): Map<st
   const type = floatType(arithmetic);
   for (const [name, dims] of gpt2Tensors(config)) {
     const factor = queryFactor(config, arithmetic, name);
-    if (isInteger(arithmetic) && LINEAR_WEIGHT.test(name)) addQuantized(weights, arithmetic, name, name, dims as Dims, 1, factor);
+    if (isInteger(arithmetic) && LINEAR_WEIGHT.test(name))
+      addQuantized(weights, arithmetic, name, name, dims as Dims, 1, factor);
     else weights.set(name, { type, dims, source: name, form: "values", channelAxis: 1, ...(factor && { factor }) });
   }
   const source = headTensor(config);
@@ -109,8 +111,22 @@ function addQuantized(
   factor?: ChannelFactor,
 ): void {
   const [outputs, inputs] = [dims[channelAxis], dims[1 - channelAxis]!];
-  weights.set(`${name}.scales`, { type: DataType.float, dims: [outputs], source, form: "scales", channelAxis, ...(factor && { factor }) });
-  weights.set(`${name}.integers`, { type: integerType(arithmetic), dims: [inputs, outputs], source, form: "integers", channelAxis });
+  weights.set(`${name}.scales`, {
+    type: DataType.float,
+    dims: [outputs],
+    source,
+    form: "scales",
+    channelAxis,
+    ...(factor && { factor }),
+  });
+  weights.set(`${name}.integers`, {
+    type: integerType(arithmetic),
+    dims: [inputs, outputs],
+    source,
+    form: "integers",
+    channelAxis,
+  });
 }
 
-export const integerType = (arithmetic: IntegerArithmetic): DataType => (arithmetic === "int8-u8u8" ? DataType.uint8 : DataType.int8);
+export const integerType = (arithmetic: IntegerArithmetic): DataType =>
+  arithmetic === "int8-u8u8" ? DataType.uint8 : DataType.int8;

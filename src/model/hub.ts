@@ -49,7 +49,10 @@ export async function resolveModel(model: string, options: HubOptions): Promise<
   const match = /^([\w.-]+\/[\w.-]+)(?:@([\w./-]+))?$/.exec(model);
   const name = match?.[1];
   if (name === undefined || model.includes("..")) {
-    throw new ModelLoadError("model_not_found", `model "${model}" is neither a folder nor a Hugging Face id such as openai-community/gpt2`);
+    throw new ModelLoadError(
+      "model_not_found",
+      `model "${model}" is neither a folder nor a Hugging Face id such as openai-community/gpt2`,
+    );
   }
   const revision = match?.[2] ?? "main";
   const accessToken = options.token ?? process.env["HF_TOKEN"];
@@ -147,7 +150,8 @@ async function fetchFile(source: Source, commit: string, file: ListFileEntry, pa
     );
     const wanted = file.lfs?.oid.replace(/^sha256:/, "");
     if (bytes !== file.size) throw new Error(`${file.path} came with ${bytes} bytes instead of ${file.size}`);
-    if (wanted !== undefined && hash.digest("hex") !== wanted) throw new Error(`${file.path} came damaged: its sha256 differs`);
+    if (wanted !== undefined && hash.digest("hex") !== wanted)
+      throw new Error(`${file.path} came damaged: its sha256 differs`);
     await rename(temporary, path);
   } catch (error) {
     await rm(temporary, { force: true });
@@ -159,11 +163,17 @@ function explain(error: unknown, model: string, { hubUrl, accessToken }: Source)
   const start = `model "${model}" is no folder here, and downloading it from ${hubUrl} failed: `;
   if (error instanceof HubApiError && [401, 403, 404].includes(error.statusCode)) {
     const hint = accessToken ? "the token may lack access" : "if it is private or gated, set HF_TOKEN";
-    return new ModelLoadError("model_not_found", `${start}no such model or revision (${error.statusCode}); ${hint}`, { cause: error });
+    return new ModelLoadError("model_not_found", `${start}no such model or revision (${error.statusCode}); ${hint}`, {
+      cause: error,
+    });
   }
   const cause = error instanceof Error && error.cause instanceof Error ? `: ${error.cause.message}` : "";
   const text = `${error instanceof Error ? error.message : String(error)}${cause}`;
-  return new ModelLoadError("model_not_found", `${start}${text}. Without a network, give the path of a downloaded folder`, { cause: error });
+  return new ModelLoadError(
+    "model_not_found",
+    `${start}${text}. Without a network, give the path of a downloaded folder`,
+    { cause: error },
+  );
 }
 
 async function isDirectory(path: string): Promise<boolean> {

@@ -36,7 +36,10 @@ export const integerCheckPath = (modelPath: string): string => join(dirname(mode
 export async function proveIntegers(runtime: Runtime, modelPath: string, options: SessionOptions): Promise<void> {
   const sum = await inexactSum(runtime, integerCheckPath(modelPath), options);
   if (sum === null) return;
-  throw new PrecisionError("int8", `ONNX Runtime's 8-bit products are not exact on this processor (a sum of ${sum.expected} comes out as ${sum.computed})`);
+  throw new PrecisionError(
+    "int8",
+    `ONNX Runtime's 8-bit products are not exact on this processor (a sum of ${sum.expected} comes out as ${sum.computed})`,
+  );
 }
 
 /**
@@ -50,7 +53,10 @@ export function integerCheck(arithmetic: IntegerArithmetic): Uint8Array {
   graph.output("plain", DataType.float, ["rows", OUTPUTS]);
   graph.output("inner", DataType.float, ["rows", OUTPUTS]);
   const zeroPoint = arithmetic === "int8-u8u8" ? ZERO_POINT : 0;
-  const integers = Uint8Array.from({ length: INPUTS * OUTPUTS }, (_, at) => zeroPoint + weightAt(Math.floor(at / OUTPUTS), at % OUTPUTS));
+  const integers = Uint8Array.from(
+    { length: INPUTS * OUTPUTS },
+    (_, at) => zeroPoint + weightAt(Math.floor(at / OUTPUTS), at % OUTPUTS),
+  );
   for (const weight of ["block", "head"]) {
     graph.constant(`${weight}.integers`, integerType(arithmetic), [INPUTS, OUTPUTS], integers);
     graph.constant(`${weight}.scales`, DataType.float, [OUTPUTS], new Float32Array(OUTPUTS).fill(LARGEST));
@@ -70,7 +76,11 @@ interface InexactSum {
   readonly computed: number;
 }
 
-async function inexactSum(runtime: Runtime, model: string | Uint8Array, options: SessionOptions): Promise<InexactSum | null> {
+async function inexactSum(
+  runtime: Runtime,
+  model: string | Uint8Array,
+  options: SessionOptions,
+): Promise<InexactSum | null> {
   using session = runtime.session(model, options);
   for (const rows of ROWS) {
     for (const outputs of await computedSums(runtime, session, rows)) {
@@ -84,7 +94,10 @@ async function inexactSum(runtime: Runtime, model: string | Uint8Array, options:
 }
 
 async function computedSums(runtime: Runtime, session: Session, rows: number): Promise<readonly Float32Array[]> {
-  using x = runtime.tensor(Float32Array.from({ length: rows * INPUTS }, (_, at) => sign(Math.floor(at / INPUTS), at % INPUTS)), [rows, INPUTS]);
+  using x = runtime.tensor(
+    Float32Array.from({ length: rows * INPUTS }, (_, at) => sign(Math.floor(at / INPUTS), at % INPUTS)),
+    [rows, INPUTS],
+  );
   using asked = runtime.tensor(Int32Array.of(1), [1]);
   using plain = runtime.tensor(new Float32Array(rows * OUTPUTS), [rows, OUTPUTS]);
   using inner = runtime.tensor(new Float32Array(rows * OUTPUTS), [rows, OUTPUTS]);

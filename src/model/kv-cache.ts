@@ -26,7 +26,9 @@ export interface KvCache extends Disposable {
 /** @throws RangeError for a prefix of another shape: it would spill into what lies behind it in the cache. */
 export function checkPrefix(shape: ModelShape, prefix: KvTensor): void {
   if (prefix.length > shape.positions || prefix.data.length !== kvElements(shape, prefix.length)) {
-    throw new RangeError(`a prefix of length ${prefix.length} with ${prefix.data.length} values does not fit this model`);
+    throw new RangeError(
+      `a prefix of length ${prefix.length} with ${prefix.data.length} values does not fit this model`,
+    );
   }
 }
 
@@ -67,7 +69,9 @@ export class HostKvCache implements KvCache {
   copyRow(from: number, to: number, length: number, start: number): void {
     const { headDim } = this.#shape;
     const distance = (from - to) * rowElements(this.#shape);
-    this.#eachHead(to, (array, at) => array.copyWithin(at + start * headDim, at + distance + start * headDim, at + distance + length * headDim));
+    this.#eachHead(to, (array, at) =>
+      array.copyWithin(at + start * headDim, at + distance + start * headDim, at + distance + length * headDim),
+    );
   }
 
   wipe(row: number, from: number, to: number): void {
@@ -105,7 +109,9 @@ export class HostKvCache implements KvCache {
     if (known !== undefined) return known;
     const { heads, positions, headDim } = this.#shape;
     const size = rowElements(this.#shape);
-    const tensors = this.#arrays.map((array) => this.#runtime.tensor(array.subarray(row * size, (row + count) * size), [count, heads, positions, headDim]));
+    const tensors = this.#arrays.map((array) =>
+      this.#runtime.tensor(array.subarray(row * size, (row + count) * size), [count, heads, positions, headDim]),
+    );
     this.#views.set(name, tensors);
     return tensors;
   }

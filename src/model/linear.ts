@@ -1,6 +1,14 @@
 /** Linear layers without their bias (which is added by a fused node behind them), in each precision. */
 import { toFloat16 } from "../formats/float16.ts";
-import { floatType, isInteger, ZERO_POINT, type Arithmetic, type FloatType, type GraphWeight, type IntegerArithmetic } from "./graph-weights.ts";
+import {
+  floatType,
+  isInteger,
+  ZERO_POINT,
+  type Arithmetic,
+  type FloatType,
+  type GraphWeight,
+  type IntegerArithmetic,
+} from "./graph-weights.ts";
 import { DataType, type OnnxGraph } from "./onnx-writer.ts";
 import { LARGEST } from "./quantize.ts";
 
@@ -38,7 +46,8 @@ const VECTOR = 4;
 export function dimsInParts(dims: readonly number[]): readonly number[] {
   const [inputs, outputs] = dims as [number, number];
   if (inputs < LONG_SUM || outputs % VECTOR !== 0) return dims;
-  for (let parts = Math.floor(inputs / PART_TERMS); parts > 1; parts--) if (inputs % (VECTOR * parts) === 0) return [parts, inputs / parts, outputs];
+  for (let parts = Math.floor(inputs / PART_TERMS); parts > 1; parts--)
+    if (inputs % (VECTOR * parts) === 0) return [parts, inputs / parts, outputs];
   return dims;
 }
 
@@ -51,7 +60,11 @@ export function dimsInParts(dims: readonly number[]): readonly number[] {
  * The parts are added up by a product with ones, which always adds in the same order: WebGPU's ReduceSum has two, by the number of rows.
  * @param weights of which those of Conv1D layers are declared with `dimsInParts` in the graph
  */
-export function layersInParts(graph: OnnxGraph, type: FloatType, weights: ReadonlyMap<string, GraphWeight>): LinearLayers {
+export function layersInParts(
+  graph: OnnxGraph,
+  type: FloatType,
+  weights: ReadonlyMap<string, GraphWeight>,
+): LinearLayers {
   const whole = floatLayers(graph, type);
   const known = new Set<string>();
   const once = (name: string, declare: (name: string) => void): string => {
@@ -60,10 +73,14 @@ export function layersInParts(graph: OnnxGraph, type: FloatType, weights: Readon
     return name;
   };
   const shape = (...sizes: readonly number[]): string =>
-    once(`shape_${sizes.join("_")}`, (name) => graph.constant(name, DataType.int64, [sizes.length], BigInt64Array.from(sizes, BigInt)));
+    once(`shape_${sizes.join("_")}`, (name) =>
+      graph.constant(name, DataType.int64, [sizes.length], BigInt64Array.from(sizes, BigInt)),
+    );
   const ones = (count: number): string => {
     const values = new Float32Array(count).fill(1);
-    return once(`ones_${count}`, (name) => graph.constant(name, type, [1, count], type === DataType.float ? values : toFloat16(values)));
+    return once(`ones_${count}`, (name) =>
+      graph.constant(name, type, [1, count], type === DataType.float ? values : toFloat16(values)),
+    );
   };
 
   return {
@@ -116,7 +133,11 @@ function int8Layers(graph: OnnxGraph, arithmetic: IntegerArithmetic, at: string)
     graph.node("Div", [input, factor], [`${input}.relative`]);
     graph.node("QuantizeLinear", [`${input}.relative`, quantum, zeroPoint], [`${input}.quantized`]);
     const zeroPoints = arithmetic === "int8-u8u8" ? [zeroPoint, zeroPoint] : [zeroPoint];
-    graph.contrib("MatMulIntegerToFloat", [`${input}.quantized`, `${weight}.integers`, quantum, `${weight}.scales`, ...zeroPoints], [`${output}.relative`]);
+    graph.contrib(
+      "MatMulIntegerToFloat",
+      [`${input}.quantized`, `${weight}.integers`, quantum, `${weight}.scales`, ...zeroPoints],
+      [`${output}.relative`],
+    );
     graph.node("Mul", [`${output}.relative`, factor], [output]);
   };
   return { conv1d: multiply, head: (input, _weight, output) => multiply(input, "head", output) };

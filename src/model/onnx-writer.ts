@@ -82,7 +82,11 @@ export class OnnxGraph {
   /** A weight in the external data file. */
   external(name: string, type: DataType, dims: readonly number[], range: ExternalRange): string {
     const tensor = tensorHeader(name, type, dims).varint(14, 1);
-    const entries: [string, string][] = [["location", this.#dataFile], ["offset", String(range.offset)], ["length", String(range.length)]];
+    const entries: [string, string][] = [
+      ["location", this.#dataFile],
+      ["offset", String(range.offset)],
+      ["length", String(range.length)],
+    ];
     for (const [key, value] of entries) tensor.message(13, new Message().string(1, key).string(2, value));
     this.#graph.message(5, tensor);
     return name;
@@ -90,12 +94,21 @@ export class OnnxGraph {
 
   /** A small constant inside the model file; `data` little-endian. */
   constant(name: string, type: DataType, dims: readonly number[], data: ArrayBufferView): string {
-    this.#graph.message(5, tensorHeader(name, type, dims).bytes(9, new Uint8Array(data.buffer, data.byteOffset, data.byteLength)));
+    this.#graph.message(
+      5,
+      tensorHeader(name, type, dims).bytes(9, new Uint8Array(data.buffer, data.byteOffset, data.byteLength)),
+    );
     return name;
   }
 
   /** Adds a node and answers its output names. An empty input name is an absent optional input. */
-  node(op: string, inputs: readonly string[], outputs: readonly string[], attributes: Record<string, Attribute> = {}, domain = ""): void {
+  node(
+    op: string,
+    inputs: readonly string[],
+    outputs: readonly string[],
+    attributes: Record<string, Attribute> = {},
+    domain = "",
+  ): void {
     const node = new Message();
     for (const input of inputs) node.string(1, input);
     for (const output of outputs) node.string(2, output);
@@ -106,7 +119,12 @@ export class OnnxGraph {
   }
 
   /** A node of ONNX Runtime's contrib operators. */
-  contrib(op: string, inputs: readonly string[], outputs: readonly string[], attributes: Record<string, Attribute> = {}): void {
+  contrib(
+    op: string,
+    inputs: readonly string[],
+    outputs: readonly string[],
+    attributes: Record<string, Attribute> = {},
+  ): void {
     this.node(op, inputs, outputs, attributes, MS_DOMAIN);
   }
 
@@ -134,7 +152,8 @@ function tensorHeader(name: string, type: DataType, dims: readonly number[]): Me
 
 function valueInfo(name: string, type: DataType, dims: readonly Dim[]): Message {
   const shape = new Message();
-  for (const dim of dims) shape.message(1, typeof dim === "number" ? new Message().varint(1, dim) : new Message().string(2, dim));
+  for (const dim of dims)
+    shape.message(1, typeof dim === "number" ? new Message().varint(1, dim) : new Message().string(2, dim));
   const tensorType = new Message().varint(1, type).message(2, shape);
   return new Message().string(1, name).message(2, new Message().message(1, tensorType));
 }

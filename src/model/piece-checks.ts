@@ -22,7 +22,9 @@ export async function longestRightPiece(runner: Feeds, row: number): Promise<num
   const whole = await feed(runner, row, ids, []);
   const pieces = await feed(runner, row, ids, [SHORT_PIECE]);
   // Rounding is far below, a wrong kernel far above.
-  return whole.some((logit, index) => Math.abs(logit - pieces[index]!) > TOLERANCE * (1 + Math.abs(logit))) ? SHORT_PIECE : Infinity;
+  return whole.some((logit, index) => Math.abs(logit - pieces[index]!) > TOLERANCE * (1 + Math.abs(logit)))
+    ? SHORT_PIECE
+    : Infinity;
 }
 
 /** Whether a prompt's last bits depend on where it is cut, which those of the CPU's kernels are known not to. `read` answers the row's first positions. */
@@ -39,7 +41,10 @@ export async function findCutsShow(runner: Feeds, row: number, read: (length: nu
 }
 
 function promptOf({ shape }: Feeds, length: number): Int32Array {
-  return Int32Array.from({ length: Math.min(length, shape.positions) }, (_, index) => (index * 7919 + 1) % shape.vocabSize);
+  return Int32Array.from(
+    { length: Math.min(length, shape.positions) },
+    (_, index) => (index * 7919 + 1) % shape.vocabSize,
+  );
 }
 
 /** Feeds the tokens, cut where it is said; answers the last one's largest logits. */

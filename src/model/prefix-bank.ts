@@ -102,7 +102,14 @@ export class PrefixBank {
 
   stats(): PrefixBankStats {
     const used = this.#pages - 1 - this.#free.length;
-    return { entries: this.#held.size, bytes: used * this.#pageBytes, capacityBytes: this.#pages * this.#pageBytes, hits: this.#hits, misses: this.#misses, evictions: this.#evictions };
+    return {
+      entries: this.#held.size,
+      bytes: used * this.#pageBytes,
+      capacityBytes: this.#pages * this.#pageBytes,
+      hits: this.#hits,
+      misses: this.#misses,
+      evictions: this.#evictions,
+    };
   }
 
   #release(pages: Int32Array): void {

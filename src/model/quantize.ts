@@ -51,7 +51,9 @@ export async function writeIntegers(
       }
     }
     if (axis === 1) await write(integers, firstRow * columns);
-    else for (let column = 0; column < columns; column++) await write(integers.subarray(column * count, (column + 1) * count), column * rows + firstRow);
+    else
+      for (let column = 0; column < columns; column++)
+        await write(integers.subarray(column * count, (column + 1) * count), column * rows + firstRow);
   }
 }
 

@@ -13,7 +13,14 @@ export interface PartOutput {
  * `outputs`, `[rows, dims]` each, come from `part` where `condition` (bool [1]) holds, in which they are called `at` + name; elsewhere they
  * have no rows.
  */
-export function skippablePart(graph: OnnxGraph, condition: string, part: OnnxGraph, at: string, rows: Dim, outputs: readonly PartOutput[]): void {
+export function skippablePart(
+  graph: OnnxGraph,
+  condition: string,
+  part: OnnxGraph,
+  at: string,
+  rows: Dim,
+  outputs: readonly PartOutput[],
+): void {
   const nothing = new OnnxGraph("nothing", "");
   for (const { name, type, dims } of outputs) {
     part.output(`${at}${name}`, type, [rows, dims]);
@@ -21,5 +28,10 @@ export function skippablePart(graph: OnnxGraph, condition: string, part: OnnxGra
     nothing.node("Identity", [`no_${name}`], [`nothing.${name}`]);
     nothing.output(`nothing.${name}`, type, [rows, dims]);
   }
-  graph.node("If", [condition], outputs.map(({ name }) => name), { then_branch: part, else_branch: nothing });
+  graph.node(
+    "If",
+    [condition],
+    outputs.map(({ name }) => name),
+    { then_branch: part, else_branch: nothing },
+  );
 }

@@ -14,7 +14,10 @@ export class LogitsGraphs implements Disposable {
 
   constructor(runtime: Runtime, device: Device, vocabSize: number) {
     this.pick = runtime.session(pickGraph(vocabSize), { threads: 1, device });
-    this.store = runtime.session(storeGraph(DataType.float, { layers: 0, heads: 0, headDim: vocabSize }), { threads: 1, device });
+    this.store = runtime.session(storeGraph(DataType.float, { layers: 0, heads: 0, headDim: vocabSize }), {
+      threads: 1,
+      device,
+    });
   }
 
   [Symbol.dispose](): void {
@@ -60,16 +63,28 @@ export class StepBuffers implements Disposable {
     this.#topIds = new Int32Array(rows * candidates);
     this.#topProbability = new Float32Array(rows);
     this.#logSumExp = new Float32Array(rows);
-    this.#logits = graphs === null ? runtime.tensor(new Float32Array(rows * vocabSize), [rows, vocabSize]) : session.allocate(ElementType.float32, [rows, vocabSize]);
+    this.#logits =
+      graphs === null
+        ? runtime.tensor(new Float32Array(rows * vocabSize), [rows, vocabSize])
+        : session.allocate(ElementType.float32, [rows, vocabSize]);
   }
 
   /** Tensors over the first `rows` rows by the graph's output names; the caller's to dispose of. */
   tensors(rows: number): Readonly<Record<string, Tensor>> {
     const { candidates, vocabSize } = this.#options;
-    const shaped = (data: Float32Array | BigInt64Array, columns: number): Tensor => this.#runtime.tensor(data.subarray(0, rows * columns), [rows, columns]);
-    const logits = this.#logits instanceof DeviceTensor ? this.#logits.view([rows, vocabSize]) : shaped(this.#logits.data, vocabSize);
+    const shaped = (data: Float32Array | BigInt64Array, columns: number): Tensor =>
+      this.#runtime.tensor(data.subarray(0, rows * columns), [rows, columns]);
+    const logits =
+      this.#logits instanceof DeviceTensor
+        ? this.#logits.view([rows, vocabSize])
+        : shaped(this.#logits.data, vocabSize);
     if (this.#answers !== null) return { logits, answers: shaped(this.#answers, answerColumns(candidates)) };
-    return { logits, top_logits: shaped(this.#topLogits, candidates), top_ids: shaped(this.#topIds64!, candidates), top_probability: shaped(this.#topProbability, 1) };
+    return {
+      logits,
+      top_logits: shaped(this.#topLogits, candidates),
+      top_ids: shaped(this.#topIds64!, candidates),
+      top_probability: shaped(this.#topProbability, 1),
+    };
   }
 
   /** What the last run has put into those tensors. */
@@ -81,8 +96,15 @@ export class StepBuffers implements Disposable {
       const words = new Int32Array(this.#topIds64.buffer);
       for (let index = 0; index < rows * candidates; index++) this.#topIds[index] = words[2 * index]!;
     }
-    for (let row = 0; row < rows; row++) this.#logSumExp[row] = this.#topLogits[row * candidates]! - Math.log(this.#topProbability[row]!);
-    return { rows, topLogits: this.#topLogits, topIds: this.#topIds, logSumExp: this.#logSumExp, logits: (row) => this.#row(row) };
+    for (let row = 0; row < rows; row++)
+      this.#logSumExp[row] = this.#topLogits[row * candidates]! - Math.log(this.#topProbability[row]!);
+    return {
+      rows,
+      topLogits: this.#topLogits,
+      topIds: this.#topIds,
+      logSumExp: this.#logSumExp,
+      logits: (row) => this.#row(row),
+    };
   }
 
   /** Fills everything with zeros. */
@@ -117,7 +139,8 @@ export class StepBuffers implements Disposable {
 
   #row(row: number): Float32Array {
     const { vocabSize, graphs } = this.#options;
-    if (!(this.#logits instanceof DeviceTensor)) return this.#logits.data.subarray(row * vocabSize, (row + 1) * vocabSize);
+    if (!(this.#logits instanceof DeviceTensor))
+      return this.#logits.data.subarray(row * vocabSize, (row + 1) * vocabSize);
     const picked = new Float32Array(vocabSize);
     using at = this.#runtime.tensor(Int32Array.of(row), [1]);
     using to = this.#runtime.tensor(picked, [1, vocabSize]);

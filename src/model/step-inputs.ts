@@ -31,7 +31,12 @@ export class StepInputs implements Disposable {
    * @param packed as a device's graph has them: in one tensor
    * @param embeddings `[rows * length, width]`, if any
    */
-  constructor(runtime: Runtime, packed: boolean, { rows, length, answers, width }: StepSize, embeddings: Float32Array | null = null) {
+  constructor(
+    runtime: Runtime,
+    packed: boolean,
+    { rows, length, answers, width }: StepSize,
+    embeddings: Float32Array | null = null,
+  ) {
     const tokens = rows * length;
     const integers = new Int32Array(2 * tokens + rows + answers);
     this.ids = integers.subarray(0, tokens);
@@ -53,7 +58,10 @@ export class StepInputs implements Disposable {
           position_ids: runtime.tensor(this.positions, [rows, length]),
           seqlens_k: runtime.tensor(this.lastPositions, [rows]),
           output_rows: runtime.tensor(this.answered, [answers]),
-          soft_embeds: embeddings === null ? runtime.tensor(new Float32Array(width), [1, 1, width]) : runtime.tensor(embeddings, [rows, length, width]),
+          soft_embeds:
+            embeddings === null
+              ? runtime.tensor(new Float32Array(width), [1, 1, width])
+              : runtime.tensor(embeddings, [rows, length, width]),
         };
   }
 

@@ -21,7 +21,8 @@ export interface Parts {
 export function partsOf(vocabSize: number): Parts | null {
   if (vocabSize <= SHORT_ROW) return null;
   const least = Math.ceil(vocabSize / PART_COLUMNS);
-  for (let count = least; count <= 2 * least; count++) if (vocabSize % count === 0) return { count, size: vocabSize / count, padding: 0 };
+  for (let count = least; count <= 2 * least; count++)
+    if (vocabSize % count === 0) return { count, size: vocabSize / count, padding: 0 };
   const size = Math.ceil(vocabSize / least);
   return { count: least, size, padding: least * size - vocabSize };
 }
@@ -37,9 +38,19 @@ export function candidatesByPart(graph: OnnxGraph, vocabSize: number, candidates
   if (parts === null) return wholeRow(graph, vocabSize, candidates, DataType.float);
   const { count, size } = parts;
   const whole = padded(graph, "logits", parts, DataType.float);
-  ints(graph, { candidates: [candidates], by_part: [-1, size], part_answers: [-1, count, candidates], finalists_shape: [-1, count * candidates] });
+  ints(graph, {
+    candidates: [candidates],
+    by_part: [-1, size],
+    part_answers: [-1, count, candidates],
+    finalists_shape: [-1, count * candidates],
+  });
   ascending(graph, "columns", size);
-  graph.constant("first_ids", DataType.float, [1, count, 1], Float32Array.from({ length: count }, (_, part) => part * size));
+  graph.constant(
+    "first_ids",
+    DataType.float,
+    [1, count, 1],
+    Float32Array.from({ length: count }, (_, part) => part * size),
+  );
   graph.node("Reshape", [whole, "by_part"], ["logits_by_part"]);
   graph.node("TopK", ["logits_by_part", "candidates"], ["part_logits", "part_at"], SORTED);
   graph.node("Gather", ["columns", "part_at"], ["part_columns"], { axis: 0 });
@@ -65,7 +76,12 @@ export function candidatesByGroup(graph: OnnxGraph, type: FloatType, vocabSize: 
   const whole = padded(graph, "logits", parts, type);
   const members = Array.from({ length: count }, (_, part) => `members.${part}`);
   ints(graph, { candidates: [candidates], as_column: [-1, candidates, 1], finalists_shape: [-1, candidates * count] });
-  graph.constant("first_ids", DataType.int64, [1, 1, count], BigInt64Array.from({ length: count }, (_, part) => BigInt(part * size)));
+  graph.constant(
+    "first_ids",
+    DataType.int64,
+    [1, 1, count],
+    BigInt64Array.from({ length: count }, (_, part) => BigInt(part * size)),
+  );
   graph.node("Split", [whole], members, { axis: 1, num_outputs: count });
   graph.node("Max", members, ["group_maxima"]);
   graph.node("TopK", ["group_maxima", "candidates"], ["group_logits", "group_at"], SORTED);
@@ -115,9 +131,15 @@ function padded(graph: OnnxGraph, logits: string, { padding }: Parts, type: Floa
 }
 
 function ints(graph: OnnxGraph, constants: Readonly<Record<string, readonly number[]>>): void {
-  for (const [name, values] of Object.entries(constants)) graph.constant(name, DataType.int64, [values.length], BigInt64Array.from(values, BigInt));
+  for (const [name, values] of Object.entries(constants))
+    graph.constant(name, DataType.int64, [values.length], BigInt64Array.from(values, BigInt));
 }
 
 function ascending(graph: OnnxGraph, name: string, length: number): void {
-  graph.constant(name, DataType.float, [length], Float32Array.from({ length }, (_, index) => index));
+  graph.constant(
+    name,
+    DataType.float,
+    [length],
+    Float32Array.from({ length }, (_, index) => index),
+  );
 }

@@ -28,7 +28,11 @@ export function createAuditLog(file: string, logger: Logger, secrets?: SecretFil
   const ordinary = logger.child({ audit: true });
   if (file === "") return { record: (entry) => ordinary.info({ ...entry }, "audit") };
   let failed: Error | null = null;
-  const lines = createLogger("info", logDestination(file, (error) => (failed = error)), secrets);
+  const lines = createLogger(
+    "info",
+    logDestination(file, (error) => (failed = error)),
+    secrets,
+  );
   return {
     record(entry) {
       failed = null;

@@ -9,7 +9,11 @@ export interface ListenerCounts {
 }
 
 export function countListeners(server: EventEmitter, connections: Iterable<EventEmitter>): ListenerCounts {
-  return { process: listenersOf(process), server: listenersOf(server), connection: Math.max(0, ...Array.from(connections, listenersOf)) };
+  return {
+    process: listenersOf(process),
+    server: listenersOf(server),
+    connection: Math.max(0, ...Array.from(connections, listenersOf)),
+  };
 }
 
 function listenersOf(emitter: EventEmitter): number {

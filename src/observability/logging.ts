@@ -10,7 +10,11 @@ const SECRET_KEYS = ["authorization", "cookie", "prompt", "prompts", "text", "to
  * JSON lines with ISO times and level names. Requests are logged by what the access log picks, never whole: pino's own serialisers,
  * which print URLs and headers, are replaced. Redaction is the second fence; the third are the secrets that are looked for in each whole line.
  */
-export function createLogger(level: string, destination?: DestinationStream, secrets: SecretFilter = NO_SECRETS): Logger {
+export function createLogger(
+  level: string,
+  destination?: DestinationStream,
+  secrets: SecretFilter = NO_SECRETS,
+): Logger {
   const options = {
     level,
     base: { name: "prefixd" },

@@ -18,38 +18,109 @@ interface MetricSpec {
 export const METRICS = {
   prefixd_queue_depth: { type: "gauge", help: "Requests that wait for a slot." },
   prefixd_queue_limit: { type: "gauge", help: "Requests that may wait before the next one is answered 429." },
-  prefixd_folds: { type: "gauge", help: "Soft and hard prompts that are to be registered and wait to be run through the model, or are." },
+  prefixd_folds: {
+    type: "gauge",
+    help: "Soft and hard prompts that are to be registered and wait to be run through the model, or are.",
+  },
   prefixd_running_sequences: { type: "gauge", help: "Sequences that hold a slot of the KV cache." },
   prefixd_slots: { type: "gauge", help: "Slots of the KV cache." },
   prefixd_batch_size: { type: "histogram", help: "Rows per run of the model.", labels: ["phase"], buckets: BATCH },
-  prefixd_step_seconds: { type: "histogram", help: "Time of one run of the model.", labels: ["phase"], buckets: LATENCY },
-  prefixd_step_tokens_total: { type: "counter", help: "Tokens fed to the model: of prompts (prefill), generated ones (decode), of soft and hard prompts that are registered (fold).", labels: ["phase"] },
-  prefixd_queue_seconds: { type: "histogram", help: "Time from submission until a request holds its slots.", buckets: LATENCY },
-  prefixd_ttft_seconds: { type: "histogram", help: "Time from submission to a request's first token.", buckets: LATENCY },
-  prefixd_inter_token_seconds: { type: "histogram", help: "Time between two tokens of one sequence.", buckets: LATENCY },
-  prefixd_sequences_total: { type: "counter", help: "Sequences that ended: length, eos, stop, removed, cancelled or error.", labels: ["outcome"] },
-  prefixd_request_seconds: { type: "histogram", help: "Time of a whole generate request that was taken in.", buckets: LATENCY },
-  prefixd_requests_total: { type: "counter", help: "Generate requests: ok, cancelled, too_slow, removed, or the error's code.", labels: ["outcome"] },
-  prefixd_tokens_total: { type: "counter", help: "Tokens of generate requests: prefix, prompt or completion.", labels: ["kind"] },
+  prefixd_step_seconds: {
+    type: "histogram",
+    help: "Time of one run of the model.",
+    labels: ["phase"],
+    buckets: LATENCY,
+  },
+  prefixd_step_tokens_total: {
+    type: "counter",
+    help: "Tokens fed to the model: of prompts (prefill), generated ones (decode), of soft and hard prompts that are registered (fold).",
+    labels: ["phase"],
+  },
+  prefixd_queue_seconds: {
+    type: "histogram",
+    help: "Time from submission until a request holds its slots.",
+    buckets: LATENCY,
+  },
+  prefixd_ttft_seconds: {
+    type: "histogram",
+    help: "Time from submission to a request's first token.",
+    buckets: LATENCY,
+  },
+  prefixd_inter_token_seconds: {
+    type: "histogram",
+    help: "Time between two tokens of one sequence.",
+    buckets: LATENCY,
+  },
+  prefixd_sequences_total: {
+    type: "counter",
+    help: "Sequences that ended: length, eos, stop, removed, cancelled or error.",
+    labels: ["outcome"],
+  },
+  prefixd_request_seconds: {
+    type: "histogram",
+    help: "Time of a whole generate request that was taken in.",
+    buckets: LATENCY,
+  },
+  prefixd_requests_total: {
+    type: "counter",
+    help: "Generate requests: ok, cancelled, too_slow, removed, or the error's code.",
+    labels: ["outcome"],
+  },
+  prefixd_tokens_total: {
+    type: "counter",
+    help: "Tokens of generate requests: prefix, prompt or completion.",
+    labels: ["kind"],
+  },
   prefixd_prefix_cache_hits_total: { type: "counter", help: "Prefixes found in the host cache." },
   prefixd_prefix_cache_misses_total: { type: "counter", help: "Prefixes that had to be loaded from the store." },
   prefixd_prefix_cache_bytes: { type: "gauge", help: "Bytes of compiled prefixes in the host cache." },
   prefixd_prefix_cache_entries: { type: "gauge", help: "Prefixes in the host cache." },
-  prefixd_device_bytes_total: { type: "counter", help: "Bytes copied to the device (up) and from it (down); 0 on the CPU, which has no memory of its own.", labels: ["direction"] },
+  prefixd_device_bytes_total: {
+    type: "counter",
+    help: "Bytes copied to the device (up) and from it (down); 0 on the CPU, which has no memory of its own.",
+    labels: ["direction"],
+  },
   prefixd_prefix_bank_bytes: { type: "gauge", help: "Bytes of hot prefixes in the device's memory." },
   prefixd_prefix_bank_entries: { type: "gauge", help: "Hot prefixes in the device's memory." },
   prefixd_prefix_bank_hits_total: { type: "counter", help: "Prefixes that were in the device's memory already." },
   prefixd_prefix_bank_misses_total: { type: "counter", help: "Prefixes that had to be copied to the device." },
-  prefixd_step_sizes: { type: "gauge", help: "Sizes of step on a device with captured graphs, by how they run: as one graph, or kernel by kernel where that could not be.", labels: ["run"] },
-  prefixd_store_errors_total: { type: "counter", help: "Calls of the prefix store that failed, by operation.", labels: ["op"] },
+  prefixd_step_sizes: {
+    type: "gauge",
+    help: "Sizes of step on a device with captured graphs, by how they run: as one graph, or kernel by kernel where that could not be.",
+    labels: ["run"],
+  },
+  prefixd_store_errors_total: {
+    type: "counter",
+    help: "Calls of the prefix store that failed, by operation.",
+    labels: ["op"],
+  },
   prefixd_connections: { type: "gauge", help: "Open connections." },
-  prefixd_connections_cut_total: { type: "counter", help: "Connections that the server cut: too_many (above --max-connections), not_sending (a request did not arrive in time), not_reading (an answer or a stream was not read).", labels: ["reason"] },
-  prefixd_event_listeners: { type: "gauge", help: "Listeners of the process, of the HTTP server, and of the open connection that has most.", labels: ["on"] },
-  prefixd_http_requests_total: { type: "counter", help: "HTTP requests by route and class of status (2xx, 4xx, 5xx, or aborted).", labels: ["method", "route", "status"] },
-  prefixd_http_request_seconds: { type: "histogram", help: "Time of HTTP requests until the last byte.", labels: ["method", "route"], buckets: LATENCY },
+  prefixd_connections_cut_total: {
+    type: "counter",
+    help: "Connections that the server cut: too_many (above --max-connections), not_sending (a request did not arrive in time), not_reading (an answer or a stream was not read).",
+    labels: ["reason"],
+  },
+  prefixd_event_listeners: {
+    type: "gauge",
+    help: "Listeners of the process, of the HTTP server, and of the open connection that has most.",
+    labels: ["on"],
+  },
+  prefixd_http_requests_total: {
+    type: "counter",
+    help: "HTTP requests by route and class of status (2xx, 4xx, 5xx, or aborted).",
+    labels: ["method", "route", "status"],
+  },
+  prefixd_http_request_seconds: {
+    type: "histogram",
+    help: "Time of HTTP requests until the last byte.",
+    labels: ["method", "route"],
+    buckets: LATENCY,
+  },
 } as const satisfies Record<string, MetricSpec>;
 
-type NameOf<T extends MetricSpec["type"]> = { [K in keyof typeof METRICS]: (typeof METRICS)[K] extends { type: T } ? K : never }[keyof typeof METRICS];
+type NameOf<T extends MetricSpec["type"]> = {
+  [K in keyof typeof METRICS]: (typeof METRICS)[K] extends { type: T } ? K : never;
+}[keyof typeof METRICS];
 
 export interface RequestTokens {
   readonly prefix: number;
@@ -65,7 +136,12 @@ export interface MetricsSources {
   /** null: there are no captured graphs. */
   readonly stepSizes: () => { readonly captured: number; readonly eager: readonly unknown[] } | null;
   /** null: the model runs in the process's own memory. */
-  readonly prefixBank: () => { readonly entries: number; readonly bytes: number; readonly hits: number; readonly misses: number } | null;
+  readonly prefixBank: () => {
+    readonly entries: number;
+    readonly bytes: number;
+    readonly hits: number;
+    readonly misses: number;
+  } | null;
 }
 
 export interface ConnectionCounts {
@@ -130,7 +206,8 @@ export class Metrics implements EngineObserver {
     if (this.#connections) {
       const { open, listeners } = this.#connections();
       this.#gauge("prefixd_connections").set(open);
-      for (const on of ["process", "server", "connection"] as const) this.#gauge("prefixd_event_listeners").set({ on }, listeners[on]);
+      for (const on of ["process", "server", "connection"] as const)
+        this.#gauge("prefixd_event_listeners").set({ on }, listeners[on]);
     }
     return this.#registry.metrics();
   }
@@ -161,13 +238,19 @@ export class Metrics implements EngineObserver {
   request(outcome: string, seconds?: number, tokens?: RequestTokens): void {
     this.#counter("prefixd_requests_total").inc({ outcome });
     if (seconds !== undefined) this.#histogram("prefixd_request_seconds").observe(seconds);
-    if (tokens) for (const kind of ["prefix", "prompt", "completion"] as const) this.#counter("prefixd_tokens_total").inc({ kind }, tokens[kind]);
+    if (tokens)
+      for (const kind of ["prefix", "prompt", "completion"] as const)
+        this.#counter("prefixd_tokens_total").inc({ kind }, tokens[kind]);
   }
 
   /** `route` is the route's pattern; `status` 0 means that the client left before the answer. */
   http(method: string, route: string, status: number, seconds: number): void {
     const known = /^(GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS)$/.test(method) ? method : "OTHER";
-    this.#counter("prefixd_http_requests_total").inc({ method: known, route, status: status === 0 ? "aborted" : `${Math.floor(status / 100)}xx` });
+    this.#counter("prefixd_http_requests_total").inc({
+      method: known,
+      route,
+      status: status === 0 ? "aborted" : `${Math.floor(status / 100)}xx`,
+    });
     this.#histogram("prefixd_http_request_seconds").observe({ method: known, route }, seconds);
   }
 

@@ -40,7 +40,11 @@ export class SecretFilter {
 
   /** The text without its secrets. A part of a known secret that is long enough to help guess the rest counts as one, in capitals too. */
   clean(text: string): string {
-    const spans = [...this.#known(text.toLowerCase()), ...matches(text, KEY_SHAPE), ...matches(text, SECRET_SHAPE, isRandom)].sort(([a], [b]) => a - b);
+    const spans = [
+      ...this.#known(text.toLowerCase()),
+      ...matches(text, KEY_SHAPE),
+      ...matches(text, SECRET_SHAPE, isRandom),
+    ].sort(([a], [b]) => a - b);
     let out = "";
     let done = 0;
     for (const [from, to] of spans) {
@@ -81,7 +85,9 @@ export class SecretFilter {
 export const NO_SECRETS = new SecretFilter([]);
 
 function matches(text: string, shape: RegExp, test: (found: string) => boolean = () => true): Span[] {
-  return [...text.matchAll(shape)].filter(([found]) => test(found)).map(({ 0: found, index }): Span => [index, index + found.length]);
+  return [...text.matchAll(shape)]
+    .filter(([found]) => test(found))
+    .map(({ 0: found, index }): Span => [index, index + found.length]);
 }
 
 /** Whether it is more likely random than a name: a word of it has capitals, small letters and digits all mixed. */

@@ -13,7 +13,12 @@ export class TallyHistogram {
   readonly #counts: Float64Array;
   #sum = 0;
 
-  constructor({ name, help, buckets, registry }: { name: string; help: string; buckets: readonly number[]; registry: Registry }) {
+  constructor({
+    name,
+    help,
+    buckets,
+    registry,
+  }: { name: string; help: string; buckets: readonly number[]; registry: Registry }) {
     this.name = name;
     this.#help = help;
     this.#bounds = buckets;
@@ -37,7 +42,10 @@ export class TallyHistogram {
       count += this.#counts[bucket]!;
       return { metricName: `${name}_bucket`, labels: { le }, value: count };
     });
-    values.push({ metricName: `${name}_sum`, labels: {}, value: this.#sum }, { metricName: `${name}_count`, labels: {}, value: count });
+    values.push(
+      { metricName: `${name}_sum`, labels: {}, value: this.#sum },
+      { metricName: `${name}_count`, labels: {}, value: count },
+    );
     return Promise.resolve({ name, help: this.#help, type: "histogram", values, aggregator: "sum" });
   }
 }

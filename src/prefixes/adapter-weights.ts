@@ -39,7 +39,10 @@ export interface WeightsOptions {
  * it can be served is `parsePeftAdapter`'s to say. Throws `adapter_shape_mismatch` and `prefix_base_mismatch`, which name the tensors,
  * `safetensors_invalid`, `body_too_large`.
  */
-export async function readAdapterWeights(source: AsyncIterable<Uint8Array>, { limit, embeddings }: WeightsOptions): Promise<Uint8Array> {
+export async function readAdapterWeights(
+  source: AsyncIterable<Uint8Array>,
+  { limit, embeddings }: WeightsOptions,
+): Promise<Uint8Array> {
   const pieces: Uint8Array[] = [];
   let size = 0;
   // null: there is none that could be read.
@@ -58,7 +61,8 @@ export async function readAdapterWeights(source: AsyncIterable<Uint8Array>, { li
       const start = Buffer.concat(pieces.splice(0), size);
       pieces.push(start);
       [header, wanted] = headerOf(start);
-      if (embeddings !== undefined && header && hasCopies(header)) copies = await Copies.begin(header, start, { limit, embeddings });
+      if (embeddings !== undefined && header && hasCopies(header))
+        copies = await Copies.begin(header, start, { limit, embeddings });
     }
     if (copies === undefined && Math.max(size, announced(header)) > limit) throw tooLarge(limit, header);
   }
@@ -89,7 +93,10 @@ function announced(header: SafetensorsHeader | null | undefined): number {
 function tooLarge(limit: number, header?: SafetensorsHeader | null): PrefixdError {
   const others = [...(header?.tensors.keys() ?? [])].filter((name) => name !== TENSOR);
   if (others.length > 0) return surplusTensors(others);
-  return new PrefixdError("body_too_large", `adapter_model.safetensors is larger than ${limit} bytes, the most that could fit this model.`);
+  return new PrefixdError(
+    "body_too_large",
+    `adapter_model.safetensors is larger than ${limit} bytes, the most that could fit this model.`,
+  );
 }
 
 /** A copy of the base's embeddings, hashed while it comes. */
@@ -113,13 +120,22 @@ class Copies {
   #region = 0;
 
   /** `start`: the file's bytes so far, with the whole header. */
-  static async begin(header: SafetensorsHeader, start: Uint8Array, { limit, embeddings }: Required<WeightsOptions>): Promise<Copies> {
+  static async begin(
+    header: SafetensorsHeader,
+    start: Uint8Array,
+    { limit, embeddings }: Required<WeightsOptions>,
+  ): Promise<Copies> {
     const prompt = header.tensors.get(TENSOR)!;
     if (prompt.end - prompt.start > limit) throw tooLarge(limit);
     const copies = new Map<string, Copy>();
     for (const [name, tensor] of header.tensors) {
       const base = COPIES.get(name);
-      if (base !== undefined) copies.set(name, { name, expected: (await baseOf(name, tensor, embeddings)).sha256[base], hash: createHash("sha256") });
+      if (base !== undefined)
+        copies.set(name, {
+          name,
+          expected: (await baseOf(name, tensor, embeddings)).sha256[base],
+          hash: createHash("sha256"),
+        });
     }
     return new Copies(header, start, copies);
   }
@@ -134,7 +150,13 @@ class Copies {
     this.#copies = [...copies.values()];
     this.#regions = inOrder.map(([name, { end }]) => {
       const copy = copies.get(name);
-      return { end, take: copy === undefined ? (bytes, at) => this.#prompt.set(bytes, at - prompt.start) : (bytes) => void copy.hash.update(bytes) };
+      return {
+        end,
+        take:
+          copy === undefined
+            ? (bytes, at) => this.#prompt.set(bytes, at - prompt.start)
+            : (bytes) => void copy.hash.update(bytes),
+      };
     });
     this.#at = dataStart;
     this.push(start.subarray(dataStart));
@@ -160,16 +182,24 @@ class Copies {
     const other = this.#copies.filter(({ hash, expected }) => hash.digest("hex") !== expected);
     if (other.length > 0) {
       const names = other.map(({ name }) => name).join(" and ");
-      throw new PrefixdError("prefix_base_mismatch", `The base model's own embeddings differ from the adapter's ${names}: it was trained with others than are served here. If it was not, ${WITHOUT}.`);
+      throw new PrefixdError(
+        "prefix_base_mismatch",
+        `The base model's own embeddings differ from the adapter's ${names}: it was trained with others than are served here. If it was not, ${WITHOUT}.`,
+      );
     }
     return oneTensorFile(TENSOR, this.#header.tensors.get(TENSOR)!, this.#prompt, this.#header.metadata);
   }
 }
 
 /** Throws `adapter_shape_mismatch` where the tensor cannot be a copy of the base's. */
-async function baseOf(name: string, { dtype, shape }: TensorInfo, embeddings: BaseEmbeddings): Promise<EmbeddingDigests> {
+async function baseOf(
+  name: string,
+  { dtype, shape }: TensorInfo,
+  embeddings: BaseEmbeddings,
+): Promise<EmbeddingDigests> {
   const known = EMBEDDING_DTYPES.find((one) => one === dtype);
-  if (known === undefined) throw new PrefixdError("adapter_shape_mismatch", `${name} in the adapter has dtype ${quote(dtype)}; ${WITHOUT}.`);
+  if (known === undefined)
+    throw new PrefixdError("adapter_shape_mismatch", `${name} in the adapter has dtype ${quote(dtype)}; ${WITHOUT}.`);
   const base = await embeddings(known);
   if (shape.length === base.shape.length && shape.every((size, axis) => size === base.shape[axis])) return base;
   throw new PrefixdError(

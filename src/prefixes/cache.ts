@@ -112,7 +112,10 @@ class HostCache implements PrefixCache {
     this.#verifyMs = options.verifyMs ?? 1000;
     this.#staleMs = Math.max(this.#verifyMs, options.staleMs ?? 10_000);
     this.#now = options.now ?? (() => performance.now());
-    const tensors = new LRUCache<string, Held>({ maxSize: Math.max(1, options.maxBytes), sizeCalculation: ({ kv }) => kv.data.buffer.byteLength });
+    const tensors = new LRUCache<string, Held>({
+      maxSize: Math.max(1, options.maxBytes),
+      sizeCalculation: ({ kv }) => kv.data.buffer.byteLength,
+    });
     this.#tensors = tensors;
     this.#budget = new ByteBudget(options.maxBytes, {
       held: () => tensors.calculatedSize,
@@ -165,7 +168,12 @@ class HostCache implements PrefixCache {
   holds(user: string): boolean {
     const mine = isOf(user);
     const flights = [...this.#loading.keys()].map((flight) => flight.split(" ")[0] as string);
-    const names = [...this.#names.keys(), ...this.#asking.keys(), ...flights, ...[...this.#tensors.values()].flatMap((held) => [...held.names])];
+    const names = [
+      ...this.#names.keys(),
+      ...this.#asking.keys(),
+      ...flights,
+      ...[...this.#tensors.values()].flatMap((held) => [...held.names]),
+    ];
     return names.some(mine);
   }
 
@@ -191,8 +199,10 @@ class HostCache implements PrefixCache {
     this.#epoch++;
     for (const name of [...this.#names.keys()]) if (mine(name)) this.#names.delete(name);
     for (const name of [...this.#asking.keys()]) if (mine(name)) this.#asking.delete(name);
-    for (const [digest, { names }] of [...this.#tensors.entries()]) if ([...names].some(mine)) this.#tensors.delete(digest);
-    for (const flight of [...this.#loading.keys()]) if (mine(flight.split(" ")[0] as string)) this.#loading.delete(flight);
+    for (const [digest, { names }] of [...this.#tensors.entries()])
+      if ([...names].some(mine)) this.#tensors.delete(digest);
+    for (const flight of [...this.#loading.keys()])
+      if (mine(flight.split(" ")[0] as string)) this.#loading.delete(flight);
   }
 
   async #verify(key: PrefixKey): Promise<Answer> {
@@ -201,7 +211,13 @@ class HostCache implements PrefixCache {
     const now = this.#now();
     if (known !== undefined && now - known.at < this.#verifyMs) return known;
     // A store that hangs is not waited for by every request anew.
-    if (this.#away !== undefined && now - this.#awayAt < this.#verifyMs && known !== undefined && now - known.at < this.#staleMs) return this.#staleOr(this.#away, known);
+    if (
+      this.#away !== undefined &&
+      now - this.#awayAt < this.#verifyMs &&
+      known !== undefined &&
+      now - known.at < this.#staleMs
+    )
+      return this.#staleOr(this.#away, known);
     let verified: Verified | null;
     try {
       verified = await (this.#asking.get(name) ?? this.#ask(name, key));
@@ -268,11 +284,15 @@ class HostCache implements PrefixCache {
     const bytes = await this.#store.loadKv(key, meta.digest);
     if (bytes === null) return null;
     if (bytes.length !== expected || (await prefixDigest(this.#shape, meta.length, bytes)) !== meta.digest) {
-      throw new PrefixdError("prefix_damaged", "What the store holds of this prefix is not what was uploaded; upload it again.");
+      throw new PrefixdError(
+        "prefix_damaged",
+        "What the store holds of this prefix is not what was uploaded; upload it again.",
+      );
     }
     const kv = kvFromBytes(meta.length, bytes);
     reservation[Symbol.dispose]();
-    if (reservation.fits && epoch === this.#epoch) this.#tensors.set(meta.digest, { kv, names: new Set([keyText(key)]) });
+    if (reservation.fits && epoch === this.#epoch)
+      this.#tensors.set(meta.digest, { kv, names: new Set([keyText(key)]) });
     return kv;
   }
 }

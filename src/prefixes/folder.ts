@@ -13,10 +13,17 @@ const PICKLED_WEIGHTS = "adapter_model.bin";
  * PEFT's two files of a folder as `save_pretrained` writes it. Throws `upload_incomplete`, naming the folder, and what `readAdapterWeights`
  * throws.
  */
-export async function readAdapterFolder(dir: string, options: WeightsOptions = { limit: Infinity }): Promise<PeftUpload> {
+export async function readAdapterFolder(
+  dir: string,
+  options: WeightsOptions = { limit: Infinity },
+): Promise<PeftUpload> {
   try {
     const config = await readFile(join(dir, CONFIG_FILE));
-    return { kind: "peft", config, weights: await readAdapterWeights(createReadStream(join(dir, WEIGHTS_FILE)), options) };
+    return {
+      kind: "peft",
+      config,
+      weights: await readAdapterWeights(createReadStream(join(dir, WEIGHTS_FILE)), options),
+    };
   } catch (error) {
     if (error instanceof PrefixdError) throw error;
     throw new PrefixdError("upload_incomplete", await whatIsMissing(dir), { cause: error });
@@ -27,7 +34,8 @@ async function whatIsMissing(dir: string): Promise<string> {
   const names = await readdir(dir).catch(() => null);
   if (names === null) return `${dir} is not a folder that can be read.`;
   if (names.includes(WEIGHTS_FILE) && names.includes(CONFIG_FILE)) return `${dir} has files that cannot be read.`;
-  if (!names.includes(WEIGHTS_FILE) && names.includes(PICKLED_WEIGHTS)) return `${dir} has ${PICKLED_WEIGHTS} instead of ${WEIGHTS_FILE}: ${PICKLES_ARE_NOT_READ}`;
+  if (!names.includes(WEIGHTS_FILE) && names.includes(PICKLED_WEIGHTS))
+    return `${dir} has ${PICKLED_WEIGHTS} instead of ${WEIGHTS_FILE}: ${PICKLES_ARE_NOT_READ}`;
   return `${dir} has no readable ${names.includes(CONFIG_FILE) ? WEIGHTS_FILE : CONFIG_FILE}.`;
 }
 
@@ -54,7 +62,8 @@ async function whyNoAdapter(dir: string, name: string): Promise<Omit<LeftOut, "n
   if (name.startsWith(".")) return { level: "debug", reason: "it is hidden" };
   try {
     const isFolder = (await stat(join(dir, name))).isDirectory();
-    if (!isFolder && name === CONFIG_FILE) return { level: "warn", reason: "this folder is itself an adapter's; the folder that it lies in is wanted" };
+    if (!isFolder && name === CONFIG_FILE)
+      return { level: "warn", reason: "this folder is itself an adapter's; the folder that it lies in is wanted" };
     if (!isFolder) return { level: "info", reason: "it is not a folder" };
     await lstat(join(dir, name, CONFIG_FILE));
   } catch (error) {
@@ -67,7 +76,12 @@ async function whyUnreadable(path: string, code: string): Promise<string> {
   const isLink = (await lstat(path)).isSymbolicLink();
   if (code === "ELOOP") return "it is a symbolic link that leads back to itself";
   if (code !== "ENOENT") return `it cannot be read (${code})`;
-  const exists = !isLink || (await stat(path).then(() => true, () => false));
+  const exists =
+    !isLink ||
+    (await stat(path).then(
+      () => true,
+      () => false,
+    ));
   return exists ? `it has no ${CONFIG_FILE}` : "it is a symbolic link to nothing";
 }
 

@@ -4,7 +4,8 @@ import type { PrefixKey } from "./store.ts";
 const NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/;
 
 /** As part of a sentence. */
-export const PREFIX_NAME_RULE = "1 to 128 characters out of A-Z, a-z, 0-9, dot, underscore and hyphen, the first a letter or a digit";
+export const PREFIX_NAME_RULE =
+  "1 to 128 characters out of A-Z, a-z, 0-9, dot, underscore and hyphen, the first a letter or a digit";
 
 export function isPrefixName(name: string): boolean {
   return NAME.test(name);

@@ -41,7 +41,8 @@ export function parsePeftConfig(bytes: Uint8Array, shape: ModelShape): PeftConfi
   checkSize(config, "num_attention_heads", shape.heads, "attention heads");
   checkSize(config, "token_dim", shape.width, "values per token");
   const virtualTokens = optional(config, "num_virtual_tokens", isWhole, "a whole number");
-  if (virtualTokens !== null && virtualTokens < 1) throw fail("adapter_shape_mismatch", `num_virtual_tokens is ${virtualTokens}; it must be at least 1.`);
+  if (virtualTokens !== null && virtualTokens < 1)
+    throw fail("adapter_shape_mismatch", `num_virtual_tokens is ${virtualTokens}; it must be at least 1.`);
   return {
     peftType,
     layout: KV_TYPES.includes(peftType) ? "kv" : "embeddings",
@@ -54,7 +55,8 @@ export function parsePeftConfig(bytes: Uint8Array, shape: ModelShape): PeftConfi
 
 function parseObject(bytes: Uint8Array): JsonObject {
   if (bytes.length === 0) throw fail("adapter_config_invalid", "adapter_config.json is empty.");
-  if (bytes.length > MAX_CONFIG_BYTES) throw fail("adapter_config_invalid", `adapter_config.json is larger than ${MAX_CONFIG_BYTES} bytes.`);
+  if (bytes.length > MAX_CONFIG_BYTES)
+    throw fail("adapter_config_invalid", `adapter_config.json is larger than ${MAX_CONFIG_BYTES} bytes.`);
   try {
     // PEFT reads it with Python's json module. Editors on Windows write a byte order mark.
     const text = decodeUtf8(bytes).replace(/^\uFEFF/, "");
@@ -62,7 +64,8 @@ function parseObject(bytes: Uint8Array): JsonObject {
     if (!isJsonObject(json)) throw new JsonDefect("it is not a JSON object");
     return json;
   } catch (error) {
-    if (error instanceof JsonDefect) throw fail("adapter_config_invalid", `adapter_config.json is not valid: ${error.message}.`);
+    if (error instanceof JsonDefect)
+      throw fail("adapter_config_invalid", `adapter_config.json is not valid: ${error.message}.`);
     throw error;
   }
 }
@@ -76,9 +79,13 @@ function checkType(config: JsonObject): string {
     );
   }
   if (type === undefined && config.has("model_type")) {
-    throw fail("adapter_config_invalid", "This is the config.json of a model; the adapter_config.json of a PEFT adapter is needed.");
+    throw fail(
+      "adapter_config_invalid",
+      "This is the config.json of a model; the adapter_config.json of a PEFT adapter is needed.",
+    );
   }
-  if (type === undefined || type === null) throw fail("adapter_config_invalid", "adapter_config.json has no peft_type.");
+  if (type === undefined || type === null)
+    throw fail("adapter_config_invalid", "adapter_config.json has no peft_type.");
   if (!isString(type)) throw wrongType("peft_type", type, "a string");
   if (type === "MULTITASK_PROMPT_TUNING") {
     throw fail(
@@ -104,7 +111,10 @@ function didYouMean(given: string, values: readonly string[]): string {
 function checkTask(config: JsonObject): void {
   const task = optional(config, "task_type", isString, "a string");
   if (task !== null && task !== "CAUSAL_LM") {
-    throw fail("adapter_type_unsupported", `task_type ${quote(task)} is not served; CAUSAL_LM is.${didYouMean(task, ["CAUSAL_LM"])}`);
+    throw fail(
+      "adapter_type_unsupported",
+      `task_type ${quote(task)} is not served; CAUSAL_LM is.${didYouMean(task, ["CAUSAL_LM"])}`,
+    );
   }
   const submodules = optional(config, "num_transformer_submodules", isWhole, "a whole number");
   if (submodules !== null && submodules !== 1) {
@@ -113,30 +123,46 @@ function checkTask(config: JsonObject): void {
   const extra = optional(config, "modules_to_save", isStrings, "a list of strings");
   if (extra === null || extra.length === 0) return;
   const modules = extra.slice(0, 3).map(quote).join(", ");
-  throw fail("adapter_type_unsupported", `modules_to_save names trained modules of the model itself (${modules}); only the prefix can be served.`);
+  throw fail(
+    "adapter_type_unsupported",
+    `modules_to_save names trained modules of the model itself (${modules}); only the prefix can be served.`,
+  );
 }
 
 function checkSize(config: JsonObject, key: string, base: number, what: string): void {
   const value = optional(config, key, isWhole, "a whole number");
-  if (value !== null && value !== base) throw fail("adapter_shape_mismatch", `${key} is ${value}, but the base model has ${base} ${what}.`);
+  if (value !== null && value !== base)
+    throw fail("adapter_shape_mismatch", `${key} is ${value}, but the base model has ${base} ${what}.`);
 }
 
 /** A name to be shown, not to be looked up. */
 function name(config: JsonObject, key: string): string | null {
   const value = optional(config, key, isString, "a string");
-  if (value !== null && value.length > MAX_NAME_LENGTH) throw fail("adapter_config_invalid", `${key} in adapter_config.json is longer than ${MAX_NAME_LENGTH} characters.`);
+  if (value !== null && value.length > MAX_NAME_LENGTH)
+    throw fail("adapter_config_invalid", `${key} in adapter_config.json is longer than ${MAX_NAME_LENGTH} characters.`);
   // Half a character has no UTF-8, and Redis' scripts cannot read it.
   return value === null || value === "" ? null : value.replace(/\p{Surrogate}/gu, "\ufffd");
 }
 
-function optional<T extends JsonValue>(config: JsonObject, key: string, is: (value: JsonValue) => value is T, what: string): T | null {
+function optional<T extends JsonValue>(
+  config: JsonObject,
+  key: string,
+  is: (value: JsonValue) => value is T,
+  what: string,
+): T | null {
   const value = config.get(key) ?? null;
   if (value === null || is(value)) return value;
   throw wrongType(key, value, what);
 }
 
 function wrongType(key: string, value: JsonValue, what: string): PrefixdError {
-  const shown = isString(value) ? quote(value) : isJsonObject(value) ? "an object" : typeof value === "object" ? "a list" : String(value);
+  const shown = isString(value)
+    ? quote(value)
+    : isJsonObject(value)
+      ? "an object"
+      : typeof value === "object"
+        ? "a list"
+        : String(value);
   return fail("adapter_config_invalid", `${key} in adapter_config.json is ${shown}, not ${what}.`);
 }
 

@@ -9,10 +9,8 @@ import { parsePeftConfig } from "./peft-config.ts";
 import type { PeftConfig } from "./peft-config.ts";
 
 /** A checked adapter: either keys and values, or a soft prompt that the model must fold. */
-export type PeftAdapter = Pick<PeftConfig, "peftType" | "baseName" | "baseRevision"> & (
-  | { readonly kv: KvTensor }
-  | { readonly fold: Extract<FoldInput, { kind: "embeddings" }> }
-);
+export type PeftAdapter = Pick<PeftConfig, "peftType" | "baseName" | "baseRevision"> &
+  ({ readonly kv: KvTensor } | { readonly fold: Extract<FoldInput, { kind: "embeddings" }> });
 
 /** What PEFT calls an adapter's two files. */
 export const CONFIG_FILE = "adapter_config.json";
@@ -35,7 +33,12 @@ const STRETCH = 1 << 19;
  * Parses and checks PEFT's two files against the base model. Throws `adapter_config_invalid`, `adapter_type_unsupported`,
  * `adapter_shape_mismatch`, `safetensors_invalid`, `prefix_not_finite`, `prefix_too_long`, `prefix_base_mismatch`.
  */
-export function parsePeftAdapter(config: Uint8Array, weights: Uint8Array, shape: ModelShape, baseFingerprint: string): PeftAdapter {
+export function parsePeftAdapter(
+  config: Uint8Array,
+  weights: Uint8Array,
+  shape: ModelShape,
+  baseFingerprint: string,
+): PeftAdapter {
   const steps = peftAdapterInSteps(config, weights, shape, baseFingerprint);
   let step = steps.next();
   while (step.done !== true) step = steps.next();
@@ -43,7 +46,12 @@ export function parsePeftAdapter(config: Uint8Array, weights: Uint8Array, shape:
 }
 
 /** The same in steps, between which others can have their turn: a long prefix of a large model has a hundred million values. */
-export function* peftAdapterInSteps(config: Uint8Array, weights: Uint8Array, shape: ModelShape, baseFingerprint: string): Generator<void, PeftAdapter> {
+export function* peftAdapterInSteps(
+  config: Uint8Array,
+  weights: Uint8Array,
+  shape: ModelShape,
+  baseFingerprint: string,
+): Generator<void, PeftAdapter> {
   const parsed = parsePeftConfig(config, shape);
   refuseOtherFormats(weights);
   const header = parseSafetensorsHeader(weights, weights.length, SAFETENSORS_LIMITS);
@@ -57,16 +65,27 @@ export function* peftAdapterInSteps(config: Uint8Array, weights: Uint8Array, sha
   for (let row = 0; row < length; row += rowsAtOnce) {
     if (row > 0) yield;
     const end = Math.min(length, row + rowsAtOnce);
-    const values = decodeFloats(tensor.dtype, weights.subarray(tensor.start + row * rowBytes, tensor.start + end * rowBytes));
+    const values = decodeFloats(
+      tensor.dtype,
+      weights.subarray(tensor.start + row * rowBytes, tensor.start + end * rowBytes),
+    );
     const bad = firstNotFinite(values);
     if (bad >= 0) {
-      throw new PrefixdError("prefix_not_finite", `${TENSOR} has ${values[bad]} in row ${row + Math.floor(bad / columns)}, column ${bad % columns}; all values must be finite.`);
+      throw new PrefixdError(
+        "prefix_not_finite",
+        `${TENSOR} has ${values[bad]} in row ${row + Math.floor(bad / columns)}, column ${bad % columns}; all values must be finite.`,
+      );
     }
     if (parsed.layout === "embeddings") data.set(values, row * columns);
     else splitHeads(values, row, data, length, shape);
   }
   const { peftType, baseName, baseRevision } = parsed;
-  return { peftType, baseName, baseRevision, ...(parsed.layout === "embeddings" ? { fold: { kind: "embeddings", length, data } } : { kv: { length, data } }) };
+  return {
+    peftType,
+    baseName,
+    baseRevision,
+    ...(parsed.layout === "embeddings" ? { fold: { kind: "embeddings", length, data } } : { kv: { length, data } }),
+  };
 }
 
 /**
@@ -86,7 +105,8 @@ function splitHeads(rows: Float32Array, first: number, out: Float32Array, length
 }
 
 /** As the end of a sentence. */
-export const PICKLES_ARE_NOT_READ = "pickle files can run code and are never read. Save the adapter with safe_serialization=True.";
+export const PICKLES_ARE_NOT_READ =
+  "pickle files can run code and are never read. Save the adapter with safe_serialization=True.";
 
 /** Formats that people upload by mistake, told apart by their first bytes. */
 function refuseOtherFormats(weights: Uint8Array): void {
@@ -94,9 +114,11 @@ function refuseOtherFormats(weights: Uint8Array): void {
   const refuse = (sentence: string): never => {
     throw new PrefixdError("safetensors_invalid", sentence);
   };
-  if (text.startsWith("PK\x03\x04")) refuse(`The weights are a zip archive, such as a PyTorch .bin file: ${PICKLES_ARE_NOT_READ}`);
+  if (text.startsWith("PK\x03\x04"))
+    refuse(`The weights are a zip archive, such as a PyTorch .bin file: ${PICKLES_ARE_NOT_READ}`);
   if (/^\x80[\x02-\x05]/.test(text)) refuse(`The weights are a Python pickle: ${PICKLES_ARE_NOT_READ}`);
-  if (text.startsWith("version https://git-lfs")) refuse("The weights are a Git LFS pointer, not the file itself; fetch it with git lfs pull.");
+  if (text.startsWith("version https://git-lfs"))
+    refuse("The weights are a Git LFS pointer, not the file itself; fetch it with git lfs pull.");
   if (text.startsWith("\x1f\x8b")) refuse("The weights are compressed with gzip; send the safetensors file itself.");
   if (text.startsWith("GGUF")) refuse("The weights are a GGUF file; a safetensors file is needed.");
   if (text.startsWith("\x89HDF")) refuse("The weights are an HDF5 file; a safetensors file is needed.");
@@ -108,7 +130,10 @@ function checkBase(config: PeftConfig, header: SafetensorsHeader, baseFingerprin
     ["the safetensors metadata", header.metadata.get("prefixd_base_fingerprint") ?? null],
   ] as const) {
     if (given === null || given === baseFingerprint) continue;
-    throw new PrefixdError("prefix_base_mismatch", `prefixd_base_fingerprint in ${where} is not that of the base model served here.`);
+    throw new PrefixdError(
+      "prefix_base_mismatch",
+      `prefixd_base_fingerprint in ${where} is not that of the base model served here.`,
+    );
   }
 }
 
@@ -123,10 +148,17 @@ function findTensor(header: SafetensorsHeader): TensorInfo {
   }
   const extra = names.filter((name) => name !== TENSOR);
   const tensor = header.tensors.get(TENSOR);
-  if (tensor === undefined) throw new PrefixdError("adapter_shape_mismatch", `The safetensors file has no tensor ${TENSOR}, but ${quoteSome(extra)}.`);
+  if (tensor === undefined)
+    throw new PrefixdError(
+      "adapter_shape_mismatch",
+      `The safetensors file has no tensor ${TENSOR}, but ${quoteSome(extra)}.`,
+    );
   if (extra.length > 0) throw surplusTensors(extra);
   if (!["F32", "F16", "BF16"].includes(tensor.dtype)) {
-    throw new PrefixdError("adapter_shape_mismatch", `${TENSOR} has dtype ${tensor.dtype}; it must be F32, F16 or BF16.`);
+    throw new PrefixdError(
+      "adapter_shape_mismatch",
+      `${TENSOR} has dtype ${tensor.dtype}; it must be F32, F16 or BF16.`,
+    );
   }
   return tensor;
 }
@@ -154,8 +186,10 @@ function checkShape(tensor: TensorInfo, config: PeftConfig, shape: ModelShape): 
   const wanted = config.layout === "kv" ? ofKv : shape.width;
   if (columns !== wanted) {
     const is = `${TENSOR} has rows of ${columns} values`;
-    if (config.layout === "kv" && columns === shape.width) throw mismatch(`${is}: embeddings, but ${config.peftType} needs the keys and values of all layers, ${wanted}.`);
-    if (config.layout === "embeddings" && columns === ofKv) throw mismatch(`${is}: keys and values, but ${config.peftType} needs embeddings of ${wanted}.`);
+    if (config.layout === "kv" && columns === shape.width)
+      throw mismatch(`${is}: embeddings, but ${config.peftType} needs the keys and values of all layers, ${wanted}.`);
+    if (config.layout === "embeddings" && columns === ofKv)
+      throw mismatch(`${is}: keys and values, but ${config.peftType} needs embeddings of ${wanted}.`);
     throw mismatch(`${is}; ${config.peftType} on this base model needs ${wanted}.`);
   }
   if (rows === 0) throw mismatch(`${TENSOR} has no rows; a prefix has at least one virtual token.`);
@@ -169,5 +203,8 @@ function checkShape(tensor: TensorInfo, config: PeftConfig, shape: ModelShape): 
 /** A prefix must leave room for at least one token. Throws `prefix_too_long`. */
 export function checkLength(length: number, shape: ModelShape): void {
   if (length < shape.positions) return;
-  throw new PrefixdError("prefix_too_long", `The prefix has ${length} virtual tokens; the base model has ${shape.positions} positions, so at most ${shape.positions - 1} fit.`);
+  throw new PrefixdError(
+    "prefix_too_long",
+    `The prefix has ${length} virtual tokens; the base model has ${shape.positions} positions, so at most ${shape.positions - 1} fit.`,
+  );
 }

@@ -1,5 +1,13 @@
 import type { KvTensor } from "../kv.ts";
-import type { HeldPrefixes, ListedPrefix, PrefixKey, PrefixMeta, PrefixQuota, Precondition, SharingPatch } from "./store.ts";
+import type {
+  HeldPrefixes,
+  ListedPrefix,
+  PrefixKey,
+  PrefixMeta,
+  PrefixQuota,
+  Precondition,
+  SharingPatch,
+} from "./store.ts";
 
 /** PEFT's two files. */
 export interface PeftUpload {
@@ -11,7 +19,11 @@ export interface PeftUpload {
 /** What a client registers: PEFT's two files, or a hard prompt already turned into token ids. */
 export type PrefixUpload =
   | PeftUpload
-  | { readonly kind: "hard"; readonly ids: Int32Array; /** The text that the ids came from, if any. */ readonly text?: string };
+  | {
+      readonly kind: "hard";
+      readonly ids: Int32Array /** The text that the ids came from, if any. */;
+      readonly text?: string;
+    };
 
 /** A prefix ready to be attended to. */
 export interface ResolvedPrefix {
@@ -34,7 +46,13 @@ export interface PrefixRegistry {
    * Throws `quota_exceeded` too when there is a quota, and what folding throws. A replaced prefix stays shared as it was. Aborting `signal` gives up
    * a prompt that waits for the model.
    */
-  register(key: PrefixKey, upload: PrefixUpload, precondition?: Precondition, quota?: PrefixQuota, signal?: AbortSignal): Promise<{ meta: PrefixMeta; created: boolean }>;
+  register(
+    key: PrefixKey,
+    upload: PrefixUpload,
+    precondition?: Precondition,
+    quota?: PrefixQuota,
+    signal?: AbortSignal,
+  ): Promise<{ meta: PrefixMeta; created: boolean }>;
   /** Whoever asks (`asker`; absent: the owner) must be the owner or have been let in; else the prefix does not exist. Throws `prefix_not_found`. */
   info(key: PrefixKey, asker?: string): Promise<PrefixMeta>;
   /** The same for who wants its files. Throws `prefix_not_found`, and `prefix_not_readable` for who may only use it. */

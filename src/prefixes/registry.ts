@@ -11,7 +11,17 @@ import { CONFIG_FILE, checkLength, maxAdapterBytes, peftAdapterInSteps, WEIGHTS_
 import { checkPrecondition } from "./precondition.ts";
 import type { OpenedFile, PrefixRegistry, PrefixUpload, ResolvedPrefix } from "./registry-types.ts";
 import { mayRead, mayUse, notReadable, sharingOf } from "./sharing.ts";
-import type { HeldPrefixes, ListedPrefix, PrefixKey, PrefixMeta, PrefixQuota, PrefixRecord, PrefixStore, Precondition, SharingPatch } from "./store.ts";
+import type {
+  HeldPrefixes,
+  ListedPrefix,
+  PrefixKey,
+  PrefixMeta,
+  PrefixQuota,
+  PrefixRecord,
+  PrefixStore,
+  Precondition,
+  SharingPatch,
+} from "./store.ts";
 
 /** Bytes of a file that are read at a time: as many as a chunk has in Redis. */
 const PIECE = 512 * 1024;
@@ -73,11 +83,20 @@ class Registry implements PrefixRegistry {
     this.#clock = options.clock ?? (() => new Date());
   }
 
-  async register(key: PrefixKey, upload: PrefixUpload, precondition?: Precondition, quota?: PrefixQuota, signal?: AbortSignal): Promise<{ meta: PrefixMeta; created: boolean }> {
+  async register(
+    key: PrefixKey,
+    upload: PrefixUpload,
+    precondition?: Precondition,
+    quota?: PrefixQuota,
+    signal?: AbortSignal,
+  ): Promise<{ meta: PrefixMeta; created: boolean }> {
     checkPrefixName(key.name);
     const before = await this.#store.head(key);
     checkPrecondition(before?.digest ?? null, precondition);
-    const { kind, kv, files, baseName, baseRevision } = await this.#compile(upload, { fold: (input) => this.#fold(input, key, signal), tryPrefix: (prefix) => this.#tryPrefix(prefix, key, signal) });
+    const { kind, kv, files, baseName, baseRevision } = await this.#compile(upload, {
+      fold: (input) => this.#fold(input, key, signal),
+      tryPrefix: (prefix) => this.#tryPrefix(prefix, key, signal),
+    });
     const bytes = kvBytes(kv);
     const digest = await prefixDigest(this.#shape, kv.length, bytes);
     const now = this.#clock().toISOString();
@@ -141,7 +160,8 @@ class Registry implements PrefixRegistry {
       const first = await this.#piece(meta, file, 0);
       if (first !== null) return { meta, bytes, pieces: this.#pieces(meta, file, first) };
       // Replaced while it was read: the loop ends with whichever version stays long enough.
-      if (isSameVersion(await this.readable(key, asker), meta)) throw new PrefixdError("prefix_damaged", "The store has lost a file of this prefix; upload it again.");
+      if (isSameVersion(await this.readable(key, asker), meta))
+        throw new PrefixdError("prefix_damaged", "The store has lost a file of this prefix; upload it again.");
     }
   }
 
@@ -170,7 +190,11 @@ class Registry implements PrefixRegistry {
     // Asked of the store itself, so that a prefix in the cache does not answer faster than one that does not exist.
     if (asker !== key.user) await this.info(key, asker);
     const { meta, kv } = await this.#cache.resolve(key, ({ base }) => {
-      if (base !== this.#base) throw new PrefixdError("prefix_base_mismatch", "The prefix was registered for another base model than the one served here.");
+      if (base !== this.#base)
+        throw new PrefixdError(
+          "prefix_base_mismatch",
+          "The prefix was registered for another base model than the one served here.",
+        );
     });
     return { key, digest: meta.digest, kv };
   }
@@ -178,7 +202,8 @@ class Registry implements PrefixRegistry {
   async *#pieces(meta: PrefixMeta, file: string, first: Uint8Array): AsyncGenerator<Uint8Array> {
     let piece: Uint8Array | null = first;
     for (let at = 0; ; ) {
-      if (piece === null) throw new PrefixdError("prefix_not_found", "The prefix has been replaced or removed while its file was read.");
+      if (piece === null)
+        throw new PrefixdError("prefix_not_found", "The prefix has been replaced or removed while its file was read.");
       yield piece;
       at += piece.length;
       if (at >= meta.files[file]!) return;
@@ -198,12 +223,19 @@ class Registry implements PrefixRegistry {
   async #compile(upload: PrefixUpload, model: Model): Promise<Compiled> {
     if (upload.kind === "hard") return this.#compileHard(upload.ids, upload.text, model);
     const size = upload.config.length + upload.weights.length;
-    if (size > this.#maxUploadBytes) throw new PrefixdError("body_too_large", `The adapter has ${size} bytes; at most ${this.#maxUploadBytes} are taken.`);
+    if (size > this.#maxUploadBytes)
+      throw new PrefixdError(
+        "body_too_large",
+        `The adapter has ${size} bytes; at most ${this.#maxUploadBytes} are taken.`,
+      );
     const adapter = await inTurns(peftAdapterInSteps(upload.config, upload.weights, this.#shape, this.#base));
     const { peftType: kind, baseName, baseRevision } = adapter;
     const mismatch = this.#requiredBaseName === undefined ? null : baseNameDiffers(baseName, this.#requiredBaseName);
     if (mismatch !== null) throw new PrefixdError("prefix_base_name_mismatch", mismatch);
-    const files = new Map([[CONFIG_FILE, upload.config], [WEIGHTS_FILE, upload.weights]]);
+    const files = new Map([
+      [CONFIG_FILE, upload.config],
+      [WEIGHTS_FILE, upload.weights],
+    ]);
     const kv = "kv" in adapter ? adapter.kv : await this.#foldChecked(adapter.fold, model);
     // What the model has made itself comes out of layer norms, which bound it.
     if ("kv" in adapter) await model.tryPrefix(kv);
@@ -214,10 +246,20 @@ class Registry implements PrefixRegistry {
     if (ids.length === 0) throw new PrefixdError("empty_prompt", "A hard prompt has at least one token.");
     checkLength(ids.length, this.#shape);
     const bad = ids.find((id) => id < 0 || id >= this.#shape.vocabSize);
-    if (bad !== undefined) throw new PrefixdError("invalid_token_id", `Token id ${bad} is not in the vocabulary of ${this.#shape.vocabSize}.`);
+    if (bad !== undefined)
+      throw new PrefixdError(
+        "invalid_token_id",
+        `Token id ${bad} is not in the vocabulary of ${this.#shape.vocabSize}.`,
+      );
     const prompt = { ...(text === undefined ? {} : { text }), token_ids: [...ids] };
     const files = new Map([["prompt.json", new TextEncoder().encode(JSON.stringify(prompt))]]);
-    return { kind: "HARD_PROMPT", baseName: null, baseRevision: null, kv: await this.#foldChecked({ kind: "tokens", ids }, model), files };
+    return {
+      kind: "HARD_PROMPT",
+      baseName: null,
+      baseRevision: null,
+      kv: await this.#foldChecked({ kind: "tokens", ids }, model),
+      files,
+    };
   }
 
   /** Finite embeddings can still overflow inside the model. */
@@ -228,7 +270,10 @@ class Registry implements PrefixRegistry {
       throw new PrefixdError("internal", "Folding the prompt gave keys and values of another size.");
     }
     if (firstNotFinite(kv.data) >= 0) {
-      throw new PrefixdError("prefix_not_finite", "Run through the base model, the prompt gives keys or values that are not finite.");
+      throw new PrefixdError(
+        "prefix_not_finite",
+        "Run through the base model, the prompt gives keys or values that are not finite.",
+      );
     }
     return kv;
   }

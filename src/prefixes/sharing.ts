@@ -29,12 +29,20 @@ export function patchSharing(meta: PrefixMeta, patch: SharingPatch): PrefixMeta 
 export function withoutUsers<T extends Sharing>(sharing: T, gone: (user: string) => boolean): T {
   const { shared_with, readable_by } = sharing;
   const stays = (user: string): boolean => !gone(user);
-  return { ...sharing, ...(shared_with && { shared_with: shared_with.filter(stays) }), ...(readable_by && { readable_by: readable_by.filter(stays) }) };
+  return {
+    ...sharing,
+    ...(shared_with && { shared_with: shared_with.filter(stays) }),
+    ...(readable_by && { readable_by: readable_by.filter(stays) }),
+  };
 }
 
 /** Whom the owner lets in: users, and EVERYONE where all may use the prefix. They find it in their lists. */
 export function guestsOf(meta: Sharing & { readonly user: string }): Set<string> {
-  const guests = new Set([...(meta.visibility === "shared" ? [EVERYONE] : []), ...(meta.shared_with ?? []), ...(meta.readable_by ?? [])]);
+  const guests = new Set([
+    ...(meta.visibility === "shared" ? [EVERYONE] : []),
+    ...(meta.shared_with ?? []),
+    ...(meta.readable_by ?? []),
+  ]);
   guests.delete(meta.user);
   return guests;
 }
@@ -56,24 +64,41 @@ export function accessOf(meta: PrefixMeta, user: string): Access {
 
 /** A prefix as a list shows it to a user who may use it. */
 export function listedFor(user: string, meta: PrefixMeta): ListedPrefix {
-  const listed: ListedPrefix & { shared_with?: unknown; readable_by?: unknown } = { ...meta, access: accessOf(meta, user) };
+  const listed: ListedPrefix & { shared_with?: unknown; readable_by?: unknown } = {
+    ...meta,
+    access: accessOf(meta, user),
+  };
   delete listed.shared_with;
   delete listed.readable_by;
   return listed;
 }
 
 export const notReadable = ({ user, name }: PrefixMeta): PrefixdError =>
-  new PrefixdError("prefix_not_readable", `You may send requests with ${user}/${name}, not download it: for that ${user} has to name you in readable_by.`);
+  new PrefixdError(
+    "prefix_not_readable",
+    `You may send requests with ${user}/${name}, not download it: for that ${user} has to name you in readable_by.`,
+  );
 
 /**
  * Throws `quota_exceeded`. `others`: the user's prefixes but the one replaced, whose bytes are `replaced` (null: it is a new one).
  * A prefix may always be replaced by one that is not larger, also when the quota has become smaller than what is there.
  */
-export function checkQuota(quota: PrefixQuota | undefined, others: HeldPrefixes, bytes: number, replaced: number | null): void {
+export function checkQuota(
+  quota: PrefixQuota | undefined,
+  others: HeldPrefixes,
+  bytes: number,
+  replaced: number | null,
+): void {
   const { max_prefixes = null, max_prefix_bytes = null } = quota ?? {};
   if (max_prefixes !== null && replaced === null && others.prefixes + 1 > max_prefixes) throw tooMany(max_prefixes);
-  if (max_prefix_bytes !== null && bytes > (replaced ?? 0) && others.bytes + bytes > max_prefix_bytes) throw tooLarge(max_prefix_bytes);
+  if (max_prefix_bytes !== null && bytes > (replaced ?? 0) && others.bytes + bytes > max_prefix_bytes)
+    throw tooLarge(max_prefix_bytes);
 }
 
-export const tooMany = (limit: number): PrefixdError => new PrefixdError("quota_exceeded", `The user may have ${limit} prefixes and has no room for one more.`);
-export const tooLarge = (limit: number): PrefixdError => new PrefixdError("quota_exceeded", `The user's prefixes may have ${limit} bytes together, and this one does not fit.`);
+export const tooMany = (limit: number): PrefixdError =>
+  new PrefixdError("quota_exceeded", `The user may have ${limit} prefixes and has no room for one more.`);
+export const tooLarge = (limit: number): PrefixdError =>
+  new PrefixdError(
+    "quota_exceeded",
+    `The user's prefixes may have ${limit} bytes together, and this one does not fit.`,
+  );

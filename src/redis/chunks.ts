@@ -32,7 +32,8 @@ export function splitRecord(record: PrefixRecord, chunkBytes: number): { plan: C
   const chunks: Uint8Array[] = [];
   const add = (bytes: Uint8Array): Extent => {
     const first = chunks.length;
-    for (let i = 0; i < chunkCount(bytes.length, chunkBytes); i++) chunks.push(bytes.subarray(i * chunkBytes, (i + 1) * chunkBytes));
+    for (let i = 0; i < chunkCount(bytes.length, chunkBytes); i++)
+      chunks.push(bytes.subarray(i * chunkBytes, (i + 1) * chunkBytes));
     return [first, bytes.length];
   };
   const kv = add(record.kv);
@@ -62,7 +63,9 @@ export class RedisChunks {
       await inParallel(chunks.length, async (i) => {
         const { buffer, byteOffset, byteLength } = chunks[i]!;
         const args = [announcement(key, plan), Buffer.from(buffer, byteOffset, byteLength), this.#ttlMs];
-        const written = await this.#travel(byteLength, () => this.#connection.run(WRITE_CHUNK, [...guards, this.#keys.chunk(key.user, upload, i)], args));
+        const written = await this.#travel(byteLength, () =>
+          this.#connection.run(WRITE_CHUNK, [...guards, this.#keys.chunk(key.user, upload, i)], args),
+        );
         if (written !== 1) throw uploadError(written);
       });
     } catch (error) {
@@ -80,7 +83,12 @@ export class RedisChunks {
   }
 
   /** The part's bytes, or those of the range; null: one of their chunks is missing or has another size. */
-  async read(user: string, { upload, chunkBytes }: ChunkPlan, [first, size]: Extent, range: ByteRange = { from: 0, length: size }): Promise<Uint8Array | null> {
+  async read(
+    user: string,
+    { upload, chunkBytes }: ChunkPlan,
+    [first, size]: Extent,
+    range: ByteRange = { from: 0, length: size },
+  ): Promise<Uint8Array | null> {
     const from = Math.min(range.from, size);
     const to = Math.min(from + range.length, size);
     const bytes = new Uint8Array(to - from);
@@ -90,8 +98,11 @@ export class RedisChunks {
     await inParallel(chunkCount(to - firstChunk * chunkBytes, chunkBytes), async (i) => {
       const at = (firstChunk + i) * chunkBytes;
       const expected = Math.min(chunkBytes, size - at);
-      const chunk = await this.#travel(expected, () => this.#connection.client.getBuffer(this.#keys.chunk(user, upload, first + firstChunk + i)));
-      if (chunk?.length === expected) bytes.set(chunk.subarray(Math.max(0, from - at), to - at), Math.max(0, at - from));
+      const chunk = await this.#travel(expected, () =>
+        this.#connection.client.getBuffer(this.#keys.chunk(user, upload, first + firstChunk + i)),
+      );
+      if (chunk?.length === expected)
+        bytes.set(chunk.subarray(Math.max(0, from - at), to - at), Math.max(0, at - from));
       else whole = false;
     });
     return whole ? bytes : null;
@@ -115,7 +126,9 @@ function announcement({ name }: PrefixKey, { upload, chunks }: ChunkPlan): strin
 /** What a script that refuses to go on with an upload has answered. */
 export function uploadError(reply: unknown): PrefixdError {
   if (reply === -3) return userRemoved();
-  return new PrefixdError("store_unavailable", "The upload's data was removed from Redis before it was complete.", { retryAfter: 1 });
+  return new PrefixdError("store_unavailable", "The upload's data was removed from Redis before it was complete.", {
+    retryAfter: 1,
+  });
 }
 
 /** An empty part has one empty chunk: that it is there can be checked too. */

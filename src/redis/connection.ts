@@ -79,7 +79,9 @@ export class RedisConnection {
     }
     if (refusal === undefined) return;
     this.close();
-    throw new PrefixdError("store_unavailable", `Redis refuses what --store asks for: ${refusal.message}`, { cause: refusal });
+    throw new PrefixdError("store_unavailable", `Redis refuses what --store asks for: ${refusal.message}`, {
+      cause: refusal,
+    });
   }
 
   /** Calls `listener` whenever a connection for commands has been made. */
@@ -87,7 +89,11 @@ export class RedisConnection {
     this.client.on("ready", listener);
   }
 
-  async run(script: RedisScript, keys: readonly string[], args: readonly (string | number | Buffer)[]): Promise<unknown> {
+  async run(
+    script: RedisScript,
+    keys: readonly string[],
+    args: readonly (string | number | Buffer)[],
+  ): Promise<unknown> {
     try {
       return await this.client.evalsha(script.sha, keys.length, ...keys, ...args);
     } catch (error) {
@@ -102,11 +108,17 @@ export class RedisConnection {
    */
   async replicated(): Promise<void> {
     const nodes = this.client instanceof Cluster ? this.client.nodes("master") : [this.client];
-    await Promise.all(nodes.map(async (node) => {
-      const wanted = this.#waitReplicas > 0 ? this.#waitReplicas : await connectedReplicas(node);
-      if (wanted === 0 || (await node.wait(wanted, WAIT_MS)) >= wanted) return;
-      throw new PrefixdError("store_unavailable", "Redis' replicas have not confirmed the change, so a failover could undo it; repeat the request.", { retryAfter: 2 });
-    }));
+    await Promise.all(
+      nodes.map(async (node) => {
+        const wanted = this.#waitReplicas > 0 ? this.#waitReplicas : await connectedReplicas(node);
+        if (wanted === 0 || (await node.wait(wanted, WAIT_MS)) >= wanted) return;
+        throw new PrefixdError(
+          "store_unavailable",
+          "Redis' replicas have not confirmed the change, so a failover could undo it; repeat the request.",
+          { retryAfter: 2 },
+        );
+      }),
+    );
   }
 
   close(): void {
@@ -141,7 +153,12 @@ function connect(options: RedisConnectionOptions): Client {
   } as const;
   const place = "path" in at ? { path: at.path } : { host: at.host, port: at.port };
   if (cluster) {
-    return new Cluster([place], { redisOptions: common, enableOfflineQueue: false, slotsRefreshTimeout: commandTimeout, clusterRetryStrategy: retry });
+    return new Cluster([place], {
+      redisOptions: common,
+      enableOfflineQueue: false,
+      slotsRefreshTimeout: commandTimeout,
+      clusterRetryStrategy: retry,
+    });
   }
   return new Redis({ ...common, ...place, db, enableOfflineQueue: false, retryStrategy: retry });
 }
@@ -159,7 +176,10 @@ export function toStoreError(error: unknown): PrefixdError {
   const message = messageOf(error);
   if (isOutOfMemory(error)) return new PrefixdError("store_full", "Redis has no memory left.", { cause: error });
   const cause = message.startsWith("Stream isn't writeable") ? new Error("there is no connection to Redis") : error;
-  return new PrefixdError("store_unavailable", "The prefix store cannot be reached right now.", { cause, retryAfter: 2 });
+  return new PrefixdError("store_unavailable", "The prefix store cannot be reached right now.", {
+    cause,
+    retryAfter: 2,
+  });
 }
 
 /** Runs what talks to Redis; throws what `toStoreError` makes of its error. */

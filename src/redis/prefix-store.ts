@@ -10,7 +10,20 @@ import { COMMIT_UPLOAD, DELETE_PREFIX, DELETE_USER, HELD, LIST_PREFIXES } from "
 import { RedisShares } from "./shares.ts";
 import { PATCH_SHARING } from "./sharing-scripts.ts";
 import { listedFor, tooLarge, tooMany, withoutSharing } from "../prefixes/sharing.ts";
-import type { ByteRange, HeldPrefixes, ListedPrefix, PrefixKey, PrefixMeta, PrefixQuota, PrefixRecord, PrefixStore, Precondition, RemovalState, RemovedPrefixes, SharingPatch } from "../prefixes/store.ts";
+import type {
+  ByteRange,
+  HeldPrefixes,
+  ListedPrefix,
+  PrefixKey,
+  PrefixMeta,
+  PrefixQuota,
+  PrefixRecord,
+  PrefixStore,
+  Precondition,
+  RemovalState,
+  RemovedPrefixes,
+  SharingPatch,
+} from "../prefixes/store.ts";
 import { OPEN_TOMBSTONE_MS, TOMBSTONE_MS } from "../prefixes/tombstones.ts";
 
 export interface RedisStoreOptions extends RedisConnectionOptions {
@@ -28,9 +41,14 @@ export interface RedisStoreOptions extends RedisConnectionOptions {
 export async function openRedisStore(options: RedisStoreOptions): Promise<PrefixStore> {
   const connection = new RedisConnection(options);
   await connection.ready(options.commandTimeoutMs ?? 2000);
-  const policy = /maxmemory_policy:(\S+)/.exec(await connection.client.info("memory").catch(() => ""))?.[1] ?? "noeviction";
+  const policy =
+    /maxmemory_policy:(\S+)/.exec(await connection.client.info("memory").catch(() => ""))?.[1] ?? "noeviction";
   if (policy !== "noeviction") {
-    options.onError?.(new Error(`Redis may evict keys (maxmemory-policy ${policy}): prefixes, users and what refuses late uploads can vanish; set noeviction`));
+    options.onError?.(
+      new Error(
+        `Redis may evict keys (maxmemory-policy ${policy}): prefixes, users and what refuses late uploads can vanish; set noeviction`,
+      ),
+    );
   }
   return new RedisStore(connection, options);
 }
@@ -70,9 +88,18 @@ class RedisStore implements PrefixStore {
       const entry: Entry = { meta: withoutSharing(meta), ...plan };
       await this.#chunks.upload(meta, plan, chunks);
       const reply = await this.#connection.run(COMMIT_UPLOAD, this.#userKeys(meta.user), [
-        meta.name, JSON.stringify(entry), ...conditions(precondition), this.#keys.chunks(meta.user), entry.upload,
-        chunks.length, this.#graceMs, this.#keys.changes, this.#message(meta),
-        max_prefixes ?? "", max_prefix_bytes ?? "", meta.bytes,
+        meta.name,
+        JSON.stringify(entry),
+        ...conditions(precondition),
+        this.#keys.chunks(meta.user),
+        entry.upload,
+        chunks.length,
+        this.#graceMs,
+        this.#keys.changes,
+        this.#message(meta),
+        max_prefixes ?? "",
+        max_prefix_bytes ?? "",
+        meta.bytes,
       ]);
       if (reply === 1 || reply === 0) return { created: reply === 1 };
       await this.#chunks.discard(meta, plan);
@@ -86,9 +113,20 @@ class RedisStore implements PrefixStore {
   patchMeta(key: PrefixKey, patch: SharingPatch, precondition?: Precondition): Promise<PrefixMeta | null> {
     return guarded(async () => {
       const list = (users: readonly string[] | undefined): string => (users === undefined ? "" : JSON.stringify(users));
-      const args = [key.name, ...conditions(precondition), patch.visibility ?? "", list(patch.shared_with), list(patch.readable_by), this.#keys.changes, this.#message(key), randomUUID()];
+      const args = [
+        key.name,
+        ...conditions(precondition),
+        patch.visibility ?? "",
+        list(patch.shared_with),
+        list(patch.readable_by),
+        this.#keys.changes,
+        this.#message(key),
+        randomUUID(),
+      ];
       const keys = [this.#keys.prefixes(key.user), this.#keys.unsettled(key.user)];
-      const { value: reply, struck } = await this.#shares.changing(key.user, () => this.#connection.run(PATCH_SHARING, keys, args));
+      const { value: reply, struck } = await this.#shares.changing(key.user, () =>
+        this.#connection.run(PATCH_SHARING, keys, args),
+      );
       if (reply === -1) throw preconditionFailed("The prefix has changed in the meantime.");
       await this.#connection.replicated();
       if (reply === 0) return null;
@@ -115,7 +153,10 @@ class RedisStore implements PrefixStore {
       while (found.length < options.limit) {
         const wanted = Math.min(options.limit - found.length, AT_A_TIME);
         const keys = [this.#keys.prefixes(user), this.#keys.names(user)];
-        const page = (await this.#connection.run(LIST_PREFIXES, keys, [after === undefined ? "-" : `(${after}`, wanted])) as string[];
+        const page = (await this.#connection.run(LIST_PREFIXES, keys, [
+          after === undefined ? "-" : `(${after}`,
+          wanted,
+        ])) as string[];
         found.push(...page.map((value) => listedFor(user, parseEntry(value).meta)));
         if (page.length < wanted) break;
         after = found.at(-1)!.name;
@@ -140,15 +181,28 @@ class RedisStore implements PrefixStore {
 
   held(user: string): Promise<HeldPrefixes> {
     return guarded(async () => {
-      const [prefixes, bytes] = (await this.#connection.run(HELD, [this.#keys.prefixes(user), this.#keys.bytes(user)], [])) as [number, number];
+      const [prefixes, bytes] = (await this.#connection.run(
+        HELD,
+        [this.#keys.prefixes(user), this.#keys.bytes(user)],
+        [],
+      )) as [number, number];
       return { prefixes, bytes };
     });
   }
 
   delete(key: PrefixKey, precondition?: Precondition): Promise<boolean> {
     return guarded(async () => {
-      const args = [key.name, ...conditions(precondition), this.#keys.chunks(key.user), this.#keys.changes, this.#message(key), randomUUID()];
-      const { value: reply } = await this.#shares.changing(key.user, () => this.#connection.run(DELETE_PREFIX, this.#userKeys(key.user), args));
+      const args = [
+        key.name,
+        ...conditions(precondition),
+        this.#keys.chunks(key.user),
+        this.#keys.changes,
+        this.#message(key),
+        randomUUID(),
+      ];
+      const { value: reply } = await this.#shares.changing(key.user, () =>
+        this.#connection.run(DELETE_PREFIX, this.#userKeys(key.user), args),
+      );
       if (reply === -1) throw preconditionFailed("The prefix is not the one that was to be deleted.");
       await this.#connection.replicated();
       return reply === 1;
@@ -160,7 +214,9 @@ class RedisStore implements PrefixStore {
       const refused = last ? ["done", Math.max(TOMBSTONE_MS, this.#uploadTtlMs)] : ["open", OPEN_TOMBSTONE_MS];
       const args = [this.#keys.chunks(user), this.#keys.changes, this.#origin, user, ...refused, randomUUID()];
       await this.#shares.built();
-      const { value } = await this.#shares.changing(user, () => this.#connection.run(DELETE_USER, this.#userKeys(user), args));
+      const { value } = await this.#shares.changing(user, () =>
+        this.#connection.run(DELETE_USER, this.#userKeys(user), args),
+      );
       const [prefixes, bytes] = value as [number, number];
       await this.#shares.removeGuest(user);
       await this.#connection.replicated();
@@ -197,7 +253,12 @@ class RedisStore implements PrefixStore {
     return value === null ? null : parseEntry(value);
   }
 
-  #load(key: PrefixKey, digest: string, where: (entry: Entry) => Extent | null, range?: ByteRange): Promise<Uint8Array | null> {
+  #load(
+    key: PrefixKey,
+    digest: string,
+    where: (entry: Entry) => Extent | null,
+    range?: ByteRange,
+  ): Promise<Uint8Array | null> {
     return guarded(async () => {
       let last: string | undefined;
       for (;;) {
@@ -206,7 +267,8 @@ class RedisStore implements PrefixStore {
         const extent = where(entry);
         if (extent === null) return null;
         // The same version twice and incomplete: nobody replaced it in between.
-        if (entry.upload === last) throw new PrefixdError("prefix_damaged", "Redis has lost a part of the prefix; upload it again.");
+        if (entry.upload === last)
+          throw new PrefixdError("prefix_damaged", "Redis has lost a part of the prefix; upload it again.");
         const bytes = await this.#chunks.read(key.user, entry, extent, range);
         if (bytes !== null) return bytes;
         last = entry.upload;
@@ -215,7 +277,14 @@ class RedisStore implements PrefixStore {
   }
 
   #userKeys(user: string): string[] {
-    return [this.#keys.prefixes(user), this.#keys.names(user), this.#keys.uploads(user), this.#keys.removed(user), this.#keys.bytes(user), this.#keys.unsettled(user)];
+    return [
+      this.#keys.prefixes(user),
+      this.#keys.names(user),
+      this.#keys.uploads(user),
+      this.#keys.removed(user),
+      this.#keys.bytes(user),
+      this.#keys.unsettled(user),
+    ];
   }
 
   #message(key: PrefixKey): string {

@@ -3,7 +3,13 @@ import { lostTouch, PrefixdError } from "../errors.ts";
 import { RedisConnection, toStoreError, type RedisConnectionOptions } from "./connection.ts";
 import { Heartbeats, LEFT } from "../replicas/heartbeats.ts";
 import { ACKNOWLEDGE, COLLECT, FORGET, LEAVE, RENEW, ReplicaKeys, SEND, STRIKE_OFF } from "./replica-keys.ts";
-import type { BroadcastResult, EndedOnReplica, ReplicaBus, ReplicaCommand, ReplicaHandler } from "../replicas/replica-bus.ts";
+import type {
+  BroadcastResult,
+  EndedOnReplica,
+  ReplicaBus,
+  ReplicaCommand,
+  ReplicaHandler,
+} from "../replicas/replica-bus.ts";
 
 export interface RedisReplicaBusOptions extends RedisConnectionOptions {
   /** What all keys begin with. Default `prefixd`. */
@@ -78,7 +84,13 @@ class RedisReplicaBus implements ReplicaBus {
     const id = randomUUID();
     try {
       const known = this.#heartbeats.living();
-      this.#heartbeats.observe((await this.#connection.run(SEND, [this.#keys.beats], [id, JSON.stringify(command), this.#keys.inboxes, this.#keys.wake, KEEP_MS, LEFT, ...known])) as string[]);
+      this.#heartbeats.observe(
+        (await this.#connection.run(
+          SEND,
+          [this.#keys.beats],
+          [id, JSON.stringify(command), this.#keys.inboxes, this.#keys.wake, KEEP_MS, LEFT, ...known],
+        )) as string[],
+      );
       const told = this.#heartbeats.living();
       try {
         return await this.#collect(id, told);
@@ -96,17 +108,26 @@ class RedisReplicaBus implements ReplicaBus {
     clearTimeout(this.#lapseTimer);
     clearTimeout(this.#renewTimer);
     await this.#renewing;
-    await this.#connection.run(LEAVE, [this.#keys.beats, this.#keys.inbox(this.id)], [this.id, LEFT]).catch(() => undefined);
+    await this.#connection
+      .run(LEAVE, [this.#keys.beats, this.#keys.inbox(this.id)], [this.id, LEFT])
+      .catch(() => undefined);
     this.#connection.close();
   }
 
   async #collect(id: string, told: readonly string[]): Promise<BroadcastResult> {
     const until = performance.now() + (this.#options.answerMs ?? 60_000);
     for (;;) {
-      const [beats, answers] = (await this.#connection.run(COLLECT, [this.#keys.beats, this.#keys.acks(id)], told)) as [string[], string[]];
+      const [beats, answers] = (await this.#connection.run(COLLECT, [this.#keys.beats, this.#keys.acks(id)], told)) as [
+        string[],
+        string[],
+      ];
       this.#heartbeats.observe(beats);
-      if (answers.every((answer, i) => answer !== "" || !this.#heartbeats.mayServe(told[i]!))) return summary(told, answers);
-      if (performance.now() > until) throw new PrefixdError("store_unavailable", "A replica does not answer; repeat the request.", { retryAfter: 5 });
+      if (answers.every((answer, i) => answer !== "" || !this.#heartbeats.mayServe(told[i]!)))
+        return summary(told, answers);
+      if (performance.now() > until)
+        throw new PrefixdError("store_unavailable", "A replica does not answer; repeat the request.", {
+          retryAfter: 5,
+        });
       await new Promise((resolve) => setTimeout(resolve, POLL_MS));
     }
   }
@@ -128,7 +149,11 @@ class RedisReplicaBus implements ReplicaBus {
     const sentAt = performance.now();
     let [beats, fields]: [string[], string[]] = [[], []];
     try {
-      [beats, fields] = (await this.#connection.run(RENEW, [this.#keys.beats, this.#keys.inbox(this.id)], [this.id, ++this.#beats])) as [string[], string[]];
+      [beats, fields] = (await this.#connection.run(
+        RENEW,
+        [this.#keys.beats, this.#keys.inbox(this.id)],
+        [this.id, ++this.#beats],
+      )) as [string[], string[]];
     } catch (error) {
       this.#options.onError?.(error as Error);
       return;
@@ -147,7 +172,9 @@ class RedisReplicaBus implements ReplicaBus {
 
   /** If it does not get through another renewal sees the replica again. */
   async #strikeOff(replica: string, beat: string): Promise<void> {
-    await this.#connection.run(STRIKE_OFF, [this.#keys.beats, this.#keys.inbox(replica)], [replica, beat]).catch(() => undefined);
+    await this.#connection
+      .run(STRIKE_OFF, [this.#keys.beats, this.#keys.inbox(replica)], [replica, beat])
+      .catch(() => undefined);
   }
 
   #lapse(): void {
@@ -170,7 +197,11 @@ class RedisReplicaBus implements ReplicaBus {
     work
       .then(async (ended) => {
         const answer = JSON.stringify({ ...ended, at: new Date().toISOString() });
-        await this.#connection.run(ACKNOWLEDGE, [this.#keys.inbox(this.id), this.#keys.acks(id)], [this.id, id, answer, KEEP_MS]);
+        await this.#connection.run(
+          ACKNOWLEDGE,
+          [this.#keys.inbox(this.id), this.#keys.acks(id)],
+          [this.id, id, answer, KEEP_MS],
+        );
         this.#commands.delete(id);
       })
       // Not got through: the command is still in the inbox, and comes again.

@@ -79,7 +79,11 @@ export class RedisShares {
   }
 
   /** At most `limit` of others' prefixes that a user may use, after `after` (a key's text); `next`: where to go on, null: there are no more. */
-  async page(user: string, after: string | null, limit: number): Promise<{ found: ListedPrefix[]; next: string | null }> {
+  async page(
+    user: string,
+    after: string | null,
+    limit: number,
+  ): Promise<{ found: ListedPrefix[]; next: string | null }> {
     const wanted = Math.min(limit, AT_A_TIME);
     const { client } = this.#connection;
     const guests = [user, EVERYONE];
@@ -87,10 +91,21 @@ export class RedisShares {
     // The user's own lie together and are passed over at one go. "0" is the character after "/".
     const own = encodeURIComponent(user);
     const from = after === null ? "-" : `(${after}`;
-    const ranges = [[from, `(${own}/`], [after !== null && after > `${own}0` ? from : `[${own}0`, "+"]] as const;
-    const entries = await Promise.all(guests.flatMap((guest) => ranges.map(([min, max]) => client.zrangebylex(this.#keys.shared(guest), min, max, "LIMIT", 0, wanted))));
+    const ranges = [
+      [from, `(${own}/`],
+      [after !== null && after > `${own}0` ? from : `[${own}0`, "+"],
+    ] as const;
+    const entries = await Promise.all(
+      guests.flatMap((guest) =>
+        ranges.map(([min, max]) => client.zrangebylex(this.#keys.shared(guest), min, max, "LIMIT", 0, wanted)),
+      ),
+    );
     const members = [...new Set(entries.flat())].sort(compareTexts).slice(0, wanted);
-    const shown = await Promise.all(members.map(parseKeyText).map((key) => this.#connection.run(SHOW_SHARED, [this.#keys.prefixes(key.user)], [key.name, user])));
+    const shown = await Promise.all(
+      members
+        .map(parseKeyText)
+        .map((key) => this.#connection.run(SHOW_SHARED, [this.#keys.prefixes(key.user)], [key.name, user])),
+    );
     const found: ListedPrefix[] = [];
     const stale: string[] = [];
     for (const [i, prefix] of (shown as ([head: string, access: "read" | "use"] | null)[]).entries()) {
@@ -141,8 +156,11 @@ export class RedisShares {
 
   async #buildOf(owner: string): Promise<void> {
     for await (const entries of this.#pairs(this.#keys.prefixes(owner))) {
-      const notes = entries.flatMap(([name, value]) => [...guestsIn(value)].map((guest): Note => [`${guest}/${name}`, ""]));
-      for (let round = 0; round < ROUNDS && notes.length > 0; round++) if ((await this.#settleSome(owner, notes)).settled) break;
+      const notes = entries.flatMap(([name, value]) =>
+        [...guestsIn(value)].map((guest): Note => [`${guest}/${name}`, ""]),
+      );
+      for (let round = 0; round < ROUNDS && notes.length > 0; round++)
+        if ((await this.#settleSome(owner, notes)).settled) break;
     }
   }
 
@@ -162,7 +180,10 @@ export class RedisShares {
     await Promise.all(
       [...byGuest].map(async ([guest, of]) => {
         const keys = [...of].map((name) => ({ user: owner, name }));
-        const [added, dropped] = [keys.filter(({ name }) => letsIn.get(name)!.has(guest)), keys.filter(({ name }) => !letsIn.get(name)!.has(guest))];
+        const [added, dropped] = [
+          keys.filter(({ name }) => letsIn.get(name)!.has(guest)),
+          keys.filter(({ name }) => !letsIn.get(name)!.has(guest)),
+        ];
         const reply = await this.#write(guest, counts.get(guest)!, added.map(keyText), dropped.map(keyText));
         if (reply === 1) return;
         open.add(guest);
@@ -177,7 +198,9 @@ export class RedisShares {
   }
 
   async #counts(guests: readonly string[]): Promise<Map<string, string>> {
-    const counts = await Promise.all(guests.map((guest) => this.#connection.client.get(this.#keys.sharedChanges(guest))));
+    const counts = await Promise.all(
+      guests.map((guest) => this.#connection.client.get(this.#keys.sharedChanges(guest))),
+    );
     return new Map(guests.map((guest, i) => [guest, counts[i] ?? ""]));
   }
 
@@ -188,7 +211,13 @@ export class RedisShares {
 
   async #strikeOff(key: PrefixKey, guest: string): Promise<void> {
     const keys = [this.#keys.prefixes(key.user), this.#keys.unsettled(key.user)];
-    await this.#connection.run(STRIKE_OFF, keys, [key.name, guest, this.#keys.changes, this.#message(key), randomUUID()]);
+    await this.#connection.run(STRIKE_OFF, keys, [
+      key.name,
+      guest,
+      this.#keys.changes,
+      this.#message(key),
+      randomUUID(),
+    ]);
   }
 
   /** Fields and values of a hash, some at a time. */

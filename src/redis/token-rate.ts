@@ -4,7 +4,11 @@ import { MemoryTokenBuckets, WINDOW_SECONDS, type Spending, type TokenBuckets } 
 
 /** What runs a script: RedisConnection. */
 export interface ScriptRunner {
-  run(script: { readonly lua: string; readonly sha: string }, keys: readonly string[], args: readonly (string | number)[]): Promise<unknown>;
+  run(
+    script: { readonly lua: string; readonly sha: string },
+    keys: readonly string[],
+    args: readonly (string | number)[],
+  ): Promise<unknown>;
 }
 
 /**
@@ -67,7 +71,10 @@ export class RedisTokenBuckets implements TokenBuckets {
   async #run(user: string, limit: number, tokens: number, what: "admit" | "charge"): Promise<Spending | null> {
     if (performance.now() < this.#awayUntil) return null;
     try {
-      const [done, spent] = (await this.#redis.run(SCRIPT, [this.#keys.tokens(user)], [limit, tokens, what])) as [number, string];
+      const [done, spent] = (await this.#redis.run(SCRIPT, [this.#keys.tokens(user)], [limit, tokens, what])) as [
+        number,
+        string,
+      ];
       return { admitted: done === 1, spent: Number(spent) };
     } catch {
       this.#awayUntil = performance.now() + AWAY_MS;

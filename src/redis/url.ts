@@ -31,13 +31,21 @@ const NUMBER = /^(0|[1-9]\d{0,9})$/;
  */
 export function parseRedisUrl(url: string): RedisAddress {
   const [, scheme, rest] = /^(rediss?|unix):\/\/(.*)$/s.exec(url) ?? [];
-  if (scheme === undefined || rest === undefined) throw new RedisUrlError("expected redis://HOST:PORT/DB, rediss://HOST:PORT/DB or unix:///PATH?db=DB, in lower case");
+  if (scheme === undefined || rest === undefined)
+    throw new RedisUrlError(
+      "expected redis://HOST:PORT/DB, rediss://HOST:PORT/DB or unix:///PATH?db=DB, in lower case",
+    );
   const [, authority = "", path = "", query] = /^([^/?#]*)([^?#]*)(?:\?([^#]*))?/.exec(rest) ?? [];
   const at = authority.lastIndexOf("@");
   const [host, login] = [authority.slice(at + 1), at < 0 ? {} : parseLogin(authority.slice(0, at))];
   if (rest.includes("#") || (scheme !== "unix" && rest.indexOf("@", authority.length) >= 0)) throw notEncoded();
   if (scheme === "unix") return { ...login, ...parseSocket(host, path, query) };
-  const address = { ...login, at: { ...parseHost(host), tls: scheme === "rediss" }, db: parseDb(path === "" || path === "/" ? "0" : path.slice(1)), cluster: parseCluster(query) };
+  const address = {
+    ...login,
+    at: { ...parseHost(host), tls: scheme === "rediss" },
+    db: parseDb(path === "" || path === "/" ? "0" : path.slice(1)),
+    cluster: parseCluster(query),
+  };
   if (address.cluster && address.db !== 0) throw new RedisUrlError("a Redis Cluster has database 0 only");
   return address;
 }
@@ -63,32 +71,46 @@ function decode(text: string): string {
 }
 
 const notEncoded = (): RedisUrlError =>
-  new RedisUrlError("a user, password or path must be percent-encoded: @ is %40, : is %3A, / is %2F, # is %23, ? is %3F, % is %25, a space is %20");
+  new RedisUrlError(
+    "a user, password or path must be percent-encoded: @ is %40, : is %3A, / is %2F, # is %23, ? is %3F, % is %25, a space is %20",
+  );
 
 function parseHost(text: string): { host: string; port: number } {
   const [, bracketed, name, port] = /^(?:\[([^\]]*)\]|([^:[\]]*))(?::(.*))?$/s.exec(text) ?? [];
   const host = bracketed ?? name;
   if (host === "" && !/:.*:/.test(text)) throw new RedisUrlError("a host is missing (a Unix socket is unix:///PATH)");
   // Brackets are IPv6's; what looks like IPv4 must be it.
-  const valid = host !== undefined && (bracketed === undefined ? HOST_NAME.test(host) && (!/^[\d.]+$/.test(host) || isIP(host) === 4) : isIPv6(host) && !host.includes("%"));
+  const valid =
+    host !== undefined &&
+    (bracketed === undefined
+      ? HOST_NAME.test(host) && (!/^[\d.]+$/.test(host) || isIP(host) === 4)
+      : isIPv6(host) && !host.includes("%"));
   if (!valid) throw new RedisUrlError("the host must be a name, an IPv4 address, or an IPv6 address in brackets");
-  if (port !== undefined && !(NUMBER.test(port) && Number(port) >= 1 && Number(port) <= 65_535)) throw new RedisUrlError("the port must be a whole number from 1 to 65535");
+  if (port !== undefined && !(NUMBER.test(port) && Number(port) >= 1 && Number(port) <= 65_535))
+    throw new RedisUrlError("the port must be a whole number from 1 to 65535");
   return { host, port: port === undefined ? DEFAULT_PORT : Number(port) };
 }
 
 function parseDb(text: string): number {
-  if (!NUMBER.test(text) || Number(text) > LARGEST_DB) throw new RedisUrlError(`the database must be a whole number from 0 to ${LARGEST_DB}, and nothing may follow it`);
+  if (!NUMBER.test(text) || Number(text) > LARGEST_DB)
+    throw new RedisUrlError(`the database must be a whole number from 0 to ${LARGEST_DB}, and nothing may follow it`);
   return Number(text);
 }
 
 function parseCluster(query: string | undefined): boolean {
   if (query === undefined) return false;
-  if (query !== "cluster=true" && query !== "cluster=false") throw new RedisUrlError("the only parameter is ?cluster=true (or false)");
+  if (query !== "cluster=true" && query !== "cluster=false")
+    throw new RedisUrlError("the only parameter is ?cluster=true (or false)");
   return query === "cluster=true";
 }
 
-function parseSocket(host: string, path: string, query: string | undefined): Omit<RedisAddress, "username" | "password"> {
-  if (host !== "" || path === "" || path === "/") throw new RedisUrlError("a Unix socket is unix:///PATH, with the path from the root");
+function parseSocket(
+  host: string,
+  path: string,
+  query: string | undefined,
+): Omit<RedisAddress, "username" | "password"> {
+  if (host !== "" || path === "" || path === "/")
+    throw new RedisUrlError("a Unix socket is unix:///PATH, with the path from the root");
   const [, db] = /^db=(.*)$/s.exec(query ?? "db=0") ?? [];
   if (db === undefined) throw new RedisUrlError("the only parameter is ?db=DB");
   const decoded = path.split("/").map((part) => decode(part.replaceAll(/[:@]/g, encodeURIComponent)));

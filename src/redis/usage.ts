@@ -101,7 +101,8 @@ export class RedisUsage {
       this.#timer = setTimeout(() => void this.#inTurn(() => this.#send()).catch(() => undefined), AGAIN_MS).unref();
     }
     const failures = results.filter((result) => result.status === "rejected").map(({ reason }) => reason as Error);
-    const lost = failures.find(({ name }) => name !== "ReplyError") ?? (failures.length > MAX_REFUSED ? failures[0] : undefined);
+    const lost =
+      failures.find(({ name }) => name !== "ReplyError") ?? (failures.length > MAX_REFUSED ? failures[0] : undefined);
     if (lost !== undefined) throw lost;
   }
 }

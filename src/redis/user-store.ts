@@ -53,7 +53,11 @@ class RedisUserStore implements UserStore {
       // Before, so that a crash leaves none unlisted; after, because a removal of the old one, or a list that saw the id without a user, may
       // just have taken it off.
       await client.zadd(this.#keys.users, 0, user.id);
-      const created = await this.#connection.run(CREATE_USER, [this.#keys.user(user.id)], [JSON.stringify(user), ...announce]);
+      const created = await this.#connection.run(
+        CREATE_USER,
+        [this.#keys.user(user.id)],
+        [JSON.stringify(user), ...announce],
+      );
       await client.zadd(this.#keys.users, 0, user.id);
       if (created === 0) throw new PrefixdError("user_exists", "There is a user of this id already.");
     });
@@ -82,7 +86,14 @@ class RedisUserStore implements UserStore {
       let last = after;
       while (users.length < limit) {
         const wanted = limit - users.length;
-        const ids = await client.zrangebylex(this.#keys.users, last === undefined ? "-" : `(${last}`, "+", "LIMIT", 0, wanted);
+        const ids = await client.zrangebylex(
+          this.#keys.users,
+          last === undefined ? "-" : `(${last}`,
+          "+",
+          "LIMIT",
+          0,
+          wanted,
+        );
         const found = await Promise.all(ids.map((id) => client.get(this.#keys.user(id))));
         users.push(...found.flatMap((json) => parse<User>(json) ?? []));
         this.#sweep.suspect(ids.filter((_, i) => found[i] === null));
@@ -99,8 +110,20 @@ class RedisUserStore implements UserStore {
         const json = await this.#connection.client.get(this.#keys.user(id));
         if (json === null) throw noUser();
         const old = JSON.parse(json) as User;
-        const user: User = { ...old, weight: patch.weight ?? old.weight, limits: { ...old.limits, ...patch.limits }, updatedAt };
-        if ((await this.#connection.run(REPLACE_USER, [this.#keys.user(id)], [json, JSON.stringify(user), ...announce])) === 1) return user;
+        const user: User = {
+          ...old,
+          weight: patch.weight ?? old.weight,
+          limits: { ...old.limits, ...patch.limits },
+          updatedAt,
+        };
+        if (
+          (await this.#connection.run(
+            REPLACE_USER,
+            [this.#keys.user(id)],
+            [json, JSON.stringify(user), ...announce],
+          )) === 1
+        )
+          return user;
       }
       throw new PrefixdError("store_unavailable", "The user is being changed all the time.", { retryAfter: 1 });
     });
@@ -123,13 +146,17 @@ class RedisUserStore implements UserStore {
   findKey(keyId: string): Promise<ApiKeyRecord | null> {
     return guarded(async () => {
       const user = await this.#connection.client.get(this.#keys.key(keyId));
-      return user === null ? null : parse<ApiKeyRecord>(await this.#connection.client.hget(this.#keys.keys(user), keyId));
+      return user === null
+        ? null
+        : parse<ApiKeyRecord>(await this.#connection.client.hget(this.#keys.keys(user), keyId));
     });
   }
 
   listKeys(user: string): Promise<ApiKeyRecord[]> {
     return guarded(async () => {
-      const records = (await this.#connection.client.hvals(this.#keys.keys(user))).flatMap((json) => parse<ApiKeyRecord>(json) ?? []);
+      const records = (await this.#connection.client.hvals(this.#keys.keys(user))).flatMap(
+        (json) => parse<ApiKeyRecord>(json) ?? [],
+      );
       return records.sort((a, b) => compare(a.createdAt, b.createdAt) || compare(a.id, b.id));
     });
   }
@@ -153,13 +180,19 @@ class RedisUserStore implements UserStore {
       const there = await client.del(this.#keys.user(id));
       await this.#dropIndex(await client.hkeys(this.#keys.keys(id)));
       const keys = [this.#keys.keys(id), this.#keys.usage(id), this.#keys.tokens(id), this.#keys.flushes(id)];
-      const [fields, ids] = (await this.#connection.run(DELETE_USER_REST, keys, [keepUsage ? "keep" : "drop", ...announce])) as [string[], string[]];
+      const [fields, ids] = (await this.#connection.run(DELETE_USER_REST, keys, [
+        keepUsage ? "keep" : "drop",
+        ...announce,
+      ])) as [string[], string[]];
       await client.zrem(this.#keys.users, id);
       // Created again in the meantime.
       if ((await client.exists(this.#keys.user(id))) === 1) await client.zadd(this.#keys.users, 0, id);
       await this.#connection.replicated();
       if (there === 0) throw noUser();
-      return { keys: ids.length, usageRows: new Set(fields.map((field) => field.slice(0, field.lastIndexOf(" ")))).size };
+      return {
+        keys: ids.length,
+        usageRows: new Set(fields.map((field) => field.slice(0, field.lastIndexOf(" ")))).size,
+      };
     });
   }
 
@@ -192,7 +225,10 @@ class RedisUserStore implements UserStore {
 
   /** Runs a change that announces itself to the other replicas by these arguments of its script. */
   #change<T>(user: string, work: (announce: [channel: string, message: string]) => Promise<T>): Promise<T> {
-    return this.#changes.after(user, guarded(() => work([this.#keys.changes, JSON.stringify([this.#origin, user])])));
+    return this.#changes.after(
+      user,
+      guarded(() => work([this.#keys.changes, JSON.stringify([this.#origin, user])])),
+    );
   }
 
   #heard(message: string): void {

@@ -24,7 +24,8 @@ export function createUserRemoval({ users, prefixes, bus, clock = () => new Date
   return {
     async removeUser(id, { keepUsage }): Promise<RemovalReceipt> {
       const known = (await users.getUser(id)) !== null;
-      const unfinished = (await prefixes.removalState(id)) === "open" || (await prefixes.list(id, { limit: 1 })).length > 0;
+      const unfinished =
+        (await prefixes.removalState(id)) === "open" || (await prefixes.list(id, { limit: 1 })).length > 0;
       if (!known && !unfinished) throw new PrefixdError("user_not_found", "There is no user of this id.");
       const first = await prefixes.deleteUser(id);
       const keys = await users.listKeys(id);
@@ -34,11 +35,21 @@ export function createUserRemoval({ users, prefixes, bus, clock = () => new Date
       const late = await users.deleteUser(id, { keepUsage }).catch(goneAlready);
       const second = await prefixes.deleteUser(id, { last: true });
       if ((await prefixes.list(id, { limit: 1 })).length > 0 || (await users.getUser(id)) !== null) {
-        throw new PrefixdError("store_unavailable", "The user was created anew while it was removed; repeat the request.", { retryAfter: 1 });
+        throw new PrefixdError(
+          "store_unavailable",
+          "The user was created anew while it was removed; repeat the request.",
+          { retryAfter: 1 },
+        );
       }
       return {
         user: id,
-        removed: { prefixes: first.prefixes + second.prefixes, keys: keys.length + late.keys, bytes: first.bytes + second.bytes, running, queued },
+        removed: {
+          prefixes: first.prefixes + second.prefixes,
+          keys: keys.length + late.keys,
+          bytes: first.bytes + second.bytes,
+          running,
+          queued,
+        },
         replicas: replicas.map((replica) => ({ id: replica.id, acknowledged_at: replica.acknowledgedAt })),
         completed_at: clock().toISOString(),
       };
@@ -47,7 +58,8 @@ export function createUserRemoval({ users, prefixes, bus, clock = () => new Date
     async readmitUser(id) {
       const state = await prefixes.removalState(id);
       if (state === null) return;
-      if (state === "open") throw new PrefixdError("user_exists", "The removal of the user of this id is not finished; repeat it.");
+      if (state === "open")
+        throw new PrefixdError("user_exists", "The removal of the user of this id is not finished; repeat it.");
       await bus.broadcast({ kind: "readmit", user: id });
       // Last: as long as this has not been done, a repeated call does all of it.
       await prefixes.readmitUser(id);
@@ -77,7 +89,8 @@ export function removeEverywhere(registry: PrefixRegistry, bus: ReplicaBus): Pre
     openFile: (...args) => registry.openFile(...args),
     resolve: (...args) => registry.resolve(...args),
     async remove(key, precondition) {
-      const tell = async (): Promise<void> => void (await bus.broadcast({ kind: "prefix", user: key.user, name: key.name }));
+      const tell = async (): Promise<void> =>
+        void (await bus.broadcast({ kind: "prefix", user: key.user, name: key.name }));
       try {
         await registry.remove(key, precondition);
       } catch (error) {

@@ -42,8 +42,16 @@ export interface ReplicaParts {
     readmitUser(user: string): void;
     endAll(error: PrefixdError): void;
   };
-  readonly folding: { endOfUser(user: string): void; readmitUser(user: string): void; endAll(error: PrefixdError): void };
-  readonly prefixCache: { evict(key: { user: string; name: string }): void; invalidateUser(user: string): void; clear(): void };
+  readonly folding: {
+    endOfUser(user: string): void;
+    readmitUser(user: string): void;
+    endAll(error: PrefixdError): void;
+  };
+  readonly prefixCache: {
+    evict(key: { user: string; name: string }): void;
+    invalidateUser(user: string): void;
+    clear(): void;
+  };
   readonly engine: { wipeFreed(): Promise<void> };
   /** Whatever else caches something of users, such as keys: forget this user, or, without one, all. */
   readonly forget?: (user: string | null) => void;
@@ -51,7 +59,14 @@ export interface ReplicaParts {
   readonly settle?: (user: string) => Promise<void>;
 }
 
-export function createReplicaHandler({ generation, folding, prefixCache, engine, forget, settle }: ReplicaParts): ReplicaHandler {
+export function createReplicaHandler({
+  generation,
+  folding,
+  prefixCache,
+  engine,
+  forget,
+  settle,
+}: ReplicaParts): ReplicaHandler {
   return async (command) => {
     const { user } = command;
     if (command.kind === "readmit") {
@@ -64,7 +79,9 @@ export function createReplicaHandler({ generation, folding, prefixCache, engine,
     if (command.kind === "user") forget?.(user);
     evict();
     if (command.kind === "user") folding.endOfUser(user);
-    const ended = await (command.kind === "user" ? generation.endRequestsOfUser(user) : generation.endRequestsOf(command));
+    const ended = await (command.kind === "user"
+      ? generation.endRequestsOfUser(user)
+      : generation.endRequestsOf(command));
     await engine.wipeFreed();
     if (command.kind === "user") await settle?.(user);
     // Again: a look-up that was under way has ended by now.
@@ -75,7 +92,10 @@ export function createReplicaHandler({ generation, folding, prefixCache, engine,
 }
 
 /** What a replica does whose lease has run out: it cannot know what has been removed since. */
-export function dropEverything({ generation, folding, prefixCache, engine, forget }: ReplicaParts, error: PrefixdError): void {
+export function dropEverything(
+  { generation, folding, prefixCache, engine, forget }: ReplicaParts,
+  error: PrefixdError,
+): void {
   prefixCache.clear();
   forget?.(null);
   generation.endAll(error);

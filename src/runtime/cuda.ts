@@ -82,7 +82,10 @@ export class CudaDevice implements StreamDevice {
       throw new CudaError(library, (error as Error).message.split("\n", 1)[0]!);
     }
     this.#functions = Object.fromEntries(
-      Object.entries(FUNCTIONS).map(([name, [result, parameters]]) => [name, this.#library.func(name, result, [...parameters])]),
+      Object.entries(FUNCTIONS).map(([name, [result, parameters]]) => [
+        name,
+        this.#library.func(name, result, [...parameters]),
+      ]),
     ) as unknown as Record<FunctionName, NativeFunction>;
     this.#call("cudaSetDevice", 0);
     this.#stream = this.#create("cudaStreamCreateWithFlags", NON_BLOCKING);
@@ -120,8 +123,10 @@ export class CudaDevice implements StreamDevice {
 
   zero(at: Strips, width: number, count: number): void {
     if (width === 0 || count === 0) return;
-    if (at.pitch <= LARGEST_PITCH) return this.#call("cudaMemset2DAsync", at.address, at.pitch, 0, width, count, this.#stream);
-    for (let strip = 0; strip < count; strip++) this.#call("cudaMemset2DAsync", addressOf(at, strip), width, 0, width, 1, this.#stream);
+    if (at.pitch <= LARGEST_PITCH)
+      return this.#call("cudaMemset2DAsync", at.address, at.pitch, 0, width, count, this.#stream);
+    for (let strip = 0; strip < count; strip++)
+      this.#call("cudaMemset2DAsync", addressOf(at, strip), width, 0, width, 1, this.#stream);
   }
 
   idle(): Promise<void> {
@@ -153,8 +158,20 @@ export class CudaDevice implements StreamDevice {
 
   #copyStrips(to: Strips, from: Strips, width: number, count: number, kind: number): void {
     if (width === 0 || count === 0) return;
-    if (Math.max(to.pitch, from.pitch) <= LARGEST_PITCH) return this.#call("cudaMemcpy2DAsync", to.address, to.pitch, from.address, from.pitch, width, count, kind, this.#stream);
-    for (let strip = 0; strip < count; strip++) this.#call("cudaMemcpyAsync", addressOf(to, strip), addressOf(from, strip), width, kind, this.#stream);
+    if (Math.max(to.pitch, from.pitch) <= LARGEST_PITCH)
+      return this.#call(
+        "cudaMemcpy2DAsync",
+        to.address,
+        to.pitch,
+        from.address,
+        from.pitch,
+        width,
+        count,
+        kind,
+        this.#stream,
+      );
+    for (let strip = 0; strip < count; strip++)
+      this.#call("cudaMemcpyAsync", addressOf(to, strip), addressOf(from, strip), width, kind, this.#stream);
   }
 
   #create(name: FunctionName, ...args: unknown[]): bigint {
@@ -169,7 +186,10 @@ export class CudaDevice implements StreamDevice {
   }
 
   #error(call: string, code: number): CudaError {
-    return new CudaError(call, `${this.#functions.cudaGetErrorName(code) as string}: ${this.#functions.cudaGetErrorString(code) as string}`);
+    return new CudaError(
+      call,
+      `${this.#functions.cudaGetErrorName(code) as string}: ${this.#functions.cudaGetErrorString(code) as string}`,
+    );
   }
 }
 

@@ -24,18 +24,26 @@ export function neededLibraries(path: string): string[] {
     };
     const header = read(0, 64);
     if (header.length < 64 || !header.subarray(0, IDENT.length).equals(IDENT)) return [];
-    const segments = segmentsOf(read(Number(header.readBigUInt64LE(32)), header.readUInt16LE(54) * header.readUInt16LE(56)), header.readUInt16LE(54));
+    const segments = segmentsOf(
+      read(Number(header.readBigUInt64LE(32)), header.readUInt16LE(54) * header.readUInt16LE(56)),
+      header.readUInt16LE(54),
+    );
     const dynamic = segments.find(({ type }) => type === PT_DYNAMIC);
     if (dynamic === undefined) return [];
     const entries = entriesOf(read(dynamic.offset, dynamic.size));
     const strings = entries.find(([tag]) => tag === DT_STRTAB)?.[1];
-    const holder = segments.find(({ type, address, size }) => type === PT_LOAD && strings !== undefined && strings >= address && strings < address + BigInt(size));
+    const holder = segments.find(
+      ({ type, address, size }) =>
+        type === PT_LOAD && strings !== undefined && strings >= address && strings < address + BigInt(size),
+    );
     if (strings === undefined || holder === undefined) return [];
     const at = holder.offset + Number(strings - holder.address);
-    return entries.filter(([tag]) => tag === DT_NEEDED).map(([, name]) => {
-      const bytes = read(at + Number(name), LONGEST_NAME);
-      return bytes.toString("latin1", 0, Math.max(0, bytes.indexOf(0)));
-    });
+    return entries
+      .filter(([tag]) => tag === DT_NEEDED)
+      .map(([, name]) => {
+        const bytes = read(at + Number(name), LONGEST_NAME);
+        return bytes.toString("latin1", 0, Math.max(0, bytes.indexOf(0)));
+      });
   } finally {
     closeSync(file);
   }
@@ -44,7 +52,12 @@ export function neededLibraries(path: string): string[] {
 function segmentsOf(table: Buffer, entrySize: number): Segment[] {
   return Array.from({ length: Math.floor(table.length / entrySize) }, (_, index) => {
     const at = index * entrySize;
-    return { type: table.readUInt32LE(at), offset: Number(table.readBigUInt64LE(at + 8)), address: table.readBigUInt64LE(at + 16), size: Number(table.readBigUInt64LE(at + 32)) };
+    return {
+      type: table.readUInt32LE(at),
+      offset: Number(table.readBigUInt64LE(at + 8)),
+      address: table.readBigUInt64LE(at + 16),
+      size: Number(table.readBigUInt64LE(at + 32)),
+    };
   });
 }
 

@@ -22,7 +22,8 @@ export function inHugePages<T>(load: () => T): T {
   const before = privateMemory();
   const loaded = load();
   for (const range of privateMemory()) {
-    for (const { start, end } of without(range, before)) collapse((start + HUGE_PAGE - 1n) & -HUGE_PAGE, end & -HUGE_PAGE);
+    for (const { start, end } of without(range, before))
+      collapse((start + HUGE_PAGE - 1n) & -HUGE_PAGE, end & -HUGE_PAGE);
   }
   return loaded;
 }
@@ -30,7 +31,10 @@ export function inHugePages<T>(load: () => T): T {
 /** Linux with transparent huge pages for at least who asks for them. */
 function available(): boolean {
   try {
-    return process.platform === "linux" && !readFileSync("/sys/kernel/mm/transparent_hugepage/enabled", "utf8").includes("[never]");
+    return (
+      process.platform === "linux" &&
+      !readFileSync("/sys/kernel/mm/transparent_hugepage/enabled", "utf8").includes("[never]")
+    );
   } catch {
     return false;
   }
@@ -39,7 +43,10 @@ function available(): boolean {
 /** Readable, writable, private mappings that belong to no file, by address: the allocator's, but not the stack of the first thread. */
 function privateMemory(): readonly Range[] {
   const maps = readFileSync("/proc/self/maps", "utf8");
-  return [...maps.matchAll(/^([0-9a-f]+)-([0-9a-f]+) rw-p 0+ 00:00 0 *(?:\[heap\])?$/gm)].map(([, start, end]) => ({ start: BigInt(`0x${start}`), end: BigInt(`0x${end}`) }));
+  return [...maps.matchAll(/^([0-9a-f]+)-([0-9a-f]+) rw-p 0+ 00:00 0 *(?:\[heap\])?$/gm)].map(([, start, end]) => ({
+    start: BigInt(`0x${start}`),
+    end: BigInt(`0x${end}`),
+  }));
 }
 
 /** What of a range is in none of `others`, which are in order and do not overlap. */

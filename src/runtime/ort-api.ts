@@ -11,7 +11,11 @@ import koffi, { type LibraryHandle } from "koffi";
 
 /** The API version that we ask for; ORT serves every version up to its own. */
 const API_VERSION = 22;
-const LIBRARY_NAMES: Partial<Record<NodeJS.Platform, string>> = { linux: "libonnxruntime.so.1", darwin: "libonnxruntime.dylib", win32: "onnxruntime.dll" };
+const LIBRARY_NAMES: Partial<Record<NodeJS.Platform, string>> = {
+  linux: "libonnxruntime.so.1",
+  darwin: "libonnxruntime.dylib",
+  win32: "onnxruntime.dll",
+};
 
 /** Native objects as opaque addresses, branded so that one kind cannot be passed for another. */
 declare const brand: unique symbol;
@@ -48,7 +52,10 @@ export class OrtError extends Error {
   /** What went wrong on one line, without the places in ORT's source that come before it. */
   get reason(): string {
     const line = this.message.replace(/\s+/g, " ").trim();
-    return line.replace(/^.*(?: was false\.|with error:|Status Message:(?: \S+\.cc:\d+ \w+)?|\[ONNXRuntimeError\] : \d+ : \w+ :) /, "");
+    return line.replace(
+      /^.*(?: was false\.|with error:|Status Message:(?: \S+\.cc:\d+ \w+)?|\[ONNXRuntimeError\] : \d+ : \w+ :) /,
+      "",
+    );
   }
 }
 
@@ -125,7 +132,8 @@ export function defaultLibraryPath(): string {
   const name = LIBRARY_NAMES[process.platform];
   const root = dirname(createRequire(import.meta.url).resolve("onnxruntime-node/package.json"));
   const path = join(root, "bin", "napi-v6", process.platform, process.arch, name ?? "");
-  if (name === undefined || !existsSync(path)) throw new Error(`onnxruntime-node has no native library for ${process.platform} ${process.arch}`);
+  if (name === undefined || !existsSync(path))
+    throw new Error(`onnxruntime-node has no native library for ${process.platform} ${process.arch}`);
   return path;
 }
 
@@ -160,9 +168,13 @@ export class OrtApi {
       throw new Error(`${libraryPath} cannot be loaded as ONNX Runtime: ${(error as Error).message}`, { cause: error });
     }
     this.version = (koffi.decode(base[1], koffi.proto("str", [])) as () => string)();
-    if (!this.version.startsWith("1.")) throw new Error(`ONNX Runtime ${this.version} has another ABI than 1.x: ${libraryPath}`);
-    const api = (koffi.decode(base[0], koffi.proto(P, ["uint32_t"])) as (version: number) => bigint | null)(API_VERSION);
-    if (api === null) throw new Error(`ONNX Runtime ${this.version} does not serve API version ${API_VERSION}: ${libraryPath}`);
+    if (!this.version.startsWith("1."))
+      throw new Error(`ONNX Runtime ${this.version} has another ABI than 1.x: ${libraryPath}`);
+    const api = (koffi.decode(base[0], koffi.proto(P, ["uint32_t"])) as (version: number) => bigint | null)(
+      API_VERSION,
+    );
+    if (api === null)
+      throw new Error(`ONNX Runtime ${this.version} does not serve API version ${API_VERSION}: ${libraryPath}`);
     const last = Math.max(...Object.values(ORDINALS));
     const table = koffi.decode(api, koffi.array(P, last + 1)) as bigint[];
     this.#functions = Object.fromEntries(
@@ -191,7 +203,12 @@ export class OrtApi {
     this.#call("SetIntraOpNumThreads", options, threads);
   }
   /** Puts an execution provider before those that the options have already. */
-  appendExecutionProvider(options: SessionOptionsHandle, name: ExecutionProviderName, settings: Readonly<Record<string, string>>, stream: bigint | null = null): void {
+  appendExecutionProvider(
+    options: SessionOptionsHandle,
+    name: ExecutionProviderName,
+    settings: Readonly<Record<string, string>>,
+    stream: bigint | null = null,
+  ): void {
     const entries = [Object.keys(settings), Object.values(settings), Object.keys(settings).length] as const;
     if (name === "WebGPU") return this.#call("SessionOptionsAppendExecutionProvider", options, name, ...entries);
     const native = this.#create("CreateCUDAProviderOptions");
@@ -231,12 +248,23 @@ export class OrtApi {
   }
 
   /** A tensor over the caller's memory, which must outlive it. */
-  createTensor(info: MemoryInfoHandle, data: ArrayBufferView, shape: readonly number[], type: ElementType): ValueHandle {
+  createTensor(
+    info: MemoryInfoHandle,
+    data: ArrayBufferView,
+    shape: readonly number[],
+    type: ElementType,
+  ): ValueHandle {
     const dims = BigInt64Array.from(shape, BigInt);
     return this.#create("CreateTensorWithDataAsOrtValue", info, data, data.byteLength, dims, dims.length, type);
   }
   /** A tensor over memory that is not the host's: an address, or whatever the device takes for one. */
-  createTensorAt(info: MemoryInfoHandle, data: bigint, byteLength: number, shape: readonly number[], type: ElementType): ValueHandle {
+  createTensorAt(
+    info: MemoryInfoHandle,
+    data: bigint,
+    byteLength: number,
+    shape: readonly number[],
+    type: ElementType,
+  ): ValueHandle {
     const dims = BigInt64Array.from(shape, BigInt);
     return this.#create("CreateTensorWithDataAsOrtValue", info, data, byteLength, dims, dims.length, type);
   }
@@ -286,11 +314,16 @@ export class OrtApi {
   /** Runs on a libuv thread: the event loop stays free. The same binding must not run twice at once. */
   run(session: SessionHandle, options: RunOptionsHandle, binding: BindingHandle): Promise<void> {
     return new Promise((resolve, reject) => {
-      this.#functions.RunWithBinding.async(session, options, binding, (failure: Error | null, status: bigint | null) => {
-        if (failure !== null) return reject(failure);
-        if (status === null) return resolve();
-        reject(this.#takeError("RunWithBinding", status));
-      });
+      this.#functions.RunWithBinding.async(
+        session,
+        options,
+        binding,
+        (failure: Error | null, status: bigint | null) => {
+          if (failure !== null) return reject(failure);
+          if (status === null) return resolve();
+          reject(this.#takeError("RunWithBinding", status));
+        },
+      );
     });
   }
 

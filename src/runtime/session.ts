@@ -113,7 +113,8 @@ export class HostTensor<T extends TensorData = TensorData> extends Tensor {
   constructor(runtime: Runtime, data: T, shape: readonly number[]) {
     super(runtime, shape);
     const elements = countOf(shape);
-    if (elements !== data.length) throw new RangeError(`a tensor [${shape.join(", ")}] needs ${elements} elements, not ${data.length}`);
+    if (elements !== data.length)
+      throw new RangeError(`a tensor [${shape.join(", ")}] needs ${elements} elements, not ${data.length}`);
     this.data = data;
     this.value = runtime.api.createTensor(runtime.memory, data, shape, elementType(data));
   }
@@ -144,7 +145,8 @@ export class DeviceTensor extends Tensor {
    */
   view(shape: readonly number[]): DeviceTensor {
     const byteLength = bytesOf(this.#type, shape);
-    if (byteLength > this.byteLength) throw new RangeError(`no view [${shape.join(", ")}] of a tensor [${this.shape.join(", ")}]`);
+    if (byteLength > this.byteLength)
+      throw new RangeError(`no view [${shape.join(", ")}] of a tensor [${this.shape.join(", ")}]`);
     const { api } = this.runtime;
     const value = api.createTensorAt(this.#memory.info, api.dataOf(this.value), byteLength, shape, this.#type);
     return new DeviceTensor(this.#memory, this.#type, shape, value);
@@ -195,7 +197,12 @@ export class Session extends Owner {
     const { api } = this.#runtime;
     if (this.#memory === null) {
       const info = api.createMemoryInfo(this.device.memory);
-      this.#memory = { runtime: this.#runtime, device: this.device, info, allocator: api.createAllocator(this.handle, info) };
+      this.#memory = {
+        runtime: this.#runtime,
+        device: this.device,
+        info,
+        allocator: api.createAllocator(this.handle, info),
+      };
     }
     return new DeviceTensor(this.#memory, type, shape, api.allocateTensor(this.#memory.allocator, shape, type));
   }
@@ -243,14 +250,22 @@ export class Binding extends Owner {
   // Native values point into these tensors' memory: a binding keeps them from being collected.
   readonly tensors: readonly Tensor[];
 
-  constructor(runtime: Runtime, session: SessionHandle, device: Device, inputs: Readonly<Record<string, Tensor>>, outputs: Readonly<Record<string, Tensor>>) {
+  constructor(
+    runtime: Runtime,
+    session: SessionHandle,
+    device: Device,
+    inputs: Readonly<Record<string, Tensor>>,
+    outputs: Readonly<Record<string, Tensor>>,
+  ) {
     super();
     this.#runtime = runtime;
     this.#device = device;
     this.#inputs = inputs;
     this.tensors = [...Object.values(inputs), ...Object.values(outputs)];
     this.handle = runtime.api.createBinding(session);
-    this.bytesDown = device.hostMemory ? 0 : sum(Object.values(outputs).map((tensor) => (tensor instanceof HostTensor ? tensor.byteLength : 0)));
+    this.bytesDown = device.hostMemory
+      ? 0
+      : sum(Object.values(outputs).map((tensor) => (tensor instanceof HostTensor ? tensor.byteLength : 0)));
     try {
       for (const name of Object.keys(inputs)) this.#bindInput(name);
       for (const [name, tensor] of Object.entries(outputs)) runtime.api.bindOutput(this.handle, name, tensor.value);
@@ -278,7 +293,13 @@ export class Binding extends Owner {
 }
 
 const BYTES: Readonly<Record<ElementType, number>> = {
-  [ElementType.float32]: 4, [ElementType.uint8]: 1, [ElementType.int8]: 1, [ElementType.int32]: 4, [ElementType.int64]: 8, [ElementType.bool]: 1, [ElementType.float16]: 2,
+  [ElementType.float32]: 4,
+  [ElementType.uint8]: 1,
+  [ElementType.int8]: 1,
+  [ElementType.int32]: 4,
+  [ElementType.int64]: 8,
+  [ElementType.bool]: 1,
+  [ElementType.float16]: 2,
 };
 
 /** Bytes of a tensor of that type and shape. */

@@ -60,7 +60,10 @@ export interface FixedTensor {
 
 export interface StreamModel extends Disposable {
   /** A run on these tensors, as often as wanted; an input given as an array is read by the process once, here. */
-  prepare(inputs: Readonly<Record<string, FixedTensor | Int32Array>>, outputs: Readonly<Record<string, FixedTensor>>): PreparedRun;
+  prepare(
+    inputs: Readonly<Record<string, FixedTensor | Int32Array>>,
+    outputs: Readonly<Record<string, FixedTensor>>,
+  ): PreparedRun;
 }
 
 export interface PreparedRun extends Disposable {

@@ -1,6 +1,13 @@
 /** A model whose runs are queued on a stream of ours, kernel by kernel or as one captured graph. */
 import type { Device } from "./device.ts";
-import { ElementType, type BindingHandle, type MemoryInfoHandle, type OrtApi, type RunOptionsHandle, type ValueHandle } from "./ort-api.ts";
+import {
+  ElementType,
+  type BindingHandle,
+  type MemoryInfoHandle,
+  type OrtApi,
+  type RunOptionsHandle,
+  type ValueHandle,
+} from "./ort-api.ts";
 import { bytesOf, type Runtime, type Session } from "./session.ts";
 import type { FixedTensor, PreparedRun, StreamModel } from "./stream-device.ts";
 
@@ -30,7 +37,10 @@ export class SessionModel implements StreamModel {
     this.#eager = runOptions(api, EAGER, false);
   }
 
-  prepare(inputs: Readonly<Record<string, FixedTensor | Int32Array>>, outputs: Readonly<Record<string, FixedTensor>>): PreparedRun {
+  prepare(
+    inputs: Readonly<Record<string, FixedTensor | Int32Array>>,
+    outputs: Readonly<Record<string, FixedTensor>>,
+  ): PreparedRun {
     const id = String(++this.#graphs);
     return new SessionRun(this.#runtime, this.#session, this.#memory, this.#eager, id, inputs, outputs);
   }
@@ -75,7 +85,13 @@ class SessionRun implements PreparedRun {
         this.#arrays.push(tensor);
         made = api.createTensor(host, tensor, [tensor.length], ElementType.int32);
       } else {
-        made = api.createTensorAt(memory, tensor.address, bytesOf(tensor.type, tensor.shape), tensor.shape, tensor.type);
+        made = api.createTensorAt(
+          memory,
+          tensor.address,
+          bytesOf(tensor.type, tensor.shape),
+          tensor.shape,
+          tensor.type,
+        );
       }
       this.#values.push(made);
       return made;

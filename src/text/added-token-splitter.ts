@@ -22,7 +22,10 @@ export class AddedTokenSplitter {
     this.#tokens = tokens;
     this.#splitSpecial = splitSpecial;
     const longestFirst = [...tokens.keys()].filter((content) => content !== "").sort((a, b) => b.length - a.length);
-    this.#pattern = longestFirst.length === 0 ? null : new RegExp(longestFirst.map((content) => content.replace(/[\\^$.*+?()[\]{}|/]/g, "\\$&")).join("|"), "gu");
+    this.#pattern =
+      longestFirst.length === 0
+        ? null
+        : new RegExp(longestFirst.map((content) => content.replace(/[\\^$.*+?()[\]{}|/]/g, "\\$&")).join("|"), "gu");
   }
 
   /** Ids of tokens, and the texts between them, which are not empty. */

@@ -47,7 +47,11 @@ interface Declared {
 }
 
 const NAMED = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
-const DEFAULTS: Readonly<Record<string, string>> = { bos_token: "<|endoftext|>", eos_token: "<|endoftext|>", unk_token: "<|endoftext|>" };
+const DEFAULTS: Readonly<Record<string, string>> = {
+  bos_token: "<|endoftext|>",
+  eos_token: "<|endoftext|>",
+  unk_token: "<|endoftext|>",
+};
 
 /**
  * The added tokens as transformers 5.18 merges them (`PreTrainedTokenizerBase._from_pretrained`, `TokenizersBackend.__init__`). With
@@ -55,17 +59,29 @@ const DEFAULTS: Readonly<Record<string, string>> = { bos_token: "<|endoftext|>",
  * special_tokens_map.json comes before tokenizer_config.json, and tokenizer.json before added_tokens.json. Tokens that are only named
  * (`pad_token`, `additional_special_tokens`, ...) are added at the end. Throws ModelLoadError.
  */
-export function mergeAddedTokens({ vocab, config, specialTokensMap, addedTokens, listed, rebuilt, paddingToken }: AddedTokenFiles): MergedTokens {
+export function mergeAddedTokens({
+  vocab,
+  config,
+  specialTokensMap,
+  addedTokens,
+  listed,
+  rebuilt,
+  paddingToken,
+}: AddedTokenFiles): MergedTokens {
   const decoder = config["added_tokens_decoder"];
   const settings = settingsOf(config, decoder === undefined ? specialTokensMap : {});
   const named = namedTokens(settings, rebuilt, paddingToken);
   const names = new Set([...named.values()].map(({ content }) => content));
   const fromFile = byId(listed.map((token, i) => fileToken(token, `tokenizer.json: added_tokens[${i}]`)));
-  const declared = decoder === undefined ? new Map([...legacyTokens(addedTokens, settings), ...fromFile]) : decoderTokens(object(decoder, "tokenizer_config.json: added_tokens_decoder"));
+  const declared =
+    decoder === undefined
+      ? new Map([...legacyTokens(addedTokens, settings), ...fromFile])
+      : decoderTokens(object(decoder, "tokenizer_config.json: added_tokens_decoder"));
 
   const added = new AddedVocabulary(vocab);
   if (!rebuilt) for (const [id, { token, path }] of fromFile) added.add(token, { id, path });
-  for (const [id, { token, path }] of [...declared].sort(([a], [b]) => a - b)) added.add({ ...token, special: token.special || names.has(token.content) }, { id, path });
+  for (const [id, { token, path }] of [...declared].sort(([a], [b]) => a - b))
+    added.add({ ...token, special: token.special || names.has(token.content) }, { id, path });
   for (const token of named.values()) if (!added.tokens.has(token.content)) added.add({ ...token, special: true });
   for (const token of extraTokens(settings)) if (!added.tokens.has(token.content)) added.add(token);
   return { tokens: added.tokens, named: new Map([...named].map(([name, { content }]) => [name, content])) };
@@ -91,10 +107,16 @@ class AddedVocabulary {
     const id = known ?? this.#next();
     const shown = JSON.stringify(content);
     if (declared !== undefined && declared.id !== id) {
-      throw new ModelLoadError("model_unsupported", `${declared.path} gives ${shown} the id ${declared.id}, which is not honoured: transformers numbers added tokens after the vocabulary without gaps, and this one ${id}`);
+      throw new ModelLoadError(
+        "model_unsupported",
+        `${declared.path} gives ${shown} the id ${declared.id}, which is not honoured: transformers numbers added tokens after the vocabulary without gaps, and this one ${id}`,
+      );
     }
     if (known === undefined && this.#taken.has(id)) {
-      throw new ModelLoadError("model_unsupported", `the vocabulary has gaps, so transformers gives the added token ${shown} the id ${id} of another token, which is not honoured`);
+      throw new ModelLoadError(
+        "model_unsupported",
+        `the vocabulary has gaps, so transformers gives the added token ${shown} the id ${id} of another token, which is not honoured`,
+      );
     }
     this.tokens.set(content, { ...token, id, special: token.special || (before?.special ?? false) });
   }
@@ -113,7 +135,8 @@ function settingsOf(config: Json, map: Json): Json {
   return { ...settings, ...map, ...(extra === undefined ? {} : { extra_special_tokens: extra }) };
 }
 
-const isNothing = (value: unknown): boolean => value === undefined || value === null || (typeof value === "object" && Object.keys(value).length === 0);
+const isNothing = (value: unknown): boolean =>
+  value === undefined || value === null || (typeof value === "object" && Object.keys(value).length === 0);
 const tokensOf = (value: unknown): readonly unknown[] => (Array.isArray(value) ? value : []);
 
 /** Of special tokens that have names: transformers' own and any other key that ends with `_token`. */
@@ -147,8 +170,17 @@ function extraTokens({ extra_special_tokens: extra, additional_special_tokens: a
 
 /** added_tokens.json: names to ids. */
 function legacyTokens(file: Json, settings: Json): Map<number, Declared> {
-  const special = new Set([...NAMED.map((name) => settings[name]), ...tokensOf(settings["extra_special_tokens"])].map((value) => (isObject(value) ? value["content"] : value)));
-  return byId(Object.entries(file).map(([content, id]) => [tokenId(id, content), { token: plain(content, special.has(content)), path: "added_tokens.json" }]));
+  const special = new Set(
+    [...NAMED.map((name) => settings[name]), ...tokensOf(settings["extra_special_tokens"])].map((value) =>
+      isObject(value) ? value["content"] : value,
+    ),
+  );
+  return byId(
+    Object.entries(file).map(([content, id]) => [
+      tokenId(id, content),
+      { token: plain(content, special.has(content)), path: "added_tokens.json" },
+    ]),
+  );
 }
 
 function decoderTokens(stored: Json): Map<number, Declared> {
@@ -171,17 +203,35 @@ function byId(tokens: readonly (readonly [number, Declared])[]): Map<number, Dec
   const out = new Map<number, Declared>();
   for (const [id, declared] of tokens) {
     const other = out.get(id)?.token.content;
-    if (other !== undefined) throw new ModelLoadError("model_unsupported", `${declared.path} gives ${JSON.stringify(declared.token.content)} the id ${id}, which ${JSON.stringify(other)} has: two tokens of one id are not honoured`);
+    if (other !== undefined)
+      throw new ModelLoadError(
+        "model_unsupported",
+        `${declared.path} gives ${JSON.stringify(declared.token.content)} the id ${id}, which ${JSON.stringify(other)} has: two tokens of one id are not honoured`,
+      );
     out.set(id, declared);
   }
   return out;
 }
 
-const plain = (content: string, special: boolean): Unnumbered => ({ content, special, singleWord: false, lstrip: false, rstrip: false, normalized: !special });
+const plain = (content: string, special: boolean): Unnumbered => ({
+  content,
+  special,
+  singleWord: false,
+  lstrip: false,
+  rstrip: false,
+  normalized: !special,
+});
 
 function flagsOf(json: Json, path: string, specialByDefault: boolean): Unnumbered {
   onlyKeys(json, `${path}.`, ["__type", "id", "content", "special", "single_word", "lstrip", "rstrip", "normalized"]);
   const is = (key: string, byDefault: boolean): boolean => flag(json[key], `${path}.${key}`, byDefault);
   const special = is("special", specialByDefault);
-  return { content: text(json["content"], `${path}.content`), special, singleWord: is("single_word", false), lstrip: is("lstrip", false), rstrip: is("rstrip", false), normalized: is("normalized", !special) };
+  return {
+    content: text(json["content"], `${path}.content`),
+    special,
+    singleWord: is("single_word", false),
+    lstrip: is("lstrip", false),
+    rstrip: is("rstrip", false),
+    normalized: is("normalized", !special),
+  };
 }

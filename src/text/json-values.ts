@@ -35,13 +35,19 @@ export function flag(value: unknown, path: string, byDefault: boolean): boolean 
 /** Throws ModelLoadError. */
 export function tokenId(id: unknown, token: string): number {
   if (typeof id === "number" && Number.isInteger(id) && id >= 0) return id;
-  throw new ModelLoadError("model_invalid", `the tokenizer gives ${JSON.stringify(token)} the id ${JSON.stringify(id)}`);
+  throw new ModelLoadError(
+    "model_invalid",
+    `the tokenizer gives ${JSON.stringify(token)} the id ${JSON.stringify(id)}`,
+  );
 }
 
 /** What would change the ids and is not done here stops the start. */
 export function notHonoured(path: string, value: unknown): ModelLoadError {
   const shown = JSON.stringify(value) ?? "";
-  return new ModelLoadError("model_unsupported", `${path} ${shown.length > 80 ? `${shown.slice(0, 80)}...` : shown} is not honoured`);
+  return new ModelLoadError(
+    "model_unsupported",
+    `${path} ${shown.length > 80 ? `${shown.slice(0, 80)}...` : shown} is not honoured`,
+  );
 }
 
 /** Keys that nobody here knows may mean anything. Throws ModelLoadError. */

@@ -10,7 +10,10 @@ const NONE = -1;
  * The tokens of a word of byte-level characters: of all neighbours that may be merged those of the lowest rank are, of equal ones the leftmost,
  * until there are none. `rankOf`: of a pair, undefined if it is never merged. Yields before it begins, and after every MERGES merges. Time: n log n.
  */
-export function* mergeWord(word: string, rankOf: (left: string, right: string) => number | undefined): Generator<void, string[]> {
+export function* mergeWord(
+  word: string,
+  rankOf: (left: string, right: string) => number | undefined,
+): Generator<void, string[]> {
   // Byte-level characters are one UTF-16 unit each.
   const symbols: (string | null)[] = word.split("");
   // Neighbours by place; a symbol stays where its first character was.
@@ -56,7 +59,8 @@ class Heap {
   push(number: number): void {
     const numbers = this.#numbers;
     let at = numbers.push(number) - 1;
-    for (let parent = (at - 1) >> 1; at > 0 && numbers[parent]! > number; at = parent, parent = (at - 1) >> 1) numbers[at] = numbers[parent]!;
+    for (let parent = (at - 1) >> 1; at > 0 && numbers[parent]! > number; at = parent, parent = (at - 1) >> 1)
+      numbers[at] = numbers[parent]!;
     numbers[at] = number;
   }
 

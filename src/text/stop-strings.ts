@@ -129,7 +129,11 @@ export class StopProgress {
   readonly #seenBy: (id: number) => Uint8Array;
   readonly #matched: readonly number[];
 
-  constructor(stops: Stops, seenBy: (id: number) => Uint8Array, matched: readonly number[] = stops.patterns.map(() => 0)) {
+  constructor(
+    stops: Stops,
+    seenBy: (id: number) => Uint8Array,
+    matched: readonly number[] = stops.patterns.map(() => 0),
+  ) {
     this.#stops = stops;
     this.#seenBy = seenBy;
     this.#matched = matched;

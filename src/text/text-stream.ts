@@ -43,7 +43,9 @@ export class TextStream {
     // Whatever came before: a whole token ends with a whole character. An empty one changes nothing.
     if (bytes.length > 0) this.#whole = known !== null;
     const special = patterns.length > 0 && this.#tokenizer.isSpecial(id);
-    const { emit, stopped } = special ? this.#matcher.push(seenByStops(this.#tokenizer, id), false) : this.#matcher.push(bytes);
+    const { emit, stopped } = special
+      ? this.#matcher.push(seenByStops(this.#tokenizer, id), false)
+      : this.#matcher.push(bytes);
     const text = this.#utf8.push(emit);
     return { text: stopped ? text + this.#utf8.end() : text, stopped };
   }

@@ -3,7 +3,16 @@ import { join } from "node:path";
 import { ModelLoadError } from "../errors.ts";
 import { mergeAddedTokens, type AddedToken, type MergedTokens } from "./added-tokens.ts";
 import { flag, list, notHonoured, object, onlyKeys, text, type Json } from "./json-values.ts";
-import { checkDecoder, NOTHING_AROUND, readModel, readNormalizer, readPostProcessor, readPreTokenizer, type Normalizer, type SurroundingIds } from "./tokenizer-json.ts";
+import {
+  checkDecoder,
+  NOTHING_AROUND,
+  readModel,
+  readNormalizer,
+  readPostProcessor,
+  readPreTokenizer,
+  type Normalizer,
+  type SurroundingIds,
+} from "./tokenizer-json.ts";
 
 /** A byte-level BPE tokenizer as its files describe it. */
 export interface TokenizerFiles {
@@ -35,15 +44,33 @@ const AS_STORED = ["PreTrainedTokenizer", "TokenizersBackend", "PythonBackend"];
 export async function readTokenizerFiles(dir: string): Promise<TokenizerFiles> {
   const config = await readObject(dir, "tokenizer_config.json");
   const rebuilt = isRebuilt(config, await readObject(dir, "config.json"));
-  for (const key of ["fast_tokenizer_files", "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output"]) if (config[key]) throw notHonoured(`tokenizer_config.json: ${key}`, config[key]);
+  for (const key of ["fast_tokenizer_files", "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output"])
+    if (config[key]) throw notHonoured(`tokenizer_config.json: ${key}`, config[key]);
 
   const stored = await readJson(dir, "tokenizer.json");
   const file = stored === undefined ? await fromVocabAndMerges(dir, rebuilt) : object(stored, "tokenizer.json");
-  onlyKeys(file, "tokenizer.json: ", ["version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer", "post_processor", "decoder", "model"]);
-  const { json: model, vocab, ignoreMerges } = readModel(file["model"], stored === undefined ? "vocab.json and merges.txt: " : "tokenizer.json: model.");
+  onlyKeys(file, "tokenizer.json: ", [
+    "version",
+    "truncation",
+    "padding",
+    "added_tokens",
+    "normalizer",
+    "pre_tokenizer",
+    "post_processor",
+    "decoder",
+    "model",
+  ]);
+  const {
+    json: model,
+    vocab,
+    ignoreMerges,
+  } = readModel(file["model"], stored === undefined ? "vocab.json and merges.txt: " : "tokenizer.json: model.");
   if (rebuilt) refuseWhatRebuildingDrops(file, ignoreMerges);
   checkDecoder(file["decoder"], "tokenizer.json: decoder");
-  const preTokenizer = readPreTokenizer(rebuilt ? { ...BYTE_LEVEL, add_prefix_space: config["add_prefix_space"] ?? false } : file["pre_tokenizer"], rebuilt ? "tokenizer_config.json" : "tokenizer.json: pre_tokenizer");
+  const preTokenizer = readPreTokenizer(
+    rebuilt ? { ...BYTE_LEVEL, add_prefix_space: config["add_prefix_space"] ?? false } : file["pre_tokenizer"],
+    rebuilt ? "tokenizer_config.json" : "tokenizer.json: pre_tokenizer",
+  );
 
   const { padding } = file;
   const merged = mergeAddedTokens({
@@ -54,17 +81,30 @@ export async function readTokenizerFiles(dir: string): Promise<TokenizerFiles> {
     listed: list(file["added_tokens"] ?? [], "tokenizer.json: added_tokens"),
     rebuilt,
     // Of truncation and padding nothing else has an effect: a call without arguments switches both off.
-    paddingToken: padding === undefined || padding === null ? undefined : text(object(padding, "tokenizer.json: padding")["pad_token"], "tokenizer.json: padding.pad_token"),
+    paddingToken:
+      padding === undefined || padding === null
+        ? undefined
+        : text(object(padding, "tokenizer.json: padding")["pad_token"], "tokenizer.json: padding.pad_token"),
   });
   return {
-    json: { added_tokens: [], normalizer: null, pre_tokenizer: preTokenizer.json, post_processor: null, decoder: null, model },
+    json: {
+      added_tokens: [],
+      normalizer: null,
+      pre_tokenizer: preTokenizer.json,
+      post_processor: null,
+      decoder: null,
+      model,
+    },
     vocab,
     added: [...merged.tokens.values()],
     endToken: merged.named.get("eos_token"),
     normalizer: rebuilt ? null : readNormalizer(file["normalizer"], "tokenizer.json: normalizer"),
     addPrefixSpace: preTokenizer.addPrefixSpace,
     inWords: preTokenizer.inWords,
-    around: stored === undefined ? namedAround(config, merged) : readPostProcessor(file["post_processor"], "tokenizer.json: post_processor"),
+    around:
+      stored === undefined
+        ? namedAround(config, merged)
+        : readPostProcessor(file["post_processor"], "tokenizer.json: post_processor"),
     splitSpecialTokens: flag(config["split_special_tokens"], "tokenizer_config.json: split_special_tokens", false),
   };
 }
@@ -78,7 +118,10 @@ function isRebuilt(config: Json, modelConfig: Json): boolean {
   const name = typeof named === "string" ? named.replace(/Fast$/, "") : "";
   if (name === "GPT2Tokenizer") return true;
   if (AS_STORED.includes(name)) return false;
-  throw notHonoured(`${config["tokenizer_class"] === named ? "tokenizer_config.json" : "config.json"}: tokenizer_class`, named);
+  throw notHonoured(
+    `${config["tokenizer_class"] === named ? "tokenizer_config.json" : "config.json"}: tokenizer_class`,
+    named,
+  );
 }
 
 /** transformers 5 drops these for its GPT2Tokenizer, and older versions do not: what the model was trained with is not known. */
@@ -92,7 +135,10 @@ function refuseWhatRebuildingDrops(file: Json, ignoreMerges: boolean): void {
   const found = dropped.find(([, , is]) => is);
   if (found === undefined) return;
   const { message } = notHonoured(`tokenizer.json: ${found[0]}`, found[1]);
-  throw new ModelLoadError("model_unsupported", `${message} with tokenizer_class GPT2Tokenizer, for which transformers 5 drops it; if the model was trained with it, write "tokenizer_class": "PreTrainedTokenizerFast" into tokenizer_config.json`);
+  throw new ModelLoadError(
+    "model_unsupported",
+    `${message} with tokenizer_class GPT2Tokenizer, for which transformers 5 drops it; if the model was trained with it, write "tokenizer_class": "PreTrainedTokenizerFast" into tokenizer_config.json`,
+  );
 }
 
 /** What the older files say, as a tokenizer.json object. */
@@ -100,7 +146,10 @@ async function fromVocabAndMerges(dir: string, rebuilt: boolean): Promise<Json> 
   const vocab = await readJson(dir, "vocab.json");
   const merges = await readText(dir, "merges.txt");
   if (vocab === undefined || merges === undefined || !rebuilt) {
-    throw new ModelLoadError("model_not_found", `${dir} has ${rebuilt ? "neither tokenizer.json nor both vocab.json and merges.txt" : "no tokenizer.json, which its tokenizer_class needs"}`);
+    throw new ModelLoadError(
+      "model_not_found",
+      `${dir} has ${rebuilt ? "neither tokenizer.json nor both vocab.json and merges.txt" : "no tokenizer.json, which its tokenizer_class needs"}`,
+    );
   }
   return {
     pre_tokenizer: BYTE_LEVEL,

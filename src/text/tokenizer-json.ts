@@ -53,7 +53,15 @@ function kindOf(unit: number): number {
   if (known !== Kind.Unknown) return known;
   const text = String.fromCharCode(unit);
   const is = (pattern: RegExp): boolean => pattern.test(text);
-  return (kinds[unit] = is(/[\s\p{White_Space}]/u) ? Kind.White : is(/\p{Surrogate}/u) ? Kind.Half : is(/\p{L}/u) ? Kind.Letter : is(/\p{N}/u) ? Kind.Number : Kind.Other);
+  return (kinds[unit] = is(/[\s\p{White_Space}]/u)
+    ? Kind.White
+    : is(/\p{Surrogate}/u)
+      ? Kind.Half
+      : is(/\p{L}/u)
+        ? Kind.Letter
+        : is(/\p{N}/u)
+          ? Kind.Number
+          : Kind.Other);
 }
 
 /**
@@ -87,12 +95,16 @@ export function readNormalizer(stored: unknown, path: string): Normalizer | null
     case "Strip": {
       onlyKeys(json, at, ["type", "strip_left", "strip_right"]);
       const left = flag(json["strip_left"], `${at}strip_left`, false) ? /^\p{White_Space}+/u : null;
-      const right = flag(json["strip_right"], `${at}strip_right`, false) ? /(?<!\p{White_Space})\p{White_Space}+$/u : null;
+      const right = flag(json["strip_right"], `${at}strip_right`, false)
+        ? /(?<!\p{White_Space})\p{White_Space}+$/u
+        : null;
       return (text) => [left, right].reduce((rest, end) => (end === null ? rest : rest.replace(end, "")), text);
     }
     case "Sequence": {
       onlyKeys(json, at, ["type", "normalizers"]);
-      const steps = list(json["normalizers"], `${at}normalizers`).map((step, i) => readNormalizer(step, `${at}normalizers[${i}]`));
+      const steps = list(json["normalizers"], `${at}normalizers`).map((step, i) =>
+        readNormalizer(step, `${at}normalizers[${i}]`),
+      );
       return (text) => steps.reduce((rest, step) => step?.(rest) ?? rest, text);
     }
     default:
@@ -122,7 +134,11 @@ export function readPreTokenizer(stored: unknown, path: string): PreTokenizer {
     const last = i === parts.length - 1;
     if (step["type"] === "Digits" && !last) {
       onlyKeys(step, at, ["type", "individual_digits"]);
-      steps.push(split(flag(step["individual_digits"], `${at}individual_digits`, false) ? String.raw`\p{N}` : String.raw`\p{N}+`));
+      steps.push(
+        split(
+          flag(step["individual_digits"], `${at}individual_digits`, false) ? String.raw`\p{N}` : String.raw`\p{N}+`,
+        ),
+      );
     } else if (step["type"] === "ByteLevel" && last) {
       onlyKeys(step, at, ["type", "add_prefix_space", "trim_offsets", "use_regex"]);
       addPrefixSpace = flag(step["add_prefix_space"], `${at}add_prefix_space`, true);
@@ -139,7 +155,12 @@ export function readPreTokenizer(stored: unknown, path: string): PreTokenizer {
   return { json: { type: "Sequence", pretokenizers: steps }, addPrefixSpace, inWords };
 }
 
-const split = (regex: string): object => ({ type: "Split", pattern: { Regex: regex }, behavior: "Isolated", invert: false });
+const split = (regex: string): object => ({
+  type: "Split",
+  pattern: { Regex: regex },
+  behavior: "Isolated",
+  invert: false,
+});
 
 /** Throws ModelLoadError. */
 export function readPostProcessor(stored: unknown, path: string): SurroundingIds {
@@ -189,10 +210,14 @@ function template(json: Json, at: string): SurroundingIds {
     const piece = object(stored, `${at}single[${i}]`);
     onlyKeys(piece, `${at}single[${i}].`, ["Sequence", "SpecialToken"]);
     if (piece["Sequence"] !== undefined) {
-      if (side === after || object(piece["Sequence"], `${at}single[${i}].Sequence`)["id"] !== "A") throw notHonoured(`${at}single[${i}]`, piece);
+      if (side === after || object(piece["Sequence"], `${at}single[${i}].Sequence`)["id"] !== "A")
+        throw notHonoured(`${at}single[${i}]`, piece);
       side = after;
     } else {
-      const name = text(object(piece["SpecialToken"], `${at}single[${i}].SpecialToken`)["id"], `${at}single[${i}].SpecialToken.id`);
+      const name = text(
+        object(piece["SpecialToken"], `${at}single[${i}].SpecialToken`)["id"],
+        `${at}single[${i}].SpecialToken.id`,
+      );
       const where = `${at}special_tokens.${name}`;
       side.push(...list(object(tokens[name], where)["ids"], `${where}.ids`).map((id) => tokenId(id, name)));
     }
@@ -228,23 +253,47 @@ export function readModel(stored: unknown, at: string): BpeModel {
   const json = object(stored, at.slice(0, -1));
   const { type = "BPE", vocab: storedVocab, dropout, ignore_merges } = json;
   if (type !== "BPE") throw notHonoured(`${at}type`, type);
-  onlyKeys(json, at, ["type", "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk", "byte_fallback", "ignore_merges", "vocab", "merges"]);
+  onlyKeys(json, at, [
+    "type",
+    "dropout",
+    "unk_token",
+    "continuing_subword_prefix",
+    "end_of_word_suffix",
+    "fuse_unk",
+    "byte_fallback",
+    "ignore_merges",
+    "vocab",
+    "merges",
+  ]);
   if (dropout !== undefined && dropout !== null && dropout !== 0) throw notHonoured(`${at}dropout`, dropout);
-  for (const key of ["continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"]) if (json[key]) throw notHonoured(`${at}${key}`, json[key]);
+  for (const key of ["continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"])
+    if (json[key]) throw notHonoured(`${at}${key}`, json[key]);
   const vocab = new Map<string, number>();
   const owners = new Map<number, string>();
   for (const [token, stored] of Object.entries(object(storedVocab, `${at}vocab`))) {
     const id = tokenId(stored, token);
     const owner = owners.get(id);
-    if (owner !== undefined) throw new ModelLoadError("model_unsupported", `${at}vocab gives ${JSON.stringify(owner)} and ${JSON.stringify(token)} the same id, ${id}`);
+    if (owner !== undefined)
+      throw new ModelLoadError(
+        "model_unsupported",
+        `${at}vocab gives ${JSON.stringify(owner)} and ${JSON.stringify(token)} the same id, ${id}`,
+      );
     owners.set(id, token);
     vocab.set(token, id);
   }
   const missing = byteCharacters().findIndex((character) => !vocab.has(character));
-  if (missing !== -1) throw new ModelLoadError("model_unsupported", `the vocabulary has no token for byte ${missing}: some texts could not be encoded`);
+  if (missing !== -1)
+    throw new ModelLoadError(
+      "model_unsupported",
+      `the vocabulary has no token for byte ${missing}: some texts could not be encoded`,
+    );
   const merges = list(json["merges"], `${at}merges`).map((merge, i) => mergeOf(merge, `${at}merges[${i}]`, vocab));
   const ignoreMerges = flag(ignore_merges, `${at}ignore_merges`, false);
-  return { json: { type: "BPE", ignore_merges: ignoreMerges, vocab: Object.fromEntries(vocab), merges }, vocab, ignoreMerges };
+  return {
+    json: { type: "BPE", ignore_merges: ignoreMerges, vocab: Object.fromEntries(vocab), merges },
+    vocab,
+    ignoreMerges,
+  };
 }
 
 /** `"a b"` or `["a", "b"]`, whose parts and result are tokens. */
@@ -252,6 +301,10 @@ function mergeOf(stored: unknown, path: string, vocab: ReadonlyMap<string, numbe
   const pair = typeof stored === "string" ? stored.split(" ") : list(stored, path).map((part) => text(part, path));
   const tokens = [...pair, pair.join("")];
   const unknown = tokens.find((token) => !vocab.has(token));
-  if (pair.length !== 2 || unknown !== undefined) throw new ModelLoadError("model_invalid", `${path} is ${JSON.stringify(stored)}, which is no pair of tokens that make a token`);
+  if (pair.length !== 2 || unknown !== undefined)
+    throw new ModelLoadError(
+      "model_invalid",
+      `${path} is ${JSON.stringify(stored)}, which is no pair of tokens that make a token`,
+    );
   return pair;
 }

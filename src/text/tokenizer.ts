@@ -66,7 +66,9 @@ export async function loadTokenizer(dir: string, vocabSize: number): Promise<Tok
     return new BpeTokenizer(files, vocabSize);
   } catch (error) {
     if (error instanceof ModelLoadError) throw error;
-    throw new ModelLoadError("model_invalid", `${dir}: the tokenizer does not load: ${String(error)}`, { cause: error });
+    throw new ModelLoadError("model_invalid", `${dir}: the tokenizer does not load: ${String(error)}`, {
+      cause: error,
+    });
   }
 }
 
@@ -88,21 +90,31 @@ class BpeTokenizer implements Tokenizer {
   readonly #verbatim: AddedTokenSplitter;
   readonly #normalized: AddedTokenSplitter;
 
-  constructor({ json, vocab, added, endToken, normalizer, addPrefixSpace, inWords, around, splitSpecialTokens }: TokenizerFiles, vocabSize: number) {
+  constructor(
+    { json, vocab, added, endToken, normalizer, addPrefixSpace, inWords, around, splitSpecialTokens }: TokenizerFiles,
+    vocabSize: number,
+  ) {
     const tokens = new Map([...vocab, ...added.map(({ content, id }) => [content, id] as const)]);
     this.vocabSize = vocabSize;
     this.beyondModel = new Map([...tokens].filter(([, id]) => id >= vocabSize).map(([token, id]) => [id, token]));
     const unknown = [...around.before, ...around.after].find((id) => id >= vocabSize);
-    if (unknown !== undefined) throw new ModelLoadError("model_invalid", `the tokenizer adds the id ${unknown} to every prompt, but the model has ids below ${vocabSize}`);
+    if (unknown !== undefined)
+      throw new ModelLoadError(
+        "model_invalid",
+        `the tokenizer adds the id ${unknown} to every prompt, but the model has ids below ${vocabSize}`,
+      );
     this.around = around;
     const eos = tokens.get(endToken ?? "<|endoftext|>");
     this.eosId = eos !== undefined && eos < vocabSize ? eos : null;
     // What is looked for is what HF decodes them to, and it is special only if that is a special token's name.
-    const sought = added.map((token) => [token.normalized && normalizer ? normalizer(token.content) : token.content, token] as const);
+    const sought = added.map(
+      (token) => [token.normalized && normalizer ? normalizer(token.content) : token.content, token] as const,
+    );
     const specialNames = new Set(added.filter((token) => token.special).map((token) => token.content));
     this.#special = new Map(sought.filter(([text]) => specialNames.has(text)).map(([text, { id }]) => [id, text]));
     this.#bytes = new Array<Uint8Array>(vocabSize).fill(EMPTY);
-    for (const [token, id] of [...vocab, ...sought.map(([text, { id }]) => [text, id] as const)]) if (id < vocabSize) this.#bytes[id] = this.#special.has(id) ? EMPTY : tokenBytes(token);
+    for (const [token, id] of [...vocab, ...sought.map(([text, { id }]) => [text, id] as const)])
+      if (id < vocabSize) this.#bytes[id] = this.#special.has(id) ? EMPTY : tokenBytes(token);
     // White space that a token takes with it and what a normalizer leaves out have no length.
     const anyLength = normalizer !== null || added.some((token) => token.lstrip || token.rstrip);
     this.#longest = [...tokens.keys()].reduce((longest, token) => Math.max(longest, tokenBytes(token).length), 1);
@@ -111,8 +123,14 @@ class BpeTokenizer implements Tokenizer {
     this.#normalizer = normalizer;
     this.#addPrefixSpace = addPrefixSpace;
     this.#inWords = inWords;
-    this.#verbatim = new AddedTokenSplitter(new Map(sought.filter(([, token]) => !token.normalized)), splitSpecialTokens);
-    this.#normalized = new AddedTokenSplitter(new Map(sought.filter(([, token]) => token.normalized)), splitSpecialTokens);
+    this.#verbatim = new AddedTokenSplitter(
+      new Map(sought.filter(([, token]) => !token.normalized)),
+      splitSpecialTokens,
+    );
+    this.#normalized = new AddedTokenSplitter(
+      new Map(sought.filter(([, token]) => token.normalized)),
+      splitSpecialTokens,
+    );
   }
 
   encode(text: string, addSpecialTokens = false): Int32Array {
@@ -124,8 +142,16 @@ class BpeTokenizer implements Tokenizer {
 
   *encodeInSteps(text: string, addSpecialTokens = false): Generator<number, Int32Array> {
     const ids: number[] = [];
-    const parts = this.#verbatim.split(text).flatMap((part) => (typeof part === "number" ? [part] : this.#normalized.split(this.#normalizer?.(part) ?? part)));
-    if (text.length > STRETCH) yield parts.reduce<number>((least, part) => least + (typeof part === "number" ? 1 : Math.ceil(Buffer.byteLength(part) / this.#longest)), 0);
+    const parts = this.#verbatim
+      .split(text)
+      .flatMap((part) =>
+        typeof part === "number" ? [part] : this.#normalized.split(this.#normalizer?.(part) ?? part),
+      );
+    if (text.length > STRETCH)
+      yield parts.reduce<number>(
+        (least, part) => least + (typeof part === "number" ? 1 : Math.ceil(Buffer.byteLength(part) / this.#longest)),
+        0,
+      );
     for (const part of parts) {
       if (typeof part === "number") ids.push(part);
       else yield* this.#encodePart(this.#addPrefixSpace && !part.startsWith(" ") ? ` ${part}` : part, ids);

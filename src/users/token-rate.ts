@@ -53,13 +53,17 @@ export class UserTokenRate implements TokenRate {
   charge(user: string, tokens: number): void {
     const quota = this.#limitOf(user);
     // A bucket that cannot be reached was nobody's fault who generated: the next admission has the same trouble, and handles it.
-    if (quota !== null && quota > 0 && tokens !== 0) void this.#buckets.charge(user, quota, tokens).catch(() => undefined);
+    if (quota !== null && quota > 0 && tokens !== 0)
+      void this.#buckets.charge(user, quota, tokens).catch(() => undefined);
   }
 }
 
 function exceeded(quota: number, resetSeconds: number): PrefixdError {
   const limit = { name: "tokens", quota, remaining: 0, resetSeconds, windowSeconds: WINDOW_SECONDS } as const;
-  return new PrefixdError("token_rate_exceeded", `${quota} tokens per minute are used up.`, { retryAfter: resetSeconds, limit });
+  return new PrefixdError("token_rate_exceeded", `${quota} tokens per minute are used up.`, {
+    retryAfter: resetSeconds,
+    limit,
+  });
 }
 
 /** Buckets below which looking for drained ones is not worth it. */

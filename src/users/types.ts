@@ -13,7 +13,13 @@ export interface UserLimits {
   readonly max_prefix_bytes: number | null;
 }
 
-export const NO_LIMITS: UserLimits = { max_running: null, max_queued: null, tokens_per_minute: null, max_prefixes: null, max_prefix_bytes: null };
+export const NO_LIMITS: UserLimits = {
+  max_running: null,
+  max_queued: null,
+  tokens_per_minute: null,
+  max_prefixes: null,
+  max_prefix_bytes: null,
+};
 
 export interface User {
   readonly id: string;

@@ -58,7 +58,14 @@ export class UsageRecorder {
   #flushing: Promise<void> | null = null;
   #closed = false;
 
-  constructor({ sink, flushMs = 200, maxRows = 100_000, batchRows = 500, onError = () => {}, now = Date.now }: UsageRecorderOptions) {
+  constructor({
+    sink,
+    flushMs = 200,
+    maxRows = 100_000,
+    batchRows = 500,
+    onError = () => {},
+    now = Date.now,
+  }: UsageRecorderOptions) {
     this.#sink = sink;
     this.#flushMs = flushMs;
     this.#maxRows = maxRows;
@@ -150,7 +157,17 @@ export class UsageRecorder {
     const sums = this.#pending.get(key);
     if (sums === undefined) {
       const { user, day, requests, prefixTokens, promptTokens, completionTokens, queueSeconds, runSeconds } = row;
-      this.#pending.set(key, { user, prefix, day, requests, prefixTokens, promptTokens, completionTokens, queueSeconds, runSeconds });
+      this.#pending.set(key, {
+        user,
+        prefix,
+        day,
+        requests,
+        prefixTokens,
+        promptTokens,
+        completionTokens,
+        queueSeconds,
+        runSeconds,
+      });
       return;
     }
     for (const sum of SUMS) sums[sum] += row[sum];

@@ -5,7 +5,11 @@ import { corpusBleu, tokens13a } from "../../bench/support/bleu.ts";
 
 interface Golden {
   readonly tokens: readonly { readonly text: string; readonly tokens: readonly string[] }[];
-  readonly corpora: readonly { readonly answers: readonly string[]; readonly references: readonly (readonly string[])[]; readonly bleu: number }[];
+  readonly corpora: readonly {
+    readonly answers: readonly string[];
+    readonly references: readonly (readonly string[])[];
+    readonly bleu: number;
+  }[];
 }
 
 const golden = JSON.parse(readFileSync("test/golden/bleu.json", "utf8")) as Golden;

@@ -20,10 +20,29 @@ writeFileSync(keyFile, "0123456789abcdef0123456789abcdef\n");
 
 /** What a placeholder of a help text stands for. */
 const SAMPLES: Readonly<Record<string, readonly string[]>> = {
-  N: ["3"], R: ["2.5"], X: ["0.5"], PART: ["0.5"], SECONDS: ["2"], MICROSECONDS: ["10"], MS: ["5"], SIZE: ["1MiB"], TIME: ["2030-01-01T00:00:00Z"], ADDR: ["::1"],
-  DIR: ["./nowhere"], "DIR|ORG/NAME": ["./nowhere", "org/name"], FILE: [keyFile], NAME: ["name"], "NAME|FILE": ["smoke"], USER: ["ann"], "L,H,D": ["1,1,1"],
-  "config.json": ["models/demo/config.json"], "NAME=N": ["max_running=3"], "NAME=N|none": ["max_running=3", "max_running=none"], LEVEL: ["info", "silent"],
-  URL: ["lmdb:./nowhere", "redis://127.0.0.1:1/2"], "http://127.0.0.1:8080": ["http://127.0.0.1:9"],
+  N: ["3"],
+  R: ["2.5"],
+  X: ["0.5"],
+  PART: ["0.5"],
+  SECONDS: ["2"],
+  MICROSECONDS: ["10"],
+  MS: ["5"],
+  SIZE: ["1MiB"],
+  TIME: ["2030-01-01T00:00:00Z"],
+  ADDR: ["::1"],
+  DIR: ["./nowhere"],
+  "DIR|ORG/NAME": ["./nowhere", "org/name"],
+  FILE: [keyFile],
+  NAME: ["name"],
+  "NAME|FILE": ["smoke"],
+  USER: ["ann"],
+  "L,H,D": ["1,1,1"],
+  "config.json": ["models/demo/config.json"],
+  "NAME=N": ["max_running=3"],
+  "NAME=N|none": ["max_running=3", "max_running=none"],
+  LEVEL: ["info", "silent"],
+  URL: ["lmdb:./nowhere", "redis://127.0.0.1:1/2"],
+  "http://127.0.0.1:8080": ["http://127.0.0.1:9"],
 };
 /** What a precision runs on. */
 const DEVICES: Readonly<Record<string, string>> = { auto: "cpu", fp32: "cpu", int8: "cpu", fp16: "cuda" };
@@ -38,8 +57,13 @@ interface Flag {
 function flagsIn(text: string): Flag[] {
   const flags = new Map<string, Flag>();
   // How flags are written is told by examples.
-  for (const [, flag, placeholder] of text.replace(/^(One frozen GPT-2|--flag VALUE) .*$/gm, "").matchAll(/(?<![\w-])(--[a-z][a-z-]*)(?: ((?:http:\/\/|[A-Z]|[a-z\d]+\||config\.)[\w|=,./:-]*))?/g)) {
-    const values = placeholder === undefined ? [] : (SAMPLES[placeholder] ?? (/^[a-z\d]+(\|[a-z\d]+)+$/.test(placeholder) ? placeholder.split("|") : null));
+  for (const [, flag, placeholder] of text
+    .replace(/^(One frozen GPT-2|--flag VALUE) .*$/gm, "")
+    .matchAll(/(?<![\w-])(--[a-z][a-z-]*)(?: ((?:http:\/\/|[A-Z]|[a-z\d]+\||config\.)[\w|=,./:-]*))?/g)) {
+    const values =
+      placeholder === undefined
+        ? []
+        : (SAMPLES[placeholder] ?? (/^[a-z\d]+(\|[a-z\d]+)+$/.test(placeholder) ? placeholder.split("|") : null));
     if (values === null) throw new Error(`what is ${placeholder} of ${flag}?`);
     if (flag !== "--help" && !flags.has(flag!)) flags.set(flag!, { flag: flag!, values });
   }
@@ -79,9 +103,13 @@ interface Trial {
   readonly accepted?: RegExp;
 }
 
-async function tryAll(t: Test, { name, command, flags, before = [], after = [], accepted = /^$/ }: Trial): Promise<void> {
+async function tryAll(
+  t: Test,
+  { name, command, flags, before = [], after = [], accepted = /^$/ }: Trial,
+): Promise<void> {
   t.ok(flags.length > 0, `${name} has flags`);
-  const run = (...args: readonly string[]): Promise<string> => complaint(t, command, [...before, ...args, ...after], accepted);
+  const run = (...args: readonly string[]): Promise<string> =>
+    complaint(t, command, [...before, ...args, ...after], accepted);
   for (const { flag, values } of flags) {
     const isBoolean = values.join() === "true,false";
     const helpers = (value: string): string[] => (flag === "--precision" ? ["--device", DEVICES[value]!] : []);
@@ -96,7 +124,12 @@ async function tryAll(t: Test, { name, command, flags, before = [], after = [], 
       for (const alone of [flag, flag.replace("--", "--no-")]) t.equal(await run(alone), "", `${name} ${alone}`);
     } else {
       // Nothing more on the line, or another flag.
-      for (const rest of [[], ["--help"]]) t.match(await complaint(t, command, [...before, flag, ...rest], accepted), new RegExp(`${flag}: a value is missing$`), `${name} ${flag} ${rest.join()}`);
+      for (const rest of [[], ["--help"]])
+        t.match(
+          await complaint(t, command, [...before, flag, ...rest], accepted),
+          new RegExp(`${flag}: a value is missing$`),
+          `${name} ${flag} ${rest.join()}`,
+        );
     }
     const once = values.length === 0 || isBoolean ? [flag] : [`${flag}=${values[0]}`];
     const repeatable = (name === "load" && flag === "--url") || flag === "--limit";
@@ -121,27 +154,55 @@ t.test("load", async (t) => {
   const given = (flag: string): string[] => (flag === "--scenario" ? [] : ["--scenario", "smoke"]);
   // Nobody listens there.
   const server = "--url=http://127.0.0.1:9";
-  for (const one of flags) await tryAll(t, { name: "load", command, flags: [one], before: given(one.flag), after: [server], accepted: /^load: trace / });
+  for (const one of flags)
+    await tryAll(t, {
+      name: "load",
+      command,
+      flags: [one],
+      before: given(one.flag),
+      after: [server],
+      accepted: /^load: trace /,
+    });
   t.match(await complaint(t, command, ["--compare", "nowhere.json", "other.json"], /^$/), /^load: nowhere\.json: /);
 });
 
 t.test("push", async (t) => {
   const command = commands["push"]!;
-  await tryAll(t, { name: "push", command, flags: flagsIn(await helpOf(t, command)), before: ["./nowhere"], accepted: /nowhere/ });
+  await tryAll(t, {
+    name: "push",
+    command,
+    flags: flagsIn(await helpOf(t, command)),
+    before: ["./nowhere"],
+    accepted: /nowhere/,
+  });
 });
 
 t.test("users", async (t) => {
   const command = commands["users"]!;
   const [usage = "", ...lines] = (await helpOf(t, command)).split("\n");
   const everywhere = flagsIn(usage);
-  t.same(everywhere.map(({ flag }) => flag), ["--url", "--admin-key-file"]);
-  const own = lines.flatMap((line) => /^ {2}([a-z-]+)((?: [A-Z_]+)*)(.*)$/.exec(line)?.slice(1, 4).map((part) => part.trim()) as [string, string, string] | undefined ?? []);
+  t.same(
+    everywhere.map(({ flag }) => flag),
+    ["--url", "--admin-key-file"],
+  );
+  const own = lines.flatMap(
+    (line) =>
+      (/^ {2}([a-z-]+)((?: [A-Z_]+)*)(.*)$/
+        .exec(line)
+        ?.slice(1, 4)
+        .map((part) => part.trim()) as [string, string, string] | undefined) ?? [],
+  );
   t.equal(own.length, 3 * 7, "seven commands");
   for (let i = 0; i < own.length; i += 3) {
     const [name = "", operands = "", rest = ""] = own.slice(i, i + 3);
     const before = [name, ...operands.split(" ").filter((word) => word !== "")];
     // With its arguments taken it lacks the key, or with that the server.
-    const trial = { command, before, accepted: /^(users: give --admin-key-file|no server answers|--weight: )/, after: ["--url=http://127.0.0.1:9"] };
+    const trial = {
+      command,
+      before,
+      accepted: /^(users: give --admin-key-file|no server answers|--weight: )/,
+      after: ["--url=http://127.0.0.1:9"],
+    };
     const flags = flagsIn(rest);
     if (flags.length > 0) await tryAll(t, { name: `users ${name}`, flags, ...trial });
     await tryAll(t, { name: `users ${name}`, flags: everywhere, ...trial, after: [] });

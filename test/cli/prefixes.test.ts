@@ -51,13 +51,17 @@ async function setUp(t: Test): Promise<Setup> {
     await app.users.putKey({ id, user, hash, createdAt: now, expiresAt: null });
     keys[user] = key;
   }
-  await app.registry.register({ user: "ann", name: "dates" }, { kind: "peft", config: Buffer.from(ADAPTER[0].data), weights: Buffer.from(ADAPTER[1].data) });
+  await app.registry.register(
+    { user: "ann", name: "dates" },
+    { kind: "peft", config: Buffer.from(ADAPTER[0].data), weights: Buffer.from(ADAPTER[1].data) },
+  );
   await app.registry.register({ user: "ann", name: "polite" }, { kind: "hard", ids: Int32Array.of(1, 2) });
   return { app, url, as: (user, ...args) => run(args, { PREFIXD_URL: url, PREFIXD_KEY: keys[user]! }) };
 }
 
 /** Files of a folder with their content. */
-const contents = (dir: string): Record<string, string> => Object.fromEntries(readdirSync(dir).map((name) => [name, readFileSync(join(dir, name), "utf8")]));
+const contents = (dir: string): Record<string, string> =>
+  Object.fromEntries(readdirSync(dir).map((name) => [name, readFileSync(join(dir, name), "utf8")]));
 const FILES = Object.fromEntries(ADAPTER.map(({ name, data }) => [name, data]));
 
 async function listening(t: Test, server: Server): Promise<string> {
@@ -71,16 +75,26 @@ t.test("list: a table, or the server's JSON", async (t) => {
   const { app, as } = await setUp(t);
   const { out, err, code } = await as("ann", "list");
   t.match([code, err], [0, ""]);
-  const [head, ...rows] = out.trimEnd().split("\n").map((line) => line.split(/ {2,}/));
+  const [head, ...rows] = out
+    .trimEnd()
+    .split("\n")
+    .map((line) => line.split(/ {2,}/));
   t.same(head, ["ID", "KIND", "VIRTUAL TOKENS", "BYTES", "UPDATED", "ACCESS"]);
-  t.match(rows, [["dates", "PREFIX_TUNING", "10", "640", /^\d{4}-.*Z$/, "owner"], ["polite", "HARD_PROMPT", "2", "128", /Z$/, "owner"]]);
+  t.match(rows, [
+    ["dates", "PREFIX_TUNING", "10", "640", /^\d{4}-.*Z$/, "owner"],
+    ["polite", "HARD_PROMPT", "2", "128", /Z$/, "owner"],
+  ]);
   await app.registry.patch({ user: "ann", name: "dates" }, { shared_with: ["bob"] });
   t.match((await as("bob", "list")).out, /^ann\/dates +PREFIX_TUNING.* use$/m);
   t.notMatch((await as("bob", "list", "--owner", "me")).out, /dates/);
-  const { prefixes, next } = JSON.parse((await as("bob", "list", "--owner", "others", "--json")).out) as { prefixes: unknown[]; next: null };
+  const { prefixes, next } = JSON.parse((await as("bob", "list", "--owner", "others", "--json")).out) as {
+    prefixes: unknown[];
+    next: null;
+  };
   t.match(prefixes, [{ id: "ann/dates", access: "use" }]);
   t.equal(next, null);
-  for (let i = 0; i < 1001; i++) await app.registry.register({ user: "bob", name: `p${i}` }, { kind: "hard", ids: Int32Array.of(1) });
+  for (let i = 0; i < 1001; i++)
+    await app.registry.register({ user: "bob", name: `p${i}` }, { kind: "hard", ids: Int32Array.of(1) });
   t.equal((await as("bob", "list")).out.trimEnd().split("\n").length, 1 + 1001 + 1, "all pages");
 });
 
@@ -88,19 +102,40 @@ t.test("share: changes what is said, shows what holds", async (t) => {
   const { as } = await setUp(t);
   const lines = async (...args: string[]): Promise<string> => (await as("ann", "share", "dates", ...args)).out;
   t.equal(await lines(), "dates\n  visibility   private\n  used by      nobody else\n  readable by  nobody else\n");
-  t.equal(await lines("--with", "bob,admin", "--readable-by", "bob"), "dates\n  visibility   private\n  used by      bob, admin\n  readable by  bob\n");
-  t.equal(await lines("--visibility", "shared", "--with", ""), "dates\n  visibility   shared\n  used by      every user\n  readable by  bob\n");
-  t.match(JSON.parse(await lines("--visibility", "private", "--with", "bob", "--with", "admin", "--json")), { visibility: "private", shared_with: ["bob", "admin"], readable_by: ["bob"] });
+  t.equal(
+    await lines("--with", "bob,admin", "--readable-by", "bob"),
+    "dates\n  visibility   private\n  used by      bob, admin\n  readable by  bob\n",
+  );
+  t.equal(
+    await lines("--visibility", "shared", "--with", ""),
+    "dates\n  visibility   shared\n  used by      every user\n  readable by  bob\n",
+  );
+  t.match(JSON.parse(await lines("--visibility", "private", "--with", "bob", "--with", "admin", "--json")), {
+    visibility: "private",
+    shared_with: ["bob", "admin"],
+    readable_by: ["bob"],
+  });
   t.match((await as("bob", "share", "ann/dates")).out, "ann/dates: you may use and pull it");
-  t.match(await as("bob", "share", "ann/dates", "--with", "bob"), { code: 1, out: "", err: /^prefixd: Only the owner, ann, may change this prefix\.\n {2}prefix_not_owned, request [0-9a-f]{16}\n$/ });
-  t.match(await as("ann", "share", "dates", "--with", "eve,carl"), { code: 1, err: /^prefixd: There are no users "eve", "carl"; nothing was changed\.\n {2}unknown_users, request \S+\n$/ });
+  t.match(await as("bob", "share", "ann/dates", "--with", "bob"), {
+    code: 1,
+    out: "",
+    err: /^prefixd: Only the owner, ann, may change this prefix\.\n {2}prefix_not_owned, request [0-9a-f]{16}\n$/,
+  });
+  t.match(await as("ann", "share", "dates", "--with", "eve,carl"), {
+    code: 1,
+    err: /^prefixd: There are no users "eve", "carl"; nothing was changed\.\n {2}unknown_users, request \S+\n$/,
+  });
 });
 
 t.test("pull: the files of one version, all or none, and nothing but them", async (t) => {
   const { app, as } = await setUp(t);
   const dir = t.testdir();
   const at = (name: string): string => join(dir, name);
-  t.match(await as("ann", "pull", "dates", at("a/b")), { code: 0, err: "", out: /^pulled dates \(PREFIX_TUNING, 10 virtual tokens, digest [0-9a-f]{64}\) into / });
+  t.match(await as("ann", "pull", "dates", at("a/b")), {
+    code: 0,
+    err: "",
+    out: /^pulled dates \(PREFIX_TUNING, 10 virtual tokens, digest [0-9a-f]{64}\) into /,
+  });
   t.same(contents(at("a/b")), FILES);
   t.same(readdirSync(at("a")), ["b"], "nothing is left beside it");
   t.match(await as("ann", "pull", "polite", at("polite"), "--json"), { code: 0, out: /^\{.*"kind":"HARD_PROMPT"/ });
@@ -108,7 +143,10 @@ t.test("pull: the files of one version, all or none, and nothing but them", asyn
 
   writeFileSync(at("a/b/adapter_config.json"), "mine");
   writeFileSync(at("a/b/README.md"), "mine");
-  t.match(await as("ann", "pull", "dates", at("a/b")), { code: 1, err: /has adapter_config\.json and adapter_model\.safetensors already: .*--force/ });
+  t.match(await as("ann", "pull", "dates", at("a/b")), {
+    code: 1,
+    err: /has adapter_config\.json and adapter_model\.safetensors already: .*--force/,
+  });
   t.equal(contents(at("a/b"))["adapter_config.json"], "mine");
   t.equal((await as("ann", "pull", "dates", at("a/b"), "--force")).code, 0);
   t.same(contents(at("a/b")), { ...FILES, "README.md": "mine" });
@@ -119,10 +157,17 @@ t.test("pull: the files of one version, all or none, and nothing but them", asyn
   mkdirSync(at("linked"));
   symlinkSync(at("outside/kept"), at("linked/adapter_config.json"));
   t.equal((await as("ann", "pull", "dates", at("linked"), "--force")).code, 0);
-  t.same([contents(at("outside")), contents(at("linked"))], [{ kept: "mine" }, FILES], "a link is replaced, not followed");
+  t.same(
+    [contents(at("outside")), contents(at("linked"))],
+    [{ kept: "mine" }, FILES],
+    "a link is replaced, not followed",
+  );
 
   await app.registry.patch({ user: "ann", name: "dates" }, { shared_with: ["bob"] });
-  t.match(await as("bob", "pull", "ann/dates", at("bobs")), { code: 1, err: /^prefixd: You may send requests with ann\/dates, not download it.*\n {2}prefix_not_readable/ });
+  t.match(await as("bob", "pull", "ann/dates", at("bobs")), {
+    code: 1,
+    err: /^prefixd: You may send requests with ann\/dates, not download it.*\n {2}prefix_not_readable/,
+  });
   t.notOk(existsSync(at("bobs")));
   await app.registry.patch({ user: "ann", name: "dates" }, { readable_by: ["bob"] });
   t.equal((await as("bob", "pull", "ann/dates", at("bobs"))).code, 0);
@@ -137,11 +182,20 @@ t.test("pull from a server that cannot be trusted", async (t) => {
   let etag = digest;
   const server = createServer((request, response) => {
     if (request.url!.split("/").length > 3) return void response.setHeader("etag", `"${etag}"`).end(body);
-    response.end(JSON.stringify({ id: "p\u001b[2J", kind: "X", virtual_tokens: 1, digest, files: Object.fromEntries(names.map((name) => [name, body.length])) }));
+    response.end(
+      JSON.stringify({
+        id: "p\u001b[2J",
+        kind: "X",
+        virtual_tokens: 1,
+        digest,
+        files: Object.fromEntries(names.map((name) => [name, body.length])),
+      }),
+    );
   });
   const url = await listening(t, server);
   const pullIt = (): Promise<Result> => run(["pull", "p", join(dir, "in"), "--url", url]);
-  for (const name of ["../out", "/out", "a/b", "..", ".", "", ".bashrc", "a\\b", "a\nb", "C:x"]) t.equal(isFileName(name), false, JSON.stringify(name));
+  for (const name of ["../out", "/out", "a/b", "..", ".", "", ".bashrc", "a\\b", "a\nb", "C:x"])
+    t.equal(isFileName(name), false, JSON.stringify(name));
   names = ["adapter_config.json", "../out"];
   t.match(await pullIt(), { code: 1, err: /names a file "\.\.\/out", which is not written/ });
   names = ["adapter_config.json"];
@@ -157,11 +211,17 @@ t.test("pull from a server that cannot be trusted", async (t) => {
 t.test("push and delete", async (t) => {
   const { app, as } = await setUp(t);
   const dir = t.testdir({ mine: FILES });
-  t.match(await as("ann", "push", join(dir, "mine")), { code: 0, out: /^registered mine \(PREFIX_TUNING, 10 virtual tokens, digest [0-9a-f]{64}\)\n$/ });
+  t.match(await as("ann", "push", join(dir, "mine")), {
+    code: 0,
+    out: /^registered mine \(PREFIX_TUNING, 10 virtual tokens, digest [0-9a-f]{64}\)\n$/,
+  });
   t.match(JSON.parse((await as("ann", "push", join(dir, "mine"), "--id", "other", "--json")).out), { id: "other" });
   t.same(await as("ann", "delete", "other"), { code: 0, out: "deleted other\n", err: "" });
   t.equal(app.registry.entries.has("ann/other"), false);
-  t.match(await as("ann", "delete", "other"), { code: 1, err: /^prefixd: There is no such prefix\.\n {2}prefix_not_found, request \S+\n$/ });
+  t.match(await as("ann", "delete", "other"), {
+    code: 1,
+    err: /^prefixd: There is no such prefix\.\n {2}prefix_not_found, request \S+\n$/,
+  });
   t.match(await as("ann", "push", join(dir, "nothing")), { code: 1, err: /adapter_config\.json/ });
 });
 
@@ -181,9 +241,11 @@ t.test("bad usage: one line that says what, then the usage as it is meant to be 
   for (const args of [[], ["a", "b"]]) await refused("push", ...args);
   for (const args of [[], ["a", "b", "c"]]) await refused("pull", ...args);
   for (const args of [[], [""], ["a", "b"]]) await refused("delete", ...args);
-  for (const args of [[], ["p", "bob"], ["p", "--visibility", "public"], ["p", "--with"]]) await refused("share", ...args);
+  for (const args of [[], ["p", "bob"], ["p", "--visibility", "public"], ["p", "--with"]])
+    await refused("share", ...args);
   for (const args of [["x"], ["--owner", "x\u001b[2J"]]) await refused("list", ...args);
-  for (const args of [[], ["frob\u2028nicate"], ["show"], ["patch", "ann", "--weight", "-1"]]) await refused("users", ...args);
+  for (const args of [[], ["frob\u2028nicate"], ["show"], ["patch", "ann", "--weight", "-1"]])
+    await refused("users", ...args);
   await refused("load");
 });
 
@@ -192,27 +254,57 @@ t.test("what a process prints and ends with", async (t) => {
   t.match(await run(["sreve\u001b[2J"]), { code: 2, err: /^prefixd: no such command: sreve\\u001b\[2J\nUsage: / });
   t.match(await run(["constructor"]), { code: 2 });
   t.match(await run(["--help"]), { code: 0, out: /Exit code 0: done; 1: it failed; 2: bad usage/ });
-  for (const command of Object.keys(COMMANDS)) t.match(await run([command, "--help"]), { code: 0, err: "", out: new RegExp(`^Usage: prefixd ${command} `) }, command);
+  for (const command of Object.keys(COMMANDS))
+    t.match(
+      await run([command, "--help"]),
+      { code: 0, err: "", out: new RegExp(`^Usage: prefixd ${command} `) },
+      command,
+    );
 });
 
 t.test("a server that does not answer, or is none of ours", async (t) => {
   const port = await freePort();
   const gone = `http://127.0.0.1:${port}`;
-  t.same(await run(["list", "--url", gone]), { code: 1, out: "", err: `prefixd: no server answers at ${gone}/prefixes?owner=all&limit=1000 (connect ECONNREFUSED 127.0.0.1:${port})\n` });
-  t.match(await run(["delete", "p"], { PREFIXD_URL: `http://localhost:${port}/base/` }), { code: 1, err: new RegExp(`^prefixd: no server answers at http://localhost:${port}/base/prefixes/p \\(.*ECONNREFUSED.*\\)\n$`) });
-  t.match(await run(["users", "list", "--url", gone], { PREFIXD_ADMIN_KEY: "x".repeat(32) }), { code: 1, err: /no server answers/ });
-  for (const bad of ["nonsense", "ftp://127.0.0.1", "127.0.0.1:8080"]) t.match(await run(["list", "--url", bad]), { code: 2, err: `prefixd: --url ${bad}: expected an address` });
-  t.match(await run(["list"], { PREFIXD_URL: "http://ann:secret@127.0.0.1" }), { code: 2, err: /^prefixd: PREFIXD_URL: takes no user and password/ });
+  t.same(await run(["list", "--url", gone]), {
+    code: 1,
+    out: "",
+    err: `prefixd: no server answers at ${gone}/prefixes?owner=all&limit=1000 (connect ECONNREFUSED 127.0.0.1:${port})\n`,
+  });
+  t.match(await run(["delete", "p"], { PREFIXD_URL: `http://localhost:${port}/base/` }), {
+    code: 1,
+    err: new RegExp(
+      `^prefixd: no server answers at http://localhost:${port}/base/prefixes/p \\(.*ECONNREFUSED.*\\)\n$`,
+    ),
+  });
+  t.match(await run(["users", "list", "--url", gone], { PREFIXD_ADMIN_KEY: "x".repeat(32) }), {
+    code: 1,
+    err: /no server answers/,
+  });
+  for (const bad of ["nonsense", "ftp://127.0.0.1", "127.0.0.1:8080"])
+    t.match(await run(["list", "--url", bad]), { code: 2, err: `prefixd: --url ${bad}: expected an address` });
+  t.match(await run(["list"], { PREFIXD_URL: "http://ann:secret@127.0.0.1" }), {
+    code: 2,
+    err: /^prefixd: PREFIXD_URL: takes no user and password/,
+  });
 
   const bodies: Record<string, [status: number, body: string]> = {
     html: [502, "<html>Bad Gateway</html>"],
     other: [200, "<html>hello</html>"],
-    fields: [400, JSON.stringify({ detail: "Two fields are wrong:\nsee below.\u001b[2J", code: "invalid_parameter", request_id: "r1", errors: [{ pointer: "/shared_with/3", detail: "must be a string" }, { detail: "no place" }] })],
+    fields: [
+      400,
+      JSON.stringify({
+        detail: "Two fields are wrong:\nsee below.\u001b[2J",
+        code: "invalid_parameter",
+        request_id: "r1",
+        errors: [{ pointer: "/shared_with/3", detail: "must be a string" }, { detail: "no place" }],
+      }),
+    ],
   };
   let answer = "";
   const server = createServer((_, response) => {
     const body = bodies[answer];
-    if (body === undefined) return void response.writeHead(200, { "content-length": "100" }).write("{", () => response.destroy());
+    if (body === undefined)
+      return void response.writeHead(200, { "content-length": "100" }).write("{", () => response.destroy());
     response.writeHead(body[0]).end(body[1]);
   });
   const url = await listening(t, server);
@@ -222,6 +314,13 @@ t.test("a server that does not answer, or is none of ours", async (t) => {
   };
   t.same(await show("html"), { code: 1, out: "", err: `prefixd: ${url}/prefixes/p answered 502 Bad Gateway\n` });
   t.same(await show("other"), { code: 1, out: "", err: `prefixd: ${url}/prefixes/p did not answer as prefixd does\n` });
-  t.same(await show("fields"), { code: 1, out: "", err: "prefixd: Two fields are wrong:\nsee below.\\u001b[2J\n  /shared_with/3: must be a string\n  no place\n  invalid_parameter, request r1\n" });
-  t.match(await show("cut"), { code: 1, err: new RegExp(`^prefixd: the answer of ${url}/prefixes/p broke off \\(.*\\)\n$`) });
+  t.same(await show("fields"), {
+    code: 1,
+    out: "",
+    err: "prefixd: Two fields are wrong:\nsee below.\\u001b[2J\n  /shared_with/3: must be a string\n  no place\n  invalid_parameter, request r1\n",
+  });
+  t.match(await show("cut"), {
+    code: 1,
+    err: new RegExp(`^prefixd: the answer of ${url}/prefixes/p broke off \\(.*\\)\n$`),
+  });
 });

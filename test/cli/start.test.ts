@@ -12,31 +12,48 @@ t.setTimeout(120_000);
 async function modulesOf(t: Test, ...args: string[]): Promise<string[]> {
   const folder = mkdtempSync(join(t.testdir(), "coverage."));
   t.equal(await runCli(args, { NODE_V8_COVERAGE: folder }).exited, 0);
-  const reports = readdirSync(folder).map((name) => JSON.parse(readFileSync(join(folder, name), "utf8")) as { result: { url: string }[] });
-  const files = reports.flatMap(({ result }) => result.map(({ url }) => url)).filter((url) => url.startsWith(`file://${ROOT}`)).map((url) => url.slice(`file://${ROOT}`.length));
+  const reports = readdirSync(folder).map(
+    (name) => JSON.parse(readFileSync(join(folder, name), "utf8")) as { result: { url: string }[] },
+  );
+  const files = reports
+    .flatMap(({ result }) => result.map(({ url }) => url))
+    .filter((url) => url.startsWith(`file://${ROOT}`))
+    .map((url) => url.slice(`file://${ROOT}`.length));
   // tsx and its packages are not the program's.
   return files.filter((file) => !/^node_modules\/(tsx|esbuild|@esbuild|get-tsconfig|resolve-pkg-maps)\//.test(file));
 }
 
 for (const flag of ["--version", "--help"]) {
   t.test(`${flag} loads the program's first files and no package`, async (t) => {
-    t.same((await modulesOf(t, flag)).map((file) => file.replace(/^(src|dist)\/|\.[jt]s$/g, "")), ["cli/main", "one-line"]);
+    t.same(
+      (await modulesOf(t, flag)).map((file) => file.replace(/^(src|dist)\/|\.[jt]s$/g, "")),
+      ["cli/main", "one-line"],
+    );
   });
 }
 
 t.test("the settings are told without what serves", async (t) => {
   const modules = await modulesOf(t, "serve", "--help");
   t.ok(modules.some((file) => /config\.[jt]s$/.test(file)));
-  t.same(modules.filter((file) => /node_modules\/(fastify|koffi|onnxruntime-node|ioredis|lmdb|pino|prom-client)\/|(src|dist)\/(main|engine|http|model)\b/.test(file)), []);
+  t.same(
+    modules.filter((file) =>
+      /node_modules\/(fastify|koffi|onnxruntime-node|ioredis|lmdb|pino|prom-client)\/|(src|dist)\/(main|engine|http|model)\b/.test(
+        file,
+      ),
+    ),
+    [],
+  );
 });
 
 t.test("npm run build compiles when something has changed, and only then", async (t) => {
   const copy = mkdtempSync(join(t.testdir(), "copy."));
-  for (const file of ["package.json", "tsconfig.json", "tsconfig.build.json", "tools/build.mjs"]) cpSync(join(ROOT, file), join(copy, file));
+  for (const file of ["package.json", "tsconfig.json", "tsconfig.build.json", "tools/build.mjs"])
+    cpSync(join(ROOT, file), join(copy, file));
   symlinkSync(join(ROOT, "node_modules"), join(copy, "node_modules"));
   mkdirSync(join(copy, "src", "deep"), { recursive: true });
   const [source, output] = [join(copy, "src", "deep", "a.ts"), join(copy, "dist", "deep", "a.js")];
-  const build = (...args: string[]): number | null => spawnSync(process.execPath, [join(copy, "tools/build.mjs"), ...args]).status;
+  const build = (...args: string[]): number | null =>
+    spawnSync(process.execPath, [join(copy, "tools/build.mjs"), ...args]).status;
   const touched = "// somebody was here\n";
 
   writeFileSync(source, "export const a: number = 1;\n");

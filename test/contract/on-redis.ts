@@ -4,9 +4,15 @@ import { startRedis, startRedisCluster } from "../support/redis.ts";
 type Open<S> = (at: { url: string; namespace: string }) => Promise<S>;
 
 /** Runs a store's contract on a Redis and on a Redis Cluster of two nodes, each of its tests in a namespace of its own; the file is for machines with Redis. */
-export function contractOnRedis<S>(contract: (t: Test, make: (t: Test) => Promise<() => Promise<S>>) => void, open: Open<S>): void {
+export function contractOnRedis<S>(
+  contract: (t: Test, make: (t: Test) => Promise<() => Promise<S>>) => void,
+  open: Open<S>,
+): void {
   let namespaces = 0;
-  for (const [what, start] of [["Redis", () => startRedis()], ["a Redis Cluster of two nodes", startRedisCluster]] as const) {
+  for (const [what, start] of [
+    ["Redis", () => startRedis()],
+    ["a Redis Cluster of two nodes", startRedisCluster],
+  ] as const) {
     void t.test(`${what} keeps the contract`, async (t) => {
       const redis = await start();
       t.teardown(() => redis.stop());

@@ -27,7 +27,8 @@ export function prefixStoreContract(t: Test, make: (t: Test) => Promise<OpenStor
     t.same(await store.put(put), { created: true });
     t.same(await store.head(key), put.meta);
     t.same(bytesOf(await store.loadKv(key, put.meta.digest)), bytesOf(put.kv));
-    for (const [file, content] of put.files) t.same(bytesOf(await store.loadFile(key, put.meta.digest, file)), bytesOf(content));
+    for (const [file, content] of put.files)
+      t.same(bytesOf(await store.loadFile(key, put.meta.digest, file)), bytesOf(content));
     t.equal(await store.loadFile(key, put.meta.digest, "other"), null);
     t.equal(await store.loadFile(key, put.meta.digest, "constructor"), null);
     await store.ping();
@@ -77,13 +78,28 @@ export function prefixStoreContract(t: Test, make: (t: Test) => Promise<OpenStor
   withStore("sharing: patched by the owner, kept by a replacement, gone with the prefix", async (t, store, open) => {
     const [one, two] = [await record(key, 1), await record(key, 2)];
     t.equal(await store.patchMeta(key, { visibility: "shared" }), null);
-    await store.put({ ...one, meta: { ...one.meta, visibility: "shared", shared_with: ["eve"], readable_by: ["eve"] } });
+    await store.put({
+      ...one,
+      meta: { ...one.meta, visibility: "shared", shared_with: ["eve"], readable_by: ["eve"] },
+    });
     t.same(await store.head(key), one.meta, "a new one is private, whatever it says");
-    t.same(await store.patchMeta(key, { shared_with: ["bob", "Ünïcode"] }), { ...one.meta, shared_with: ["bob", "Ünïcode"] });
+    t.same(await store.patchMeta(key, { shared_with: ["bob", "Ünïcode"] }), {
+      ...one.meta,
+      shared_with: ["bob", "Ünïcode"],
+    });
     const shared = { visibility: "shared", shared_with: ["bob", "Ünïcode"], readable_by: ["cat"] } as const;
-    t.same(await store.patchMeta(key, { readable_by: ["cat"] }), { ...one.meta, shared_with: shared.shared_with, readable_by: ["cat"] });
-    t.same(await store.patchMeta(key, { visibility: "shared" }, { ifMatch: [one.meta.digest] }), { ...one.meta, ...shared });
-    await t.rejects(store.patchMeta(key, { visibility: "private" }, { ifMatch: [two.meta.digest] }), { code: "precondition_failed" });
+    t.same(await store.patchMeta(key, { readable_by: ["cat"] }), {
+      ...one.meta,
+      shared_with: shared.shared_with,
+      readable_by: ["cat"],
+    });
+    t.same(await store.patchMeta(key, { visibility: "shared" }, { ifMatch: [one.meta.digest] }), {
+      ...one.meta,
+      ...shared,
+    });
+    await t.rejects(store.patchMeta(key, { visibility: "private" }, { ifMatch: [two.meta.digest] }), {
+      code: "precondition_failed",
+    });
     await store.put(two);
     const again = await open();
     t.teardown(() => again.close());
@@ -107,55 +123,94 @@ export function prefixStoreContract(t: Test, make: (t: Test) => Promise<OpenStor
     const exceeded = { code: "quota_exceeded", status: 403 };
     const records = await Promise.all(Array.from({ length: 10 }, (_, i) => record({ user: "ann", name: `p${i}` }, i)));
     const count = { max_prefixes: 3, max_prefix_bytes: null };
-    const results = await Promise.allSettled(records.map((put, i) => (i % 2 ? store : second).put(put, undefined, count)));
+    const results = await Promise.allSettled(
+      records.map((put, i) => (i % 2 ? store : second).put(put, undefined, count)),
+    );
     t.equal(results.filter(({ status }) => status === "fulfilled").length, 3);
     for (const result of results) if (result.status === "rejected") t.match(result.reason, exceeded);
     const held = await store.list("ann", { limit: 20 });
     t.equal(held.length, 3);
-    t.same(await store.put(await record(held[0]!, 77), undefined, { max_prefixes: 1, max_prefix_bytes: 0 }), { created: false }, "a replacement that is not larger");
+    t.same(
+      await store.put(await record(held[0]!, 77), undefined, { max_prefixes: 1, max_prefix_bytes: 0 }),
+      { created: false },
+      "a replacement that is not larger",
+    );
     const size = held[0]!.bytes;
     const larger = await record(held[0]!, 78, { length: 6 });
     await t.rejects(store.put(larger, undefined, { max_prefixes: null, max_prefix_bytes: 4 * size - 1 }), exceeded);
     t.same(await store.put(larger, undefined, { max_prefixes: null, max_prefix_bytes: 4 * size }), { created: false });
-    await t.rejects(store.put(await record({ user: "ann", name: "new" }, 1), undefined, { max_prefixes: null, max_prefix_bytes: 5 * size - 1 }), exceeded);
-    t.same(await store.put(await record({ user: "ann", name: "new" }, 1), undefined, { max_prefixes: 4, max_prefix_bytes: 5 * size }), { created: true });
-    t.same(await store.put(await record({ user: "bob", name: "p" }, 1), undefined, { max_prefixes: 1, max_prefix_bytes: size }), { created: true }, "others do not count");
-    await t.rejects(store.put(await record({ user: "eve", name: "p" }, 1), undefined, { max_prefixes: 0, max_prefix_bytes: null }), exceeded);
+    await t.rejects(
+      store.put(await record({ user: "ann", name: "new" }, 1), undefined, {
+        max_prefixes: null,
+        max_prefix_bytes: 5 * size - 1,
+      }),
+      exceeded,
+    );
+    t.same(
+      await store.put(await record({ user: "ann", name: "new" }, 1), undefined, {
+        max_prefixes: 4,
+        max_prefix_bytes: 5 * size,
+      }),
+      { created: true },
+    );
+    t.same(
+      await store.put(await record({ user: "bob", name: "p" }, 1), undefined, {
+        max_prefixes: 1,
+        max_prefix_bytes: size,
+      }),
+      { created: true },
+      "others do not count",
+    );
+    await t.rejects(
+      store.put(await record({ user: "eve", name: "p" }, 1), undefined, { max_prefixes: 0, max_prefix_bytes: null }),
+      exceeded,
+    );
   });
 
-  withStore("what a user holds is counted as it changes, and never drifts from what is there", async (t, store, open) => {
-    const second = await open();
-    const random = seededRandom(7);
-    const pick = (below: number): number => Math.floor(random() * below);
-    const check = async (user: string): Promise<void> => {
-      const metas = await store.list(user, { limit: 100 });
-      const scanned = { prefixes: metas.length, bytes: metas.reduce((sum, { bytes }) => sum + bytes, 0) };
-      t.same([await store.held(user), await second.held(user)], [scanned, scanned]);
-    };
-    const change = async (): Promise<unknown> => {
-      const [where, key] = [pick(2) === 0 ? store : second, { user: ["ann", "Ünï/code"][pick(2)]!, name: `p${pick(6)}` }];
-      const kind = pick(9);
-      if (kind < 6) return where.put(await record(key, pick(9), { length: 1 + pick(5) }), undefined, { max_prefixes: 4, max_prefix_bytes: 4000 });
-      if (kind < 8) return where.delete(key);
-      return where.patchMeta(key, { visibility: "shared" });
-    };
-    for (let round = 0; round < 25; round++) {
-      const results = await Promise.allSettled(Array.from({ length: 4 }, change));
-      for (const result of results) if (result.status === "rejected") t.match(result.reason, { code: "quota_exceeded" });
-      for (const user of ["ann", "Ünï/code"]) await check(user);
-    }
-    await second.close();
-    await store.put(await record(key, 1));
-    const before = await store.held("ann");
-    t.same(await store.deleteUser("ann"), before);
-    await store.readmitUser("ann");
-    t.same(await store.held("ann"), { prefixes: 0, bytes: 0 });
-    const put = await record(key, 1);
-    await store.put(put);
-    t.same(await store.held("ann"), { prefixes: 1, bytes: put.meta.bytes });
-    await store.delete(key);
-    t.same(await store.held("ann"), { prefixes: 0, bytes: 0 });
-  });
+  withStore(
+    "what a user holds is counted as it changes, and never drifts from what is there",
+    async (t, store, open) => {
+      const second = await open();
+      const random = seededRandom(7);
+      const pick = (below: number): number => Math.floor(random() * below);
+      const check = async (user: string): Promise<void> => {
+        const metas = await store.list(user, { limit: 100 });
+        const scanned = { prefixes: metas.length, bytes: metas.reduce((sum, { bytes }) => sum + bytes, 0) };
+        t.same([await store.held(user), await second.held(user)], [scanned, scanned]);
+      };
+      const change = async (): Promise<unknown> => {
+        const [where, key] = [
+          pick(2) === 0 ? store : second,
+          { user: ["ann", "Ünï/code"][pick(2)]!, name: `p${pick(6)}` },
+        ];
+        const kind = pick(9);
+        if (kind < 6)
+          return where.put(await record(key, pick(9), { length: 1 + pick(5) }), undefined, {
+            max_prefixes: 4,
+            max_prefix_bytes: 4000,
+          });
+        if (kind < 8) return where.delete(key);
+        return where.patchMeta(key, { visibility: "shared" });
+      };
+      for (let round = 0; round < 25; round++) {
+        const results = await Promise.allSettled(Array.from({ length: 4 }, change));
+        for (const result of results)
+          if (result.status === "rejected") t.match(result.reason, { code: "quota_exceeded" });
+        for (const user of ["ann", "Ünï/code"]) await check(user);
+      }
+      await second.close();
+      await store.put(await record(key, 1));
+      const before = await store.held("ann");
+      t.same(await store.deleteUser("ann"), before);
+      await store.readmitUser("ann");
+      t.same(await store.held("ann"), { prefixes: 0, bytes: 0 });
+      const put = await record(key, 1);
+      await store.put(put);
+      t.same(await store.held("ann"), { prefixes: 1, bytes: put.meta.bytes });
+      await store.delete(key);
+      t.same(await store.held("ann"), { prefixes: 0, bytes: 0 });
+    },
+  );
 
   withStore("the same content may be put again and by others", async (t, store) => {
     const [mine, theirs] = [await record(key, 1), await record({ user: "bob", name: "poem" }, 1)];
@@ -170,11 +225,18 @@ export function prefixStoreContract(t: Test, make: (t: Test) => Promise<OpenStor
   withStore("pages in order of name, of this user only", async (t, store) => {
     const names = ["B", "a", "a-1", "a.b", "a_b", "aa", "b10", "b9", "z".repeat(128), "0"];
     for (const [i, name] of names.entries()) await store.put(await record({ user: "ann", name }, i));
-    for (const user of ["an", "ann0", "ann-", "anna", "a}{b/c d", "Ünïcode"]) await store.put(await record({ user, name: "x" }, 99));
+    for (const user of ["an", "ann0", "ann-", "anna", "a}{b/c d", "Ünïcode"])
+      await store.put(await record({ user, name: "x" }, 99));
     const sorted = [...names].sort((a, b) => (a < b ? -1 : 1));
     const all = await store.list("ann", { limit: 100 });
-    t.same(all.map(({ name }) => name), sorted);
-    t.same(listedFor("ann", (await store.head({ user: "ann", name: "a.b" }))!), all.find(({ name }) => name === "a.b"));
+    t.same(
+      all.map(({ name }) => name),
+      sorted,
+    );
+    t.same(
+      listedFor("ann", (await store.head({ user: "ann", name: "a.b" }))!),
+      all.find(({ name }) => name === "a.b"),
+    );
     const paged: string[] = [];
     for (let after: string | undefined; ; after = paged.at(-1)) {
       const page = await store.list("ann", { limit: 3, ...(after === undefined ? {} : { after }) });
@@ -182,8 +244,16 @@ export function prefixStoreContract(t: Test, make: (t: Test) => Promise<OpenStor
       if (page.length < 3) break;
     }
     t.same(paged, sorted);
-    t.same((await store.list("ann", { after: "a0", limit: 2 })).map(({ name }) => name), ["a_b", "aa"], "after a name that does not exist");
-    for (const user of ["a}{b/c d", "Ünïcode"]) t.same((await store.list(user, { limit: 5 })).map((meta) => [meta.user, meta.name]), [[user, "x"]]);
+    t.same(
+      (await store.list("ann", { after: "a0", limit: 2 })).map(({ name }) => name),
+      ["a_b", "aa"],
+      "after a name that does not exist",
+    );
+    for (const user of ["a}{b/c d", "Ünïcode"])
+      t.same(
+        (await store.list(user, { limit: 5 })).map((meta) => [meta.user, meta.name]),
+        [[user, "x"]],
+      );
   });
 
   withStore("a user's prefixes go all at once and nobody else's", async (t, store) => {
@@ -217,11 +287,19 @@ export function prefixStoreContract(t: Test, make: (t: Test) => Promise<OpenStor
   withStore("no PUT that a removal overtakes leaves anything", async (t, store) => {
     for (let round = 0; round < 10; round++) {
       const puts = await Promise.all(Array.from({ length: 12 }, (_, i) => record({ user: "ann", name: `p${i}` }, i)));
-      const outcomes = puts.map((put) => store.put(put).then(() => "stored", (error: unknown) => (error as { code: string }).code));
+      const outcomes = puts.map((put) =>
+        store.put(put).then(
+          () => "stored",
+          (error: unknown) => (error as { code: string }).code,
+        ),
+      );
       await new Promise((resolve) => setTimeout(resolve, round));
       await store.deleteUser("ann");
       const codes = await Promise.all(outcomes);
-      t.ok(codes.every((code) => code === "stored" || code === "removed"), codes.join());
+      t.ok(
+        codes.every((code) => code === "stored" || code === "removed"),
+        codes.join(),
+      );
       t.same(await store.list("ann", { limit: 100 }), []);
       for (const { meta } of puts) t.equal(await store.head(meta), null);
       await store.readmitUser("ann");
@@ -230,15 +308,38 @@ export function prefixStoreContract(t: Test, make: (t: Test) => Promise<OpenStor
 
   withStore("bytes of any value and files of any size, empty ones included", async (t, store) => {
     const every = Uint8Array.from({ length: 70_000 }, (_, i) => i * 7);
-    const files = new Map([["empty", new Uint8Array(0)], ["every", every], ["view", Buffer.concat([every, every]).subarray(1, 9)], ["a/b c", every.subarray(0, 1)]]);
+    const files = new Map([
+      ["empty", new Uint8Array(0)],
+      ["every", every],
+      ["view", Buffer.concat([every, every]).subarray(1, 9)],
+      ["a/b c", every.subarray(0, 1)],
+    ]);
     const put = await record(key, 1, { files });
     await store.put(put);
-    for (const [file, content] of files) t.same(bytesOf(await store.loadFile(key, put.meta.digest, file)), bytesOf(content), file);
+    for (const [file, content] of files)
+      t.same(bytesOf(await store.loadFile(key, put.meta.digest, file)), bytesOf(content), file);
     // Across the borders of whatever pieces the store keeps it in.
-    for (const [from, length] of [[0, 1], [0, 70_000], [4_095, 2], [65_535, 4_465], [69_999, 1], [69_990, 100], [70_000, 5], [80_000, 5], [10, 0]] as const) {
-      t.same(bytesOf(await store.loadFile(key, put.meta.digest, "every", { from, length })), bytesOf(every.subarray(from, from + length)), `${length} from ${from}`);
+    for (const [from, length] of [
+      [0, 1],
+      [0, 70_000],
+      [4_095, 2],
+      [65_535, 4_465],
+      [69_999, 1],
+      [69_990, 100],
+      [70_000, 5],
+      [80_000, 5],
+      [10, 0],
+    ] as const) {
+      t.same(
+        bytesOf(await store.loadFile(key, put.meta.digest, "every", { from, length })),
+        bytesOf(every.subarray(from, from + length)),
+        `${length} from ${from}`,
+      );
     }
-    t.same(bytesOf(await store.loadFile(key, put.meta.digest, "empty", { from: 0, length: 9 })), bytesOf(new Uint8Array(0)));
+    t.same(
+      bytesOf(await store.loadFile(key, put.meta.digest, "empty", { from: 0, length: 9 })),
+      bytesOf(new Uint8Array(0)),
+    );
     t.equal(await store.loadFile(key, put.meta.digest, "constructor", { from: 0, length: 9 }), null);
     t.equal(await store.loadFile(key, "0".repeat(64), "every", { from: 0, length: 9 }), null);
   });
@@ -277,7 +378,9 @@ export function prefixStoreContract(t: Test, make: (t: Test) => Promise<OpenStor
     const created = winners.filter(({ status }) => status === "fulfilled").length;
     t.equal(created, meta === null ? 1 : 0, "at most one creates");
     const digest = (await store.head(key))!.digest;
-    const matched = await Promise.allSettled(Array.from({ length: 10 }, async (_, i) => store.put(await record(key, 100 + i), { ifMatch: [digest] })));
+    const matched = await Promise.allSettled(
+      Array.from({ length: 10 }, async (_, i) => store.put(await record(key, 100 + i), { ifMatch: [digest] })),
+    );
     t.equal(matched.filter(({ status }) => status === "fulfilled").length, 1, "one wins an If-Match");
   });
 

@@ -4,7 +4,10 @@ import type { TokenBuckets } from "../../src/users/token-rate.ts";
 /**
  * What every TokenBuckets does. `sleep` lets time pass for it, in milliseconds; `slack`: tokens by which real time may be off.
  */
-export function tokenBucketsContract(t: Test, open: (t: Test) => Promise<{ buckets: TokenBuckets; sleep: (ms: number) => Promise<void>; slack: number }>): void {
+export function tokenBucketsContract(
+  t: Test,
+  open: (t: Test) => Promise<{ buckets: TokenBuckets; sleep: (ms: number) => Promise<void>; slack: number }>,
+): void {
   t.test("lets in while it is not full; the last one in may overfill it", async (t) => {
     const { buckets, slack } = await open(t);
     t.same(await buckets.admit("ann", 600, 500), { admitted: true, spent: 500 });
@@ -54,6 +57,7 @@ export function tokenBucketsContract(t: Test, open: (t: Test) => Promise<{ bucke
 
   t.test("any user id is a user of its own", async (t) => {
     const { buckets } = await open(t);
-    for (const user of ["a", "a}", "{a}", "a}:tokens", "ä"]) t.same(await buckets.admit(user, 600, 9), { admitted: true, spent: 9 });
+    for (const user of ["a", "a}", "{a}", "a}:tokens", "ä"])
+      t.same(await buckets.admit(user, 600, 9), { admitted: true, spent: 9 });
   });
 }

@@ -13,7 +13,15 @@ export const apiKey = (owner: string, createdAt = NOW): ApiKeyRecord => {
   return { id, user: owner, hash, createdAt, expiresAt: null };
 };
 export const usageRow = (owner: string, prefix: string | null, day: string, n = 1): UsageRow => ({
-  user: owner, prefix, day, requests: n, prefixTokens: 2 * n, promptTokens: 3 * n, completionTokens: 4 * n, queueSeconds: n / 2, runSeconds: n / 1_000_000,
+  user: owner,
+  prefix,
+  day,
+  requests: n,
+  prefixTokens: 2 * n,
+  promptTokens: 3 * n,
+  completionTokens: 4 * n,
+  queueSeconds: n / 2,
+  runSeconds: n / 1_000_000,
 });
 
 /** What every UserStore does. `make` prepares empty data; it may register teardowns on `t`. */
@@ -48,7 +56,12 @@ export function userStoreContract(t: Test, make: (t: Test) => Promise<OpenUserSt
     await t.rejects(store.createUser(user("ann")), { code: "user_exists" });
     t.same(await store.getUser("ann"), { ...user("ann"), weight: 2.5, limits });
     const later = "2026-02-01T00:00:00.000Z";
-    const patched = { ...user("ann"), weight: 2.5, limits: { ...limits, max_prefixes: null, max_queued: 7 }, updatedAt: later };
+    const patched = {
+      ...user("ann"),
+      weight: 2.5,
+      limits: { ...limits, max_prefixes: null, max_queued: 7 },
+      updatedAt: later,
+    };
     t.same(await store.patchUser("ann", { limits: { max_prefixes: null, max_queued: 7 } }, later), patched);
     t.same(await store.patchUser("ann", { weight: 4 }, later), { ...patched, weight: 4 });
     const again = await open();
@@ -65,20 +78,32 @@ export function userStoreContract(t: Test, make: (t: Test) => Promise<OpenUserSt
     t.same(await store.missingUsers([]), []);
   });
 
-  withStore("one of many concurrent creations wins, one of many patches of each field is not lost", async (t, store, open) => {
-    const second = await open();
-    t.teardown(() => second.close());
-    const created = await Promise.allSettled(Array.from({ length: 20 }, (_, i) => (i % 2 ? store : second).createUser(user("ann"))));
-    t.equal(created.filter(({ status }) => status === "fulfilled").length, 1);
-    await Promise.all([store.patchUser("ann", { weight: 3 }, NOW), second.patchUser("ann", { limits: { max_queued: 1 } }, NOW), store.patchUser("ann", { limits: { max_running: 2 } }, NOW)]);
-    t.match(await store.getUser("ann"), { weight: 3, limits: { max_queued: 1, max_running: 2, max_prefixes: null } });
-  });
+  withStore(
+    "one of many concurrent creations wins, one of many patches of each field is not lost",
+    async (t, store, open) => {
+      const second = await open();
+      t.teardown(() => second.close());
+      const created = await Promise.allSettled(
+        Array.from({ length: 20 }, (_, i) => (i % 2 ? store : second).createUser(user("ann"))),
+      );
+      t.equal(created.filter(({ status }) => status === "fulfilled").length, 1);
+      await Promise.all([
+        store.patchUser("ann", { weight: 3 }, NOW),
+        second.patchUser("ann", { limits: { max_queued: 1 } }, NOW),
+        store.patchUser("ann", { limits: { max_running: 2 } }, NOW),
+      ]);
+      t.match(await store.getUser("ann"), { weight: 3, limits: { max_queued: 1, max_running: 2, max_prefixes: null } });
+    },
+  );
 
   withStore("users come in pages, in order", async (t, store) => {
     const ids = ["B", "a", "a-1", "a.b", "a_b", "aa", "b10", "b9", "z".repeat(64), "0"];
     for (const id of ids) await store.createUser(user(id));
     const sorted = [...ids].sort((a, b) => (a < b ? -1 : 1));
-    t.same((await store.listUsers({ limit: 100 })).map(({ id }) => id), sorted);
+    t.same(
+      (await store.listUsers({ limit: 100 })).map(({ id }) => id),
+      sorted,
+    );
     const paged: string[] = [];
     for (let after: string | undefined; ; after = paged.at(-1)) {
       const page = await store.listUsers({ limit: 3, ...(after === undefined ? {} : { after }) });
@@ -86,12 +111,20 @@ export function userStoreContract(t: Test, make: (t: Test) => Promise<OpenUserSt
       if (page.length < 3) break;
     }
     t.same(paged, sorted);
-    t.same((await store.listUsers({ after: "a0", limit: 2 })).map(({ id }) => id), ["a_b", "aa"], "after an id that does not exist");
+    t.same(
+      (await store.listUsers({ after: "a0", limit: 2 })).map(({ id }) => id),
+      ["a_b", "aa"],
+      "after an id that does not exist",
+    );
   });
 
   withStore("keys are found by id, listed by user, and go", async (t, store) => {
     for (const id of ["ann", "anna"]) await store.createUser(user(id));
-    const [one, two, other] = [apiKey("ann", "2026-01-01T00:00:00.000Z"), { ...apiKey("ann"), expiresAt: NOW }, apiKey("anna")];
+    const [one, two, other] = [
+      apiKey("ann", "2026-01-01T00:00:00.000Z"),
+      { ...apiKey("ann"), expiresAt: NOW },
+      apiKey("anna"),
+    ];
     for (const key of [two, other, one]) await store.putKey(key);
     t.same(await store.findKey(two.id), two);
     t.same(await store.listKeys("ann"), [one, two]);
@@ -108,14 +141,21 @@ export function userStoreContract(t: Test, make: (t: Test) => Promise<OpenUserSt
     for (const id of ["ann", "anna"]) await store.createUser(user(id));
     const [mine, theirs] = [[apiKey("ann"), apiKey("ann")], apiKey("anna")];
     for (const key of [...mine, theirs]) await second.putKey(key);
-    await store.addUsage([usageRow("ann", "p", "2026-01-01"), usageRow("ann", null, "2026-01-02"), usageRow("anna", "p", "2026-01-01")]);
+    await store.addUsage([
+      usageRow("ann", "p", "2026-01-01"),
+      usageRow("ann", null, "2026-01-02"),
+      usageRow("anna", "p", "2026-01-01"),
+    ]);
     t.same(await store.deleteUser("ann", { keepUsage: false }), { keys: 2, usageRows: 2 });
     for (const who of [store, second]) {
       t.equal(await who.getUser("ann"), null);
       for (const key of mine) t.equal(await who.findKey(key.id), null);
       t.same(await who.listKeys("ann"), []);
       t.same(await who.usage("ann", {}), []);
-      t.same((await who.listUsers({ limit: 9 })).map(({ id }) => id), ["anna"]);
+      t.same(
+        (await who.listUsers({ limit: 9 })).map(({ id }) => id),
+        ["anna"],
+      );
       t.same(await who.findKey(theirs.id), theirs);
       t.equal((await who.usage("anna", {})).length, 1);
       await t.rejects(who.putKey(apiKey("ann")), missing);
@@ -132,7 +172,10 @@ export function userStoreContract(t: Test, make: (t: Test) => Promise<OpenUserSt
     for (let round = 0; round < 5; round++) {
       await store.createUser(user("ann"));
       const keys = Array.from({ length: 10 }, () => apiKey("ann"));
-      await Promise.allSettled([...keys.map((key, i) => (i % 2 ? store : second).putKey(key)), second.deleteUser("ann", { keepUsage: false })]);
+      await Promise.allSettled([
+        ...keys.map((key, i) => (i % 2 ? store : second).putKey(key)),
+        second.deleteUser("ann", { keepUsage: false }),
+      ]);
       for (const key of keys) t.equal(await store.findKey(key.id), null);
       t.same(await store.listKeys("ann"), []);
     }
@@ -149,7 +192,12 @@ export function userStoreContract(t: Test, make: (t: Test) => Promise<OpenUserSt
     const second = await open();
     t.teardown(() => second.close());
     await store.createUser(user("ann"));
-    const rows = [usageRow("ann", "p", "2026-01-01"), usageRow("ann", null, "2026-01-01"), usageRow("local", "p", "2026-01-01"), usageRow("nobody", "p", "2026-01-01")];
+    const rows = [
+      usageRow("ann", "p", "2026-01-01"),
+      usageRow("ann", null, "2026-01-01"),
+      usageRow("local", "p", "2026-01-01"),
+      usageRow("nobody", "p", "2026-01-01"),
+    ];
     await Promise.all(Array.from({ length: 200 }, (_, i) => (i % 2 ? store : second).addUsage(rows)));
     const total = (owner: string, prefix: string | null): UsageRow => usageRow(owner, prefix, "2026-01-01", 200);
     t.same(await store.usage("ann", {}), [total("ann", null), total("ann", "p")]);
@@ -161,10 +209,20 @@ export function userStoreContract(t: Test, make: (t: Test) => Promise<OpenUserSt
     await store.createUser(user("ann"));
     await store.createUser(user("ann-2"));
     const days = ["2026-02-01", "2025-12-31", "2026-01-01", "2026-01-31"];
-    for (const day of days) await store.addUsage([usageRow("ann", "b", day), usageRow("ann", "a/x:y z", day), usageRow("ann-2", "a", day)]);
-    const found = async (range: { from?: string; to?: string }): Promise<string[]> => (await store.usage("ann", range)).map(({ day, prefix }) => `${day} ${prefix}`);
-    t.same(await found({}), [...days].sort().flatMap((day) => [`${day} a/x:y z`, `${day} b`]));
-    t.same(await found({ from: "2026-01-01", to: "2026-01-31" }), ["2026-01-01 a/x:y z", "2026-01-01 b", "2026-01-31 a/x:y z", "2026-01-31 b"]);
+    for (const day of days)
+      await store.addUsage([usageRow("ann", "b", day), usageRow("ann", "a/x:y z", day), usageRow("ann-2", "a", day)]);
+    const found = async (range: { from?: string; to?: string }): Promise<string[]> =>
+      (await store.usage("ann", range)).map(({ day, prefix }) => `${day} ${prefix}`);
+    t.same(
+      await found({}),
+      [...days].sort().flatMap((day) => [`${day} a/x:y z`, `${day} b`]),
+    );
+    t.same(await found({ from: "2026-01-01", to: "2026-01-31" }), [
+      "2026-01-01 a/x:y z",
+      "2026-01-01 b",
+      "2026-01-31 a/x:y z",
+      "2026-01-31 b",
+    ]);
     t.same(await found({ from: "2026-02-01" }), ["2026-02-01 a/x:y z", "2026-02-01 b"]);
     t.same(await found({ to: "2025-12-31" }), ["2025-12-31 a/x:y z", "2025-12-31 b"]);
   });

@@ -20,14 +20,24 @@ function setup(given: Partial<EngineOptions> & { slots?: number } = {}): Rig {
   return { engine: new Engine({ runner, maxQueue: 100, prefillChunk: 4, observer, ...given }), runner, observer };
 }
 
-const LONG = engineRequest({ promptIds: Int32Array.from({ length: 23 }, (_, i) => i), prefix: fakePrefix(1, 6), maxNewTokens: 30 });
+const LONG = engineRequest({
+  promptIds: Int32Array.from({ length: 23 }, (_, i) => i),
+  prefix: fakePrefix(1, 6),
+  maxNewTokens: 30,
+});
 const SHORT = engineRequest({ promptIds: Int32Array.of(4, 5), prefix: fakePrefix(2, 3), maxNewTokens: 20 });
 
 /**
  * Ends a request in some phase while two others run, and checks that they never notice, that the request hears what it should,
  * and that nothing is left.
  */
-async function endIn(t: Test, reason: "cancelled" | "removed", request: EngineRequest, hooks: Hooks, act: (target: Recording, rig: Rig) => Promise<void> | void): Promise<Recording> {
+async function endIn(
+  t: Test,
+  reason: "cancelled" | "removed",
+  request: EngineRequest,
+  hooks: Hooks,
+  act: (target: Recording, rig: Rig) => Promise<void> | void,
+): Promise<Recording> {
   const rig = setup();
   const before = new Recording(rig.engine, SHORT);
   const target = new Recording(rig.engine, request, hooks);
@@ -35,12 +45,26 @@ async function endIn(t: Test, reason: "cancelled" | "removed", request: EngineRe
   await act(target, rig);
   await Promise.all([before.ended, after.ended]);
   await idle(rig.engine);
-  t.same([before.ids, after.ids], [[oracle(SHORT, 0)], [oracle({ ...SHORT, prefix: fakePrefix(3, 9) }, 0)]], "the others' tokens");
-  target.ids.forEach((ids, choice) => t.same(ids, oracle(request, choice).slice(0, ids.length), "its own tokens until then"));
+  t.same(
+    [before.ids, after.ids],
+    [[oracle(SHORT, 0)], [oracle({ ...SHORT, prefix: fakePrefix(3, 9) }, 0)]],
+    "the others' tokens",
+  );
+  target.ids.forEach((ids, choice) =>
+    t.same(ids, oracle(request, choice).slice(0, ids.length), "its own tokens until then"),
+  );
   t.same([target.violations, rig.runner.misuses, target.error], [[], [], null]);
   t.same(rig.observer.outcomes, { length: 2, [reason]: request.n }, "one outcome for every sequence");
-  if (reason === "removed") t.ok(target.reasons.every((one) => one === "removed"), "onFinish(removed) for every choice");
-  else t.ok(target.reasons.every((one) => one === null), "not a word more");
+  if (reason === "removed")
+    t.ok(
+      target.reasons.every((one) => one === "removed"),
+      "onFinish(removed) for every choice",
+    );
+  else
+    t.ok(
+      target.reasons.every((one) => one === null),
+      "not a word more",
+    );
   return target;
 }
 
@@ -114,7 +138,9 @@ for (const reason of ["cancelled", "removed"] as const) {
     for (const later of [false, true]) {
       const { engine, runner } = setup();
       const victims: Recording[] = [];
-      const killer = { onToken: (): undefined => void (killers[0]!.tokens.length === 3 && victims[0]!.handle.cancel(reason)) };
+      const killer = {
+        onToken: (): undefined => void (killers[0]!.tokens.length === 3 && victims[0]!.handle.cancel(reason)),
+      };
       const killers: Recording[] = [];
       if (later) victims.push(new Recording(engine, SHORT));
       killers.push(new Recording(engine, SHORT, killer));
@@ -167,7 +193,10 @@ t.test("cancel after the end changes nothing", async (t) => {
 
 t.test("a cancelled request's rows are given away in the next step", async (t) => {
   const { engine, runner, observer } = setup({ slots: 2 });
-  const holders = [new Recording(engine, { ...SHORT, maxNewTokens: 100 }), new Recording(engine, { ...SHORT, maxNewTokens: 100 })];
+  const holders = [
+    new Recording(engine, { ...SHORT, maxNewTokens: 100 }),
+    new Recording(engine, { ...SHORT, maxNewTokens: 100 }),
+  ];
   const waiting = new Recording(engine, { ...SHORT, prefix: fakePrefix(9, 2) });
   while (holders[1]!.tokens.length < 3) await turn();
   const steps = observer.steps.length;
@@ -175,7 +204,10 @@ t.test("a cancelled request's rows are given away in the next step", async (t) =
   await waiting.ended;
   const since = observer.steps.slice(steps);
   const started = since.findIndex(({ phase }) => phase === "prefill");
-  t.ok(started >= 0 && started <= 1, `at most the step that was running came before it: ${JSON.stringify(since.slice(0, 4))}`);
+  t.ok(
+    started >= 0 && started <= 1,
+    `at most the step that was running came before it: ${JSON.stringify(since.slice(0, 4))}`,
+  );
   t.same(waiting.ids, [oracle({ ...SHORT, prefix: fakePrefix(9, 2) }, 0)]);
   holders[1]!.handle.cancel("cancelled");
   t.match(await idle(engine), { queued: 0, running: 0 });
@@ -186,7 +218,11 @@ t.test("a request may be submitted from any callback of another", async (t) => {
   const { engine, runner } = setup();
   const born: Recording[] = [];
   const spawn = (): void => void born.push(new Recording(engine, SHORT));
-  const parent = new Recording(engine, { ...SHORT, maxNewTokens: 2 }, { onStart: spawn, onToken: () => void spawn(), onFinish: spawn });
+  const parent = new Recording(
+    engine,
+    { ...SHORT, maxNewTokens: 2 },
+    { onStart: spawn, onToken: () => void spawn(), onFinish: spawn },
+  );
   await parent.ended;
   t.equal(born.length, 4);
   await Promise.all(born.map((recording) => recording.ended));

@@ -11,14 +11,26 @@ import { CountingObserver, idle, Recording } from "../support/recording.ts";
 
 t.setTimeout(60_000);
 
-function setup(given: Partial<EngineOptions> & { slots?: number } = {}): { engine: Engine; runner: FakeRunner; observer: CountingObserver } {
+function setup(given: Partial<EngineOptions> & { slots?: number } = {}): {
+  engine: Engine;
+  runner: FakeRunner;
+  observer: CountingObserver;
+} {
   const runner = new FakeRunner(given.slots ?? 3);
   const observer = new CountingObserver();
   return { engine: new Engine({ runner, maxQueue: 100, prefillChunk: 4, observer, ...given }), runner, observer };
 }
 
-const request = (seed: number, given: Partial<Parameters<typeof engineRequest>[0]> = {}): ReturnType<typeof engineRequest> =>
-  engineRequest({ promptIds: Int32Array.of(seed, seed + 1), prefix: fakePrefix(seed, 1 + seed), maxNewTokens: 12, ...given });
+const request = (
+  seed: number,
+  given: Partial<Parameters<typeof engineRequest>[0]> = {},
+): ReturnType<typeof engineRequest> =>
+  engineRequest({
+    promptIds: Int32Array.of(seed, seed + 1),
+    prefix: fakePrefix(seed, 1 + seed),
+    maxNewTokens: 12,
+    ...given,
+  });
 
 t.test("a failed prefill fails its request only", async (t) => {
   for (const piece of [1, 2, 3]) {
@@ -68,7 +80,8 @@ t.test("a failed decode step fails those in it; those that wait are served", asy
   const waiting = [4, 5].map((seed) => new Recording(engine, request(seed)));
   runner.failOn("decode", 4);
   await Promise.all([...running, ...waiting].map((recording) => recording.ended));
-  for (const recording of running) t.match(recording.error, { code: "model_failed", cause: { message: "injected failure of decode" } });
+  for (const recording of running)
+    t.match(recording.error, { code: "model_failed", cause: { message: "injected failure of decode" } });
   waiting.forEach((recording, i) => t.same(recording.ids, [oracle(request(4 + i), 0)]));
   t.same(observer.outcomes, { error: 3, length: 2 });
   t.match(await idle(engine), { queued: 0, running: 0 });
@@ -78,7 +91,11 @@ t.test("a failed decode step fails those in it; those that wait are served", asy
 t.test("a row that cannot be moved fails all that hold rows, and the engine goes on", async (t) => {
   const { engine, runner } = setup();
   // The first one's row is the gap into which the last row moves.
-  const running = [new Recording(engine, request(1, { maxNewTokens: 3 })), new Recording(engine, request(2)), new Recording(engine, request(3))];
+  const running = [
+    new Recording(engine, request(1, { maxNewTokens: 3 })),
+    new Recording(engine, request(2)),
+    new Recording(engine, request(3)),
+  ];
   runner.failOn("copyRow", 1);
   await Promise.all(running.map((recording) => recording.ended));
   t.equal(running[0]!.error, null);
@@ -105,7 +122,11 @@ t.test("logits that are not numbers fail their request only, at the first token 
   const [short, victim] = [new Recording(engine, request(4)), new Recording(engine, later)];
   await Promise.all([short.ended, victim.ended]);
   t.match(victim.error, { code: "model_failed" });
-  t.same([short.ids, victim.ids], [[oracle(request(4), 0)], [oracle(later, 0).slice(0, 30 - 9 - 2)]], "what came before was right");
+  t.same(
+    [short.ids, victim.ids],
+    [[oracle(request(4), 0)], [oracle(later, 0).slice(0, 30 - 9 - 2)]],
+    "what came before was right",
+  );
   t.match(await idle(engine), { queued: 0, running: 0 });
   t.same([runner.misuses, victim.violations], [[], []]);
 });
@@ -130,14 +151,20 @@ t.test("a listener that throws ends its own request only", async (t) => {
   t.test("even in onError, and in the very last onFinish", async (t) => {
     const { engine, runner, observer } = setup({ slots: 6 });
     runner.failOn("prefill", 1);
-    const victims = [new Recording(engine, request(1), { onError: boom }), new Recording(engine, request(2), { onFinish: boom })];
+    const victims = [
+      new Recording(engine, request(1), { onError: boom }),
+      new Recording(engine, request(2), { onFinish: boom }),
+    ];
     const other = new Recording(engine, request(3));
     await Promise.all([...victims, other].map((recording) => recording.ended));
     t.equal(victims[1]!.error, null, "it has had its result: nothing comes after the last onFinish");
     t.same(other.ids, [oracle(request(3), 0)]);
     t.same(observer.outcomes, { error: 1, length: 2 });
     t.match(await idle(engine), { queued: 0, running: 0 });
-    t.same(victims.flatMap(({ violations }) => violations), []);
+    t.same(
+      victims.flatMap(({ violations }) => violations),
+      [],
+    );
   });
 });
 
@@ -146,9 +173,16 @@ t.test("folding happens between steps, also while all rows are taken; its failur
   const running = [1, 2, 3].map((seed) => new Recording(engine, request(seed, { maxNewTokens: 40 })));
   while (running[1]!.tokens.length < 2) await turn();
   t.match(engine.stats(), { running: 2, queued: 1 });
-  const [tokens, embeddings] = [{ kind: "tokens", ids: Int32Array.of(3, 1, 4) }, { kind: "embeddings", length: 2, data: new Float32Array(8).fill(0.5) }] as const;
+  const [tokens, embeddings] = [
+    { kind: "tokens", ids: Int32Array.of(3, 1, 4) },
+    { kind: "embeddings", length: 2, data: new Float32Array(8).fill(0.5) },
+  ] as const;
   runner.failOn("fold", 2);
-  const [one, failed, two] = await Promise.allSettled([engine.fold(tokens, { tenant: "test" }), engine.fold(tokens, { tenant: "test" }), engine.fold(embeddings, { tenant: "test" })]);
+  const [one, failed, two] = await Promise.allSettled([
+    engine.fold(tokens, { tenant: "test" }),
+    engine.fold(tokens, { tenant: "test" }),
+    engine.fold(embeddings, { tenant: "test" }),
+  ]);
   t.same(one, { status: "fulfilled", value: foldOf(tokens) });
   t.match(failed, { status: "rejected", reason: { code: "model_failed" } });
   t.same(two, { status: "fulfilled", value: foldOf(embeddings) });
@@ -207,7 +241,9 @@ t.test("drain's deadline ends what is queued, half prefilled, running or to be f
     const until = performance.now() + 2;
     while (performance.now() < until);
   };
-  const folds = Array.from({ length: 200 }, () => engine.fold({ kind: "tokens", ids: Int32Array.of(1) }, { tenant: "test" }));
+  const folds = Array.from({ length: 200 }, () =>
+    engine.fold({ kind: "tokens", ids: Int32Array.of(1) }, { tenant: "test" }),
+  );
   const settled = Promise.allSettled(folds);
   await engine.drain(20);
   const all = [...running, half, ...waiting];
@@ -238,7 +274,11 @@ t.test("an engine that has nothing to do keeps no process alive", async (t) => {
     process.on("exit", () => console.log("done", JSON.stringify(engine.stats())));
   `;
   const cwd = fileURLToPath(new URL("../..", import.meta.url));
-  const { stdout, stderr, status } = spawnSync(process.execPath, ["--import=tsx", "--input-type=module", "-e", script], { cwd, encoding: "utf8", timeout: 30_000 });
+  const { stdout, stderr, status } = spawnSync(
+    process.execPath,
+    ["--import=tsx", "--input-type=module", "-e", script],
+    { cwd, encoding: "utf8", timeout: 30_000 },
+  );
   t.equal(status, 0, stderr);
   t.match(stdout, 'done {"queued":0,"folds":0,"running":0,"slots":2,"maxQueue":9}');
 });

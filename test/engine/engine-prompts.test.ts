@@ -22,29 +22,65 @@ function setup(slots = 8): { engine: Engine; runner: PromptsRunner; observer: Co
 }
 
 const request = (seed: number, given: Partial<EngineRequest> = {}): EngineRequest =>
-  engineRequest({ promptIds: Int32Array.from({ length: 3 + (seed % 3) }, (_, at) => (seed + 7 * at) % 90), prefix: fakePrefix(seed, 1 + (seed % 4)), maxNewTokens: 5, ...given });
+  engineRequest({
+    promptIds: Int32Array.from({ length: 3 + (seed % 3) }, (_, at) => (seed + 7 * at) % 90),
+    prefix: fakePrefix(seed, 1 + (seed % 4)),
+    maxNewTokens: 5,
+    ...given,
+  });
 
 t.test("which pieces share a run", async (t) => {
-  const piece = (request: string, from: number, to: number, last = true): PrefillChunk<string> => ({ request, from, to, last, passedOver: [] });
-  const runs = (...plan: PrefillChunk<string>[]): string[] => inRuns(plan, { promptsAtOnce: 3, longestPiece: 10 }, (request) => request !== "scored").map((run) => run.map(({ request }) => request).join(" "));
+  const piece = (request: string, from: number, to: number, last = true): PrefillChunk<string> => ({
+    request,
+    from,
+    to,
+    last,
+    passedOver: [],
+  });
+  const runs = (...plan: PrefillChunk<string>[]): string[] =>
+    inRuns(plan, { promptsAtOnce: 3, longestPiece: 10 }, (request) => request !== "scored").map((run) =>
+      run.map(({ request }) => request).join(" "),
+    );
   t.same(runs(), []);
   t.same(runs(piece("a", 0, 4), piece("b", 0, 4), piece("c", 0, 2)), ["a b c"]);
   t.same(runs(piece("a", 0, 4), piece("b", 0, 4), piece("c", 0, 3)), ["a b", "c"], "ten tokens");
   t.same(runs(...["a", "b", "c", "d"].map((name) => piece(name, 0, 1))), ["a b c", "d"], "three prompts");
-  t.same(runs(piece("a", 8, 9), piece("b", 0, 1), piece("c", 0, 1)), ["a", "b c"], "the end of a prompt begun before has its own");
+  t.same(
+    runs(piece("a", 8, 9), piece("b", 0, 1), piece("c", 0, 1)),
+    ["a", "b c"],
+    "the end of a prompt begun before has its own",
+  );
   t.same(runs(piece("a", 0, 1), piece("b", 0, 8, false)), ["a", "b"], "and so has what is not the end");
   t.same(runs(piece("a", 0, 1), piece("scored", 0, 1), piece("c", 0, 1)), ["a", "scored", "c"]);
-  t.same(inRuns([piece("a", 0, 1), piece("b", 0, 1)], { promptsAtOnce: 1, longestPiece: Infinity }, () => true).length, 2, "a runner that takes one");
+  t.same(
+    inRuns([piece("a", 0, 1), piece("b", 0, 1)], { promptsAtOnce: 1, longestPiece: Infinity }, () => true).length,
+    2,
+    "a runner that takes one",
+  );
 });
 
 t.test("requests of one turn are fed in one run, forks and the first tokens' ends included", async (t) => {
   const { engine, runner, observer } = setup();
-  const requests = [request(1), request(2, { n: 3 }), request(3, { maxNewTokens: 0 }), request(4, { maxNewTokens: 1 }), request(5)];
+  const requests = [
+    request(1),
+    request(2, { n: 3 }),
+    request(3, { maxNewTokens: 0 }),
+    request(4, { maxNewTokens: 1 }),
+    request(5),
+  ];
   const recordings = requests.map((one) => new Recording(engine, one));
   await Promise.all(recordings.map(({ ended }) => ended));
-  for (const [index, { ids }] of recordings.entries()) t.same(ids, requests[index]!.maxNewTokens === 0 ? [[]] : ids.map((_, choice) => oracle(requests[index]!, choice)));
+  for (const [index, { ids }] of recordings.entries())
+    t.same(ids, requests[index]!.maxNewTokens === 0 ? [[]] : ids.map((_, choice) => oracle(requests[index]!, choice)));
   t.equal(runner.calls.prefillAll, 1);
-  t.same(observer.steps.slice(0, 2), [{ phase: "prefill", rows: 4, tokens: 4 + 5 + 3 + 4 }, { phase: "prefill", rows: 1, tokens: 5 }], "four at once");
+  t.same(
+    observer.steps.slice(0, 2),
+    [
+      { phase: "prefill", rows: 4, tokens: 4 + 5 + 3 + 4 },
+      { phase: "prefill", rows: 1, tokens: 5 },
+    ],
+    "four at once",
+  );
   t.same(runner.misuses, []);
 });
 
@@ -56,8 +92,12 @@ t.test("a failed run fails those in it, a failed prefix its request only", async
     runner.failOn(method, method === "prefillAll" ? 1 : 2);
     const together = [2, 3, 4].map((seed) => new Recording(engine, request(seed)));
     await Promise.all([before, ...together].map(({ ended }) => ended));
-    t.same(together.map(({ error }) => error?.code), method === "prefillAll" ? Array(3).fill("model_failed") : [undefined, "model_failed", undefined]);
-    for (const [index, { ids, error }] of together.entries()) if (error === null) t.same(ids, [oracle(request(2 + index), 0)]);
+    t.same(
+      together.map(({ error }) => error?.code),
+      method === "prefillAll" ? Array(3).fill("model_failed") : [undefined, "model_failed", undefined],
+    );
+    for (const [index, { ids, error }] of together.entries())
+      if (error === null) t.same(ids, [oracle(request(2 + index), 0)]);
     t.same(before.ids, [oracle(request(1, { maxNewTokens: 40 }), 0)]);
     t.match(await idle(engine), { queued: 0, running: 0 });
     t.same(runner.misuses, []);
@@ -70,12 +110,19 @@ t.test("what is cancelled as it starts, or while it is fed, leaves the others' r
   const fed = new Recording(engine, request(2, { n: 2 }));
   const others = [3, 4].map((seed) => new Recording(engine, request(seed)));
   runner.during = (method) => {
-    t.match(engine.stats(), method === "prefillAll" ? { queued: 0, running: 5 } : {}, "rows of prompts under way are taken");
+    t.match(
+      engine.stats(),
+      method === "prefillAll" ? { queued: 0, running: 5 } : {},
+      "rows of prompts under way are taken",
+    );
     if (method === "prefillAll") fed.handle.cancel("removed");
   };
   await Promise.all([starting, fed, ...others].map(({ ended }) => ended));
   t.same([starting.reasons, fed.reasons], [["removed"], ["removed", "removed"]]);
-  t.same(others.map(({ ids }) => ids), [[oracle(request(3), 0)], [oracle(request(4), 0)]]);
+  t.same(
+    others.map(({ ids }) => ids),
+    [[oracle(request(3), 0)], [oracle(request(4), 0)]],
+  );
   t.match(observer.steps[0], { phase: "prefill", rows: 3 });
   t.same(runner.misuses, []);
 });
@@ -88,9 +135,19 @@ t.test("random mixes: long prompts, scored ones, choices, beams' neighbours, can
   for (let index = 0; index < 400; index++) {
     const prompt = Int32Array.from({ length: 1 + (random() < 0.2 ? upTo(60) : upTo(9)) }, () => upTo(90));
     const prefix = random() < 0.3 ? null : fakePrefix(upTo(20), 1 + upTo(12));
-    const given = engineRequest({ promptIds: prompt, prefix, n: 1 + upTo(3), seed: index, sampling: { ...GREEDY, doSample: random() < 0.5 }, maxNewTokens: upTo(12), scorePrompt: random() < 0.1 });
+    const given = engineRequest({
+      promptIds: prompt,
+      prefix,
+      n: 1 + upTo(3),
+      seed: index,
+      sampling: { ...GREEDY, doSample: random() < 0.5 },
+      maxNewTokens: upTo(12),
+      scorePrompt: random() < 0.1,
+    });
     const cancelled = random() < 0.15;
-    const recording = new Recording(engine, given, { onToken: (_, handle) => (cancelled && random() < 0.3 && handle.cancel("removed"), "continue") });
+    const recording = new Recording(engine, given, {
+      onToken: (_, handle) => (cancelled && random() < 0.3 && handle.cancel("removed"), "continue"),
+    });
     told.push({ given, recording, cancelled });
     if (random() < 0.3) for (let turns = upTo(12); turns > 0; turns--) await new Promise(setImmediate);
   }
@@ -99,7 +156,8 @@ t.test("random mixes: long prompts, scored ones, choices, beams' neighbours, can
     t.same(recording.violations, []);
     for (const [choice, ids] of recording.ids.entries()) {
       const expected = given.maxNewTokens === 0 ? [] : oracle(given, choice);
-      if (JSON.stringify(ids) !== JSON.stringify(cancelled ? expected.slice(0, ids.length) : expected)) t.fail(`${JSON.stringify(ids)} instead of ${JSON.stringify(expected)}`);
+      if (JSON.stringify(ids) !== JSON.stringify(cancelled ? expected.slice(0, ids.length) : expected))
+        t.fail(`${JSON.stringify(ids)} instead of ${JSON.stringify(expected)}`);
     }
   }
   t.same(runner.misuses, []);

@@ -9,51 +9,75 @@ import { CountingObserver, idle, Recording } from "../support/recording.ts";
 
 t.setTimeout(30_000);
 
-function setup(slots: number, mayEmit?: () => boolean): { engine: Engine; runner: FakeRunner; observer: CountingObserver } {
+function setup(
+  slots: number,
+  mayEmit?: () => boolean,
+): { engine: Engine; runner: FakeRunner; observer: CountingObserver } {
   const runner = new FakeRunner(slots);
   for (let row = 0; row < slots; row++) runner.wipe(row, 0, runner.shape.positions);
   const observer = new CountingObserver();
-  return { engine: new Engine({ runner, maxQueue: 100, prefillChunk: 4, observer, ...(mayEmit && { mayEmit }) }), runner, observer };
+  return {
+    engine: new Engine({ runner, maxQueue: 100, prefillChunk: 4, observer, ...(mayEmit && { mayEmit }) }),
+    runner,
+    observer,
+  };
 }
 
 const request = (seed: number, length: number, maxNewTokens: number) =>
-  engineRequest({ promptIds: Int32Array.from({ length: 9 }, (_, i) => (i * seed) % 90), prefix: fakePrefix(seed, length), maxNewTokens });
+  engineRequest({
+    promptIds: Int32Array.from({ length: 9 }, (_, i) => (i * seed) % 90),
+    prefix: fakePrefix(seed, length),
+    maxNewTokens,
+  });
 
 const used = (runner: FakeRunner, row: number): number => runner.cells(row).filter((cell) => cell !== 0).length;
 
 t.test("idle: every position is zero afterwards, those of sequences long gone too", async (t) => {
   const { engine, runner } = setup(3);
-  for (const length of [40, 5, 20]) await Promise.all([1, 2, 3].map((seed) => new Recording(engine, request(seed, length, 6)).ended));
+  for (const length of [40, 5, 20])
+    await Promise.all([1, 2, 3].map((seed) => new Recording(engine, request(seed, length, 6)).ended));
   await engine.fold({ kind: "tokens", ids: Int32Array.of(1, 2, 3) }, { tenant: "test" });
   await idle(engine);
   t.ok(used(runner, 0) > 40, "there is something to wipe");
   await engine.wipeFreed();
-  t.same([0, 1, 2].map((row) => used(runner, row)), [0, 0, 0]);
+  t.same(
+    [0, 1, 2].map((row) => used(runner, row)),
+    [0, 0, 0],
+  );
   t.same([runner.foldRowWipes, runner.bufferWipes], [1, 1]);
   await engine.wipeFreed();
   t.equal(runner.foldRowWipes, 1, "what is clean is not wiped again");
   t.same(runner.misuses, []);
 });
 
-t.test("random load: a removed sequence's cells are nowhere, the others' tokens are what they would be alone", async (t) => {
-  const random = seededRandom(11);
-  for (let round = 0; round < 30; round++) {
-    const { engine, runner } = setup(4);
-    const others = Array.from({ length: 8 }, (_, i) => request(i + 2, 1 + Math.floor(random() * 30), 5 + Math.floor(random() * 40)));
-    const recordings = others.map((other) => new Recording(engine, other));
-    const victim = { ...request(1, 50, 198), n: round % 2 === 0 ? 1 : 2 };
-    const target = new Recording(engine, victim);
-    const stopAt = Math.floor(random() * 20);
-    while (target.tokens.length < stopAt) await turn();
-    target.handle.cancel("removed");
-    await engine.wipeFreed();
-    const mine = cellsOf(victim.prefix!);
-    for (let row = 0; row < 4; row++) t.notOk(runner.cells(row).some((cell) => mine.has(cell)), `row ${row}`);
-    await Promise.all(recordings.map(({ ended }) => ended));
-    for (const [i, recording] of recordings.entries()) t.same(recording.ids[0], oracle(others[i]!, 0));
-    t.same(runner.misuses, []);
-  }
-});
+t.test(
+  "random load: a removed sequence's cells are nowhere, the others' tokens are what they would be alone",
+  async (t) => {
+    const random = seededRandom(11);
+    for (let round = 0; round < 30; round++) {
+      const { engine, runner } = setup(4);
+      const others = Array.from({ length: 8 }, (_, i) =>
+        request(i + 2, 1 + Math.floor(random() * 30), 5 + Math.floor(random() * 40)),
+      );
+      const recordings = others.map((other) => new Recording(engine, other));
+      const victim = { ...request(1, 50, 198), n: round % 2 === 0 ? 1 : 2 };
+      const target = new Recording(engine, victim);
+      const stopAt = Math.floor(random() * 20);
+      while (target.tokens.length < stopAt) await turn();
+      target.handle.cancel("removed");
+      await engine.wipeFreed();
+      const mine = cellsOf(victim.prefix!);
+      for (let row = 0; row < 4; row++)
+        t.notOk(
+          runner.cells(row).some((cell) => mine.has(cell)),
+          `row ${row}`,
+        );
+      await Promise.all(recordings.map(({ ended }) => ended));
+      for (const [i, recording] of recordings.entries()) t.same(recording.ids[0], oracle(others[i]!, 0));
+      t.same(runner.misuses, []);
+    }
+  },
+);
 
 t.test("it ends although sequences come and go all the time, in a bounded number of steps", async (t) => {
   const { engine, runner, observer } = setup(4);
@@ -77,10 +101,20 @@ t.test("the real model: rows are zero, and a sequence that runs meanwhile goes o
   t.teardown(() => model.close());
   const random = seededRandom(5);
   const { shape } = model.runner;
-  const prefix = (length: number): KvTensor => ({ length, data: Float32Array.from({ length: shape.layers * 2 * shape.heads * length * shape.headDim }, () => random() - 0.5) });
-  const survivor = engineRequest({ promptIds: Int32Array.of(3, 1, 4), prefix: prefix(4), maxNewTokens: 40, topLogprobs: 3 });
+  const prefix = (length: number): KvTensor => ({
+    length,
+    data: Float32Array.from({ length: shape.layers * 2 * shape.heads * length * shape.headDim }, () => random() - 0.5),
+  });
+  const survivor = engineRequest({
+    promptIds: Int32Array.of(3, 1, 4),
+    prefix: prefix(4),
+    maxNewTokens: 40,
+    topLogprobs: 3,
+  });
   const [alone] = await submit(model.engine, survivor).done;
-  const victims = [30, 9, 17].map((length) => submit(model.engine, engineRequest({ promptIds: Int32Array.of(2, 7), prefix: prefix(length), maxNewTokens: 20 })));
+  const victims = [30, 9, 17].map((length) =>
+    submit(model.engine, engineRequest({ promptIds: Int32Array.of(2, 7), prefix: prefix(length), maxNewTokens: 20 })),
+  );
   let seen = 0;
   let wiped: Promise<void> | undefined;
   const running = submit(model.engine, survivor, () => {
@@ -91,14 +125,22 @@ t.test("the real model: rows are zero, and a sequence that runs meanwhile goes o
   t.same((await running.done)[0], alone);
   await wiped;
   await model.engine.wipeFreed();
-  for (let row = 0; row <= 4; row++) t.ok(model.runner.readRow(row).data.every((value) => value === 0), `row ${row}`);
+  for (let row = 0; row <= 4; row++)
+    t.ok(
+      model.runner.readRow(row).data.every((value) => value === 0),
+      `row ${row}`,
+    );
   t.same((await submit(model.engine, survivor).done)[0], alone, "a wiped row serves as well as a new one");
 });
 
 t.test("while it may not emit, nothing is taken and what runs ends at the token where that began", async (t) => {
   let may = true;
   const { engine, runner } = setup(3, () => may);
-  const [a, b, queued] = [new Recording(engine, request(1, 3, 50)), new Recording(engine, request(2, 3, 50)), new Recording(engine, { ...request(3, 3, 50), n: 3 })];
+  const [a, b, queued] = [
+    new Recording(engine, request(1, 3, 50)),
+    new Recording(engine, request(2, 3, 50)),
+    new Recording(engine, { ...request(3, 3, 50), n: 3 }),
+  ];
   while (b.tokens.length < 5) await turn();
   runner.during = (method): void => void (may = method !== "decode" && may);
   const before = a.tokens.length;

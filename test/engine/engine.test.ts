@@ -11,10 +11,18 @@ t.setTimeout(60_000);
 
 const IDLE = { queued: 0, running: 0 };
 
-function setup(given: Partial<EngineOptions> & { slots?: number; runner?: FakeRunner } = {}): { engine: Engine; runner: FakeRunner; observer: CountingObserver } {
+function setup(given: Partial<EngineOptions> & { slots?: number; runner?: FakeRunner } = {}): {
+  engine: Engine;
+  runner: FakeRunner;
+  observer: CountingObserver;
+} {
   const runner = given.runner ?? new FakeRunner(given.slots ?? 4);
   const observer = new CountingObserver();
-  return { engine: new Engine({ maxQueue: 1000, prefillChunk: 8, observer, now: () => 0, ...given, runner }), runner, observer };
+  return {
+    engine: new Engine({ maxQueue: 1000, prefillChunk: 8, observer, now: () => 0, ...given, runner }),
+    runner,
+    observer,
+  };
 }
 
 const prompt = (...ids: number[]): Int32Array => Int32Array.from(ids);
@@ -22,7 +30,12 @@ const firstIds = (request: EngineRequest): number[] => oracle(request, 0);
 
 t.test("one request: start, tokens, finish, in that order; then everything is free", async (t) => {
   const { engine, runner, observer } = setup();
-  const request = engineRequest({ promptIds: prompt(1, 2, 3), prefix: fakePrefix(1, 5), maxNewTokens: 6, topLogprobs: 2 });
+  const request = engineRequest({
+    promptIds: prompt(1, 2, 3),
+    prefix: fakePrefix(1, 5),
+    maxNewTokens: 6,
+    topLogprobs: 2,
+  });
   const seen: string[] = [];
   const recording = new Recording(engine, request, {
     onStart: () => void seen.push("start"),
@@ -42,13 +55,22 @@ t.test("one request: start, tokens, finish, in that order; then everything is fr
   t.same(observer.outcomes, { length: 1 });
   t.same(observer.counts, { queued: 1, firstToken: 1, interToken: 5 });
   t.same(observer.steps[0], { phase: "prefill", rows: 1, tokens: 3 }, "virtual tokens are not fed");
-  t.same(observer.steps.slice(1), Array.from({ length: 5 }, () => ({ phase: "decode", rows: 1, tokens: 1 })), "the first token comes with the prompt");
-  t.ok(observer.seconds.every((seconds) => seconds >= 0 && seconds < 60), "times are in seconds");
+  t.same(
+    observer.steps.slice(1),
+    Array.from({ length: 5 }, () => ({ phase: "decode", rows: 1, tokens: 1 })),
+    "the first token comes with the prompt",
+  );
+  t.ok(
+    observer.seconds.every((seconds) => seconds >= 0 && seconds < 60),
+    "times are in seconds",
+  );
 });
 
 t.test("requests of one turn share a batch", async (t) => {
   const { engine, runner, observer } = setup({ slots: 8, prefillChunk: 64 });
-  const requests = Array.from({ length: 8 }, (_, i) => engineRequest({ promptIds: prompt(i, i + 1), prefix: fakePrefix(i, i + 1), maxNewTokens: 5 }));
+  const requests = Array.from({ length: 8 }, (_, i) =>
+    engineRequest({ promptIds: prompt(i, i + 1), prefix: fakePrefix(i, i + 1), maxNewTokens: 5 }),
+  );
   const recordings = requests.map((request) => new Recording(engine, request));
   await Promise.all(recordings.map((recording) => recording.ended));
   recordings.forEach((recording, i) => t.same(recording.ids, [oracle(requests[i]!, 0)]));
@@ -61,14 +83,25 @@ t.test("the choices of one prompt fork its row", async (t) => {
   const { engine, runner, observer } = setup({ slots: 6 });
   const sampling = { ...GREEDY, doSample: true, temperature: 1.5 };
   const other = engineRequest({ promptIds: prompt(9), maxNewTokens: 12 });
-  const request = engineRequest({ promptIds: Int32Array.from({ length: 19 }, (_, i) => i), prefix: fakePrefix(4, 3), n: 5, maxNewTokens: 8, sampling, seed: 77 });
+  const request = engineRequest({
+    promptIds: Int32Array.from({ length: 19 }, (_, i) => i),
+    prefix: fakePrefix(4, 3),
+    n: 5,
+    maxNewTokens: 8,
+    sampling,
+    seed: 77,
+  });
   const [first, forked] = [new Recording(engine, other), new Recording(engine, request)];
   await Promise.all([first.ended, forked.ended]);
   t.same(first.ids, [oracle(other, 0)]);
   const expected = Array.from({ length: 5 }, (_, choice) => oracle(request, choice));
   t.same(forked.ids, expected);
   t.equal(new Set(expected.map(String)).size, 5, "the choices differ, or this test shows nothing");
-  t.same([runner.calls.feed, runner.calls.prefill], [2, 2], "one prefill of 1 token, three pieces of 19 of which the last is answered: the prompt is fed once");
+  t.same(
+    [runner.calls.feed, runner.calls.prefill],
+    [2, 2],
+    "one prefill of 1 token, three pieces of 19 of which the last is answered: the prompt is fed once",
+  );
   t.equal(observer.counts.firstToken, 2, "once per request");
   t.same(observer.outcomes, { length: 6 });
 });
@@ -91,21 +124,40 @@ t.test("eos ends a choice with the token that is it, unless min_new_tokens forbi
   t.same(observer.outcomes.eos, recordings.filter(({ reasons }) => reasons[0] === "eos").length);
 });
 
-t.test("eos in the last token allowed is eos; a listener's stop on an eos token as well; stop on the last token is stop", async (t) => {
-  const { engine } = setup();
-  const base = engineRequest({ promptIds: prompt(8), maxNewTokens: 1 });
-  const [id] = firstIds(base);
-  const stop = { onToken: (): "stop" => "stop" };
-  const recordings = [new Recording(engine, { ...base, eosIds: [id!] }), new Recording(engine, { ...base, eosIds: [id!] }, stop), new Recording(engine, base, stop), new Recording(engine, base)];
-  await Promise.all(recordings.map((recording) => recording.ended));
-  t.same(recordings.map(({ reasons }) => reasons[0]), ["eos", "eos", "stop", "length"]);
-});
+t.test(
+  "eos in the last token allowed is eos; a listener's stop on an eos token as well; stop on the last token is stop",
+  async (t) => {
+    const { engine } = setup();
+    const base = engineRequest({ promptIds: prompt(8), maxNewTokens: 1 });
+    const [id] = firstIds(base);
+    const stop = { onToken: (): "stop" => "stop" };
+    const recordings = [
+      new Recording(engine, { ...base, eosIds: [id!] }),
+      new Recording(engine, { ...base, eosIds: [id!] }, stop),
+      new Recording(engine, base, stop),
+      new Recording(engine, base),
+    ];
+    await Promise.all(recordings.map((recording) => recording.ended));
+    t.same(
+      recordings.map(({ reasons }) => reasons[0]),
+      ["eos", "eos", "stop", "length"],
+    );
+  },
+);
 
 t.test("a listener's stop ends its choice only", async (t) => {
   const { engine, observer } = setup();
-  const request = engineRequest({ promptIds: prompt(3), n: 3, maxNewTokens: 9, sampling: { ...GREEDY, doSample: true }, seed: 5 });
+  const request = engineRequest({
+    promptIds: prompt(3),
+    n: 3,
+    maxNewTokens: 9,
+    sampling: { ...GREEDY, doSample: true },
+    seed: 5,
+  });
   const seen = [0, 0, 0];
-  const recording = new Recording(engine, request, { onToken: ({ choice }) => (++seen[choice]! === 2 * choice + 1 && choice < 2 ? "stop" : "continue") });
+  const recording = new Recording(engine, request, {
+    onToken: ({ choice }) => (++seen[choice]! === 2 * choice + 1 && choice < 2 ? "stop" : "continue"),
+  });
   await recording.ended;
   t.same(recording.ids, [oracle(request, 0).slice(0, 1), oracle(request, 1).slice(0, 3), oracle(request, 2)]);
   t.same(recording.reasons, ["stop", "stop", "length"]);
@@ -149,10 +201,16 @@ t.test("a long prompt does not stop the others: they decode between its pieces",
   const long = engineRequest({ promptIds: Int32Array.from({ length: 41 }, (_, i) => i), maxNewTokens: 2 });
   const recordings = [new Recording(engine, short), new Recording(engine, long)];
   await Promise.all(recordings.map((recording) => recording.ended));
-  t.same(recordings.map(({ ids }) => ids), [[oracle(short, 0)], [oracle(long, 0)]]);
+  t.same(
+    recordings.map(({ ids }) => ids),
+    [[oracle(short, 0)], [oracle(long, 0)]],
+  );
   const phases = observer.steps.map(({ phase }) => (phase === "prefill" ? "p" : "d")).join("");
   t.match(phases, /^pdp(dp){9}/, "one piece, one decode, and so on");
-  t.same(observer.steps.filter(({ phase }) => phase === "prefill").map(({ tokens }) => tokens), [1, ...Array<number>(10).fill(4), 1]);
+  t.same(
+    observer.steps.filter(({ phase }) => phase === "prefill").map(({ tokens }) => tokens),
+    [1, ...Array<number>(10).fill(4), 1],
+  );
 });
 
 t.test("one that needs all rows is not starved by a flood of small ones", async (t) => {
@@ -182,7 +240,13 @@ t.test("one that needs all rows is not starved by a flood of small ones", async 
 t.test("a prompt whose row is no longer next to the running ones, when it is complete, moves there", async (t) => {
   const { engine, runner } = setup({ slots: 4, prefillChunk: 4 });
   const brief = [1, 2].map((id) => engineRequest({ promptIds: prompt(id), maxNewTokens: 3 }));
-  const long = engineRequest({ promptIds: Int32Array.from({ length: 30 }, (_, i) => i), prefix: fakePrefix(2, 4), n: 2, sampling: { ...GREEDY, doSample: true }, maxNewTokens: 5 });
+  const long = engineRequest({
+    promptIds: Int32Array.from({ length: 30 }, (_, i) => i),
+    prefix: fakePrefix(2, 4),
+    n: 2,
+    sampling: { ...GREEDY, doSample: true },
+    maxNewTokens: 5,
+  });
   const recordings = [...brief, long].map((request) => new Recording(engine, request));
   const moved: number[] = [];
   const copyRow = runner.copyRow.bind(runner);
@@ -191,7 +255,11 @@ t.test("a prompt whose row is no longer next to the running ones, when it is com
     copyRow(from, to, length, start);
   };
   await Promise.all(recordings.map((recording) => recording.ended));
-  t.same(moved.slice(0, 6), [2, 0, 34, 0, 1, 34], "from row 2, where it was fed, to row 0; then the second choice's copy");
+  t.same(
+    moved.slice(0, 6),
+    [2, 0, 34, 0, 1, 34],
+    "from row 2, where it was fed, to row 0; then the second choice's copy",
+  );
   t.same(recordings[2]!.ids, [oracle(long, 0), oracle(long, 1)]);
   t.same(runner.misuses, []);
 });
@@ -208,7 +276,14 @@ function randomRequest(random: () => number, slots: number, prefixes: readonly K
   const upTo = (n: number): number => Math.floor(random() * (n + 1));
   const n = random() < 0.2 ? 1 + upTo(Math.min(slots, 4) - 1) : 1;
   const doSample = n > 1 || random() < 0.4;
-  const sampling = { ...GREEDY, doSample, temperature: doSample ? 0.5 + random() : 1, topK: doSample ? upTo(20) : 0, repetitionPenalty: random() < 0.2 ? 1.3 : 1, minNewTokens: random() < 0.2 ? upTo(6) : 0 };
+  const sampling = {
+    ...GREEDY,
+    doSample,
+    temperature: doSample ? 0.5 + random() : 1,
+    topK: doSample ? upTo(20) : 0,
+    repetitionPenalty: random() < 0.2 ? 1.3 : 1,
+    minNewTokens: random() < 0.2 ? upTo(6) : 0,
+  };
   const act = random() < 0.6 ? "none" : (["stop", "cancelled", "removed"] as const)[upTo(2)]!;
   const request = engineRequest({
     promptIds: Int32Array.from({ length: 1 + upTo(random() < 0.8 ? 9 : 50) }, () => upTo(NAN_TOKEN - 1)),
@@ -223,64 +298,71 @@ function randomRequest(random: () => number, slots: number, prefixes: readonly K
   return { request, act, after: upTo(12), fromCallback: act === "stop" || random() < 0.5 };
 }
 
-t.test("random joins, leaves, cancels, forks and prefixes: everybody gets the tokens that they get alone", async (t) => {
-  const prefixes = Array.from({ length: 5 }, (_, seed) => fakePrefix(seed, 1 + seed * 7));
-  for (let seed = 0; seed < 40; seed++) {
-    const random = seededRandom(1000 + seed);
-    const slots = 1 + Math.floor(random() * 9);
-    const turns = Math.floor(random() * 3);
-    const runner = new FakeRunner(slots, async () => {
-      for (let i = 0; i <= turns; i++) await turn();
-    });
-    const { engine, observer } = setup({ runner, prefillChunk: 1 + Math.floor(random() * 16) });
-    const all: { given: Given; recording: Recording }[] = [];
-    const acts: Promise<void>[] = [];
-    for (let i = 0; i < 50; i++) {
-      const given = randomRequest(random, slots, prefixes);
-      const act = given.act;
-      let tokens = 0;
-      const recording = new Recording(engine, given.request, {
-        onToken({ choice }, handle) {
-          if (!given.fromCallback || choice !== 0 || ++tokens !== given.after) return "continue";
-          if (act === "stop") return "stop";
-          if (act !== "none") handle.cancel(act);
-          return "continue";
-        },
+t.test(
+  "random joins, leaves, cancels, forks and prefixes: everybody gets the tokens that they get alone",
+  async (t) => {
+    const prefixes = Array.from({ length: 5 }, (_, seed) => fakePrefix(seed, 1 + seed * 7));
+    for (let seed = 0; seed < 40; seed++) {
+      const random = seededRandom(1000 + seed);
+      const slots = 1 + Math.floor(random() * 9);
+      const turns = Math.floor(random() * 3);
+      const runner = new FakeRunner(slots, async () => {
+        for (let i = 0; i <= turns; i++) await turn();
       });
-      all.push({ given, recording });
-      if (!given.fromCallback && (act === "cancelled" || act === "removed")) {
-        acts.push(
-          (async (): Promise<void> => {
-            for (let left = given.after * 4; left > 0; left--) await turn();
-            recording.handle.cancel(act);
-          })(),
-        );
+      const { engine, observer } = setup({ runner, prefillChunk: 1 + Math.floor(random() * 16) });
+      const all: { given: Given; recording: Recording }[] = [];
+      const acts: Promise<void>[] = [];
+      for (let i = 0; i < 50; i++) {
+        const given = randomRequest(random, slots, prefixes);
+        const act = given.act;
+        let tokens = 0;
+        const recording = new Recording(engine, given.request, {
+          onToken({ choice }, handle) {
+            if (!given.fromCallback || choice !== 0 || ++tokens !== given.after) return "continue";
+            if (act === "stop") return "stop";
+            if (act !== "none") handle.cancel(act);
+            return "continue";
+          },
+        });
+        all.push({ given, recording });
+        if (!given.fromCallback && (act === "cancelled" || act === "removed")) {
+          acts.push(
+            (async (): Promise<void> => {
+              for (let left = given.after * 4; left > 0; left--) await turn();
+              recording.handle.cancel(act);
+            })(),
+          );
+        }
+        if (random() < 0.3) for (let left = Math.floor(random() * 20); left > 0; left--) await turn();
       }
-      if (random() < 0.3) for (let left = Math.floor(random() * 20); left > 0; left--) await turn();
-    }
-    await Promise.all(acts);
-    await idle(engine, 50_000);
+      await Promise.all(acts);
+      await idle(engine, 50_000);
 
-    const bad: unknown[] = [];
-    const expectedOutcomes: Record<string, number> = {};
-    for (const { given, recording } of all) {
-      const { request } = given;
-      recording.ids.forEach((ids, choice) => {
-        const whole = oracle(request, choice);
-        const natural: FinishReason = request.eosIds.includes(whole.at(-1)!) ? "eos" : "length";
-        const reason = recording.reasons[choice]!;
-        const complete = reason === "eos" || reason === "length";
-        const outcome = reason ?? "cancelled";
-        expectedOutcomes[outcome] = (expectedOutcomes[outcome] ?? 0) + 1;
-        const right = complete ? String(ids) === String(whole) && reason === natural : String(ids) === String(whole.slice(0, ids.length));
-        const allowed = complete || (reason === null && given.act === "cancelled") || reason === given.act;
-        if (!right || !allowed || recording.error !== null) bad.push({ seed, request, ids, whole, reason, error: recording.error });
-      });
-      if (recording.violations.length > 0) bad.push({ seed, violations: recording.violations });
+      const bad: unknown[] = [];
+      const expectedOutcomes: Record<string, number> = {};
+      for (const { given, recording } of all) {
+        const { request } = given;
+        recording.ids.forEach((ids, choice) => {
+          const whole = oracle(request, choice);
+          const natural: FinishReason = request.eosIds.includes(whole.at(-1)!) ? "eos" : "length";
+          const reason = recording.reasons[choice]!;
+          const complete = reason === "eos" || reason === "length";
+          const outcome = reason ?? "cancelled";
+          expectedOutcomes[outcome] = (expectedOutcomes[outcome] ?? 0) + 1;
+          const right = complete
+            ? String(ids) === String(whole) && reason === natural
+            : String(ids) === String(whole.slice(0, ids.length));
+          const allowed = complete || (reason === null && given.act === "cancelled") || reason === given.act;
+          if (!right || !allowed || recording.error !== null)
+            bad.push({ seed, request, ids, whole, reason, error: recording.error });
+        });
+        if (recording.violations.length > 0) bad.push({ seed, violations: recording.violations });
+      }
+      if (bad.length > 0 || runner.misuses.length > 0)
+        t.fail(`seed ${seed}`, { bad: bad.slice(0, 2), misuses: runner.misuses });
+      t.same(observer.outcomes, expectedOutcomes, `seed ${seed}: one outcome per sequence`);
+      if (runner.widest > slots) t.fail("a batch wider than the cache");
     }
-    if (bad.length > 0 || runner.misuses.length > 0) t.fail(`seed ${seed}`, { bad: bad.slice(0, 2), misuses: runner.misuses });
-    t.same(observer.outcomes, expectedOutcomes, `seed ${seed}: one outcome per sequence`);
-    if (runner.widest > slots) t.fail("a batch wider than the cache");
-  }
-  t.ok(FAKE_SHAPE.positions >= 35 + 51 + 21, "the longest request fits");
-});
+    t.ok(FAKE_SHAPE.positions >= 35 + 51 + 21, "the longest request fits");
+  },
+);

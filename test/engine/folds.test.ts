@@ -21,7 +21,11 @@ interface Machine {
   readonly runner: FakeRunner;
   readonly observer: CountingObserver;
   /** What ran, in order, and how long. */
-  readonly runs: { readonly phase: "decode" | "prompt" | "fold"; readonly tokens: number; readonly milliseconds: number }[];
+  readonly runs: {
+    readonly phase: "decode" | "prompt" | "fold";
+    readonly tokens: number;
+    readonly milliseconds: number;
+  }[];
 }
 
 function machine(slots: number, options: Partial<EngineOptions> = {}, runner = new FakeRunner(slots)): Machine {
@@ -32,18 +36,45 @@ function machine(slots: number, options: Partial<EngineOptions> = {}, runner = n
     now += milliseconds;
     runs.push({ phase, tokens, milliseconds });
   };
-  const { decode, feed, prefill, fold } = { decode: runner.decode.bind(runner), feed: runner.feed.bind(runner), prefill: runner.prefill.bind(runner), fold: runner.fold.bind(runner) };
+  const { decode, feed, prefill, fold } = {
+    decode: runner.decode.bind(runner),
+    feed: runner.feed.bind(runner),
+    prefill: runner.prefill.bind(runner),
+    fold: runner.fold.bind(runner),
+  };
   runner.decode = (ids, positions) => (ran("decode", ids.length, DECODE), decode(ids, positions));
   runner.feed = (row, start, ids) => (ran("prompt", ids.length, piece(ids.length)), feed(row, start, ids));
   runner.prefill = (row, start, ids) => (ran("prompt", ids.length, piece(ids.length)), prefill(row, start, ids));
   runner.fold = (input, from, to) => (ran("fold", to - from, piece(to - from)), fold(input, from, to));
-  return { engine: new Engine({ runner, maxQueue: 1000, prefillChunk: 32, prefillShare: SHARE, observer, now: () => now, ...options }), runner, observer, runs };
+  return {
+    engine: new Engine({
+      runner,
+      maxQueue: 1000,
+      prefillChunk: 32,
+      prefillShare: SHARE,
+      observer,
+      now: () => now,
+      ...options,
+    }),
+    runner,
+    observer,
+    runs,
+  };
 }
 
-const hard = (length: number, seed = 1): FoldInput => ({ kind: "tokens", ids: Int32Array.from({ length }, (_, at) => (at * 7 + seed) % 90) });
-const soft = (length: number): FoldInput => ({ kind: "embeddings", length, data: new Float32Array(length * FAKE_SHAPE.width).fill(0.5) });
-const stream = (tenant: string, maxNewTokens: number, seed = 1): ReturnType<typeof engineRequest> => engineRequest({ tenant, promptIds: Int32Array.of(seed, 2), maxNewTokens });
-const spent = (runs: Machine["runs"], phase: string): number => runs.filter((run) => run.phase === phase).reduce((sum, { milliseconds }) => sum + milliseconds, 0);
+const hard = (length: number, seed = 1): FoldInput => ({
+  kind: "tokens",
+  ids: Int32Array.from({ length }, (_, at) => (at * 7 + seed) % 90),
+});
+const soft = (length: number): FoldInput => ({
+  kind: "embeddings",
+  length,
+  data: new Float32Array(length * FAKE_SHAPE.width).fill(0.5),
+});
+const stream = (tenant: string, maxNewTokens: number, seed = 1): ReturnType<typeof engineRequest> =>
+  engineRequest({ tenant, promptIds: Int32Array.of(seed, 2), maxNewTokens });
+const spent = (runs: Machine["runs"], phase: string): number =>
+  runs.filter((run) => run.phase === phase).reduce((sum, { milliseconds }) => sum + milliseconds, 0);
 
 t.test("eight who fold without a pause leave a stream its share of the time", async (t) => {
   for (const input of [hard(200), soft(200)]) {
@@ -63,7 +94,10 @@ t.test("eight who fold without a pause leave a stream its share of the time", as
     const part = spent(during, "decode") / (spent(during, "decode") + spent(during, "fold"));
     t.ok(part >= 0.97 * (1 - SHARE), `${(100 * part).toFixed(0)} % of the time was the stream's`);
     t.ok(part <= 1.1 * (1 - SHARE), "nor do the folds wait for longer than they must");
-    t.ok(during.every(({ phase, tokens }) => phase !== "fold" || tokens <= 32), "in pieces");
+    t.ok(
+      during.every(({ phase, tokens }) => phase !== "fold" || tokens <= 32),
+      "in pieces",
+    );
     t.same(victim.ids, [oracle(stream("victim", 240), 0)]);
     await Promise.all(folders);
     t.ok(folded > 8, `${folded} folded`);
@@ -74,13 +108,19 @@ t.test("eight who fold without a pause leave a stream its share of the time", as
 t.test("beside many sequences pieces are shorter; with nobody decoding, as long as can be", async (t) => {
   const { engine, runs } = machine(32, { prefillChunk: 64 });
   await engine.fold(hard(200), { tenant: "a" });
-  t.same(runs.map(({ tokens }) => tokens), [64, 64, 64, 8]);
+  t.same(
+    runs.map(({ tokens }) => tokens),
+    [64, 64, 64, 8],
+  );
   const streams = Array.from({ length: 31 }, (_, i) => new Recording(engine, stream("b", 100, i)));
   while (streams[30]!.tokens.length < 3) await turn();
   const start = runs.length;
   await engine.fold(hard(200), { tenant: "a" });
   const folds = runs.slice(start).filter(({ phase }) => phase === "fold");
-  t.ok(folds.every(({ tokens }) => tokens <= 24), `${folds.map(({ tokens }) => tokens).join(", ")}`);
+  t.ok(
+    folds.every(({ tokens }) => tokens <= 24),
+    `${folds.map(({ tokens }) => tokens).join(", ")}`,
+  );
   for (const { handle } of streams) handle.cancel("cancelled");
 });
 
@@ -90,28 +130,46 @@ t.test("folds are charged, and take turns with prompts by what their tenants hav
   const order: string[] = [];
   const work: Promise<unknown>[] = [];
   for (let i = 0; i < 20; i++) {
-    work.push(new Recording(engine, engineRequest({ tenant: "prompts", promptIds: new Int32Array(64), maxNewTokens: 0 })).ended.then(() => order.push("prompt")));
+    work.push(
+      new Recording(
+        engine,
+        engineRequest({ tenant: "prompts", promptIds: new Int32Array(64), maxNewTokens: 0 }),
+      ).ended.then(() => order.push("prompt")),
+    );
     work.push(engine.fold(hard(64, i), { tenant: "folds" }).then(() => order.push("fold")));
     work.push(engine.fold(hard(64, i), { tenant: "other folds" }).then(() => order.push("other")));
   }
   await Promise.all(work);
   for (const taken of [12, 30, 45]) {
     const first = order.slice(0, taken);
-    for (const kind of ["prompt", "fold", "other"]) t.ok(Math.abs(first.filter((one) => one === kind).length - taken / 3) <= 2, `${kind} among the first ${taken}`);
+    for (const kind of ["prompt", "fold", "other"])
+      t.ok(Math.abs(first.filter((one) => one === kind).length - taken / 3) <= 2, `${kind} among the first ${taken}`);
   }
-  t.equal(runs.reduce((sum, { tokens }) => sum + tokens, 0), 60 * 64);
+  t.equal(
+    runs.reduce((sum, { tokens }) => sum + tokens, 0),
+    60 * 64,
+  );
 
   // The same tenant's fold and prompts: neither waits for all of the other.
   const own = machine(1, { prefillShare: 1, prefillChunk: 16 });
   const fold = own.engine.fold(hard(160), { tenant: "one" });
-  const prompts = Array.from({ length: 10 }, () => new Recording(own.engine, engineRequest({ tenant: "one", promptIds: new Int32Array(16), maxNewTokens: 0 })).ended);
+  const prompts = Array.from(
+    { length: 10 },
+    () =>
+      new Recording(own.engine, engineRequest({ tenant: "one", promptIds: new Int32Array(16), maxNewTokens: 0 })).ended,
+  );
   await Promise.all([fold, ...prompts]);
-  t.same(own.runs.map(({ phase }) => phase), Array.from({ length: 20 }, (_, i) => (i % 2 === 0 ? "fold" : "prompt")));
+  t.same(
+    own.runs.map(({ phase }) => phase),
+    Array.from({ length: 20 }, (_, i) => (i % 2 === 0 ? "fold" : "prompt")),
+  );
 });
 
 t.test("who has folded much waits with its generations behind others, and weights count", async (t) => {
   const shares = new Map<string, TenantShare>([["heavy", { weight: 4, maxRunning: null, maxQueued: null }]]);
-  const { engine } = machine(1, { shares: { of: (tenant) => shares.get(tenant) ?? { weight: 1, maxRunning: null, maxQueued: null } } });
+  const { engine } = machine(1, {
+    shares: { of: (tenant) => shares.get(tenant) ?? { weight: 1, maxRunning: null, maxQueued: null } },
+  });
   const blocker = new Recording(engine, stream("blocker", 60));
   while (!blocker.started) await turn();
   const order: string[] = [];
@@ -127,11 +185,17 @@ t.test("who has folded much waits with its generations behind others, and weight
 
 t.test("one whose own turn is late does not hold up those behind it", async (t) => {
   const shares = new Map<string, TenantShare>([["slight", { weight: 0.001, maxRunning: null, maxQueued: null }]]);
-  const { engine, runs } = machine(1, { prefillShare: 1, shares: { of: (tenant) => shares.get(tenant) ?? { weight: 1, maxRunning: null, maxQueued: null } } });
+  const { engine, runs } = machine(1, {
+    prefillShare: 1,
+    shares: { of: (tenant) => shares.get(tenant) ?? { weight: 1, maxRunning: null, maxQueued: null } },
+  });
   const slight = engine.fold(hard(250), { tenant: "slight" });
   while (runs.length < 1) await turn();
   // After its first piece everybody else comes before it.
-  const prompts = Array.from({ length: 100 }, () => new Recording(engine, engineRequest({ tenant: "prompts", promptIds: new Int32Array(32), maxNewTokens: 0 })));
+  const prompts = Array.from(
+    { length: 100 },
+    () => new Recording(engine, engineRequest({ tenant: "prompts", promptIds: new Int32Array(32), maxNewTokens: 0 })),
+  );
   await engine.fold(hard(32), { tenant: "ann" });
   t.ok(prompts.filter(({ reasons }) => reasons[0] !== null).length < 20, "ann's turn counts for the one before her");
   await slight;
@@ -159,7 +223,10 @@ t.test("what is given up, removed or overdue stops; the next one begins anew", a
   };
   await t.rejects(left, { code: "invalid_request", message: /given up/ });
   t.same(await behind, foldOf(hard(100, 5)));
-  t.same(runs.map(({ tokens }) => tokens), [32, 32, 32, 32, 32, 4]);
+  t.same(
+    runs.map(({ tokens }) => tokens),
+    [32, 32, 32, 32, 32, 4],
+  );
 
   await t.rejects(engine.fold(hard(3), { tenant: "a", signal: client.signal }), { code: "invalid_request" });
   const error = new PrefixdError("removed", "The user was removed.");
@@ -172,9 +239,16 @@ t.test("what is given up, removed or overdue stops; the next one begins anew", a
   t.same(runner.misuses, []);
 
   const impatient = machine(1, { queueTimeoutMs: 0 });
-  const [first, second] = [impatient.engine.fold(hard(200), { tenant: "a" }), impatient.engine.fold(hard(200), { tenant: "a" })];
+  const [first, second] = [
+    impatient.engine.fold(hard(200), { tenant: "a" }),
+    impatient.engine.fold(hard(200), { tenant: "a" }),
+  ];
   const outcomes = await Promise.allSettled([first, second]);
-  t.ok(outcomes.some((outcome) => outcome.status === "rejected" && (outcome.reason as PrefixdError).code === "queue_timeout"));
+  t.ok(
+    outcomes.some(
+      (outcome) => outcome.status === "rejected" && (outcome.reason as PrefixdError).code === "queue_timeout",
+    ),
+  );
 });
 
 t.test("a wipe leaves a half-fed fold alone, and its end leaves nothing", async (t) => {
@@ -186,26 +260,38 @@ t.test("a wipe leaves a half-fed fold alone, and its end leaves nothing", async 
   const half = engine.fold(hard(200), { tenant: "a" });
   while (runs.length < before + 2) await turn();
   await engine.wipeFreed();
-  t.same(wiped.map(([from, to]) => [from > 0 && from < 200, to]), [[true, 250]]);
+  t.same(
+    wiped.map(([from, to]) => [from > 0 && from < 200, to]),
+    [[true, 250]],
+  );
   t.same(await half, foldOf(hard(200)));
   await engine.wipeFreed();
   t.equal(wiped.at(-1)![0], 0);
 });
 
-t.test("pieces end where those of a prompt do, whatever the time: at multiples of the chunk where cuts show", async (t) => {
-  class Device extends FakeRunner {
-    override readonly chunkingChangesBits = true;
-  }
-  const { engine, runs } = machine(32, { prefillChunk: 64 }, new Device(32));
-  const streams = Array.from({ length: 31 }, (_, i) => new Recording(engine, stream("b", 100, i)));
-  while (streams[30]!.tokens.length < 3) await turn();
-  await engine.fold(hard(200), { tenant: "a" });
-  t.same(runs.filter(({ phase }) => phase === "fold").map(({ tokens }) => tokens), [64, 64, 64, 8]);
-  for (const { handle } of streams) handle.cancel("cancelled");
-});
+t.test(
+  "pieces end where those of a prompt do, whatever the time: at multiples of the chunk where cuts show",
+  async (t) => {
+    class Device extends FakeRunner {
+      override readonly chunkingChangesBits = true;
+    }
+    const { engine, runs } = machine(32, { prefillChunk: 64 }, new Device(32));
+    const streams = Array.from({ length: 31 }, (_, i) => new Recording(engine, stream("b", 100, i)));
+    while (streams[30]!.tokens.length < 3) await turn();
+    await engine.fold(hard(200), { tenant: "a" });
+    t.same(
+      runs.filter(({ phase }) => phase === "fold").map(({ tokens }) => tokens),
+      [64, 64, 64, 8],
+    );
+    for (const { handle } of streams) handle.cancel("cancelled");
+  },
+);
 
 t.test("steps of folds are told apart", async (t) => {
   const { engine, observer } = machine(1);
   await engine.fold(hard(40), { tenant: "a" });
-  t.same(observer.steps, [{ phase: "fold", rows: 1, tokens: 32 }, { phase: "fold", rows: 1, tokens: foldLength(hard(40)) - 32 }]);
+  t.same(observer.steps, [
+    { phase: "fold", rows: 1, tokens: 32 },
+    { phase: "fold", rows: 1, tokens: foldLength(hard(40)) - 32 },
+  ]);
 });

@@ -48,7 +48,8 @@ function setup(): { runner: LosableRunner; supervised: SupervisedRunner; engine:
   return { runner, supervised, engine, lost };
 }
 
-const request = (n = 1): ReturnType<typeof engineRequest> => engineRequest({ promptIds: Int32Array.of(1, 2, 3), maxNewTokens: 5, n });
+const request = (n = 1): ReturnType<typeof engineRequest> =>
+  engineRequest({ promptIds: Int32Array.of(1, 2, 3), maxNewTokens: 5, n });
 
 t.test("a failure that does not come again ends its requests and nothing else", async (t) => {
   const { runner, engine, lost } = setup();
@@ -64,7 +65,8 @@ t.test("a device that goes on failing is lost: everybody is told, and it is left
   const { runner, engine, lost } = setup();
   const running = [submit(engine, request()).done, submit(engine, request()).done];
   runner.trouble = "fails";
-  for (const outcome of await Promise.allSettled(running)) t.match(outcome, { status: "rejected", reason: { code: "device_lost", status: 503 } });
+  for (const outcome of await Promise.allSettled(running))
+    t.match(outcome, { status: "rejected", reason: { code: "device_lost", status: 503 } });
   t.equal(lost.length, 1);
   const { asked } = runner;
   runner.trouble = "none";

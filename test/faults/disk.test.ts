@@ -11,17 +11,23 @@ const folder = temporaryFolder();
 t.teardown(() => folder.remove());
 const cache = ["--cache-dir", join(folder.path, "cache")];
 
-const put = (server: TestServer, name: string, from: string, key?: string): Promise<Reply> => call(server, "PUT", `/prefixes/${name}`, adapterForm(`prefixes/${from}`), key);
+const put = (server: TestServer, name: string, from: string, key?: string): Promise<Reply> =>
+  call(server, "PUT", `/prefixes/${name}`, adapterForm(`prefixes/${from}`), key);
 
 /** Sets how large the process may make a file: 0 is a disk without a byte left. Needs no privilege. */
 function limitFiles(server: TestServer, bytes: string): void {
-  const { status, stderr, error } = spawnSync("prlimit", ["--pid", String(server.pid), `--fsize=${bytes}:`], { encoding: "utf8" });
+  const { status, stderr, error } = spawnSync("prlimit", ["--pid", String(server.pid), `--fsize=${bytes}:`], {
+    encoding: "utf8",
+  });
   if (status !== 0) throw error ?? new Error(stderr);
 }
 
 t.test("a full disk", { skip: lacking("prlimit"), timeout: 120_000 }, async (t) => {
   const audit = join(folder.path, "audit.jsonl");
-  const server = await startServerProcess([...cache, "--store", `lmdb:${join(folder.path, "full")}`, "--audit-log", audit], { PREFIXD_ADMIN_KEY: ADMIN_KEY });
+  const server = await startServerProcess(
+    [...cache, "--store", `lmdb:${join(folder.path, "full")}`, "--audit-log", audit],
+    { PREFIXD_ADMIN_KEY: ADMIN_KEY },
+  );
   t.teardown(() => server.signal("SIGKILL"));
   t.equal((await put(server, "mine", "intent")).status, 201);
   t.equal((await call(server, "POST", "/admin/users", { id: "ann" })).status, 201);
@@ -36,32 +42,42 @@ t.test("a full disk", { skip: lacking("prlimit"), timeout: 120_000 }, async (t) 
   t.match(await call(server, "POST", "/admin/users", { id: "bob" }), full);
   t.match(await call(server, "GET", "/prefixes/first", undefined, ann), { status: 404 }, "nothing is left of it");
   t.match(await stream.rest(), /"finish_reason":"length"/);
-  for (let i = 0; i < 3; i++) t.equal((await generate(server, "admin/mine", {}, ann)).body.choices?.[0]?.text, INTENT, "the old version");
-  await eventually(async () => (await call(server, "GET", "/metrics")).text.includes('prefixd_store_errors_total{op="addUsage"}'));
+  for (let i = 0; i < 3; i++)
+    t.equal((await generate(server, "admin/mine", {}, ann)).body.choices?.[0]?.text, INTENT, "the old version");
+  await eventually(async () =>
+    (await call(server, "GET", "/metrics")).text.includes('prefixd_store_errors_total{op="addUsage"}'),
+  );
 
   limitFiles(server, "unlimited");
   t.equal((await put(server, "first", "datenorm", ann)).status, 201);
   t.equal((await put(server, "mine", "datenorm")).status, 200);
   await eventually(async () => (await call(server, "GET", "/usage", undefined, ann)).body.usage?.[0]?.requests === 4);
   t.pass("no request is missing from the usage");
-  const actions = readFileSync(audit, "utf8").trim().split("\n").map((line) => (JSON.parse(line) as { outcome: string }).outcome);
+  const actions = readFileSync(audit, "utf8")
+    .trim()
+    .split("\n")
+    .map((line) => (JSON.parse(line) as { outcome: string }).outcome);
   t.ok(actions.includes("store_full") && actions.at(-1) === "ok", "the audit log has what it could not write before");
 });
 
-t.test("killed with -9 on a full disk, it starts on it again", { skip: lacking("prlimit"), timeout: 120_000 }, async (t) => {
-  const store = ["--store", `lmdb:${join(folder.path, "again")}`];
-  const first = await startServerProcess([...cache, ...store]);
-  t.teardown(() => first.signal("SIGKILL"));
-  t.equal((await put(first, "mine", "intent")).status, 201);
-  limitFiles(first, "0");
-  const puts = Array.from({ length: 8 }, () => put(first, "mine", "datenorm").catch(() => null));
-  first.signal("SIGKILL");
-  await Promise.all(puts);
-  const second = await startServerProcess([...cache, ...store]);
-  t.teardown(() => second.signal("SIGKILL"));
-  limitFiles(second, "0");
-  t.equal((await generate(second, "mine")).body.choices?.[0]?.text, INTENT);
-});
+t.test(
+  "killed with -9 on a full disk, it starts on it again",
+  { skip: lacking("prlimit"), timeout: 120_000 },
+  async (t) => {
+    const store = ["--store", `lmdb:${join(folder.path, "again")}`];
+    const first = await startServerProcess([...cache, ...store]);
+    t.teardown(() => first.signal("SIGKILL"));
+    t.equal((await put(first, "mine", "intent")).status, 201);
+    limitFiles(first, "0");
+    const puts = Array.from({ length: 8 }, () => put(first, "mine", "datenorm").catch(() => null));
+    first.signal("SIGKILL");
+    await Promise.all(puts);
+    const second = await startServerProcess([...cache, ...store]);
+    t.teardown(() => second.signal("SIGKILL"));
+    limitFiles(second, "0");
+    t.equal((await generate(second, "mine")).body.choices?.[0]?.text, INTENT);
+  },
+);
 
 t.test("read-only", { skip: lacking("open-checkout"), timeout: 120_000 }, async (t) => {
   // Root may write everywhere, so then the server runs as somebody else.
@@ -77,14 +93,21 @@ t.test("read-only", { skip: lacking("open-checkout"), timeout: 120_000 }, async 
   chmodSync(dir, 0o555);
   const refused = runCli(["serve", "--port", "0", ...flags], {}, options);
   t.equal(await refused.exited, 1);
-  t.match(refused.stderr(), /^prefixd: The folder of --store lmdb:[^ ]* cannot be made or written \(EACCES: permission denied, open [^\n]*\n$/, "one line that says which folder");
+  t.match(
+    refused.stderr(),
+    /^prefixd: The folder of --store lmdb:[^ ]* cannot be made or written \(EACCES: permission denied, open [^\n]*\n$/,
+    "one line that says which folder",
+  );
 
   chmodSync(dir, 0o755);
   const server = await startServerProcess(flags, {}, options);
   t.teardown(() => server.signal("SIGKILL"));
   chmodSync(join(dir, "prefixes"), 0o555);
   t.match(await put(server, "mine", "intent"), { status: 503, code: "store_unavailable", retryAfter: 5 });
-  t.match(await call(server, "GET", "/health/ready"), { status: 503, body: { checks: { store: "The prefix store cannot read or write its files." } } });
+  t.match(await call(server, "GET", "/health/ready"), {
+    status: 503,
+    body: { checks: { store: "The prefix store cannot read or write its files." } },
+  });
   t.equal((await generate(server, null)).status, 200, "generation goes on");
   chmodSync(join(dir, "prefixes"), 0o755);
   t.equal((await put(server, "mine", "intent")).status, 201);

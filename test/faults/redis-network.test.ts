@@ -20,7 +20,12 @@ const unavailable = { code: "store_unavailable", status: 503, retryAfter: 2 };
 const BIG = { shape: { ...SHAPE, layers: 16, heads: 16, headDim: 16 }, length: 31 };
 const UPLOAD_TTL_MS = 60_000;
 
-async function setUp(t: Test): Promise<{ redis: TestRedis; proxy: FaultyProxy; url: string; open: (commandTimeoutMs?: number) => Promise<PrefixStore> }> {
+async function setUp(t: Test): Promise<{
+  redis: TestRedis;
+  proxy: FaultyProxy;
+  url: string;
+  open: (commandTimeoutMs?: number) => Promise<PrefixStore>;
+}> {
   const redis = await startRedis();
   t.teardown(() => redis.stop());
   const proxy = await startFaultyProxy(redis.port);
@@ -50,46 +55,68 @@ t.test("200 ms away everything works, and a removal's receipt comes", { timeout:
   t.equal((await call(one, "PUT", "/prefixes/mine", adapterForm("prefixes/datelong"), ann)).status, 200);
   // The message of it takes its time; without one, what was verified is believed for a second.
   await sleep(1500);
-  t.not((await generate(two, "mine", {}, ann)).body.choices?.[0]?.text, INTENT, "the replacement is seen by the other replica");
+  t.not(
+    (await generate(two, "mine", {}, ann)).body.choices?.[0]?.text,
+    INTENT,
+    "the replacement is seen by the other replica",
+  );
   const receipt = await call(one, "DELETE", "/admin/users/ann");
   t.equal(receipt.status, 200);
-  t.equal((JSON.parse(receipt.text) as { replicas: { acknowledged_at: string | null }[] }).replicas.filter(({ acknowledged_at }) => acknowledged_at !== null).length, 2);
+  t.equal(
+    (JSON.parse(receipt.text) as { replicas: { acknowledged_at: string | null }[] }).replicas.filter(
+      ({ acknowledged_at }) => acknowledged_at !== null,
+    ).length,
+    2,
+  );
   for (const server of [one, two]) t.equal((await generate(server, "mine", {}, ann)).status, 401);
 });
 
-t.test("narrow: many records at once take turns, and none runs into the time limit of a command", { timeout: 60_000 }, async (t) => {
-  const { proxy, url } = await setUp(t);
-  const store = await openRedisStore({ url, commandTimeoutMs: 1000 });
-  t.teardown(() => store.close());
-  // All at once would take two seconds each way.
-  proxy.bandwidth = 6 << 20;
-  const records = await Promise.all(Array.from({ length: 12 }, (_, i) => record({ user: "ann", name: `p${i}` }, i, BIG)));
-  await Promise.all(records.map((each) => store.put(each)));
-  const loaded = await Promise.all(records.map(({ meta }) => store.loadKv(meta, meta.digest)));
-  for (const [i, kv] of loaded.entries()) t.ok(kv !== null && Buffer.compare(kv, records[i]!.kv) === 0);
-});
+t.test(
+  "narrow: many records at once take turns, and none runs into the time limit of a command",
+  { timeout: 60_000 },
+  async (t) => {
+    const { proxy, url } = await setUp(t);
+    const store = await openRedisStore({ url, commandTimeoutMs: 1000 });
+    t.teardown(() => store.close());
+    // All at once would take two seconds each way.
+    proxy.bandwidth = 6 << 20;
+    const records = await Promise.all(
+      Array.from({ length: 12 }, (_, i) => record({ user: "ann", name: `p${i}` }, i, BIG)),
+    );
+    await Promise.all(records.map((each) => store.put(each)));
+    const loaded = await Promise.all(records.map(({ meta }) => store.loadKv(meta, meta.digest)));
+    for (const [i, kv] of loaded.entries()) t.ok(kv !== null && Buffer.compare(kv, records[i]!.kv) === 0);
+  },
+);
 
-t.test("cut in the middle of a PUT: the old version stays whole, and what was written of the new one expires", { timeout: 60_000 }, async (t) => {
-  const { redis, proxy, open } = await setUp(t);
-  const store = await open();
-  const old = await record(key, 1, BIG);
-  await store.put(old);
-  const chunks = async (): Promise<string[]> => (await redis.command("KEYS", "*:chunk:*")) as string[];
-  const ofTheOld = new Set(await chunks());
-  for (const [i, bytes] of [1, 300_000, 700_000, 1_000_000].entries()) {
-    proxy.cutAfter.up = bytes;
-    await t.rejects(store.put(await record(key, 2 + i, BIG)), unavailable, `after ${bytes} bytes`);
-    await eventually(() => store.ping().then(() => true));
-    t.same(await store.head(key), old.meta);
-    t.ok(Buffer.compare((await store.loadKv(key, old.meta.digest))!, old.kv) === 0);
-  }
-  const orphans = (await chunks()).filter((chunk) => !ofTheOld.has(chunk));
-  const ttls = await Promise.all(orphans.map(async (chunk) => Number(await redis.command("PTTL", chunk))));
-  t.ok(orphans.length > 0, `${orphans.length} chunks are left over`);
-  t.ok(ttls.every((ttl) => ttl > 0 && ttl <= UPLOAD_TTL_MS), "all of which expire");
-  await store.deleteUser("ann");
-  t.same(await chunks(), [], "or go with their user");
-});
+t.test(
+  "cut in the middle of a PUT: the old version stays whole, and what was written of the new one expires",
+  { timeout: 60_000 },
+  async (t) => {
+    const { redis, proxy, open } = await setUp(t);
+    const store = await open();
+    const old = await record(key, 1, BIG);
+    await store.put(old);
+    const chunks = async (): Promise<string[]> => (await redis.command("KEYS", "*:chunk:*")) as string[];
+    const ofTheOld = new Set(await chunks());
+    for (const [i, bytes] of [1, 300_000, 700_000, 1_000_000].entries()) {
+      proxy.cutAfter.up = bytes;
+      await t.rejects(store.put(await record(key, 2 + i, BIG)), unavailable, `after ${bytes} bytes`);
+      await eventually(() => store.ping().then(() => true));
+      t.same(await store.head(key), old.meta);
+      t.ok(Buffer.compare((await store.loadKv(key, old.meta.digest))!, old.kv) === 0);
+    }
+    const orphans = (await chunks()).filter((chunk) => !ofTheOld.has(chunk));
+    const ttls = await Promise.all(orphans.map(async (chunk) => Number(await redis.command("PTTL", chunk))));
+    t.ok(orphans.length > 0, `${orphans.length} chunks are left over`);
+    t.ok(
+      ttls.every((ttl) => ttl > 0 && ttl <= UPLOAD_TTL_MS),
+      "all of which expire",
+    );
+    await store.deleteUser("ann");
+    t.same(await chunks(), [], "or go with their user");
+  },
+);
 
 t.test("cut in the middle of an answer: an error, then the whole prefix", { timeout: 60_000 }, async (t) => {
   const { proxy, open } = await setUp(t);
@@ -102,23 +129,37 @@ t.test("cut in the middle of an answer: an error, then the whole prefix", { time
   t.ok(Buffer.compare((await store.loadKv(key, put.meta.digest))!, put.kv) === 0);
 });
 
-t.test("accepting and silent: time limits hold, from the start and later, and it is found again", { timeout: 60_000 }, async (t) => {
-  const { proxy, url, open } = await setUp(t);
-  proxy.silent = true;
-  const store = await open();
-  await t.rejects(store.ping(), unavailable, "opened without an answer");
-  proxy.silent = false;
-  await eventually(() => store.ping().then(() => true));
-  let lapses = 0;
-  const bus = await openRedisReplicaBus({ url, commandTimeoutMs: 500, leaseMs: 1500, handler: async () => ({ running: 0, queued: 0 }), onLapse: () => lapses++ });
-  t.teardown(() => bus.close());
-  t.ok(bus.mayServe());
-  proxy.silent = true;
-  await t.rejects(store.head(key), unavailable);
-  await t.rejects(Promise.all(Array.from({ length: 1000 }, () => store.head(key))), unavailable, "afterwards at once, without waiting each");
-  await eventually(async () => !bus.mayServe());
-  t.equal(lapses, 1);
-  proxy.silent = false;
-  await eventually(async () => bus.mayServe());
-  await eventually(() => store.ping().then(() => true));
-});
+t.test(
+  "accepting and silent: time limits hold, from the start and later, and it is found again",
+  { timeout: 60_000 },
+  async (t) => {
+    const { proxy, url, open } = await setUp(t);
+    proxy.silent = true;
+    const store = await open();
+    await t.rejects(store.ping(), unavailable, "opened without an answer");
+    proxy.silent = false;
+    await eventually(() => store.ping().then(() => true));
+    let lapses = 0;
+    const bus = await openRedisReplicaBus({
+      url,
+      commandTimeoutMs: 500,
+      leaseMs: 1500,
+      handler: async () => ({ running: 0, queued: 0 }),
+      onLapse: () => lapses++,
+    });
+    t.teardown(() => bus.close());
+    t.ok(bus.mayServe());
+    proxy.silent = true;
+    await t.rejects(store.head(key), unavailable);
+    await t.rejects(
+      Promise.all(Array.from({ length: 1000 }, () => store.head(key))),
+      unavailable,
+      "afterwards at once, without waiting each",
+    );
+    await eventually(async () => !bus.mayServe());
+    t.equal(lapses, 1);
+    proxy.silent = false;
+    await eventually(async () => bus.mayServe());
+    await eventually(() => store.ping().then(() => true));
+  },
+);

@@ -28,52 +28,73 @@ async function setUp(t: Test, ...args: string[]): Promise<{ redis: TestRedis; st
   return { redis, store };
 }
 
-t.test("a server whose Redis is full, then read-only, and then has lost parts of prefixes", { timeout: 120_000 }, async (t) => {
-  const folder = temporaryFolder();
-  t.teardown(() => folder.remove());
-  const { redis } = await setUp(t, "--maxmemory-policy", "noeviction");
-  const server = await startServerProcess(["--cache-dir", join(folder.path, "cache"), "--store", redis.url, "--prefix-cache-bytes", "1"], { PREFIXD_ADMIN_KEY: ADMIN_KEY });
-  t.teardown(() => server.signal("SIGKILL"));
-  const put = (name: string, from = "intent"): Promise<Reply> => call(server, "PUT", `/prefixes/${name}`, adapterForm(`prefixes/${from}`));
-  t.equal((await put("mine")).status, 201);
-  for (const id of ["ann", "bob"]) t.equal((await call(server, "POST", "/admin/users", { id, limits: { tokens_per_minute: 1000 } })).status, 201);
-  const ann = String((await call(server, "POST", "/admin/users/ann/keys")).body.key);
-  t.equal((await call(server, "PATCH", "/prefixes/mine", { visibility: "shared" })).status, 200);
+t.test(
+  "a server whose Redis is full, then read-only, and then has lost parts of prefixes",
+  { timeout: 120_000 },
+  async (t) => {
+    const folder = temporaryFolder();
+    t.teardown(() => folder.remove());
+    const { redis } = await setUp(t, "--maxmemory-policy", "noeviction");
+    const server = await startServerProcess(
+      ["--cache-dir", join(folder.path, "cache"), "--store", redis.url, "--prefix-cache-bytes", "1"],
+      { PREFIXD_ADMIN_KEY: ADMIN_KEY },
+    );
+    t.teardown(() => server.signal("SIGKILL"));
+    const put = (name: string, from = "intent"): Promise<Reply> =>
+      call(server, "PUT", `/prefixes/${name}`, adapterForm(`prefixes/${from}`));
+    t.equal((await put("mine")).status, 201);
+    for (const id of ["ann", "bob"])
+      t.equal((await call(server, "POST", "/admin/users", { id, limits: { tokens_per_minute: 1000 } })).status, 201);
+    const ann = String((await call(server, "POST", "/admin/users/ann/keys")).body.key);
+    t.equal((await call(server, "PATCH", "/prefixes/mine", { visibility: "shared" })).status, 200);
 
-  await t.test("full", async (t) => {
-    await redis.command("CONFIG", "SET", "maxmemory", "1");
-    for (const name of ["mine", "other"]) t.match(await put(name, "datenorm"), { status: 507, code: "store_full" });
-    t.match(await call(server, "POST", "/admin/users", { id: "carl" }), { status: 507, code: "store_full" });
-    t.equal((await generate(server, "mine")).body.choices?.[0]?.text, INTENT, "the old version, from Redis itself: nothing is cached here");
-    t.equal((await generate(server, "admin/mine", {}, ann)).body.choices?.[0]?.text, INTENT, "a user with a limit of tokens too");
-    t.match(await call(server, "DELETE", "/admin/users/bob"), { status: 200 }, "a user can be removed");
-    t.equal((await call(server, "GET", "/health/ready")).status, 200);
-    await eventually(async () => (await call(server, "GET", "/usage", undefined, ann)).body.usage?.[0]?.requests === 1);
-    t.pass("usage is counted");
-    await redis.command("CONFIG", "SET", "maxmemory", "0");
-    t.equal((await put("other")).status, 201);
-  });
+    await t.test("full", async (t) => {
+      await redis.command("CONFIG", "SET", "maxmemory", "1");
+      for (const name of ["mine", "other"]) t.match(await put(name, "datenorm"), { status: 507, code: "store_full" });
+      t.match(await call(server, "POST", "/admin/users", { id: "carl" }), { status: 507, code: "store_full" });
+      t.equal(
+        (await generate(server, "mine")).body.choices?.[0]?.text,
+        INTENT,
+        "the old version, from Redis itself: nothing is cached here",
+      );
+      t.equal(
+        (await generate(server, "admin/mine", {}, ann)).body.choices?.[0]?.text,
+        INTENT,
+        "a user with a limit of tokens too",
+      );
+      t.match(await call(server, "DELETE", "/admin/users/bob"), { status: 200 }, "a user can be removed");
+      t.equal((await call(server, "GET", "/health/ready")).status, 200);
+      await eventually(
+        async () => (await call(server, "GET", "/usage", undefined, ann)).body.usage?.[0]?.requests === 1,
+      );
+      t.pass("usage is counted");
+      await redis.command("CONFIG", "SET", "maxmemory", "0");
+      t.equal((await put("other")).status, 201);
+    });
 
-  await t.test("read-only: a replica that has lost its primary, or a failover", async (t) => {
-    await redis.command("REPLICAOF", "127.0.0.1", "1");
-    t.match(await put("other", "datenorm"), { status: 503, code: "store_unavailable", retryAfter: 2 });
-    t.match(await call(server, "DELETE", "/prefixes/other"), { status: 503, code: "store_unavailable" });
-    t.equal((await generate(server, "other")).body.choices?.[0]?.text, INTENT);
-    await redis.command("REPLICAOF", "NO", "ONE");
-    t.equal((await put("other", "datenorm")).status, 200);
-  });
+    await t.test("read-only: a replica that has lost its primary, or a failover", async (t) => {
+      await redis.command("REPLICAOF", "127.0.0.1", "1");
+      t.match(await put("other", "datenorm"), { status: 503, code: "store_unavailable", retryAfter: 2 });
+      t.match(await call(server, "DELETE", "/prefixes/other"), { status: 503, code: "store_unavailable" });
+      t.equal((await generate(server, "other")).body.choices?.[0]?.text, INTENT);
+      await redis.command("REPLICAOF", "NO", "ONE");
+      t.equal((await put("other", "datenorm")).status, 200);
+    });
 
-  await t.test("a chunk that has gone, and one with other bytes", async (t) => {
-    for (const damage of [["DEL"], ["SETRANGE", "100", "nonsense"]] as const) {
-      const entry = JSON.parse(String(await redis.command("HGET", "prefixd:{admin}:prefixes", "mine")).split("\n")[0]!) as { upload: string };
-      await redis.command(damage[0], `prefixd:{admin}:chunk:${entry.upload}:0`, ...damage.slice(1));
-      t.match(await generate(server, "mine"), { status: 500, code: "prefix_damaged" });
-      t.equal((await generate(server, null)).status, 200, "the server lives");
-      t.equal((await put("mine")).status, 200);
-      t.equal((await generate(server, "mine")).body.choices?.[0]?.text, INTENT, "uploaded again it is whole");
-    }
-  });
-});
+    await t.test("a chunk that has gone, and one with other bytes", async (t) => {
+      for (const damage of [["DEL"], ["SETRANGE", "100", "nonsense"]] as const) {
+        const entry = JSON.parse(
+          String(await redis.command("HGET", "prefixd:{admin}:prefixes", "mine")).split("\n")[0]!,
+        ) as { upload: string };
+        await redis.command(damage[0], `prefixd:{admin}:chunk:${entry.upload}:0`, ...damage.slice(1));
+        t.match(await generate(server, "mine"), { status: 500, code: "prefix_damaged" });
+        t.equal((await generate(server, null)).status, 200, "the server lives");
+        t.equal((await put("mine")).status, 200);
+        t.equal((await generate(server, "mine")).body.choices?.[0]?.text, INTENT, "uploaded again it is whole");
+      }
+    });
+  },
+);
 
 t.test("full: a replica keeps its lease, and usage is counted", { timeout: 30_000 }, async (t) => {
   const { redis } = await setUp(t, "--maxmemory-policy", "noeviction");
@@ -81,7 +102,12 @@ t.test("full: a replica keeps its lease, and usage is counted", { timeout: 30_00
   t.teardown(() => users.close());
   await users.createUser(user("ann"));
   let lapses = 0;
-  const bus = await openRedisReplicaBus({ url: redis.url, leaseMs: 300, handler: async () => ({ running: 0, queued: 0 }), onLapse: () => lapses++ });
+  const bus = await openRedisReplicaBus({
+    url: redis.url,
+    leaseMs: 300,
+    handler: async () => ({ running: 0, queued: 0 }),
+    onLapse: () => lapses++,
+  });
   t.teardown(() => bus.close());
   await redis.command("CONFIG", "SET", "maxmemory", "1");
   await sleep(1000);
@@ -98,7 +124,11 @@ t.test("loading its data: refused until it has them", { timeout: 60_000 }, async
   await store.put(put);
   await redis.command("EVAL", "for i = 1, 3000 do redis.call('SET', 'other:' .. i, i) end", "0");
   await redis.command("BGREWRITEAOF");
-  await eventually(async () => /aof_rewrite_in_progress:0[^]*aof_last_bgrewrite_status:ok/.test(String(await redis.command("INFO", "persistence"))));
+  await eventually(async () =>
+    /aof_rewrite_in_progress:0[^]*aof_last_bgrewrite_status:ok/.test(
+      String(await redis.command("INFO", "persistence")),
+    ),
+  );
   await redis.kill();
   // A second or so.
   const started = redis.start({ args: ["--key-load-delay", "300", "--loading-process-events-interval-bytes", "1024"] });
@@ -114,7 +144,9 @@ t.test("not able to save: writes are refused, reads go on", { timeout: 30_000 },
   await redis.command("CONFIG", "SET", "save", "3600 1");
   rmSync(redis.dir, { recursive: true });
   await redis.command("BGSAVE");
-  await eventually(async () => String(await redis.command("INFO", "persistence")).includes("rdb_last_bgsave_status:err"));
+  await eventually(async () =>
+    String(await redis.command("INFO", "persistence")).includes("rdb_last_bgsave_status:err"),
+  );
   await t.rejects(store.put(await record(key, 2)), { ...unavailable, cause: { message: /MISCONF/ } });
   t.equal((await store.head(key))?.digest, (await record(key, 1)).meta.digest);
   await redis.command("CONFIG", "SET", "stop-writes-on-bgsave-error", "no");
@@ -126,7 +158,11 @@ t.test("wrong credentials end the start with one line", { timeout: 60_000 }, asy
   t.teardown(() => redis.stop());
   await redis.command("ACL", "SETUSER", "nobody", "on", ">word", "+info", "+client", "+ping");
   const at = (login: string, rest = ""): string => `redis://${login}127.0.0.1:${redis.port}${rest}`;
-  const failures: [what: string, url: string, message: RegExp][] = [["wrong password", at("nobody:wrong@"), /WRONGPASS/], ["no permissions", at("nobody:word@"), /NOPERM/], ["no such database", at("", "/99"), /DB index/]];
+  const failures: [what: string, url: string, message: RegExp][] = [
+    ["wrong password", at("nobody:wrong@"), /WRONGPASS/],
+    ["no permissions", at("nobody:word@"), /NOPERM/],
+    ["no such database", at("", "/99"), /DB index/],
+  ];
   for (const [what, url, message] of failures) {
     const error = await openRedisStore({ url }).catch((error: unknown) => error as PrefixdError);
     t.match(error, { code: "store_unavailable", message }, what);

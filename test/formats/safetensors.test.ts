@@ -1,7 +1,12 @@
 import { open, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import t from "tap";
-import { decodeFloats, decodeFloatsInto, parseSafetensorsHeader, readSafetensorsHeader } from "../../src/formats/safetensors.ts";
+import {
+  decodeFloats,
+  decodeFloatsInto,
+  parseSafetensorsHeader,
+  readSafetensorsHeader,
+} from "../../src/formats/safetensors.ts";
 import { JsonDefect, parseStrictJson } from "../../src/formats/strict-json.ts";
 import { f32Bytes, rawSafetensors, safetensors } from "../support/safetensors.ts";
 
@@ -11,7 +16,11 @@ const LIMITS = { maxHeaderBytes: 1 << 20 };
 
 t.test("gives every tensor's place in the file", (t) => {
   const file = safetensors(
-    { a: { dtype: "F32", shape: [2, 1], data: f32Bytes([1, 2]) }, b: { dtype: "BF16", shape: [3], data: new Uint8Array(6) }, empty: { dtype: "I64", shape: [0, 9], data: new Uint8Array(0) } },
+    {
+      a: { dtype: "F32", shape: [2, 1], data: f32Bytes([1, 2]) },
+      b: { dtype: "BF16", shape: [3], data: new Uint8Array(6) },
+      empty: { dtype: "I64", shape: [0, 9], data: new Uint8Array(0) },
+    },
     { format: "pt" },
   );
   const { tensors, metadata } = parseSafetensorsHeader(file, file.length, LIMITS);
@@ -64,7 +73,10 @@ t.test("reads the header of an open file, and no more", async (t) => {
 t.test("a header's bytes may be fewer than the file's, but not than the header's", (t) => {
   const file = safetensors({ a: { dtype: "F16", shape: [4], data: new Uint8Array(8) } });
   t.equal(parseSafetensorsHeader(file.subarray(0, file.length - 8), file.length, LIMITS).tensors.size, 1);
-  t.throws(() => parseSafetensorsHeader(file.subarray(0, 20), file.length, LIMITS), { code: "safetensors_invalid", message: /read whole/ });
+  t.throws(() => parseSafetensorsHeader(file.subarray(0, 20), file.length, LIMITS), {
+    code: "safetensors_invalid",
+    message: /read whole/,
+  });
   t.end();
 });
 
@@ -91,7 +103,11 @@ function float(bits: number, exponentBits: number, fractionBits: number): number
 }
 
 t.test("any alignment, fresh memory, whole values only", (t) => {
-  for (const [dtype, width] of [["F32", 4], ["F16", 2], ["BF16", 2]] as const) {
+  for (const [dtype, width] of [
+    ["F32", 4],
+    ["F16", 2],
+    ["BF16", 2],
+  ] as const) {
     const bytes = Uint8Array.from({ length: 64 }, (_, i) => (i * 37) & 0x3f);
     const expected = decodeFloats(dtype, bytes);
     for (let shift = 1; shift < 5; shift++) {
@@ -106,15 +122,25 @@ t.test("any alignment, fresh memory, whole values only", (t) => {
     t.throws(() => decodeFloats(dtype, bytes.subarray(0, 63)), { code: "safetensors_invalid" });
     t.not(expected.buffer, bytes.buffer);
   }
-  t.throws(() => decodeFloats("I32", new Uint8Array(4)), { code: "safetensors_invalid", message: /"I32" cannot be read/ });
+  t.throws(() => decodeFloats("I32", new Uint8Array(4)), {
+    code: "safetensors_invalid",
+    message: /"I32" cannot be read/,
+  });
   t.end();
 });
 
 t.test("a hostile header costs time in proportion to its size", (t) => {
-  for (const text of ["[".repeat(1 << 20), `{"a":"${"\\u0041".repeat(150_000)}`, `{${'"k":{'.repeat(100_000)}`, "9".repeat(1 << 20)]) {
+  for (const text of [
+    "[".repeat(1 << 20),
+    `{"a":"${"\\u0041".repeat(150_000)}`,
+    `{${'"k":{'.repeat(100_000)}`,
+    "9".repeat(1 << 20),
+  ]) {
     const file = rawSafetensors(text);
     const started = performance.now();
-    t.throws(() => parseSafetensorsHeader(file, file.length, { maxHeaderBytes: 2 << 20 }), { code: "safetensors_invalid" });
+    t.throws(() => parseSafetensorsHeader(file, file.length, { maxHeaderBytes: 2 << 20 }), {
+      code: "safetensors_invalid",
+    });
     t.ok(performance.now() - started < 500, text.slice(0, 10));
   }
   t.end();
@@ -122,8 +148,27 @@ t.test("a hostile header costs time in proportion to its size", (t) => {
 
 t.test("strict JSON agrees with JSON.parse on what it accepts", (t) => {
   const limits = { maxDepth: 5, maxValues: 100 };
-  for (const text of ["0", "-0", "1.5e-3", '"\\ud83d\\ude00 é\\n"', "[]", " [1 , [ 2 ], null,true,false ]\n", '""']) t.same(parseStrictJson(text, limits), JSON.parse(text), text);
+  for (const text of ["0", "-0", "1.5e-3", '"\\ud83d\\ude00 é\\n"', "[]", " [1 , [ 2 ], null,true,false ]\n", '""'])
+    t.same(parseStrictJson(text, limits), JSON.parse(text), text);
   t.same(parseStrictJson('{"a":{"b":[1]}}', limits), new Map([["a", new Map([["b", [1]]])]]));
-  for (const text of ["", "01", "+1", "1.", ".5", "NaN", "nul", "[1,]", '{"a":1,}', "{,}", "'a'", "// x\n1", "\ufeff1", "1 2", '"\\"', "tru"]) t.throws(() => parseStrictJson(text, limits), JsonDefect, text);
+  for (const text of [
+    "",
+    "01",
+    "+1",
+    "1.",
+    ".5",
+    "NaN",
+    "nul",
+    "[1,]",
+    '{"a":1,}',
+    "{,}",
+    "'a'",
+    "// x\n1",
+    "\ufeff1",
+    "1 2",
+    '"\\"',
+    "tru",
+  ])
+    t.throws(() => parseStrictJson(text, limits), JsonDefect, text);
   t.end();
 });

@@ -47,7 +47,11 @@ class EventParser {
 
 /** The bytes that a stream writes, at the end of the turn. */
 async function written(play: (sse: SseStream) => void): Promise<Buffer> {
-  const raw = Object.assign(new PassThrough({ highWaterMark: 2 ** 30 }), { writeHead: () => undefined, setHeader: () => undefined, setTimeout: () => undefined });
+  const raw = Object.assign(new PassThrough({ highWaterMark: 2 ** 30 }), {
+    writeHead: () => undefined,
+    setHeader: () => undefined,
+    setTimeout: () => undefined,
+  });
   const reply = { raw, request: { id: "test" }, hijack: () => undefined, getHeaders: () => ({}) };
   play(new SseStream(reply as unknown as FastifyReply, { ...STREAM_DEFAULTS, bufferLimit: Infinity }, () => undefined));
   await new Promise(setImmediate);
@@ -56,26 +60,56 @@ async function written(play: (sse: SseStream) => void): Promise<Buffer> {
   return bytes;
 }
 
-const lineEnds = fc.constantFrom("\r", "\n", "\r\n", "\n\n", "\u2028", "\u0085", "data: x", ": ", "event: error\n", "[DONE]");
-const text = fc.oneof(anyText, fc.array(fc.oneof(anyText, lineEnds), { maxLength: 6 }).map((parts) => parts.join("")));
+const lineEnds = fc.constantFrom(
+  "\r",
+  "\n",
+  "\r\n",
+  "\n\n",
+  "\u2028",
+  "\u0085",
+  "data: x",
+  ": ",
+  "event: error\n",
+  "[DONE]",
+);
+const text = fc.oneof(
+  anyText,
+  fc.array(fc.oneof(anyText, lineEnds), { maxLength: 6 }).map((parts) => parts.join("")),
+);
 
 t.test("events come out as they went in, cut at any byte", async (t) => {
   await holds(
     t,
     500,
-    fc.asyncProperty(fc.array(fc.dictionary(text, text, { maxKeys: 3 }), { maxLength: 5 }), fc.constantFrom("last", "error"), text, fc.array(fc.nat()), async (events, end, detail, cuts) => {
-      const bytes = await written((sse) => {
-        for (const event of events) sse.event(JSON.stringify(event));
-        if (end === "last") sse.last(JSON.stringify({ detail }));
-        else sse.error(new PrefixdError("draining", detail));
-      });
-      const parser = new EventParser();
-      const places = [0, ...cuts.map((cut) => cut % bytes.length).sort((a, b) => a - b), bytes.length];
-      for (const [i, place] of places.slice(1).entries()) parser.push(bytes.subarray(places[i], place));
-      const expected = events.map((event) => JSON.stringify(event));
-      const tail = parser.events.slice(events.length);
-      const ended = end === "last" ? tail.length === 2 && tail[0]?.data === JSON.stringify({ detail }) && tail[1]?.data === "[DONE]" : tail.length === 1 && tail[0]?.event === "error" && (JSON.parse(tail[0].data) as { detail: string }).detail === detail;
-      return ended && parser.events.slice(0, events.length).every(({ event, data }, i) => event === "message" && data === expected[i]);
-    }),
+    fc.asyncProperty(
+      fc.array(fc.dictionary(text, text, { maxKeys: 3 }), { maxLength: 5 }),
+      fc.constantFrom("last", "error"),
+      text,
+      fc.array(fc.nat()),
+      async (events, end, detail, cuts) => {
+        const bytes = await written((sse) => {
+          for (const event of events) sse.event(JSON.stringify(event));
+          if (end === "last") sse.last(JSON.stringify({ detail }));
+          else sse.error(new PrefixdError("draining", detail));
+        });
+        const parser = new EventParser();
+        const places = [0, ...cuts.map((cut) => cut % bytes.length).sort((a, b) => a - b), bytes.length];
+        for (const [i, place] of places.slice(1).entries()) parser.push(bytes.subarray(places[i], place));
+        const expected = events.map((event) => JSON.stringify(event));
+        const tail = parser.events.slice(events.length);
+        const ended =
+          end === "last"
+            ? tail.length === 2 && tail[0]?.data === JSON.stringify({ detail }) && tail[1]?.data === "[DONE]"
+            : tail.length === 1 &&
+              tail[0]?.event === "error" &&
+              (JSON.parse(tail[0].data) as { detail: string }).detail === detail;
+        return (
+          ended &&
+          parser.events
+            .slice(0, events.length)
+            .every(({ event, data }, i) => event === "message" && data === expected[i])
+        );
+      },
+    ),
   );
 });

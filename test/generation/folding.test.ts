@@ -16,7 +16,11 @@ function setup(limit: number | null): { folding: FoldingService; runner: FakeRun
   const usage: RequestUsage[] = [];
   // A bucket that does not drain.
   const tokenRate = new UserTokenRate(new MemoryTokenBuckets(() => 0), () => limit);
-  return { folding: new FoldingService({ engine, tokenRate, usage: { record: (used) => void usage.push(used) } }), runner, usage };
+  return {
+    folding: new FoldingService({ engine, tokenRate, usage: { record: (used) => void usage.push(used) } }),
+    runner,
+    usage,
+  };
 }
 
 const key = { user: "ann", name: "poem" };
@@ -27,14 +31,26 @@ t.test("it is billed as a prompt of the prefix", async (t) => {
   const { folding, usage } = setup(null);
   t.same(await folding.fold(hard(40), key), foldOf(hard(40)));
   t.same(await folding.fold(soft, key), foldOf(soft));
-  t.match(usage, [40, 3].map((promptTokens) => ({ user: "ann", prefix: "poem", prefixTokens: 0, promptTokens, completionTokens: 0 })));
+  t.match(
+    usage,
+    [40, 3].map((promptTokens) => ({
+      user: "ann",
+      prefix: "poem",
+      prefixTokens: 0,
+      promptTokens,
+      completionTokens: 0,
+    })),
+  );
 });
 
 t.test("tokens per minute hold for it, all that is sent at once together", async (t) => {
   const { folding, runner, usage } = setup(100);
   const outcomes = await Promise.allSettled(Array.from({ length: 8 }, () => folding.fold(hard(60), key)));
   t.equal(outcomes.filter(({ status }) => status === "fulfilled").length, 2, "the second one overfills the bucket");
-  t.match(outcomes.at(-1), { status: "rejected", reason: { code: "token_rate_exceeded", status: 429, limit: { name: "tokens", quota: 100 } } });
+  t.match(outcomes.at(-1), {
+    status: "rejected",
+    reason: { code: "token_rate_exceeded", status: 429, limit: { name: "tokens", quota: 100 } },
+  });
   t.equal(runner.calls.fold, 8, "pieces of two");
   t.equal(usage.length, 2);
 });
@@ -45,7 +61,10 @@ t.test("what never began costs nothing; what began and was given up costs all of
   const [begun, waiting] = [folding.fold(hard(40), key, client.signal), folding.fold(hard(50), key, client.signal)];
   runner.during = () => client.abort();
   for (const fold of [begun, waiting]) await t.rejects(fold, { code: "invalid_request" });
-  t.same(usage.map(({ promptTokens }) => promptTokens), [40, 0]);
+  t.same(
+    usage.map(({ promptTokens }) => promptTokens),
+    [40, 0],
+  );
   runner.during = null;
   await folding.fold(hard(59), key);
   await folding.fold(hard(1), key);
@@ -54,12 +73,20 @@ t.test("what never began costs nothing; what began and was given up costs all of
 
 t.test("a removed user's stop and do not begin, until the id is given anew; nobody else's do", async (t) => {
   const { folding, runner, usage } = setup(1000);
-  const outcomes = Promise.allSettled([folding.fold(hard(100), key), folding.fold(hard(20), key), folding.fold(hard(20), { ...key, user: "bob" })]);
+  const outcomes = Promise.allSettled([
+    folding.fold(hard(100), key),
+    folding.fold(hard(20), key),
+    folding.fold(hard(20), { ...key, user: "bob" }),
+  ]);
   runner.during = () => {
     folding.endOfUser("ann");
     runner.during = null;
   };
-  t.match(await outcomes, [{ reason: { code: "removed", status: 410 } }, { reason: { code: "removed" } }, { status: "fulfilled" }]);
+  t.match(await outcomes, [
+    { reason: { code: "removed", status: 410 } },
+    { reason: { code: "removed" } },
+    { status: "fulfilled" },
+  ]);
   await t.rejects(folding.fold(hard(20), key), { code: "removed" });
   t.equal(usage.length, 3, "what came after is nobody's");
   folding.readmitUser("ann");

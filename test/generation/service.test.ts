@@ -1,7 +1,13 @@
 import t from "tap";
 import { DEFAULT_SAMPLING } from "../../src/engine/request.ts";
 import { PrefixdError } from "../../src/errors.ts";
-import { GenerationService, type ChoiceDelta, type GenerationEnd, type GenerationListener, type ValidGenerateRequest } from "../../src/generation/service.ts";
+import {
+  GenerationService,
+  type ChoiceDelta,
+  type GenerationEnd,
+  type GenerationListener,
+  type ValidGenerateRequest,
+} from "../../src/generation/service.ts";
 import { exactly } from "../../src/generation/lengths.ts";
 import type { RequestUsage } from "../../src/users/usage.ts";
 import { until } from "../support/app.ts";
@@ -12,18 +18,37 @@ import { FakeTokenizer } from "../support/fake-tokenizer.ts";
 const ids = (text: string): Int32Array => Int32Array.from(Buffer.from(text));
 const never = new AbortController().signal;
 
-function make(t: { teardown(fn: () => void): unknown }, allowBaseModel = true): { engine: FakeEngine; registry: FakeRegistry; service: GenerationService; outcomes: string[] } {
+function make(
+  t: { teardown(fn: () => void): unknown },
+  allowBaseModel = true,
+): { engine: FakeEngine; registry: FakeRegistry; service: GenerationService; outcomes: string[] } {
   const engine = new FakeEngine();
   t.teardown(() => engine.close());
   const registry = new FakeRegistry();
   const outcomes: string[] = [];
   const metrics = { request: (outcome: string) => void outcomes.push(outcome) };
-  const service = new GenerationService({ engine, prefixes: registry, tokenizer: new FakeTokenizer(), positions: 64, eosIds: [256], allowBaseModel, metrics });
+  const service = new GenerationService({
+    engine,
+    prefixes: registry,
+    tokenizer: new FakeTokenizer(),
+    positions: 64,
+    eosIds: [256],
+    allowBaseModel,
+    metrics,
+  });
   return { engine, registry, service, outcomes };
 }
 
 /** The same with a meter: what was recorded, and tokens charged per user. */
-function metered(t: { teardown(fn: () => void): unknown }): { engine: FakeEngine; registry: FakeRegistry; prefixed: ValidGenerateRequest; service: GenerationService; used: RequestUsage[]; charged: Map<string, number>; refuse: { now: boolean } } {
+function metered(t: { teardown(fn: () => void): unknown }): {
+  engine: FakeEngine;
+  registry: FakeRegistry;
+  prefixed: ValidGenerateRequest;
+  service: GenerationService;
+  used: RequestUsage[];
+  charged: Map<string, number>;
+  refuse: { now: boolean };
+} {
   const engine = new FakeEngine();
   t.teardown(() => engine.close());
   const registry = new FakeRegistry();
@@ -36,19 +61,53 @@ function metered(t: { teardown(fn: () => void): unknown }): { engine: FakeEngine
     return Promise.resolve(charge(user, tokens));
   };
   const service = new GenerationService({
-    engine, prefixes: registry, tokenizer: new FakeTokenizer(), positions: 64, eosIds: [256], allowBaseModel: true, metrics: { request() {} },
+    engine,
+    prefixes: registry,
+    tokenizer: new FakeTokenizer(),
+    positions: 64,
+    eosIds: [256],
+    allowBaseModel: true,
+    metrics: { request() {} },
     usage: { record: (one) => void used.push(one) },
     tokenRate: { admit, charge },
   });
-  return { engine, registry, service, used, charged, refuse, prefixed: request({ prefix: { user: "local", name: "p" } }) };
+  return {
+    engine,
+    registry,
+    service,
+    used,
+    charged,
+    refuse,
+    prefixed: request({ prefix: { user: "local", name: "p" } }),
+  };
 }
 
 function request(over: Partial<ValidGenerateRequest> = {}): ValidGenerateRequest {
-  return { id: "gen-1", user: "local", prefix: null, prompts: [ids("ab")], n: 1, bestOf: null, beams: null, echo: false, ...exactly(3), sampling: DEFAULT_SAMPLING, seed: 7, logprobs: null, stop: [], stopTokenIds: [], ignoreEos: false, ...over };
+  return {
+    id: "gen-1",
+    user: "local",
+    prefix: null,
+    prompts: [ids("ab")],
+    n: 1,
+    bestOf: null,
+    beams: null,
+    echo: false,
+    ...exactly(3),
+    sampling: DEFAULT_SAMPLING,
+    seed: 7,
+    logprobs: null,
+    stop: [],
+    stopTokenIds: [],
+    ignoreEos: false,
+    ...over,
+  };
 }
 
 /** Tokens of this text, one per step, whatever the request says. */
-const say = (text: string): FakeEngine["script"] => (_request, _choice, k) => (k < text.length ? text.charCodeAt(k) : 256);
+const say =
+  (text: string): FakeEngine["script"] =>
+  (_request, _choice, k) =>
+    k < text.length ? text.charCodeAt(k) : 256;
 
 class Recorder implements GenerationListener {
   readonly steps: ChoiceDelta[][] = [];
@@ -67,10 +126,29 @@ t.test("a whole result: text, ids, usage, and the prefix that was used", async (
   const { engine, registry, service, outcomes } = make(t);
   const { meta } = await registry.register({ user: "local", name: "p" }, { kind: "hard", ids: ids("xyz") });
   const { choices, end } = await service.collect(request({ prefix: { user: "local", name: "p" }, logprobs: 2 }), never);
-  t.match(choices, [{ index: 0, text: "cde", tokenIds: [99, 100, 101], finishReason: "length", logprobs: { token: [-0.5, -0.5, -0.5] } }]);
+  t.match(choices, [
+    {
+      index: 0,
+      text: "cde",
+      tokenIds: [99, 100, 101],
+      finishReason: "length",
+      logprobs: { token: [-0.5, -0.5, -0.5] },
+    },
+  ]);
   t.equal(choices[0]?.logprobs.top.length, 3);
-  t.same(end, { prefix: { key: { user: "local", name: "p" }, digest: meta.digest }, usage: { prefix: 3, prompt: 2, completion: 3 } });
-  t.match(engine.submitted[0], { id: "gen-1-0", n: 1, maxNewTokens: 3, seed: 7, topLogprobs: 2, eosIds: [256], prefix: { length: 3 } });
+  t.same(end, {
+    prefix: { key: { user: "local", name: "p" }, digest: meta.digest },
+    usage: { prefix: 3, prompt: 2, completion: 3 },
+  });
+  t.match(engine.submitted[0], {
+    id: "gen-1-0",
+    n: 1,
+    maxNewTokens: 3,
+    seed: 7,
+    topLogprobs: 2,
+    eosIds: [256],
+    prefix: { length: 3 },
+  });
   t.same(outcomes, ["ok"]);
 });
 
@@ -83,12 +161,19 @@ t.test("EOS is among the ids and not in the text; it is not asked for when it is
   t.same(engine.submitted[1]?.eosIds, []);
 });
 
-t.test("text ends before the stop string, ids with the token that completed it; what only began it is not lost", async (t) => {
-  const { engine, service } = make(t);
-  engine.script = say("one. two");
-  t.match((await service.collect(request({ maxNewTokens: 9, stop: [". "] }), never)).choices, [{ text: "one", tokenIds: [..."one. "].map((c) => c.charCodeAt(0)), finishReason: "stop" }]);
-  t.match((await service.collect(request({ maxNewTokens: 4, stop: [". "] }), never)).choices, [{ text: "one.", finishReason: "length" }]);
-});
+t.test(
+  "text ends before the stop string, ids with the token that completed it; what only began it is not lost",
+  async (t) => {
+    const { engine, service } = make(t);
+    engine.script = say("one. two");
+    t.match((await service.collect(request({ maxNewTokens: 9, stop: [". "] }), never)).choices, [
+      { text: "one", tokenIds: [..."one. "].map((c) => c.charCodeAt(0)), finishReason: "stop" },
+    ]);
+    t.match((await service.collect(request({ maxNewTokens: 4, stop: [". "] }), never)).choices, [
+      { text: "one.", finishReason: "length" },
+    ]);
+  },
+);
 
 t.test("what one step brings for all choices and prompts comes together; the end comes with the last", async (t) => {
   const { engine, service } = make(t);
@@ -100,7 +185,14 @@ t.test("what one step brings for all choices and prompts comes together; the end
     engine.step();
     await Promise.resolve();
   }
-  t.match(out.steps.map((step) => step.map((delta) => delta.index)), [[0, 1, 2, 3], [0, 1, 2, 3], [1, 2, 3]]);
+  t.match(
+    out.steps.map((step) => step.map((delta) => delta.index)),
+    [
+      [0, 1, 2, 3],
+      [0, 1, 2, 3],
+      [1, 2, 3],
+    ],
+  );
   t.equal(out.steps[1]?.[0]?.finishReason, "eos");
   t.match(out.end, { prefix: null, usage: { prefix: 0, prompt: 2, completion: 11 } });
 });
@@ -115,18 +207,26 @@ t.test("all prompts are taken in, or none", async (t) => {
   t.same(outcomes, ["queue_full"]);
 });
 
-t.test("prefix, prompt and new tokens must fit: one more than the positions does, for the last is never fed back", async (t) => {
-  const { registry, service } = make(t);
-  await registry.register({ user: "local", name: "p" }, { kind: "hard", ids: ids("xyz") });
-  const fits = request({ prefix: { user: "local", name: "p" }, prompts: [ids("a".repeat(60))], maxNewTokens: 2 });
-  await service.collect(fits, never);
-  await t.rejects(service.collect({ ...fits, maxNewTokens: 3 }, never), { code: "context_exceeded", message: /3 prefix \+ 60 prompt \+ 3 new tokens are 66; the model takes 65/ });
-});
+t.test(
+  "prefix, prompt and new tokens must fit: one more than the positions does, for the last is never fed back",
+  async (t) => {
+    const { registry, service } = make(t);
+    await registry.register({ user: "local", name: "p" }, { kind: "hard", ids: ids("xyz") });
+    const fits = request({ prefix: { user: "local", name: "p" }, prompts: [ids("a".repeat(60))], maxNewTokens: 2 });
+    await service.collect(fits, never);
+    await t.rejects(service.collect({ ...fits, maxNewTokens: 3 }, never), {
+      code: "context_exceeded",
+      message: /3 prefix \+ 60 prompt \+ 3 new tokens are 66; the model takes 65/,
+    });
+  },
+);
 
 t.test("the bare base model only where it is allowed; unknown prefixes never become it", async (t) => {
   const { engine, service } = make(t, false);
   await t.rejects(service.collect(request(), never), { code: "base_model_disabled" });
-  await t.rejects(service.collect(request({ prefix: { user: "local", name: "gone" } }), never), { code: "prefix_not_found" });
+  await t.rejects(service.collect(request({ prefix: { user: "local", name: "gone" } }), never), {
+    code: "prefix_not_found",
+  });
   t.same(engine.submitted, []);
 });
 
@@ -153,56 +253,76 @@ t.test("an abort frees the engine, says nothing more, and is counted", async (t)
   t.equal(engine.submitted.length, 2);
 });
 
-t.test("what a request used is recorded once, however it ends, and charged to its user's tokens per minute", async (t) => {
-  const { engine, registry, prefixed, service, used, charged } = metered(t);
-  await registry.register({ user: "local", name: "p" }, { kind: "hard", ids: ids("xyz") });
-  await service.collect(prefixed, never);
-  t.match(used, [{ user: "local", prefix: "p", prefixTokens: 3, promptTokens: 2, completionTokens: 3 }]);
-  t.ok(used[0]!.queueSeconds >= 0 && used[0]!.runSeconds >= 0);
-  t.equal(charged.get("local"), 5);
+t.test(
+  "what a request used is recorded once, however it ends, and charged to its user's tokens per minute",
+  async (t) => {
+    const { engine, registry, prefixed, service, used, charged } = metered(t);
+    await registry.register({ user: "local", name: "p" }, { kind: "hard", ids: ids("xyz") });
+    await service.collect(prefixed, never);
+    t.match(used, [{ user: "local", prefix: "p", prefixTokens: 3, promptTokens: 2, completionTokens: 3 }]);
+    t.ok(used[0]!.queueSeconds >= 0 && used[0]!.runSeconds >= 0);
+    t.equal(charged.get("local"), 5);
 
-  engine.stepMs = null;
-  const gone = new AbortController();
-  await service.start(request({ prompts: [ids("abc"), ids("d")], n: 2, maxNewTokens: 9 }), new Recorder(), gone.signal);
-  engine.step();
-  engine.step();
-  gone.abort("disconnected");
-  engine.step();
-  t.match(used[1], { prefix: null, prefixTokens: 0, promptTokens: 4, completionTokens: 8 }, "what was generated before the client left");
-  t.equal(charged.get("local"), 5 + 12);
+    engine.stepMs = null;
+    const gone = new AbortController();
+    await service.start(
+      request({ prompts: [ids("abc"), ids("d")], n: 2, maxNewTokens: 9 }),
+      new Recorder(),
+      gone.signal,
+    );
+    engine.step();
+    engine.step();
+    gone.abort("disconnected");
+    engine.step();
+    t.match(
+      used[1],
+      { prefix: null, prefixTokens: 0, promptTokens: 4, completionTokens: 8 },
+      "what was generated before the client left",
+    );
+    t.equal(charged.get("local"), 5 + 12);
 
-  await service.start(prefixed, new Recorder(), never);
-  engine.step();
-  await service.endRequestsOf({ user: "local", name: "p" });
-  t.match(used[2], { prefix: "p", promptTokens: 2, completionTokens: 1 }, "removed");
+    await service.start(prefixed, new Recorder(), never);
+    engine.step();
+    await service.endRequestsOf({ user: "local", name: "p" });
+    t.match(used[2], { prefix: "p", promptTokens: 2, completionTokens: 1 }, "removed");
 
-  const waiting = new AbortController();
-  await service.start(request(), new Recorder(), waiting.signal);
-  waiting.abort("disconnected");
-  t.match(used[3], { promptTokens: 0, completionTokens: 0, runSeconds: 0 }, "it never left the queue");
-  t.equal(charged.get("local"), 20, "its prompt was given back");
-  t.equal(used.length, 4);
-});
+    const waiting = new AbortController();
+    await service.start(request(), new Recorder(), waiting.signal);
+    waiting.abort("disconnected");
+    t.match(used[3], { promptTokens: 0, completionTokens: 0, runSeconds: 0 }, "it never left the queue");
+    t.equal(charged.get("local"), 20, "its prompt was given back");
+    t.equal(used.length, 4);
+  },
+);
 
-t.test("every beam's and every drawn choice's tokens are counted and charged, also those that are not in the answer", async (t) => {
-  const { service, used, charged } = metered(t);
-  const beams = { numBeams: 4, lengthPenalty: 1, earlyStopping: false };
-  const searched = await service.collect(request({ beams, n: 2 }), never);
-  t.match(searched, { choices: [{ tokenIds: [99, 100, 101], score: -1 }, { score: -2 }], end: { usage: { completion: 12 } } });
-  t.match(used, [{ promptTokens: 2, completionTokens: 12 }]);
-  t.equal(charged.get("local"), 14);
-  const drawn = await service.collect(request({ bestOf: 3 }), never);
-  t.match(drawn, { choices: [{ index: 0, score: -0.5 }], end: { usage: { completion: 9 } } });
-  t.equal(drawn.choices.length, 1);
-  t.equal(charged.get("local"), 14 + 11);
-});
+t.test(
+  "every beam's and every drawn choice's tokens are counted and charged, also those that are not in the answer",
+  async (t) => {
+    const { service, used, charged } = metered(t);
+    const beams = { numBeams: 4, lengthPenalty: 1, earlyStopping: false };
+    const searched = await service.collect(request({ beams, n: 2 }), never);
+    t.match(searched, {
+      choices: [{ tokenIds: [99, 100, 101], score: -1 }, { score: -2 }],
+      end: { usage: { completion: 12 } },
+    });
+    t.match(used, [{ promptTokens: 2, completionTokens: 12 }]);
+    t.equal(charged.get("local"), 14);
+    const drawn = await service.collect(request({ bestOf: 3 }), never);
+    t.match(drawn, { choices: [{ index: 0, score: -0.5 }], end: { usage: { completion: 9 } } });
+    t.equal(drawn.choices.length, 1);
+    t.equal(charged.get("local"), 14 + 11);
+  },
+);
 
 t.test("a search whose prefix is removed is not answered", async (t) => {
   const { engine, registry, service, outcomes } = make(t);
   engine.stepMs = null;
   const key = { user: "local", name: "p" };
   await registry.register(key, { kind: "hard", ids: ids("x") });
-  const whole = service.collect(request({ prefix: key, beams: { numBeams: 2, lengthPenalty: 1, earlyStopping: false } }), never);
+  const whole = service.collect(
+    request({ prefix: key, beams: { numBeams: 2, lengthPenalty: 1, earlyStopping: false } }),
+    never,
+  );
   whole.catch(() => undefined);
   await until(() => engine.submitted.length === 1);
   await service.endRequestsOf(key);
@@ -210,36 +330,43 @@ t.test("a search whose prefix is removed is not answered", async (t) => {
   t.same([outcomes, engine.stats().running], [["removed"], 0]);
 });
 
-t.test("a request that is refused costs nothing; one that is let in reserves all that it may come to, and gives back what it did not", async (t) => {
-  const { engine, service, used, charged, refuse } = metered(t);
-  engine.maxQueue = 0;
-  await t.rejects(service.collect(request(), never), { code: "queue_full" });
-  t.equal(charged.get("local"), 0);
-  refuse.now = true;
-  await t.rejects(service.collect(request(), never), { code: "token_rate_exceeded" });
-  t.same([used, engine.submitted], [[], []]);
-  refuse.now = false;
-  engine.maxQueue = 4;
-  engine.stepMs = null;
-  const out = new Recorder();
-  engine.script = () => 65;
-  await service.start(request({ prompts: [ids("ab"), ids("cd")], n: 2, maxNewTokens: 50 }), out, never);
-  for (let step = 0; step < 20; step++) engine.step();
-  t.equal(charged.get("local"), 4 + 200, "80 are made");
-  for (let step = 0; step < 30; step++) engine.step();
-  await Promise.resolve();
-  t.equal(charged.get("local"), 4 + 200);
-  charged.clear();
-  engine.script = (_request, _choice, k) => (k === 1 ? 256 : 65);
-  await service.start(request({ n: 2, maxNewTokens: 50 }), out, never);
-  await service.start(request({ beams: { numBeams: 3, lengthPenalty: 1, earlyStopping: false }, maxNewTokens: 20 }), out, never);
-  await service.start(request({ maxNewTokens: 1000, cutTo: 1 }), out, never);
-  t.equal(charged.get("local"), 2 + 100 + (2 + 60) + (2 + 63), "a default counts as far as the context goes");
-  engine.step();
-  engine.step();
-  await Promise.resolve();
-  t.equal(charged.get("local"), 3 * 2 + 2 * 2 + 3 * 2 + 2, "ended by EOS");
-});
+t.test(
+  "a request that is refused costs nothing; one that is let in reserves all that it may come to, and gives back what it did not",
+  async (t) => {
+    const { engine, service, used, charged, refuse } = metered(t);
+    engine.maxQueue = 0;
+    await t.rejects(service.collect(request(), never), { code: "queue_full" });
+    t.equal(charged.get("local"), 0);
+    refuse.now = true;
+    await t.rejects(service.collect(request(), never), { code: "token_rate_exceeded" });
+    t.same([used, engine.submitted], [[], []]);
+    refuse.now = false;
+    engine.maxQueue = 4;
+    engine.stepMs = null;
+    const out = new Recorder();
+    engine.script = () => 65;
+    await service.start(request({ prompts: [ids("ab"), ids("cd")], n: 2, maxNewTokens: 50 }), out, never);
+    for (let step = 0; step < 20; step++) engine.step();
+    t.equal(charged.get("local"), 4 + 200, "80 are made");
+    for (let step = 0; step < 30; step++) engine.step();
+    await Promise.resolve();
+    t.equal(charged.get("local"), 4 + 200);
+    charged.clear();
+    engine.script = (_request, _choice, k) => (k === 1 ? 256 : 65);
+    await service.start(request({ n: 2, maxNewTokens: 50 }), out, never);
+    await service.start(
+      request({ beams: { numBeams: 3, lengthPenalty: 1, earlyStopping: false }, maxNewTokens: 20 }),
+      out,
+      never,
+    );
+    await service.start(request({ maxNewTokens: 1000, cutTo: 1 }), out, never);
+    t.equal(charged.get("local"), 2 + 100 + (2 + 60) + (2 + 63), "a default counts as far as the context goes");
+    engine.step();
+    engine.step();
+    await Promise.resolve();
+    t.equal(charged.get("local"), 3 * 2 + 2 * 2 + 3 * 2 + 2, "ended by EOS");
+  },
+);
 
 t.test("a removed prefix ends what runs on it, and waits for it", async (t) => {
   const { engine, registry, service, outcomes } = make(t);
@@ -276,17 +403,20 @@ t.test("a prefix that is removed while it is being looked up is not used", async
   t.same(engine.submitted, []);
 });
 
-t.test("an error of the engine reaches the listener after what was made; the other prompts are cancelled", async (t) => {
-  const { engine, service, outcomes } = make(t);
-  engine.stepMs = null;
-  const out = new Recorder();
-  await service.start(request({ prompts: [ids("a"), ids("b")] }), out, never);
-  engine.step();
-  engine.failAll(new PrefixdError("model_failed", "boom"));
-  t.equal(out.steps.length, 1);
-  t.match(out.error, { code: "model_failed" });
-  t.same(outcomes, ["model_failed"]);
-});
+t.test(
+  "an error of the engine reaches the listener after what was made; the other prompts are cancelled",
+  async (t) => {
+    const { engine, service, outcomes } = make(t);
+    engine.stepMs = null;
+    const out = new Recorder();
+    await service.start(request({ prompts: [ids("a"), ids("b")] }), out, never);
+    engine.step();
+    engine.failAll(new PrefixdError("model_failed", "boom"));
+    t.equal(out.steps.length, 1);
+    t.match(out.error, { code: "model_failed" });
+    t.same(outcomes, ["model_failed"]);
+  },
+);
 
 t.test("when it drains, nothing new is taken in and the rest can be ended", async (t) => {
   const { engine, service } = make(t);

@@ -17,38 +17,53 @@ t.test("paths and methods that do not exist", async (t) => {
   const wrong = await fastify.inject({ method: "DELETE", url: "/generate?x=1" });
   t.match(wrong.json(), { status: 405, code: "method_not_allowed" });
   t.equal(wrong.headers.allow, "POST");
-  t.equal((await fastify.inject({ method: "POST", url: "/prefixes/p" })).headers.allow, "DELETE, GET, HEAD, PATCH, PUT");
+  t.equal(
+    (await fastify.inject({ method: "POST", url: "/prefixes/p" })).headers.allow,
+    "DELETE, GET, HEAD, PATCH, PUT",
+  );
   t.match((await fastify.inject("/docs/../../etc/passwd")).statusCode, 404);
 });
 
 t.test("bodies that are no JSON, too large, of another type, or poisoned", async (t) => {
   const { fastify } = await buildTestApp(t);
-  const send = (payload: string, type = "application/json"): Promise<{ json(): unknown }> => fastify.inject({ method: "POST", url: "/generate", payload, headers: { "content-type": type } });
+  const send = (payload: string, type = "application/json"): Promise<{ json(): unknown }> =>
+    fastify.inject({ method: "POST", url: "/generate", payload, headers: { "content-type": type } });
   t.match((await send("{")).json(), { status: 400, code: "invalid_request" });
   t.match((await send("")).json(), { status: 400, code: "invalid_request" });
   t.match((await send("null")).json(), { status: 400, code: "invalid_request" });
   t.match((await send('{"prompt":"a","__proto__":{"x":1}}')).json(), { status: 400, code: "invalid_request" });
-  t.match((await send('{"prompt":"a","constructor":{"prototype":{"x":1}}}')).json(), { status: 400, code: "invalid_request" });
+  t.match((await send('{"prompt":"a","constructor":{"prototype":{"x":1}}}')).json(), {
+    status: 400,
+    code: "invalid_request",
+  });
   t.match((await send("[".repeat(60_000))).json(), { status: 400, code: "invalid_request" });
   t.match((await send(JSON.stringify({ prompt: "a".repeat(70_000) }))).json(), { status: 413, code: "body_too_large" });
-  t.match((await send("prompt=a", "application/x-www-form-urlencoded")).json(), { status: 415, code: "unsupported_media_type" });
+  t.match((await send("prompt=a", "application/x-www-form-urlencoded")).json(), {
+    status: 415,
+    code: "unsupported_media_type",
+  });
   t.match((await send('{"prompt":"a"}', "text/plain")).json(), { status: 415, code: "unsupported_media_type" });
   t.equal(({} as Record<string, unknown>)["x"], undefined);
 });
 
 t.test("request ids are the client's when they are harmless", async (t) => {
   const { fastify, logs } = await buildTestApp(t);
-  const id = async (given: string): Promise<unknown> => (await fastify.inject({ url: "/nothing", headers: { "x-request-id": given } })).headers["x-request-id"];
+  const id = async (given: string): Promise<unknown> =>
+    (await fastify.inject({ url: "/nothing", headers: { "x-request-id": given } })).headers["x-request-id"];
   t.equal(await id("order-17:a.b_c"), "order-17:a.b_c");
   t.ok(logs.some((line) => line.includes('"request_id":"order-17:a.b_c"')));
-  for (const bad of ["a b", "x".repeat(65), 'a"b', "<script>", ""]) t.match(await id(bad), /^[0-9a-f]{16}$/, bad.slice(0, 10));
+  for (const bad of ["a b", "x".repeat(65), 'a"b', "<script>", ""])
+    t.match(await id(bad), /^[0-9a-f]{16}$/, bad.slice(0, 10));
 });
 
 t.test("only hosts that are this machine", async (t) => {
   const { fastify } = await buildTestApp(t);
-  const status = async (host: string): Promise<number> => (await fastify.inject({ url: "/health/live", headers: { host } })).statusCode;
-  for (const host of ["localhost", "localhost:8080", "127.0.0.1:1", "[::1]:8080"]) t.equal(await status(host), 200, host);
-  for (const host of ["evil.example", "127.0.0.1.nip.io:8080", "10.0.0.1", "localhost.evil.example:80"]) t.equal(await status(host), 421, host);
+  const status = async (host: string): Promise<number> =>
+    (await fastify.inject({ url: "/health/live", headers: { host } })).statusCode;
+  for (const host of ["localhost", "localhost:8080", "127.0.0.1:1", "[::1]:8080"])
+    t.equal(await status(host), 200, host);
+  for (const host of ["evil.example", "127.0.0.1.nip.io:8080", "10.0.0.1", "localhost.evil.example:80"])
+    t.equal(await status(host), 421, host);
 });
 
 t.test("health: alive, ready, and what is wrong", async (t) => {
@@ -58,20 +73,33 @@ t.test("health: alive, ready, and what is wrong", async (t) => {
   t.same([ready.statusCode, ready.json()], [200, { status: "ready", checks: { model: "ok", store: "ok" } }]);
   registry.down = new PrefixdError("store_unavailable", "The prefix store is away.");
   const away = await fastify.inject("/health/ready");
-  t.same([away.statusCode, away.json()], [503, { status: "unavailable", checks: { model: "ok", store: "The prefix store is away." } }]);
+  t.same(
+    [away.statusCode, away.json()],
+    [503, { status: "unavailable", checks: { model: "ok", store: "The prefix store is away." } }],
+  );
   registry.down = null;
   state.phase = "leaving";
-  t.match((await fastify.inject("/health/ready")).json(), { status: "unavailable", checks: { server: "shutting down" } });
+  t.match((await fastify.inject("/health/ready")).json(), {
+    status: "unavailable",
+    checks: { server: "shutting down" },
+  });
   t.match((await fastify.inject("/prefixes")).statusCode, 200, "served still");
   state.phase = "refusing";
-  t.match((await fastify.inject("/health/ready")).json(), { status: "unavailable", checks: { server: "shutting down" } });
+  t.match((await fastify.inject("/health/ready")).json(), {
+    status: "unavailable",
+    checks: { server: "shutting down" },
+  });
   const refused = await fastify.inject(post("/generate", { prompt: "a" }));
   t.match([refused.statusCode, refused.headers.connection, refused.json()], [503, "close", { code: "draining" }]);
 });
 
 t.test("a check that hangs or fails for other reasons tells nothing", async (t) => {
-  const { fastify } = await buildTestApp(t, { checks: { store: () => new Promise(() => {}), model: () => Promise.reject(new Error("SECRET")) } });
-  t.match((await fastify.inject("/health/ready")).json(), { checks: { store: "no answer within 2 s", model: "failed" } });
+  const { fastify } = await buildTestApp(t, {
+    checks: { store: () => new Promise(() => {}), model: () => Promise.reject(new Error("SECRET")) },
+  });
+  t.match((await fastify.inject("/health/ready")).json(), {
+    checks: { store: "no answer within 2 s", model: "failed" },
+  });
 });
 
 t.test("the model: its shape and the limits, as documented", async (t) => {
@@ -79,8 +107,19 @@ t.test("the model: its shape and the limits, as documented", async (t) => {
   const answer = (await fastify.inject("/model")).json<object>();
   t.ok(Check(ModelDocument, answer));
   t.same(answer, {
-    model: "demo", fingerprint: "f".repeat(64), layers: 1, heads: 2, head_dim: 4, n_positions: 64, vocab_size: 257, special_tokens: { before: [], after: [] }, device: "cpu", precision: "fp32",
-    base_model: false, generation_defaults: {}, limits: { max_batch: 8, max_queue: 256, max_n: 4, request_bytes: 65_536, answer_bytes: 1 << 20 },
+    model: "demo",
+    fingerprint: "f".repeat(64),
+    layers: 1,
+    heads: 2,
+    head_dim: 4,
+    n_positions: 64,
+    vocab_size: 257,
+    special_tokens: { before: [], after: [] },
+    device: "cpu",
+    precision: "fp32",
+    base_model: false,
+    generation_defaults: {},
+    limits: { max_batch: 8, max_queue: 256, max_n: 4, request_bytes: 65_536, answer_bytes: 1 << 20 },
   });
 });
 
@@ -88,7 +127,8 @@ t.test("metrics, with routes as patterns", async (t) => {
   const app = await buildTestApp(t);
   const { fastify, metrics, logs } = app;
   const port = await app.listen();
-  for (const path of ["/prefixes/some-id", "/random/path"]) await (await fetch(`http://127.0.0.1:${port}${path}`)).text();
+  for (const path of ["/prefixes/some-id", "/random/path"])
+    await (await fetch(`http://127.0.0.1:${port}${path}`)).text();
   await until(() => logs.filter((line) => line.includes('"msg":"request"')).length === 2);
   const response = await fastify.inject("/metrics");
   t.match(response.headers["content-type"], /^text\/plain; version=0\.0\.4/);
@@ -103,7 +143,8 @@ t.test("the documentation is served whole from here", async (t) => {
   const page = await fastify.inject("/docs/");
   t.match(page.body, /<title>prefixd<\/title>/);
   t.notMatch(page.body, /(src|href)="(https?:)?\/\//);
-  for (const [, file] of page.body.matchAll(/(?:src|href)="\.?\/?(?:docs\/)?(static\/[^"]+)"/g)) t.equal((await fastify.inject(`/docs/${file}`)).statusCode, 200, String(file));
+  for (const [, file] of page.body.matchAll(/(?:src|href)="\.?\/?(?:docs\/)?(static\/[^"]+)"/g))
+    t.equal((await fastify.inject(`/docs/${file}`)).statusCode, 200, String(file));
   t.equal((await fastify.inject("/docs/json")).json<{ openapi: string }>().openapi, "3.1.0");
   t.same(parse((await fastify.inject("/openapi.yaml")).body), (await fastify.inject("/docs/json")).json());
 });
@@ -114,13 +155,18 @@ t.test("the description is made once, however often and in whatever form it is a
   let made = 0;
   const swagger = fastify.swagger.bind(fastify);
   Object.assign(fastify, { swagger: () => (made++, swagger()) });
-  for (const url of ["/openapi.yaml", "/docs/yaml", "/docs/json", "/docs/json"]) t.equal((await fastify.inject(url)).statusCode, 200, url);
+  for (const url of ["/openapi.yaml", "/docs/yaml", "/docs/json", "/docs/json"])
+    t.equal((await fastify.inject(url)).statusCode, 200, url);
   t.equal(made, 1);
 });
 
 t.test("the description asks for a key where the server does", async (t) => {
   const { fastify, routes } = await buildTestApp(t, { keyed: true });
-  const { paths, security, components } = (await fastify.inject("/docs/json")).json<{ paths: Record<string, Record<string, { security?: object[] }>>; security: object[]; components: { securitySchemes: object } }>();
+  const { paths, security, components } = (await fastify.inject("/docs/json")).json<{
+    paths: Record<string, Record<string, { security?: object[] }>>;
+    security: object[];
+    components: { securitySchemes: object };
+  }>();
   t.match(components.securitySchemes, { key: { type: "http", scheme: "bearer" } });
   t.same(security, [{ key: [] }]);
   for (const { method, url, access } of routes) {
@@ -134,35 +180,94 @@ t.test("openapi.yaml is what the code says, names every error, and describes eve
   t.teardown(() => app.close());
   const fresh = openapiYaml(openapiDocument(app));
   t.equal(readFileSync(repositoryFile("openapi.yaml"), "utf8"), fresh, "npm run openapi");
-  const document = parse(fresh) as { paths: Record<string, Record<string, { summary?: string; operationId?: string; responses: object }>>; components: { schemas: { Problem: { properties: { code: { enum: string[] } } } } } };
+  const document = parse(fresh) as {
+    paths: Record<string, Record<string, { summary?: string; operationId?: string; responses: object }>>;
+    components: { schemas: { Problem: { properties: { code: { enum: string[] } } } } };
+  };
   t.same(document.components.schemas.Problem.properties.code.enum, Object.keys(ERRORS));
-  t.same(Object.keys(document.paths).sort(), ["/admin/users", "/admin/users/{user}", "/admin/users/{user}/keys", "/admin/users/{user}/keys/{key}", "/generate", "/health/live", "/health/ready", "/metrics", "/model", "/model/embeddings", "/prefixes", "/prefixes/{id}", "/prefixes/{id}/adapter", "/prefixes/{id}/adapter/{file}", "/prefixes/{id}/generate", "/usage"]);
-  const ids = Object.values(document.paths).flatMap((path) => Object.values(path).map((operation) => operation.operationId));
+  t.same(Object.keys(document.paths).sort(), [
+    "/admin/users",
+    "/admin/users/{user}",
+    "/admin/users/{user}/keys",
+    "/admin/users/{user}/keys/{key}",
+    "/generate",
+    "/health/live",
+    "/health/ready",
+    "/metrics",
+    "/model",
+    "/model/embeddings",
+    "/prefixes",
+    "/prefixes/{id}",
+    "/prefixes/{id}/adapter",
+    "/prefixes/{id}/adapter/{file}",
+    "/prefixes/{id}/generate",
+    "/usage",
+  ]);
+  const ids = Object.values(document.paths).flatMap((path) =>
+    Object.values(path).map((operation) => operation.operationId),
+  );
   t.equal(new Set(ids).size, 22);
-  for (const match of fresh.matchAll(/\$ref: "?#\/components\/schemas\/(\w+)/g)) t.ok(match[1] !== undefined && match[1] in document.components.schemas, String(match[1]));
+  for (const match of fresh.matchAll(/\$ref: "?#\/components\/schemas\/(\w+)/g))
+    t.ok(match[1] !== undefined && match[1] in document.components.schemas, String(match[1]));
 });
 
 t.test("a body that a deletion does not expect is refused as its route says", async (t) => {
   const { fastify } = await buildTestApp(t);
-  const { paths } = parse(openapiYaml(openapiDocument(await documentationApp()))) as { paths: Record<string, Record<string, { responses: Record<string, { description: string }> }>> };
-  const odd: [path: string, request: { method: "DELETE"; url: string; payload: string; headers: Record<string, string> }][] = [
-    ["/prefixes/{id}", { method: "DELETE", url: "/prefixes/x", payload: "x", headers: { "content-type": "text/plain" } }],
-    ["/prefixes/{id}", { method: "DELETE", url: "/prefixes/x", payload: JSON.stringify("x".repeat(70_000)), headers: { "content-type": "application/json" } }],
+  const { paths } = parse(openapiYaml(openapiDocument(await documentationApp()))) as {
+    paths: Record<string, Record<string, { responses: Record<string, { description: string }> }>>;
+  };
+  const odd: [
+    path: string,
+    request: { method: "DELETE"; url: string; payload: string; headers: Record<string, string> },
+  ][] = [
+    [
+      "/prefixes/{id}",
+      { method: "DELETE", url: "/prefixes/x", payload: "x", headers: { "content-type": "text/plain" } },
+    ],
+    [
+      "/prefixes/{id}",
+      {
+        method: "DELETE",
+        url: "/prefixes/x",
+        payload: JSON.stringify("x".repeat(70_000)),
+        headers: { "content-type": "application/json" },
+      },
+    ],
   ];
   for (const [path, request] of odd) {
     const { code, status } = (await fastify.inject(request)).json<{ code: string; status: number }>();
-    t.match(paths[path]?.[request.method.toLowerCase()]?.responses[status]?.description, new RegExp(`\`${code}\``), `${request.method} ${path} ${code}`);
+    t.match(
+      paths[path]?.[request.method.toLowerCase()]?.responses[status]?.description,
+      new RegExp(`\`${code}\``),
+      `${request.method} ${path} ${code}`,
+    );
   }
 });
 
 t.test("docs/generation.md lists the parameters, and those that there are not", async (t) => {
-  const fields = Object.entries(GenerateBody.properties as Readonly<Record<string, { description?: string; default?: unknown }>>);
-  const parameters = markdownTable(["field", "default", "meaning"], fields.map(([name, field]) => ["`" + name + "`", field.default === undefined ? "" : "`" + JSON.stringify(field.default) + "`", field.description ?? ""]));
+  const fields = Object.entries(
+    GenerateBody.properties as Readonly<Record<string, { description?: string; default?: unknown }>>,
+  );
+  const parameters = markdownTable(
+    ["field", "default", "meaning"],
+    fields.map(([name, field]) => [
+      "`" + name + "`",
+      field.default === undefined ? "" : "`" + JSON.stringify(field.default) + "`",
+      field.description ?? "",
+    ]),
+  );
   t.equal(docsBlock("docs/generation.md", "parameters", parameters), parameters);
-  const others = markdownTable(["name", "why not"], Object.entries(NOT_OFFERED).map(([name, why]) => ["`" + name + "`", why]));
+  const others = markdownTable(
+    ["name", "why not"],
+    Object.entries(NOT_OFFERED).map(([name, why]) => ["`" + name + "`", why]),
+  );
   t.equal(docsBlock("docs/generation.md", "not offered", others), others);
   const names = fields.map(([name]) => name);
-  t.same(Object.keys(NOT_OFFERED).filter((name) => names.includes(name) || name in FIELD_ALIASES), [], "nothing is both");
+  t.same(
+    Object.keys(NOT_OFFERED).filter((name) => names.includes(name) || name in FIELD_ALIASES),
+    [],
+    "nothing is both",
+  );
 });
 
 t.test("docs/errors.md lists the errors of the code", async (t) => {

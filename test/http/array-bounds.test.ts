@@ -24,14 +24,24 @@ t.test("every array of every body is one that is bounded before its items are lo
       if (!counted && (items as Schema).type !== "integer") t.fail(`${path}: neither a bound, nor integers`);
       const known = new Set(["type", "minimum", "description"]);
       for (const item of [items ?? {}].flat()) {
-        if (item.type === "integer") for (const keyword of Object.keys(item)) if (!known.has(keyword)) t.fail(`${path}: ${keyword} of its integers is not checked`);
+        if (item.type === "integer")
+          for (const keyword of Object.keys(item))
+            if (!known.has(keyword)) t.fail(`${path}: ${keyword} of its integers is not checked`);
         check(item, `${path}[]`);
       }
     }
     for (const one of anyOf) check(one, path);
     for (const [name, field] of Object.entries(properties)) check(field, `${path}.${name}`);
   };
-  for (const [name, schema] of Object.entries({ GenerateBody, HardPromptBody, SharingBody, CreateKeyBody, CreateUserBody, PatchUserBody })) check(schema as Schema, name);
+  for (const [name, schema] of Object.entries({
+    GenerateBody,
+    HardPromptBody,
+    SharingBody,
+    CreateKeyBody,
+    CreateUserBody,
+    PatchUserBody,
+  }))
+    check(schema as Schema, name);
   t.ok(arrays >= 15, `${arrays} arrays`);
   t.end();
 });
@@ -43,13 +53,46 @@ t.test("what is wrong with an array is told by its place; what is right is not l
   };
   t.equal(fault({ prompt: [1, 2, -1, "a"] }), "/prompt/2 must be >= 0");
   t.equal(fault({ prompts: ["a", [1], [1, 1.5]] }), "/prompts/2/1 must be integer");
-  t.equal(fault({ prompts: Array.from({ length: 65 }, () => ["x"]) }), "/prompts must not have more than 64 items", "the length comes first");
-  t.equal(fault({ sequence_bias: [[[1], 1], [[1], 1, 2]] }), "/sequence_bias/1 must not have more than 2 items");
+  t.equal(
+    fault({ prompts: Array.from({ length: 65 }, () => ["x"]) }),
+    "/prompts must not have more than 64 items",
+    "the length comes first",
+  );
+  t.equal(
+    fault({
+      sequence_bias: [
+        [[1], 1],
+        [[1], 1, 2],
+      ],
+    }),
+    "/sequence_bias/1 must not have more than 2 items",
+  );
   t.equal(fault({ sequence_bias: [[[1, null], 1]] }), "/sequence_bias/0/0/1 must be integer");
   t.equal(fault({ stop: Array.from({ length: 17 }, () => "a") }), "/stop must not have more than 16 items");
-  for (const right of [{ prompt: "a" }, { prompts: [[1], "a", []] }, { prompt: { a: [1] } }, { nothing: ["x"] }, { stop: "a", forced_eos_token_id: [1] }]) t.equal(fault(right), undefined);
-  const body = { prompt: [1, 2], prompts: [[1, 2], "a"], bad_words: [[1, 2], "b"], sequence_bias: [[[3, 4], 0.5]], nothing: [1], n: 2 };
-  t.same(withoutIntegers(GenerateBody, body), { prompt: [], prompts: [[], "a"], bad_words: [[1], "b"], sequence_bias: [[[3], 0.5]], nothing: [1], n: 2 });
+  for (const right of [
+    { prompt: "a" },
+    { prompts: [[1], "a", []] },
+    { prompt: { a: [1] } },
+    { nothing: ["x"] },
+    { stop: "a", forced_eos_token_id: [1] },
+  ])
+    t.equal(fault(right), undefined);
+  const body = {
+    prompt: [1, 2],
+    prompts: [[1, 2], "a"],
+    bad_words: [[1, 2], "b"],
+    sequence_bias: [[[3, 4], 0.5]],
+    nothing: [1],
+    n: 2,
+  };
+  t.same(withoutIntegers(GenerateBody, body), {
+    prompt: [],
+    prompts: [[], "a"],
+    bad_words: [[1], "b"],
+    sequence_bias: [[[3], 0.5]],
+    nothing: [1],
+    n: 2,
+  });
   t.same(body.prompt, [1, 2], "a copy");
   t.end();
 });
@@ -59,7 +102,8 @@ t.test("a long list of ids is taken whole, or refused by its first fault", async
   const ids = Array.from({ length: 60 }, (_, id) => id);
   t.equal((await fastify.inject(post("/generate", { prompt: ids, max_new_tokens: 1 }))).statusCode, 200);
   t.same([...engine.submitted[0]!.promptIds], ids);
-  const detail = async (body: object): Promise<unknown> => (await fastify.inject(post("/generate", body))).json<{ detail: string }>().detail;
+  const detail = async (body: object): Promise<unknown> =>
+    (await fastify.inject(post("/generate", body))).json<{ detail: string }>().detail;
   t.equal(await detail({ prompt: [...ids, -1] }), "prompt[60] must be >= 0; several prompts go into prompts.");
   t.match(await detail({ prompt: ids, nothing: 1 }), /There is no field "nothing"/);
   t.match(await detail({ prompt: Array.from({ length: 20_000 }, () => 1) }), /20000 tokens long/);

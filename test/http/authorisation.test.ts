@@ -6,7 +6,10 @@ import { NO_LIMITS } from "../../src/users/types.ts";
 import { ADMIN_KEY, buildTestApp, type TestApp } from "../support/app.ts";
 
 type Caller = "none" | "bad" | "revoked" | "expired" | "other" | "owner" | "admin";
-type Row = readonly [payload: object | undefined, status: Partial<Record<Caller, number>> & { owner: number; other: number; admin: number }];
+type Row = readonly [
+  payload: object | undefined,
+  status: Partial<Record<Caller, number>> & { owner: number; other: number; admin: number },
+];
 
 const same = (status: number) => ({ owner: status, other: status, admin: status });
 const adminOnly = (status: number) => ({ owner: 403, other: 403, admin: status });
@@ -15,7 +18,10 @@ const HARD = { text: "hello" };
 
 /** Every route of the API. `owner` is ann, whose private prefix `p` the ids name in full; the rows of the pages follow below. */
 const MATRIX: Readonly<Record<string, Row>> = {
-  "POST /generate": [{ prompt: "a", prefix_id: "ann/p" }, { owner: 200, other: 404, admin: 404 }],
+  "POST /generate": [
+    { prompt: "a", prefix_id: "ann/p" },
+    { owner: 200, other: 404, admin: 404 },
+  ],
   "POST /prefixes/:id/generate": [{ prompt: "a" }, { owner: 200, other: 404, admin: 404 }],
   "PUT /prefixes/:id": [HARD, { owner: 200, other: 404, admin: 404 }],
   "GET /prefixes": [undefined, same(200)],
@@ -59,14 +65,20 @@ const MATRIX: Readonly<Record<string, Row>> = {
 interface Keyed {
   readonly app: TestApp;
   readonly keys: Readonly<Record<Caller, string | null>>;
-  readonly send: (caller: Caller, method: string, url: string, payload?: object) => Promise<Awaited<ReturnType<TestApp["fastify"]["inject"]>>>;
+  readonly send: (
+    caller: Caller,
+    method: string,
+    url: string,
+    payload?: object,
+  ) => Promise<Awaited<ReturnType<TestApp["fastify"]["inject"]>>>;
 }
 
 /** Users ann and bob, with keys; ann has the prefix `p`. */
 async function keyed(t: Parameters<typeof buildTestApp>[0]): Promise<Keyed> {
   const app = await buildTestApp(t, { keyed: true });
   const now = new Date().toISOString();
-  for (const id of ["ann", "bob"]) await app.users.createUser({ id, weight: 1, limits: NO_LIMITS, createdAt: now, updatedAt: now });
+  for (const id of ["ann", "bob"])
+    await app.users.createUser({ id, weight: 1, limits: NO_LIMITS, createdAt: now, updatedAt: now });
   const add = async (user: string, expiresAt: string | null = null): Promise<string> => {
     const { id, key, hash } = createApiKey();
     await app.users.putKey({ id, user, hash, createdAt: now, expiresAt });
@@ -74,12 +86,25 @@ async function keyed(t: Parameters<typeof buildTestApp>[0]): Promise<Keyed> {
   };
   const revoked = await add("ann");
   await app.users.deleteKey("ann", revoked.slice(4, 20));
-  const keys = { none: null, bad: createApiKey().key, revoked, expired: await add("ann", "2020-01-01T00:00:00.000Z"), other: await add("bob"), owner: await add("ann"), admin: ADMIN_KEY };
+  const keys = {
+    none: null,
+    bad: createApiKey().key,
+    revoked,
+    expired: await add("ann", "2020-01-01T00:00:00.000Z"),
+    other: await add("bob"),
+    owner: await add("ann"),
+    admin: ADMIN_KEY,
+  };
   await app.registry.register({ user: "ann", name: "p" }, { kind: "hard", ids: Int32Array.of(1, 2) });
   Object.assign(app.registry.entries.get("ann/p")!.meta, { baseName: "/home/ann/gpt2" });
   const send: Keyed["send"] = (caller, method, url, payload) => {
     const authorization = keys[caller] === null ? {} : { authorization: `Bearer ${keys[caller]}` };
-    return app.fastify.inject({ method: method, url, headers: { host: "example.org", ...authorization }, ...(payload === undefined ? {} : { payload }) } as InjectOptions);
+    return app.fastify.inject({
+      method: method,
+      url,
+      headers: { host: "example.org", ...authorization },
+      ...(payload === undefined ? {} : { payload }),
+    } as InjectOptions);
   };
   return { app, keys, send };
 }
@@ -87,7 +112,11 @@ async function keyed(t: Parameters<typeof buildTestApp>[0]): Promise<Keyed> {
 t.test("every route, for every caller", async (t) => {
   for (const [route, [payload, statuses]] of Object.entries(MATRIX)) {
     const [method = "", path = ""] = route.split(" ");
-    const url = path.replace(":id", "ann%2Fp").replace(":user", "ann").replace(":key", "0123456789abcdef").replace(":file", "adapter_config.json");
+    const url = path
+      .replace(":id", "ann%2Fp")
+      .replace(":user", "ann")
+      .replace(":key", "0123456789abcdef")
+      .replace(":file", "adapter_config.json");
     for (const caller of ["none", "bad", "revoked", "expired", "other", "owner", "admin"] as const) {
       const { send, app } = await keyed(t);
       const answer = await send(caller, method, url, payload);
@@ -104,22 +133,37 @@ t.test("the matrix has a row for every route that the app has", async (t) => {
   const pages = routes.filter(({ url }) => url.startsWith("/docs"));
   t.ok(pages.length > 0 && pages.every(({ access }) => access === "public"));
   const names = routes.filter((route) => !pages.includes(route)).map(({ method, url }) => `${method} ${url}`);
-  t.same(names.sort(), Object.keys(MATRIX).filter((route) => route !== "GET /docs").sort());
+  t.same(
+    names.sort(),
+    Object.keys(MATRIX)
+      .filter((route) => route !== "GET /docs")
+      .sort(),
+  );
 });
 
 t.test("a foreign prefix and one that does not exist are answered alike", async (t) => {
   const { send } = await keyed(t);
   const requests: [string, (id: string) => string, object?][] = [
-    ["GET", (id) => `/prefixes/${id}`], ["GET", (id) => `/prefixes/${id}/adapter`], ["GET", (id) => `/prefixes/${id}/adapter/adapter_config.json`],
-    ["PUT", (id) => `/prefixes/${id}`, HARD], ["PATCH", (id) => `/prefixes/${id}`, { visibility: "shared" }], ["DELETE", (id) => `/prefixes/${id}`],
+    ["GET", (id) => `/prefixes/${id}`],
+    ["GET", (id) => `/prefixes/${id}/adapter`],
+    ["GET", (id) => `/prefixes/${id}/adapter/adapter_config.json`],
+    ["PUT", (id) => `/prefixes/${id}`, HARD],
+    ["PATCH", (id) => `/prefixes/${id}`, { visibility: "shared" }],
+    ["DELETE", (id) => `/prefixes/${id}`],
     ["POST", (id) => `/prefixes/${id}/generate`, { prompt: "a" }],
   ];
   const fingerprint = (answer: Awaited<ReturnType<typeof send>>): unknown => {
     const id = String(answer.headers["x-request-id"]);
-    return { status: answer.statusCode, headers: { ...answer.headers, date: "", "x-request-id": "" }, body: answer.body.replace(id, "ID") };
+    return {
+      status: answer.statusCode,
+      headers: { ...answer.headers, date: "", "x-request-id": "" },
+      body: answer.body.replace(id, "ID"),
+    };
   };
   for (const [method, path, payload] of requests) {
-    const [foreign, unknown, nobody] = await Promise.all(["ann%2Fp", "ann%2Fq", "eve%2Fp"].map((id) => send("other", method, path(id), payload)));
+    const [foreign, unknown, nobody] = await Promise.all(
+      ["ann%2Fp", "ann%2Fq", "eve%2Fp"].map((id) => send("other", method, path(id), payload)),
+    );
     t.equal(foreign!.statusCode, 404);
     t.same(fingerprint(foreign!), fingerprint(unknown!), `${method} ${path("ID")}`);
     t.same(fingerprint(foreign!), fingerprint(nobody!));
@@ -146,23 +190,46 @@ t.test("a body is not read before the key is known", async (t) => {
 
 t.test("sharing: with one, with all, with nobody again", async (t) => {
   const { send } = await keyed(t);
-  const use = async (caller: Caller): Promise<number> => (await send(caller, "POST", "/generate", { prompt: "a", prefix_id: "ann/p" })).statusCode;
+  const use = async (caller: Caller): Promise<number> =>
+    (await send(caller, "POST", "/generate", { prompt: "a", prefix_id: "ann/p" })).statusCode;
   t.equal(await use("other"), 404);
-  t.match((await send("owner", "PATCH", "/prefixes/p", { shared_with: ["bob"] })).json(), { visibility: "private", shared_with: ["bob"] });
+  t.match((await send("owner", "PATCH", "/prefixes/p", { shared_with: ["bob"] })).json(), {
+    visibility: "private",
+    shared_with: ["bob"],
+  });
   t.same([await use("other"), await use("admin")], [200, 404]);
   const seen = (await send("other", "GET", "/prefixes/ann%2Fp")).json();
-  t.match(seen, { id: "ann/p", access: "use", base_model_name_or_path: null, warnings: [], shared_with: [], readable_by: [] }, "whom else it is shared with is the owner's business");
-  t.match((await send("other", "POST", "/prefixes/ann%2Fp/generate", { prompt: "a" })).json(), { prefix: { id: "ann/p" } });
+  t.match(
+    seen,
+    { id: "ann/p", access: "use", base_model_name_or_path: null, warnings: [], shared_with: [], readable_by: [] },
+    "whom else it is shared with is the owner's business",
+  );
+  t.match((await send("other", "POST", "/prefixes/ann%2Fp/generate", { prompt: "a" })).json(), {
+    prefix: { id: "ann/p" },
+  });
   for (const [method, body] of [["DELETE"], ["PATCH", { visibility: "shared" }], ["PUT", HARD]] as const) {
-    t.match((await send("other", method, "/prefixes/ann%2Fp", body)).json(), { status: 403, code: "prefix_not_owned", detail: /Only the owner, ann,/ }, `${method}: to use is not to own`);
+    t.match(
+      (await send("other", method, "/prefixes/ann%2Fp", body)).json(),
+      { status: 403, code: "prefix_not_owned", detail: /Only the owner, ann,/ },
+      `${method}: to use is not to own`,
+    );
     t.match((await send("admin", method, "/prefixes/ann%2Fp", body)).json(), { status: 404, code: "prefix_not_found" });
   }
   await send("owner", "PATCH", "/prefixes/ann%2Fp", { visibility: "shared", shared_with: [] });
   t.same([await use("other"), await use("admin")], [200, 200]);
-  t.equal((await send("owner", "PUT", "/prefixes/p", { text: "other" })).json<{ visibility: string }>().visibility, "shared", "a replacement stays shared");
+  t.equal(
+    (await send("owner", "PUT", "/prefixes/p", { text: "other" })).json<{ visibility: string }>().visibility,
+    "shared",
+    "a replacement stays shared",
+  );
   await send("owner", "PATCH", "/prefixes/p", { visibility: "private" });
   t.same([await use("other"), await use("owner")], [404, 200]);
-  for (const [body, code] of [[{}, "invalid_request"], [{ visibility: "public" }, "invalid_parameter"], [{ shared_with: ["../x"] }, "invalid_user_id"], [{ shared: true }, "unknown_field"]] as const) {
+  for (const [body, code] of [
+    [{}, "invalid_request"],
+    [{ visibility: "public" }, "invalid_parameter"],
+    [{ shared_with: ["../x"] }, "invalid_user_id"],
+    [{ shared: true }, "unknown_field"],
+  ] as const) {
     t.match((await send("owner", "PATCH", "/prefixes/p", body)).json(), { code }, JSON.stringify(body));
   }
   t.same((await send("other", "GET", "/prefixes")).json(), { prefixes: [], next: null });
@@ -171,17 +238,33 @@ t.test("sharing: with one, with all, with nobody again", async (t) => {
 t.test("to use a prefix is not to read it", async (t) => {
   const { send } = await keyed(t);
   const files = ["/prefixes/ann%2Fp/adapter", "/prefixes/ann%2Fp/adapter/prompt.json"];
-  const read = async (caller: Caller): Promise<unknown[]> => Promise.all(files.map(async (url) => (await send(caller, "GET", url)).json<{ code?: string }>().code ?? "read"));
+  const read = async (caller: Caller): Promise<unknown[]> =>
+    Promise.all(files.map(async (url) => (await send(caller, "GET", url)).json<{ code?: string }>().code ?? "read"));
   t.same(await read("other"), ["prefix_not_found", "prefix_not_found"]);
   for (const sharing of [{ shared_with: ["bob"] }, { visibility: "shared", shared_with: [] }]) {
     await send("owner", "PATCH", "/prefixes/p", sharing);
     t.same(await read("other"), ["prefix_not_readable", "prefix_not_readable"]);
   }
-  t.match((await send("other", "GET", files[1]!)).json(), { status: 403, detail: "You may send requests with ann/p, not download it: for that ann has to name you in readable_by." });
-  t.match((await send("owner", "PATCH", "/prefixes/p", { visibility: "private", readable_by: ["bob"] })).json(), { access: "owner", visibility: "private", readable_by: ["bob"] });
+  t.match((await send("other", "GET", files[1]!)).json(), {
+    status: 403,
+    detail: "You may send requests with ann/p, not download it: for that ann has to name you in readable_by.",
+  });
+  t.match((await send("owner", "PATCH", "/prefixes/p", { visibility: "private", readable_by: ["bob"] })).json(), {
+    access: "owner",
+    visibility: "private",
+    readable_by: ["bob"],
+  });
   t.same(await read("other"), ["read", "read"]);
-  t.equal((await send("other", "POST", "/generate", { prompt: "a", prefix_id: "ann/p" })).statusCode, 200, "who may read may use");
-  t.match((await send("other", "GET", "/prefixes/ann%2Fp")).json(), { access: "read", base_model_name_or_path: "/home/ann/gpt2", readable_by: [] });
+  t.equal(
+    (await send("other", "POST", "/generate", { prompt: "a", prefix_id: "ann/p" })).statusCode,
+    200,
+    "who may read may use",
+  );
+  t.match((await send("other", "GET", "/prefixes/ann%2Fp")).json(), {
+    access: "read",
+    base_model_name_or_path: "/home/ann/gpt2",
+    readable_by: [],
+  });
   await send("owner", "PUT", "/prefixes/p", { text: "another" });
   t.same(await read("other"), ["read", "read"], "a replacement stays shared");
   t.same(await read("owner"), ["read", "read"]);
@@ -190,16 +273,31 @@ t.test("to use a prefix is not to read it", async (t) => {
 
 t.test("users that do not exist are named, and nothing is changed", async (t) => {
   const { send, app } = await keyed(t);
-  const patch = async (body: object): Promise<{ status: number; code?: string; detail: string }> => (await send("owner", "PATCH", "/prefixes/p", body)).json();
-  t.match(await patch({ shared_with: ["bob", "nosuchuser"] }), { status: 422, code: "unknown_users", detail: 'There is no user "nosuchuser"; nothing was changed.' });
-  t.match(await patch({ shared_with: ["eve"], readable_by: ["eve", "Bob"] }), { code: "unknown_users", detail: 'There are no users "eve", "Bob"; nothing was changed.' });
+  const patch = async (body: object): Promise<{ status: number; code?: string; detail: string }> =>
+    (await send("owner", "PATCH", "/prefixes/p", body)).json();
+  t.match(await patch({ shared_with: ["bob", "nosuchuser"] }), {
+    status: 422,
+    code: "unknown_users",
+    detail: 'There is no user "nosuchuser"; nothing was changed.',
+  });
+  t.match(await patch({ shared_with: ["eve"], readable_by: ["eve", "Bob"] }), {
+    code: "unknown_users",
+    detail: 'There are no users "eve", "Bob"; nothing was changed.',
+  });
   const many = Array.from({ length: 1000 }, (_, i) => `u${i}`);
   const { code, detail } = await patch({ shared_with: many, readable_by: [...many].reverse() });
   t.equal(code, "unknown_users");
   t.match(detail, /^There are no users "u0", .*"u19" and 980 more; nothing was changed\.$/);
   t.match((await send("owner", "GET", "/prefixes/p")).json(), { shared_with: [], readable_by: [] });
-  t.match(await patch({ shared_with: ["admin", "bob"], readable_by: ["bob"] }), { shared_with: ["admin", "bob"] }, "the admin needs no record");
-  t.match(await patch({ shared_with: ["bob", "ann", "bob"] }), { code: "invalid_parameter", detail: 'shared_with names "bob" twice.' });
+  t.match(
+    await patch({ shared_with: ["admin", "bob"], readable_by: ["bob"] }),
+    { shared_with: ["admin", "bob"] },
+    "the admin needs no record",
+  );
+  t.match(await patch({ shared_with: ["bob", "ann", "bob"] }), {
+    code: "invalid_parameter",
+    detail: 'shared_with names "bob" twice.',
+  });
   t.match(await patch({ readable_by: Array.from({ length: 1001 }, (_, i) => `u${i}`) }), { code: "invalid_parameter" });
   app.users.down = new PrefixdError("store_unavailable", "away", { retryAfter: 2 });
   t.match(await patch({ shared_with: ["bob"] }), { code: "store_unavailable" });
@@ -216,23 +314,43 @@ t.test("lists: one's own first, then what others share, in one row of pages", as
   await put("ann", "r", { readable_by: ["bob"] });
   await put("admin", "intent", { visibility: "shared" });
   await put("ann-x", "a", { visibility: "shared" });
-  const page = async (query: string): Promise<{ prefixes: { id: string; access: string }[]; next: string | null }> => (await send("other", "GET", `/prefixes?${query}`)).json();
+  const page = async (query: string): Promise<{ prefixes: { id: string; access: string }[]; next: string | null }> =>
+    (await send("other", "GET", `/prefixes?${query}`)).json();
   const whole = await page("");
-  t.same(whole.prefixes.map(({ id, access }) => `${id} ${access}`), ["mine owner", "zebra owner", "admin/intent use", "ann-x/a use", "ann/q use", "ann/r read"]);
+  t.same(
+    whole.prefixes.map(({ id, access }) => `${id} ${access}`),
+    ["mine owner", "zebra owner", "admin/intent use", "ann-x/a use", "ann/q use", "ann/r read"],
+  );
   t.equal(whole.next, null);
   for (const limit of [1, 2, 4]) {
     const ids: string[] = [];
     for (let next: string | null = ""; next !== null; ) {
-      const one: Awaited<ReturnType<typeof page>> = await page(`limit=${limit}${next === "" ? "" : `&after=${encodeURIComponent(next)}`}`);
+      const one: Awaited<ReturnType<typeof page>> = await page(
+        `limit=${limit}${next === "" ? "" : `&after=${encodeURIComponent(next)}`}`,
+      );
       ids.push(...one.prefixes.map(({ id }) => id));
       next = one.next;
     }
-    t.same(ids, whole.prefixes.map(({ id }) => id), `pages of ${limit}`);
+    t.same(
+      ids,
+      whole.prefixes.map(({ id }) => id),
+      `pages of ${limit}`,
+    );
   }
-  t.same((await page("owner=me")).prefixes.map(({ id }) => id), ["mine", "zebra"]);
+  t.same(
+    (await page("owner=me")).prefixes.map(({ id }) => id),
+    ["mine", "zebra"],
+  );
   t.same((await page("owner=others&limit=1")).next, "admin/intent");
-  t.same((await page("owner=others&after=ann-x%2Fa")).prefixes.map(({ id }) => id), ["ann/q", "ann/r"]);
-  t.same((await page("after=bob%2Fmine&limit=1")).prefixes.map(({ id }) => id), ["zebra"], "one's own id in full");
+  t.same(
+    (await page("owner=others&after=ann-x%2Fa")).prefixes.map(({ id }) => id),
+    ["ann/q", "ann/r"],
+  );
+  t.same(
+    (await page("after=bob%2Fmine&limit=1")).prefixes.map(({ id }) => id),
+    ["zebra"],
+    "one's own id in full",
+  );
 });
 
 t.test("keys are in no log line and no audit entry, hashes neither", async (t) => {
@@ -256,7 +374,11 @@ t.test("keys are in no log line and no audit entry, hashes neither", async (t) =
 
 t.test("without keys there is one local user, and no other", async (t) => {
   const { fastify } = await buildTestApp(t);
-  for (const [method, url] of [["GET", "/admin/users"], ["POST", "/admin/users"], ["DELETE", "/admin/users/ann"]] as const) {
+  for (const [method, url] of [
+    ["GET", "/admin/users"],
+    ["POST", "/admin/users"],
+    ["DELETE", "/admin/users/ann"],
+  ] as const) {
     t.match((await fastify.inject({ method, url })).json(), { code: "forbidden", detail: /--admin-key-file/ });
   }
   t.equal((await fastify.inject("/metrics")).statusCode, 200);

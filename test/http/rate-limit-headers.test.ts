@@ -8,8 +8,13 @@ t.test("names the limit, its quota, what is left and when there is room", async 
     "ratelimit-policy": '"tokens";q=60000;w=60',
     ratelimit: '"tokens";r=0;t=5',
   });
-  t.same(rateLimitHeaders({ name: "queue", quota: 5, remaining: 0, resetSeconds: 1 }), { "ratelimit-policy": '"queue";q=5', ratelimit: '"queue";r=0;t=1' });
-  t.match(rateLimitHeaders({ name: "tokens", quota: 1, remaining: -3, resetSeconds: Infinity }), { ratelimit: '"tokens";r=0;t=999999999999999' });
+  t.same(rateLimitHeaders({ name: "queue", quota: 5, remaining: 0, resetSeconds: 1 }), {
+    "ratelimit-policy": '"queue";q=5',
+    ratelimit: '"queue";r=0;t=1',
+  });
+  t.match(rateLimitHeaders({ name: "tokens", quota: 1, remaining: -3, resetSeconds: Infinity }), {
+    ratelimit: '"tokens";r=0;t=999999999999999',
+  });
 });
 
 t.test("every 429 that knows its limit has them", async (t) => {
@@ -20,6 +25,10 @@ t.test("every 429 that knows its limit has them", async (t) => {
   };
   const answer = await fastify.inject(post("/generate", { prompt: "a" }));
   t.equal(answer.statusCode, 429);
-  t.match(answer.headers, { "retry-after": "5", "ratelimit-policy": '"tokens";q=600;w=60', ratelimit: '"tokens";r=0;t=5' });
+  t.match(answer.headers, {
+    "retry-after": "5",
+    "ratelimit-policy": '"tokens";q=600;w=60',
+    ratelimit: '"tokens";r=0;t=5',
+  });
   t.match(answer.json(), { code: "token_rate_exceeded", status: 429 });
 });

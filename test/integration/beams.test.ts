@@ -7,7 +7,17 @@ import type { KvTensor } from "../../src/kv.ts";
 import { StopProgress, Stops } from "../../src/text/stop-strings.ts";
 import { effort } from "../support/effort.ts";
 import { type GoldenParameters, samplingOf } from "../support/golden-parameters.ts";
-import { engineRequest, goldenCases, goldenDir, goldenModels, GREEDY, openTestModel, seededRandom, submit, type ChoiceResult } from "../support/model.ts";
+import {
+  engineRequest,
+  goldenCases,
+  goldenDir,
+  goldenModels,
+  GREEDY,
+  openTestModel,
+  seededRandom,
+  submit,
+  type ChoiceResult,
+} from "../support/model.ts";
 
 const TOLERANCE = 2e-3;
 
@@ -33,11 +43,22 @@ interface DrawCase extends Omit<BeamCase, "sequences"> {
 }
 
 function beamCases(name: string): { cases: BeamCase[]; draws: DrawCase[] } {
-  type Plain = Omit<BeamCase, "parameters"> & Pick<GoldenParameters, "min_new_tokens" | "repetition_penalty" | "no_repeat_ngram_size"> & { readonly bad_words_ids?: number[][] };
+  type Plain = Omit<BeamCase, "parameters"> &
+    Pick<GoldenParameters, "min_new_tokens" | "repetition_penalty" | "no_repeat_ngram_size"> & {
+      readonly bad_words_ids?: number[][];
+    };
   const read = <T>(file: string): T => JSON.parse(readFileSync(join(goldenDir(name), file), "utf8")) as T;
-  const plain = read<{ cases: Plain[] }>("beam-cases.json").cases.map(({ min_new_tokens = 0, repetition_penalty = 1, no_repeat_ngram_size = 0, bad_words_ids: bad_words = [], ...rest }): BeamCase => {
-    return { ...rest, parameters: { min_new_tokens, repetition_penalty, no_repeat_ngram_size, bad_words } };
-  });
+  const plain = read<{ cases: Plain[] }>("beam-cases.json").cases.map(
+    ({
+      min_new_tokens = 0,
+      repetition_penalty = 1,
+      no_repeat_ngram_size = 0,
+      bad_words_ids: bad_words = [],
+      ...rest
+    }): BeamCase => {
+      return { ...rest, parameters: { min_new_tokens, repetition_penalty, no_repeat_ngram_size, bad_words } };
+    },
+  );
   const { cases, draws } = read<{ cases: BeamCase[]; draws: DrawCase[] }>("beam-option-cases.json");
   return { cases: [...plain, ...cases], draws };
 }
@@ -52,7 +73,11 @@ function beamRequest(item: Omit<BeamCase, "sequences">, eosId: number, prefix: K
     promptIds: Int32Array.from(item.prompt_ids),
     prefix,
     n: item.num_beams,
-    beams: { numBeams: item.num_beams, lengthPenalty: item.length_penalty ?? 1, earlyStopping: item.early_stopping ?? false },
+    beams: {
+      numBeams: item.num_beams,
+      lengthPenalty: item.length_penalty ?? 1,
+      earlyStopping: item.early_stopping ?? false,
+    },
     beamStop: item.stop === undefined ? null : new StopProgress(new Stops(item.stop), bytesOf),
     maxNewTokens: item.max_new_tokens,
     sampling: samplingOf(item.parameters, item.max_new_tokens),
@@ -69,7 +94,9 @@ for (const name of goldenModels()) {
     const { eosId } = goldenCases(name);
     const { cases, draws } = beamCases(name);
     const prefixes = new Map<string | null, KvTensor | null>([[null, null]]);
-    for (const { adapter } of cases) if (!prefixes.has(adapter)) prefixes.set(adapter, await model.adapter(join(goldenDir(name), "adapters", adapter!)));
+    for (const { adapter } of cases)
+      if (!prefixes.has(adapter))
+        prefixes.set(adapter, await model.adapter(join(goldenDir(name), "adapters", adapter!)));
     const requests = cases.map((item) => beamRequest(item, eosId, prefixes.get(item.adapter)!));
     const alone: ChoiceResult[][] = [];
     for (const request of requests) alone.push(await submit(model.engine, request).done);
@@ -77,8 +104,14 @@ for (const name of goldenModels()) {
     t.test("tokens, scores, log probabilities and reasons", async (t) => {
       for (const [index, item] of cases.entries()) {
         const what = JSON.stringify({ ...item, sequences: undefined });
-        t.same(alone[index]!.map(({ ids }) => ids), item.sequences.map(({ token_ids }) => token_ids), what);
-        const worst = Math.max(...alone[index]!.map(({ score }, rank) => Math.abs(score! - item.sequences[rank]!.score)));
+        t.same(
+          alone[index]!.map(({ ids }) => ids),
+          item.sequences.map(({ token_ids }) => token_ids),
+          what,
+        );
+        const worst = Math.max(
+          ...alone[index]!.map(({ score }, rank) => Math.abs(score! - item.sequences[rank]!.score)),
+        );
         t.ok(worst < TOLERANCE, `${what}: scores within ${TOLERANCE} (${worst.toExponential(1)})`);
         for (const [rank, { token_ids, token_logprobs, stopped }] of item.sequences.entries()) {
           const choice = alone[index]![rank]!;
@@ -88,7 +121,8 @@ for (const name of goldenModels()) {
           else t.ok(choice.reason === "length" || item.stop !== undefined, what);
           t.equal(choice.top.length, token_ids.length);
           for (const [step, logprob] of (token_logprobs ?? []).entries()) {
-            if (Math.abs(logprob - choice.logprobs[step]!) > TOLERANCE) t.fail(`${what}: log probability of token ${step} of sequence ${rank}`);
+            if (Math.abs(logprob - choice.logprobs[step]!) > TOLERANCE)
+              t.fail(`${what}: log probability of token ${step} of sequence ${rank}`);
           }
         }
       }
@@ -98,15 +132,27 @@ for (const name of goldenModels()) {
     t.test("beside each other and beside greedy and drawn choices: the same, to the bit", async (t) => {
       const random = seededRandom(5);
       const others = Array.from({ length: 40 }, (_, index) =>
-        engineRequest({ promptIds: Int32Array.of(index, index * 3, 7), n: index % 2 === 0 ? 1 : 3, sampling: { ...GREEDY, doSample: index % 2 === 1 }, seed: index, prefix: [...prefixes.values()][index % prefixes.size]!, maxNewTokens: 3 + (index % 9) }),
+        engineRequest({
+          promptIds: Int32Array.of(index, index * 3, 7),
+          n: index % 2 === 0 ? 1 : 3,
+          sampling: { ...GREEDY, doSample: index % 2 === 1 },
+          seed: index,
+          prefix: [...prefixes.values()][index % prefixes.size]!,
+          maxNewTokens: 3 + (index % 9),
+        }),
       );
       const otherAlone: ChoiceResult[][] = [];
       for (const other of others) otherAlone.push(await submit(model.engine, other).done);
-      const all = [...requests.map((request, index) => ({ request, expected: alone[index]! })), ...others.map((request, index) => ({ request, expected: otherAlone[index]! }))];
+      const all = [
+        ...requests.map((request, index) => ({ request, expected: alone[index]! })),
+        ...others.map((request, index) => ({ request, expected: otherAlone[index]! })),
+      ];
       for (let round = 0; round < effort({ short: 1, long: 2 }); round++) {
         const order = all.map((one) => ({ ...one, key: random() })).sort((a, b) => a.key - b.key);
         const results = await Promise.all(order.map(({ request }) => submit(model.engine, request).done));
-        const different = results.filter((result, index) => JSON.stringify(result) !== JSON.stringify(order[index]!.expected));
+        const different = results.filter(
+          (result, index) => JSON.stringify(result) !== JSON.stringify(order[index]!.expected),
+        );
         t.equal(different.length, 0, `${results.length} requests`);
       }
     });
@@ -117,20 +163,33 @@ for (const name of goldenModels()) {
         const prefix = await model.adapter(join(goldenDir(name), "adapters", item.adapter!));
         const request = beamRequest({ ...item, length_penalty: 1 }, eosId, prefix);
         const counts = new Map<string, number>();
-        const results = await Promise.all(Array.from({ length: samples }, (_, seed) => submit(model.engine, { ...request, seed, topLogprobs: 0 }).done));
+        const results = await Promise.all(
+          Array.from({ length: samples }, (_, seed) => submit(model.engine, { ...request, seed, topLogprobs: 0 }).done),
+        );
         for (const choices of results) {
           const key = JSON.stringify(choices.map(({ ids }) => ids));
           counts.set(key, (counts.get(key) ?? 0) + 1);
         }
         // Rare ones count as one.
-        const pairs = item.outcomes.map(({ sequences, count }) => [count, counts.get(JSON.stringify(sequences)) ?? 0] as const);
-        pairs.push([item.samples - pairs.reduce((sum, [theirs]) => sum + theirs, 0), samples - pairs.reduce((sum, [, ours]) => sum + ours, 0)]);
+        const pairs = item.outcomes.map(
+          ({ sequences, count }) => [count, counts.get(JSON.stringify(sequences)) ?? 0] as const,
+        );
+        pairs.push([
+          item.samples - pairs.reduce((sum, [theirs]) => sum + theirs, 0),
+          samples - pairs.reduce((sum, [, ours]) => sum + ours, 0),
+        ]);
         const used = pairs.filter(([theirs]) => (theirs * samples) / item.samples >= 5);
         const [ours, theirs] = [Math.sqrt(item.samples / samples), Math.sqrt(samples / item.samples)];
-        const chiSquare = used.reduce((sum, [their, our]) => sum + (our * ours - their * theirs) ** 2 / (our + their), 0);
+        const chiSquare = used.reduce(
+          (sum, [their, our]) => sum + (our * ours - their * theirs) ** 2 / (our + their),
+          0,
+        );
         t.ok(used.length > 5, `${used.length} outcomes`);
         // Mean n, standard deviation sqrt(2 n).
-        t.ok(chiSquare < used.length + 4 * Math.sqrt(2 * used.length), `${JSON.stringify(item.parameters)}: ${chiSquare.toFixed(1)} for ${used.length} outcomes`);
+        t.ok(
+          chiSquare < used.length + 4 * Math.sqrt(2 * used.length),
+          `${JSON.stringify(item.parameters)}: ${chiSquare.toFixed(1)} for ${used.length} outcomes`,
+        );
       }
     });
   });

@@ -8,7 +8,12 @@ import { startServerProcess, temporaryFolder } from "../support/server.ts";
 t.test("the API's page", { skip: lacking("chromium") }, async (t) => {
   const folder = temporaryFolder();
   t.teardown(() => folder.remove());
-  const server = await startServerProcess(["--cache-dir", join(folder.path, "cache"), "--store", `lmdb:${join(folder.path, "store")}`]);
+  const server = await startServerProcess([
+    "--cache-dir",
+    join(folder.path, "cache"),
+    "--store",
+    `lmdb:${join(folder.path, "store")}`,
+  ]);
   t.teardown(() => server.signal("SIGKILL"));
   const browser = await chromium.launch({ executablePath: BROWSER, args: ["--no-sandbox"] });
   t.teardown(() => browser.close());
@@ -21,10 +26,24 @@ t.test("the API's page", { skip: lacking("chromium") }, async (t) => {
   await page.goto(`${server.url}/docs`);
   await page.waitForSelector("#operations-generate-generate");
   const operations = await page.locator(".opblock-summary-path").allInnerTexts();
-  for (const path of ["/generate", "/prefixes/{id}/generate", "/prefixes", "/prefixes/{id}", "/health/ready", "/metrics"]) {
-    t.ok(operations.some((shown) => shown.replace(/\u200b/g, "") === path), path);
+  for (const path of [
+    "/generate",
+    "/prefixes/{id}/generate",
+    "/prefixes",
+    "/prefixes/{id}",
+    "/health/ready",
+    "/metrics",
+  ]) {
+    t.ok(
+      operations.some((shown) => shown.replace(/\u200b/g, "") === path),
+      path,
+    );
   }
-  t.same(asked.filter((url) => !url.startsWith(server.url) && !url.startsWith("data:")), [], "nothing from elsewhere");
+  t.same(
+    asked.filter((url) => !url.startsWith(server.url) && !url.startsWith("data:")),
+    [],
+    "nothing from elsewhere",
+  );
   t.same(problems, []);
   if (process.env["SCREENSHOT"]) await page.screenshot({ path: process.env["SCREENSHOT"], fullPage: true });
 });

@@ -18,26 +18,50 @@ const MOST_OPEN = 6;
  * `refused`: a 503 with Retry-After; `unreachable`: the port was closed, so that nothing had been sent; `unaccepted`: a new connection was
  * reset before any answer, as happens to those that a port is closed on before the process has seen them.
  */
-type Outcome = { readonly kind: "done"; readonly tokens: number; readonly sentAt: number } | { readonly kind: "refused" | "unreachable" | "unaccepted" } | { readonly kind: "broken"; readonly why: string };
+type Outcome =
+  | { readonly kind: "done"; readonly tokens: number; readonly sentAt: number }
+  | { readonly kind: "refused" | "unreachable" | "unaccepted" }
+  | { readonly kind: "broken"; readonly why: string };
 
 const folder = temporaryFolder();
 t.teardown(() => folder.remove());
 const start = (...flags: string[]): Promise<TestServer> =>
-  startServerProcess(["--cache-dir", join(folder.path, "cache"), "--store", `lmdb:${join(folder.path, "store")}`, "--threads", "1", ...flags]);
+  startServerProcess([
+    "--cache-dir",
+    join(folder.path, "cache"),
+    "--store",
+    `lmdb:${join(folder.path, "store")}`,
+    "--threads",
+    "1",
+    ...flags,
+  ]);
 
 /** One stream from the first byte to the last. */
 function stream(port: number, agent: Agent | false, maxNewTokens: number): Promise<Outcome> {
   const sentAt = performance.now();
   return new Promise((resolve) => {
-    const broken = (error: Error & { code?: string }): void => resolve({ kind: "broken", why: `${error.code ?? error.message} after ${Math.round(performance.now() - sentAt)} ms` });
+    const broken = (error: Error & { code?: string }): void =>
+      resolve({
+        kind: "broken",
+        why: `${error.code ?? error.message} after ${Math.round(performance.now() - sentAt)} ms`,
+      });
     const unanswered = (error: Error & { code?: string }): void => {
       if (error.code === "ECONNREFUSED") resolve({ kind: "unreachable" });
       else if (error.code === "ECONNRESET" && !outgoing.reusedSocket) resolve({ kind: "unaccepted" });
       else broken(error);
     };
     const body = JSON.stringify({ prompt: [1, 2, 3], max_new_tokens: maxNewTokens, ignore_eos: true, stream: true });
-    const outgoing = request({ agent, host: "127.0.0.1", port, path: "/generate", method: "POST", headers: { "content-type": "application/json" } });
-    outgoing.on("error", unanswered).on("response", (response) => void read(response, sentAt, maxNewTokens).then(resolve, broken));
+    const outgoing = request({
+      agent,
+      host: "127.0.0.1",
+      port,
+      path: "/generate",
+      method: "POST",
+      headers: { "content-type": "application/json" },
+    });
+    outgoing
+      .on("error", unanswered)
+      .on("response", (response) => void read(response, sentAt, maxNewTokens).then(resolve, broken));
     outgoing.end(body);
   });
 }
@@ -52,7 +76,8 @@ async function read(response: IncomingMessage, sentAt: number, maxNewTokens: num
   }
   if (response.statusCode === 503 && response.headers["retry-after"] !== undefined) return { kind: "refused" };
   const last = events.at(-1)?.data === "[DONE]" ? (JSON.parse(events.at(-2)!.data) as Answer) : null;
-  if (last?.usage.completion_tokens !== maxNewTokens) return { kind: "broken", why: `${response.statusCode}: ${text.slice(-300)}` };
+  if (last?.usage.completion_tokens !== maxNewTokens)
+    return { kind: "broken", why: `${response.statusCode}: ${text.slice(-300)}` };
   return { kind: "done", tokens: maxNewTokens, sentAt };
 }
 
@@ -106,12 +131,18 @@ for (let round = 0; round < ROUNDS; round++) {
     while (delay > 0 && (await fetch(`${server.url}/health/ready`)).status !== 503) await sleep(10);
     await Promise.all(clients);
     t.equal(await server.exited, 0);
-    t.same(outcomes.filter(({ kind }) => kind === "broken"), []);
+    t.same(
+      outcomes.filter(({ kind }) => kind === "broken"),
+      [],
+    );
     unaccepted += outcomes.filter(({ kind }) => kind === "unaccepted").length;
     const done = outcomes.flatMap((outcome) => (outcome.kind === "done" ? [outcome] : []));
     tokens += done.reduce((sum, outcome) => sum + outcome.tokens, 0);
     t.ok(done.some(({ sentAt }) => sentAt < toldAt));
-    t.ok(outcomes.some(({ kind }) => kind === "refused" || kind === "unreachable"), "it ended while they asked");
+    t.ok(
+      outcomes.some(({ kind }) => kind === "refused" || kind === "unreachable"),
+      "it ended while they asked",
+    );
     refused += outcomes.filter(({ kind }) => kind === "refused").length;
   });
 }
@@ -129,11 +160,17 @@ t.test("what all of them used has been written", async (t) => {
   const server = await start("--drain-timeout", "0");
   t.teardown(() => server.signal("SIGKILL"));
   const { usage } = (await (await fetch(`${server.url}/usage`)).json()) as { usage: { completion_tokens: number }[] };
-  t.equal(usage.reduce((sum, row) => sum + row.completion_tokens, 0), tokens);
+  t.equal(
+    usage.reduce((sum, row) => sum + row.completion_tokens, 0),
+    tokens,
+  );
 });
 
 t.test("a second signal ends it at once", async (t) => {
-  for (const [signal, code] of [["SIGTERM", 143], ["SIGINT", 130]] as const) {
+  for (const [signal, code] of [
+    ["SIGTERM", 143],
+    ["SIGINT", 130],
+  ] as const) {
     const server = await start("--drain-delay", "600");
     t.teardown(() => server.signal("SIGKILL"));
     // Two at once mean one: npm passes a terminal's Ctrl-C on, which then comes twice.

@@ -13,14 +13,21 @@ skipFileWithout(t, "thread-time");
 t.test("every route", { timeout: 600_000 }, async (t) => {
   const dir = t.testdir();
   await fillStore(join(dir, "store"));
-  const server = await MeteredServer.start(["--store", `lmdb:${join(dir, "store")}`, "--cache-dir", join(dir, "cache"), "--threads", "1"], { PREFIXD_ADMIN_KEY: LOAD_ADMIN_KEY });
+  const server = await MeteredServer.start(
+    ["--store", `lmdb:${join(dir, "store")}`, "--cache-dir", join(dir, "cache"), "--threads", "1"],
+    { PREFIXD_ADMIN_KEY: LOAD_ADMIN_KEY },
+  );
   t.teardown(() => server.close());
-  const { n_positions } = (await (await fetch(`${server.url}/model`, { headers: { authorization: `Bearer ${LOAD_ADMIN_KEY}` } })).json()) as { n_positions: number };
+  const { n_positions } = (await (
+    await fetch(`${server.url}/model`, { headers: { authorization: `Bearer ${LOAD_ADMIN_KEY}` } })
+  ).json()) as { n_positions: number };
   const loads = routeLoads(n_positions, join(ROOT, "prefixes/intent"));
   const app = await documentationApp();
   t.teardown(() => app.close());
   const { paths } = openapiDocument(app) as { paths: Record<string, Record<string, unknown>> };
-  const described = Object.entries(paths).flatMap(([path, methods]) => Object.keys(methods).map((method) => `${method.toUpperCase()} ${path}`));
+  const described = Object.entries(paths).flatMap(([path, methods]) =>
+    Object.keys(methods).map((method) => `${method.toUpperCase()} ${path}`),
+  );
   t.same([...new Set(loads.map(({ route }) => route))].sort(), described.sort(), "all of them");
   const worst = new Map<string, number>();
   for (const load of loads) {
@@ -29,7 +36,8 @@ t.test("every route", { timeout: 600_000 }, async (t) => {
     for (let attempt = 0; attempt < 4 && share > 1; attempt++) {
       await server.longestTurn();
       const status = await send(server.url, load);
-      if (status >= 500 || (attempt === 0 && status >= 400 !== (load.refused ?? false))) t.fail(`${load.route} ${load.what}: ${status}`);
+      if (status >= 500 || (attempt === 0 && status >= 400 !== (load.refused ?? false)))
+        t.fail(`${load.route} ${load.what}: ${status}`);
       share = Math.min(share, await server.longestTurn());
     }
     if (share > 1) t.fail(`${load.route} ${load.what}: the longest turn took ${(50 * share).toFixed(0)} ms of the 50`);

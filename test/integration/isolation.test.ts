@@ -14,5 +14,10 @@ const mixes = effort({ short: 10, long: 25 });
 t.test(`tiny model, the CPU's kernels on memory treated as a device's, ${mixes} mixes`, async (t) => {
   const model = await openTestModel(goldenDir("gelu-new-f32"), { prefillChunk: 8, device: SIMULATED.handles });
   t.teardown(() => model.close());
-  await checkMixes(t, model, { mixes, prefixes: randomPrefixes(model.runner.shape, 40, 24), maxPrompt: 30, maxNew: 20 });
+  await checkMixes(t, model, {
+    mixes,
+    prefixes: randomPrefixes(model.runner.shape, 40, 24),
+    maxPrompt: 30,
+    maxNew: 20,
+  });
 });

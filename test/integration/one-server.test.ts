@@ -17,7 +17,11 @@ t.test("a second server on a folder", async (t) => {
     first.signal("SIGKILL");
     folder.remove();
   });
-  const put = await fetch(`${first.url}/prefixes/kept`, { method: "PUT", headers: { "content-type": "application/json" }, body: JSON.stringify({ text: "three blind mice" }) });
+  const put = await fetch(`${first.url}/prefixes/kept`, {
+    method: "PUT",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify({ text: "three blind mice" }),
+  });
   t.equal(put.status, 201);
 
   const paths = [dir, join(folder.path, "link"), relative(ROOT, dir), `${folder.path}/./store/`];
@@ -29,20 +33,34 @@ t.test("a second server on a folder", async (t) => {
   );
   for (const { path, code, stderr, stdout } of seconds) {
     t.equal(code, 1, path);
-    t.equal(stderr, `prefixd: ${path} is in use by process ${first.pid}: one server per folder. Servers that share users and prefixes need a Redis\n`);
+    t.equal(
+      stderr,
+      `prefixd: ${path} is in use by process ${first.pid}: one server per folder. Servers that share users and prefixes need a Redis\n`,
+    );
     t.equal(stdout, "", "it ends before the model is loaded");
   }
-  t.equal((await first.json("/generate", { prompt: "a", prefix_id: "kept", max_new_tokens: 1 })).status, 200, "the first goes on");
+  t.equal(
+    (await first.json("/generate", { prompt: "a", prefix_id: "kept", max_new_tokens: 1 })).status,
+    200,
+    "the first goes on",
+  );
 
   const doctor = runCli(["doctor", "--store", `lmdb:${dir}`]);
   t.equal(await doctor.exited, 0);
-  t.match(doctor.stdout(), `Warning: ${dir} is in use by process ${first.pid}: another server does not start on it meanwhile.`);
+  t.match(
+    doctor.stdout(),
+    `Warning: ${dir} is in use by process ${first.pid}: another server does not start on it meanwhile.`,
+  );
 
   first.signal("SIGKILL");
   await first.exited;
   const third = await startServerProcess([...cache, "--store", `lmdb:${dir}`]);
   t.teardown(() => third.signal("SIGKILL"));
-  t.equal((await third.json("/generate", { prompt: "a", prefix_id: "kept", max_new_tokens: 1 })).status, 200, "it starts at once, with what was stored");
+  t.equal(
+    (await third.json("/generate", { prompt: "a", prefix_id: "kept", max_new_tokens: 1 })).status,
+    200,
+    "it starts at once, with what was stored",
+  );
 
   third.signal("SIGTERM");
   t.equal(await third.exited, 0);

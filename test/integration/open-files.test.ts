@@ -24,9 +24,26 @@ async function flood(server: TestServer): Promise<Socket[]> {
 /** With the default limit of connections some files are left for others; with one that is too high the system refuses. */
 for (const flags of [[], ["--max-connections", "100000"]]) {
   t.test(`${2 * FILES} connections, ${FILES} files, ${flags.join(" ") || "no flags"}`, async (t) => {
-    const server = await startServerProcess(["--cache-dir", join(folder.path, "cache"), "--store", `lmdb:${join(folder.path, `store${flags.length}`)}`, "--drain-timeout", "0", ...flags], {}, { openFiles: FILES });
+    const server = await startServerProcess(
+      [
+        "--cache-dir",
+        join(folder.path, "cache"),
+        "--store",
+        `lmdb:${join(folder.path, `store${flags.length}`)}`,
+        "--drain-timeout",
+        "0",
+        ...flags,
+      ],
+      {},
+      { openFiles: FILES },
+    );
     t.teardown(() => server.signal("SIGKILL"));
-    const put = (name: string): Promise<Response> => fetch(`${server.url}/prefixes/${name}`, { method: "PUT", headers: { "content-type": "application/json" }, body: JSON.stringify({ text: "three blind mice" }) });
+    const put = (name: string): Promise<Response> =>
+      fetch(`${server.url}/prefixes/${name}`, {
+        method: "PUT",
+        headers: { "content-type": "application/json" },
+        body: JSON.stringify({ text: "three blind mice" }),
+      });
     // A connection of before, which is kept.
     t.equal((await put("before")).status, 201);
     const sockets = await flood(server);
@@ -35,7 +52,8 @@ for (const flags of [[], ["--max-connections", "100000"]]) {
     await sleep(100);
     t.equal((await put("after")).status, 201);
     t.equal((await server.json("/generate", { prompt: "a", max_new_tokens: 2, prefix_id: "after" })).status, 200);
-    if (flags.length === 0) t.ok((await server.metric('prefixd_connections_cut_total{reason="too_many"}')) > FILES, "counted");
+    if (flags.length === 0)
+      t.ok((await server.metric('prefixd_connections_cut_total{reason="too_many"}')) > FILES, "counted");
     server.signal("SIGTERM");
     t.equal(await server.exited, 0);
   });

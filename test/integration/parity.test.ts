@@ -6,5 +6,6 @@ import { SIMULATED } from "../support/devices.ts";
 
 for (const name of goldenModels()) {
   t.test(name, (t) => checkParity(t, name));
-  for (const [kind, device] of Object.entries(SIMULATED)) t.test(`${name}, ${kind}`, (t) => checkParity(t, name, { device }));
+  for (const [kind, device] of Object.entries(SIMULATED))
+    t.test(`${name}, ${kind}`, (t) => checkParity(t, name, { device }));
 }

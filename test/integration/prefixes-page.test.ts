@@ -17,7 +17,9 @@ const folder = temporaryFolder();
 t.teardown(() => folder.remove());
 
 /** Blocks of the page that begin with "```bash as USER", in order. */
-const blocks = [...readFileSync(repositoryFile("docs/prefixes.md"), "utf8").matchAll(/^```bash as (\w+)\n(.*?)^```$/gms)].map(([, user = "", script = ""]) => ({ user, script }));
+const blocks = [
+  ...readFileSync(repositoryFile("docs/prefixes.md"), "utf8").matchAll(/^```bash as (\w+)\n(.*?)^```$/gms),
+].map(([, user = "", script = ""]) => ({ user, script }));
 
 /** A folder in which `npx prefixd` is this checkout's. */
 function workplace(): string {
@@ -25,32 +27,48 @@ function workplace(): string {
   mkdirSync(bin);
   const [program, operands] = bareNode(...programArguments());
   const quoted = [program, ...operands].map((word) => `'${word}'`).join(" ");
-  writeFileSync(join(bin, "npx"), `#!/bin/sh\n[ "$1" = prefixd ] && shift && exec ${quoted} "$@"\nexit 9\n`, { mode: 0o755 });
+  writeFileSync(join(bin, "npx"), `#!/bin/sh\n[ "$1" = prefixd ] && shift && exec ${quoted} "$@"\nexit 9\n`, {
+    mode: 0o755,
+  });
   cpSync(join(ROOT, "prefixes/datelong"), join(folder.path, "prefixes/datelong"), { recursive: true });
   return bin;
 }
 
 async function shell(script: string, env: Record<string, string>): Promise<{ code: number; out: string }> {
-  const child = spawn("bash", ["-euo", "pipefail", "-c", script], { cwd: folder.path, env: { ...process.env, ...env }, stdio: ["ignore", "pipe", "pipe"] });
+  const child = spawn("bash", ["-euo", "pipefail", "-c", script], {
+    cwd: folder.path,
+    env: { ...process.env, ...env },
+    stdio: ["ignore", "pipe", "pipe"],
+  });
   let out = "";
-  for (const stream of [child.stdout, child.stderr]) stream.setEncoding("utf8").on("data", (text: string) => (out += text));
+  for (const stream of [child.stdout, child.stderr])
+    stream.setEncoding("utf8").on("data", (text: string) => (out += text));
   const [code] = (await once(child, "close")) as [number];
   return { code, out };
 }
 
 t.test("the page's commands do what it says", async (t) => {
-  const server = await startServerProcess(["--store", `lmdb:${folder.path}/store`, "--cache-dir", `${folder.path}/cache`], { PREFIXD_ADMIN_KEY: ADMIN_KEY });
+  const server = await startServerProcess(
+    ["--store", `lmdb:${folder.path}/store`, "--cache-dir", `${folder.path}/cache`],
+    { PREFIXD_ADMIN_KEY: ADMIN_KEY },
+  );
   t.teardown(() => server.signal("SIGKILL"));
   const admin = async (path: string, body: object): Promise<{ key: string }> => {
     const headers = { authorization: `Bearer ${ADMIN_KEY}`, "content-type": "application/json" };
-    return (await (await fetch(server.url + path, { method: "POST", headers, body: JSON.stringify(body) })).json()) as { key: string };
+    return (await (await fetch(server.url + path, { method: "POST", headers, body: JSON.stringify(body) })).json()) as {
+      key: string;
+    };
   };
   const keys: Record<string, string> = {};
   for (const id of ["ann", "bob"]) {
     await admin("/admin/users", { id });
     keys[id] = (await admin(`/admin/users/${id}/keys`, {})).key;
   }
-  const env = (user: string): Record<string, string> => ({ PREFIXD_URL: server.url, PREFIXD_KEY: keys[user]!, PATH: `${workplacePath}${delimiter}${process.env["PATH"] ?? ""}` });
+  const env = (user: string): Record<string, string> => ({
+    PREFIXD_URL: server.url,
+    PREFIXD_KEY: keys[user]!,
+    PATH: `${workplacePath}${delimiter}${process.env["PATH"] ?? ""}`,
+  });
   const workplacePath = workplace();
   t.ok(blocks.length >= 7, `${blocks.length} blocks`);
   let said = "";
@@ -60,16 +78,31 @@ t.test("the page's commands do what it says", async (t) => {
     // What curl prints ends without a line end.
     said += `${out}\n`;
   }
-  t.match(said, /^ID +KIND +VIRTUAL TOKENS +BYTES +UPDATED +ACCESS\ndates +PREFIX_TUNING +10 +\d+ +\S+ +owner$/m, "the list");
+  t.match(
+    said,
+    /^ID +KIND +VIRTUAL TOKENS +BYTES +UPDATED +ACCESS\ndates +PREFIX_TUNING +10 +\d+ +\S+ +owner$/m,
+    "the list",
+  );
   t.match(said, "dates\n  visibility   private\n  used by      bob\n  readable by  nobody else\n", "how it is shared");
   t.match(said, /^ann\/dates +PREFIX_TUNING .* use$/m, "bob finds it");
   t.match(said, '"text":" 1 August 2014"', "and uses it");
-  const digests = [...said.matchAll(/^(?:registered dates|registered copy-of-dates|pulled dates|pulled ann\/dates) \(.*digest ([0-9a-f]{64})\)/gm)].map(([, digest]) => digest);
+  const digests = [
+    ...said.matchAll(
+      /^(?:registered dates|registered copy-of-dates|pulled dates|pulled ann\/dates) \(.*digest ([0-9a-f]{64})\)/gm,
+    ),
+  ].map(([, digest]) => digest);
   t.equal(digests.length, 4);
   t.equal(new Set(digests).size, 1, "what is pulled and pushed again has the same digest");
   for (const file of ["adapter_config.json", "adapter_model.safetensors"]) {
-    t.ok(readFileSync(join(folder.path, "dates", file)).equals(readFileSync(join(ROOT, "prefixes/datelong", file))), `${file} byte for byte`);
+    t.ok(
+      readFileSync(join(folder.path, "dates", file)).equals(readFileSync(join(ROOT, "prefixes/datelong", file))),
+      `${file} byte for byte`,
+    );
   }
-  t.ok(readFileSync(join(folder.path, "weights.safetensors")).equals(readFileSync(join(ROOT, "prefixes/datelong/adapter_model.safetensors"))));
+  t.ok(
+    readFileSync(join(folder.path, "weights.safetensors")).equals(
+      readFileSync(join(ROOT, "prefixes/datelong/adapter_model.safetensors")),
+    ),
+  );
   t.match(said, "deleted dates");
 });

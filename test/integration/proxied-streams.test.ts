@@ -23,7 +23,9 @@ async function paced(t: Test): Promise<number> {
 async function tokensByRead(url: string): Promise<number[]> {
   const body = JSON.stringify({ prompt: [1], max_new_tokens: TOKENS, stream: true });
   const socket = connect(Number(new URL(url).port), "127.0.0.1").setEncoding("utf8");
-  socket.write(`POST /generate HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: ${body.length}\r\n\r\n${body}`);
+  socket.write(
+    `POST /generate HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: ${body.length}\r\n\r\n${body}`,
+  );
   const reads: number[] = [];
   socket.on("data", (text: unknown) => void reads.push(String(text).match(/data: \{/g)?.length ?? 0));
   await once(socket, "close");
@@ -33,7 +35,10 @@ async function tokensByRead(url: string): Promise<number[]> {
 async function arriveOneByOne(t: Test, url: string): Promise<void> {
   const reads = await tokensByRead(url);
   t.comment(`tokens by read: ${reads.join(" ")}`);
-  t.equal(reads.reduce((sum, count) => sum + count, 0), TOKENS);
+  t.equal(
+    reads.reduce((sum, count) => sum + count, 0),
+    TOKENS,
+  );
   t.ok(reads[0]! <= 3, "the first token waits for no others");
   t.ok(reads.length >= TOKENS / 2, `${reads.length} reads`);
 }

@@ -24,16 +24,25 @@ for (const how of ["tcp", "unix"] as const) {
     const redis = await startRedis("--unixsocket", socket);
     t.teardown(() => redis.stop());
     await redis.command("ACL", "SETUSER", "ann", "on", `>${PASSWORD}`, "~*", "&*", "+@all");
-    const at = (password: string): string => (how === "tcp" ? `redis://ann:${password}@127.0.0.1:${redis.port}/3` : `unix://ann:${password}@${socket}?db=3`);
+    const at = (password: string): string =>
+      how === "tcp" ? `redis://ann:${password}@127.0.0.1:${redis.port}/3` : `unix://ann:${password}@${socket}?db=3`;
 
     const server = await startServerProcess([...cache, "--store", at(ENCODED)]);
     t.teardown(() => server.signal("SIGKILL"));
-    const put = await fetch(`${server.url}/prefixes/mine`, { method: "PUT", headers: { "content-type": "application/json" }, body: JSON.stringify({ text: "three blind mice" }) });
+    const put = await fetch(`${server.url}/prefixes/mine`, {
+      method: "PUT",
+      headers: { "content-type": "application/json" },
+      body: JSON.stringify({ text: "three blind mice" }),
+    });
     t.equal(put.status, 201);
     t.equal((await server.json("/generate", { prompt: "a", prefix_id: "mine", max_new_tokens: 1 })).status, 200);
     t.match(await redis.command("INFO", "keyspace"), /^db3:keys=/m);
-    t.match(await redis.command("CLIENT", "LIST"), how === "tcp" ? / db=3 .*user=ann/ : new RegExp(` addr=${socket}:0 .* db=3 .*user=ann`));
-    if (lacking("linux") === false) t.match(commandLine(server.pid), /--store \w+:\/\/\*\*\*@/, "ps shows the command line without it");
+    t.match(
+      await redis.command("CLIENT", "LIST"),
+      how === "tcp" ? / db=3 .*user=ann/ : new RegExp(` addr=${socket}:0 .* db=3 .*user=ann`),
+    );
+    if (lacking("linux") === false)
+      t.match(commandLine(server.pid), /--store \w+:\/\/\*\*\*@/, "ps shows the command line without it");
 
     await redis.kill();
     let ready = "";
@@ -43,7 +52,8 @@ for (const how of ["tcp", "unix"] as const) {
       return answer.status === 503 && server.log.some(({ msg }) => msg === "redis");
     });
     t.match(ready, "The prefix store cannot be reached right now.");
-    for (const text of [JSON.stringify(server.log), ready, lacking("linux") === false ? commandLine(server.pid) : ""]) t.notMatch(text, PIECES);
+    for (const text of [JSON.stringify(server.log), ready, lacking("linux") === false ? commandLine(server.pid) : ""])
+      t.notMatch(text, PIECES);
 
     await redis.start();
     const wrong = runCli(["serve", "--port", "0", ...cache, "--store", at(`x${ENCODED}`)]);
@@ -54,7 +64,15 @@ for (const how of ["tcp", "unix"] as const) {
 }
 
 t.test("what is not of the form ends the start with one line and exit code 2", async (t) => {
-  const urls = ["redis://127.0.0.1/abc", "redis://127.0.0.1/1.5", `redis://:${PASSWORD}@127.0.0.1:8110`, "redis:///tmp/x.sock", "redis://127.0.0.1:0", `redis://ann:${ENCODED}@127.0.0.1?db=1`, `postgres://ann:${ENCODED}@127.0.0.1`];
+  const urls = [
+    "redis://127.0.0.1/abc",
+    "redis://127.0.0.1/1.5",
+    `redis://:${PASSWORD}@127.0.0.1:8110`,
+    "redis:///tmp/x.sock",
+    "redis://127.0.0.1:0",
+    `redis://ann:${ENCODED}@127.0.0.1?db=1`,
+    `postgres://ann:${ENCODED}@127.0.0.1`,
+  ];
   const cases = urls.flatMap((url): [args: string[], env: Record<string, string>, name: string][] => [
     [["--store", url], {}, "--store"],
     [[], { PREFIXD_STORE: url }, "PREFIXD_STORE"],

@@ -44,7 +44,16 @@ class Deployment {
 async function deploy(t: Test): Promise<{ deployment: Deployment; balancer: TestBalancer; cases: Case[] }> {
   const [redis, folder] = [await startRedis(), temporaryFolder()];
   const ports = [await freePort(), await freePort(), await freePort()];
-  const deployment = new Deployment(ports, ["--store", redis.url, "--threads", "1", "--cache-dir", folder.path, "--log-level", "info"]);
+  const deployment = new Deployment(ports, [
+    "--store",
+    redis.url,
+    "--threads",
+    "1",
+    "--cache-dir",
+    folder.path,
+    "--log-level",
+    "info",
+  ]);
   t.teardown(async () => {
     await Promise.all(REPLICAS.map((_, index) => deployment.end(index, "SIGKILL")));
     await redis.stop();
@@ -55,27 +64,39 @@ async function deploy(t: Test): Promise<{ deployment: Deployment; balancer: Test
   await Promise.all([deployment.start(1), deployment.start(2)]);
   const balancer = await startHaproxy(ports);
   t.teardown(() => balancer.stop());
-  const cases = Array.from({ length: PREFIXES }, (_, index): Case => ({ prefix: `p${index}`, prompt: [40 + index, 7, 200 - index], tokens: TOKENS }));
+  const cases = Array.from(
+    { length: PREFIXES },
+    (_, index): Case => ({ prefix: `p${index}`, prompt: [40 + index, 7, 200 - index], tokens: TOKENS }),
+  );
   for (const [index, { prefix }] of cases.entries()) {
     const body = JSON.stringify({ token_ids: Array.from({ length: 3 + index }, (_, at) => 60 + 5 * index + at) });
-    const { status } = await fetch(`${balancer.url}/prefixes/${prefix}`, { method: "PUT", headers: { "content-type": "application/json" }, body });
+    const { status } = await fetch(`${balancer.url}/prefixes/${prefix}`, {
+      method: "PUT",
+      headers: { "content-type": "application/json" },
+      body,
+    });
     if (status !== 201) throw new Error(`PUT ${prefix}: ${status}`);
   }
   return { deployment, balancer, cases };
 }
 
 const isEqual = (got: Generated, expected: Generated): boolean =>
-  got.ids.length === expected.ids.length && got.ids.every((id, index) => id === expected.ids[index] && got.logprobs[index] === expected.logprobs[index]);
+  got.ids.length === expected.ids.length &&
+  got.ids.every((id, index) => id === expected.ids[index] && got.logprobs[index] === expected.logprobs[index]);
 
 const isBeginning = (got: Generated, expected: Generated): boolean =>
-  isEqual(got, { ids: expected.ids.slice(0, got.ids.length), logprobs: expected.logprobs.slice(0, got.logprobs.length) });
+  isEqual(got, {
+    ids: expected.ids.slice(0, got.ids.length),
+    logprobs: expected.logprobs.slice(0, got.logprobs.length),
+  });
 
 const skip = lacking("redis-server", "haproxy");
 
 t.test("replicas behind HAProxy", { skip, timeout: 280_000 }, async (t) => {
   const { deployment, balancer, cases } = await deploy(t);
   const expected = new Map<string, Generated>();
-  const wrong = (calls: readonly Call[]): Call[] => calls.filter((call) => call.end === "ok" && !isEqual(call, expected.get(call.case.prefix)!));
+  const wrong = (calls: readonly Call[]): Call[] =>
+    calls.filter((call) => call.end === "ok" && !isEqual(call, expected.get(call.case.prefix)!));
   const failed = (calls: readonly Call[]): Call[] => calls.filter(({ end }) => end !== "ok" && end !== null);
 
   await t.test("a prefix has one replica, however it is named, and all replicas answer the same", async (t) => {
@@ -89,12 +110,18 @@ t.test("replicas behind HAProxy", { skip, timeout: 280_000 }, async (t) => {
         homes.set(one.prefix, [...(homes.get(one.prefix) ?? []), call.replica]);
         t.same([call.end, call.ids.length, isEqual(call, expected.get(one.prefix)!)], ["ok", TOKENS, true]);
       }
-      for (const server of deployment.servers) t.ok(isEqual(await ask(server!.url, one), expected.get(one.prefix)!), `${one.prefix} at ${server!.url}`);
+      for (const server of deployment.servers)
+        t.ok(isEqual(await ask(server!.url, one), expected.get(one.prefix)!), `${one.prefix} at ${server!.url}`);
     }
-    t.same([...homes].filter(([, replicas]) => new Set(replicas).size > 1), [], "a prefix has one replica");
+    t.same(
+      [...homes].filter(([, replicas]) => new Set(replicas).size > 1),
+      [],
+      "a prefix has one replica",
+    );
     t.ok(new Set([...homes.values()].flat()).size > 1, "not all the same one");
     const nobody = new Set<string | null>();
-    for (let request = 0; request < 20; request++) nobody.add((await fetch(`${balancer.url}/prefixes`)).headers.get("x-prefixd-replica"));
+    for (let request = 0; request < 20; request++)
+      nobody.add((await fetch(`${balancer.url}/prefixes`)).headers.get("x-prefixd-replica"));
     t.ok(nobody.size > 1, "what names no prefix goes anywhere");
   });
 
@@ -103,7 +130,8 @@ t.test("replicas behind HAProxy", { skip, timeout: 280_000 }, async (t) => {
     await load.more(60);
     // One that is in the middle of two streams at least.
     const begun = (): Call[] => load.calls.filter((call) => call.end === null && call.streamed && call.ids.length > 0);
-    const busiest = (): number => REPLICAS.findIndex((name) => begun().filter(({ replica }) => replica === name).length >= 2);
+    const busiest = (): number =>
+      REPLICAS.findIndex((name) => begun().filter(({ replica }) => replica === name).length >= 2);
     while (busiest() < 0) await sleep(1);
     const victim = busiest();
     const open = load.calls.filter(({ end }) => end === null);
@@ -111,7 +139,9 @@ t.test("replicas behind HAProxy", { skip, timeout: 280_000 }, async (t) => {
     t.equal(await killed, "SIGKILL");
     await load.more(200);
     const lost = failed(load.calls);
-    t.comment(`${open.length} requests were open, ${lost.length} lost: ${lost.map(({ end, ids }) => `${end} after ${ids.length} tokens`).join(", ")}`);
+    t.comment(
+      `${open.length} requests were open, ${lost.length} lost: ${lost.map(({ end, ids }) => `${end} after ${ids.length} tokens`).join(", ")}`,
+    );
     t.ok(lost.length > 0, "there were some");
     for (const call of lost) {
       t.match(call, { streamed: true, end: "cut", replica: REPLICAS[victim] });
@@ -119,9 +149,16 @@ t.test("replicas behind HAProxy", { skip, timeout: 280_000 }, async (t) => {
       t.ok(isBeginning(call, expected.get(call.case.prefix)!), "and right as far as it came");
     }
     const retried = await Promise.all(lost.map((call) => ask(balancer.url, call.case, { streamed: true })));
-    t.same(retried.map((call) => [call.end, isEqual(call, expected.get(call.case.prefix)!)]), lost.map(() => ["ok", true]), "asked again, they are answered");
+    t.same(
+      retried.map((call) => [call.end, isEqual(call, expected.get(call.case.prefix)!)]),
+      lost.map(() => ["ok", true]),
+      "asked again, they are answered",
+    );
     const last = load.calls.filter(({ end }) => end === "ok").slice(-150);
-    t.notOk(last.some(({ replica }) => replica === REPLICAS[victim]), "the others have all of it");
+    t.notOk(
+      last.some(({ replica }) => replica === REPLICAS[victim]),
+      "the others have all of it",
+    );
 
     const before = load.calls.length;
     await deployment.start(victim);
@@ -136,7 +173,10 @@ t.test("replicas behind HAProxy", { skip, timeout: 280_000 }, async (t) => {
     await balancer.command("set server replicas/replica-2 state drain");
     const load = new BalancedLoad(balancer.url, cases, CLIENTS);
     await load.more(60);
-    t.same(load.calls.filter(({ replica }) => replica === "replica-2"), []);
+    t.same(
+      load.calls.filter(({ replica }) => replica === "replica-2"),
+      [],
+    );
     await balancer.command("set server replicas/replica-2 state ready");
     await load.answeredBy("replica-2");
     await load.stop();

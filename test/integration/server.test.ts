@@ -24,9 +24,19 @@ t.test("the demo", async (t) => {
   t.teardown(() => server.signal("SIGKILL"));
 
   t.test("the same prompt under every prefix, in one batch", async (t) => {
-    const cases = showcases.flatMap(({ prompt, max_new_tokens, answers }) => Object.entries(answers).map(([name, answer]) => ({ prompt, max_new_tokens, name, answer })));
+    const cases = showcases.flatMap(({ prompt, max_new_tokens, answers }) =>
+      Object.entries(answers).map(([name, answer]) => ({ prompt, max_new_tokens, name, answer })),
+    );
     const results = await Promise.all(
-      cases.map(({ name, prompt, max_new_tokens }) => server.json("/generate", { prompt, max_new_tokens, prefix_id: name === "base" ? null : name, return_token_ids: true, logprobs: 0 })),
+      cases.map(({ name, prompt, max_new_tokens }) =>
+        server.json("/generate", {
+          prompt,
+          max_new_tokens,
+          prefix_id: name === "base" ? null : name,
+          return_token_ids: true,
+          logprobs: 0,
+        }),
+      ),
     );
     for (const [index, { name, answer }] of cases.entries()) {
       const { status, body } = results[index]!;
@@ -42,16 +52,27 @@ t.test("the demo", async (t) => {
     t.equal(created.status, 201);
     const ask = { prompt: showcases[0]!.prompt, max_new_tokens: 40, prefix_id: "mine" };
     t.equal((await server.json("/generate", ask)).body.choices[0]!.text, " book flight");
-    const replaced = await fetch(url, { method: "PUT", body: adapterForm("prefixes/datelong"), headers: { "if-match": created.headers.get("etag")! } });
+    const replaced = await fetch(url, {
+      method: "PUT",
+      body: adapterForm("prefixes/datelong"),
+      headers: { "if-match": created.headers.get("etag")! },
+    });
     t.equal(replaced.status, 200);
-    t.equal((await server.json("/prefixes/mine/generate", { prompt: ask.prompt, max_new_tokens: 40 })).body.choices[0]!.text, " 14 August 2024");
+    t.equal(
+      (await server.json("/prefixes/mine/generate", { prompt: ask.prompt, max_new_tokens: 40 })).body.choices[0]!.text,
+      " 14 August 2024",
+    );
     t.equal((await fetch(url, { method: "DELETE" })).status, 204);
     t.equal((await server.json("/generate", ask)).status, 404);
   });
 
   t.test("a hard prompt is what its text would be in front of the prompt", async (t) => {
     const text = "three blind mice ,";
-    const put = await fetch(`${server.url}/prefixes/hard`, { method: "PUT", headers: { "content-type": "application/json" }, body: JSON.stringify({ text }) });
+    const put = await fetch(`${server.url}/prefixes/hard`, {
+      method: "PUT",
+      headers: { "content-type": "application/json" },
+      body: JSON.stringify({ text }),
+    });
     t.equal(put.status, 201);
     const sent = { max_new_tokens: 12, ignore_eos: true, return_token_ids: true };
     const withPrefix = await server.json("/generate", { ...sent, prompt: " see how they run", prefix_id: "hard" });
@@ -60,47 +81,88 @@ t.test("the demo", async (t) => {
   });
 
   t.test("SSE carries the same tokens as JSON, and seeds reproduce", async (t) => {
-    const sampled = { prompt: "once upon a time", max_new_tokens: 24, do_sample: true, temperature: 0.8, seed: 42, n: 3, ignore_eos: true, return_token_ids: true };
+    const sampled = {
+      prompt: "once upon a time",
+      max_new_tokens: 24,
+      do_sample: true,
+      temperature: 0.8,
+      seed: 42,
+      n: 3,
+      ignore_eos: true,
+      return_token_ids: true,
+    };
     const whole = (await server.json("/generate", sampled)).body.choices;
-    const response = await fetch(`${server.url}/generate`, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify({ ...sampled, stream: true }) });
-    const events = (await response.text()).split("\n\n").filter((event) => event.startsWith("data: {")).map((event) => JSON.parse(event.slice(6)) as Answer);
+    const response = await fetch(`${server.url}/generate`, {
+      method: "POST",
+      headers: { "content-type": "application/json" },
+      body: JSON.stringify({ ...sampled, stream: true }),
+    });
+    const events = (await response.text())
+      .split("\n\n")
+      .filter((event) => event.startsWith("data: {"))
+      .map((event) => JSON.parse(event.slice(6)) as Answer);
     for (const choice of whole) {
       const parts = events.flatMap((event) => event.choices).filter((part) => part.index === choice.index);
       t.equal(parts.map((part) => part.text).join(""), choice.text);
-      t.same(parts.flatMap((part) => part.token_ids ?? []), choice.token_ids);
+      t.same(
+        parts.flatMap((part) => part.token_ids ?? []),
+        choice.token_ids,
+      );
     }
     t.not(whole[0]!.text, whole[1]!.text);
   });
 
-  t.test("beam search: sorted scores, each the mean of its tokens' log probabilities, which scoring its text as a prompt gives too", async (t) => {
-    const { prompt, answers } = showcases[0]!;
-    const prefix_id = Object.keys(answers).find((name) => name !== "base")!;
-    const common = { prefix_id, logprobs: 0, return_token_ids: true };
-    const { choices } = (await server.json("/generate", { ...common, prompt, num_beams: 5, n: 5, max_new_tokens: 24, min_new_tokens: 3 })).body;
-    t.equal(new Set(choices.map(({ text }) => text)).size, 5);
-    t.same(choices.map(({ score }) => score), choices.map(({ score }) => score).sort((a, b) => b! - a!));
-    const promptIds = (await server.json("/generate", { ...common, prompt, echo: true, max_new_tokens: 0 })).body.choices[0]!.token_ids;
-    for (const { score, token_ids, logprobs } of choices) {
-      const mean = logprobs!.token_logprobs.reduce<number>((sum, logprob) => sum + logprob!, 0) / token_ids.length;
-      t.ok(Math.abs(score! - mean) < 1e-4, `${score} is ${mean}`);
-      const scored = (await server.json("/generate", { ...common, prompt: [...promptIds, ...token_ids], echo: true, max_new_tokens: 0 })).body.choices[0]!;
-      t.same(scored.token_ids, [...promptIds, ...token_ids]);
-      const again = scored.logprobs!.token_logprobs.slice(promptIds.length);
-      t.ok(again.every((logprob, at) => Math.abs(logprob! - logprobs!.token_logprobs[at]!) < 1e-3), "the same log probabilities");
-    }
-    const refused = await server.json("/generate", { prompt, num_beams: 9 });
-    t.equal(refused.status, 400);
-    t.equal(await server.metric("prefixd_running_sequences"), 0);
-  });
+  t.test(
+    "beam search: sorted scores, each the mean of its tokens' log probabilities, which scoring its text as a prompt gives too",
+    async (t) => {
+      const { prompt, answers } = showcases[0]!;
+      const prefix_id = Object.keys(answers).find((name) => name !== "base")!;
+      const common = { prefix_id, logprobs: 0, return_token_ids: true };
+      const { choices } = (
+        await server.json("/generate", { ...common, prompt, num_beams: 5, n: 5, max_new_tokens: 24, min_new_tokens: 3 })
+      ).body;
+      t.equal(new Set(choices.map(({ text }) => text)).size, 5);
+      t.same(
+        choices.map(({ score }) => score),
+        choices.map(({ score }) => score).sort((a, b) => b! - a!),
+      );
+      const promptIds = (await server.json("/generate", { ...common, prompt, echo: true, max_new_tokens: 0 })).body
+        .choices[0]!.token_ids;
+      for (const { score, token_ids, logprobs } of choices) {
+        const mean = logprobs!.token_logprobs.reduce<number>((sum, logprob) => sum + logprob!, 0) / token_ids.length;
+        t.ok(Math.abs(score! - mean) < 1e-4, `${score} is ${mean}`);
+        const scored = (
+          await server.json("/generate", {
+            ...common,
+            prompt: [...promptIds, ...token_ids],
+            echo: true,
+            max_new_tokens: 0,
+          })
+        ).body.choices[0]!;
+        t.same(scored.token_ids, [...promptIds, ...token_ids]);
+        const again = scored.logprobs!.token_logprobs.slice(promptIds.length);
+        t.ok(
+          again.every((logprob, at) => Math.abs(logprob! - logprobs!.token_logprobs[at]!) < 1e-3),
+          "the same log probabilities",
+        );
+      }
+      const refused = await server.json("/generate", { prompt, num_beams: 9 });
+      t.equal(refused.status, 400);
+      t.equal(await server.metric("prefixd_running_sequences"), 0);
+    },
+  );
 
   t.test("a client that leaves frees its slot", async (t) => {
     const socket = createConnection(Number(new URL(server.url).port), "127.0.0.1");
     const body = JSON.stringify({ ...LONG, stream: true });
-    socket.write(`POST /generate HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: ${body.length}\r\n\r\n${body}`);
+    socket.write(
+      `POST /generate HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: ${body.length}\r\n\r\n${body}`,
+    );
     await new Promise((resolve) => socket.once("data", resolve));
     t.equal(await server.metric("prefixd_running_sequences"), 1);
     socket.destroy();
-    for (let waited = 0; waited < 2000 && (await server.metric("prefixd_running_sequences")) > 0; waited += 10) await sleep(10);
+    for (let waited = 0; waited < 2000 && (await server.metric("prefixd_running_sequences")) > 0; waited += 10)
+      await sleep(10);
     t.equal(await server.metric("prefixd_running_sequences"), 0);
     t.equal(await server.metric('prefixd_sequences_total{outcome="cancelled"}'), 1);
   });
@@ -108,19 +170,32 @@ t.test("the demo", async (t) => {
   t.test("more requests than slots all get the right answer", async (t) => {
     const { prompt, answers } = showcases[0]!;
     const names = Object.keys(answers).filter((name) => name !== "base");
-    const results = await Promise.all(Array.from({ length: 120 }, (_, index) => server.json("/generate", { prompt, max_new_tokens: 40, prefix_id: names[index % names.length] })));
-    const wrong = results.filter(({ body }, index) => body.choices[0]?.text.trim() !== answers[names[index % names.length]!]);
+    const results = await Promise.all(
+      Array.from({ length: 120 }, (_, index) =>
+        server.json("/generate", { prompt, max_new_tokens: 40, prefix_id: names[index % names.length] }),
+      ),
+    );
+    const wrong = results.filter(
+      ({ body }, index) => body.choices[0]?.text.trim() !== answers[names[index % names.length]!],
+    );
     t.same(wrong, []);
   });
 
   t.test("every metric that a document names is one of the server's", async (t) => {
     const text = await (await fetch(`${server.url}/metrics`)).text();
     const served = new Set([...text.matchAll(/^# TYPE (\S+)/gm)].map(([, name]) => name!));
-    const documents = ["README.md", ...readdirSync("docs").filter((name) => name.endsWith(".md")).map((name) => join("docs", name))];
+    const documents = [
+      "README.md",
+      ...readdirSync("docs")
+        .filter((name) => name.endsWith(".md"))
+        .map((name) => join("docs", name)),
+    ];
     let named = 0;
     for (const document of documents) {
       // Not the variables ($) of a proxy's configuration.
-      for (const [name] of readFileSync(document, "utf8").matchAll(/(?<![\w$])(?:prefixd|nodejs|process)_[a-z0-9_]+/g)) {
+      for (const [name] of readFileSync(document, "utf8").matchAll(
+        /(?<![\w$])(?:prefixd|nodejs|process)_[a-z0-9_]+/g,
+      )) {
         named++;
         t.ok(served.has(name) || served.has(name.replace(/_(bucket|sum|count)$/, "")), `${document}: ${name}`);
       }
@@ -172,13 +247,28 @@ t.test("what does not fit in the drain's time ends properly", async (t) => {
 });
 
 t.test("a full queue is answered 429 with Retry-After", async (t) => {
-  const server = await startServerProcess([...flags, ...store("queue"), "--max-batch", "1", "--max-queue", "2", "--drain-timeout", "0"]);
+  const server = await startServerProcess([
+    ...flags,
+    ...store("queue"),
+    "--max-batch",
+    "1",
+    "--max-queue",
+    "2",
+    "--drain-timeout",
+    "0",
+  ]);
   t.teardown(async () => {
     server.signal("SIGTERM");
     await server.exited;
   });
   const responses = await Promise.all(
-    Array.from({ length: 8 }, () => fetch(`${server.url}/generate`, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify({ ...LONG, max_new_tokens: 60 }) })),
+    Array.from({ length: 8 }, () =>
+      fetch(`${server.url}/generate`, {
+        method: "POST",
+        headers: { "content-type": "application/json" },
+        body: JSON.stringify({ ...LONG, max_new_tokens: 60 }),
+      }),
+    ),
   );
   const refused = responses.filter(({ status }) => status === 429);
   t.ok(refused.length >= 4, `${refused.length} refused`);

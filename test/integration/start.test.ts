@@ -28,16 +28,27 @@ writeFileSync(join(badPrefixes, "half", "adapter_config.json"), "{}");
 
 const ownDefaults = join(folder.path, "own-defaults");
 cpSync("models/demo", ownDefaults, { recursive: true });
-writeFileSync(join(ownDefaults, "generation_config.json"), JSON.stringify({ eos_token_id: [4095, 12], guidance_scale: 1.5, repetition_penalty: 1.3 }));
+writeFileSync(
+  join(ownDefaults, "generation_config.json"),
+  JSON.stringify({ eos_token_id: [4095, 12], guidance_scale: 1.5, repetition_penalty: 1.3 }),
+);
 
 const CASES: readonly (readonly [what: string, args: readonly string[], message: RegExp])[] = [
   ["an unknown flag", ["--max-bach", "3"], /--max-bach/],
   ["a value out of range", ["--max-batch", "0"], /--max-batch 0/],
-  ["an arithmetic that the device has not", ["--precision", "fp16"], /--precision fp16: --device cpu takes fp32 or int8/],
+  [
+    "an arithmetic that the device has not",
+    ["--precision", "fp16"],
+    /--precision fp16: --device cpu takes fp32 or int8/,
+  ],
   ["an address that others can reach", ["--host", "0.0.0.0"], /--host 0\.0\.0\.0: without keys/],
   ["no such model", ["--model", join(folder.path, "nowhere")], /nowhere/],
   ["a model that is cut off", ["--model", brokenModel], /model\.safetensors/],
-  ["a model whose own defaults cannot be applied", ["--model", ownDefaults], /^prefixd: generation_config\.json: guidance_scale 1\.5 is not supported .*--generation-config none/],
+  [
+    "a model whose own defaults cannot be applied",
+    ["--model", ownDefaults],
+    /^prefixd: generation_config\.json: guidance_scale 1\.5 is not supported .*--generation-config none/,
+  ],
   ["a store that cannot be made", ["--store", `lmdb:${file}`], /store/],
   ["an adapter folder without weights", ["--prefixes", badPrefixes], /half has no readable adapter_model\.safetensors/],
 ];
@@ -58,16 +69,23 @@ t.test("int8 on a processor that does not multiply exactly", async (t) => {
   writeFileSync(join(dirname(build.stdout().trim()), "integers.onnx"), inexactCheck());
   const { exited, stderr } = runCli(["serve", "--port", "0", ...int8, ...store]);
   t.equal(await exited, 1);
-  t.match(stderr(), /^prefixd: --precision int8 cannot be used: ONNX Runtime's 8-bit products are not exact on this processor \(a sum of \d+ comes out as [\d.]+\)\. --precision fp32 works on every processor\.\n$/);
+  t.match(
+    stderr(),
+    /^prefixd: --precision int8 cannot be used: ONNX Runtime's 8-bit products are not exact on this processor \(a sum of \d+ comes out as [\d.]+\)\. --precision fp32 works on every processor\.\n$/,
+  );
 });
 
 t.test("a model's own defaults are applied, and told; with --generation-config none only its EOS ids", async (t) => {
   const start = async (...args: string[]): Promise<{ defaults: unknown; choice: unknown }> => {
     const server = await startServerProcess(["--model", ownDefaults, ...cache, ...store, ...args]);
     t.teardown(() => server.signal("SIGKILL"));
-    const { generation_defaults: defaults } = (await (await fetch(`${server.url}/model`)).json()) as { generation_defaults: unknown };
+    const { generation_defaults: defaults } = (await (await fetch(`${server.url}/model`)).json()) as {
+      generation_defaults: unknown;
+    };
     const body = JSON.stringify({ prompt: "a", max_new_tokens: 4, logit_bias: { 12: 100 } });
-    const { choices } = (await (await fetch(`${server.url}/generate`, { method: "POST", headers: { "content-type": "application/json" }, body })).json()) as { choices: unknown[] };
+    const { choices } = (await (
+      await fetch(`${server.url}/generate`, { method: "POST", headers: { "content-type": "application/json" }, body })
+    ).json()) as { choices: unknown[] };
     server.signal("SIGTERM");
     await server.exited;
     return { defaults, choice: choices[0] };
@@ -75,7 +93,10 @@ t.test("a model's own defaults are applied, and told; with --generation-config n
   const without = await start("--generation-config", "none");
   t.same(without.defaults, {});
   t.match(without.choice, { finish_reason: "eos" }, "token 12 is one of its EOS ids");
-  writeFileSync(join(ownDefaults, "generation_config.json"), JSON.stringify({ eos_token_id: [4095, 12], suppress_tokens: [12] }));
+  writeFileSync(
+    join(ownDefaults, "generation_config.json"),
+    JSON.stringify({ eos_token_id: [4095, 12], suppress_tokens: [12] }),
+  );
   const own = await start();
   t.same(own.defaults, { suppress_tokens: [12] });
   t.match(own.choice, { finish_reason: "length" });
@@ -111,15 +132,25 @@ async function withEmbeddings(dir: string, change = 0): Promise<string> {
   cpSync("prefixes/intent", dir, { recursive: true });
   const checkpoint = await openCheckpoint("models/demo");
   const pieces: Buffer[] = [];
-  for await (const piece of checkpoint.tensor("wte.weight").chunks(1 << 20)) pieces.push(Buffer.from(piece.slice().buffer));
+  for await (const piece of checkpoint.tensor("wte.weight").chunks(1 << 20))
+    pieces.push(Buffer.from(piece.slice().buffer));
   const data = Buffer.concat(pieces);
   await checkpoint.close();
   data.writeFloatLE(data.readFloatLE(data.length - 4) + change, data.length - 4);
   const copy = { dtype: "F32", shape: [4096, 256], data };
   const file = join(dir, "adapter_model.safetensors");
   const bytes = readFileSync(file);
-  const { start, end, dtype, shape } = parseSafetensorsHeader(bytes, bytes.length, { maxHeaderBytes: 1000 }).tensors.get("prompt_embeddings")!;
-  writeFileSync(file, safetensors({ "base_model.lm_head.weight": copy, "base_model.transformer.wte.weight": copy, prompt_embeddings: { dtype, shape, data: bytes.subarray(start, end) } }));
+  const { start, end, dtype, shape } = parseSafetensorsHeader(bytes, bytes.length, {
+    maxHeaderBytes: 1000,
+  }).tensors.get("prompt_embeddings")!;
+  writeFileSync(
+    file,
+    safetensors({
+      "base_model.lm_head.weight": copy,
+      "base_model.transformer.wte.weight": copy,
+      prompt_embeddings: { dtype, shape, data: bytes.subarray(start, end) },
+    }),
+  );
   return dir;
 }
 
@@ -135,12 +166,18 @@ t.test("adapters as people have them, from a folder and by push", async (t) => {
   const args = [...cache, "--store", `lmdb:${join(folder.path, "as-people")}`, "--prefixes", prefixes];
   const server = await startServerProcess(args);
   t.teardown(() => server.signal("SIGKILL"));
-  t.same(server.log.filter(({ msg }) => msg === "registered").map(({ prefix }) => prefix), ["copies", "elsewhere", "linked"]);
+  t.same(
+    server.log.filter(({ msg }) => msg === "registered").map(({ prefix }) => prefix),
+    ["copies", "elsewhere", "linked"],
+  );
   const other = 'The adapter was trained on "./other" (base_model_name_or_path); the base model served here is "demo".';
-  t.match(server.log.filter(({ level }) => level === "warn"), [
-    { path: join(prefixes, "my adapter"), reason: /^its name cannot be/, msg: "left out of --prefixes" },
-    { prefix: "elsewhere", base_model_name_or_path: "./other", msg: other },
-  ]);
+  t.match(
+    server.log.filter(({ level }) => level === "warn"),
+    [
+      { path: join(prefixes, "my adapter"), reason: /^its name cannot be/, msg: "left out of --prefixes" },
+      { prefix: "elsewhere", base_model_name_or_path: "./other", msg: other },
+    ],
+  );
   const show = async (id: string): Promise<unknown> => (await fetch(`${server.url}/prefixes/${id}`)).json();
   const stored = { "adapter_model.safetensors": 82_008 };
   t.match(await show("copies"), { files: stored, warnings: [] });
@@ -154,9 +191,17 @@ t.test("adapters as people have them, from a folder and by push", async (t) => {
   t.match(JSON.parse(pushed.out), { id: "pushed", files: stored });
   const form = adapterForm(copies);
   form.append("model_card", new Blob(["# Card"]), "README.md");
-  t.match(await (await fetch(`${server.url}/prefixes/sent`, { method: "PUT", body: form })).json(), { files: stored }, "and all 8 MB by HTTP");
+  t.match(
+    await (await fetch(`${server.url}/prefixes/sent`, { method: "PUT", body: form })).json(),
+    { files: stored },
+    "and all 8 MB by HTTP",
+  );
   const changed = await push(await withEmbeddings(join(folder.path, "changed"), 1e-3));
-  t.match(changed, { code: 1, out: "", err: /differ from the adapter's base_model\.lm_head\.weight and base_model\.transformer\.wte\.weight/ });
+  t.match(changed, {
+    code: 1,
+    out: "",
+    err: /differ from the adapter's base_model\.lm_head\.weight and base_model\.transformer\.wte\.weight/,
+  });
   t.match(await push(elsewhere), { code: 0, err: `prefixd: warning: ${other}\n` });
 
   server.signal("SIGTERM");
@@ -171,7 +216,12 @@ t.test("push registers a folder with a running server", async (t) => {
   t.teardown(() => server.signal("SIGKILL"));
   const push = runCli(["push", "prefixes/intent", "--id", "pushed", "--json", "--url", server.url]);
   t.equal(await push.exited, 0);
-  t.match(JSON.parse(push.stdout()), { id: "pushed", virtual_tokens: 10, base_model_name_or_path: "prefixd/demo", warnings: [] });
+  t.match(JSON.parse(push.stdout()), {
+    id: "pushed",
+    virtual_tokens: 10,
+    base_model_name_or_path: "prefixd/demo",
+    warnings: [],
+  });
   t.equal(push.stderr(), "");
   const again = runCli(["push", "models/demo", "--url", server.url]);
   t.equal(await again.exited, 1);

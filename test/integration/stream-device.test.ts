@@ -10,13 +10,21 @@ import { checkParity } from "../support/parity.ts";
 const device = SIMULATED.stream;
 
 t.test("parity", async (t) => {
-  for (const name of effort({ short: ["gelu-new-f32"], long: goldenModels() })) await t.test(name, (t) => checkParity(t, name, { device, slots: 6, times: 1 }));
+  for (const name of effort({ short: ["gelu-new-f32"], long: goldenModels() }))
+    await t.test(name, (t) => checkParity(t, name, { device, slots: 6, times: 1 }));
 });
 
 t.test("isolation: bit-equal alone and in mixes of 32", async (t) => {
   const dir = goldenDir("gelu-new-f32");
   const model = await openTestModel(dir, { prefillChunk: 8, slots: 8, device });
   t.teardown(() => model.close());
-  const real = await Promise.all(["prefix-p1", "cartridge-p12", "prompt-p5"].map((name) => model.adapter(join(dir, "adapters", name))));
-  await checkMixes(t, model, { mixes: effort({ short: 1, long: 5 }), prefixes: [...real, ...randomPrefixes(model.runner.shape, 8, 24)], maxPrompt: 20, maxNew: 10 });
+  const real = await Promise.all(
+    ["prefix-p1", "cartridge-p12", "prompt-p5"].map((name) => model.adapter(join(dir, "adapters", name))),
+  );
+  await checkMixes(t, model, {
+    mixes: effort({ short: 1, long: 5 }),
+    prefixes: [...real, ...randomPrefixes(model.runner.shape, 8, 24)],
+    maxPrompt: 20,
+    maxNew: 10,
+  });
 });

@@ -30,10 +30,20 @@ interface Body {
 }
 
 /** A request with a key: status and parsed body. */
-async function call(server: TestServer, key: string, method: string, path: string, body?: unknown): Promise<{ status: number; body: Body; headers: Headers }> {
+async function call(
+  server: TestServer,
+  key: string,
+  method: string,
+  path: string,
+  body?: unknown,
+): Promise<{ status: number; body: Body; headers: Headers }> {
   const headers = new Headers({ authorization: `Bearer ${key}` });
   if (body !== undefined && !(body instanceof FormData)) headers.set("content-type", "application/json");
-  const response = await fetch(server.url + path, { method, headers, body: body instanceof FormData ? body : body === undefined ? null : JSON.stringify(body) });
+  const response = await fetch(server.url + path, {
+    method,
+    headers,
+    body: body instanceof FormData ? body : body === undefined ? null : JSON.stringify(body),
+  });
   const text = await response.text();
   return { status: response.status, body: JSON.parse(text === "" ? "{}" : text) as Body, headers: response.headers };
 }
@@ -57,12 +67,20 @@ async function createUser(server: TestServer, id: string, more: object = {}): Pr
   return String((await call(server, ADMIN_KEY, "POST", `/admin/users/${id}/keys`)).body.key);
 }
 
-const ask = (prefix: string | null, more: object = {}): object => ({ prompt: PROMPT, prefix_id: prefix, max_new_tokens: 40, ...more });
+const ask = (prefix: string | null, more: object = {}): object => ({
+  prompt: PROMPT,
+  prefix_id: prefix,
+  max_new_tokens: 40,
+  ...more,
+});
 
 t.test("one server on LMDB", async (t) => {
   const server = await start("lmdb", "--store", `lmdb:${join(folder.path, "store")}`);
   t.teardown(() => server.signal("SIGKILL"));
-  const [ann, bob] = [await createUser(server, "ann", { weight: 2 }), await createUser(server, "bob", { limits: { tokens_per_minute: 60, max_prefixes: 1 } })];
+  const [ann, bob] = [
+    await createUser(server, "ann", { weight: 2 }),
+    await createUser(server, "bob", { limits: { tokens_per_minute: 60, max_prefixes: 1 } }),
+  ];
 
   t.test("prefixes are their owner's until shared", async (t) => {
     t.equal((await call(server, ann, "PUT", "/prefixes/flights", adapterForm("prefixes/intent"))).status, 201);
@@ -77,24 +95,33 @@ t.test("one server on LMDB", async (t) => {
   });
 
   t.test("limits: tokens per minute and prefixes", async (t) => {
-    for (let used = 0; used < 10; used++) await call(server, bob, "POST", "/generate", ask("ann/flights", { ignore_eos: true }));
+    for (let used = 0; used < 10; used++)
+      await call(server, bob, "POST", "/generate", ask("ann/flights", { ignore_eos: true }));
     const refused = await call(server, bob, "POST", "/generate", ask("ann/flights"));
     t.match(refused, { status: 429, body: { code: "token_rate_exceeded" } });
     t.match(refused.headers.get("retry-after"), /^\d+$/);
     t.match(refused.headers.get("ratelimit-policy"), /"tokens";q=60/);
     t.equal((await call(server, ann, "POST", "/generate", ask("flights"))).status, 200, "others go on");
-    t.equal((await call(server, ADMIN_KEY, "PATCH", "/admin/users/bob", { limits: { tokens_per_minute: null } })).status, 200);
+    t.equal(
+      (await call(server, ADMIN_KEY, "PATCH", "/admin/users/bob", { limits: { tokens_per_minute: null } })).status,
+      200,
+    );
     await sleep(1100);
     t.equal((await call(server, bob, "POST", "/generate", ask("ann/flights"))).status, 200);
     t.equal((await call(server, bob, "PUT", "/prefixes/one", adapterForm("prefixes/datenorm"))).status, 201);
-    t.match(await call(server, bob, "PUT", "/prefixes/two", adapterForm("prefixes/datenorm")), { status: 403, body: { code: "quota_exceeded" } });
+    t.match(await call(server, bob, "PUT", "/prefixes/two", adapterForm("prefixes/datenorm")), {
+      status: 403,
+      body: { code: "quota_exceeded" },
+    });
   });
 
   t.test("a hard prompt that is registered counts as its tokens", async (t) => {
     const dan = await createUser(server, "dan", { limits: { tokens_per_minute: 60, max_running: 1 } });
     t.equal((await call(server, dan, "PUT", "/prefixes/adapter", adapterForm("prefixes/intent"))).status, 201);
     const ids = Array.from({ length: 40 }, (_, at) => at + 10);
-    const answers = await Promise.all(Array.from({ length: 8 }, (_, at) => call(server, dan, "PUT", `/prefixes/p${at}`, { token_ids: ids })));
+    const answers = await Promise.all(
+      Array.from({ length: 8 }, (_, at) => call(server, dan, "PUT", `/prefixes/p${at}`, { token_ids: ids })),
+    );
     const refused = answers.filter(({ status }) => status === 429);
     t.equal(answers.filter(({ status }) => status === 201).length, 2, "40 of 60, and what overfills the limit");
     t.equal(refused.length, 6);
@@ -105,19 +132,32 @@ t.test("one server on LMDB", async (t) => {
     }
     await sleep(600);
     const { usage } = (await call(server, dan, "GET", "/usage")).body;
-    t.same(usage.map(({ requests, prompt_tokens, completion_tokens }) => [requests, prompt_tokens, completion_tokens]), [[1, 40, 0], [1, 40, 0]], "keys and values cost nothing");
+    t.same(
+      usage.map(({ requests, prompt_tokens, completion_tokens }) => [requests, prompt_tokens, completion_tokens]),
+      [
+        [1, 40, 0],
+        [1, 40, 0],
+      ],
+      "keys and values cost nothing",
+    );
     t.match(await metrics(server), /^prefixd_step_tokens_total\{phase="fold"\} 8\d$/m);
   });
 
   t.test("usage adds up to what the answers said", async (t) => {
     const before = (await call(server, ann, "GET", "/usage")).body;
-    const answers = await Promise.all(Array.from({ length: 20 }, () => call(server, ann, "POST", "/generate", ask("flights"))));
+    const answers = await Promise.all(
+      Array.from({ length: 20 }, () => call(server, ann, "POST", "/generate", ask("flights"))),
+    );
     await sleep(600);
     const after = (await call(server, ann, "GET", "/usage")).body;
     const sum = (page: Body, field: string): number => page.usage.reduce((total, row) => total + row[field]!, 0);
     t.equal(sum(after, "requests") - sum(before, "requests"), 20);
     for (const field of ["prefix_tokens", "prompt_tokens", "completion_tokens"]) {
-      t.equal(sum(after, field) - sum(before, field), answers.reduce((total, { body }) => total + body.usage[field]!, 0), field);
+      t.equal(
+        sum(after, field) - sum(before, field),
+        answers.reduce((total, { body }) => total + body.usage[field]!, 0),
+        field,
+      );
     }
   });
 
@@ -126,7 +166,10 @@ t.test("one server on LMDB", async (t) => {
     const running = Promise.all(Array.from({ length: 4 }, () => call(server, ann, "POST", "/generate", long)));
     await untilRunning(server);
     const receipt = await call(server, ADMIN_KEY, "DELETE", "/admin/users/ann");
-    t.match(receipt, { status: 200, body: { user: "ann", removed: { prefixes: 1, keys: 1 }, replicas: [{ acknowledged_at: /Z$/ }] } });
+    t.match(receipt, {
+      status: 200,
+      body: { user: "ann", removed: { prefixes: 1, keys: 1 }, replicas: [{ acknowledged_at: /Z$/ }] },
+    });
     t.ok(receipt.body.removed.running + receipt.body.removed.queued > 0, "requests were ended");
     for (const { status } of await running) t.equal(status, 410);
     t.equal((await call(server, ann, "POST", "/generate", ask("flights"))).status, 401);
@@ -161,15 +204,26 @@ t.test("two replicas on one Redis", { skip: lacking("redis-server") }, async (t)
   t.teardown(() => redis.stop());
   const [one, two] = await Promise.all([start("one", "--store", redis.url), start("two", "--store", redis.url)]);
   t.teardown(() => [one, two].forEach((server) => server.signal("SIGKILL")));
-  const [ann, bob] = [await createUser(one, "ann", { limits: { tokens_per_minute: 100_000 } }), await createUser(two, "bob")];
+  const [ann, bob] = [
+    await createUser(one, "ann", { limits: { tokens_per_minute: 100_000 } }),
+    await createUser(two, "bob"),
+  ];
   t.equal((await call(one, ann, "PUT", "/prefixes/mine", adapterForm("prefixes/intent"))).status, 201);
-  t.equal((await call(two, ann, "POST", "/generate", ask("mine"))).body.choices[0]!.text, " book flight", "what one takes, two serves");
+  t.equal(
+    (await call(two, ann, "POST", "/generate", ask("mine"))).body.choices[0]!.text,
+    " book flight",
+    "what one takes, two serves",
+  );
 
   const second = (await call(one, ADMIN_KEY, "POST", "/admin/users/bob/keys")).body;
   t.equal((await call(two, second.key, "GET", "/prefixes")).status, 200);
   t.equal((await call(one, ADMIN_KEY, "DELETE", `/admin/users/bob/keys/${second.key_id}`)).status, 204);
   await sleep(1000);
-  t.equal((await call(two, second.key, "GET", "/prefixes")).status, 401, "a revoked key is refused by the other replica within a second");
+  t.equal(
+    (await call(two, second.key, "GET", "/prefixes")).status,
+    401,
+    "a revoked key is refused by the other replica within a second",
+  );
 
   const running = call(two, ann, "POST", "/generate", ask("mine", { max_new_tokens: 400, ignore_eos: true }));
   await untilRunning(two);
@@ -178,7 +232,11 @@ t.test("two replicas on one Redis", { skip: lacking("redis-server") }, async (t)
   t.equal(receipt.body.replicas.length, 2);
   t.ok(receipt.body.replicas.every((replica) => replica.acknowledged_at !== null));
   t.equal((await running).status, 410);
-  t.same(await redis.command("KEYS", "*{ann}*"), ["prefixd:{ann}:removed"], "nothing but the mark against late uploads, which expires");
+  t.same(
+    await redis.command("KEYS", "*{ann}*"),
+    ["prefixd:{ann}:removed"],
+    "nothing but the mark against late uploads, which expires",
+  );
   for (const server of [one, two]) t.equal((await call(server, ann, "GET", "/prefixes")).status, 401);
   t.equal((await call(two, bob, "GET", "/prefixes")).status, 200);
 });

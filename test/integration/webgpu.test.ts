@@ -21,59 +21,109 @@ t.test("parity, and isolation: bit-equal alone and in mixes of 32", { skip }, as
   const model = await openTestModel(dir, { prefillChunk: 64, slots: 4, device });
   t.teardown(() => model.close());
   await checkParityOf(t, model, "gelu-new-f32", 1);
-  const real = await Promise.all(["prefix-p1", "cartridge-p12", "prompt-p5"].map((name) => model.adapter(join(dir, "adapters", name))));
-  await checkMixes(t, model, { mixes: 1, pool: effort({ short: 16, long: 24 }), prefixes: [...real, ...randomPrefixes(model.runner.shape, 8, 24)], maxPrompt: 20, maxNew: 10 });
+  const real = await Promise.all(
+    ["prefix-p1", "cartridge-p12", "prompt-p5"].map((name) => model.adapter(join(dir, "adapters", name))),
+  );
+  await checkMixes(t, model, {
+    mixes: 1,
+    pool: effort({ short: 16, long: 24 }),
+    prefixes: [...real, ...randomPrefixes(model.runner.shape, 8, 24)],
+    maxPrompt: 20,
+    maxNew: 10,
+  });
 });
 
-t.test("sums in parts, ids in two levels: the CPU's numbers, and the same bits beside any number of rows", { skip }, async (t) => {
-  const { path, remove } = temporaryFolder();
-  t.teardown(remove);
-  const inner = 2048;
-  await randomCheckpoint(path, { model_type: "gpt2", vocab_size: 5000, n_positions: 64, n_layer: 1, n_head: 2, n_embd: 128, n_inner: inner, bos_token_id: 0, eos_token_id: 0 });
-  t.equal(dimsInParts([inner, 128]).length, 3, "sums are cut");
-  const rows = 9;
-  const [host, onDevice] = [await openFixture(path, rows), await openFixture(path, rows, { device })];
-  t.teardown(() => Promise.all([host.close(), onDevice.close()]));
-  const { width } = host.checkpoint.config;
-  const embeddings = Float32Array.from({ length: 5 * width }, (_, index) => Math.sin(index));
-  const lengths = Array.from({ length: rows }, (_, row) => 6 + (row % 20));
-  const answers = async ({ runner, ids }: RunnerFixture): Promise<{ alone: Row[]; beside: Row[][] }> => {
-    const prefix = await foldWith(runner, { kind: "embeddings", length: 5, data: embeddings });
-    const fill = async (row: number, at: number): Promise<void> => {
-      runner.loadPrefix(at, prefix);
-      await runner.prefill(at, 5, ids(lengths[row]! - 5, row));
+t.test(
+  "sums in parts, ids in two levels: the CPU's numbers, and the same bits beside any number of rows",
+  { skip },
+  async (t) => {
+    const { path, remove } = temporaryFolder();
+    t.teardown(remove);
+    const inner = 2048;
+    await randomCheckpoint(path, {
+      model_type: "gpt2",
+      vocab_size: 5000,
+      n_positions: 64,
+      n_layer: 1,
+      n_head: 2,
+      n_embd: 128,
+      n_inner: inner,
+      bos_token_id: 0,
+      eos_token_id: 0,
+    });
+    t.equal(dimsInParts([inner, 128]).length, 3, "sums are cut");
+    const rows = 9;
+    const [host, onDevice] = [await openFixture(path, rows), await openFixture(path, rows, { device })];
+    t.teardown(() => Promise.all([host.close(), onDevice.close()]));
+    const { width } = host.checkpoint.config;
+    const embeddings = Float32Array.from({ length: 5 * width }, (_, index) => Math.sin(index));
+    const lengths = Array.from({ length: rows }, (_, row) => 6 + (row % 20));
+    const answers = async ({ runner, ids }: RunnerFixture): Promise<{ alone: Row[]; beside: Row[][] }> => {
+      const prefix = await foldWith(runner, { kind: "embeddings", length: 5, data: embeddings });
+      const fill = async (row: number, at: number): Promise<void> => {
+        runner.loadPrefix(at, prefix);
+        await runner.prefill(at, 5, ids(lengths[row]! - 5, row));
+      };
+      const next = ids(rows, 100);
+      const alone: Row[] = [];
+      for (let row = 0; row < rows; row++) {
+        await fill(row, 0);
+        alone.push(rowOf(runner, await runner.decode(next.subarray(row, row + 1), Int32Array.of(lengths[row]!))));
+      }
+      for (let row = 0; row < rows; row++) await fill(row, row);
+      const beside: Row[][] = [];
+      for (const count of [2, 3, 8, rows]) {
+        const output = await runner.decode(next.subarray(0, count), Int32Array.from(lengths.slice(0, count)));
+        beside.push(Array.from({ length: count }, (_, row) => rowOf(runner, output, row)));
+      }
+      return { alone, beside };
     };
-    const next = ids(rows, 100);
-    const alone: Row[] = [];
-    for (let row = 0; row < rows; row++) {
-      await fill(row, 0);
-      alone.push(rowOf(runner, await runner.decode(next.subarray(row, row + 1), Int32Array.of(lengths[row]!))));
-    }
-    for (let row = 0; row < rows; row++) await fill(row, row);
-    const beside: Row[][] = [];
-    for (const count of [2, 3, 8, rows]) {
-      const output = await runner.decode(next.subarray(0, count), Int32Array.from(lengths.slice(0, count)));
-      beside.push(Array.from({ length: count }, (_, row) => rowOf(runner, output, row)));
-    }
-    return { alone, beside };
-  };
-  const [expected, found] = [await answers(host), await answers(onDevice)];
-  t.same(found.alone.map(({ topIds }) => topIds[0]), expected.alone.map(({ topIds }) => topIds[0]));
-  t.ok(Math.max(...found.alone.map((row, index) => distance(row, expected.alone[index]!))) < 1e-4);
-  t.ok(found.alone.every(({ topIds, topLogits, logits }) => topIds.every((id, index) => logits[id] === topLogits[index])), "ids are those of their logits");
-  for (const step of found.beside) t.equal(step.reduce((sum, row, index) => sum + differingBits(row, found.alone[index]!), 0), 0, `beside ${step.length - 1}`);
-});
+    const [expected, found] = [await answers(host), await answers(onDevice)];
+    t.same(
+      found.alone.map(({ topIds }) => topIds[0]),
+      expected.alone.map(({ topIds }) => topIds[0]),
+    );
+    t.ok(Math.max(...found.alone.map((row, index) => distance(row, expected.alone[index]!))) < 1e-4);
+    t.ok(
+      found.alone.every(({ topIds, topLogits, logits }) =>
+        topIds.every((id, index) => logits[id] === topLogits[index]),
+      ),
+      "ids are those of their logits",
+    );
+    for (const step of found.beside)
+      t.equal(
+        step.reduce((sum, row, index) => sum + differingBits(row, found.alone[index]!), 0),
+        0,
+        `beside ${step.length - 1}`,
+      );
+  },
+);
 
 t.test("served: prefixes from the bank, bytes counted, a clean stop", { skip }, async (t) => {
   const { path, remove } = temporaryFolder();
   t.teardown(remove);
-  const args = ["--device", "webgpu", "--max-batch", "2", "--prefixes", "prefixes", "--store", `lmdb:${path}/data`, "--cache-dir", path];
+  const args = [
+    "--device",
+    "webgpu",
+    "--max-batch",
+    "2",
+    "--prefixes",
+    "prefixes",
+    "--store",
+    `lmdb:${path}/data`,
+    "--cache-dir",
+    path,
+  ];
   const server = await startServerProcess(args, webgpuEnvironment());
   t.teardown(() => server.signal("SIGKILL"));
   // Each adapter has been tried with one token when it was registered.
   const misses = await server.metric("prefixd_prefix_bank_misses_total");
   for (let turn = 0; turn < 2; turn++) {
-    const { status, body } = await server.json("/generate", { prompt: "i want to book a flight to london on August 14th, 2024\n=>", prefix_id: "datenorm", max_new_tokens: 12 });
+    const { status, body } = await server.json("/generate", {
+      prompt: "i want to book a flight to london on August 14th, 2024\n=>",
+      prefix_id: "datenorm",
+      max_new_tokens: 12,
+    });
     t.equal(status, 200);
     t.equal(body.choices[0]!.text, " 2024-08-14");
   }

@@ -34,7 +34,9 @@ async function prefixes(): Promise<unknown> {
   const tables = new LmdbTables({ dir: copy });
   try {
     const contents = await prefixContents(tables);
-    for (const { meta, kv } of contents) if (kv === null || (await prefixDigest(SHAPE, meta.length, kv)) !== meta.digest) throw new PrefixdError("prefix_damaged", "What the cache finds.");
+    for (const { meta, kv } of contents)
+      if (kv === null || (await prefixDigest(SHAPE, meta.length, kv)) !== meta.digest)
+        throw new PrefixdError("prefix_damaged", "What the cache finds.");
     await tables.put(await record({ user: DAMAGED_USER, name: "fresh" }, 99, { length: 20 }));
     await tables.patchMeta({ user: DAMAGED_USER, name: "p1" }, { shared_with: ["cat"] });
     await tables.delete({ user: DAMAGED_USER, name: "p2" });
@@ -64,7 +66,10 @@ function flip(at: number, bit: number): void {
 }
 
 const use = kind === "users" ? users : prefixes;
-const path = (root: string): string => (kind === "users" ? join(root, "users", readFileSync(join(root, "users", "current"), "utf8"), "data.mdb") : userFile(root, DAMAGED_USER));
+const path = (root: string): string =>
+  kind === "users"
+    ? join(root, "users", readFileSync(join(root, "users", "current"), "utf8"), "data.mdb")
+    : userFile(root, DAMAGED_USER);
 const sound = readFileSync(path(dir));
 const fresh = (): void => {
   rmSync(copy, { recursive: true, force: true });
@@ -74,14 +79,15 @@ fresh();
 const expected = JSON.stringify(await use());
 for (let round = 0; round < Number(rounds); round++) {
   fresh();
-  const [at, bit] = pick(5) === 0 ? [pick(sound.length), "cut"] as const : [offset(sound), pick(8)] as const;
+  const [at, bit] = pick(5) === 0 ? ([pick(sound.length), "cut"] as const) : ([offset(sound), pick(8)] as const);
   if (bit === "cut") truncateSync(path(copy), at);
   else flip(at, bit);
   try {
     if (JSON.stringify(await use()) === expected) outcome.served++;
     else outcome.wrong.push(`byte ${at} bit ${bit}: other contents`);
   } catch (error) {
-    if (error instanceof DamagedFileError || (error instanceof PrefixdError && error.code === "prefix_damaged")) outcome.refused++;
+    if (error instanceof DamagedFileError || (error instanceof PrefixdError && error.code === "prefix_damaged"))
+      outcome.refused++;
     else outcome.wrong.push(`byte ${at} bit ${bit}: ${String(error)}`);
   }
 }

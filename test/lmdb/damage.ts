@@ -13,12 +13,17 @@ const USERS = 60;
 
 export async function makePrefixes(dir: string): Promise<void> {
   const store = await openLmdbStore({ dir });
-  for (let i = 0; i < PREFIXES; i++) await store.put(await record({ user: DAMAGED_USER, name: `p${i}` }, i, { length: 1 + (i % 30) }));
+  for (let i = 0; i < PREFIXES; i++)
+    await store.put(await record({ user: DAMAGED_USER, name: `p${i}` }, i, { length: 1 + (i % 30) }));
   // Replaced and deleted ones leave free pages.
-  for (let i = 0; i < PREFIXES; i += 3) await store.put(await record({ user: DAMAGED_USER, name: `p${i}` }, i + 50, { length: 25 }));
+  for (let i = 0; i < PREFIXES; i += 3)
+    await store.put(await record({ user: DAMAGED_USER, name: `p${i}` }, i + 50, { length: 25 }));
   for (let i = 4; i < PREFIXES; i += 7) await store.delete({ user: DAMAGED_USER, name: `p${i}` });
   // A list that does not fit on a page.
-  await store.patchMeta({ user: DAMAGED_USER, name: "p0" }, { shared_with: Array.from({ length: 300 }, (_, i) => `a-guest-of-a-long-name-${i}`) });
+  await store.patchMeta(
+    { user: DAMAGED_USER, name: "p0" },
+    { shared_with: Array.from({ length: 300 }, (_, i) => `a-guest-of-a-long-name-${i}`) },
+  );
   await store.put(await record({ user: "bob", name: "p" }, 1));
   await store.close();
 }
@@ -35,13 +40,16 @@ export async function makeUsers(dir: string): Promise<void> {
 }
 
 /** All that can be read of the user's prefixes. */
-export async function prefixContents(tables: LmdbTables): Promise<{ meta: PrefixMeta; kv: Uint8Array | null; files: (string | null)[] }[]> {
+export async function prefixContents(
+  tables: LmdbTables,
+): Promise<{ meta: PrefixMeta; kv: Uint8Array | null; files: (string | null)[] }[]> {
   const metas = await tables.list(DAMAGED_USER, { limit: 1000 });
   const contents = [];
   for (const { name } of metas) {
     const meta = (await tables.head({ user: DAMAGED_USER, name }))!;
     const files = [];
-    for (const file of Object.keys(meta.files)) files.push(Buffer.from((await tables.loadFile(meta, meta.digest, file)) ?? []).toString("hex"));
+    for (const file of Object.keys(meta.files))
+      files.push(Buffer.from((await tables.loadFile(meta, meta.digest, file)) ?? []).toString("hex"));
     contents.push({ meta, kv: await tables.loadKv(meta, meta.digest), files });
   }
   return contents;

@@ -1,7 +1,23 @@
 /** Files of the LMDB stores that were cut, flipped, deleted or replaced: an error for whom they are, also while they are open, and never the end of the process. */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { copyFileSync, cpSync, existsSync, mkdirSync, mkdtempSync, openSync, readFileSync, renameSync, rmSync, statSync, truncateSync, writeFileSync, writeSync, closeSync, readdirSync } from "node:fs";
+import {
+  copyFileSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+  writeSync,
+  closeSync,
+  readdirSync,
+} from "node:fs";
 import { join } from "node:path";
 import { open } from "lmdb";
 import t from "tap";
@@ -38,7 +54,8 @@ function copyOf(from: string): string {
   return dir;
 }
 
-const usersFile = (dir: string): string => join(dir, "users", readFileSync(join(dir, "users", "current"), "utf8"), "data.mdb");
+const usersFile = (dir: string): string =>
+  join(dir, "users", readFileSync(join(dir, "users", "current"), "utf8"), "data.mdb");
 
 function overwrite(path: string, at: number, bytes: Buffer): void {
   const file = openSync(path, "r+");
@@ -62,12 +79,15 @@ const DAMAGES: Readonly<Record<string, (path: string) => void>> = {
   "cut to nothing": (path) => truncateSync(path, 0),
   "another file": (path) => writeFileSync(path, Buffer.alloc(20_000, 0x5a)),
   "the root of the main tree outside of the file": (path) => setRoot(path, 1, 1n << 20n),
-  "the root of the main tree a free or an overflow page": (path) => setRoot(path, 1, BigInt(statSync(path).size / PAGE - 1)),
+  "the root of the main tree a free or an overflow page": (path) =>
+    setRoot(path, 1, BigInt(statSync(path).size / PAGE - 1)),
   "the root of the free pages outside of the file": (path) => setRoot(path, 0, 1n << 40n),
   "the older meta page of no transaction": (path) => overwrite(path, 24, Buffer.alloc(136)),
   "a page of zeros": (path) => {
     const bytes = readFileSync(path);
-    const pages = [...Array(bytes.length / PAGE).keys()].filter((page) => page > 1 && bytes.readUInt16LE(page * PAGE + 18) === 2 && bytes.readUInt32LE(page * PAGE) === page);
+    const pages = [...Array(bytes.length / PAGE).keys()].filter(
+      (page) => page > 1 && bytes.readUInt16LE(page * PAGE + 18) === 2 && bytes.readUInt32LE(page * PAGE) === page,
+    );
     for (const page of pages) overwrite(path, page * PAGE, Buffer.alloc(PAGE));
   },
 };
@@ -113,17 +133,31 @@ t.test("through the stores' threads it is store_unavailable", async (t) => {
 });
 
 for (const kind of ["prefixes", "users"] as const) {
-  t.test(`one flipped bit anywhere in ${kind}, or its end cut off: served as it was, or refused`, { timeout: 600_000 }, async (t) => {
-    const rounds = effort({ short: 150, long: 600 });
-    const child = spawn(...bareNode("--import=tsx", new URL("damage-child.ts", import.meta.url).pathname, kind, kind === "users" ? soundUsers : soundPrefixes, "7", String(rounds)), { stdio: ["ignore", "pipe", "inherit"] });
-    let said = "";
-    child.stdout.setEncoding("utf8").on("data", (text: string) => (said += text));
-    t.same(await once(child, "close"), [0, null], "no signal");
-    const { served, refused, wrong } = JSON.parse(said) as { served: number; refused: number; wrong: string[] };
-    t.same(wrong, []);
-    t.equal(served + refused, rounds);
-    t.ok(served > 0 && refused > rounds / 10, `${served} served, ${refused} refused`);
-  });
+  t.test(
+    `one flipped bit anywhere in ${kind}, or its end cut off: served as it was, or refused`,
+    { timeout: 600_000 },
+    async (t) => {
+      const rounds = effort({ short: 150, long: 600 });
+      const child = spawn(
+        ...bareNode(
+          "--import=tsx",
+          new URL("damage-child.ts", import.meta.url).pathname,
+          kind,
+          kind === "users" ? soundUsers : soundPrefixes,
+          "7",
+          String(rounds),
+        ),
+        { stdio: ["ignore", "pipe", "inherit"] },
+      );
+      let said = "";
+      child.stdout.setEncoding("utf8").on("data", (text: string) => (said += text));
+      t.same(await once(child, "close"), [0, null], "no signal");
+      const { served, refused, wrong } = JSON.parse(said) as { served: number; refused: number; wrong: string[] };
+      t.same(wrong, []);
+      t.equal(served + refused, rounds);
+      t.ok(served > 0 && refused > rounds / 10, `${served} served, ${refused} refused`);
+    },
+  );
 }
 
 t.test("a file that another process makes longer while it is looked at is sound", async (t) => {
@@ -172,7 +206,12 @@ t.test("what is deleted while it is open takes no write and gives no answer, unt
   const store = await openLmdbStore({ dir });
   t.teardown(() => store.close());
   t.ok(await store.head(mine));
-  for (const path of [userFile(dir, DAMAGED_USER), join(userFile(dir, DAMAGED_USER), ".."), join(dir, "prefixes"), dir]) {
+  for (const path of [
+    userFile(dir, DAMAGED_USER),
+    join(userFile(dir, DAMAGED_USER), ".."),
+    join(dir, "prefixes"),
+    dir,
+  ]) {
     renameSync(path, `${sound}/away`);
     await t.rejects(store.put(await record(mine, 1)), UNAVAILABLE, path);
     await t.rejects(store.patchMeta(mine, { shared_with: ["bob"] }), UNAVAILABLE);
@@ -221,45 +260,70 @@ t.test("removals beside a damaged file", async (t) => {
   truncateSync(file, 5 * PAGE);
   const store = await openLmdbStore({ dir });
   t.teardown(() => store.close());
-  t.same(await store.deleteUser("bob", { last: true }), { prefixes: 1, bytes: 384 }, "a user who has nothing to do with it");
-  await t.rejects(store.deleteUser(guest), UNAVAILABLE, "whom a prefix in it is shared with: that cannot be undone now");
+  t.same(
+    await store.deleteUser("bob", { last: true }),
+    { prefixes: 1, bytes: 384 },
+    "a user who has nothing to do with it",
+  );
+  await t.rejects(
+    store.deleteUser(guest),
+    UNAVAILABLE,
+    "whom a prefix in it is shared with: that cannot be undone now",
+  );
   t.same(await store.listShared(guest, { limit: 9 }), [], "lists pass it over");
   copyFileSync(userFile(soundPrefixes, DAMAGED_USER), file);
   await store.deleteUser(guest);
   t.notOk((await store.head({ ...mine, name: "p0" }))!.shared_with!.includes(guest));
 
   truncateSync(file, 5 * PAGE);
-  t.same(await store.deleteUser(DAMAGED_USER, { last: true }), { prefixes: 0, bytes: 0 }, "its owner goes, though nobody can count what there was");
+  t.same(
+    await store.deleteUser(DAMAGED_USER, { last: true }),
+    { prefixes: 0, bytes: 0 },
+    "its owner goes, though nobody can count what there was",
+  );
   t.notOk(existsSync(file));
   await store.readmitUser(DAMAGED_USER);
   t.match(await store.put(await record(mine, 1)), { created: true });
 });
 
-t.test("a damaged index of what is shared is built anew from the prefixes, also where one of them is damaged", async (t) => {
-  const guest = "a-guest-of-a-long-name-7";
-  const indexOf = (dir: string): string => join(sharesFolder(dir), readFileSync(join(sharesFolder(dir), "current"), "utf8"), "data.mdb");
-  const names = async (store: PrefixStore): Promise<string[]> => (await store.listShared(guest, { limit: 9 })).map(({ user, name }) => `${user}/${name}`);
-  const dir = copyOf(soundPrefixes);
-  const first = await openLmdbStore({ dir });
-  await first.patchMeta(others, { shared_with: [guest] });
-  await first.close();
-  for (const damage of [(path: string) => truncateSync(path, PAGE), (path: string) => rmSync(path), (path: string) => overwrite(path, PAGE + 24, Buffer.alloc(16))]) {
-    damage(indexOf(dir));
+t.test(
+  "a damaged index of what is shared is built anew from the prefixes, also where one of them is damaged",
+  async (t) => {
+    const guest = "a-guest-of-a-long-name-7";
+    const indexOf = (dir: string): string =>
+      join(sharesFolder(dir), readFileSync(join(sharesFolder(dir), "current"), "utf8"), "data.mdb");
+    const names = async (store: PrefixStore): Promise<string[]> =>
+      (await store.listShared(guest, { limit: 9 })).map(({ user, name }) => `${user}/${name}`);
+    const dir = copyOf(soundPrefixes);
+    const first = await openLmdbStore({ dir });
+    await first.patchMeta(others, { shared_with: [guest] });
+    await first.close();
+    for (const damage of [
+      (path: string) => truncateSync(path, PAGE),
+      (path: string) => rmSync(path),
+      (path: string) => overwrite(path, PAGE + 24, Buffer.alloc(16)),
+    ]) {
+      damage(indexOf(dir));
+      const store = await openLmdbStore({ dir });
+      t.same(await names(store), [`${DAMAGED_USER}/p0`, "bob/p"]);
+      await store.close();
+    }
+    truncateSync(indexOf(dir), PAGE);
+    truncateSync(userFile(dir, DAMAGED_USER), PAGE);
     const store = await openLmdbStore({ dir });
-    t.same(await names(store), [`${DAMAGED_USER}/p0`, "bob/p"]);
-    await store.close();
-  }
-  truncateSync(indexOf(dir), PAGE);
-  truncateSync(userFile(dir, DAMAGED_USER), PAGE);
-  const store = await openLmdbStore({ dir });
-  t.teardown(() => store.close());
-  t.same(await names(store), ["bob/p"]);
-  await t.rejects(store.deleteUser("somebody-else"), UNAVAILABLE, "whether something in the damaged file is shared with them cannot be known");
-  copyFileSync(userFile(soundPrefixes, DAMAGED_USER), userFile(dir, DAMAGED_USER));
-  await store.deleteUser(guest);
-  t.same(await names(store), []);
-  t.notOk((await store.head({ ...mine, name: "p0" }))!.shared_with!.includes(guest));
-});
+    t.teardown(() => store.close());
+    t.same(await names(store), ["bob/p"]);
+    await t.rejects(
+      store.deleteUser("somebody-else"),
+      UNAVAILABLE,
+      "whether something in the damaged file is shared with them cannot be known",
+    );
+    copyFileSync(userFile(soundPrefixes, DAMAGED_USER), userFile(dir, DAMAGED_USER));
+    await store.deleteUser(guest);
+    t.same(await names(store), []);
+    t.notOk((await store.head({ ...mine, name: "p0" }))!.shared_with!.includes(guest));
+  },
+);
 
 t.test("a first start that was killed before there was a file", async (t) => {
   const dir = mkdtempSync(join(sound, "first."));

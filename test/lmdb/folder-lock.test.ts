@@ -11,10 +11,15 @@ import { lacking } from "../support/requirements.ts";
 
 const SOURCE = new URL("../../src/lmdb/folder-lock.ts", import.meta.url).href;
 /** What a process runs once it has the lock; it says when it has. */
-const holding = (dir: string, then: string): string => `const { lockFolder } = await import(${JSON.stringify(SOURCE)}); const lock = await lockFolder(${JSON.stringify(dir)}); let more = ""; ${then}; console.log("held", more); setInterval(() => {}, 1000);`;
+const holding = (dir: string, then: string): string =>
+  `const { lockFolder } = await import(${JSON.stringify(SOURCE)}); const lock = await lockFolder(${JSON.stringify(dir)}); let more = ""; ${then}; console.log("held", more); setInterval(() => {}, 1000);`;
 
 /** Another process that holds the folder. `then`: what else it does before it says so on a line, to which it may add as `more`. */
-async function holder(t: Test, dir: string, then = ""): Promise<{ child: ChildProcess; line: string; kill: () => Promise<void> }> {
+async function holder(
+  t: Test,
+  dir: string,
+  then = "",
+): Promise<{ child: ChildProcess; line: string; kill: () => Promise<void> }> {
   const [program, args] = bareNode("--import", "tsx", "--input-type=module", "-e", holding(dir, then));
   const child = spawn(program, args, { stdio: ["ignore", "pipe", "inherit"] });
   const kill = async (): Promise<void> => {
@@ -28,7 +33,10 @@ async function holder(t: Test, dir: string, then = ""): Promise<{ child: ChildPr
   return { child, line, kill };
 }
 
-const inUse = (dir: string, pid: number): { name: string; message: string } => ({ name: "FolderInUseError", message: `${dir} is in use by process ${pid}: one server per folder. Servers that share users and prefixes need a Redis` });
+const inUse = (dir: string, pid: number): { name: string; message: string } => ({
+  name: "FolderInUseError",
+  message: `${dir} is in use by process ${pid}: one server per folder. Servers that share users and prefixes need a Redis`,
+});
 
 t.test("a folder is made, locked and free again", async (t) => {
   const dir = join(mkdtempSync(join(t.testdir(), "x.")), "new", "folder");
@@ -49,7 +57,13 @@ t.test("another process is named, by whatever path the folder is reached", async
   const dir = join(root, "store");
   const { child } = await holder(t, dir);
   symlinkSync(dir, join(root, "link"));
-  const paths = [dir, join(root, "link"), relative(process.cwd(), dir), `${root}//./store/`, join(root, "..", root.split("/").at(-1)!, "store")];
+  const paths = [
+    dir,
+    join(root, "link"),
+    relative(process.cwd(), dir),
+    `${root}//./store/`,
+    join(root, "..", root.split("/").at(-1)!, "store"),
+  ];
   for (const path of paths) {
     await t.rejects(lockFolder(path), inUse(path, child.pid!), path);
     t.equal(folderHolder(path), `process ${child.pid}`);

@@ -1,5 +1,16 @@
 import { spawnSync } from "node:child_process";
-import { appendFileSync, closeSync, mkdtempSync, openSync, readdirSync, rmdirSync, statSync, truncateSync, writeFileSync, writeSync } from "node:fs";
+import {
+  appendFileSync,
+  closeSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  rmdirSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+  writeSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -17,7 +28,9 @@ const key = (i: number) => ({ user: "ann", name: `p${i}` });
 /** A small file system of its own. Root ignores permissions, so those would not do. */
 function mountTmpfs(t: Test, options: string): string {
   const mount = mkdtempSync(join(tmpdir(), "prefixd-mount-"));
-  const { status, stderr, error } = spawnSync("mount", ["-t", "tmpfs", "-o", options, "tmpfs", mount], { encoding: "utf8" });
+  const { status, stderr, error } = spawnSync("mount", ["-t", "tmpfs", "-o", options, "tmpfs", mount], {
+    encoding: "utf8",
+  });
   t.teardown(() => {
     if (status === 0) spawnSync("umount", ["-l", mount]);
     rmdirSync(mount);
@@ -29,7 +42,10 @@ function mountTmpfs(t: Test, options: string): string {
 /** Puts records of about 1 MB until the store is full; how many went in. */
 async function fill(store: PrefixStore, most: number): Promise<{ stored: number; error: PrefixdError | undefined }> {
   for (let i = 0; i < most; i++) {
-    const error = await store.put(await record(key(i), i, { shape: BIG, length: 31 })).then(() => undefined, (error: unknown) => error as PrefixdError);
+    const error = await store.put(await record(key(i), i, { shape: BIG, length: 31 })).then(
+      () => undefined,
+      (error: unknown) => error as PrefixdError,
+    );
     if (error !== undefined) return { stored: i, error };
   }
   return { stored: most, error: undefined };
@@ -50,14 +66,17 @@ async function remainsUsable(t: Test, store: PrefixStore, stored: number): Promi
   t.match(await store.put(await record(key(0), 9)), { created: true }, "room again");
 }
 
-
 t.test("maxBytes is a bound, and the store stays usable at it", async (t) => {
   const store = await openLmdbStore({ dir: join(t.testdir(), "lmdb"), maxBytes: 5_000_000 });
   t.teardown(() => store.close());
   const { stored, error } = await fill(store, 10);
   t.match(error, { code: "store_full", status: 507, message: /5000000 bytes/ });
   t.equal(stored, 4);
-  t.match(await store.put(await record(key(0), 5, { shape: BIG, length: 31 })), { created: false }, "a replacement needs no more room");
+  t.match(
+    await store.put(await record(key(0), 5, { shape: BIG, length: 31 })),
+    { created: false },
+    "a replacement needs no more room",
+  );
   await remainsUsable(t, store, stored);
   await store.deleteUser("ann");
   await store.readmitUser("ann");
@@ -110,21 +129,25 @@ t.test("a file that is no LMDB, and one of another format", async (t) => {
   await again.close();
 });
 
-t.test("a disk without a byte left: a new user is refused, which has to make files", { skip: lacking("mount") }, async (t) => {
-  const mount = mountTmpfs(t, "size=4m");
-  const store = await openLmdbStore({ dir: join(mount, "lmdb") });
-  t.teardown(() => store.close());
-  await store.put(await record(key(0), 1));
-  const filler = openSync(join(mount, "filler"), "w");
-  for (const bytes of [1 << 16, 1 << 12, 1]) while (written(filler, bytes));
-  const other = { user: "bob", name: "p" };
-  await t.rejects(store.put(await record(other, 1)), { code: "store_full" });
-  t.equal(await store.head(other), null, "nothing of it is left");
-  t.ok(await store.head(key(0)), "the others are served");
-  closeSync(filler);
-  t.match(await store.deleteUser("ann"), { prefixes: 1 });
-  t.match(await store.put(await record(other, 1)), { created: true }, "a removed user's files have made room");
-});
+t.test(
+  "a disk without a byte left: a new user is refused, which has to make files",
+  { skip: lacking("mount") },
+  async (t) => {
+    const mount = mountTmpfs(t, "size=4m");
+    const store = await openLmdbStore({ dir: join(mount, "lmdb") });
+    t.teardown(() => store.close());
+    await store.put(await record(key(0), 1));
+    const filler = openSync(join(mount, "filler"), "w");
+    for (const bytes of [1 << 16, 1 << 12, 1]) while (written(filler, bytes));
+    const other = { user: "bob", name: "p" };
+    await t.rejects(store.put(await record(other, 1)), { code: "store_full" });
+    t.equal(await store.head(other), null, "nothing of it is left");
+    t.ok(await store.head(key(0)), "the others are served");
+    closeSync(filler);
+    t.match(await store.deleteUser("ann"), { prefixes: 1 });
+    t.match(await store.put(await record(other, 1)), { created: true }, "a removed user's files have made room");
+  },
+);
 
 t.test("a disk with room for a new user's lock file and not for data", { skip: lacking("mount") }, async (t) => {
   const mount = mountTmpfs(t, "size=4m");

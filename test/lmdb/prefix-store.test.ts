@@ -31,7 +31,10 @@ t.test("what a user holds is counted once where nobody has kept count of it", as
   t.teardown(() => again.close());
   const bytes = puts.reduce((sum, { meta }) => sum + meta.bytes, 0);
   t.same(await again.held("ann"), { prefixes: 3, bytes });
-  await t.rejects(again.put(await record({ user: "ann", name: "p4" }, 4), undefined, { max_prefixes: 3, max_prefix_bytes: null }), { code: "quota_exceeded" });
+  await t.rejects(
+    again.put(await record({ user: "ann", name: "p4" }, 4), undefined, { max_prefixes: 3, max_prefix_bytes: null }),
+    { code: "quota_exceeded" },
+  );
   await again.delete(puts[0]!.meta);
   t.same(await again.held("ann"), { prefixes: 2, bytes: bytes - puts[0]!.meta.bytes });
 });
@@ -49,14 +52,22 @@ t.test("the index of what is shared: built once, and put right after a crash", a
     await shares.close();
     return keys.map(keyText);
   };
-  const listed = async (store: PrefixStore): Promise<string[]> => (await store.listShared("bob", { limit: 9 })).map(keyText);
+  const listed = async (store: PrefixStore): Promise<string[]> =>
+    (await store.listShared("bob", { limit: 9 })).map(keyText);
   await open(async (store) => {
-    for (const [user, name] of [["ann", "p"], ["ann", "q"], ["cat", "p"]] as const) await store.put(await record({ user, name }, 1));
+    for (const [user, name] of [
+      ["ann", "p"],
+      ["ann", "q"],
+      ["cat", "p"],
+    ] as const)
+      await store.put(await record({ user, name }, 1));
     await store.patchMeta({ user: "ann", name: "p" }, { shared_with: ["bob"] });
     await store.patchMeta({ user: "cat", name: "p" }, { visibility: "shared" });
   });
   rmSync(join(dir, "shares"), { recursive: true });
-  await open(async (store) => void t.same(await listed(store), ["ann/p", "cat/p"], "what was shared before there was an index"));
+  await open(
+    async (store) => void t.same(await listed(store), ["ann/p", "cat/p"], "what was shared before there was an index"),
+  );
 
   const shares = new LmdbShares(dir);
   shares.add({ user: "ann", name: "q" }, ["bob"]);
@@ -64,8 +75,15 @@ t.test("the index of what is shared: built once, and put right after a crash", a
   shares.add({ user: "gone-for-good", name: "p" }, ["bob"]);
   await shares.close();
   t.equal((await entries()).length, 5);
-  await open(async (store) => void t.same(await listed(store), ["ann/p", "cat/p"], "entries without a record show nothing"));
+  await open(
+    async (store) => void t.same(await listed(store), ["ann/p", "cat/p"], "entries without a record show nothing"),
+  );
   t.same(await entries(), ["ann/p", "cat/p"], "and are taken away");
-  const left = readdirSync(join(dir, "shares"), { recursive: true, withFileTypes: true }).filter((entry) => entry.isFile());
-  t.notOk(left.some((entry) => readFileSync(join(entry.parentPath, entry.name)).includes("gone-for-good")), "of an owner without a file no byte stays");
+  const left = readdirSync(join(dir, "shares"), { recursive: true, withFileTypes: true }).filter((entry) =>
+    entry.isFile(),
+  );
+  t.notOk(
+    left.some((entry) => readFileSync(join(entry.parentPath, entry.name)).includes("gone-for-good")),
+    "of an owner without a file no byte stays",
+  );
 });

@@ -17,7 +17,10 @@ t.test("a process killed at any moment", { timeout: 60_000 }, async (t) => {
   const answered = new Set<string>();
   let killed = 0;
   for (let round = 0; round < ROUNDS; round++) {
-    const child = spawn(...bareNode("--import=tsx", new URL("./user-crash-child.ts", import.meta.url).pathname, dir, String(round)), { stdio: ["ignore", "pipe", "inherit"] });
+    const child = spawn(
+      ...bareNode("--import=tsx", new URL("./user-crash-child.ts", import.meta.url).pathname, dir, String(round)),
+      { stdio: ["ignore", "pipe", "inherit"] },
+    );
     const ended = once(child, "close");
     const lines = createInterface({ input: child.stdout });
     const ready = once(lines, "line");
@@ -39,7 +42,10 @@ t.test("a process killed at any moment", { timeout: 60_000 }, async (t) => {
       if (there === null && keys.length > 0) t.fail(`${id} is half removed`);
     }
     await store.close();
-    t.ok(readdirSync(join(dir, "users")).length <= 2, `round ${round}: one environment, and the pointer to it, of ${answered.size} answers`);
+    t.ok(
+      readdirSync(join(dir, "users")).length <= 2,
+      `round ${round}: one environment, and the pointer to it, of ${answered.size} answers`,
+    );
   }
   t.ok(killed > ROUNDS / 2, `killed at work ${killed} times of ${ROUNDS}`);
 });

@@ -7,7 +7,10 @@ function distance(sample: readonly number[], distribution: (x: number) => number
   const sorted = [...sample].sort((a, b) => a - b);
   return Math.max(
     ...sorted.map((x, index) =>
-      Math.max(Math.abs(distribution(x) - index / sorted.length), Math.abs(distribution(x) - (index + 1) / sorted.length)),
+      Math.max(
+        Math.abs(distribution(x) - index / sorted.length),
+        Math.abs(distribution(x) - (index + 1) / sorted.length),
+      ),
     ),
   );
 }
@@ -37,7 +40,10 @@ t.test("steps and ramps: arrivals are spread as the rate is", async (t) => {
     const from = begins;
     begins += for_s;
     const inStep = times.filter((time) => time >= from && time < from + for_s);
-    t.ok(Math.abs(inStep.length - expected[index]!) <= 4 * Math.sqrt(expected[index]!), `step ${index}: ${inStep.length}`);
+    t.ok(
+      Math.abs(inStep.length - expected[index]!) <= 4 * Math.sqrt(expected[index]!),
+      `step ${index}: ${inStep.length}`,
+    );
   }
   const ramp = times.filter((time) => time >= 100 && time < 200).map((time) => time - 100);
   t.ok(distance(ramp, (x) => (10 * x + 0.4 * x * x) / 5000) < 1.63 / Math.sqrt(ramp.length), "on the ramp, too");

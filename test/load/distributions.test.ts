@@ -21,7 +21,10 @@ t.test("Zipf: every rank is drawn as often as the closed form says", async (t) =
       0,
     );
     // Chi square with n - 1 degrees of freedom: mean n - 1, variance 2 (n - 1).
-    t.ok(chiSquare <= count - 1 + 5 * Math.sqrt(2 * count), `${count} ranks, s ${s}: chi square ${chiSquare.toFixed(0)}`);
+    t.ok(
+      chiSquare <= count - 1 + 5 * Math.sqrt(2 * count),
+      `${count} ranks, s ${s}: chi square ${chiSquare.toFixed(0)}`,
+    );
   }
 });
 
@@ -73,7 +76,9 @@ t.test("lengths: means, bounds, whole numbers", async (t) => {
     t.ok(Math.abs(got - mean) / mean < 0.02, `${JSON.stringify(length)}: mean ${got.toFixed(2)}`);
   }
   const random = seededRandom(2);
-  const cut = Array.from({ length: 10_000 }, () => drawLength({ lognormal: { median: 50, sigma: 1, max: 60 } }, random));
+  const cut = Array.from({ length: 10_000 }, () =>
+    drawLength({ lognormal: { median: 50, sigma: 1, max: 60 } }, random),
+  );
   t.equal(Math.max(...cut), 60);
   t.same(new Set(Array.from({ length: 1000 }, () => drawLength({ uniform: [1, 3] }, random))), new Set([1, 2, 3]));
 });

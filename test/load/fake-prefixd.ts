@@ -29,7 +29,13 @@ export interface FakePrefixd {
   close(): Promise<void>;
 }
 
-export async function startFakePrefixd({ tokenMs = 1, together = 0, stall, model, intercept }: FakeOptions = {}): Promise<FakePrefixd> {
+export async function startFakePrefixd({
+  tokenMs = 1,
+  together = 0,
+  stall,
+  model,
+  intercept,
+}: FakeOptions = {}): Promise<FakePrefixd> {
   const prefixes = new Map<string, string>();
   let asked = 0;
   let stalledUntil = Promise.resolve();
@@ -47,7 +53,9 @@ export async function startFakePrefixd({ tokenMs = 1, together = 0, stall, model
     if (first === "health") return json(response, 200, { status: "ready" });
     if (first === "model" && model !== undefined) return json(response, 200, model);
     if (first === "metrics")
-      return void response.end("process_resident_memory_bytes 104857600\nprocess_open_fds 20\nnodejs_active_resources_total 5\n");
+      return void response.end(
+        "process_resident_memory_bytes 104857600\nprocess_open_fds 20\nnodejs_active_resources_total 5\n",
+      );
     if (first !== "prefixes") return json(response, 404, { code: "not_found" });
     if (request.method === "PUT") {
       const digest = createHash("sha256").update(bytes).digest("hex");
@@ -56,12 +64,14 @@ export async function startFakePrefixd({ tokenMs = 1, together = 0, stall, model
       response.setHeader("etag", `"${digest}"`);
       return json(response, known ? 200 : 201, { id: name, digest });
     }
-    if (request.method === "DELETE") return json(response, prefixes.delete(name) ? 204 : 404, { code: "prefix_not_found" });
+    if (request.method === "DELETE")
+      return json(response, prefixes.delete(name) ? 204 : 404, { code: "prefix_not_found" });
     json(response, 200, { prefixes: [], next: null });
   }
 
   async function generate(body: GenerateRequest, response: ServerResponse): Promise<void> {
-    if (stall !== undefined && ++asked === stall.atRequest) stalledUntil = new Promise((resolve) => setTimeout(resolve, stall.ms));
+    if (stall !== undefined && ++asked === stall.atRequest)
+      stalledUntil = new Promise((resolve) => setTimeout(resolve, stall.ms));
     await stalledUntil;
     if (intercept?.(body, response) === true) return;
     const digest = body.prefix_id === undefined ? null : prefixes.get(body.prefix_id);

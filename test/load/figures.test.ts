@@ -16,7 +16,10 @@ const scenario = scenarioOf([
   { name: "g", users: 2, arrivals: { process: "closed", steps: [{ for_s: 10, clients: 1 }] }, requests: STREAMS },
 ]);
 
-function record(times: { intended: number; sent?: number; first?: number | null; end: number; gaps?: number[] }, code = "ok"): CallRecord {
+function record(
+  times: { intended: number; sent?: number; first?: number | null; end: number; gaps?: number[] },
+  code = "ok",
+): CallRecord {
   const { intended, sent = intended, first = null, end, gaps = [] } = times;
   return {
     intendedAt: intended,
@@ -75,14 +78,28 @@ t.test("the recorder counts from the intended start, and sorts what happened", a
 
 t.test("refusals are timed from sending; it has recovered when twenty in a row keep to the SLO", async (t) => {
   const spike = scenarioOf(
-    [{ name: "g", arrivals: { process: "poisson", steps: [{ for_s: 1, rate: 9 }, { for_s: 4, rate: 1 }] }, requests: STREAMS }],
+    [
+      {
+        name: "g",
+        arrivals: {
+          process: "poisson",
+          steps: [
+            { for_s: 1, rate: 9 },
+            { for_s: 4, rate: 1 },
+          ],
+        },
+        requests: STREAMS,
+      },
+    ],
     { pass: { recovery_s: 1 } },
   );
   const run = (late: (at: number) => boolean): Recorder => {
     const recorder = new Recorder(spike, [ANN], 5, 0);
     for (let at = 0; at < 5000; at += 50) {
       recorder.offered(at);
-      const one = late(at) ? record({ intended: at, sent: at + 30, end: at + 40 }, "queue_full") : record({ intended: at, first: at + 1, end: at + 2 });
+      const one = late(at)
+        ? record({ intended: at, sent: at + 30, end: at + 40 }, "queue_full")
+        : record({ intended: at, first: at + 1, end: at + 2 });
       recorder.ended(one, { user: ANN, provoked: false, slow: false });
     }
     return recorder;
@@ -97,7 +114,10 @@ t.test("refusals are timed from sending; it has recovered when twenty in a row k
 t.test("what is left over is counted for the server that has most", async (t) => {
   const result = sampleResult();
   const rest = { open_files: 20, active_resources: 8, event_listeners: 12 };
-  const grown = { ...result.servers[0]!, at_rest: { before: rest, after: { ...rest, open_files: 26, event_listeners: 9 } } };
+  const grown = {
+    ...result.servers[0]!,
+    at_rest: { before: rest, after: { ...rest, open_files: 26, event_listeners: 9 } },
+  };
   const same = { ...grown, at_rest: { before: rest, after: rest } };
   t.match(judge({ left_over: 5 }, { ...result, servers: [same, grown] }).slice(1), [
     { name: "open files left over", value: 6, passed: false },
@@ -151,7 +171,9 @@ t.test("criteria: met, not met, and not measured, which is not met", async (t) =
     "error rate (other codes)": true,
     "g: TTFT p99, ms": false,
   });
-  t.match(judge({}, { ...result, verification: { ...result.verification, wrong: 1 } }), [{ name: "wrong answers", passed: false }]);
+  t.match(judge({}, { ...result, verification: { ...result.verification, wrong: 1 } }), [
+    { name: "wrong answers", passed: false },
+  ]);
   t.match(resultText(result), /pass {2}wrong answers[\s\S]*PASSED/);
 });
 

@@ -10,7 +10,10 @@ interface Event {
   prefix?: { id: string; digest: string } | null;
 }
 
-export async function startLyingProxy(target: string, lie: Lie): Promise<{ url: string; lies: () => number; close: () => void }> {
+export async function startLyingProxy(
+  target: string,
+  lie: Lie,
+): Promise<{ url: string; lies: () => number; close: () => void }> {
   const digests = new Set<string>();
   let lies = 0;
 
@@ -43,22 +46,29 @@ export async function startLyingProxy(target: string, lie: Lie): Promise<{ url: 
     incoming.on("data", (piece: Buffer) => pieces.push(piece));
     incoming.on("end", () => {
       const body = Buffer.concat(pieces);
-      const asks = incoming.url === "/generate" ? (JSON.parse(body.toString()) as { stream?: boolean; logprobs?: number }) : {};
+      const asks =
+        incoming.url === "/generate" ? (JSON.parse(body.toString()) as { stream?: boolean; logprobs?: number }) : {};
       const lied = asks.stream === true && (lie === "digest" || lie === "base" || asks.logprobs !== undefined);
-      const forwarded = request(`${target}${incoming.url}`, { method: incoming.method!, headers: incoming.headers }, (answer) => {
-        outgoing.writeHead(answer.statusCode!, answer.headers);
-        if (!lied || answer.statusCode !== 200) return void answer.pipe(outgoing);
-        let rest = "";
-        answer.setEncoding("utf8").on("data", (text: string) => {
-          const events = (rest + text).split("\n\n");
-          rest = events.pop()!;
-          for (const event of events) {
-            const data = event.startsWith("data: {") ? `data: ${JSON.stringify(change(JSON.parse(event.slice(6)) as Event))}` : event;
-            outgoing.write(`${data}\n\n`);
-          }
-        });
-        answer.on("end", () => outgoing.end());
-      });
+      const forwarded = request(
+        `${target}${incoming.url}`,
+        { method: incoming.method!, headers: incoming.headers },
+        (answer) => {
+          outgoing.writeHead(answer.statusCode!, answer.headers);
+          if (!lied || answer.statusCode !== 200) return void answer.pipe(outgoing);
+          let rest = "";
+          answer.setEncoding("utf8").on("data", (text: string) => {
+            const events = (rest + text).split("\n\n");
+            rest = events.pop()!;
+            for (const event of events) {
+              const data = event.startsWith("data: {")
+                ? `data: ${JSON.stringify(change(JSON.parse(event.slice(6)) as Event))}`
+                : event;
+              outgoing.write(`${data}\n\n`);
+            }
+          });
+          answer.on("end", () => outgoing.end());
+        },
+      );
       forwarded.on("error", () => outgoing.destroy());
       outgoing.on("close", () => forwarded.destroy());
       forwarded.end(body);

@@ -19,7 +19,10 @@ t.test("axes", async (t) => {
 });
 
 t.test("a plot without data, with gaps, and with what HTML would take for its own", async (t) => {
-  t.notMatch(plot({ title: "none", x: "", y: "", logX: true, lines: [{ name: "a", points: [] }] }), /NaN|Infinity|undefined/);
+  t.notMatch(
+    plot({ title: "none", x: "", y: "", logX: true, lines: [{ name: "a", points: [] }] }),
+    /NaN|Infinity|undefined/,
+  );
   const gaps = plot({
     title: "<&>",
     x: "",
@@ -45,7 +48,9 @@ t.test("nothing in a report leads out of it", async (t) => {
     t.notMatch(html, /<(script|link|img|iframe|object)|src=|href=|@import|url\(/i);
     t.notMatch(html, /NaN|Infinity|undefined|\[object/);
     t.same(
-      [...html.matchAll(/https?:\/\/[^\s"<&]+/g)].map(([url]) => url).filter((url) => !url.startsWith("http://127.0.0.1:8080")),
+      [...html.matchAll(/https?:\/\/[^\s"<&]+/g)]
+        .map(([url]) => url)
+        .filter((url) => !url.startsWith("http://127.0.0.1:8080")),
       [],
       "but the server's address as text",
     );
@@ -65,7 +70,10 @@ t.test("in a browser", { skip: lacking("chromium") }, async (t) => {
   page.on("pageerror", (error) => problems.push(error.message));
   page.on("console", (message) => message.type() === "error" && problems.push(message.text()));
 
-  const files = { report: reportHtml(sampleResult()), compare: compareHtml(sampleResult(), sampleResult(), ["a", "b"]) };
+  const files = {
+    report: reportHtml(sampleResult()),
+    compare: compareHtml(sampleResult(), sampleResult(), ["a", "b"]),
+  };
   for (const [name, html] of Object.entries(files)) {
     const file = join(dir, `${name}.html`);
     writeFileSync(file, html);
@@ -88,9 +96,13 @@ t.test("in a browser", { skip: lacking("chromium") }, async (t) => {
       t.ok(box.width > 300 && box.height > 40, "the plot has room");
       const marks = await svg
         .locator("path, circle, rect")
-        .evaluateAll((all) => all.filter((mark) => (mark as unknown as { getBBox(): { width: number } }).getBBox().width > 0).length);
+        .evaluateAll(
+          (all) =>
+            all.filter((mark) => (mark as unknown as { getBBox(): { width: number } }).getBBox().width > 0).length,
+        );
       t.ok(marks > 0, `${await svg.getAttribute("aria-label")}: ${marks} marks`);
     }
-    if (process.env["SCREENSHOT"]) await page.screenshot({ path: `${process.env["SCREENSHOT"]}-${name}.png`, fullPage: true });
+    if (process.env["SCREENSHOT"])
+      await page.screenshot({ path: `${process.env["SCREENSHOT"]}-${name}.png`, fullPage: true });
   }
 });

@@ -18,23 +18,28 @@ async function fake(t: Test, options: FakeOptions = {}): Promise<FakePrefixd> {
   return server;
 }
 
-t.test("an open loop counts from when a request should have gone: a stall of one second is seen by all that came in it", async (t) => {
-  const server = await fake(t, { stall: { atRequest: 101, ms: 1000 } });
-  const result = await load(
-    server.url,
-    scenarioOf([{ name: "open", arrivals: { process: "poisson", steps: [{ for_s: 3, rate: 100 }] }, requests: STREAMS }]),
-  );
-  t.ok(result.passed, JSON.stringify(result.totals));
-  // A third of the requests come during the stall, half of those at least half a second before it ends: more than a tenth of all.
-  t.ok(result.ttft.p90 >= 500, `p90 ${result.ttft.p90}`);
-  t.ok(result.ttft.p99 >= 900, `p99 ${result.ttft.p99}`);
-  t.ok(result.totals.within_slo < 0.75 * result.totals.requests, "goodput tells it, too");
-  t.ok(
-    result.series.some((bucket) => (bucket.ttft_p99 ?? 0) >= 900) &&
-      result.series.some((bucket) => bucket.offered > 0 && bucket.completed === 0),
-    "and so does the time series",
-  );
-});
+t.test(
+  "an open loop counts from when a request should have gone: a stall of one second is seen by all that came in it",
+  async (t) => {
+    const server = await fake(t, { stall: { atRequest: 101, ms: 1000 } });
+    const result = await load(
+      server.url,
+      scenarioOf([
+        { name: "open", arrivals: { process: "poisson", steps: [{ for_s: 3, rate: 100 }] }, requests: STREAMS },
+      ]),
+    );
+    t.ok(result.passed, JSON.stringify(result.totals));
+    // A third of the requests come during the stall, half of those at least half a second before it ends: more than a tenth of all.
+    t.ok(result.ttft.p90 >= 500, `p90 ${result.ttft.p90}`);
+    t.ok(result.ttft.p99 >= 900, `p99 ${result.ttft.p99}`);
+    t.ok(result.totals.within_slo < 0.75 * result.totals.requests, "goodput tells it, too");
+    t.ok(
+      result.series.some((bucket) => (bucket.ttft_p99 ?? 0) >= 900) &&
+        result.series.some((bucket) => bucket.offered > 0 && bucket.completed === 0),
+      "and so does the time series",
+    );
+  },
+);
 
 t.test("a client that cannot keep up is no excuse: what went late counts as late, and the lag is told", async (t) => {
   const server = await fake(t);
@@ -45,7 +50,9 @@ t.test("a client that cannot keep up is no excuse: what went late counts as late
   t.teardown(() => clearTimeout(block));
   const result = await load(
     server.url,
-    scenarioOf([{ name: "open", arrivals: { process: "poisson", steps: [{ for_s: 2, rate: 100 }] }, requests: STREAMS }]),
+    scenarioOf([
+      { name: "open", arrivals: { process: "poisson", steps: [{ for_s: 2, rate: 100 }] }, requests: STREAMS },
+    ]),
   );
   t.ok(result.client.lag_max >= 500, `lag ${result.client.lag_max}`);
   t.ok(result.client.send_delay_p99 >= 300, `sent late ${result.client.send_delay_p99}`);
@@ -53,16 +60,22 @@ t.test("a client that cannot keep up is no excuse: what went late counts as late
 });
 
 t.test("a thousand streams at once", async (t) => {
-  const child = spawn(...bareNode("--import=tsx", new URL("fake-prefixd-process.ts", import.meta.url).pathname, "1000"), {
-    stdio: ["ignore", "pipe", "inherit"],
-  });
+  const child = spawn(
+    ...bareNode("--import=tsx", new URL("fake-prefixd-process.ts", import.meta.url).pathname, "1000"),
+    {
+      stdio: ["ignore", "pipe", "inherit"],
+    },
+  );
   t.teardown(() => child.kill("SIGKILL"));
   const [url] = (await once(createInterface({ input: child.stdout }), "line")) as [string];
   const dir = mkdtempSync(join(tmpdir(), "prefixd-load-"));
   t.teardown(() => rmSync(dir, { recursive: true }));
   const trace = join(dir, "trace.jsonl");
   writeFileSync(trace, '{"at_s": 0, "prompt_tokens": 2, "max_new_tokens": 20}\n'.repeat(1000));
-  const result = await load(url, scenarioOf([{ name: "many", users: 1000, arrivals: { process: "trace" }, requests: { trace } }]));
+  const result = await load(
+    url,
+    scenarioOf([{ name: "many", users: 1000, arrivals: { process: "trace" }, requests: { trace } }]),
+  );
   t.equal(result.client.most_in_flight, 1000);
   t.match(result.totals, { requests: 1000, ok: 1000, tokens: 20_000, errors: {} });
   t.match(result.groups, [{ jain: 1 }]);
@@ -81,7 +94,8 @@ t.test("every error has its code; what the run provokes is counted apart", async
         response
           .writeHead(200, { "content-type": "text/event-stream" })
           .end(`event: error\ndata: ${JSON.stringify({ code: "model_failed" })}\n\n`);
-      else if (kind === 2 && stream === true) response.writeHead(200, { "content-type": "text/event-stream" }).end("data: {\n\n");
+      else if (kind === 2 && stream === true)
+        response.writeHead(200, { "content-type": "text/event-stream" }).end("data: {\n\n");
       else if (kind === 3) response.destroy();
       else return false;
       return true;
@@ -125,10 +139,18 @@ t.test("the server tells its model; what is given by hand comes before that", as
     },
   });
   const scenario = scenarioOf([
-    { name: "g", arrivals: { process: "poisson", steps: [{ for_s: 1, rate: 100 }] }, requests: { prompt_tokens: 50, max_new_tokens: 1 } },
+    {
+      name: "g",
+      arrivals: { process: "poisson", steps: [{ for_s: 1, rate: 100 }] },
+      requests: { prompt_tokens: 50, max_new_tokens: 1 },
+    },
   ]);
   const given = { shape: null, vocabulary: null };
-  t.match(await load(server.url, scenario, { model: given }), { registered: { kind: "peft" }, model: served, passed: true });
+  t.match(await load(server.url, scenario, { model: given }), {
+    registered: { kind: "peft" },
+    model: served,
+    passed: true,
+  });
   t.ok(Math.max(...sizes) >= 256 && Math.max(...sizes) < 300, "token ids of the whole vocabulary");
   sizes.length = 0;
   await load(server.url, scenario, { model: { ...given, vocabulary: 10 } });
@@ -149,10 +171,20 @@ t.test("the rates by what a closed loop gets out of the server", async (t) => {
   });
   const group = (name: string, max_new_tokens: number, rate: number): Scenario["groups"][number] => ({
     name,
-    arrivals: { process: "poisson", steps: [{ for_s: 0.5, rate: rate / 2 }, { for_s: 0.5, rate }] },
+    arrivals: {
+      process: "poisson",
+      steps: [
+        { for_s: 0.5, rate: rate / 2 },
+        { for_s: 0.5, rate },
+      ],
+    },
     requests: { prompt_tokens: 2, max_new_tokens },
   });
-  const scenario = scenarioOf([group("g", 1, 10)], { peak_of_capacity: 0.5, slo: { ttft_ms: 1, inter_token_ms: 100 }, pass: {} });
+  const scenario = scenarioOf([group("g", 1, 10)], {
+    peak_of_capacity: 0.5,
+    slo: { ttft_ms: 1, inter_token_ms: 100 },
+    pass: {},
+  });
   const times = { warmUpS: 0.2, measuredS: 1 };
   const result = await load(server.url, scenario, { calibrate: times });
   const { capacity } = result;
@@ -165,10 +197,20 @@ t.test("the rates by what a closed loop gets out of the server", async (t) => {
     "the shape stays",
   );
   t.match(result.notes.join(), /A full queue \(--max-queue 1000000\) takes/);
-  await t.rejects(load(server.url, scenarioOf([group("g", 2, 10)], { peak_of_capacity: 1 }), { calibrate: times }), /no request was answered/);
+  await t.rejects(
+    load(server.url, scenarioOf([group("g", 2, 10)], { peak_of_capacity: 1 }), { calibrate: times }),
+    /no request was answered/,
+  );
   await t.rejects(load(server.url, scenarioOf([group("g", 1, 10)]), { calibrate: times }), /no peak_of_capacity/);
-  const closed = { name: "g", arrivals: { process: "closed" as const, steps: [{ for_s: 1, clients: 1 }] }, requests: STREAMS };
-  await t.rejects(load(server.url, scenarioOf([closed], { peak_of_capacity: 1 }), { calibrate: times }), /no open loop/);
+  const closed = {
+    name: "g",
+    arrivals: { process: "closed" as const, steps: [{ for_s: 1, clients: 1 }] },
+    requests: STREAMS,
+  };
+  await t.rejects(
+    load(server.url, scenarioOf([closed], { peak_of_capacity: 1 }), { calibrate: times }),
+    /no open loop/,
+  );
   t.equal(server.prefixes.size, 0, "and everything is tidied up");
 });
 
@@ -181,7 +223,18 @@ const MOMENTS: [string, RegExp, string[]][] = [
 for (const [when, phase, more] of MOMENTS) {
   t.test(`Ctrl-C ${when}: what was made is removed`, async (t) => {
     const server = await fake(t, { tokenMs: 20, model: { ...MODEL, limits: { max_batch: 4, max_queue: 8 } } });
-    const cli = runCli(["load", "--scenario", "steady", "--url", server.url, "--stale-ms", "0", "--prefixes", "300", ...more]);
+    const cli = runCli([
+      "load",
+      "--scenario",
+      "steady",
+      "--url",
+      server.url,
+      "--stale-ms",
+      "0",
+      "--prefixes",
+      "300",
+      ...more,
+    ]);
     let said = "";
     cli.child.stderr!.on("data", (text: string) => {
       if (phase.test(said) || !phase.test((said += text))) return;
@@ -197,7 +250,9 @@ for (const [when, phase, more] of MOMENTS) {
 
 t.test("what a server has open at rest is read before and after, where it is judged", async (t) => {
   const server = await fake(t);
-  const groups = [{ name: "g", arrivals: { process: "poisson" as const, steps: [{ for_s: 0.5, rate: 50 }] }, requests: STREAMS }];
+  const groups = [
+    { name: "g", arrivals: { process: "poisson" as const, steps: [{ for_s: 0.5, rate: 50 }] }, requests: STREAMS },
+  ];
   const rest = { open_files: 20, active_resources: 5, event_listeners: 0 };
   const judged = await load(server.url, scenarioOf(groups, { pass: { left_over: 0 } }));
   t.match(judged, { passed: true, servers: [{ at_rest: { before: rest, after: rest } }] });
@@ -219,9 +274,15 @@ t.test("a run that is ended early, or cannot begin, leaves nothing on the server
   t.match(result, { totals: { requests: 3, provoked: { disconnected: 3 } }, notes: [/.*/, "Ended early by hand."] });
   t.equal(server.prefixes.size, 0);
   await t.rejects(load("http://127.0.0.1:1", scenarioOf(groups)), { name: "LoadError", message: /ECONNREFUSED/ });
-  await t.rejects(load(server.url, scenarioOf(groups, { needs_users: true })), { name: "ScenarioError", message: /admin key/ });
+  await t.rejects(load(server.url, scenarioOf(groups, { needs_users: true })), {
+    name: "ScenarioError",
+    message: /admin key/,
+  });
   await t.rejects(
-    load(server.url, scenarioOf(groups, { prefixes: { count: 2, kind: "peft", virtual_tokens: 1, popularity: "uniform" } })),
+    load(
+      server.url,
+      scenarioOf(groups, { prefixes: { count: 2, kind: "peft", virtual_tokens: 1, popularity: "uniform" } }),
+    ),
     { name: "ScenarioError", message: /shape/ },
   );
 });

@@ -47,7 +47,12 @@ export function sampleResult(): LoadResult {
     model: null,
     capacity: null,
     registered: { prefixes: 4, kind: "hard", seconds: 0.1 },
-    totals: { ...counts, requests_per_s: counts.ok / 10, tokens_per_s: counts.tokens / 10, goodput_per_s: counts.within_slo / 10 },
+    totals: {
+      ...counts,
+      requests_per_s: counts.ok / 10,
+      tokens_per_s: counts.tokens / 10,
+      goodput_per_s: counts.within_slo / 10,
+    },
     ...recorder.all.latencies(),
     refused: recorder.refused.quantiles(),
     recovery_s: null,

@@ -32,12 +32,20 @@ t.test("what is wrong is named", async (t) => {
   };
   const wrong: [string, unknown, RegExp][] = [
     ["an unknown field", changed("speed", 1), /field that does not exist: speed/],
-    ["an unknown field in a group", changed("groups.0.colour", 1), /groups\[0\] has a field that does not exist: colour/],
+    [
+      "an unknown field in a group",
+      changed("groups.0.colour", 1),
+      /groups\[0\] has a field that does not exist: colour/,
+    ],
     ["a share above 1", changed("groups.0.requests.stream", 2), /groups\[0\]\.requests\.stream must be <= 1/],
     ["a missing part", changed("slo", undefined), /required propert.*slo/],
     ["no groups", changed("groups", []), /groups must not have fewer than 1/],
     ["too many prefixes", changed("prefixes.count", 100_001), /prefixes\.count must be <= 100000/],
-    ["a rate below 0", changed("groups.0.arrivals.steps.0.rate", -1), /groups\[0\]\.arrivals\.steps\[0\]\.rate must be >= 0/],
+    [
+      "a rate below 0",
+      changed("groups.0.arrivals.steps.0.rate", -1),
+      /groups\[0\]\.arrivals\.steps\[0\]\.rate must be >= 0/,
+    ],
     ["two groups of one name", changed("groups.1.name", smoke.groups[0]!.name), /two groups are called steady/],
     ["criteria for no group", changed("pass.groups", { nobody: {} }), /pass\.groups\.nobody/],
     ["more changing prefixes than there are", changed("churn.prefixes", 41), /churn\.prefixes is 41, but there are 40/],
@@ -45,7 +53,8 @@ t.test("what is wrong is named", async (t) => {
     ["a trace's times without a trace", changed("groups.0.arrivals", { process: "trace" }), /needs requests\.trace/],
     ["no object", [], /object/],
   ];
-  for (const [name, scenario, message] of wrong) t.throws(() => parseScenario(scenario), { name: "ScenarioError", message }, name);
+  for (const [name, scenario, message] of wrong)
+    t.throws(() => parseScenario(scenario), { name: "ScenarioError", message }, name);
   t.throws(() => loadScenario("no-such"), { name: "ScenarioError", message: /neither a file nor one of smoke/ });
   t.throws(() => loadScenario(file("bad.json", "{")), { name: "ScenarioError", message: /bad\.json: / });
 });
@@ -55,14 +64,26 @@ t.test("flags change duration, rate, clients, prefixes and seed; the shape stays
   const shorter = override(spike, { duration: 12, rate: 40 });
   t.equal(Math.round(durationOf(shorter) * 1000), 12_000);
   t.match(shorter.groups[0]!.arrivals, {
-    steps: [{ for_s: 3, rate: 2 }, { for_s: 3, rate: 40 }, { for_s: 6, rate: 2 }],
+    steps: [
+      { for_s: 3, rate: 2 },
+      { for_s: 3, rate: 40 },
+      { for_s: 6, rate: 2 },
+    ],
   });
   t.equal(durationOf(spike), 80, "the original is as it was");
   t.equal(override(loadScenario("steady"), { peakOfCapacity: 0.3 }).peak_of_capacity, 0.3);
-  const ramp = parseScenario({ ...spike, groups: [{ ...spike.groups[0], arrivals: { process: "poisson", steps: [{ for_s: 1, rate: 8, to: 80 }] } }] });
+  const ramp = parseScenario({
+    ...spike,
+    groups: [{ ...spike.groups[0], arrivals: { process: "poisson", steps: [{ for_s: 1, rate: 8, to: 80 }] } }],
+  });
   t.match(override(ramp, { rate: 40 }).groups[0]!.arrivals, { steps: [{ rate: 4, to: 40 }] });
   const smoke = override(loadScenario("smoke"), { clients: 8, prefixes: 3, seed: 9 });
-  t.match(smoke, { prefixes: { count: 3 }, seed: 9, churn: { prefixes: 3 }, groups: [{}, { arrivals: { steps: [{ clients: 8 }] } }] });
+  t.match(smoke, {
+    prefixes: { count: 3 },
+    seed: 9,
+    churn: { prefixes: 3 },
+    groups: [{}, { arrivals: { steps: [{ clients: 8 }] } }],
+  });
   t.throws(() => override(spike, { clients: 3 }), /no closed loop/);
   t.throws(() => override(loadScenario("smoke"), { prefixes: 0 }), /prefixes\.count/);
 });
@@ -82,7 +103,10 @@ t.test("traces", async (t) => {
     [5, 6],
     "as it stands",
   );
-  t.throws(() => readTrace(file("a.jsonl", '{"prompt_tokens": 5, "max_new_tokens": 7}\n'), true), /line 1: at_s is missing/);
+  t.throws(
+    () => readTrace(file("a.jsonl", '{"prompt_tokens": 5, "max_new_tokens": 7}\n'), true),
+    /line 1: at_s is missing/,
+  );
   t.throws(
     () => readTrace(file("b.jsonl", '{"prompt_tokens": 5, "max_new_tokens": 7}\n{"prompt_tokens": 0}\n'), false),
     /line 2: expected whole numbers/,
@@ -93,7 +117,8 @@ t.test("traces", async (t) => {
 
 t.test("the model's shape", async (t) => {
   t.same(parseShape("12,12,64"), { layers: 12, heads: 12, headDim: 64 });
-  for (const text of ["12,12", "12,12,64,1", "a,b,c", "0,1,1", ""]) t.throws(() => parseShape(text), { name: "ScenarioError" }, text);
+  for (const text of ["12,12", "12,12,64,1", "a,b,c", "0,1,1", ""])
+    t.throws(() => parseShape(text), { name: "ScenarioError" }, text);
   t.same(readModelConfig("models/demo/config.json"), { shape: { layers: 4, heads: 8, headDim: 32 }, vocabulary: 4096 });
   t.throws(() => readModelConfig(file("config.json", "{}")), /lacks n_layer/);
 });

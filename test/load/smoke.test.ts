@@ -12,9 +12,12 @@ const SHAPE = ["--model-config", "models/demo/config.json"];
 
 const folder = temporaryFolder();
 t.teardown(() => folder.remove());
-const server = await startServerProcess(["--cache-dir", join(folder.path, "cache"), "--store", `lmdb:${join(folder.path, "store")}`], {
-  PREFIXD_ADMIN_KEY: ADMIN_KEY,
-});
+const server = await startServerProcess(
+  ["--cache-dir", join(folder.path, "cache"), "--store", `lmdb:${join(folder.path, "store")}`],
+  {
+    PREFIXD_ADMIN_KEY: ADMIN_KEY,
+  },
+);
 t.teardown(() => server.signal("SIGKILL"));
 
 async function load(args: readonly string[]): Promise<{ code: number | string; out: string; err: string }> {
@@ -24,10 +27,9 @@ async function load(args: readonly string[]): Promise<{ code: number | string; o
 }
 
 async function left(path: string): Promise<unknown[]> {
-  const body = (await (await fetch(server.url + path, { headers: { authorization: `Bearer ${ADMIN_KEY}` } })).json()) as Record<
-    string,
-    unknown[]
-  >;
+  const body = (await (
+    await fetch(server.url + path, { headers: { authorization: `Bearer ${ADMIN_KEY}` } })
+  ).json()) as Record<string, unknown[]>;
   return body["users"] ?? body["prefixes"] ?? [];
 }
 
@@ -58,7 +60,8 @@ t.test("the scenario smoke passes, writes its files and leaves nothing behind", 
     totals: { errors: {} },
   });
   t.ok(result.verification.compared >= 50);
-  for (const change of ["replaced", "registered", "recreated", "users removed"]) t.ok((result.churn[change] ?? 0) > 0, change);
+  for (const change of ["replaced", "registered", "recreated", "users removed"])
+    t.ok((result.churn[change] ?? 0) > 0, change);
   t.ok((result.totals.provoked["prefix_not_found"] ?? 0) > 0, "the poisoned prefix was not taken in");
   t.ok(result.servers[0]!.queue !== null && result.servers[0]!.samples.length > 2, "the server's metrics were read");
   t.ok(existsSync(html));

@@ -38,7 +38,12 @@ const prefix: LoadPrefix = {
   content: () => ({ type: "", bytes: new Uint8Array() }),
   history: new DigestHistory("d1"),
 };
-const expected: GeneratedChoice = { tokenIds: [5, 6, 7], logprobs: [-0.1, -0.2, -0.3], text: "abc", finishReason: "length" };
+const expected: GeneratedChoice = {
+  tokenIds: [5, 6, 7],
+  logprobs: [-0.1, -0.2, -0.3],
+  text: "abc",
+  finishReason: "length",
+};
 const body = { prompt: [1], max_new_tokens: 3, ignore_eos: true, prefix_id: "p" } as const;
 const known: Case = {
   prefix,
@@ -91,13 +96,20 @@ t.test("answers are compared to the bit, and as far as they came", async (t) => 
   );
   t.equal(finding(record({ tokenIds: [5, 7], logprobs: [-0.1, -0.2] }, removed)), "other tokens than alone");
   t.equal(finding(record({ tokenIds: [] }, { code: "queue_full", prefix: null })), null, "an error is not an answer");
-  t.equal(finding(record({ tokenIds: [8, 9, 9] })), "other tokens than alone", "another version's tokens under this digest");
+  t.equal(
+    finding(record({ tokenIds: [8, 9, 9] })),
+    "other tokens than alone",
+    "another version's tokens under this digest",
+  );
 });
 
 t.test("the prefix that answered is the one that was asked, in a version of that time", async (t) => {
   const none = { case: null };
   t.equal(finding(record({ tokenIds: [1, 2, 3] }), none), null, "without a case only the prefix is checked");
-  t.equal(finding(record({}, { prefix: { id: "p", digest: "d2" } }), none), "the prefix's digest is none that was registered at that time");
+  t.equal(
+    finding(record({}, { prefix: { id: "p", digest: "d2" } }), none),
+    "the prefix's digest is none that was registered at that time",
+  );
   t.equal(finding(record({}, { prefix: { id: "q", digest: "d1" } }), none), "another prefix answered");
   t.equal(finding(record({}, { prefix: null }), none), "a prefix was asked, and the bare base model answered");
   t.equal(finding(record(), { prefix: null, ...none }), "the bare base model was asked, and a prefix answered");
@@ -114,7 +126,8 @@ t.test("a stale answer is allowed for as long as replicas may be stale, and no l
   history.begin("d2").done();
   const at = now();
   const asked = { prefix: { ...prefix, history }, case: null, body, url: "http://server" };
-  const late = (ms: number): CallRecord => record({}, { sentAt: at + ms, firstTokenAt: at + ms + 1, endedAt: at + ms + 2 });
+  const late = (ms: number): CallRecord =>
+    record({}, { sentAt: at + ms, firstTokenAt: at + ms + 1, endedAt: at + ms + 2 });
   t.ok(new Verifier([], 1000).check(asked, late(900)));
   t.notOk(new Verifier([], 1000).check(asked, late(1100)));
 });

@@ -43,15 +43,31 @@ t.test("every setting is read, in either spelling", async (t) => {
     pruned_heads: {},
     quantization_config: null,
   });
-  t.match(config, { layers: 3, heads: 2, headDim: 32, width: 64, inner: 100, positions: 128, vocabSize: 300, layerNormEpsilon: 1e-6 });
-  t.match(config, { activation: "gelu", scaleAttnWeights: false, scaleAttnByInverseLayerIdx: true, tieWordEmbeddings: false, bosId: 9 });
+  t.match(config, {
+    layers: 3,
+    heads: 2,
+    headDim: 32,
+    width: 64,
+    inner: 100,
+    positions: 128,
+    vocabSize: 300,
+    layerNormEpsilon: 1e-6,
+  });
+  t.match(config, {
+    activation: "gelu",
+    scaleAttnWeights: false,
+    scaleAttnByInverseLayerIdx: true,
+    tieWordEmbeddings: false,
+    bosId: 9,
+  });
   t.same(config.eosIds, [7, 8]);
   t.equal(parseGpt2Config({ ...BASE, n_inner: null, n_embd: 24, n_head: 3 }).inner, 96);
   t.equal(parseGpt2Config({ architectures: ["GPT2LMHeadModel"] }).layers, 12, "an old config without model_type");
 });
 
 t.test("EOS ids", async (t) => {
-  const eos = (config: object, generation?: object): readonly number[] => parseGpt2Config({ ...BASE, ...config }, generation).eosIds;
+  const eos = (config: object, generation?: object): readonly number[] =>
+    parseGpt2Config({ ...BASE, ...config }, generation).eosIds;
   t.same(eos({ eos_token_id: 5 }, { eos_token_id: [6, 7] }), [6, 7], "generation_config.json comes first");
   t.same(eos({ eos_token_id: 5 }, { eos_token_id: 6 }), [6]);
   t.same(eos({ eos_token_id: 5 }, {}), [5]);
@@ -82,6 +98,7 @@ t.test("refusals name the setting", async (t) => {
     [{ ...BASE, eos_token_id: [-1] }, "model_invalid", /eos_token_id/],
     [{ ...BASE, bos_token_id: 0.5 }, "model_invalid", /bos_token_id/],
   ];
-  for (const [config, code, message] of cases) t.throws(() => parseGpt2Config(config), { name: "ModelLoadError", code, message });
+  for (const [config, code, message] of cases)
+    t.throws(() => parseGpt2Config(config), { name: "ModelLoadError", code, message });
   t.throws(() => parseGpt2Config(BASE, []), { message: /generation_config\.json/ });
 });

@@ -8,7 +8,16 @@ export interface FixtureTensor {
   readonly bytes: Uint8Array;
 }
 
-export const TINY = { model_type: "gpt2", n_layer: 2, n_head: 2, n_embd: 8, n_positions: 6, vocab_size: 11, eos_token_id: 10, bos_token_id: 10 };
+export const TINY = {
+  model_type: "gpt2",
+  n_layer: 2,
+  n_head: 2,
+  n_embd: 8,
+  n_positions: 6,
+  vocab_size: 11,
+  eos_token_id: 10,
+  bos_token_id: 10,
+};
 
 /** fp32 tensor with values `seed + i / 100`. */
 export function f32(shape: readonly number[], seed = 0): FixtureTensor {

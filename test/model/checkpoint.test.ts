@@ -54,10 +54,18 @@ t.test("names with and without transformer., causal buffers, shards: one model, 
   ]);
   const prefixed = [...tinyTensors()];
   const shards = [new Map(prefixed.slice(0, 9)), new Map(prefixed.slice(9))] as const;
-  const weightMap = Object.fromEntries(shards.flatMap((shard, i) => [...shard.keys()].map((name) => [name, `model-0000${i}-of-00002.safetensors`])));
+  const weightMap = Object.fromEntries(
+    shards.flatMap((shard, i) => [...shard.keys()].map((name) => [name, `model-0000${i}-of-00002.safetensors`])),
+  );
   const folders = [
-    await writeCheckpoint(join(dir, "a"), { "config.json": TINY, "model.safetensors": safetensorsBytes(tinyTensors()) }),
-    await writeCheckpoint(join(dir, "b"), { "config.json": { ...TINY, n_ctx: 6 }, "model.safetensors": safetensorsBytes(wide) }),
+    await writeCheckpoint(join(dir, "a"), {
+      "config.json": TINY,
+      "model.safetensors": safetensorsBytes(tinyTensors()),
+    }),
+    await writeCheckpoint(join(dir, "b"), {
+      "config.json": { ...TINY, n_ctx: 6 },
+      "model.safetensors": safetensorsBytes(wide),
+    }),
     await writeCheckpoint(join(dir, "c"), {
       "config.json": TINY,
       "model-00000-of-00002.safetensors": safetensorsBytes(shards[0]),
@@ -78,7 +86,8 @@ t.test("names with and without transformer., causal buffers, shards: one model, 
     fingerprints.add(checkpoint.fingerprint);
     t.equal(checkpoint.config.tieWordEmbeddings, true);
     t.equal(checkpoint.names.includes("lm_head.weight"), false);
-    for (const [name, tensor] of plain) t.same(await values(checkpoint.tensor(name), 48), floats(tensor), `${folder} ${name}`);
+    for (const [name, tensor] of plain)
+      t.same(await values(checkpoint.tensor(name), 48), floats(tensor), `${folder} ${name}`);
     t.throws(() => checkpoint.tensor("h.9.ln_1.bias"), { name: "ModelLoadError", message: /h\.9\.ln_1\.bias/ });
     await checkpoint.close();
   }
@@ -98,7 +107,12 @@ t.test("the fingerprint depends on weights and on what the configuration compute
   ] as const;
   const fingerprints = new Set<string>();
   for (const [i, [config, tensors]] of variants.entries()) {
-    const checkpoint = await openCheckpoint(await writeCheckpoint(join(dir, String(i)), { "config.json": config, "model.safetensors": safetensorsBytes(tensors) }));
+    const checkpoint = await openCheckpoint(
+      await writeCheckpoint(join(dir, String(i)), {
+        "config.json": config,
+        "model.safetensors": safetensorsBytes(tensors),
+      }),
+    );
     fingerprints.add(checkpoint.fingerprint);
     await checkpoint.close();
   }
@@ -110,13 +124,19 @@ t.test("an untied head", async (t) => {
   const head = f32([11, 8], 55);
   const withHead = safetensorsBytes(new Map([...tinyTensors(), ["lm_head.weight", head]]));
   for (const tie of [false, true]) {
-    const folder = await writeCheckpoint(join(dir, String(tie)), { "config.json": { ...TINY, tie_word_embeddings: tie }, "model.safetensors": withHead });
+    const folder = await writeCheckpoint(join(dir, String(tie)), {
+      "config.json": { ...TINY, tie_word_embeddings: tie },
+      "model.safetensors": withHead,
+    });
     const checkpoint = await openCheckpoint(folder);
     t.equal(checkpoint.config.tieWordEmbeddings, false, "a head that differs is not tied, as in transformers");
     t.same(await values(checkpoint.tensor("lm_head.weight")), floats(head));
     await checkpoint.close();
   }
-  const missing = await writeCheckpoint(join(dir, "missing"), { "config.json": { ...TINY, tie_word_embeddings: false }, "model.safetensors": safetensorsBytes(tinyTensors()) });
+  const missing = await writeCheckpoint(join(dir, "missing"), {
+    "config.json": { ...TINY, tie_word_embeddings: false },
+    "model.safetensors": safetensorsBytes(tinyTensors()),
+  });
   await t.rejects(openCheckpoint(missing), { code: "model_invalid", message: 'tensor "lm_head.weight" is missing' });
 });
 
@@ -132,7 +152,9 @@ t.test("stored dtypes are widened exactly", async (t) => {
   for (const [dtype, raw] of Object.entries(bytes)) {
     const tensors = tinyTensors();
     tensors.set("transformer.ln_f.bias", { dtype, shape: [8], bytes: raw });
-    const checkpoint = await openCheckpoint(await writeCheckpoint(t.testdir(), { "config.json": TINY, "model.safetensors": safetensorsBytes(tensors) }));
+    const checkpoint = await openCheckpoint(
+      await writeCheckpoint(t.testdir(), { "config.json": TINY, "model.safetensors": safetensorsBytes(tensors) }),
+    );
     t.same(await values(checkpoint.tensor("ln_f.bias"), 12), expected[dtype], dtype);
     await checkpoint.close();
   }
@@ -141,7 +163,10 @@ t.test("stored dtypes are widened exactly", async (t) => {
 t.test("digests are cached until a file changes", async (t) => {
   const dir = t.testdir();
   const cacheDir = join(dir, "cache", "deep");
-  const folder = await writeCheckpoint(join(dir, "m"), { "config.json": TINY, "model.safetensors": safetensorsBytes(tinyTensors()) });
+  const folder = await writeCheckpoint(join(dir, "m"), {
+    "config.json": TINY,
+    "model.safetensors": safetensorsBytes(tinyTensors()),
+  });
   const open = async (): Promise<string> => {
     const checkpoint = await openCheckpoint(folder, { cacheDir });
     await checkpoint.close();
@@ -169,28 +194,103 @@ t.test("what is wrong is named", async (t) => {
     change(tensors);
     return safetensorsBytes(tensors);
   };
-  const index = (weightMap: unknown): Record<string, object> => ({ "config.json": TINY, "model.safetensors.index.json": { weight_map: weightMap } });
+  const index = (weightMap: unknown): Record<string, object> => ({
+    "config.json": TINY,
+    "model.safetensors.index.json": { weight_map: weightMap },
+  });
   const cases: [string, Record<string, object>, string, RegExp][] = [
     ["no config", { "model.safetensors": good }, "model_not_found", /config\.json/],
-    ["broken config", { "config.json": Buffer.from("{"), "model.safetensors": good }, "model_invalid", /config\.json is not valid JSON/],
+    [
+      "broken config",
+      { "config.json": Buffer.from("{"), "model.safetensors": good },
+      "model_invalid",
+      /config\.json is not valid JSON/,
+    ],
     ["no weights", { "config.json": TINY }, "model_not_found", /neither model\.safetensors nor/],
-    ["pickle", { "config.json": TINY, "pytorch_model.bin": Buffer.from("x") }, "model_unsupported", /never read.*safe_serialization/s],
-    ["missing tensor", { "config.json": TINY, "model.safetensors": altered((m) => m.delete("transformer.h.1.mlp.c_fc.bias")) }, "model_invalid", /"h\.1\.mlp\.c_fc\.bias" is missing/],
-    ["shape", { "config.json": TINY, "model.safetensors": altered((m) => m.set("transformer.h.0.attn.c_attn.weight", f32([24, 8]))) }, "model_invalid", /"h\.0\.attn\.c_attn\.weight" has shape \[24,8\].*\[8,24\]/],
-    ["integer weights", { "config.json": TINY, "model.safetensors": altered((m) => m.set("transformer.ln_f.bias", { dtype: "I8", shape: [8], bytes: new Uint8Array(8) })) }, "model_unsupported", /"ln_f\.bias" has dtype I8/],
-    ["more layers than the config", { "config.json": { ...TINY, n_layer: 1 }, "model.safetensors": good }, "model_invalid", /"h\.1\..*not part/],
-    ["stored twice", { "config.json": TINY, "model.safetensors": altered((m) => m.set("ln_f.bias", f32([8]))) }, "model_invalid", /"ln_f\.bias" is stored twice/],
-    ["cut file", { "config.json": TINY, "model.safetensors": good.subarray(0, good.length - 8) }, "model_invalid", /model\.safetensors/],
-    ["tiny file", { "config.json": TINY, "model.safetensors": Buffer.from("abc") }, "model_invalid", /model\.safetensors/],
-    ["huge header", { "config.json": TINY, "model.safetensors": Buffer.from("ffffffffffffff7f7b7d", "hex") }, "model_invalid", /model\.safetensors/],
-    ["index leaves the folder", index({ a: "../x.safetensors" }), "model_invalid", /"\.\.\/x\.safetensors" is not the name/],
+    [
+      "pickle",
+      { "config.json": TINY, "pytorch_model.bin": Buffer.from("x") },
+      "model_unsupported",
+      /never read.*safe_serialization/s,
+    ],
+    [
+      "missing tensor",
+      { "config.json": TINY, "model.safetensors": altered((m) => m.delete("transformer.h.1.mlp.c_fc.bias")) },
+      "model_invalid",
+      /"h\.1\.mlp\.c_fc\.bias" is missing/,
+    ],
+    [
+      "shape",
+      {
+        "config.json": TINY,
+        "model.safetensors": altered((m) => m.set("transformer.h.0.attn.c_attn.weight", f32([24, 8]))),
+      },
+      "model_invalid",
+      /"h\.0\.attn\.c_attn\.weight" has shape \[24,8\].*\[8,24\]/,
+    ],
+    [
+      "integer weights",
+      {
+        "config.json": TINY,
+        "model.safetensors": altered((m) =>
+          m.set("transformer.ln_f.bias", { dtype: "I8", shape: [8], bytes: new Uint8Array(8) }),
+        ),
+      },
+      "model_unsupported",
+      /"ln_f\.bias" has dtype I8/,
+    ],
+    [
+      "more layers than the config",
+      { "config.json": { ...TINY, n_layer: 1 }, "model.safetensors": good },
+      "model_invalid",
+      /"h\.1\..*not part/,
+    ],
+    [
+      "stored twice",
+      { "config.json": TINY, "model.safetensors": altered((m) => m.set("ln_f.bias", f32([8]))) },
+      "model_invalid",
+      /"ln_f\.bias" is stored twice/,
+    ],
+    [
+      "cut file",
+      { "config.json": TINY, "model.safetensors": good.subarray(0, good.length - 8) },
+      "model_invalid",
+      /model\.safetensors/,
+    ],
+    [
+      "tiny file",
+      { "config.json": TINY, "model.safetensors": Buffer.from("abc") },
+      "model_invalid",
+      /model\.safetensors/,
+    ],
+    [
+      "huge header",
+      { "config.json": TINY, "model.safetensors": Buffer.from("ffffffffffffff7f7b7d", "hex") },
+      "model_invalid",
+      /model\.safetensors/,
+    ],
+    [
+      "index leaves the folder",
+      index({ a: "../x.safetensors" }),
+      "model_invalid",
+      /"\.\.\/x\.safetensors" is not the name/,
+    ],
     ["index has an absolute path", index({ a: "/etc/passwd" }), "model_invalid", /passwd/],
     ["index has no map", index(undefined), "model_invalid", /weight_map/],
     ["index names an absent shard", index({ a: "x.safetensors" }), "model_not_found", /x\.safetensors/],
-    ["index is wrong about a shard", { ...index({ "transformer.a": "x.safetensors" }), "x.safetensors": good }, "model_invalid", /"transformer\.a" is not in x\.safetensors/],
+    [
+      "index is wrong about a shard",
+      { ...index({ "transformer.a": "x.safetensors" }), "x.safetensors": good },
+      "model_invalid",
+      /"transformer\.a" is not in x\.safetensors/,
+    ],
   ];
   for (const [what, files, code, message] of cases) {
-    await t.rejects(openCheckpoint(await writeCheckpoint(t.testdir(), files)), { name: "ModelLoadError", code, message }, what);
+    await t.rejects(
+      openCheckpoint(await writeCheckpoint(t.testdir(), files)),
+      { name: "ModelLoadError", code, message },
+      what,
+    );
   }
   await t.rejects(openCheckpoint("/nonexistent/folder"), { code: "model_not_found" });
 });

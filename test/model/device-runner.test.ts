@@ -61,7 +61,9 @@ for (const [kind, device] of Object.entries(SIMULATED)) {
         case 2: {
           // From the beginning, or behind what is there.
           const start = random() < 0.3 || length + ids.length > positions ? 0 : length;
-          await step(({ runner }) => (call % 2 === 0 ? runner.prefill(row, start, ids) : runner.score(row, start, ids)));
+          await step(({ runner }) =>
+            call % 2 === 0 ? runner.prefill(row, start, ids) : runner.score(row, start, ids),
+          );
           lengths[row] = start + ids.length;
           break;
         }
@@ -86,7 +88,9 @@ for (const [kind, device] of Object.entries(SIMULATED)) {
         case 6:
           if (random() < 0.5) {
             const data = Float32Array.from({ length: 9 * host.runner.shape.width }, () => random() - 0.5);
-            await both(({ runner }) => foldWith(runner, call % 2 === 0 ? { kind: "tokens", ids } : { kind: "embeddings", length: 9, data }));
+            await both(({ runner }) =>
+              foldWith(runner, call % 2 === 0 ? { kind: "tokens", ids } : { kind: "embeddings", length: 9, data }),
+            );
           } else {
             await both(({ runner }) => runner.wipe(row, length, positions));
             await both(({ runner }) => runner.wipeBuffers());
@@ -94,7 +98,10 @@ for (const [kind, device] of Object.entries(SIMULATED)) {
       }
       await both(({ runner }) => liveOf(runner.readRow(row), lengths[row]!, runner.shape.positions));
     }
-    t.ok(lengths.some((length) => length > 20), "rows have grown");
+    t.ok(
+      lengths.some((length) => length > 20),
+      "rows have grown",
+    );
   });
 
   t.test(`${kind}: a wiped cache is zeros everywhere, hot prefixes included`, async (t) => {
@@ -110,30 +117,44 @@ for (const [kind, device] of Object.entries(SIMULATED)) {
     t.equal(runner.bankStats()?.entries, SLOTS);
     for (let row = 0; row <= SLOTS; row++) runner.wipe(row, 0, positions);
     runner.wipeBuffers();
-    for (let row = 0; row <= SLOTS; row++) t.ok(runner.readRow(row).data.every((value) => value === 0), `row ${row}`);
+    for (let row = 0; row <= SLOTS; row++)
+      t.ok(
+        runner.readRow(row).data.every((value) => value === 0),
+        `row ${row}`,
+      );
     t.equal(runner.bankStats()?.entries, 0);
   });
 
-  t.test(`${kind}: a step moves ids, positions, lengths and answered rows up, and candidates down; nothing else`, async (t) => {
-    const fixture = await open(t, device);
-    const { runner, runtime } = fixture;
-    for (let row = 0; row < SLOTS; row++) await runner.prefill(row, 0, fixture.ids(6, row));
-    const moved = async (run: () => Promise<unknown>): Promise<{ up: number; down: number }> => {
-      const { up, down } = runtime.transfers;
-      await run();
-      return { up: runtime.transfers.up - up, down: runtime.transfers.down - down };
-    };
-    const perOutput = runner.candidates * (4 + 4) + 4;
-    const decode = (rows: number): Promise<unknown> => runner.decode(new Int32Array(rows).fill(3), new Int32Array(rows).fill(6));
-    for (const rows of [3, SLOTS]) {
-      await decode(rows);
-      // On a stream the next size of run that there is, and six inputs of less than 256 bytes each, which are aligned to them.
-      const expected = !isStreamed(device) ? { up: rows * (4 + 4 + 4 + 4), down: rows * perOutput } : { up: 6 * 256, down: (rows === 3 ? 4 : rows) * perOutput };
-      t.same(await moved(() => decode(rows)), expected, `${rows} rows`);
-    }
-    const output = await runner.decode(Int32Array.of(1, 1, 1), Int32Array.of(6, 6, 6));
-    t.same(await moved(async () => output.logits(1)), { up: !isStreamed(device) ? 4 : 0, down: 4 * runner.shape.vocabSize }, "all logits of a row only when they are asked for");
-  });
+  t.test(
+    `${kind}: a step moves ids, positions, lengths and answered rows up, and candidates down; nothing else`,
+    async (t) => {
+      const fixture = await open(t, device);
+      const { runner, runtime } = fixture;
+      for (let row = 0; row < SLOTS; row++) await runner.prefill(row, 0, fixture.ids(6, row));
+      const moved = async (run: () => Promise<unknown>): Promise<{ up: number; down: number }> => {
+        const { up, down } = runtime.transfers;
+        await run();
+        return { up: runtime.transfers.up - up, down: runtime.transfers.down - down };
+      };
+      const perOutput = runner.candidates * (4 + 4) + 4;
+      const decode = (rows: number): Promise<unknown> =>
+        runner.decode(new Int32Array(rows).fill(3), new Int32Array(rows).fill(6));
+      for (const rows of [3, SLOTS]) {
+        await decode(rows);
+        // On a stream the next size of run that there is, and six inputs of less than 256 bytes each, which are aligned to them.
+        const expected = !isStreamed(device)
+          ? { up: rows * (4 + 4 + 4 + 4), down: rows * perOutput }
+          : { up: 6 * 256, down: (rows === 3 ? 4 : rows) * perOutput };
+        t.same(await moved(() => decode(rows)), expected, `${rows} rows`);
+      }
+      const output = await runner.decode(Int32Array.of(1, 1, 1), Int32Array.of(6, 6, 6));
+      t.same(
+        await moved(async () => output.logits(1)),
+        { up: !isStreamed(device) ? 4 : 0, down: 4 * runner.shape.vocabSize },
+        "all logits of a row only when they are asked for",
+      );
+    },
+  );
 }
 
 t.test("the CPU moves nothing", async (t) => {
@@ -152,12 +173,19 @@ t.test("the bank: a prefix goes up once, the least recently used makes way, rows
   const fixture = await open(t, device, 100 * pageBytes);
   const { runner, runtime } = fixture;
   const random = seededRandom(5);
-  const [a, b, c] = [40, 35, 30].map((length) => randomPrefix(fixture, length, random)) as [KvTensor, KvTensor, KvTensor];
+  const [a, b, c] = [40, 35, 30].map((length) => randomPrefix(fixture, length, random)) as [
+    KvTensor,
+    KvTensor,
+    KvTensor,
+  ];
   const load = (row: number, prefix: KvTensor): number => {
     const before = runtime.transfers.up;
     runner.loadPrefix(row, prefix);
     t.same(runner.readRow(row).data.length, kvElements(runner.shape, positions));
-    t.same(liveOf(runner.readRow(row), prefix.length, positions), liveOf(padded(prefix, runner.shape.layers * 2 * runner.shape.heads, positions), prefix.length, positions));
+    t.same(
+      liveOf(runner.readRow(row), prefix.length, positions),
+      liveOf(padded(prefix, runner.shape.layers * 2 * runner.shape.heads, positions), prefix.length, positions),
+    );
     return runtime.transfers.up - before;
   };
   const cold = load(0, a);
@@ -167,7 +195,11 @@ t.test("the bank: a prefix goes up once, the least recently used makes way, rows
   t.match(runner.bankStats(), { entries: 2, bytes: 75 * pageBytes, hits: 1, misses: 2, evictions: 0 });
   load(3, a);
   load(4, c);
-  t.match(runner.bankStats(), { entries: 2, bytes: 70 * pageBytes, hits: 2, misses: 3, evictions: 1 }, "b made way: a had been used since");
+  t.match(
+    runner.bankStats(),
+    { entries: 2, bytes: 70 * pageBytes, hits: 2, misses: 3, evictions: 1 },
+    "b made way: a had been used since",
+  );
   load(0, b);
   t.match(runner.bankStats(), { entries: 2, misses: 4, evictions: 2 });
   const largest = randomPrefix(fixture, positions, random);
@@ -178,9 +210,19 @@ t.test("the bank: a prefix goes up once, the least recently used makes way, rows
 
 t.test("a vocabulary whose ids do not fit into single precision is refused", async (t) => {
   const { checkpoint, runtime } = await open(t, DEVICES.cpu);
-  const options = { modelPath: "not read", slots: 1, threads: 1, device: SIMULATED.handles, precision: "fp32", bankBytes: 0 } as const;
+  const options = {
+    modelPath: "not read",
+    slots: 1,
+    threads: 1,
+    device: SIMULATED.handles,
+    precision: "fp32",
+    bankBytes: 0,
+  } as const;
   const shape = { ...checkpoint.shape, vocabSize: 2 ** 24 + 1 };
-  await t.rejects(Gpt2Runner.open(runtime, { ...options, shape }), { code: "model_unsupported", message: /takes at most 16777216 token ids; this model has 16777217/ });
+  await t.rejects(Gpt2Runner.open(runtime, { ...options, shape }), {
+    code: "model_unsupported",
+    message: /takes at most 16777216 token ids; this model has 16777217/,
+  });
 });
 
 t.test("pieces that are too long for the device are fed as several", async (t) => {
@@ -202,6 +244,7 @@ function liveOf({ data }: KvTensor, length: number, positions: number): Float32A
 /** A prefix as a whole row has it. */
 function padded({ length, data }: KvTensor, heads: number, positions: number): KvTensor {
   const row = new Float32Array(heads * positions * HEAD_DIM);
-  for (let head = 0; head < heads; head++) row.set(data.subarray(head * length * HEAD_DIM, (head + 1) * length * HEAD_DIM), head * positions * HEAD_DIM);
+  for (let head = 0; head < heads; head++)
+    row.set(data.subarray(head * length * HEAD_DIM, (head + 1) * length * HEAD_DIM), head * positions * HEAD_DIM);
   return { length: positions, data: row };
 }

@@ -7,7 +7,14 @@ import { parseGpt2Config } from "../../src/model/checkpoint-config.ts";
 import { CANDIDATES, GRAPH_VERSION, gpt2Graph } from "../../src/model/gpt2-graph.ts";
 import { Gpt2Runner } from "../../src/model/gpt2-runner.ts";
 import { ensureGraph } from "../../src/model/graph-cache.ts";
-import { ARITHMETICS, attentionScale, graphWeights, headTensor, paddedVocabulary, type Arithmetic } from "../../src/model/graph-weights.ts";
+import {
+  ARITHMETICS,
+  attentionScale,
+  graphWeights,
+  headTensor,
+  paddedVocabulary,
+  type Arithmetic,
+} from "../../src/model/graph-weights.ts";
 import { DEVICES } from "../../src/runtime/devices.ts";
 import { Runtime } from "../../src/runtime/session.ts";
 import { goldenDir, goldenModels } from "../support/model.ts";
@@ -28,7 +35,15 @@ type Tap = Pick<typeof t, "teardown">;
 
 /** The likeliest token after a prompt: whether a graph works at all. */
 async function firstToken(modelPath: string, checkpoint: Checkpoint): Promise<number> {
-  const runner = await Gpt2Runner.open(runtime, { modelPath, shape: checkpoint.shape, slots: 1, threads: 1, device: DEVICES.cpu, precision: "fp32", bankBytes: 0 });
+  const runner = await Gpt2Runner.open(runtime, {
+    modelPath,
+    shape: checkpoint.shape,
+    slots: 1,
+    threads: 1,
+    device: DEVICES.cpu,
+    precision: "fp32",
+    bankBytes: 0,
+  });
   const output = await runner.prefill(0, 0, Int32Array.of(165));
   const id = output.topIds[0]!;
   await runner.close();
@@ -47,7 +62,8 @@ t.test("a graph is built once: later calls find it and touch nothing", async (t)
   const old = new Date(2020, 1, 1);
   for (const file of await readdir(folder)) await utimes(join(folder, file), old, old);
   t.equal(await ensureGraph(checkpoint, cache, "fp32"), path);
-  for (const file of await readdir(folder)) t.same((await stat(join(folder, file))).mtime, old, `${file} was not written again`);
+  for (const file of await readdir(folder))
+    t.same((await stat(join(folder, file))).mtime, old, `${file} was not written again`);
 });
 
 t.test("each model has a folder of its own, named by what decides its numbers", async (t) => {
@@ -113,37 +129,57 @@ t.test("a build that fails leaves nothing and says why; the next one works", asy
   await t.rejects(ensureGraph(checkpoint, join(MODEL, "config.json"), "fp32"), { code: "ENOTDIR" });
 });
 
-t.test("the data file holds every weight as fp32, page aligned, those of queries times the attention's scale, and zeros behind the head's", async (t) => {
-  for (const model of goldenModels()) {
-    const { cache, checkpoint } = await setup(t, goldenDir(model));
-    const data = await readFile(join(dirname(await ensureGraph(checkpoint, cache, "fp32")), "weights.bin"));
-    let offset = 0;
-    let wrong = 0;
-    const { width } = checkpoint.config;
-    for (const name of gpt2Tensors(checkpoint.config).keys()) {
-      const scaled = name.includes("c_attn") ? attentionScale(checkpoint.config, Number(name.split(".")[1])) : 1;
-      offset = Math.ceil(offset / 4096) * 4096;
-      let index = 0;
-      for await (const chunk of checkpoint.tensor(name).chunks(1 << 16)) {
-        for (const value of chunk) {
-          const expected = index++ % (3 * width) < width ? Math.fround(value * scaled) : value;
-          if (!Object.is(data.readFloatLE(offset), expected)) wrong++;
-          offset += 4;
+t.test(
+  "the data file holds every weight as fp32, page aligned, those of queries times the attention's scale, and zeros behind the head's",
+  async (t) => {
+    for (const model of goldenModels()) {
+      const { cache, checkpoint } = await setup(t, goldenDir(model));
+      const data = await readFile(join(dirname(await ensureGraph(checkpoint, cache, "fp32")), "weights.bin"));
+      let offset = 0;
+      let wrong = 0;
+      const { width } = checkpoint.config;
+      for (const name of gpt2Tensors(checkpoint.config).keys()) {
+        const scaled = name.includes("c_attn") ? attentionScale(checkpoint.config, Number(name.split(".")[1])) : 1;
+        offset = Math.ceil(offset / 4096) * 4096;
+        let index = 0;
+        for await (const chunk of checkpoint.tensor(name).chunks(1 << 16)) {
+          for (const value of chunk) {
+            const expected = index++ % (3 * width) < width ? Math.fround(value * scaled) : value;
+            if (!Object.is(data.readFloatLE(offset), expected)) wrong++;
+            offset += 4;
+          }
         }
+        if (name !== headTensor(checkpoint.config)) continue;
+        const end = offset + 4 * width * (paddedVocabulary(checkpoint.config) - checkpoint.config.vocabSize);
+        if (!data.subarray(offset, end).every((byte) => byte === 0)) wrong++;
+        offset = end;
       }
-      if (name !== headTensor(checkpoint.config)) continue;
-      const end = offset + 4 * width * (paddedVocabulary(checkpoint.config) - checkpoint.config.vocabSize);
-      if (!data.subarray(offset, end).every((byte) => byte === 0)) wrong++;
-      offset = end;
+      t.same([wrong, data.length], [0, offset], model);
     }
-    t.same([wrong, data.length], [0, offset], model);
-  }
-});
+  },
+);
 
 t.test("a changed graph needs a changed GRAPH_VERSION, or caches would serve the old one", async (t) => {
   // Of the last one the vocabulary is so large that devices look for candidates in two levels, and an MLP that they cut the sums of.
-  const configs = ([["gelu_new", 100, 32], ["gelu", 100, 32], ["relu", 5000, 2048]] as const).map(([activation_function, vocab_size, n_inner]) =>
-    parseGpt2Config({ model_type: "gpt2", activation_function, n_layer: 2, n_head: 2, n_embd: 8, n_inner, n_positions: 16, vocab_size, bos_token_id: 0, eos_token_id: 0 }),
+  const configs = (
+    [
+      ["gelu_new", 100, 32],
+      ["gelu", 100, 32],
+      ["relu", 5000, 2048],
+    ] as const
+  ).map(([activation_function, vocab_size, n_inner]) =>
+    parseGpt2Config({
+      model_type: "gpt2",
+      activation_function,
+      n_layer: 2,
+      n_head: 2,
+      n_embd: 8,
+      n_inner,
+      n_positions: 16,
+      vocab_size,
+      bos_token_id: 0,
+      eos_token_id: 0,
+    }),
   );
   const known: Record<number, Record<Arithmetic, string>> = {
     9: {
@@ -156,16 +192,40 @@ t.test("a changed graph needs a changed GRAPH_VERSION, or caches would serve the
   for (const arithmetic of ARITHMETICS) {
     const digest = createHash("sha256");
     for (const config of configs) {
-      const weights = new Map([...graphWeights(config, arithmetic).keys()].map((name, index) => [name, { offset: index * 4096, length: 4096 }]));
-      for (const kind of ["device", "host", ...(arithmetic.startsWith("int8") ? [] : ["paged" as const])] as const) digest.update(gpt2Graph(config, { arithmetic, candidates: CANDIDATES, weights, dataFile: "weights.bin", kind }));
+      const weights = new Map(
+        [...graphWeights(config, arithmetic).keys()].map((name, index) => [
+          name,
+          { offset: index * 4096, length: 4096 },
+        ]),
+      );
+      for (const kind of ["device", "host", ...(arithmetic.startsWith("int8") ? [] : ["paged" as const])] as const)
+        digest.update(
+          gpt2Graph(config, { arithmetic, candidates: CANDIDATES, weights, dataFile: "weights.bin", kind }),
+        );
     }
-    t.equal(digest.digest("hex"), known[GRAPH_VERSION]?.[arithmetic], `${arithmetic}: give the graph a new GRAPH_VERSION, and add its digest here`);
+    t.equal(
+      digest.digest("hex"),
+      known[GRAPH_VERSION]?.[arithmetic],
+      `${arithmetic}: give the graph a new GRAPH_VERSION, and add its digest here`,
+    );
   }
 });
 
 t.test("a weight without a place in the data file is an error of whoever forgot it", async (t) => {
-  const config = parseGpt2Config({ model_type: "gpt2", n_layer: 1, n_head: 2, n_embd: 8, n_positions: 16, vocab_size: 100, bos_token_id: 0, eos_token_id: 0 });
-  t.throws(() => gpt2Graph(config, { arithmetic: "fp32", candidates: 5, weights: new Map(), dataFile: "x", kind: "device" }), /no place in the data file for wte\.weight/);
+  const config = parseGpt2Config({
+    model_type: "gpt2",
+    n_layer: 1,
+    n_head: 2,
+    n_embd: 8,
+    n_positions: 16,
+    vocab_size: 100,
+    bos_token_id: 0,
+    eos_token_id: 0,
+  });
+  t.throws(
+    () => gpt2Graph(config, { arithmetic: "fp32", candidates: 5, weights: new Map(), dataFile: "x", kind: "device" }),
+    /no place in the data file for wte\.weight/,
+  );
 });
 
 t.test("folders of killed builds go once they are old", async (t) => {

@@ -25,7 +25,11 @@ interface Hub {
 }
 
 /** The part of the Hugging Face hub's HTTP API that a download uses. `damage` changes what a file's bytes are on the wire. */
-async function fakeHub(t: Test, files = FILES, damage: (name: string, content: Buffer) => Buffer = (_, content) => content): Promise<Hub> {
+async function fakeHub(
+  t: Test,
+  files = FILES,
+  damage: (name: string, content: Buffer) => Buffer = (_, content) => content,
+): Promise<Hub> {
   const downloads: string[] = [];
   const authorizations = new Set<string | undefined>();
   const listener: RequestListener = (request, response) => {
@@ -36,7 +40,8 @@ async function fakeHub(t: Test, files = FILES, damage: (name: string, content: B
     };
     const file = path.replace(`/org/tiny/resolve/${COMMIT}/`, "");
     const content = files[file];
-    if (/^\/api\/models\/org\/tiny\/revision\/(main|v1)$/.test(path)) json(200, { _id: "1", id: "org/tiny", sha: COMMIT });
+    if (/^\/api\/models\/org\/tiny\/revision\/(main|v1)$/.test(path))
+      json(200, { _id: "1", id: "org/tiny", sha: COMMIT });
     else if (path === `/api/models/org/tiny/tree/${COMMIT}`) {
       const items = Object.entries(files).filter(([name]) => !name.includes("/"));
       json(200, [
@@ -46,13 +51,17 @@ async function fakeHub(t: Test, files = FILES, damage: (name: string, content: B
           path: name,
           size: bytes.length,
           oid: "o",
-          ...(bytes.length > 100_000 ? { lfs: { oid: createHash("sha256").update(bytes).digest("hex"), size: bytes.length, pointerSize: 134 } } : {}),
+          ...(bytes.length > 100_000
+            ? { lfs: { oid: createHash("sha256").update(bytes).digest("hex"), size: bytes.length, pointerSize: 134 } }
+            : {}),
         })),
       ]);
     } else if (content !== undefined) {
       const etag = { ETag: `"${file}"` };
       if (request.headers.range === "bytes=0-0") {
-        response.writeHead(206, { ...etag, "content-range": `bytes 0-0/${content.length}` }).end(content.subarray(0, 1));
+        response
+          .writeHead(206, { ...etag, "content-range": `bytes 0-0/${content.length}` })
+          .end(content.subarray(0, 1));
         return;
       }
       downloads.push(file);
@@ -93,9 +102,21 @@ t.test("downloads what a model needs, once, and works without the hub afterwards
 });
 
 t.test("every file that says how to tokenise and generate is downloaded, and no other", async (t) => {
-  const read = ["added_tokens.json", "config.json", "generation_config.json", "merges.txt", "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json", "vocab.json"];
+  const read = [
+    "added_tokens.json",
+    "config.json",
+    "generation_config.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+  ];
   const other = ["chat_template.jinja", "vocab.txt", "tokenizer.model", "training_args.bin"];
-  const hub = await fakeHub(t, { "model.safetensors": WEIGHTS, ...Object.fromEntries([...read, ...other].map((name) => [name, Buffer.from("{}")])) });
+  const hub = await fakeHub(t, {
+    "model.safetensors": WEIGHTS,
+    ...Object.fromEntries([...read, ...other].map((name) => [name, Buffer.from("{}")])),
+  });
   const folder = await resolveModel("org/tiny", { cacheDir: t.testdir(), hubUrl: hub.url });
   t.same((await readdir(folder)).sort(), [...read, "model.safetensors"].sort());
 });
@@ -112,9 +133,14 @@ t.test("the environment names hub and token", async (t) => {
 
 t.test("an interrupted download goes on where it was", async (t) => {
   let failing = true;
-  const hub = await fakeHub(t, FILES, (name, content) => (failing && name === "model.safetensors" ? content.map((byte) => byte ^ 1) as Buffer : content));
+  const hub = await fakeHub(t, FILES, (name, content) =>
+    failing && name === "model.safetensors" ? (content.map((byte) => byte ^ 1) as Buffer) : content,
+  );
   const options = { cacheDir: t.testdir(), hubUrl: hub.url };
-  await t.rejects(resolveModel("org/tiny", options), { name: "ModelLoadError", message: /model\.safetensors came damaged/ });
+  await t.rejects(resolveModel("org/tiny", options), {
+    name: "ModelLoadError",
+    message: /model\.safetensors came damaged/,
+  });
   const parent = join(options.cacheDir, "hub", "org--tiny");
   t.same((await readdir(parent)).sort(), [`${COMMIT}.partial`, "ref-main"].sort(), "nothing under the final name");
   t.notOk((await readdir(join(parent, `${COMMIT}.partial`))).includes("model.safetensors"));
@@ -135,23 +161,39 @@ t.test("two processes at once end with one good folder", async (t) => {
 });
 
 t.test("shards, and models that cannot be served", async (t) => {
-  const sharded = { "config.json": Buffer.from("{}"), "model.safetensors.index.json": Buffer.from("{}"), "model-00001-of-00002.safetensors": WEIGHTS, "model-00002-of-00002.safetensors": WEIGHTS };
+  const sharded = {
+    "config.json": Buffer.from("{}"),
+    "model.safetensors.index.json": Buffer.from("{}"),
+    "model-00001-of-00002.safetensors": WEIGHTS,
+    "model-00002-of-00002.safetensors": WEIGHTS,
+  };
   const hub = await fakeHub(t, sharded);
   const folder = await resolveModel("org/tiny", { cacheDir: t.testdir(), hubUrl: hub.url });
   t.same((await readdir(folder)).sort(), Object.keys(sharded).sort());
   const pickled = await fakeHub(t, { "config.json": Buffer.from("{}"), "pytorch_model.bin": Buffer.from("x") });
-  await t.rejects(resolveModel("org/tiny", { cacheDir: t.testdir(), hubUrl: pickled.url }), { code: "model_unsupported", message: /pickled weights.*never read/ });
+  await t.rejects(resolveModel("org/tiny", { cacheDir: t.testdir(), hubUrl: pickled.url }), {
+    code: "model_unsupported",
+    message: /pickled weights.*never read/,
+  });
 });
 
 t.test("errors say what to do", async (t) => {
   const hub = await fakeHub(t);
   const cacheDir = t.testdir();
-  await t.rejects(resolveModel("org/other", { cacheDir, hubUrl: hub.url }), { code: "model_not_found", message: /no such model or revision \(404\).*HF_TOKEN/ });
+  await t.rejects(resolveModel("org/other", { cacheDir, hubUrl: hub.url }), {
+    code: "model_not_found",
+    message: /no such model or revision \(404\).*HF_TOKEN/,
+  });
   await t.rejects(resolveModel("models/dmeo", { cacheDir, hubUrl: "http://127.0.0.1:9" }), {
     code: "model_not_found",
-    message: /"models\/dmeo" is no folder here, and downloading it from http:\/\/127\.0\.0\.1:9 failed.*Without a network/,
+    message:
+      /"models\/dmeo" is no folder here, and downloading it from http:\/\/127\.0\.0\.1:9 failed.*Without a network/,
   });
   for (const model of ["/no/such/folder", "nothing", "a/b/c", "../x", "org/..", "org/tiny@../../x"]) {
-    await t.rejects(resolveModel(model, { cacheDir, hubUrl: hub.url }), { code: "model_not_found", message: /neither a folder nor/ }, model);
+    await t.rejects(
+      resolveModel(model, { cacheDir, hubUrl: hub.url }),
+      { code: "model_not_found", message: /neither a folder nor/ },
+      model,
+    );
   }
 });

@@ -21,25 +21,52 @@ t.test("the fields are those of onnx.proto3", async (t) => {
 
   const model = decode(graph.encode());
   t.same(all(model, 1), [9n], "ir_version");
-  t.same(messages(model, 8).map((opset) => [text(opset, 1)[0], all(opset, 2)[0]]), [["", 18n], ["com.microsoft", 1n]]);
+  t.same(
+    messages(model, 8).map((opset) => [text(opset, 1)[0], all(opset, 2)[0]]),
+    [
+      ["", 18n],
+      ["com.microsoft", 1n],
+    ],
+  );
   const [main] = messages(model, 7);
   t.same(text(main!, 2), ["name"]);
 
   const [op, other] = messages(main!, 1);
-  t.same([text(op!, 1), text(op!, 2), text(op!, 4), text(op!, 7)], [["x", "", "w"], ["y"], ["Op"], []], "an absent input keeps its place");
+  t.same(
+    [text(op!, 1), text(op!, 2), text(op!, 4), text(op!, 7)],
+    [["x", "", "w"], ["y"], ["Op"], []],
+    "an absent input keeps its place",
+  );
   t.same([text(other!, 2), text(other!, 7)], [["z", "", "q"], ["com.microsoft"]]);
   t.not(text(op!, 3)[0], text(other!, 3)[0], "nodes have names of their own");
   const attributes = new Map(messages(op!, 5).map((attribute) => [text(attribute, 1)[0], attribute]));
   // AttributeType: FLOAT 1, INT 2, STRING 3, INTS 7.
-  t.same([all(attributes.get("int")!, 3), all(attributes.get("int")!, 20)], [[2n ** 64n - 2n], [2n]], "-2 in two's complement");
+  t.same(
+    [all(attributes.get("int")!, 3), all(attributes.get("int")!, 20)],
+    [[2n ** 64n - 2n], [2n]],
+    "-2 in two's complement",
+  );
   t.same(all(attributes.get("big")!, 3), [300n]);
-  t.same([Buffer.from(all(attributes.get("float")!, 2)[0] as Uint8Array).readFloatLE(), all(attributes.get("float")!, 20)], [0.5, [1n]]);
+  t.same(
+    [Buffer.from(all(attributes.get("float")!, 2)[0] as Uint8Array).readFloatLE(), all(attributes.get("float")!, 20)],
+    [0.5, [1n]],
+  );
   t.same([text(attributes.get("text")!, 4), all(attributes.get("text")!, 20)], [["é"], [3n]]);
   t.same([all(attributes.get("list")!, 8), all(attributes.get("list")!, 20)], [[1n, 2n ** 64n - 1n], [7n]]);
 
   const [external, constant] = messages(main!, 5);
-  t.same([all(external!, 1), all(external!, 2), text(external!, 8), all(external!, 14)], [[300n, 2n], [1n], ["w"], [1n]]);
-  t.same(messages(external!, 13).map((entry) => [text(entry, 1)[0], text(entry, 2)[0]]), [["location", "data.bin"], ["offset", "4096"], ["length", "2400"]]);
+  t.same(
+    [all(external!, 1), all(external!, 2), text(external!, 8), all(external!, 14)],
+    [[300n, 2n], [1n], ["w"], [1n]],
+  );
+  t.same(
+    messages(external!, 13).map((entry) => [text(entry, 1)[0], text(entry, 2)[0]]),
+    [
+      ["location", "data.bin"],
+      ["offset", "4096"],
+      ["length", "2400"],
+    ],
+  );
   t.same([all(constant!, 2), [...(all(constant!, 9)[0] as Uint8Array)]], [[7n], Array<number>(8).fill(255)]);
   const [input] = messages(main!, 11);
   const dims = messages(messages(messages(messages(input!, 2)[0]!, 1)[0]!, 2)[0]!, 1);
@@ -51,9 +78,16 @@ t.test("a number that is no integer must say that it is a float", async (t) => {
 });
 
 /** Runs a model once. */
-async function run(path: string, inputs: Record<string, [TensorData, readonly number[]]>, output: TensorData, shape: readonly number[]): Promise<number[]> {
+async function run(
+  path: string,
+  inputs: Record<string, [TensorData, readonly number[]]>,
+  output: TensorData,
+  shape: readonly number[],
+): Promise<number[]> {
   using session = runtime.session(path, { threads: 1 });
-  const tensors = Object.fromEntries(Object.entries(inputs).map(([name, [data, dims]]) => [name, runtime.tensor(data, dims)]));
+  const tensors = Object.fromEntries(
+    Object.entries(inputs).map(([name, [data, dims]]) => [name, runtime.tensor(data, dims)]),
+  );
   using y = runtime.tensor(output, shape);
   using binding = session.binding(tensors, { y });
   await session.run(binding);
@@ -70,7 +104,10 @@ t.test("ONNX Runtime reads weights from the data file at their offsets", async (
     graph.node("MatMul", ["x", "w"], ["y"]);
     graph.output("y", DataType.float, ["rows", 3]);
   });
-  t.same(await run(path, { x: [Float32Array.of(1, 0, 10, 1), [2, 2]] }, new Float32Array(6), [2, 3]), [1, 2, 3, 14, 25, 36]);
+  t.same(
+    await run(path, { x: [Float32Array.of(1, 0, 10, 1), [2, 2]] }, new Float32Array(6), [2, 3]),
+    [1, 2, 3, 14, 25, 36],
+  );
 });
 
 t.test("attributes, constants and absent inputs mean what they should", async (t) => {
@@ -86,7 +123,10 @@ t.test("attributes, constants and absent inputs mean what they should", async (t
     graph.node("Transpose", ["x"], ["y"], { perm: [2, 0, 1] });
     graph.output("y", DataType.int32, [3, 1, 2]);
   });
-  t.same(await run(transpose, { x: [Int32Array.of(1, 2, 3, 4, 5, 6), [1, 2, 3]] }, new Int32Array(6), [3, 1, 2]), [1, 4, 2, 5, 3, 6]);
+  t.same(
+    await run(transpose, { x: [Int32Array.of(1, 2, 3, 4, 5, 6), [1, 2, 3]] }, new Int32Array(6), [3, 1, 2]),
+    [1, 4, 2, 5, 3, 6],
+  );
   const leaky = writeModel(dir, "leaky", (graph) => {
     graph.input("x", DataType.float, [2]);
     graph.node("LeakyRelu", ["x"], ["y"], { alpha: { float: 0.25 } });

@@ -65,7 +65,11 @@ t.test("prefixes lie in pages of their own, page 0 is zeros", async (t) => {
   t.equal(new Set(all).size, 9, "no page twice");
   t.notOk(all.includes(0));
   prefixes.forEach(({ data }, index) => t.same(fromPages(memory(), held[index]!), data));
-  t.ok(memory().subarray(0, PER_PAGE * SHAPE.headDim).every((value) => value === 0));
+  t.ok(
+    memory()
+      .subarray(0, PER_PAGE * SHAPE.headDim)
+      .every((value) => value === 0),
+  );
   t.match(bank.stats(), { entries: 3, hits: 0, misses: 3, evictions: 0 });
 });
 

@@ -20,12 +20,19 @@ function memoryTensor(values: Float32Array, shape: readonly [number, number]): C
   };
 }
 
-async function quantized(tensor: CheckpointTensor, axis: 0 | 1, zeroPoint: 0 | 128 = 0): Promise<{ scales: Float32Array; integers: Int8Array; pieces: number }> {
+async function quantized(
+  tensor: CheckpointTensor,
+  axis: 0 | 1,
+  zeroPoint: 0 | 128 = 0,
+): Promise<{ scales: Float32Array; integers: Int8Array; pieces: number }> {
   const scales = await channelScales(tensor, axis);
   const integers = new Int8Array(tensor.shape[0]! * tensor.shape[1]!).fill(-128);
   let pieces = 0;
   await writeIntegers(tensor, axis, scales, zeroPoint, (piece, at) => {
-    integers.set(piece.map((byte) => byte - zeroPoint), at);
+    integers.set(
+      piece.map((byte) => byte - zeroPoint),
+      at,
+    );
     pieces++;
     return Promise.resolve();
   });
@@ -43,7 +50,12 @@ t.test("integers times scales are the values within half a scale, in the order [
   const [rows, columns] = [70, 33];
   const values = randomValues(rows, columns, 1);
   const tensor = memoryTensor(values, [rows, columns]);
-  for (const [axis, zeroPoint] of [[0, 0], [0, 128], [1, 0], [1, 128]] as const) {
+  for (const [axis, zeroPoint] of [
+    [0, 0],
+    [0, 128],
+    [1, 0],
+    [1, 128],
+  ] as const) {
     const { scales, integers } = await quantized(tensor, axis, zeroPoint);
     const outputs = axis === 1 ? columns : rows;
     t.equal(scales.length, outputs);

@@ -28,11 +28,23 @@ export interface RunnerFixtureOptions {
   readonly bankBytes?: number;
 }
 
-export async function openFixture(dir: string, slots: number, { threads = 2, device = DEVICES.cpu, precision = "fp32", bankBytes = 0 }: RunnerFixtureOptions = {}): Promise<RunnerFixture> {
+export async function openFixture(
+  dir: string,
+  slots: number,
+  { threads = 2, device = DEVICES.cpu, precision = "fp32", bankBytes = 0 }: RunnerFixtureOptions = {},
+): Promise<RunnerFixture> {
   const cache = await mkdtemp(join(tmpdir(), "prefixd-runner-"));
   const checkpoint = await openCheckpoint(dir);
   const runtime = new Runtime();
-  const runner = await openRunner(runtime, { modelPath: await ensureGraph(checkpoint, cache, precision, device), shape: checkpoint.shape, slots, threads, device, precision, bankBytes });
+  const runner = await openRunner(runtime, {
+    modelPath: await ensureGraph(checkpoint, cache, precision, device),
+    shape: checkpoint.shape,
+    slots,
+    threads,
+    device,
+    precision,
+    bankBytes,
+  });
   return {
     checkpoint,
     runtime,

@@ -11,7 +11,10 @@ t.setTimeout(240_000);
 
 const SLOTS = 32;
 const STEPS = 4;
-const SIZES = effort({ short: [1, 2, 3, 5, 8, 16, 17, 31, 32], long: Array.from({ length: SLOTS }, (_, index) => index + 1) });
+const SIZES = effort({
+  short: [1, 2, 3, 5, 8, 16, 17, 31, 32],
+  long: Array.from({ length: SLOTS }, (_, index) => index + 1),
+});
 
 interface Job {
   readonly prefix: KvTensor | null;
@@ -28,12 +31,18 @@ async function makeJobs({ runner, ids }: RunnerFixture, count: number): Promise<
   for (let i = 0; i < count; i++) {
     const prefixLength = i % 3 === 0 ? 0 : 1 + Math.floor(random() * (room / 2));
     const prompt = ids(1 + Math.floor(random() * (room - prefixLength)), i);
-    const prefix = prefixLength === 0 ? null : await foldWith(runner, { kind: "tokens", ids: ids(prefixLength, 1000 + i) });
+    const prefix =
+      prefixLength === 0 ? null : await foldWith(runner, { kind: "tokens", ids: ids(prefixLength, 1000 + i) });
     const job: Job = { prefix, prompt, alone: [] };
     job.alone.push(await admit(runner, 0, job));
     for (let step = 0; step < STEPS; step++) {
       const { topIds } = job.alone.at(-1)!;
-      job.alone.push(rowOf(runner, await runner.decode(Int32Array.of(topIds[0]!), Int32Array.of(prefixLength + prompt.length + step))));
+      job.alone.push(
+        rowOf(
+          runner,
+          await runner.decode(Int32Array.of(topIds[0]!), Int32Array.of(prefixLength + prompt.length + step)),
+        ),
+      );
     }
     jobs.push(job);
   }
@@ -46,7 +55,12 @@ async function admit(runner: RunnerFixture["runner"], row: number, { prefix, pro
 }
 
 /** Runs a random mix of jobs in one batch and counts the numbers that differ from those that they give alone. */
-async function mixed({ runner }: RunnerFixture, jobs: readonly Job[], size: number, random: () => number): Promise<number> {
+async function mixed(
+  { runner }: RunnerFixture,
+  jobs: readonly Job[],
+  size: number,
+  random: () => number,
+): Promise<number> {
   const batch = Array.from({ length: size }, () => jobs[Math.floor(random() * jobs.length)]!);
   let differing = 0;
   for (const [row, job] of batch.entries()) differing += differingBits(await admit(runner, row, job), job.alone[0]!);
@@ -75,28 +89,44 @@ for (const precision of DEVICE_PRECISIONS.cpu) {
     });
   }
 
-  t.test(`${precision}: GPT-2's own vocabulary and a wider model, whose operators are split over threads in other ways`, async (t) => {
-    const config = { model_type: "gpt2", activation_function: "gelu_new", vocab_size: 50257, n_positions: 128, n_layer: 2, n_head: 4, n_embd: 256, bos_token_id: 50256, eos_token_id: 50256 };
-    const dir = await randomCheckpoint(t.testdir(), config, 5);
-    for (const threads of [1, 3]) {
-      const fixture = await openFixture(dir, SLOTS, { threads, precision });
-      const jobs = await makeJobs(fixture, 8);
-      const random = seededRandom(13);
-      const differing: Record<number, number> = {};
-      for (const size of [1, 2, 3, 5, 8, 12, 16, 17, 31, 32]) {
-        const count = await mixed(fixture, jobs, size, random);
-        if (count > 0) differing[size] = count;
+  t.test(
+    `${precision}: GPT-2's own vocabulary and a wider model, whose operators are split over threads in other ways`,
+    async (t) => {
+      const config = {
+        model_type: "gpt2",
+        activation_function: "gelu_new",
+        vocab_size: 50257,
+        n_positions: 128,
+        n_layer: 2,
+        n_head: 4,
+        n_embd: 256,
+        bos_token_id: 50256,
+        eos_token_id: 50256,
+      };
+      const dir = await randomCheckpoint(t.testdir(), config, 5);
+      for (const threads of [1, 3]) {
+        const fixture = await openFixture(dir, SLOTS, { threads, precision });
+        const jobs = await makeJobs(fixture, 8);
+        const random = seededRandom(13);
+        const differing: Record<number, number> = {};
+        for (const size of [1, 2, 3, 5, 8, 12, 16, 17, 31, 32]) {
+          const count = await mixed(fixture, jobs, size, random);
+          if (count > 0) differing[size] = count;
+        }
+        t.same(differing, {}, `${threads} threads`);
+        const scored: Record<number, number> = {};
+        for (const length of [1, 2, 3, 5, 8, 16, 31, 33, 64, 100, 127]) {
+          const prompt = fixture.ids(length, length);
+          const output = await fixture.runner.score(0, 0, prompt);
+          const count = differingBits(
+            rowOf(fixture.runner, output, length - 1),
+            rowOf(fixture.runner, await fixture.runner.prefill(1, 0, prompt)),
+          );
+          if (count > 0) scored[length] = count;
+        }
+        t.same(scored, {}, `a scored prompt's last row is what prefill answers, ${threads} threads`);
+        await fixture.close();
       }
-      t.same(differing, {}, `${threads} threads`);
-      const scored: Record<number, number> = {};
-      for (const length of [1, 2, 3, 5, 8, 16, 31, 33, 64, 100, 127]) {
-        const prompt = fixture.ids(length, length);
-        const output = await fixture.runner.score(0, 0, prompt);
-        const count = differingBits(rowOf(fixture.runner, output, length - 1), rowOf(fixture.runner, await fixture.runner.prefill(1, 0, prompt)));
-        if (count > 0) scored[length] = count;
-      }
-      t.same(scored, {}, `a scored prompt's last row is what prefill answers, ${threads} threads`);
-      await fixture.close();
-    }
-  });
+    },
+  );
 }

@@ -12,7 +12,8 @@ t.setTimeout(120_000);
 const TOLERANCE = 3e-5;
 const GARBAGE = 0x5eed;
 
-const sameFloats = (a: Float32Array, b: Float32Array): boolean => a.length === b.length && a.every((value, i) => value === b[i]);
+const sameFloats = (a: Float32Array, b: Float32Array): boolean =>
+  a.length === b.length && a.every((value, i) => value === b[i]);
 
 for (const model of goldenModels()) {
   t.test(model, async (t) => {
@@ -23,11 +24,13 @@ for (const model of goldenModels()) {
     const length = Math.floor(positions / 2);
     const prompt = ids(length, 1);
 
-    const prefill = async (row: number, start: number, tokens: Int32Array): Promise<Row> => rowOf(runner, await runner.prefill(row, start, tokens));
+    const prefill = async (row: number, start: number, tokens: Int32Array): Promise<Row> =>
+      rowOf(runner, await runner.prefill(row, start, tokens));
     /** Decodes the top token of `first` and so on in row 0 alone. */
     const continueRow0 = async (first: Row, at: number, steps: number): Promise<Row[]> => {
       const rows = [first];
-      for (let i = 0; i < steps; i++) rows.push(rowOf(runner, await runner.decode(Int32Array.of(rows.at(-1)!.topIds[0]!), Int32Array.of(at + i))));
+      for (let i = 0; i < steps; i++)
+        rows.push(rowOf(runner, await runner.decode(Int32Array.of(rows.at(-1)!.topIds[0]!), Int32Array.of(at + i))));
       return rows;
     };
     const whole = await continueRow0(await prefill(0, 0, prompt), length, 6);
@@ -36,7 +39,10 @@ for (const model of goldenModels()) {
       for (const { topIds, topLogits, logSumExp, logits } of whole) {
         const order = [...logits.keys()].sort((a, b) => logits[b]! - logits[a]! || a - b).slice(0, runner.candidates);
         t.same(topIds, order);
-        t.same(topLogits, order.map((id) => logits[id]));
+        t.same(
+          topLogits,
+          order.map((id) => logits[id]),
+        );
         const max = logits[order[0]!]!;
         // The sum itself, in doubles.
         const exact = max + Math.log(logits.reduce((sum, logit) => sum + Math.exp(logit - max), 0));
@@ -51,7 +57,10 @@ for (const model of goldenModels()) {
         let output: Row | undefined;
         const cuts: number[] = [];
         for (let from = 0; from < length; ) {
-          const to = Math.min(length, from + 1 + (round === 0 ? 0 : Math.floor(random() * (round === 1 ? 2 : length / 2))));
+          const to = Math.min(
+            length,
+            from + 1 + (round === 0 ? 0 : Math.floor(random() * (round === 1 ? 2 : length / 2))),
+          );
           output = await prefill(0, from, prompt.subarray(from, to));
           cuts.push((from = to));
         }
@@ -71,12 +80,21 @@ for (const model of goldenModels()) {
       await runner.feed(2, 0, prompt.subarray(0, cut));
       topLogits.fill(-1);
       await runner.feed(2, cut, prompt.subarray(cut));
-      t.ok(topLogits.every((logit) => logit === -1), "no logits");
+      t.ok(
+        topLogits.every((logit) => logit === -1),
+        "no logits",
+      );
       t.equal(differingBits(await prefill(2, length, next), wanted), 0);
     });
 
     t.test("a scored prompt answers for each of its tokens; the last one bit for bit as prefill does", async (t) => {
-      for (const [start, end] of [[0, length], [0, 1], [0, 7], [5, length], [length - 1, length]] as const) {
+      for (const [start, end] of [
+        [0, length],
+        [0, 1],
+        [0, 7],
+        [5, length],
+        [length - 1, length],
+      ] as const) {
         for (const row of [1, 2]) if (start > 0) await prefill(row, 0, prompt.subarray(0, start));
         const piece = prompt.subarray(start, end);
         const output = await runner.score(1, start, piece);
@@ -102,7 +120,11 @@ for (const model of goldenModels()) {
     });
 
     t.test("a copied row continues bit for bit, wherever it lies and whatever lay there", async (t) => {
-      for (const [from, to] of [[0, 7], [7, 1], [2, 3]] as const) {
+      for (const [from, to] of [
+        [0, 7],
+        [7, 1],
+        [2, 3],
+      ] as const) {
         await prefill(from, 0, prompt);
         await prefill(to, 0, ids(positions - 2, GARBAGE));
         const bystander = to === 3 ? 4 : 3;
@@ -154,11 +176,17 @@ for (const model of goldenModels()) {
         const tokens = prompt.subarray(0, count);
         const data = new Float32Array(count * width);
         tokens.forEach((id, i) => data.set(wte.subarray(id * width, (id + 1) * width), i * width));
-        const [soft, hard] = [await foldWith(runner, { kind: "embeddings", length: count, data }), await foldWith(runner, { kind: "tokens", ids: tokens })];
+        const [soft, hard] = [
+          await foldWith(runner, { kind: "embeddings", length: count, data }),
+          await foldWith(runner, { kind: "tokens", ids: tokens }),
+        ];
         t.equal(soft.length, count);
         t.ok(sameFloats(soft.data, hard.data));
         const other = data.map((value) => value + 0.125);
-        t.notOk(sameFloats((await foldWith(runner, { kind: "embeddings", length: count, data: other })).data, hard.data), "they are looked at");
+        t.notOk(
+          sameFloats((await foldWith(runner, { kind: "embeddings", length: count, data: other })).data, hard.data),
+          "they are looked at",
+        );
       }
       await t.rejects(foldWith(runner, { kind: "embeddings", length: 2, data: new Float32Array(width) }), RangeError);
     });
@@ -204,7 +232,16 @@ for (const model of goldenModels()) {
 }
 
 t.test("tokens with equal logits come in the order of their ids, in every row of a batch", async (t) => {
-  const config = { model_type: "gpt2", vocab_size: 3001, n_positions: 16, n_layer: 1, n_head: 2, n_embd: 16, bos_token_id: 0, eos_token_id: 0 };
+  const config = {
+    model_type: "gpt2",
+    vocab_size: 3001,
+    n_positions: 16,
+    n_layer: 1,
+    n_head: 2,
+    n_embd: 16,
+    bos_token_id: 0,
+    eos_token_id: 0,
+  };
   const dir = await randomCheckpoint(t.testdir(), config, 3);
   // 25 embeddings, each 120 times over: the candidates end in the midst of equal ones.
   const path = join(dir, "model.safetensors");
@@ -213,7 +250,13 @@ t.test("tokens with equal logits come in the order of their ids, in every row of
   const header = JSON.parse(file.toString("latin1", 8, begin)) as Record<string, { data_offsets: [number, number] }>;
   const [from, to] = header["wte.weight"]!.data_offsets;
   const row = 16 * 4;
-  for (let at = from + 25 * row; at < to; at += row) file.copy(file, begin + at, begin + from + ((at - from) % (25 * row)), begin + from + ((at - from) % (25 * row)) + row);
+  for (let at = from + 25 * row; at < to; at += row)
+    file.copy(
+      file,
+      begin + at,
+      begin + from + ((at - from) % (25 * row)),
+      begin + from + ((at - from) % (25 * row)) + row,
+    );
   await writeFile(path, file);
 
   const fixture = await openFixture(dir, 3);

@@ -27,7 +27,11 @@ function run(graph: OnnxGraph, given: Float32Array, vocabSize: number, device: D
   graph.output("top_probability", DataType.float, ["k", 1]);
   using session = runtime.session(graph.encode(), { threads: 1, device });
   const [logits, ids, probability] = [new Float32Array(ROWS * K), new Int32Array(ROWS * K), new Float32Array(ROWS)];
-  const outputs = { top_logits: runtime.tensor(logits, [ROWS, K]), top_ids: runtime.tensor(ids, [ROWS, K]), top_probability: runtime.tensor(probability, [ROWS, 1]) };
+  const outputs = {
+    top_logits: runtime.tensor(logits, [ROWS, K]),
+    top_ids: runtime.tensor(ids, [ROWS, K]),
+    top_probability: runtime.tensor(probability, [ROWS, 1]),
+  };
   using binding = session.binding({ given: runtime.tensor(given, [ROWS, vocabSize]) }, outputs);
   session.runNow(binding);
   return { logits, ids, probability };
@@ -43,7 +47,11 @@ function byPart(given: Float32Array, vocabSize: number, device?: Device): Answer
   return run(graph, given, vocabSize, device);
 }
 
-function byGroup(given: Float32Array, vocabSize: number, type: typeof DataType.float | typeof DataType.float16): Answers {
+function byGroup(
+  given: Float32Array,
+  vocabSize: number,
+  type: typeof DataType.float | typeof DataType.float16,
+): Answers {
   const graph = new OnnxGraph("by-group", "");
   graph.input("given", DataType.float, ["k", vocabSize]);
   graph.node("Cast", ["given"], ["logits"], { to: type });
@@ -52,13 +60,26 @@ function byGroup(given: Float32Array, vocabSize: number, type: typeof DataType.f
 }
 
 /** What a sort makes of a row: largest first, equals by id. */
-function check(t: Test, given: Float32Array, vocabSize: number, { logits, ids, probability }: Answers, { orderOfEquals, within = 1e-6 }: { orderOfEquals: boolean; within?: number }): void {
+function check(
+  t: Test,
+  given: Float32Array,
+  vocabSize: number,
+  { logits, ids, probability }: Answers,
+  { orderOfEquals, within = 1e-6 }: { orderOfEquals: boolean; within?: number },
+): void {
   for (let row = 0; row < ROWS; row++) {
     const values = given.subarray(row * vocabSize, (row + 1) * vocabSize);
     const order = [...values.keys()].sort((a, b) => values[b]! - values[a]! || a - b).slice(0, K);
     const found = ids.subarray(row * K, (row + 1) * K);
-    t.same([...logits.subarray(row * K, (row + 1) * K)], order.map((id) => values[id]));
-    t.same([...found].map((id) => values[id]), order.map((id) => values[id]), "ids are those of the logits");
+    t.same(
+      [...logits.subarray(row * K, (row + 1) * K)],
+      order.map((id) => values[id]),
+    );
+    t.same(
+      [...found].map((id) => values[id]),
+      order.map((id) => values[id]),
+      "ids are those of the logits",
+    );
     t.equal(new Set(found).size, K, "each once");
     if (orderOfEquals) t.same([...found], order);
     const sum = values.reduce((total, value) => total + Math.exp(value - values[order[0]!]!), 0);
@@ -69,13 +90,15 @@ function check(t: Test, given: Float32Array, vocabSize: number, { logits, ids, p
 /** A vocabulary that is left whole, GPT-2's, one that needs padding, one that needs none. */
 const VOCABULARIES = [1000, 50_257, 50_261, 50_259];
 const random = seededRandom(3);
-const logitsOf = (vocabSize: number): Float32Array => fromFloat16(toFloat16(Float32Array.from({ length: ROWS * vocabSize }, () => Math.round(random() * 40) / 4)));
+const logitsOf = (vocabSize: number): Float32Array =>
+  fromFloat16(toFloat16(Float32Array.from({ length: ROWS * vocabSize }, () => Math.round(random() * 40) / 4)));
 
 t.test("parts cover the vocabulary, and only few have padding", async (t) => {
   t.equal(partsOf(4096), null);
   for (let vocabSize = 4097; vocabSize < 260_000; vocabSize += 1009) {
     const { count, size, padding } = partsOf(vocabSize)!;
-    if (count * size - padding !== vocabSize || size > 2048 || padding < 0 || padding >= count) t.fail(`${vocabSize}: ${count} x ${size} - ${padding}`);
+    if (count * size - padding !== vocabSize || size > 2048 || padding < 0 || padding >= count)
+      t.fail(`${vocabSize}: ${count} x ${size} - ${padding}`);
   }
   t.same(partsOf(50_257), { count: 29, size: 1733, padding: 0 });
 });

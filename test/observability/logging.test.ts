@@ -14,9 +14,24 @@ t.test("lines are JSON with level names; secrets and texts are redacted, request
   const out = capture();
   const log = createLogger("info", out);
   log.debug("below the level");
-  log.info({ prompt: "SECRET", body: { text: "SECRET" }, a: { headers: { authorization: "SECRET" } }, req: { url: "SECRET" }, rows: 3 }, "hello");
+  log.info(
+    {
+      prompt: "SECRET",
+      body: { text: "SECRET" },
+      a: { headers: { authorization: "SECRET" } },
+      req: { url: "SECRET" },
+      rows: 3,
+    },
+    "hello",
+  );
   t.equal(out.lines.length, 1);
-  t.match(JSON.parse(out.lines[0] ?? ""), { level: "info", name: "prefixd", rows: 3, msg: "hello", prompt: "[redacted]" });
+  t.match(JSON.parse(out.lines[0] ?? ""), {
+    level: "info",
+    name: "prefixd",
+    rows: 3,
+    msg: "hello",
+    prompt: "[redacted]",
+  });
   t.notMatch(out.lines[0], /SECRET/);
 });
 
@@ -24,7 +39,10 @@ t.test("errors are logged with stack, code and cause, without what libraries han
   const out = capture();
   const error = Object.assign(new Error("outer", { cause: new TypeError("inner") }), { code: "E_X", body: "SECRET" });
   createLogger("info", out).error({ err: error });
-  t.match(JSON.parse(out.lines[0] ?? ""), { level: "error", err: { message: "outer", code: "E_X", stack: /outer/, cause: { message: "inner" } } });
+  t.match(JSON.parse(out.lines[0] ?? ""), {
+    level: "error",
+    err: { message: "outer", code: "E_X", stack: /outer/, cause: { message: "inner" } },
+  });
   t.notMatch(out.lines[0], /SECRET/);
   t.same(serializeError("text"), { type: "string" });
 });
@@ -59,7 +77,10 @@ t.test("a log whose disk is full drops what does not fit, ends nothing, and goes
     if (fd === opened && full) throw Object.assign(new Error("ENOSPC"), { code: "ENOSPC" });
     return real(fd, data);
   }) as typeof fs.writeSync;
-  const log = createLogger("info", logDestination(opened, (error) => errors.push(error.message)));
+  const log = createLogger(
+    "info",
+    logDestination(opened, (error) => errors.push(error.message)),
+  );
   const long = "x".repeat(100_000);
   for (let i = 0; i < 20; i++) log.info({ i, long }, "line");
   t.ok(errors.length >= 20, "every line was refused");
@@ -67,7 +88,10 @@ t.test("a log whose disk is full drops what does not fit, ends nothing, and goes
   full = false;
   log.info({ long }, "dropped, but what waits is written");
   log.info("last");
-  const lines = readFileSync(file, "utf8").trim().split("\n").map((line) => JSON.parse(line) as { msg: string; i?: number });
+  const lines = readFileSync(file, "utf8")
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line) as { msg: string; i?: number });
   t.same(lines.map(({ i }) => i).slice(0, 10), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9], "what waited came in order");
   t.equal(lines.at(-1)?.msg, "last");
   t.end();
@@ -76,10 +100,14 @@ t.test("a log whose disk is full drops what does not fit, ends nothing, and goes
 t.test("audit lines that the file does not take go to the ordinary log", (t) => {
   const out = capture();
   const audit = createAuditLog("/dev/full", createLogger("info", out));
-  for (const user of ["ann", "bob"]) audit.record({ action: "user.create", outcome: "ok", user, key_id: null, request_id: "r" });
-  t.match(out.lines.map((line) => JSON.parse(line) as object), [
-    { level: "error", audit: true, action: "user.create", user: "ann", err: { code: "ENOSPC" } },
-    { level: "error", audit: true, action: "user.create", user: "bob" },
-  ]);
+  for (const user of ["ann", "bob"])
+    audit.record({ action: "user.create", outcome: "ok", user, key_id: null, request_id: "r" });
+  t.match(
+    out.lines.map((line) => JSON.parse(line) as object),
+    [
+      { level: "error", audit: true, action: "user.create", user: "ann", err: { code: "ENOSPC" } },
+      { level: "error", audit: true, action: "user.create", user: "bob" },
+    ],
+  );
   t.end();
 });

@@ -61,26 +61,36 @@ t.test("what the engine and the server report comes out in Prometheus' format", 
     'prefixd_http_requests_total{method="GET",route="/prefixes/:id",status="aborted"} 1',
     'prefixd_http_requests_total{method="OTHER",route="/x",status="4xx"} 1',
     'prefixd_store_errors_total{op="head"} 1',
-  ]) t.ok(text.includes(line + "\n"), line);
-  t.match(await metrics.render(), /prefixd_prefix_cache_hits_total 11\n/, "totals that are read are not added up again");
+  ])
+    t.ok(text.includes(line + "\n"), line);
+  t.match(
+    await metrics.render(),
+    /prefixd_prefix_cache_hits_total 11\n/,
+    "totals that are read are not added up again",
+  );
 });
 
 t.test("process metrics come along, registries are separate", async (t) => {
   const one = new Metrics();
   const two = new Metrics({ processMetrics: false });
-  t.match(await one.render(), /nodejs_eventloop_lag_seconds[^]*process_resident_memory_bytes|process_resident_memory_bytes[^]*nodejs_eventloop_lag_seconds/);
+  t.match(
+    await one.render(),
+    /nodejs_eventloop_lag_seconds[^]*process_resident_memory_bytes|process_resident_memory_bytes[^]*nodejs_eventloop_lag_seconds/,
+  );
   one.request("ok");
   t.notMatch(await two.render(), /prefixd_requests_total\{/);
   one.close();
 });
 
 t.test("docs/metrics.md lists the metrics of the code", async (t) => {
-  const rows = Object.entries<{ type: string; help: string; labels?: readonly string[] }>(METRICS).map(([name, spec]) => [
-    "`" + name + "`",
-    spec.type,
-    (spec.labels ?? []).map((label) => "`" + label + "`").join(", "),
-    spec.help,
-  ]);
+  const rows = Object.entries<{ type: string; help: string; labels?: readonly string[] }>(METRICS).map(
+    ([name, spec]) => [
+      "`" + name + "`",
+      spec.type,
+      (spec.labels ?? []).map((label) => "`" + label + "`").join(", "),
+      spec.help,
+    ],
+  );
   const table = markdownTable(["metric", "type", "labels", "what it is"], rows);
   t.equal(docsBlock("docs/metrics.md", "metrics", table), table);
 });

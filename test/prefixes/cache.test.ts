@@ -46,20 +46,23 @@ t.test("many at once ask and load once", async (t) => {
   t.match(cache.stats(), { hits: 49, misses: 1 });
 });
 
-t.test("the same tensors under two names take their room once, and one's removal does not break the other", async (t) => {
-  const { store, cache, put } = setUp();
-  const other = { user: "bob", name: "poem" };
-  await put(key, 1);
-  await put(other, 1);
-  store.delay = () => sleep(5);
-  const both = Promise.allSettled([cache.resolve(key, accept), cache.resolve(other, accept)]);
-  await sleep(7);
-  store.records.delete("ann/poem");
-  const [mine, theirs] = await both;
-  t.match(mine, { status: "rejected", reason: { code: "prefix_not_found" } });
-  t.equal(theirs.status, "fulfilled");
-  t.match(cache.stats(), { entries: 1, bytes: TOKEN });
-});
+t.test(
+  "the same tensors under two names take their room once, and one's removal does not break the other",
+  async (t) => {
+    const { store, cache, put } = setUp();
+    const other = { user: "bob", name: "poem" };
+    await put(key, 1);
+    await put(other, 1);
+    store.delay = () => sleep(5);
+    const both = Promise.allSettled([cache.resolve(key, accept), cache.resolve(other, accept)]);
+    await sleep(7);
+    store.records.delete("ann/poem");
+    const [mine, theirs] = await both;
+    t.match(mine, { status: "rejected", reason: { code: "prefix_not_found" } });
+    t.equal(theirs.status, "fulfilled");
+    t.match(cache.stats(), { entries: 1, bytes: TOKEN });
+  },
+);
 
 t.test("a change is seen at once when heard of, and within verifyMs when not", async (t) => {
   const { store, clock, cache, put } = setUp({ verifyMs: 1000 });

@@ -7,7 +7,9 @@ import { openRedisStore } from "../../src/redis/prefix-store.ts";
 import { crashVersion } from "./crash.ts";
 
 const [where = "", namespace = "", first = "0"] = process.argv.slice(2);
-const store = where.startsWith("lmdb:") ? await openLmdbStore({ dir: where.slice(5) }) : await openRedisStore({ url: where, namespace, chunkBytes: 16 * 1024 });
+const store = where.startsWith("lmdb:")
+  ? await openLmdbStore({ dir: where.slice(5) })
+  : await openRedisStore({ url: where, namespace, chunkBytes: 16 * 1024 });
 process.stdout.write("ready\n");
 for (let i = 0; i < 100; i++) {
   const version = (Number(first) + Math.floor(i / 10)) % 2;

@@ -24,16 +24,34 @@ t.test("Redis: a replica killed at any moment leaves whole prefixes", { skip: la
   const store = await openRedisStore({ url: redis.url, namespace: "crash" });
   t.teardown(() => store.close());
   await store.deleteUser("ann");
-  t.ok(lasting > 0 && ttls.every((ttl) => ttl >= -1 && ttl <= 600_000), `${keys.length - lasting} of ${keys.length} chunks are left-overs and expire`);
-  t.same(await redis.command("KEYS", "crash:{*"), ["crash:{ann}:removed"], "removing the user leaves nothing but word of it, left-overs included");
+  t.ok(
+    lasting > 0 && ttls.every((ttl) => ttl >= -1 && ttl <= 600_000),
+    `${keys.length - lasting} of ${keys.length} chunks are left-overs and expire`,
+  );
+  t.same(
+    await redis.command("KEYS", "crash:{*"),
+    ["crash:{ann}:removed"],
+    "removing the user leaves nothing but word of it, left-overs included",
+  );
 });
 
-t.test("Redis itself killed with its replica: appendfsync always keeps what was answered", { skip: lacking("redis-server") }, async (t) => {
-  const redis = await startRedis("--appendonly", "yes", "--appendfsync", "always");
-  t.teardown(() => redis.stop());
-  const restart = async (): Promise<void> => {
-    await redis.kill();
-    await redis.start();
-  };
-  await crashRounds(t, redis.url, "crash", () => openRedisStore({ url: redis.url, namespace: "crash" }), effort({ short: 2, long: 4 }), restart);
-});
+t.test(
+  "Redis itself killed with its replica: appendfsync always keeps what was answered",
+  { skip: lacking("redis-server") },
+  async (t) => {
+    const redis = await startRedis("--appendonly", "yes", "--appendfsync", "always");
+    t.teardown(() => redis.stop());
+    const restart = async (): Promise<void> => {
+      await redis.kill();
+      await redis.start();
+    };
+    await crashRounds(
+      t,
+      redis.url,
+      "crash",
+      () => openRedisStore({ url: redis.url, namespace: "crash" }),
+      effort({ short: 2, long: 4 }),
+      restart,
+    );
+  },
+);

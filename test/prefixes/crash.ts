@@ -15,16 +15,35 @@ const NAMES = 10;
 /** Of a few hundred kilobytes, so that writing one takes a while; files and tensors tell the versions apart. */
 export function crashVersion(name: number, version: number): Promise<PrefixRecord> {
   const shape = { ...SHAPE, layers: 12, heads: 4, headDim: 32 };
-  const files = new Map([["adapter_model.safetensors", Buffer.alloc(200_000 + version * 50_000, name * 2 + version)], [`only-${version}`, Buffer.from([version])]]);
+  const files = new Map([
+    ["adapter_model.safetensors", Buffer.alloc(200_000 + version * 50_000, name * 2 + version)],
+    [`only-${version}`, Buffer.from([version])],
+  ]);
   return record({ user: "ann", name: `p${name}` }, name * 2 + version, { shape, length: 10 + version * 5, files });
 }
 
 /** Kills a process that puts prefixes, at random moments, and checks what is left each time. */
-export async function crashRounds(t: Test, where: string, namespace: string, open: () => Promise<PrefixStore>, rounds: number, afterKill?: () => Promise<void>): Promise<void> {
+export async function crashRounds(
+  t: Test,
+  where: string,
+  namespace: string,
+  open: () => Promise<PrefixStore>,
+  rounds: number,
+  afterKill?: () => Promise<void>,
+): Promise<void> {
   let killed = 0;
   let answered: (number | undefined)[] = Array(NAMES).fill(undefined);
   for (let round = 0; round < rounds; round++) {
-    const child = spawn(...bareNode("--import=tsx", new URL("./crash-child.ts", import.meta.url).pathname, where, namespace, String(round % 2)), { stdio: ["ignore", "pipe", "inherit"] });
+    const child = spawn(
+      ...bareNode(
+        "--import=tsx",
+        new URL("./crash-child.ts", import.meta.url).pathname,
+        where,
+        namespace,
+        String(round % 2),
+      ),
+      { stdio: ["ignore", "pipe", "inherit"] },
+    );
     const ended = once(child, "close");
     const said: string[] = [];
     const lines = createInterface({ input: child.stdout });
@@ -54,7 +73,12 @@ export async function crashRounds(t: Test, where: string, namespace: string, ope
  * Every prefix is wholly one version: the one whose PUT was answered last, or the one that may have been on its way after it.
  * Gives back what is stored.
  */
-async function checkWhole(t: Test, store: PrefixStore, answered: readonly (number | undefined)[], round: number): Promise<(number | undefined)[]> {
+async function checkWhole(
+  t: Test,
+  store: PrefixStore,
+  answered: readonly (number | undefined)[],
+  round: number,
+): Promise<(number | undefined)[]> {
   const listed = await store.list("ann", { limit: 100 });
   const held = { prefixes: listed.length, bytes: listed.reduce((sum, { bytes }) => sum + bytes, 0) };
   t.same(await store.held("ann"), held, "what is kept count of is what is there");
@@ -72,10 +96,13 @@ async function checkWhole(t: Test, store: PrefixStore, answered: readonly (numbe
     const expected = await crashVersion(name, version);
     const kv = await store.loadKv(key, meta.digest);
     const whole =
-      JSON.stringify(meta) === JSON.stringify(expected.meta) && JSON.stringify(inList) === JSON.stringify(listedFor("ann", meta)) &&
-      kv !== null && (await prefixDigest({ ...SHAPE, layers: 12, heads: 4, headDim: 32 }, meta.length, kv)) === meta.digest;
+      JSON.stringify(meta) === JSON.stringify(expected.meta) &&
+      JSON.stringify(inList) === JSON.stringify(listedFor("ann", meta)) &&
+      kv !== null &&
+      (await prefixDigest({ ...SHAPE, layers: 12, heads: 4, headDim: 32 }, meta.length, kv)) === meta.digest;
     if (!whole) t.fail(`${key.name} is torn`);
-    for (const [file, content] of expected.files) if (hash(await store.loadFile(key, meta.digest, file)) !== hash(content)) t.fail(`${key.name}: ${file} is torn`);
+    for (const [file, content] of expected.files)
+      if (hash(await store.loadFile(key, meta.digest, file)) !== hash(content)) t.fail(`${key.name}: ${file} is torn`);
     found[name] = version;
     if (answered[name] !== version) unanswered++;
   }

@@ -24,8 +24,13 @@ t.test("a folder of adapters, and what else lies there", async (t) => {
   const hidden = { level: "debug", reason: "it is hidden" };
   const found = Object.fromEntries(leftOut.map(({ name, ...why }) => [name, why]));
   t.match(found, {
-    "my adapter": badName, _draft: badName, "été": badName, ["x".repeat(129)]: badName,
-    ".hidden": hidden, ".git": hidden, ".gitignore": hidden,
+    "my adapter": badName,
+    _draft: badName,
+    été: badName,
+    ["x".repeat(129)]: badName,
+    ".hidden": hidden,
+    ".git": hidden,
+    ".gitignore": hidden,
     dangling: { level: "warn", reason: "it is a symbolic link to nothing" },
     "circle-1": { level: "warn", reason: "it is a symbolic link that leads back to itself" },
     "circle-2": { level: "warn", reason: "it is a symbolic link that leads back to itself" },
@@ -34,9 +39,15 @@ t.test("a folder of adapters, and what else lies there", async (t) => {
     "README.md": { level: "info", reason: "it is not a folder" },
   });
   t.equal(leftOut.length, 13);
-  await t.rejects(readAdapterFolder(join(dir, "dangling-config")), { code: "upload_incomplete", message: /has no readable adapter_model\.safetensors/ });
+  await t.rejects(readAdapterFolder(join(dir, "dangling-config")), {
+    code: "upload_incomplete",
+    message: /has no readable adapter_model\.safetensors/,
+  });
   const own = await adapterFolders(resolve("prefixes/intent"));
-  t.match(own, { names: [], leftOut: [{ name: "adapter_config.json", level: "warn", reason: /this folder is itself an adapter's/ }, {}, {}] });
+  t.match(own, {
+    names: [],
+    leftOut: [{ name: "adapter_config.json", level: "warn", reason: /this folder is itself an adapter's/ }, {}, {}],
+  });
   await t.rejects(adapterFolders(join(dir, "README.md")), { code: "ENOTDIR" });
 });
 
@@ -45,13 +56,19 @@ t.test("what is missing in an adapter's folder", async (t) => {
   cpSync("prefixes/intent", dir, { recursive: true });
   t.match(await readAdapterFolder(dir), { kind: "peft" });
   renameSync(join(dir, "adapter_model.safetensors"), join(dir, "adapter_model.bin"));
-  const refused = (message: string): Promise<unknown> => t.rejects(readAdapterFolder(dir), { code: "upload_incomplete", message });
-  await refused(`${dir} has adapter_model.bin instead of adapter_model.safetensors: pickle files can run code and are never read. Save the adapter with safe_serialization=True.`);
+  const refused = (message: string): Promise<unknown> =>
+    t.rejects(readAdapterFolder(dir), { code: "upload_incomplete", message });
+  await refused(
+    `${dir} has adapter_model.bin instead of adapter_model.safetensors: pickle files can run code and are never read. Save the adapter with safe_serialization=True.`,
+  );
   rmSync(join(dir, "adapter_model.bin"));
   await refused(`${dir} has no readable adapter_model.safetensors.`);
   rmSync(join(dir, "adapter_config.json"));
   await refused(`${dir} has no readable adapter_config.json.`);
   for (const nothing of [join(dir, "nowhere"), join(dir, "train.json")]) {
-    await t.rejects(readAdapterFolder(nothing), { code: "upload_incomplete", message: `${nothing} is not a folder that can be read.` });
+    await t.rejects(readAdapterFolder(nothing), {
+      code: "upload_incomplete",
+      message: `${nothing} is not a folder that can be read.`,
+    });
   }
 });

@@ -10,7 +10,8 @@ t.test("10,000 registered prefixes cost no memory until they are used", async (t
   const dir = join(t.testdir(), "lmdb");
   const writer = await openLmdbStore({ dir });
   const made = [];
-  for (let i = 0; i < COUNT; i++) made.push(await record({ user: "ann", name: `p${String(i).padStart(5, "0")}` }, i, { length: 8 }));
+  for (let i = 0; i < COUNT; i++)
+    made.push(await record({ user: "ann", name: `p${String(i).padStart(5, "0")}` }, i, { length: 8 }));
   for (let at = 0; at < COUNT; at += 500) await Promise.all(made.slice(at, at + 500).map((put) => writer.put(put)));
   await writer.close();
   made.length = 0;
@@ -31,9 +32,15 @@ t.test("10,000 registered prefixes cost no memory until they are used", async (t
   }
   t.equal(listed, COUNT);
   const listMs = performance.now() - started;
-  for (let i = 0; i < 200; i++) t.ok((await cache.resolve({ user: "ann", name: `p${String((i * 37) % COUNT).padStart(5, "0")}` }, () => {})).kv.length === 8);
+  for (let i = 0; i < 200; i++)
+    t.ok(
+      (await cache.resolve({ user: "ann", name: `p${String((i * 37) % COUNT).padStart(5, "0")}` }, () => {})).kv
+        .length === 8,
+    );
   const grown = (process.memoryUsage.rss() - before) / 2 ** 20;
-  t.comment(`${COUNT} prefixes: listed in pages of 100 in ${Math.round(listMs)} ms, resident memory grew by ${grown.toFixed(1)} MiB, thread included`);
+  t.comment(
+    `${COUNT} prefixes: listed in pages of 100 in ${Math.round(listMs)} ms, resident memory grew by ${grown.toFixed(1)} MiB, thread included`,
+  );
   t.ok(grown < 200);
   t.match(cache.stats(), { entries: 200 });
 });

@@ -7,12 +7,21 @@ export const SHAPE: ModelShape = { layers: 2, heads: 2, headDim: 4, width: 8, po
 export const BASE = "base-fingerprint";
 
 /** A sound record whose content follows from `seed`. */
-export async function record(key: PrefixKey, seed: number, options: { length?: number; shape?: ModelShape; files?: Map<string, Uint8Array> } = {}): Promise<PrefixRecord> {
+export async function record(
+  key: PrefixKey,
+  seed: number,
+  options: { length?: number; shape?: ModelShape; files?: Map<string, Uint8Array> } = {},
+): Promise<PrefixRecord> {
   const { length = 3, shape = SHAPE } = options;
   const kv = new Float32Array(kvElements(shape, length));
   for (let i = 0; i < kv.length; i++) kv[i] = Math.sin(seed * 31 + i);
   const bytes = new Uint8Array(kv.buffer);
-  const files = options.files ?? new Map([["adapter_config.json", Buffer.from(`{"seed":${seed}}`)], ["adapter_model.safetensors", Buffer.alloc(100, seed)]]);
+  const files =
+    options.files ??
+    new Map([
+      ["adapter_config.json", Buffer.from(`{"seed":${seed}}`)],
+      ["adapter_model.safetensors", Buffer.alloc(100, seed)],
+    ]);
   const now = new Date(seed * 1000).toISOString();
   return {
     kv: bytes,

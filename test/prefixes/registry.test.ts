@@ -37,7 +37,11 @@ async function setUp(t: Test): Promise<Setup> {
     seconds: 0,
     over: (baseFingerprint, requiredBaseName) =>
       createPrefixRegistry({
-        store, cache, shape: SHAPE, baseFingerprint, ...(requiredBaseName === undefined ? {} : { requiredBaseName }),
+        store,
+        cache,
+        shape: SHAPE,
+        baseFingerprint,
+        ...(requiredBaseName === undefined ? {} : { requiredBaseName }),
         fold: async (input) => {
           setup.folded.push(input);
           return setup.fold(input.kind === "tokens" ? input.ids.length : input.length);
@@ -64,7 +68,12 @@ async function readFile(registry: PrefixRegistry, key: PrefixKey, file: string):
 }
 
 function lookUps(registry: PrefixRegistry, key: PrefixKey): (() => Promise<void>)[] {
-  return [async () => void (await registry.info(key)), async () => void (await readFile(registry, key, "adapter_config.json")), () => registry.remove(key), async () => void (await registry.resolve(key))];
+  return [
+    async () => void (await registry.info(key)),
+    async () => void (await readFile(registry, key, "adapter_config.json")),
+    () => registry.remove(key),
+    async () => void (await registry.resolve(key)),
+  ];
 }
 
 t.test("every defective upload is refused with its own sentence, and nothing stored", async (t) => {
@@ -81,7 +90,10 @@ t.test("every defective upload is refused with its own sentence, and nothing sto
     t.ok(performance.now() - started < 1000, `${defect.name}: bounded time`);
     byMessage.set(message, [...(byMessage.get(message) ?? []), defect.name]);
   }
-  t.same([...byMessage.values()].filter(({ length }) => length > 1), SAME_MESSAGE);
+  t.same(
+    [...byMessage.values()].filter(({ length }) => length > 1),
+    SAME_MESSAGE,
+  );
   t.same(await store.list("ann", { limit: 10 }), []);
 });
 
@@ -89,24 +101,42 @@ t.test("registers, replaces, lists, gives back and removes", async (t) => {
   const { registry } = await setUp(t);
   const sent = upload();
   const first = await registry.register(key, sent);
-  t.match(first, { created: true, meta: { ...key, kind: "PREFIX_TUNING", length: 3, base: BASE, createdAt: "1970-01-01T00:00:00.000Z" } });
+  t.match(first, {
+    created: true,
+    meta: { ...key, kind: "PREFIX_TUNING", length: 3, base: BASE, createdAt: "1970-01-01T00:00:00.000Z" },
+  });
   const resolved = await registry.resolve(key);
   t.equal(resolved.digest, first.meta.digest);
   t.equal(resolved.kv.length, 3);
   const again = await registry.register(key, sent);
   t.same(again, { created: false, meta: first.meta }, "sent again: nothing changes");
-  t.equal(sent.kind === "peft" && Buffer.compare(await readFile(registry, key, "adapter_model.safetensors"), sent.weights), 0);
+  t.equal(
+    sent.kind === "peft" && Buffer.compare(await readFile(registry, key, "adapter_model.safetensors"), sent.weights),
+    0,
+  );
 
-  const other = await registry.register(key, upload(CONFIG, embeddings([3, 32], floats(96, { 0: 7 }))), { ifMatch: [first.meta.digest] });
+  const other = await registry.register(key, upload(CONFIG, embeddings([3, 32], floats(96, { 0: 7 }))), {
+    ifMatch: [first.meta.digest],
+  });
   t.match(other, { created: false, meta: { createdAt: first.meta.createdAt } });
   t.not(other.meta.updatedAt, first.meta.updatedAt);
   t.not(other.meta.digest, first.meta.digest);
   t.equal((await registry.resolve(key)).kv.data[0], 7);
-  const sameTensor = await registry.register(key, upload({ ...CONFIG, revision: "x" }, embeddings([3, 32], floats(96, { 0: 7 }))));
+  const sameTensor = await registry.register(
+    key,
+    upload({ ...CONFIG, revision: "x" }, embeddings([3, 32], floats(96, { 0: 7 }))),
+  );
   t.equal(sameTensor.meta.digest, other.meta.digest);
-  t.match(String(await readFile(registry, key, "adapter_config.json")), /"revision":"x"/, "the files are the last ones");
+  t.match(
+    String(await readFile(registry, key, "adapter_config.json")),
+    /"revision":"x"/,
+    "the files are the last ones",
+  );
 
-  t.same((await registry.list("ann", { limit: 5 })).map(({ name }) => name), ["poem"]);
+  t.same(
+    (await registry.list("ann", { limit: 5 })).map(({ name }) => name),
+    ["poem"],
+  );
   await t.rejects(registry.remove(key, { ifMatch: [first.meta.digest] }), { code: "precondition_failed" });
   await registry.remove(key);
   for (const gone of lookUps(registry, key)) await t.rejects(gone, { code: "prefix_not_found", status: 404 });
@@ -125,11 +155,16 @@ t.test("another user's prefix is as unknown as one that is not there", async (t)
 t.test("names", async (t) => {
   const { registry } = await setUp(t);
   for (const name of ["", ".", "..", ".x", "-x", "_x", "a/b", "a b", "é", "a\n", "a\0", "x".repeat(129), "\ud800"]) {
-    await t.rejects(registry.register({ user: "ann", name }, upload()), { code: "invalid_prefix_id" }, JSON.stringify(name));
+    await t.rejects(
+      registry.register({ user: "ann", name }, upload()),
+      { code: "invalid_prefix_id" },
+      JSON.stringify(name),
+    );
     for (const gone of lookUps(registry, { user: "ann", name })) await t.rejects(gone, { code: "prefix_not_found" });
     await t.rejects(registry.list("ann", { after: name, limit: 1 }), { code: "invalid_prefix_id" });
   }
-  for (const name of ["a", "0", "A.b_c-d", "x".repeat(128), "constructor"]) t.ok((await registry.register({ user: "ann", name }, upload())).created, name);
+  for (const name of ["a", "0", "A.b_c-d", "x".repeat(128), "constructor"])
+    t.ok((await registry.register({ user: "ann", name }, upload())).created, name);
 });
 
 t.test("soft and hard prompts are folded, and what comes out is checked", async (t) => {
@@ -158,7 +193,9 @@ t.test("keys and values are tried in the model, what it has made itself is not",
   await registry.register(key, upload({ ...CONFIG, peft_type: "P_TUNING" }, embeddings([3, 8])));
   const { meta } = await registry.register(key, { kind: "hard", ids: Int32Array.of(5, 6) });
   t.same(tried, [3]);
-  await t.rejects(registry.register(key, upload(CONFIG, embeddings([3, 32], floats(96, { 9: 3.4e38 })))), { code: "prefix_overflows" });
+  await t.rejects(registry.register(key, upload(CONFIG, embeddings([3, 32], floats(96, { 9: 3.4e38 })))), {
+    code: "prefix_overflows",
+  });
   t.same(await registry.info(key), meta, "nothing is stored of it");
 });
 
@@ -168,15 +205,24 @@ t.test("a prefix of another base is refused, and can be replaced", async (t) => 
   await t.rejects(setup.registry.resolve(key), { code: "prefix_base_mismatch", status: 409 });
   t.match(await setup.registry.register(key, upload()), { created: false, meta: { base: BASE } });
   t.equal((await setup.registry.resolve(key)).kv.length, 3);
-  t.ok(await setup.registry.register(key, upload({ ...CONFIG, prefixd_base_fingerprint: BASE })), "its own fingerprint given");
+  t.ok(
+    await setup.registry.register(key, upload({ ...CONFIG, prefixd_base_fingerprint: BASE })),
+    "its own fingerprint given",
+  );
 });
 
 t.test("what an adapter says of its base model is kept", async (t) => {
   const { registry, store } = await setUp(t);
   const trained = { ...CONFIG, base_model_name_or_path: "someone/gpt2\ud800", revision: "v1" };
-  t.match(await registry.register(key, upload(trained)), { meta: { baseName: "someone/gpt2\ufffd", baseRevision: "v1" } });
-  t.match(await registry.register(key, upload({ ...CONFIG, base_model_name_or_path: "", revision: null })), { meta: { baseName: null, baseRevision: null } });
-  t.match(await registry.register(key, { kind: "hard", ids: Int32Array.of(1) }), { meta: { baseName: null, baseRevision: null } });
+  t.match(await registry.register(key, upload(trained)), {
+    meta: { baseName: "someone/gpt2\ufffd", baseRevision: "v1" },
+  });
+  t.match(await registry.register(key, upload({ ...CONFIG, base_model_name_or_path: "", revision: null })), {
+    meta: { baseName: null, baseRevision: null },
+  });
+  t.match(await registry.register(key, { kind: "hard", ids: Int32Array.of(1) }), {
+    meta: { baseName: null, baseRevision: null },
+  });
 
   const { meta, created } = await registry.register({ ...key, name: "old" }, upload(trained));
   t.ok(created);
@@ -184,18 +230,36 @@ t.test("what an adapter says of its base model is kept", async (t) => {
   delete before.baseName;
   delete before.baseRevision;
   const kv = (await store.loadKv(meta, meta.digest))!;
-  const files = new Map(await Promise.all(Object.keys(meta.files).map(async (file) => [file, await readFile(registry, meta, file)] as const)));
+  const files = new Map(
+    await Promise.all(
+      Object.keys(meta.files).map(async (file) => [file, await readFile(registry, meta, file)] as const),
+    ),
+  );
   await store.put({ meta: before, kv, files });
-  t.notHas(await registry.info({ ...key, name: "old" }), { baseName: "someone/gpt2\ufffd" }, "a record of before names were kept");
+  t.notHas(
+    await registry.info({ ...key, name: "old" }),
+    { baseName: "someone/gpt2\ufffd" },
+    "a record of before names were kept",
+  );
   t.equal((await registry.resolve({ ...key, name: "old" })).digest, meta.digest);
-  t.match(await registry.register({ ...key, name: "old" }, upload(trained)), { created: false, meta: { baseName: "someone/gpt2\ufffd" } }, "sent again: now it is");
+  t.match(
+    await registry.register({ ...key, name: "old" }, upload(trained)),
+    { created: false, meta: { baseName: "someone/gpt2\ufffd" } },
+    "sent again: now it is",
+  );
 });
 
 t.test("an adapter that names another base model is refused where names are required", async (t) => {
   const setUpOne = await setUp(t);
   const strict = setUpOne.over(BASE, "openai-community/gpt2");
-  const named = (name: string | null): Promise<unknown> => strict.register(key, upload({ ...CONFIG, base_model_name_or_path: name }));
-  await t.rejects(named("./other"), { code: "prefix_base_name_mismatch", status: 409, message: 'The adapter was trained on "./other" (base_model_name_or_path); the base model served here is "openai-community/gpt2".' });
+  const named = (name: string | null): Promise<unknown> =>
+    strict.register(key, upload({ ...CONFIG, base_model_name_or_path: name }));
+  await t.rejects(named("./other"), {
+    code: "prefix_base_name_mismatch",
+    status: 409,
+    message:
+      'The adapter was trained on "./other" (base_model_name_or_path); the base model served here is "openai-community/gpt2".',
+  });
   t.same(await setUpOne.store.list("ann", { limit: 1 }), []);
   for (const name of ["gpt2", null]) await named(name);
   await strict.register(key, { kind: "hard", ids: Int32Array.of(1) });
@@ -206,14 +270,19 @@ t.test("an adapter that names another base model is refused where names are requ
 t.test("a precondition that fails is known before any work is done", async (t) => {
   const setup = await setUp(t);
   await setup.registry.register(key, upload());
-  await t.rejects(setup.registry.register(key, { kind: "hard", ids: Int32Array.of(1) }, { ifNoneMatch: "*" }), { code: "precondition_failed", status: 412 });
+  await t.rejects(setup.registry.register(key, { kind: "hard", ids: Int32Array.of(1) }, { ifNoneMatch: "*" }), {
+    code: "precondition_failed",
+    status: 412,
+  });
   t.equal(setup.folded.length, 0);
 });
 
 t.test("racing registrations leave one that is whole", async (t) => {
   const { registry } = await setUp(t);
   const uploads = Array.from({ length: 12 }, (_, i) => upload(CONFIG, embeddings([3, 32], floats(96, { 0: i }))));
-  await Promise.allSettled(uploads.flatMap((sent, i) => [registry.register(key, sent), ...(i % 3 === 0 ? [registry.remove(key)] : [])]));
+  await Promise.allSettled(
+    uploads.flatMap((sent, i) => [registry.register(key, sent), ...(i % 3 === 0 ? [registry.remove(key)] : [])]),
+  );
   const gone = { code: "prefix_not_found" };
   const meta = await registry.info(key).catch((error: unknown) => void t.match(error, gone));
   // A removal may have come last: then all of it is gone.
@@ -221,5 +290,9 @@ t.test("racing registrations leave one that is whole", async (t) => {
   const { digest, kv } = await registry.resolve(key);
   t.equal(digest, meta.digest);
   const sent = uploads[kv.data[0]!]!;
-  t.equal(sent.kind === "peft" && Buffer.compare(await readFile(registry, key, "adapter_model.safetensors"), sent.weights), 0, "files and tensors of one upload");
+  t.equal(
+    sent.kind === "peft" && Buffer.compare(await readFile(registry, key, "adapter_model.safetensors"), sent.weights),
+    0,
+    "files and tensors of one upload",
+  );
 });

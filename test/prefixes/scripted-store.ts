@@ -1,6 +1,15 @@
 import { PrefixdError } from "../../src/errors.ts";
 import { keyText } from "../../src/prefixes/name.ts";
-import type { HeldPrefixes, ListedPrefix, PrefixKey, PrefixMeta, PrefixRecord, PrefixStore, RemovalState, RemovedPrefixes } from "../../src/prefixes/store.ts";
+import type {
+  HeldPrefixes,
+  ListedPrefix,
+  PrefixKey,
+  PrefixMeta,
+  PrefixRecord,
+  PrefixStore,
+  RemovalState,
+  RemovedPrefixes,
+} from "../../src/prefixes/store.ts";
 
 /** A store in memory that counts, waits and fails as a test wants. */
 export class ScriptedStore implements PrefixStore {

@@ -24,7 +24,10 @@ interface Pair {
 }
 
 async function stores(t: Test, redis: TestRedis, waitReplicas = 0): Promise<Pick<Pair, "prefixes" | "users">> {
-  const [prefixes, users] = [await openRedisStore({ url: redis.url, waitReplicas }), await openRedisUserStore({ url: redis.url, waitReplicas })];
+  const [prefixes, users] = [
+    await openRedisStore({ url: redis.url, waitReplicas }),
+    await openRedisUserStore({ url: redis.url, waitReplicas }),
+  ];
   t.teardown(() => Promise.all([prefixes.close(), users.close()]).then(() => {}));
   return { prefixes, users };
 }
@@ -37,35 +40,40 @@ async function pair(t: Test): Promise<Pair> {
   return { primary, replica, ...(await stores(t, primary)) };
 }
 
-t.test("removals: answered when the replica has them, 503 while it does not answer, and gone after a failover", async (t) => {
-  const { replica, primary, prefixes, users } = await pair(t);
-  const key = apiKey("ann");
-  await users.createUser(user("ann"));
-  await users.putKey(key);
-  await prefixes.put(await record(poem, 1));
-  await prefixes.put(await record({ ...poem, name: "shared" }, 2));
-  await prefixes.patchMeta({ ...poem, name: "shared" }, { shared_with: ["bob"] });
+t.test(
+  "removals: answered when the replica has them, 503 while it does not answer, and gone after a failover",
+  async (t) => {
+    const { replica, primary, prefixes, users } = await pair(t);
+    const key = apiKey("ann");
+    await users.createUser(user("ann"));
+    await users.putKey(key);
+    await prefixes.put(await record(poem, 1));
+    await prefixes.put(await record({ ...poem, name: "shared" }, 2));
+    await prefixes.patchMeta({ ...poem, name: "shared" }, { shared_with: ["bob"] });
 
-  replica.signal("SIGSTOP");
-  await t.rejects(users.deleteKey("ann", key.id), UNCONFIRMED);
-  await t.rejects(prefixes.delete(poem), UNCONFIRMED);
-  await t.rejects(prefixes.patchMeta({ ...poem, name: "shared" }, { shared_with: [] }), UNCONFIRMED);
-  await t.rejects(prefixes.deleteUser("ann"), UNCONFIRMED);
-  await t.rejects(users.deleteUser("ann", { keepUsage: false }), UNCONFIRMED);
-  t.ok(await prefixes.put(await record({ user: "bob", name: "p" }, 3)), "what takes nothing away does not wait");
-  replica.signal("SIGCONT");
-  await prefixes.deleteUser("ann", { last: true });
-  await users.deleteUser("ann", { keepUsage: false }).catch((error: unknown) => t.match(error, { code: "user_not_found" }));
+    replica.signal("SIGSTOP");
+    await t.rejects(users.deleteKey("ann", key.id), UNCONFIRMED);
+    await t.rejects(prefixes.delete(poem), UNCONFIRMED);
+    await t.rejects(prefixes.patchMeta({ ...poem, name: "shared" }, { shared_with: [] }), UNCONFIRMED);
+    await t.rejects(prefixes.deleteUser("ann"), UNCONFIRMED);
+    await t.rejects(users.deleteUser("ann", { keepUsage: false }), UNCONFIRMED);
+    t.ok(await prefixes.put(await record({ user: "bob", name: "p" }, 3)), "what takes nothing away does not wait");
+    replica.signal("SIGCONT");
+    await prefixes.deleteUser("ann", { last: true });
+    await users
+      .deleteUser("ann", { keepUsage: false })
+      .catch((error: unknown) => t.match(error, { code: "user_not_found" }));
 
-  await primary.kill();
-  await replica.command("REPLICAOF", "NO", "ONE");
-  const after = await stores(t, replica);
-  t.equal(await after.users.getUser("ann"), null);
-  t.equal(await after.users.findKey(key.id), null);
-  t.same(await after.prefixes.list("ann", { limit: 9 }), []);
-  t.equal(await after.prefixes.removalState("ann"), "done");
-  t.ok(await after.prefixes.head({ user: "bob", name: "p" }));
-});
+    await primary.kill();
+    await replica.command("REPLICAOF", "NO", "ONE");
+    const after = await stores(t, replica);
+    t.equal(await after.users.getUser("ann"), null);
+    t.equal(await after.users.findKey(key.id), null);
+    t.same(await after.prefixes.list("ann", { limit: 9 }), []);
+    t.equal(await after.prefixes.removalState("ann"), "done");
+    t.ok(await after.prefixes.head({ user: "bob", name: "p" }));
+  },
+);
 
 t.test("a failover that loses a removal loses one that was answered with 503", async (t) => {
   const { primary, replica, prefixes } = await pair(t);

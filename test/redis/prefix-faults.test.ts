@@ -16,12 +16,21 @@ const BIG = { ...SHAPE, layers: 16, heads: 16, headDim: 16 };
 const away = { code: "store_unavailable", status: 503, retryAfter: 2 };
 const PERSISTENT = ["--appendonly", "yes", "--appendfsync", "always"];
 
-async function setUp(t: Test, ...args: string[]): Promise<{ redis: TestRedis; errors: Error[]; open: (timeoutMs?: number) => Promise<PrefixStore> }> {
+async function setUp(
+  t: Test,
+  ...args: string[]
+): Promise<{ redis: TestRedis; errors: Error[]; open: (timeoutMs?: number) => Promise<PrefixStore> }> {
   const redis = await startRedis(...args);
   t.teardown(() => redis.stop());
   const errors: Error[] = [];
   const open = async (commandTimeoutMs = 300): Promise<PrefixStore> => {
-    const store = await openRedisStore({ url: redis.url, commandTimeoutMs, graceMs: 500, chunkBytes: 64 * 1024, onError: (error) => errors.push(error) });
+    const store = await openRedisStore({
+      url: redis.url,
+      commandTimeoutMs,
+      graceMs: 500,
+      chunkBytes: 64 * 1024,
+      onError: (error) => errors.push(error),
+    });
     t.teardown(() => store.close());
     return store;
   };
@@ -48,7 +57,13 @@ t.test("killed and started again: fails fast, comes back by itself, subscription
   const put = await record(key, 1);
   await store.put(put);
   await redis.kill();
-  for (const call of [() => store.head(key), () => store.put(put), () => store.list("ann", { limit: 1 }), () => store.delete(key), () => store.ping()]) {
+  for (const call of [
+    () => store.head(key),
+    () => store.put(put),
+    () => store.list("ann", { limit: 1 }),
+    () => store.delete(key),
+    () => store.ping(),
+  ]) {
     const started = performance.now();
     await t.rejects(call() as Promise<void>, away);
     t.ok(performance.now() - started < 1000, "fails fast");
@@ -102,7 +117,10 @@ t.test("a cache goes on through an outage, within its bound", async (t) => {
   await sleep(50);
   t.ok(await cache.resolve(key, () => {}));
   await sleep(1500);
-  await t.rejects(cache.resolve(key, () => {}), away);
+  await t.rejects(
+    cache.resolve(key, () => {}),
+    away,
+  );
   await redis.start();
   await until(t, "served again", () => cache.resolve(key, () => {}));
 });
@@ -132,7 +150,10 @@ t.test("no memory left: full, nothing left over, the rest usable", async (t) => 
   let error: unknown;
   while (stored < 20 && error === undefined) {
     const put = await record({ user: "ann", name: `p${stored}` }, stored, { shape: BIG, length: 31 });
-    error = await store.put(put).then(() => void stored++, (error: unknown) => error);
+    error = await store.put(put).then(
+      () => void stored++,
+      (error: unknown) => error,
+    );
   }
   t.match(error, { code: "store_full", status: 507 });
   t.ok(stored > 0, `${stored} stored`);
@@ -181,6 +202,9 @@ t.test("an upload whose chunks expire before its commit is not committed", async
   await store.put(old);
   const slow = await openRedisStore({ url: redis.url, uploadTtlMs: 1, chunkBytes: 4096 });
   t.teardown(() => slow.close());
-  await t.rejects(slow.put(await record(key, 2, { shape: BIG, length: 31 })), { code: "store_unavailable", retryAfter: 1 });
+  await t.rejects(slow.put(await record(key, 2, { shape: BIG, length: 31 })), {
+    code: "store_unavailable",
+    retryAfter: 1,
+  });
   t.same(await store.head(key), old.meta);
 });

@@ -21,7 +21,18 @@ t.test("parts of files come out of the chunks that they lie in", async (t) => {
   const bytes = Uint8Array.from({ length: 1_000 }, (_, i) => i * 7);
   const put = await record({ user: "ann", name: "poem" }, 1, { files: new Map([["file", bytes]]) });
   await store.put(put);
-  for (const [from, length] of [[0, 1_000], [0, 100], [99, 2], [100, 100], [150, 777], [999, 1], [950, 100], [1_000, 5], [2_000, 5], [100, 0]] as const) {
+  for (const [from, length] of [
+    [0, 1_000],
+    [0, 100],
+    [99, 2],
+    [100, 100],
+    [150, 777],
+    [999, 1],
+    [950, 100],
+    [1_000, 5],
+    [2_000, 5],
+    [100, 0],
+  ] as const) {
     const part = await store.loadFile(put.meta, put.meta.digest, "file", { from, length });
     t.same(Buffer.from(part!), Buffer.from(bytes.subarray(from, from + length)), `${length} from ${from}`);
   }
@@ -40,7 +51,10 @@ t.test("what a user holds is counted once where nobody has kept count of it", as
   t.equal(await client.get("kept:{ann}:bytes"), String(bytes));
   await client.del("kept:{ann}:bytes");
   t.same(await store.held("ann"), { prefixes: 3, bytes });
-  await t.rejects(store.put(await record({ user: "ann", name: "p4" }, 4), undefined, { max_prefixes: null, max_prefix_bytes: bytes }), { code: "quota_exceeded" });
+  await t.rejects(
+    store.put(await record({ user: "ann", name: "p4" }, 4), undefined, { max_prefixes: null, max_prefix_bytes: bytes }),
+    { code: "quota_exceeded" },
+  );
   await store.delete(puts[0]!.meta);
   t.equal(await client.get("kept:{ann}:bytes"), String(bytes - puts[0]!.meta.bytes));
   for (const { meta } of puts) await store.delete(meta);
@@ -57,9 +71,15 @@ t.test("the index of what is shared: built once, and put right after a crash", a
     t.teardown(() => store.close());
     return store;
   };
-  const listed = async (store: PrefixStore, user: string): Promise<string[]> => (await store.listShared(user, { limit: 9 })).map(({ user, name }) => `${user}/${name}`);
+  const listed = async (store: PrefixStore, user: string): Promise<string[]> =>
+    (await store.listShared(user, { limit: 9 })).map(({ user, name }) => `${user}/${name}`);
   const store = await open();
-  for (const [user, name] of [["ann", "p"], ["ann", "q"], ["Ünï", "p"]] as const) await store.put(await record({ user, name }, 1));
+  for (const [user, name] of [
+    ["ann", "p"],
+    ["ann", "q"],
+    ["Ünï", "p"],
+  ] as const)
+    await store.put(await record({ user, name }, 1));
   await store.patchMeta({ user: "ann", name: "p" }, { shared_with: ["bob"] });
   await store.patchMeta({ user: "Ünï", name: "p" }, { visibility: "shared" });
   // A prefix as it was stored before there was a list of readers: three lines.

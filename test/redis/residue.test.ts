@@ -52,15 +52,24 @@ async function read(redis: TestRedis, key: string): Promise<unknown> {
 t.test("an id whose user was never created goes off the list", async (t) => {
   const { redis, users } = await setUp(t);
   await users.createUser(user("keeper"));
-  await without(redis, ["eval", "evalsha"], () => t.rejects(users.createUser(user("never")), UNAVAILABLE).then(() => {}));
+  await without(redis, ["eval", "evalsha"], () =>
+    t.rejects(users.createUser(user("never")), UNAVAILABLE).then(() => {}),
+  );
   t.same(await redis.command("ZRANGE", "prefixd:users", "0", "-1"), ["keeper", "never"]);
   const next = await openRedisUserStore({ url: redis.url, sweepMs: 50 });
   t.teardown(() => next.close());
   await eventually(async () => (await keysWith(redis, "never")).length === 0);
-  t.same((await next.listUsers({ limit: 9 })).map(({ id }) => id), ["keeper"], "swept at the start");
+  t.same(
+    (await next.listUsers({ limit: 9 })).map(({ id }) => id),
+    ["keeper"],
+    "swept at the start",
+  );
 
   await redis.command("ZADD", "prefixd:users", "0", "again");
-  t.same((await users.listUsers({ limit: 9 })).map(({ id }) => id), ["keeper"]);
+  t.same(
+    (await users.listUsers({ limit: 9 })).map(({ id }) => id),
+    ["keeper"],
+  );
   await eventually(async () => (await keysWith(redis, "again")).length === 0);
   t.pass("swept by a list that came across it");
 });
@@ -75,13 +84,17 @@ t.test("a key's index entry does not outlive its key", async (t) => {
   t.equal(await redis.command("TTL", `prefixd:key:${kept.id}`), -1, "of one that was it stays");
   t.match(await users.findKey(kept.id), kept);
 
-  await without(redis, ["eval", "evalsha"], () => t.rejects(users.deleteKey("ann", half.id), UNAVAILABLE).then(() => {}));
+  await without(redis, ["eval", "evalsha"], () =>
+    t.rejects(users.deleteKey("ann", half.id), UNAVAILABLE).then(() => {}),
+  );
   t.equal(await users.findKey(half.id), null, "half deleted it does not work");
   t.equal(await users.deleteKey("ann", half.id), true, "and can be deleted again");
   t.equal(await users.deleteKey("bob", kept.id), false);
   t.match(await users.findKey(kept.id), kept, "somebody else's is left alone");
 
-  await without(redis, ["eval", "evalsha"], () => t.rejects(users.deleteUser("ann", { keepUsage: false }), UNAVAILABLE).then(() => {}));
+  await without(redis, ["eval", "evalsha"], () =>
+    t.rejects(users.deleteUser("ann", { keepUsage: false }), UNAVAILABLE).then(() => {}),
+  );
   await users.deleteUser("ann", { keepUsage: false }).catch(() => undefined);
   await redis.command("DEL", `prefixd:key:${never.id}`);
   t.same(await redis.command("KEYS", "*"), [], "a removal that ended in the middle and is repeated leaves nothing");
@@ -94,7 +107,9 @@ t.test("a guest who was let in by a change that ended in the middle is removed f
   const key = { user: "ann", name: "p" };
   await store.put(await record(key, 1));
   await store.listShared("ann", { limit: 1 });
-  await without(redis, ["hscan"], () => t.rejects(store.patchMeta(key, { shared_with: ["doomed"] }), UNAVAILABLE).then(() => {}));
+  await without(redis, ["hscan"], () =>
+    t.rejects(store.patchMeta(key, { shared_with: ["doomed"] }), UNAVAILABLE).then(() => {}),
+  );
   t.match(await store.head(key), { shared_with: ["doomed"] }, "the record has it, the index does not");
   t.same(await redis.command("EXISTS", "prefixd:{doomed}:shared"), 0);
   await store.deleteUser("doomed");
@@ -112,6 +127,12 @@ t.test("no inbox names a removed user, neither of a replica that is dead nor of 
   const bus = await openRedisReplicaBus({ url: redis.url, handler, onLapse: () => {}, leaseMs: 500 });
   t.teardown(() => bus.close());
   const { replicas } = await bus.broadcast({ kind: "user", user: "doomed" });
-  t.same(new Map(replicas.map(({ id, acknowledgedAt }) => [id, acknowledgedAt === null])), new Map([["dead", true], [bus.id, false]]));
+  t.same(
+    new Map(replicas.map(({ id, acknowledgedAt }) => [id, acknowledgedAt === null])),
+    new Map([
+      ["dead", true],
+      [bus.id, false],
+    ]),
+  );
   t.same(await keysWith(redis, "doomed"), []);
 });

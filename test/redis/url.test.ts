@@ -19,13 +19,28 @@ t.test("what is of the form", async (t) => {
     "redis://:word@h": { ...at("h"), password: "word" },
     "redis://user@h": { ...at("h"), username: "user", password: "" },
     "redis://user:@h": { ...at("h"), username: "user", password: "" },
-    "redis://u%40x:p%40ss%2Fw%3Ard%231%3F%25%20%C3%A9@[::1]:1/2": { ...at("::1", 1), db: 2, username: "u@x", password: "p@ss/w:rd#1?% é" },
-    "redis://u-._~!$&'()*+,;=:p-._~!$&'()*+,;=@h": { ...at("h"), username: "u-._~!$&'()*+,;=", password: "p-._~!$&'()*+,;=" },
+    "redis://u%40x:p%40ss%2Fw%3Ard%231%3F%25%20%C3%A9@[::1]:1/2": {
+      ...at("::1", 1),
+      db: 2,
+      username: "u@x",
+      password: "p@ss/w:rd#1?% é",
+    },
+    "redis://u-._~!$&'()*+,;=:p-._~!$&'()*+,;=@h": {
+      ...at("h"),
+      username: "u-._~!$&'()*+,;=",
+      password: "p-._~!$&'()*+,;=",
+    },
     "redis://h?cluster=true": { ...at("h"), cluster: true },
     "rediss://h:1/0?cluster=true": { ...at("h", 1, true), cluster: true },
     "redis://h/3?cluster=false": { ...at("h"), db: 3 },
     "unix:///run/redis/redis.sock": { at: { path: "/run/redis/redis.sock" }, cluster: false, db: 0 },
-    "unix://user:p%40ss@/tmp/a%20b@c:d?db=4": { at: { path: "/tmp/a b@c:d" }, cluster: false, db: 4, username: "user", password: "p@ss" },
+    "unix://user:p%40ss@/tmp/a%20b@c:d?db=4": {
+      at: { path: "/tmp/a b@c:d" },
+      cluster: false,
+      db: 4,
+      username: "user",
+      password: "p@ss",
+    },
     "unix://:word@/x": { at: { path: "/x" }, cluster: false, db: 0, password: "word" },
   };
   for (const [url, address] of Object.entries(cases)) t.same(parseRedisUrl(url), address, url);
@@ -119,26 +134,56 @@ t.test("what is not, with what is wrong", async (t) => {
 
 t.test("whatever a password is, encoded it comes out as it was", async (t) => {
   const word = fc.string({ unit: "binary", minLength: 1 }).filter((text) => !text.includes("\0"));
-  fc.assert(fc.property(word, word, fc.nat(15), (user, password, db) => {
-    const login = `${encodeURIComponent(user)}:${encodeURIComponent(password)}@`;
-    const expected = { db, username: user, password };
-    t.match(parseRedisUrl(`redis://${login}h:7/${db}`), expected);
-    t.match(parseRedisUrl(`unix://${login}/x?db=${db}`), expected);
-    t.equal(withoutPasswords(`node main.js --store=redis://${login}h:7/${db} --port 1`), `node main.js --store=redis://***@h:7/${db} --port 1`);
-  }), { numRuns: 200 });
+  fc.assert(
+    fc.property(word, word, fc.nat(15), (user, password, db) => {
+      const login = `${encodeURIComponent(user)}:${encodeURIComponent(password)}@`;
+      const expected = { db, username: user, password };
+      t.match(parseRedisUrl(`redis://${login}h:7/${db}`), expected);
+      t.match(parseRedisUrl(`unix://${login}/x?db=${db}`), expected);
+      t.equal(
+        withoutPasswords(`node main.js --store=redis://${login}h:7/${db} --port 1`),
+        `node main.js --store=redis://***@h:7/${db} --port 1`,
+      );
+    }),
+    { numRuns: 200 },
+  );
   t.pass("200 of them");
 });
 
 t.test("any text is an address or an error of ours", async (t) => {
-  const piece = fc.constantFrom("redis://", "rediss://", "unix://", ":", "@", "/", "?", "#", "%", "%2", "[", "]", "h", "1", "cluster=true", "db=", " ", "é", "\n", "::1");
-  fc.assert(fc.property(fc.array(piece, { maxLength: 12 }), (pieces) => {
-    try {
-      const { at, db } = parseRedisUrl(pieces.join(""));
-      if ("path" in at ? !at.path.startsWith("/") : at.host === "" || !(at.port >= 1)) return false;
-      return Number.isInteger(db) && db >= 0;
-    } catch (error) {
-      return error instanceof RedisUrlError && !error.message.includes("\n");
-    }
-  }), { numRuns: 5000 });
+  const piece = fc.constantFrom(
+    "redis://",
+    "rediss://",
+    "unix://",
+    ":",
+    "@",
+    "/",
+    "?",
+    "#",
+    "%",
+    "%2",
+    "[",
+    "]",
+    "h",
+    "1",
+    "cluster=true",
+    "db=",
+    " ",
+    "é",
+    "\n",
+    "::1",
+  );
+  fc.assert(
+    fc.property(fc.array(piece, { maxLength: 12 }), (pieces) => {
+      try {
+        const { at, db } = parseRedisUrl(pieces.join(""));
+        if ("path" in at ? !at.path.startsWith("/") : at.host === "" || !(at.port >= 1)) return false;
+        return Number.isInteger(db) && db >= 0;
+      } catch (error) {
+        return error instanceof RedisUrlError && !error.message.includes("\n");
+      }
+    }),
+    { numRuns: 5000 },
+  );
   t.pass("5000 of them");
 });

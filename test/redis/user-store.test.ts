@@ -28,24 +28,31 @@ t.test("changes by others are heard, and a removed user leaves no Redis key", as
   t.same(await redis.command("KEYS", "*"), []);
 });
 
-t.test("usage that Redis has taken without an answer is counted once; what it has not taken is counted later", async (t) => {
-  const redis = await startRedis();
-  t.teardown(() => redis.stop());
-  const store = await openRedisUserStore({ url: redis.url, commandTimeoutMs: 200 });
-  t.teardown(() => store.close());
-  const row = (n: number) => usageRow("admin", "p", "2026-01-01", n);
-  const reader = await openRedisUserStore({ url: redis.url });
-  t.teardown(() => reader.close());
-  const counted = async (): Promise<number> => (await reader.usage("admin", {}))[0]?.requests ?? 0;
-  await store.addUsage([row(1)]);
-  redis.signal("SIGSTOP");
-  await store.addUsage([row(10)]);
-  await t.rejects(store.addUsage([row(100)]), { code: "store_unavailable" }, "with something unanswered nothing new is taken");
-  redis.signal("SIGCONT");
-  await eventually(() => store.addUsage([row(1000)]).then(() => true));
-  await eventually(async () => (await counted()) >= 1011);
-  t.equal(await counted(), 1011);
-});
+t.test(
+  "usage that Redis has taken without an answer is counted once; what it has not taken is counted later",
+  async (t) => {
+    const redis = await startRedis();
+    t.teardown(() => redis.stop());
+    const store = await openRedisUserStore({ url: redis.url, commandTimeoutMs: 200 });
+    t.teardown(() => store.close());
+    const row = (n: number) => usageRow("admin", "p", "2026-01-01", n);
+    const reader = await openRedisUserStore({ url: redis.url });
+    t.teardown(() => reader.close());
+    const counted = async (): Promise<number> => (await reader.usage("admin", {}))[0]?.requests ?? 0;
+    await store.addUsage([row(1)]);
+    redis.signal("SIGSTOP");
+    await store.addUsage([row(10)]);
+    await t.rejects(
+      store.addUsage([row(100)]),
+      { code: "store_unavailable" },
+      "with something unanswered nothing new is taken",
+    );
+    redis.signal("SIGCONT");
+    await eventually(() => store.addUsage([row(1000)]).then(() => true));
+    await eventually(async () => (await counted()) >= 1011);
+    t.equal(await counted(), 1011);
+  },
+);
 
 t.test("usage that Redis refuses is counted when it takes writes again, with what came since", async (t) => {
   const redis = await startRedis();

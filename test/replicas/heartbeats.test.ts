@@ -38,7 +38,10 @@ t.test("one whose beat is lost still counts; one that left does not, and is stru
   t.same(beats.living(), ["a"]);
   t.same(beats.takeStill(), []);
   now = 1001;
-  t.same(beats.takeStill(), [{ replica: "a", beat: "1" }, { replica: "b", beat: LEFT }]);
+  t.same(beats.takeStill(), [
+    { replica: "a", beat: "1" },
+    { replica: "b", beat: LEFT },
+  ]);
   t.notOk(beats.mayServe("nobody"));
   t.end();
 });

@@ -8,7 +8,12 @@ import { openRedisStore } from "../../src/redis/prefix-store.ts";
 import type { PrefixStore } from "../../src/prefixes/store.ts";
 import { openRedisReplicaBus } from "../../src/redis/replica-bus.ts";
 import { createUserRemoval } from "../../src/replicas/removal.ts";
-import { createLocalBus, createReplicaHandler, type ReplicaBus, type ReplicaHandler } from "../../src/replicas/replica-bus.ts";
+import {
+  createLocalBus,
+  createReplicaHandler,
+  type ReplicaBus,
+  type ReplicaHandler,
+} from "../../src/replicas/replica-bus.ts";
 import type { ApiKeyRecord, User } from "../../src/users/types.ts";
 import { record, SHAPE } from "../prefixes/records.ts";
 import { startRedis } from "../support/redis.ts";
@@ -60,7 +65,13 @@ async function rig(t: Test, store: PrefixStore, makeBus: (handler: ReplicaHandle
       if (failures-- > 0) throw new PrefixdError("internal", "injected");
     },
   };
-  const handler = createReplicaHandler({ generation, folding, prefixCache: cache, engine, forget: (user) => void events.push(`forget ${user}`) });
+  const handler = createReplicaHandler({
+    generation,
+    folding,
+    prefixCache: cache,
+    engine,
+    forget: (user) => void events.push(`forget ${user}`),
+  });
   const bus = await makeBus(handler);
   t.teardown(() => bus.close());
   const users = new Users();
@@ -68,7 +79,11 @@ async function rig(t: Test, store: PrefixStore, makeBus: (handler: ReplicaHandle
   return { events, cache, users, removal, bus, fail: (times: number) => void (failures = times) };
 }
 
-async function whole(t: Test, store: PrefixStore, makeBus: (handler: ReplicaHandler) => Promise<ReplicaBus>): Promise<void> {
+async function whole(
+  t: Test,
+  store: PrefixStore,
+  makeBus: (handler: ReplicaHandler) => Promise<ReplicaBus>,
+): Promise<void> {
   const { events, cache, users, removal, bus } = await rig(t, store, makeBus);
   const [mine, other] = [await record(key, 1), await record({ user: "bob", name: "poem" }, 2)];
   for (const put of [mine, other]) {
@@ -103,7 +118,9 @@ t.test("Redis, one replica", { skip: lacking("redis-server") }, async (t) => {
   const redis = await startRedis();
   t.teardown(() => redis.stop());
   const { url } = redis;
-  await whole(t, await openRedisStore({ url }), (handler) => openRedisReplicaBus({ url, handler, onLapse: () => undefined }));
+  await whole(t, await openRedisStore({ url }), (handler) =>
+    openRedisReplicaBus({ url, handler, onLapse: () => undefined }),
+  );
 });
 
 t.test("what fails leaves the removal open, and another call finishes it", async (t) => {
@@ -112,18 +129,32 @@ t.test("what fails leaves the removal open, and another call finishes it", async
   await store.put(await record(key, 1));
   fail(1);
   await t.rejects(removal.removeUser("ann", { keepUsage: false }), { code: "internal" });
-  t.same([await store.removalState("ann"), users.ids.has("ann")], ["open", true], "uploads are refused all the same; the record goes last, so that the call can be repeated");
+  t.same(
+    [await store.removalState("ann"), users.ids.has("ann")],
+    ["open", true],
+    "uploads are refused all the same; the record goes last, so that the call can be repeated",
+  );
   await t.rejects(removal.readmitUser("ann"), { code: "user_exists" }, "no new user of that id before it is finished");
   t.match(await removal.removeUser("ann", { keepUsage: false }), { user: "ann", removed: { running: 3 } });
   t.equal(await store.removalState("ann"), "done");
 });
 
-t.test("a handler that fails once is called again, and the broadcast succeeds", { skip: lacking("redis-server") }, async (t) => {
-  const redis = await startRedis();
-  t.teardown(() => redis.stop());
-  const { url } = redis;
-  const { removal, fail } = await rig(t, await openRedisStore({ url }), (handler) => openRedisReplicaBus({ url, leaseMs: 1000, handler, onLapse: () => undefined }));
-  fail(1);
-  t.match(await removal.removeUser("ann", { keepUsage: false }), { replicas: [{ acknowledged_at: /^2/ }] });
-  t.same(((await redis.command("KEYS", "*")) as string[]).filter((name) => !/:beats$|:shares-built$/.test(name)), ["prefixd:{ann}:removed"], "no command is left in an inbox");
-});
+t.test(
+  "a handler that fails once is called again, and the broadcast succeeds",
+  { skip: lacking("redis-server") },
+  async (t) => {
+    const redis = await startRedis();
+    t.teardown(() => redis.stop());
+    const { url } = redis;
+    const { removal, fail } = await rig(t, await openRedisStore({ url }), (handler) =>
+      openRedisReplicaBus({ url, leaseMs: 1000, handler, onLapse: () => undefined }),
+    );
+    fail(1);
+    t.match(await removal.removeUser("ann", { keepUsage: false }), { replicas: [{ acknowledged_at: /^2/ }] });
+    t.same(
+      ((await redis.command("KEYS", "*")) as string[]).filter((name) => !/:beats$|:shares-built$/.test(name)),
+      ["prefixd:{ann}:removed"],
+      "no command is left in an inbox",
+    );
+  },
+);

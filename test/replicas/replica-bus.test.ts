@@ -39,7 +39,8 @@ async function pair(t: Test, redis: TestRedis): Promise<[Replica, Replica]> {
 
 /** Both have renewed their leases after both were there. */
 async function everybodySeen(redis: TestRedis, ...replicas: Replica[]): Promise<void> {
-  const beats = async (): Promise<string> => JSON.stringify(await redis.command("HMGET", "prefixd:{replicas}:beats", ...replicas.map(({ bus }) => bus.id)));
+  const beats = async (): Promise<string> =>
+    JSON.stringify(await redis.command("HMGET", "prefixd:{replicas}:beats", ...replicas.map(({ bus }) => bus.id)));
   const before = JSON.parse(await beats()) as string[];
   while ((JSON.parse(await beats()) as string[]).some((beat, i) => beat === before[i])) await sleep(10);
   // The answer to the renewal.
@@ -48,41 +49,60 @@ async function everybodySeen(redis: TestRedis, ...replicas: Replica[]): Promise<
 
 const ids = (replicas: readonly { id: string }[]): string[] => replicas.map(({ id }) => id).sort();
 
-t.test("a replica that Redis has just forgotten is told, and waited for", { skip: lacking("redis-server") }, async (t) => {
-  const redis = await startRedis();
-  const [a, b] = await pair(t, redis);
-  await redis.command("FLUSHALL");
-  const { replicas, running } = await a.bus.broadcast(REMOVAL);
-  t.same(ids(replicas), [a.bus.id, b.bus.id].sort());
-  t.ok(replicas.every(({ acknowledgedAt }) => acknowledgedAt !== null));
-  t.equal(running, 2);
-  t.same([a.told, b.told], [[REMOVAL], [REMOVAL]]);
-});
+t.test(
+  "a replica that Redis has just forgotten is told, and waited for",
+  { skip: lacking("redis-server") },
+  async (t) => {
+    const redis = await startRedis();
+    const [a, b] = await pair(t, redis);
+    await redis.command("FLUSHALL");
+    const { replicas, running } = await a.bus.broadcast(REMOVAL);
+    t.same(ids(replicas), [a.bus.id, b.bus.id].sort());
+    t.ok(replicas.every(({ acknowledgedAt }) => acknowledgedAt !== null));
+    t.equal(running, 2);
+    t.same([a.told, b.told], [[REMOVAL], [REMOVAL]]);
+  },
+);
 
-t.test("a replica that has left in order is in no receipt, and nothing of it stays", { skip: lacking("redis-server") }, async (t) => {
-  const redis = await startRedis();
-  const [a, b] = await pair(t, redis);
-  await b.bus.close();
-  t.same(ids((await a.bus.broadcast(REMOVAL)).replicas), [a.bus.id]);
-  while (Number(await redis.command("HLEN", "prefixd:{replicas}:beats")) > 1) await sleep(20);
-  t.same(await redis.command("KEYS", "*"), ["prefixd:{replicas}:beats"]);
-});
+t.test(
+  "a replica that has left in order is in no receipt, and nothing of it stays",
+  { skip: lacking("redis-server") },
+  async (t) => {
+    const redis = await startRedis();
+    const [a, b] = await pair(t, redis);
+    await b.bus.close();
+    t.same(ids((await a.bus.broadcast(REMOVAL)).replicas), [a.bus.id]);
+    while (Number(await redis.command("HLEN", "prefixd:{replicas}:beats")) > 1) await sleep(20);
+    t.same(await redis.command("KEYS", "*"), ["prefixd:{replicas}:beats"]);
+  },
+);
 
-t.test("a replica whose process is gone is struck off by the others, with what is in its inbox", { skip: lacking("redis-server") }, async (t) => {
-  const redis = await startRedis();
-  const [a] = await pair(t, redis);
-  // As of one that was killed with a command in its inbox.
-  await redis.command("HSET", "prefixd:{replicas}:beats", "dead", "12");
-  await redis.command("HSET", "prefixd:{replicas}:inbox:dead", "1", JSON.stringify(REMOVAL));
-  const { replicas } = await a.bus.broadcast(REMOVAL);
-  t.equal(replicas.find(({ id }) => id === "dead")?.acknowledgedAt, null, "waited for until it cannot serve any more");
-  while (Number(await redis.command("EXISTS", "prefixd:{replicas}:inbox:dead")) > 0) await sleep(20);
-  t.same(((await redis.command("HKEYS", "prefixd:{replicas}:beats")) as string[]).length, 2);
-});
+t.test(
+  "a replica whose process is gone is struck off by the others, with what is in its inbox",
+  { skip: lacking("redis-server") },
+  async (t) => {
+    const redis = await startRedis();
+    const [a] = await pair(t, redis);
+    // As of one that was killed with a command in its inbox.
+    await redis.command("HSET", "prefixd:{replicas}:beats", "dead", "12");
+    await redis.command("HSET", "prefixd:{replicas}:inbox:dead", "1", JSON.stringify(REMOVAL));
+    const { replicas } = await a.bus.broadcast(REMOVAL);
+    t.equal(
+      replicas.find(({ id }) => id === "dead")?.acknowledgedAt,
+      null,
+      "waited for until it cannot serve any more",
+    );
+    while (Number(await redis.command("EXISTS", "prefixd:{replicas}:inbox:dead")) > 0) await sleep(20);
+    t.same(((await redis.command("HKEYS", "prefixd:{replicas}:beats")) as string[]).length, 2);
+  },
+);
 
 t.test("Redis' clock may be set as one likes", { skip: lacking("redis-server", "cc") }, async (t) => {
   const library = join(t.testdir(), "step-clock.so");
-  t.equal(spawnSync("cc", ["-shared", "-fPIC", "-o", library, join(import.meta.dirname, "../support/step-clock.c")]).status, 0);
+  t.equal(
+    spawnSync("cc", ["-shared", "-fPIC", "-o", library, join(import.meta.dirname, "../support/step-clock.c")]).status,
+    0,
+  );
   const file = join(t.testdirName, "seconds");
   for (const seconds of ["12", "3600", "-3600"]) {
     await t.test(`by ${seconds} s`, async (t) => {

@@ -4,7 +4,14 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import t from "tap";
-import { defaultLibraryPath, ElementType, GraphOptimization, ORDINALS, OrtApi, OrtError } from "../../src/runtime/ort-api.ts";
+import {
+  defaultLibraryPath,
+  ElementType,
+  GraphOptimization,
+  ORDINALS,
+  OrtApi,
+  OrtError,
+} from "../../src/runtime/ort-api.ts";
 import { addModel, slowModel } from "../support/tiny-model.ts";
 import { lacking } from "../support/requirements.ts";
 
@@ -32,31 +39,68 @@ t.test("the library sends nothing to its maker: it has no thread for it", { skip
   const env = { ...process.env };
   // Of itself the library is silent where CI is set.
   for (const name of ["ORT_DISABLE_TELEMETRY", "CI"]) delete env[name];
-  const started = (given: Record<string, string>): number => Number(spawnSync(process.execPath, ["--import", "tsx", script], { encoding: "utf8", env: { ...env, ...given } }).stdout);
+  const started = (given: Record<string, string>): number =>
+    Number(
+      spawnSync(process.execPath, ["--import", "tsx", script], { encoding: "utf8", env: { ...env, ...given } }).stdout,
+    );
   t.equal(started({}), 0);
   t.equal(started({ ORT_DISABLE_TELEMETRY: "0" }), 1, "whoever wants it can have it");
 });
 
 t.test("ordinals are those of onnxruntime_c_api.h, which only ever grows at its end", async (t) => {
   t.same(ORDINALS, {
-    GetErrorCode: 1, GetErrorMessage: 2, CreateEnv: 3, CreateSession: 7, CreateSessionOptions: 10,
-    SetSessionGraphOptimizationLevel: 23, SetIntraOpNumThreads: 24, CreateRunOptions: 39,
-    CreateTensorWithDataAsOrtValue: 49, CreateCpuMemoryInfo: 69,
-    ReleaseEnv: 92, ReleaseStatus: 93, ReleaseMemoryInfo: 94, ReleaseSession: 95, ReleaseValue: 96, ReleaseRunOptions: 97, ReleaseSessionOptions: 100,
-    CreateSessionFromArray: 8, CreateTensorAsOrtValue: 48, GetTensorMutableData: 51, CreateMemoryInfo: 68, CreateAllocator: 131, ReleaseAllocator: 132,
-    SessionOptionsAppendExecutionProvider_CUDA_V2: 204, CreateCUDAProviderOptions: 205, UpdateCUDAProviderOptions: 206, ReleaseCUDAProviderOptions: 208,
+    GetErrorCode: 1,
+    GetErrorMessage: 2,
+    CreateEnv: 3,
+    CreateSession: 7,
+    CreateSessionOptions: 10,
+    SetSessionGraphOptimizationLevel: 23,
+    SetIntraOpNumThreads: 24,
+    CreateRunOptions: 39,
+    CreateTensorWithDataAsOrtValue: 49,
+    CreateCpuMemoryInfo: 69,
+    ReleaseEnv: 92,
+    ReleaseStatus: 93,
+    ReleaseMemoryInfo: 94,
+    ReleaseSession: 95,
+    ReleaseValue: 96,
+    ReleaseRunOptions: 97,
+    ReleaseSessionOptions: 100,
+    CreateSessionFromArray: 8,
+    CreateTensorAsOrtValue: 48,
+    GetTensorMutableData: 51,
+    CreateMemoryInfo: 68,
+    CreateAllocator: 131,
+    ReleaseAllocator: 132,
+    SessionOptionsAppendExecutionProvider_CUDA_V2: 204,
+    CreateCUDAProviderOptions: 205,
+    UpdateCUDAProviderOptions: 206,
+    ReleaseCUDAProviderOptions: 208,
     SessionOptionsAppendExecutionProvider: 216,
-    AddRunConfigEntry: 165, UpdateCUDAProviderOptionsWithValue: 263,
-    AddSessionConfigEntry: 130, RunWithBinding: 133, CreateIoBinding: 134, ReleaseIoBinding: 135, BindInput: 136, BindOutput: 137,
+    AddRunConfigEntry: 165,
+    UpdateCUDAProviderOptionsWithValue: 263,
+    AddSessionConfigEntry: 130,
+    RunWithBinding: 133,
+    CreateIoBinding: 134,
+    ReleaseIoBinding: 135,
+    BindInput: 136,
+    BindOutput: 137,
   });
 });
 
 t.test("a library that is missing, or is something else, is named in the error", async (t) => {
-  t.throws(() => new OrtApi("/nowhere/libonnxruntime.so.1"), /^\/nowhere\/libonnxruntime\.so\.1 cannot be loaded as ONNX Runtime: /);
+  t.throws(
+    () => new OrtApi("/nowhere/libonnxruntime.so.1"),
+    /^\/nowhere\/libonnxruntime\.so\.1 cannot be loaded as ONNX Runtime: /,
+  );
   const garbage = join(dir, "libonnxruntime.so.1");
   writeFileSync(garbage, "not a library");
   t.throws(() => new OrtApi(garbage), /libonnxruntime\.so\.1 cannot be loaded as ONNX Runtime/);
-  t.throws(() => new OrtApi(otherLibrary()), /cannot be loaded as ONNX Runtime: .*OrtGetApiBase/, "a library that has no OrtGetApiBase");
+  t.throws(
+    () => new OrtApi(otherLibrary()),
+    /cannot be loaded as ONNX Runtime: .*OrtGetApiBase/,
+    "a library that has no OrtGetApiBase",
+  );
 });
 
 /** A shared library that this process has loaded and that is not ONNX Runtime. */
@@ -80,7 +124,9 @@ t.test("every function does what its name says: a model is loaded, bound, run an
   api.addRunConfig(run, "memory.enable_memory_arena_shrinkage", "cpu:0");
 
   const [a, b, sum] = [Float32Array.of(1, 2, 3, 4), Float32Array.of(10, 20, 30, 40), new Float32Array(4)];
-  const [aValue, bValue, sumValue] = [a, b, sum].map((data) => api.createTensor(memory, data, [2, 2], ElementType.float32));
+  const [aValue, bValue, sumValue] = [a, b, sum].map((data) =>
+    api.createTensor(memory, data, [2, 2], ElementType.float32),
+  );
   const binding = api.createBinding(session);
   api.bindInput(binding, "a", aValue!);
   api.bindInput(binding, "b", bValue!);
@@ -111,24 +157,43 @@ t.test("what goes wrong is an OrtError with call, code and message", async (t) =
   // OrtErrorCode: 1 fail, 2 invalid argument, 3 no such file, 7 invalid protobuf.
   t.match(load(join(dir, "absent.onnx")), { name: "OrtError", code: 3, message: /^CreateSession: .*absent\.onnx/ });
   t.match(load(join(dir, "garbage.onnx")), { code: 7, message: /Protobuf parsing failed/ });
-  t.match(errorOf(() => api.addSessionConfig(options, "", "x")), { code: 2, message: /^AddSessionConfigEntry: / });
+  t.match(
+    errorOf(() => api.addSessionConfig(options, "", "x")),
+    { code: 2, message: /^AddSessionConfigEntry: / },
+  );
   const data = new Float32Array(4);
-  t.match(errorOf(() => api.createTensor(memory, data, [3, 2], ElementType.float32)), { code: 2, message: /^CreateTensorWithDataAsOrtValue: / }, "too small for its shape");
-  t.match(errorOf(() => api.createTensor(memory, data, [-1, 2], ElementType.float32)), { code: 2 });
-  t.match(errorOf(() => api.setGraphOptimization(options, 7 as GraphOptimization)), { message: /^SetSessionGraphOptimizationLevel: / });
+  t.match(
+    errorOf(() => api.createTensor(memory, data, [3, 2], ElementType.float32)),
+    { code: 2, message: /^CreateTensorWithDataAsOrtValue: / },
+    "too small for its shape",
+  );
+  t.match(
+    errorOf(() => api.createTensor(memory, data, [-1, 2], ElementType.float32)),
+    { code: 2 },
+  );
+  t.match(
+    errorOf(() => api.setGraphOptimization(options, 7 as GraphOptimization)),
+    { message: /^SetSessionGraphOptimizationLevel: / },
+  );
 
   const session = api.createSession(env, addModel(dir), options);
   const run = api.createRunOptions();
   const value = api.createTensor(memory, data, [2, 2], ElementType.float32);
   const spoilt = api.createBinding(session);
-  t.match(errorOf(() => api.bindInput(spoilt, "nobody", value)), { code: 1, message: /^BindInput: .*nobody/ });
+  t.match(
+    errorOf(() => api.bindInput(spoilt, "nobody", value)),
+    { code: 1, message: /^BindInput: .*nobody/ },
+  );
   // ORT has noted the name all the same: such a binding can only be released.
   t.throws(() => api.bindInput(spoilt, "a", value), OrtError);
   api.releaseBinding(spoilt);
   const binding = api.createBinding(session);
   api.bindInput(binding, "a", value);
   api.bindOutput(binding, "sum", value);
-  await t.rejects(api.run(session, run, binding), { name: "OrtError", message: /^RunWithBinding: .*Missing Input: b/s });
+  await t.rejects(api.run(session, run, binding), {
+    name: "OrtError",
+    message: /^RunWithBinding: .*Missing Input: b/s,
+  });
   const wide = api.createTensor(memory, new Float32Array(6), [2, 3], ElementType.float32);
   api.bindInput(binding, "b", wide);
   await t.rejects(api.run(session, run, binding), { code: 2, message: /invalid dimensions for input: b/ });
@@ -152,10 +217,28 @@ t.test("what goes wrong is an OrtError with call, code and message", async (t) =
 t.test("the reason of an error is one line without the places in ORT's source", async (t) => {
   const reason = (message: string): string => new OrtError("RunWithBinding", 1, message).reason;
   t.equal(reason("a plain\nmessage"), "RunWithBinding: a plain message");
-  t.equal(reason("/src/webgpu_context.cc:136 void Init()::<lambda()> status == Success was false. Failed to get a WebGPU adapter: No supported adapters\n"), "Failed to get a WebGPU adapter: No supported adapters");
-  t.equal(reason("Non-zero status code returned while running Cast node. Name:'Cast_0' Status Message: shader_helper.cc:416 GenerateSourceCode Program Cast requires f16"), "Program Cast requires f16");
-  t.equal(reason("/src/bridge.cc:1988 Provider& Get() [ONNXRuntimeError] : 1 : FAIL : Failed to load library /a/b.so with error: /a/b.so: no such file"), "/a/b.so: no such file");
-  t.equal(reason("/src/bridge.cc:1988 Provider& Get() [ONNXRuntimeError] : 1 : FAIL : CUDA failure 35"), "CUDA failure 35");
+  t.equal(
+    reason(
+      "/src/webgpu_context.cc:136 void Init()::<lambda()> status == Success was false. Failed to get a WebGPU adapter: No supported adapters\n",
+    ),
+    "Failed to get a WebGPU adapter: No supported adapters",
+  );
+  t.equal(
+    reason(
+      "Non-zero status code returned while running Cast node. Name:'Cast_0' Status Message: shader_helper.cc:416 GenerateSourceCode Program Cast requires f16",
+    ),
+    "Program Cast requires f16",
+  );
+  t.equal(
+    reason(
+      "/src/bridge.cc:1988 Provider& Get() [ONNXRuntimeError] : 1 : FAIL : Failed to load library /a/b.so with error: /a/b.so: no such file",
+    ),
+    "/a/b.so: no such file",
+  );
+  t.equal(
+    reason("/src/bridge.cc:1988 Provider& Get() [ONNXRuntimeError] : 1 : FAIL : CUDA failure 35"),
+    "CUDA failure 35",
+  );
 });
 
 t.test("a run leaves the event loop free", async (t) => {
@@ -208,7 +291,11 @@ t.test("errors are statuses only: nothing is printed", async (t) => {
     try { runtime.session(${JSON.stringify(join(dir, "garbage.onnx"))}, { threads: 1 }); } catch (error) { console.log(error.name); }
   `;
   const cwd = fileURLToPath(new URL("../..", import.meta.url));
-  const { stdout, stderr, status } = spawnSync(process.execPath, ["--import=tsx", "--input-type=module", "-e", script], { cwd, encoding: "utf8", timeout: 30_000 });
+  const { stdout, stderr, status } = spawnSync(
+    process.execPath,
+    ["--import=tsx", "--input-type=module", "-e", script],
+    { cwd, encoding: "utf8", timeout: 30_000 },
+  );
   t.equal(status, 0);
   t.same([stdout, stderr], ["OrtError\nOrtError\n", ""]);
 });

@@ -13,7 +13,10 @@ const runtime = new Runtime();
 t.teardown(() => runtime[Symbol.dispose]());
 
 t.test("a tensor checks that its data fill its shape", async (t) => {
-  t.throws(() => runtime.tensor(new Float32Array(3), [2, 2]), { name: "RangeError", message: "a tensor [2, 2] needs 4 elements, not 3" });
+  t.throws(() => runtime.tensor(new Float32Array(3), [2, 2]), {
+    name: "RangeError",
+    message: "a tensor [2, 2] needs 4 elements, not 3",
+  });
   t.throws(() => runtime.tensor(new Float32Array(5), [2, 2]), RangeError);
   using scalar = runtime.tensor(Int32Array.of(1), []);
   using empty = runtime.tensor(new Float32Array(0), [0, 2]);
@@ -127,20 +130,23 @@ t.test("sessions that come and go leave no memory behind", async (t) => {
   t.ok(grown < 16, `${grown.toFixed(1)} MiB`);
 });
 
-t.test("errors leave no memory behind: neither their statuses nor the options of a session that never was", async (t) => {
-  // Long enough for a leak to show: ORT repeats the path in its message and copies the entries.
-  const path = `/nowhere/${"x/".repeat(2000)}model.onnx`;
-  const config = Object.fromEntries(Array.from({ length: 4 }, (_, i) => [`prefixd.test.${i}`, "x".repeat(1000)]));
-  const grown = await growth(6_000, () => {
-    try {
-      runtime.session(path, { threads: 1, config });
-      t.fail("it has been loaded");
-    } catch (error) {
-      if (!(error instanceof OrtError)) throw error;
-    }
-  });
-  t.ok(grown < 16, `${grown.toFixed(1)} MiB`);
-});
+t.test(
+  "errors leave no memory behind: neither their statuses nor the options of a session that never was",
+  async (t) => {
+    // Long enough for a leak to show: ORT repeats the path in its message and copies the entries.
+    const path = `/nowhere/${"x/".repeat(2000)}model.onnx`;
+    const config = Object.fromEntries(Array.from({ length: 4 }, (_, i) => [`prefixd.test.${i}`, "x".repeat(1000)]));
+    const grown = await growth(6_000, () => {
+      try {
+        runtime.session(path, { threads: 1, config });
+        t.fail("it has been loaded");
+      } catch (error) {
+        if (!(error instanceof OrtError)) throw error;
+      }
+    });
+    t.ok(grown < 16, `${grown.toFixed(1)} MiB`);
+  },
+);
 
 t.test("what a binding or a run needs is not collected, whatever else is", async (t) => {
   const script = `
@@ -188,7 +194,11 @@ t.test("what a binding or a run needs is not collected, whatever else is", async
     console.log("identity", result.every((value, at) => value === (at % (size + 1) === 0 ? 1 : 0)));
   `;
   const cwd = fileURLToPath(new URL("../..", import.meta.url));
-  const { stdout, stderr, status, signal } = spawnSync(process.execPath, ["--expose-gc", "--import=tsx", "--input-type=module", "-e", script], { cwd, encoding: "utf8", timeout: 60_000 });
+  const { stdout, stderr, status, signal } = spawnSync(
+    process.execPath,
+    ["--expose-gc", "--import=tsx", "--input-type=module", "-e", script],
+    { cwd, encoding: "utf8", timeout: 60_000 },
+  );
   t.equal(status, 0, `${signal} ${stderr}`);
   t.equal(stdout, "wrong 0\nidentity true\n");
 });

@@ -38,7 +38,9 @@ export const TEST_SHAPE = { layers: 1, heads: 2, headDim: 4, width: 8, positions
 /** Of a base model whose embeddings are all zeros. */
 const zeroEmbeddings: BaseEmbeddings = async (dtype) => {
   const { vocabSize, width } = TEST_SHAPE;
-  const sha256 = createHash("sha256").update(new Uint8Array(vocabSize * width * (dtype === "F32" ? 4 : 2))).digest("hex");
+  const sha256 = createHash("sha256")
+    .update(new Uint8Array(vocabSize * width * (dtype === "F32" ? 4 : 2)))
+    .digest("hex");
   return { shape: [vocabSize, width], sha256: { "wte.weight": sha256, "lm_head.weight": sha256 } };
 };
 
@@ -46,7 +48,14 @@ const zeroEmbeddings: BaseEmbeddings = async (dtype) => {
 const SEND_MS = 5_000;
 
 /** The real HTTP side over fakes; closed when the test ends. */
-export async function buildTestApp(t: { teardown(fn: () => Promise<void>): unknown }, over: Partial<AppParts> & { allowBaseModel?: boolean; /** With the admin key ADMIN_KEY. */ keyed?: boolean; /** Of requests. */ defaults?: GenerationDefaults } = {}): Promise<TestApp> {
+export async function buildTestApp(
+  t: { teardown(fn: () => Promise<void>): unknown },
+  over: Partial<AppParts> & {
+    allowBaseModel?: boolean /** With the admin key ADMIN_KEY. */;
+    keyed?: boolean /** Of requests. */;
+    defaults?: GenerationDefaults;
+  } = {},
+): Promise<TestApp> {
   const { allowBaseModel = true, keyed = false, defaults = {}, ...rest } = over;
   const engine = new FakeEngine();
   const registry = new FakeRegistry();
@@ -56,8 +65,22 @@ export async function buildTestApp(t: { teardown(fn: () => Promise<void>): unkno
   const users = new FakeUserStore();
   const audits: AuditEntry[] = [];
   const secrets = new SecretFilter([ADMIN_KEY]);
-  const generation = new GenerationService({ engine, prefixes: registry, tokenizer, positions: TEST_SHAPE.positions, eosIds: [tokenizer.eosId], allowBaseModel, metrics });
-  metrics.watch({ engine: () => engine.stats(), prefixCache: () => ({ hits: 0, misses: 0, bytes: 0, entries: 0 }), transfers: () => ({ up: 0, down: 0 }), prefixBank: () => null, stepSizes: () => null });
+  const generation = new GenerationService({
+    engine,
+    prefixes: registry,
+    tokenizer,
+    positions: TEST_SHAPE.positions,
+    eosIds: [tokenizer.eosId],
+    allowBaseModel,
+    metrics,
+  });
+  metrics.watch({
+    engine: () => engine.stats(),
+    prefixCache: () => ({ hits: 0, misses: 0, bytes: 0, entries: 0 }),
+    transfers: () => ({ up: 0, down: 0 }),
+    prefixBank: () => null,
+    stepSizes: () => null,
+  });
   const app = await buildApp({
     modelName: "demo",
     shape: TEST_SHAPE,
@@ -93,19 +116,30 @@ export async function buildTestApp(t: { teardown(fn: () => Promise<void>): unkno
 }
 
 /** What `inject` needs for a JSON body. */
-export const post = (url: string, payload: object): { method: "POST"; url: string; payload: object } => ({ method: "POST", url, payload });
+export const post = (url: string, payload: object): { method: "POST"; url: string; payload: object } => ({
+  method: "POST",
+  url,
+  payload,
+});
 
 /** A multipart body and its content type. A part without `name` has no file name, and one without `type` no content type. */
-export function form(files: readonly { name?: string; data: string | Buffer; field?: string; type?: string | undefined }[]): { payload: Buffer; headers: Record<string, string> } {
+export function form(
+  files: readonly { name?: string; data: string | Buffer; field?: string; type?: string | undefined }[],
+): { payload: Buffer; headers: Record<string, string> } {
   const boundary = "----prefixd-test";
-  const parts = files.flatMap(({ name, data, field = "file", type = name === undefined ? undefined : "application/octet-stream" }) => [
-    Buffer.from(`--${boundary}\r\nContent-Disposition: form-data; name="${field}"`),
-    Buffer.from(name === undefined ? "" : `; filename="${name}"`),
-    Buffer.from(type === undefined ? "\r\n\r\n" : `\r\nContent-Type: ${type}\r\n\r\n`),
-    Buffer.from(data),
-    Buffer.from("\r\n"),
-  ]);
-  return { payload: Buffer.concat([...parts, Buffer.from(`--${boundary}--\r\n`)]), headers: { "content-type": `multipart/form-data; boundary=${boundary}` } };
+  const parts = files.flatMap(
+    ({ name, data, field = "file", type = name === undefined ? undefined : "application/octet-stream" }) => [
+      Buffer.from(`--${boundary}\r\nContent-Disposition: form-data; name="${field}"`),
+      Buffer.from(name === undefined ? "" : `; filename="${name}"`),
+      Buffer.from(type === undefined ? "\r\n\r\n" : `\r\nContent-Type: ${type}\r\n\r\n`),
+      Buffer.from(data),
+      Buffer.from("\r\n"),
+    ],
+  );
+  return {
+    payload: Buffer.concat([...parts, Buffer.from(`--${boundary}--\r\n`)]),
+    headers: { "content-type": `multipart/form-data; boundary=${boundary}` },
+  };
 }
 
 export const ADAPTER = [

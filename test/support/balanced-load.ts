@@ -24,19 +24,45 @@ export interface Call {
 }
 
 interface Document {
-  readonly choices?: readonly { readonly token_ids?: readonly number[]; readonly logprobs?: { readonly token_logprobs: readonly number[] } }[];
+  readonly choices?: readonly {
+    readonly token_ids?: readonly number[];
+    readonly logprobs?: { readonly token_logprobs: readonly number[] };
+  }[];
   readonly code?: string;
 }
 
 /** Sends it and follows it to its end. Never rejects. `byPath`: the prefix is named in the path, else in the body. */
-export async function ask(url: string, one: Case, { streamed = false, byPath = false, onCall }: { streamed?: boolean; byPath?: boolean; onCall?: (call: Call) => void } = {}): Promise<Call> {
-  const call: Call = { case: one, streamed, startedAt: performance.now(), replica: null, end: null, ids: [], logprobs: [] };
+export async function ask(
+  url: string,
+  one: Case,
+  {
+    streamed = false,
+    byPath = false,
+    onCall,
+  }: { streamed?: boolean; byPath?: boolean; onCall?: (call: Call) => void } = {},
+): Promise<Call> {
+  const call: Call = {
+    case: one,
+    streamed,
+    startedAt: performance.now(),
+    replica: null,
+    end: null,
+    ids: [],
+    logprobs: [],
+  };
   onCall?.(call);
   const take = (document: Document): void => {
     call.ids.push(...(document.choices?.[0]?.token_ids ?? []));
     call.logprobs.push(...(document.choices?.[0]?.logprobs?.token_logprobs ?? []));
   };
-  const body = { prompt: one.prompt, max_new_tokens: one.tokens, ignore_eos: true, logprobs: 0, return_token_ids: true, stream: streamed };
+  const body = {
+    prompt: one.prompt,
+    max_new_tokens: one.tokens,
+    ignore_eos: true,
+    logprobs: 0,
+    return_token_ids: true,
+    stream: streamed,
+  };
   try {
     const response = await fetch(url + (byPath ? `/prefixes/${one.prefix}/generate` : "/generate"), {
       method: "POST",
@@ -85,7 +111,11 @@ export class BalancedLoad {
     const client = async (): Promise<void> => {
       while (!this.#stopping) {
         const index = next++;
-        const { end } = await ask(url, cases[index % cases.length]!, { streamed: index % 4 < 2, byPath: index % 2 === 0, onCall: (call) => this.calls.push(call) });
+        const { end } = await ask(url, cases[index % cases.length]!, {
+          streamed: index % 4 < 2,
+          byPath: index % 2 === 0,
+          onCall: (call) => this.calls.push(call),
+        });
         if (end !== "ok") await sleep(20);
       }
     };

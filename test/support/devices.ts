@@ -33,5 +33,7 @@ const loaded: unknown[] = [];
 
 /** The same for another process. */
 export function webgpuEnvironment(): Record<string, string> {
-  return process.env["PREFIXD_TEST_GPU"] === "1" ? {} : { VK_ICD_FILENAMES: join(SWIFTSHADER, "vk_swiftshader_icd.json"), LD_LIBRARY_PATH: SWIFTSHADER };
+  return process.env["PREFIXD_TEST_GPU"] === "1"
+    ? {}
+    : { VK_ICD_FILENAMES: join(SWIFTSHADER, "vk_swiftshader_icd.json"), LD_LIBRARY_PATH: SWIFTSHADER };
 }

@@ -44,6 +44,17 @@ exec chroot "$root" $as sh -c 'cd "$0" && exec "$@"' "$cwd" "$@"
  */
 export function spawnInSandbox(sandbox: Sandbox, command: readonly string[], stdio: StdioOptions): ChildProcess {
   const binds = (sandbox.binds ?? []).flat();
-  const script = [sandbox.root, String(sandbox.user ?? "root"), sandbox.writable?.join(" ") ?? "all", sandbox.cwd, ...binds, "--", ...command];
-  return spawn("unshare", ["--mount", "--pid", "--fork", "--kill-child", "bash", "-c", BASE, "sandbox", ...script], { env: { PATH: process.env["PATH"], ...sandbox.env }, stdio });
+  const script = [
+    sandbox.root,
+    String(sandbox.user ?? "root"),
+    sandbox.writable?.join(" ") ?? "all",
+    sandbox.cwd,
+    ...binds,
+    "--",
+    ...command,
+  ];
+  return spawn("unshare", ["--mount", "--pid", "--fork", "--kill-child", "bash", "-c", BASE, "sandbox", ...script], {
+    env: { PATH: process.env["PATH"], ...sandbox.env },
+    stdio,
+  });
 }

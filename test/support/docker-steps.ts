@@ -10,7 +10,16 @@ import { basename, join, resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { spawnInSandbox, type Sandbox } from "./docker-sandbox.ts";
 import { freePort } from "./free-port.ts";
-import { isIgnored, parseCopy, parseExec, parsePairs, parseStages, splitOptions, type Instruction, type Stage } from "./dockerfile.ts";
+import {
+  isIgnored,
+  parseCopy,
+  parseExec,
+  parsePairs,
+  parseStages,
+  splitOptions,
+  type Instruction,
+  type Stage,
+} from "./dockerfile.ts";
 
 const CONTEXT = new URL("../..", import.meta.url).pathname;
 const IGNORED = readFileSync(join(CONTEXT, ".dockerignore"), "utf8");
@@ -37,12 +46,20 @@ async function build(stage: Stage, work: string, earlier: ReadonlyMap<string, Bu
   for (const instruction of stage.instructions) {
     const began = Date.now();
     await take(instruction, built, work, earlier);
-    if (/^(RUN|COPY)$/.test(instruction.name)) console.log(`${stage.name || "image"}: ${instruction.name} ${instruction.text.slice(0, 90)} (${((Date.now() - began) / 1000).toFixed(1)} s)`);
+    if (/^(RUN|COPY)$/.test(instruction.name))
+      console.log(
+        `${stage.name || "image"}: ${instruction.name} ${instruction.text.slice(0, 90)} (${((Date.now() - began) / 1000).toFixed(1)} s)`,
+      );
   }
   return built;
 }
 
-async function take(instruction: Instruction, built: Built, work: string, earlier: ReadonlyMap<string, Built>): Promise<void> {
+async function take(
+  instruction: Instruction,
+  built: Built,
+  work: string,
+  earlier: ReadonlyMap<string, Built>,
+): Promise<void> {
   const { name, text } = instruction;
   if (name === "WORKDIR") mkdirSync(built.root + (built.cwd = text), { recursive: true });
   else if (name === "ENV") Object.assign(built.env, Object.fromEntries(parsePairs(instruction)));
@@ -53,17 +70,22 @@ async function take(instruction: Instruction, built: Built, work: string, earlie
   else if (name === "HEALTHCHECK") built.health = parseExec(splitOptions(text).rest.replace(/^CMD /, ""));
   else if (name === "COPY") copy(instruction, built, earlier);
   else if (name === "RUN") await run(text, built, work);
-  else if (!["LABEL", "EXPOSE", "STOPSIGNAL"].includes(name)) throw new Error(`line ${instruction.line}: ${name} is not known here`);
+  else if (!["LABEL", "EXPOSE", "STOPSIGNAL"].includes(name))
+    throw new Error(`line ${instruction.line}: ${name} is not known here`);
 }
 
 function copy(instruction: Instruction, { root, cwd }: Built, earlier: ReadonlyMap<string, Built>): void {
   const { from, sources, target } = parseCopy(instruction);
   for (const source of sources) {
-    if (from === null && isIgnored(IGNORED, source)) throw new Error(`line ${instruction.line}: .dockerignore excludes ${source}`);
+    if (from === null && isIgnored(IGNORED, source))
+      throw new Error(`line ${instruction.line}: .dockerignore excludes ${source}`);
     const origin = join(from === null ? CONTEXT : earlier.get(from)!.root, source);
     const place = join(root, resolve(cwd, target));
     // A folder's content is copied, a file goes into a folder that ends in "/".
-    cpSync(origin, target.endsWith("/") && statSync(origin).isFile() ? join(place, basename(source)) : place, { recursive: true, verbatimSymlinks: true });
+    cpSync(origin, target.endsWith("/") && statSync(origin).isFile() ? join(place, basename(source)) : place, {
+      recursive: true,
+      verbatimSymlinks: true,
+    });
   }
 }
 
@@ -73,7 +95,11 @@ async function run(text: string, built: Built, work: string): Promise<void> {
   mkdirSync(join(work, "cache"), { recursive: true });
   const network = Object.fromEntries(NETWORK.flatMap((name) => (process.env[name] ? [[name, process.env[name]]] : [])));
   const binds = cached === undefined ? [] : ([[join(work, "cache"), cached]] as const);
-  const child = spawnInSandbox({ ...built, env: { HOME: "/root", ...network, ...built.env }, writable: null, binds }, ["sh", "-c", rest], ["ignore", "ignore", "inherit"]);
+  const child = spawnInSandbox(
+    { ...built, env: { HOME: "/root", ...network, ...built.env }, writable: null, binds },
+    ["sh", "-c", rest],
+    ["ignore", "ignore", "inherit"],
+  );
   const [code] = (await once(child, "close")) as [number | null];
   if (code !== 0) throw new Error(`RUN ${rest}: exit code ${code}`);
 }
@@ -83,21 +109,40 @@ async function tryOut(image: Built): Promise<void> {
   const port = await freePort();
   const env = { HOME: "/nonexistent", ...image.env, PREFIXD_ADMIN_KEY: ADMIN_KEY, PREFIXD_PORT: String(port) };
   const sandbox: Sandbox = { ...image, env, writable: image.volumes };
-  const refused = await outcome(spawnInSandbox({ ...sandbox, env: { ...env, PREFIXD_ADMIN_KEY: "" } }, [...image.entrypoint, ...image.command], ["ignore", "pipe", "pipe"]));
-  expect("without an admin key it does not start", refused.code === 2 && refused.text.includes("--admin-key-file"), refused);
-  const written = await outcome(spawnInSandbox(sandbox, ["sh", "-c", "id -u; touch /app/x /x && echo written"], ["ignore", "pipe", "pipe"]));
-  expect("not root, and the root file system is read-only", written.text.startsWith(`${image.user}\n`) && image.user !== 0 && written.code !== 0, written);
+  const refused = await outcome(
+    spawnInSandbox(
+      { ...sandbox, env: { ...env, PREFIXD_ADMIN_KEY: "" } },
+      [...image.entrypoint, ...image.command],
+      ["ignore", "pipe", "pipe"],
+    ),
+  );
+  expect(
+    "without an admin key it does not start",
+    refused.code === 2 && refused.text.includes("--admin-key-file"),
+    refused,
+  );
+  const written = await outcome(
+    spawnInSandbox(sandbox, ["sh", "-c", "id -u; touch /app/x /x && echo written"], ["ignore", "pipe", "pipe"]),
+  );
+  expect(
+    "not root, and the root file system is read-only",
+    written.text.startsWith(`${image.user}\n`) && image.user !== 0 && written.code !== 0,
+    written,
+  );
 
   const server = spawnInSandbox(sandbox, [...image.entrypoint, ...image.command], ["ignore", "pipe", "pipe"]);
   const ended = outcome(server);
   try {
-    const healthy = async (): Promise<boolean> => (await outcome(spawnInSandbox(sandbox, image.health, ["ignore", "pipe", "pipe"]))).code === 0;
+    const healthy = async (): Promise<boolean> =>
+      (await outcome(spawnInSandbox(sandbox, image.health, ["ignore", "pipe", "pipe"]))).code === 0;
     for (let tries = 0; !(await healthy()); tries++) {
       if (tries > 60 || server.exitCode !== null) throw new Error("it does not become healthy");
       await sleep(500);
     }
     console.log("ok: healthy");
-    const [showcase] = JSON.parse(readFileSync(join(CONTEXT, "prefixes/showcase.json"), "utf8")) as [{ prompt: string; answers: Record<string, string> }];
+    const [showcase] = JSON.parse(readFileSync(join(CONTEXT, "prefixes/showcase.json"), "utf8")) as [
+      { prompt: string; answers: Record<string, string> },
+    ];
     const response = await fetch(`http://127.0.0.1:${port}/generate`, {
       method: "POST",
       headers: { "content-type": "application/json", authorization: `Bearer ${ADMIN_KEY}` },
@@ -123,7 +168,8 @@ function expect(what: string, holds: boolean, seen: unknown): void {
 
 async function outcome(child: ChildProcess): Promise<{ code: number | null; text: string }> {
   let text = "";
-  for (const stream of [child.stdout!, child.stderr!]) stream.setEncoding("utf8").on("data", (part: string) => (text += part));
+  for (const stream of [child.stdout!, child.stderr!])
+    stream.setEncoding("utf8").on("data", (part: string) => (text += part));
   const [code] = (await once(child, "close")) as [number | null];
   return { code, text };
 }
@@ -131,13 +177,16 @@ async function outcome(child: ChildProcess): Promise<{ code: number | null; text
 const file = process.argv[2] ?? "docker/Dockerfile";
 const stages = parseStages(readFileSync(join(CONTEXT, file), "utf8"));
 const tag = /^node:(\d+\.\d+)\./.exec(stages.at(-1)!.base)?.[1];
-if (tag === undefined || !process.version.startsWith(`v${tag}.`)) console.log(`note: this is Node ${process.version}, the base is ${stages.at(-1)!.base}`);
+if (tag === undefined || !process.version.startsWith(`v${tag}.`))
+  console.log(`note: this is Node ${process.version}, the base is ${stages.at(-1)!.base}`);
 const work = mkdtempSync(join(tmpdir(), "prefixd-docker-steps-"));
 try {
   const done = new Map<string, Built>();
   for (const stage of stages) done.set(stage.name, await build(stage, work, done));
   const image = done.get("")!;
-  console.log(`${readdirSync(`${image.root}/app`).join(" ")}: ${execFileSync("du", ["-sm", `${image.root}/app`], { encoding: "utf8" }).split("\t")[0]} MB`);
+  console.log(
+    `${readdirSync(`${image.root}/app`).join(" ")}: ${execFileSync("du", ["-sm", `${image.root}/app`], { encoding: "utf8" }).split("\t")[0]} MB`,
+  );
   await tryOut(image);
 } finally {
   rmSync(work, { recursive: true, force: true });

@@ -71,7 +71,10 @@ export function parseCopy({ text, line }: Instruction): Copy {
 
 /** `ENV A=1 B="2 3"` as pairs. */
 export function parsePairs({ text }: Instruction): [string, string][] {
-  return [...text.matchAll(/([\w.]+)=("[^"]*"|\S*)/g)].map(([, name, value]) => [name!, value!.replace(/^"(.*)"$/, "$1")]);
+  return [...text.matchAll(/([\w.]+)=("[^"]*"|\S*)/g)].map(([, name, value]) => [
+    name!,
+    value!.replace(/^"(.*)"$/, "$1"),
+  ]);
 }
 
 /** The JSON array of an instruction in exec form, such as `ENTRYPOINT ["node"]`. @throws for the shell form. */

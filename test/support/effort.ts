@@ -6,4 +6,5 @@ const chosen = process.env["PREFIXD_TESTS"] ?? "short";
 if (chosen !== "short" && chosen !== "long") throw new Error(`PREFIXD_TESTS=${chosen}: short or long`);
 
 /** What a test takes in the short and in the long form. */
-export const effort = <T>({ short, long }: { readonly short: T; readonly long: T }): T => (chosen === "long" ? long : short);
+export const effort = <T>({ short, long }: { readonly short: T; readonly long: T }): T =>
+  chosen === "long" ? long : short;

@@ -10,7 +10,14 @@ import { answerColumns } from "../../src/model/gpt2-graph.ts";
 import { StepInputs } from "../../src/model/step-inputs.ts";
 import { CPU } from "../../src/runtime/device.ts";
 import { bytesOf, type HostTensor, type Runtime, type Session } from "../../src/runtime/session.ts";
-import type { FixedTensor, PinnedMemory, PreparedRun, StreamDevice, StreamModel, Strips } from "../../src/runtime/stream-device.ts";
+import type {
+  FixedTensor,
+  PinnedMemory,
+  PreparedRun,
+  StreamDevice,
+  StreamModel,
+  Strips,
+} from "../../src/runtime/stream-device.ts";
 
 interface Block {
   readonly start: bigint;
@@ -41,7 +48,9 @@ export class EmulatedDevice implements StreamDevice {
 
   /** @throws RangeError where the range lies in no block */
   at(address: bigint, bytes: number): Uint8Array {
-    const block = this.#blocks.find(({ start, bytes: all }) => address >= start && address + BigInt(bytes) <= start + BigInt(all.length));
+    const block = this.#blocks.find(
+      ({ start, bytes: all }) => address >= start && address + BigInt(bytes) <= start + BigInt(all.length),
+    );
     if (block === undefined) throw new RangeError(`${bytes} bytes at ${address} are in no block`);
     const offset = Number(address - block.start);
     return block.bytes.subarray(offset, offset + bytes);
@@ -57,7 +66,8 @@ export class EmulatedDevice implements StreamDevice {
 
   copy(to: Strips, from: Strips, width: number, count: number): void {
     this.queue("copy", () => {
-      for (let strip = 0; strip < count; strip++) this.at(addressOf(to, strip), width).set(this.at(addressOf(from, strip), width));
+      for (let strip = 0; strip < count; strip++)
+        this.at(addressOf(to, strip), width).set(this.at(addressOf(from, strip), width));
     });
   }
 
@@ -87,12 +97,17 @@ export class EmulatedDevice implements StreamDevice {
   }
 
   load(runtime: Runtime, model: string | Uint8Array): StreamModel {
-    return typeof model === "string" ? new EmulatedModel(this, runtime, join(dirname(model), "device.onnx")) : new PlainModel(this, runtime, model);
+    return typeof model === "string"
+      ? new EmulatedModel(this, runtime, join(dirname(model), "device.onnx"))
+      : new PlainModel(this, runtime, model);
   }
 
   /** In all memory that was ever allocated. */
   nonZeroBytes(): number {
-    return this.#blocks.reduce((sum, { bytes }) => sum + bytes.reduce((count, byte) => count + (byte === 0 ? 0 : 1), 0), 0);
+    return this.#blocks.reduce(
+      (sum, { bytes }) => sum + bytes.reduce((count, byte) => count + (byte === 0 ? 0 : 1), 0),
+      0,
+    );
   }
 
   [Symbol.dispose](): void {
@@ -113,18 +128,28 @@ class PlainModel implements StreamModel {
   }
 
   prepare(inputs: Readonly<Record<string, FixedTensor>>, outputs: Readonly<Record<string, FixedTensor>>): PreparedRun {
-    const tensorOf = ({ address, shape, type }: FixedTensor): HostTensor => this.#runtime.tensor(floatsOf(this.#device.at(address, bytesOf(type, shape))), shape);
+    const tensorOf = ({ address, shape, type }: FixedTensor): HostTensor =>
+      this.#runtime.tensor(floatsOf(this.#device.at(address, bytesOf(type, shape))), shape);
     const run = (): void => {
-      const [given, answers] = [inputs, outputs].map((tensors) => Object.fromEntries(Object.entries(tensors).map(([name, tensor]) => [name, tensorOf(tensor)])));
+      const [given, answers] = [inputs, outputs].map((tensors) =>
+        Object.fromEntries(Object.entries(tensors).map(([name, tensor]) => [name, tensorOf(tensor)])),
+      );
       using binding = this.#session.binding(given!, answers!);
       this.#session.runNow(binding);
       for (const [name, { data }] of Object.entries(answers!)) {
         const { address, shape, type } = outputs[name]!;
-        this.#device.at(address, bytesOf(type, shape)).set(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
+        this.#device
+          .at(address, bytesOf(type, shape))
+          .set(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
       }
       for (const tensor of [...Object.values(given!), ...Object.values(answers!)]) tensor[Symbol.dispose]();
     };
-    return { run: () => this.#device.queue("run", run), capture: () => this.#device.queue("capture", run), replay: () => this.#device.queue("replay", run), [Symbol.dispose]() {} };
+    return {
+      run: () => this.#device.queue("run", run),
+      capture: () => this.#device.queue("capture", run),
+      replay: () => this.#device.queue("replay", run),
+      [Symbol.dispose]() {},
+    };
   }
 
   [Symbol.dispose](): void {
@@ -145,9 +170,14 @@ class EmulatedModel implements StreamModel {
     this.#session = runtime.session(path, { threads: 2, device: CPU });
   }
 
-  prepare(inputs: Readonly<Record<string, FixedTensor | Int32Array>>, outputs: Readonly<Record<string, FixedTensor>>): PreparedRun {
+  prepare(
+    inputs: Readonly<Record<string, FixedTensor | Int32Array>>,
+    outputs: Readonly<Record<string, FixedTensor>>,
+  ): PreparedRun {
     const run = (how: string): void => {
-      this.#device.queue(how, () => new EmulatedRun(this.#device, this.#runtime, this.#session, this.#positions, inputs, outputs).run());
+      this.#device.queue(how, () =>
+        new EmulatedRun(this.#device, this.#runtime, this.#session, this.#positions, inputs, outputs).run(),
+      );
       if (how === "capture") this.#device.wait();
     };
     return { run: () => run("run"), capture: () => run("capture"), replay: () => run("replay"), [Symbol.dispose]() {} };
@@ -167,7 +197,14 @@ class EmulatedRun {
   readonly #inputs: Readonly<Record<string, FixedTensor | Int32Array>>;
   readonly #outputs: Readonly<Record<string, FixedTensor>>;
 
-  constructor(device: EmulatedDevice, runtime: Runtime, session: Session, positions: number, inputs: Readonly<Record<string, FixedTensor | Int32Array>>, outputs: Readonly<Record<string, FixedTensor>>) {
+  constructor(
+    device: EmulatedDevice,
+    runtime: Runtime,
+    session: Session,
+    positions: number,
+    inputs: Readonly<Record<string, FixedTensor | Int32Array>>,
+    outputs: Readonly<Record<string, FixedTensor>>,
+  ) {
     this.#device = device;
     this.#runtime = runtime;
     this.#session = session;
@@ -177,12 +214,22 @@ class EmulatedRun {
   }
 
   run(): void {
-    const [past, cumulative, answered] = ["past_lengths", "cumulative_lengths", "output_rows"].map((name) => this.#ints(name));
+    const [past, cumulative, answered] = ["past_lengths", "cumulative_lengths", "output_rows"].map((name) =>
+      this.#ints(name),
+    );
     const bounds = this.#inputs["bounds"] as Int32Array;
     for (let row = 0; row < past!.length; row++) {
       const [first, end] = [cumulative![row]!, cumulative![row + 1]!];
-      if (end - first > bounds[0]! || past![row]! + end - first > bounds[1]!) throw new Error(`row ${row} exceeds the bounds ${bounds.join(", ")}`);
-      if (end > first) this.#row(row, first, end, past![row]!, [...answered!.entries()].filter(([, token]) => token >= first && token < end));
+      if (end - first > bounds[0]! || past![row]! + end - first > bounds[1]!)
+        throw new Error(`row ${row} exceeds the bounds ${bounds.join(", ")}`);
+      if (end > first)
+        this.#row(
+          row,
+          first,
+          end,
+          past![row]!,
+          [...answered!.entries()].filter(([, token]) => token >= first && token < end),
+        );
     }
   }
 
@@ -195,13 +242,20 @@ class EmulatedRun {
     const columns = table.length / this.#ints("past_lengths").length;
     const tokenBytes = 4 * heads * headDim;
     const place = (address: bigint, position: number): Uint8Array =>
-      this.#device.at(address + BigInt((table[row * columns + Math.floor(position / block)]! * block + (position % block)) * tokenBytes), tokenBytes);
+      this.#device.at(
+        address +
+          BigInt((table[row * columns + Math.floor(position / block)]! * block + (position % block)) * tokenBytes),
+        tokenBytes,
+      );
     const [used, positions] = [past + count, this.#positions];
     const k = Math.max(1, answers.length);
     const soft = this.#inputs["soft_embeds"] as FixedTensor;
     const [softTokens, width] = soft.shape as [number, number];
     const embeds = this.#floats(soft);
-    const softEmbeds = Float32Array.from({ length: count * width }, (_, index) => embeds[softTokens === 1 ? index % width : first * width + index]!);
+    const softEmbeds = Float32Array.from(
+      { length: count * width },
+      (_, index) => embeds[softTokens === 1 ? index % width : first * width + index]!,
+    );
     using given = new StepInputs(this.#runtime, true, { rows: 1, length: count, answers: k, width }, softEmbeds);
     given.ids.set(this.#ints("input_ids").subarray(first, end));
     given.positions.set(this.#ints("position_ids").subarray(first, end));
@@ -220,7 +274,8 @@ class EmulatedRun {
       const slot = this.#runtime.tensor(new Float32Array(heads * positions * headDim), [1, heads, positions, headDim]);
       for (let position = 0; position < past; position++) {
         const strip = floatsOf(place(address, position));
-        for (let head = 0; head < heads; head++) slot.data.set(strip.subarray(head * headDim, (head + 1) * headDim), (head * positions + position) * headDim);
+        for (let head = 0; head < heads; head++)
+          slot.data.set(strip.subarray(head * headDim, (head + 1) * headDim), (head * positions + position) * headDim);
       }
       caches.push([name, address, slot]);
       into[name] = out[name.replace("past", "present")] = slot;
@@ -230,7 +285,11 @@ class EmulatedRun {
     for (const [, address, slot] of caches) {
       for (let position = past; position < used; position++) {
         const strip = new Float32Array(heads * headDim);
-        for (let head = 0; head < heads; head++) strip.set(slot.data.subarray((head * positions + position) * headDim, (head * positions + position + 1) * headDim), head * headDim);
+        for (let head = 0; head < heads; head++)
+          strip.set(
+            slot.data.subarray((head * positions + position) * headDim, (head * positions + position + 1) * headDim),
+            head * headDim,
+          );
         place(address, position).set(new Uint8Array(strip.buffer));
       }
       slot[Symbol.dispose]();
@@ -239,8 +298,13 @@ class EmulatedRun {
       let at = answer * packed;
       for (const name of ["logits", "top_logits", "top_ids", "top_probability"]) {
         const size = columnsOf(name);
-        const data = name === "logits" ? logits.data.slice(answer * size, (answer + 1) * size) : packedAnswers.data.slice(at, (at += size));
-        this.#device.at(this.#outputs[name]!.address + BigInt(4 * index * size), 4 * size).set(new Uint8Array((name === "top_ids" ? Int32Array.from(data) : data).buffer));
+        const data =
+          name === "logits"
+            ? logits.data.slice(answer * size, (answer + 1) * size)
+            : packedAnswers.data.slice(at, (at += size));
+        this.#device
+          .at(this.#outputs[name]!.address + BigInt(4 * index * size), 4 * size)
+          .set(new Uint8Array((name === "top_ids" ? Int32Array.from(data) : data).buffer));
       }
     });
   }
@@ -266,7 +330,9 @@ function slotPositions(model: Buffer): number {
     const length = model[at + 1]!;
     const value = model.subarray(at + 2, at + 2 + length);
     // dim_value is a varint; the batch is a name.
-    dims.push(value[0] === 8 ? value.subarray(1).reduce((sum, byte, index) => sum + ((byte & 127) << (7 * index)), 0) : 0);
+    dims.push(
+      value[0] === 8 ? value.subarray(1).reduce((sum, byte, index) => sum + ((byte & 127) << (7 * index)), 0) : 0,
+    );
     at += 2 + length;
   }
   return dims[2]!;

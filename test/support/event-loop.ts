@@ -13,7 +13,10 @@ export function threadTime(): number {
 }
 
 function linuxClock(): () => number {
-  const getTime = koffi.load(null).func("int clock_gettime(int, void *)") as unknown as (id: number, time: BigInt64Array) => number;
+  const getTime = koffi.load(null).func("int clock_gettime(int, void *)") as unknown as (
+    id: number,
+    time: BigInt64Array,
+  ) => number;
   const time = new BigInt64Array(2);
   return () => {
     getTime(OF_THREAD, time);
@@ -23,7 +26,8 @@ function linuxClock(): () => number {
 
 function nodesClock(): () => number {
   const { threadCpuUsage } = process as { threadCpuUsage?: () => { user: number; system: number } };
-  if (threadCpuUsage === undefined) throw new Error("neither Linux nor Node 23.9: there is no telling how long a thread has run");
+  if (threadCpuUsage === undefined)
+    throw new Error("neither Linux nor Node 23.9: there is no telling how long a thread has run");
   return () => {
     const { user, system } = threadCpuUsage();
     return (user + system) / 1000;
@@ -77,7 +81,9 @@ export async function longestTurn(work: () => Promise<unknown>): Promise<number>
   }
 }
 
-const FIXED_WORK = JSON.stringify(Array.from({ length: 20_000 }, (_, index) => ({ id: index, name: `name ${index}`, share: index / 7 })));
+const FIXED_WORK = JSON.stringify(
+  Array.from({ length: 20_000 }, (_, index) => ({ id: index, name: `name ${index}`, share: index / 7 })),
+);
 /** Of this work the machine of docs/benchmarks.md does so much in 50 ms. */
 const TIMES = 3;
 

@@ -7,9 +7,24 @@ export interface SseEvent {
 }
 
 /** A POST of JSON over a real socket; resolves with the headers. */
-export function open(port: number, path: string, body: object, headers: Record<string, string> = {}): Promise<IncomingMessage> {
+export function open(
+  port: number,
+  path: string,
+  body: object,
+  headers: Record<string, string> = {},
+): Promise<IncomingMessage> {
   return new Promise((resolve, reject) => {
-    const outgoing = request({ agent: false, host: "127.0.0.1", port, path, method: "POST", headers: { "content-type": "application/json", ...headers } }, resolve);
+    const outgoing = request(
+      {
+        agent: false,
+        host: "127.0.0.1",
+        port,
+        path,
+        method: "POST",
+        headers: { "content-type": "application/json", ...headers },
+      },
+      resolve,
+    );
     outgoing.on("error", reject);
     outgoing.end(JSON.stringify(body));
   });
@@ -24,7 +39,9 @@ export async function readAll(response: IncomingMessage): Promise<string> {
 export function parseSse(text: string): SseEvent[] {
   const blocks = text.split("\n\n").filter((block) => block !== "" && !block.startsWith(":"));
   return blocks.map((block) => {
-    const fields = new Map(block.split("\n").map((line) => [line.slice(0, line.indexOf(":")), line.slice(line.indexOf(":") + 2)]));
+    const fields = new Map(
+      block.split("\n").map((line) => [line.slice(0, line.indexOf(":")), line.slice(line.indexOf(":") + 2)]),
+    );
     return { event: fields.get("event") ?? "message", data: fields.get("data") ?? "" };
   });
 }

@@ -14,7 +14,8 @@ interface Running {
 export class FakeEngine implements GenerationEngine {
   readonly submitted: EngineRequest[] = [];
   readonly cancelled: string[] = [];
-  script: (request: EngineRequest, choice: number, k: number) => number = (request, choice, k) => (request.promptIds.at(-1) ?? 0) + 1 + choice + k;
+  script: (request: EngineRequest, choice: number, k: number) => number = (request, choice, k) =>
+    (request.promptIds.at(-1) ?? 0) + 1 + choice + k;
   logprob: (choice: number) => number = () => -0.5;
   stepMs: number | null = 0;
   maxQueue = 4;
@@ -27,7 +28,12 @@ export class FakeEngine implements GenerationEngine {
   submit(request: EngineRequest, listener: RequestListener): RequestHandle {
     if (this.#draining) throw new PrefixdError("draining", "The server is shutting down.", { retryAfter: 1 });
     if (this.#running.length >= this.maxQueue) throw full(this.maxQueue);
-    const running: Running = { request, listener, open: new Set(Array.from({ length: request.n }, (_, i) => i)), made: 0 };
+    const running: Running = {
+      request,
+      listener,
+      open: new Set(Array.from({ length: request.n }, (_, i) => i)),
+      made: 0,
+    };
     this.submitted.push(request);
     this.#running.push(running);
     if (this.stepMs !== null) this.#timer ??= setTimeout(() => this.#tick(), this.stepMs);
@@ -45,7 +51,8 @@ export class FakeEngine implements GenerationEngine {
   async drain(graceMs: number): Promise<void> {
     this.#draining = true;
     const until = performance.now() + graceMs;
-    while (this.#running.length > 0 && performance.now() < until) await new Promise((resolve) => setTimeout(resolve, 5));
+    while (this.#running.length > 0 && performance.now() < until)
+      await new Promise((resolve) => setTimeout(resolve, 5));
     this.failAll(new PrefixdError("draining", "The server shut down before this request had finished."));
   }
 
@@ -61,7 +68,8 @@ export class FakeEngine implements GenerationEngine {
         const top = Array.from({ length: request.topLogprobs }, (_, i) => ({ id: (id + i) % 257, logprob: -0.5 - i }));
         const verdict = listener.onToken({ choice, id, logprob: this.logprob(choice), top });
         const eos = request.eosIds.includes(id);
-        if (eos || verdict === "stop" || running.made + 1 >= request.maxNewTokens) this.#finish(running, choice, eos ? "eos" : verdict === "stop" ? "stop" : "length");
+        if (eos || verdict === "stop" || running.made + 1 >= request.maxNewTokens)
+          this.#finish(running, choice, eos ? "eos" : verdict === "stop" ? "stop" : "length");
       }
       running.made++;
     }
@@ -72,7 +80,11 @@ export class FakeEngine implements GenerationEngine {
     listener.onStart?.();
     const { promptIds, topLogprobs } = request;
     if (request.scorePrompt) {
-      const tokens = Array.from(promptIds, (id, at) => ({ id, logprob: at === 0 ? null : -0.25, top: at === 0 ? [] : Array.from({ length: topLogprobs }, () => ({ id, logprob: -0.25 })) }));
+      const tokens = Array.from(promptIds, (id, at) => ({
+        id,
+        logprob: at === 0 ? null : -0.25,
+        top: at === 0 ? [] : Array.from({ length: topLogprobs }, () => ({ id, logprob: -0.25 })),
+      }));
       listener.onPrompt?.(tokens);
     }
     if (request.maxNewTokens === 0) for (const choice of [...open]) this.#finish(running, choice, "length");

@@ -3,8 +3,25 @@ import { PrefixdError } from "../../src/errors.ts";
 import type { KvTensor } from "../../src/kv.ts";
 import type { OpenedFile, PrefixRegistry, PrefixUpload, ResolvedPrefix } from "../../src/prefixes/registry-types.ts";
 import { keyText } from "../../src/prefixes/name.ts";
-import { checkQuota, listedFor, mayRead, mayUse, notReadable, patchSharing, sharingOf } from "../../src/prefixes/sharing.ts";
-import type { HeldPrefixes, ListedPrefix, PrefixKey, PrefixMeta, PrefixQuota, Precondition, RemovedPrefixes, SharingPatch } from "../../src/prefixes/store.ts";
+import {
+  checkQuota,
+  listedFor,
+  mayRead,
+  mayUse,
+  notReadable,
+  patchSharing,
+  sharingOf,
+} from "../../src/prefixes/sharing.ts";
+import type {
+  HeldPrefixes,
+  ListedPrefix,
+  PrefixKey,
+  PrefixMeta,
+  PrefixQuota,
+  Precondition,
+  RemovedPrefixes,
+  SharingPatch,
+} from "../../src/prefixes/store.ts";
 
 interface Entry {
   readonly meta: PrefixMeta;
@@ -19,27 +36,57 @@ export class FakeRegistry implements PrefixRegistry {
   /** Called while a prefix is being looked up. */
   whileResolving: (() => Promise<void>) | undefined;
 
-  async register(key: PrefixKey, upload: PrefixUpload, precondition?: Precondition, quota?: PrefixQuota): Promise<{ meta: PrefixMeta; created: boolean }> {
+  async register(
+    key: PrefixKey,
+    upload: PrefixUpload,
+    precondition?: Precondition,
+    quota?: PrefixQuota,
+  ): Promise<{ meta: PrefixMeta; created: boolean }> {
     this.#check();
     const old = this.entries.get(keyText(key));
     this.#precondition(old, precondition);
     const files = new Map<string, Uint8Array>();
     if (upload.kind === "peft") {
-      if (Buffer.from(upload.config).toString()[0] !== "{") throw new PrefixdError("adapter_config_invalid", "adapter_config.json is not JSON.");
+      if (Buffer.from(upload.config).toString()[0] !== "{")
+        throw new PrefixdError("adapter_config_invalid", "adapter_config.json is not JSON.");
       files.set("adapter_config.json", upload.config).set("adapter_model.safetensors", upload.weights);
-    } else files.set("prompt.json", Buffer.from(JSON.stringify({ ...(upload.text === undefined ? {} : { text: upload.text }), token_ids: [...upload.ids] })));
+    } else
+      files.set(
+        "prompt.json",
+        Buffer.from(
+          JSON.stringify({ ...(upload.text === undefined ? {} : { text: upload.text }), token_ids: [...upload.ids] }),
+        ),
+      );
     const { base_model_name_or_path: baseName = null, revision: baseRevision = null } =
-      upload.kind === "peft" ? (JSON.parse(Buffer.from(upload.config).toString()) as { base_model_name_or_path?: string; revision?: string }) : {};
-    const digest = createHash("sha256").update(upload.kind === "peft" ? upload.weights : Buffer.from(upload.ids.buffer)).digest("hex");
+      upload.kind === "peft"
+        ? (JSON.parse(Buffer.from(upload.config).toString()) as { base_model_name_or_path?: string; revision?: string })
+        : {};
+    const digest = createHash("sha256")
+      .update(upload.kind === "peft" ? upload.weights : Buffer.from(upload.ids.buffer))
+      .digest("hex");
     const length = upload.kind === "peft" ? 10 : upload.ids.length;
     const now = new Date().toISOString();
     const meta: PrefixMeta = {
-      ...key, kind: upload.kind === "peft" ? "PREFIX_TUNING" : "HARD_PROMPT", digest, length, bytes: length * 64, base: "base", baseName, baseRevision,
-      createdAt: old?.meta.createdAt ?? now, updatedAt: now, files: Object.fromEntries([...files].map(([name, bytes]) => [name, bytes.length])),
+      ...key,
+      kind: upload.kind === "peft" ? "PREFIX_TUNING" : "HARD_PROMPT",
+      digest,
+      length,
+      bytes: length * 64,
+      base: "base",
+      baseName,
+      baseRevision,
+      createdAt: old?.meta.createdAt ?? now,
+      updatedAt: now,
+      files: Object.fromEntries([...files].map(([name, bytes]) => [name, bytes.length])),
       ...sharingOf(old?.meta ?? null),
     };
     const others = this.#of(key.user).filter(({ name }) => name !== key.name);
-    checkQuota(quota, { prefixes: others.length, bytes: others.reduce((sum, { bytes }) => sum + bytes, 0) }, meta.bytes, old?.meta.bytes ?? null);
+    checkQuota(
+      quota,
+      { prefixes: others.length, bytes: others.reduce((sum, { bytes }) => sum + bytes, 0) },
+      meta.bytes,
+      old?.meta.bytes ?? null,
+    );
     this.entries.set(keyText(key), { meta, files });
     return { meta, created: old === undefined };
   }
@@ -57,14 +104,22 @@ export class FakeRegistry implements PrefixRegistry {
   async list(user: string, { after, limit }: { after?: string; limit: number }): Promise<ListedPrefix[]> {
     this.#check();
     const metas = this.#of(user).sort((a, b) => (a.name < b.name ? -1 : 1));
-    return metas.filter(({ name }) => after === undefined || name > after).slice(0, limit).map((meta) => listedFor(user, meta));
+    return metas
+      .filter(({ name }) => after === undefined || name > after)
+      .slice(0, limit)
+      .map((meta) => listedFor(user, meta));
   }
 
   async listShared(user: string, { after, limit }: { after?: PrefixKey; limit: number }): Promise<ListedPrefix[]> {
     this.#check();
-    const metas = [...this.entries.values()].map(({ meta }) => meta).filter((meta) => meta.user !== user && mayUse(meta, user));
+    const metas = [...this.entries.values()]
+      .map(({ meta }) => meta)
+      .filter((meta) => meta.user !== user && mayUse(meta, user));
     const sorted = metas.sort((a, b) => (keyText(a) < keyText(b) ? -1 : 1));
-    return sorted.filter((meta) => after === undefined || keyText(meta) > keyText(after)).slice(0, limit).map((meta) => listedFor(user, meta));
+    return sorted
+      .filter((meta) => after === undefined || keyText(meta) > keyText(after))
+      .slice(0, limit)
+      .map((meta) => listedFor(user, meta));
   }
 
   async held(user: string): Promise<HeldPrefixes> {
@@ -127,7 +182,9 @@ export class FakeRegistry implements PrefixRegistry {
 
   #precondition(entry: Entry | undefined, precondition: Precondition | undefined): void {
     const { ifMatch, ifNoneMatch } = precondition ?? {};
-    const matches = ifMatch === undefined || (entry !== undefined && (ifMatch === "*" || ifMatch.includes(entry.meta.digest)));
-    if (!matches || (ifNoneMatch === "*" && entry)) throw new PrefixdError("precondition_failed", "The prefix has another digest by now.");
+    const matches =
+      ifMatch === undefined || (entry !== undefined && (ifMatch === "*" || ifMatch.includes(entry.meta.digest)));
+    if (!matches || (ifNoneMatch === "*" && entry))
+      throw new PrefixdError("precondition_failed", "The prefix has another digest by now.");
   }
 }

@@ -31,7 +31,16 @@ export class FakeRunner implements ModelRunner {
   readonly chunkingChangesBits: boolean = false;
   /** What broke the contract, in order; must stay empty. Each is thrown as well. */
   readonly misuses: string[] = [];
-  readonly calls: Record<Method, number> = { loadPrefix: 0, copyRow: 0, feed: 0, prefill: 0, prefillAll: 0, score: 0, decode: 0, fold: 0 };
+  readonly calls: Record<Method, number> = {
+    loadPrefix: 0,
+    copyRow: 0,
+    feed: 0,
+    prefill: 0,
+    prefillAll: 0,
+    score: 0,
+    decode: 0,
+    fold: 0,
+  };
   /** Rows of the largest decode batch. */
   widest = 0;
   /** Rows that hold this many positions or more have logits that are not numbers. */
@@ -58,7 +67,9 @@ export class FakeRunner implements ModelRunner {
     this.slots = slots;
     this.#delay = delay;
     // What an earlier tenant left behind is not zero.
-    this.#rows = Array.from({ length: slots + 1 }, (_, row) => new Uint32Array(FAKE_SHAPE.positions).fill(hash(row, 0xdead)));
+    this.#rows = Array.from({ length: slots + 1 }, (_, row) =>
+      new Uint32Array(FAKE_SHAPE.positions).fill(hash(row, 0xdead)),
+    );
     this.#stored = new Int32Array(slots + 1).fill(-1);
     this.#output = outputBuffers(Math.max(slots, FAKE_SHAPE.positions));
   }
@@ -81,9 +92,11 @@ export class FakeRunner implements ModelRunner {
     this.#checkRow(from);
     this.#checkRow(to);
     if (from === to) this.#misuse(`copyRow of row ${from} to itself`);
-    if (!this.#holds(from, length)) this.#misuse(`copyRow of ${length} positions of row ${from}, which holds ${this.#stored[from]}`);
+    if (!this.#holds(from, length))
+      this.#misuse(`copyRow of ${length} positions of row ${from}, which holds ${this.#stored[from]}`);
     for (let position = 0; position < start; position++) {
-      if (this.#rows[to]![position] !== this.#rows[from]![position]) this.#misuse(`copyRow from position ${start} between rows that differ at ${position}`);
+      if (this.#rows[to]![position] !== this.#rows[from]![position])
+        this.#misuse(`copyRow from position ${start} between rows that differ at ${position}`);
     }
     this.#rows[to]!.set(this.#rows[from]!.subarray(start, length), start);
     this.#stored[to] = length;
@@ -107,7 +120,8 @@ export class FakeRunner implements ModelRunner {
   prefillAll(pieces: readonly PromptPiece[]): Promise<StepOutput> {
     return this.#run("prefillAll", () => {
       const tokens = pieces.reduce((sum, { ids }) => sum + ids.length, 0);
-      if (pieces.length > this.promptsAtOnce || tokens > this.longestPiece) this.#misuse(`${pieces.length} prompts of ${tokens} tokens in one run`);
+      if (pieces.length > this.promptsAtOnce || tokens > this.longestPiece)
+        this.#misuse(`${pieces.length} prompts of ${tokens} tokens in one run`);
       if (new Set(pieces.map(({ row }) => row)).size < pieces.length) this.#misuse("two prompts for one row");
       for (const { row, start, ids } of pieces) this.#feed(row, start, ids);
       return pieces.map(({ row, start, ids }) => this.#cellsOf(row, start + ids.length));
@@ -124,13 +138,16 @@ export class FakeRunner implements ModelRunner {
   decode(ids: Int32Array, positions: Int32Array): Promise<StepOutput> {
     return this.#run("decode", () => {
       this.widest = Math.max(this.widest, ids.length);
-      if (ids.length === 0 || ids.length !== positions.length) this.#misuse(`decode of ${ids.length} ids at ${positions.length} positions`);
+      if (ids.length === 0 || ids.length !== positions.length)
+        this.#misuse(`decode of ${ids.length} ids at ${positions.length} positions`);
       return Array.from(ids, (id, row) => {
         this.#checkRow(row);
-        if (!this.#holds(row, positions[row]!)) this.#misuse(`decode at ${positions[row]} of row ${row}, which holds ${this.#stored[row]}`);
+        if (!this.#holds(row, positions[row]!))
+          this.#misuse(`decode at ${positions[row]} of row ${row}, which holds ${this.#stored[row]}`);
         if (this.#stored[row]! > positions[row]!) {
           this.repeats++;
-          if (this.#rows[row]![positions[row]!] !== tokenCell(positions[row]!, id)) this.#misuse(`another token at ${positions[row]} of row ${row}`);
+          if (this.#rows[row]![positions[row]!] !== tokenCell(positions[row]!, id))
+            this.#misuse(`another token at ${positions[row]} of row ${row}`);
         }
         this.#write(row, positions[row]!, id);
         this.#decoded.add(row);
@@ -142,8 +159,12 @@ export class FakeRunner implements ModelRunner {
   async fold(input: FoldInput, from: number, to: number): Promise<void> {
     await this.#run("fold", () => {
       if (from === 0) this.#folding = { input, fed: 0 };
-      if (this.#folding.input !== input || this.#folding.fed !== from) this.#misuse(`fold from ${from} of a prompt of which ${this.#folding.input === input ? this.#folding.fed : "nothing"} has been fed`);
-      if (to <= from || to > foldLength(input)) this.#misuse(`fold of ${to - from} positions up to ${to} of ${foldLength(input)}`);
+      if (this.#folding.input !== input || this.#folding.fed !== from)
+        this.#misuse(
+          `fold from ${from} of a prompt of which ${this.#folding.input === input ? this.#folding.fed : "nothing"} has been fed`,
+        );
+      if (to <= from || to > foldLength(input))
+        this.#misuse(`fold of ${to - from} positions up to ${to} of ${foldLength(input)}`);
       this.#folding.fed = to;
       return [];
     });
@@ -198,7 +219,8 @@ export class FakeRunner implements ModelRunner {
   #feed(row: number, start: number, ids: Int32Array): void {
     this.#checkRow(row, this.slots + 1);
     if (ids.length === 0) this.#misuse("prefill of nothing");
-    if (start !== 0 && this.#stored[row] !== start) this.#misuse(`prefill at ${start} of row ${row}, which holds ${this.#stored[row]}`);
+    if (start !== 0 && this.#stored[row] !== start)
+      this.#misuse(`prefill at ${start} of row ${row}, which holds ${this.#stored[row]}`);
     ids.forEach((id, index) => this.#write(row, start + index, id));
   }
 
@@ -267,12 +289,18 @@ export function beamOracle(request: EngineRequest): BeamResult[] {
 
 function promptCells({ prefix, promptIds }: EngineRequest): number[] {
   const start = prefix?.length ?? 0;
-  return [...(prefix === null ? [] : prefixCells(prefix)), ...Array.from(promptIds, (id, index) => tokenCell(start + index, id))];
+  return [
+    ...(prefix === null ? [] : prefixCells(prefix)),
+    ...Array.from(promptIds, (id, index) => tokenCell(start + index, id)),
+  ];
 }
 
 /** A prefix of its own for each seed. */
 export function fakePrefix(seed: number, length: number): KvTensor {
-  return { length, data: Float32Array.from({ length: kvElements(FAKE_SHAPE, length) }, (_, index) => hash(seed, index) / 2 ** 32) };
+  return {
+    length,
+    data: Float32Array.from({ length: kvElements(FAKE_SHAPE, length) }, (_, index) => hash(seed, index) / 2 ** 32),
+  };
 }
 
 /** What FakeRunner.fold answers. */
@@ -300,7 +328,12 @@ function tokenCell(position: number, id: number): number {
 const NAN_CELL = 0;
 
 /** Candidates and logits of a row that holds `cells`: the vocabulary in an order that begins at a hash of the cells. */
-function fill({ topLogits, topIds, logSumExp, logits }: OutputBuffers, row: number, cells: Uint32Array, nanFrom = Infinity): void {
+function fill(
+  { topLogits, topIds, logSumExp, logits }: OutputBuffers,
+  row: number,
+  cells: Uint32Array,
+  nanFrom = Infinity,
+): void {
   const { vocabSize } = FAKE_SHAPE;
   let state = 3;
   for (const cell of cells) state = hash(state, cell);
@@ -332,7 +365,13 @@ function outputBuffers(rows: number): OutputBuffers {
 function asOutput(buffers: OutputBuffers, rows: number): StepOutput {
   const { topLogits, topIds, logSumExp, logits } = buffers;
   const { vocabSize } = FAKE_SHAPE;
-  return { rows, topLogits, topIds, logSumExp, logits: (row) => logits.subarray(row * vocabSize, (row + 1) * vocabSize) };
+  return {
+    rows,
+    topLogits,
+    topIds,
+    logSumExp,
+    logits: (row) => logits.subarray(row * vocabSize, (row + 1) * vocabSize),
+  };
 }
 
 /** Mixes two 32-bit numbers (murmur3's finaliser). */

@@ -36,7 +36,12 @@ export class FakeUserStore implements UserStore {
 
   async patchUser(id: string, patch: UserPatch, updatedAt: string): Promise<User> {
     const old = this.#get(id);
-    const user: User = { ...old, weight: patch.weight ?? old.weight, limits: { ...old.limits, ...patch.limits }, updatedAt };
+    const user: User = {
+      ...old,
+      weight: patch.weight ?? old.weight,
+      limits: { ...old.limits, ...patch.limits },
+      updatedAt,
+    };
     this.users.set(id, user);
     return user;
   }

@@ -22,23 +22,48 @@ export interface Reply {
   };
 }
 
-export async function call(server: TestServer, method: string, path: string, body?: unknown, key = ADMIN_KEY): Promise<Reply> {
+export async function call(
+  server: TestServer,
+  method: string,
+  path: string,
+  body?: unknown,
+  key = ADMIN_KEY,
+): Promise<Reply> {
   const headers = new Headers({ authorization: `Bearer ${key}` });
   const form = body instanceof FormData;
   if (body !== undefined && !form) headers.set("content-type", "application/json");
-  const response = await fetch(server.url + path, { method, headers, body: form ? body : body === undefined ? null : JSON.stringify(body) });
+  const response = await fetch(server.url + path, {
+    method,
+    headers,
+    body: form ? body : body === undefined ? null : JSON.stringify(body),
+  });
   const text = await response.text();
   const parsed = (text.startsWith("{") ? JSON.parse(text) : {}) as Reply["body"] & { code?: string };
   const retryAfter = response.headers.get("retry-after");
-  return { status: response.status, code: parsed.code ?? "", retryAfter: retryAfter === null ? null : Number(retryAfter), text, body: parsed };
+  return {
+    status: response.status,
+    code: parsed.code ?? "",
+    retryAfter: retryAfter === null ? null : Number(retryAfter),
+    text,
+    body: parsed,
+  };
 }
 
-export function generate(server: TestServer, prefix: string | null, more: object = {}, key = ADMIN_KEY): Promise<Reply> {
+export function generate(
+  server: TestServer,
+  prefix: string | null,
+  more: object = {},
+  key = ADMIN_KEY,
+): Promise<Reply> {
   return call(server, "POST", "/generate", { prompt: PROMPT, prefix_id: prefix, max_new_tokens: 20, ...more }, key);
 }
 
 /** A stream of 400 tokens that has begun; `rest` reads it to its end. */
-export async function longStream(server: TestServer, prefix: string, key = ADMIN_KEY): Promise<{ rest: () => Promise<string> }> {
+export async function longStream(
+  server: TestServer,
+  prefix: string,
+  key = ADMIN_KEY,
+): Promise<{ rest: () => Promise<string> }> {
   const response = await fetch(`${server.url}/generate`, {
     method: "POST",
     headers: { authorization: `Bearer ${key}`, "content-type": "application/json" },

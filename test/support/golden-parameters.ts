@@ -51,7 +51,10 @@ export function samplingOf(given: GoldenParameters, maxNewTokens: number): Sampl
     suppressIds: given.suppress_tokens ?? byDefault.suppressIds,
     beginSuppressIds: given.begin_suppress_tokens ?? byDefault.beginSuppressIds,
     forcedBosId: given.forced_bos_token_id ?? null,
-    forcedLast: forced === undefined ? null : { ids: typeof forced === "number" ? [forced] : [...new Set(forced)], index: maxNewTokens - 1 },
+    forcedLast:
+      forced === undefined
+        ? null
+        : { ids: typeof forced === "number" ? [forced] : [...new Set(forced)], index: maxNewTokens - 1 },
     exponentialDecay: decay === undefined ? null : { start: decay[0], factor: decay[1] },
     renormalize: given.renormalize_logits ?? byDefault.renormalize,
     topH: given.top_h ?? null,

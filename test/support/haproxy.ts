@@ -15,8 +15,14 @@ export const HAPROXY_CONFIG = repositoryFile("docker/haproxy.cfg");
 const ENVIRONMENT = { ...process.env, PATH: SYSTEM_PATH };
 
 /** What HAProxy thinks of a configuration: its exit code, and its complaints. */
-export function checkConfig(file: string, env: Readonly<Record<string, string>> = {}): { status: number | null; text: string } {
-  const { status, stderr } = spawnSync("haproxy", ["-c", "-f", file], { env: { ...ENVIRONMENT, ...env }, encoding: "utf8" });
+export function checkConfig(
+  file: string,
+  env: Readonly<Record<string, string>> = {},
+): { status: number | null; text: string } {
+  const { status, stderr } = spawnSync("haproxy", ["-c", "-f", file], {
+    env: { ...ENVIRONMENT, ...env },
+    encoding: "utf8",
+  });
   return { status, text: stderr };
 }
 
@@ -72,7 +78,13 @@ export async function startHaproxy(ports: readonly number[]): Promise<TestBalanc
 
 /** Of the statistics (CSV) of the backend and of its servers. An answer's last byte leaves before its request is taken off the counts. */
 function isIdle(stat: string): boolean {
-  const [head, ...rows] = stat.trim().split("\n").map((line) => line.split(","));
+  const [head, ...rows] = stat
+    .trim()
+    .split("\n")
+    .map((line) => line.split(","));
   const column = (row: readonly string[], name: string): string => row[head!.indexOf(name)] ?? "";
-  return rows.length > 0 && rows.every((row) => column(row, "scur") === "0" && column(row, "qcur") === "0" && column(row, "status") === "UP");
+  return (
+    rows.length > 0 &&
+    rows.every((row) => column(row, "scur") === "0" && column(row, "qcur") === "0" && column(row, "status") === "UP")
+  );
 }

@@ -7,7 +7,12 @@ export function inexactCheck(): Uint8Array {
   const graph = new OnnxGraph("inexact", "");
   graph.input("x", DataType.float, ["rows", inputs]);
   graph.input("asked", DataType.int32, [1]);
-  graph.constant("weights", DataType.float, [inputs, outputs], new Float32Array(inputs * outputs).fill((127 * 127) / 3));
+  graph.constant(
+    "weights",
+    DataType.float,
+    [inputs, outputs],
+    new Float32Array(inputs * outputs).fill((127 * 127) / 3),
+  );
   for (const output of ["plain", "inner"]) {
     graph.node("MatMul", ["x", "weights"], [output]);
     graph.output(output, DataType.float, ["rows", outputs]);

@@ -5,11 +5,28 @@ import { join } from "node:path";
 import t, { type Test } from "tap";
 import { randomCheckpoint } from "../../bench/support/random-checkpoint.ts";
 import type { EngineRequest, RequestHandle } from "../../src/engine/request.ts";
-import { endOfPiece, firstFit, FREE_QUANTUM, planPrefill, tokenLimits, type PrefillLimits } from "../../src/engine/scheduling/plan.ts";
+import {
+  endOfPiece,
+  firstFit,
+  FREE_QUANTUM,
+  planPrefill,
+  tokenLimits,
+  type PrefillLimits,
+} from "../../src/engine/scheduling/plan.ts";
 import { kvElements, type KvTensor, type ModelShape } from "../../src/kv.ts";
 import type { Precision } from "../../src/model/graph-weights.ts";
 import { effort } from "./effort.ts";
-import { engineRequest, foldWith, goldenDir, GREEDY, openTestModel, seededRandom, submit, type ChoiceResult, type TestModel } from "./model.ts";
+import {
+  engineRequest,
+  foldWith,
+  goldenDir,
+  GREEDY,
+  openTestModel,
+  seededRandom,
+  submit,
+  type ChoiceResult,
+  type TestModel,
+} from "./model.ts";
 
 const PER_MIX = 32;
 
@@ -20,28 +37,58 @@ export function isolationSuite(precision: Precision): void {
     const dir = goldenDir("gelu-new-f32");
     const model = await openTestModel(dir, { prefillChunk: 20, precision });
     t.teardown(() => model.close());
-    const adapters = ["prefix-p1", "prefix-p40-f16", "prefix-mlp-p7", "cartridge-p12", "prompt-p5", "cpt-p6", "ptuning-lstm-p3"];
+    const adapters = [
+      "prefix-p1",
+      "prefix-p40-f16",
+      "prefix-mlp-p7",
+      "cartridge-p12",
+      "prompt-p5",
+      "cpt-p6",
+      "ptuning-lstm-p3",
+    ];
     const real = await Promise.all(adapters.map((name) => model.adapter(join(dir, "adapters", name))));
     await checkCuts(t, model, effort({ short: 25, long: 60 }));
-    await checkMixes(t, model, { mixes: tiny, prefixes: [...real, ...randomPrefixes(model.runner.shape, 20, 24)], maxPrompt: 30, maxNew: 20 });
+    await checkMixes(t, model, {
+      mixes: tiny,
+      prefixes: [...real, ...randomPrefixes(model.runner.shape, 20, 24)],
+      maxPrompt: 30,
+      maxNew: 20,
+    });
   });
 
   t.test(`demo model with its prefixes, ${demo} mixes`, async (t) => {
     const model = await openTestModel("models/demo", { precision });
     t.teardown(() => model.close());
-    const prefixes = await Promise.all(["datenorm", "datelong", "intent", "truecase", "e2e"].map((name) => model.adapter(join("prefixes", name))));
+    const prefixes = await Promise.all(
+      ["datenorm", "datelong", "intent", "truecase", "e2e"].map((name) => model.adapter(join("prefixes", name))),
+    );
     await checkMixes(t, model, { mixes: demo, prefixes, maxPrompt: 120, maxNew: 24 });
   });
 
   t.test(`matrices of GPT-2 small's width and vocabulary, ${wide} mix${wide === 1 ? "" : "es"}`, async (t) => {
     const dir = await mkdtemp(join(tmpdir(), "prefixd-wide-"));
-    await randomCheckpoint(dir, { model_type: "gpt2", vocab_size: 50257, n_positions: 256, n_layer: 1, n_head: 12, n_embd: 768, bos_token_id: 50256, eos_token_id: 50256 });
+    await randomCheckpoint(dir, {
+      model_type: "gpt2",
+      vocab_size: 50257,
+      n_positions: 256,
+      n_layer: 1,
+      n_head: 12,
+      n_embd: 768,
+      bos_token_id: 50256,
+      eos_token_id: 50256,
+    });
     const model = await openTestModel(dir, { precision });
     t.teardown(async () => {
       await model.close();
       await rm(dir, { recursive: true });
     });
-    await checkMixes(t, model, { mixes: wide, pool: effort({ short: 24, long: 48 }), prefixes: randomPrefixes(model.runner.shape, 12, 40), maxPrompt: 90, maxNew: 12 });
+    await checkMixes(t, model, {
+      mixes: wide,
+      pool: effort({ short: 24, long: 48 }),
+      prefixes: randomPrefixes(model.runner.shape, 12, 40),
+      maxPrompt: 90,
+      maxNew: 12,
+    });
     await checkCuts(t, model, effort({ short: 15, long: 25 }));
   });
 
@@ -53,7 +100,10 @@ export function isolationSuite(precision: Precision): void {
     const request = engineRequest({ promptIds: Int32Array.of(5, 9, 12), maxNewTokens: 20 });
     const [alone] = await submit(model.engine, request).done;
     const beside = submit(model.engine, request).done;
-    const poisoned = Array.from({ length: 20 }, () => submit(model.engine, engineRequest({ promptIds: Int32Array.of(1, 2), prefix: poison })).done);
+    const poisoned = Array.from(
+      { length: 20 },
+      () => submit(model.engine, engineRequest({ promptIds: Int32Array.of(1, 2), prefix: poison })).done,
+    );
     const outcomes = await Promise.allSettled(poisoned);
     for (const outcome of outcomes) {
       t.equal(outcome.status, "rejected");
@@ -76,12 +126,20 @@ async function checkCuts(t: Test, { runner }: TestModel, rounds: number): Promis
   let [unequal, pieces] = [0, 0];
   for (let round = 0; round < rounds; round++) {
     const prefix = prefixes[below(prefixes.length)]!;
-    const ids = Int32Array.from({ length: 2 + below(Math.min(200, positions - prefix.length - 1)) }, () => below(vocabSize));
-    const feed = async (row: number, limits: () => Partial<PrefillLimits<unknown>>): Promise<{ readonly kv: Float32Array; readonly logits: Float32Array }> => {
+    const ids = Int32Array.from({ length: 2 + below(Math.min(200, positions - prefix.length - 1)) }, () =>
+      below(vocabSize),
+    );
+    const feed = async (
+      row: number,
+      limits: () => Partial<PrefillLimits<unknown>>,
+    ): Promise<{ readonly kv: Float32Array; readonly logits: Float32Array }> => {
       runner.loadPrefix(row, prefix);
       for (let fed = 0; ; ) {
         const prompt = { tenant: "", rows: 1, promptLength: ids.length, fed, passedOver: 0 };
-        const [piece] = planPrefill({ running: 1, slots: 2, prefilling: prompt, queue: [] }, firstFit, { ...tokenLimits(16 + below(200), FREE_QUANTUM), ...limits() });
+        const [piece] = planPrefill({ running: 1, slots: 2, prefilling: prompt, queue: [] }, firstFit, {
+          ...tokenLimits(16 + below(200), FREE_QUANTUM),
+          ...limits(),
+        });
         const { from, to, last } = piece!;
         const output = await runner.prefill(row, prefix.length + from, ids.subarray(from, to));
         pieces++;
@@ -92,9 +150,14 @@ async function checkCuts(t: Test, { runner }: TestModel, rounds: number): Promis
     const one = await feed(0, () => ({}));
     const other = await feed(1, () => ({ least: 1, milliseconds: below(80), cost: (_, from, to) => to - from }));
     // What a row held before is behind the prompt.
-    const live = (kv: Float32Array): Float32Array => kv.filter((_, index) => Math.floor(index / headDim) % positions < prefix.length + ids.length);
+    const live = (kv: Float32Array): Float32Array =>
+      kv.filter((_, index) => Math.floor(index / headDim) % positions < prefix.length + ids.length);
     const [oneLive, otherLive] = [live(one.kv), live(other.kv)];
-    if (!oneLive.every((value, index) => value === otherLive[index]) || !one.logits.every((value, index) => value === other.logits[index])) unequal++;
+    if (
+      !oneLive.every((value, index) => value === otherLive[index]) ||
+      !one.logits.every((value, index) => value === other.logits[index])
+    )
+      unequal++;
   }
   t.ok(pieces > 2.5 * rounds, `${pieces} pieces`);
   t.equal(unequal, 0, "cuts do not show");
@@ -102,10 +165,18 @@ async function checkCuts(t: Test, { runner }: TestModel, rounds: number): Promis
     const length = 1 + below(Math.min(200, positions));
     const ids = Int32Array.from({ length }, () => below(vocabSize));
     const data = Float32Array.from({ length: length * width }, () => random() - 0.5);
-    for (const input of [{ kind: "tokens", ids }, { kind: "embeddings", length, data }] as const) {
+    for (const input of [
+      { kind: "tokens", ids },
+      { kind: "embeddings", length, data },
+    ] as const) {
       const whole = await foldWith(runner, input);
       for (let from = 0, to = 0; from < length; from = to) {
-        to = endOfPiece({ promptLength: length }, from, { ...tokenLimits(16 + below(100), FREE_QUANTUM), least: 1, milliseconds: below(80), cost: (_, start, end) => end - start });
+        to = endOfPiece({ promptLength: length }, from, {
+          ...tokenLimits(16 + below(100), FREE_QUANTUM),
+          least: 1,
+          milliseconds: below(80),
+          cost: (_, start, end) => end - start,
+        });
         await runner.fold(input, from, to);
       }
       const cut = runner.folded(length);
@@ -149,7 +220,8 @@ export async function checkMixes(t: Test, model: TestModel, options: MixOptions)
         const expected = alone[choice]!;
         compared += ids.length;
         if (cancelAfter === Infinity && ids.length !== expected.ids.length) unequal++;
-        if (!ids.every((id, step) => id === expected.ids[step] && logprobs[step] === expected.logprobs[step])) unequal++;
+        if (!ids.every((id, step) => id === expected.ids[step] && logprobs[step] === expected.logprobs[step]))
+          unequal++;
       }
     });
     await Promise.all(running);
@@ -164,9 +236,17 @@ function randomRequest(model: TestModel, options: MixOptions, random: () => numb
   const prefix = random() < 0.85 ? options.prefixes[below(options.prefixes.length)]! : null;
   const maxNewTokens = 1 + below(options.maxNew);
   const room = shape.positions + 1 - maxNewTokens - (prefix?.length ?? 0);
-  const promptIds = Int32Array.from({ length: 1 + below(Math.min(options.maxPrompt, room)) }, () => below(shape.vocabSize));
+  const promptIds = Int32Array.from({ length: 1 + below(Math.min(options.maxPrompt, room)) }, () =>
+    below(shape.vocabSize),
+  );
   const doSample = random() < 0.5;
-  const drawn = { doSample, temperature: 0.5 + random(), topK: random() < 0.5 ? 50 : 0, topP: random() < 0.5 ? 0.9 : 1, typicalP: random() < 0.2 ? 0.8 : 1 };
+  const drawn = {
+    doSample,
+    temperature: 0.5 + random(),
+    topK: random() < 0.5 ? 50 : 0,
+    topP: random() < 0.5 ? 0.9 : 1,
+    typicalP: random() < 0.2 ? 0.8 : 1,
+  };
   const processors = {
     repetitionPenalty: random() < 0.3 ? 1.2 : 1,
     frequencyPenalty: random() < 0.2 ? 0.5 : 0,
@@ -179,7 +259,16 @@ function randomRequest(model: TestModel, options: MixOptions, random: () => numb
   const sampling = { ...GREEDY, ...(random() < 0.5 ? processors : {}), ...(doSample ? drawn : {}) };
   const n = doSample && random() < 0.2 ? 3 : 1;
   // Of several tenants, so that choices which take long are put off.
-  return engineRequest({ tenant: `user-${below(3)}`, promptIds, prefix, maxNewTokens, sampling, n, seed: below(2 ** 32), eosIds: [shape.vocabSize - 1] });
+  return engineRequest({
+    tenant: `user-${below(3)}`,
+    promptIds,
+    prefix,
+    maxNewTokens,
+    sampling,
+    n,
+    seed: below(2 ** 32),
+    eosIds: [shape.vocabSize - 1],
+  });
 }
 
 export function randomPrefixes(shape: ModelShape, count: number, maxLength: number): KvTensor[] {

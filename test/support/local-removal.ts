@@ -25,7 +25,13 @@ export function createLocalRemoval({ users, prefixes, replica }: LocalRemovalPar
       const at = new Date().toISOString();
       return {
         user: id,
-        removed: { prefixes: removed.prefixes + late.prefixes, keys: keys.length + last.keys, bytes: removed.bytes + late.bytes, running: 0, queued: 0 },
+        removed: {
+          prefixes: removed.prefixes + late.prefixes,
+          keys: keys.length + last.keys,
+          bytes: removed.bytes + late.bytes,
+          running: 0,
+          queued: 0,
+        },
         replicas: [{ id: replica, acknowledged_at: at }],
         completed_at: at,
       };

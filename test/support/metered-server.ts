@@ -26,8 +26,15 @@ export class MeteredServer {
   /** With these flags, on a free port. */
   static async start(flags: readonly string[], env: Record<string, string> = {}): Promise<MeteredServer> {
     const [execPath, execArgv] = bareNode("--import=tsx");
-    const child = fork(new URL(import.meta.url).pathname, ["serve", "--port", "0", "--log-level", "silent", "--spin-time", "0", ...flags], { execPath, execArgv: [...execArgv], env: { ...withoutSettings(), ...env } });
-    const [{ url }] = (await Promise.race([once(child, "message"), once(child, "exit").then(([code]) => Promise.reject(new Error(`the server ended with ${code}`)))])) as [Reading];
+    const child = fork(
+      new URL(import.meta.url).pathname,
+      ["serve", "--port", "0", "--log-level", "silent", "--spin-time", "0", ...flags],
+      { execPath, execArgv: [...execArgv], env: { ...withoutSettings(), ...env } },
+    );
+    const [{ url }] = (await Promise.race([
+      once(child, "message"),
+      once(child, "exit").then(([code]) => Promise.reject(new Error(`the server ended with ${code}`))),
+    ])) as [Reading];
     return new MeteredServer(child, url);
   }
 

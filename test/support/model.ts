@@ -5,7 +5,14 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Engine } from "../../src/engine/engine.ts";
 import type { ModelRunner } from "../../src/engine/runner.ts";
-import { DEFAULT_SAMPLING, type EngineRequest, type FinishReason, type RequestHandle, type SamplingParams, type TokenEvent } from "../../src/engine/request.ts";
+import {
+  DEFAULT_SAMPLING,
+  type EngineRequest,
+  type FinishReason,
+  type RequestHandle,
+  type SamplingParams,
+  type TokenEvent,
+} from "../../src/engine/request.ts";
 import type { PrefixdError } from "../../src/errors.ts";
 import { foldLength, type FoldInput, type KvTensor } from "../../src/kv.ts";
 import { openCheckpoint, type Gpt2Config } from "../../src/model/checkpoint.ts";
@@ -21,7 +28,13 @@ import type { GoldenParameters } from "./golden-parameters.ts";
 
 export const GREEDY: SamplingParams = { ...DEFAULT_SAMPLING, topK: 0 };
 
-export const silentObserver: EngineObserver = { step() {}, queued() {}, firstToken() {}, interToken() {}, finished() {} };
+export const silentObserver: EngineObserver = {
+  step() {},
+  queued() {},
+  firstToken() {},
+  interToken() {},
+  finished() {},
+};
 
 export interface TestModel {
   readonly config: Gpt2Config;
@@ -51,15 +64,35 @@ export async function openTestModel(dir: string, options: TestModelOptions = {})
   const { config, shape, fingerprint } = checkpoint;
   const runtime = new Runtime();
   // ORT's threads would spin for as long as a model is open: half of all processor time, and test files run beside each other.
-  const runner = await openRunner(runtime, { modelPath, shape, slots: options.slots ?? 32, threads: 2, spinTime: 0, device, precision, bankBytes: 1 << 20 });
-  const engine = new Engine({ runner, maxQueue: options.maxQueue ?? 10_000, prefillChunk: options.prefillChunk ?? 64, prefillShare: options.prefillShare ?? 0.35, observer: silentObserver });
+  const runner = await openRunner(runtime, {
+    modelPath,
+    shape,
+    slots: options.slots ?? 32,
+    threads: 2,
+    spinTime: 0,
+    device,
+    precision,
+    bankBytes: 1 << 20,
+  });
+  const engine = new Engine({
+    runner,
+    maxQueue: options.maxQueue ?? 10_000,
+    prefillChunk: options.prefillChunk ?? 64,
+    prefillShare: options.prefillShare ?? 0.35,
+    observer: silentObserver,
+  });
   return {
     config,
     runner,
     engine,
     async adapter(folder) {
       const read = (file: string): Uint8Array => readFileSync(join(folder, file));
-      const parsed = parsePeftAdapter(read("adapter_config.json"), read("adapter_model.safetensors"), shape, fingerprint);
+      const parsed = parsePeftAdapter(
+        read("adapter_config.json"),
+        read("adapter_model.safetensors"),
+        shape,
+        fingerprint,
+      );
       return "kv" in parsed ? parsed.kv : engine.fold(parsed.fold, { tenant: "test" });
     },
     async close() {
@@ -91,12 +124,36 @@ let requests = 0;
 
 /** An EngineRequest with defaults: greedy, one choice, no EOS. */
 export function engineRequest(given: Partial<EngineRequest> & Pick<EngineRequest, "promptIds">): EngineRequest {
-  return { id: `test-${requests++}`, tenant: "test", prefix: null, n: 1, beams: null, beamStop: null, scorePrompt: false, maxNewTokens: 16, sampling: GREEDY, seed: 0, topLogprobs: 0, eosIds: [], ...given };
+  return {
+    id: `test-${requests++}`,
+    tenant: "test",
+    prefix: null,
+    n: 1,
+    beams: null,
+    beamStop: null,
+    scorePrompt: false,
+    maxNewTokens: 16,
+    sampling: GREEDY,
+    seed: 0,
+    topLogprobs: 0,
+    eosIds: [],
+    ...given,
+  };
 }
 
 /** Submits a request; `done` holds every choice's result once all have ended. `onToken` sees each token first. */
-export function submit(engine: Engine, request: EngineRequest, onToken?: (event: TokenEvent, handle: () => RequestHandle) => void): { handle: RequestHandle; done: Promise<ChoiceResult[]> } {
-  const choices: ChoiceResult[] = Array.from({ length: request.n }, () => ({ ids: [], logprobs: [], top: [], reason: null, score: null }));
+export function submit(
+  engine: Engine,
+  request: EngineRequest,
+  onToken?: (event: TokenEvent, handle: () => RequestHandle) => void,
+): { handle: RequestHandle; done: Promise<ChoiceResult[]> } {
+  const choices: ChoiceResult[] = Array.from({ length: request.n }, () => ({
+    ids: [],
+    logprobs: [],
+    top: [],
+    reason: null,
+    score: null,
+  }));
   let open = request.n;
   let handle: RequestHandle | undefined;
   const done = new Promise<ChoiceResult[]>((resolve, reject) => {

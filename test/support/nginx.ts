@@ -16,10 +16,20 @@ export async function startNginx(serverPort: number): Promise<{ url: string; sto
   const port = await freePort();
   const shown = /```nginx\n([^`]*)```/.exec(readFileSync(repositoryFile("docs/deployment.md"), "utf8"))![1]!;
   // Both servers of the example are this one; the address and the port are a test's own.
-  const http = shown.replace(/server prefixd-\d:8080;/g, `server 127.0.0.1:${serverPort};`).replace("listen 80;", `listen 127.0.0.1:${port};`);
-  const temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map((name) => `${name}_temp_path ${folder};`).join(" ");
-  writeFileSync(join(folder, "nginx.conf"), `daemon off; pid ${folder}/pid; error_log stderr; events {}\nhttp { access_log off; ${temporary}\n${http} }`);
-  const child = spawn("nginx", ["-p", folder, "-e", "stderr", "-c", join(folder, "nginx.conf")], { env: { ...process.env, PATH: SYSTEM_PATH }, stdio: ["ignore", "ignore", "pipe"] });
+  const http = shown
+    .replace(/server prefixd-\d:8080;/g, `server 127.0.0.1:${serverPort};`)
+    .replace("listen 80;", `listen 127.0.0.1:${port};`);
+  const temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+    .map((name) => `${name}_temp_path ${folder};`)
+    .join(" ");
+  writeFileSync(
+    join(folder, "nginx.conf"),
+    `daemon off; pid ${folder}/pid; error_log stderr; events {}\nhttp { access_log off; ${temporary}\n${http} }`,
+  );
+  const child = spawn("nginx", ["-p", folder, "-e", "stderr", "-c", join(folder, "nginx.conf")], {
+    env: { ...process.env, PATH: SYSTEM_PATH },
+    stdio: ["ignore", "ignore", "pipe"],
+  });
   let said = "";
   child.stderr.setEncoding("utf8").on("data", (text: string) => (said += text));
   const exited = once(child, "exit");

@@ -4,7 +4,17 @@ import type { Test } from "tap";
 import type { KvTensor } from "../../src/kv.ts";
 import { effort } from "./effort.ts";
 import { samplingOf } from "./golden-parameters.ts";
-import { engineRequest, goldenCases, goldenDir, openTestModel, seededRandom, submit, type GoldenCase, type TestModel, type TestModelOptions } from "./model.ts";
+import {
+  engineRequest,
+  goldenCases,
+  goldenDir,
+  openTestModel,
+  seededRandom,
+  submit,
+  type GoldenCase,
+  type TestModel,
+  type TestModelOptions,
+} from "./model.ts";
 
 /** Between the two best scores of every step, or rounding could decide: tools/reference makes no cases that are closer. */
 const LEAST_MARGIN = 0.02;
@@ -48,23 +58,37 @@ export async function checkParityOf(t: Test, model: TestModel, name: string, tim
 
   t.equal(results.length, order.length);
   for (const { item, choice } of results) {
-    t.ok(item.margins.length === item.token_ids.length && Math.min(...item.margins) >= LEAST_MARGIN, `${item.id}: rounding decides nothing`);
+    t.ok(
+      item.margins.length === item.token_ids.length && Math.min(...item.margins) >= LEAST_MARGIN,
+      `${item.id}: rounding decides nothing`,
+    );
     t.same(choice.ids, item.token_ids, `${item.id}: tokens`);
     t.equal(choice.reason, item.finish_reason, `${item.id}: finish reason`);
     const worst = Math.max(...item.token_logprobs.map((expected, step) => Math.abs(expected - choice.logprobs[step]!)));
     t.ok(worst < LOGPROB_TOLERANCE, `${item.id}: logprobs within ${LOGPROB_TOLERANCE} (${worst.toExponential(1)})`);
-    t.same(choice.top[0]!.map(({ id }) => id), item.top_logprobs.map(([id]) => id), `${item.id}: the five likeliest`);
+    t.same(
+      choice.top[0]!.map(({ id }) => id),
+      item.top_logprobs.map(([id]) => id),
+      `${item.id}: the five likeliest`,
+    );
   }
 }
 
 /** The cases' adapters and hard prompts, compiled as at registration. */
-async function compile(model: Awaited<ReturnType<typeof openTestModel>>, name: string, cases: readonly GoldenCase[]): Promise<Map<string, KvTensor>> {
+async function compile(
+  model: Awaited<ReturnType<typeof openTestModel>>,
+  name: string,
+  cases: readonly GoldenCase[],
+): Promise<Map<string, KvTensor>> {
   const prefixes = new Map<string, KvTensor>();
   for (const item of cases) {
     const key = prefixName(item);
     if (key === "" || prefixes.has(key)) continue;
     const hard = item.hard_prompt_ids;
-    const kv = hard === undefined ? await model.adapter(join(goldenDir(name), "adapters", key)) : await model.engine.fold({ kind: "tokens", ids: Int32Array.from(hard) }, { tenant: "test" });
+    const kv =
+      hard === undefined
+        ? await model.adapter(join(goldenDir(name), "adapters", key))
+        : await model.engine.fold({ kind: "tokens", ids: Int32Array.from(hard) }, { tenant: "test" });
     prefixes.set(key, kv);
   }
   return prefixes;

@@ -20,4 +20,7 @@ function isBuilt(): boolean {
  * A program and its arguments that run Node without what the test runner adds to each of its processes, even where it is not in the
  * environment given: it would end on SIGXFSZ, write into a folder of its own, and start in twice the time.
  */
-export const bareNode = (...args: readonly string[]): readonly [program: string, operands: readonly string[]] => ["env", ["-u", "NODE_OPTIONS", process.execPath, ...args]];
+export const bareNode = (...args: readonly string[]): readonly [program: string, operands: readonly string[]] => [
+  "env",
+  ["-u", "NODE_OPTIONS", process.execPath, ...args],
+];

@@ -25,6 +25,9 @@ export function decode(bytes: Uint8Array): Field[] {
   return fields;
 }
 /** Values of all fields of that number, in their order. */
-export const all = (fields: readonly Field[], number: number): Field["value"][] => fields.filter((field) => field.number === number).map(({ value }) => value);
-export const messages = (fields: readonly Field[], number: number): Field[][] => all(fields, number).map((value) => decode(value as Uint8Array));
-export const text = (fields: readonly Field[], number: number): string[] => all(fields, number).map((value) => Buffer.from(value as Uint8Array).toString());
+export const all = (fields: readonly Field[], number: number): Field["value"][] =>
+  fields.filter((field) => field.number === number).map(({ value }) => value);
+export const messages = (fields: readonly Field[], number: number): Field[][] =>
+  all(fields, number).map((value) => decode(value as Uint8Array));
+export const text = (fields: readonly Field[], number: number): string[] =>
+  all(fields, number).map((value) => Buffer.from(value as Uint8Array).toString());

@@ -1,7 +1,14 @@
 /** What the engine tells about one request, and whether it keeps to the listener's contract. */
 import { setImmediate as turn } from "node:timers/promises";
 import type { Engine, EngineStats } from "../../src/engine/engine.ts";
-import type { EngineRequest, FinishReason, PromptToken, RequestHandle, RequestListener, TokenEvent } from "../../src/engine/request.ts";
+import type {
+  EngineRequest,
+  FinishReason,
+  PromptToken,
+  RequestHandle,
+  RequestListener,
+  TokenEvent,
+} from "../../src/engine/request.ts";
 import type { PrefixdError } from "../../src/errors.ts";
 import type { EngineObserver, SequenceOutcome, StepPhase } from "../../src/observability/engine-observer.ts";
 

@@ -57,7 +57,11 @@ export async function startRedisWith(env: Readonly<Record<string, string>>, ...a
     signal: (signal) => void child?.kill(signal),
     start: async ({ empty = false, args: more = [] } = {}) => {
       if (empty) for (const file of readdirSync(dir)) rmSync(join(dir, file), { recursive: true });
-      child = spawn("redis-server", ["--port", String(port), "--bind", "127.0.0.1", "--dir", dir, "--save", "", ...args, ...more], { stdio: "ignore", env: { ...process.env, ...env } });
+      child = spawn(
+        "redis-server",
+        ["--port", String(port), "--bind", "127.0.0.1", "--dir", dir, "--save", "", ...args, ...more],
+        { stdio: "ignore", env: { ...process.env, ...env } },
+      );
       for (let attempt = 0; attempt < 100; attempt++) {
         if ((await command("PING").catch(() => null)) === "PONG") return;
         await sleep(50);
@@ -77,7 +81,16 @@ export async function startRedisWith(env: Readonly<Record<string, string>>, ...a
 export async function startRedisCluster(): Promise<{ url: string; stop(): Promise<void> }> {
   const nodes: TestRedis[] = [];
   for (let i = 0; i < 2; i++) {
-    nodes.push(await startRedis("--cluster-enabled", "yes", "--cluster-port", String(await freePort()), "--cluster-require-full-coverage", "yes"));
+    nodes.push(
+      await startRedis(
+        "--cluster-enabled",
+        "yes",
+        "--cluster-port",
+        String(await freePort()),
+        "--cluster-require-full-coverage",
+        "yes",
+      ),
+    );
   }
   const [a, b] = nodes as [TestRedis, TestRedis];
   await a.command("CLUSTER", "ADDSLOTSRANGE", "0", "8191");

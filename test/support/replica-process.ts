@@ -5,7 +5,14 @@ import { bareNode } from "./program.ts";
 export type ReplicaCall =
   | { readonly op: "create" | "remove" | "holds"; readonly user: string }
   | { readonly op: "put"; readonly user: string; readonly name: string; readonly seed: number; readonly length: number }
-  | { readonly op: "run"; readonly id: number; readonly user: string; readonly name: string; readonly prompt: readonly number[]; readonly max: number }
+  | {
+      readonly op: "run";
+      readonly id: number;
+      readonly user: string;
+      readonly name: string;
+      readonly prompt: readonly number[];
+      readonly max: number;
+    }
   | { readonly op: "removePrefix"; readonly user: string; readonly name: string }
   | { readonly op: "dirtyRows" | "mayServe" | "id" };
 
@@ -28,7 +35,10 @@ export class ReplicaProcess {
 
   constructor(url: string, leaseMs = 10_000) {
     const [execPath, execArgv] = bareNode("--import=tsx");
-    this.child = fork(new URL("./replica.ts", import.meta.url).pathname, [url, String(leaseMs)], { execPath, execArgv: [...execArgv] });
+    this.child = fork(new URL("./replica.ts", import.meta.url).pathname, [url, String(leaseMs)], {
+      execPath,
+      execArgv: [...execArgv],
+    });
     this.ready = new Promise((resolve, reject) => this.#pending.set(0, { resolve, reject }));
     this.child.on("message", (reply: Reply) => {
       const call = this.#pending.get(reply.id);

@@ -33,18 +33,40 @@ const replica: { bus?: ReplicaBus } = {};
 const mayEmit = (): boolean => replica.bus?.mayServe() ?? false;
 const engine = new Engine({ runner: model.runner, maxQueue: 50, prefillChunk: 16, observer: silentObserver, mayEmit });
 const folding = new FoldingService({ engine });
-const registry = createPrefixRegistry({ store, cache, shape, baseFingerprint: BASE, fold: (...args) => folding.fold(...args), tryPrefix: (...args) => folding.tryPrefix(...args) });
+const registry = createPrefixRegistry({
+  store,
+  cache,
+  shape,
+  baseFingerprint: BASE,
+  fold: (...args) => folding.fold(...args),
+  tryPrefix: (...args) => folding.tryPrefix(...args),
+});
 const metrics = { request: () => undefined };
-const generation = new GenerationService({ engine, prefixes: registry, tokenizer: new FakeTokenizer(), positions: shape.positions, eosIds: [], allowBaseModel: false, metrics, mayEmit });
+const generation = new GenerationService({
+  engine,
+  prefixes: registry,
+  tokenizer: new FakeTokenizer(),
+  positions: shape.positions,
+  eosIds: [],
+  allowBaseModel: false,
+  metrics,
+  mayEmit,
+});
 const parts = { generation, folding, prefixCache: cache, engine };
-const bus = await openRedisReplicaBus({ url, leaseMs: Number(leaseMs), handler: createReplicaHandler(parts), onLapse: () => dropEverything(parts, lostTouch()) });
+const bus = await openRedisReplicaBus({
+  url,
+  leaseMs: Number(leaseMs),
+  handler: createReplicaHandler(parts),
+  onLapse: () => dropEverything(parts, lostTouch()),
+});
 replica.bus = bus;
 
 /** Just enough of a user store: a set of ids. */
 const users: Pick<UserStore, "getUser" | "listKeys" | "deleteKey" | "deleteUser"> = {
   listKeys: async () => [],
   deleteKey: async () => false,
-  getUser: async (id): Promise<User | null> => ((await redis.sismember("test:users", id)) === 1 ? ({ id } as User) : null),
+  getUser: async (id): Promise<User | null> =>
+    (await redis.sismember("test:users", id)) === 1 ? ({ id } as User) : null,
   deleteUser: async (id): Promise<RemovedUser> => {
     if ((await redis.srem("test:users", id)) === 0) throw new PrefixdError("user_not_found", "none");
     return { keys: 1, usageRows: 0 };
@@ -58,14 +80,30 @@ const now = (): number => Number(process.hrtime.bigint() / 1000n);
 
 async function generate(call: Extract<ReplicaCall, { op: "run" }>): Promise<unknown> {
   const request: ValidGenerateRequest = {
-    id: `run-${call.id}`, user: call.user, prefix: { user: call.user, name: call.name }, prompts: [Int32Array.from(call.prompt)], n: 1, bestOf: null, beams: null, echo: false, ...exactly(call.max),
-    sampling: GREEDY, seed: 0, logprobs: 0, stop: [], stopTokenIds: [], ignoreEos: true,
+    id: `run-${call.id}`,
+    user: call.user,
+    prefix: { user: call.user, name: call.name },
+    prompts: [Int32Array.from(call.prompt)],
+    n: 1,
+    bestOf: null,
+    beams: null,
+    echo: false,
+    ...exactly(call.max),
+    sampling: GREEDY,
+    seed: 0,
+    logprobs: 0,
+    stop: [],
+    stopTokenIds: [],
+    ignoreEos: true,
   };
   const out = { ids: [] as number[], logprobs: [] as (number | null)[], lastAt: 0, end: "" };
   return new Promise((resolve) => {
     const finish = (end: string): void => resolve({ ...out, end });
     const listener = {
-      onStep(deltas: readonly { tokenIds: number[]; logprobs: { token: (number | null)[] }; finishReason: string | null }[], end: unknown): void {
+      onStep(
+        deltas: readonly { tokenIds: number[]; logprobs: { token: (number | null)[] }; finishReason: string | null }[],
+        end: unknown,
+      ): void {
         // As the HTTP side does right before a write. The time is taken before: a process may be stopped after any instruction, and
         // what it was allowed to write then counts from when it asked.
         const at = now();
@@ -79,7 +117,9 @@ async function generate(call: Extract<ReplicaCall, { op: "run" }>): Promise<unkn
       },
       onError: (error: PrefixdError): void => finish(error.code),
     };
-    generation.start(request, listener, new AbortController().signal).catch((error: unknown) => finish(error instanceof PrefixdError ? error.code : String(error)));
+    generation
+      .start(request, listener, new AbortController().signal)
+      .catch((error: unknown) => finish(error instanceof PrefixdError ? error.code : String(error)));
   });
 }
 
@@ -105,7 +145,9 @@ async function answer(call: ReplicaCall): Promise<unknown> {
     }
     case "dirtyRows": {
       await engine.wipeFreed();
-      return Array.from({ length: SLOTS + 1 }, (_, row) => row).filter((row) => model.runner.readRow(row).data.some((value) => value !== 0)).length;
+      return Array.from({ length: SLOTS + 1 }, (_, row) => row).filter((row) =>
+        model.runner.readRow(row).data.some((value) => value !== 0),
+      ).length;
     }
     case "mayServe":
       return bus.mayServe();
@@ -116,7 +158,10 @@ async function answer(call: ReplicaCall): Promise<unknown> {
 
 process.on("message", (call: ReplicaCall & { id: number }) => {
   const send = (reply: object): void => void process.send?.({ id: call.id, ...reply });
-  answer(call).then((value) => send({ value }), (error: unknown) => send({ failure: error instanceof PrefixdError ? error.code : String(error) }));
+  answer(call).then(
+    (value) => send({ value }),
+    (error: unknown) => send({ failure: error instanceof PrefixdError ? error.code : String(error) }),
+  );
 });
 process.on("disconnect", () => process.exit(0));
 process.send?.({ id: 0, value: "ready" });

@@ -40,33 +40,66 @@ export const REQUIREMENTS = {
   "redis-server": { what: "redis-server", get: apt("redis-server"), found: () => runs("redis-server", "--version") },
   haproxy: { what: "haproxy", get: apt("haproxy"), found: () => runs("haproxy", "-v") },
   nginx: { what: "nginx", get: apt("nginx-light"), found: () => runs("nginx", "-v") },
-  curl: { what: "bash and curl", get: apt("curl"), found: () => runs("bash", "--version") && runs("curl", "--version") },
+  curl: {
+    what: "bash and curl",
+    get: apt("curl"),
+    found: () => runs("bash", "--version") && runs("curl", "--version"),
+  },
   chromium: { what: BROWSER, get: apt("chromium"), found: () => existsSync(BROWSER) },
   swiftshader: {
     what: `SwiftShader in ${SWIFTSHADER}`,
     get: apt("chromium"),
-    found: () => ["libvulkan.so.1", "libvk_swiftshader.so", "vk_swiftshader_icd.json"].every((file) => existsSync(join(SWIFTSHADER, file))),
+    found: () =>
+      ["libvulkan.so.1", "libvk_swiftshader.so", "vk_swiftshader_icd.json"].every((file) =>
+        existsSync(join(SWIFTSHADER, file)),
+      ),
   },
   "qemu-user": { what: "qemu-x86_64", get: apt("qemu-user"), found: () => runs("qemu-x86_64", "--version") },
-  cc: { what: "a C compiler on Linux", get: apt("gcc libc6-dev"), found: () => process.platform === "linux" && runs("cc", "--version"), mayLackInCi: "that no script of the replicas asks for the time is tested there" },
-  "systemd-analyze": { what: "systemd-analyze", get: apt("systemd"), found: () => runs("systemd-analyze", "--version"), mayLackInCi: "containers have no systemd" },
-  prlimit: { what: "prlimit, which may limit a process's files", get: apt("util-linux"), found: () => runs("prlimit", "--pid", String(process.pid), "--fsize=unlimited:") },
+  cc: {
+    what: "a C compiler on Linux",
+    get: apt("gcc libc6-dev"),
+    found: () => process.platform === "linux" && runs("cc", "--version"),
+    mayLackInCi: "that no script of the replicas asks for the time is tested there",
+  },
+  "systemd-analyze": {
+    what: "systemd-analyze",
+    get: apt("systemd"),
+    found: () => runs("systemd-analyze", "--version"),
+    mayLackInCi: "containers have no systemd",
+  },
+  prlimit: {
+    what: "prlimit, which may limit a process's files",
+    get: apt("util-linux"),
+    found: () => runs("prlimit", "--pid", String(process.pid), "--fsize=unlimited:"),
+  },
   mount: { what: "leave to mount a tmpfs", get: "run as root, in a container with CAP_SYS_ADMIN", found: canMount },
   "open-checkout": {
     what: "that, of root's, other users may read the checkout and Node",
     get: "chmod o+rx the folders above them, or run as another user",
     found: () => process.getuid?.() !== 0 || runsAsNobody(),
   },
-  "thread-time": { what: "Linux or Node 23.9, which tell the processor time of a thread", get: "run on Linux", found: () => process.platform === "linux" || "threadCpuUsage" in process },
+  "thread-time": {
+    what: "Linux or Node 23.9, which tell the processor time of a thread",
+    get: "run on Linux",
+    found: () => process.platform === "linux" || "threadCpuUsage" in process,
+  },
   linux: { what: "Linux", get: "run on Linux", found: () => process.platform === "linux" },
-  "socket-filter": { what: "Linux, and leave to attach a filter to a socket", get: "run as root, or where no sandbox refuses it", found: canFilter },
+  "socket-filter": {
+    what: "Linux, and leave to attach a filter to a socket",
+    get: "run as root, or where no sandbox refuses it",
+    found: canFilter,
+  },
   "linux-x64": {
     what: "Linux on x64",
     get: "run on Linux on x64",
     found: () => process.platform === "linux" && process.arch === "x64",
     mayLackInCi: "ONNX Runtime has CUDA for x64 only; everything else runs on arm64, too",
   },
-  "no-cuda": { what: "a machine without CUDA, to see what is said of it", get: "run without ONNXRUNTIME_NODE_INSTALL=cuda12, or without an NVIDIA driver", found: () => examineCuda(defaultLibraryPath()).missing.length > 0 },
+  "no-cuda": {
+    what: "a machine without CUDA, to see what is said of it",
+    get: "run without ONNXRUNTIME_NODE_INSTALL=cuda12, or without an NVIDIA driver",
+    found: () => examineCuda(defaultLibraryPath()).missing.length > 0,
+  },
   "no-cuda-provider": {
     what: "an ONNX Runtime without its CUDA provider",
     get: "npm ci without ONNXRUNTIME_NODE_INSTALL=cuda12",
@@ -78,7 +111,12 @@ export const REQUIREMENTS = {
     found: () => Object.values(networkInterfaces()).some((all) => all?.some(({ address }) => address === "::1")),
     mayLackInCi: "containers often have no IPv6",
   },
-  "huge-pages": { what: "Linux 6.1 or later with transparent huge pages", get: `echo madvise > ${HUGE_PAGES}`, found: hasHugePages, mayLackInCi: HOST_KERNEL },
+  "huge-pages": {
+    what: "Linux 6.1 or later with transparent huge pages",
+    get: `echo madvise > ${HUGE_PAGES}`,
+    found: hasHugePages,
+    mayLackInCi: HOST_KERNEL,
+  },
   "huge-pages-on-request": {
     what: "memory that lies in huge pages only where asked for",
     get: `echo madvise > ${HUGE_PAGES}`,
@@ -92,7 +130,11 @@ export const REQUIREMENTS = {
     found: () => true,
     mayLackInCi: "what is exact on a processor without VNNI is tested there",
   },
-  "fuzz-runs": { what: "as many random cases as by default", get: "FUZZ_RUNS=10000 or more", found: () => Number(process.env["FUZZ_RUNS"] ?? Infinity) >= 10_000 },
+  "fuzz-runs": {
+    what: "as many random cases as by default",
+    get: "FUZZ_RUNS=10000 or more",
+    found: () => Number(process.env["FUZZ_RUNS"] ?? Infinity) >= 10_000,
+  },
 } satisfies Record<string, Requirement>;
 
 export type RequirementName = keyof typeof REQUIREMENTS;
@@ -128,7 +170,9 @@ export function skipFileWithout(t: Test, ...names: RequirementName[]): void {
 
 function withheld(): string[] {
   const names = (process.env["PREFIXD_TEST_WITHOUT"] ?? "").split(",").filter((name) => name !== "");
-  for (const name of names) if (!Object.hasOwn(REQUIREMENTS, name)) throw new Error(`PREFIXD_TEST_WITHOUT: ${name} is none of ${Object.keys(REQUIREMENTS).join(", ")}`);
+  for (const name of names)
+    if (!Object.hasOwn(REQUIREMENTS, name))
+      throw new Error(`PREFIXD_TEST_WITHOUT: ${name} is none of ${Object.keys(REQUIREMENTS).join(", ")}`);
   return names;
 }
 
@@ -163,7 +207,10 @@ function runsAsNobody(): boolean {
 /** Where MADV_COLLAPSE, of Linux 6.1, has something to give. */
 function hasHugePages(): boolean {
   try {
-    const [major, minor] = readFileSync("/proc/sys/kernel/osrelease", "utf8").split(".").map(Number) as [number, number];
+    const [major, minor] = readFileSync("/proc/sys/kernel/osrelease", "utf8").split(".").map(Number) as [
+      number,
+      number,
+    ];
     return (major > 6 || (major === 6 && minor >= 1)) && !readFileSync(HUGE_PAGES, "utf8").includes("[never]");
   } catch {
     return false;

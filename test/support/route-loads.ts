@@ -35,21 +35,72 @@ export async function fillStore(dir: string): Promise<void> {
 /** `positions` is the model's n_positions, `folder` a PEFT adapter that fits it. */
 export function routeLoads(positions: number, folder: string): RouteLoad[] {
   const ids = Array.from({ length: positions - 40 }, (_, i) => 100 + (i % 1000));
-  const words = Array.from({ length: 256 }, (_, i) => (i % 2 === 0 ? `word ${i} ${"a".repeat(110)}` : Array.from({ length: 64 }, (_, j) => 100 + ((i * j) % 3000))));
+  const words = Array.from({ length: 256 }, (_, i) =>
+    i % 2 === 0 ? `word ${i} ${"a".repeat(110)}` : Array.from({ length: 64 }, (_, j) => 100 + ((i * j) % 3000)),
+  );
   const everything = {
-    do_sample: true, repetition_penalty: 1.2, presence_penalty: 0.5, frequency_penalty: 0.5, no_repeat_ngram_size: 2, bad_words: words, typical_p: 0.9, top_p: 0.9, top_k: 0, eta_cutoff: 1e-3,
-    logit_bias: Object.fromEntries(Array.from({ length: 512 }, (_, i) => [i, 1])), sequence_bias: Array.from({ length: 512 }, (_, i) => [Array.from({ length: 64 }, (_, j) => 600 + ((i + j) % 3000)), 1]),
-    suppress_tokens: Array.from({ length: 1024 }, (_, i) => 1000 + i), stop: Array.from({ length: 16 }, (_, i) => `${"ab".repeat(127)}${i}`.slice(-256)), min_new_tokens: 4,
+    do_sample: true,
+    repetition_penalty: 1.2,
+    presence_penalty: 0.5,
+    frequency_penalty: 0.5,
+    no_repeat_ngram_size: 2,
+    bad_words: words,
+    typical_p: 0.9,
+    top_p: 0.9,
+    top_k: 0,
+    eta_cutoff: 1e-3,
+    logit_bias: Object.fromEntries(Array.from({ length: 512 }, (_, i) => [i, 1])),
+    sequence_bias: Array.from({ length: 512 }, (_, i) => [
+      Array.from({ length: 64 }, (_, j) => 600 + ((i + j) % 3000)),
+      1,
+    ]),
+    suppress_tokens: Array.from({ length: 1024 }, (_, i) => 1000 + i),
+    stop: Array.from({ length: 16 }, (_, i) => `${"ab".repeat(127)}${i}`.slice(-256)),
+    min_new_tokens: 4,
   };
   const prompts = Array.from({ length: 64 }, () => ids);
-  const echo = { prompts: prompts.slice(0, 16), n: 4, do_sample: true, echo: true, logprobs: 20, max_new_tokens: 2, return_token_ids: true };
+  const echo = {
+    prompts: prompts.slice(0, 16),
+    n: 4,
+    do_sample: true,
+    echo: true,
+    logprobs: 20,
+    max_new_tokens: 2,
+    return_token_ids: true,
+  };
   const generate: readonly (readonly [what: string, body: object])[] = [
     ["a short prompt", { prompt: "once upon a time", max_new_tokens: 16 }],
     ["a stream", { prompt: "once upon a time", max_new_tokens: 16, stream: true, logprobs: 5 }],
     ["64 long prompts", { prompts, max_new_tokens: 1 }],
-    ["64 prompts of n 8 with every processor", { prompts: prompts.map((some) => some.slice(0, 50)), n: 8, max_new_tokens: 4, ...everything }],
-    ["a beam search with everything", { prompt: ids.slice(0, 100), num_beams: 8, n: 8, logprobs: 20, echo: true, max_new_tokens: 16, no_repeat_ngram_size: 2, bad_words: words }],
-    ["best_of with logprobs", { prompts: prompts.slice(0, 4), best_of: 8, n: 8, do_sample: true, logprobs: 20, max_new_tokens: 16, return_token_ids: true }],
+    [
+      "64 prompts of n 8 with every processor",
+      { prompts: prompts.map((some) => some.slice(0, 50)), n: 8, max_new_tokens: 4, ...everything },
+    ],
+    [
+      "a beam search with everything",
+      {
+        prompt: ids.slice(0, 100),
+        num_beams: 8,
+        n: 8,
+        logprobs: 20,
+        echo: true,
+        max_new_tokens: 16,
+        no_repeat_ngram_size: 2,
+        bad_words: words,
+      },
+    ],
+    [
+      "best_of with logprobs",
+      {
+        prompts: prompts.slice(0, 4),
+        best_of: 8,
+        n: 8,
+        do_sample: true,
+        logprobs: 20,
+        max_new_tokens: 16,
+        return_token_ids: true,
+      },
+    ],
     ["a long echo with logprobs", echo],
     ["a long echo with logprobs, streamed", { ...echo, stream: true }],
     ["an answer that would be too large", { ...echo, prompts, n: 8, max_new_tokens: 40 }],
@@ -57,15 +108,27 @@ export function routeLoads(positions: number, folder: string): RouteLoad[] {
   // All of them are tried in test/http/worst-bodies.test.ts.
   const slow = ["a list of -1", 'a list of ""', 'a text of "the"', "an object beside half a character"];
   // Where two routes take the same body, the first one's are enough.
-  const routes = ROUTES_WITH_BODY.filter(({ body }, i) => ROUTES_WITH_BODY.findIndex((other) => JSON.stringify(other.body) === JSON.stringify(body)) === i);
+  const routes = ROUTES_WITH_BODY.filter(
+    ({ body }, i) => ROUTES_WITH_BODY.findIndex((other) => JSON.stringify(other.body) === JSON.stringify(body)) === i,
+  );
   const all = routes.flatMap((route) =>
-    [...worstBodies(route, MIB - 1024)].filter(([name]) => slow.some((one) => name.endsWith(one)) && /^(a body|prompts?|text|token_ids|shared_with) /.test(name)).map(([what, body]): RouteLoad => {
-      const path = route.path.replace("{id}", "mine").replace("{user}", "ann");
-      return { route: `${route.method} ${route.path}`, what: `1 MiB, ${what}`, path, body, refused: true };
-    }),
+    [...worstBodies(route, MIB - 1024)]
+      .filter(
+        ([name]) =>
+          slow.some((one) => name.endsWith(one)) && /^(a body|prompts?|text|token_ids|shared_with) /.test(name),
+      )
+      .map(([what, body]): RouteLoad => {
+        const path = route.path.replace("{id}", "mine").replace("{user}", "ann");
+        return { route: `${route.method} ${route.path}`, what: `1 MiB, ${what}`, path, body, refused: true };
+      }),
   );
   const bodies = all.filter((_, index) => index % effort({ short: 3, long: 1 }) === 0);
-  const json = (route: string, what: string, path: string, body: object): RouteLoad => ({ route, what, path, body: JSON.stringify(body) });
+  const json = (route: string, what: string, path: string, body: object): RouteLoad => ({
+    route,
+    what,
+    path,
+    body: JSON.stringify(body),
+  });
   const get = (path: string, what = "", actual = path): RouteLoad => ({ route: `GET ${path}`, what, path: actual });
   return [
     json("POST /admin/users", "", "/admin/users", { id: "ann" }),
@@ -74,15 +137,29 @@ export function routeLoads(positions: number, folder: string): RouteLoad[] {
     { route: "PUT /prefixes/{id}", what: "an adapter", path: "/prefixes/mine", body: () => adapterForm(folder) },
     json("PUT /prefixes/{id}", "a long hard prompt", "/prefixes/hard", { token_ids: ids }),
     json("PATCH /prefixes/{id}", "", "/prefixes/mine", { visibility: "private", shared_with: ["ann"] }),
-    ...generate.flatMap(([what, body]) => [{ ...json("POST /generate", what, "/generate", body), refused: what.startsWith("an answer that") }, ...(what.startsWith("a s") ? [json("POST /prefixes/{id}/generate", what, "/prefixes/mine/generate", body)] : [])]),
+    ...generate.flatMap(([what, body]) => [
+      { ...json("POST /generate", what, "/generate", body), refused: what.startsWith("an answer that") },
+      ...(what.startsWith("a s") ? [json("POST /prefixes/{id}/generate", what, "/prefixes/mine/generate", body)] : []),
+    ]),
     ...bodies,
     get("/prefixes", "1000, of which 100 are shared with 1000 users each", "/prefixes?limit=1000"),
     get("/prefixes/{id}", "", "/prefixes/shared-0"),
     get("/prefixes/{id}/adapter", "", "/prefixes/mine/adapter"),
     get("/prefixes/{id}/adapter/{file}", "", "/prefixes/mine/adapter/adapter_model.safetensors"),
-    get("/admin/users", "", "/admin/users?limit=1000"), get("/admin/users/{user}", "", "/admin/users/ann"), get("/usage"),
-    get("/model"), get("/model/embeddings"), get("/health/live"), get("/health/ready"), get("/metrics"),
-    { route: "DELETE /admin/users/{user}/keys/{key}", what: "", path: "/admin/users/ann/keys/0123456789abcdef", refused: true },
+    get("/admin/users", "", "/admin/users?limit=1000"),
+    get("/admin/users/{user}", "", "/admin/users/ann"),
+    get("/usage"),
+    get("/model"),
+    get("/model/embeddings"),
+    get("/health/live"),
+    get("/health/ready"),
+    get("/metrics"),
+    {
+      route: "DELETE /admin/users/{user}/keys/{key}",
+      what: "",
+      path: "/admin/users/ann/keys/0123456789abcdef",
+      refused: true,
+    },
     { route: "DELETE /prefixes/{id}", what: "", path: "/prefixes/mine" },
     { route: "DELETE /admin/users/{user}", what: "", path: "/admin/users/ann" },
   ];
@@ -91,8 +168,15 @@ export function routeLoads(positions: number, folder: string): RouteLoad[] {
 /** Sends it and reads the answer to its end; answers the status. */
 export async function send(url: string, { route, path, body }: RouteLoad): Promise<number> {
   const method = route.slice(0, route.indexOf(" "));
-  const headers = { authorization: `Bearer ${LOAD_ADMIN_KEY}`, ...(typeof body === "string" ? { "content-type": "application/json" } : {}) };
-  const response = await fetch(url + path, { method, headers, ...(body === undefined ? {} : { body: typeof body === "string" ? body : body() }) });
+  const headers = {
+    authorization: `Bearer ${LOAD_ADMIN_KEY}`,
+    ...(typeof body === "string" ? { "content-type": "application/json" } : {}),
+  };
+  const response = await fetch(url + path, {
+    method,
+    headers,
+    ...(body === undefined ? {} : { body: typeof body === "string" ? body : body() }),
+  });
   await response.arrayBuffer();
   return response.status;
 }

@@ -5,7 +5,10 @@ export interface TensorFixture {
   readonly data: Uint8Array;
 }
 
-export function safetensors(tensors: Readonly<Record<string, TensorFixture>>, metadata?: Readonly<Record<string, string>>): Uint8Array {
+export function safetensors(
+  tensors: Readonly<Record<string, TensorFixture>>,
+  metadata?: Readonly<Record<string, string>>,
+): Uint8Array {
   let at = 0;
   const header: Record<string, unknown> = metadata === undefined ? {} : { __metadata__: metadata };
   for (const [name, { dtype, shape, data }] of Object.entries(tensors)) {
@@ -16,7 +19,11 @@ export function safetensors(tensors: Readonly<Record<string, TensorFixture>>, me
 }
 
 /** Any header at all, with its true length unless `claimed` says otherwise. */
-export function rawSafetensors(header: string | Uint8Array, data: Uint8Array = new Uint8Array(0), claimed?: bigint): Uint8Array {
+export function rawSafetensors(
+  header: string | Uint8Array,
+  data: Uint8Array = new Uint8Array(0),
+  claimed?: bigint,
+): Uint8Array {
   const text = Buffer.from(header as string);
   const length = Buffer.alloc(8);
   length.writeBigUInt64LE(claimed ?? BigInt(text.length));

@@ -18,7 +18,11 @@ export interface Answer {
     readonly finish_reason: string;
   }[];
   readonly prefix: { readonly id: string; readonly digest: string } | null;
-  readonly usage: { readonly prefix_tokens: number; readonly prompt_tokens: number; readonly completion_tokens: number };
+  readonly usage: {
+    readonly prefix_tokens: number;
+    readonly prompt_tokens: number;
+    readonly completion_tokens: number;
+  };
   readonly code?: string;
 }
 
@@ -49,9 +53,16 @@ export interface RunAs {
 }
 
 /** Runs `prefixd`; answers the process and what it has written. */
-export function runCli(args: readonly string[], env: Record<string, string> = {}, { openFiles, ...runAs }: RunAs = {}): { child: ChildProcess; exited: Promise<number | string>; stderr: () => string; stdout: () => string } {
+export function runCli(
+  args: readonly string[],
+  env: Record<string, string> = {},
+  { openFiles, ...runAs }: RunAs = {},
+): { child: ChildProcess; exited: Promise<number | string>; stderr: () => string; stdout: () => string } {
   const [unset, node] = bareNode(...programArguments(), ...args);
-  const [program, ...operands] = openFiles === undefined ? [unset, ...node] : ["sh", "-c", `ulimit -n ${openFiles} && exec "$@"`, "sh", unset, ...node];
+  const [program, ...operands] =
+    openFiles === undefined
+      ? [unset, ...node]
+      : ["sh", "-c", `ulimit -n ${openFiles} && exec "$@"`, "sh", unset, ...node];
   const child = spawn(program, operands, {
     cwd: ROOT,
     env: { ...withoutSettings(), ...env },
@@ -66,10 +77,18 @@ export function runCli(args: readonly string[], env: Record<string, string> = {}
 }
 
 /** Starts `prefixd serve` on a free port, or on the one of `--port`, and waits until it listens. Rejects with what it printed if it ends before. */
-export async function startServerProcess(args: readonly string[], env: Record<string, string> = {}, runAs: RunAs = {}): Promise<TestServer> {
+export async function startServerProcess(
+  args: readonly string[],
+  env: Record<string, string> = {},
+  runAs: RunAs = {},
+): Promise<TestServer> {
   // Other tests want the same cores.
   const settings = { PREFIXD_SPIN_TIME: "0", ...env };
-  const { child, exited, stderr } = runCli(["serve", ...(args.includes("--port") ? [] : ["--port", "0"]), ...args], settings, runAs);
+  const { child, exited, stderr } = runCli(
+    ["serve", ...(args.includes("--port") ? [] : ["--port", "0"]), ...args],
+    settings,
+    runAs,
+  );
   const log: Record<string, unknown>[] = [];
   const url = await new Promise<string>((resolve, reject) => {
     createInterface({ input: child.stdout! }).on("line", (line) => {
@@ -86,7 +105,12 @@ export async function startServerProcess(args: readonly string[], env: Record<st
     exited,
     signal: (signal) => void child.kill(signal),
     async json(path, body, init = {}) {
-      const response = await fetch(url + path, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body), ...init });
+      const response = await fetch(url + path, {
+        method: "POST",
+        headers: { "content-type": "application/json" },
+        body: JSON.stringify(body),
+        ...init,
+      });
       return { status: response.status, body: (await response.json()) as Answer };
     },
     async metric(name) {
@@ -99,11 +123,14 @@ export async function startServerProcess(args: readonly string[], env: Record<st
 /** PEFT's two files of a folder as a form. */
 export function adapterForm(dir: string): FormData {
   const form = new FormData();
-  for (const file of ["adapter_config.json", "adapter_model.safetensors"]) form.append(file, new Blob([readFileSync(join(dir, file))]), file);
+  for (const file of ["adapter_config.json", "adapter_model.safetensors"])
+    form.append(file, new Blob([readFileSync(join(dir, file))]), file);
   return form;
 }
 
 /** The environment without a developer's own settings of prefixd. */
 export function withoutSettings(): NodeJS.ProcessEnv {
-  return Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith("PREFIXD_") && name !== "npm_lifecycle_event"));
+  return Object.fromEntries(
+    Object.entries(process.env).filter(([name]) => !name.startsWith("PREFIXD_") && name !== "npm_lifecycle_event"),
+  );
 }

@@ -1,5 +1,11 @@
 /** The scheduler on a clock of steps, without a model: what the engine does with a plan, and nothing else. */
-import { EQUAL_SHARES, OUTPUT_PRICE, PROMPT_PRICE, fairShare, type TenantShares } from "../../src/engine/scheduling/fair-share.ts";
+import {
+  EQUAL_SHARES,
+  OUTPUT_PRICE,
+  PROMPT_PRICE,
+  fairShare,
+  type TenantShares,
+} from "../../src/engine/scheduling/fair-share.ts";
 import { heldRows } from "../../src/engine/scheduling/admission.ts";
 import { planPrefill, tokenLimits, type QueuePolicy, type Schedulable } from "../../src/engine/scheduling/plan.ts";
 import { ServiceCounters } from "../../src/engine/scheduling/counters.ts";
@@ -42,7 +48,18 @@ export class Simulation {
   }
 
   submit(tenant: string, promptLength: number, generate: number, n = 1): Job {
-    const job: Job = { tenant, promptLength, generate, rows: n, fed: 0, passedOver: 0, arrived: this.now, first: null, ended: null, left: n };
+    const job: Job = {
+      tenant,
+      promptLength,
+      generate,
+      rows: n,
+      fed: 0,
+      passedOver: 0,
+      arrived: this.now,
+      first: null,
+      ended: null,
+      left: n,
+    };
     this.counters.arrive(tenant, this.queue);
     this.queue.push(job);
     this.jobs.push(job);
@@ -73,7 +90,10 @@ export class Simulation {
   }
 
   running(): Map<string, number> {
-    return heldRows(this.rows.map(({ job }) => job.tenant), this.#prefilling === null ? [] : [this.#prefilling]);
+    return heldRows(
+      this.rows.map(({ job }) => job.tenant),
+      this.#prefilling === null ? [] : [this.#prefilling],
+    );
   }
 
   step(): void {
@@ -81,7 +101,11 @@ export class Simulation {
     this.counters.sweep(this.queue, running);
     const policy = this.#policy ?? fairShare({ counters: this.counters.all, running, shares: this.shares });
     const state = { running: this.rows.length, slots: this.slots, prefilling: this.#prefilling, queue: this.queue };
-    for (const { request, from, to, last, passedOver } of planPrefill<Job>(state, policy, tokenLimits(this.chunkTokens, this.chunkTokens))) {
+    for (const { request, from, to, last, passedOver } of planPrefill<Job>(
+      state,
+      policy,
+      tokenLimits(this.chunkTokens, this.chunkTokens),
+    )) {
       if (from === 0) {
         for (const passed of passedOver) passed.passedOver++;
         this.queue.splice(this.queue.indexOf(request), 1);

@@ -16,7 +16,9 @@ export const NOTHING_ASSERTED = "asserts nothing";
 /** `folder` has a file `<test file>.tap` for each test file that ran, as of tap's --output-dir. */
 export function skipsIn(folder: string): Skip[] {
   const files = readdirSync(folder, { recursive: true, encoding: "utf8" }).filter((name) => name.endsWith(".tap"));
-  return files.sort().flatMap((file) => skipsOf(file.slice(0, -".tap".length), readFileSync(join(folder, file), "utf8")));
+  return files
+    .sort()
+    .flatMap((file) => skipsOf(file.slice(0, -".tap".length), readFileSync(join(folder, file), "utf8")));
 }
 
 /** Skipped tests and assertions of one file's TAP, those that are still to do, and tests without an assertion. */
@@ -36,7 +38,8 @@ function skipsWithin(parent: string, log: EventLog): Skip[] {
     const test = `${parent} > ${name.replace(/\\(.)/g, "$1")}`;
     if (skip !== false) skips.push({ test, reason: skip === true ? "no reason given" : skip });
     else if (todo !== false) skips.push({ test, reason: todo === true ? "to do" : `to do: ${todo}` });
-    else if (subtest !== null) skips.push(...(isEmpty(subtest) ? [{ test, reason: NOTHING_ASSERTED }] : skipsWithin(test, subtest)));
+    else if (subtest !== null)
+      skips.push(...(isEmpty(subtest) ? [{ test, reason: NOTHING_ASSERTED }] : skipsWithin(test, subtest)));
     subtest = null;
   }
   return skips;
@@ -52,13 +55,18 @@ function reasonOfPlan(log: EventLog): string | undefined {
 /** By reason; a test that lacks two things is listed under each. */
 export function byReason(skips: readonly Skip[]): Map<string, string[]> {
   const tests = new Map<string, string[]>();
-  for (const { test, reason } of skips) for (const part of partsOf(reason)) tests.set(part, [...(tests.get(part) ?? []), test]);
+  for (const { test, reason } of skips)
+    for (const part of partsOf(reason)) tests.set(part, [...(tests.get(part) ?? []), test]);
   return tests;
 }
 
 /** Those that CI must not skip: what they lack is not on the list of what it may lack, or is nothing that is known. */
 export function unlisted(skips: readonly Skip[]): Skip[] {
-  const allowed = new Set((Object.keys(REQUIREMENTS) as RequirementName[]).filter((name) => (REQUIREMENTS[name] as Requirement).mayLackInCi !== undefined).map(reasonFor));
+  const allowed = new Set(
+    (Object.keys(REQUIREMENTS) as RequirementName[])
+      .filter((name) => (REQUIREMENTS[name] as Requirement).mayLackInCi !== undefined)
+      .map(reasonFor),
+  );
   return skips.filter(({ reason }) => !partsOf(reason).every((part) => allowed.has(part)));
 }
 

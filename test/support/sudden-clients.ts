@@ -36,7 +36,8 @@ export interface SuddenClients {
 export async function suddenClients(port: number, count: number): Promise<SuddenClients> {
   const flags = new Int32Array(new SharedArrayBuffer(8));
   const worker = new Worker(CLIENTS, { eval: true, workerData: { port, count, flags, patienceMs: PATIENCE_MS } });
-  const next = (): Promise<unknown> => new Promise((resolve, reject) => void worker.once("message", resolve).once("error", reject));
+  const next = (): Promise<unknown> =>
+    new Promise((resolve, reject) => void worker.once("message", resolve).once("error", reject));
   await next();
   const ends = next() as Promise<readonly string[]>;
   return {

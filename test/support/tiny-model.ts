@@ -26,7 +26,8 @@ export function addModel(dir: string): string {
 export function slowModel(dir: string, size: number, times: number): string {
   return writeModel(dir, "slow", (graph) => {
     graph.input("x", DataType.float, [size, size]);
-    for (let i = 0; i < times; i++) graph.node("MatMul", [i === 0 ? "x" : `y${i - 1}`, "x"], [i === times - 1 ? "y" : `y${i}`]);
+    for (let i = 0; i < times; i++)
+      graph.node("MatMul", [i === 0 ? "x" : `y${i - 1}`, "x"], [i === times - 1 ? "y" : `y${i}`]);
     graph.output("y", DataType.float, [size, size]);
   });
 }

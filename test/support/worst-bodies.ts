@@ -23,7 +23,12 @@ interface Route {
 }
 
 interface Document {
-  readonly paths: Readonly<Record<string, Readonly<Record<string, { requestBody?: { content: Readonly<Record<string, { schema: Schema }>> } }>>>>;
+  readonly paths: Readonly<
+    Record<
+      string,
+      Readonly<Record<string, { requestBody?: { content: Readonly<Record<string, { schema: Schema }>> } }>>
+    >
+  >;
   readonly components: { readonly schemas: Readonly<Record<string, Schema>> };
 }
 
@@ -38,9 +43,35 @@ export const ROUTES_WITH_BODY: readonly Route[] = Object.entries(DOCUMENT.paths)
 );
 
 /** Items of a long list: what could be right, what could not, and what is slow to parse. */
-const ITEMS = ["4095", "1.5", "1e999", "-1.7976931348623157e308", '"a"', '"u1"', "true", "[0]", '{"a":0}', '"\\ud83d\\ude00"', '[[0],1]'];
+const ITEMS = [
+  "4095",
+  "1.5",
+  "1e999",
+  "-1.7976931348623157e308",
+  '"a"',
+  '"u1"',
+  "true",
+  "[0]",
+  '{"a":0}',
+  '"\\ud83d\\ude00"',
+  "[[0],1]",
+];
 const FEW_ITEMS = ["0", "-1", '""', "null", "[]", "{}"];
-const TEXTS = [" ", "1234567890", "a1!", "once upon a time ", "\u00e9", "\u00c3\u00c2", "a b", "\u0300", "\\n", "\\u00e9", '\\"', "\\\\", "\ud83d\udc68\u200d\ud83d\udc69\u200d"];
+const TEXTS = [
+  " ",
+  "1234567890",
+  "a1!",
+  "once upon a time ",
+  "\u00e9",
+  "\u00c3\u00c2",
+  "a b",
+  "\u0300",
+  "\\n",
+  "\\u00e9",
+  '\\"',
+  "\\\\",
+  "\ud83d\udc68\u200d\ud83d\udc69\u200d",
+];
 const FEW_TEXTS = ["a", "the"];
 
 /** Bodies of up to `bytes` bytes, each with what it is. */
@@ -50,21 +81,30 @@ export function* worstBodies({ body }: Route, bytes: number): Generator<readonly
   const seen = new Set<string>();
   for (const [path, schema] of fields(body)) {
     // Fields of one kind are checked alike.
-    const kind = JSON.stringify(schema, (key, value: unknown) => (["description", "default", "examples", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"].includes(key) ? undefined : value));
+    const kind = JSON.stringify(schema, (key, value: unknown) =>
+      ["description", "default", "examples", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"].includes(key)
+        ? undefined
+        : value,
+    );
     if (seen.has(kind)) continue;
     seen.add(kind);
     for (const [name, value] of values(schema, bytes - 200)) {
       const field = path.reduceRight((inner, key) => `{${JSON.stringify(key)}:${inner}}`, value).slice(1, -1);
-      yield [`${path.join(".")} that is ${name}`, `{${[...others.filter(([key]) => key !== path[0]).map(([key, other]) => `${JSON.stringify(key)}:${other}`), field].join()}}`];
+      yield [
+        `${path.join(".")} that is ${name}`,
+        `{${[...others.filter(([key]) => key !== path[0]).map(([key, other]) => `${JSON.stringify(key)}:${other}`), field].join()}}`,
+      ];
     }
   }
   // Beside a mistake, so that it is looked for.
-  for (const name of ["prompt", "token_ids"].filter((name) => body.properties?.[name] !== undefined)) yield [`${name} and a field that there is not`, `{"nothing":0,"${name}":${list("1", bytes - 100)}}`];
+  for (const name of ["prompt", "token_ids"].filter((name) => body.properties?.[name] !== undefined))
+    yield [`${name} and a field that there is not`, `{"nothing":0,"${name}":${list("1", bytes - 100)}}`];
 }
 
 /** `schema`: of a field, which are many; undefined: of the whole body. */
 function* values(schema: Schema | undefined, bytes: number): Generator<readonly [name: string, json: string]> {
-  for (const item of [...FEW_ITEMS, ...(schema === undefined ? ITEMS : validItems(schema))]) yield [`a list of ${item.slice(0, 30)}`, list(item, bytes)];
+  for (const item of [...FEW_ITEMS, ...(schema === undefined ? ITEMS : validItems(schema))])
+    yield [`a list of ${item.slice(0, 30)}`, list(item, bytes)];
   for (const item of ["0", "-1", '"a"']) {
     yield [`64 lists of ${item}`, list(list(item, bytes / 64 - 1), bytes)];
     yield [`a list of an empty one and a long one of ${item}`, `[[],${list(item, bytes - 5)}]`];
@@ -80,7 +120,13 @@ function* values(schema: Schema | undefined, bytes: number): Generator<readonly 
   if (schema !== undefined) return;
   yield ["an object with many keys", `{${manyKeys(bytes, "0")}}`];
   yield ["an object with many keys of lists", `{${manyKeys(bytes, "[]")}}`];
-  yield ["a list of objects with different keys", `[${manyKeys(0.75 * bytes, "0").split(",").map((pair) => `{${pair}}`).join()}]`];
+  yield [
+    "a list of objects with different keys",
+    `[${manyKeys(0.75 * bytes, "0")
+      .split(",")
+      .map((pair) => `{${pair}}`)
+      .join()}]`,
+  ];
   yield ["deep lists", "[".repeat(bytes / 2) + "]".repeat(bytes / 2)];
   yield ["deep objects", '{"a":'.repeat(bytes / 6) + "0" + "}".repeat(bytes / 6)];
   yield ["a long number", repeated("7", bytes)];
@@ -95,7 +141,9 @@ const isText = (schema: Schema): boolean => isOf(schema, "string") || (schema.an
 
 /** Items that a list of the schema may have, if it may be one. */
 function validItems(schema: Schema): string[] {
-  return (schema.anyOf ?? [schema]).filter((one) => isOf(one, "array") && !Array.isArray(one.items)).map(({ items }) => example(items as Schema));
+  return (schema.anyOf ?? [schema])
+    .filter((one) => isOf(one, "array") && !Array.isArray(one.items))
+    .map(({ items }) => example(items as Schema));
 }
 
 function example(schema: Schema): string {
@@ -103,12 +151,20 @@ function example(schema: Schema): string {
   const [value] = schema.enum ?? [];
   if (value !== undefined) return JSON.stringify(value);
   if (anyOf !== undefined) return example(anyOf[0]!);
-  if (isOf(schema, "array")) return `[${Array.isArray(items) ? items.map((item: Schema) => example(item)).join() : example(items as Schema)}]`;
-  return isOf(schema, "integer") || isOf(schema, "number") ? String(minimum + 1) : isOf(schema, "boolean") ? "true" : '"a"';
+  if (isOf(schema, "array"))
+    return `[${Array.isArray(items) ? items.map((item: Schema) => example(item)).join() : example(items as Schema)}]`;
+  return isOf(schema, "integer") || isOf(schema, "number")
+    ? String(minimum + 1)
+    : isOf(schema, "boolean")
+      ? "true"
+      : '"a"';
 }
 
 /** All fields of a body with what they may be, those of objects within it included. */
-function* fields(schema: Schema, path: readonly string[] = []): Generator<readonly [path: readonly string[], schema: Schema]> {
+function* fields(
+  schema: Schema,
+  path: readonly string[] = [],
+): Generator<readonly [path: readonly string[], schema: Schema]> {
   for (const [name, stored] of Object.entries(schema.properties ?? {})) {
     const field = resolved(stored);
     yield [[...path, name], field];
@@ -121,11 +177,15 @@ function requiredFields({ required = [], properties = {} }: Schema): (readonly [
 }
 
 function resolved(schema: Schema): Schema {
-  return schema.$ref === undefined ? schema : resolved(DOCUMENT.components.schemas[schema.$ref.slice(schema.$ref.lastIndexOf("/") + 1)]!);
+  return schema.$ref === undefined
+    ? schema
+    : resolved(DOCUMENT.components.schemas[schema.$ref.slice(schema.$ref.lastIndexOf("/") + 1)]!);
 }
 
-const list = (item: string, bytes: number): string => `[${repeated(`${item},`, bytes - 2 - Buffer.byteLength(item))}${item}]`;
-const repeated = (text: string, bytes: number): string => text.repeat(Math.max(1, Math.floor(bytes / Buffer.byteLength(text))));
+const list = (item: string, bytes: number): string =>
+  `[${repeated(`${item},`, bytes - 2 - Buffer.byteLength(item))}${item}]`;
+const repeated = (text: string, bytes: number): string =>
+  text.repeat(Math.max(1, Math.floor(bytes / Buffer.byteLength(text))));
 
 function manyKeys(bytes: number, value: string): string {
   const pairs: string[] = [];

@@ -12,10 +12,31 @@ import { randomNumbers } from "./support.ts";
 const DEMO = "models/demo";
 const tokenizer = await loadTokenizer(DEMO, 4096);
 const { json } = await readTokenizerFiles(DEMO);
-type Library = new (json: object, config: object) => { encode(text: string, options: { add_special_tokens: boolean }): { ids: number[] }; pre_tokenizer(text: string): string[]; model: { bpe(word: string): string[]; bpe_ranks: ReadonlyMap<string, number> } };
+type Library = new (
+  json: object,
+  config: object,
+) => {
+  encode(text: string, options: { add_special_tokens: boolean }): { ids: number[] };
+  pre_tokenizer(text: string): string[];
+  model: { bpe(word: string): string[]; bpe_ranks: ReadonlyMap<string, number> };
+};
 const library = new (HuggingFaceTokenizer as unknown as Library)(json, {});
 
-const ALPHABETS = ["ab", "the", " a", "a1!' ", "'sl re'", "don't ", "\u00c3\u00c2", "e\u0301 ", "\u{1f600} x", "\u0085\ufeff\u00a0 a\n\t", "0123 456", "caf\u00e9\u4e2d\u6587 .,", "once upon a time "].map((text) => Array.from(text));
+const ALPHABETS = [
+  "ab",
+  "the",
+  " a",
+  "a1!' ",
+  "'sl re'",
+  "don't ",
+  "\u00c3\u00c2",
+  "e\u0301 ",
+  "\u{1f600} x",
+  "\u0085\ufeff\u00a0 a\n\t",
+  "0123 456",
+  "caf\u00e9\u4e2d\u6587 .,",
+  "once upon a time ",
+].map((text) => Array.from(text));
 
 t.test("pieces split into the words of the whole, and steps give its ids", (t) => {
   const random = randomNumbers(23);
@@ -32,7 +53,8 @@ t.test("pieces split into the words of the whole, and steps give its ids", (t) =
     cuts += pieces.length - 1;
     if (pieces.join("") !== text) t.fail(`${round}: pieces`);
     const [whole, inPieces] = [library.pre_tokenizer(text), pieces.flatMap((piece) => library.pre_tokenizer(piece))];
-    if (whole.length !== inPieces.length || whole.some((word, i) => word !== inPieces[i])) t.fail(`words of ${JSON.stringify(text.slice(0, 300))}`);
+    if (whole.length !== inPieces.length || whole.some((word, i) => word !== inPieces[i]))
+      t.fail(`words of ${JSON.stringify(text.slice(0, 300))}`);
     if (round % 10 === 0) t.same([...tokenizer.encode(text)], library.encode(text, { add_special_tokens: false }).ids);
   }
   t.ok(cuts > 5000, `${cuts} cuts`);
@@ -41,7 +63,8 @@ t.test("pieces split into the words of the whole, and steps give its ids", (t) =
 
 t.test("a long word is merged as a short one is", (t) => {
   const random = randomNumbers(29);
-  const rankOf = (left: string, right: string): number | undefined => library.model.bpe_ranks.get(JSON.stringify([left, right]));
+  const rankOf = (left: string, right: string): number | undefined =>
+    library.model.bpe_ranks.get(JSON.stringify([left, right]));
   const merge = (word: string): string[] => {
     const steps = mergeWord(word, rankOf);
     for (;;) {
@@ -51,7 +74,10 @@ t.test("a long word is merged as a short one is", (t) => {
   };
   for (let round = 0; round < 400; round++) {
     const alphabet = ALPHABETS[round % ALPHABETS.length]!.filter((letter) => /[a-z]/.test(letter)).concat("e", "t");
-    const word = Array.from({ length: Math.floor(random() * (round % 20 === 0 ? 3000 : 60)) }, () => alphabet[Math.floor(random() * alphabet.length)]).join("");
+    const word = Array.from(
+      { length: Math.floor(random() * (round % 20 === 0 ? 3000 : 60)) },
+      () => alphabet[Math.floor(random() * alphabet.length)],
+    ).join("");
     t.same(merge(word), library.model.bpe(word));
   }
   const text = "the".repeat(STRETCH);
@@ -59,30 +85,37 @@ t.test("a long word is merged as a short one is", (t) => {
   t.end();
 });
 
-t.test("each step says how many ids there will be at least, and takes no longer in a longer text", { skip: lacking("thread-time") }, async (t) => {
-  for (const text of ["the", "a1!", " a", "\u00c3\u00c2", "once upon a time ", " ", "\u{1f600} "]) {
-    const long = text.repeat(Math.floor(131_072 / Buffer.byteLength(text)));
-    let steps = 0;
-    let ids: Int32Array = new Int32Array();
-    let bounds: number[] = [];
-    const run = (): number => {
-      const generator = tokenizer.encodeInSteps(long);
-      [steps, bounds] = [0, []];
-      for (let longest = 0; ; steps++) {
-        const before = threadTime();
-        const { done, value } = generator.next();
-        longest = Math.max(longest, threadTime() - before);
-        if (done === true) {
-          ids = value;
-          return longest;
+t.test(
+  "each step says how many ids there will be at least, and takes no longer in a longer text",
+  { skip: lacking("thread-time") },
+  async (t) => {
+    for (const text of ["the", "a1!", " a", "\u00c3\u00c2", "once upon a time ", " ", "\u{1f600} "]) {
+      const long = text.repeat(Math.floor(131_072 / Buffer.byteLength(text)));
+      let steps = 0;
+      let ids: Int32Array = new Int32Array();
+      let bounds: number[] = [];
+      const run = (): number => {
+        const generator = tokenizer.encodeInSteps(long);
+        [steps, bounds] = [0, []];
+        for (let longest = 0; ; steps++) {
+          const before = threadTime();
+          const { done, value } = generator.next();
+          longest = Math.max(longest, threadTime() - before);
+          if (done === true) {
+            ids = value;
+            return longest;
+          }
+          bounds.push(value);
         }
-        bounds.push(value);
-      }
-    };
-    run();
-    let share = Infinity;
-    for (let attempt = 0; attempt < 3 && share > 1; attempt++) share = Math.min(share, run() / turnBudget());
-    t.ok(share <= 1, `${JSON.stringify(text)}: the longest of ${steps} steps took ${(100 * share).toFixed(0)} % of the budget`);
-    t.ok(steps > 20 && bounds.every((bound) => bound <= ids.length));
-  }
-});
+      };
+      run();
+      let share = Infinity;
+      for (let attempt = 0; attempt < 3 && share > 1; attempt++) share = Math.min(share, run() / turnBudget());
+      t.ok(
+        share <= 1,
+        `${JSON.stringify(text)}: the longest of ${steps} steps took ${(100 * share).toFixed(0)} % of the budget`,
+      );
+      t.ok(steps > 20 && bounds.every((bound) => bound <= ids.length));
+    }
+  },
+);

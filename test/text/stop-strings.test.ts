@@ -38,7 +38,10 @@ function oracle(stops: readonly string[], text: string): { text: string; end: nu
 t.test("agrees with brute force for any text, stop strings and division into tokens", async (t) => {
   const random = randomNumbers(3);
   const word = (letters: string, longest: number): string =>
-    Array.from({ length: Math.floor(random() * (longest + 1)) }, () => letters[Math.floor(random() * letters.length)]).join("");
+    Array.from(
+      { length: Math.floor(random() * (longest + 1)) },
+      () => letters[Math.floor(random() * letters.length)],
+    ).join("");
   for (let round = 0; round < 20_000; round++) {
     const letters = round % 3 === 0 ? "ab" : "abc";
     const text = word(letters, 40);
@@ -52,7 +55,10 @@ t.test("agrees with brute force for any text, stop strings and division into tok
     const expected = oracle(stops, text);
     const actual = run(stops, pieces);
     const fed = pieces.slice(0, actual.stoppedAt + 1).reduce((sum, piece) => sum + piece.length, 0);
-    const inToken = actual.stoppedAt === -1 ? expected.end === -1 : expected.end <= fed && expected.end > fed - (pieces[actual.stoppedAt]?.length ?? 0);
+    const inToken =
+      actual.stoppedAt === -1
+        ? expected.end === -1
+        : expected.end <= fed && expected.end > fed - (pieces[actual.stoppedAt]?.length ?? 0);
     // Held back is exactly what could still become a stop string: the longest end of the text that begins one.
     let seen = "";
     let emitted = "";
@@ -60,11 +66,18 @@ t.test("agrees with brute force for any text, stop strings and division into tok
       seen += Buffer.from(piece).toString("latin1");
       emitted += actual.pieces[i] ?? "";
       const held = seen.slice(emitted.length);
-      const longest = Math.max(0, ...stops.flatMap((stop) => Array.from(stop, (_, n) => n).filter((n) => seen.endsWith(stop.slice(0, n)))));
+      const longest = Math.max(
+        0,
+        ...stops.flatMap((stop) => Array.from(stop, (_, n) => n).filter((n) => seen.endsWith(stop.slice(0, n)))),
+      );
       return seen.startsWith(emitted) && held.length === longest;
     });
     if (actual.pieces.join("") !== expected.text || !inToken || !tight) {
-      t.same(actual, expected, JSON.stringify({ text, stops, pieces: pieces.map((piece) => Buffer.from(piece).toString()) }));
+      t.same(
+        actual,
+        expected,
+        JSON.stringify({ text, stops, pieces: pieces.map((piece) => Buffer.from(piece).toString()) }),
+      );
       return;
     }
   }
@@ -76,7 +89,11 @@ t.test("nothing of a stop string is let out", async (t) => {
   t.same(run(["\n\nUser:"], pieces), { pieces: ["ab", "c", "", "", ""], stoppedAt: 4 });
   t.same(run(["\n\nUser!"], pieces), { pieces: ["ab", "c", "", "", "\n\nUser:", " x", ""], stoppedAt: -1 });
   t.same(run(["b", "abc"], [encode("xabcx")]), { pieces: ["xa"], stoppedAt: 0 }, "the first to be complete");
-  t.same(run(["bc", "abc"], [encode("xabcx")]), { pieces: ["x"], stoppedAt: 0 }, "the longest of those that end together");
+  t.same(
+    run(["bc", "abc"], [encode("xabcx")]),
+    { pieces: ["x"], stoppedAt: 0 },
+    "the longest of those that end together",
+  );
   t.same(run([""], [encode("x")]), { pieces: ["x", ""], stoppedAt: -1 });
   t.same(run(["aab"], ["a", "a", "a", "b"].map(encode)), { pieces: ["", "", "a", ""], stoppedAt: 3 });
   const matcher = new StopMatcher(new Stops(["b"]));
@@ -163,7 +180,8 @@ t.test("with the demo tokenizer: any ids, any stop taken from their text", async
     }
     text += stream.end();
     const before = tokenizer.decode(ids.slice(0, used - 1));
-    if (text !== whole.slice(0, whole.indexOf(stop)) || before.includes(stop)) t.fail(JSON.stringify({ ids, stop, text }));
+    if (text !== whole.slice(0, whole.indexOf(stop)) || before.includes(stop))
+      t.fail(JSON.stringify({ ids, stop, text }));
   }
   t.ok(tried > 1000, `${tried} stop strings`);
 });
@@ -180,7 +198,8 @@ t.test("ends where transformers' StopStringCriteria does, but for the prompt", a
   for (const { token_ids, prompt_ids, stop, stops_after } of cases) {
     const stream = new TextStream(tokenizer, new Stops(stop));
     const index = token_ids.findIndex((id) => stream.push(id).stopped);
-    const seen = (ids: readonly number[]): string => Buffer.concat(ids.map((id) => seenByStops(tokenizer, id))).toString();
+    const seen = (ids: readonly number[]): string =>
+      Buffer.concat(ids.map((id) => seenByStops(tokenizer, id))).toString();
     const generated = seen(token_ids);
     const inGenerated = stop.some((text) => generated.includes(text));
     // transformers also matches over prompt and generated text.
@@ -211,7 +230,11 @@ t.test("what forks of a sequence share stops each of them where a matcher of its
         else next.push({ progress: after, ids: [...ids, id] });
       }
     }
-    branches = next.map((branch) => ({ branch, key: random() })).sort((a, b) => a.key - b.key).slice(0, 60).map(({ branch }) => branch);
+    branches = next
+      .map((branch) => ({ branch, key: random() }))
+      .sort((a, b) => a.key - b.key)
+      .slice(0, 60)
+      .map(({ branch }) => branch);
   }
   t.ok(stopped > 500, `${stopped} sequences stopped`);
 });

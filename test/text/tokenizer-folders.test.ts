@@ -22,21 +22,31 @@ interface Golden {
 
 const ROWS = 4104;
 const golden = JSON.parse(await readFile("test/golden/tokenizer-folders.json", "utf8")) as Golden;
-const digest = (ids: Iterable<number>): string => createHash("sha256").update([...ids].join()).digest("hex").slice(0, 6);
+const digest = (ids: Iterable<number>): string =>
+  createHash("sha256")
+    .update([...ids].join())
+    .digest("hex")
+    .slice(0, 6);
 
 for (const { name, eos, tokens, prompts, ids, digests, ...spec } of golden.folders) {
   t.test(`as transformers: ${name}`, async (t) => {
     const tokenizer = await loadTokenizer(await makeTokenizerFolder(t.testdir(), spec), ROWS);
     // GPT-2's own is taken where transformers has none.
     t.equal(tokenizer.eosId, eos ?? 4095);
-    t.same(Object.keys(tokens).map((id) => tokenizer.decode([Number(id)])), Object.values(tokens), "which tokens are special");
+    t.same(
+      Object.keys(tokens).map((id) => tokenizer.decode([Number(id)])),
+      Object.values(tokens),
+      "which tokens are special",
+    );
     for (const [i, text] of golden.examples.entries()) {
       t.same([...tokenizer.encode(text, true)], prompts[i], `prompt ${i}`);
       t.same([...tokenizer.encode(text)], ids[i], `text ${i}`);
     }
     const wrong = golden.texts.filter((text, i) => digest(tokenizer.encode(text)) !== digests.slice(6 * i, 6 * i + 6));
     t.same(wrong, [], "random texts");
-    const short = golden.texts.filter((text) => Buffer.byteLength(text) > tokenizer.encode(text).length * tokenizer.longestToken);
+    const short = golden.texts.filter(
+      (text) => Buffer.byteLength(text) > tokenizer.encode(text).length * tokenizer.longestToken,
+    );
     t.same(short, [], "the bound by the longest token");
   });
 }

@@ -15,7 +15,10 @@ export interface FolderSpec {
 }
 
 /** Writes it into `dir`, which is there and empty. */
-export async function makeTokenizerFolder(dir: string, { layout, files = {}, patch = [], drop = [] }: FolderSpec): Promise<string> {
+export async function makeTokenizerFolder(
+  dir: string,
+  { layout, files = {}, patch = [], drop = [] }: FolderSpec,
+): Promise<string> {
   if (layout === "new") {
     const document = JSON.parse(await readFile("models/demo/tokenizer.json", "utf8")) as Json;
     for (const [path, value] of patch) {

@@ -7,7 +7,14 @@ import { NO_LIMITS, type User } from "../../src/users/types.ts";
 const user = (id: string, weight: number): User => ({ id, weight, limits: NO_LIMITS, createdAt: "", updatedAt: "" });
 
 /** A store that counts how often it is asked, and that can go away. */
-function fakeStore(): { users: Map<string, User>; asked: number; away: boolean; change: (id: string) => void; getUser: (id: string) => Promise<User | null>; onChange: (listener: (id: string) => void) => () => void } {
+function fakeStore(): {
+  users: Map<string, User>;
+  asked: number;
+  away: boolean;
+  change: (id: string) => void;
+  getUser: (id: string) => Promise<User | null>;
+  onChange: (listener: (id: string) => void) => () => void;
+} {
   let listener: (id: string) => void = () => {};
   const store = {
     users: new Map<string, User>(),

@@ -37,7 +37,11 @@ t.test("in Redis", { skip: lacking("redis-server") }, async (t) => {
     return connection;
   };
   let namespaces = 0;
-  tokenBucketsContract(t, async () => ({ buckets: new RedisTokenBuckets(await connect(), `test-${namespaces++}`), slack: 20, sleep: (ms) => sleep(ms) }));
+  tokenBucketsContract(t, async () => ({
+    buckets: new RedisTokenBuckets(await connect(), `test-${namespaces++}`),
+    slack: 20,
+    sleep: (ms) => sleep(ms),
+  }));
 
   t.test("replicas share a user's bucket; it expires when it has drained", async (t) => {
     const [a, b] = [new RedisTokenBuckets(await connect()), new RedisTokenBuckets(await connect())];
@@ -72,8 +76,16 @@ t.test("a user's rate: the limit is asked anew, the answer says when to come bac
   const rate = new UserTokenRate(new MemoryTokenBuckets(() => now), () => limit);
   await rate.admit("ann", 100);
   rate.charge("ann", 549);
-  const error = await rate.admit("ann", 1).then(() => null, (thrown: PrefixdError) => thrown);
-  t.match(error, { code: "token_rate_exceeded", status: 429, retryAfter: 5, limit: { name: "tokens", quota: 600, remaining: 0, resetSeconds: 5, windowSeconds: 60 } });
+  const error = await rate.admit("ann", 1).then(
+    () => null,
+    (thrown: PrefixdError) => thrown,
+  );
+  t.match(error, {
+    code: "token_rate_exceeded",
+    status: 429,
+    retryAfter: 5,
+    limit: { name: "tokens", quota: 600, remaining: 0, resetSeconds: 5, windowSeconds: 60 },
+  });
   now += 4_800;
   await t.rejects(rate.admit("ann", 1), { code: "token_rate_exceeded" });
   now += 200;

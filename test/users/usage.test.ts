@@ -21,7 +21,14 @@ class Sink {
     if (this.fails(rows)) throw new Error("injected");
     this.batches.push(rows.length);
     for (const row of rows) {
-      for (const field of ["requests", "prefixTokens", "promptTokens", "completionTokens", "queueSeconds", "runSeconds"] as const) {
+      for (const field of [
+        "requests",
+        "prefixTokens",
+        "promptTokens",
+        "completionTokens",
+        "queueSeconds",
+        "runSeconds",
+      ] as const) {
         const key = `${row.user} ${row.prefix} ${row.day} ${field}`;
         this.totals.set(key, (this.totals.get(key) ?? 0) + row[field]);
       }
@@ -29,9 +36,21 @@ class Sink {
   }
 }
 
-const use = (given: Partial<RequestUsage> = {}): RequestUsage => ({ user: "ann", prefix: "poem", prefixTokens: 10, promptTokens: 3, completionTokens: 5, queueSeconds: 0.25, runSeconds: 0.5, ...given });
+const use = (given: Partial<RequestUsage> = {}): RequestUsage => ({
+  user: "ann",
+  prefix: "poem",
+  prefixTokens: 10,
+  promptTokens: 3,
+  completionTokens: 5,
+  queueSeconds: 0.25,
+  runSeconds: 0.5,
+  ...given,
+});
 
-function make(t: { teardown(fn: () => void): unknown }, given: Partial<UsageRecorderOptions> = {}): { sink: Sink; recorder: UsageRecorder } {
+function make(
+  t: { teardown(fn: () => void): unknown },
+  given: Partial<UsageRecorderOptions> = {},
+): { sink: Sink; recorder: UsageRecorder } {
   const sink = new Sink();
   const recorder = new UsageRecorder({ sink, flushMs: 5, ...given });
   t.teardown(() => recorder.close(0));
@@ -82,8 +101,12 @@ t.test("exact whatever fails and whenever it is flushed", async (t) => {
     }
     t.equal(await recorder.close(5000), 0);
     const day = new Date().toISOString().slice(0, 10);
-    for (const [key, tokens] of wanted) if (sink.totals.get(`${key} ${day} completionTokens`) !== tokens) t.fail(`seed ${seed}: ${key}`);
-    t.equal([...sink.totals].filter(([key]) => key.endsWith("requests")).reduce((sum, [, count]) => sum + count, 0), 3000);
+    for (const [key, tokens] of wanted)
+      if (sink.totals.get(`${key} ${day} completionTokens`) !== tokens) t.fail(`seed ${seed}: ${key}`);
+    t.equal(
+      [...sink.totals].filter(([key]) => key.endsWith("requests")).reduce((sum, [, count]) => sum + count, 0),
+      3000,
+    );
     t.notOk(sink.overlapped, "one call at a time");
   }
 });
@@ -122,7 +145,10 @@ t.test("memory is bounded: beyond that, users stay exact and prefixes are put to
   sink.fails = () => false;
   await recorder.close();
   const requests = [...sink.totals].filter(([key]) => key.endsWith("requests"));
-  t.equal(requests.reduce((sum, [, count]) => sum + count, 0), 1000);
+  t.equal(
+    requests.reduce((sum, [, count]) => sum + count, 0),
+    1000,
+  );
   t.equal(requests.filter(([key]) => key.includes(" * ")).length, 3);
 });
 
@@ -138,5 +164,8 @@ t.test("a removed user is forgotten, also by a write that was under way", async 
   t.equal(recorder.pending, 1);
   sink.fails = () => false;
   await recorder.flush();
-  t.same([...sink.totals.keys()].filter((key) => key.startsWith("gone")), []);
+  t.same(
+    [...sink.totals.keys()].filter((key) => key.startsWith("gone")),
+    [],
+  );
 });

@@ -19,7 +19,10 @@ export function advanceBeams(
   const { parents, ids } = search.step(output, sequences.slice(0, search.width).map(outputRow));
   if (search.done) return tellResults(request, search);
   // A search that has fewer beams for a while keeps its rows: those left over double its best beam, and nobody looks at what they give.
-  const { rows, copies } = planForks(sequences.map((_, row) => parents[row] ?? parents[0]!), sequences.length);
+  const { rows, copies } = planForks(
+    sequences.map((_, row) => parents[row] ?? parents[0]!),
+    sequences.length,
+  );
   for (const { from, to } of copies) copyRow(sequences[from]!, sequences[to]!);
   request.sequences = rows.map((row) => sequences[row]!);
   for (const [beam, sequence] of request.sequences.entries()) sequence.lastId = ids[beam] ?? ids[0]!;

@@ -22,7 +22,13 @@ interface Tokens {
  * ones by ascending id.
  * @throws PrefixdError model_failed if a row's logits are not numbers
  */
-export function drawContinuations(beams: readonly OpenBeam[], count: number, params: SamplingParams, keep: number, uniform: (index: number) => number): Continuation[] {
+export function drawContinuations(
+  beams: readonly OpenBeam[],
+  count: number,
+  params: SamplingParams,
+  keep: number,
+  uniform: (index: number) => number,
+): Continuation[] {
   const tokens = beams.map((beam) => tokensOf(beam, params, keep));
   weigh(tokens);
   const drawn: Continuation[] = [];

@@ -41,7 +41,10 @@ export interface BeamResult {
   readonly reason: FinishReason;
 }
 
-export type BeamRequest = Pick<EngineRequest, "promptIds" | "maxNewTokens" | "sampling" | "seed" | "topLogprobs" | "eosIds" | "beamStop">;
+export type BeamRequest = Pick<
+  EngineRequest,
+  "promptIds" | "maxNewTokens" | "sampling" | "seed" | "topLogprobs" | "eosIds" | "beamStop"
+>;
 
 export class BeamSearch {
   readonly #request: BeamRequest;
@@ -90,12 +93,24 @@ export class BeamSearch {
     const extended = next.map(({ beam, id, score }): Beam => {
       const { row, last, processors, stop } = open[beam]!;
       const after = stop === null ? null : stop.after(id);
-      return { score, last: { token: reportOf(row, id, topLogprobs), before: last }, processors, stop: after, end: this.#endOf(id, stop !== null && after === null) };
+      return {
+        score,
+        last: { token: reportOf(row, id, topLogprobs), before: last },
+        processors,
+        stop: after,
+        end: this.#endOf(id, stop !== null && after === null),
+      };
     });
     // What ends further down the list is only there to leave enough that does not.
     this.#finish(extended.slice(0, numBeams).filter(({ end }) => end !== null));
-    const going = [...next.keys()].filter((index) => extended[index]!.end === null).sort((a, b) => next[b]!.score - next[a]!.score).slice(0, numBeams);
-    this.#running = going.map((index) => ({ ...extended[index]!, processors: continued(extended[index]!.processors, next[index]!.id) }));
+    const going = [...next.keys()]
+      .filter((index) => extended[index]!.end === null)
+      .sort((a, b) => next[b]!.score - next[a]!.score)
+      .slice(0, numBeams);
+    this.#running = going.map((index) => ({
+      ...extended[index]!,
+      processors: continued(extended[index]!.processors, next[index]!.id),
+    }));
     const full = this.#finished.length === numBeams;
     this.#done = going.length === 0 || (full && (earlyStopping === true || !this.#canImprove()));
     return { parents: going.map((index) => next[index]!.beam), ids: going.map((index) => next[index]!.id) };
@@ -107,10 +122,17 @@ export class BeamSearch {
    */
   results(n: number): BeamResult[] {
     if (this.found < n) {
-      throw new PrefixdError("invalid_parameter", `There are only ${this.found} sequences that may be generated here, and n is ${n}.`);
+      throw new PrefixdError(
+        "invalid_parameter",
+        `There are only ${this.found} sequences that may be generated here, and n is ${n}.`,
+      );
     }
     const best = this.#finished.slice(0, n);
-    if (!best.every(({ score }) => Number.isFinite(score))) throw new PrefixdError("invalid_parameter", "The parameters make scores of this beam search too large for numbers.");
+    if (!best.every(({ score }) => Number.isFinite(score)))
+      throw new PrefixdError(
+        "invalid_parameter",
+        "The parameters make scores of this beam search too large for numbers.",
+      );
     return best.map(({ score, last, end }) => ({ tokens: pathTo(last), score, reason: end ?? "length" }));
   }
 
@@ -121,7 +143,9 @@ export class BeamSearch {
     const count = Math.max(2, 1 + ends) * this.#params.numBeams;
     if (!sampling.doSample) return bestContinuations(open, count, sampling.renormalize);
     // transformers leaves each beam one token at least that does not end it, and two where nothing does.
-    return drawContinuations(open, count, sampling, ends === 0 ? 2 : 1 + ends, (index) => uniform(seed, 0, this.#generated * count + index));
+    return drawContinuations(open, count, sampling, ends === 0 ? 2 : 1 + ends, (index) =>
+      uniform(seed, 0, this.#generated * count + index),
+    );
   }
 
   #endOf(id: number, stopped: boolean): FinishReason | null {
@@ -131,9 +155,15 @@ export class BeamSearch {
   }
 
   #finish(ended: readonly Path[]): void {
-    const normalised = ended.map(({ score, last, end }) => ({ score: this.#normalised(score, this.#generated), last, end }));
+    const normalised = ended.map(({ score, last, end }) => ({
+      score: this.#normalised(score, this.#generated),
+      last,
+      end,
+    }));
     // A stable sort: of equal ones the earlier.
-    this.#finished = [...this.#finished, ...normalised].sort((a, b) => b.score - a.score).slice(0, this.#params.numBeams);
+    this.#finished = [...this.#finished, ...normalised]
+      .sort((a, b) => b.score - a.score)
+      .slice(0, this.#params.numBeams);
   }
 
   /**

@@ -34,11 +34,17 @@ export function chooseToken(row: Row, processors: LogitsProcessors, params: Samp
   const fromCandidates = sampleCandidates(row, processors, params, u);
   if (fromCandidates.id !== -1) return fromCandidates.id;
   const logits = row.logits();
-  const fromFloor = fromCandidates.floor === -Infinity ? -1 : sampleAbove(fromCandidates.floor, logits, processors, params, u);
+  const fromFloor =
+    fromCandidates.floor === -Infinity ? -1 : sampleAbove(fromCandidates.floor, logits, processors, params, u);
   return fromFloor === -1 ? sampleAll(logits, processors, params, u) : fromFloor;
 }
 
-function chooseForced(forced: readonly number[], processors: LogitsProcessors, params: SamplingParams, u: number): number {
+function chooseForced(
+  forced: readonly number[],
+  processors: LogitsProcessors,
+  params: SamplingParams,
+  u: number,
+): number {
   const list = listForced(forced, processors);
   if (list.length === 0) throw nothingMayCome();
   if (!params.doSample || !Number.isFinite(tempered(list.scores[0]!, params.temperature))) return list.ids[0]!;
@@ -74,7 +80,12 @@ function chooseBest(row: Row, processors: LogitsProcessors): number {
  * Chooses from the candidates and what processors lift. -1 if they do not decide: then with the score below which nothing need be
  * looked at, -Infinity if that is not known.
  */
-function sampleCandidates(row: Row, processors: LogitsProcessors, params: SamplingParams, u: number): { id: number; floor: number } {
+function sampleCandidates(
+  row: Row,
+  processors: LogitsProcessors,
+  params: SamplingParams,
+  u: number,
+): { id: number; floor: number } {
   const list = candidateListFor(row.candidates);
   if (!listKnown(list, row, processors, 0)) return { id: -1, floor: -Infinity };
   const { temperature, topK } = params;
@@ -85,7 +96,9 @@ function sampleCandidates(row: Row, processors: LogitsProcessors, params: Sampli
   if (!Number.isFinite(tempered(best, temperature))) return { id: list.ids[0]!, floor };
   // With top_h and top_k it does not matter how much the others weigh.
   const unknown = params.topH !== null || topK > 0 || temperature > 1;
-  list.outside = unknown ? unknownBelow(row.lastLogit, temperature) : othersByLogSumExp(list, row, processors, temperature);
+  list.outside = unknown
+    ? unknownBelow(row.lastLogit, temperature)
+    : othersByLogSumExp(list, row, processors, temperature);
   list.temper(temperature);
   return { id: list.warp(params) ? list.draw(u) : -1, floor };
 }
@@ -101,7 +114,13 @@ function floorOf(list: WarpedTokens, { temperature, topH, topK, topP, minP }: Sa
 }
 
 /** Chooses from all tokens that score at least `floor`; -1 if they do not decide. */
-function sampleAbove(floor: number, logits: Float32Array, processors: LogitsProcessors, params: SamplingParams, u: number): number {
+function sampleAbove(
+  floor: number,
+  logits: Float32Array,
+  processors: LogitsProcessors,
+  params: SamplingParams,
+  u: number,
+): number {
   const { list } = scratchFor(logits.length);
   if (!listAtLeast(floor, logits, processors, list)) throw new NotFiniteError();
   if (!Number.isFinite(tempered(list.scores[0]!, params.temperature))) return list.ids[0]!;

@@ -84,7 +84,10 @@ export class FullScores {
     sort(list);
     // Everything left out is lower than everything listed, by at least 2^-24 of it.
     const lowest = list.scores[list.length - 1]!;
-    const bound = Math.min(lowest - Math.max(Math.abs(lowest) * 2 ** -25, Number.MIN_VALUE), bins.boundAfter(bin, this.best));
+    const bound = Math.min(
+      lowest - Math.max(Math.abs(lowest) * 2 ** -25, Number.MIN_VALUE),
+      bins.boundAfter(bin, this.best),
+    );
     list.outside = { bound, error: BINS_ERROR * bins.total, ...bins.after(bin) };
   }
 
@@ -94,7 +97,8 @@ export class FullScores {
     const binOfProbability = (p: number): number => bins.binOfDepth(SLACK.depth - Math.log(p * total));
     if (topP < 1) return bins.binOfWeight((topP + SLACK.share) * total);
     if (minP > 0) return bins.binOfDepth(SLACK.depth - Math.log(minP));
-    if (typicalP < 1) return Math.min(bins.last, 2 + bins.binOfNearest(entropy - Math.log(total), (typicalP + SLACK.share) * total));
+    if (typicalP < 1)
+      return Math.min(bins.last, 2 + bins.binOfNearest(entropy - Math.log(total), (typicalP + SLACK.share) * total));
     if (epsilonCutoff > 0) return binOfProbability(epsilonCutoff);
     return etaCutoff > 0 ? binOfProbability(Math.min(etaCutoff, Math.sqrt(etaCutoff) * Math.exp(-entropy))) : bins.last;
   }
@@ -147,7 +151,8 @@ export class FullScores {
   /** Fills the list with every token that has any probability. */
   listAll(list: WarpedTokens): void {
     list.reset();
-    for (let id = 0; id < this.scores.length; id++) if (this.scores[id] !== -Infinity) append(list, id, this.scores[id]!);
+    for (let id = 0; id < this.scores.length; id++)
+      if (this.scores[id] !== -Infinity) append(list, id, this.scores[id]!);
     sort(list);
   }
 }
@@ -156,7 +161,12 @@ export class FullScores {
  * Fills the list with every token whose processed score, before temperature, is at least `floor`, in one pass. False: a score is not a
  * number.
  */
-export function listAtLeast(floor: number, logits: Float32Array, processors: LogitsProcessors, list: WarpedTokens): boolean {
+export function listAtLeast(
+  floor: number,
+  logits: Float32Array,
+  processors: LogitsProcessors,
+  list: WarpedTokens,
+): boolean {
   list.reset();
   for (let id = 0; id < logits.length; id++) if (!(logits[id]! < floor)) list.ids[list.length++] = id;
   const found = list.length;

@@ -26,20 +26,37 @@ export interface ProcessorRules extends SamplingParams {
 }
 
 export function rulesOf(params: SamplingParams, promptLength: number, eosIds: readonly number[]): ProcessorRules {
-  const { badWords, logitBias, sequenceBias, repetitionPenalty, frequencyPenalty, presencePenalty, noRepeatNgramSize, minNewTokens } = params;
+  const {
+    badWords,
+    logitBias,
+    sequenceBias,
+    repetitionPenalty,
+    frequencyPenalty,
+    presencePenalty,
+    noRepeatNgramSize,
+    minNewTokens,
+  } = params;
   // As in transformers: what ends a sequence is no bad word.
   const words = badWords.filter((word) => word.length === 1 && !eosIds.includes(word[0]!));
   const phrases = badWords.filter((word) => word.length > 1);
   const biases = new Map([...logitBias].map(([id, bias]) => [id, Math.fround(bias)]));
   for (const { ids, bias } of sequenceBias) if (ids.length === 1) biases.set(ids[0]!, Math.fround(bias));
-  const biasedPhrases = sequenceBias.filter(({ ids }) => ids.length > 1).map(({ ids, bias }) => ({ ids, bias: Math.fround(bias) }));
-  const decay = params.exponentialDecay !== null && params.exponentialDecay.factor !== 1 && eosIds.length > 0 ? params.exponentialDecay : null;
+  const biasedPhrases = sequenceBias
+    .filter(({ ids }) => ids.length > 1)
+    .map(({ ids, bias }) => ({ ids, bias: Math.fround(bias) }));
+  const decay =
+    params.exponentialDecay !== null && params.exponentialDecay.factor !== 1 && eosIds.length > 0
+      ? params.exponentialDecay
+      : null;
   // transformers forces the first token of a decoder-only model where its input is one token long, and begins after it there.
   const { forcedBosId } = params;
   const forcedFirst = forcedBosId !== null && promptLength === 1 ? [forcedBosId] : null;
   const penalised = repetitionPenalty !== 1 || frequencyPenalty !== 0 || presencePenalty !== 0 || decay !== null;
   const biased = biases.size > 0 || biasedPhrases.length > 0;
-  const forbids = noRepeatNgramSize > 0 || badWords.length + params.suppressIds.length + params.beginSuppressIds.length > 0 || (minNewTokens > 0 && eosIds.length > 0);
+  const forbids =
+    noRepeatNgramSize > 0 ||
+    badWords.length + params.suppressIds.length + params.beginSuppressIds.length > 0 ||
+    (minNewTokens > 0 && eosIds.length > 0);
   return {
     ...params,
     eosIds,
@@ -52,7 +69,12 @@ export function rulesOf(params: SamplingParams, promptLength: number, eosIds: re
     beginSuppressed: params.beginSuppressIds,
     beginAt: forcedFirst === null ? 0 : 1,
     decay,
-    mayRaise: repetitionPenalty < 1 || frequencyPenalty < 0 || presencePenalty < 0 || (decay?.factor ?? 1) > 1 || [...biases.values(), ...biasedPhrases.map(({ bias }) => bias)].some((bias) => bias > 0),
+    mayRaise:
+      repetitionPenalty < 1 ||
+      frequencyPenalty < 0 ||
+      presencePenalty < 0 ||
+      (decay?.factor ?? 1) > 1 ||
+      [...biases.values(), ...biasedPhrases.map(({ bias }) => bias)].some((bias) => bias > 0),
     keepsHistory: noRepeatNgramSize > 0 || phrases.length > 0 || biasedPhrases.length > 0,
     none: !penalised && !biased && !forbids && forcedFirst === null && params.forcedLast === null,
   };

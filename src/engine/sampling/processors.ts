@@ -38,7 +38,12 @@ export class LogitsProcessors {
   /** All of these ids, and no others, may have their scores changed. */
   readonly #changed: readonly (ReadonlySet<number> | ReadonlyMap<number, unknown>)[];
 
-  constructor(params: SamplingParams, promptIds: Int32Array, eosIds: readonly number[], rules = rulesOf(params, promptIds.length, eosIds)) {
+  constructor(
+    params: SamplingParams,
+    promptIds: Int32Array,
+    eosIds: readonly number[],
+    rules = rulesOf(params, promptIds.length, eosIds),
+  ) {
     this.#rules = rules;
     if (rules.repetitionPenalty !== 1) for (const id of promptIds) this.#seen.add(id);
     if (rules.keepsHistory) this.#history.push(...promptIds);
@@ -106,7 +111,8 @@ export class LogitsProcessors {
         score = fround(score < 0 ? score * penalty : score / penalty);
       }
     }
-    if (this.#decayed.has(id) && score !== 0 && Number.isFinite(score)) score = Math.min(HIGHEST, fround(score + fround(Math.abs(score) * this.#decay)));
+    if (this.#decayed.has(id) && score !== 0 && Number.isFinite(score))
+      score = Math.min(HIGHEST, fround(score + fround(Math.abs(score) * this.#decay)));
     const count = this.#counts.get(id);
     if (count !== undefined) {
       score = fround(score - fround(fround(frequencyPenalty) * count));
@@ -136,7 +142,19 @@ export class LogitsProcessors {
 
   /** Finds what the history, and its length, mean for its next id. */
   #lookAhead(): void {
-    const { none, noRepeatNgramSize, phrases, minNewTokens, eosIds, forcedFirst, forcedLast, beginSuppressed, beginAt, decay, biasedPhrases } = this.#rules;
+    const {
+      none,
+      noRepeatNgramSize,
+      phrases,
+      minNewTokens,
+      eosIds,
+      forcedFirst,
+      forcedLast,
+      beginSuppressed,
+      beginAt,
+      decay,
+      biasedPhrases,
+    } = this.#rules;
     if (none) return;
     const banned = this.#banned;
     const generated = this.#generated;

@@ -29,7 +29,11 @@ export class Sampler {
    * `topLogprobs` is at most the number of candidates. Throws `model_failed` if the row's logits are not numbers, `invalid_parameter`
    * if the request forbids every token.
    */
-  next(output: StepOutput, row: number, topLogprobs: number): { id: number; logprob: number; top: readonly TokenLogprob[] } {
+  next(
+    output: StepOutput,
+    row: number,
+    topLogprobs: number,
+  ): { id: number; logprob: number; top: readonly TokenLogprob[] } {
     const from = new Row(output, row);
     const u = this.#params.doSample ? uniform(this.#seed, this.#choice, this.#processors.generated) : 0;
     const id = chooseToken(from, this.#processors, this.#params, u);
@@ -39,12 +43,23 @@ export class Sampler {
 }
 
 /** What is told of a token that a row's logits led to: its logprob and the `topLogprobs` likeliest ones, raw. */
-export function reportOf(row: Row, id: number, topLogprobs: number): { id: number; logprob: number; top: readonly TokenLogprob[] } {
-  return { id, logprob: logprobOf(row.logitOf(id), row.logSumExp), top: topLogprobs === 0 ? NONE : topOf(row, topLogprobs) };
+export function reportOf(
+  row: Row,
+  id: number,
+  topLogprobs: number,
+): { id: number; logprob: number; top: readonly TokenLogprob[] } {
+  return {
+    id,
+    logprob: logprobOf(row.logitOf(id), row.logSumExp),
+    top: topLogprobs === 0 ? NONE : topOf(row, topLogprobs),
+  };
 }
 
 function topOf(row: Row, count: number): TokenLogprob[] {
-  return Array.from({ length: count }, (_, rank) => ({ id: row.topId(rank), logprob: logprobOf(row.topLogit(rank), row.logSumExp) }));
+  return Array.from({ length: count }, (_, rank) => ({
+    id: row.topId(rank),
+    logprob: logprobOf(row.topLogit(rank), row.logSumExp),
+  }));
 }
 
 /** Log-softmax; rounding of the log-sum-exp must not make it positive. */

@@ -36,11 +36,15 @@ export function topScores(row: Row, processors: LogitsProcessors, count: number,
 /** null: they do not decide. */
 function topOfCandidates(row: Row, processors: LogitsProcessors, count: number): ScoredToken[] | null {
   const { topLogits, topIds, logSumExp } = row;
-  const known = Array.from(topIds, (id, i) => ({ id, score: processors.score(id, Math.fround(topLogits[i]! - logSumExp)) }));
+  const known = Array.from(topIds, (id, i) => ({
+    id,
+    score: processors.score(id, Math.fround(topLogits[i]! - logSumExp)),
+  }));
   if (processors.mayRaise) {
     const logits = row.logits();
     processors.forEachChanged((id) => {
-      if (!row.isCandidate(id, logits[id]!)) known.push({ id, score: processors.score(id, Math.fround(logits[id]! - logSumExp)) });
+      if (!row.isCandidate(id, logits[id]!))
+        known.push({ id, score: processors.score(id, Math.fround(logits[id]! - logSumExp)) });
     });
   }
   known.sort((a, b) => b.score - a.score || a.id - b.id);

@@ -5,7 +5,10 @@
 import type { SamplingParams } from "../request.ts";
 import { NEAR, NOTHING, type Outside, tempered, weightOf } from "./probability.ts";
 
-export type Warpers = Pick<SamplingParams, "topH" | "topK" | "topP" | "minP" | "typicalP" | "epsilonCutoff" | "etaCutoff">;
+export type Warpers = Pick<
+  SamplingParams,
+  "topH" | "topK" | "topP" | "minP" | "typicalP" | "epsilonCutoff" | "etaCutoff"
+>;
 
 /** top_h chooses among so many of the likeliest. */
 export const TOP_H_TOKENS = 100;
@@ -127,7 +130,8 @@ export class WarpedTokens {
   #entropy(mass: number): number {
     let moment = this.outside.moment;
     // A weight of 0 adds nothing, however far down.
-    for (let i = 1; i < this.length && this.weights[i]! > 0; i++) moment += this.weights[i]! * fround(this.scores[i]! - this.scores[0]!);
+    for (let i = 1; i < this.length && this.weights[i]! > 0; i++)
+      moment += this.weights[i]! * fround(this.scores[i]! - this.scores[0]!);
     return Math.log(mass) - moment / mass;
   }
 
@@ -220,7 +224,8 @@ export class WarpedTokens {
     if (Number.isNaN(entropy)) return false;
     const logMass = fround(Math.log(mass));
     /** Surprise minus entropy; ascends along the list. */
-    const offset = (score: number): number => fround(fround(logMass - fround(score - this.scores[0]!)) - fround(entropy));
+    const offset = (score: number): number =>
+      fround(fround(logMass - fround(score - this.scores[0]!)) - fround(entropy));
     const distance = (i: number): number => (i >= 0 && i < this.length ? Math.abs(offset(this.scores[i]!)) : Infinity);
 
     // Takes the nearest one from either side until the sum suffices.
@@ -238,7 +243,9 @@ export class WarpedTokens {
     }
     while (left >= 0 && distance(left) <= farthest) left--;
     while (right < this.length && distance(right) <= farthest) right++;
-    while (right - left - 1 < Math.min(keep, this.length)) if (distance(left) <= distance(right)) left--; else right++;
+    while (right - left - 1 < Math.min(keep, this.length))
+      if (distance(left) <= distance(right)) left--;
+      else right++;
 
     if (!this.complete) {
       const share = this.outside.error / mass + NEAR;
@@ -279,7 +286,11 @@ export class WarpedTokens {
     const entropy = this.#entropy(this.#mass());
     if (Number.isNaN(entropy)) return false;
     const epsilon = fround(eta);
-    return this.#keepLikely(Math.min(epsilon, fround(fround(Math.sqrt(epsilon)) * fround(Math.exp(-fround(entropy))))), keep, 10 + entropy);
+    return this.#keepLikely(
+      Math.min(epsilon, fround(fround(Math.sqrt(epsilon)) * fround(Math.exp(-fround(entropy))))),
+      keep,
+      10 + entropy,
+    );
   }
 
   /** Drops all but `[from, to)`, and weighs what is left against its own best. */

@@ -41,17 +41,31 @@ export function checkContext(lengths: ContextLengths, positions: number, which =
   const { prefix, prompt, maxNew } = lengths;
   // Not `>`, so that what is no number is refused as well.
   if (Math.max(1, maxNew) <= roomFor(lengths, positions)) return;
-  const why = maxNew === 0 ? `${prefix + prompt}; the model takes ${positions} where nothing is generated` : `${prefix + prompt + maxNew}; the model takes ${positions + 1}`;
-  throw new PrefixdError("context_exceeded", `${prefix} prefix + ${prompt} prompt${which} + ${maxNew} new tokens are ${why}.`);
+  const why =
+    maxNew === 0
+      ? `${prefix + prompt}; the model takes ${positions} where nothing is generated`
+      : `${prefix + prompt + maxNew}; the model takes ${positions + 1}`;
+  throw new PrefixdError(
+    "context_exceeded",
+    `${prefix} prefix + ${prompt} prompt${which} + ${maxNew} new tokens are ${why}.`,
+  );
 }
 
 /** @throws PrefixdError queue_full, user_queue_full, invalid_parameter (more rows than the tenant may ever hold) */
-export function checkQueueLimits(request: EngineRequest, queue: readonly Waiting[], room: QueueRoom, shares: TenantShares): void {
+export function checkQueueLimits(
+  request: EngineRequest,
+  queue: readonly Waiting[],
+  room: QueueRoom,
+  shares: TenantShares,
+): void {
   const { tenant } = request;
   const { maxQueued, maxRunning } = shares.of(tenant);
   const rows = rowsOf(request);
   if (maxRunning !== null && rows > maxRunning) {
-    throw new PrefixdError("invalid_parameter", `${rows} sequences are asked for (n, best_of or num_beams), but only ${maxRunning} of this user may run at once.`);
+    throw new PrefixdError(
+      "invalid_parameter",
+      `${rows} sequences are asked for (n, best_of or num_beams), but only ${maxRunning} of this user may run at once.`,
+    );
   }
   if (maxQueued !== null) {
     let queued = 0;
@@ -59,7 +73,10 @@ export function checkQueueLimits(request: EngineRequest, queue: readonly Waiting
     // The user's own limit first: its name says who can do something about it.
     if (queued >= maxQueued + room.freeRows) {
       const limit = { name: "user_queue", quota: maxQueued, remaining: 0, resetSeconds: RETRY_SECONDS } as const;
-      throw new PrefixdError("user_queue_full", `${maxQueued} requests of this user are waiting already.`, { retryAfter: RETRY_SECONDS, limit });
+      throw new PrefixdError("user_queue_full", `${maxQueued} requests of this user are waiting already.`, {
+        retryAfter: RETRY_SECONDS,
+        limit,
+      });
     }
   }
   checkRoom(tenant, queue, room, shares);
@@ -72,7 +89,12 @@ export function checkQueueLimits(request: EngineRequest, queue: readonly Waiting
  *
  * @throws PrefixdError queue_full
  */
-export function checkRoom(tenant: string, queue: readonly Waiting[], { maxQueue, freeRows }: QueueRoom, shares: TenantShares): void {
+export function checkRoom(
+  tenant: string,
+  queue: readonly Waiting[],
+  { maxQueue, freeRows }: QueueRoom,
+  shares: TenantShares,
+): void {
   if (queue.length < freeRows) return;
   const tenants = new Set([tenant]);
   let own = 0;
@@ -88,18 +110,27 @@ export function checkRoom(tenant: string, queue: readonly Waiting[], { maxQueue,
   if (!full && own < Math.max(1, share + freeRows)) return;
   const limit = { name: "queue", quota: maxQueue, remaining: 0, resetSeconds: RETRY_SECONDS } as const;
   const why = full ? String(queue.length) : `${own} of this user, whose share of the ${maxQueue} places is ${share}`;
-  throw new PrefixdError("queue_full", `Too many requests are waiting already: ${why}.`, { retryAfter: RETRY_SECONDS, limit });
+  throw new PrefixdError("queue_full", `Too many requests are waiting already: ${why}.`, {
+    retryAfter: RETRY_SECONDS,
+    limit,
+  });
 }
 
 export function queueTimeout(milliseconds: number): PrefixdError {
-  return new PrefixdError("queue_timeout", `The request has waited for ${milliseconds / 1000} s without its turn.`, { retryAfter: RETRY_SECONDS });
+  return new PrefixdError("queue_timeout", `The request has waited for ${milliseconds / 1000} s without its turn.`, {
+    retryAfter: RETRY_SECONDS,
+  });
 }
 
 /** Rows of requests whose prompts are being fed. */
-export const prefillingRows = (prefilling: readonly { readonly rows: number }[]): number => prefilling.reduce((sum, { rows }) => sum + rows, 0);
+export const prefillingRows = (prefilling: readonly { readonly rows: number }[]): number =>
+  prefilling.reduce((sum, { rows }) => sum + rows, 0);
 
 /** Rows that each tenant holds: one per running sequence, and those that wait for a prompt that is being fed. */
-export function heldRows(running: readonly string[], prefilling: readonly { readonly tenant: string; readonly rows: number }[]): Map<string, number> {
+export function heldRows(
+  running: readonly string[],
+  prefilling: readonly { readonly tenant: string; readonly rows: number }[],
+): Map<string, number> {
   const held = new Map<string, number>();
   for (const tenant of running) held.set(tenant, (held.get(tenant) ?? 0) + 1);
   for (const { tenant, rows } of prefilling) held.set(tenant, (held.get(tenant) ?? 0) + rows);

@@ -26,11 +26,19 @@ const NOBODY: ReadonlySet<Chooser> = new Set();
  * Who is left out is fed the same token at the same position again in the next step, which writes the same keys and values and gives the
  * same scores: a row's numbers do not depend on the others (docs/architecture.md, isolation).
  */
-export function leftOutOf(batch: readonly { readonly chooser: Chooser }[], run: number, row: number | null): ReadonlySet<Chooser> {
+export function leftOutOf(
+  batch: readonly { readonly chooser: Chooser }[],
+  run: number,
+  row: number | null,
+): ReadonlySet<Chooser> {
   if (row === null) return NOBODY;
   const isHeavy = ({ rows, choosingTime }: Chooser): boolean => choosingTime > rows * Math.max(row, ORDINARY_MS);
   // Most steps.
-  if (!batch.some(({ chooser }) => isHeavy(chooser)) || batch.every(({ chooser }) => chooser.tenant === batch[0]!.chooser.tenant)) return NOBODY;
+  if (
+    !batch.some(({ chooser }) => isHeavy(chooser)) ||
+    batch.every(({ chooser }) => chooser.tenant === batch[0]!.chooser.tenant)
+  )
+    return NOBODY;
   const heavy = [...new Set(batch.map(({ chooser }) => chooser))].filter(isHeavy);
   const left = new Set(heavy);
   let time = run;
@@ -52,5 +60,6 @@ function* inTurns(heavy: readonly Chooser[]): Generator<Chooser, void> {
     else others.push(chooser);
   }
   const longest = Math.max(...[...byTenant.values()].map(({ length }) => length));
-  for (let turn = 0; turn < longest; turn++) for (const own of byTenant.values()) if (turn < own.length) yield own[turn]!;
+  for (let turn = 0; turn < longest; turn++)
+    for (const own of byTenant.values()) if (turn < own.length) yield own[turn]!;
 }

@@ -67,7 +67,8 @@ export class ServiceCounters {
     for (const request of waiting) tenants.add(request.tenant);
     this.#raiseLevel(tenants);
     for (const [tenant, counter] of this.#counters) {
-      if (counter <= this.#level && !tenants.has(tenant) && !running.has(tenant) && tenant !== this.#lastAdmitted) this.#counters.delete(tenant);
+      if (counter <= this.#level && !tenants.has(tenant) && !running.has(tenant) && tenant !== this.#lastAdmitted)
+        this.#counters.delete(tenant);
     }
     this.#sweepAt = Math.max(SWEEP_FROM, 2 * this.#counters.size);
   }

@@ -59,7 +59,11 @@ interface Turn<R> {
  * tenant's `maxRunning` holds back makes that tenant wait and nobody else.
  */
 export function fairShare(state: FairShareState): QueuePolicy {
-  return <R extends Schedulable>(queue: readonly R[], freeRows: number, admitted: readonly R[]): Admission<R> | null => {
+  return <R extends Schedulable>(
+    queue: readonly R[],
+    freeRows: number,
+    admitted: readonly R[],
+  ): Admission<R> | null => {
     if (freeRows === 0) return null;
     const turns = new Map<string, Turn<R>>();
     for (const request of queue) {
@@ -80,7 +84,11 @@ export function fairShare(state: FairShareState): QueuePolicy {
   };
 }
 
-function openTurn<R extends Schedulable>({ counters, running, shares }: FairShareState, tenant: string, admitted: readonly R[]): Turn<R> {
+function openTurn<R extends Schedulable>(
+  { counters, running, shares }: FairShareState,
+  tenant: string,
+  admitted: readonly R[],
+): Turn<R> {
   const { weight, maxRunning } = shares.of(tenant);
   let counter = counters.get(tenant) ?? 0;
   let rows = running.get(tenant) ?? 0;

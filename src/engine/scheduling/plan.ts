@@ -45,7 +45,11 @@ export interface Admission<R> {
  * Which request of `queue` (in order of arrival) to admit with `freeRows` rows to give; null: none now. `admitted` are the picks that
  * the same plan has made already. A pure function.
  */
-export type QueuePolicy = <R extends Schedulable>(queue: readonly R[], freeRows: number, admitted: readonly R[]) => Admission<R> | null;
+export type QueuePolicy = <R extends Schedulable>(
+  queue: readonly R[],
+  freeRows: number,
+  admitted: readonly R[],
+) => Admission<R> | null;
 
 /** A request that has been passed over this often waits no longer behind smaller ones: they wait for it. */
 export const MAX_PASSED_OVER = 64;
@@ -83,7 +87,11 @@ export function tokenLimits(tokens: number, quantum: number): PrefillLimits<unkn
  * request is left half fed, and nothing is admitted behind it. A piece behind another one is as long as it would be in a step of its
  * own, or waits for that.
  */
-export function planPrefill<R extends Schedulable>(state: SchedulerState<R>, policy: QueuePolicy, limits: PrefillLimits<R>): PrefillChunk<R>[] {
+export function planPrefill<R extends Schedulable>(
+  state: SchedulerState<R>,
+  policy: QueuePolicy,
+  limits: PrefillLimits<R>,
+): PrefillChunk<R>[] {
   const plan: PrefillChunk<R>[] = [];
   const queue = [...state.queue];
   let { tokens, milliseconds } = limits;
@@ -127,7 +135,11 @@ export interface PromptRunLimits {
  * A plan's pieces by the run that feeds them: neighbours that are whole prompts share one, if they may. The end of a prompt begun in an earlier
  * step has a run of its own: its row was chosen when others were in use.
  */
-export function inRuns<R>(plan: readonly PrefillChunk<R>[], { promptsAtOnce, longestPiece }: PromptRunLimits, mayShare: (request: R) => boolean): PrefillChunk<R>[][] {
+export function inRuns<R>(
+  plan: readonly PrefillChunk<R>[],
+  { promptsAtOnce, longestPiece }: PromptRunLimits,
+  mayShare: (request: R) => boolean,
+): PrefillChunk<R>[][] {
   const runs: PrefillChunk<R>[][] = [];
   /** The last run, if another piece may join it. */
   let open: PrefillChunk<R>[] | null = null;
@@ -158,7 +170,11 @@ export const FREE_QUANTUM = 8;
  * in blocks (ONNX Runtime's: of twice head_dim), and compute a single one by another kernel than several, with other last bits: whether
  * a token is alone must not depend on the cuts.
  */
-export function endOfPiece<R extends Pick<Schedulable, "promptLength">>(request: R, from: number, { tokens, quantum, milliseconds, least, cost }: PrefillLimits<R>): number {
+export function endOfPiece<R extends Pick<Schedulable, "promptLength">>(
+  request: R,
+  from: number,
+  { tokens, quantum, milliseconds, least, cost }: PrefillLimits<R>,
+): number {
   const { promptLength } = request;
   const free = quantum < tokens;
   const allowed = (cut: number): boolean => !free || promptLength === 1 || (promptLength - cut) % (2 * quantum) !== 1;
@@ -167,7 +183,10 @@ export function endOfPiece<R extends Pick<Schedulable, "promptLength">>(request:
     return allowed(cut) ? cut : cut - quantum;
   };
   const furthest = Math.min(promptLength, free ? from + tokens : (Math.floor(from / tokens) + 1) * tokens);
-  let to = furthest === promptLength && allowed(from) ? promptLength : before(furthest === promptLength ? furthest : furthest + 1);
+  let to =
+    furthest === promptLength && allowed(from)
+      ? promptLength
+      : before(furthest === promptLength ? furthest : furthest + 1);
   while (cost(request, from, to) > milliseconds && before(to) >= from + least) to = before(to);
   return to;
 }

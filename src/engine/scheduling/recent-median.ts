@@ -15,7 +15,8 @@ export class RecentMedian {
   add(value: number): void {
     if (this.#values.length < RECENT) this.#values.push(value);
     else this.#values[this.#added % RECENT] = value;
-    if (++this.#added <= RECENT || this.#added % this.#every === 0) this.#median = [...this.#values].sort((a, b) => a - b)[this.#values.length >> 1]!;
+    if (++this.#added <= RECENT || this.#added % this.#every === 0)
+      this.#median = [...this.#values].sort((a, b) => a - b)[this.#values.length >> 1]!;
   }
 
   /** null: nothing yet. */

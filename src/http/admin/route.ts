@@ -6,14 +6,33 @@ import { checkUserId } from "../../users/user-id.ts";
 import type { AppParts, TypedApp } from "../app-parts.ts";
 import { UNREAD_BODY, empty, json, problems } from "../common-schema.ts";
 import {
-  CreateKeyBody, CreateUserBody, KeyParams, NEW_KEY_EXAMPLE, NewKey, PatchUserBody, RECEIPT_EXAMPLE, Receipt, RemoveQuery, USER_EXAMPLE, UserDetail, UserDocument,
-  UserList, UserParams, UsersQuery,
+  CreateKeyBody,
+  CreateUserBody,
+  KeyParams,
+  NEW_KEY_EXAMPLE,
+  NewKey,
+  PatchUserBody,
+  RECEIPT_EXAMPLE,
+  Receipt,
+  RemoveQuery,
+  USER_EXAMPLE,
+  UserDetail,
+  UserDocument,
+  UserList,
+  UserParams,
+  UsersQuery,
 } from "./schema.ts";
 import { usageDocument } from "../usage/route.ts";
 
 const CODES: ErrorCode[] = ["unauthorized", "forbidden", "store_unavailable"];
 const ONE: ErrorCode[] = [...CODES, "invalid_user_id", "user_not_found"];
-const BODY: ErrorCode[] = ["unknown_field", "invalid_parameter", "body_too_large", "unsupported_media_type", "store_full"];
+const BODY: ErrorCode[] = [
+  "unknown_field",
+  "invalid_parameter",
+  "body_too_large",
+  "unsupported_media_type",
+  "store_full",
+];
 const USAGE_DAYS = 31;
 const DAY_MS = 86_400_000;
 
@@ -23,7 +42,11 @@ export function adminRoutes(app: TypedApp, parts: AppParts): void {
   const tags = ["users"];
   const access = "admin" as const;
   const onRequest = async (): Promise<void> => {
-    if (!parts.auth.keyed) throw new PrefixdError("forbidden", "This server runs without keys, so it has no users: start it with --admin-key-file or PREFIXD_ADMIN_KEY.");
+    if (!parts.auth.keyed)
+      throw new PrefixdError(
+        "forbidden",
+        "This server runs without keys, so it has no users: start it with --admin-key-file or PREFIXD_ADMIN_KEY.",
+      );
   };
   const idOf = (request: FastifyRequest, id: string): string => {
     checkUserId(id);
@@ -36,12 +59,27 @@ export function adminRoutes(app: TypedApp, parts: AppParts): void {
     {
       onRequest,
       config: { access, audit: "user.create" },
-      schema: { operationId: "createUser", tags, summary: "Create a user", body: CreateUserBody, response: { 201: json("Created", UserDocument, { example: USER_EXAMPLE }), ...problems(...CODES, ...BODY, "invalid_user_id", "user_exists") } },
+      schema: {
+        operationId: "createUser",
+        tags,
+        summary: "Create a user",
+        body: CreateUserBody,
+        response: {
+          201: json("Created", UserDocument, { example: USER_EXAMPLE }),
+          ...problems(...CODES, ...BODY, "invalid_user_id", "user_exists"),
+        },
+      },
     },
     async (request, reply) => {
       const { weight = 1, limits } = request.body;
       const now = new Date().toISOString();
-      const user: User = { id: idOf(request, request.body.id), weight, limits: { ...NO_LIMITS, ...limits }, createdAt: now, updatedAt: now };
+      const user: User = {
+        id: idOf(request, request.body.id),
+        weight,
+        limits: { ...NO_LIMITS, ...limits },
+        createdAt: now,
+        updatedAt: now,
+      };
       await removal.readmitUser(user.id);
       await users.createUser(user);
       reply.code(201).header("location", `/admin/users/${user.id}`);
@@ -54,7 +92,17 @@ export function adminRoutes(app: TypedApp, parts: AppParts): void {
     {
       onRequest,
       config: { access, audit: "user.list" },
-      schema: { operationId: "listUsers", tags, summary: "List users", description: "In ascending order of id.", querystring: UsersQuery, response: { 200: json("One page", UserList, { example: { users: [USER_EXAMPLE], next: null } }), ...problems(...CODES, "unknown_field", "invalid_parameter") } },
+      schema: {
+        operationId: "listUsers",
+        tags,
+        summary: "List users",
+        description: "In ascending order of id.",
+        querystring: UsersQuery,
+        response: {
+          200: json("One page", UserList, { example: { users: [USER_EXAMPLE], next: null } }),
+          ...problems(...CODES, "unknown_field", "invalid_parameter"),
+        },
+      },
     },
     async (request) => {
       const { limit = 100, after } = request.query;
@@ -70,7 +118,13 @@ export function adminRoutes(app: TypedApp, parts: AppParts): void {
     {
       onRequest,
       config: { access, audit: "user.show" },
-      schema: { operationId: "getUser", tags, summary: "A user with keys, prefixes and usage", params: UserParams, response: { 200: json("The user", UserDetail), ...problems(...ONE) } },
+      schema: {
+        operationId: "getUser",
+        tags,
+        summary: "A user with keys, prefixes and usage",
+        params: UserParams,
+        response: { 200: json("The user", UserDetail), ...problems(...ONE) },
+      },
     },
     async (request) => {
       const id = idOf(request, request.params.user);
@@ -92,9 +146,17 @@ export function adminRoutes(app: TypedApp, parts: AppParts): void {
     {
       onRequest,
       config: { access, audit: "user.patch" },
-      schema: { operationId: "patchUser", tags, summary: "Change a user's weight or limits", params: UserParams, body: PatchUserBody, response: { 200: json("Changed", UserDocument, { example: USER_EXAMPLE }), ...problems(...ONE, ...BODY) } },
+      schema: {
+        operationId: "patchUser",
+        tags,
+        summary: "Change a user's weight or limits",
+        params: UserParams,
+        body: PatchUserBody,
+        response: { 200: json("Changed", UserDocument, { example: USER_EXAMPLE }), ...problems(...ONE, ...BODY) },
+      },
     },
-    async (request) => userDocument(await users.patchUser(idOf(request, request.params.user), request.body, new Date().toISOString())),
+    async (request) =>
+      userDocument(await users.patchUser(idOf(request, request.params.user), request.body, new Date().toISOString())),
   );
 
   app.delete(
@@ -109,10 +171,14 @@ export function adminRoutes(app: TypedApp, parts: AppParts): void {
         description: "When the answer comes, no replica serves the user any more. Can be repeated after an error.",
         params: UserParams,
         querystring: RemoveQuery,
-        response: { 200: json("The receipt", Receipt, { example: RECEIPT_EXAMPLE }), ...problems(...ONE, ...UNREAD_BODY, "unknown_field", "invalid_parameter", "store_full") },
+        response: {
+          200: json("The receipt", Receipt, { example: RECEIPT_EXAMPLE }),
+          ...problems(...ONE, ...UNREAD_BODY, "unknown_field", "invalid_parameter", "store_full"),
+        },
       },
     },
-    async (request) => removal.removeUser(idOf(request, request.params.user), { keepUsage: request.query.keep_usage === "true" }),
+    async (request) =>
+      removal.removeUser(idOf(request, request.params.user), { keepUsage: request.query.keep_usage === "true" }),
   );
 
   app.post(
@@ -126,10 +192,17 @@ export function adminRoutes(app: TypedApp, parts: AppParts): void {
         operationId: "createKey",
         tags,
         summary: "Create a key",
-        description: "The key is shown in this answer only. To rotate keys, create a second one, then delete the first.",
+        description:
+          "The key is shown in this answer only. To rotate keys, create a second one, then delete the first.",
         params: UserParams,
         body: CreateKeyBody,
-        response: { 201: json("The key", NewKey, { example: NEW_KEY_EXAMPLE, headers: { "Cache-Control": { type: "string", description: "no-store" } } }), ...problems(...ONE, ...BODY) },
+        response: {
+          201: json("The key", NewKey, {
+            example: NEW_KEY_EXAMPLE,
+            headers: { "Cache-Control": { type: "string", description: "no-store" } },
+          }),
+          ...problems(...ONE, ...BODY),
+        },
       },
     },
     async (request, reply) => {
@@ -148,7 +221,14 @@ export function adminRoutes(app: TypedApp, parts: AppParts): void {
     {
       onRequest,
       config: { access, audit: "key.delete" },
-      schema: { operationId: "deleteKey", tags, summary: "Delete a key", description: "It stops working here at once, and on other replicas within a second.", params: KeyParams, response: { 204: empty("Deleted"), ...problems(...ONE, ...UNREAD_BODY, "key_not_found", "store_full") } },
+      schema: {
+        operationId: "deleteKey",
+        tags,
+        summary: "Delete a key",
+        description: "It stops working here at once, and on other replicas within a second.",
+        params: KeyParams,
+        response: { 204: empty("Deleted"), ...problems(...ONE, ...UNREAD_BODY, "key_not_found", "store_full") },
+      },
     },
     async (request, reply) => {
       const user = idOf(request, request.params.user);
@@ -156,7 +236,8 @@ export function adminRoutes(app: TypedApp, parts: AppParts): void {
       // Checked before it is put down anywhere: it may be a whole key by mistake.
       const id = /^[0-9a-f]{16}$/.test(key) ? key : null;
       if (id !== null) request.audit.target = `${user}/${id}`;
-      if (id === null || !(await users.deleteKey(user, id))) throw new PrefixdError("key_not_found", "The user has no key of this id.");
+      if (id === null || !(await users.deleteKey(user, id)))
+        throw new PrefixdError("key_not_found", "The user has no key of this id.");
       return reply.code(204).send();
     },
   );
@@ -168,8 +249,14 @@ function userDocument({ id, weight, limits, createdAt, updatedAt }: User): UserD
 
 function expiryOf({ expires_at }: CreateKeyBody): string | null {
   if (expires_at === undefined || expires_at === null) return null;
-  const at = /^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}(:\d{2}(\.\d{1,9})?)?(Z|[+-]\d{2}:\d{2})$/.test(expires_at) ? Date.parse(expires_at) : NaN;
-  if (Number.isNaN(at)) throw new PrefixdError("invalid_parameter", "expires_at must be a time with its zone, such as 2030-01-31T12:00:00Z.");
+  const at = /^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}(:\d{2}(\.\d{1,9})?)?(Z|[+-]\d{2}:\d{2})$/.test(expires_at)
+    ? Date.parse(expires_at)
+    : NaN;
+  if (Number.isNaN(at))
+    throw new PrefixdError(
+      "invalid_parameter",
+      "expires_at must be a time with its zone, such as 2030-01-31T12:00:00Z.",
+    );
   if (at <= Date.now()) throw new PrefixdError("invalid_parameter", "expires_at must be in the future.");
   return new Date(at).toISOString();
 }

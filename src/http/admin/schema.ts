@@ -3,23 +3,56 @@ import { NO_LIMITS } from "../../users/types.ts";
 import { named, strict } from "../common-schema.ts";
 
 const MAX = Number.MAX_SAFE_INTEGER;
-const limit = (description: string) => Type.Optional(Type.Union([Type.Integer({ minimum: 0, maximum: MAX }), Type.Null()], { description: `${description}; null: no limit` }));
+const limit = (description: string) =>
+  Type.Optional(
+    Type.Union([Type.Integer({ minimum: 0, maximum: MAX }), Type.Null()], {
+      description: `${description}; null: no limit`,
+    }),
+  );
 
 const LimitsBody = strict(
   {
     max_running: limit("Sequences that run at once, on each replica"),
     max_queued: limit("Requests that wait at once, on each replica"),
-    tokens_per_minute: limit("Prompt and completion tokens, and those of soft and hard prompts that are registered, over all replicas"),
+    tokens_per_minute: limit(
+      "Prompt and completion tokens, and those of soft and hard prompts that are registered, over all replicas",
+    ),
     max_prefixes: limit("Registered prefixes"),
     max_prefix_bytes: limit("Bytes of compiled prefixes together"),
   },
   { title: "UserLimits" },
 );
-const Weight = Type.Number({ exclusiveMinimum: 0, maximum: 1000, description: "Share of the model relative to other users when they compete for it; usually 1" });
+const Weight = Type.Number({
+  exclusiveMinimum: 0,
+  maximum: 1000,
+  description: "Share of the model relative to other users when they compete for it; usually 1",
+});
 
-export const CreateUserBody = named("CreateUser", strict({ id: Type.String({ description: "1 to 64 of A-Z a-z 0-9 . _ -, the first a letter or digit; not admin or local" }), weight: Type.Optional(Weight), limits: Type.Optional(LimitsBody) }));
-export const PatchUserBody = named("PatchUser", strict({ weight: Type.Optional(Weight), limits: Type.Optional(LimitsBody) }, { minProperties: 1, description: "Fields that are absent stay as they are" }));
-export const CreateKeyBody = named("CreateKey", strict({ expires_at: Type.Optional(Type.Union([Type.String(), Type.Null()], { description: "When the key expires, such as 2030-01-31T12:00:00Z; absent or null: never" })) }));
+export const CreateUserBody = named(
+  "CreateUser",
+  strict({
+    id: Type.String({ description: "1 to 64 of A-Z a-z 0-9 . _ -, the first a letter or digit; not admin or local" }),
+    weight: Type.Optional(Weight),
+    limits: Type.Optional(LimitsBody),
+  }),
+);
+export const PatchUserBody = named(
+  "PatchUser",
+  strict(
+    { weight: Type.Optional(Weight), limits: Type.Optional(LimitsBody) },
+    { minProperties: 1, description: "Fields that are absent stay as they are" },
+  ),
+);
+export const CreateKeyBody = named(
+  "CreateKey",
+  strict({
+    expires_at: Type.Optional(
+      Type.Union([Type.String(), Type.Null()], {
+        description: "When the key expires, such as 2030-01-31T12:00:00Z; absent or null: never",
+      }),
+    ),
+  }),
+);
 export type CreateKeyBody = Static<typeof CreateKeyBody>;
 
 const DAY = "^\\d{4}-\\d{2}-\\d{2}$";
@@ -32,7 +65,15 @@ const user = {
 };
 export const UserDocument = named("User", strict(user));
 export type UserDocument = Static<typeof UserDocument>;
-export const UserList = named("UserList", strict({ users: Type.Array(UserDocument), next: Type.Union([Type.String(), Type.Null()], { description: "Value of `after` for the next page; null: this is the last page" }) }));
+export const UserList = named(
+  "UserList",
+  strict({
+    users: Type.Array(UserDocument),
+    next: Type.Union([Type.String(), Type.Null()], {
+      description: "Value of `after` for the next page; null: this is the last page",
+    }),
+  }),
+);
 
 export const UsageRowDocument = named(
   "UsageRow",
@@ -49,9 +90,16 @@ export const UsageRowDocument = named(
 );
 export type UsageRowDocument = Static<typeof UsageRowDocument>;
 export const UsageDocument = named("Usage", strict({ user: Type.String(), usage: Type.Array(UsageRowDocument) }));
-export const UsageQuery = strict({ from: Type.Optional(Type.String({ pattern: DAY, description: "First UTC day" })), to: Type.Optional(Type.String({ pattern: DAY, description: "Last UTC day" })) });
+export const UsageQuery = strict({
+  from: Type.Optional(Type.String({ pattern: DAY, description: "First UTC day" })),
+  to: Type.Optional(Type.String({ pattern: DAY, description: "Last UTC day" })),
+});
 
-const KeyDocument = strict({ key_id: Type.String(), created_at: Type.String(), expires_at: Type.Union([Type.String(), Type.Null()]) });
+const KeyDocument = strict({
+  key_id: Type.String(),
+  created_at: Type.String(),
+  expires_at: Type.Union([Type.String(), Type.Null()]),
+});
 export const UserDetail = named(
   "UserDetail",
   strict({
@@ -61,26 +109,55 @@ export const UserDetail = named(
     usage: Type.Array(UsageRowDocument, { description: "Of the last 31 days" }),
   }),
 );
-export const NewKey = named("NewKey", strict({ key_id: Type.String(), key: Type.String({ description: "Shown only here" }), expires_at: Type.Union([Type.String(), Type.Null()]) }));
+export const NewKey = named(
+  "NewKey",
+  strict({
+    key_id: Type.String(),
+    key: Type.String({ description: "Shown only here" }),
+    expires_at: Type.Union([Type.String(), Type.Null()]),
+  }),
+);
 export const Receipt = named(
   "RemovalReceipt",
   strict({
     user: Type.String(),
-    removed: strict({ prefixes: Type.Integer(), keys: Type.Integer(), bytes: Type.Integer(), running: Type.Integer(), queued: Type.Integer() }),
+    removed: strict({
+      prefixes: Type.Integer(),
+      keys: Type.Integer(),
+      bytes: Type.Integer(),
+      running: Type.Integer(),
+      queued: Type.Integer(),
+    }),
     replicas: Type.Array(strict({ id: Type.String(), acknowledged_at: Type.Union([Type.String(), Type.Null()]) })),
     completed_at: Type.String({ format: "date-time" }),
   }),
 );
 
 export const UserParams = Type.Object({ user: Type.String({ description: "The user's id" }) });
-export const KeyParams = Type.Object({ user: Type.String({ description: "The user's id" }), key: Type.String({ description: "The key's id: its public part" }) });
+export const KeyParams = Type.Object({
+  user: Type.String({ description: "The user's id" }),
+  key: Type.String({ description: "The key's id: its public part" }),
+});
 export const UsersQuery = strict({
   limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 1000, default: 100, description: "Users per page" })),
   after: Type.Optional(Type.String({ description: "Only users whose id comes after this one" })),
 });
-export const RemoveQuery = strict({ keep_usage: Type.Optional(Type.Enum(["true", "false"], { description: "true: keep the usage, for billing" })) });
+export const RemoveQuery = strict({
+  keep_usage: Type.Optional(Type.Enum(["true", "false"], { description: "true: keep the usage, for billing" })),
+});
 
 const NOW = "2026-01-31T12:00:00.000Z";
-export const USER_EXAMPLE: UserDocument = { id: "ann", weight: 1, limits: { ...NO_LIMITS, max_prefixes: 100 }, created_at: NOW, updated_at: NOW };
-export const RECEIPT_EXAMPLE = { user: "ann", removed: { prefixes: 3, keys: 1, bytes: 245760, running: 1, queued: 0 }, replicas: [{ id: "a1b2", acknowledged_at: NOW }], completed_at: NOW };
+export const USER_EXAMPLE: UserDocument = {
+  id: "ann",
+  weight: 1,
+  limits: { ...NO_LIMITS, max_prefixes: 100 },
+  created_at: NOW,
+  updated_at: NOW,
+};
+export const RECEIPT_EXAMPLE = {
+  user: "ann",
+  removed: { prefixes: 3, keys: 1, bytes: 245760, running: 1, queued: 0 },
+  replicas: [{ id: "a1b2", acknowledged_at: NOW }],
+  completed_at: NOW,
+};
 export const NEW_KEY_EXAMPLE = { key_id: "0123456789abcdef", key: "pfx_0123456789abcdef_...", expires_at: null };

@@ -37,7 +37,14 @@ export class BodyWatch {
   start(request: IncomingMessage, onStall: () => void): void {
     const now = performance.now();
     const { socket } = request;
-    this.#bodies.set(request, { socket, since: now, from: socket.bytesRead, onStall, bytes: socket.bytesRead, at: now });
+    this.#bodies.set(request, {
+      socket,
+      since: now,
+      from: socket.bytesRead,
+      onStall,
+      bytes: socket.bytesRead,
+      at: now,
+    });
     request.once("close", () => this.stop(request));
   }
 
@@ -71,7 +78,10 @@ export class BodyWatch {
     const { bytesRead } = body.socket;
     if (bytesRead !== body.bytes) Object.assign(body, { bytes: bytesRead, at: now });
     const seconds = (now - body.since) / 1000;
-    return now - body.at >= this.#stallMs || (now - body.since >= this.#stallMs && bytesRead - body.from < LEAST_RATE * seconds);
+    return (
+      now - body.at >= this.#stallMs ||
+      (now - body.since >= this.#stallMs && bytesRead - body.from < LEAST_RATE * seconds)
+    );
   }
 }
 

@@ -26,7 +26,13 @@ const DROP_SYN = [
   { code: 0x06, jt: 0, jf: 0, k: 0xffff_ffff }, // ret all: pass
 ];
 
-type SetSockOpt = (fd: number, level: number, name: number, program: { len: number; filter: typeof DROP_SYN }, bytes: number) => number;
+type SetSockOpt = (
+  fd: number,
+  level: number,
+  name: number,
+  program: { len: number; filter: typeof DROP_SYN },
+  bytes: number,
+) => number;
 let setSockOpt: SetSockOpt | undefined;
 
 /** From now on no handshake begins at this listening server. False where that cannot be had: not Linux, or a kernel that refuses. */
@@ -35,7 +41,15 @@ export function stopHandshakes(server: Server): boolean {
   const fd = fileDescriptor(server);
   try {
     setSockOpt ??= bindSetSockOpt();
-    return setSockOpt(fd, SOL_SOCKET, SO_ATTACH_FILTER, { len: DROP_SYN.length, filter: DROP_SYN }, koffi.sizeof("sock_fprog")) === 0;
+    return (
+      setSockOpt(
+        fd,
+        SOL_SOCKET,
+        SO_ATTACH_FILTER,
+        { len: DROP_SYN.length, filter: DROP_SYN },
+        koffi.sizeof("sock_fprog"),
+      ) === 0
+    );
   } catch {
     return false;
   }
@@ -62,7 +76,9 @@ export async function allAccepted(port: number, limitMs: number): Promise<void> 
   // A connection that moves from begun to complete while the tables are read is in neither. The second time it has moved.
   for (let empty = 0; empty < 2 && performance.now() - since < limitMs; ) {
     await sleep(LOOK_MS);
-    const tables = await Promise.all(["/proc/self/net/tcp", "/proc/self/net/tcp6"].map((path) => readFile(path, "latin1").catch(() => "")));
+    const tables = await Promise.all(
+      ["/proc/self/net/tcp", "/proc/self/net/tcp6"].map((path) => readFile(path, "latin1").catch(() => "")),
+    );
     const count = tables.reduce((sum, table) => sum + unaccepted(table, port), 0);
     empty = count === 0 ? empty + 1 : 0;
     // Node accepts one in a turn of its event loop, which on a busy machine is not often.
@@ -77,7 +93,9 @@ export async function allAccepted(port: number, limitMs: number): Promise<void> 
  */
 export function unaccepted(table: string, port: number): number {
   let count = 0;
-  for (const [, local, state, queued] of table.matchAll(/^ *\d+: [0-9A-F]+:([0-9A-F]{4}) [0-9A-F]+:[0-9A-F]{4} (03|0A) [0-9A-F]{8}:([0-9A-F]{8}) /gm)) {
+  for (const [, local, state, queued] of table.matchAll(
+    /^ *\d+: [0-9A-F]+:([0-9A-F]{4}) [0-9A-F]+:[0-9A-F]{4} (03|0A) [0-9A-F]{8}:([0-9A-F]{8}) /gm,
+  )) {
     if (parseInt(local!, 16) !== port) continue;
     count += state === "0A" ? parseInt(queued!, 16) : 1;
   }

@@ -62,13 +62,21 @@ export function cutUnread(request: FastifyRequest, reply: FastifyReply, ms: numb
 const HEAD = Buffer.from("HEAD ");
 
 /** What is not HTTP, has too large headers or takes too long: Node's parser gives up, so the answer is written by hand. */
-export function refuseConnection(error: Error & { code?: string; rawPacket?: unknown }, socket: Socket, metrics: Metrics): void {
+export function refuseConnection(
+  error: Error & { code?: string; rawPacket?: unknown },
+  socket: Socket,
+  metrics: Metrics,
+): void {
   if (error.code === "ECONNRESET" || !socket.writable) return void socket.destroy();
   const late = error.code === "ERR_HTTP_REQUEST_TIMEOUT";
   if (late) metrics.connectionCut("not_sending");
   // An answer to HEAD has no body. The parser tells nothing of a request whose headers it has not read to their end.
   const bodiless = Buffer.isBuffer(error.rawPacket) && error.rawPacket.subarray(0, HEAD.length).equals(HEAD);
-  endWithProblem(socket, late ? "request_timeout" : error.code === "HPE_HEADER_OVERFLOW" ? "headers_too_large" : "invalid_request", { bodiless });
+  endWithProblem(
+    socket,
+    late ? "request_timeout" : error.code === "HPE_HEADER_OVERFLOW" ? "headers_too_large" : "invalid_request",
+    { bodiless },
+  );
 }
 
 /** The last answer on a connection. Node looks at it no more, so nothing else would close it if the client does not. */

@@ -23,7 +23,8 @@ export function checkRequest({ raw, url }: FastifyRequest): void {
   const seen = new Set<string>();
   for (let at = 0; at < raw.rawHeaders.length; at += 2) {
     const name = raw.rawHeaders[at]!.toLowerCase();
-    if (SINGLE.includes(name) && seen.has(name)) throw new PrefixdError("invalid_request", `The header ${name} comes twice.`);
+    if (SINGLE.includes(name) && seen.has(name))
+      throw new PrefixdError("invalid_request", `The header ${name} comes twice.`);
     seen.add(name);
   }
   const query = url.indexOf("?");
@@ -39,9 +40,22 @@ export function checkRequest({ raw, url }: FastifyRequest): void {
 export function refuseEncodedBodies(app: FastifyInstance): void {
   app.addHook("preParsing", (request, reply, payload, done) => {
     const encoding = request.headers["content-encoding"];
-    const hasBody = request.headers["transfer-encoding"] !== undefined || Number(request.headers["content-length"] ?? 0) > 0;
-    if (encoding === undefined || !hasBody || request.method === "GET" || request.method === "HEAD" || /^\s*(identity)?\s*$/i.test(encoding)) return done(null, payload);
+    const hasBody =
+      request.headers["transfer-encoding"] !== undefined || Number(request.headers["content-length"] ?? 0) > 0;
+    if (
+      encoding === undefined ||
+      !hasBody ||
+      request.method === "GET" ||
+      request.method === "HEAD" ||
+      /^\s*(identity)?\s*$/i.test(encoding)
+    )
+      return done(null, payload);
     reply.header("accept-encoding", "identity");
-    done(new PrefixdError("unsupported_media_type", "Bodies are read as they are: leave Content-Encoding away and send the body unencoded."));
+    done(
+      new PrefixdError(
+        "unsupported_media_type",
+        "Bodies are read as they are: leave Content-Encoding away and send the body unencoded.",
+      ),
+    );
   });
 }

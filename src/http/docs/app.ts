@@ -16,12 +16,52 @@ export async function documentationApp(): Promise<TypedApp> {
     throw new PrefixdError("internal", "This app only describes itself.");
   };
   const tokenizer: Tokenizer = {
-    vocabSize: 1, eosId: null, longestToken: 1, around: NOTHING_AROUND, beyondModel: new Map(), encode: nothing, encodeInSteps: nothing, decode: nothing, bytesOf: nothing, tokenText: () => "", isSpecial: nothing,
+    vocabSize: 1,
+    eosId: null,
+    longestToken: 1,
+    around: NOTHING_AROUND,
+    beyondModel: new Map(),
+    encode: nothing,
+    encodeInSteps: nothing,
+    decode: nothing,
+    bytesOf: nothing,
+    tokenText: () => "",
+    isSpecial: nothing,
   };
-  const prefixes = { register: nothing, info: nothing, readable: nothing, list: nothing, listShared: nothing, held: nothing, openFile: nothing, remove: nothing, patch: nothing, resolve: nothing };
-  const users = { createUser: nothing, getUser: nothing, missingUsers: nothing, listUsers: nothing, patchUser: nothing, putKey: nothing, findKey: nothing, listKeys: nothing, deleteKey: nothing, usage: nothing };
+  const prefixes = {
+    register: nothing,
+    info: nothing,
+    readable: nothing,
+    list: nothing,
+    listShared: nothing,
+    held: nothing,
+    openFile: nothing,
+    remove: nothing,
+    patch: nothing,
+    resolve: nothing,
+  };
+  const users = {
+    createUser: nothing,
+    getUser: nothing,
+    missingUsers: nothing,
+    listUsers: nothing,
+    patchUser: nothing,
+    putKey: nothing,
+    findKey: nothing,
+    listKeys: nothing,
+    deleteKey: nothing,
+    usage: nothing,
+  };
   const metrics = new Metrics({ processMetrics: false });
-  const generation = new GenerationService({ engine: { submit: nothing, refuseIfFull: nothing }, prefixes, tokenizer, positions: 1, eosIds: [], allowBaseModel: true, metrics });
+  const generation = new GenerationService({
+    engine: { submit: nothing, refuseIfFull: nothing },
+    prefixes,
+    tokenizer,
+    positions: 1,
+    eosIds: [],
+    allowBaseModel: true,
+    metrics,
+  });
   const { fastify } = await buildApp({
     modelName: "none",
     shape: { layers: 1, heads: 1, headDim: 1, width: 1, positions: 1, vocabSize: 1 },

@@ -9,10 +9,19 @@ export const OPENAPI_OPTIONS = {
     info: {
       title: "prefixd",
       version: "0.1.0",
-      description: "One frozen GPT-2 serves every user's trained prefix.\n\nErrors are RFC 9457 problem details with a stable `code`. Every answer has an `x-request-id`; send one to choose it.\n\nBodies are JSON in UTF-8, or multipart for uploads. An optional field that is null counts as absent, unless the field gives null a meaning of its own.",
+      description:
+        "One frozen GPT-2 serves every user's trained prefix.\n\nErrors are RFC 9457 problem details with a stable `code`. Every answer has an `x-request-id`; send one to choose it.\n\nBodies are JSON in UTF-8, or multipart for uploads. An optional field that is null counts as absent, unless the field gives null a meaning of its own.",
       license: { name: "Apache-2.0", identifier: "Apache-2.0" },
     },
-    components: { securitySchemes: { key: { type: "http", scheme: "bearer", description: "A user's key, or the admin key. A server without an admin key needs no keys." } } },
+    components: {
+      securitySchemes: {
+        key: {
+          type: "http",
+          scheme: "bearer",
+          description: "A user's key, or the admin key. A server without an admin key needs no keys.",
+        },
+      },
+    },
     security: [{ key: [] }],
     servers: [{ url: "/", description: "The server that this description comes from" }],
     tags: [
@@ -22,7 +31,10 @@ export const OPENAPI_OPTIONS = {
       { name: "operation", description: "Health and metrics" },
     ],
   },
-  transform: ({ schema, url, route }: { schema: FastifySchema; url: string; route: RouteOptions }) => ({ schema: route.config?.access === "public" ? { ...schema, security: [] } : schema, url }),
+  transform: ({ schema, url, route }: { schema: FastifySchema; url: string; route: RouteOptions }) => ({
+    schema: route.config?.access === "public" ? { ...schema, security: [] } : schema,
+    url,
+  }),
 } as const;
 
 type Json = null | string | number | boolean | Json[] | { [key: string]: Json };
@@ -37,17 +49,27 @@ export function openapiDocument(app: FastifyInstance): Json {
   const out = share(raw, schemas) as { [key: string]: Json };
   // Parts of a stream hang on no route as schemas: the stream itself is text.
   for (const schema of [GenerateEvent, GenerateLastEvent]) share(JSON.parse(JSON.stringify(schema)) as Json, schemas);
-  return { ...out, components: { ...(out["components"] as object), schemas: Object.fromEntries(Object.entries(schemas).sort(([a], [b]) => (a < b ? -1 : 1))) } };
+  return {
+    ...out,
+    components: {
+      ...(out["components"] as object),
+      schemas: Object.fromEntries(Object.entries(schemas).sort(([a], [b]) => (a < b ? -1 : 1))),
+    },
+  };
 }
 
-export const openapiYaml = (document: Json): string => stringify(document, { lineWidth: 120, aliasDuplicateObjects: false });
+export const openapiYaml = (document: Json): string =>
+  stringify(document, { lineWidth: 120, aliasDuplicateObjects: false });
 
 /** null for an optional field of a request's body means that it is absent: its schema says so. A reviver: what is inside comes first. */
 function sayNull(key: string, value: unknown): unknown {
   if (key !== "requestBody") return value;
-  const { content } = value as { content: Record<string, { schema: { properties?: Record<string, Record<string, unknown>> } }> };
+  const { content } = value as {
+    content: Record<string, { schema: { properties?: Record<string, Record<string, unknown>> } }>;
+  };
   for (const [type, { schema }] of Object.entries(content)) {
-    if (type === "application/json") for (const name of nullableFields(schema)) schema.properties![name] = orNull(schema.properties![name]!);
+    if (type === "application/json")
+      for (const name of nullableFields(schema)) schema.properties![name] = orNull(schema.properties![name]!);
   }
   return value;
 }
@@ -57,7 +79,11 @@ function orNull(schema: Record<string, unknown>): Record<string, unknown> {
   // A schema of its own stays what it is, for others refer to it.
   if (schema["title"] !== undefined) return { anyOf: [schema, { type: "null" }] };
   if (Array.isArray(anyOf)) return { ...schema, anyOf: [...(anyOf as unknown[]), { type: "null" }] };
-  return { ...schema, ...(type === undefined ? {} : { type: [type, "null"] }), ...(Array.isArray(values) ? { enum: [...(values as unknown[]), null] } : {}) };
+  return {
+    ...schema,
+    ...(type === undefined ? {} : { type: [type, "null"] }),
+    ...(Array.isArray(values) ? { enum: [...(values as unknown[]), null] } : {}),
+  };
 }
 
 /** Schemas with a title of one word move to components and are referred to; keywords of ours go. Examples stay as they are. */

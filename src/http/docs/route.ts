@@ -6,8 +6,10 @@ import { openapiDocument, openapiYaml } from "./openapi.ts";
 /** The description itself and its pages; everything they load comes from this server. */
 export async function docsRoutes(app: TypedApp): Promise<void> {
   const description = describedOnce(app);
-  const sendYaml = async (_request: FastifyRequest, reply: FastifyReply): Promise<FastifyReply> => reply.type("application/yaml; charset=utf-8").send(description().yaml);
-  const sendJson = async (_request: FastifyRequest, reply: FastifyReply): Promise<FastifyReply> => reply.type("application/json; charset=utf-8").send(description().json);
+  const sendYaml = async (_request: FastifyRequest, reply: FastifyReply): Promise<FastifyReply> =>
+    reply.type("application/yaml; charset=utf-8").send(description().yaml);
+  const sendJson = async (_request: FastifyRequest, reply: FastifyReply): Promise<FastifyReply> =>
+    reply.type("application/json; charset=utf-8").send(description().json);
   await app.register(async (scope) => {
     scope.addHook("onRoute", (route) => {
       route.config = { ...route.config, access: "public" };
@@ -19,7 +21,9 @@ export async function docsRoutes(app: TypedApp): Promise<void> {
   });
   const config = { access: "public" } as const;
   app.get("/openapi.yaml", { config, logLevel: "warn", schema: { hide: true } }, sendYaml);
-  app.get("/", { config, logLevel: "warn", schema: { hide: true } }, async (_request, reply) => reply.redirect("/docs/"));
+  app.get("/", { config, logLevel: "warn", schema: { hide: true } }, async (_request, reply) =>
+    reply.redirect("/docs/"),
+  );
 }
 
 /** Made when somebody first asks, as bytes: a tenth of a second's work, and a megabyte for as long as the server runs. */

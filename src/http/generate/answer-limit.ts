@@ -23,7 +23,8 @@ export class AnswerLimit {
     this.#positions = positions;
     this.#id = String(tokenizer.vocabSize - 1).length;
     this.#text = 0;
-    for (let id = 0; id < tokenizer.vocabSize; id++) this.#text = Math.max(this.#text, Buffer.byteLength(JSON.stringify(tokenizer.tokenText(id))));
+    for (let id = 0; id < tokenizer.vocabSize; id++)
+      this.#text = Math.max(this.#text, Buffer.byteLength(JSON.stringify(tokenizer.tokenText(id))));
   }
 
   /** @throws PrefixdError answer_too_large, which names the fields that make it so */
@@ -31,7 +32,10 @@ export class AnswerLimit {
     const { prompts, n, bestOf, beams, echo, logprobs } = request;
     // What is not returned is computed all the same, and held until it is known to be the worse.
     const rows = beams?.numBeams ?? bestOf ?? n;
-    const tokens = prompts.reduce((sum, { length }) => sum + (echo ? length : 0) + mostNewTokens(request, length, this.#positions), 0);
+    const tokens = prompts.reduce(
+      (sum, { length }) => sum + (echo ? length : 0) + mostNewTokens(request, length, this.#positions),
+      0,
+    );
     const bytes = rows * tokens * this.#bytesOfToken(logprobs, returnTokenIds);
     if (bytes <= this.#limit) return;
     const fields = [
@@ -41,12 +45,19 @@ export class AnswerLimit {
       ...(prompts.length === 1 ? [] : ["the number of prompts"]),
     ];
     const without = echo ? ", or leave echo away" : "";
-    throw new PrefixdError("answer_too_large", `The answer could have ${bytes} bytes (${rows * tokens} tokens, each taken for the vocabulary's longest); this server makes up to ${this.#limit}. Lower ${fields.join(", ")}${without}.`);
+    throw new PrefixdError(
+      "answer_too_large",
+      `The answer could have ${bytes} bytes (${rows * tokens} tokens, each taken for the vocabulary's longest); this server makes up to ${this.#limit}. Lower ${fields.join(", ")}${without}.`,
+    );
   }
 
   /** The most that one token of a choice adds to the JSON. */
   #bytesOfToken(logprobs: number | null, returnTokenIds: boolean): number {
     const top = AROUND_TOP + this.#id + this.#text + NUMBER;
-    return this.#text + (returnTokenIds ? this.#id + 1 : 0) + (logprobs === null ? 0 : NUMBER + "[],,".length + logprobs * top);
+    return (
+      this.#text +
+      (returnTokenIds ? this.#id + 1 : 0) +
+      (logprobs === null ? 0 : NUMBER + "[],,".length + logprobs * top)
+    );
   }
 }

@@ -21,7 +21,9 @@ export function withDefaults(body: GenerateBody, defaults: GenerationDefaults): 
     ...(max_length !== undefined && body.max_new_tokens === undefined ? { max_length } : {}),
     ...(min_length !== undefined && body.min_new_tokens === undefined ? { min_length } : {}),
     ...(sequence_bias !== undefined && body.logit_bias === undefined ? { sequence_bias } : {}),
-    ...(exponential_decay_length_penalty !== undefined && body.ignore_eos !== true ? { exponential_decay_length_penalty } : {}),
+    ...(exponential_decay_length_penalty !== undefined && body.ignore_eos !== true
+      ? { exponential_decay_length_penalty }
+      : {}),
     ...body,
   };
 }
@@ -33,33 +35,65 @@ export function withDefaults(body: GenerateBody, defaults: GenerationDefaults): 
  */
 export function checkCombinations(body: GenerateBody, defaults: GenerationDefaults, maxN: number): void {
   const fields = withDefaults(body, defaults);
-  const { n = 1, best_of: bestOf = n, num_beams: numBeams = 1, do_sample: doSample = false, stream = false, max_new_tokens: maxNew = DEFAULT_NEW_TOKENS } = fields;
+  const {
+    n = 1,
+    best_of: bestOf = n,
+    num_beams: numBeams = 1,
+    do_sample: doSample = false,
+    stream = false,
+    max_new_tokens: maxNew = DEFAULT_NEW_TOKENS,
+  } = fields;
   const beams = numBeams > 1;
   const refused: Refusal[] = [
     [n > maxN, `n must be <= ${maxN} on this server`, ["n"]],
     [bestOf > maxN, `best_of must be <= ${maxN} on this server`, []],
     [numBeams > maxN, `num_beams must be <= ${maxN} on this server`, ["num_beams"]],
     [beams && n > numBeams, "n must be <= num_beams: a beam search has no more results", ["n", "num_beams"]],
-    [beams && bestOf > n, "best_of cannot be used with num_beams > 1, which returns the best already", ["num_beams", "n"]],
+    [
+      beams && bestOf > n,
+      "best_of cannot be used with num_beams > 1, which returns the best already",
+      ["num_beams", "n"],
+    ],
     [beams && stream, "num_beams > 1 cannot be streamed: which tokens come first is known at the end", ["num_beams"]],
     [!beams && n > 1 && !doSample, "n > 1 needs do_sample true: without it all choices are the same", ["n"]],
     [bestOf < n, "best_of must be >= n", ["n"]],
     [bestOf > n && !doSample && !beams, "best_of needs do_sample true: without it all choices are the same", []],
     [bestOf > n && stream, "best_of cannot be streamed: which choices are the best is known at the end", []],
     [maxNew === 0 && !(fields.echo ?? false), "max_new_tokens must be >= 1; 0 only with echo", []],
-    [maxNew === 0 && (beams || bestOf > n), "max_new_tokens 0 leaves nothing for num_beams or best_of to choose from", []],
+    [
+      maxNew === 0 && (beams || bestOf > n),
+      "max_new_tokens 0 leaves nothing for num_beams or best_of to choose from",
+      [],
+    ],
     // A default that asks for more than the request allows is no mistake of the request's; and what max_length leaves hangs on the prompt.
-    [(body.min_new_tokens ?? 0) > maxNew && fields.max_length === undefined, "min_new_tokens must be <= max_new_tokens", ["max_new_tokens"]],
-    [fields.exponential_decay_length_penalty !== undefined && (fields.ignore_eos ?? false), "exponential_decay_length_penalty changes the logit of EOS, which ignore_eos ignores", []],
+    [
+      (body.min_new_tokens ?? 0) > maxNew && fields.max_length === undefined,
+      "min_new_tokens must be <= max_new_tokens",
+      ["max_new_tokens"],
+    ],
+    [
+      fields.exponential_decay_length_penalty !== undefined && (fields.ignore_eos ?? false),
+      "exponential_decay_length_penalty changes the logit of EOS, which ignore_eos ignores",
+      [],
+    ],
   ];
   for (const name of ["forced_bos_token_id", "forced_eos_token_id"] as const) {
     const forced = fields[name] === undefined ? [] : [fields[name]].flat();
-    refused.push([forced.length > 0 && forced.every((id) => fields.suppress_tokens?.includes(id) ?? false), `${name} forces what suppress_tokens forbids`, [name, "suppress_tokens"]]);
+    refused.push([
+      forced.length > 0 && forced.every((id) => fields.suppress_tokens?.includes(id) ?? false),
+      `${name} forces what suppress_tokens forbids`,
+      [name, "suppress_tokens"],
+    ]);
   }
   const first = refused.find(([applies]) => applies);
   if (first === undefined) return;
   const [, why, involved] = first;
-  const fromModel = involved.filter((name) => !Object.hasOwn(body, name) && Object.hasOwn(defaults, name)).map((name) => `${name} ${JSON.stringify(fields[name]).slice(0, 60)}`);
-  const source = fromModel.length === 0 ? "" : ` The model's own defaults are part of it (generation_config.json): ${fromModel.join(", ")}; send other values.`;
+  const fromModel = involved
+    .filter((name) => !Object.hasOwn(body, name) && Object.hasOwn(defaults, name))
+    .map((name) => `${name} ${JSON.stringify(fields[name]).slice(0, 60)}`);
+  const source =
+    fromModel.length === 0
+      ? ""
+      : ` The model's own defaults are part of it (generation_config.json): ${fromModel.join(", ")}; send other values.`;
   throw new PrefixdError("invalid_parameter", `${why}.${source}`);
 }

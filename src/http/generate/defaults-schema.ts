@@ -4,12 +4,16 @@ import { BadIds, GenerateBody, MAX_BAD_WORDS } from "./schema.ts";
 
 const { Optional } = Type;
 const { properties: field } = GenerateBody;
-const count = (description: string, minimum = 0): Type.TOptional<Type.TInteger> => Optional(Type.Integer({ minimum, description }));
+const count = (description: string, minimum = 0): Type.TOptional<Type.TInteger> =>
+  Optional(Type.Integer({ minimum, description }));
 
 /** Fields of a request that generation_config.json may give, by transformers' names; each has the limits that it has in requests. */
 export const GenerationConfigFields = strict({
   max_new_tokens: count("", 1),
-  max_length: count("Upper limit of prompt and answer together, where neither the request nor the model sets max_new_tokens", 1),
+  max_length: count(
+    "Upper limit of prompt and answer together, where neither the request nor the model sets max_new_tokens",
+    1,
+  ),
   min_new_tokens: field.min_new_tokens,
   min_length: count("Lower limit of the same, where neither sets min_new_tokens"),
   do_sample: field.do_sample,
@@ -44,7 +48,9 @@ export const REQUEST_NAMES = { bad_words_ids: "bad_words", num_return_sequences:
 type Renamed = typeof REQUEST_NAMES;
 
 /** Defaults of requests, by the requests' names, and the two lengths that count the prompt. What is absent has transformers' own default. */
-export type GenerationDefaults = Omit<GenerationConfigFields, keyof Renamed> & { [K in keyof Renamed as Renamed[K]]?: NonNullable<GenerationConfigFields[K]> };
+export type GenerationDefaults = Omit<GenerationConfigFields, keyof Renamed> & {
+  [K in keyof Renamed as Renamed[K]]?: NonNullable<GenerationConfigFields[K]>;
+};
 
 /** What a field means, and what it is without the model's word, is told where requests are described. */
 const TOLD_ELSEWHERE: ReadonlySet<string> = new Set(["default", "description", "hint", "examples"]);
@@ -52,14 +58,18 @@ const TOLD_ELSEWHERE: ReadonlySet<string> = new Set(["default", "description", "
 function shown([name, schema]: [string, TSchema]): [string, TSchema] {
   const own = name === "max_length" || name === "min_length";
   const kept = Object.entries(schema).filter(([keyword]) => own || !TOLD_ELSEWHERE.has(keyword));
-  return [Object.hasOwn(REQUEST_NAMES, name) ? REQUEST_NAMES[name as keyof Renamed] : name, Optional(Object.fromEntries(kept) as TSchema)];
+  return [
+    Object.hasOwn(REQUEST_NAMES, name) ? REQUEST_NAMES[name as keyof Renamed] : name,
+    Optional(Object.fromEntries(kept) as TSchema),
+  ];
 }
 
 export const GenerationDefaultsDocument = named(
   "GenerationDefaults",
   Type.Unsafe<GenerationDefaults>(
     strict(Object.fromEntries(Object.entries(GenerationConfigFields.properties).map(shown)), {
-      description: "Defaults of generate requests, from the model's generation_config.json; absent fields have GenerateRequest's default",
+      description:
+        "Defaults of generate requests, from the model's generation_config.json; absent fields have GenerateRequest's default",
     }),
   ),
 );

@@ -11,17 +11,54 @@ const FILE = "generation_config.json";
 
 /** Fields that change no token of a GPT-2: how transformers computes, what it returns, what only encoders or assistants use. The EOS ids are read with the model. */
 const WITHOUT_EFFECT: ReadonlySet<string> = new Set([
-  "eos_token_id", "bos_token_id", "pad_token_id", "decoder_start_token_id", "transformers_version",
-  "use_cache", "cache_implementation", "cache_config", "max_cache_len", "low_memory", "prefill_chunk_size", "compile_config", "disable_compile", "continuous_batching_config",
-  "output_attentions", "output_hidden_states", "output_scores", "output_logits", "return_dict_in_generate",
-  "is_assistant", "num_assistant_tokens", "num_assistant_tokens_schedule", "assistant_confidence_threshold", "prompt_lookup_num_tokens", "max_matching_ngram_size",
-  "assistant_early_exit", "assistant_lookbehind", "target_lookbehind", "assistant_ensemble_weight", "speculation_type",
+  "eos_token_id",
+  "bos_token_id",
+  "pad_token_id",
+  "decoder_start_token_id",
+  "transformers_version",
+  "use_cache",
+  "cache_implementation",
+  "cache_config",
+  "max_cache_len",
+  "low_memory",
+  "prefill_chunk_size",
+  "compile_config",
+  "disable_compile",
+  "continuous_batching_config",
+  "output_attentions",
+  "output_hidden_states",
+  "output_scores",
+  "output_logits",
+  "return_dict_in_generate",
+  "is_assistant",
+  "num_assistant_tokens",
+  "num_assistant_tokens_schedule",
+  "assistant_confidence_threshold",
+  "prompt_lookup_num_tokens",
+  "max_matching_ngram_size",
+  "assistant_early_exit",
+  "assistant_lookbehind",
+  "target_lookbehind",
+  "assistant_ensemble_weight",
+  "speculation_type",
 ]);
 
 /** Fields that change answers in a way that is not offered, each with the value that does not. null never does. */
 const NOT_APPLIED: ReadonlyMap<string, unknown> = new Map<string, unknown>([
-  ["guidance_scale", 1], ["penalty_alpha", 0], ["dola_layers", null], ["watermarking_config", null], ["num_beam_groups", 1], ["diversity_penalty", 0], ["constraints", null], ["force_words_ids", null],
-  ["encoder_repetition_penalty", 1], ["encoder_no_repeat_ngram_size", 0], ["remove_invalid_values", false], ["max_time", null], ["token_healing", false], ["use_mtp", false],
+  ["guidance_scale", 1],
+  ["penalty_alpha", 0],
+  ["dola_layers", null],
+  ["watermarking_config", null],
+  ["num_beam_groups", 1],
+  ["diversity_penalty", 0],
+  ["constraints", null],
+  ["force_words_ids", null],
+  ["encoder_repetition_penalty", 1],
+  ["encoder_no_repeat_ngram_size", 0],
+  ["remove_invalid_values", false],
+  ["max_time", null],
+  ["token_healing", false],
+  ["use_mtp", false],
 ]);
 
 const schema: TSchema = GenerationConfigFields;
@@ -38,18 +75,27 @@ export interface DefaultsFor {
  * @throws ModelLoadError that names the field: a value of the wrong type or out of the limits of requests, one that would change answers
  *   in a way that is not offered, a field that is not known, or fields that make a request refused that names none of them
  */
-export function generationDefaults(file: Readonly<Record<string, unknown>>, { vocabSize, maxN }: DefaultsFor): GenerationDefaults {
+export function generationDefaults(
+  file: Readonly<Record<string, unknown>>,
+  { vocabSize, maxN }: DefaultsFor,
+): GenerationDefaults {
   const known: Record<string, unknown> = {};
   for (const [name, value] of Object.entries(file)) {
     if (value === null || WITHOUT_EFFECT.has(name) || name.startsWith("_")) continue;
     if (Object.hasOwn(GenerationConfigFields.properties, name)) known[name] = value;
     else refuseUnlessNeutral(name, value);
   }
-  if (!validator.Check(known)) throw new ModelLoadError("model_invalid", `${FILE}: ${explain(schema, validator.Errors(known), FILE).message}`);
+  if (!validator.Check(known))
+    throw new ModelLoadError("model_invalid", `${FILE}: ${explain(schema, validator.Errors(known), FILE).message}`);
   checkIds(known, vocabSize);
   const { max_length, min_length, ...rest } = known;
   const defaults: GenerationDefaults = {
-    ...Object.fromEntries(Object.entries(rest).map(([name, value]) => [Object.hasOwn(REQUEST_NAMES, name) ? REQUEST_NAMES[name as keyof typeof REQUEST_NAMES] : name, value])),
+    ...Object.fromEntries(
+      Object.entries(rest).map(([name, value]) => [
+        Object.hasOwn(REQUEST_NAMES, name) ? REQUEST_NAMES[name as keyof typeof REQUEST_NAMES] : name,
+        value,
+      ]),
+    ),
     // Where both are given, transformers takes the one that does not count the prompt.
     ...(max_length !== undefined && known.max_new_tokens === undefined ? { max_length } : {}),
     ...(min_length !== undefined && known.min_new_tokens === undefined ? { min_length } : {}),
@@ -58,7 +104,11 @@ export function generationDefaults(file: Readonly<Record<string, unknown>>, { vo
     checkCombinations({}, defaults, maxN);
   } catch (error) {
     if (!(error instanceof PrefixdError)) throw error;
-    throw new ModelLoadError("model_unsupported", `${FILE}: a request that sets nothing would be refused: ${error.message}`, { cause: error });
+    throw new ModelLoadError(
+      "model_unsupported",
+      `${FILE}: a request that sets nothing would be refused: ${error.message}`,
+      { cause: error },
+    );
   }
   return defaults;
 }
@@ -72,7 +122,11 @@ function refuseUnlessNeutral(name: string, value: unknown): void {
     throw new ModelLoadError("model_unsupported", `${FILE}: ${name} ${shown} is not supported${why}; ${way}.`);
   }
   const says = value !== false && !(typeof value === "object" && value !== null && Object.keys(value).length === 0);
-  if (says) throw new ModelLoadError("model_unsupported", `${FILE}: ${name} ${shown} is not known, and it may change the answers; ${way}.`);
+  if (says)
+    throw new ModelLoadError(
+      "model_unsupported",
+      `${FILE}: ${name} ${shown} is not known, and it may change the answers; ${way}.`,
+    );
 }
 
 function checkIds(config: GenerationConfigFields, vocabSize: number): void {
@@ -86,6 +140,10 @@ function checkIds(config: GenerationConfigFields, vocabSize: number): void {
   };
   for (const [name, given] of Object.entries(ids)) {
     const bad = given?.find((id) => id >= vocabSize);
-    if (bad !== undefined) throw new ModelLoadError("model_invalid", `${FILE}: ${name} has the id ${bad}; token ids are 0 to ${vocabSize - 1}.`);
+    if (bad !== undefined)
+      throw new ModelLoadError(
+        "model_invalid",
+        `${FILE}: ${name} has the id ${bad}; token ids are 0 to ${vocabSize - 1}.`,
+      );
   }
 }

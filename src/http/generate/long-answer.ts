@@ -11,7 +11,11 @@ export function answerOf(pieces: Generator<string, void>, check: () => void): st
   return Readable.from(inTurns([first.value ?? "", second.value], pieces, check), { objectMode: false });
 }
 
-async function* inTurns(begun: readonly string[], pieces: Generator<string, void>, check: () => void): AsyncGenerator<string, void> {
+async function* inTurns(
+  begun: readonly string[],
+  pieces: Generator<string, void>,
+  check: () => void,
+): AsyncGenerator<string, void> {
   yield* begun;
   for (;;) {
     await nextTurn();

@@ -1,6 +1,11 @@
 import { randomInt, randomUUID } from "node:crypto";
 import { PrefixdError } from "../../errors.ts";
-import { DEFAULT_NEW_TOKENS, DEFAULT_SAMPLING, type AnswerLength, type ValidGenerateRequest } from "../../generation/service.ts";
+import {
+  DEFAULT_NEW_TOKENS,
+  DEFAULT_SAMPLING,
+  type AnswerLength,
+  type ValidGenerateRequest,
+} from "../../generation/service.ts";
 import type { PrefixKey } from "../../prefixes/store.ts";
 import { checkCombinations, withDefaults, type GenerateFields } from "./combinations.ts";
 import { parsePrefixId } from "../prefixes/id.ts";
@@ -38,7 +43,14 @@ export async function parseGenerate(
     prompts: await readPrompts(body, reader),
     n,
     bestOf: body.best_of !== undefined && body.best_of > n ? body.best_of : null,
-    beams: (body.num_beams ?? 1) === 1 ? null : { numBeams: body.num_beams ?? 1, lengthPenalty: body.length_penalty ?? 1, earlyStopping: body.early_stopping ?? false },
+    beams:
+      (body.num_beams ?? 1) === 1
+        ? null
+        : {
+            numBeams: body.num_beams ?? 1,
+            lengthPenalty: body.length_penalty ?? 1,
+            earlyStopping: body.early_stopping ?? false,
+          },
     echo: body.echo ?? false,
     ...lengthOf(body, given),
     sampling: await readSampling(body, reader),
@@ -64,7 +76,11 @@ function lengthOf(body: GenerateFields, given: GenerateBody): AnswerLength {
 async function readSampling(body: GenerateFields, reader: PromptReader): Promise<ValidGenerateRequest["sampling"]> {
   const byDefault = DEFAULT_SAMPLING;
   const logitBias = reader.logitBias(body.logit_bias ?? {});
-  const { forced_bos_token_id: forcedBos, forced_eos_token_id: forcedEos = [], exponential_decay_length_penalty: decay } = body;
+  const {
+    forced_bos_token_id: forcedBos,
+    forced_eos_token_id: forcedEos = [],
+    exponential_decay_length_penalty: decay,
+  } = body;
   const forcedLast = reader.tokenIds([forcedEos].flat(), "forced_eos_token_id");
   return {
     logitBias,
@@ -78,7 +94,8 @@ async function readSampling(body: GenerateFields, reader: PromptReader): Promise
     suppressIds: reader.tokenIds(body.suppress_tokens ?? [], "suppress_tokens"),
     beginSuppressIds: reader.tokenIds(body.begin_suppress_tokens ?? [], "begin_suppress_tokens"),
     forcedBosId: forcedBos === undefined ? null : reader.tokenIds([forcedBos], "forced_bos_token_id")[0]!,
-    forcedLast: forcedLast.length === 0 ? null : { ids: forcedLast, index: (body.max_new_tokens ?? DEFAULT_NEW_TOKENS) - 1 },
+    forcedLast:
+      forcedLast.length === 0 ? null : { ids: forcedLast, index: (body.max_new_tokens ?? DEFAULT_NEW_TOKENS) - 1 },
     exponentialDecay: decay === undefined ? null : { start: decay[0], factor: decay[1] },
     renormalize: body.renormalize_logits ?? byDefault.renormalize,
     doSample: body.do_sample ?? byDefault.doSample,
@@ -97,16 +114,24 @@ function prefixOf(body: GenerateBody, pathId: string | undefined, user: string):
   const bodyKey = body.prefix_id === undefined || body.prefix_id === null ? null : parsePrefixId(body.prefix_id, user);
   if (pathId === undefined) return bodyKey;
   const pathKey = parsePrefixId(pathId, user);
-  if (bodyKey && (bodyKey.name !== pathKey.name || bodyKey.user !== pathKey.user)) throw new PrefixdError("invalid_parameter", "prefix_id is another one than the path's.");
+  if (bodyKey && (bodyKey.name !== pathKey.name || bodyKey.user !== pathKey.user))
+    throw new PrefixdError("invalid_parameter", "prefix_id is another one than the path's.");
   return pathKey;
 }
 
 function readPrompts(body: GenerateBody, reader: PromptReader): Promise<Int32Array[]> {
   if ((body.prompt === undefined) === (body.prompts === undefined)) {
-    throw new PrefixdError("invalid_request", body.prompt === undefined ? "The body lacks \"prompt\" (or \"prompts\")." : "Send either prompt or prompts.");
+    throw new PrefixdError(
+      "invalid_request",
+      body.prompt === undefined ? 'The body lacks "prompt" (or "prompts").' : "Send either prompt or prompts.",
+    );
   }
   const addSpecialTokens = body.add_special_tokens ?? true;
   if (body.prompt !== undefined) return reader.read([body.prompt], ["prompt"], addSpecialTokens);
   const prompts = body.prompts ?? [];
-  return reader.read(prompts, prompts.map((_, i) => `prompts[${i}]`), addSpecialTokens);
+  return reader.read(
+    prompts,
+    prompts.map((_, i) => `prompts[${i}]`),
+    addSpecialTokens,
+  );
 }

@@ -16,7 +16,11 @@ export class PromptReader {
    * `names[i]` is what errors call `prompts[i]`. `addSpecialTokens`: texts get what the tokenizer puts around a prompt.
    * Throws `empty_prompt`, `invalid_token_id`, `context_exceeded`.
    */
-  async read(prompts: readonly (string | readonly number[])[], names: readonly string[], addSpecialTokens: boolean): Promise<Int32Array[]> {
+  async read(
+    prompts: readonly (string | readonly number[])[],
+    names: readonly string[],
+    addSpecialTokens: boolean,
+  ): Promise<Int32Array[]> {
     const out: Int32Array[] = [];
     let stretch = 0;
     for (const [i, prompt] of prompts.entries()) {
@@ -74,7 +78,11 @@ export class PromptReader {
       const id = /^(0|[1-9]\d{0,8})$/.test(key) ? Number(key) : Infinity;
       const { vocabSize } = this.#tokenizer;
       const shown = JSON.stringify(key.slice(0, 20));
-      if (id >= vocabSize) throw new PrefixdError("invalid_token_id", `logit_bias has the key ${shown}; token ids are 0 to ${vocabSize - 1}.`);
+      if (id >= vocabSize)
+        throw new PrefixdError(
+          "invalid_token_id",
+          `logit_bias has the key ${shown}; token ids are 0 to ${vocabSize - 1}.`,
+        );
       out.set(id, value);
     }
     return out;
@@ -89,11 +97,15 @@ export class PromptReader {
    * Biases of id sequences; of equal ones the last, as in transformers. `single`: what `logit_bias` has.
    * Throws `invalid_token_id`, `invalid_parameter`.
    */
-  sequenceBias(pairs: readonly (readonly [readonly number[], number])[], single: ReadonlyMap<number, number>): { ids: readonly number[]; bias: number }[] {
+  sequenceBias(
+    pairs: readonly (readonly [readonly number[], number])[],
+    single: ReadonlyMap<number, number>,
+  ): { ids: readonly number[]; bias: number }[] {
     const out = new Map<string, { ids: readonly number[]; bias: number }>();
     for (const [i, [ids, bias]] of pairs.entries()) {
       this.#checked(ids, `sequence_bias[${i}][0]`);
-      if (ids.length === 1 && single.has(ids[0]!)) throw new PrefixdError("invalid_parameter", `logit_bias and sequence_bias[${i}] are both of token ${ids[0]!}.`);
+      if (ids.length === 1 && single.has(ids[0]!))
+        throw new PrefixdError("invalid_parameter", `logit_bias and sequence_bias[${i}] are both of token ${ids[0]!}.`);
       out.set(ids.join(), { ids, bias });
     }
     return [...out.values()];
@@ -102,7 +114,9 @@ export class PromptReader {
   async #encode(text: string, name: string, addSpecialTokens: boolean): Promise<Int32Array> {
     const { longestToken, around } = this.#tokenizer;
     // No token is longer than the longest, so what cannot fit need not be tokenised to be refused.
-    const atLeast = Math.ceil(Buffer.byteLength(text) / longestToken) + (addSpecialTokens ? around.before.length + around.after.length : 0);
+    const atLeast =
+      Math.ceil(Buffer.byteLength(text) / longestToken) +
+      (addSpecialTokens ? around.before.length + around.after.length : 0);
     if (atLeast > this.#positions) throw this.#tooLong(name, `at least ${atLeast}`);
     const steps = this.#tokenizer.encodeInSteps(text, addSpecialTokens);
     let step = steps.next();
@@ -122,7 +136,10 @@ export class PromptReader {
     const bad = ids.find((id) => id >= vocabSize);
     if (bad === undefined) return ids;
     const token = JSON.stringify(beyondModel.get(bad));
-    throw new PrefixdError("invalid_token_id", `${name} has ${token}, whose id is ${bad}: the tokenizer knows it, but the model's token ids are 0 to ${vocabSize - 1}.`);
+    throw new PrefixdError(
+      "invalid_token_id",
+      `${name} has ${token}, whose id is ${bad}: the tokenizer knows it, but the model's token ids are 0 to ${vocabSize - 1}.`,
+    );
   }
 
   #ids(ids: readonly number[], name: string): Int32Array {
@@ -133,13 +150,21 @@ export class PromptReader {
   #checked(ids: readonly number[], name: string): readonly number[] {
     const { vocabSize } = this.#tokenizer;
     const bad = ids.findIndex((id) => id >= vocabSize || id < 0);
-    if (bad >= 0) throw new PrefixdError("invalid_token_id", `${name}[${bad}] is ${ids[bad]}; token ids are 0 to ${vocabSize - 1}.`);
+    if (bad >= 0)
+      throw new PrefixdError(
+        "invalid_token_id",
+        `${name}[${bad}] is ${ids[bad]}; token ids are 0 to ${vocabSize - 1}.`,
+      );
     return ids;
   }
 
   #tooLong(name: string, length: string): PrefixdError {
-    return new PrefixdError("context_exceeded", `${name} is ${length} tokens long; the model takes ${this.#positions}.`);
+    return new PrefixdError(
+      "context_exceeded",
+      `${name} is ${length} tokens long; the model takes ${this.#positions}.`,
+    );
   }
 }
 
-const emptyPrompt = (name: string): PrefixdError => new PrefixdError("empty_prompt", `${name} is empty; to begin from nothing, send the id of the BOS token.`);
+const emptyPrompt = (name: string): PrefixdError =>
+  new PrefixdError("empty_prompt", `${name} is empty; to begin from nothing, send the id of the BOS token.`);

@@ -21,7 +21,12 @@ export class ResponseWriter {
   /** Tokens whose JSON comes to a PIECE. */
   readonly #stretch: number;
 
-  constructor(request: ValidGenerateRequest, options: ResponseOptions, model: string, tokenText: (id: number) => string) {
+  constructor(
+    request: ValidGenerateRequest,
+    options: ResponseOptions,
+    model: string,
+    tokenText: (id: number) => string,
+  ) {
     this.#request = request;
     this.#options = options;
     this.#model = model;
@@ -51,7 +56,10 @@ export class ResponseWriter {
 
   /** A GenerateEvent as JSON. null: the step has nothing to show yet, as when a token is held back in case a stop string goes on. */
   event(deltas: readonly ChoiceDelta[]): string | null {
-    const shows = this.#options.returnTokenIds || this.#request.logprobs !== null || deltas.some((delta) => delta.text !== "" || delta.finishReason !== null);
+    const shows =
+      this.#options.returnTokenIds ||
+      this.#request.logprobs !== null ||
+      deltas.some((delta) => delta.text !== "" || delta.finishReason !== null);
     return shows ? `{"choices":[${this.#choicesJson(deltas)}]}` : null;
   }
 
@@ -123,7 +131,9 @@ export class ResponseWriter {
       index: delta.index,
       text: delta.text,
       ...(this.#options.returnTokenIds ? { token_ids: delta.tokenIds } : {}),
-      ...(this.#request.logprobs === null ? {} : { logprobs: { token_logprobs: delta.logprobs.token, top_logprobs: this.#top(delta.logprobs.top) } }),
+      ...(this.#request.logprobs === null
+        ? {}
+        : { logprobs: { token_logprobs: delta.logprobs.token, top_logprobs: this.#top(delta.logprobs.top) } }),
       ...(delta.score === null ? {} : { score: delta.score }),
       finish_reason: delta.finishReason,
     };
@@ -134,7 +144,10 @@ export class ResponseWriter {
     let json = "";
     for (const delta of deltas) {
       if (json !== "") json += ",";
-      json += this.#request.logprobs === null && delta.score === null ? this.#plainJson(delta) : JSON.stringify(this.#choice(delta));
+      json +=
+        this.#request.logprobs === null && delta.score === null
+          ? this.#plainJson(delta)
+          : JSON.stringify(this.#choice(delta));
     }
     return json;
   }
@@ -157,7 +170,11 @@ export class ResponseWriter {
   }
 
   /** A list as JSON, a stretch at a time; `begin` has its bracket. */
-  *#list<T>(begin: string, values: readonly T[], shown: (values: readonly T[]) => readonly unknown[] = (all) => all): Generator<string, void> {
+  *#list<T>(
+    begin: string,
+    values: readonly T[],
+    shown: (values: readonly T[]) => readonly unknown[] = (all) => all,
+  ): Generator<string, void> {
     yield begin;
     for (let from = 0; from < values.length; from += this.#stretch) {
       yield (from === 0 ? "" : ",") + JSON.stringify(shown(values.slice(from, from + this.#stretch))).slice(1, -1);

@@ -16,16 +16,44 @@ import { GENERATE_RESPONSE_EXAMPLE, GENERATE_STREAM_EXAMPLE, GenerateBody, Gener
 import { SseStream } from "../sse.ts";
 
 const CODES: ErrorCode[] = [
-  "unauthorized", "unknown_field", "unsupported_parameter", "invalid_parameter", "empty_prompt", "invalid_token_id", "invalid_prefix_id", "context_exceeded", "answer_too_large", "body_too_large",
-  "unsupported_media_type", "prefix_not_found", "prefix_base_mismatch", "prefix_damaged", "prefix_overflows", "queue_full", "user_queue_full", "queue_timeout", "token_rate_exceeded", "store_unavailable", "removed", "model_failed", "device_lost",
+  "unauthorized",
+  "unknown_field",
+  "unsupported_parameter",
+  "invalid_parameter",
+  "empty_prompt",
+  "invalid_token_id",
+  "invalid_prefix_id",
+  "context_exceeded",
+  "answer_too_large",
+  "body_too_large",
+  "unsupported_media_type",
+  "prefix_not_found",
+  "prefix_base_mismatch",
+  "prefix_damaged",
+  "prefix_overflows",
+  "queue_full",
+  "user_queue_full",
+  "queue_timeout",
+  "token_rate_exceeded",
+  "store_unavailable",
+  "removed",
+  "model_failed",
+  "device_lost",
 ];
 
 const RESPONSE = {
   200: {
-    description: "The choices. With `stream`, server-sent events: one per step, a last one with usage, then `[DONE]`; a choice's text is the concatenation of its parts.",
+    description:
+      "The choices. With `stream`, server-sent events: one per step, a last one with usage, then `[DONE]`; a choice's text is the concatenation of its parts.",
     content: {
       "application/json": { schema: GenerateResponse, example: GENERATE_RESPONSE_EXAMPLE },
-      "text/event-stream": { schema: { type: "string", description: "`data:` holds a GenerateEvent or, last, a GenerateLastEvent; `event: error` holds a Problem." }, example: GENERATE_STREAM_EXAMPLE },
+      "text/event-stream": {
+        schema: {
+          type: "string",
+          description: "`data:` holds a GenerateEvent or, last, a GenerateLastEvent; `event: error` holds a Problem.",
+        },
+        example: GENERATE_STREAM_EXAMPLE,
+      },
     },
   },
 };
@@ -38,8 +66,20 @@ export function generateRoutes(app: TypedApp, parts: AppParts): void {
     if (parts.stream.mayEmit?.() === false) throw lostTouch();
   };
 
-  const handle = async (request: FastifyRequest, reply: FastifyReply, body: GenerateBody, pathId: string | undefined): Promise<unknown> => {
-    const { request: valid, response } = await parseGenerate(body, pathId, request.principal.user, reader, maxN, parts.model.defaults);
+  const handle = async (
+    request: FastifyRequest,
+    reply: FastifyReply,
+    body: GenerateBody,
+    pathId: string | undefined,
+  ): Promise<unknown> => {
+    const { request: valid, response } = await parseGenerate(
+      body,
+      pathId,
+      request.principal.user,
+      reader,
+      maxN,
+      parts.model.defaults,
+    );
     if (valid.prefix) request.audit.prefix_id = prefixIdOf(valid.prefix, valid.user);
     answerLimit.check(valid, response);
     request.admitted = true;
@@ -47,7 +87,12 @@ export function generateRoutes(app: TypedApp, parts: AppParts): void {
     return response.stream ? stream(request, reply, valid, writer) : answer(request, reply, valid, writer);
   };
 
-  const answer = async (request: FastifyRequest, reply: FastifyReply, valid: ValidGenerateRequest, writer: ResponseWriter): Promise<unknown> => {
+  const answer = async (
+    request: FastifyRequest,
+    reply: FastifyReply,
+    valid: ValidGenerateRequest,
+    writer: ResponseWriter,
+  ): Promise<unknown> => {
     try {
       const generated = await parts.generation.collect(valid, abortOnDisconnect(reply).signal);
       checkLease();
@@ -61,7 +106,12 @@ export function generateRoutes(app: TypedApp, parts: AppParts): void {
   };
 
   /** Resolves when the stream has ended; rejects only while an ordinary error answer is still possible. */
-  const stream = (request: FastifyRequest, reply: FastifyReply, valid: ValidGenerateRequest, writer: ResponseWriter): Promise<void> =>
+  const stream = (
+    request: FastifyRequest,
+    reply: FastifyReply,
+    valid: ValidGenerateRequest,
+    writer: ResponseWriter,
+  ): Promise<void> =>
     new Promise((resolve, reject) => {
       const controller = abortOnDisconnect(reply);
       const sse = new SseStream(reply, parts.stream, () => {
@@ -102,7 +152,8 @@ export function generateRoutes(app: TypedApp, parts: AppParts): void {
     });
 
   // After the hook that lets nobody in without a key.
-  const onRequest = async ({ principal }: FastifyRequest): Promise<void> => parts.generation.refuseIfFull(principal.user);
+  const onRequest = async ({ principal }: FastifyRequest): Promise<void> =>
+    parts.generation.refuseIfFull(principal.user);
 
   app.post(
     "/generate",
@@ -130,7 +181,8 @@ export function generateRoutes(app: TypedApp, parts: AppParts): void {
         operationId: "generateWithPrefix",
         tags: ["generate"],
         summary: "Generate text with the prefix in the path",
-        description: "Same as `POST /generate`, at an address that a load balancer can hash on. `prefix_id` in the body must be absent or the same.",
+        description:
+          "Same as `POST /generate`, at an address that a load balancer can hash on. `prefix_id` in the body must be absent or the same.",
         params: PrefixIdParams,
         body: GenerateBody,
         response: { ...RESPONSE, ...problems(...CODES) },

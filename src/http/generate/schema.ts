@@ -19,7 +19,8 @@ export const MAX_FORCED = 16;
 export const TokenId = Type.Integer({ minimum: 0 });
 const Suppressed = Type.Array(TokenId, { maxItems: MAX_SUPPRESSED });
 
-const penalty = (description: string): Type.TNumber => Type.Number({ minimum: -2, maximum: 2, default: 0, description });
+const penalty = (description: string): Type.TNumber =>
+  Type.Number({ minimum: -2, maximum: 2, default: 0, description });
 
 const { Optional } = Type;
 
@@ -28,29 +29,135 @@ export const GenerateBody = named(
   "GenerateRequest",
   strict(
     {
-      prompt: Optional(Type.Union([Type.String(), TokenIds], { hint: "several prompts go into prompts", description: "The prompt, as text or as token ids; not empty. Give either this or `prompts`." })),
-      prompts: Optional(Type.Array(Prompt, { minItems: 1, maxItems: MAX_PROMPTS, description: "Several prompts with the same parameters, accepted or refused together. Choice c of prompt p has index p * n + c." })),
-      add_special_tokens: Optional(Type.Boolean({ default: true, description: "Add the special tokens that the model's tokenizer adds to a text, such as BOS: `special_tokens` in `GET /model`, none for most GPT-2s. Prompts given as token ids are left as they are." })),
-      prefix_id: Optional(Type.Union([Type.String(), Type.Null()], { description: "The prefix to use; absent or null: the bare base model, if the server allows it." })),
-      max_new_tokens: Optional(Type.Integer({ minimum: 0, default: 20, description: "Prefix + prompt + new tokens must not exceed n_positions + 1; a default is lowered to fit. 0 is allowed only with `echo` and takes as much room as 1." })),
-      min_new_tokens: Optional(Type.Integer({ minimum: 0, default: 0, description: "EOS cannot come before this many new tokens." })),
-      do_sample: Optional(Type.Boolean({ default: false, description: "Sample the next token. false takes the likeliest one, and the sampling parameters have no effect, as in transformers." })),
-      temperature: Optional(Type.Number({ exclusiveMinimum: 0, default: 1, hint: "for the likeliest token send do_sample false", description: "Divides the logits." })),
-      top_h: Optional(Type.Number({ exclusiveMinimum: 0, maximum: 1, description: "Sample from the likeliest tokens that hold this share of the entropy of the 100 likeliest; absent: off." })),
-      top_k: Optional(Type.Integer({ minimum: 0, default: 50, description: "Sample from the k likeliest tokens; 0: from all." })),
-      top_p: Optional(Type.Number({ exclusiveMinimum: 0, maximum: 1, default: 1, description: "Sample from the likeliest tokens that together have this probability; 1: from all." })),
-      min_p: Optional(Type.Number({ minimum: 0, maximum: 1, default: 0, description: "Leave out tokens less likely than this fraction of the likeliest one's probability; 0: off." })),
-      typical_p: Optional(Type.Number({ exclusiveMinimum: 0, maximum: 1, default: 1, description: "Sample from the tokens whose surprise is nearest to the entropy and that together have this probability; 1: from all." })),
-      epsilon_cutoff: Optional(Type.Number({ minimum: 0, exclusiveMaximum: 1, default: 0, description: "Leave out tokens less likely than this; 0: off." })),
-      eta_cutoff: Optional(Type.Number({ minimum: 0, exclusiveMaximum: 1, default: 0, description: "Leave out tokens less likely than min(eta, sqrt(eta) exp(-entropy)); 0: off." })),
-      repetition_penalty: Optional(Type.Number({ exclusiveMinimum: 0, default: 1, description: "Above 1: tokens that occur in the prompt or the answer become less likely." })),
-      presence_penalty: Optional(penalty("Subtracted from the logits of tokens that occur in the answer (not in the prompt), as in OpenAI's API.")),
+      prompt: Optional(
+        Type.Union([Type.String(), TokenIds], {
+          hint: "several prompts go into prompts",
+          description: "The prompt, as text or as token ids; not empty. Give either this or `prompts`.",
+        }),
+      ),
+      prompts: Optional(
+        Type.Array(Prompt, {
+          minItems: 1,
+          maxItems: MAX_PROMPTS,
+          description:
+            "Several prompts with the same parameters, accepted or refused together. Choice c of prompt p has index p * n + c.",
+        }),
+      ),
+      add_special_tokens: Optional(
+        Type.Boolean({
+          default: true,
+          description:
+            "Add the special tokens that the model's tokenizer adds to a text, such as BOS: `special_tokens` in `GET /model`, none for most GPT-2s. Prompts given as token ids are left as they are.",
+        }),
+      ),
+      prefix_id: Optional(
+        Type.Union([Type.String(), Type.Null()], {
+          description: "The prefix to use; absent or null: the bare base model, if the server allows it.",
+        }),
+      ),
+      max_new_tokens: Optional(
+        Type.Integer({
+          minimum: 0,
+          default: 20,
+          description:
+            "Prefix + prompt + new tokens must not exceed n_positions + 1; a default is lowered to fit. 0 is allowed only with `echo` and takes as much room as 1.",
+        }),
+      ),
+      min_new_tokens: Optional(
+        Type.Integer({ minimum: 0, default: 0, description: "EOS cannot come before this many new tokens." }),
+      ),
+      do_sample: Optional(
+        Type.Boolean({
+          default: false,
+          description:
+            "Sample the next token. false takes the likeliest one, and the sampling parameters have no effect, as in transformers.",
+        }),
+      ),
+      temperature: Optional(
+        Type.Number({
+          exclusiveMinimum: 0,
+          default: 1,
+          hint: "for the likeliest token send do_sample false",
+          description: "Divides the logits.",
+        }),
+      ),
+      top_h: Optional(
+        Type.Number({
+          exclusiveMinimum: 0,
+          maximum: 1,
+          description:
+            "Sample from the likeliest tokens that hold this share of the entropy of the 100 likeliest; absent: off.",
+        }),
+      ),
+      top_k: Optional(
+        Type.Integer({ minimum: 0, default: 50, description: "Sample from the k likeliest tokens; 0: from all." }),
+      ),
+      top_p: Optional(
+        Type.Number({
+          exclusiveMinimum: 0,
+          maximum: 1,
+          default: 1,
+          description: "Sample from the likeliest tokens that together have this probability; 1: from all.",
+        }),
+      ),
+      min_p: Optional(
+        Type.Number({
+          minimum: 0,
+          maximum: 1,
+          default: 0,
+          description: "Leave out tokens less likely than this fraction of the likeliest one's probability; 0: off.",
+        }),
+      ),
+      typical_p: Optional(
+        Type.Number({
+          exclusiveMinimum: 0,
+          maximum: 1,
+          default: 1,
+          description:
+            "Sample from the tokens whose surprise is nearest to the entropy and that together have this probability; 1: from all.",
+        }),
+      ),
+      epsilon_cutoff: Optional(
+        Type.Number({
+          minimum: 0,
+          exclusiveMaximum: 1,
+          default: 0,
+          description: "Leave out tokens less likely than this; 0: off.",
+        }),
+      ),
+      eta_cutoff: Optional(
+        Type.Number({
+          minimum: 0,
+          exclusiveMaximum: 1,
+          default: 0,
+          description: "Leave out tokens less likely than min(eta, sqrt(eta) exp(-entropy)); 0: off.",
+        }),
+      ),
+      repetition_penalty: Optional(
+        Type.Number({
+          exclusiveMinimum: 0,
+          default: 1,
+          description: "Above 1: tokens that occur in the prompt or the answer become less likely.",
+        }),
+      ),
+      presence_penalty: Optional(
+        penalty(
+          "Subtracted from the logits of tokens that occur in the answer (not in the prompt), as in OpenAI's API.",
+        ),
+      ),
       frequency_penalty: Optional(penalty("The same, multiplied by how often the token occurs in the answer.")),
-      no_repeat_ngram_size: Optional(Type.Integer({ minimum: 0, default: 0, description: "No sequence of this many tokens occurs twice, the prompt included; 0: off." })),
+      no_repeat_ngram_size: Optional(
+        Type.Integer({
+          minimum: 0,
+          default: 0,
+          description: "No sequence of this many tokens occurs twice, the prompt included; 0: off.",
+        }),
+      ),
       bad_words: Optional(
         Type.Array(Type.Union([BadText, BadIds]), {
           maxItems: MAX_BAD_WORDS,
-          description: "Sequences that must not occur in the answer: token ids, or text, which stands for itself with and without a space before it. A sequence's last token is forbidden once the others have come.",
+          description:
+            "Sequences that must not occur in the answer: token ids, or text, which stands for itself with and without a space before it. A sequence's last token is forbidden once the others have come.",
         }),
       ),
       logit_bias: Optional(
@@ -63,43 +170,136 @@ export const GenerateBody = named(
       sequence_bias: Optional(
         Type.Array(Type.Tuple([BadIds, Type.Number({ minimum: -100, maximum: 100 })]), {
           maxItems: MAX_BIASES,
-          description: "Pairs of a token-id sequence and a bias, which is added to the logit of the sequence's last id once the others have come. A sequence of one id acts like `logit_bias`, which must not name that id as well.",
+          description:
+            "Pairs of a token-id sequence and a bias, which is added to the logit of the sequence's last id once the others have come. A sequence of one id acts like `logit_bias`, which must not name that id as well.",
           examples: [[[[464, 3290], -10]]],
         }),
       ),
       suppress_tokens: Optional({ ...Suppressed, description: "Token ids that are never generated." }),
-      begin_suppress_tokens: Optional({ ...Suppressed, description: "Token ids that are not generated first (or second, where `forced_bos_token_id` comes first)." }),
-      forced_bos_token_id: Optional(Type.Integer({ minimum: 0, description: "The first new token if the prompt is one token long; as in transformers, without effect otherwise." })),
-      forced_eos_token_id: Optional(Type.Union([TokenId, Type.Array(TokenId, { maxItems: MAX_FORCED })], { description: "The last of max_new_tokens tokens, if nothing ends the answer earlier: this id, or one of these." })),
+      begin_suppress_tokens: Optional({
+        ...Suppressed,
+        description: "Token ids that are not generated first (or second, where `forced_bos_token_id` comes first).",
+      }),
+      forced_bos_token_id: Optional(
+        Type.Integer({
+          minimum: 0,
+          description:
+            "The first new token if the prompt is one token long; as in transformers, without effect otherwise.",
+        }),
+      ),
+      forced_eos_token_id: Optional(
+        Type.Union([TokenId, Type.Array(TokenId, { maxItems: MAX_FORCED })], {
+          description:
+            "The last of max_new_tokens tokens, if nothing ends the answer earlier: this id, or one of these.",
+        }),
+      ),
       exponential_decay_length_penalty: Optional(
         Type.Tuple([Type.Integer({ minimum: 0 }), Type.Number({ exclusiveMinimum: 0, maximum: 100 })], {
-          description: "[start, factor]: after `start` new tokens, the EOS logit x rises by |x| (factor^m - 1), where m is the number of tokens since. Not with ignore_eos.",
+          description:
+            "[start, factor]: after `start` new tokens, the EOS logit x rises by |x| (factor^m - 1), where m is the number of tokens since. Not with ignore_eos.",
           examples: [[10, 1.2]],
         }),
       ),
-      renormalize_logits: Optional(Type.Boolean({ default: false, description: "Renormalise the scores after all processors and warpers. It changes beam search scores, and nothing without num_beams." })),
-      n: Optional(Type.Integer({ minimum: 1, default: 1, description: "Choices per prompt; more than 1 needs do_sample or num_beams. With num_beams: the n best sequences, best first." })),
-      seed: Optional(Type.Integer({ minimum: 0, maximum: 0xffff_ffff, description: "The same seed gives the same answer. When absent, one is drawn and returned in the response." })),
-      stop: Optional(Type.Union([StopString, Type.Array(StopString, { maxItems: MAX_STOPS })], { description: "Strings that end a choice. `text` ends before the string, `token_ids` with the token that completed it. The name of a special token, such as `<|endoftext|>`, matches that token." })),
-      stop_token_ids: Optional(Type.Array(TokenId, { maxItems: MAX_STOPS, description: "Ids of tokens that end a choice as stop strings do: `text` ends before the token, `token_ids` with it." })),
+      renormalize_logits: Optional(
+        Type.Boolean({
+          default: false,
+          description:
+            "Renormalise the scores after all processors and warpers. It changes beam search scores, and nothing without num_beams.",
+        }),
+      ),
+      n: Optional(
+        Type.Integer({
+          minimum: 1,
+          default: 1,
+          description:
+            "Choices per prompt; more than 1 needs do_sample or num_beams. With num_beams: the n best sequences, best first.",
+        }),
+      ),
+      seed: Optional(
+        Type.Integer({
+          minimum: 0,
+          maximum: 0xffff_ffff,
+          description: "The same seed gives the same answer. When absent, one is drawn and returned in the response.",
+        }),
+      ),
+      stop: Optional(
+        Type.Union([StopString, Type.Array(StopString, { maxItems: MAX_STOPS })], {
+          description:
+            "Strings that end a choice. `text` ends before the string, `token_ids` with the token that completed it. The name of a special token, such as `<|endoftext|>`, matches that token.",
+        }),
+      ),
+      stop_token_ids: Optional(
+        Type.Array(TokenId, {
+          maxItems: MAX_STOPS,
+          description:
+            "Ids of tokens that end a choice as stop strings do: `text` ends before the token, `token_ids` with it.",
+        }),
+      ),
       ignore_eos: Optional(Type.Boolean({ default: false, description: "Go on after EOS." })),
-      logprobs: Optional(Type.Integer({ minimum: 0, maximum: MAX_LOGPROBS, description: "Report each token's log probability and the k likeliest tokens, before any processing; 0: only the token's own." })),
-      return_token_ids: Optional(Type.Boolean({ description: "Return the ids of the new tokens. Default: true in a stream, false otherwise." })),
-      stream: Optional(Type.Boolean({ default: false, description: "Answer with server-sent events. Not with num_beams or best_of." })),
-      num_beams: Optional(Type.Integer({ minimum: 1, maximum: MAX_BEAMS, default: 1, description: "Beam search with this many beams, as in transformers; 1: off. With do_sample the continuations are sampled. Not with stream. Choices have a `score`." })),
-      length_penalty: Optional(Type.Number({ minimum: -10, maximum: 10, default: 1, description: "Beam search: a sequence's score is the sum of its log probabilities divided by its length to this power. Above 0 favours long sequences." })),
+      logprobs: Optional(
+        Type.Integer({
+          minimum: 0,
+          maximum: MAX_LOGPROBS,
+          description:
+            "Report each token's log probability and the k likeliest tokens, before any processing; 0: only the token's own.",
+        }),
+      ),
+      return_token_ids: Optional(
+        Type.Boolean({ description: "Return the ids of the new tokens. Default: true in a stream, false otherwise." }),
+      ),
+      stream: Optional(
+        Type.Boolean({ default: false, description: "Answer with server-sent events. Not with num_beams or best_of." }),
+      ),
+      num_beams: Optional(
+        Type.Integer({
+          minimum: 1,
+          maximum: MAX_BEAMS,
+          default: 1,
+          description:
+            "Beam search with this many beams, as in transformers; 1: off. With do_sample the continuations are sampled. Not with stream. Choices have a `score`.",
+        }),
+      ),
+      length_penalty: Optional(
+        Type.Number({
+          minimum: -10,
+          maximum: 10,
+          default: 1,
+          description:
+            "Beam search: a sequence's score is the sum of its log probabilities divided by its length to this power. Above 0 favours long sequences.",
+        }),
+      ),
       early_stopping: Optional(
         Type.Union([Type.Boolean(), Type.Literal("never")], {
           default: false,
-          description: "Beam search: true stops once num_beams sequences have finished, false when better ones are unlikely, \"never\" only when they are impossible.",
+          description:
+            'Beam search: true stops once num_beams sequences have finished, false when better ones are unlikely, "never" only when they are impossible.',
         }),
       ),
-      best_of: Optional(Type.Integer({ minimum: 1, description: "Sample this many choices per prompt and return the n with the highest mean log probability per token, best first. Default: n. More than n needs do_sample; not with num_beams or stream." })),
-      echo: Optional(Type.Boolean({ default: false, description: "Begin each choice with the prompt: `text`, `token_ids` and, with `logprobs`, the prompt's own log probabilities (of its first token null)." })),
+      best_of: Optional(
+        Type.Integer({
+          minimum: 1,
+          description:
+            "Sample this many choices per prompt and return the n with the highest mean log probability per token, best first. Default: n. More than n needs do_sample; not with num_beams or stream.",
+        }),
+      ),
+      echo: Optional(
+        Type.Boolean({
+          default: false,
+          description:
+            "Begin each choice with the prompt: `text`, `token_ids` and, with `logprobs`, the prompt's own log probabilities (of its first token null).",
+        }),
+      ),
     },
     {
-      description: "Names, meaning and defaults are those of transformers' generate(). Where the model's generation_config.json has a field, its value is the default: `GET /model` shows them. An optional field that is null counts as absent. Unknown fields are refused.",
-      examples: [{ prefix_id: "intent", prompt: "i would like to report my american express card stolen\n=>", max_new_tokens: 10 }],
+      description:
+        "Names, meaning and defaults are those of transformers' generate(). Where the model's generation_config.json has a field, its value is the default: `GET /model` shows them. An optional field that is null counts as absent. Unknown fields are refused.",
+      examples: [
+        {
+          prefix_id: "intent",
+          prompt: "i would like to report my american express card stolen\n=>",
+          max_new_tokens: 10,
+        },
+      ],
     },
   ),
 );
@@ -156,41 +356,80 @@ export const NOT_OFFERED: Readonly<Record<string, string>> = {
   tfs: "transformers' generate() has none",
 };
 
-const TopLogprob = strict({ id: Type.Integer(), token: Type.String({ description: "The token as text; bytes that do not form a whole character appear as U+FFFD" }), logprob: Type.Number() });
-const Logprobs = strict({ token_logprobs: Type.Array(Type.Union([Type.Number(), Type.Null()]), { description: "null for the first token of an echoed prompt" }), top_logprobs: Type.Array(Type.Array(TopLogprob)) });
-const FinishReason = Type.Enum(["length", "eos", "stop", "removed"], { description: "length: max_new_tokens reached; eos: the model ended it; stop: a stop string, or a token of stop_token_ids; removed: the prefix was removed meanwhile (streams only)" });
+const TopLogprob = strict({
+  id: Type.Integer(),
+  token: Type.String({ description: "The token as text; bytes that do not form a whole character appear as U+FFFD" }),
+  logprob: Type.Number(),
+});
+const Logprobs = strict({
+  token_logprobs: Type.Array(Type.Union([Type.Number(), Type.Null()]), {
+    description: "null for the first token of an echoed prompt",
+  }),
+  top_logprobs: Type.Array(Type.Array(TopLogprob)),
+});
+const FinishReason = Type.Enum(["length", "eos", "stop", "removed"], {
+  description:
+    "length: max_new_tokens reached; eos: the model ended it; stop: a stop string, or a token of stop_token_ids; removed: the prefix was removed meanwhile (streams only)",
+});
 
 const choice = {
   index: Type.Integer(),
   text: Type.String(),
   token_ids: Type.Optional(Type.Array(Type.Integer(), { description: "Includes EOS when EOS ended the choice" })),
   logprobs: Type.Optional(Logprobs),
-  score: Type.Optional(Type.Number({ description: "With num_beams: transformers' sequences_scores. With best_of: the mean log probability of the generated tokens" })),
+  score: Type.Optional(
+    Type.Number({
+      description:
+        "With num_beams: transformers' sequences_scores. With best_of: the mean log probability of the generated tokens",
+    }),
+  ),
 };
 const Usage = strict({
   prefix_tokens: Type.Integer({ description: "Virtual tokens of the prefix" }),
   prompt_tokens: Type.Integer({ description: "Summed over the prompts" }),
-  completion_tokens: Type.Integer({ description: "All generated tokens, including those of choices and beams that are not returned" }),
+  completion_tokens: Type.Integer({
+    description: "All generated tokens, including those of choices and beams that are not returned",
+  }),
 });
 const common = {
   id: Type.String(),
-  prefix: Type.Union([strict({ id: Type.String(), digest: Type.String() }), Type.Null()], { description: "The exact version that was attended to; null: the bare base model" }),
+  prefix: Type.Union([strict({ id: Type.String(), digest: Type.String() }), Type.Null()], {
+    description: "The exact version that was attended to; null: the bare base model",
+  }),
   model: Type.String(),
   usage: Usage,
   seed: Type.Integer(),
 };
 
-export const GenerateResponse = named("GenerateResponse", strict({ ...common, choices: Type.Array(strict({ ...choice, finish_reason: FinishReason })) }));
+export const GenerateResponse = named(
+  "GenerateResponse",
+  strict({ ...common, choices: Type.Array(strict({ ...choice, finish_reason: FinishReason })) }),
+);
 export type GenerateResponse = Static<typeof GenerateResponse>;
 
 const OpenChoice = strict({ ...choice, finish_reason: Type.Union([FinishReason, Type.Null()]) });
-export const GenerateEvent = named("GenerateEvent", strict({ choices: Type.Array(OpenChoice) }, { description: "One step of a stream" }));
-export const GenerateLastEvent = named("GenerateLastEvent", strict({ ...common, choices: Type.Array(OpenChoice) }, { description: "The last event of a stream" }));
+export const GenerateEvent = named(
+  "GenerateEvent",
+  strict({ choices: Type.Array(OpenChoice) }, { description: "One step of a stream" }),
+);
+export const GenerateLastEvent = named(
+  "GenerateLastEvent",
+  strict({ ...common, choices: Type.Array(OpenChoice) }, { description: "The last event of a stream" }),
+);
 export type GenerateEvent = Static<typeof GenerateEvent>;
 
 const digest = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
-const RESULT = { prefix: { id: "intent", digest }, model: "demo", usage: { prefix_tokens: 10, prompt_tokens: 19, completion_tokens: 4 }, seed: 2463534242 };
-export const GENERATE_RESPONSE_EXAMPLE = { id: "gen-6f9619ff-8b86-4d01-b42d-00cf4fc964ff", ...RESULT, choices: [{ index: 0, text: " report lost card", finish_reason: "eos" }] };
+const RESULT = {
+  prefix: { id: "intent", digest },
+  model: "demo",
+  usage: { prefix_tokens: 10, prompt_tokens: 19, completion_tokens: 4 },
+  seed: 2463534242,
+};
+export const GENERATE_RESPONSE_EXAMPLE = {
+  id: "gen-6f9619ff-8b86-4d01-b42d-00cf4fc964ff",
+  ...RESULT,
+  choices: [{ index: 0, text: " report lost card", finish_reason: "eos" }],
+};
 export const GENERATE_STREAM_EXAMPLE = [
   `data: ${JSON.stringify({ choices: [{ index: 0, text: " report", token_ids: [1203], finish_reason: null }] })}`,
   `data: ${JSON.stringify({ choices: [{ index: 0, text: "", token_ids: [4095], finish_reason: "eos" }], id: "gen-6f9619ff-8b86-4d01-b42d-00cf4fc964ff", ...RESULT })}`,

@@ -10,7 +10,16 @@ export function healthRoutes(app: TypedApp, parts: AppParts, state: Readonly<App
 
   app.get(
     "/health/live",
-    { config: { access: "public" }, logLevel: "warn", schema: { operationId: "live", tags, summary: "Is the process alive?", response: { 200: json("Yes", Liveness, { example: { status: "ok" } }) } } },
+    {
+      config: { access: "public" },
+      logLevel: "warn",
+      schema: {
+        operationId: "live",
+        tags,
+        summary: "Is the process alive?",
+        response: { 200: json("Yes", Liveness, { example: { status: "ok" } }) },
+      },
+    },
     async () => ({ status: "ok" as const }),
   );
 
@@ -25,13 +34,17 @@ export function healthRoutes(app: TypedApp, parts: AppParts, state: Readonly<App
         summary: "Can it serve requests now?",
         response: {
           200: json("Yes", Readiness, { example: { status: "ready", checks: { model: "ok", store: "ok" } } }),
-          503: json("No", Readiness, { example: { status: "unavailable", checks: { model: "ok", store: "no answer within 2 s" } } }),
+          503: json("No", Readiness, {
+            example: { status: "unavailable", checks: { model: "ok", store: "no answer within 2 s" } },
+          }),
         },
       },
     },
     async (_request, reply) => {
       const checks: Record<string, string> = state.phase !== "serving" ? { server: "shutting down" } : {};
-      await Promise.all(Object.entries(parts.checks).map(async ([name, check]) => (checks[name] = await outcomeOf(check))));
+      await Promise.all(
+        Object.entries(parts.checks).map(async ([name, check]) => (checks[name] = await outcomeOf(check))),
+      );
       const ready = Object.values(checks).every((outcome) => outcome === "ok");
       reply.code(ready ? 200 : 503);
       return { status: ready ? ("ready" as const) : ("unavailable" as const), checks };
@@ -47,7 +60,10 @@ export function healthRoutes(app: TypedApp, parts: AppParts, state: Readonly<App
         operationId: "metrics",
         tags,
         summary: "Metrics in Prometheus' format",
-        response: { 200: { description: "See docs/metrics.md", content: { "text/plain": { schema: { type: "string" } } } }, ...problems("unauthorized", "forbidden") },
+        response: {
+          200: { description: "See docs/metrics.md", content: { "text/plain": { schema: { type: "string" } } } },
+          ...problems("unauthorized", "forbidden"),
+        },
       },
     },
     async (_request, reply) => reply.type(parts.metrics.contentType).send(await parts.metrics.render()),

@@ -17,7 +17,13 @@ export function modelRoutes(app: TypedApp, { modelName, shape, model, embeddings
     precision: model.precision,
     base_model: model.allowBaseModel,
     generation_defaults: model.defaults,
-    limits: { max_batch: limits.slots, max_queue: limits.queue, max_n: limits.maxN, request_bytes: limits.requestBody, answer_bytes: limits.answer },
+    limits: {
+      max_batch: limits.slots,
+      max_queue: limits.queue,
+      max_n: limits.maxN,
+      request_bytes: limits.requestBody,
+      answer_bytes: limits.answer,
+    },
   };
   app.get(
     "/model",
@@ -40,9 +46,13 @@ export function modelRoutes(app: TypedApp, { modelName, shape, model, embeddings
         operationId: "getEmbeddings",
         tags: ["operation"],
         summary: "The base model's input and output embeddings, as sha256 of their little-endian values",
-        description: "PEFT may save copies of them with an adapter. A client that finds them equal need not upload them.",
+        description:
+          "PEFT may save copies of them with an adapter. A client that finds them equal need not upload them.",
         querystring: EmbeddingsQuery,
-        response: { 200: json("The digests", EmbeddingsDocument), ...problems("unauthorized", "unknown_field", "invalid_parameter") },
+        response: {
+          200: json("The digests", EmbeddingsDocument),
+          ...problems("unauthorized", "unknown_field", "invalid_parameter"),
+        },
       },
     },
     async (request) => embeddings(request.query.dtype ?? "F32"),

@@ -9,14 +9,18 @@ export const ModelDocument = named(
   "Model",
   strict({
     model: Type.String({ description: "The name of the base model's folder, or its id on the hub" }),
-    fingerprint: Type.String({ description: "SHA-256 of the base model's weights and shape; a prefix is valid for one fingerprint" }),
+    fingerprint: Type.String({
+      description: "SHA-256 of the base model's weights and shape; a prefix is valid for one fingerprint",
+    }),
     layers: count("n_layer"),
     heads: count("n_head"),
     head_dim: count("n_embd / n_head"),
     n_positions: count("Number of positions; prefix, prompt and new tokens together may be one more than that"),
     vocab_size: count("Token ids are lower than this"),
     special_tokens: strict({
-      before: Type.Array(Type.Integer(), { description: "Token ids put before a text prompt's own, unless add_special_tokens is false" }),
+      before: Type.Array(Type.Integer(), {
+        description: "Token ids put before a text prompt's own, unless add_special_tokens is false",
+      }),
       after: Type.Array(Type.Integer(), { description: "Token ids put after them" }),
     }),
     device: Type.String({ description: "cpu, webgpu or cuda" }),
@@ -28,11 +32,20 @@ export const ModelDocument = named(
       max_queue: count("Requests that may wait; further ones are answered 429"),
       max_n: count("Largest n, best_of or num_beams"),
       request_bytes: count("Bytes of a JSON body"),
-      answer_bytes: count("Upper limit of an answer's bytes, counted as if every token were the vocabulary's longest; a request that could exceed it is answered 422"),
+      answer_bytes: count(
+        "Upper limit of an answer's bytes, counted as if every token were the vocabulary's longest; a request that could exceed it is answered 422",
+      ),
     }),
   }),
 );
-export const EmbeddingsQuery = strict({ dtype: Type.Optional(Type.Enum([...EMBEDDING_DTYPES], { default: "F32", description: "The number type they are cast to first, as torch does" })) });
+export const EmbeddingsQuery = strict({
+  dtype: Type.Optional(
+    Type.Enum([...EMBEDDING_DTYPES], {
+      default: "F32",
+      description: "The number type they are cast to first, as torch does",
+    }),
+  ),
+});
 
 export const EmbeddingsDocument = named(
   "Embeddings",

@@ -28,7 +28,8 @@ export async function prefixPage<T extends { readonly id: string }>(
   let bytes = 0;
   for await (const prefix of usable(prefixes, user, options)) {
     const last = page.at(-1);
-    if (last !== undefined && (page.length === options.limit || bytes >= PAGE_BYTES)) return { prefixes: page, next: last.id };
+    if (last !== undefined && (page.length === options.limit || bytes >= PAGE_BYTES))
+      return { prefixes: page, next: last.id };
     const entry = shown(prefix);
     bytes += Buffer.byteLength(JSON.stringify(entry));
     page.push(entry);
@@ -37,7 +38,11 @@ export async function prefixPage<T extends { readonly id: string }>(
 }
 
 /** All of them, as many of which are read as are taken; one more than `limit` tells whether there is a next page. */
-async function* usable(prefixes: Pick<PrefixRegistry, "list" | "listShared">, user: string, { owner, after, limit }: ListOptions): AsyncGenerator<ListedPrefix, void> {
+async function* usable(
+  prefixes: Pick<PrefixRegistry, "list" | "listShared">,
+  user: string,
+  { owner, after, limit }: ListOptions,
+): AsyncGenerator<ListedPrefix, void> {
   const from = after === undefined ? null : parsePrefixId(after, user);
   const atATime = Math.min(limit + 1, AT_A_TIME);
   if (owner !== "others" && (from === null || from.user === user)) {
@@ -50,7 +55,10 @@ async function* usable(prefixes: Pick<PrefixRegistry, "list" | "listShared">, us
   }
   if (owner === "me") return;
   for (let last = from === null || from.user === user ? undefined : from; ; ) {
-    const shared: ListedPrefix[] = await prefixes.listShared(user, { limit: atATime, ...(last === undefined ? {} : { after: last }) });
+    const shared: ListedPrefix[] = await prefixes.listShared(user, {
+      limit: atATime,
+      ...(last === undefined ? {} : { after: last }),
+    });
     yield* shared;
     if (shared.length < atATime) return;
     last = shared.at(-1)!;

@@ -14,7 +14,20 @@ import { prefixPage } from "./list.ts";
 import { PromptReader } from "../generate/prompts.ts";
 import { ETAG_HEADER, PrefixIdParams, UNREAD_BODY, empty, json, problems } from "../common-schema.ts";
 import {
-  AdapterForm, DeleteHeaders, FileList, FileParams, HardPromptBody, ListQuery, PREFIX_ENTRY_EXAMPLE, PREFIX_EXAMPLE, PrefixDocument, PrefixList, type PrefixEntry, ReadHeaders, SharingBody, WriteHeaders,
+  AdapterForm,
+  DeleteHeaders,
+  FileList,
+  FileParams,
+  HardPromptBody,
+  ListQuery,
+  PREFIX_ENTRY_EXAMPLE,
+  PREFIX_EXAMPLE,
+  PrefixDocument,
+  PrefixList,
+  type PrefixEntry,
+  ReadHeaders,
+  SharingBody,
+  WriteHeaders,
 } from "./schema.ts";
 import { abortOnDisconnect, answered } from "../access-log.ts";
 import { checkSharing, checkUsersExist } from "./sharing-body.ts";
@@ -25,10 +38,39 @@ const READ_CODES: ErrorCode[] = ["unauthorized", "invalid_prefix_id", "prefix_no
 /** Of a change, which only the owner makes. */
 const OWNER_CODES: ErrorCode[] = [...READ_CODES, "prefix_not_owned"];
 const PUT_CODES: ErrorCode[] = [
-  "unauthorized", "prefix_not_found", "prefix_not_owned", "quota_exceeded",
-  "invalid_prefix_id", "unknown_field", "invalid_parameter", "empty_prompt", "invalid_token_id", "upload_incomplete", "upload_stalled", "uploads_busy", "precondition_failed", "prefix_base_mismatch", "prefix_base_name_mismatch",
-  "body_too_large", "unsupported_media_type", "adapter_config_invalid", "adapter_type_unsupported", "adapter_shape_mismatch", "safetensors_invalid",
-  "prefix_not_finite", "prefix_overflows", "prefix_too_long", "removed", "context_exceeded", "token_rate_exceeded", "queue_timeout", "draining", "model_failed", "device_lost", "store_unavailable", "store_full",
+  "unauthorized",
+  "prefix_not_found",
+  "prefix_not_owned",
+  "quota_exceeded",
+  "invalid_prefix_id",
+  "unknown_field",
+  "invalid_parameter",
+  "empty_prompt",
+  "invalid_token_id",
+  "upload_incomplete",
+  "upload_stalled",
+  "uploads_busy",
+  "precondition_failed",
+  "prefix_base_mismatch",
+  "prefix_base_name_mismatch",
+  "body_too_large",
+  "unsupported_media_type",
+  "adapter_config_invalid",
+  "adapter_type_unsupported",
+  "adapter_shape_mismatch",
+  "safetensors_invalid",
+  "prefix_not_finite",
+  "prefix_overflows",
+  "prefix_too_long",
+  "removed",
+  "context_exceeded",
+  "token_rate_exceeded",
+  "queue_timeout",
+  "draining",
+  "model_failed",
+  "device_lost",
+  "store_unavailable",
+  "store_full",
 ];
 
 export function prefixRoutes(app: TypedApp, parts: AppParts, bodies: BodyWatch): void {
@@ -61,9 +103,17 @@ export function prefixRoutes(app: TypedApp, parts: AppParts, bodies: BodyWatch):
     return record.limits;
   };
 
-  const uploadOf = async (request: FastifyRequest, body: HardPromptBody | null | undefined, place: Place): Promise<PrefixUpload> => {
+  const uploadOf = async (
+    request: FastifyRequest,
+    body: HardPromptBody | null | undefined,
+    place: Place,
+  ): Promise<PrefixUpload> => {
     if (request.isMultipart()) return readAdapter(request, parts, bodies, place);
-    if (body === undefined || body === null) throw new PrefixdError("unsupported_media_type", "Send multipart/form-data with PEFT's two files, or JSON with a hard prompt.");
+    if (body === undefined || body === null)
+      throw new PrefixdError(
+        "unsupported_media_type",
+        "Send multipart/form-data with PEFT's two files, or JSON with a hard prompt.",
+      );
     return hardPrompt(body, reader);
   };
 
@@ -75,14 +125,20 @@ export function prefixRoutes(app: TypedApp, parts: AppParts, bodies: BodyWatch):
         operationId: "putPrefix",
         tags,
         summary: "Register or replace a prefix",
-        description: "Takes a PEFT adapter as its two files, or a hard prompt as JSON. Running requests keep the version they started with.",
+        description:
+          "Takes a PEFT adapter as its two files, or a hard prompt as JSON. Running requests keep the version they started with.",
         params: PrefixIdParams,
         headers: WriteHeaders,
         consumes: ["multipart/form-data", "application/json"],
-        body: { content: { "multipart/form-data": { schema: AdapterForm }, "application/json": { schema: HardPromptBody } } },
+        body: {
+          content: { "multipart/form-data": { schema: AdapterForm }, "application/json": { schema: HardPromptBody } },
+        },
         response: {
           200: json("Replaced", PrefixDocument, { headers: ETAG_HEADER, example: PREFIX_EXAMPLE }),
-          201: json("Registered", PrefixDocument, { headers: { ...ETAG_HEADER, Location: { type: "string", description: "Its path" } }, example: PREFIX_EXAMPLE }),
+          201: json("Registered", PrefixDocument, {
+            headers: { ...ETAG_HEADER, Location: { type: "string", description: "Its path" } },
+            example: PREFIX_EXAMPLE,
+          }),
           ...problems(...PUT_CODES),
         },
       },
@@ -92,7 +148,13 @@ export function prefixRoutes(app: TypedApp, parts: AppParts, bodies: BodyWatch):
       const precondition = writePrecondition(request.headers);
       const { signal } = abortOnDisconnect(reply);
       const { meta, created } = await uploads.run(key.user, signal, async (place) =>
-        prefixes.register(key, await uploadOf(request, request.body as HardPromptBody | undefined, place), precondition, await quotaOf(key.user), signal),
+        prefixes.register(
+          key,
+          await uploadOf(request, request.body as HardPromptBody | undefined, place),
+          precondition,
+          await quotaOf(key.user),
+          signal,
+        ),
       );
       request.audit.digest = meta.digest;
       reply.code(created ? 201 : 200).header("etag", etagOf(meta.digest));
@@ -109,15 +171,21 @@ export function prefixRoutes(app: TypedApp, parts: AppParts, bodies: BodyWatch):
         operationId: "listPrefixes",
         tags,
         summary: "List prefixes",
-        description: "The prefixes you may use: first your own, in ascending order of name, then those shared with you, in ascending order of `user/name`.",
+        description:
+          "The prefixes you may use: first your own, in ascending order of name, then those shared with you, in ascending order of `user/name`.",
         querystring: ListQuery,
-        response: { 200: json("One page", PrefixList, { example: { prefixes: [PREFIX_ENTRY_EXAMPLE], next: null } }), ...problems("unauthorized", "unknown_field", "invalid_parameter", "invalid_prefix_id", "store_unavailable") },
+        response: {
+          200: json("One page", PrefixList, { example: { prefixes: [PREFIX_ENTRY_EXAMPLE], next: null } }),
+          ...problems("unauthorized", "unknown_field", "invalid_parameter", "invalid_prefix_id", "store_unavailable"),
+        },
       },
     },
     async (request) => {
       const { limit = 100, owner = "all", after } = request.query;
       const { user } = request.principal;
-      return prefixPage(prefixes, user, { owner, limit, ...(after === undefined ? {} : { after }) }, (prefix) => entryOf(prefix, user, modelName));
+      return prefixPage(prefixes, user, { owner, limit, ...(after === undefined ? {} : { after }) }, (prefix) =>
+        entryOf(prefix, user, modelName),
+      );
     },
   );
 
@@ -131,13 +199,19 @@ export function prefixRoutes(app: TypedApp, parts: AppParts, bodies: BodyWatch):
         summary: "Show a prefix",
         params: PrefixIdParams,
         headers: ReadHeaders,
-        response: { 200: json("The prefix", PrefixDocument, { headers: ETAG_HEADER, example: PREFIX_EXAMPLE }), 304: empty("Not changed", ETAG_HEADER), ...problems(...READ_CODES, "invalid_parameter") },
+        response: {
+          200: json("The prefix", PrefixDocument, { headers: ETAG_HEADER, example: PREFIX_EXAMPLE }),
+          304: empty("Not changed", ETAG_HEADER),
+          ...problems(...READ_CODES, "invalid_parameter"),
+        },
       },
     },
     async (request, reply) => {
       const meta = await prefixes.info(keyOf(request, request.params.id), request.principal.user);
       reply.header("etag", etagOf(meta.digest));
-      return notModified(request.headers["if-none-match"], meta.digest) ? reply.code(304).send() : documentOf(meta, request.principal.user, modelName);
+      return notModified(request.headers["if-none-match"], meta.digest)
+        ? reply.code(304).send()
+        : documentOf(meta, request.principal.user, modelName);
     },
   );
 
@@ -149,10 +223,16 @@ export function prefixRoutes(app: TypedApp, parts: AppParts, bodies: BodyWatch):
         operationId: "listAdapterFiles",
         tags,
         summary: "The files that were uploaded",
-        description: "Names, sizes and addresses: PEFT's two files, or a hard prompt's `prompt.json`. For the owner and the users in `readable_by`.",
+        description:
+          "Names, sizes and addresses: PEFT's two files, or a hard prompt's `prompt.json`. For the owner and the users in `readable_by`.",
         params: PrefixIdParams,
         response: {
-          200: json("The files", FileList, { headers: ETAG_HEADER, example: { files: [{ name: "adapter_config.json", bytes: 731, url: "/prefixes/intent/adapter/adapter_config.json" }] } }),
+          200: json("The files", FileList, {
+            headers: ETAG_HEADER,
+            example: {
+              files: [{ name: "adapter_config.json", bytes: 731, url: "/prefixes/intent/adapter/adapter_config.json" }],
+            },
+          }),
           ...problems(...READ_CODES, "prefix_not_readable"),
         },
       },
@@ -160,7 +240,8 @@ export function prefixRoutes(app: TypedApp, parts: AppParts, bodies: BodyWatch):
     async (request, reply) => {
       const meta = await prefixes.readable(keyOf(request, request.params.id), request.principal.user);
       reply.header("etag", etagOf(meta.digest));
-      const url = (file: string): string => `/prefixes/${encodeURIComponent(prefixIdOf(meta, request.principal.user))}/adapter/${encodeURIComponent(file)}`;
+      const url = (file: string): string =>
+        `/prefixes/${encodeURIComponent(prefixIdOf(meta, request.principal.user))}/adapter/${encodeURIComponent(file)}`;
       return { files: Object.entries(meta.files).map(([name, bytes]) => ({ name, bytes, url: url(name) })) };
     },
   );
@@ -173,10 +254,15 @@ export function prefixRoutes(app: TypedApp, parts: AppParts, bodies: BodyWatch):
         operationId: "getAdapterFile",
         tags,
         summary: "One uploaded file, byte for byte",
-        description: "For the owner and the users in `readable_by`. If the prefix is replaced during the download, the connection is closed before the end.",
+        description:
+          "For the owner and the users in `readable_by`. If the prefix is replaced during the download, the connection is closed before the end.",
         params: FileParams,
         response: {
-          200: { description: "The file", headers: ETAG_HEADER, content: { "application/octet-stream": { schema: { type: "string", format: "binary" } } } },
+          200: {
+            description: "The file",
+            headers: ETAG_HEADER,
+            content: { "application/octet-stream": { schema: { type: "string", format: "binary" } } },
+          },
           ...problems(...READ_CODES, "prefix_not_readable", "not_found", "prefix_damaged", "downloads_busy"),
         },
       },
@@ -201,13 +287,24 @@ export function prefixRoutes(app: TypedApp, parts: AppParts, bodies: BodyWatch):
         operationId: "patchPrefix",
         tags,
         summary: "Share a prefix, or stop sharing it",
-        description: "Others use it as `user/name`. To use a prefix means to send requests with it; only users in `readable_by` can download its files. Users who lose access get 404 from then on; their running requests finish.",
+        description:
+          "Others use it as `user/name`. To use a prefix means to send requests with it; only users in `readable_by` can download its files. Users who lose access get 404 from then on; their running requests finish.",
         params: PrefixIdParams,
         headers: DeleteHeaders,
         body: SharingBody,
         response: {
           200: json("Changed", PrefixDocument, { headers: ETAG_HEADER, example: PREFIX_EXAMPLE }),
-          ...problems(...OWNER_CODES, "unknown_field", "invalid_parameter", "invalid_user_id", "unknown_users", "precondition_failed", "store_full", "body_too_large", "unsupported_media_type"),
+          ...problems(
+            ...OWNER_CODES,
+            "unknown_field",
+            "invalid_parameter",
+            "invalid_user_id",
+            "unknown_users",
+            "precondition_failed",
+            "store_full",
+            "body_too_large",
+            "unsupported_media_type",
+          ),
         },
       },
     },
@@ -231,10 +328,14 @@ export function prefixRoutes(app: TypedApp, parts: AppParts, bodies: BodyWatch):
         operationId: "deletePrefix",
         tags,
         summary: "Remove a prefix",
-        description: "When the answer comes, no request uses it any more: running ones end with finish_reason `removed`, or with 410 if nothing had been sent.",
+        description:
+          "When the answer comes, no request uses it any more: running ones end with finish_reason `removed`, or with 410 if nothing had been sent.",
         params: PrefixIdParams,
         headers: DeleteHeaders,
-        response: { 204: empty("Removed"), ...problems(...OWNER_CODES, ...UNREAD_BODY, "invalid_parameter", "precondition_failed", "store_full") },
+        response: {
+          204: empty("Removed"),
+          ...problems(...OWNER_CODES, ...UNREAD_BODY, "invalid_parameter", "precondition_failed", "store_full"),
+        },
       },
     },
     async (request, reply) => {
@@ -248,25 +349,62 @@ export function prefixRoutes(app: TypedApp, parts: AppParts, bodies: BodyWatch):
 
 async function hardPrompt(body: HardPromptBody, reader: PromptReader): Promise<PrefixUpload> {
   const { text, token_ids } = body;
-  if ((text === undefined) === (token_ids === undefined)) throw new PrefixdError("invalid_request", "Send either text or token_ids.");
-  const [ids] = text === undefined ? await reader.read([token_ids ?? []], ["token_ids"], false) : await reader.read([text], ["text"], false);
+  if ((text === undefined) === (token_ids === undefined))
+    throw new PrefixdError("invalid_request", "Send either text or token_ids.");
+  const [ids] =
+    text === undefined
+      ? await reader.read([token_ids ?? []], ["token_ids"], false)
+      : await reader.read([text], ["text"], false);
   return { kind: "hard", ids: ids as Int32Array, ...(text === undefined ? {} : { text }) };
 }
 
 /** As the user who asks may see it. `modelName`: what the base model served here is called. */
 function entryOf(prefix: ListedPrefix, user: string, modelName: string): PrefixEntry {
-  const { visibility = "private", kind, digest, length: virtual_tokens, bytes, base, createdAt: created_at, updatedAt: updated_at, files, access } = prefix;
+  const {
+    visibility = "private",
+    kind,
+    digest,
+    length: virtual_tokens,
+    bytes,
+    base,
+    createdAt: created_at,
+    updatedAt: updated_at,
+    files,
+    access,
+  } = prefix;
   // It is in the files, and may be a path of the owner's.
-  const { baseName: base_model_name_or_path = null, baseRevision: revision = null }: Pick<PrefixMeta, "baseName" | "baseRevision"> = access === "use" ? {} : prefix;
+  const {
+    baseName: base_model_name_or_path = null,
+    baseRevision: revision = null,
+  }: Pick<PrefixMeta, "baseName" | "baseRevision"> = access === "use" ? {} : prefix;
   const mismatch = baseNameDiffers(base_model_name_or_path, modelName);
   const warnings = mismatch === null ? [] : [{ code: "prefix_base_name_mismatch" as const, detail: mismatch }];
-  return { id: prefixIdOf(prefix, user), kind, digest, virtual_tokens, bytes, base, base_model_name_or_path, revision, warnings, created_at, updated_at, files: { ...files }, access, visibility };
+  return {
+    id: prefixIdOf(prefix, user),
+    kind,
+    digest,
+    virtual_tokens,
+    bytes,
+    base,
+    base_model_name_or_path,
+    revision,
+    warnings,
+    created_at,
+    updated_at,
+    files: { ...files },
+    access,
+    visibility,
+  };
 }
 
 /** The same with whom else the owner lets in, which is the owner's business. */
 function documentOf(meta: PrefixMeta, user: string, modelName: string): PrefixDocument {
   const { shared_with = [], readable_by = [] } = meta.user === user ? meta : {};
-  return { ...entryOf(listedFor(user, meta), user, modelName), shared_with: [...shared_with], readable_by: [...readable_by] };
+  return {
+    ...entryOf(listedFor(user, meta), user, modelName),
+    shared_with: [...shared_with],
+    readable_by: [...readable_by],
+  };
 }
 
 /** Reads on as the client does: of a file that nobody takes no more than two pieces are in memory. */

@@ -5,7 +5,9 @@ import { named, strict } from "../common-schema.ts";
 const PrefixWarning = named(
   "PrefixWarning",
   strict({
-    code: Type.Enum(["prefix_base_name_mismatch"] satisfies ErrorCode[], { description: "For programs: the code of the error that this would be with --require-base-name" }),
+    code: Type.Enum(["prefix_base_name_mismatch"] satisfies ErrorCode[], {
+      description: "For programs: the code of the error that this would be with --require-base-name",
+    }),
     detail: Type.String({ description: "For people" }),
   }),
 );
@@ -17,17 +19,29 @@ const listed = {
   virtual_tokens: Type.Integer(),
   bytes: Type.Integer({ description: "Size of the compiled keys and values" }),
   base: Type.String({ description: "Fingerprint of the base model it was compiled for" }),
-  base_model_name_or_path: Type.Union([Type.String(), Type.Null()], { description: "The base model named in the adapter; null: it names none, it was registered by an older version, or you may not read its files" }),
+  base_model_name_or_path: Type.Union([Type.String(), Type.Null()], {
+    description:
+      "The base model named in the adapter; null: it names none, it was registered by an older version, or you may not read its files",
+  }),
   revision: Type.Union([Type.String(), Type.Null()], { description: "That model's revision on the hub" }),
   warnings: Type.Array(PrefixWarning, { description: "Warnings about the prefix" }),
   created_at: Type.String({ format: "date-time" }),
   updated_at: Type.String({ format: "date-time" }),
   files: Type.Record(Type.String(), Type.Integer(), { description: "The uploaded files: name and bytes" }),
-  access: Type.Enum(["owner", "read", "use"], { description: "What you may do with it. owner: everything; read: use and download it; use: send requests with it" }),
-  visibility: Type.Enum(["private", "shared"], { description: "Who may send requests with it. private: the owner and the users of the two lists; shared: every user" }),
+  access: Type.Enum(["owner", "read", "use"], {
+    description: "What you may do with it. owner: everything; read: use and download it; use: send requests with it",
+  }),
+  visibility: Type.Enum(["private", "shared"], {
+    description: "Who may send requests with it. private: the owner and the users of the two lists; shared: every user",
+  }),
 };
 
-export const PrefixEntry = named("PrefixEntry", strict(listed, { description: "A registered prefix in a list; `GET /prefixes/{id}` also shows its owner whom it is shared with" }));
+export const PrefixEntry = named(
+  "PrefixEntry",
+  strict(listed, {
+    description: "A registered prefix in a list; `GET /prefixes/{id}` also shows its owner whom it is shared with",
+  }),
+);
 export type PrefixEntry = Static<typeof PrefixEntry>;
 
 export const PrefixDocument = named(
@@ -35,8 +49,12 @@ export const PrefixDocument = named(
   strict(
     {
       ...listed,
-      shared_with: Type.Array(Type.String(), { description: "Users who may send requests with it; shown to the owner only" }),
-      readable_by: Type.Array(Type.String(), { description: "Users who may send requests with it and download it; shown to the owner only" }),
+      shared_with: Type.Array(Type.String(), {
+        description: "Users who may send requests with it; shown to the owner only",
+      }),
+      readable_by: Type.Array(Type.String(), {
+        description: "Users who may send requests with it and download it; shown to the owner only",
+      }),
     },
     { description: "A registered prefix" },
   ),
@@ -50,10 +68,17 @@ export const SharingBody = named(
   strict(
     {
       visibility: Type.Optional(Type.Enum(["private", "shared"])),
-      shared_with: users("Users who may send requests with it, each named once. Replaces the whole list: users who are not named lose access"),
-      readable_by: users("Users who may send requests with it and download its files, each named once. Replaces the whole list"),
+      shared_with: users(
+        "Users who may send requests with it, each named once. Replaces the whole list: users who are not named lose access",
+      ),
+      readable_by: users(
+        "Users who may send requests with it and download its files, each named once. Replaces the whole list",
+      ),
     },
-    { minProperties: 1, description: "Who else may use a prefix, as `user/name`. Fields that are absent stay as they are." },
+    {
+      minProperties: 1,
+      description: "Who else may use a prefix, as `user/name`. Fields that are absent stay as they are.",
+    },
   ),
 );
 export type SharingBody = Static<typeof SharingBody>;
@@ -78,27 +103,63 @@ export const AdapterForm = named(
       adapter_config: Type.String({ format: "binary", description: "The file adapter_config.json" }),
       adapter_model: Type.String({ format: "binary", description: "The file adapter_model.safetensors" }),
     },
-    { unchecked: true, description: "PEFT's two files, recognised by file name, or by field name where a file has another name or none. Other files are ignored." },
+    {
+      unchecked: true,
+      description:
+        "PEFT's two files, recognised by file name, or by field name where a file has another name or none. Other files are ignored.",
+    },
   ),
 );
 
 export const ListQuery = strict({
-  limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 1000, default: 100, description: "Prefixes per page; a page also ends at about 1 MiB" })),
-  after: Type.Optional(Type.String({ description: "Only prefixes whose id comes after this one: `next` of the previous page" })),
-  owner: Type.Optional(Type.Enum(["me", "others", "all"], { default: "all", description: "me: your own prefixes; others: those shared with you; all: both" })),
+  limit: Type.Optional(
+    Type.Integer({
+      minimum: 1,
+      maximum: 1000,
+      default: 100,
+      description: "Prefixes per page; a page also ends at about 1 MiB",
+    }),
+  ),
+  after: Type.Optional(
+    Type.String({ description: "Only prefixes whose id comes after this one: `next` of the previous page" }),
+  ),
+  owner: Type.Optional(
+    Type.Enum(["me", "others", "all"], {
+      default: "all",
+      description: "me: your own prefixes; others: those shared with you; all: both",
+    }),
+  ),
 });
 
-export const PrefixList = named("PrefixList", strict({ prefixes: Type.Array(PrefixEntry), next: Type.Union([Type.String(), Type.Null()], { description: "Value of `after` for the next page; null: this is the last page" }) }));
+export const PrefixList = named(
+  "PrefixList",
+  strict({
+    prefixes: Type.Array(PrefixEntry),
+    next: Type.Union([Type.String(), Type.Null()], {
+      description: "Value of `after` for the next page; null: this is the last page",
+    }),
+  }),
+);
 
-export const FileList = named("AdapterFiles", strict({ files: Type.Array(strict({ name: Type.String(), bytes: Type.Integer(), url: Type.String() })) }));
-export const FileParams = Type.Object({ id: Type.String({ description: "The prefix's id: its name" }), file: Type.String({ description: "A name from the list of files" }) });
+export const FileList = named(
+  "AdapterFiles",
+  strict({ files: Type.Array(strict({ name: Type.String(), bytes: Type.Integer(), url: Type.String() })) }),
+);
+export const FileParams = Type.Object({
+  id: Type.String({ description: "The prefix's id: its name" }),
+  file: Type.String({ description: "A name from the list of files" }),
+});
 
 export const WriteHeaders = Type.Object({
-  "if-match": Type.Optional(Type.String({ description: "Only if the prefix has one of these ETags, or exists at all: `*`" })),
+  "if-match": Type.Optional(
+    Type.String({ description: "Only if the prefix has one of these ETags, or exists at all: `*`" }),
+  ),
   "if-none-match": Type.Optional(Type.String({ description: "`*`: only if the prefix does not exist yet" })),
 });
 export const DeleteHeaders = Type.Object({ "if-match": WriteHeaders.properties["if-match"] });
-export const ReadHeaders = Type.Object({ "if-none-match": Type.Optional(Type.String({ description: "304 if the prefix has one of these ETags" })) });
+export const ReadHeaders = Type.Object({
+  "if-none-match": Type.Optional(Type.String({ description: "304 if the prefix has one of these ETags" })),
+});
 
 export const PREFIX_ENTRY_EXAMPLE: PrefixEntry = {
   id: "intent",

@@ -20,11 +20,19 @@ export function checkSharing(body: SharingBody): void {
 
 /** Throws `unknown_users`, naming those that there are not. */
 export async function checkUsersExist(body: SharingBody, users: Pick<UserStore, "missingUsers">): Promise<void> {
-  const named = new Set([...(body.shared_with ?? []), ...(body.readable_by ?? [])].filter((user) => !isBuiltInUser(user)));
+  const named = new Set(
+    [...(body.shared_with ?? []), ...(body.readable_by ?? [])].filter((user) => !isBuiltInUser(user)),
+  );
   if (named.size === 0) return;
   const missing = await users.missingUsers([...named]);
   if (missing.length === 0) return;
-  const shown = missing.slice(0, NAMED).map((user) => JSON.stringify(user)).join(", ");
+  const shown = missing
+    .slice(0, NAMED)
+    .map((user) => JSON.stringify(user))
+    .join(", ");
   const more = missing.length > NAMED ? ` and ${missing.length - NAMED} more` : "";
-  throw new PrefixdError("unknown_users", `${missing.length === 1 ? "There is no user" : "There are no users"} ${shown}${more}; nothing was changed.`);
+  throw new PrefixdError(
+    "unknown_users",
+    `${missing.length === 1 ? "There is no user" : "There are no users"} ${shown}${more}; nothing was changed.`,
+  );
 }

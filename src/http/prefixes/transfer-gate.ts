@@ -15,10 +15,26 @@ export interface GateLimits {
   readonly leastRate: number;
 }
 
-export const UPLOADS: GateLimits = { running: 4, runningOfUser: 2, waiting: 256, waitingOfUser: 128, waitMs: 60_000, graceMs: 10_000, leastRate: 128 * 1024 };
+export const UPLOADS: GateLimits = {
+  running: 4,
+  runningOfUser: 2,
+  waiting: 256,
+  waitingOfUser: 128,
+  waitMs: 60_000,
+  graceMs: 10_000,
+  leastRate: 128 * 1024,
+};
 
 /** Of files: each has a piece or two in memory until the client has taken them. None gives way: what is not read is cut soon enough. */
-export const DOWNLOADS: GateLimits = { running: 64, runningOfUser: 8, waiting: 256, waitingOfUser: 128, waitMs: 60_000, graceMs: Infinity, leastRate: Infinity };
+export const DOWNLOADS: GateLimits = {
+  running: 64,
+  runningOfUser: 8,
+  waiting: 256,
+  waitingOfUser: 128,
+  waitMs: 60_000,
+  graceMs: Infinity,
+  leastRate: Infinity,
+};
 
 /** A place, while the body of its upload is being read. */
 export interface Place {
@@ -97,7 +113,12 @@ export class TransferGate {
     let next: Share | undefined;
     for (const share of this.#shares.values()) {
       if (share.waiting.size === 0 || !this.#hasRoom(share)) continue;
-      if (next === undefined || share.running < next.running || (share.running === next.running && share.lastEntry < next.lastEntry)) next = share;
+      if (
+        next === undefined ||
+        share.running < next.running ||
+        (share.running === next.running && share.lastEntry < next.lastEntry)
+      )
+        next = share;
     }
     const [enter] = next?.waiting ?? [];
     enter?.();
@@ -139,12 +160,24 @@ export class TransferGate {
       if (waits.every((one) => one === share)) continue;
       for (const reading of share.reading) {
         const late = now - reading.since - graceMs - (1000 * reading.bytes()) / leastRate;
-        if (late > 0 && (latest === null || share.running > latest.share.running || (share.running === latest.share.running && late > latest.late))) latest = { share, reading, late };
+        if (
+          late > 0 &&
+          (latest === null ||
+            share.running > latest.share.running ||
+            (share.running === latest.share.running && late > latest.late))
+        )
+          latest = { share, reading, late };
       }
     }
     if (latest === null) return;
     latest.share.reading.delete(latest.reading);
-    latest.reading.giveWay(new PrefixdError("upload_stalled", `The upload came slower than ${Math.round(leastRate / 1024)} KiB/s while others waited for its place; send it again.`, { retryAfter: 5 }));
+    latest.reading.giveWay(
+      new PrefixdError(
+        "upload_stalled",
+        `The upload came slower than ${Math.round(leastRate / 1024)} KiB/s while others waited for its place; send it again.`,
+        { retryAfter: 5 },
+      ),
+    );
   }
 
   #stopLooking(): void {

@@ -16,7 +16,12 @@ const MAX_OTHERS = 16 * KIB * KIB;
 const MAX_PARTS = 32;
 
 /** A file may be told by the name of its field instead, as many clients name files "blob" or not at all. */
-const FIELDS: ReadonlyMap<string, string> = new Map([["adapter_config", CONFIG_FILE], [CONFIG_FILE, CONFIG_FILE], ["adapter_model", WEIGHTS_FILE], [WEIGHTS_FILE, WEIGHTS_FILE]]);
+const FIELDS: ReadonlyMap<string, string> = new Map([
+  ["adapter_config", CONFIG_FILE],
+  [CONFIG_FILE, CONFIG_FILE],
+  ["adapter_model", WEIGHTS_FILE],
+  [WEIGHTS_FILE, WEIGHTS_FILE],
+]);
 
 export interface UploadOptions {
   readonly shape: ModelShape;
@@ -28,9 +33,16 @@ export interface UploadOptions {
  * Bytes are counted as they come, so no more than could fit the model is ever held. Throws `upload_incomplete`, `upload_stalled`,
  * `body_too_large`, `invalid_request`, `adapter_config_invalid` and the other errors of reading an adapter.
  */
-export async function readAdapter(request: FastifyRequest, options: UploadOptions, bodies: BodyWatch, place: Place): Promise<PeftUpload> {
+export async function readAdapter(
+  request: FastifyRequest,
+  options: UploadOptions,
+  bodies: BodyWatch,
+  place: Place,
+): Promise<PeftUpload> {
   const stalled = new Promise<never>((_, reject) => {
-    bodies.start(request.raw, () => reject(new PrefixdError("upload_stalled", "The upload has stopped, or was too slow to wait for; send it again.")));
+    bodies.start(request.raw, () =>
+      reject(new PrefixdError("upload_stalled", "The upload has stopped, or was too slow to wait for; send it again.")),
+    );
     place.begin(() => bodies.bytesOf(request.raw), reject);
   });
   try {
@@ -67,7 +79,8 @@ async function readFiles(request: FastifyRequest, options: UploadOptions): Promi
   }
   const [config, weights] = [files.get(CONFIG_FILE), files.get(WEIGHTS_FILE)];
   if (!config || !weights) throw incomplete(config ? WEIGHTS_FILE : CONFIG_FILE, others);
-  if (others.length > 0) request.log.info({ files: others }, "files of an upload that are no part of an adapter were left out");
+  if (others.length > 0)
+    request.log.info({ files: others }, "files of an upload that are no part of an adapter were left out");
   return { kind: "peft", config, weights };
 }
 
@@ -105,10 +118,17 @@ function nameOf({ filename, fieldname }: Partial<MultipartFile>): string | null 
   const named = FIELDS.get(fieldname ?? "");
   if (named !== undefined) return named;
   if (filename) return null;
-  throw new PrefixdError("invalid_request", `The form has a field ${quote(fieldname ?? "")}; expected are ${CONFIG_FILE} and ${WEIGHTS_FILE}.`);
+  throw new PrefixdError(
+    "invalid_request",
+    `The form has a field ${quote(fieldname ?? "")}; expected are ${CONFIG_FILE} and ${WEIGHTS_FILE}.`,
+  );
 }
 
-async function readFile(stream: AsyncIterable<Uint8Array>, name: string, { shape, embeddings }: UploadOptions): Promise<Uint8Array> {
+async function readFile(
+  stream: AsyncIterable<Uint8Array>,
+  name: string,
+  { shape, embeddings }: UploadOptions,
+): Promise<Uint8Array> {
   if (name === WEIGHTS_FILE) return readAdapterWeights(stream, { limit: maxAdapterBytes(shape), embeddings });
   const pieces: Uint8Array[] = [];
   let size = 0;
@@ -127,19 +147,28 @@ async function readFile(stream: AsyncIterable<Uint8Array>, name: string, { shape
 async function skip(stream: AsyncIterable<Uint8Array>, room: number, names: readonly string[]): Promise<number> {
   for await (const { length } of stream) {
     room -= length;
-    if (room < 0) throw new PrefixdError("body_too_large", `The form's other files (${names.map(quote).join(", ")}) have more than ${MAX_OTHERS} bytes; send ${CONFIG_FILE} and ${WEIGHTS_FILE} alone.`);
+    if (room < 0)
+      throw new PrefixdError(
+        "body_too_large",
+        `The form's other files (${names.map(quote).join(", ")}) have more than ${MAX_OTHERS} bytes; send ${CONFIG_FILE} and ${WEIGHTS_FILE} alone.`,
+      );
   }
   return room;
 }
 
 function incomplete(lacking: string, others: readonly string[]): PrefixdError {
   const pickle = lacking === WEIGHTS_FILE ? others.find((name) => /\.(bin|pt|pth|pkl|ckpt)$/.test(name)) : undefined;
-  if (pickle !== undefined) return new PrefixdError("upload_incomplete", `The form has ${quote(pickle)} instead of ${lacking}: ${PICKLES_ARE_NOT_READ}`);
+  if (pickle !== undefined)
+    return new PrefixdError(
+      "upload_incomplete",
+      `The form has ${quote(pickle)} instead of ${lacking}: ${PICKLES_ARE_NOT_READ}`,
+    );
   const has = others.length === 0 ? "" : ` It has ${others.map(quote).join(", ")}.`;
   return new PrefixdError("upload_incomplete", `The form lacks the file ${lacking}.${has}`);
 }
 
-const tooLarge = (what: string, limit: number): PrefixdError => new PrefixdError("body_too_large", `${what} is larger than ${limit} bytes, the most that could fit this model.`);
+const tooLarge = (what: string, limit: number): PrefixdError =>
+  new PrefixdError("body_too_large", `${what} is larger than ${limit} bytes, the most that could fit this model.`);
 const quote = (name: string): string => JSON.stringify(name.slice(0, 64));
 
 /** The form parser throws plain errors for malformed input. */

@@ -14,7 +14,10 @@ export function usageRoutes(app: TypedApp, parts: AppParts): void {
         tags: ["users"],
         summary: "One's own usage, by day and prefix",
         querystring: UsageQuery,
-        response: { 200: json("The usage", UsageDocument), ...problems("unauthorized", "unknown_field", "invalid_parameter", "store_unavailable") },
+        response: {
+          200: json("The usage", UsageDocument),
+          ...problems("unauthorized", "unknown_field", "invalid_parameter", "store_unavailable"),
+        },
       },
     },
     async (request) => {

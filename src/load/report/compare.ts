@@ -85,7 +85,10 @@ export function compareHtml(a: LoadResult, b: LoadResult, names: readonly [strin
       title: "Tokens over time",
       x: "seconds",
       y: "tokens per second",
-      lines: [a, b].map((result, index) => ({ name: names[index]!, points: result.series.map((bucket) => [bucket.at_s, bucket.tokens]) })),
+      lines: [a, b].map((result, index) => ({
+        name: names[index]!,
+        points: result.series.map((bucket) => [bucket.at_s, bucket.tokens]),
+      })),
     }),
   ];
   return page(

@@ -24,7 +24,8 @@ export function page(title: string, body: string): string {
 }
 
 export function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
-  const row = (cells: readonly string[], tag: string): string => `<tr>${cells.map((cell) => `<${tag}>${cell}</${tag}>`).join("")}</tr>`;
+  const row = (cells: readonly string[], tag: string): string =>
+    `<tr>${cells.map((cell) => `<${tag}>${cell}</${tag}>`).join("")}</tr>`;
   return `<table><thead>${row(head.map(escape), "th")}</thead><tbody>${rows.map((cells) => row(cells, "td")).join("")}</tbody></table>`;
 }
 
@@ -93,7 +94,9 @@ function latencyTable(result: LoadResult): string {
   const rows = [
     ...(["ttft", "inter_token", "end_to_end"] as const).map((metric) => row(NAMES[metric], result[metric])),
     ...result.groups.flatMap((group) =>
-      (["ttft", "inter_token", "end_to_end"] as const).map((metric) => row(`${group.name}: ${NAMES[metric]}`, group[metric])),
+      (["ttft", "inter_token", "end_to_end"] as const).map((metric) =>
+        row(`${group.name}: ${NAMES[metric]}`, group[metric]),
+      ),
     ),
   ];
   return table(["milliseconds", "count", "mean", "p50", "p90", "p99", "p99.9", "max"], rows);
@@ -122,9 +125,9 @@ function userTable({ users }: LoadResult): string {
 function stretches(series: LoadResult["series"]): [number, number][] {
   const mean = (part: LoadResult["series"], key: "offered" | "completed"): number =>
     part.reduce((sum, bucket) => sum + bucket[key], 0) / part.length;
-  return Array.from({ length: Math.ceil(series.length / STRETCH) }, (_, index) => series.slice(index * STRETCH, (index + 1) * STRETCH)).map(
-    (part) => [mean(part, "offered"), mean(part, "completed")],
-  );
+  return Array.from({ length: Math.ceil(series.length / STRETCH) }, (_, index) =>
+    series.slice(index * STRETCH, (index + 1) * STRETCH),
+  ).map((part) => [mean(part, "offered"), mean(part, "completed")]);
 }
 
 function plots(result: LoadResult): string[] {
@@ -141,7 +144,11 @@ function plots(result: LoadResult): string[] {
       title: "Latency over time",
       x: "seconds",
       y: "milliseconds",
-      lines: [over("TTFT p50", (b) => b.ttft_p50), over("TTFT p99", (b) => b.ttft_p99), over("end to end p99", (b) => b.end_to_end_p99)],
+      lines: [
+        over("TTFT p50", (b) => b.ttft_p50),
+        over("TTFT p99", (b) => b.ttft_p99),
+        over("end to end p99", (b) => b.end_to_end_p99),
+      ],
     }),
     plot({
       title: "Requests over time",
@@ -180,7 +187,11 @@ function plots(result: LoadResult): string[] {
     }),
     bars(
       `Tokens by weight, per user (${groups.map((group) => `${group.name}: Jain ${group.jain.toFixed(3)}`).join(", ")})`,
-      shownUsers.map((user) => ({ name: user.user, value: user.tokens / user.weight, colour: groupColour(user.group) })),
+      shownUsers.map((user) => ({
+        name: user.user,
+        value: user.tokens / user.weight,
+        colour: groupColour(user.group),
+      })),
     ),
     bars(
       "TTFT p99 per user, milliseconds",

@@ -61,14 +61,21 @@ export function plot({ title, x, y, logX = false, lines }: Plot): string {
     ),
     `<text x="${(MARGIN.left + WIDTH - MARGIN.right) / 2}" y="${HEIGHT - 8}" text-anchor="middle">${escape(x)}</text>`,
     `<text x="${MARGIN.left}" y="${MARGIN.top - 8}">${escape(y)}</text>`,
-    ...lines.map((line, index) => (line.dots === true ? dots(line, toX, toY, colour(index)) : path(line, toX, toY, colour(index), logX))),
+    ...lines.map((line, index) =>
+      line.dots === true ? dots(line, toX, toY, colour(index)) : path(line, toX, toY, colour(index), logX),
+    ),
   ];
-  const legend = lines.map(({ name }, index) => `<span><i style="background:${colour(index)}"></i>${escape(name)}</span>`).join("");
+  const legend = lines
+    .map(({ name }, index) => `<span><i style="background:${colour(index)}"></i>${escape(name)}</span>`)
+    .join("");
   return `<figure><figcaption>${escape(title)}</figcaption><svg viewBox="0 0 ${WIDTH} ${HEIGHT}" role="img" aria-label="${escape(title)}">${body.join("")}</svg><div class="legend">${legend}</div></figure>`;
 }
 
 /** One horizontal bar for each value. */
-export function bars(title: string, values: readonly { readonly name: string; readonly value: number; readonly colour: string }[]): string {
+export function bars(
+  title: string,
+  values: readonly { readonly name: string; readonly value: number; readonly colour: string }[],
+): string {
   const [row, left] = [18, 150];
   const height = values.length * row + 30;
   const xTicks = ticks(most(values.map(({ value }) => value)));
@@ -110,7 +117,9 @@ function path({ points }: Line, toX: Scale, toY: Scale, stroke: string, logX: bo
 
 function dots({ points }: Line, toX: Scale, toY: Scale, fill: string): string {
   return points
-    .map(([x, y]) => (y === null ? "" : `<circle cx="${toX(x)}" cy="${toY(y)}" r="3" fill="${fill}" fill-opacity="0.6"/>`))
+    .map(([x, y]) =>
+      y === null ? "" : `<circle cx="${toX(x)}" cy="${toY(y)}" r="3" fill="${fill}" fill-opacity="0.6"/>`,
+    )
     .join("");
 }
 

@@ -6,7 +6,11 @@ const ms = (value: number): string => (value >= 100 ? value.toFixed(0) : value.t
 export function columns(rows: readonly (readonly string[])[]): string {
   const widths = (rows[0] ?? []).map((_, column) => Math.max(...rows.map((row) => (row[column] ?? "").length)));
   return rows
-    .map((row) => row.map((cell, column) => (column === 0 ? cell.padEnd(widths[column]!) : cell.padStart(widths[column]!))).join("  "))
+    .map((row) =>
+      row
+        .map((cell, column) => (column === 0 ? cell.padEnd(widths[column]!) : cell.padStart(widths[column]!)))
+        .join("  "),
+    )
     .join("\n");
 }
 
@@ -33,7 +37,8 @@ export function resultText(result: LoadResult): string {
   ]);
   const sections = [
     ...verification.examples.map(
-      (wrong, index) => `WRONG ANSWER ${index + 1} of ${verification.wrong}: ${wrong.what}\n${JSON.stringify(wrong, null, 2)}`,
+      (wrong, index) =>
+        `WRONG ANSWER ${index + 1} of ${verification.wrong}: ${wrong.what}\n${JSON.stringify(wrong, null, 2)}`,
     ),
     `${scenario.name}: ${result.seconds.toFixed(1)} s against ${result.urls.join(", ")}; ${registered.prefixes} prefixes (${registered.kind}) registered in ${registered.seconds.toFixed(1)} s`,
     ...(result.capacity === null
@@ -68,7 +73,13 @@ export function resultText(result: LoadResult): string {
   return `${sections.join("\n\n")}\n`;
 }
 
-function serverText({ url, problem, samples, queue, rss_slope_mib_per_min: slope }: LoadResult["servers"][number]): string {
+function serverText({
+  url,
+  problem,
+  samples,
+  queue,
+  rss_slope_mib_per_min: slope,
+}: LoadResult["servers"][number]): string {
   if (problem !== null) return `${url}: no metrics (${problem})`;
   const rss = `RSS ${samples[0]?.rss_mib.toFixed(0)} to ${samples.at(-1)?.rss_mib.toFixed(0)} MiB${slope === null ? "" : `, ${slope.toFixed(2)} MiB/min in the second half`}`;
   if (queue === null) return `${url}: ${rss}`;

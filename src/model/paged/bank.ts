@@ -53,7 +53,14 @@ export class PagedBank {
   stats(): PrefixBankStats {
     let tokens = 0;
     for (const { length } of this.#held) tokens += length;
-    return { entries: this.#held.size, bytes: tokens * this.#bytesPerToken, capacityBytes: this.#tokens * this.#bytesPerToken, hits: this.#hits, misses: this.#misses, evictions: this.#evictions };
+    return {
+      entries: this.#held.size,
+      bytes: tokens * this.#bytesPerToken,
+      capacityBytes: this.#tokens * this.#bytesPerToken,
+      hits: this.#hits,
+      misses: this.#misses,
+      evictions: this.#evictions,
+    };
   }
 
   #makeRoom(length: number): number {
@@ -61,7 +68,8 @@ export class PagedBank {
       const gap = this.#gap(length);
       if (gap !== null) return gap;
       const [oldest] = this.#held;
-      if (oldest === undefined) throw new RangeError(`a prefix of ${length} tokens does not fit into a bank of ${this.#tokens}`);
+      if (oldest === undefined)
+        throw new RangeError(`a prefix of ${length} tokens does not fit into a bank of ${this.#tokens}`);
       this.#held.delete(oldest);
       this.#evictions++;
     }

@@ -30,7 +30,13 @@ export class PagedKvCache {
    * @param count is told of bytes that cross between the process's memory and the device's
    * @throws CudaError when the device has not enough memory
    */
-  constructor(device: StreamDevice, packer: StreamModel, layout: PagedLayout, bankBytes: number, count: (direction: "up" | "down", bytes: number) => void) {
+  constructor(
+    device: StreamDevice,
+    packer: StreamModel,
+    layout: PagedLayout,
+    bankBytes: number,
+    count: (direction: "up" | "down", bytes: number) => void,
+  ) {
     const { tensors, tensorBytes, tokenBytes, shape } = layout;
     this.layout = layout;
     this.#device = device;
@@ -69,7 +75,12 @@ export class PagedKvCache {
 
   /** Copies positions `[start, length)` of row `from` to row `to`. */
   copyRow(from: number, to: number, length: number, start: number): void {
-    this.#device.copy(this.#at(to, start), this.#at(from, start), (length - start) * this.layout.tokenBytes, this.layout.tensors);
+    this.#device.copy(
+      this.#at(to, start),
+      this.#at(from, start),
+      (length - start) * this.layout.tokenBytes,
+      this.layout.tensors,
+    );
   }
 
   /** Fills positions `[from, to)` of a row with zeros. */
@@ -103,10 +114,18 @@ export class PagedKvCache {
     for (let first = 0; first < tensors; first += atOnce) {
       const count = Math.min(atOnce, tensors - first);
       const from = this.#at(row, 0);
-      this.#device.downloadStrips({ address: this.#staging.address, pitch: strip }, { address: from.address + BigInt(first) * BigInt(tensorBytes), pitch: tensorBytes }, strip, count);
+      this.#device.downloadStrips(
+        { address: this.#staging.address, pitch: strip },
+        { address: from.address + BigInt(first) * BigInt(tensorBytes), pitch: tensorBytes },
+        strip,
+        count,
+      );
       this.#device.wait();
       this.#count("down", count * strip);
-      data.set(unpackTokens(this.layout, new Uint8Array(this.#staging.buffer, 0, count * strip), length), first * length * shape.width);
+      data.set(
+        unpackTokens(this.layout, new Uint8Array(this.#staging.buffer, 0, count * strip), length),
+        first * length * shape.width,
+      );
     }
     return { length, data };
   }
@@ -137,8 +156,16 @@ export class PagedKvCache {
       this.#device.wait();
       staging.set(data.subarray(first * elements, (first + count) * elements));
       this.#device.upload(this.#unpacked, this.#staging.address, 4 * count * elements);
-      const given = { address: this.#unpacked, shape: [count, shape.heads, length, shape.headDim], type: ElementType.float32 };
-      const packed = { address: to + BigInt(first * length * tokenBytes), shape: [count, length, shape.heads, shape.headDim], type };
+      const given = {
+        address: this.#unpacked,
+        shape: [count, shape.heads, length, shape.headDim],
+        type: ElementType.float32,
+      };
+      const packed = {
+        address: to + BigInt(first * length * tokenBytes),
+        shape: [count, length, shape.heads, shape.headDim],
+        type,
+      };
       using run = this.#packer.prepare({ given }, { packed });
       run.run();
     }

@@ -35,15 +35,31 @@ export function pagedLayout(shape: ModelShape, type: FloatType, rows: number): P
   const capacity = columns * BLOCK;
   const tokenBytes = shape.width * (type === ElementType.float16 ? 2 : 4);
   const rowBytes = capacity * tokenBytes;
-  return { shape, type, rows, columns, capacity, tensors: 2 * shape.layers, tokenBytes, rowBytes, tensorBytes: rows * rowBytes };
+  return {
+    shape,
+    type,
+    rows,
+    columns,
+    capacity,
+    tensors: 2 * shape.layers,
+    tokenBytes,
+    rowBytes,
+    tensorBytes: rows * rowBytes,
+  };
 }
 
 /** Keys and values of some tensors as the cache has them, `[n, length, heads, headDim]`, as a KvTensor has them: `[n, heads, length, headDim]`. `bytes` begins at a multiple of 4. */
-export function unpackTokens({ shape, type, tokenBytes }: PagedLayout, bytes: Uint8Array, length: number): Float32Array {
+export function unpackTokens(
+  { shape, type, tokenBytes }: PagedLayout,
+  bytes: Uint8Array,
+  length: number,
+): Float32Array {
   const { width, headDim } = shape;
   const elements = (bytes.length / tokenBytes) * width;
   const isHalf = type === ElementType.float16;
-  const packed = isHalf ? new Uint16Array(bytes.buffer, bytes.byteOffset, elements) : new Float32Array(bytes.buffer, bytes.byteOffset, elements);
+  const packed = isHalf
+    ? new Uint16Array(bytes.buffer, bytes.byteOffset, elements)
+    : new Float32Array(bytes.buffer, bytes.byteOffset, elements);
   const values = float16Values();
   const unpacked = new Float32Array(elements);
   const tensor = length * width;

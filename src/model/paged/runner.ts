@@ -75,16 +75,49 @@ export class PagedRunner implements ModelRunner {
       const model = this.#own(stream.load(runtime, modelPath, device));
       // Row `slots` is for folding, the one behind it for pads.
       const layout = pagedLayout(shape, floatType(precision), slots + 2);
-      this.#cache = new PagedKvCache(stream, this.#own(stream.load(runtime, packGraph(layout), device)), layout, bankBytes, count);
+      this.#cache = new PagedKvCache(
+        stream,
+        this.#own(stream.load(runtime, packGraph(layout), device)),
+        layout,
+        bankBytes,
+        count,
+      );
       const tokens = PROMPT_TOKENS.filter((length, index) => index === 0 || length <= shape.positions);
       this.longestPiece = Math.min(shape.positions, tokens.at(-1)!);
       this.promptsAtOnce = Math.min(PROMPTS, slots);
-      const most = { tokens: Math.max(slots, tokens.at(-1)!), rows: Math.max(slots, this.promptsAtOnce + 1), outputs: Math.max(slots, tokens.at(-1)!) };
-      this.#steps = this.#own(new Steps({ device: stream, model, cache: this.#cache, candidates: this.candidates, most, padRow: slots + 1, count }));
-      const prompt = (length: number, more: Partial<Bucket>): Step => this.#steps.prepare({ tokens: length, rows: 2, outputs: 1, answered: "rows", longest: length, soft: false, ...more });
-      this.#decodes = rowBuckets(slots).map((rows) => this.#steps.prepare({ tokens: rows, rows, outputs: rows, answered: "rows", longest: 1, soft: false }));
+      const most = {
+        tokens: Math.max(slots, tokens.at(-1)!),
+        rows: Math.max(slots, this.promptsAtOnce + 1),
+        outputs: Math.max(slots, tokens.at(-1)!),
+      };
+      this.#steps = this.#own(
+        new Steps({
+          device: stream,
+          model,
+          cache: this.#cache,
+          candidates: this.candidates,
+          most,
+          padRow: slots + 1,
+          count,
+        }),
+      );
+      const prompt = (length: number, more: Partial<Bucket>): Step =>
+        this.#steps.prepare({
+          tokens: length,
+          rows: 2,
+          outputs: 1,
+          answered: "rows",
+          longest: length,
+          soft: false,
+          ...more,
+        });
+      this.#decodes = rowBuckets(slots).map((rows) =>
+        this.#steps.prepare({ tokens: rows, rows, outputs: rows, answered: "rows", longest: 1, soft: false }),
+      );
       this.#prompts = tokens.map((length) => prompt(length, {}));
-      this.#together = tokens.map((length) => prompt(length, { rows: this.promptsAtOnce + 1, outputs: this.promptsAtOnce }));
+      this.#together = tokens.map((length) =>
+        prompt(length, { rows: this.promptsAtOnce + 1, outputs: this.promptsAtOnce }),
+      );
       this.#scores = tokens.map((length) => prompt(length, { outputs: length, answered: "tokens" }));
       this.#softs = tokens.map((length) => prompt(length, { soft: true }));
     } catch (error) {
@@ -111,7 +144,11 @@ export class PagedRunner implements ModelRunner {
 
   prefillAll(pieces: readonly PromptPiece[]): Promise<StepOutput> {
     const tokens = pieces.reduce((sum, { ids }) => sum + ids.length, 0);
-    return this.#feed(this.#together, tokens, pieces.map(({ row, start, ids }) => ({ row, past: start, ids })));
+    return this.#feed(
+      this.#together,
+      tokens,
+      pieces.map(({ row, start, ids }) => ({ row, past: start, ids })),
+    );
   }
 
   score(row: number, start: number, ids: Int32Array): Promise<StepOutput> {
@@ -127,7 +164,9 @@ export class PagedRunner implements ModelRunner {
     const { width } = this.shape;
     if (input.kind === "tokens") return this.feed(this.slots, from, input.ids.subarray(from, to));
     this.#steps.setEmbeds(input.data.subarray(from * width, to * width));
-    await this.#feed(this.#softs, to - from, [{ row: this.slots, past: from, ids: new Int32Array(to - from).fill(SOFT_ID) }]);
+    await this.#feed(this.#softs, to - from, [
+      { row: this.slots, past: from, ids: new Int32Array(to - from).fill(SOFT_ID) },
+    ]);
   }
 
   folded(length: number): KvTensor {
@@ -156,7 +195,10 @@ export class PagedRunner implements ModelRunner {
   }
 
   graphStats(): GraphStats {
-    return { captured: [...this.#decodes, ...this.#prompts, ...this.#together].filter(({ captured }) => captured).length, eager: this.#eager };
+    return {
+      captured: [...this.#decodes, ...this.#prompts, ...this.#together].filter(({ captured }) => captured).length,
+      eager: this.#eager,
+    };
   }
 
   close(): Promise<void> {
@@ -167,8 +209,11 @@ export class PagedRunner implements ModelRunner {
   /** Captures every size of decode step and prompt; what cannot be, or answers otherwise, goes on kernel by kernel. */
   async #capture(): Promise<void> {
     const { positions, vocabSize } = this.shape;
-    const idsOf = (length: number, seed: number): Int32Array => Int32Array.from({ length }, (_, index) => ((index + 1) * 7919 + seed * 911) % vocabSize);
-    const pasts = (length: number): number[] => [...new Set(TRIED_PASTS.map((past) => Math.max(0, Math.min(past, positions - length))))];
+    const idsOf = (length: number, seed: number): Int32Array =>
+      Int32Array.from({ length }, (_, index) => ((index + 1) * 7919 + seed * 911) % vocabSize);
+    const pasts = (length: number): number[] => [
+      ...new Set(TRIED_PASTS.map((past) => Math.max(0, Math.min(past, positions - length)))),
+    ];
     const trial = async (size: string, step: Step, rows: (past: number) => FedRow[], length: number): Promise<void> => {
       const reason = await step.capture(pasts(length).map(rows));
       if (reason !== null) this.#eager.push({ size, reason });
@@ -177,16 +222,38 @@ export class PagedRunner implements ModelRunner {
       const { rows } = step.bucket;
       // The last row is a pad.
       const fed = Math.max(1, rows - 1);
-      await trial(`decode of ${rows}`, step, (past) => Array.from({ length: fed }, (_, row) => ({ row, past: Math.max(0, past - (row % 3)), ids: idsOf(1, row) })), 1);
+      await trial(
+        `decode of ${rows}`,
+        step,
+        (past) =>
+          Array.from({ length: fed }, (_, row) => ({ row, past: Math.max(0, past - (row % 3)), ids: idsOf(1, row) })),
+        1,
+      );
     }
     for (const step of this.#prompts) {
       const length = Math.min(this.longestPiece, step.bucket.tokens - 3);
-      await trial(`prompt of ${step.bucket.tokens}`, step, (past) => [{ row: 0, past, ids: idsOf(length, past) }], length);
+      await trial(
+        `prompt of ${step.bucket.tokens}`,
+        step,
+        (past) => [{ row: 0, past, ids: idsOf(length, past) }],
+        length,
+      );
     }
     for (const step of this.#together) {
       const pieces = Math.min(this.promptsAtOnce, Math.floor(step.bucket.tokens / 4));
-      const length = (row: number): number => Math.min(this.longestPiece, Math.floor(step.bucket.tokens / pieces) - (row % 3));
-      await trial(`prompts of ${step.bucket.tokens}`, step, (past) => Array.from({ length: pieces }, (_, row) => ({ row, past: Math.max(0, past - (row % 5)), ids: idsOf(length(row), row) })), length(0));
+      const length = (row: number): number =>
+        Math.min(this.longestPiece, Math.floor(step.bucket.tokens / pieces) - (row % 3));
+      await trial(
+        `prompts of ${step.bucket.tokens}`,
+        step,
+        (past) =>
+          Array.from({ length: pieces }, (_, row) => ({
+            row,
+            past: Math.max(0, past - (row % 5)),
+            ids: idsOf(length(row), row),
+          })),
+        length(0),
+      );
     }
     this.#cache.clear();
     this.#steps.wipe();
@@ -196,7 +263,9 @@ export class PagedRunner implements ModelRunner {
   async #feed(steps: readonly Step[], size: number, rows: readonly FedRow[]): Promise<StepOutput> {
     const step = steps.find(({ bucket }) => bucket.tokens >= size);
     if (step === undefined) throw new RangeError(`${size} tokens are more than one run can be given`);
-    for (const { past, ids } of rows) if (past + ids.length > this.shape.positions) throw new RangeError(`position ${past + ids.length - 1} is none of this model`);
+    for (const { past, ids } of rows)
+      if (past + ids.length > this.shape.positions)
+        throw new RangeError(`position ${past + ids.length - 1} is none of this model`);
     try {
       return await step.feed(rows);
     } catch (error) {

@@ -47,7 +47,10 @@ const ALIGNMENT = 256;
 const aligned = (bytes: number): number => Math.ceil(bytes / ALIGNMENT) * ALIGNMENT;
 
 /** Names of the graph's int32 inputs, with the elements that a bucket gives them. */
-const inputsOf = ({ tokens, rows, outputs }: Pick<Bucket, "tokens" | "rows" | "outputs">, columns: number): Record<string, readonly number[]> => ({
+const inputsOf = (
+  { tokens, rows, outputs }: Pick<Bucket, "tokens" | "rows" | "outputs">,
+  columns: number,
+): Record<string, readonly number[]> => ({
   input_ids: [tokens],
   position_ids: [tokens],
   output_rows: [outputs],
@@ -104,7 +107,11 @@ export class Steps implements Disposable {
       views[name] = new Int32Array(this.#in.buffer, at, bytesOf(ElementType.int32, dims) / 4);
     }
     inputs["bounds"] = Int32Array.of(bucket.longest, capacity);
-    inputs["soft_embeds"] = { address: bucket.soft ? this.#embedsDevice : this.#noEmbeds, shape: [bucket.soft ? bucket.tokens : 1, shape.width], type: ElementType.float32 };
+    inputs["soft_embeds"] = {
+      address: bucket.soft ? this.#embedsDevice : this.#noEmbeds,
+      shape: [bucket.soft ? bucket.tokens : 1, shape.width],
+      type: ElementType.float32,
+    };
     const k = bucket.outputs;
     const [idsAt, probabilityAt] = [4 * k * candidates, 8 * k * candidates];
     const outputs: Record<string, FixedTensor> = {
@@ -144,7 +151,8 @@ export class Steps implements Disposable {
       bytes: () => new Uint8Array(this.#out.buffer, 0, outBytes).slice(),
       output: (rows) => {
         const { topLogits, topIds, topProbability, logSumExp } = answers;
-        for (let row = 0; row < rows; row++) logSumExp[row] = topLogits[row * candidates]! - Math.log(topProbability[row]!);
+        for (let row = 0; row < rows; row++)
+          logSumExp[row] = topLogits[row * candidates]! - Math.log(topProbability[row]!);
         return { rows, topLogits, topIds, logSumExp, logits: (row) => this.#row(row) };
       },
     });
@@ -181,7 +189,9 @@ export class Steps implements Disposable {
     device.download(address, this.#logits + BigInt(row) * BigInt(bytes), bytes);
     device.wait();
     count("down", bytes);
-    return cache.layout.type === ElementType.float16 ? fromFloat16(new Uint16Array(buffer)) : new Float32Array(buffer).slice();
+    return cache.layout.type === ElementType.float16
+      ? fromFloat16(new Uint16Array(buffer))
+      : new Float32Array(buffer).slice();
   }
 }
 
@@ -267,7 +277,10 @@ export class Step implements Disposable {
 }
 
 /** Where each tensor lies in a block, in bytes. */
-function placesOf(inputs: Record<string, readonly number[]>): { of: Record<string, { at: number; dims: readonly number[] }>; bytes: number } {
+function placesOf(inputs: Record<string, readonly number[]>): {
+  of: Record<string, { at: number; dims: readonly number[] }>;
+  bytes: number;
+} {
   let bytes = 0;
   const of: Record<string, { at: number; dims: readonly number[] }> = {};
   for (const [name, dims] of Object.entries(inputs)) {
@@ -282,8 +295,24 @@ function placesOf(inputs: Record<string, readonly number[]>): { of: Record<strin
  * left. Answers for which nobody asks are of the last token.
  * @throws RangeError when they do not fit into the bucket
  */
-function fill(views: Readonly<Record<string, Int32Array>>, { tokens, rows: slots, outputs, longest, answered: by }: Bucket, rows: readonly FedRow[], columns: number, padRow: number): void {
-  const { input_ids: ids, position_ids: positions, output_rows: answered, past_lengths: past, cumulative_lengths: cumulative, block_table: table } = views as Record<"input_ids" | "position_ids" | "output_rows" | "past_lengths" | "cumulative_lengths" | "block_table", Int32Array>;
+function fill(
+  views: Readonly<Record<string, Int32Array>>,
+  { tokens, rows: slots, outputs, longest, answered: by }: Bucket,
+  rows: readonly FedRow[],
+  columns: number,
+  padRow: number,
+): void {
+  const {
+    input_ids: ids,
+    position_ids: positions,
+    output_rows: answered,
+    past_lengths: past,
+    cumulative_lengths: cumulative,
+    block_table: table,
+  } = views as Record<
+    "input_ids" | "position_ids" | "output_rows" | "past_lengths" | "cumulative_lengths" | "block_table",
+    Int32Array
+  >;
   let at = 0;
   let index = 0;
   const begin = (row: number, length: number): void => {
@@ -294,7 +323,8 @@ function fill(views: Readonly<Record<string, Int32Array>>, { tokens, rows: slots
   };
   for (const fed of rows) {
     const length = fed.ids.length;
-    if (index >= (by === "rows" ? Math.min(slots, outputs) : slots) || at + length > tokens || length > longest) throw new RangeError(`${rows.length} rows do not fit into a run of ${tokens} tokens in ${slots} rows`);
+    if (index >= (by === "rows" ? Math.min(slots, outputs) : slots) || at + length > tokens || length > longest)
+      throw new RangeError(`${rows.length} rows do not fit into a run of ${tokens} tokens in ${slots} rows`);
     begin(fed.row, fed.past);
     ids.set(fed.ids, at);
     for (let token = 0; token < length; token++) positions[at + token] = fed.past + token;
@@ -309,5 +339,7 @@ function fill(views: Readonly<Record<string, Int32Array>>, { tokens, rows: slots
   }
   cumulative[slots] = tokens;
   if (by === "tokens") for (let output = 0; output < outputs; output++) answered[output] = Math.min(output, used - 1);
-  else for (let output = 0; output < outputs; output++) answered[output] = (output < rows.length ? cumulative[output + 1]! : used) - 1;
+  else
+    for (let output = 0; output < outputs; output++)
+      answered[output] = (output < rows.length ? cumulative[output + 1]! : used) - 1;
 }

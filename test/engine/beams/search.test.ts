@@ -34,7 +34,11 @@ function randomCase(random: () => number, seed: number): Case {
   return {
     seed,
     step: pick(1e-6, 1e-6, 0.5),
-    params: { numBeams: 2 + below(6), lengthPenalty: pick(1, 0, 2, -1, 0.6), earlyStopping: pick<boolean | "never">(false, true, "never") },
+    params: {
+      numBeams: 2 + below(6),
+      lengthPenalty: pick(1, 0, 2, -1, 0.6),
+      earlyStopping: pick<boolean | "never">(false, true, "never"),
+    },
     request: {
       promptIds: Int32Array.from({ length: 1 + below(4) }, () => below(VOCAB)),
       maxNewTokens,
@@ -50,11 +54,23 @@ function randomCase(random: () => number, seed: number): Case {
         badWords: Array.from({ length: below(4) }, () => Array.from({ length: 1 + below(2) }, () => below(VOCAB))),
         logitBias: new Map(Array.from({ length: below(3) }, () => [below(VOCAB), below(5) - 2])),
         minNewTokens: below(maxNewTokens),
-        sequenceBias: pick([], [], [{ ids: [below(VOCAB)], bias: 1.5 }, { ids: [below(VOCAB), below(VOCAB)], bias: -2 }]),
+        sequenceBias: pick(
+          [],
+          [],
+          [
+            { ids: [below(VOCAB)], bias: 1.5 },
+            { ids: [below(VOCAB), below(VOCAB)], bias: -2 },
+          ],
+        ),
         suppressIds: pick([], [], [below(VOCAB)]),
         beginSuppressIds: pick([], [], [below(VOCAB), below(VOCAB)]),
         forcedBosId: pick(null, null, below(VOCAB)),
-        forcedLast: pick(null, null, { ids: [EOS[0]!], index: maxNewTokens - 1 }, { ids: [EOS[0]!, 5], index: maxNewTokens - 1 }),
+        forcedLast: pick(
+          null,
+          null,
+          { ids: [EOS[0]!], index: maxNewTokens - 1 },
+          { ids: [EOS[0]!, 5], index: maxNewTokens - 1 },
+        ),
         exponentialDecay: pick(null, null, { start: 1, factor: pick(0.8, 1.2) }),
         renormalize: pick(false, false, true),
         doSample: pick(false, true),
@@ -77,7 +93,11 @@ function run({ seed, step, request, params }: Case, candidates: number): { resul
   let paths: number[][] = [[]];
   let reads = 0;
   while (!search.done) {
-    const output = stepOutput(paths.map((path) => logitsAfter(seed, path, step)), candidates, 2);
+    const output = stepOutput(
+      paths.map((path) => logitsAfter(seed, path, step)),
+      candidates,
+      2,
+    );
     const { parents, ids } = search.step(output, [...paths.keys()]);
     reads += output.reads;
     paths = parents.map((parent, beam) => [...paths[parent]!, ids[beam]!]);
@@ -96,26 +116,50 @@ function plain({ seed, step, request, params }: Case): PlainBeam[] {
   const { numBeams, lengthPenalty, earlyStopping } = params;
   const { eosIds, maxNewTokens, sampling, promptIds, beamStop } = request;
   const f = Math.fround;
-  const top = <T extends { score: number }>(list: readonly T[], k: number): T[] => list.map((one, index) => ({ one, index })).sort((a, b) => b.one.score - a.one.score || a.index - b.index).slice(0, k).map(({ one }) => one);
-  let running: PlainBeam[] = Array.from({ length: numBeams }, (_, beam) => ({ ids: [], score: beam === 0 ? 0 : -1e9, finished: false }));
+  const top = <T extends { score: number }>(list: readonly T[], k: number): T[] =>
+    list
+      .map((one, index) => ({ one, index }))
+      .sort((a, b) => b.one.score - a.one.score || a.index - b.index)
+      .slice(0, k)
+      .map(({ one }) => one);
+  let running: PlainBeam[] = Array.from({ length: numBeams }, (_, beam) => ({
+    ids: [],
+    score: beam === 0 ? 0 : -1e9,
+    finished: false,
+  }));
   let sequences: PlainBeam[] = running.map(() => ({ ids: [], score: -1e9, finished: false }));
   for (let generated = 0; ; ) {
     const all = running.map(({ ids, score }) => {
       const logits = logitsAfter(seed, ids, step);
       const sum = stepOutput([logits], 1).logSumExp[0]!;
-      const scores = processed(logits.map((logit) => logit - sum), sampling, { prompt: [...promptIds], generated: ids, eosIds });
-      return Array.from(scores, (logprob, id): PlainBeam => ({ ids: [...ids, id], score: f(logprob + score), finished: false }));
+      const scores = processed(
+        logits.map((logit) => logit - sum),
+        sampling,
+        { prompt: [...promptIds], generated: ids, eosIds },
+      );
+      return Array.from(
+        scores,
+        (logprob, id): PlainBeam => ({ ids: [...ids, id], score: f(logprob + score), finished: false }),
+      );
     });
     const count = Math.max(2, 1 + eosIds.length) * numBeams;
     const best = sampling.doSample ? draw(all, count, seed, generated * count) : top(all.flat(), count);
     generated++;
-    const stops = (ids: readonly number[]): boolean => beamStop !== null && ids.reduce((sum, id) => sum + id, 0) % 13 === 0;
+    const stops = (ids: readonly number[]): boolean =>
+      beamStop !== null && ids.reduce((sum, id) => sum + id, 0) % 13 === 0;
     const hits = best.map(({ ids }) => eosIds.includes(ids.at(-1)!) || stops(ids) || generated >= maxNewTokens);
     if (best.length === 0) return sequences;
-    running = top(best.map((beam, index) => ({ ...beam, score: f(beam.score + (hits[index] ? -1e9 : 0)) })), numBeams);
+    running = top(
+      best.map((beam, index) => ({ ...beam, score: f(beam.score + (hits[index] ? -1e9 : 0)) })),
+      numBeams,
+    );
     const ended = best.map((beam, index) => {
       const finished = hits[index]! && index < numBeams;
-      return { ids: beam.ids, score: f(f(beam.score / f(generated ** lengthPenalty)) + (finished ? 0 : -1e9)), finished };
+      return {
+        ids: beam.ids,
+        score: f(f(beam.score / f(generated ** lengthPenalty)) + (finished ? 0 : -1e9)),
+        finished,
+      };
     });
     sequences = top([...sequences, ...ended], numBeams);
     const length = earlyStopping === "never" && lengthPenalty > 0 ? maxNewTokens : generated;
@@ -131,7 +175,11 @@ function plain({ seed, step, request, params }: Case): PlainBeam[] {
 function processed(logprobs: Float32Array, params: BeamRequest["sampling"], history: History): Float32Array {
   let scores = plainScores(logprobs, params, history);
   if (params.doSample) {
-    const kept = new Set(plainDistribution(logprobs, params, history, history.eosIds.length === 0 ? 2 : 1 + history.eosIds.length).map(({ id }) => id));
+    const kept = new Set(
+      plainDistribution(logprobs, params, history, history.eosIds.length === 0 ? 2 : 1 + history.eosIds.length).map(
+        ({ id }) => id,
+      ),
+    );
     scores = scores.map((score, id) => (kept.has(id) ? score / Math.fround(params.temperature) : -Infinity));
   }
   if (!params.renormalize) return scores;
@@ -142,7 +190,9 @@ function processed(logprobs: Float32Array, params: BeamRequest["sampling"], hist
 
 /** One after another without replacement, over beams in order and their tokens likeliest first. */
 function draw(beams: readonly PlainBeam[][], count: number, seed: number, from: number): PlainBeam[] {
-  const left = beams.flatMap((beam) => beam.filter(({ score }) => score !== -Infinity).sort((a, b) => b.score - a.score));
+  const left = beams.flatMap((beam) =>
+    beam.filter(({ score }) => score !== -Infinity).sort((a, b) => b.score - a.score),
+  );
   const best = Math.max(...left.map(({ score }) => score));
   const drawn: PlainBeam[] = [];
   while (drawn.length < count) {
@@ -156,53 +206,86 @@ function draw(beams: readonly PlainBeam[][], count: number, seed: number, from: 
   return drawn;
 }
 
-t.test("random searches are those of the algorithm written out, also where scores are equal and candidates do not suffice", (t) => {
-  const random = seededRandom(9);
-  let reads = 0;
-  let different = 0;
-  let [drawn, stopped] = [0, 0];
-  for (let seed = 0; seed < 1000; seed++) {
-    const one = randomCase(random, seed);
-    // What has run on from no beam at all is not told.
-    const expected = plain(one).filter(({ score }) => score > -1e8).map(({ ids, score }) => ({ ids, score }));
-    if (one.request.sampling.doSample) drawn++;
-    if (one.request.beamStop !== null) stopped++;
-    for (const candidates of [VOCAB, 12, 4]) {
-      const { results, reads: asked } = run(one, candidates);
-      reads += asked;
-      const got = results.map(({ tokens, score }) => ({ ids: tokens.map(({ id }) => id), score }));
-      if (JSON.stringify(got) !== JSON.stringify(expected)) {
-        different++;
-        if (different < 3) t.same(got, expected, JSON.stringify({ candidates, ...one.params, ...one.request, promptIds: [...one.request.promptIds] }));
+t.test(
+  "random searches are those of the algorithm written out, also where scores are equal and candidates do not suffice",
+  (t) => {
+    const random = seededRandom(9);
+    let reads = 0;
+    let different = 0;
+    let [drawn, stopped] = [0, 0];
+    for (let seed = 0; seed < 1000; seed++) {
+      const one = randomCase(random, seed);
+      // What has run on from no beam at all is not told.
+      const expected = plain(one)
+        .filter(({ score }) => score > -1e8)
+        .map(({ ids, score }) => ({ ids, score }));
+      if (one.request.sampling.doSample) drawn++;
+      if (one.request.beamStop !== null) stopped++;
+      for (const candidates of [VOCAB, 12, 4]) {
+        const { results, reads: asked } = run(one, candidates);
+        reads += asked;
+        const got = results.map(({ tokens, score }) => ({ ids: tokens.map(({ id }) => id), score }));
+        if (JSON.stringify(got) !== JSON.stringify(expected)) {
+          different++;
+          if (different < 3)
+            t.same(
+              got,
+              expected,
+              JSON.stringify({ candidates, ...one.params, ...one.request, promptIds: [...one.request.promptIds] }),
+            );
+        }
       }
     }
-  }
-  t.equal(different, 0);
-  t.ok(reads > 300, `${reads} whole rows were asked for`);
-  t.ok(drawn > 300 && stopped > 200, `${drawn} were drawn, ${stopped} had stop strings`);
-  t.end();
-});
+    t.equal(different, 0);
+    t.ok(reads > 300, `${reads} whole rows were asked for`);
+    t.ok(drawn > 300 && stopped > 200, `${drawn} were drawn, ${stopped} had stop strings`);
+    t.end();
+  },
+);
 
-for (const doSample of [false, true]) t.test(`without processors sixteen beams never need a whole row of 64 candidates${doSample ? ", nor do draws with top_k" : ""}`, (t) => {
-  const logits = (path: readonly number[]): Float32Array => {
-    const random = seededRandom(path.reduce((hash, id) => hash * 31 + id, 7));
-    return Float32Array.from({ length: 500 }, () => random() * 12);
-  };
-  const request: BeamRequest = { promptIds: Int32Array.of(1), maxNewTokens: 12, seed: 0, topLogprobs: 0, eosIds: [4], beamStop: null, sampling: { ...GREEDY, doSample, topK: 50 } };
-  const search = new BeamSearch(request, { numBeams: 16, lengthPenalty: 1, earlyStopping: false });
-  let paths: number[][] = [[]];
-  while (!search.done) {
-    const output = stepOutput(paths.map(logits), 64);
-    const { parents, ids } = search.step(output, [...paths.keys()]);
-    t.equal(output.reads, 0);
-    paths = parents.map((parent, beam) => [...paths[parent]!, ids[beam]!]);
-  }
-  t.equal(search.results(16).length, 16);
-  t.end();
-});
+for (const doSample of [false, true])
+  t.test(
+    `without processors sixteen beams never need a whole row of 64 candidates${doSample ? ", nor do draws with top_k" : ""}`,
+    (t) => {
+      const logits = (path: readonly number[]): Float32Array => {
+        const random = seededRandom(path.reduce((hash, id) => hash * 31 + id, 7));
+        return Float32Array.from({ length: 500 }, () => random() * 12);
+      };
+      const request: BeamRequest = {
+        promptIds: Int32Array.of(1),
+        maxNewTokens: 12,
+        seed: 0,
+        topLogprobs: 0,
+        eosIds: [4],
+        beamStop: null,
+        sampling: { ...GREEDY, doSample, topK: 50 },
+      };
+      const search = new BeamSearch(request, { numBeams: 16, lengthPenalty: 1, earlyStopping: false });
+      let paths: number[][] = [[]];
+      while (!search.done) {
+        const output = stepOutput(paths.map(logits), 64);
+        const { parents, ids } = search.step(output, [...paths.keys()]);
+        t.equal(output.reads, 0);
+        paths = parents.map((parent, beam) => [...paths[parent]!, ids[beam]!]);
+      }
+      t.equal(search.results(16).length, 16);
+      t.end();
+    },
+  );
 
 t.test("logits that are not numbers are the model's failure", (t) => {
-  const search = new BeamSearch({ promptIds: Int32Array.of(1), maxNewTokens: 3, seed: 0, topLogprobs: 0, eosIds: [], beamStop: null, sampling: GREEDY }, { numBeams: 2, lengthPenalty: 1, earlyStopping: false });
+  const search = new BeamSearch(
+    {
+      promptIds: Int32Array.of(1),
+      maxNewTokens: 3,
+      seed: 0,
+      topLogprobs: 0,
+      eosIds: [],
+      beamStop: null,
+      sampling: GREEDY,
+    },
+    { numBeams: 2, lengthPenalty: 1, earlyStopping: false },
+  );
   t.throws(() => search.step(stepOutput([new Float32Array(VOCAB).fill(NaN)], 4), [0]), { code: "model_failed" });
   t.end();
 });

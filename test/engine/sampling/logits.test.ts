@@ -46,7 +46,9 @@ t.test("what is left of a row is what transformers leaves", async (t) => {
   for (const { name, row, params, ids, eosIds, survivors } of cases) {
     const check = (what: string, actual: readonly { id: number; p: number }[]): void => {
       const sorted = actual.toSorted((a, b) => a.id - b.id);
-      const same = sorted.length === survivors.length && survivors.every(([id, p], i) => sorted[i]?.id === id && Math.abs(sorted[i].p - p) < 1e-6);
+      const same =
+        sorted.length === survivors.length &&
+        survivors.every(([id, p], i) => sorted[i]?.id === id && Math.abs(sorted[i].p - p) < 1e-6);
       if (!same) t.same(sorted, survivors, `${what} ${name}`);
     };
     check("plain", plainDistribution(row, params, { prompt: ids, generated: [], eosIds }));
@@ -60,7 +62,10 @@ t.test("what is left of a row is what transformers leaves", async (t) => {
       t.ok(list.warp(params));
       const weights = [...list.weights.subarray(0, list.length)];
       const mass = weights.reduce((a, b) => a + b, 0);
-      check(top ? "top" : "all", weights.map((weight, i) => ({ id: list.ids[i]!, p: weight / mass })));
+      check(
+        top ? "top" : "all",
+        weights.map((weight, i) => ({ id: list.ids[i]!, p: weight / mass })),
+      );
     }
   }
 });
@@ -68,7 +73,9 @@ t.test("what is left of a row is what transformers leaves", async (t) => {
 t.test("the sampler draws from what transformers leaves, with any number of candidates", async (t) => {
   let draws = 0;
   for (const { name, row, params, ids, eosIds, survivors } of cases) {
-    const order = survivors.toSorted(([a, p], [b, q]) => row[b]! - row[a]! || q - p || a - b).toSorted(([a, p], [b, q]) => q - p || a - b);
+    const order = survivors
+      .toSorted(([a, p], [b, q]) => row[b]! - row[a]! || q - p || a - b)
+      .toSorted(([a, p], [b, q]) => q - p || a - b);
     for (const candidates of [1, 4, 16, row.length]) {
       const output = stepOutput([row], candidates);
       for (let seed = 0; seed < 40; seed++) {
@@ -86,7 +93,8 @@ t.test("the sampler draws from what transformers leaves, with any number of cand
         }
         draws++;
         if (!survivors.some(([token]) => token === id)) t.fail(`${name}: ${id} does not survive`);
-        if (expected !== -1 && id !== expected && row[id] !== row[expected]) t.equal(id, expected, `${name}, seed ${seed}, ${candidates} candidates`);
+        if (expected !== -1 && id !== expected && row[id] !== row[expected])
+          t.equal(id, expected, `${name}, seed ${seed}, ${candidates} candidates`);
       }
     }
   }

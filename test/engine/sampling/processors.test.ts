@@ -30,7 +30,13 @@ interface Golden {
 /** Of combinations.json. */
 const NEW_TOKENS = 12;
 
-const cases = (await Promise.all(["processors", "combinations"].map(async (file) => casesOf(JSON.parse(await readFile(`test/golden/${file}.json`, "utf8")) as Golden)))).flat();
+const cases = (
+  await Promise.all(
+    ["processors", "combinations"].map(async (file) =>
+      casesOf(JSON.parse(await readFile(`test/golden/${file}.json`, "utf8")) as Golden),
+    ),
+  )
+).flat();
 
 interface Case {
   readonly name: string;
@@ -45,15 +51,27 @@ interface Case {
 }
 
 function casesOf(golden: Golden): Case[] {
-  return golden.cases.map(({ logits, prompt_ids: prompt, generated_ids: generated, eos_ids: ends, parameters, beams, survivors, best }) => {
-    const row = Float32Array.from(golden.logits[logits]!);
-    const eosIds = ends ?? [row.length - 1];
-    const params: SamplingParams = samplingOf(parameters, NEW_TOKENS);
-    const processors = new LogitsProcessors(params, Int32Array.from(prompt), eosIds);
-    for (const id of generated) processors.push(id);
-    const name = JSON.stringify({ logits, prompt, generated, ...parameters });
-    return { name, row, params, history: { prompt, generated, eosIds }, processors, onLogprobs: beams ?? parameters.log_softmax ?? false, keep: beams === true ? eosIds.length + 1 : 1, survivors, best };
-  });
+  return golden.cases.map(
+    ({ logits, prompt_ids: prompt, generated_ids: generated, eos_ids: ends, parameters, beams, survivors, best }) => {
+      const row = Float32Array.from(golden.logits[logits]!);
+      const eosIds = ends ?? [row.length - 1];
+      const params: SamplingParams = samplingOf(parameters, NEW_TOKENS);
+      const processors = new LogitsProcessors(params, Int32Array.from(prompt), eosIds);
+      for (const id of generated) processors.push(id);
+      const name = JSON.stringify({ logits, prompt, generated, ...parameters });
+      return {
+        name,
+        row,
+        params,
+        history: { prompt, generated, eosIds },
+        processors,
+        onLogprobs: beams ?? parameters.log_softmax ?? false,
+        keep: beams === true ? eosIds.length + 1 : 1,
+        survivors,
+        best,
+      };
+    },
+  );
 }
 
 const greedy = cases.filter(({ best, survivors }) => best !== undefined && survivors === undefined);
@@ -75,7 +93,9 @@ t.test("scores are transformers', for logits and for log-probabilities", async (
     if (params.renormalize) continue;
     // The log-softmax of torch differs by rounding.
     const tolerance = onLogprobs ? 2e-5 : 0;
-    for (const [id, score] of best!) if (Math.abs(scores[id]! - Math.fround(score)) > tolerance * (1 + Math.abs(score))) t.equal(scores[id], score, `${name}: token ${id}`);
+    for (const [id, score] of best!)
+      if (Math.abs(scores[id]! - Math.fround(score)) > tolerance * (1 + Math.abs(score)))
+        t.equal(scores[id], score, `${name}: token ${id}`);
   }
 });
 
@@ -84,56 +104,90 @@ t.test("greedy choice, and the best log-probabilities for beams, from any number
     for (const candidates of candidateCounts(row)) {
       const from = new Row(stepOutput([row], candidates), 0);
       if (!onLogprobs) {
-        t.equal(row[chooseToken(from, processors, params, 0)], row[best![0]![0]], `${name} with ${candidates} candidates`);
+        t.equal(
+          row[chooseToken(from, processors, params, 0)],
+          row[best![0]![0]],
+          `${name} with ${candidates} candidates`,
+        );
         continue;
       }
       const top = topScores(from, processors, Math.min(4, best!.length), params.renormalize);
-      t.same(top.map(({ id }) => id), best!.slice(0, 4).map(([id]) => id), `${name} with ${candidates} candidates`);
+      t.same(
+        top.map(({ id }) => id),
+        best!.slice(0, 4).map(([id]) => id),
+        `${name} with ${candidates} candidates`,
+      );
       t.ok(top.every(({ score }, i) => Math.abs(score - best![i]![1]) < 2e-5 * (1 + Math.abs(score))));
     }
   }
 });
 
-t.test("what is left of a row is what transformers leaves, and draws follow it, from any number of candidates", async (t) => {
-  t.ok(sampled.length > 150);
-  for (const { name, row, params, history, processors, survivors } of sampled) {
-    const plain = plainDistribution(row, params, history);
-    const expected = new Map(survivors);
-    const same = plain.length === expected.size && plain.every(({ id, p }) => Math.abs((expected.get(id) ?? 0) - p) < 1e-6);
-    if (!same) t.same(plain.map(({ id, p }) => [id, p]), survivors, name);
-    for (const candidates of candidateCounts(row)) {
-      const from = new Row(stepOutput([row], candidates), 0);
-      for (let i = 0; i < 60; i++) {
-        const u = (i + 0.5) / 60;
-        let sum = 0;
-        const drawn = plain.find(({ p }) => (sum += p) > u);
-        const id = chooseToken(from, processors, params, u);
-        const atBorder = Math.abs(sum - u) < 1e-6 || Math.abs(sum - (drawn?.p ?? 0) - u) < 1e-6;
-        if (id !== drawn?.id && !atBorder) t.equal(id, drawn?.id, `${name} at ${u} with ${candidates} candidates`);
+t.test(
+  "what is left of a row is what transformers leaves, and draws follow it, from any number of candidates",
+  async (t) => {
+    t.ok(sampled.length > 150);
+    for (const { name, row, params, history, processors, survivors } of sampled) {
+      const plain = plainDistribution(row, params, history);
+      const expected = new Map(survivors);
+      const same =
+        plain.length === expected.size && plain.every(({ id, p }) => Math.abs((expected.get(id) ?? 0) - p) < 1e-6);
+      if (!same)
+        t.same(
+          plain.map(({ id, p }) => [id, p]),
+          survivors,
+          name,
+        );
+      for (const candidates of candidateCounts(row)) {
+        const from = new Row(stepOutput([row], candidates), 0);
+        for (let i = 0; i < 60; i++) {
+          const u = (i + 0.5) / 60;
+          let sum = 0;
+          const drawn = plain.find(({ p }) => (sum += p) > u);
+          const id = chooseToken(from, processors, params, u);
+          const atBorder = Math.abs(sum - u) < 1e-6 || Math.abs(sum - (drawn?.p ?? 0) - u) < 1e-6;
+          if (id !== drawn?.id && !atBorder) t.equal(id, drawn?.id, `${name} at ${u} with ${candidates} candidates`);
+        }
       }
     }
-  }
-});
+  },
+);
 
 t.test("what beams draw from is what transformers leaves of each, from any number of candidates", async (t) => {
   t.ok(sampledBeams.length > 40);
-  const keeping = sampledBeams.filter(({ row, params, history, keep }) => plainDistribution(row, params, history, keep).length > plainDistribution(row, params, history).length);
+  const keeping = sampledBeams.filter(
+    ({ row, params, history, keep }) =>
+      plainDistribution(row, params, history, keep).length > plainDistribution(row, params, history).length,
+  );
   t.ok(keeping.length > 5, `${keeping.length} cases keep more than single sequences would`);
   for (const { name, row, params, history, processors, keep, survivors, best } of sampledBeams) {
     for (const candidates of candidateCounts(row)) {
       const beam = { score: -2.5, row: new Row(stepOutput([row], candidates), 0), processors };
       const all = drawContinuations([beam], row.length, params, keep, () => 0);
-      t.same(all.map(({ id }) => id).sort((a, b) => a - b), survivors!.map(([id]) => id), `${name} with ${candidates} candidates`);
-      const worst = best!.reduce((most, [id, score]) => Math.max(most, Math.abs(all.find((one) => one.id === id)!.score + 2.5 - score) / (1 + Math.abs(score))), 0);
+      t.same(
+        all.map(({ id }) => id).sort((a, b) => a - b),
+        survivors!.map(([id]) => id),
+        `${name} with ${candidates} candidates`,
+      );
+      const worst = best!.reduce(
+        (most, [id, score]) =>
+          Math.max(most, Math.abs(all.find((one) => one.id === id)!.score + 2.5 - score) / (1 + Math.abs(score))),
+        0,
+      );
       t.ok(worst < 2e-5, `${name}: scores off by ${worst}`);
-      const plain = plainDistribution(row.map((logit) => logit - beam.row.logSumExp), params, history, keep);
+      const plain = plainDistribution(
+        row.map((logit) => logit - beam.row.logSumExp),
+        params,
+        history,
+        keep,
+      );
       for (let i = 0; i < 40; i++) {
         const u = (i + 0.5) / 40;
         let sum = 0;
         const drawn = plain.find(({ p }) => (sum += p) > u);
         const [one] = drawContinuations([beam], 1, params, keep, () => u);
         const atBorder = Math.abs(sum - u) < 1e-6 || Math.abs(sum - (drawn?.p ?? 0) - u) < 1e-6;
-        if (one?.id !== drawn?.id && !atBorder) t.equal(one?.id, drawn?.id, `${name} at ${u} with ${candidates} candidates`);
+        if (one?.id !== drawn?.id && !atBorder)
+          t.equal(one?.id, drawn?.id, `${name} at ${u} with ${candidates} candidates`);
       }
     }
   }
@@ -145,14 +199,30 @@ t.test("changed ids are visited once each, and are all that change", async (t) =
     processors.forEachChanged((id) => visited.push(id));
     t.equal(new Set(visited).size, visited.length, `${name}: once`);
     const changed = Array.from(row.keys()).filter((id) => processors.score(id, row[id]!) !== row[id]);
-    t.same(changed.filter((id) => !visited.includes(id)), [], `${name}: all`);
-    if (!processors.mayRaise) t.same(changed.filter((id) => processors.score(id, row[id]!) > row[id]!), [], `${name}: only lower`);
+    t.same(
+      changed.filter((id) => !visited.includes(id)),
+      [],
+      `${name}: all`,
+    );
+    if (!processors.mayRaise)
+      t.same(
+        changed.filter((id) => processors.score(id, row[id]!) > row[id]!),
+        [],
+        `${name}: only lower`,
+      );
     t.equal(processors.idle, visited.length === 0, `${name}: idle`);
   }
 });
 
 t.test("a fork goes its own way", async (t) => {
-  const params = { ...GREEDY, noRepeatNgramSize: 2, frequencyPenalty: 1, repetitionPenalty: 2, badWords: [[7, 8]], minNewTokens: 2 };
+  const params = {
+    ...GREEDY,
+    noRepeatNgramSize: 2,
+    frequencyPenalty: 1,
+    repetitionPenalty: 2,
+    badWords: [[7, 8]],
+    minNewTokens: 2,
+  };
   const scoresOf = (processors: LogitsProcessors): Float32Array => {
     const scores = new Float32Array(10).fill(4);
     processors.apply(scores);
@@ -183,7 +253,11 @@ t.test("an end-of-sequence id is no bad word; with EOS ignored it is an id like 
 
 t.test("an EOS that grows stays forbidden where it is, and finite", async (t) => {
   const grown = (params: Partial<SamplingParams>, steps: number): number => {
-    const processors = new LogitsProcessors({ ...GREEDY, exponentialDecay: { start: 0, factor: 100 }, ...params }, Int32Array.of(1, 2), [3]);
+    const processors = new LogitsProcessors(
+      { ...GREEDY, exponentialDecay: { start: 0, factor: 100 }, ...params },
+      Int32Array.of(1, 2),
+      [3],
+    );
     for (let step = 0; step < steps; step++) processors.push(5);
     return processors.score(3, -2);
   };

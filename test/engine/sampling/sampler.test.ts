@@ -9,7 +9,16 @@ import { randomNumbers } from "../../text/support.ts";
 import { GREEDY, plainDistribution, stepOutput } from "./sampler-fixture.ts";
 
 const NO_IDS = new Int32Array(0);
-const NO_WARPERS = { temperature: 1, topH: null, topK: 1, topP: 1, minP: 0, typicalP: 1, epsilonCutoff: 0, etaCutoff: 0 };
+const NO_WARPERS = {
+  temperature: 1,
+  topH: null,
+  topK: 1,
+  topP: 1,
+  minP: 0,
+  typicalP: 1,
+  epsilonCutoff: 0,
+  etaCutoff: 0,
+};
 const FORCED = [5, 3, 9];
 const SAMPLE: SamplingParams = { ...GREEDY, doSample: true };
 
@@ -39,9 +48,16 @@ t.test("logprobs are the raw model's", async (t) => {
   const close = (a: number, b: number): boolean => Math.abs(a - b) < 1e-6;
   const first = new Sampler(GREEDY, 0, 0, NO_IDS, []).next(output, 0, 2);
   t.ok(close(first.logprob, 3 - sum));
-  t.same(first.top.map(({ id }) => id), [3, 2]);
+  t.same(
+    first.top.map(({ id }) => id),
+    [3, 2],
+  );
   t.ok(first.top.every(({ id, logprob }) => close(logprob, row[id]! - sum)));
-  const penalised = new Sampler({ ...GREEDY, repetitionPenalty: 100 }, 0, 0, Int32Array.of(3, 2), []).next(output, 0, 1);
+  const penalised = new Sampler({ ...GREEDY, repetitionPenalty: 100 }, 0, 0, Int32Array.of(3, 2), []).next(
+    output,
+    0,
+    1,
+  );
   t.equal(penalised.id, 1, "no candidate, so its logit comes from all of them");
   t.ok(close(penalised.logprob, 1 - sum));
   t.same(penalised.top[0]?.id, 3, "the top is not penalised");
@@ -53,7 +69,15 @@ t.test("fast and exact path choose the same for any logits and parameters", asyn
   const random = randomNumbers(5);
   const pick = <T>(...values: T[]): T => values[Math.floor(random() * values.length)]!;
   const more = (size: number, best: number): Partial<SamplingParams> => ({
-    sequenceBias: pick([], [], [{ ids: [Math.floor(random() * size)], bias: 2 }, { ids: [1, 2], bias: -3 }, { ids: [best, 4], bias: 5 }]),
+    sequenceBias: pick(
+      [],
+      [],
+      [
+        { ids: [Math.floor(random() * size)], bias: 2 },
+        { ids: [1, 2], bias: -3 },
+        { ids: [best, 4], bias: 5 },
+      ],
+    ),
     suppressIds: pick([], [], [Math.floor(random() * size), best]).filter((id) => !FORCED.includes(id)),
     beginSuppressIds: pick([], [], [best]),
     forcedBosId: pick(null, null, FORCED[0]!),
@@ -81,7 +105,16 @@ t.test("fast and exact path choose the same for any logits and parameters", asyn
       presencePenalty: pick(0, 0, 1.5, -0.7),
       noRepeatNgramSize: pick(0, 0, 1, 2),
       badWords: pick([], [], [[Math.floor(random() * size)], [1, 2], [3, 4, 5]]),
-      logitBias: new Map(pick([], [], [[Math.floor(random() * size), -100], [Math.floor(random() * size), 5]])),
+      logitBias: new Map(
+        pick(
+          [],
+          [],
+          [
+            [Math.floor(random() * size), -100],
+            [Math.floor(random() * size), 5],
+          ],
+        ),
+      ),
       minNewTokens: pick(0, 0, 3),
       ...(round % 3 === 0 ? more(size, row.indexOf(Math.max(...row))) : {}),
     };
@@ -97,12 +130,18 @@ t.test("fast and exact path choose the same for any logits and parameters", asyn
       if (few.reads === before) withoutAll++;
       // One candidate decides nothing but plain greedy.
       const slow = two.next(stepOutput([row], 1), 0, 0).id;
-      const survivors = plainDistribution(row, params.doSample ? params : { ...params, ...NO_WARPERS }, { prompt: [...prompt], generated, eosIds });
+      const survivors = plainDistribution(row, params.doSample ? params : { ...params, ...NO_WARPERS }, {
+        prompt: [...prompt],
+        generated,
+        eosIds,
+      });
       const u = uniform(round, 1, step);
       let sum = 0;
       const drawn = survivors.find(({ p }) => (sum += p) > u);
       const expected = params.doSample ? drawn?.id : survivors[0]?.id;
-      const atBorder = params.doSample && survivors.some((_, i) => Math.abs(survivors.slice(0, i + 1).reduce((total, { p }) => total + p, 0) - u) < 1e-9);
+      const atBorder =
+        params.doSample &&
+        survivors.some((_, i) => Math.abs(survivors.slice(0, i + 1).reduce((total, { p }) => total + p, 0) - u) < 1e-9);
       if (fast !== slow || (fast !== expected && !atBorder)) {
         t.same({ fast, slow }, { fast: expected, slow: expected }, JSON.stringify({ round, step, params }));
         return;
@@ -118,9 +157,29 @@ t.test("a large vocabulary: without top_k, and with a large one, draws are those
   const random = randomNumbers(9);
   const history = { prompt: [1, 2, 3, 2, 700], generated: [], eosIds: [] };
   const settings: Partial<SamplingParams>[] = [
-    {}, { temperature: 1.5 }, { temperature: 0.6 }, { topP: 0.9 }, { topP: 0.3, temperature: 2 }, { topP: 0.999 }, { minP: 0.01, temperature: 3 }, { typicalP: 0.8 },
-    { typicalP: 0.3, temperature: 1.3 }, { epsilonCutoff: 0.0005 }, { etaCutoff: 0.001 }, { topP: 0.8, typicalP: 0.7, minP: 0.001 }, { topK: 300 }, { topK: 1000, topP: 0.9 },
-    { repetitionPenalty: 1.5, topP: 0.9 }, { repetitionPenalty: 0.5, temperature: 0.8 }, { logitBias: new Map([[5, 7], [6, -3]]), topP: 0.95 },
+    {},
+    { temperature: 1.5 },
+    { temperature: 0.6 },
+    { topP: 0.9 },
+    { topP: 0.3, temperature: 2 },
+    { topP: 0.999 },
+    { minP: 0.01, temperature: 3 },
+    { typicalP: 0.8 },
+    { typicalP: 0.3, temperature: 1.3 },
+    { epsilonCutoff: 0.0005 },
+    { etaCutoff: 0.001 },
+    { topP: 0.8, typicalP: 0.7, minP: 0.001 },
+    { topK: 300 },
+    { topK: 1000, topP: 0.9 },
+    { repetitionPenalty: 1.5, topP: 0.9 },
+    { repetitionPenalty: 0.5, temperature: 0.8 },
+    {
+      logitBias: new Map([
+        [5, 7],
+        [6, -3],
+      ]),
+      topP: 0.95,
+    },
   ];
   let undecided = 0;
   for (let round = 0; round < 12; round++) {
@@ -136,7 +195,8 @@ t.test("a large vocabulary: without top_k, and with a large one, draws are those
         const drawn = expected.find(({ p }) => (sum += p) > u);
         const atBorder = Math.abs(sum - u) < 1e-9 || Math.abs(sum - (drawn?.p ?? 0) - u) < 1e-9;
         if (atBorder) undecided++;
-        else if (chooseToken(new Row(output, 0), processors, params, u) !== drawn?.id) return t.fail(JSON.stringify({ round, u, given }));
+        else if (chooseToken(new Row(output, 0), processors, params, u) !== drawn?.id)
+          return t.fail(JSON.stringify({ round, u, given }));
       }
     }
   }
@@ -148,9 +208,13 @@ t.test("a penalised candidate does not come before tokens that are none", async 
   const row = Float32Array.of(10, 10.269, 10.269, 9.84, 9.83, -50, -50);
   const params: SamplingParams = { ...SAMPLE, topK: 0, repetitionPenalty: 1.05 };
   const seen = Int32Array.of(1, 2);
-  const drawn = (seed: number, candidates: number): number => new Sampler(params, seed, 0, seen, []).next(stepOutput([row], candidates), 0, 0).id;
+  const drawn = (seed: number, candidates: number): number =>
+    new Sampler(params, seed, 0, seen, []).next(stepOutput([row], candidates), 0, 0).id;
   const seeds = [...Array(5000).keys()];
-  t.same(seeds.filter((seed) => drawn(seed, 4) !== drawn(seed, 1)), []);
+  t.same(
+    seeds.filter((seed) => drawn(seed, 4) !== drawn(seed, 1)),
+    [],
+  );
 });
 
 t.test("drawn as often as likely (chi-square)", async (t) => {
@@ -165,7 +229,16 @@ t.test("drawn as often as likely (chi-square)", async (t) => {
     minP: { ...SAMPLE, topK: 0, minP: 0.1 },
     typical: { ...SAMPLE, topK: 0, typicalP: 0.6 },
     cutoffs: { ...SAMPLE, topK: 0, epsilonCutoff: 0.005, etaCutoff: 0.01 },
-    biased: { ...SAMPLE, topK: 20, logitBias: new Map([[3, 4], [9, -100], [11, -0.5]]), badWords: [[5]] },
+    biased: {
+      ...SAMPLE,
+      topK: 20,
+      logitBias: new Map([
+        [3, 4],
+        [9, -100],
+        [11, -0.5],
+      ]),
+      badWords: [[5]],
+    },
   })) {
     const expected = plainDistribution(row, params, { prompt: [], generated: [], eosIds: [] });
     const counts = new Map<number, number>();
@@ -175,11 +248,21 @@ t.test("drawn as often as likely (chi-square)", async (t) => {
       const { id } = sampler.next(output, 0, 0);
       counts.set(id, (counts.get(id) ?? 0) + 1);
     }
-    t.same([...counts.keys()].filter((id) => !expected.some((token) => token.id === id)), [], `${name}: no token that was cut off`);
+    t.same(
+      [...counts.keys()].filter((id) => !expected.some((token) => token.id === id)),
+      [],
+      `${name}: no token that was cut off`,
+    );
     const likely = expected.filter(({ p }) => p * draws >= 5);
-    const chiSquare = likely.reduce((sum, { id, p }) => sum + ((counts.get(id) ?? 0) - p * draws) ** 2 / (p * draws), 0);
+    const chiSquare = likely.reduce(
+      (sum, { id, p }) => sum + ((counts.get(id) ?? 0) - p * draws) ** 2 / (p * draws),
+      0,
+    );
     // Mean n, standard deviation sqrt(2 n).
-    t.ok(chiSquare < likely.length + 4 * Math.sqrt(2 * likely.length), `${name}: ${chiSquare.toFixed(1)} for ${likely.length} tokens`);
+    t.ok(
+      chiSquare < likely.length + 4 * Math.sqrt(2 * likely.length),
+      `${name}: ${chiSquare.toFixed(1)} for ${likely.length} tokens`,
+    );
   }
 });
 
@@ -198,7 +281,10 @@ t.test("a stream depends on seed, choice and index alone", async (t) => {
 t.test("min_new_tokens masks every EOS id until then", async (t) => {
   const output = stepOutput([Float32Array.of(9, 8, 7, 6, 5)], 2);
   const sampler = new Sampler({ ...GREEDY, minNewTokens: 2 }, 0, 0, NO_IDS, [0, 1]);
-  t.same([0, 0, 0].map(() => sampler.next(output, 0, 0).id), [2, 2, 0]);
+  t.same(
+    [0, 0, 0].map(() => sampler.next(output, 0, 0).id),
+    [2, 2, 0],
+  );
   const fast = new Sampler({ ...GREEDY, minNewTokens: 1 }, 0, 0, NO_IDS, [0]);
   const before = output.reads;
   t.equal(fast.next(output, 0, 0).id, 1, "the second candidate, though it is also the last");
@@ -207,7 +293,12 @@ t.test("min_new_tokens masks every EOS id until then", async (t) => {
 
 t.test("logits that are no numbers fail this sequence, and only this", async (t) => {
   const good = Float32Array.of(1, 2, 3, 4);
-  for (const bad of [Float32Array.of(NaN, 1, 2, 3), Float32Array.of(Infinity, 1, 2, 3), new Float32Array(4).fill(-Infinity), new Float32Array(4).fill(NaN)]) {
+  for (const bad of [
+    Float32Array.of(NaN, 1, 2, 3),
+    Float32Array.of(Infinity, 1, 2, 3),
+    new Float32Array(4).fill(-Infinity),
+    new Float32Array(4).fill(NaN),
+  ]) {
     const output = stepOutput([bad, good], 2);
     for (const params of [GREEDY, SAMPLE, { ...SAMPLE, topK: 0, repetitionPenalty: 1.1 }]) {
       const failing = new Sampler(params, 0, 0, NO_IDS, []);
@@ -218,9 +309,15 @@ t.test("logits that are no numbers fail this sequence, and only this", async (t)
   // A runner whose candidates and sum hide it.
   const hidden = stepOutput([good], 2);
   hidden.logits = () => Float32Array.of(1, NaN, 3, 4);
-  t.throws(() => new Sampler({ ...SAMPLE, topK: 0, temperature: 2 }, 0, 0, NO_IDS, []).next(hidden, 0, 0), { code: "model_failed" });
+  t.throws(() => new Sampler({ ...SAMPLE, topK: 0, temperature: 2 }, 0, 0, NO_IDS, []).next(hidden, 0, 0), {
+    code: "model_failed",
+  });
   const only = stepOutput([good], 2);
-  t.throws(() => new Sampler({ ...SAMPLE, minNewTokens: 1 }, 0, 0, NO_IDS, [0, 1, 2, 3]).next(only, 0, 0), { code: "invalid_parameter" }, "nothing may come");
+  t.throws(
+    () => new Sampler({ ...SAMPLE, minNewTokens: 1 }, 0, 0, NO_IDS, [0, 1, 2, 3]).next(only, 0, 0),
+    { code: "invalid_parameter" },
+    "nothing may come",
+  );
 });
 
 t.test("extreme values stay in range", async (t) => {
@@ -231,19 +328,41 @@ t.test("extreme values stay in range", async (t) => {
         const output = stepOutput([row], 2);
         output.logSumExp[0] = 3e38;
         for (let seed = 0; seed < 20; seed++) {
-          const { id, logprob } = new Sampler({ ...SAMPLE, topK: 0, temperature, topP, repetitionPenalty }, seed, 0, Int32Array.of(1), []).next(output, 0, 2);
+          const { id, logprob } = new Sampler(
+            { ...SAMPLE, topK: 0, temperature, topP, repetitionPenalty },
+            seed,
+            0,
+            Int32Array.of(1),
+            [],
+          ).next(output, 0, 2);
           if (!(id >= 0 && id < 5 && id !== 3) || Number.isNaN(logprob)) t.fail(`${id} ${logprob}`);
         }
       }
     }
   }
   const lowered = { ...SAMPLE, temperature: 1e-39, repetitionPenalty: 2, topK: 0 };
-  t.equal(new Sampler(lowered, 1, 0, Int32Array.of(0), []).next(stepOutput([Float32Array.of(-30, -40, -50)], 1), 0, 0).id, 1, "all become -Infinity, and no candidate is the best");
+  t.equal(
+    new Sampler(lowered, 1, 0, Int32Array.of(0), []).next(stepOutput([Float32Array.of(-30, -40, -50)], 1), 0, 0).id,
+    1,
+    "all become -Infinity, and no candidate is the best",
+  );
   for (const topK of [0, 1, 2, 3, 9]) {
     const frozen = stepOutput([Float32Array.of(-1, 0, -2, -3)], 3);
-    t.equal(new Sampler({ ...SAMPLE, topK, temperature: 1e-39 }, 8, 0, NO_IDS, []).next(frozen, 0, 0).id, 1, "all others become -Infinity");
+    t.equal(
+      new Sampler({ ...SAMPLE, topK, temperature: 1e-39 }, 8, 0, NO_IDS, []).next(frozen, 0, 0).id,
+      1,
+      "all others become -Infinity",
+    );
   }
-  t.equal(new Sampler({ ...SAMPLE, temperature: 1e-6 }, 3, 0, NO_IDS, []).next(stepOutput([Float32Array.of(1, 2, 3)], 2), 0, 0).id, 2, "a cold sampler is greedy");
+  t.equal(
+    new Sampler({ ...SAMPLE, temperature: 1e-6 }, 3, 0, NO_IDS, []).next(
+      stepOutput([Float32Array.of(1, 2, 3)], 2),
+      0,
+      0,
+    ).id,
+    2,
+    "a cold sampler is greedy",
+  );
 });
 
 t.test("Philox: the known answers of Random123", async (t) => {
@@ -251,7 +370,10 @@ t.test("Philox: the known answers of Random123", async (t) => {
   const ones = 0xffffffff;
   t.equal(hex(philox([0, 0, 0, 0], [0, 0])), "6627e8d5 e169c58d bc57ac4c 9b00dbd8");
   t.equal(hex(philox([ones, ones, ones, ones], [ones, ones])), "408f276d 41c83b0e a20bc7c6 6d5451fd");
-  t.equal(hex(philox([0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344], [0xa4093822, 0x299f31d0])), "d16cfe09 94fdcceb 5001e420 24126ea1");
+  t.equal(
+    hex(philox([0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344], [0xa4093822, 0x299f31d0])),
+    "d16cfe09 94fdcceb 5001e420 24126ea1",
+  );
 });
 
 t.test("uniform numbers", async (t) => {

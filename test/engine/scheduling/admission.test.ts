@@ -6,15 +6,28 @@ import { FakeRunner, oracle } from "../../support/fake-runner.ts";
 import { engineRequest } from "../../support/model.ts";
 import { CountingObserver, Recording } from "../../support/recording.ts";
 
-function setup(given: { slots?: number; maxQueue?: number; queueTimeoutMs?: number; delay?: () => Promise<void> }): { engine: Engine; runner: FakeRunner; share: (tenant: string, share: Partial<TenantShare>) => void } {
+function setup(given: { slots?: number; maxQueue?: number; queueTimeoutMs?: number; delay?: () => Promise<void> }): {
+  engine: Engine;
+  runner: FakeRunner;
+  share: (tenant: string, share: Partial<TenantShare>) => void;
+} {
   const shares = new Map<string, Partial<TenantShare>>();
   const runner = new FakeRunner(given.slots ?? 4, given.delay);
   const of = (tenant: string): TenantShare => ({ weight: 1, maxRunning: null, maxQueued: null, ...shares.get(tenant) });
-  const engine = new Engine({ runner, maxQueue: given.maxQueue ?? 100, queueTimeoutMs: given.queueTimeoutMs ?? Infinity, prefillChunk: 16, observer: new CountingObserver(), now: () => 0, shares: { of } });
+  const engine = new Engine({
+    runner,
+    maxQueue: given.maxQueue ?? 100,
+    queueTimeoutMs: given.queueTimeoutMs ?? Infinity,
+    prefillChunk: 16,
+    observer: new CountingObserver(),
+    now: () => 0,
+    shares: { of },
+  });
   return { engine, runner, share: (tenant, share) => void shares.set(tenant, { ...shares.get(tenant), ...share }) };
 }
 
-const request = (tenant: string, given: Partial<EngineRequest> = {}): EngineRequest => engineRequest({ tenant, promptIds: Int32Array.of(1, 2, 3), maxNewTokens: 6, ...given });
+const request = (tenant: string, given: Partial<EngineRequest> = {}): EngineRequest =>
+  engineRequest({ tenant, promptIds: Int32Array.of(1, 2, 3), maxNewTokens: 6, ...given });
 
 t.test("a tenant's limit on waiting requests is its own, and read anew for each", async (t) => {
   const { engine, share } = setup({ slots: 1, maxQueue: 5 });
@@ -23,12 +36,21 @@ t.test("a tenant's limit on waiting requests is its own, and read anew for each"
   const first = new Recording(engine, request("c", { maxNewTokens: 20 }));
   while (!first.started) await new Promise(setImmediate);
   const taken = [first, new Recording(engine, request("a")), new Recording(engine, request("a"))];
-  t.throws(() => new Recording(engine, request("a")), { code: "user_queue_full", status: 429, retryAfter: 1, limit: { name: "user_queue", quota: 2, remaining: 0 } });
+  t.throws(() => new Recording(engine, request("a")), {
+    code: "user_queue_full",
+    status: 429,
+    retryAfter: 1,
+    limit: { name: "user_queue", quota: 2, remaining: 0 },
+  });
   taken.push(new Recording(engine, request("b")));
   share("a", { maxQueued: 3 });
   taken.push(new Recording(engine, request("a")));
   taken.push(new Recording(engine, request("b")));
-  t.throws(() => new Recording(engine, request("b")), { code: "queue_full", retryAfter: 1, limit: { name: "queue", quota: 5 } });
+  t.throws(() => new Recording(engine, request("b")), {
+    code: "queue_full",
+    retryAfter: 1,
+    limit: { name: "queue", quota: 5 },
+  });
   await Promise.all(taken.map(({ ended }) => ended));
   taken.push(new Recording(engine, request("a")));
   await taken.at(-1)!.ended;
@@ -77,26 +99,41 @@ t.test("a tenant never holds more rows than it may, choices and prompts under wa
   const { engine, runner, share } = setup({ slots: 8 });
   share("a", { maxRunning: 3 });
   t.throws(() => new Recording(engine, request("a", { n: 4 })), { code: "invalid_parameter" });
-  const held = new Map([["a", 0], ["b", 0]]);
+  const held = new Map([
+    ["a", 0],
+    ["b", 0],
+  ]);
   const most = new Map(held);
   const recordings = Array.from({ length: 40 }, (_, i) => {
     const tenant = i < 30 ? "a" : "b";
-    const given = request(tenant, { n: 1 + (i % 3), promptIds: Int32Array.from({ length: 1 + (i % 40) }, (_, at) => (at * 7 + i) % 90), maxNewTokens: 2 + (i % 9) });
+    const given = request(tenant, {
+      n: 1 + (i % 3),
+      promptIds: Int32Array.from({ length: 1 + (i % 40) }, (_, at) => (at * 7 + i) % 90),
+      maxNewTokens: 2 + (i % 9),
+    });
     const count = (by: number): void => {
       held.set(tenant, held.get(tenant)! + by);
       most.set(tenant, Math.max(most.get(tenant)!, held.get(tenant)!));
     };
-    return { given, recording: new Recording(engine, given, { onStart: () => count(given.n), onFinish: () => count(-1) }) };
+    return {
+      given,
+      recording: new Recording(engine, given, { onStart: () => count(given.n), onFinish: () => count(-1) }),
+    };
   });
   await Promise.all(recordings.map(({ recording }) => recording.ended));
   t.ok(most.get("a")! <= 3, `at most ${most.get("a")} rows of a`);
   t.ok(most.get("b")! > 3, "b is not limited");
-  for (const { given, recording } of recordings) for (let choice = 0; choice < given.n; choice++) t.same(recording.ids[choice], oracle(given, choice));
+  for (const { given, recording } of recordings)
+    for (let choice = 0; choice < given.n; choice++) t.same(recording.ids[choice], oracle(given, choice));
   t.same(runner.misuses, []);
 });
 
 t.test("what has waited too long is told so, and nobody else feels it", async (t) => {
-  const { engine } = setup({ slots: 1, queueTimeoutMs: 60, delay: () => new Promise((resolve) => setTimeout(resolve, 2)) });
+  const { engine } = setup({
+    slots: 1,
+    queueTimeoutMs: 60,
+    delay: () => new Promise((resolve) => setTimeout(resolve, 2)),
+  });
   // 200 steps of 2 ms and more.
   const long = request("a", { maxNewTokens: 200 });
   const first = new Recording(engine, long);
@@ -115,13 +152,17 @@ t.test("what has waited too long is told so, and nobody else feels it", async (t
 t.test("a newcomer does not wait behind another tenant's queue", async (t) => {
   const { engine } = setup({ slots: 2 });
   const order: string[] = [];
-  const start = (tenant: string): Recording => new Recording(engine, request(tenant, { maxNewTokens: 20 }), { onStart: () => order.push(tenant) });
+  const start = (tenant: string): Recording =>
+    new Recording(engine, request(tenant, { maxNewTokens: 20 }), { onStart: () => order.push(tenant) });
   const recordings = Array.from({ length: 30 }, () => start("many"));
   await new Promise((resolve) => setTimeout(resolve, 20));
   const before = order.length;
   recordings.push(start("one"));
   await Promise.all(recordings.map(({ ended }) => ended));
-  t.ok(order.indexOf("one") <= before + 1, `${order.indexOf("one")} of ${order.length}, ${before} had started when it came`);
+  t.ok(
+    order.indexOf("one") <= before + 1,
+    `${order.indexOf("one")} of ${order.length}, ${before} had started when it came`,
+  );
 });
 
 t.test("cancelled and failed requests leave no share behind", async (t) => {
@@ -136,5 +177,8 @@ t.test("cancelled and failed requests leave no share behind", async (t) => {
   t.equal(failing.error?.code, "model_failed");
   const last = [1, 2, 3].map(() => new Recording(engine, request("a")));
   await Promise.all(last.map(({ ended }) => ended));
-  t.same(last.map(({ reasons }) => reasons), [["length"], ["length"], ["length"]]);
+  t.same(
+    last.map(({ reasons }) => reasons),
+    [["length"], ["length"], ["length"]],
+  );
 });

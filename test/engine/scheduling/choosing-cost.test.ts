@@ -13,12 +13,21 @@ const SLOTS = 4;
 const RUN = 8;
 
 /** Two tenants who always have requests waiting, one of whose tokens take `choosing` milliseconds to be chosen; by tenant, tokens until there are 1200, and all of them. */
-async function contest(choosing: number, given: Partial<EngineRequest> = {}): Promise<{ share: number; tokens: number[][] }> {
+async function contest(
+  choosing: number,
+  given: Partial<EngineRequest> = {},
+): Promise<{ share: number; tokens: number[][] }> {
   let now = 0;
   const runner = new FakeRunner(SLOTS);
   const decode = runner.decode.bind(runner);
   runner.decode = (ids, positions) => ((now += RUN * (ids.length / SLOTS)), decode(ids, positions));
-  const engine = new Engine({ runner, maxQueue: 10_000, prefillChunk: 64, observer: new CountingObserver(), now: () => now });
+  const engine = new Engine({
+    runner,
+    maxQueue: 10_000,
+    prefillChunk: 64,
+    observer: new CountingObserver(),
+    now: () => now,
+  });
   const made = { heavy: 0, plain: 0 };
   let share = 0;
   const count = (tenant: "heavy" | "plain", tokens: number): void => {
@@ -29,22 +38,31 @@ async function contest(choosing: number, given: Partial<EngineRequest> = {}): Pr
   const recordings = Array.from({ length: 300 }, (_, i) => {
     const tenant = i % 2 === 0 ? "heavy" : "plain";
     const request = engineRequest({ tenant, promptIds: Int32Array.of(i % 90), maxNewTokens: 12, ...given });
-    return new Recording(engine, request, given.beams ? { onBeamStep: () => count(tenant, 2) } : { onToken: () => (count(tenant, 1), "continue") });
+    return new Recording(
+      engine,
+      request,
+      given.beams ? { onBeamStep: () => count(tenant, 2) } : { onToken: () => (count(tenant, 1), "continue") },
+    );
   });
   await Promise.all(recordings.map(({ ended }) => ended));
   return { share, tokens: recordings.map(({ ids }) => ids[0]!) };
 }
 
-t.test("a tenant whose tokens take three times their row to be chosen gets a quarter of the tokens; which ones they are does not change", async (t) => {
-  const [light, heavy] = [await contest(0), await contest((3 * RUN) / SLOTS)];
-  t.ok(Math.abs(light.share - 1) < 0.1, `${light.share.toFixed(2)} of the other's`);
-  t.ok(Math.abs(heavy.share - 1 / 4) < 0.05, `${heavy.share.toFixed(2)} of the other's`);
-  t.same(heavy.tokens, light.tokens);
-  t.same(heavy.tokens[7], oracle(engineRequest({ promptIds: Int32Array.of(7), maxNewTokens: 12 }), 0));
-});
+t.test(
+  "a tenant whose tokens take three times their row to be chosen gets a quarter of the tokens; which ones they are does not change",
+  async (t) => {
+    const [light, heavy] = [await contest(0), await contest((3 * RUN) / SLOTS)];
+    t.ok(Math.abs(light.share - 1) < 0.1, `${light.share.toFixed(2)} of the other's`);
+    t.ok(Math.abs(heavy.share - 1 / 4) < 0.05, `${heavy.share.toFixed(2)} of the other's`);
+    t.same(heavy.tokens, light.tokens);
+    t.same(heavy.tokens[7], oracle(engineRequest({ promptIds: Int32Array.of(7), maxNewTokens: 12 }), 0));
+  },
+);
 
 t.test("so does one whose beams do", async (t) => {
-  const { share } = await contest((3 * RUN) / SLOTS, { beams: { numBeams: 2, lengthPenalty: 1, earlyStopping: false } });
+  const { share } = await contest((3 * RUN) / SLOTS, {
+    beams: { numBeams: 2, lengthPenalty: 1, earlyStopping: false },
+  });
   t.ok(Math.abs(share - 1 / 4) < 0.06, `${share.toFixed(2)} of the other's`);
 });
 

@@ -21,7 +21,12 @@ class Shares implements TenantShares {
 }
 
 /** Keeps `outstanding` requests of each tenant in the server. */
-function keepBusy(sim: Simulation, tenants: readonly string[], outstanding: number, make: () => { prompt: number; generate: number; n?: number }): void {
+function keepBusy(
+  sim: Simulation,
+  tenants: readonly string[],
+  outstanding: number,
+  make: () => { prompt: number; generate: number; n?: number },
+): void {
   for (const tenant of tenants) {
     let open = 0;
     for (const job of sim.jobs) if (job.tenant === tenant && job.ended === null) open++;
@@ -33,41 +38,60 @@ function keepBusy(sim: Simulation, tenants: readonly string[], outstanding: numb
 }
 
 /** Time to first token, in steps, of the polite tenants' requests: each keeps two in the server for `steps`. */
-function politeWaits(given: { abuser: boolean; policy?: QueuePolicy; shares?: TenantShares; steps?: number }): number[] {
+function politeWaits(given: {
+  abuser: boolean;
+  policy?: QueuePolicy;
+  shares?: TenantShares;
+  steps?: number;
+}): number[] {
   const random = seededRandom(5);
   const sim = new Simulation({ slots: 8, chunkTokens: 16, ...given });
   if (given.abuser) for (let i = 0; i < 500; i++) sim.submit("abuser", 16, 40);
   const steps = given.steps ?? 1200;
   while (sim.now < steps) {
-    keepBusy(sim, POLITE, 2, () => ({ prompt: 4 + Math.floor(random() * 8), generate: 16 + Math.floor(random() * 16) }));
+    keepBusy(sim, POLITE, 2, () => ({
+      prompt: 4 + Math.floor(random() * 8),
+      generate: 16 + Math.floor(random() * 16),
+    }));
     sim.step();
   }
   return sim.jobs.filter((job) => job.tenant !== "abuser").map((job) => (job.first ?? sim.now) - job.arrived);
 }
 
-t.test("beside a tenant with 500 long requests queued, polite ones wait at most twice as long as without it", async (t) => {
-  const alone = politeWaits({ abuser: false });
-  const fair = politeWaits({ abuser: true });
-  const fifo = politeWaits({ abuser: true, policy: firstFit });
-  t.comment(`p50, p99 in steps: alone ${quantile(alone, 0.5)}, ${quantile(alone, 0.99)}; fair ${quantile(fair, 0.5)}, ${quantile(fair, 0.99)}; first come ${quantile(fifo, 0.5)}, ${quantile(fifo, 0.99)}`);
-  t.ok(quantile(fair, 0.99) <= 2 * quantile(alone, 0.99), `${quantile(fair, 0.99)} <= 2 x ${quantile(alone, 0.99)}`);
-  t.ok(quantile(fair, 0.5) <= 2 * quantile(alone, 0.5));
-  t.ok(quantile(fifo, 0.99) > 10 * quantile(alone, 0.99), "first come, first served lets them starve");
-});
+t.test(
+  "beside a tenant with 500 long requests queued, polite ones wait at most twice as long as without it",
+  async (t) => {
+    const alone = politeWaits({ abuser: false });
+    const fair = politeWaits({ abuser: true });
+    const fifo = politeWaits({ abuser: true, policy: firstFit });
+    t.comment(
+      `p50, p99 in steps: alone ${quantile(alone, 0.5)}, ${quantile(alone, 0.99)}; fair ${quantile(fair, 0.5)}, ${quantile(fair, 0.99)}; first come ${quantile(fifo, 0.5)}, ${quantile(fifo, 0.99)}`,
+    );
+    t.ok(quantile(fair, 0.99) <= 2 * quantile(alone, 0.99), `${quantile(fair, 0.99)} <= 2 x ${quantile(alone, 0.99)}`);
+    t.ok(quantile(fair, 0.5) <= 2 * quantile(alone, 0.5));
+    t.ok(quantile(fifo, 0.99) > 10 * quantile(alone, 0.99), "first come, first served lets them starve");
+  },
+);
 
-t.test("with its sequences limited, the abuser does not even hold the slots that an idle server has free", async (t) => {
-  const run = (abuser: boolean): number[] => {
-    const sim = new Simulation({ slots: 16, chunkTokens: 16, shares: new Shares().set("abuser", { maxRunning: 4 }) });
-    if (abuser) for (let i = 0; i < 500; i++) sim.submit("abuser", 16, 64);
-    for (; sim.now < 1500; sim.step()) {
-      if (sim.now % 40 < POLITE.length) sim.submit(POLITE[sim.now % 40]!, 8, 16);
-      if ((sim.running().get("abuser") ?? 0) > 4) t.fail("more sequences than allowed");
-    }
-    return sim.jobs.filter((job) => job.tenant !== "abuser").map((job) => job.first! - job.arrived);
-  };
-  const [alone, beside] = [run(false), run(true)];
-  t.ok(quantile(beside, 0.99) <= 2 * Math.max(1, quantile(alone, 0.99)), `${quantile(beside, 0.99)} steps beside it, ${quantile(alone, 0.99)} alone`);
-});
+t.test(
+  "with its sequences limited, the abuser does not even hold the slots that an idle server has free",
+  async (t) => {
+    const run = (abuser: boolean): number[] => {
+      const sim = new Simulation({ slots: 16, chunkTokens: 16, shares: new Shares().set("abuser", { maxRunning: 4 }) });
+      if (abuser) for (let i = 0; i < 500; i++) sim.submit("abuser", 16, 64);
+      for (; sim.now < 1500; sim.step()) {
+        if (sim.now % 40 < POLITE.length) sim.submit(POLITE[sim.now % 40]!, 8, 16);
+        if ((sim.running().get("abuser") ?? 0) > 4) t.fail("more sequences than allowed");
+      }
+      return sim.jobs.filter((job) => job.tenant !== "abuser").map((job) => job.first! - job.arrived);
+    };
+    const [alone, beside] = [run(false), run(true)];
+    t.ok(
+      quantile(beside, 0.99) <= 2 * Math.max(1, quantile(alone, 0.99)),
+      `${quantile(beside, 0.99)} steps beside it, ${quantile(alone, 0.99)} alone`,
+    );
+  },
+);
 
 t.test("service of any two backlogged tenants differs by at most the bound of the paper", async (t) => {
   for (let seed = 0; seed < 20; seed++) {
@@ -110,7 +134,8 @@ t.test("backlogged tenants of weights 1, 2, 4, 8 get service by weight", async (
   const random = seededRandom(3);
   // The heavier the requests, the lighter the weight: neither count nor length decides.
   weights.forEach((weight, i) => {
-    for (let job = 0; job < 4000; job++) sim.submit(`w${i}`, 2 + Math.floor(random() * 12), 4 + Math.floor((random() * 64) / weight));
+    for (let job = 0; job < 4000; job++)
+      sim.submit(`w${i}`, 2 + Math.floor(random() * 12), 4 + Math.floor((random() * 64) / weight));
   });
   while (sim.now < 3000) sim.step();
   const shared = weights.map((weight, i) => sim.service.get(`w${i}`)! / weight);
@@ -123,7 +148,12 @@ t.test("the order costs no throughput: the same trace takes as long as first com
     const sim = new Simulation({ slots: 8, chunkTokens: 16, ...(policy ? { policy } : {}) });
     while (sim.now < 4000) {
       for (let arrivals = random() < 0.5 ? 1 : 0; arrivals > 0; arrivals--) {
-        sim.submit(random() < 0.5 ? "abuser" : POLITE[Math.floor(random() * 8)]!, 1 + Math.floor(random() * 30), 1 + Math.floor(random() * 40), random() < 0.1 ? 3 : 1);
+        sim.submit(
+          random() < 0.5 ? "abuser" : POLITE[Math.floor(random() * 8)]!,
+          1 + Math.floor(random() * 30),
+          1 + Math.floor(random() * 40),
+          random() < 0.1 ? 3 : 1,
+        );
       }
       sim.step();
     }
@@ -178,7 +208,8 @@ t.test("weights and limits take effect while requests wait", async (t) => {
     const [a, b] = ["a", "b"].map((tenant) => sim.service.get(tenant)! - (before.get(tenant) ?? 0));
     return a! / b!;
   };
-  const near = (ratio: number, wanted: number): void => void t.ok(Math.abs(ratio / wanted - 1) < 0.1, `${ratio.toFixed(2)}, wanted ${wanted}`);
+  const near = (ratio: number, wanted: number): void =>
+    void t.ok(Math.abs(ratio / wanted - 1) < 0.1, `${ratio.toFixed(2)}, wanted ${wanted}`);
   near(run(800), 1);
   shares.set("a", { weight: 3 });
   near(run(800), 3);
@@ -191,16 +222,34 @@ t.test("weights and limits take effect while requests wait", async (t) => {
   near(run(400), 1 / 3);
 });
 
-const job = (tenant: string, given: Partial<Schedulable> = {}): Schedulable => ({ tenant, rows: 1, promptLength: 10, fed: 0, passedOver: 0, ...given });
+const job = (tenant: string, given: Partial<Schedulable> = {}): Schedulable => ({
+  tenant,
+  rows: 1,
+  promptLength: 10,
+  fed: 0,
+  passedOver: 0,
+  ...given,
+});
 
 t.test("picks of one plan see what earlier picks of it cost", async (t) => {
   const queue = [job("a"), job("a"), job("b"), job("b")];
-  const policy = fairShare({ counters: new Map([["a", 5], ["b", 6]]), running: new Map(), shares: new Shares() });
+  const policy = fairShare({
+    counters: new Map([
+      ["a", 5],
+      ["b", 6],
+    ]),
+    running: new Map(),
+    shares: new Shares(),
+  });
   const first = policy(queue, 4, [])!.request;
   t.equal(first, queue[0]);
   const rest = queue.slice(1);
   t.equal(policy(rest, 3, [first])!.request, queue[2], "a is at 15 now");
-  const limited = fairShare({ counters: new Map(), running: new Map([["a", 1]]), shares: new Shares().set("a", { maxRunning: 2 }).set("b", { maxRunning: 0 }) });
+  const limited = fairShare({
+    counters: new Map(),
+    running: new Map([["a", 1]]),
+    shares: new Shares().set("a", { maxRunning: 2 }).set("b", { maxRunning: 0 }),
+  });
   t.equal(limited(queue.slice(0, 2), 4, [])!.request, queue[0]);
   t.equal(limited(queue.slice(1, 2), 3, [queue[0]!]), null, "nor more sequences than allowed");
 });
@@ -216,10 +265,22 @@ t.test("one that does not fit lets others by, but not for ever; a tenant at its 
   t.equal(policy([tired, narrow, other], 3, []), null);
   const before = fairShare({ counters: new Map([["a", 1]]), running: new Map(), shares: new Shares() });
   t.same(before([tired, other], 3, []), { request: other, passedOver: [] }, "it was b's turn anyhow");
-  const atLimit = fairShare({ counters: new Map([["b", 1]]), running: new Map([["a", 2]]), shares: new Shares().set("a", { maxRunning: 2 }) });
+  const atLimit = fairShare({
+    counters: new Map([["b", 1]]),
+    running: new Map([["a", 2]]),
+    shares: new Shares().set("a", { maxRunning: 2 }),
+  });
   t.same(atLimit([narrow, other], 3, []), { request: other, passedOver: [] });
-  const lowered = fairShare({ counters: new Map(), running: new Map(), shares: new Shares().set("a", { maxRunning: 2 }) });
-  t.same(lowered([wide], 4, []), { request: wide, passedOver: [] }, "taken in before its limit was lowered: it runs alone");
+  const lowered = fairShare({
+    counters: new Map(),
+    running: new Map(),
+    shares: new Shares().set("a", { maxRunning: 2 }),
+  });
+  t.same(
+    lowered([wide], 4, []),
+    { request: wide, passedOver: [] },
+    "taken in before its limit was lowered: it runs alone",
+  );
 });
 
 t.test("everyone is admitted, wide requests among a flood of narrow ones too", async (t) => {
@@ -229,7 +290,12 @@ t.test("everyone is admitted, wide requests among a flood of narrow ones too", a
     const sim = new Simulation({ slots, chunkTokens: 4 + Math.floor(random() * 12) });
     while (sim.jobs.length < 600 || sim.busy) {
       while (sim.jobs.length < 600 && sim.queue.length < 20) {
-        sim.submit(`t${Math.floor(random() ** 2 * 6)}`, 1 + Math.floor(random() * 30), 1 + Math.floor(random() * 6), random() < 0.05 ? slots : 1);
+        sim.submit(
+          `t${Math.floor(random() ** 2 * 6)}`,
+          1 + Math.floor(random() * 30),
+          1 + Math.floor(random() * 6),
+          random() < 0.05 ? slots : 1,
+        );
       }
       sim.step();
       if (sim.rows.length > slots) t.fail("more rows than there are");
@@ -242,7 +308,10 @@ t.test("everyone is admitted, wide requests among a flood of narrow ones too", a
 });
 
 /** Ten times what can be done arrives at a queue of 32: the waits, in steps, and how many of their requests were refused, of the tenants but the abuser. */
-function overload(given: { abuser: boolean; shared: boolean; policy?: QueuePolicy }): { waits: number[]; refused: number } {
+function overload(given: { abuser: boolean; shared: boolean; policy?: QueuePolicy }): {
+  waits: number[];
+  refused: number;
+} {
   const random = seededRandom(1);
   const sim = new Simulation({ slots: 16, chunkTokens: 256, ...(given.policy ? { policy: given.policy } : {}) });
   let [asked, refused] = [0, 0];
@@ -253,25 +322,42 @@ function overload(given: { abuser: boolean; shared: boolean; policy?: QueuePolic
       const [prompt, generate] = [10 + Math.floor(random() * 50), 16 + Math.floor(random() * 48)];
       if (!abuser) asked++;
       try {
-        checkRoom(given.shared ? tenant : "all", given.shared ? sim.queue : sim.queue.map(() => ({ tenant: "all" })), { maxQueue: 32, freeRows: 0 }, new Shares());
+        checkRoom(
+          given.shared ? tenant : "all",
+          given.shared ? sim.queue : sim.queue.map(() => ({ tenant: "all" })),
+          { maxQueue: 32, freeRows: 0 },
+          new Shares(),
+        );
         sim.submit(tenant, prompt, generate);
       } catch {
         if (!abuser) refused++;
       }
     }
   }
-  return { waits: sim.jobs.filter(({ tenant }) => tenant !== "abuser").map((one) => (one.first ?? sim.now) - one.arrived), refused: refused / asked };
+  return {
+    waits: sim.jobs.filter(({ tenant }) => tenant !== "abuser").map((one) => (one.first ?? sim.now) - one.arrived),
+    refused: refused / asked,
+  };
 }
 
-t.test("a full queue: shared places keep waits near to those of first come, first served, and a flood of one tenant's does not shut the others out", async (t) => {
-  const [shared, taken, fifo] = [overload({ abuser: false, shared: true }), overload({ abuser: false, shared: false }), overload({ abuser: false, shared: false, policy: firstFit })];
-  t.comment(`p99 of waits in steps: ${quantile(shared.waits, 0.99)}; places taken by who comes first ${quantile(taken.waits, 0.99)}; first come, first served ${quantile(fifo.waits, 0.99)}`);
-  t.ok(quantile(shared.waits, 0.99) <= 2 * quantile(fifo.waits, 0.99));
-  t.ok(quantile(taken.waits, 0.99) > 2 * quantile(fifo.waits, 0.99), "without sharing places some wait for long");
-  const [beside, shut] = [overload({ abuser: true, shared: true }), overload({ abuser: true, shared: false })];
-  t.ok(beside.refused < 0.05, `${(100 * beside.refused).toFixed(1)} % refused beside the abuser`);
-  t.ok(shut.refused > 0.5, `${(100 * shut.refused).toFixed(1)} % without sharing places`);
-});
+t.test(
+  "a full queue: shared places keep waits near to those of first come, first served, and a flood of one tenant's does not shut the others out",
+  async (t) => {
+    const [shared, taken, fifo] = [
+      overload({ abuser: false, shared: true }),
+      overload({ abuser: false, shared: false }),
+      overload({ abuser: false, shared: false, policy: firstFit }),
+    ];
+    t.comment(
+      `p99 of waits in steps: ${quantile(shared.waits, 0.99)}; places taken by who comes first ${quantile(taken.waits, 0.99)}; first come, first served ${quantile(fifo.waits, 0.99)}`,
+    );
+    t.ok(quantile(shared.waits, 0.99) <= 2 * quantile(fifo.waits, 0.99));
+    t.ok(quantile(taken.waits, 0.99) > 2 * quantile(fifo.waits, 0.99), "without sharing places some wait for long");
+    const [beside, shut] = [overload({ abuser: true, shared: true }), overload({ abuser: true, shared: false })];
+    t.ok(beside.refused < 0.05, `${(100 * beside.refused).toFixed(1)} % refused beside the abuser`);
+    t.ok(shut.refused > 0.5, `${(100 * shut.refused).toFixed(1)} % without sharing places`);
+  },
+);
 
 t.test("counters of tenants that are gone do not pile up, and dropping them changes no decision", async (t) => {
   const run = (sweeps: boolean): { admitted: string[]; size: number } => {
@@ -279,7 +365,12 @@ t.test("counters of tenants that are gone do not pile up, and dropping them chan
     const sim = new Simulation({ slots: 4, chunkTokens: 16 });
     if (!sweeps) sim.counters.sweep = () => {};
     for (let i = 0; sim.now < 12_000; sim.step()) {
-      if (random() < 0.2) sim.submit(random() < 0.3 ? `regular-${Math.floor(random() * 20)}` : `once-${i++}`, 1 + Math.floor(random() * 20), 1 + Math.floor(random() * 20));
+      if (random() < 0.2)
+        sim.submit(
+          random() < 0.3 ? `regular-${Math.floor(random() * 20)}` : `once-${i++}`,
+          1 + Math.floor(random() * 20),
+          1 + Math.floor(random() * 20),
+        );
     }
     return { admitted: sim.admitted.map((one) => `${one.tenant} ${one.arrived}`), size: sim.counters.all.size };
   };

@@ -1,5 +1,13 @@
 import t from "tap";
-import { firstFit, planPrefill, tokenLimits, type PrefillChunk, type PrefillLimits, type Schedulable, type SchedulerState } from "../../../src/engine/scheduling/plan.ts";
+import {
+  firstFit,
+  planPrefill,
+  tokenLimits,
+  type PrefillChunk,
+  type PrefillLimits,
+  type Schedulable,
+  type SchedulerState,
+} from "../../../src/engine/scheduling/plan.ts";
 import { seededRandom } from "../../support/model.ts";
 
 interface Job extends Schedulable {
@@ -7,9 +15,21 @@ interface Job extends Schedulable {
 }
 
 let jobs = 0;
-const job = (promptLength: number, given: Partial<Omit<Job, "id" | "tenant">> = {}): Job => ({ id: jobs++, tenant: "all", rows: 1, fed: 0, passedOver: 0, promptLength, ...given });
+const job = (promptLength: number, given: Partial<Omit<Job, "id" | "tenant">> = {}): Job => ({
+  id: jobs++,
+  tenant: "all",
+  rows: 1,
+  fed: 0,
+  passedOver: 0,
+  promptLength,
+  ...given,
+});
 const plan = (state: Partial<SchedulerState<Job>>, chunkTokens = 8): PrefillChunk<Job>[] =>
-  planPrefill({ running: 0, slots: 4, prefilling: null, queue: [], ...state }, firstFit, tokenLimits(chunkTokens, chunkTokens));
+  planPrefill(
+    { running: 0, slots: 4, prefilling: null, queue: [], ...state },
+    firstFit,
+    tokenLimits(chunkTokens, chunkTokens),
+  );
 /** Index of the request that comes next, or -1. */
 const next = (queue: readonly Job[], freeRows: number): number => {
   const pick = firstFit(queue, freeRows, []);
@@ -26,8 +46,23 @@ t.test("nothing queued, nothing planned", async (t) => {
 
 t.test("short prompts are fed whole, in the order of the queue, as long as tokens and rows are left", async (t) => {
   const queue = [job(3), job(4), job(1), job(1)];
-  t.same(brief(plan({ queue }), queue), [[0, 0, 3, true], [1, 0, 4, true], [2, 0, 1, true]], "3 + 4 + 1 tokens fill the budget of 8");
-  t.same(brief(plan({ queue, slots: 2 }), queue), [[0, 0, 3, true], [1, 0, 4, true]], "two rows");
+  t.same(
+    brief(plan({ queue }), queue),
+    [
+      [0, 0, 3, true],
+      [1, 0, 4, true],
+      [2, 0, 1, true],
+    ],
+    "3 + 4 + 1 tokens fill the budget of 8",
+  );
+  t.same(
+    brief(plan({ queue, slots: 2 }), queue),
+    [
+      [0, 0, 3, true],
+      [1, 0, 4, true],
+    ],
+    "two rows",
+  );
   t.same(brief(plan({ queue, running: 3 }), queue), [[0, 0, 3, true]], "one row left");
   t.same(plan({ queue, running: 4 }), [], "none left");
 });
@@ -39,13 +74,32 @@ t.test("a prompt is cut at multiples of the chunk, whatever else took from the b
   t.same(brief(plan({ prefilling: second }), [second]), [[0, 8, 16, false]]);
   const third = { ...long, fed: 16 };
   const next = job(3);
-  t.same(brief(plan({ prefilling: third, queue: [next] }), [third, next]), [[0, 16, 21, true], [1, 0, 3, true]], "the tail leaves room for another");
+  t.same(
+    brief(plan({ prefilling: third, queue: [next] }), [third, next]),
+    [
+      [0, 16, 21, true],
+      [1, 0, 3, true],
+    ],
+    "the tail leaves room for another",
+  );
 
   const short = job(3);
-  t.same(brief(plan({ queue: [short, long] }), [short, long]), [[0, 0, 3, true]], "5 tokens are left: the long prompt's first piece stays whole and waits");
-  t.same(brief(plan({ queue: [job(8), job(1)] }), []).length, 1, "a prompt of exactly one chunk takes the whole budget");
+  t.same(
+    brief(plan({ queue: [short, long] }), [short, long]),
+    [[0, 0, 3, true]],
+    "5 tokens are left: the long prompt's first piece stays whole and waits",
+  );
+  t.same(
+    brief(plan({ queue: [job(8), job(1)] }), []).length,
+    1,
+    "a prompt of exactly one chunk takes the whole budget",
+  );
   const exact = job(16, { fed: 8 });
-  t.same(brief(plan({ prefilling: exact }), [exact]), [[0, 8, 16, true]], "a prompt that ends at a boundary ends there");
+  t.same(
+    brief(plan({ prefilling: exact }), [exact]),
+    [[0, 8, 16, true]],
+    "a prompt that ends at a boundary ends there",
+  );
 });
 
 t.test("at most one prompt is half fed, and nothing is admitted behind it", async (t) => {
@@ -56,7 +110,14 @@ t.test("at most one prompt is half fed, and nothing is admitted behind it", asyn
 t.test("an open prefill holds its rows", async (t) => {
   const open = job(10, { rows: 3, fed: 8 });
   const [pair, single] = [job(1, { rows: 2 }), job(1)];
-  t.same(brief(plan({ prefilling: open, queue: [pair, single] }), [open, pair, single]), [[0, 8, 10, true], [2, 0, 1, true]], "4 slots - 3: one row");
+  t.same(
+    brief(plan({ prefilling: open, queue: [pair, single] }), [open, pair, single]),
+    [
+      [0, 8, 10, true],
+      [2, 0, 1, true],
+    ],
+    "4 slots - 3: one row",
+  );
   t.same(brief(plan({ prefilling: open, running: 1, queue: [single] }), [open, single]), [[0, 8, 10, true]], "no row");
 });
 
@@ -74,11 +135,23 @@ t.test("one that does not fit is stepped over until it has been passed over too 
 });
 
 /** A millisecond a token, and ten for any piece; cuts at multiples of 8. */
-const timeLimits = (milliseconds: number, given: Partial<PrefillLimits<Job>> = {}): PrefillLimits<Job> =>
-  ({ tokens: 64, quantum: 8, least: 16, milliseconds, cost: (_, from, to) => 10 + to - from, ...given });
-const timed = (state: Partial<SchedulerState<Job>>, limits: PrefillLimits<Job>): [number, number, number, boolean][] => {
+const timeLimits = (milliseconds: number, given: Partial<PrefillLimits<Job>> = {}): PrefillLimits<Job> => ({
+  tokens: 64,
+  quantum: 8,
+  least: 16,
+  milliseconds,
+  cost: (_, from, to) => 10 + to - from,
+  ...given,
+});
+const timed = (
+  state: Partial<SchedulerState<Job>>,
+  limits: PrefillLimits<Job>,
+): [number, number, number, boolean][] => {
   const whole = { running: 1, slots: 8, prefilling: null, queue: [], ...state };
-  return brief(planPrefill(whole, firstFit, limits), [...(whole.prefilling === null ? [] : [whole.prefilling]), ...whole.queue]);
+  return brief(planPrefill(whole, firstFit, limits), [
+    ...(whole.prefilling === null ? [] : [whole.prefilling]),
+    ...whole.queue,
+  ]);
 };
 
 t.test("a piece is as long as the time allows, and not shorter than the least", async (t) => {
@@ -94,8 +167,22 @@ t.test("a piece is as long as the time allows, and not shorter than the least", 
 
 t.test("a piece behind another is as long as it would be alone, or waits", async (t) => {
   const queue = [job(20), job(15), job(40)];
-  t.same(timed({ queue }, timeLimits(Infinity)), [[0, 0, 20, true], [1, 0, 15, true]], "29 tokens are left, and the third has 40");
-  t.same(timed({ queue }, timeLimits(55)), [[0, 0, 20, true], [1, 0, 15, true]], "30 + 25 milliseconds");
+  t.same(
+    timed({ queue }, timeLimits(Infinity)),
+    [
+      [0, 0, 20, true],
+      [1, 0, 15, true],
+    ],
+    "29 tokens are left, and the third has 40",
+  );
+  t.same(
+    timed({ queue }, timeLimits(55)),
+    [
+      [0, 0, 20, true],
+      [1, 0, 15, true],
+    ],
+    "30 + 25 milliseconds",
+  );
   t.same(timed({ queue }, timeLimits(54)), [[0, 0, 20, true]]);
   t.same(timed({ queue: [job(3)] }, timeLimits(1)), [[0, 0, 3, true]], "the first goes on whatever it takes");
 });
@@ -109,17 +196,28 @@ t.test("where cuts are free, no piece leaves a single token over", async (t) => 
       pieces.push(to - from);
       fed = to;
     }
-    t.notOk(pieces.some((tokens) => tokens % 16 === 1), `${length}: ${pieces.join(" + ")}`);
+    t.notOk(
+      pieces.some((tokens) => tokens % 16 === 1),
+      `${length}: ${pieces.join(" + ")}`,
+    );
   }
   t.same(timed({ queue: [job(65)] }, timeLimits(Infinity)), [[0, 0, 56, false]], "56 + 9, not 64 + 1");
-  t.same(timed({ queue: [job(17)] }, timeLimits(Infinity)), [[0, 0, 8, false], [0, 8, 17, true]]);
+  t.same(timed({ queue: [job(17)] }, timeLimits(Infinity)), [
+    [0, 0, 8, false],
+    [0, 8, 17, true],
+  ]);
   t.same(timed({ queue: [job(1)] }, timeLimits(Infinity)), [[0, 0, 1, true]]);
-  t.same(timed({ prefilling: job(65, { fed: 64 }) }, { ...timeLimits(Infinity), quantum: 64 }), [[0, 64, 65, true]], "always the same cuts: nothing to see");
+  t.same(
+    timed({ prefilling: job(65, { fed: 64 }) }, { ...timeLimits(Infinity), quantum: 64 }),
+    [[0, 64, 65, true]],
+    "always the same cuts: nothing to see",
+  );
 });
 
 t.test("where cuts show, time moves none of them", async (t) => {
   const limits = (milliseconds: number): PrefillLimits<Job> => timeLimits(milliseconds, { quantum: 64 });
-  for (const milliseconds of [1, 50, Infinity]) t.same(timed({ queue: [job(100)] }, limits(milliseconds)), [[0, 0, 64, false]]);
+  for (const milliseconds of [1, 50, Infinity])
+    t.same(timed({ queue: [job(100)] }, limits(milliseconds)), [[0, 0, 64, false]]);
   t.same(timed({ queue: [job(30), job(30)] }, limits(1)), [[0, 0, 30, true]], "but how many there are in a step");
 });
 
@@ -141,8 +239,10 @@ t.test("within any limits: pieces fit, everybody's prompt is fed to its end, by 
       for (const [index, { request, from, to, last }] of chunks.entries()) {
         left -= limits.cost(request, from, to);
         if (index > 0 && left < 0) return t.fail("too long a step");
-        if (from !== request.fed || to <= from || to - from > tokens || last !== (to === request.promptLength)) return t.fail("no piece of this prompt");
-        if ((!last && to % 8 !== 0) || ((to - from) % 16 === 1 && request.promptLength > 1)) return t.fail("a cut that shows");
+        if (from !== request.fed || to <= from || to - from > tokens || last !== (to === request.promptLength))
+          return t.fail("no piece of this prompt");
+        if ((!last && to % 8 !== 0) || ((to - from) % 16 === 1 && request.promptLength > 1))
+          return t.fail("a cut that shows");
         if (from === 0) queue.splice(queue.indexOf(request), 1);
         (request as { fed: number }).fed = to;
         prefilling = last ? null : request;
@@ -165,51 +265,62 @@ function randomState(random: () => number): { state: SchedulerState<Job>; chunkT
     prefilling = job(chunks * chunkTokens + 1 + upTo(40), { rows: 1 + upTo(slots - 1), fed: chunks * chunkTokens });
     free -= prefilling.rows;
   }
-  const queue = Array.from({ length: upTo(12) }, () => job(1 + upTo(random() < 0.7 ? chunkTokens : 60), { rows: 1 + upTo(random() < 0.7 ? 1 : slots - 1), passedOver: upTo(80) }));
+  const queue = Array.from({ length: upTo(12) }, () =>
+    job(1 + upTo(random() < 0.7 ? chunkTokens : 60), {
+      rows: 1 + upTo(random() < 0.7 ? 1 : slots - 1),
+      passedOver: upTo(80),
+    }),
+  );
   return { state: { running: upTo(free), slots, prefilling, queue }, chunkTokens };
 }
 
-t.test("whatever the state: budgets hold, cuts are aligned, nothing that fits is left out, nothing is changed", async (t) => {
-  const random = seededRandom(1);
-  const bad: unknown[] = [];
-  for (let round = 0; round < 20_000; round++) {
-    const { state, chunkTokens } = randomState(random);
-    const before = structuredClone(state);
-    const chunks = planPrefill(state, firstFit, tokenLimits(chunkTokens, chunkTokens));
-    const fail = (why: string): void => void bad.push({ why, round, state, chunkTokens, chunks });
-    if (JSON.stringify(state) !== JSON.stringify(before)) fail("the state was changed");
+t.test(
+  "whatever the state: budgets hold, cuts are aligned, nothing that fits is left out, nothing is changed",
+  async (t) => {
+    const random = seededRandom(1);
+    const bad: unknown[] = [];
+    for (let round = 0; round < 20_000; round++) {
+      const { state, chunkTokens } = randomState(random);
+      const before = structuredClone(state);
+      const chunks = planPrefill(state, firstFit, tokenLimits(chunkTokens, chunkTokens));
+      const fail = (why: string): void => void bad.push({ why, round, state, chunkTokens, chunks });
+      if (JSON.stringify(state) !== JSON.stringify(before)) fail("the state was changed");
 
-    const tokens = chunks.reduce((sum, { from, to }) => sum + to - from, 0);
-    if (tokens > chunkTokens) fail("more tokens than the budget");
-    let free = state.slots - state.running - (state.prefilling?.rows ?? 0);
-    const fed = new Map<Job, number>();
-    let open: Job | null = state.prefilling;
-    for (const { request, from, to, last } of chunks) {
-      if (open !== null && request !== open) fail("another prompt was left half fed");
-      if (!fed.has(request)) {
-        if (request !== state.prefilling) free -= request.rows;
-        if (request !== state.prefilling && !state.queue.includes(request)) fail("a request from nowhere");
+      const tokens = chunks.reduce((sum, { from, to }) => sum + to - from, 0);
+      if (tokens > chunkTokens) fail("more tokens than the budget");
+      let free = state.slots - state.running - (state.prefilling?.rows ?? 0);
+      const fed = new Map<Job, number>();
+      let open: Job | null = state.prefilling;
+      for (const { request, from, to, last } of chunks) {
+        if (open !== null && request !== open) fail("another prompt was left half fed");
+        if (!fed.has(request)) {
+          if (request !== state.prefilling) free -= request.rows;
+          if (request !== state.prefilling && !state.queue.includes(request)) fail("a request from nowhere");
+        }
+        if (from !== (fed.get(request) ?? request.fed)) fail("a gap in the prompt");
+        if (from % chunkTokens !== 0 || (to % chunkTokens !== 0 && to !== request.promptLength) || to <= from)
+          fail("a cut off the grid");
+        if (to - from > chunkTokens) fail("a piece longer than the chunk");
+        if (last !== (to === request.promptLength)) fail("wrong `last`");
+        fed.set(request, to);
+        open = last ? null : request;
       }
-      if (from !== (fed.get(request) ?? request.fed)) fail("a gap in the prompt");
-      if (from % chunkTokens !== 0 || (to % chunkTokens !== 0 && to !== request.promptLength) || to <= from) fail("a cut off the grid");
-      if (to - from > chunkTokens) fail("a piece longer than the chunk");
-      if (last !== (to === request.promptLength)) fail("wrong `last`");
-      fed.set(request, to);
-      open = last ? null : request;
-    }
-    if (free < 0) fail("more rows than there are");
+      if (free < 0) fail("more rows than there are");
 
-    if (open !== null) {
-      const from = fed.get(open) ?? open.fed;
-      if (chunkTokens - tokens >= Math.min(open.promptLength - from, chunkTokens)) fail("the next piece would have fitted");
-    } else {
-      const waiting = state.queue.filter((request) => !fed.has(request));
-      const pick = waiting[next(waiting, free)];
-      if (pick !== undefined && chunkTokens - tokens >= Math.min(pick.promptLength, chunkTokens)) fail("the next request would have fitted");
+      if (open !== null) {
+        const from = fed.get(open) ?? open.fed;
+        if (chunkTokens - tokens >= Math.min(open.promptLength - from, chunkTokens))
+          fail("the next piece would have fitted");
+      } else {
+        const waiting = state.queue.filter((request) => !fed.has(request));
+        const pick = waiting[next(waiting, free)];
+        if (pick !== undefined && chunkTokens - tokens >= Math.min(pick.promptLength, chunkTokens))
+          fail("the next request would have fitted");
+      }
     }
-  }
-  t.same(bad.slice(0, 1), []);
-});
+    t.same(bad.slice(0, 1), []);
+  },
+);
 
 t.test("in a simulated run everyone is admitted, wide requests among a flood of small ones too", async (t) => {
   interface Sim extends Job {
@@ -236,10 +347,18 @@ t.test("in a simulated run everyone is admitted, wide requests among a flood of 
       while (submitted < 600 && queue.length < 20) {
         const wide = random() < 0.05;
         submitted++;
-        queue.push({ ...job(1 + Math.floor(random() * 3 * chunkTokens), { rows: wide ? slots : 1 }), arrived: step, generate: 1 + Math.floor(random() * 6) });
+        queue.push({
+          ...job(1 + Math.floor(random() * 3 * chunkTokens), { rows: wide ? slots : 1 }),
+          arrived: step,
+          generate: 1 + Math.floor(random() * 6),
+        });
       }
       const state: SchedulerState<Sim> = { running: running.length, slots, prefilling, queue };
-      for (const { request, from, to, last, passedOver } of planPrefill<Sim>(state, firstFit, tokenLimits(chunkTokens, chunkTokens))) {
+      for (const { request, from, to, last, passedOver } of planPrefill<Sim>(
+        state,
+        firstFit,
+        tokenLimits(chunkTokens, chunkTokens),
+      )) {
         if (from === 0) {
           const index = queue.indexOf(request);
           for (const passed of passedOver) passed.passedOver++;

@@ -33,14 +33,16 @@ t.test("cuts that show stay at multiples of the chunk, and a small chunk is no g
 
 t.test("the fewer decode, the longer a piece stays", async (t) => {
   const budget = new PrefillBudget(SHARE);
-  const least = (decoding: number): number => budget.limits({ tokens: 64, chunkingChangesBits: false, decoding, waiting: 1 }).least;
+  const least = (decoding: number): number =>
+    budget.limits({ tokens: 64, chunkingChangesBits: false, decoding, waiting: 1 }).least;
   t.same([1, 4, 8, 16, 31].map(least), [256, 64, 32, 16, 16]);
 });
 
 t.test("the more wait than decode, the more time they get", async (t) => {
   const budget = new PrefillBudget(SHARE);
   budget.decoded(60);
-  const milliseconds = (decoding: number, waiting: number): number => Math.round(budget.limits({ tokens: 64, chunkingChangesBits: false, decoding, waiting }).milliseconds);
+  const milliseconds = (decoding: number, waiting: number): number =>
+    Math.round(budget.limits({ tokens: 64, chunkingChangesBits: false, decoding, waiting }).milliseconds);
   t.equal(milliseconds(31, 1), 32);
   t.equal(milliseconds(31, 10), 32);
   t.equal(milliseconds(2, 30), 485);
@@ -48,7 +50,8 @@ t.test("the more wait than decode, the more time they get", async (t) => {
 
 t.test("what has been measured is expected again; runs that were disturbed are not", async (t) => {
   const budget = new PrefillBudget(SHARE);
-  const expected = (from: number, to: number, of = prompt): number => budget.limits({ tokens: 64, chunkingChangesBits: false, decoding: 1, waiting: 1 }).cost(of, from, to);
+  const expected = (from: number, to: number, of = prompt): number =>
+    budget.limits({ tokens: 64, chunkingChangesBits: false, decoding: 1, waiting: 1 }).cost(of, from, to);
   t.equal(expected(0, 64), 0);
   for (let run = 0; run < 9; run++) {
     budget.fed(prompt, 0, 64, run % 4 === 3 ? 900 : 60);
@@ -59,10 +62,16 @@ t.test("what has been measured is expected again; runs that were disturbed are n
   t.ok(expected(936, 1000) > expected(900, 964), "the head, for the prompt's last token");
   t.ok(expected(900, 964) > 60, "attention to what is there already");
   t.ok(expected(900, 964) === expected(0, 64, { ...prompt, prefixLength: 900 }), "virtual tokens are there too");
-  t.equal(Math.round(budget.limits({ tokens: 64, chunkingChangesBits: false, decoding: 1, waiting: 1 }).milliseconds), 16);
+  t.equal(
+    Math.round(budget.limits({ tokens: 64, chunkingChangesBits: false, decoding: 1, waiting: 1 }).milliseconds),
+    16,
+  );
   budget.fed(prompt, 0, 4, 1);
   t.equal(Math.round(expected(0, 64)), 60, "a short piece says little of a long one");
-  t.ok(expected(936, 1000, { ...prompt, answers: "none" }) < expected(936, 1000), "what is folded ends without the head");
+  t.ok(
+    expected(936, 1000, { ...prompt, answers: "none" }) < expected(936, 1000),
+    "what is folded ends without the head",
+  );
   t.equal(expected(0, 64, scored), 0, "pieces with all their logits are another matter");
 });
 
@@ -96,8 +105,14 @@ interface Machine {
 }
 
 /** GPT-2 small on two cores. */
-const FP32: Machine = { decode: (rows, context) => 20 + rows * (1.2 + 0.004 * context), piece: (context, tokens, answered) => 14.5 + (answered ? 5.4 : 0) + tokens * (0.58 + 0.00016 * context) };
-const INT8: Machine = { decode: (rows, context) => 7 + rows * (0.7 + 0.004 * context), piece: (context, tokens, answered) => 6 + (answered ? 1.6 : 0) + tokens * (0.21 + 0.00016 * context) };
+const FP32: Machine = {
+  decode: (rows, context) => 20 + rows * (1.2 + 0.004 * context),
+  piece: (context, tokens, answered) => 14.5 + (answered ? 5.4 : 0) + tokens * (0.58 + 0.00016 * context),
+};
+const INT8: Machine = {
+  decode: (rows, context) => 7 + rows * (0.7 + 0.004 * context),
+  piece: (context, tokens, answered) => 6 + (answered ? 1.6 : 0) + tokens * (0.21 + 0.00016 * context),
+};
 
 interface Step {
   readonly rows: number;
@@ -107,11 +122,17 @@ interface Step {
 }
 
 /** An engine on that machine, and what its steps were: each ends with a decode run. */
-function engineOn(machine: Machine, slots: number, prefillShare = SHARE, runner = new FakeRunner(slots)): { readonly engine: Engine; readonly steps: Step[]; readonly clock: () => number } {
+function engineOn(
+  machine: Machine,
+  slots: number,
+  prefillShare = SHARE,
+  runner = new FakeRunner(slots),
+): { readonly engine: Engine; readonly steps: Step[]; readonly clock: () => number } {
   let now = 0;
   const steps: Step[] = [];
   let fed: { context: number; tokens: number; answered: boolean }[] = [];
-  const cost = (): number => fed.reduce((sum, { context, tokens, answered }) => sum + machine.piece(context, tokens, answered), 0);
+  const cost = (): number =>
+    fed.reduce((sum, { context, tokens, answered }) => sum + machine.piece(context, tokens, answered), 0);
   const feeds = (start: number, tokens: number, answered: boolean): void => {
     fed.push({ context: start, tokens, answered });
     now += machine.piece(start, tokens, answered);
@@ -128,29 +149,46 @@ function engineOn(machine: Machine, slots: number, prefillShare = SHARE, runner 
   };
   const decode = runner.decode.bind(runner);
   runner.decode = (ids, positions) => {
-    const milliseconds = machine.decode(ids.length, positions.reduce((sum, position) => sum + position, 0) / ids.length);
+    const milliseconds = machine.decode(
+      ids.length,
+      positions.reduce((sum, position) => sum + position, 0) / ids.length,
+    );
     steps.push({ rows: ids.length, decode: milliseconds, pieces: cost(), tokens: fed.map(({ tokens }) => tokens) });
     fed = [];
     now += milliseconds;
     return decode(ids, positions);
   };
-  const engine = new Engine({ runner, maxQueue: 1000, prefillChunk: 64, prefillShare, observer: new CountingObserver(), now: () => now });
+  const engine = new Engine({
+    runner,
+    maxQueue: 1000,
+    prefillChunk: 64,
+    prefillShare,
+    observer: new CountingObserver(),
+    now: () => now,
+  });
   return { engine, steps, clock: () => now };
 }
 
-const longPrompt = (seed: number): EngineRequest => engineRequest({ promptIds: Int32Array.from({ length: 240 }, (_, i) => (i * 7 + seed) % 96), maxNewTokens: 2 });
+const longPrompt = (seed: number): EngineRequest =>
+  engineRequest({ promptIds: Int32Array.from({ length: 240 }, (_, i) => (i * 7 + seed) % 96), maxNewTokens: 2 });
 
 for (const [name, machine] of Object.entries({ FP32, INT8 })) {
   t.test(`${name}: 31 streams and one long prompt, or ten: no step takes more than the bound`, async (t) => {
     for (const prompts of [1, 10]) {
       const { engine, steps } = engineOn(machine, 32);
-      const streams = Array.from({ length: 31 }, (_, i) => new Recording(engine, engineRequest({ promptIds: Int32Array.of(i, 1), maxNewTokens: 200 })));
+      const streams = Array.from(
+        { length: 31 },
+        (_, i) => new Recording(engine, engineRequest({ promptIds: Int32Array.of(i, 1), maxNewTokens: 200 })),
+      );
       while (steps.filter(({ rows }) => rows === 31).length < 10) await new Promise(setImmediate);
       const before = steps.length;
       const long = Array.from({ length: prompts }, (_, i) => new Recording(engine, longPrompt(i)));
       const order: number[] = [];
       await Promise.all(long.map((recording, i) => recording.ended.then(() => order.push(i))));
-      t.same(long.map(({ ids }) => ids[0]), long.map((_, i) => oracle(longPrompt(i), 0)));
+      t.same(
+        long.map(({ ids }) => ids[0]),
+        long.map((_, i) => oracle(longPrompt(i), 0)),
+      );
       t.same(order, [...order.keys()], "served in turn");
       const during = steps.slice(before).filter(({ tokens }) => tokens.length > 0);
       const worst = Math.max(...during.map(({ decode, pieces }) => (decode + pieces) / decode));
@@ -178,7 +216,10 @@ t.test("whoever waits beside few gets on: many short prompts in a step, long pie
   const stream = new Recording(engine, engineRequest({ promptIds: Int32Array.of(1), maxNewTokens: 200 }));
   while (steps.length < 5) await new Promise(setImmediate);
   const start = steps.length;
-  const short = Array.from({ length: 31 }, (_, i) => new Recording(engine, engineRequest({ promptIds: Int32Array.of(1, i), maxNewTokens: 20 })));
+  const short = Array.from(
+    { length: 31 },
+    (_, i) => new Recording(engine, engineRequest({ promptIds: Int32Array.of(1, i), maxNewTokens: 20 })),
+  );
   await Promise.all(short.map(({ ended }) => ended));
   t.ok(steps[start]!.tokens.length > 10, `${steps[start]!.tokens.length} in the first step`);
   await new Recording(engine, longPrompt(1)).ended;
@@ -191,11 +232,17 @@ t.test("where cuts show, a prompt is cut at the same places whatever the time", 
     override readonly chunkingChangesBits = true;
   }
   const { engine, steps } = engineOn(FP32, 32, SHARE, new Device(32));
-  const streams = Array.from({ length: 31 }, (_, i) => new Recording(engine, engineRequest({ promptIds: Int32Array.of(i), maxNewTokens: 100 })));
+  const streams = Array.from(
+    { length: 31 },
+    (_, i) => new Recording(engine, engineRequest({ promptIds: Int32Array.of(i), maxNewTokens: 100 })),
+  );
   while (steps.filter(({ rows }) => rows === 31).length < 10) await new Promise(setImmediate);
   const start = steps.length;
   await new Recording(engine, longPrompt(1)).ended;
-  t.same(steps.slice(start).flatMap(({ tokens }) => tokens), [64, 64, 64, 48]);
+  t.same(
+    steps.slice(start).flatMap(({ tokens }) => tokens),
+    [64, 64, 64, 48],
+  );
   for (const { handle } of streams) handle.cancel("cancelled");
 });
 
@@ -206,11 +253,17 @@ t.test("on a machine that is disturbed at random the bound holds for what is not
     piece: (context, tokens, answered) => FP32.piece(context, tokens, answered) * (random() < 0.1 ? 4 : 1),
   };
   const { engine, steps } = engineOn(noisy, 32);
-  const streams = Array.from({ length: 31 }, (_, i) => new Recording(engine, engineRequest({ promptIds: Int32Array.of(i, 1), maxNewTokens: 200 })));
+  const streams = Array.from(
+    { length: 31 },
+    (_, i) => new Recording(engine, engineRequest({ promptIds: Int32Array.of(i, 1), maxNewTokens: 200 })),
+  );
   while (steps.filter(({ rows }) => rows === 31).length < 20) await new Promise(setImmediate);
   const start = steps.length;
   await Promise.all([0, 1, 2].map((seed) => new Recording(engine, longPrompt(seed)).ended));
   const during = steps.slice(start).filter(({ tokens }) => tokens.length > 0);
-  t.ok(during.every(({ tokens }) => tokens.reduce((sum, length) => sum + length, 0) <= 40), "no step made long by a slow run before it");
+  t.ok(
+    during.every(({ tokens }) => tokens.reduce((sum, length) => sum + length, 0) <= 40),
+    "no step made long by a slow run before it",
+  );
   for (const { handle } of streams) handle.cancel("cancelled");
 });

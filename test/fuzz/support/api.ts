@@ -53,7 +53,12 @@ export interface Operation {
 }
 
 interface Document {
-  readonly paths: Readonly<Record<string, Readonly<Record<string, Omit<Operation, "method" | "path" | "parameters"> & { parameters?: Parameter[] }>>>>;
+  readonly paths: Readonly<
+    Record<
+      string,
+      Readonly<Record<string, Omit<Operation, "method" | "path" | "parameters"> & { parameters?: Parameter[] }>>
+    >
+  >;
   readonly components: { readonly schemas: Readonly<Record<string, Schema>> };
 }
 
@@ -64,12 +69,18 @@ const document = resolved(raw) as Document;
 function resolved(value: unknown): unknown {
   if (Array.isArray(value)) return value.map(resolved);
   if (typeof value !== "object" || value === null) return value;
-  if ("$ref" in value && typeof value.$ref === "string") return resolved(raw.components.schemas[value.$ref.slice("#/components/schemas/".length)]);
+  if ("$ref" in value && typeof value.$ref === "string")
+    return resolved(raw.components.schemas[value.$ref.slice("#/components/schemas/".length)]);
   return Object.fromEntries(Object.entries(value).map(([key, inner]) => [key, resolved(inner)]));
 }
 
 export const OPERATIONS: readonly Operation[] = Object.entries(document.paths).flatMap(([path, methods]) =>
-  Object.entries(methods).map(([method, operation]) => ({ ...operation, parameters: operation.parameters ?? [], method: method.toUpperCase(), path })),
+  Object.entries(methods).map(([method, operation]) => ({
+    ...operation,
+    parameters: operation.parameters ?? [],
+    method: method.toUpperCase(),
+    path,
+  })),
 );
 
 const validators = new Map<Schema, ReturnType<typeof Compile>>();
@@ -86,7 +97,9 @@ export function operationOf({ method, target }: Pick<RawRequest, "method" | "tar
   const segments = (target.split(/[?#]/, 1)[0] ?? "").split("/");
   const reaches = (operation: Operation): boolean => {
     const pattern = operation.path.split("/");
-    const fits = pattern.length === segments.length && pattern.every((part, i) => part.startsWith("{") || part === decoded(segments[i] ?? ""));
+    const fits =
+      pattern.length === segments.length &&
+      pattern.every((part, i) => part.startsWith("{") || part === decoded(segments[i] ?? ""));
     return fits && (operation.method === method || (method === "HEAD" && operation.method === "GET"));
   };
   return OPERATIONS.find(reaches) ?? null;
@@ -102,13 +115,23 @@ function decoded(segment: string): string {
 
 /** Answers that come before a route has been found, or instead of one. */
 const BEFORE_ROUTING: readonly ErrorCode[] = ["invalid_request", "headers_too_large", "host_not_allowed"];
-const NO_ROUTE: readonly ErrorCode[] = [...BEFORE_ROUTING, "not_found", "method_not_allowed", "unauthorized", "body_too_large", "unsupported_media_type"];
+const NO_ROUTE: readonly ErrorCode[] = [
+  ...BEFORE_ROUTING,
+  "not_found",
+  "method_not_allowed",
+  "unauthorized",
+  "body_too_large",
+  "unsupported_media_type",
+];
 
 /** Throws unless the answer is one that openapi.yaml lists for the request, whole and of the form that it gives. */
 export function checkAnswer(request: RawRequest, { status, headers, body }: RawResponse): void {
   const operation = operationOf(request);
   const expect = (fine: boolean, what: string): void => {
-    if (!fine) throw new Error(`${operation?.operationId ?? "no operation"} answered ${status} ${body.toString().slice(0, 300)}: ${what}`);
+    if (!fine)
+      throw new Error(
+        `${operation?.operationId ?? "no operation"} answered ${status} ${body.toString().slice(0, 300)}: ${what}`,
+      );
   };
   const type = (headers.get("content-type") ?? "").split(";")[0]!;
   if (request.method === "HEAD") return expect(body.length === 0, "HEAD has no body");
@@ -125,7 +148,8 @@ export function checkAnswer(request: RawRequest, { status, headers, body }: RawR
     return expect([...documented, ...elsewhere].includes(problem.code), "not documented for this route");
   }
   // The documentation's pages, which it does not list itself.
-  if (operation === null) return expect(status < 400 && /^\/($|[?#]|docs|openapi)/.test(request.target), "there is nothing at this path");
+  if (operation === null)
+    return expect(status < 400 && /^\/($|[?#]|docs|openapi)/.test(request.target), "there is nothing at this path");
   const documented = operation.responses[status];
   expect(documented !== undefined, "the status is not documented");
   const media = documented!.content?.[type];
@@ -143,7 +167,10 @@ function checkStream(text: string, expect: (fine: boolean, what: string) => void
   expect(events.pop() === "" && events.pop() === "data: [DONE]", "the stream does not end with [DONE]");
   for (const [i, event] of events.entries()) {
     const data: unknown = JSON.parse(/^data: (.*)$/.exec(event)?.[1] ?? "null");
-    const reason = mismatch(document.components.schemas[i === events.length - 1 ? "GenerateLastEvent" : "GenerateEvent"]!, data);
+    const reason = mismatch(
+      document.components.schemas[i === events.length - 1 ? "GenerateLastEvent" : "GenerateEvent"]!,
+      data,
+    );
     expect(reason === null, `event ${i}: ${reason}`);
   }
 }

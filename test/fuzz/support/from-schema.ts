@@ -21,13 +21,16 @@ export const anyText: fc.Arbitrary<string> = fc.oneof(
 export function valueOf(schema: Schema, known: Known, name = ""): fc.Arbitrary<unknown> {
   const arbitrary = fromKeywords(schema, known, name);
   const values = known[name];
-  return values === undefined ? arbitrary : fc.oneof({ weight: 6, arbitrary: fc.constantFrom(...values) }, { weight: 1, arbitrary });
+  return values === undefined
+    ? arbitrary
+    : fc.oneof({ weight: 6, arbitrary: fc.constantFrom(...values) }, { weight: 1, arbitrary });
 }
 
 function fromKeywords(schema: Schema, known: Known, name: string): fc.Arbitrary<unknown> {
   if (schema.enum) return fc.constantFrom(...schema.enum);
   if (schema.anyOf) return fc.oneof(...schema.anyOf.map((one) => fromKeywords(one, known, name)));
-  if (Array.isArray(schema.type)) return fc.oneof(...schema.type.map((type) => fromKeywords({ ...schema, type }, known, name)));
+  if (Array.isArray(schema.type))
+    return fc.oneof(...schema.type.map((type) => fromKeywords({ ...schema, type }, known, name)));
   switch (schema.type ?? "any") {
     case "null":
       return fc.constant(null);
@@ -59,9 +62,23 @@ function integer({ minimum = -LARGEST_INTEGER, maximum = LARGEST_INTEGER }: Sche
 }
 
 function number({ minimum, maximum, exclusiveMinimum, exclusiveMaximum }: Schema): fc.Arbitrary<number> {
-  const [min, max] = [minimum ?? exclusiveMinimum ?? -Number.MAX_VALUE, maximum ?? exclusiveMaximum ?? Number.MAX_VALUE];
-  const any = fc.double({ min, max, minExcluded: exclusiveMinimum !== undefined, maxExcluded: exclusiveMaximum !== undefined, noNaN: true, noDefaultInfinity: true });
-  const usual = [0, 0.1, 0.5, 0.9, 1, 1.2].filter((value) => (exclusiveMinimum === undefined ? value >= min : value > min) && (exclusiveMaximum === undefined ? value <= max : value < max));
+  const [min, max] = [
+    minimum ?? exclusiveMinimum ?? -Number.MAX_VALUE,
+    maximum ?? exclusiveMaximum ?? Number.MAX_VALUE,
+  ];
+  const any = fc.double({
+    min,
+    max,
+    minExcluded: exclusiveMinimum !== undefined,
+    maxExcluded: exclusiveMaximum !== undefined,
+    noNaN: true,
+    noDefaultInfinity: true,
+  });
+  const usual = [0, 0.1, 0.5, 0.9, 1, 1.2].filter(
+    (value) =>
+      (exclusiveMinimum === undefined ? value >= min : value > min) &&
+      (exclusiveMaximum === undefined ? value <= max : value < max),
+  );
   return usual.length === 0 ? any : fc.oneof(any, fc.constantFrom(...usual));
 }
 
@@ -69,11 +86,21 @@ function number({ minimum, maximum, exclusiveMinimum, exclusiveMaximum }: Schema
 function text({ pattern, minLength = 0, maxLength = 200 }: Schema): fc.Arbitrary<string> {
   if (pattern !== undefined) return fc.stringMatching(new RegExp(pattern));
   const limits = { minLength, maxLength };
-  return fc.oneof(fc.string(limits), fc.string({ ...limits, unit: "grapheme" }), fc.string({ ...limits, unit: "binary" }), anyText.filter((one) => one.length >= minLength && one.length <= maxLength));
+  return fc.oneof(
+    fc.string(limits),
+    fc.string({ ...limits, unit: "grapheme" }),
+    fc.string({ ...limits, unit: "binary" }),
+    anyText.filter((one) => one.length >= minLength && one.length <= maxLength),
+  );
 }
 
-function list({ prefixItems, items = {}, minItems = 0, maxItems = Infinity, uniqueItems = false }: Schema, known: Known, name: string): fc.Arbitrary<unknown[]> {
-  if (prefixItems !== undefined || items === false) return fc.tuple(...(prefixItems ?? []).map((item) => valueOf(item, known)));
+function list(
+  { prefixItems, items = {}, minItems = 0, maxItems = Infinity, uniqueItems = false }: Schema,
+  known: Known,
+  name: string,
+): fc.Arbitrary<unknown[]> {
+  if (prefixItems !== undefined || items === false)
+    return fc.tuple(...(prefixItems ?? []).map((item) => valueOf(item, known)));
   const limits = { minLength: minItems, maxLength: Math.max(minItems, Math.min(maxItems, LONGEST_LIST)) };
   const item = valueOf(items, known, name);
   return uniqueItems ? fc.uniqueArray(item, limits) : fc.array(item, limits);
@@ -83,10 +110,15 @@ function object({ properties = {}, required = [], additionalProperties }: Schema
   const fields = Object.entries(properties).map(([name, schema]) => {
     const value = valueOf(schema, known, name).map((one) => [[name, one] as const]);
     if (required.includes(name)) return value;
-    return fc.oneof({ weight: 100 - OPTIONAL_PERCENT, arbitrary: fc.constant([]) }, { weight: OPTIONAL_PERCENT, arbitrary: value });
+    return fc.oneof(
+      { weight: 100 - OPTIONAL_PERCENT, arbitrary: fc.constant([]) },
+      { weight: OPTIONAL_PERCENT, arbitrary: value },
+    );
   });
   const named = fc.tuple(...fields).map((found) => Object.fromEntries(found.flat()) as object);
   if (typeof additionalProperties !== "object") return named;
   const key = fc.oneof({ weight: 9, arbitrary: fc.nat({ max: 1000 }).map(String) }, { weight: 1, arbitrary: anyText });
-  return fc.tuple(named, fc.dictionary(key, valueOf(additionalProperties, known), { maxKeys: LONGEST_LIST })).map(([own, more]) => ({ ...more, ...own }));
+  return fc
+    .tuple(named, fc.dictionary(key, valueOf(additionalProperties, known), { maxKeys: LONGEST_LIST }))
+    .map(([own, more]) => ({ ...more, ...own }));
 }

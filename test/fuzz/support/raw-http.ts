@@ -25,7 +25,8 @@ export function requestBytes({ method, target, headers, body }: RawRequest): Buf
   const lines = [`${method} ${target} HTTP/1.1`];
   if (!own.has("host")) lines.push("Host: 127.0.0.1");
   lines.push("Connection: close", ...headers.map(([name, value]) => `${name}: ${value}`));
-  if (body !== null && !own.has("content-length") && !own.has("transfer-encoding")) lines.push(`Content-Length: ${body.length}`);
+  if (body !== null && !own.has("content-length") && !own.has("transfer-encoding"))
+    lines.push(`Content-Length: ${body.length}`);
   return Buffer.concat([Buffer.from(`${lines.join("\r\n")}\r\n\r\n`, "latin1"), body ?? Buffer.alloc(0)]);
 }
 
@@ -37,7 +38,15 @@ export async function exchange(port: number, bytes: Uint8Array, { hangUp = false
   const socket = createConnection({ port, host: "127.0.0.1", allowHalfOpen: true });
   const chunks: Buffer[] = [];
   await new Promise<void>((resolve, reject) => {
-    const timer = setTimeout(() => reject(new Error(`no end of the answer within ${ANSWER_MS} ms: ${Buffer.concat(chunks).toString("latin1").slice(0, 200)}`)), ANSWER_MS);
+    const timer = setTimeout(
+      () =>
+        reject(
+          new Error(
+            `no end of the answer within ${ANSWER_MS} ms: ${Buffer.concat(chunks).toString("latin1").slice(0, 200)}`,
+          ),
+        ),
+      ANSWER_MS,
+    );
     socket.on("data", (chunk: Buffer) => void chunks.push(chunk));
     // A server that refuses early may close while the request is still being written.
     socket.on("error", () => resolve());
@@ -58,7 +67,9 @@ export function parseResponse(bytes: Buffer): RawResponse {
   if (Number.isNaN(status)) throw new Error(`not HTTP: ${bytes.toString("latin1").slice(0, 200)}`);
   const rest = bytes.subarray(end + 4);
   if (status < 200) return parseResponse(rest);
-  const headers = new Map(lines.map((line) => [line.slice(0, line.indexOf(":")).toLowerCase(), line.slice(line.indexOf(":") + 1).trim()]));
+  const headers = new Map(
+    lines.map((line) => [line.slice(0, line.indexOf(":")).toLowerCase(), line.slice(line.indexOf(":") + 1).trim()]),
+  );
   return { status, headers, body: headers.get("transfer-encoding") === "chunked" ? unchunk(rest) : rest };
 }
 

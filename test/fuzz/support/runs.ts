@@ -19,12 +19,23 @@ export function runsOf(share: number): number {
 }
 
 /** Fails `t` unless the property holds for `share` (see `runsOf`) cases. `unbiased`: no more extremes than the arbitraries themselves make. */
-export async function holds<T>(t: Test, share: number, property: fc.IAsyncProperty<T> | fc.IProperty<T>, { unbiased = false } = {}): Promise<void> {
+export async function holds<T>(
+  t: Test,
+  share: number,
+  property: fc.IAsyncProperty<T> | fc.IProperty<T>,
+  { unbiased = false } = {},
+): Promise<void> {
   const numRuns = runsOf(share);
   t.comment(`${numRuns} cases, FUZZ_SEED=${SEED}`);
   const interruptAfterTimeLimit = TIME_LIMIT * Math.max(1, RUNS / ALL_SHARES);
   t.setTimeout(interruptAfterTimeLimit + 60_000);
-  const details = await fc.check(property as fc.IAsyncProperty<T>, { numRuns, seed: SEED, unbiased, interruptAfterTimeLimit, markInterruptAsFailure: true });
+  const details = await fc.check(property as fc.IAsyncProperty<T>, {
+    numRuns,
+    seed: SEED,
+    unbiased,
+    interruptAfterTimeLimit,
+    markInterruptAsFailure: true,
+  });
   if (details.failed) t.fail(`${String(details.errorInstance)}\n${fc.defaultReportMessage(details)}`);
   else t.equal(details.numRuns, numRuns, "all cases hold");
 }

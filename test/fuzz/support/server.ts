@@ -24,16 +24,42 @@ export interface FuzzServer {
   put(key: string, name: string, adapter: string): Promise<void>;
   /** Ids of the tokens of one answer that is always the same. */
   ask(key: string, prefix: string): Promise<readonly number[]>;
-  json(key: string, method: string, path: string, body?: unknown): Promise<{ status: number; body: Record<string, unknown> }>;
+  json(
+    key: string,
+    method: string,
+    path: string,
+    body?: unknown,
+  ): Promise<{ status: number; body: Record<string, unknown> }>;
   metric(name: string): Promise<number>;
   /** Resolves when nothing runs or waits; rejects when that takes too long. */
   idle(): Promise<void>;
 }
 
 /** With the demo's prefixes, and keys unless `env` has none. Stopped, and its files removed, when the test ends. */
-export async function startFuzzServer(t: Test, flags: readonly string[] = [], env: Record<string, string> = { PREFIXD_ADMIN_KEY: ADMIN_KEY }): Promise<FuzzServer> {
+export async function startFuzzServer(
+  t: Test,
+  flags: readonly string[] = [],
+  env: Record<string, string> = { PREFIXD_ADMIN_KEY: ADMIN_KEY },
+): Promise<FuzzServer> {
   const folder = mkdtempSync(join(tmpdir(), "prefixd-fuzz-"));
-  const config = parseConfig(["--port", "0", "--threads", "1", "--store", `lmdb:${join(folder, "store")}`, "--cache-dir", join(folder, "cache"), "--prefixes", "prefixes", "--drain-timeout", "5", ...flags], env);
+  const config = parseConfig(
+    [
+      "--port",
+      "0",
+      "--threads",
+      "1",
+      "--store",
+      `lmdb:${join(folder, "store")}`,
+      "--cache-dir",
+      join(folder, "cache"),
+      "--prefixes",
+      "prefixes",
+      "--drain-timeout",
+      "5",
+      ...flags,
+    ],
+    env,
+  );
   if (config === "help") throw new Error("no configuration");
   const errors: string[] = [];
   const running = await startServer(config, createLogger("error", { write: (line: string) => void errors.push(line) }));
@@ -42,7 +68,15 @@ export async function startFuzzServer(t: Test, flags: readonly string[] = [], en
     rmSync(folder, { recursive: true, force: true });
   });
   const call = (key: string, method: string, path: string, body?: unknown): Promise<Response> =>
-    fetch(running.url + path, { method, headers: { ...ALONE, authorization: `Bearer ${key}`, ...(body === undefined ? {} : { "content-type": "application/json" }) }, body: body === undefined ? null : JSON.stringify(body) });
+    fetch(running.url + path, {
+      method,
+      headers: {
+        ...ALONE,
+        authorization: `Bearer ${key}`,
+        ...(body === undefined ? {} : { "content-type": "application/json" }),
+      },
+      body: body === undefined ? null : JSON.stringify(body),
+    });
   const json: FuzzServer["json"] = async (key, method, path, body) => {
     const response = await call(key, method, path, body);
     const text = await response.text();
@@ -65,11 +99,21 @@ export async function startFuzzServer(t: Test, flags: readonly string[] = [], en
       return String((await json(ADMIN_KEY, "POST", `/admin/users/${id}/keys`)).body["key"]);
     },
     async put(key, name, adapter) {
-      const response = await fetch(`${running.url}/prefixes/${name}`, { method: "PUT", headers: { ...ALONE, authorization: `Bearer ${key}` }, body: adapterForm(join("prefixes", adapter)) });
+      const response = await fetch(`${running.url}/prefixes/${name}`, {
+        method: "PUT",
+        headers: { ...ALONE, authorization: `Bearer ${key}` },
+        body: adapterForm(join("prefixes", adapter)),
+      });
       expectStatus(201, response.status, await response.text());
     },
     async ask(key, prefix) {
-      const { status, body } = await json(key, "POST", "/generate", { prompt: PROMPT, prefix_id: prefix, max_new_tokens: 16, ignore_eos: true, return_token_ids: true });
+      const { status, body } = await json(key, "POST", "/generate", {
+        prompt: PROMPT,
+        prefix_id: prefix,
+        max_new_tokens: 16,
+        ignore_eos: true,
+        return_token_ids: true,
+      });
       expectStatus(200, status, body);
       return (body["choices"] as { token_ids: number[] }[])[0]!.token_ids;
     },

@@ -3,12 +3,22 @@ import t from "tap";
 import { usageRow } from "../../contract/user-store.ts";
 import { ADMIN_KEY, buildTestApp, until, type TestApp } from "../../support/app.ts";
 
-type Send = (method: string, url: string, payload?: unknown, key?: string) => Promise<Awaited<ReturnType<TestApp["fastify"]["inject"]>>>;
+type Send = (
+  method: string,
+  url: string,
+  payload?: unknown,
+  key?: string,
+) => Promise<Awaited<ReturnType<TestApp["fastify"]["inject"]>>>;
 
 async function admin(t: Parameters<typeof buildTestApp>[0]): Promise<TestApp & { send: Send }> {
   const app = await buildTestApp(t, { keyed: true });
   const send: Send = (method, url, payload, key = ADMIN_KEY) =>
-    app.fastify.inject({ method, url, headers: { authorization: `Bearer ${key}` }, ...(payload === undefined ? {} : { payload }) } as InjectOptions);
+    app.fastify.inject({
+      method,
+      url,
+      headers: { authorization: `Bearer ${key}` },
+      ...(payload === undefined ? {} : { payload }),
+    } as InjectOptions);
   return { ...app, send };
 }
 
@@ -18,40 +28,83 @@ t.test("a user's life", async (t) => {
   t.equal(created.statusCode, 201);
   t.match(created.json(), { id: "ann", weight: 1, limits: { max_prefixes: 2, max_running: null } });
   t.match((await send("POST", "/admin/users", { id: "ann" })).json(), { code: "user_exists", status: 409 });
-  t.match((await send("PATCH", "/admin/users/ann", { weight: 0.5, limits: { max_queued: 3 } })).json(), { weight: 0.5, limits: { max_prefixes: 2, max_queued: 3 } });
+  t.match((await send("PATCH", "/admin/users/ann", { weight: 0.5, limits: { max_queued: 3 } })).json(), {
+    weight: 0.5,
+    limits: { max_prefixes: 2, max_queued: 3 },
+  });
 
   const keyAnswer = await send("POST", "/admin/users/ann/keys");
   t.equal(keyAnswer.statusCode, 201);
   t.equal(keyAnswer.headers["cache-control"], "no-store");
   const { key_id, key } = keyAnswer.json<{ key_id: string; key: string }>();
   t.match((await send("PUT", "/prefixes/a", { text: "aa" }, key)).statusCode, 201);
-  const second = (await send("POST", "/admin/users/ann/keys", { expires_at: "2999-01-01T00:00:00+01:00" })).json<{ key: string; expires_at: string }>();
+  const second = (await send("POST", "/admin/users/ann/keys", { expires_at: "2999-01-01T00:00:00+01:00" })).json<{
+    key: string;
+    expires_at: string;
+  }>();
   t.equal(second.expires_at, "2998-12-31T23:00:00.000Z");
   t.equal((await send("DELETE", `/admin/users/ann/keys/${key_id}`)).statusCode, 204);
   t.equal((await send("GET", "/prefixes", undefined, key)).statusCode, 401);
   t.equal((await send("GET", "/prefixes", undefined, second.key)).statusCode, 200, "rotation: the second goes on");
   t.match((await send("DELETE", `/admin/users/ann/keys/${key_id}`)).json(), { code: "key_not_found", status: 404 });
 
-  await users.addUsage([usageRow("ann", "a", new Date().toISOString().slice(0, 10)), usageRow("ann", "a", "2001-01-01")]);
+  await users.addUsage([
+    usageRow("ann", "a", new Date().toISOString().slice(0, 10)),
+    usageRow("ann", "a", "2001-01-01"),
+  ]);
   const detail = await send("GET", "/admin/users/ann");
-  t.match(detail.json(), { id: "ann", keys: [{ key_id: second.key.slice(4, 20) }], prefixes: { count: 1, bytes: 128 } });
+  t.match(detail.json(), {
+    id: "ann",
+    keys: [{ key_id: second.key.slice(4, 20) }],
+    prefixes: { count: 1, bytes: 128 },
+  });
   t.equal(detail.json<{ usage: unknown[] }>().usage.length, 1, "of the last 31 days");
   t.notMatch(detail.body, /hash|pfx_/);
-  t.match((await send("GET", "/usage?from=2001-01-01&to=2001-01-01", undefined, second.key)).json(), { user: "ann", usage: [{ prefix: "a", requests: 1, prompt_tokens: 3 }] });
+  t.match((await send("GET", "/usage?from=2001-01-01&to=2001-01-01", undefined, second.key)).json(), {
+    user: "ann",
+    usage: [{ prefix: "a", requests: 1, prompt_tokens: 3 }],
+  });
   t.match((await send("GET", "/usage?from=yesterday", undefined, second.key)).json(), { code: "invalid_parameter" });
 
   const removed = await send("DELETE", "/admin/users/ann");
   t.match(removed.json(), { user: "ann", removed: { prefixes: 1, keys: 1, bytes: 128 }, completed_at: String });
   t.equal((await send("GET", "/prefixes", undefined, second.key)).statusCode, 401);
   t.equal(registry.entries.size, 0);
-  for (const [method, url] of [["GET", "/admin/users/ann"], ["DELETE", "/admin/users/ann"], ["PATCH", "/admin/users/ann"], ["POST", "/admin/users/ann/keys"]] as const) {
-    t.match((await send(method, url, method === "PATCH" ? { weight: 1 } : undefined)).json(), { code: "user_not_found", status: 404 }, `${method} ${url}`);
+  for (const [method, url] of [
+    ["GET", "/admin/users/ann"],
+    ["DELETE", "/admin/users/ann"],
+    ["PATCH", "/admin/users/ann"],
+    ["POST", "/admin/users/ann/keys"],
+  ] as const) {
+    t.match(
+      (await send(method, url, method === "PATCH" ? { weight: 1 } : undefined)).json(),
+      { code: "user_not_found", status: 404 },
+      `${method} ${url}`,
+    );
   }
   await until(() => audits.length >= 15);
-  t.match(audits[0], { action: "user.create", outcome: "ok", user: "admin", key_id: null, target: "ann", request_id: String });
+  t.match(audits[0], {
+    action: "user.create",
+    outcome: "ok",
+    user: "admin",
+    key_id: null,
+    target: "ann",
+    request_id: String,
+  });
   t.ok(audits.some((entry) => entry.action === "user.create" && entry.outcome === "user_exists"));
-  t.ok(audits.some((entry) => entry.action === "prefix.register" && entry.user === "ann" && entry.key_id === key_id && entry.target === "ann/a" && /^[0-9a-f]{64}$/.test(entry.digest ?? "")));
-  t.ok(audits.some((entry) => entry.action === "authenticate" && entry.outcome === "unauthorized" && entry.user === null));
+  t.ok(
+    audits.some(
+      (entry) =>
+        entry.action === "prefix.register" &&
+        entry.user === "ann" &&
+        entry.key_id === key_id &&
+        entry.target === "ann/a" &&
+        /^[0-9a-f]{64}$/.test(entry.digest ?? ""),
+    ),
+  );
+  t.ok(
+    audits.some((entry) => entry.action === "authenticate" && entry.outcome === "unauthorized" && entry.user === null),
+  );
   t.ok(audits.some((entry) => entry.action === "key.delete" && entry.target === `ann/${key_id}`));
 });
 
@@ -66,7 +119,8 @@ t.test("quotas refuse one prefix too many, and bytes too many", async (t) => {
   const { send } = await admin(t);
   await send("POST", "/admin/users", { id: "ann", limits: { max_prefixes: 2, max_prefix_bytes: 256 } });
   const { key } = (await send("POST", "/admin/users/ann/keys", {})).json<{ key: string }>();
-  const put = async (id: string, text: string): Promise<unknown> => (await send("PUT", `/prefixes/${id}`, { text }, key)).json();
+  const put = async (id: string, text: string): Promise<unknown> =>
+    (await send("PUT", `/prefixes/${id}`, { text }, key)).json();
   t.match(await put("a", "aa"), { bytes: 128 });
   t.match(await put("b", "bbb"), { code: "quota_exceeded", status: 403, detail: /256 bytes/ });
   t.match(await put("b", "bb"), { bytes: 128 });
@@ -78,7 +132,9 @@ t.test("bad input is a clear 4xx", async (t) => {
   const { send } = await admin(t);
   await send("POST", "/admin/users", { id: "ann" });
   const cases: [string, string, unknown, string][] = [
-    ...["", "admin", "local", "Admin", "../x", "a/b", "-a", ".", "é", "a b", "x".repeat(65), "a\0", "{a}"].map((id): [string, string, unknown, string] => ["POST", "/admin/users", { id }, "invalid_user_id"]),
+    ...["", "admin", "local", "Admin", "../x", "a/b", "-a", ".", "é", "a b", "x".repeat(65), "a\0", "{a}"].map(
+      (id): [string, string, unknown, string] => ["POST", "/admin/users", { id }, "invalid_user_id"],
+    ),
     ["POST", "/admin/users", {}, "invalid_request"],
     ["POST", "/admin/users", { id: 7 }, "invalid_parameter"],
     ["POST", "/admin/users", { id: "b", role: "admin" }, "unknown_field"],

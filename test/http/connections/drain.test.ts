@@ -10,28 +10,34 @@ import { suddenClients } from "../../support/sudden-clients.ts";
 import { lacking } from "../../support/requirements.ts";
 
 const STREAM = { prompt: "ab", stream: true, max_new_tokens: 3 };
-const start = (app: TestApp, times: DrainTimes): Promise<void> => drain({ app, generation: app.generation, engine: app.engine }, times);
+const start = (app: TestApp, times: DrainTimes): Promise<void> =>
+  drain({ app, generation: app.generation, engine: app.engine }, times);
 const get = (port: number, path: string, agent: Agent | false = false): Promise<IncomingMessage> =>
-  new Promise((resolve, reject) => void request({ agent, host: "127.0.0.1", port, path }, resolve).on("error", reject).end());
+  new Promise(
+    (resolve, reject) => void request({ agent, host: "127.0.0.1", port, path }, resolve).on("error", reject).end(),
+  );
 
-t.test("while it leaves, the server is not ready, serves what comes, and closes each connection with its answer", async (t) => {
-  const app = await buildTestApp(t);
-  const port = await app.listen();
-  const agent = new Agent({ keepAlive: true });
-  t.teardown(() => agent.destroy());
-  const before = await get(port, "/prefixes", agent);
-  t.equal(before.headers.connection, "keep-alive");
-  await readAll(before);
-  const drained = start(app, { delayMs: 300, graceMs: 1000 });
-  const reused = await get(port, "/prefixes", agent);
-  t.match([reused.statusCode, reused.headers.connection], [200, "close"], "the connection of before");
-  t.equal((await get(port, "/health/ready")).statusCode, 503);
-  const stream = await open(port, "/generate", STREAM);
-  t.match([stream.statusCode, stream.headers.connection], [200, "close"]);
-  t.match(parseSse(await readAll(stream)).at(-1), { data: "[DONE]" });
-  await drained;
-  await t.rejects(open(port, "/generate", STREAM), { code: "ECONNREFUSED" });
-});
+t.test(
+  "while it leaves, the server is not ready, serves what comes, and closes each connection with its answer",
+  async (t) => {
+    const app = await buildTestApp(t);
+    const port = await app.listen();
+    const agent = new Agent({ keepAlive: true });
+    t.teardown(() => agent.destroy());
+    const before = await get(port, "/prefixes", agent);
+    t.equal(before.headers.connection, "keep-alive");
+    await readAll(before);
+    const drained = start(app, { delayMs: 300, graceMs: 1000 });
+    const reused = await get(port, "/prefixes", agent);
+    t.match([reused.statusCode, reused.headers.connection], [200, "close"], "the connection of before");
+    t.equal((await get(port, "/health/ready")).statusCode, 503);
+    const stream = await open(port, "/generate", STREAM);
+    t.match([stream.statusCode, stream.headers.connection], [200, "close"]);
+    t.match(parseSse(await readAll(stream)).at(-1), { data: "[DONE]" });
+    await drained;
+    await t.rejects(open(port, "/generate", STREAM), { code: "ECONNREFUSED" });
+  },
+);
 
 t.test("what had begun before ends with its connection", async (t) => {
   const app = await buildTestApp(t);
@@ -65,7 +71,11 @@ t.test("after that new requests are refused, running ones may end, and the rest 
   await until(() => !app.fastify.server.listening);
   await t.rejects(open(port, "/generate", STREAM), { code: "ECONNREFUSED" });
   idle.write("GET /prefixes HTTP/1.1\r\nHost: localhost\r\n\r\n");
-  t.match(String(await once(idle, "data")), /^HTTP\/1\.1 503 [^]*"code":"draining"/, "a connection that was open, and had not asked yet");
+  t.match(
+    String(await once(idle, "data")),
+    /^HTTP\/1\.1 503 [^]*"code":"draining"/,
+    "a connection that was open, and had not asked yet",
+  );
   app.engine.step();
   t.match(parseSse(await readAll(await quick)), [{ data: /"length"/ }, { data: "[DONE]" }]);
   t.match(parseSse(await readAll(await slow)).at(-1), { event: "error", data: /"draining"/ });
@@ -78,35 +88,41 @@ t.test("after that new requests are refused, running ones may end, and the rest 
 t.test("connections that wait in the kernel's queue are answered", async (t) => {
   const app = await buildTestApp(t);
   const port = await app.listen();
-  const answers = Array.from({ length: 50 }, () => raw(port, "GET /prefixes HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"));
+  const answers = Array.from({ length: 50 }, () =>
+    raw(port, "GET /prefixes HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"),
+  );
   // They are made by the kernel while the server's turn has not come yet.
   const drained = start(app, { delayMs: 0, graceMs: 1000 });
   for (const answer of await Promise.all(answers)) t.match(answer, /^HTTP\/1\.1 (200|503) /);
   await drained;
 });
 
-t.test("connections that are made while the port closes are answered or refused, never reset", { skip: lacking("socket-filter") }, async (t) => {
-  const app = await buildTestApp(t);
-  const port = await app.listen();
-  const { traffic } = app;
-  // The last moments of the port: nothing has come for a while, and the socket is closed. The server is slow to go from one to the other.
-  const [early, late] = [await suddenClients(port, 20), await suddenClients(port, 20)];
-  const quiet = traffic.quiet.bind(traffic);
-  traffic.quiet = async (...times) => {
-    await quiet(...times);
-    traffic.quiet = quiet;
-    early.come();
-  };
-  const { _handle: handle } = app.fastify.server as unknown as { _handle: { close(...args: unknown[]): void } };
-  const close = handle.close.bind(handle);
-  handle.close = (...args) => {
-    late.come();
-    close(...args);
-  };
-  await start(app, { delayMs: 0, graceMs: 1000 });
-  t.same(await early.ends, Array(20).fill("503"));
-  t.same(await late.ends, Array(20).fill("ECONNREFUSED"));
-});
+t.test(
+  "connections that are made while the port closes are answered or refused, never reset",
+  { skip: lacking("socket-filter") },
+  async (t) => {
+    const app = await buildTestApp(t);
+    const port = await app.listen();
+    const { traffic } = app;
+    // The last moments of the port: nothing has come for a while, and the socket is closed. The server is slow to go from one to the other.
+    const [early, late] = [await suddenClients(port, 20), await suddenClients(port, 20)];
+    const quiet = traffic.quiet.bind(traffic);
+    traffic.quiet = async (...times) => {
+      await quiet(...times);
+      traffic.quiet = quiet;
+      early.come();
+    };
+    const { _handle: handle } = app.fastify.server as unknown as { _handle: { close(...args: unknown[]): void } };
+    const close = handle.close.bind(handle);
+    handle.close = (...args) => {
+      late.come();
+      close(...args);
+    };
+    await start(app, { delayMs: 0, graceMs: 1000 });
+    t.same(await early.ends, Array(20).fill("503"));
+    t.same(await late.ends, Array(20).fill("ECONNREFUSED"));
+  },
+);
 
 t.test("a kept connection stays open until the end, for a request that may be on its way", async (t) => {
   const app = await buildTestApp(t);
@@ -146,7 +162,9 @@ t.test("an upload under way is a running request", async (t) => {
   const port = await app.listen();
   const body = JSON.stringify({ text: "ab" });
   const socket = connect(port, "127.0.0.1");
-  socket.write(`PUT /prefixes/p HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: ${body.length}\r\n\r\n${body.slice(0, 5)}`);
+  socket.write(
+    `PUT /prefixes/p HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: ${body.length}\r\n\r\n${body.slice(0, 5)}`,
+  );
   await until(() => app.traffic.open === 1);
   const drained = start(app, { delayMs: 0, graceMs: 5000 });
   await until(() => !app.fastify.server.listening);

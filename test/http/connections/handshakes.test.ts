@@ -9,19 +9,25 @@ import { suddenClients } from "../../support/sudden-clients.ts";
 
 const skip = lacking("socket-filter");
 
-t.test("connections that nobody has accepted are those of which a handshake is under way and those in the queue of a listening socket", async (t) => {
-  const table = [
-    "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode",
-    "   0: 0100007F:1F90 00000000:0000 0A 00000000:00000012 00:00000000 00000000     0        0 18402 1 0000000000000000 100 0 0 10 0",
-    "   1: 0100007F:1F91 00000000:0000 0A 00000000:00000001 00:00000000 00000000     0        0 18403 1 0000000000000000 100 0 0 10 0",
-    "   2: 0100007F:1F90 0100007F:C001 03 00000000:00000000 01:00000062 00000000     0        0 0 1 0000000000000000",
-    "  10: 0100007F:1F90 0100007F:C002 01 00000000:0000002A 00:00000000 00000000     0        0 18404 1 0000000000000000 20 4 30 10 -1",
-    "  11: 0100007F:C001 0100007F:1F90 03 00000000:00000000 01:00000062 00000000     0        0 0 1 0000000000000000",
-    " 100: 00000000000000000000000001000000:1F90 00000000000000000000000001000000:C003 03 00000000:00000000 01:00000062 00000000     0        0 0 1 0000000000000000",
-    "",
-  ].join("\n");
-  t.same([0x1f90, 0x1f91, 0x1f92].map((port) => unaccepted(table, port)), [0x12 + 2, 1, 0]);
-});
+t.test(
+  "connections that nobody has accepted are those of which a handshake is under way and those in the queue of a listening socket",
+  async (t) => {
+    const table = [
+      "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode",
+      "   0: 0100007F:1F90 00000000:0000 0A 00000000:00000012 00:00000000 00000000     0        0 18402 1 0000000000000000 100 0 0 10 0",
+      "   1: 0100007F:1F91 00000000:0000 0A 00000000:00000001 00:00000000 00000000     0        0 18403 1 0000000000000000 100 0 0 10 0",
+      "   2: 0100007F:1F90 0100007F:C001 03 00000000:00000000 01:00000062 00000000     0        0 0 1 0000000000000000",
+      "  10: 0100007F:1F90 0100007F:C002 01 00000000:0000002A 00:00000000 00000000     0        0 18404 1 0000000000000000 20 4 30 10 -1",
+      "  11: 0100007F:C001 0100007F:1F90 03 00000000:00000000 01:00000062 00000000     0        0 0 1 0000000000000000",
+      " 100: 00000000000000000000000001000000:1F90 00000000000000000000000001000000:C003 03 00000000:00000000 01:00000062 00000000     0        0 0 1 0000000000000000",
+      "",
+    ].join("\n");
+    t.same(
+      [0x1f90, 0x1f91, 0x1f92].map((port) => unaccepted(table, port)),
+      [0x12 + 2, 1, 0],
+    );
+  },
+);
 
 const hasIpv6 = Object.values(networkInterfaces()).some((all) => all?.some(({ family }) => family === "IPv6"));
 for (const host of hasIpv6 ? ["127.0.0.1", "::"] : ["127.0.0.1"]) {

@@ -7,7 +7,8 @@ import { ADMIN_KEY, buildTestApp, until, type TestApp } from "../../support/app.
 
 function request(method: string, path: string, body?: object): string {
   const text = body && JSON.stringify(body);
-  const entity = text === undefined ? "\r\n" : `Content-Type: application/json\r\nContent-Length: ${text.length}\r\n\r\n${text}`;
+  const entity =
+    text === undefined ? "\r\n" : `Content-Type: application/json\r\nContent-Length: ${text.length}\r\n\r\n${text}`;
   return `${method} ${path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer ${ADMIN_KEY}\r\n${entity}`;
 }
 
@@ -22,7 +23,10 @@ async function send(t: Test, app: TestApp, requests: readonly string[]): Promise
   return socket;
 }
 
-const accessLines = (app: TestApp): unknown[] => app.logs.map((line) => JSON.parse(line) as { msg: string; method: string; route: string }).filter(({ msg }) => msg === "request");
+const accessLines = (app: TestApp): unknown[] =>
+  app.logs
+    .map((line) => JSON.parse(line) as { msg: string; method: string; route: string })
+    .filter(({ msg }) => msg === "request");
 
 t.test("requests behind a stream whose connection is reset are in both logs, each once", async (t) => {
   const app = await buildTestApp(t, { keyed: true });
@@ -86,13 +90,19 @@ t.test("streams behind one another end with their connection, and a drain does n
   await drain({ app, generation: app.generation, engine: app.engine }, { delayMs: 0, graceMs: 60_000 });
 });
 
-t.test("a request that arrives in part is in the audit log as aborted, and later ones of the connection in full", async (t) => {
-  const app = await buildTestApp(t, { keyed: true });
-  const whole = request("POST", "/admin/users", { id: "bob" });
-  const socket = await send(t, app, [request("POST", "/admin/users", { id: "ann" }), whole.slice(0, -4)]);
-  await until(() => app.audits.length === 1);
-  socket.resetAndDestroy();
-  await until(() => app.audits.length === 2);
-  t.match(app.audits, [{ outcome: "ok", target: "ann" }, { action: "user.create", outcome: /aborted|invalid_request/ }]);
-  t.notOk(app.users.users.has("bob"));
-});
+t.test(
+  "a request that arrives in part is in the audit log as aborted, and later ones of the connection in full",
+  async (t) => {
+    const app = await buildTestApp(t, { keyed: true });
+    const whole = request("POST", "/admin/users", { id: "bob" });
+    const socket = await send(t, app, [request("POST", "/admin/users", { id: "ann" }), whole.slice(0, -4)]);
+    await until(() => app.audits.length === 1);
+    socket.resetAndDestroy();
+    await until(() => app.audits.length === 2);
+    t.match(app.audits, [
+      { outcome: "ok", target: "ann" },
+      { action: "user.create", outcome: /aborted|invalid_request/ },
+    ]);
+    t.notOk(app.users.users.has("bob"));
+  },
+);

@@ -12,7 +12,12 @@ import { open, readAll } from "../../support/fake-client.ts";
 import { lacking } from "../../support/requirements.ts";
 
 /** A connection on which nothing is read until `resume`; ended with the test. */
-function paused(t: { teardown(fn: () => void): unknown }, port: number, bytes: string | Buffer, host = "127.0.0.1"): Socket {
+function paused(
+  t: { teardown(fn: () => void): unknown },
+  port: number,
+  bytes: string | Buffer,
+  host = "127.0.0.1",
+): Socket {
   const socket = connect(port, host).on("error", () => undefined);
   socket.pause();
   socket.write(bytes);
@@ -34,11 +39,16 @@ async function answer(socket: Socket): Promise<string> {
   return String(chunk);
 }
 
-const post = (body: string, length = body.length): string => `POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: ${length}\r\n\r\n${body}`;
+const post = (body: string, length = body.length): string =>
+  `POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: ${length}\r\n\r\n${body}`;
 const uploadHead = (name: string, type: string, length: number): Buffer =>
-  Buffer.from(`PUT /prefixes/${name} HTTP/1.1\r\nHost: localhost\r\nContent-Type: ${type}\r\nContent-Length: ${length}\r\n\r\n`);
-const cut = (reason: string, count: number): RegExp => new RegExp(`prefixd_connections_cut_total\\{reason="${reason}"\\} ${count}\n`);
-const closed = (app: TestApp): Promise<void> => eventually(async () => /^prefixd_connections 0$/m.test(await app.metrics.render()));
+  Buffer.from(
+    `PUT /prefixes/${name} HTTP/1.1\r\nHost: localhost\r\nContent-Type: ${type}\r\nContent-Length: ${length}\r\n\r\n`,
+  );
+const cut = (reason: string, count: number): RegExp =>
+  new RegExp(`prefixd_connections_cut_total\\{reason="${reason}"\\} ${count}\n`);
+const closed = (app: TestApp): Promise<void> =>
+  eventually(async () => /^prefixd_connections 0$/m.test(await app.metrics.render()));
 
 /** The server's ends of all connections from now on. */
 function serverSockets(app: TestApp): Socket[] {
@@ -54,16 +64,22 @@ async function eventually(condition: () => Promise<boolean>): Promise<void> {
   }
 }
 
-t.test("headers that do not come are answered 408, and the connection is closed, even if the client keeps its end open", async (t) => {
-  const app = await buildTestApp(t, { clients: { ...CLIENT_DEFAULTS, headerMs: 100 } });
-  const port = await app.listen();
-  const [reads, never] = [paused(t, port, "GET / HTTP/1.1\r\nHos"), connect({ port, host: "127.0.0.1", allowHalfOpen: true })];
-  t.teardown(() => never.destroy());
-  never.write("GET /");
-  t.match(await rest(reads), /^HTTP\/1\.1 408 [^]*"code":"request_timeout"/);
-  await closed(app);
-  t.match(await app.metrics.render(), cut("not_sending", 2));
-});
+t.test(
+  "headers that do not come are answered 408, and the connection is closed, even if the client keeps its end open",
+  async (t) => {
+    const app = await buildTestApp(t, { clients: { ...CLIENT_DEFAULTS, headerMs: 100 } });
+    const port = await app.listen();
+    const [reads, never] = [
+      paused(t, port, "GET / HTTP/1.1\r\nHos"),
+      connect({ port, host: "127.0.0.1", allowHalfOpen: true }),
+    ];
+    t.teardown(() => never.destroy());
+    never.write("GET /");
+    t.match(await rest(reads), /^HTTP\/1\.1 408 [^]*"code":"request_timeout"/);
+    await closed(app);
+    t.match(await app.metrics.render(), cut("not_sending", 2));
+  },
+);
 
 t.test("a JSON body that stops is answered 408; one that comes in pieces is not", async (t) => {
   const app = await buildTestApp(t, { clients: { ...CLIENT_DEFAULTS, receiveMs: 200 } });
@@ -91,63 +107,100 @@ t.test("uploads that stop or drip lose their places to those that wait", async (
   t.teardown(() => clearInterval(drip));
   await until(() => app.traffic.open === stalled.length);
   const whole = await new Promise<string>((resolve, reject) => {
-    request({ agent: false, host: "127.0.0.1", port, path: "/prefixes/q", method: "PUT", headers }, (response) => void readAll(response).then((text) => resolve(`${response.statusCode} ${text}`))).on("error", reject).end(payload);
+    request(
+      { agent: false, host: "127.0.0.1", port, path: "/prefixes/q", method: "PUT", headers },
+      (response) => void readAll(response).then((text) => resolve(`${response.statusCode} ${text}`)),
+    )
+      .on("error", reject)
+      .end(payload);
   });
   t.match(whole, /^201 /);
-  for (const socket of stalled) t.match(await rest(socket), /^HTTP\/1\.1 408 [^]*connection: close[^]*"code":"upload_stalled"/);
+  for (const socket of stalled)
+    t.match(await rest(socket), /^HTTP\/1\.1 408 [^]*connection: close[^]*"code":"upload_stalled"/);
   await closed(app);
   t.match(await app.metrics.render(), cut("not_sending", stalled.length));
   t.equal((await app.fastify.inject("/prefixes/p")).statusCode, 404);
 });
 
-t.test("an upload that comes slowly goes on where nobody waits, and gives way to another user's that does", async (t) => {
-  const app = await buildTestApp(t, { keyed: true, uploads: { ...UPLOADS, running: 1, graceMs: 50, leastRate: 1e9 } });
-  const port = await app.listen();
-  const keyOf = async (id: string): Promise<string> => {
-    const admin = { authorization: `Bearer ${ADMIN_KEY}` };
-    await app.fastify.inject({ ...jsonPost("/admin/users", { id }), headers: admin });
-    return (await app.fastify.inject({ method: "POST", url: `/admin/users/${id}/keys`, headers: admin })).json<{ key: string }>().key;
-  };
-  const [ann, bob] = [await keyOf("ann"), await keyOf("bob")];
-  const { payload, headers } = form(ADAPTER);
-  const begin = (name: string): Socket => {
-    const head = uploadHead(name, headers["content-type"]!, payload.length).toString().replace("\r\n\r\n", `\r\nAuthorization: Bearer ${ann}\r\n\r\n`);
-    return paused(t, port, Buffer.concat([Buffer.from(head), payload.subarray(0, 100)]));
-  };
-  const alone = begin("alone");
-  await new Promise((resolve) => setTimeout(resolve, 200));
-  alone.write(payload.subarray(100));
-  t.match(await answer(alone), /^HTTP\/1\.1 201 /);
-  await until(() => app.traffic.open === 0);
-  const slow = begin("slow");
-  await until(() => app.traffic.open === 1);
-  const put = await fetch(`http://127.0.0.1:${port}/prefixes/quick`, { method: "PUT", headers: { ...headers, authorization: `Bearer ${bob}` }, body: new Uint8Array(payload) });
-  t.equal(put.status, 201);
-  t.match(await rest(slow), /^HTTP\/1\.1 408 [^]*retry-after: 5[^]*"code":"upload_stalled"/i);
-  t.same([...app.registry.entries.values()].map(({ meta }) => meta.name), ["alone", "quick"]);
-});
+t.test(
+  "an upload that comes slowly goes on where nobody waits, and gives way to another user's that does",
+  async (t) => {
+    const app = await buildTestApp(t, {
+      keyed: true,
+      uploads: { ...UPLOADS, running: 1, graceMs: 50, leastRate: 1e9 },
+    });
+    const port = await app.listen();
+    const keyOf = async (id: string): Promise<string> => {
+      const admin = { authorization: `Bearer ${ADMIN_KEY}` };
+      await app.fastify.inject({ ...jsonPost("/admin/users", { id }), headers: admin });
+      return (await app.fastify.inject({ method: "POST", url: `/admin/users/${id}/keys`, headers: admin })).json<{
+        key: string;
+      }>().key;
+    };
+    const [ann, bob] = [await keyOf("ann"), await keyOf("bob")];
+    const { payload, headers } = form(ADAPTER);
+    const begin = (name: string): Socket => {
+      const head = uploadHead(name, headers["content-type"]!, payload.length)
+        .toString()
+        .replace("\r\n\r\n", `\r\nAuthorization: Bearer ${ann}\r\n\r\n`);
+      return paused(t, port, Buffer.concat([Buffer.from(head), payload.subarray(0, 100)]));
+    };
+    const alone = begin("alone");
+    await new Promise((resolve) => setTimeout(resolve, 200));
+    alone.write(payload.subarray(100));
+    t.match(await answer(alone), /^HTTP\/1\.1 201 /);
+    await until(() => app.traffic.open === 0);
+    const slow = begin("slow");
+    await until(() => app.traffic.open === 1);
+    const put = await fetch(`http://127.0.0.1:${port}/prefixes/quick`, {
+      method: "PUT",
+      headers: { ...headers, authorization: `Bearer ${bob}` },
+      body: new Uint8Array(payload),
+    });
+    t.equal(put.status, 201);
+    t.match(await rest(slow), /^HTTP\/1\.1 408 [^]*retry-after: 5[^]*"code":"upload_stalled"/i);
+    t.same(
+      [...app.registry.entries.values()].map(({ meta }) => meta.name),
+      ["alone", "quick"],
+    );
+  },
+);
 
-t.test("beyond the uploads that are read and those that wait, one more is answered 503; those that wait come to their turn", async (t) => {
-  // Long enough for all of them to arrive before the first are cut.
-  const app = await buildTestApp(t, { clients: { ...CLIENT_DEFAULTS, receiveMs: 2_000 } });
-  const port = await app.listen();
-  const { payload, headers } = form(ADAPTER);
-  const put = (name: string, bytes: Buffer): Socket => paused(t, port, Buffer.concat([uploadHead(name, headers["content-type"]!, payload.length), bytes]));
-  const stalled = Array.from({ length: UPLOADS.runningOfUser }, (_, i) => put(`stalled-${i}`, payload.subarray(0, 100)));
-  await until(() => app.traffic.open === UPLOADS.runningOfUser);
-  const waiting = Array.from({ length: UPLOADS.waitingOfUser }, (_, i) => put(`waiting-${i}`, payload));
-  await until(() => app.traffic.open === UPLOADS.runningOfUser + UPLOADS.waitingOfUser);
-  const refused = await fetch(`http://127.0.0.1:${port}/prefixes/more`, { method: "PUT", headers, body: new Uint8Array(payload) });
-  t.equal(refused.status, 503);
-  t.equal(refused.headers.get("retry-after"), "5");
-  t.match(await refused.json(), { code: "uploads_busy" });
-  t.equal(app.registry.entries.size, 0, "nobody has passed those who hold the places");
-  for (const socket of stalled) t.match(await rest(socket), /^HTTP\/1\.1 408 [^]*"code":"upload_stalled"/);
-  const answers = await Promise.all(waiting.map(answer));
-  t.same(new Set(answers.map((text) => text.slice(0, 12))), new Set(["HTTP/1.1 201"]));
-  t.equal(app.registry.entries.size, UPLOADS.waitingOfUser);
-  t.equal((await fetch(`http://127.0.0.1:${port}/prefixes/more`, { method: "PUT", headers, body: new Uint8Array(payload) })).status, 201);
-});
+t.test(
+  "beyond the uploads that are read and those that wait, one more is answered 503; those that wait come to their turn",
+  async (t) => {
+    // Long enough for all of them to arrive before the first are cut.
+    const app = await buildTestApp(t, { clients: { ...CLIENT_DEFAULTS, receiveMs: 2_000 } });
+    const port = await app.listen();
+    const { payload, headers } = form(ADAPTER);
+    const put = (name: string, bytes: Buffer): Socket =>
+      paused(t, port, Buffer.concat([uploadHead(name, headers["content-type"]!, payload.length), bytes]));
+    const stalled = Array.from({ length: UPLOADS.runningOfUser }, (_, i) =>
+      put(`stalled-${i}`, payload.subarray(0, 100)),
+    );
+    await until(() => app.traffic.open === UPLOADS.runningOfUser);
+    const waiting = Array.from({ length: UPLOADS.waitingOfUser }, (_, i) => put(`waiting-${i}`, payload));
+    await until(() => app.traffic.open === UPLOADS.runningOfUser + UPLOADS.waitingOfUser);
+    const refused = await fetch(`http://127.0.0.1:${port}/prefixes/more`, {
+      method: "PUT",
+      headers,
+      body: new Uint8Array(payload),
+    });
+    t.equal(refused.status, 503);
+    t.equal(refused.headers.get("retry-after"), "5");
+    t.match(await refused.json(), { code: "uploads_busy" });
+    t.equal(app.registry.entries.size, 0, "nobody has passed those who hold the places");
+    for (const socket of stalled) t.match(await rest(socket), /^HTTP\/1\.1 408 [^]*"code":"upload_stalled"/);
+    const answers = await Promise.all(waiting.map(answer));
+    t.same(new Set(answers.map((text) => text.slice(0, 12))), new Set(["HTTP/1.1 201"]));
+    t.equal(app.registry.entries.size, UPLOADS.waitingOfUser);
+    t.equal(
+      (await fetch(`http://127.0.0.1:${port}/prefixes/more`, { method: "PUT", headers, body: new Uint8Array(payload) }))
+        .status,
+      201,
+    );
+  },
+);
 
 t.test("an answer that is not read is cut off, one that is read slowly is not", async (t) => {
   const app = await buildTestApp(t, { clients: { ...CLIENT_DEFAULTS, sendMs: 1_000 } });
@@ -171,12 +224,18 @@ t.test("an answer that is not read is cut off, one that is read slowly is not", 
 });
 
 t.test("a stream that is not read is cut off after a while, and its request cancelled", async (t) => {
-  const app = await buildTestApp(t, { stream: { ...STREAM_DEFAULTS, bufferLimit: Infinity, heartbeatMs: 20, sendMs: 200 } });
+  const app = await buildTestApp(t, {
+    stream: { ...STREAM_DEFAULTS, bufferLimit: Infinity, heartbeatMs: 20, sendMs: 200 },
+  });
   app.engine.stepMs = null;
   app.engine.script = (_request, _choice, k) => k % 256;
   const port = await app.listen();
   const sockets = serverSockets(app);
-  const socket = paused(t, port, post(JSON.stringify({ prompt: "ab", stream: true, max_new_tokens: 60, logprobs: 20, n: 4, do_sample: true })));
+  const socket = paused(
+    t,
+    port,
+    post(JSON.stringify({ prompt: "ab", stream: true, max_new_tokens: 60, logprobs: 20, n: 4, do_sample: true })),
+  );
   await until(() => app.engine.submitted.length === 1);
   Object.assign(app.engine.submitted[0]!, { maxNewTokens: Infinity });
   // Until the kernel takes no more; then only heartbeats come.
@@ -206,7 +265,11 @@ t.test("a request that is refused before its body has arrived has the last answe
   t.match(await rest(stopped), /^HTTP\/1\.1 401 [^]*connection: close\r\n[^]*"code":"unauthorized"/);
   await closed(app);
   const whole = paused(t, port, post(body));
-  t.match(await answer(whole), /^HTTP\/1\.1 401 [^]*connection: keep-alive\r\n/i, "one that has arrived leaves its connection open");
+  t.match(
+    await answer(whole),
+    /^HTTP\/1\.1 401 [^]*connection: keep-alive\r\n/i,
+    "one that has arrived leaves its connection open",
+  );
   await closed(app);
   await until(() => app.logs.filter((line) => line.includes('"status":401') && !line.includes("aborted")).length === 2);
 });
@@ -260,26 +323,34 @@ t.test("above the limit of connections the next one is closed at once", async (t
   t.equal((await open(port, "/generate", { prompt: "ab", max_new_tokens: 1 })).statusCode, 200);
 });
 
-t.test("connections at two addresses, as localhost is, have one limit and one count", { skip: lacking("ipv6") }, async (t) => {
-  const app = await buildTestApp(t, { clients: { ...CLIENT_DEFAULTS, maxConnections: 2, headerMs: 1_000 } });
-  const port = Number(new URL(await listenAt(app, ["127.0.0.1", "::1", "192.0.2.1"], 0)).port);
-  t.ok(app.logs.some((line) => line.includes('"address":"192.0.2.1"')), "one that the machine does not have is said");
-  const second = (bytes: string): Socket => paused(t, port, bytes, "::1");
-  t.match(await answer(second("GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")), /^HTTP\/1\.1 200 /);
-  await closed(app);
-  const held = [paused(t, port, "GET"), second("GET")];
-  await eventually(async () => /^prefixd_connections 2$/m.test(await app.metrics.render()));
-  t.equal(await rest(second("GET")).catch(() => ""), "");
-  await eventually(async () => cut("too_many", 1).test(await app.metrics.render()));
-  t.match(await rest(held[1]!), /^HTTP\/1\.1 408 /, "times hold there, too");
-  const idle = second("GET");
-  await drain({ app, generation: app.generation, engine: app.engine }, { delayMs: 0, graceMs: 0 });
-  await rest(idle).catch(() => "");
-  await t.rejects(once(connect(port, "::1"), "connect"), { code: "ECONNREFUSED" });
-});
+t.test(
+  "connections at two addresses, as localhost is, have one limit and one count",
+  { skip: lacking("ipv6") },
+  async (t) => {
+    const app = await buildTestApp(t, { clients: { ...CLIENT_DEFAULTS, maxConnections: 2, headerMs: 1_000 } });
+    const port = Number(new URL(await listenAt(app, ["127.0.0.1", "::1", "192.0.2.1"], 0)).port);
+    t.ok(
+      app.logs.some((line) => line.includes('"address":"192.0.2.1"')),
+      "one that the machine does not have is said",
+    );
+    const second = (bytes: string): Socket => paused(t, port, bytes, "::1");
+    t.match(await answer(second("GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")), /^HTTP\/1\.1 200 /);
+    await closed(app);
+    const held = [paused(t, port, "GET"), second("GET")];
+    await eventually(async () => /^prefixd_connections 2$/m.test(await app.metrics.render()));
+    t.equal(await rest(second("GET")).catch(() => ""), "");
+    await eventually(async () => cut("too_many", 1).test(await app.metrics.render()));
+    t.match(await rest(held[1]!), /^HTTP\/1\.1 408 /, "times hold there, too");
+    const idle = second("GET");
+    await drain({ app, generation: app.generation, engine: app.engine }, { delayMs: 0, graceMs: 0 });
+    await rest(idle).catch(() => "");
+    await t.rejects(once(connect(port, "::1"), "connect"), { code: "ECONNREFUSED" });
+  },
+);
 
 t.test("connections leave files for the rest of the process", async (t) => {
-  const limits = (soft: string): string => `Limit                     Soft Limit           Hard Limit           Units\nMax open files            ${soft}                 1048576              files\n`;
+  const limits = (soft: string): string =>
+    `Limit                     Soft Limit           Hard Limit           Units\nMax open files            ${soft}                 1048576              files\n`;
   t.equal(connectionsAllowed(limits("20000")), 19_488);
   t.equal(connectionsAllowed(limits("256")), 128);
   t.equal(connectionsAllowed(limits("unlimited")), Infinity);

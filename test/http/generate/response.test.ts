@@ -10,29 +10,75 @@ function writer(logprobs: number | null, returnTokenIds: boolean): ResponseWrite
 }
 
 t.test("events put together by hand are what JSON.stringify makes of them", async (t) => {
-  const texts = ["", "a", '"\\"\n\r\t\b\f\u0000\u001f', "\u2028\u2029\u007f", "caf\u00e9 \u{1f600}", "\ud83d", "\ude00", "data: [DONE]\n\n", "</script>"];
+  const texts = [
+    "",
+    "a",
+    '"\\"\n\r\t\b\f\u0000\u001f',
+    "\u2028\u2029\u007f",
+    "caf\u00e9 \u{1f600}",
+    "\ud83d",
+    "\ude00",
+    "data: [DONE]\n\n",
+    "</script>",
+  ];
   for (const text of texts) {
     for (const finishReason of [null, "length", "eos", "stop", "removed"] as const) {
       for (const tokenIds of [[], [50256], [0, 1, 2]]) {
         for (const returned of [true, false]) {
-          const deltas: ChoiceDelta[] = [0, 3].map((index) => ({ index, text, tokenIds, logprobs: { token: [], top: [] }, finishReason, score: null }));
-          const choices = deltas.map(({ index }) => ({ index, text, ...(returned ? { token_ids: tokenIds } : {}), finish_reason: finishReason }));
+          const deltas: ChoiceDelta[] = [0, 3].map((index) => ({
+            index,
+            text,
+            tokenIds,
+            logprobs: { token: [], top: [] },
+            finishReason,
+            score: null,
+          }));
+          const choices = deltas.map(({ index }) => ({
+            index,
+            text,
+            ...(returned ? { token_ids: tokenIds } : {}),
+            finish_reason: finishReason,
+          }));
           const shows = returned || text !== "" || finishReason !== null;
           const event = writer(null, returned).event(deltas);
           if (event !== (shows ? JSON.stringify({ choices }) : null)) t.equal(event, JSON.stringify({ choices }));
           const last = writer(null, returned).lastEvent(deltas, END);
-          const common = { id: "gen-1", prefix: null, model: "demo", usage: { prefix_tokens: 0, prompt_tokens: 2, completion_tokens: 3 }, seed: 7 };
+          const common = {
+            id: "gen-1",
+            prefix: null,
+            model: "demo",
+            usage: { prefix_tokens: 0, prompt_tokens: 2, completion_tokens: 3 },
+            seed: 7,
+          };
           if (last !== JSON.stringify({ choices, ...common })) t.equal(last, JSON.stringify({ choices, ...common }));
         }
       }
     }
   }
-  t.equal(writer(null, true).event([{ index: 0, text: "a", tokenIds: [5], logprobs: { token: [], top: [] }, finishReason: null, score: null }]), '{"choices":[{"index":0,"text":"a","token_ids":[5],"finish_reason":null}]}');
+  t.equal(
+    writer(null, true).event([
+      { index: 0, text: "a", tokenIds: [5], logprobs: { token: [], top: [] }, finishReason: null, score: null },
+    ]),
+    '{"choices":[{"index":0,"text":"a","token_ids":[5],"finish_reason":null}]}',
+  );
 });
 
 t.test("log probabilities and scores come where they did", async (t) => {
-  const delta: ChoiceDelta = { index: 1, text: "a", tokenIds: [5], logprobs: { token: [-0.5], top: [[{ id: 5, logprob: -0.5 }]] }, finishReason: null, score: -1.5 };
+  const delta: ChoiceDelta = {
+    index: 1,
+    text: "a",
+    tokenIds: [5],
+    logprobs: { token: [-0.5], top: [[{ id: 5, logprob: -0.5 }]] },
+    finishReason: null,
+    score: -1.5,
+  };
   const logprobs = { token_logprobs: [-0.5], top_logprobs: [[{ id: 5, token: "t5", logprob: -0.5 }]] };
-  t.equal(writer(1, true).event([delta]), JSON.stringify({ choices: [{ index: 1, text: "a", token_ids: [5], logprobs, score: -1.5, finish_reason: null }] }));
-  t.equal(writer(null, false).event([delta]), JSON.stringify({ choices: [{ index: 1, text: "a", score: -1.5, finish_reason: null }] }));
+  t.equal(
+    writer(1, true).event([delta]),
+    JSON.stringify({ choices: [{ index: 1, text: "a", token_ids: [5], logprobs, score: -1.5, finish_reason: null }] }),
+  );
+  t.equal(
+    writer(null, false).event([delta]),
+    JSON.stringify({ choices: [{ index: 1, text: "a", score: -1.5, finish_reason: null }] }),
+  );
 });

@@ -22,7 +22,9 @@ const app = (t: Test): Promise<TestApp> => buildTestApp(t, { tokenizer: new Surr
 t.test("a prompt as text gets what the tokenizer puts around it; as ids it stays as it is", async (t) => {
   const { fastify, engine } = await app(t);
   const ask = async (body: object): Promise<[number[], GenerateResponse]> => {
-    const response = await fastify.inject(post("/generate", { max_new_tokens: 1, echo: true, return_token_ids: true, ...body }));
+    const response = await fastify.inject(
+      post("/generate", { max_new_tokens: 1, echo: true, return_token_ids: true, ...body }),
+    );
     t.equal(response.statusCode, 200);
     return [[...engine.submitted.at(-1)!.promptIds], response.json<GenerateResponse>()];
   };
@@ -36,13 +38,19 @@ t.test("a prompt as text gets what the tokenizer puts around it; as ids it stays
   t.same((await ask({ prompt: [97, 98] }))[0], [97, 98]);
   t.same((await ask({ prompt: "" }))[0], [BOS, EOS, EOS], "an empty text is a prompt then");
   await ask({ prompts: ["a", [98]] });
-  t.same(engine.submitted.slice(-2).map(({ promptIds }) => [...promptIds]), [[BOS, 97, EOS, EOS], [98]]);
+  t.same(
+    engine.submitted.slice(-2).map(({ promptIds }) => [...promptIds]),
+    [[BOS, 97, EOS, EOS], [98]],
+  );
 });
 
 t.test("nothing else gets it: bad words, hard prompts", async (t) => {
   const { fastify, engine, registry } = await app(t);
   t.equal((await fastify.inject(post("/generate", { prompt: "a", bad_words: ["no"], stop: "x" }))).statusCode, 200);
-  t.same(engine.submitted[0]?.sampling.badWords, [[110, 111], [32, 110, 111]]);
+  t.same(engine.submitted[0]?.sampling.badWords, [
+    [110, 111],
+    [32, 110, 111],
+  ]);
   t.equal((await fastify.inject({ method: "PUT", url: "/prefixes/h", payload: { text: "abc" } })).statusCode, 201);
   t.equal((await registry.info({ user: "local", name: "h" })).length, 3);
 });
@@ -50,19 +58,38 @@ t.test("nothing else gets it: bad words, hard prompts", async (t) => {
 t.test("they count against the positions", async (t) => {
   const { fastify } = await app(t);
   const longest = TEST_SHAPE.positions - 3;
-  t.equal((await fastify.inject(post("/generate", { prompt: "a".repeat(longest), max_new_tokens: 1 }))).statusCode, 200);
-  t.match((await fastify.inject(post("/generate", { prompt: "a".repeat(longest + 1), max_new_tokens: 1 }))).json(), { code: "context_exceeded", detail: "prompt is at least 65 tokens long; the model takes 64." });
-  t.equal((await fastify.inject(post("/generate", { prompt: "a".repeat(longest + 3), max_new_tokens: 1, add_special_tokens: false }))).statusCode, 200);
+  t.equal(
+    (await fastify.inject(post("/generate", { prompt: "a".repeat(longest), max_new_tokens: 1 }))).statusCode,
+    200,
+  );
+  t.match((await fastify.inject(post("/generate", { prompt: "a".repeat(longest + 1), max_new_tokens: 1 }))).json(), {
+    code: "context_exceeded",
+    detail: "prompt is at least 65 tokens long; the model takes 64.",
+  });
+  t.equal(
+    (
+      await fastify.inject(
+        post("/generate", { prompt: "a".repeat(longest + 3), max_new_tokens: 1, add_special_tokens: false }),
+      )
+    ).statusCode,
+    200,
+  );
 });
 
 t.test("GET /model says what they are", async (t) => {
   const { fastify } = await app(t);
-  t.same((await fastify.inject("/model")).json<{ special_tokens: object }>().special_tokens, { before: [BOS], after: [EOS, EOS] });
+  t.same((await fastify.inject("/model")).json<{ special_tokens: object }>().special_tokens, {
+    before: [BOS],
+    after: [EOS, EOS],
+  });
 });
 
 t.test("what is refused", async (t) => {
   const { fastify } = await app(t);
-  const beyond = (name: string): RegExp => new RegExp(`^${name} has "\\[PAD\\]", whose id is 257: the tokenizer knows it, but the model's token ids are 0 to 256\\.$`);
+  const beyond = (name: string): RegExp =>
+    new RegExp(
+      `^${name} has "\\[PAD\\]", whose id is 257: the tokenizer knows it, but the model's token ids are 0 to 256\\.$`,
+    );
   const cases: [object, string, RegExp][] = [
     [{ prompt: "a~" }, "invalid_token_id", beyond("prompt")],
     [{ prompts: ["a", "~"] }, "invalid_token_id", beyond("prompts\\[1\\]")],
@@ -76,7 +103,11 @@ t.test("what is refused", async (t) => {
     [{ prompt: "a", add_special_tokens: 1 }, "invalid_parameter", /^add_special_tokens must be boolean/],
   ];
   for (const [body, code, detail] of cases) {
-    t.match((await fastify.inject(post("/generate", body))).json(), { status: 400, code, detail }, JSON.stringify(body));
+    t.match(
+      (await fastify.inject(post("/generate", body))).json(),
+      { status: 400, code, detail },
+      JSON.stringify(body),
+    );
   }
   const hard = await fastify.inject({ method: "PUT", url: "/prefixes/h", payload: { text: "~" } });
   t.match(hard.json(), { status: 400, code: "invalid_token_id", detail: beyond("text") });

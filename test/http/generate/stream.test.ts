@@ -13,14 +13,37 @@ const STREAM = { prompt: "ab", stream: true, max_new_tokens: 3 };
 t.test("one event per step, a last one with usage, then [DONE]", async (t) => {
   const app = await buildTestApp(t);
   const response = await open(await app.listen(), "/generate", { ...STREAM, seed: 9, logprobs: 0 });
-  t.match(response.headers, { "content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache, no-transform", "x-accel-buffering": "no", "x-request-id": String, "x-content-type-options": "nosniff" });
+  t.match(response.headers, {
+    "content-type": "text/event-stream; charset=utf-8",
+    "cache-control": "no-cache, no-transform",
+    "x-accel-buffering": "no",
+    "x-request-id": String,
+    "x-content-type-options": "nosniff",
+  });
   const events = parseSse(await readAll(response)).map(({ data }) => data);
   t.equal(events.pop(), "[DONE]");
   const parsed = events.map((data) => JSON.parse(data) as object);
   t.match(parsed, [
-    { choices: [{ index: 0, text: "c", token_ids: [99], logprobs: { token_logprobs: [-0.5], top_logprobs: [[]] }, finish_reason: null }] },
+    {
+      choices: [
+        {
+          index: 0,
+          text: "c",
+          token_ids: [99],
+          logprobs: { token_logprobs: [-0.5], top_logprobs: [[]] },
+          finish_reason: null,
+        },
+      ],
+    },
     { choices: [{ index: 0, text: "d", token_ids: [100], finish_reason: null }] },
-    { choices: [{ index: 0, text: "e", token_ids: [101], finish_reason: "length" }], id: /^gen-/, prefix: null, model: "demo", usage: { prefix_tokens: 0, prompt_tokens: 2, completion_tokens: 3 }, seed: 9 },
+    {
+      choices: [{ index: 0, text: "e", token_ids: [101], finish_reason: "length" }],
+      id: /^gen-/,
+      prefix: null,
+      model: "demo",
+      usage: { prefix_tokens: 0, prompt_tokens: 2, completion_tokens: 3 },
+      seed: 9,
+    },
   ]);
   t.same([...Compile(GenerateEvent).Errors(parsed[0]), ...Compile(GenerateLastEvent).Errors(parsed[2])], []);
 });
@@ -28,11 +51,28 @@ t.test("one event per step, a last one with usage, then [DONE]", async (t) => {
 t.test("several choices of one step are one event; each says itself why it ended", async (t) => {
   const app = await buildTestApp(t);
   app.engine.script = (_request, choice, k) => (choice === 0 && k === 1 ? 256 : 65 + choice);
-  const response = await open(await app.listen(), "/generate", { ...STREAM, n: 2, do_sample: true, return_token_ids: false });
-  const events = parseSse(await readAll(response)).slice(0, -1).map(({ data }) => JSON.parse(data) as object);
+  const response = await open(await app.listen(), "/generate", {
+    ...STREAM,
+    n: 2,
+    do_sample: true,
+    return_token_ids: false,
+  });
+  const events = parseSse(await readAll(response))
+    .slice(0, -1)
+    .map(({ data }) => JSON.parse(data) as object);
   t.match(events, [
-    { choices: [{ index: 0, text: "A", finish_reason: null }, { index: 1, text: "B", finish_reason: null }] },
-    { choices: [{ index: 0, text: "", finish_reason: "eos" }, { index: 1, text: "B", finish_reason: null }] },
+    {
+      choices: [
+        { index: 0, text: "A", finish_reason: null },
+        { index: 1, text: "B", finish_reason: null },
+      ],
+    },
+    {
+      choices: [
+        { index: 0, text: "", finish_reason: "eos" },
+        { index: 1, text: "B", finish_reason: null },
+      ],
+    },
     { choices: [{ index: 1, text: "B", finish_reason: "length" }], usage: { completion_tokens: 5 } },
   ]);
   t.notMatch(events, [{ choices: [{ token_ids: [] }] }]);
@@ -40,11 +80,30 @@ t.test("several choices of one step are one event; each says itself why it ended
 
 t.test("an echoed prompt comes with the first event; a stop string that is in it ends nothing", async (t) => {
   const app = await buildTestApp(t);
-  const response = await open(await app.listen(), "/generate", { ...STREAM, echo: true, logprobs: 0, n: 2, do_sample: true, stop: "ab" });
-  const events = parseSse(await readAll(response)).slice(0, -1).map(({ data }) => JSON.parse(data) as object);
+  const response = await open(await app.listen(), "/generate", {
+    ...STREAM,
+    echo: true,
+    logprobs: 0,
+    n: 2,
+    do_sample: true,
+    stop: "ab",
+  });
+  const events = parseSse(await readAll(response))
+    .slice(0, -1)
+    .map(({ data }) => JSON.parse(data) as object);
   t.same(Compile(GenerateEvent).Errors(events[0]), []);
   t.match(events, [
-    { choices: [{ index: 0, text: "abc", token_ids: [97, 98, 99], logprobs: { token_logprobs: [null, -0.25, -0.5], top_logprobs: [[], [], []] } }, { index: 1, text: "abd" }] },
+    {
+      choices: [
+        {
+          index: 0,
+          text: "abc",
+          token_ids: [97, 98, 99],
+          logprobs: { token_logprobs: [null, -0.25, -0.5], top_logprobs: [[], [], []] },
+        },
+        { index: 1, text: "abd" },
+      ],
+    },
     { choices: [{ text: "d", token_ids: [100], logprobs: { token_logprobs: [-0.5] } }, { text: "e" }] },
     { choices: [{ text: "e", finish_reason: "length" }, {}] },
   ]);
@@ -53,15 +112,26 @@ t.test("an echoed prompt comes with the first event; a stop string that is in it
 t.test("what is held back for a stop string is not sent; a step with nothing to show sends nothing", async (t) => {
   const app = await buildTestApp(t);
   app.engine.script = (_request, _choice, k) => "a. b".charCodeAt(k);
-  const response = await open(await app.listen(), "/generate", { ...STREAM, max_new_tokens: 4, stop: ". b", return_token_ids: false });
-  const events = parseSse(await readAll(response)).slice(0, -1).map(({ data }) => JSON.parse(data) as { choices: { text: string; finish_reason: string }[] });
+  const response = await open(await app.listen(), "/generate", {
+    ...STREAM,
+    max_new_tokens: 4,
+    stop: ". b",
+    return_token_ids: false,
+  });
+  const events = parseSse(await readAll(response))
+    .slice(0, -1)
+    .map(({ data }) => JSON.parse(data) as { choices: { text: string; finish_reason: string }[] });
   t.match(events, [{ choices: [{ text: "a" }] }, { choices: [{ text: "", finish_reason: "stop" }] }]);
 });
 
 t.test("what fails before the first event is an ordinary error answer", async (t) => {
   const app = await buildTestApp(t);
   const port = await app.listen();
-  const cases: [object, number][] = [[{ ...STREAM, prefix_id: "none" }, 404], [{ ...STREAM, max_new_tokens: 64 }, 422], [{ ...STREAM, prompt: "" }, 400]];
+  const cases: [object, number][] = [
+    [{ ...STREAM, prefix_id: "none" }, 404],
+    [{ ...STREAM, max_new_tokens: 64 }, 422],
+    [{ ...STREAM, prompt: "" }, 400],
+  ];
   for (const [body, status] of cases) {
     const response = await open(port, "/generate", body);
     t.equal(response.statusCode, status);
@@ -104,7 +174,10 @@ t.test("a removed prefix ends its stream with finish_reason removed", async (t) 
   const response = await pending;
   t.equal((await app.fastify.inject({ method: "DELETE", url: "/prefixes/p" })).statusCode, 204);
   const events = parseSse(await readAll(response));
-  t.match(JSON.parse(events[1]?.data ?? ""), { choices: [{ text: "", token_ids: [], finish_reason: "removed" }], usage: { completion_tokens: 1 } });
+  t.match(JSON.parse(events[1]?.data ?? ""), {
+    choices: [{ text: "", token_ids: [], finish_reason: "removed" }],
+    usage: { completion_tokens: 1 },
+  });
   t.equal(events[2]?.data, "[DONE]");
 });
 
@@ -113,7 +186,14 @@ t.test("a client that leaves frees the engine at once, streaming or not, also wh
   app.engine.stepMs = null;
   const port = await app.listen();
   for (const [i, body] of [STREAM, { ...STREAM, stream: false }].entries()) {
-    const outgoing = request({ agent: false, host: "127.0.0.1", port, path: "/generate", method: "POST", headers: { "content-type": "application/json" } });
+    const outgoing = request({
+      agent: false,
+      host: "127.0.0.1",
+      port,
+      path: "/generate",
+      method: "POST",
+      headers: { "content-type": "application/json" },
+    });
     outgoing.on("error", () => undefined).end(JSON.stringify(body));
     await until(() => app.engine.submitted.length === i + 1);
     outgoing.destroy();
@@ -129,7 +209,10 @@ t.test("a client that leaves frees the engine at once, streaming or not, also wh
   await until(() => app.engine.cancelled.length === 3);
   await until(() => app.logs.filter((line) => line.includes('"aborted":true')).length === 3);
   t.match(await app.metrics.render(), /prefixd_requests_total\{outcome="cancelled"\} 3\n/);
-  t.match(await app.metrics.render(), /prefixd_http_requests_total\{method="POST",route="\/generate",status="aborted"\} 3\n/);
+  t.match(
+    await app.metrics.render(),
+    /prefixd_http_requests_total\{method="POST",route="\/generate",status="aborted"\} 3\n/,
+  );
 });
 
 t.test("a reader that does not read is cut off, and its request cancelled", async (t) => {
@@ -141,7 +224,9 @@ t.test("a reader that does not read is cut off, and its request cancelled", asyn
   t.teardown(() => socket.destroy());
   socket.on("error", () => undefined).pause();
   const body = JSON.stringify({ ...STREAM, max_new_tokens: 60, logprobs: 20, n: 4, do_sample: true });
-  socket.write(`POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: ${body.length}\r\n\r\n${body}`);
+  socket.write(
+    `POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: ${body.length}\r\n\r\n${body}`,
+  );
   await until(() => app.engine.submitted.length === 1);
   app.engine.script = (_request, _choice, k) => k % 256;
   const [only] = app.engine.submitted;
@@ -172,23 +257,60 @@ t.test("heartbeats open the stream while the request waits", async (t) => {
 t.test("what is not HTTP, and headers without end, get a plain answer and no crash", async (t) => {
   const app = await buildTestApp(t);
   const port = await app.listen();
-  t.match(await raw(port, "\x16\x03\x01\x02\x00garbage\r\n\r\n"), /^HTTP\/1\.1 400 Bad Request\r\n[^]*"code":"invalid_request"/);
-  t.match(await raw(port, `GET / HTTP/1.1\r\nHost: localhost\r\nX: ${"a".repeat(20_000)}\r\n\r\n`), /^HTTP\/1\.1 431 [^]*"code":"headers_too_large"/);
-  t.match(await raw(port, `HEAD / HTTP/1.1\r\nHost: localhost\r\nX: ${"a".repeat(20_000)}\r\n\r\n`), /^HTTP\/1\.1 431 [^]*\r\n\r\n$/, "an answer to HEAD has no body");
-  t.match(await raw(port, "POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"), /^HTTP\/1\.1 400 /);
-  t.match(await raw(port, "GET /health/live HTTP/1.1\r\nConnection: close\r\n\r\n"), /^HTTP\/1\.1 400 [^]*"code":"invalid_request"/, "HTTP/1.1 without Host");
+  t.match(
+    await raw(port, "\x16\x03\x01\x02\x00garbage\r\n\r\n"),
+    /^HTTP\/1\.1 400 Bad Request\r\n[^]*"code":"invalid_request"/,
+  );
+  t.match(
+    await raw(port, `GET / HTTP/1.1\r\nHost: localhost\r\nX: ${"a".repeat(20_000)}\r\n\r\n`),
+    /^HTTP\/1\.1 431 [^]*"code":"headers_too_large"/,
+  );
+  t.match(
+    await raw(port, `HEAD / HTTP/1.1\r\nHost: localhost\r\nX: ${"a".repeat(20_000)}\r\n\r\n`),
+    /^HTTP\/1\.1 431 [^]*\r\n\r\n$/,
+    "an answer to HEAD has no body",
+  );
+  t.match(
+    await raw(
+      port,
+      "POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    ),
+    /^HTTP\/1\.1 400 /,
+  );
+  t.match(
+    await raw(port, "GET /health/live HTTP/1.1\r\nConnection: close\r\n\r\n"),
+    /^HTTP\/1\.1 400 [^]*"code":"invalid_request"/,
+    "HTTP/1.1 without Host",
+  );
   t.match(await raw(port, "GET /health/live HTTP/1.0\r\n\r\n"), /^HTTP\/1\.1 200 OK/, "HTTP/1.0 has none");
-  t.match(await raw(port, "GET /health/live HTTP/1.1\r\nHost: localhost\r\nExpect: more\r\nConnection: close\r\n\r\n"), /^HTTP\/1\.1 200 OK/, "an Expect that is not known");
-  t.match(await raw(port, "GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"), /^HTTP\/1\.1 200 OK/);
+  t.match(
+    await raw(port, "GET /health/live HTTP/1.1\r\nHost: localhost\r\nExpect: more\r\nConnection: close\r\n\r\n"),
+    /^HTTP\/1\.1 200 OK/,
+    "an Expect that is not known",
+  );
+  t.match(
+    await raw(port, "GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"),
+    /^HTTP\/1\.1 200 OK/,
+  );
 });
 
 t.test("a large upload that is refused early still gets its answer", async (t) => {
   const app = await buildTestApp(t);
   const port = await app.listen();
   const answer = await new Promise<{ status: number | undefined; text: string }>((resolve, reject) => {
-    const outgoing = request({ agent: false, host: "127.0.0.1", port, path: "/prefixes/p", method: "PUT", headers: { "content-type": "multipart/form-data; boundary=b", "transfer-encoding": "chunked" } }, (response) => {
-      void readAll(response).then((text) => resolve({ status: response.statusCode, text }));
-    });
+    const outgoing = request(
+      {
+        agent: false,
+        host: "127.0.0.1",
+        port,
+        path: "/prefixes/p",
+        method: "PUT",
+        headers: { "content-type": "multipart/form-data; boundary=b", "transfer-encoding": "chunked" },
+      },
+      (response) => {
+        void readAll(response).then((text) => resolve({ status: response.statusCode, text }));
+      },
+    );
     outgoing.on("error", reject);
     outgoing.write('--b\r\nContent-Disposition: form-data; name="f"; filename="adapter_model.safetensors"\r\n\r\n');
     for (let i = 0; i < 64; i++) outgoing.write(Buffer.alloc(256 * 1024));
@@ -205,7 +327,10 @@ t.test("prompts, texts and credentials never reach the log", async (t) => {
   const port = await app.listen();
   const headers = { authorization: "Bearer KEYSECRET", cookie: "KEYSECRET" };
   const bodies = [
-    { prompt: "PROMPTSECRET", max_new_tokens: 20 }, { prompt: "PROMPTSECRET", stream: true }, { prompt: "PROMPTSECRET", stop: ["STOPSECRET"], bogus: 1 }, { prompts: ["PROMPTSECRET", "PROMPTSECRET".repeat(10)] },
+    { prompt: "PROMPTSECRET", max_new_tokens: 20 },
+    { prompt: "PROMPTSECRET", stream: true },
+    { prompt: "PROMPTSECRET", stop: ["STOPSECRET"], bogus: 1 },
+    { prompts: ["PROMPTSECRET", "PROMPTSECRET".repeat(10)] },
   ];
   for (const body of bodies) await readAll(await open(port, "/prefixes/p/generate?q=QUERYSECRET", body, headers));
   await app.fastify.inject({ method: "PUT", url: "/prefixes/q", payload: { text: "PROMPTSECRET" }, headers });
@@ -215,6 +340,15 @@ t.test("prompts, texts and credentials never reach the log", async (t) => {
   await until(() => app.logs.length >= 5);
   t.notMatch(app.logs.join(""), /SECRET/);
   t.match(JSON.parse(app.logs.find((line) => line.includes('"msg":"request"')) ?? ""), {
-    level: "info", method: "POST", route: "/prefixes/:id/generate", status: 200, ms: Number, request_id: String, prefix_id: "p", prefix_tokens: 1, prompt_tokens: 12, completion_tokens: 20,
+    level: "info",
+    method: "POST",
+    route: "/prefixes/:id/generate",
+    status: 200,
+    ms: Number,
+    request_id: String,
+    prefix_id: "p",
+    prefix_tokens: 1,
+    prompt_tokens: 12,
+    completion_tokens: 20,
   });
 });

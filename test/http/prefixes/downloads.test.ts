@@ -29,9 +29,29 @@ async function setUp(t: Test): Promise<Setup> {
   const loadFile = store.loadFile.bind(store);
   store.loadFile = (...args) => (reads++, loadFile(...args));
   const cache = createPrefixCache({ store, shape: SHAPE, maxBytes: 1 << 20, verifyMs: 0 });
-  const fold = async (): Promise<{ length: number; data: Float32Array }> => ({ length: 1, data: new Float32Array(kvElements(SHAPE, 1)) });
-  const prefixes = createPrefixRegistry({ store, cache, shape: SHAPE, baseFingerprint: BASE, fold, tryPrefix: async () => {} });
-  const app = await buildTestApp(t, { prefixes, clients: { maxConnections: Infinity, headerMs: 20_000, requestMs: 300_000, receiveMs: 10_000, sendMs: 60_000, keepAliveMs: 72_000 } });
+  const fold = async (): Promise<{ length: number; data: Float32Array }> => ({
+    length: 1,
+    data: new Float32Array(kvElements(SHAPE, 1)),
+  });
+  const prefixes = createPrefixRegistry({
+    store,
+    cache,
+    shape: SHAPE,
+    baseFingerprint: BASE,
+    fold,
+    tryPrefix: async () => {},
+  });
+  const app = await buildTestApp(t, {
+    prefixes,
+    clients: {
+      maxConnections: Infinity,
+      headerMs: 20_000,
+      requestMs: 300_000,
+      receiveMs: 10_000,
+      sendMs: 60_000,
+      keepAliveMs: 72_000,
+    },
+  });
   await put(store, 1);
   return { ...app, port: await app.listen(), store, reads: () => reads };
 }
@@ -89,17 +109,26 @@ t.test("a file comes byte for byte, with its length, and HEAD reads no more than
   t.equal(reads(), before + 1, "that there is such a file is seen by its first piece");
 });
 
-t.test("of files that nobody reads little is held; a user has so many at a time, and the next come when places are free", async (t) => {
-  const { port, reads, traffic } = await setUp(t);
-  const sockets = Array.from({ length: DOWNLOADS.runningOfUser + 3 }, () => unread(t, port));
-  await until(() => traffic.open === sockets.length);
-  const read = await settled(reads);
-  // What the sockets' own buffers take is the system's: a few MB each on loopback.
-  t.ok(read >= DOWNLOADS.runningOfUser && read < (DOWNLOADS.runningOfUser * BYTES) / (512 * 1024) / 2, `${read} pieces`);
-  const whole = await Promise.all(sockets.map(rest));
-  t.ok(whole.every((bytes) => Buffer.compare(bytes, pattern(1)) === 0), "all come whole in the end");
-  t.equal(reads(), (sockets.length * BYTES) / (512 * 1024));
-});
+t.test(
+  "of files that nobody reads little is held; a user has so many at a time, and the next come when places are free",
+  async (t) => {
+    const { port, reads, traffic } = await setUp(t);
+    const sockets = Array.from({ length: DOWNLOADS.runningOfUser + 3 }, () => unread(t, port));
+    await until(() => traffic.open === sockets.length);
+    const read = await settled(reads);
+    // What the sockets' own buffers take is the system's: a few MB each on loopback.
+    t.ok(
+      read >= DOWNLOADS.runningOfUser && read < (DOWNLOADS.runningOfUser * BYTES) / (512 * 1024) / 2,
+      `${read} pieces`,
+    );
+    const whole = await Promise.all(sockets.map(rest));
+    t.ok(
+      whole.every((bytes) => Buffer.compare(bytes, pattern(1)) === 0),
+      "all come whole in the end",
+    );
+    t.equal(reads(), (sockets.length * BYTES) / (512 * 1024));
+  },
+);
 
 t.test("a client that goes away frees its place", async (t) => {
   const { port, reads, traffic } = await setUp(t);

@@ -1,7 +1,15 @@
 import t from "tap";
 import { TransferGate, type GateLimits } from "../../../src/http/prefixes/transfer-gate.ts";
 
-const LIMITS: GateLimits = { running: 3, runningOfUser: 2, waiting: 6, waitingOfUser: 4, waitMs: 10_000, graceMs: 10_000, leastRate: 1024 };
+const LIMITS: GateLimits = {
+  running: 3,
+  runningOfUser: 2,
+  waiting: 6,
+  waitingOfUser: 4,
+  waitMs: 10_000,
+  graceMs: 10_000,
+  leastRate: 1024,
+};
 
 /** Uploads by name, each of which ends when it is told to; `entered` has them in the order in which they were let in. */
 function gate(limits: Partial<GateLimits> = {}) {
@@ -94,7 +102,12 @@ t.test("a slow upload gives way to another user's that waits; of several, one of
   const { put, entered } = slow({ running: 3 });
   const [one, two, other] = [put("ann", "ann-1", 10), put("ann", "ann-2", 0), put("bob", "bob-1", 0)];
   const cyd = put("cyd", "cyd-1", 0);
-  t.match(await two.done, { code: "upload_stalled", status: 408, retryAfter: 5, message: /slower than 1 KiB\/s while others waited/ });
+  t.match(await two.done, {
+    code: "upload_stalled",
+    status: 408,
+    retryAfter: 5,
+    message: /slower than 1 KiB\/s while others waited/,
+  });
   t.same(entered, ["ann-1", "ann-2", "bob-1", "cyd-1"], "the one that is latest");
   for (const upload of [one, other, cyd]) {
     upload.end();

@@ -8,6 +8,15 @@ const model = join(process.argv[2]!, "model.onnx");
 const proof = async (arithmetic: "int8-u8s8" | "int8-u8u8"): Promise<string> => {
   writeFileSync(integerCheckPath(model), integerCheck(arithmetic));
   using runtime = new Runtime();
-  return await proveIntegers(runtime, model, { threads: 1 }).then(() => "exact", (error: Error) => error.message);
+  return await proveIntegers(runtime, model, { threads: 1 }).then(
+    () => "exact",
+    (error: Error) => error.message,
+  );
 };
-console.log(JSON.stringify({ chosen: await exactIntegers(), "int8-u8s8": await proof("int8-u8s8"), "int8-u8u8": await proof("int8-u8u8") }));
+console.log(
+  JSON.stringify({
+    chosen: await exactIntegers(),
+    "int8-u8s8": await proof("int8-u8s8"),
+    "int8-u8u8": await proof("int8-u8u8"),
+  }),
+);

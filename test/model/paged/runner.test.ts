@@ -49,7 +49,15 @@ async function open(t: Test, device: EmulatedDevice, slots = SLOTS): Promise<Pag
     await checkpoint.close();
     await rm(cache, { recursive: true });
   });
-  const runner = await PagedRunner.open(runtime, { modelPath: await ensureGraph(checkpoint, cache, "fp32", place), shape: checkpoint.shape, slots, threads: 2, device: place, precision: "fp32", bankBytes: 0 });
+  const runner = await PagedRunner.open(runtime, {
+    modelPath: await ensureGraph(checkpoint, cache, "fp32", place),
+    shape: checkpoint.shape,
+    slots,
+    threads: 2,
+    device: place,
+    precision: "fp32",
+    bankBytes: 0,
+  });
   t.teardown(() => runner.close());
   return runner;
 }
@@ -64,12 +72,15 @@ const randomPrefix = ({ shape }: PagedRunner, length: number, seed: number): KvT
   return { length, data: Float32Array.from({ length: kvElements(shape, length) }, () => 2 * random() - 1) };
 };
 
-t.test("sizes of step: few, each at most one and a half times the one before from 16 on, the last is all slots", async (t) => {
-  t.same(rowBuckets(1), [1]);
-  t.same(rowBuckets(5), [1, 2, 4, 5]);
-  t.same(rowBuckets(32), [1, 2, 4, 8, 16, 24, 32]);
-  t.same(rowBuckets(512), [1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512]);
-});
+t.test(
+  "sizes of step: few, each at most one and a half times the one before from 16 on, the last is all slots",
+  async (t) => {
+    t.same(rowBuckets(1), [1]);
+    t.same(rowBuckets(5), [1, 2, 4, 5]);
+    t.same(rowBuckets(32), [1, 2, 4, 8, 16, 24, 32]);
+    t.same(rowBuckets(512), [1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512]);
+  },
+);
 
 t.test("after the start every step is one upload, one replay, one download", async (t) => {
   const device = new EmulatedDevice();
@@ -98,8 +109,13 @@ t.test("several prompts in one run are, to the bit, what each is in a run of its
   const prefix = randomPrefix(together, 9, 1);
   for (const lengths of [[4, 1, 7], [1, 1], [30, 2, 2, 2, 2, 2], [16]]) {
     // Rows in any order.
-    const pieces = lengths.map((length, index) => ({ row: lengths.length - 1 - index, start: index % 2 === 0 ? 9 : 0, ids: idsOf(length, index) }));
-    for (const runner of [together, alone]) for (const { row, start } of pieces) if (start > 0) runner.loadPrefix(row, prefix);
+    const pieces = lengths.map((length, index) => ({
+      row: lengths.length - 1 - index,
+      start: index % 2 === 0 ? 9 : 0,
+      ids: idsOf(length, index),
+    }));
+    for (const runner of [together, alone])
+      for (const { row, start } of pieces) if (start > 0) runner.loadPrefix(row, prefix);
     const output = await together.prefillAll(pieces);
     t.equal(output.rows, pieces.length);
     const { candidates } = together;
@@ -111,7 +127,10 @@ t.test("several prompts in one run are, to the bit, what each is in a run of its
       t.same(together.readRow(row).data, alone.readRow(row).data);
     }
   }
-  await t.rejects(together.prefillAll(Array.from({ length: SLOTS + 1 }, (_, row) => ({ row, start: 0, ids: idsOf(1, row) }))), RangeError);
+  await t.rejects(
+    together.prefillAll(Array.from({ length: SLOTS + 1 }, (_, row) => ({ row, start: 0, ids: idsOf(1, row) }))),
+    RangeError,
+  );
 });
 
 t.test("pads are written to a row that is nobody's", async (t) => {
@@ -126,42 +145,52 @@ t.test("pads are written to a row that is nobody's", async (t) => {
   const changed = before.map((_, row) => {
     const now = runner.readRow(row).data;
     const positions = new Set<number>();
-    now.forEach((value, index) => value === rows[row]![index] || positions.add(Math.floor(index / shape.headDim) % shape.positions));
+    now.forEach(
+      (value, index) =>
+        value === rows[row]![index] || positions.add(Math.floor(index / shape.headDim) % shape.positions),
+    );
     return [...positions].sort((a, b) => a - b);
   });
   t.same(changed, [[20], [20], [20], [], [20, 21, 22, 23, 24], [], []]);
 });
 
-t.test("a size whose graph answers otherwise, or cannot be captured, goes on kernel by kernel and says why", async (t) => {
-  const wrong = new ChangedDevice((run, index) => {
-    // Of decode runs the first one's graph does nothing, and the second one's cannot be made.
-    if (index === 0) run.replay = () => {};
-    if (index === 1) {
-      run.capture = () => {
-        throw new Error("operation not permitted when stream is capturing");
-      };
+t.test(
+  "a size whose graph answers otherwise, or cannot be captured, goes on kernel by kernel and says why",
+  async (t) => {
+    const wrong = new ChangedDevice((run, index) => {
+      // Of decode runs the first one's graph does nothing, and the second one's cannot be made.
+      if (index === 0) run.replay = () => {};
+      if (index === 1) {
+        run.capture = () => {
+          throw new Error("operation not permitted when stream is capturing");
+        };
+      }
+    });
+    const runner = await open(t, wrong);
+    t.same(runner.graphStats().eager, [
+      { size: "decode of 1", reason: "the captured graph answers otherwise than its kernels one by one" },
+      { size: "decode of 2", reason: "operation not permitted when stream is capturing" },
+    ]);
+    const whole = await open(t, new EmulatedDevice());
+    for (const each of [runner, whole]) for (const row of [0, 1]) await each.prefill(row, 0, idsOf(6, row));
+    for (const rows of [1, 2]) {
+      wrong.log.length = 0;
+      const [ids, positions] = [idsOf(rows, 9), new Int32Array(rows).fill(6)];
+      const [got, expected] = [await runner.decode(ids, positions), await whole.decode(ids, positions)];
+      t.same(wrong.log, ["upload", "run", "download"]);
+      for (let row = 0; row < rows; row++) t.same(got.logits(row), expected.logits(row));
     }
-  });
-  const runner = await open(t, wrong);
-  t.same(runner.graphStats().eager, [
-    { size: "decode of 1", reason: "the captured graph answers otherwise than its kernels one by one" },
-    { size: "decode of 2", reason: "operation not permitted when stream is capturing" },
-  ]);
-  const whole = await open(t, new EmulatedDevice());
-  for (const each of [runner, whole]) for (const row of [0, 1]) await each.prefill(row, 0, idsOf(6, row));
-  for (const rows of [1, 2]) {
-    wrong.log.length = 0;
-    const [ids, positions] = [idsOf(rows, 9), new Int32Array(rows).fill(6)];
-    const [got, expected] = [await runner.decode(ids, positions), await whole.decode(ids, positions)];
-    t.same(wrong.log, ["upload", "run", "download"]);
-    for (let row = 0; row < rows; row++) t.same(got.logits(row), expected.logits(row));
-  }
-});
+  },
+);
 
 t.test("nothing of trials is left: rows and buffers are zeros at the start, and after wipes", async (t) => {
   const device = new EmulatedDevice();
   const runner = await open(t, device);
-  for (let row = 0; row <= SLOTS; row++) t.ok(runner.readRow(row).data.every((value) => value === 0), `row ${row}`);
+  for (let row = 0; row <= SLOTS; row++)
+    t.ok(
+      runner.readRow(row).data.every((value) => value === 0),
+      `row ${row}`,
+    );
   runner.loadPrefix(0, randomPrefix(runner, 30, 1));
   await runner.prefill(0, 30, idsOf(12, 1));
   await runner.score(1, 0, idsOf(12, 2));
@@ -190,8 +219,14 @@ t.test("what does not fit is refused before anything is queued", async (t) => {
 t.test("a fault of queued work ends the step that waits for it", async (t) => {
   const device = new EmulatedDevice();
   const runner = await open(t, device);
-  device.idle = () => Promise.reject(new CudaError("cudaStreamSynchronize", "cudaErrorIllegalAddress: an illegal memory access was encountered"));
-  await t.rejects(runner.decode(Int32Array.of(1), Int32Array.of(0)), { code: "model_failed", cause: { name: "CudaError" } });
+  device.idle = () =>
+    Promise.reject(
+      new CudaError("cudaStreamSynchronize", "cudaErrorIllegalAddress: an illegal memory access was encountered"),
+    );
+  await t.rejects(runner.decode(Int32Array.of(1), Int32Array.of(0)), {
+    code: "model_failed",
+    cause: { name: "CudaError" },
+  });
 });
 
 t.test("a device without memory for it leaves nothing", async (t) => {
