@@ -131,7 +131,7 @@ for (const name of goldenModels()) {
 
     t.test("beside each other and beside greedy and drawn choices: the same, to the bit", async (t) => {
       const random = seededRandom(5);
-      const others = Array.from({ length: 40 }, (_, index) =>
+      const others = Array.from({ length: effort({ short: 16, long: 40 }) }, (_, index) =>
         engineRequest({
           promptIds: Int32Array.of(index, index * 3, 7),
           n: index % 2 === 0 ? 1 : 3,

@@ -8,7 +8,7 @@ import { effort } from "../support/effort.ts";
 import { startServerProcess, temporaryFolder, type Answer, type TestServer } from "../support/server.ts";
 import { lacking } from "../support/requirements.ts";
 
-const ROUNDS = effort({ short: 3, long: 4 });
+const ROUNDS = effort({ short: 2, long: 4 });
 const CLIENTS = 10;
 /** Between a client's requests, ms; it does not wait for answers, as long as these are not too many. */
 const EVERY_MS = 80;

@@ -16,7 +16,7 @@ import { ReplicaProcess } from "../support/replica-process.ts";
 
 skipFileWithout(t, "redis-server");
 
-const REMOVALS = effort({ short: 15, long: 25 });
+const REMOVALS = effort({ short: 10, long: 25 });
 const PROMPTS = [[3, 1, 4], [20, 7], [99, 98, 97, 96, 95, 94], [5]];
 const MAX_NEW = 60;
 

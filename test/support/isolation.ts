@@ -32,7 +32,7 @@ const PER_MIX = 32;
 
 /** What holds on the CPU in every precision. */
 export function isolationSuite(precision: Precision): void {
-  const [tiny, demo, wide] = effort({ short: [25, 4, 1], long: [60, 8, 3] } as const);
+  const [tiny, demo, wide] = effort({ short: [10, 2, 1], long: [60, 8, 3] } as const);
   t.test(`tiny model, all kinds of prefixes, ${tiny} mixes`, async (t) => {
     const dir = goldenDir("gelu-new-f32");
     const model = await openTestModel(dir, { prefillChunk: 20, precision });
@@ -47,7 +47,7 @@ export function isolationSuite(precision: Precision): void {
       "ptuning-lstm-p3",
     ];
     const real = await Promise.all(adapters.map((name) => model.adapter(join(dir, "adapters", name))));
-    await checkCuts(t, model, effort({ short: 25, long: 60 }));
+    await checkCuts(t, model, effort({ short: 12, long: 60 }));
     await checkMixes(t, model, {
       mixes: tiny,
       prefixes: [...real, ...randomPrefixes(model.runner.shape, 20, 24)],
@@ -84,12 +84,12 @@ export function isolationSuite(precision: Precision): void {
     });
     await checkMixes(t, model, {
       mixes: wide,
-      pool: effort({ short: 24, long: 48 }),
+      pool: effort({ short: 12, long: 48 }),
       prefixes: randomPrefixes(model.runner.shape, 12, 40),
       maxPrompt: 90,
       maxNew: 12,
     });
-    await checkCuts(t, model, effort({ short: 15, long: 25 }));
+    await checkCuts(t, model, effort({ short: 6, long: 25 }));
   });
 
   t.test("a poisoned prefix (values that overflow) ends its own request and no other", async (t) => {

@@ -5,6 +5,7 @@ import { mergeWord } from "../../src/text/long-words.ts";
 import { readTokenizerFiles } from "../../src/text/tokenizer-files.ts";
 import { piecesOf } from "../../src/text/tokenizer-json.ts";
 import { loadTokenizer, STRETCH } from "../../src/text/tokenizer.ts";
+import { effort } from "../support/effort.ts";
 import { threadTime, turnBudget } from "../support/event-loop.ts";
 import { lacking } from "../support/requirements.ts";
 import { randomNumbers } from "./support.ts";
@@ -42,7 +43,7 @@ t.test("pieces split into the words of the whole, and steps give its ids", (t) =
   const random = randomNumbers(23);
   const pick = <T>(from: readonly T[]): T => from[Math.floor(random() * from.length)]!;
   let cuts = 0;
-  for (let round = 0; round < 300; round++) {
+  for (let round = 0; round < effort({ short: 100, long: 300 }); round++) {
     // Runs of one alphabet, so that there are long words as well as many short ones.
     let text = "";
     while (text.length < 3000) {
