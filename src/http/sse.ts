@@ -30,7 +30,7 @@ export class SseStream {
   #pending = "";
   /** There are results in it. */
   #emits = false;
-  /** The header has been handed to Node. */
+  /** The header is at the socket. */
   #begun = false;
   /** Since when no byte of what waits has been taken: bytes taken by then, and the time. null: nothing waits. */
   #unread: { readonly taken: number; readonly since: number } | null = null;
@@ -163,8 +163,9 @@ export class SseStream {
     const { raw } = this.#reply;
     const { socket } = raw;
     if (!this.#begun || !raw.chunkedEncoding || !(socket instanceof Socket)) {
-      this.#begun = true;
       raw.write(text, onTaken);
+      // Until the turn goes on, Node 26 keeps the header and this piece to itself: bytes for the socket would overtake them.
+      queueMicrotask(() => (this.#begun = true));
       return;
     }
     const bytes = Buffer.byteLength(text);

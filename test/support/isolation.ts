@@ -32,7 +32,7 @@ const PER_MIX = 32;
 
 /** What holds on the CPU in every precision. */
 export function isolationSuite(precision: Precision): void {
-  const [tiny, demo, wide] = effort({ short: [10, 2, 1], long: [60, 8, 3] } as const);
+  const [tiny, demo, wide] = effort({ short: [10, 2, 1], long: [40, 6, 2] } as const);
   t.test(`tiny model, all kinds of prefixes, ${tiny} mixes`, async (t) => {
     const dir = goldenDir("gelu-new-f32");
     const model = await openTestModel(dir, { prefillChunk: 20, precision });
