@@ -23,7 +23,7 @@ t.test("behind a connection's last answer Node calls destroySoon, also one of ou
   const { port } = await listen(t, (incoming, response) => {
     const { socket } = incoming;
     const destroySoon = socket.destroySoon.bind(socket);
-    t.type(socket.destroySoon, "function", "a socket has it");
+    t.ok("destroySoon" in socket, "a socket has it");
     socket.destroySoon = () => {
       called++;
       t.ok(response.writableFinished, "what was answered has been handed over");
