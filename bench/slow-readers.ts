@@ -22,7 +22,7 @@ import { build, CLI, listening } from "./support/server-process.ts";
 const STREAMS = Number(process.env["STREAMS"] ?? 1000);
 /** Tokens of a stream that nobody reads: less than --stream-buffer beyond what the kernel takes, so that all are stuck together. */
 const TOKENS = Number(process.env["TOKENS"] ?? 180);
-/** What the greedy user may run at once, of 32 slots: what docs/operations.md advises for users whom one does not trust. */
+/** What the greedy user may run at once, of 32 slots: what docs/guides/operate.md advises for users whom one does not trust. */
 const RUNNING = 28;
 const POLITE = 40;
 const SEND_TIMEOUT_S = 40;

@@ -16,7 +16,7 @@ export const DEFAULT_SPIN_TIME = 1000;
 
 /**
  * The one description of every setting. Flags (`--max-batch`), variables (`PREFIXD_MAX_BATCH`), `--help` and
- * docs/configuration.md come from it. Beside JSON Schema's own keywords: `arg` is what help shows for the value, `shown` is how
+ * docs/reference/configuration.md come from it. Beside JSON Schema's own keywords: `arg` is what help shows for the value, `shown` is how
  * the default reads, `unit: "bytes"` takes sizes such as 512MiB.
  */
 export const ConfigSchema = Type.Object({

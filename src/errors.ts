@@ -1,6 +1,6 @@
 /**
  * Every error that a client can see: its stable code, HTTP status and title. Nothing else in the project makes up codes.
- * docs/errors.md and openapi.yaml are held against this table by a test.
+ * docs/reference/errors.md and openapi.yaml are held against this table by a test.
  */
 export const ERRORS = {
   // requests

@@ -169,7 +169,7 @@ t.test("sizes", async (t) => {
   for (const bad of ["", "MiB", "-1", "1e9", "1 TiB", "NaN"]) t.ok(Number.isNaN(parseBytes(bad)), bad);
 });
 
-t.test("help and docs/configuration.md say what the schema says", async (t) => {
+t.test("help and docs/reference/configuration.md say what the schema says", async (t) => {
   const rows = describeSettings();
   for (const row of rows) t.ok(helpText().includes(row.flag) && helpText().includes(row.description), row.flag);
   const code = (text: string): string => "`" + text + "`";
@@ -177,5 +177,5 @@ t.test("help and docs/configuration.md say what the schema says", async (t) => {
     ["flag", "variable", "values", "default", "what it sets"],
     rows.map((row) => [code(row.flag), code(row.variable), code(row.values), row.default, row.description]),
   );
-  t.equal(docsBlock("docs/configuration.md", "settings", table), table);
+  t.equal(docsBlock("docs/reference/configuration.md", "settings", table), table);
 });

@@ -268,8 +268,8 @@ interface Pod {
   readonly volumes: readonly { readonly name: string }[];
 }
 
-t.test("the Deployment of docs/deployment.md", async (t) => {
-  const block = /```yaml\n(apiVersion: apps\/v1\n[^`]*)```/.exec(read("docs/deployment.md"))![1]!;
+t.test("the Deployment of docs/guides/deploy.md", async (t) => {
+  const block = /```yaml\n(apiVersion: apps\/v1\n[^`]*)```/.exec(read("docs/guides/deploy.md"))![1]!;
   const pod = (parse(block) as { spec: { template: { spec: Pod } } }).spec.template.spec;
   const [server] = pod.containers;
   const image = parseStages(read("docker/Dockerfile")).at(-1)!;

@@ -34,7 +34,7 @@ t.test("what it starts is there, and its settings are settings", async (t) => {
 t.test("it is not killed while it drains", async (t) => {
   const seconds = (flag: string): number =>
     Number(describeSettings().find((setting) => setting.flag === flag)!.default);
-  // Ten for connections on which no request comes (docs/deployment.md), and some to close.
+  // Ten for connections on which no request comes (docs/guides/deploy.md), and some to close.
   t.ok(Number(values("TimeoutStopSec")[0]) >= seconds("--drain-delay") + seconds("--drain-timeout") + 15);
 });
 

@@ -1,8 +1,8 @@
-/** Line and bar charts as plain SVG text for docs/plots/: no library, grey axes and mid-tone colours that read on light and on dark pages. */
+/** Line and bar charts as plain SVG text for docs/reference/plots/: no library, grey axes and mid-tone colours that read on light and on dark pages. */
 import { mkdirSync, writeFileSync } from "node:fs";
 import { escape, logTicks, ticks } from "../../src/load/report/svg.ts";
 
-const FOLDER = new URL("../../docs/plots/", import.meta.url);
+const FOLDER = new URL("../../docs/reference/plots/", import.meta.url);
 const WIDTH = 720;
 const HEIGHT = 400;
 const LEFT = 72;
@@ -101,7 +101,7 @@ export function barPlot({ title, y, groups }: BarPlot): string {
   return svg(title, "", y.label, up, names, shapes);
 }
 
-/** Writes docs/plots/NAME.svg. */
+/** Writes docs/reference/plots/NAME.svg. */
 export function writePlot(name: string, text: string): void {
   mkdirSync(FOLDER, { recursive: true });
   writeFileSync(new URL(`${name}.svg`, FOLDER), text);

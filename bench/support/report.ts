@@ -1,17 +1,17 @@
-/** Figures go into docs/benchmarks.md between markers, one section a benchmark, so that a rerun replaces exactly its own. */
+/** Figures go into docs/reference/benchmarks.md between markers, one section a benchmark, so that a rerun replaces exactly its own. */
 import { readFileSync, writeFileSync } from "node:fs";
 import { cpus, totalmem } from "node:os";
 import { examineMachine } from "../../src/doctor/machine.ts";
 import { exactIntegers } from "../../src/model/integer-kernels.ts";
 
-const FILE = new URL("../../docs/benchmarks.md", import.meta.url);
+const FILE = new URL("../../docs/reference/benchmarks.md", import.meta.url);
 
 /** Replaces the text between `<!-- name -->` and `<!-- /name -->`; both markers must be there. */
 export function writeSection(name: string, lines: readonly string[]): void {
   const text = readFileSync(FILE, "utf8");
   const [open, close] = [`<!-- ${name} -->`, `<!-- /${name} -->`];
   const [from, to] = [text.indexOf(open), text.indexOf(close)];
-  if (from < 0 || to < from) throw new Error(`docs/benchmarks.md has no section ${name}`);
+  if (from < 0 || to < from) throw new Error(`docs/reference/benchmarks.md has no section ${name}`);
   writeFileSync(FILE, `${text.slice(0, from + open.length)}\n${lines.join("\n")}\n${text.slice(to)}`);
 }
 

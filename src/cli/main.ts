@@ -19,7 +19,7 @@ const USAGE = `Usage: prefixd COMMAND
   users COMMAND ...                users and keys of a running server; prefixd users --help
   --version
 
-Every command has --help. Exit code 0: done; 1: it failed; 2: bad usage. docs/prefixes.md shows push, list, pull, share and delete.
+Every command has --help. Exit code 0: done; 1: it failed; 2: bad usage. docs/guides/prefixes.md shows push, list, pull, share and delete.
 `;
 
 /** Loaded when they are called: a server's modules take a second, a client's command need not wait for them. */

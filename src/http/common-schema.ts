@@ -14,7 +14,7 @@ export const ProblemSchema = named(
       title: Type.String({ description: "The same for every error of this code" }),
       status: Type.Integer(),
       detail: Type.String({ description: "What was wrong with this request, for humans" }),
-      code: Type.Enum(CODES, { description: "Stable, for programs; docs/errors.md lists them" }),
+      code: Type.Enum(CODES, { description: "Stable, for programs; docs/reference/errors.md lists them" }),
       request_id: Type.String({ description: "The same as the header x-request-id" }),
     },
     { additionalProperties: false, description: "RFC 9457. In a stream it is the data of an `event: error`." },

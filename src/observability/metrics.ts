@@ -14,7 +14,7 @@ interface MetricSpec {
   readonly buckets?: readonly number[];
 }
 
-/** Every metric of ours; docs/metrics.md is held against it. Labels take few values only: never an id, a path or a user. */
+/** Every metric of ours; docs/reference/metrics.md is held against it. Labels take few values only: never an id, a path or a user. */
 export const METRICS = {
   prefixd_queue_depth: { type: "gauge", help: "Requests that wait for a slot." },
   prefixd_queue_limit: { type: "gauge", help: "Requests that may wait before the next one is answered 429." },

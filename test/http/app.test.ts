@@ -244,7 +244,7 @@ t.test("a body that a deletion does not expect is refused as its route says", as
   }
 });
 
-t.test("docs/generation.md lists the parameters, and those that there are not", async (t) => {
+t.test("docs/reference/generation.md lists the parameters, and those that there are not", async (t) => {
   const fields = Object.entries(
     GenerateBody.properties as Readonly<Record<string, { description?: string; default?: unknown }>>,
   );
@@ -256,12 +256,12 @@ t.test("docs/generation.md lists the parameters, and those that there are not", 
       field.description ?? "",
     ]),
   );
-  t.equal(docsBlock("docs/generation.md", "parameters", parameters), parameters);
+  t.equal(docsBlock("docs/reference/generation.md", "parameters", parameters), parameters);
   const others = markdownTable(
     ["name", "why not"],
     Object.entries(NOT_OFFERED).map(([name, why]) => ["`" + name + "`", why]),
   );
-  t.equal(docsBlock("docs/generation.md", "not offered", others), others);
+  t.equal(docsBlock("docs/reference/generation.md", "not offered", others), others);
   const names = fields.map(([name]) => name);
   t.same(
     Object.keys(NOT_OFFERED).filter((name) => names.includes(name) || name in FIELD_ALIASES),
@@ -270,10 +270,10 @@ t.test("docs/generation.md lists the parameters, and those that there are not", 
   );
 });
 
-t.test("docs/errors.md lists the errors of the code", async (t) => {
+t.test("docs/reference/errors.md lists the errors of the code", async (t) => {
   const rows = Object.entries(ERRORS).map(([code, { status, title }]) => ["`" + code + "`", String(status), title]);
   const table = markdownTable(["code", "status", "title"], rows);
-  t.equal(docsBlock("docs/errors.md", "errors", table), table);
+  t.equal(docsBlock("docs/reference/errors.md", "errors", table), table);
 });
 
 t.test("near names", async (t) => {

@@ -1,4 +1,4 @@
-/** The commands of docs/prefixes.md, as ann and bob would type them, on a real server. */
+/** The commands of docs/guides/prefixes.md, as ann and bob would type them, on a real server. */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { cpSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
@@ -18,7 +18,7 @@ t.teardown(() => folder.remove());
 
 /** Blocks of the page that begin with "```bash as USER", in order. */
 const blocks = [
-  ...readFileSync(repositoryFile("docs/prefixes.md"), "utf8").matchAll(/^```bash as (\w+)\n(.*?)^```$/gms),
+  ...readFileSync(repositoryFile("docs/guides/prefixes.md"), "utf8").matchAll(/^```bash as (\w+)\n(.*?)^```$/gms),
 ].map(([, user = "", script = ""]) => ({ user, script }));
 
 /** A folder in which `npx prefixd` is this checkout's. */

@@ -1,4 +1,4 @@
-/** Streams through the proxies that docker/ and docs/deployment.md configure: tokens arrive as they are sent, none is held back for others. */
+/** Streams through the proxies that docker/ and docs/guides/deploy.md configure: tokens arrive as they are sent, none is held back for others. */
 import { once } from "node:events";
 import { connect } from "node:net";
 import t, { type Test } from "tap";

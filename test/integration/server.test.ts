@@ -186,7 +186,7 @@ t.test("the demo", async (t) => {
     const served = new Set([...text.matchAll(/^# TYPE (\S+)/gm)].map(([, name]) => name!));
     const documents = [
       "README.md",
-      ...readdirSync("docs")
+      ...readdirSync("docs", { recursive: true, encoding: "utf8" })
         .filter((name) => name.endsWith(".md"))
         .map((name) => join("docs", name)),
     ];

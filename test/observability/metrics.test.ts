@@ -82,7 +82,7 @@ t.test("process metrics come along, registries are separate", async (t) => {
   one.close();
 });
 
-t.test("docs/metrics.md lists the metrics of the code", async (t) => {
+t.test("docs/reference/metrics.md lists the metrics of the code", async (t) => {
   const rows = Object.entries<{ type: string; help: string; labels?: readonly string[] }>(METRICS).map(
     ([name, spec]) => [
       "`" + name + "`",
@@ -92,5 +92,5 @@ t.test("docs/metrics.md lists the metrics of the code", async (t) => {
     ],
   );
   const table = markdownTable(["metric", "type", "labels", "what it is"], rows);
-  t.equal(docsBlock("docs/metrics.md", "metrics", table), table);
+  t.equal(docsBlock("docs/reference/metrics.md", "metrics", table), table);
 });

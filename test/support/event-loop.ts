@@ -84,7 +84,7 @@ export async function longestTurn(work: () => Promise<unknown>): Promise<number>
 const FIXED_WORK = JSON.stringify(
   Array.from({ length: 20_000 }, (_, index) => ({ id: index, name: `name ${index}`, share: index / 7 })),
 );
-/** Of this work the machine of docs/benchmarks.md does so much in 50 ms. */
+/** Of this work the machine of docs/reference/benchmarks.md does so much in 50 ms. */
 const TIMES = 3;
 
 /** What 50 ms of that machine are on this one, now that it is so busy, in milliseconds. */

@@ -1,4 +1,4 @@
-/** A real nginx with the configuration that docs/deployment.md shows, before one server of ours; in the foreground, ended by pid. */
+/** A real nginx with the configuration that docs/guides/deploy.md shows, before one server of ours; in the foreground, ended by pid. */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -14,7 +14,7 @@ import { SYSTEM_PATH } from "./requirements.ts";
 export async function startNginx(serverPort: number): Promise<{ url: string; stop(): Promise<void> }> {
   const folder = mkdtempSync(join(tmpdir(), "prefixd-nginx-"));
   const port = await freePort();
-  const shown = /```nginx\n([^`]*)```/.exec(readFileSync(repositoryFile("docs/deployment.md"), "utf8"))![1]!;
+  const shown = /```nginx\n([^`]*)```/.exec(readFileSync(repositoryFile("docs/guides/deploy.md"), "utf8"))![1]!;
   // Both servers of the example are this one; the address and the port are a test's own.
   const http = shown
     .replace(/server prefixd-\d:8080;/g, `server 127.0.0.1:${serverPort};`)

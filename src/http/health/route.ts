@@ -61,7 +61,10 @@ export function healthRoutes(app: TypedApp, parts: AppParts, state: Readonly<App
         tags,
         summary: "Metrics in Prometheus' format",
         response: {
-          200: { description: "See docs/metrics.md", content: { "text/plain": { schema: { type: "string" } } } },
+          200: {
+            description: "See docs/reference/metrics.md",
+            content: { "text/plain": { schema: { type: "string" } } },
+          },
           ...problems("unauthorized", "forbidden"),
         },
       },
