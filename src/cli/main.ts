@@ -1,8 +1,8 @@
 #!/usr/bin/env node
 /** `prefixd COMMAND`: what can be the user's doing is told in a sentence on stderr, with exit code 2 for bad usage and 1 for the rest. */
-import { readFileSync } from "node:fs";
 import type { ConfigError } from "../config.ts";
 import { oneLine } from "../one-line.ts";
+import { VERSION } from "../version.ts";
 
 const USAGE = `Usage: prefixd COMMAND
 
@@ -54,10 +54,7 @@ if (command !== undefined) {
   const run = await command();
   await run(args).catch(fail);
 } else if (name === "--version") {
-  const { version } = JSON.parse(readFileSync(new URL("../../package.json", import.meta.url), "utf8")) as {
-    version: string;
-  };
-  console.log(version);
+  console.log(VERSION);
 } else if (name === "--help" || name === "-h") {
   process.stdout.write(USAGE);
 } else {

@@ -1,5 +1,4 @@
 /** Everything that `prefixd doctor` finds out, as one plain object. */
-import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { DEVICE_PRECISIONS } from "../config.ts";
 import type { Precision } from "../model/graph-weights.ts";
@@ -8,6 +7,7 @@ import { DEVICES } from "../runtime/devices.ts";
 import { defaultLibraryPath, OrtApi } from "../runtime/ort-api.ts";
 import { folderHolder } from "../lmdb/folder-lock.ts";
 import { readProcessLimits } from "../system-files.ts";
+import { VERSION } from "../version.ts";
 import { examineCuda } from "./cuda.ts";
 import type { Findings } from "./findings.ts";
 import { examineMachine, warningsOf, type MachineReport } from "./machine.ts";
@@ -73,12 +73,11 @@ export async function examine(options: ExamineOptions): Promise<Report> {
     devices[kind] = { usable: tests.some(({ passed }) => passed), ...findings[kind](), self_tests: tests };
   }
   const machine = examineMachine();
-  const { version } = JSON.parse(readFileSync(new URL("package.json", PACKAGE_ROOT), "utf8")) as { version: string };
   return {
     ok: devices[device]?.self_tests.some((test) => test.precision === precision && test.passed) ?? false,
     device,
     precision,
-    prefixd: version,
+    prefixd: VERSION,
     onnxruntime,
     machine,
     warnings: [

@@ -1,5 +1,6 @@
 import type { FastifyInstance, FastifySchema, RouteOptions } from "fastify";
 import { stringify } from "yaml";
+import { VERSION } from "../../version.ts";
 import { nullableFields } from "../validation.ts";
 import { GenerateEvent, GenerateLastEvent } from "../generate/schema.ts";
 
@@ -8,7 +9,7 @@ export const OPENAPI_OPTIONS = {
     openapi: "3.1.0",
     info: {
       title: "prefixd",
-      version: "0.1.0",
+      version: VERSION,
       description:
         "One frozen GPT-2 serves every user's trained prefix.\n\nErrors are RFC 9457 problem details with a stable `code`. Every answer has an `x-request-id`; send one to choose it.\n\nBodies are JSON in UTF-8, or multipart for uploads. An optional field that is null counts as absent, unless the field gives null a meaning of its own.",
       license: { name: "Apache-2.0", identifier: "Apache-2.0" },
