@@ -270,6 +270,23 @@ t.test("docs/reference/generation.md lists the parameters, and those that there 
   );
 });
 
+t.test("docs/reference/api.md lists the routes", async (t) => {
+  const { fastify, routes } = await buildTestApp(t, { keyed: true });
+  const { paths } = (await fastify.inject("/docs/json")).json<{
+    paths: Record<string, Record<string, { summary: string }>>;
+  }>();
+  const needed = { public: "none", user: "any", admin: "admin" };
+  const described = Object.entries(paths).flatMap(([path, operations]) =>
+    Object.entries(operations).map(([verb, { summary }]) => {
+      const method = verb.toUpperCase();
+      const route = routes.find((one) => one.method === method && one.url.replace(/:(\w+)/g, "{$1}") === path)!;
+      return ["`" + `${method} ${path}` + "`", needed[route.access], summary];
+    }),
+  );
+  const table = markdownTable(["route", "key", "what it does"], described);
+  t.equal(docsBlock("docs/reference/api.md", "routes", table), table);
+});
+
 t.test("docs/reference/errors.md lists the errors of the code", async (t) => {
   const rows = Object.entries(ERRORS).map(([code, { status, title }]) => ["`" + code + "`", String(status), title]);
   const table = markdownTable(["code", "status", "title"], rows);

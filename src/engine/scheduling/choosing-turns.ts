@@ -24,7 +24,7 @@ const NOBODY: ReadonlySet<Chooser> = new Set();
  * often go first. Nobody is left out while a single tenant decodes: nobody else waits.
  *
  * Who is left out is fed the same token at the same position again in the next step, which writes the same keys and values and gives the
- * same scores: a row's numbers do not depend on the others (docs/architecture.md, isolation).
+ * same scores: a row's numbers do not depend on the others (docs/decisions/003-bit-isolation.md).
  */
 export function leftOutOf(
   batch: readonly { readonly chooser: Chooser }[],
