@@ -124,9 +124,9 @@ const verdicts = sides.map(({ name }) => {
 writeSection("admission", [
   `GPT-2 small (124M, random weights), fp32, ${THREADS} threads, an idle server, prompt of ${PROMPT}, one new token, over HTTP on loopback; medians of ${ROUNDS} interleaved rounds. ${machine()}.`,
   "",
-  `Asked: a hot prefix of ${PAIR_LENGTH} adds less than ${ASKED} % to the time to first token. Of ${PAIRS} pairs of requests with and without it: ${verdicts.join(" ")}`,
+  `Goal: a hot prefix of ${PAIR_LENGTH} adds less than ${ASKED} % to the time to first token. Of ${PAIRS} pairs of requests with and without it: ${verdicts.join(" ")}`,
   "",
-  `What of it is not the server's, by as many pairs of prompts with the runner alone: attention to ${PAIR_LENGTH} more positions, ${interval(own.attention)}, and the copy of the prefix into its row, ${percent(median(own.copy))} %.`,
+  `The share that is not the server's, from as many pairs of prompts with the runner alone: attention to ${PAIR_LENGTH} more positions, ${interval(own.attention)}, and copying the prefix into its row, ${percent(median(own.copy))} %.`,
   "",
   `Without a prefix the first token takes ${sides.map(({ name }) => `${mid(`${name} null`).toFixed(1)} ms (${name})`).join(", ")}. A prefix adds:`,
   "",

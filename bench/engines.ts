@@ -171,9 +171,9 @@ async function report(): Promise<void> {
     "prefixd: requests through its engine, scheduler and sampler included; PEFT: `generate()`, different prefixes one after the other; llama.cpp: `llama-batched-bench`, no sampling. llama.cpp's have no prefixes: the same number of tokens is prompt.",
     ...(missing.length > 0 ? ["", `Not installed there, so not measured: ${missing.join(", ")}.`] : []),
     "",
-    ...table(["what", "against", "asked", "measured", ""], targets),
+    ...table(["what", "against", "goal", "measured", ""], targets),
     "",
-    `What one row in fp32 can reach at most: ${THREADS} threads that do nothing but read the same matrices would make ${rate(MEMORY, "decode-1")} tokens/s; ${shares.join(", ")}.`,
+    `Upper bound for one row in fp32: ${THREADS} threads that only read the same matrices would make ${rate(MEMORY, "decode-1")} tokens/s; ${shares.join(", ")}.`,
   ];
   console.log(lines.join("\n"));
   if (SIZE === "demo") return console.log("\ndemo model: not written");

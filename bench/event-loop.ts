@@ -41,7 +41,7 @@ try {
 }
 const rows = [...worst].map(([route, { share, what }]) => [`\`${route}\``, (50 * share).toFixed(1), what]);
 const lines = [
-  `Of every route the request that had the longest turn; processor time of the event loop's thread, by a fixed piece of work made that of the machine's other figures, the least of ${ROUNDS}. \`test/integration/event-loop.test.ts\` holds all of them to 50 ms. Demo model, ${machine()}.`,
+  `For each route, the request with the longest turn: processor time of the event loop's thread, scaled by a fixed amount of work to the machine of the other figures, the least of ${ROUNDS}. \`test/integration/event-loop.test.ts\` holds all of them to 50 ms. Demo model, ${machine()}.`,
   "",
   ...table(["route", "longest turn, ms", "of"], rows),
 ];

@@ -32,7 +32,7 @@ try {
   await redis.stop();
   folder.remove();
 }
-const text = table(["store", "the id", "median, ms", "the first kind takes longer than it"], rows);
+const text = table(["store", "the id", "median, ms", "share of pairs in which the first kind takes longer"], rows);
 console.log(text.join("\n"));
 writeSection("foreign-ids", [
   `${ASKS} requests of each kind in random order, one at a time. ${machine()}.`,

@@ -88,7 +88,7 @@ const memoryRate = stores.at(-1)!;
 writeSection("growth", [
   `Medians and quantiles of ${ROUNDS} interleaved rounds; ${THREADS} threads. ITL: inter-token latency. ${machine()}.`,
   "",
-  "Asked: how cost grows, and where it bends. No bound was set.",
+  "Question: how does cost grow, and where does it bend? No bound was set.",
   "",
   `**Slots.** GPT-2 small (124M, random weights), fp32, through the engine, all slots busy, contexts of about ${SLOTS_CONTEXT}. ${sentences[0]}`,
   "",

@@ -100,7 +100,7 @@ const verdicts = PRECISIONS.map((precision) => {
 writeSection("long-prompt", [
   `GPT-2 small (124M, random weights), ${THREADS} threads, ${STREAMS} streams with prefixes of 10, one prompt of ${LONG}, --prefill-chunk ${CHUNK}; medians of ${ROUNDS} interleaved rounds. ${await machineOfInt8()}.`,
   "",
-  `Asked: p99 of the others' inter-token latency while the prompt is fed at most ${ASKED} times their median before. ${verdicts.join(" ")}`,
+  `Goal: p99 of the others' inter-token latency while the prompt is fed at most ${ASKED} times their median before. ${verdicts.join(" ")}`,
   "",
   ...table(
     [
@@ -116,7 +116,7 @@ writeSection("long-prompt", [
     rows,
   ),
   "",
-  `A step is a decode step of all streams and a piece of prompt. A piece reads all weights and attends to all that came before, so it is the shorter the further the prompt is. With a share of 1 pieces have ${CHUNK} tokens.`,
+  `A step is a decode step of all streams and a chunk of prompt. A chunk reads all weights and attends to all earlier positions, so chunks get shorter as the prompt advances. With a share of 1 chunks have ${CHUNK} tokens.`,
   "",
   `${MANY} prompts of ${LONG} at once, one row free, served one after the other; a step's time over that of the decode run in it:`,
   "",

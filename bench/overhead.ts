@@ -121,7 +121,7 @@ const rows = [...figures].map(([name, all]) => {
 console.log(rows.map((row) => row.join("  ")).join("\n"));
 if (process.env["ONLY"] === undefined && KIND !== "simulated") {
   writeSection(KIND === undefined ? "overhead" : `overhead-${KIND}`, [
-    `A runner that costs nothing, ${STREAMS} streams of 64 to 200 tokens, 64 candidates of 50,257, the demo's tokenizer; "sampling" is \`do_sample\` with its defaults. Medians of ${ROUNDS} interleaved rounds. Other work on the machine takes from the tokens per second; processor time per token tells what they would be without. ${KIND === undefined ? "" : `GPT-2 small with random weights on ${process.env["GPU"]}, every stream with one of ${PREFIXES} prefixes of ${PREFIX}. `}${machine()}.`,
+    `A runner that costs nothing, ${STREAMS} streams of 64 to 200 tokens, 64 candidates of 50,257, the demo's tokenizer; "sampling" is \`do_sample\` with its defaults. Medians of ${ROUNDS} interleaved rounds. Other work on the machine lowers tokens per second; processor time per token is what remains comparable. ${KIND === undefined ? "" : `GPT-2 small with random weights on ${process.env["GPU"]}, every stream with one of ${PREFIXES} prefixes of ${PREFIX}. `}${machine()}.`,
     "",
     ...table(
       [

@@ -81,7 +81,7 @@ const rows = WORK.map(({ name }, index) => [name, ...cells(single, index), ...ce
 writeSection((await exactIntegers()) === "int8-u8u8" ? "precision-without-vnni" : "precision", [
   `GPT-2 small (124M, random weights), tokens/s with ${CONTEXT} tokens in the cache, medians of ${ROUNDS} interleaved rounds of ${COUNTED} steps. ${await machineOfInt8()}.`,
   "",
-  "One thread is measured in the process's CPU time, which others on the machine hardly change; two threads by the clock.",
+  "One thread is measured in the process's CPU time, which other work on the machine hardly changes; two threads by the clock.",
   "",
   ...table(["runner alone", "1 thread, fp32", "int8", "ratio", `${THREADS} threads, fp32`, "int8", "ratio"], rows),
 ]);

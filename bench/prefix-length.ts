@@ -168,7 +168,7 @@ writePlot(
 writeSection("prefix-length", [
   `GPT-2 small (124M, random weights), ${THREADS} threads, prompt of ${PROMPT}; runner alone, medians of ${ROUNDS} interleaved rounds of ${COUNTED} steps. ${await machineOfInt8()}.`,
   "",
-  `Asked: whether "longer prefixes have a negligible impact on inference speed". With ${100 * NEGLIGIBLE} % as negligible, in fp32 and int8 alike, this holds for these numbers of virtual tokens: ${claim}.`,
+  `Question: do "longer prefixes have a negligible impact on inference speed"? With ${100 * NEGLIGIBLE} % as negligible, in fp32 and int8 alike, it holds for these numbers of virtual tokens: ${claim}.`,
   "",
   ...table(["", "", "P = 0, ms", ...LENGTHS.slice(1).map((length) => `P = ${length}, relative`)], rows),
   "",

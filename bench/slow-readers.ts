@@ -156,10 +156,10 @@ async function measure(): Promise<void> {
       ],
     ),
     "",
-    `The second row's RSS is the highest of all times. The streams were generated in ${seconds.toFixed(0)} s; ${held} connections were then stuck, each with ${kib((stuck.rss - before.rss) / held)} KiB of RSS and ${kib(stuck.kernel / held)} KiB in the kernel.`,
+    `The second row's RSS is the peak. The streams were generated in ${seconds.toFixed(0)} s; ${held} connections were then stuck, each with ${kib((stuck.rss - before.rss) / held)} KiB of RSS and ${kib(stuck.kernel / held)} KiB in the kernel.`,
     `Cut as \`not_reading\`: ${counts.tooSlow} while they were generated (outcome \`too_slow\`), ${cutOnce} in all ${SEND_TIMEOUT_S} s after the last was complete, ${cutTwice} after another ${SEND_TIMEOUT_S} s. As requests they count as \`ok\`: their last token had been generated.`,
     "",
-    `The kernel holds that little because here a socket may have ${SOCKET_BYTES.split(" ")[2]} bytes at either end. On loopback with Linux's defaults it takes 3.8 MB of a stream (\`tcp_wmem\`), which is not in the server's RSS; what bounds it for the whole machine is \`net.ipv4.tcp_mem\`.`,
+    `The kernel holds so little because a socket here may have ${SOCKET_BYTES.split(" ")[2]} bytes at either end. On loopback with Linux's defaults it takes 3.8 MB of a stream (\`tcp_wmem\`), which is not in the server's RSS; what bounds it for the whole machine is \`net.ipv4.tcp_mem\`.`,
   ];
   if (process.env["DRY"] === undefined) writeSection("slow-readers", lines);
   console.log(lines.join("\n"));
