@@ -43,7 +43,7 @@ export const ConfigSchema = Type.Object({
     default: 0,
     shown: "0 (those that are connected)",
     description:
-      "Replicas of Redis that must have a removal, or what else takes something away, before it is answered; fewer: 503",
+      "Redis replicas that must confirm a removal, or any other change that takes something away, before it is answered; with fewer, 503",
   }),
   prefixes: Type.String({
     arg: "DIR",
@@ -68,7 +68,7 @@ export const ConfigSchema = Type.Object({
     maximum: 65535,
     arg: "N",
     default: 8080,
-    description: "Port to listen on; 0 takes a free one",
+    description: "Port to listen on; 0 picks a free one",
   }),
   device: Type.Enum(["cpu", "webgpu", "cuda"], { default: "cpu", description: "Where the model runs" }),
   precision: Type.Enum(["auto", "fp32", "int8", "fp16"], {
@@ -90,7 +90,7 @@ export const ConfigSchema = Type.Object({
     arg: "MICROSECONDS",
     default: DEFAULT_SPIN_TIME,
     description:
-      "How long a thread of the model without work looks for more before it sleeps; less, such as 100, where other processes want the same cores",
+      "How long an idle thread of the model spins before it sleeps; use less, such as 100, where other processes want the same cores",
   }),
   maxBatch: Type.Integer({
     minimum: 1,
@@ -104,7 +104,7 @@ export const ConfigSchema = Type.Object({
     maximum: 1_000_000,
     arg: "N",
     default: 256,
-    description: "Requests that may wait, each user's share of them by weight; beyond it: 429",
+    description: "Requests that may wait, shared among users by weight; more get 429",
   }),
   queueTimeout: Type.Number({
     minimum: 0,
@@ -112,7 +112,7 @@ export const ConfigSchema = Type.Object({
     arg: "SECONDS",
     default: 0,
     shown: "0 (no limit)",
-    description: "How long a request may wait: then 503, so that what is answered was begun in time",
+    description: "How long a request may wait before it gets 503",
   }),
   maxN: Type.Integer({
     minimum: 1,
@@ -155,7 +155,7 @@ export const ConfigSchema = Type.Object({
     maximum: 86_400,
     arg: "SECONDS",
     default: 120,
-    description: "A device that does not answer for so long is lost, and the server ends. Not used on the CPU",
+    description: "A device that does not answer for this long counts as lost, and the server ends. Not used on the CPU",
   }),
   prefixCacheBytes: Type.Integer({
     minimum: 0,
@@ -216,14 +216,14 @@ export const ConfigSchema = Type.Object({
     arg: "SECONDS",
     default: 10,
     description:
-      "A body of which nothing arrives for so long, or less than 4 KiB a second on average, is given up (408)",
+      "A body of which nothing arrives for this long, or less than 4 KiB a second on average, is abandoned (408)",
   }),
   sendTimeout: Type.Number({
     minimum: 0.1,
     maximum: 86_400,
     arg: "SECONDS",
     default: 30,
-    description: "A client that takes nothing of an answer or a stream for so long is cut off",
+    description: "A client that reads nothing of an answer or a stream for this long is cut off",
   }),
   keepAliveTimeout: Type.Number({
     minimum: 0.1,
@@ -240,7 +240,7 @@ export const ConfigSchema = Type.Object({
     default: 256 * 1024,
     shown: "256KiB",
     description:
-      "What of a stream may wait for a slow reader, beyond what the system holds; a reader with more is cut off",
+      "How much of a stream may wait for a slow reader, beyond the system's own buffers; then the reader is cut off",
   }),
   adminKeyFile: Type.String({
     arg: "FILE",
@@ -253,7 +253,7 @@ export const ConfigSchema = Type.Object({
     arg: "FILE",
     default: "",
     shown: "the ordinary log",
-    description: "File to which what was done with users, keys and prefixes is appended, as JSON lines",
+    description: "File that gets a JSON line for each action on users, keys and prefixes",
   }),
   drainDelay: Type.Number({
     minimum: 0,
@@ -261,7 +261,7 @@ export const ConfigSchema = Type.Object({
     arg: "SECONDS",
     default: 0,
     description:
-      "How long the server goes on serving, no longer ready, after it is told to stop: until load balancers have noticed",
+      "How long the server goes on serving after a stop signal, no longer ready, so that load balancers notice",
   }),
   drainTimeout: Type.Number({
     minimum: 0,

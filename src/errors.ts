@@ -5,7 +5,7 @@
 export const ERRORS = {
   // requests
   invalid_request: { status: 400, title: "The request is malformed" },
-  unknown_field: { status: 400, title: "The request has a field that does not exist" },
+  unknown_field: { status: 400, title: "The request has an unknown field" },
   unsupported_parameter: { status: 400, title: "A parameter that is not supported" },
   invalid_parameter: { status: 400, title: "A parameter has a value out of range" },
   empty_prompt: { status: 400, title: "The prompt is empty" },
@@ -43,9 +43,9 @@ export const ERRORS = {
   // users
   unauthorized: { status: 401, title: "A valid key is needed" },
   forbidden: { status: 403, title: "This needs another role" },
-  user_exists: { status: 409, title: "There is such a user already" },
+  user_exists: { status: 409, title: "The user already exists" },
   user_not_found: { status: 404, title: "No such user" },
-  unknown_users: { status: 422, title: "Users that are named do not exist" },
+  unknown_users: { status: 422, title: "Some of the named users do not exist" },
   key_not_found: { status: 404, title: "No such key" },
   invalid_user_id: { status: 400, title: "The user id is not valid" },
   quota_exceeded: { status: 403, title: "The user's quota of prefixes is used up" },

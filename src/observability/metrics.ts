@@ -20,7 +20,7 @@ export const METRICS = {
   prefixd_queue_limit: { type: "gauge", help: "Requests that may wait before the next one is answered 429." },
   prefixd_folds: {
     type: "gauge",
-    help: "Soft and hard prompts that are to be registered and wait to be run through the model, or are.",
+    help: "Soft and hard prompts that are being registered: waiting for the model, or running through it.",
   },
   prefixd_running_sequences: { type: "gauge", help: "Sequences that hold a slot of the KV cache." },
   prefixd_slots: { type: "gauge", help: "Slots of the KV cache." },
@@ -33,7 +33,7 @@ export const METRICS = {
   },
   prefixd_step_tokens_total: {
     type: "counter",
-    help: "Tokens fed to the model: of prompts (prefill), generated ones (decode), of soft and hard prompts that are registered (fold).",
+    help: "Tokens fed to the model: of prompts (prefill), generated ones (decode), of soft and hard prompts being registered (fold).",
     labels: ["phase"],
   },
   prefixd_queue_seconds: {
@@ -58,7 +58,7 @@ export const METRICS = {
   },
   prefixd_request_seconds: {
     type: "histogram",
-    help: "Time of a whole generate request that was taken in.",
+    help: "Time of a whole accepted generate request.",
     buckets: LATENCY,
   },
   prefixd_requests_total: {
@@ -86,7 +86,7 @@ export const METRICS = {
   prefixd_prefix_bank_misses_total: { type: "counter", help: "Prefixes that had to be copied to the device." },
   prefixd_step_sizes: {
     type: "gauge",
-    help: "Sizes of step on a device with captured graphs, by how they run: as one graph, or kernel by kernel where that could not be.",
+    help: "Step sizes on a device with captured graphs, by how they run: as one graph, or kernel by kernel where capture failed.",
     labels: ["run"],
   },
   prefixd_store_errors_total: {
@@ -102,7 +102,7 @@ export const METRICS = {
   },
   prefixd_event_listeners: {
     type: "gauge",
-    help: "Listeners of the process, of the HTTP server, and of the open connection that has most.",
+    help: "Listeners of the process, of the HTTP server, and of the open connection that has the most.",
     labels: ["on"],
   },
   prefixd_http_requests_total: {
