@@ -1,5 +1,5 @@
 import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
-import { dirname, join, relative } from "node:path";
+import { dirname, join, relative, sep } from "node:path";
 import t from "tap";
 import { repositoryFile } from "./support/docs-block.ts";
 
@@ -39,6 +39,7 @@ t.test("links between pages lead to files and headings that exist", async (t) =>
   const all = pages(ROOT);
   t.ok(all.length >= 15, `${all.length} pages`);
   const broken: string[] = [];
+  const linked = new Set<string>();
   let links = 0;
   for (const page of all) {
     for (const [, target = ""] of withoutCode(readFileSync(page, "utf8")).matchAll(/\]\(([^)\s]+)\)/g)) {
@@ -49,9 +50,16 @@ t.test("links between pages lead to files and headings that exist", async (t) =>
       const isMissing =
         !existsSync(file) ||
         (anchor !== undefined && statSync(file).isFile() && file.endsWith(".md") && !anchors(file).has(anchor));
+      if (file !== page) linked.add(file);
       if (isMissing) broken.push(`${relative(ROOT, page)}: ${target}`);
     }
   }
   t.ok(links > 100, `${links} links`);
   t.same(broken, []);
+  const documents = all.filter((page) => relative(ROOT, page).startsWith(`docs${sep}`));
+  t.same(
+    documents.filter((page) => !linked.has(page)).map((page) => relative(ROOT, page)),
+    [],
+    "each page of docs/ can be found from another one",
+  );
 });
