@@ -70,6 +70,7 @@ export async function serveEngine(
       listKeys: refuse,
       deleteKey: refuse,
       usage: refuse,
+      usageSums: refuse,
     },
     removal: { removeUser: refuse, readmitUser: refuse },
     auth: createKeylessAuthenticator(),

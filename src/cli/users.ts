@@ -7,6 +7,7 @@ const USAGE = `Usage: prefixd users COMMAND [--url http://127.0.0.1:8080] [--adm
   create USER [--weight N] [--limit NAME=N ...]   NAME: max_running, max_queued, tokens_per_minute, max_prefixes, max_prefix_bytes
   list [--after USER]
   show USER
+  usage USER [--from DAY] [--to DAY] [--after ROW]
   patch USER [--weight N] [--limit NAME=N|none ...]
   remove USER [--keep-usage]                      with all keys and prefixes; prints the receipt
   create-key USER [--expires-at TIME]             prints the key, once
@@ -22,6 +23,8 @@ const OPTIONS = {
   weight: { type: "string" },
   limit: { type: "string", multiple: true },
   after: { type: "string" },
+  from: { type: "string" },
+  to: { type: "string" },
   "keep-usage": { type: "boolean" },
   "expires-at": { type: "string" },
   help: { type: "boolean", short: "h" },
@@ -35,6 +38,13 @@ interface Command {
   request(operands: readonly string[], values: Values): { method: string; path: string; body?: object };
 }
 
+/** The parameters that are given, as the end of a path. */
+function query(parameters: Readonly<Record<string, string | undefined>>): string {
+  const given = new URLSearchParams();
+  for (const [name, value] of Object.entries(parameters)) if (value !== undefined) given.set(name, value);
+  return given.size === 0 ? "" : `?${given.toString()}`;
+}
+
 const user = (id: string | undefined): string => `/admin/users/${encodeURIComponent(id ?? "")}`;
 
 const COMMANDS: Readonly<Record<string, Command>> = {
@@ -46,12 +56,14 @@ const COMMANDS: Readonly<Record<string, Command>> = {
   list: {
     operands: 0,
     options: ["after"],
-    request: (_, { after }) => ({
-      method: "GET",
-      path: `/admin/users${after === undefined ? "" : `?after=${encodeURIComponent(after)}`}`,
-    }),
+    request: (_, { after }) => ({ method: "GET", path: `/admin/users${query({ after })}` }),
   },
   show: { operands: 1, options: [], request: ([id]) => ({ method: "GET", path: user(id) }) },
+  usage: {
+    operands: 1,
+    options: ["from", "to", "after"],
+    request: ([id], { from, to, after }) => ({ method: "GET", path: `${user(id)}/usage${query({ from, to, after })}` }),
+  },
   patch: {
     operands: 1,
     options: ["weight", "limit"],
@@ -62,7 +74,7 @@ const COMMANDS: Readonly<Record<string, Command>> = {
     options: ["keep-usage"],
     request: ([id], values) => ({
       method: "DELETE",
-      path: `${user(id)}${values["keep-usage"] === true ? "?keep_usage=true" : ""}`,
+      path: `${user(id)}${query({ keep_usage: values["keep-usage"] === true ? "true" : undefined })}`,
     }),
   },
   "create-key": {

@@ -3,7 +3,7 @@ import { Damage } from "./format.ts";
 import { unsealJson } from "./sealed.ts";
 import type { ApiKeyRecord, User } from "../users/types.ts";
 
-const TABLES: ReadonlySet<string> = new Set(["users", "keys", "user-keys", "usage"]);
+const TABLES: ReadonlySet<string> = new Set(["users", "keys", "user-keys", "usage", "usage-days"]);
 
 /** Each record lies under its own id, and each key under its user too: or somebody's key would become another's. */
 export class UserContents implements ContentsCheck {

@@ -1,8 +1,8 @@
 import { WorkerCalls } from "./worker-calls.ts";
 import { ChangeListeners } from "../users/change-listeners.ts";
 import type { LmdbUserOptions, LmdbUserTables } from "./user-tables.ts";
-import type { RemovedUser, UserPatch, UserStore } from "../users/store.ts";
-import type { ApiKeyRecord, UsageRow, User } from "../users/types.ts";
+import type { RemovedUser, UsageDays, UsageRange, UserPatch, UserStore } from "../users/store.ts";
+import type { ApiKeyRecord, UsageRow, UsageSums, User } from "../users/types.ts";
 
 /**
  * Opens (or makes) the users of an embedded store. What was answered is on disk; of a removed user no byte is. Other processes may
@@ -66,8 +66,12 @@ class LmdbUserStore implements UserStore {
     return this.#tables.call("addUsage", rows);
   }
 
-  usage(user: string, range: { from?: string; to?: string }): Promise<UsageRow[]> {
-    return this.#tables.call("usage", user, range);
+  usage(user: string, options: UsageRange & { limit: number }): Promise<UsageRow[]> {
+    return this.#tables.call("usage", user, options);
+  }
+
+  usageSums(user: string, days: UsageDays): Promise<UsageSums> {
+    return this.#tables.call("usageSums", user, days);
   }
 
   onChange(listener: (user: string) => void): () => void {

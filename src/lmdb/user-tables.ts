@@ -3,17 +3,24 @@ import { PrefixdError } from "../errors.ts";
 import { JsonTable } from "./json-table.ts";
 import { RewrittenLmdb } from "./rewritten.ts";
 import { UserContents } from "./user-contents.ts";
-import type { RemovedUser, UserPatch } from "../users/store.ts";
-import type { ApiKeyRecord, UsageRow, User } from "../users/types.ts";
-import { compare, toCounts, toUsageRow } from "../users/usage-counts.ts";
+import type { RemovedUser, UsageDays, UsageRange, UserPatch } from "../users/store.ts";
+import type { ApiKeyRecord, UsageRow, UsageSums, User } from "../users/types.ts";
+import {
+  addCounts,
+  compare,
+  endOfDays,
+  toCounts,
+  toUsageRow,
+  toUsageSums,
+  usageRowName,
+  usageRowNames,
+} from "../users/usage-counts.ts";
 import { isBuiltInUser } from "../users/user-id.ts";
 
 export interface LmdbUserOptions {
   /** The store's folder; users live in its sub-folder `users`. */
   readonly dir: string;
 }
-
-const DAY = "2026-01-31";
 
 interface Environment {
   /** id -> User */
@@ -22,8 +29,10 @@ interface Environment {
   readonly keys: JsonTable<ApiKeyRecord>;
   /** user/key id -> true */
   readonly userKeys: JsonTable<true>;
-  /** user/day/ or user/day/=prefix -> UsageCounts */
+  /** user/name of the row -> UsageCounts */
   readonly usage: JsonTable<readonly number[]>;
+  /** user/day -> UsageCounts of all its rows; empty in a file of before there was this table */
+  readonly usageDays: JsonTable<readonly number[]>;
 }
 
 /**
@@ -36,13 +45,14 @@ export class LmdbUserTables {
   constructor(options: LmdbUserOptions) {
     this.#file = new RewrittenLmdb({
       dir: join(options.dir, "users"),
-      maxDbs: 4,
+      maxDbs: 5,
       what: "user store",
       databases: (root) => ({
         users: new JsonTable(root, "users"),
         keys: new JsonTable(root, "keys"),
         userKeys: new JsonTable(root, "user-keys"),
         usage: new JsonTable(root, "usage"),
+        usageDays: new JsonTable(root, "usage-days"),
       }),
       contents: () => new UserContents(),
     });
@@ -125,34 +135,43 @@ export class LmdbUserTables {
         if (keepUsage || !key.startsWith(`${id}/`)) fresh.usage.put(key, value);
         else removed.usageRows++;
       }
+      for (const { key, value } of old.usageDays.entries())
+        if (keepUsage || !key.startsWith(`${id}/`)) fresh.usageDays.put(key, value);
       return removed;
     });
   }
 
   addUsage(rows: readonly UsageRow[]): void {
     this.#file.write((env) => {
+      sumMissingDays(env);
       for (const row of rows) {
         if (!isBuiltInUser(row.user) && env.users.get(row.user) === undefined) continue;
-        const key = `${row.user}/${row.day}/${row.prefix === null ? "" : `=${row.prefix}`}`;
-        const old = env.usage.get(key);
-        env.usage.put(
-          key,
-          toCounts(row).map((count, i) => count + (old?.[i] ?? 0)),
-        );
+        add(env.usage, `${row.user}/${usageRowName(row)}`, toCounts(row));
+        add(env.usageDays, `${row.user}/${row.day}`, toCounts(row));
       }
     });
   }
 
-  usage(user: string, { from, to }: { from?: string; to?: string }): UsageRow[] {
-    // "0" is the character after "/".
-    const range = this.#file
-      .read()
-      .usage.entries({ start: `${user}/${from ?? ""}`, end: to === undefined ? `${user}0` : `${user}/${to}0` });
-    return [...range].map(({ key, value }) => {
-      const rest = key.slice(user.length + 1);
-      const [day, prefix] = [rest.slice(0, DAY.length), rest.slice(DAY.length + 1)];
-      return toUsageRow(user, prefix === "" ? null : prefix.slice(1), day, value);
+  usage(user: string, { limit, ...range }: UsageRange & { limit: number }): UsageRow[] {
+    const { start, inclusive, end } = usageRowNames(range);
+    if (start >= end) return [];
+    const found = this.#file.read().usage.entries({
+      start: `${user}/${start}`,
+      exclusiveStart: !inclusive,
+      end: `${user}/${end}`,
+      limit,
     });
+    return [...found].map(({ key, value }) => toUsageRow(user, key.slice(user.length + 1), value));
+  }
+
+  usageSums(user: string, days: UsageDays): UsageSums {
+    if (areDaysMissing(this.#file.read())) this.#file.write(sumMissingDays);
+    const found = this.#file
+      .read()
+      .usageDays.entries({ start: `${user}/${days.from ?? ""}`, end: `${user}/${endOfDays(days)}` });
+    const sums: number[] = [];
+    for (const { value } of found) addCounts(sums, value);
+    return toUsageSums(sums);
   }
 
   ping(): void {
@@ -172,4 +191,27 @@ function existing(env: Environment, id: string): User {
 
 function keyIds(env: Environment, user: string): string[] {
   return [...env.userKeys.keys({ start: `${user}/`, end: `${user}0` })].map((key) => key.slice(user.length + 1));
+}
+
+function add(table: JsonTable<readonly number[]>, key: string, counts: readonly number[]): void {
+  const sums = [...(table.get(key) ?? [])];
+  addCounts(sums, counts);
+  table.put(key, sums);
+}
+
+function areDaysMissing({ usage, usageDays }: Environment): boolean {
+  return isEmpty(usageDays) && !isEmpty(usage);
+}
+
+function isEmpty(table: JsonTable<unknown>): boolean {
+  return table.keys({ limit: 1 }).next().done === true;
+}
+
+/** In a file of before sums of days were kept. */
+function sumMissingDays(env: Environment): void {
+  if (!areDaysMissing(env)) return;
+  for (const { key, value } of env.usage.entries()) {
+    const [user, day] = key.split("/");
+    add(env.usageDays, `${user}/${day}`, value);
+  }
 }

@@ -17,6 +17,7 @@ serveCalls<LmdbUserTables>(
     "deleteUser",
     "addUsage",
     "usage",
+    "usageSums",
     "ping",
   ],
   "user store",

@@ -1,16 +1,17 @@
 import { randomUUID } from "node:crypto";
 import type { RedisConnection } from "./connection.ts";
 import type { RedisUserKeys } from "./user-keys.ts";
-import { ADD_USAGE } from "./user-scripts.ts";
-import type { UsageRow } from "../users/types.ts";
-import { compareUsage, toCounts, toUsageRow } from "../users/usage-counts.ts";
+import { ADD_USAGE, READ_USAGE, READ_USAGE_DAYS } from "./user-scripts.ts";
+import type { UsageDays, UsageRange } from "../users/store.ts";
+import type { UsageRow, UsageSums } from "../users/types.ts";
+import { toCounts, toUsageRow, toUsageSums, usageRowName, usageRowNames } from "../users/usage-counts.ts";
 import { isBuiltInUser } from "../users/user-id.ts";
 
 /** What one user has used, as it is sent until it is answered. */
 interface Flush {
   readonly id: string;
   readonly user: string;
-  /** Field and amount in turn. */
+  /** Day, name and counts of each row. */
   readonly args: readonly (string | number)[];
 }
 
@@ -45,8 +46,7 @@ export class RedisUsage {
       for (const row of rows) {
         const args = byUser.get(row.user) ?? [];
         byUser.set(row.user, args);
-        const field = `${row.day}/${row.prefix === null ? "" : `=${row.prefix}`}`;
-        toCounts(row).forEach((count, i) => args.push(`${field} ${i}`, count));
+        args.push(row.day, usageRowName(row), ...toCounts(row));
       }
       this.#unanswered.push(...[...byUser].map(([user, args]) => ({ id: randomUUID(), user, args })));
       // From here on it is this class that sends them until they are answered.
@@ -54,23 +54,22 @@ export class RedisUsage {
     });
   }
 
-  async read(user: string, { from = "", to = "9999" }: { from?: string; to?: string }): Promise<UsageRow[]> {
-    const rows = new Map<string, number[]>();
-    for (const [name, value] of Object.entries(await this.#connection.client.hgetall(this.#keys.usage(user)))) {
-      const at = name.lastIndexOf(" ");
-      const field = name.slice(0, at);
-      const day = field.slice(0, field.indexOf("/"));
+  async read(user: string, { limit, ...range }: UsageRange & { limit: number }): Promise<UsageRow[]> {
+    const { start, inclusive, end } = usageRowNames(range);
+    const args = [`${inclusive ? "[" : "("}${start}`, `(${end}`, limit];
+    const rows = await this.#connection.run(READ_USAGE, this.#keysOf(user), args);
+    return (rows as [string, string[]][]).map(([name, counts]) => toUsageRow(user, name, counts.map(Number)));
+  }
+
+  async sums(user: string, { from = "", to = "9999" }: UsageDays): Promise<UsageSums> {
+    const found = (await this.#connection.run(READ_USAGE_DAYS, this.#keysOf(user), [])) as string[];
+    const sums: number[] = [];
+    for (let i = 0; i < found.length; i += 2) {
+      const [day = "", counter] = found[i]!.split(" ");
       if (day < from || day > to) continue;
-      const counts = rows.get(field) ?? [];
-      rows.set(field, counts);
-      counts[Number(name.slice(at + 1))] = Number(value);
+      sums[Number(counter)] = (sums[Number(counter)] ?? 0) + Number(found[i + 1]);
     }
-    const result = [...rows].map(([field, counts]) => {
-      const at = field.indexOf("/");
-      const prefix = field.slice(at + 1);
-      return toUsageRow(user, prefix === "" ? null : prefix.slice(1), field.slice(0, at), counts);
-    });
-    return result.sort(compareUsage);
+    return toUsageSums(sums);
   }
 
   /** Sends once more what is unanswered. */
@@ -78,6 +77,10 @@ export class RedisUsage {
     this.#closed = true;
     clearTimeout(this.#timer);
     await this.#inTurn(() => this.#send()).catch(() => undefined);
+  }
+
+  #keysOf(user: string): string[] {
+    return [this.#keys.usage(user), this.#keys.usageRows(user), this.#keys.usageDays(user)];
   }
 
   #inTurn(work: () => Promise<void>): Promise<void> {
@@ -90,7 +93,7 @@ export class RedisUsage {
     const flushes = this.#unanswered;
     const results = await Promise.allSettled(
       flushes.map(({ id, user, args }) => {
-        const keys = [this.#keys.user(user), this.#keys.usage(user), this.#keys.flushes(user)];
+        const keys = [...this.#keysOf(user), this.#keys.user(user), this.#keys.flushes(user)];
         return this.#connection.run(ADD_USAGE, keys, [isBuiltInUser(user) ? "built-in" : "created", id, ...args]);
       }),
     );

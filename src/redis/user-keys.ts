@@ -4,7 +4,9 @@
  *
  *   prefixd:{user}:user          string: User as JSON
  *   prefixd:{user}:keys          hash: key id -> ApiKeyRecord as JSON
- *   prefixd:{user}:usage         hash: `day/` or `day/=prefix`, then a space and the counter -> integer
+ *   prefixd:{user}:usage         hash: name of the row (usageRowName), then a space and the counter -> integer
+ *   prefixd:{user}:usage-rows    sorted set of the rows' names, all with score 0, for paging in order
+ *   prefixd:{user}:usage-days    hash: day, then a space and the counter -> integer, of all rows of the day
  *   prefixd:{user}:flushes       sorted set: flush of usage -> when; expires (usage.ts)
  *   prefixd:{user}:tokens        hash: the bucket of tokens per minute; expires (token-rate.ts)
  *   prefixd:key:KEYID            string: the user that may have this key
@@ -34,6 +36,14 @@ export class RedisUserKeys {
 
   usage(user: string): string {
     return `${this.#tag(user)}:usage`;
+  }
+
+  usageRows(user: string): string {
+    return `${this.#tag(user)}:usage-rows`;
+  }
+
+  usageDays(user: string): string {
+    return `${this.#tag(user)}:usage-days`;
   }
 
   flushes(user: string): string {

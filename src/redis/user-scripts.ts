@@ -49,20 +49,20 @@ return removed
 
 /**
  * What a user has beside the record, once that is gone and no key can be added any more.
- * KEYS: 1 keys, 2 usage, 3 tokens, 4 flushes of usage
+ * KEYS: 1 keys, 2 usage, 3 its rows, 4 its days, 5 flushes of usage, 6 tokens
  * ARGV: 1 "keep" to keep the usage, 2 channel, 3 message
- * Returns: [names of the usage's fields, ids of the keys...]
+ * Returns: [rows of usage that went, keys that went]
  */
 export const DELETE_USER_REST = script(`
-local ids = redis.call('HKEYS', KEYS[1])
-local fields = {}
-redis.call('DEL', KEYS[1], KEYS[3], KEYS[4])
+local keys = redis.call('HLEN', KEYS[1])
+local rows = 0
+redis.call('DEL', KEYS[1], KEYS[5], KEYS[6])
 if ARGV[1] ~= 'keep' then
-  fields = redis.call('HKEYS', KEYS[2])
-  redis.call('DEL', KEYS[2])
+  rows = redis.call('HLEN', KEYS[2]) / 6
+  redis.call('DEL', KEYS[2], KEYS[3], KEYS[4])
 end
 redis.call('PUBLISH', ARGV[2], ARGV[3])
-return { fields, ids }
+return { rows, keys }
 `);
 
 /** Milliseconds that a flush is remembered; the same one is sent again for as long as it is not answered, while Redis is reachable. */
@@ -70,18 +70,64 @@ const FLUSH_MS = 600_000;
 
 /**
  * Adds to counters, once however often the same flush is sent.
- * KEYS: 1 user, 2 usage, 3 sorted set: flush -> when it was added, milliseconds of Redis' clock
- * ARGV: 1 "built-in": needs no record; 2 flush; then pairs of field and amount
+ * KEYS: 1 usage, 2 its rows, 3 its days, 4 user, 5 sorted set: flush -> when it was added, milliseconds of Redis' clock
+ * ARGV: 1 "built-in": needs no record; 2 flush; then per row its day, its name and six amounts
  * Returns: 1 added, now or before; 0 there is no such user
  */
 export const ADD_USAGE = script(`
-if ARGV[1] ~= 'built-in' and redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+if ARGV[1] ~= 'built-in' and redis.call('EXISTS', KEYS[4]) == 0 then return 0 end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 -- First what takes no memory: once a script has written, Redis lets it through to its end, however full it is.
-redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', now - ${FLUSH_MS})
-if redis.call('ZADD', KEYS[3], 'NX', now, ARGV[2]) == 0 then return 1 end
-redis.call('PEXPIRE', KEYS[3], ${FLUSH_MS})
-for i = 3, #ARGV, 2 do redis.call('HINCRBY', KEYS[2], ARGV[i], ARGV[i + 1]) end
+redis.call('ZREMRANGEBYSCORE', KEYS[5], '-inf', now - ${FLUSH_MS})
+if redis.call('ZADD', KEYS[5], 'NX', now, ARGV[2]) == 0 then return 1 end
+redis.call('PEXPIRE', KEYS[5], ${FLUSH_MS})
+for i = 3, #ARGV, 8 do
+  local day, row = ARGV[i], ARGV[i + 1]
+  for c = 0, 5 do
+    redis.call('HINCRBY', KEYS[1], row .. ' ' .. c, ARGV[i + 2 + c])
+    redis.call('HINCRBY', KEYS[3], day .. ' ' .. c, ARGV[i + 2 + c])
+  end
+  redis.call('ZADD', KEYS[2], 0, row)
+end
 return 1
+`);
+
+/**
+ * Makes rows and days of the counters where a version that did not keep them has counted: a row that is listed has its six counters, so
+ * their numbers tell. For scripts whose KEYS begin with usage, its rows, its days.
+ */
+const LISTED = `
+if redis.call('HLEN', KEYS[1]) ~= 6 * redis.call('ZCARD', KEYS[2]) then
+  redis.call('DEL', KEYS[3])
+  local counters = redis.call('HGETALL', KEYS[1])
+  for i = 1, #counters, 2 do
+    local row, day, c = string.match(counters[i], '^(([^/]*)/.*) (%d)$')
+    redis.call('HINCRBY', KEYS[3], day .. ' ' .. c, counters[i + 1])
+    redis.call('ZADD', KEYS[2], 0, row)
+  end
+end
+`;
+
+/**
+ * KEYS: 1 usage, 2 its rows, 3 its days
+ * ARGV: 1 and 2 the first and the last name, as ZRANGEBYLEX takes them; 3 how many rows
+ * Returns: [name, six counters] of each row, in order
+ */
+export const READ_USAGE = script(`${LISTED}
+local rows = {}
+for i, row in ipairs(redis.call('ZRANGEBYLEX', KEYS[2], ARGV[1], ARGV[2], 'LIMIT', 0, ARGV[3])) do
+  local counters = {}
+  for c = 0, 5 do counters[c + 1] = row .. ' ' .. c end
+  rows[i] = { row, redis.call('HMGET', KEYS[1], unpack(counters)) }
+end
+return rows
+`);
+
+/**
+ * KEYS: 1 usage, 2 its rows, 3 its days
+ * Returns: fields and counters of the days, in turn
+ */
+export const READ_USAGE_DAYS = script(`${LISTED}
+return redis.call('HGETALL', KEYS[3])
 `);

@@ -6,8 +6,8 @@ import { RedisUsage } from "./usage.ts";
 import { RedisUserKeys } from "./user-keys.ts";
 import { CREATE_USER, DELETE_KEY, DELETE_USER_REST, PUT_KEY, REPLACE_USER } from "./user-scripts.ts";
 import { UserSweep } from "./user-sweep.ts";
-import type { RemovedUser, UserPatch, UserStore } from "../users/store.ts";
-import type { ApiKeyRecord, UsageRow, User } from "../users/types.ts";
+import type { RemovedUser, UsageDays, UsageRange, UserPatch, UserStore } from "../users/store.ts";
+import type { ApiKeyRecord, UsageRow, UsageSums, User } from "../users/types.ts";
 import { compare } from "../users/usage-counts.ts";
 
 export interface RedisUserOptions extends RedisConnectionOptions {
@@ -179,20 +179,18 @@ class RedisUserStore implements UserStore {
       await this.#dropIndex(await client.hkeys(this.#keys.keys(id)));
       const there = await client.del(this.#keys.user(id));
       await this.#dropIndex(await client.hkeys(this.#keys.keys(id)));
-      const keys = [this.#keys.keys(id), this.#keys.usage(id), this.#keys.tokens(id), this.#keys.flushes(id)];
-      const [fields, ids] = (await this.#connection.run(DELETE_USER_REST, keys, [
-        keepUsage ? "keep" : "drop",
-        ...announce,
-      ])) as [string[], string[]];
+      const names = ["keys", "usage", "usageRows", "usageDays", "flushes", "tokens"] as const;
+      const [usageRows, keys] = (await this.#connection.run(
+        DELETE_USER_REST,
+        names.map((name) => this.#keys[name](id)),
+        [keepUsage ? "keep" : "drop", ...announce],
+      )) as [number, number];
       await client.zrem(this.#keys.users, id);
       // Created again in the meantime.
       if ((await client.exists(this.#keys.user(id))) === 1) await client.zadd(this.#keys.users, 0, id);
       await this.#connection.replicated();
       if (there === 0) throw noUser();
-      return {
-        keys: ids.length,
-        usageRows: new Set(fields.map((field) => field.slice(0, field.lastIndexOf(" ")))).size,
-      };
+      return { keys, usageRows };
     });
   }
 
@@ -200,8 +198,12 @@ class RedisUserStore implements UserStore {
     return guarded(() => this.#usage.add(rows));
   }
 
-  usage(user: string, range: { from?: string; to?: string }): Promise<UsageRow[]> {
-    return guarded(() => this.#usage.read(user, range));
+  usage(user: string, options: UsageRange & { limit: number }): Promise<UsageRow[]> {
+    return guarded(() => this.#usage.read(user, options));
+  }
+
+  usageSums(user: string, days: UsageDays): Promise<UsageSums> {
+    return guarded(() => this.#usage.sums(user, days));
   }
 
   onChange(listener: (user: string) => void): () => void {

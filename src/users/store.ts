@@ -1,4 +1,4 @@
-import type { ApiKeyRecord, UsageRow, User, UserLimits } from "./types.ts";
+import type { ApiKeyRecord, UsageRow, UsageSums, User, UserLimits } from "./types.ts";
 
 /** What is left of a user when it has been removed. */
 export interface RemovedUser {
@@ -10,6 +10,17 @@ export interface UserPatch {
   readonly weight?: number;
   /** Limits that are not named stay. */
   readonly limits?: Partial<UserLimits>;
+}
+
+/** First and last UTC day, inclusive. */
+export interface UsageDays {
+  readonly from?: string;
+  readonly to?: string;
+}
+
+export interface UsageRange extends UsageDays {
+  /** Only rows after the one of this name (`usageRowName`), whether or not there is one. */
+  readonly after?: string;
 }
 
 /**
@@ -41,8 +52,10 @@ export interface UserStore {
    * Rows of users that are gone are dropped, so that nothing of them comes back; the built-in users need no record.
    */
   addUsage(rows: readonly UsageRow[]): Promise<void>;
-  /** In order of day, then prefix (the bare base model first). `from` and `to` are days, inclusive. */
-  usage(user: string, range: { from?: string; to?: string }): Promise<UsageRow[]>;
+  /** Pages in order of day, then prefix (the bare base model first). A row that is there all the while is on one page, whatever is added meanwhile. */
+  usage(user: string, options: UsageRange & { limit: number }): Promise<UsageRow[]>;
+  /** All rows of the days together, exact; costs what there are of days, however many rows. */
+  usageSums(user: string, days: UsageDays): Promise<UsageSums>;
   /** Called when a user or one of its keys was changed, by this process (before its call resolves) or by another. */
   onChange(listener: (user: string) => void): () => void;
   ping(): Promise<void>;

@@ -51,17 +51,21 @@ export interface Principal {
   readonly keyId: string | null;
 }
 
-/** One line of the bill. */
-export interface UsageRow {
-  readonly user: string;
-  /** Name of the prefix, or null: the bare base model. */
-  readonly prefix: string | null;
-  /** UTC day, `2026-01-31`. */
-  readonly day: string;
+/** What requests have used together. */
+export interface UsageSums {
   readonly requests: number;
   readonly prefixTokens: number;
   readonly promptTokens: number;
   readonly completionTokens: number;
   readonly queueSeconds: number;
   readonly runSeconds: number;
+}
+
+/** One line of the bill. */
+export interface UsageRow extends UsageSums {
+  readonly user: string;
+  /** Name of the prefix, or null: the bare base model. */
+  readonly prefix: string | null;
+  /** UTC day, `2026-01-31`. */
+  readonly day: string;
 }

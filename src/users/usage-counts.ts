@@ -1,4 +1,5 @@
-import type { UsageRow } from "./types.ts";
+import type { UsageDays, UsageRange } from "./store.ts";
+import type { UsageRow, UsageSums } from "./types.ts";
 
 /** The counters of a row as whole numbers, in the order in which stores keep them; times are microseconds, so that sums are exact. */
 export type UsageCounts = readonly [
@@ -12,7 +13,7 @@ export type UsageCounts = readonly [
 
 const MICROS = 1_000_000;
 
-export function toCounts(row: UsageRow): UsageCounts {
+export function toCounts(row: UsageSums): UsageCounts {
   return [
     row.requests,
     row.prefixTokens,
@@ -23,12 +24,9 @@ export function toCounts(row: UsageRow): UsageCounts {
   ];
 }
 
-export function toUsageRow(user: string, prefix: string | null, day: string, counts: readonly number[]): UsageRow {
+export function toUsageSums(counts: readonly number[]): UsageSums {
   const [requests = 0, prefixTokens = 0, promptTokens = 0, completionTokens = 0, queue = 0, run = 0] = counts;
   return {
-    user,
-    prefix,
-    day,
     requests,
     prefixTokens,
     promptTokens,
@@ -38,8 +36,36 @@ export function toUsageRow(user: string, prefix: string | null, day: string, cou
   };
 }
 
-export function compareUsage(a: UsageRow, b: UsageRow): number {
-  return compare(a.day, b.day) || compare(a.prefix ?? "", b.prefix ?? "");
+/** Adds counters, in place. */
+export function addCounts(sums: number[], counts: readonly number[]): void {
+  counts.forEach((count, i) => (sums[i] = (sums[i] ?? 0) + count));
+}
+
+/** Names a row among its user's: `day/` or `day/=prefix`. In the order of names, as stores keep rows, days come in order, and the bare base model first. */
+export function usageRowName({ day, prefix }: Pick<UsageRow, "day" | "prefix">): string {
+  return `${day}/${prefix === null ? "" : `=${prefix}`}`;
+}
+
+/** The row that `usageRowName` gave the name. */
+export function toUsageRow(user: string, name: string, counts: readonly number[]): UsageRow {
+  const slash = name.indexOf("/");
+  const prefix = slash + 1 === name.length ? null : name.slice(slash + 2);
+  return { user, prefix, day: name.slice(0, slash), ...toUsageSums(counts) };
+}
+
+/** Which names are in a range: from `start` on, itself only if `inclusive`, to before `end`. */
+export function usageRowNames({ from = "", after, ...days }: UsageRange): {
+  start: string;
+  inclusive: boolean;
+  end: string;
+} {
+  const inclusive = after === undefined || after < from;
+  return { start: inclusive ? from : after, inclusive, end: endOfDays(days) };
+}
+
+/** What names of rows, and days themselves, come before. "0" is the character after "/". */
+export function endOfDays({ to = "9999" }: UsageDays): string {
+  return `${to}0`;
 }
 
 /** By code unit, as the stores sort. */

@@ -1,6 +1,7 @@
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import t from "tap";
+import { usageRow } from "../contract/user-store.ts";
 import { ADMIN_KEY, buildTestApp } from "../support/app.ts";
 import { runCli } from "../support/server.ts";
 
@@ -30,6 +31,11 @@ t.test("prefixd users does what the admin routes do", async (t) => {
     limits: { max_prefixes: null },
   });
   t.match(JSON.parse((await run("show", "ann")).out), { id: "ann", keys: [{ key_id }] });
+  await app.users.addUsage([usageRow("ann", "p", "2026-01-01"), usageRow("ann", "p", "2026-01-02", 3)]);
+  const used = JSON.parse(
+    (await run("usage", "ann", "--from", "2026-01-01", "--after", "2026-01-01/=p")).out,
+  ) as unknown;
+  t.match(used, { totals: { requests: 4 }, usage: [{ day: "2026-01-02", requests: 3 }], next: null });
   t.same(await run("delete-key", "ann", key_id), { code: 0, out: "", err: "" });
   t.match(JSON.parse((await run("list")).out), { users: [{ id: "ann" }], next: null });
   t.match(JSON.parse((await run("remove", "ann")).out), { user: "ann", removed: { keys: 0 } });

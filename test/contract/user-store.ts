@@ -1,6 +1,7 @@
 import type { Test } from "tap";
 import { createApiKey } from "../../src/users/api-key.ts";
 import type { UserStore } from "../../src/users/store.ts";
+import { usageRowName } from "../../src/users/usage-counts.ts";
 import { NO_LIMITS, type ApiKeyRecord, type UsageRow, type User } from "../../src/users/types.ts";
 
 /** Opens a store on the same data every time it is called. */
@@ -43,7 +44,7 @@ export function userStoreContract(t: Test, make: (t: Test) => Promise<OpenUserSt
     t.equal(await store.findKey("0123456789abcdef"), null);
     t.same(await store.listKeys("ann"), []);
     t.equal(await store.deleteKey("ann", "0123456789abcdef"), false);
-    t.same(await store.usage("ann", {}), []);
+    t.same(await store.usage("ann", { limit: 9 }), []);
     await t.rejects(store.patchUser("ann", { weight: 2 }, NOW), missing);
     await t.rejects(store.putKey(apiKey("ann")), missing);
     await t.rejects(store.deleteUser("ann", { keepUsage: false }), missing);
@@ -151,17 +152,17 @@ export function userStoreContract(t: Test, make: (t: Test) => Promise<OpenUserSt
       t.equal(await who.getUser("ann"), null);
       for (const key of mine) t.equal(await who.findKey(key.id), null);
       t.same(await who.listKeys("ann"), []);
-      t.same(await who.usage("ann", {}), []);
+      t.same(await who.usage("ann", { limit: 9 }), []);
       t.same(
         (await who.listUsers({ limit: 9 })).map(({ id }) => id),
         ["anna"],
       );
       t.same(await who.findKey(theirs.id), theirs);
-      t.equal((await who.usage("anna", {})).length, 1);
+      t.equal((await who.usage("anna", { limit: 9 })).length, 1);
       await t.rejects(who.putKey(apiKey("ann")), missing);
     }
     await store.addUsage([usageRow("ann", "p", "2026-01-03")]);
-    t.same(await store.usage("ann", {}), [], "what is still on its way does not bring it back");
+    t.same(await store.usage("ann", { limit: 9 }), [], "what is still on its way does not bring it back");
     await second.createUser(user("ann"));
     t.same(await store.listKeys("ann"), [], "a new user of the name starts with nothing");
   });
@@ -185,7 +186,8 @@ export function userStoreContract(t: Test, make: (t: Test) => Promise<OpenUserSt
     await store.createUser(user("ann"));
     await store.addUsage([usageRow("ann", "p", "2026-01-01", 3)]);
     t.same(await store.deleteUser("ann", { keepUsage: true }), { keys: 0, usageRows: 0 });
-    t.same(await store.usage("ann", {}), [usageRow("ann", "p", "2026-01-01", 3)]);
+    t.same(await store.usage("ann", { limit: 9 }), [usageRow("ann", "p", "2026-01-01", 3)]);
+    t.equal((await store.usageSums("ann", {})).requests, 3);
   });
 
   withStore("200 concurrent additions are exact", async (t, store, open) => {
@@ -200,9 +202,16 @@ export function userStoreContract(t: Test, make: (t: Test) => Promise<OpenUserSt
     ];
     await Promise.all(Array.from({ length: 200 }, (_, i) => (i % 2 ? store : second).addUsage(rows)));
     const total = (owner: string, prefix: string | null): UsageRow => usageRow(owner, prefix, "2026-01-01", 200);
-    t.same(await store.usage("ann", {}), [total("ann", null), total("ann", "p")]);
-    t.same(await second.usage("local", {}), [total("local", "p")]);
-    t.same(await second.usage("nobody", {}), []);
+    t.same(await store.usage("ann", { limit: 9 }), [total("ann", null), total("ann", "p")]);
+    t.same(await second.usage("local", { limit: 9 }), [total("local", "p")]);
+    t.same(await second.usage("nobody", { limit: 9 }), []);
+    t.match(await store.usageSums("ann", {}), {
+      requests: 400,
+      prefixTokens: 800,
+      queueSeconds: 200,
+      runSeconds: 4e-4,
+    });
+    t.match(await second.usageSums("nobody", {}), { requests: 0, runSeconds: 0 });
   });
 
   withStore("usage of a range of days, in order", async (t, store) => {
@@ -212,7 +221,7 @@ export function userStoreContract(t: Test, make: (t: Test) => Promise<OpenUserSt
     for (const day of days)
       await store.addUsage([usageRow("ann", "b", day), usageRow("ann", "a/x:y z", day), usageRow("ann-2", "a", day)]);
     const found = async (range: { from?: string; to?: string }): Promise<string[]> =>
-      (await store.usage("ann", range)).map(({ day, prefix }) => `${day} ${prefix}`);
+      (await store.usage("ann", { ...range, limit: 9 })).map(({ day, prefix }) => `${day} ${prefix}`);
     t.same(
       await found({}),
       [...days].sort().flatMap((day) => [`${day} a/x:y z`, `${day} b`]),
@@ -226,6 +235,60 @@ export function userStoreContract(t: Test, make: (t: Test) => Promise<OpenUserSt
     t.same(await found({ from: "2026-02-01" }), ["2026-02-01 a/x:y z", "2026-02-01 b"]);
     t.same(await found({ to: "2025-12-31" }), ["2025-12-31 a/x:y z", "2025-12-31 b"]);
   });
+
+  withStore(
+    "usage comes in pages, on which each row that was there is once, whatever is added meanwhile",
+    async (t, store, open) => {
+      const second = await open();
+      t.teardown(() => second.close());
+      for (const id of ["ann", "anna"]) await store.createUser(user(id));
+      const days = ["2026-01-01", "2026-01-02"];
+      const prefixes = [null, "*", ...Array.from({ length: 2500 }, (_, i) => `p${i}`), "z".repeat(128)];
+      const rows = days.flatMap((day) => prefixes.map((prefix) => usageRow("ann", prefix, day)));
+      await store.addUsage([...rows, usageRow("anna", "p", days[0]!)]);
+      const paged: string[] = [];
+      for (let after: string | undefined; ; after = paged.at(-1)) {
+        const [page] = await Promise.all([
+          store.usage("ann", { limit: 100, ...(after === undefined ? {} : { after }) }),
+          // Before, at and behind where the page is.
+          ...["a", "p1234", `q${paged.length}`].map((prefix, i) =>
+            second.addUsage([usageRow("ann", prefix, days[i % 2]!)]),
+          ),
+        ]);
+        paged.push(...page.map(usageRowName));
+        if (page.length < 100) break;
+      }
+      t.equal(new Set(paged).size, paged.length, "none twice");
+      t.same(paged, [...paged].sort(), "in order");
+      const told = new Set(paged);
+      t.same(
+        rows.map(usageRowName).filter((name) => !told.has(name)),
+        [],
+        "none lost",
+      );
+      const all = await store.usage("ann", { limit: 10_000 });
+      const { requests } = await store.usageSums("ann", {});
+      t.equal(requests, rows.length + 3 * Math.ceil((paged.length + 1) / 100));
+      t.equal(
+        requests,
+        all.reduce((sum, row) => sum + row.requests, 0),
+        "the sums are those of all pages",
+      );
+      const onSecond = { from: days[1]!, to: days[1]! };
+      t.same(
+        await store.usage("ann", { ...onSecond, limit: 2 }),
+        await store.usage("ann", { ...onSecond, after: `${days[0]}/=z`, limit: 2 }),
+        "after a row of before the first day",
+      );
+      t.same(await store.usage("ann", { to: days[0]!, after: `${days[1]}/`, limit: 9 }), [], "after the last day");
+      t.same(await store.usage("ann", { from: days[1]!, to: days[0]!, limit: 9 }), []);
+      t.equal((await store.usageSums("ann", { from: days[1]!, to: days[0]! })).requests, 0);
+      t.same(await store.deleteUser("ann", { keepUsage: false }), { keys: 0, usageRows: all.length });
+      t.same(await store.usage("ann", { limit: 9 }), []);
+      t.equal((await second.usageSums("ann", {})).requests, 0);
+      t.equal((await second.usageSums("anna", {})).requests, 1);
+    },
+  );
 
   withStore("own changes are told before the call resolves", async (t, store) => {
     const heard: string[] = [];

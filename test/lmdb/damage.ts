@@ -59,6 +59,6 @@ export async function prefixContents(
 export function userContents(tables: LmdbUserTables): unknown {
   return tables.listUsers({ limit: 1000 }).map((each) => {
     const keys = tables.listKeys(each.id);
-    return { each, keys, found: keys.map(({ id }) => tables.findKey(id)), usage: tables.usage(each.id, {}) };
+    return { each, keys, found: keys.map(({ id }) => tables.findKey(id)), usage: tables.usage(each.id, { limit: 9 }) };
   });
 }

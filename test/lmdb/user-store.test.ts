@@ -1,5 +1,6 @@
 import { mkdtempSync, readFileSync, readdirSync } from "node:fs";
 import { join } from "node:path";
+import { open } from "lmdb";
 import t from "tap";
 import { openLmdbUserStore } from "../../src/lmdb/user-store.ts";
 import { apiKey, usageRow, user, userStoreContract } from "../contract/user-store.ts";
@@ -50,4 +51,30 @@ t.test("no byte of a removed user stays in the folder", async (t) => {
   const again = await openLmdbUserStore({ dir });
   t.equal((await again.listKeys("keeper")).length, 40);
   await again.close();
+});
+
+t.test("a file of before sums of days were kept", async (t) => {
+  const dir = t.testdir();
+  const store = await openLmdbUserStore({ dir });
+  for (const id of ["ann", "bob"]) await store.createUser(user(id));
+  const rows = [null, "a/x", "b"].flatMap((prefix) =>
+    ["2026-01-01", "2026-01-02"].map((day) => usageRow("ann", prefix, day)),
+  );
+  await store.addUsage([...rows, usageRow("bob", "p", "2026-01-01")]);
+  await store.close();
+  const forgetDays = async (): Promise<void> => {
+    const root = open({ path: join(dir, "users", "0"), noSubdir: false, maxDbs: 5 });
+    await root.openDB({ name: "usage-days", encoding: "binary" }).clearAsync();
+    await root.close();
+  };
+  for (const first of ["reads", "adds"]) {
+    await forgetDays();
+    const again = await openLmdbUserStore({ dir });
+    const more = first === "adds" ? 1 : 0;
+    if (more === 1) await again.addUsage([usageRow("ann", "b", "2026-01-02")]);
+    t.match(await again.usageSums("ann", {}), { requests: 6 + more, promptTokens: 3 * (6 + more) }, first);
+    t.match(await again.usageSums("ann", { from: "2026-01-02" }), { requests: 3 + more }, first);
+    t.match(await again.usageSums("bob", {}), { requests: 1 }, first);
+    await again.close();
+  }
 });

@@ -5,6 +5,8 @@ import { apiKey, usageRow, user, userStoreContract } from "../contract/user-stor
 import { until } from "../support/app.ts";
 import { eventually } from "../support/fault-client.ts";
 import { startRedis } from "../support/redis.ts";
+import type { UsageRow } from "../../src/users/types.ts";
+import { toCounts, usageRowName } from "../../src/users/usage-counts.ts";
 import { skipFileWithout } from "../support/requirements.ts";
 
 skipFileWithout(t, "redis-server");
@@ -28,6 +30,31 @@ t.test("changes by others are heard, and a removed user leaves no Redis key", as
   t.same(await redis.command("KEYS", "*"), []);
 });
 
+t.test("usage of before rows were listed is listed, and so is what such a version adds", async (t) => {
+  const redis = await startRedis();
+  t.teardown(() => redis.stop());
+  const store = await openRedisUserStore({ url: redis.url });
+  t.teardown(() => store.close());
+  const addAsBefore = async (row: UsageRow): Promise<void> => {
+    for (const [i, count] of toCounts(row).entries())
+      await redis.command("HINCRBY", "prefixd:{ann}:usage", `${usageRowName(row)} ${i}`, String(count));
+  };
+  await store.createUser(user("ann"));
+  const before = [usageRow("ann", null, "2026-01-01"), usageRow("ann", "a b/c 1", "2026-01-01", 2)];
+  for (const row of before) await addAsBefore(row);
+  const added = usageRow("ann", "p", "2026-01-02", 4);
+  await store.addUsage([added]);
+  t.match(await store.usageSums("ann", {}), { requests: 7, promptTokens: 21, queueSeconds: 3.5 });
+  t.match(await store.usageSums("ann", { to: "2026-01-01" }), { requests: 3 });
+  t.same(await store.usage("ann", { limit: 9 }), [...before, added]);
+  const later = usageRow("ann", "p", "2026-01-03", 8);
+  await addAsBefore(later);
+  t.same(await store.usage("ann", { limit: 9 }), [...before, added, later]);
+  t.match(await store.usageSums("ann", {}), { requests: 15 });
+  t.same(await store.deleteUser("ann", { keepUsage: false }), { keys: 0, usageRows: 4 });
+  t.same(await redis.command("KEYS", "*"), []);
+});
+
 t.test(
   "usage that Redis has taken without an answer is counted once; what it has not taken is counted later",
   async (t) => {
@@ -38,7 +65,7 @@ t.test(
     const row = (n: number) => usageRow("admin", "p", "2026-01-01", n);
     const reader = await openRedisUserStore({ url: redis.url });
     t.teardown(() => reader.close());
-    const counted = async (): Promise<number> => (await reader.usage("admin", {}))[0]?.requests ?? 0;
+    const counted = async (): Promise<number> => (await reader.usage("admin", { limit: 9 }))[0]?.requests ?? 0;
     await store.addUsage([row(1)]);
     redis.signal("SIGSTOP");
     await store.addUsage([row(10)]);
@@ -60,7 +87,7 @@ t.test("usage that Redis refuses is counted when it takes writes again, with wha
   const store = await openRedisUserStore({ url: redis.url });
   t.teardown(() => store.close());
   const add = (n: number): Promise<void> => store.addUsage([usageRow("admin", "p", "2026-01-01", n)]);
-  const counted = async (): Promise<number> => (await store.usage("admin", {}))[0]?.requests ?? 0;
+  const counted = async (): Promise<number> => (await store.usage("admin", { limit: 9 }))[0]?.requests ?? 0;
   await add(1);
   await redis.command("REPLICAOF", "127.0.0.1", "1");
   await add(10);

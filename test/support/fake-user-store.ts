@@ -1,7 +1,16 @@
 import { PrefixdError } from "../../src/errors.ts";
 import { ChangeListeners } from "../../src/users/change-listeners.ts";
-import type { RemovedUser, UserPatch, UserStore } from "../../src/users/store.ts";
-import type { ApiKeyRecord, UsageRow, User } from "../../src/users/types.ts";
+import type { RemovedUser, UsageDays, UsageRange, UserPatch, UserStore } from "../../src/users/store.ts";
+import type { ApiKeyRecord, UsageRow, UsageSums, User } from "../../src/users/types.ts";
+import {
+  addCounts,
+  compare,
+  endOfDays,
+  toCounts,
+  toUsageSums,
+  usageRowName,
+  usageRowNames,
+} from "../../src/users/usage-counts.ts";
 
 /** Users in Maps. */
 export class FakeUserStore implements UserStore {
@@ -82,9 +91,23 @@ export class FakeUserStore implements UserStore {
     this.rows.push(...rows);
   }
 
-  async usage(user: string, { from = "", to = "9999" }: { from?: string; to?: string }): Promise<UsageRow[]> {
+  async usage(user: string, { limit, ...range }: UsageRange & { limit: number }): Promise<UsageRow[]> {
     this.#check();
-    return this.rows.filter((row) => row.user === user && row.day >= from && row.day <= to);
+    const { start, inclusive, end } = usageRowNames(range);
+    return this.rows
+      .map((row) => ({ row, name: usageRowName(row) }))
+      .filter(({ row, name }) => row.user === user && (inclusive ? name >= start : name > start) && name < end)
+      .sort((a, b) => compare(a.name, b.name))
+      .slice(0, limit)
+      .map(({ row }) => row);
+  }
+
+  async usageSums(user: string, { from = "", ...to }: UsageDays): Promise<UsageSums> {
+    this.#check();
+    const sums: number[] = [];
+    for (const row of this.rows)
+      if (row.user === user && row.day >= from && row.day < endOfDays(to)) addCounts(sums, toCounts(row));
+    return toUsageSums(sums);
   }
 
   onChange(listener: (user: string) => void): () => void {

@@ -1,7 +1,7 @@
 import type { FastifyRequest } from "fastify";
 import { PrefixdError, type ErrorCode } from "../../errors.ts";
 import { createApiKey } from "../../users/api-key.ts";
-import { NO_LIMITS, type UsageRow, type User } from "../../users/types.ts";
+import { NO_LIMITS, type User } from "../../users/types.ts";
 import { checkUserId } from "../../users/user-id.ts";
 import type { AppParts, TypedApp } from "../app-parts.ts";
 import { UNREAD_BODY, empty, json, problems } from "../common-schema.ts";
@@ -22,7 +22,9 @@ import {
   UserParams,
   UsersQuery,
 } from "./schema.ts";
-import { usageDocument } from "../usage/route.ts";
+import { DEFAULT_LIMIT, inPieces, pageOf } from "../page.ts";
+import { sumsDocument, usagePage } from "../usage/route.ts";
+import { USAGE_EXAMPLE, UsageDocument, UsageQuery } from "../usage/schema.ts";
 
 const CODES: ErrorCode[] = ["unauthorized", "forbidden", "store_unavailable"];
 const ONE: ErrorCode[] = [...CODES, "invalid_user_id", "user_not_found"];
@@ -105,11 +107,15 @@ export function adminRoutes(app: TypedApp, parts: AppParts): void {
       },
     },
     async (request) => {
-      const { limit = 100, after } = request.query;
-      // One more than asked for tells whether there is a next page.
-      const found = await users.listUsers({ limit: limit + 1, ...(after === undefined ? {} : { after }) });
-      const page = found.slice(0, limit);
-      return { users: page.map(userDocument), next: found.length > limit ? (page.at(-1)?.id ?? null) : null };
+      const { limit = DEFAULT_LIMIT, after } = request.query;
+      const found = inPieces(
+        (piece) => users.listUsers(piece),
+        after,
+        limit,
+        ({ id }) => id,
+      );
+      const { page, next } = await pageOf(found, limit, userDocument, ({ id }) => id);
+      return { users: page, next };
     },
   );
 
@@ -122,6 +128,7 @@ export function adminRoutes(app: TypedApp, parts: AppParts): void {
         operationId: "getUser",
         tags,
         summary: "A user with keys, prefixes and usage",
+        description: "`usage` is the total of the last 31 days.",
         params: UserParams,
         response: { 200: json("The user", UserDetail), ...problems(...ONE) },
       },
@@ -129,15 +136,46 @@ export function adminRoutes(app: TypedApp, parts: AppParts): void {
     async (request) => {
       const id = idOf(request, request.params.user);
       const user = await users.getUser(id);
-      if (user === null) throw new PrefixdError("user_not_found", "There is no such user.");
+      if (user === null) throw noUser();
       const from = new Date(Date.now() - (USAGE_DAYS - 1) * DAY_MS).toISOString().slice(0, 10);
-      const [keys, usage, held] = await Promise.all([users.listKeys(id), users.usage(id, { from }), prefixes.held(id)]);
+      const [keys, usage, held] = await Promise.all([
+        users.listKeys(id),
+        users.usageSums(id, { from }),
+        prefixes.held(id),
+      ]);
       return {
         ...userDocument(user),
         keys: keys.map((key) => ({ key_id: key.id, created_at: key.createdAt, expires_at: key.expiresAt })),
         prefixes: { count: held.prefixes, bytes: held.bytes },
-        usage: usage.map((row: UsageRow) => usageDocument(row)),
+        usage: sumsDocument(usage),
       };
+    },
+  );
+
+  app.get(
+    "/admin/users/:user/usage",
+    {
+      onRequest,
+      config: { access, audit: "user.usage" },
+      schema: {
+        operationId: "getUserUsage",
+        tags,
+        summary: "A user's usage, by day and prefix",
+        description:
+          "As `GET /usage`. Also of a user who was removed with `keep_usage`; without a record and any usage it is `user_not_found`.",
+        params: UserParams,
+        querystring: UsageQuery,
+        response: {
+          200: json("One page", UsageDocument, { example: USAGE_EXAMPLE }),
+          ...problems(...ONE, "unknown_field", "invalid_parameter"),
+        },
+      },
+    },
+    async (request) => {
+      const id = idOf(request, request.params.user);
+      const page = await usagePage(users, id, request.query);
+      if (page.totals.requests === 0 && (await users.getUser(id)) === null) throw noUser();
+      return page;
     },
   );
 
@@ -241,6 +279,10 @@ export function adminRoutes(app: TypedApp, parts: AppParts): void {
       return reply.code(204).send();
     },
   );
+}
+
+function noUser(): PrefixdError {
+  return new PrefixdError("user_not_found", "There is no such user.");
 }
 
 function userDocument({ id, weight, limits, createdAt, updatedAt }: User): UserDocument {

@@ -1,6 +1,8 @@
 import Type, { type Static } from "typebox";
 import { NO_LIMITS } from "../../users/types.ts";
 import { named, strict } from "../common-schema.ts";
+import { NextPage, pageLimit } from "../page.ts";
+import { UsageSumsDocument } from "../usage/schema.ts";
 
 const MAX = Number.MAX_SAFE_INTEGER;
 const limit = (description: string) =>
@@ -55,7 +57,6 @@ export const CreateKeyBody = named(
 );
 export type CreateKeyBody = Static<typeof CreateKeyBody>;
 
-const DAY = "^\\d{4}-\\d{2}-\\d{2}$";
 const user = {
   id: Type.String(),
   weight: Type.Number(),
@@ -65,35 +66,7 @@ const user = {
 };
 export const UserDocument = named("User", strict(user));
 export type UserDocument = Static<typeof UserDocument>;
-export const UserList = named(
-  "UserList",
-  strict({
-    users: Type.Array(UserDocument),
-    next: Type.Union([Type.String(), Type.Null()], {
-      description: "Value of `after` for the next page; null: this is the last page",
-    }),
-  }),
-);
-
-export const UsageRowDocument = named(
-  "UsageRow",
-  strict({
-    day: Type.String({ format: "date" }),
-    prefix: Type.Union([Type.String(), Type.Null()], { description: "null: the bare base model" }),
-    requests: Type.Integer(),
-    prefix_tokens: Type.Integer(),
-    prompt_tokens: Type.Integer(),
-    completion_tokens: Type.Integer(),
-    queue_seconds: Type.Number(),
-    run_seconds: Type.Number(),
-  }),
-);
-export type UsageRowDocument = Static<typeof UsageRowDocument>;
-export const UsageDocument = named("Usage", strict({ user: Type.String(), usage: Type.Array(UsageRowDocument) }));
-export const UsageQuery = strict({
-  from: Type.Optional(Type.String({ pattern: DAY, description: "First UTC day" })),
-  to: Type.Optional(Type.String({ pattern: DAY, description: "Last UTC day" })),
-});
+export const UserList = named("UserList", strict({ users: Type.Array(UserDocument), next: NextPage }));
 
 const KeyDocument = strict({
   key_id: Type.String(),
@@ -106,7 +79,7 @@ export const UserDetail = named(
     ...user,
     keys: Type.Array(KeyDocument),
     prefixes: strict({ count: Type.Integer(), bytes: Type.Integer() }),
-    usage: Type.Array(UsageRowDocument, { description: "Of the last 31 days" }),
+    usage: UsageSumsDocument,
   }),
 );
 export const NewKey = named(
@@ -139,8 +112,8 @@ export const KeyParams = Type.Object({
   key: Type.String({ description: "The key's id: its public part" }),
 });
 export const UsersQuery = strict({
-  limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 1000, default: 100, description: "Users per page" })),
-  after: Type.Optional(Type.String({ description: "Only users whose id comes after this one" })),
+  limit: pageLimit("Users"),
+  after: Type.Optional(Type.String({ maxLength: 64, description: "Only users whose id comes after this one" })),
 });
 export const RemoveQuery = strict({
   keep_usage: Type.Optional(Type.Enum(["true", "false"], { description: "true: keep the usage, for billing" })),

@@ -51,6 +51,7 @@ export async function documentationApp(): Promise<TypedApp> {
     listKeys: nothing,
     deleteKey: nothing,
     usage: nothing,
+    usageSums: nothing,
   };
   const metrics = new Metrics({ processMetrics: false });
   const generation = new GenerationService({

@@ -11,6 +11,7 @@ import type { BodyWatch } from "../connections/body-watch.ts";
 import { etagOf, notModified, writePrecondition } from "./preconditions.ts";
 import { parsePrefixId, prefixIdOf } from "./id.ts";
 import { prefixPage } from "./list.ts";
+import { DEFAULT_LIMIT } from "../page.ts";
 import { PromptReader } from "../generate/prompts.ts";
 import { ETAG_HEADER, PrefixIdParams, UNREAD_BODY, empty, json, problems } from "../common-schema.ts";
 import {
@@ -181,7 +182,7 @@ export function prefixRoutes(app: TypedApp, parts: AppParts, bodies: BodyWatch):
       },
     },
     async (request) => {
-      const { limit = 100, owner = "all", after } = request.query;
+      const { limit = DEFAULT_LIMIT, owner = "all", after } = request.query;
       const { user } = request.principal;
       return prefixPage(prefixes, user, { owner, limit, ...(after === undefined ? {} : { after }) }, (prefix) =>
         entryOf(prefix, user, modelName),

@@ -1,6 +1,7 @@
 import Type, { type Static } from "typebox";
 import type { ErrorCode } from "../../errors.ts";
 import { named, strict } from "../common-schema.ts";
+import { NextPage, pageLimit } from "../page.ts";
 
 const PrefixWarning = named(
   "PrefixWarning",
@@ -112,14 +113,7 @@ export const AdapterForm = named(
 );
 
 export const ListQuery = strict({
-  limit: Type.Optional(
-    Type.Integer({
-      minimum: 1,
-      maximum: 1000,
-      default: 100,
-      description: "Prefixes per page; a page also ends at about 1 MiB",
-    }),
-  ),
+  limit: pageLimit("Prefixes"),
   after: Type.Optional(
     Type.String({ description: "Only prefixes whose id comes after this one: `next` of the previous page" }),
   ),
@@ -131,15 +125,7 @@ export const ListQuery = strict({
   ),
 });
 
-export const PrefixList = named(
-  "PrefixList",
-  strict({
-    prefixes: Type.Array(PrefixEntry),
-    next: Type.Union([Type.String(), Type.Null()], {
-      description: "Value of `after` for the next page; null: this is the last page",
-    }),
-  }),
-);
+export const PrefixList = named("PrefixList", strict({ prefixes: Type.Array(PrefixEntry), next: NextPage }));
 
 export const FileList = named(
   "AdapterFiles",

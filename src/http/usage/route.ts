@@ -1,7 +1,10 @@
-import type { UsageRow } from "../../users/types.ts";
+import type { UsageRow, UsageSums } from "../../users/types.ts";
+import type { UserStore } from "../../users/store.ts";
+import { usageRowName } from "../../users/usage-counts.ts";
 import type { AppParts, TypedApp } from "../app-parts.ts";
 import { json, problems } from "../common-schema.ts";
-import { UsageDocument, UsageQuery, type UsageRowDocument } from "../admin/schema.ts";
+import { DEFAULT_LIMIT, inPieces, pageOf } from "../page.ts";
+import { USAGE_EXAMPLE, UsageDocument, UsageQuery, type UsageRowDocument, type UsageSumsDocument } from "./schema.ts";
 
 /** What one has used oneself. */
 export function usageRoutes(app: TypedApp, parts: AppParts): void {
@@ -13,29 +16,44 @@ export function usageRoutes(app: TypedApp, parts: AppParts): void {
         operationId: "getUsage",
         tags: ["users"],
         summary: "One's own usage, by day and prefix",
+        description: "In ascending order of day, then of prefix, the bare base model first.",
         querystring: UsageQuery,
         response: {
-          200: json("The usage", UsageDocument),
+          200: json("One page", UsageDocument, { example: USAGE_EXAMPLE }),
           ...problems("unauthorized", "unknown_field", "invalid_parameter", "store_unavailable"),
         },
       },
     },
-    async (request) => {
-      const { user } = request.principal;
-      return { user, usage: (await parts.users.usage(user, request.query)).map(usageDocument) };
-    },
+    async (request) => usagePage(parts.users, request.principal.user, request.query),
   );
 }
 
-export function usageDocument(row: UsageRow): UsageRowDocument {
+/** A page of what a user has used, and the totals of all pages. */
+export async function usagePage(
+  users: Pick<UserStore, "usage" | "usageSums">,
+  user: string,
+  query: UsageQuery,
+): Promise<UsageDocument> {
+  const { limit = DEFAULT_LIMIT, after, ...days } = query;
+  const rows = inPieces((piece) => users.usage(user, { ...days, ...piece }), after, limit, usageRowName);
+  const [totals, { page, next }] = await Promise.all([
+    users.usageSums(user, days),
+    pageOf(rows, limit, rowDocument, usageRowName),
+  ]);
+  return { user, totals: sumsDocument(totals), usage: page, next };
+}
+
+function rowDocument(row: UsageRow): UsageRowDocument {
+  return { day: row.day, prefix: row.prefix, ...sumsDocument(row) };
+}
+
+export function sumsDocument(sums: UsageSums): UsageSumsDocument {
   return {
-    day: row.day,
-    prefix: row.prefix,
-    requests: row.requests,
-    prefix_tokens: row.prefixTokens,
-    prompt_tokens: row.promptTokens,
-    completion_tokens: row.completionTokens,
-    queue_seconds: row.queueSeconds,
-    run_seconds: row.runSeconds,
+    requests: sums.requests,
+    prefix_tokens: sums.prefixTokens,
+    prompt_tokens: sums.promptTokens,
+    completion_tokens: sums.completionTokens,
+    queue_seconds: sums.queueSeconds,
+    run_seconds: sums.runSeconds,
   };
 }

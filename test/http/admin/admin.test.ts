@@ -58,11 +58,13 @@ t.test("a user's life", async (t) => {
     keys: [{ key_id: second.key.slice(4, 20) }],
     prefixes: { count: 1, bytes: 128 },
   });
-  t.equal(detail.json<{ usage: unknown[] }>().usage.length, 1, "of the last 31 days");
+  t.match(detail.json(), { usage: { requests: 1, prompt_tokens: 3 } }, "of the last 31 days");
   t.notMatch(detail.body, /hash|pfx_/);
   t.match((await send("GET", "/usage?from=2001-01-01&to=2001-01-01", undefined, second.key)).json(), {
     user: "ann",
+    totals: { requests: 1 },
     usage: [{ prefix: "a", requests: 1, prompt_tokens: 3 }],
+    next: null,
   });
   t.match((await send("GET", "/usage?from=yesterday", undefined, second.key)).json(), { code: "invalid_parameter" });
 
@@ -159,11 +161,57 @@ t.test("bad input is a clear 4xx", async (t) => {
     ["DELETE", "/admin/users/ann/keys/..", undefined, "not_found"],
     ["DELETE", "/admin/users/ann/keys/nonsense", undefined, "key_not_found"],
     ["GET", "/admin/users?limit=0", undefined, "invalid_parameter"],
+    ["GET", `/admin/users?after=${"a".repeat(65)}`, undefined, "invalid_parameter"],
+    ["GET", "/admin/users/ann/usage?limit=1001", undefined, "invalid_parameter"],
+    ["GET", "/admin/users/ann/usage?after=2026-01-01", undefined, "invalid_parameter"],
+    ["GET", `/admin/users/ann/usage?after=2026-01-01/=${"a".repeat(300)}`, undefined, "invalid_parameter"],
+    ["GET", "/admin/users/nobody/usage", undefined, "user_not_found"],
+    ["GET", "/usage?limit=1e3", undefined, "invalid_parameter"],
+    ["GET", "/usage?after=2026-01-01%2F%3D%00", undefined, "invalid_parameter"],
+    ["GET", "/usage?cursor=x", undefined, "unknown_field"],
   ];
   for (const [method, url, payload, code] of cases) {
     const answer = await send(method, url, payload);
     t.match(answer.json(), { code }, `${method} ${url} ${JSON.stringify(payload)}`);
     t.ok(answer.statusCode >= 400 && answer.statusCode < 500);
+  }
+});
+
+t.test("usage comes in pages, each with the totals of all", async (t) => {
+  const { send, users } = await admin(t);
+  await send("POST", "/admin/users", { id: "ann" });
+  const { key } = (await send("POST", "/admin/users/ann/keys")).json<{ key: string }>();
+  const day = "2026-01-31";
+  const prefixes = [null, ...Array.from({ length: 1499 }, (_, i) => `p-${i}`)];
+  await users.addUsage([
+    ...prefixes.map((prefix) => usageRow("ann", prefix, day)),
+    usageRow("ann", null, "2026-02-01"),
+  ]);
+  interface Page {
+    readonly totals: { readonly requests: number; readonly queue_seconds: number };
+    readonly usage: readonly { readonly prefix: string | null }[];
+    readonly next: string | null;
+  }
+  for (const [path, sender] of [
+    ["/usage", key],
+    ["/admin/users/ann/usage", ADMIN_KEY],
+  ] as const) {
+    const pages: Page[] = [];
+    for (let next: string | null = ""; next !== null; next = pages.at(-1)!.next) {
+      const query = new URLSearchParams({ to: day, limit: "700", ...(next === "" ? {} : { after: next }) });
+      pages.push((await send("GET", `${path}?${query.toString()}`, undefined, sender)).json());
+    }
+    t.same(
+      pages.map(({ usage }) => usage.length),
+      [700, 700, 100],
+      path,
+    );
+    for (const { totals } of pages) t.match(totals, { requests: 1500, queue_seconds: 750 });
+    const told = pages.flatMap(({ usage }) => usage.map(({ prefix }) => prefix));
+    t.equal(told[0], null, "the bare base model first");
+    t.same(new Set(told), new Set(prefixes));
+    const byDefault = (await send("GET", path, undefined, sender)).json<Page>();
+    t.match(byDefault, { usage: { length: 100 }, totals: { requests: 1501 } });
   }
 });
 

@@ -1,0 +1,64 @@
+import Type, { type Static } from "typebox";
+import { named, strict } from "../common-schema.ts";
+import { NextPage, pageLimit } from "../page.ts";
+
+const DAY = "\\d{4}-\\d{2}-\\d{2}";
+const sums = {
+  requests: Type.Integer(),
+  prefix_tokens: Type.Integer(),
+  prompt_tokens: Type.Integer(),
+  completion_tokens: Type.Integer(),
+  queue_seconds: Type.Number(),
+  run_seconds: Type.Number(),
+};
+
+export const UsageSumsDocument = named("UsageSums", strict(sums));
+export type UsageSumsDocument = Static<typeof UsageSumsDocument>;
+
+export const UsageRowDocument = named(
+  "UsageRow",
+  strict({
+    day: Type.String({ format: "date" }),
+    prefix: Type.Union([Type.String(), Type.Null()], { description: "null: the bare base model" }),
+    ...sums,
+  }),
+);
+export type UsageRowDocument = Static<typeof UsageRowDocument>;
+
+export const UsageDocument = named(
+  "Usage",
+  strict(
+    { user: Type.String(), totals: UsageSumsDocument, usage: Type.Array(UsageRowDocument), next: NextPage },
+    { description: "`totals` are of all rows from `from` to `to`, whatever page this is" },
+  ),
+);
+export type UsageDocument = Static<typeof UsageDocument>;
+
+export const UsageQuery = strict({
+  from: Type.Optional(Type.String({ pattern: `^${DAY}$`, description: "First UTC day" })),
+  to: Type.Optional(Type.String({ pattern: `^${DAY}$`, description: "Last UTC day" })),
+  limit: pageLimit("Rows"),
+  after: Type.Optional(
+    Type.String({
+      pattern: `^${DAY}/(=[ -~]+)?$`,
+      maxLength: 256,
+      description: "Only rows after this one: `next` of the previous page",
+    }),
+  ),
+});
+export type UsageQuery = Static<typeof UsageQuery>;
+
+const SUMS_EXAMPLE: UsageSumsDocument = {
+  requests: 3,
+  prefix_tokens: 30,
+  prompt_tokens: 54,
+  completion_tokens: 60,
+  queue_seconds: 0.004,
+  run_seconds: 1.25,
+};
+export const USAGE_EXAMPLE: UsageDocument = {
+  user: "ann",
+  totals: SUMS_EXAMPLE,
+  usage: [{ day: "2026-01-31", prefix: "intent", ...SUMS_EXAMPLE }],
+  next: null,
+};
