@@ -46,6 +46,7 @@ export const ERRORS = {
   user_exists: { status: 409, title: "The user already exists" },
   user_not_found: { status: 404, title: "No such user" },
   unknown_users: { status: 422, title: "Some of the named users do not exist" },
+  too_many_keys: { status: 409, title: "The user has the most keys that a user may have" },
   key_not_found: { status: 404, title: "No such key" },
   invalid_user_id: { status: 400, title: "The user id is not valid" },
   quota_exceeded: { status: 403, title: "The user's quota of prefixes is used up" },

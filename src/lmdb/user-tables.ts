@@ -3,6 +3,7 @@ import { PrefixdError } from "../errors.ts";
 import { JsonTable } from "./json-table.ts";
 import { RewrittenLmdb } from "./rewritten.ts";
 import { UserContents } from "./user-contents.ts";
+import { hasExpired, MAX_USER_KEYS, tooManyKeys } from "../users/api-key.ts";
 import type { RemovedUser, UsageDays, UsageRange, UserPatch } from "../users/store.ts";
 import type { ApiKeyRecord, UsageRow, UsageSums, User } from "../users/types.ts";
 import {
@@ -99,6 +100,7 @@ export class LmdbUserTables {
   putKey(key: ApiKeyRecord): void {
     this.#file.write((env) => {
       existing(env, key.user);
+      makeRoomForKey(env, key);
       env.keys.put(key.id, key);
       env.userKeys.put(`${key.user}/${key.id}`, true);
     });
@@ -117,8 +119,7 @@ export class LmdbUserTables {
   deleteKey(user: string, keyId: string): boolean {
     return this.#file.write((env) => {
       if (env.keys.get(keyId)?.user !== user) return false;
-      env.keys.remove(keyId);
-      env.userKeys.remove(`${user}/${keyId}`);
+      removeKey(env, user, keyId);
       return true;
     });
   }
@@ -187,6 +188,23 @@ function existing(env: Environment, id: string): User {
   const user = env.users.get(id);
   if (user === undefined) throw new PrefixdError("user_not_found", "There is no such user.");
   return user;
+}
+
+/** Throws `too_many_keys`. */
+function makeRoomForKey(env: Environment, { user, createdAt }: ApiKeyRecord): void {
+  const ids = keyIds(env, user);
+  if (ids.length < MAX_USER_KEYS) return;
+  const expired = ids.filter((id) => {
+    const key = env.keys.get(id);
+    return key !== undefined && hasExpired(key, new Date(createdAt));
+  });
+  if (ids.length - expired.length >= MAX_USER_KEYS) throw tooManyKeys();
+  for (const id of expired) removeKey(env, user, id);
+}
+
+function removeKey(env: Environment, user: string, id: string): void {
+  env.keys.remove(id);
+  env.userKeys.remove(`${user}/${id}`);
 }
 
 function keyIds(env: Environment, user: string): string[] {

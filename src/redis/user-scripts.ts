@@ -26,13 +26,14 @@ return 1
 
 /**
  * KEYS: 1 user, 2 keys
- * ARGV: 1 key id, 2 key as JSON, 3 channel, 4 message
- * Returns: 1 put, 0 there is no such user
+ * ARGV: 1 key id, 2 key as JSON, 3 how many there may be, 4 channel, 5 message
+ * Returns: 1 put, 0 there is no such user, -1 there are as many
  */
 export const PUT_KEY = script(`
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+if redis.call('HLEN', KEYS[2]) >= tonumber(ARGV[3]) then return -1 end
 redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
-redis.call('PUBLISH', ARGV[3], ARGV[4])
+redis.call('PUBLISH', ARGV[4], ARGV[5])
 return 1
 `);
 

@@ -1,6 +1,7 @@
 import { randomUUID } from "node:crypto";
 import { PrefixdError } from "../errors.ts";
 import { guarded, RedisConnection, type RedisConnectionOptions } from "./connection.ts";
+import { hasExpired, MAX_USER_KEYS, tooManyKeys } from "../users/api-key.ts";
 import { ChangeListeners } from "../users/change-listeners.ts";
 import { RedisUsage } from "./usage.ts";
 import { RedisUserKeys } from "./user-keys.ts";
@@ -23,6 +24,8 @@ export async function openRedisUserStore(options: RedisUserOptions): Promise<Use
   await connection.ready(options.commandTimeoutMs ?? 2000);
   return new RedisUserStore(connection, new RedisUserKeys(options.namespace ?? "prefixd"), options.sweepMs ?? 60_000);
 }
+
+type Announcement = [channel: string, message: string];
 
 /** Look-ups that are on their way at a time. */
 const LOOK_UPS = 100;
@@ -135,11 +138,14 @@ class RedisUserStore implements UserStore {
       // A crash leaves none that names the user for ever: it expires unless its key is there.
       await client.set(this.#keys.key(key.id), key.user, "EX", UNFINISHED_KEY_S);
       const keys = [this.#keys.user(key.user), this.#keys.keys(key.user)];
-      const put = await this.#connection.run(PUT_KEY, keys, [key.id, JSON.stringify(key), ...announce]);
+      const args = [key.id, JSON.stringify(key), MAX_USER_KEYS, ...announce];
+      let put = await this.#connection.run(PUT_KEY, keys, args);
+      if (put === -1 && (await this.#dropExpired(key.user, new Date(key.createdAt), announce)))
+        put = await this.#connection.run(PUT_KEY, keys, args);
       if (put === 1 && (await client.persist(this.#keys.key(key.id))) === 1) return;
-      // There is no such user, or a removal was quicker.
       await client.del(this.#keys.key(key.id));
-      throw noUser();
+      // There is no such user, or a removal was quicker.
+      throw put === -1 ? tooManyKeys() : noUser();
     });
   }
 
@@ -163,11 +169,9 @@ class RedisUserStore implements UserStore {
 
   deleteKey(user: string, keyId: string): Promise<boolean> {
     return this.#change(user, async (announce) => {
-      // First the index: what a crash leaves of the key no longer works, and is deleted when this is repeated or the user is removed.
-      if ((await this.#connection.client.hexists(this.#keys.keys(user), keyId)) === 1) await this.#dropIndex([keyId]);
-      const removed = await this.#connection.run(DELETE_KEY, [this.#keys.keys(user)], [keyId, ...announce]);
+      const removed = await this.#dropKey(user, keyId, announce);
       await this.#connection.replicated();
-      return removed === 1;
+      return removed;
     });
   }
 
@@ -221,12 +225,25 @@ class RedisUserStore implements UserStore {
     this.#connection.close();
   }
 
+  async #dropKey(user: string, keyId: string, announce: Announcement): Promise<boolean> {
+    // First the index: what a crash leaves of the key no longer works, and is deleted when this is repeated or the user is removed.
+    if ((await this.#connection.client.hexists(this.#keys.keys(user), keyId)) === 1) await this.#dropIndex([keyId]);
+    return (await this.#connection.run(DELETE_KEY, [this.#keys.keys(user)], [keyId, ...announce])) === 1;
+  }
+
+  /** false: none had expired. */
+  async #dropExpired(user: string, now: Date, announce: Announcement): Promise<boolean> {
+    const expired = (await this.listKeys(user)).filter((key) => hasExpired(key, now));
+    for (const { id } of expired) await this.#dropKey(user, id, announce);
+    return expired.length > 0;
+  }
+
   async #dropIndex(keyIds: readonly string[]): Promise<void> {
     await Promise.all(keyIds.map((id) => this.#connection.client.del(this.#keys.key(id))));
   }
 
   /** Runs a change that announces itself to the other replicas by these arguments of its script. */
-  #change<T>(user: string, work: (announce: [channel: string, message: string]) => Promise<T>): Promise<T> {
+  #change<T>(user: string, work: (announce: Announcement) => Promise<T>): Promise<T> {
     return this.#changes.after(
       user,
       guarded(() => work([this.#keys.changes, JSON.stringify([this.#origin, user])])),

@@ -1,4 +1,6 @@
 import { createHash, randomBytes, timingSafeEqual } from "node:crypto";
+import { PrefixdError } from "../errors.ts";
+import type { ApiKeyRecord } from "./types.ts";
 
 /**
  * `pfx_<keyId>_<secret>`: the id is public and names the key in lists, logs and paths; the secret is 256 random bits in base64url.
@@ -6,6 +8,9 @@ import { createHash, randomBytes, timingSafeEqual } from "node:crypto";
  */
 const KEY = /^pfx_([0-9a-f]{16})_[A-Za-z0-9_-]{43}$/;
 const KEY_LENGTH = 4 + 16 + 1 + 43;
+
+/** Keys that a user may have: enough for one per service or device, and few enough to be listed at once. */
+export const MAX_USER_KEYS = 100;
 
 export interface NewApiKey {
   readonly id: string;
@@ -18,6 +23,14 @@ export function createApiKey(): NewApiKey {
   const id = randomBytes(8).toString("hex");
   const key = `pfx_${id}_${randomBytes(32).toString("base64url")}`;
   return { id, key, hash: hashApiKey(key) };
+}
+
+export function hasExpired({ expiresAt }: Pick<ApiKeyRecord, "expiresAt">, now: Date): boolean {
+  return expiresAt !== null && Date.parse(expiresAt) <= now.getTime();
+}
+
+export function tooManyKeys(): PrefixdError {
+  return new PrefixdError("too_many_keys", `A user may have ${MAX_USER_KEYS} keys; delete one first.`);
 }
 
 /** The id of what has the shape of a key; null otherwise. */

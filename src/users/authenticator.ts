@@ -1,7 +1,7 @@
 import { createHash, timingSafeEqual } from "node:crypto";
 import { LRUCache } from "lru-cache";
 import { PrefixdError } from "../errors.ts";
-import { apiKeyId, matchesHash } from "./api-key.ts";
+import { apiKeyId, hasExpired, matchesHash } from "./api-key.ts";
 import type { UserStore } from "./store.ts";
 import type { ApiKeyRecord, Principal } from "./types.ts";
 import { ADMIN_USER, LOCAL_USER } from "./user-id.ts";
@@ -83,7 +83,7 @@ class KeyAuthenticator implements Authenticator {
     if (id === null) throw unauthorized();
     const record = await this.#find(id);
     const matches = matchesHash(key, record?.hash ?? NO_HASH);
-    if (record === null || !matches || this.#isExpired(record)) throw unauthorized();
+    if (record === null || !matches || hasExpired(record, this.#clock())) throw unauthorized();
     return { role: "user", user: record.user, keyId: id };
   }
 
@@ -126,10 +126,6 @@ class KeyAuthenticator implements Authenticator {
     for (const [id, { record }] of [...this.#known]) if (user === null || record?.user === user) this.#known.delete(id);
     this.#unknown.clear();
     this.#asking.clear();
-  }
-
-  #isExpired({ expiresAt }: ApiKeyRecord): boolean {
-    return expiresAt !== null && Date.parse(expiresAt) <= this.#clock().getTime();
   }
 }
 

@@ -38,7 +38,7 @@ export interface UserStore {
   listUsers(options: { after?: string; limit: number }): Promise<User[]>;
   /** Throws `user_not_found`. */
   patchUser(id: string, patch: UserPatch, updatedAt: string): Promise<User>;
-  /** Throws `user_not_found`: no key outlives its user. */
+  /** Keys that have expired by its creation make room for it. Throws `user_not_found`, since no key outlives its user, and `too_many_keys`. */
   putKey(key: ApiKeyRecord): Promise<void>;
   findKey(keyId: string): Promise<ApiKeyRecord | null>;
   /** In order of creation, then id. */

@@ -1,5 +1,5 @@
 import type { Test } from "tap";
-import { createApiKey } from "../../src/users/api-key.ts";
+import { createApiKey, MAX_USER_KEYS } from "../../src/users/api-key.ts";
 import type { UserStore } from "../../src/users/store.ts";
 import { usageRowName } from "../../src/users/usage-counts.ts";
 import { NO_LIMITS, type ApiKeyRecord, type UsageRow, type User } from "../../src/users/types.ts";
@@ -135,6 +135,33 @@ export function userStoreContract(t: Test, make: (t: Test) => Promise<OpenUserSt
     t.equal(await store.findKey(one.id), null);
     t.same(await store.listKeys("ann"), [two]);
   });
+
+  withStore(
+    "a user has so many keys at most, also of those created at once; expired ones make room",
+    async (t, store, open) => {
+      const second = await open();
+      t.teardown(() => second.close());
+      for (const id of ["ann", "bob"]) await store.createUser(user(id));
+      const expired = { ...apiKey("ann", "2026-01-01T00:00:00.000Z"), expiresAt: "2026-01-02T00:00:00.000Z" };
+      const lasting = { ...apiKey("ann"), expiresAt: "+010000-01-01T11:59:59.000Z" };
+      const keys = [expired, lasting, ...Array.from({ length: MAX_USER_KEYS - 7 }, () => apiKey("ann"))];
+      await Promise.all(keys.map((key) => store.putKey(key)));
+      t.same(await store.findKey(expired.id), expired, "there is room without it");
+      const more = Array.from({ length: 20 }, () => apiKey("ann"));
+      const put = await Promise.allSettled(more.map((key, i) => (i % 2 ? store : second).putKey(key)));
+      t.equal(put.filter(({ status }) => status === "fulfilled").length, 6);
+      for (const [i, result] of put.entries()) {
+        if (result.status === "rejected") t.match(result.reason, { code: "too_many_keys" });
+        t.same(await second.findKey(more[i]!.id), result.status === "fulfilled" ? more[i] : null);
+      }
+      t.equal(await second.findKey(expired.id), null);
+      t.same(await second.findKey(lasting.id), lasting);
+      t.equal((await second.listKeys("ann")).length, MAX_USER_KEYS);
+      await store.putKey(apiKey("bob"));
+      t.equal(await store.deleteKey("ann", keys[2]!.id), true);
+      await store.putKey(apiKey("ann"));
+    },
+  );
 
   withStore("a removed user leaves no key, and none can be added", async (t, store, open) => {
     const second = await open();

@@ -1,4 +1,5 @@
 import { PrefixdError } from "../../src/errors.ts";
+import { MAX_USER_KEYS, tooManyKeys } from "../../src/users/api-key.ts";
 import { ChangeListeners } from "../../src/users/change-listeners.ts";
 import type { RemovedUser, UsageDays, UsageRange, UserPatch, UserStore } from "../../src/users/store.ts";
 import type { ApiKeyRecord, UsageRow, UsageSums, User } from "../../src/users/types.ts";
@@ -57,6 +58,7 @@ export class FakeUserStore implements UserStore {
 
   async putKey(key: ApiKeyRecord): Promise<void> {
     this.#get(key.user);
+    if ((await this.listKeys(key.user)).length >= MAX_USER_KEYS) throw tooManyKeys();
     this.keys.set(key.id, key);
     this.#changes.tell(key.user);
   }

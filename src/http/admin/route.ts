@@ -1,6 +1,6 @@
 import type { FastifyRequest } from "fastify";
 import { PrefixdError, type ErrorCode } from "../../errors.ts";
-import { createApiKey } from "../../users/api-key.ts";
+import { createApiKey, MAX_USER_KEYS } from "../../users/api-key.ts";
 import { NO_LIMITS, type User } from "../../users/types.ts";
 import { checkUserId } from "../../users/user-id.ts";
 import type { AppParts, TypedApp } from "../app-parts.ts";
@@ -230,8 +230,7 @@ export function adminRoutes(app: TypedApp, parts: AppParts): void {
         operationId: "createKey",
         tags,
         summary: "Create a key",
-        description:
-          "The key is shown in this answer only. To rotate keys, create a second one, then delete the first.",
+        description: `The key is shown in this answer only. To rotate keys, create a second one, then delete the first. A user has ${MAX_USER_KEYS} at most; when these are used up, expired ones are deleted.`,
         params: UserParams,
         body: CreateKeyBody,
         response: {
@@ -239,7 +238,7 @@ export function adminRoutes(app: TypedApp, parts: AppParts): void {
             example: NEW_KEY_EXAMPLE,
             headers: { "Cache-Control": { type: "string", description: "no-store" } },
           }),
-          ...problems(...ONE, ...BODY),
+          ...problems(...ONE, ...BODY, "too_many_keys"),
         },
       },
     },

@@ -177,6 +177,14 @@ t.test("bad input is a clear 4xx", async (t) => {
   }
 });
 
+t.test("a user has 100 keys at most", async (t) => {
+  const { send } = await admin(t);
+  await send("POST", "/admin/users", { id: "ann" });
+  for (let i = 0; i < 100; i++) t.equal((await send("POST", "/admin/users/ann/keys")).statusCode, 201);
+  t.match((await send("POST", "/admin/users/ann/keys")).json(), { code: "too_many_keys", status: 409 });
+  t.equal((await send("GET", "/admin/users/ann")).json<{ keys: unknown[] }>().keys.length, 100);
+});
+
 t.test("usage comes in pages, each with the totals of all", async (t) => {
   const { send, users } = await admin(t);
   await send("POST", "/admin/users", { id: "ann" });
