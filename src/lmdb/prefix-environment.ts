@@ -84,7 +84,8 @@ export class LmdbEnvironment {
       const grown = bytes - (old === null ? 0 : storedBytes(old));
       mayGrow(grown);
       if (old !== null) this.#drop(key, old);
-      this.#blobs.putSync(kvKey(key), asBuffer(record.kv));
+      // A copy: it comes in memory that two threads share, which would end the process in LMDB's binding.
+      this.#blobs.putSync(kvKey(key), Buffer.from(record.kv));
       for (const [file, content] of record.files)
         this.#blobs.putSync(fileKey(key, file), seal(fileKey(key, file), content));
       this.#putMeta({ ...withoutSharing(meta), ...sharingOf(old) });

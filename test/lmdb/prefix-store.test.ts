@@ -1,11 +1,12 @@
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
+import { Worker } from "node:worker_threads";
 import { open } from "lmdb";
 import t from "tap";
 import { LmdbShares } from "../../src/lmdb/shares.ts";
 import { openLmdbStore } from "../../src/lmdb/prefix-store.ts";
 import { keyText } from "../../src/prefixes/name.ts";
-import type { PrefixStore } from "../../src/prefixes/store.ts";
+import type { PrefixRecord, PrefixStore } from "../../src/prefixes/store.ts";
 import { prefixStoreContract } from "../contract/prefix-store.ts";
 import { record } from "../prefixes/records.ts";
 
@@ -15,6 +16,52 @@ t.test("LMDB keeps the contract", (t) => {
     return () => openLmdbStore({ dir });
   });
   t.end();
+});
+
+/** A record of so many bytes, half of them tensors. */
+async function large(name: string, bytes: number): Promise<PrefixRecord> {
+  const { meta } = await record({ user: "ann", name }, 1);
+  const [kv, file] = [new Uint8Array(bytes / 2).fill(1), new Uint8Array(bytes / 2).fill(2)];
+  return { meta: { ...meta, bytes: kv.length, files: { f: file.length } }, kv, files: new Map([["f", file]]) };
+}
+
+t.test("a large record goes to the thread without being copied in one turn of the event loop", async (t) => {
+  const store = await openLmdbStore({ dir: t.testdir() });
+  t.teardown(() => store.close());
+  const put = await large("p", 32 << 20);
+  let turns = 0;
+  const count = (): void => {
+    turns++;
+    counting = setImmediate(count);
+  };
+  let counting = setImmediate(count);
+  t.teardown(() => clearImmediate(counting));
+  const sent: { turns: number; memory: string[] }[] = [];
+  const { postMessage } = Worker.prototype;
+  t.teardown(() => void (Worker.prototype.postMessage = postMessage));
+  Worker.prototype.postMessage = function (message: { method: string; args: [PrefixRecord] }, ...rest) {
+    if (message.method === "put") {
+      const [{ kv, files }] = message.args;
+      sent.push({ turns, memory: [kv, ...files.values()].map(({ buffer }) => buffer.constructor.name) });
+    }
+    postMessage.call(this, message, ...rest);
+  };
+  await store.put(put);
+  t.equal(sent.length, 1);
+  t.same(sent[0]!.memory, ["SharedArrayBuffer", "SharedArrayBuffer"], "which is not copied when it is sent");
+  t.ok(sent[0]!.turns >= 12, "and was filled in slices");
+  t.ok(Buffer.from((await store.loadKv(put.meta, put.meta.digest))!).equals(put.kv));
+  t.ok(Buffer.from((await store.loadFile(put.meta, put.meta.digest, "f"))!).equals(put.files.get("f")!));
+});
+
+t.test("a user who is removed while a record is on its way to the thread", async (t) => {
+  const store = await openLmdbStore({ dir: t.testdir() });
+  t.teardown(() => store.close());
+  const put = store.put(await large("p", 32 << 20));
+  const removed = store.deleteUser("ann");
+  await t.rejects(put, { code: "removed" });
+  t.same(await removed, { prefixes: 0, bytes: 0 });
+  t.same(await store.held("ann"), { prefixes: 0, bytes: 0 });
 });
 
 t.test("what a user holds is counted once where nobody has kept count of it", async (t) => {
