@@ -120,10 +120,10 @@ async function start(config: Config, logger: Logger, resources: Resources): Prom
     precision: config.precision,
     bankBytes: config.prefixBankBytes,
   });
-  if (device.kind === "webgpu" && gpt2.longestPiece < config.prefillChunk) {
+  if (device.kind === "webgpu" && gpt2.longestChunk < config.prefillChunk) {
     logger.warn(
-      { tokens: gpt2.longestPiece },
-      "this adapter's attention kernel is wrong for longer pieces of prompt: they are fed in shorter ones",
+      { tokens: gpt2.longestChunk },
+      "this adapter's attention kernel is wrong for longer chunks of prompt: they are fed in shorter ones",
     );
   }
   for (const { size, reason } of gpt2.graphStats()?.eager ?? [])

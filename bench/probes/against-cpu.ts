@@ -1,4 +1,4 @@
-/** The paged runner on CUDA against the CPU in fp32: prompts, pieces, decode steps, contents of rows. node --import tsx bench/probes/paged-diag.ts FOLDER|gpt2 ... */
+/** The paged runner on CUDA against the CPU in fp32: prompts, chunks, decode steps, contents of rows. node --import tsx bench/probes/paged-diag.ts FOLDER|gpt2 ... */
 import { openCheckpoint } from "../../src/model/checkpoint.ts";
 import { ensureGraph } from "../../src/model/graph-cache.ts";
 import { openRunner, type LocalRunner } from "../../src/model/open-runner.ts";

@@ -36,7 +36,7 @@ export class EngineWorks {
       interToken() {},
       finished() {},
     };
-    const prefillChunk = Math.min(prefillChunkOf(runner), runner.longestPiece);
+    const prefillChunk = Math.min(prefillChunkOf(runner), runner.longestChunk);
     this.#admitted = Math.floor(prefillChunk / PROMPT);
     this.#engine = new Engine({ runner, maxQueue: Math.max(runner.slots, 1024), prefillChunk, observer });
   }

@@ -1,5 +1,5 @@
 /** A model that costs nothing: its answers were made before it started. What is left is what the server itself takes. */
-import type { ModelRunner, PromptPiece, StepOutput } from "../../src/engine/runner.ts";
+import type { ModelRunner, PromptChunk, StepOutput } from "../../src/engine/runner.ts";
 import { kvElements, type KvTensor, type ModelShape } from "../../src/kv.ts";
 
 /** GPT-2's numbers, with keys and values as small as they can be. */
@@ -11,7 +11,7 @@ const ANSWERS = 64;
 export class NullRunner implements ModelRunner {
   readonly shape = NULL_SHAPE;
   readonly candidates = 64;
-  readonly longestPiece = 1024;
+  readonly longestChunk = 1024;
   readonly promptsAtOnce = 1;
   readonly chunkingChangesBits = false;
   readonly slots: number;
@@ -37,8 +37,8 @@ export class NullRunner implements ModelRunner {
     return this.#step(1);
   }
 
-  prefillAll(pieces: readonly PromptPiece[]): Promise<StepOutput> {
-    return this.#step(pieces.length);
+  prefillAll(chunks: readonly PromptChunk[]): Promise<StepOutput> {
+    return this.#step(chunks.length);
   }
 
   score(_row: number, _start: number, ids: Int32Array): Promise<StepOutput> {

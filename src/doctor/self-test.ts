@@ -26,7 +26,7 @@ export interface SelfTestOptions {
 
 /** Fewer than there are requests: rows join, leave and move while others run. */
 const SLOTS = 4;
-/** Shorter than most prompts, so that they are fed in pieces. */
+/** Shorter than most prompts, so that they are fed in chunks. */
 const PREFILL_CHUNK = 8;
 const BANK_BYTES = 1 << 20;
 

@@ -1,5 +1,5 @@
 /**
- * Continuous batching (Orca, OSDI'22): each step admits what fits, prefills a bounded piece of prompt, and decodes one token for
+ * Continuous batching (Orca, OSDI'22): each step admits what fits, prefills a bounded chunk of prompt, and decodes one token for
  * every running sequence in one batch. Rows of the KV cache stay dense: row r of the batch is row r of the cache.
  */
 import { setTimeout as sleep } from "node:timers/promises";
@@ -23,7 +23,7 @@ import {
 } from "./scheduling/admission.ts";
 import type { ModelRunner, StepOutput } from "./runner.ts";
 import { PrefillBudget } from "./scheduling/prefill-budget.ts";
-import { runPieces } from "./prefill-run.ts";
+import { runChunks } from "./prefill-run.ts";
 import { trialRun } from "./prefix-trial.ts";
 import { promptTokens } from "./prompt-scores.ts";
 import { rowsOf, type EngineRequest, type RequestHandle, type RequestListener } from "./request.ts";
@@ -51,7 +51,7 @@ export class Engine {
   readonly #now: () => number;
   readonly #budget: PrefillBudget;
   readonly #costs = new ChoosingCost();
-  readonly #longestPiece: number;
+  readonly #longestChunk: number;
   /** Admitted, their prompts not yet whole in their rows; between two steps one at most. */
   #prefilling: Job[] = [];
   #loop: Promise<void> | null = null;
@@ -60,7 +60,7 @@ export class Engine {
   constructor(options: EngineOptions) {
     this.#options = options;
     this.#runner = options.runner;
-    this.#longestPiece = Math.min(options.prefillChunk, options.runner.longestPiece);
+    this.#longestChunk = Math.min(options.prefillChunk, options.runner.longestChunk);
     this.#shares = options.shares ?? EQUAL_SHARES;
     this.#counters = new ServiceCounters(this.#shares);
     this.#wiper = new CacheWiper(options.runner);
@@ -127,7 +127,7 @@ export class Engine {
   }
 
   /**
-   * Overwrites with zeros whatever sequences that have ended left in the KV cache and in the model's buffers, a bounded piece between
+   * Overwrites with zeros whatever sequences that have ended left in the KV cache and in the model's buffers, a bounded part between
    * two steps. Resolves when nothing is left there of what had ended before the call.
    */
   wipeFreed(): Promise<void> {
@@ -190,7 +190,7 @@ export class Engine {
     return planPrefill(
       state,
       policy,
-      this.#budget.limits({ tokens: this.#longestPiece, chunkingChangesBits, decoding: this.#rows.count, waiting }),
+      this.#budget.limits({ tokens: this.#longestChunk, chunkingChangesBits, decoding: this.#rows.count, waiting }),
     );
   }
 
@@ -237,7 +237,7 @@ export class Engine {
     return wiped || fed || rows > 0 || !this.#hasWork();
   }
 
-  /** Prompts, or a piece of what is to be folded: whosever turn it is. */
+  /** Prompts, or a chunk of what is to be folded: whosever turn it is. */
   async #feedNext(): Promise<boolean> {
     const decoding = this.#rows.count;
     const mayFold = this.#folds.pending && this.#budget.mayFold(decoding);
@@ -246,7 +246,7 @@ export class Engine {
         ? []
         : this.#plan();
     for (const chunks of inRuns(plan, this.#runner, ({ request }) => !request.scorePrompt)) await this.#prefill(chunks);
-    if (mayFold && plan.length === 0) await this.#folds.step(this.#longestPiece, decoding);
+    if (mayFold && plan.length === 0) await this.#folds.step(this.#longestChunk, decoding);
     return mayFold || plan.length > 0;
   }
 
@@ -281,14 +281,14 @@ export class Engine {
     return prefilling === undefined ? 0 : prefilling.prefixLength + prefilling.fed;
   }
 
-  /** Feeds pieces of different prompts in one run. */
+  /** Feeds chunks of different prompts in one run. */
   async #prefill(chunks: readonly PrefillChunk<Job>[]): Promise<void> {
     const begun = chunks.filter((chunk) => this.#begin(chunk));
     if (begun.length === 0) return;
     const started = this.#now();
     let output: StepOutput | null;
     try {
-      output = await runPieces(this.#runner, begun);
+      output = await runChunks(this.#runner, begun);
     } catch (error) {
       for (const { request } of begun) this.#failPrefill(request, error);
       return;
@@ -302,7 +302,7 @@ export class Engine {
     }
   }
 
-  /** Makes the row ready for a piece of prompt; answers whether it is to be fed. */
+  /** Makes the row ready for a chunk of prompt; answers whether it is to be fed. */
   #begin({ request, from, to, passedOver }: PrefillChunk<Job>): boolean {
     if (request.ended) return false;
     try {
@@ -316,7 +316,7 @@ export class Engine {
     }
   }
 
-  /** A piece of prompt is in its row; `output` has the answer for it, if it is the last one, in row `index`. */
+  /** A chunk of prompt is in its row; `output` has the answer for it, if it is the last one, in row `index`. */
   #fed({ request, from, to, last }: PrefillChunk<Job>, output: StepOutput | null, index: number): void {
     request.fed = to;
     if (last) this.#endPrefill(request);
@@ -353,7 +353,7 @@ export class Engine {
     request.tell((listener) => listener.onStart?.());
   }
 
-  /** Keeps what a piece of prompt says of the prompt's tokens, and tells it after the last piece. */
+  /** Keeps what a chunk of prompt says of the prompt's tokens, and tells it after the last chunk. */
   #scorePrompt(request: Job, output: StepOutput, from: number, last: boolean): void {
     request.promptTokens.push(...promptTokens(request.request, output, from));
     if (!last) return;

@@ -1,5 +1,5 @@
 /**
- * Soft and hard prompts that are to become keys and values. They are fed in pieces as prompts are, but on the row that no sequence uses, so one
+ * Soft and hard prompts that are to become keys and values. They are fed in chunks as prompts are, but on the row that no sequence uses, so one
  * after the other: they hold no slot, and whoever waits for a slot does not wait for them.
  */
 import { asModelError, PrefixdError } from "../errors.ts";
@@ -8,7 +8,7 @@ import type { EngineObserver } from "../observability/engine-observer.ts";
 import { queueTimeout } from "./scheduling/admission.ts";
 import type { ModelRunner } from "./runner.ts";
 import type { FedPrompt, PrefillBudget } from "./scheduling/prefill-budget.ts";
-import { endOfPiece } from "./scheduling/plan.ts";
+import { endOfChunk } from "./scheduling/plan.ts";
 import type { ServiceCounters } from "./scheduling/counters.ts";
 import type { CacheWiper } from "./kv-wiper.ts";
 
@@ -109,12 +109,12 @@ export class FoldQueue {
     return (this.#wonTie = !this.#wonTie);
   }
 
-  /** Feeds the next piece. `tokens`: the most that one may have; `decoding`: sequences that wait for it. */
+  /** Feeds the next chunk. `tokens`: the most that one may have; `decoding`: sequences that wait for it. */
   async step(tokens: number, decoding: number): Promise<void> {
     const { runner, wiper, counters, budget, observer, now } = this.#parts;
     const fold = (this.#open ??= this.#next());
     const from = fold.fed;
-    const to = endOfPiece(
+    const to = endOfChunk(
       fold,
       from,
       budget.limits({ tokens, chunkingChangesBits: runner.chunkingChangesBits, decoding, waiting: 0 }),
@@ -163,7 +163,7 @@ export class FoldQueue {
     fold.reject(error);
   }
 
-  /** A piece of it that is just being fed is its last one. */
+  /** A chunk of it that is just being fed is its last one. */
   #leave(fold: Fold): void {
     this.#folds = this.#folds.filter((one) => one !== fold);
     if (this.#open === fold) this.#open = null;

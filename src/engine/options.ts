@@ -9,9 +9,9 @@ export interface EngineOptions {
   readonly maxQueue: number;
   /** Milliseconds that a request may wait; then it ends with `queue_timeout`. Default: no limit. */
   readonly queueTimeoutMs?: number;
-  /** Prompt tokens per step: the most that a piece of a prompt has. */
+  /** Prompt tokens per step: the most that a chunk of a prompt has. */
   readonly prefillChunk: number;
-  /** Part of a step's time, in (0, 1], that pieces of prompts may take while others decode (prefill-budget.ts). Default: 1, no limit. */
+  /** Part of a step's time, in (0, 1], that chunks of prompts may take while others decode (prefill-budget.ts). Default: 1, no limit. */
   readonly prefillShare?: number;
   /** Milliseconds on a clock that only goes forward; for the durations from which that time is foreseen. */
   readonly now?: () => number;

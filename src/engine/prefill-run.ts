@@ -2,15 +2,15 @@ import type { ModelRunner, StepOutput } from "./runner.ts";
 import type { PrefillChunk } from "./scheduling/plan.ts";
 import type { Job } from "./sequence.ts";
 
-/** Feeds pieces of prompts in one run; answers what is wanted of these tokens: of all of a prompt's, of each prompt's last one, or nothing. */
-export async function runPieces(runner: ModelRunner, chunks: readonly PrefillChunk<Job>[]): Promise<StepOutput | null> {
-  const pieces = chunks.map(({ request, from, to }) => ({
+/** Feeds chunks of prompts in one run; answers what is wanted of these tokens: of all of a prompt's, of each prompt's last one, or nothing. */
+export async function runChunks(runner: ModelRunner, chunks: readonly PrefillChunk<Job>[]): Promise<StepOutput | null> {
+  const prompts = chunks.map(({ request, from, to }) => ({
     row: request.row,
     start: request.prefixLength + from,
     ids: request.request.promptIds.subarray(from, to),
   }));
-  if (pieces.length > 1) return runner.prefillAll(pieces);
-  const [{ request, last }, { row, start, ids }] = [chunks[0]!, pieces[0]!];
+  if (prompts.length > 1) return runner.prefillAll(prompts);
+  const [{ request, last }, { row, start, ids }] = [chunks[0]!, prompts[0]!];
   if (request.request.scorePrompt) return runner.score(row, start, ids);
   if (last) return runner.prefill(row, start, ids);
   await runner.feed(row, start, ids);

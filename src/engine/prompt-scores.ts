@@ -4,7 +4,7 @@ import type { EngineRequest, PromptToken } from "./request.ts";
 import { reportOf } from "./sampling/sampler.ts";
 
 /**
- * What a scored piece of a prompt (`output` has a row for each of its tokens, the first being prompt token `from`) says of the prompt's
+ * What a scored chunk of a prompt (`output` has a row for each of its tokens, the first being prompt token `from`) says of the prompt's
  * tokens: each row judges the token after it. The prompt's first token has nothing before it that the model answers for, with a prefix
  * neither: keys and values have no output.
  * @throws PrefixdError model_failed if logits are not numbers

@@ -16,7 +16,7 @@ export interface StepOutput {
 }
 
 /** Tokens `ids` of a prompt, for positions `[start, start + ids.length)` of a row. */
-export interface PromptPiece {
+export interface PromptChunk {
   readonly row: number;
   readonly start: number;
   readonly ids: Int32Array;
@@ -30,11 +30,11 @@ export interface ModelRunner {
   /** Candidates that every step returns per row, `<= vocabSize`. */
   readonly candidates: number;
   /** Tokens that `prefill`, `prefillAll`, `score` and `fold` may be given at once. */
-  readonly longestPiece: number;
-  /** Pieces that `prefillAll` may be given; 1: it is not there to be called. */
+  readonly longestChunk: number;
+  /** Chunks that `prefillAll` may be given; 1: it is not there to be called. */
   readonly promptsAtOnce: number;
   /**
-   * Whether the last bits of a prompt's numbers depend on where it was cut into pieces, so that the same prompt must always be cut at
+   * Whether the last bits of a prompt's numbers depend on where it was cut into chunks, so that the same prompt must always be cut at
    * the same places. Ignores cuts that leave a one-token chunk: the scheduler never makes them where this is false.
    */
   readonly chunkingChangesBits: boolean;
@@ -46,8 +46,8 @@ export interface ModelRunner {
   feed(row: number, start: number, ids: Int32Array): Promise<void>;
   /** Feeds `ids` to one row at positions `[start, start + ids.length)`; the output is that of the last one. */
   prefill(row: number, start: number, ids: Int32Array): Promise<StepOutput>;
-  /** Feeds pieces of prompts to different rows in one run; the output has one row for each, that of its last token. */
-  prefillAll(pieces: readonly PromptPiece[]): Promise<StepOutput>;
+  /** Feeds chunks of prompts to different rows in one run; the output has one row for each, that of its last token. */
+  prefillAll(chunks: readonly PromptChunk[]): Promise<StepOutput>;
   /**
    * Feeds `ids` as `prefill` does, with the same bits; the output has one row per token fed, the last being what `prefill` answers.
    */
@@ -55,7 +55,7 @@ export interface ModelRunner {
   /** Feeds one token to each of rows `[0, ids.length)`; `positions[r]` is also the number of tokens already in row r. */
   decode(ids: Int32Array, positions: Int32Array): Promise<StepOutput>;
   /**
-   * Feeds positions `[from, to)` of a soft or hard prompt to row `slots`, which no sequence uses, as `feed` does: piece after piece, from 0 on.
+   * Feeds positions `[from, to)` of a soft or hard prompt to row `slots`, which no sequence uses, as `feed` does: chunk after chunk, from 0 on.
    */
   fold(input: FoldInput, from: number, to: number): Promise<void>;
   /** A copy of the keys and values of that row's first `length` positions. */

@@ -1,6 +1,6 @@
 import { PrefixdError } from "../errors.ts";
 import type { FoldInput, KvTensor, ModelShape } from "../kv.ts";
-import type { ModelRunner, PromptPiece, StepOutput } from "./runner.ts";
+import type { ModelRunner, PromptChunk, StepOutput } from "./runner.ts";
 
 export interface SupervisionOptions {
   /** A run that takes longer than this many ms will not come back. */
@@ -39,8 +39,8 @@ export class SupervisedRunner implements ModelRunner {
     return this.#runner.candidates;
   }
 
-  get longestPiece(): number {
-    return this.#runner.longestPiece;
+  get longestChunk(): number {
+    return this.#runner.longestChunk;
   }
 
   get promptsAtOnce(): number {
@@ -75,8 +75,8 @@ export class SupervisedRunner implements ModelRunner {
     return this.#run(() => this.#runner.prefill(row, start, ids));
   }
 
-  prefillAll(pieces: readonly PromptPiece[]): Promise<StepOutput> {
-    return this.#run(() => this.#runner.prefillAll(pieces));
+  prefillAll(chunks: readonly PromptChunk[]): Promise<StepOutput> {
+    return this.#run(() => this.#runner.prefillAll(chunks));
   }
 
   score(row: number, start: number, ids: Int32Array): Promise<StepOutput> {

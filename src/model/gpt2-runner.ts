@@ -9,7 +9,7 @@ import { CANDIDATES } from "./gpt2-graph.ts";
 import { floatType, type Precision } from "./graph-weights.ts";
 import { proveIntegers } from "./integer-kernels.ts";
 import { HostKvCache, type KvCache } from "./kv-cache.ts";
-import { CUT_TOKENS, findCutsShow, longestRightPiece } from "./piece-checks.ts";
+import { CUT_TOKENS, doesChunkingChangeBits, longestRightChunk } from "./chunk-checks.ts";
 import type { PrefixBankStats } from "./prefix-bank.ts";
 import { LogitsGraphs, StepBuffers } from "./step-buffers.ts";
 import { StepInputs } from "./step-inputs.ts";
@@ -46,7 +46,7 @@ export class Gpt2Runner implements ModelRunner {
   readonly shape: ModelShape;
   readonly slots: number;
   readonly candidates: number;
-  longestPiece = Infinity;
+  longestChunk = Infinity;
   readonly promptsAtOnce = 1;
   chunkingChangesBits = true;
   readonly #runtime: Runtime;
@@ -54,7 +54,7 @@ export class Gpt2Runner implements ModelRunner {
   readonly #cache: KvCache;
   readonly #logitsGraphs: LogitsGraphs | null;
   readonly #outputs: StepBuffers;
-  /** For `score`: as many rows as the longest piece so far, since most servers are never asked for it. */
+  /** For `score`: as many rows as the longest chunk so far, since most servers are never asked for it. */
   #scores: StepBuffers | null = null;
   readonly #batches = new Map<number, DecodeBatch>();
   readonly #owned: Disposable[] = [];
@@ -69,7 +69,7 @@ export class Gpt2Runner implements ModelRunner {
       await proveIntegers(runtime, options.modelPath, { threads: options.threads, device: options.device });
     const runner = new Gpt2Runner(runtime, options);
     try {
-      await runner.#tryPieces(options.device);
+      await runner.#tryChunks(options.device);
     } catch (error) {
       await runner.close();
       throw error;
@@ -207,12 +207,12 @@ export class Gpt2Runner implements ModelRunner {
     return Promise.resolve();
   }
 
-  /** Finds out, in the row for folding, what the kernels do with prompts that are fed in pieces. */
-  async #tryPieces(device: Device): Promise<void> {
+  /** Finds out, in the row for folding, what the kernels do with prompts that are fed in chunks. */
+  async #tryChunks(device: Device): Promise<void> {
     const row = this.slots;
-    if (!device.hostMemory) this.longestPiece = await longestRightPiece(this, row);
+    if (!device.hostMemory) this.longestChunk = await longestRightChunk(this, row);
     else {
-      this.chunkingChangesBits = await findCutsShow(this, row, (length) => this.#cache.read(row, length));
+      this.chunkingChangesBits = await doesChunkingChangeBits(this, row, (length) => this.#cache.read(row, length));
       this.wipe(row, 0, Math.min(CUT_TOKENS, this.shape.positions));
       this.wipeBuffers();
     }

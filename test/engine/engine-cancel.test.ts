@@ -95,7 +95,7 @@ for (const reason of ["cancelled", "removed"] as const) {
     t.same(target.ids, [[]]);
   });
 
-  t.test(`${reason} during the run of its last piece`, async (t) => {
+  t.test(`${reason} during the run of its last chunk`, async (t) => {
     const target = await endIn(t, reason, LONG, {}, (target, { runner }) => {
       runner.during = (method): void => {
         if (method === "prefill" && target.started) target.handle.cancel(reason);

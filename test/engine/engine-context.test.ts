@@ -72,7 +72,7 @@ t.test("lengths that are no numbers are none that fit, and what is folded has a 
     await t.rejects(engine.fold(input, { tenant: "test" }), { code: "context_exceeded" });
   t.equal(runner.calls.fold, 0);
   for (const input of inputs(positions)) await engine.fold(input, { tenant: "test" });
-  t.equal(runner.calls.fold, (2 * positions) / 64, "in pieces");
+  t.equal(runner.calls.fold, (2 * positions) / 64, "in chunks");
 });
 
 for (const [name, device] of Object.entries(SIMULATED)) {

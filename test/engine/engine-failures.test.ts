@@ -33,12 +33,12 @@ const request = (
   });
 
 t.test("a failed prefill fails its request only", async (t) => {
-  for (const piece of [1, 2, 3]) {
+  for (const chunk of [1, 2, 3]) {
     const { engine, runner, observer } = setup();
     const first = new Recording(engine, request(1));
     const victim = new Recording(engine, request(2, { promptIds: Int32Array.from({ length: 11 }, (_, i) => i), n: 2 }));
     const last = new Recording(engine, request(3));
-    const [method, nth] = piece === 3 ? (["prefill", 2] as const) : (["feed", piece] as const);
+    const [method, nth] = chunk === 3 ? (["prefill", 2] as const) : (["feed", chunk] as const);
     runner.failOn(method, nth);
     await Promise.all([first.ended, victim.ended, last.ended]);
     t.match(victim.error, { code: "model_failed", cause: { message: `injected failure of ${method}` } });

@@ -11,7 +11,7 @@ t.setTimeout(60_000);
 
 class PromptsRunner extends FakeRunner {
   override readonly promptsAtOnce = 4;
-  override readonly longestPiece = 24;
+  override readonly longestChunk = 24;
   override readonly chunkingChangesBits = true;
 }
 
@@ -29,8 +29,8 @@ const request = (seed: number, given: Partial<EngineRequest> = {}): EngineReques
     ...given,
   });
 
-t.test("which pieces share a run", async (t) => {
-  const piece = (request: string, from: number, to: number, last = true): PrefillChunk<string> => ({
+t.test("which chunks share a run", async (t) => {
+  const chunk = (request: string, from: number, to: number, last = true): PrefillChunk<string> => ({
     request,
     from,
     to,
@@ -38,22 +38,22 @@ t.test("which pieces share a run", async (t) => {
     passedOver: [],
   });
   const runs = (...plan: PrefillChunk<string>[]): string[] =>
-    inRuns(plan, { promptsAtOnce: 3, longestPiece: 10 }, (request) => request !== "scored").map((run) =>
+    inRuns(plan, { promptsAtOnce: 3, longestChunk: 10 }, (request) => request !== "scored").map((run) =>
       run.map(({ request }) => request).join(" "),
     );
   t.same(runs(), []);
-  t.same(runs(piece("a", 0, 4), piece("b", 0, 4), piece("c", 0, 2)), ["a b c"]);
-  t.same(runs(piece("a", 0, 4), piece("b", 0, 4), piece("c", 0, 3)), ["a b", "c"], "ten tokens");
-  t.same(runs(...["a", "b", "c", "d"].map((name) => piece(name, 0, 1))), ["a b c", "d"], "three prompts");
+  t.same(runs(chunk("a", 0, 4), chunk("b", 0, 4), chunk("c", 0, 2)), ["a b c"]);
+  t.same(runs(chunk("a", 0, 4), chunk("b", 0, 4), chunk("c", 0, 3)), ["a b", "c"], "ten tokens");
+  t.same(runs(...["a", "b", "c", "d"].map((name) => chunk(name, 0, 1))), ["a b c", "d"], "three prompts");
   t.same(
-    runs(piece("a", 8, 9), piece("b", 0, 1), piece("c", 0, 1)),
+    runs(chunk("a", 8, 9), chunk("b", 0, 1), chunk("c", 0, 1)),
     ["a", "b c"],
     "the end of a prompt begun before has its own",
   );
-  t.same(runs(piece("a", 0, 1), piece("b", 0, 8, false)), ["a", "b"], "and so has what is not the end");
-  t.same(runs(piece("a", 0, 1), piece("scored", 0, 1), piece("c", 0, 1)), ["a", "scored", "c"]);
+  t.same(runs(chunk("a", 0, 1), chunk("b", 0, 8, false)), ["a", "b"], "and so has what is not the end");
+  t.same(runs(chunk("a", 0, 1), chunk("scored", 0, 1), chunk("c", 0, 1)), ["a", "scored", "c"]);
   t.same(
-    inRuns([piece("a", 0, 1), piece("b", 0, 1)], { promptsAtOnce: 1, longestPiece: Infinity }, () => true).length,
+    inRuns([chunk("a", 0, 1), chunk("b", 0, 1)], { promptsAtOnce: 1, longestChunk: Infinity }, () => true).length,
     2,
     "a runner that takes one",
   );

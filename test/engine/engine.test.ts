@@ -100,7 +100,7 @@ t.test("the choices of one prompt fork its row", async (t) => {
   t.same(
     [runner.calls.feed, runner.calls.prefill],
     [2, 2],
-    "one prefill of 1 token, three pieces of 19 of which the last is answered: the prompt is fed once",
+    "one prefill of 1 token, three chunks of 19 of which the last is answered: the prompt is fed once",
   );
   t.equal(observer.counts.firstToken, 2, "once per request");
   t.same(observer.outcomes, { length: 6 });
@@ -195,7 +195,7 @@ t.test("more choices than there are rows would wait for ever: refused", async (t
   t.match(engine.stats(), IDLE);
 });
 
-t.test("a long prompt does not stop the others: they decode between its pieces", async (t) => {
+t.test("a long prompt does not stop the others: they decode between its chunks", async (t) => {
   const { engine, observer } = setup({ prefillChunk: 4 });
   const short = engineRequest({ promptIds: prompt(1), maxNewTokens: 40 });
   const long = engineRequest({ promptIds: Int32Array.from({ length: 41 }, (_, i) => i), maxNewTokens: 2 });
@@ -206,7 +206,7 @@ t.test("a long prompt does not stop the others: they decode between its pieces",
     [[oracle(short, 0)], [oracle(long, 0)]],
   );
   const phases = observer.steps.map(({ phase }) => (phase === "prefill" ? "p" : "d")).join("");
-  t.match(phases, /^pdp(dp){9}/, "one piece, one decode, and so on");
+  t.match(phases, /^pdp(dp){9}/, "one chunk, one decode, and so on");
   t.same(
     observer.steps.filter(({ phase }) => phase === "prefill").map(({ tokens }) => tokens),
     [1, ...Array<number>(10).fill(4), 1],

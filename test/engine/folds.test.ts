@@ -14,7 +14,7 @@ t.setTimeout(60_000);
 const SHARE = 0.4;
 /** Milliseconds of a run, of which reading the weights takes most. */
 const DECODE = 20;
-const piece = (tokens: number): number => 15 + 0.6 * tokens;
+const chunk = (tokens: number): number => 15 + 0.6 * tokens;
 
 interface Machine {
   readonly engine: Engine;
@@ -43,9 +43,9 @@ function machine(slots: number, options: Partial<EngineOptions> = {}, runner = n
     fold: runner.fold.bind(runner),
   };
   runner.decode = (ids, positions) => (ran("decode", ids.length, DECODE), decode(ids, positions));
-  runner.feed = (row, start, ids) => (ran("prompt", ids.length, piece(ids.length)), feed(row, start, ids));
-  runner.prefill = (row, start, ids) => (ran("prompt", ids.length, piece(ids.length)), prefill(row, start, ids));
-  runner.fold = (input, from, to) => (ran("fold", to - from, piece(to - from)), fold(input, from, to));
+  runner.feed = (row, start, ids) => (ran("prompt", ids.length, chunk(ids.length)), feed(row, start, ids));
+  runner.prefill = (row, start, ids) => (ran("prompt", ids.length, chunk(ids.length)), prefill(row, start, ids));
+  runner.fold = (input, from, to) => (ran("fold", to - from, chunk(to - from)), fold(input, from, to));
   return {
     engine: new Engine({
       runner,
@@ -96,7 +96,7 @@ t.test("eight who fold without a pause leave a stream its share of the time", as
     t.ok(part <= 1.1 * (1 - SHARE), "nor do the folds wait for longer than they must");
     t.ok(
       during.every(({ phase, tokens }) => phase !== "fold" || tokens <= 32),
-      "in pieces",
+      "in chunks",
     );
     t.same(victim.ids, [oracle(stream("victim", 240), 0)]);
     await Promise.all(folders);
@@ -105,7 +105,7 @@ t.test("eight who fold without a pause leave a stream its share of the time", as
   }
 });
 
-t.test("beside many sequences pieces are shorter; with nobody decoding, as long as can be", async (t) => {
+t.test("beside many sequences chunks are shorter; with nobody decoding, as long as can be", async (t) => {
   const { engine, runs } = machine(32, { prefillChunk: 64 });
   await engine.fold(hard(200), { tenant: "a" });
   t.same(
@@ -191,7 +191,7 @@ t.test("one whose own turn is late does not hold up those behind it", async (t) 
   });
   const slight = engine.fold(hard(250), { tenant: "slight" });
   while (runs.length < 1) await turn();
-  // After its first piece everybody else comes before it.
+  // After its first chunk everybody else comes before it.
   const prompts = Array.from(
     { length: 100 },
     () => new Recording(engine, engineRequest({ tenant: "prompts", promptIds: new Int32Array(32), maxNewTokens: 0 })),
@@ -270,7 +270,7 @@ t.test("a wipe leaves a half-fed fold alone, and its end leaves nothing", async 
 });
 
 t.test(
-  "pieces end where those of a prompt do, whatever the time: at multiples of the chunk where cuts show",
+  "chunks end where those of a prompt do, whatever the time: at multiples of the chunk where cuts show",
   async (t) => {
     class Device extends FakeRunner {
       override readonly chunkingChangesBits = true;

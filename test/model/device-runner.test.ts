@@ -225,15 +225,15 @@ t.test("a vocabulary whose ids do not fit into single precision is refused", asy
   });
 });
 
-t.test("pieces that are too long for the device are fed as several", async (t) => {
+t.test("chunks that are too long for the device are fed as several", async (t) => {
   const fixture = await open(t, SIMULATED.handles);
-  t.equal(fixture.runner.longestPiece, Infinity, "the CPU's kernels are right");
+  t.equal(fixture.runner.longestChunk, Infinity, "the CPU's kernels are right");
   if (!(fixture.runner instanceof Gpt2Runner)) throw new Error("another runner");
   const whole = await foldWith(fixture.runner, { kind: "tokens", ids: fixture.ids(40, 1) });
-  fixture.runner.longestPiece = 7;
-  const pieces = await foldWith(fixture.runner, { kind: "tokens", ids: fixture.ids(40, 1) });
-  t.ok(whole.data.every((value, index) => Math.abs(value - pieces.data[index]!) < 1e-4));
-  t.ok(pieces.data.every((value) => value !== 0));
+  fixture.runner.longestChunk = 7;
+  const chunks = await foldWith(fixture.runner, { kind: "tokens", ids: fixture.ids(40, 1) });
+  t.ok(whole.data.every((value, index) => Math.abs(value - chunks.data[index]!) < 1e-4));
+  t.ok(chunks.data.every((value) => value !== 0));
 });
 
 /** Positions `[0, length)` of a whole row. */

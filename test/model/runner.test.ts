@@ -51,7 +51,7 @@ for (const model of goldenModels()) {
       t.equal(whole[0]!.logits.length, vocabSize);
     });
 
-    t.test("a prompt fed in pieces, cut anywhere, gives the same tokens and the same numbers", async (t) => {
+    t.test("a prompt fed in chunks, cut anywhere, gives the same tokens and the same numbers", async (t) => {
       const random = seededRandom(2);
       for (let round = 0; round < 8; round++) {
         let output: Row | undefined;
@@ -72,7 +72,7 @@ for (const model of goldenModels()) {
       }
     });
 
-    t.test("a piece that nobody wants an answer of leaves the same in its row, and computes none", async (t) => {
+    t.test("a chunk that nobody wants an answer of leaves the same in its row, and computes none", async (t) => {
       const [cut, next] = [length >> 1, Int32Array.of(3)];
       await prefill(1, 0, prompt.subarray(0, cut));
       const { topLogits } = await runner.prefill(1, cut, prompt.subarray(cut));
@@ -96,17 +96,17 @@ for (const model of goldenModels()) {
         [length - 1, length],
       ] as const) {
         for (const row of [1, 2]) if (start > 0) await prefill(row, 0, prompt.subarray(0, start));
-        const piece = prompt.subarray(start, end);
-        const output = await runner.score(1, start, piece);
-        t.equal(output.rows, piece.length);
-        const scored = Array.from(piece, (_, index) => rowOf(runner, output, index));
-        t.equal(differingBits(scored.at(-1)!, await prefill(2, start, piece)), 0, `${start} to ${end}`);
+        const chunk = prompt.subarray(start, end);
+        const output = await runner.score(1, start, chunk);
+        t.equal(output.rows, chunk.length);
+        const scored = Array.from(chunk, (_, index) => rowOf(runner, output, index));
+        t.equal(differingBits(scored.at(-1)!, await prefill(2, start, chunk)), 0, `${start} to ${end}`);
         for (const [index, row] of scored.entries()) {
           const alone = await prefill(2, 0, prompt.subarray(0, start + index + 1));
           t.ok(distance(row, alone) < TOLERANCE, `token ${start + index}: ${distance(row, alone)}`);
         }
         const next = Int32Array.of(3);
-        await prefill(2, start, piece);
+        await prefill(2, start, chunk);
         t.equal(differingBits(await prefill(1, end, next), await prefill(2, end, next)), 0, "the row holds the same");
       }
     });

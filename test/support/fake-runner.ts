@@ -3,7 +3,7 @@
  * of all of that. A wrong row, a stale row, another's prefix or a token too many gives other tokens than `oracle` does.
  */
 import { BeamSearch, type BeamResult } from "../../src/engine/beams/search.ts";
-import type { ModelRunner, PromptPiece, StepOutput } from "../../src/engine/runner.ts";
+import type { ModelRunner, PromptChunk, StepOutput } from "../../src/engine/runner.ts";
 import type { EngineRequest } from "../../src/engine/request.ts";
 import { Sampler } from "../../src/engine/sampling/sampler.ts";
 import { foldLength, kvElements, type FoldInput, type KvTensor, type ModelShape } from "../../src/kv.ts";
@@ -26,7 +26,7 @@ export class FakeRunner implements ModelRunner {
   readonly shape = FAKE_SHAPE;
   readonly slots: number;
   readonly candidates = CANDIDATES;
-  readonly longestPiece: number = Infinity;
+  readonly longestChunk: number = Infinity;
   readonly promptsAtOnce: number = 1;
   readonly chunkingChangesBits: boolean = false;
   /** What broke the contract, in order; must stay empty. Each is thrown as well. */
@@ -117,14 +117,14 @@ export class FakeRunner implements ModelRunner {
     });
   }
 
-  prefillAll(pieces: readonly PromptPiece[]): Promise<StepOutput> {
+  prefillAll(chunks: readonly PromptChunk[]): Promise<StepOutput> {
     return this.#run("prefillAll", () => {
-      const tokens = pieces.reduce((sum, { ids }) => sum + ids.length, 0);
-      if (pieces.length > this.promptsAtOnce || tokens > this.longestPiece)
-        this.#misuse(`${pieces.length} prompts of ${tokens} tokens in one run`);
-      if (new Set(pieces.map(({ row }) => row)).size < pieces.length) this.#misuse("two prompts for one row");
-      for (const { row, start, ids } of pieces) this.#feed(row, start, ids);
-      return pieces.map(({ row, start, ids }) => this.#cellsOf(row, start + ids.length));
+      const tokens = chunks.reduce((sum, { ids }) => sum + ids.length, 0);
+      if (chunks.length > this.promptsAtOnce || tokens > this.longestChunk)
+        this.#misuse(`${chunks.length} prompts of ${tokens} tokens in one run`);
+      if (new Set(chunks.map(({ row }) => row)).size < chunks.length) this.#misuse("two prompts for one row");
+      for (const { row, start, ids } of chunks) this.#feed(row, start, ids);
+      return chunks.map(({ row, start, ids }) => this.#cellsOf(row, start + ids.length));
     });
   }
 

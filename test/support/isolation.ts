@@ -6,7 +6,7 @@ import t, { type Test } from "tap";
 import { randomCheckpoint } from "../../bench/support/random-checkpoint.ts";
 import type { EngineRequest, RequestHandle } from "../../src/engine/request.ts";
 import {
-  endOfPiece,
+  endOfChunk,
   firstFit,
   FREE_QUANTUM,
   planPrefill,
@@ -123,7 +123,7 @@ async function checkCuts(t: Test, { runner }: TestModel, rounds: number): Promis
   const random = seededRandom(11);
   const below = (limit: number): number => Math.floor(random() * limit);
   const prefixes = randomPrefixes(runner.shape, 5, 20);
-  let [unequal, pieces] = [0, 0];
+  let [unequal, chunks] = [0, 0];
   for (let round = 0; round < rounds; round++) {
     const prefix = prefixes[below(prefixes.length)]!;
     const ids = Int32Array.from({ length: 2 + below(Math.min(200, positions - prefix.length - 1)) }, () =>
@@ -136,13 +136,13 @@ async function checkCuts(t: Test, { runner }: TestModel, rounds: number): Promis
       runner.loadPrefix(row, prefix);
       for (let fed = 0; ; ) {
         const prompt = { tenant: "", rows: 1, promptLength: ids.length, fed, passedOver: 0 };
-        const [piece] = planPrefill({ running: 1, slots: 2, prefilling: prompt, queue: [] }, firstFit, {
+        const [chunk] = planPrefill({ running: 1, slots: 2, prefilling: prompt, queue: [] }, firstFit, {
           ...tokenLimits(16 + below(200), FREE_QUANTUM),
           ...limits(),
         });
-        const { from, to, last } = piece!;
+        const { from, to, last } = chunk!;
         const output = await runner.prefill(row, prefix.length + from, ids.subarray(from, to));
-        pieces++;
+        chunks++;
         if (last) return { kv: runner.readRow(row).data, logits: output.logits(0).slice() };
         fed = to;
       }
@@ -159,7 +159,7 @@ async function checkCuts(t: Test, { runner }: TestModel, rounds: number): Promis
     )
       unequal++;
   }
-  t.ok(pieces > 2.5 * rounds, `${pieces} pieces`);
+  t.ok(chunks > 2.5 * rounds, `${chunks} chunks`);
   t.equal(unequal, 0, "cuts do not show");
   for (let round = 0; round < rounds; round++) {
     const length = 1 + below(Math.min(200, positions));
@@ -171,7 +171,7 @@ async function checkCuts(t: Test, { runner }: TestModel, rounds: number): Promis
     ] as const) {
       const whole = await foldWith(runner, input);
       for (let from = 0, to = 0; from < length; from = to) {
-        to = endOfPiece({ promptLength: length }, from, {
+        to = endOfChunk({ promptLength: length }, from, {
           ...tokenLimits(16 + below(100), FREE_QUANTUM),
           least: 1,
           milliseconds: below(80),

@@ -113,10 +113,10 @@ export interface ChoiceResult {
   score: number | null;
 }
 
-/** A soft or hard prompt's keys and values, of a runner that nothing else uses; `piece`: positions fed at once, at most. */
-export async function foldWith(runner: ModelRunner, input: FoldInput, piece = runner.longestPiece): Promise<KvTensor> {
+/** A soft or hard prompt's keys and values, of a runner that nothing else uses; `chunk`: positions fed at once, at most. */
+export async function foldWith(runner: ModelRunner, input: FoldInput, chunk = runner.longestChunk): Promise<KvTensor> {
   const length = foldLength(input);
-  for (let from = 0; from < length; from += piece) await runner.fold(input, from, Math.min(length, from + piece));
+  for (let from = 0; from < length; from += chunk) await runner.fold(input, from, Math.min(length, from + chunk));
   return runner.folded(length);
 }
 

@@ -50,7 +50,7 @@ export class ServiceCounters {
     return least;
   }
 
-  /** A request's prompt, or a piece of what is folded. */
+  /** A request's prompt, or a chunk of what is folded. */
   admit(tenant: string, promptTokens: number): void {
     this.#charge(tenant, PROMPT_PRICE * promptTokens);
     this.#lastAdmitted = tenant;

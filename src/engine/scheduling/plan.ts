@@ -69,22 +69,22 @@ export interface PrefillLimits<R> {
   readonly tokens: number;
   /** A prompt may be cut at multiples of this; of `tokens`: always at the same places. */
   readonly quantum: number;
-  /** Milliseconds, by `cost`. A step's first piece is fed even if it takes longer, with as few tokens as `least` allows. */
+  /** Milliseconds, by `cost`. A step's first chunk is fed even if it takes longer, with as few tokens as `least` allows. */
   readonly milliseconds: number;
-  /** Tokens below which no piece is made shorter to save time. */
+  /** Tokens below which no chunk is made shorter to save time. */
   readonly least: number;
   /** Milliseconds that prompt tokens `[from, to)` of a request are expected to take. */
   readonly cost: (request: R, from: number, to: number) => number;
 }
 
-/** Limits without time: pieces as long as can be. */
+/** Limits without time: chunks as long as can be. */
 export function tokenLimits(tokens: number, quantum: number): PrefillLimits<unknown> {
   return { tokens, quantum, milliseconds: Infinity, least: tokens, cost: () => 0 };
 }
 
 /**
  * Prefill work of one step: no more than the limits allow, so that the running sequences wait for no more than that. At most one
- * request is left half fed, and nothing is admitted behind it. A piece behind another one is as long as it would be in a step of its
+ * request is left half fed, and nothing is admitted behind it. A chunk behind another one is as long as it would be in a step of its
  * own, or waits for that.
  */
 export function planPrefill<R extends Schedulable>(
@@ -110,7 +110,7 @@ export function planPrefill<R extends Schedulable>(
     }
     let from = open.fed;
     while (from < open.promptLength) {
-      const to = endOfPiece(open, from, limits);
+      const to = endOfChunk(open, from, limits);
       const cost = limits.cost(open, from, to);
       if (plan.length > 0 && (to - from > tokens || cost > milliseconds)) return plan;
       const last = to === open.promptLength;
@@ -128,26 +128,26 @@ export function planPrefill<R extends Schedulable>(
 export interface PromptRunLimits {
   readonly promptsAtOnce: number;
   /** Tokens. */
-  readonly longestPiece: number;
+  readonly longestChunk: number;
 }
 
 /**
- * A plan's pieces by the run that feeds them: neighbours that are whole prompts share one, if they may. The end of a prompt begun in an earlier
+ * A plan's chunks by the run that feeds them: neighbours that are whole prompts share one, if they may. The end of a prompt begun in an earlier
  * step has a run of its own: its row was chosen when others were in use.
  */
 export function inRuns<R>(
   plan: readonly PrefillChunk<R>[],
-  { promptsAtOnce, longestPiece }: PromptRunLimits,
+  { promptsAtOnce, longestChunk }: PromptRunLimits,
   mayShare: (request: R) => boolean,
 ): PrefillChunk<R>[][] {
   const runs: PrefillChunk<R>[][] = [];
-  /** The last run, if another piece may join it. */
+  /** The last run, if another chunk may join it. */
   let open: PrefillChunk<R>[] | null = null;
   let tokens = 0;
   for (const chunk of plan) {
     const shares = chunk.from === 0 && chunk.last && mayShare(chunk.request);
     tokens += chunk.to - chunk.from;
-    if (open !== null && shares && tokens <= longestPiece && open.length < promptsAtOnce) {
+    if (open !== null && shares && tokens <= longestChunk && open.length < promptsAtOnce) {
       open.push(chunk);
       continue;
     }
@@ -159,18 +159,18 @@ export function inRuns<R>(
   return runs;
 }
 
-/** Where cuts do not show, a prompt is cut at multiples of this, and a piece may have at least twice as many tokens. */
+/** Where cuts do not show, a prompt is cut at multiples of this, and a chunk may have at least twice as many tokens. */
 export const FREE_QUANTUM = 8;
 
 /**
- * Where a piece from `from` on ends that has a step for itself: at a multiple of the quantum or with the prompt, as far away as the
+ * Where a chunk from `from` on ends that has a step for itself: at a multiple of the quantum or with the prompt, as far away as the
  * limits allow.
  *
- * Where cuts are free, no piece leaves a single token over when it is divided into sixteens. Attention kernels take the tokens of a piece
+ * Where cuts are free, no chunk leaves a single token over when it is divided into sixteens. Attention kernels take the tokens of a chunk
  * in blocks (ONNX Runtime's: of twice head_dim), and compute a single one by another kernel than several, with other last bits: whether
  * a token is alone must not depend on the cuts.
  */
-export function endOfPiece<R extends Pick<Schedulable, "promptLength">>(
+export function endOfChunk<R extends Pick<Schedulable, "promptLength">>(
   request: R,
   from: number,
   { tokens, quantum, milliseconds, least, cost }: PrefillLimits<R>,

@@ -1,20 +1,20 @@
 /**
- * How much of a step may go to prompts while others decode, in time: pieces of a prompt are made as long as they may be for a step to
- * take no more than 1 / (1 - share) of what it takes without them. What a piece and a decode run will take is foreseen from those
+ * How much of a step may go to prompts while others decode, in time: chunks of a prompt are made as long as they may be for a step to
+ * take no more than 1 / (1 - share) of what it takes without them. What a chunk and a decode run will take is foreseen from those
  * before. It decides when a prompt is fed, never what comes of it.
  */
 import { RecentMedian } from "./recent-median.ts";
 import { FREE_QUANTUM, type PrefillLimits } from "./plan.ts";
 
 /**
- * A piece is not made shorter than this, or the end of the prompt, to save time: nearly all of it would be reading the weights, so that
+ * A chunk is not made shorter than this, or the end of the prompt, to save time: nearly all of it would be reading the weights, so that
  * the prompt would take much longer and the others hardly less.
  */
 const LEAST = 16;
 /** With few sequences decoding, use longer chunks: chunk tokens x sequences >= this many full chunks. */
 const LEAST_WAITED = 4;
 /**
- * What a piece takes besides its tokens, in tokens: reading the layers' weights, however short it is, and those of the head if it is a
+ * What a chunk takes besides its tokens, in tokens: reading the layers' weights, however short it is, and those of the head if it is a
  * prompt's last. Measured with GPT-2 small on a CPU; in fp32 25 and 9, in int8 29 and 8.
  */
 const WEIGHTS = 27;
@@ -24,7 +24,7 @@ const POSITIONS = 2000;
 
 /** What the next step has to serve. */
 export interface Demand {
-  /** Most tokens of a step, and of a piece. */
+  /** Most tokens of a step, and of a chunk. */
   readonly tokens: number;
   readonly chunkingChangesBits: boolean;
   /** Sequences that decode. */
@@ -33,7 +33,7 @@ export interface Demand {
   readonly waiting: number;
 }
 
-/** What is fed in pieces. */
+/** What is fed in chunks. */
 export interface FedPrompt {
   /** Positions that are taken before it. */
   readonly prefixLength: number;
@@ -46,8 +46,8 @@ export class PrefillBudget {
   readonly #share: number;
   /** Milliseconds of decode runs. */
   readonly #decodes = new RecentMedian();
-  /** Milliseconds per unit of `work`, and the same of pieces that ask for logits of every token. */
-  readonly #pieces = new Pace();
+  /** Milliseconds per unit of `work`, and the same of chunks that ask for logits of every token. */
+  readonly #chunks = new Pace();
   readonly #scores = new Pace();
   /** Milliseconds that folding has taken beyond its share, beside sequences that decode; as foreseen, so that a disturbed run counts for nothing. */
   #debt = 0;
@@ -66,7 +66,7 @@ export class PrefillBudget {
     this.#pace(prompt).add(to - from, milliseconds / work(prompt, from, to));
   }
 
-  /** A piece of what is folded, while so many sequences decode. */
+  /** A chunk of what is folded, while so many sequences decode. */
   folded(fold: FedPrompt, from: number, to: number, milliseconds: number, decoding: number): void {
     this.fed(fold, from, to, milliseconds);
     if (decoding > 0 && this.#share < 1) this.#debt += this.#pace(fold).value! * work(fold, from, to);
@@ -78,7 +78,7 @@ export class PrefillBudget {
   }
 
   /**
-   * Whether a piece may be folded now. Nobody waits for its first token, so here the share holds whatever a piece takes: after one that took
+   * Whether a chunk may be folded now. Nobody waits for its first token, so here the share holds whatever a chunk takes: after one that took
    * longer, steps pass without one.
    */
   mayFold(decoding: number): boolean {
@@ -107,7 +107,7 @@ export class PrefillBudget {
   }
 
   #pace({ answers }: FedPrompt): Pace {
-    return answers === "all" ? this.#scores : this.#pieces;
+    return answers === "all" ? this.#scores : this.#chunks;
   }
 }
 

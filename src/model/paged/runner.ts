@@ -2,7 +2,7 @@
  * GPT-2 on a device with a stream: everything lies at fixed addresses, each size of step is one captured graph, and while the device works
  * this thread is free. One block of inputs goes up a step, one block of answers comes down.
  */
-import type { ModelRunner, PromptPiece, StepOutput } from "../../engine/runner.ts";
+import type { ModelRunner, PromptChunk, StepOutput } from "../../engine/runner.ts";
 import { rangeOrModelError } from "../../errors.ts";
 import type { FoldInput, KvTensor, ModelShape } from "../../kv.ts";
 import type { Runtime } from "../../runtime/session.ts";
@@ -16,7 +16,7 @@ import { packGraph } from "./pack-graph.ts";
 import { pagedLayout } from "./layout.ts";
 import { Steps, type Bucket, type FedRow, type Step } from "./steps.ts";
 
-/** Tokens of prompts that are fed at once, by size of run; longer prompts are fed in pieces. */
+/** Tokens of prompts that are fed at once, by size of run; longer prompts are fed in chunks. */
 const PROMPT_TOKENS = [16, 32, 64, 128, 256, 512];
 /** Prompts that one run is given at most. */
 const PROMPTS = 32;
@@ -37,7 +37,7 @@ export class PagedRunner implements ModelRunner {
   readonly shape: ModelShape;
   readonly slots: number;
   readonly candidates: number;
-  readonly longestPiece: number;
+  readonly longestChunk: number;
   readonly promptsAtOnce: number;
   readonly chunkingChangesBits = true;
   readonly #cache: PagedKvCache;
@@ -83,7 +83,7 @@ export class PagedRunner implements ModelRunner {
         count,
       );
       const tokens = PROMPT_TOKENS.filter((length, index) => index === 0 || length <= shape.positions);
-      this.longestPiece = Math.min(shape.positions, tokens.at(-1)!);
+      this.longestChunk = Math.min(shape.positions, tokens.at(-1)!);
       this.promptsAtOnce = Math.min(PROMPTS, slots);
       const most = {
         tokens: Math.max(slots, tokens.at(-1)!),
@@ -142,12 +142,12 @@ export class PagedRunner implements ModelRunner {
     return this.#feed(this.#prompts, ids.length, [{ row, past: start, ids }]);
   }
 
-  prefillAll(pieces: readonly PromptPiece[]): Promise<StepOutput> {
-    const tokens = pieces.reduce((sum, { ids }) => sum + ids.length, 0);
+  prefillAll(chunks: readonly PromptChunk[]): Promise<StepOutput> {
+    const tokens = chunks.reduce((sum, { ids }) => sum + ids.length, 0);
     return this.#feed(
       this.#together,
       tokens,
-      pieces.map(({ row, start, ids }) => ({ row, past: start, ids })),
+      chunks.map(({ row, start, ids }) => ({ row, past: start, ids })),
     );
   }
 
@@ -231,7 +231,7 @@ export class PagedRunner implements ModelRunner {
       );
     }
     for (const step of this.#prompts) {
-      const length = Math.min(this.longestPiece, step.bucket.tokens - 3);
+      const length = Math.min(this.longestChunk, step.bucket.tokens - 3);
       await trial(
         `prompt of ${step.bucket.tokens}`,
         step,
@@ -240,14 +240,14 @@ export class PagedRunner implements ModelRunner {
       );
     }
     for (const step of this.#together) {
-      const pieces = Math.min(this.promptsAtOnce, Math.floor(step.bucket.tokens / 4));
+      const chunks = Math.min(this.promptsAtOnce, Math.floor(step.bucket.tokens / 4));
       const length = (row: number): number =>
-        Math.min(this.longestPiece, Math.floor(step.bucket.tokens / pieces) - (row % 3));
+        Math.min(this.longestChunk, Math.floor(step.bucket.tokens / chunks) - (row % 3));
       await trial(
         `prompts of ${step.bucket.tokens}`,
         step,
         (past) =>
-          Array.from({ length: pieces }, (_, row) => ({
+          Array.from({ length: chunks }, (_, row) => ({
             row,
             past: Math.max(0, past - (row % 5)),
             ids: idsOf(length(row), row),

@@ -275,7 +275,7 @@ t.test("when nothing may be told any more a search ends at its next step", async
 });
 
 t.test(
-  "a scored prompt: each token with what the model gave it, whatever its pieces; 0 new tokens end there",
+  "a scored prompt: each token with what the model gave it, whatever its chunks; 0 new tokens end there",
   async (t) => {
     const promptIds = Int32Array.of(5, 6, 9, 2, 44, 3, 8, 12, 90);
     const { engine, runner, observer } = setup();

@@ -87,7 +87,7 @@ t.test("a prompt is cut at multiples of the chunk, whatever else took from the b
   t.same(
     brief(plan({ queue: [short, long] }), [short, long]),
     [[0, 0, 3, true]],
-    "5 tokens are left: the long prompt's first piece stays whole and waits",
+    "5 tokens are left: the long prompt's first chunk stays whole and waits",
   );
   t.same(
     brief(plan({ queue: [job(8), job(1)] }), []).length,
@@ -134,7 +134,7 @@ t.test("one that does not fit is stepped over until it has been passed over too 
   t.equal(next([rest[0]!, { ...wide, passedOver: 99 }], 3), 0, "those before it are not held back");
 });
 
-/** A millisecond a token, and ten for any piece; cuts at multiples of 8. */
+/** A millisecond a token, and ten for any chunk; cuts at multiples of 8. */
 const timeLimits = (milliseconds: number, given: Partial<PrefillLimits<Job>> = {}): PrefillLimits<Job> => ({
   tokens: 64,
   quantum: 8,
@@ -154,7 +154,7 @@ const timed = (
   ]);
 };
 
-t.test("a piece is as long as the time allows, and not shorter than the least", async (t) => {
+t.test("a chunk is as long as the time allows, and not shorter than the least", async (t) => {
   const long = job(900);
   t.same(timed({ queue: [long] }, timeLimits(Infinity)), [[0, 0, 64, false]]);
   t.same(timed({ queue: [long] }, timeLimits(74)), [[0, 0, 64, false]], "10 + 64");
@@ -165,7 +165,7 @@ t.test("a piece is as long as the time allows, and not shorter than the least", 
   t.same(timed({ prefilling: later }, timeLimits(1)), [[0, 896, 900, true]], "the rest is less than that");
 });
 
-t.test("a piece behind another is as long as it would be alone, or waits", async (t) => {
+t.test("a chunk behind another is as long as it would be alone, or waits", async (t) => {
   const queue = [job(20), job(15), job(40)];
   t.same(
     timed({ queue }, timeLimits(Infinity)),
@@ -187,18 +187,18 @@ t.test("a piece behind another is as long as it would be alone, or waits", async
   t.same(timed({ queue: [job(3)] }, timeLimits(1)), [[0, 0, 3, true]], "the first goes on whatever it takes");
 });
 
-t.test("where cuts are free, no piece leaves a single token over", async (t) => {
+t.test("where cuts are free, no chunk leaves a single token over", async (t) => {
   for (const length of [17, 33, 57, 65, 73, 129]) {
     let fed = 0;
-    const pieces: number[] = [];
+    const chunks: number[] = [];
     while (fed < length) {
       const [, from, to] = timed({ prefilling: job(length, { fed }) }, timeLimits(1))[0]!;
-      pieces.push(to - from);
+      chunks.push(to - from);
       fed = to;
     }
     t.notOk(
-      pieces.some((tokens) => tokens % 16 === 1),
-      `${length}: ${pieces.join(" + ")}`,
+      chunks.some((tokens) => tokens % 16 === 1),
+      `${length}: ${chunks.join(" + ")}`,
     );
   }
   t.same(timed({ queue: [job(65)] }, timeLimits(Infinity)), [[0, 0, 56, false]], "56 + 9, not 64 + 1");
@@ -221,7 +221,7 @@ t.test("where cuts show, time moves none of them", async (t) => {
   t.same(timed({ queue: [job(30), job(30)] }, limits(1)), [[0, 0, 30, true]], "but how many there are in a step");
 });
 
-t.test("within any limits: pieces fit, everybody's prompt is fed to its end, by cuts that are allowed", async (t) => {
+t.test("within any limits: chunks fit, everybody's prompt is fed to its end, by cuts that are allowed", async (t) => {
   const random = seededRandom(2);
   const upTo = (n: number): number => Math.floor(random() * (n + 1));
   for (let round = 0; round < 3000; round++) {
@@ -235,12 +235,12 @@ t.test("within any limits: pieces fit, everybody's prompt is fed to its end, by 
       const state: SchedulerState<Job> = { running: 1, slots: 9, prefilling, queue };
       let left = limits.milliseconds;
       const chunks = planPrefill(state, firstFit, limits);
-      if (chunks.length === 0) return t.fail("a step without a piece");
+      if (chunks.length === 0) return t.fail("a step without a chunk");
       for (const [index, { request, from, to, last }] of chunks.entries()) {
         left -= limits.cost(request, from, to);
         if (index > 0 && left < 0) return t.fail("too long a step");
         if (from !== request.fed || to <= from || to - from > tokens || last !== (to === request.promptLength))
-          return t.fail("no piece of this prompt");
+          return t.fail("no chunk of this prompt");
         if ((!last && to % 8 !== 0) || ((to - from) % 16 === 1 && request.promptLength > 1))
           return t.fail("a cut that shows");
         if (from === 0) queue.splice(queue.indexOf(request), 1);
@@ -300,7 +300,7 @@ t.test(
         if (from !== (fed.get(request) ?? request.fed)) fail("a gap in the prompt");
         if (from % chunkTokens !== 0 || (to % chunkTokens !== 0 && to !== request.promptLength) || to <= from)
           fail("a cut off the grid");
-        if (to - from > chunkTokens) fail("a piece longer than the chunk");
+        if (to - from > chunkTokens) fail("a chunk longer than it may be");
         if (last !== (to === request.promptLength)) fail("wrong `last`");
         fed.set(request, to);
         open = last ? null : request;
@@ -310,7 +310,7 @@ t.test(
       if (open !== null) {
         const from = fed.get(open) ?? open.fed;
         if (chunkTokens - tokens >= Math.min(open.promptLength - from, chunkTokens))
-          fail("the next piece would have fitted");
+          fail("the next chunk would have fitted");
       } else {
         const waiting = state.queue.filter((request) => !fed.has(request));
         const pick = waiting[next(waiting, free)];

@@ -1,4 +1,4 @@
-/** How long pieces of prompts are made while others decode, on a machine whose time is computed. */
+/** How long chunks of prompts are made while others decode, on a machine whose time is computed. */
 import t from "tap";
 import { Engine } from "../../../src/engine/engine.ts";
 import { PrefillBudget, type FedPrompt } from "../../../src/engine/scheduling/prefill-budget.ts";
@@ -31,7 +31,7 @@ t.test("cuts that show stay at multiples of the chunk, and a small chunk is no g
   t.equal(budget.limits({ tokens: 5, chunkingChangesBits: false, decoding: 1, waiting: 1 }).quantum, 5);
 });
 
-t.test("the fewer decode, the longer a piece stays", async (t) => {
+t.test("the fewer decode, the longer a chunk stays", async (t) => {
   const budget = new PrefillBudget(SHARE);
   const least = (decoding: number): number =>
     budget.limits({ tokens: 64, chunkingChangesBits: false, decoding, waiting: 1 }).least;
@@ -67,12 +67,12 @@ t.test("what has been measured is expected again; runs that were disturbed are n
     16,
   );
   budget.fed(prompt, 0, 4, 1);
-  t.equal(Math.round(expected(0, 64)), 60, "a short piece says little of a long one");
+  t.equal(Math.round(expected(0, 64)), 60, "a short chunk says little of a long one");
   t.ok(
     expected(936, 1000, { ...prompt, answers: "none" }) < expected(936, 1000),
     "what is folded ends without the head",
   );
-  t.equal(expected(0, 64, scored), 0, "pieces with all their logits are another matter");
+  t.equal(expected(0, 64, scored), 0, "chunks with all their logits are another matter");
 });
 
 t.test("folding has its share beside sequences that decode, all of the time beside none", async (t) => {
@@ -98,26 +98,26 @@ t.test("folding has its share beside sequences that decode, all of the time besi
   t.ok(boundless.mayFold(1));
 });
 
-/** Milliseconds of decode runs and of pieces. */
+/** Milliseconds of decode runs and of chunks. */
 interface Machine {
   readonly decode: (rows: number, context: number) => number;
-  readonly piece: (context: number, tokens: number, answered: boolean) => number;
+  readonly chunk: (context: number, tokens: number, answered: boolean) => number;
 }
 
 /** GPT-2 small on two cores. */
 const FP32: Machine = {
   decode: (rows, context) => 20 + rows * (1.2 + 0.004 * context),
-  piece: (context, tokens, answered) => 14.5 + (answered ? 5.4 : 0) + tokens * (0.58 + 0.00016 * context),
+  chunk: (context, tokens, answered) => 14.5 + (answered ? 5.4 : 0) + tokens * (0.58 + 0.00016 * context),
 };
 const INT8: Machine = {
   decode: (rows, context) => 7 + rows * (0.7 + 0.004 * context),
-  piece: (context, tokens, answered) => 6 + (answered ? 1.6 : 0) + tokens * (0.21 + 0.00016 * context),
+  chunk: (context, tokens, answered) => 6 + (answered ? 1.6 : 0) + tokens * (0.21 + 0.00016 * context),
 };
 
 interface Step {
   readonly rows: number;
   readonly decode: number;
-  readonly pieces: number;
+  readonly chunks: number;
   readonly tokens: readonly number[];
 }
 
@@ -132,10 +132,10 @@ function engineOn(
   const steps: Step[] = [];
   let fed: { context: number; tokens: number; answered: boolean }[] = [];
   const cost = (): number =>
-    fed.reduce((sum, { context, tokens, answered }) => sum + machine.piece(context, tokens, answered), 0);
+    fed.reduce((sum, { context, tokens, answered }) => sum + machine.chunk(context, tokens, answered), 0);
   const feeds = (start: number, tokens: number, answered: boolean): void => {
     fed.push({ context: start, tokens, answered });
-    now += machine.piece(start, tokens, answered);
+    now += machine.chunk(start, tokens, answered);
   };
   const feed = runner.feed.bind(runner);
   runner.feed = (row, start, ids) => {
@@ -153,7 +153,7 @@ function engineOn(
       ids.length,
       positions.reduce((sum, position) => sum + position, 0) / ids.length,
     );
-    steps.push({ rows: ids.length, decode: milliseconds, pieces: cost(), tokens: fed.map(({ tokens }) => tokens) });
+    steps.push({ rows: ids.length, decode: milliseconds, chunks: cost(), tokens: fed.map(({ tokens }) => tokens) });
     fed = [];
     now += milliseconds;
     return decode(ids, positions);
@@ -191,16 +191,16 @@ for (const [name, machine] of Object.entries({ FP32, INT8 })) {
       );
       t.same(order, [...order.keys()], "served in turn");
       const during = steps.slice(before).filter(({ tokens }) => tokens.length > 0);
-      const worst = Math.max(...during.map(({ decode, pieces }) => (decode + pieces) / decode));
+      const worst = Math.max(...during.map(({ decode, chunks }) => (decode + chunks) / decode));
       t.ok(worst <= 1.15 * BOUND, `the longest step takes ${worst.toFixed(2)} of its decode run`);
       t.ok(during.every(({ tokens }) => tokens.length === 1 && tokens[0]! <= 64));
-      t.ok(during.length <= 15 * prompts, `${during.length} steps: pieces of 16 and more`);
+      t.ok(during.length <= 15 * prompts, `${during.length} steps: chunks of 16 and more`);
       for (const { handle } of streams) handle.cancel("cancelled");
     }
   });
 }
 
-t.test("a lone prompt is fed in pieces as long as can be", async (t) => {
+t.test("a lone prompt is fed in chunks as long as can be", async (t) => {
   const { engine, steps, clock } = engineOn(FP32, 32);
   const { ended } = new Recording(engine, longPrompt(1));
   await ended;
@@ -211,7 +211,7 @@ t.test("a lone prompt is fed in pieces as long as can be", async (t) => {
   t.equal(bounded, other.clock());
 });
 
-t.test("whoever waits beside few gets on: many short prompts in a step, long pieces beside one stream", async (t) => {
+t.test("whoever waits beside few gets on: many short prompts in a step, long chunks beside one stream", async (t) => {
   const { engine, steps } = engineOn(FP32, 32);
   const stream = new Recording(engine, engineRequest({ promptIds: Int32Array.of(1), maxNewTokens: 200 }));
   while (steps.length < 5) await new Promise(setImmediate);
@@ -250,7 +250,7 @@ t.test("on a machine that is disturbed at random the bound holds for what is not
   const random = seededRandom(5);
   const noisy: Machine = {
     decode: (rows, context) => FP32.decode(rows, context) * (random() < 0.1 ? 4 : 1),
-    piece: (context, tokens, answered) => FP32.piece(context, tokens, answered) * (random() < 0.1 ? 4 : 1),
+    chunk: (context, tokens, answered) => FP32.chunk(context, tokens, answered) * (random() < 0.1 ? 4 : 1),
   };
   const { engine, steps } = engineOn(noisy, 32);
   const streams = Array.from(

@@ -109,17 +109,17 @@ t.test("several prompts in one run are, to the bit, what each is in a run of its
   const prefix = randomPrefix(together, 9, 1);
   for (const lengths of [[4, 1, 7], [1, 1], [30, 2, 2, 2, 2, 2], [16]]) {
     // Rows in any order.
-    const pieces = lengths.map((length, index) => ({
+    const chunks = lengths.map((length, index) => ({
       row: lengths.length - 1 - index,
       start: index % 2 === 0 ? 9 : 0,
       ids: idsOf(length, index),
     }));
     for (const runner of [together, alone])
-      for (const { row, start } of pieces) if (start > 0) runner.loadPrefix(row, prefix);
-    const output = await together.prefillAll(pieces);
-    t.equal(output.rows, pieces.length);
+      for (const { row, start } of chunks) if (start > 0) runner.loadPrefix(row, prefix);
+    const output = await together.prefillAll(chunks);
+    t.equal(output.rows, chunks.length);
     const { candidates } = together;
-    for (const [index, { row, start, ids }] of pieces.entries()) {
+    for (const [index, { row, start, ids }] of chunks.entries()) {
       const own = await alone.prefill(row, start, ids);
       t.same(output.logits(index), own.logits(0));
       t.same(output.topIds.slice(index * candidates, (index + 1) * candidates), own.topIds.slice(0, candidates));
@@ -207,7 +207,7 @@ t.test("what does not fit is refused before anything is queued", async (t) => {
   const runner = await open(t, device);
   device.log.length = 0;
   const { positions } = runner.shape;
-  await t.rejects(runner.prefill(0, 0, idsOf(runner.longestPiece + 100, 1)), RangeError);
+  await t.rejects(runner.prefill(0, 0, idsOf(runner.longestChunk + 100, 1)), RangeError);
   await t.rejects(runner.prefill(0, positions - 3, idsOf(4, 1)), RangeError);
   await t.rejects(runner.decode(Int32Array.of(1), Int32Array.of(positions)), RangeError);
   await t.rejects(runner.decode(new Int32Array(SLOTS + 1), new Int32Array(SLOTS + 1)), RangeError);

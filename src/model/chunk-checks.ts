@@ -1,11 +1,11 @@
-/** What kernels do with a prompt that is fed in pieces, found out by feeding one whole and in pieces. */
+/** What kernels do with a prompt that is fed in chunks, found out by feeding one whole and in chunks. */
 import type { ModelRunner, StepOutput } from "../engine/runner.ts";
 import type { KvTensor } from "../kv.ts";
 
 /** Tokens at once for which every attention kernel is right. */
-const SHORT_PIECE = 31;
+const SHORT_CHUNK = 31;
 const TOLERANCE = 0.01;
-/** Tokens that are fed whole and in pieces, and where they are cut. */
+/** Tokens that are fed whole and in chunks, and where they are cut. */
 export const CUT_TOKENS = 57;
 const CUTS = [8, 24, 48];
 /** Attention on the CPU takes tokens in blocks of twice head_dim: with multiples of this the scheduler's cuts leave no token alone. */
@@ -15,20 +15,24 @@ type Feeds = Pick<ModelRunner, "shape" | "candidates" | "prefill">;
 
 /**
  * The most tokens that may be fed at once. ORT's WebGPU attention has another kernel for 32 and more, which is wrong on some adapters (it
- * takes subgroups to be of a certain size; SwiftShader's are not). Whether it is right here shows when short pieces give the same.
+ * takes subgroups to be of a certain size; SwiftShader's are not). Whether it is right here shows when short chunks give the same.
  */
-export async function longestRightPiece(runner: Feeds, row: number): Promise<number> {
-  const ids = promptOf(runner, 2 * SHORT_PIECE);
+export async function longestRightChunk(runner: Feeds, row: number): Promise<number> {
+  const ids = promptOf(runner, 2 * SHORT_CHUNK);
   const whole = await feed(runner, row, ids, []);
-  const pieces = await feed(runner, row, ids, [SHORT_PIECE]);
+  const chunks = await feed(runner, row, ids, [SHORT_CHUNK]);
   // Rounding is far below, a wrong kernel far above.
-  return whole.some((logit, index) => Math.abs(logit - pieces[index]!) > TOLERANCE * (1 + Math.abs(logit)))
-    ? SHORT_PIECE
+  return whole.some((logit, index) => Math.abs(logit - chunks[index]!) > TOLERANCE * (1 + Math.abs(logit)))
+    ? SHORT_CHUNK
     : Infinity;
 }
 
 /** Whether a prompt's last bits depend on where it is cut, which those of the CPU's kernels are known not to. `read` answers the row's first positions. */
-export async function findCutsShow(runner: Feeds, row: number, read: (length: number) => KvTensor): Promise<boolean> {
+export async function doesChunkingChangeBits(
+  runner: Feeds,
+  row: number,
+  read: (length: number) => KvTensor,
+): Promise<boolean> {
   if (runner.shape.headDim % HEAD_QUANTUM !== 0) return true;
   const ids = promptOf(runner, CUT_TOKENS);
   const results: Float32Array[][] = [];
@@ -36,8 +40,8 @@ export async function findCutsShow(runner: Feeds, row: number, read: (length: nu
     const logits = await feed(runner, row, ids, cuts);
     results.push([logits, read(ids.length).data]);
   }
-  const [whole, pieces] = results;
-  return whole!.some((values, part) => values.some((value, index) => value !== pieces![part]![index]));
+  const [whole, chunks] = results;
+  return whole!.some((values, part) => values.some((value, index) => value !== chunks![part]![index]));
 }
 
 function promptOf({ shape }: Feeds, length: number): Int32Array {
