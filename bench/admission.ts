@@ -174,7 +174,7 @@ async function modelsOwn(): Promise<{ readonly attention: number[]; readonly cop
   const ids = promptIds(PROMPT, 1);
   const prefill = async (start: number): Promise<number> => {
     const started = performance.now();
-    await bare.runner.prefill(0, start, ids);
+    await bare.runner.prefill(0, start, ids, "last");
     return performance.now() - started;
   };
   const [attention, copy]: [number[], number[]] = [[], []];

@@ -75,7 +75,7 @@ async function bareLoop(batch: number): Promise<number> {
   for (let row = 0; row < batch; row++) {
     const prefix = prefixes[row % prefixes.length]!;
     runner.loadPrefix(row, prefix);
-    const output = await runner.prefill(row, prefix.length, promptIds(PROMPT, row));
+    const output = await runner.prefill(row, prefix.length, promptIds(PROMPT, row), "last");
     ids[row] = output.topIds[0]!;
     positions[row] = prefix.length + PROMPT + batch - 1 - row;
   }
@@ -84,7 +84,7 @@ async function bareLoop(batch: number): Promise<number> {
   for (let step = 0; step < steps; step++) {
     const output = await runner.decode(ids, positions);
     for (let row = 0; row < batch; row++) {
-      ids[row] = output.topIds[row * runner.candidates]!;
+      ids[row] = output.topIds[row * output.candidates]!;
       positions[row]!++;
     }
   }

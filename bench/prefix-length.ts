@@ -76,7 +76,7 @@ async function prompts({ runner }: BenchModel, prefix: KvTensor): Promise<number
   for (let step = 0; step < COUNTED; step++) {
     const started = performance.now();
     runner.loadPrefix(0, prefix);
-    await runner.prefill(0, prefix.length, promptIds(PROMPT, step));
+    await runner.prefill(0, prefix.length, promptIds(PROMPT, step), "last");
     times.push(performance.now() - started);
   }
   return times;

@@ -192,14 +192,14 @@ async function score(runner: ModelRunner, prefix: KvTensor, all: readonly Row[])
   const next: number[] = [];
   const take = (output: StepOutput, row: number, target: number): void => {
     loss += output.logSumExp[row]! - output.logits(row)[target]!;
-    next.push(output.topIds[row * runner.candidates]!);
+    next.push(output.topIds[row * output.candidates]!);
   };
   for (let from = 0; from < all.length; from += SLOTS) {
     // The longest first: rows that have ended are the last ones.
     const batch = all.slice(from, from + SLOTS).sort((a, b) => b.target.length - a.target.length);
     for (const [row, { prompt, target }] of batch.entries()) {
       runner.loadPrefix(row, prefix);
-      const output = await runner.prefill(row, prefix.length, prompt);
+      const output = await runner.prefill(row, prefix.length, prompt, "last");
       take(output, 0, target[0]!);
     }
     for (let step = 1; step < batch[0]!.target.length; step++) {

@@ -62,6 +62,7 @@ const prompt = Int32Array.from({ length: 100 }, (_, i) => {
 let asked = false;
 const output: StepOutput = {
   rows: rows.length,
+  candidates: CANDIDATES,
   topLogits: Float32Array.from(
     rows.flatMap(({ logits, likeliest }) => likeliest.slice(0, CANDIDATES).map((id) => logits[id]!)),
   ),

@@ -80,17 +80,17 @@ for (const name of process.argv.slice(2)) {
   };
   const logits = (output: { logits(row: number): Float32Array }, rows: number): Float32Array[] =>
     Array.from({ length: rows }, (_, row) => output.logits(row).slice());
-  await both("prompt of 5", async (r) => logits(await r.prefill(0, 0, ids(5, 1)), 1));
+  await both("prompt of 5", async (r) => logits(await r.prefill(0, 0, ids(5, 1), "last"), 1));
   await both("  keys, values of it", async (r) => rowData(r, 0, 5));
-  await both("7 more behind it", async (r) => logits(await r.prefill(0, 5, ids(7, 2)), 1));
+  await both("7 more behind it", async (r) => logits(await r.prefill(0, 5, ids(7, 2), "last"), 1));
   await both("  keys, values of all 12", async (r) => rowData(r, 0, 12));
-  await both("prompt of 16 (no pads)", async (r) => logits(await r.prefill(1, 0, ids(16, 3)), 1));
+  await both("prompt of 16 (no pads)", async (r) => logits(await r.prefill(1, 0, ids(16, 3), "last"), 1));
   await both(
     "prefix of 10, prompt of 20",
-    async (r) => (r.loadPrefix(2, prefix), logits(await r.prefill(2, 10, ids(20, 4)), 1)),
+    async (r) => (r.loadPrefix(2, prefix), logits(await r.prefill(2, 10, ids(20, 4), "last"), 1)),
   );
   await both("  keys, values of all 30", async (r) => rowData(r, 2, 30));
-  await both("score of 9", async (r) => logits(await r.score(3, 0, ids(9, 5)), 9));
+  await both("score of 9", async (r) => logits(await r.prefill(3, 0, ids(9, 5), "all"), 9));
   await both("decode, 1 row", async (r) => logits(await r.decode(ids(1, 6), Int32Array.of(12)), 1));
   await both("  keys, values of all 13", async (r) => rowData(r, 0, 13));
   await both("decode, 3 rows in 4", async (r) => logits(await r.decode(ids(3, 7), Int32Array.of(13, 16, 30)), 3));

@@ -29,7 +29,7 @@ async function run(precision: Precision, slots: number): Promise<void> {
     works[`decode of ${rows}`] = () => runner.decode(ids(rows), new Int32Array(rows).fill(80));
   works["decode of 32 at 900"] = () => runner.decode(ids(32), new Int32Array(32).fill(900));
   if (slots >= 512) works["decode of 512 at 900"] = () => runner.decode(ids(512), new Int32Array(512).fill(900));
-  works["prompt of 64"] = () => runner.prefill(0, 60, ids(64));
+  works["prompt of 64"] = () => runner.prefill(0, 60, ids(64), "last");
   for (const [name, work] of Object.entries(works)) {
     await sleep(PAUSE_MS);
     const began = performance.now();

@@ -19,11 +19,11 @@ let next = 1;
 const calls: Record<string, () => unknown> = {
   "prefix, in the bank": () => runner.loadPrefix(0, prefixes[0]!),
   "prefix, brought up": () => runner.loadPrefix(0, prefixes[next++]!),
-  "prompt of 8": () => runner.prefill(0, PREFIX, ids(8)),
-  "prompt of 64": () => runner.prefill(0, PREFIX, ids(64)),
-  "prefix and prompt of 8": () => (runner.loadPrefix(0, prefixes[0]!), runner.prefill(0, PREFIX, ids(8))),
-  "fork of 70 and prompt of 8": () => (runner.copyRow(0, 1, 70, 0), runner.prefill(0, PREFIX, ids(8))),
-  "wipe of 70 and prompt of 8": () => (runner.wipe(1, 0, 70), runner.prefill(0, PREFIX, ids(8))),
+  "prompt of 8": () => runner.prefill(0, PREFIX, ids(8), "last"),
+  "prompt of 64": () => runner.prefill(0, PREFIX, ids(64), "last"),
+  "prefix and prompt of 8": () => (runner.loadPrefix(0, prefixes[0]!), runner.prefill(0, PREFIX, ids(8), "last")),
+  "fork of 70 and prompt of 8": () => (runner.copyRow(0, 1, 70, 0), runner.prefill(0, PREFIX, ids(8), "last")),
+  "wipe of 70 and prompt of 8": () => (runner.wipe(1, 0, 70), runner.prefill(0, PREFIX, ids(8), "last")),
   ...Object.fromEntries(
     [1, 8, 32, 128, 512]
       .filter((rows) => rows <= runner.slots)

@@ -1,5 +1,5 @@
 /** A model that costs nothing: its answers were made before it started. What is left is what the server itself takes. */
-import type { ModelRunner, PromptChunk, StepOutput } from "../../src/engine/runner.ts";
+import type { Answers, ModelRunner, PromptChunk, StepOutput } from "../../src/engine/runner.ts";
 import { kvElements, type KvTensor, type ModelShape } from "../../src/kv.ts";
 
 /** GPT-2's numbers, with keys and values as small as they can be. */
@@ -7,10 +7,10 @@ export const NULL_SHAPE: ModelShape = { layers: 1, heads: 1, headDim: 8, width: 
 
 /** Different answers; row r of step s has answer (31 s + 7 r) mod so many. */
 const ANSWERS = 64;
+const CANDIDATES = 64;
 
 export class NullRunner implements ModelRunner {
   readonly shape = NULL_SHAPE;
-  readonly candidates = 64;
   readonly longestChunk = 1024;
   readonly promptsAtOnce = 1;
   readonly chunkingChangesBits = false;
@@ -29,20 +29,12 @@ export class NullRunner implements ModelRunner {
   wipe(): void {}
   wipeBuffers(): void {}
 
-  async feed(): Promise<void> {
-    await this.#step(1);
-  }
-
-  prefill(): Promise<StepOutput> {
-    return this.#step(1);
+  prefill(_row: number, _start: number, ids: Int32Array, answers: Answers): Promise<StepOutput> {
+    return this.#step(answers === "all" ? ids.length : 1);
   }
 
   prefillAll(chunks: readonly PromptChunk[]): Promise<StepOutput> {
     return this.#step(chunks.length);
-  }
-
-  score(_row: number, _start: number, ids: Int32Array): Promise<StepOutput> {
-    return this.#step(ids.length);
   }
 
   decode(ids: Int32Array): Promise<StepOutput> {
@@ -68,18 +60,17 @@ export class NullRunner implements ModelRunner {
   }
 
   #output(slots: number, ids: number, step: number): StepOutput {
-    const { candidates } = this;
-    const topLogits = new Float32Array(slots * candidates);
-    const topIds = new Int32Array(slots * candidates);
+    const topLogits = new Float32Array(slots * CANDIDATES);
+    const topIds = new Int32Array(slots * CANDIDATES);
     const logSumExp = new Float32Array(slots);
     for (let row = 0; row < slots; row++) {
       const answer = (31 * step + 7 * row) % ANSWERS;
       const steepness = 1.2 + (answer % 8) / 4;
       let sum = 0;
-      for (let rank = 0; rank < candidates; rank++) {
+      for (let rank = 0; rank < CANDIDATES; rank++) {
         const logit = -steepness * Math.log(rank + 1);
-        topLogits[row * candidates + rank] = logit;
-        topIds[row * candidates + rank] = (answer * 7919 + rank * 104_729) % ids;
+        topLogits[row * CANDIDATES + rank] = logit;
+        topIds[row * CANDIDATES + rank] = (answer * 7919 + rank * 104_729) % ids;
         sum += Math.exp(logit);
       }
       // What is no candidate weighs a tenth.
@@ -88,6 +79,6 @@ export class NullRunner implements ModelRunner {
     const logits = (): never => {
       throw new Error("the candidates were to suffice");
     };
-    return { rows: slots, topLogits, topIds, logSumExp, logits };
+    return { rows: slots, candidates: CANDIDATES, topLogits, topIds, logSumExp, logits };
   }
 }

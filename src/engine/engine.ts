@@ -286,7 +286,7 @@ export class Engine {
     const begun = chunks.filter((chunk) => this.#begin(chunk));
     if (begun.length === 0) return;
     const started = this.#now();
-    let output: StepOutput | null;
+    let output: StepOutput;
     try {
       output = await runChunks(this.#runner, begun);
     } catch (error) {
@@ -317,10 +317,10 @@ export class Engine {
   }
 
   /** A chunk of prompt is in its row; `output` has the answer for it, if it is the last one, in row `index`. */
-  #fed({ request, from, to, last }: PrefillChunk<Job>, output: StepOutput | null, index: number): void {
+  #fed({ request, from, to, last }: PrefillChunk<Job>, output: StepOutput, index: number): void {
     request.fed = to;
     if (last) this.#endPrefill(request);
-    if (request.ended || output === null) return;
+    if (request.ended) return;
     const { scorePrompt } = request.request;
     try {
       if (scorePrompt) this.#scorePrompt(request, output, from, last);

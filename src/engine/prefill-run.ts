@@ -3,7 +3,7 @@ import type { PrefillChunk } from "./scheduling/plan.ts";
 import type { Job } from "./sequence.ts";
 
 /** Feeds chunks of prompts in one run; answers what is wanted of these tokens: of all of a prompt's, of each prompt's last one, or nothing. */
-export async function runChunks(runner: ModelRunner, chunks: readonly PrefillChunk<Job>[]): Promise<StepOutput | null> {
+export function runChunks(runner: ModelRunner, chunks: readonly PrefillChunk<Job>[]): Promise<StepOutput> {
   const prompts = chunks.map(({ request, from, to }) => ({
     row: request.row,
     start: request.prefixLength + from,
@@ -11,8 +11,5 @@ export async function runChunks(runner: ModelRunner, chunks: readonly PrefillChu
   }));
   if (prompts.length > 1) return runner.prefillAll(prompts);
   const [{ request, last }, { row, start, ids }] = [chunks[0]!, prompts[0]!];
-  if (request.request.scorePrompt) return runner.score(row, start, ids);
-  if (last) return runner.prefill(row, start, ids);
-  await runner.feed(row, start, ids);
-  return null;
+  return runner.prefill(row, start, ids, last || request.answers === "all" ? request.answers : "none");
 }

@@ -24,7 +24,7 @@ export function trialRun(runner: ModelRunner, prefix: KvTensor): SideRun<void> {
     answers: "last",
     async feed() {
       runner.loadPrefix(runner.slots, prefix);
-      output = await runner.prefill(runner.slots, prefix.length, Int32Array.of(TRIAL_ID));
+      output = await runner.prefill(runner.slots, prefix.length, Int32Array.of(TRIAL_ID), "last");
     },
     result() {
       try {

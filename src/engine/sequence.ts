@@ -1,7 +1,7 @@
 import { PrefixdError } from "../errors.ts";
 import type { EngineObserver, SequenceOutcome } from "../observability/engine-observer.ts";
 import { BeamSearch } from "./beams/search.ts";
-import type { StepOutput } from "./runner.ts";
+import type { Answers, StepOutput } from "./runner.ts";
 import { blamed } from "./prefix-trial.ts";
 import { RecentMedian } from "./scheduling/recent-median.ts";
 import {
@@ -62,7 +62,7 @@ export class Job implements Schedulable, Chooser {
   get choosingTime(): number {
     return (this.choosing.value ?? 0) * this.rows;
   }
-  get answers(): "last" | "all" {
+  get answers(): Answers {
     return this.request.scorePrompt ? "all" : "last";
   }
   /** Virtual tokens before the prompt: the prompt's first position. */

@@ -1,6 +1,6 @@
 import { PrefixdError } from "../errors.ts";
 import type { FoldInput, KvTensor, ModelShape } from "../kv.ts";
-import type { ModelRunner, PromptChunk, StepOutput } from "./runner.ts";
+import type { Answers, ModelRunner, PromptChunk, StepOutput } from "./runner.ts";
 
 export interface SupervisionOptions {
   /** A run that takes longer than this many ms will not come back. */
@@ -35,10 +35,6 @@ export class SupervisedRunner implements ModelRunner {
     return this.#runner.slots;
   }
 
-  get candidates(): number {
-    return this.#runner.candidates;
-  }
-
   get longestChunk(): number {
     return this.#runner.longestChunk;
   }
@@ -67,20 +63,12 @@ export class SupervisedRunner implements ModelRunner {
     this.#now(() => this.#runner.wipeBuffers());
   }
 
-  feed(row: number, start: number, ids: Int32Array): Promise<void> {
-    return this.#run(() => this.#runner.feed(row, start, ids));
-  }
-
-  prefill(row: number, start: number, ids: Int32Array): Promise<StepOutput> {
-    return this.#run(() => this.#runner.prefill(row, start, ids));
+  prefill(row: number, start: number, ids: Int32Array, answers: Answers): Promise<StepOutput> {
+    return this.#run(() => this.#runner.prefill(row, start, ids, answers));
   }
 
   prefillAll(chunks: readonly PromptChunk[]): Promise<StepOutput> {
     return this.#run(() => this.#runner.prefillAll(chunks));
-  }
-
-  score(row: number, start: number, ids: Int32Array): Promise<StepOutput> {
-    return this.#run(() => this.#runner.score(row, start, ids));
   }
 
   decode(ids: Int32Array, positions: Int32Array): Promise<StepOutput> {

@@ -11,7 +11,7 @@ const CUTS = [8, 24, 48];
 /** Attention on the CPU takes tokens in blocks of twice head_dim: with multiples of this the scheduler's cuts leave no token alone. */
 const HEAD_QUANTUM = 8;
 
-type Feeds = Pick<ModelRunner, "shape" | "candidates" | "prefill">;
+type Feeds = Pick<ModelRunner, "shape" | "prefill">;
 
 /**
  * The most tokens that may be fed at once. ORT's WebGPU attention has another kernel for 32 and more, which is wrong on some adapters (it
@@ -56,8 +56,8 @@ async function feed(runner: Feeds, row: number, ids: Int32Array, cuts: readonly 
   let output: StepOutput | undefined;
   let from = 0;
   for (const end of [...cuts.filter((cut) => cut < ids.length), ids.length]) {
-    output = await runner.prefill(row, from, ids.subarray(from, end));
+    output = await runner.prefill(row, from, ids.subarray(from, end), "last");
     from = end;
   }
-  return output!.topLogits.slice(0, runner.candidates);
+  return output!.topLogits.slice(0, output!.candidates);
 }

@@ -48,6 +48,8 @@ export const GRAPH_VERSION = 9;
 
 /** More candidates than transformers' default top_k of 50, so that default sampling never needs all logits. */
 export const CANDIDATES = 64;
+/** A smaller vocabulary has no more. */
+export const candidatesOf = ({ vocabSize }: { readonly vocabSize: number }): number => Math.min(CANDIDATES, vocabSize);
 
 export interface GraphOptions {
   readonly arithmetic: Arithmetic;

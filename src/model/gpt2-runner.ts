@@ -1,11 +1,11 @@
 /** GPT-2 on an ORT session: a KV cache of slots, updated in place, and the bindings that let a step copy nothing but ids. */
-import type { ModelRunner, StepOutput } from "../engine/runner.ts";
+import type { Answers, ModelRunner, StepOutput } from "../engine/runner.ts";
 import { asModelError, ModelLoadError, rangeOrModelError } from "../errors.ts";
 import type { FoldInput, KvTensor, ModelShape } from "../kv.ts";
 import type { Device } from "../runtime/device.ts";
 import type { Binding, Runtime, Session, Tensor } from "../runtime/session.ts";
 import { DeviceKvCache } from "./device-kv-cache.ts";
-import { CANDIDATES } from "./gpt2-graph.ts";
+import { candidatesOf } from "./gpt2-graph.ts";
 import { floatType, type Precision } from "./graph-weights.ts";
 import { proveIntegers } from "./integer-kernels.ts";
 import { HostKvCache, type KvCache } from "./kv-cache.ts";
@@ -45,7 +45,6 @@ const LEAST_OUTPUTS = 2;
 export class Gpt2Runner implements ModelRunner {
   readonly shape: ModelShape;
   readonly slots: number;
-  readonly candidates: number;
   longestChunk = Infinity;
   readonly promptsAtOnce = 1;
   chunkingChangesBits = true;
@@ -54,7 +53,7 @@ export class Gpt2Runner implements ModelRunner {
   readonly #cache: KvCache;
   readonly #logitsGraphs: LogitsGraphs | null;
   readonly #outputs: StepBuffers;
-  /** For `score`: as many rows as the longest chunk so far, since most servers are never asked for it. */
+  /** Of runs that answer for all tokens: as many rows as the longest chunk so far, since most servers are never asked for it. */
   #scores: StepBuffers | null = null;
   readonly #batches = new Map<number, DecodeBatch>();
   readonly #owned: Disposable[] = [];
@@ -87,7 +86,6 @@ export class Gpt2Runner implements ModelRunner {
     }
     this.shape = shape;
     this.slots = slots;
-    this.candidates = Math.min(CANDIDATES, shape.vocabSize);
     this.#runtime = runtime;
     try {
       const session = this.#own(
@@ -120,25 +118,13 @@ export class Gpt2Runner implements ModelRunner {
     this.#guard(() => this.#cache.copyRow(from, to, length, start));
   }
 
-  async feed(row: number, start: number, ids: Int32Array): Promise<void> {
-    await this.#forward(row, start, ids, [], this.#outputs);
-  }
-
-  async prefill(row: number, start: number, ids: Int32Array): Promise<StepOutput> {
-    return this.#forward(row, start, ids, [ids.length - 1], this.#outputs);
+  async prefill(row: number, start: number, ids: Int32Array, answers: Answers): Promise<StepOutput> {
+    if (answers === "all") return this.#forward(row, start, ids, [...ids.keys()], this.#scoreBuffers(ids.length));
+    return this.#forward(row, start, ids, answers === "last" ? [ids.length - 1] : [], this.#outputs);
   }
 
   prefillAll(): Promise<StepOutput> {
     return Promise.reject(new RangeError("GroupQueryAttention takes one prompt a run"));
-  }
-
-  async score(row: number, start: number, ids: Int32Array): Promise<StepOutput> {
-    if (this.#scores === null || this.#scores.rows < ids.length) {
-      this.#scores?.wipe();
-      this.#scores?.[Symbol.dispose]();
-      this.#scores = this.#buffers(ids.length);
-    }
-    return this.#forward(row, start, ids, [...ids.keys()], this.#scores);
   }
 
   async decode(ids: Int32Array, positions: Int32Array): Promise<StepOutput> {
@@ -157,7 +143,7 @@ export class Gpt2Runner implements ModelRunner {
 
   async fold(input: FoldInput, from: number, to: number): Promise<void> {
     const { width } = this.shape;
-    if (input.kind === "tokens") await this.feed(this.slots, from, input.ids.subarray(from, to));
+    if (input.kind === "tokens") await this.prefill(this.slots, from, input.ids.subarray(from, to), "none");
     else
       await this.#forward(
         this.slots,
@@ -295,12 +281,21 @@ export class Gpt2Runner implements ModelRunner {
     return inputs;
   }
 
+  #scoreBuffers(rows: number): StepBuffers {
+    if (this.#scores === null || this.#scores.rows < rows) {
+      this.#scores?.wipe();
+      this.#scores?.[Symbol.dispose]();
+      this.#scores = this.#buffers(rows);
+    }
+    return this.#scores;
+  }
+
   #buffers(atLeast: number): StepBuffers {
-    const { candidates, shape } = this;
+    const { shape } = this;
     const rows = Math.max(atLeast, LEAST_OUTPUTS);
     return new StepBuffers(this.#runtime, {
       rows,
-      candidates,
+      candidates: candidatesOf(shape),
       vocabSize: shape.vocabSize,
       session: this.#session,
       graphs: this.#logitsGraphs,

@@ -11,7 +11,7 @@ import { DEVICES } from "../runtime/devices.ts";
 import { isStreamed } from "../runtime/stream-device.ts";
 import type { Checkpoint } from "./checkpoint.ts";
 import { toFloat16 } from "../formats/float16.ts";
-import { CANDIDATES, GRAPH_VERSION, gpt2Graph, type GraphKind } from "./gpt2-graph.ts";
+import { candidatesOf, GRAPH_VERSION, gpt2Graph, type GraphKind } from "./gpt2-graph.ts";
 import {
   graphWeights,
   headTensor,
@@ -65,7 +65,7 @@ export async function ensureArithmetic(
   await removeAbandoned(folder);
   try {
     const weights = await writeWeights(checkpoint, arithmetic, join(temporary, DATA_FILE));
-    const candidates = Math.min(CANDIDATES, checkpoint.config.vocabSize);
+    const candidates = candidatesOf(checkpoint.config);
     for (const kind of kinds) {
       await writeModel(
         join(temporary, FILES[kind]),

@@ -100,6 +100,7 @@ export class StepBuffers implements Disposable {
       this.#logSumExp[row] = this.#topLogits[row * candidates]! - Math.log(this.#topProbability[row]!);
     return {
       rows,
+      candidates,
       topLogits: this.#topLogits,
       topIds: this.#topIds,
       logSumExp: this.#logSumExp,

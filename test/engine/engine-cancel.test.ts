@@ -98,7 +98,7 @@ for (const reason of ["cancelled", "removed"] as const) {
   t.test(`${reason} during the run of its last chunk`, async (t) => {
     const target = await endIn(t, reason, LONG, {}, (target, { runner }) => {
       runner.during = (method): void => {
-        if (method === "prefill" && target.started) target.handle.cancel(reason);
+        if (method === "prefill last" && target.started) target.handle.cancel(reason);
       };
     });
     t.same(target.ids, [[]]);

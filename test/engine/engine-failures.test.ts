@@ -38,7 +38,7 @@ t.test("a failed prefill fails its request only", async (t) => {
     const first = new Recording(engine, request(1));
     const victim = new Recording(engine, request(2, { promptIds: Int32Array.from({ length: 11 }, (_, i) => i), n: 2 }));
     const last = new Recording(engine, request(3));
-    const [method, nth] = chunk === 3 ? (["prefill", 2] as const) : (["feed", chunk] as const);
+    const [method, nth] = chunk === 3 ? (["prefill last", 2] as const) : (["prefill none", chunk] as const);
     runner.failOn(method, nth);
     await Promise.all([first.ended, victim.ended, last.ended]);
     t.match(victim.error, { code: "model_failed", cause: { message: `injected failure of ${method}` } });
@@ -68,7 +68,7 @@ t.test("so does a prefix that cannot be loaded, or a row that cannot be forked",
 t.test("a PrefixdError of the runner reaches the listener as it is", async (t) => {
   const { engine, runner } = setup();
   const error = new PrefixdError("model_failed", "The device is gone.");
-  runner.failOn("prefill", 1, error);
+  runner.failOn("prefill last", 1, error);
   const victim = new Recording(engine, request(1));
   await victim.ended;
   t.equal(victim.error, error);
@@ -150,7 +150,7 @@ t.test("a listener that throws ends its own request only", async (t) => {
   }
   t.test("even in onError, and in the very last onFinish", async (t) => {
     const { engine, runner, observer } = setup({ slots: 6 });
-    runner.failOn("prefill", 1);
+    runner.failOn("prefill last", 1);
     const victims = [
       new Recording(engine, request(1), { onError: boom }),
       new Recording(engine, request(2), { onFinish: boom }),

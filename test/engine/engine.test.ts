@@ -98,7 +98,7 @@ t.test("the choices of one prompt fork its row", async (t) => {
   t.same(forked.ids, expected);
   t.equal(new Set(expected.map(String)).size, 5, "the choices differ, or this test shows nothing");
   t.same(
-    [runner.calls.feed, runner.calls.prefill],
+    [runner.calls["prefill none"], runner.calls["prefill last"]],
     [2, 2],
     "one prefill of 1 token, three chunks of 19 of which the last is answered: the prompt is fed once",
   );

@@ -36,15 +36,15 @@ function machine(slots: number, options: Partial<EngineOptions> = {}, runner = n
     now += milliseconds;
     runs.push({ phase, tokens, milliseconds });
   };
-  const { decode, feed, prefill, fold } = {
+  const { decode, prefill, fold } = {
     decode: runner.decode.bind(runner),
-    feed: runner.feed.bind(runner),
     prefill: runner.prefill.bind(runner),
     fold: runner.fold.bind(runner),
   };
   runner.decode = (ids, positions) => (ran("decode", ids.length, DECODE), decode(ids, positions));
-  runner.feed = (row, start, ids) => (ran("prompt", ids.length, chunk(ids.length)), feed(row, start, ids));
-  runner.prefill = (row, start, ids) => (ran("prompt", ids.length, chunk(ids.length)), prefill(row, start, ids));
+  runner.prefill = (row, start, ids, answers) => (
+    ran("prompt", ids.length, chunk(ids.length)), prefill(row, start, ids, answers)
+  );
   runner.fold = (input, from, to) => (ran("fold", to - from, chunk(to - from)), fold(input, from, to));
   return {
     engine: new Engine({

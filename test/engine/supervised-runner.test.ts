@@ -55,7 +55,7 @@ t.test("a failure that does not come again ends its requests and nothing else", 
   const { runner, engine, lost } = setup();
   runner.failOn("decode", 1, FAILURE);
   await t.rejects(submit(engine, request()).done, { code: "model_failed" });
-  runner.failOn("prefill", 1, FAILURE);
+  runner.failOn("prefill last", 1, FAILURE);
   await t.rejects(submit(engine, request()).done, { code: "model_failed" });
   t.equal((await submit(engine, request()).done)[0]!.reason, "length");
   t.same(lost, []);

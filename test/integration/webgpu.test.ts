@@ -63,19 +63,19 @@ t.test(
       const prefix = await foldWith(runner, { kind: "embeddings", length: 5, data: embeddings });
       const fill = async (row: number, at: number): Promise<void> => {
         runner.loadPrefix(at, prefix);
-        await runner.prefill(at, 5, ids(lengths[row]! - 5, row));
+        await runner.prefill(at, 5, ids(lengths[row]! - 5, row), "last");
       };
       const next = ids(rows, 100);
       const alone: Row[] = [];
       for (let row = 0; row < rows; row++) {
         await fill(row, 0);
-        alone.push(rowOf(runner, await runner.decode(next.subarray(row, row + 1), Int32Array.of(lengths[row]!))));
+        alone.push(rowOf(await runner.decode(next.subarray(row, row + 1), Int32Array.of(lengths[row]!))));
       }
       for (let row = 0; row < rows; row++) await fill(row, row);
       const beside: Row[][] = [];
       for (const count of effort({ short: [2, rows], long: [2, 3, 8, rows] })) {
         const output = await runner.decode(next.subarray(0, count), Int32Array.from(lengths.slice(0, count)));
-        beside.push(Array.from({ length: count }, (_, row) => rowOf(runner, output, row)));
+        beside.push(Array.from({ length: count }, (_, row) => rowOf(output, row)));
       }
       return { alone, beside };
     };

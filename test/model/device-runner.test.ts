@@ -2,6 +2,7 @@ import t, { type Test } from "tap";
 import { kvElements, type KvTensor } from "../../src/kv.ts";
 import type { StepOutput } from "../../src/engine/runner.ts";
 import { Gpt2Runner } from "../../src/model/gpt2-runner.ts";
+import { candidatesOf } from "../../src/model/gpt2-graph.ts";
 import type { Device } from "../../src/runtime/device.ts";
 import { DEVICES } from "../../src/runtime/devices.ts";
 import { effort } from "../support/effort.ts";
@@ -24,7 +25,7 @@ function randomPrefix({ runner }: RunnerFixture, length: number, random: () => n
   return { length, data: Float32Array.from({ length: kvElements(runner.shape, length) }, () => 2 * random() - 1) };
 }
 
-const copyOf = (output: StepOutput, candidates: number): unknown => ({
+const copyOf = ({ candidates, ...output }: StepOutput): unknown => ({
   topLogits: output.topLogits.slice(0, output.rows * candidates),
   topIds: output.topIds.slice(0, output.rows * candidates),
   logSumExp: output.logSumExp.slice(0, output.rows),
@@ -44,7 +45,7 @@ for (const [kind, device] of Object.entries(SIMULATED)) {
       t.same(answers[1], answers[0]);
     };
     const step = (run: (fixture: RunnerFixture) => Promise<StepOutput>): Promise<void> =>
-      both(async (fixture) => copyOf(await run(fixture), fixture.runner.candidates));
+      both(async (fixture) => copyOf(await run(fixture)));
 
     for (let call = 0; call < effort({ short: 150, long: 400 }); call++) {
       const row = below(SLOTS);
@@ -62,7 +63,7 @@ for (const [kind, device] of Object.entries(SIMULATED)) {
           // From the beginning, or behind what is there.
           const start = random() < 0.3 || length + ids.length > positions ? 0 : length;
           await step(({ runner }) =>
-            call % 2 === 0 ? runner.prefill(row, start, ids) : runner.score(row, start, ids),
+            call % 2 === 0 ? runner.prefill(row, start, ids, "last") : runner.prefill(row, start, ids, "all"),
           );
           lengths[row] = start + ids.length;
           break;
@@ -110,7 +111,7 @@ for (const [kind, device] of Object.entries(SIMULATED)) {
     const { positions } = runner.shape;
     for (let row = 0; row < SLOTS; row++) {
       runner.loadPrefix(row, randomPrefix(fixture, 7 + row, seededRandom(row)));
-      await runner.prefill(row, 7 + row, fixture.ids(20, row));
+      await runner.prefill(row, 7 + row, fixture.ids(20, row), "last");
     }
     await foldWith(runner, { kind: "tokens", ids: fixture.ids(30, 1) });
     await runner.decode(Int32Array.of(1, 2, 3, 4, 5), Int32Array.of(27, 28, 29, 30, 31));
@@ -130,13 +131,13 @@ for (const [kind, device] of Object.entries(SIMULATED)) {
     async (t) => {
       const fixture = await open(t, device);
       const { runner, runtime } = fixture;
-      for (let row = 0; row < SLOTS; row++) await runner.prefill(row, 0, fixture.ids(6, row));
+      for (let row = 0; row < SLOTS; row++) await runner.prefill(row, 0, fixture.ids(6, row), "last");
       const moved = async (run: () => Promise<unknown>): Promise<{ up: number; down: number }> => {
         const { up, down } = runtime.transfers;
         await run();
         return { up: runtime.transfers.up - up, down: runtime.transfers.down - down };
       };
-      const perOutput = runner.candidates * (4 + 4) + 4;
+      const perOutput = candidatesOf(runner.shape) * (4 + 4) + 4;
       const decode = (rows: number): Promise<unknown> =>
         runner.decode(new Int32Array(rows).fill(3), new Int32Array(rows).fill(6));
       for (const rows of [3, SLOTS]) {
@@ -159,7 +160,7 @@ for (const [kind, device] of Object.entries(SIMULATED)) {
 
 t.test("the CPU moves nothing", async (t) => {
   const { runner, runtime, ids } = await open(t, DEVICES.cpu);
-  await runner.prefill(0, 0, ids(6, 1));
+  await runner.prefill(0, 0, ids(6, 1), "last");
   await runner.decode(Int32Array.of(3), Int32Array.of(6));
   t.same(runtime.transfers, { up: 0, down: 0 });
   t.equal(runner.bankStats(), null);

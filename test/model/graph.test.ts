@@ -44,7 +44,7 @@ async function firstToken(modelPath: string, checkpoint: Checkpoint): Promise<nu
     precision: "fp32",
     bankBytes: 0,
   });
-  const output = await runner.prefill(0, 0, Int32Array.of(165));
+  const output = await runner.prefill(0, 0, Int32Array.of(165), "last");
   const id = output.topIds[0]!;
   await runner.close();
   return id;

@@ -173,13 +173,14 @@ async function decoded(form: IntegerArithmetic): Promise<Row[][]> {
       row,
       0,
       Int32Array.from({ length: 5 }, (_, at) => (row * 37 + at * 11) % vocabSize),
+      "last",
     );
   for (let rows = 1; rows <= 32; rows++) {
     const output = await runner.decode(
       Int32Array.from({ length: rows }, (_, row) => row),
       new Int32Array(rows).fill(5),
     );
-    steps.push(Array.from({ length: rows }, (_, row) => rowOf(runner, output, row)));
+    steps.push(Array.from({ length: rows }, (_, row) => rowOf(output, row)));
   }
   await runner.close();
   return steps;

@@ -70,8 +70,8 @@ export interface Row {
   readonly logits: Float32Array;
 }
 
-export function rowOf(runner: LocalRunner, output: StepOutput, row = 0): Row {
-  const [from, to] = [row * runner.candidates, (row + 1) * runner.candidates];
+export function rowOf(output: StepOutput, row = 0): Row {
+  const [from, to] = [row * output.candidates, (row + 1) * output.candidates];
   return {
     topIds: [...output.topIds.subarray(from, to)],
     topLogits: [...output.topLogits.subarray(from, to)],

@@ -38,10 +38,7 @@ async function makeJobs({ runner, ids }: RunnerFixture, count: number): Promise<
     for (let step = 0; step < STEPS; step++) {
       const { topIds } = job.alone.at(-1)!;
       job.alone.push(
-        rowOf(
-          runner,
-          await runner.decode(Int32Array.of(topIds[0]!), Int32Array.of(prefixLength + prompt.length + step)),
-        ),
+        rowOf(await runner.decode(Int32Array.of(topIds[0]!), Int32Array.of(prefixLength + prompt.length + step))),
       );
     }
     jobs.push(job);
@@ -51,7 +48,7 @@ async function makeJobs({ runner, ids }: RunnerFixture, count: number): Promise<
 
 async function admit(runner: RunnerFixture["runner"], row: number, { prefix, prompt }: Job): Promise<Row> {
   if (prefix !== null) runner.loadPrefix(row, prefix);
-  return rowOf(runner, await runner.prefill(row, prefix?.length ?? 0, prompt));
+  return rowOf(await runner.prefill(row, prefix?.length ?? 0, prompt, "last"));
 }
 
 /** Runs a random mix of jobs in one batch and counts the numbers that differ from those that they give alone. */
@@ -68,7 +65,7 @@ async function mixed(
     const tokens = Int32Array.from(batch, ({ alone }) => alone[step]!.topIds[0]!);
     const at = Int32Array.from(batch, ({ prefix, prompt }) => (prefix?.length ?? 0) + prompt.length + step);
     const output = await runner.decode(tokens, at);
-    batch.forEach(({ alone }, row) => (differing += differingBits(rowOf(runner, output, row), alone[step + 1]!)));
+    batch.forEach(({ alone }, row) => (differing += differingBits(rowOf(output, row), alone[step + 1]!)));
   }
   return differing;
 }
@@ -117,10 +114,10 @@ for (const precision of DEVICE_PRECISIONS.cpu) {
         const scored: Record<number, number> = {};
         for (const length of effort({ short: [1, 5, 33, 127], long: [1, 2, 3, 5, 8, 16, 31, 33, 64, 100, 127] })) {
           const prompt = fixture.ids(length, length);
-          const output = await fixture.runner.score(0, 0, prompt);
+          const output = await fixture.runner.prefill(0, 0, prompt, "all");
           const count = differingBits(
-            rowOf(fixture.runner, output, length - 1),
-            rowOf(fixture.runner, await fixture.runner.prefill(1, 0, prompt)),
+            rowOf(output, length - 1),
+            rowOf(await fixture.runner.prefill(1, 0, prompt, "last")),
           );
           if (count > 0) scored[length] = count;
         }

@@ -3,6 +3,7 @@ import { join } from "node:path";
 import t from "tap";
 import { randomCheckpoint } from "../../bench/support/random-checkpoint.ts";
 import { kvElements, type KvTensor } from "../../src/kv.ts";
+import { candidatesOf } from "../../src/model/gpt2-graph.ts";
 import { foldWith, goldenDir, goldenModels, seededRandom } from "../support/model.ts";
 import { differingBits, distance, openFixture, rowOf, type Row } from "./runner-fixture.ts";
 
@@ -25,19 +26,21 @@ for (const model of goldenModels()) {
     const prompt = ids(length, 1);
 
     const prefill = async (row: number, start: number, tokens: Int32Array): Promise<Row> =>
-      rowOf(runner, await runner.prefill(row, start, tokens));
+      rowOf(await runner.prefill(row, start, tokens, "last"));
     /** Decodes the top token of `first` and so on in row 0 alone. */
     const continueRow0 = async (first: Row, at: number, steps: number): Promise<Row[]> => {
       const rows = [first];
       for (let i = 0; i < steps; i++)
-        rows.push(rowOf(runner, await runner.decode(Int32Array.of(rows.at(-1)!.topIds[0]!), Int32Array.of(at + i))));
+        rows.push(rowOf(await runner.decode(Int32Array.of(rows.at(-1)!.topIds[0]!), Int32Array.of(at + i))));
       return rows;
     };
     const whole = await continueRow0(await prefill(0, 0, prompt), length, 6);
 
     t.test("candidates are the largest logits, by id where equal; log_sum_exp is of all logits", async (t) => {
       for (const { topIds, topLogits, logSumExp, logits } of whole) {
-        const order = [...logits.keys()].sort((a, b) => logits[b]! - logits[a]! || a - b).slice(0, runner.candidates);
+        const order = [...logits.keys()]
+          .sort((a, b) => logits[b]! - logits[a]! || a - b)
+          .slice(0, candidatesOf(runner.shape));
         t.same(topIds, order);
         t.same(
           topLogits,
@@ -75,11 +78,11 @@ for (const model of goldenModels()) {
     t.test("a chunk that nobody wants an answer of leaves the same in its row, and computes none", async (t) => {
       const [cut, next] = [length >> 1, Int32Array.of(3)];
       await prefill(1, 0, prompt.subarray(0, cut));
-      const { topLogits } = await runner.prefill(1, cut, prompt.subarray(cut));
-      const wanted = rowOf(runner, await runner.decode(Int32Array.of(3, 3), Int32Array.of(0, length)), 1);
-      await runner.feed(2, 0, prompt.subarray(0, cut));
+      const { topLogits } = await runner.prefill(1, cut, prompt.subarray(cut), "last");
+      const wanted = rowOf(await runner.decode(Int32Array.of(3, 3), Int32Array.of(0, length)), 1);
+      await runner.prefill(2, 0, prompt.subarray(0, cut), "none");
       topLogits.fill(-1);
-      await runner.feed(2, cut, prompt.subarray(cut));
+      await runner.prefill(2, cut, prompt.subarray(cut), "none");
       t.ok(
         topLogits.every((logit) => logit === -1),
         "no logits",
@@ -97,9 +100,9 @@ for (const model of goldenModels()) {
       ] as const) {
         for (const row of [1, 2]) if (start > 0) await prefill(row, 0, prompt.subarray(0, start));
         const chunk = prompt.subarray(start, end);
-        const output = await runner.score(1, start, chunk);
+        const output = await runner.prefill(1, start, chunk, "all");
         t.equal(output.rows, chunk.length);
-        const scored = Array.from(chunk, (_, index) => rowOf(runner, output, index));
+        const scored = Array.from(chunk, (_, index) => rowOf(output, index));
         t.equal(differingBits(scored.at(-1)!, await prefill(2, start, chunk)), 0, `${start} to ${end}`);
         for (const [index, row] of scored.entries()) {
           const alone = await prefill(2, 0, prompt.subarray(0, start + index + 1));
@@ -219,9 +222,9 @@ for (const model of goldenModels()) {
       await prefill(1, 0, prompt);
       const before = await prefill(1, length, Int32Array.of(1));
       const failed = { name: "PrefixdError", code: "model_failed" };
-      await t.rejects(runner.prefill(0, 0, ids(positions + 1, 4)), failed);
-      await t.rejects(runner.prefill(0, positions, Int32Array.of(1)), failed);
-      await t.rejects(runner.prefill(0, 0, Int32Array.of(vocabSize)), failed);
+      await t.rejects(runner.prefill(0, 0, ids(positions + 1, 4), "last"), failed);
+      await t.rejects(runner.prefill(0, positions, Int32Array.of(1), "last"), failed);
+      await t.rejects(runner.prefill(0, 0, Int32Array.of(vocabSize), "last"), failed);
       await t.rejects(runner.decode(Int32Array.of(1, 1), Int32Array.of(positions, 3)), failed);
       await t.rejects(foldWith(runner, { kind: "tokens", ids: ids(positions + 1, 4) }), failed);
       t.equal(differingBits(await prefill(1, length, Int32Array.of(1)), before), 0);
@@ -262,11 +265,14 @@ t.test("tokens with equal logits come in the order of their ids, in every row of
   const fixture = await openFixture(dir, 3);
   t.teardown(() => fixture.close());
   const { runner } = fixture;
-  for (let r = 0; r < 3; r++) await runner.prefill(r, 0, Int32Array.of(r, 7));
+  for (let r = 0; r < 3; r++) await runner.prefill(r, 0, Int32Array.of(r, 7), "last");
   const output = await runner.decode(Int32Array.of(1, 2, 3), Int32Array.of(2, 2, 2));
   for (let r = 0; r < 3; r++) {
-    const { topIds, topLogits, logits } = rowOf(runner, output, r);
-    t.same(topIds, [...logits.keys()].sort((a, b) => logits[b]! - logits[a]! || a - b).slice(0, runner.candidates));
+    const { topIds, topLogits, logits } = rowOf(output, r);
+    t.same(
+      topIds,
+      [...logits.keys()].sort((a, b) => logits[b]! - logits[a]! || a - b).slice(0, candidatesOf(runner.shape)),
+    );
     t.ok(new Set(topLogits).size < 10, "there were ties");
   }
 });
@@ -279,8 +285,8 @@ t.test("ONNX Runtime still has the two ways of attention that ort-api.ts chooses
   for (const disabled of ["0", "1"]) {
     process.env["ORT_GQA_DISABLE_FLASH_ATTENTION"] = disabled;
     const fixture = await openFixture(goldenDir("gelu-bf16-sharded"), 1);
-    await fixture.runner.prefill(0, 0, fixture.ids(20, 1));
-    answers.push(rowOf(fixture.runner, await fixture.runner.decode(Int32Array.of(7), Int32Array.of(20))));
+    await fixture.runner.prefill(0, 0, fixture.ids(20, 1), "last");
+    answers.push(rowOf(await fixture.runner.decode(Int32Array.of(7), Int32Array.of(20))));
     await fixture.close();
   }
   const [one, other] = answers as [Row, Row];

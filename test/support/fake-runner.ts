@@ -3,7 +3,7 @@
  * of all of that. A wrong row, a stale row, another's prefix or a token too many gives other tokens than `oracle` does.
  */
 import { BeamSearch, type BeamResult } from "../../src/engine/beams/search.ts";
-import type { ModelRunner, PromptChunk, StepOutput } from "../../src/engine/runner.ts";
+import type { Answers, ModelRunner, PromptChunk, StepOutput } from "../../src/engine/runner.ts";
 import type { EngineRequest } from "../../src/engine/request.ts";
 import { Sampler } from "../../src/engine/sampling/sampler.ts";
 import { foldLength, kvElements, type FoldInput, type KvTensor, type ModelShape } from "../../src/kv.ts";
@@ -20,12 +20,11 @@ interface OutputBuffers {
   readonly logits: Float32Array;
 }
 
-type Method = "loadPrefix" | "copyRow" | "feed" | "prefill" | "prefillAll" | "score" | "decode" | "fold";
+type Method = "loadPrefix" | "copyRow" | `prefill ${Answers}` | "prefillAll" | "decode" | "fold";
 
 export class FakeRunner implements ModelRunner {
   readonly shape = FAKE_SHAPE;
   readonly slots: number;
-  readonly candidates = CANDIDATES;
   readonly longestChunk: number = Infinity;
   readonly promptsAtOnce: number = 1;
   readonly chunkingChangesBits: boolean = false;
@@ -34,10 +33,10 @@ export class FakeRunner implements ModelRunner {
   readonly calls: Record<Method, number> = {
     loadPrefix: 0,
     copyRow: 0,
-    feed: 0,
-    prefill: 0,
+    "prefill none": 0,
+    "prefill last": 0,
+    "prefill all": 0,
     prefillAll: 0,
-    score: 0,
     decode: 0,
     fold: 0,
   };
@@ -103,17 +102,13 @@ export class FakeRunner implements ModelRunner {
     this.#decoded.delete(to);
   }
 
-  async feed(row: number, start: number, ids: Int32Array): Promise<void> {
-    await this.#run("feed", () => {
+  prefill(row: number, start: number, ids: Int32Array, answers: Answers): Promise<StepOutput> {
+    return this.#run(`prefill ${answers}`, () => {
       this.#feed(row, start, ids);
-      return [];
-    });
-  }
-
-  prefill(row: number, start: number, ids: Int32Array): Promise<StepOutput> {
-    return this.#run("prefill", () => {
-      this.#feed(row, start, ids);
-      return [this.#cellsOf(row, start + ids.length)];
+      const ends = Array.from(ids, (_, index) => start + index + 1);
+      return (answers === "all" ? ends : ends.slice(answers === "none" ? ends.length : -1)).map((end) =>
+        this.#cellsOf(row, end),
+      );
     });
   }
 
@@ -125,13 +120,6 @@ export class FakeRunner implements ModelRunner {
       if (new Set(chunks.map(({ row }) => row)).size < chunks.length) this.#misuse("two prompts for one row");
       for (const { row, start, ids } of chunks) this.#feed(row, start, ids);
       return chunks.map(({ row, start, ids }) => this.#cellsOf(row, start + ids.length));
-    });
-  }
-
-  score(row: number, start: number, ids: Int32Array): Promise<StepOutput> {
-    return this.#run("score", () => {
-      this.#feed(row, start, ids);
-      return Array.from(ids, (_, index) => this.#cellsOf(row, start + index + 1));
     });
   }
 
@@ -367,6 +355,7 @@ function asOutput(buffers: OutputBuffers, rows: number): StepOutput {
   const { vocabSize } = FAKE_SHAPE;
   return {
     rows,
+    candidates: CANDIDATES,
     topLogits,
     topIds,
     logSumExp,

@@ -141,7 +141,7 @@ async function checkCuts(t: Test, { runner }: TestModel, rounds: number): Promis
           ...limits(),
         });
         const { from, to, last } = chunk!;
-        const output = await runner.prefill(row, prefix.length + from, ids.subarray(from, to));
+        const output = await runner.prefill(row, prefix.length + from, ids.subarray(from, to), "last");
         chunks++;
         if (last) return { kv: runner.readRow(row).data, logits: output.logits(0).slice() };
         fed = to;

@@ -13,8 +13,7 @@ export class Row {
 
   /** Throws `model_failed` if its logits are not numbers. */
   constructor(output: StepOutput, row: number) {
-    // The buffers may be longer than `rows`, all by the same factor.
-    this.candidates = output.topIds.length / output.logSumExp.length;
+    this.candidates = output.candidates;
     this.logSumExp = output.logSumExp[row]!;
     this.#output = output;
     this.#row = row;

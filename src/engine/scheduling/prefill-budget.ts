@@ -3,6 +3,7 @@
  * take no more than 1 / (1 - share) of what it takes without them. What a chunk and a decode run will take is foreseen from those
  * before. It decides when a prompt is fed, never what comes of it.
  */
+import type { Answers } from "../runner.ts";
 import { RecentMedian } from "./recent-median.ts";
 import { FREE_QUANTUM, type PrefillLimits } from "./plan.ts";
 
@@ -39,7 +40,7 @@ export interface FedPrompt {
   readonly prefixLength: number;
   readonly promptLength: number;
   /** Which of its tokens get logits. */
-  readonly answers: "none" | "last" | "all";
+  readonly answers: Answers;
 }
 
 export class PrefillBudget {

@@ -2,12 +2,12 @@
  * GPT-2 on a device with a stream: everything lies at fixed addresses, each size of step is one captured graph, and while the device works
  * this thread is free. One block of inputs goes up a step, one block of answers comes down.
  */
-import type { ModelRunner, PromptChunk, StepOutput } from "../../engine/runner.ts";
+import type { Answers, ModelRunner, PromptChunk, StepOutput } from "../../engine/runner.ts";
 import { rangeOrModelError } from "../../errors.ts";
 import type { FoldInput, KvTensor, ModelShape } from "../../kv.ts";
 import type { Runtime } from "../../runtime/session.ts";
 import type { StreamedDevice } from "../../runtime/stream-device.ts";
-import { CANDIDATES } from "../gpt2-graph.ts";
+import { candidatesOf } from "../gpt2-graph.ts";
 import { floatType } from "../graph-weights.ts";
 import type { RunnerOptions } from "../gpt2-runner.ts";
 import type { PrefixBankStats } from "../prefix-bank.ts";
@@ -36,7 +36,6 @@ export interface GraphStats {
 export class PagedRunner implements ModelRunner {
   readonly shape: ModelShape;
   readonly slots: number;
-  readonly candidates: number;
   readonly longestChunk: number;
   readonly promptsAtOnce: number;
   readonly chunkingChangesBits = true;
@@ -67,7 +66,6 @@ export class PagedRunner implements ModelRunner {
   private constructor(runtime: Runtime, { device, shape, slots, precision, bankBytes, modelPath }: PagedRunnerOptions) {
     this.shape = shape;
     this.slots = slots;
-    this.candidates = Math.min(CANDIDATES, shape.vocabSize);
     const { transfers } = runtime;
     const count = (direction: "up" | "down", bytes: number): void => void (transfers[direction] += bytes);
     try {
@@ -95,7 +93,7 @@ export class PagedRunner implements ModelRunner {
           device: stream,
           model,
           cache: this.#cache,
-          candidates: this.candidates,
+          candidates: candidatesOf(shape),
           most,
           padRow: slots + 1,
           count,
@@ -134,12 +132,8 @@ export class PagedRunner implements ModelRunner {
     this.#guard(() => this.#cache.copyRow(from, to, length, start));
   }
 
-  async feed(row: number, start: number, ids: Int32Array): Promise<void> {
-    await this.prefill(row, start, ids);
-  }
-
-  prefill(row: number, start: number, ids: Int32Array): Promise<StepOutput> {
-    return this.#feed(this.#prompts, ids.length, [{ row, past: start, ids }]);
+  prefill(row: number, start: number, ids: Int32Array, answers: Answers): Promise<StepOutput> {
+    return this.#feed(answers === "all" ? this.#scores : this.#prompts, ids.length, [{ row, past: start, ids }]);
   }
 
   prefillAll(chunks: readonly PromptChunk[]): Promise<StepOutput> {
@@ -151,10 +145,6 @@ export class PagedRunner implements ModelRunner {
     );
   }
 
-  score(row: number, start: number, ids: Int32Array): Promise<StepOutput> {
-    return this.#feed(this.#scores, ids.length, [{ row, past: start, ids }]);
-  }
-
   decode(ids: Int32Array, positions: Int32Array): Promise<StepOutput> {
     const rows = Array.from(ids, (_, row) => ({ row, past: positions[row]!, ids: ids.subarray(row, row + 1) }));
     return this.#feed(this.#decodes, ids.length, rows);
@@ -162,11 +152,13 @@ export class PagedRunner implements ModelRunner {
 
   async fold(input: FoldInput, from: number, to: number): Promise<void> {
     const { width } = this.shape;
-    if (input.kind === "tokens") return this.feed(this.slots, from, input.ids.subarray(from, to));
-    this.#steps.setEmbeds(input.data.subarray(from * width, to * width));
-    await this.#feed(this.#softs, to - from, [
-      { row: this.slots, past: from, ids: new Int32Array(to - from).fill(SOFT_ID) },
-    ]);
+    if (input.kind === "tokens") await this.prefill(this.slots, from, input.ids.subarray(from, to), "none");
+    else {
+      this.#steps.setEmbeds(input.data.subarray(from * width, to * width));
+      await this.#feed(this.#softs, to - from, [
+        { row: this.slots, past: from, ids: new Int32Array(to - from).fill(SOFT_ID) },
+      ]);
+    }
   }
 
   folded(length: number): KvTensor {

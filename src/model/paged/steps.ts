@@ -153,7 +153,7 @@ export class Steps implements Disposable {
         const { topLogits, topIds, topProbability, logSumExp } = answers;
         for (let row = 0; row < rows; row++)
           logSumExp[row] = topLogits[row * candidates]! - Math.log(topProbability[row]!);
-        return { rows, topLogits, topIds, logSumExp, logits: (row) => this.#row(row) };
+        return { rows, candidates, topLogits, topIds, logSumExp, logits: (row) => this.#row(row) };
       },
     });
     this.#runs.push(step);

@@ -310,7 +310,7 @@ t.test(
       t.same(only.prompt![length]!.top, next.tokens[0]!.top);
       t.ok(only.prompt![length]!.logprob! <= next.tokens[0]!.logprob);
     }
-    t.same([runner.misuses, only.violations, both.violations, runner.calls.score], [[], [], [], 6]);
+    t.same([runner.misuses, only.violations, both.violations, runner.calls["prefill all"]], [[], [], [], 6]);
     t.match(await idle(engine), { running: 0 });
     t.equal(observer.counts.firstToken, 1 + promptIds.length - 1, "no first token where there is none");
 

@@ -12,6 +12,7 @@ export function stepOutput(
   const slots = rows.length + room;
   const output = {
     rows: rows.length,
+    candidates,
     topLogits: new Float32Array(slots * candidates),
     topIds: new Int32Array(slots * candidates),
     logSumExp: new Float32Array(slots),

@@ -171,7 +171,7 @@ t.test("cancelled and failed requests leave no share behind", async (t) => {
   const first = [1, 2, 3].map(() => new Recording(engine, request("a", { maxNewTokens: 200 })));
   await new Promise((resolve) => setTimeout(resolve, 10));
   for (const recording of first) recording.handle.cancel("cancelled");
-  runner.failOn("prefill", 1);
+  runner.failOn("prefill last", 1);
   const failing = new Recording(engine, request("a"));
   await failing.ended;
   t.equal(failing.error?.code, "model_failed");

@@ -137,15 +137,10 @@ function engineOn(
     fed.push({ context: start, tokens, answered });
     now += machine.chunk(start, tokens, answered);
   };
-  const feed = runner.feed.bind(runner);
-  runner.feed = (row, start, ids) => {
-    feeds(start, ids.length, false);
-    return feed(row, start, ids);
-  };
   const prefill = runner.prefill.bind(runner);
-  runner.prefill = (row, start, ids) => {
-    feeds(start, ids.length, true);
-    return prefill(row, start, ids);
+  runner.prefill = (row, start, ids, answers) => {
+    feeds(start, ids.length, answers !== "none");
+    return prefill(row, start, ids, answers);
   };
   const decode = runner.decode.bind(runner);
   runner.decode = (ids, positions) => {

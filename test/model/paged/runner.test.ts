@@ -87,7 +87,7 @@ t.test("after the start every step is one upload, one replay, one download", asy
   const runner = await open(t, device);
   t.same(runner.graphStats().eager, []);
   const steps: [string, () => unknown, string[]][] = [
-    ["prompt", () => runner.prefill(0, 0, idsOf(7, 1)), ["upload", "replay", "download"]],
+    ["prompt", () => runner.prefill(0, 0, idsOf(7, 1), "last"), ["upload", "replay", "download"]],
     ["decode", () => runner.decode(Int32Array.of(5), Int32Array.of(7)), ["upload", "replay", "download"]],
     ["cold prefix", () => runner.loadPrefix(1, prefix), ["upload", "run", "copy"]],
     ["hot prefix", () => runner.loadPrefix(2, prefix), ["copy"]],
@@ -118,9 +118,9 @@ t.test("several prompts in one run are, to the bit, what each is in a run of its
       for (const { row, start } of chunks) if (start > 0) runner.loadPrefix(row, prefix);
     const output = await together.prefillAll(chunks);
     t.equal(output.rows, chunks.length);
-    const { candidates } = together;
+    const { candidates } = output;
     for (const [index, { row, start, ids }] of chunks.entries()) {
-      const own = await alone.prefill(row, start, ids);
+      const own = await alone.prefill(row, start, ids, "last");
       t.same(output.logits(index), own.logits(0));
       t.same(output.topIds.slice(index * candidates, (index + 1) * candidates), own.topIds.slice(0, candidates));
       t.equal(output.logSumExp[index], own.logSumExp[0]);
@@ -140,7 +140,7 @@ t.test("pads are written to a row that is nobody's", async (t) => {
   const rows = before.map((_, row) => runner.readRow(row).data);
   // 3 rows in a run of 4, 5 tokens in a run of 16.
   await runner.decode(Int32Array.of(1, 2, 3), Int32Array.of(20, 20, 20));
-  await runner.prefill(4, 20, idsOf(5, 2));
+  await runner.prefill(4, 20, idsOf(5, 2), "last");
   const { shape } = runner;
   const changed = before.map((_, row) => {
     const now = runner.readRow(row).data;
@@ -172,7 +172,7 @@ t.test(
       { size: "decode of 2", reason: "operation not permitted when stream is capturing" },
     ]);
     const whole = await open(t, new EmulatedDevice());
-    for (const each of [runner, whole]) for (const row of [0, 1]) await each.prefill(row, 0, idsOf(6, row));
+    for (const each of [runner, whole]) for (const row of [0, 1]) await each.prefill(row, 0, idsOf(6, row), "last");
     for (const rows of [1, 2]) {
       wrong.log.length = 0;
       const [ids, positions] = [idsOf(rows, 9), new Int32Array(rows).fill(6)];
@@ -192,8 +192,8 @@ t.test("nothing of trials is left: rows and buffers are zeros at the start, and 
       `row ${row}`,
     );
   runner.loadPrefix(0, randomPrefix(runner, 30, 1));
-  await runner.prefill(0, 30, idsOf(12, 1));
-  await runner.score(1, 0, idsOf(12, 2));
+  await runner.prefill(0, 30, idsOf(12, 1), "last");
+  await runner.prefill(1, 0, idsOf(12, 2), "all");
   await foldWith(runner, { kind: "embeddings", length: 3, data: new Float32Array(3 * runner.shape.width).fill(0.5) });
   for (let row = 0; row <= SLOTS; row++) runner.wipe(row, 0, runner.shape.positions);
   runner.wipeBuffers();
@@ -207,8 +207,8 @@ t.test("what does not fit is refused before anything is queued", async (t) => {
   const runner = await open(t, device);
   device.log.length = 0;
   const { positions } = runner.shape;
-  await t.rejects(runner.prefill(0, 0, idsOf(runner.longestChunk + 100, 1)), RangeError);
-  await t.rejects(runner.prefill(0, positions - 3, idsOf(4, 1)), RangeError);
+  await t.rejects(runner.prefill(0, 0, idsOf(runner.longestChunk + 100, 1), "last"), RangeError);
+  await t.rejects(runner.prefill(0, positions - 3, idsOf(4, 1), "last"), RangeError);
   await t.rejects(runner.decode(Int32Array.of(1), Int32Array.of(positions)), RangeError);
   await t.rejects(runner.decode(new Int32Array(SLOTS + 1), new Int32Array(SLOTS + 1)), RangeError);
   t.throws(() => runner.loadPrefix(0, { length: 2, data: new Float32Array(3) }), RangeError);
