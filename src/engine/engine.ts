@@ -6,32 +6,20 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { asModelError, lostTouch, PrefixdError } from "../errors.ts";
 import type { FoldInput, KvTensor } from "../kv.ts";
 import type { EngineStats } from "../observability/engine-observer.ts";
-import { advanceBeams } from "./beams/advance.ts";
-import { ChoosingCost } from "./scheduling/choosing-cost.ts";
-import { leftOutOf } from "./scheduling/choosing-turns.ts";
-import type { EngineOptions } from "./options.ts";
-import { EQUAL_SHARES, fairShare, type TenantShares } from "./scheduling/fair-share.ts";
-import { FoldQueue, foldRun, type FoldOptions, type SideRun } from "./fold-queue.ts";
-import {
-  checkContext,
-  checkQueueLimits,
-  checkRoom,
-  heldRows,
-  prefillingRows,
-  queueTimeout,
-  type QueueRoom,
-} from "./scheduling/admission.ts";
-import type { ModelRunner, StepOutput } from "./runner.ts";
-import { PrefillBudget } from "./scheduling/prefill-budget.ts";
-import { runChunks } from "./prefill-run.ts";
-import { trialRun } from "./prefix-trial.ts";
-import { promptTokens } from "./prompt-scores.ts";
-import { rowsOf, type EngineRequest, type RequestHandle, type RequestListener } from "./request.ts";
 import { Rows } from "./decode-batch.ts";
-import { inRuns, planPrefill, type PrefillChunk } from "./scheduling/plan.ts";
-import { Job, type Sequence } from "./sequence.ts";
-import { ServiceCounters } from "./scheduling/counters.ts";
+import { Decoder } from "./decoder.ts";
+import { FoldQueue, foldRun, type FoldOptions, type SideRun } from "./fold-queue.ts";
 import { CacheWiper } from "./kv-wiper.ts";
+import type { EngineOptions } from "./options.ts";
+import { Prefiller } from "./prefiller.ts";
+import { trialRun } from "./prefix-trial.ts";
+import { rowsOf, type EngineRequest, type RequestHandle, type RequestListener } from "./request.ts";
+import type { ModelRunner } from "./runner.ts";
+import { checkContext, checkQueueLimits, checkRoom, queueTimeout, type QueueRoom } from "./scheduling/admission.ts";
+import { ServiceCounters } from "./scheduling/counters.ts";
+import { EQUAL_SHARES, type TenantShares } from "./scheduling/fair-share.ts";
+import { PrefillBudget } from "./scheduling/prefill-budget.ts";
+import { Job } from "./sequence.ts";
 
 export type { EngineOptions, EngineStats };
 
@@ -44,37 +32,47 @@ export class Engine {
   readonly #shares: TenantShares;
   readonly #counters: ServiceCounters;
   readonly #queue: Job[] = [];
-  readonly #folds: FoldQueue;
   readonly #rows: Rows;
   readonly #wiper: CacheWiper;
-  readonly #mayEmit: () => boolean;
-  readonly #now: () => number;
   readonly #budget: PrefillBudget;
-  readonly #costs = new ChoosingCost();
+  readonly #folds: FoldQueue;
+  readonly #prefiller: Prefiller;
+  readonly #decoder: Decoder;
+  readonly #mayEmit: () => boolean;
   readonly #longestChunk: number;
-  /** Admitted, their prompts not yet whole in their rows; between two steps one at most. */
-  #prefilling: Job[] = [];
   #loop: Promise<void> | null = null;
   #draining = false;
 
   constructor(options: EngineOptions) {
+    const { runner, observer } = options;
     this.#options = options;
-    this.#runner = options.runner;
-    this.#longestChunk = Math.min(options.prefillChunk, options.runner.longestChunk);
+    this.#runner = runner;
+    this.#longestChunk = Math.min(options.prefillChunk, runner.longestChunk);
     this.#shares = options.shares ?? EQUAL_SHARES;
-    this.#counters = new ServiceCounters(this.#shares);
-    this.#wiper = new CacheWiper(options.runner);
-    this.#rows = new Rows(options.runner, this.#wiper);
     this.#mayEmit = options.mayEmit ?? (() => true);
-    this.#now = options.now ?? (() => performance.now());
+    this.#counters = new ServiceCounters(this.#shares);
+    this.#wiper = new CacheWiper(runner);
+    this.#rows = new Rows(runner, this.#wiper);
     this.#budget = new PrefillBudget(options.prefillShare ?? 1);
-    this.#folds = new FoldQueue({
-      runner: options.runner,
+    const parts = {
+      runner,
+      observer,
+      rows: this.#rows,
       wiper: this.#wiper,
       counters: this.#counters,
       budget: this.#budget,
-      observer: options.observer,
-      now: this.#now,
+      now: options.now ?? (() => performance.now()),
+      mayTell: () => this.#mayTell(),
+    };
+    this.#folds = new FoldQueue(parts);
+    this.#decoder = new Decoder(parts);
+    this.#prefiller = new Prefiller({
+      ...parts,
+      decoder: this.#decoder,
+      queue: this.#queue,
+      shares: this.#shares,
+      policy: options.policy,
+      longestChunk: this.#longestChunk,
     });
   }
 
@@ -140,7 +138,7 @@ export class Engine {
     return {
       queued: this.#queue.length,
       folds: this.#folds.waiting.length,
-      running: this.#rows.count + prefillingRows(this.#prefilling),
+      running: this.#rows.count + this.#prefiller.rows,
       slots: this.#runner.slots,
       maxQueue: this.#options.maxQueue,
     };
@@ -169,29 +167,9 @@ export class Engine {
   }
 
   #room(): QueueRoom {
-    const busyRows =
-      this.#rows.sequences.filter((sequence) => !sequence.done).length + prefillingRows(this.#prefilling);
-    return { maxQueue: this.#options.maxQueue, freeRows: this.#runner.slots - busyRows };
-  }
-
-  #plan(): PrefillChunk<Job>[] {
-    // Most steps: nothing waits, or there is no room.
-    const [prefilling = null] = this.#prefilling;
-    if (prefilling === null && (this.#queue.length === 0 || this.#rows.count >= this.#runner.slots)) return [];
-    const state = { running: this.#rows.count, slots: this.#runner.slots, prefilling, queue: this.#queue };
-    const running = heldRows(
-      this.#rows.sequences.map((sequence) => sequence.owner.tenant),
-      this.#prefilling,
-    );
-    this.#counters.sweep(this.#waiting(), running);
-    const policy = this.#options.policy ?? fairShare({ counters: this.#counters.all, running, shares: this.#shares });
-    const { slots, chunkingChangesBits } = this.#runner;
-    const waiting = Math.min(this.#queue.length + this.#prefilling.length, slots - this.#rows.count);
-    return planPrefill(
-      state,
-      policy,
-      this.#budget.limits({ tokens: this.#longestChunk, chunkingChangesBits, decoding: this.#rows.count, waiting }),
-    );
+    const decoding = this.#rows.sequences.filter((sequence) => !sequence.done).length;
+    const freeRows = this.#runner.slots - decoding - this.#prefiller.rows;
+    return { maxQueue: this.#options.maxQueue, freeRows };
   }
 
   #waiting(): readonly { readonly tenant: string }[] {
@@ -220,39 +198,43 @@ export class Engine {
 
   #hasWork(): boolean {
     return (
-      this.#queue.length + this.#rows.count + this.#prefilling.length > 0 || this.#folds.pending || this.#wiper.pending
+      this.#queue.length + this.#rows.count + this.#prefiller.jobs.length > 0 ||
+      this.#folds.pending ||
+      this.#wiper.pending
     );
   }
 
   /** Answers whether there was anything to do. */
   async #step(): Promise<boolean> {
-    if (!this.#mayEmit()) this.#failAll(lostTouch());
-    this.#releaseEnded();
-    this.#endOverdue();
+    this.#endWhatMayNotGoOn();
     const wiped = await this.#wipe();
-    const fed = await this.#feedNext();
+    const fed = await this.#feed();
+    const decoded = await this.#decoder.step();
+    return wiped || fed || decoded || !this.#hasWork();
+  }
+
+  #endWhatMayNotGoOn(): void {
+    this.#mayTell();
+    this.#endOverdue();
     this.#releaseEnded();
-    const rows = this.#rows.count;
-    if (rows > 0) await this.#decode();
-    return wiped || fed || rows > 0 || !this.#hasWork();
   }
 
   /** Prompts, or a chunk of what is to be folded: whosever turn it is. */
-  async #feedNext(): Promise<boolean> {
+  async #feed(): Promise<boolean> {
     const decoding = this.#rows.count;
     const mayFold = this.#folds.pending && this.#budget.mayFold(decoding);
-    const plan =
-      mayFold && this.#folds.isTurn(decoding < this.#runner.slots ? [...this.#prefilling, ...this.#queue] : [])
-        ? []
-        : this.#plan();
-    for (const chunks of inRuns(plan, this.#runner, ({ request }) => !request.scorePrompt)) await this.#prefill(chunks);
+    const folds =
+      mayFold && this.#folds.isTurn(decoding < this.#runner.slots ? [...this.#prefiller.jobs, ...this.#queue] : []);
+    const plan = folds ? [] : this.#prefiller.plan(this.#waiting());
+    await this.#prefiller.feed(plan);
     if (mayFold && plan.length === 0) await this.#folds.step(this.#longestChunk, decoding);
+    this.#releaseEnded();
     return mayFold || plan.length > 0;
   }
 
   #releaseEnded(): void {
     this.#rows.releaseEnded();
-    this.#prefilling = this.#prefilling.filter(({ ended }) => !ended);
+    this.#prefiller.releaseEnded();
   }
 
   /** Ends what has waited too long. Requests wait in the order of their arrival, whoever is admitted next. */
@@ -277,163 +259,8 @@ export class Engine {
     if (row === this.#runner.slots) return this.#folds.owned;
     const sequence = this.#rows.sequences[row];
     if (sequence !== undefined) return sequence.length;
-    const prefilling = this.#prefilling.find((request) => request.row === row);
+    const prefilling = this.#prefiller.jobs.find((request) => request.row === row);
     return prefilling === undefined ? 0 : prefilling.prefixLength + prefilling.fed;
-  }
-
-  /** Feeds chunks of different prompts in one run. */
-  async #prefill(chunks: readonly PrefillChunk<Job>[]): Promise<void> {
-    const begun = chunks.filter((chunk) => this.#begin(chunk));
-    if (begun.length === 0) return;
-    const started = this.#now();
-    let output: StepOutput;
-    try {
-      output = await runChunks(this.#runner, begun);
-    } catch (error) {
-      for (const { request } of begun) this.#failPrefill(request, error);
-      return;
-    }
-    const spent = this.#now() - started;
-    const tokens = begun.reduce((sum, { from, to }) => sum + to - from, 0);
-    this.#options.observer.step("prefill", begun.length, tokens, spent / 1000);
-    for (const [index, chunk] of begun.entries()) {
-      this.#budget.fed(chunk.request, chunk.from, chunk.to, (spent * (chunk.to - chunk.from)) / tokens);
-      this.#fed(chunk, output, index);
-    }
-  }
-
-  /** Makes the row ready for a chunk of prompt; answers whether it is to be fed. */
-  #begin({ request, from, to, passedOver }: PrefillChunk<Job>): boolean {
-    if (request.ended) return false;
-    try {
-      if (from === 0) this.#admit(request, passedOver);
-      if (request.ended) return false;
-      this.#wiper.written(request.row, request.prefixLength + to);
-      return true;
-    } catch (error) {
-      this.#failPrefill(request, error);
-      return false;
-    }
-  }
-
-  /** A chunk of prompt is in its row; `output` has the answer for it, if it is the last one, in row `index`. */
-  #fed({ request, from, to, last }: PrefillChunk<Job>, output: StepOutput, index: number): void {
-    request.fed = to;
-    if (last) this.#endPrefill(request);
-    if (request.ended) return;
-    const { scorePrompt } = request.request;
-    try {
-      if (scorePrompt) this.#scorePrompt(request, output, from, last);
-      if (last && !request.ended) this.#activate(request, output, scorePrompt ? output.rows - 1 : index);
-    } catch (error) {
-      request.fail(asModelError(error));
-    }
-  }
-
-  #endPrefill(request: Job): void {
-    this.#prefilling = this.#prefilling.filter((one) => one !== request);
-  }
-
-  #failPrefill(request: Job, error: unknown): void {
-    this.#endPrefill(request);
-    request.fail(asModelError(error));
-  }
-
-  #admit(request: Job, passedOver: readonly Job[]): void {
-    for (const passed of passedOver) passed.passedOver++;
-    this.#queue.splice(this.#queue.indexOf(request), 1);
-    this.#counters.admit(request.tenant, request.promptLength);
-    request.row = this.#rows.count + prefillingRows(this.#prefilling);
-    this.#prefilling.push(request);
-    this.#options.observer.queued((performance.now() - request.submittedAt) / 1000);
-    if (request.request.prefix !== null) {
-      this.#wiper.written(request.row, request.prefixLength);
-      this.#runner.loadPrefix(request.row, request.request.prefix);
-    }
-    request.tell((listener) => listener.onStart?.());
-  }
-
-  /** Keeps what a chunk of prompt says of the prompt's tokens, and tells it after the last chunk. */
-  #scorePrompt(request: Job, output: StepOutput, from: number, last: boolean): void {
-    request.promptTokens.push(...promptTokens(request.request, output, from));
-    if (!last) return;
-    if (!this.#mayEmit()) return this.#failAll(lostTouch());
-    request.tell((listener) => listener.onPrompt?.(request.promptTokens));
-  }
-
-  /** The prompt is in its row: every choice gets a row with a copy of it and its first token. Beams get theirs by forking. */
-  #activate(request: Job, output: StepOutput, answer: number): void {
-    if (request.request.maxNewTokens === 0) return request.finishAll("length");
-    const length = request.prefixLength + request.promptLength;
-    this.#rows.add(request.sequences, request.row, length, request.search === null);
-    const now = performance.now();
-    if (request.search !== null) this.#advanceBeams(request, output, () => answer);
-    else for (const sequence of request.sequences) this.#advance(sequence, output, answer, now);
-    const begun = request.search !== null || request.sequences.some((sequence) => sequence.generated > 0);
-    if (begun) this.#options.observer.firstToken((performance.now() - request.submittedAt) / 1000);
-  }
-
-  async #decode(): Promise<void> {
-    const { sequences: batch, ids, positions } = this.#rows.batch();
-    const started = this.#now();
-    let output: StepOutput;
-    try {
-      output = await this.#runner.decode(ids, positions);
-    } catch (error) {
-      for (const sequence of batch) sequence.owner.fail(asModelError(error));
-      return;
-    }
-    const spent = this.#now() - started;
-    this.#budget.decoded(spent);
-    this.#costs.ran(spent, batch.length);
-    const leftOut = leftOutOf(batch, spent, this.#costs.row);
-    const choosing = leftOut.size === 0 ? batch : batch.filter(({ chooser }) => !leftOut.has(chooser));
-    this.#options.observer.step("decode", batch.length, choosing.length, spent / 1000);
-    const now = performance.now();
-    for (const sequence of choosing) sequence.length++;
-    for (let row = 0; row < batch.length; row++)
-      if (batch[row]!.owner.search === null && !leftOut.has(batch[row]!)) this.#advance(batch[row]!, output, row, now);
-    const searches = new Set(choosing.filter(({ owner }) => owner.search !== null).map(({ owner }) => owner));
-    for (const request of searches) this.#advanceBeams(request, output, (sequence) => batch.indexOf(sequence));
-  }
-
-  #advance(sequence: Sequence, output: StepOutput, row: number, now: number): void {
-    if (sequence.done) return;
-    if (!this.#mayEmit()) return this.#failAll(lostTouch());
-    const { owner, generated } = sequence;
-    const started = this.#now();
-    try {
-      sequence.advance(output, row, now);
-    } catch (error) {
-      owner.fail(asModelError(error));
-    }
-    this.#counters.generated(
-      owner.tenant,
-      this.#costs.of(owner.choosing, this.#now() - started, sequence.generated - generated),
-    );
-  }
-
-  #advanceBeams(request: Job, output: StepOutput, outputRow: (sequence: Sequence) => number): void {
-    if (request.ended) return;
-    if (!this.#mayEmit()) return this.#failAll(lostTouch());
-    const started = this.#now();
-    request.tell((listener) => listener.onBeamStep?.(request.rows));
-    if (request.ended) return;
-    const prompt = request.prefixLength + request.promptLength;
-    try {
-      // After the first fork all rows of a search begin with the same prompt.
-      advanceBeams(request, output, outputRow, (from, to) =>
-        this.#rows.copy(
-          this.#rows.sequences.indexOf(from),
-          this.#rows.sequences.indexOf(to),
-          from.length,
-          from.length > prompt ? prompt : 0,
-        ),
-      );
-    } catch (error) {
-      request.fail(asModelError(error));
-    }
-    this.#counters.generated(request.tenant, this.#costs.of(request.choosing, this.#now() - started, request.rows));
   }
 
   #cancel(request: Job, reason: "cancelled" | "removed"): void {
@@ -443,11 +270,18 @@ export class Engine {
     else request.abandon();
   }
 
+  /** Whether anything may be told to anybody now. If not, all requests end with `store_unavailable`. */
+  #mayTell(): boolean {
+    const may = this.#mayEmit();
+    if (!may) this.#failAll(lostTouch());
+    return may;
+  }
+
   #failAll(error: PrefixdError): void {
     const open = new Set([
       ...this.#queue.splice(0),
       ...this.#rows.sequences.map((sequence) => sequence.owner),
-      ...this.#prefilling,
+      ...this.#prefiller.jobs,
     ]);
     for (const request of open) request.fail(error);
   }

@@ -4,13 +4,11 @@
  */
 import { asModelError, PrefixdError } from "../errors.ts";
 import { foldLength, type FoldInput, type KvTensor } from "../kv.ts";
-import type { EngineObserver } from "../observability/engine-observer.ts";
 import { queueTimeout } from "./scheduling/admission.ts";
 import type { ModelRunner } from "./runner.ts";
-import type { FedPrompt, PrefillBudget } from "./scheduling/prefill-budget.ts";
+import type { FedPrompt } from "./scheduling/prefill-budget.ts";
 import { endOfChunk } from "./scheduling/plan.ts";
-import type { ServiceCounters } from "./scheduling/counters.ts";
-import type { CacheWiper } from "./kv-wiper.ts";
+import type { StageParts } from "./stages.ts";
 
 export interface FoldOptions {
   /** Whose share of the model it uses. */
@@ -19,16 +17,6 @@ export interface FoldOptions {
   readonly signal?: AbortSignal;
   /** It leaves the queue. */
   readonly onStart?: () => void;
-}
-
-export interface FoldParts {
-  readonly runner: ModelRunner;
-  readonly wiper: CacheWiper;
-  readonly counters: ServiceCounters;
-  readonly budget: PrefillBudget;
-  readonly observer: EngineObserver;
-  /** Milliseconds. */
-  readonly now: () => number;
 }
 
 /** What is run on that row. */
@@ -60,13 +48,13 @@ interface Fold extends SideRun<unknown> {
 }
 
 export class FoldQueue {
-  readonly #parts: FoldParts;
+  readonly #parts: StageParts;
   /** In order of arrival, the half-fed one among them. */
   #folds: Fold[] = [];
   #open: Fold | null = null;
   #wonTie = false;
 
-  constructor(parts: FoldParts) {
+  constructor(parts: StageParts) {
     this.#parts = parts;
   }
 

@@ -1,6 +1,6 @@
 import { Row } from "./sampling/logits-row.ts";
 import type { StepOutput } from "./runner.ts";
-import type { EngineRequest, PromptToken } from "./request.ts";
+import type { EngineRequest, PromptScore } from "./request.ts";
 import { reportOf } from "./sampling/sampler.ts";
 
 /**
@@ -9,12 +9,12 @@ import { reportOf } from "./sampling/sampler.ts";
  * neither: keys and values have no output.
  * @throws PrefixdError model_failed if logits are not numbers
  */
-export function promptTokens(
+export function promptScores(
   { promptIds, topLogprobs }: Pick<EngineRequest, "promptIds" | "topLogprobs">,
   output: StepOutput,
   from: number,
-): PromptToken[] {
-  const tokens: PromptToken[] = from === 0 ? [{ id: promptIds[0]!, logprob: null, top: [] }] : [];
+): PromptScore[] {
+  const tokens: PromptScore[] = from === 0 ? [{ id: promptIds[0]!, logprob: null, top: [] }] : [];
   for (let row = 0; row < output.rows; row++) {
     const id = promptIds[from + row + 1];
     if (id === undefined) break;

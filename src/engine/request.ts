@@ -136,7 +136,7 @@ export interface TokenEvent extends TokenLogprob {
 }
 
 /** One token of the prompt: what the model gave it, and what it held likeliest in its place. The first one has no logprob: nothing came before. */
-export interface PromptToken {
+export interface PromptScore {
   readonly id: number;
   readonly logprob: number | null;
   readonly top: readonly TokenLogprob[];
@@ -152,7 +152,7 @@ export interface RequestListener {
   /** The request left the queue and holds its slots. */
   onStart?(): void;
   /** With `scorePrompt`: all of the prompt's tokens, once, before any token comes. */
-  onPrompt?(tokens: readonly PromptToken[]): void;
+  onPrompt?(tokens: readonly PromptScore[]): void;
   /** Beam search has computed so many tokens more, one per beam. Its results come at the end: all of a choice's tokens, then its `onFinish`. */
   onBeamStep?(tokens: number): void;
   /** Answer "stop" to end this choice with this token (it completes a stop string, say); beams do not listen. */

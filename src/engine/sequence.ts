@@ -8,7 +8,7 @@ import {
   rowsOf,
   type EngineRequest,
   type FinishReason,
-  type PromptToken,
+  type PromptScore,
   type RequestListener,
   type TokenEvent,
 } from "./request.ts";
@@ -26,7 +26,7 @@ export class Job implements Schedulable, Chooser {
   sequences: readonly Sequence[];
   readonly search: BeamSearch | null;
   /** With `scorePrompt`: the prompt's tokens so far. */
-  readonly promptTokens: PromptToken[] = [];
+  readonly promptScores: PromptScore[] = [];
   /** Milliseconds that its last tokens took to be chosen. */
   readonly choosing = new RecentMedian(8);
   fed = 0;

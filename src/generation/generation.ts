@@ -1,5 +1,5 @@
 import { lostTouch, PrefixdError } from "../errors.ts";
-import type { FinishReason, PromptToken, RequestHandle, RequestListener, TokenEvent } from "../engine/request.ts";
+import type { FinishReason, PromptScore, RequestHandle, RequestListener, TokenEvent } from "../engine/request.ts";
 import { lengthsOf, mostNewTokens, samplingFor } from "./lengths.ts";
 import { RequestMeter } from "./meter.ts";
 import type { ChoiceDelta, GenerationListener, GenerationParts, ValidGenerateRequest } from "./types.ts";
@@ -222,7 +222,7 @@ export class Generation {
   }
 
   /** Every choice of a prompt begins with it. Special tokens have no text there either. */
-  #echo(prompt: number, tokens: readonly PromptToken[] | null): void {
+  #echo(prompt: number, tokens: readonly PromptScore[] | null): void {
     if (this.#over) return;
     try {
       const ids = this.#request.prompts[prompt] as Int32Array;

@@ -3,7 +3,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import t from "tap";
 import type { Engine } from "../../src/engine/engine.ts";
-import type { EngineRequest, PromptToken } from "../../src/engine/request.ts";
+import type { EngineRequest, PromptScore } from "../../src/engine/request.ts";
 import type { KvTensor } from "../../src/kv.ts";
 import { engineRequest, goldenDir, goldenModels, openTestModel } from "../support/model.ts";
 import { Recording } from "../support/recording.ts";
@@ -19,7 +19,7 @@ interface PromptCase {
 }
 
 interface Scored {
-  readonly prompt: readonly PromptToken[] | null;
+  readonly prompt: readonly PromptScore[] | null;
   readonly ids: number[][];
   readonly logprobs: number[];
 }

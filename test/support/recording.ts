@@ -4,7 +4,7 @@ import type { Engine, EngineStats } from "../../src/engine/engine.ts";
 import type {
   EngineRequest,
   FinishReason,
-  PromptToken,
+  PromptScore,
   RequestHandle,
   RequestListener,
   TokenEvent,
@@ -28,7 +28,7 @@ export class Recording implements RequestListener {
   readonly scores: (number | undefined)[];
   /** Tokens that beam search has told of in its steps. */
   searched = 0;
-  prompt: readonly PromptToken[] | null = null;
+  prompt: readonly PromptScore[] | null = null;
   /** Calls that the contract forbids; must stay empty. */
   readonly violations: string[] = [];
   /** Resolves when the listener has heard the end; never for a cancelled request. */
@@ -63,7 +63,7 @@ export class Recording implements RequestListener {
     this.#hooks.onStart?.(this.handle);
   }
 
-  onPrompt(tokens: readonly PromptToken[]): void {
+  onPrompt(tokens: readonly PromptScore[]): void {
     this.#check("onPrompt");
     if (!this.started || this.prompt !== null || this.tokens.length > 0) this.violations.push("onPrompt out of turn");
     this.prompt = tokens;
