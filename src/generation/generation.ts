@@ -1,17 +1,46 @@
 import { lostTouch, PrefixdError } from "../errors.ts";
-import type { FinishReason, PromptScore, RequestHandle, RequestListener, TokenEvent } from "../engine/request.ts";
+import type { RequestHandle, RequestListener, TokenEvent } from "../engine/request.ts";
+import { Choices, choicesPerPrompt } from "./choices.ts";
 import { lengthsOf, mostNewTokens, samplingFor } from "./lengths.ts";
 import { RequestMeter } from "./meter.ts";
-import type { ChoiceDelta, GenerationListener, GenerationParts, ValidGenerateRequest } from "./types.ts";
+import type { GenerationListener, GenerationParts, ValidGenerateRequest } from "./types.ts";
 import type { RequestTokens } from "../observability/metrics.ts";
 import type { ResolvedPrefix } from "../prefixes/registry-types.ts";
 import type { PrefixKey } from "../prefixes/store.ts";
 import { seenByStops, StopProgress, Stops } from "../text/stop-strings.ts";
-import { TextStream } from "../text/text-stream.ts";
 
 export type * from "./types.ts";
 
-/** One taken-in request: its engine requests (one per prompt), the text of its choices, and what has not been handed over yet. */
+/**
+ *     admitting ──submit──▶ running ──end──▶ ended
+ *         └────────────────end───────────────▲
+ */
+type State = Admitting | Running | { readonly name: "ended" };
+
+/** Its prefix is being looked up, or its tokens are being reserved. */
+interface Admitting {
+  readonly name: "admitting";
+  /** Why it must not be submitted any more. */
+  refusal: PrefixdError | null;
+}
+
+/** In the engine. */
+interface Running {
+  readonly name: "running";
+  readonly prefix: ResolvedPrefix | null;
+  readonly choices: Choices;
+  /** One per prompt. */
+  readonly handles: RequestHandle[];
+  readonly stopListening: () => void;
+  /** The engine has begun with it. */
+  begun: boolean;
+  /** `flush` will be called after this step. */
+  flushQueued: boolean;
+  /** Something has been handed over. */
+  sent: boolean;
+}
+
+/** One request on its way: it is admitted, runs as one engine request per prompt, and ends once. */
 export class Generation {
   readonly #request: ValidGenerateRequest;
   readonly #listener: GenerationListener;
@@ -19,26 +48,7 @@ export class Generation {
   readonly #onEnd: (self: Generation) => void;
   readonly #startedAt = performance.now();
   readonly #meter: RequestMeter;
-  /** Choices of each prompt, those included that will not be in the answer. */
-  readonly #width: number;
-  readonly #texts: TextStream[];
-  readonly #stops: Stops;
-  /** With `bestOf`: of each choice the sum of its tokens' log probabilities, and their number. */
-  readonly #likelihoods: { sum: number; tokens: number }[];
-  readonly #handles: RequestHandle[] = [];
-  readonly #eos: ReadonlySet<number>;
-  /** Of this step, by index; a choice without news has none. */
-  #deltas: (ChoiceDelta | undefined)[] = [];
-  #flushQueued = false;
-  #sent = false;
-  #started = false;
-  /** Why it must not be submitted any more. */
-  #refusal: PrefixdError | null = null;
-  #removed = false;
-  #over = false;
-  #open: number;
-  #completionTokens = 0;
-  #prefix: ResolvedPrefix | null = null;
+  #state: State = { name: "admitting", refusal: null };
   #markEnded: () => void = () => {};
   /** Resolves when nothing of it runs any more. */
   readonly ended = new Promise<void>((resolve) => (this.#markEnded = resolve));
@@ -53,24 +63,10 @@ export class Generation {
     this.#listener = listener;
     this.#parts = parts;
     this.#onEnd = onEnd;
-    this.#width = request.bestOf ?? request.n;
-    const rows = request.beams?.numBeams ?? this.#width;
+    const rows = request.beams?.numBeams ?? choicesPerPrompt(request);
     const { user, prefix, prompts } = request;
-    this.#meter = new RequestMeter(
-      {
-        user,
-        prefix,
-        prompts,
-        mostNewTokens:
-          rows * prompts.reduce((sum, { length }) => sum + mostNewTokens(request, length, parts.positions), 0),
-      },
-      parts,
-    );
-    this.#open = request.prompts.length * this.#width;
-    this.#stops = new Stops(request.stop, request.stopTokenIds);
-    this.#texts = Array.from({ length: this.#open }, () => new TextStream(parts.tokenizer, this.#stops));
-    this.#likelihoods = this.#texts.map(() => ({ sum: 0, tokens: 0 }));
-    this.#eos = new Set(request.ignoreEos ? [] : parts.eosIds);
+    const newTokens = prompts.reduce((sum, { length }) => sum + mostNewTokens(request, length, parts.positions), 0);
+    this.#meter = new RequestMeter({ user, prefix, prompts, mostNewTokens: rows * newTokens }, parts);
   }
 
   uses(key: PrefixKey): boolean {
@@ -89,31 +85,42 @@ export class Generation {
   }
 
   /** Whether the engine has begun with it. */
-  get started(): boolean {
-    return this.#started;
+  get begun(): boolean {
+    return this.#state.name === "running" && this.#state.begun;
   }
 
+  /** Throws `context_exceeded`, what the engine's `submit` throws, and why it was to end meanwhile. Whoever calls this ends it then. */
   submit(prefix: ResolvedPrefix | null, signal: AbortSignal): void {
-    if (this.#refusal !== null) throw this.#refusal;
-    if (this.#removed) throw new PrefixdError("prefix_not_found", "There is no prefix of this name.");
-    this.#prefix = prefix;
+    if (this.#state.name !== "admitting") throw new Error("submitted twice");
+    if (this.#state.refusal !== null) throw this.#state.refusal;
     const lengths = this.#lengths(prefix?.kv.length ?? 0);
     const { id, user, beams, sampling, seed, logprobs, echo } = this.#request;
     const { tokenizer } = this.#parts;
+    const stops = new Stops(this.#request.stop, this.#request.stopTokenIds);
     const beamStop =
-      beams !== null && !this.#stops.none
-        ? new StopProgress(this.#stops, (token) => seenByStops(tokenizer, token))
-        : null;
+      beams !== null && !stops.none ? new StopProgress(stops, (token) => seenByStops(tokenizer, token)) : null;
+    const eosIds = new Set(this.#request.ignoreEos ? [] : this.#parts.eosIds);
     const common = {
       tenant: user,
       prefix: prefix?.kv ?? null,
-      n: this.#width,
+      n: choicesPerPrompt(this.#request),
       beams,
       beamStop,
       seed,
       scorePrompt: echo && logprobs !== null,
       topLogprobs: logprobs ?? 0,
-      eosIds: [...this.#eos],
+      eosIds: [...eosIds],
+    };
+    const onAbort = (): void => void this.end(abortOutcome(signal));
+    const running: Running = {
+      name: "running",
+      prefix,
+      choices: new Choices(this.#request, { tokenizer, stops, eosIds }),
+      handles: [],
+      stopListening: () => signal.removeEventListener("abort", onAbort),
+      begun: false,
+      flushQueued: false,
+      sent: false,
     };
     this.#meter.submitted();
     try {
@@ -126,39 +133,81 @@ export class Generation {
           sampling: samplingFor(sampling, lengths[p]!),
           ...common,
         };
-        this.#handles.push(this.#parts.engine.submit(request, this.#engineListener(p)));
+        running.handles.push(this.#parts.engine.submit(request, this.#engineListener(running, p)));
       }
     } catch (error) {
       // Nothing has run yet: the engine steps only after this turn of the event loop.
-      this.#cancel("cancelled");
+      for (const handle of running.handles) handle.cancel("cancelled");
       throw error;
     }
-    signal.addEventListener("abort", () => this.#finish(abortOutcome(signal), true), { once: true });
+    this.#state = running;
+    signal.addEventListener("abort", onAbort);
   }
 
   /** Ends it because its prefix is gone; resolves when it has ended. One that has not been submitted yet will not be. */
   remove(): Promise<void> {
-    this.#removed = true;
-    this.#cancel("removed");
-    return this.#handles.length > 0 ? this.ended : Promise.resolve();
-  }
-
-  /** It was never taken in. */
-  discard(): void {
-    this.#over = true;
-    this.#meter.refuse();
-    this.#markEnded();
+    const state = this.#state;
+    if (state.name === "admitting") {
+      state.refusal ??= new PrefixdError("prefix_not_found", "There is no prefix of this name.");
+      return Promise.resolve();
+    }
+    if (state.name === "running") for (const handle of state.handles) handle.cancel("removed");
+    return this.ended;
   }
 
   fail(error: PrefixdError): void {
-    if (this.#over) return;
-    if (this.#handles.length === 0) {
-      // Still being looked up: whoever submits it hears of it.
-      this.#refusal ??= error;
+    const state = this.#state;
+    if (state.name === "admitting") {
+      // Whoever submits it hears of it.
+      state.refusal ??= error;
       return;
     }
-    if (this.#deltas.length > 0 && this.#mayEmit()) this.flush();
-    if (this.#finish(error.code, true)) this.#listener.onError(error);
+    if (state.name === "running" && state.choices.changed && this.#mayEmit()) this.flush();
+    if (this.end(error.code)) this.#listener.onError(error);
+  }
+
+  /**
+   * The only way to the end: gives back what it holds (rows, reserved tokens, listeners) and counts it. Tells its client nothing.
+   * Answers whether it had not ended before.
+   */
+  end(outcome: string): boolean {
+    const state = this.#state;
+    if (state.name === "ended") return false;
+    this.#state = { name: "ended" };
+    if (state.name === "running") {
+      state.stopListening();
+      for (const handle of state.handles) handle.cancel("cancelled");
+    }
+    this.#onEnd(this);
+    this.#markEnded();
+    if (state.name === "running") {
+      this.#meter.ended(state.prefix?.kv.length ?? 0);
+      this.#parts.metrics.request(outcome, (performance.now() - this.#startedAt) / 1000, this.#usage(state));
+    } else {
+      this.#meter.refuse();
+      this.#parts.metrics.request(outcome);
+    }
+    return true;
+  }
+
+  /** Hands over what the step brought. */
+  flush(): void {
+    const running = this.#state;
+    if (running.name !== "running") return;
+    running.flushQueued = false;
+    if (!running.choices.changed) return;
+    if (!this.#mayEmit()) return this.fail(lostTouch());
+    const deltas = running.choices.take();
+    const removed = deltas.some((delta) => delta.finishReason === "removed");
+    if (removed && !running.sent) return this.fail(removedError());
+    running.sent = true;
+    if (running.choices.open > 0) return this.#listener.onStep(deltas, null);
+    this.end(removed ? "removed" : "ok");
+    const key = this.#request.prefix;
+    this.#listener.onStep(deltas, {
+      prefix: running.prefix && key ? { key, digest: running.prefix.digest } : null,
+      usage: this.#usage(running),
+    });
   }
 
   /** Of each prompt; all of them, before the first one is submitted. */
@@ -175,137 +224,69 @@ export class Generation {
     );
   }
 
-  #engineListener(prompt: number): RequestListener {
-    const firstChoice = prompt * this.#width;
+  /** What an engine request says once the generation has ended is dropped. */
+  #engineListener(running: Running, prompt: number): RequestListener {
+    const { echo, logprobs } = this.#request;
+    const firstChoice = prompt * choicesPerPrompt(this.#request);
     return {
       onStart: () => {
-        this.#started = true;
+        if (this.#state !== running) return;
+        running.begun = true;
         this.#meter.started(prompt);
-        if (this.#request.echo && this.#request.logprobs === null) this.#echo(prompt, null);
+        if (echo && logprobs === null) this.#change(running, (choices) => choices.echo(prompt, []));
       },
-      onPrompt: (tokens) => this.#echo(prompt, tokens),
-      onBeamStep: (tokens) => this.#count(tokens),
-      onToken: (event) => this.#onToken(prompt, firstChoice + event.choice, event),
-      onFinish: (choice, reason, score) => this.#onFinish(firstChoice + choice, reason, score ?? null),
+      onPrompt: (scores) => this.#change(running, (choices) => choices.echo(prompt, scores)),
+      onBeamStep: (tokens) => {
+        if (this.#state === running) this.#meter.generated(tokens);
+      },
+      onToken: (event) => this.#onToken(running, prompt, firstChoice + event.choice, event),
+      onFinish: (choice, reason, score) =>
+        this.#change(running, (choices) => choices.finish(firstChoice + choice, reason, score ?? null)),
       onError: (error) => this.fail(error),
     };
   }
 
-  #onToken(prompt: number, index: number, event: TokenEvent): "continue" | "stop" {
-    if (this.#over) return "stop";
+  #onToken(running: Running, prompt: number, index: number, event: TokenEvent): "continue" | "stop" {
+    if (this.#state !== running) return "stop";
     this.#meter.started(prompt);
-    if (this.#request.beams === null) this.#count(1);
-    const likelihood = this.#likelihoods[index] as { sum: number; tokens: number };
-    likelihood.sum += event.logprob;
-    likelihood.tokens++;
+    if (this.#request.beams === null) this.#meter.generated(1);
     try {
-      const delta = this.#delta(index);
-      delta.tokenIds.push(event.id);
-      if (this.#request.logprobs !== null) {
-        delta.logprobs.token.push(event.logprob);
-        delta.logprobs.top.push(event.top);
-      }
-      if (this.#eos.has(event.id)) return "continue";
-      const { text, stopped } = (this.#texts[index] as TextStream).push(event.id);
-      delta.text += text;
-      return stopped ? "stop" : "continue";
+      this.#flushSoon(running);
+      return running.choices.add(index, event);
     } catch (error) {
-      this.fail(new PrefixdError("internal", "The text could not be made.", { cause: error }));
+      this.#failText(error);
       return "stop";
     }
   }
 
-  #count(tokens: number): void {
-    if (this.#over) return;
-    this.#completionTokens += tokens;
-    this.#meter.generated(tokens);
-  }
-
-  /** Every choice of a prompt begins with it. Special tokens have no text there either. */
-  #echo(prompt: number, tokens: readonly PromptScore[] | null): void {
-    if (this.#over) return;
+  #change(running: Running, change: (choices: Choices) => void): void {
+    if (this.#state !== running) return;
     try {
-      const ids = this.#request.prompts[prompt] as Int32Array;
-      const text = this.#parts.tokenizer.decode(ids);
-      for (let index = prompt * this.#width; index < (prompt + 1) * this.#width; index++) {
-        const delta = this.#delta(index);
-        delta.text += text;
-        delta.tokenIds.push(...ids);
-        for (const { logprob, top } of tokens ?? []) {
-          delta.logprobs.token.push(logprob);
-          delta.logprobs.top.push(top);
-        }
-      }
+      this.#flushSoon(running);
+      change(running.choices);
     } catch (error) {
-      this.fail(new PrefixdError("internal", "The text could not be made.", { cause: error }));
+      this.#failText(error);
     }
   }
 
-  #onFinish(index: number, reason: FinishReason, score: number | null): void {
-    if (this.#over) return;
-    try {
-      const delta = this.#delta(index);
-      if (reason !== "stop") delta.text += (this.#texts[index] as TextStream).end();
-      delta.finishReason = reason;
-      const { sum, tokens } = this.#likelihoods[index] as { sum: number; tokens: number };
-      delta.score = this.#request.bestOf === null ? score : sum / tokens;
-      this.#open--;
-    } catch (error) {
-      this.fail(new PrefixdError("internal", "The text could not be made.", { cause: error }));
-    }
+  #failText(cause: unknown): void {
+    this.fail(new PrefixdError("internal", "The text could not be made.", { cause }));
   }
 
-  /** The delta of a choice in this step. Whatever one step brings for all choices is handed over together, right after it. */
-  #delta(index: number): ChoiceDelta {
-    if (!this.#flushQueued) {
-      this.#flushQueued = true;
-      flushLater(this);
-    }
-    return (this.#deltas[index] ??= emptyDelta(index, this.#request.logprobs === null ? NO_LOGPROBS : undefined));
-  }
-
-  /** Hands over what the step brought. */
-  flush(): void {
-    this.#flushQueued = false;
-    if (this.#over || this.#deltas.length === 0) return;
-    if (!this.#mayEmit()) return this.fail(lostTouch());
-    const deltas = this.#deltas.filter((delta) => delta !== undefined);
-    this.#deltas = [];
-    const removed = deltas.some((delta) => delta.finishReason === "removed");
-    if (removed && !this.#sent) return this.fail(removedError());
-    this.#sent = true;
-    if (this.#open > 0) return this.#listener.onStep(deltas, null);
-    this.#finish(removed ? "removed" : "ok", false);
-    const key = this.#request.prefix;
-    this.#listener.onStep(deltas, {
-      prefix: this.#prefix && key ? { key, digest: this.#prefix.digest } : null,
-      usage: this.#usage(),
-    });
+  /** Whatever one step brings for all choices is handed over together, right after it. */
+  #flushSoon(running: Running): void {
+    if (running.flushQueued) return;
+    running.flushQueued = true;
+    flushLater(this);
   }
 
   #mayEmit(): boolean {
     return this.#parts.mayEmit?.() ?? true;
   }
 
-  #usage(): RequestTokens {
+  #usage({ prefix }: Running): RequestTokens {
     const prompt = this.#request.prompts.reduce((sum, ids) => sum + ids.length, 0);
-    return { prefix: this.#prefix?.kv.length ?? 0, prompt, completion: this.#completionTokens };
-  }
-
-  /** Marks the end, once; false: it was over already. */
-  #finish(outcome: string, cancel: boolean): boolean {
-    if (this.#over) return false;
-    this.#over = true;
-    if (cancel) this.#cancel("cancelled");
-    this.#onEnd(this);
-    this.#markEnded();
-    this.#meter.ended(this.#prefix?.kv.length ?? 0);
-    this.#parts.metrics.request(outcome, (performance.now() - this.#startedAt) / 1000, this.#usage());
-    return true;
-  }
-
-  #cancel(reason: "cancelled" | "removed"): void {
-    for (const handle of this.#handles) handle.cancel(reason);
+    return { prefix: prefix?.kv.length ?? 0, prompt, completion: this.#meter.completion };
   }
 }
 
@@ -321,19 +302,6 @@ function flushAll(): void {
   flushing = [];
   for (const generation of generations) generation.flush();
 }
-
-/** Of requests that did not ask for any; shared, so nobody may add to them. */
-const NO_LOGPROBS: ChoiceDelta["logprobs"] = { token: [], top: [] };
-Object.values(NO_LOGPROBS).forEach(Object.freeze);
-
-export const emptyDelta = (index: number, logprobs: ChoiceDelta["logprobs"] = { token: [], top: [] }): ChoiceDelta => ({
-  index,
-  text: "",
-  tokenIds: [],
-  logprobs,
-  finishReason: null,
-  score: null,
-});
 
 export const removedError = (): PrefixdError =>
   new PrefixdError("removed", "The prefix was removed before the answer was complete.");

@@ -61,6 +61,11 @@ export class RequestMeter {
     this.#completion += tokens;
   }
 
+  /** Tokens generated so far. */
+  get completion(): number {
+    return this.#completion;
+  }
+
   /** To be called once. Prompts that never left the queue cost nothing; what was generated counts, whoever ended it. */
   ended(prefixTokens: number): void {
     const now = performance.now();

@@ -1,7 +1,8 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { lostTouch, PrefixdError } from "../errors.ts";
-import { Generation, abortOutcome, emptyDelta, removedError } from "./generation.ts";
+import { Generation, abortOutcome, removedError } from "./generation.ts";
 import { bestChoices } from "./best-of.ts";
+import { choicesPerPrompt, emptyDelta } from "./choices.ts";
 import type { ChoiceDelta, GenerationEnd, GenerationListener, GenerationParts, ValidGenerateRequest } from "./types.ts";
 import type { ResolvedPrefix } from "../prefixes/registry-types.ts";
 import type { PrefixKey } from "../prefixes/store.ts";
@@ -66,15 +67,7 @@ export class GenerationService {
       if (signal.aborted) throw new RequestAborted();
       generation.submit(prefix, signal);
     } catch (error) {
-      this.#live.delete(generation);
-      generation.discard();
-      this.#parts.metrics.request(
-        error instanceof PrefixdError
-          ? error.code
-          : error instanceof RequestAborted
-            ? abortOutcome(signal)
-            : "internal",
-      );
+      generation.end(outcomeOf(error, signal));
       throw error;
     }
   }
@@ -83,7 +76,7 @@ export class GenerationService {
   collect(request: ValidGenerateRequest, signal: AbortSignal): Promise<Generated> {
     return new Promise((resolve, reject) => {
       const choices: ChoiceDelta[] = Array.from(
-        { length: request.prompts.length * (request.bestOf ?? request.n) },
+        { length: request.prompts.length * choicesPerPrompt(request) },
         (_, index) => emptyDelta(index),
       );
       const onStep = (deltas: readonly ChoiceDelta[], end: GenerationEnd | null): void => {
@@ -137,7 +130,7 @@ export class GenerationService {
 
   async #end(which: (generation: Generation) => boolean): Promise<EndedRequests> {
     const ending = [...this.#live].filter(which);
-    const running = ending.filter((generation) => generation.started).length;
+    const running = ending.filter((generation) => generation.begun).length;
     await Promise.all(ending.map((generation) => generation.remove()));
     return { running, queued: ending.length - running };
   }
@@ -151,6 +144,11 @@ export class GenerationService {
       );
     return null;
   }
+}
+
+function outcomeOf(error: unknown, signal: AbortSignal): string {
+  if (error instanceof PrefixdError) return error.code;
+  return error instanceof RequestAborted ? abortOutcome(signal) : "internal";
 }
 
 function append(choice: ChoiceDelta, delta: ChoiceDelta): void {

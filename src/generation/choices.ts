@@ -1,0 +1,111 @@
+import type { FinishReason, PromptScore, TokenEvent } from "../engine/request.ts";
+import type { Stops } from "../text/stop-strings.ts";
+import { TextStream } from "../text/text-stream.ts";
+import type { Tokenizer } from "../text/tokenizer.ts";
+import type { ChoiceDelta, ValidGenerateRequest } from "./types.ts";
+
+export interface ChoicesParts {
+  readonly tokenizer: Tokenizer;
+  readonly stops: Stops;
+  readonly eosIds: ReadonlySet<number>;
+}
+
+/** Choices of each prompt, those included that will not be in the answer. */
+export const choicesPerPrompt = ({ n, bestOf }: Pick<ValidGenerateRequest, "n" | "bestOf">): number => bestOf ?? n;
+
+/** The choices of a request: their texts, and what has been added to them since it was last taken. */
+export class Choices {
+  readonly #request: ValidGenerateRequest;
+  readonly #tokenizer: Tokenizer;
+  readonly #eosIds: ReadonlySet<number>;
+  readonly #texts: readonly TextStream[];
+  /** With `bestOf`: of each choice the sum of its tokens' log probabilities, and their number. */
+  readonly #likelihoods: readonly { sum: number; tokens: number }[];
+  /** By index; a choice without news has none. */
+  #deltas: (ChoiceDelta | undefined)[] = [];
+  #open: number;
+
+  constructor(request: ValidGenerateRequest, { tokenizer, stops, eosIds }: ChoicesParts) {
+    this.#request = request;
+    this.#tokenizer = tokenizer;
+    this.#eosIds = eosIds;
+    this.#open = request.prompts.length * choicesPerPrompt(request);
+    this.#texts = Array.from({ length: this.#open }, () => new TextStream(tokenizer, stops));
+    this.#likelihoods = this.#texts.map(() => ({ sum: 0, tokens: 0 }));
+  }
+
+  /** How many have not finished. */
+  get open(): number {
+    return this.#open;
+  }
+
+  get changed(): boolean {
+    return this.#deltas.length > 0;
+  }
+
+  /** What has been added since the last call, at most one delta per choice. */
+  take(): ChoiceDelta[] {
+    const deltas = this.#deltas.filter((delta) => delta !== undefined);
+    this.#deltas = [];
+    return deltas;
+  }
+
+  /** Every choice of a prompt begins with it. Special tokens have no text there either. `scores`: of its tokens, if they are wanted. */
+  echo(prompt: number, scores: readonly PromptScore[]): void {
+    const ids = this.#request.prompts[prompt] as Int32Array;
+    const text = this.#tokenizer.decode(ids);
+    const width = choicesPerPrompt(this.#request);
+    for (let index = prompt * width; index < (prompt + 1) * width; index++) {
+      const delta = this.#delta(index);
+      delta.text += text;
+      delta.tokenIds.push(...ids);
+      for (const { logprob, top } of scores) {
+        delta.logprobs.token.push(logprob);
+        delta.logprobs.top.push(top);
+      }
+    }
+  }
+
+  /** Answers "stop" when this token completes a stop string, or is a stop token. */
+  add(index: number, { id, logprob, top }: TokenEvent): "continue" | "stop" {
+    const likelihood = this.#likelihoods[index] as { sum: number; tokens: number };
+    likelihood.sum += logprob;
+    likelihood.tokens++;
+    const delta = this.#delta(index);
+    delta.tokenIds.push(id);
+    if (this.#request.logprobs !== null) {
+      delta.logprobs.token.push(logprob);
+      delta.logprobs.top.push(top);
+    }
+    if (this.#eosIds.has(id)) return "continue";
+    const { text, stopped } = (this.#texts[index] as TextStream).push(id);
+    delta.text += text;
+    return stopped ? "stop" : "continue";
+  }
+
+  finish(index: number, reason: FinishReason, score: number | null): void {
+    const delta = this.#delta(index);
+    if (reason !== "stop") delta.text += (this.#texts[index] as TextStream).end();
+    delta.finishReason = reason;
+    const { sum, tokens } = this.#likelihoods[index] as { sum: number; tokens: number };
+    delta.score = this.#request.bestOf === null ? score : sum / tokens;
+    this.#open--;
+  }
+
+  #delta(index: number): ChoiceDelta {
+    return (this.#deltas[index] ??= emptyDelta(index, this.#request.logprobs === null ? NO_LOGPROBS : undefined));
+  }
+}
+
+/** Of requests that did not ask for any; shared, so nobody may add to them. */
+const NO_LOGPROBS: ChoiceDelta["logprobs"] = { token: [], top: [] };
+Object.values(NO_LOGPROBS).forEach(Object.freeze);
+
+export const emptyDelta = (index: number, logprobs: ChoiceDelta["logprobs"] = { token: [], top: [] }): ChoiceDelta => ({
+  index,
+  text: "",
+  tokenIds: [],
+  logprobs,
+  finishReason: null,
+  score: null,
+});
