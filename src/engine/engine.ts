@@ -8,7 +8,7 @@ import type { FoldInput, KvTensor } from "../kv.ts";
 import type { EngineStats } from "../observability/engine-observer.ts";
 import { Rows } from "./decode-batch.ts";
 import { Decoder } from "./decoder.ts";
-import { FoldQueue, foldRun, type FoldOptions, type SideRun } from "./fold-queue.ts";
+import { FoldQueue, type FoldOptions } from "./fold-queue.ts";
 import { CacheWiper } from "./kv-wiper.ts";
 import type { EngineOptions } from "./options.ts";
 import { Prefiller } from "./prefiller.ts";
@@ -20,6 +20,7 @@ import { ServiceCounters } from "./scheduling/counters.ts";
 import { EQUAL_SHARES, type TenantShares } from "./scheduling/fair-share.ts";
 import { PrefillBudget } from "./scheduling/prefill-budget.ts";
 import { Job } from "./sequence.ts";
+import { foldRun, type SideRun } from "./side-run.ts";
 
 export type { EngineOptions, EngineStats };
 

@@ -3,11 +3,9 @@
  * after the other: they hold no slot, and whoever waits for a slot does not wait for them.
  */
 import { asModelError, PrefixdError } from "../errors.ts";
-import { foldLength, type FoldInput, type KvTensor } from "../kv.ts";
 import { queueTimeout } from "./scheduling/admission.ts";
-import type { ModelRunner } from "./runner.ts";
-import type { FedPrompt } from "./scheduling/prefill-budget.ts";
 import { endOfChunk } from "./scheduling/plan.ts";
+import type { SideRun } from "./side-run.ts";
 import type { StageParts } from "./stages.ts";
 
 export interface FoldOptions {
@@ -17,24 +15,6 @@ export interface FoldOptions {
   readonly signal?: AbortSignal;
   /** It leaves the queue. */
   readonly onStart?: () => void;
-}
-
-/** What is run on that row. */
-export interface SideRun<T> extends FedPrompt {
-  feed(from: number, to: number): Promise<void>;
-  /** After all of it has been fed. */
-  result(): T;
-}
-
-/** A soft or hard prompt, and what comes of it. */
-export function foldRun(runner: ModelRunner, input: FoldInput): SideRun<KvTensor> {
-  return {
-    prefixLength: 0,
-    promptLength: foldLength(input),
-    answers: "none",
-    feed: (from, to) => runner.fold(input, from, to),
-    result: () => runner.folded(foldLength(input)),
-  };
 }
 
 interface Fold extends SideRun<unknown> {

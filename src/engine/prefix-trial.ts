@@ -1,8 +1,8 @@
 /** Prefixes of finite numbers that lead the model out of the range of its own: how they are found out. */
 import { PrefixdError } from "../errors.ts";
 import type { KvTensor } from "../kv.ts";
-import type { SideRun } from "./fold-queue.ts";
 import type { ModelRunner, StepOutput } from "./runner.ts";
+import type { SideRun } from "./side-run.ts";
 import { NotFiniteError, Row } from "./sampling/logits-row.ts";
 
 /**
