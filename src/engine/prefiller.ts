@@ -50,21 +50,25 @@ export class Prefiller {
     const [prefilling = null] = this.#jobs;
     if (prefilling === null && (queue.length === 0 || rows.count >= runner.slots)) return [];
     const { slots, chunkingChangesBits } = runner;
+    const demand = {
+      tokens: longestChunk,
+      chunkingChangesBits,
+      decoding: rows.count,
+      waiting: Math.min(queue.length + this.#jobs.length, slots - rows.count),
+    };
+    if (!budget.mayFeed(demand)) return [];
     const running = heldRows(
       rows.sequences.map((sequence) => sequence.owner.tenant),
       this.#jobs,
     );
     counters.sweep(waiting, running);
-    return planPrefill(
+    const plan = planPrefill(
       { running: rows.count, slots, prefilling, queue },
       this.#parts.policy ?? fairShare({ counters: counters.all, running, shares }),
-      budget.limits({
-        tokens: longestChunk,
-        chunkingChangesBits,
-        decoding: rows.count,
-        waiting: Math.min(queue.length + this.#jobs.length, slots - rows.count),
-      }),
+      budget.limits(demand),
     );
+    budget.planned(plan, demand);
+    return plan;
   }
 
   async feed(plan: readonly PrefillChunk<Job>[]): Promise<void> {
@@ -89,7 +93,7 @@ export class Prefiller {
     const tokens = begun.reduce((sum, { from, to }) => sum + to - from, 0);
     observer.step("prefill", begun.length, tokens, spent / 1000);
     for (const [index, chunk] of begun.entries()) {
-      budget.fed(chunk.request, chunk.from, chunk.to, (spent * (chunk.to - chunk.from)) / tokens);
+      budget.fed(chunk.request, chunk.from, chunk.to, (spent * (chunk.to - chunk.from)) / tokens, begun.length === 1);
       this.#fed(chunk, output, index);
     }
   }

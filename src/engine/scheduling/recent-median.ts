@@ -1,5 +1,7 @@
 /** Values from which the next one is foreseen, by their median: one that was disturbed counts for nothing. */
-const RECENT = 9;
+export const RECENT = 9;
+
+export const medianOf = (values: readonly number[]): number => [...values].sort((a, b) => a - b)[values.length >> 1]!;
 
 export class RecentMedian {
   readonly #values: number[] = [];
@@ -15,8 +17,7 @@ export class RecentMedian {
   add(value: number): void {
     if (this.#values.length < RECENT) this.#values.push(value);
     else this.#values[this.#added % RECENT] = value;
-    if (++this.#added <= RECENT || this.#added % this.#every === 0)
-      this.#median = [...this.#values].sort((a, b) => a - b)[this.#values.length >> 1]!;
+    if (++this.#added <= RECENT || this.#added % this.#every === 0) this.#median = medianOf(this.#values);
   }
 
   /** null: nothing yet. */

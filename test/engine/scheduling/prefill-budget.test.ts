@@ -3,6 +3,7 @@ import t from "tap";
 import { Engine } from "../../../src/engine/engine.ts";
 import { PrefillBudget, type FedPrompt } from "../../../src/engine/scheduling/prefill-budget.ts";
 import type { EngineRequest } from "../../../src/engine/request.ts";
+import { effort } from "../../support/effort.ts";
 import { FakeRunner, oracle } from "../../support/fake-runner.ts";
 import { engineRequest, seededRandom } from "../../support/model.ts";
 import { CountingObserver, Recording } from "../../support/recording.ts";
@@ -261,4 +262,79 @@ t.test("on a machine that is disturbed at random the bound holds for what is not
     "no step made long by a slow run before it",
   );
   for (const { handle } of streams) handle.cancel("cancelled");
+});
+
+/** Times ten and a tenth of what FP32's parts are: a decode run and each of its rows; reading the weights, and a token, of a chunk. */
+interface Ratios {
+  readonly decode: number;
+  readonly row: number;
+  readonly fixed: number;
+  readonly token: number;
+}
+
+const machineOf = ({ decode, row, fixed, token }: Ratios): Machine => ({
+  decode: (rows, context) => 20 * decode + row * rows * (1.2 + 0.004 * context),
+  chunk: (context, tokens, answered) =>
+    fixed * (14.5 + (answered ? 5.4 : 0)) + token * tokens * (0.58 + 0.00016 * context),
+});
+
+const TIMES = effort({ short: [0.1, 10], long: [0.1, 1, 10] });
+/** Steps after which the share holds on any machine, and until the first stream ends. */
+const [LEARNED, LAST] = [60, 245];
+/** What a step may take of its decode run on average: with prefill-budget.ts's tolerance. */
+const ON_AVERAGE = 1.15 * BOUND;
+
+/** Steps with 31 streams beside which one long prompt follows another. */
+async function crowdedSteps(machine: Machine): Promise<readonly Step[]> {
+  const { engine, steps } = engineOn(machine, 32);
+  const stream = (i: number): EngineRequest =>
+    engineRequest({ promptIds: Int32Array.of(i, 1), maxNewTokens: LAST + 5 });
+  const all = Array.from({ length: 31 }, (_, i) => new Recording(engine, stream(i)));
+  for (let seed = 0; seed < 100; seed++) all.push(new Recording(engine, longPrompt(seed)));
+  while (steps.length < LAST) await new Promise(setImmediate);
+  for (const { handle } of all) handle.cancel("cancelled");
+  return steps.slice(LEARNED, LAST);
+}
+
+const total = (steps: readonly Step[], part: "decode" | "chunks"): number =>
+  steps.reduce((sum, step) => sum + step[part], 0);
+
+for (const decode of [0.1, 1, 10]) {
+  t.test(`a decode run x${decode}: the share holds on average, whatever the other ratios are`, async (t) => {
+    for (const row of TIMES) {
+      for (const fixed of TIMES) {
+        for (const token of TIMES) {
+          const steps = await crowdedSteps(machineOf({ decode, row, fixed, token }));
+          // One chunk may still have to be made up for.
+          const owed = Math.max(...steps.map(({ chunks }) => chunks));
+          const taken = 1 + (total(steps, "chunks") - owed) / total(steps, "decode");
+          const machine = `rows x${row}, fixed x${fixed}, tokens x${token}`;
+          t.ok(taken <= ON_AVERAGE, `${machine}: ${taken.toFixed(2)} of the decode runs`);
+          t.ok(owed > 0, `${machine}: prompts get on`);
+        }
+      }
+    }
+  });
+}
+
+t.test("on the machines that the first ratios are from, learning costs prompts nothing", async (t) => {
+  // What ten prompts beside so many streams took, in ms, with the first ratios alone.
+  for (const [name, machine, before] of [
+    ["FP32", FP32, { 31: 8508, 17: 10_628, 8: 5168 }],
+    ["INT8", INT8, { 31: 2834, 17: 3748, 8: 2197 }],
+  ] as const) {
+    for (const [streams, milliseconds] of Object.entries(before)) {
+      const { engine, steps, clock } = engineOn(machine, 32);
+      const others = Array.from(
+        { length: Number(streams) },
+        (_, i) => new Recording(engine, engineRequest({ promptIds: Int32Array.of(i, 1), maxNewTokens: 240 })),
+      );
+      while (steps.length < 10) await new Promise(setImmediate);
+      const start = clock();
+      await Promise.all(Array.from({ length: 10 }, (_, i) => new Recording(engine, longPrompt(i)).ended));
+      const now = clock() - start;
+      t.ok(Math.round(now) <= milliseconds, `${name} beside ${streams}: ${now.toFixed(0)}`);
+      for (const { handle } of others) handle.cancel("cancelled");
+    }
+  }
 });
