@@ -9,7 +9,7 @@
  */
 import type { EngineOptions } from "../src/engine/engine.ts";
 import { EQUAL_SHARES, OUTPUT_PRICE, PROMPT_PRICE, type TenantShares } from "../src/engine/scheduling/fair-share.ts";
-import { firstFit } from "../src/engine/scheduling/plan.ts";
+import { firstFit } from "../test/support/plans.ts";
 import { benchRequest, newEngine, openFolder, randomPrefix } from "./support/gpt2.ts";
 import { machine, median, quantile, table, writeSection } from "./support/report.ts";
 

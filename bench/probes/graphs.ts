@@ -2,7 +2,7 @@
 import { writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import type { Gpt2Config } from "../../src/model/checkpoint.ts";
-import { attentionScale, graphWeights, headTensor, paddedVocabulary } from "../../src/model/graph-weights.ts";
+import { attentionScale, graphWeights, headTensor, rowsInFile } from "../../src/model/graph-weights.ts";
 import { DataType, OnnxGraph, type ExternalRange } from "../../src/model/onnx-writer.ts";
 
 export interface Variant {
@@ -21,10 +21,7 @@ function ranges(config: Gpt2Config, half: boolean): Map<string, ExternalRange> {
     const offset = Math.ceil(end / ALIGNMENT) * ALIGNMENT;
     const length = dims.reduce((a, b) => a * b, 1) * (half ? 2 : 4);
     found.set(name, { offset, length });
-    end =
-      offset +
-      length +
-      (name === headTensor(config) ? (length / config.vocabSize) * (paddedVocabulary(config) - config.vocabSize) : 0);
+    end = offset + (length / dims[0]!) * rowsInFile(config, name, dims[0]!);
   }
   return found;
 }

@@ -33,7 +33,7 @@ import {
   headTensor,
   isInteger,
   LINEAR_WEIGHT,
-  paddedVocabulary,
+  rowsInFile,
   scaledQueries,
   type Arithmetic,
   type FloatType,
@@ -136,7 +136,7 @@ export function gpt2Graph(config: Gpt2Config, options: GraphOptions): Uint8Array
     );
   }
 
-  HEADS[options.kind](graph, normed, linear, config, options);
+  HEADS[options.kind](graph, normed, config, options, linear);
   return graph.encode();
 }
 
@@ -199,7 +199,7 @@ function declareWeights(graph: OnnxGraph, config: Gpt2Config, options: GraphOpti
   for (const [name, { type, dims }] of graphWeights(config, arithmetic)) {
     const range = weights.get(name);
     if (range === undefined) throw new Error(`no place in the data file for ${name}`);
-    const rows = kind === "paged" && name === headTensor(config) ? paddedVocabulary(config) : dims[0]!;
+    const rows = kind === "paged" ? rowsInFile(config, name, dims[0]!) : dims[0]!;
     const shape = sumsInParts(options) && LINEAR_WEIGHT.test(name) ? dimsInParts(dims) : [rows, ...dims.slice(1)];
     graph.external(name, type, shape, { offset: range.offset, length: (range.length / dims[0]!) * rows });
   }
@@ -243,7 +243,6 @@ function activate(graph: OnnxGraph, config: Gpt2Config, input: string, bias: str
 function hostHead(
   graph: OnnxGraph,
   hidden: string,
-  _linear: LinearLayers,
   config: Gpt2Config,
   { arithmetic, candidates }: GraphOptions,
 ): void {
@@ -269,9 +268,9 @@ function hostHead(
 function deviceHead(
   graph: OnnxGraph,
   hidden: string,
-  linear: LinearLayers,
   config: Gpt2Config,
   { candidates }: GraphOptions,
+  linear: LinearLayers,
 ): void {
   answered(graph, hidden, config);
   linear.head("output_hidden", headTensor(config), "logits");
@@ -285,7 +284,6 @@ function deviceHead(
 function pagedHead(
   graph: OnnxGraph,
   hidden: string,
-  _linear: LinearLayers,
   config: Gpt2Config,
   { arithmetic, candidates }: GraphOptions,
 ): void {

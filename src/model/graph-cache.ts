@@ -14,9 +14,8 @@ import { toFloat16 } from "../formats/float16.ts";
 import { candidatesOf, GRAPH_VERSION, gpt2Graph, type GraphKind } from "./gpt2-graph.ts";
 import {
   graphWeights,
-  headTensor,
   isInteger,
-  paddedVocabulary,
+  rowsInFile,
   ZERO_POINT,
   type Arithmetic,
   type ChannelFactor,
@@ -104,20 +103,14 @@ async function writeWeights(
     await file.write(new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength), 0, bytes.byteLength, offset);
   };
   try {
-    const { vocabSize } = checkpoint.config;
     let end = 0;
     const scales = new Map<string, Float32Array>();
     for (const [name, weight] of graphWeights(checkpoint.config, arithmetic)) {
       const offset = Math.ceil(end / ALIGNMENT) * ALIGNMENT;
       const length = await writeWeight(checkpoint, weight, scales, (bytes, at) => write(bytes, offset + at));
       ranges.set(name, { offset, length });
-      // Zeros that paddedVocabulary counts.
-      end =
-        offset +
-        length +
-        (name === headTensor(checkpoint.config)
-          ? (length / vocabSize) * (paddedVocabulary(checkpoint.config) - vocabSize)
-          : 0);
+      // What is not written is zeros.
+      end = offset + (length / weight.dims[0]!) * rowsInFile(checkpoint.config, name, weight.dims[0]!);
     }
     await file.truncate(end);
     await file.sync();

@@ -59,6 +59,10 @@ export const headTensor = (config: Gpt2Config): string => (config.tieWordEmbeddi
 export const paddedVocabulary = ({ vocabSize }: Gpt2Config): number => Math.ceil(vocabSize / PADDED) * PADDED;
 const PADDED = 64;
 
+/** Rows that the data file holds of a weight of so many. */
+export const rowsInFile = (config: Gpt2Config, name: string, rows: number): number =>
+  name === headTensor(config) ? paddedVocabulary(config) : rows;
+
 /** Everything in the data file by its name in the graph, in the file's order. */
 export function graphWeights(config: Gpt2Config, arithmetic: Arithmetic): Map<string, GraphWeight> {
   const weights = new Map<string, GraphWeight>();

@@ -3,7 +3,7 @@ import { setImmediate as turn, setTimeout as sleep } from "node:timers/promises"
 import { fileURLToPath } from "node:url";
 import t from "tap";
 import { Engine, type EngineOptions } from "../../src/engine/engine.ts";
-import { firstFit } from "../../src/engine/scheduling/plan.ts";
+import { firstFit } from "../support/plans.ts";
 import { PrefixdError } from "../../src/errors.ts";
 import { FakeRunner, fakePrefix, foldOf, NAN_TOKEN, oracle } from "../support/fake-runner.ts";
 import { engineRequest } from "../support/model.ts";

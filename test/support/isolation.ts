@@ -5,17 +5,11 @@ import { join } from "node:path";
 import t, { type Test } from "tap";
 import { randomCheckpoint } from "../../bench/support/random-checkpoint.ts";
 import type { EngineRequest, RequestHandle } from "../../src/engine/request.ts";
-import {
-  endOfChunk,
-  firstFit,
-  FREE_QUANTUM,
-  planPrefill,
-  tokenLimits,
-  type PrefillLimits,
-} from "../../src/engine/scheduling/plan.ts";
+import { endOfChunk, FREE_QUANTUM, planPrefill, type PrefillLimits } from "../../src/engine/scheduling/plan.ts";
 import { kvElements, type KvTensor, type ModelShape } from "../../src/kv.ts";
 import type { Precision } from "../../src/model/graph-weights.ts";
 import { effort } from "./effort.ts";
+import { firstFit, tokenLimits } from "./plans.ts";
 import {
   engineRequest,
   foldWith,

@@ -7,7 +7,8 @@ import {
   type TenantShares,
 } from "../../src/engine/scheduling/fair-share.ts";
 import { heldRows } from "../../src/engine/scheduling/admission.ts";
-import { planPrefill, tokenLimits, type QueuePolicy, type Schedulable } from "../../src/engine/scheduling/plan.ts";
+import { planPrefill, type QueuePolicy, type Schedulable } from "../../src/engine/scheduling/plan.ts";
+import { tokenLimits } from "./plans.ts";
 import { ServiceCounters } from "../../src/engine/scheduling/counters.ts";
 
 export interface Job extends Schedulable {

@@ -54,15 +54,6 @@ export type QueuePolicy = <R extends Schedulable>(
 /** A request that has been passed over this often waits no longer behind smaller ones: they wait for it. */
 export const MAX_PASSED_OVER = 64;
 
-/** First come, first served, but one that does not fit does not block the rest until it has been passed over too often. */
-export const firstFit: QueuePolicy = (queue, freeRows) => {
-  for (const [index, request] of queue.entries()) {
-    if (request.rows <= freeRows) return { request, passedOver: queue.slice(0, index) };
-    if (request.passedOver >= MAX_PASSED_OVER) return null;
-  }
-  return null;
-};
-
 /** What one step may spend on prompts. */
 export interface PrefillLimits<R> {
   /** Tokens. */
@@ -75,11 +66,6 @@ export interface PrefillLimits<R> {
   readonly least: number;
   /** Milliseconds that prompt tokens `[from, to)` of a request are expected to take. */
   readonly cost: (request: R, from: number, to: number) => number;
-}
-
-/** Limits without time: chunks as long as can be. */
-export function tokenLimits(tokens: number, quantum: number): PrefillLimits<unknown> {
-  return { tokens, quantum, milliseconds: Infinity, least: tokens, cost: () => 0 };
 }
 
 /**

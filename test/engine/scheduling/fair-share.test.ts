@@ -1,7 +1,8 @@
 import t from "tap";
 import { fairShare, type TenantShare, type TenantShares } from "../../../src/engine/scheduling/fair-share.ts";
 import { checkRoom } from "../../../src/engine/scheduling/admission.ts";
-import { firstFit, type QueuePolicy, type Schedulable } from "../../../src/engine/scheduling/plan.ts";
+import type { QueuePolicy, Schedulable } from "../../../src/engine/scheduling/plan.ts";
+import { firstFit } from "../../support/plans.ts";
 import { ServiceCounters } from "../../../src/engine/scheduling/counters.ts";
 import { seededRandom } from "../../support/model.ts";
 import { Simulation, jainIndex, quantile } from "../../support/simulation.ts";

@@ -1,14 +1,13 @@
 import t from "tap";
 import {
-  firstFit,
   planPrefill,
-  tokenLimits,
   type PrefillChunk,
   type PrefillLimits,
   type Schedulable,
   type SchedulerState,
 } from "../../../src/engine/scheduling/plan.ts";
 import { seededRandom } from "../../support/model.ts";
+import { firstFit, tokenLimits } from "../../support/plans.ts";
 
 interface Job extends Schedulable {
   readonly id: number;
