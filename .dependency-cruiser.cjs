@@ -117,7 +117,8 @@ module.exports = {
       ],
       "the doctor tries what a server does with a model, without serving",
     ),
-    only("load/", [], "the load test speaks HTTP and knows nothing else of the server"),
+    only("reporting/", [], "reporting is a leaf"),
+    only("load/", ["reporting/"], "the load tester speaks HTTP and imports nothing of the server's"),
     {
       name: "only-composition-constructs",
       comment: "concrete stores, runners and runtimes are made in one place",

@@ -21,8 +21,8 @@ import { CONTEXT } from "./peers/protocol.ts";
 import { EngineWorks } from "./support/engine-works.ts";
 import { openFolder, promptIds, sizedCheckpoint, THREADS, type BenchModel } from "./support/gpt2.ts";
 import { Peer } from "./support/peer.ts";
-import { linePlot, writePlot } from "./support/plot.ts";
-import { machine, median, table, writeSection } from "./support/report.ts";
+import { linePlot } from "../src/reporting/plot.ts";
+import { machine, median, table, writePlot, writeSection } from "./support/report.ts";
 
 const SMOKE = process.env["SMOKE"] === "1";
 const SIZE = process.env["SIZE"] ?? "small";

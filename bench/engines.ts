@@ -16,8 +16,8 @@ import { writeGguf, type GgufType } from "./peers/gguf.ts";
 import { CONTEXT, SIZE_OF, THREADS, WORKS, type Work } from "./peers/protocol.ts";
 import { CACHE, matrixBytes, sizedCheckpoint } from "./support/gpt2.ts";
 import { Peer } from "./support/peer.ts";
-import { barPlot, writePlot } from "./support/plot.ts";
-import { machineOfInt8, median, table, writeSection } from "./support/report.ts";
+import { barPlot } from "../src/reporting/plot.ts";
+import { machineOfInt8, median, table, writePlot, writeSection } from "./support/report.ts";
 
 const SIZE = process.env["SIZE"] ?? "small";
 const ROUNDS = Number(process.env["ROUNDS"] ?? 9);

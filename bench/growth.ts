@@ -16,8 +16,8 @@ import { startServerProcess, type TestServer } from "../test/support/server.ts";
 import { interTokenTimes } from "./support/busy-rows.ts";
 import { fillStore } from "./support/fill-store.ts";
 import { CACHE, DEMO, openSized, randomPrefix, THREADS } from "./support/gpt2.ts";
-import { linePlot, writePlot } from "./support/plot.ts";
-import { machine, median, quantile, table, writeSection } from "./support/report.ts";
+import { linePlot } from "../src/reporting/plot.ts";
+import { machine, median, quantile, table, writePlot, writeSection } from "./support/report.ts";
 import { uniformLoad } from "./support/uniform-load.ts";
 
 const ROUNDS = Number(process.env["ROUNDS"] ?? 3);

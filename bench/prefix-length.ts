@@ -11,8 +11,8 @@
 import { DEVICE_PRECISIONS } from "../src/config.ts";
 import type { KvTensor } from "../src/kv.ts";
 import { matrixBytes, openSized, promptIds, randomPrefix, THREADS, type BenchModel } from "./support/gpt2.ts";
-import { linePlot, writePlot } from "./support/plot.ts";
-import { machineOfInt8, median, table, writeSection } from "./support/report.ts";
+import { linePlot } from "../src/reporting/plot.ts";
+import { machineOfInt8, median, table, writePlot, writeSection } from "./support/report.ts";
 
 const LENGTHS: readonly number[] = [0, 10, 50, 100, 200, 500];
 const BATCHES = [1, 8, 32] as const;

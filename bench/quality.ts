@@ -18,8 +18,8 @@ import { seededRandom } from "../src/load/random.ts";
 import { PRECISIONS, type Precision } from "../src/model/graph-weights.ts";
 import type { ModelRunner } from "../src/engine/runner.ts";
 import { parsePeftAdapter } from "../src/prefixes/peft.ts";
+import { corpusBleu } from "../src/reporting/bleu.ts";
 import { loadTokenizer, type Tokenizer } from "../src/text/tokenizer.ts";
-import { corpusBleu } from "./support/bleu.ts";
 import { benchRequest, newEngine, openFolder, type BenchModel } from "./support/gpt2.ts";
 import { machineOfInt8, table, writeSection } from "./support/report.ts";
 

@@ -1,10 +1,11 @@
 /** Figures go into docs/reference/benchmarks.md between markers, one section a benchmark, so that a rerun replaces exactly its own. */
-import { readFileSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { cpus, totalmem } from "node:os";
 import { examineMachine } from "../../src/doctor/machine.ts";
 import { exactIntegers } from "../../src/model/integer-kernels.ts";
 
 const FILE = new URL("../../docs/reference/benchmarks.md", import.meta.url);
+const PLOTS = new URL("../../docs/reference/plots/", import.meta.url);
 
 /** Replaces the text between `<!-- name -->` and `<!-- /name -->`; both markers must be there. */
 export function writeSection(name: string, lines: readonly string[]): void {
@@ -13,6 +14,12 @@ export function writeSection(name: string, lines: readonly string[]): void {
   const [from, to] = [text.indexOf(open), text.indexOf(close)];
   if (from < 0 || to < from) throw new Error(`docs/reference/benchmarks.md has no section ${name}`);
   writeFileSync(FILE, `${text.slice(0, from + open.length)}\n${lines.join("\n")}\n${text.slice(to)}`);
+}
+
+/** Writes docs/plots/NAME.svg. */
+export function writePlot(name: string, svg: string): void {
+  mkdirSync(PLOTS, { recursive: true });
+  writeFileSync(new URL(`${name}.svg`, PLOTS), svg);
 }
 
 /** The lines that `writeSection` has written. */

@@ -28,7 +28,7 @@ export interface SelfTestProcessOptions {
 const ENTRY = fileURLToPath(
   new URL(`./self-test-child${import.meta.url.endsWith(".ts") ? ".ts" : ".js"}`, import.meta.url),
 );
-/** Compiling shaders for the first time on a software adapter takes a third of it. */
+/** Compiling shaders for the first time on a software GPU adapter takes a third of it. */
 const TIMEOUT_MS = 60_000;
 
 /** Never rejects: whatever becomes of the process is an answer. */

@@ -1,10 +1,10 @@
 import { readFileSync } from "node:fs";
 import Type from "typebox";
 import { Check } from "typebox/value";
+import { escapeMarkup as escape } from "../../reporting/escape-markup.ts";
 import { FORMAT, type LoadResult } from "../result.ts";
 import { ScenarioError } from "../scenario.ts";
-import { NAMES, page, table } from "./html.ts";
-import { escape, plot } from "./svg.ts";
+import { distributionPlot, figure, NAMES, overTime, page, table } from "./html.ts";
 import { columns, number } from "./text.ts";
 
 const Marked = Type.Object({ format: Type.Literal(FORMAT) });
@@ -73,22 +73,16 @@ export function compareHtml(a: LoadResult, b: LoadResult, names: readonly [strin
   ]);
   const plots = [
     ...(["ttft", "inter_token", "end_to_end"] as const).map((metric) =>
-      plot({
-        title: `${NAMES[metric]}, distribution`,
-        x: "milliseconds",
-        y: "share at or below",
-        logX: true,
-        lines: [a, b].map((result, index) => ({ name: names[index]!, points: result[metric].cdf })),
-      }),
+      distributionPlot(
+        NAMES[metric],
+        [a, b].map((result, index) => ({ name: names[index]!, cdf: result[metric].cdf })),
+      ),
     ),
-    plot({
+    figure({
       title: "Tokens over time",
-      x: "seconds",
-      y: "tokens per second",
-      lines: [a, b].map((result, index) => ({
-        name: names[index]!,
-        points: result.series.map((bucket) => [bucket.at_s, bucket.tokens]),
-      })),
+      x: { label: "seconds" },
+      y: { label: "tokens per second" },
+      series: [a, b].map((result, index) => overTime(names[index]!, result, (bucket) => bucket.tokens)),
     }),
   ];
   return page(

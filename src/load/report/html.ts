@@ -1,5 +1,6 @@
+import { escapeMarkup as escape } from "../../reporting/escape-markup.ts";
+import { linePlot, rowPlot, type LinePlot, type Series } from "../../reporting/plot.ts";
 import type { LoadResult, Quantiles } from "../result.ts";
-import { bars, colour, escape, plot, type Line } from "./svg.ts";
 import { codes, number, share } from "./text.ts";
 
 /** Bars that a reader can still tell apart. */
@@ -13,9 +14,7 @@ h1 { font-size: 24px; margin: 0; } h2 { font-size: 18px; margin: 32px 0 8px; }
 table { border-collapse: collapse; margin: 8px 0; } td, th { padding: 3px 12px 3px 0; text-align: right; border-bottom: 1px solid #e5e7eb; font-variant-numeric: tabular-nums; }
 td:first-child, th:first-child { text-align: left; }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(480px, 1fr)); gap: 16px; }
-figure { margin: 0; border: 1px solid #e5e7eb; border-radius: 6px; padding: 12px; } figcaption { font-weight: 600; }
-svg { width: 100%; height: auto; font: 11px system-ui, sans-serif; fill: #4b5563; } svg .grid { stroke: #e5e7eb; }
-.legend span { margin-right: 14px; font-size: 13px; } .legend i { display: inline-block; width: 10px; height: 10px; margin-right: 5px; border-radius: 2px; }
+figure { margin: 0; border: 1px solid #e5e7eb; border-radius: 6px; padding: 12px; } svg { width: 100%; height: auto; }
 .pass { color: #047857; } .fail { color: #b91c1c; font-weight: 600; } pre { background: #fef2f2; padding: 10px; overflow: auto; } pre.plain { background: #f9fafb; } summary { margin: 32px 0 8px; cursor: pointer; } .facts td { text-align: left; } .muted { color: #6b7280; }`;
 
 /** A page that opens from disk and asks nothing of the network. */
@@ -130,89 +129,104 @@ function stretches(series: LoadResult["series"]): [number, number][] {
   ).map((part) => [mean(part, "offered"), mean(part, "completed")]);
 }
 
+/** Milliseconds on a logarithmic axis against the share of requests or gaps at or below them. */
+export function distributionPlot(
+  name: string,
+  lines: readonly { readonly name: string; readonly cdf: Quantiles["cdf"] }[],
+): string {
+  return figure({
+    title: `${name}, distribution`,
+    x: { label: "milliseconds", log: true },
+    y: { label: "share at or below" },
+    series: lines.map(({ name, cdf }) => ({ name, marks: "line", points: cdf.filter(([ms]) => ms > 0) })),
+  });
+}
+
+/** One value of each bucket of a run. */
+export const overTime = (
+  name: string,
+  { series }: Pick<LoadResult, "series">,
+  value: (bucket: LoadResult["series"][number]) => number | null,
+): Series => ({ name, marks: "line", points: series.map((bucket) => [bucket.at_s, value(bucket)]) });
+
+export const figure = (plot: LinePlot): string => `<figure>${linePlot(plot)}</figure>`;
+
 function plots(result: LoadResult): string[] {
   const { series, groups, users, servers } = result;
-  const over = (name: string, value: (bucket: LoadResult["series"][number]) => number | null): Line => ({
-    name,
-    points: series.map((bucket) => [bucket.at_s, value(bucket)]),
-  });
-  const distribution = (name: string, { cdf }: Quantiles): Line => ({ name, points: cdf });
-  const shownUsers = users.slice(0, MOST_BARS);
-  const groupColour = (name: string): string => colour(groups.findIndex((group) => group.name === name));
+  const seconds = { label: "seconds" };
+  const distribution = (metric: keyof typeof NAMES, name: string = NAMES[metric]): string =>
+    distributionPlot(
+      name,
+      groups.map((group) => ({ name: group.name, cdf: group[metric].cdf })),
+    );
+  const perUser = (title: string, label: string, value: (user: LoadResult["users"][number]) => number): string => {
+    const rows = users.slice(0, MOST_BARS).map((user) => ({ name: user.user, group: user.group, value: value(user) }));
+    return `<figure>${rowPlot({ title, x: { label }, rows })}</figure>`;
+  };
   return [
-    plot({
+    figure({
       title: "Latency over time",
-      x: "seconds",
-      y: "milliseconds",
-      lines: [
-        over("TTFT p50", (b) => b.ttft_p50),
-        over("TTFT p99", (b) => b.ttft_p99),
-        over("end to end p99", (b) => b.end_to_end_p99),
+      x: seconds,
+      y: { label: "milliseconds" },
+      series: [
+        overTime("TTFT p50", result, (b) => b.ttft_p50),
+        overTime("TTFT p99", result, (b) => b.ttft_p99),
+        overTime("end to end p99", result, (b) => b.end_to_end_p99),
       ],
     }),
-    plot({
+    figure({
       title: "Requests over time",
-      x: "seconds",
-      y: "requests per second",
-      lines: [over("offered", (b) => b.offered), over("answered", (b) => b.completed), over("failed", (b) => b.failed)],
+      x: seconds,
+      y: { label: "requests per second" },
+      series: [
+        overTime("offered", result, (b) => b.offered),
+        overTime("answered", result, (b) => b.completed),
+        overTime("failed", result, (b) => b.failed),
+      ],
     }),
-    plot({ title: "Tokens over time", x: "seconds", y: "tokens per second", lines: [over("tokens", (b) => b.tokens)] }),
-    plot({ title: "Requests under way", x: "seconds", y: "requests", lines: [over("under way", (b) => b.in_flight)] }),
-    plot({
-      title: "TTFT, distribution",
-      x: "milliseconds",
-      y: "share at or below",
-      logX: true,
-      lines: groups.map((group) => distribution(group.name, group.ttft)),
+    figure({
+      title: "Tokens over time",
+      x: seconds,
+      y: { label: "tokens per second" },
+      series: [overTime("tokens", result, (b) => b.tokens)],
     }),
-    plot({
-      title: "Inter-token latency, distribution",
-      x: "milliseconds",
-      y: "share at or below",
-      logX: true,
-      lines: groups.map((group) => distribution(group.name, group.inter_token)),
+    figure({
+      title: "Requests in flight",
+      x: seconds,
+      y: { label: "requests" },
+      series: [overTime("in flight", result, (b) => b.in_flight)],
     }),
-    plot({
-      title: "End to end, distribution",
-      x: "milliseconds",
-      y: "share at or below",
-      logX: true,
-      lines: groups.map((group) => distribution(group.name, group.end_to_end)),
-    }),
-    plot({
+    distribution("ttft"),
+    distribution("inter_token", "Inter-token latency"),
+    distribution("end_to_end", "End to end"),
+    figure({
       title: "Throughput against offered load",
-      x: "requests offered per second",
-      y: "requests answered per second",
-      lines: [{ name: "a stretch of time", dots: true, points: stretches(series) }],
+      x: { label: "requests offered per second" },
+      y: { label: "requests answered per second" },
+      series: [{ name: `${STRETCH} buckets`, marks: "dots", points: stretches(series) }],
     }),
-    bars(
-      `Tokens by weight, per user (${groups.map((group) => `${group.name}: Jain ${group.jain.toFixed(3)}`).join(", ")})`,
-      shownUsers.map((user) => ({
-        name: user.user,
-        value: user.tokens / user.weight,
-        colour: groupColour(user.group),
-      })),
+    perUser(
+      "Tokens by weight, per user",
+      `Jain's fairness index: ${groups.map((group) => `${group.name} ${group.jain.toFixed(3)}`).join(", ")}`,
+      (user) => user.tokens / user.weight,
     ),
-    bars(
-      "TTFT p99 per user, milliseconds",
-      shownUsers.map((user) => ({ name: user.user, value: user.ttft_p99, colour: groupColour(user.group) })),
-    ),
+    perUser("TTFT p99 per user", "milliseconds", (user) => user.ttft_p99),
     ...servers
       .filter(({ samples }) => samples.length > 1)
       .flatMap(({ url, samples }) => [
-        plot({
+        figure({
           title: `Memory of ${url}`,
-          x: "seconds",
-          y: "MiB resident",
-          lines: [{ name: "RSS", points: samples.map((sample) => [sample.at_s, sample.rss_mib]) }],
+          x: seconds,
+          y: { label: "MiB resident" },
+          series: [{ name: "RSS", marks: "line", points: samples.map((sample) => [sample.at_s, sample.rss_mib]) }],
         }),
-        plot({
+        figure({
           title: `Queue of ${url}`,
-          x: "seconds",
-          y: "",
-          lines: [
-            { name: "waiting", points: samples.map((sample) => [sample.at_s, sample.queue_depth]) },
-            { name: "running", points: samples.map((sample) => [sample.at_s, sample.running]) },
+          x: seconds,
+          y: { label: "requests" },
+          series: [
+            { name: "waiting", marks: "line", points: samples.map((sample) => [sample.at_s, sample.queue_depth]) },
+            { name: "running", marks: "line", points: samples.map((sample) => [sample.at_s, sample.running]) },
           ],
         }),
       ]),

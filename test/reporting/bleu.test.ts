@@ -1,7 +1,7 @@
 /** BLEU against sacrebleu's figures (test/golden/bleu.json). */
 import { readFileSync } from "node:fs";
 import t from "tap";
-import { corpusBleu, tokens13a } from "../../bench/support/bleu.ts";
+import { corpusBleu, tokens13a } from "../../src/reporting/bleu.ts";
 
 interface Golden {
   readonly tokens: readonly { readonly text: string; readonly tokens: readonly string[] }[];
