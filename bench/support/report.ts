@@ -16,7 +16,7 @@ export function writeSection(name: string, lines: readonly string[]): void {
   writeFileSync(FILE, `${text.slice(0, from + open.length)}\n${lines.join("\n")}\n${text.slice(to)}`);
 }
 
-/** Writes docs/plots/NAME.svg. */
+/** Writes docs/reference/plots/NAME.svg. */
 export function writePlot(name: string, svg: string): void {
   mkdirSync(PLOTS, { recursive: true });
   writeFileSync(new URL(`${name}.svg`, PLOTS), svg);

@@ -1,21 +1,21 @@
-/** IEEE 754 half precision for devices, and bfloat16: JavaScript of Node 20 has no such arrays. */
+/** IEEE 754 half precision and bfloat16: Node 20 has no Float16Array. */
 
-/** Bits of 2^-14, and of 65520, from which on numbers round to infinity. */
+/** fp32 bits of 2^-14, the smallest normal half, and of 65520, from which numbers round to infinity. */
 const [LEAST_NORMAL, TOO_LARGE] = [0x38800000, 0x477ff000];
 const bits = new Uint32Array(1);
 const number = new Float32Array(bits.buffer);
-/** Made when first needed. */
+/** Built on first use. */
 let values: Float32Array | null = null;
 
-/** The nearest half-precision numbers as bit patterns, ties to even; what is too large becomes infinite. */
+/** The nearest half-precision numbers as bit patterns, ties to even; overflow becomes infinity. */
 export function toFloat16(singles: Float32Array): Uint16Array {
-  // Signed: numbers of 32 bits that are not would be floating-point ones to the engine.
+  // Int32Array, because V8 represents uint32 values from 2^31 up as floating-point numbers.
   const words = new Int32Array(singles.buffer, singles.byteOffset, singles.length);
   const halves = new Uint16Array(singles.length);
   for (let index = 0; index < halves.length; index++) {
     const word = words[index]!;
     const magnitude = word & 0x7fffffff;
-    // Nearly all: numbers that are normal in half precision as well.
+    // The common case: normal in half precision too.
     halves[index] =
       magnitude >= LEAST_NORMAL && magnitude < TOO_LARGE
         ? ((word >>> 16) & 0x8000) | ((magnitude - 0x38000000 + 0xfff + ((magnitude >>> 13) & 1)) >>> 13)
@@ -24,7 +24,10 @@ export function toFloat16(singles: Float32Array): Uint16Array {
   return halves;
 }
 
-/** The nearest bfloat16 numbers (the upper halves of fp32) as bit patterns, ties to even. Which NaN a NaN becomes is not told by torch either. */
+/**
+ * The nearest bfloat16 numbers (upper halves of fp32) as bit patterns, ties to even. NaN payloads are unspecified, as
+ * in torch.
+ */
 export function toBfloat16(singles: Float32Array): Uint16Array {
   const words = new Int32Array(singles.buffer, singles.byteOffset, singles.length);
   const halves = new Uint16Array(singles.length);
@@ -35,7 +38,7 @@ export function toBfloat16(singles: Float32Array): Uint16Array {
   return halves;
 }
 
-/** The numbers of bit patterns, exactly. */
+/** Decodes half-precision bit patterns; exact. */
 export function fromFloat16(halves: Uint16Array): Float32Array {
   const values = float16Values();
   const singles = new Float32Array(halves.length);
@@ -43,12 +46,12 @@ export function fromFloat16(halves: Uint16Array): Float32Array {
   return singles;
 }
 
-/** The number of every bit pattern, for loops that read and write in different orders. */
+/** Lookup table from bit pattern to value, for loops that convert while reordering. */
 export function float16Values(): Float32Array {
   return (values ??= Float32Array.from({ length: 1 << 16 }, (_, half) => valueOf(half)));
 }
 
-/** @param word the bits of a single-precision number whose half-precision one is not normal */
+/** @param word bits of an fp32 number that is not normal in half precision */
 function otherBits(word: number): number {
   const sign = (word >>> 16) & 0x8000;
   const magnitude = word & 0x7fffffff;

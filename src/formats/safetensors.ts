@@ -3,7 +3,7 @@ import { PrefixdError } from "../errors.ts";
 import { decodeUtf8, isJsonObject, JsonDefect, parseStrictJson, quote } from "./strict-json.ts";
 import type { JsonValue } from "./strict-json.ts";
 
-/** Bits of the format's dtypes that are whole bytes; sub-byte ones are refused as unknown. */
+/** Bytes per element of the dtypes that take whole bytes; sub-byte dtypes are refused as unknown. */
 const BYTES_PER_ELEMENT: ReadonlyMap<string, number> = new Map([
   ["BOOL", 1],
   ["U8", 1],
@@ -47,7 +47,7 @@ export interface SafetensorsHeader {
 
 const LENGTH_BYTES = 8;
 const MAX_RANK = 16;
-/** The bound of the format's reference implementation. */
+/** The limit of the format's reference implementation. */
 const FORMAT_MAX_HEADER = 100_000_000;
 
 function invalid(sentence: string): PrefixdError {
@@ -55,9 +55,9 @@ function invalid(sentence: string): PrefixdError {
 }
 
 /**
- * Reads and checks the header of a safetensors file. `bytes` begins at the file's first byte and holds at least the header;
- * `totalSize` is the whole file's; null: not known yet, so that its end is not checked. Accepts only what the format allows: the tensors cover the data part exactly, with neither
- * overlap nor hole. Throws `safetensors_invalid`.
+ * Reads and checks the header of a safetensors file. `bytes` begins at the file's first byte and holds at least the
+ * header. `totalSize` is the size of the whole file; null: unknown, so the file's end is not checked. As the format
+ * requires, tensors must cover the data exactly, without overlaps or holes. Throws `safetensors_invalid`.
  */
 export function parseSafetensorsHeader(
   bytes: Uint8Array,
@@ -66,7 +66,7 @@ export function parseSafetensorsHeader(
 ): SafetensorsHeader {
   const limits = { maxTensors: 100_000, maxNameLength: 1024, ...given };
   const dataStart = safetensorsDataStart(bytes, totalSize, limits.maxHeaderBytes);
-  if (bytes.length < dataStart) throw invalid("The safetensors header could not be read whole.");
+  if (bytes.length < dataStart) throw invalid("The safetensors header is cut short.");
   const entries = parseHeaderJson(bytes.subarray(LENGTH_BYTES, dataStart), limits.maxTensors);
   const tensors = new Map<string, TensorInfo>();
   let metadata: ReadonlyMap<string, string> = new Map();
@@ -85,7 +85,7 @@ export function parseSafetensorsHeader(
   return { tensors, metadata };
 }
 
-/** The same for an open file, of which only the header is read. */
+/** The same for an open file; reads only the header. */
 export async function readSafetensorsHeader(
   file: FileHandle,
   limits: SafetensorsLimits = { maxHeaderBytes: FORMAT_MAX_HEADER },
@@ -110,7 +110,7 @@ async function readStart(file: FileHandle, length: number): Promise<Uint8Array> 
   return bytes;
 }
 
-/** Where the header ends and the data begins, by the file's first 8 bytes. `totalSize`: as for the header. Throws `safetensors_invalid`. */
+/** The offset of the data, from the file's first 8 bytes. `totalSize` as above. Throws `safetensors_invalid`. */
 export function safetensorsDataStart(bytes: Uint8Array, totalSize: number | null, maxHeaderBytes: number): number {
   if (totalSize === 0) throw invalid("The safetensors file is empty.");
   if (bytes.length < LENGTH_BYTES) throw invalid("The safetensors file is shorter than its 8-byte header length.");
@@ -127,7 +127,7 @@ export function safetensorsDataStart(bytes: Uint8Array, totalSize: number | null
 function parseHeaderJson(bytes: Uint8Array, maxTensors: number): ReadonlyMap<string, JsonValue> {
   try {
     const text = decodeUtf8(bytes);
-    // Per tensor: the entry, a dtype, two arrays, two offsets and the dimensions; metadata comes on top.
+    // Per tensor: the entry, a dtype, two arrays, two offsets and the dimensions. The rest is for metadata.
     const json = parseStrictJson(text, { maxDepth: 3, maxValues: maxTensors * (6 + MAX_RANK) + 65_536 });
     if (!isJsonObject(json)) throw new JsonDefect("it is not a JSON object");
     if (text[0] !== "{") throw new JsonDefect("it does not begin with an opening brace");
@@ -157,11 +157,11 @@ function readTensorInfo(name: string, entry: JsonValue, dataStart: number, total
       throw invalid(`${tensor} has the unknown field ${quote(key)}.`);
   }
   const dtype = entry.get("dtype");
-  if (typeof dtype !== "string") throw invalid(`${tensor} has no dtype that is a string.`);
+  if (typeof dtype !== "string") throw invalid(`${tensor} needs a dtype that is a string.`);
   const elementBytes = BYTES_PER_ELEMENT.get(dtype);
   if (elementBytes === undefined) throw invalid(`${tensor} has the unknown dtype ${quote(dtype)}.`);
   const shape = readSizes(entry.get("shape"));
-  if (shape === null) throw invalid(`${tensor} has no shape that is a list of whole numbers from 0 to 2^53 - 1.`);
+  if (shape === null) throw invalid(`${tensor} needs a shape that is a list of whole numbers from 0 to 2^53 - 1.`);
   if (shape.length > MAX_RANK) throw invalid(`${tensor} has more than ${MAX_RANK} dimensions.`);
   let size = elementBytes;
   for (const dimension of shape) {
@@ -170,7 +170,7 @@ function readTensorInfo(name: string, entry: JsonValue, dataStart: number, total
   }
   const offsets = readSizes(entry.get("data_offsets"));
   if (offsets === null || offsets.length !== 2)
-    throw invalid(`${tensor} has no data_offsets that are two whole numbers.`);
+    throw invalid(`${tensor} needs data_offsets that are two whole numbers.`);
   const [begin, end] = offsets as [number, number];
   if (begin > end) throw invalid(`${tensor} has data_offsets in reverse order.`);
   if (end > totalSize - dataStart)
@@ -201,7 +201,7 @@ function checkCoverage(tensors: ReadonlyMap<string, TensorInfo>, dataStart: numb
     throw invalid(`The safetensors file has ${totalSize - covered} bytes after its last tensor.`);
 }
 
-/** A file of one tensor, its data aligned to 8 bytes as the format's own library does it. */
+/** A file of one tensor, with data aligned to 8 bytes as in the reference implementation. */
 export function oneTensorFile(
   name: string,
   { dtype, shape }: Pick<TensorInfo, "dtype" | "shape">,
@@ -220,14 +220,14 @@ export function oneTensorFile(
   return new Uint8Array(Buffer.concat([length, padded, data]));
 }
 
-/** Little-endian F32, F16 or BF16 at any alignment as fresh fp32 values; exact. Throws `safetensors_invalid`. */
+/** Decodes little-endian F32, F16 or BF16 of any alignment to new fp32 values; exact. Throws `safetensors_invalid`. */
 export function decodeFloats(dtype: string, bytes: Uint8Array): Float32Array {
   const floats = new Float32Array(Math.floor(bytes.length / floatWidth(dtype)));
   decodeFloatsInto(dtype, bytes, floats, 0);
   return floats;
 }
 
-/** The same into `out` from index `at` on: what a large tensor is put together with. */
+/** The same into `out` from index `at`, to assemble a large tensor from chunks. */
 export function decodeFloatsInto(dtype: string, bytes: Uint8Array, out: Float32Array, at: number): void {
   const width = floatWidth(dtype);
   if (bytes.length % width !== 0)
@@ -254,7 +254,7 @@ function floatWidth(dtype: string): 2 | 4 {
   throw invalid(`Tensors of dtype ${quote(dtype)} cannot be read as numbers here; F32, F16 and BF16 can.`);
 }
 
-/** fp32 bit pattern of every fp16 bit pattern; 256 KiB, made at first use. */
+/** fp32 bit pattern of every fp16 bit pattern; 256 KiB, built on first use. */
 let halfBits: Uint32Array | undefined;
 
 function makeHalfBits(): Uint32Array {
@@ -268,7 +268,7 @@ function makeHalfBits(): Uint32Array {
     else if (exponent > 0) bits = ((exponent + 112) << 23) | (fraction << 13);
     else if (fraction === 0) bits = 0;
     else {
-      // A subnormal half, fraction * 2^-24, is a normal fp32: shift its leading one into the hidden place.
+      // A subnormal half, fraction * 2^-24, is a normal fp32: shift its leading one into the implicit bit.
       const shift = Math.clz32(fraction) - 21;
       bits = ((113 - shift) << 23) | (((fraction << shift) & 1023) << 13);
     }

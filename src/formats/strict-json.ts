@@ -1,19 +1,22 @@
 /**
- * JSON from strangers: bounded depth and size, duplicate keys refused, objects as Maps (a key such as `__proto__` is only a key).
- * Time and memory are linear in the text.
+ * Parser for untrusted JSON: bounds depth and size, refuses duplicate keys, returns objects as Maps (so `__proto__` is
+ * an ordinary key). Linear time and memory.
  */
 export type JsonValue = null | boolean | number | string | readonly JsonValue[] | JsonObject;
 export type JsonObject = ReadonlyMap<string, JsonValue>;
 
 export interface JsonLimits {
   readonly maxDepth: number;
-  /** Values in all, containers included. */
+  /** Total number of values, containers included. */
   readonly maxValues: number;
-  /** Also what Python's json module writes and reads beyond JSON: NaN, Infinity, -Infinity; numbers beyond doubles are infinite. */
+  /**
+   * Also accept what Python's json module reads and writes beyond JSON: NaN, Infinity, -Infinity; numbers beyond
+   * doubles become infinite.
+   */
   readonly pythonNumbers?: boolean;
 }
 
-/** What is wrong with the text, as a clause that fits after "The file is not valid: ". */
+/** The defect, as a clause that fits after "The file is not valid: ". */
 export class JsonDefect extends Error {
   override readonly name = "JsonDefect";
 }
@@ -37,7 +40,7 @@ export function decodeUtf8(bytes: Uint8Array): string {
 }
 
 const NUMBER = /-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?/y;
-/** No number that anything here needs has more digits; longer ones only cost time. */
+/** No legitimate number has more digits; longer ones only cost time. */
 const MAX_NUMBER_LENGTH = 64;
 const LITERALS: ReadonlyMap<string, null | boolean> = new Map([
   ["null", null],
@@ -139,7 +142,7 @@ class Parser {
   #number(): number {
     NUMBER.lastIndex = this.#at;
     const token = NUMBER.exec(this.#text)?.[0];
-    if (token === undefined) throw this.#defect("what should be a JSON value is none");
+    if (token === undefined) throw this.#defect("a JSON value is expected");
     if (token.length > MAX_NUMBER_LENGTH) throw this.#defect("a JSON number has too many digits");
     const value = Number(token);
     if (!Number.isFinite(value) && this.#limits.pythonNumbers !== true)
@@ -168,7 +171,7 @@ class Parser {
   }
 }
 
-/** A stranger's string, fit for an error message: quoted, escaped, at most 80 characters. */
+/** Quotes an untrusted string for an error message: escaped, at most 80 characters. */
 export function quote(text: string): string {
   return JSON.stringify(text.length > 80 ? `${text.slice(0, 77)}...` : text);
 }

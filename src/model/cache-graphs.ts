@@ -1,7 +1,7 @@
 /**
- * Small graphs that move keys and values inside a device's memory, where nothing but kernels can: vectors of `headDim` numbers are
- * gathered from one tensor and scattered into another in place (output and input bound to the same memory). Tensors are seen as lists
- * of vectors `[n, headDim]`; `from_at` int32 [n] and `to_at` int64 [n, 1] say which.
+ * Small graphs that copy keys and values within device memory, which only kernels can address. Each gathers vectors of
+ * `headDim` numbers from one tensor and scatters them into another in place (output and input share memory). Tensors
+ * are viewed as lists of vectors `[n, headDim]`, indexed by `from_at` int32 [n] and `to_at` int64 [n, 1].
  */
 import type { ModelShape } from "../kv.ts";
 import type { FloatType } from "./graph-weights.ts";
@@ -9,7 +9,7 @@ import { DataType, OnnxGraph } from "./onnx-writer.ts";
 
 type CacheShape = Pick<ModelShape, "layers" | "heads" | "headDim">;
 
-/** from.{i}, to.{i} -> moved.{i}, for each of the `2 * layers` tensors: a row copied to another. */
+/** from.{i}, to.{i} -> moved.{i} for each of the `2 * layers` tensors: copies one row to another. */
 export function copyGraph(type: FloatType, { layers, headDim }: CacheShape): Uint8Array {
   const graph = new OnnxGraph("copy", "");
   indexInputs(graph);
@@ -21,7 +21,10 @@ export function copyGraph(type: FloatType, { layers, headDim }: CacheShape): Uin
   return graph.encode();
 }
 
-/** bank, to.{i} -> moved.{i}: tensor i takes the vectors `from_at + i * heads` of the bank: a prefix brought into a row. */
+/**
+ * bank, to.{i} -> moved.{i}: copies vectors `from_at + i * heads` of the bank into tensor i, to load a prefix into a
+ * row.
+ */
 export function loadGraph(type: FloatType, { layers, heads, headDim }: CacheShape): Uint8Array {
   const graph = new OnnxGraph("load", "");
   indexInputs(graph);
@@ -35,7 +38,7 @@ export function loadGraph(type: FloatType, { layers, heads, headDim }: CacheShap
   return graph.encode();
 }
 
-/** vectors f32 [n, headDim], bank -> stored: new vectors in the bank. */
+/** vectors f32 [n, headDim], bank -> stored: writes vectors into the bank. */
 export function storeGraph(type: FloatType, { headDim }: CacheShape): Uint8Array {
   const graph = new OnnxGraph("store", "");
   graph.input("vectors", DataType.float, ["n", headDim]);
@@ -48,7 +51,7 @@ export function storeGraph(type: FloatType, { headDim }: CacheShape): Uint8Array
   return graph.encode();
 }
 
-/** from.{i} -> read.{i} f32 [n, headDim]: a row as the process sees it. */
+/** from.{i} -> read.{i} f32 [n, headDim]: reads a row back to the host as fp32. */
 export function readGraph(type: FloatType, { layers, headDim }: CacheShape): Uint8Array {
   const graph = new OnnxGraph("read", "");
   graph.input("from_at", DataType.int32, ["n"]);

@@ -3,7 +3,7 @@ import { ModelLoadError } from "../errors.ts";
 export const ACTIVATIONS = ["gelu_new", "gelu", "gelu_pytorch_tanh", "relu"] as const;
 export type Activation = (typeof ACTIVATIONS)[number];
 
-/** What config.json and generation_config.json of a GPT-2 say, with transformers' defaults filled in. */
+/** A GPT-2's config.json and generation_config.json, with transformers' defaults filled in. */
 export interface Gpt2Config {
   readonly layers: number;
   readonly heads: number;
@@ -20,16 +20,16 @@ export interface Gpt2Config {
   readonly scaleAttnWeights: boolean;
   /** True: the scores of layer i (from 0) are also divided by i + 1. */
   readonly scaleAttnByInverseLayerIdx: boolean;
-  /** False: the head is the tensor `lm_head.weight` of its own. */
+  /** False: the head has its own tensor, `lm_head.weight`. */
   readonly tieWordEmbeddings: boolean;
-  /** Ids that end a text; ids outside the vocabulary, which can never be generated, are left out. */
+  /** Ids that end a text. Ids outside the vocabulary can never be generated and are dropped. */
   readonly eosIds: readonly number[];
   readonly bosId: number | null;
 }
 
 type Json = Readonly<Record<string, unknown>>;
 
-/** GPT2Config's `attribute_map`: transformers takes either spelling. */
+/** GPT2Config's `attribute_map`: transformers accepts either spelling. */
 const ALIASES: Readonly<Record<string, string>> = {
   n_embd: "hidden_size",
   n_positions: "max_position_embeddings",
@@ -38,8 +38,8 @@ const ALIASES: Readonly<Record<string, string>> = {
 };
 
 /**
- * Reads a GPT-2 configuration as transformers' GPT2Config does; `generation` is generation_config.json, if there is one.
- * Whatever would change the numbers and is not implemented is refused. Throws ModelLoadError.
+ * Reads a GPT-2 configuration as transformers' GPT2Config does; `generation` is generation_config.json, if there is
+ * one. Throws ModelLoadError for any setting that would change the numbers and is not implemented.
  */
 export function parseGpt2Config(config: unknown, generation?: unknown): Gpt2Config {
   if (!isObject(config)) throw invalid("config.json is not a JSON object");
@@ -86,7 +86,7 @@ function refuseUnsupported(config: Json): void {
     const empty = value === undefined || value === null || (isObject(value) && Object.keys(value).length === 0);
     if (!empty) throw unsupported(`${key} is not supported: load the plain checkpoint`);
   }
-  // reorder_and_upcast_attn only computes the scores in fp32, which is what happens here anyway.
+  // reorder_and_upcast_attn only computes the scores in fp32, which this graph does anyway.
   flag(config, "reorder_and_upcast_attn", false);
 }
 
@@ -107,7 +107,7 @@ function epsilon(config: Json): number {
   return value;
 }
 
-/** `eos_token_id`: a number or a list of them; null ends nothing; undefined if not given. */
+/** `eos_token_id`: a number or a list of them. Empty for null; undefined if absent. */
 function endIds(config: Json | undefined, file: string): number[] | undefined {
   const value = config && get(config, "eos_token_id");
   if (value === undefined) return undefined;

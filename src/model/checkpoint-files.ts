@@ -17,13 +17,13 @@ export interface TensorFile {
   readonly stats: BigIntStats;
 }
 
-/** Where a tensor's bytes lie: `[start, end)` of the file. */
+/** A tensor's bytes: `[start, end)` of the file. */
 export interface StoredTensor extends TensorInfo {
   readonly file: TensorFile;
 }
 
 export interface TensorFiles {
-  /** By canonical name, that is without the leading `transformer.`. */
+  /** By canonical name: without the leading `transformer.`. */
   readonly tensors: ReadonlyMap<string, StoredTensor>;
   close(): Promise<void>;
 }
@@ -92,7 +92,7 @@ async function readWeightMap(dir: string): Promise<Map<string, string> | null> {
   }
   return new Map(
     Object.entries(map).map(([tensor, file]: [string, unknown]) => {
-      // Plain names only, so that an index cannot make the server read a file outside the folder.
+      // Plain file names only, so that an index cannot point outside the folder.
       if (typeof file !== "string" || !/^[\w][\w.-]*\.safetensors$/.test(file)) {
         throw new ModelLoadError(
           "model_invalid",

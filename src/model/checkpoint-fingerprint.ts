@@ -7,8 +7,8 @@ import { readExactly, type StoredTensor } from "./checkpoint-files.ts";
 const READ_BYTES = 4 << 20;
 
 /**
- * sha256 of each tensor's bytes. Hashing takes about a second per GB, so the result is kept in `cacheDir`, keyed by what
- * changes with the files' content: path, size, times and inode.
+ * sha256 of each tensor's bytes. Hashing takes about a second per GB, so the digests are cached in `cacheDir`, keyed by
+ * what changes when the files do: path, size, times and inode.
  */
 export async function tensorDigests(
   tensors: ReadonlyMap<string, StoredTensor>,
@@ -31,8 +31,8 @@ export async function tensorDigests(
 }
 
 /**
- * sha256 in hex of what decides the model's numbers: the configuration and every tensor's name, dtype, shape and bytes.
- * How the tensors are spread over files, or named with `transformer.`, does not matter.
+ * sha256 in hex of everything that determines the model's numbers: the configuration and every tensor's name, dtype,
+ * shape and bytes. Sharding and the `transformer.` prefix do not affect it.
  */
 export function modelFingerprint(
   config: Gpt2Config,
@@ -88,7 +88,7 @@ async function readCache(
   }
 }
 
-/** A cache that cannot be written only costs time at the next start. */
+/** Failing to write the cache is harmless: the next start hashes again. */
 async function writeCache(path: string, digests: ReadonlyMap<string, string>): Promise<void> {
   const temporary = `${path}.${randomBytes(6).toString("hex")}.tmp`;
   try {

@@ -7,47 +7,53 @@ import { decodeFloatsInto } from "../formats/safetensors.ts";
 
 export type { Activation, Gpt2Config } from "./checkpoint-config.ts";
 
-/** Element sizes of the dtypes that weights may have. */
+/** Bytes per element of the supported dtypes. */
 const FLOAT_BYTES: Readonly<Record<string, number>> = { F32: 4, F16: 2, BF16: 2 };
 
 /** A weight on disk. */
 export interface CheckpointTensor {
-  /** As stored: F32, F16 or BF16; chunks are fp32 whatever it is. */
+  /** As stored: F32, F16 or BF16. `chunks` always yields fp32. */
   readonly dtype: string;
   readonly shape: readonly number[];
-  /** Of its bytes as stored, hex. */
+  /** Of the stored bytes, in hex. */
   readonly sha256: string;
   /**
-   * The values in order, as fp32, in pieces of at most `maxBytes` bytes of fp32. A piece is valid only until the next one is
-   * asked for: its memory is reused.
+   * The values in order, as fp32, in chunks of at most `maxBytes`. Each chunk is valid only until the next one is
+   * requested: the buffer is reused.
    */
   chunks(maxBytes: number): AsyncIterable<Float32Array>;
 }
 
-/** A Hugging Face GPT-2 folder, held open. */
+/** An open Hugging Face GPT-2 folder. */
 export interface Checkpoint {
   readonly dir: string;
   readonly config: Gpt2Config;
   readonly shape: ModelShape;
-  /** generation_config.json as it stands; empty if there is none. Of it `config` has the EOS ids. */
+  /** The content of generation_config.json; empty if there is none. Its EOS ids are in `config`. */
   readonly generation: Readonly<Record<string, unknown>>;
-  /** sha256 in hex of what decides the model's numbers; the same for the same weights in other files. */
+  /**
+   * sha256 in hex of everything that determines the model's numbers; independent of how the weights are split into
+   * files.
+   */
   readonly fingerprint: string;
   /** Names without `transformer.`, such as `h.0.attn.c_attn.weight`. */
   readonly names: readonly string[];
-  /** Throws ModelLoadError if there is no such tensor. `lm_head.weight` exists only if `config.tieWordEmbeddings` is false. */
+  /**
+   * Throws ModelLoadError if there is no such tensor. `lm_head.weight` exists only if `config.tieWordEmbeddings` is
+   * false.
+   */
   tensor(name: string): CheckpointTensor;
   close(): Promise<void>;
 }
 
 export interface CheckpointOptions {
-  /** Folder that keeps digests of large files between starts; without it every start hashes them anew. */
+  /** Folder that caches digests between starts; without it every start hashes the weights again. */
   readonly cacheDir?: string;
 }
 
 /**
- * Opens a GPT-2 checkpoint and checks that every weight is there with the right shape and a known dtype.
- * Weights stay on disk and are streamed. Throws ModelLoadError that names what is wrong.
+ * Opens a GPT-2 checkpoint and checks that every weight exists with the right shape and a supported dtype. Weights are
+ * streamed from disk. Throws ModelLoadError that names what is wrong.
  */
 export async function openCheckpoint(dir: string, options: CheckpointOptions = {}): Promise<Checkpoint> {
   const json = await readJson(dir, "config.json");
@@ -58,7 +64,7 @@ export async function openCheckpoint(dir: string, options: CheckpointOptions = {
   try {
     const stored = selectTensors(asked, files.tensors);
     const digests = await tensorDigests(stored, options.cacheDir);
-    // As transformers does: a head that is stored and differs from the embeddings is not tied, whatever the config says.
+    // As in transformers: a stored head that differs from the embeddings is not tied, whatever the config says.
     const head = digests.get("lm_head.weight");
     const tied = head === undefined || (asked.tieWordEmbeddings && head === digests.get("wte.weight"));
     if (tied) stored.delete("lm_head.weight");
@@ -119,7 +125,7 @@ export function gpt2Tensors({
   return shapes;
 }
 
-/** The tensors that the model needs, in the order of `gpt2Tensors`, checked; with `lm_head.weight` if it is stored. */
+/** The tensors the model needs, checked, in the order of `gpt2Tensors`; includes `lm_head.weight` if it is stored. */
 function selectTensors(config: Gpt2Config, all: ReadonlyMap<string, StoredTensor>): Map<string, StoredTensor> {
   const wanted = gpt2Tensors(config);
   if (!config.tieWordEmbeddings || all.has("lm_head.weight"))
@@ -142,7 +148,8 @@ function selectTensors(config: Gpt2Config, all: ReadonlyMap<string, StoredTensor
     }
     selected.set(name, tensor);
   }
-  // A weight of the transformer that config.json does not account for means another model: more layers, adapters, quantised parts.
+  // A transformer weight that config.json does not account for means another model: more layers, adapters, quantised
+  // parts.
   const causalMask = /^h\.\d+\.attn\.(masked_)?bias$/;
   for (const name of all.keys()) {
     if (/^(h|wte|wpe|ln_f)\./.test(name) && !selected.has(name) && !causalMask.test(name)) {

@@ -8,7 +8,10 @@ const TOLERANCE = 0.01;
 /** Tokens that are fed whole and in chunks, and where they are cut. */
 export const CUT_TOKENS = 57;
 const CUTS = [8, 24, 48];
-/** Attention on the CPU takes tokens in blocks of twice head_dim: with multiples of this the scheduler's cuts leave no token alone. */
+/**
+ * CPU attention works in blocks of 2 * headDim tokens: when headDim is a multiple of this, the scheduler's cuts never
+ * leave a one-token chunk.
+ */
 const HEAD_QUANTUM = 8;
 
 type Feeds = Pick<ModelRunner, "shape" | "prefill">;
@@ -51,7 +54,7 @@ function promptOf({ shape }: Feeds, length: number): Int32Array {
   );
 }
 
-/** Feeds the tokens, cut where it is said; answers the last one's largest logits. */
+/** Feeds the tokens in chunks that end at `cuts`; returns the last token's largest logits. */
 async function feed(runner: Feeds, row: number, ids: Int32Array, cuts: readonly number[]): Promise<Float32Array> {
   let output: StepOutput | undefined;
   let from = 0;

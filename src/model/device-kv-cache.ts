@@ -1,4 +1,4 @@
-/** The KV cache in a device's memory: filled and moved by small graphs, read back only for folding. */
+/** The KV cache in device memory, filled and moved by small graphs and read back only for folding. */
 import { kvElements, type KvTensor, type ModelShape } from "../kv.ts";
 import type { Device } from "../runtime/device.ts";
 import { ElementType } from "../runtime/ort-api.ts";
@@ -13,21 +13,22 @@ export interface DeviceKvCacheOptions {
   readonly slots: number;
   readonly device: Device;
   readonly type: FloatType;
-  /** Memory for hot prefixes; at least as much as one row is taken. */
+  /** Bytes for hot prefixes; rounded up to hold at least one full row. */
   readonly bankBytes: number;
-  /** The model's session, whose allocator the memory comes from. */
+  /** The model's session: its allocator provides the memory. */
   readonly session: Session;
 }
 
-/** Tensors as lists of vectors `[n, headDim]`, one for each of the cache's tensors, and which vector a row begins at. */
+/** The cache's tensors, each viewed as a list of vectors `[n, headDim]`, and the index of a row's first vector. */
 interface Vectors {
   readonly tensors: readonly DeviceTensor[];
   readonly first: number;
 }
 
 /**
- * Memory is known by handles, so a tensor can only begin where memory begins: a row is fed in a scratch tensor and copied to its place before
- * the first step that needs it there. The engine feeds one row at a time, so one scratch is enough; folding has another.
+ * Device memory is addressed by handle, so a tensor always begins where an allocation begins. A row is therefore fed in
+ * a scratch tensor and copied to its place before the first step that reads it there. The engine feeds one row at a
+ * time, so one scratch is enough; folding has its own.
  */
 export class DeviceKvCache implements KvCache {
   readonly bank: PrefixBank;
@@ -43,12 +44,12 @@ export class DeviceKvCache implements KvCache {
   readonly #read: Session;
   readonly #views = new Map<string, readonly DeviceTensor[]>();
   readonly #owned: Disposable[] = [];
-  /** The row whose newest state is in the scratch, and how many positions of it. */
+  /** The row whose latest state is in the scratch, and its length in positions. */
   #fed: { readonly row: number; length: number } | null = null;
-  /** Positions of the scratch that something has been written to. */
+  /** Positions of the scratch that have been written to. */
   #scratchUsed = 0;
 
-  /** @throws OrtError when the device has not enough memory. */
+  /** @throws OrtError when the device runs out of memory */
   constructor(runtime: Runtime, options: DeviceKvCacheOptions) {
     const { shape, slots, device, type, session } = options;
     const { heads, headDim, positions, layers } = shape;
@@ -70,7 +71,7 @@ export class DeviceKvCache implements KvCache {
     const pageBytes = vectorsPerPage * headDim * (type === ElementType.float32 ? 4 : 2);
     const pages = Math.max(positions, Math.floor(options.bankBytes / pageBytes)) + 1;
     this.bank = new PrefixBank(runtime, shape, allocate([pages * vectorsPerPage, headDim]), store);
-    // A device's memory begins with whatever was in it.
+    // Fresh device memory holds whatever was there before.
     for (let row = 0; row <= slots; row++) this.wipe(row, 0, positions);
     this.#scratchUsed = positions;
     this.wipeBuffers();
@@ -95,7 +96,7 @@ export class DeviceKvCache implements KvCache {
     checkPrefix(this.#shape, prefix);
     const pages = this.bank.hold(prefix);
     this.#feed(row, 0);
-    // The row for folding has a tensor of its own.
+    // The folding row has its own tensor.
     if (row !== this.#slots) this.#grow(prefix.length);
     this.#fill(this.#current(row), 0, pages);
   }
@@ -146,7 +147,7 @@ export class DeviceKvCache implements KvCache {
     for (const owned of this.#owned.splice(0).reverse()) owned[Symbol.dispose]();
   }
 
-  /** Makes the scratch hold a row, which begins anew at position 0. */
+  /** Assigns the scratch to a row, which starts over at position 0. */
   #feed(row: number, start: number): void {
     if (row === this.#slots || this.#fed?.row === row) return;
     this.#settle();
@@ -162,7 +163,7 @@ export class DeviceKvCache implements KvCache {
     this.#scratchUsed = Math.max(this.#scratchUsed, length);
   }
 
-  /** Copies what has been fed to its place. */
+  /** Copies the fed row from the scratch to its place. */
   #settle(): void {
     const fed = this.#fed;
     if (fed === null) return;
@@ -171,12 +172,12 @@ export class DeviceKvCache implements KvCache {
       this.#move({ tensors: this.#flat("scratch", this.#scratch), first: 0 }, this.#settled(fed.row), 0, fed.length);
   }
 
-  /** Where a row's newest state is. */
+  /** Where a row's latest state is: in the scratch, or in its place. */
   #current(row: number): Vectors {
     return this.#fed?.row === row ? { tensors: this.#flat("scratch", this.#scratch), first: 0 } : this.#settled(row);
   }
 
-  /** Where a row lies. */
+  /** A row's place in the cache. */
   #settled(row: number): Vectors {
     if (row === this.#slots) return { tensors: this.#flat("fold", this.#foldScratch), first: 0 };
     return { tensors: this.#flat("cache", this.#cache), first: row * this.#shape.heads * this.#shape.positions };
@@ -204,7 +205,7 @@ export class DeviceKvCache implements KvCache {
     this.#copy.runNow(binding);
   }
 
-  /** Fills positions from `start` on with pages of the bank, one a position. */
+  /** Copies pages of the bank into positions from `start`, one page per position. */
   #fill(to: Vectors, start: number, pages: Int32Array): void {
     const { heads } = this.#shape;
     const count = heads * pages.length;

@@ -4,12 +4,13 @@ import { toBfloat16, toFloat16 } from "../formats/float16.ts";
 
 type Dtype = "F32" | "F16" | "BF16";
 
-/** Values that are cast and hashed between two turns of the event loop: a millisecond's work. */
+/** fp32 bytes cast and hashed per turn of the event loop: about a millisecond of work. */
 const PIECE_BYTES = 512 * 1024;
 
 /**
- * sha256 of the input and output embeddings, cast to a type of numbers (to nearest, ties to even, as torch does). Computed at the first
- * question for each type but the checkpoint's own, some 0.5 s for GPT-2 small, and kept. The checkpoint must stay open.
+ * sha256 of the input and output embeddings, cast to a dtype (round to nearest, ties to even, as torch does). Each
+ * dtype but the checkpoint's own is computed on first use, about 0.5 s for GPT-2 small, and cached. The checkpoint must
+ * stay open.
  */
 export function embeddingDigests(
   checkpoint: Checkpoint,
@@ -19,7 +20,7 @@ export function embeddingDigests(
     const key = `${name} ${dtype}`;
     const found = known.get(key) ?? digestAs(checkpoint.tensor(name), dtype);
     known.set(key, found);
-    // What could not be read this time may be read the next.
+    // A failed read may succeed the next time.
     found.catch(() => known.delete(key));
     return found;
   };

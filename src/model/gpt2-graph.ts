@@ -1,28 +1,32 @@
 /**
- * GPT-2 as an ONNX graph for continuous batching: pre-LN decoder (transformers' modeling_gpt2.py) over a KV cache that is updated in place.
- * Attention is ONNX Runtime's GroupQueryAttention over slots (the CPU, WebGPU) or its PagedAttention over pages (CUDA).
+ * GPT-2 as an ONNX graph for continuous batching: pre-LN decoder (transformers' modeling_gpt2.py) over a KV cache that
+ * is updated in place. Attention is ONNX Runtime's GroupQueryAttention over slots (CPU, WebGPU) or PagedAttention over
+ * pages (CUDA).
  *
- * Inputs   input_ids, position_ids  int32 [b, s] (slots) or [t] (pages); an id of -1 takes its embedding from soft_embeds
+ * Inputs   input_ids, position_ids  int32 [b, s] (slots) or [t] (pages); id -1 reads its embedding from soft_embeds
  *          soft_embeds              f32 [b|1, s|1, width] or [t|1, width], broadcast
- *          output_rows              int32 [k], which of the tokens, row by row, are answered for
- *          past_{key,value}.{l}     bound to the same memory as present_{key,value}.{l}: f32|f16 [b, H, M, D], or f16 [blocks, block, H, D]
+ *          output_rows              int32 [k], indices of the tokens to answer for, counted row by row
+ *          past_{key,value}.{l}     f32|f16 [b, H, M, D] or f16 [blocks, block, H, D], bound to the same memory as
+ *                                   present_{key,value}.{l}
  *  slots   seqlens_k                int32 [b], tokens already in the cache + s - 1
- *          total_sequence_length    int32 [1], the largest of the rows' totals, read by the host
- *  device  integers                 int32 [2 b s + b + k] instead of four of these: input_ids, position_ids, seqlens_k, output_rows one after the other
- *          integer_counts           int64 [4], how many of each; read by the host, as rows_shape is: int64 [3], b, s and -1
- *          soft_embeds              f32 [b s|1, width], not needed where no id is -1
- *  pages   cumulative_lengths       int32 [b + 1], where each row's tokens begin among the t
+ *          total_sequence_length    int32 [1], the longest row's total, read by the host
+ *  device  integers                 int32 [2 b s + b + k], replaces input_ids, position_ids, seqlens_k and output_rows,
+ *                                   concatenated in this order
+ *          integer_counts           int64 [4], the length of each, read by the host
+ *          rows_shape               int64 [3], b, s and -1, read by the host
+ *          soft_embeds              f32 [b s|1, width], optional when no id is -1
+ *  pages   cumulative_lengths       int32 [b + 1], each row's first token among the t
  *          past_lengths             int32 [b], tokens already in the cache
- *          block_table              int32 [b, columns], the row's blocks
- *          bounds                   int32 [2], read by the host: at least the most new tokens of a row, at least the longest context. Too small
- *                                   a bound gives wrong numbers and no error
- * Outputs  logits                   f32 [k, V]; over pages in the type of the cache
- *          top_logits, top_ids      f32, int64 (the CPU) or int32 [k, K], descending, ties by id (CUDA: in an order of its own)
+ *          block_table              int32 [b, columns], each row's blocks
+ *          bounds                   int32 [2], read by the host: upper bounds of a row's new tokens and of its context.
+ *                                   A bound that is too small gives wrong numbers without an error
+ * Outputs  logits                   f32 [k, V]; over pages in the cache's dtype
+ *          top_logits, top_ids      f32, int64 (CPU) or int32 [k, K], descending, ties by id (CUDA: in its own order)
  *          top_probability          f32 [k, 1], of the likeliest token
- *  device  answers                  f32 [k, 2K + 1] instead of the last three, which are its columns one after the other
+ *  device  answers                  f32 [k, 2K + 1], the last three concatenated by column, instead of them
  *
- * What goes to WebGPU or comes from it costs a copy of its own, with the device idle, however small it is: hence one tensor each way.
- * Every node over slots runs on ONNX Runtime's CPU and WebGPU providers: hence no arithmetic on int64, and no LogSoftmax.
+ * On WebGPU every transfer, however small, is a copy of its own with the device idle: hence one tensor each way.
+ * Every node over slots runs on ONNX Runtime's CPU and WebGPU providers: hence no int64 arithmetic and no LogSoftmax.
  * GroupQueryAttention takes b > 1 only with s = 1, and s > 1 with a past only at b = 1; PagedAttention takes any rows.
  */
 import type { Gpt2Config } from "./checkpoint.ts";
@@ -43,31 +47,31 @@ import { DataType, OnnxGraph, type Dim, type ExternalRange } from "./onnx-writer
 import { skippablePart } from "./skipped-part.ts";
 import { candidatesByGroup, candidatesByPart } from "./top-candidates.ts";
 
-/** Part of the cache key of a built graph: change it whenever the graph changes. */
+/** Part of a built graph's cache key: change it whenever the graph changes. */
 export const GRAPH_VERSION = 9;
 
-/** More candidates than transformers' default top_k of 50, so that default sampling never needs all logits. */
+/** Above transformers' default top_k of 50, so that default sampling never needs all logits. */
 export const CANDIDATES = 64;
 /** A smaller vocabulary has no more. */
 export const candidatesOf = ({ vocabSize }: { readonly vocabSize: number }): number => Math.min(CANDIDATES, vocabSize);
 
 export interface GraphOptions {
   readonly arithmetic: Arithmetic;
-  /** K of the candidates, at most the vocabulary. */
+  /** K; at most the vocabulary. */
   readonly candidates: number;
-  /** Where each of `graphWeights` lies in the data file. */
+  /** The range of each of `graphWeights` in the data file. */
   readonly weights: ReadonlyMap<string, ExternalRange>;
   readonly dataFile: string;
   /**
-   * host: runs without output rows are possible, on the CPU only. device: every node runs on a device, candidates in two levels, long sums in
-   * parts. paged: every node runs on a device, with PagedAttention.
+   * host: CPU only; the head is skipped in runs without output rows. device: every node runs on a device; candidates in
+   * two levels, long sums in parts. paged: every node runs on a device, with PagedAttention.
    */
   readonly kind: GraphKind;
 }
 
 export type GraphKind = "host" | "device" | "paged";
 
-/** Encodes the model file. The data file is written apart, by `ensureGraph`. */
+/** Encodes the model file. `ensureGraph` writes the data file. */
 export function gpt2Graph(config: Gpt2Config, options: GraphOptions): Uint8Array {
   const { layers, heads, headDim, width, positions } = config;
   const type = floatType(options.arithmetic);
@@ -96,7 +100,7 @@ export function gpt2Graph(config: Gpt2Config, options: GraphOptions): Uint8Array
     epsilon,
   });
 
-  /** residual + delta + bias, and its layer norm: one fused node. */
+  /** residual + delta + bias and its layer norm, in one fused node. */
   const addAndNorm = (delta: string, bias: string, norm: string, at: string): void => {
     const [sum, out] = [`${at}.residual`, `${at}.normed`];
     graph.contrib(
@@ -140,7 +144,10 @@ export function gpt2Graph(config: Gpt2Config, options: GraphOptions): Uint8Array
   return graph.encode();
 }
 
-/** Between `[t, n]`, which a device computes everything else with, and the `[b, s, n]` that attention over slots asks for. Elsewhere: nothing. */
+/**
+ * Converts between `[t, n]`, which a device's other nodes use, and `[b, s, n]`, which attention over slots requires.
+ * Identity elsewhere.
+ */
 interface Rows {
   apart(tokens: string): string;
   flat(rows: string): string;
@@ -155,7 +162,7 @@ const PAGED_INPUTS: Inputs = {
   bounds: [2],
 };
 
-/** Behind query, key, value and the cache; of PagedAttention's optional inputs only the last one is used. */
+/** Inputs after query, key, value and the cache. Of PagedAttention's optional inputs only the last is used. */
 const SLOT_LENGTHS = ["seqlens_k", "total_sequence_length"];
 const PAGED_LENGTHS = ["cumulative_lengths", "past_lengths", "block_table", ...new Array<string>(8).fill(""), "bounds"];
 
@@ -178,7 +185,7 @@ function packedInputs(graph: OnnxGraph, width: number): Rows {
   graph.node("Split", ["integers", "integer_counts"], ["input_ids", "position_ids", "seqlens_k", "output_rows"], {
     axis: 0,
   });
-  // An input with a value of its own need not be given.
+  // An input with a default value may be omitted.
   graph.input("soft_embeds", DataType.float, ["soft_tokens", width]);
   graph.constant("soft_embeds", DataType.float, [1, width], new Float32Array(width));
   graph.constant("flat_shape", DataType.int64, [2], BigInt64Array.of(-1n, BigInt(width)));
@@ -206,7 +213,7 @@ function declareWeights(graph: OnnxGraph, config: Gpt2Config, options: GraphOpti
   return (name) => name;
 }
 
-/** Token embedding (or soft embedding where the id is -1) plus position embedding. Gather takes -1 as the last row. */
+/** Token embedding (soft embedding where the id is -1) plus position embedding. Gather reads -1 as the last row. */
 function embed(graph: OnnxGraph, weight: (name: string) => string, type: FloatType): void {
   graph.constant("soft_id", DataType.int32, [1], Int32Array.of(-1));
   graph.constant("last_axis", DataType.int64, [1], BigInt64Array.of(-1n));
@@ -234,11 +241,11 @@ function activate(graph: OnnxGraph, config: Gpt2Config, input: string, bias: str
 }
 
 /**
- * Logits of the chosen tokens, the K largest, and the probability of the likeliest: its log-sum-exp is max - log(p). Softmax cannot
- * overflow and works row by row, and a maximum is exact in any order; Exp and ReduceSum nodes are split over threads in ways that
- * depend on the batch, and changed the last bit of a row beside other rows.
+ * Logits of the answered tokens, the K largest, and the probability p of the likeliest, whose log-sum-exp is max -
+ * log(p). Softmax cannot overflow and works row by row, and a maximum is exact in any order. Exp and ReduceSum nodes
+ * would be split over threads depending on the batch, which changed a row's last bit when other rows were present.
  *
- * It is computed only for runs that are asked for an answer: it is a third of the weights.
+ * Runs only when an answer is requested: the head is a third of the weights.
  */
 function hostHead(
   graph: OnnxGraph,
@@ -264,7 +271,7 @@ function hostHead(
   skippablePart(graph, "is_answered", answers, "answers.", "outputs", outputs);
 }
 
-/** The same through WebGPU. */
+/** The same for WebGPU. */
 function deviceHead(
   graph: OnnxGraph,
   hidden: string,
@@ -280,7 +287,10 @@ function deviceHead(
   graph.output("answers", DataType.float, ["outputs", answerColumns(candidates)]);
 }
 
-/** The same on CUDA. Logits stay in the type that they were computed in: reading and writing them is half of what the head takes. */
+/**
+ * The same for CUDA. Logits keep the dtype they were computed in: reading and writing them is half the cost of the
+ * head.
+ */
 function pagedHead(
   graph: OnnxGraph,
   hidden: string,
@@ -300,14 +310,14 @@ function pagedHead(
 
 const HEADS = { host: hostHead, device: deviceHead, paged: pagedHead } as const;
 
-/** `output_hidden` [k, width]: the hidden states of the tokens that are answered for. */
+/** `output_hidden` [k, width]: the hidden states of the answered tokens. */
 function answered(graph: OnnxGraph, hidden: string, config: Gpt2Config): void {
   graph.constant("token_rows", DataType.int64, [2], BigInt64Array.of(-1n, BigInt(config.width)));
   graph.node("Reshape", [hidden, "token_rows"], ["hidden_rows"]);
   graph.node("Gather", ["hidden_rows", "output_rows"], ["output_hidden"], { axis: 0 });
 }
 
-/** Columns of a device's `answers`, by their candidates. */
+/** Columns of a device's `answers` for this many candidates. */
 export const answerColumns = (candidates: number): number => 2 * candidates + 1;
 
 function answersOf(

@@ -18,28 +18,30 @@ import { MOST_IDS } from "./top-candidates.ts";
 export interface RunnerOptions {
   readonly modelPath: string;
   readonly shape: ModelShape;
-  /** Sequences that can run at once. */
+  /** Sequences that can run concurrently. */
   readonly slots: number;
   /** Threads inside one operator on the CPU; 0: one per core. */
   readonly threads: number;
-  /** Microseconds for which a thread without work looks for more before it sleeps; 0: none. By default ONNX Runtime's, tens of milliseconds. */
+  /**
+   * Microseconds that an idle thread spins before it sleeps; 0: none. Default: ONNX Runtime's, tens of milliseconds.
+   */
   readonly spinTime?: number;
   readonly device: Device;
-  /** That of the graph. */
+  /** The graph's precision. */
   readonly precision: Precision;
-  /** A device's memory for hot prefixes, in bytes; at least as much as one row is taken. */
+  /** Device memory for hot prefixes, in bytes; rounded up to hold at least one full row. */
   readonly bankBytes: number;
 }
 
-/** One run's small inputs and its binding, kept for every batch size seen. */
+/** A run's small inputs and its binding, kept for every batch size seen. */
 interface DecodeBatch {
   readonly inputs: StepInputs;
   readonly binding: Binding;
 }
 
-/** An id that stands for a row of soft_embeds. */
+/** Input id that selects a row of soft_embeds. */
 const SOFT_ID = -1;
-/** WebGPU's Softmax adds up a single row in another order than one of several: off the CPU there are always at least two. */
+/** WebGPU's Softmax sums a single row in a different order than several, so devices always compute at least two. */
 const LEAST_OUTPUTS = 2;
 
 export class Gpt2Runner implements ModelRunner {
@@ -59,9 +61,9 @@ export class Gpt2Runner implements ModelRunner {
   readonly #owned: Disposable[] = [];
 
   /**
-   * @throws OrtError when the graph cannot be loaded, or the device has not enough memory; nothing is left there then.
-   * @throws PrecisionError when int8 is not exact here
-   * @throws ModelLoadError when a device could not tell all token ids apart
+   * @throws OrtError when the graph cannot be loaded or the device runs out of memory; all its memory is freed
+   * @throws PrecisionError when int8 is not exact on this machine
+   * @throws ModelLoadError when the vocabulary has more ids than the device can represent
    */
   static async open(runtime: Runtime, options: RunnerOptions): Promise<Gpt2Runner> {
     if (options.precision === "int8")
@@ -124,12 +126,12 @@ export class Gpt2Runner implements ModelRunner {
   }
 
   prefillAll(): Promise<StepOutput> {
-    return Promise.reject(new RangeError("GroupQueryAttention takes one prompt a run"));
+    return Promise.reject(new RangeError("GroupQueryAttention takes one prompt per run"));
   }
 
   async decode(ids: Int32Array, positions: Int32Array): Promise<StepOutput> {
     const rows = ids.length;
-    // What is still to be copied to its row is copied before that row is read.
+    // rows() first copies any pending state into the rows that are about to be read.
     const cache = this.#guard(() => this.#cache.rows(rows));
     const { inputs, binding } = this.#batch(rows, cache);
     inputs.ids.set(ids);
@@ -172,7 +174,10 @@ export class Gpt2Runner implements ModelRunner {
     for (const { inputs } of this.#batches.values()) inputs.ids.fill(0);
   }
 
-  /** A copy of a row's keys and values at positions `[0, positions)`, as a KvTensor has them: for tests of what is left in it. */
+  /**
+   * A copy of a row's keys and values at positions `[0, positions)`, in KvTensor order. For tests that look for
+   * leftovers.
+   */
   readRow(row: number): KvTensor {
     return this.#cache.read(row, this.shape.positions);
   }
@@ -181,7 +186,7 @@ export class Gpt2Runner implements ModelRunner {
     return null;
   }
 
-  /** Of the prefixes in the device's memory; null where prefixes are in the process's own. */
+  /** Prefixes in device memory; null when prefixes live in host memory. */
   bankStats(): PrefixBankStats | null {
     return this.#cache instanceof DeviceKvCache ? this.#cache.bank.stats() : null;
   }
@@ -205,8 +210,9 @@ export class Gpt2Runner implements ModelRunner {
   }
 
   /**
-   * Feeds one row at positions `[start, start + ids.length)`; the output is of the tokens `answered` (indices into `ids`), if any.
-   * @param embeddings `[ids.length, width]`, of ids that are SOFT_ID
+   * Feeds one row at positions `[start, start + ids.length)`; outputs are for the tokens `answered` (indices into
+   * `ids`), if any.
+   * @param embeddings `[ids.length, width]`, read where the id is SOFT_ID
    */
   async #forward(
     row: number,
@@ -310,7 +316,7 @@ export class Gpt2Runner implements ModelRunner {
     }
   }
 
-  /** For what runs on the device without being awaited. */
+  /** Wraps calls that run on the device without being awaited. */
   #guard<T>(call: () => T): T {
     try {
       return call();
@@ -329,7 +335,7 @@ export class Gpt2Runner implements ModelRunner {
   }
 }
 
-/** ORT's settings of how long its threads spin. */
+/** ORT settings for thread spinning. */
 function spinning(time: number | undefined): Readonly<Record<string, string>> {
   if (time === undefined) return {};
   return time === 0

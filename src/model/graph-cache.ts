@@ -1,6 +1,7 @@
 /**
- * Builds a checkpoint's graphs once into a cache folder: `<fingerprint>-<arithmetic>-v<version>/{model.onnx, device.onnx, paged.onnx, weights.bin}`,
- * in int8 with integers.onnx instead of paged.onnx. Machines may share it: each takes the arithmetic that it computes exactly.
+ * Builds a checkpoint's graphs once into a cache folder: `<fingerprint>-<arithmetic>-v<version>/{model.onnx,
+ * device.onnx, paged.onnx, weights.bin}`, in int8 with integers.onnx instead of paged.onnx. Machines may share it: each
+ * takes the arithmetic that it computes exactly.
  */
 import { randomUUID } from "node:crypto";
 import { constants } from "node:fs";
@@ -28,15 +29,15 @@ import { channelScales, writeIntegers } from "./quantize.ts";
 
 const DATA_FILE = "weights.bin";
 const FILES: Readonly<Record<GraphKind, string>> = { host: "model.onnx", device: "device.onnx", paged: "paged.onnx" };
-/** ORT maps external data into memory: page alignment spares it a copy. */
+/** ORT memory-maps external data; page alignment avoids a copy. */
 const ALIGNMENT = 4096;
 const CHUNK_BYTES = 4 << 20;
 const ABANDONED_MS = 6 * 3_600_000;
 
 /**
- * Path of the graph for this checkpoint on that device, built when it is not there yet. Weights are streamed in chunks, so that the memory needed
- * does not depend on the model's size. Whole or absent: the folder appears by a rename.
- * @throws ModelLoadError from the checkpoint; the file system's errors; OrtError
+ * Returns the path of the graph for this checkpoint and device, and builds it if it is missing. Weights are streamed,
+ * so memory use does not depend on the model's size. The folder appears by a rename: complete or not at all.
+ * @throws ModelLoadError from the checkpoint; file system errors; OrtError
  */
 export async function ensureGraph(
   checkpoint: Checkpoint,
@@ -47,7 +48,7 @@ export async function ensureGraph(
   return ensureArithmetic(checkpoint, cacheDir, precision === "int8" ? await exactIntegers() : precision, device);
 }
 
-/** The same, whatever this machine computes exactly. */
+/** The same for a given arithmetic, whether or not this machine computes it exactly. */
 export async function ensureArithmetic(
   checkpoint: Checkpoint,
   cacheDir: string,
@@ -120,7 +121,7 @@ async function writeWeights(
   return ranges;
 }
 
-/** Writes one weight from its place 0 on and answers its length in bytes. `scales` keeps those of sources quantised before. */
+/** Writes one weight and returns its length in bytes. `scales` keeps the scales of sources quantised so far. */
 async function writeWeight(
   checkpoint: Checkpoint,
   weight: GraphWeight,
@@ -165,14 +166,14 @@ async function writeWeight(
   }
 }
 
-/** `values` are those of a tensor `[..., channels]` from its element `first` on. */
+/** `values` are elements `first`, `first + 1`, ... of a tensor `[..., channels]`. */
 function multiplyChannels(values: Float32Array, first: number, channels: number, factor: ChannelFactor): void {
   for (let index = 0; index < values.length; index++) {
     if ((first + index) % channels < factor.channels) values[index]! *= factor.by;
   }
 }
 
-/** Another process may have built the same graph meanwhile: the first one stays. A folder half deleted makes room. */
+/** If another process has built the same graph meanwhile, its copy stays. A partly deleted folder is replaced. */
 async function publish(temporary: string, folder: string, files: readonly string[]): Promise<void> {
   try {
     await rename(temporary, folder);
@@ -183,7 +184,7 @@ async function publish(temporary: string, folder: string, files: readonly string
   }
 }
 
-/** What builds of this graph left behind that were killed. One that still runs is younger. */
+/** Removes leftovers of killed builds. A build still running has a younger folder. */
 async function removeAbandoned(folder: string): Promise<void> {
   for (const name of await readdir(dirname(folder))) {
     if (!name.startsWith(`${basename(folder)}.`) || !name.endsWith(".tmp")) continue;

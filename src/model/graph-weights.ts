@@ -1,17 +1,18 @@
-/** What a graph's data file holds in each precision, and from which tensor of the checkpoint it is made. */
+/** What a graph's data file holds in each precision, and which checkpoint tensor it comes from. */
 import { gpt2Tensors, type Gpt2Config } from "./checkpoint.ts";
 import { DataType } from "./onnx-writer.ts";
 
 /**
- * fp32: what HF PEFT computes on a CPU. int8: linear layers and the head multiply 8-bit integers (linear.ts); embeddings, norms,
- * attention and the KV cache stay fp32. fp16: half the memory and its traffic, on devices with such arithmetic.
+ * fp32: what HF PEFT computes on a CPU. int8: linear layers and the head multiply 8-bit integers (linear.ts);
+ * embeddings, norms, attention and the KV cache stay fp32. fp16: half the memory and memory traffic, on devices that
+ * support it.
  */
 export const PRECISIONS = ["fp32", "int8", "fp16"] as const;
 export type Precision = (typeof PRECISIONS)[number];
 
 /**
- * What the nodes of a graph compute with. int8 has two, which give the same numbers: weights as signed bytes, for processors whose
- * kernels multiply them exactly, and as unsigned bytes around 128, for all (integer-kernels.ts).
+ * The arithmetic of a graph's nodes. int8 has two forms with identical results: signed weights, for processors whose
+ * kernels multiply them exactly, and unsigned weights with zero point 128, for all others (integer-kernels.ts).
  */
 export const ARITHMETICS = ["fp32", "int8-u8s8", "int8-u8u8", "fp16"] as const;
 export type Arithmetic = (typeof ARITHMETICS)[number];
@@ -19,28 +20,28 @@ export type IntegerArithmetic = Extract<Arithmetic, `int8-${string}`>;
 
 export const isInteger = (arithmetic: Arithmetic): arithmetic is IntegerArithmetic => arithmetic.startsWith("int8-");
 
-/** What weights that are not quantised, activations and the KV cache are made of; logits are fp32 always. */
+/** Dtype of unquantised weights, activations and the KV cache. Logits are always fp32. */
 export type FloatType = typeof DataType.float | typeof DataType.float16;
 export const floatType = (precision: Precision | Arithmetic): FloatType =>
   precision === "fp16" ? DataType.float16 : DataType.float;
 
-/** The byte that stands for 0 among unsigned ones, activations or weights. */
+/** Zero point of unsigned activations and weights. */
 export const ZERO_POINT = 128;
 
 export interface GraphWeight {
   readonly type: DataType;
-  /** In the graph. */
+  /** Shape in the graph. */
   readonly dims: readonly number[];
-  /** The checkpoint's tensor. */
+  /** Name of the checkpoint's tensor. */
   readonly source: string;
   /**
-   * The source's values; or its integers `[in, out]`, which `scales` of the same source precede, plus ZERO_POINT if `type` is uint8; or one
-   * scale per output channel.
+   * values: the source as it is. integers: quantised `[in, out]`, plus ZERO_POINT if `type` is uint8; stored after the
+   * source's `scales`. scales: one per output channel.
    */
   readonly form: "values" | "integers" | "scales";
-  /** The axis of the source that counts output channels: 1 for Conv1D's `[in, out]`, 0 for the head's `[vocabulary, width]`. */
+  /** The source's axis of output channels: 1 for Conv1D's `[in, out]`, 0 for the head's `[vocabulary, width]`. */
   readonly channelAxis: 0 | 1;
-  /** The values or scales of the first `channels` output channels are multiplied by this. */
+  /** Multiplies the values or scales of the first `channels` output channels. */
   readonly factor?: ChannelFactor;
 }
 
@@ -53,8 +54,8 @@ export interface ChannelFactor {
 export const headTensor = (config: Gpt2Config): string => (config.tieWordEmbeddings ? "wte.weight" : "lm_head.weight");
 
 /**
- * Rows of the head's weight where it is multiplied on CUDA; those behind the vocabulary's are zeros. Its kernels write rows of products that
- * begin at multiples of 16 bytes, for 50,257 columns it has others that take four times as long.
+ * Rows of the head's weight on CUDA; rows past the vocabulary are zeros. CUDA's fast kernels write output rows aligned
+ * to 16 bytes; for 50,257 columns it falls back to kernels that take four times as long.
  */
 export const paddedVocabulary = ({ vocabSize }: Gpt2Config): number => Math.ceil(vocabSize / PADDED) * PADDED;
 const PADDED = 64;
@@ -80,7 +81,7 @@ export function graphWeights(config: Gpt2Config, arithmetic: Arithmetic): Map<st
   return weights;
 }
 
-/** Of the weights that a Conv1D layer multiplies by. */
+/** Names of Conv1D weights. */
 export const LINEAR_WEIGHT = /\.(c_attn|c_proj|c_fc)\.weight$/;
 const QUERIES = /^h\.(\d+)\.attn\.c_attn\.(weight|bias)$/;
 
@@ -91,9 +92,9 @@ export function attentionScale(config: Gpt2Config, layer: number): number {
 }
 
 /**
- * Whether queries come out of their linear layer times the attention's scale. ONNX Runtime's CPU has fast kernels for products of one
- * row only without a factor. For a head_dim of 64, as in every GPT-2 published, the factor is 1/8, and not a bit changes. In fp16 small
- * weights would lose bits.
+ * Whether the attention scale is folded into the query projection: ONNX Runtime's fast CPU kernels for one-row products
+ * take no factor. With a head_dim of 64, as in every published GPT-2, the factor is 1/8, which changes no bit. In fp16
+ * small weights would lose bits.
  */
 export const scaledQueries = (arithmetic: Arithmetic): boolean => floatType(arithmetic) === DataType.float;
 

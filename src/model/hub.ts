@@ -14,7 +14,7 @@ export interface HubOptions {
   readonly hubUrl?: string;
   /** Default: the environment's HF_TOKEN. */
   readonly token?: string;
-  /** Told once per file that is about to be downloaded. */
+  /** Called once per file before its download. */
   readonly onFile?: (name: string, bytes: number) => void;
 }
 
@@ -40,9 +40,9 @@ const SIDE_FILES = new Set([
 ]);
 
 /**
- * The folder of a model: `model` itself if it is a folder, else the Hugging Face id `org/name[@revision]`, downloaded unless
- * it is there. A branch is looked up at each start; without a network the commit of the last time is served. Files appear
- * under their final name only when all are complete. Throws ModelLoadError.
+ * The folder of a model: `model` itself if it is a folder, else the Hugging Face id `org/name[@revision]`, downloaded
+ * unless present. Branches are looked up at each start; without a network, the last known commit is served. The folder
+ * gets its final name only when all files are complete. Throws ModelLoadError.
  */
 export async function resolveModel(model: string, options: HubOptions): Promise<string> {
   if (await isDirectory(model)) return model;
@@ -76,7 +76,7 @@ export async function resolveModel(model: string, options: HubOptions): Promise<
   }
 }
 
-/** The commit that `revision` names now; of the last successful time if the hub cannot be reached. */
+/** The commit `revision` currently names, or the last known one if the hub cannot be reached. */
 async function findCommit({ repo, ...source }: Source, revision: string, folder: string): Promise<string> {
   if (COMMIT.test(revision)) return revision;
   const ref = join(folder, `ref-${encodeURIComponent(revision)}`);
@@ -94,7 +94,7 @@ async function findCommit({ repo, ...source }: Source, revision: string, folder:
   }
 }
 
-/** Downloads into `<target>.partial`, where a later start finds what is complete, and renames that folder in the end. */
+/** Downloads into `<target>.partial`, where a later start resumes, then renames that folder. */
 async function download(source: Source, commit: string, target: string, onFile: HubOptions["onFile"]): Promise<void> {
   const files: ListFileEntry[] = [];
   for await (const file of listFiles({ ...source, revision: commit })) {
@@ -104,12 +104,12 @@ async function download(source: Source, commit: string, target: string, onFile: 
   await mkdir(partial, { recursive: true });
   for (const file of neededFiles(source.repo.name, files)) {
     const path = join(partial, file.path);
-    // Complete files only ever get their name by a rename.
+    // Only complete files are renamed to their final name.
     if ((await stat(path).catch(() => null))?.size === file.size) continue;
     onFile?.(file.path, file.size);
     await fetchFile(source, commit, file, path);
   }
-  // What a killed process left.
+  // Leftovers of killed processes.
   for (const name of await readdir(partial)) if (name.endsWith(".tmp")) await rm(join(partial, name), { force: true });
   await rename(partial, target);
 }
@@ -130,7 +130,7 @@ function neededFiles(name: string, files: readonly ListFileEntry[]): ListFileEnt
 }
 
 async function fetchFile(source: Source, commit: string, file: ListFileEntry, path: string): Promise<void> {
-  // The plain HTTPS way: xet would need a second service and keeps large files in memory.
+  // Plain HTTPS: xet would need a second service and keeps large files in memory.
   const blob = await downloadFile({ ...source, path: file.path, revision: commit, xet: false });
   if (blob === null) throw new Error(`${file.path} is listed but absent`);
   const temporary = `${path}.${randomBytes(6).toString("hex")}.tmp`;
@@ -149,9 +149,9 @@ async function fetchFile(source: Source, commit: string, file: ListFileEntry, pa
       createWriteStream(temporary, { flags: "wx" }),
     );
     const wanted = file.lfs?.oid.replace(/^sha256:/, "");
-    if (bytes !== file.size) throw new Error(`${file.path} came with ${bytes} bytes instead of ${file.size}`);
+    if (bytes !== file.size) throw new Error(`${file.path} was downloaded with ${bytes} bytes instead of ${file.size}`);
     if (wanted !== undefined && hash.digest("hex") !== wanted)
-      throw new Error(`${file.path} came damaged: its sha256 differs`);
+      throw new Error(`${file.path} was damaged on the way: its sha256 differs`);
     await rename(temporary, path);
   } catch (error) {
     await rm(temporary, { force: true });
@@ -160,7 +160,7 @@ async function fetchFile(source: Source, commit: string, file: ListFileEntry, pa
 }
 
 function explain(error: unknown, model: string, { hubUrl, accessToken }: Source): ModelLoadError {
-  const start = `model "${model}" is no folder here, and downloading it from ${hubUrl} failed: `;
+  const start = `model "${model}" is not a folder here, and downloading it from ${hubUrl} failed: `;
   if (error instanceof HubApiError && [401, 403, 404].includes(error.statusCode)) {
     const hint = accessToken ? "the token may lack access" : "if it is private or gated, set HF_TOKEN";
     return new ModelLoadError("model_not_found", `${start}no such model or revision (${error.statusCode}); ${hint}`, {

@@ -1,10 +1,11 @@
 /**
- * Whether this processor's kernels multiply 8-bit integers exactly, asked of the kernels themselves.
+ * Finds out by running them whether this processor's kernels multiply 8-bit integers exactly.
  *
- * ONNX Runtime multiplies unsigned activations with signed weights by whatever the processor has. VNNI, AMX and ARM's instructions are
- * exact. AVX2 and AVX-512 without VNNI add two products in 16 bits that saturate (vpmaddubsw: 2 * 255 * 127 > 32,767), and answer other
- * numbers for large ones without a word. Unsigned weights are widened to 16 bits first there (vpmaddwd), which is exact on every
- * processor, but leaves VNNI and AMX unused. So the form of the weights is chosen by trying, not by the processor's name.
+ * ONNX Runtime multiplies unsigned activations by signed weights with whatever the processor has. VNNI, AMX and ARM's
+ * instructions are exact. AVX2 and AVX-512 without VNNI add two products in saturating 16 bits (vpmaddubsw: 2 * 255 *
+ * 127 > 32,767), so large values silently give wrong sums. There, unsigned weights are first widened to 16 bits
+ * (vpmaddwd), which is exact on every processor but leaves VNNI and AMX unused. So the weights' form is chosen by a
+ * trial, not by the processor's name.
  */
 import { dirname, join } from "node:path";
 import { PrecisionError } from "../errors.ts";
@@ -15,22 +16,22 @@ import { DataType, OnnxGraph } from "./onnx-writer.ts";
 import { LARGEST } from "./quantize.ts";
 import { skippablePart } from "./skipped-part.ts";
 
-/** Of the check's layer: the sums stay below 2^24, so that they are exact as fp32. */
+/** Size of the check's layer. Its sums stay below 2^24, so they are exact in fp32. */
 const [INPUTS, OUTPUTS] = [512, 48];
-/** Rows at once: kernels differ for one row, for few, and for more than a block of theirs. */
+/** Batch sizes to try: kernels differ for one row, for a few, and beyond one block. */
 const ROWS = [1, 7, 33];
 
-/** The faster form that is exact on this processor. */
+/** The faster of the two forms that is exact on this processor. */
 export async function exactIntegers(): Promise<IntegerArithmetic> {
   using runtime = new Runtime();
   return (await inexactSum(runtime, integerCheck("int8-u8s8"), { threads: 1 })) === null ? "int8-u8s8" : "int8-u8u8";
 }
 
-/** The check of a graph's integers lies beside it. */
+/** Path of the check that is stored beside a graph. */
 export const integerCheckPath = (modelPath: string): string => join(dirname(modelPath), "integers.onnx");
 
 /**
- * Computes the check that lies beside a graph, which may have been built on another machine.
+ * Runs the check stored beside a graph, which may have been built on another machine.
  * @throws PrecisionError where a sum is not exact, OrtError
  */
 export async function proveIntegers(runtime: Runtime, modelPath: string, options: SessionOptions): Promise<void> {
@@ -43,8 +44,8 @@ export async function proveIntegers(runtime: Runtime, modelPath: string, options
 }
 
 /**
- * x f32 [rows, 512], asked bool [1] -> plain, inner f32 [rows, 48]: the same linear layer as gpt2-graph.ts has it in blocks and, in a graph
- * inside the graph, as head. Scales cancel out: the outputs are the integers' sums.
+ * x f32 [rows, 512], asked bool [1] -> plain, inner f32 [rows, 48]: the same linear layer as a block of gpt2-graph.ts
+ * has it, and inside a subgraph, as the head has it. Scales cancel out: the outputs are the integer sums.
  */
 export function integerCheck(arithmetic: IntegerArithmetic): Uint8Array {
   const graph = new OnnxGraph("integers", "");
@@ -106,7 +107,7 @@ async function computedSums(runtime: Runtime, session: Session, rows: number): P
   return [plain.data, inner.data];
 }
 
-/** Activations are the largest and the smallest, bytes 255 and 1; weights are as large. */
+/** Activations are the extremes, bytes 255 and 1; weights have the largest magnitude. */
 function exactSum(row: number, output: number): number {
   let sum = 0;
   for (let input = 0; input < INPUTS; input++) sum += LARGEST * sign(row, input) * weightAt(input, output);
@@ -115,7 +116,7 @@ function exactSum(row: number, output: number): number {
 
 const weightAt = (input: number, output: number): number => LARGEST * sign(output, input);
 
-/** Lines of equal signs, which sum up the most, of pairs that cancel out, and of all mixtures. */
+/** Lines of equal signs, which reach the largest sums; of pairs that cancel out; and of mixtures. */
 function sign(line: number, at: number): 1 | -1 {
   switch (line % 4) {
     case 0:
@@ -125,7 +126,7 @@ function sign(line: number, at: number): 1 | -1 {
     case 2:
       return at % 2 === 0 ? 1 : -1;
     default:
-      // Bits of a multiplicative hash (Knuth's), as good as random.
+      // Bits of a multiplicative hash (Knuth), as good as random here.
       return (Math.imul(at * 61 + line, 2654435761) >>> 16) % 2 === 0 ? 1 : -1;
   }
 }

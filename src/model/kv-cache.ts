@@ -1,15 +1,15 @@
-/** The KV cache of a runner: one row per running sequence, and one more for folding. */
+/** A runner's KV cache: one row per running sequence and one more for folding. */
 import { kvElements, type KvTensor, type ModelShape } from "../kv.ts";
 import type { HostTensor, Runtime, Tensor } from "../runtime/session.ts";
 
 /**
- * Per layer a key and a value tensor, in that order: `2 * layers` tensors. Sequences have rows `[0, slots)`, row `slots` is for folding.
- * Calls take effect before the next run of the model.
+ * Per layer a key and a value tensor, in that order: `2 * layers` tensors. Sequences use rows `[0, slots)`; row `slots`
+ * is for folding. Calls take effect before the model's next run.
  */
 export interface KvCache extends Disposable {
   /** Tensors `[count, heads, positions, headDim]` over rows `[0, count)`. */
   rows(count: number): readonly Tensor[];
-  /** Tensors `[1, heads, positions, headDim]` in which positions `[start, end)` of a row can be written now. */
+  /** Tensors `[1, heads, positions, headDim]` of a row, whose positions `[start, end)` may be written now. */
   row(row: number, start: number, end: number): readonly Tensor[];
   /** Copies a prefix into positions `[0, prefix.length)` of a row. */
   loadPrefix(row: number, prefix: KvTensor): void;
@@ -17,13 +17,16 @@ export interface KvCache extends Disposable {
   copyRow(from: number, to: number, length: number, start: number): void;
   /** Fills positions `[from, to)` of a row with zeros. */
   wipe(row: number, from: number, to: number): void;
-  /** Fills with zeros whatever holds keys and values outside the rows, hot prefixes included: these are loaded anew. */
+  /**
+   * Zeroes everything that holds keys and values outside the rows. Drops hot prefixes too: they are loaded again when
+   * needed.
+   */
   wipeBuffers(): void;
   /** A copy of positions `[0, length)` of a row. */
   read(row: number, length: number): KvTensor;
 }
 
-/** @throws RangeError for a prefix of another shape: it would spill into what lies behind it in the cache. */
+/** @throws RangeError for a prefix of another shape, which would overwrite its neighbours in the cache */
 export function checkPrefix(shape: ModelShape, prefix: KvTensor): void {
   if (prefix.length > shape.positions || prefix.data.length !== kvElements(shape, prefix.length)) {
     throw new RangeError(
@@ -37,7 +40,7 @@ function rowElements({ heads, positions, headDim }: ModelShape): number {
   return heads * positions * headDim;
 }
 
-/** The cache where kernels work on the process's own memory: rows are sub-arrays, copies are copies of arrays. */
+/** The cache in host memory: rows are sub-arrays, and copying a row copies array elements. */
 export class HostKvCache implements KvCache {
   readonly #runtime: Runtime;
   readonly #shape: ModelShape;
@@ -48,7 +51,7 @@ export class HostKvCache implements KvCache {
   constructor(runtime: Runtime, shape: ModelShape, slots: number) {
     this.#runtime = runtime;
     this.#shape = shape;
-    // The system hands out zeroed pages when they are first touched: an idle slot costs address space, not memory.
+    // The OS maps zeroed pages on first touch: an idle slot costs address space, not memory.
     this.#arrays = Array.from({ length: 2 * shape.layers }, () => new Float32Array((slots + 1) * rowElements(shape)));
   }
 
@@ -93,7 +96,10 @@ export class HostKvCache implements KvCache {
     this.#views.clear();
   }
 
-  /** Calls back for each (layer, key or value, head) of a row: the array, where the head begins, its index in a KvTensor. */
+  /**
+   * Calls `visit` for each (layer, key or value, head) of a row with the array, the head's offset in it, and its index
+   * in a KvTensor.
+   */
   #eachHead(row: number, visit: (array: Float32Array, at: number, index: number) => void): void {
     const { heads, positions, headDim } = this.#shape;
     let index = 0;
@@ -102,7 +108,7 @@ export class HostKvCache implements KvCache {
     }
   }
 
-  /** Kept once made: there are as many as rows and batch sizes. */
+  /** Cached: there is one per row and one per batch size. */
   #view(row: number, count: number): readonly HostTensor[] {
     const name = `${row}+${count}`;
     const known = this.#views.get(name);

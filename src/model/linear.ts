@@ -1,4 +1,4 @@
-/** Linear layers without their bias (which is added by a fused node behind them), in each precision. */
+/** Linear layers in each precision, without their bias (the fused node after them adds it). */
 import { toFloat16 } from "../formats/float16.ts";
 import {
   floatType,
@@ -13,13 +13,13 @@ import { DataType, type OnnxGraph } from "./onnx-writer.ts";
 import { LARGEST } from "./quantize.ts";
 
 export interface LinearLayers {
-  /** `[..., in] -> [..., out]` by the Conv1D weight of that name. `attended` inputs come from attention and may hold NaN. */
+  /** `[..., in] -> [..., out]` by the named Conv1D weight. `attended` inputs come from attention and may hold NaN. */
   conv1d(input: string, weight: string, output: string, from?: "attended"): void;
-  /** `[b, width] -> [b, vocabulary]`, fp32 whatever the input is. */
+  /** `[b, width] -> [b, vocabulary]`, always fp32. */
   head(input: string, weight: string, output: string): void;
 }
 
-/** @param at goes before the names of constants, which a graph inside another one must not share with it */
+/** @param at prefix for the names of constants, which a subgraph must not share with the graph around it */
 export function linearLayers(graph: OnnxGraph, arithmetic: Arithmetic, at = ""): LinearLayers {
   return isInteger(arithmetic) ? int8Layers(graph, arithmetic, at) : floatLayers(graph, floatType(arithmetic));
 }
@@ -35,14 +35,14 @@ function floatLayers(graph: OnnxGraph, type: FloatType): LinearLayers {
   };
 }
 
-/** Sums of fewer terms stay whole; between 768 and 3,072 nothing was measured. */
+/** Shorter sums are not split; sizes between 768 and 3,072 were not measured. */
 const LONG_SUM = 2048;
-/** A part has at least so many terms. */
+/** Minimum terms per part. */
 const PART_TERMS = 96;
-/** Kernels read vectors of four, if all sizes allow it; whether they do must not depend on the number of rows. */
+/** Kernels read vectors of four only if all sizes allow it; whether they do must not depend on the number of rows. */
 const VECTOR = 4;
 
-/** The dimensions of a weight `[inputs, outputs]` for `layersInParts`, without moving a number: `[parts, inputs of a part, outputs]`. */
+/** Reshapes a weight `[inputs, outputs]` for `layersInParts`, in place: `[parts, inputs per part, outputs]`. */
 export function dimsInParts(dims: readonly number[]): readonly number[] {
   const [inputs, outputs] = dims as [number, number];
   if (inputs < LONG_SUM || outputs % VECTOR !== 0) return dims;
@@ -52,13 +52,15 @@ export function dimsInParts(dims: readonly number[]): readonly number[] {
 }
 
 /**
- * The same for WebGPU, where a MatMul gives 32 outputs of a few rows to one group of threads, which walks through all the inputs: 24 groups for
- * the second product of GPT-2 small's MLP, on 132 multiprocessors, for as long as it has 3,072 inputs. Cut in parts of 96 it takes 34 us instead of 92 on
- * an H100 at one row, 61 instead of 226 at 32. The other layers, of 768 inputs, gain nothing: a part's product is shorter, but every kernel takes 10 us at
- * least, and there are two more. Tokens are `[t, in]`.
+ * The same for WebGPU, where a MatMul assigns 32 outputs of a few rows to one workgroup, which walks through all the
+ * inputs. The second product of GPT-2 small's MLP makes 24 workgroups, on 132 multiprocessors, each for 3,072 inputs.
+ * Split into parts of 96 inputs it takes 34 us instead of 92 on an H100 at one row, and 61 instead of 226 at 32. The
+ * other layers, with 768 inputs, gain nothing: every kernel takes at least 10 us, and splitting adds two. Tokens are
+ * `[t, in]`.
  *
- * The parts are added up by a product with ones, which always adds in the same order: WebGPU's ReduceSum has two, by the number of rows.
- * @param weights of which those of Conv1D layers are declared with `dimsInParts` in the graph
+ * The parts are summed by a product with ones, which always adds in the same order: WebGPU's ReduceSum has two orders,
+ * depending on the number of rows.
+ * @param weights whose Conv1D layers are declared with `dimsInParts` in the graph
  */
 export function layersInParts(
   graph: OnnxGraph,
@@ -99,15 +101,15 @@ export function layersInParts(
 }
 
 /**
- * Integers times integers. Weights have a scale per output channel (quantize.ts), activations one per token, made at run time from
- * that token alone, so that a row never depends on its neighbours:
+ * Integers times integers. Weights have a scale per output channel (quantize.ts), activations one per token, made at
+ * run time from that token alone, so that a row never depends on its neighbours:
  *
  *     a[t] = max over k of |x[t, k]|        q[t, k] = round(127 x[t, k] / a[t])
  *     y[t, n] = a[t] * (scale[n] / 127 * sum over k of q[t, k] integer[k, n])
  *
- * The sum is exact whatever the order, given kernels that integer-kernels.ts has found to be exact. q is stored as unsigned bytes
- * around 128, for which ONNX Runtime has the faster kernels; integers as signed bytes, or as unsigned ones around 128 as well. A token
- * of zeros gives 0/0 and so any q, but a factor of 0.
+ * The sum is exact whatever the order, given kernels that integer-kernels.ts has found to be exact. q is stored as
+ * unsigned bytes around 128, for which ONNX Runtime has the faster kernels; integers as signed bytes, or as unsigned
+ * ones around 128 as well. A token of zeros gives 0/0 and so any q, but a factor of 0.
  */
 function int8Layers(graph: OnnxGraph, arithmetic: IntegerArithmetic, at: string): LinearLayers {
   const [quantum, zeroPoint, channels] = [`${at}quantum`, `${at}zero_point`, `${at}channels`];
@@ -115,14 +117,14 @@ function int8Layers(graph: OnnxGraph, arithmetic: IntegerArithmetic, at: string)
   graph.constant(zeroPoint, DataType.uint8, [], Uint8Array.of(ZERO_POINT));
   graph.constant(channels, DataType.int64, [1], BigInt64Array.of(-1n));
 
-  /** The largest magnitude of each token, `[..., 1]`. */
+  /** Each token's largest magnitude, `[..., 1]`. */
   const magnitude = (input: string, from: "attended" | undefined): string => {
     const largest = `${input}.largest`;
     graph.node("Abs", [input], [`${input}.abs`]);
     graph.node("ReduceMax", [`${input}.abs`, channels], [largest], { keepdims: 1 });
     if (from === undefined) return largest;
-    // ReduceMax passes over NaN and a quantised NaN is a number: a head that overflowed would go on as garbage. The mean is never
-    // larger than the largest magnitude but is NaN if any value is, and Max keeps that.
+    // ReduceMax ignores NaN, and a quantised NaN is a number: an overflowed head would go on as garbage. The mean of
+    // the magnitudes never exceeds the largest but is NaN if any value is, and Max propagates it.
     graph.node("ReduceMean", [input, channels], [`${input}.mean`], { keepdims: 1 });
     graph.node("Max", [largest, `${input}.mean`], [`${input}.magnitude`]);
     return `${input}.magnitude`;

@@ -1,16 +1,16 @@
 /**
- * Writes ONNX models: just enough of onnx.proto3 (field numbers from onnx/onnx.proto, IR version 9) to describe a graph whose
- * weights lie beside it in an external data file.
+ * Writes ONNX models: just enough of onnx.proto3 (field numbers from onnx/onnx.proto, IR version 9) for a graph whose
+ * weights are in an external data file.
  */
 
 export const DataType = { float: 1, uint8: 2, int8: 3, int32: 6, int64: 7, bool: 9, float16: 10 } as const;
 export type DataType = (typeof DataType)[keyof typeof DataType];
 
-/** A dimension: a number, or the name of one that is known at run time only. */
+/** A dimension: a number, or a name for one known only at run time. */
 export type Dim = number | string;
 export type Attribute = number | string | readonly number[] | { readonly float: number } | OnnxGraph;
 
-/** Where a weight lies in the external data file, in bytes. */
+/** A weight's range in the external data file, in bytes. */
 export interface ExternalRange {
   readonly offset: number;
   readonly length: number;
@@ -58,13 +58,13 @@ function varint(value: bigint): Uint8Array {
   return Uint8Array.from(out);
 }
 
-/** Collects nodes, weights, inputs and outputs, then encodes the model. Values are named by strings, as in ONNX itself. */
+/** Collects nodes, weights, inputs and outputs, then encodes the model. Values are named by strings, as in ONNX. */
 export class OnnxGraph {
   readonly #graph = new Message();
   readonly #dataFile: string;
   #nodes = 0;
 
-  /** @param dataFile name of the external data file, relative to the model's folder. */
+  /** @param dataFile name of the external data file, relative to the model's folder */
   constructor(name: string, dataFile: string) {
     this.#dataFile = dataFile;
     this.#graph.string(2, name);
@@ -101,7 +101,7 @@ export class OnnxGraph {
     return name;
   }
 
-  /** Adds a node and answers its output names. An empty input name is an absent optional input. */
+  /** Adds a node. An empty input name is an absent optional input. */
   node(
     op: string,
     inputs: readonly string[],
@@ -118,7 +118,7 @@ export class OnnxGraph {
     this.#graph.message(1, node);
   }
 
-  /** A node of ONNX Runtime's contrib operators. */
+  /** Adds a node of ONNX Runtime's contrib operators. */
   contrib(
     op: string,
     inputs: readonly string[],
@@ -128,7 +128,7 @@ export class OnnxGraph {
     this.node(op, inputs, outputs, attributes, MS_DOMAIN);
   }
 
-  /** As a node's attribute: values of the graph around it are known in it by name. */
+  /** This graph as a node's attribute. It sees the enclosing graph's values by name. */
   get message(): Message {
     return this.#graph;
   }

@@ -1,9 +1,9 @@
-/** Hot prefixes in a device's memory: uploaded once, from there copied into rows by the device itself. */
+/** Hot prefixes in device memory: uploaded once, then copied into rows on the device. */
 import { kvElements, type KvTensor, type ModelShape } from "../kv.ts";
 import type { DeviceTensor, Runtime, Session } from "../runtime/session.ts";
 
 export interface PrefixBankStats {
-  /** Prefixes held. */
+  /** Prefixes in the bank. */
   readonly entries: number;
   readonly bytes: number;
   readonly capacityBytes: number;
@@ -13,13 +13,13 @@ export interface PrefixBankStats {
   readonly evictions: number;
 }
 
-/** Pages whose zeros are uploaded together. */
+/** Pages zeroed per upload. */
 const CLEARED_AT_ONCE = 64;
 
 /**
- * A fixed amount of memory in pages of one virtual token each: all its keys and values, `2 * layers * heads` vectors of `headDim`
- * numbers. A prefix takes any free pages, so nothing is ever moved to make room; the least recently used ones make way. Page 0 is
- * zeros.
+ * A fixed amount of memory in pages of one virtual token: all its keys and values, `2 * layers * heads` vectors of
+ * `headDim` numbers. A prefix takes any free pages, so nothing is moved to make room; the least recently used prefixes
+ * are evicted. Page 0 stays zero.
  */
 export class PrefixBank {
   /** `[pages * vectorsPerPage, headDim]` */
@@ -30,19 +30,19 @@ export class PrefixBank {
   readonly #shape: ModelShape;
   readonly #pageBytes: number;
   readonly #pages: number;
-  /** The pages of each prefix held, in order of use, the latest last. */
+  /** Pages of each prefix in the bank, least recently used first. */
   readonly #held = new Set<Int32Array>();
-  /** Of a prefix that nobody else knows any more only the pages stay, until their turn comes to make way. */
+  /** Weak: a prefix no longer referenced elsewhere leaves only its pages in `#held`, until they are evicted. */
   readonly #pagesOf = new WeakMap<KvTensor, Int32Array>();
   readonly #free: number[];
-  /** Free pages that still hold what was in them. */
+  /** Free pages that have not been zeroed since their last use. */
   readonly #dirty: Set<number>;
   #hits = 0;
   #misses = 0;
   #evictions = 0;
 
   /**
-   * @param tensor of `pages * 2 * layers * heads` vectors, `pages` at least `positions + 1`, so that any prefix fits
+   * @param tensor `pages * 2 * layers * heads` vectors, with `pages` >= `positions + 1`, so that any prefix fits
    * @param store a session of `storeGraph`
    */
   constructor(runtime: Runtime, shape: ModelShape, tensor: DeviceTensor, store: Session) {
@@ -53,15 +53,15 @@ export class PrefixBank {
     this.#store = store;
     this.#pages = tensor.shape[0]! / this.vectorsPerPage;
     this.#pageBytes = tensor.byteLength / this.#pages;
-    // Taken from the end: low pages first.
+    // Taken from the end, so low pages come first.
     this.#free = Array.from({ length: this.#pages - 1 }, (_, index) => this.#pages - 1 - index);
     this.#write(new Float32Array(kvElements(shape, 1)), Int32Array.of(0));
-    // A device's memory begins with whatever was in it.
+    // Fresh device memory holds whatever was there before.
     this.#dirty = new Set(this.#free);
     this.clear();
   }
 
-  /** The prefix's pages, one per virtual token, after bringing it in if need be. */
+  /** The prefix's pages, one per virtual token; uploads the prefix on a miss. */
   hold(prefix: KvTensor): Int32Array {
     const known = this.#pagesOf.get(prefix);
     if (known !== undefined && this.#held.delete(known)) {
@@ -88,7 +88,7 @@ export class PrefixBank {
     return pages;
   }
 
-  /** Lets go of all prefixes and overwrites with zeros what they and those before them have left. */
+  /** Drops all prefixes and zeroes every page used since the last call. */
   clear(): void {
     for (const pages of [...this.#held]) this.#release(pages);
     const dirty = [...this.#dirty];
@@ -118,7 +118,7 @@ export class PrefixBank {
     for (const page of pages) this.#dirty.add(page);
   }
 
-  /** Puts keys and values `[2 * layers, heads, pages.length, headDim]` into pages. */
+  /** Writes keys and values `[2 * layers, heads, pages.length, headDim]` to pages. */
   #write(data: Float32Array, pages: Int32Array): void {
     const { headDim } = this.#shape;
     const count = this.vectorsPerPage * pages.length;

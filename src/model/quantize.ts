@@ -1,6 +1,6 @@
 /**
- * Symmetric 8-bit weights with one scale per output channel, made from a checkpoint's tensor that is read twice in pieces: the
- * memory needed does not grow with the tensor.
+ * Symmetric 8-bit weights with one scale per output channel, made from a checkpoint's tensor that is read twice in
+ * pieces: the memory needed does not grow with the tensor.
  *
  *     scale[n] = max over k of |w[k, n]| / 127        integer[k, n] = round(w[k, n] / scale[n]), in [-127, 127]
  */
@@ -9,10 +9,10 @@ import type { ZERO_POINT } from "./graph-weights.ts";
 
 const CHUNK_BYTES = 4 << 20;
 
-/** The largest integer: -128 is not used, so that both signs have the same range. */
+/** The largest integer. -128 is unused, so both signs have the same range. */
 export const LARGEST = 127;
 
-/** One scale per output channel, which `axis` of the two-dimensional tensor counts. A channel of zeros has scale 0. */
+/** One scale per output channel, along `axis` of the two-dimensional tensor. A channel of zeros has scale 0. */
 export async function channelScales(tensor: CheckpointTensor, axis: 0 | 1): Promise<Float32Array> {
   const [rows, columns] = tensor.shape as [number, number];
   const largest = new Float32Array(axis === 0 ? rows : columns);
@@ -29,8 +29,8 @@ export async function channelScales(tensor: CheckpointTensor, axis: 0 | 1): Prom
 }
 
 /**
- * The integers plus `zeroPoint` as a matrix `[in, out]`, whichever axis of the tensor counts the outputs. They come in pieces, in any
- * order; `at` is a piece's place in the matrix. A piece is valid until `write` has ended.
+ * Writes the integers plus `zeroPoint` as a matrix `[in, out]`, whichever axis of the tensor is the output's. Chunks
+ * come in any order, with their offset `at` in the matrix, and are valid until `write` resolves.
  */
 export async function writeIntegers(
   tensor: CheckpointTensor,
@@ -57,7 +57,7 @@ export async function writeIntegers(
   }
 }
 
-/** Whole rows, as many as fit into a chunk. */
+/** Yields whole rows, as many as fit a chunk. */
 async function* rowBlocks(tensor: CheckpointTensor): AsyncGenerator<{ firstRow: number; values: Float32Array }> {
   const columns = tensor.shape[1]!;
   const rowBytes = 4 * columns;

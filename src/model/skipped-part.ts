@@ -1,17 +1,17 @@
-/** A part of a graph that runs only where it is asked for. */
+/** A subgraph that runs only when a condition holds. */
 import type { DataType, Dim } from "./onnx-writer.ts";
 import { OnnxGraph } from "./onnx-writer.ts";
 
 export interface PartOutput {
   readonly name: string;
   readonly type: DataType;
-  /** Behind the rows. */
+  /** Columns after the row dimension. */
   readonly dims: number;
 }
 
 /**
- * `outputs`, `[rows, dims]` each, come from `part` where `condition` (bool [1]) holds, in which they are called `at` + name; elsewhere they
- * have no rows.
+ * Where `condition` (bool [1]) holds, runs `part` for `outputs`, `[rows, dims]` each, which it names `at` + name.
+ * Elsewhere the outputs have no rows.
  */
 export function skippablePart(
   graph: OnnxGraph,

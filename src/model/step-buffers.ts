@@ -1,4 +1,4 @@
-/** What a run of the model answers, in memory that is used again for the next run. */
+/** A run's outputs, in memory reused by the next run. */
 import type { StepOutput } from "../engine/runner.ts";
 import type { Device } from "../runtime/device.ts";
 import { ElementType } from "../runtime/ort-api.ts";
@@ -7,7 +7,7 @@ import { pickGraph, storeGraph } from "./cache-graphs.ts";
 import { answerColumns } from "./gpt2-graph.ts";
 import { DataType } from "./onnx-writer.ts";
 
-/** Small graphs on the logits that stay on a device. */
+/** Small graphs that read logits left in device memory. */
 export class LogitsGraphs implements Disposable {
   readonly pick: Session;
   readonly store: Session;
@@ -27,13 +27,13 @@ export class LogitsGraphs implements Disposable {
 }
 
 export interface StepBuffersOptions {
-  /** Rows that there is memory for. */
+  /** Capacity in rows. */
   readonly rows: number;
   readonly candidates: number;
   readonly vocabSize: number;
   /** The model's session: logits stay in its device's memory. */
   readonly session: Session;
-  /** Null where logits are in the process's own memory. */
+  /** Null when logits are in host memory. */
   readonly graphs: LogitsGraphs | null;
 }
 
@@ -43,10 +43,10 @@ export class StepBuffers implements Disposable {
   readonly #runtime: Runtime;
   /** `[rows, vocabSize]` */
   readonly #logits: DeviceTensor | HostTensor<Float32Array>;
-  /** `[rows, answerColumns]` as a device's graph has it; null on the CPU. */
+  /** `[rows, answerColumns]`, a device graph's packed answers; null on the CPU. */
   readonly #answers: Float32Array | null;
   readonly #topLogits: Float32Array;
-  /** The CPU's graph answers with int64; null elsewhere. */
+  /** The CPU graph's int64 ids; null elsewhere. */
   readonly #topIds64: BigInt64Array | null;
   readonly #topIds: Int32Array;
   readonly #topProbability: Float32Array;
@@ -69,7 +69,7 @@ export class StepBuffers implements Disposable {
         : session.allocate(ElementType.float32, [rows, vocabSize]);
   }
 
-  /** Tensors over the first `rows` rows by the graph's output names; the caller's to dispose of. */
+  /** Output tensors over the first `rows` rows, by the graph's names. The caller disposes of them. */
   tensors(rows: number): Readonly<Record<string, Tensor>> {
     const { candidates, vocabSize } = this.#options;
     const shaped = (data: Float32Array | BigInt64Array, columns: number): Tensor =>
@@ -87,12 +87,12 @@ export class StepBuffers implements Disposable {
     };
   }
 
-  /** What the last run has put into those tensors. */
+  /** The last run's output. */
   output(rows: number): StepOutput {
     const { candidates } = this.#options;
     if (this.#answers !== null) this.#unpack(this.#answers, rows);
     if (this.#topIds64 !== null) {
-      // Ids are small: the lower half of each is all of it.
+      // Ids fit 32 bits: keep the lower half of each.
       const words = new Int32Array(this.#topIds64.buffer);
       for (let index = 0; index < rows * candidates; index++) this.#topIds[index] = words[2 * index]!;
     }
@@ -108,7 +108,6 @@ export class StepBuffers implements Disposable {
     };
   }
 
-  /** Fills everything with zeros. */
   wipe(): void {
     for (const buffer of [this.#topLogits, this.#topIds, this.#topProbability, this.#logSumExp]) buffer.fill(0);
     this.#answers?.fill(0);

@@ -1,34 +1,34 @@
-/** The small inputs of a run over slots, as the host's graph takes them, or a device's (gpt2-graph.ts). */
+/** The small inputs of a run over slots, laid out for the host's graph or a device's (gpt2-graph.ts). */
 import type { Runtime, Tensor } from "../runtime/session.ts";
 
 export interface StepSize {
   /** Sequences, of `length` tokens each. */
   readonly rows: number;
   readonly length: number;
-  /** Tokens that are answered for. */
+  /** Tokens whose logits are wanted. */
   readonly answers: number;
-  /** Of the model. */
+  /** The model's width. */
   readonly width: number;
 }
 
-/** Typed arrays to be filled, and the tensors over them by the graph's input names. */
+/** Typed arrays to fill, and tensors over them by the graph's input names. */
 export class StepInputs implements Disposable {
-  /** What a device has a copy of: to be bound again once it has changed. The rest is read where it is. */
+  /** The input the device copies when bound, so it must be bound again after a change. Others are read in place. */
   static readonly copied = "integers";
   /** `[rows, length]`; SOFT_ID stands for a row of the embeddings. */
   readonly ids: Int32Array;
   /** `[rows, length]` */
   readonly positions: Int32Array;
-  /** `[rows]`, the position of each one's last token. */
+  /** `[rows]`, the position of each row's last token. */
   readonly lastPositions: Int32Array;
   /** `[answers]`, indices into `ids`. */
   readonly answered: Int32Array;
-  /** `[1]`, the most tokens that a row has then. */
+  /** `[1]`, the longest row's length after this run. */
   readonly total = new Int32Array(1);
   readonly tensors: Readonly<Record<string, Tensor>>;
 
   /**
-   * @param packed as a device's graph has them: in one tensor
+   * @param packed integers in one tensor, as a device's graph takes them
    * @param embeddings `[rows * length, width]`, if any
    */
   constructor(

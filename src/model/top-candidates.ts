@@ -1,23 +1,26 @@
-/** The K largest of a row of logits, in two levels where the row is long: what TopK costs on a GPU grows with the row faster than the row. */
+/**
+ * The K largest logits of a row, in two levels where the row is long: a GPU's TopK grows faster than linearly with the
+ * row.
+ */
 import { toFloat16 } from "../formats/float16.ts";
 import type { FloatType } from "./graph-weights.ts";
 import { DataType, type OnnxGraph } from "./onnx-writer.ts";
 
-/** Up to this many columns WebGPU sorts in one dispatch; of 50,257 it needs 136 (ONNX Runtime's top_k.cc). */
+/** WebGPU sorts up to this many columns in one dispatch; 50,257 take 136 (ONNX Runtime's top_k.cc). */
 const PART_COLUMNS = 2048;
-/** Ids pass through fp32, where integers are exact up to this: WebGPU has int64 as indices only. */
+/** WebGPU has int64 for indices only, so ids pass through fp32, which is exact up to this. */
 export const MOST_IDS = 2 ** 24;
-/** Rows shorter than this are left whole. */
+/** Rows up to this length are not split. */
 const SHORT_ROW = 4096;
 
 export interface Parts {
   readonly count: number;
   readonly size: number;
-  /** Columns of -inf behind the last, so that all parts have the same size. */
+  /** Columns of -inf after the last, so that all parts have the same size. */
   readonly padding: number;
 }
 
-/** Into which parts a row of so many logits is cut; null: into none. Without padding if possible: it costs a copy of all logits. */
+/** How to split a row of logits; null: not at all. Prefers a count without padding, which would copy all logits. */
 export function partsOf(vocabSize: number): Parts | null {
   if (vocabSize <= SHORT_ROW) return null;
   const least = Math.ceil(vocabSize / PART_COLUMNS);
@@ -28,10 +31,11 @@ export function partsOf(vocabSize: number): Parts | null {
 }
 
 /**
- * logits f32 [k, V] -> top_logits f32 [k, K] descending, top_ids int32 [k, K] and the same as top_ids_float, top_probability f32 [k, 1] of the
- * likeliest. V is at most MOST_IDS. Equal logits come in ascending order of id where TopK's do (CPU, WebGPU).
+ * logits f32 [k, V] -> top_logits f32 [k, K] descending, top_ids int32 [k, K], the same as top_ids_float, and
+ * top_probability f32 [k, 1] of the likeliest. V <= MOST_IDS. Equal logits are in ascending order of id where TopK
+ * keeps it (CPU, WebGPU).
  *
- * A part's candidates come in order of id and parts do too, so the second level keeps the order among equals.
+ * A part's candidates are in order of id, and so are the parts, so the second level keeps the order among equals.
  */
 export function candidatesByPart(graph: OnnxGraph, vocabSize: number, candidates: number): void {
   const parts = partsOf(vocabSize);
@@ -65,9 +69,10 @@ export function candidatesByPart(graph: OnnxGraph, vocabSize: number, candidates
 }
 
 /**
- * The same for CUDA, of logits in any type. Its TopK takes one block of threads a row, and its ReduceMax milliseconds. Columns that lie `size`
- * apart are a group; the K largest are in the K groups with the largest maxima, for each group before them holds a larger number. Among
- * equals the order is CUDA's own, and always the same.
+ * The same for CUDA, for logits of any type. CUDA's TopK uses one thread block per row, and its ReduceMax takes
+ * milliseconds. Columns `size` apart form a group. The K largest logits are in the K groups with the largest maxima,
+ * since each of these groups has a larger number than any other group. The order among equals is CUDA's own, and
+ * deterministic.
  */
 export function candidatesByGroup(graph: OnnxGraph, type: FloatType, vocabSize: number, candidates: number): void {
   const parts = partsOf(vocabSize);
@@ -106,7 +111,7 @@ function wholeRow(graph: OnnxGraph, vocabSize: number, candidates: number, type:
   likeliest(graph, type);
 }
 
-/** Its probability by its id: a maximum over the row would find the same number. */
+/** The likeliest token's probability, gathered by id: a maximum over the row would give the same number. */
 function likeliest(graph: OnnxGraph, type: FloatType): void {
   graph.constant("first", DataType.int32, [1], Int32Array.of(0));
   graph.node("Gather", ["top_ids", "first"], ["likeliest"], { axis: 1 });
@@ -114,7 +119,7 @@ function likeliest(graph: OnnxGraph, type: FloatType): void {
   graph.node("GatherElements", ["probabilities", "likeliest"], [asFloat(graph, type, "top_probability")], { axis: 1 });
 }
 
-/** Name of the tensor of that type which `output` is cast from; `output` itself if it is that. */
+/** Returns the name to give a tensor of that type so that `output` is its fp32 cast; `output` itself if it is fp32. */
 function asFloat(graph: OnnxGraph, type: FloatType, output: string): string {
   if (type === DataType.float) return output;
   graph.node("Cast", [`${output}.raw`], [output], { to: DataType.float });

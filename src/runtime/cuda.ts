@@ -1,4 +1,4 @@
-/** NVIDIA's CUDA runtime, called through koffi: memory, copies and one stream. The only file that knows libcudart. */
+/** NVIDIA's CUDA runtime, called through koffi: memory, copies and one stream. The only file that uses libcudart. */
 import { existsSync } from "node:fs";
 import { dirname, join } from "node:path";
 import koffi, { type LibraryHandle } from "koffi";
@@ -10,11 +10,11 @@ import type { PinnedMemory, StreamDevice, StreamModel, Strips } from "./stream-d
 import { SessionModel } from "./stream-model.ts";
 
 const PROVIDER = "libonnxruntime_providers_cuda.so";
-/** cudaStreamNonBlocking: not ordered with the default stream, which others in the process may use. */
+/** cudaStreamNonBlocking: not ordered with the default stream, which other code in the process may use. */
 const NON_BLOCKING = 1;
 /** cudaMemcpyKind */
 const [TO_DEVICE, TO_HOST, WITHIN] = [1, 2, 3];
-/** cudaDeviceProp::memPitch: copies of strips whose pitch is larger are refused. */
+/** cudaDeviceProp::memPitch: larger pitches are refused. */
 const LARGEST_PITCH = 2 ** 31 - 1;
 
 const P = "void *";
@@ -40,7 +40,7 @@ interface NativeFunction {
   async(...args: unknown[]): void;
 }
 
-/** What a call to CUDA, or work queued before it, has ended with. */
+/** An error of a CUDA call, or of work queued before it. */
 export class CudaError extends Error {
   override readonly name = "CudaError";
   /** On one line. */
@@ -51,14 +51,17 @@ export class CudaError extends Error {
   }
 }
 
-/** Name of the CUDA runtime's library that ONNX Runtime's provider is linked against; null: there is no provider, or it names none. */
+/**
+ * Name of the CUDA runtime library that ONNX Runtime's provider links against; null if there is no provider or it names
+ * none.
+ */
 export function cudaRuntimeLibrary(ortLibrary: string = defaultLibraryPath()): string | null {
   const provider = join(dirname(ortLibrary), PROVIDER);
   if (!existsSync(provider)) return null;
   return neededLibraries(provider).find((name) => name.startsWith("libcudart.so")) ?? null;
 }
 
-/** @throws CudaError when there is no CUDA, or no device */
+/** @throws CudaError when there is no CUDA or no device */
 export function openCuda(): CudaDevice {
   const name = cudaRuntimeLibrary();
   if (name === null) throw new CudaError("CUDA", "ONNX Runtime's CUDA provider is not installed");
@@ -150,7 +153,7 @@ export class CudaDevice implements StreamDevice {
   [Symbol.dispose](): void {
     if (this.#disposed) return;
     this.#disposed = true;
-    // A device that is lost answers everything with an error: there is nothing more to free then.
+    // A lost device answers every call with an error; then there is nothing left to free.
     for (const address of this.#allocated) this.#functions.cudaFree(address);
     for (const address of this.#pinned) this.#functions.cudaFreeHost(address);
     this.#functions.cudaStreamDestroy(this.#stream);

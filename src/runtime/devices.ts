@@ -1,11 +1,11 @@
-/** The devices that there are. */
+/** The supported devices. */
 import { openCuda } from "./cuda.ts";
 import { CPU, type Device } from "./device.ts";
 import type { StreamedDevice } from "./stream-device.ts";
 
 /**
- * `sdpa_kernel`: flash attention, memory-efficient attention and the decoder's, but not cuDNN's, which makes a plan of its own for every
- * length of prompt: 80 ms the first time. With `enable_cuda_graph` runs can be captured.
+ * `sdpa_kernel` 515: flash, memory-efficient and decoder attention, but not cuDNN's, which builds a plan for every
+ * prompt length: 80 ms the first time. `enable_cuda_graph` allows capturing runs.
  */
 const CUDA_SETTINGS = {
   device_id: "0",

@@ -1,4 +1,6 @@
-/** Which shared libraries an ELF file is linked against: the NEEDED entries of its dynamic section (System V ABI, chapter 5). */
+/**
+ * The shared libraries an ELF file links against: the NEEDED entries of its dynamic section (System V ABI, chapter 5).
+ */
 import { closeSync, openSync, readSync } from "node:fs";
 
 const [PT_LOAD, PT_DYNAMIC] = [1, 2];
@@ -14,7 +16,7 @@ interface Segment {
   readonly size: number;
 }
 
-/** Names in the file's order; none where it is no 64-bit ELF file. @throws the file system's errors */
+/** Names in file order; empty if it is not a 64-bit ELF file. @throws file system errors */
 export function neededLibraries(path: string): string[] {
   const file = openSync(path, "r");
   try {

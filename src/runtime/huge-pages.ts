@@ -1,14 +1,15 @@
 /**
- * Puts memory that was just filled into pages of 2 MiB on Linux, where a processor otherwise looks up the address of every 4 KiB and
- * prefetches no further. For what is read from end to end at every step and never freed: weights as a session has packed them.
+ * Moves freshly filled memory into 2 MiB pages on Linux. With 4 KiB pages the processor translates one address per page
+ * and does not prefetch across them. For memory that is read end to end at every step and never freed: a session's
+ * packed weights.
  *
- * Not for memory that is touched here and there (a KV cache): each touch would take 2 MiB.
+ * Not for sparsely touched memory such as a KV cache: each touch would cost 2 MiB.
  */
 import { readFileSync } from "node:fs";
 import koffi from "koffi";
 
 const HUGE_PAGE = 2n << 20n;
-/** Linux 6.1: collapses a range's pages into huge ones now, whether or not its mapping was marked for them. */
+/** Linux 6.1: collapses a range into huge pages now, whether or not its mapping was marked for them. */
 const MADV_COLLAPSE = 25;
 
 interface Range {
@@ -16,7 +17,10 @@ interface Range {
   readonly end: bigint;
 }
 
-/** Runs `load` and collapses the pages of private memory that it has mapped and filled. Without huge pages it only runs `load`. */
+/**
+ * Runs `load`, then collapses the private memory that it mapped and filled. Where huge pages are unavailable, only runs
+ * `load`.
+ */
 export function inHugePages<T>(load: () => T): T {
   if (!available()) return load();
   const before = privateMemory();
@@ -28,7 +32,7 @@ export function inHugePages<T>(load: () => T): T {
   return loaded;
 }
 
-/** Linux with transparent huge pages for at least who asks for them. */
+/** True on Linux with transparent huge pages set to "always" or "madvise". */
 function available(): boolean {
   try {
     return (
@@ -40,7 +44,7 @@ function available(): boolean {
   }
 }
 
-/** Readable, writable, private mappings that belong to no file, by address: the allocator's, but not the stack of the first thread. */
+/** Readable, writable, private, anonymous mappings by address: the allocator's, without the main thread's stack. */
 function privateMemory(): readonly Range[] {
   const maps = readFileSync("/proc/self/maps", "utf8");
   return [...maps.matchAll(/^([0-9a-f]+)-([0-9a-f]+) rw-p 0+ 00:00 0 *(?:\[heap\])?$/gm)].map(([, start, end]) => ({
@@ -49,7 +53,7 @@ function privateMemory(): readonly Range[] {
   }));
 }
 
-/** What of a range is in none of `others`, which are in order and do not overlap. */
+/** A range minus `others`, which are sorted and do not overlap. */
 function without({ start, end }: Range, others: readonly Range[]): Range[] {
   const rest: Range[] = [];
   let from = start;
@@ -65,7 +69,7 @@ function without({ start, end }: Range, others: readonly Range[]): Range[] {
 type Madvise = (address: bigint, length: bigint, advice: number) => number;
 let madvise: Madvise | undefined;
 
-/** Page by page: one that is empty is refused, and ends the call. Refusals change nothing: the pages stay as they are. */
+/** Page by page, because a refused page (an empty one) ends the call. Refused pages stay as they are. */
 function collapse(start: bigint, end: bigint): void {
   madvise ??= koffi.load(null).func("madvise", "int", ["uintptr_t", "size_t", "int"]) as unknown as Madvise;
   for (let page = start; page < end; page += HUGE_PAGE) madvise(page, HUGE_PAGE, MADV_COLLAPSE);

@@ -1,15 +1,15 @@
 /**
- * ONNX Runtime's C API, called through koffi. The only file that knows the native library: ordinals, C types, pointers.
+ * ONNX Runtime's C API, called through koffi. The only file with the native library's ordinals, C types and pointers.
  *
- * `OrtApi` is a struct of function pointers whose order is part of ORT's ABI: entries are only ever added at its end
- * (include/onnxruntime/core/session/onnxruntime_c_api.h). `ORDINALS` are positions in that struct, in pointers.
+ * `OrtApi` is a struct of function pointers whose order is part of ORT's ABI: entries are only ever appended
+ * (include/onnxruntime/core/session/onnxruntime_c_api.h). `ORDINALS` are indices into that struct.
  */
 import { existsSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import koffi, { type LibraryHandle } from "koffi";
 
-/** The API version that we ask for; ORT serves every version up to its own. */
+/** The API version we request; ORT serves every version up to its own. */
 const API_VERSION = 22;
 const LIBRARY_NAMES: Partial<Record<NodeJS.Platform, string>> = {
   linux: "libonnxruntime.so.1",
@@ -37,7 +37,7 @@ export type ElementType = (typeof ElementType)[keyof typeof ElementType];
 export const GraphOptimization = { none: 0, basic: 1, extended: 2, all: 99 } as const;
 export type GraphOptimization = (typeof GraphOptimization)[keyof typeof GraphOptimization];
 
-/** Execution providers that sessions can be given beside the CPU's. */
+/** Execution providers that sessions can use besides the CPU's. */
 export type ExecutionProviderName = "WebGPU" | "CUDA";
 
 /** An error that ORT reported. `code` is OrtErrorCode. */
@@ -49,7 +49,7 @@ export class OrtError extends Error {
     this.code = code;
   }
 
-  /** What went wrong on one line, without the places in ORT's source that come before it. */
+  /** The cause on one line, without the ORT source locations before it. */
   get reason(): string {
     const line = this.message.replace(/\s+/g, " ").trim();
     return line.replace(
@@ -62,13 +62,13 @@ export class OrtError extends Error {
 // The default stacks of koffi overflow in ORT's shader compiler, and asynchronous calls run deep kernels.
 koffi.config({ sync_stack_size: 8 << 20, async_stack_size: 8 << 20 });
 
-// ORT 1.30 has two ways to compute GroupQueryAttention on the CPU. The newer one never holds a whole matrix of scores, but its products
-// of one query use 4 lanes of a vector register where the other one's use 8, and rows of different lengths go one after the other. Read
-// when a session is made; whoever has set it has a reason.
+// ORT 1.30 has two implementations of GroupQueryAttention on the CPU. The newer one never holds a whole score matrix,
+// but its one-query products use 4 vector lanes where the older one's use 8, and it processes rows of different lengths
+// one by one. Read when a session is created; a value set by the user wins.
 process.env["ORT_GQA_DISABLE_FLASH_ATTENTION"] ??= "1";
 
-// ORT sends usage data to its maker from systems other than Windows, too, unless this is set before the library is loaded. A server sends nothing to
-// anybody; and a process that ends while the uploader's threads look up a name can wait for them for ever, inside the dynamic loader.
+// On systems other than Windows ORT sends telemetry unless this is set before the library loads. A server should not,
+// and a process that exits while the uploader's threads resolve a name can hang in the dynamic loader.
 process.env["ORT_DISABLE_TELEMETRY"] ??= "1";
 
 const P = "void *";
@@ -77,7 +77,7 @@ const STRINGS = "const char **";
 /** ORTCHAR_T: paths are UTF-16 on Windows. */
 const ORT_PATH = process.platform === "win32" ? "str16" : "str";
 
-/** name: [ordinal, result, parameters]. "status" results are OrtStatus*, null when all went well. */
+/** name: [ordinal, result, parameters]. "status" is OrtStatus*, null on success. */
 const FUNCTIONS = {
   GetErrorCode: [1, "int", [P]],
   GetErrorMessage: [2, "str", [P]],
@@ -122,12 +122,12 @@ interface NativeFunction {
   async(...args: unknown[]): void;
 }
 
-/** The functions in use and their ordinals, for the test that checks them against the library's behaviour. */
+/** The functions in use with their ordinals, for the test that checks them against the library. */
 export const ORDINALS: Readonly<Record<FunctionName, number>> = Object.fromEntries(
   Object.entries(FUNCTIONS).map(([name, [ordinal]]) => [name, ordinal]),
 ) as Record<FunctionName, number>;
 
-/** Where onnxruntime-node keeps its native library for this platform. */
+/** Path of onnxruntime-node's native library for this platform. */
 export function defaultLibraryPath(): string {
   const name = LIBRARY_NAMES[process.platform];
   const root = dirname(createRequire(import.meta.url).resolve("onnxruntime-node/package.json"));
@@ -138,8 +138,8 @@ export function defaultLibraryPath(): string {
 }
 
 /**
- * Why the system's loader cannot load a shared library, in its words; null: it can, and the library stays loaded.
- * @param name a path, or a name that is looked for where the system looks
+ * The system loader's error for a shared library; null if it loads, and then it stays loaded.
+ * @param name a path, or a name on the system's search path
  */
 export function libraryProblem(name: string): string | null {
   try {
@@ -150,9 +150,9 @@ export function libraryProblem(name: string): string | null {
   }
 }
 
-/** The loaded library. Functions throw `OrtError`; every handle must be given to its `release` exactly once. */
+/** The loaded library. Functions throw `OrtError`; pass every handle to its `release` exactly once. */
 export class OrtApi {
-  /** Such as "1.30.0". */
+  /** For example "1.30.0". */
   readonly version: string;
   // Unloading the library under live function pointers would crash: its handle lives as long as this object.
   readonly #library: LibraryHandle;
@@ -202,7 +202,7 @@ export class OrtApi {
   setIntraOpThreads(options: SessionOptionsHandle, threads: number): void {
     this.#call("SetIntraOpNumThreads", options, threads);
   }
-  /** Puts an execution provider before those that the options have already. */
+  /** Adds an execution provider, preferred over those already in the options. */
   appendExecutionProvider(
     options: SessionOptionsHandle,
     name: ExecutionProviderName,
@@ -257,7 +257,7 @@ export class OrtApi {
     const dims = BigInt64Array.from(shape, BigInt);
     return this.#create("CreateTensorWithDataAsOrtValue", info, data, data.byteLength, dims, dims.length, type);
   }
-  /** A tensor over memory that is not the host's: an address, or whatever the device takes for one. */
+  /** A tensor over device memory: an address, or whatever the device uses instead. */
   createTensorAt(
     info: MemoryInfoHandle,
     data: bigint,
@@ -268,19 +268,19 @@ export class OrtApi {
     const dims = BigInt64Array.from(shape, BigInt);
     return this.#create("CreateTensorWithDataAsOrtValue", info, data, byteLength, dims, dims.length, type);
   }
-  /** The session's allocator for that memory; to be released before the session. */
+  /** The session's allocator for that memory; release it before the session. */
   createAllocator(session: SessionHandle, info: MemoryInfoHandle): AllocatorHandle {
     return this.#create("CreateAllocator", session, info);
   }
   releaseAllocator(allocator: AllocatorHandle): void {
     this.#functions.ReleaseAllocator(allocator);
   }
-  /** A tensor in memory of its own, freed with it. What is in it is not defined. */
+  /** A tensor in memory of its own, freed with it. The content is undefined. */
   allocateTensor(allocator: AllocatorHandle, shape: readonly number[], type: ElementType): ValueHandle {
     const dims = BigInt64Array.from(shape, BigInt);
     return this.#create("CreateTensorAsOrtValue", allocator, dims, dims.length, type);
   }
-  /** Where a tensor's data is. */
+  /** The address of a tensor's data. */
   dataOf(value: ValueHandle): bigint {
     return this.#create("GetTensorMutableData", value);
   }
@@ -311,7 +311,7 @@ export class OrtApi {
     this.#functions.ReleaseIoBinding(binding);
   }
 
-  /** Runs on a libuv thread: the event loop stays free. The same binding must not run twice at once. */
+  /** Runs on a libuv thread, off the event loop. The same binding must not run twice concurrently. */
   run(session: SessionHandle, options: RunOptionsHandle, binding: BindingHandle): Promise<void> {
     return new Promise((resolve, reject) => {
       this.#functions.RunWithBinding.async(
@@ -327,7 +327,7 @@ export class OrtApi {
     });
   }
 
-  /** Runs on this thread and returns when everything has been handed to the device; outputs in host memory are there then. */
+  /** Runs on this thread. Returns when everything is queued on the device and outputs in host memory are written. */
   runNow(session: SessionHandle, options: RunOptionsHandle, binding: BindingHandle): void {
     this.#call("RunWithBinding", session, options, binding);
   }
@@ -351,7 +351,7 @@ export class OrtApi {
   }
 }
 
-/** OrtLoggingLevel ORT_LOGGING_LEVEL_FATAL: what goes wrong reaches us as a status, not as text on stderr. */
+/** ORT_LOGGING_LEVEL_FATAL: errors reach us as statuses, not as text on stderr. */
 const LOG_FATAL = 4;
 /** OrtAllocatorType OrtDeviceAllocator and OrtArenaAllocator, OrtMemType OrtMemTypeDefault. */
 const DEVICE_ALLOCATOR = 0;

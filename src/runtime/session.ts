@@ -1,6 +1,6 @@
 /**
- * Sessions, tensors and bindings over ORT's C API, with visible ownership: each is `Disposable` and frees its native object once.
- * Knows nothing of any particular model.
+ * Sessions, tensors and bindings over ORT's C API with explicit ownership: each is `Disposable` and frees its native
+ * object once. Independent of any particular model.
  */
 import { readCpuQuota, threadsWithin } from "./cpu-quota.ts";
 import { CPU, type Device } from "./device.ts";
@@ -20,7 +20,7 @@ import {
 
 export type TensorData = Float32Array | Int32Array | BigInt64Array | Uint8Array;
 
-/** Bytes that have crossed between the process's memory and a device's, since the start. */
+/** Bytes transferred between host and device since the start. */
 export interface Transfers {
   readonly up: number;
   readonly down: number;
@@ -44,7 +44,10 @@ export class Runtime extends Owner {
   readonly api: OrtApi;
   readonly env: EnvHandle;
   readonly memory: MemoryInfoHandle;
-  /** Counted by bindings: inputs when they are bound (the few bytes of those that ONNX Runtime's own code reads as well), outputs when they have been made. */
+  /**
+   * Counted by bindings: inputs when bound (also the few bytes that ONNX Runtime reads on the host), outputs when
+   * computed.
+   */
   readonly transfers: { up: number; down: number } = { up: 0, down: 0 };
 
   /** @throws when the library cannot be loaded or has another ABI. */
@@ -55,14 +58,14 @@ export class Runtime extends Owner {
     this.memory = api.createCpuMemoryInfo();
   }
 
-  /** A tensor over `data`; the typed array is kept alive by the tensor. */
+  /** A tensor over `data`, which it keeps alive. */
   tensor<T extends TensorData>(data: T, shape: readonly number[]): HostTensor<T> {
     return new HostTensor(this, data, shape);
   }
 
   /**
    * @param model a path, or the bytes of a model without external data
-   * @throws OrtError when the model cannot be loaded, or the device not used
+   * @throws OrtError when the model cannot be loaded or the device cannot be used
    */
   session(model: string | Uint8Array, options: SessionOptions): Session {
     return new Session(this, model, options);
@@ -75,22 +78,22 @@ export class Runtime extends Owner {
 }
 
 export interface SessionOptions {
-  /** Threads inside one operator on the CPU; 0: one per core, as far as the container may use them. */
+  /** Threads inside one operator on the CPU; 0: one per core, within the container's limit. */
   readonly threads: number;
-  /** Default: the CPU. Elsewhere every node must run there: a model of which a part would fall back to the CPU is refused. */
+  /** Default: the CPU. On other devices a model is refused if any node would fall back to the CPU. */
   readonly device?: Device;
   /** ORT's session configuration entries. */
   readonly config?: Readonly<Record<string, string>>;
-  /** The device's stream that all runs are queued on, as an address; by default one of ONNX Runtime's own. */
+  /** Address of the device stream on which all runs are queued; default: ONNX Runtime's own. */
   readonly stream?: bigint;
-  /** Keep the weights in huge pages where the system has them. */
+  /** Keep the weights in huge pages if the system has them. */
   readonly hugePages?: boolean;
 }
 
 export abstract class Tensor extends Owner {
   readonly shape: readonly number[];
   abstract readonly value: ValueHandle;
-  /** Bytes of its data. */
+  /** Size of its data in bytes. */
   abstract readonly byteLength: number;
   protected readonly runtime: Runtime;
 
@@ -124,7 +127,7 @@ export class HostTensor<T extends TensorData = TensorData> extends Tensor {
   }
 }
 
-/** A tensor in a device's memory, its own or another's. */
+/** A tensor in device memory, which it may own. */
 export class DeviceTensor extends Tensor {
   override readonly value: ValueHandle;
   override readonly byteLength: number;
@@ -140,8 +143,8 @@ export class DeviceTensor extends Tensor {
   }
 
   /**
-   * The same memory from its beginning on as another shape; this tensor must outlive it.
-   * @throws RangeError if it does not fit
+   * The same memory from its start, with another shape; this tensor must outlive the view.
+   * @throws RangeError if the shape does not fit
    */
   view(shape: readonly number[]): DeviceTensor {
     const byteLength = bytesOf(this.#type, shape);
@@ -166,7 +169,10 @@ export class Session extends Owner {
   readonly handle: SessionHandle;
   readonly #runOptions: RunOptionsHandle;
   #memory: DeviceMemory | null = null;
-  /** A run reads memory that only its binding keeps alive: it must not be collected, even if the caller has let go of it. */
+  /**
+   * Bindings of running calls. Only the binding keeps their memory alive, so it must not be collected even if the
+   * caller drops it.
+   */
   readonly #running = new Set<Binding>();
 
   constructor(runtime: Runtime, model: string | Uint8Array, options: SessionOptions) {
@@ -192,7 +198,7 @@ export class Session extends Owner {
     this.#runOptions = api.createRunOptions();
   }
 
-  /** A tensor in the memory of the session's device, which it must not outlive; what is in it is not defined. */
+  /** A tensor in the session's device memory; dispose of it before the session. The content is undefined. */
   allocate(type: ElementType, shape: readonly number[]): DeviceTensor {
     const { api } = this.#runtime;
     if (this.#memory === null) {
@@ -207,12 +213,12 @@ export class Session extends Owner {
     return new DeviceTensor(this.#memory, type, shape, api.allocateTensor(this.#memory.allocator, shape, type));
   }
 
-  /** Input and output tensors by name, kept between runs; the tensors must outlive it. */
+  /** Input and output tensors by name, reusable across runs; the tensors must outlive it. */
   binding(inputs: Readonly<Record<string, Tensor>>, outputs: Readonly<Record<string, Tensor>>): Binding {
     return new Binding(this.#runtime, this.handle, this.device, inputs, outputs);
   }
 
-  /** Runs off the event loop. The caller waits for one run to end before it touches the bound tensors. */
+  /** Runs off the event loop. Do not touch the bound tensors until it resolves. */
   async run(binding: Binding): Promise<void> {
     this.#running.add(binding);
     try {
@@ -223,7 +229,7 @@ export class Session extends Owner {
     }
   }
 
-  /** Runs on this thread: for what takes microseconds. */
+  /** Runs on this thread; for runs of microseconds. */
   runNow(binding: Binding): void {
     this.#runtime.api.runNow(this.handle, this.#runOptions, binding.handle);
     this.#runtime.transfers.down += binding.bytesDown;
@@ -242,12 +248,12 @@ export class Session extends Owner {
 
 export class Binding extends Owner {
   readonly handle: BindingHandle;
-  /** Bytes that each run brings from the device into the process's memory. */
+  /** Bytes each run copies from device to host. */
   readonly bytesDown: number;
   readonly #runtime: Runtime;
   readonly #device: Device;
   readonly #inputs: Readonly<Record<string, Tensor>>;
-  // Native values point into these tensors' memory: a binding keeps them from being collected.
+  // Native values point into these tensors' memory: the binding keeps them from being collected.
   readonly tensors: readonly Tensor[];
 
   constructor(
@@ -275,7 +281,7 @@ export class Binding extends Owner {
     }
   }
 
-  /** To be called after these inputs' typed arrays were written: a device has a copy of its own, made as they are bound. */
+  /** Call after writing these inputs' typed arrays: a device copies them when they are bound. */
   update(...names: readonly string[]): void {
     if (this.#device.hostMemory) return;
     for (const name of names) this.#bindInput(name);

@@ -1,48 +1,48 @@
 /**
- * A device whose work is queued on one stream, in order, on memory at addresses of our own: what CUDA offers and a captured graph needs.
- * Nothing here waits but `wait`; faults of queued work show when something waits for it.
+ * A device whose work is queued in order on one stream, on memory at fixed addresses: what CUDA offers and a captured
+ * graph needs. Only `wait` blocks; errors of queued work surface at the next call that waits for it.
  */
 import type { Device } from "./device.ts";
 import type { ElementType } from "./ort-api.ts";
 import type { Runtime } from "./session.ts";
 
-/** Memory of the process that the device copies from and to by itself. */
+/** Host memory that the device can copy from and to directly. */
 export interface PinnedMemory {
   readonly address: bigint;
   readonly buffer: ArrayBuffer;
 }
 
-/** `count` strips of `width` bytes, `pitch` bytes from one's beginning to the next one's. */
+/** Strips of equal width whose starts are `pitch` bytes apart. */
 export interface Strips {
   readonly address: bigint;
   readonly pitch: number;
 }
 
 export interface StreamDevice extends Disposable {
-  /** Device memory, at an address that is a multiple of 256; what is in it is not defined. Freed with the device. @throws CudaError */
+  /** Device memory aligned to 256, with undefined content. Freed with the device. @throws CudaError */
   allocate(bytes: number): bigint;
-  /** Zeros. Freed with the device: its buffer must not be used after that. */
+  /** Zeroed host memory. Freed with the device; its buffer must not be used after that. */
   allocatePinned(bytes: number): PinnedMemory;
   upload(to: bigint, from: bigint, bytes: number): void;
   download(to: bigint, from: bigint, bytes: number): void;
-  /** Copies strips inside the device's memory. */
+  /** Copies strips within device memory. */
   copy(to: Strips, from: Strips, width: number, count: number): void;
   /** Copies strips to pinned memory. */
   downloadStrips(to: Strips, from: Strips, width: number, count: number): void;
   zero(at: Strips, width: number, count: number): void;
-  /** When everything queued so far is done. */
+  /** Resolves when everything queued so far is done. */
   idle(): Promise<void>;
   /** Returns when everything queued so far is done. */
   wait(): void;
   /**
-   * The model behind the stream's other work; it must be disposed of before the device.
+   * Loads a model whose runs are queued on this stream; dispose of it before the device.
    * @param model a path, or the bytes of a model without external data
    * @throws OrtError
    */
   load(runtime: Runtime, model: string | Uint8Array, device: Device): StreamModel;
 }
 
-/** A device that is worked with in this way. */
+/** A device that is used through a stream. */
 export interface StreamedDevice extends Device {
   readonly open: () => StreamDevice;
 }
@@ -51,7 +51,7 @@ export function isStreamed(device: Device): device is StreamedDevice {
   return "open" in device;
 }
 
-/** A tensor at a fixed address of the device's memory. */
+/** A tensor at a fixed device address. */
 export interface FixedTensor {
   readonly address: bigint;
   readonly shape: readonly number[];
@@ -59,7 +59,7 @@ export interface FixedTensor {
 }
 
 export interface StreamModel extends Disposable {
-  /** A run on these tensors, as often as wanted; an input given as an array is read by the process once, here. */
+  /** A reusable run on these tensors. Inputs given as arrays are read on the host once, here. */
   prepare(
     inputs: Readonly<Record<string, FixedTensor | Int32Array>>,
     outputs: Readonly<Record<string, FixedTensor>>,
@@ -67,10 +67,10 @@ export interface StreamModel extends Disposable {
 }
 
 export interface PreparedRun extends Disposable {
-  /** Queues the run, kernel by kernel: milliseconds of the host's time. */
+  /** Queues the run kernel by kernel: milliseconds of host time. */
   run(): void;
-  /** Runs once and keeps the kernels as one graph. @throws OrtError where that cannot be */
+  /** Runs once and captures the kernels as one graph. @throws OrtError if that is impossible */
   capture(): void;
-  /** Queues the captured graph: microseconds of the host's time. */
+  /** Queues the captured graph: microseconds of host time. */
   replay(): void;
 }

@@ -1,4 +1,4 @@
-/** A model whose runs are queued on a stream of ours, kernel by kernel or as one captured graph. */
+/** A model whose runs are queued on our stream, kernel by kernel or as one captured graph. */
 import type { Device } from "./device.ts";
 import {
   ElementType,
@@ -11,15 +11,17 @@ import {
 import { bytesOf, type Runtime, type Session } from "./session.ts";
 import type { FixedTensor, PreparedRun, StreamModel } from "./stream-device.ts";
 
-/** ONNX Runtime's name of a run that is neither captured nor replayed. */
+/** gpu_graph_id of a run that is neither captured nor replayed. */
 const EAGER = "-1";
 
-/** MatMul and Add as one Gemm are slower on CUDA: it fills the result with the bias first, by a product with ones. */
+/**
+ * Fusing MatMul and Add into Gemm is slower on CUDA: it first fills the result with the bias, by a product with ones.
+ */
 const AS_WRITTEN = { "optimization.disable_specified_optimizers": "MatMulAddFusion" };
 
 /**
- * ONNX Runtime keeps graphs by thread: all calls come from one. A run returns when it has been queued, so that this thread is free while the
- * device works; captures wait.
+ * ONNX Runtime keeps captured graphs per thread, so all calls come from this one. Runs return once queued, so this
+ * thread is free while the device works; captures wait.
  */
 export class SessionModel implements StreamModel {
   readonly #runtime: Runtime;
@@ -119,7 +121,7 @@ class SessionRun implements PreparedRun {
   }
 }
 
-/** `synchronous`: the run returns when the device has done it. */
+/** @param synchronous whether the run returns only when the device has finished it */
 function runOptions(api: OrtApi, graph: string, synchronous: boolean): RunOptionsHandle {
   const options = api.createRunOptions();
   api.addRunConfig(options, "gpu_graph_id", graph);

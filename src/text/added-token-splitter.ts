@@ -1,23 +1,26 @@
 import type { AddedToken } from "./added-tokens.ts";
 
-/** `\w` of Rust's regular expressions, which tokenizers uses (Unicode TR18, annex C). */
+/** `\w` in Rust's regular expressions, which tokenizers uses (Unicode TR18, annex C). */
 const WORD = String.raw`[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}]`;
 const AFTER_WORD = new RegExp(`(?<=${WORD})`, "uy");
 const BEFORE_WORD = new RegExp(WORD, "uy");
 const BLANKS = /\p{White_Space}*/uy;
-/** All of them are one UTF-16 unit. */
+/** White space is always one UTF-16 unit. */
 const BLANK = /\p{White_Space}/u;
 
 /**
- * Finds added tokens in texts, as `AddedVocabulary::find_matches` of tokenizers does: the leftmost, of those the longest. A match
- * that its flags then rule out is text, also where a shorter token is within it. Time: linear in the text.
+ * Finds added tokens in texts, as tokenizers' `AddedVocabulary::find_matches` does: leftmost, then longest. A match
+ * that its flags rule out stays text, even if it contains a shorter token. Linear in the text.
  */
 export class AddedTokenSplitter {
   readonly #tokens: ReadonlyMap<string, AddedToken>;
   readonly #splitSpecial: boolean;
   readonly #pattern: RegExp | null;
 
-  /** `tokens`: by the text that is looked for. `splitSpecial`: special ones are text like any other. */
+  /**
+   * @param tokens by the text to look for
+   * @param splitSpecial treat special tokens as ordinary text
+   */
   constructor(tokens: ReadonlyMap<string, AddedToken>, splitSpecial: boolean) {
     this.#tokens = tokens;
     this.#splitSpecial = splitSpecial;
@@ -28,7 +31,7 @@ export class AddedTokenSplitter {
         : new RegExp(longestFirst.map((content) => content.replace(/[\\^$.*+?()[\]{}|/]/g, "\\$&")).join("|"), "gu");
   }
 
-  /** Ids of tokens, and the texts between them, which are not empty. */
+  /** Token ids and the non-empty texts between them. */
   split(text: string): (number | string)[] {
     if (this.#pattern === null) return text === "" ? [] : [text];
     const parts: (number | string)[] = [];

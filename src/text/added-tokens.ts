@@ -1,19 +1,19 @@
 import { ModelLoadError } from "../errors.ts";
 import { flag, isObject, list, notHonoured, object, onlyKeys, text, tokenId, type Json } from "./json-values.ts";
 
-/** A token that is looked for in the text before it is cut into words. Flags as in HF's AddedToken. */
+/** A token that is found in the text before it is split into words. Flags as in HF's AddedToken. */
 export interface AddedToken {
   readonly id: number;
   readonly content: string;
-  /** It has no text when ids are decoded. */
+  /** Decodes to no text. */
   readonly special: boolean;
-  /** Not where a letter or digit is beside it. */
+  /** Matches only where no letter or digit is adjacent. */
   readonly singleWord: boolean;
-  /** It takes the white space before it. */
+  /** Includes the white space before it. */
   readonly lstrip: boolean;
-  /** It takes the white space after it. */
+  /** Includes the white space after it. */
   readonly rstrip: boolean;
-  /** It is looked for in the normalized text. */
+  /** Matched in the normalized text. */
   readonly normalized: boolean;
 }
 
@@ -26,23 +26,26 @@ export interface AddedTokenFiles {
   readonly addedTokens: Json;
   /** `added_tokens` of tokenizer.json. */
   readonly listed: readonly unknown[];
-  /** Whether transformers makes the tokenizer from vocabulary and merges, as its GPT2Tokenizer does, or takes tokenizer.json as it is. */
+  /**
+   * Whether transformers rebuilds the tokenizer from vocabulary and merges, as its GPT2Tokenizer does, or takes
+   * tokenizer.json as it is.
+   */
   readonly rebuilt: boolean;
-  /** `pad_token` of tokenizer.json's padding, which that class takes for its own where nothing else names one. */
+  /** `pad_token` of tokenizer.json's padding, which PreTrainedTokenizerFast adopts unless another file names one. */
   readonly paddingToken: string | undefined;
 }
 
 export interface MergedTokens {
   /** By content. */
   readonly tokens: ReadonlyMap<string, AddedToken>;
-  /** `bos_token`, `eos_token` and so on, where there are any. */
+  /** `bos_token`, `eos_token` and so on, as far as defined. */
   readonly named: ReadonlyMap<string, string>;
 }
 
 type Unnumbered = Omit<AddedToken, "id">;
 interface Declared {
   readonly token: Unnumbered;
-  /** Of the file that says it. */
+  /** Place of the declaration, for error messages. */
   readonly path: string;
 }
 
@@ -54,10 +57,11 @@ const DEFAULTS: Readonly<Record<string, string>> = {
 };
 
 /**
- * The added tokens as transformers 5.18 merges them (`PreTrainedTokenizerBase._from_pretrained`, `TokenizersBackend.__init__`). With
- * `added_tokens_decoder` in tokenizer_config.json, added_tokens.json and special_tokens_map.json are not looked at; without it,
- * special_tokens_map.json comes before tokenizer_config.json, and tokenizer.json before added_tokens.json. Tokens that are only named
- * (`pad_token`, `additional_special_tokens`, ...) are added at the end. Throws ModelLoadError.
+ * Merges added tokens as transformers 5.18 does (`PreTrainedTokenizerBase._from_pretrained`,
+ * `TokenizersBackend.__init__`). With `added_tokens_decoder` in tokenizer_config.json, added_tokens.json and
+ * special_tokens_map.json are ignored. Without it, special_tokens_map.json takes precedence over tokenizer_config.json,
+ * and tokenizer.json over added_tokens.json. Tokens that are only named (`pad_token`, `additional_special_tokens`, ...)
+ * are added at the end. Throws ModelLoadError.
  */
 export function mergeAddedTokens({
   vocab,
@@ -87,7 +91,7 @@ export function mergeAddedTokens({
   return { tokens: added.tokens, named: new Map([...named].map(([name, { content }]) => [name, content])) };
 }
 
-/** Gives ids as HF's AddedVocabulary does: that of the vocabulary, else the next one after all. */
+/** Assigns ids as HF's AddedVocabulary does: the vocabulary's, else the next free one at the end. */
 class AddedVocabulary {
   readonly tokens = new Map<string, AddedToken>();
   readonly #vocab: ReadonlyMap<string, number>;
@@ -98,7 +102,10 @@ class AddedVocabulary {
     this.#taken = new Set(vocab.values());
   }
 
-  /** The last one's flags count, but that once special is special. Ids that HF would not give are refused. */
+  /**
+   * The last declaration's flags win, except that a special token stays special. Throws for ids that HF would not
+   * assign.
+   */
   add(token: Unnumbered, declared?: { readonly id: number; readonly path: string }): void {
     const { content } = token;
     if (content === "") return;
@@ -109,13 +116,13 @@ class AddedVocabulary {
     if (declared !== undefined && declared.id !== id) {
       throw new ModelLoadError(
         "model_unsupported",
-        `${declared.path} gives ${shown} the id ${declared.id}, which is not honoured: transformers numbers added tokens after the vocabulary without gaps, and this one ${id}`,
+        `${declared.path} gives ${shown} the id ${declared.id}, which is not supported: transformers numbers added tokens after the vocabulary without gaps, and this one ${id}`,
       );
     }
     if (known === undefined && this.#taken.has(id)) {
       throw new ModelLoadError(
         "model_unsupported",
-        `the vocabulary has gaps, so transformers gives the added token ${shown} the id ${id} of another token, which is not honoured`,
+        `the vocabulary has gaps, so transformers gives the added token ${shown} the id ${id} of another token, which is not supported`,
       );
     }
     this.tokens.set(content, { ...token, id, special: token.special || (before?.special ?? false) });
@@ -126,7 +133,7 @@ class AddedVocabulary {
   }
 }
 
-/** tokenizer_config.json with what special_tokens_map.json says instead. */
+/** tokenizer_config.json, overridden by special_tokens_map.json. */
 function settingsOf(config: Json, map: Json): Json {
   const { additional_special_tokens: additional, ...settings } = config;
   const { extra_special_tokens: ofMap } = map;
@@ -139,7 +146,7 @@ const isNothing = (value: unknown): boolean =>
   value === undefined || value === null || (typeof value === "object" && Object.keys(value).length === 0);
 const tokensOf = (value: unknown): readonly unknown[] => (Array.isArray(value) ? value : []);
 
-/** Of special tokens that have names: transformers' own and any other key that ends with `_token`. */
+/** Named special tokens: transformers' own and any other key that ends with `_token`. */
 function namedTokens(settings: Json, rebuilt: boolean, paddingToken: string | undefined): Map<string, Unnumbered> {
   const defaults: Json = rebuilt ? DEFAULTS : { pad_token: paddingToken };
   const { extra_special_tokens: extra } = settings;
@@ -156,7 +163,7 @@ function namedTokens(settings: Json, rebuilt: boolean, paddingToken: string | un
   return named;
 }
 
-/** Of special tokens without names. As objects transformers takes them only with their type. */
+/** Special tokens without names. transformers accepts objects only with their `__type`. */
 function extraTokens({ extra_special_tokens: extra, additional_special_tokens: additional }: Json): Unnumbered[] {
   const tokens = extra ?? additional ?? [];
   if (isObject(tokens)) return [];
@@ -206,7 +213,7 @@ function byId(tokens: readonly (readonly [number, Declared])[]): Map<number, Dec
     if (other !== undefined)
       throw new ModelLoadError(
         "model_unsupported",
-        `${declared.path} gives ${JSON.stringify(declared.token.content)} the id ${id}, which ${JSON.stringify(other)} has: two tokens of one id are not honoured`,
+        `${declared.path} gives ${JSON.stringify(declared.token.content)} the id ${id}, which ${JSON.stringify(other)} has: two tokens with one id are not supported`,
       );
     out.set(id, declared);
   }

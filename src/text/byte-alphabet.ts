@@ -1,7 +1,7 @@
 /**
- * GPT-2's byte alphabet: every byte is written as one printable character, so that a vocabulary of strings can hold any bytes.
- * Printable Latin-1 characters stand for themselves, the other 68 bytes for U+0100 upwards in order
- * (`bytes_to_unicode` of openai/gpt-2, encoder.py).
+ * GPT-2's byte alphabet writes every byte as one printable character, so that a vocabulary of strings can hold any
+ * bytes. Printable Latin-1 characters stand for themselves; the other 68 bytes map to U+0100 and up, in order
+ * (`bytes_to_unicode` in openai/gpt-2, encoder.py).
  */
 const CHARACTERS: readonly string[] = alphabet();
 const BYTES: ReadonlyMap<string, number> = new Map(CHARACTERS.map((character, byte) => [character, byte]));
@@ -20,7 +20,7 @@ export function byteCharacters(): readonly string[] {
   return CHARACTERS;
 }
 
-/** The bytes of a vocabulary entry; an added token with characters outside the alphabet stands for itself, in UTF-8. */
+/** The bytes of a vocabulary entry. An added token with characters outside the alphabet is its own UTF-8. */
 export function tokenBytes(token: string): Uint8Array {
   const bytes: number[] = [];
   for (const character of token) {

@@ -1,11 +1,11 @@
 import type { Tokenizer } from "./tokenizer.ts";
 
 /**
- * Turns bytes into text piece by piece. A character is given out only when it is complete; bytes that are not UTF-8 become
- * U+FFFD exactly as if all had been decoded at once (WHATWG Encoding's streaming decoder).
+ * Decodes bytes to text incrementally. Emits a character only when it is complete; invalid UTF-8 becomes U+FFFD exactly
+ * as if all bytes had been decoded at once (WHATWG Encoding's streaming decoder).
  */
 export class Utf8Stream {
-  /** Made with the first bytes: most streams need none (see TextStream). */
+  /** Created with the first bytes: most streams need none (see TextStream). */
   #decoder: InstanceType<typeof TextDecoder> | null = null;
 
   push(bytes: Uint8Array): string {
@@ -14,15 +14,15 @@ export class Utf8Stream {
     return this.#decoder.decode(bytes, { stream: true });
   }
 
-  /** What is left of an incomplete character: U+FFFD or nothing. */
+  /** Ends the stream: U+FFFD for an incomplete character, else nothing. */
   end(): string {
     return this.#decoder?.decode() ?? "";
   }
 }
 
 /**
- * What a tokenizer's tokens add to a text that ends with a whole character: their text if they are whole characters themselves, null
- * if they begin or end within one. Nearly all tokens are whole, so a look-up nearly always does what a decoder would.
+ * What each token adds to a text that ends with a whole character: its text if it consists of whole characters, null if
+ * it begins or ends within one. Nearly all tokens are whole, so a look-up usually replaces the decoder.
  */
 export class WholeTexts {
   readonly #tokenizer: Tokenizer;

@@ -1,6 +1,8 @@
 import { ModelLoadError } from "../errors.ts";
 
-/** What the tokenizer's files are made of. `path` says where a value is, such as `tokenizer.json: normalizer.type`. */
+/**
+ * Readers for values of the tokenizer's files. `path` is where a value is, such as `tokenizer.json: normalizer.type`.
+ */
 export type Json = Readonly<Record<string, unknown>>;
 
 export function isObject(value: unknown): value is Json {
@@ -22,10 +24,10 @@ export function list(value: unknown, path: string): readonly unknown[] {
 /** Throws ModelLoadError. */
 export function text(value: unknown, path: string): string {
   if (typeof value === "string") return value;
-  throw new ModelLoadError("model_invalid", `${path} is not a text`);
+  throw new ModelLoadError("model_invalid", `${path} is not a string`);
 }
 
-/** Absent or null: `byDefault`. Throws ModelLoadError. */
+/** Returns `byDefault` if absent or null. Throws ModelLoadError. */
 export function flag(value: unknown, path: string, byDefault: boolean): boolean {
   if (value === undefined || value === null) return byDefault;
   if (typeof value === "boolean") return value;
@@ -41,16 +43,16 @@ export function tokenId(id: unknown, token: string): number {
   );
 }
 
-/** What would change the ids and is not done here stops the start. */
+/** The error for a setting that would change ids and is not implemented: it stops the start. */
 export function notHonoured(path: string, value: unknown): ModelLoadError {
   const shown = JSON.stringify(value) ?? "";
   return new ModelLoadError(
     "model_unsupported",
-    `${path} ${shown.length > 80 ? `${shown.slice(0, 80)}...` : shown} is not honoured`,
+    `${path} ${shown.length > 80 ? `${shown.slice(0, 80)}...` : shown} is not supported`,
   );
 }
 
-/** Keys that nobody here knows may mean anything. Throws ModelLoadError. */
+/** An unknown key may change ids in unknown ways. Throws ModelLoadError. */
 export function onlyKeys(json: Json, path: string, known: readonly string[]): void {
   const unknown = Object.keys(json).find((key) => !known.includes(key));
   if (unknown !== undefined) throw notHonoured(`${path}${unknown}`, json[unknown]);

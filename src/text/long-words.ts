@@ -1,14 +1,18 @@
-/** Byte-pair encoding of a word that takes long: prompts without blanks are one word. */
+/** Byte-pair encoding of long words, in steps: a prompt without blanks is one word. */
 
-/** Merges between two pauses: a millisecond or two. */
+/** Merges between two yields: a millisecond or two. */
 const MERGES = 1000;
-/** Ranks are multiplied by it and places added, so that one number orders both; it is more than a word has bytes, and a double holds the product. */
+/**
+ * rank * PLACES + place is one number that sorts by rank, then place. PLACES exceeds any word's length, and the result
+ * fits a double.
+ */
 const PLACES = 2 ** 31;
 const NONE = -1;
 
 /**
- * The tokens of a word of byte-level characters: of all neighbours that may be merged those of the lowest rank are, of equal ones the leftmost,
- * until there are none. `rankOf`: of a pair, undefined if it is never merged. Yields before it begins, and after every MERGES merges. Time: n log n.
+ * Tokens of a word of byte-level characters. Repeatedly merges the pair of neighbours with the lowest rank, leftmost
+ * first, until no pair can be merged. `rankOf` is undefined for pairs that never merge. Yields once before it begins
+ * and after every MERGES merges. O(n log n).
  */
 export function* mergeWord(
   word: string,
@@ -16,7 +20,7 @@ export function* mergeWord(
 ): Generator<void, string[]> {
   // Byte-level characters are one UTF-16 unit each.
   const symbols: (string | null)[] = word.split("");
-  // Neighbours by place; a symbol stays where its first character was.
+  // Linked list of symbols; a symbol stays at the place of its first character.
   const next = new Int32Array(symbols.length);
   const previous = new Int32Array(symbols.length);
   for (let place = 0; place < symbols.length; place++) {
@@ -40,7 +44,7 @@ export function* mergeWord(
     if (++done % MERGES === 0) yield;
     const left = first % PLACES;
     const right = symbols[left] === null ? NONE : next[left]!;
-    // What has been merged meanwhile is not there any more, or another pair.
+    // Skip stale entries: one of the pair has been merged since.
     if (right === NONE || rankOf(symbols[left]!, symbols[right]!) !== Math.floor(first / PLACES)) continue;
     symbols[left] = symbols[left]! + symbols[right]!;
     symbols[right] = null;
@@ -52,7 +56,7 @@ export function* mergeWord(
   return symbols.filter((symbol) => symbol !== null);
 }
 
-/** The least number first. */
+/** A binary min-heap. */
 class Heap {
   readonly #numbers: number[] = [];
 

@@ -3,9 +3,9 @@ import { seenByStops, StopMatcher, type Stops } from "./stop-strings.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
 export interface TextPiece {
-  /** Text that is now certain: whole characters before any stop string. */
+  /** Text that can no longer change: whole characters before any stop string. */
   readonly text: string;
-  /** This token has completed a stop string, or is one that ends the choice: `text` is the last piece. */
+  /** This token ended the choice, by a stop string or as a stop token; `text` is the last of it. */
   readonly stopped: boolean;
 }
 
@@ -17,14 +17,14 @@ function wholeTextsOf(tokenizer: Tokenizer): WholeTexts {
   return texts;
 }
 
-/** The text of one choice as its tokens come: detokenised, and ended before what ends it. */
+/** The text of one choice as its tokens arrive: detokenised and cut at stop strings. */
 export class TextStream {
   readonly #tokenizer: Tokenizer;
   readonly #matcher: StopMatcher;
   readonly #utf8 = new Utf8Stream();
   readonly #wholeTexts: WholeTexts;
   readonly #stops: Stops;
-  /** The tokens so far end with a whole character. */
+  /** Whether the tokens so far end with a whole character. */
   #whole = true;
 
   constructor(tokenizer: Tokenizer, stops: Stops) {
@@ -40,7 +40,7 @@ export class TextStream {
     const known = patterns.length > 0 ? null : this.#wholeTexts.of(id);
     if (known !== null && this.#whole) return { text: known, stopped: false };
     const bytes = this.#tokenizer.bytesOf(id);
-    // Whatever came before: a whole token ends with a whole character. An empty one changes nothing.
+    // Whatever came before, a whole token ends with a whole character. An empty one changes nothing.
     if (bytes.length > 0) this.#whole = known !== null;
     const special = patterns.length > 0 && this.#tokenizer.isSpecial(id);
     const { emit, stopped } = special
@@ -50,7 +50,7 @@ export class TextStream {
     return { text: stopped ? text + this.#utf8.end() : text, stopped };
   }
 
-  /** The choice has ended for another reason: the text that was held back. */
+  /** Call when the choice ends for another reason: returns the held text. */
   end(): string {
     return this.#utf8.push(this.#matcher.end()) + this.#utf8.end();
   }

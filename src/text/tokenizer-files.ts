@@ -14,32 +14,33 @@ import {
   type SurroundingIds,
 } from "./tokenizer-json.ts";
 
-/** A byte-level BPE tokenizer as its files describe it. */
+/** A byte-level BPE tokenizer, as described by its files. */
 export interface TokenizerFiles {
   /** Pre-tokenizer and model as a tokenizer.json object, for the tokenizers library. */
   readonly json: object;
   readonly vocab: ReadonlyMap<string, number>;
   readonly added: readonly AddedToken[];
-  /** Content of the token that ends a text, if one is named. */
+  /** Content of the end-of-text token, if one is named. */
   readonly endToken: string | undefined;
   readonly normalizer: Normalizer | null;
   readonly addPrefixSpace: boolean;
-  /** Texts are split into GPT-2's words. */
+  /** Whether texts are split into GPT-2's words. */
   readonly inWords: boolean;
-  /** What a prompt gets. */
+  /** Ids added around a prompt. */
   readonly around: SurroundingIds;
-  /** Special tokens' names in a text are text. */
+  /** Whether names of special tokens in a text are ordinary text. */
   readonly splitSpecialTokens: boolean;
 }
 
 const BYTE_LEVEL = { type: "ByteLevel", add_prefix_space: false, trim_offsets: true, use_regex: true };
 
-/** Their names without "Fast". */
+/** Tokenizer classes that use tokenizer.json as stored, without the suffix "Fast". */
 const AS_STORED = ["PreTrainedTokenizer", "TokenizersBackend", "PythonBackend"];
 
 /**
- * Reads tokenizer.json, or vocab.json and merges.txt, with tokenizer_config.json, added_tokens.json and special_tokens_map.json, as
- * transformers' AutoTokenizer does for a GPT-2. What it would do and this does not stops here, by name. Throws ModelLoadError.
+ * Reads tokenizer.json, or vocab.json and merges.txt, with tokenizer_config.json, added_tokens.json and
+ * special_tokens_map.json, as transformers' AutoTokenizer does for a GPT-2. Throws ModelLoadError that names any
+ * setting it does not implement.
  */
 export async function readTokenizerFiles(dir: string): Promise<TokenizerFiles> {
   const config = await readObject(dir, "tokenizer_config.json");
@@ -80,7 +81,7 @@ export async function readTokenizerFiles(dir: string): Promise<TokenizerFiles> {
     addedTokens: await readObject(dir, "added_tokens.json"),
     listed: list(file["added_tokens"] ?? [], "tokenizer.json: added_tokens"),
     rebuilt,
-    // Of truncation and padding nothing else has an effect: a call without arguments switches both off.
+    // Nothing else of truncation and padding has an effect: a call without arguments disables both.
     paddingToken:
       padding === undefined || padding === null
         ? undefined
@@ -110,8 +111,8 @@ export async function readTokenizerFiles(dir: string): Promise<TokenizerFiles> {
 }
 
 /**
- * transformers' GPT2Tokenizer makes a tokenizer anew from tokenizer.json's vocabulary, merges and post-processor; its class for any
- * tokenizer takes the file as it stands. Which one it is, tokenizer_config.json says, then config.json.
+ * transformers' GPT2Tokenizer rebuilds the tokenizer from tokenizer.json's vocabulary, merges and post-processor; its
+ * generic class takes the file as stored. tokenizer_config.json names the class, else config.json.
  */
 function isRebuilt(config: Json, modelConfig: Json): boolean {
   const named = config["tokenizer_class"] ?? modelConfig["tokenizer_class"] ?? "GPT2Tokenizer";
@@ -124,7 +125,10 @@ function isRebuilt(config: Json, modelConfig: Json): boolean {
   );
 }
 
-/** transformers 5 drops these for its GPT2Tokenizer, and older versions do not: what the model was trained with is not known. */
+/**
+ * transformers 5 drops these for its GPT2Tokenizer; older versions do not. We cannot tell which the model was trained
+ * with.
+ */
 function refuseWhatRebuildingDrops(file: Json, ignoreMerges: boolean): void {
   const { type, use_regex } = object(file["pre_tokenizer"] ?? {}, "tokenizer.json: pre_tokenizer");
   const dropped: [string, unknown, boolean][] = [
@@ -141,7 +145,7 @@ function refuseWhatRebuildingDrops(file: Json, ignoreMerges: boolean): void {
   );
 }
 
-/** What the older files say, as a tokenizer.json object. */
+/** The older files' content as a tokenizer.json object. */
 async function fromVocabAndMerges(dir: string, rebuilt: boolean): Promise<Json> {
   const vocab = await readJson(dir, "vocab.json");
   const merges = await readText(dir, "merges.txt");
@@ -157,13 +161,13 @@ async function fromVocabAndMerges(dir: string, rebuilt: boolean): Promise<Json> 
     model: {
       type: "BPE",
       vocab: object(vocab, "vocab.json"),
-      // A rule may begin with "#", so only the version line is a comment.
+      // A merge may begin with "#", so only the version line is a comment.
       merges: merges.split(/\r?\n/).filter((line) => line !== "" && !line.startsWith("#version")),
     },
   };
 }
 
-/** `add_bos_token` and `add_eos_token`, which transformers looks at only where there is no tokenizer.json. */
+/** `add_bos_token` and `add_eos_token`, which transformers reads only without a tokenizer.json. */
 function namedAround(config: Json, { tokens, named }: MergedTokens): SurroundingIds {
   const idsOf = (wish: string, name: string): number[] => {
     const id = tokens.get(named.get(name) ?? "")?.id;
@@ -173,7 +177,7 @@ function namedAround(config: Json, { tokens, named }: MergedTokens): Surrounding
   return around.before.length + around.after.length > 0 ? around : NOTHING_AROUND;
 }
 
-/** Empty where there is no such file. */
+/** Empty if there is no such file. */
 async function readObject(dir: string, name: string): Promise<Json> {
   return object((await readJson(dir, name)) ?? {}, name);
 }

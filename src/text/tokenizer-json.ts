@@ -2,10 +2,10 @@ import { ModelLoadError } from "../errors.ts";
 import { byteCharacters } from "./byte-alphabet.ts";
 import { flag, list, notHonoured, object, onlyKeys, text, tokenId, type Json } from "./json-values.ts";
 
-/** What is done to a text before it is cut. */
+/** Transforms a text before it is split. */
 export type Normalizer = (text: string) => string;
 
-/** Token ids that a text gets before and after its own. */
+/** Token ids added before and after a text's own. */
 export interface SurroundingIds {
   readonly before: readonly number[];
   readonly after: readonly number[];
@@ -14,12 +14,15 @@ export interface SurroundingIds {
 export const NOTHING_AROUND: SurroundingIds = { before: [], after: [] };
 
 /**
- * GPT-2's split into words, as Hugging Face's ByteLevel does it. As a Split of its own the library runs it with Unicode's
- * white space; inside its ByteLevel it runs with JavaScript's `\s`, which has U+FEFF and lacks U+0085: other ids than HF's.
+ * GPT-2's split into words, as HF's ByteLevel does it. As a Split step, the library runs it with Unicode's white space.
+ * Inside its ByteLevel it would run with JavaScript's `\s`, which includes U+FEFF and lacks U+0085: other ids than
+ * HF's.
  */
 const WORDS = String.raw`'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`;
 
-/** A text in pieces of about `length` characters, each of which splits into words as it does within the whole. */
+/**
+ * Cuts a text into chunks of about `length` characters, each of which splits into the same words as within the whole.
+ */
 export function* piecesOf(text: string, length: number): Generator<string, void> {
   let from = 0;
   for (let at = length; at < text.length; at++) {
@@ -34,8 +37,9 @@ export function* piecesOf(text: string, length: number): Generator<string, void>
 const [BLANK, APOSTROPHE] = [0x20, 0x27];
 
 /**
- * Whether WORDS always ends a word between two UTF-16 units: no word goes on from one kind of character to another, but from a blank, and from an
- * apostrophe. White space other than a blank is one thing to some regular expressions and another to others.
+ * Whether WORDS always ends a word between two UTF-16 units. A word never continues from one kind of character to
+ * another, except from a blank or an apostrophe. Never true after white space, which regular expression engines define
+ * differently.
  */
 function endsWord(before: number, after: number): boolean {
   const [left, right] = [kindOf(before), kindOf(after)];
@@ -45,7 +49,7 @@ function endsWord(before: number, after: number): boolean {
 }
 
 const Kind = { Unknown: 0, White: 1, Half: 2, Letter: 3, Number: 4, Other: 5 } as const;
-/** Of every UTF-16 unit, once it has been asked for. */
+/** Kind of every UTF-16 unit, filled on demand. */
 const kinds = new Uint8Array(2 ** 16);
 
 function kindOf(unit: number): number {
@@ -65,8 +69,8 @@ function kindOf(unit: number): number {
 }
 
 /**
- * Only what gives HF's result for every text. NFD, NFKC and NFKD do not: HF's tables are those of an older Unicode. Lowercase goes
- * character by character, as HF does: no final sigma. Throws ModelLoadError.
+ * Accepts only normalizers that give HF's result for every text. NFD, NFKC and NFKD do not: HF's tables are from an
+ * older Unicode. Lowercase goes character by character, as in HF, so there is no final sigma. Throws ModelLoadError.
  */
 export function readNormalizer(stored: unknown, path: string): Normalizer | null {
   if (stored === null || stored === undefined) return null;
@@ -112,15 +116,15 @@ export function readNormalizer(stored: unknown, path: string): Normalizer | null
   }
 }
 
-/** `json`: for the library. `addPrefixSpace`: a text that does not begin with a blank gets one first. */
+/** `json` is for the library. With `addPrefixSpace`, a text that does not begin with a blank gets one. */
 export interface PreTokenizer {
   readonly json: object;
   readonly addPrefixSpace: boolean;
-  /** Texts are split into GPT-2's words. */
+  /** Whether texts are split into GPT-2's words. */
   readonly inWords: boolean;
 }
 
-/** ByteLevel, which may have Digits before it. Throws ModelLoadError. */
+/** ByteLevel, optionally after Digits. Throws ModelLoadError. */
 export function readPreTokenizer(stored: unknown, path: string): PreTokenizer {
   const json = object(stored, path);
   const sequence = json["type"] === "Sequence";
@@ -142,7 +146,7 @@ export function readPreTokenizer(stored: unknown, path: string): PreTokenizer {
     } else if (step["type"] === "ByteLevel" && last) {
       onlyKeys(step, at, ["type", "add_prefix_space", "trim_offsets", "use_regex"]);
       addPrefixSpace = flag(step["add_prefix_space"], `${at}add_prefix_space`, true);
-      // Each number would get a blank of its own.
+      // Each number would get its own blank.
       if (addPrefixSpace && i > 0) throw notHonoured(`${at}add_prefix_space`, true);
       inWords = flag(step["use_regex"], `${at}use_regex`, true);
       if (inWords) steps.push(split(WORDS));
@@ -188,7 +192,7 @@ export function readPostProcessor(stored: unknown, path: string): SurroundingIds
       for (const [i, part] of list(json["processors"], `${at}processors`).entries()) {
         const added = readPostProcessor(part, `${at}processors[${i}]`);
         if (added === NOTHING_AROUND) continue;
-        // HF's second one takes what the first one added for sequences of their own.
+        // HF's second processor treats ids added by the first as sequences of their own.
         if (around !== NOTHING_AROUND) throw notHonoured(`${at}processors[${i}].type`, object(part, "")["type"]);
         around = added;
       }
@@ -199,7 +203,7 @@ export function readPostProcessor(stored: unknown, path: string): SurroundingIds
   }
 }
 
-/** The template of one sequence; that of pairs is for two. */
+/** Reads the single-sequence template; the one for pairs is unused. */
 function template(json: Json, at: string): SurroundingIds {
   onlyKeys(json, at, ["type", "single", "pair", "special_tokens"]);
   const tokens = object(json["special_tokens"], `${at}special_tokens`);
@@ -239,15 +243,16 @@ export function checkDecoder(stored: unknown, path: string): void {
 }
 
 export interface BpeModel {
-  /** For the library. */
+  /** Model of the tokenizer.json object, for the library. */
   readonly json: object;
   readonly vocab: ReadonlyMap<string, number>;
   readonly ignoreMerges: boolean;
 }
 
 /**
- * A BPE whose vocabulary has every byte, so that no text has an unknown token: unk_token and fuse_unk have no effect. Files of older
- * versions name no type. `at`: what its keys' paths begin with. Throws ModelLoadError.
+ * Reads a BPE model whose vocabulary has every byte. No text then has an unknown token, so unk_token and fuse_unk have
+ * no effect. Files of older versions have no type. Throws ModelLoadError.
+ * @param at path prefix of its keys
  */
 export function readModel(stored: unknown, at: string): BpeModel {
   const json = object(stored, at.slice(0, -1));
@@ -296,7 +301,7 @@ export function readModel(stored: unknown, at: string): BpeModel {
   };
 }
 
-/** `"a b"` or `["a", "b"]`, whose parts and result are tokens. */
+/** Reads `"a b"` or `["a", "b"]`; both parts and their concatenation must be tokens. */
 function mergeOf(stored: unknown, path: string, vocab: ReadonlyMap<string, number>): readonly string[] {
   const pair = typeof stored === "string" ? stored.split(" ") : list(stored, path).map((part) => text(part, path));
   const tokens = [...pair, pair.join("")];
@@ -304,7 +309,7 @@ function mergeOf(stored: unknown, path: string, vocab: ReadonlyMap<string, numbe
   if (pair.length !== 2 || unknown !== undefined)
     throw new ModelLoadError(
       "model_invalid",
-      `${path} is ${JSON.stringify(stored)}, which is no pair of tokens that make a token`,
+      `${path} is ${JSON.stringify(stored)}, which is not a pair of tokens whose concatenation is a token`,
     );
   return pair;
 }

@@ -9,7 +9,7 @@ import { piecesOf, type Normalizer, type SurroundingIds } from "./tokenizer-json
 const EMPTY = new Uint8Array(0);
 
 interface Encoder {
-  /** Words of byte-level characters. */
+  /** Splits into words of byte-level characters. */
   pre_tokenizer(text: string): string[];
   readonly model: {
     readonly tokens_to_ids: ReadonlyMap<string, number>;
@@ -19,46 +19,52 @@ interface Encoder {
   };
 }
 
-/** Bytes of words that are encoded at a stretch: at 10 µs a byte, as in the worst of texts, some 20 ms. */
+/** Bytes of words encoded between yields: some 20 ms at the worst text's 10 µs per byte. */
 export const STRETCH = 2048;
-/** Characters that are split into words at a stretch. */
+/** Characters split into words at a time. */
 const PIECE = 1024;
 
-/** The library's own types do not resolve under Node's module resolution: what is used of it, typed here. */
+/** The library's types do not resolve under Node's module resolution, so the part in use is typed here. */
 const Encoder = HuggingFaceTokenizer as unknown as new (json: object, config: object) => Encoder;
 
-/** Text to token ids and back. Stateless for its users, so one serves all. */
+/** Text to token ids and back. Stateless, so one instance serves everybody. */
 export interface Tokenizer {
   /** The model's number of ids. */
   readonly vocabSize: number;
-  /** Id of the text end, if the tokenizer names one. */
+  /** Id of the end-of-text token, if the tokenizer names one. */
   readonly eosId: number | null;
-  /** Bytes of the longest token: a text of more than `n` times as many bytes has more than `n` tokens. Infinity where a token may stand for any number. */
+  /**
+   * Bytes of the longest token: a text of more than `n` times as many bytes has more than `n` tokens. Infinity if a
+   * token may match text of any length.
+   */
   readonly longestToken: number;
-  /** What the tokenizer's post-processor puts around a prompt. */
+  /** Ids the post-processor adds around a prompt. */
   readonly around: SurroundingIds;
-  /** Tokens that the model has no row for, by their ids, which are not below `vocabSize`. */
+  /** Tokens without a row in the model, by their ids (>= `vocabSize`). */
   readonly beyondModel: ReadonlyMap<number, string>;
   /**
-   * A special token's name within the text, such as `<|endoftext|>`, becomes its id, as in transformers. With `addSpecialTokens` the
-   * ids are those of a prompt, with what is around it. Ids may be beyond the model.
-   * About linear in the text's length, 1 to 10 ms per 1,000 bytes, on the calling thread.
+   * Encodes a text; the name of a special token in it, such as `<|endoftext|>`, becomes its id, as in transformers.
+   * `addSpecialTokens` adds the ids around a prompt. Ids may be beyond the model. Roughly linear: 1 to 10 ms per 1,000
+   * bytes, on the calling thread.
    */
   encode(text: string, addSpecialTokens?: boolean): Int32Array;
-  /** The same in steps, between which others can have their turn: after each stretch of a text longer than that, it yields how many ids there will be at least. */
+  /**
+   * The same in steps, so that others can run in between. After each STRETCH of a long text it yields a lower bound of
+   * the number of ids.
+   */
   encodeInSteps(text: string, addSpecialTokens?: boolean): Generator<number, Int32Array>;
-  /** The text of all ids; special ones have none. Bytes that are not UTF-8 become U+FFFD. */
+  /** Decodes ids; special ones have no text. Invalid UTF-8 becomes U+FFFD. */
   decode(ids: Iterable<number>): string;
-  /** What a token adds to the text, not always whole characters; empty for special ids and ids that no token has. */
+  /** The bytes a token adds to the text, not always whole characters. Empty for special and unknown ids. */
   bytesOf(id: number): Uint8Array;
-  /** One token on its own, for people: a special token's name, U+FFFD for a part of a character. */
+  /** One token for display: a special token's name; U+FFFD for a partial character. */
   tokenText(id: number): string;
   isSpecial(id: number): boolean;
 }
 
 /**
- * Loads a byte-level BPE tokenizer from a Hugging Face folder. `vocabSize` is the model's, which may be padded beyond the
- * tokenizer's, or lack rows for tokens that were added without a resize. Throws ModelLoadError.
+ * Loads a byte-level BPE tokenizer from a Hugging Face folder. The model's `vocabSize` may exceed the tokenizer's
+ * (padding), or be smaller, when tokens were added without a resize. Throws ModelLoadError.
  */
 export async function loadTokenizer(dir: string, vocabSize: number): Promise<Tokenizer> {
   const files = await readTokenizerFiles(dir);
@@ -78,7 +84,10 @@ class BpeTokenizer implements Tokenizer {
   readonly longestToken: number;
   readonly around: SurroundingIds;
   readonly beyondModel: ReadonlyMap<number, string>;
-  /** Bytes of the longest token, as `longestToken`, but of what is left when a text has been normalized and white space taken away. */
+  /**
+   * Bytes of the longest token, as `longestToken`, but for text already normalized and without white space that tokens
+   * absorb.
+   */
   readonly #longest: number;
   readonly #bytes: Uint8Array[];
   readonly #special: Map<number, string>;
@@ -86,7 +95,7 @@ class BpeTokenizer implements Tokenizer {
   readonly #normalizer: Normalizer | null;
   readonly #addPrefixSpace: boolean;
   readonly #inWords: boolean;
-  /** Of tokens that are looked for in the text as it came, and in the normalized text. */
+  /** Splitters for added tokens matched in the raw text, and in the normalized text. */
   readonly #verbatim: AddedTokenSplitter;
   readonly #normalized: AddedTokenSplitter;
 
@@ -106,7 +115,7 @@ class BpeTokenizer implements Tokenizer {
     this.around = around;
     const eos = tokens.get(endToken ?? "<|endoftext|>");
     this.eosId = eos !== undefined && eos < vocabSize ? eos : null;
-    // What is looked for is what HF decodes them to, and it is special only if that is a special token's name.
+    // Matches use the content as HF decodes it; a token is special only if that is a special token's name.
     const sought = added.map(
       (token) => [token.normalized && normalizer ? normalizer(token.content) : token.content, token] as const,
     );
@@ -115,7 +124,7 @@ class BpeTokenizer implements Tokenizer {
     this.#bytes = new Array<Uint8Array>(vocabSize).fill(EMPTY);
     for (const [token, id] of [...vocab, ...sought.map(([text, { id }]) => [text, id] as const)])
       if (id < vocabSize) this.#bytes[id] = this.#special.has(id) ? EMPTY : tokenBytes(token);
-    // White space that a token takes with it and what a normalizer leaves out have no length.
+    // White space that a token absorbs and text that a normalizer drops can have any length.
     const anyLength = normalizer !== null || added.some((token) => token.lstrip || token.rstrip);
     this.#longest = [...tokens.keys()].reduce((longest, token) => Math.max(longest, tokenBytes(token).length), 1);
     this.longestToken = anyLength ? Infinity : this.#longest;
@@ -159,7 +168,7 @@ class BpeTokenizer implements Tokenizer {
     return Int32Array.from(addSpecialTokens ? [...this.around.before, ...ids, ...this.around.after] : ids);
   }
 
-  /** Adds the ids of a text without added tokens; yields how many there are after each stretch. */
+  /** Appends the ids of a text without added tokens; yields their number after each stretch. */
   *#encodePart(text: string, ids: number[]): Generator<number, void> {
     let begun = false;
     for (const piece of this.#inWords ? piecesOf(text, PIECE) : [text]) {
@@ -214,7 +223,7 @@ class BpeTokenizer implements Tokenizer {
   }
 }
 
-/** A byte order mark is text like any other. */
+/** Keeps a byte order mark: it is text like any other. */
 function decodeUtf8(bytes: Uint8Array): string {
   return new TextDecoder("utf-8", { ignoreBOM: true }).decode(bytes);
 }

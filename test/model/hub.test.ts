@@ -139,7 +139,7 @@ t.test("an interrupted download goes on where it was", async (t) => {
   const options = { cacheDir: t.testdir(), hubUrl: hub.url };
   await t.rejects(resolveModel("org/tiny", options), {
     name: "ModelLoadError",
-    message: /model\.safetensors came damaged/,
+    message: /model\.safetensors was damaged on the way/,
   });
   const parent = join(options.cacheDir, "hub", "org--tiny");
   t.same((await readdir(parent)).sort(), [`${COMMIT}.partial`, "ref-main"].sort(), "nothing under the final name");
@@ -187,7 +187,7 @@ t.test("errors say what to do", async (t) => {
   await t.rejects(resolveModel("models/dmeo", { cacheDir, hubUrl: "http://127.0.0.1:9" }), {
     code: "model_not_found",
     message:
-      /"models\/dmeo" is no folder here, and downloading it from http:\/\/127\.0\.0\.1:9 failed.*Without a network/,
+      /"models\/dmeo" is not a folder here, and downloading it from http:\/\/127\.0\.0\.1:9 failed.*Without a network/,
   });
   for (const model of ["/no/such/folder", "nothing", "a/b/c", "../x", "org/..", "org/tiny@../../x"]) {
     await t.rejects(

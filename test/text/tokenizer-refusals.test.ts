@@ -27,7 +27,7 @@ const template = (single: unknown[], special_tokens = {}): FolderSpec =>
   stored("post_processor", { type: "TemplateProcessing", single, pair: [], special_tokens });
 
 const honoured = (text: string): RegExp =>
-  new RegExp(`^${text.replace(/[\\^$.*+?()[\]{}|/]/g, "\\$&")} is not honoured`);
+  new RegExp(`^${text.replace(/[\\^$.*+?()[\]{}|/]/g, "\\$&")} is not supported`);
 const UNSUPPORTED: readonly (readonly [FolderSpec, RegExp])[] = [
   ...["NFD", "NFKC", "NFKD", "Nmt", "Precompiled", "BertNormalizer", "StripAccents", "ByteLevel"].map(
     (type) => [stored("normalizer", { type }), honoured(`tokenizer.json: normalizer.type "${type}"`)] as const,
@@ -97,7 +97,7 @@ const UNSUPPORTED: readonly (readonly [FolderSpec, RegExp])[] = [
   ],
   [
     stored("added_tokens", [EOT, { id: 4100, content: "<x>" }]),
-    /^tokenizer\.json: added_tokens\[1\] gives "<x>" the id 4100, which is not honoured: .* 4096$/,
+    /^tokenizer\.json: added_tokens\[1\] gives "<x>" the id 4100, which is not supported: .* 4096$/,
   ],
   [
     stored("added_tokens", [EOT, { id: 4096, content: "<x>" }, { id: 4096, content: "<y>" }]),
@@ -105,13 +105,13 @@ const UNSUPPORTED: readonly (readonly [FolderSpec, RegExp])[] = [
   ],
   [
     old({ "added_tokens.json": { "<x>": 4096, "<y>": 4098 } }),
-    /^added_tokens\.json gives "<y>" the id 4098, which is not honoured: .* 4097$/,
+    /^added_tokens\.json gives "<y>" the id 4098, which is not supported: .* 4097$/,
   ],
   [
     old({ "added_tokens.json": { "<x>": 4096, "<y>": 4096 } }),
     /^added_tokens\.json gives "<y>" the id 4096, which "<x>" has/,
   ],
-  [old({ "added_tokens.json": { the: 5000 } }), /^added_tokens\.json gives "the" the id 5000, which is not honoured/],
+  [old({ "added_tokens.json": { the: 5000 } }), /^added_tokens\.json gives "the" the id 5000, which is not supported/],
   [
     {
       layout: "new",
@@ -138,27 +138,27 @@ const UNSUPPORTED: readonly (readonly [FolderSpec, RegExp])[] = [
   // transformers 5 drops these without a word where the class is GPT2Tokenizer.
   [
     { layout: "new", patch: [[["normalizer"], { type: "NFC" }]] },
-    /^tokenizer\.json: normalizer {"type":"NFC"} is not honoured with tokenizer_class GPT2Tokenizer.*PreTrainedTokenizerFast/,
+    /^tokenizer\.json: normalizer {"type":"NFC"} is not supported with tokenizer_class GPT2Tokenizer.*PreTrainedTokenizerFast/,
   ],
   [
     { layout: "new", patch: [[["pre_tokenizer"], { type: "Sequence", pretokenizers: [BYTE_LEVEL] }]] },
-    /^tokenizer\.json: pre_tokenizer .* is not honoured with tokenizer_class GPT2Tokenizer/,
+    /^tokenizer\.json: pre_tokenizer .* is not supported with tokenizer_class GPT2Tokenizer/,
   ],
   [
     { layout: "new", patch: [[["model", "ignore_merges"], true]] },
-    /^tokenizer\.json: model\.ignore_merges true is not honoured with tokenizer_class GPT2Tokenizer/,
+    /^tokenizer\.json: model\.ignore_merges true is not supported with tokenizer_class GPT2Tokenizer/,
   ],
 ];
 
 const INVALID: readonly (readonly [FolderSpec, RegExp])[] = [
   [
     stored("model.merges", [["t", "h", "e"]]),
-    /^tokenizer\.json: model\.merges\[0\] is \["t","h","e"\], which is no pair/,
+    /^tokenizer\.json: model\.merges\[0\] is \["t","h","e"\], which is not a pair/,
   ],
-  [{ layout: "old", drop: ["\u0120t"] }, /^vocab\.json and merges\.txt: merges\[0\] is "\u0120 t", which is no pair/],
-  [stored("model.merges", ["t \u4e2d"]), /^tokenizer\.json: model\.merges\[0\] is "t 中", which is no pair/],
+  [{ layout: "old", drop: ["\u0120t"] }, /^vocab\.json and merges\.txt: merges\[0\] is "\u0120 t", which is not a pair/],
+  [stored("model.merges", ["t \u4e2d"]), /^tokenizer\.json: model\.merges\[0\] is "t 中", which is not a pair/],
   [stored("added_tokens", {}), /^tokenizer\.json: added_tokens is not a list/],
-  [stored("added_tokens", [{ id: 4095 }]), /^tokenizer\.json: added_tokens\[0\]\.content is not a text/],
+  [stored("added_tokens", [{ id: 4095 }]), /^tokenizer\.json: added_tokens\[0\]\.content is not a string/],
   [
     stored("added_tokens", [{ ...EOT, lstrip: "yes" }]),
     /^tokenizer\.json: added_tokens\[0\]\.lstrip is neither true nor false/,
@@ -174,7 +174,7 @@ const INVALID: readonly (readonly [FolderSpec, RegExp])[] = [
   ],
 ];
 
-t.test("what is not honoured is named", async (t) => {
+t.test("every unsupported setting is named", async (t) => {
   for (const [spec, message] of UNSUPPORTED)
     await t.rejects(
       loadTokenizer(await makeTokenizerFolder(t.testdir(), spec), 4104),

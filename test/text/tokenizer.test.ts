@@ -157,12 +157,12 @@ t.test("what cannot be loaded", async (t) => {
     [
       { "tokenizer.json": { ...json, model: { ...json.model, type: "Unigram" } } },
       "model_unsupported",
-      /^tokenizer\.json: model\.type "Unigram" is not honoured$/,
+      /^tokenizer\.json: model\.type "Unigram" is not supported$/,
     ],
     [
       { "tokenizer.json": { ...json, decoder: { type: "Metaspace" } } },
       "model_unsupported",
-      /^tokenizer\.json: decoder\.type "Metaspace" is not honoured$/,
+      /^tokenizer\.json: decoder\.type "Metaspace" is not supported$/,
     ],
     [{ "tokenizer.json": { ...json, model: { ...json.model, vocab } } }, "model_unsupported", /byte 65/],
     [

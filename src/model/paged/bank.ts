@@ -1,4 +1,4 @@
-/** Hot prefixes in a device's memory, each in one piece as the cache has its tokens: `[tensors, length, heads, headDim]`. */
+/** Hot prefixes in device memory, each contiguous and in the cache's order: `[tensors, length, heads, headDim]`. */
 import type { KvTensor } from "../../kv.ts";
 import type { PrefixBankStats } from "../prefix-bank.ts";
 
@@ -9,27 +9,27 @@ interface Piece {
 }
 
 /**
- * Says where prefixes are; what is there is the caller's to write. The first gap that is large enough takes a prefix; if there is none the
- * least recently used make way, one after the other, until there is.
+ * Allocates places for prefixes; the caller writes their content. First fit: a prefix takes the first gap that is large
+ * enough. If there is none, the least recently used prefixes are evicted one by one until there is.
  */
 export class PagedBank {
   readonly #tokens: number;
   readonly #bytesPerToken: number;
-  /** In order of use, the latest last. */
+  /** Least recently used first. */
   readonly #held = new Set<Piece>();
-  /** Of a prefix that nobody else knows any more only the piece stays, until its turn comes to make way. */
+  /** Weak: a prefix no longer referenced elsewhere leaves only its piece in `#held`, until it is evicted. */
   readonly #pieceOf = new WeakMap<KvTensor, Piece>();
   #hits = 0;
   #misses = 0;
   #evictions = 0;
 
-  /** @param tokens at least as many as the longest prefix has */
+  /** @param tokens capacity, at least the longest prefix */
   constructor(tokens: number, bytesPerToken: number) {
     this.#tokens = tokens;
     this.#bytesPerToken = bytesPerToken;
   }
 
-  /** The first token of the prefix's place; `write` brings it there if it is not there yet. */
+  /** The prefix's first token in the bank; on a miss, makes room and calls `write`. */
   hold(prefix: KvTensor, write: (first: number) => void): number {
     const known = this.#pieceOf.get(prefix);
     if (known !== undefined && this.#held.delete(known)) {
@@ -45,7 +45,7 @@ export class PagedBank {
     return piece.first;
   }
 
-  /** Lets go of all prefixes. */
+  /** Drops all prefixes. */
   clear(): void {
     this.#held.clear();
   }

@@ -1,4 +1,4 @@
-/** The KV cache over pages on a device with a stream: every move of a prefix, a row or zeros is one strided copy. */
+/** The paged KV cache on a device with a stream: moving a prefix or a row, or zeroing one, is a single strided copy. */
 import { kvElements, type KvTensor } from "../../kv.ts";
 import { ElementType } from "../../runtime/ort-api.ts";
 import type { FixedTensor, PinnedMemory, StreamDevice, StreamModel, Strips } from "../../runtime/stream-device.ts";
@@ -7,10 +7,10 @@ import type { PrefixBankStats } from "../prefix-bank.ts";
 import { PagedBank } from "./bank.ts";
 import { BLOCK, unpackTokens, type PagedLayout } from "./layout.ts";
 
-/** At least. */
+/** Minimum size. */
 const STAGING_BYTES = 8 << 20;
 
-/** Calls take effect in order with the runs on the device's stream. */
+/** Calls run in order with the model's runs on the device's stream. */
 export class PagedKvCache {
   readonly layout: PagedLayout;
   readonly #device: StreamDevice;
@@ -20,15 +20,15 @@ export class PagedKvCache {
   readonly #bankBytes: number;
   readonly #packer: StreamModel;
   readonly #staging: PinnedMemory;
-  /** Keys and values as prefixes have them, on the device: as much as the staging memory holds. */
+  /** Keys and values in KvTensor order, on the device; as large as the staging memory. */
   readonly #unpacked: bigint;
   readonly #count: (direction: "up" | "down", bytes: number) => void;
 
   /**
-   * @param packer of `packGraph`
-   * @param bankBytes memory for hot prefixes; at least as much as one row is taken
-   * @param count is told of bytes that cross between the process's memory and the device's
-   * @throws CudaError when the device has not enough memory
+   * @param packer runs `packGraph`
+   * @param bankBytes memory for hot prefixes; rounded up to hold at least one full row
+   * @param count called with the bytes that cross between host and device
+   * @throws CudaError when the device runs out of memory
    */
   constructor(
     device: StreamDevice,
@@ -47,7 +47,7 @@ export class PagedKvCache {
     this.#bank = new PagedBank(tokens, tensors * tokenBytes);
     this.#bankBytes = tokens * tensors * tokenBytes;
     this.#bankBase = device.allocate(this.#bankBytes);
-    // The longest prefix's tensor in full precision, and a whole row's in the cache's.
+    // Fits one tensor of the longest prefix in fp32, and one of a whole row in the cache's type.
     const stagingBytes = Math.max(STAGING_BYTES, 4 * layout.capacity * shape.width);
     this.#staging = device.allocatePinned(stagingBytes);
     this.#unpacked = device.allocate(stagingBytes);
@@ -88,7 +88,7 @@ export class PagedKvCache {
     this.#device.zero(this.#at(row, from), Math.max(0, to - from) * this.layout.tokenBytes, this.layout.tensors);
   }
 
-  /** Lets go of hot prefixes, and overwrites them and what the staging memory holds. */
+  /** Drops hot prefixes and zeroes the bank and the staging memory. */
   wipeBuffers(): void {
     this.#bank.clear();
     this.#device.zero({ address: this.#bankBase, pitch: this.#bankBytes }, this.#bankBytes, 1);
@@ -98,7 +98,6 @@ export class PagedKvCache {
     new Uint8Array(this.#staging.buffer).fill(0);
   }
 
-  /** Fills all rows and buffers with zeros. */
   clear(): void {
     const { tensors, tensorBytes } = this.layout;
     this.#device.zero({ address: this.#base, pitch: tensorBytes }, tensorBytes, tensors);
@@ -134,7 +133,7 @@ export class PagedKvCache {
     return this.#bank.stats();
   }
 
-  /** A row's tokens from one on, in each tensor. */
+  /** A row's tokens from `position`, in each tensor. */
   #at(row: number, position: number): Strips {
     const { rowBytes, tokenBytes, tensorBytes } = this.layout;
     return { address: this.#base + BigInt(row) * BigInt(rowBytes) + BigInt(position * tokenBytes), pitch: tensorBytes };
@@ -144,7 +143,7 @@ export class PagedKvCache {
     return this.#bankBase + BigInt(token) * BigInt(this.layout.tensors * this.layout.tokenBytes);
   }
 
-  /** As many tensors at a time as the staging memory holds. */
+  /** Uploads as many tensors at a time as the staging memory holds. */
   #upload(to: bigint, { length, data }: KvTensor): void {
     const { tensors, tokenBytes, type, shape } = this.layout;
     const elements = length * shape.width;
@@ -152,7 +151,7 @@ export class PagedKvCache {
     const atOnce = Math.floor(staging.length / elements);
     for (let first = 0; first < tensors; first += atOnce) {
       const count = Math.min(atOnce, tensors - first);
-      // What was uploaded last may still be under way.
+      // The previous upload may still be reading the staging memory.
       this.#device.wait();
       staging.set(data.subarray(first * elements, (first + count) * elements));
       this.#device.upload(this.#unpacked, this.#staging.address, 4 * count * elements);

@@ -1,7 +1,7 @@
 /**
- * The KV cache over pages: per layer a key and a value tensor `[blocks, block, heads, headDim]`, all in one piece of memory. A row has
- * `columns` blocks in a run, so that a token's keys of all heads are one strip of `tokenBytes`, a row's tokens follow each other, and the
- * same tokens of all `2 * layers` tensors are strips at one pitch:
+ * The KV cache over pages: per layer a key and a value tensor `[blocks, block, heads, headDim]`, all in one piece of
+ * memory. A row has `columns` blocks in a run, so that a token's keys of all heads are one strip of `tokenBytes`, a
+ * row's tokens follow each other, and the same tokens of all `2 * layers` tensors are strips at one pitch:
  *
  *     key.0    | row 0: t0 t1 t2 ... | row 1: t0 t1 ... | ...      <- tensorBytes ->
  *     value.0  | row 0: t0 t1 t2 ... | row 1: t0 t1 ... | ...
@@ -18,11 +18,11 @@ export const BLOCK = 256;
 export interface PagedLayout {
   readonly shape: ModelShape;
   readonly type: FloatType;
-  /** Rows, those included that are no sequence's. */
+  /** All rows, including those of no sequence. */
   readonly rows: number;
-  /** Blocks of a row. */
+  /** Blocks per row. */
   readonly columns: number;
-  /** Positions of a row that there is memory for. */
+  /** Positions per row, a multiple of BLOCK. */
   readonly capacity: number;
   readonly tensors: number;
   readonly tokenBytes: number;
@@ -48,7 +48,10 @@ export function pagedLayout(shape: ModelShape, type: FloatType, rows: number): P
   };
 }
 
-/** Keys and values of some tensors as the cache has them, `[n, length, heads, headDim]`, as a KvTensor has them: `[n, heads, length, headDim]`. `bytes` begins at a multiple of 4. */
+/**
+ * Reorders the cache's `[n, length, heads, headDim]` into a KvTensor's fp32 `[n, heads, length, headDim]`. `bytes` must
+ * be aligned to 4.
+ */
 export function unpackTokens(
   { shape, type, tokenBytes }: PagedLayout,
   bytes: Uint8Array,
@@ -67,7 +70,7 @@ export function unpackTokens(
     const token = Math.floor((from % tensor) / width);
     const head = (from % width) / headDim;
     const to = Math.floor(from / tensor) * tensor + (head * length + token) * headDim;
-    // One pass: numbers that lie elsewhere are not gone through twice.
+    // Converts while reordering: a second pass over strided data would cost as much again.
     if (isHalf) for (let i = 0; i < headDim; i++) unpacked[to + i] = values[packed[from + i]!]!;
     else for (let i = 0; i < headDim; i++) unpacked[to + i] = packed[from + i]!;
   }

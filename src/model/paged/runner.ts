@@ -1,6 +1,6 @@
 /**
- * GPT-2 on a device with a stream: everything lies at fixed addresses, each size of step is one captured graph, and while the device works
- * this thread is free. One block of inputs goes up a step, one block of answers comes down.
+ * GPT-2 on a device with a stream. Everything is at fixed addresses, each step size is one captured graph, and this
+ * thread is free while the device works. Each step uploads one block of inputs and downloads one block of answers.
  */
 import type { Answers, ModelRunner, PromptChunk, StepOutput } from "../../engine/runner.ts";
 import { rangeOrModelError } from "../../errors.ts";
@@ -18,18 +18,18 @@ import { Steps, type Bucket, type FedRow, type Step } from "./steps.ts";
 
 /** Tokens of prompts that are fed at once, by size of run; longer prompts are fed in chunks. */
 const PROMPT_TOKENS = [16, 32, 64, 128, 256, 512];
-/** Prompts that one run is given at most. */
+/** Maximum prompts per run. */
 const PROMPTS = 32;
-/** Steps of captured graphs are tried at about these contexts, before and behind the end of a block. */
+/** Captured steps are tried at about these contexts, on both sides of a block boundary. */
 const TRIED_PASTS = [3, 250, 270];
 const SOFT_ID = -1;
 
 export type PagedRunnerOptions = RunnerOptions & { readonly device: StreamedDevice };
 
 export interface GraphStats {
-  /** Sizes of step that are replayed as one captured graph. */
+  /** Step sizes replayed as one captured graph. */
   readonly captured: number;
-  /** Those that could not be, and why. */
+  /** Step sizes that could not be captured, and why. */
   readonly eager: readonly { readonly size: string; readonly reason: string }[];
 }
 
@@ -41,17 +41,20 @@ export class PagedRunner implements ModelRunner {
   readonly chunkingChangesBits = true;
   readonly #cache: PagedKvCache;
   readonly #steps: Steps;
-  /** By rows and by tokens, ascending. */
+  /** Decode steps by rows and prompts by tokens, ascending. */
   readonly #decodes: readonly Step[];
   readonly #prompts: readonly Step[];
-  /** Of several prompts. */
+  /** Runs of several prompts. */
   readonly #together: readonly Step[];
   readonly #scores: readonly Step[];
   readonly #softs: readonly Step[];
   readonly #owned: Disposable[] = [];
   readonly #eager: { size: string; reason: string }[] = [];
 
-  /** @throws OrtError when the graph cannot be loaded, CudaError when the device cannot be used or has not enough memory; nothing is left there then. */
+  /**
+   * @throws OrtError when the graph cannot be loaded, CudaError when the device cannot be used or runs out of memory;
+   * all its memory is freed
+   */
   static async open(runtime: Runtime, options: PagedRunnerOptions): Promise<PagedRunner> {
     const runner = new PagedRunner(runtime, options);
     try {
@@ -71,7 +74,7 @@ export class PagedRunner implements ModelRunner {
     try {
       const stream = this.#own(device.open());
       const model = this.#own(stream.load(runtime, modelPath, device));
-      // Row `slots` is for folding, the one behind it for pads.
+      // Row `slots` is for folding, the next one for padding.
       const layout = pagedLayout(shape, floatType(precision), slots + 2);
       this.#cache = new PagedKvCache(
         stream,
@@ -177,7 +180,10 @@ export class PagedRunner implements ModelRunner {
     });
   }
 
-  /** A copy of a row's keys and values at positions `[0, positions)`, as a KvTensor has them: for tests of what is left in it. */
+  /**
+   * A copy of a row's keys and values at positions `[0, positions)`, in KvTensor order. For tests that look for
+   * leftovers.
+   */
   readRow(row: number): KvTensor {
     return this.#cache.read(row, this.shape.positions);
   }
@@ -198,7 +204,10 @@ export class PagedRunner implements ModelRunner {
     return Promise.resolve();
   }
 
-  /** Captures every size of decode step and prompt; what cannot be, or answers otherwise, goes on kernel by kernel. */
+  /**
+   * Captures every size of decode step and prompt. A size that cannot be captured, or whose graph answers differently,
+   * runs kernel by kernel.
+   */
   async #capture(): Promise<void> {
     const { positions, vocabSize } = this.shape;
     const idsOf = (length: number, seed: number): Int32Array =>
@@ -212,7 +221,7 @@ export class PagedRunner implements ModelRunner {
     };
     for (const step of this.#decodes) {
       const { rows } = step.bucket;
-      // The last row is a pad.
+      // Leave the last row as padding.
       const fed = Math.max(1, rows - 1);
       await trial(
         `decode of ${rows}`,
@@ -251,13 +260,13 @@ export class PagedRunner implements ModelRunner {
     this.#steps.wipe();
   }
 
-  /** One run in the smallest bucket that holds so many tokens. */
+  /** Runs the smallest bucket that holds `size` tokens. */
   async #feed(steps: readonly Step[], size: number, rows: readonly FedRow[]): Promise<StepOutput> {
     const step = steps.find(({ bucket }) => bucket.tokens >= size);
     if (step === undefined) throw new RangeError(`${size} tokens are more than one run can be given`);
     for (const { past, ids } of rows)
       if (past + ids.length > this.shape.positions)
-        throw new RangeError(`position ${past + ids.length - 1} is none of this model`);
+        throw new RangeError(`this model has no position ${past + ids.length - 1}`);
     try {
       return await step.feed(rows);
     } catch (error) {
@@ -283,7 +292,7 @@ export class PagedRunner implements ModelRunner {
   }
 }
 
-/** Sizes of decode steps: all powers of two, and from 16 on one in the middle of each two, up to the number of slots. */
+/** Sizes of decode steps up to the number of slots: powers of two, and from 16 on also the midpoint between two. */
 export function rowBuckets(slots: number): number[] {
   const sizes: number[] = [];
   for (let size = 1; size < slots; size *= 2) {

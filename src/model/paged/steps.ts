@@ -1,7 +1,7 @@
 /**
- * Runs of the model at fixed addresses: one pinned block of inputs goes up, the run is queued, one pinned block of answers comes down.
- * A run has a fixed number of tokens, rows and answers (a bucket); what a step leaves of it is filled with pads, in a row of the cache
- * that is no sequence's.
+ * Runs of the model at fixed addresses: one pinned block of inputs goes up, the run is queued, one pinned block of
+ * answers comes down. A run has a fixed number of tokens, rows and answers (a bucket); a smaller step is padded with
+ * tokens in a row of the cache that belongs to no sequence.
  */
 import type { StepOutput } from "../../engine/runner.ts";
 import { fromFloat16 } from "../../formats/float16.ts";
@@ -13,19 +13,19 @@ import type { PagedKvCache } from "./kv-cache.ts";
 export interface Bucket {
   readonly tokens: number;
   readonly rows: number;
-  /** Tokens that are answered for: the last of each row, or all tokens of the first row. */
+  /** Tokens whose logits are computed: the last of each row, or all tokens of the first row. */
   readonly outputs: number;
   readonly answered: "rows" | "tokens";
-  /** At least the most new tokens of a row: kernels are chosen by it, and compute wrong numbers beyond it. */
+  /** Upper bound of new tokens per row. Kernels are chosen by it and compute wrong numbers beyond it. */
   readonly longest: number;
-  /** Tokens with an id of -1 take soft embeddings, which are given. */
+  /** Tokens with id -1 read soft embeddings, which must be set. */
   readonly soft: boolean;
 }
 
 /** New tokens of one row. */
 export interface FedRow {
   readonly row: number;
-  /** Tokens of the row in the cache already. */
+  /** Tokens of the row already in the cache. */
   readonly past: number;
   readonly ids: Int32Array;
 }
@@ -35,18 +35,18 @@ export interface StepsOptions {
   readonly model: StreamModel;
   readonly cache: PagedKvCache;
   readonly candidates: number;
-  /** Largest numbers of any bucket. */
+  /** Maxima over all buckets. */
   readonly most: Pick<Bucket, "tokens" | "rows" | "outputs">;
-  /** The row of the cache that pads are fed to. */
+  /** The cache row that padding is fed to. */
   readonly padRow: number;
   readonly count: (direction: "up" | "down", bytes: number) => void;
 }
 
-/** Offsets are multiples of this, as CUDA's own allocations are. */
+/** Alignment of offsets, as in CUDA's own allocations. */
 const ALIGNMENT = 256;
 const aligned = (bytes: number): number => Math.ceil(bytes / ALIGNMENT) * ALIGNMENT;
 
-/** Names of the graph's int32 inputs, with the elements that a bucket gives them. */
+/** The graph's int32 inputs and the elements a bucket gives each. */
 const inputsOf = (
   { tokens, rows, outputs }: Pick<Bucket, "tokens" | "rows" | "outputs">,
   columns: number,
@@ -66,16 +66,16 @@ export class Steps implements Disposable {
   readonly #out: PinnedMemory;
   readonly #outDevice: bigint;
   readonly #logits: bigint;
-  /** Of one row. */
+  /** Bytes per row. */
   readonly #logitsBytes: number;
-  /** `[vocabSize]` of one row. */
+  /** One row's `[vocabSize]`. */
   readonly #logitsRow: PinnedMemory;
   readonly #embeds: PinnedMemory;
   readonly #embedsDevice: bigint;
   readonly #noEmbeds: bigint;
   readonly #runs: Step[] = [];
 
-  /** @throws CudaError when the device has not enough memory */
+  /** @throws CudaError when the device runs out of memory */
   constructor(options: StepsOptions) {
     const { device, cache, candidates, most } = options;
     const { shape, columns } = cache.layout;
@@ -95,7 +95,7 @@ export class Steps implements Disposable {
     this.wipe();
   }
 
-  /** A run of that size; pads fill what is left of it. */
+  /** Prepares a bucket's run; unused places are padded. */
   prepare(bucket: Bucket): Step {
     const { device, model, cache, candidates, padRow, count } = this.#options;
     const { shape, columns, capacity } = cache.layout;
@@ -160,12 +160,12 @@ export class Steps implements Disposable {
     return step;
   }
 
-  /** Soft embeddings `[length, width]` of the next soft run's first tokens. */
+  /** Sets the soft embeddings `[length, width]` of the next soft run's first tokens. */
   setEmbeds(data: Float32Array): void {
     new Float32Array(this.#embeds.buffer).set(data);
   }
 
-  /** Fills inputs and answers with zeros, on both sides. */
+  /** Zeroes inputs and answers, on host and device. */
   wipe(): void {
     const { device, cache, most } = this.#options;
     const { shape } = cache.layout;
@@ -218,14 +218,14 @@ export class Step implements Disposable {
     this.#parts = parts;
   }
 
-  /** Whether it is replayed as a captured graph. */
+  /** True if runs replay a captured graph. */
   get captured(): boolean {
     return this.#captured;
   }
 
   /**
-   * Captures the run and compares it with kernel by kernel runs on each of these inputs: graphs keep addresses and sizes, and whatever a
-   * kernel has read on the host would be frozen in them. Answers null, or why the run goes on kernel by kernel.
+   * Captures the run and compares its answers with kernel-by-kernel runs on each of these inputs: a graph freezes
+   * addresses, sizes and whatever a kernel has read on the host. Returns null, or why the step stays kernel by kernel.
    */
   async capture(trials: readonly (readonly FedRow[])[]): Promise<string | null> {
     const expected: Uint8Array[] = [];
@@ -245,18 +245,18 @@ export class Step implements Disposable {
       await this.#answer(rows);
       if (Buffer.compare(this.#parts.bytes(), expected[index]!) === 0) continue;
       this.#captured = false;
-      return "the captured graph answers otherwise than its kernels one by one";
+      return "the captured graph's answers differ from a kernel-by-kernel run";
     }
     return null;
   }
 
-  /** Feeds rows of different sequences. */
+  /** Runs the bucket on rows of different sequences. */
   async feed(rows: readonly FedRow[]): Promise<StepOutput> {
     await this.#answer(rows);
     return this.#parts.output(this.bucket.answered === "tokens" ? rows[0]!.ids.length : rows.length);
   }
 
-  /** What has been computed from the last answers. */
+  /** Drops what was computed from the last answers. */
   forget(): void {
     this.#parts.forget();
   }
@@ -276,7 +276,7 @@ export class Step implements Disposable {
   }
 }
 
-/** Where each tensor lies in a block, in bytes. */
+/** Byte offset of each tensor in a block. */
 function placesOf(inputs: Record<string, readonly number[]>): {
   of: Record<string, { at: number; dims: readonly number[] }>;
   bytes: number;
@@ -291,9 +291,9 @@ function placesOf(inputs: Record<string, readonly number[]>): {
 }
 
 /**
- * Writes a step's inputs. Rows come first, pads behind them: rows of one token each in a run of single tokens, else one row of all that is
- * left. Answers for which nobody asks are of the last token.
- * @throws RangeError when they do not fit into the bucket
+ * Writes a step's inputs: rows first, then padding. In a run of single tokens each padding row has one token; else one
+ * padding row has all that are left. Unused answers point at the last token.
+ * @throws RangeError when the rows do not fit the bucket
  */
 function fill(
   views: Readonly<Record<string, Int32Array>>,

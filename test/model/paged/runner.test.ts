@@ -168,7 +168,7 @@ t.test(
     });
     const runner = await open(t, wrong);
     t.same(runner.graphStats().eager, [
-      { size: "decode of 1", reason: "the captured graph answers otherwise than its kernels one by one" },
+      { size: "decode of 1", reason: "the captured graph's answers differ from a kernel-by-kernel run" },
       { size: "decode of 2", reason: "operation not permitted when stream is capturing" },
     ]);
     const whole = await open(t, new EmulatedDevice());
