@@ -8,10 +8,13 @@ import { Value } from "typebox/value";
 import { oneLine } from "./one-line.ts";
 import { parseRedisUrl, RedisUrlError } from "./redis/url.ts";
 
-/** Where package.json lies, from `src/` as from `dist/`: defaults inside the package do not depend on the working directory. */
+/**
+ * The folder of package.json, seen from `src/` and from `dist/`: defaults inside the package do not depend on the
+ * working directory.
+ */
 const PACKAGE_ROOT = fileURLToPath(new URL("..", import.meta.url));
 
-/** Microseconds: more than the gaps within a decode step and between two. */
+/** Microseconds: longer than the gaps within and between decode steps. */
 export const DEFAULT_SPIN_TIME = 1000;
 
 /**
@@ -24,17 +27,18 @@ export const ConfigSchema = Type.Object({
     minLength: 1,
     arg: "DIR|ORG/NAME",
     shown: "models/demo of the package",
-    description: "Hugging Face folder of the base model, or an id on the hub, which is downloaded",
+    description: "Hugging Face folder of the base model, or an id on the hub to download",
   }),
   generationConfig: Type.Enum(["model", "none"], {
     default: "model",
     description:
-      "Whether the model's generation_config.json gives the defaults of requests, as in transformers; none: it gives its EOS ids alone",
+      "Whether the model's generation_config.json sets defaults for requests, as in transformers; none: use only its EOS ids",
   }),
   store: Type.String({
     arg: "URL",
     default: "lmdb:./data",
-    description: "Where prefixes and users live: lmdb:DIR, redis://HOST:PORT/DB, rediss:// (TLS) or unix:///PATH?db=DB",
+    description:
+      "Where prefixes and users are stored: lmdb:DIR, redis://HOST:PORT/DB, rediss:// (TLS) or unix:///PATH?db=DB",
   }),
   redisWaitReplicas: Type.Integer({
     minimum: 0,
@@ -50,12 +54,11 @@ export const ConfigSchema = Type.Object({
     default: "",
     shown: "none",
     description:
-      "Directory whose sub-directories are PEFT adapters, registered under their names at start unless already there unchanged",
+      "Directory whose sub-directories are PEFT adapters; at start, those new or changed are registered under their names",
   }),
   requireBaseName: Type.Boolean({
     default: false,
-    description:
-      "Refuse adapters whose base_model_name_or_path names another model than this one, instead of a warning",
+    description: "Refuse adapters whose base_model_name_or_path names another model, instead of warning",
   }),
   host: Type.String({
     minLength: 1,
@@ -74,14 +77,14 @@ export const ConfigSchema = Type.Object({
   precision: Type.Enum(["auto", "fp32", "int8", "fp16"], {
     default: "auto",
     description:
-      "Arithmetic of the model: cpu takes fp32 (what Hugging Face computes) or int8 (faster and close to it), webgpu fp32 or fp16, cuda fp16; auto is the first of these",
+      "Arithmetic of the model: cpu takes fp32 (what Hugging Face computes) or int8 (faster and close to it), webgpu fp32 or fp16, cuda fp16; auto: the device's first",
   }),
   threads: Type.Integer({
     minimum: 0,
     maximum: 1024,
     arg: "N",
     default: 0,
-    shown: "0 (all cores that a container may use)",
+    shown: "0 (all cores the container may use)",
     description: "Threads of the model",
   }),
   spinTime: Type.Integer({
@@ -97,7 +100,7 @@ export const ConfigSchema = Type.Object({
     maximum: 1024,
     arg: "N",
     default: 32,
-    description: "Sequences that run at once: rows of the KV cache",
+    description: "Sequences that run concurrently: rows of the KV cache",
   }),
   maxQueue: Type.Integer({
     minimum: 0,
@@ -126,7 +129,7 @@ export const ConfigSchema = Type.Object({
     maximum: 1_000_000,
     arg: "N",
     shown: "64, on cuda 512",
-    description: "Most prompt tokens fed per step",
+    description: "Maximum prompt tokens per step",
   }),
   prefillShare: Type.Number({
     minimum: 0.01,
@@ -134,7 +137,7 @@ export const ConfigSchema = Type.Object({
     arg: "PART",
     default: 0.4,
     description:
-      "Part of a step's time that prompts may take while others decode: bounds how long a long prompt holds up the others; 1: no bound",
+      "Share of a step's time for prompts while others decode: limits how much a long prompt delays them; 1: no limit",
   }),
   cacheDir: Type.String({
     minLength: 1,
@@ -148,7 +151,7 @@ export const ConfigSchema = Type.Object({
     arg: "SIZE",
     default: 128 * 1024 ** 2,
     shown: "128MiB",
-    description: "Memory of the device for hot prefixes; at least one slot's worth is taken. Not used on the CPU",
+    description: "Device memory for hot prefixes; at least one slot's worth is allocated. Not used on the CPU",
   }),
   stepTimeout: Type.Number({
     minimum: 1,
@@ -167,7 +170,7 @@ export const ConfigSchema = Type.Object({
   }),
   allowBaseModel: Type.Boolean({
     default: true,
-    description: "Serve requests that name no prefix with the bare base model",
+    description: "Serve requests without a prefix with the bare base model",
   }),
   requestBodyLimit: Type.Integer({
     minimum: 1024,
@@ -176,7 +179,7 @@ export const ConfigSchema = Type.Object({
     arg: "SIZE",
     default: 1024 ** 2,
     shown: "1MiB",
-    description: "Largest JSON body; uploads are bounded by the model's shape",
+    description: "Largest JSON body; the model's shape limits uploads",
   }),
   answerLimit: Type.Integer({
     minimum: 1024,
@@ -186,7 +189,7 @@ export const ConfigSchema = Type.Object({
     default: 128 * 1024 ** 2,
     shown: "128MiB",
     description:
-      "Largest answer that a generate request may ask for, counted beforehand as if each token were the vocabulary's longest; beyond it: 422",
+      "Largest answer a generate request may ask for, estimated as if each token were the vocabulary's longest; beyond it: 422",
   }),
   maxConnections: Type.Integer({
     minimum: 0,
@@ -194,21 +197,21 @@ export const ConfigSchema = Type.Object({
     arg: "N",
     default: 0,
     shown: "0 (what ulimit -n allows)",
-    description: "Connections that may be open; one more is closed at once",
+    description: "Maximum open connections; further ones are closed at once",
   }),
   headerTimeout: Type.Number({
     minimum: 0.1,
     maximum: 86_400,
     arg: "SECONDS",
     default: 20,
-    description: "How long a request's headers may take to arrive",
+    description: "Time limit for a request's headers",
   }),
   requestTimeout: Type.Number({
     minimum: 0.1,
     maximum: 86_400,
     arg: "SECONDS",
     default: 300,
-    description: "How long a request may take to arrive, with its body and with what an upload waits for its turn",
+    description: "Time limit for a whole request to arrive, including the time an upload waits for its turn",
   }),
   receiveTimeout: Type.Number({
     minimum: 0.1,
@@ -230,7 +233,7 @@ export const ConfigSchema = Type.Object({
     maximum: 86_400,
     arg: "SECONDS",
     default: 72,
-    description: "How long a connection may stay open without a request; longer than the load balancer's",
+    description: "How long an idle connection stays open; must be longer than the load balancer's limit",
   }),
   streamBuffer: Type.Integer({
     minimum: 1024,
@@ -247,7 +250,7 @@ export const ConfigSchema = Type.Object({
     default: "",
     shown: "none",
     description:
-      "File whose first line is the admin key, of at least 32 characters; with it every request needs a key. Or set PREFIXD_ADMIN_KEY to the key itself",
+      "File whose first line is the admin key, at least 32 characters; every request then needs a key. Or set PREFIXD_ADMIN_KEY to the key itself",
   }),
   auditLog: Type.String({
     arg: "FILE",
@@ -268,24 +271,24 @@ export const ConfigSchema = Type.Object({
     maximum: 86_400,
     arg: "SECONDS",
     default: 30,
-    description: "How long running requests may then take to end",
+    description: "How long running requests may then take to finish",
   }),
   logLevel: Type.Enum(["fatal", "error", "warn", "info", "debug", "trace", "silent"], {
     default: "info",
-    description: "What is logged",
+    description: "Lowest level to log",
   }),
 });
 
-/** Arithmetic that a device takes, the default first. */
+/** Precisions each device accepts, the default first. */
 export const DEVICE_PRECISIONS = { cpu: ["fp32", "int8"], webgpu: ["fp32", "fp16"], cuda: ["fp16"] } as const;
 
 export type Config = Readonly<Omit<Static<typeof ConfigSchema>, "precision">> & {
   readonly precision: "fp32" | "int8" | "fp16";
-  /** null: no keys. Not enumerable, so that a printed configuration does not tell it. */
+  /** null if there are no keys. Not enumerable, so that printing the configuration does not reveal it. */
   readonly adminKey: string | null;
 };
 type Key = keyof typeof ConfigSchema.properties;
-/** What this file reads of a property's schema. */
+/** The fields of a property's schema that this file reads. */
 type Property = TSchema & {
   type?: string;
   enum?: string[];
@@ -301,15 +304,20 @@ type Property = TSchema & {
 const PROPERTIES = ConfigSchema.properties as unknown as Readonly<Record<Key, Property>>;
 const KEYS = Object.keys(PROPERTIES) as Key[];
 
-/** Variables with our prefix that are not settings of the server: what its own clients read, and the admin key, which is no flag. */
+/**
+ * Variables with our prefix that are not server settings: the clients' variables and the admin key, which has no flag.
+ */
 const CLIENT_VARIABLES = new Set(["PREFIXD_URL", "PREFIXD_KEY", "PREFIXD_ADMIN_KEY"]);
 /** Kubernetes sets these for a Service named prefixd in every pod of the namespace. */
 const SERVICE_LINK = /^PREFIXD_(SERVICE_(HOST|PORT.*)|PORT_\d+_(TCP|UDP).*)$/;
 
-/** A setting or an argument that cannot be used. `message` is one line that names it: what came from outside may have line ends. */
+/**
+ * A setting or argument that cannot be used. `message` is one line that names it; line ends in outside values are
+ * removed.
+ */
 export class ConfigError extends Error {
   override readonly name = "ConfigError";
-  /** How it is done right: our own text of whole lines, to be shown below. */
+  /** Correct usage: our own text, whole lines, shown below the message. */
   readonly usage: string;
 
   constructor(message: string, usage = "") {
@@ -318,7 +326,7 @@ export class ConfigError extends Error {
   }
 }
 
-/** The folder of `--store lmdb:DIR`; null: it is a Redis. */
+/** The folder of `--store lmdb:DIR`; null for Redis. */
 export const lmdbFolder = (store: string): string | null =>
   store.startsWith("lmdb:") ? store.slice("lmdb:".length) : null;
 
@@ -326,8 +334,8 @@ export const flagOf = (key: string): string => "--" + key.replace(/[A-Z]/g, (c) 
 export const variableOf = (key: string): string => "PREFIXD_" + key.replace(/[A-Z]/g, (c) => "_" + c).toUpperCase();
 
 /**
- * Settings from the command line, then the environment, then defaults. An empty variable counts as not set.
- * Throws ConfigError for anything unknown, malformed or out of range. `"help"`: the user asked for it.
+ * Takes settings from the command line, then the environment, then defaults. An empty variable counts as unset. Throws
+ * ConfigError for anything unknown, malformed or out of range. Returns "help" if the user asked for it.
  */
 export function parseConfig(
   args: readonly string[],
@@ -337,7 +345,7 @@ export function parseConfig(
   if (given === "help") return "help";
   const raw: Record<string, unknown> = { ...computedDefaults(env), ...readVariables(env), ...given };
   for (const key of KEYS) raw[key] ??= PROPERTIES[key].default;
-  // CUDA takes several prompts in one run.
+  // CUDA takes several prompts per run.
   raw["prefillChunk"] ??= raw["device"] === "cuda" ? 512 : 64;
   raw["model"] = resolveModelName(String(raw["model"]));
   raw["cacheDir"] = resolve(String(raw["cacheDir"]));
@@ -366,7 +374,10 @@ function precisionOf({ device, precision }: Static<typeof ConfigSchema>): Config
 const ADMIN_KEY = "PREFIXD_ADMIN_KEY";
 const MIN_ADMIN_KEY = 32;
 
-/** The admin key out of its file or its variable; null: there is none. Throws ConfigError, which never shows any of the key. */
+/**
+ * The admin key from its file or its variable; null if there is none. Throws ConfigError, which never shows any of the
+ * key.
+ */
 export function readAdminKey(file: string, env: Readonly<Record<string, string | undefined>>): string | null {
   const inline = env[ADMIN_KEY] || null;
   if (file === "") return inline === null ? null : checkAdminKey(inline, ADMIN_KEY);
@@ -390,18 +401,21 @@ function checkAdminKey(key: string, source: string): string {
   return key;
 }
 
-/** What no log line may show. */
+/** Secrets that no log line may show. */
 export function secretsOf({ adminKey, store }: Config): string[] {
   const password = lmdbFolder(store) === null ? parseRedisUrl(store).password : undefined;
   return [adminKey, password].filter((secret) => typeof secret === "string");
 }
 
-/** Whether others than the file's owner and group can read it. */
+/** True if users other than the file's owner and group can read it. */
 export function isWorldReadable(file: string): boolean {
   return (statSync(file).mode & 0o004) !== 0;
 }
 
-/** A folder as an absolute path; what is no folder and looks like `org/name[@revision]` is a Hugging Face id and stays as it is. */
+/**
+ * Returns a folder as an absolute path. A name that is not a folder and looks like `org/name[@revision]` is a Hugging
+ * Face id and stays as it is.
+ */
 function resolveModelName(model: string): string {
   return /^[\w-][\w.-]*\/[\w.-]+(@[\w./-]+)?$/.test(model) && !existsSync(model) ? model : resolve(model);
 }
@@ -424,14 +438,14 @@ function readFlags(args: readonly string[]): Partial<Record<Key, unknown>> | "he
     const key =
       byFlag.get(flag) ??
       (flag.startsWith("--no-") && negated && PROPERTIES[negated].type === "boolean" ? negated : undefined);
-    // What is no flag may be a piece of a URL that the shell has taken apart, and of its password.
+    // Not echoed unless it looks harmless: it may be part of a URL, password included, that the shell has split.
     if (!flag.startsWith("-") && !/^[\w.-]+$/.test(flag))
-      throw new ConfigError("one of the arguments is no flag and belongs to none; see --help");
+      throw new ConfigError("one of the arguments is not a flag and belongs to none; see --help");
     if (key === undefined) throw new ConfigError(`${flag}: no such flag; see --help`);
     if (key in out) throw new ConfigError(`${flagOf(key)}: given twice`);
     const next = args[i + 1];
     const value = inline ?? (next !== undefined && !next.startsWith("--") ? next : undefined);
-    // Alone, or before the next flag, it says yes.
+    // A boolean flag alone, or before the next flag, means true.
     if (PROPERTIES[key].type === "boolean" && (value === undefined || next === "-h")) {
       out[key] = !flag.startsWith("--no-");
       continue;
@@ -466,7 +480,7 @@ function readVariables(env: Readonly<Record<string, string | undefined>>): Parti
   return out;
 }
 
-/** One value from its text; `source` is the flag or variable to name in the error. */
+/** Parses one value; `source` is the flag or variable to name in errors. */
 function convert(key: Key, source: string, text: string): unknown {
   const property = PROPERTIES[key];
   const fail = (expected: string): never => {
@@ -487,7 +501,7 @@ function convert(key: Key, source: string, text: string): unknown {
   return Value.Check(property, text) ? text : fail("a value");
 }
 
-/** No message repeats any of it: somewhere in it there may be a password. */
+/** Messages never repeat the text: it may contain a password. */
 function checkStore(source: string, text: string): string {
   if (lmdbFolder(text)) return text;
   if (!/^(rediss?|unix):/.test(text))
@@ -514,7 +528,7 @@ const UNITS: Readonly<Record<string, number>> = {
   g: 1024 ** 3,
 };
 
-/** `512MiB`, `1.5GB`, `4096` to bytes; NaN when it is no size. K, M and G alone are binary. */
+/** Converts `512MiB`, `1.5GB` or `4096` to bytes; NaN if it is not a size. K, M and G alone are binary. */
 export function parseBytes(text: string): number {
   const match = /^(\d+(?:\.\d+)?)\s*([a-z]*)$/i.exec(text);
   const unit = UNITS[(match?.[2] ?? "-").toLowerCase()];
@@ -532,14 +546,17 @@ const LOOPBACK = new BlockList();
 LOOPBACK.addSubnet("127.0.0.0", 8, "ipv4");
 LOOPBACK.addAddress("::1", "ipv6");
 
-/** Whether only this machine can reach that address. Names other than localhost are not looked up: what they mean may change. */
+/**
+ * True if only this machine can reach the address. Names other than localhost are not resolved: their meaning may
+ * change.
+ */
 export function isLoopback(host: string): boolean {
   const bare = host.toLowerCase().replace(/^\[(.*)\]$/, "$1");
   const family = isIP(bare);
   return family === 0 ? bare === "localhost" : LOOPBACK.check(bare, family === 4 ? "ipv4" : "ipv6");
 }
 
-/** Every setting as rows of text: what help and the documentation show. */
+/** All settings as rows of text, for --help and the documentation. */
 export function describeSettings(): {
   flag: string;
   variable: string;
@@ -570,7 +587,7 @@ export function helpText(): string {
     "Usage: prefixd serve [flags]",
     "",
     "One frozen GPT-2 serves every user's trained prefix. Each flag has a variable: --max-batch is PREFIXD_MAX_BATCH.",
-    "--flag VALUE and --flag=VALUE are the same; where the value is true or false, --flag alone is true and --no-flag is false.",
+    "--flag VALUE and --flag=VALUE are the same; for a boolean, --flag alone means true and --no-flag means false.",
     "",
     ...rows.map((row) => row.left.padEnd(width) + row.right),
     "  --help".padEnd(width) + "This text",

@@ -9,7 +9,7 @@ export const ERRORS = {
   unsupported_parameter: { status: 400, title: "A parameter that is not supported" },
   invalid_parameter: { status: 400, title: "A parameter has a value out of range" },
   empty_prompt: { status: 400, title: "The prompt is empty" },
-  invalid_token_id: { status: 400, title: "A token id outside the vocabulary" },
+  invalid_token_id: { status: 400, title: "A token id is outside the vocabulary" },
   context_exceeded: { status: 422, title: "Prefix, prompt and new tokens do not fit the context" },
   answer_too_large: { status: 422, title: "The answer would be too large" },
   base_model_disabled: { status: 403, title: "This server does not serve the bare base model" },
@@ -22,7 +22,7 @@ export const ERRORS = {
   request_timeout: { status: 408, title: "The request took too long to arrive" },
   // prefixes
   prefix_not_found: { status: 404, title: "No such prefix" },
-  prefix_not_readable: { status: 403, title: "The prefix may be used, not downloaded" },
+  prefix_not_readable: { status: 403, title: "The prefix may be used but not downloaded" },
   prefix_not_owned: { status: 403, title: "Only its owner may change the prefix" },
   invalid_prefix_id: { status: 400, title: "The prefix id is not valid" },
   precondition_failed: { status: 412, title: "The prefix has changed" },
@@ -37,7 +37,7 @@ export const ERRORS = {
   adapter_shape_mismatch: { status: 422, title: "The adapter does not fit the base model" },
   safetensors_invalid: { status: 422, title: "The safetensors file is not valid" },
   prefix_not_finite: { status: 422, title: "The prefix has values that are not finite" },
-  prefix_overflows: { status: 422, title: "With this prefix the model's numbers overflow" },
+  prefix_overflows: { status: 422, title: "The prefix makes the model's numbers overflow" },
   prefix_damaged: { status: 500, title: "The stored prefix is damaged" },
   prefix_too_long: { status: 422, title: "The prefix has too many virtual tokens" },
   // users
@@ -66,23 +66,23 @@ export const ERRORS = {
 
 export type ErrorCode = keyof typeof ERRORS;
 
-/** The limit that a request ran into; it goes out as RateLimit headers. */
+/** The limit a request ran into, sent as RateLimit headers. */
 export interface ReachedLimit {
   readonly name: "tokens" | "queue" | "user_queue";
   readonly quota: number;
   readonly remaining: number;
-  /** Seconds until there is room again. */
+  /** Seconds until there is room. */
   readonly resetSeconds: number;
-  /** Seconds that the quota is for; absent: it bounds what there is at one time. */
+  /** The quota's window in seconds; absent: it limits what exists at one time. */
   readonly windowSeconds?: number;
 }
 
-/** An error with a stable code. `detail` is for the client: it never holds secrets, paths or stack traces. */
+/** An error with a stable code. `detail` is for the client: it never contains secrets, paths or stack traces. */
 export class PrefixdError extends Error {
   override readonly name = "PrefixdError";
   readonly code: ErrorCode;
   readonly status: number;
-  /** Seconds to wait before trying again. */
+  /** Seconds to wait before retrying. */
   readonly retryAfter: number | undefined;
   readonly limit: ReachedLimit | undefined;
 
@@ -99,19 +99,19 @@ export class PrefixdError extends Error {
   }
 }
 
-/** What a request ends with when a run of the model throws. */
+/** The error of a request whose model run threw. */
 export function asModelError(error: unknown): PrefixdError {
   return error instanceof PrefixdError
     ? error
     : new PrefixdError("model_failed", "The model run failed.", { cause: error });
 }
 
-/** The same of a runner's call: a RangeError is its caller's mistake, not the model's. */
+/** The same for a runner's call, where a RangeError is the caller's mistake, not the model's. */
 export function rangeOrModelError(error: unknown): Error {
   return error instanceof RangeError ? error : asModelError(error);
 }
 
-/** What a replica says that may not serve now: it cannot know what has been removed meanwhile. */
+/** The error of a replica that may not serve because it cannot know what has been removed. */
 export function lostTouch(): PrefixdError {
   return new PrefixdError(
     "store_unavailable",
@@ -122,7 +122,7 @@ export function lostTouch(): PrefixdError {
 
 export type ModelLoadErrorCode = "model_not_found" | "model_unsupported" | "model_invalid";
 
-/** The base model cannot be loaded: the start ends with this one line. For the operator, so it may hold paths. */
+/** The base model cannot be loaded. The start ends with this one line; it is for the operator and may contain paths. */
 export class ModelLoadError extends Error {
   override readonly name = "ModelLoadError";
   readonly code: ModelLoadErrorCode;
@@ -133,7 +133,7 @@ export class ModelLoadError extends Error {
   }
 }
 
-/** The machine does not compute as `--precision` says. For the operator. */
+/** The machine cannot compute as `--precision` requires. For the operator. */
 export class PrecisionError extends Error {
   override readonly name = "PrecisionError";
 
@@ -142,7 +142,7 @@ export class PrecisionError extends Error {
   }
 }
 
-/** The model cannot be brought to the device that was asked for. For the operator. */
+/** The model cannot run on the requested device. For the operator. */
 export class DeviceError extends Error {
   override readonly name = "DeviceError";
 

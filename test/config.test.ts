@@ -89,7 +89,7 @@ t.test("what cannot be used stops with one line that names it", async (t) => {
     [["--store", "lmdb:"], {}, /^--store: expected lmdb:DIR/],
     [["--store", "redis://h:0"], {}, /^--store: the port must be/],
     [[], { PREFIXD_STORE: "redis://h/x" }, /^PREFIXD_STORE: the database must be/],
-    [["my@redis"], {}, /^one of the arguments is no flag and belongs to none; see --help$/],
+    [["my@redis"], {}, /^one of the arguments is not a flag and belongs to none; see --help$/],
     [["--prefix-cache-bytes", "12parsecs"], {}, /^--prefix-cache-bytes 12parsecs: expected a size/],
     [["--no-port", "1"], {}, /^--no-port: no such flag/],
     [["--no-allow-base-model=true"], {}, /^--no-allow-base-model: takes no value/],

@@ -2,13 +2,14 @@ import { parseArgs, type ParseArgsConfig } from "node:util";
 import { ConfigError } from "../config.ts";
 
 type Option = NonNullable<ParseArgsConfig["options"]>[string];
-/** `mayBeEmpty`: an empty value says something. */
+/** `mayBeEmpty`: an empty value is meaningful. */
 type Options = Readonly<Record<string, Option & { readonly mayBeEmpty?: true }>>;
 type Parsed<T extends Options> = ReturnType<typeof parseArgs<{ options: T; allowPositionals: true; args: string[] }>>;
 
 /**
- * The flags and operands of a client's command: `--flag VALUE` or `--flag=VALUE`, a flag of type boolean without one. `command` names it in
- * errors. Throws ConfigError, in one line, and with the usage, for a flag that is not known, lacks its value, has one too many, or is given twice though it is not `multiple`.
+ * Parses a command's flags and operands: `--flag VALUE` or `--flag=VALUE`, boolean flags without a value. Throws
+ * ConfigError, one line that names `command`, with the usage, for a flag that is unknown, lacks its value, has one it
+ * should not, or is repeated without being `multiple`.
  */
 export function readArguments<T extends Options>(
   command: string,
@@ -16,7 +17,7 @@ export function readArguments<T extends Options>(
   options: T,
   usage: string,
 ): Pick<Parsed<T>, "values" | "positionals"> {
-  // Node's own messages name no command, and it takes the last of several.
+  // Not strict: Node's messages name no command, and for a repeated flag it silently takes the last value.
   const { tokens, values, positionals } = parseArgs({
     args: [...args],
     options,
@@ -47,7 +48,7 @@ export function readArguments<T extends Options>(
   return { values, positionals };
 }
 
-/** What every command has that asks a running server something. */
+/** Flags of every command that talks to a running server. */
 export const CLIENT_OPTIONS = {
   url: { type: "string" },
   json: { type: "boolean" },
@@ -57,17 +58,17 @@ export const CLIENT_OPTIONS = {
 export const CLIENT_USAGE = `  --url URL             the server; else PREFIXD_URL, else http://127.0.0.1:8080
   --json                print the server's JSON, for scripts
 
-A key comes from PREFIXD_KEY. Exit code 0: done; 1: the server refused or does not answer, or a file cannot be read or written; 2: bad usage.
+PREFIXD_KEY holds the user's key. Exit code 0: done; 1: the server refused or did not answer, or a file could not be read or written; 2: bad usage.
 `;
 
-/** The user's key; undefined: a server without keys. */
+/** The user's key; undefined for a server without keys. */
 export const userKey = (): string | undefined => process.env["PREFIXD_KEY"] || undefined;
 
-/** The path of a prefix, and of what is below it. */
+/** The URL path of a prefix or of something below it. */
 export const prefixPath = (id: string, ...parts: readonly string[]): string =>
   ["/prefixes", id, ...parts].map((part, i) => (i === 0 ? part : encodeURIComponent(part))).join("/");
 
-/** The only operand of a command. Throws ConfigError. */
+/** A command's only operand. Throws ConfigError. */
 export function onlyOperand(command: string, what: string, operands: readonly string[], usage: string): string {
   const [operand] = operands;
   if (operand === undefined || operand === "" || operands.length > 1)

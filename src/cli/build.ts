@@ -4,7 +4,7 @@ import { openCheckpoint } from "../model/checkpoint.ts";
 import { ensureGraph } from "../model/graph-cache.ts";
 import { resolveModel } from "../model/hub.ts";
 
-/** `prefixd build`: what the first start would do, without starting; takes `serve`'s flags. */
+/** `prefixd build`: does the first start's preparation without serving; takes `serve`'s flags. */
 export async function build(args: readonly string[]): Promise<void> {
   const config = parseConfig(args, process.env);
   if (config === "help")

@@ -1,6 +1,9 @@
 import { printable } from "../one-line.ts";
 
-/** A command that was called rightly and failed: the server refused or does not answer, or a file is in the way. `message` is all that its user needs. */
+/**
+ * A correctly used command failed: the server refused or did not answer, or a file is in the way. `message` is for the
+ * user.
+ */
 export class CommandError extends Error {
   override readonly name = "CommandError";
 

@@ -3,11 +3,11 @@ import { call } from "./http-client.ts";
 
 const USAGE = `Usage: prefixd delete ID
 
-Removes a prefix of your own. Requests that run with it end.
+Removes one of your prefixes. Requests running with it end.
 
 ${CLIENT_USAGE}`;
 
-/** `prefixd delete`: the server answers nothing, so --json prints nothing. */
+/** `prefixd delete`: the server's response is empty, so --json prints nothing. */
 export async function deletePrefix(args: readonly string[]): Promise<void> {
   const { values, positionals } = readArguments("delete", args, CLIENT_OPTIONS, USAGE);
   if (values.help === true) return void process.stdout.write(USAGE);

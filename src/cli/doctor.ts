@@ -4,11 +4,11 @@ import { reportText } from "../doctor/text.ts";
 
 const USAGE = `Usage: prefixd doctor [--device cpu|webgpu|cuda] [--precision fp32|int8|fp16] [--max-batch N] [--json]
 
-What this machine has, which devices a server can use and what the others lack. Serves a tiny model on each device and compares the
+Shows what this machine has, which devices a server can use, and what the others lack. Serves a tiny model on each device and compares the
 tokens with PEFT's. The exit code is 0 if --device (default cpu) works. Takes serve's flags and variables.
 `;
 
-/** `prefixd doctor`: exit code 1 if the asked device does not work; the others are information. */
+/** `prefixd doctor`: exit code 1 if the requested device does not work; the other devices are only reported. */
 export async function doctor(args: readonly string[]): Promise<void> {
   const settings = args.filter((arg) => arg !== "--json");
   if (args.length - settings.length > 1) throw new ConfigError("--json: given twice");

@@ -5,7 +5,10 @@ const DEFAULT_URL = "http://127.0.0.1:8080";
 
 type Init = RequestInit & { headers?: Record<string, string> };
 
-/** One request to a running server; `url` absent: PREFIXD_URL, then the default address. Answers the body as text. Throws as `send`. */
+/**
+ * Sends one request to a running server and returns the body as text; without `url`: PREFIXD_URL, then the default
+ * address. Throws as `send`.
+ */
 export async function call(
   url: string | undefined,
   path: string,
@@ -15,7 +18,7 @@ export async function call(
   return (await send(url, path, init, key)).body.toString();
 }
 
-/** The same where the answer is JSON: as it came, and as what its route is documented to answer. */
+/** The same for JSON responses: the raw text, and the value as its route documents it. */
 export async function callJson<T>(
   url: string | undefined,
   path: string,
@@ -28,7 +31,7 @@ export async function callJson<T>(
   return { text, value: value as T };
 }
 
-/** The same with the body's bytes and the headers. Throws ConfigError for an address that is none, else CommandError. */
+/** The same with the body's bytes and the headers. Throws ConfigError for an invalid address, else CommandError. */
 export async function send(
   url: string | undefined,
   path: string,
@@ -41,7 +44,7 @@ export async function send(
     throw new CommandError(`no server answers at ${address} (${reasonOf(error)})`);
   });
   const body = await response.arrayBuffer().catch((error: unknown) => {
-    throw new CommandError(`the answer of ${address} broke off (${reasonOf(error)})`);
+    throw new CommandError(`the response of ${address} was cut off (${reasonOf(error)})`);
   });
   if (!response.ok)
     throw new CommandError(
@@ -62,7 +65,7 @@ function addressOf(given: string | undefined, path: string): string {
   return `${url.origin}${url.pathname.replace(/\/+$/, "")}${path}`;
 }
 
-/** fetch hides why it failed; where a name has several addresses, one level deeper. */
+/** fetch nests the reason of a failure; one level deeper if a name has several addresses. */
 function reasonOf(error: unknown): string {
   let reason = error;
   while (reason instanceof Error && (reason.cause instanceof Error || reason instanceof AggregateError)) {
@@ -71,7 +74,7 @@ function reasonOf(error: unknown): string {
   return reason instanceof Error ? reason.message : String(reason);
 }
 
-/** A problem (RFC 9457) as sentences: what is wrong, then each field that is, then the code and the request. null: it is none. */
+/** A problem (RFC 9457) as text: the detail, each invalid field, the code and the request id. null if it is not one. */
 export function problemText(body: string): string | null {
   const problem = parseObject(body);
   if (problem === null || typeof problem["detail"] !== "string" || typeof problem["code"] !== "string") return null;
@@ -80,7 +83,7 @@ export function problemText(body: string): string | null {
   return [problem["detail"], ...fields, `  ${problem["code"]}${request}`].join("\n");
 }
 
-/** One of a problem's `errors`: a place in the request, and what is wrong there. */
+/** One of a problem's `errors`: the place in the request and what is wrong there. */
 function fieldText(field: unknown): string {
   const { pointer, detail } = (typeof field === "object" ? (field ?? {}) : {}) as Record<string, unknown>;
   const place = typeof pointer === "string" ? `${pointer}: ` : "";

@@ -6,10 +6,10 @@ import { callJson } from "./http-client.ts";
 
 const USAGE = `Usage: prefixd list [--owner me|others|all]
 
-The prefixes that you may use: your own, then those that others share with you. ACCESS is what you may do: owner (everything),
-read (use and pull), use (send requests with it).
+Lists the prefixes you may use: your own, then those shared with you. ACCESS is what you may do: owner (everything),
+read (use and pull), or use (send requests with it).
 
-  --owner me|others|all  whose (default all)
+  --owner me|others|all  whose prefixes (default all)
 ${CLIENT_USAGE}`;
 
 const PAGE = 1000;
@@ -19,11 +19,11 @@ interface Page {
   readonly next: string | null;
 }
 
-/** `prefixd list`: a table, or all pages of the server as one. */
+/** `prefixd list`: prints a table, or with --json all of the server's pages as one. */
 export async function list(args: readonly string[]): Promise<void> {
   const { values, positionals } = readArguments("list", args, { ...CLIENT_OPTIONS, owner: { type: "string" } }, USAGE);
   if (values.help === true) return void process.stdout.write(USAGE);
-  if (positionals.length > 0) throw new ConfigError(`list takes no operands; what is ${positionals[0]}?`, USAGE);
+  if (positionals.length > 0) throw new ConfigError(`list takes no operands, but got ${positionals[0]}`, USAGE);
   const { owner = "all" } = values;
   if (!["me", "others", "all"].includes(owner))
     throw new ConfigError(`list: --owner ${owner}: expected me, others or all`, USAGE);

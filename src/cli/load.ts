@@ -16,21 +16,21 @@ import { onStopSignals } from "./signals.ts";
 const USAGE = `Usage: prefixd load --scenario NAME|FILE [--url http://127.0.0.1:8080 ...] [flags]
        prefixd load --compare A.json B.json [--html FILE]
 
-Loads a running server, measures it, and checks its answers: a share of the requests was answered alone before, and must be answered
-with the same tokens and log probabilities, to the bit. Scenarios: ${SCENARIOS.join(", ")}.
+Loads a running server, measures it, and checks its answers: some of the requests are first run alone, and under load must return
+the same tokens and log probabilities, to the bit. Scenarios: ${SCENARIOS.join(", ")}.
 
-  --url URL              may be given several times: requests go to all in turn; prefixes and users are made through the first
+  --url URL              repeatable: requests go to all servers in turn; prefixes and users are created through the first
   --duration SECONDS     --rate R (requests per second, all open loops)   --clients N (all closed loops)
   --prefixes N           --seed N   --trace FILE
-  --calibrate            first measure what the server can do, with a closed loop of 25 s, and scale the open loops by that: their peak
-                         is the scenario's peak_of_capacity times it, or --peak-of-capacity X times
-  --shape L,H,D          layers, heads and head dimension, where the server does not tell them; or --model-config config.json
-  --stale-ms MS          how long replicas may serve what was replaced (default 1000, as documented; 0 for a single server)
-  --timeout SECONDS      of one request (default 120)
-  --json FILE            the result            --html FILE   the report, to be opened from disk
-  --admin-key-file FILE  or PREFIXD_ADMIN_KEY: several users are made; without it a user's key may come from PREFIXD_KEY
+  --calibrate            first measure the server's capacity with a closed loop of 25 s, and scale the open loops to it: their peak
+                         rate is the scenario's peak_of_capacity (or --peak-of-capacity X) times the capacity
+  --shape L,H,D          layers, heads and head dimension, if the server does not report them; or --model-config config.json
+  --stale-ms MS          how long replicas may serve a replaced prefix (default 1000, as documented; 0 for a single server)
+  --timeout SECONDS      per request (default 120)
+  --json FILE            write the result      --html FILE   write a report that opens from disk
+  --admin-key-file FILE  or PREFIXD_ADMIN_KEY: create several users; without it PREFIXD_KEY may hold one user's key
 
-Exit code 0: all criteria met; 1: not, or the server failed; 2: bad usage.
+Exit code 0: all criteria met; 1: a criterion not met, or the server failed; 2: bad usage.
 `;
 
 const OPTIONS = {
@@ -63,7 +63,7 @@ export async function load(args: readonly string[]): Promise<void> {
   if (values.help === true) return void process.stdout.write(USAGE);
   try {
     if (values.compare === true) return compareFiles(positionals, values.html);
-    if (positionals.length > 0) throw new ScenarioError(`what is ${positionals[0]}?`);
+    if (positionals.length > 0) throw new ScenarioError(`unexpected operand ${positionals[0]}`);
     await run(values);
   } catch (error) {
     if (error instanceof ScenarioError) throw new ConfigError(`load: ${error.message}`);

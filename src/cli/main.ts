@@ -9,20 +9,20 @@ const USAGE = `Usage: prefixd COMMAND
   serve [flags]                    start the server; flags with prefixd serve --help
   build [--model DIR] [--cache-dir DIR]
                                    build a model's graph ahead of the first start
-  doctor [--device D] [--json]     what this machine has, which devices work, and what the others lack
+  doctor [--device D] [--json]     show what this machine has, which devices work, and what the others lack
   push DIR [--id NAME]             register a PEFT folder with a running server
-  list                             the prefixes of a running server that you may use
+  list                             list the prefixes of a running server that you may use
   pull ID [DIR]                    download a prefix's files
   share ID [flags]                 say who else may use or download a prefix
   delete ID                        remove a prefix
   load --scenario NAME [--url URL] measure a running server and check its answers; prefixd load --help
-  users COMMAND ...                users and keys of a running server; prefixd users --help
+  users COMMAND ...                manage users and keys of a running server; prefixd users --help
   --version
 
 Every command has --help. Exit code 0: done; 1: it failed; 2: bad usage. docs/guides/prefixes.md shows push, list, pull, share and delete.
 `;
 
-/** Loaded when they are called: a server's modules take a second, a client's command need not wait for them. */
+/** Loaded on demand: the server's modules take a second, which client commands need not wait for. */
 const COMMANDS: Readonly<Record<string, () => Promise<(args: readonly string[]) => Promise<void>>>> = {
   serve: async () => (await import("./serve.ts")).serve,
   build: async () => (await import("./build.ts")).build,
@@ -36,7 +36,7 @@ const COMMANDS: Readonly<Record<string, () => Promise<(args: readonly string[]) 
   users: async () => (await import("./users.ts")).users,
 };
 
-/** Errors whose message is all that an operator needs. */
+/** Errors whose message is enough for an operator; others print a stack trace. */
 const EXPECTED = new Set([
   "ConfigError",
   "CommandError",
@@ -74,7 +74,7 @@ function fail(error: unknown): void {
   process.exit(2);
 }
 
-/** What a store's error, which is for clients too, leaves out: an operator needs to know which file, and why. */
+/** The cause that a store's error hides from clients: an operator needs to know which file, and why. */
 function reasonOf(error: Error): string {
   if (error.name !== "PrefixdError" || !(error.cause instanceof Error) || error.message.includes(error.cause.message))
     return "";

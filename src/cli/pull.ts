@@ -9,16 +9,16 @@ import { checkFolder, isFileName, writeFolder } from "./whole-folder.ts";
 
 const USAGE = `Usage: prefixd pull ID [DIR] [--force]
 
-Downloads what was uploaded: an adapter's two files, which prefixd push and PEFT take, or a hard prompt's prompt.json. DIR is the prefix's
-name unless given. All files are written, or none.
+Downloads what was uploaded: an adapter's two files, which prefixd push and PEFT accept, or a hard prompt's prompt.json. DIR defaults to
+the prefix's name. Writes all files or none.
 
-  --force                overwrite files of these names
+  --force                overwrite existing files
 ${CLIENT_USAGE}`;
 
-/** How often a download begins anew because the prefix was replaced meanwhile. */
+/** Attempts at a download before giving up, when the prefix keeps being replaced. */
 const TRIES = 5;
 
-/** `prefixd pull`: the files of one version of a prefix. */
+/** `prefixd pull`: downloads the files of one version of a prefix. */
 export async function pull(args: readonly string[]): Promise<void> {
   const { values, positionals } = readArguments("pull", args, { ...CLIENT_OPTIONS, force: { type: "boolean" } }, USAGE);
   if (values.help === true) return void process.stdout.write(USAGE);
@@ -38,13 +38,13 @@ export async function pull(args: readonly string[]): Promise<void> {
 }
 
 interface Download {
-  /** The server's JSON of the prefix. */
+  /** The server's JSON for the prefix. */
   readonly answer: string;
   readonly prefix: PrefixDocument;
   readonly files: ReadonlyMap<string, Uint8Array>;
 }
 
-/** `check` hears of the files' names before they are asked for. */
+/** @param check called with the files' names before they are requested */
 async function download(
   url: string | undefined,
   id: string,
@@ -55,16 +55,18 @@ async function download(
     const names = Object.keys(prefix.files);
     const strange = names.find((name) => !isFileName(name));
     if (strange !== undefined)
-      throw new CommandError(`the server names a file ${JSON.stringify(strange)}, which is not written`);
+      throw new CommandError(
+        `the server lists a file named ${JSON.stringify(strange)}, which is not a plain file name`,
+      );
     check(names);
     const files = new Map<string, Uint8Array>();
     for (const name of names) {
       const { body, headers } = await send(url, prefixPath(id, "adapter", name), {}, userKey());
-      // Another version by now.
+      // The prefix has been replaced: start over.
       if (headers.get("etag") !== `"${prefix.digest}"` || body.length !== prefix.files[name]) break;
       files.set(name, body);
     }
     if (files.size === names.length) return { answer, prefix, files };
   }
-  throw new CommandError(`${id} is being replaced all the time; try again later`);
+  throw new CommandError(`${id} keeps being replaced; try again later`);
 }

@@ -9,17 +9,18 @@ import { callJson } from "./http-client.ts";
 
 const USAGE = `Usage: prefixd push DIR [--id NAME]
 
-Registers the adapter that PEFT's save_pretrained wrote into DIR, or replaces the one of that name.
+Registers the adapter that PEFT's save_pretrained wrote to DIR, or replaces the one with the same name.
 
-  --id NAME              its name (default: the folder's)
+  --id NAME              the prefix's name (default: the folder's)
 ${CLIENT_USAGE}`;
 
-/** `prefixd push`: registers a PEFT folder with a running server, under the folder's name unless told otherwise. */
+/** `prefixd push`: registers a PEFT folder with a running server, by default under the folder's name. */
 export async function push(args: readonly string[]): Promise<void> {
   const { values, positionals } = readArguments("push", args, { ...CLIENT_OPTIONS, id: { type: "string" } }, USAGE);
   if (values.help === true) return void process.stdout.write(USAGE);
   const dir = onlyOperand("push", "folder", positionals, USAGE);
-  // Copies of the base model's embeddings are hundreds of MB that the server has: they are compared by their hash and stay here.
+  // Embeddings saved with the adapter may be hundreds of MB that the server already has: compare digests instead of
+  // uploading.
   const embeddings: BaseEmbeddings = async (dtype) =>
     (await callJson<EmbeddingDigests>(values.url, `/model/embeddings?dtype=${dtype}`, {}, userKey())).value;
   const upload = await readAdapterFolder(dir, { limit: Infinity, embeddings });

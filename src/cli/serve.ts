@@ -6,10 +6,13 @@ import type { RunningServer } from "../main.ts";
 import { withoutPasswords } from "../redis/url.ts";
 import { onStopSignals, type StopSignal } from "./signals.ts";
 
-/** Time for the last answers to leave when the device is lost. */
+/** Time to send the last responses when the device is lost. */
 const LAST_BYTES_MS = 2_000;
 
-/** `prefixd serve`: runs until SIGTERM or SIGINT, then drains; a second one, a second later or more, ends it at once. */
+/**
+ * `prefixd serve`: runs until SIGTERM or SIGINT, then drains. A second signal, at least a second later, ends it at
+ * once.
+ */
 export async function serve(args: readonly string[]): Promise<void> {
   const config = parseConfig(args, process.env);
   if (config === "help") return void process.stdout.write(helpText());
@@ -17,7 +20,7 @@ export async function serve(args: readonly string[]): Promise<void> {
   let server: RunningServer | null = null;
   const end = (signal: StopSignal): never => process.exit(128 + (signal === "SIGINT" ? 2 : 15));
   const stop = (signal: StopSignal): void => {
-    // While it starts there is nothing to drain: a start that is killed leaves nothing half made.
+    // During the start there is nothing to drain, and a killed start leaves nothing half done.
     if (server === null) return end(signal);
     server.stop().then(
       () => process.exit(0),
@@ -28,7 +31,7 @@ export async function serve(args: readonly string[]): Promise<void> {
     );
   };
   onStopSignals(stop, end);
-  // Its modules take a second, for which --help and a setting that cannot be used need not wait.
+  // Imported late: its modules take a second, which --help and configuration errors need not wait for.
   const { startServer } = await import("../main.ts");
   server = await startServer(config);
   const running = server;
@@ -37,15 +40,15 @@ export async function serve(args: readonly string[]): Promise<void> {
     process.stderr.write(await whatToTry(server.url, config));
 }
 
-/** From `ps` and /proc, where everybody on the machine can read a command line. */
+/** Hides passwords from `ps` and /proc, where every local user can read the command line. */
 function hidePasswords(): void {
   const line = [process.argv0, ...process.execArgv, ...process.argv.slice(1)].join(" ");
   if (withoutPasswords(line) !== line) process.title = withoutPasswords(line);
 }
 
 /**
- * Requests have ended with the device. What hangs in it cannot be freed, and an exit would wait for the thread that hangs: then only
- * a signal ends the process.
+ * Ends the process after the device is lost; its requests have ended with it. A hung call cannot be cancelled and
+ * exit() would wait for its thread, so only a signal ends the process then.
  */
 async function endWithDevice(error: PrefixdError, server: RunningServer): Promise<never> {
   process.stderr.write(`prefixd: ${error.message}\n`);
@@ -54,7 +57,7 @@ async function endWithDevice(error: PrefixdError, server: RunningServer): Promis
   process.exit(1);
 }
 
-/** For whoever starts it by hand: the first requests to send. */
+/** Example requests, printed on a manual start. */
 async function whatToTry(url: string, config: Config): Promise<string> {
   const { adapterFolders } = await import("../prefixes/folder.ts");
   const names = config.prefixes === "" ? [] : (await adapterFolders(config.prefixes)).names;

@@ -6,12 +6,12 @@ import { callJson } from "./http-client.ts";
 
 const USAGE = `Usage: prefixd share ID [--with USER[,USER...]] [--readable-by USER[,USER...]] [--visibility shared|private]
 
-Says who else may use a prefix of yours, and shows the result; without flags it only shows. Others call it YOU/ID.
+Sets who else may use one of your prefixes and shows the result; without flags, only shows it. Others refer to it as YOU/ID.
 
   --with USERS           who may send requests with it
   --readable-by USERS    who may also download it (prefixd pull)
-  --visibility shared    every user may send requests with it; private: only those of the two lists
-                         A list is the whole list: who was on it and is not named is off it; --with '' empties it. What is not given stays.
+  --visibility shared    every user may send requests with it; private: only the users of the two lists
+                         A list replaces the previous one; --with '' empties it. Flags that are not given change nothing.
 ${CLIENT_USAGE}`;
 
 const LISTS = {
@@ -19,7 +19,7 @@ const LISTS = {
   "readable-by": { type: "string", multiple: true, mayBeEmpty: true },
 } as const;
 
-/** `prefixd share`: changes what the flags say, and prints how the prefix is shared then. */
+/** `prefixd share`: changes what the flags name, then prints how the prefix is shared. */
 export async function share(args: readonly string[]): Promise<void> {
   const { values, positionals } = readArguments(
     "share",
@@ -56,7 +56,7 @@ function usersOf(lists: readonly string[]): string[] {
 
 function sharingText({ id, access, visibility, shared_with, readable_by }: PrefixDocument): string {
   if (access !== "owner")
-    return `${id}: you may ${access === "read" ? "use and pull it" : "use it"}; with whom else it is shared is shown to its owner\n`;
+    return `${id}: you may ${access === "read" ? "use and pull it" : "use it"}; only its owner sees who else it is shared with\n`;
   const names = (users: readonly string[]): string => (users.length === 0 ? "nobody else" : users.join(", "));
   return `${id}\n  visibility   ${visibility}\n  used by      ${visibility === "shared" ? "every user" : names([...new Set([...shared_with, ...readable_by])])}\n  readable by  ${names(readable_by)}\n`;
 }

@@ -1,11 +1,14 @@
-/** Milliseconds. npm and npx pass a signal on to a process that a terminal's Ctrl-C has already reached: it comes twice, and means one. */
+/**
+ * Milliseconds. npm and npx forward a signal that a terminal's Ctrl-C has already sent to the whole group: two within
+ * this time count as one.
+ */
 const SAME_SIGNAL_MS = 1_000;
 
 export type StopSignal = "SIGINT" | "SIGTERM";
 
 /**
- * Calls `first` at the first SIGINT or SIGTERM, and `again` at one that is not the same: who sends it does not want to wait. Answers what
- * takes the listeners off.
+ * Calls `first` on the first SIGINT or SIGTERM and `again` on the next one: the sender does not want to wait. Returns a
+ * function that removes the listeners.
  */
 export function onStopSignals(first: (signal: StopSignal) => void, again: (signal: StopSignal) => void): () => void {
   const signals: readonly StopSignal[] = ["SIGINT", "SIGTERM"];

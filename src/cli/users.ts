@@ -9,12 +9,12 @@ const USAGE = `Usage: prefixd users COMMAND [--url http://127.0.0.1:8080] [--adm
   show USER
   usage USER [--from DAY] [--to DAY] [--after ROW]
   patch USER [--weight N] [--limit NAME=N|none ...]
-  remove USER [--keep-usage]                      with all keys and prefixes; prints the receipt
-  create-key USER [--expires-at TIME]             prints the key, once
+  remove USER [--keep-usage]                      also removes all keys and prefixes; prints the receipt
+  create-key USER [--expires-at TIME]             prints the key; it is not shown again
   delete-key USER KEY_ID
 
-The server is --url, else PREFIXD_URL, else http://127.0.0.1:8080; the admin key comes from the file or from PREFIXD_ADMIN_KEY. Prints the
-server's JSON. Exit code 0: done; 1: the server refused or does not answer; 2: bad usage.
+The server is --url, else PREFIXD_URL, else http://127.0.0.1:8080; the admin key is read from the file or PREFIXD_ADMIN_KEY. Prints the
+server's JSON. Exit code 0: done; 1: the server refused or did not answer; 2: bad usage.
 `;
 
 const OPTIONS = {
@@ -93,7 +93,7 @@ const COMMANDS: Readonly<Record<string, Command>> = {
   },
 };
 
-/** `prefixd users`: what the admin routes do, from the command line. */
+/** `prefixd users`: the admin routes as commands. */
 export async function users(args: readonly string[]): Promise<void> {
   const { values, positionals } = readArguments("users", args, OPTIONS, USAGE);
   const [name = "", ...operands] = positionals;

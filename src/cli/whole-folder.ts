@@ -1,14 +1,14 @@
-/** Files that are written into a folder all together or not at all. */
+/** Writes files to a folder, all of them or none. */
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { CommandError } from "./command-error.ts";
 
-/** A plain name: with it nothing is written outside of the folder, or hidden. */
+/** True for a plain name, which cannot write outside the folder or hide the file. */
 export function isFileName(name: string): boolean {
   return /^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/.test(name);
 }
 
-/** Throws CommandError where files would be overwritten without leave. */
+/** Throws CommandError if files would be overwritten without `force`. */
 export function checkFolder(dir: string, names: readonly string[], force: boolean): void {
   if (force || !existsSync(dir)) return;
   const there = new Set(readdirSync(dir));
@@ -18,13 +18,13 @@ export function checkFolder(dir: string, names: readonly string[], force: boolea
 }
 
 /**
- * Writes the files into a folder of their own first, so that a full disk leaves everything as it was. A new folder then appears with all of them;
- * in one that is there they are moved into place, and back out again when one cannot be.
+ * Stages the files in a temporary folder first, so that a full disk changes nothing. A new folder then appears with all
+ * of them by a rename; in an existing one they are moved into place, and moved back if one of them fails.
  */
 export function writeFolder(dir: string, files: ReadonlyMap<string, Uint8Array>, force: boolean): void {
   const target = resolve(dir);
   const exists = existsSync(target);
-  // On the same file system in any case: a folder that is there may be a mount.
+  // Stage on the same file system: an existing folder may be a mount.
   const place = exists ? target : dirname(target);
   mkdirSync(place, { recursive: true });
   const staging = mkdtempSync(join(place, ".prefixd-pull-"));

@@ -1,4 +1,4 @@
-/** What a device generated beside what PEFT did. */
+/** Compares what a device generated with what PEFT generated. */
 import type { Precision } from "../model/graph-weights.ts";
 
 /** One case of models/selftest/expected.json. */
@@ -9,7 +9,7 @@ export interface ExpectedCase {
   readonly max_new_tokens: number;
   readonly token_ids: readonly number[];
   readonly finish_reason: string;
-  /** Raw log probability of each token, fp32. */
+  /** Each token's log probability before warping, fp32. */
   readonly token_logprobs: readonly number[];
 }
 
@@ -20,16 +20,19 @@ export interface GeneratedCase {
 }
 
 export interface Comparison {
-  /** null: all as expected. */
+  /** null if all is as expected. */
   readonly problem: string | null;
-  /** Requests that ran together. */
+  /** Requests that ran concurrently. */
   readonly requests: number;
-  /** Over all generated tokens that stand where the same token was expected. */
+  /** Over all generated tokens that equal the expected ones at their positions. */
   readonly largest_logprob_difference: number;
   readonly allowed_difference: number;
 }
 
-/** fp32: the same sums in another order. fp16: 11 bits of mantissa through three layers; PyTorch in fp16 is 7e-3 off. int8: test/model/int8.test.ts. */
+/**
+ * fp32: sums in another order. fp16: 11 bits of mantissa through three layers; PyTorch in fp16 is off by 7e-3. int8:
+ * see test/model/int8.test.ts.
+ */
 const ALLOWED: Readonly<Record<Precision, number>> = { fp32: 2e-3, fp16: 3e-2, int8: 0.3 };
 
 export function compare(
@@ -48,7 +51,7 @@ export function compare(
     const same = differing ?? ids.length;
     for (let at = 0; at < same; at++) {
       const difference = Math.abs(logprobs[at]! - item.token_logprobs[at]!);
-      // Not finite is as far off as can be.
+      // Treat a non-finite value as infinitely far off.
       largest = Math.max(largest, Number.isFinite(difference) ? difference : Infinity);
     }
     if (differing !== undefined)

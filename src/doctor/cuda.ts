@@ -1,4 +1,7 @@
-/** What CUDA needs: ONNX Runtime's provider, NVIDIA's driver, and the libraries that the provider at hand is linked against. */
+/**
+ * What CUDA needs: ONNX Runtime's provider, NVIDIA's driver, and the libraries that the installed provider links
+ * against.
+ */
 import { spawnSync } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
@@ -8,7 +11,10 @@ import type { Findings } from "./findings.ts";
 
 const PROVIDERS = ["libonnxruntime_providers_shared.so", "libonnxruntime_providers_cuda.so"];
 const DRIVER = "libcuda.so.1";
-/** What providers are linked against, by CUDA's major version, in the order of their own dependencies, with the package of NVIDIA's repository. */
+/**
+ * Libraries that providers link against, by CUDA major version, in dependency order, each with its package in NVIDIA's
+ * repository.
+ */
 const LIBRARIES: Readonly<Record<number, Readonly<Record<string, string>>>> = {
   12: {
     "libcudart.so.12": "cuda-cudart-12-9",
@@ -29,24 +35,30 @@ const LIBRARIES: Readonly<Record<number, Readonly<Record<string, string>>>> = {
     "libcudnn.so.9": "libcudnn9-cuda-13",
   },
 };
-/** That of onnxruntime-node's installer. */
+/** The default of onnxruntime-node's installer. */
 const DEFAULT_VERSION = 12;
-/** glibc's words where the library itself is not found; about one that it needs, they begin with the name of that. */
+/**
+ * glibc's message if the library itself is absent; if one of its dependencies is, the message begins with that one's
+ * name.
+ */
 const ABSENT = "cannot open shared object file: No such file or directory";
 const NVIDIA_SMI = ["--query-gpu=name,memory.total,memory.free,driver_version", "--format=csv,noheader"];
 const NVIDIA_SMI_TIMEOUT_MS = 10_000;
 
-/** npm runs no install scripts here, so the providers are fetched by hand. The library lies in bin/napi-v6/linux/x64 of its package. */
+/**
+ * npm runs no install scripts here, so providers are downloaded by hand. The library is in bin/napi-v6/linux/x64 of its
+ * package.
+ */
 const installer = (libraryPath: string | null): string =>
   join(
     libraryPath === null ? "node_modules/onnxruntime-node" : join(dirname(libraryPath), "../../../.."),
     "script/install.js",
   );
 
-/** @param libraryPath ONNX Runtime's own library, beside which its providers lie; null: there is none. */
+/** @param libraryPath ONNX Runtime's library, whose folder has the providers; null if there is none */
 export function examineCuda(libraryPath: string | null): Findings {
   if (process.platform !== "linux" || process.arch !== "x64")
-    return { facts: [], missing: ["ONNX Runtime's package has CUDA for Linux on x64 only."] };
+    return { facts: [], missing: ["ONNX Runtime's package supports CUDA only on Linux x64."] };
   const beside = libraryPath === null ? "" : dirname(libraryPath);
   const absent = PROVIDERS.filter((name) => !existsSync(join(beside, name)));
   const driver = libraryProblem(DRIVER);
@@ -87,7 +99,10 @@ export function examineCuda(libraryPath: string | null): Findings {
   };
 }
 
-/** CUDA's major version and the libraries that a provider needs of it; where it does not say, those of the version that is installed by default. */
+/**
+ * CUDA's major version and the libraries that a provider links against; by default those of the version installed by
+ * default.
+ */
 function linkedAgainst(provider: string): { version: number; libraries: readonly string[] } {
   const needed = existsSync(provider) ? neededLibraries(provider) : [];
   const version = Number(
@@ -110,7 +125,7 @@ function driverVersion(): string {
   }
 }
 
-/** Lines of nvidia-smi; none where it is not installed or does not answer. */
+/** nvidia-smi's lines; none if it is not installed or does not respond. */
 function gpus(): string[] {
   const { status, stdout } = spawnSync("nvidia-smi", NVIDIA_SMI, { encoding: "utf8", timeout: NVIDIA_SMI_TIMEOUT_MS });
   return status === 0 ? stdout.trim().split("\n") : [];

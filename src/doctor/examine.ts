@@ -15,15 +15,15 @@ import { runSelfTest, type SelfTestProcessOptions, type SelfTestReport } from ".
 import { examineVulkan } from "./vulkan.ts";
 
 export interface DeviceReport extends Findings {
-  /** The self-test passed in at least one precision. */
+  /** True if the self-test passed in at least one precision. */
   readonly usable: boolean;
-  /** One for each precision that `--precision` takes on this device, its default first. */
+  /** One per precision that `--precision` accepts for this device, the default first. */
   readonly self_tests: readonly SelfTestReport[];
 }
 
 /** What `--json` prints. */
 export interface Report {
-  /** The asked device passed its self-test in the asked precision. */
+  /** True if the requested device passed its self-test in the requested precision. */
   readonly ok: boolean;
   readonly device: DeviceKind;
   readonly precision: Precision;
@@ -43,11 +43,11 @@ export interface ExamineOptions {
   readonly precision: Precision;
   /** `--max-batch` */
   readonly slots: number;
-  /** The folder of an embedded store; null: there is none. */
+  /** The embedded store's folder; null if there is none. */
   readonly storeFolder?: string | null;
   /** Default: all. */
   readonly devices?: readonly DeviceKind[];
-  /** Default: models/selftest of the package. */
+  /** Default: the package's models/selftest. */
   readonly folder?: string;
   readonly selfTest?: SelfTestProcessOptions;
 }
@@ -55,7 +55,7 @@ export interface ExamineOptions {
 const PACKAGE_ROOT = new URL("../../", import.meta.url);
 const SELF_TEST_FOLDER = fileURLToPath(new URL("models/selftest", PACKAGE_ROOT));
 
-/** Devices are tried one after the other. Never rejects because of what the machine lacks. */
+/** Tries devices one after the other. Never rejects because the machine lacks something. */
 export async function examine(options: ExamineOptions): Promise<Report> {
   const { device, precision, slots, storeFolder = null, folder = SELF_TEST_FOLDER } = options;
   const onnxruntime = examineOnnxRuntime();
@@ -67,7 +67,7 @@ export async function examine(options: ExamineOptions): Promise<Report> {
   const devices: Partial<Record<DeviceKind, DeviceReport>> = {};
   for (const kind of options.devices ?? (Object.keys(DEVICES) as DeviceKind[])) {
     const tests: SelfTestReport[] = [];
-    // Whatever seems to be missing, only ONNX Runtime can say whether the device works.
+    // Whatever seems to be missing, only a trial shows whether the device works.
     for (const tried of DEVICE_PRECISIONS[kind])
       tests.push(await runSelfTest({ device: kind, precision: tried, folder }, options.selfTest));
     devices[kind] = { usable: tests.some(({ passed }) => passed), ...findings[kind](), self_tests: tests };
@@ -90,7 +90,7 @@ export async function examine(options: ExamineOptions): Promise<Report> {
 
 function storeWarnings(dir: string | null): string[] {
   const holder = dir === null ? null : folderHolder(dir);
-  return holder === null ? [] : [`${dir} is in use by ${holder}: another server does not start on it meanwhile.`];
+  return holder === null ? [] : [`${dir} is in use by ${holder}: another server cannot start on it.`];
 }
 
 function examineOnnxRuntime(): Report["onnxruntime"] {

@@ -1,4 +1,4 @@
-/** What the process runs on, and what of it will surprise a server. Linux tells most; elsewhere facts are fewer. */
+/** The machine, and what about it may surprise an operator. Linux tells most; other systems report fewer facts. */
 import { arch, availableParallelism, cpus, freemem, platform, release, totalmem } from "node:os";
 import { readCpuQuota } from "../runtime/cpu-quota.ts";
 import { readSystemFile, softLimit } from "../system-files.ts";
@@ -10,28 +10,28 @@ export interface MachineReport {
   readonly cpu: {
     readonly model: string;
     readonly cores: number;
-    /** Cores' worth of time that the container may use; null: no bound is known. */
+    /** The container's CPU limit in cores; null if none is known. */
     readonly quota: number | null;
-    /** Vector instructions that kernels of ONNX Runtime choose by; null: not known on this system. */
+    /** Vector extensions that select ONNX Runtime's kernels; null if unknown on this system. */
     readonly vector_extensions: readonly string[] | null;
   };
   /** Bytes. */
   readonly memory: {
     readonly total: number;
     readonly available: number;
-    /** Of the container (cgroup); null: none. */
+    /** The container's (cgroup's) limit; null if none. */
     readonly limit: number | null;
   };
 }
 
-/** The numbers behind the warnings, apart from where they were read. */
+/** The inputs of the warnings, separate from how they were read. */
 export interface Bounds {
   readonly machine: MachineReport;
-  /** Contents of /proc/self/limits; "" where there is none. */
+  /** Contents of /proc/self/limits; "" if there is none. */
   readonly processLimits: string;
   /** `--max-batch` */
   readonly slots: number;
-  /** Weights and KV cache lie in the process's memory: the device is the CPU. */
+  /** True if weights and KV cache are in host memory: the device is the CPU. */
   readonly hostMemory: boolean;
 }
 
@@ -47,7 +47,7 @@ export function examineMachine(): MachineReport {
       quota: readCpuQuota(),
       vector_extensions: cpuinfo === "" ? null : vectorExtensions(cpuinfo),
     },
-    // The system says "no limit" with 0 or with a number beyond all memory.
+    // The system reports no limit as 0 or as more than all memory.
     memory: { total: totalmem(), available: freemem(), limit: limit > 0 && limit < totalmem() ? limit : null },
   };
 }
@@ -67,21 +67,24 @@ const X86 = [
 ];
 const ARM = ["asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2"];
 
-/** Of the first processor in /proc/cpuinfo: the line is "flags" on x86, "Features" on ARM. */
+/** Of the first processor in /proc/cpuinfo; the line is "flags" on x86 and "Features" on ARM. */
 export function vectorExtensions(cpuinfo: string): string[] {
   const flags = new Set(/^(?:flags|Features)\s*:\s*(.*)$/m.exec(cpuinfo)?.[1]?.split(" "));
   return [...X86, ...ARM].filter((name) => flags.has(name));
 }
 
-/** GPT-2 small, the least that people serve: 124.4M parameters with the embeddings twice (38.6M more), fp32; layers, width, positions. */
+/**
+ * GPT-2 small, the smallest model people serve: 124.4M parameters plus a second copy of the embeddings (38.6M), fp32;
+ * and layers, width, positions for a slot.
+ */
 const WEIGHT_BYTES = (124.4e6 + 38.6e6) * 4;
 const SLOT_BYTES = 12 * 2 * 768 * 1024 * 4;
 /** Node, ONNX Runtime, the store. */
 const PROCESS_BYTES = 200e6;
-/** A connection, and what a user's LMDB files take, is a file each. */
+/** Every connection takes a file descriptor, and so do LMDB's files. */
 const FEW_FILES = 1024;
 
-/** One sentence for each thing that would surprise an operator later. */
+/** One sentence per surprise that awaits the operator. */
 export function warningsOf({ machine, processLimits, slots, hostMemory }: Bounds): string[] {
   const warnings: string[] = [];
   const { cpu, memory } = machine;

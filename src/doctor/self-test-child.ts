@@ -1,4 +1,4 @@
-/** Entry of the process that tries a device; self-test-process.ts is the other end. Arguments: device, precision, folder. */
+/** Entry point of the process that tries a device for self-test-process.ts. Arguments: device, precision, folder. */
 import { OrtError } from "../runtime/ort-api.ts";
 import { selfTest, type SelfTestOptions } from "./self-test.ts";
 

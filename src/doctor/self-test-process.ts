@@ -1,11 +1,11 @@
-/** The self-test in a process of its own: a driver can crash or hang whoever calls it. */
+/** Runs the self-test in a child process: a driver can crash or hang its caller. */
 import { fork } from "node:child_process";
 import { once } from "node:events";
 import { fileURLToPath } from "node:url";
 import type { Comparison } from "./compare.ts";
 import type { SelfTestOptions } from "./self-test.ts";
 
-/** How one precision of a device did. Numbers are null where the test did not come to them. */
+/** Result of one precision on a device. Numbers are null if the test did not get that far. */
 export interface SelfTestReport {
   readonly precision: SelfTestOptions["precision"];
   readonly passed: boolean;
@@ -14,24 +14,24 @@ export interface SelfTestReport {
   readonly requests: number | null;
   readonly largest_logprob_difference: number | null;
   readonly allowed_difference: number | null;
-  /** Of the whole test, the start of its process and the compilation of kernels included: says nothing about serving. */
+  /** Duration of the whole test, including process start and kernel compilation: says nothing about serving speed. */
   readonly seconds: number;
 }
 
 export interface SelfTestProcessOptions {
-  /** The child's entry. */
+  /** The child's entry point. */
   readonly entry?: string;
   readonly timeoutMs?: number;
 }
 
-// The folder of this file as it runs: .ts from src, .js from dist.
+// Resolved beside this file: .ts when run from src, .js from dist.
 const ENTRY = fileURLToPath(
   new URL(`./self-test-child${import.meta.url.endsWith(".ts") ? ".ts" : ".js"}`, import.meta.url),
 );
-/** Compiling shaders for the first time on a software GPU adapter takes a third of it. */
+/** The first shader compilation on a software GPU adapter takes a third of it. */
 const TIMEOUT_MS = 60_000;
 
-/** Never rejects: whatever becomes of the process is an answer. */
+/** Never rejects: a crash or a hang is a result too. */
 export async function runSelfTest(
   options: SelfTestOptions,
   { entry = ENTRY, timeoutMs = TIMEOUT_MS }: SelfTestProcessOptions = {},

@@ -1,4 +1,4 @@
-/** The built-in tiny model on one device: several prefixes served at once, compared with what PEFT generated. */
+/** Runs the built-in tiny model on a device, with several prefixes at once, and compares with what PEFT generated. */
 import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -20,17 +20,20 @@ import { compare, type Comparison, type ExpectedCase, type GeneratedCase } from 
 export interface SelfTestOptions {
   readonly device: DeviceKind;
   readonly precision: Precision;
-  /** As models/selftest. */
+  /** Laid out as models/selftest. */
   readonly folder: string;
 }
 
-/** Fewer than there are requests: rows join, leave and move while others run. */
+/** Fewer than the requests, so rows join, leave and move while others run. */
 const SLOTS = 4;
 /** Shorter than most prompts, so that they are fed in chunks. */
 const PREFILL_CHUNK = 8;
 const BANK_BYTES = 1 << 20;
 
-/** @throws OrtError when the device cannot be used, PrecisionError when it does not compute exactly, PrefixdError when a run fails on it, the file system's errors. */
+/**
+ * @throws OrtError when the device cannot be used, PrecisionError when its arithmetic is not exact, PrefixdError when a
+ * run fails; file system errors
+ */
 export async function selfTest({ device, precision, folder }: SelfTestOptions): Promise<Comparison> {
   const cacheDir = await mkdtemp(join(tmpdir(), "prefixd-doctor-"));
   try {

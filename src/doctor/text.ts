@@ -1,4 +1,4 @@
-/** The report as an operator reads it. */
+/** The report as text for operators. */
 import type { DeviceReport, Report } from "./examine.ts";
 import { gigabytes } from "./machine.ts";
 import type { SelfTestReport } from "./self-test-process.ts";
@@ -27,7 +27,7 @@ function deviceLines(kind: string, { usable, facts, missing, self_tests }: Devic
   const why = missing[0] ?? self_tests[0]?.problem ?? "";
   return [
     `${kind}: ${usable ? "usable" : `not usable. ${why}`}`,
-    // The first is on the line above, unless the device works all the same.
+    // The line above already shows the first one, unless the device works anyway.
     ...missing.slice(usable ? 0 : 1).map((sentence) => `  ${sentence}`),
     ...facts.map((fact) => `  ${fact}`),
     ...self_tests.map((test) => `  Self-test ${test.precision}: ${outcome(test)}`),

@@ -1,4 +1,4 @@
-/** What WebGPU needs on Linux: a Vulkan loader, a driver's manifest (ICD), and access to the GPU's device file. */
+/** What WebGPU needs on Linux: a Vulkan loader, a driver manifest (ICD), and access to the GPU's device file. */
 import { accessSync, constants, existsSync, readdirSync, readFileSync } from "node:fs";
 import { homedir } from "node:os";
 import { dirname, isAbsolute, join, resolve } from "node:path";
@@ -8,7 +8,10 @@ import type { Findings } from "./findings.ts";
 type Environment = Readonly<Record<string, string | undefined>>;
 
 const LOADER = "libvulkan.so.1";
-/** The first replaces the second, which old loaders know; both replace the folders. Source: Vulkan-Loader, LoaderDriverInterface.md */
+/**
+ * The first overrides the second, which older loaders use; both override the folders. Source: Vulkan-Loader,
+ * LoaderDriverInterface.md
+ */
 const OVERRIDES = ["VK_DRIVER_FILES", "VK_ICD_FILENAMES"];
 const RENDER_NODES = "/dev/dri";
 
@@ -32,7 +35,7 @@ export function examineVulkan(env: Environment = process.env): Findings {
     missing.push(
       override === undefined
         ? "There is no Vulkan driver: NVIDIA's driver brings one (in a container: NVIDIA_DRIVER_CAPABILITIES=all); for AMD and Intel apt install mesa-vulkan-drivers."
-        : `${override} names no driver that is there: correct or unset it.`,
+        : `${override} names no existing driver: correct or unset it.`,
     );
   }
   facts.push(`XDG_RUNTIME_DIR: ${env["XDG_RUNTIME_DIR"] || "not set"}`);
@@ -66,7 +69,10 @@ function manifestsIn(dirs: readonly string[]): string[] {
     );
 }
 
-/** Whether the manifest and the library it names are there. A library without a folder is the system's to find: nothing is said of it. */
+/**
+ * What is wrong with a manifest; null if it and its library exist. A library without a path is left to the system to
+ * find.
+ */
 function manifestProblem(path: string): string | null {
   if (!existsSync(path)) return "not there";
   try {

@@ -1,16 +1,16 @@
 import { createLogger, logDestination, type Logger } from "./logging.ts";
 import type { SecretFilter } from "./secrets.ts";
 
-/** One thing that was done, or tried, and by whom. Ids and digests only: never a key, a prompt or an answer's text. */
+/** One action, done or attempted, and who did it. Only ids and digests: never a key, a prompt or generated text. */
 export interface AuditEntry {
-  /** Such as `user.create`; `authenticate` for a request that was refused for its key. */
+  /** For example `user.create`; `authenticate` for a request rejected for its key. */
   readonly action: string;
   /** `ok`, or the error's code. */
   readonly outcome: string;
-  /** Who: null when that is not known. */
+  /** The acting user; null if unknown. */
   readonly user: string | null;
   readonly key_id: string | null;
-  /** To what: a user, `user/key id` or `user/prefix`. */
+  /** The object: a user, `user/key id` or `user/prefix`. */
   readonly target?: string | undefined;
   readonly digest?: string | undefined;
   readonly request_id: string;
@@ -21,8 +21,8 @@ export interface AuditLog {
 }
 
 /**
- * Appends to the file, line by line before the next request is looked at; without one the lines go to the ordinary log. So they do
- * while the file cannot be written: the ordinary log then has them besides, marked `audit`.
+ * Appends to the file, each line before the next request is processed; without a file, lines go to the ordinary log.
+ * While the file cannot be written, they also go to the ordinary log, marked `audit`.
  */
 export function createAuditLog(file: string, logger: Logger, secrets?: SecretFilter): AuditLog {
   const ordinary = logger.child({ audit: true });

@@ -1,17 +1,17 @@
-/** `fold`: a soft or hard prompt is made a prefix. */
+/** `fold`: a soft or hard prompt is compiled to a prefix. */
 export type StepPhase = "prefill" | "decode" | "fold";
 /** How one sequence (one choice of one prompt) ended. */
 export type SequenceOutcome = "length" | "eos" | "stop" | "removed" | "cancelled" | "error";
 
-/** What the engine reports while it runs. Called from its step: must neither block nor throw. Times are in seconds. */
+/** Receives what the engine reports. Called within its step: must neither block nor throw. Times are in seconds. */
 export interface EngineObserver {
   /** One run of the model: rows in the batch, tokens fed, time of the run. */
   step(phase: StepPhase, rows: number, tokens: number, seconds: number): void;
-  /** A request left the queue after waiting so long. */
+  /** A request left the queue after waiting this long. */
   queued(seconds: number): void;
-  /** From submission to a request's first token. */
+  /** Time from a request's submission to its first token. */
   firstToken(seconds: number): void;
-  /** Between two tokens of one sequence. */
+  /** Time between two tokens of one sequence. */
   interToken(seconds: number): void;
   /** One sequence ended. */
   finished(outcome: SequenceOutcome): void;
@@ -21,7 +21,7 @@ export interface EngineObserver {
 export interface EngineStats {
   /** Requests waiting. */
   readonly queued: number;
-  /** Soft and hard prompts that wait to be folded, or are. */
+  /** Soft and hard prompts being folded or waiting for it. */
   readonly folds: number;
   /** Sequences that hold a slot. */
   readonly running: number;
@@ -29,7 +29,7 @@ export interface EngineStats {
   readonly maxQueue: number;
 }
 
-/** The same of the host cache of prefixes. `hits` and `misses` only grow. */
+/** Statistics of the host cache of prefixes. `hits` and `misses` only grow. */
 export interface PrefixCacheStats {
   readonly hits: number;
   readonly misses: number;

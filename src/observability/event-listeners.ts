@@ -1,10 +1,13 @@
 import type { EventEmitter } from "node:events";
 
-/** Listeners of every event of what lives long. One that is added for each request and never taken off shows here. */
+/**
+ * Number of listeners on long-lived emitters, over all events. A listener added per request and never removed shows up
+ * here.
+ */
 export interface ListenerCounts {
   readonly process: number;
   readonly server: number;
-  /** Most that any open connection has: they are kept for many requests. */
+  /** The most on any open connection: connections serve many requests. */
   readonly connection: number;
 }
 

@@ -3,12 +3,13 @@ import { NO_SECRETS, type SecretFilter } from "./secrets.ts";
 
 export type { Logger } from "pino";
 
-/** Keys that never reach a log line, wherever a caller puts an object that has them. */
+/** Keys redacted from log lines, wherever a logged object has them. */
 const SECRET_KEYS = ["authorization", "cookie", "prompt", "prompts", "text", "token_ids", "stop", "key"];
 
 /**
- * JSON lines with ISO times and level names. Requests are logged by what the access log picks, never whole: pino's own serialisers,
- * which print URLs and headers, are replaced. Redaction is the second fence; the third are the secrets that are looked for in each whole line.
+ * JSON lines with ISO times and level names. Requests are logged only as the fields that the access log picks: pino's
+ * own serialisers, which print URLs and headers, are replaced. Redaction is the second line of defence; searching each
+ * whole line for secrets is the third.
  */
 export function createLogger(
   level: string,
@@ -27,20 +28,20 @@ export function createLogger(
   return pino(options, destination ?? logDestination(process.stdout.fd));
 }
 
-/** Bytes of lines that are kept while their file cannot take them; what comes then is dropped. */
+/** Bytes of lines buffered while the file cannot be written; beyond it, lines are dropped. */
 const MAX_WAITING_BYTES = 1 << 20;
 
 /**
- * A file, or a file descriptor, to which each line is written at once. One that cannot be written (its disk is full, its reader is
- * gone) must not end the process: lines wait for it, and go with the next one that it takes. `onError` hears of every line that was not
+ * A file or file descriptor, written synchronously line by line. A failed write (disk full, reader gone) must not end
+ * the process: lines are buffered and go out with the next successful write. `onError` is called for every line not
  * written at once.
  */
 export function logDestination(dest: string | number, onError: (error: Error) => void = () => {}): DestinationStream {
   const stream = pino.destination({ dest, append: true, sync: true, maxLength: MAX_WAITING_BYTES });
-  // pino's own listener gives up after the first error, and throws what nobody else listens for.
+  // pino's own listener gives up after the first error, and rethrows if there is no other listener.
   stream.removeAllListeners("error");
   stream.on("error", onError);
-  // At its limit it tries nothing any more by itself.
+  // Once the buffer is full, it does not retry by itself.
   stream.on("drop", () => {
     onError(new Error("a line was dropped"));
     stream.write("");
@@ -48,7 +49,7 @@ export function logDestination(dest: string | number, onError: (error: Error) =>
   return stream;
 }
 
-/** Type, message, code, stack and cause; nothing else that a library may hang on its errors (bodies, buffers, sockets). */
+/** Type, message, code, stack and cause only, since libraries attach bodies, buffers and sockets to errors. */
 export function serializeError(error: unknown, depth = 0): unknown {
   if (!(error instanceof Error)) return { type: typeof error };
   const { name: type, message, stack } = error;

@@ -16,18 +16,18 @@ interface MetricSpec {
 
 /** Every metric of ours; docs/reference/metrics.md is held against it. Labels take few values only: never an id, a path or a user. */
 export const METRICS = {
-  prefixd_queue_depth: { type: "gauge", help: "Requests that wait for a slot." },
-  prefixd_queue_limit: { type: "gauge", help: "Requests that may wait before the next one is answered 429." },
+  prefixd_queue_depth: { type: "gauge", help: "Requests waiting for a slot." },
+  prefixd_queue_limit: { type: "gauge", help: "Maximum queue length; beyond it requests are answered 429." },
   prefixd_folds: {
     type: "gauge",
     help: "Soft and hard prompts that are being registered: waiting for the model, or running through it.",
   },
-  prefixd_running_sequences: { type: "gauge", help: "Sequences that hold a slot of the KV cache." },
+  prefixd_running_sequences: { type: "gauge", help: "Sequences holding a slot of the KV cache." },
   prefixd_slots: { type: "gauge", help: "Slots of the KV cache." },
   prefixd_batch_size: { type: "histogram", help: "Rows per run of the model.", labels: ["phase"], buckets: BATCH },
   prefixd_step_seconds: {
     type: "histogram",
-    help: "Time of one run of the model.",
+    help: "Duration of one run of the model.",
     labels: ["phase"],
     buckets: LATENCY,
   },
@@ -53,7 +53,7 @@ export const METRICS = {
   },
   prefixd_sequences_total: {
     type: "counter",
-    help: "Sequences that ended: length, eos, stop, removed, cancelled or error.",
+    help: "Ended sequences by outcome: length, eos, stop, removed, cancelled or error.",
     labels: ["outcome"],
   },
   prefixd_request_seconds: {
@@ -63,27 +63,27 @@ export const METRICS = {
   },
   prefixd_requests_total: {
     type: "counter",
-    help: "Generate requests: ok, cancelled, too_slow, removed, or the error's code.",
+    help: "Generate requests by outcome: ok, cancelled, too_slow, removed, or the error's code.",
     labels: ["outcome"],
   },
   prefixd_tokens_total: {
     type: "counter",
-    help: "Tokens of generate requests: prefix, prompt or completion.",
+    help: "Tokens of generate requests by kind: prefix, prompt or completion.",
     labels: ["kind"],
   },
   prefixd_prefix_cache_hits_total: { type: "counter", help: "Prefixes found in the host cache." },
-  prefixd_prefix_cache_misses_total: { type: "counter", help: "Prefixes that had to be loaded from the store." },
+  prefixd_prefix_cache_misses_total: { type: "counter", help: "Prefixes loaded from the store." },
   prefixd_prefix_cache_bytes: { type: "gauge", help: "Bytes of compiled prefixes in the host cache." },
   prefixd_prefix_cache_entries: { type: "gauge", help: "Prefixes in the host cache." },
   prefixd_device_bytes_total: {
     type: "counter",
-    help: "Bytes copied to the device (up) and from it (down); 0 on the CPU, which has no memory of its own.",
+    help: "Bytes copied to the device (up) and from it (down); 0 on the CPU.",
     labels: ["direction"],
   },
-  prefixd_prefix_bank_bytes: { type: "gauge", help: "Bytes of hot prefixes in the device's memory." },
-  prefixd_prefix_bank_entries: { type: "gauge", help: "Hot prefixes in the device's memory." },
-  prefixd_prefix_bank_hits_total: { type: "counter", help: "Prefixes that were in the device's memory already." },
-  prefixd_prefix_bank_misses_total: { type: "counter", help: "Prefixes that had to be copied to the device." },
+  prefixd_prefix_bank_bytes: { type: "gauge", help: "Bytes of hot prefixes in device memory." },
+  prefixd_prefix_bank_entries: { type: "gauge", help: "Hot prefixes in device memory." },
+  prefixd_prefix_bank_hits_total: { type: "counter", help: "Prefixes found in device memory." },
+  prefixd_prefix_bank_misses_total: { type: "counter", help: "Prefixes copied to the device." },
   prefixd_step_sizes: {
     type: "gauge",
     help: "Step sizes on a device with captured graphs, by how they run: as one graph, or kernel by kernel where capture failed.",
@@ -91,13 +91,13 @@ export const METRICS = {
   },
   prefixd_store_errors_total: {
     type: "counter",
-    help: "Calls of the prefix store that failed, by operation.",
+    help: "Failed calls of the prefix store, by operation.",
     labels: ["op"],
   },
   prefixd_connections: { type: "gauge", help: "Open connections." },
   prefixd_connections_cut_total: {
     type: "counter",
-    help: "Connections that the server cut: too_many (above --max-connections), not_sending (a request did not arrive in time), not_reading (an answer or a stream was not read).",
+    help: "Connections closed by the server, by reason: too_many (above --max-connections), not_sending (a request did not arrive in time), not_reading (the client did not read its response).",
     labels: ["reason"],
   },
   prefixd_event_listeners: {
@@ -107,12 +107,12 @@ export const METRICS = {
   },
   prefixd_http_requests_total: {
     type: "counter",
-    help: "HTTP requests by route and class of status (2xx, 4xx, 5xx, or aborted).",
+    help: "HTTP requests by route and status class (2xx, 4xx, 5xx, or aborted).",
     labels: ["method", "route", "status"],
   },
   prefixd_http_request_seconds: {
     type: "histogram",
-    help: "Time of HTTP requests until the last byte.",
+    help: "Duration of HTTP requests until the last byte.",
     labels: ["method", "route"],
     buckets: LATENCY,
   },
@@ -131,11 +131,11 @@ export interface RequestTokens {
 export interface MetricsSources {
   readonly engine: () => EngineStats;
   readonly prefixCache: () => PrefixCacheStats;
-  /** Bytes copied to a device and from it since the start. */
+  /** Bytes copied to and from the device since the start. */
   readonly transfers: () => { readonly up: number; readonly down: number };
-  /** null: there are no captured graphs. */
+  /** null if the device captures no graphs. */
   readonly stepSizes: () => { readonly captured: number; readonly eager: readonly unknown[] } | null;
-  /** null: the model runs in the process's own memory. */
+  /** null if the model runs in host memory. */
   readonly prefixBank: () => {
     readonly entries: number;
     readonly bytes: number;
@@ -149,7 +149,7 @@ export interface ConnectionCounts {
   readonly listeners: ListenerCounts;
 }
 
-/** One registry of its own, so that several servers in one process (tests) do not share counters. */
+/** Has its own registry, so that several servers in one process (tests) do not share counters. */
 export class Metrics implements EngineObserver {
   readonly #registry = new Registry();
   readonly #counters = new Map<string, Counter>();
@@ -159,7 +159,10 @@ export class Metrics implements EngineObserver {
   #sources: MetricsSources | undefined;
   #connections: (() => ConnectionCounts) | undefined;
 
-  /** `processMetrics`: also CPU, memory, GC and event-loop lag of the process; they start a monitor that lives until `close()`. */
+  /**
+   * @param options `processMetrics`: also the process's CPU, memory, GC and event-loop lag, by a monitor that runs
+   * until `close()`
+   */
   constructor(options: { processMetrics: boolean } = { processMetrics: true }) {
     const interToken = "prefixd_inter_token_seconds";
     this.#interToken = new TallyHistogram({ name: interToken, ...METRICS[interToken], registry: this.#registry });
@@ -173,12 +176,14 @@ export class Metrics implements EngineObserver {
     if (options.processMetrics) collectDefaultMetrics({ register: this.#registry });
   }
 
-  /** What the gauges read at each scrape. Until it is called they are 0: the engine is made after its observer. */
+  /**
+   * Sets what the gauges read at each scrape; they are 0 until then, because the engine is created after its observer.
+   */
   watch(sources: MetricsSources): void {
     this.#sources = sources;
   }
 
-  /** What `prefixd_connections` and `prefixd_event_listeners` read at each scrape. */
+  /** Sets what `prefixd_connections` and `prefixd_event_listeners` read at each scrape. */
   watchConnections(count: () => ConnectionCounts): void {
     this.#connections = count;
   }
@@ -234,7 +239,7 @@ export class Metrics implements EngineObserver {
     this.#counter("prefixd_sequences_total").inc({ outcome });
   }
 
-  /** One generate request ended. `seconds` and `tokens` are missing when it was refused before the engine. */
+  /** One generate request ended. `seconds` and `tokens` are absent if it was refused before it reached the engine. */
   request(outcome: string, seconds?: number, tokens?: RequestTokens): void {
     this.#counter("prefixd_requests_total").inc({ outcome });
     if (seconds !== undefined) this.#histogram("prefixd_request_seconds").observe(seconds);
@@ -243,7 +248,10 @@ export class Metrics implements EngineObserver {
         this.#counter("prefixd_tokens_total").inc({ kind }, tokens[kind]);
   }
 
-  /** `route` is the route's pattern; `status` 0 means that the client left before the answer. */
+  /**
+   * @param route the route's pattern
+   * @param status 0 if the client left before the answer
+   */
   http(method: string, route: string, status: number, seconds: number): void {
     const known = /^(GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS)$/.test(method) ? method : "OTHER";
     this.#counter("prefixd_http_requests_total").inc({

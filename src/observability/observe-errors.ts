@@ -1,6 +1,6 @@
 /**
- * The same object, with `onError(method, error)` called whenever a method's promise is rejected. The methods' names are the label
- * of a metric, so the object is one of ours with a handful of methods, such as a PrefixStore.
+ * Wraps an object so that `onError(method, error)` is called when a method's promise rejects. Method names become a
+ * metric's label, so use it on small interfaces of our own, such as PrefixStore.
  */
 export function observeErrors<T extends object>(target: T, onError: (method: string, error: unknown) => void): T {
   return new Proxy(target, {
@@ -9,7 +9,7 @@ export function observeErrors<T extends object>(target: T, onError: (method: str
       if (typeof value !== "function" || typeof property !== "string") return value;
       return (...args: unknown[]): unknown => {
         const result: unknown = Reflect.apply(value, object, args);
-        // A second branch of the promise: the caller's own branch still sees the rejection.
+        // A second handler on the promise: the caller still sees the rejection.
         if (result instanceof Promise) result.catch((error: unknown) => onError(property, error));
         return result;
       };

@@ -1,44 +1,47 @@
-/** Keeps secrets out of log lines, wherever a client, or a library's error, has put them. */
+/** Removes secrets from log lines, wherever a client or a library's error has put them. */
 
-/** Characters in a row that a text must have in common with a secret to give it away. */
+/** Consecutive characters a text must share with a secret to give it away. */
 const TELLING = 12;
-/** Where a text is looked at: every so many characters, so that each telling piece has a whole seed in it. */
+/** Distance between the places where a text is checked, such that each telling substring contains a whole seed. */
 const STRIDE = 6;
 const SEED = TELLING - STRIDE + 1;
 
-/** A user's key (users/api-key.ts), also one that was mistyped, cut off or written in capitals. */
+/** A user's key (users/api-key.ts), including mistyped, truncated or upper-case ones. */
 const KEY_SHAPE = /pfx[_-]?[0-9a-f]{8,}[A-Za-z0-9_-]*/gi;
-/** What may be the secret of a key alone: 43 characters of base64url, or nearly. */
+/** What may be a key's secret part alone: about 43 characters of base64url. */
 const SECRET_SHAPE = /[A-Za-z0-9_-]{40,}/g;
-/** Changes between capitals, small letters and digits within words; the capitals that begin a word do not count. */
+/** Transitions between upper case, lower case and digits within a word, not counting a word's initial capitals. */
 const CHANGE = /[a-z](?=\d|[A-Z](?![a-z][a-z]))|\d(?=[A-Za-z])|[A-Z](?=\d)/g;
-/** So few changes have names made of words; of secrets of 43 random characters 1 in 16,000 does. */
+/** Names made of words have at most this many transitions; of random 43-character secrets, 1 in 16,000 does. */
 const CHANGES_OF_WORDS = 1;
 
 const CENSOR = "[redacted]";
 
 type Span = readonly [from: number, to: number];
 
-/** Whether a text has the shape of a user's key, near misses included. */
+/** True if a text has the shape of a user's key, near misses included. */
 export function looksLikeKey(text: string): boolean {
   return text.search(KEY_SHAPE) >= 0;
 }
 
-/** Finds secrets in texts: known ones, and what has the shape of a user's key or of its secret. */
+/** Finds known secrets, and anything shaped like a user's key or its secret part. */
 export class SecretFilter {
-  /** Where each seed occurs, in lower case. */
+  /** Each seed's occurrences; lower case. */
   readonly #seeds = new Map<string, { readonly secret: string; readonly at: number }[]>();
 
-  /** `secrets`: such as the admin key. Ones of less than 12 characters cannot be told from words, and are not looked for. */
+  /**
+   * @param secrets for example the admin key; those under 12 characters are ignored, since they cannot be told from
+   * words
+   */
   constructor(secrets: readonly string[]) {
     for (const given of secrets) {
       if (given.length < TELLING) continue;
-      // As it is, and as it stands in JSON.
+      // Both plain and as escaped in JSON.
       for (const form of new Set([given, JSON.stringify(given).slice(1, -1)])) this.#add(form.toLowerCase());
     }
   }
 
-  /** The text without its secrets. A part of a known secret that is long enough to help guess the rest counts as one, in capitals too. */
+  /** Redacts secrets, in any case. A part of a known secret counts if it is long enough to help guess the rest. */
   clean(text: string): string {
     const spans = [
       ...this.#known(text.toLowerCase()),
@@ -54,7 +57,6 @@ export class SecretFilter {
     return done === 0 ? text : out + text.slice(done);
   }
 
-  /** Whether there is no secret in the text. */
   passes(text: string): boolean {
     return this.clean(text) === text;
   }
@@ -81,7 +83,7 @@ export class SecretFilter {
   }
 }
 
-/** For what has no secrets of its own, such as tests. */
+/** For code without secrets of its own, such as tests. */
 export const NO_SECRETS = new SecretFilter([]);
 
 function matches(text: string, shape: RegExp, test: (found: string) => boolean = () => true): Span[] {
@@ -90,7 +92,7 @@ function matches(text: string, shape: RegExp, test: (found: string) => boolean =
     .map(({ 0: found, index }): Span => [index, index + found.length]);
 }
 
-/** Whether it is more likely random than a name: a word of it has capitals, small letters and digits all mixed. */
+/** True if it is more likely random than a name: within a word, upper case, lower case and digits are mixed. */
 function isRandom(text: string): boolean {
   const words = text.split(/[_-]/).filter((word) => word.length >= 8 && /[a-z]/.test(word) && /[A-Z]/.test(word));
   return words.reduce((sum, word) => sum + (word.match(CHANGE)?.length ?? 0), 0) > CHANGES_OF_WORDS;

@@ -1,15 +1,15 @@
 import type { Metric, Registry } from "prom-client";
 
 /**
- * A Prometheus histogram without labels that is cheap enough to be told of every token: prom-client's own takes as long for one value
- * as the sampler for a token.
+ * A Prometheus histogram without labels, cheap enough to observe every token: prom-client's takes as long for one value
+ * as the sampler takes for a token.
  */
 export class TallyHistogram {
   readonly name: string;
   readonly #help: string;
   /** Upper bounds, ascending. */
   readonly #bounds: readonly number[];
-  /** Values per bucket; the last one is of what is above all bounds. */
+  /** Values per bucket; the last bucket is above all bounds. */
   readonly #counts: Float64Array;
   #sum = 0;
 
@@ -23,7 +23,7 @@ export class TallyHistogram {
     this.#help = help;
     this.#bounds = buckets;
     this.#counts = new Float64Array(buckets.length + 1);
-    // A registry asks nothing of a metric but its name and `get`.
+    // A registry uses only a metric's name and `get`.
     registry.registerMetric(this as unknown as Metric);
   }
 
@@ -34,7 +34,7 @@ export class TallyHistogram {
     this.#sum += value;
   }
 
-  /** What prom-client's histograms answer. */
+  /** Returns what prom-client's histograms do. */
   get(): Promise<object> {
     const { name } = this;
     let count = 0;

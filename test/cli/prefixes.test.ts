@@ -197,10 +197,10 @@ t.test("pull from a server that cannot be trusted", async (t) => {
   for (const name of ["../out", "/out", "a/b", "..", ".", "", ".bashrc", "a\\b", "a\nb", "C:x"])
     t.equal(isFileName(name), false, JSON.stringify(name));
   names = ["adapter_config.json", "../out"];
-  t.match(await pullIt(), { code: 1, err: /names a file "\.\.\/out", which is not written/ });
+  t.match(await pullIt(), { code: 1, err: /lists a file named "\.\.\/out", which is not a plain file name/ });
   names = ["adapter_config.json"];
   etag = "another";
-  t.match(await pullIt(), { code: 1, err: /is being replaced all the time/ });
+  t.match(await pullIt(), { code: 1, err: /keeps being replaced/ });
   t.same(readdirSync(dir), [], "nothing was written");
   etag = digest;
   const { out } = await pullIt();
@@ -321,6 +321,6 @@ t.test("a server that does not answer, or is none of ours", async (t) => {
   });
   t.match(await show("cut"), {
     code: 1,
-    err: new RegExp(`^prefixd: the answer of ${url}/prefixes/p broke off \\(.*\\)\n$`),
+    err: new RegExp(`^prefixd: the response of ${url}/prefixes/p was cut off \\(.*\\)\n$`),
   });
 });

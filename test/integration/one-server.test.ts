@@ -47,10 +47,7 @@ t.test("a second server on a folder", async (t) => {
 
   const doctor = runCli(["doctor", "--store", `lmdb:${dir}`]);
   t.equal(await doctor.exited, 0);
-  t.match(
-    doctor.stdout(),
-    `Warning: ${dir} is in use by process ${first.pid}: another server does not start on it meanwhile.`,
-  );
+  t.match(doctor.stdout(), `Warning: ${dir} is in use by process ${first.pid}: another server cannot start on it.`);
 
   first.signal("SIGKILL");
   await first.exited;

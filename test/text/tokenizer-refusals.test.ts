@@ -155,7 +155,10 @@ const INVALID: readonly (readonly [FolderSpec, RegExp])[] = [
     stored("model.merges", [["t", "h", "e"]]),
     /^tokenizer\.json: model\.merges\[0\] is \["t","h","e"\], which is not a pair/,
   ],
-  [{ layout: "old", drop: ["\u0120t"] }, /^vocab\.json and merges\.txt: merges\[0\] is "\u0120 t", which is not a pair/],
+  [
+    { layout: "old", drop: ["\u0120t"] },
+    /^vocab\.json and merges\.txt: merges\[0\] is "\u0120 t", which is not a pair/,
+  ],
   [stored("model.merges", ["t \u4e2d"]), /^tokenizer\.json: model\.merges\[0\] is "t 中", which is not a pair/],
   [stored("added_tokens", {}), /^tokenizer\.json: added_tokens is not a list/],
   [stored("added_tokens", [{ id: 4095 }]), /^tokenizer\.json: added_tokens\[0\]\.content is not a string/],
