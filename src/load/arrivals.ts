@@ -4,7 +4,7 @@ import { exponential, type Random } from "./random.ts";
 const strict = { additionalProperties: false };
 const seconds = Type.Number({ exclusiveMinimum: 0, maximum: 1e7 });
 
-/** A piece of a load: `rate` requests per second, or a straight line from `rate` to `to`. */
+/** A step of a load: `rate` requests per second, changing linearly from `rate` to `to` if given. */
 export const StepSchema = Type.Object(
   {
     for_s: seconds,
@@ -25,8 +25,8 @@ const ClientStepSchema = Type.Object(
 );
 
 /**
- * `poisson`: open loop, requests come whether or not earlier ones have been answered. `closed`: each client sends its next request
- * when the last one has been answered, `think_s` later. `trace`: at the times `at_s` of the trace.
+ * `poisson`: open loop; requests arrive whether or not earlier ones have been answered. `closed`: each client sends its
+ * next request `think_s` after the last answer. `trace`: at the trace's `at_s`.
  */
 export const ArrivalsSchema = Type.Union([
   Type.Object({ process: Type.Literal("poisson"), steps: Type.Array(StepSchema, { minItems: 1 }) }, strict),
@@ -43,8 +43,8 @@ export const ArrivalsSchema = Type.Union([
 export type Arrivals = Static<typeof ArrivalsSchema>;
 
 /**
- * Arrival times in seconds from the start of a Poisson process whose rate follows the steps, by inversion: the expected number of
- * arrivals until the next one grows by an exponential of mean 1 (Cinlar 1975, section 4.7).
+ * Arrival times, in seconds from the start, of a Poisson process whose rate follows the steps. By inversion: between
+ * arrivals, the expected number of arrivals grows by an exponential of mean 1 (Cinlar 1975, section 4.7).
  */
 export function* poissonArrivals(steps: readonly Step[], random: Random): Generator<number> {
   let begins = 0;
@@ -60,12 +60,12 @@ export function* poissonArrivals(steps: readonly Step[], random: Random): Genera
   }
 }
 
-/** Solves rate t + slope t^2 / 2 = arrivals for t; the form that also holds for a slope of 0 and a rate of 0. */
+/** Solves rate t + slope t^2 / 2 = arrivals for t, in the form that also holds for a slope or rate of 0. */
 function timeOf(arrivals: number, rate: number, slope: number): number {
   return (2 * arrivals) / (rate + Math.sqrt(Math.max(0, rate * rate + 2 * slope * arrivals)));
 }
 
-/** Rate or number of clients at a time; 0 after the last step. */
+/** The rate or number of clients at a time; 0 after the last step. */
 export function levelAt(
   steps: readonly { readonly for_s: number; readonly level: number; readonly to: number }[],
   at: number,
@@ -78,7 +78,7 @@ export function levelAt(
   return 0;
 }
 
-/** Clients of a closed loop at a time, as a whole number. */
+/** A closed loop's number of clients at a time. */
 export function clientsAt(arrivals: Extract<Arrivals, { process: "closed" }>, at: number): number {
   return Math.round(
     levelAt(

@@ -9,14 +9,14 @@ import { peakRate, type Scenario } from "./scenario.ts";
 import type { Verifier } from "./verify.ts";
 
 export interface CalibrationTimes {
-  /** The batch fills and the caches warm up first. */
+  /** Time for the batch to fill and the caches to warm up. */
   readonly warmUpS: number;
   readonly measuredS: number;
 }
 
 export const CALIBRATION: CalibrationTimes = { warmUpS: 5, measuredS: 20 };
 
-/** Clients for each slot of the server, so that one is waiting when another one is done. */
+/** Clients per slot of the server, so that one is waiting when another finishes. */
 const CLIENTS_PER_SLOT = 1.25;
 const REFUSED_MS = 100;
 
@@ -24,11 +24,11 @@ export interface CapacityParts {
   readonly scenario: Scenario;
   readonly targets: readonly Target[];
   readonly users: readonly LoadUser[];
-  /** By group. */
+  /** Request sources by group. */
   readonly sources: ReadonlyMap<string, { next(): Draft }>;
   readonly verifier: Verifier;
   readonly times: CalibrationTimes;
-  /** Sequences that one server runs at once. */
+  /** Sequences that one server runs concurrently. */
   readonly slots: number;
   readonly timeoutMs: number;
   readonly signal: AbortSignal;
@@ -36,8 +36,8 @@ export interface CapacityParts {
 }
 
 /**
- * Requests per second that a closed loop gets out of the servers, with the requests of the open loops in their own proportions, but
- * for those that fail or dawdle on purpose. With what answers them the verifier is content, or counts it.
+ * Measures how many requests per second a closed loop gets from the servers, with the open loops' requests in
+ * proportion, except those that fail or stall on purpose. Answers are verified as during the load.
  */
 export async function measureCapacity(parts: CapacityParts): Promise<Capacity> {
   const { scenario, targets, verifier, times, timeoutMs, signal } = parts;

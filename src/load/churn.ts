@@ -7,10 +7,10 @@ import { below, fork, type Random } from "./random.ts";
 import type { Scenario } from "./scenario.ts";
 import type { Verifier } from "./verify.ts";
 
-/** How a change went; `busy`: every prefix that it could have been made to was being changed. */
+/** Outcome of a change; `busy`: every candidate prefix was already being changed. */
 type Outcome = "done" | "refused" | "busy";
 
-/** How long what a removal ended may take to reach us after its receipt: it is on its way through buffers. */
+/** Time for the end of a removed user's streams to reach us after the receipt, through buffers on the way. */
 const GRACE_MS = 1_000;
 const VICTIM_STREAMS = 2;
 
@@ -19,7 +19,7 @@ export interface ChurnParts {
   readonly population: Population;
   readonly verifier: Verifier;
   readonly target: Target;
-  /** Of the prefixes that change: the digests of version 0 and of version 1. */
+  /** Digests of versions 0 and 1 of the prefixes that change. */
   readonly digests: readonly (readonly [string, string])[];
   readonly seconds: number;
   readonly staleMs: number;
@@ -35,11 +35,11 @@ interface Changing {
   busy: boolean;
 }
 
-/** Changes prefixes and users while the load runs. One change at a time for each prefix. */
+/** Changes prefixes and users during the load, one change at a time per prefix. */
 export class Churn {
-  /** What was done, and what went wrong with it, by name. */
+  /** Number of changes by name and outcome. */
   readonly counts: Record<string, number> = {};
-  /** Prefixes made besides those of the population, for tidying up. */
+  /** Prefixes created in addition to the population's, for cleaning up. */
   readonly extra: LoadPrefix[] = [];
   readonly #parts: ChurnParts;
   readonly #changing: Changing[];
@@ -96,7 +96,7 @@ export class Churn {
     this.counts[what] = (this.counts[what] ?? 0) + 1;
   }
 
-  /** A prefix that nothing else changes now; when all of them are being changed, this change is left out. */
+  /** Changes a prefix that is not being changed; skips the change if there is none. */
   async #withIdle(random: Random, change: (one: Changing) => Promise<boolean>): Promise<Outcome> {
     const idle = this.#changing.filter(({ busy }) => !busy);
     if (idle.length === 0) return "busy";
@@ -119,7 +119,7 @@ export class Churn {
     return put;
   }
 
-  /** Deleted, away for a moment, and back with what it was. */
+  /** Deletes a prefix, waits a moment and registers the same content again. */
   async #recreate(one: Changing, random: Random): Promise<boolean> {
     const { population } = this.#parts;
     if (!(await this.#change(one.prefix, null, () => population.delete(one.prefix)))) return false;
@@ -131,7 +131,10 @@ export class Churn {
     });
   }
 
-  /** Keeps the prefix's history right around a change; true: it was done. A connection that broke leaves both versions possible. */
+  /**
+   * Records a change in the prefix's history; true if it was made. If the connection breaks, both versions stay
+   * possible.
+   */
   async #change(prefix: LoadPrefix, version: string | null, ask: () => Promise<Answer>): Promise<boolean> {
     const change = prefix.history.begin(version);
     const answer = await ask();
@@ -143,7 +146,7 @@ export class Churn {
     change.done();
     if (version !== null && answer.etag !== `"${version}"`) {
       this.#parts.verifier.wrong(
-        { what: "the same files have another digest than before", expected: version, got: answer.etag },
+        { what: "the same files now have a different digest", expected: version, got: answer.etag },
         this.#parts.target.url,
         { PUT: prefix.id },
       );
@@ -151,7 +154,7 @@ export class Churn {
     return true;
   }
 
-  /** A new prefix answers at once, and when it has been deleted not any more. */
+  /** A new prefix must work at once, and a deleted one must not. */
   async #registerAndDelete(index: number): Promise<Outcome> {
     const { population, verifier, target, staleMs } = this.#parts;
     const prefix = population.describe(`extra${index}`, 1);
@@ -164,7 +167,7 @@ export class Churn {
     if (used.code === "prefix_not_found" || (used.code === "ok" && used.prefix?.digest !== digest)) {
       verifier.wrong(
         {
-          what: "a prefix that had just been registered did not answer",
+          what: "a newly registered prefix was not served",
           expected: digest,
           got: used.prefix ?? used.code,
         },
@@ -177,14 +180,14 @@ export class Churn {
     const after = await this.#ask(body, population.ownerKey);
     if (after.code === "ok")
       verifier.wrong(
-        { what: "a deleted prefix answered", expected: "prefix_not_found", got: after.prefix },
+        { what: "a deleted prefix was served", expected: "prefix_not_found", got: after.prefix },
         target.url,
         body,
       );
     return "done";
   }
 
-  /** A user is removed while two streams of theirs run: those end, and the key is refused. */
+  /** Removes a user with two running streams: the streams must end and the key be refused. */
   async #removeUser(index: number): Promise<Outcome> {
     const { population, verifier, target, staleMs } = this.#parts;
     const id = population.userId(`leaver${index}`);

@@ -1,4 +1,4 @@
-/** The part of cli-progress that is used; the package has no types of its own. */
+/** Types for the part of cli-progress in use; the package has none. */
 declare module "cli-progress" {
   export interface Options {
     readonly format: string;

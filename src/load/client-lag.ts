@@ -2,7 +2,7 @@ import { Milliseconds } from "./histogram.ts";
 
 const EVERY_MS = 5;
 
-/** How late this process itself gets to run: a client machine that is too slow shows here, not as the server's latency. */
+/** How late this process's timers fire: an overloaded client machine shows here, not as the server's latency. */
 export class ClientLag {
   readonly #lag = new Milliseconds();
   #due = performance.now() + EVERY_MS;

@@ -2,7 +2,7 @@ import type { ClientRequest, IncomingMessage } from "node:http";
 import { authorization, problemCode, readText, type Target } from "./http.ts";
 import { SseParser } from "./sse-parser.ts";
 
-/** What is asked, as the server's `POST /generate` takes it. */
+/** The request body of the server's `POST /generate`. */
 export interface GenerateBody {
   readonly prompt: readonly number[];
   readonly max_new_tokens: number;
@@ -20,19 +20,19 @@ export interface GenerateCall {
   readonly target: Target;
   readonly key: string | null;
   readonly body: GenerateBody;
-  /** When it should be sent, by `performance.now()`: latencies count from here. */
+  /** When it should be sent, by `performance.now()`. Latencies count from here. */
   readonly intendedAt: number;
-  /** Cut the connection after so many tokens. */
+  /** Close the connection after this many tokens. */
   readonly disconnectAfter?: number;
   /** Read no faster than this. */
   readonly bytesPerSecond?: number;
   readonly timeoutMs: number;
   readonly signal?: AbortSignal;
-  /** Called with the number of new tokens whenever some arrive. */
+  /** Called with the number of new tokens on each arrival. */
   readonly onTokens?: (count: number, at: number) => void;
 }
 
-/** How one request went. Times are by `performance.now()`, in milliseconds. */
+/** One request's outcome. Times are by `performance.now()`, in milliseconds. */
 export interface CallRecord {
   readonly intendedAt: number;
   readonly sentAt: number;
@@ -41,13 +41,13 @@ export interface CallRecord {
   readonly firstTokenAt: number | null;
   /** Gaps between events with tokens. */
   readonly gaps: readonly number[];
-  /** How many answers were asked for at once. */
+  /** Choices requested. */
   readonly choices: number;
   /** `ok`, the server's error code, or `timeout`, `connection`, `cut`, `disconnected`, `malformed`. */
   readonly code: string;
   readonly retryAfterS: number | null;
   readonly tokens: number;
-  /** Of the first choice, as far as it came. */
+  /** The first choice, as far as received. */
   readonly answer: GeneratedChoice;
   readonly prefix: { readonly id: string; readonly digest: string } | null;
 }
@@ -59,7 +59,7 @@ export interface GeneratedChoice {
   readonly finishReason: string | null;
 }
 
-/** What is read of an answer's body or of a stream's event. */
+/** The parts read of a response body or a stream's event. */
 interface Document {
   readonly choices: readonly {
     readonly index: number;
@@ -72,7 +72,7 @@ interface Document {
   readonly usage?: { readonly completion_tokens: number };
 }
 
-/** Sends one request and follows it to its end. Never rejects: what goes wrong is the record's code. */
+/** Sends one request and follows it to its end. Never rejects: errors are the record's `code`. */
 export function generate(call: GenerateCall): Promise<CallRecord> {
   return new Promise((resolve) => {
     const bytes = Buffer.from(JSON.stringify(call.body));
@@ -160,7 +160,7 @@ class Exchange {
     response.on("close", () => this.#end("cut"));
   }
 
-  /** A reader that takes what came, then pauses for as long as so many bytes should have taken it. */
+  /** Reads what has arrived, then pauses for as long as that many bytes should have taken. */
   #slowDown(response: IncomingMessage, bytesPerSecond: number): void {
     response.on("data", (text: string) => {
       response.pause();
@@ -204,7 +204,7 @@ class Exchange {
     clearTimeout(this.#timer);
     clearTimeout(this.#refill);
     this.#call.signal?.removeEventListener("abort", this.#abort);
-    // What ended as it should leaves its connection to the next request, unless it is a slow reader's, which may be paused.
+    // A normal end leaves the connection open for the next request, unless its reader is slow and may be paused.
     if (this.#call.bytesPerSecond !== undefined || ["timeout", "disconnected", "malformed", "cut"].includes(code))
       this.#request?.destroy();
     this.#resolve({

@@ -8,7 +8,7 @@ const strict = { additionalProperties: false };
 const common = {
   error_rate: Optional(
     Type.Record(Type.String(), Share, {
-      description: "Most that may fail, by code; `*` for all codes that are not named, together",
+      description: "Largest share that may fail, by code; `*` is all other codes together",
     }),
   ),
   ttft_p99_ms: Optional(Ms),
@@ -18,19 +18,19 @@ const common = {
   jain: Optional(Share),
 };
 
-/** When a run passes. A wrong token or digest fails every run, whatever stands here. */
+/** When a run passes. A wrong token or digest always fails it. */
 export const CriteriaSchema = Type.Object(
   {
     ...common,
     tokens_per_s: Optional(Type.Number({ minimum: 0 })),
     min_compared: Optional(
-      Type.Integer({ minimum: 0, description: "Answers that were compared with the same request alone" }),
+      Type.Integer({ minimum: 0, description: "Answers compared with the same request run alone" }),
     ),
     refused_p99_ms: Optional(Type.Number({ exclusiveMinimum: 0, description: "From sending to a 429" })),
     recovery_s: Optional(
       Type.Number({
         minimum: 0,
-        description: "From the beginning of the last step until requests keep to the SLO again",
+        description: "From the start of the last step until requests meet the SLO again",
       }),
     ),
     rss_slope_mib_per_min: Optional(Type.Number()),
@@ -38,7 +38,7 @@ export const CriteriaSchema = Type.Object(
       Type.Integer({
         minimum: 0,
         description:
-          "How many more open files, active resources and event listeners, of each, a server may have after the load, at rest",
+          "How many more open files, active resources and event listeners (of each) an idle server may have after the load",
       }),
     ),
     client_lag_p99_ms: Optional(Ms),

@@ -3,7 +3,7 @@ import type { AtRest, Counts, GroupResult, Judgement, Latencies, LoadResult } fr
 
 type Unjudged = Omit<LoadResult, "criteria" | "passed">;
 
-/** Every criterion's outcome, that of the answers first. */
+/** Judges every criterion, wrong answers first. */
 export function judge(criteria: Criteria, result: Unjudged): Judgement[] {
   const out: Judgement[] = [
     atMost("wrong answers", result.verification.wrong, 0),
@@ -92,7 +92,7 @@ const atLeast = (name: string, value: number | null, limit: number): Judgement =
 const sum = (values: readonly number[]): number => values.reduce((total, value) => total + value, 0);
 const lowest = (values: readonly number[]): number | null => (values.length > 0 ? Math.min(...values) : null);
 
-/** Of the server that has most; null as soon as one was not measured. */
+/** The largest of all servers; null if any was not measured. */
 function leftOver({ servers }: Unjudged, field: keyof AtRest): number | null {
   const grown = servers.map(({ at_rest: { before, after } }) =>
     before === null || after === null ? null : after[field] - before[field],
@@ -100,7 +100,7 @@ function leftOver({ servers }: Unjudged, field: keyof AtRest): number | null {
   return grown.some((value) => value === null) || grown.length === 0 ? null : Math.max(...grown.map(Number));
 }
 
-/** The steepest of all servers; null as soon as one was not measured. */
+/** The steepest of all servers; null if any was not measured. */
 function steepest({ servers }: Unjudged): number | null {
   const slopes = servers.map((server) => server.rss_slope_mib_per_min);
   return slopes.some((slope) => slope === null) || slopes.length === 0 ? null : Math.max(...slopes.map(Number));

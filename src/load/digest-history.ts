@@ -1,4 +1,4 @@
-/** What a prefix may have been at a time: its digest, or null for "there is none". */
+/** A prefix's possible state: its digest, or null if it does not exist. */
 export type Version = string | null;
 
 interface Span {
@@ -8,8 +8,8 @@ interface Span {
 }
 
 /**
- * The versions that a prefix may have had, by time (`performance.now()`). While a change is under way the old and the new one are
- * possible; when it has been answered only the new one; when nobody knows how it ended, both until the next one that is answered.
+ * The versions a prefix may have had, by time (`performance.now()`). During a change both the old and the new version
+ * are possible; once it is answered, only the new one; if its outcome is unknown, both until the next answered change.
  */
 export class DigestHistory {
   #spans: Span[];
@@ -18,7 +18,7 @@ export class DigestHistory {
     this.#spans = [{ version, from: -Infinity, to: Infinity }];
   }
 
-  /** A change to `version` is about to be asked for. */
+  /** Call before requesting a change to `version`. */
   begin(version: Version): { done(): void; refused(): void } {
     const span: Span = { version, from: performance.now(), to: Infinity };
     this.#spans.push(span);
@@ -33,12 +33,12 @@ export class DigestHistory {
     };
   }
 
-  /** All that it can have been at some time from `from` to `to`. */
+  /** All versions possible at some time in [from, to]. */
   between(from: number, to: number): Version[] {
     return [...new Set(this.#spans.filter((span) => span.from <= to && span.to >= from).map(({ version }) => version))];
   }
 
-  /** Forgets what ended before `time`. */
+  /** Drops versions that ended before `time`. */
   forget(time: number): void {
     this.#spans = this.#spans.filter((span) => span.to >= time);
   }

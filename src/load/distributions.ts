@@ -4,7 +4,7 @@ import { exponential, normal, type Random } from "./random.ts";
 const whole = (minimum: number) => Type.Integer({ minimum, maximum: 1_000_000 });
 const strict = { additionalProperties: false };
 
-/** A number of tokens: always the same, or drawn. */
+/** A number of tokens: fixed or drawn. */
 export const LengthSchema = Type.Union([
   whole(1),
   Type.Object({ uniform: Type.Tuple([whole(1), whole(1)]) }, strict),
@@ -25,7 +25,7 @@ export const LengthSchema = Type.Union([
 ]);
 export type Length = Static<typeof LengthSchema>;
 
-/** Whole numbers of at least 1; what is drawn beyond `max` is `max`. */
+/** Draws a whole number of at least 1, capped at `max`. */
 export function drawLength(length: Length, random: Random): number {
   if (typeof length === "number") return length;
   if ("uniform" in length) {
@@ -58,7 +58,7 @@ export const PopularitySchema = Type.Union([
       zipf: Type.Number({
         exclusiveMinimum: 0,
         maximum: 5,
-        description: "Exponent s: rank r is asked for with a probability proportional to 1 / r^s",
+        description: "Exponent s: rank r is requested with a probability proportional to 1 / r^s",
       }),
     },
     strict,
@@ -66,7 +66,7 @@ export const PopularitySchema = Type.Union([
 ]);
 export type Popularity = Static<typeof PopularitySchema>;
 
-/** Draws indices 0 .. count - 1; with Zipf, index i has rank i + 1. Exact: by inversion of the cumulated probabilities. */
+/** Draws indices 0 .. count - 1; with Zipf, index i has rank i + 1. Exact: inverts the cumulative distribution. */
 export function popularity(kind: Popularity, count: number): (random: Random) => number {
   if (kind === "uniform") return (random) => Math.floor(random() * count);
   const cumulated = new Float64Array(count);
@@ -75,7 +75,7 @@ export function popularity(kind: Popularity, count: number): (random: Random) =>
   return (random) => firstAbove(cumulated, random() * sum);
 }
 
-/** The first index whose value is above `target`; values ascend and the last one is above it. */
+/** First index whose value exceeds `target`, in ascending values; the last value must. */
 function firstAbove(values: Float64Array, target: number): number {
   let [from, to] = [0, values.length - 1];
   while (from < to) {

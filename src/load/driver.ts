@@ -10,9 +10,9 @@ import type { Group } from "./scenario.ts";
 import type { TraceLine } from "./trace.ts";
 import type { Verifier } from "./verify.ts";
 
-/** How often the number of clients of a closed loop is looked at. */
+/** How often a closed loop adjusts its number of clients. */
 const LOOK_MS = 20;
-/** After an error a client of a closed loop waits as long as it is told, at least and at most so long. */
+/** Bounds of a closed-loop client's pause after an error; within them it follows Retry-After. */
 const BACK_OFF_MS = { least: 100, most: 5_000 };
 
 export interface DriverParts {
@@ -24,11 +24,11 @@ export interface DriverParts {
   readonly seed: number;
   /** By `performance.now()`. */
   readonly startedAt: number;
-  /** Ends the load early: nothing new is sent, what runs is cut. */
+  /** Ends the load early: nothing new is sent, running requests are cut. */
   readonly signal: AbortSignal;
 }
 
-/** Sends the requests of one group at their times, and hands every answer to the verifier and the recorder. */
+/** Sends one group's requests at their times, and passes every answer to the verifier and the recorder. */
 export class Driver {
   readonly #parts: DriverParts;
   readonly #group: Group;
@@ -65,7 +65,7 @@ export class Driver {
     await Promise.all(this.#running);
   }
 
-  /** Requests go out at their times whatever happens to earlier ones; a late one counts from when it should have gone. */
+  /** Sends requests at their times regardless of earlier ones; latency counts from the intended time. */
   async #open(times: Iterable<number>): Promise<void> {
     for (const time of times) {
       const intendedAt = this.#parts.startedAt + time * 1000;
@@ -126,7 +126,7 @@ export class Driver {
     return record;
   }
 
-  /** An answer from a prefix that overflows is no success. */
+  /** Success with an overflowing prefix counts as an error. */
   #judge({ prefix }: Draft, record: CallRecord): CallRecord {
     return prefix?.poisoned === true && record.code === "ok" ? { ...record, code: "poison_unnoticed" } : record;
   }

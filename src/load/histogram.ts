@@ -3,7 +3,10 @@ import type { Quantiles } from "./result.ts";
 
 const HOUR_US = 3_600_000_000;
 
-/** Milliseconds in an HdrHistogram of microseconds up to an hour (it grows as needed), to `digits` significant digits. */
+/**
+ * A histogram of milliseconds (an HdrHistogram of microseconds up to an hour that grows as needed), to `digits`
+ * significant digits.
+ */
 export class Milliseconds {
   readonly #histogram: Histogram;
 

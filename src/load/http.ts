@@ -2,7 +2,7 @@ import { Agent, request as httpRequest, type ClientRequest, type IncomingMessage
 import { Agent as SecureAgent, request as httpsRequest } from "node:https";
 import { ScenarioError } from "./scenario.ts";
 
-/** The run cannot go on: the server does not answer, or refuses what the run needs. */
+/** The run cannot continue: the server does not answer, or refuses something the run needs. */
 export class LoadError extends Error {
   override readonly name = "LoadError";
 }
@@ -13,7 +13,7 @@ export interface Answer {
   readonly etag: string | null;
 }
 
-/** One server, or the balancer before several: connections are kept and there is no limit to their number. */
+/** One server, or the load balancer in front of several. Keeps connections alive, in unlimited number. */
 export class Target {
   readonly url: string;
   readonly #base: URL;
@@ -26,7 +26,7 @@ export class Target {
     this.#agent = this.#base.protocol === "https:" ? new SecureAgent(options) : new Agent(options);
   }
 
-  /** Begins a request; its body must still be sent. */
+  /** Starts a request; the caller sends the body. */
   open(method: string, path: string, headers: Readonly<Record<string, string | number>>): ClientRequest {
     const { protocol, hostname, port, pathname } = this.#base;
     const send = protocol === "https:" ? httpsRequest : httpRequest;
@@ -41,7 +41,10 @@ export class Target {
     });
   }
 
-  /** A whole request and its answer, whatever the status. Rejects with LoadError when there is none within `timeoutMs`. */
+  /**
+   * Sends a whole request and returns the answer, whatever its status. Rejects with LoadError after `timeoutMs` without
+   * one.
+   */
   call(
     method: string,
     path: string,
@@ -69,7 +72,7 @@ export class Target {
     });
   }
 
-  /** Ends all connections; the next request makes a new one. */
+  /** Closes all connections; the next request opens a new one. */
   closeConnections(): void {
     this.#agent.destroy();
   }
@@ -95,7 +98,7 @@ export function readText(response: IncomingMessage): Promise<string> {
   });
 }
 
-/** The code of a problem document, or what stands for one: `http_502`. */
+/** The code of a problem document, or a substitute such as `http_502`. */
 export function problemCode(status: number, text: string): string {
   try {
     const body = JSON.parse(text) as { code?: unknown } | null;
@@ -109,6 +112,7 @@ export function problemCode(status: number, text: string): string {
 function parseUrl(text: string): URL {
   if (!URL.canParse(text)) throw new ScenarioError(`--url ${text}: not an address`);
   const url = new URL(text);
-  if (url.protocol !== "http:" && url.protocol !== "https:") throw new ScenarioError(`--url ${text}: http or https`);
+  if (url.protocol !== "http:" && url.protocol !== "https:")
+    throw new ScenarioError(`--url ${text}: expected http or https`);
   return url;
 }

@@ -5,7 +5,7 @@ import type { Shape } from "./prefix-content.ts";
 
 const size = Type.Integer({ minimum: 1 });
 
-/** What is read of `GET /model`. */
+/** The fields read of `GET /model`. */
 const ModelAnswer = Type.Object({
   model: Type.String(),
   layers: size,
@@ -18,22 +18,22 @@ const ModelAnswer = Type.Object({
 });
 export type ServedModel = Static<typeof ModelAnswer>;
 
-/** What the server says of its model; null: it does not say. */
+/** The server's description of its model; null if it gives none. */
 export async function readServedModel(target: Target, key: string | null): Promise<ServedModel | null> {
   const { status, text } = await target.call("GET", "/model", key);
   const answer: unknown = status === 200 ? JSON.parse(text) : null;
   return Check(ModelAnswer, answer) ? answer : null;
 }
 
-/** What is given by hand; null: what the server says. */
+/** Flags; null where the server's answer applies. */
 export interface GivenModel {
   readonly shape: Shape | null;
   readonly vocabulary: number | null;
 }
 
-/** What prefixes and prompts are made for. */
+/** The model that prefixes and prompts are generated for. */
 export interface Model {
-  /** Null: not known, so prefixes are hard prompts. */
+  /** Null if unknown; prefixes are hard prompts then. */
   readonly shape: Shape | null;
   readonly vocabulary: number;
 }

@@ -8,7 +8,7 @@ import { drawnAdapter, drawnHardPrompt, poisonedAdapter, type Upload } from "./p
 import { fork } from "./random.ts";
 import { ScenarioError, type Scenario } from "./scenario.ts";
 
-/** Requests of preparing and tidying up that are under way at once. */
+/** Concurrent requests while setting up and cleaning up. */
 const AT_ONCE = 32;
 
 export interface LoadUser {
@@ -18,10 +18,10 @@ export interface LoadUser {
   readonly key: string | null;
 }
 
-/** A registered prefix; `content(v)` is what its version v is made of. */
+/** A registered prefix; `content(v)` builds its version v. */
 export interface LoadPrefix {
   readonly name: string;
-  /** As requests name it. */
+  /** The id that requests use. */
   readonly id: string;
   readonly poisoned: boolean;
   readonly content: (version: number) => Upload;
@@ -39,8 +39,9 @@ const PrefixAnswer = Type.Object({ digest: Type.String() });
 const KeyAnswer = Type.Object({ key: Type.String() });
 
 /**
- * Users and prefixes that the run makes on the server, and removes. With an admin key each user of the scenario is one of the
- * server's, and another one owns the prefixes and shares them (a single user owns them); without, all requests come from one user.
+ * Users and prefixes that the run creates on the server and removes. With an admin key, each user of the scenario is a
+ * server user, and another one owns and shares the prefixes (a single user owns them itself). Without one, all requests
+ * come from one user.
  */
 export class Population {
   readonly users: LoadUser[] = [];
@@ -52,13 +53,13 @@ export class Population {
   readonly #credentials: Credentials;
   readonly #model: Model;
   readonly #run: string;
-  /** Whether users ask for prefixes of somebody else: of the owner, who shares them. */
+  /** Whether users use prefixes shared by the owner instead of their own. */
   readonly #shares: boolean;
   readonly #owner: { readonly id: string; key: string } | null;
-  /** Server users to be removed. */
+  /** Server users to remove at the end. */
   readonly #created: string[] = [];
 
-  /** Nothing is on the server yet. */
+  /** Creates nothing on the server yet. */
   constructor(scenario: Scenario, target: Target, credentials: Credentials, model: Model, run: string) {
     this.#scenario = scenario;
     this.#target = target;
@@ -70,7 +71,7 @@ export class Population {
     const { kind = "auto" } = scenario.prefixes;
     if (kind === "peft" && model.shape === null)
       throw new ScenarioError(
-        "PEFT prefixes need the model's shape, which the server does not tell: give --shape or --model-config",
+        "PEFT prefixes need the model's shape, which the server does not report: give --shape or --model-config",
       );
     this.kind = kind === "hard" || model.shape === null ? "hard" : "peft";
   }
@@ -79,12 +80,12 @@ export class Population {
     return this.#owner?.key ?? this.#credentials.userKey;
   }
 
-  /** Whether the server tells the users of the scenario apart. */
+  /** Whether the scenario's users are separate users on the server. */
   get separateUsers(): boolean {
     return this.#owner !== null;
   }
 
-  /** Makes users. Throws LoadError. */
+  /** Creates the users. Throws LoadError. */
   async createUsers(): Promise<void> {
     const planned = this.#scenario.groups.flatMap((group) =>
       Array.from({ length: group.users ?? 1 }, (_, index) => ({ group, label: `${group.name}-${index}` })),
@@ -102,7 +103,7 @@ export class Population {
       this.users.push({ label, group: group.name, weight: group.weight ?? 1, key: keys[index]! });
   }
 
-  /** A user of the server with a key, which is answered. It is removed with the others if it is still there. */
+  /** Creates a server user and returns its key. It is removed with the others if it still exists then. */
   async createUser(id: string, settings: object): Promise<string> {
     const admin = this.#credentials.adminKey;
     this.#created.push(id);
@@ -114,7 +115,7 @@ export class Population {
     return key;
   }
 
-  /** Removes a user; the answer tells whether that worked. */
+  /** Removes a user; the answer says whether that worked. */
   removeUser(id: string): Promise<Answer> {
     return this.#target.call("DELETE", `/admin/users/${id}`, this.#credentials.adminKey, undefined, 120_000);
   }
@@ -133,7 +134,7 @@ export class Population {
     const bad = Array.from({ length: this.#poisonedCount }, (_, index) => this.describe(`poisoned${index}`, 1, true));
     let done = 0;
     await inParallel([...names, ...bad], async (prefix) => {
-      if (signal.aborted) throw new LoadError("ended by hand before the load");
+      if (signal.aborted) throw new LoadError("interrupted before the load");
       if (!prefix.poisoned || !(await this.#isRefused(prefix)))
         prefix.history = new DigestHistory(await this.register(prefix, 0));
       onProgress(++done, count + bad.length);
@@ -142,13 +143,13 @@ export class Population {
     this.poisoned.push(...bad);
   }
 
-  /** What overflows is not taken in by a server that tries it. */
+  /** A server that tries prefixes at registration refuses those that overflow. */
   async #isRefused(prefix: LoadPrefix): Promise<boolean> {
     const { status, text } = await this.put(prefix, 0);
     return status === 422 && problemCode(status, text) === "prefix_overflows";
   }
 
-  /** They are PEFT files: none without the model's shape. */
+  /** Poisoned prefixes are PEFT files, so there are none without the model's shape. */
   get #poisonedCount(): number {
     return this.kind === "peft" ? (this.#scenario.prefixes.poisoned?.count ?? 0) : 0;
   }
@@ -157,7 +158,7 @@ export class Population {
     return this.#scenario.seed ?? 1;
   }
 
-  /** A prefix that is not registered yet. */
+  /** Describes a prefix without registering it. */
   describe(suffix: string, virtualTokens: number, poisoned = false): LoadPrefix {
     const name = `${this.#run}-${suffix}`;
     const { shape, vocabulary } = this.#model;
@@ -177,7 +178,7 @@ export class Population {
     };
   }
 
-  /** Registers a version of a prefix and shares it; answers its digest. Throws LoadError. */
+  /** Registers a version of a prefix, shares it and returns its digest. Throws LoadError. */
   async register(prefix: LoadPrefix, version: number): Promise<string> {
     const { digest } = read(PrefixAnswer, accept(await this.put(prefix, version), "registering a prefix"));
     await this.share(prefix);
@@ -188,7 +189,7 @@ export class Population {
     return this.#target.call("PUT", `/prefixes/${prefix.name}`, this.ownerKey, prefix.content(version));
   }
 
-  /** Makes it everybody's; a single user's own it is already. */
+  /** Shares the prefix with everybody, unless its only user owns it. */
   async share(prefix: LoadPrefix): Promise<void> {
     if (!this.#shares) return;
     accept(
@@ -201,7 +202,7 @@ export class Population {
     return this.#target.call("DELETE", `/prefixes/${prefix.name}`, this.ownerKey);
   }
 
-  /** Takes everything off the server that the run has put there, whatever state it is in; answers what could not be removed. */
+  /** Removes everything the run created, whatever its state; returns what could not be removed. */
   async remove(extra: readonly LoadPrefix[], onProgress: Progress): Promise<string[]> {
     const left: string[] = [];
     if (this.#owner !== null) {
@@ -217,7 +218,7 @@ export class Population {
     return left;
   }
 
-  /** What may be registered, also when registering was interrupted. */
+  /** Prefixes that may be registered, even if registering was interrupted. */
   #registered(): LoadPrefix[] {
     if (this.prefixes.length > 0) return [...this.prefixes, ...this.poisoned];
     const { count } = this.#scenario.prefixes;
@@ -240,7 +241,7 @@ function settingsOf({ weight, limits }: Scenario["groups"][number]): object {
   return { ...(weight === undefined ? {} : { weight }), ...(limits === undefined ? {} : { limits }) };
 }
 
-/** Throws LoadError for a refusal. */
+/** Returns the answer; throws LoadError if the server refused. */
 export function accept(answer: Answer, what: string): Answer {
   if (answer.status >= 200 && answer.status < 300) return answer;
   throw new LoadError(`${what} was refused (${problemCode(answer.status, answer.text)}): ${answer.text.slice(0, 300)}`);
@@ -248,11 +249,11 @@ export function accept(answer: Answer, what: string): Answer {
 
 function read<T extends typeof PrefixAnswer | typeof KeyAnswer>(schema: T, { text }: Answer): Type.Static<T> {
   const body: unknown = JSON.parse(text);
-  if (!Check(schema, body)) throw new LoadError(`the server's answer is not that of prefixd: ${text.slice(0, 200)}`);
+  if (!Check(schema, body)) throw new LoadError(`the server did not answer as prefixd does: ${text.slice(0, 200)}`);
   return body;
 }
 
-/** Maps with a bounded number under way; rejects with the first error after the others under way have ended. */
+/** Maps with bounded concurrency. Rejects with the first error, once the other calls under way have ended. */
 export async function inParallel<T, R>(
   items: readonly T[],
   work: (item: T) => Promise<R>,

@@ -5,7 +5,7 @@ import { json } from "./http.ts";
 import { below, fork } from "./random.ts";
 import { ScenarioError } from "./scenario.ts";
 
-/** What a generated adapter needs to know of the model. */
+/** The model's dimensions, for generating adapters. */
 export interface Shape {
   readonly layers: number;
   readonly heads: number;
@@ -33,7 +33,7 @@ const ModelConfig = Type.Object({
   vocab_size: Type.Integer({ minimum: 1 }),
 });
 
-/** Shape and vocabulary out of a Hugging Face config.json. Throws ScenarioError. */
+/** Reads shape and vocabulary from a Hugging Face config.json. Throws ScenarioError. */
 export function readModelConfig(file: string): { shape: Shape; vocabulary: number } {
   let config: unknown;
   try {
@@ -42,7 +42,7 @@ export function readModelConfig(file: string): { shape: Shape; vocabulary: numbe
     throw new ScenarioError(`--model-config ${file}: ${error instanceof Error ? error.message : String(error)}`);
   }
   if (!Check(ModelConfig, config))
-    throw new ScenarioError(`--model-config ${file}: it lacks n_layer, n_head, n_embd or vocab_size`);
+    throw new ScenarioError(`--model-config ${file}: lacks n_layer, n_head, n_embd or vocab_size`);
   return {
     shape: { layers: config.n_layer, heads: config.n_head, headDim: config.n_embd / config.n_head },
     vocabulary: config.vocab_size,
@@ -51,7 +51,7 @@ export function readModelConfig(file: string): { shape: Shape; vocabulary: numbe
 
 const BOUNDARY = "prefixd-load-files";
 
-/** PEFT's two files as a form: `values` are `[virtualTokens, layers * 2 * heads * headDim]`, fp32. */
+/** PEFT's two files as a multipart form: `values` are `[virtualTokens, layers * 2 * heads * headDim]`, fp32. */
 export function adapterUpload({ layers, heads, headDim }: Shape, virtualTokens: number, values: Float32Array): Upload {
   const config = {
     peft_type: "PREFIX_TUNING",
@@ -87,7 +87,7 @@ export function adapterUpload({ layers, heads, headDim }: Shape, virtualTokens: 
   };
 }
 
-/** Keys and values of the size that trained ones have; the same for the same purpose, and another for any other. */
+/** Random keys and values of trained ones' magnitude, deterministic for each purpose. */
 export function drawnAdapter(shape: Shape, virtualTokens: number, seed: number, purpose: string): Upload {
   const random = fork(seed, purpose);
   const values = Float32Array.from(
@@ -97,7 +97,7 @@ export function drawnAdapter(shape: Shape, virtualTokens: number, seed: number, 
   return adapterUpload(shape, virtualTokens, values);
 }
 
-/** Finite values that overflow as soon as something attends to them. */
+/** Finite values that overflow as soon as a token attends to them. */
 export function poisonedAdapter(shape: Shape, virtualTokens: number): Upload {
   const values = new Float32Array(virtualTokens * shape.layers * 2 * shape.heads * shape.headDim).fill(3e38);
   for (let i = 0; i < values.length; i += 2) values[i] = -3e38;

@@ -1,6 +1,6 @@
 import cliProgress, { type SingleBar } from "cli-progress";
 
-/** Progress on stderr: a bar on a terminal, a line per phase elsewhere. */
+/** Progress on stderr: a bar on a terminal, else one line per phase. */
 export class Progress {
   readonly #terminal: boolean;
   #bar: SingleBar | null = null;

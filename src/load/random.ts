@@ -1,7 +1,7 @@
 /** Uniform in [0, 1). */
 export type Random = () => number;
 
-/** Mulberry32: small, seeded, good enough to draw a load from. */
+/** Mulberry32: small, seeded, and good enough for drawing a load. */
 export function seededRandom(seed: number): Random {
   let state = seed >>> 0;
   return () => {
@@ -12,7 +12,7 @@ export function seededRandom(seed: number): Random {
   };
 }
 
-/** A stream of its own for each purpose, so that one more draw in one place does not move the others. */
+/** An independent stream per purpose, so that an extra draw for one does not shift the others. */
 export function fork(seed: number, purpose: string): Random {
   let hash = 0x811c9dc5 ^ seed;
   for (let i = 0; i < purpose.length; i++) hash = Math.imul(hash ^ purpose.charCodeAt(i), 0x01000193);
@@ -22,7 +22,7 @@ export function fork(seed: number, purpose: string): Random {
 /** Exponential with mean 1, by inversion. */
 export const exponential = (random: Random): number => -Math.log(1 - random());
 
-/** Standard normal, by Box and Muller. */
+/** Standard normal (Box and Muller). */
 export const normal = (random: Random): number => Math.sqrt(2 * exponential(random)) * Math.cos(2 * Math.PI * random());
 
 export const chance = (random: Random, share: number): boolean => share > 0 && random() < share;

@@ -7,18 +7,18 @@ import type { Bucket, Counts, GroupResult, Latencies, UserResult } from "./resul
 import type { Scenario } from "./scenario.ts";
 
 const BUCKETS = 200;
-/** So many requests in a row that kept to the SLO: it has recovered. */
+/** This many consecutive requests within the SLO count as recovery. */
 const RECOVERED = 20;
 const REFUSALS = ["queue_full", "user_queue_full", "token_rate_exceeded"];
-/** Shorter stretches hold too few requests to say anything. */
+/** Shorter buckets hold too few requests to be meaningful. */
 const LEAST_BUCKET_S = 0.25;
 
-/** What one request was to the recorder, beside its record. */
+/** How to count a request, in addition to its record. */
 export interface Outcome {
   readonly user: LoadUser;
   /** The run itself provoked this error: a disconnect, a poisoned prefix, a removal. */
   readonly provoked: boolean;
-  /** Its times are the client's own doing: a slow reader. */
+  /** Its times are the client's doing: a slow reader. */
   readonly slow: boolean;
 }
 
@@ -66,7 +66,7 @@ interface OpenBucket {
   readonly endToEnd: Milliseconds;
 }
 
-/** Per user only what a table of thousands of users needs. */
+/** Per user, only what a table of thousands of users needs. */
 interface UserTally {
   readonly user: LoadUser;
   requests: number;
@@ -84,7 +84,10 @@ export class Recorder {
   readonly lumps = new Lumps();
   /** From sending to a 429. */
   readonly refused = new Milliseconds();
-  /** Of requests that should have gone after the last step began: when, and whether they kept to the SLO. Only where that is judged. */
+  /**
+   * Requests intended after the start of the last step: when, and whether within the SLO. Kept only if recovery is
+   * judged.
+   */
   readonly #afterwards: { readonly at: number; readonly within: boolean }[] = [];
   readonly #lastStepAt: number;
   readonly #groups: Map<string, Tally>;
@@ -96,7 +99,10 @@ export class Recorder {
   #inFlight = 0;
   #mostInFlight = 0;
 
-  /** `seconds`: how long the load is meant to last; `startedAt` by `performance.now()`. */
+  /**
+   * @param seconds intended duration of the load
+   * @param startedAt by `performance.now()`
+   */
   constructor(scenario: Scenario, users: readonly LoadUser[], seconds: number, startedAt: number) {
     this.#groups = new Map(scenario.groups.map(({ name }) => [name, new Tally()]));
     this.#users = new Map(
@@ -176,7 +182,10 @@ export class Recorder {
     this.#bucket(record.firstTokenAt).ttft.record(ttft);
   }
 
-  /** A stream: first token in time, and the others on average. Without one: as late as a stream that just keeps to it. */
+  /**
+   * A stream meets the SLO if its first token is in time, and the others are on average. A response without a stream
+   * may take as long as a stream that just meets it.
+   */
   #isWithinSlo({ firstTokenAt, intendedAt, endedAt, tokens }: CallRecord): boolean {
     const { ttft_ms, inter_token_ms } = this.#slo;
     if (firstTokenAt === null) return endedAt - intendedAt <= ttft_ms + inter_token_ms * (tokens - 1);
@@ -201,7 +210,10 @@ export class Recorder {
     return bucket;
   }
 
-  /** Seconds from the last step's beginning to the first of so many requests in a row that kept to the SLO; null: there were none. */
+  /**
+   * Seconds from the start of the last step to the first of RECOVERED consecutive requests within the SLO; null if
+   * there were none.
+   */
   recoveryS(): number | null {
     const requests = this.#afterwards.sort((a, b) => a.at - b.at);
     let row = 0;
@@ -259,7 +271,7 @@ export class Recorder {
   }
 }
 
-/** When the last step of any open loop begins, in seconds. */
+/** When the last step of any open loop starts, in seconds. */
 function lastStepOf({ groups }: Scenario): number {
   return Math.max(
     0,
@@ -267,7 +279,10 @@ function lastStepOf({ groups }: Scenario): number {
   );
 }
 
-/** (sum x)^2 / (n sum x^2), Jain, Chiu and Hawe 1984: 1 when all are alike, 1 / n when one has everything. */
+/**
+ * Jain's index (sum x)^2 / (n sum x^2) (Jain, Chiu and Hawe 1984): 1 if all shares are equal, 1 / n if one has
+ * everything.
+ */
 export function jainIndex(shares: readonly number[]): number {
   const sum = shares.reduce((a, b) => a + b, 0);
   const squares = shares.reduce((a, b) => a + b * b, 0);

@@ -4,19 +4,19 @@ import { LoadError, type Target } from "./http.ts";
 import { accept, type LoadPrefix, type Population } from "./population.ts";
 import type { Case, Verifier } from "./verify.ts";
 
-export const endedEarly = (): LoadError => new LoadError("ended by hand before the load");
+export const endedEarly = (): LoadError => new LoadError("interrupted before the load");
 
 export interface RehearsalParts {
   readonly population: Population;
   readonly verifier: Verifier;
-  /** The first one's answers are taken for the truth. */
+  /** The first one's answers count as correct. */
   readonly targets: readonly Target[];
   readonly timeoutMs: number;
   readonly staleMs: number;
   readonly signal: AbortSignal;
 }
 
-/** The cases alone on the idle server: before the load, to know their answers, and after it. */
+/** Runs the cases alone on the idle server: before the load to learn their answers, and again after it. */
 export class Rehearsal {
   readonly #parts: RehearsalParts;
 
@@ -24,7 +24,10 @@ export class Rehearsal {
     this.#parts = parts;
   }
 
-  /** On both versions of the first `changing` prefixes, which will change; answers those versions' digests. Throws LoadError. */
+  /**
+   * Learns both versions of the first `changing` prefixes, which will change; returns those versions' digests. Throws
+   * LoadError.
+   */
   async learn(changing: number): Promise<[string, string][]> {
     const { population, verifier, targets, signal } = this.#parts;
     await this.#alone(verifier.cases);
@@ -43,7 +46,7 @@ export class Rehearsal {
       const expected = digests[index]![0];
       const got = await this.#put(prefix, 0);
       if (got === expected) continue;
-      verifier.wrong({ what: "the same files have another digest than before", expected, got }, targets[0]!.url, {
+      verifier.wrong({ what: "the same files now have a different digest", expected, got }, targets[0]!.url, {
         PUT: prefix.id,
       });
     }
@@ -51,14 +54,14 @@ export class Rehearsal {
     return digests;
   }
 
-  /** Each case must answer as it did before, on every server. */
+  /** Repeats each case on every server: the answers must be those learned. */
   async repeat(): Promise<void> {
     const { population, verifier, targets, timeoutMs, staleMs } = this.#parts;
     await sleep(staleMs);
     for (const target of targets) await verifier.repeat(target, population.users[0]?.key ?? null, timeoutMs);
   }
 
-  /** Until no replica serves what was replaced. */
+  /** Waits until no replica serves replaced prefixes any more. */
   async #settle(changed: number): Promise<void> {
     await sleep(changed > 0 ? this.#parts.staleMs : 0);
   }

@@ -6,7 +6,7 @@ import type { Group, Scenario } from "./scenario.ts";
 import type { TraceLine } from "./trace.ts";
 import type { Case } from "./verify.ts";
 
-/** One request as drawn, before anybody sends it. */
+/** A request as drawn, not yet sent. */
 export interface Draft {
   readonly prefix: LoadPrefix | null;
   readonly case: Case | null;
@@ -22,7 +22,7 @@ export interface Pools {
   readonly vocabulary: number;
 }
 
-/** Draws the requests of one group, always the same ones for the same seed. */
+/** Draws one group's requests, deterministically for a seed. */
 export class RequestSource {
   readonly #scenario: Scenario;
   readonly #group: Group;
@@ -80,7 +80,7 @@ export class RequestSource {
     return this.#pools.prefixes[this.#popular(this.#random)]!;
   }
 
-  /** A trace is gone through again and again; without one lengths are drawn, which the scenario's check has seen to be there. */
+  /** Cycles through the trace; without one, draws lengths, which the scenario's check guarantees to be given. */
   #lengths(): Pick<TraceLine, "prompt_tokens" | "max_new_tokens"> {
     if (this.#trace !== null) return this.#trace[this.#line++ % this.#trace.length]!;
     const { prompt_tokens = 1, max_new_tokens = 1 } = this.#group.requests;

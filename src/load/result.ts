@@ -1,4 +1,4 @@
-/** What a run found: the file that `--json` writes. Times are in milliseconds unless the name says otherwise. */
+/** A run's result, as `--json` writes it. Times are in milliseconds unless the name says otherwise. */
 import type { ServedModel } from "./model.ts";
 import type { Scenario } from "./scenario.ts";
 
@@ -12,14 +12,14 @@ export interface Quantiles {
   readonly p99: number;
   readonly p999: number;
   readonly max: number;
-  /** Points of the distribution function: milliseconds, share at or below. */
+  /** Points of the cumulative distribution: milliseconds, share at or below. */
   readonly cdf: readonly (readonly [number, number])[];
 }
 
 export interface Latencies {
   /** Streams only: from the intended start to the first token. */
   readonly ttft: Quantiles;
-  /** Streams only: between two events that bring tokens. */
+  /** Streams only: between two events with tokens. */
   readonly inter_token: Quantiles;
   /** From the intended start to the end. */
   readonly end_to_end: Quantiles;
@@ -28,18 +28,18 @@ export interface Latencies {
 export interface Counts {
   readonly requests: number;
   readonly ok: number;
-  /** By code; what the run itself provoked is in `provoked` instead. */
+  /** By code; errors that the run provoked itself are in `provoked` instead. */
   readonly errors: Readonly<Record<string, number>>;
   readonly provoked: Readonly<Record<string, number>>;
   readonly tokens: number;
-  /** Requests within the SLO, of all that should have been answered. */
+  /** Requests within the SLO, out of all that should have been answered. */
   readonly within_slo: number;
   readonly goodput: number;
 }
 
 export interface GroupResult extends Counts, Latencies {
   readonly name: string;
-  /** Jain's index of tokens by weight over the group's users; 1: all alike. */
+  /** Jain's index of tokens by weight over the group's users; 1 if all are equal. */
   readonly jain: number;
 }
 
@@ -55,7 +55,7 @@ export interface UserResult {
   readonly ttft_p99: number;
 }
 
-/** One stretch of time; rates are per second. */
+/** One bucket of time; rates are per second. */
 export interface Bucket {
   readonly at_s: number;
   readonly offered: number;
@@ -75,14 +75,14 @@ export interface ServerSample {
   readonly running: number;
 }
 
-/** What a server holds open while nothing is asked of it. */
+/** What an idle server holds open. */
 export interface AtRest {
   readonly open_files: number;
   readonly active_resources: number;
   readonly event_listeners: number;
 }
 
-/** What a closed loop of so many clients got out of the servers. */
+/** What a closed loop of `clients` clients got from the servers. */
 export interface Capacity {
   readonly requests_per_s: number;
   readonly tokens_per_s: number;
@@ -91,19 +91,25 @@ export interface Capacity {
 
 export interface ServerResult {
   readonly url: string;
-  /** Why there are no metrics; null: there are. */
+  /** Why there are no metrics; null if there are. */
   readonly problem: string | null;
   readonly samples: readonly ServerSample[];
-  /** From the histogram `prefixd_queue_seconds`; quantiles are upper bounds of its buckets. Null: nothing was queued, or not told. */
+  /**
+   * From the histogram `prefixd_queue_seconds`; quantiles are upper bounds of its buckets. Null if nothing was queued
+   * or there are no metrics.
+   */
   readonly queue: {
     readonly count: number;
     readonly mean: number;
     readonly p50: number | null;
     readonly p99: number | null;
   } | null;
-  /** Least squares over the second half of the run; null: that was shorter than half a minute, or there are no metrics. */
+  /**
+   * Least-squares slope over the second half of the run; null if that is shorter than half a minute or there are no
+   * metrics.
+   */
   readonly rss_slope_mib_per_min: number | null;
-  /** Before and after the load; null: not measured. */
+  /** Before and after the load; null if not measured. */
   readonly at_rest: { readonly before: AtRest | null; readonly after: AtRest | null };
 }
 
@@ -113,11 +119,11 @@ export interface Verification {
   readonly tokens: number;
   readonly digests: number;
   readonly wrong: number;
-  /** The first of them in full. */
+  /** The first ones in full. */
   readonly examples: readonly WrongAnswer[];
 }
 
-/** An answer that is not what it was alone, or is not from the prefix that was asked for. */
+/** An answer that differs from the run alone, or comes from another prefix than requested. */
 export interface WrongAnswer {
   readonly what: string;
   readonly at_s: number;
@@ -127,7 +133,7 @@ export interface WrongAnswer {
   readonly got: unknown;
 }
 
-/** One criterion's outcome. `value` null: it could not be measured, which is not passing. */
+/** One criterion's outcome. A null `value` could not be measured, which fails. */
 export interface Judgement {
   readonly name: string;
   readonly limit: string;
@@ -135,7 +141,7 @@ export interface Judgement {
   readonly passed: boolean;
 }
 
-/** How the events of streams arrived: `in_lumps` of them several at once after a pause, whose median is `wait_p50`. */
+/** How streams' events arrived: `in_lumps` of them several at once after a pause, with median `wait_p50`. */
 export interface StreamLumps {
   readonly events: number;
   readonly in_lumps: number;
@@ -147,10 +153,10 @@ export interface LoadResult extends Latencies {
   readonly scenario: Scenario;
   readonly urls: readonly string[];
   readonly started_at: string;
-  /** Of the load itself, until the last answer. */
+  /** Duration of the load itself, until the last answer. */
   readonly seconds: number;
   readonly notes: readonly string[];
-  /** What makes the figures something else than the server's. */
+  /** Reasons why the figures are not the server's. */
   readonly warnings: readonly { readonly name: string; readonly text: string }[];
   readonly client: {
     readonly node: string;
@@ -161,9 +167,9 @@ export interface LoadResult extends Latencies {
     readonly send_delay_p99: number;
     readonly most_in_flight: number;
   };
-  /** What the first server says; null: nothing. */
+  /** As the first server reports it; null if it does not. */
   readonly model: ServedModel | null;
-  /** What the rates were scaled by; null: they are the scenario's own. */
+  /** What the rates were scaled by; null if they are the scenario's own. */
   readonly capacity: Capacity | null;
   readonly registered: { readonly prefixes: number; readonly kind: string; readonly seconds: number };
   readonly totals: Counts & {
@@ -171,9 +177,9 @@ export interface LoadResult extends Latencies {
     readonly tokens_per_s: number;
     readonly goodput_per_s: number;
   };
-  /** From sending to a 429, whoever got it. */
+  /** From sending to a 429, over all users. */
   readonly refused: Quantiles;
-  /** From the beginning of the last step until requests kept to the SLO, seconds; null: they never did, or it was not asked for. */
+  /** Seconds from the start of the last step until requests met the SLO; null if they never did or it is not judged. */
   readonly recovery_s: number | null;
   readonly stream_lumps: StreamLumps;
   readonly groups: readonly GroupResult[];

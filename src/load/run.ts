@@ -25,18 +25,21 @@ export interface LoadOptions {
   readonly urls: readonly string[];
   readonly credentials: Credentials;
   readonly model: GivenModel;
-  /** Scales the open loops by what a closed loop gets out of the servers: to `peak_of_capacity` times that. */
+  /** Scales the open loops to `peak_of_capacity` times what a closed loop gets from the servers. */
   readonly calibrate?: CalibrationTimes;
   readonly timeoutMs: number;
   readonly staleMs: number;
-  /** Aborted: the load ends early, what was made is removed, and the result is of what was seen. */
+  /** On abort the load ends early, everything created is removed, and the result covers what was seen. */
   readonly signal: AbortSignal;
   readonly onPhase: (phase: string) => void;
-  /** While something takes long: how much is done, of how much, and in words. */
+  /** Called during long work: done, total, and a text. */
   readonly onProgress: (done: number, total: number, text: string) => void;
 }
 
-/** Prepares, loads, tidies up, judges. Throws ScenarioError and LoadError; what was made on the server is removed in any case. */
+/**
+ * Sets up, loads, cleans up, judges. Throws ScenarioError and LoadError; whatever was created on the server is removed
+ * in any case.
+ */
 export async function runLoad(options: LoadOptions): Promise<LoadResult> {
   const { scenario, credentials, urls } = options;
   if (scenario.needs_users === true && credentials.adminKey === null)
@@ -48,7 +51,7 @@ export async function runLoad(options: LoadOptions): Promise<LoadResult> {
       group.requests.trace === undefined ? null : readTrace(group.requests.trace, group.arrivals.process === "trace"),
     ]),
   );
-  // Every request under way listens to it.
+  // Every running request listens to it.
   setMaxListeners(0, options.signal);
   const targets = urls.map((url) => new Target(url));
   try {
@@ -80,10 +83,10 @@ async function expectReady(target: Target): Promise<void> {
   if (status !== 200) throw new LoadError(`${target.url} is not ready: ${status} ${text.slice(0, 200)}`);
 }
 
-/** Where the server does not say how many sequences it runs at once. */
+/** If the server does not report how many sequences it runs concurrently. */
 const DEFAULT_SLOTS = 32;
 
-/** By group. */
+/** Traces by group. */
 type Traces = ReadonlyMap<string, readonly TraceLine[] | null>;
 
 class Run {
@@ -126,7 +129,7 @@ class Run {
       staleMs,
     );
     const rehearsal = new Rehearsal({ population, verifier, targets, timeoutMs, staleMs, signal });
-    onPhase("cases are run alone");
+    onPhase("running cases alone");
     const digests = await rehearsal.learn(changing);
     if (this.#options.calibrate !== undefined) await this.#calibrate(verifier, this.#options.calibrate);
     const scenario = this.#scenario;
@@ -178,7 +181,7 @@ class Run {
       at_rest: { before: before[index]!, after: after[index]! },
     }));
     if (!signal.aborted) {
-      onPhase("cases are run alone again");
+      onPhase("running cases alone again");
       await rehearsal.repeat();
     }
 
@@ -189,7 +192,7 @@ class Run {
       urls: targets.map(({ url }) => url),
       started_at,
       seconds: took,
-      notes: signal.aborted ? [...this.#notes, "Ended early by hand."] : this.#notes,
+      notes: signal.aborted ? [...this.#notes, "Interrupted."] : this.#notes,
       warnings: lumpWarnings(recorder.lumps.result(), lags.at(99)),
       client: {
         node: process.version,
@@ -228,7 +231,7 @@ class Run {
     return this.#options.credentials.adminKey ?? this.#options.credentials.userKey;
   }
 
-  /** Only where it is judged: a server that others use does not come to rest. */
+  /** Only if it is judged: a server with other clients never becomes idle. */
   async #atRest(): Promise<(AtRest | null)[]> {
     if (this.#scenario.pass.left_over === undefined) return this.#targets.map(() => null);
     return Promise.all(this.#targets.map((target) => readAtRest(target, this.#key)));
@@ -237,22 +240,22 @@ class Run {
   async #register(): Promise<LoadResult["registered"]> {
     const { onPhase, onProgress, signal } = this.#options;
     const population = this.#population;
-    onPhase("users and prefixes are registered");
+    onPhase("registering users and prefixes");
     await population.createUsers();
     if (!population.separateUsers)
       this.#notes.push("No admin key: all requests came from one user, and no users were removed.");
     if (this.#scenario.prefixes.poisoned && population.kind === "hard")
-      this.#notes.push("The model's shape is not known (--shape, --model-config): no poisoned prefixes.");
+      this.#notes.push("The model's shape is unknown (give --shape or --model-config): no poisoned prefixes.");
     const startedAt = performance.now();
     await population.registerPrefixes((done, total) => onProgress(done, total, "prefixes registered"), signal);
     const prefixes = population.prefixes.length + population.poisoned.length;
     return { prefixes, kind: population.kind, seconds: (performance.now() - startedAt) / 1000 };
   }
 
-  /** From here on the scenario's rates are those that the servers can bear, times what the scenario says. */
+  /** Measures the capacity and scales the scenario's rates to it. */
   async #calibrate(verifier: Verifier, times: CalibrationTimes): Promise<void> {
     const { onPhase, onProgress, timeoutMs, signal } = this.#options;
-    onPhase("the capacity is measured");
+    onPhase("measuring the capacity");
     const capacity = await measureCapacity({
       scenario: this.#scenario,
       targets: this.#targets,
@@ -276,7 +279,7 @@ class Run {
     const wait = max_queue / capacity.requests_per_s;
     if (wait * 1000 > this.#scenario.slo.ttft_ms)
       this.#notes.push(
-        `A full queue (--max-queue ${max_queue}) takes ${wait.toFixed(1)} s, longer than the SLO's TTFT of ${this.#scenario.slo.ttft_ms} ms.`,
+        `A full queue (--max-queue ${max_queue}) takes ${wait.toFixed(1)} s to work off, longer than the SLO's TTFT of ${this.#scenario.slo.ttft_ms} ms.`,
       );
   }
 
@@ -310,7 +313,7 @@ class Run {
   }
 
   async tidyUp(): Promise<void> {
-    this.#options.onPhase("users and prefixes are removed");
+    this.#options.onPhase("removing users and prefixes");
     const left = await this.#population.remove(this.#churn?.extra ?? [], (done, total) =>
       this.#options.onProgress(done, total, "prefixes removed"),
     );

@@ -5,7 +5,7 @@ import { ArrivalsSchema, totalSeconds, type Arrivals } from "./arrivals.ts";
 import { LengthSchema, PopularitySchema } from "./distributions.ts";
 import { CriteriaSchema } from "./criteria-schema.ts";
 
-/** What is wrong with a scenario, a flag or a file that was given: bad usage, nothing has been sent. */
+/** A defect of a scenario, flag or file: bad usage, nothing has been sent. */
 export class ScenarioError extends Error {
   override readonly name = "ScenarioError";
 }
@@ -18,7 +18,10 @@ const PerSecond = Type.Number({ minimum: 0, maximum: 10_000 });
 const Name = Type.String({ pattern: "^[a-z0-9][a-z0-9-]{0,23}$" });
 const limit = Type.Integer({ minimum: 0 });
 
-/** One request's shape. Shares are of requests: `stream: 0.8` streams four out of five. Lengths come from a trace where there is one. */
+/**
+ * The shape of requests. Shares are of requests: `stream: 0.8` streams four out of five. Lengths come from a trace if
+ * there is one.
+ */
 export const RequestsSchema = strict({
   prompt_tokens: Optional(LengthSchema),
   max_new_tokens: Optional(LengthSchema),
@@ -37,7 +40,7 @@ export const RequestsSchema = strict({
   disconnects: Optional(strict({ share: Share, after_tokens: LengthSchema })),
 });
 
-/** Users that behave alike. */
+/** Users with the same behaviour. */
 export const GroupSchema = strict({
   name: Name,
   users: Optional(Type.Integer({ minimum: 1, maximum: 10_000 })),
@@ -54,7 +57,7 @@ export const PrefixesSchema = strict({
   count: Type.Integer({ minimum: 1, maximum: 100_000 }),
   kind: Optional(
     Type.Enum(["auto", "peft", "hard"], {
-      description: "peft needs the model's shape; auto takes hard prompts when it is not known",
+      description: "peft needs the model's shape; auto uses hard prompts if it is unknown",
     }),
   ),
   virtual_tokens: LengthSchema,
@@ -71,7 +74,7 @@ export const PrefixesSchema = strict({
 });
 
 export const ChurnSchema = strict({
-  prefixes: Type.Integer({ minimum: 1, maximum: 10_000, description: "So many of the most popular prefixes change" }),
+  prefixes: Type.Integer({ minimum: 1, maximum: 10_000, description: "This many of the most popular prefixes change" }),
   replace_per_s: Optional(PerSecond),
   recreate_per_s: Optional(PerSecond),
   register_per_s: Optional(PerSecond),
@@ -81,7 +84,7 @@ export const ChurnSchema = strict({
 export const ScenarioSchema = strict({
   name: Name,
   description: Type.String(),
-  needs_users: Optional(Type.Boolean({ description: "Makes no sense without several users, so without an admin key" })),
+  needs_users: Optional(Type.Boolean({ description: "Needs several users, and so an admin key" })),
   seed: Optional(Type.Integer({ minimum: 0, maximum: 0xffff_ffff })),
   prefixes: PrefixesSchema,
   peak_of_capacity: Optional(
@@ -115,7 +118,7 @@ export const SCENARIOS = [
   "soak",
 ] as const;
 
-/** One of the built-in scenarios by name, or a file. Throws ScenarioError. */
+/** Loads a built-in scenario by name, or a file. Throws ScenarioError. */
 export function loadScenario(nameOrFile: string): Scenario {
   const builtIn = (SCENARIOS as readonly string[]).includes(nameOrFile);
   const file = builtIn ? new URL(`scenarios/${nameOrFile}.json`, import.meta.url) : nameOrFile;
@@ -142,7 +145,7 @@ export function parseScenario(json: unknown): Scenario {
   const twice = names.find((name, index) => names.indexOf(name) !== index);
   if (twice !== undefined) throw new ScenarioError(`two groups are called ${twice}`);
   const judged = Object.keys(json.pass.groups ?? {}).find((name) => !names.includes(name));
-  if (judged !== undefined) throw new ScenarioError(`pass.groups.${judged}: there is no such group`);
+  if (judged !== undefined) throw new ScenarioError(`pass.groups.${judged}: no such group`);
   if (json.churn && json.churn.prefixes > json.prefixes.count)
     throw new ScenarioError(`churn.prefixes is ${json.churn.prefixes}, but there are ${json.prefixes.count} prefixes`);
   return json;
@@ -163,7 +166,10 @@ interface Finding {
   readonly params: object;
 }
 
-/** Inside alternatives every branch complains: the one that went deepest is the one meant. `boolean` repeats `additionalProperties`. */
+/**
+ * In a union every branch reports errors: the deepest one is from the branch that was meant. `boolean` repeats
+ * `additionalProperties`.
+ */
 function explain(findings: readonly Finding[]): string {
   const depth = ({ instancePath, keyword }: Finding): number =>
     instancePath.split("/").length * 2 + (keyword === "anyOf" || keyword === "type" || keyword === "const" ? 0 : 1);
@@ -181,7 +187,7 @@ function explain(findings: readonly Finding[]): string {
   return `${path} ${finding.message}`;
 }
 
-/** What flags change in a scenario. */
+/** What flags override in a scenario. */
 export interface Overrides {
   readonly duration?: number;
   /** Requests per second of all open loops together, at their peak. */
@@ -194,11 +200,11 @@ export interface Overrides {
   readonly peakOfCapacity?: number;
 }
 
-/** Requests per second of an open loop at its peak; 0 for any other. */
+/** An open loop's peak in requests per second; 0 for other arrivals. */
 export const peakRate = (arrivals: Arrivals): number =>
   arrivals.process === "poisson" ? Math.max(...arrivals.steps.map((step) => Math.max(step.rate, step.to ?? 0))) : 0;
 
-/** A copy of the scenario with the flags' values: steps keep their shape. Throws ScenarioError. */
+/** Returns a copy of the scenario with the flags' values; steps keep their shape. Throws ScenarioError. */
 export function override(
   scenario: Scenario,
   { duration, rate, clients, prefixes, seed, trace, peakOfCapacity }: Overrides,
@@ -239,7 +245,7 @@ function scale<K extends string>(
   if (step.to !== undefined) step.to = round(step.to * factor);
 }
 
-/** Seconds of the longest group; a trace's own length is known when it is read. */
+/** Seconds of the longest group. A trace's length is known only once it is read. */
 export function durationOf(scenario: Scenario): number {
   return Math.max(
     0,

@@ -2,10 +2,10 @@ import { LoadError, problemCode, type Target } from "./http.ts";
 import type { ServerResult, ServerSample } from "./result.ts";
 
 const MIB = 1024 ** 2;
-/** A slope over less says nothing: memory grows while caches fill and the heap finds its size. */
+/** Minimum duration for a slope: memory grows while caches fill and the heap finds its size. */
 const LEAST_SLOPE_S = 30;
 
-/** Prometheus' text format as a map from `name` or `name{labels}` to the value; comments are left out. */
+/** Parses Prometheus' text format to a map from `name` or `name{labels}` to the value, without comments. */
 export function parseMetrics(text: string): Map<string, number> {
   const out = new Map<string, number>();
   for (const line of text.split("\n")) {
@@ -15,14 +15,17 @@ export function parseMetrics(text: string): Map<string, number> {
   return out;
 }
 
-/** Throws LoadError; its message is the code where the server refuses. */
+/** Throws LoadError with the error's code as message if the server refuses. */
 export async function readMetrics(target: Target, key: string | null): Promise<Map<string, number>> {
   const { status, text } = await target.call("GET", "/metrics", key);
   if (status !== 200) throw new LoadError(problemCode(status, text));
   return parseMetrics(text);
 }
 
-/** Reads one server's `/metrics` now and then. Behind a balancer each reading is some replica's: give the replicas' own addresses. */
+/**
+ * Reads one server's `/metrics` periodically. Behind a balancer each reading is some replica's, so give the replicas'
+ * own addresses.
+ */
 export class ServerWatch {
   readonly #target: Target;
   readonly #key: string | null;
@@ -81,7 +84,7 @@ export class ServerWatch {
   }
 }
 
-/** What `prefixd_queue_seconds` counted between two readings, in milliseconds. */
+/** `prefixd_queue_seconds` between two readings, in milliseconds. */
 export function queueTimes(first: Map<string, number> | null, last: Map<string, number> | null): ServerResult["queue"] {
   const name = "prefixd_queue_seconds";
   const grown = (metric: string): number => (last?.get(metric) ?? 0) - (first?.get(metric) ?? 0);

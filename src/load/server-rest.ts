@@ -4,12 +4,12 @@ import type { AtRest } from "./result.ts";
 import { readMetrics } from "./server-metrics.ts";
 
 const LOOK_MS = 250;
-/** The server may take so long to notice that connections have gone, and to end what they had asked for. */
+/** Bounds the time for the server to notice that connections are closed and to end their requests. */
 const MOST_LOOKS = 40;
 
 /**
- * What the server holds open when nothing is asked of it: read after our own connections have been closed, as soon as nothing runs
- * and two readings are alike. Null: there are no metrics, or it does not come to rest, such as when others use it.
+ * What the idle server holds open: read after closing our own connections, once nothing runs and two readings agree.
+ * Null if there are no metrics or it does not become idle, for instance because others use it.
  */
 export async function readAtRest(target: Target, key: string | null): Promise<AtRest | null> {
   target.closeConnections();

@@ -1,12 +1,12 @@
-/** One server-sent event: its name (`message` unless told) and its data, lines joined with a line feed. */
+/** A server-sent event: its name (default `message`) and its data, lines joined by a line feed. */
 export interface SseEvent {
   readonly event: string;
   readonly data: string;
 }
 
 /**
- * Server-sent events out of a text that comes in pieces, after the HTML standard, section 9.2.6: lines end with LF, CR or CRLF, an
- * empty line ends an event, comments and events without data are nothing. Ids and retry times are not kept.
+ * Incremental parser of server-sent events (HTML standard, section 9.2.6). Lines end with LF, CR or CRLF, an empty line
+ * ends an event, comments and events without data are dropped. Ids and retry times are not kept.
  */
 export class SseParser {
   #rest = "";
@@ -17,7 +17,7 @@ export class SseParser {
   push(text: string): SseEvent[] {
     const events: SseEvent[] = [];
     if (text === "") return events;
-    // A CR at the end of a piece has ended its line; the LF of a CRLF that was cut there is skipped.
+    // A CR at the end of a chunk ended its line: skip the LF of a CRLF split there.
     const input = this.#rest + (this.#sawReturn && text.startsWith("\n") ? text.slice(1) : text);
     this.#sawReturn = text.endsWith("\r");
     const lines = input.split(/\r\n|\n|\r/);

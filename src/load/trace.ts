@@ -12,7 +12,10 @@ export type TraceLine = Static<typeof Line>;
 
 const validator = Compile(Line);
 
-/** Requests of a JSONL file; other fields are left out. `timed`: every line needs `at_s`, and lines are put in that order. Throws ScenarioError. */
+/**
+ * Reads requests from a JSONL file, ignoring other fields. If `timed`, every line needs `at_s`, and lines are sorted by
+ * it. Throws ScenarioError.
+ */
 export function readTrace(file: string, timed: boolean): TraceLine[] {
   let text: string;
   try {
@@ -37,6 +40,6 @@ function parseLine(line: string, where: string, timed: boolean): TraceLine {
   if (!validator.Check(value))
     throw new ScenarioError(`${where}: expected whole numbers prompt_tokens and max_new_tokens`);
   if (timed && value.at_s === undefined)
-    throw new ScenarioError(`${where}: at_s is missing, which arrivals of kind trace need`);
+    throw new ScenarioError(`${where}: at_s is missing, which arrivals by trace need`);
   return value;
 }

@@ -7,17 +7,17 @@ import { below, fork } from "./random.ts";
 import type { Verification, WrongAnswer } from "./result.ts";
 import type { Scenario } from "./scenario.ts";
 
-/** Wrong answers that are kept in full. */
+/** Wrong answers kept in full. */
 const EXAMPLES = 20;
 
-/** A greedy request and what it was answered alone, by the digest it was answered with (`""`: the bare base model). */
+/** A greedy request and its answers when run alone, by the digest each came with (`""`: the bare base model). */
 export interface Case {
   readonly prefix: LoadPrefix | null;
   readonly body: GenerateBody;
   readonly expected: Map<string, GeneratedChoice>;
 }
 
-/** One request of the load, as far as checking its answer needs. */
+/** One request of the load, as needed to check its answer. */
 export interface Asked {
   readonly prefix: LoadPrefix | null;
   readonly case: Case | null;
@@ -25,7 +25,7 @@ export interface Asked {
   readonly url: string;
 }
 
-/** Compares answers with those of the same requests alone, and digests with what was registered. */
+/** Compares answers with the same requests run alone, and digests with those registered. */
 export class Verifier {
   readonly cases: Case[];
   readonly #staleMs: number;
@@ -36,18 +36,20 @@ export class Verifier {
   #digests = 0;
   #wrong = 0;
 
-  /** `staleMs`: how long a replica may serve a version after the change to another has been answered. */
+  /** @param staleMs how long a replica may serve a version after its replacement was answered */
   constructor(cases: Case[], staleMs: number) {
     this.cases = cases;
     this.#staleMs = staleMs;
   }
 
-  /** From here on wrong answers are timed. */
+  /** Sets the time that wrong answers are timed from. */
   start(at: number): void {
     this.#startedAt = at;
   }
 
-  /** Asks every case by itself, one after the other, and keeps the answers for the digests they came with. Throws LoadError. */
+  /**
+   * Runs every case alone, one after the other, and keeps the answers by the digests they came with. Throws LoadError.
+   */
   async learn(
     cases: readonly Case[],
     target: Target,
@@ -57,15 +59,15 @@ export class Verifier {
   ): Promise<void> {
     for (const one of cases) {
       const record = await generate({ target, key, body: one.body, intendedAt: performance.now(), timeoutMs, signal });
-      if (signal.aborted) throw new LoadError("ended by hand before the load");
+      if (signal.aborted) throw new LoadError("interrupted before the load");
       if (record.code !== "ok")
-        throw new LoadError(`a case that was run alone failed with ${record.code}: ${JSON.stringify(one.body)}`);
+        throw new LoadError(`a case run alone failed with ${record.code}: ${JSON.stringify(one.body)}`);
       this.check({ ...one, case: null, url: target.url }, record);
       one.expected.set(record.prefix?.digest ?? "", record.answer);
     }
   }
 
-  /** Asks every case once more, alone. A prefix that a failed change has left missing is passed over. */
+  /** Runs every case alone once more. Skips prefixes that a failed change left missing. */
   async repeat(target: Target, key: string | null, timeoutMs: number): Promise<void> {
     for (const one of this.cases) {
       const record = await generate({ target, key, body: one.body, intendedAt: performance.now(), timeoutMs });
@@ -73,21 +75,21 @@ export class Verifier {
       if (record.code === "ok") this.check(asked, record);
       else if (!this.possible(asked, record).includes(null))
         this.wrong(
-          { what: "after the load a case alone failed", expected: "ok", got: record.code },
+          { what: "a case run alone after the load failed", expected: "ok", got: record.code },
           target.url,
           one.body,
         );
     }
   }
 
-  /** All versions that the request may have met. */
+  /** All versions that may have served the request. */
   possible({ prefix }: Asked, record: CallRecord): Version[] {
     return prefix === null
       ? [null]
       : prefix.history.between(record.sentAt - this.#staleMs, record.firstTokenAt ?? record.endedAt);
   }
 
-  /** Checks one answer; false: it is wrong. An answer that ended early is checked as far as it came. */
+  /** Checks an answer; returns false if it is wrong. One that ended early is checked as far as it got. */
   check(asked: Asked, record: CallRecord): boolean {
     if (record.code !== "ok" && (record.code !== "removed" || record.prefix === null)) return true;
     const problem = this.#digestProblem(asked, record) ?? this.#answerProblem(asked, record);
@@ -96,7 +98,7 @@ export class Verifier {
     return false;
   }
 
-  /** Something that no server may answer. */
+  /** Records an answer that no correct server gives. */
   wrong(problem: Problem, url: string, request: object): void {
     this.#wrong++;
     if (this.#examples.length < EXAMPLES)
@@ -109,37 +111,38 @@ export class Verifier {
     if (asked.prefix === null)
       return prefix === null
         ? null
-        : { what: "the bare base model was asked, and a prefix answered", expected: null, got: prefix };
+        : { what: "the bare base model was requested, but a prefix answered", expected: null, got: prefix };
     if (prefix === null)
-      return { what: "a prefix was asked, and the bare base model answered", expected: asked.prefix.id, got: null };
+      return { what: "a prefix was requested, but the bare base model answered", expected: asked.prefix.id, got: null };
     if (prefix.id !== asked.prefix.id)
       return { what: "another prefix answered", expected: asked.prefix.id, got: prefix };
     const possible = this.possible(asked, record);
     if (possible.includes(prefix.digest)) return null;
-    return { what: "the prefix's digest is none that was registered at that time", expected: possible, got: prefix };
+    return { what: "the prefix's digest was not registered at that time", expected: possible, got: prefix };
   }
 
   #answerProblem({ case: one, body }: Asked, record: CallRecord): Problem | null {
     const asked = body.max_new_tokens * (body.n ?? 1);
     if (record.code === "ok" && record.tokens !== asked)
-      return { what: "the answer has another number of tokens", expected: asked, got: record.tokens };
+      return { what: "the number of tokens differs from the request", expected: asked, got: record.tokens };
     const expected = one?.expected.get(record.prefix?.digest ?? "");
     if (expected === undefined) return null;
     this.#compared++;
     this.#tokens += record.answer.tokenIds.length;
     const got = record.answer;
     if (got.tokenIds.some((id, index) => id !== expected.tokenIds[index]))
-      return { what: "other tokens than alone", expected, got };
+      return { what: "tokens differ from the run alone", expected, got };
     if (
       got.logprobs.length !== got.tokenIds.length ||
       got.logprobs.some((value, index) => value !== expected.logprobs[index])
     )
-      return { what: "other log probabilities than alone", expected, got };
+      return { what: "log probabilities differ from the run alone", expected, got };
     if (record.code === "removed") return null;
     if (got.tokenIds.length !== expected.tokenIds.length)
-      return { what: "another number of tokens than alone", expected, got };
-    if (got.text !== expected.text) return { what: "another text than alone", expected, got };
-    if (got.finishReason !== expected.finishReason) return { what: "another finish reason than alone", expected, got };
+      return { what: "number of tokens differs from the run alone", expected, got };
+    if (got.text !== expected.text) return { what: "text differs from the run alone", expected, got };
+    if (got.finishReason !== expected.finishReason)
+      return { what: "finish reason differs from the run alone", expected, got };
     return null;
   }
 
@@ -157,7 +160,10 @@ export class Verifier {
 
 export type Problem = Pick<WrongAnswer, "what" | "expected" | "got">;
 
-/** Greedy cases over the prefixes: half of them on those that will change, if any do. The last one asks the base model, if the load does. */
+/**
+ * Draws greedy cases over the prefixes: half of them on prefixes that will change, if any do. The last one is for the
+ * base model, if the load uses it.
+ */
 export function drawCases(
   scenario: Scenario,
   prefixes: readonly LoadPrefix[],

@@ -215,8 +215,8 @@ t.test("the rates by what a closed loop gets out of the server", async (t) => {
 });
 
 const MOMENTS: [string, RegExp, string[]][] = [
-  ["while prefixes are registered", /registered/, []],
-  ["before the load", /cases are run/, []],
+  ["while prefixes are registered", /registering/, []],
+  ["before the load", /running cases/, []],
   ["while the capacity is measured", /capacity/, ["--calibrate"]],
   ["in the load", /load for/, []],
 ];
@@ -243,7 +243,7 @@ for (const [when, phase, more] of MOMENTS) {
       cli.child.kill("SIGINT");
     });
     t.equal(await cli.exited, 1);
-    t.match(cli.stderr(), /users and prefixes are removed/);
+    t.match(cli.stderr(), /removing users and prefixes/);
     t.equal(server.prefixes.size, 0);
   });
 }
@@ -271,7 +271,7 @@ t.test("a run that is ended early, or cannot begin, leaves nothing on the server
   ];
   setTimeout(() => ended.abort(), 500);
   const result = await load(server.url, scenarioOf(groups), { signal: ended.signal });
-  t.match(result, { totals: { requests: 3, provoked: { disconnected: 3 } }, notes: [/.*/, "Ended early by hand."] });
+  t.match(result, { totals: { requests: 3, provoked: { disconnected: 3 } }, notes: [/.*/, "Interrupted."] });
   t.equal(server.prefixes.size, 0);
   await t.rejects(load("http://127.0.0.1:1", scenarioOf(groups)), { name: "LoadError", message: /ECONNREFUSED/ });
   await t.rejects(load(server.url, scenarioOf(groups, { needs_users: true })), {

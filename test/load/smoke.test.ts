@@ -70,10 +70,10 @@ t.test("the scenario smoke passes, writes its files and leaves nothing behind", 
 });
 
 const LIES: readonly [Lie, string][] = [
-  ["token", "other tokens than alone"],
-  ["digest", "the prefix's digest is none that was registered at that time"],
-  ["logprob", "other log probabilities than alone"],
-  ["base", "a prefix was asked, and the bare base model answered"],
+  ["token", "tokens differ from the run alone"],
+  ["digest", "the prefix's digest was not registered at that time"],
+  ["logprob", "log probabilities differ from the run alone"],
+  ["base", "a prefix was requested, but the bare base model answered"],
 ];
 for (const [lie, found] of LIES.slice(0, effort({ short: 1, long: 4 }))) {
   t.test(`one changed ${lie} fails the run`, async (t) => {

@@ -82,23 +82,23 @@ function finding(got: CallRecord, asked: Partial<Case> & { case?: Case | null } 
 
 t.test("answers are compared to the bit, and as far as they came", async (t) => {
   t.equal(finding(record()), null);
-  t.equal(finding(record({ tokenIds: [5, 6, 8] })), "other tokens than alone");
-  t.equal(finding(record({ logprobs: [-0.1, -0.2, -0.3 - 2 ** -54] })), "other log probabilities than alone");
-  t.equal(finding(record({ logprobs: [-0.1, -0.2] })), "other log probabilities than alone");
-  t.equal(finding(record({ text: "abd" })), "another text than alone");
-  t.equal(finding(record({ finishReason: "eos" })), "another finish reason than alone");
-  t.equal(finding(record({}, { tokens: 2 })), "the answer has another number of tokens");
+  t.equal(finding(record({ tokenIds: [5, 6, 8] })), "tokens differ from the run alone");
+  t.equal(finding(record({ logprobs: [-0.1, -0.2, -0.3 - 2 ** -54] })), "log probabilities differ from the run alone");
+  t.equal(finding(record({ logprobs: [-0.1, -0.2] })), "log probabilities differ from the run alone");
+  t.equal(finding(record({ text: "abd" })), "text differs from the run alone");
+  t.equal(finding(record({ finishReason: "eos" })), "finish reason differs from the run alone");
+  t.equal(finding(record({}, { tokens: 2 })), "the number of tokens differs from the request");
   const removed = { code: "removed", tokens: 2 };
   t.equal(
     finding(record({ tokenIds: [5, 6], logprobs: [-0.1, -0.2], text: "ab", finishReason: "removed" }, removed)),
     null,
     "a removed one is right as far as it came",
   );
-  t.equal(finding(record({ tokenIds: [5, 7], logprobs: [-0.1, -0.2] }, removed)), "other tokens than alone");
+  t.equal(finding(record({ tokenIds: [5, 7], logprobs: [-0.1, -0.2] }, removed)), "tokens differ from the run alone");
   t.equal(finding(record({ tokenIds: [] }, { code: "queue_full", prefix: null })), null, "an error is not an answer");
   t.equal(
     finding(record({ tokenIds: [8, 9, 9] })),
-    "other tokens than alone",
+    "tokens differ from the run alone",
     "another version's tokens under this digest",
   );
 });
@@ -108,15 +108,15 @@ t.test("the prefix that answered is the one that was asked, in a version of that
   t.equal(finding(record({ tokenIds: [1, 2, 3] }), none), null, "without a case only the prefix is checked");
   t.equal(
     finding(record({}, { prefix: { id: "p", digest: "d2" } }), none),
-    "the prefix's digest is none that was registered at that time",
+    "the prefix's digest was not registered at that time",
   );
   t.equal(finding(record({}, { prefix: { id: "q", digest: "d1" } }), none), "another prefix answered");
-  t.equal(finding(record({}, { prefix: null }), none), "a prefix was asked, and the bare base model answered");
-  t.equal(finding(record(), { prefix: null, ...none }), "the bare base model was asked, and a prefix answered");
+  t.equal(finding(record({}, { prefix: null }), none), "a prefix was requested, but the bare base model answered");
+  t.equal(finding(record(), { prefix: null, ...none }), "the bare base model was requested, but a prefix answered");
   const gone = { ...prefix, history: new DigestHistory(null) };
   t.equal(
     finding(record(), { prefix: gone, ...none }),
-    "the prefix's digest is none that was registered at that time",
+    "the prefix's digest was not registered at that time",
     "a deleted prefix answers nothing",
   );
 });

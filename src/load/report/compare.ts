@@ -9,7 +9,7 @@ import { columns, number } from "./text.ts";
 
 const Marked = Type.Object({ format: Type.Literal(FORMAT) });
 
-/** A file that `--json` wrote. Throws ScenarioError. */
+/** Reads a file written by `--json`. Throws ScenarioError. */
 export function readResult(file: string): LoadResult {
   let value: unknown;
   try {
@@ -21,7 +21,7 @@ export function readResult(file: string): LoadResult {
   return value as LoadResult;
 }
 
-/** One figure of two runs. `better`: which direction is. */
+/** One figure of two runs. `better` says which direction is. */
 export interface Difference {
   readonly name: string;
   readonly a: number;

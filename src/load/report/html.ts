@@ -3,9 +3,9 @@ import { linePlot, rowPlot, type LinePlot, type Series } from "../../reporting/p
 import type { LoadResult, Quantiles } from "../result.ts";
 import { codes, number, share } from "./text.ts";
 
-/** Bars that a reader can still tell apart. */
+/** Bars a reader can still tell apart. */
 const MOST_BARS = 60;
-/** Buckets in one dot of the scatter plot. */
+/** Buckets per dot of the scatter plot. */
 const STRETCH = 4;
 
 const STYLE = `
@@ -17,7 +17,7 @@ td:first-child, th:first-child { text-align: left; }
 figure { margin: 0; border: 1px solid #e5e7eb; border-radius: 6px; padding: 12px; } svg { width: 100%; height: auto; }
 .pass { color: #047857; } .fail { color: #b91c1c; font-weight: 600; } pre { background: #fef2f2; padding: 10px; overflow: auto; } pre.plain { background: #f9fafb; } summary { margin: 32px 0 8px; cursor: pointer; } .facts td { text-align: left; } .muted { color: #6b7280; }`;
 
-/** A page that opens from disk and asks nothing of the network. */
+/** A page that opens from disk and loads nothing from the network. */
 export function page(title: string, body: string): string {
   return `<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>${escape(title)}</title><style>${STYLE}</style></head><body>\n${body}\n</body></html>\n`;
 }
@@ -120,7 +120,7 @@ function userTable({ users }: LoadResult): string {
   );
 }
 
-/** Offered and answered requests per second of several buckets together: single ones hold few requests. */
+/** Mean offered and answered requests per second over STRETCH buckets: single ones hold few requests. */
 function stretches(series: LoadResult["series"]): [number, number][] {
   const mean = (part: LoadResult["series"], key: "offered" | "completed"): number =>
     part.reduce((sum, bucket) => sum + bucket[key], 0) / part.length;

@@ -2,7 +2,7 @@ import type { Counts, LoadResult, Quantiles } from "../result.ts";
 
 const ms = (value: number): string => (value >= 100 ? value.toFixed(0) : value.toFixed(1)).padStart(8);
 
-/** Columns of equal width, the first one to the left. */
+/** Aligns rows in columns: the first to the left, the others to the right. */
 export function columns(rows: readonly (readonly string[])[]): string {
   const widths = (rows[0] ?? []).map((_, column) => Math.max(...rows.map((row) => (row[column] ?? "").length)));
   return rows
