@@ -11,12 +11,12 @@ import type { AppState } from "./app-parts.ts";
 import { checkRequest, hostOf } from "./connections/request-checks.ts";
 import type { Traffic } from "./connections/traffic.ts";
 
-/** What the access log says of a request beside its route and status. Counts and ids, never texts. */
+/** Access-log fields of a request besides route and status. Counts and ids, never texts. */
 export interface Audit {
   code?: string;
   user?: string;
   key_id?: string;
-  /** What was changed, for the audit log: checked ids only. */
+  /** What was changed, for the audit log; validated ids only. */
   target?: string;
   digest?: string;
   prefix_id?: string;
@@ -28,9 +28,9 @@ export interface Audit {
 declare module "fastify" {
   interface FastifyRequest {
     audit: Audit;
-    /** Whether the generation service has it, which counts its outcome from there on. */
+    /** Whether the generation service has taken the request; it counts the outcome from then on. */
     admitted: boolean;
-    /** Whether the audit log has it. */
+    /** Whether the audit log has an entry for it. */
     audited: boolean;
   }
   interface FastifyContextConfig {
@@ -41,7 +41,7 @@ declare module "fastify" {
   }
 }
 
-/** The client's own id when it is harmless in headers and logs, else a random one. */
+/** The client's id if it is safe in headers and logs, else a random one. */
 export function requestId(raw: IncomingMessage, secrets: SecretFilter): string {
   const given = raw.headers["x-request-id"];
   return typeof given === "string" && /^[A-Za-z0-9._:-]{1,64}$/.test(given) && secrets.passes(given)
@@ -49,12 +49,12 @@ export function requestId(raw: IncomingMessage, secrets: SecretFilter): string {
     : randomBytes(8).toString("hex");
 }
 
-/** What is to be told of a connection's end, for each of its requests that is not over. */
+/** Callbacks for a connection's end, for each of its unfinished requests. */
 const unanswered = new WeakMap<Socket, Set<() => void>>();
 
 /**
- * Calls back once: after the last byte of the answer, or when the connection is gone. An answer that waits behind another one of its connection
- * (pipelining) hears from Node of neither.
+ * Calls back once: after the last byte of the response, or when the connection is gone. For a response queued behind
+ * another on its connection (pipelining), Node emits neither event.
  */
 function whenOver(reply: FastifyReply, callback: () => void): void {
   const { socket } = reply.request.raw;
@@ -72,7 +72,7 @@ function whenOver(reply: FastifyReply, callback: () => void): void {
   socket.once("close", () => callbacks.forEach((call) => call()));
 }
 
-/** Resolves after the last byte of the answer, or when the connection is gone. */
+/** Resolves after the last byte of the response, or when the connection is gone. */
 export function answered(reply: FastifyReply): Promise<void> {
   if (isGone(reply)) return Promise.resolve();
   return new Promise((resolve) => whenOver(reply, resolve));
@@ -82,7 +82,7 @@ function isGone(reply: FastifyReply): boolean {
   return reply.raw.destroyed || reply.request.raw.socket.destroyed;
 }
 
-/** Aborted with "disconnected" when the client goes away before the answer is complete. */
+/** A controller that aborts with "disconnected" if the client leaves before the response is complete. */
 export function abortOnDisconnect(reply: FastifyReply): AbortController {
   const controller = new AbortController();
   const onOver = (): void => {
@@ -96,13 +96,16 @@ export function abortOnDisconnect(reply: FastifyReply): AbortController {
 export interface TrackingParts {
   readonly metrics: Pick<Metrics, "http">;
   readonly audit: AuditLog;
-  /** With keys any host name will do. */
+  /** With keys, any host name is accepted. */
   readonly keyed: boolean;
   readonly state: Readonly<AppState>;
   readonly traffic: Traffic;
 }
 
-/** Request id on every answer, one access-log line and one count per request, and only hosts that are meant. */
+/**
+ * Sets a request id on every response, writes one access-log line and counts each request, and refuses unexpected
+ * hosts.
+ */
 export function trackRequests(app: FastifyInstance, { metrics, audit, keyed, state, traffic }: TrackingParts): void {
   app.decorateRequest("audit");
   app.decorateRequest("admitted", false);
@@ -116,10 +119,11 @@ export function trackRequests(app: FastifyInstance, { metrics, audit, keyed, sta
     whenOver(reply, () => {
       traffic.end();
       record(request, reply, performance.now() - startedAt, metrics);
-      // Nothing was done. Of a request that has arrived it is seen when that is over, whether or not anybody still listens.
+      // Nothing was done for a request that did not arrive whole. One that did is recorded when it ends, even if nobody
+      // listens any more.
       if (!request.raw.complete) recordAudit(request, audit, "aborted");
     });
-    // The client's next request goes to another server.
+    // So that the client's next request goes to another server.
     if (state.phase !== "serving") reply.header("connection", "close");
     if (request.headers.host === undefined && request.raw.httpVersion === "1.1")
       throw new PrefixdError("invalid_request", "The Host header is missing.");
@@ -129,7 +133,7 @@ export function trackRequests(app: FastifyInstance, { metrics, audit, keyed, sta
       throw new PrefixdError("draining", "The server is shutting down.", { retryAfter: 5 });
     }
   });
-  // Also what had begun before.
+  // Also for requests that began earlier.
   app.addHook("onSend", (request, reply, payload, done) => {
     recordAudit(request, audit, "ok");
     if (state.phase !== "serving") reply.header("connection", "close");
@@ -138,7 +142,7 @@ export function trackRequests(app: FastifyInstance, { metrics, audit, keyed, sta
 }
 
 function record(request: FastifyRequest, reply: FastifyReply, ms: number, metrics: Pick<Metrics, "http">): void {
-  // Node takes an answer for written whose connection was cut while it waited to be read.
+  // Node counts a response as written even if its connection was cut while it waited to be read.
   const complete = reply.raw.writableFinished && request.audit.code !== "too_slow";
   const route = request.is404 ? "unmatched" : (request.routeOptions.url ?? "unmatched");
   metrics.http(request.method, route, complete ? reply.raw.statusCode : 0, ms / 1000);
@@ -153,7 +157,7 @@ function record(request: FastifyRequest, reply: FastifyReply, ms: number, metric
   request.log.info(line, "request");
 }
 
-/** Once: what changes something for somebody, and every request that was refused for its key. */
+/** Records a request once: changes, and requests rejected for their key. */
 function recordAudit(request: FastifyRequest, audit: AuditLog, unlessFailed: "ok" | "aborted"): void {
   const { code, user = null, key_id = null, target, digest } = request.audit;
   const action = code === "unauthorized" ? "authenticate" : request.routeOptions.config.audit;
@@ -162,12 +166,15 @@ function recordAudit(request: FastifyRequest, audit: AuditLog, unlessFailed: "ok
   audit.record({ action, outcome: code ?? unlessFailed, user, key_id, target, digest, request_id: request.id });
 }
 
-/** Without keys a page in a browser must not reach the server by a DNS name of its own that leads to loopback. */
+/**
+ * Without keys, a web page must not reach the server through its own DNS name that resolves to loopback (DNS
+ * rebinding).
+ */
 function checkHost(request: FastifyRequest): void {
   const host = hostOf(request);
   if (host === undefined || isLoopback(host.replace(/:\d*$/, ""))) return;
   throw new PrefixdError(
     "host_not_allowed",
-    "Without keys the server only answers to localhost and loopback addresses.",
+    "Without keys the server accepts only localhost and loopback addresses as Host.",
   );
 }

@@ -3,10 +3,10 @@ import { PrefixdError } from "../errors.ts";
 import type { Authenticator } from "../users/authenticator.ts";
 import type { Principal } from "../users/types.ts";
 
-/** Who may use a route. `user`: whoever has a valid key, the admin's included. */
+/** Who may use a route. `user`: anybody with a valid key, including the admin's. */
 export type Access = "public" | "user" | "admin";
 
-/** A route and who may use it. */
+/** A route and its access. */
 export interface DeclaredRoute {
   readonly method: string;
   readonly url: string;
@@ -15,7 +15,7 @@ export interface DeclaredRoute {
 
 declare module "fastify" {
   interface FastifyRequest {
-    /** Whom the request is from; only routes that are not public have one. */
+    /** The authenticated sender; absent on public routes. */
     principal: Principal;
   }
   interface FastifyContextConfig {
@@ -24,15 +24,16 @@ declare module "fastify" {
 }
 
 /**
- * Lets nobody in who may not, before a byte of the body is read. Must come before the routes; the function that it answers comes
- * after them, lists them all, and throws if one does not say who may use it, so that none is open, or closed, by oversight.
+ * Rejects unauthorised requests before reading any of the body. Call before adding the routes. Call the returned
+ * function after: it lists them all, and throws if one does not declare its access, so that none is open or closed by
+ * oversight.
  */
 export function guardAccess(app: FastifyInstance, authenticator: Authenticator): () => DeclaredRoute[] {
   const routes: RouteOptions[] = [];
   app.addHook("onRoute", (route) => void routes.push(route));
   app.decorateRequest("principal");
   app.addHook("onRequest", async (request) => {
-    // What does not exist is not told to strangers either.
+    // Strangers do not learn which paths exist either.
     const access = request.is404 ? "user" : (request.routeOptions.config.access ?? "admin");
     if (access === "public") return;
     request.principal = await authenticator.authenticate(request.headers.authorization);

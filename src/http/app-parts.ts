@@ -23,44 +23,44 @@ import type { SseOptions } from "./sse.ts";
 import type { GateLimits } from "./prefixes/transfer-gate.ts";
 
 export interface AppLimits {
-  /** Bytes of a JSON body. */
+  /** Largest JSON body, in bytes. */
   readonly requestBody: number;
-  /** Bytes of a generate request's answer; see answer-limit.ts. */
+  /** Largest response to a generate request, in bytes; see answer-limit.ts. */
   readonly answer: number;
-  /** Choices per prompt. */
+  /** Maximum choices per prompt. */
   readonly maxN: number;
-  /** Rows of the KV cache: no request can have more choices than that. */
+  /** Rows of the KV cache: the limit of choices per request. */
   readonly slots: number;
-  /** Requests that may wait. */
+  /** Maximum queue length. */
   readonly queue: number;
 }
 
-/** What `GET /model` tells beside the name, the shape and the limits. */
+/** What `GET /model` reports besides name, shape and limits. */
 export interface ModelFacts {
   readonly fingerprint: string;
   readonly device: string;
   readonly precision: string;
   readonly allowBaseModel: boolean;
-  /** Of requests that do not say otherwise. */
+  /** Defaults of request fields. */
   readonly defaults: GenerationDefaults;
 }
 
-/** What a client may take of the server's time and connections. Times in milliseconds. */
+/** Time and connections a client may use. Times in milliseconds. */
 export interface ClientLimits {
   readonly maxConnections: number;
-  /** For a request's headers to arrive. */
+  /** Time limit for a request's headers. */
   readonly headerMs: number;
-  /** For a whole request to arrive. */
+  /** Time limit for a whole request. */
   readonly requestMs: number;
-  /** Without a byte of a body that is being read. */
+  /** Longest pause in a body being read. */
   readonly receiveMs: number;
-  /** Without a byte taken of an answer. */
+  /** Longest time a client may read nothing of its response. */
   readonly sendMs: number;
-  /** Between two requests. */
+  /** Longest time between two requests. */
   readonly keepAliveMs: number;
 }
 
-/** What the HTTP side is made of. It makes none of it itself. */
+/** Dependencies of the HTTP side, which constructs none of them. */
 export interface AppParts {
   readonly modelName: string;
   readonly shape: ModelShape;
@@ -78,17 +78,17 @@ export interface AppParts {
   readonly audit: AuditLog;
   readonly metrics: Metrics;
   readonly logger: Logger;
-  /** What a request id must not contain. */
+  /** Secrets that a request id must not contain. */
   readonly secrets: SecretFilter;
   readonly limits: AppLimits;
   readonly clients: ClientLimits;
   readonly uploads: GateLimits;
   readonly stream: SseOptions;
-  /** What must work for the server to be ready, by name: throws or rejects when it does not. */
+  /** Readiness checks by name; each throws or rejects if its part does not work. */
   readonly checks: Readonly<Record<string, () => void | Promise<void>>>;
 }
 
-/** What `drain` goes through: leaving, the server is not ready but serves on; refusing, everything new is answered 503. */
+/** Phases of `drain`. leaving: not ready, but serving. refusing: new requests are answered 503. */
 export interface AppState {
   phase: "serving" | "leaving" | "refusing";
 }

@@ -31,16 +31,16 @@ export interface App {
   readonly state: AppState;
   readonly traffic: Traffic;
   readonly routes: readonly DeclaredRoute[];
-  /** Further addresses of its port. */
+  /** Servers at further addresses of the port. */
   readonly doors: Server[];
 }
 
-/** The HTTP side out of its parts: routes, one error handler, access log. Does not listen yet. */
+/** Builds the HTTP side: routes, one error handler, access log. Does not listen yet. */
 export async function buildApp(parts: AppParts): Promise<App> {
   const state: AppState = { phase: "serving" };
   const traffic = new Traffic();
   const { clients, metrics } = parts;
-  // Wider than pino's own type, so that the app is one of any logger.
+  // Wider than pino's own type, so that the app accepts any logger.
   const logger: FastifyBaseLogger = parts.logger;
   const fastify: TypedApp = Fastify({
     loggerInstance: logger,
@@ -52,21 +52,22 @@ export async function buildApp(parts: AppParts): Promise<App> {
     requestTimeout: clients.requestMs,
     keepAliveTimeout: clients.keepAliveMs,
     http: serverOptions(clients),
-    // While it shuts down our own hook answers, with a problem body.
+    // During shutdown our own hook answers, with a problem body.
     return503OnClosing: false,
     routerOptions: { maxParamLength: 512 },
     frameworkErrors: (error: unknown, request: FastifyRequest, reply: FastifyReply) =>
       void frameworkError(error, request, reply),
     clientErrorHandler: (error, socket) => refuseConnection(error, socket, metrics),
   }).withTypeProvider<TypeBoxTypeProvider>();
-  // Node would answer 417 with an empty body to any Expect but 100-continue; RFC 9110, 10.1.1 lets a server ignore what it does not know.
+  // For any Expect but 100-continue, Node would answer 417 with an empty body; RFC 9110, 10.1.1 allows ignoring unknown
+  // expectations.
   fastify.server.on("checkExpectation", (request, response) => void fastify.server.emit("request", request, response));
 
-  // Bodies are JSON or multipart; a browser can send text/plain across origins without asking.
+  // Bodies are JSON or multipart. A browser may send text/plain across origins without preflight.
   fastify.removeContentTypeParser("text/plain");
   parseJsonBodies(fastify);
   fastify.setValidatorCompiler(validatorCompiler);
-  // Answers are made by our own code, so they need no filter on their way out; a test holds them against the schemas.
+  // Our own code builds responses, so no filtering on output; a test checks them against the schemas.
   fastify.setSerializerCompiler(() => (data: unknown) => JSON.stringify(data));
   fastify.setErrorHandler((error, request, reply) => {
     countRefusal(parts, request, toPrefixdError(error).code);
@@ -110,12 +111,12 @@ function nothingAt(url: string): PrefixdError {
   );
 }
 
-/** Requests that never reached the generation service still count as generate requests, by their error. */
+/** Requests refused before the generation service still count as generate requests, by their error. */
 function countRefusal(parts: AppParts, request: FastifyRequest, code: ErrorCode): void {
   if (request.routeOptions.config.generates && !request.admitted) parts.metrics.request(code);
 }
 
-/** Errors before routing, such as a path that is no URL: no hook has run. */
+/** Errors before routing, such as a path that is not a URL. No hook has run yet. */
 function frameworkError(error: unknown, request: FastifyRequest, reply: FastifyReply): void {
   request.audit ??= {};
   reply.header("x-request-id", request.id);

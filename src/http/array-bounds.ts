@@ -1,9 +1,9 @@
 /**
- * What arrays of a body may be, asked before the validator is: it looks at every item before it looks at how many there are, and where something
- * is wrong it goes through all of them again, once for each alternative of a union, at some microseconds an item.
+ * Checks a body's arrays before the validator does. The validator visits every item before it checks how many there
+ * are, and on an error visits all of them again for each alternative of a union, at microseconds per item.
  */
 
-/** One finding of the validator; JSON Schema's keywords, and a JSON pointer to the value. */
+/** A finding of the validator: JSON Schema's keyword, and a JSON pointer to the value. */
 export interface Finding {
   readonly keyword: string;
   readonly instancePath: string;
@@ -11,19 +11,22 @@ export interface Finding {
   readonly params: object;
 }
 
-/** What is read of JSON Schema here. */
+/** The JSON Schema keywords used here. */
 interface Schema {
   readonly type?: unknown;
   readonly anyOf?: readonly Schema[];
   readonly properties?: Readonly<Record<string, Schema>>;
-  /** Of a tuple one for each item. */
+  /** For a tuple, one schema per item. */
   readonly items?: Schema | readonly Schema[];
   readonly minItems?: number;
   readonly maxItems?: number;
   readonly minimum?: number;
 }
 
-/** The first array that has too many items, or the first item that is no integer where there can be any number of them; null: there is neither. */
+/**
+ * The first array with too many items, or the first non-integer in an unbounded list of integers; null if there is
+ * neither.
+ */
 export function firstArrayFault(schema: Schema, value: unknown, path = ""): Finding | null {
   if (!Array.isArray(value))
     return firstOf(fieldsOf(schema, value), ([name, field]) =>
@@ -46,7 +49,10 @@ export function firstArrayFault(schema: Schema, value: unknown, path = ""): Find
     : firstOf(value.entries(), ([index, item]) => firstArrayFault(ofItem(index), item, `${path}/${index}`));
 }
 
-/** What the validator need still look at: a value without what `firstArrayFault` has found to be right, of arrays of integers no more than there must be. */
+/**
+ * What is left for the validator: the value without the parts that `firstArrayFault` has checked; lists of integers
+ * keep only their minimum length.
+ */
 export function withoutIntegers(schema: Schema, value: unknown): unknown {
   if (!Array.isArray(value)) {
     const fields = [...fieldsOf(schema, value)];
@@ -60,7 +66,7 @@ export function withoutIntegers(schema: Schema, value: unknown): unknown {
         };
   }
   const array = arrayOf(schema);
-  // The validator says so without a look at the items.
+  // The validator reports this without visiting the items.
   if (array === undefined) return value;
   const { items = {}, minItems = 0 } = array;
   if (isInteger(items)) return value.slice(0, minItems);
@@ -69,13 +75,13 @@ export function withoutIntegers(schema: Schema, value: unknown): unknown {
   );
 }
 
-/** The array that a value may be: a union has one at most. */
+/** The array alternative of a schema; a union has at most one. */
 const arrayOf = (schema: Schema): Schema | undefined =>
   schema.type === "array" ? schema : schema.anyOf?.find(({ type }) => type === "array");
 
 const isInteger = (items: Schema | readonly Schema[]): items is Schema => "type" in items && items.type === "integer";
 
-/** Fields of an object that it has and the schema knows. */
+/** An object's fields that the schema knows. */
 function* fieldsOf({ properties = {} }: Schema, value: unknown): Generator<[string, Schema]> {
   if (typeof value !== "object" || value === null) return;
   for (const entry of Object.entries(properties)) if (Object.hasOwn(value, entry[0])) yield entry;

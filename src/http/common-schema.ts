@@ -1,7 +1,7 @@
 import Type, { type TObject, type TSchema } from "typebox";
 import { ERRORS, type ErrorCode } from "../errors.ts";
 
-/** A schema that openapi.yaml shows once, under `components/schemas/<title>`. */
+/** A schema that openapi.yaml lists once, under `components/schemas/<title>`. */
 export const named = <T extends TSchema>(title: string, schema: T): T => Object.assign(schema, { title });
 
 export const CODES = Object.keys(ERRORS) as ErrorCode[];
@@ -21,10 +21,10 @@ export const ProblemSchema = named(
   ),
 );
 
-/** What every route can answer, whatever it does. */
+/** Errors that every route can return. */
 const EVERYWHERE = ["host_not_allowed", "invalid_request", "draining", "internal"] as const satisfies ErrorCode[];
 
-/** What a body earns that is sent where none is expected: Fastify reads those of DELETE, too. */
+/** Errors for a body where none is expected: Fastify reads DELETE's bodies, too. */
 export const UNREAD_BODY = ["body_too_large", "unsupported_media_type"] as const satisfies ErrorCode[];
 
 export interface ResponseDocument {
@@ -35,7 +35,7 @@ export interface ResponseDocument {
 
 const urn = (code: ErrorCode): string => `urn:prefixd:error:${code}`;
 
-/** The error answers of a route, one entry per status with an example for each of its codes. */
+/** A route's error responses, one entry per status with an example for each of its codes. */
 export function problems(...codes: ErrorCode[]): Record<string, ResponseDocument> {
   const out: Record<string, ResponseDocument> = {};
   for (const [status, group] of groupByStatus(new Set([...codes, ...EVERYWHERE]))) {
@@ -85,7 +85,7 @@ const RATE_LIMIT = {
 
 export const ETAG_HEADER = { ETag: { type: "string", description: "The prefix's digest in double quotes" } };
 
-/** An answer without a body. */
+/** A response without a body. */
 export const empty = (description: string, headers: Record<string, unknown> = {}): object => ({
   type: "null",
   description,
@@ -101,7 +101,7 @@ export function json(
   return { description, ...(more.headers ? { headers: more.headers } : {}), content };
 }
 
-/** One word or `user/name`; what exactly is allowed is checked where ids are parsed, so that the error has its own code. */
+/** A name or `user/name`. The exact syntax is checked where ids are parsed, so that its error has its own code. */
 export const PrefixIdParams = Type.Object({
   id: Type.String({
     description: "The prefix's id: its name, or `user%2Fname` for one that another user shares",

@@ -1,21 +1,24 @@
-/** JSON bodies as RFC 8259 has them: UTF-8, no key twice in one object, no halves of characters. */
+/** Strict JSON bodies (RFC 8259): UTF-8, no duplicate keys, no lone surrogates. */
 import type { FastifyInstance } from "fastify";
 import { PrefixdError } from "../errors.ts";
 
 const UTF8 = /^\s*("?)(utf-?8|us-ascii)\1\s*$/i;
-/** An escape of half a surrogate pair; it may have its other half. */
+/** An escaped surrogate, which may be part of a pair. */
 const HALF = /\\u[dD][89a-fA-F]/;
 
-/** Levels, keys, arrays and objects, and characters of a key: more than any request has, and few enough that no body takes long to read, whatever is done with it. */
+/**
+ * Limits on nesting, keys, containers and key length: more than any request needs, and few enough that no body takes
+ * long to process, whatever is done with it.
+ */
 const MAX_DEPTH = 32;
 const MAX_KEYS = 4096;
 const MAX_NESTED = 4096;
 const MAX_KEY_LENGTH = 1024;
 
-/** What code that copies fields could take for a prototype. */
+/** Keys that code which copies fields could mistake for a prototype. */
 const PROTOTYPES: ReadonlySet<string> = new Set(["__proto__", "prototype"]);
 
-/** Fastify's own parser, between checks of our own. */
+/** Fastify's parser, with our own checks before and after it. */
 export function parseJsonBodies(app: FastifyInstance): void {
   const parse = app.getDefaultJsonParser("ignore", "ignore");
   app.removeContentTypeParser("application/json");
@@ -33,13 +36,13 @@ export function parseJsonBodies(app: FastifyInstance): void {
 }
 
 /**
- * The body as text; a byte order mark is none of it.
+ * The body as text, without a byte order mark.
  * @throws PrefixdError unsupported_media_type, invalid_request
  */
 function textOf(bytes: Buffer, contentType: string): string {
   const charset = /;\s*charset=([^;]*)/i.exec(contentType)?.[1];
   if (charset !== undefined && !UTF8.test(charset))
-    throw new PrefixdError("unsupported_media_type", "JSON is sent as UTF-8; leave the charset away.");
+    throw new PrefixdError("unsupported_media_type", "JSON must be UTF-8; omit the charset.");
   try {
     return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
   } catch {
@@ -48,12 +51,12 @@ function textOf(bytes: Buffer, contentType: string): string {
 }
 
 /**
- * Looks for keys that come twice in one object or lead to prototypes, and for more of anything than a request has. Linear in the text, a few
- * milliseconds per MiB; what is no JSON is left to the parser.
+ * Refuses duplicate keys, keys that lead to prototypes, and more of anything than the limits. Linear in the text, a few
+ * milliseconds per MiB; leaves invalid JSON to the parser.
  * @throws PrefixdError invalid_request
  */
 export function checkObjects(text: string): void {
-  /** Of each open object its keys, the first one without a set; null: an array. */
+  /** Keys of each open object (a single key without a set); null for an array. */
   const open: (Set<string> | string | undefined | null)[] = [];
   let [nested, named] = [0, 0];
   for (let at = 0; at < text.length; at++) {
@@ -83,7 +86,7 @@ export function checkObjects(text: string): void {
   }
 }
 
-/** A key as its object will have it: escapes are not what tells keys apart. */
+/** A key with its escapes resolved, so that escaping cannot hide a duplicate. */
 function keyOf(quoted: string): string {
   if (!quoted.includes("\\")) return quoted.slice(1, -1);
   try {
@@ -93,7 +96,7 @@ function keyOf(quoted: string): string {
   }
 }
 
-/** Where the string ends that begins at `start`: at the next quote that no backslash escapes, or with the text. */
+/** Index of the quote that ends the string starting at `start`: the next unescaped one, or the end of the text. */
 function endOfString(text: string, start: number): number {
   for (let end = text.indexOf('"', start + 1); ; end = text.indexOf('"', end + 1)) {
     if (end === -1) return text.length;
@@ -114,12 +117,15 @@ function halfCharacter(value: unknown): PrefixdError | null {
   const place = placeOfHalf(value);
   if (place === null) return null;
   const name = place === "" || place === KEY ? `The body${place}` : shortened(place.replace(/^\./, ""));
-  return new PrefixdError("invalid_request", `${name} has half of a surrogate pair, which is no character.`);
+  return new PrefixdError("invalid_request", `${name} has half of a surrogate pair, which is not a character.`);
 }
 
 const KEY = ": a key";
 
-/** Where a string, or a key, has half of a surrogate pair, such as `.prompts[3]` or `.logit_bias: a key`; "": the value itself, null: nowhere. */
+/**
+ * The place of a string or key with a lone surrogate, such as `.prompts[3]` or `.logit_bias: a key`; "" for the value
+ * itself, null if there is none.
+ */
 function placeOfHalf(value: unknown): string | null {
   if (typeof value === "string") return isHalf(value) ? "" : null;
   if (typeof value !== "object" || value === null) return null;
@@ -138,7 +144,7 @@ function placeOfHalf(value: unknown): string | null {
   return null;
 }
 
-/** Node 20 has `isWellFormed`, of which TypeScript's library for it does not know. */
+/** Node 20 has `isWellFormed`, but TypeScript's library for it does not declare it. */
 const isHalf = (text: string): boolean => /\p{Surrogate}/u.test(text);
 
 const shortened = (name: string): string => (name.length > 100 ? `${name.slice(0, 100)}...` : name);

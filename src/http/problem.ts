@@ -2,7 +2,7 @@ import type { FastifyReply, FastifyRequest } from "fastify";
 import { ERRORS, PrefixdError, type ErrorCode } from "../errors.ts";
 import { rateLimitHeaders } from "./rate-limit-headers.ts";
 
-/** RFC 9457, with our stable code. */
+/** A problem document (RFC 9457) with our stable code. */
 export interface Problem {
   readonly type: string;
   readonly title: string;
@@ -14,23 +14,23 @@ export interface Problem {
 
 export const PROBLEM_TYPE = "application/problem+json";
 
-/** Their details could tell about our insides: they go to the log only. */
+/** Errors whose details could reveal internals: these go to the log only. */
 const MASKED: ReadonlySet<ErrorCode> = new Set(["internal", "model_failed"]);
 
 export function toProblem(error: PrefixdError, requestId: string): Problem {
   const { code } = error;
   const { status, title } = ERRORS[code];
   const detail = MASKED.has(code)
-    ? "The request failed on our side; the server's log has the reason under the request id."
+    ? "The request failed on the server; its log has the reason under the request id."
     : error.message;
   return { type: `urn:prefixd:error:${code}`, title, status, detail, code, request_id: requestId };
 }
 
-/** What Fastify and its plugins throw for bad requests, as our codes. */
+/** Errors that Fastify and its plugins throw for bad requests, as our codes. */
 const FOREIGN: Readonly<Record<string, readonly [ErrorCode, string]>> = {
-  FST_ERR_CTP_BODY_TOO_LARGE: ["body_too_large", "The body is larger than this route takes."],
-  FST_REQ_FILE_TOO_LARGE: ["body_too_large", "A file is larger than this route takes."],
-  FST_ERR_CTP_INVALID_MEDIA_TYPE: ["unsupported_media_type", "This route does not take that content type."],
+  FST_ERR_CTP_BODY_TOO_LARGE: ["body_too_large", "The body is larger than this route accepts."],
+  FST_REQ_FILE_TOO_LARGE: ["body_too_large", "A file is larger than this route accepts."],
+  FST_ERR_CTP_INVALID_MEDIA_TYPE: ["unsupported_media_type", "This route does not accept that content type."],
   FST_ERR_CTP_EMPTY_TYPE: ["unsupported_media_type", "The content type is missing."],
   FST_ERR_CTP_EMPTY_JSON_BODY: ["invalid_request", "The body is empty; it must be JSON."],
   FST_ERR_CTP_INVALID_JSON_BODY: ["invalid_request", "The body is not valid JSON."],
@@ -45,14 +45,14 @@ const FOREIGN: Readonly<Record<string, readonly [ErrorCode, string]>> = {
   FST_MP_PREMATURE_CLOSE: ["invalid_request", "The form ended too early."],
 };
 
-/** Any error as one of ours. What is not known to be the client's fault is `internal`. */
+/** Converts any error to one of ours. One not known to be the client's fault becomes `internal`. */
 export function toPrefixdError(error: unknown): PrefixdError {
   if (error instanceof PrefixdError) return error;
   if (error instanceof Error) {
     const code = "code" in error && typeof error.code === "string" ? error.code : "";
     const known = Object.hasOwn(FOREIGN, code) ? FOREIGN[code] : undefined;
     if (known) return new PrefixdError(known[0], known[1], { cause: error });
-    // Bad JSON with __proto__ in it, and the like: a status below 500 is the thrower's word that the client is at fault.
+    // For instance JSON with __proto__: a thrown status below 500 blames the client.
     const status: unknown = "statusCode" in error ? error.statusCode : undefined;
     if (typeof status === "number" && status >= 400 && status < 500) {
       return new PrefixdError("invalid_request", "The request is malformed.", { cause: error });
@@ -61,7 +61,7 @@ export function toPrefixdError(error: unknown): PrefixdError {
   return new PrefixdError("internal", "Unexpected error.", { cause: error });
 }
 
-/** The one place where errors become answers. */
+/** The one place where errors become responses. */
 export function sendProblem(request: FastifyRequest, reply: FastifyReply, thrown: unknown): FastifyReply {
   const error = toPrefixdError(thrown);
   logFailure(request, error);
@@ -70,14 +70,14 @@ export function sendProblem(request: FastifyRequest, reply: FastifyReply, thrown
   if (error.limit !== undefined) reply.headers(rateLimitHeaders(error.limit));
   if (error.code === "unauthorized") reply.header("www-authenticate", "Bearer");
   if (error.code === "draining" || error.code === "upload_stalled") reply.header("connection", "close");
-  // As bytes: Fastify would add a charset to a string, which this media type does not have.
+  // As bytes: Fastify adds a charset to strings, which this media type does not have.
   return reply
     .code(error.status)
     .header("content-type", PROBLEM_TYPE)
     .send(Buffer.from(JSON.stringify(toProblem(error, request.id))));
 }
 
-/** Failures of ours are logged with their cause; the client's mistakes show in the access log by their code. */
+/** Logs our own failures with their cause; client errors show up in the access log by code. */
 export function logFailure(request: FastifyRequest, error: PrefixdError): void {
   if (error.status >= 500 && error.code !== "draining")
     request.log.error({ err: error, code: error.code }, "request failed");

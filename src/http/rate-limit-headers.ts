@@ -1,8 +1,8 @@
 import type { ReachedLimit } from "../errors.ts";
 
 /**
- * The headers of draft-ietf-httpapi-ratelimit-headers for the limit that a request ran into, such as
- * `RateLimit-Policy: "tokens";q=60000;w=60` and `RateLimit: "tokens";r=0;t=5`. Structured fields (RFC 9651): integers only.
+ * Headers of draft-ietf-httpapi-ratelimit-headers for the limit that a request ran into, such as `RateLimit-Policy:
+ * "tokens";q=60000;w=60` and `RateLimit: "tokens";r=0;t=5`. Structured fields (RFC 9651): integers only.
  */
 export function rateLimitHeaders({
   name,
@@ -18,5 +18,5 @@ export function rateLimitHeaders({
   };
 }
 
-/** The largest integer of a structured field has 15 digits. */
+/** Structured fields allow integers of up to 15 digits. */
 const whole = (value: number): number => Math.min(999_999_999_999_999, Math.max(0, value));

@@ -1,10 +1,10 @@
 import type { FastifyInstance } from "fastify";
 
-/** Which methods a path takes, so that a wrong method is told from a wrong path. */
+/** The methods of each path, to tell a wrong method from a wrong path. */
 export class RouteIndex {
   readonly #routes: { pattern: RegExp; methods: string[] }[] = [];
 
-  /** Must exist before the routes do. */
+  /** Create it before the routes. */
   constructor(app: FastifyInstance) {
     app.addHook("onRoute", (route) => {
       const methods = [route.method].flat();

@@ -8,12 +8,15 @@ import type { App } from "./app.ts";
 import { PROBE_MS } from "./connections/limits.ts";
 import { allAccepted, stopHandshakes } from "./connections/handshakes.ts";
 
-/** Time for the last bytes of ended requests to leave, ms. */
+/** Milliseconds for the last bytes of ended requests to leave. */
 const FLUSH_MS = 1_000;
-/** So long nothing must come before a door is closed, and so long it is kept open at most for that, ms. */
+/** Milliseconds without traffic before an address is closed, and the most to wait for that. */
 const QUIET_MS = 20;
 const SETTLE_MS = 2_000;
-/** For a client to complete its connection, and then to ask something: a packet that was lost comes again after one second and three, ms. */
+/**
+ * Milliseconds for a client to complete its handshake, then to send a request: lost packets are resent after one second
+ * and three.
+ */
 const CLIENT_MS = 5_000;
 
 export interface DrainParts {
@@ -22,23 +25,24 @@ export interface DrainParts {
   readonly engine: { drain(graceMs: number): Promise<void> };
 }
 
-/** In milliseconds. */
+/** Times in milliseconds. */
 export interface DrainTimes {
-  /** The server goes on serving for so long, not ready any more. */
+  /** How long the server keeps serving while not ready. */
   readonly delayMs: number;
-  /** Running requests may take so long to end after that. */
+  /** How long running requests may take to finish after that. */
   readonly graceMs: number;
 }
 
-/** Starts to listen; answers the address with the port that was really taken. */
+/** Starts to listen; returns the address with the actual port. */
 export async function listen(app: App, { host, port }: { host: string; port: number }): Promise<string> {
-  // Two addresses on most machines. Fastify would make a second server for the other one, of which nothing that guards connections knows.
+  // localhost has two addresses on most machines. Fastify would create a second server for the other one, unknown to
+  // everything that guards connections.
   const addresses =
     host.toLowerCase() === "localhost" ? (await lookup(host, { all: true })).map(({ address }) => address) : [host];
   return listenAt(app, addresses, port);
 }
 
-/** The first address must work; another one may be of a family that the machine does not have. */
+/** The first address must work; others may be of a family that the machine lacks. */
 export async function listenAt(
   { fastify, doors }: App,
   [first, ...others]: readonly string[],
@@ -53,7 +57,7 @@ export async function listenAt(
   return url;
 }
 
-/** Another address whose connections are the server's own. */
+/** Opens another address whose connections belong to the same server. */
 async function openDoor(server: Server, host: string, port: number): Promise<Server> {
   const door = createServer({ allowHalfOpen: true, noDelay: true, keepAlive: true, keepAliveInitialDelay: PROBE_MS });
   door.on("connection", (socket) => void server.emit("connection", socket));
@@ -63,22 +67,26 @@ async function openDoor(server: Server, host: string, port: number): Promise<Ser
   return door;
 }
 
-/** Closes the port at all its addresses; open connections stay. On Linux every connection that a client believes to have is accepted before. */
+/**
+ * Closes the port at all its addresses; open connections stay. On Linux, every connection that a client considers
+ * established is accepted first.
+ */
 async function closePort({ fastify, doors }: App): Promise<void> {
   const { port } = fastify.server.address() as AddressInfo;
   const servers: Server[] = [fastify.server, ...doors];
   if (servers.map(stopHandshakes).every(Boolean)) await allAccepted(port, CLIENT_MS);
   else fastify.log.warn("connections that come while the port closes may be reset");
-  // Not as an HTTP server closes: that would destroy kept connections on which a request may be on its way.
+  // Not http.Server's close, which would destroy kept-alive connections on which a request may be on its way.
   for (const server of servers) Server.prototype.close.call(server);
 }
 
 /**
- * Shuts the HTTP side down without breaking a connection that somebody uses:
+ * Shuts the HTTP side down without breaking a connection in use:
  *
- *   leaving    `delayMs`: readiness is 503, everything is served, each answer closes its connection
- *   refusing   new requests get 503 `draining`; the port is closed when all connections have been accepted
- *   ending     running requests end within `graceMs`; what is left ends with `draining`: a 503, or an error event in a stream
+ *   leaving    for `delayMs`: readiness is 503, everything is served, each response closes its connection
+ *   refusing   new requests get 503 `draining`; the port closes once all connections have been accepted
+ *   ending     running requests have `graceMs` to finish; the rest end with `draining`: a 503, or an error event in a
+ *              stream
  *
  * Resolves when all connections are closed.
  */
@@ -89,7 +97,7 @@ export async function drain({ app, generation, engine }: DrainParts, { delayMs, 
 
   state.phase = "refusing";
   generation.stopAdmission();
-  // A request may be on its way to the engine (looking up its prefix), or need none: that counts as running.
+  // A request still looking up its prefix, or one that needs no engine, also counts as running.
   const ended = Promise.all([engine.drain(graceMs), generation.idle(graceMs), traffic.idle(graceMs)]);
   await traffic.quiet(QUIET_MS, SETTLE_MS);
   await closePort(app);
@@ -101,7 +109,7 @@ export async function drain({ app, generation, engine }: DrainParts, { delayMs, 
   );
   await heard;
   await traffic.idle(FLUSH_MS);
-  // Who had an answer a moment ago may be sending the next request on the same connection.
+  // A client that has just been answered may be sending its next request on the same connection.
   await traffic.quiet(QUIET_MS, SETTLE_MS);
   app.fastify.server.closeAllConnections();
   await app.fastify.close();

@@ -5,19 +5,19 @@ import { toProblem, type Problem } from "./problem.ts";
 import { lostTouch, type PrefixdError } from "../errors.ts";
 
 export interface SseOptions {
-  /** Bytes that may wait for a slow reader. */
+  /** Most unsent bytes for a slow reader. */
   readonly bufferLimit: number;
   readonly heartbeatMs: number;
-  /** A reader that takes nothing of what waits for it for so long is cut off. */
+  /** How long a reader may read nothing of what waits for it before it is disconnected. */
   readonly sendMs: number;
-  /** Asked right before results are written; no: the stream ends with `store_unavailable` instead. */
+  /** Called right before results are written; if it returns false, the stream ends with `store_unavailable` instead. */
   readonly mayEmit?: () => boolean;
 }
 
 /**
- * A stream of server-sent events. Headers go out with the first event or heartbeat, so that what fails before can still be an
- * ordinary error answer. What comes in one turn of the event loop is written after it, with one write; the end is written at once, so that
- * nothing of a request comes after it is over.
+ * A stream of server-sent events. Headers go out with the first event or heartbeat, so that earlier failures can still
+ * be ordinary error responses. Events of one turn of the event loop are written together after it. The end is written
+ * at once, so that nothing of a request follows its end.
  */
 export class SseStream {
   readonly #reply: FastifyReply;
@@ -26,21 +26,27 @@ export class SseStream {
   readonly #heartbeat: NodeJS.Timeout;
   #opened = false;
   #ended = false;
-  /** Not written yet. */
+  /** Text not yet written. */
   #pending = "";
-  /** There are results in it. */
+  /** Whether the pending text contains results. */
   #emits = false;
   /** The header is at the socket. */
   #begun = false;
-  /** Since when no byte of what waits has been taken: bytes taken by then, and the time. null: nothing waits. */
+  /**
+   * Since when the reader has taken none of the waiting bytes: bytes taken by then, and the time. null if nothing
+   * waits.
+   */
   #unread: { readonly taken: number; readonly since: number } | null = null;
 
-  /** `onTooSlow`: more than `bufferLimit` bytes wait for the reader, or none was taken for `sendMs`; the connection has been cut. */
+  /**
+   * @param onTooSlow called when the connection has been cut: more than `bufferLimit` bytes waited, or none were read
+   * for `sendMs`
+   */
   constructor(reply: FastifyReply, options: SseOptions, onTooSlow: () => void) {
     this.#reply = reply;
     this.#options = options;
     this.#onTooSlow = onTooSlow;
-    // Comments make a dead connection fail, which nothing else would show while a request waits in the queue.
+    // Comments make a dead connection fail, which otherwise goes unnoticed while a request is queued.
     this.#heartbeat = setInterval(() => this.#add(": keep-alive\n\n"), options.heartbeatMs).unref();
   }
 
@@ -48,15 +54,15 @@ export class SseStream {
     return this.#opened;
   }
 
-  /** `json`: the data, without line breaks. */
+  /** @param json the data, without line breaks */
   event(json: string): void {
     this.#emits = true;
     this.#add(`data: ${json}\n\n`);
   }
 
   /**
-   * An event that is written at once, and may be longer than what may wait for a slow reader. Resolves in a later turn of the event loop, when the
-   * system has taken it; false: the stream is over.
+   * Writes an event at once, which may be longer than the buffer limit. Resolves in a later turn of the event loop,
+   * when the system has taken it; false if the stream is over.
    */
   async paced(json: string): Promise<boolean> {
     this.#emits = true;
@@ -67,7 +73,7 @@ export class SseStream {
     return !this.#isOver;
   }
 
-  /** The last event and the end mark. */
+  /** Sends the last event and the end mark. */
   last(json: string): void {
     this.#emits = true;
     this.#add(`data: ${json}\n\ndata: [DONE]\n\n`);
@@ -81,7 +87,7 @@ export class SseStream {
     this.write();
   }
 
-  /** Stops the heartbeat; what has not been opened can be answered otherwise. */
+  /** Stops the heartbeat. A stream that has not opened can still be answered otherwise. */
   release(): void {
     clearInterval(this.#heartbeat);
   }
@@ -97,24 +103,24 @@ export class SseStream {
     return this.#ended || this.#reply.raw.destroyed;
   }
 
-  /** Writes what there is. `onTaken`: hears when the system has taken it, which is then waited for however much it is. */
+  /** Writes the pending text. With `onTaken`, which is called when the system has taken it, any amount may wait. */
   write(onTaken?: () => void): void {
     const { raw } = this.#reply;
     if (raw.destroyed || this.#pending === "") return onTaken?.();
-    // Asked here, right before the system call, and so in the same turn as it.
+    // Checked here, right before the system call and in the same turn.
     const lost = this.#emits && this.#options.mayEmit?.() === false;
     if (lost) this.#end();
     const text = lost ? this.#errorEvent(lostTouch()) : this.#pending;
     this.#pending = "";
     this.#emits = false;
-    // The end of the body goes with it.
+    // Send the end of the body in the same packet.
     if (this.#ended) raw.socket?.cork();
     this.#send(text, onTaken);
     if (this.#ended) return this.#close();
     if ((onTaken === undefined && raw.writableLength > this.#options.bufferLimit) || this.#isStalled()) this.#cut();
   }
 
-  /** Asked with each event and each heartbeat. */
+  /** Checked with each event and heartbeat. */
   #isStalled(): boolean {
     const { socket, writableLength } = this.#reply.raw;
     if (writableLength === 0 || !(socket instanceof Socket)) {
@@ -156,8 +162,9 @@ export class SseStream {
   }
 
   /**
-   * One chunk of the body. Node would frame it in four pieces and gather them again, which costs more than all else that an event
-   * takes, so what comes after the header is framed here (RFC 9112, 7.1). A response that has a socket is the one whose turn it is.
+   * Writes one chunk of the body. Node would frame it in four writes and gather them again, which costs more than
+   * everything else per event, so after the header chunks are framed here (RFC 9112, 7.1). Only the response whose turn
+   * it is has a socket.
    */
   #send(text: string, onTaken?: () => void): void {
     const { raw } = this.#reply;
@@ -180,18 +187,19 @@ export class SseStream {
   #close(): void {
     const { raw } = this.#reply;
     raw.end();
-    // Nothing is written any more, so Node can tell: a reader that stopped reading would hold the connection and its buffer for ever.
+    // No more writes, so Node's timeout works now: without it a reader that stopped would hold connection and buffer
+    // for ever.
     raw.setTimeout(this.#options.sendMs, () => this.#cut());
   }
 }
 
-/** Streams that are written to before whatever else waits has its turn: a few tenths of a millisecond. */
+/** Streams written to in one go: a few tenths of a millisecond. */
 const WRITTEN_AT_ONCE = 32;
 
 /**
- * Streams that have something to write. They are written to when the turn's other work is done, the engine's next run queued: a reader that
- * were woken by each write would run between two of them, and take the processor or its caches away. If there are many the event loop goes
- * round in between, so that the end of a run is not noticed late.
+ * Streams with pending text. They are written after the turn's other work, when the engine's next run is queued:
+ * readers woken in between would compete for the processor and its caches. With many streams the event loop runs in
+ * between, so that the end of a run is noticed in time.
  */
 class Outbox {
   readonly #streams: SseStream[] = [];

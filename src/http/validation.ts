@@ -5,7 +5,7 @@ import { PrefixdError } from "../errors.ts";
 import { firstArrayFault, withoutIntegers, type Finding } from "./array-bounds.ts";
 import { FIELD_ALIASES, NOT_OFFERED } from "./generate/schema.ts";
 
-/** What schemas carry beside JSON Schema's keywords; see schemas/generate.ts. */
+/** Our own schema annotations besides JSON Schema's keywords; see generate/schema.ts. */
 interface Annotated {
   readonly type?: unknown;
   readonly anyOf?: readonly Annotated[];
@@ -16,15 +16,16 @@ interface Annotated {
 }
 
 /**
- * Checks what arrives against the TypeBox schemas: nothing is coerced (but query strings, which are text), nothing is removed (but null for
- * an optional field, which says nothing), nothing is filled in. The first finding becomes the answer, as one of our errors that names the field.
+ * Validates input against the TypeBox schemas. Coerces nothing (except query strings, which are text), removes nothing
+ * (except null for an optional field, which means absent), fills in nothing. The first finding becomes one of our
+ * errors that names the field.
  */
 export const validatorCompiler: FastifySchemaCompiler<TSchema> = ({ schema, httpPart }) => {
   if ((schema as Annotated).unchecked) return (value: unknown) => ({ value });
   const validator = Compile(schema);
   const withoutNulls = nullRemover(schema);
   return (value: unknown) => {
-    // A JSON body that is missing altogether arrives as undefined or null.
+    // A missing JSON body arrives as undefined or null.
     const input: unknown =
       httpPart === "querystring" ? withNumbers(schema, value) : httpPart === "body" ? withoutNulls(value) : value;
     const fault = firstArrayFault(schema, input);
@@ -36,16 +37,16 @@ export const validatorCompiler: FastifySchemaCompiler<TSchema> = ({ schema, http
   };
 };
 
-/** Whether null is a value of its own. */
+/** Whether null is a value in its own right. */
 const takesNull = ({ type, anyOf }: Annotated): boolean => type === "null" || (anyOf?.some(takesNull) ?? false);
 
-/** Optional fields of a body's schema for which null means that they are absent. */
+/** Optional body fields for which null means absent. */
 export function nullableFields(schema: TSchema): string[] {
   const { properties = {}, required = [] } = schema as Annotated;
   return Object.keys(properties).filter((name) => !required.includes(name) && !takesNull(properties[name]!));
 }
 
-/** Takes out of a body, objects within it included, the fields that are null where null means absent. Made once for a schema. */
+/** Builds a function, once per schema, that removes null fields where null means absent, in nested objects too. */
 function nullRemover(schema: Annotated): (value: unknown) => unknown {
   const { properties } = schema;
   if (properties === undefined) return (value) => value;
@@ -60,7 +61,7 @@ function nullRemover(schema: Annotated): (value: unknown) => unknown {
   };
 }
 
-/** A query string is text: what the schema wants as an integer and reads as one becomes one. */
+/** Query strings are text: converts what the schema wants as an integer and reads as one. */
 function withNumbers(schema: Annotated, query: unknown): unknown {
   const out: Record<string, unknown> = { ...(query as Record<string, unknown>) };
   for (const [name, { type }] of Object.entries(schema.properties ?? {})) {
@@ -92,7 +93,10 @@ export function explain(schema: Annotated, findings: readonly Finding[], part: s
   );
 }
 
-/** Inside alternatives every branch complains. The one that went deepest, or complains of more than the type, was the one meant. */
+/**
+ * In a union every branch reports errors. The deepest one, or one about more than the type, is from the branch that was
+ * meant.
+ */
 function mostTelling(findings: readonly Finding[]): Finding | undefined {
   const depth = (finding: Finding): number =>
     finding.instancePath.split("/").length * 2 + (finding.keyword === "type" || finding.keyword === "anyOf" ? 0 : 1);
@@ -143,7 +147,7 @@ function quoteAll(params: object): string {
   return Array.isArray(names) && names.length > 0 ? names.map((name) => JSON.stringify(name)).join(", ") : "a field";
 }
 
-/** The known name within two edits (one for short names), if any. */
+/** The nearest known name within two edits (one for short names), if any. */
 export function nearest(name: string, known: readonly string[]): string | undefined {
   if (name.length > 40) return undefined;
   const limit = name.length < 5 ? 1 : 2;
@@ -155,7 +159,7 @@ export function nearest(name: string, known: readonly string[]): string | undefi
   return best?.name;
 }
 
-/** Levenshtein's. */
+/** Levenshtein distance. */
 function editDistance(a: string, b: string): number {
   let row = Array.from({ length: b.length + 1 }, (_, j) => j);
   for (let i = 1; i <= a.length; i++) {

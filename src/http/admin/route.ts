@@ -38,7 +38,7 @@ const BODY: ErrorCode[] = [
 const USAGE_DAYS = 31;
 const DAY_MS = 86_400_000;
 
-/** Users and their keys. */
+/** Routes for users and their keys. */
 export function adminRoutes(app: TypedApp, parts: AppParts): void {
   const { users, removal, prefixes } = parts;
   const tags = ["users"];
@@ -205,8 +205,8 @@ export function adminRoutes(app: TypedApp, parts: AppParts): void {
       schema: {
         operationId: "removeUser",
         tags,
-        summary: "Remove a user with everything of theirs",
-        description: "When the answer comes, no replica serves the user any more. Can be repeated after an error.",
+        summary: "Remove a user with all keys, prefixes and usage",
+        description: "When this returns, no replica serves the user any more. Can be repeated after an error.",
         params: UserParams,
         querystring: RemoveQuery,
         response: {
@@ -224,7 +224,7 @@ export function adminRoutes(app: TypedApp, parts: AppParts): void {
     {
       onRequest,
       config: { access, audit: "key.create" },
-      // A body is optional.
+      // The body is optional.
       preValidation: async (request) => void (request.body ??= {}),
       schema: {
         operationId: "createKey",
@@ -270,11 +270,11 @@ export function adminRoutes(app: TypedApp, parts: AppParts): void {
     async (request, reply) => {
       const user = idOf(request, request.params.user);
       const { key } = request.params;
-      // Checked before it is put down anywhere: it may be a whole key by mistake.
+      // Validate before recording it anywhere: it may be a whole key by mistake.
       const id = /^[0-9a-f]{16}$/.test(key) ? key : null;
       if (id !== null) request.audit.target = `${user}/${id}`;
       if (id === null || !(await users.deleteKey(user, id)))
-        throw new PrefixdError("key_not_found", "The user has no key of this id.");
+        throw new PrefixdError("key_not_found", "The user has no key with this id.");
       return reply.code(204).send();
     },
   );

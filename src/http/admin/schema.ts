@@ -14,20 +14,20 @@ const limit = (description: string) =>
 
 const LimitsBody = strict(
   {
-    max_running: limit("Sequences that run at once, on each replica"),
-    max_queued: limit("Requests that wait at once, on each replica"),
+    max_running: limit("Concurrently running sequences, per replica"),
+    max_queued: limit("Waiting requests, per replica"),
     tokens_per_minute: limit(
-      "Prompt and completion tokens, and those of soft and hard prompts that are registered, over all replicas",
+      "Prompt and completion tokens, and those of registered soft and hard prompts, over all replicas",
     ),
     max_prefixes: limit("Registered prefixes"),
-    max_prefix_bytes: limit("Bytes of compiled prefixes together"),
+    max_prefix_bytes: limit("Total bytes of compiled prefixes"),
   },
   { title: "UserLimits" },
 );
 const Weight = Type.Number({
   exclusiveMinimum: 0,
   maximum: 1000,
-  description: "Share of the model relative to other users when they compete for it; usually 1",
+  description: "Share of the model relative to other users under contention; usually 1",
 });
 
 export const CreateUserBody = named(
@@ -42,7 +42,7 @@ export const PatchUserBody = named(
   "PatchUser",
   strict(
     { weight: Type.Optional(Weight), limits: Type.Optional(LimitsBody) },
-    { minProperties: 1, description: "Fields that are absent stay as they are" },
+    { minProperties: 1, description: "Absent fields stay unchanged" },
   ),
 );
 export const CreateKeyBody = named(

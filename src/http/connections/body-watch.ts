@@ -5,35 +5,38 @@ import type { Metrics } from "../../observability/metrics.ts";
 import type { ClientLimits } from "../app-parts.ts";
 import { endWithProblem } from "./limits.ts";
 
-/** A body may on average arrive no slower than this, bytes per second; asked once the time without a byte is over. */
+/** Slowest average rate of a body, in bytes per second; checked once the time limit without a byte has passed. */
 const LEAST_RATE = 4096;
 
-/** A body that is being read. Bytes are those of its connection. */
+/** A body being read. Byte counts are its connection's. */
 interface Watched {
   readonly socket: Socket;
   readonly since: number;
   readonly from: number;
   readonly onStall: () => void;
   bytes: number;
-  /** When the last ones were seen. */
+  /** When the last bytes were seen. */
   at: number;
 }
 
-/** Finds out which bodies have stopped to arrive, or drip. One look at all of them costs less than a timer for each. */
+/** Detects bodies that have stalled or drip. Checking all of them at intervals is cheaper than a timer for each. */
 export class BodyWatch {
   readonly #stallMs: number;
   readonly #onStall: () => void;
   readonly #bodies = new Map<IncomingMessage, Watched>();
   readonly #timer: NodeJS.Timeout;
 
-  /** `stallMs`: a body of which nothing comes for so long has stalled. `onStall` hears of each one. */
+  /**
+   * @param stallMs time without a byte after which a body has stalled
+   * @param onStall called for each stalled body
+   */
   constructor(stallMs: number, onStall: () => void) {
     this.#stallMs = stallMs;
     this.#onStall = onStall;
     this.#timer = setInterval(() => this.#look(), Math.min(1_000, stallMs / 4)).unref();
   }
 
-  /** Only while the body is being read: one that waits to be read does not arrive either. `onStall` is called once at most. */
+  /** Call only once the body is being read: while it waits, it does not arrive either. Calls `onStall` at most once. */
   start(request: IncomingMessage, onStall: () => void): void {
     const now = performance.now();
     const { socket } = request;
@@ -52,7 +55,7 @@ export class BodyWatch {
     this.#bodies.delete(request);
   }
 
-  /** Bytes of a body since it was begun with. */
+  /** Bytes of a body received since `start`. */
   bytesOf(request: IncomingMessage): number {
     const body = this.#bodies.get(request);
     return body === undefined ? Infinity : body.socket.bytesRead - body.from;
@@ -85,7 +88,9 @@ export class BodyWatch {
   }
 }
 
-/** JSON that stops arriving is given up with its connection. Uploads are watched by who reads them, when their turn has come. */
+/**
+ * Aborts stalled JSON bodies along with their connection. Uploads are watched by their reader, once it is their turn.
+ */
 export function watchBodies(app: FastifyInstance, { receiveMs }: ClientLimits, metrics: Metrics): BodyWatch {
   const bodies = new BodyWatch(receiveMs, () => metrics.connectionCut("not_sending"));
   app.addHook("onClose", async () => bodies.close());

@@ -2,22 +2,22 @@ import { Socket } from "node:net";
 import type { FastifyInstance } from "fastify";
 import type { BodyWatch } from "./body-watch.ts";
 
-/** What a client may still send after an answer that did not wait for its body: bytes, and milliseconds. */
+/** Limits of what a client may still send after a response that did not wait for its body: bytes, and milliseconds. */
 const MOST_BYTES = 8 * 1024 * 1024;
 const MOST_MS = 2_000;
 const LOOK_MS = 50;
 
 /**
- * An answer to a request that has not arrived as a whole (a refusal) is the connection's last. Node would then destroy the socket,
- * and the kernel of a client that is still sending would throw the answer away; or, with keep-alive, wait for the body as long as a
- * request may take. So our side is closed behind the answer, and what still comes is dropped, for a while. Must come before the hooks
- * that count requests.
+ * Ends the connection after a response to a request that has not arrived whole (a refusal). Node would destroy the
+ * socket, and the kernel of a client still sending would discard the response; or, with keep-alive, wait for the body
+ * until the request timeout. Instead we close our side after the response, and drop what still arrives for a while.
+ * Call before the hooks that count requests.
  */
 export function closeRefused(app: FastifyInstance, bodies: BodyWatch): void {
   const closing = new WeakSet<Socket>();
   app.addHook("onRequest", (request, reply, done) => {
     if (!closing.has(request.raw.socket)) return done();
-    // It follows a body that came after all. Nothing could be answered, so nothing is done.
+    // The previous request's body arrived after all. Nothing could be answered, so nothing is done.
     reply.hijack();
     request.raw.socket.destroy();
   });
@@ -25,13 +25,13 @@ export function closeRefused(app: FastifyInstance, bodies: BodyWatch): void {
     const { raw } = request;
     if (raw.complete || !(raw.socket instanceof Socket)) return done(null, payload);
     const { socket } = raw;
-    // The parser may have the rest at hand and be in the middle of it.
+    // The parser may already hold the rest of the body.
     setImmediate(() => {
       if (!raw.complete) {
         bodies.stop(raw);
         reply.header("connection", "close");
         closing.add(socket);
-        // Called by Node behind the last answer.
+        // Node calls this after the last response.
         socket.destroySoon = () => linger(socket);
       }
       done(null, payload);

@@ -1,14 +1,15 @@
 /**
- * Connections at the edge of a port that closes. Closing a listening socket resets those in its queue and those whose handshake is not
- * over, although their clients may have sent a request. On Linux a filter on the socket stops new handshakes first, so that the rest can
- * be accepted; a client whose first packet was dropped sends it again after a second, and is then refused.
+ * Connections in progress while a port closes. Closing a listening socket resets connections in its queue and those in
+ * their handshake, even if the client has already sent a request. On Linux a filter on the socket first stops new
+ * handshakes, so that the rest can be accepted. A client whose SYN was dropped retries after a second and is then
+ * refused.
  */
 import { readFile } from "node:fs/promises";
 import type { Server } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import koffi from "koffi";
 
-/** Milliseconds between two looks. */
+/** Polling interval in milliseconds. */
 const LOOK_MS = 5;
 
 /** Linux's <asm-generic/socket.h>. */
@@ -16,8 +17,8 @@ const SOL_SOCKET = 1;
 const SO_ATTACH_FILTER = 26;
 
 /**
- * Classic BPF (<linux/filter.h>) over a segment from its TCP header on: drop those with SYN. Of the others a listening socket sees only
- * the last one of a handshake. Accepted sockets inherit the filter; their segments have no SYN.
+ * Classic BPF (<linux/filter.h>), applied from the TCP header on: drops segments with SYN. Of the others, a listening
+ * socket sees only the last one of a handshake. Accepted sockets inherit the filter; their segments have no SYN.
  */
 const DROP_SYN = [
   { code: 0x30, jt: 0, jf: 0, k: 13 }, // ldb [13]: the flags
@@ -35,7 +36,10 @@ type SetSockOpt = (
 ) => number;
 let setSockOpt: SetSockOpt | undefined;
 
-/** From now on no handshake begins at this listening server. False where that cannot be had: not Linux, or a kernel that refuses. */
+/**
+ * Stops new handshakes at this listening server. Returns false where that is impossible: not Linux, or the kernel
+ * refuses.
+ */
 export function stopHandshakes(server: Server): boolean {
   if (process.platform !== "linux") return false;
   const fd = fileDescriptor(server);
@@ -55,7 +59,7 @@ export function stopHandshakes(server: Server): boolean {
   }
 }
 
-/** Node has no name for it that is public. -1 where there is none. */
+/** Node has no public name for it. -1 if there is none. */
 function fileDescriptor(server: Server & { readonly _handle?: { readonly fd?: number } | null }): number {
   return server._handle?.fd ?? -1;
 }
@@ -67,13 +71,13 @@ function bindSetSockOpt(): SetSockOpt {
 }
 
 /**
- * Resolves when the kernel has no connection left for this port, begun or complete, that nobody has accepted; or when `limitMs`
- * milliseconds have passed since they last became fewer: a client that has vanished never completes its own. For a port at which no
- * handshake begins any more.
+ * Resolves when every connection for this port, begun or complete, has been accepted; or when their number has not
+ * fallen for `limitMs` milliseconds, since a client that vanished never completes its handshake. For a port after
+ * `stopHandshakes`.
  */
 export async function allAccepted(port: number, limitMs: number): Promise<void> {
   let [fewest, since] = [Infinity, performance.now()];
-  // A connection that moves from begun to complete while the tables are read is in neither. The second time it has moved.
+  // A connection that completes while the tables are read may be in neither, so read them twice.
   for (let empty = 0; empty < 2 && performance.now() - since < limitMs; ) {
     await sleep(LOOK_MS);
     const tables = await Promise.all(
@@ -81,15 +85,15 @@ export async function allAccepted(port: number, limitMs: number): Promise<void> 
     );
     const count = tables.reduce((sum, table) => sum + unaccepted(table, port), 0);
     empty = count === 0 ? empty + 1 : 0;
-    // Node accepts one in a turn of its event loop, which on a busy machine is not often.
+    // Node accepts one per turn of the event loop, which may be slow on a busy machine.
     if (count < fewest) [fewest, since] = [count, performance.now()];
   }
 }
 
 /**
- * Connections at a local port that nobody has accepted, of a table as /proc/net/tcp. A line is, in hexadecimal,
- * `0: 0100007F:1F90 00000000:0000 0A 00000000:00000002 ...`: local address, other address, state, bytes to send, bytes to read; a listening
- * socket has its complete connections for the latter.
+ * Counts unaccepted connections at a local port in a table in the format of /proc/net/tcp. A line is, in hexadecimal,
+ * `0: 0100007F:1F90 00000000:0000 0A 00000000:00000002 ...`: local address, remote address, state, bytes to send, bytes
+ * to read. For a listening socket the last is its number of complete connections.
  */
 export function unaccepted(table: string, port: number): number {
   let count = 0;

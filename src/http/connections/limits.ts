@@ -8,31 +8,31 @@ import type { ClientLimits } from "../app-parts.ts";
 import { PROBLEM_TYPE, toProblem } from "../problem.ts";
 import type { Traffic } from "./traffic.ts";
 
-/** After so many milliseconds of silence the kernel asks whether a client is still there. */
+/** Milliseconds of silence after which the kernel probes whether a client is still there. */
 export const PROBE_MS = 60_000;
-/** A connection that has had its last answer is closed after so many milliseconds, whether or not the client closes it, too. */
+/** Milliseconds after its last response when a connection is closed, even if the client does not close it. */
 const LAST_WORD_MS = 1_000;
 
-/** What Node's server is made with: it looks every few seconds for requests that take too long to arrive. */
+/** Options of Node's server, which checks every few seconds for requests that take too long to arrive. */
 export function serverOptions({ headerMs }: ClientLimits): object {
   return {
     headersTimeout: headerMs,
     connectionsCheckingInterval: Math.min(5_000, headerMs),
     keepAlive: true,
     keepAliveInitialDelay: PROBE_MS,
-    // Node would refuse a request without Host by itself, with an empty body; access-log.ts does it with a problem.
+    // Node would refuse a request without Host with an empty body; access-log.ts does so with a problem.
     requireHostHeader: false,
   };
 }
 
 /**
- * Bounds the number of connections, those that server.ts accepts at a second address included, and cuts those whose client does not
- * read what it is sent.
+ * Limits the number of connections, including those that server.ts accepts at a second address, and cuts those whose
+ * client does not read.
  */
 export function guardConnections(app: FastifyInstance, limits: ClientLimits, metrics: Metrics, traffic: Traffic): void {
   const server: Server = app.server;
   const open = new Set<Socket>();
-  // Node drops what is too much at the first address before a socket is made of it. It knows of no other address.
+  // At the first address Node drops excess connections before creating a socket; it does not know the other addresses.
   if (limits.maxConnections < Infinity) server.maxConnections = limits.maxConnections;
   server.on("drop", () => metrics.connectionCut("too_many"));
   server.on("connection", (socket: Socket) => {
@@ -43,14 +43,17 @@ export function guardConnections(app: FastifyInstance, limits: ClientLimits, met
     socket.destroy();
   });
   metrics.watchConnections(() => ({ open: open.size, listeners: countListeners(server, open) }));
-  // Streams bring a limit of their own: here each event would begin the time anew.
+  // Streams have their own limit: here each event would restart the timeout.
   app.addHook("onSend", (request, reply, payload, done) => {
     cutUnread(request, reply, limits.sendMs, () => metrics.connectionCut("not_reading"));
     done(null, payload);
   });
 }
 
-/** From here on the client must take something of the answer every `ms` milliseconds; Node begins the time anew when it does. */
+/**
+ * From now on the client must read something of the response every `ms` milliseconds; each read restarts Node's
+ * timeout.
+ */
 export function cutUnread(request: FastifyRequest, reply: FastifyReply, ms: number, onCut: () => void): void {
   reply.raw.setTimeout(ms, () => {
     request.audit.code = "too_slow";
@@ -61,7 +64,10 @@ export function cutUnread(request: FastifyRequest, reply: FastifyReply, ms: numb
 
 const HEAD = Buffer.from("HEAD ");
 
-/** What is not HTTP, has too large headers or takes too long: Node's parser gives up, so the answer is written by hand. */
+/**
+ * Answers requests that Node's parser gives up on: not HTTP, headers too large, or too slow. The response is written by
+ * hand.
+ */
 export function refuseConnection(
   error: Error & { code?: string; rawPacket?: unknown },
   socket: Socket,
@@ -70,7 +76,7 @@ export function refuseConnection(
   if (error.code === "ECONNRESET" || !socket.writable) return void socket.destroy();
   const late = error.code === "ERR_HTTP_REQUEST_TIMEOUT";
   if (late) metrics.connectionCut("not_sending");
-  // An answer to HEAD has no body. The parser tells nothing of a request whose headers it has not read to their end.
+  // A response to HEAD has no body. The parser reports nothing about a request whose headers are incomplete.
   const bodiless = Buffer.isBuffer(error.rawPacket) && error.rawPacket.subarray(0, HEAD.length).equals(HEAD);
   endWithProblem(
     socket,
@@ -79,7 +85,7 @@ export function refuseConnection(
   );
 }
 
-/** The last answer on a connection. Node looks at it no more, so nothing else would close it if the client does not. */
+/** Writes the last response on a connection. Node no longer watches it, so it is closed here if the client does not. */
 export function endWithProblem(socket: Socket, code: ErrorCode, { bodiless = false } = {}): void {
   const { status, title } = ERRORS[code];
   const body = JSON.stringify(toProblem(new PrefixdError(code, `${title}.`), "none"));

@@ -1,11 +1,11 @@
 import { readProcessLimits, softLimit } from "../../system-files.ts";
 
-/** What the process opens besides connections: the store's environments, Redis, logs, libraries. */
+/** File descriptors for everything but connections: the store's environments, Redis, logs, libraries. */
 const OTHER_FILES = 512;
 
 /**
- * Connections that leave the rest of the process enough open files (`ulimit -n`): without one the store could not be opened, nor a
- * file read. Infinity where there is no limit, or where the system does not say (other than Linux).
+ * Number of connections that leaves the rest of the process enough file descriptors (`ulimit -n`) to open the store and
+ * read files. Infinity if there is no limit, or the system does not report one (other than Linux).
  */
 export function connectionsAllowed(limits: string = readProcessLimits()): number {
   const files = softLimit(limits, "Max open files");

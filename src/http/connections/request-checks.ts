@@ -1,19 +1,21 @@
-/** Requests that two readers, a proxy and this server say, could take for different ones are refused; so are bodies that are not sent as they are. */
+/**
+ * Refuses requests that two readers, such as a proxy and this server, could interpret differently, and encoded bodies.
+ */
 import type { IncomingMessage } from "node:http";
 import type { FastifyInstance, FastifyRequest } from "fastify";
 import { PrefixdError } from "../../errors.ts";
 
-/** Headers that have one value: of two, Node keeps the first and drops the other without a word. */
+/** Single-valued headers: of two, Node silently keeps the first. */
 const SINGLE = ["host", "authorization", "content-type"];
 const ABSOLUTE = /^[a-z][a-z0-9+.-]*:\/\/([^/?#]*)/i;
 
-/** The target without scheme and authority, if it came with them (RFC 9112, 3.2.2). */
+/** The request target without scheme and authority, if it has them (RFC 9112, 3.2.2). */
 export function originForm({ url = "/" }: IncomingMessage): string {
   const rest = url.replace(ABSOLUTE, "");
   return rest.startsWith("/") || rest === url ? rest : `/${rest}`;
 }
 
-/** Whom the request is for: the authority of its target, or else the Host header. */
+/** The host addressed: the authority of the target, else the Host header. */
 export function hostOf(request: FastifyRequest): string | undefined {
   return ABSOLUTE.exec(request.originalUrl)?.[1] ?? request.headers.host;
 }
@@ -36,7 +38,7 @@ export function checkRequest({ raw, url }: FastifyRequest): void {
   }
 }
 
-/** RFC 9110, 8.4 and 15.5.16. A request without a body has nothing that could be encoded. */
+/** RFC 9110, 8.4 and 15.5.16. Without a body there is nothing to be encoded. */
 export function refuseEncodedBodies(app: FastifyInstance): void {
   app.addHook("preParsing", (request, reply, payload, done) => {
     const encoding = request.headers["content-encoding"];
@@ -54,7 +56,7 @@ export function refuseEncodedBodies(app: FastifyInstance): void {
     done(
       new PrefixdError(
         "unsupported_media_type",
-        "Bodies are read as they are: leave Content-Encoding away and send the body unencoded.",
+        "Encoded bodies are not supported: omit Content-Encoding and send the body unencoded.",
       ),
     );
   });

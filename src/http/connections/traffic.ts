@@ -1,18 +1,18 @@
 import type { Socket } from "node:net";
 import { setImmediate as nextTurn, setTimeout as sleep } from "node:timers/promises";
 
-/** Milliseconds between two looks. */
+/** Polling interval in milliseconds. */
 const LOOK_MS = 5;
 
-/** What comes in: for a drain, which ends when nothing does any more. */
+/** Tracks incoming traffic, for a drain, which ends when there is none. */
 export class Traffic {
   #open = 0;
-  /** Grows with every connection and with every request that begins or ends. */
+  /** Counts new connections, and requests that begin or end. */
   #events = 0;
-  /** Connections on which no request has begun yet. */
+  /** Connections without a request so far. */
   readonly #unheard = new Set<Socket>();
 
-  /** Requests whose answer has not left yet. */
+  /** Number of requests whose response has not been sent yet. */
   get open(): number {
     return this.#open;
   }
@@ -45,15 +45,15 @@ export class Traffic {
   }
 
   /**
-   * Resolves when nothing has begun or ended for `quietMs` milliseconds, after `limitMs` at the latest: right after the event loop has
-   * accepted all connections that the kernel had for it.
+   * Resolves after `quietMs` milliseconds in which nothing began or ended, after `limitMs` at the latest: right after
+   * the event loop has accepted all connections the kernel had for it.
    */
   async quiet(quietMs: number, limitMs: number): Promise<void> {
     const start = performance.now();
     let [seen, since] = [this.#events, start];
     for (let now = start; now - since < quietMs && now - start < limitMs; now = performance.now()) {
       await sleep(LOOK_MS);
-      // Behind the turn's accepts; whoever awaits this goes on before anything else does.
+      // After this turn's accepts; the awaiting code continues before anything else.
       await nextTurn();
       if (this.#events !== seen) [seen, since] = [this.#events, performance.now()];
     }

@@ -10,7 +10,7 @@ import { CLIENT_DEFAULTS, STREAM_DEFAULTS, type TypedApp } from "../app-parts.ts
 import { buildApp } from "../app.ts";
 import { UPLOADS } from "../prefixes/transfer-gate.ts";
 
-/** The app with nothing behind its routes: enough to describe it, and it needs no model. */
+/** The app with nothing behind its routes: enough to describe it, without a model. */
 export async function documentationApp(): Promise<TypedApp> {
   const nothing = (): never => {
     throw new PrefixdError("internal", "This app only describes itself.");

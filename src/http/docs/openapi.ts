@@ -19,7 +19,7 @@ export const OPENAPI_OPTIONS = {
         key: {
           type: "http",
           scheme: "bearer",
-          description: "A user's key, or the admin key. A server without an admin key needs no keys.",
+          description: "A user's key, or the admin key. A server without an admin key requires no keys.",
         },
       },
     },
@@ -40,15 +40,15 @@ export const OPENAPI_OPTIONS = {
 
 type Json = null | string | number | boolean | Json[] | { [key: string]: Json };
 
-/** Keywords of ours that only the server reads; see config.ts's neighbours in schemas/. */
+/** Our own keywords, which only the server reads; see validation.ts. */
 const PRIVATE = new Set(["hint", "unchecked"]);
 
-/** The API's description, of the routes that the app really has. The app must be ready. */
+/** The API's description, from the app's actual routes. The app must be ready. */
 export function openapiDocument(app: FastifyInstance): Json {
   const schemas: { [key: string]: Json } = {};
   const raw = JSON.parse(JSON.stringify(app.swagger()), sayNull) as { [key: string]: Json };
   const out = share(raw, schemas) as { [key: string]: Json };
-  // Parts of a stream hang on no route as schemas: the stream itself is text.
+  // Stream events are not attached to a route as schemas: the stream itself is text.
   for (const schema of [GenerateEvent, GenerateLastEvent]) share(JSON.parse(JSON.stringify(schema)) as Json, schemas);
   return {
     ...out,
@@ -62,7 +62,7 @@ export function openapiDocument(app: FastifyInstance): Json {
 export const openapiYaml = (document: Json): string =>
   stringify(document, { lineWidth: 120, aliasDuplicateObjects: false });
 
-/** null for an optional field of a request's body means that it is absent: its schema says so. A reviver: what is inside comes first. */
+/** Declares null where it means that an optional body field is absent. A JSON reviver, so nested values come first. */
 function sayNull(key: string, value: unknown): unknown {
   if (key !== "requestBody") return value;
   const { content } = value as {
@@ -77,7 +77,7 @@ function sayNull(key: string, value: unknown): unknown {
 
 function orNull(schema: Record<string, unknown>): Record<string, unknown> {
   const { type, anyOf, enum: values } = schema;
-  // A schema of its own stays what it is, for others refer to it.
+  // Other places refer to a named schema, so leave it as it is.
   if (schema["title"] !== undefined) return { anyOf: [schema, { type: "null" }] };
   if (Array.isArray(anyOf)) return { ...schema, anyOf: [...(anyOf as unknown[]), { type: "null" }] };
   return {
@@ -87,7 +87,10 @@ function orNull(schema: Record<string, unknown>): Record<string, unknown> {
   };
 }
 
-/** Schemas with a title of one word move to components and are referred to; keywords of ours go. Examples stay as they are. */
+/**
+ * Moves schemas with a one-word title to components and refers to them; drops our own keywords. Examples stay as they
+ * are.
+ */
 function share(node: Json, schemas: { [key: string]: Json }): Json {
   if (Array.isArray(node)) return node.map((item) => share(item, schemas));
   if (node === null || typeof node !== "object") return node;
@@ -96,7 +99,7 @@ function share(node: Json, schemas: { [key: string]: Json }): Json {
     if (PRIVATE.has(key)) continue;
     out[key] = key === "example" || key === "examples" ? value : share(value, schemas);
   }
-  // Tuples as OpenAPI 3.1's dialect of JSON Schema has them.
+  // Tuples in OpenAPI 3.1's dialect of JSON Schema.
   if (Array.isArray(out["items"])) {
     Object.assign(out, { prefixItems: out["items"], items: false, maxItems: out["items"].length });
     delete out["additionalItems"];

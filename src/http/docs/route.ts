@@ -3,7 +3,7 @@ import swaggerUi from "@fastify/swagger-ui";
 import type { TypedApp } from "../app-parts.ts";
 import { openapiDocument, openapiYaml } from "./openapi.ts";
 
-/** The description itself and its pages; everything they load comes from this server. */
+/** The API description and its pages; everything they load comes from this server. */
 export async function docsRoutes(app: TypedApp): Promise<void> {
   const description = describedOnce(app);
   const sendYaml = async (_request: FastifyRequest, reply: FastifyReply): Promise<FastifyReply> =>
@@ -13,7 +13,7 @@ export async function docsRoutes(app: TypedApp): Promise<void> {
   await app.register(async (scope) => {
     scope.addHook("onRoute", (route) => {
       route.config = { ...route.config, access: "public" };
-      // The plugin makes them anew for each request, which anybody may send.
+      // The plugin would generate them for each request, which anybody may send.
       if (route.url === "/docs/yaml") route.handler = sendYaml;
       if (route.url === "/docs/json") route.handler = sendJson;
     });
@@ -26,7 +26,7 @@ export async function docsRoutes(app: TypedApp): Promise<void> {
   );
 }
 
-/** Made when somebody first asks, as bytes: a tenth of a second's work, and a megabyte for as long as the server runs. */
+/** Generates the description on first use, as bytes: it takes a tenth of a second, and keeps a megabyte. */
 function describedOnce(app: TypedApp): () => { readonly yaml: Buffer; readonly json: Buffer } {
   let made: { readonly yaml: Buffer; readonly json: Buffer } | undefined;
   return () => {
@@ -40,7 +40,7 @@ async function registerPages(scope: FastifyInstance): Promise<void> {
   await scope.register(swaggerUi, {
     routePrefix: "/docs",
     logLevel: "warn",
-    // The bar only offers to load other descriptions.
+    // The top bar only offers to load other descriptions.
     theme: { title: "prefixd", css: [{ filename: "prefixd.css", content: ".swagger-ui .topbar { display: none }" }] },
     uiConfig: { validatorUrl: null, docExpansion: "list", tryItOutEnabled: true },
   });

@@ -4,20 +4,24 @@ import type { ValidGenerateRequest } from "../../generation/service.ts";
 import type { Tokenizer } from "../../text/tokenizer.ts";
 import type { ResponseOptions } from "./parse.ts";
 
-/** Bytes of a double as JSON, at most, such as -1.2345678901234567e-10. */
+/** Longest JSON of a double, in bytes, such as -1.2345678901234567e-10. */
 const NUMBER = 25;
-/** The same of what is around the id, the text and the number of one of the likeliest tokens. */
+/** Bytes around the id, text and number of one of the likeliest tokens. */
 const AROUND_TOP = '{"id":,"token":,"logprob":},'.length;
 
-/** Bounds the bytes of an answer by what its request asks for, before anything of it is computed. */
+/** Bounds a response's size from its request, before computing anything. */
 export class AnswerLimit {
   readonly #limit: number;
   readonly #positions: number;
-  /** Bytes of an id, and of the longest token's text, as JSON. */
+  /** Bytes of an id and of the longest token's text, as JSON. */
   readonly #id: number;
   readonly #text: number;
 
-  /** `limit`: bytes of an answer; `positions`: the model's n_positions. Goes through the whole vocabulary. */
+  /**
+   * Scans the whole vocabulary.
+   * @param limit bytes of a response
+   * @param positions the model's n_positions
+   */
   constructor(limit: number, tokenizer: Pick<Tokenizer, "vocabSize" | "tokenText">, positions: number) {
     this.#limit = limit;
     this.#positions = positions;
@@ -30,7 +34,7 @@ export class AnswerLimit {
   /** @throws PrefixdError answer_too_large, which names the fields that make it so */
   check(request: ValidGenerateRequest, { returnTokenIds }: Pick<ResponseOptions, "returnTokenIds">): void {
     const { prompts, n, bestOf, beams, echo, logprobs } = request;
-    // What is not returned is computed all the same, and held until it is known to be the worse.
+    // Rows that are not returned are computed too, and held until they prove to be worse.
     const rows = beams?.numBeams ?? bestOf ?? n;
     const tokens = prompts.reduce(
       (sum, { length }) => sum + (echo ? length : 0) + mostNewTokens(request, length, this.#positions),
@@ -44,14 +48,14 @@ export class AnswerLimit {
       "max_new_tokens",
       ...(prompts.length === 1 ? [] : ["the number of prompts"]),
     ];
-    const without = echo ? ", or leave echo away" : "";
+    const without = echo ? ", or omit echo" : "";
     throw new PrefixdError(
       "answer_too_large",
-      `The answer could have ${bytes} bytes (${rows * tokens} tokens, each taken for the vocabulary's longest); this server makes up to ${this.#limit}. Lower ${fields.join(", ")}${without}.`,
+      `The answer could have ${bytes} bytes (${rows * tokens} tokens, each counted as the vocabulary's longest); this server allows ${this.#limit}. Lower ${fields.join(", ")}${without}.`,
     );
   }
 
-  /** The most that one token of a choice adds to the JSON. */
+  /** Most bytes that one token of a choice adds to the JSON. */
   #bytesOfToken(logprobs: number | null, returnTokenIds: boolean): number {
     const top = AROUND_TOP + this.#id + this.#text + NUMBER;
     return (

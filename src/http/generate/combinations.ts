@@ -3,15 +3,16 @@ import { DEFAULT_NEW_TOKENS } from "../../generation/service.ts";
 import type { GenerateBody } from "./schema.ts";
 import type { GenerationDefaults } from "./defaults-schema.ts";
 
-/** A body with the model's defaults where it says nothing. */
+/** A body with the model's defaults filled in. */
 export type GenerateFields = GenerateBody & Pick<GenerationDefaults, "max_length" | "min_length">;
 
-/** Why a request is refused, and the fields whose values lead to it. */
+/** Why a request is refused, and the fields that cause it. */
 type Refusal = readonly [applies: boolean, why: string, fields: readonly (keyof GenerateFields)[]];
 
 /**
- * What the request does not say, as the model's defaults say it. A default gives way where it could only be in the way: all of them where
- * nothing is generated; what is done to EOS where EOS is ignored; `sequence_bias` where there is a `logit_bias`, which is the same to transformers.
+ * Fills absent fields from the model's defaults. A default is dropped where it cannot apply: all of them if nothing is
+ * generated; those on EOS if EOS is ignored; `sequence_bias` if there is a `logit_bias`, since transformers treats both
+ * as one.
  */
 export function withDefaults(body: GenerateBody, defaults: GenerationDefaults): GenerateFields {
   if (body.max_new_tokens === 0) return body;
@@ -29,8 +30,8 @@ export function withDefaults(body: GenerateBody, defaults: GenerationDefaults): 
 }
 
 /**
- * What fields say of each other, those of the body and the model's defaults; an error tells the defaults that led to it.
- * `maxN`: the most rows per prompt.
+ * Checks fields against each other, both the body's and the model's defaults; the error names defaults that contribute.
+ * @param maxN maximum rows per prompt
  * @throws PrefixdError invalid_parameter
  */
 export function checkCombinations(body: GenerateBody, defaults: GenerationDefaults, maxN: number): void {
@@ -48,24 +49,29 @@ export function checkCombinations(body: GenerateBody, defaults: GenerationDefaul
     [n > maxN, `n must be <= ${maxN} on this server`, ["n"]],
     [bestOf > maxN, `best_of must be <= ${maxN} on this server`, []],
     [numBeams > maxN, `num_beams must be <= ${maxN} on this server`, ["num_beams"]],
-    [beams && n > numBeams, "n must be <= num_beams: a beam search has no more results", ["n", "num_beams"]],
+    [
+      beams && n > numBeams,
+      "n must be <= num_beams: a beam search returns at most num_beams results",
+      ["n", "num_beams"],
+    ],
     [
       beams && bestOf > n,
-      "best_of cannot be used with num_beams > 1, which returns the best already",
+      "best_of cannot be used with num_beams > 1, which already returns the best",
       ["num_beams", "n"],
     ],
-    [beams && stream, "num_beams > 1 cannot be streamed: which tokens come first is known at the end", ["num_beams"]],
+    [beams && stream, "num_beams > 1 cannot be streamed: the first tokens are only known at the end", ["num_beams"]],
     [!beams && n > 1 && !doSample, "n > 1 needs do_sample true: without it all choices are the same", ["n"]],
     [bestOf < n, "best_of must be >= n", ["n"]],
     [bestOf > n && !doSample && !beams, "best_of needs do_sample true: without it all choices are the same", []],
-    [bestOf > n && stream, "best_of cannot be streamed: which choices are the best is known at the end", []],
+    [bestOf > n && stream, "best_of cannot be streamed: the best choices are only known at the end", []],
     [maxNew === 0 && !(fields.echo ?? false), "max_new_tokens must be >= 1; 0 only with echo", []],
     [
       maxNew === 0 && (beams || bestOf > n),
       "max_new_tokens 0 leaves nothing for num_beams or best_of to choose from",
       [],
     ],
-    // A default that asks for more than the request allows is no mistake of the request's; and what max_length leaves hangs on the prompt.
+    // A default beyond what the request allows is not the request's mistake, and what max_length leaves depends on the
+    // prompt.
     [
       (body.min_new_tokens ?? 0) > maxNew && fields.max_length === undefined,
       "min_new_tokens must be <= max_new_tokens",
@@ -94,6 +100,6 @@ export function checkCombinations(body: GenerateBody, defaults: GenerationDefaul
   const source =
     fromModel.length === 0
       ? ""
-      : ` The model's own defaults are part of it (generation_config.json): ${fromModel.join(", ")}; send other values.`;
+      : ` The model's defaults contribute to this (generation_config.json): ${fromModel.join(", ")}; send other values.`;
   throw new PrefixdError("invalid_parameter", `${why}.${source}`);
 }

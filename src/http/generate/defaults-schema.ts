@@ -7,7 +7,7 @@ const { properties: field } = GenerateBody;
 const count = (description: string, minimum = 0): Type.TOptional<Type.TInteger> =>
   Optional(Type.Integer({ minimum, description }));
 
-/** Fields of a request that generation_config.json may give, by transformers' names; each has the limits that it has in requests. */
+/** Request fields that generation_config.json may set, by transformers' names, with the same limits as in requests. */
 export const GenerationConfigFields = strict({
   max_new_tokens: count("", 1),
   max_length: count(
@@ -43,16 +43,19 @@ export const GenerationConfigFields = strict({
 });
 export type GenerationConfigFields = Static<typeof GenerationConfigFields>;
 
-/** What a request calls the fields whose names in transformers are others. */
+/** Request names of fields that transformers calls differently. */
 export const REQUEST_NAMES = { bad_words_ids: "bad_words", num_return_sequences: "n", stop_strings: "stop" } as const;
 type Renamed = typeof REQUEST_NAMES;
 
-/** Defaults of requests, by the requests' names, and the two lengths that count the prompt. What is absent has transformers' own default. */
+/**
+ * Defaults of requests, by the requests' names, and the two lengths that include the prompt. Absent fields have
+ * transformers' defaults.
+ */
 export type GenerationDefaults = Omit<GenerationConfigFields, keyof Renamed> & {
   [K in keyof Renamed as Renamed[K]]?: NonNullable<GenerationConfigFields[K]>;
 };
 
-/** What a field means, and what it is without the model's word, is told where requests are described. */
+/** Meaning and built-in default are documented with requests, so not repeated here. */
 const TOLD_ELSEWHERE: ReadonlySet<string> = new Set(["default", "description", "hint", "examples"]);
 
 function shown([name, schema]: [string, TSchema]): [string, TSchema] {

@@ -1,4 +1,4 @@
-/** The model's generation_config.json as defaults of requests: what transformers' `generate()` takes from it. */
+/** Reads the model's generation_config.json as defaults of requests, as transformers' `generate()` does. */
 import type { TSchema } from "typebox";
 import { Compile } from "typebox/compile";
 import { ModelLoadError, PrefixdError } from "../../errors.ts";
@@ -9,7 +9,10 @@ import { explain } from "../validation.ts";
 
 const FILE = "generation_config.json";
 
-/** Fields that change no token of a GPT-2: how transformers computes, what it returns, what only encoders or assistants use. The EOS ids are read with the model. */
+/**
+ * Fields that cannot change a GPT-2's tokens: how transformers computes, what it returns, what only encoders or
+ * assistants use. EOS ids are read with the model.
+ */
 const WITHOUT_EFFECT: ReadonlySet<string> = new Set([
   "eos_token_id",
   "bos_token_id",
@@ -43,7 +46,7 @@ const WITHOUT_EFFECT: ReadonlySet<string> = new Set([
   "speculation_type",
 ]);
 
-/** Fields that change answers in a way that is not offered, each with the value that does not. null never does. */
+/** Unsupported fields that change answers, each with its neutral value. null is always neutral. */
 const NOT_APPLIED: ReadonlyMap<string, unknown> = new Map<string, unknown>([
   ["guidance_scale", 1],
   ["penalty_alpha", 0],
@@ -66,14 +69,14 @@ const validator = Compile(GenerationConfigFields);
 
 export interface DefaultsFor {
   readonly vocabSize: number;
-  /** Rows that a request may take per prompt. */
+  /** Maximum rows per prompt. */
   readonly maxN: number;
 }
 
 /**
- * The defaults that `file`, the parsed generation_config.json, gives. A field is null where transformers' own default is meant.
- * @throws ModelLoadError that names the field: a value of the wrong type or out of the limits of requests, one that would change answers
- *   in a way that is not offered, a field that is not known, or fields that make a request refused that names none of them
+ * The defaults in `file`, the parsed generation_config.json. A null field stands for transformers' default.
+ * @throws ModelLoadError that names the field: a value of the wrong type or out of a request's limits, one that would
+ *   change answers in an unsupported way, an unknown field, or fields that together refuse a request without any of them
  */
 export function generationDefaults(
   file: Readonly<Record<string, unknown>>,
@@ -96,7 +99,7 @@ export function generationDefaults(
         value,
       ]),
     ),
-    // Where both are given, transformers takes the one that does not count the prompt.
+    // Given both, transformers uses the one that does not count the prompt.
     ...(max_length !== undefined && known.max_new_tokens === undefined ? { max_length } : {}),
     ...(min_length !== undefined && known.min_new_tokens === undefined ? { min_length } : {}),
   };

@@ -1,11 +1,11 @@
 import type { SseStream } from "../sse.ts";
 
-/** What one step brings a stream: events, and at the end the last one. */
+/** One step's events for a stream, and at the end the last one. */
 type Step = Generator<string, string | null>;
 
 /**
- * Steps that bring a stream more than one event can hold, and those that come after them: each event is made when the reader has taken the one
- * before, in a turn of the event loop of its own.
+ * Queues steps with more than one event's worth of data, and the steps after them. Each event is built in its own turn
+ * of the event loop, once the reader has taken the one before.
  */
 export class EventQueue {
   readonly #sse: SseStream;

@@ -2,8 +2,9 @@ import { Readable } from "node:stream";
 import { setImmediate as nextTurn } from "node:timers/promises";
 
 /**
- * A JSON answer out of its pieces: one piece as it is, several as a stream that makes each in a turn of the event loop of its own, when the
- * client has taken those before. `check` is called before each further piece; if it throws, the connection is cut: half an answer looks like none.
+ * Assembles a JSON response from chunks: a single chunk as it is, several as a stream that builds each in its own turn
+ * of the event loop, once the client has taken those before. Calls `check` before each further chunk; if it throws, the
+ * connection is cut, since half a response must not look complete.
  */
 export function answerOf(pieces: Generator<string, void>, check: () => void): string | Readable {
   const [first, second] = [pieces.next(), pieces.next()];

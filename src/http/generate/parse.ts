@@ -13,15 +13,16 @@ import type { PromptReader } from "./prompts.ts";
 import type { GenerateBody } from "./schema.ts";
 import type { GenerationDefaults } from "./defaults-schema.ts";
 
-/** How the answer is to look; nothing that the engine needs to know. */
+/** How the response looks; irrelevant to the engine. */
 export interface ResponseOptions {
   readonly stream: boolean;
   readonly returnTokenIds: boolean;
 }
 
 /**
- * A body that fits its schema, with defaults filled in, the model's or else transformers', and what no schema can say checked. `pathId` is the id in the path, `user` who asks.
- * `maxN`: the most rows per prompt: choices, also those that best_of drops, or beams.
+ * Parses a body that fits its schema: fills in defaults (the model's, else transformers'), and checks what no schema
+ * can express. `pathId` is the id in the path, `user` the sender.
+ * @param maxN maximum rows per prompt: beams, or choices including those that best_of drops
  */
 export async function parseGenerate(
   given: GenerateBody,
@@ -63,7 +64,7 @@ export async function parseGenerate(
   return { request, response: { stream, returnTokenIds: body.return_token_ids ?? stream } };
 }
 
-/** How long the answers are; where the request does not say it, what does not fit is cut. */
+/** The answers' length; defaults that do not fit are lowered. */
 function lengthOf(body: GenerateFields, given: GenerateBody): AnswerLength {
   return {
     maxNewTokens: body.max_new_tokens ?? DEFAULT_NEW_TOKENS,
@@ -115,7 +116,7 @@ function prefixOf(body: GenerateBody, pathId: string | undefined, user: string):
   if (pathId === undefined) return bodyKey;
   const pathKey = parsePrefixId(pathId, user);
   if (bodyKey && (bodyKey.name !== pathKey.name || bodyKey.user !== pathKey.user))
-    throw new PrefixdError("invalid_parameter", "prefix_id is another one than the path's.");
+    throw new PrefixdError("invalid_parameter", "prefix_id differs from the path's.");
   return pathKey;
 }
 

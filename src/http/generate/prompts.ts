@@ -2,7 +2,7 @@ import { setImmediate as nextTurn } from "node:timers/promises";
 import { PrefixdError } from "../../errors.ts";
 import { STRETCH, type Tokenizer } from "../../text/tokenizer.ts";
 
-/** Texts and token ids from outside, checked and tokenised. `positions` is the model's n_positions. */
+/** Checks and tokenises texts and token ids from requests. `positions` is the model's n_positions. */
 export class PromptReader {
   readonly #tokenizer: Tokenizer;
   readonly #positions: number;
@@ -13,8 +13,9 @@ export class PromptReader {
   }
 
   /**
-   * `names[i]` is what errors call `prompts[i]`. `addSpecialTokens`: texts get what the tokenizer puts around a prompt.
-   * Throws `empty_prompt`, `invalid_token_id`, `context_exceeded`.
+   * Reads prompts. Throws `empty_prompt`, `invalid_token_id`, `context_exceeded`.
+   * @param names `names[i]` is what errors call `prompts[i]`
+   * @param addSpecialTokens add the ids that the tokenizer puts around a text prompt
    */
   async read(
     prompts: readonly (string | readonly number[])[],
@@ -32,7 +33,7 @@ export class PromptReader {
       }
       const bytes = Buffer.byteLength(prompt);
       stretch += bytes;
-      // In between, the event loop serves the others.
+      // Let the event loop serve others in between.
       if (stretch > STRETCH && i > 0) {
         stretch = bytes;
         await nextTurn();
@@ -43,9 +44,9 @@ export class PromptReader {
   }
 
   /**
-   * The id sequences of bad words. A text stands for two: itself, and itself after a space, since a byte-level tokenizer has other ids
-   * for a word that begins a text than for one within it (transformers' documentation takes the second one alone).
-   * Throws `invalid_token_id`, `invalid_parameter`.
+   * The id sequences of bad words. A text yields two: itself, and itself after a space, since a byte-level tokenizer
+   * has different ids for a word at the start of a text and within it (transformers' documentation uses only the
+   * second). Throws `invalid_token_id`, `invalid_parameter`.
    */
   async badWords(words: readonly (string | readonly number[])[]): Promise<number[][]> {
     const out: number[][] = [];
@@ -63,7 +64,7 @@ export class PromptReader {
       }
       for (const form of word.startsWith(" ") ? [word] : [word, ` ${word}`]) {
         const ids = this.#withRows(this.#tokenizer.encode(form), `bad_words[${i}]`);
-        // A normalizer may leave nothing of it.
+        // A normalizer may reduce it to nothing.
         if (ids.length === 0) throw new PrefixdError("invalid_parameter", `bad_words[${i}] has no tokens.`);
         out.push([...ids]);
       }
@@ -88,14 +89,15 @@ export class PromptReader {
     return out;
   }
 
-  /** Ids of the request's vocabulary, each once. Throws `invalid_token_id`. */
+  /** Checked token ids without duplicates. Throws `invalid_token_id`. */
   tokenIds(ids: readonly number[], name: string): number[] {
     return [...new Set(this.#checked(ids, name))];
   }
 
   /**
-   * Biases of id sequences; of equal ones the last, as in transformers. `single`: what `logit_bias` has.
-   * Throws `invalid_token_id`, `invalid_parameter`.
+   * Biases of id sequences; the last of equal ones wins, as in transformers. Throws `invalid_token_id`,
+   * `invalid_parameter`.
+   * @param single the entries of `logit_bias`
    */
   sequenceBias(
     pairs: readonly (readonly [readonly number[], number])[],
@@ -105,7 +107,7 @@ export class PromptReader {
     for (const [i, [ids, bias]] of pairs.entries()) {
       this.#checked(ids, `sequence_bias[${i}][0]`);
       if (ids.length === 1 && single.has(ids[0]!))
-        throw new PrefixdError("invalid_parameter", `logit_bias and sequence_bias[${i}] are both of token ${ids[0]!}.`);
+        throw new PrefixdError("invalid_parameter", `logit_bias and sequence_bias[${i}] both have token ${ids[0]!}.`);
       out.set(ids.join(), { ids, bias });
     }
     return [...out.values()];
@@ -113,7 +115,7 @@ export class PromptReader {
 
   async #encode(text: string, name: string, addSpecialTokens: boolean): Promise<Int32Array> {
     const { longestToken, around } = this.#tokenizer;
-    // No token is longer than the longest, so what cannot fit need not be tokenised to be refused.
+    // The longest token bounds the count from below, so text that cannot fit is refused without tokenising it.
     const atLeast =
       Math.ceil(Buffer.byteLength(text) / longestToken) +
       (addSpecialTokens ? around.before.length + around.after.length : 0);
@@ -130,7 +132,7 @@ export class PromptReader {
     return this.#withRows(ids, name);
   }
 
-  /** Ids that the tokenizer made of a text. */
+  /** Checks ids that the tokenizer made from a text. */
   #withRows(ids: Int32Array, name: string): Int32Array {
     const { vocabSize, beyondModel } = this.#tokenizer;
     const bad = ids.find((id) => id >= vocabSize);
@@ -167,4 +169,4 @@ export class PromptReader {
 }
 
 const emptyPrompt = (name: string): PrefixdError =>
-  new PrefixdError("empty_prompt", `${name} is empty; to begin from nothing, send the id of the BOS token.`);
+  new PrefixdError("empty_prompt", `${name} is empty; to start without a prompt, send the id of the BOS token.`);

@@ -6,19 +6,19 @@ import type { GenerateEvent, GenerateResponse } from "./schema.ts";
 
 type OpenChoice = GenerateEvent["choices"][number];
 
-/** Characters of JSON that are made at a stretch, about: a millisecond or two. */
+/** Approximate characters of JSON built at a time: a millisecond or two. */
 export const PIECE = 65_536;
-/** What an entry of `top_logprobs` comes to, about, and a token's id or log probability. */
+/** Approximate characters of an entry of `top_logprobs`, and of a token's id or log probability. */
 const ENTRY = 64;
 const NUMBER = 16;
 
-/** Results as clients see them; the shapes are those of schemas/generate.ts. */
+/** Writes results as clients see them; the shapes are those of schema.ts. */
 export class ResponseWriter {
   readonly #request: ValidGenerateRequest;
   readonly #options: ResponseOptions;
   readonly #model: string;
   readonly #tokenText: (id: number) => string;
-  /** Tokens whose JSON comes to a PIECE. */
+  /** Tokens whose JSON fills a PIECE. */
   readonly #stretch: number;
 
   constructor(
@@ -34,7 +34,7 @@ export class ResponseWriter {
     this.#stretch = Math.floor(PIECE / (NUMBER + NUMBER + ENTRY * (request.logprobs ?? 0)));
   }
 
-  /** A GenerateResponse as JSON, in pieces that come to some PIECEs each; an ordinary one is one piece. */
+  /** A GenerateResponse as JSON, in chunks of a few PIECEs; an ordinary one is a single chunk. */
   *whole({ choices, end }: Generated): Generator<string, void> {
     let json = `${JSON.stringify(this.#common(end)).slice(0, -1)},"choices":[`;
     for (const [at, choice] of choices.entries()) {
@@ -49,12 +49,15 @@ export class ResponseWriter {
     yield `${json}]}`;
   }
 
-  /** Whether what a step brings is no more than one event should hold; only an echoed prompt brings more. */
+  /** Whether a step's data fits one event; only an echoed prompt exceeds it. */
   isOneEvent(deltas: readonly ChoiceDelta[]): boolean {
     return deltas.reduce((size, delta) => size + this.#sizeOf(delta), 0) <= PIECE;
   }
 
-  /** A GenerateEvent as JSON. null: the step has nothing to show yet, as when a token is held back in case a stop string goes on. */
+  /**
+   * A GenerateEvent as JSON; null if the step has nothing to show yet, for instance while a token is held back for a
+   * stop string.
+   */
   event(deltas: readonly ChoiceDelta[]): string | null {
     const shows =
       this.#options.returnTokenIds ||
@@ -68,7 +71,7 @@ export class ResponseWriter {
     return `{"choices":[${this.#choicesJson(deltas)}],${JSON.stringify(this.#common(end)).slice(1)}`;
   }
 
-  /** The events of one step, each about a PIECE at most; if there is an end, the last one is what is returned. */
+  /** One step's events, each of about a PIECE at most. If there is an end, the last event is the return value. */
   *events(deltas: readonly ChoiceDelta[], end: GenerationEnd | null): Generator<string, string | null> {
     let slices: ChoiceDelta[] = [];
     let size = 0;
@@ -89,12 +92,12 @@ export class ResponseWriter {
     return null;
   }
 
-  /** About how many characters of JSON a delta is. */
+  /** Approximate characters of a delta's JSON. */
   #sizeOf({ text, tokenIds }: ChoiceDelta): number {
     return text.length + (tokenIds.length * PIECE) / this.#stretch;
   }
 
-  /** A delta as it is or, if it is long, in slices of its tokens: the text is the first one's, the end the last one's. */
+  /** A delta, sliced by tokens if it is long: the text goes with the first slice, the end with the last. */
   *#slices(delta: ChoiceDelta): Generator<ChoiceDelta, void> {
     const { index, tokenIds, logprobs } = delta;
     if (tokenIds.length <= this.#stretch) {
@@ -139,7 +142,10 @@ export class ResponseWriter {
     };
   }
 
-  /** What JSON.stringify says of every `#choice`, put together by hand where the shape is known: one of these is made per token. */
+  /**
+   * The same as JSON.stringify of every `#choice`, concatenated by hand where the shape is known: this runs once per
+   * token.
+   */
   #choicesJson(deltas: readonly ChoiceDelta[]): string {
     let json = "";
     for (const delta of deltas) {
@@ -157,7 +163,7 @@ export class ResponseWriter {
     return `{"index":${index},"text":${JSON.stringify(text)}${ids},"finish_reason":${finishReason === null ? "null" : `"${finishReason}"`}}`;
   }
 
-  /** What JSON.stringify says of a finished `#choice`, put together by hand in parts of bounded size. */
+  /** The same as JSON.stringify of a finished `#choice`, concatenated by hand in parts of bounded size. */
   *#choiceParts({ index, text, tokenIds, logprobs, score, finishReason }: ChoiceDelta): Generator<string, void> {
     yield `{"index":${index},"text":${JSON.stringify(text)}`;
     if (this.#options.returnTokenIds) yield* this.#list(',"token_ids":[', tokenIds);
@@ -169,7 +175,7 @@ export class ResponseWriter {
     yield `${score === null ? "" : `,"score":${JSON.stringify(score)}`},"finish_reason":${JSON.stringify(finishReason ?? "length")}}`;
   }
 
-  /** A list as JSON, a stretch at a time; `begin` has its bracket. */
+  /** A list as JSON, a stretch at a time; `begin` includes its bracket. */
   *#list<T>(
     begin: string,
     values: readonly T[],

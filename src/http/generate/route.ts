@@ -105,7 +105,7 @@ export function generateRoutes(app: TypedApp, parts: AppParts): void {
     }
   };
 
-  /** Resolves when the stream has ended; rejects only while an ordinary error answer is still possible. */
+  /** Resolves when the stream has ended; rejects only while an ordinary error response is still possible. */
   const stream = (
     request: FastifyRequest,
     reply: FastifyReply,
@@ -151,7 +151,7 @@ export function generateRoutes(app: TypedApp, parts: AppParts): void {
       });
     });
 
-  // After the hook that lets nobody in without a key.
+  // Runs after the hook that requires a key.
   const onRequest = async ({ principal }: FastifyRequest): Promise<void> =>
     parts.generation.refuseIfFull(principal.user);
 

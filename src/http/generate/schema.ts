@@ -24,7 +24,7 @@ const penalty = (description: string): Type.TNumber =>
 
 const { Optional } = Type;
 
-/** `hint` is added to the error when the value is refused. */
+/** `hint` is appended to the error when a value is refused. */
 export const GenerateBody = named(
   "GenerateRequest",
   strict(
@@ -305,7 +305,7 @@ export const GenerateBody = named(
 );
 export type GenerateBody = Static<typeof GenerateBody>;
 
-/** What other APIs call our fields: for the error's hint. */
+/** Other APIs' names of our fields, for the error's hint. */
 export const FIELD_ALIASES: Readonly<Record<string, string>> = {
   max_tokens: "max_new_tokens",
   max_length: "max_new_tokens",
@@ -327,7 +327,10 @@ export const FIELD_ALIASES: Readonly<Record<string, string>> = {
   ngram_size: "no_repeat_ngram_size",
 };
 
-/** Parameters of transformers and of other servers that have no place here, each with why: they are refused as such and not as typing errors. */
+/**
+ * Parameters of transformers and other servers that are not offered, each with the reason: they are refused as
+ * unsupported instead of as typing errors.
+ */
 export const NOT_OFFERED: Readonly<Record<string, string>> = {
   guidance_scale: "it runs a second, unconditional sequence beside each one",
   penalty_alpha: "contrastive search runs the model on every candidate; transformers has moved it out of its library",

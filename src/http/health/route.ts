@@ -73,7 +73,7 @@ export function healthRoutes(app: TypedApp, parts: AppParts, state: Readonly<App
   );
 }
 
-/** Details of our own errors are for clients; those of others may tell too much. */
+/** Our own errors' details are for clients; others may reveal too much. */
 async function outcomeOf(check: () => void | Promise<void>): Promise<string> {
   let timer: NodeJS.Timeout | undefined;
   const late = new Promise<string>((resolve) => {

@@ -2,7 +2,9 @@ import type { AppParts, TypedApp } from "../app-parts.ts";
 import { json, problems } from "../common-schema.ts";
 import { EmbeddingsDocument, EmbeddingsQuery, ModelDocument } from "./schema.ts";
 
-/** What a client must know of the model to make adapters and requests that fit it. It stays as it is while the server runs. */
+/**
+ * What a client needs to know about the model to make matching adapters and requests. Constant while the server runs.
+ */
 export function modelRoutes(app: TypedApp, { modelName, shape, model, embeddings, tokenizer, limits }: AppParts): void {
   const document: ModelDocument = {
     model: modelName,

@@ -28,12 +28,12 @@ export const ModelDocument = named(
     base_model: Type.Boolean({ description: "Whether requests without a prefix are allowed" }),
     generation_defaults: GenerationDefaultsDocument,
     limits: strict({
-      max_batch: count("Sequences that run at once"),
+      max_batch: count("Sequences that run concurrently"),
       max_queue: count("Requests that may wait; further ones are answered 429"),
       max_n: count("Largest n, best_of or num_beams"),
       request_bytes: count("Bytes of a JSON body"),
       answer_bytes: count(
-        "Upper limit of an answer's bytes, counted as if every token were the vocabulary's longest; a request that could exceed it is answered 422",
+        "Largest answer in bytes, estimated as if every token were the vocabulary's longest; a request that could exceed it is answered 422",
       ),
     }),
   }),
@@ -42,7 +42,7 @@ export const EmbeddingsQuery = strict({
   dtype: Type.Optional(
     Type.Enum([...EMBEDDING_DTYPES], {
       default: "F32",
-      description: "The number type they are cast to first, as torch does",
+      description: "The dtype they are cast to before hashing, as torch does",
     }),
   ),
 });

@@ -3,25 +3,27 @@ import { checkPrefixName, isPrefixName } from "../../prefixes/name.ts";
 import { looksLikeKey } from "../../observability/secrets.ts";
 import type { PrefixKey } from "../../prefixes/store.ts";
 
-/** `name` of the user's own, or `user/name`. Whether the user may use it is the registry's to say. Throws `invalid_prefix_id`. */
+/**
+ * Parses a prefix id: `name` for the user's own, or `user/name`. The registry decides on access. Throws
+ * `invalid_prefix_id`.
+ */
 export function parsePrefixId(id: string, user: string): PrefixKey {
   const slash = id.indexOf("/");
   const owner = slash < 0 ? user : id.slice(0, slash);
   const name = id.slice(slash + 1);
-  // Ids go into logs: a key that was put in the wrong place must not.
-  if (looksLikeKey(id))
-    throw new PrefixdError("invalid_prefix_id", "This looks like a key, not like the id of a prefix.");
+  // Ids are logged, and a misplaced key must not be.
+  if (looksLikeKey(id)) throw new PrefixdError("invalid_prefix_id", "This looks like a key, not like a prefix id.");
   checkPrefixName(owner);
   checkPrefixName(name);
   return { user: owner, name };
 }
 
-/** How a user calls a prefix. */
+/** A prefix's id as seen by a user. */
 export function prefixIdOf(key: PrefixKey, user: string): string {
   return key.user === user ? key.name : `${key.user}/${key.name}`;
 }
 
-/** For a path in which an id's slash is not escaped: what it should be; null: it is not such a path. */
+/** Corrects a path whose id has an unescaped slash; null if it is not such a path. */
 export function escapedPath(path: string): string | null {
   const [, owner = "", name = "", rest = ""] =
     /^\/prefixes\/([^/]+)\/([^/]+)(|\/adapter|\/adapter\/[A-Za-z0-9._-]+|\/generate)$/.exec(path) ?? [];

@@ -5,14 +5,15 @@ import { parsePrefixId, prefixIdOf } from "./id.ts";
 
 export interface ListOptions {
   readonly owner: "me" | "others" | "all";
-  /** An id: where the page before ended. */
+  /** The previous page's last id. */
   readonly after?: string;
   readonly limit: number;
 }
 
 /**
- * A page of the prefixes that a user may use: own ones by name, then those that others share, by `owner/name`. `shown` is what the answer has of
- * one; `next` is where the next page begins, null after the last one. Throws `invalid_prefix_id`.
+ * A page of the prefixes that a user may use: their own by name, then those shared with them by `owner/name`. `shown`
+ * maps a prefix to its entry in the response; `next` is where the next page begins, null after the last. Throws
+ * `invalid_prefix_id`.
  */
 export async function prefixPage<T>(
   prefixes: Pick<PrefixRegistry, "list" | "listShared">,

@@ -3,7 +3,7 @@ import type { Precondition } from "../../prefixes/store.ts";
 
 export const etagOf = (digest: string): string => `"${digest}"`;
 
-/** Conditions of a write. Weak tags never match a write (RFC 9110, 13.1.1), so they are left out. */
+/** Conditions of a write. Weak tags never match a write (RFC 9110, 13.1.1), so they are dropped. */
 export function writePrecondition(headers: {
   "if-match"?: string | undefined;
   "if-none-match"?: string | undefined;
@@ -17,7 +17,7 @@ export function writePrecondition(headers: {
   return { ...(ifMatch === undefined ? {} : { ifMatch }), ...(noneMatch === undefined ? {} : { ifNoneMatch: "*" }) };
 }
 
-/** Whether the client already has what it asks for. */
+/** Whether the client already has this version. */
 export function notModified(ifNoneMatch: string | undefined, digest: string): boolean {
   if (ifNoneMatch === undefined) return false;
   const tags = parseTags(ifNoneMatch, "If-None-Match");

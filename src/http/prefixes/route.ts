@@ -36,7 +36,7 @@ import { readAdapter } from "./upload.ts";
 import { DOWNLOADS, downloadsBusy, TransferGate, type Place } from "./transfer-gate.ts";
 
 const READ_CODES: ErrorCode[] = ["unauthorized", "invalid_prefix_id", "prefix_not_found", "store_unavailable"];
-/** Of a change, which only the owner makes. */
+/** Errors of a change, which only the owner may make. */
 const OWNER_CODES: ErrorCode[] = [...READ_CODES, "prefix_not_owned"];
 const PUT_CODES: ErrorCode[] = [
   "unauthorized",
@@ -87,7 +87,10 @@ export function prefixRoutes(app: TypedApp, parts: AppParts, bodies: BodyWatch):
     request.audit.prefix_id = prefixIdOf(key, user);
     return key;
   };
-  /** For a change, which only the owner makes. Throws `prefix_not_owned` to who may use the prefix; to others it does not exist. */
+  /**
+   * The key for a change, which only the owner may make. Throws `prefix_not_owned` for those who may use the prefix;
+   * for others it does not exist.
+   */
   const ownKeyOf = async (request: FastifyRequest, id: string): Promise<PrefixKey> => {
     const key = keyOf(request, id);
     request.audit.target = `${key.user}/${key.name}`;
@@ -95,11 +98,11 @@ export function prefixRoutes(app: TypedApp, parts: AppParts, bodies: BodyWatch):
     await prefixes.info(key, request.principal.user);
     throw new PrefixdError("prefix_not_owned", `Only the owner, ${key.user}, may change this prefix.`);
   };
-  /** Only those who have a record have quotas. */
+  /** Only users with a record have quotas. */
   const quotaOf = async (user: string): Promise<PrefixQuota | undefined> => {
     if (isBuiltInUser(user)) return undefined;
     const record = await parts.users.getUser(user);
-    // Removed within the second that its key was still believed: nothing of it may come back.
+    // The user was removed while its key was still cached for a second: nothing of theirs may be created again.
     if (record === null) throw new PrefixdError("unauthorized", "Send a valid key: Authorization: Bearer KEY.");
     return record.limits;
   };
@@ -223,7 +226,7 @@ export function prefixRoutes(app: TypedApp, parts: AppParts, bodies: BodyWatch):
       schema: {
         operationId: "listAdapterFiles",
         tags,
-        summary: "The files that were uploaded",
+        summary: "The uploaded files",
         description:
           "Names, sizes and addresses: PEFT's two files, or a hard prompt's `prompt.json`. For the owner and the users in `readable_by`.",
         params: PrefixIdParams,
@@ -312,7 +315,7 @@ export function prefixRoutes(app: TypedApp, parts: AppParts, bodies: BodyWatch):
     async (request, reply) => {
       const key = await ownKeyOf(request, request.params.id);
       checkSharing(request.body);
-      // Without keys there is one user, who may do everything.
+      // Without keys there is one user, with full access.
       if (parts.auth.keyed) await checkUsersExist(request.body, parts.users);
       const meta = await prefixes.patch(key, request.body, writePrecondition(request.headers));
       request.audit.digest = meta.digest;
@@ -330,7 +333,7 @@ export function prefixRoutes(app: TypedApp, parts: AppParts, bodies: BodyWatch):
         tags,
         summary: "Remove a prefix",
         description:
-          "When the answer comes, no request uses it any more: running ones end with finish_reason `removed`, or with 410 if nothing had been sent.",
+          "When this returns, no request uses the prefix any more: running ones end with finish_reason `removed`, or with 410 if nothing had been sent.",
         params: PrefixIdParams,
         headers: DeleteHeaders,
         response: {
@@ -359,7 +362,7 @@ async function hardPrompt(body: HardPromptBody, reader: PromptReader): Promise<P
   return { kind: "hard", ids: ids as Int32Array, ...(text === undefined ? {} : { text }) };
 }
 
-/** As the user who asks may see it. `modelName`: what the base model served here is called. */
+/** The prefix as the requesting user may see it. `modelName` is the served base model's name. */
 function entryOf(prefix: ListedPrefix, user: string, modelName: string): PrefixEntry {
   const {
     visibility = "private",
@@ -373,7 +376,7 @@ function entryOf(prefix: ListedPrefix, user: string, modelName: string): PrefixE
     files,
     access,
   } = prefix;
-  // It is in the files, and may be a path of the owner's.
+  // The base name is in the files, which the user may not read; it may be one of the owner's paths.
   const {
     baseName: base_model_name_or_path = null,
     baseRevision: revision = null,
@@ -398,7 +401,7 @@ function entryOf(prefix: ListedPrefix, user: string, modelName: string): PrefixE
   };
 }
 
-/** The same with whom else the owner lets in, which is the owner's business. */
+/** The same, with the sharing lists if the user is the owner. */
 function documentOf(meta: PrefixMeta, user: string, modelName: string): PrefixDocument {
   const { shared_with = [], readable_by = [] } = meta.user === user ? meta : {};
   return {
@@ -408,7 +411,7 @@ function documentOf(meta: PrefixMeta, user: string, modelName: string): PrefixDo
   };
 }
 
-/** Reads on as the client does: of a file that nobody takes no more than two pieces are in memory. */
+/** Reads at the client's pace: at most two chunks of an unread file are in memory. */
 function sendFile(reply: FastifyReply, name: string, { meta, bytes, pieces }: OpenedFile): FastifyReply {
   reply
     .header("etag", etagOf(meta.digest))

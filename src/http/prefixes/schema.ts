@@ -7,7 +7,7 @@ const PrefixWarning = named(
   "PrefixWarning",
   strict({
     code: Type.Enum(["prefix_base_name_mismatch"] satisfies ErrorCode[], {
-      description: "For programs: the code of the error that this would be with --require-base-name",
+      description: "For programs: the error code that this would be with --require-base-name",
     }),
     detail: Type.String({ description: "For people" }),
   }),
@@ -78,7 +78,7 @@ export const SharingBody = named(
     },
     {
       minProperties: 1,
-      description: "Who else may use a prefix, as `user/name`. Fields that are absent stay as they are.",
+      description: "Who else may use a prefix, as `user/name`. Absent fields stay unchanged.",
     },
   ),
 );
@@ -91,12 +91,12 @@ export const HardPromptBody = named(
       text: Type.Optional(Type.String({ minLength: 1, description: "Either this or `token_ids`" })),
       token_ids: Type.Optional(Type.Array(Type.Integer({ minimum: 0 }), { minItems: 1 })),
     },
-    { description: "A hard prompt: compiled to keys and values once, with the effect of standing before every prompt" },
+    { description: "A hard prompt: compiled once to keys and values, with the effect of preceding every prompt" },
   ),
 );
 export type HardPromptBody = Static<typeof HardPromptBody>;
 
-/** Shown in openapi.yaml only: what arrives is read part by part, see upload.ts. */
+/** For openapi.yaml only: the body is read part by part, see upload.ts. */
 export const AdapterForm = named(
   "AdapterUpload",
   Type.Object(

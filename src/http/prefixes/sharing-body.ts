@@ -3,10 +3,13 @@ import type { UserStore } from "../../users/store.ts";
 import { checkUserId, isBuiltInUser } from "../../users/user-id.ts";
 import type { SharingBody } from "./schema.ts";
 
-/** Of unknown users so many are named in the error. */
+/** Unknown users named in the error, at most. */
 const NAMED = 20;
 
-/** Throws `invalid_parameter` for a user named twice in a list, and `invalid_user_id`. JSON Schema's `uniqueItems` compares each with each. */
+/**
+ * Throws `invalid_parameter` for a user named twice in a list, and `invalid_user_id`. JSON Schema's `uniqueItems`
+ * compares each with each.
+ */
 export function checkSharing(body: SharingBody): void {
   for (const field of ["shared_with", "readable_by"] as const) {
     const seen = new Set<string>();
@@ -18,7 +21,7 @@ export function checkSharing(body: SharingBody): void {
   }
 }
 
-/** Throws `unknown_users`, naming those that there are not. */
+/** Throws `unknown_users` that names the missing ones. */
 export async function checkUsersExist(body: SharingBody, users: Pick<UserStore, "missingUsers">): Promise<void> {
   const named = new Set(
     [...(body.shared_with ?? []), ...(body.readable_by ?? [])].filter((user) => !isBuiltInUser(user)),

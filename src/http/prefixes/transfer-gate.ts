@@ -1,16 +1,19 @@
 import { PrefixdError } from "../../errors.ts";
 
 export interface GateLimits {
-  /** Transfers that hold memory at once. */
+  /** Concurrent transfers, each of which holds memory. */
   readonly running: number;
-  /** Those of one user: fewer, so that nobody's slow ones take all places. */
+  /** Concurrent transfers of one user: fewer, so that one user's slow ones cannot take all places. */
   readonly runningOfUser: number;
-  /** Those that may wait for that, their bodies unread. */
+  /** Transfers that may wait, with their bodies unread. */
   readonly waiting: number;
   readonly waitingOfUser: number;
-  /** How long one waits at most, ms. */
+  /** Longest wait, ms. */
   readonly waitMs: number;
-  /** An upload may take so long, ms, and what its bytes so far take at `leastRate`, bytes per second; one that takes longer gives way when others wait. */
+  /**
+   * Time an upload may take: `graceMs` milliseconds plus what its bytes so far take at `leastRate` bytes per second. A
+   * slower one gives way when others wait.
+   */
   readonly graceMs: number;
   readonly leastRate: number;
 }
@@ -25,7 +28,7 @@ export const UPLOADS: GateLimits = {
   leastRate: 128 * 1024,
 };
 
-/** Of files: each has a piece or two in memory until the client has taken them. None gives way: what is not read is cut soon enough. */
+/** Limits of downloads: each holds a chunk or two in memory. None gives way: unread ones are cut soon enough. */
 export const DOWNLOADS: GateLimits = {
   running: 64,
   runningOfUser: 8,
@@ -36,9 +39,12 @@ export const DOWNLOADS: GateLimits = {
   leastRate: Infinity,
 };
 
-/** A place, while the body of its upload is being read. */
+/** An upload's place, while its body is being read. */
 export interface Place {
-  /** `bytes`: how many have come so far. `giveWay` is called once at most, and not after `end`. */
+  /**
+   * @param bytes number of bytes received so far
+   * @param giveWay called at most once, and not after `end`
+   */
   begin(bytes: () => number, giveWay: (error: PrefixdError) => void): void;
   end(): void;
 }
@@ -49,19 +55,20 @@ interface Reading {
   readonly giveWay: (error: PrefixdError) => void;
 }
 
-/** What a user has at the gate. */
+/** A user's transfers. */
 interface Share {
   running: number;
   readonly reading: Set<Reading>;
-  /** Those that wait, in order of arrival. */
+  /** Waiting transfers, in order of arrival. */
   readonly waiting: Set<() => void>;
-  /** Number of the user's last entry: who has not been let in for longest comes first among equals. */
+  /** Sequence number of the user's last admission: among equals, the one admitted longest ago goes first. */
   lastEntry: number;
 }
 
 /**
- * Lets few uploads in at once; the others wait. A place goes to the user who has the fewest, whoever came first. Whoever waits for a place that others
- * have gets that of an upload that is slower than the least rate, if there is one; where nobody waits, slow ones go on.
+ * Admits a few uploads at a time; the others wait. A free place goes to the user with the fewest, regardless of
+ * arrival. When others wait for a place, an upload slower than the least rate loses its own; when nobody waits, slow
+ * ones go on.
  */
 export class TransferGate {
   readonly #limits: GateLimits;
@@ -72,13 +79,16 @@ export class TransferGate {
   #entries = 0;
   #looking: NodeJS.Timeout | null = null;
 
-  /** `busy`: makes the error of who gets no place. */
+  /** @param busy builds the error for a transfer that gets no place */
   constructor(limits: GateLimits, busy: () => PrefixdError = uploadsBusy) {
     this.#limits = limits;
     this.#busy = busy;
   }
 
-  /** Throws `busy`'s error where there is no place in time. Who leaves while waiting (`signal`) makes room, and its task is not run. */
+  /**
+   * Runs `task` once there is a place; throws `busy`'s error if there is none in time. If `signal` aborts while
+   * waiting, the task does not run.
+   */
   async run<T>(user: string, signal: AbortSignal, task: (place: Place) => Promise<T>): Promise<T> {
     const share = this.#shares.get(user) ?? { running: 0, reading: new Set(), waiting: new Set(), lastEntry: 0 };
     this.#shares.set(user, share);
@@ -124,7 +134,7 @@ export class TransferGate {
     enter?.();
   }
 
-  /** Resolves when the upload has been let in. */
+  /** Resolves when the upload is admitted. */
   #turn(share: Share, signal: AbortSignal): Promise<void> {
     if (this.#waiting >= this.#limits.waiting || share.waiting.size >= this.#limits.waitingOfUser) throw this.#busy();
     return new Promise((resolve, reject) => {
@@ -149,7 +159,10 @@ export class TransferGate {
     });
   }
 
-  /** Somebody waits: whether the place of another user's upload is to be had. One at a time; of who has most, the one that is latest. */
+  /**
+   * While others wait, takes the place of at most one slow upload of another user: the latest of the user with the
+   * most.
+   */
   #look(): void {
     const { running, runningOfUser, graceMs, leastRate } = this.#limits;
     const waits = [...this.#shares.values()].filter((share) => share.waiting.size > 0 && share.running < runningOfUser);
@@ -174,7 +187,7 @@ export class TransferGate {
     latest.reading.giveWay(
       new PrefixdError(
         "upload_stalled",
-        `The upload came slower than ${Math.round(leastRate / 1024)} KiB/s while others waited for its place; send it again.`,
+        `The upload was slower than ${Math.round(leastRate / 1024)} KiB/s while others waited for its place; send it again.`,
         { retryAfter: 5 },
       ),
     );

@@ -11,11 +11,11 @@ import type { Place } from "./transfer-gate.ts";
 
 const KIB = 1024;
 const MAX_CONFIG = 64 * KIB;
-/** Of all other files together: a tokenizer's have some MB. */
+/** All other files together: a tokenizer's take some MB. */
 const MAX_OTHERS = 16 * KIB * KIB;
 const MAX_PARTS = 32;
 
-/** A file may be told by the name of its field instead, as many clients name files "blob" or not at all. */
+/** Files may also be recognised by field name, as many clients name files "blob" or not at all. */
 const FIELDS: ReadonlyMap<string, string> = new Map([
   ["adapter_config", CONFIG_FILE],
   [CONFIG_FILE, CONFIG_FILE],
@@ -29,9 +29,10 @@ export interface UploadOptions {
 }
 
 /**
- * PEFT's two files out of a multipart body, told apart by the names of files, or else of fields; other files are left out, and the log says so.
- * Bytes are counted as they come, so no more than could fit the model is ever held. Throws `upload_incomplete`, `upload_stalled`,
- * `body_too_large`, `invalid_request`, `adapter_config_invalid` and the other errors of reading an adapter.
+ * Reads PEFT's two files from a multipart body, recognised by file name or else by field name; other files are skipped
+ * and logged. Counts bytes as they arrive, so it never holds more than could fit the model. Throws `upload_incomplete`,
+ * `upload_stalled`, `body_too_large`, `invalid_request`, `adapter_config_invalid` and the other errors of reading an
+ * adapter.
  */
 export async function readAdapter(
   request: FastifyRequest,
@@ -41,7 +42,7 @@ export async function readAdapter(
 ): Promise<PeftUpload> {
   const stalled = new Promise<never>((_, reject) => {
     bodies.start(request.raw, () =>
-      reject(new PrefixdError("upload_stalled", "The upload has stopped, or was too slow to wait for; send it again.")),
+      reject(new PrefixdError("upload_stalled", "The upload stalled or was too slow; send it again.")),
     );
     place.begin(() => bodies.bytesOf(request.raw), reject);
   });
@@ -54,8 +55,8 @@ export async function readAdapter(
 }
 
 async function readFiles(request: FastifyRequest, options: UploadOptions): Promise<PeftUpload> {
-  // Gone while it waited for its turn: the parser would wait for its end for ever.
-  if (request.raw.destroyed) throw new PrefixdError("invalid_request", "The upload was given up.");
+  // The client left while waiting: the parser would wait for the end for ever.
+  if (request.raw.destroyed) throw new PrefixdError("invalid_request", "The client aborted the upload.");
   const files = new Map<string, Uint8Array>();
   const others: string[] = [];
   let room = MAX_OTHERS;
@@ -72,24 +73,26 @@ async function readFiles(request: FastifyRequest, options: UploadOptions): Promi
       files.set(name, await readFile(part.file, name, options));
     }
   } catch (error) {
-    // What is still on its way is read and dropped, else the client could not read the answer before it has sent everything.
+    // Read and drop the rest, or the client could not read the response before it has sent everything.
     request.raw.unpipe();
     request.raw.resume();
     throw asUploadError(error);
   }
   const [config, weights] = [files.get(CONFIG_FILE), files.get(WEIGHTS_FILE)];
   if (!config || !weights) throw incomplete(config ? WEIGHTS_FILE : CONFIG_FILE, others);
-  if (others.length > 0)
-    request.log.info({ files: others }, "files of an upload that are no part of an adapter were left out");
+  if (others.length > 0) request.log.info({ files: others }, "ignored uploaded files that are not part of an adapter");
   return { kind: "peft", config, weights };
 }
 
-/** What a form may have at most: copies of the embeddings are read, though not held. */
+/** Largest form: copies of the embeddings are read, but not held. */
 function mostBytes(shape: ModelShape): number {
   return MAX_CONFIG + maxAdapterBytes(shape) + 2 * shape.vocabSize * shape.width * 4 + MAX_OTHERS + 64 * KIB;
 }
 
-/** Rejects when more has come, also of what the form's parser skips. Must be called before anything reads the body. */
+/**
+ * Rejects when more than `limit` bytes have arrived, including parts that the form parser skips. Call before anything
+ * reads the body.
+ */
 function moreThan(request: FastifyRequest, limit: number): Promise<never> {
   let size = 0;
   return new Promise((_, reject) => {
@@ -102,17 +105,17 @@ function moreThan(request: FastifyRequest, limit: number): Promise<never> {
 
 function partsOf(request: FastifyRequest, shape: ModelShape): AsyncIterableIterator<Multipart> {
   const options = {
-    // A part without a file's name is no less a file.
+    // A part without a file name is a file too.
     isPartAFile: () => true,
-    // Busboy stops for ever behind a large part that it skips (one without a name, say) once such a part's stream has asked it to wait.
-    // So none asks for less than what may be held anyway.
+    // Busboy hangs after skipping a large part (such as one without a name) whose stream has signalled backpressure. So
+    // the buffer is as large as what may be held anyway.
     fileHwm: MAX_CONFIG + maxAdapterBytes(shape),
     limits: { fileSize: Infinity, files: MAX_PARTS, parts: MAX_PARTS, headerPairs: 32 },
   };
   return request.parts(options);
 }
 
-/** Which of the two files a part is; null: another file. Throws `invalid_request` for what is none. */
+/** Which of the two files a part is; null for another file. Throws `invalid_request` for a part that is not a file. */
 function nameOf({ filename, fieldname }: Partial<MultipartFile>): string | null {
   if (filename === CONFIG_FILE || filename === WEIGHTS_FILE) return filename;
   const named = FIELDS.get(fieldname ?? "");
@@ -120,7 +123,7 @@ function nameOf({ filename, fieldname }: Partial<MultipartFile>): string | null 
   if (filename) return null;
   throw new PrefixdError(
     "invalid_request",
-    `The form has a field ${quote(fieldname ?? "")}; expected are ${CONFIG_FILE} and ${WEIGHTS_FILE}.`,
+    `The form has a field ${quote(fieldname ?? "")}; expected ${CONFIG_FILE} and ${WEIGHTS_FILE}.`,
   );
 }
 
@@ -138,19 +141,19 @@ async function readFile(
     pieces.push(piece);
   }
   const config = Buffer.concat(pieces, size);
-  // What cannot be served anyway is said before hundreds of MB of weights are looked at.
+  // Refuse what cannot be served before reading hundreds of MB of weights.
   parsePeftConfig(config, shape);
   return config;
 }
 
-/** Reads a file to its end without keeping it; answers what room is left then. */
+/** Reads a file to its end without keeping it; returns the remaining room. */
 async function skip(stream: AsyncIterable<Uint8Array>, room: number, names: readonly string[]): Promise<number> {
   for await (const { length } of stream) {
     room -= length;
     if (room < 0)
       throw new PrefixdError(
         "body_too_large",
-        `The form's other files (${names.map(quote).join(", ")}) have more than ${MAX_OTHERS} bytes; send ${CONFIG_FILE} and ${WEIGHTS_FILE} alone.`,
+        `The form's other files (${names.map(quote).join(", ")}) are larger than ${MAX_OTHERS} bytes together; send ${CONFIG_FILE} and ${WEIGHTS_FILE} alone.`,
       );
   }
   return room;

@@ -153,10 +153,10 @@ t.test("no answer is larger than what is foreseen, and one that could be is refu
     }
     return "";
   };
-  t.match(refusal({}), /^The answer could have \d+ bytes \(5000 tokens, .*up to 1024\. Lower max_new_tokens\.$/);
+  t.match(refusal({}), /^The answer could have \d+ bytes \(5000 tokens, .*allows 1024\. Lower max_new_tokens\.$/);
   t.match(
     refusal({ n: 8, logprobs: 20, echo: true, prompts: [Int32Array.of(1), Int32Array.of(2)] }),
-    /Lower logprobs, n, max_new_tokens, the number of prompts, or leave echo away\.$/,
+    /Lower logprobs, n, max_new_tokens, the number of prompts, or omit echo\.$/,
   );
   t.match(refusal({ bestOf: 4, logprobs: 0 }), /Lower best_of, max_new_tokens\.$/);
   t.match(refusal({ beams: { numBeams: 4, lengthPenalty: 1, earlyStopping: false } }), /Lower num_beams,/);

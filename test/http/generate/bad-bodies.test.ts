@@ -89,7 +89,7 @@ t.test("bad bodies are refused by name", async (t) => {
       },
       400,
       "invalid_parameter",
-      /^logit_bias and sequence_bias\[1\] are both of token 4/,
+      /^logit_bias and sequence_bias\[1\] both have token 4/,
     ],
     [{ ...PROMPT, suppress_tokens: [257] }, 400, "invalid_token_id", /^suppress_tokens\[0\] is 257/],
     [{ ...PROMPT, suppress_tokens: 5 }, 400, "invalid_parameter", /^suppress_tokens must be array/],

@@ -160,7 +160,7 @@ t.test("a request that defaults make impossible is told which, and that they are
     [{ num_beams: 1 }, /^n > 1 needs do_sample.*: n 2;/],
     [{ best_of: 3 }, /^best_of cannot be used with num_beams.*num_beams 4, n 2;/],
     [{ best_of: 1 }, /^best_of must be >= n.*: n 2;/],
-    [{ n: 3, num_beams: 2 }, /^n must be <= num_beams: a beam search has no more results\.$/],
+    [{ n: 3, num_beams: 2 }, /^n must be <= num_beams: a beam search returns at most num_beams results\.$/],
     [{ min_new_tokens: 9 }, /^min_new_tokens must be <= max_new_tokens.*: max_new_tokens 8;/],
     [{ forced_eos_token_id: 9 }, /^forced_eos_token_id forces what suppress_tokens forbids.*: suppress_tokens \[9\];/],
   ];
