@@ -5,11 +5,14 @@ import type { SafetensorsHeader, TensorInfo } from "../formats/safetensors.ts";
 import { quote } from "../formats/strict-json.ts";
 import { SAFETENSORS_LIMITS, surplusTensors, TENSOR } from "./peft.ts";
 
-/** The base model's embeddings in one type of numbers, to recognise copies of them. */
+/** Digests of the base model's embeddings in one dtype, to recognise copies of them. */
 export interface EmbeddingDigests {
   /** [vocabulary, width] */
   readonly shape: readonly number[];
-  /** Of the values, cast to that type as torch casts, little-endian; hex. The output embeddings are the input's where these are tied. */
+  /**
+   * Digest of the values cast to the dtype as torch does, little-endian; hex. For tied embeddings the output's is the
+   * input's.
+   */
   readonly sha256: Readonly<Record<EmbeddingName, string>>;
 }
 
@@ -18,7 +21,10 @@ export const EMBEDDING_DTYPES = ["F32", "F16", "BF16"] as const;
 export type EmbeddingDtype = (typeof EMBEDDING_DTYPES)[number];
 export type BaseEmbeddings = (dtype: EmbeddingDtype) => Promise<EmbeddingDigests>;
 
-/** What PEFT's `save_embedding_layers` writes beside the prompt: input and output embeddings. Source: peft 0.21, `get_peft_model_state_dict`. */
+/**
+ * Tensors that PEFT's `save_embedding_layers` adds to the prompt: input and output embeddings. Source: peft 0.21,
+ * `get_peft_model_state_dict`.
+ */
 const COPIES: ReadonlyMap<string, EmbeddingName> = new Map([
   ["base_model.transformer.wte.weight", "wte.weight"],
   ["base_model.lm_head.weight", "lm_head.weight"],
@@ -26,18 +32,18 @@ const COPIES: ReadonlyMap<string, EmbeddingName> = new Map([
 const WITHOUT = "save the adapter with save_pretrained(..., save_embedding_layers=False)";
 
 export interface WeightsOptions {
-  /** Bytes that are kept. */
+  /** Maximum bytes kept in memory. */
   readonly limit: number;
   /** Absent: copies of embeddings are kept like everything else. */
   readonly embeddings?: BaseEmbeddings;
 }
 
 /**
- * Reads adapter_model.safetensors as it comes. PEFT saves copies of the base model's embeddings with an adapter when it is told so
- * (`save_embedding_layers`) and when it finds that the vocabulary was resized. They are compared with the base's own by their hash, never
- * held, and left out: what comes back is the file that PEFT would have saved without. Every other file comes back byte for byte; whether
- * it can be served is `parsePeftAdapter`'s to say. Throws `adapter_shape_mismatch` and `prefix_base_mismatch`, which name the tensors,
- * `safetensors_invalid`, `body_too_large`.
+ * Reads adapter_model.safetensors as a stream. PEFT saves copies of the base model's embeddings with an adapter when
+ * told to (`save_embedding_layers`), and when it finds that the vocabulary was resized. Copies are compared with the
+ * base's by digest, never held, and dropped: the result is the file PEFT would have saved without them. Any other file
+ * is returned byte for byte; `parsePeftAdapter` decides whether it can be served. Throws `adapter_shape_mismatch` and
+ * `prefix_base_mismatch`, which name the tensors, `safetensors_invalid`, `body_too_large`.
  */
 export async function readAdapterWeights(
   source: AsyncIterable<Uint8Array>,
@@ -45,9 +51,9 @@ export async function readAdapterWeights(
 ): Promise<Uint8Array> {
   const pieces: Uint8Array[] = [];
   let size = 0;
-  // null: there is none that could be read.
+  // null if there is no readable header.
   let header: SafetensorsHeader | null | undefined;
-  // Bytes after which there is more to tell of the header: its length, then itself.
+  // Bytes needed to learn more of the header: first its length, then itself.
   let wanted = 8;
   let copies: Copies | undefined;
   for await (const piece of source) {
@@ -69,7 +75,7 @@ export async function readAdapterWeights(
   return copies === undefined ? Buffer.concat(pieces, size) : copies.end();
 }
 
-/** The header, undefined when not all of it has come, and where it ends. `start`: at least the file's first 8 bytes. */
+/** The header (undefined if incomplete) and the offset of its end. `start`: at least the file's first 8 bytes. */
 function headerOf(start: Uint8Array): [header: SafetensorsHeader | null | undefined, end: number] {
   try {
     const end = safetensorsDataStart(start, null, SAFETENSORS_LIMITS.maxHeaderBytes);
@@ -85,7 +91,7 @@ function hasCopies({ tensors }: SafetensorsHeader): boolean {
   return tensors.has(TENSOR) && others.length > 0 && others.every((name) => COPIES.has(name));
 }
 
-/** Bytes of the file, by its header. */
+/** The file's size according to its header. */
 function announced(header: SafetensorsHeader | null | undefined): number {
   return Math.max(0, ...[...(header?.tensors.values() ?? [])].map(({ end }) => end));
 }
@@ -99,27 +105,27 @@ function tooLarge(limit: number, header?: SafetensorsHeader | null): PrefixdErro
   );
 }
 
-/** A copy of the base's embeddings, hashed while it comes. */
+/** A copy of the base's embeddings, hashed as it arrives. */
 interface Copy {
   readonly name: string;
   readonly expected: string;
   readonly hash: Hash;
 }
 
-/** The data part of a file with copies of embeddings: the prompt is kept, copies are hashed. */
+/** The data of a file with copies of embeddings: keeps the prompt, hashes the copies. */
 class Copies {
   readonly #header: SafetensorsHeader;
   /** The file up to its data. */
   readonly #start: Uint8Array;
   readonly #prompt: Uint8Array;
   readonly #copies: readonly Copy[];
-  /** In the order of the file; they follow each other without a gap. */
+  /** In file order, without gaps. */
   readonly #regions: readonly { readonly end: number; readonly take: (bytes: Uint8Array, at: number) => void }[];
-  /** Bytes of the file so far. */
+  /** Bytes of the file received so far. */
   #at: number;
   #region = 0;
 
-  /** `start`: the file's bytes so far, with the whole header. */
+  /** @param start the file's bytes so far, including the whole header */
   static async begin(
     header: SafetensorsHeader,
     start: Uint8Array,
@@ -172,12 +178,12 @@ class Copies {
       from += count;
       if (this.#at === end) this.#region++;
     }
-    // Bytes behind the last tensor.
+    // Bytes after the last tensor.
     this.#at += bytes.length - from;
   }
 
   end(): Uint8Array {
-    // The same once more, with the file's size: it may have been cut off, or go on behind its last tensor.
+    // Check again, now with the file's size: it may have been cut off, or continue after its last tensor.
     parseSafetensorsHeader(this.#start, this.#at, SAFETENSORS_LIMITS);
     const other = this.#copies.filter(({ hash, expected }) => hash.digest("hex") !== expected);
     if (other.length > 0) {
@@ -191,7 +197,7 @@ class Copies {
   }
 }
 
-/** Throws `adapter_shape_mismatch` where the tensor cannot be a copy of the base's. */
+/** Digest of the base's tensor. Throws `adapter_shape_mismatch` if this one cannot be a copy of it. */
 async function baseOf(
   name: string,
   { dtype, shape }: TensorInfo,

@@ -2,10 +2,10 @@ import { quote } from "../formats/strict-json.ts";
 
 /** An id on the hub, `org/name[@revision]`. */
 const HUB_ID = /^([\w-][\w.-]*\/[\w.-]+)(?:@.*)?$/;
-/** Of the hub's cache: `models--org--name/snapshots/COMMIT`. */
+/** A path in the hub's cache: `models--org--name/snapshots/COMMIT`. */
 const CACHED = /(?:^|[/\\])models--([^/\\]+)/;
 
-/** What a base model is called, by a folder's path or an id on the hub: that id, or the folder's name. null: the text says nothing. */
+/** A base model's name from a folder's path or a hub id: the id, or the folder's name. null if the text has neither. */
 export function baseModelName(pathOrId: string): string | null {
   const id = CACHED.exec(pathOrId)?.[1]?.replaceAll("--", "/") ?? HUB_ID.exec(pathOrId)?.[1];
   if (id !== undefined) return id;
@@ -14,9 +14,9 @@ export function baseModelName(pathOrId: string): string | null {
 }
 
 /**
- * What is wrong when an adapter was trained on `named` (its base_model_name_or_path) and the model served here is called `served`, as a
- * sentence; null: nothing that names could tell. People keep models in folders of their own, so only the last part of a name counts, in
- * any case of letters.
+ * Compares the model an adapter was trained on (`named`, its base_model_name_or_path) with the one served: a sentence
+ * on the difference, or null if the names do not tell. People keep models in their own folders, so only the last part
+ * of a name counts, case-insensitively.
  */
 export function baseNameDiffers(named: string | null | undefined, served: string): string | null {
   const name = baseModelName(named ?? "");

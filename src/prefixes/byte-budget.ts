@@ -1,13 +1,13 @@
-/** What the budget shares its bytes with. */
+/** The owner of the items that share the budget. */
 export interface BudgetHolder {
-  /** Bytes held. */
+  /** Bytes currently held. */
   held(): number;
-  /** Lets go of the least useful item. */
+  /** Drops the least useful item. */
   evict(): void;
 }
 
 export interface Reservation extends Disposable {
-  /** false: more than the whole budget, so it must not be kept afterwards. */
+  /** False if it exceeds the whole budget, so it must not be kept afterwards. */
   readonly fits: boolean;
 }
 
@@ -17,8 +17,8 @@ interface Waiter {
 }
 
 /**
- * Bytes for things being loaded: with those held they never exceed the limit. Loads wait for room, in order. One larger than
- * the limit goes alone, beside an empty budget of reservations.
+ * Reserves bytes for items being loaded: together with those held they never exceed the limit. Loads wait for room, in
+ * order. One that exceeds the limit runs alone, with no other reservation.
  */
 export class ByteBudget {
   readonly #limit: number;
@@ -36,7 +36,7 @@ export class ByteBudget {
     return this.#reserved;
   }
 
-  /** Resolves when there is room; releasing twice does no harm. */
+  /** Resolves when there is room. Releasing twice is harmless. */
   async reserve(bytes: number): Promise<Reservation> {
     const fits = bytes <= this.#limit;
     await new Promise<void>((start) => {
@@ -51,7 +51,7 @@ export class ByteBudget {
         released = true;
         if (fits) this.#reserved -= bytes;
         else this.#oversized = false;
-        // After who releases has kept what it loaded.
+        // After the releasing code has stored what it loaded.
         queueMicrotask(() => this.#admit());
       },
     };

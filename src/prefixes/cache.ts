@@ -10,47 +10,47 @@ import type { PrefixKey, PrefixMeta, PrefixStore } from "./store.ts";
 export interface PrefixCacheOptions {
   readonly store: PrefixStore;
   readonly shape: ModelShape;
-  /** Bound on the bytes of tensors held, those being loaded included. */
+  /** Maximum bytes of tensors, including those being loaded. */
   readonly maxBytes: number;
   /**
-   * Milliseconds that what the store said of a name is believed without asking again: the longest that a replaced or removed
-   * prefix can be served when the message of it was lost. 0: ask every time (right for LMDB). Default 1000.
+   * Milliseconds for which the store's answer on a name is trusted: the longest that a replaced or removed prefix can
+   * be served if its change message is lost. 0: ask every time (right for LMDB). Default 1000.
    */
   readonly verifyMs?: number;
-  /** The same while the store cannot be reached; then 503. Default 10,000. */
+  /** The same while the store is unreachable; then 503. Default 10,000. */
   readonly staleMs?: number;
-  /** Milliseconds of a clock that never goes back. */
+  /** A monotonic clock, in milliseconds. */
   readonly now?: () => number;
 }
 
 export interface PrefixCacheStats {
   readonly hits: number;
   readonly misses: number;
-  /** Bytes of tensors held. */
+  /** Bytes of tensors in the cache. */
   readonly bytes: number;
-  /** Bytes set aside for loads under way. */
+  /** Bytes reserved for running loads. */
   readonly loadingBytes: number;
   readonly entries: number;
   readonly evictions: number;
-  /** Requests served on what was known before the store went away. */
+  /** Requests served from cached answers while the store was away. */
   readonly stale: number;
 }
 
 export interface PrefixCache {
   /**
-   * The prefix as the store has it now, or had it within the bounds above. `accept` sees the metadata before any tensor is
-   * loaded, and throws to refuse. Throws `prefix_not_found`, `store_unavailable`, `prefix_damaged`.
+   * The prefix as the store has it now, or had it within the bounds above. `accept` gets the metadata before any tensor
+   * is loaded, and throws to refuse. Throws `prefix_not_found`, `store_unavailable`, `prefix_damaged`.
    */
   resolve(key: PrefixKey, accept: (meta: PrefixMeta) => void): Promise<{ meta: PrefixMeta; kv: KvTensor }>;
-  /** To be called after every own change of a prefix; changes by others are heard from the store. */
+  /** Call after every change of a prefix by this process; the store reports others' changes. */
   invalidate(key: PrefixKey): void;
-  /** The prefix is gone for good: its tensors are let go as well, even if another name has the same. */
+  /** The prefix is gone for good: drops its tensors too, even if another name has the same. */
   evict(key: PrefixKey): void;
-  /** Forgets all of a user's names, and lets go every tensor that one of them has been served from. */
+  /** Forgets all of a user's names, and drops every tensor served under one of them. */
   invalidateUser(user: string): void;
-  /** Forgets everything: nothing of it may be believed any more. */
+  /** Forgets everything, because nothing of it can be trusted any more. */
   clear(): void;
-  /** Whether anything here is known of the user, or on its way here. */
+  /** True if the cache holds, or is loading, anything of the user. */
   holds(user: string): boolean;
   stats(): PrefixCacheStats;
   close(): void;
@@ -64,26 +64,26 @@ interface Verified {
 
 interface Held {
   readonly kv: KvTensor;
-  /** Names that it has been served under, those of replaced versions included. */
+  /** Names it has been served under, including those of replaced versions. */
   readonly names: Set<string>;
 }
 
 interface Answer {
   readonly meta: PrefixMeta;
-  /** The store's error, when this is only what was known before. */
+  /** The store's error, if the store is away and this is the last known answer. */
   readonly away?: PrefixdError;
 }
 
-/** Names known at a time; each costs about a kilobyte. */
+/** Maximum known names; each takes about a kilobyte. */
 const MAX_NAMES = 20_000;
-/** A prefix replaced again and again while it is loaded. */
+/** Attempts when a prefix keeps being replaced while it is loaded. */
 const MAX_TURNS = 8;
 
 export function createPrefixCache(options: PrefixCacheOptions): PrefixCache {
   return new HostCache(options);
 }
 
-/** Names map to digests, digests to tensors: a tensor is never looked up by name, so it cannot be the wrong one. */
+/** Maps names to digests and digests to tensors: a tensor is never looked up by name, so it cannot be the wrong one. */
 class HostCache implements PrefixCache {
   readonly #store: PrefixStore;
   readonly #shape: ModelShape;
@@ -96,13 +96,13 @@ class HostCache implements PrefixCache {
   readonly #asking = new Map<string, Promise<Verified | null>>();
   readonly #loading = new Map<string, Promise<KvTensor | null>>();
   readonly #unsubscribe: () => void;
-  /** Grows when tensors are let go for good: a load that began before must not bring them back. */
+  /** Incremented when tensors are dropped for good: a load that began before must not bring them back. */
   #epoch = 0;
   #hits = 0;
   #misses = 0;
   #evictions = 0;
   #stale = 0;
-  /** The error of the last question, if the store could not be reached, and when that was found out. */
+  /** The last query's error if the store was unreachable, and when that was found out. */
   #away: PrefixdError | undefined;
   #awayAt = 0;
 
@@ -136,7 +136,7 @@ class HostCache implements PrefixCache {
         held.names.add(keyText(key));
         return { meta, kv: held.kv };
       }
-      // A load that cannot succeed must not push others out to make room.
+      // A load that cannot succeed must not evict others.
       if (away !== undefined) throw away;
       const kv = await this.#load(key, meta);
       if (kv !== null) return { meta, kv };
@@ -148,7 +148,7 @@ class HostCache implements PrefixCache {
   invalidate(key: PrefixKey): void {
     const name = keyText(key);
     this.#names.delete(name);
-    // An answer that is still on its way may be from before the change: who asks from now on must not share it.
+    // A pending answer may predate the change, so later requests must not share it.
     this.#asking.delete(name);
   }
 
@@ -210,7 +210,7 @@ class HostCache implements PrefixCache {
     const known = this.#names.get(name);
     const now = this.#now();
     if (known !== undefined && now - known.at < this.#verifyMs) return known;
-    // A store that hangs is not waited for by every request anew.
+    // Do not make every request wait for a hanging store.
     if (
       this.#away !== undefined &&
       now - this.#awayAt < this.#verifyMs &&
@@ -226,7 +226,7 @@ class HostCache implements PrefixCache {
       if (!(error instanceof PrefixdError) || error.code !== "store_unavailable") throw error;
       this.#away = error;
       this.#awayAt = this.#now();
-      // Looked up again: a change may have been heard of meanwhile.
+      // Look up again: a change may have been reported meanwhile.
       return this.#staleOr(error, this.#names.get(name));
     }
     if (verified === null) throw new PrefixdError("prefix_not_found", "There is no prefix of this name.");
@@ -243,7 +243,7 @@ class HostCache implements PrefixCache {
     const at = this.#now();
     const asked = this.#store.head(key).then((meta) => (meta === null ? null : { meta, at }));
     this.#asking.set(name, asked);
-    // Only the current question's answer is kept; an invalidated one serves who asked it.
+    // Keep only the current query's answer; an invalidated one serves only those who asked it.
     const settle = (verified: Verified | null | undefined): void => {
       if (this.#asking.get(name) !== asked) return;
       this.#asking.delete(name);
@@ -254,9 +254,9 @@ class HostCache implements PrefixCache {
     return asked;
   }
 
-  /** null: the store has no such version any more. */
+  /** null if the store no longer has this version. */
   #load(key: PrefixKey, meta: PrefixMeta): Promise<KvTensor | null> {
-    // By name as well: another user's copy of the same tensors can vanish while it is read.
+    // Per name too: another user's copy of the same tensors can vanish while it is read.
     const flight = `${keyText(key)} ${meta.digest}`;
     const running = this.#loading.get(flight);
     if (running !== undefined) {
@@ -275,7 +275,7 @@ class HostCache implements PrefixCache {
     const expected = kvElements(this.#shape, meta.length) * 4;
     const epoch = this.#epoch;
     using reservation = await this.#budget.reserve(expected);
-    // Loaded by somebody else while this one waited for room.
+    // Another load finished while this one waited for room.
     const held = this.#tensors.get(meta.digest);
     if (held !== undefined) {
       held.names.add(keyText(key));

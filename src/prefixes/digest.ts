@@ -4,13 +4,13 @@ import { setImmediate as turn } from "node:timers/promises";
 import type { KvTensor, ModelShape } from "../kv.ts";
 
 const FORMAT_VERSION = 1;
-/** Hashing this much takes a few milliseconds: the event loop turns in between. */
+/** Bytes hashed per turn of the event loop: a few milliseconds. */
 const SLICE_BYTES = 4 << 20;
 
 if (endianness() !== "LE") throw new Error("prefixd runs on little-endian machines only");
 
 /**
- * sha256 hex over the canonical bytes of a prefix: "prefixd-kv", NUL, five uint32 (format version, layers, heads, length,
+ * sha256 in hex over a prefix's canonical bytes: "prefixd-kv", NUL, five uint32 (format version, layers, heads, length,
  * headDim), then the fp32 values `[layers, 2, heads, length, headDim]`, all little-endian.
  */
 export async function prefixDigest(shape: ModelShape, length: number, kv: Uint8Array): Promise<string> {
@@ -23,20 +23,20 @@ export async function prefixDigest(shape: ModelShape, length: number, kv: Uint8A
   return hash.digest("hex");
 }
 
-/** The bytes of a tensor, without a copy. */
+/** A tensor's bytes, without copying. */
 export function kvBytes(kv: KvTensor): Uint8Array {
   return new Uint8Array(kv.data.buffer, kv.data.byteOffset, kv.data.byteLength);
 }
 
-/** The tensor in bytes that a store gave: without a copy where they fill an aligned buffer of their own. */
+/** A tensor from a store's bytes; copied only if they do not fill an aligned buffer of their own. */
 export function kvFromBytes(length: number, bytes: Uint8Array): KvTensor {
   const own = bytes.byteOffset === 0 && bytes.byteLength === bytes.buffer.byteLength ? bytes : new Uint8Array(bytes);
   return { length, data: new Float32Array(own.buffer as ArrayBuffer) };
 }
 
-/** Index of the first value that is NaN or infinite; -1: all are finite. */
+/** Index of the first NaN or infinity; -1 if all values are finite. */
 export function firstNotFinite(data: Float32Array): number {
-  // NaN and infinities make a sum of `v * 0` NaN; a single comparison per block keeps the common case fast.
+  // A NaN or infinity turns a sum of `v * 0` into NaN; one comparison per block keeps the common case fast.
   for (let start = 0; start < data.length; start += 4096) {
     const end = Math.min(start + 4096, data.length);
     let sum = 0;

@@ -10,8 +10,8 @@ import type { PeftUpload } from "./registry-types.ts";
 const PICKLED_WEIGHTS = "adapter_model.bin";
 
 /**
- * PEFT's two files of a folder as `save_pretrained` writes it. Throws `upload_incomplete`, naming the folder, and what `readAdapterWeights`
- * throws.
+ * Reads PEFT's two files from a folder written by `save_pretrained`. Throws `upload_incomplete`, which names the
+ * folder, and what `readAdapterWeights` throws.
  */
 export async function readAdapterFolder(
   dir: string,
@@ -39,14 +39,17 @@ async function whatIsMissing(dir: string): Promise<string> {
   return `${dir} has no readable ${names.includes(CONFIG_FILE) ? WEIGHTS_FILE : CONFIG_FILE}.`;
 }
 
-/** An entry of a folder of adapters that is none, and why; `level`: how loud to say so. */
+/** An entry of an adapters' folder that is not an adapter, and why; `level` is the log level for it. */
 export interface LeftOut {
   readonly name: string;
   readonly reason: string;
   readonly level: "debug" | "info" | "warn";
 }
 
-/** The sub-folders, or links to folders, that hold an adapter, in order, and what else there is. Rejects when the folder cannot be read. */
+/**
+ * The sub-folders (or links to folders) that hold an adapter, sorted, and the other entries. Rejects if the folder
+ * cannot be read.
+ */
 export async function adapterFolders(dir: string): Promise<{ names: string[]; leftOut: LeftOut[] }> {
   const names: string[] = [];
   const leftOut: LeftOut[] = [];

@@ -4,25 +4,25 @@ import type { ModelShape } from "../kv.ts";
 import { decodeUtf8, isJsonObject, JsonDefect, parseStrictJson, quote } from "../formats/strict-json.ts";
 import type { JsonObject, JsonValue } from "../formats/strict-json.ts";
 
-/** PEFT types that are keys and values already, and those that the model must be run on once. */
+/** PEFT types that are already keys and values, and types that must be run through the model once. */
 const KV_TYPES = ["PREFIX_TUNING", "CARTRIDGE"];
 const EMBEDDING_TYPES = ["PROMPT_TUNING", "P_TUNING", "CPT"];
 
 export interface PeftConfig {
   readonly peftType: string;
   readonly layout: "kv" | "embeddings";
-  /** num_virtual_tokens, where the file gives it. */
+  /** num_virtual_tokens, if given. */
   readonly virtualTokens: number | null;
-  /** prefixd_base_fingerprint, where the file gives it. */
+  /** prefixd_base_fingerprint, if given. */
   readonly base: string | null;
-  /** base_model_name_or_path: what the base model was loaded from for training, a hub id or somebody's path. */
+  /** base_model_name_or_path: what the base model was loaded from for training, a hub id or a local path. */
   readonly baseName: string | null;
   /** revision: the branch, tag or commit of that hub id. */
   readonly baseRevision: string | null;
 }
 
 const MAX_CONFIG_BYTES = 1 << 20;
-/** The longest path that Linux knows. */
+/** Linux's longest path (PATH_MAX). */
 const MAX_NAME_LENGTH = 4096;
 
 function fail(code: ErrorCode, sentence: string): PrefixdError {
@@ -30,8 +30,8 @@ function fail(code: ErrorCode, sentence: string): PrefixdError {
 }
 
 /**
- * Reads adapter_config.json against the base model. Unknown keys are ignored, as PEFT itself does. Throws `adapter_config_invalid`,
- * `adapter_type_unsupported`, `adapter_shape_mismatch`, each naming the field.
+ * Checks adapter_config.json against the base model. Ignores unknown keys, as PEFT does. Throws
+ * `adapter_config_invalid`, `adapter_type_unsupported`, `adapter_shape_mismatch`, each naming the field.
  */
 export function parsePeftConfig(bytes: Uint8Array, shape: ModelShape): PeftConfig {
   const config = parseObject(bytes);
@@ -58,7 +58,7 @@ function parseObject(bytes: Uint8Array): JsonObject {
   if (bytes.length > MAX_CONFIG_BYTES)
     throw fail("adapter_config_invalid", `adapter_config.json is larger than ${MAX_CONFIG_BYTES} bytes.`);
   try {
-    // PEFT reads it with Python's json module. Editors on Windows write a byte order mark.
+    // PEFT reads it with Python's json module; Windows editors write a byte order mark.
     const text = decodeUtf8(bytes).replace(/^\uFEFF/, "");
     const json = parseStrictJson(text, { maxDepth: 16, maxValues: 100_000, pythonNumbers: true });
     if (!isJsonObject(json)) throw new JsonDefect("it is not a JSON object");
@@ -102,7 +102,7 @@ function checkType(config: JsonObject): string {
   return type;
 }
 
-/** PEFT's enumerations are in upper case, and PEFT reads nothing else. */
+/** PEFT's enumerations are upper case, and it accepts nothing else. */
 function didYouMean(given: string, values: readonly string[]): string {
   const meant = values.find((value) => value === given.trim().toUpperCase());
   return meant === undefined ? "" : ` Did you mean ${quote(meant)}?`;
@@ -135,12 +135,12 @@ function checkSize(config: JsonObject, key: string, base: number, what: string):
     throw fail("adapter_shape_mismatch", `${key} is ${value}, but the base model has ${base} ${what}.`);
 }
 
-/** A name to be shown, not to be looked up. */
+/** A name for display, not for look-up. */
 function name(config: JsonObject, key: string): string | null {
   const value = optional(config, key, isString, "a string");
   if (value !== null && value.length > MAX_NAME_LENGTH)
     throw fail("adapter_config_invalid", `${key} in adapter_config.json is longer than ${MAX_NAME_LENGTH} characters.`);
-  // Half a character has no UTF-8, and Redis' scripts cannot read it.
+  // A lone surrogate has no UTF-8 form, and Redis' scripts cannot read it.
   return value === null || value === "" ? null : value.replace(/\p{Surrogate}/gu, "\ufffd");
 }
 

@@ -8,30 +8,31 @@ import { firstNotFinite } from "./digest.ts";
 import { parsePeftConfig } from "./peft-config.ts";
 import type { PeftConfig } from "./peft-config.ts";
 
-/** A checked adapter: either keys and values, or a soft prompt that the model must fold. */
+/** A checked adapter: keys and values, or a soft prompt that the model must fold. */
 export type PeftAdapter = Pick<PeftConfig, "peftType" | "baseName" | "baseRevision"> &
   ({ readonly kv: KvTensor } | { readonly fold: Extract<FoldInput, { kind: "embeddings" }> });
 
-/** What PEFT calls an adapter's two files. */
+/** PEFT's names of an adapter's two files. */
 export const CONFIG_FILE = "adapter_config.json";
 export const WEIGHTS_FILE = "adapter_model.safetensors";
 
-/** PEFT saves this one tensor for every type that is served. */
+/** The one tensor that PEFT saves for every supported type. */
 export const TENSOR = "prompt_embeddings";
-/** One tensor; the rest of the room is for `__metadata__` and for naming what does not belong. */
+/** One tensor is needed; the rest is for `__metadata__` and for naming tensors that do not belong. */
 export const SAFETENSORS_LIMITS = { maxHeaderBytes: 256 * 1024, maxTensors: 1024, maxNameLength: 256 };
 
-/** Bytes that no adapter for this model needs more than, both files together. */
+/** Upper bound of an adapter's size for this model, both files together. */
 export function maxAdapterBytes(shape: ModelShape): number {
   return kvElements(shape, shape.positions - 1) * 4 + SAFETENSORS_LIMITS.maxHeaderBytes + (1 << 20);
 }
 
-/** Values that are read at a stretch: a few milliseconds' worth. */
+/** Values read per step: a few milliseconds of work. */
 const STRETCH = 1 << 19;
 
 /**
- * Parses and checks PEFT's two files against the base model. Throws `adapter_config_invalid`, `adapter_type_unsupported`,
- * `adapter_shape_mismatch`, `safetensors_invalid`, `prefix_not_finite`, `prefix_too_long`, `prefix_base_mismatch`.
+ * Parses and checks PEFT's two files against the base model. Throws `adapter_config_invalid`,
+ * `adapter_type_unsupported`, `adapter_shape_mismatch`, `safetensors_invalid`, `prefix_not_finite`, `prefix_too_long`,
+ * `prefix_base_mismatch`.
  */
 export function parsePeftAdapter(
   config: Uint8Array,
@@ -45,7 +46,9 @@ export function parsePeftAdapter(
   return step.value;
 }
 
-/** The same in steps, between which others can have their turn: a long prefix of a large model has a hundred million values. */
+/**
+ * The same in steps, so that others can run in between: a long prefix of a large model has a hundred million values.
+ */
 export function* peftAdapterInSteps(
   config: Uint8Array,
   weights: Uint8Array,
@@ -89,8 +92,9 @@ export function* peftAdapterInSteps(
 }
 
 /**
- * Rows of PEFT's `[P, layers * 2 * heads * headDim]` (per token: layer, then key and value, then head), from row `first` on, to their places in
- * `[layers, 2, heads, P, headDim]`. Source: peft 0.21 `PeftModel.get_prompt`, view and permute.
+ * Copies rows of PEFT's `[P, layers * 2 * heads * headDim]` (per token: layer, then key and value, then head), starting
+ * at row `first`, to their places in `[layers, 2, heads, P, headDim]`. Source: peft 0.21 `PeftModel.get_prompt`, view
+ * and permute.
  */
 function splitHeads(rows: Float32Array, first: number, out: Float32Array, length: number, shape: ModelShape): void {
   const { headDim } = shape;
@@ -104,11 +108,11 @@ function splitHeads(rows: Float32Array, first: number, out: Float32Array, length
   }
 }
 
-/** As the end of a sentence. */
+/** Ends a sentence. */
 export const PICKLES_ARE_NOT_READ =
   "pickle files can run code and are never read. Save the adapter with safe_serialization=True.";
 
-/** Formats that people upload by mistake, told apart by their first bytes. */
+/** Recognises formats uploaded by mistake by their first bytes. */
 function refuseOtherFormats(weights: Uint8Array): void {
   const text = String.fromCharCode(...weights.subarray(0, 24));
   const refuse = (sentence: string): never => {
@@ -163,7 +167,7 @@ function findTensor(header: SafetensorsHeader): TensorInfo {
   return tensor;
 }
 
-/** What is said of tensors that only a changed base model needs. */
+/** The error for tensors that only a changed base model would need. */
 export function surplusTensors(names: readonly string[]): PrefixdError {
   return new PrefixdError(
     "adapter_shape_mismatch",
@@ -171,13 +175,13 @@ export function surplusTensors(names: readonly string[]): PrefixdError {
   );
 }
 
-/** The first names of a list that strangers may have made long. */
+/** Quotes the first names of an untrusted, possibly long list. */
 function quoteSome(names: readonly string[]): string {
   const more = names.length > 3 ? ` and ${names.length - 3} more` : "";
   return names.slice(0, 3).map(quote).join(", ") + more;
 }
 
-/** The number of virtual tokens. */
+/** Returns the number of virtual tokens. */
 function checkShape(tensor: TensorInfo, config: PeftConfig, shape: ModelShape): number {
   const mismatch = (sentence: string): PrefixdError => new PrefixdError("adapter_shape_mismatch", sentence);
   if (tensor.shape.length !== 2) throw mismatch(`${TENSOR} has ${tensor.shape.length} dimensions; it must have 2.`);

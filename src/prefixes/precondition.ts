@@ -1,7 +1,7 @@
 import { PrefixdError } from "../errors.ts";
 import type { Precondition } from "./store.ts";
 
-/** Throws `precondition_failed`. `digest`: of the prefix as it is now; null when there is none. */
+/** Throws `precondition_failed`. `digest` is the prefix's current one; null if there is no prefix. */
 export function checkPrecondition(digest: string | null, precondition: Precondition | undefined): void {
   const { ifMatch, ifNoneMatch } = precondition ?? {};
   if (ifNoneMatch === "*" && digest !== null) throw preconditionFailed("The prefix exists already.");

@@ -23,34 +23,37 @@ import type {
   SharingPatch,
 } from "./store.ts";
 
-/** Bytes of a file that are read at a time: as many as a chunk has in Redis. */
+/** Bytes of a file read at a time: one chunk in Redis. */
 const PIECE = 512 * 1024;
 
 export interface PrefixRegistryOptions {
   readonly store: PrefixStore;
-  /** Over the same store. */
+  /** A cache over the same store. */
   readonly cache: PrefixCache;
   readonly shape: ModelShape;
   readonly baseFingerprint: string;
-  /** What the base model is called; an adapter that names another one is refused (`prefix_base_name_mismatch`). Absent: names do not matter. */
+  /**
+   * The base model's name: adapters that name another one are refused (`prefix_base_name_mismatch`). Absent: names do
+   * not matter.
+   */
   readonly requiredBaseName?: string;
-  /** Runs a soft or hard prompt through the base model; given up when `signal` is aborted. */
+  /** Runs a soft or hard prompt through the base model, until `signal` aborts. */
   readonly fold: (input: FoldInput, key: PrefixKey, signal?: AbortSignal) => Promise<KvTensor>;
-  /** Throws `prefix_overflows` for keys and values with which the base model's numbers are not finite. */
+  /** Throws `prefix_overflows` if the base model's numbers are not finite with these keys and values. */
   readonly tryPrefix: (kv: KvTensor, key: PrefixKey, signal?: AbortSignal) => Promise<void>;
-  /** Bytes of an upload's files together. Default: what the longest prefix takes. */
+  /** Maximum total size of an upload's files. Default: the longest prefix's. */
   readonly maxUploadBytes?: number;
-  /** Time of day, for timestamps. */
+  /** Wall clock for timestamps. */
   readonly clock?: () => Date;
 }
 
-/** The base model, on behalf of who registers. */
+/** The base model, bound to one registration. */
 interface Model {
   readonly fold: (input: FoldInput) => Promise<KvTensor>;
   readonly tryPrefix: (kv: KvTensor) => Promise<void>;
 }
 
-/** What an upload becomes before it has a name. */
+/** A compiled upload, before it has a name. */
 interface Compiled extends Pick<PrefixMeta, "kind" | "baseName" | "baseRevision"> {
   readonly kv: KvTensor;
   readonly files: ReadonlyMap<string, Uint8Array>;
@@ -121,7 +124,7 @@ class Registry implements PrefixRegistry {
       const { created } = await this.#store.put(record, precondition, quota);
       return { meta, created };
     } finally {
-      // Also after an error: the store may have made the change and failed to say so.
+      // Also after an error: the store may have made the change and failed to report it.
       this.#cache.invalidate(key);
     }
   }
@@ -159,7 +162,7 @@ class Registry implements PrefixRegistry {
       const bytes = meta.files[file]!;
       const first = await this.#piece(meta, file, 0);
       if (first !== null) return { meta, bytes, pieces: this.#pieces(meta, file, first) };
-      // Replaced while it was read: the loop ends with whichever version stays long enough.
+      // Replaced while being read: repeat until a version stays long enough.
       if (isSameVersion(await this.readable(key, asker), meta))
         throw new PrefixdError("prefix_damaged", "The store has lost a file of this prefix; upload it again.");
     }
@@ -187,7 +190,7 @@ class Registry implements PrefixRegistry {
 
   async resolve(key: PrefixKey, asker = key.user): Promise<ResolvedPrefix> {
     if (!isPrefixName(key.name)) throw notFound();
-    // Asked of the store itself, so that a prefix in the cache does not answer faster than one that does not exist.
+    // Ask the store itself, so that timing does not reveal which prefixes exist.
     if (asker !== key.user) await this.info(key, asker);
     const { meta, kv } = await this.#cache.resolve(key, ({ base }) => {
       if (base !== this.#base)
@@ -211,11 +214,11 @@ class Registry implements PrefixRegistry {
     }
   }
 
-  /** What the file has from byte `at` on; null: this version is not there any more, or the store has lost some of it. */
+  /** The next chunk of the file, from byte `at`; null if this version is gone, or the store has lost part of it. */
   async #piece(meta: PrefixMeta, file: string, at: number): Promise<Uint8Array | null> {
     const length = Math.min(PIECE, meta.files[file]! - at);
     const piece = await this.#store.loadFile(meta, meta.digest, file, { from: at, length });
-    // Another upload of the same tensors has the same digest; its file may differ.
+    // Another upload of the same tensors has the same digest, but its file may differ.
     const now = await this.#store.head(meta);
     return piece?.length === length && now?.digest === meta.digest && now.updatedAt === meta.updatedAt ? piece : null;
   }
@@ -237,7 +240,7 @@ class Registry implements PrefixRegistry {
       [WEIGHTS_FILE, upload.weights],
     ]);
     const kv = "kv" in adapter ? adapter.kv : await this.#foldChecked(adapter.fold, model);
-    // What the model has made itself comes out of layer norms, which bound it.
+    // Keys and values made by the model come out of layer norms, which bound them.
     if ("kv" in adapter) await model.tryPrefix(kv);
     return { kind, baseName, baseRevision, kv, files };
   }
@@ -262,7 +265,7 @@ class Registry implements PrefixRegistry {
     };
   }
 
-  /** Finite embeddings can still overflow inside the model. */
+  /** Finite embeddings can still overflow within the model. */
   async #foldChecked(input: FoldInput, model: Model): Promise<KvTensor> {
     const length = foldLength(input);
     const kv = await model.fold(input);
@@ -278,7 +281,9 @@ class Registry implements PrefixRegistry {
     return kv;
   }
 
-  /** Sent again, as clients do after a lost answer: nothing to write, unless the store holds something else than it says. */
+  /**
+   * A repeated upload, as after a lost response: nothing to write, unless the store's content differs from its record.
+   */
   async #isStored(before: PrefixMeta, { meta, kv, files }: PrefixRecord): Promise<boolean> {
     if (!isSameVersion(before, { ...meta, updatedAt: before.updatedAt })) return false;
     try {
@@ -294,7 +299,7 @@ class Registry implements PrefixRegistry {
   }
 }
 
-/** Goes through the steps; between two the event loop serves others. */
+/** Runs the steps, with a turn of the event loop in between. */
 async function inTurns<T>(steps: Generator<void, T>): Promise<T> {
   for (;;) {
     const step = steps.next();

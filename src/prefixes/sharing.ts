@@ -3,10 +3,10 @@ import type { Access, HeldPrefixes, ListedPrefix, PrefixMeta, PrefixQuota, Shari
 
 type Sharing = Pick<PrefixMeta, "visibility" | "shared_with" | "readable_by">;
 
-/** In the place of a user's id: every user. No id is like it. */
+/** Stands for every user, in place of a user's id. No id looks like it. */
 export const EVERYONE = "=";
 
-/** What a record says of sharing, to be carried over to another; nothing where it says nothing. */
+/** The sharing fields of a record, for copying to another; empty if it has none. */
 export function sharingOf(meta: Sharing | null): Sharing {
   const { visibility, shared_with, readable_by } = meta ?? {};
   return {
@@ -16,7 +16,7 @@ export function sharingOf(meta: Sharing | null): Sharing {
   };
 }
 
-/** The same record without a word of sharing; as JSON it has none of these fields. */
+/** The same record without sharing fields, also in JSON. */
 export function withoutSharing(meta: PrefixMeta): PrefixMeta {
   return { ...meta, visibility: undefined, shared_with: undefined, readable_by: undefined };
 }
@@ -25,7 +25,7 @@ export function patchSharing(meta: PrefixMeta, patch: SharingPatch): PrefixMeta 
   return { ...meta, ...sharingOf(patch) };
 }
 
-/** Both lists without those of whom `gone` is true; a list that is not there stays so. */
+/** Both lists without users for whom `gone` is true; an absent list stays absent. */
 export function withoutUsers<T extends Sharing>(sharing: T, gone: (user: string) => boolean): T {
   const { shared_with, readable_by } = sharing;
   const stays = (user: string): boolean => !gone(user);
@@ -36,7 +36,7 @@ export function withoutUsers<T extends Sharing>(sharing: T, gone: (user: string)
   };
 }
 
-/** Whom the owner lets in: users, and EVERYONE where all may use the prefix. They find it in their lists. */
+/** The users with access, and EVERYONE if all may use the prefix. It appears in their lists. */
 export function guestsOf(meta: Sharing & { readonly user: string }): Set<string> {
   const guests = new Set([
     ...(meta.visibility === "shared" ? [EVERYONE] : []),
@@ -47,22 +47,22 @@ export function guestsOf(meta: Sharing & { readonly user: string }): Set<string>
   return guests;
 }
 
-/** Whether a user may send requests with the prefix; only the owner may change it. */
+/** True if a user may send requests with the prefix; only the owner may change it. */
 export function mayUse(meta: PrefixMeta, user: string): boolean {
   return meta.visibility === "shared" || (meta.shared_with ?? []).includes(user) || mayRead(meta, user);
 }
 
-/** Whether a user may also have its files. */
+/** True if a user may also download its files. */
 export function mayRead(meta: PrefixMeta, user: string): boolean {
   return meta.user === user || (meta.readable_by ?? []).includes(user);
 }
 
-/** What a user may do who may use the prefix. */
+/** The access of a user who may use the prefix. */
 export function accessOf(meta: PrefixMeta, user: string): Access {
   return meta.user === user ? "owner" : mayRead(meta, user) ? "read" : "use";
 }
 
-/** A prefix as a list shows it to a user who may use it. */
+/** A prefix's list entry for a user who may use it. */
 export function listedFor(user: string, meta: PrefixMeta): ListedPrefix {
   const listed: ListedPrefix & { shared_with?: unknown; readable_by?: unknown } = {
     ...meta,
@@ -80,8 +80,9 @@ export const notReadable = ({ user, name }: PrefixMeta): PrefixdError =>
   );
 
 /**
- * Throws `quota_exceeded`. `others`: the user's prefixes but the one replaced, whose bytes are `replaced` (null: it is a new one).
- * A prefix may always be replaced by one that is not larger, also when the quota has become smaller than what is there.
+ * Throws `quota_exceeded`. A prefix may always be replaced by one that is not larger, even if the quota has shrunk
+ * below what exists.
+ * @param others the user's prefixes except the one replaced, whose size is `replaced` (null for a new prefix)
  */
 export function checkQuota(
   quota: PrefixQuota | undefined,

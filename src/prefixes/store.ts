@@ -1,4 +1,6 @@
-/** Where prefixes live. Two implementations (LMDB, Redis) pass one contract suite: test/contract/prefix-store.ts. */
+/**
+ * The storage of prefixes. Both implementations (LMDB, Redis) pass the contract suite test/contract/prefix-store.ts.
+ */
 
 /** A prefix belongs to a user; its name is unique among that user's. */
 export interface PrefixKey {
@@ -6,13 +8,13 @@ export interface PrefixKey {
   readonly name: string;
 }
 
-/** Show a prefix without its tensors. Small, JSON. */
+/** A prefix's metadata: small, JSON, no tensors. */
 export interface PrefixMeta {
   readonly user: string;
   readonly name: string;
   /** PEFT type, or HARD_PROMPT. */
   readonly kind: string;
-  /** sha256 hex of the canonical bytes: identifies exactly what will be attended to. */
+  /** sha256 in hex of the canonical bytes: identifies exactly what is attended to. */
   readonly digest: string;
   /** Virtual tokens, P. */
   readonly length: number;
@@ -20,50 +22,50 @@ export interface PrefixMeta {
   readonly bytes: number;
   /** Fingerprint of the base model it was compiled for. */
   readonly base: string;
-  /** The adapter's base_model_name_or_path and revision; null: it names none. Absent in records of before they were kept. */
+  /** The adapter's base_model_name_or_path and revision; null if it names none. Absent in old records. */
   readonly baseName?: string | null;
   readonly baseRevision?: string | null;
   readonly createdAt: string;
   readonly updatedAt: string;
-  /** The uploaded files, by name, with their size: what `GET .../adapter` gives back. */
+  /** Name and size of the uploaded files, which `GET .../adapter` returns. */
   readonly files: Readonly<Record<string, number>>;
-  /** Absent, or private: only the owner and those of the two lists may use it. Shared: every user. */
+  /** Absent or private: only the owner and the users of both lists may use it. shared: every user. */
   readonly visibility?: Visibility;
   /** Users who may send requests with it. */
   readonly shared_with?: readonly string[];
-  /** Users who may also have its files. */
+  /** Users who may also download its files. */
   readonly readable_by?: readonly string[];
 }
 
-/** What a list tells a user of a prefix: not whom else the owner lets in, which may be thousands. */
+/** A prefix in a list. Omits the sharing lists, which may have thousands of users. */
 export interface ListedPrefix extends Omit<PrefixMeta, "shared_with" | "readable_by"> {
   readonly access: Access;
 }
 
-/** What a user may do with a prefix: everything; send requests with it and have its files; send requests with it. */
+/** owner: everything; read: send requests with it and download its files; use: send requests with it. */
 export type Access = "owner" | "read" | "use";
 
 export type Visibility = "private" | "shared";
 
-/** Fields that are absent stay as they are. */
+/** Absent fields stay unchanged. */
 export interface SharingPatch {
   readonly visibility?: Visibility;
   readonly shared_with?: readonly string[];
   readonly readable_by?: readonly string[];
 }
 
-/** What a user may have together; null: no limit. */
+/** Limits of all of a user's prefixes together; null: no limit. */
 export interface PrefixQuota {
   readonly max_prefixes: number | null;
   readonly max_prefix_bytes: number | null;
 }
 
-/** A whole prefix as stored. */
+/** A whole stored prefix. */
 export interface PrefixRecord {
   readonly meta: PrefixMeta;
   /** Compiled keys and values: little-endian fp32 `[layers, 2, heads, P, headDim]`. */
   readonly kv: Uint8Array;
-  /** What was uploaded, by file name. */
+  /** Uploaded files by name. */
   readonly files: ReadonlyMap<string, Uint8Array>;
 }
 
@@ -79,53 +81,66 @@ export interface ByteRange {
   readonly length: number;
 }
 
-/** Prefixes, and the bytes of their compiled keys and values. */
+/** Number of prefixes, and the bytes of their compiled keys and values. */
 export interface HeldPrefixes {
   readonly prefixes: number;
   readonly bytes: number;
 }
 
-/** What a removal took away. */
+/** What a removal deleted. */
 export type RemovedPrefixes = HeldPrefixes;
 
-/** Of a user's removal: begun, finished, or null: there was none lately. */
+/** State of a user's removal: begun, finished, or null if there was none recently. */
 export type RemovalState = "open" | "done" | null;
 
 /**
- * Atomic per prefix: a reader sees the whole old or the whole new record, also after a crash.
- * Errors: `precondition_failed`, `store_unavailable` (with retryAfter), `store_full`; `put` for a removed user: `removed`.
+ * Atomic per prefix: a reader sees the whole old or the whole new record, even after a crash. Errors:
+ * `precondition_failed`, `store_unavailable` (with retryAfter), `store_full`; `put` for a removed user: `removed`.
  */
 export interface PrefixStore {
-  /** A replaced prefix stays shared as it was, whatever the record says. With a quota also throws `quota_exceeded`. */
+  /** A replaced prefix keeps its sharing, whatever the record says. With a quota, also throws `quota_exceeded`. */
   put(record: PrefixRecord, precondition?: Precondition, quota?: PrefixQuota): Promise<{ created: boolean }>;
-  /** Changes whom the owner lets in; null: no such prefix. A user who is being removed gets into no list. Can be repeated after an error. */
+  /**
+   * Changes the sharing; null if there is no such prefix. A user being removed is not added to any list. Can be
+   * repeated after an error.
+   */
   patchMeta(key: PrefixKey, patch: SharingPatch, precondition?: Precondition): Promise<PrefixMeta | null>;
-  /** null: no such prefix. For an `asker` who may not use it, it is asked for as one is that does not exist, and may be answered so: the time must not tell them apart. */
+  /**
+   * null if there is no such prefix. For an `asker` without access the store does the same look-up, and may return
+   * null: timing must not reveal whether the prefix exists.
+   */
   head(key: PrefixKey, asker?: string): Promise<PrefixMeta | null>;
-  /** The compiled tensors of exactly this digest; null when the prefix is gone or has another digest by now. */
+  /** The compiled tensors of exactly this digest; null if the prefix is gone or has another digest by now. */
   loadKv(key: PrefixKey, digest: string): Promise<Uint8Array | null>;
-  /** The same for an uploaded file, or for as much of the range as there is of it. */
+  /** The same for an uploaded file, or as much of the range as exists. */
   loadFile(key: PrefixKey, digest: string, file: string, range?: ByteRange): Promise<Uint8Array | null>;
   /** Pages in ascending order of name. */
   list(user: string, options: { after?: string; limit: number }): Promise<ListedPrefix[]>;
-  /** Others' prefixes that the user may use, in ascending order of `owner/name`; costs what the page has, however many prefixes there are. */
+  /**
+   * Others' prefixes that the user may use, in ascending order of `owner/name`. The cost depends on the page, not on
+   * the number of prefixes.
+   */
   listShared(user: string, options: { after?: PrefixKey; limit: number }): Promise<ListedPrefix[]>;
-  /** How much the user has, without a look at each prefix: what quotas are held against. */
+  /** The user's totals for quotas, without reading each prefix. */
   held(user: string): Promise<HeldPrefixes>;
-  /** false: there was none. */
+  /** False if there was none. */
   delete(key: PrefixKey, precondition?: Precondition): Promise<boolean>;
   /**
-   * Removes all of a user's prefixes at once, and whatever unfinished uploads left of theirs. From then on every PUT for the
-   * user fails with `removed`, also one that is under way on another replica, until `readmitUser`, or until no PUT of before
-   * can be left. Others' prefixes are no longer shared with the user. Can be repeated; `last` says that the removal is complete with this call.
+   * Removes all of a user's prefixes at once, and the leftovers of unfinished uploads. From then on every PUT for the
+   * user fails with `removed`, even one running on another replica, until `readmitUser`, or until no earlier PUT can
+   * still be running. Others' prefixes are no longer shared with the user. Can be repeated; `last` marks the call that
+   * completes the removal.
    */
   deleteUser(user: string, options?: { last?: boolean }): Promise<RemovedPrefixes>;
   removalState(user: string): Promise<RemovalState>;
-  /** A user of this id has been created anew. */
+  /** Call when a user with this id has been created again. */
   readmitUser(user: string): Promise<void>;
-  /** Called when another process changed a prefix; returns the function that ends it. Stores without replicas never call. */
+  /**
+   * Registers a listener for changes by other processes; returns the function that removes it. Stores without replicas
+   * never call it.
+   */
   onChange(listener: (key: PrefixKey) => void): () => void;
-  /** Throws `store_unavailable` when the store cannot serve now. */
+  /** Throws `store_unavailable` if the store cannot serve now. */
   ping(): Promise<void>;
   close(): Promise<void>;
 }

@@ -1,16 +1,16 @@
 import { PrefixdError } from "../errors.ts";
 import type { RemovalState } from "./store.ts";
 
-/** How long a removed user's uploads are refused: longer than any upload takes. */
+/** Milliseconds for which a removed user's uploads are refused: longer than any upload takes. */
 export const TOMBSTONE_MS = 600_000;
-/** The same for a removal that has begun and not ended: it may have to be repeated by hand. */
+/** The same for an unfinished removal, which may have to be repeated by hand. */
 export const OPEN_TOMBSTONE_MS = 86_400_000;
 
 export function userRemoved(): PrefixdError {
   return new PrefixdError("removed", "The user was removed while the prefix was uploaded.");
 }
 
-/** Users removed lately, in memory: for a store whose uploads end with the process. */
+/** Recently removed users, in memory: for a store whose uploads end with the process. */
 export class Tombstones {
   readonly #users = new Map<string, { readonly state: "open" | "done"; readonly until: number }>();
 
