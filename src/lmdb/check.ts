@@ -1,7 +1,8 @@
 /**
- * LMDB maps its file into memory and believes what it reads there: a page that lies outside of the file, or bounds that lie outside of a
- * page, end the process with a signal, and with it everybody's requests. So a file is read before it is mapped, by ordinary reads, page by
- * page: both meta pages, every page of every tree and where each value that has pages of its own begins. What passes can be mapped.
+ * LMDB maps its file into memory and trusts what it reads: a page outside the file, or bounds outside a page, end the
+ * process with a signal, and with it everybody's requests. So before a file is mapped, it is checked page by page with
+ * ordinary reads: both meta pages, every page of every tree, and the start of each value that has pages of its own. A
+ * file that passes can be mapped.
  */
 import { closeSync, fstatSync, openSync, readSync } from "node:fs";
 import {
@@ -25,27 +26,33 @@ import {
   type Tree,
 } from "./format.ts";
 
-/** What was allocated last and freed in the same transaction is never written, so a file may end before its last page; not by as much as this (1 GiB of 4 KiB pages). */
+/**
+ * Pages allocated last and freed in the same transaction are never written, so a file may end before its last page, but
+ * not by this much (1 GiB of 4 KiB pages).
+ */
 const MOST_UNWRITTEN = 2 ** 18;
-/** Another process may write while the file is read; then what was read may be of two moments. */
+/** Another process may write during the check, which then mixes two states. */
 const TRIES = 5;
 
-/** A file that cannot be what was written. For the operator: the message has the path. */
+/** A file that cannot be what was written. For the operator: the message contains the path. */
 export class DamagedFileError extends Error {
   override readonly name = "DamagedFileError";
 }
 
-/** What a file's owner knows of its contents; throws Damage. Made anew for each reading of the file. */
+/** The owner's check of a file's contents; throws Damage. Created for each reading of the file. */
 export interface ContentsCheck {
-  /** Each entry of the named trees. Keys are those of texts in ASCII; what `read` gives is only valid during the call. */
+  /**
+   * Called for each entry of the named trees. Keys are those of ASCII texts; the result of `read` is only valid during
+   * the call.
+   */
   entry(tree: string, key: string, size: number, read: () => Buffer): void;
-  /** All entries have been seen. */
+  /** Called after all entries. */
   end(): void;
 }
 
 /**
- * Reads a file as it is on disk and throws where LMDB could not.
- * @throws DamagedFileError; the system's error when the file cannot be read
+ * Checks a file on disk for everything that could crash LMDB.
+ * @throws DamagedFileError; the system's error if the file cannot be read
  */
 export function checkLmdbFile(path: string, contents?: () => ContentsCheck): void {
   const file = openSync(path, "r");
@@ -68,13 +75,13 @@ export function checkLmdbFile(path: string, contents?: () => ContentsCheck): voi
 interface Leaf {
   readonly key: Buffer;
   readonly size: number;
-  /** First page of the data; null: it is in `data`. */
+  /** First page of the data; null if it is inline in `data`. */
   readonly page: number | null;
   readonly data: Buffer | null;
   readonly isTree: boolean;
 }
 
-/** What the walk over one tree counts. */
+/** Totals of the walk over one tree. */
 interface Count {
   branches: number;
   leaves: number;
@@ -87,9 +94,9 @@ type Compare = (a: Buffer, b: Buffer) => number;
 class Reading {
   readonly #file: number;
   #meta: Meta | null = null;
-  /** One a page of the file: 1 is in use. */
+  /** One byte per page of the file: 1 if in use. */
   #used = new Uint8Array();
-  /** One a level of a tree, for what is being read there. */
+  /** One buffer per level of a tree. */
   readonly #buffers: Buffer[] = [];
 
   constructor(file: number) {
@@ -98,7 +105,8 @@ class Reading {
 
   check(contents: ContentsCheck | undefined): void {
     const meta = (this.#meta = this.#newestMeta());
-    // Asked for after the meta page, before which a transaction's pages are written: another process may have made the file longer just now.
+    // Read after the meta page, which is written after a transaction's pages: another process may have just extended
+    // the file.
     const pages = Math.floor(fstatSync(this.#file).size / meta.pageSize);
     must(
       meta.lastPage >= 1 && meta.lastPage < pages + MOST_UNWRITTEN,
@@ -108,7 +116,7 @@ class Reading {
     const named: Tree[] = [];
     this.#walk(meta.main, compareBytes, ({ key, data, isTree }) => {
       must(isTree && data?.length === TREE_BYTES, "its main tree has something else than trees");
-      // lmdb-js writes names with the zero at their end.
+      // lmdb-js stores names with a terminating zero.
       named.push(treeAt(data, 0, key.toString("latin1").replace("\0", ""), 0));
     });
     for (const tree of named)
@@ -120,7 +128,7 @@ class Reading {
     contents?.end();
   }
 
-  /** Somebody has written since this began to read. */
+  /** True if somebody has written since the check began. */
   hasMoved(): boolean {
     try {
       return this.#meta === null || this.#newestMeta().transaction !== this.#meta.transaction;
@@ -134,7 +142,10 @@ class Reading {
     must(read === buffer.length, `it ends at byte ${at + read}, within what is in use`);
   }
 
-  /** Transaction N is in meta page N % 2, the one before it in the other: LMDB takes the greater, and the next one goes over the other. */
+  /**
+   * Transaction N is in meta page N % 2, the previous one in the other: LMDB uses the newer, and the next transaction
+   * overwrites the older.
+   */
   #newestMeta(): Meta {
     const page = Buffer.alloc(META_PAGE_BYTES);
     this.#read(page, 0);
@@ -163,7 +174,7 @@ class Reading {
     must(same, `the tree "${tree.name}" is not as large as it says`);
   }
 
-  /** All keys below a page lie in [low, high). */
+  /** All keys below a page must be in [low, high). */
   #page(
     tree: Tree,
     number: number,
@@ -183,7 +194,7 @@ class Reading {
     for (let i = 0; i < nodes.length; i++) {
       const at = nodes[i]!;
       const key = keyAt(page, at);
-      // The first key of a branch stands for everything below.
+      // A branch's first key is implicit: it covers everything below.
       const counts = isLeaf || i > 0;
       must(
         !counts || (key.length > 0 && (walk.compare !== compareNumbers || key.length === 8)),
@@ -237,7 +248,7 @@ class Reading {
     return { key, size, page: first, data: null, isTree: false };
   }
 
-  /** A transaction's number above the newest would let LMDB write into the page where it lies. */
+  /** With a transaction number above the newest, LMDB would write into the page in place. */
   #checkHeader(page: Buffer, number: number, flags: number): void {
     must(u64(page, 0) === number && page.readUInt16LE(18) === flags, `page ${number} is not what leads to it`);
     must(u64(page, 8) <= this.#meta!.transaction, `page ${number} is of a transaction that there was not yet`);
@@ -259,7 +270,7 @@ class Reading {
     return whole;
   }
 
-  /** A count, then numbers of pages: 0 is nothing, and -n before a number makes it the first of n. */
+  /** A count, then page numbers: 0 is none, and -n before a number starts a run of n pages. */
   #checkFree(list: Buffer, { lastPage }: Meta): void {
     const length = list.length < 8 ? Infinity : u64(list, 0);
     must(length < Math.floor(list.length / 8), "a list of free pages is longer than it can be");

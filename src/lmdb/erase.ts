@@ -4,8 +4,8 @@ import { join } from "node:path";
 const ZEROS = new Uint8Array(1 << 20);
 
 /**
- * Overwrites every file of a folder with zeros and deletes them and it. The bytes are gone from the files that there were; what a
- * copy-on-write file system, a snapshot or a flash disk keeps elsewhere is out of a program's reach.
+ * Overwrites every file of a folder with zeros, then deletes the files and the folder. Copies kept by a copy-on-write
+ * file system, a snapshot or a flash disk are out of a program's reach.
  */
 export function eraseFolder(dir: string): void {
   for (const name of readdirSync(dir)) {
@@ -23,7 +23,7 @@ export function eraseFolder(dir: string): void {
   rmdirSync(dir);
 }
 
-/** Makes a change of a folder's entries last: a new, renamed or deleted file is only then sure to be found, or not found, again. */
+/** Syncs a folder's entries: only then is a created, renamed or deleted file sure to survive a crash as such. */
 export function syncFolder(dir: string): void {
   const folder = openSync(dir, "r");
   try {

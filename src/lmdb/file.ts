@@ -17,27 +17,27 @@ import { checkLmdbFile, DamagedFileError, type ContentsCheck } from "./check.ts"
 
 const [EIO, EFBIG, ENOSPC, EDQUOT, MAP_FULL] = [5, 27, 28, 122, -30792];
 const FULL: ReadonlySet<unknown> = new Set([EFBIG, ENOSPC, EDQUOT, MAP_FULL, "EFBIG", "ENOSPC", "EDQUOT"]);
-/** Only address space: growing the map later would leave the old one mapped. */
+/** Address space only: growing the map later would leave the old one mapped. */
 const MAP_BYTES = 1 << 28;
-/** What LMDB's table of 126 readers takes, in whole pages. */
+/** Size of LMDB's table of 126 readers, in whole pages. */
 const LOCK_BYTES = 3 << 12;
-/** The two pages that a data file begins with. */
+/** The two meta pages at the start of a data file. */
 const FIRST_BYTES = 2 << 12;
-/** What one transaction may write besides its data. */
+/** Bytes a transaction may write besides its data. */
 const SLACK_BYTES = 1 << 16;
 
-/** LMDB's name of the file in a folder. */
+/** LMDB's name of the data file. */
 export const DATA_FILE = "data.mdb";
 
 export interface LmdbSettings {
-  /** Named databases. */
+  /** Maximum number of named databases. */
   readonly maxDbs: number;
   readonly contents?: () => ContentsCheck;
-  /** The file is known to be sound. */
+  /** True if the file is known to be sound. */
   readonly checked?: boolean;
 }
 
-/** Which file it is, and as of which write. */
+/** Identifies a file and its last write. */
 export interface FileState {
   readonly dev: bigint;
   readonly ino: bigint;
@@ -46,8 +46,8 @@ export interface FileState {
 }
 
 /**
- * An environment's file while it is open. One that was deleted, replaced or cut must not be used any more: what is written to it is lost, and
- * to read a part that is gone ends the process. LMDB itself never makes a file shorter.
+ * An open environment's file. One that was deleted, replaced or truncated must not be used any more: writes to it are
+ * lost, and reading a missing part ends the process. LMDB itself never shortens a file.
  */
 export class OpenFile {
   readonly #dir: string;
@@ -67,13 +67,13 @@ export class OpenFile {
     return true;
   }
 
-  /** After a write: it went into the file that counts. */
+  /** Call after a write: it must have gone to the file that still has the name. */
   mustBeThere(): void {
     if (!this.isStillThere())
       throw new DamagedFileError(`${join(this.#dir, DATA_FILE)} was deleted, replaced or cut while it was open`);
   }
 
-  /** When it was last looked at. */
+  /** As last seen. */
   get state(): FileState {
     return this.#state;
   }
@@ -94,19 +94,19 @@ function statOf(dir: string): FileState | null {
   return statSync(join(dir, DATA_FILE), { bigint: true, throwIfNoEntry: false }) ?? null;
 }
 
-/** Makes an environment in a folder that is made for it, below one that there is. */
+/** Creates an environment in a new folder below an existing one. */
 export function makeLmdb(dir: string, settings: LmdbSettings): RootDatabase<Buffer, string> {
   mkdirSync(dir);
   reserveLockFile(join(dir, "lock.mdb"));
-  // A new file whose beginning cannot be written would end the process, too.
+  // Failing to write the start of a new file would end the process, too.
   if (!hasRoom(dir, FIRST_BYTES))
     throw Object.assign(new Error(`there is no room for a file in ${dir}`), { code: "ENOSPC" });
   return openUnchecked(dir, settings);
 }
 
 /**
- * Opens the environment in a folder. A transaction that was answered is on disk.
- * @throws DamagedFileError when there is none, or when the file or its contents cannot be what was written
+ * Opens the environment in a folder. Committed transactions are on disk.
+ * @throws DamagedFileError if there is none, or if the file or its contents cannot be what was written
  */
 export function openLmdb(dir: string, settings: LmdbSettings): RootDatabase<Buffer, string> {
   fileState(dir);
@@ -116,8 +116,8 @@ export function openLmdb(dir: string, settings: LmdbSettings): RootDatabase<Buff
 }
 
 function openUnchecked(dir: string, { maxDbs }: LmdbSettings): RootDatabase<Buffer, string> {
-  // overlappingSync would answer before the data is on disk. noSubdir: a folder may have a dot in its name. noMemInit would leave in
-  // new pages what the process's memory held before: another's data.
+  // overlappingSync would confirm before the data is on disk. noSubdir: a folder's name may contain a dot. noMemInit
+  // would leave old process memory in new pages: another user's data.
   return open<Buffer, string>({
     path: dir,
     noSubdir: false,
@@ -130,8 +130,9 @@ function openUnchecked(dir: string, { maxDbs }: LmdbSettings): RootDatabase<Buff
 }
 
 /**
- * LMDB makes its lock file with holes and maps it: on a full disk the first write into a hole would end the process (SIGBUS). So the
- * file is there before, without holes; it appears whole, since another process may open the folder at the same time.
+ * LMDB creates its lock file sparse and maps it: on a full disk the first write into a hole would end the process
+ * (SIGBUS). So the file is created before, fully allocated. It appears atomically, since another process may open the
+ * folder at the same time.
  */
 function reserveLockFile(path: string): void {
   if (existsSync(path)) return;
@@ -148,14 +149,14 @@ function linkUnlessThere(made: string, path: string): void {
   try {
     linkSync(made, path);
   } catch (error) {
-    // Another process was quicker; or the file system has no links, and LMDB makes its own.
+    // Another process was faster; or the file system has no hard links, and LMDB creates its own.
     if (FULL.has((error as NodeJS.ErrnoException).code)) throw error;
   }
 }
 
 /**
- * Whether a write of about `bytes` into the environment of a folder failed for want of room. LMDB turns a short write into EIO: then
- * it is tried how far a file of that size could be written.
+ * True if a write of about `bytes` into a folder's environment failed for lack of space. LMDB turns a short write into
+ * EIO; then this tests whether a file of that size could be written.
  */
 export function isDiskFull(error: unknown, dir: string, bytes: number): boolean {
   if (!(error instanceof Error) || !("code" in error)) return false;
@@ -169,7 +170,7 @@ function hasRoom(dir: string, bytes: number): boolean {
     const file = openSync(probe, "wx");
     try {
       const end = existsSync(data) ? statSync(data).size : 0;
-      // A hole first: a file's size can be limited too.
+      // Extend the file first: file sizes can be limited too.
       ftruncateSync(file, end);
       const piece = Buffer.alloc(Math.min(bytes, 1 << 20));
       for (let done = 0; done < bytes; )

@@ -1,7 +1,7 @@
 /**
- * One server per folder. Two on one LMDB folder would not hear of each other's changes: a removed user would go on being served. The lock
- * is the kernel's, so it ends with the process however that ends, holds between containers (which may all be process 1), and is the same
- * by whatever path the folder is reached.
+ * One server per folder: two on one LMDB folder would not see each other's changes, and a removed user would still be
+ * served. The lock is the kernel's, so it ends with the process in any case, works between containers (which may all be
+ * process 1), and does not depend on the path used.
  */
 import {
   closeSync,
@@ -19,34 +19,34 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import koffi from "koffi";
 
-/** In it stands who holds it, which is for people only: what counts is the lock. */
+/** Its content names the holder, for people only: the lock itself is what counts. */
 const LOCK_FILE = "server.lock";
 
-/** A holder has just begun and has not yet written who it is, or has just ended, or a doctor looks. */
+/** Retries: the holder may have just started and not written its name yet, or just ended, or be a doctor looking. */
 const [TRIES, PAUSE_MS] = [5, 50];
 
 /** <sys/file.h>, the same on Linux and macOS. */
 const [LOCK_SH, LOCK_EX, LOCK_NB] = [1, 2, 4];
-/** EAGAIN of Linux and of macOS. */
+/** EAGAIN on Linux and on macOS. */
 const HELD: ReadonlySet<number> = new Set([11, 35]);
 /** libuv's UV_FS_O_EXLOCK on Windows: nobody else can open the file. */
 const WINDOWS_EXCLUSIVE = 0x1000_0000;
 
-/** Another process has the folder. */
+/** Another process holds the folder. */
 export class FolderInUseError extends Error {
   override readonly name = "FolderInUseError";
 }
 
 export interface FolderLock {
-  /** Why there is no lock; null: there is one. */
+  /** Why there is no lock; null if there is one. */
   readonly problem: string | null;
   release(): void;
 }
 
 /**
- * Takes the lock of a folder, which is made where there is none. A file system without locks gives none, and `problem` says so.
- * Processes that this one starts do not inherit the lock.
- * @throws FolderInUseError with the folder and the holder; the system's error when the folder cannot be written
+ * Locks a folder, creating it if needed. On a file system without locks there is none, and `problem` says so. Child
+ * processes do not inherit the lock.
+ * @throws FolderInUseError with the folder and the holder; the system's error if the folder cannot be written
  */
 export async function lockFolder(dir: string): Promise<FolderLock> {
   mkdirSync(dir, { recursive: true });
@@ -62,7 +62,7 @@ export async function lockFolder(dir: string): Promise<FolderLock> {
   }
 }
 
-/** Who holds the folder's lock, as a part of a sentence; null: nobody, or there is no such folder. */
+/** The holder of the folder's lock, as part of a sentence; null if nobody holds it or there is no such folder. */
 export function folderHolder(dir: string): string | null {
   const path = join(dir, LOCK_FILE);
   let file: number;
@@ -91,7 +91,7 @@ function takeLock(path: string): FolderLock | "held" {
     throw error;
   }
   const outcome = tryLock(file, LOCK_EX);
-  // Somebody may have deleted the file between the two: then its lock is worth nothing.
+  // The file may have been deleted in between: then its lock is worthless.
   if (outcome === "held" || !isStill(file, path)) {
     closeSync(file);
     return "held";
@@ -106,7 +106,7 @@ function takeLock(path: string): FolderLock | "held" {
   };
 }
 
-/** null: it is ours; "held"; or why there can be none. */
+/** null if it is ours; "held"; or why there can be no lock. */
 function tryLock(file: number, operation: number): string | null {
   if (process.platform === "win32") return null;
   if (flock()(file, operation | LOCK_NB) === 0) return null;
@@ -125,7 +125,7 @@ function isStill(file: number, path: string): boolean {
   return there?.ino === fstatSync(file).ino;
 }
 
-/** A full disk does not matter: the lock holds without. */
+/** A full disk does not matter: the lock holds anyway. */
 function writeHolder(file: number, text: string): void {
   try {
     ftruncateSync(file, 0);
@@ -140,7 +140,7 @@ function holderOf(path: string): string {
   try {
     text = readFileSync(path, "utf8");
   } catch {
-    // Windows: the holder alone can open it.
+    // On Windows only the holder can open it.
   }
   const [, pid, host] = /^(\d+) (\S+)\n$/.exec(text) ?? [];
   if (pid === undefined) return "another process";

@@ -1,27 +1,29 @@
 /**
- * The format of LMDB's files, data version 2 on 64 bits, little-endian (liblmdb/mdb.c: MDB_page_header, MDB_node, MDB_ovpage, MDB_db, MDB_meta), read by
- * functions that throw Damage for what cannot be:
+ * The format of LMDB's files, data version 2 on 64 bits, little-endian (liblmdb/mdb.c: MDB_page_header, MDB_node,
+ * MDB_ovpage, MDB_db, MDB_meta), read by functions that throw Damage for what cannot be:
  *
- *   page   number u64, transaction u64, padding u16, flags u16, lower u16, upper u16 (of an overflow page: count of pages u32), then
- *          offsets of nodes u16, `lower` bytes of them, free space up to `upper`, nodes up to the page's end; all from the header's end
- *   node   size of the data u32 (in a branch: child u48), flags u16, size of the key u16, key, data; each begins at an even byte
+ *   page   number u64, transaction u64, padding u16, flags u16, lower u16, upper u16 (overflow page: page count u32),
+ *          then u16 offsets of nodes (`lower` bytes), free space up to `upper`, nodes up to the page's end; all offsets
+ *          count from the header's end
+ *   node   data size u32 (branch: child page u48), flags u16, key size u16, key, data; starts at an even byte
  *   tree   padding u32, flags u16, depth u16, then u64 each: branch pages, leaf pages, overflow pages, entries, root
- *   meta   magic u32, version u32, address u64, size of the map u64, tree of free pages, main tree, last page u64, transaction u64
+ *   meta   magic u32, version u32, address u64, map size u64, tree of free pages, main tree, last page u64,
+ *          transaction u64
  */
 const [MAGIC, VERSION] = [0xbeefc0de, 2];
 export const [PAGE_HEADER, NODE_HEADER, TREE_BYTES] = [24, 8, 48];
 const [META_BYTES, OVERFLOW_REFERENCE] = [136, 24];
 export const [BRANCH, LEAF, OVERFLOW, META] = [1, 2, 4, 8];
-/** Of a node: its data is elsewhere, on pages of its own; it is a named tree. */
+/** Node flags: the data is on pages of its own; the node is a named tree. */
 export const [BIG, TREE] = [1, 2];
-/** Flags of the tree of free pages: its keys are numbers. Above these eight bits it has settings of who wrote last. */
+/** Flag of the free page tree: its keys are numbers. Bits above these eight hold settings of the last writer. */
 const INTEGER_KEYS = 8;
 const KIND_BITS = 0xff;
 /** Root of a tree without pages. */
 export const NO_PAGE = 2 ** 64;
 const PAGE_SIZES: ReadonlySet<number> = new Set([4096, 8192, 16384, 32768, 65536]);
 
-/** What is wrong with a file or a value in it, without the path. */
+/** A defect of a file or a value in it, without the path. */
 export class Damage extends Error {
   override readonly name = "Damage";
 }
@@ -44,10 +46,10 @@ export interface Meta {
   readonly transaction: number;
 }
 
-/** Bytes of a meta page that count. */
+/** Bytes of a meta page in use. */
 export const META_PAGE_BYTES = PAGE_HEADER + META_BYTES;
 
-/** The meta page of a number, 0 or 1. */
+/** Reads meta page 0 or 1. */
 export function metaOf(page: Buffer, number: number): Meta {
   const meta = page.subarray(PAGE_HEADER);
   must(
@@ -74,7 +76,7 @@ export function u64(buffer: Buffer, at: number): number {
   return buffer.readUInt32LE(at) + buffer.readUInt32LE(at + 4) * 2 ** 32;
 }
 
-/** `flags`: which it must have, of those that `bits` covers. */
+/** Reads a tree; it must have exactly `flags` among `bits`. */
 export function treeAt(buffer: Buffer, at: number, name: string, flags: number, bits = 0xffff): Tree {
   must((buffer.readUInt16LE(at + 4) & bits) === flags, `the tree "${name}" is of another kind`);
   return {
@@ -88,7 +90,7 @@ export function treeAt(buffer: Buffer, at: number, name: string, flags: number, 
   };
 }
 
-/** Where a page's nodes begin, in order of their keys: they fill the page from `upper` to its end without a gap. */
+/** Offsets of a page's nodes, in key order: they fill the page from `upper` to its end without gaps. */
 export function nodesOf(page: Buffer, number: number, isLeaf: boolean): number[] {
   const [lower, upper, end] = [page.readUInt16LE(20), page.readUInt16LE(22), page.length - PAGE_HEADER];
   must(

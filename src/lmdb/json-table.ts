@@ -1,7 +1,9 @@
 import type { Database, RangeOptions, RootDatabase } from "lmdb";
 import { sealJson, unsealJson } from "./sealed.ts";
 
-/** A named LMDB database whose values are JSON, each with a checksum. Reading one that was changed on disk throws Damage. */
+/**
+ * A named LMDB database of JSON values, each with a checksum. Reading a value that was changed on disk throws Damage.
+ */
 export class JsonTable<V> {
   readonly #db: Database<Buffer, string>;
 
@@ -18,7 +20,7 @@ export class JsonTable<V> {
     this.#db.putSync(key, sealJson(key, value));
   }
 
-  /** false: there was none. */
+  /** False if there was none. */
   remove(key: string): boolean {
     return this.#db.removeSync(key);
   }

@@ -4,13 +4,16 @@ import { SEAL_BYTES, unsealJson } from "./sealed.ts";
 import { keyText } from "../prefixes/name.ts";
 import type { HeldPrefixes, PrefixMeta } from "../prefixes/store.ts";
 
-/** The names of an environment's entries: `meta` has user/name, `blobs` has the tensors and the files of each. */
+/** Names of an environment's entries: `meta` has user/name, `blobs` has each prefix's tensors and files. */
 export const kvKey = (key: string): string => `${key}/kv`;
 export const fileKey = (key: string, file: string): string => `${key}/file/${encodeURIComponent(file)}`;
 
-/** Each record lies under its own name and has all its parts, in their sizes, and nothing else lies there: or one could be missed, or taken for another. */
+/**
+ * Checks that each record is stored under its own name with all its parts in their sizes, and that there is nothing
+ * else; otherwise a prefix could be missing, or mistaken for another.
+ */
 export class PrefixContents implements ContentsCheck {
-  /** Bytes of the parts; of files without a checksum. */
+  /** Bytes of the parts; for files without the checksum. */
   readonly #expected = new Map<string, number>();
   readonly #found = new Map<string, number>();
   readonly #info = new Map<string, string>();

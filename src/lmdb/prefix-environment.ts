@@ -29,9 +29,10 @@ import type {
 const FORMAT = "1";
 
 /**
- * One user's prefixes: an LMDB environment in a folder of its own, so that removing the user can destroy the file. Every call is
- * synchronous and blocks on the disk, so it runs on a thread of its own. Three databases: `meta` (user/name -> JSON), `blobs`
- * (user/name/part -> bytes; files with a checksum, tensors have their digest), so that listing never reads tensors, and `info` (format, bytes stored, what is held).
+ * One user's prefixes: an LMDB environment in its own folder, so that removing the user can destroy the file. Every
+ * call is synchronous and blocks on the disk, so it runs on its own thread. Three databases, so that listing never
+ * reads tensors: `meta` (user/name -> JSON), `blobs` (user/name/part -> bytes; files with a checksum, tensors have
+ * their digest) and `info` (format, bytes stored, totals).
  */
 export class LmdbEnvironment {
   readonly #dir: string;
@@ -42,8 +43,8 @@ export class LmdbEnvironment {
   readonly #info: Database<Buffer, string>;
 
   /**
-   * `make`: in a folder that is made for it; `checked`: the file is what it was when it passed its check. Throws DamagedFileError when it is missing
-   * or cannot be what was written.
+   * Throws DamagedFileError if the file is missing or cannot be what was written.
+   * @param options `make`: create it in a new folder; `checked`: the file has not changed since it passed its check
    */
   constructor(dir: string, { make = false, checked = false }: { make?: boolean; checked?: boolean } = {}) {
     this.#dir = dir;
@@ -65,7 +66,7 @@ export class LmdbEnvironment {
     }
   }
 
-  /** `mayGrow` hears by how many bytes, and throws to refuse. */
+  /** @param mayGrow gets the number of bytes added, and throws to refuse */
   put(
     record: PrefixRecord,
     precondition: Precondition | undefined,
@@ -95,7 +96,10 @@ export class LmdbEnvironment {
     });
   }
 
-  /** null: there is no such prefix. `admit` hears, before it is written, of the guests who are new; `dropped` are those who are none any more. */
+  /**
+   * Returns null if there is no such prefix. `admit` gets the new guests before the write; `dropped` are those who lost
+   * access.
+   */
   patchMeta(
     key: PrefixKey,
     patch: SharingPatch,
@@ -114,7 +118,7 @@ export class LmdbEnvironment {
     });
   }
 
-  /** Takes a user off the lists of these prefixes. */
+  /** Removes a user from the lists of these prefixes. */
   strikeOff(user: string, keys: readonly PrefixKey[]): void {
     this.#write(0, () => {
       for (const key of keys) {
@@ -124,7 +128,7 @@ export class LmdbEnvironment {
     });
   }
 
-  /** Calls `action` with what there is of a prefix, while nobody can write. */
+  /** Calls `action` with a prefix's metadata, under the write lock. */
   locked(key: PrefixKey, action: (meta: PrefixMeta | null) => void): void {
     this.#write(0, () => action(this.#read(keyText(key))));
   }
@@ -142,16 +146,16 @@ export class LmdbEnvironment {
     const blob = fileKey(keyText(key), file);
     const meta = this.head(key);
     if (meta?.digest !== digest || !Object.hasOwn(meta.files, file)) return null;
-    // A view of the mapped file: valid until the next read.
+    // A view of the mapped file, valid until the next read.
     const view = this.#blobs.getBinaryFast(blob);
     if (view === undefined) return null;
     const bytes = meta.files[file]!;
     const { from, length } = range ?? { from: 0, length: bytes };
     const stored = Buffer.from(view.buffer, view.byteOffset, view.length);
-    // Those of before there were checksums have none.
+    // Files stored before checksums existed have none.
     const begin = stored.length === bytes ? 0 : SEAL_BYTES;
     try {
-      // Once for all ranges: who reads in pieces begins with the first.
+      // Check once for all ranges: chunked reads begin with the first.
       if (begin > 0 && from === 0) unseal(blob, stored);
     } catch (error) {
       throw new PrefixdError(
@@ -176,7 +180,7 @@ export class LmdbEnvironment {
     return [...range].map(({ key, value }) => listedFor(user, parseMeta(key, value)));
   }
 
-  /** Answers what there was. */
+  /** Returns what was deleted. */
   delete(key: PrefixKey, precondition: Precondition | undefined): PrefixMeta | null {
     return this.#write(0, () => {
       const text = keyText(key);
@@ -205,24 +209,24 @@ export class LmdbEnvironment {
     return this.#total();
   }
 
-  /** What there is of prefixes, and the bytes of their tensors. */
+  /** Number of prefixes, and the bytes of their tensors. */
   held(): HeldPrefixes {
     this.#root.resetReadTxn();
     return this.#held();
   }
 
-  /** false: the file was deleted, replaced or cut, and this can only be closed. */
+  /** False if the file was deleted, replaced or truncated; then this can only be closed. */
   isStillThere(): boolean {
     return this.#file.isStillThere();
   }
 
-  /** Answers what the file is then. */
+  /** Returns the file's state after closing. */
   async close(): Promise<FileState> {
     await this.#root.close();
     return this.#file.state;
   }
 
-  /** One transaction, fsynced: all of it, or, when it throws, nothing. `bytes`: about how much it adds. */
+  /** One fsynced transaction: all of it, or nothing if it throws. `bytes` is about how much it adds. */
   #write<T>(bytes: number, action: () => T): T {
     try {
       const result = this.#root.transactionSync(action);
@@ -256,7 +260,7 @@ export class LmdbEnvironment {
     for (const file of Object.keys(old.files)) this.#blobs.removeSync(fileKey(key, file));
   }
 
-  /** Kept with each change, in its transaction; an environment of before that was kept is counted. */
+  /** Updated within each transaction; counted in an environment from before that. */
   #held(): HeldPrefixes {
     const kept = this.#info.getBinary("held")?.toString();
     if (kept !== undefined) return JSON.parse(kept) as HeldPrefixes;

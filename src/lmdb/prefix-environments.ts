@@ -8,30 +8,36 @@ import { diskFull, LmdbEnvironment } from "./prefix-environment.ts";
 import { prefixesFolder, userFolderName } from "./prefix-files.ts";
 import type { RemovedPrefixes } from "../prefixes/store.ts";
 
-/** Open at a time: each costs a few file descriptors and address space. */
+/** Maximum open at a time: each takes a few file descriptors and address space. */
 const MAX_OPEN = 64;
 
 /**
  * All users' environments, some of them open:
  *
- *   prefixes/HASH/   one user's; HASH is of the user's id, which may be longer than a file name and is nobody's business
- *   removed/UUID/    one whose user is gone and whose bytes are being overwritten, or one that is being made; gone at the next start
+ *   prefixes/HASH/   a user's environment; HASH is of the user's id, which may exceed a file name's length and should
+ *                    not be visible
+ *   removed/UUID/    an environment whose user is gone and whose bytes are being overwritten, or one being created;
+ *                    deleted at the next start
  *
- * Renaming the one into the other is the moment of removal: before it the user is whole, after it gone, whenever the process dies.
+ * The rename from one to the other is the moment of removal: before it the user is whole, after it gone, whenever the
+ * process dies.
  *
- * A file that is damaged, or that was deleted while this runs, is an error (DamagedFileError) of every call for its user, until a sound one is
- * there: each call looks again.
+ * A file that is damaged, or was deleted while this runs, is an error (DamagedFileError) of every call for its user
+ * until a sound one is there: each call looks again.
  */
 export class LmdbEnvironments {
   readonly #prefixes: string;
   readonly #removed: string;
   readonly #restored: (environment: LmdbEnvironment) => void;
-  /** In order of use, the latest last. */
+  /** Least recently used first. */
   readonly #open = new Map<string, LmdbEnvironment>();
-  /** Those that were open, or could not be opened: what the file was when it was closed; null: what is there now has not been checked. */
+  /**
+   * Environments that were open, or failed to open: the file's state when it was closed; null if the present file is
+   * unchecked.
+   */
   readonly #seen = new Map<string, FileState | null>();
 
-  /** `restored` hears of an environment that was opened again and is not what it was. */
+  /** @param restored called with an environment that was reopened and has changed since */
   constructor(dir: string, restored: (environment: LmdbEnvironment) => void) {
     this.#prefixes = prefixesFolder(dir);
     this.#removed = join(dir, "removed");
@@ -41,22 +47,22 @@ export class LmdbEnvironments {
     for (const left of readdirSync(this.#removed)) eraseFolder(join(this.#removed, left));
   }
 
-  /** Names of all, by which `named` finds them. */
+  /** Folder names of all environments, for `named`. */
   names(): string[] {
     return readdirSync(this.#prefixes);
   }
 
-  /** The user's, if there is one. Throws DamagedFileError. */
+  /** The user's environment, if there is one. Throws DamagedFileError. */
   of(user: string): Promise<LmdbEnvironment | null> {
     return this.#find(userFolderName(user));
   }
 
-  /** null: there is none that can be read. For what goes through many users' environments. */
+  /** The user's environment; null if there is no readable one. For walks over many users' environments. */
   async readable(user: string): Promise<LmdbEnvironment | null> {
     return this.named(userFolderName(user));
   }
 
-  /** The same by name. */
+  /** The same by folder name. */
   async named(name: string): Promise<LmdbEnvironment | null> {
     try {
       return await this.#find(name);
@@ -66,7 +72,7 @@ export class LmdbEnvironments {
     }
   }
 
-  /** Made elsewhere and renamed: what a crash leaves is no half of an environment. */
+  /** Created elsewhere and renamed, so that a crash leaves no half environment. */
   async make(user: string): Promise<LmdbEnvironment> {
     const name = userFolderName(user);
     const [dir, made] = [join(this.#prefixes, name), join(this.#removed, randomUUID())];
@@ -79,21 +85,21 @@ export class LmdbEnvironments {
       const full = isDiskFull(error, this.#prefixes, 0);
       rmSync(made, { recursive: true, force: true });
       if (full) throw diskFull(error);
-      // Unless another process was quicker.
+      // Unless another process was faster.
       if (!this.#exists(name)) throw error;
     }
     return this.#openFolder(name);
   }
 
   /**
-   * Destroys the user's; of a damaged one nobody can say what it held, and nothing is counted. One that was deleted may be brought back by whoever
-   * did it: that is an error. `before` hears of the environment, if it can be read.
+   * Destroys the user's environment. What a damaged one held is unknown and not counted. One that was deleted could be
+   * restored by whoever did it: that is an error. `before` is called with the environment, if it is readable.
    */
   async remove(user: string, before: (environment: LmdbEnvironment) => void): Promise<RemovedPrefixes> {
     const name = userFolderName(user);
     this.ping();
     const environment = await this.named(name);
-    // Of one that is missing this throws.
+    // Throws if the environment was deleted.
     if (environment === null && !this.#exists(name)) return (await this.#find(name), { prefixes: 0, bytes: 0 });
     const removed = environment?.held() ?? { prefixes: 0, bytes: 0 };
     if (environment !== null) before(environment);
@@ -107,7 +113,7 @@ export class LmdbEnvironments {
     return removed;
   }
 
-  /** Throws when the folder cannot be written. */
+  /** Throws if the folder cannot be written. */
   ping(): void {
     for (const dir of [this.#prefixes, this.#removed]) accessSync(dir, constants.R_OK | constants.W_OK);
   }

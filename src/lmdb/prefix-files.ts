@@ -1,4 +1,4 @@
-/** Where in the store's folder a user's data lies. */
+/** Locations of users' data in the store's folder. */
 import { createHash } from "node:crypto";
 import { join } from "node:path";
 import { DATA_FILE } from "./file.ts";
@@ -10,17 +10,17 @@ export function prefixesFolder(dir: string): string {
   return join(dir, PREFIXES);
 }
 
-/** The index of what is shared with whom. */
+/** The folder of the sharing index. */
 export function sharesFolder(dir: string): string {
   return join(dir, "shares");
 }
 
-/** A hash: ids may be longer than a file name, and are nobody's business. */
+/** Folder name of a user: a hash, since ids may exceed a file name's length and should not be visible. */
 export function userFolderName(user: string): string {
   return createHash("sha256").update(user).digest("hex").slice(0, 32);
 }
 
-/** A user's data; there is none before the first prefix. */
+/** A user's data file; absent before the first prefix. */
 export function userFile(dir: string, user: string): string {
   return join(prefixesFolder(dir), userFolderName(user), DATA_FILE);
 }

@@ -23,15 +23,19 @@ import { Tombstones } from "../prefixes/tombstones.ts";
 
 export type { LmdbOptions } from "./prefix-tables.ts";
 
-/** Prefixes listed in one call, while which other calls wait: each may be shared with thousands, and others' may lie in files that have to be opened. */
+/**
+ * Prefixes listed per call, during which other calls wait: each may be shared with thousands, and others' files may
+ * have to be opened.
+ */
 const AT_A_TIME = 64;
 
 /** Copying this much takes about a millisecond. */
 const SLICE_BYTES = 2 << 20;
 
 /**
- * Opens (or makes) the embedded store in a folder. A PUT that was answered is on disk. Other processes may use the folder at
- * the same time, but are not told of changes. Throws `store_unavailable`, with the reason as `cause`, when it cannot be opened.
+ * Opens (or creates) the embedded store in a folder. Confirmed PUTs are on disk. Other processes may use the folder at
+ * the same time, but are not told of changes. Throws `store_unavailable`, with the reason as `cause`, if it cannot be
+ * opened.
  */
 export async function openLmdbStore(options: LmdbOptions): Promise<PrefixStore> {
   const store = new LmdbStore(options);
@@ -61,7 +65,7 @@ class LmdbStore implements PrefixStore {
   }
 
   patchMeta(key: PrefixKey, patch: SharingPatch, precondition?: Precondition): Promise<PrefixMeta | null> {
-    // Calls are carried out in order: a user whose removal comes later is struck off then.
+    // Calls run in order, so a user whose removal comes later is struck off then.
     const admitted = withoutUsers(patch, (user) => this.#removed.state(user) !== null);
     return this.#tables.call("patchMeta", plain(key), admitted, precondition);
   }
@@ -69,7 +73,8 @@ class LmdbStore implements PrefixStore {
   async head(key: PrefixKey, asker = key.user): Promise<PrefixMeta | null> {
     const file = this.#heads.fileOf(key.user);
     const known = this.#heads.get(key, file);
-    // What is not there is asked of the thread each time, so what somebody may not use is as well; and nothing of it comes back.
+    // Missing prefixes are asked of the thread each time, so inaccessible ones must be too: timing must not tell them
+    // apart.
     if (known !== null && mayUse(known, asker)) return known;
     const meta = await this.#tables.call("head", plain(key), asker);
     if (meta !== null || asker === key.user) this.#heads.keep(key, file, meta);
@@ -119,7 +124,7 @@ class LmdbStore implements PrefixStore {
     return this.#tables.call("delete", plain(key), precondition);
   }
 
-  /** Calls are carried out in order: a PUT of before is deleted, one that comes later is refused here. */
+  /** Calls run in order: the removal deletes earlier PUTs, later ones are refused here. */
   deleteUser(user: string, { last = false }: { last?: boolean } = {}): Promise<RemovedPrefixes> {
     this.#removed.add(user, last ? "done" : "open");
     this.#heads.forgetUser(user);

@@ -23,16 +23,18 @@ import type {
 
 export interface LmdbOptions {
   readonly dir: string;
-  /** Bound on the bytes of all records together; the file needs room for one more record than that. */
+  /** Limit on the bytes of all records; the file needs room for one more record. */
   readonly maxBytes?: number;
 }
 
-/** The store's folder: all users' environments (prefix-environments.ts), and in `shares` which prefixes are shared with whom (shares.ts). */
+/**
+ * The store's folder: all users' environments (prefix-environments.ts), and in `shares` the sharing index (shares.ts).
+ */
 export class LmdbTables {
   readonly #dir: string;
   readonly #maxBytes: number;
   readonly #environments: LmdbEnvironments;
-  /** Bytes of all records; null where no bound asks for it. */
+  /** Bytes of all records; null if there is no limit. */
   #total: number | null = null;
   readonly #shares: LmdbShares;
   #sharesChecked = false;
@@ -40,7 +42,7 @@ export class LmdbTables {
   constructor(options: LmdbOptions) {
     this.#dir = options.dir;
     this.#maxBytes = options.maxBytes ?? Infinity;
-    // One from a backup may share what the index does not know of.
+    // One restored from a backup may share prefixes that the index does not know.
     this.#environments = new LmdbEnvironments(options.dir, (environment) => this.#addShares(environment));
     this.#shares = openShares(options.dir, { built: this.#environments.names().length === 0 });
   }
@@ -75,7 +77,7 @@ export class LmdbTables {
     return patched.meta;
   }
 
-  /** null also for an `asker` who may not use it. */
+  /** Also null for an `asker` without access. */
   async head(key: PrefixKey, asker = key.user): Promise<PrefixMeta | null> {
     const meta = (await this.#environments.of(key.user))?.head(key) ?? null;
     return meta !== null && mayUse(meta, asker) ? meta : null;
@@ -94,8 +96,8 @@ export class LmdbTables {
   }
 
   /**
-   * At most `limit` of others' prefixes that a user may use, in order after `after` (a key's text), out of as many entries of the index;
-   * `next`: where to go on, null: there are no more.
+   * Up to `limit` of others' prefixes that a user may use, in order after `after` (a key's text), from as many index
+   * entries; `next`: where to continue, null at the end.
    */
   async listShared(
     user: string,
@@ -132,7 +134,7 @@ export class LmdbTables {
   }
 
   async deleteUser(user: string): Promise<RemovedPrefixes> {
-    // First: on a full disk it makes room for the rest.
+    // First, because on a full disk it makes room for the rest.
     const removed = await this.#environments.remove(user, (environment) => {
       if (this.#total !== null) this.#total -= environment.bytes();
     });
@@ -149,7 +151,7 @@ export class LmdbTables {
     return removed;
   }
 
-  /** Throws when the folder cannot be written. */
+  /** Throws if the folder cannot be written. */
   ping(): void {
     this.#environments.ping();
   }
@@ -163,7 +165,7 @@ export class LmdbTables {
     for (const meta of environment.shared()) this.#shares.add(meta, [...guestsOf(meta)]);
   }
 
-  /** Takes entries of the index away whose guests the prefix does not let in. One that stays after an error does no harm. */
+  /** Removes index entries of guests without access. One left behind by an error is harmless. */
   async #forget(environment: LmdbEnvironment, key: PrefixKey, guests: readonly string[]): Promise<void> {
     if (guests.length === 0) return;
     try {
@@ -176,13 +178,13 @@ export class LmdbTables {
         );
       });
     } catch {
-      // The next list that comes across it tries again.
+      // The next list that meets the entry tries again.
     }
   }
 
   /**
-   * Once: the index is built in a folder of before there was one, and forgets owners whose removal a crash has cut short. Where somebody's file is
-   * damaged it is built of the others', and not said to be.
+   * Runs once: builds the index for a folder that predates it, and drops owners whose removal a crash cut short. With a
+   * damaged file it is built from the others', and not marked as built.
    */
   async #checkedShares(): Promise<LmdbShares> {
     if (this.#sharesChecked) return this.#shares;
@@ -202,7 +204,7 @@ export class LmdbTables {
     return this.#shares;
   }
 
-  /** Asks every environment once how much it holds, and keeps count from then on. */
+  /** Sums up all environments once, and keeps count from then on. */
   async #countAll(): Promise<void> {
     if (this.#total !== null || this.#maxBytes === Infinity) return;
     let total = 0;
@@ -211,7 +213,7 @@ export class LmdbTables {
   }
 }
 
-/** What there is in the index can be had from the prefixes: a damaged one is built anew. */
+/** The index derives from the prefixes: a damaged one is rebuilt. */
 function openShares(dir: string, options: { built: boolean }): LmdbShares {
   try {
     return new LmdbShares(dir, options);

@@ -1,4 +1,4 @@
-/** Entry of the thread that owns the LMDB environment; see prefix-store.ts for the other end. */
+/** Entry point of the thread that owns the LMDB environment; prefix-store.ts is the other end. */
 import { serveCalls } from "./serve-calls.ts";
 import { LmdbTables, type LmdbOptions } from "./prefix-tables.ts";
 

@@ -17,10 +17,10 @@ import { PrefixdError } from "../errors.ts";
 import { DamagedFileError, type ContentsCheck } from "./check.ts";
 import { DATA_FILE, isDiskFull, makeLmdb, openLmdb, OpenFile } from "./file.ts";
 
-/** Names the sub-folder of the environment that counts; absent at the start: `0`, or there is none yet. */
+/** Names the sub-folder of the current environment. Absent at first: `0`, or none yet. */
 const POINTER = "current";
 const FIRST = "0";
-/** What is kept is small; what a disk must have left for one more. */
+/** Disk space needed for one more write: values are small. */
 const WRITE_BYTES = 1 << 16;
 
 interface Opened<D> {
@@ -32,31 +32,32 @@ interface Opened<D> {
 
 export interface RewrittenLmdbOptions<D> {
   readonly dir: string;
-  /** Named databases at most. */
+  /** Maximum number of named databases. */
   readonly maxDbs: number;
   readonly databases: (root: RootDatabase<Buffer, string>) => D;
   readonly contents?: () => ContentsCheck;
-  /** Names the store in errors. */
+  /** The store's name in errors. */
   readonly what: string;
 }
 
 /**
- * A small LMDB environment that can be written anew without a part of it. Every call is synchronous and blocks on the disk.
+ * A small LMDB environment that can be rewritten without a part of it. Every call is synchronous and blocks on the
+ * disk.
  *
- *   DIR/current   name of the environment that counts
- *   DIR/0, 1...   environments; only one is left when nothing is going on
+ *   DIR/current   name of the current environment
+ *   DIR/0, 1...   environments; only one remains at rest
  *
- * LMDB leaves the bytes of what was deleted in its free pages. So `rewrite` copies what stays into a new environment and moves the
- * pointer: the rename is the commit. It happens inside a write transaction of the old environment, and every write looks at the
- * pointer inside its own, so that none is lost to the copy, from whichever process it comes.
+ * LMDB leaves deleted bytes in its free pages. So `rewrite` copies what stays to a new environment and moves the
+ * pointer: the rename is the commit. This happens within a write transaction of the old environment, and every write
+ * checks the pointer within its own, so that the copy misses none, from whichever process it comes.
  *
- * A file that is missing, damaged or another one than was opened is an error of each call, until a sound one is there.
+ * A file that is missing, damaged or not the one opened is an error of each call until a sound one is there.
  */
 export class RewrittenLmdb<D> {
   readonly #options: RewrittenLmdbOptions<D>;
   readonly #dir: string;
   readonly #closing: Promise<void>[] = [];
-  /** null: it could not be opened again. */
+  /** null if it could not be reopened. */
   #env: Opened<D> | null = null;
 
   /** Throws DamagedFileError. */
@@ -66,7 +67,7 @@ export class RewrittenLmdb<D> {
     mkdirSync(this.#dir, { recursive: true });
     if (!existsSync(join(this.#dir, POINTER))) this.#begin();
     this.#current();
-    // What a crash left of a copy that was not finished, or of the environment before it.
+    // Leftovers of a crash: an unfinished copy, or the previous environment.
     this.#write((env) => {
       for (const entry of readdirSync(this.#dir))
         if (entry !== env.name && entry !== POINTER) rmSync(join(this.#dir, entry), { recursive: true, force: true });
@@ -79,12 +80,12 @@ export class RewrittenLmdb<D> {
     return env.databases;
   }
 
-  /** One transaction, fsynced: all of it, or, when it throws, nothing. Throws `store_full`. */
+  /** One fsynced transaction: all of it, or nothing if it throws. Throws `store_full`. */
   write<T>(action: (databases: D) => T): T {
     return this.#write(({ databases }) => action(databases));
   }
 
-  /** `copy` brings what stays from the old environment into the new one; when it throws, the old one stays. Throws `store_full`. */
+  /** `copy` copies what stays to the new environment; if it throws, the old one stays. Throws `store_full`. */
   rewrite<T>(copy: (old: D, fresh: D) => T): T {
     return this.#write((old) => {
       const fresh = this.#make(String(Number(old.name) + 1));
@@ -106,7 +107,7 @@ export class RewrittenLmdb<D> {
     await Promise.all([this.#env?.root.close(), ...this.#closing]);
   }
 
-  /** The first start, or the first since there is always a pointer. A start that was killed may have left a part of the files. */
+  /** The first start, or the first since the pointer always exists. A killed start may have left some of the files. */
   #begin(): void {
     const dir = join(this.#dir, FIRST);
     if ((statSync(join(dir, DATA_FILE), { throwIfNoEntry: false })?.size ?? 0) === 0) {
@@ -148,7 +149,7 @@ export class RewrittenLmdb<D> {
     }
   }
 
-  /** Another process may have moved the pointer; somebody may have deleted, replaced or cut the file. */
+  /** Another process may have moved the pointer; the file may have been deleted, replaced or truncated. */
   #current(): Opened<D> {
     const name = this.#pointer();
     if (this.#env !== null && this.#env.name === name && this.#env.file.isStillThere()) return this.#env;
@@ -174,7 +175,7 @@ export class RewrittenLmdb<D> {
     closeSync(dir);
   }
 
-  /** Its transaction may still be open: the files go now, their handles with the transaction's end. */
+  /** Its transaction may still be open: delete the files now, close the handles after the transaction. */
   #discard(env: Opened<D>): void {
     rmSync(join(this.#dir, env.name), { recursive: true, force: true });
     this.#closing.push(new Promise((resolve) => setImmediate(resolve)).then(() => env.root.close()));

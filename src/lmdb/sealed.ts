@@ -1,21 +1,21 @@
 /**
- * Stored values with a checksum of their key and themselves before them. LMDB has none of its own: a bit that a disk loses in a record would be served as somebody's
- * limits, key or list of guests. Values of before there were checksums pass without one.
+ * Prepends a checksum of key and value to stored values. LMDB has none: a bit flipped on disk would be served as
+ * somebody's limits, key or list of guests. Values from before checksums pass without one.
  */
 import { createHash } from "node:crypto";
 import { Damage } from "./format.ts";
 
-/** No JSON begins so. */
+/** Never the first byte of JSON. */
 const MARK = 1;
 const SUM_BYTES = 8;
-/** What a sealed value has more than its content. */
+/** Bytes added to a value's content. */
 export const SEAL_BYTES = 1 + SUM_BYTES;
 
 export function seal(key: string, content: Uint8Array): Buffer {
   return Buffer.concat([Uint8Array.of(MARK), sumOf(key, content), content]);
 }
 
-/** The content, a view. Throws Damage. */
+/** Returns a view of the content. Throws Damage. */
 export function unseal(key: string, value: Buffer): Buffer {
   const content = value.subarray(SEAL_BYTES);
   if (value[0] !== MARK || !sumOf(key, content).equals(value.subarray(1, SEAL_BYTES)))

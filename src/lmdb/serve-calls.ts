@@ -3,8 +3,8 @@ import { PrefixdError } from "../errors.ts";
 import { OPENED, type Call, type Failure, type Reply } from "./worker-protocol.ts";
 
 /**
- * The thread's end of WorkerCalls: opens the tables with what the other end gave, then answers calls of the named methods, one
- * after the other. `what` names the store in errors.
+ * The thread's end of WorkerCalls: opens the tables with the given options, then answers calls of the named methods one
+ * by one. `what` names the store in errors.
  */
 export function serveCalls<T extends { close(): Promise<void> }>(
   open: (options: unknown) => T,
@@ -26,7 +26,7 @@ export function serveCalls<T extends { close(): Promise<void> }>(
     parentPort?.postMessage(message, buffers);
   };
 
-  // Calls are carried out one after the other, in the order in which they came.
+  // Calls run one by one, in order of arrival.
   let last: Promise<void> = reply(OPENED, () => {
     tables = open(workerData);
   });

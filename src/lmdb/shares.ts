@@ -8,19 +8,20 @@ import type { PrefixKey } from "../prefixes/store.ts";
 interface Databases {
   /** guest/owner/name -> true */
   readonly shares: JsonTable<true>;
-  /** "built": all that is shared has its entries */
+  /** "built": every shared prefix has its entries */
   readonly state: JsonTable<true>;
 }
 
 /**
- * Which prefixes are shared with a user, and with everyone: an index over the environments of all owners, in `DIR/shares`. An entry
- * is a hint. It is written before the record that lets somebody in, and taken away after the one that no longer does, both under the
- * write lock of the owner's environment: so entries may be too many after a crash, and are never too few. Who reads one looks at the record.
+ * Index of the prefixes shared with a user, and with everyone, over all owners' environments, in `DIR/shares`. An entry
+ * is a hint: it is written before the record that grants access, and removed after the one that revokes it, both under
+ * the write lock of the owner's environment. After a crash there may be too many entries, but never too few; readers
+ * check the record.
  */
 export class LmdbShares {
   readonly #file: RewrittenLmdb<Databases>;
 
-  /** `built`: nothing can have been shared so far. */
+  /** @param options `built`: nothing can have been shared yet */
   constructor(dir: string, { built = false }: { built?: boolean } = {}) {
     this.#file = new RewrittenLmdb({
       dir: sharesFolder(dir),
@@ -31,7 +32,7 @@ export class LmdbShares {
     if (built) this.setBuilt();
   }
 
-  /** false: the folder is from before there was this index. */
+  /** False if the folder predates the index. */
   isBuilt(): boolean {
     return this.#file.read().state.get("built") === true;
   }
@@ -54,13 +55,13 @@ export class LmdbShares {
     });
   }
 
-  /** Keys of others' prefixes that may be open to a user, in order, after `after` (a key's text). */
+  /** Keys of others' prefixes that a user may have access to, in order after `after` (a key's text). */
   page(user: string, after: string | null, limit: number): PrefixKey[] {
     const { shares } = this.#file.read();
     const found = new Set<string>();
     for (const guest of [user, EVERYONE]) {
       const [start, end] = [`${encodeURIComponent(guest)}/`, `${encodeURIComponent(guest)}0`];
-      // The user's own lie together and are passed over at one go. "0" is the character after "/".
+      // The user's own entries are adjacent and skipped at once. "0" is the character after "/".
       const own = start + encodeURIComponent(user);
       const from = after === null ? start : start + after;
       let room = limit;
@@ -82,7 +83,7 @@ export class LmdbShares {
     return [...found].sort(compareTexts).slice(0, limit).map(parseKeyText);
   }
 
-  /** All that is shared with the user by name. */
+  /** All prefixes shared with the user by name. */
   sharedWith(user: string): PrefixKey[] {
     const guest = encodeURIComponent(user);
     const keys = this.#file.read().shares.keys({ start: `${guest}/`, end: `${guest}0` });
@@ -93,7 +94,7 @@ export class LmdbShares {
     return new Set([...this.#file.read().shares.keys()].map((entry) => ownerOf(entry)));
   }
 
-  /** Leaves no byte of entries that have one of the users as owner or guest. */
+  /** Removes every byte of entries with one of the users as owner or guest. */
   removeUsers(users: ReadonlySet<string>): void {
     const names = new Set([...users].map(encodeURIComponent));
     const has = (entry: string): boolean => names.has(entry.slice(0, entry.indexOf("/"))) || users.has(ownerOf(entry));

@@ -5,7 +5,10 @@ import type { ApiKeyRecord, User } from "../users/types.ts";
 
 const TABLES: ReadonlySet<string> = new Set(["users", "keys", "user-keys", "usage", "usage-days"]);
 
-/** Each record lies under its own id, and each key under its user too: or somebody's key would become another's. */
+/**
+ * Checks that each record is stored under its own id, and each key also under its user; otherwise somebody's key could
+ * become another's.
+ */
 export class UserContents implements ContentsCheck {
   readonly #expected = new Set<string>();
   readonly #found = new Set<string>();

@@ -5,8 +5,9 @@ import type { RemovedUser, UsageDays, UsageRange, UserPatch, UserStore } from ".
 import type { ApiKeyRecord, UsageRow, UsageSums, User } from "../users/types.ts";
 
 /**
- * Opens (or makes) the users of an embedded store. What was answered is on disk; of a removed user no byte is. Other processes may
- * use the folder at the same time, but are not told of changes. Throws `store_unavailable` when it cannot be opened.
+ * Opens (or creates) the users of an embedded store. Confirmed writes are on disk; a removed user leaves no byte. Other
+ * processes may use the folder at the same time, but are not told of changes. Throws `store_unavailable` if it cannot
+ * be opened.
  */
 export async function openLmdbUserStore(options: LmdbUserOptions): Promise<UserStore> {
   const store = new LmdbUserStore(options);

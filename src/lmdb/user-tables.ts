@@ -19,7 +19,7 @@ import {
 import { isBuiltInUser } from "../users/user-id.ts";
 
 export interface LmdbUserOptions {
-  /** The store's folder; users live in its sub-folder `users`. */
+  /** The store's folder; users are in its sub-folder `users`. */
   readonly dir: string;
 }
 
@@ -37,8 +37,8 @@ interface Environment {
 }
 
 /**
- * Users in an LMDB environment of their own, written anew without a user that is removed. Every call is synchronous and blocks on
- * the disk, so it runs on a thread.
+ * Users in their own LMDB environment, which is rewritten without a removed user. Every call is synchronous and blocks
+ * on the disk, so it runs on a thread.
  */
 export class LmdbUserTables {
   readonly #file: RewrittenLmdb<Environment>;
@@ -71,7 +71,7 @@ export class LmdbUserTables {
     return this.#file.read().users.get(id) ?? null;
   }
 
-  /** Those of the ids that are no users', in their order. */
+  /** The ids without a user, in order. */
   missingUsers(ids: readonly string[]): string[] {
     const { users } = this.#file.read();
     return ids.filter((id) => users.get(id) === undefined);

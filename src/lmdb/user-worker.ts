@@ -1,4 +1,4 @@
-/** Entry of the thread that owns the users' LMDB environment; see user-store.ts for the other end. */
+/** Entry point of the thread that owns the users' LMDB environment; user-store.ts is the other end. */
 import { serveCalls } from "./serve-calls.ts";
 import { LmdbUserTables, type LmdbUserOptions } from "./user-tables.ts";
 

@@ -7,7 +7,7 @@ interface Pending {
   readonly reject: (error: Error) => void;
 }
 
-/** The thread and the calls that wait for it. */
+/** The thread and its pending calls. */
 interface Thread {
   readonly worker: Worker;
   readonly pending: Map<number, Pending>;
@@ -15,14 +15,14 @@ interface Thread {
   readonly ended: Promise<void>;
 }
 
-/** The methods of tables that live on a thread, as seen from this one. */
+/** Methods of tables on a thread, as seen from this one. */
 type Answer<T, M extends keyof T> = T[M] extends (...args: never[]) => infer R ? Promise<Awaited<R>> : never;
 type Args<T, M extends keyof T> = T[M] extends (...args: infer A) => unknown ? A : never;
 
 /**
- * Calls to an embedded database on a thread of its own: fsync and large copies take milliseconds, and decoding must not wait for
- * the disk. `worker` is the address of the thread's entry without its ending; `what` names the store in errors.
- * A thread that has ended is started again by the next call.
+ * Calls to an embedded database on its own thread: fsync and large copies take milliseconds, and decoding must not wait
+ * for the disk. `worker` is the URL of the thread's entry point without extension; `what` names the store in errors.
+ * The next call restarts a thread that has ended.
  */
 export class WorkerCalls<T> {
   readonly #entry: string;
@@ -87,7 +87,7 @@ export class WorkerCalls<T> {
   }
 }
 
-/** tsx, which runs the sources in tests and development, does not reach into threads by itself; the build is plain JavaScript. */
+/** tsx, which runs the sources in tests and development, does not apply to threads; the build is plain JavaScript. */
 function startWorker(entry: string, options: unknown): Worker {
   if (!import.meta.url.endsWith(".ts")) return new Worker(new URL(`${entry}.js`), { workerData: options });
   const tsx = import.meta.resolve("tsx/esm/api");
@@ -95,7 +95,7 @@ function startWorker(entry: string, options: unknown): Worker {
   return new Worker(start, { eval: true, workerData: options });
 }
 
-/** The thread's error by its stack: an operator wants to read it in the log. */
+/** Rebuilds the thread's error from its stack, for the operator's log. */
 function remoteError(stack: string): Error {
   const [first = ""] = stack.split("\n");
   const error = new Error(first.replace(/^\w*Error: /, ""));

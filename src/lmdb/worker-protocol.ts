@@ -6,7 +6,7 @@ export interface Call {
   readonly args: readonly unknown[];
 }
 
-/** Errors as plain data: a class does not survive the way between threads. */
+/** Errors as plain data: classes do not survive posting between threads. */
 export interface Failure {
   readonly code: ErrorCode;
   readonly detail: string;
@@ -15,5 +15,5 @@ export interface Failure {
 
 export type Reply = { readonly id: number } & ({ readonly value: unknown } | { readonly failure: Failure });
 
-/** The id of the message that says whether the tables could be opened. */
+/** Id of the message that reports whether the tables could be opened. */
 export const OPENED = 0;
