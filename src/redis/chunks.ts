@@ -7,12 +7,12 @@ import { BEGIN_UPLOAD, WRITE_CHUNK } from "./prefix-scripts.ts";
 import type { ByteRange, PrefixKey, PrefixRecord } from "../prefixes/store.ts";
 import { userRemoved } from "../prefixes/tombstones.ts";
 
-/** Where a part of the record lies: its first chunk and its size in bytes. */
+/** A part's place in the record: its first chunk and its size in bytes. */
 export type Extent = readonly [first: number, bytes: number];
 
-/** Where one version's bytes are. */
+/** The layout of one version's bytes. */
 export interface ChunkPlan {
-  /** Unique to one PUT; in the chunks' names. */
+  /** Unique to one PUT; part of the chunks' names. */
   readonly upload: string;
   readonly chunks: number;
   readonly chunkBytes: number;
@@ -20,11 +20,11 @@ export interface ChunkPlan {
   readonly files: Readonly<Record<string, Extent>>;
 }
 
-/** Chunks of one record that travel at a time. */
+/** Concurrent chunk transfers per record. */
 const IN_FLIGHT = 4;
 /**
- * Bytes of all records that travel at a time. A command waits behind them, and must be answered within its time limit: so this much
- * must pass in that time, or the store counts as away.
+ * Concurrent bytes over all records. Commands queue behind them and must be answered within their time limit, so this
+ * much must transfer in that time, or the store counts as away.
  */
 const BYTES_IN_FLIGHT = 2 << 20;
 
@@ -41,7 +41,7 @@ export function splitRecord(record: PrefixRecord, chunkBytes: number): { plan: C
   return { plan: { upload: randomUUID(), chunks: chunks.length, chunkBytes, kv, files }, chunks };
 }
 
-/** Writes and reads the chunks of versions. What no commit makes last expires by itself. */
+/** Writes and reads the chunks of versions. Chunks that are never committed expire. */
 export class RedisChunks {
   readonly #connection: RedisConnection;
   readonly #keys: RedisKeys;
@@ -74,7 +74,7 @@ export class RedisChunks {
     }
   }
 
-  /** Gives the memory back at once; where that fails, the chunks expire. */
+  /** Frees the memory at once; if that fails, the chunks expire. */
   async discard(key: PrefixKey, plan: ChunkPlan): Promise<void> {
     const names = Array.from({ length: plan.chunks }, (_, i) => this.#keys.chunk(key.user, plan.upload, i));
     // Remove the announcement first, so that chunks in flight are rejected.
@@ -82,7 +82,7 @@ export class RedisChunks {
     await this.#connection.client.unlink(...names).catch(() => {});
   }
 
-  /** The part's bytes, or those of the range; null: one of their chunks is missing or has another size. */
+  /** The bytes of the part or of the range; null if one of their chunks is missing or has another size. */
   async read(
     user: string,
     { upload, chunkBytes }: ChunkPlan,
@@ -118,12 +118,12 @@ export class RedisChunks {
   }
 }
 
-/** The upload's member of the set of uploads; see prefix-scripts.ts. */
+/** The upload's member in the set of uploads; see prefix-scripts.ts. */
 function announcement({ name }: PrefixKey, { upload, chunks }: ChunkPlan): string {
   return `new ${upload} ${chunks} ${name}`;
 }
 
-/** What a script that refuses to go on with an upload has answered. */
+/** The error for the reply of a script that refuses an upload. */
 export function uploadError(reply: unknown): PrefixdError {
   if (reply === -3) return userRemoved();
   return new PrefixdError("store_unavailable", "The upload's data was removed from Redis before it was complete.", {
@@ -131,12 +131,15 @@ export function uploadError(reply: unknown): PrefixdError {
   });
 }
 
-/** An empty part has one empty chunk: that it is there can be checked too. */
+/** An empty part has one empty chunk, so that its presence can be checked too. */
 function chunkCount(bytes: number, chunkBytes: number): number {
   return Math.max(1, Math.ceil(bytes / chunkBytes));
 }
 
-/** Runs `work(0..count-1)`, few at a time. After a failure no new ones start, and it is thrown when the running ones have ended. */
+/**
+ * Runs `work(0..count-1)` with bounded concurrency. After a failure starts no new ones, and throws once the running
+ * ones have ended.
+ */
 async function inParallel(count: number, work: (i: number) => Promise<void>): Promise<void> {
   let next = 0;
   let failed = false;

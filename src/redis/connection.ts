@@ -4,25 +4,31 @@ import { parseRedisUrl } from "./url.ts";
 import type { RedisScript } from "./prefix-scripts.ts";
 
 export interface RedisConnectionOptions {
-  /** As parseRedisUrl takes it. */
+  /** In parseRedisUrl's format. */
   readonly url: string;
-  /** Milliseconds that a command may take before the store counts as away. Default 2000. */
+  /** Milliseconds a command may take before the store counts as away. Default 2000. */
   readonly commandTimeoutMs?: number;
-  /** Redis replicas that must have what takes something away before it is answered; 0, the default: those that are connected then. */
+  /**
+   * Redis replicas that must confirm a removal or revocation before it is answered; 0, the default: those connected at
+   * the time.
+   */
   readonly waitReplicas?: number;
-  /** Hears of lost connections, for the log; at most one per lost connection and attempt. */
+  /** Called for lost connections, for the log; at most once per lost connection and attempt. */
   readonly onError?: (error: Error) => void;
 }
 
 type Client = Redis | Cluster;
 
-/** Milliseconds that Redis' replicas may take to confirm a write; below the time of a command, since others wait behind it on the connection. */
+/**
+ * Milliseconds for Redis' replicas to confirm a write; less than a command's limit, since others wait behind it on the
+ * connection.
+ */
 const WAIT_MS = 1000;
 
-/** Wrong password, none, no permission, protected mode, no such database: an operator has to mend it. */
+/** Wrong or missing password, no permission, protected mode, no such database: an operator has to fix it. */
 const REFUSAL = /^(WRONGPASS|NOAUTH|NOPERM|DENIED)\b|invalid password|DB index is out of range/;
 
-/** One connection for commands and one for messages. Away, it fails fast and keeps trying to come back. */
+/** One connection for commands and one for messages. While disconnected it fails fast and keeps reconnecting. */
 export class RedisConnection {
   readonly client: Client;
   readonly #subscriber: Client;
@@ -37,7 +43,7 @@ export class RedisConnection {
     for (const client of [this.client, this.#subscriber]) client.on("error", this.#onError);
   }
 
-  /** Calls `listener` with every message of the channel, from the first connection on and again after each lost one. */
+  /** Calls `listener` with every message of the channel, on the first connection and on each later one. */
   subscribe(channel: string, listener: (message: string) => void): void {
     this.#subscriber.on("message", (_channel: string, message: string) => listener(message));
     const start = (): void => void this.#subscriber.subscribe(channel).catch(this.#onError);
@@ -46,8 +52,8 @@ export class RedisConnection {
   }
 
   /**
-   * Waits until commands can be sent, at most so long; not being connected by then is no error. Throws, closed, when Redis is there
-   * and lets nobody in with this URL.
+   * Waits until commands can be sent, for at most `timeoutMs`; not being connected by then is not an error. Closes and
+   * throws if Redis is there but rejects this URL's login.
    */
   async ready(timeoutMs: number): Promise<void> {
     let refusal: Error | undefined;
@@ -71,7 +77,7 @@ export class RedisConnection {
       });
     };
     await Promise.all([this.client, this.#subscriber].map(wait));
-    // Who may connect and not run a script gets past the connection's own checks.
+    // A user who may connect but not run scripts passes the connection's own checks.
     if (refusal === undefined && this.client.status === "ready") {
       await this.client.eval("return 1", 0).catch((error: Error) => {
         if (REFUSAL.test(error.message)) refusal = error;
@@ -84,7 +90,7 @@ export class RedisConnection {
     });
   }
 
-  /** Calls `listener` whenever a connection for commands has been made. */
+  /** Calls `listener` whenever the command connection is established. */
   onReady(listener: () => void): void {
     this.client.on("ready", listener);
   }
@@ -103,8 +109,8 @@ export class RedisConnection {
   }
 
   /**
-   * Resolves when Redis' replicas have what this connection wrote: a failover to one of them does not bring it back. Throws `store_unavailable` when
-   * they do not confirm it in time; the write is made, and a repetition of it waits again.
+   * Resolves when Redis' replicas have this connection's writes, so that a failover does not undo them. Throws
+   * `store_unavailable` if they do not confirm in time; the write is made, and repeating it waits again.
    */
   async replicated(): Promise<void> {
     const nodes = this.client instanceof Cluster ? this.client.nodes("master") : [this.client];
@@ -127,7 +133,7 @@ export class RedisConnection {
   }
 }
 
-/** Where INFO is denied nobody knows: none. */
+/** Without permission for INFO the number is unknown: none. */
 async function connectedReplicas(node: Redis): Promise<number> {
   const info = await node.info("replication").catch(() => "");
   return [...info.matchAll(/^slave\d+:.*\bstate=online\b/gm)].length;
@@ -139,12 +145,12 @@ function connect(options: RedisConnectionOptions): Client {
   const retry = (times: number): number => Math.min(50 * times, 1000);
   const common = {
     commandTimeout,
-    // A connection that swallows commands is given up, and another one made: until that answers, all commands fail at once.
+    // A connection that does not answer is dropped and replaced; until the new one works, all commands fail at once.
     socketTimeout: commandTimeout,
     connectTimeout: commandTimeout,
-    // What was on its way when the connection broke fails then, not at its time limit.
+    // Commands in flight fail when the connection breaks, not at their time limit.
     maxRetriesPerRequest: 0,
-    // Sent again after a lost connection, a conditional PUT would find itself done already.
+    // Resent after a lost connection, a conditional PUT would fail because of its own first attempt.
     autoResendUnfulfilledCommands: false,
     protocol: 2,
     ...(username === undefined ? {} : { username }),
@@ -170,7 +176,7 @@ export function isOutOfMemory(error: unknown): boolean {
 
 const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));
 
-/** What a failed command means for the client. */
+/** Converts a failed command's error to one for the client. */
 export function toStoreError(error: unknown): PrefixdError {
   if (error instanceof PrefixdError) return error;
   const message = messageOf(error);
@@ -182,7 +188,7 @@ export function toStoreError(error: unknown): PrefixdError {
   });
 }
 
-/** Runs what talks to Redis; throws what `toStoreError` makes of its error. */
+/** Runs code that talks to Redis; throws its errors converted by `toStoreError`. */
 export async function guarded<T>(work: () => Promise<T>): Promise<T> {
   try {
     return await work();

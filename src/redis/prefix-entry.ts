@@ -2,12 +2,15 @@ import type { ChunkPlan } from "./chunks.ts";
 import { sharingOf } from "../prefixes/sharing.ts";
 import type { PrefixMeta, Visibility } from "../prefixes/store.ts";
 
-/** The pointer to the current version of a prefix. */
+/** The pointer to a prefix's current version. */
 export interface Entry extends ChunkPlan {
   readonly meta: PrefixMeta;
 }
 
-/** An entry's value: its JSON and, once it has been shared, a line each for the visibility, who may use it, and who may read it. Lists do without the last two. */
+/**
+ * Parses an entry's value: its JSON and, once shared, one line each for visibility, users who may use it, and users who
+ * may read it. Lists omit the last two.
+ */
 export function parseEntry(value: string): Entry {
   const [json = "", visibility = "", shared = "", readable = ""] = value.split("\n");
   const entry = JSON.parse(json) as Entry;

@@ -1,20 +1,23 @@
 /**
- * Every name that prefixd uses in Redis. All keys of a user carry the hash tag `{user}`, so that they share a slot of a Cluster
- * and one script can change them together.
+ * Every name that prefixd uses in Redis. All of a user's keys carry the hash tag `{user}`, so that they share a slot of
+ * a Cluster and one script can change them together.
  *
- *   prefixd:{user}:prefixes            hash: name -> entry (JSON: metadata and where the chunks are), and once it
- *                                      has been shared up to three more lines: visibility, JSON list of those who may use it,
- *                                      JSON list of those who may read it
+ *   prefixd:{user}:prefixes            hash: name -> entry (JSON: metadata and the places of the chunks), and once it
+ *                                      has been shared up to three more lines: visibility, JSON list of those who may
+ *                                      use it, JSON list of those who may read it
  *   prefixd:{user}:names               sorted set of names, all with score 0, for paging in order
- *   prefixd:{user}:bytes               string: bytes of all tensors of the user's prefixes; counted where it is missing
- *   prefixd:{user}:unsettled           hash: `guest/name` -> change: guests let in or no longer let in, of which the guest's index does not know yet
- *   prefixd:{user}:shared              sorted set of `owner/name`, all with score 0: others' prefixes that the user may use; `=` in the
- *                                      place of the user: that every user may use. A hint (shares.ts)
- *   prefixd:{user}:shared-changes      integer: how often something was added to it
- *   prefixd:settling                   sorted set of `owner/ID` by time in milliseconds: changes by an owner that may have left notes (shares.ts)
- *   prefixd:shares-built               string: prefixes of before there was this index are in it
- *   prefixd:{user}:uploads             sorted set of chunk sets that no entry points to (yet, or any more), by time of expiry
- *   prefixd:{user}:removed             string "open" or "done": the user is being, or has been removed; expires. PUTs are refused
+ *   prefixd:{user}:bytes               string: bytes of all tensors of the user's prefixes; counted if missing
+ *   prefixd:{user}:unsettled           hash: `guest/name` -> change: access granted or revoked that the guest's index
+ *                                      does not know yet
+ *   prefixd:{user}:shared              sorted set of `owner/name`, all with score 0: others' prefixes that the user may
+ *                                      use; with `=` as the user: those that every user may use. A hint (shares.ts)
+ *   prefixd:{user}:shared-changes      integer: number of additions to it
+ *   prefixd:settling                   sorted set of `owner/ID` by time in milliseconds: changes by an owner that may
+ *                                      have left notes (shares.ts)
+ *   prefixd:shares-built               string: exists once prefixes that predate the index are in it
+ *   prefixd:{user}:uploads             sorted set of chunk sets without an entry (not yet, or no longer), by expiry
+ *   prefixd:{user}:removed             string "open" or "done": the user is being, or has been removed; expires. PUTs
+ *                                      are refused
  *   prefixd:{user}:chunk:UPLOAD:NUMBER string of at most CHUNK_BYTES; UPLOAD is unique to one PUT
  *   prefixd:changes                    channel: JSON [origin, user, name]
  */
@@ -55,7 +58,7 @@ export class RedisKeys {
     return `${this.#user(user)}:shared-changes`;
   }
 
-  /** Finds the users that have prefixes: a pattern for SCAN, and the user of a key that fits it. */
+  /** A SCAN pattern that finds the users with prefixes, and the user of a matching key. */
   get allPrefixes(): string {
     return `${this.#namespace.replace(/[\\*?[\]]/g, "\\$&")}:{*}:prefixes`;
   }
@@ -72,7 +75,7 @@ export class RedisKeys {
     return `${this.#user(user)}:removed`;
   }
 
-  /** What the keys of a user's chunks begin with. */
+  /** Prefix of the keys of a user's chunks. */
   chunks(user: string): string {
     return `${this.#user(user)}:chunk:`;
   }
@@ -86,7 +89,7 @@ export class RedisKeys {
   }
 }
 
-/** What all keys of a user begin with. Encoded, a user id cannot end the hash tag. */
+/** Prefix of all of a user's keys. Encoded, a user id cannot end the hash tag. */
 export function userTag(namespace: string, user: string): string {
   return `${namespace}:{${encodeURIComponent(user)}}`;
 }

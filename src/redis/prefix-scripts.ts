@@ -11,8 +11,8 @@ export function script(lua: string): RedisScript {
 }
 
 /**
- * Scripts build the names of chunks from their common beginning: the number of chunks of an old version is known only inside,
- * and all are in the slot of the KEYS.
+ * Scripts build chunk names from their common prefix: an old version's number of chunks is only known inside, and all
+ * are in the slot of the KEYS.
  */
 export const COMMON = `-- Members of the uploads set: "new UPLOAD CHUNKS NAME" before its commit, "old UPLOAD CHUNKS NAME" once replaced.
 local REMOVED = -3
@@ -112,12 +112,13 @@ return 1
 `);
 
 /**
- * Makes an upload the current version, if all its chunks are there; the old version's chunks stay a while for who is reading them.
- * KEYS: 1 prefixes, 2 names, 3 uploads, 4 removed, 5 bytes
- * ARGV: 1 name, 2 entry, 3 ifMatch (empty, * or JSON list), 4 ifNoneMatch (empty or *), 5 beginning of chunk keys, 6 upload id,
+ * Makes an upload the current version, if all its chunks are there; the old version's chunks stay a while for who is
+ * reading them. KEYS: 1 prefixes, 2 names, 3 uploads, 4 removed, 5 bytes ARGV: 1 name, 2 entry, 3 ifMatch (empty, * or
+ * JSON list), 4 ifNoneMatch (empty or *), 5 beginning of chunk keys, 6 upload id,
  *       7 number of chunks, 8 grace of the old chunks in milliseconds, 9 channel, 10 message,
  *       11 most prefixes and 12 most bytes of the user (empty: no limit), 13 bytes of this one
- * Returns: 1 created, 0 replaced, -1 precondition failed, -2 chunks are missing, -3 the user is removed, -4 too many prefixes,
+ * Returns: 1 created, 0 replaced, -1 precondition failed, -2 chunks are missing, -3 the user is removed, -4 too many
+ * prefixes,
  *          -5 too many bytes
  */
 export const COMMIT_UPLOAD = script(`${COMMON}
@@ -150,10 +151,10 @@ return old and 0 or 1
 `);
 
 /**
- * Removes a prefix and all bytes of it, also those of versions replaced a moment ago. An upload under way goes on: it comes later.
- * KEYS: 1 prefixes, 2 names, 3 uploads, 4 removed, 5 bytes, 6 unsettled
- * ARGV: 1 name, 2 ifMatch, 3 ifNoneMatch, 4 beginning of chunk keys, 5 channel, 6 message, 7 change
- * Returns: 1 removed, 0 there was none, -1 precondition failed
+ * Removes a prefix and all bytes of it, also those of versions replaced a moment ago. An upload under way goes on: it
+ * comes later. KEYS: 1 prefixes, 2 names, 3 uploads, 4 removed, 5 bytes, 6 unsettled ARGV: 1 name, 2 ifMatch, 3
+ * ifNoneMatch, 4 beginning of chunk keys, 5 channel, 6 message, 7 change Returns: 1 removed, 0 there was none, -1
+ * precondition failed
  */
 export const DELETE_PREFIX = script(`${COMMON}
 local old = get(KEYS[1], ARGV[1])
@@ -178,10 +179,9 @@ return 1
 `);
 
 /**
- * Removes all that there is of a user, and leaves word of it that refuses uploads under way.
- * KEYS: 1 prefixes, 2 names, 3 uploads, 4 removed, 5 bytes, 6 unsettled
- * ARGV: 1 beginning of chunk keys, 2 channel, 3 origin, 4 user, 5 open or done, 6 milliseconds that uploads are refused, 7 change
- * Returns: [prefixes, bytes of their tensors] removed
+ * Removes all that there is of a user, and leaves word of it that refuses uploads under way. KEYS: 1 prefixes, 2 names,
+ * 3 uploads, 4 removed, 5 bytes, 6 unsettled ARGV: 1 beginning of chunk keys, 2 channel, 3 origin, 4 user, 5 open or
+ * done, 6 milliseconds that uploads are refused, 7 change Returns: [prefixes, bytes of their tensors] removed
  */
 export const DELETE_USER = script(`${COMMON}
 local prefixes, bytes = 0, 0

@@ -27,13 +27,13 @@ import type {
 import { OPEN_TOMBSTONE_MS, TOMBSTONE_MS } from "../prefixes/tombstones.ts";
 
 export interface RedisStoreOptions extends RedisConnectionOptions {
-  /** What all keys begin with. Default `prefixd`. */
+  /** Prefix of all keys. Default `prefixd`. */
   readonly namespace?: string;
-  /** Milliseconds that chunks live which no PUT has finished. Default 10 minutes. */
+  /** Milliseconds until chunks of an unfinished PUT expire. Default 10 minutes. */
   readonly uploadTtlMs?: number;
-  /** Milliseconds that a replaced version's chunks live on for who is reading them. Default 60,000. */
+  /** Milliseconds that a replaced version's chunks remain for its readers. Default 60,000. */
   readonly graceMs?: number;
-  /** Bytes per Redis value, so that no single GET holds up the server. Default 512 KiB. */
+  /** Bytes per Redis value, so that no single GET blocks the server. Default 512 KiB. */
   readonly chunkBytes?: number;
 }
 
@@ -53,7 +53,7 @@ export async function openRedisStore(options: RedisStoreOptions): Promise<Prefix
   return new RedisStore(connection, options);
 }
 
-/** Prefixes listed in one script: each may be shared with thousands, and nobody else is served by Redis meanwhile. */
+/** Prefixes listed per script: each may be shared with thousands, and Redis serves nobody else meanwhile. */
 const AT_A_TIME = 100;
 
 class RedisStore implements PrefixStore {
@@ -82,7 +82,7 @@ class RedisStore implements PrefixStore {
     return guarded(async () => {
       const { meta } = record;
       const { max_prefixes = null, max_prefix_bytes = null } = quota ?? {};
-      // Spares the upload where the answer is known; the commit asks again.
+      // Saves a pointless upload; the commit checks again.
       if (precondition !== undefined) checkPrecondition((await this.#entry(meta))?.meta.digest ?? null, precondition);
       const { plan, chunks } = splitRecord(record, this.#chunkBytes);
       const entry: Entry = { meta: withoutSharing(meta), ...plan };
@@ -233,7 +233,7 @@ class RedisStore implements PrefixStore {
   }
 
   onChange(listener: (key: PrefixKey) => void): () => void {
-    // A wrapper, so that registering a function twice counts twice.
+    // Wrapped, so that registering a function twice counts twice.
     const entry = (key: PrefixKey): void => listener(key);
     this.#listeners.add(entry);
     return () => void this.#listeners.delete(entry);
@@ -266,7 +266,7 @@ class RedisStore implements PrefixStore {
         if (entry?.meta.digest !== digest) return null;
         const extent = where(entry);
         if (extent === null) return null;
-        // The same version twice and incomplete: nobody replaced it in between.
+        // The same version, incomplete twice: nobody replaced it in between.
         if (entry.upload === last)
           throw new PrefixdError("prefix_damaged", "Redis has lost a part of the prefix; upload it again.");
         const bytes = await this.#chunks.read(key.user, entry, extent, range);
@@ -298,7 +298,7 @@ class RedisStore implements PrefixStore {
   }
 }
 
-/** A stranger's message on the channel is nothing to fail for. */
+/** A foreign message on the channel is no reason to fail. */
 function parseMessage(message: string): string[] {
   try {
     const parts: unknown = JSON.parse(message);

@@ -12,33 +12,34 @@ import type {
 } from "../replicas/replica-bus.ts";
 
 export interface RedisReplicaBusOptions extends RedisConnectionOptions {
-  /** What all keys begin with. Default `prefixd`. */
+  /** Prefix of all keys. Default `prefixd`. */
   readonly namespace?: string;
-  /** Milliseconds that a replica may serve after it asked for its last renewal. Default 10,000. */
+  /** Milliseconds that a replica may serve after requesting its last renewal. Default 10,000. */
   readonly leaseMs?: number;
-  /** Milliseconds that a broadcast waits for a replica that lives and does not answer. Default 60,000. */
+  /** Milliseconds that a broadcast waits for a live replica to answer. Default 60,000. */
   readonly answerMs?: number;
   readonly handler: ReplicaHandler;
-  /** The lease has run out: called once, before the next one begins. Must forget all that is cached, at once. */
+  /** Called once when the lease has expired, before the next one begins. Must drop everything cached, at once. */
   readonly onLapse: () => void;
 }
 
-/** Connects a replica to the others. Resolves after `commandTimeoutMs` at the latest, with a lease or not. */
+/** Connects a replica to the others. Resolves after `commandTimeoutMs` at the latest, with or without a lease. */
 export async function openRedisReplicaBus(options: RedisReplicaBusOptions): Promise<ReplicaBus> {
   const bus = new RedisReplicaBus(options);
   await bus.start();
   return bus;
 }
 
-/** What is in inboxes and acks goes by itself when nobody fetches it; far longer than any broadcast. */
+/** Unfetched inboxes and acks expire after this time, far longer than any broadcast. */
 const KEEP_MS = 600_000;
 const POLL_MS = 20;
 
 /**
- * A lease, renewed ten times as often as needed by a heartbeat in Redis. A replica counts its own from BEFORE the renewal is sent, others from
- * when they have seen its beat change, each by its monotonic clock: it ends here first, however long messages take, and whatever is done to
- * Redis' clock. `margin` makes up for clocks that run at different speeds and for a renewal that a failover lost. A clock that stands still while a
- * virtual machine is suspended is not made up for.
+ * A lease, renewed ten times as often as needed by a heartbeat in Redis. A replica counts its own lease from BEFORE the
+ * renewal is sent, and others' from when it saw their beat change, each on its own monotonic clock. So a lease ends at
+ * its holder first, however long messages take and whatever happens to Redis' clock. `margin` covers clocks of
+ * different speeds and a renewal lost in a failover. It does not cover a clock that stops while a virtual machine is
+ * suspended.
  */
 class RedisReplicaBus implements ReplicaBus {
   readonly id = randomUUID();
@@ -48,9 +49,9 @@ class RedisReplicaBus implements ReplicaBus {
   readonly #leaseMs: number;
   readonly #heartbeats: Heartbeats;
   #beats = 0;
-  /** Commands that are being carried out, or whose acknowledgement has not got through. */
+  /** Commands being executed, or whose acknowledgement failed. */
   readonly #commands = new Map<string, Promise<EndedOnReplica>>();
-  /** performance.now() at which the lease ends. */
+  /** End of the lease, by performance.now(). */
   #validUntil = -Infinity;
   #lapsed = true;
   #lapseTimer: NodeJS.Timeout | undefined;
@@ -70,7 +71,7 @@ class RedisReplicaBus implements ReplicaBus {
   async start(): Promise<void> {
     await this.#connection.ready(this.#options.commandTimeoutMs ?? 2000);
     this.#connection.subscribe(this.#keys.wake, () => void this.#renew());
-    // Redis may have come back without the lease.
+    // Redis may have returned without the lease.
     this.#connection.onReady(() => void this.#renew());
     await this.#renew();
   }
@@ -132,7 +133,7 @@ class RedisReplicaBus implements ReplicaBus {
     }
   }
 
-  /** One renewal at a time; asked for during one, another follows it. */
+  /** One renewal at a time; a request during one causes another after it. */
   #renew(): Promise<void> {
     if (this.#closed) return Promise.resolve();
     this.#renewAgain = this.#renewing !== null;
@@ -162,7 +163,7 @@ class RedisReplicaBus implements ReplicaBus {
     if (!this.mayServe()) this.#lapse();
     this.#heartbeats.observe(beats);
     for (const { replica, beat } of this.#heartbeats.takeStill()) void this.#strikeOff(replica, beat);
-    // Before the lease goes on: what a command removed must not be served on the strength of the renewal that brought it.
+    // Execute commands before extending the lease: the renewal that delivered them must not let removed data be served.
     for (let i = 0; i < fields.length; i += 2) this.#carryOut(fields[i]!, fields[i + 1]!);
     this.#validUntil = sentAt + this.#leaseMs;
     this.#lapsed = false;
@@ -170,7 +171,7 @@ class RedisReplicaBus implements ReplicaBus {
     this.#lapseTimer = setTimeout(() => this.#lapse(), Math.max(0, this.#validUntil - performance.now()) + 1);
   }
 
-  /** If it does not get through another renewal sees the replica again. */
+  /** If it fails, another renewal sees the replica again. */
   async #strikeOff(replica: string, beat: string): Promise<void> {
     await this.#connection
       .run(STRIKE_OFF, [this.#keys.beats, this.#keys.inbox(replica)], [replica, beat])
@@ -188,7 +189,7 @@ class RedisReplicaBus implements ReplicaBus {
     if (work === undefined) {
       work = this.#options.handler(JSON.parse(command) as ReplicaCommand);
       this.#commands.set(id, work);
-      // One that failed is tried again with the next renewal.
+      // A failed command is retried with the next renewal.
       work.catch((error: unknown) => {
         this.#commands.delete(id);
         this.#options.onError?.(error as Error);
@@ -204,7 +205,7 @@ class RedisReplicaBus implements ReplicaBus {
         );
         this.#commands.delete(id);
       })
-      // Not got through: the command is still in the inbox, and comes again.
+      // On failure the command stays in the inbox and comes again.
       .catch(() => undefined);
   }
 }

@@ -1,5 +1,6 @@
 /**
- * Names and scripts of the replica bus in Redis. All keys carry one hash tag, so that one script can reach them in a Cluster.
+ * Names and scripts of the replica bus in Redis. All keys carry one hash tag, so that one script can reach them in a
+ * Cluster.
  *
  *   prefixd:{replicas}:beats         hash: replica id -> a word that changes with each renewal of its lease, or "left"
  *   prefixd:{replicas}:inbox:ID      hash: command id -> command (JSON), not yet acknowledged by the replica
@@ -34,8 +35,8 @@ export class ReplicaKeys {
 const script = (lua: string): RedisScript => ({ lua, sha: createHash("sha1").update(lua).digest("hex") });
 
 /**
- * Renews a replica's lease and hands out its commands in the same instant: who holds a lease knows of every command that was
- * given before its last renewal.
+ * Renews a replica's lease and delivers its commands atomically: the holder of a lease knows every command given before
+ * its last renewal.
  * KEYS: 1 beats, 2 inbox
  * ARGV: 1 replica, 2 beat
  * Returns: replicas and beats in turn; command ids and commands in turn
@@ -50,8 +51,8 @@ return {redis.call('HGETALL', KEYS[1]), redis.call('HGETALL', KEYS[2])}
 /**
  * Puts a command into the inbox of every replica that has not left.
  * KEYS: 1 beats
- * ARGV: 1 command id, 2 command, 3 beginning of inbox keys, 4 channel, 5 milliseconds that keys are kept, 6 the word of those that have left,
- *   7.. replicas that are told even if Redis has lost their beat
+ * ARGV: 1 command id, 2 command, 3 prefix of inbox keys, 4 channel, 5 milliseconds to keep keys, 6 the beat of those
+ * that have left, 7.. replicas to address even if Redis has lost their beat
  * Returns: replicas and beats in turn
  */
 export const SEND = script(`
@@ -71,9 +72,9 @@ return beats
 `);
 
 /**
- * A replica has carried a command out.
+ * Acknowledges an executed command.
  * KEYS: 1 inbox, 2 acks
- * ARGV: 1 replica, 2 command id, 3 answer, 4 milliseconds that it is kept
+ * ARGV: 1 replica, 2 command id, 3 answer, 4 milliseconds to keep it
  */
 export const ACKNOWLEDGE = script(`
 if redis.call('HDEL', KEYS[1], ARGV[2]) == 0 then return 0 end
@@ -83,10 +84,10 @@ return 1
 `);
 
 /**
- * Who has answered a command.
+ * Collects the answers to a command.
  * KEYS: 1 beats, 2 acks
- * ARGV: the replicas that were told
- * Returns: replicas and beats in turn; for each replica that was told its answer, or ""
+ * ARGV: the replicas addressed
+ * Returns: replicas and beats in turn; then each addressed replica's answer, or ""
  */
 export const COLLECT = script(`
 local answers = {}
@@ -95,9 +96,9 @@ return {redis.call('HGETALL', KEYS[1]), answers}
 `);
 
 /**
- * Takes a command back from all inboxes: it names a user who is gone.
+ * Withdraws a command from all inboxes, because it names a user who is gone.
  * KEYS: 1 acks
- * ARGV: 1 command id, 2 beginning of inbox keys, 3.. replicas
+ * ARGV: 1 command id, 2 prefix of inbox keys, 3.. replicas
  */
 export const FORGET = script(`
 redis.call('DEL', KEYS[1])
@@ -106,9 +107,9 @@ return 1
 `);
 
 /**
- * A replica ends in order.
+ * A replica leaves in an orderly way.
  * KEYS: 1 beats, 2 inbox
- * ARGV: 1 replica, 2 the word that says so
+ * ARGV: 1 replica, 2 the beat that marks it as gone
  */
 export const LEAVE = script(`
 redis.call('DEL', KEYS[2])
@@ -117,7 +118,7 @@ return 1
 `);
 
 /**
- * Strikes a replica off, and what is in its inbox, unless its beat has changed.
+ * Removes a replica and its inbox, unless its beat has changed.
  * KEYS: 1 beats, 2 inbox
  * ARGV: 1 replica, 2 its beat
  */

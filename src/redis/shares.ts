@@ -8,22 +8,23 @@ import { CROSS_OFF, SETTLE, SHOW_SHARED, STRIKE_OFF } from "./sharing-scripts.ts
 import { EVERYONE, guestsOf } from "../prefixes/sharing.ts";
 import type { ListedPrefix, PrefixKey } from "../prefixes/store.ts";
 
-/** Entries that are looked at, or brought up to date, at a time. */
+/** Entries checked or updated at a time. */
 const AT_A_TIME = 250;
-/** Milliseconds after which a change is over for certain: its process has ended in the middle. */
+/** Milliseconds after which a change is certainly over, because its process died midway. */
 const OVER_MS = 60_000;
-/** How often settling begins anew because of what others add at the same time. */
+/** How often settling restarts because of concurrent additions. */
 const ROUNDS = 64;
 
-/** Of a guest's index: `guest/name` of the owner's prefix, and the change that noted it. */
+/** A note for a guest's index: `guest/name` of the owner's prefix, and the change that wrote it. */
 type Note = readonly [field: string, change: string];
 
 /**
- * Which prefixes are shared with a user, and with everyone: an index over all owners. A guest's part lies in another slot of a Cluster
- * than the record, so no script can write both. The script that changes a record notes with it whom it lets in or no longer lets in;
- * `settle` then looks at the record, writes the guest's part, and crosses the note off. What a crash leaves noted is settled with the
- * owner's next change, when the change is repeated that got no answer, or before a guest is removed, who would else stay on a list that no
- * index knows of: each change is in the set of those under way (`settling`) from before it is made until it is settled. Entries are hints: who reads one looks at the record.
+ * Index of the prefixes shared with a user, and with everyone, over all owners. In a Cluster a guest's part is in
+ * another slot than the record, so no script can write both. The script that changes a record also notes whose access
+ * it changes; `settle` then reads the record, updates the guest's part, and deletes the note. Notes left by a crash are
+ * settled with the owner's next change, when the unanswered change is repeated, or before a guest is removed (who would
+ * otherwise stay on a list that no index knows): every change is in the set `settling` from before it is made until it
+ * is settled. Entries are hints: readers check the record.
  */
 export class RedisShares {
   readonly #connection: RedisConnection;
@@ -31,19 +32,20 @@ export class RedisShares {
   readonly #message: (key: PrefixKey) => string;
   #isBuilt: Promise<void> | undefined;
 
-  /** @param message what other replicas are told of a prefix that has changed */
+  /** @param message builds the message to other replicas about a changed prefix */
   constructor(connection: RedisConnection, keys: RedisKeys, message: (key: PrefixKey) => string) {
     this.#connection = connection;
     this.#keys = keys;
     this.#message = message;
   }
 
-  /** Makes a change by an owner and settles it; `struck`: a guest turned out to be removed, and was struck off. */
+  /** Makes an owner's change and settles it; `struck`: a guest was already removed, and was struck off. */
   async changing<T>(owner: string, change: () => Promise<T>): Promise<{ value: T; struck: boolean }> {
     const { client } = this.#connection;
     const member = `${encodeURIComponent(owner)}/${randomUUID()}`;
     await client.zadd(this.#keys.settling, Date.now(), member).catch((error: unknown) => {
-      // A change that takes away is what makes room; one that adds is refused by itself. Without the note a crash just now leaves what only the owner's next change settles.
+      // A revoking change makes room; a granting one is refused by itself. Without this member, a crash right now
+      // leaves notes that only the owner's next change settles.
       if (!isOutOfMemory(error)) throw error;
     });
     const value = await change();
@@ -52,7 +54,10 @@ export class RedisShares {
     return { value, struck };
   }
 
-  /** Settles what crashes have left, of all owners. A member that may be of a change under way stays, which is no harm. */
+  /**
+   * Settles leftovers of crashes, for all owners. A member that may belong to a running change stays, which is
+   * harmless.
+   */
   async #settleAll(): Promise<void> {
     const { client } = this.#connection;
     const members = await client.zrange(this.#keys.settling, "0", "-1", "WITHSCORES");
@@ -63,7 +68,9 @@ export class RedisShares {
     }
   }
 
-  /** Brings all guests' parts up to date with an owner's changes. Answers whether a guest turned out to be removed, and was struck off. */
+  /**
+   * Updates all guests' parts with an owner's changes. Returns whether a guest was already removed, and was struck off.
+   */
   async #settle(owner: string): Promise<boolean> {
     let struck = false;
     for (let round = 0; round < ROUNDS; round++) {
@@ -78,7 +85,10 @@ export class RedisShares {
     return struck;
   }
 
-  /** At most `limit` of others' prefixes that a user may use, after `after` (a key's text); `next`: where to go on, null: there are no more. */
+  /**
+   * Up to `limit` of others' prefixes that a user may use, after `after` (a key's text); `next`: where to continue,
+   * null at the end.
+   */
   async page(
     user: string,
     after: string | null,
@@ -88,7 +98,7 @@ export class RedisShares {
     const { client } = this.#connection;
     const guests = [user, EVERYONE];
     const counts = await this.#counts(guests);
-    // The user's own lie together and are passed over at one go. "0" is the character after "/".
+    // The user's own entries are adjacent and skipped at once. "0" is the character after "/".
     const own = encodeURIComponent(user);
     const from = after === null ? "-" : `(${after}`;
     const ranges = [
@@ -116,7 +126,7 @@ export class RedisShares {
     return { found, next: members.length < wanted ? null : members.at(-1)! };
   }
 
-  /** Takes a removed user off the lists of all prefixes that are shared with it. Can be repeated. */
+  /** Removes a deleted user from the lists of all prefixes shared with them. Can be repeated. */
   async removeGuest(user: string): Promise<void> {
     await this.#settleAll();
     const { client } = this.#connection;
@@ -132,7 +142,7 @@ export class RedisShares {
     await client.del(this.#keys.sharedChanges(user));
   }
 
-  /** Once: what was shared before there was an index is brought into it. Where Redis has no room for it, the next call tries again. */
+  /** Runs once: indexes what was shared before the index existed. If Redis has no room, the next call tries again. */
   built(): Promise<void> {
     return (this.#isBuilt ??= this.#build().catch(() => {
       this.#isBuilt = undefined;
@@ -170,7 +180,7 @@ export class RedisShares {
       const { guest, name } = parseField(field);
       byGuest.set(guest, (byGuest.get(guest) ?? new Set()).add(name));
     }
-    // First the counts: what somebody adds after the records are read is not taken away.
+    // Read the counts first: what is added after the records are read is not removed.
     const counts = await this.#counts([...byGuest.keys()]);
     const names = [...new Set(notes.map(([field]) => parseField(field).name))];
     const values = await this.#connection.client.hmget(this.#keys.prefixes(owner), ...names);
@@ -220,7 +230,7 @@ export class RedisShares {
     ]);
   }
 
-  /** Fields and values of a hash, some at a time. */
+  /** A hash's fields and values, in batches. */
   async *#pairs(key: string): AsyncGenerator<Note[]> {
     let cursor = "0";
     do {
@@ -236,7 +246,7 @@ function guestsIn(value: string | null): Set<string> {
   return value === null ? new Set() : guestsOf(parseEntry(value).meta);
 }
 
-/** A name has no slash; what stands for a guest may have any character. */
+/** Names contain no slash; a guest's part may contain any character. */
 function parseField(field: string): { guest: string; name: string } {
   const slash = field.lastIndexOf("/");
   return { guest: field.slice(0, slash), name: field.slice(slash + 1) };

@@ -1,10 +1,9 @@
-/** Scripts of sharing, and of the index of what is shared (shares.ts). */
+/** Scripts of sharing, and of its index (shares.ts). */
 import { COMMON, script } from "./prefix-scripts.ts";
 
 /**
- * Changes whom a prefix is shared with.
- * KEYS: 1 prefixes, 2 unsettled
- * ARGV: 1 name, 2 ifMatch, 3 ifNoneMatch, 4 visibility, 5 list of who may use it and 6 of who may read it as JSON (empty: stays),
+ * Changes whom a prefix is shared with. KEYS: 1 prefixes, 2 unsettled ARGV: 1 name, 2 ifMatch, 3 ifNoneMatch, 4
+ * visibility, 5 list of who may use it and 6 of who may read it as JSON (empty: stays),
  *       7 channel, 8 message, 9 change
  * Returns: the value, 0 there is none, -1 precondition failed
  */
@@ -25,7 +24,7 @@ return value
 `);
 
 /**
- * Takes a user off the lists of a prefix.
+ * Removes a user from a prefix's lists.
  * KEYS: 1 prefixes, 2 unsettled
  * ARGV: 1 name, 2 user, 3 channel, 4 message, 5 change
  */
@@ -50,10 +49,11 @@ return 1
 `);
 
 /**
- * Brings a guest's index up to date with records that were read after its count of changes was. What was added meanwhile is not taken away.
+ * Updates a guest's index from records that were read after its count of changes. If something was added in between,
+ * removes nothing.
  * KEYS: 1 shared, 2 shared-changes, 3 removed, all of the guest
- * ARGV: 1 count of changes as it was read (empty: none), 2 how many are added; then members to be added and to be taken away
- * Returns: 1 done, 0 something was added meanwhile: nothing was taken away, -3 the guest is removed: nothing was added
+ * ARGV: 1 count of changes as read (empty: none), 2 number of members to add; then members to add and to remove
+ * Returns: 1 done, 0 something was added in between: nothing was removed, -3 the guest is removed: nothing was added
  */
 export const SETTLE = script(`
 local unchanged = (redis.call('GET', KEYS[2]) or '') == ARGV[1]
@@ -71,7 +71,7 @@ return unchanged and 1 or 0
 `);
 
 /**
- * Crosses off what has been settled, unless it has changed again.
+ * Deletes settled notes, unless they have changed again.
  * KEYS: 1 unsettled
  * ARGV: pairs of field and change
  */
@@ -83,10 +83,10 @@ return 1
 `);
 
 /**
- * A prefix as a list shows it to somebody else than its owner; who may do what is as in sharing.ts.
+ * A prefix's list entry for a user who is not its owner; access as in sharing.ts.
  * KEYS: 1 prefixes
  * ARGV: 1 name, 2 user
- * Returns: [the value without the users that it is shared with, read or use], nothing if the user may not use it
+ * Returns: [the value without the sharing lists, read or use]; nothing if the user may not use it
  */
 export const SHOW_SHARED = script(`${COMMON}
 local value = redis.call('HGET', KEYS[1], ARGV[1])

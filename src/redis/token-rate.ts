@@ -2,7 +2,7 @@ import { createHash } from "node:crypto";
 import { RedisUserKeys } from "./user-keys.ts";
 import { MemoryTokenBuckets, WINDOW_SECONDS, type Spending, type TokenBuckets } from "../users/token-rate.ts";
 
-/** What runs a script: RedisConnection. */
+/** Runs scripts; implemented by RedisConnection. */
 export interface ScriptRunner {
   run(
     script: { readonly lua: string; readonly sha: string },
@@ -37,17 +37,17 @@ return { 1, string.format('%.6f', spent) }
 
 const SCRIPT = { lua: LUA, sha: createHash("sha1").update(LUA).digest("hex") };
 
-/** How long Redis is left alone after it failed, in milliseconds: requests shall not wait for its time-out one by one. */
+/** Milliseconds without trying Redis after a failure, so that requests do not wait for its time-out one by one. */
 const AWAY_MS = 1000;
 
 /**
- * Buckets that replicas share, in `prefixd:{user}:tokens`; a drained one expires by itself. While Redis is away each replica counts
- * for itself, so a user may then have its limit once per replica; what was spent meanwhile is not told to Redis afterwards.
+ * Buckets shared by replicas, in `prefixd:{user}:tokens`; a drained one expires. While Redis is away each replica
+ * counts alone, so a user may get its limit once per replica; what was spent then is not reported to Redis afterwards.
  */
 export class RedisTokenBuckets implements TokenBuckets {
   readonly #redis: ScriptRunner;
   readonly #keys: RedisUserKeys;
-  /** What went through this replica, always kept: it is what there is when Redis goes away. */
+  /** This replica's own counts, always kept for when Redis goes away. */
   readonly #local = new MemoryTokenBuckets();
   #awayUntil = 0;
 

@@ -1,33 +1,36 @@
-/** Where a Redis is, out of its URL. Strict: what is not exactly of the form would be guessed at, and would write into another database. */
+/** Parses a Redis URL. Strict: guessing at a malformed one could write into another database. */
 import { isIP, isIPv6 } from "node:net";
 
-/** What a connection needs to know. Without a user and a password neither is there. */
+/** Connection settings. username and password are absent if not given. */
 export interface RedisAddress {
   readonly at: { readonly host: string; readonly port: number; readonly tls: boolean } | { readonly path: string };
-  /** The address is any node's of a Redis Cluster. */
+  /** True if the address is a node of a Redis Cluster. */
   readonly cluster: boolean;
   readonly db: number;
   readonly username?: string;
   readonly password?: string;
 }
 
-/** `message` says what is wrong and never repeats any of the URL, in which a password may be anywhere. */
+/** `message` says what is wrong and never repeats any of the URL, which may contain a password anywhere. */
 export class RedisUrlError extends Error {
   override readonly name = "RedisUrlError";
 }
 
 const DEFAULT_PORT = 6379;
-/** Redis counts its databases in an int. */
+/** Redis numbers its databases with an int. */
 const LARGEST_DB = 2 ** 31 - 1;
 
-/** RFC 3986's userinfo, without its colons: unreserved, sub-delims, or percent-encoded. No NUL, which no path may have. */
+/**
+ * RFC 3986's userinfo, without its colons: unreserved, sub-delims, or percent-encoded. No NUL, which no path may have.
+ */
 const ENCODED = /^(?:[\w.~!$&'()*+,;=-]|%(?!00)[0-9A-Fa-f]{2})*$/;
 const HOST_NAME = /^[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_.])?$/;
 const NUMBER = /^(0|[1-9]\d{0,9})$/;
 
 /**
- * `redis[s]://[user[:password]@]host[:port][/db][?cluster=true]` or `unix://[user[:password]@]/path[?db=N]`, as redis-cli and redis-py
- * know them. User, password and path are percent-encoded; an IPv6 address is in brackets. Throws RedisUrlError.
+ * `redis[s]://[user[:password]@]host[:port][/db][?cluster=true]` or `unix://[user[:password]@]/path[?db=N]`, as in
+ * redis-cli and redis-py. User, password and path are percent-encoded; an IPv6 address is in brackets. Throws
+ * RedisUrlError.
  */
 export function parseRedisUrl(url: string): RedisAddress {
   const [, scheme, rest] = /^(rediss?|unix):\/\/(.*)$/s.exec(url) ?? [];
@@ -50,14 +53,15 @@ export function parseRedisUrl(url: string): RedisAddress {
   return address;
 }
 
-/** The text with every password that it has in such a URL as `***`. */
+/** Replaces every login in such URLs with `***`. */
 export const withoutPasswords = (text: string): string => text.replace(/((?:rediss?|unix):\/\/)[^@\s]*@/g, "$1***@");
 
 function parseLogin(text: string): { username?: string; password: string } {
   const [user = "", password = "", ...more] = text.split(":");
   if (more.length > 0 || text.includes("@")) throw notEncoded();
   if (user === "" && password === "") throw new RedisUrlError("before the @ there is neither a user nor a password");
-  // Without a user the password is the default user's. With a user Redis is always given a password: "" where users need none.
+  // Without a user name the password is the default user's. With one, Redis always gets a password: "" for users that
+  // need none.
   return { ...(user === "" ? {} : { username: decode(user) }), password: decode(password) };
 }
 
@@ -79,7 +83,7 @@ function parseHost(text: string): { host: string; port: number } {
   const [, bracketed, name, port] = /^(?:\[([^\]]*)\]|([^:[\]]*))(?::(.*))?$/s.exec(text) ?? [];
   const host = bracketed ?? name;
   if (host === "" && !/:.*:/.test(text)) throw new RedisUrlError("a host is missing (a Unix socket is unix:///PATH)");
-  // Brackets are IPv6's; what looks like IPv4 must be it.
+  // Brackets are for IPv6; a host that looks like IPv4 must be valid IPv4.
   const valid =
     host !== undefined &&
     (bracketed === undefined

@@ -7,7 +7,7 @@ import type { UsageRow, UsageSums } from "../users/types.ts";
 import { toCounts, toUsageRow, toUsageSums, usageRowName, usageRowNames } from "../users/usage-counts.ts";
 import { isBuiltInUser } from "../users/user-id.ts";
 
-/** What one user has used, as it is sent until it is answered. */
+/** A user's usage, sent until it is acknowledged. */
 interface Flush {
   readonly id: string;
   readonly user: string;
@@ -15,15 +15,15 @@ interface Flush {
   readonly args: readonly (string | number)[];
 }
 
-/** Milliseconds after which an unanswered flush is sent again when nothing else asks for it. */
+/** Milliseconds until an unanswered flush is resent, if nothing else triggers it. */
 const AGAIN_MS = 1000;
-/** Flushes that Redis refuses and that hold up no others. */
+/** Refused flushes kept for retrying; they do not block others. */
 const MAX_REFUSED = 1000;
 
 /**
- * Counters in Redis. A command that is not answered may have been carried out, or be so later: it is kept as it was and sent again
- * under the same id, which Redis counts once. Nothing new is sent before all of that has been answered, so memory is bounded by what
- * one call brings, and by MAX_REFUSED.
+ * Usage counters in Redis. An unanswered command may or may not have been executed: it is kept and resent unchanged
+ * under the same id, which Redis counts once. Nothing new is sent before all of them are answered, so memory is bounded
+ * by one call's rows and MAX_REFUSED.
  */
 export class RedisUsage {
   readonly #connection: RedisConnection;
@@ -38,7 +38,7 @@ export class RedisUsage {
     this.#keys = keys;
   }
 
-  /** When it throws it has added nothing, and keeps nothing. */
+  /** Adds rows. If it throws, nothing was added or kept. */
   add(rows: readonly UsageRow[]): Promise<void> {
     return this.#inTurn(async () => {
       await this.#send();
@@ -49,7 +49,7 @@ export class RedisUsage {
         args.push(row.day, usageRowName(row), ...toCounts(row));
       }
       this.#unanswered.push(...[...byUser].map(([user, args]) => ({ id: randomUUID(), user, args })));
-      // From here on it is this class that sends them until they are answered.
+      // From now on this class keeps sending them until they are answered.
       await this.#send().catch(() => undefined);
     });
   }
@@ -72,7 +72,7 @@ export class RedisUsage {
     return toUsageSums(sums);
   }
 
-  /** Sends once more what is unanswered. */
+  /** Sends unanswered flushes once more. */
   async close(): Promise<void> {
     this.#closed = true;
     clearTimeout(this.#timer);
@@ -88,7 +88,7 @@ export class RedisUsage {
     return this.#last;
   }
 
-  /** Sends what is unanswered; throws when Redis does not answer. */
+  /** Sends unanswered flushes; throws if Redis does not answer. */
   async #send(): Promise<void> {
     const flushes = this.#unanswered;
     const results = await Promise.allSettled(

@@ -1,6 +1,6 @@
 /**
- * Every name of users in Redis. What belongs to one user carries the hash tag `{user}`, as its prefixes do, so that one script can
- * change it together; the indexes lie elsewhere in a Cluster, so they are hints: what counts is behind them.
+ * Every name of users in Redis. A user's keys carry the hash tag `{user}`, as its prefixes do, so that one script can
+ * change them together. The indexes are in other slots of a Cluster, so they are hints: what counts is the user's keys.
  *
  *   prefixd:{user}:user          string: User as JSON
  *   prefixd:{user}:keys          hash: key id -> ApiKeyRecord as JSON

@@ -66,7 +66,7 @@ redis.call('PUBLISH', ARGV[2], ARGV[3])
 return { rows, keys }
 `);
 
-/** Milliseconds that a flush is remembered; the same one is sent again for as long as it is not answered, while Redis is reachable. */
+/** Milliseconds that a flush's id is remembered. An unanswered flush is resent as long as Redis is reachable. */
 const FLUSH_MS = 600_000;
 
 /**

@@ -12,9 +12,11 @@ import type { ApiKeyRecord, UsageRow, UsageSums, User } from "../users/types.ts"
 import { compare } from "../users/usage-counts.ts";
 
 export interface RedisUserOptions extends RedisConnectionOptions {
-  /** What all keys begin with. Default `prefixd`. */
+  /** Prefix of all keys. Default `prefixd`. */
   readonly namespace?: string;
-  /** Milliseconds after which an id on the list of users that has no user is what a crash has left. Default 60,000. */
+  /**
+   * Milliseconds after which an id on the list of users without a user counts as a crash's leftover. Default 60,000.
+   */
   readonly sweepMs?: number;
 }
 
@@ -31,7 +33,7 @@ type Announcement = [channel: string, message: string];
 const LOOK_UPS = 100;
 /** Seconds that a key's index entry lives without its key. */
 const UNFINISHED_KEY_S = 60;
-/** Another replica's patches that one patch may lose against. */
+/** Attempts of a patch that competes with other replicas' patches. */
 const PATCH_TURNS = 64;
 
 class RedisUserStore implements UserStore {
@@ -53,8 +55,8 @@ class RedisUserStore implements UserStore {
   createUser(user: User): Promise<void> {
     return this.#change(user.id, async (announce) => {
       const { client } = this.#connection;
-      // Before, so that a crash leaves none unlisted; after, because a removal of the old one, or a list that saw the id without a user, may
-      // just have taken it off.
+      // Before, so that a crash leaves no user unlisted. And after, because the removal of a previous user, or a list
+      // that saw the id without a user, may just have removed it.
       await client.zadd(this.#keys.users, 0, user.id);
       const created = await this.#connection.run(
         CREATE_USER,
@@ -135,7 +137,7 @@ class RedisUserStore implements UserStore {
   putKey(key: ApiKeyRecord): Promise<void> {
     return this.#change(key.user, async (announce) => {
       const { client } = this.#connection;
-      // A crash leaves none that names the user for ever: it expires unless its key is there.
+      // So that a crash leaves no entry for ever: it expires unless its key exists.
       await client.set(this.#keys.key(key.id), key.user, "EX", UNFINISHED_KEY_S);
       const keys = [this.#keys.user(key.user), this.#keys.keys(key.user)];
       const args = [key.id, JSON.stringify(key), MAX_USER_KEYS, ...announce];
@@ -178,8 +180,8 @@ class RedisUserStore implements UserStore {
   deleteUser(id: string, { keepUsage }: { keepUsage: boolean }): Promise<RemovedUser> {
     return this.#change(id, async (announce) => {
       const { client } = this.#connection;
-      // The index before the keys: after a crash in the middle these lead to it, index entries without them could not be found. The record between
-      // the two: from then on there are no more keys.
+      // The index before the keys: after a crash the keys still lead to their entries, while entries without keys could
+      // not be found. The record between the two: from then on no keys are added.
       await this.#dropIndex(await client.hkeys(this.#keys.keys(id)));
       const there = await client.del(this.#keys.user(id));
       await this.#dropIndex(await client.hkeys(this.#keys.keys(id)));
@@ -190,7 +192,7 @@ class RedisUserStore implements UserStore {
         [keepUsage ? "keep" : "drop", ...announce],
       )) as [number, number];
       await client.zrem(this.#keys.users, id);
-      // Created again in the meantime.
+      // The user was created again in the meantime.
       if ((await client.exists(this.#keys.user(id))) === 1) await client.zadd(this.#keys.users, 0, id);
       await this.#connection.replicated();
       if (there === 0) throw noUser();
@@ -255,7 +257,7 @@ class RedisUserStore implements UserStore {
     try {
       parts = JSON.parse(message);
     } catch {
-      // A stranger's message on the channel is nothing to fail for.
+      // A foreign message on the channel is no reason to fail.
       return;
     }
     if (Array.isArray(parts) && parts[0] !== this.#origin && typeof parts[1] === "string") this.#changes.tell(parts[1]);

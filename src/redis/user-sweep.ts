@@ -1,12 +1,13 @@
 import type { RedisConnection } from "./connection.ts";
 import type { RedisUserKeys } from "./user-keys.ts";
 
-/** Looked at together. */
+/** Ids checked at a time. */
 const AT_A_TIME = 1000;
 
 /**
- * Takes ids off the list of users whose creation, or removal, a crash has cut short: in a Cluster list and user lie in different slots, and no
- * script can write both. All are looked at once there is a connection; others are suspected when a list comes across them.
+ * Removes ids from the list of users whose creation or removal was cut short by a crash: in a Cluster list and user are
+ * in different slots, so no script can write both. Checks all of them once connected, and later those that a list
+ * reports.
  */
 export class UserSweep {
   readonly #connection: RedisConnection;
@@ -16,7 +17,9 @@ export class UserSweep {
   readonly #suspects = new Set<string>();
   #begun = false;
 
-  /** `graceMs`: how long an id may be on the list before its user is created; far longer than the commands between the two may take. */
+  /**
+   * @param graceMs how long an id may be listed before its user exists; far longer than the commands in between take
+   */
   constructor(connection: RedisConnection, keys: RedisUserKeys, graceMs: number) {
     this.#connection = connection;
     this.#keys = keys;
@@ -25,7 +28,7 @@ export class UserSweep {
     if (connection.client.status === "ready") void this.#lookAtAll();
   }
 
-  /** Ids that were on the list and had no user. */
+  /** Reports ids on the list that had no user. */
   suspect(ids: readonly string[]): void {
     const fresh = ids.filter((id) => !this.#suspects.has(id));
     if (fresh.length === 0) return;
@@ -33,7 +36,7 @@ export class UserSweep {
     const timer = setTimeout(() => {
       this.#timers.delete(timer);
       for (const id of fresh) this.#suspects.delete(id);
-      // What fails now is suspected again.
+      // Ids that fail now will be reported again.
       void this.#strikeOff(fresh).catch(() => undefined);
     }, this.#graceMs).unref();
     this.#timers.add(timer);
@@ -54,7 +57,7 @@ export class UserSweep {
         last = `(${ids.at(-1)!}`;
       }
     } catch {
-      // The next connection begins anew.
+      // The next connection starts over.
       this.#begun = false;
     }
   }
@@ -68,7 +71,7 @@ export class UserSweep {
     const { client } = this.#connection;
     for (const id of await this.#without(ids)) {
       await client.zrem(this.#keys.users, id);
-      // Created in the meantime.
+      // The user was created in the meantime.
       if ((await client.exists(this.#keys.user(id))) === 1) await client.zadd(this.#keys.users, 0, id);
     }
   }
