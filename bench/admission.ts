@@ -1,11 +1,12 @@
 /**
- * How much later does the first token come because of a prefix: one that is in the host cache, and one that is not?
+ * How much does a prefix delay the first token, if it is in the host cache, and if it is not?
  *
  *     npm run bench -- admission        (needs redis-server)
  *
- * Two real servers with GPT-2 small, one on LMDB and one on a redis-server, asked over loopback for one token each; the time is that of
- * the whole answer. A cold prefix is one that the server has not been asked for before: it is found, read, hashed and compared with its
- * digest, and copied into its row. The files of LMDB are in the system's page cache, as they have just been written.
+ * Two real servers with GPT-2 small, one on LMDB and one on redis-server, are asked over loopback for one token each;
+ * the time is that of the whole response. A cold prefix is one not requested before: it is found, read, hashed,
+ * compared with its digest, and copied into its row. LMDB's files are in the page cache, since they have just been
+ * written.
  */
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -25,7 +26,10 @@ const LENGTHS = [10, 50, 200] as const;
 const ASKED = 2;
 const PROMPT = 64;
 const ROUNDS = Number(process.env["ROUNDS"] ?? 24);
-/** Of requests without a prefix and with a hot one of 10, one after the other: the smallest difference needs the most. */
+/**
+ * Pairs of requests without a prefix and with a hot one of 10, one after the other: the smallest difference needs the
+ * most samples.
+ */
 const PAIRS = 5 * ROUNDS;
 const PAIR_LENGTH = 10;
 
@@ -71,7 +75,7 @@ for (const { server } of sides) for (const length of LENGTHS) await ask(server, 
 for (let round = 0; round < ROUNDS; round++) {
   for (const { name, server } of sides) {
     const cases = [null, ...LENGTHS.flatMap((length) => [`hot-${length}`, `cold-${length}`])];
-    // Another one comes first in every round; the other server's threads spin a little after its turn.
+    // Rotate the order each round; the other server's threads spin a little after its turn.
     const turn = [...cases.slice(round % cases.length), ...cases.slice(0, round % cases.length)];
     await ask(server, null);
     for (const one of turn)
@@ -153,7 +157,7 @@ async function register(store: PrefixStore): Promise<void> {
   }
 }
 
-/** Milliseconds until the answer with its one token is here. */
+/** Milliseconds until the response with its single token. */
 async function ask(server: TestServer, prefix: string | null): Promise<number> {
   const started = performance.now();
   const { status, body } = await server.json("/generate", {
@@ -167,7 +171,7 @@ async function ask(server: TestServer, prefix: string | null): Promise<number> {
   return elapsed;
 }
 
-/** What a prefix adds to a prompt without a server, in parts of the prompt's time without it. */
+/** What a prefix adds to a prompt without a server, relative to the prompt's time without it. */
 async function modelsOwn(): Promise<{ readonly attention: number[]; readonly copy: number[] }> {
   await using bare = await openSized("gpt2", 1, "fp32");
   const prefix = randomPrefix(bare.shape, PAIR_LENGTH, 1);
@@ -191,7 +195,7 @@ async function modelsOwn(): Promise<{ readonly attention: number[]; readonly cop
   return { attention, copy };
 }
 
-/** Milliseconds of the digest of a prefix, a median. */
+/** Median milliseconds for a prefix's digest. */
 async function hashTime(length: number): Promise<number> {
   const kv = kvBytes(randomPrefix(checkpoint.shape, length, 1));
   const spent: number[] = [];

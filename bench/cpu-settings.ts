@@ -1,10 +1,11 @@
 /**
- * Which of ONNX Runtime's and the system's settings make decoding on the CPU faster, alone on the machine and beside busy processes?
+ * Which settings of ONNX Runtime and the system make decoding on the CPU faster, on an idle machine and beside busy
+ * processes?
  *
  *     npm run bench -- cpu-settings
  *
- * GPT-2 small with random weights, requests through the engine, one process for each setting and all of them in turn work by work. Each
- * differs from the server's own settings in one point. "Busy" is the same beside as many processes as there are cores that never wait.
+ * GPT-2 small with random weights, requests through the engine, one process per setting, taking turns work by work.
+ * Each setting differs from the server's in one point. "Busy" is the same beside one busy-looping process per core.
  */
 import { spawn } from "node:child_process";
 import { cpus } from "node:os";
@@ -42,7 +43,7 @@ const PRECISIONS = (process.env["PRECISIONS"] ?? "fp32,int8").split(",");
 const ROUNDS = Number(process.env["ROUNDS"] ?? 5);
 const WORKS: readonly Work[] = ["decode-1", "decode-8", "decode-32", "prefill-64"];
 const UNITS: Partial<Record<Work, number>> = { "decode-1": 24, "decode-8": 12, "decode-32": 8, "prefill-64": 6 };
-/** Numbers of the settings to be measured beside the server's; by default all, and then the page is written. */
+/** Indices of the settings to measure besides the server's. Default: all, and only then the page is written. */
 const ONLY = new Set((process.env["ONLY"] ?? "").split(",").filter(Boolean).map(Number));
 
 const checkpoint = await sizedCheckpoint("gpt2");

@@ -3,10 +3,10 @@
  *
  *     npm run bench -- decode
  *
- * One process, the three measured in turn, several rounds, medians. The bare loop feeds the runner's bindings with the likeliest
- * token and does nothing else. Every request has a 40-token prompt; rows of a batch carry 8 different prefixes of 10 tokens. The
- * engine takes one such prompt a step, so when the last request has its first token the first one has `batch - 1` more: the bare
- * loop begins with the same contexts and makes the same steps.
+ * One process, the three measured in turn, medians of several rounds. The bare loop feeds the runner's bindings with
+ * the likeliest token and does nothing else. Every request has a 40-token prompt; rows of a batch carry 8 different
+ * prefixes of 10 tokens. The engine takes one such prompt per step, so when the last request has its first token, the
+ * first request has `batch - 1` more: the bare loop starts with the same contexts and runs the same steps.
  */
 import { type ChildProcess, fork } from "node:child_process";
 import { once } from "node:events";
@@ -68,7 +68,7 @@ writeSection("decode", [
 console.log(rows.map((row) => row.join("  ")).join("\n"), "\nhttp", mid("http").toFixed(0), ratio("http", "engine 32"));
 process.exit(0);
 
-/** Tokens per second of decode steps alone, as fast as the graph runs. */
+/** Tokens per second of bare decode steps. */
 async function bareLoop(batch: number): Promise<number> {
   const ids = new Int32Array(batch);
   const positions = new Int32Array(batch);
@@ -91,7 +91,7 @@ async function bareLoop(batch: number): Promise<number> {
   return (batch * steps * 1000) / (performance.now() - started);
 }
 
-/** Tokens per second while all rows decode: from the moment that every request has its first token to the first one that ends. */
+/** Tokens per second while all rows decode: from the last request's first token to the first request's end. */
 function throughEngine(engine: Engine, batch: number): Promise<number> {
   return new Promise((resolve, reject) => {
     let started = 0;
@@ -122,7 +122,7 @@ function throughEngine(engine: Engine, batch: number): Promise<number> {
   });
 }
 
-/** The same measure seen by 32 clients that read server-sent events. */
+/** The same measure as seen by 32 clients that read server-sent events. */
 async function throughHttp(clients: ChildProcess, port: number): Promise<number> {
   const job: Job = {
     port,

@@ -1,13 +1,15 @@
 /**
- * What does a GPU make of it: decode and prompts by batch size, against the memory's bandwidth, by the prefix's length, where a step's time
- * goes, how long admission takes; beside PEFT, and beside torch with a static cache and one CUDA graph a step?
+ * How fast is a GPU: decode and prompts by batch size, against the memory's bandwidth, and by prefix length; where does
+ * a step's time go, and how long does admission take; beside PEFT, and beside torch with a static cache and one CUDA
+ * graph per step?
  *
- *     DEVICE=webgpu|cuda GPU="name" BANDWIDTH_GBS=number [PRECISION=fp32|fp16] [SIZE=small|medium|...] [PEFT_PYTHON=python] \
- *       [TORCH_PYTHON=python] npm run bench -- device
+ *     DEVICE=webgpu|cuda GPU="name" BANDWIDTH_GBS=number [PRECISION=fp32|fp16] [SIZE=small|medium|...] \
+ *       [PEFT_PYTHON=python] [TORCH_PYTHON=python] npm run bench -- device
  *
- * Through the engine, in this process; PEFT in one of its own, in turn with it. BANDWIDTH_GBS is what the GPU's memory can do: a step
- * cannot take less time than reading the weights and the keys and values of its rows. SMOKE=1 tries the machinery with the demo model on
- * any adapter, or with DEVICE=simulated on the CPU's kernels, and writes nothing; without it software adapters are refused.
+ * Through the engine, in this process; PEFT in its own, taking turns. BANDWIDTH_GBS is the GPU memory's: a step takes
+ * at least as long as reading the weights and its rows' keys and values. SMOKE=1 tries the machinery with the demo
+ * model on any GPU adapter, or with DEVICE=simulated on the CPU's kernels, and writes nothing; otherwise software GPU
+ * adapters are refused.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { webgpuSkip, SIMULATED } from "../test/support/devices.ts";
@@ -35,9 +37,9 @@ const MINUTES = Number(process.env["MINUTES"] ?? 6);
 const STEPS = Number(process.env["STEPS"] ?? (SMOKE ? 4 : 24));
 const BATCHES = SMOKE ? [1, 8] : [1, 8, 32, 128, 512];
 const PROMPTS = [64, 256];
-/** Requests that come at once, and the tokens of their prompts. */
+/** Requests that arrive together, and the tokens of their prompts. */
 const [TOGETHER, TOGETHER_TOKENS] = SMOKE ? [4, 16] : [256, 64];
-/** Tokens in the cache for the curve by the prefix's length; nearly all of them are the prefix. */
+/** Context lengths of the curve by prefix length; nearly all of it is the prefix. */
 const CONTEXTS = SMOKE ? [32, 128] : [32, 64, 128, 256, 512, 960];
 const CURVE_ROWS = SMOKE ? 8 : 32;
 const PEER_UNITS = 8;
@@ -78,7 +80,7 @@ const torch =
         ...[shape.layers, shape.heads, shape.width, shape.vocabSize].map(String),
       ]);
 
-/** Seconds of a step, or of a prompt, by round. */
+/** Seconds per step, or per prompt, by round. */
 const seconds = new Map<string, number[]>();
 const note = (name: string, value: number): void => {
   seconds.set(name, [...(seconds.get(name) ?? []), value]);
@@ -130,7 +132,7 @@ async function ask(peer: Peer | null, work: string): Promise<void> {
   note(`${peer.name} ${work}`, (await peer.run(work, PEER_UNITS)) / PEER_UNITS);
 }
 
-/** Seconds of a step of the runner alone: what is left of a step is the engine's. */
+/** Seconds per step of the runner alone; the rest of a step is the engine's. */
 async function runnerStep(rows: number): Promise<number> {
   const [ids, positions] = [promptIds(rows, 1, shape.vocabSize), new Int32Array(rows).fill(CONTEXT)];
   const times: number[] = [];
@@ -142,7 +144,10 @@ async function runnerStep(rows: number): Promise<number> {
   return median(times);
 }
 
-/** Seconds from the submission of so many requests, each with a prefix of 60 and a prompt of 8, until all have their first token; and of one beside running rows. */
+/**
+ * Seconds from the submission of `rows` requests, each with a prefix of 60 and a prompt of 8, until all have their
+ * first token; and for one request beside running rows.
+ */
 async function admissionOf(rows: number): Promise<{ cold: number; all: number; one: number }> {
   const cold = await works.admission(rows);
   const all = await works.admission(rows);
@@ -174,7 +179,7 @@ function chosenDevice(): Device {
   return DEVICES[KIND];
 }
 
-/** Whether every Vulkan driver found draws with the CPU. */
+/** True if every Vulkan driver found renders on the CPU. */
 function onlySoftware(): boolean {
   const drivers =
     examineVulkan()

@@ -3,9 +3,9 @@
  *
  *     [SIZE=small|medium] [PEFT_PYTHON=python] [LLAMA_BATCHED_BENCH=binary] npm run bench -- engines
  *
- * The same random weights in all of them, two threads each, every engine a process of its own, asked in turn work by work; medians of
- * the rounds that fit into MINUTES. A ratio is the median of the rounds' ratios. How to install the others: bench/peers/README.md; those
- * that are not there are left out. SIZE=demo runs the demo model to try the machinery, and writes nothing.
+ * All use the same random weights and two threads, each in its own process, taking turns work by work; medians of the
+ * rounds that fit into MINUTES. A ratio is the median of the rounds' ratios. bench/peers/README.md says how to install
+ * the others; missing ones are skipped. SIZE=demo runs the demo model to try the machinery, and writes nothing.
  */
 import { existsSync } from "node:fs";
 import { loadavg } from "node:os";
@@ -22,9 +22,12 @@ import { machineOfInt8, median, table, writePlot, writeSection } from "./support
 const SIZE = process.env["SIZE"] ?? "small";
 const ROUNDS = Number(process.env["ROUNDS"] ?? 9);
 const MINUTES = Number(process.env["MINUTES"] ?? 6);
-/** Runnable processes of others from which on the figures say little: the other engines' threads wait for each other by spinning. */
+/**
+ * Load by other processes from which the figures say little: the other engines' threads wait for each other by
+ * spinning.
+ */
 const BUSY = 1;
-/** Idle threads of the engine before spin for a while. */
+/** The previous engine's idle threads spin for a while. */
 const PAUSE_MS = 250;
 const UNITS: Readonly<Record<Work, number>> = {
   "decode-1": 16,
@@ -125,7 +128,7 @@ async function startPeers(): Promise<Peer[]> {
   if (nodeLlama) commands.push([NODE_LLAMA, tsx("node-llama-cpp.ts", await gguf("q8_0"))]);
   commands.push([MEMORY, tsx("memory.ts", String(await fp32Bytes()))]);
   const peers: Peer[] = [];
-  // One after another: each begins with work of its own.
+  // One after another, because each has work to do at its start.
   for (const [name, command] of commands) peers.push(await Peer.start(name, command));
   return peers;
 }
@@ -136,7 +139,7 @@ async function fp32Bytes(): Promise<number> {
   return matrixBytes(checkpoint.shape, "fp32");
 }
 
-/** The checkpoint's weights in llama.cpp's format, made once. */
+/** The checkpoint's weights in llama.cpp's format, written once. */
 async function gguf(type: GgufType): Promise<string> {
   const checkpoint = await openCheckpoint(folder, { cacheDir: CACHE });
   try {
@@ -191,7 +194,7 @@ async function report(): Promise<void> {
   writeSection(section, [...lines, "", `![Decoded tokens per second](plots/${section}.svg)`]);
 }
 
-/** The median of the rounds' ratios, and whether it is what was asked. */
+/** The median of the rounds' ratios, and whether it meets the target. */
 function targetRow({ engine, work, against, againstWork, asked }: Target): string[] {
   const other = ratesOf(against, againstWork);
   const measured = median(ratesOf(engine, work).map((value, round) => value / other[round]!));

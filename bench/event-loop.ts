@@ -1,7 +1,7 @@
 /**
- * How long does each route hold up the event loop, at worst? The real server with the demo model in a process of its own, a store with prefixes that
- * are shared with a thousand users each, and of every route what is ordinary and the worst that it takes (test/support/route-loads.ts): the
- * processor time of the longest turn, the least of ROUNDS (3).
+ * How long does each route block the event loop, at worst? The real server with the demo model in its own process, and
+ * a store whose prefixes are shared with a thousand users each. For every route, an ordinary request and the worst that
+ * it accepts (test/support/route-loads.ts): the processor time of the longest turn, the least of ROUNDS (3).
  *
  *     npm run bench -- event-loop        (Linux or Node 23.9)
  */

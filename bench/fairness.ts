@@ -1,11 +1,11 @@
 /**
- * What do polite users feel of one who queues 500 long requests, and what does fairness cost?
+ * How does one user who queues 500 long requests affect polite users, and what does fairness cost?
  *
  *     npm run bench -- fairness
  *
- * The demo model through the engine, without HTTP. Each of 8 polite users keeps some requests in the server until it has had its
- * number of them. Times to first token are those of requests sent while the abuser had requests waiting. The work is the same
- * with every policy, so tokens per second over the whole of it compare their throughput.
+ * The demo model through the engine, without HTTP. Each of 8 polite users keeps some requests in the server until its
+ * number of them is done. Times to first token are of requests sent while the abuser had requests waiting. The work is
+ * the same with every policy, so total tokens per second compare their throughput.
  */
 import type { EngineOptions } from "../src/engine/engine.ts";
 import { EQUAL_SHARES, OUTPUT_PRICE, PROMPT_PRICE, type TenantShares } from "../src/engine/scheduling/fair-share.ts";
@@ -30,7 +30,7 @@ const limited: TenantShares = {
   of: (tenant) => ({ ...EQUAL_SHARES.of(tenant), maxRunning: tenant === "abuser" ? 4 : null }),
 };
 type Given = Pick<EngineOptions, "policy" | "shares">;
-/** `all`: measured until everything has ended; otherwise until the polite users are served. */
+/** `all`: measure until everything has ended; otherwise until the polite users are done. */
 const CASES: { name: string; abuser: boolean; all: boolean; given: Given }[] = [
   { name: "without the abuser", abuser: false, all: false, given: {} },
   { name: "first come, first served", abuser: true, all: true, given: { policy: firstFit } },
@@ -89,7 +89,7 @@ console.log(
 );
 process.exit(0);
 
-/** Times to first token of the polite users in ms, and generated tokens per second. */
+/** The polite users' times to first token in ms, and generated tokens per second. */
 async function run(
   { abuser, all, given }: (typeof CASES)[number],
   outstanding: number,
@@ -156,7 +156,7 @@ async function run(
   return { ttft, tokensPerSecond };
 }
 
-/** Jain's index of service by weight until the first user has nothing waiting any more. */
+/** Jain's index of service by weight until the first user has nothing left waiting. */
 async function byWeight(given: Given): Promise<number> {
   const shares: TenantShares = {
     of: (tenant) => ({ weight: weights[Number(tenant)]!, maxRunning: null, maxQueued: null }),

@@ -1,10 +1,11 @@
 /**
- * What does a stream lose beside users who register prompts all the time? A soft or hard prompt is run through the model once.
+ * How much does a stream lose beside users who register prompts all the time? Each soft or hard prompt is run through
+ * the model once.
  *
  *     [DEVICE=cpu|webgpu|cuda] [SIZE=gpt2|demo|...] npm run bench -- folds
  *
- * One stream decodes; others register hard prompts one after the other, without HTTP. `--prefill-share` bounds what they take together,
- * so the stream should keep its part whatever their number.
+ * One stream decodes while others register hard prompts one after the other, without HTTP. `--prefill-share` limits
+ * their total share, so the stream should keep its own whatever their number.
  */
 import {
   benchRequest,
@@ -42,7 +43,7 @@ for (let round = -1; round < ROUNDS; round++) {
   for (const folders of FOLDERS) {
     const { tokensPerSecond, folds } = await beside(folders);
     process.stderr.write(`${folders} beside: ${tokensPerSecond.toFixed(1)} tokens/s\n`);
-    // The first round compiles and learns.
+    // The first round compiles and calibrates.
     if (round < 0) continue;
     rates.set(folders, [...(rates.get(folders) ?? []), tokensPerSecond]);
     if (folders === 1) times.push(...folds);
@@ -93,7 +94,7 @@ async function beside(folders: number): Promise<{ tokensPerSecond: number; folds
   return { tokensPerSecond, folds };
 }
 
-/** From its first token to its last. */
+/** Tokens per second from the first token to the last. */
 function stream(engine: Engine): Promise<number> {
   return new Promise((resolve, reject) => {
     let first = 0;

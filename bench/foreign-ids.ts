@@ -1,11 +1,11 @@
 /**
- * Does the time of an answer tell whether another user's prefix exists?
+ * Does the response time reveal whether another user's prefix exists?
  *
  *     npm run bench -- foreign-ids        (needs redis-server)
  *
- * A user asks real servers on LMDB and on Redis, over loopback, for prefixes that another user has and does not share, for ids that this user
- * does not have, and for ids of a user who does not exist, in random order. All are 404. Besides medians: how often one of the first kind took
- * longer than one of another kind; 0.5 is a coin.
+ * A user asks real servers on LMDB and on Redis, over loopback and in random order, for another user's unshared
+ * prefixes, for ids which that user does not have, and for ids of a user who does not exist. All are 404. Besides
+ * medians: how often a request of the first kind took longer than one of another kind; 0.5 is a coin toss.
  */
 import { join } from "node:path";
 import { build } from "./support/server-process.ts";

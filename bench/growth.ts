@@ -1,11 +1,11 @@
 /**
- * How do speed and latency grow with the number of slots, with the length of the context, and with the number of registered prefixes?
+ * How do speed and latency grow with the number of slots, the context length, and the number of registered prefixes?
  *
- *     npm run bench -- growth        (Linux: fills the large stores in /dev/shm, where a PUT does not wait for the disk)
+ *     npm run bench -- growth        (Linux: fills the large stores in /dev/shm, where PUTs do not wait for a disk)
  *
- * Slots and contexts: GPT-2 small through the engine, every slot busy. Registered prefixes: the demo model behind HTTP on LMDB, prefixes of
- * one virtual token asked for uniformly, so that the store and the host cache weigh as much as they can. All variants in turn in every
- * round. Quantiles are over the steps of all rounds.
+ * Slots and contexts: GPT-2 small through the engine, every slot busy. Registered prefixes: the demo model behind HTTP
+ * on LMDB, with prefixes of one virtual token requested uniformly, so that store and host cache weigh as much as they
+ * can. All variants take turns in every round. Quantiles are over the steps of all rounds.
  */
 import { cpSync, mkdtempSync, readdirSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -26,13 +26,16 @@ const SLOTS_CONTEXT = 64;
 const CONTEXTS: readonly number[] = [64, 256, 512, 1024];
 const CONTEXTS_ROWS = 32;
 const STEPS = 20;
-/** Positions of a row that are not prefix: a prompt of 4, and one token a step from when the first row starts until the last step. */
+/**
+ * Positions of a row besides the prefix: a prompt of 4, and one token per step from the first row's start to the last
+ * step.
+ */
 const NOT_PREFIX = 32;
 const REGISTERED: readonly number[] = [1, 100, 10_000, 100_000];
 const ON_DISK = 100;
 const LOAD = { clients: 16, requests: 480, newTokens: 16, prompt: Array.from({ length: 8 }, (_, index) => 17 + index) };
 const WARM_UP = 64;
-/** A doubling of the slots, or of what else grows, that brings less than this has passed the bend. */
+/** A doubling of the slots (or of the other variable) that gains less than this is past the bend. */
 const BEND = 1.25;
 
 interface Point {
@@ -231,7 +234,7 @@ function registeredBend(): string {
   return `With ${most.at.toLocaleString("en")} tokens/s are ${(most.tokensPerSecond / one.tokensPerSecond).toFixed(2)} and p99 ITL is ${(most.p99 / one.p99).toFixed(2)} of those with one: what changes is the share found in the host cache (${(100 * hitShares[0]!).toFixed(0)} % to ${(100 * hitShares.at(-1)!).toFixed(0)} %). A prefix that is not there is read from LMDB by a thread of its own and hashed on the event loop before its request is queued, while the others' steps go on; from ${registered.at(-2)!.at.toLocaleString("en")} to ${most.at.toLocaleString("en")}, where nearly all are read anew, only the tree is larger, and tokens/s are ${(most.tokensPerSecond / registered.at(-2)!.tokensPerSecond).toFixed(2)}.`;
 }
 
-/** Bytes that the files of a folder take on the disk. */
+/** Disk usage of a folder's files in bytes. */
 function bytesOf(dir: string): number {
   return readdirSync(dir, { recursive: true, encoding: "utf8" }).reduce(
     (sum, file) => sum + 512 * statSync(join(dir, file)).blocks,

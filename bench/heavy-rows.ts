@@ -1,10 +1,10 @@
 /**
- * What does a stream lose beside others whose tokens take long to be chosen?
+ * How much does a stream lose beside others whose tokens take long to sample?
  *
  *     npm run bench -- heavy-rows
  *
- * One stream decodes greedily beside 24 rows of another user: as plain as itself, or with every processor and warper over GPT-2's whole
- * vocabulary. Without HTTP.
+ * One stream decodes greedily beside 24 rows of another user: plain ones, or ones with every processor and warper over
+ * GPT-2's whole vocabulary. Without HTTP.
  */
 import { benchRequest, newEngine, openSized, promptIds } from "./support/gpt2.ts";
 import { machine, median, table, writeSection } from "./support/report.ts";
@@ -35,7 +35,7 @@ for (let round = -1; round < ROUNDS; round++) {
   for (const name of CASES) {
     const rate = await beside(OTHER_ROWS[name]);
     process.stderr.write(`${name}: ${rate.stream.toFixed(1)} and ${rate.others.toFixed(1)} tokens/s\n`);
-    // The first round compiles and learns.
+    // The first round compiles and calibrates.
     if (round >= 0) rates.get(name)!.push(rate);
   }
 }
@@ -58,7 +58,7 @@ writeSection("heavy-rows", [
 ]);
 process.exit(0);
 
-/** Tokens per second from the stream's fourth part on, when the engine knows what the others take, to its last. */
+/** Tokens per second from the stream's fourth part, when the engine knows the others' cost, to its last. */
 async function beside(sampling: SamplingParams | null): Promise<{ stream: number; others: number }> {
   const engine = newEngine(model.runner);
   let others = 0;

@@ -1,6 +1,6 @@
 /**
- * Is a request answered alike alone and beside others on a device? On the CPU it is, to the bit, as tests prove; on a GPU kernels are
- * chosen by the batch's size, so this counts what differs over random mixes.
+ * Does a device answer a request alike alone and beside others? On the CPU it does, to the bit, as tests prove. On a
+ * GPU kernels depend on the batch size, so this counts differences over random mixes.
  *
  *     DEVICE=cuda|webgpu [PRECISION=fp16] [MIXES=200] [SIZE=demo|gpt2|...] npm run bench -- isolation
  */

@@ -1,15 +1,17 @@
 /**
- * How many streams can the load test follow before it is itself what is slow?
+ * How many streams can the load tester follow before it becomes the bottleneck?
  *
  *     npm run bench -- load
  *
- * And what does a server do under each scenario? All of them: `SCENARIOS=all`; a colon and seconds shorten or lengthen one,
- * PREFIXES says how many they register, SERVE has more flags for the server. Rows of scenarios that are not run stay.
+ * And how does a server do under each scenario? All of them: `SCENARIOS=all`; a colon and seconds change one's
+ * duration, PREFIXES sets how many they register, SERVE has more flags for the server. Rows of scenarios that are not
+ * run stay.
  *
  *     SCENARIOS=spike,steady:60,soak:1800 npm run bench -- load
  *
- * A trivial server in a second process sends each stream a token every 100 ms; streams begin one after the other over 5 s and last
- * 15 s. Beyond 100 ms between tokens is what client, server and machine add; the client's share shows as its lag.
+ * A trivial server in a second process sends each stream a token every 100 ms; streams start one after the other over 5
+ * s and last 15 s. Anything above 100 ms between tokens is added by client, server and machine; the client's share
+ * shows as its lag.
  */
 import { spawn } from "node:child_process";
 import { once } from "node:events";

@@ -1,12 +1,13 @@
 /**
- * What do 31 running streams feel of a prompt of 900 tokens, or of ten of them, and what does the bound on it cost the one who sends it?
+ * How does a prompt of 900 tokens, or ten of them, affect 31 running streams, and what does limiting it cost its
+ * sender?
  *
  *     npm run bench -- long-prompt
  *
- * GPT-2 small through the engine, without HTTP, with several values of --prefill-share in turn. 31 requests with a short prompt stream;
- * when all of them do, the time between their tokens is noted for some steps ("before"), then from the arrival of the long prompt
- * until its first token ("during"). With ten prompts the streams' contexts, and so their steps, grow much meanwhile: there each step is
- * compared with the decode run in it.
+ * GPT-2 small through the engine, without HTTP, with several values of --prefill-share in turn. 31 requests with a
+ * short prompt stream. Once all of them do, the time between their tokens is recorded for some steps ("before"), then
+ * from the arrival of the long prompt until its first token ("during"). With ten prompts the streams' contexts, and so
+ * their steps, grow a lot meanwhile: there each step is compared with the decode run in it.
  */
 import { DEVICE_PRECISIONS } from "../src/config.ts";
 import type { Engine } from "../src/engine/engine.ts";
@@ -17,7 +18,7 @@ import { machineOfInt8, median, quantile, table, writeSection } from "./support/
 
 const PRECISIONS = DEVICE_PRECISIONS.cpu;
 const SHARES = [0.3, 0.4, 0.5, 1] as const;
-/** Of --prefill-share and --prefill-chunk (src/config.ts). */
+/** Defaults of --prefill-share and --prefill-chunk (src/config.ts). */
 const DEFAULT_SHARE = 0.4;
 const CHUNK = 64;
 const ASKED = 2;
@@ -26,7 +27,7 @@ const STREAMS = 31;
 const LONG = 900;
 const MANY = 10;
 const SHORT = 4;
-/** Steps after which all streams are under way, and those that are noted then. */
+/** Steps until all streams are running, and steps recorded then. */
 const STEPS_IGNORED = 3;
 const STEPS_BEFORE = 20;
 const ENDLESS = 900;
@@ -38,7 +39,7 @@ interface Figures {
   readonly p99: number;
   /** p99 of a step's time over that of the decode run in it. */
   readonly stretch: number;
-  /** Of the long prompts, in the order of their first tokens. */
+  /** The long prompts' times to first token, in order. */
   readonly firstTokens: readonly number[];
 }
 
@@ -133,7 +134,7 @@ interface DecodeRun {
   readonly milliseconds: number;
 }
 
-/** Notes when each decode run ended and how long it took. */
+/** Records when each decode run ended and how long it took. */
 function decodeRuns(
   runs: DecodeRun[],
 ): Parameters<typeof newEngine>[1] extends { observer?: infer Observer } | undefined ? NonNullable<Observer> : never {
@@ -143,7 +144,7 @@ function decodeRuns(
   return { step, queued() {}, firstToken() {}, interToken() {}, finished() {} };
 }
 
-/** Times between two tokens of the same stream, and the long prompts' times to first token, in ms. */
+/** Inter-token times of the streams, and the long prompts' times to first token, in ms. */
 function arrival(
   engine: Engine,
   prefix: ReturnType<typeof randomPrefix>,

@@ -1,6 +1,6 @@
 /**
- * Where does the memory go? RSS of the real server (GPT-2 small, 32 slots) after start, with every slot busy, and with full
- * contexts; then the demo server with an empty store and with 10,000 registered prefixes, unused and used.
+ * Where does the memory go? RSS of the real server (GPT-2 small, 32 slots) after start, with every slot busy, and with
+ * full contexts; then the demo server with an empty store and with 10,000 registered prefixes, unused and used.
  *
  *     npm run bench -- memory        (Linux: reads /proc)
  */
@@ -27,7 +27,7 @@ interface Memory {
   readonly rss: number;
   /** Private memory: heaps, KV cache, pre-packed weights. */
   readonly anonymous: number;
-  /** Pages of mapped files: the weights as they lie on disk, LMDB, libraries. The system takes them back when it needs room. */
+  /** Pages of mapped files: weights, LMDB, libraries. The system reclaims them under pressure. */
   readonly file: number;
 }
 
@@ -46,7 +46,7 @@ const gpt2 = await servableCheckpoint("gpt2");
   note("GPT-2 small, after start", server.memory());
   await server.generate(promptIds(40, 0), 4);
   note("after the first request", server.memory());
-  // A prompt is prefilled in pieces of 64 tokens, one a step: the answers are long enough for all slots to be busy together.
+  // Prefill takes chunks of 64 tokens, one per step: the answers are long enough for all slots to be busy together.
   for (const [prompt, answer] of [
     [40, 74],
     [480, 544],

@@ -1,12 +1,13 @@
 /**
- * How many tokens per second does the server itself move, when the model costs nothing?
+ * How many tokens per second does the server itself process, when the model costs nothing?
  *
  *     [STREAMS=256] [DEVICE=cuda|webgpu GPU="name"] npm run bench -- overhead
  *
- * A runner whose answers were made beforehand, 256 streams of 64 to 200 tokens that begin anew as they end, and three ways to be
- * asked: the engine alone; with GenerationService, which makes text; the whole server, by bare sockets of another process. The
- * runner answers in a later turn of the event loop, as one that works on a GPU does. With DEVICE the whole server also serves GPT-2 small
- * (random weights) from there, every stream with one of 64 prefixes of 60: how much of what the process can do is left?
+ * A runner with precomputed answers, 256 streams of 64 to 200 tokens that restart as they end, measured three ways: the
+ * engine alone; with GenerationService, which makes text; the whole server, from raw sockets of another process. The
+ * runner answers in a later turn of the event loop, like one on a GPU. With DEVICE the whole server also serves GPT-2
+ * small (random weights) from there, every stream with one of 64 prefixes of 60: how much of the process's capacity is
+ * left?
  */
 import { type ChildProcess, fork } from "node:child_process";
 import { once } from "node:events";
@@ -32,7 +33,7 @@ const STREAMS = Number(process.env["STREAMS"] ?? 256);
 const KIND = process.env["DEVICE"] as "cuda" | "webgpu" | "simulated" | undefined;
 const [PREFIXES, PREFIX] = [64, 60];
 const PROMPT = 16;
-/** Tokens before the measurement: until then functions are still being compiled. */
+/** Warm-up tokens: until then functions are still being compiled. */
 const WARM_TOKENS = Number(process.env["WARM_TOKENS"] ?? 200_000);
 const MEASURE_MS = Number(process.env["MEASURE_MS"] ?? 4000);
 const ROUNDS = Number(process.env["ROUNDS"] ?? 5);
@@ -42,14 +43,14 @@ const LENGTHS = Array.from({ length: 997 }, (_, index) => 64 + ((index * 37) % 1
 
 interface Figures {
   readonly tokensPerSecond: number;
-  /** Of the process, in microseconds. */
+  /** Processor time of the process, in microseconds. */
   readonly cpuPerToken: number;
-  /** Share of the time that the event loop's thread was not waiting. */
+  /** Share of the time that the event loop's thread was busy. */
   readonly busy: number;
-  /** Of the clients' process, in microseconds; 0: there are none. */
+  /** Processor time of the clients' process, in microseconds; 0 if there are none. */
   readonly clientCpuPerToken: number;
 }
-/** Starts the load; `count` answers the tokens so far, and the clients' processor time. */
+/** Starts the load; `count` returns the tokens so far and the clients' processor time. */
 type Way = (doSample: boolean) => Promise<{ count(): Promise<{ tokens: number; cpu: number }>; stop(): Promise<void> }>;
 
 const tokenizer = await loadTokenizer(new URL("../models/demo", import.meta.url).pathname, NULL_SHAPE.vocabSize);

@@ -1,11 +1,11 @@
 /**
- * How much faster are the kernels in int8 than in fp32?
+ * How much faster are int8 kernels than fp32 ones?
  *
  *     npm run bench -- precision
  *
- * One process, GPT-2 small with random weights, the two precisions in turn step by step. Only the runner: decode steps of 1, 8 and 32
- * rows with 80 tokens in the cache, and a prompt of 64 tokens. The other session's threads spin a little after its turn, so each
- * turn begins with steps that are not counted.
+ * One process, GPT-2 small with random weights, the two precisions alternating step by step. Runner only: decode steps
+ * of 1, 8 and 32 rows with 80 tokens in the cache, and a prompt of 64 tokens. The other session's threads spin a little
+ * after its turn, so each turn starts with uncounted steps.
  */
 import { DEVICE_PRECISIONS } from "../src/config.ts";
 import { exactIntegers } from "../src/model/integer-kernels.ts";
@@ -42,7 +42,9 @@ const WORK: readonly Work[] = [
   },
 ];
 
-/** Tokens per second of every work in each precision, medians. One thread: of the process's CPU time; more: of the clock's. */
+/**
+ * Median tokens per second of every work in each precision. One thread: of the process's CPU time; more: of wall time.
+ */
 async function measure(threads: number): Promise<Record<Precision, number[]>> {
   const now = (): number => {
     const { user, system } = process.cpuUsage();
@@ -81,7 +83,7 @@ const cells = ({ fp32, int8 }: typeof single, index: number): string[] => [
   (int8[index]! / fp32[index]!).toFixed(2),
 ];
 const rows = WORK.map(({ name }, index) => [name, ...cells(single, index), ...cells(double, index)]);
-// A section for each form of the integers: they run on different processors.
+// One section per integer form: they run on different processors.
 writeSection((await exactIntegers()) === "int8-u8u8" ? "precision-without-vnni" : "precision", [
   `GPT-2 small (124M, random weights), tokens/s with ${CONTEXT} tokens in the cache, medians of ${ROUNDS} interleaved rounds of ${COUNTED} steps. ${await machineOfInt8()}.`,
   "",

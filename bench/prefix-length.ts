@@ -1,12 +1,13 @@
 /**
- * "Longer prefixes have a negligible impact on inference speed" (Li & Liang 2021, section 7.2, not measured there). What do they cost?
+ * "Longer prefixes have a negligible impact on inference speed" (Li & Liang 2021, section 7.2, not measured there).
+ * What do they cost?
  *
  *     npm run bench -- prefix-length
  *
- * Only the runner, GPT-2 small with random weights, two threads. Every row of the cache is filled once with as many random positions as
- * the longest context has; a decode step at position P + 64 then reads what a row with a prefix of P and a prompt of 64 reads. A prompt
- * is always fed to one row; its time includes the copy of the prefix into the row. All lengths in turn in every round, and the turns of
- * a round in another order than those of the one before.
+ * Runner only, GPT-2 small with random weights, two threads. Every row of the cache is filled once with as many random
+ * positions as the longest context has; a decode step at position P + 64 then reads as much as a row with a prefix of P
+ * and a prompt of 64. A prompt is always fed to one row; its time includes copying the prefix into the row. All lengths
+ * take turns in every round, in an order that changes from round to round.
  */
 import { DEVICE_PRECISIONS } from "../src/config.ts";
 import type { KvTensor } from "../src/kv.ts";
@@ -21,13 +22,13 @@ type Precision = (typeof PRECISIONS)[number];
 const ROUNDS = Number(process.env["ROUNDS"] ?? 12);
 const PROMPT = 64;
 const SLOTS = 32;
-/** The other session's threads spin a little after its turn. */
+/** Uncounted steps: the other session's threads spin a little after its turn. */
 const UNCOUNTED = 3;
 const COUNTED = 4;
 const LONGEST = Math.max(...LENGTHS);
-/** What the 32-row cases compare when all rows carry the same prefix. */
+/** Prefix length of the 32-row cases in which all rows carry the same prefix. */
 const SHARED = LONGEST;
-/** As a part of the time without a prefix. */
+/** Relative to the time without a prefix. */
 const NEGLIGIBLE = 0.05;
 
 const milliseconds = new Map<string, number[]>();
@@ -102,7 +103,7 @@ const rows = PRECISIONS.flatMap((precision) =>
 
 /** Bytes of keys and values that one step reads per position and row. */
 const positionBytes = 4 * 2 * shape.layers * shape.width;
-/** Bytes of the matrices that one step reads: 12 width² a layer, and the head. */
+/** Bytes of the matrices that one step reads: 12 width² per layer, and the head. */
 const weightBytes = (precision: Precision): number => matrixBytes(shape, precision);
 const mb = (bytes: number): string => (bytes / 1e6).toFixed(0);
 /** Least squares: milliseconds that one more position of every row adds to a step. */
@@ -134,7 +135,7 @@ const bounds = PRECISIONS.flatMap((precision) =>
 );
 const weightRate = weightBytes("fp32") / ms("fp32 1 0") / 1e6;
 const kvRate = (32 * positionBytes) / slope("fp32", 32) / 1e6;
-/** The longest prefix up to which every length costs less than what is taken as negligible, in both precisions. */
+/** The longest prefix up to which every length costs less than NEGLIGIBLE, in both precisions. */
 const negligibleUpTo = (key: string): number => {
   const first = LENGTHS.findIndex((length) =>
     PRECISIONS.some((precision) => relative(precision, key, length) > 1 + NEGLIGIBLE),

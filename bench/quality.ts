@@ -1,12 +1,12 @@
 /**
- * What do int8 and fp16 lose? Held-out rows of the demo's tasks, with their prefixes, beside fp32.
+ * How much quality do int8 and fp16 lose? Held-out rows of the demo's tasks, with their prefixes, compared with fp32.
  *
  *     CORPORA=DIR npm run bench -- quality
  *
- * DIR holds `tasks/<task>.test.jsonl.xz` as tools/demo-model/README.md says; needs `xz`. A task's score, of greedy answers, is the share
- * that equals a reference, or corpus BLEU (0 to 100 as well) where answers are sentences. Perplexity is of the reference's tokens and its
- * end; next tokens are compared at each of these. fp16 runs its graph on the CPU, where ONNX Runtime rounds to half
- * precision between operators: what it says of a GPU is the loss, not the speed.
+ * DIR holds `tasks/<task>.test.jsonl.xz` as in tools/demo-model/README.md; needs `xz`. A task's score, of greedy
+ * answers, is the share that equals a reference, or corpus BLEU (also 0 to 100) for tasks whose answers are sentences.
+ * Perplexity is of the reference's tokens and its end; next tokens are compared at each of these. fp16 runs its graph
+ * on the CPU, where ONNX Runtime rounds to half precision between operators: it tells a GPU's loss, not its speed.
  */
 import { execFileSync } from "node:child_process";
 import { readFileSync } from "node:fs";
@@ -27,9 +27,9 @@ const ROWS = Number(process.env["ROWS"] ?? 300);
 const LONGEST_PROMPT = 300;
 const SLOTS = 32;
 const TASKS = ["datenorm", "datelong", "intent", "truecase", "e2e", "sgd_nlg"] as const;
-/** Whose answers are sentences with many right wordings. */
+/** Tasks whose answers are sentences with many correct wordings. */
 const BLEU_TASKS: ReadonlySet<string> = new Set(["e2e", "sgd_nlg"]);
-/** int8 may lose so much: points of a score, which goes to 100, and a share of the perplexity. */
+/** Acceptable loss of int8: points of a score (0 to 100), and a share of the perplexity. */
 const MAY_LOSE = { points: 1, perplexity: 0.01 };
 const MONTHS = [
   "January",
@@ -195,7 +195,7 @@ async function score(runner: ModelRunner, prefix: KvTensor, all: readonly Row[])
     next.push(output.topIds[row * output.candidates]!);
   };
   for (let from = 0; from < all.length; from += SLOTS) {
-    // The longest first: rows that have ended are the last ones.
+    // Longest first, so that finished rows are the last ones.
     const batch = all.slice(from, from + SLOTS).sort((a, b) => b.target.length - a.target.length);
     for (const [row, { prompt, target }] of batch.entries()) {
       runner.loadPrefix(row, prefix);

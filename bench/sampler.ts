@@ -1,11 +1,12 @@
 /**
- * What does choosing one token cost, in microseconds per row, for the settings that people use?
+ * What does sampling one token cost, in microseconds per row, for common settings?
  *
  *     npm run bench -- sampler
  *
- * Rows have GPT-2's vocabulary and logits that fall with the logarithm of the rank, as a language model's do, from peaked to flat,
- * plus noise; tokens are in random order. The prompt has 100 tokens, half of them among each row's 200 likeliest, so that penalties and
- * n-grams meet candidates. Every setting sees all rows many times; medians of rounds of processor time.
+ * Rows have GPT-2's vocabulary and logits that fall with the logarithm of the rank, as a language model's do, from
+ * peaked to flat, plus noise; tokens are in random order. The prompt has 100 tokens, half of them among each row's 200
+ * likeliest, so that penalties and n-grams hit candidates. Every setting processes all rows many times; medians of
+ * rounds of processor time.
  */
 import type { StepOutput } from "../src/engine/runner.ts";
 import { DEFAULT_SAMPLING, type SamplingParams } from "../src/engine/request.ts";
@@ -103,7 +104,10 @@ writeSection("sampler", [
 ]);
 console.log(lines.map((line) => line.join("  ")).join("\n"));
 
-/** Logits that fall by `steepness` times the logarithm of the rank, with noise; and the ids in descending order of logit. */
+/**
+ * Logits that fall by `steepness` times the logarithm of the rank, with noise; and the ids in descending order of
+ * logit.
+ */
 function row(steepness: number): { logits: Float32Array; likeliest: number[] } {
   const logits = new Float32Array(VOCABULARY);
   const places = Array.from({ length: VOCABULARY }, (_, id) => ({ id, key: random() })).sort((a, b) => a.key - b.key);
@@ -112,7 +116,7 @@ function row(steepness: number): { logits: Float32Array; likeliest: number[] } {
   return { logits, likeliest: Array.from(logits.keys()).sort((a, b) => logits[b]! - logits[a]! || a - b) };
 }
 
-/** Uniform numbers in [0, 1), the same in every run (Lehmer's generator). */
+/** Uniform numbers in [0, 1), the same in every run (Lehmer generator). */
 function numbers(seed: number): () => number {
   let state = seed;
   return () => (state = (state * 48271) % 2147483647) / 2147483647;

@@ -1,11 +1,12 @@
 /**
- * What do streams cost that nobody reads? STREAMS (1,000) clients each ask for a long stream with log probabilities and read none of
- * it; beside them a polite client, another user, streams short answers one after another. Demo model, the server in a process of its own.
+ * What do streams cost that nobody reads? STREAMS (1,000) clients each request a long stream with log probabilities and
+ * read none of it; beside them a polite client, another user, streams short answers one after another. Demo model, the
+ * server in its own process.
  *
  *     npm run bench -- slow-readers        (Linux: reads /proc, needs unshare and ip)
  *
- * On loopback the kernel would take more of each stream than the demo model can say. So everything runs in a network of its own, in
- * which a socket holds little.
+ * On loopback the kernel would buffer more of each stream than the demo model can generate. So everything runs in its
+ * own network namespace, where a socket holds little.
  */
 import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
@@ -20,16 +21,18 @@ import { machine, quantile, table, writeSection } from "./support/report.ts";
 import { build, CLI, listening } from "./support/server-process.ts";
 
 const STREAMS = Number(process.env["STREAMS"] ?? 1000);
-/** Tokens of a stream that nobody reads: less than --stream-buffer beyond what the kernel takes, so that all are stuck together. */
+/**
+ * Tokens of an unread stream: less than --stream-buffer beyond what the kernel takes, so that all are stuck together.
+ */
 const TOKENS = Number(process.env["TOKENS"] ?? 180);
 /** What the greedy user may run at once, of 32 slots: what docs/guides/operate.md advises for users whom one does not trust. */
 const RUNNING = 28;
 const POLITE = 40;
 const SEND_TIMEOUT_S = 40;
-/** Until counts are up to date. */
+/** Time until the counters are up to date. */
 const SETTLE_S = 3;
 const LIMIT_MS = 150_000;
-/** Bytes that the kernel may take at either end of a connection: least, at first, most. */
+/** Kernel buffer at either end of a connection, in bytes: minimum, initial, maximum. */
 const SOCKET_BYTES = "4096 16384 16384";
 const LONG = JSON.stringify({
   prompt: "once upon a time",
@@ -105,7 +108,7 @@ async function measure(): Promise<void> {
   await askMany();
   const before = { times: await askMany(), rss: rss() };
 
-  // A request is counted when its last token has been generated, whoever reads it.
+  // A request counts when its last token has been generated, whether or not anybody reads it.
   const others = (await read(url)).requests - asked;
   const started = performance.now();
   sockets.push(...Array.from({ length: STREAMS }, () => neverReads(Number(new URL(url).port), greedy)));
@@ -165,7 +168,7 @@ async function measure(): Promise<void> {
   console.log(lines.join("\n"));
 }
 
-/** Answers a key. */
+/** Creates a user and returns its key. */
 async function newUser(url: string, user: { id: string; limits?: object }): Promise<string> {
   const headers = jsonHeaders(ADMIN_KEY);
   await fetch(`${url}/admin/users`, { method: "POST", headers, body: JSON.stringify(user) });
@@ -187,7 +190,7 @@ function neverReads(port: number, key: string): Socket {
   return socket;
 }
 
-/** Milliseconds to the first event of a short stream, which is read to its end. */
+/** Milliseconds to the first event of a short stream, which is then read to its end. */
 async function firstToken(url: string, key: string): Promise<number> {
   const body = JSON.stringify({ prompt: "once upon a time", max_new_tokens: 8, ignore_eos: true, stream: true });
   const started = performance.now();
@@ -200,7 +203,10 @@ async function firstToken(url: string, key: string): Promise<number> {
   return elapsed;
 }
 
-/** `cut`: connections whose client did not read; `requests`: generate requests that have ended; `tooSlow`: of them, cut before that. */
+/**
+ * `cut`: connections whose client did not read; `requests`: generate requests that have ended; `tooSlow`: of them, cut
+ * before that.
+ */
 async function read(url: string): Promise<{ cut: number; requests: number; tooSlow: number }> {
   const text = await (await fetch(`${url}/metrics`, { headers: { authorization: `Bearer ${ADMIN_KEY}` } })).text();
   const sum = (pattern: RegExp): number =>
@@ -216,7 +222,7 @@ function rss(): number {
   return 1024 * Number(/^VmRSS:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${server.pid}/status`, "utf8"))?.[1]);
 }
 
-/** What waits in the sockets of this network, on both sides. */
+/** Bytes waiting in this network namespace's sockets, on both sides. */
 function kernelBytes(): number {
   const lines = readFileSync("/proc/net/tcp", "utf8").trim().split("\n").slice(1);
   return lines.reduce(

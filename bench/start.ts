@@ -1,5 +1,6 @@
 /**
- * How long until a server answers, with a built graph and without? And how long does a graph take to build, and how much memory?
+ * How long until a server answers, with and without a built graph? And how long and how much memory does building a
+ * graph take?
  *
  *     npm run bench -- start
  */
@@ -41,7 +42,7 @@ for (const [size, precision] of [
   for (let round = 0; round < Math.min(3, ROUNDS); round++) {
     const cache = join(folder, `build-${size}-${precision}-${round}`);
     const started = performance.now();
-    // The child reports its own peak, as the system counts it.
+    // The child reports its own peak memory, as counted by the system.
     const script = `process.argv = ["node", "prefixd", "build", "--model", ${JSON.stringify(model)}, "--cache-dir", ${JSON.stringify(cache)}, "--precision", "${precision}"]; await import(${JSON.stringify(CLI)}); process.stderr.write(String(process.resourceUsage().maxRSS))`;
     const { status, stderr } = spawnSync(process.execPath, ["--input-type=module", "-e", script], { encoding: "utf8" });
     if (status !== 0) throw new Error(stderr);

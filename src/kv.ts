@@ -1,4 +1,4 @@
-/** What the engine, the model and the prefixes agree on: the base model's shape and a prefix's keys and values. */
+/** Types shared by engine, model and prefixes: the base model's shape, and a prefix's keys and values. */
 
 /** The base model's dimensions. `width = heads * headDim` (n_embd). */
 export interface ModelShape {
@@ -26,7 +26,7 @@ export type FoldInput =
   | { readonly kind: "embeddings"; readonly length: number /** `[length, width]` */; readonly data: Float32Array }
   | { readonly kind: "tokens"; readonly ids: Int32Array };
 
-/** Positions that a soft or hard prompt takes. */
+/** Number of positions of a soft or hard prompt. */
 export function foldLength(input: FoldInput): number {
   return input.kind === "tokens" ? input.ids.length : input.length;
 }

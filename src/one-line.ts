@@ -1,4 +1,4 @@
-/** A text from outside on one line of a terminal: line ends and other control characters as escapes. */
+/** Escapes line ends and other control characters of an untrusted text, so that it fits one line of a terminal. */
 export function oneLine(text: string): string {
   return text.replace(
     /[\p{Cc}\p{Zl}\p{Zp}]/gu,
@@ -6,7 +6,7 @@ export function oneLine(text: string): string {
   );
 }
 
-/** The same of a text that may have several lines. */
+/** The same for a text that may have several lines. */
 export function printable(text: string): string {
   return text.split("\n").map(oneLine).join("\n");
 }

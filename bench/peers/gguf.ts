@@ -1,10 +1,11 @@
 /**
- * Writes a GPT-2 checkpoint as GGUF v3, the file that llama.cpp reads (its docs/gguf.md and src/llama-arch.cpp have the names).
+ * Writes a GPT-2 checkpoint as GGUF v3, the file that llama.cpp reads (its docs/gguf.md and src/llama-arch.cpp have the
+ * names).
  *
  *     tsx bench/peers/gguf.ts CHECKPOINT OUT.gguf f32|q8_0
  *
- * Q8_0 as llama.cpp quantises: every matrix in blocks of 32 along its inputs, one half-precision scale each; norms, biases and positions
- * stay F32. The vocabulary's texts are placeholders: only ids are fed.
+ * Q8_0 as llama.cpp quantises: every matrix in blocks of 32 along its inputs, one half-precision scale each; norms,
+ * biases and positions stay F32. The vocabulary's texts are placeholders: only ids are fed.
  */
 import { open, rename } from "node:fs/promises";
 import { resolve } from "node:path";

@@ -1,10 +1,10 @@
 /**
- * llama.cpp's own benchmark as one of the engines that are compared. It has no prefixes: plain prompts.
+ * llama.cpp's own benchmark as one of the engines compared. It has no prefixes: plain prompts.
  *
  *     tsx bench/peers/llama-batched-bench.ts BINARY MODEL.gguf
  *
- * Each turn is a process of its own, which loads the model, warms up and then counts; only what it counts is answered. The prompt is
- * shared by the rows and copied before the clock starts.
+ * Each turn is its own process, which loads the model, warms up and then counts; only what it counts is reported. The
+ * prompt is shared by the rows and copied before the clock starts.
  */
 import { execFile } from "node:child_process";
 import { promisify } from "node:util";
@@ -19,7 +19,7 @@ interface Line {
   readonly t_tg: number;
 }
 
-/** Its log is written by a thread that now and then is not waited for at the end, so a result can be missing: then once more. */
+/** Its log is written by a thread that is sometimes not joined at the end, so a result can be missing: then retry. */
 const ATTEMPTS = 5;
 
 async function run(prompts: readonly number[], steps: number, rows: number): Promise<Line[]> {

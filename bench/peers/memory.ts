@@ -1,10 +1,10 @@
 /**
- * The memory's own speed as one of the engines that are compared: what a token takes when nothing is done but read the model's matrices.
+ * The memory's speed as one of the engines compared: the time per token when only the model's matrices are read.
  *
  *     tsx bench/peers/memory.ts BYTES
  *
- * A process for each thread compares two equal halves of its share (memcmp, which reads both at the memory's speed), so BYTES are read
- * once a unit.
+ * One process per thread compares two equal halves of its share (memcmp, which reads both at the memory's speed), so
+ * BYTES are read once per unit.
  */
 import { fork, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
@@ -38,7 +38,7 @@ async function serveBound(bytes: number): Promise<void> {
   process.exit(0);
 }
 
-/** Ends with the process that asks. */
+/** Ends with its parent process. */
 function serveReads(bytes: number): void {
   const [one, other] = [Buffer.alloc(bytes / 2, 1), Buffer.alloc(bytes / 2, 1)];
   process.on("message", () => process.send!(one.equals(other)));

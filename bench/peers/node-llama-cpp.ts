@@ -1,10 +1,10 @@
 /**
- * node-llama-cpp, what a Node developer would take, as one of the engines that are compared. It has no prefixes: plain prompts.
+ * node-llama-cpp, a Node developer's usual choice, as one of the engines compared. It has no prefixes: plain prompts.
  *
  *     tsx bench/peers/node-llama-cpp.ts MODEL.gguf
  *
- * Rows are its sequences, which its own batching joins. Installed beside this file only (README.md here), so what is used of it is
- * typed here.
+ * Rows are its sequences, joined by its own batching. It is installed only beside this file (see README.md here), so
+ * the part in use is typed here.
  */
 import { promptIds } from "../support/gpt2.ts";
 import { median } from "../support/report.ts";
@@ -41,7 +41,7 @@ interface NodeLlamaCpp {
 }
 
 const ROWS = 32;
-/** Ids that every model has. */
+/** Ids that exist in every model. */
 const VOCABULARY = 4000;
 const packageName = "node-llama-cpp";
 const library = (await import(packageName)) as NodeLlamaCpp;
@@ -63,7 +63,10 @@ const context = await model.createContext({
 const sequences = Array.from({ length: ROWS }, () => context.getSequence());
 const GREEDY = { temperature: 0, yieldEogToken: true };
 
-/** A step ends when every row has its next token. The prompt stays in the cache from turn to turn but for its last token. */
+/**
+ * A step ends when every row has its next token. Between turns the prompt stays in the cache, except for its last
+ * token.
+ */
 async function decode(rows: number, units: number): Promise<number> {
   const prompt = CONTEXT - UNCOUNTED - Math.round(units / 2);
   const counts = new Int32Array(rows);

@@ -1,5 +1,5 @@
 /**
- * prefixd's engine as one of the engines that are compared.
+ * prefixd's engine as one of the engines compared.
  *
  *     tsx bench/peers/prefixd.ts CHECKPOINT fp32|int8
  */

@@ -1,12 +1,13 @@
 /**
- * What engines are asked to do beside each other, and the lines in which they are asked: each engine is a process of its own.
+ * What engines are asked to do beside each other, and the lines in which they are asked: each engine is a process of
+ * its own.
  *
  *     driver:  ready decode-1 decode-8 ...     the works that it can do; before it, anything else is ignored
  *     bench:   run decode-8 16
  *     driver:  0.4711                          seconds of 16 counted units of that work, or: error MESSAGE
  *
- * A unit of `decode-R...` is one step of R rows with about CONTEXT tokens before it; a unit of `prefill-T` is a prompt of T tokens up to
- * its first token.
+ * A unit of `decode-R...` is one step of R rows with about CONTEXT tokens before it; a unit of `prefill-T` is a prompt
+ * of T tokens up to its first token.
  */
 import { createInterface } from "node:readline";
 
@@ -23,11 +24,13 @@ export const SIZE_OF: Readonly<Record<Work, number>> = {
   "prefill-256": 256,
 };
 
-/** Tokens in the cache in the middle of the counted steps; virtual ones count as any other. */
+/** Tokens in the cache halfway through the counted steps; virtual tokens count too. */
 export const CONTEXT = 80;
-/** Steps, or prompts, before those that are counted: another engine has just had the processor and its caches. */
+/** Warm-up steps or prompts: another engine has just used the processor and its caches. */
 export const UNCOUNTED = 2;
-/** Of a request with a prefix; the rest of CONTEXT is the prefix, so that little time goes into prompts. */
+/**
+ * Prompt length of a request with a prefix; the rest of CONTEXT is the prefix, so that little time goes into prompts.
+ */
 export const PROMPT = 8;
 export const THREADS = 2;
 
@@ -44,7 +47,10 @@ export async function serveWork(works: Partial<Record<Work, (units: number) => P
   }
 }
 
-/** The works of an engine that knows no prefixes: `units` steps of so many rows, `units` prompts of so many tokens, in seconds. */
+/**
+ * Serves the works of an engine without prefixes: `units` steps of `rows` rows, or `units` prompts of `tokens` tokens,
+ * in seconds.
+ */
 export function serveWithoutPrefixes(
   decode: (rows: number, units: number) => Promise<number>,
   prefill: (tokens: number, units: number) => Promise<number>,

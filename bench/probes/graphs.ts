@@ -7,7 +7,10 @@ import { DataType, OnnxGraph, type ExternalRange } from "../../src/model/onnx-wr
 
 export interface Variant {
   readonly attention: "slots" | "pages";
-  /** flat: TopK over the vocabulary and ReduceMax, as the server has it; levels: two TopKs and the likeliest by its id; levels32: ids as int32 out of a float table (WebGPU); none: no TopK at all, only its cost is of interest. */
+  /**
+   * flat: TopK over the vocabulary and ReduceMax. levels: two TopKs, and the likeliest by its id. levels32: ids as
+   * int32 from a float table (WebGPU). none: no TopK, to measure its cost.
+   */
   readonly head: "flat" | "levels" | "levels32" | "none";
   readonly half: boolean;
 }
@@ -26,7 +29,7 @@ function ranges(config: Gpt2Config, half: boolean): Map<string, ExternalRange> {
   return found;
 }
 
-/** Writes the variant beside the built graph, whose weights it shares; answers its path. */
+/** Writes the variant beside the built graph, whose weights it shares; returns its path. */
 export function writeVariant(config: Gpt2Config, builtPath: string, variant: Variant): string {
   const path = join(dirname(builtPath), `probe-${variant.attention}-${variant.head}.onnx`);
   writeFileSync(path, encode(config, variant));
@@ -177,7 +180,7 @@ function tail(graph: OnnxGraph, head: Variant["head"], vocabSize: number): void 
     graph.node("GatherElements", ["probabilities", "likeliest"], ["top_probability"], { axis: 1 });
     return;
   }
-  // Ids through a table of floats, exact up to 2^24: where int64 is only an index.
+  // Ids from a float table, exact up to 2^24: for devices with int64 as an index only.
   graph.constant(
     "iota",
     DataType.float,

@@ -1,4 +1,8 @@
-/** What choosing the candidates of [k, V] logits costs on CUDA, captured, in several forms. node --import tsx bench/probes/heads.ts ROWS... */
+/**
+ * Cost of choosing the candidates of [k, V] logits on CUDA, captured, in several forms.
+ *
+ *     node --import tsx bench/probes/heads.ts ROWS...
+ */
 import { writeFileSync } from "node:fs";
 import { DataType, OnnxGraph } from "../../src/model/onnx-writer.ts";
 import { toFloat16 } from "../../src/formats/float16.ts";

@@ -1,11 +1,11 @@
 /**
- * Which kernels a step or a prompt on CUDA consists of, and what each takes.
+ * Lists the kernels of a step or a prompt on CUDA, with the time of each.
  *
  *     gcc -O2 -shared -fPIC -o trace.so bench/probes/trace.c -I.../cuda_cupti/include .../libcupti.so.13
  *     CUDA_INJECTION64_PATH=trace.so TRACE_OUT=trace.txt node --import tsx bench/probes/kernels.ts run PRECISION SLOTS
  *     node --import tsx bench/probes/kernels.ts summary trace.txt
  *
- * The summary divides a trace where nothing happened for a tenth of a second, of any program.
+ * The summary splits any program's trace where nothing happened for a tenth of a second.
  */
 import { readFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";

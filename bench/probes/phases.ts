@@ -1,4 +1,8 @@
-/** What each of the runner's calls costs on a device, one by one. node --import tsx bench/probes/phases.ts DEVICE PRECISION SLOTS */
+/**
+ * Cost of each of the runner's calls on a device, one by one.
+ *
+ *     node --import tsx bench/probes/phases.ts DEVICE PRECISION SLOTS
+ */
 import type { Precision } from "../../src/model/graph-weights.ts";
 import type { DeviceKind } from "../../src/runtime/device.ts";
 import { DEVICES } from "../../src/runtime/devices.ts";

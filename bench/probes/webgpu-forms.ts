@@ -1,4 +1,4 @@
-/** Ways to compute a layer of a decode step on WebGPU, each as a piece of graph of its own. */
+/** Alternative forms of a decode step's layers on WebGPU, each as a piece of graph. */
 import { DataType, OnnxGraph } from "../../src/model/onnx-writer.ts";
 
 type Dims = readonly (number | "rows")[];
@@ -18,7 +18,10 @@ class CountingGraph extends OnnxGraph {
   }
 }
 
-/** All forms in one graph, each with inputs of its own, as equal nodes with equal inputs would be one. Answers the tensors' dimensions and which form a node is of. */
+/**
+ * All forms in one graph, each with its own inputs, since equal nodes with equal inputs would be merged. Returns the
+ * tensors' dimensions, and which form a node belongs to.
+ */
 export function formsGraph(
   forms: readonly Form[],
   type: DataType,
@@ -82,7 +85,7 @@ function whole(layer: string, inputs: number, outputs: number): Form {
   };
 }
 
-/** As src/model/linear.ts has it. */
+/** As in src/model/linear.ts. */
 function inParts(layer: string, inputs: number, outputs: number, size: number): Form {
   const parts = inputs / size;
   const name = `${layer} in parts of ${size}`;
@@ -101,7 +104,10 @@ function inParts(layer: string, inputs: number, outputs: number, size: number): 
   };
 }
 
-/** Of the last two the first needs another copy of the embeddings, [width, vocabulary]; the second takes them as they are. */
+/**
+ * Of the last two, the first needs another copy of the embeddings, [width, vocabulary]; the second uses them as they
+ * are.
+ */
 function heads(width: number, vocabSize: number): Form[] {
   const padded = Math.ceil(vocabSize / 64) * 64;
   const form = (

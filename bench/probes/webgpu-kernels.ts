@@ -1,10 +1,10 @@
 /**
- * What each kernel of a decode step takes through WebGPU, by the device's clock; some layers in other forms; and what crossing between memories
- * costs. Whole steps through the runner: phases.ts.
+ * Time of each kernel of a decode step on WebGPU, by the device's clock; of some layers in other forms; and of
+ * transfers. For whole steps through the runner see phases.ts.
  *
  *     node --import tsx bench/probes/webgpu-kernels.ts [fp16|fp32 ...]
  *
- * What fails says so. SMOKE=1: small, on SwiftShader, which has fp32 only.
+ * Failing parts are reported. SMOKE=1: small, on SwiftShader, which has only fp32.
  */
 import { openCheckpoint } from "../../src/model/checkpoint.ts";
 import { ensureGraph } from "../../src/model/graph-cache.ts";
@@ -53,7 +53,7 @@ function part(name: string, work: () => void): void {
 const open = (runtime: Runtime, model: string | Uint8Array): Session =>
   runtime.session(model, { threads: 1, device: DEVICES.webgpu });
 
-/** A graph that moves tensors of so many numbers: each is of its own, as a run's inputs or its answers are. */
+/** A graph that moves tensors of the given sizes, each separately, as a run's inputs and outputs are. */
 function mover(runtime: Runtime, type: DataType, sizes: readonly number[]): Session {
   const graph = new OnnxGraph("move", "");
   graph.constant("zero", type, [1], type === DataType.float ? Float32Array.of(0) : Int32Array.of(0));
@@ -65,7 +65,7 @@ function mover(runtime: Runtime, type: DataType, sizes: readonly number[]): Sess
   return open(runtime, graph.encode());
 }
 
-/** Inputs are brought up as they are bound, answers brought down as a run ends. */
+/** Inputs are uploaded when bound, outputs downloaded at the end of a run. */
 function transfers(rows: number): void {
   const runtime = new Runtime();
   const named = (side: string, tensors: readonly Tensor[]): Record<string, Tensor> =>

@@ -1,4 +1,7 @@
-/** How long each kernel of a WebGPU session takes on the device, by its own clock, and its node on the host: ONNX Runtime's profile. */
+/**
+ * Time of each kernel of a WebGPU session by the device's clock, and of its node on the host, from ONNX Runtime's
+ * profile.
+ */
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -13,7 +16,7 @@ const API_VERSION = 22;
 
 type Enable = (options: SessionOptionsHandle, prefix: string) => unknown;
 
-/** Sessions made with it write a profile into `folder` when they are released. */
+/** Sessions created with it write a profile to `folder` when they are released. */
 class ProfilingApi extends OrtApi {
   readonly folder = mkdtempSync(join(tmpdir(), "webgpu-profile-"));
   readonly #enable: Enable;
@@ -37,11 +40,11 @@ class ProfilingApi extends OrtApi {
 }
 
 export interface Kernel {
-  /** The node that it belongs to, and its program. */
+  /** The kernel's node and program. */
   readonly node: string;
   readonly program: string;
   readonly shapes: string;
-  /** Microseconds, mean of the runs that count. */
+  /** Mean microseconds over the counted runs. */
   readonly time: number;
 }
 
@@ -49,7 +52,7 @@ export interface Profile {
   readonly kernels: readonly Kernel[];
   /** Microseconds from the first kernel's start to the last one's end. */
   readonly span: number;
-  /** Microseconds in which the host went through the nodes, and how many those are. */
+  /** Host microseconds for going through the nodes, and their number. */
   readonly host: number;
   readonly nodes: number;
 }
@@ -64,7 +67,7 @@ interface Event {
 
 /**
  * @param work opens one session on that runtime, runs it `runs` times and releases it, nothing else
- * @param warm of those, the first so many do not count
+ * @param warm number of first runs that do not count
  */
 export function profile(work: (runtime: Runtime) => void, runs: number, warm: number): Profile {
   const api = new ProfilingApi();
@@ -110,7 +113,7 @@ function byRun(events: readonly Event[], runs: number): Event[][] {
   return Array.from({ length: runs }, (_, run) => sorted.slice(run * each, (run + 1) * each));
 }
 
-/** Kernels of the same program and shapes as one line, the longest first. */
+/** Prints kernels with the same program and shapes as one line, longest first. */
 export function print(title: string, { kernels, span, host, nodes }: Profile, most: number): void {
   const sums = new Map<string, { count: number; time: number }>();
   for (const { program, shapes, time } of kernels) {

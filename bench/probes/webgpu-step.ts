@@ -1,4 +1,8 @@
-/** What a decode step costs through WebGPU: forms of the head, pending dispatches, graph capture. node --import tsx bench/probes/webgpu-step.ts fp16|fp32 ROWS... */
+/**
+ * Cost of a decode step on WebGPU: forms of the head, pending dispatches, graph capture.
+ *
+ *     node --import tsx bench/probes/webgpu-step.ts fp16|fp32 ROWS...
+ */
 import { openCheckpoint } from "../../src/model/checkpoint.ts";
 import { ensureGraph } from "../../src/model/graph-cache.ts";
 import { DataType, OnnxGraph } from "../../src/model/onnx-writer.ts";

@@ -1,4 +1,4 @@
-/** An engine with a number of rows that all decode: what a full batch costs. */
+/** An engine whose rows all decode: the cost of a full batch. */
 import type { RequestHandle } from "../../src/engine/request.ts";
 import type { ModelRunner } from "../../src/engine/runner.ts";
 import type { KvTensor } from "../../src/kv.ts";
@@ -7,8 +7,8 @@ import { benchRequest, newEngine, promptIds } from "./gpt2.ts";
 const PROMPT = 4;
 
 /**
- * Milliseconds between two tokens of a row, for `steps` steps of `rows` rows that begin when the last row has its first token. Rows start
- * one after the other, so each has a few tokens more than those behind it; all of them carry `prefix`.
+ * Milliseconds between two tokens of a row, for `steps` steps of `rows` rows, from the last row's first token. Rows
+ * start one after the other, so each has a few tokens more than those after it; all carry `prefix`.
  */
 export function interTokenTimes(runner: ModelRunner, rows: number, prefix: KvTensor, steps: number): Promise<number[]> {
   const engine = newEngine(runner);

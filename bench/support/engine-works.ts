@@ -1,4 +1,6 @@
-/** Decode steps and prompts timed through the engine: requests with prefixes, scheduler and sampler included, no HTTP. */
+/**
+ * Decode steps and prompts timed through the engine: requests with prefixes, scheduler and sampler included, no HTTP.
+ */
 import { Engine } from "../../src/engine/engine.ts";
 import type { KvTensor } from "../../src/kv.ts";
 import type { ModelRunner } from "../../src/engine/runner.ts";
@@ -9,21 +11,27 @@ import { median } from "./report.ts";
 
 export interface DecodeWork {
   readonly rows: number;
-  /** Each row has a prefix of its own; otherwise all have the same. */
+  /** Whether each row has its own prefix; otherwise all share one. */
   readonly different: boolean;
-  /** Tokens in the cache in the middle of the counted steps, averaged over the rows; the prefix is what the prompt leaves of it. */
+  /**
+   * Tokens in the cache halfway through the counted steps, averaged over the rows; the prefix is what the prompt leaves
+   * of it.
+   */
   readonly context: number;
-  /** Steps that are counted. */
+  /** Counted steps. */
   readonly steps: number;
 }
 
 export class EngineWorks {
   readonly #runner: ModelRunner;
   readonly #engine: Engine;
-  /** Requests whose prompts are fed in one step. */
+  /** Prompts fed per step. */
   readonly #admitted: number;
   readonly #prefixes = new Map<string, KvTensor>();
-  /** Decode steps since the last call: rows, and seconds since the step before ended, so that nothing in between is left out. */
+  /**
+   * Decode steps since the last call: rows, and seconds since the previous step ended, so that nothing in between is
+   * missed.
+   */
   readonly #steps: { rows: number; seconds: number }[] = [];
   #lastStep = 0;
 
@@ -41,7 +49,7 @@ export class EngineWorks {
     this.#engine = new Engine({ runner, maxQueue: Math.max(runner.slots, 1024), prefillChunk, observer });
   }
 
-  /** Seconds of a step of all rows, the median. */
+  /** Median seconds of a step of all rows. */
   async decode({ rows, different, context, steps }: DecodeWork): Promise<number> {
     const admission = Math.ceil(rows / this.#admitted);
     const prefix = context - PROMPT - UNCOUNTED - Math.round((admission + steps) / 2);
@@ -58,7 +66,7 @@ export class EngineWorks {
     return median(full.map(({ seconds }) => seconds));
   }
 
-  /** Seconds from a request with a prompt of `tokens` to its first token, the median of `times`. */
+  /** Median seconds, over `times` requests, from a request with a prompt of `tokens` to its first token. */
   async prefill(tokens: number, times: number): Promise<number> {
     const seconds: number[] = [];
     for (let time = -1; time < times; time++) {
@@ -69,7 +77,7 @@ export class EngineWorks {
     return median(seconds);
   }
 
-  /** Seconds from the submission of so many requests, all with the same prefix, until all have their first token. */
+  /** Seconds from the submission of `count` requests with the same prefix until all have their first token. */
   async prompts(count: number, tokens: number): Promise<number> {
     const prefix = this.prefix(10, 0);
     const started = performance.now();
@@ -77,7 +85,9 @@ export class EngineWorks {
     return (performance.now() - started) / 1000;
   }
 
-  /** Seconds from the submission of so many requests, each with a prefix of 60 of its own, until all have their first token. */
+  /**
+   * Seconds from the submission of `rows` requests, each with its own prefix of 60, until all have their first token.
+   */
   async admission(rows: number): Promise<number> {
     const prefixes = Array.from({ length: rows }, (_, row) => this.prefix(60, row));
     const started = performance.now();

@@ -1,15 +1,21 @@
-/** Registers many random prefixes straight in a store, as the server would have: for benchmarks that need more than an upload each. */
+/**
+ * Registers many random prefixes directly in a store, as the server would: for benchmarks that need too many for
+ * uploads.
+ */
 import { kvElements, type ModelShape } from "../../src/kv.ts";
 import { kvBytes, prefixDigest } from "../../src/prefixes/digest.ts";
 import type { PrefixStore } from "../../src/prefixes/store.ts";
 import { LOCAL_USER } from "../../src/users/user-id.ts";
 import { randomPrefix } from "./gpt2.ts";
 
-/** Prefixes, and bytes of them, on their way at a time. */
+/** Concurrent prefixes and bytes. */
 const AT_ONCE = 50;
 const BYTES_AT_ONCE = 64 << 20;
 
-/** Different prefixes of `length` virtual tokens, made from `seed` and the numbers that follow, as `NAME-0`, `NAME-1`, ... of the local user. */
+/**
+ * Stores distinct prefixes of `length` virtual tokens, from `seed` and the numbers after it, as `NAME-0`, `NAME-1`, ...
+ * of the local user.
+ */
 export async function fillStore(
   store: PrefixStore,
   { shape, fingerprint }: { shape: ModelShape; fingerprint: string },

@@ -1,4 +1,4 @@
-/** GPT-2 small with random weights on the CPU, built once into `.cache/`, ready to run: what most benchmarks measure. */
+/** GPT-2 with random weights, built once into `.cache/` and ready to run: what most benchmarks measure. */
 import { copyFileSync, existsSync } from "node:fs";
 import { join } from "node:path";
 import { DEFAULT_SPIN_TIME } from "../../src/config.ts";
@@ -18,10 +18,10 @@ import { randomCheckpoint, SIZES } from "./random-checkpoint.ts";
 export const CACHE = new URL("../../.cache", import.meta.url).pathname;
 export const DEMO = new URL("../../models/demo", import.meta.url).pathname;
 export const THREADS = 2;
-/** A device's memory for hot prefixes: 1,400 of 20 tokens, of GPT-2 small in half precision. */
+/** Device memory for hot prefixes: fits 1,400 of 20 tokens for GPT-2 small in half precision. */
 const BANK_BYTES = 1 << 30;
 
-/** Makes the checkpoint if it is not there; answers its folder. */
+/** Creates the checkpoint if it is missing; returns its folder. */
 export async function sizedCheckpoint(size: string): Promise<string> {
   const dir = join(CACHE, size);
   const shape = SIZES[size];
@@ -38,7 +38,7 @@ export async function sizedCheckpoint(size: string): Promise<string> {
   return existsSync(join(dir, "config.json")) ? dir : randomCheckpoint(dir, json);
 }
 
-/** The same with a tokenizer, which the server wants: the demo model's, whose ids are among GPT-2's. */
+/** The same with a tokenizer, which the server needs: the demo model's, whose ids are a subset of GPT-2's. */
 export async function servableCheckpoint(size: string): Promise<string> {
   const dir = await sizedCheckpoint(size);
   for (const file of ["tokenizer.json", "tokenizer_config.json"]) copyFileSync(join(DEMO, file), join(dir, file));
@@ -59,7 +59,7 @@ export const openSized = async (
   threads?: number,
 ): Promise<BenchModel> => openFolder(await sizedCheckpoint(size), slots, precision, threads);
 
-/** A checkpoint's folder, ready to run. */
+/** Opens a checkpoint's folder, ready to run. */
 export async function openFolder(
   dir: string,
   slots: number,
@@ -69,7 +69,7 @@ export async function openFolder(
   runtime = new Runtime(),
 ): Promise<BenchModel> {
   const checkpoint = await openCheckpoint(dir, { cacheDir: CACHE });
-  // Where there is no GPU, half precision is the CPU's kernels on memory treated as a device's.
+  // Without a GPU, half precision uses the CPU's kernels on memory treated as a device's.
   const place = device ?? (precision === "fp16" ? { ...DEVICES.cpu, hostMemory: false } : DEVICES.cpu);
   const modelPath = await ensureGraph(checkpoint, CACHE, precision, place);
   await checkpoint.close();
@@ -95,11 +95,11 @@ export async function openFolder(
   };
 }
 
-/** Bytes of the matrices that every decode step reads: those of the layers, and the token embeddings as the head. */
+/** Bytes of the matrices that every decode step reads: the layers', and the token embeddings as the head. */
 export const matrixBytes = ({ layers, width, vocabSize }: ModelShape, precision: Precision): number =>
   (precision === "int8" ? 1 : 4) * (12 * layers * width ** 2 + vocabSize * width);
 
-/** The server's default of `--prefill-chunk`, where a run takes one prompt and where it takes several. */
+/** The server's default of `--prefill-chunk`, for runners that take one prompt per run, and several. */
 export const prefillChunkOf = ({ promptsAtOnce }: ModelRunner): number => (promptsAtOnce > 1 ? 512 : 64);
 
 export function newEngine(
@@ -110,7 +110,7 @@ export function newEngine(
   return new Engine({ runner, maxQueue: 10_000, prefillChunk: 64, observer, ...given });
 }
 
-/** A prefix of random values, another one for every seed; after some ten thousand they come again. */
+/** A prefix of random values, distinct for some ten thousand seeds. */
 export function randomPrefix(shape: ModelShape, length: number, seed: number): KvTensor {
   let state = seed + 1;
   const next = (): number => ((state = (state * 48271) % 2147483647) / 2147483647) * 2 - 1;

@@ -1,4 +1,7 @@
-/** The scenarios of `prefixd load` against a server of its own with the demo model, each scaled by what the machine can do. */
+/**
+ * Runs the scenarios of `prefixd load`, each against its own server with the demo model, scaled to the machine's
+ * capacity.
+ */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdtempSync, rmSync } from "node:fs";
@@ -15,7 +18,7 @@ const ROOT = new URL("../..", import.meta.url).pathname;
 const ADMIN_KEY = "the-key-of-a-server-that-is-gone-after-the-run";
 
 export interface ScenarioRuns {
-  /** Scenarios, each as long as its own file says, or `NAME:SECONDS`. */
+  /** Scenarios, with the duration in their file, or `NAME:SECONDS`. */
   readonly names: readonly string[];
   readonly prefixes?: number;
   /** More flags for `prefixd serve`. */
@@ -24,7 +27,7 @@ export interface ScenarioRuns {
 
 export interface ScenarioTable {
   readonly head: readonly string[];
-  /** One for each scenario, which is the first cell. */
+  /** One row per scenario; its first cell is the scenario's name. */
   readonly rows: readonly (readonly string[])[];
 }
 

@@ -2,10 +2,10 @@
 import type { Answers, ModelRunner, PromptChunk, StepOutput } from "../../src/engine/runner.ts";
 import { kvElements, type KvTensor, type ModelShape } from "../../src/kv.ts";
 
-/** GPT-2's numbers, with keys and values as small as they can be. */
+/** GPT-2's dimensions, with the smallest possible keys and values. */
 export const NULL_SHAPE: ModelShape = { layers: 1, heads: 1, headDim: 8, width: 8, positions: 1024, vocabSize: 50_257 };
 
-/** Different answers; row r of step s has answer (31 s + 7 r) mod so many. */
+/** Number of distinct answers; row r of step s has answer (31 s + 7 r) mod ANSWERS. */
 const ANSWERS = 64;
 const CANDIDATES = 64;
 
@@ -53,7 +53,7 @@ export class NullRunner implements ModelRunner {
     return Promise.resolve();
   }
 
-  /** As a run off the event loop does, it answers in a later turn. */
+  /** Answers in a later turn, like a run off the event loop. */
   async #step(rows: number): Promise<StepOutput> {
     await new Promise(setImmediate);
     return { ...this.#outputs[this.#steps++ % ANSWERS]!, rows };
@@ -73,7 +73,7 @@ export class NullRunner implements ModelRunner {
         topIds[row * CANDIDATES + rank] = (answer * 7919 + rank * 104_729) % ids;
         sum += Math.exp(logit);
       }
-      // What is no candidate weighs a tenth.
+      // Non-candidates have a tenth of the probability.
       logSumExp[row] = Math.log(sum / 0.9);
     }
     const logits = (): never => {

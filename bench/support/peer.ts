@@ -1,4 +1,4 @@
-/** An engine in a process of its own that is asked to do works in turn with others: the other end of bench/peers/protocol.ts. */
+/** An engine in its own process, taking turns with others: the other end of bench/peers/protocol.ts. */
 import { spawn, type ChildProcess } from "node:child_process";
 import { createInterface } from "node:readline";
 
@@ -8,7 +8,7 @@ export class Peer implements AsyncDisposable {
   readonly #child: ChildProcess;
   readonly #lines: AsyncIterator<string>;
 
-  /** @throws Error when the process ends before it is ready */
+  /** @throws Error if the process ends before it is ready */
   static async start(
     name: string,
     command: readonly string[],
@@ -37,7 +37,7 @@ export class Peer implements AsyncDisposable {
     this.#lines = lines;
   }
 
-  /** Seconds that `units` of a work took. */
+  /** Seconds for `units` of a work. */
   async run(work: string, units: number): Promise<number> {
     this.#child.stdin!.write(`run ${work} ${units}\n`);
     const { value, done } = await this.#lines.next();

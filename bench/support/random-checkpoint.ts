@@ -1,5 +1,6 @@
 /**
- * Makes an HF GPT-2 folder with random weights (seeded, N(0, 0.02) as GPT-2 is initialised): the real sizes without a download.
+ * Creates an HF GPT-2 folder with random weights (seeded, N(0, 0.02) as GPT-2 is initialised): real sizes without a
+ * download.
  *
  *     npx tsx bench/support/random-checkpoint.ts gpt2 DIR [seed]
  */
@@ -21,7 +22,7 @@ export const SIZES: Readonly<Record<string, { n_layer: number; n_head: number; n
 
 const CHUNK = 1 << 20;
 
-/** Writes config.json and model.safetensors (F32) unless they are there already; answers the folder. */
+/** Writes config.json and model.safetensors (F32) unless they exist; returns the folder. */
 export async function randomCheckpoint(dir: string, json: Record<string, unknown>, seed = 0): Promise<string> {
   const config = parseGpt2Config(json);
   const path = join(dir, "model.safetensors");

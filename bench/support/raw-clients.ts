@@ -1,13 +1,13 @@
 /**
- * Streaming clients that cost as little as possible, in a process of their own: bare sockets on which one request follows another,
- * whose events are counted and not parsed.
+ * Streaming clients with minimal cost, in their own process: raw sockets on which one request follows another, whose
+ * events are counted but not parsed.
  */
 import { connect } from "node:net";
 
 export interface Load {
   readonly port: number;
   readonly clients: number;
-  /** The JSON bodies of the requests, one after another, over and over; client i begins with body i. */
+  /** JSON bodies of the requests, used in turn; client i starts with body i. */
   readonly bodies: readonly string[];
 }
 
@@ -16,7 +16,7 @@ export type Command =
   | { readonly kind: "count" }
   | { readonly kind: "stop" };
 
-/** So far: events with a token, and processor time of this process in microseconds. */
+/** So far: events with a token, and this process's processor time in microseconds. */
 export interface Count {
   readonly events: number;
   readonly cpu: number;

@@ -22,7 +22,7 @@ export function writePlot(name: string, svg: string): void {
   writeFileSync(new URL(`${name}.svg`, PLOTS), svg);
 }
 
-/** The lines that `writeSection` has written. */
+/** The lines written by `writeSection`. */
 export function readSection(name: string): readonly string[] {
   const text = readFileSync(FILE, "utf8");
   const [open, close] = [`<!-- ${name} -->\n`, `<!-- /${name} -->`];
@@ -35,7 +35,7 @@ export function readSection(name: string): readonly string[] {
         .split("\n");
 }
 
-/** The cells of a section's table, without its head. */
+/** The cells of a section's table, without its header. */
 export function rowsOf(lines: readonly string[]): string[][] {
   return lines
     .filter((line) => line.startsWith("| "))
@@ -43,7 +43,7 @@ export function rowsOf(lines: readonly string[]): string[][] {
     .map((line) => line.slice(2, -2).split(" | "));
 }
 
-/** What was measured where: processor, cores, memory, Node. */
+/** The machine measured: processor, cores, memory, Node. */
 export function machine(): string {
   const all = cpus();
   const model = all[0]?.model
@@ -53,7 +53,7 @@ export function machine(): string {
   return `${all.length} cores of ${model}, ${Math.round(totalmem() / 2 ** 30)} GiB, Node ${process.versions.node}, ${new Date().toISOString().slice(0, 10)}`;
 }
 
-/** The same for figures of int8, whose kernels depend on the processor more than others do. */
+/** The same for int8 figures, whose kernels depend more on the processor. */
 export async function machineOfInt8(): Promise<string> {
   const extensions = examineMachine().cpu.vector_extensions ?? [];
   return `${machine()}; int8 as ${await exactIntegers()} on ${extensions.filter((name) => /avx2|avx512f|vnni|int8|asimddp|i8mm/.test(name)).join(", ") || "unknown extensions"}`;

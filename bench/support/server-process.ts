@@ -1,4 +1,4 @@
-/** The server in a process of its own, as benchmarks start it. */
+/** Starts the server in its own process, for benchmarks. */
 import { spawnSync } from "node:child_process";
 import { createInterface } from "node:readline";
 import type { Readable } from "node:stream";
@@ -8,13 +8,13 @@ const ROOT = new URL("../..", import.meta.url).pathname;
 /** What `npm start` runs. */
 export const CLI = `${ROOT}dist/cli/main.js`;
 
-/** Compiles the sources: what is measured of a server process is what is there now. */
+/** Compiles the sources, so that the current ones are measured. */
 export function build(): void {
   if (spawnSync("npm", ["run", "--silent", "build"], { cwd: ROOT, stdio: "inherit" }).status !== 0)
     throw new Error("npm run build failed");
 }
 
-/** The URL that a server process says in its log, which goes on being read. Throws when the process ends before that. */
+/** The URL that a server process logs; keeps reading the log. Rejects if the process ends before that. */
 export function listening(log: Readable, exited: Promise<unknown>): Promise<string> {
   return new Promise((resolve, reject) => {
     createInterface({ input: log }).on("line", (line) => {

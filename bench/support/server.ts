@@ -1,4 +1,4 @@
-/** The real HTTP side over a given engine, with prefixes in memory: what is measured is the server, not a store. */
+/** The real HTTP side over a given engine, with prefixes in memory: measures the server, not a store. */
 import type { Server } from "node:http";
 import type { Engine } from "../../src/engine/engine.ts";
 import type { ModelRunner } from "../../src/engine/runner.ts";
@@ -24,7 +24,7 @@ export interface Given {
   readonly mayEmit: () => boolean;
 }
 
-/** Listens on a free loopback port; prefix i has the id `p<i>`. The log is off, as it would go to a file. */
+/** Listens on a free loopback port; prefix i has the id `p<i>`. Logging is off. */
 export async function serveEngine(
   engine: Engine,
   runner: ModelRunner,
@@ -111,7 +111,7 @@ export function memoryRegistry(prefixes: readonly KvTensor[]): PrefixRegistry {
   };
 }
 
-/** Random weights have no vocabulary: every id is its own number in hexadecimal and a space. */
+/** Random weights have no vocabulary: every id is its number in hexadecimal and a space. */
 function hexTokenizer(vocabSize: number): Tokenizer {
   const bytes = Array.from({ length: vocabSize }, (_, id) => Buffer.from(`${id.toString(16)} `));
   const bytesOf = (id: number): Uint8Array => bytes[id]!;

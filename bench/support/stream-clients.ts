@@ -1,16 +1,16 @@
-/** Streaming clients in a process of their own: they share the machine with the server, not its event loop. */
+/** Streaming clients in their own process: they share the machine with the server, but not its event loop. */
 import { request } from "node:http";
 
 export interface Job {
   readonly port: number;
-  /** Token ids, one list a client; client i asks for prefix `p<i mod prefixes>`. */
+  /** Token ids, one list per client; client i requests prefix `p<i mod prefixes>`. */
   readonly prompts: readonly (readonly number[])[];
   readonly prefixes: number;
   readonly maxNewTokens: number;
 }
 
 export interface Report {
-  /** While every client receives: from the last first token to the first end. */
+  /** While every client receives: from the last client's first token to the first client's end. */
   readonly tokensPerSecond: number;
   readonly error?: string;
 }

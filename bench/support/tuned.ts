@@ -1,7 +1,9 @@
 /**
  * The runner with settings other than the server's, as one of the engines of bench/peers/protocol.ts.
  *
- *     tsx bench/support/tuned.ts CHECKPOINT fp32|int8 '{"hugePages": false, "config": {"session.intra_op.allow_spinning": "0"}}'
+ *     tsx bench/support/tuned.ts CHECKPOINT fp32|int8 SETTINGS
+ *
+ * SETTINGS is JSON such as '{"hugePages": false, "config": {"session.intra_op.allow_spinning": "0"}}'.
  */
 import type { Precision } from "../../src/model/graph-weights.ts";
 import { DEVICES } from "../../src/runtime/devices.ts";

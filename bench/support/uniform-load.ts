@@ -1,4 +1,4 @@
-/** Clients that stream answers under prefixes drawn uniformly. */
+/** Clients that stream answers with uniformly drawn prefixes. */
 import type { Readable } from "node:stream";
 import { request } from "node:http";
 
@@ -7,7 +7,7 @@ export interface Load {
   readonly clients: number;
   readonly requests: number;
   readonly newTokens: number;
-  /** Of the next request. */
+  /** The next request's prefix. */
   readonly prefix: () => string;
   readonly prompt: readonly number[];
 }
@@ -19,7 +19,7 @@ export interface LoadFigures {
   readonly firstToken: readonly number[];
 }
 
-/** `clients` streams at a time until `requests` have been answered. */
+/** Runs `clients` concurrent streams until `requests` have been answered. */
 export async function uniformLoad(load: Load): Promise<LoadFigures> {
   const [interToken, firstToken]: [number[], number[]] = [[], []];
   let left = load.requests;
