@@ -23,9 +23,9 @@ export interface TestApp extends App {
   readonly generation: GenerationService;
   readonly metrics: Metrics;
   readonly users: FakeUserStore;
-  /** Every line of the audit log so far, parsed. */
+  /** Lines of the audit log so far, parsed. */
   readonly audits: AuditEntry[];
-  /** Every log line so far. */
+  /** Log lines so far. */
   readonly logs: string[];
   /** Listens on a free port. */
   listen(): Promise<number>;
@@ -35,7 +35,7 @@ export const ADMIN_KEY = "test-admin-key-0123456789abcdef0123456789";
 
 export const TEST_SHAPE = { layers: 1, heads: 2, headDim: 4, width: 8, positions: 64, vocabSize: 257 };
 
-/** Of a base model whose embeddings are all zeros. */
+/** Embedding digests of a base model whose embeddings are all zeros. */
 const zeroEmbeddings: BaseEmbeddings = async (dtype) => {
   const { vocabSize, width } = TEST_SHAPE;
   const sha256 = createHash("sha256")
@@ -44,7 +44,7 @@ const zeroEmbeddings: BaseEmbeddings = async (dtype) => {
   return { shape: [vocabSize, width], sha256: { "wte.weight": sha256, "lm_head.weight": sha256 } };
 };
 
-/** Injected requests have timers of their own, which nobody stops: a test's process lives as long as the last of them. */
+/** Injected requests have timers that nobody stops: the test's process lives as long as the last of them. */
 const SEND_MS = 5_000;
 
 /** The real HTTP side over fakes; closed when the test ends. */
@@ -115,14 +115,17 @@ export async function buildTestApp(
   return { ...app, engine, registry, generation, metrics, users, audits, logs, listen };
 }
 
-/** What `inject` needs for a JSON body. */
+/** Arguments of `inject` for a JSON body. */
 export const post = (url: string, payload: object): { method: "POST"; url: string; payload: object } => ({
   method: "POST",
   url,
   payload,
 });
 
-/** A multipart body and its content type. A part without `name` has no file name, and one without `type` no content type. */
+/**
+ * A multipart body and its content type. A part without `name` has no file name, and one without `type` no content
+ * type.
+ */
 export function form(
   files: readonly { name?: string; data: string | Buffer; field?: string; type?: string | undefined }[],
 ): { payload: Buffer; headers: Record<string, string> } {

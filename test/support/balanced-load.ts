@@ -1,4 +1,4 @@
-/** Clients that ask for known answers through a balancer for as long as they are told to, and what became of each request. */
+/** Clients that request known answers through a balancer until stopped, with the outcome of each request. */
 import { setTimeout as sleep } from "node:timers/promises";
 
 export interface Case {
@@ -12,7 +12,9 @@ export interface Generated {
   readonly logprobs: readonly number[];
 }
 
-/** One request. `end`: ok, cut (in the middle of its stream), or the code of a problem; `replica`: who answered, once its header came. */
+/**
+ * One request. `end`: ok, cut (mid-stream), or a problem's code; `replica`: who answered, once its header has arrived.
+ */
 export interface Call {
   readonly case: Case;
   readonly streamed: boolean;
@@ -31,7 +33,7 @@ interface Document {
   readonly code?: string;
 }
 
-/** Sends it and follows it to its end. Never rejects. `byPath`: the prefix is named in the path, else in the body. */
+/** Sends a request and follows it to its end. Never rejects. `byPath`: the prefix is in the path, else in the body. */
 export async function ask(
   url: string,
   one: Case,
@@ -81,7 +83,7 @@ export async function ask(
   return call;
 }
 
-/** Answers how the stream ended: ok, or the code of its error event; rejects when it is cut. */
+/** Returns how the stream ended: ok, or the code of its error event; rejects if it is cut. */
 async function readEvents(response: Response, take: (document: Document) => void): Promise<string> {
   let rest = "";
   for await (const piece of response.body!.pipeThrough(new TextDecoderStream())) {
@@ -99,9 +101,12 @@ async function readEvents(response: Response, take: (document: Document) => void
   throw new Error("the stream ended without [DONE]");
 }
 
-/** Clients that go on until `stop`. Each asks the next case when the last one was answered, one in two streamed, by path and by body. */
+/**
+ * Clients that run until `stop`. Each sends the next case when the last one has been answered, half of them streamed,
+ * by path and by body.
+ */
 export class BalancedLoad {
-  /** In the order in which they began. */
+  /** In order of their start. */
   readonly calls: Call[] = [];
   #stopping = false;
   readonly #clients: Promise<void>[];
@@ -122,20 +127,20 @@ export class BalancedLoad {
     this.#clients = Array.from({ length: clients }, client);
   }
 
-  /** Resolves when so many more requests have been answered well. */
+  /** Resolves when `count` more requests have succeeded. */
   async more(count: number): Promise<void> {
     const answered = (): number => this.calls.filter(({ end }) => end === "ok").length;
     const wanted = answered() + count;
     while (answered() < wanted) await sleep(20);
   }
 
-  /** Resolves when a request that began from now on was answered by the replica. */
+  /** Resolves when the replica has answered a request started from now on. */
   async answeredBy(replica: string): Promise<void> {
     const from = this.calls.length;
     while (!this.calls.slice(from).some((call) => call.end === "ok" && call.replica === replica)) await sleep(20);
   }
 
-  /** Resolves when the last answer has come. */
+  /** Resolves when the last answer has arrived. */
   async stop(): Promise<void> {
     this.#stopping = true;
     await Promise.all(this.#clients);

@@ -1,4 +1,7 @@
-/** A folder as root file system: what a container sees, made of Linux namespaces instead of a Docker engine. Needs root. */
+/**
+ * Runs commands with a folder as root file system: a container's view, made of Linux namespaces instead of a Docker
+ * engine. Needs root.
+ */
 import { spawn, type ChildProcess, type StdioOptions } from "node:child_process";
 
 export interface Sandbox {
@@ -6,15 +9,15 @@ export interface Sandbox {
   readonly root: string;
   readonly cwd: string;
   readonly env: Readonly<Record<string, string>>;
-  /** Without capabilities, as this user and group; null: root. */
+  /** User and group to run as, without capabilities; null: root. */
   readonly user: number | null;
-  /** The root is read-only but for these folders and a fresh /tmp. null: all can be written. */
+  /** The root is read-only except for these folders and a fresh /tmp. null: everything is writable. */
   readonly writable: readonly string[] | null;
-  /** Folders of this machine that are seen at another place: cache mounts. */
+  /** Folders of this machine mounted elsewhere: cache mounts. */
   readonly binds?: readonly (readonly [from: string, to: string])[];
 }
 
-/** This machine's programs and libraries take the base image's place, read-only. */
+/** This machine's programs and libraries replace the base image, read-only. */
 const BASE = `
 set -e
 root=$1; user=$2; writable=$3; cwd=$4
@@ -39,8 +42,8 @@ exec chroot "$root" $as sh -c 'cd "$0" && exec "$@"' "$cwd" "$@"
 `;
 
 /**
- * Runs a command in the sandbox as its process 1, so that signals meet it as in a container. The answered process is its parent:
- * killed, it takes the whole sandbox along.
+ * Runs a command in the sandbox as process 1, so that it receives signals as in a container. The returned process is
+ * its parent: killing it ends the whole sandbox.
  */
 export function spawnInSandbox(sandbox: Sandbox, command: readonly string[], stdio: StdioOptions): ChildProcess {
   const binds = (sandbox.binds ?? []).flat();

@@ -1,6 +1,7 @@
 /**
- * `.ci/docker-steps [docker/Dockerfile]`: takes every step of a Dockerfile in a folder per stage, without a Docker engine, then runs the
- * result as its user on a read-only root and asks it for an answer. This machine's Node stands for the base image's.
+ * `.ci/docker-steps [docker/Dockerfile]`: takes every step of a Dockerfile in a folder per stage, without a Docker
+ * engine, then runs the result as its user on a read-only root and asks it for an answer. This machine's Node stands
+ * for the base image's.
  */
 import { execFileSync, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
@@ -24,7 +25,7 @@ import {
 const CONTEXT = new URL("../..", import.meta.url).pathname;
 const IGNORED = readFileSync(join(CONTEXT, ".dockerignore"), "utf8");
 const ADMIN_KEY = "docker-steps-0123456789abcdef0123456789";
-/** How a builder reaches the package registry here. */
+/** How builds reach the package registry here. */
 const NETWORK = ["NODE_EXTRA_CA_CERTS", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "npm_config_registry"];
 
 /** A stage's folder and what its instructions say about running it. */
@@ -81,7 +82,7 @@ function copy(instruction: Instruction, { root, cwd }: Built, earlier: ReadonlyM
       throw new Error(`line ${instruction.line}: .dockerignore excludes ${source}`);
     const origin = join(from === null ? CONTEXT : earlier.get(from)!.root, source);
     const place = join(root, resolve(cwd, target));
-    // A folder's content is copied, a file goes into a folder that ends in "/".
+    // Copies a folder's content; a file goes into a target that ends in "/".
     cpSync(origin, target.endsWith("/") && statSync(origin).isFile() ? join(place, basename(source)) : place, {
       recursive: true,
       verbatimSymlinks: true,
@@ -104,7 +105,7 @@ async function run(text: string, built: Built, work: string): Promise<void> {
   if (code !== 0) throw new Error(`RUN ${rest}: exit code ${code}`);
 }
 
-/** Starts the image as `docker run --read-only` does, asks its health check and for an answer, stops it. */
+/** Starts the image as `docker run --read-only` does, runs its health check, requests an answer, and stops it. */
 async function tryOut(image: Built): Promise<void> {
   const port = await freePort();
   const env = { HOME: "/nonexistent", ...image.env, PREFIXD_ADMIN_KEY: ADMIN_KEY, PREFIXD_PORT: String(port) };
@@ -150,7 +151,7 @@ async function tryOut(image: Built): Promise<void> {
     });
     const answer = (await response.json()) as { choices?: { text: string }[] };
     expect("it generates with a prefix", answer.choices?.[0]?.text.trim() === showcase.answers["datenorm"], answer);
-    // The server is the only child of unshare, process 1 of its namespace.
+    // The server is unshare's only child, process 1 of its namespace.
     process.kill(Number(readFileSync(`/proc/${server.pid}/task/${server.pid}/children`, "utf8")), "SIGTERM");
     const { code, text } = await ended;
     expect("SIGTERM ends it in order", code === 0, text);

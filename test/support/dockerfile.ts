@@ -1,7 +1,7 @@
-/** What a Dockerfile and a .dockerignore say, as far as ours use them. */
+/** Parses Dockerfiles and .dockerignore, as far as ours use them. */
 
 export interface Instruction {
-  /** Of its first line, from 1. */
+  /** Line number of its first line, from 1. */
   readonly line: number;
   /** In capitals, such as `COPY`. */
   readonly name: string;
@@ -17,13 +17,13 @@ export interface Stage {
 }
 
 export interface Copy {
-  /** Stage that `--from` names; null: the build context. */
+  /** Stage named by `--from`; null: the build context. */
   readonly from: string | null;
   readonly sources: readonly string[];
   readonly target: string;
 }
 
-/** @throws when a line is no instruction, or one stands before the first FROM. */
+/** @throws if a line is not an instruction, or one precedes the first FROM. */
 export function parseStages(dockerfile: string): Stage[] {
   const stages: (Stage & { instructions: Instruction[] })[] = [];
   for (const instruction of parseInstructions(dockerfile)) {
@@ -90,8 +90,8 @@ export function splitOptions(text: string): { options: Map<string, string>; rest
 }
 
 /**
- * Whether the builder does not get that path. The last pattern that covers it decides; patterns are `*` or plain paths, each with
- * or without `!`. @throws for other wildcards, which Docker knows and this does not.
+ * Whether a path is excluded from the build context. The last pattern that covers it decides; patterns are `*` or plain
+ * paths, each with or without `!`. @throws for other wildcards, which Docker supports and this does not.
  */
 export function isIgnored(dockerignore: string, path: string): boolean {
   let ignored = false;

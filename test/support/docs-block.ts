@@ -5,8 +5,8 @@ import { fileURLToPath } from "node:url";
 export const repositoryFile = (path: string): string => fileURLToPath(new URL(`../../${path}`, import.meta.url));
 
 /**
- * The generated block of a page, between `<!-- name: begin -->` and `<!-- name: end -->`.
- * With UPDATE_DOCS=1 in the environment it is first replaced by `fresh`.
+ * A page's generated block, between `<!-- name: begin -->` and `<!-- name: end -->`. With UPDATE_DOCS=1 in the
+ * environment it is first replaced by `fresh`.
  */
 export function docsBlock(path: string, name: string, fresh: string): string {
   const file = repositoryFile(path);

@@ -1,4 +1,7 @@
-/** The least of a 64-bit little-endian ELF file with NEEDED entries: header, two program headers, dynamic section, string table. */
+/**
+ * A minimal 64-bit little-endian ELF file with NEEDED entries: header, two program headers, dynamic section, string
+ * table.
+ */
 export function elfNeeding(names: readonly string[]): Buffer {
   const strings = Buffer.from(`\0${names.join("\0")}\0`, "latin1");
   const dynamicAt = 64 + 2 * 56;
@@ -9,7 +12,7 @@ export function elfNeeding(names: readonly string[]): Buffer {
     at += BigInt(name.length + 1);
   }
   const stringsAt = dynamicAt + 16 * (names.length + 2);
-  // Loaded at an address that is not the place in the file.
+  // The load address differs from the file offset.
   const base = 0x40_0000n;
   entries.push([5n, base + BigInt(stringsAt)], [0n, 0n]);
   const file = Buffer.alloc(stringsAt + strings.length);

@@ -1,7 +1,7 @@
 /**
- * A device with a stream, made of the process's own memory and the CPU's kernels: the double of CUDA for what is built on it. Its model
- * attends over pages by gathering each row's pages, running the graph over slots on that row, and scattering the new keys and values; so
- * whatever is read or written at a wrong address shows in the numbers, which are the CPU's to the bit. Precision fp32.
+ * A device with a stream, built on host memory and the CPU's kernels: a test double of CUDA. Its model attends over
+ * pages by gathering each row's pages, running the graph over slots on that row, and scattering the new keys and
+ * values. So any read or write at a wrong address shows in the numbers, which are the CPU's to the bit. Precision fp32.
  */
 import { readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
@@ -25,17 +25,17 @@ interface Block {
 }
 
 export class EmulatedDevice implements StreamDevice {
-  /** Ends of blocks are followed by a gap that belongs to nobody: what runs over an end is an error. */
+  /** Blocks are separated by unallocated gaps, so overruns are errors. */
   #next = 1n << 20n;
   readonly #blocks: Block[] = [];
   readonly #queued: (() => void)[] = [];
-  /** What the device was told to do, in order. */
+  /** Commands the device received, in order. */
   readonly log: string[] = [];
 
   allocate(bytes: number): bigint {
     const start = this.#next;
     this.#next += BigInt(Math.ceil(bytes / 256) * 256 + 4096);
-    // As on a device, what is in it is whatever was there.
+    // As on a device, memory starts with arbitrary content.
     this.#blocks.push({ start, bytes: new Uint8Array(bytes).fill(0x5a) });
     return start;
   }
@@ -46,7 +46,7 @@ export class EmulatedDevice implements StreamDevice {
     return { address, buffer: buffer as ArrayBuffer };
   }
 
-  /** @throws RangeError where the range lies in no block */
+  /** @throws RangeError if the range is not within a block */
   at(address: bigint, bytes: number): Uint8Array {
     const block = this.#blocks.find(
       ({ start, bytes: all }) => address >= start && address + BigInt(bytes) <= start + BigInt(all.length),
@@ -81,7 +81,7 @@ export class EmulatedDevice implements StreamDevice {
     });
   }
 
-  /** Done as late as can be: when something waits. Whatever the caller changes until then is what is seen. */
+  /** Executed as late as possible: when something waits. So work sees whatever the caller changes until then. */
   queue(what: string, work: () => void): void {
     this.log.push(what);
     this.#queued.push(work);
@@ -102,7 +102,7 @@ export class EmulatedDevice implements StreamDevice {
       : new PlainModel(this, runtime, model);
   }
 
-  /** In all memory that was ever allocated. */
+  /** Over all memory ever allocated. */
   nonZeroBytes(): number {
     return this.#blocks.reduce(
       (sum, { bytes }) => sum + bytes.reduce((count, byte) => count + (byte === 0 ? 0 : 1), 0),
@@ -115,7 +115,7 @@ export class EmulatedDevice implements StreamDevice {
   }
 }
 
-/** A model of fp32 tensors without pages: the CPU runs it as it is. */
+/** A model of fp32 tensors without pages, which the CPU runs as it is. */
 class PlainModel implements StreamModel {
   readonly #device: EmulatedDevice;
   readonly #runtime: Runtime;
@@ -192,7 +192,7 @@ class EmulatedRun {
   readonly #device: EmulatedDevice;
   readonly #runtime: Runtime;
   readonly #session: Session;
-  /** Of a slot of the graph. */
+  /** Positions of the graph's slots. */
   readonly #positions: number;
   readonly #inputs: Readonly<Record<string, FixedTensor | Int32Array>>;
   readonly #outputs: Readonly<Record<string, FixedTensor>>;
@@ -233,7 +233,7 @@ class EmulatedRun {
     }
   }
 
-  /** Tokens `[first, end)` are one row's; `answers` says which answer belongs to which token. */
+  /** Runs one row's tokens `[first, end)`; `answers` maps answers to tokens. */
   #row(row: number, first: number, end: number, past: number, answers: readonly [number, number][]): void {
     const count = end - first;
     const cache = this.#inputs["past_key.0"] as FixedTensor;
@@ -320,10 +320,13 @@ class EmulatedRun {
   }
 }
 
-/** M of the graph's input `past_key.0` [batch, heads, M, headDim], out of its ValueInfoProto: name, then type.tensor_type.{elem_type, shape.dim}. */
+/**
+ * M of the graph's input `past_key.0` [batch, heads, M, headDim], from its ValueInfoProto: name, then
+ * type.tensor_type.{elem_type, shape.dim}.
+ */
 function slotPositions(model: Buffer): number {
   const name = "past_key.0";
-  // Behind the name: the tags and lengths of type and tensor_type, elem_type, tag and length of shape.
+  // After the name: tags and lengths of type and tensor_type, elem_type, tag and length of shape.
   let at = model.indexOf(`\n${String.fromCharCode(name.length)}${name}`) + 2 + name.length + 8;
   const dims: number[] = [];
   for (let dim = 0; dim < 4; dim++) {

@@ -1,13 +1,19 @@
-/** Processor time of the thread that runs the event loop, turn by turn: what others do on the machine does not show in it. Linux, or Node 23.9. */
+/**
+ * Processor time of the event loop's thread, per turn: other load on the machine does not affect it. Linux, or Node
+ * 23.9.
+ */
 import { setImmediate as nextTurn } from "node:timers/promises";
 import koffi from "koffi";
 
-/** Linux' CLOCK_THREAD_CPUTIME_ID. */
+/** Linux's CLOCK_THREAD_CPUTIME_ID. */
 const OF_THREAD = 3;
 
 let read: (() => number) | undefined;
 
-/** Milliseconds that the calling thread has run so far. The library is loaded with the first call: src/runtime has its own word with koffi before. */
+/**
+ * Milliseconds the calling thread has run so far. Loads the library on the first call, since src/runtime must configure
+ * koffi first.
+ */
 export function threadTime(): number {
   return (read ??= process.platform === "linux" ? linuxClock() : nodesClock())();
 }
@@ -34,7 +40,7 @@ function nodesClock(): () => number {
   };
 }
 
-/** Watches all turns of the event loop. It never waits in between, so it takes a processor. */
+/** Measures all turns of the event loop. It never waits in between, so it occupies a processor. */
 export class TurnMeter {
   #longest = 0;
   #last = threadTime();
@@ -44,7 +50,7 @@ export class TurnMeter {
     this.#turn();
   }
 
-  /** Milliseconds of the turn that took the most since the last call, and not less than what this one has taken so far. */
+  /** Milliseconds of the longest turn since the last call, including the current one so far. */
   take(): number {
     this.#measure();
     const longest = this.#longest;
@@ -68,7 +74,7 @@ export class TurnMeter {
   }
 }
 
-/** Milliseconds of the longest turn that `work` brings. */
+/** Milliseconds of the longest turn during `work`. */
 export async function longestTurn(work: () => Promise<unknown>): Promise<number> {
   await nextTurn();
   const meter = new TurnMeter();
@@ -87,7 +93,7 @@ const FIXED_WORK = JSON.stringify(
 /** Of this work the machine of docs/reference/benchmarks.md does so much in 50 ms. */
 const TIMES = 3;
 
-/** What 50 ms of that machine are on this one, now that it is so busy, in milliseconds. */
+/** That machine's 50 ms in milliseconds of this one, at its current load. */
 export function turnBudget(): number {
   const times = Array.from({ length: 9 }, () => {
     const before = threadTime();

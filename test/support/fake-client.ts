@@ -46,7 +46,7 @@ export function parseSse(text: string): SseEvent[] {
   });
 }
 
-/** Bytes to a port, and whatever comes back until the other side closes. */
+/** Sends bytes to a port; resolves with whatever comes back until the other side closes. */
 export function raw(port: number, bytes: string): Promise<string> {
   return new Promise((resolve) => {
     let text = "";

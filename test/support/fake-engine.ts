@@ -10,7 +10,7 @@ interface Running {
   made: number;
 }
 
-/** Says what it is told to: `script(request, choice, k)` is the k-th token. Steps by itself every `stepMs`, or by hand. */
+/** A scripted engine: `script(request, choice, k)` is the k-th token. Steps every `stepMs`, or manually. */
 export class FakeEngine implements GenerationEngine {
   readonly submitted: EngineRequest[] = [];
   readonly cancelled: string[] = [];
@@ -19,7 +19,7 @@ export class FakeEngine implements GenerationEngine {
   logprob: (choice: number) => number = () => -0.5;
   stepMs: number | null = 0;
   maxQueue = 4;
-  /** Users for whose next request there is no room, and who are told so before they send it. */
+  /** Users whose next request is refused before it is sent. */
   readonly refused = new Set<string>();
   #draining = false;
   #running: Running[] = [];
@@ -56,7 +56,10 @@ export class FakeEngine implements GenerationEngine {
     this.failAll(new PrefixdError("draining", "The server shut down before this request had finished."));
   }
 
-  /** One token for every open choice. With `scorePrompt` a prompt's tokens come first, each with -0.25; a search tells its tokens as they come, and its scores. */
+  /**
+   * One token for every open choice. With `scorePrompt` a prompt's tokens come first, each with -0.25; a search reports
+   * its tokens as they come, and its scores.
+   */
   step(): void {
     for (const running of [...this.#running]) {
       if (running.made === 0) this.#begin(running);

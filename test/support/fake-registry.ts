@@ -31,7 +31,7 @@ interface Entry {
 /** Prefixes in a Map; the tensors are empty, `length` of a PEFT prefix is 10 and of a hard prompt its tokens. */
 export class FakeRegistry implements PrefixRegistry {
   readonly entries = new Map<string, Entry>();
-  /** Makes every call fail, as a store that is away. */
+  /** Makes every call fail, like a store that is away. */
   down: PrefixdError | null = null;
   /** Called while a prefix is being looked up. */
   whileResolving: (() => Promise<void>) | undefined;

@@ -1,6 +1,7 @@
 /**
- * A ModelRunner without a model: each row keeps what was really written into it, position by position, and the next token is a hash
- * of all of that. A wrong row, a stale row, another's prefix or a token too many gives other tokens than `oracle` does.
+ * A ModelRunner without a model: each row keeps what was actually written to it, position by position, and the next
+ * token is a hash of all of that. A wrong row, a stale row, another's prefix or an extra token gives other tokens than
+ * `oracle`.
  */
 import { BeamSearch, type BeamResult } from "../../src/engine/beams/search.ts";
 import type { Answers, ModelRunner, PromptChunk, StepOutput } from "../../src/engine/runner.ts";
@@ -10,7 +11,7 @@ import { foldLength, kvElements, type FoldInput, type KvTensor, type ModelShape 
 
 export const FAKE_SHAPE: ModelShape = { layers: 2, heads: 2, headDim: 2, width: 4, positions: 256, vocabSize: 97 };
 const CANDIDATES = 16;
-/** A row that holds this token has logits that are not numbers. */
+/** A row that holds this token has NaN logits. */
 export const NAN_TOKEN = 96;
 
 interface OutputBuffers {
@@ -28,7 +29,7 @@ export class FakeRunner implements ModelRunner {
   readonly longestChunk: number = Infinity;
   readonly promptsAtOnce: number = 1;
   readonly chunkingChangesBits: boolean = false;
-  /** What broke the contract, in order; must stay empty. Each is thrown as well. */
+  /** Contract violations, in order; must stay empty. Each is also thrown. */
   readonly misuses: string[] = [];
   readonly calls: Record<Method, number> = {
     loadPrefix: 0,
@@ -42,30 +43,30 @@ export class FakeRunner implements ModelRunner {
   };
   /** Rows of the largest decode batch. */
   widest = 0;
-  /** Rows that hold this many positions or more have logits that are not numbers. */
+  /** Rows with at least this many positions have NaN logits. */
   nanFrom = Infinity;
-  /** Tokens decoded again where they were already. */
+  /** Tokens decoded again at the same position. */
   repeats = 0;
   foldRowWipes = 0;
   bufferWipes = 0;
-  /** Called in the middle of each run: a test's chance to interfere. */
+  /** Called in the middle of each run, so that tests can interfere. */
   during: ((method: Method) => void) | null = null;
   readonly #delay: () => Promise<void>;
   readonly #failures: { readonly method: Method; readonly call: number; readonly error: Error }[] = [];
   readonly #rows: Uint32Array[];
-  /** Positions of each row that are in use, counted as the runner sees it. */
+  /** Positions in use per row, as counted by the runner. */
   readonly #stored: Int32Array;
-  /** Rows whose last position came with a decode: it may be asked for again, for a choice that was put off. */
+  /** Rows whose last position came from a decode: it may be requested again, for a postponed choice. */
   readonly #decoded = new Set<number>();
   readonly #output: OutputBuffers;
   #running: Method | null = null;
-  /** What has been fed to the row for folding. */
+  /** What has been fed to the folding row. */
   #folding: { readonly input: FoldInput | null; fed: number } = { input: null, fed: 0 };
 
   constructor(slots: number, delay: () => Promise<void> = () => new Promise(setImmediate)) {
     this.slots = slots;
     this.#delay = delay;
-    // What an earlier tenant left behind is not zero.
+    // Leftovers of earlier tenants are not zero.
     this.#rows = Array.from({ length: slots + 1 }, (_, row) =>
       new Uint32Array(FAKE_SHAPE.positions).fill(hash(row, 0xdead)),
     );
@@ -73,7 +74,7 @@ export class FakeRunner implements ModelRunner {
     this.#output = outputBuffers(Math.max(slots, FAKE_SHAPE.positions));
   }
 
-  /** The `nth` call from now of a method fails; 1 is the next one. */
+  /** Makes a method's `nth` call from now fail; 1 is the next one. */
   failOn(method: Method, nth: number, error: Error = new Error(`injected failure of ${method}`)): void {
     this.#failures.push({ method, call: this.calls[method] + nth, error });
   }
@@ -177,7 +178,7 @@ export class FakeRunner implements ModelRunner {
     this.bufferWipes++;
   }
 
-  /** What is in a row, all of its positions. */
+  /** A row's content, at all positions. */
   cells(row: number): Uint32Array {
     return this.#rows[row]!.slice();
   }
@@ -186,13 +187,13 @@ export class FakeRunner implements ModelRunner {
     return Promise.resolve();
   }
 
-  /** `write` answers what each row of the output is made from. */
+  /** `write` returns the cells that each output row is computed from. */
   async #run(method: Method, write: () => Uint32Array[]): Promise<StepOutput> {
     this.#enter(method);
     this.#running = method;
     try {
       const outputs = write();
-      // Output is valid until the next run only: from here on the last one's is rubbish.
+      // Output is valid only until the next run: overwrite the previous one.
       this.#output.logSumExp.fill(NaN);
       this.#output.topIds.fill(-1);
       await this.#delay();
@@ -245,7 +246,7 @@ export class FakeRunner implements ModelRunner {
   }
 }
 
-/** The tokens of one choice when nothing else runs, computed without the engine and without rows. */
+/** The tokens of one choice when run alone, computed without the engine and without rows. */
 export function oracle(request: EngineRequest, choice: number): number[] {
   const { promptIds, sampling, seed, eosIds, maxNewTokens, topLogprobs } = request;
   const cells = promptCells(request);
@@ -262,7 +263,7 @@ export function oracle(request: EngineRequest, choice: number): number[] {
   return ids;
 }
 
-/** The results of a beam search in the same way: every beam has cells of its own. */
+/** The same for a beam search: every beam has its own cells. */
 export function beamOracle(request: EngineRequest): BeamResult[] {
   const search = new BeamSearch(request, request.beams!);
   let beams = [promptCells(request)];
@@ -283,7 +284,7 @@ function promptCells({ prefix, promptIds }: EngineRequest): number[] {
   ];
 }
 
-/** A prefix of its own for each seed. */
+/** A distinct prefix for each seed. */
 export function fakePrefix(seed: number, length: number): KvTensor {
   return {
     length,
@@ -291,14 +292,14 @@ export function fakePrefix(seed: number, length: number): KvTensor {
   };
 }
 
-/** What FakeRunner.fold answers. */
+/** The result of FakeRunner.fold. */
 export function foldOf(input: FoldInput): KvTensor {
   let seed = 7;
   for (const value of input.kind === "tokens" ? input.ids : input.data) seed = hash(seed, Math.round(value * 1000));
   return fakePrefix(seed, foldLength(input));
 }
 
-/** One number per position: of all its keys and values in all layers and heads. */
+/** One number per position, from all its keys and values in all layers and heads. */
 function prefixCells({ length, data }: KvTensor): Uint32Array {
   const { headDim } = FAKE_SHAPE;
   const bits = new Uint32Array(data.buffer, data.byteOffset, data.length);
@@ -315,7 +316,7 @@ function tokenCell(position: number, id: number): number {
 }
 const NAN_CELL = 0;
 
-/** Candidates and logits of a row that holds `cells`: the vocabulary in an order that begins at a hash of the cells. */
+/** Candidates and logits of a row that holds `cells`: the vocabulary in an order that starts at a hash of the cells. */
 function fill(
   { topLogits, topIds, logSumExp, logits }: OutputBuffers,
   row: number,

@@ -19,7 +19,7 @@ export class FakeUserStore implements UserStore {
   readonly keys = new Map<string, ApiKeyRecord>();
   readonly rows: UsageRow[] = [];
   readonly #changes = new ChangeListeners();
-  /** Makes every call fail, as a store that is away. */
+  /** Makes every call fail, like a store that is away. */
   down: PrefixdError | null = null;
 
   async createUser(user: User): Promise<void> {

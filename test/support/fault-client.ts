@@ -1,17 +1,17 @@
-/** A client of a server whose store is in trouble: what it is answered, and until when it waits for the end of the trouble. */
+/** A client of a server whose store is failing: its responses, and waiting for recovery. */
 import { setTimeout as sleep } from "node:timers/promises";
 import type { TestServer } from "./server.ts";
 
 export const ADMIN_KEY = "an-admin-key-that-is-long-enough-for-a-test";
 export const PROMPT = "i want to book a flight to london on August 14th, 2024\n=>";
-/** What the prefix of `prefixes/intent` makes of it. */
+/** The completion with the prefix `prefixes/intent`. */
 export const INTENT = " book flight";
 
 export interface Reply {
   readonly status: number;
-  /** The problem's code; "" when it is none. */
+  /** The problem's code; "" if it is not a problem. */
   readonly code: string;
-  /** Seconds; null: not said. */
+  /** Seconds; null if absent. */
   readonly retryAfter: number | null;
   readonly text: string;
   readonly body: {
@@ -58,7 +58,7 @@ export function generate(
   return call(server, "POST", "/generate", { prompt: PROMPT, prefix_id: prefix, max_new_tokens: 20, ...more }, key);
 }
 
-/** A stream of 400 tokens that has begun; `rest` reads it to its end. */
+/** A started stream of 400 tokens; `rest` reads it to its end. */
 export async function longStream(
   server: TestServer,
   prefix: string,
@@ -82,7 +82,7 @@ export async function longStream(
   };
 }
 
-/** Waits until `check` holds; what it throws counts as no. Bounded by the test's own time limit. */
+/** Waits until `check` holds; an exception counts as no. Bounded by the test's time limit. */
 export async function eventually(check: () => Promise<boolean>): Promise<void> {
   while (!(await check().catch(() => false))) await sleep(50);
 }

@@ -2,16 +2,16 @@ import { once } from "node:events";
 import { connect, createServer, type AddressInfo, type Socket } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 
-/** A bad network to a port of the loopback. Settings hold from the next bytes on. */
+/** A bad network to a loopback port. Settings apply from the next bytes on. */
 export interface FaultyProxy {
   readonly port: number;
-  /** Milliseconds that bytes take each way. */
+  /** Delay each way in milliseconds. */
   latency: number;
-  /** Most bytes per second, each way of each connection. */
+  /** Bytes per second, per direction of each connection. */
   bandwidth: number;
-  /** true: connections are accepted, and nothing is passed on. */
+  /** If true, connections are accepted but nothing is forwarded. */
   silent: boolean;
-  /** Cuts all connections when so many more bytes have gone up, or down. */
+  /** Cuts all connections after this many more bytes up, or down. */
   readonly cutAfter: { up: number; down: number };
   /** Cuts all connections now. */
   cut(): void;
@@ -22,7 +22,10 @@ export async function startFaultyProxy(target: number): Promise<FaultyProxy> {
   const sockets = new Set<Socket>();
   const server = createServer();
 
-  /** One way of a connection: chunks arrive in order, each `latency` after it was sent, and no faster than the bandwidth. */
+  /**
+   * One direction of a connection: chunks arrive in order, each `latency` after it was sent, no faster than the
+   * bandwidth.
+   */
   const pass = (from: Socket, to: Socket, way: "up" | "down"): void => {
     let last: Promise<unknown> = Promise.resolve();
     from.on("data", (chunk: Buffer) => {

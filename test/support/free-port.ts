@@ -6,8 +6,8 @@ import { randomInt } from "node:crypto";
 const LOWEST = 10_000;
 
 /**
- * A port of the loopback on which nobody listens, for a server that is started in a moment. The system gives none of these to a connection
- * that goes out or to a server that listens on port 0, so it stays free, also while its server is away for a time.
+ * A free loopback port for a server about to start. It is outside the range the system uses for outgoing connections
+ * and for port 0, so it stays free, even while its server is down for a time.
  */
 export async function freePort(): Promise<number> {
   for (;;) {
@@ -24,7 +24,7 @@ export async function freePort(): Promise<number> {
   }
 }
 
-/** Linux's default where it cannot be read. */
+/** Falls back to Linux's default if it cannot be read. */
 function firstEphemeralPort(): number {
   try {
     return Math.max(LOWEST + 1_000, parseInt(readFileSync("/proc/sys/net/ipv4/ip_local_port_range", "utf8"), 10));

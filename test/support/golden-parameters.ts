@@ -27,7 +27,7 @@ export interface GoldenParameters {
   readonly top_h?: number;
 }
 
-/** With transformers' defaults for what is not given. */
+/** Fills in transformers' defaults. */
 export function samplingOf(given: GoldenParameters, maxNewTokens: number): SamplingParams {
   const byDefault = DEFAULT_SAMPLING;
   const { forced_eos_token_id: forced, exponential_decay_length_penalty: decay } = given;

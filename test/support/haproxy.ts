@@ -1,4 +1,4 @@
-/** A real HAProxy with the configuration that docker/ has, before replicas of ours; in the foreground, ended by pid. */
+/** A real HAProxy with the configuration in docker/, in front of our replicas; runs in the foreground, ended by pid. */
 import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { mkdtempSync, rmSync } from "node:fs";
@@ -14,7 +14,7 @@ export const HAPROXY_CONFIG = repositoryFile("docker/haproxy.cfg");
 
 const ENVIRONMENT = { ...process.env, PATH: SYSTEM_PATH };
 
-/** What HAProxy thinks of a configuration: its exit code, and its complaints. */
+/** HAProxy's check of a configuration: exit code and messages. */
 export function checkConfig(
   file: string,
   env: Readonly<Record<string, string>> = {},
@@ -28,14 +28,17 @@ export function checkConfig(
 
 export interface TestBalancer {
   readonly url: string;
-  /** One command of the socket for operators; answers what it says. */
+  /** Sends one command to the admin socket; returns the reply. */
   command(line: string): Promise<string>;
-  /** Resolves when it has no request, as it counts them, and takes all replicas for ready: a prefix's next one goes to its own replica. */
+  /**
+   * Resolves when by its own counts it has no request and all replicas are up: a prefix's next request then goes to its
+   * own replica.
+   */
   idle(): Promise<void>;
   stop(): Promise<void>;
 }
 
-/** Resolves when it listens. `ports` are the replicas', three of them. */
+/** Resolves when it listens. `ports` are those of the three replicas. */
 export async function startHaproxy(ports: readonly number[]): Promise<TestBalancer> {
   const folder = mkdtempSync(join(tmpdir(), "prefixd-haproxy-"));
   const [port, socket] = [await freePort(), join(folder, "socket")];
@@ -76,7 +79,10 @@ export async function startHaproxy(ports: readonly number[]): Promise<TestBalanc
   throw new Error(`haproxy did not start: ${said}`);
 }
 
-/** Of the statistics (CSV) of the backend and of its servers. An answer's last byte leaves before its request is taken off the counts. */
+/**
+ * Reads the statistics (CSV) of the backend and its servers. A response's last byte leaves before its request is
+ * uncounted.
+ */
 function isIdle(stat: string): boolean {
   const [head, ...rows] = stat
     .trim()

@@ -1,7 +1,10 @@
-/** Stands for a processor whose kernels do not multiply 8-bit integers exactly. */
+/** Simulates a processor whose kernels do not multiply 8-bit integers exactly. */
 import { DataType, OnnxGraph } from "../../src/model/onnx-writer.ts";
 
-/** In place of src/model/integer-kernels.ts's check: the same inputs and outputs, but every sum comes out as a third of its row's. */
+/**
+ * Replaces the check of src/model/integer-kernels.ts: the same inputs and outputs, but every sum is a third of its
+ * row's.
+ */
 export function inexactCheck(): Uint8Array {
   const [inputs, outputs] = [512, 48];
   const graph = new OnnxGraph("inexact", "");

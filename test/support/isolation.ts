@@ -1,4 +1,7 @@
-/** Requests alone and in mixes of 32 with other prefixes, while rows join, leave, move and are cancelled: bit-equal or not. */
+/**
+ * Compares requests run alone with mixes of 32 and other prefixes, to the bit, while rows join, leave, move and are
+ * cancelled.
+ */
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -24,7 +27,7 @@ import {
 
 const PER_MIX = 32;
 
-/** What holds on the CPU in every precision. */
+/** Properties that hold on the CPU in every precision. */
 export function isolationSuite(precision: Precision): void {
   const [tiny, demo, wide] = effort({ short: [10, 2, 1], long: [40, 6, 2] } as const);
   t.test(`tiny model, all kinds of prefixes, ${tiny} mixes`, async (t) => {
@@ -104,13 +107,13 @@ export function isolationSuite(precision: Precision): void {
       if (outcome.status === "rejected") t.match(outcome.reason, { code: "prefix_overflows" });
     }
     t.same((await beside)[0], alone);
-    // The rows that held NaN are used again.
+    // Rows that held NaN are reused.
     const after = await Promise.all(Array.from({ length: PER_MIX }, () => submit(model.engine, request).done));
     for (const [choice] of after) t.same(choice, alone);
   });
 }
 
-/** A prompt's keys, values and logits are the same bits however the scheduler cuts it. */
+/** A prompt's keys, values and logits have the same bits however the scheduler cuts it. */
 async function checkCuts(t: Test, { runner }: TestModel, rounds: number): Promise<void> {
   t.notOk(runner.chunkingChangesBits, "as the runner has found itself");
   const { positions, headDim, width, vocabSize } = runner.shape;
@@ -143,7 +146,7 @@ async function checkCuts(t: Test, { runner }: TestModel, rounds: number): Promis
     };
     const one = await feed(0, () => ({}));
     const other = await feed(1, () => ({ least: 1, milliseconds: below(80), cost: (_, from, to) => to - from }));
-    // What a row held before is behind the prompt.
+    // A row's old content is after the prompt.
     const live = (kv: Float32Array): Float32Array =>
       kv.filter((_, index) => Math.floor(index / headDim) % positions < prefix.length + ids.length);
     const [oneLive, otherLive] = [live(one.kv), live(other.kv)];
@@ -252,7 +255,7 @@ function randomRequest(model: TestModel, options: MixOptions, random: () => numb
   };
   const sampling = { ...GREEDY, ...(random() < 0.5 ? processors : {}), ...(doSample ? drawn : {}) };
   const n = doSample && random() < 0.2 ? 3 : 1;
-  // Of several tenants, so that choices which take long are put off.
+  // From several tenants, so that slow choices are postponed.
   return engineRequest({
     tenant: `user-${below(3)}`,
     promptIds,

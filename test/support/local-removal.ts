@@ -10,7 +10,10 @@ export interface LocalRemovalParts {
   readonly replica: string;
 }
 
-/** Removal in the tests of HTTP, which have neither replicas nor a real store: keys first, so that nothing new comes in, the user last, so that it can be repeated. */
+/**
+ * Removal for HTTP tests, which have neither replicas nor a real store: keys first, so that nothing new comes in; the
+ * user last, so that it can be repeated.
+ */
 export function createLocalRemoval({ users, prefixes, replica }: LocalRemovalParts): UserRemoval {
   return {
     readmitUser: async () => {},
@@ -20,7 +23,7 @@ export function createLocalRemoval({ users, prefixes, replica }: LocalRemovalPar
       for (const key of keys) await users.deleteKey(id, key.id);
       const removed = await prefixes.removeUser(id);
       const last = await users.deleteUser(id, options);
-      // What was being registered meanwhile.
+      // Registrations that finished meanwhile.
       const late = await prefixes.removeUser(id);
       const at = new Date().toISOString();
       return {

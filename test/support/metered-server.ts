@@ -1,4 +1,7 @@
-/** The real server in a process of its own that tells how long the turns of its event loop took. Ended by its parent's `close`, or with it. */
+/**
+ * The real server in its own process, which reports how long its event loop's turns took. Ended by its parent's
+ * `close`, or with the parent.
+ */
 import { fork, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
 import { parseConfig } from "../../src/config.ts";
@@ -9,7 +12,7 @@ import { withoutSettings } from "./server.ts";
 
 interface Reading {
   readonly url: string;
-  /** Milliseconds of the longest turn since the last reading, and what 50 ms are there now. */
+  /** Milliseconds of the longest turn since the last reading, and what 50 ms amount to there now. */
   readonly longest: number;
   readonly budget: number;
 }
@@ -38,7 +41,7 @@ export class MeteredServer {
     return new MeteredServer(child, url);
   }
 
-  /** Of the turns since the last call the longest one's share of the budget, 1 being 50 ms. */
+  /** The longest turn since the last call, as a share of the budget; 1 is 50 ms. */
   async longestTurn(): Promise<number> {
     this.#child.send("read");
     const [{ longest, budget }] = (await once(this.#child, "message")) as [Reading];
@@ -65,7 +68,7 @@ async function serve(args: readonly string[]): Promise<void> {
     const longest = meter.take();
     budget = turnBudget();
     tell(longest);
-    // The measure is no request's.
+    // The measurement itself does not count.
     meter.take();
   });
   process.on("disconnect", () => {

@@ -48,7 +48,7 @@ export interface TestModel {
 export interface TestModelOptions {
   readonly slots?: number;
   readonly prefillChunk?: number;
-  /** Default: the server's, so that what a prompt is cut into depends on the time that others take. */
+  /** Default: the server's, so that a prompt's chunks depend on how long the others take. */
   readonly prefillShare?: number;
   readonly maxQueue?: number;
   readonly device?: Device;
@@ -63,7 +63,7 @@ export async function openTestModel(dir: string, options: TestModelOptions = {})
   await checkpoint.close();
   const { config, shape, fingerprint } = checkpoint;
   const runtime = new Runtime();
-  // ORT's threads would spin for as long as a model is open: half of all processor time, and test files run beside each other.
+  // ORT's threads would spin as long as a model is open: half of all processor time, while test files run in parallel.
   const runner = await openRunner(runtime, {
     modelPath,
     shape,
@@ -177,7 +177,10 @@ export function submit(
   return { handle: handle!, done };
 }
 
-/** One case of test/golden/models/<model>/cases.json, processor-cases.json or combination-cases.json; tools/reference/README.md describes the fields. */
+/**
+ * One case of test/golden/models/<model>/cases.json, processor-cases.json or combination-cases.json;
+ * tools/reference/README.md describes the fields.
+ */
 export interface GoldenCase extends GoldenParameters {
   readonly id: string;
   readonly adapter: string | null;
@@ -196,7 +199,7 @@ const GOLDEN = new URL("../golden/models/", import.meta.url).pathname;
 export const goldenModels = (): string[] => readdirSync(GOLDEN);
 export const goldenDir = (model: string): string => join(GOLDEN, model);
 
-/** Plain ones, and those with one kind of processors and many. */
+/** Cases without processors, with one kind, and with many. */
 export function goldenCases(model: string): { eosId: number; cases: GoldenCase[] } {
   const files = ["cases.json", "processor-cases.json", "combination-cases.json"].map((file) => {
     return JSON.parse(readFileSync(join(GOLDEN, model, file), "utf8")) as { eos_token_id: number; cases: GoldenCase[] };
@@ -204,5 +207,5 @@ export function goldenCases(model: string): { eosId: number; cases: GoldenCase[]
   return { eosId: files[0]!.eos_token_id, cases: files.flatMap(({ cases }) => cases) };
 }
 
-/** Seeded uniform numbers in [0, 1): a failing mix can be run again. */
+/** Seeded uniform numbers in [0, 1), so that a failing mix can be repeated. */
 export { seededRandom } from "../../src/load/random.ts";

@@ -1,4 +1,7 @@
-/** Greedy generation against PEFT's `generate()`, token for token, with all prefixes of a model mixed in one running batch. */
+/**
+ * Greedy generation against PEFT's `generate()`, token for token, with all prefixes of a model mixed in one running
+ * batch.
+ */
 import { join } from "node:path";
 import type { Test } from "tap";
 import type { KvTensor } from "../../src/kv.ts";
@@ -16,7 +19,10 @@ import {
   type TestModelOptions,
 } from "./model.ts";
 
-/** Between the two best scores of every step, or rounding could decide: tools/reference makes no cases that are closer. */
+/**
+ * Minimum gap between the two best scores of every step, so that rounding cannot decide: tools/reference makes no
+ * closer cases.
+ */
 const LEAST_MARGIN = 0.02;
 const LOGPROB_TOLERANCE = 2e-3;
 
@@ -37,7 +43,7 @@ export async function checkParityOf(t: Test, model: TestModel, name: string, tim
   const cases = all.filter((_, index) => index % every === 0);
   const prefixes = await compile(model, name, cases);
 
-  // In random order: rows join, leave and move while others run.
+  // Random order, so rows join, leave and move while others run.
   const random = seededRandom(1);
   const order = Array.from({ length: times }, () => cases)
     .flat()

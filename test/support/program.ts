@@ -7,7 +7,10 @@ const BUILT = join(ROOT, "dist/cli/main.js");
 
 let arguments_: readonly string[] | null = null;
 
-/** Node's arguments for it: the build, as `npm test` makes it; where that is older than the sources, those through tsx, which starts in twice the time. */
+/**
+ * Node's arguments for it: the build, as `npm test` makes it; where that is older than the sources, those through tsx,
+ * which starts in twice the time.
+ */
 export function programArguments(): readonly string[] {
   return (arguments_ ??= isBuilt() ? [BUILT] : ["--import", "tsx", join(ROOT, "src/cli/main.ts")]);
 }
@@ -17,8 +20,9 @@ function isBuilt(): boolean {
 }
 
 /**
- * A program and its arguments that run Node without what the test runner adds to each of its processes, even where it is not in the
- * environment given: it would end on SIGXFSZ, write into a folder of its own, and start in twice the time.
+ * A program and arguments that run Node without the options that the test runner adds to each of its processes, even if
+ * they are not in the given environment: with them Node would end on SIGXFSZ, write to a folder of its own, and take
+ * twice as long to start.
  */
 export const bareNode = (...args: readonly string[]): readonly [program: string, operands: readonly string[]] => [
   "env",

@@ -1,8 +1,8 @@
-/** Protobuf messages without their schema, to see what a written ONNX model holds. */
+/** Decodes protobuf messages without their schema, to inspect a written ONNX model. */
 
 export type Field = { readonly number: number; readonly value: bigint | Uint8Array };
 
-/** Reads a protobuf message by the wire format alone: varints, 4-byte values and length-delimited ones. */
+/** Decodes a message by wire format alone: varints, 4-byte values and length-delimited ones. */
 export function decode(bytes: Uint8Array): Field[] {
   const fields: Field[] = [];
   let at = 0;
@@ -24,7 +24,7 @@ export function decode(bytes: Uint8Array): Field[] {
   if (at !== bytes.length) throw new Error("the message ends in the middle of a field");
   return fields;
 }
-/** Values of all fields of that number, in their order. */
+/** Values of all fields with this number, in order. */
 export const all = (fields: readonly Field[], number: number): Field["value"][] =>
   fields.filter((field) => field.number === number).map(({ value }) => value);
 export const messages = (fields: readonly Field[], number: number): Field[][] =>

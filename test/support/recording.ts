@@ -1,4 +1,4 @@
-/** What the engine tells about one request, and whether it keeps to the listener's contract. */
+/** Records what the engine reports about one request, and checks the listener's contract. */
 import { setImmediate as turn } from "node:timers/promises";
 import type { Engine, EngineStats } from "../../src/engine/engine.ts";
 import type {
@@ -26,12 +26,12 @@ export class Recording implements RequestListener {
   readonly reasons: (FinishReason | null)[];
   readonly tokens: TokenEvent[] = [];
   readonly scores: (number | undefined)[];
-  /** Tokens that beam search has told of in its steps. */
+  /** Tokens reported by beam search steps. */
   searched = 0;
   prompt: readonly PromptScore[] | null = null;
   /** Calls that the contract forbids; must stay empty. */
   readonly violations: string[] = [];
-  /** Resolves when the listener has heard the end; never for a cancelled request. */
+  /** Resolves at the request's end; never for a cancelled request. */
   readonly ended: Promise<void>;
   error: PrefixdError | null = null;
   started = false;
@@ -140,13 +140,13 @@ export class CountingObserver implements EngineObserver {
     this.outcomes[outcome] = (this.outcomes[outcome] ?? 0) + 1;
   }
 
-  /** Sequences that have ended, however. */
+  /** Sequences that have ended, for any reason. */
   get ended(): number {
     return Object.values(this.outcomes).reduce((sum, count) => sum + count, 0);
   }
 }
 
-/** Waits until nothing is queued and no row is held; throws when that takes more than `turns` turns of the event loop. */
+/** Waits until nothing is queued and no row is held; throws after `turns` turns of the event loop. */
 export async function idle(engine: Engine, turns = 5000): Promise<EngineStats> {
   for (let left = turns; left > 0; left--) {
     const stats = engine.stats();

@@ -9,25 +9,25 @@ import { Redis } from "ioredis";
 import { freePort } from "./free-port.ts";
 import { has, reasonFor } from "./requirements.ts";
 
-/** A real Redis on a free port of the loopback, with a folder of its own; ended by pid. */
+/** A real Redis on a free loopback port, in its own folder; ended by pid. */
 export interface TestRedis {
   readonly url: string;
   readonly port: number;
   signal(signal: NodeJS.Signals): void;
-  /** Like a crash: SIGKILL, and gone when it returns. */
+  /** Like a crash: SIGKILL; returns when it is gone. */
   kill(): Promise<void>;
   /** Where its files are. */
   readonly dir: string;
-  /** Starts it again on the same port and files, or without what it held; `args` are added this time. */
+  /** Restarts it on the same port and files, or empty; `args` are added this time. */
   start(options?: { empty?: boolean; args?: readonly string[] }): Promise<void>;
-  /** One command, over a connection of its own. */
+  /** Sends one command over its own connection. */
   command(...words: string[]): Promise<unknown>;
   stop(): Promise<void>;
 }
 
 export const startRedis = (...args: string[]): Promise<TestRedis> => startRedisWith({}, ...args);
 
-/** With variables of its own in its environment. */
+/** Starts Redis with additional environment variables. */
 export async function startRedisWith(env: Readonly<Record<string, string>>, ...args: string[]): Promise<TestRedis> {
   if (!has("redis-server")) throw new Error(`a test that does not say so ${reasonFor("redis-server")}`);
   const dir = mkdtempSync(join(tmpdir(), "prefixd-redis-"));

@@ -19,14 +19,14 @@ export type ReplicaCall =
 export interface RunResult {
   readonly ids: number[];
   readonly logprobs: number[];
-  /** When the last tokens were handed over, microseconds of the machine's monotonic clock; 0: there were none. */
+  /** When the last tokens were delivered, in microseconds of the machine's monotonic clock; 0: never. */
   readonly lastAt: number;
   readonly end: string;
 }
 
 type Reply = { readonly id: number; readonly value?: unknown; readonly failure?: string };
 
-/** A replica in a process of its own; ended by pid. */
+/** A replica in its own process; ended by pid. */
 export class ReplicaProcess {
   readonly child: ChildProcess;
   readonly ready: Promise<unknown>;

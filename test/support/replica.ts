@@ -1,6 +1,6 @@
 /**
- * One replica in a process of its own, on a tiny golden model: store, cache, engine, generation and bus put together as main.ts
- * does, without HTTP. Takes commands over IPC; see `ReplicaProcess` in replica-process.ts for the other end.
+ * One replica in its own process, on a tiny golden model: store, cache, engine, generation and bus wired as in main.ts,
+ * without HTTP. Takes commands over IPC; `ReplicaProcess` in replica-process.ts is the other end.
  */
 import { Redis } from "ioredis";
 import { Engine } from "../../src/engine/engine.ts";
@@ -75,7 +75,7 @@ const users: Pick<UserStore, "getUser" | "listKeys" | "deleteKey" | "deleteUser"
 const removal = createUserRemoval({ users, prefixes: store, bus });
 const everywhere = removeEverywhere(registry, bus);
 
-/** Of a clock that all processes of the machine share. */
+/** A clock shared by all processes of the machine. */
 const now = (): number => Number(process.hrtime.bigint() / 1000n);
 
 async function generate(call: Extract<ReplicaCall, { op: "run" }>): Promise<unknown> {
@@ -104,8 +104,8 @@ async function generate(call: Extract<ReplicaCall, { op: "run" }>): Promise<unkn
         deltas: readonly { tokenIds: number[]; logprobs: { token: (number | null)[] }; finishReason: string | null }[],
         end: unknown,
       ): void {
-        // As the HTTP side does right before a write. The time is taken before: a process may be stopped after any instruction, and
-        // what it was allowed to write then counts from when it asked.
+        // As the HTTP side does right before a write. The time is taken before, since a process may be stopped after
+        // any instruction; what it was allowed to write then counts from when it asked.
         const at = now();
         if (!bus.mayServe()) return finish("store_unavailable");
         for (const delta of deltas) {

@@ -1,7 +1,7 @@
 /**
- * What tests need of a machine beyond Node: how it is found, and how to get it. A test that lacks something is skipped with the
- * reason from here, and `npm test` ends with a list of what was skipped. PREFIXD_TEST_WITHOUT=redis-server,chromium runs the tests
- * as on a machine that lacks these.
+ * What tests need beyond Node, how it is found, and how to get it. Tests that lack something are skipped with the
+ * reason from here, and `npm test` ends with a list of skipped tests. PREFIXD_TEST_WITHOUT=redis-server,chromium runs
+ * the tests as on a machine that lacks these.
  */
 import { spawnSync } from "node:child_process";
 import { existsSync, mkdtempSync, readFileSync, rmdirSync } from "node:fs";
@@ -20,16 +20,16 @@ export interface Requirement {
   readonly what: string;
   readonly get: string;
   readonly found: () => boolean;
-  /** Why CI may lack it as well; absent: there nothing may be skipped for want of it. */
+  /** Why CI may lack it too; absent: CI may skip nothing for lack of it. */
   readonly mayLackInCi?: string;
 }
 
-/** Debian has HAProxy and nginx in /usr/sbin, which is not everybody's path. */
+/** Debian installs HAProxy and nginx in /usr/sbin, which is not on everybody's path. */
 export const SYSTEM_PATH = `${process.env["PATH"] ?? ""}:/usr/sbin`;
 export const BROWSER = "/usr/bin/chromium";
 /** Debian's chromium package has a Vulkan loader and SwiftShader, a Vulkan device made of CPU threads. */
 export const SWIFTSHADER = "/usr/lib/chromium";
-/** The user who may write nowhere, by uid and gid. */
+/** A user without write access, by uid and gid. */
 export const NOBODY = 65_534;
 
 const apt = (name: string): string => `apt-get install ${name}`;
@@ -126,7 +126,7 @@ export const REQUIREMENTS = {
   "signed-integers": {
     what: "a processor that multiplies unsigned by signed 8-bit integers exactly",
     get: "run on x86 with VNNI, or on arm64",
-    // Only trying tells (src/model/integer-kernels.ts): tests ask that.
+    // Only a trial tells (src/model/integer-kernels.ts); tests do that.
     found: () => true,
     mayLackInCi: "what is exact on a processor without VNNI is tested there",
   },
@@ -148,7 +148,7 @@ export function has(name: RequirementName): boolean {
   return known;
 }
 
-/** The reason why tests that need all of these are skipped here, for tap's `skip`; false: nothing is missing. */
+/** Why tests that need all of these are skipped here, for tap's `skip`; false if nothing is missing. */
 export function lacking(...names: RequirementName[]): string | false {
   const missing = names.filter((name) => !has(name));
   return missing.length > 0 && missing.map(reasonFor).join("; ");
@@ -160,7 +160,10 @@ export function reasonFor(name: RequirementName): string {
   return `needs ${what}: ${get}`;
 }
 
-/** At the head of a file all of whose tests need these: where one is missing the file is skipped, and its process ends here. */
+/**
+ * Call at the head of a file all of whose tests need these: if one is missing, the file is skipped and its process ends
+ * here.
+ */
 export function skipFileWithout(t: Test, ...names: RequirementName[]): void {
   const reason = lacking(...names);
   if (reason === false) return;
@@ -204,7 +207,7 @@ function runsAsNobody(): boolean {
   return spawnSync(program, operands, { cwd: ROOT, uid: NOBODY, gid: NOBODY }).status === 0;
 }
 
-/** Where MADV_COLLAPSE, of Linux 6.1, has something to give. */
+/** Whether MADV_COLLAPSE (Linux 6.1) can work here. */
 function hasHugePages(): boolean {
   try {
     const [major, minor] = readFileSync("/proc/sys/kernel/osrelease", "utf8").split(".").map(Number) as [

@@ -1,4 +1,4 @@
-/** What is asked of every route, ordinary things and the worst that it takes, to see how long the event loop's turns are meanwhile. */
+/** Requests for every route, ordinary ones and the worst it accepts, to measure the event loop's turns. */
 import { openLmdbStore } from "../../src/lmdb/prefix-store.ts";
 import { effort } from "./effort.ts";
 import { record } from "../prefixes/records.ts";
@@ -11,16 +11,16 @@ export interface RouteLoad {
   readonly what: string;
   readonly path: string;
   readonly body?: string | (() => FormData);
-  /** It is one that the server does not take. */
+  /** True if the server refuses it. */
   readonly refused?: boolean;
 }
 
 export const LOAD_ADMIN_KEY = "event-loop-0123456789abcdef0123456789abcdef";
-/** Prefixes in the store beforehand, and how many users each is shared with. */
+/** Prefixes in the store beforehand, and the users each is shared with. */
 const [SHARED, GUESTS] = [100, 1000];
 const MIB = 1024 ** 2;
 
-/** Fills the folder of an LMDB store with prefixes that are shared with many, before a server opens it. */
+/** Fills an LMDB store with widely shared prefixes, before a server opens it. */
 export async function fillStore(dir: string): Promise<void> {
   const store = await openLmdbStore({ dir });
   const guests = Array.from({ length: GUESTS }, (_, i) => `guest-${i}-${"x".repeat(50)}`);
@@ -107,7 +107,7 @@ export function routeLoads(positions: number, folder: string): RouteLoad[] {
   ];
   // All of them are tried in test/http/worst-bodies.test.ts.
   const slow = ["a list of -1", 'a list of ""', 'a text of "the"', "an object beside half a character"];
-  // Where two routes take the same body, the first one's are enough.
+  // If two routes take the same body, the first one's bodies are enough.
   const routes = ROUTES_WITH_BODY.filter(
     ({ body }, i) => ROUTES_WITH_BODY.findIndex((other) => JSON.stringify(other.body) === JSON.stringify(body)) === i,
   );
@@ -166,7 +166,7 @@ export function routeLoads(positions: number, folder: string): RouteLoad[] {
   ];
 }
 
-/** Sends it and reads the answer to its end; answers the status. */
+/** Sends a request, reads the response to its end, and returns the status. */
 export async function send(url: string, { route, path, body }: RouteLoad): Promise<number> {
   const method = route.slice(0, route.indexOf(" "));
   const headers = {

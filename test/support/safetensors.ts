@@ -1,4 +1,4 @@
-/** Makes safetensors files, sound ones and, from parts, broken ones. */
+/** Builds safetensors files: valid ones and, from parts, broken ones. */
 export interface TensorFixture {
   readonly dtype: string;
   readonly shape: readonly number[];
@@ -18,7 +18,7 @@ export function safetensors(
   return rawSafetensors(JSON.stringify(header), Buffer.concat(Object.values(tensors).map(({ data }) => data)));
 }
 
-/** Any header at all, with its true length unless `claimed` says otherwise. */
+/** Any header, with its true length unless `claimed` says otherwise. */
 export function rawSafetensors(
   header: string | Uint8Array,
   data: Uint8Array = new Uint8Array(0),

@@ -1,4 +1,4 @@
-/** The real server in a process of its own: what an operator starts, kills and restarts. Ended by pid. */
+/** The real server in its own process, as an operator starts, kills and restarts it. Ended by pid. */
 import { spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { bareNode, programArguments, ROOT } from "./program.ts";
 
-/** What the tests read of an answer to `/generate`, or of a problem. */
+/** The fields tests read of a response to `/generate`, or of a problem. */
 export interface Answer {
   readonly choices: {
     readonly index: number;
@@ -29,7 +29,7 @@ export interface Answer {
 export interface TestServer {
   readonly url: string;
   readonly pid: number;
-  /** Lines of the log so far, parsed. */
+  /** Log lines so far, parsed. */
   readonly log: Record<string, unknown>[];
   signal(signal: NodeJS.Signals): void;
   /** Resolves with the exit code, or the signal's name. */
@@ -44,15 +44,15 @@ export function temporaryFolder(): { path: string; remove: () => void } {
   return { path, remove: () => rmSync(path, { recursive: true, force: true }) };
 }
 
-/** How a process runs; absent: as the tests. */
+/** User and limits of a process; default: the tests' own. */
 export interface RunAs {
   readonly uid?: number;
   readonly gid?: number;
-  /** As of `ulimit -n`. */
+  /** The limit of `ulimit -n`. */
   readonly openFiles?: number;
 }
 
-/** Runs `prefixd`; answers the process and what it has written. */
+/** Runs `prefixd`; returns the process and its output. */
 export function runCli(
   args: readonly string[],
   env: Record<string, string> = {},
@@ -76,13 +76,16 @@ export function runCli(
   return { child, exited, stderr: () => err, stdout: () => out };
 }
 
-/** Starts `prefixd serve` on a free port, or on the one of `--port`, and waits until it listens. Rejects with what it printed if it ends before. */
+/**
+ * Starts `prefixd serve` on a free port, or that of `--port`, and waits until it listens. Rejects with its output if it
+ * ends before.
+ */
 export async function startServerProcess(
   args: readonly string[],
   env: Record<string, string> = {},
   runAs: RunAs = {},
 ): Promise<TestServer> {
-  // Other tests want the same cores.
+  // Other tests need the same cores.
   const settings = { PREFIXD_SPIN_TIME: "0", ...env };
   const { child, exited, stderr } = runCli(
     ["serve", ...(args.includes("--port") ? [] : ["--port", "0"]), ...args],
@@ -120,7 +123,7 @@ export async function startServerProcess(
   };
 }
 
-/** PEFT's two files of a folder as a form. */
+/** A folder's two PEFT files as a form. */
 export function adapterForm(dir: string): FormData {
   const form = new FormData();
   for (const file of ["adapter_config.json", "adapter_model.safetensors"])
@@ -128,7 +131,7 @@ export function adapterForm(dir: string): FormData {
   return form;
 }
 
-/** The environment without a developer's own settings of prefixd. */
+/** The environment without the developer's prefixd settings. */
 export function withoutSettings(): NodeJS.ProcessEnv {
   return Object.fromEntries(
     Object.entries(process.env).filter(([name]) => !name.startsWith("PREFIXD_") && name !== "npm_lifecycle_event"),

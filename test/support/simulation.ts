@@ -1,4 +1,4 @@
-/** The scheduler on a clock of steps, without a model: what the engine does with a plan, and nothing else. */
+/** Simulates the scheduler on a clock of steps, without a model: executes plans and nothing else. */
 import {
   EQUAL_SHARES,
   OUTPUT_PRICE,
@@ -14,7 +14,7 @@ import { ServiceCounters } from "../../src/engine/scheduling/counters.ts";
 export interface Job extends Schedulable {
   fed: number;
   passedOver: number;
-  /** Tokens of each of its choices. */
+  /** Tokens per choice. */
   readonly generate: number;
   readonly arrived: number;
   /** Step of its first token. */
@@ -32,14 +32,14 @@ export class Simulation {
   /** One entry per row that decodes. */
   readonly rows: { readonly job: Job; left: number }[] = [];
   readonly jobs: Job[] = [];
-  /** Service that each tenant has had. */
+  /** Service received per tenant. */
   readonly service = new Map<string, number>();
   readonly admitted: Job[] = [];
   now = 0;
   #prefilling: Job | null = null;
   readonly #policy: QueuePolicy | null;
 
-  /** Without a policy: fair shares. */
+  /** Default policy: fair shares. */
   constructor(given: { slots: number; chunkTokens: number; shares?: TenantShares; policy?: QueuePolicy }) {
     this.slots = given.slots;
     this.chunkTokens = given.chunkTokens;
@@ -67,7 +67,7 @@ export class Simulation {
     return job;
   }
 
-  /** Its client left: it holds nothing from the next step on. */
+  /** The client left: the job holds nothing from the next step on. */
   cancel(job: Job): void {
     const at = this.queue.indexOf(job);
     if (at >= 0) this.queue.splice(at, 1);
@@ -77,7 +77,7 @@ export class Simulation {
     job.ended ??= this.now;
   }
 
-  /** The job whose prompt is half fed. */
+  /** The job whose prompt is partly fed. */
   get prefilling(): Job | null {
     return this.#prefilling;
   }

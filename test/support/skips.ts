@@ -1,19 +1,19 @@
-/** What a run of the tests has skipped, from the TAP that each file has written. */
+/** Finds the tests that a run has skipped, from each file's TAP. */
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { Parser, type EventLog } from "tap-parser";
 import { reasonFor, REQUIREMENTS, type Requirement, type RequirementName } from "./requirements.ts";
 
 export interface Skip {
-  /** File, then the test and those that it is in. */
+  /** File, then the enclosing tests and the test. */
   readonly test: string;
   readonly reason: string;
 }
 
-/** Of a test that passed although it did nothing: it should have said why. */
+/** Reason for a test that passed without doing anything: it should have said why. */
 export const NOTHING_ASSERTED = "asserts nothing";
 
-/** `folder` has a file `<test file>.tap` for each test file that ran, as of tap's --output-dir. */
+/** `folder` has a file `<test file>.tap` for each test file that ran, from tap's --output-dir. */
 export function skipsIn(folder: string): Skip[] {
   const files = readdirSync(folder, { recursive: true, encoding: "utf8" }).filter((name) => name.endsWith(".tap"));
   return files
@@ -21,7 +21,7 @@ export function skipsIn(folder: string): Skip[] {
     .flatMap((file) => skipsOf(file.slice(0, -".tap".length), readFileSync(join(folder, file), "utf8")));
 }
 
-/** Skipped tests and assertions of one file's TAP, those that are still to do, and tests without an assertion. */
+/** Skipped tests and assertions of one file's TAP, todo ones, and tests without an assertion. */
 export function skipsOf(file: string, tap: string): Skip[] {
   const log = Parser.parse(tap);
   return isEmpty(log) ? [{ test: file, reason: reasonOfPlan(log) ?? NOTHING_ASSERTED }] : skipsWithin(file, log);
@@ -29,7 +29,7 @@ export function skipsOf(file: string, tap: string): Skip[] {
 
 function skipsWithin(parent: string, log: EventLog): Skip[] {
   const skips: Skip[] = [];
-  // A subtest comes right before the point that sums it up.
+  // A subtest directly precedes the test point that sums it up.
   let subtest: EventLog | null = null;
   for (const event of log) {
     if (event[0] === "child") subtest = event[1];
@@ -52,7 +52,7 @@ function reasonOfPlan(log: EventLog): string | undefined {
   return undefined;
 }
 
-/** By reason; a test that lacks two things is listed under each. */
+/** Groups by reason; a test that lacks two things is listed under both. */
 export function byReason(skips: readonly Skip[]): Map<string, string[]> {
   const tests = new Map<string, string[]>();
   for (const { test, reason } of skips)
@@ -60,7 +60,7 @@ export function byReason(skips: readonly Skip[]): Map<string, string[]> {
   return tests;
 }
 
-/** Those that CI must not skip: what they lack is not on the list of what it may lack, or is nothing that is known. */
+/** Skips not allowed in CI: for lack of something not on the list of what CI may lack, or for an unknown reason. */
 export function unlisted(skips: readonly Skip[]): Skip[] {
   const allowed = new Set(
     (Object.keys(REQUIREMENTS) as RequirementName[])

@@ -1,4 +1,4 @@
-/** Clients in a thread of their own: what they do while this thread is busy, the server in it learns later. */
+/** Clients in their own thread: the server learns what they do only when this thread is free again. */
 import { Worker } from "node:worker_threads";
 
 const CLIENTS = `
@@ -22,17 +22,17 @@ const CLIENTS = `
   }
 `;
 
-/** How long connections may take to be made, ms; where they are not, nobody answers. */
+/** Milliseconds to wait for connections that nobody accepts. */
 const PATIENCE_MS = 300;
 
 export interface SuddenClients {
-  /** All of them connect and ask; returns when they have, or cannot. Nothing else runs in this thread meanwhile. */
+  /** All connect and send a request; returns when they have, or cannot. Blocks this thread meanwhile. */
   come(): void;
-  /** What became of each: a status ("" for none) or the error's code. */
+  /** Each client's outcome: a status ("" for none) or the error's code. */
   readonly ends: Promise<readonly string[]>;
 }
 
-/** Resolves when they are ready to come. */
+/** Resolves when the clients are ready. */
 export async function suddenClients(port: number, count: number): Promise<SuddenClients> {
   const flags = new Int32Array(new SharedArrayBuffer(8));
   const worker = new Worker(CLIENTS, { eval: true, workerData: { port, count, flags, patienceMs: PATIENCE_MS } });

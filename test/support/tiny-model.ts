@@ -3,7 +3,7 @@ import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { DataType, OnnxGraph } from "../../src/model/onnx-writer.ts";
 
-/** Writes a model and answers its path. */
+/** Writes a model and returns its path. */
 export function writeModel(dir: string, name: string, build: (graph: OnnxGraph) => void): string {
   const graph = new OnnxGraph(name, `${name}.bin`);
   build(graph);

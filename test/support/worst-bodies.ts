@@ -1,12 +1,12 @@
-/** The JSON bodies of a size that are worst to read, for whatever a route's schema says. */
+/** JSON bodies of a given size that are slowest to read, whatever a route's schema is. */
 import { readFileSync } from "node:fs";
 import { parse } from "yaml";
 import { repositoryFile } from "./docs-block.ts";
 
-/** What is read of JSON Schema here. */
+/** The JSON Schema keywords used here. */
 interface Schema {
   readonly $ref?: string;
-  /** Several where null is one of them. */
+  /** A list if null is allowed. */
   readonly type?: string | readonly string[];
   readonly anyOf?: readonly Schema[];
   readonly properties?: Readonly<Record<string, Schema>>;
@@ -34,7 +34,7 @@ interface Document {
 
 const DOCUMENT = parse(readFileSync(repositoryFile("openapi.yaml"), "utf8")) as Document;
 
-/** Every route of openapi.yaml that takes JSON. */
+/** Every route of openapi.yaml that accepts JSON. */
 export const ROUTES_WITH_BODY: readonly Route[] = Object.entries(DOCUMENT.paths).flatMap(([path, methods]) =>
   Object.entries(methods).flatMap(([method, { requestBody }]) => {
     const schema = requestBody?.content["application/json"]?.schema;
@@ -42,7 +42,7 @@ export const ROUTES_WITH_BODY: readonly Route[] = Object.entries(DOCUMENT.paths)
   }),
 );
 
-/** Items of a long list: what could be right, what could not, and what is slow to parse. */
+/** Items of a long list: possibly valid ones, invalid ones, and ones that are slow to parse. */
 const ITEMS = [
   "4095",
   "1.5",
@@ -74,13 +74,13 @@ const TEXTS = [
 ];
 const FEW_TEXTS = ["a", "the"];
 
-/** Bodies of up to `bytes` bytes, each with what it is. */
+/** Bodies of up to `bytes` bytes, each with a description. */
 export function* worstBodies({ body }: Route, bytes: number): Generator<readonly [name: string, json: string]> {
   for (const [name, value] of values(undefined, bytes - 2)) yield [`a body that is ${name}`, value];
   const others = requiredFields(body);
   const seen = new Set<string>();
   for (const [path, schema] of fields(body)) {
-    // Fields of one kind are checked alike.
+    // Fields with the same schema are checked alike.
     const kind = JSON.stringify(schema, (key, value: unknown) =>
       ["description", "default", "examples", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"].includes(key)
         ? undefined
@@ -96,12 +96,12 @@ export function* worstBodies({ body }: Route, bytes: number): Generator<readonly
       ];
     }
   }
-  // Beside a mistake, so that it is looked for.
+  // Beside an error, so that the validator looks for it.
   for (const name of ["prompt", "token_ids"].filter((name) => body.properties?.[name] !== undefined))
     yield [`${name} and a field that there is not`, `{"nothing":0,"${name}":${list("1", bytes - 100)}}`];
 }
 
-/** `schema`: of a field, which are many; undefined: of the whole body. */
+/** Values for a field's schema (of which there are many); undefined: for the whole body. */
 function* values(schema: Schema | undefined, bytes: number): Generator<readonly [name: string, json: string]> {
   for (const item of [...FEW_ITEMS, ...(schema === undefined ? ITEMS : validItems(schema))])
     yield [`a list of ${item.slice(0, 30)}`, list(item, bytes)];
@@ -139,7 +139,7 @@ function* values(schema: Schema | undefined, bytes: number): Generator<readonly 
 const isOf = ({ type }: Schema, name: string): boolean => [type].flat().includes(name);
 const isText = (schema: Schema): boolean => isOf(schema, "string") || (schema.anyOf?.some(isText) ?? false);
 
-/** Items that a list of the schema may have, if it may be one. */
+/** Valid items of a list of the schema, if it may be one. */
 function validItems(schema: Schema): string[] {
   return (schema.anyOf ?? [schema])
     .filter((one) => isOf(one, "array") && !Array.isArray(one.items))
@@ -160,7 +160,7 @@ function example(schema: Schema): string {
       : '"a"';
 }
 
-/** All fields of a body with what they may be, those of objects within it included. */
+/** All fields of a body with their schemas, including those of nested objects. */
 function* fields(
   schema: Schema,
   path: readonly string[] = [],
