@@ -2,14 +2,14 @@ import type { ModelRunner } from "./runner.ts";
 import type { Sequence } from "./sequence.ts";
 import type { CacheWiper } from "./kv-wiper.ts";
 
-/** One token for each row, in the order of the rows. */
+/** One token per row, in row order. */
 export interface DecodeBatch {
   readonly sequences: readonly Sequence[];
   readonly ids: Int32Array;
   readonly positions: Int32Array;
 }
 
-/** Sequences that decode: row r of the batch is row r of the KV cache, so they stay dense. */
+/** The running sequences. Row r of the batch is row r of the KV cache, so rows stay dense. */
 export class Rows {
   readonly #runner: ModelRunner;
   readonly #wiper: CacheWiper;
@@ -28,7 +28,7 @@ export class Rows {
     return this.#sequences.length;
   }
 
-  /** Sequences that begin with the `length` positions of row `from`. `copies`: each one's row gets them; else the first one's only. */
+  /** Adds sequences that begin with the `length` positions of row `from`. Without `copies`, only the first one's row gets them. */
   add(sequences: readonly Sequence[], from: number, length: number, copies: boolean): void {
     const first = this.count;
     if (from !== first) this.copy(from, first, length);
@@ -39,7 +39,7 @@ export class Rows {
     }
   }
 
-  /** Frees the rows of what has ended; the last row moves into the gap. */
+  /** Frees the rows of sequences that have ended; the last row moves into the gap. */
   releaseEnded(): void {
     for (let row = this.#sequences.length - 1; row >= 0; row--) {
       if (!this.#sequences[row]!.done) continue;
@@ -56,7 +56,7 @@ export class Rows {
     this.#runner.copyRow(from, to, length, start);
   }
 
-  /** What the next step is fed. */
+  /** The input of the next decode step. */
   batch(): DecodeBatch {
     const sequences = this.#sequences.slice();
     const ids = new Int32Array(sequences.length);

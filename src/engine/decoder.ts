@@ -15,7 +15,7 @@ export class Decoder {
     this.#parts = parts;
   }
 
-  /** The prompt is in its row: every choice gets a row with a copy of it and its first token. Beams get theirs by forking. */
+  /** Called when the prompt is in its row. Gives every choice a row with a copy of it, and its first token; beams get their rows by forking. */
   begin(request: Job, output: StepOutput, answer: number): void {
     if (request.request.maxNewTokens === 0) return request.finishAll("length");
     const { rows, observer } = this.#parts;
@@ -27,7 +27,7 @@ export class Decoder {
     if (begun) observer.firstToken((performance.now() - request.submittedAt) / 1000);
   }
 
-  /** One token more for every row; answers whether there is any. */
+  /** Gives every row one more token. Returns false if there are no rows. */
   async step(): Promise<boolean> {
     const { runner, rows, budget, observer, now: clock } = this.#parts;
     if (rows.count === 0) return false;
@@ -85,7 +85,7 @@ export class Decoder {
     if (request.ended) return;
     const prompt = request.prefixLength + request.promptLength;
     try {
-      // After the first fork all rows of a search begin with the same prompt.
+      // After the first fork, all rows of a search already hold the prompt.
       advanceBeams(request, output, outputRow, (from, to) =>
         rows.copy(
           rows.sequences.indexOf(from),

@@ -24,7 +24,7 @@ import { foldRun, type SideRun } from "./side-run.ts";
 
 export type { EngineOptions, EngineStats };
 
-/** How long to wait before asking again a policy that admits nothing although nothing runs. */
+/** Delay before asking a policy again that admits nothing although nothing runs. */
 const IDLE_MS = 5;
 
 export class Engine {
@@ -78,8 +78,7 @@ export class Engine {
   }
 
   /**
-   * Queues a request; its results come through the listener. Its rows must not exceed the runner's slots: whoever makes an EngineRequest
-   * has checked that.
+   * Queues a request; the listener receives its results. The caller has checked that its rows do not exceed the runner's slots.
    * @throws PrefixdError context_exceeded, queue_full, user_queue_full, invalid_parameter (wider than its tenant's limit), draining, store_unavailable; RangeError for more rows than could ever be admitted
    */
   submit(request: EngineRequest, listener: RequestListener): RequestHandle {
@@ -99,13 +98,13 @@ export class Engine {
     return { cancel: (reason) => this.#cancel(running, reason) };
   }
 
-  /** Throws what `submit` would, as far as it is known before there is a request: `queue_full`. */
+  /** Throws `queue_full` if `submit` would: known before there is a request. */
   refuseIfFull(tenant: string): void {
     checkRoom(tenant, this.#queue, this.#room(), this.#shares);
   }
 
   /**
-   * Runs a soft or hard prompt through the model, in its tenant's turn; answers its keys and values.
+   * Runs a soft or hard prompt through the model, in its tenant's turn, and returns its keys and values.
    * @throws PrefixdError context_exceeded, draining, queue_timeout, model_failed, invalid_request (given up), what `endFolds` is given
    */
   async fold(input: FoldInput, options: FoldOptions): Promise<KvTensor> {
@@ -120,14 +119,14 @@ export class Engine {
     return this.#besides(trialRun(this.#runner, prefix), options);
   }
 
-  /** Ends what a tenant folds, or all. */
+  /** Ends all folds, or all of one tenant. */
   endFolds(error: PrefixdError, tenant?: string): void {
     this.#folds.end(error, tenant);
   }
 
   /**
-   * Overwrites with zeros whatever sequences that have ended left in the KV cache and in the model's buffers, a bounded part between
-   * two steps. Resolves when nothing is left there of what had ended before the call.
+   * Zeroes what ended sequences left in the KV cache and in the model's buffers, a bounded amount between steps. Resolves when nothing is
+   * left of sequences that had ended before the call.
    */
   wipeFreed(): Promise<void> {
     const wiped = this.#wiper.request();
@@ -145,7 +144,7 @@ export class Engine {
     };
   }
 
-  /** Takes nothing new, lets what was accepted finish for at most `graceMs`, then ends the rest with `draining`. */
+  /** Accepts nothing new, gives running requests `graceMs` to finish, then ends the rest with `draining`. */
   async drain(graceMs: number): Promise<void> {
     this.#draining = true;
     const timer = setTimeout(() => {
@@ -157,7 +156,7 @@ export class Engine {
     clearTimeout(timer);
   }
 
-  /** On the row that no sequence uses. */
+  /** Queues work for the row that no sequence uses. */
   #besides<T>(run: SideRun<T>, options: FoldOptions): Promise<T> {
     checkContext({ prefix: run.prefixLength, prompt: run.promptLength, maxNew: 0 }, this.#runner.shape.positions);
     if (this.#draining) throw new PrefixdError("draining", "The server is shutting down.", { retryAfter: 1 });
@@ -189,7 +188,7 @@ export class Engine {
     await new Promise(setImmediate);
     while (this.#hasWork()) {
       try {
-        // A step that could do nothing (the policy holds everything back) must not spin: timers and sockets want their turn.
+        // If the policy holds everything back, do not spin: timers and sockets need their turn.
         if (!(await this.#step())) await sleep(IDLE_MS);
       } catch (error) {
         this.#failAll(asModelError(error));
@@ -205,7 +204,7 @@ export class Engine {
     );
   }
 
-  /** Answers whether there was anything to do. */
+  /** Returns whether there was anything to do. */
   async #step(): Promise<boolean> {
     this.#endWhatMayNotGoOn();
     const wiped = await this.#wipe();
@@ -220,7 +219,7 @@ export class Engine {
     this.#releaseEnded();
   }
 
-  /** Prompts, or a chunk of what is to be folded: whosever turn it is. */
+  /** Feeds prompts or a chunk of a fold, whichever has its turn. */
   async #feed(): Promise<boolean> {
     const decoding = this.#rows.count;
     const mayFold = this.#folds.pending && this.#budget.mayFold(decoding);
@@ -238,7 +237,7 @@ export class Engine {
     this.#prefiller.releaseEnded();
   }
 
-  /** Ends what has waited too long. Requests wait in the order of their arrival, whoever is admitted next. */
+  /** Ends what has waited too long. The queue is in order of arrival, whoever is admitted next. */
   #endOverdue(): void {
     const { queueTimeoutMs = Infinity } = this.#options;
     this.#folds.endOverdue(queueTimeoutMs);
@@ -250,12 +249,12 @@ export class Engine {
   async #wipe(): Promise<boolean> {
     if (!this.#wiper.pending) return false;
     this.#wiper.step((row) => this.#ownedPositions(row));
-    // Nothing else in this step may wait for anything: sockets and timers want their turn.
+    // Nothing else in this step may await anything, and sockets and timers need their turn.
     await new Promise(setImmediate);
     return true;
   }
 
-  /** Positions of a row that hold what a live sequence will attend to. */
+  /** Positions of a row that a live sequence will still attend to. */
   #ownedPositions(row: number): number {
     if (row === this.#runner.slots) return this.#folds.owned;
     const sequence = this.#rows.sequences[row];
@@ -271,7 +270,7 @@ export class Engine {
     else request.abandon();
   }
 
-  /** Whether anything may be told to anybody now. If not, all requests end with `store_unavailable`. */
+  /** Whether results may be sent now. If not, ends all requests with `store_unavailable`. */
   #mayTell(): boolean {
     const may = this.#mayEmit();
     if (!may) this.#failAll(lostTouch());

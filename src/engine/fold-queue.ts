@@ -1,6 +1,6 @@
 /**
- * Soft and hard prompts that are to become keys and values. They are fed in chunks as prompts are, but on the row that no sequence uses, so one
- * after the other: they hold no slot, and whoever waits for a slot does not wait for them.
+ * Soft and hard prompts to be turned into keys and values. They are fed in chunks like prompts, but one at a time, on the row that no
+ * sequence uses. They hold no slot, so nothing that waits for a slot waits for them.
  */
 import { asModelError, PrefixdError } from "../errors.ts";
 import { queueTimeout } from "./scheduling/admission.ts";
@@ -11,9 +11,9 @@ import type { StageParts } from "./stages.ts";
 export interface FoldOptions {
   /** Whose share of the model it uses. */
   readonly tenant: string;
-  /** Aborted: nobody waits for it any more. */
+  /** Aborted when nobody waits for the result any more. */
   readonly signal?: AbortSignal;
-  /** It leaves the queue. */
+  /** Called when it leaves the queue. */
   readonly onStart?: () => void;
 }
 
@@ -29,7 +29,7 @@ interface Fold extends SideRun<unknown> {
 
 export class FoldQueue {
   readonly #parts: StageParts;
-  /** In order of arrival, the half-fed one among them. */
+  /** In order of arrival, including the half-fed one. */
   #folds: Fold[] = [];
   #open: Fold | null = null;
   #wonTie = false;
@@ -46,7 +46,7 @@ export class FoldQueue {
     return this.#folds;
   }
 
-  /** Positions of the row that hold what the half-fed one will attend to. */
+  /** Positions of the row that the half-fed fold will still attend to. */
   get owned(): number {
     return this.#open === null ? 0 : this.#open.prefixLength + this.#open.fed;
   }
@@ -67,8 +67,8 @@ export class FoldQueue {
   }
 
   /**
-   * Whether it is the turn of a fold or of one of `prompts`: that of the tenant that has had least, who has half of one fed among them, so that nobody
-   * waits behind one whose own turn is late. Equal ones alternate.
+   * Whether a fold goes next, rather than one of `prompts`: the tenant with the least service does, and on ties the two alternate. Counts the
+   * half-fed fold's tenant together with those behind it, so that nobody waits behind a fold whose own turn comes late.
    */
   isTurn(prompts: readonly { readonly tenant: string }[]): boolean {
     const { counters } = this.#parts;
@@ -77,7 +77,7 @@ export class FoldQueue {
     return (this.#wonTie = !this.#wonTie);
   }
 
-  /** Feeds the next chunk. `tokens`: the most that one may have; `decoding`: sequences that wait for it. */
+  /** Feeds the next chunk, of at most `tokens` tokens, while `decoding` sequences wait for it. */
   async step(tokens: number, decoding: number): Promise<void> {
     const { runner, wiper, counters, budget, observer, now } = this.#parts;
     const fold = (this.#open ??= this.#next());
@@ -108,19 +108,19 @@ export class FoldQueue {
     }
   }
 
-  /** Ends those of a tenant, or all. */
+  /** Ends all folds, or all of one tenant. */
   end(error: PrefixdError, tenant?: string): void {
     for (const fold of this.#folds) if (tenant === undefined || fold.tenant === tenant) this.#end(fold, error);
   }
 
-  /** Ends what has not begun within `milliseconds`. */
+  /** Ends folds that have not started within `milliseconds`. */
   endOverdue(milliseconds: number): void {
     const since = performance.now() - milliseconds;
     for (const fold of this.#folds)
       if (fold.fed === 0 && fold.submittedAt < since) this.#end(fold, queueTimeout(milliseconds));
   }
 
-  /** Of the tenant that has had least; the first of those that came. */
+  /** The earliest fold of the tenant with the least service. */
   #next(): Fold {
     const least = this.#parts.counters.least(this.#folds);
     return this.#folds.find((fold) => this.#parts.counters.least([fold]) === least)!;
@@ -131,7 +131,7 @@ export class FoldQueue {
     fold.reject(error);
   }
 
-  /** A chunk of it that is just being fed is its last one. */
+  /** A chunk in flight is still fed, but is the last one. */
   #leave(fold: Fold): void {
     this.#folds = this.#folds.filter((one) => one !== fold);
     if (this.#open === fold) this.#open = null;

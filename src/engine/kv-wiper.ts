@@ -4,7 +4,7 @@
  *
  *     row r   [ live: 0 .. owned )[ stale: owned .. dirty )[ zero: dirty .. positions )
  *
- * Nothing reads the stale part; it is there to be forgotten.
+ * Nothing reads the stale part, but it must not outlive its sequence.
  */
 import type { ModelRunner } from "./runner.ts";
 
@@ -12,7 +12,7 @@ import type { ModelRunner } from "./runner.ts";
 export type OwnedPositions = (row: number) => number;
 
 interface Job {
-  /** Rows that have not been without a stale part since the job began; null: it has not begun. */
+  /** Rows that have had a stale part ever since the job began; null before it begins. */
   rows: Set<number> | null;
   readonly resolve: () => void;
   readonly reject: (error: unknown) => void;
@@ -20,7 +20,7 @@ interface Job {
 
 export class CacheWiper {
   readonly #runner: ModelRunner;
-  /** High-water mark of each row, the folding row included: from here on it is zero. */
+  /** High-water mark of each row, including the folding row: from here on the row is zero. */
   readonly #dirty: Int32Array;
   #jobs: Job[] = [];
 
@@ -38,14 +38,14 @@ export class CacheWiper {
     return this.#jobs.length > 0;
   }
 
-  /** Resolves when every row has once been without a stale part since the next step began. */
+  /** Resolves once every row has been free of stale data at some time after the next step began. */
   request(): Promise<void> {
     return new Promise((resolve, reject) => this.#jobs.push({ rows: null, resolve, reject }));
   }
 
   /**
-   * Work of one step, between runs of the model: at most one row's positions, so that running sequences wait no longer than it
-   * takes to fill one row. Every row has its turn, and what is written meanwhile is not waited for: done in `slots` + 1 steps.
+   * The work of one step, between runs of the model. Wipes at most one row's positions, so that running sequences wait no longer than it
+   * takes to fill one row. Every row gets its turn and later writes are not waited for, so a job takes at most `slots` + 1 steps.
    */
   step(owned: OwnedPositions): void {
     try {
@@ -53,7 +53,7 @@ export class CacheWiper {
       const rows = Array.from(this.#dirty.keys()).filter((row) => stale(row) > 0);
       for (const job of this.#jobs) {
         if (job.rows === null) job.rows = new Set(rows);
-        // Clean without us: a sequence that lives has grown over it.
+        // Clean already: a live sequence has grown over the stale part.
         else for (const row of job.rows) if (stale(row) === 0) job.rows.delete(row);
       }
       let budget = this.#runner.shape.positions;

@@ -5,29 +5,29 @@ import type { QueuePolicy } from "./scheduling/plan.ts";
 
 export interface EngineOptions {
   readonly runner: ModelRunner;
-  /** Requests that may wait, shared between tenants (scheduling/admission.ts); beyond that `queue_full`. */
+  /** Requests that may wait, shared between tenants (scheduling/admission.ts). Beyond that: `queue_full`. */
   readonly maxQueue: number;
-  /** Milliseconds that a request may wait; then it ends with `queue_timeout`. Default: no limit. */
+  /** Milliseconds that a request may wait before it ends with `queue_timeout`. Default: no limit. */
   readonly queueTimeoutMs?: number;
-  /** Prompt tokens per step: the most that a chunk of a prompt has. */
+  /** Most prompt tokens per step, and so per chunk. */
   readonly prefillChunk: number;
-  /** Part of a step's time, in (0, 1], that chunks of prompts may take while others decode (prefill-budget.ts). Default: 1, no limit. */
+  /** Share of a step's time, in (0, 1], that prompts may take while others decode (prefill-budget.ts). Default: 1, no limit. */
   readonly prefillShare?: number;
-  /** Milliseconds on a clock that only goes forward; for the durations from which that time is foreseen. */
+  /** Monotonic clock in milliseconds, used to predict how long runs take. */
   readonly now?: () => number;
   readonly observer: EngineObserver;
-  /** Weights and limits of the tenants; without it all are equal and have none. */
+  /** Weights and limits of tenants. Default: equal weights, no limits. */
   readonly shares?: TenantShares;
-  /** Instead of fair shares. */
+  /** Replaces fair shares. */
   readonly policy?: QueuePolicy;
   /**
-   * Whether anything may be told to anybody now: asked before a request is taken and before every token, so it must be cheap. While
-   * it says no, all requests end with `store_unavailable`. Default: always.
+   * Whether results may be sent now. Asked before each request is accepted and before every token, so it must be cheap. While it returns
+   * false, all requests end with `store_unavailable`. Default: always true.
    *
-   * A process can be stopped at any instruction, also between this question and the write to a socket, so it is asked again as the
-   * results are handed over and written (generation.ts, sse.ts), each time in the same turn as the write. Bytes that reached the
-   * socket before the lease ended came before the removal's receipt, which waits for that end; what remains is one event of a process
-   * that is stopped within the last few instructions before the system call.
+   * A process can be stopped at any instruction, including between this check and the write to a socket. So the check is repeated when
+   * results are handed over and when they are written (generation.ts, sse.ts), each time in the same turn as the write. Bytes that reach
+   * the socket before the lease ends precede the removal's receipt, which waits for that end. What remains is a single event, from a
+   * process stopped within the last few instructions before the system call.
    */
   readonly mayEmit?: () => boolean;
 }

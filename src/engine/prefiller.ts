@@ -12,18 +12,18 @@ import type { StageParts } from "./stages.ts";
 
 export interface PrefillerParts extends StageParts {
   readonly decoder: Decoder;
-  /** In order of arrival; who is admitted is taken out of it. */
+  /** In order of arrival. Admission removes requests from it. */
   readonly queue: Job[];
   readonly shares: TenantShares;
-  /** Instead of fair shares. */
+  /** Replaces fair shares. */
   readonly policy: QueuePolicy | undefined;
-  /** Tokens of a step, and of a chunk, at most. */
+  /** Most tokens of a step, and of a chunk. */
   readonly longestChunk: number;
 }
 
 export class Prefiller {
   readonly #parts: PrefillerParts;
-  /** Admitted, their prompts not yet whole in their rows; between two steps one at most. */
+  /** Admitted requests whose prompts are not yet complete; at most one between two steps. */
   #jobs: Job[] = [];
 
   constructor(parts: PrefillerParts) {
@@ -34,7 +34,7 @@ export class Prefiller {
     return this.#jobs;
   }
 
-  /** Rows that they hold. */
+  /** Rows that these requests hold. */
   get rows(): number {
     return prefillingRows(this.#jobs);
   }
@@ -43,10 +43,10 @@ export class Prefiller {
     this.#jobs = this.#jobs.filter(({ ended }) => !ended);
   }
 
-  /** What the next step feeds. `waiting`: everybody who waits for the model, also for what is no prompt. */
+  /** Plans what the next step feeds. `waiting`: all that wait for the model, folds included. */
   plan(waiting: Iterable<{ readonly tenant: string }>): PrefillChunk<Job>[] {
     const { runner, rows, queue, counters, shares, budget, longestChunk } = this.#parts;
-    // Most steps: nothing waits, or there is no room.
+    // The common case: nothing waits, or there is no room.
     const [prefilling = null] = this.#jobs;
     if (prefilling === null && (queue.length === 0 || rows.count >= runner.slots)) return [];
     const { slots, chunkingChangesBits } = runner;
@@ -98,7 +98,7 @@ export class Prefiller {
     }
   }
 
-  /** Makes the row ready for a chunk of prompt; answers whether it is to be fed. */
+  /** Prepares the row for a chunk. Returns false if the chunk is not to be fed. */
   #begin({ request, from, to, passedOver }: PrefillChunk<Job>): boolean {
     if (request.ended) return false;
     try {
@@ -127,7 +127,7 @@ export class Prefiller {
     request.tell((listener) => listener.onStart?.());
   }
 
-  /** A chunk of prompt is in its row; `output` has the answer for it, if it is the last one, in row `index`. */
+  /** Called when a chunk is in its row. If it is the prompt's last, row `index` of the output belongs to it. */
   #fed({ request, from, to, last }: PrefillChunk<Job>, output: StepOutput, index: number): void {
     request.fed = to;
     if (last) this.#remove(request);
@@ -141,7 +141,7 @@ export class Prefiller {
     }
   }
 
-  /** Keeps what a chunk of prompt says of the prompt's tokens, and tells it after the last chunk. */
+  /** Collects the scores of the prompt's tokens, and reports them after the last chunk. */
   #score(request: Job, output: StepOutput, from: number, last: boolean): void {
     request.promptScores.push(...promptScores(request.request, output, from));
     if (last && this.#parts.mayTell()) request.tell((listener) => listener.onPrompt?.(request.promptScores));

@@ -1,4 +1,4 @@
-/** Prefixes of finite numbers that lead the model out of the range of its own: how they are found out. */
+/** Detects prefixes whose values are finite but make the model overflow. */
 import { PrefixdError } from "../errors.ts";
 import type { KvTensor } from "../kv.ts";
 import type { ModelRunner, StepOutput } from "./runner.ts";
@@ -6,16 +6,16 @@ import type { SideRun } from "./side-run.ts";
 import { NotFiniteError, Row } from "./sampling/logits-row.ts";
 
 /**
- * The largest number of half precision. Trained keys and values are smaller by orders of magnitude. Up to here none is infinite on any device,
- * and in fp32 none can make the model overflow: what attention makes of values is a mean of them, and the layer norms behind it square numbers
- * up to 1.8e19; a score is a key times a query, which a layer norm has bounded. So numbers that are not finite are a larger one's fault, or
- * the machine's.
+ * The largest half-precision number. Trained keys and values are orders of magnitude smaller. Values up to here are finite on every device
+ * and cannot make the model overflow in fp32: attention averages values, the layer norms behind it can square numbers up to 1.8e19, and a
+ * score is a key times a query that a layer norm has bounded. So if the model's numbers are not finite, a larger value is to blame, or
+ * the machine.
  */
 const LARGEST_SAFE = 65504;
-/** Any id will do: values overflow whatever attends to them. */
+/** Any id will do: large values overflow whatever attends to them. */
 const TRIAL_ID = 0;
 
-/** One token behind the prefix. Its result throws `prefix_overflows` where the token's logits are no numbers. */
+/** Runs one token behind the prefix. `result` throws `prefix_overflows` if its logits are not finite. */
 export function trialRun(runner: ModelRunner, prefix: KvTensor): SideRun<void> {
   let output: StepOutput | null = null;
   return {
@@ -36,14 +36,14 @@ export function trialRun(runner: ModelRunner, prefix: KvTensor): SideRun<void> {
   };
 }
 
-/** What ends a request: where the model's numbers were not finite because of the prefix, `prefix_overflows` in place of `model_failed`. */
+/** Turns `model_failed` into `prefix_overflows` where the prefix made the model's numbers overflow. */
 export function blamed(error: PrefixdError, prefix: KvTensor | null): PrefixdError {
   if (prefix === null || !(error instanceof NotFiniteError)) return error;
   const magnitude = largest(prefix);
   return magnitude > LARGEST_SAFE ? overflows(magnitude) : error;
 }
 
-/** Looked for when something has failed, once for each prefix: tens of milliseconds for the longest ones. */
+/** Computed only after a failure, once per prefix: it takes tens of milliseconds for the longest ones. */
 const magnitudes = new WeakMap<KvTensor, number>();
 
 function largest(prefix: KvTensor): number {

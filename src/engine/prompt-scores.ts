@@ -4,9 +4,8 @@ import type { EngineRequest, PromptScore } from "./request.ts";
 import { reportOf } from "./sampling/sampler.ts";
 
 /**
- * What a scored chunk of a prompt (`output` has a row for each of its tokens, the first being prompt token `from`) says of the prompt's
- * tokens: each row judges the token after it. The prompt's first token has nothing before it that the model answers for, with a prefix
- * neither: keys and values have no output.
+ * The scores of a prompt's tokens that one chunk's output gives. `output` has a row per token of the chunk, from prompt token `from` on, and
+ * each row scores the token after it. The prompt's first token has no score, even behind a prefix: keys and values have no output.
  * @throws PrefixdError model_failed if logits are not numbers
  */
 export function promptScores(

@@ -8,31 +8,31 @@ import type { KvTensor } from "../kv.ts";
 export interface SamplingParams {
   /** Added to the logits of these ids; finite. */
   readonly logitBias: ReadonlyMap<number, number>;
-  /** The same for the last id of a sequence, where the ids before came; finite. A single id's takes the place of its `logitBias`. */
+  /** Added to the logit of a sequence's last id, where the ids before it have come; finite. For a single id, replaces its `logitBias`. */
   readonly sequenceBias: readonly { readonly ids: readonly number[]; readonly bias: number }[];
   /** 1: off. Over prompt and generated ids. */
   readonly repetitionPenalty: number;
-  /** 0: off. Times how often an id has been generated. */
+  /** 0: off. Multiplied by how often an id has been generated. */
   readonly frequencyPenalty: number;
-  /** 0: off. Of ids that have been generated. */
+  /** 0: off. Applies to ids that have been generated. */
   readonly presencePenalty: number;
   /** 0: off. Over prompt and generated ids. */
   readonly noRepeatNgramSize: number;
-  /** Sequences of ids, each not empty, that must not be completed. */
+  /** Non-empty sequences of ids that must not be completed. */
   readonly badWords: readonly (readonly number[])[];
   readonly minNewTokens: number;
-  /** Ids that must not come, and ids that must not come first. */
+  /** Ids that must never come, and ids that must not come first. */
   readonly suppressIds: readonly number[];
   readonly beginSuppressIds: readonly number[];
   /** Comes first if the prompt is one token long, as in transformers; null: off. */
   readonly forcedBosId: number | null;
-  /** One of `ids`, of which there is one at least, comes as the token of this index, from 0; null: off. */
+  /** The token at `index`, from 0, is one of `ids`, which are not empty; null: off. */
   readonly forcedLast: { readonly ids: readonly number[]; readonly index: number } | null;
-  /** After `start` tokens each one changes the score of EOS by this factor more; null: off. */
+  /** After `start` tokens, each further one multiplies the score of EOS by `factor`; null: off. */
   readonly exponentialDecay: { readonly start: number; readonly factor: number } | null;
-  /** Of beam search only, where it changes sums; of one token's distribution it changes nothing. */
+  /** Matters only to beam search, where it changes sums of scores; a single token's distribution stays the same. */
   readonly renormalize: boolean;
-  /** Without it nothing below has an effect. */
+  /** If false, nothing below has an effect. */
   readonly doSample: boolean;
   readonly temperature: number;
   /** null: off. */
@@ -51,7 +51,7 @@ export interface SamplingParams {
   readonly etaCutoff: number;
 }
 
-/** What `generate()` does when it is told nothing. */
+/** The defaults of `generate()`. */
 export const DEFAULT_SAMPLING: SamplingParams = Object.freeze({
   logitBias: new Map<number, number>(),
   sequenceBias: [],
@@ -78,7 +78,7 @@ export const DEFAULT_SAMPLING: SamplingParams = Object.freeze({
   etaCutoff: 0,
 });
 
-/** Beam search; names, meaning and results are transformers' `generate()`. */
+/** Beam search, with the names, meaning and results of transformers' `generate()`. */
 export interface BeamParams {
   readonly numBeams: number;
   /** Scores are divided by the number of generated tokens to this power. */
@@ -86,9 +86,9 @@ export interface BeamParams {
   readonly earlyStopping: boolean | "never";
 }
 
-/** Follows the tokens of one sequence to where it is to end, beside EOS. Never changes, so beams that fork share it. */
+/** Follows one sequence's tokens to where it must end, apart from EOS. Immutable, so forked beams share it. */
 export interface TokenStop {
-  /** After one token more; null: the sequence ends with it. */
+  /** The state after one more token; null if the sequence ends with it. */
   after(id: number): TokenStop | null;
 }
 
@@ -100,15 +100,15 @@ export interface EngineRequest {
   /** At least one id. */
   readonly promptIds: Int32Array;
   readonly prefix: KvTensor | null;
-  /** Choices to generate from the one prompt; with `beams` the best so many of them, at most `numBeams`. */
+  /** Choices to generate from the prompt. With `beams`, how many of the best beams to return, at most `numBeams`. */
   readonly n: number;
-  /** null: each choice chooses its tokens by itself. */
+  /** null: no beam search; each choice is sampled on its own. */
   readonly beams: BeamParams | null;
-  /** What may end a beam; null: EOS alone. Choices that are none are ended by what `onToken` answers. */
+  /** What may end a beam besides EOS; null: nothing. Other choices end by the answer of `onToken`. */
   readonly beamStop: TokenStop | null;
   /** Report the prompt's own log probabilities, through `onPrompt`. */
   readonly scorePrompt: boolean;
-  /** 0: nothing but the prompt is run; not with `beams`. */
+  /** 0: only the prompt is run; not with `beams`. */
   readonly maxNewTokens: number;
   readonly sampling: SamplingParams;
   /** Unsigned 32-bit; choice i draws from the stream of (seed, i), beams from that of (seed, 0). */
@@ -135,7 +135,7 @@ export interface TokenEvent extends TokenLogprob {
   readonly top: readonly TokenLogprob[];
 }
 
-/** One token of the prompt: what the model gave it, and what it held likeliest in its place. The first one has no logprob: nothing came before. */
+/** The score of one prompt token, and the tokens the model found likeliest in its place. The first token has none: nothing precedes it. */
 export interface PromptScore {
   readonly id: number;
   readonly logprob: number | null;
@@ -145,25 +145,25 @@ export interface PromptScore {
 export type FinishReason = "length" | "eos" | "stop" | "removed";
 
 /**
- * How a request's results come back. All methods are called synchronously from the engine's step and must neither block nor throw.
- * After `onError`, or `onFinish` of every choice, nothing more is called.
+ * Receives a request's results. All methods are called synchronously from the engine's step and must neither block nor throw.
+ * Nothing is called after `onError`, or after every choice's `onFinish`.
  */
 export interface RequestListener {
   /** The request left the queue and holds its slots. */
   onStart?(): void;
-  /** With `scorePrompt`: all of the prompt's tokens, once, before any token comes. */
+  /** With `scorePrompt`: the scores of all prompt tokens, once, before the first generated token. */
   onPrompt?(tokens: readonly PromptScore[]): void;
-  /** Beam search has computed so many tokens more, one per beam. Its results come at the end: all of a choice's tokens, then its `onFinish`. */
+  /** Beam search has computed this many more tokens, one per beam. Results come at the end: all of a choice's tokens, then its `onFinish`. */
   onBeamStep?(tokens: number): void;
-  /** Answer "stop" to end this choice with this token (it completes a stop string, say); beams do not listen. */
+  /** Return "stop" to end the choice with this token, because it completes a stop string, for example. Ignored for beams. */
   onToken(event: TokenEvent): "continue" | "stop";
-  /** `score`: the whole sequence's, of beam search only. */
+  /** `score`: of the whole sequence; beam search only. */
   onFinish(choice: number, reason: FinishReason, score?: number): void;
-  /** The whole request ended with an error; choices that had finished keep their result. */
+  /** The whole request failed; choices that had finished keep their result. */
   onError(error: PrefixdError): void;
 }
 
 export interface RequestHandle {
-  /** Ends the request: its slots are free at the next step. With "removed" the listener hears `onFinish(i, "removed")`; with "cancelled" (client gone) it hears nothing more. */
+  /** Ends the request; its slots are free at the next step. "removed" calls `onFinish(i, "removed")`; "cancelled" (the client left) calls nothing more. */
   cancel(reason: "cancelled" | "removed"): void;
 }

@@ -16,25 +16,25 @@ import { Sampler } from "./sampling/sampler.ts";
 import type { Chooser } from "./scheduling/choosing-turns.ts";
 import type { Schedulable } from "./scheduling/plan.ts";
 
-/** A request inside the engine: queued, then prefilled once, then decoded as one sequence per choice, or per beam. */
+/** A request inside the engine: queued, prefilled once, then decoded as one sequence per choice or beam. */
 export class Job implements Schedulable, Chooser {
   readonly request: EngineRequest;
   readonly listener: RequestListener;
   readonly observer: EngineObserver;
   readonly submittedAt: number;
-  /** Of a beam search those that run, in the order of its beams. */
+  /** In a beam search, the running ones, in beam order. */
   sequences: readonly Sequence[];
   readonly search: BeamSearch | null;
-  /** With `scorePrompt`: the prompt's tokens so far. */
+  /** With `scorePrompt`: the scores so far. */
   readonly promptScores: PromptScore[] = [];
-  /** Milliseconds that its last tokens took to be chosen. */
+  /** Milliseconds that choosing its last tokens took, per token. */
   readonly choosing = new RecentMedian(8);
   fed = 0;
   passedOver = 0;
   leftOut = 0;
-  /** Row that is being prefilled. */
+  /** The row that its prompt is fed to. */
   row = -1;
-  /** Set once nothing more may be told to the listener. */
+  /** Set once the listener must not be called any more. */
   ended = false;
   /** Choices that have not finished. */
   #open: number;
@@ -58,7 +58,7 @@ export class Job implements Schedulable, Chooser {
   get promptLength(): number {
     return this.request.promptIds.length;
   }
-  /** Of a beam search's step. */
+  /** Of a whole step of a beam search. */
   get choosingTime(): number {
     return (this.choosing.value ?? 0) * this.rows;
   }
@@ -95,16 +95,16 @@ export class Job implements Schedulable, Chooser {
     try {
       this.listener.onError(blamed(error, this.request.prefix));
     } catch {
-      // Its last call: there is nobody left to tell, and the other requests go on.
+      // This was the listener's last call: there is nobody left to tell, and other requests go on.
     }
   }
 
-  /** Ends without a word: nobody listens any more. */
+  /** Ends silently: nobody listens any more. */
   abandon(): void {
     if (!this.ended) this.#end("cancelled");
   }
 
-  /** Calls the listener. One that throws, against its contract, ends its own request and no other: the answer is undefined. */
+  /** Calls the listener. One that breaks its contract and throws ends its own request only; the result is then undefined. */
   tell<T>(call: (listener: RequestListener) => T): T | undefined {
     try {
       return call(this.listener);
@@ -132,11 +132,11 @@ export class Job implements Schedulable, Chooser {
 /** One choice of a request, or one of its beams. While it decodes it owns one row of the KV cache. */
 export class Sequence implements Chooser {
   readonly owner: Job;
-  /** The choice; of a beam no more than a number. */
+  /** Index of the choice; for a beam just a number. */
   readonly choice: number;
-  /** Made with the first token: a request may have hundreds of rows that wait, and each takes what all of the processors need. */
+  /** Created with the first token: a request may queue with hundreds of rows, and each needs the memory of all processors. */
   #sampler: Sampler | null = null;
-  /** Tokens in its row, the prefix's virtual ones included: the position of the next token fed. */
+  /** Tokens in its row, including the prefix's virtual ones: the position of the next token fed. */
   length = 0;
   /** The newest token, not yet in the cache. */
   lastId = -1;

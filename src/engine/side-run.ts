@@ -2,14 +2,14 @@ import { foldLength, type FoldInput, type KvTensor } from "../kv.ts";
 import type { ModelRunner } from "./runner.ts";
 import type { FedPrompt } from "./scheduling/prefill-budget.ts";
 
-/** What is run on the row that no sequence uses (fold-queue.ts). */
+/** Work on the row that no sequence uses (fold-queue.ts). */
 export interface SideRun<T> extends FedPrompt {
   feed(from: number, to: number): Promise<void>;
-  /** After all of it has been fed. */
+  /** Called once all of it has been fed. */
   result(): T;
 }
 
-/** A soft or hard prompt, and what comes of it. */
+/** Turns a soft or hard prompt into keys and values. */
 export function foldRun(runner: ModelRunner, input: FoldInput): SideRun<KvTensor> {
   return {
     prefixLength: 0,

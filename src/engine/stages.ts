@@ -15,6 +15,6 @@ export interface StageParts {
   readonly observer: EngineObserver;
   /** Milliseconds. */
   readonly now: () => number;
-  /** Whether anything may be told to anybody now. If not, it has ended all requests. */
+  /** Whether results may be sent now. If not, this call has ended all requests. */
   readonly mayTell: () => boolean;
 }

@@ -3,21 +3,22 @@ import type { FoldInput, KvTensor, ModelShape } from "../kv.ts";
 import type { Answers, ModelRunner, PromptChunk, StepOutput } from "./runner.ts";
 
 export interface SupervisionOptions {
-  /** A run that takes longer than this many ms will not come back. */
+  /** Milliseconds after which a run counts as hung. */
   readonly timeoutMs: number;
   /** Called once. */
   readonly onLost: (error: PrefixdError) => void;
 }
 
 /**
- * A runner on a device that can go away: reset by its driver, unplugged, hung. A run that fails is followed by a small one: if that
- * works the failure was its own (out of memory, say), if not the device is lost. A run that times out also counts as a lost device. From then on every call ends with `device_lost`, and nothing is given to the device any more.
+ * A runner on a device that can go away: reset by its driver, unplugged, hung. A failed run is followed by a small one: if that works, the
+ * failure was the run's own (out of memory, for example); if not, the device is lost. A run that times out also counts as a lost device.
+ * From then on every call fails with `device_lost`, and the device is left alone.
  */
 export class SupervisedRunner implements ModelRunner {
   readonly #runner: ModelRunner;
   readonly #options: SupervisionOptions;
   #lost: PrefixdError | null = null;
-  /** Something failed that was not waited for: to be looked into before the next run. */
+  /** A call that is not awaited has failed: examine the device before the next run. */
   #suspect = false;
   /** Settles when nothing runs in the device. */
   #running: Promise<unknown> = Promise.resolve();
@@ -83,7 +84,7 @@ export class SupervisedRunner implements ModelRunner {
     return this.#now(() => this.#runner.folded(length));
   }
 
-  /** Waits for a run that is still in the device: what it works on cannot be freed under it. It may wait for ever. */
+  /** Waits for a run that is still on the device, whose memory cannot be freed under it. May wait forever. */
   async close(): Promise<void> {
     await this.#running;
     await this.#runner.close();
@@ -110,7 +111,7 @@ export class SupervisedRunner implements ModelRunner {
     }
   }
 
-  /** Folds one token: on a row of its own, and something comes back. */
+  /** Folds one token: that uses a row of its own, and reads something back. */
   async #examine(): Promise<void> {
     this.#suspect = false;
     try {
@@ -128,7 +129,7 @@ export class SupervisedRunner implements ModelRunner {
       const overdue = (): void => {
         if (!ended) reject(this.#lose("The device that runs the model does not answer."));
       };
-      // A process that was stopped finds timer and result due together: the result counts.
+      // After the process was stopped, timer and result are due together: the result counts.
       timer = setTimeout(() => setTimeout(overdue, 0), this.#options.timeoutMs);
     });
     const running = run();

@@ -10,18 +10,18 @@ export interface ChoicesParts {
   readonly eosIds: ReadonlySet<number>;
 }
 
-/** Choices of each prompt, those included that will not be in the answer. */
+/** Choices generated per prompt, including those that will not be returned. */
 export const choicesPerPrompt = ({ n, bestOf }: Pick<ValidGenerateRequest, "n" | "bestOf">): number => bestOf ?? n;
 
-/** The choices of a request: their texts, and what has been added to them since it was last taken. */
+/** The choices of a request: their texts, and what was added to them since the last `take`. */
 export class Choices {
   readonly #request: ValidGenerateRequest;
   readonly #tokenizer: Tokenizer;
   readonly #eosIds: ReadonlySet<number>;
   readonly #texts: readonly TextStream[];
-  /** With `bestOf`: of each choice the sum of its tokens' log probabilities, and their number. */
+  /** With `bestOf`: sum of each choice's log probabilities, and number of its tokens. */
   readonly #likelihoods: readonly { sum: number; tokens: number }[];
-  /** By index; a choice without news has none. */
+  /** By index of the choice; empty where nothing was added. */
   #deltas: (ChoiceDelta | undefined)[] = [];
   #open: number;
 
@@ -34,7 +34,7 @@ export class Choices {
     this.#likelihoods = this.#texts.map(() => ({ sum: 0, tokens: 0 }));
   }
 
-  /** How many have not finished. */
+  /** Number of unfinished choices. */
   get open(): number {
     return this.#open;
   }
@@ -43,14 +43,14 @@ export class Choices {
     return this.#deltas.length > 0;
   }
 
-  /** What has been added since the last call, at most one delta per choice. */
+  /** What was added since the last call: at most one delta per choice. */
   take(): ChoiceDelta[] {
     const deltas = this.#deltas.filter((delta) => delta !== undefined);
     this.#deltas = [];
     return deltas;
   }
 
-  /** Every choice of a prompt begins with it. Special tokens have no text there either. `scores`: of its tokens, if they are wanted. */
+  /** Begins every choice of a prompt with the prompt. Special tokens have no text here either. `scores`: of its tokens, if asked for. */
   echo(prompt: number, scores: readonly PromptScore[]): void {
     const ids = this.#request.prompts[prompt] as Int32Array;
     const text = this.#tokenizer.decode(ids);
@@ -66,7 +66,7 @@ export class Choices {
     }
   }
 
-  /** Answers "stop" when this token completes a stop string, or is a stop token. */
+  /** Returns "stop" if the token completes a stop string or is a stop token. */
   add(index: number, { id, logprob, top }: TokenEvent): "continue" | "stop" {
     const likelihood = this.#likelihoods[index] as { sum: number; tokens: number };
     likelihood.sum += logprob;
@@ -97,7 +97,7 @@ export class Choices {
   }
 }
 
-/** Of requests that did not ask for any; shared, so nobody may add to them. */
+/** For requests that did not ask for any. Shared, so frozen. */
 const NO_LOGPROBS: ChoiceDelta["logprobs"] = { token: [], top: [] };
 Object.values(NO_LOGPROBS).forEach(Object.freeze);
 

@@ -5,7 +5,7 @@ import { foldLength, type FoldInput, type KvTensor } from "../kv.ts";
 import type { PrefixKey } from "../prefixes/store.ts";
 import { RemovedUsers } from "../replicas/removed-users.ts";
 
-/** What is needed of the engine. */
+/** The part of the engine that folding needs. */
 export interface FoldingEngine {
   fold(input: FoldInput, options: FoldOptions): Promise<KvTensor>;
   tryPrefix(prefix: KvTensor, options: FoldOptions): Promise<void>;
@@ -16,7 +16,7 @@ export interface FoldingParts extends MeterParts {
   readonly engine: FoldingEngine;
 }
 
-/** What is registered goes through the model on its user's share: soft and hard prompts whole, on their tokens per minute and their bill too; keys and values with one token. */
+/** Runs what is registered through the model, on its user's share: soft and hard prompts in full, which are also charged to the token rate and the bill; keys and values with one token. */
 export class FoldingService {
   readonly #parts: FoldingParts;
   readonly #removed = new RemovedUsers();
@@ -26,8 +26,8 @@ export class FoldingService {
   }
 
   /**
-   * The keys and values of what is to be the prefix `key`. Its positions count as tokens of a prompt; nobody is charged for what was given up
-   * (`signal`) before the engine began with it.
+   * Returns the keys and values of the future prefix `key`. Its positions are charged as prompt tokens, unless the request was given up
+   * (`signal`) before the engine began.
    * @throws PrefixdError token_rate_exceeded, removed, and what the engine's `fold` throws
    */
   async fold(input: FoldInput, { user, name }: PrefixKey, signal?: AbortSignal): Promise<KvTensor> {
@@ -53,7 +53,7 @@ export class FoldingService {
   }
 
   /**
-   * Tries keys and values that are to be the prefix of this user with one token, which is a check of ours and on nobody's bill.
+   * Tries keys and values uploaded by this user with one token. This is our own check, so nobody is charged for it.
    * @throws PrefixdError prefix_overflows, removed, and what the engine's `fold` throws
    */
   async tryPrefix(prefix: KvTensor, { user }: PrefixKey, signal?: AbortSignal): Promise<void> {
@@ -61,13 +61,13 @@ export class FoldingService {
     await this.#parts.engine.tryPrefix(prefix, { tenant: user, ...(signal === undefined ? {} : { signal }) });
   }
 
-  /** Ends what a removed user has folded, and refuses what comes later, until `readmitUser`. */
+  /** Ends a removed user's folds and refuses later ones, until `readmitUser`. */
   endOfUser(user: string): void {
     this.#removed.add(user);
     this.#parts.engine.endFolds(removedError(), user);
   }
 
-  /** A user of this id has been created anew. */
+  /** A user with this id was created again. */
   readmitUser(user: string): void {
     this.#removed.delete(user);
   }

@@ -20,7 +20,7 @@ type State = Admitting | Running | { readonly name: "ended" };
 /** Its prefix is being looked up, or its tokens are being reserved. */
 interface Admitting {
   readonly name: "admitting";
-  /** Why it must not be submitted any more. */
+  /** Why it must not be submitted. */
   refusal: PrefixdError | null;
 }
 
@@ -36,11 +36,11 @@ interface Running {
   begun: boolean;
   /** `flush` will be called after this step. */
   flushQueued: boolean;
-  /** Something has been handed over. */
+  /** Something has been delivered to the listener. */
   sent: boolean;
 }
 
-/** One request on its way: it is admitted, runs as one engine request per prompt, and ends once. */
+/** One request: it is admitted, runs as one engine request per prompt, and ends exactly once. */
 export class Generation {
   readonly #request: ValidGenerateRequest;
   readonly #listener: GenerationListener;
@@ -50,7 +50,7 @@ export class Generation {
   readonly #meter: RequestMeter;
   #state: State = { name: "admitting", refusal: null };
   #markEnded: () => void = () => {};
-  /** Resolves when nothing of it runs any more. */
+  /** Resolves when it has ended. */
   readonly ended = new Promise<void>((resolve) => (this.#markEnded = resolve));
 
   constructor(
@@ -78,7 +78,7 @@ export class Generation {
     return this.#meter.admit();
   }
 
-  /** Whose removal ends it: who sent it, and the owner of its prefix. */
+  /** The users whose removal ends it: its sender, and the owner of its prefix. */
   get users(): readonly string[] {
     const { user, prefix } = this.#request;
     return prefix === null || prefix.user === user ? [user] : [user, prefix.user];
@@ -89,7 +89,7 @@ export class Generation {
     return this.#state.name === "running" && this.#state.begun;
   }
 
-  /** Throws `context_exceeded`, what the engine's `submit` throws, and why it was to end meanwhile. Whoever calls this ends it then. */
+  /** Throws `context_exceeded`, what the engine's `submit` throws, or why it must not run any more. The caller then calls `end`. */
   submit(prefix: ResolvedPrefix | null, signal: AbortSignal): void {
     if (this.#state.name !== "admitting") throw new Error("submitted twice");
     if (this.#state.refusal !== null) throw this.#state.refusal;
@@ -136,7 +136,7 @@ export class Generation {
         running.handles.push(this.#parts.engine.submit(request, this.#engineListener(running, p)));
       }
     } catch (error) {
-      // Nothing has run yet: the engine steps only after this turn of the event loop.
+      // Nothing has run yet: the engine does not step before the next turn of the event loop.
       for (const handle of running.handles) handle.cancel("cancelled");
       throw error;
     }
@@ -144,7 +144,7 @@ export class Generation {
     signal.addEventListener("abort", onAbort);
   }
 
-  /** Ends it because its prefix is gone; resolves when it has ended. One that has not been submitted yet will not be. */
+  /** Ends it because its prefix is gone, and resolves when it has ended. If it has not been submitted yet, it will not be. */
   remove(): Promise<void> {
     const state = this.#state;
     if (state.name === "admitting") {
@@ -158,7 +158,7 @@ export class Generation {
   fail(error: PrefixdError): void {
     const state = this.#state;
     if (state.name === "admitting") {
-      // Whoever submits it hears of it.
+      // `submit` throws it.
       state.refusal ??= error;
       return;
     }
@@ -167,8 +167,8 @@ export class Generation {
   }
 
   /**
-   * The only way to the end: gives back what it holds (rows, reserved tokens, listeners) and counts it. Tells its client nothing.
-   * Answers whether it had not ended before.
+   * The only way to end: releases what it holds (rows, reserved tokens, listeners) and counts it. Tells the client nothing.
+   * Returns false if it had ended before.
    */
   end(outcome: string): boolean {
     const state = this.#state;
@@ -190,7 +190,7 @@ export class Generation {
     return true;
   }
 
-  /** Hands over what the step brought. */
+  /** Delivers the results of the step. */
   flush(): void {
     const running = this.#state;
     if (running.name !== "running") return;
@@ -210,7 +210,7 @@ export class Generation {
     });
   }
 
-  /** Of each prompt; all of them, before the first one is submitted. */
+  /** For each prompt. All are checked before the first one is submitted. */
   #lengths(prefix: number): ReturnType<typeof lengthsOf>[] {
     const { prompts, sampling } = this.#request;
     const { positions } = this.#parts;
@@ -224,7 +224,7 @@ export class Generation {
     );
   }
 
-  /** What an engine request says once the generation has ended is dropped. */
+  /** Ignores what an engine request reports after the generation has ended. */
   #engineListener(running: Running, prompt: number): RequestListener {
     const { echo, logprobs } = this.#request;
     const firstChoice = prompt * choicesPerPrompt(this.#request);
@@ -273,7 +273,7 @@ export class Generation {
     this.fail(new PrefixdError("internal", "The text could not be made.", { cause }));
   }
 
-  /** Whatever one step brings for all choices is handed over together, right after it. */
+  /** A step's results for all choices are delivered together, right after it. */
   #flushSoon(running: Running): void {
     if (running.flushQueued) return;
     running.flushQueued = true;
@@ -290,7 +290,7 @@ export class Generation {
   }
 }
 
-/** Those that a step brings something for. One microtask hands over for all: one each would cost more than what it does. */
+/** Generations with results in this step. One microtask flushes them all: a microtask each would cost more than the flush itself. */
 let flushing: Generation[] = [];
 
 function flushLater(generation: Generation): void {

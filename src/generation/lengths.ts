@@ -2,22 +2,22 @@ import { checkContext, roomFor } from "../engine/scheduling/admission.ts";
 import type { SamplingParams } from "../engine/request.ts";
 import { PrefixdError } from "../errors.ts";
 
-/** What transformers generates where nothing says how much. */
+/** The default of transformers. */
 export const DEFAULT_NEW_TOKENS = 20;
 
-/** New tokens of a request's choices. */
+/** How many new tokens a request's choices may have. */
 export interface AnswerLength {
   /** 0 only with `echo`. */
   readonly maxNewTokens: number;
-  /** transformers' `max_length`, prompt and new tokens, in the place of `maxNewTokens`; null: not given. */
+  /** transformers' `max_length`: prompt plus new tokens. Replaces `maxNewTokens`; null: not given. */
   readonly maxLength: number | null;
-  /** The same of `sampling.minNewTokens`. */
+  /** transformers' `min_length`. Replaces `sampling.minNewTokens`; null: not given. */
   readonly minLength: number | null;
-  /** Fewest new tokens to which a default is cut where the context ends, at least 1; null: the request said itself how many it wants. */
+  /** A default may be cut to this many new tokens, at least 1, where the context ends; null: the request itself gave the number. */
   readonly cutTo: number | null;
 }
 
-/** Exactly so many. */
+/** Exactly this many. */
 export const exactly = (maxNewTokens: number): AnswerLength => ({
   maxNewTokens,
   maxLength: null,
@@ -25,7 +25,7 @@ export const exactly = (maxNewTokens: number): AnswerLength => ({
   cutTo: null,
 });
 
-/** New tokens that are asked for behind a prefix and a prompt of so many tokens; a default is cut to what fits. */
+/** New tokens asked for behind a prefix and a prompt of these lengths. A default is cut to what fits. */
 function wanted(
   { maxNewTokens, maxLength, cutTo }: AnswerLength,
   prefix: number,
@@ -36,13 +36,13 @@ function wanted(
   return cutTo === null ? max : Math.max(cutTo, Math.min(max, roomFor({ prefix, prompt }, positions)));
 }
 
-/** The most that a choice behind a prompt of so many tokens can have, whatever the prefix. */
+/** The most new tokens that a choice can have behind a prompt of this length, whatever the prefix. */
 export function mostNewTokens(length: AnswerLength, prompt: number, positions: number): number {
   return Math.max(0, Math.min(wanted(length, 0, prompt, positions), roomFor({ prefix: 0, prompt }, positions)));
 }
 
 /**
- * `maxNewTokens` and `minNewTokens` behind a prefix and a prompt of so many tokens. `which` names the prompt, if there are several.
+ * `maxNewTokens` and `minNewTokens` behind a prefix and a prompt of these lengths. `which` names the prompt, if there are several.
  * @throws PrefixdError context_exceeded
  */
 export function lengthsOf(
@@ -67,7 +67,7 @@ export function lengthsOf(
   return { maxNewTokens: max, minNewTokens: minLength === null ? minNewTokens : Math.max(0, minLength - prompt) };
 }
 
-/** What of the parameters hangs on the lengths, made to fit them. */
+/** Adjusts the parameters that depend on the lengths. */
 export function samplingFor(
   sampling: SamplingParams,
   { maxNewTokens, minNewTokens }: { readonly maxNewTokens: number; readonly minNewTokens: number },

@@ -2,7 +2,7 @@ import type { RequestUsage } from "../users/usage.ts";
 import type { TokenRate } from "../users/token-rate.ts";
 
 export interface MeterParts {
-  /** Called once for each request that was taken in, however it ended. */
+  /** Called once for each accepted request, however it ended. */
   readonly usage?: { record(usage: RequestUsage): void };
   readonly tokenRate?: TokenRate;
 }
@@ -16,8 +16,8 @@ export interface Metered {
 }
 
 /**
- * What one request uses: its time in the queue and in the model, and its tokens, for the bill and for the user's tokens per minute. Of these all
- * that it may come to is reserved when it is let in, so that requests sent at once cannot all spend the same; what is left at its end is given back.
+ * What one request uses: its time in the queue and in the model, and its tokens, for the bill and for the user's tokens per minute. The most tokens
+ * it can use are reserved at admission, so that concurrent requests cannot all spend the same ones; what is left at the end is given back.
  */
 export class RequestMeter {
   readonly #request: Metered;
@@ -25,7 +25,7 @@ export class RequestMeter {
   readonly #started: boolean[];
   #submittedAt = 0;
   #startedAt: number | null = null;
-  /** Tokens that the rate has been charged for. */
+  /** Tokens charged to the rate so far. */
   #reserved = 0;
   #completion = 0;
 
@@ -42,7 +42,7 @@ export class RequestMeter {
     this.#reserved = tokens;
   }
 
-  /** It was admitted and then not taken in. */
+  /** It was not accepted after all. */
   refuse(): void {
     this.#charge(-this.#reserved);
   }
@@ -51,7 +51,7 @@ export class RequestMeter {
     this.#submittedAt = performance.now();
   }
 
-  /** Prompt `index` left the queue. May be told more than once. */
+  /** Prompt `index` left the queue. May be called more than once. */
   started(index: number): void {
     this.#startedAt ??= performance.now();
     this.#started[index] = true;
@@ -66,7 +66,7 @@ export class RequestMeter {
     return this.#completion;
   }
 
-  /** To be called once. Prompts that never left the queue cost nothing; what was generated counts, whoever ended it. */
+  /** Call once. Prompts that never left the queue cost nothing; generated tokens count, whoever ended the request. */
   ended(prefixTokens: number): void {
     const now = performance.now();
     const startedAt = this.#startedAt ?? now;

@@ -12,24 +12,24 @@ export type * from "./types.ts";
 export { DEFAULT_SAMPLING } from "../engine/request.ts";
 export { DEFAULT_NEW_TOKENS } from "./lengths.ts";
 
-/** A whole result. */
+/** A complete result. */
 export interface Generated {
   readonly choices: readonly ChoiceDelta[];
   readonly end: GenerationEnd;
 }
 
-/** Requests that a removal has ended: how many the engine had begun with, and how many waited. */
+/** Requests ended by a removal: how many had begun in the engine, and how many still waited. */
 export interface EndedRequests {
   readonly running: number;
   readonly queued: number;
 }
 
-/** The client left before the answer was complete: nobody hears of it but the metrics. */
+/** The client left before the answer was complete: only the metrics report it. */
 export class RequestAborted extends Error {
   override readonly name = "RequestAborted";
 }
 
-/** Joins prefixes, engine and text: one request's way from validated parameters to text. */
+/** Joins prefixes, engine and text: takes a request from validated parameters to text. */
 export class GenerationService {
   readonly #parts: GenerationParts;
   readonly #live = new Set<Generation>();
@@ -40,24 +40,24 @@ export class GenerationService {
     this.#parts = parts;
   }
 
-  /** Throws `queue_full` when the user's next request could not even wait: told before its body is read, a flood of them costs the others less. */
+  /** Throws `queue_full` if the user's next request could not even wait. Asked before its body is read, so that a flood costs others less. */
   refuseIfFull(user: string): void {
     this.#parts.engine.refuseIfFull(user);
   }
 
   /**
-   * Takes a request in, all of its prompts or none; resolves when it is queued. Aborting `signal` ends it in silence.
+   * Accepts a request, with all of its prompts or none; resolves when it is queued. Aborting `signal` ends it silently.
    * Throws `draining`, `removed`, `base_model_disabled`, `context_exceeded`, `queue_full`, `user_queue_full`, `token_rate_exceeded`, what the registry's `resolve` throws, RequestAborted.
    */
   async start(request: ValidGenerateRequest, listener: GenerationListener, signal: AbortSignal): Promise<void> {
     const generation = new Generation(request, listener, this.#parts, (ended) => this.#live.delete(ended));
-    // Known before the prefix is looked up, so that a removal which overtakes the look-up is not missed.
+    // Added before the prefix is looked up, so that a removal during the look-up is not missed.
     this.#live.add(generation);
     try {
       if (this.#draining) throw new PrefixdError("draining", "The server is shutting down.", { retryAfter: 5 });
       if (this.#parts.mayEmit?.() === false) throw lostTouch();
       const gone = generation.users.find((user) => this.#removedUsers.has(user));
-      // Of another user's removal nobody is told more than of a prefix that never was.
+      // The removal of another user looks the same as a prefix that never existed.
       if (gone !== undefined)
         throw gone === request.user
           ? removedError()
@@ -72,7 +72,7 @@ export class GenerationService {
     }
   }
 
-  /** The whole result at once. Throws as `start` does, `removed` when the prefix went away meanwhile, and what ends the run. */
+  /** Returns the complete result. Throws what `start` throws, `removed` if the prefix went away meanwhile, and whatever ends the run. */
   collect(request: ValidGenerateRequest, signal: AbortSignal): Promise<Generated> {
     return new Promise((resolve, reject) => {
       const choices: ChoiceDelta[] = Array.from(
@@ -94,28 +94,28 @@ export class GenerationService {
     });
   }
 
-  /** Ends every request that uses a removed prefix, also one that is just looking it up; resolves when they have ended. */
+  /** Ends every request that uses a removed prefix, including those still looking it up; resolves when they have ended. */
   endRequestsOf(key: PrefixKey): Promise<EndedRequests> {
     return this.#end((generation) => generation.uses(key));
   }
 
-  /** The same for all of a removed user's requests; those that come later are refused, until `readmitUser`. */
+  /** Ends all requests of a removed user and refuses later ones, until `readmitUser`. */
   endRequestsOfUser(user: string): Promise<EndedRequests> {
     this.#removedUsers.add(user);
     return this.#end((generation) => generation.users.includes(user));
   }
 
-  /** A user of this id has been created anew. */
+  /** A user with this id was created again. */
   readmitUser(user: string): void {
     this.#removedUsers.delete(user);
   }
 
-  /** From now on nothing new is taken in. */
+  /** Accepts nothing new from now on. */
   stopAdmission(): void {
     this.#draining = true;
   }
 
-  /** Resolves when nothing runs any more, or after `ms` milliseconds. */
+  /** Resolves when all requests have ended, or after `ms` milliseconds. */
   async idle(ms: number): Promise<void> {
     const timer = new AbortController();
     const all = Promise.all([...this.#live].map((generation) => generation.ended));

@@ -17,10 +17,10 @@ import type { Tokenizer } from "../text/tokenizer.ts";
 
 export type { AnswerLength } from "./lengths.ts";
 
-/** A generate request with every default filled in and every value checked, but for what only the prefix can tell. */
+/** A generate request with all defaults filled in and all values checked, except what depends on the prefix. */
 export interface ValidGenerateRequest extends AnswerLength {
   readonly id: string;
-  /** Whose request it is: whose share, limits and bill. */
+  /** Who sent it: whose share, limits and bill apply. */
   readonly user: string;
   /** null: the bare base model. */
   readonly prefix: PrefixKey | null;
@@ -28,19 +28,19 @@ export interface ValidGenerateRequest extends AnswerLength {
   readonly prompts: readonly Int32Array[];
   /** Choices per prompt. Choice c of prompt p has index `p * n + c`. */
   readonly n: number;
-  /** So many choices are generated per prompt, at least n; the n whose tokens are the likeliest on average are the answer. null: all are. */
+  /** Choices generated per prompt, at least n, of which the n with the highest mean log probability are returned; null: n, and all are. */
   readonly bestOf: number | null;
   /** null: no beam search. */
   readonly beams: BeamParams | null;
-  /** The choices begin with the prompt: text, ids and, with `logprobs`, its tokens' log probabilities. */
+  /** Choices begin with the prompt: its text, ids and, with `logprobs`, log probabilities. */
   readonly echo: boolean;
   readonly sampling: SamplingParams;
-  /** Unsigned 32-bit. Every prompt draws from it as if it were alone. */
+  /** Unsigned 32-bit. Each prompt uses it as if it were alone. */
   readonly seed: number;
   /** Likeliest tokens to report with each token; null: no log probabilities at all. */
   readonly logprobs: number | null;
   readonly stop: readonly string[];
-  /** Ids that end a choice as a stop string does. */
+  /** Ids that end a choice like a stop string. */
   readonly stopTokenIds: readonly number[];
   readonly ignoreEos: boolean;
 }
@@ -53,24 +53,24 @@ export interface ChoiceDelta {
   /** `token` is null for a prompt's first token. */
   readonly logprobs: { readonly token: (number | null)[]; readonly top: (readonly TokenLogprob[])[] };
   finishReason: FinishReason | null;
-  /** Of beam search transformers' sequences_scores, with `bestOf` the mean log probability of the generated tokens; comes with the end. */
+  /** With beam search, transformers' sequences_scores; with `bestOf`, the mean log probability of the generated tokens. Set at the end. */
   score: number | null;
 }
 
 export interface GenerationEnd {
   readonly prefix: { readonly key: PrefixKey; readonly digest: string } | null;
-  /** `completion` counts all tokens generated, also those of choices and beams that are not in the answer. */
+  /** `completion` counts all generated tokens, including those of choices and beams that are not returned. */
   readonly usage: RequestTokens;
 }
 
-/** How a request's results come back: called from a microtask after the engine's step; after `end` or `onError` nothing more. */
+/** Receives a request's results, in a microtask after the engine's step. Nothing is called after `end` or `onError`. */
 export interface GenerationListener {
   /** At most one delta per choice. `end` comes with the step that ended the last choice. */
   onStep(deltas: readonly ChoiceDelta[], end: GenerationEnd | null): void;
   onError(error: PrefixdError): void;
 }
 
-/** What is needed of the engine. Both throw `queue_full`. */
+/** The part of the engine that generation needs. Both throw `queue_full`. */
 export interface GenerationEngine {
   submit(request: EngineRequest, listener: RequestListener): RequestHandle;
   refuseIfFull(tenant: string): void;
@@ -85,6 +85,6 @@ export interface GenerationParts extends MeterParts {
   readonly eosIds: readonly number[];
   readonly allowBaseModel: boolean;
   readonly metrics: { request(outcome: string, seconds?: number, tokens?: RequestTokens): void };
-  /** Asked again before results are handed over; see EngineOptions.mayEmit. */
+  /** Asked again before results are delivered; see EngineOptions.mayEmit. */
   readonly mayEmit?: () => boolean;
 }

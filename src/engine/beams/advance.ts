@@ -4,8 +4,8 @@ import type { StepOutput } from "../runner.ts";
 import type { Job, Sequence } from "../sequence.ts";
 
 /**
- * One step of a request's beam search: its first sequences become the rows of the beams that go on. The search's results are told when
- * it is done. `outputRow`: where the output has a sequence's row; `copyRow`: copies what is in the cache.
+ * One step of a request's beam search: its first sequences become the rows of the surviving beams. Results are reported when the search is
+ * done. `outputRow`: a sequence's row of the output; `copyRow`: copies a sequence's row in the cache.
  * @throws PrefixdError model_failed, invalid_parameter (fewer sequences are possible than asked for)
  */
 export function advanceBeams(
@@ -18,7 +18,7 @@ export function advanceBeams(
   if (search === null) return;
   const { parents, ids } = search.step(output, sequences.slice(0, search.width).map(outputRow));
   if (search.done) return tellResults(request, search);
-  // A search that has fewer beams for a while keeps its rows: those left over double its best beam, and nobody looks at what they give.
+  // A search with fewer beams for a while keeps its rows: spare ones duplicate its best beam, and their output is ignored.
   const { rows, copies } = planForks(
     sequences.map((_, row) => parents[row] ?? parents[0]!),
     sequences.length,

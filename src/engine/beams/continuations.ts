@@ -2,7 +2,7 @@ import type { LogitsProcessors } from "../sampling/processors.ts";
 import type { Row } from "../sampling/logits-row.ts";
 import { topScores } from "../sampling/top-scores.ts";
 
-/** A beam whose next token is looked for. */
+/** A beam that needs its next token. */
 export interface OpenBeam {
   /** Sum of the processed log probabilities of its tokens, in fp32. */
   readonly score: number;
@@ -10,7 +10,7 @@ export interface OpenBeam {
   readonly processors: LogitsProcessors;
 }
 
-/** A beam, by its index, with one token more. */
+/** A beam, by index, with one more token. */
 export interface Continuation {
   readonly beam: number;
   readonly id: number;
@@ -19,8 +19,8 @@ export interface Continuation {
 
 /**
  * The `count` best continuations of all beams, best first: transformers' log_softmax, logits processors, sum with the beam's score,
- * topk over `[beams * vocabulary]`, in fp32; equal scores by beam, then id (torch leaves their order open). Tokens that the
- * processors rule out are none.
+ * topk over `[beams * vocabulary]`, in fp32; equal scores by beam, then id (torch leaves their order open). Excludes tokens
+ * that the processors rule out.
  * @throws PrefixdError model_failed if a row's logits are not numbers
  */
 export function bestContinuations(beams: readonly OpenBeam[], count: number, renormalize: boolean): Continuation[] {

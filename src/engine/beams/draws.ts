@@ -1,4 +1,4 @@
-/** Beam search that draws: transformers' `_beam_search` with `do_sample`. */
+/** Beam search with sampling: transformers' `_beam_search` with `do_sample`. */
 import type { Continuation, OpenBeam } from "./continuations.ts";
 import { candidateListFor, listForced, listKnown, scratchFor, unknownBelow } from "../sampling/known-scores.ts";
 import type { SamplingParams } from "../request.ts";
@@ -86,7 +86,7 @@ function draw(beams: readonly Tokens[], aim: number): Continuation {
   let before = 0;
   let beam = 0;
   while (beam < beams.length - 1 && before + beams[beam]!.mass <= aim) before += beams[beam++]!.mass;
-  // Where rounding has put the aim behind everything: what comes last.
+  // Rounding has put the aim past the end: take the last one.
   while (beams[beam]!.mass === 0) before -= beams[--beam]!.mass;
   const tokens = beams[beam]!;
   let at = 0;

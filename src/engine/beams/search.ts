@@ -9,17 +9,17 @@ import { uniform } from "../sampling/random.ts";
 import type { BeamParams, EngineRequest, FinishReason, TokenEvent, TokenStop } from "../request.ts";
 import { reportOf } from "../sampling/sampler.ts";
 
-/** A token and what led to it: beams that fork share their past. */
+/** A token and its predecessors: forked beams share their past. */
 interface PathNode {
   readonly token: Omit<TokenEvent, "choice">;
   readonly before: PathNode | null;
 }
 
 interface Path {
-  /** While it runs the sum of its tokens' log probabilities, once finished divided by its length to the power of the penalty. */
+  /** Sum of its tokens' log probabilities; once finished, divided by its length to the power of the penalty. */
   readonly score: number;
   readonly last: PathNode | null;
-  /** Why it ends with its last token; null: it does not. */
+  /** Why it ends with its last token; null if it goes on. */
   readonly end: FinishReason | null;
 }
 
@@ -65,17 +65,17 @@ export class BeamSearch {
     this.#running = [{ score: 0, last: null, end: null, processors, stop: request.beamStop }];
   }
 
-  /** Nothing that still runs can better what has finished, or may go on. */
+  /** No running beam can, or may, improve on what has finished. */
   get done(): boolean {
     return this.#done;
   }
 
-  /** How many beams run: at most `numBeams`, and as many unless processors leave too few tokens or stop strings end too many. */
+  /** Running beams: `numBeams`, or fewer if processors leave too few tokens or stop strings end too many. */
   get width(): number {
     return this.#running.length;
   }
 
-  /** Finished sequences to return: when the search is done there are `numBeams`, unless the processors left fewer. */
+  /** Finished sequences: `numBeams` when the search is done, unless the processors left fewer. */
   get found(): number {
     return this.#finished.length;
   }
@@ -101,7 +101,7 @@ export class BeamSearch {
         end: this.#endOf(id, stop !== null && after === null),
       };
     });
-    // What ends further down the list is only there to leave enough that does not.
+    // Candidates beyond the first `numBeams` are there only to leave enough that go on: their ends do not count.
     this.#finish(extended.slice(0, numBeams).filter(({ end }) => end !== null));
     const going = [...next.keys()]
       .filter((index) => extended[index]!.end === null)
@@ -136,7 +136,7 @@ export class BeamSearch {
     return best.map(({ score, last, end }) => ({ tokens: pathTo(last), score, reason: end ?? "length" }));
   }
 
-  /** The best ones, or as many drawn: enough that `numBeams` can go on even if every beam's best tokens are its ends. */
+  /** The best continuations, or as many drawn: enough for `numBeams` to go on even if every beam's best tokens end it. */
   #continuations(open: readonly OpenBeam[]): Continuation[] {
     const { sampling, seed } = this.#request;
     const ends = this.#eosIds.size;
@@ -160,7 +160,7 @@ export class BeamSearch {
       last,
       end,
     }));
-    // A stable sort: of equal ones the earlier.
+    // The sort is stable: among equals the earlier one wins.
     this.#finished = [...this.#finished, ...normalised]
       .sort((a, b) => b.score - a.score)
       .slice(0, this.#params.numBeams);

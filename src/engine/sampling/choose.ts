@@ -2,10 +2,10 @@
  * Chooses a token from one row of a step as transformers' `generate()` does, from as few of its logits as provably suffice: the
  * model's best candidates; else the tokens above a floor; else all. The result is the same.
  *
- * Candidates are `candidates` logits with ids, and every token that is none has a logit of at most the last one's. What processors
- * change is known by id, and processors that only lower scores lift nothing from below: so the candidates' processed scores, and the
- * single logits of ids that may be lifted, bound all others. A single logit costs nothing on a CPU; where logits lie on a GPU, the
- * first one is a download of the row. Where the processors force ids, all others are ruled out and no logit matters.
+ * Every token that is not a candidate has a logit of at most the last candidate's. Processors change known ids, and those that only lower
+ * scores raise nothing from below. So the candidates' processed scores, and the single logits of ids that may be raised, bound all others.
+ * A single logit is free on a CPU; where logits are on a GPU, the first one downloads the row. Where the processors force ids, all others
+ * are ruled out and no logit matters.
  */
 import { PrefixdError } from "../../errors.ts";
 import { type FullScores, listAtLeast } from "./full-logits.ts";
@@ -16,7 +16,7 @@ import { NotFiniteError, type Row } from "./logits-row.ts";
 import { type WarpedTokens, TOP_H_TOKENS } from "./warped-tokens.ts";
 import { NOTHING, type Outside, tempered, weightOf } from "./probability.ts";
 
-/** A floor is put lower by this share of itself: what lies on it lies clearly above, also after temperature. */
+/** A floor is lowered by this part of itself, so that tokens on it are clearly above it, even after temperature. */
 const FLOOR_SLACK = 1e-6;
 /** Safety margin, in nats, below the min_p threshold. */
 const MIN_P_SLACK = 1e-4;
@@ -67,7 +67,7 @@ function chooseBest(row: Row, processors: LogitsProcessors): number {
     const logits = row.logits();
     processors.forEachChanged((id) => consider(id, logits[id]!));
   }
-  // What comes after a candidate whose logit is below the best score is either lower still or has been considered.
+  // After a candidate whose logit is below the best score, everything is lower still or has been considered.
   for (let rank = 0; rank < row.candidates; rank++) {
     if (row.topLogit(rank) < best) return bestId;
     consider(row.topId(rank), row.topLogit(rank));
@@ -77,8 +77,8 @@ function chooseBest(row: Row, processors: LogitsProcessors): number {
 }
 
 /**
- * Chooses from the candidates and what processors lift. -1 if they do not decide: then with the score below which nothing need be
- * looked at, -Infinity if that is not known.
+ * Chooses from the candidates and the tokens that processors raise. -1 if they do not suffice, together with a floor: tokens with lower scores
+ * need not be considered (-Infinity if unknown).
  */
 function sampleCandidates(
   row: Row,
@@ -103,17 +103,17 @@ function sampleCandidates(
   return { id: list.warp(params) ? list.draw(u) : -1, floor };
 }
 
-/** What top_k or min_p leave of these tokens and any others scores at least this before temperature. */
+/** A lower bound, before temperature, on the scores that top_k or min_p keep out of these tokens and any others. */
 function floorOf(list: WarpedTokens, { temperature, topH, topK, topP, minP }: SamplingParams): number {
   let floor = -Infinity;
-  // top_h looks at tokens further down than it keeps.
+  // top_h considers tokens below those that it keeps.
   if (topH !== null) return floor;
   if (topK > 0 && topK <= list.length) floor = list.scores[topK - 1]!;
   else if (topK === 0 && topP === 1 && minP > 0) floor = list.scores[0]! + (Math.log(minP) - MIN_P_SLACK) * temperature;
   return floor - Math.abs(floor) * FLOOR_SLACK;
 }
 
-/** Chooses from all tokens that score at least `floor`; -1 if they do not decide. */
+/** Chooses from all tokens that score at least `floor`; -1 if they do not suffice. */
 function sampleAbove(
   floor: number,
   logits: Float32Array,
@@ -144,7 +144,7 @@ function sampleAll(logits: Float32Array, processors: LogitsProcessors, params: S
   return list.draw(u);
 }
 
-/** Without top_k, from the likely part of all tokens; -1 if that does not decide. */
+/** Without top_k, chooses from the likely part of all tokens; -1 if that does not suffice. */
 function likelyDraw(full: FullScores, list: WarpedTokens, params: SamplingParams, u: number): number {
   const { topP, minP, typicalP, epsilonCutoff, etaCutoff } = params;
   if (minP <= 0 && typicalP === 1 && epsilonCutoff <= 0 && etaCutoff <= 0) return full.drawNucleus(topP, u, list);
@@ -161,8 +161,8 @@ function bestOfAll(logits: Float32Array, processors: LogitsProcessors): number {
 }
 
 /**
- * How much the tokens weigh that `listKnown` did not list, from the model's log-sum-exp, for T <= 1. What processors change is known
- * one by one. The others have scores s = logits <= last, `last` being the last candidate's logit: nearly exact at T = 1, and below
+ * The weight of the tokens that `listKnown` left out, from the model's log-sum-exp, for T <= 1. Tokens that processors change are known one by
+ * one. The others have scores s = logits <= last, `last` being the last candidate's logit: nearly exact at T = 1, and below
  * sum exp((s - best) / T) <= sum exp(s - best) * exp((last - best) * (1 / T - 1)).
  */
 function othersByLogSumExp(list: WarpedTokens, row: Row, processors: LogitsProcessors, temperature: number): Outside {
@@ -180,7 +180,7 @@ function othersByLogSumExp(list: WarpedTokens, row: Row, processors: LogitsProce
     processors.forEachChanged((id) => {
       const score = processors.score(id, logits[id]!);
       others -= Math.exp(logits[id]! - best);
-      // Listed, so taken off by its processed score.
+      // Listed, so its processed score is subtracted.
       if (score > lastLogit || row.isCandidate(id, logits[id]!)) others += Math.exp(score - best);
       else changed += weightOf(tempered(score, temperature), top);
     });

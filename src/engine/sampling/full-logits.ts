@@ -1,11 +1,11 @@
-/** The exact path over a whole row of logits: all scores, and lists of those that a choice may need. */
+/** The exact path over a whole row of logits: all scores, and lists of the tokens that a choice may need. */
 import type { LogitsProcessors } from "./processors.ts";
 import { sortDescending } from "./radix-sort.ts";
 import { BINS_ERROR, ScoreBins } from "./score-bins.ts";
 import type { WarpedTokens, Warpers } from "./warped-tokens.ts";
 import { NEAR, weightOf } from "./probability.ts";
 
-/** So much more is looked at than is needed, as a share of the probability and in nats, so that little hangs on rounding. */
+/** Margins beyond what is needed, as a share of the probability and in nats, so that rounding rarely decides. */
 const SLACK = { share: 1e-5, depth: 0.1 };
 
 /** One row's scores after all processors; its memory, sized for the vocabulary, is reused for every row. */
@@ -15,7 +15,7 @@ export class FullScores {
   /** Highest score, and the lowest id that has it; -Infinity and -1 if no token may come. */
   best = -Infinity;
   bestId = -1;
-  /** A score is not a number; nothing else is to be used then. */
+  /** A score is NaN; then nothing else may be used. */
   broken = false;
 
   constructor(vocabSize: number) {
@@ -28,7 +28,7 @@ export class FullScores {
     this.#process(processors, temperature);
   }
 
-  /** The same with the row's log-softmax in place of the logits. */
+  /** The same with the row's log-softmax instead of its logits. */
   loadLogprobs(logits: Float32Array, logSumExp: number, processors: LogitsProcessors, temperature: number): void {
     for (let id = 0; id < logits.length; id++) this.scores[id] = logits[id]! - logSumExp;
     this.#process(processors, temperature);
@@ -64,7 +64,7 @@ export class FullScores {
     this.broken = broken;
   }
 
-  /** Fills the list with at least the k best tokens and all equal to the k-th: enough for top_k, and only for that. */
+  /** Fills the list with at least the k best tokens and all ties with the k-th: enough for top_k only. */
   listTop(k: number, list: WarpedTokens): void {
     this.#bins.count(this.scores, this.best);
     const bin = this.#bins.binOfCount(k);
@@ -74,7 +74,7 @@ export class FullScores {
     sort(list);
   }
 
-  /** Fills the list with the likeliest tokens, as many as these warpers (no top_k) very likely need, and tells it what is left out. */
+  /** Fills the list with as many of the likeliest tokens as these warpers (no top_k) very likely need, and records what is left out. */
   listFor(warpers: Warpers, list: WarpedTokens): void {
     const bins = this.#bins;
     bins.weigh(this.scores, this.best, true);
@@ -82,7 +82,7 @@ export class FullScores {
     list.reset();
     bins.pick(0, bin, this.scores, this.best, list);
     sort(list);
-    // Everything left out is lower than everything listed, by at least 2^-24 of it.
+    // Everything left out is lower than everything listed by at least 2^-24 of its size.
     const lowest = list.scores[list.length - 1]!;
     const bound = Math.min(
       lowest - Math.max(Math.abs(lowest) * 2 ** -25, Number.MIN_VALUE),
@@ -158,8 +158,8 @@ export class FullScores {
 }
 
 /**
- * Fills the list with every token whose processed score, before temperature, is at least `floor`, in one pass. False: a score is not a
- * number.
+ * Fills the list with every token whose processed score, before temperature, is at least `floor`, in one pass. Returns false if a
+ * score is NaN.
  */
 export function listAtLeast(
   floor: number,
@@ -184,7 +184,7 @@ export function listAtLeast(
     });
   }
   sort(list);
-  // Those raised came last.
+  // Raised tokens came last.
   if (processors.mayRaise) list.orderTies();
   return true;
 }

@@ -1,14 +1,14 @@
-/** Lists of the scores of one row that are known without reading all of its logits, and the memory for them and for whole rows. */
+/** Scores of one row that are known without reading all of its logits, and the memory for them and for whole rows. */
 import { FullScores } from "./full-logits.ts";
 import type { LogitsProcessors } from "./processors.ts";
 import type { Row } from "./logits-row.ts";
 import { WarpedTokens } from "./warped-tokens.ts";
 import { NOTHING, type Outside, tempered } from "./probability.ts";
 
-/** A list of candidates has room for so many times as many tokens, for those that processors lift. */
+/** A candidate list has room for this many times its candidates, for tokens that processors raise. */
 const ROOM = 4;
 
-/** Memory for rows of one vocabulary size; choosing is synchronous, so all share it. */
+/** Memory for rows of one vocabulary size. Choosing is synchronous, so it is shared. */
 interface Scratch {
   readonly full: FullScores;
   readonly list: WarpedTokens;
@@ -18,8 +18,8 @@ const scratches = new Map<number, Scratch>();
 const candidateLists = new Map<number, WarpedTokens>();
 
 /**
- * Fills the list with the candidates, and what processors lift above the last one of them, by processed score. False: it is empty, or
- * has no room. `offset` is taken from every logit first: 0, or the row's log-sum-exp for log-probabilities. Not where ids are forced.
+ * Fills the list with the candidates and with tokens that processors raise above the last of them, by processed score. Returns false if it is
+ * empty or has no room. `offset` is subtracted from every logit first: 0, or the row's log-sum-exp for log-probabilities. Not for forced ids.
  */
 export function listKnown(list: WarpedTokens, row: Row, processors: LogitsProcessors, offset: number): boolean {
   const { candidates } = row;
@@ -45,7 +45,7 @@ export function listKnown(list: WarpedTokens, row: Row, processors: LogitsProces
   return room && list.length > 0;
 }
 
-/** What may come where ids are forced, by processed score: such a step needs nothing of the model. Empty if all of them are forbidden. */
+/** The tokens that may come where ids are forced, by processed score. Needs nothing from the model. Empty if all are forbidden. */
 export function listForced(forced: readonly number[], processors: LogitsProcessors): WarpedTokens {
   const list = new WarpedTokens(forced.length);
   for (const id of forced) {

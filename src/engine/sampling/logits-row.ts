@@ -1,13 +1,13 @@
 import { PrefixdError } from "../../errors.ts";
 import type { StepOutput } from "../runner.ts";
 
-/** One row of a step, with its candidates. One is made per token: what costs memory is made when it is asked for. */
+/** One row of a step, with its candidates. Created once per token, so anything that takes memory is created on demand. */
 export class Row {
   readonly candidates: number;
   readonly logSumExp: number;
   readonly #output: StepOutput;
   readonly #row: number;
-  /** Where its candidates begin. */
+  /** Offset of its candidates. */
   readonly #from: number;
   #logits: Float32Array | null = null;
 
@@ -21,7 +21,7 @@ export class Row {
     if (!Number.isFinite(this.logSumExp) || !Number.isFinite(this.topLogit(0))) throw new NotFiniteError();
   }
 
-  /** Logit of the candidate of this rank, from 0. */
+  /** Logit of the candidate at this rank, from 0. */
   topLogit(rank: number): number {
     return this.#output.topLogits[this.#from + rank]!;
   }
@@ -58,7 +58,7 @@ export class Row {
   }
 }
 
-/** The numbers of one row only: the run itself went well. */
+/** Concerns one row only: the run itself succeeded. */
 export class NotFiniteError extends PrefixdError {
   constructor() {
     super("model_failed", "The model's logits are not finite numbers; the prefix or the prompt leads it out of range.");

@@ -1,8 +1,8 @@
-/** Scores after temperature, what they weigh in a distribution, and what is known of those that a list leaves out. */
+/** Scores after temperature, their weights in a distribution, and what is known of the tokens that a list leaves out. */
 
 const { fround } = Math;
 
-/** What a WarpedTokens leaves out. */
+/** The tokens that a WarpedTokens leaves out. */
 export interface Outside {
   /** No token left out scores higher; -Infinity if none with any probability is left out. */
   readonly bound: number;

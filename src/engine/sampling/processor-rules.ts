@@ -5,13 +5,13 @@ export interface ProcessorRules extends SamplingParams {
   readonly eosIds: readonly number[];
   /** Never to be generated: the bad words of one token, and what is suppressed. */
   readonly forbidden: ReadonlySet<number>;
-  /** Of these the ones that are not even to be forced. */
+  /** Those of them that must not come even if forced. */
   readonly suppressed: ReadonlySet<number>;
   /** The other bad words. */
   readonly phrases: readonly (readonly number[])[];
   /** Added to the scores of single ids, in fp32. */
   readonly biases: Map<number, number>;
-  /** Added to the scores of last ids where the ids before came, in fp32. */
+  /** Added to the score of a phrase's last id where the ids before it have come, in fp32. */
   readonly biasedPhrases: readonly { readonly ids: readonly number[]; readonly bias: number }[];
   readonly forcedFirst: readonly number[] | null;
   readonly beginSuppressed: readonly number[];
@@ -21,7 +21,7 @@ export interface ProcessorRules extends SamplingParams {
   readonly decay: { readonly start: number; readonly factor: number } | null;
   readonly mayRaise: boolean;
   readonly keepsHistory: boolean;
-  /** Nothing of the history matters, and no score ever changes. */
+  /** The history does not matter, and no score ever changes. */
   readonly none: boolean;
 }
 
@@ -36,7 +36,7 @@ export function rulesOf(params: SamplingParams, promptLength: number, eosIds: re
     noRepeatNgramSize,
     minNewTokens,
   } = params;
-  // As in transformers: what ends a sequence is no bad word.
+  // As in transformers: an EOS id is not a bad word.
   const words = badWords.filter((word) => word.length === 1 && !eosIds.includes(word[0]!));
   const phrases = badWords.filter((word) => word.length > 1);
   const biases = new Map([...logitBias].map(([id, bias]) => [id, Math.fround(bias)]));
@@ -48,7 +48,7 @@ export function rulesOf(params: SamplingParams, promptLength: number, eosIds: re
     params.exponentialDecay !== null && params.exponentialDecay.factor !== 1 && eosIds.length > 0
       ? params.exponentialDecay
       : null;
-  // transformers forces the first token of a decoder-only model where its input is one token long, and begins after it there.
+  // For decoder-only models, transformers forces the first token only if the input is one token long, and generation then begins after it.
   const { forcedBosId } = params;
   const forcedFirst = forcedBosId !== null && promptLength === 1 ? [forcedBosId] : null;
   const penalised = repetitionPenalty !== 1 || frequencyPenalty !== 0 || presencePenalty !== 0 || decay !== null;

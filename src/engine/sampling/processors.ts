@@ -4,13 +4,13 @@
  *
  * Order: logit_bias and sequence_bias, repetition_penalty, no_repeat_ngram_size, bad_words, min_new_tokens, forced_bos_token_id,
  * forced_eos_token_id, exponential_decay_length_penalty, suppress_tokens, begin_suppress_tokens, and where transformers puts
- * processors of one's own frequency_penalty and presence_penalty (vLLM's). What only forbids tokens may come at any place in it, but
- * for this: forced ids come whatever was forbidden before them, not if they are forbidden after.
+ * processors of one's own frequency_penalty and presence_penalty (vLLM's). Processors that only forbid tokens may run in any place,
+ * except that forced ids override what was forbidden before them, and not what is forbidden after.
  */
 import { rulesOf, type ProcessorRules } from "./processor-rules.ts";
 import type { SamplingParams } from "../request.ts";
 
-/** exponential_decay_length_penalty raises no score further, so that sums of scores stay finite. */
+/** exponential_decay_length_penalty raises scores no higher, so that sums of scores stay finite. */
 const HIGHEST = 1e30;
 const { fround } = Math;
 
@@ -20,22 +20,22 @@ const { fround } = Math;
  */
 export class LogitsProcessors {
   readonly #rules: ProcessorRules;
-  /** Prompt and generated ids; with repetition_penalty only, else empty. */
+  /** Prompt and generated ids; only with repetition_penalty, else empty. */
   readonly #seen = new Set<number>();
-  /** How often each generated id came; with frequency_penalty or presence_penalty only, else empty. */
+  /** Count of each generated id; only with frequency_penalty or presence_penalty, else empty. */
   readonly #counts = new Map<number, number>();
-  /** Prompt and generated ids in order; with rules on sequences of several ids only, else empty. */
+  /** Prompt and generated ids in order; only with rules on sequences of several ids, else empty. */
   readonly #history: number[] = [];
-  /** What is added to scores next, where that hangs on the history; else the rules' own. */
+  /** Biases of the next scores, where they depend on the history; else the rules' own. */
   readonly #biases: Map<number, number>;
-  /** Forbidden as the next token, beside the rules' ones. */
+  /** Ids forbidden as the next token, besides those of the rules. */
   readonly #banned = new Set<number>();
-  /** EOS ids while exponential_decay_length_penalty acts, else empty; and what it multiplies the size of their scores by. */
+  /** EOS ids while exponential_decay_length_penalty acts, else empty; and the factor on the magnitude of their scores. */
   readonly #decayed = new Set<number>();
   #decay = 0;
   #forced: readonly number[] | null = null;
   #generated = 0;
-  /** All of these ids, and no others, may have their scores changed. */
+  /** The only ids whose scores may change. */
   readonly #changed: readonly (ReadonlySet<number> | ReadonlyMap<number, unknown>)[];
 
   constructor(
@@ -52,7 +52,7 @@ export class LogitsProcessors {
     this.#lookAhead();
   }
 
-  /** A copy that goes its own way, for a beam that splits. */
+  /** An independent copy, for a beam that forks. */
   fork(): LogitsProcessors {
     const copy = new LogitsProcessors(this.#rules, new Int32Array(0), this.#rules.eosIds, this.#rules);
     for (const id of this.#seen) copy.#seen.add(id);
@@ -63,7 +63,7 @@ export class LogitsProcessors {
     return copy;
   }
 
-  /** The sequence goes on with this id. */
+  /** Appends an id to the history. */
   push(id: number): void {
     const { none, repetitionPenalty, frequencyPenalty, presencePenalty, keepsHistory } = this.#rules;
     this.#generated++;
@@ -78,17 +78,17 @@ export class LogitsProcessors {
     return this.#generated;
   }
 
-  /** A score may become higher than it was. Otherwise none does. Not said of `forced` ones. */
+  /** Whether any score may rise. Does not cover `forced` ids. */
   get mayRaise(): boolean {
     return this.#rules.mayRaise;
   }
 
-  /** Only these ids may come next, whatever the model says; null: any. */
+  /** Only these ids may come next, whatever the model's scores; null: any. */
   get forced(): readonly number[] | null {
     return this.#forced;
   }
 
-  /** Nothing is changed: every score stays what it is. */
+  /** No score changes. */
   get idle(): boolean {
     return this.#rules.none || (this.#forced === null && this.#changed.every(({ size }) => size === 0));
   }
@@ -127,7 +127,7 @@ export class LogitsProcessors {
     else this.forEachChanged((id) => void (scores[id] = this.score(id, scores[id]!)));
   }
 
-  /** Visits, once each, all ids that `score` may not leave as they are, which is not the vocabulary. Not of use where ids are `forced`. */
+  /** Visits once each id whose score `score` may change, which are few. Not for `forced` ids. */
   forEachChanged(visit: (id: number) => void): void {
     const changed = this.#changed;
     for (let i = 0; i < changed.length; i++) {
@@ -140,7 +140,7 @@ export class LogitsProcessors {
     }
   }
 
-  /** Finds what the history, and its length, mean for its next id. */
+  /** Derives what the history and its length mean for the next id. */
   #lookAhead(): void {
     const {
       none,
@@ -174,7 +174,7 @@ export class LogitsProcessors {
     }
   }
 
-  /** The sums of the biases whose phrases are complete but for their last id. */
+  /** Sums of the biases of phrases that lack only their last id. */
   #bias(): void {
     const { biases, biasedPhrases } = this.#rules;
     this.#biases.clear();
@@ -185,7 +185,7 @@ export class LogitsProcessors {
     }
   }
 
-  /** Ids that have followed the history's last `size - 1` ids before; with size 1 every id that has been. Linear in the history. */
+  /** Ids that followed the history's last `size - 1` ids before; with size 1, every id in it. Linear in the history. */
   #banRepeats(size: number): void {
     const history = this.#history;
     for (let end = size - 1; end < history.length; end++) {

@@ -1,7 +1,7 @@
 const BINS = 2048;
 const counts = new Int32Array(BINS);
 
-/** Memory for sorting; sorting is synchronous, so all share it. */
+/** Memory for sorting. Sorting is synchronous, so it is shared. */
 let room = 0;
 let keysOf = new Uint32Array(0);
 let keysTo = new Uint32Array(0);

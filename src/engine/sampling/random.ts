@@ -7,7 +7,7 @@ export type Words = readonly [number, number, number, number];
 
 /**
  * Philox4x32-10, a counter-based generator (Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3", SC11):
- * a keyed mixing of a counter, so that any number of any stream is had without the ones before it.
+ * a keyed mix of a counter, so that any number of any stream can be computed without its predecessors.
  */
 export function philox(counter: Words, key: readonly [number, number]): Words {
   let [c0, c1, c2, c3] = counter;

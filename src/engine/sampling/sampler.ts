@@ -42,7 +42,7 @@ export class Sampler {
   }
 }
 
-/** What is told of a token that a row's logits led to: its logprob and the `topLogprobs` likeliest ones, raw. */
+/** The report on a token chosen from a row: its raw logprob, and those of the `topLogprobs` likeliest tokens. */
 export function reportOf(
   row: Row,
   id: number,
@@ -62,7 +62,7 @@ function topOf(row: Row, count: number): TokenLogprob[] {
   }));
 }
 
-/** Log-softmax; rounding of the log-sum-exp must not make it positive. */
+/** Log-softmax. Rounding of the log-sum-exp must not make it positive. */
 function logprobOf(logit: number, logSumExp: number): number {
   return Math.min(0, logit - logSumExp);
 }

@@ -6,7 +6,7 @@ const SCALES = Float64Array.from({ length: BINS }, (_, bin) => Math.exp(-bin / P
 /** Of the sum of all weights: the series' first term left out, (1/32)^5 / 120, is 2.5e-10, and the rounding of 10^6 doubles less. */
 export const BINS_ERROR = 1e-9;
 
-/** Token ids and scores in memory of the caller's. */
+/** Token ids and scores in the caller's memory. */
 export interface ScoreList {
   readonly ids: Int32Array;
   readonly scores: Float32Array;
@@ -37,7 +37,7 @@ export class ScoreBins {
     }
   }
 
-  /** Weighs tokens, for all the rest; `moments`: also for `entropy` and the moment of `after`. */
+  /** Weighs tokens, for everything else. With `moments`, also for `entropy` and the moment of `after`. */
   weigh(scores: Float32Array, best: number, moments: boolean): void {
     const weightOf = this.#weights.fill(0);
     const momentOf = this.#moments.fill(0);
@@ -75,7 +75,7 @@ export class ScoreBins {
     return -1;
   }
 
-  /** First bin with which the weight from the best down exceeds this; the last one if that never comes. */
+  /** First bin at which the weight from the best down exceeds this; the last bin if it never does. */
   binOfWeight(weight: number): number {
     let sum = 0;
     for (let bin = 0; bin < BINS; bin++) {
@@ -85,7 +85,7 @@ export class ScoreBins {
     return this.last;
   }
 
-  /** Bin of a weight; the last one if it is too small for any. */
+  /** Bin of a weight; the last bin if the weight is too small for any. */
   binOfDepth(depth: number): number {
     return depth < DEPTH ? Math.max(0, Math.floor(depth * PER_NAT)) : this.last;
   }

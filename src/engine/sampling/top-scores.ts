@@ -21,7 +21,7 @@ export function topScores(row: Row, processors: LogitsProcessors, count: number,
     if (renormalize) list.normalise();
     return firstOf(list, count);
   }
-  // What all tokens together weigh after processors, the candidates do not tell.
+  // The candidates do not tell the total weight of all tokens after processors.
   const known = renormalize ? null : topOfCandidates(row, processors, count);
   if (known !== null) return known;
   const logits = row.logits();
@@ -33,7 +33,7 @@ export function topScores(row: Row, processors: LogitsProcessors, count: number,
   return firstOf(list, count);
 }
 
-/** null: they do not decide. */
+/** null if they do not suffice. */
 function topOfCandidates(row: Row, processors: LogitsProcessors, count: number): ScoredToken[] | null {
   const { topLogits, topIds, logSumExp } = row;
   const known = Array.from(topIds, (id, i) => ({
@@ -49,7 +49,7 @@ function topOfCandidates(row: Row, processors: LogitsProcessors, count: number):
   }
   known.sort((a, b) => b.score - a.score || a.id - b.id);
   const last = known[count - 1];
-  // Log-probabilities of different logits may be equal in fp32: only what is above the last candidate's is sure.
+  // Different logits may have equal log-probabilities in fp32: only those above the last candidate's are certain.
   return last !== undefined && last.score > Math.fround(row.lastLogit - logSumExp) ? known.slice(0, count) : null;
 }
 

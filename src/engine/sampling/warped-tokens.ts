@@ -10,15 +10,15 @@ export type Warpers = Pick<
   "topH" | "topK" | "topP" | "minP" | "typicalP" | "epsilonCutoff" | "etaCutoff"
 >;
 
-/** top_h chooses among so many of the likeliest. */
+/** top_h chooses among this many of the likeliest. */
 export const TOP_H_TOKENS = 100;
 
 const { fround } = Math;
 
 /**
- * Some tokens of a row with their processed scores, in descending order, equal scores by ascending id. It knows what it leaves
- * out, so each step can tell whether the tokens here suffice to decide exactly; if not it answers false or -1, and the caller
- * comes again with more tokens. Arrays have room for `capacity` tokens and are reused.
+ * Some tokens of a row with their processed scores, in descending order, equal scores by ascending id. It tracks what it leaves out, so each
+ * step can tell whether its tokens suffice for an exact decision; if not, it returns false or -1 and the caller retries with more tokens.
+ * Arrays have room for `capacity` tokens and are reused.
  */
 export class WarpedTokens {
   readonly ids: Int32Array;
@@ -34,12 +34,12 @@ export class WarpedTokens {
     this.weights = new Float64Array(capacity);
   }
 
-  /** Starts anew with nothing in it and nothing left out. */
+  /** Empties the list, with nothing left out. */
   reset(): void {
     this.#closeAt(0);
   }
 
-  /** Adds a token in its place; cheap if tokens come nearly in order. -0 counts as 0, as in comparisons. */
+  /** Inserts a token in order; cheap if tokens come nearly in order. -0 counts as 0, as in comparisons. */
   insert(id: number, score: number): void {
     let at = this.length++;
     for (; at > 0; at--) {
@@ -70,8 +70,8 @@ export class WarpedTokens {
   }
 
   /**
-   * Applies all warpers. `keep`: so many tokens stay at least (with top_h: one), as transformers demands of beams. False: not decidable
-   * with these tokens.
+   * Applies all warpers. At least `keep` tokens stay (with top_h: one), as transformers demands for beams. Returns false if these tokens do
+   * not suffice to decide.
    */
   warp({ topH, topK, topP, minP, typicalP, epsilonCutoff, etaCutoff }: Warpers, keep = 1): boolean {
     if (topH !== null && !this.#keepTopH(topH)) return false;
@@ -93,10 +93,10 @@ export class WarpedTokens {
     let sum = 0;
     for (let i = 0; i < this.length; i++) {
       sum += this.weights[i]!;
-      // At or below the bound, tokens left out would come between those here.
+      // At or below the bound, tokens left out would lie between these.
       if (low < sum) return high < sum && (this.complete || this.scores[i]! > this.outside.bound) ? this.ids[i]! : -1;
     }
-    // u so near to 1 that rounding decides: the last token with any probability.
+    // u is so close to 1 that rounding decides: take the last token with any probability.
     return this.complete ? this.ids[this.length - 1]! : -1;
   }
 
@@ -109,7 +109,7 @@ export class WarpedTokens {
     for (let i = 0; i < this.length; i++) this.scores[i] = fround(this.scores[i]! - best) - logMass;
   }
 
-  /** Nothing with any probability is left out. */
+  /** Whether nothing with any probability is left out. */
   get complete(): boolean {
     return this.outside.bound === -Infinity;
   }
@@ -119,7 +119,7 @@ export class WarpedTokens {
     for (let i = 0; i < this.length; i++) this.weights[i] = weightOf(this.scores[i]!, best);
   }
 
-  /** All weights, those left out included. */
+  /** Sum of all weights, including those left out. */
   #mass(): number {
     let sum = 0;
     for (let i = 0; i < this.length; i++) sum += this.weights[i]!;
@@ -129,7 +129,7 @@ export class WarpedTokens {
   /** Shannon's, in nats: log(mass) minus the mean of score - best. NaN if not known. */
   #entropy(mass: number): number {
     let moment = this.outside.moment;
-    // A weight of 0 adds nothing, however far down.
+    // A weight of 0 adds nothing, however low its score.
     for (let i = 1; i < this.length && this.weights[i]! > 0; i++)
       moment += this.weights[i]! * fround(this.scores[i]! - this.scores[0]!);
     return Math.log(mass) - moment / mass;
@@ -155,7 +155,7 @@ export class WarpedTokens {
     let end = 0;
     for (; end < count; end++) {
       const p = fround(this.weights[end]! / mass);
-      // A probability of 0 has a term that is no number, which ends it.
+      // A probability of 0 gives a NaN term, which ends the loop.
       sum += fround(-p * fround(Math.log(p)));
       if (end > 0 && !(fround(sum) <= limit)) break;
     }
@@ -163,7 +163,7 @@ export class WarpedTokens {
     return true;
   }
 
-  /** Keeps what scores at least the k-th best: all equal to it stay. */
+  /** Keeps scores of at least the k-th best; all equal to it stay. */
   #keepTopK(k: number): boolean {
     if (k > this.length) return this.complete;
     const kth = this.scores[k - 1]!;
@@ -195,13 +195,13 @@ export class WarpedTokens {
       if (fround(sum) > limit) break;
       end--;
     }
-    // A token left out that equals the last one kept might have a lower id.
+    // A token left out with the same score as the last one kept might have a lower id.
     if (!(this.scores[end - 1]! > bound)) return false;
     this.#closeAt(end);
     return true;
   }
 
-  /** Keeps what is at least `minP` times as likely as the best, and the best `keep`. */
+  /** Keeps tokens at least `minP` times as likely as the best, and the best `keep`. */
   #keepMinP(minP: number, keep: number): boolean {
     const limit = fround(minP);
     // A weight is p / p(best): comparing weights is comparing probabilities.
@@ -228,7 +228,7 @@ export class WarpedTokens {
       fround(fround(logMass - fround(score - this.scores[0]!)) - fround(entropy));
     const distance = (i: number): number => (i >= 0 && i < this.length ? Math.abs(offset(this.scores[i]!)) : Infinity);
 
-    // Takes the nearest one from either side until the sum suffices.
+    // Take the nearest token from either side until the sum suffices.
     let right = 0;
     while (right < this.length && offset(this.scores[right]!) < 0) right++;
     let left = right - 1;
@@ -250,10 +250,10 @@ export class WarpedTokens {
     if (!this.complete) {
       const share = this.outside.error / mass + NEAR;
       const margin = share * (10 + farthest + entropy + logMass);
-      // The sum must clearly be enough, and clearly not have been before. What is dropped or left out must be clearly farther.
+      // The sum must clearly suffice, and clearly not have sufficed before. Dropped and omitted tokens must be clearly farther.
       if (sum - typicalP < share || typicalP - before < share) return false;
       if (Math.min(distance(left), distance(right), offset(this.outside.bound)) < farthest + margin) return false;
-      // The outermost on both sides, if as good as equally far, might have come in the other order.
+      // If the outermost tokens on both sides are almost equally far, their order is uncertain.
       const [first, last] = [left + 1, right - 1];
       if (this.scores[first] !== this.scores[last] && Math.abs(distance(first) - distance(last)) < margin) return false;
     }
@@ -261,7 +261,7 @@ export class WarpedTokens {
     return true;
   }
 
-  /** Keeps what has at least this probability, and what scores as high as the `keep`-th best. `doubt`: how much surer than of a probability one must be. */
+  /** Keeps tokens of at least this probability, and those that score as high as the `keep`-th best. `doubt`: extra safety margin, relative to that of a probability. */
   #keepLikely(cutoff: number, keep: number, doubt = 1): boolean {
     const { bound, weight, error } = this.outside;
     const sure = this.scores[Math.min(keep, this.length) - 1]!;
@@ -281,7 +281,7 @@ export class WarpedTokens {
     return true;
   }
 
-  /** Keeps what has at least the probability min(eta, sqrt(eta) exp(-entropy)). */
+  /** Keeps tokens of at least the probability min(eta, sqrt(eta) exp(-entropy)). */
   #keepEta(eta: number, keep: number): boolean {
     const entropy = this.#entropy(this.#mass());
     if (Number.isNaN(entropy)) return false;

@@ -2,13 +2,13 @@ import { PrefixdError } from "../../errors.ts";
 import type { TenantShares } from "./fair-share.ts";
 import { rowsOf, type EngineRequest } from "../request.ts";
 
-/** What a limit on something that waits says: there is no telling when there will be room, so try again soon. */
+/** `Retry-After` of queue limits: nobody can tell when there will be room, so try again soon. */
 const RETRY_SECONDS = 1;
 
 export interface QueueRoom {
   /** Requests that may wait. */
   readonly maxQueue: number;
-  /** Rows that nobody holds: what the next step can admit does not wait, so a burst into free rows is no queue. */
+  /** Unused rows. What the next step can admit does not count as waiting, so a burst into free rows is not a queue. */
   readonly freeRows: number;
 }
 
@@ -16,7 +16,7 @@ interface Waiting {
   readonly tenant: string;
 }
 
-/** Tokens that a sequence is made of. */
+/** The parts of a sequence, in tokens. */
 export interface ContextLengths {
   /** Virtual tokens. */
   readonly prefix: number;
@@ -25,21 +25,21 @@ export interface ContextLengths {
 }
 
 /**
- * New tokens for which prefix and prompt leave room. All tokens are fed, and take a position each, but for the last new one; with no new
- * tokens the prompt's last one is fed all the same, so 0 needs as much room as 1.
+ * How many new tokens fit behind prefix and prompt. Every token takes a position except the last new one, which is never fed. With no new
+ * tokens the prompt's last one is still fed, so 0 needs as much room as 1.
  */
 export function roomFor({ prefix, prompt }: Pick<ContextLengths, "prefix" | "prompt">, positions: number): number {
   return positions + 1 - prefix - prompt;
 }
 
 /**
- * Where a row of the KV cache ends on a device, the next one begins: no kernel would notice. So nothing that goes beyond it is let in.
+ * Refuses what does not fit a row of the KV cache. On a device the next row begins where one ends, and no kernel would notice an overrun.
  * `which` names the prompt, if there are several.
  * @throws PrefixdError context_exceeded
  */
 export function checkContext(lengths: ContextLengths, positions: number, which = ""): void {
   const { prefix, prompt, maxNew } = lengths;
-  // Not `>`, so that what is no number is refused as well.
+  // Written so that NaN is refused as well.
   if (Math.max(1, maxNew) <= roomFor(lengths, positions)) return;
   const why =
     maxNew === 0
@@ -70,7 +70,7 @@ export function checkQueueLimits(
   if (maxQueued !== null) {
     let queued = 0;
     for (const waiting of queue) if (waiting.tenant === tenant) queued++;
-    // The user's own limit first: its name says who can do something about it.
+    // The user's own limit comes first: its name tells who can act on it.
     if (queued >= maxQueued + room.freeRows) {
       const limit = { name: "user_queue", quota: maxQueued, remaining: 0, resetSeconds: RETRY_SECONDS } as const;
       throw new PrefixdError("user_queue_full", `${maxQueued} requests of this user are waiting already.`, {
@@ -83,9 +83,9 @@ export function checkQueueLimits(
 }
 
 /**
- * The queue's places are shared as the model is: by weight, among the tenants that have requests waiting. So a tenant's own requests
- * wait for no more than its share of the others', and one that floods the queue shuts nobody else out: who has nothing waiting is let
- * into a full queue too, up to as many once more. A tenant that waits alone has all places.
+ * Queue places are shared like the model: by weight, among the tenants with waiting requests. So a tenant that floods the queue shuts
+ * nobody else out: a tenant with nothing waiting gets into a full queue too, up to twice its size. A tenant that waits alone may use
+ * all places.
  *
  * @throws PrefixdError queue_full
  */
@@ -122,11 +122,11 @@ export function queueTimeout(milliseconds: number): PrefixdError {
   });
 }
 
-/** Rows of requests whose prompts are being fed. */
+/** Rows held by requests whose prompts are being fed. */
 export const prefillingRows = (prefilling: readonly { readonly rows: number }[]): number =>
   prefilling.reduce((sum, { rows }) => sum + rows, 0);
 
-/** Rows that each tenant holds: one per running sequence, and those that wait for a prompt that is being fed. */
+/** Rows that each tenant holds: one per running sequence, plus those of prompts that are being fed. */
 export function heldRows(
   running: readonly string[],
   prefilling: readonly { readonly tenant: string; readonly rows: number }[],

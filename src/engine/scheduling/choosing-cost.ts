@@ -1,15 +1,15 @@
 import { RecentMedian } from "./recent-median.ts";
 
 /**
- * What a token costs its tenant: a row of the model's run, and in units of that the time in which it was chosen and handed on. Penalties, warpers and
- * searches over a large vocabulary can take longer than the row itself, and all others wait for it. Medians, so that a pause of the
- * process is nobody's; of times, so that they may decide who is served next and nothing else.
+ * What a token costs its tenant: its row of the model's run, plus the time to choose it and pass it on, in units of such a row. Penalties,
+ * warpers and searches over a large vocabulary can take longer than the row itself, and everybody waits for them. Medians, so that nobody is
+ * charged for a pause of the process. These are times, so they may only decide who is served next, never what is generated.
  */
 export class ChoosingCost {
-  /** Milliseconds of a decode run by its rows. */
+  /** Milliseconds of a decode run, per row. */
   readonly #row = new RecentMedian();
 
-  /** Milliseconds of a run, a row of it; null: not known yet, or too little to compare with. */
+  /** Milliseconds per row of a run; null: not known yet, or too short to compare with. */
   get row(): number | null {
     return this.#row.value || null;
   }
@@ -19,8 +19,8 @@ export class ChoosingCost {
   }
 
   /**
-   * Tokens to charge for `tokens` that a request was given at once.
-   * @param times of the request, in milliseconds a token; this one is added
+   * Tokens to charge for `tokens` tokens that a request got at once.
+   * @param times of the request, in milliseconds per token; this time is added
    */
   of(times: RecentMedian, milliseconds: number, tokens: number): number {
     if (tokens === 0) return 0;

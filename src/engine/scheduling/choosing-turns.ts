@@ -1,27 +1,27 @@
-/** What chooses after a run of the model: a sequence its next token, or a beam search all of its beams'. */
+/** What chooses tokens after a run of the model: a sequence its own, a beam search those of all its beams. */
 export interface Chooser {
   readonly tenant: string;
-  /** Rows of the run that it chooses from. */
+  /** Rows of the run that it uses. */
   readonly rows: number;
   /** Milliseconds that choosing is expected to take; 0: not known yet. */
   readonly choosingTime: number;
-  /** Steps in which it has been left out since it last chose. */
+  /** Steps in which it was left out since it last chose. */
   leftOut: number;
 }
 
 /**
- * Milliseconds a row that are never heavy. Where a device's run of hundreds of rows takes a few milliseconds, every ordinary choice takes longer than
- * its row, and putting them off would cost everybody more than it spares anybody.
+ * Choosing for less than this many milliseconds per row is never heavy. Where a device runs hundreds of rows in a few milliseconds, every
+ * ordinary choice takes longer than its row, and postponing it would cost everybody more than it spares anybody.
  */
 const ORDINARY_MS = 0.2;
 const NOBODY: ReadonlySet<Chooser> = new Set();
 
 /**
- * Who of a batch must not choose in this step; a run took `run` milliseconds, and takes `row` a row (null: not known).
+ * Which choosers of a batch are left out in this step. The run took `run` milliseconds, or `row` per row (null: not known).
  *
- * Choices are made one after the other and every stream waits for all of them. So the heavy ones, which each take longer than their rows of the run did
- * (and than ORDINARY_MS), take no longer together than the whole run, or are a single one. Tenants take turns, and of a tenant those who have been left out most
- * often go first. Nobody is left out while a single tenant decodes: nobody else waits.
+ * Choices are made one after another, and every stream waits for all of them. So in each step the heavy ones, which take longer than their rows
+ * of the run (and than ORDINARY_MS), together take no longer than the whole run, unless there is only one. Tenants take turns; within a tenant,
+ * those left out most often go first. While only one tenant decodes nobody is left out, since nobody else waits.
  *
  * Who is left out is fed the same token at the same position again in the next step, which writes the same keys and values and gives the
  * same scores: a row's numbers do not depend on the others (docs/decisions/003-bit-isolation.md).
@@ -33,7 +33,7 @@ export function leftOutOf(
 ): ReadonlySet<Chooser> {
   if (row === null) return NOBODY;
   const isHeavy = ({ rows, choosingTime }: Chooser): boolean => choosingTime > rows * Math.max(row, ORDINARY_MS);
-  // Most steps.
+  // The common case.
   if (
     !batch.some(({ chooser }) => isHeavy(chooser)) ||
     batch.every(({ chooser }) => chooser.tenant === batch[0]!.chooser.tenant)
@@ -51,7 +51,7 @@ export function leftOutOf(
   return left;
 }
 
-/** One of each tenant, then the next one of each. */
+/** One of each tenant, then the next of each, and so on. */
 function* inTurns(heavy: readonly Chooser[]): Generator<Chooser, void> {
   const byTenant = new Map<string, Chooser[]>();
   for (const chooser of [...heavy].sort((a, b) => b.leftOut - a.leftOut)) {

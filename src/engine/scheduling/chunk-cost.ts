@@ -1,48 +1,48 @@
 /**
- * What it takes to feed a chunk of a prompt, learned from the chunks before:
+ * Predicts how long a chunk of a prompt takes, learning from recent chunks:
  *
  *     time = pace * (fixed + head + tokens * (1 + context / reach))
  *
- * How these compare differs between models, devices and machines by orders of magnitude, so all of them are fitted to the last chunks.
+ * The ratios between these differ by orders of magnitude between models, devices and machines, so all are fitted to recent chunks.
  */
 import type { Answers } from "../runner.ts";
 import { medianOf, RECENT } from "./recent-median.ts";
 
-/** A prompt, or what else is fed in chunks. */
+/** A prompt, or anything else that is fed in chunks. */
 export interface FedPrompt {
-  /** Positions that are taken before it. */
+  /** Positions taken before it. */
   readonly prefixLength: number;
   readonly promptLength: number;
   /** Which of its tokens get logits. */
   readonly answers: Answers;
 }
 
-/** All in tokens without anything before them, so that `pace` is the time of one. */
+/** `fixed` and `head` in units of the time that a token with no context takes, which is `pace`. */
 interface Ratios {
-  /** Reading the layers' weights, however short the chunk is. */
+  /** Reading the layers' weights, however short the chunk. */
   readonly fixed: number;
-  /** Reading those of the head, where an answer is asked for. */
+  /** Reading the head's weights, if output is asked for. */
   readonly head: number;
-  /** Positions to which attention takes as long as everything else for a token. */
+  /** Context length at which attention takes as long as everything else for a token. */
   readonly reach: number;
 }
 
-/** Before anything is known: GPT-2 small on a CPU, in fp32 25, 9 and 3,600, in int8 29, 8 and 1,300. */
+/** The first guess: GPT-2 small on a CPU, which measures 25, 9 and 3,600 in fp32, and 29, 8 and 1,300 in int8. */
 const FIRST: Ratios = { fixed: 27, head: 9, reach: 2000 };
 const NAMES = ["fixed", "head", "reach"] as const;
-/** Chunks that the ratios are fitted to: enough for some prompts' beginnings and ends. */
+/** The ratios are fitted to this many chunks: enough to include the beginnings and ends of some prompts. */
 const FITTED = 31;
-/** A ratio is tried this many times larger and smaller, and goes no further from the first one than FURTHEST. */
+/** The fit tries ratios this factor larger and smaller, up to a factor of FURTHEST from the first guess. */
 const STEP = 1.25;
 const FURTHEST = 50;
-/** In ln: what is foreseen better than this teaches nothing; what is off by more was disturbed. */
+/** In ln. A prediction this CLOSE needs no new fit; a run further off than DISTURBED counts as disturbed. */
 const [CLOSE, DISTURBED] = [Math.log(1.1), Math.log(3)];
-/** Fits that differ by less are equally good. */
+/** Misfits that differ by less are equal. */
 const BETTER = 0.01;
 
 interface Chunk {
   readonly tokens: number;
-  /** Positions that its tokens attend to, on average. */
+  /** Average number of positions that its tokens attend to. */
   readonly context: number;
   readonly answered: boolean;
 }
@@ -54,22 +54,22 @@ interface Fed extends Chunk {
 export class ChunkCost {
   #ratios = FIRST;
   #pace: number | null = null;
-  /** The last ones, that shared a run with others too. */
+  /** The most recent chunks, including those that shared a run. */
   readonly #recent: Fed[] = [];
-  /** The last ones that had a run of their own. */
+  /** The most recent chunks with a run of their own. */
   readonly #alone: Fed[] = [];
 
-  /** Milliseconds that prompt tokens `[from, to)` are expected to take; 0: nothing is known yet. */
+  /** Predicted milliseconds of prompt tokens `[from, to)`; 0 while nothing is known. */
   of(prompt: FedPrompt, from: number, to: number): number {
     return (this.#pace ?? 0) * work(this.#ratios, chunkOf(prompt, from, to));
   }
 
-  /** How many tokens take as long as reading the weights for them. */
+  /** Reading the layers' weights takes as long as this many tokens. */
   get fixed(): number {
     return this.#ratios.fixed;
   }
 
-  /** @param alone no other chunk shared its run: then its time tells how long reading the weights takes */
+  /** @param alone whether it had a run of its own: only then does its time show what reading the weights takes */
   add(prompt: FedPrompt, from: number, to: number, milliseconds: number, alone: boolean): void {
     const fed = { ...chunkOf(prompt, from, to), milliseconds };
     keep(this.#recent, fed, RECENT);
@@ -96,7 +96,7 @@ function work({ fixed, head, reach }: Ratios, { tokens, context, answered }: Chu
 const paceOf = (ratios: Ratios, chunks: readonly Fed[]): number =>
   medianOf(chunks.map((chunk) => chunk.milliseconds / work(ratios, chunk)));
 
-/** How far these ratios are from what was measured. Absolute differences: the few that were disturbed do not count for more. */
+/** Distance between predictions and measurements. Absolute and capped, so that a few disturbed runs have little weight. */
 function misfit(ratios: Ratios, chunks: readonly Fed[]): number {
   const pace = paceOf(ratios, chunks);
   let sum = 0;
@@ -105,7 +105,7 @@ function misfit(ratios: Ratios, chunks: readonly Fed[]): number {
   return sum;
 }
 
-/** Goes from `ratios` step by step to better ones, until none near them is. */
+/** Hill climbing from `ratios`, one ratio at a time, to a local best fit. */
 function fitted(ratios: Ratios, chunks: readonly Fed[]): Ratios {
   let best = { ratios, misfit: misfit(ratios, chunks) };
   for (let from: Ratios | null = null; from !== best.ratios; ) {

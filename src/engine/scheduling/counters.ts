@@ -4,19 +4,19 @@ interface OfTenant {
   readonly tenant: string;
 }
 
-/** Entries below which looking for some to drop is not worth it. */
+/** With fewer entries, a sweep is not worth it. */
 const SWEEP_FROM = 256;
 
 /**
  * The virtual token counters of all tenants (see fair-share.ts), in tokens by weight.
  *
- * Who begins to wait is lifted to the smallest counter of those that wait, or, when nobody does, to the counter of the last one that
- * was admitted: time without requests earns no credit. Those that only run do not count for it, as in the paper: a tenant that runs
- * little and never waits stays far below the others, and a newcomer would inherit its low counter.
+ * A tenant that begins to wait is lifted to the smallest counter among the waiting, or, if nobody waits, to that of the tenant admitted last:
+ * idle time earns no credit. As in the paper, tenants that only run do not count here: one that runs little and never waits stays far
+ * below the others, and a newcomer would inherit its low counter.
  *
- * That level only rises: counters grow, and nobody joins below it. So a tenant that neither waits nor runs and is not above the
- * level would be lifted to it or higher when it returns, whatever its counter was: dropping the counter changes nothing. Those above
- * the level are few: each has had at most one batch of service more than the level, which rises with all service.
+ * This level only rises: counters grow, and nobody joins below it. A tenant that neither waits nor runs and is not above the level would
+ * be lifted at least to it on its return, whatever its counter was, so the counter can be dropped. Few are above the level: each has had
+ * at most one batch of service more than it, and it rises with all service.
  */
 export class ServiceCounters {
   readonly #shares: TenantShares;
@@ -34,7 +34,7 @@ export class ServiceCounters {
     return this.#counters;
   }
 
-  /** To be called before a request of `tenant` joins those that wait. */
+  /** Call before a request of `tenant` begins to wait. */
   arrive(tenant: string, waiting: Iterable<OfTenant>): void {
     const tenants = new Set<string>();
     for (const request of waiting) tenants.add(request.tenant);
@@ -43,14 +43,14 @@ export class ServiceCounters {
     this.#counters.set(tenant, Math.max(this.#of(tenant), this.#level));
   }
 
-  /** The smallest counter of those that have one of these requests; Infinity: there are none. */
+  /** The smallest counter among the tenants of these requests; Infinity if there are none. */
   least(requests: Iterable<OfTenant>): number {
     let least = Infinity;
     for (const { tenant } of requests) least = Math.min(least, this.#of(tenant));
     return least;
   }
 
-  /** A request's prompt, or a chunk of what is folded. */
+  /** Charges a request's prompt, or a chunk of a fold. */
   admit(tenant: string, promptTokens: number): void {
     this.#charge(tenant, PROMPT_PRICE * promptTokens);
     this.#lastAdmitted = tenant;
@@ -60,7 +60,7 @@ export class ServiceCounters {
     this.#charge(tenant, OUTPUT_PRICE * tokens);
   }
 
-  /** Drops counters that make no difference any more; cheap when there is little to drop. */
+  /** Drops counters that no longer make a difference. Cheap if there is little to drop. */
   sweep(waiting: Iterable<OfTenant>, running: ReadonlyMap<string, number>): void {
     if (this.#counters.size < this.#sweepAt) return;
     const tenants = new Set<string>();

@@ -4,9 +4,10 @@
  *
  *     service = 1 x prompt tokens + 2 x generated tokens        (w_p = 1, w_q = 2, the paper's prices)
  *
- * Prompts are charged at admission, generated tokens as they come, one that takes long to be chosen as several (choosing-cost.ts). Virtual tokens of a prefix are copied, not computed: they cost
- * nothing. Between any two tenants that both wait all the time, service by weight differs by at most 2 max(w_p L, w_q M) (theorem
- * 4.4), L being the longest prompt and M the most tokens that one batch can generate; each divided by the smaller weight of the two.
+ * Prompts are charged at admission, generated tokens as they come; a token that takes long to choose counts as several (choosing-cost.ts).
+ * A prefix's virtual tokens are copied, not computed, and cost nothing. For any two tenants that both wait all the time, service by weight
+ * differs by at most 2 max(w_p L, w_q M) over the smaller of their weights (theorem 4.4); L is the longest prompt, M the most tokens that
+ * one batch can generate.
  */
 import { MAX_PASSED_OVER, type Admission, type QueuePolicy, type Schedulable } from "./plan.ts";
 
@@ -22,7 +23,7 @@ export interface TenantShare {
   readonly maxQueued: number | null;
 }
 
-/** Asked anew at each decision, so that a change takes effect at once. Called often: it must not block or throw. */
+/** Asked at each decision, so changes take effect at once. Called often: must not block or throw. */
 export interface TenantShares {
   of(tenant: string): TenantShare;
 }
@@ -30,7 +31,7 @@ export interface TenantShares {
 const EQUAL: TenantShare = { weight: 1, maxRunning: null, maxQueued: null };
 export const EQUAL_SHARES: TenantShares = { of: () => EQUAL };
 
-/** What the policy decides on, as plain data. */
+/** The policy's input, as plain data. */
 export interface FairShareState {
   /** Service by weight of each tenant that waits. */
   readonly counters: ReadonlyMap<string, number>;
@@ -39,24 +40,24 @@ export interface FairShareState {
   readonly shares: TenantShares;
 }
 
-/** A tenant's place among those that wait. */
+/** One waiting tenant. */
 interface Turn<R> {
   readonly counter: number;
   readonly running: number;
   readonly maxRunning: number | null;
-  /** Its requests that are wider than the free rows, before the first one that fits. */
+  /** Its requests before the first one that fits: too wide for the free rows. */
   readonly wide: R[];
   fitting: R | null;
   /** One of `wide` has been passed over too often. */
   blocks: boolean;
-  /** Nothing behind what has been seen of it matters. */
+  /** Its remaining requests do not matter. */
   closed: boolean;
 }
 
 /**
- * The policy over one state. Within a tenant requests keep their order. One that is too wide for the free rows lets others by, of
- * its own and of other tenants, until it has been passed over too often; then all wait whose turn is later. One that only its
- * tenant's `maxRunning` holds back makes that tenant wait and nobody else.
+ * The policy for one state. Within a tenant, requests keep their order. One that is too wide for the free rows lets others pass, its tenant's
+ * and other tenants', until it has been passed over too often; then everything with a later turn waits. One held back only by its
+ * tenant's `maxRunning` makes that tenant wait and nobody else.
  */
 export function fairShare(state: FairShareState): QueuePolicy {
   return <R extends Schedulable>(
@@ -102,7 +103,7 @@ function openTurn<R extends Schedulable>(
 
 function consider<R extends Schedulable>(turn: Turn<R>, request: R, freeRows: number): void {
   const { maxRunning, running } = turn;
-  // One that is wider than a limit lowered since it was taken in runs alone, or it would wait for ever.
+  // If the limit was lowered below its width after it was accepted, it runs alone: otherwise it would wait forever.
   if (maxRunning !== null && running > 0 && running + request.rows > maxRunning) turn.closed = true;
   else if (request.rows <= freeRows) {
     turn.fitting = request;
@@ -114,8 +115,8 @@ function consider<R extends Schedulable>(turn: Turn<R>, request: R, freeRows: nu
 }
 
 /**
- * Smallest counter first. Equal ones are usual, since who comes back is lifted to the smallest: of those, first who holds others up,
- * then who holds fewer rows, then who came first (the sort is stable).
+ * Smallest counter first. Ties are common, since a returning tenant is lifted to the smallest counter. They go to the tenant that holds others
+ * up, then to the one with fewer rows, then to the one that came first (the sort is stable).
  */
 function byTurn(a: Turn<unknown>, b: Turn<unknown>): number {
   return a.counter - b.counter || Number(b.blocks) - Number(a.blocks) || a.running - b.running;

@@ -12,7 +12,7 @@ export interface Schedulable {
   readonly promptLength: number;
   /** Prompt tokens already fed. */
   readonly fed: number;
-  /** How often another has been admitted in its turn because it did not fit. */
+  /** How often another request was admitted in its turn because it did not fit. */
   readonly passedOver: number;
 }
 
@@ -22,7 +22,7 @@ export interface PrefillChunk<R> {
   readonly from: number;
   readonly to: number;
   readonly last: boolean;
-  /** Requests whose turn it was before this one's, and which did not fit; told with the chunk that admits it. */
+  /** Requests whose turn came before this one's but which did not fit; set on the chunk that admits it. */
   readonly passedOver: readonly R[];
 }
 
@@ -30,20 +30,20 @@ export interface SchedulerState<R extends Schedulable> {
   /** Rows that decode now. */
   readonly running: number;
   readonly slots: number;
-  /** The request whose prompt is half fed, if any; it holds its `rows`. */
+  /** The request whose prompt is half fed, if any. It holds its `rows` already. */
   readonly prefilling: R | null;
   readonly queue: readonly R[];
 }
 
-/** The request to admit next, and those whose turn it would have been. */
+/** The request to admit next, and those passed over for it. */
 export interface Admission<R> {
   readonly request: R;
   readonly passedOver: readonly R[];
 }
 
 /**
- * Which request of `queue` (in order of arrival) to admit with `freeRows` rows to give; null: none now. `admitted` are the picks that
- * the same plan has made already. A pure function.
+ * Which request of `queue` (in order of arrival) to admit to `freeRows` free rows; null: none now. `admitted`: what the same plan has already
+ * admitted. A pure function.
  */
 export type QueuePolicy = <R extends Schedulable>(
   queue: readonly R[],
@@ -51,27 +51,26 @@ export type QueuePolicy = <R extends Schedulable>(
   admitted: readonly R[],
 ) => Admission<R> | null;
 
-/** A request that has been passed over this often waits no longer behind smaller ones: they wait for it. */
+/** After being passed over this often, a request no longer waits for smaller ones: they wait for it. */
 export const MAX_PASSED_OVER = 64;
 
 /** What one step may spend on prompts. */
 export interface PrefillLimits<R> {
   /** Tokens. */
   readonly tokens: number;
-  /** A prompt may be cut at multiples of this; of `tokens`: always at the same places. */
+  /** Prompts may be cut at multiples of this. If it equals `tokens`, always at the same places. */
   readonly quantum: number;
-  /** Milliseconds, by `cost`. A step's first chunk is fed even if it takes longer, with as few tokens as `least` allows. */
+  /** Milliseconds, as predicted by `cost`. A step's first chunk is fed even if it takes longer, but is then as short as `least` allows. */
   readonly milliseconds: number;
-  /** Tokens below which no chunk is made shorter to save time. */
+  /** No chunk is made shorter than this many tokens to save time. */
   readonly least: number;
-  /** Milliseconds that prompt tokens `[from, to)` of a request are expected to take. */
+  /** Predicted milliseconds of prompt tokens `[from, to)` of a request. */
   readonly cost: (request: R, from: number, to: number) => number;
 }
 
 /**
- * Prefill work of one step: no more than the limits allow, so that the running sequences wait for no more than that. At most one
- * request is left half fed, and nothing is admitted behind it. A chunk behind another one is as long as it would be in a step of its
- * own, or waits for that.
+ * The prefill work of one step, within the limits, so that running sequences wait no longer than that. At most one request is left half
+ * fed, and nothing is admitted behind it. A chunk that follows another is as long as it would be in a step of its own, or waits for one.
  */
 export function planPrefill<R extends Schedulable>(
   state: SchedulerState<R>,
@@ -110,7 +109,7 @@ export function planPrefill<R extends Schedulable>(
   }
 }
 
-/** What one run of the model may be given of prompts. */
+/** Limits on the prompts of one run of the model. */
 export interface PromptRunLimits {
   readonly promptsAtOnce: number;
   /** Tokens. */
@@ -118,8 +117,8 @@ export interface PromptRunLimits {
 }
 
 /**
- * A plan's chunks by the run that feeds them: neighbours that are whole prompts share one, if they may. The end of a prompt begun in an earlier
- * step has a run of its own: its row was chosen when others were in use.
+ * Groups a plan's chunks into runs. Adjacent whole prompts share a run, if they may. The end of a prompt begun in an earlier step gets its own
+ * run: its row was chosen when other rows were in use.
  */
 export function inRuns<R>(
   plan: readonly PrefillChunk<R>[],
@@ -127,7 +126,7 @@ export function inRuns<R>(
   mayShare: (request: R) => boolean,
 ): PrefillChunk<R>[][] {
   const runs: PrefillChunk<R>[][] = [];
-  /** The last run, if another chunk may join it. */
+  /** The last run, as long as another chunk may join it. */
   let open: PrefillChunk<R>[] | null = null;
   let tokens = 0;
   for (const chunk of plan) {
@@ -145,16 +144,16 @@ export function inRuns<R>(
   return runs;
 }
 
-/** Where cuts do not show, a prompt is cut at multiples of this, and a chunk may have at least twice as many tokens. */
+/** Where cuts change no bits, prompts are cut at multiples of this. Chunks may be at least twice as long. */
 export const FREE_QUANTUM = 8;
 
 /**
- * Where a chunk from `from` on ends that has a step for itself: at a multiple of the quantum or with the prompt, as far away as the
- * limits allow.
+ * Where a chunk that starts at `from` ends, given a step of its own: at a multiple of the quantum or at the end of the prompt, as far away
+ * as the limits allow.
  *
- * Where cuts are free, no chunk leaves a single token over when it is divided into sixteens. Attention kernels take the tokens of a chunk
- * in blocks (ONNX Runtime's: of twice head_dim), and compute a single one by another kernel than several, with other last bits: whether
- * a token is alone must not depend on the cuts.
+ * Where cuts are free, no chunk's length is 1 modulo 16. Attention kernels process a chunk in blocks (ONNX Runtime's have twice head_dim
+ * tokens) and use a different kernel, with different last bits, for a block of one token. So whether a token is alone must not depend on
+ * the cuts.
  */
 export function endOfChunk<R extends Pick<Schedulable, "promptLength">>(
   request: R,

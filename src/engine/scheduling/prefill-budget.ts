@@ -1,7 +1,6 @@
 /**
- * How much of a step may go to prompts while others decode, in time: chunks of a prompt are made as long as they may be for a step to
- * take no more than 1 / (1 - share) of what it takes without them. What a chunk and a decode run will take is foreseen from those
- * before. It decides when a prompt is fed, never what comes of it.
+ * Bounds the time that prompts take while others decode. Chunks are as long as possible with a step taking at most 1 / (1 - share) times
+ * what it takes without prompts. Times are predicted from recent runs; they decide when a prompt is fed, never its result.
  */
 import { ChunkCost, type FedPrompt } from "./chunk-cost.ts";
 import { RecentMedian } from "./recent-median.ts";
@@ -10,23 +9,23 @@ import { FREE_QUANTUM, type PrefillChunk, type PrefillLimits } from "./plan.ts";
 export type { FedPrompt };
 
 /**
- * A chunk is not made shorter than this part of the tokens that reading the weights takes, or the end of the prompt, to save time: nearly all
- * of it would be reading them, so that the prompt would take much longer and the others hardly less. 16 tokens of GPT-2 small on a CPU.
+ * No chunk is made shorter than this part of the tokens that take as long as reading the weights (16 tokens with GPT-2 small on a CPU), unless the
+ * prompt ends. It would spend nearly all its time reading them: the prompt would take much longer, and the others would hardly gain.
  */
 const LEAST = 0.6;
-/** With few sequences decoding, use longer chunks: chunk tokens x sequences >= this many full chunks, where that is more than so many tokens. */
+/** With few sequences decoding, use longer chunks: chunk tokens x sequences >= `chunks` full chunks, if that means more than `tokens` tokens. */
 const LEAST_WAITED = { chunks: 4, tokens: 16 };
-/** A step may take so many times what its share allows before steps without prompts make up for it: what is foreseen is not exact. */
+/** Predictions are not exact: only a step that takes this many times its bound is made up for by steps without prompts. */
 const TOLERANCE = 1.15;
 
-/** What the next step has to serve. */
+/** What the next step must serve. */
 export interface Demand {
   /** Most tokens of a step, and of a chunk. */
   readonly tokens: number;
   readonly chunkingChangesBits: boolean;
   /** Sequences that decode. */
   readonly decoding: number;
-  /** Requests that wait, or whose prompt is half fed, and for which there are rows. */
+  /** Requests that wait or are half fed, as far as there are rows for them. */
   readonly waiting: number;
 }
 
@@ -37,14 +36,14 @@ export class PrefillBudget {
   /** Milliseconds of decode runs. */
   readonly #decodes = new RecentMedian();
   readonly #chunks = new ChunkCost();
-  /** Of chunks that ask for logits of every token. */
+  /** Of chunks that want the logits of every token. */
   readonly #scores = new ChunkCost();
-  /** Milliseconds that prompts have taken beyond their share, beside sequences that decode; as foreseen, so that a disturbed run counts for nothing. */
+  /** Milliseconds that prompts took beyond their share while others decoded. Predicted times, so that a disturbed run does not count. */
   #promptDebt = 0;
-  /** The same of folding. */
+  /** The same for folds. */
   #foldDebt = 0;
 
-  /** @param share part of a step's time, in (0, 1]; 1: no limit */
+  /** @param share of a step's time, in (0, 1]; 1: no limit */
   constructor(share: number) {
     this.#share = share;
   }
@@ -56,41 +55,41 @@ export class PrefillBudget {
     this.#foldDebt = Math.max(0, this.#foldDebt - this.#besideDecode());
   }
 
-  /** @param alone whether the run was of this chunk only; of several each has a part of its time */
+  /** @param alone whether the chunk had a run of its own; otherwise `milliseconds` is its part of the run */
   fed(prompt: FedPrompt, from: number, to: number, milliseconds: number, alone = true): void {
     if (this.#share < 1) this.#costOf(prompt).add(prompt, from, to, milliseconds, alone);
   }
 
-  /** A chunk of what is folded, while so many sequences decode. */
+  /** Records a chunk of a fold, fed while `decoding` sequences waited. */
   folded(fold: FedPrompt, from: number, to: number, milliseconds: number, decoding: number): void {
     this.fed(fold, from, to, milliseconds);
     if (decoding > 0 && this.#share < 1) this.#foldDebt += this.#costOf(fold).of(fold, from, to);
   }
 
-  /** What folding took besides: reading keys and values back stops those who decode as well. */
+  /** Records the time to read a fold's keys and values back, which running sequences wait for as well. */
   foldRead(milliseconds: number, decoding: number): void {
     if (decoding > 0 && this.#share < 1) this.#foldDebt += milliseconds;
   }
 
   /**
-   * Whether a chunk may be folded now. Nobody waits for its first token, so here the share holds whatever a chunk takes: after one that took
-   * longer, steps pass without one.
+   * Whether a chunk of a fold may be fed now. Nobody waits for a fold's first token, so here the share always holds: a chunk that took longer
+   * is followed by steps without one.
    */
   mayFold(decoding: number): boolean {
     return decoding === 0 || (this.#foldDebt <= 0 && this.#promptDebt <= 0);
   }
 
   /**
-   * Whether prompts may be fed now: not while steps without them make up for chunks that no cut made short enough. Few who decode do not
-   * hold up those who wait.
+   * Whether prompts may be fed now. Not while steps without prompts make up for chunks that could not be cut short enough, unless only few
+   * sequences decode.
    */
   mayFeed(demand: Demand): boolean {
     return this.#promptDebt <= 0 || demand.decoding === 0 || leastWaited(demand) > 0;
   }
 
   /**
-   * Limits of the next step. Those who decode are spared at the expense of those who wait: where more wait, the limit is wider in
-   * that proportion.
+   * Limits of the next step. Running sequences are spared at the expense of waiting requests, so where more wait than run, the limit grows
+   * in that proportion.
    */
   limits(demand: Demand): PrefillLimits<FedPrompt> {
     const { tokens, chunkingChangesBits, decoding } = demand;
@@ -104,7 +103,7 @@ export class PrefillBudget {
     };
   }
 
-  /** These chunks are what the step feeds. Those that are short enough for as few as decode are nobody's debt. */
+  /** Records what the step will feed. Chunks that are allowed because few sequences decode create no debt. */
   planned(chunks: readonly PlannedChunk[], demand: Demand): void {
     if (!this.#limited(demand.decoding)) return;
     let milliseconds = 0;
@@ -118,7 +117,7 @@ export class PrefillBudget {
     return decoding > 0 && this.#decodes.value !== null && this.#share < 1;
   }
 
-  /** Milliseconds that prompts may take beside a decode run, for the step to take `tolerance` times 1 / (1 - share) of it. */
+  /** Milliseconds for prompts beside a decode run, such that the step takes `tolerance` / (1 - share) times that run. */
   #besideDecode(tolerance = 1): number {
     return this.#decodes.value! * (tolerance / (1 - this.#share) - 1);
   }
@@ -128,11 +127,11 @@ export class PrefillBudget {
   }
 }
 
-/** Tokens of a chunk that those who decode may be made to wait for, being so few; 0: they are not few. */
+/** Chunk length that so few sequences may be made to wait for; 0: they are not few. */
 function leastWaited({ tokens, decoding }: Demand): number {
   const least = (LEAST_WAITED.chunks * tokens) / decoding;
   return least > LEAST_WAITED.tokens ? least : 0;
 }
 
-/** How many wait for each one that decodes, if they are more. */
+/** Waiting requests per running sequence, at least 1. */
 const crowding = ({ waiting, decoding }: Demand): number => Math.max(1, waiting / decoding);

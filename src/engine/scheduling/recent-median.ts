@@ -1,4 +1,4 @@
-/** Values from which the next one is foreseen, by their median: one that was disturbed counts for nothing. */
+/** Size of the window. The median predicts the next value, and a disturbed one does not count. */
 export const RECENT = 9;
 
 export const medianOf = (values: readonly number[]): number => [...values].sort((a, b) => a - b)[values.length >> 1]!;
@@ -9,7 +9,7 @@ export class RecentMedian {
   #added = 0;
   #median: number | null = null;
 
-  /** `every`: once there are enough values, the median is found anew after so many, where one a token would cost more than it tells. */
+  /** `every`: with a full window, the median is recomputed only after this many values, where doing so per token would cost too much. */
   constructor(every = 1) {
     this.#every = every;
   }
@@ -20,7 +20,7 @@ export class RecentMedian {
     if (++this.#added <= RECENT || this.#added % this.#every === 0) this.#median = medianOf(this.#values);
   }
 
-  /** null: nothing yet. */
+  /** null while there are no values. */
   get value(): number | null {
     return this.#median;
   }
