@@ -40,7 +40,7 @@ module.exports = {
     only("text/", ["errors\\.ts"], "text is the tokenizer's world"),
     only(
       "prefixes/",
-      ["errors\\.ts", "kv\\.ts", "formats/", "observability/"],
+      ["errors\\.ts", "kv\\.ts", "formats/", "observability/", "replicas/verified-cache\\.ts"],
       "prefixes never know the engine, nor which store keeps them",
     ),
     only(
@@ -52,6 +52,7 @@ module.exports = {
         "engine/scheduling/fair-share\\.ts",
         "engine/request\\.ts",
         "prefixes/",
+        "replicas/verified-cache\\.ts",
       ],
       "users know prefixes; the engine hears of them as numbers",
     ),

@@ -2,6 +2,7 @@ import { LRUCache } from "lru-cache";
 import { PrefixdError } from "../errors.ts";
 import { kvElements } from "../kv.ts";
 import type { KvTensor, ModelShape } from "../kv.ts";
+import { VerifiedCache } from "../replicas/verified-cache.ts";
 import { ByteBudget } from "./byte-budget.ts";
 import { kvFromBytes, prefixDigest } from "./digest.ts";
 import { keyText } from "./name.ts";
@@ -56,22 +57,15 @@ export interface PrefixCache {
   close(): void;
 }
 
-interface Verified {
-  readonly meta: PrefixMeta;
-  /** When the store was asked, not when it answered. */
-  readonly at: number;
-}
-
 interface Held {
   readonly kv: KvTensor;
-  /** Names it has been served under, including those of replaced versions. */
-  readonly names: Set<string>;
+  /** Keys that it has been served under, by their text; those of replaced versions included. */
+  readonly keys: Map<string, PrefixKey>;
 }
 
-interface Answer {
-  readonly meta: PrefixMeta;
-  /** The store's error, if the store is away and this is the last known answer. */
-  readonly away?: PrefixdError;
+interface Load {
+  readonly key: PrefixKey;
+  readonly kv: Promise<KvTensor | null>;
 }
 
 /** Maximum known names; each takes about a kilobyte. */
@@ -83,18 +77,14 @@ export function createPrefixCache(options: PrefixCacheOptions): PrefixCache {
   return new HostCache(options);
 }
 
-/** Maps names to digests and digests to tensors: a tensor is never looked up by name, so it cannot be the wrong one. */
+/** Keys map to digests, digests to tensors: a tensor is never looked up by name, so it cannot be the wrong one. */
 class HostCache implements PrefixCache {
   readonly #store: PrefixStore;
   readonly #shape: ModelShape;
-  readonly #verifyMs: number;
-  readonly #staleMs: number;
-  readonly #now: () => number;
-  readonly #names = new LRUCache<string, Verified>({ max: MAX_NAMES });
+  readonly #metas: VerifiedCache<PrefixKey, PrefixMeta>;
   readonly #tensors: LRUCache<string, Held>;
   readonly #budget: ByteBudget;
-  readonly #asking = new Map<string, Promise<Verified | null>>();
-  readonly #loading = new Map<string, Promise<KvTensor | null>>();
+  readonly #loads = new Map<string, Load>();
   readonly #unsubscribe: () => void;
   /** Incremented when tensors are dropped for good: a load that began before must not bring them back. */
   #epoch = 0;
@@ -102,38 +92,41 @@ class HostCache implements PrefixCache {
   #misses = 0;
   #evictions = 0;
   #stale = 0;
-  /** The last query's error if the store was unreachable, and when that was found out. */
-  #away: PrefixdError | undefined;
-  #awayAt = 0;
 
-  constructor(options: PrefixCacheOptions) {
-    this.#store = options.store;
-    this.#shape = options.shape;
-    this.#verifyMs = options.verifyMs ?? 1000;
-    this.#staleMs = Math.max(this.#verifyMs, options.staleMs ?? 10_000);
-    this.#now = options.now ?? (() => performance.now());
+  constructor({ store, shape, maxBytes, ...times }: PrefixCacheOptions) {
+    this.#store = store;
+    this.#shape = shape;
+    this.#metas = new VerifiedCache({
+      ask: (key) => store.head(key),
+      textOf: keyText,
+      ownerOf: ({ user }) => user,
+      max: MAX_NAMES,
+      ...times,
+    });
     const tensors = new LRUCache<string, Held>({
-      maxSize: Math.max(1, options.maxBytes),
+      maxSize: Math.max(1, maxBytes),
       sizeCalculation: ({ kv }) => kv.data.buffer.byteLength,
     });
     this.#tensors = tensors;
-    this.#budget = new ByteBudget(options.maxBytes, {
+    this.#budget = new ByteBudget(maxBytes, {
       held: () => tensors.calculatedSize,
       evict: () => {
         if (tensors.pop() !== undefined) this.#evictions++;
       },
     });
-    this.#unsubscribe = options.store.onChange((key) => this.invalidate(key));
+    this.#unsubscribe = store.onChange((key) => this.invalidate(key));
   }
 
   async resolve(key: PrefixKey, accept: (meta: PrefixMeta) => void): Promise<{ meta: PrefixMeta; kv: KvTensor }> {
     for (let turn = 0; turn < MAX_TURNS; turn++) {
-      const { meta, away } = await this.#verify(key);
+      const { value: meta, away } = await this.#metas.get(key);
+      if (meta === null) throw new PrefixdError("prefix_not_found", "There is no prefix of this name.");
+      if (away !== undefined) this.#stale++;
       accept(meta);
       const held = this.#tensors.get(meta.digest);
       if (held !== undefined) {
         this.#hits++;
-        held.names.add(keyText(key));
+        held.keys.set(keyText(key), key);
         return { meta, kv: held.kv };
       }
       // A load that cannot succeed must not evict others.
@@ -146,35 +139,30 @@ class HostCache implements PrefixCache {
   }
 
   invalidate(key: PrefixKey): void {
-    const name = keyText(key);
-    this.#names.delete(name);
-    // A pending answer may predate the change, so later requests must not share it.
-    this.#asking.delete(name);
+    this.#metas.forget(key);
   }
 
   evict(key: PrefixKey): void {
-    const evicted = keyText(key);
-    this.#forget((name) => name === evicted);
+    this.#metas.forget(key);
+    this.#letGo(({ user, name }) => user === key.user && name === key.name);
   }
 
   invalidateUser(user: string): void {
-    this.#forget(isOf(user));
+    this.#metas.forgetOwner(user);
+    this.#letGo((key) => key.user === user);
   }
 
   clear(): void {
-    this.#forget(() => true);
+    this.#metas.clear();
+    this.#letGo(() => true);
   }
 
   holds(user: string): boolean {
-    const mine = isOf(user);
-    const flights = [...this.#loading.keys()].map((flight) => flight.split(" ")[0] as string);
-    const names = [
-      ...this.#names.keys(),
-      ...this.#asking.keys(),
-      ...flights,
-      ...[...this.#tensors.values()].flatMap((held) => [...held.names]),
+    const keys = [
+      ...[...this.#loads.values()].map(({ key }) => key),
+      ...[...this.#tensors.values()].flatMap((held) => [...held.keys.values()]),
     ];
-    return names.some(mine);
+    return this.#metas.knowsOf(user) || keys.some((key) => key.user === user);
   }
 
   stats(): PrefixCacheStats {
@@ -191,84 +179,36 @@ class HostCache implements PrefixCache {
 
   close(): void {
     this.#unsubscribe();
-    this.#names.clear();
+    this.#metas.clear();
     this.#tensors.clear();
   }
 
-  #forget(mine: (name: string) => boolean): void {
+  /** Tensors that one of these keys has been served from, or is being served from. */
+  #letGo(isGone: (key: PrefixKey) => boolean): void {
     this.#epoch++;
-    for (const name of [...this.#names.keys()]) if (mine(name)) this.#names.delete(name);
-    for (const name of [...this.#asking.keys()]) if (mine(name)) this.#asking.delete(name);
-    for (const [digest, { names }] of [...this.#tensors.entries()])
-      if ([...names].some(mine)) this.#tensors.delete(digest);
-    for (const flight of [...this.#loading.keys()])
-      if (mine(flight.split(" ")[0] as string)) this.#loading.delete(flight);
-  }
-
-  async #verify(key: PrefixKey): Promise<Answer> {
-    const name = keyText(key);
-    const known = this.#names.get(name);
-    const now = this.#now();
-    if (known !== undefined && now - known.at < this.#verifyMs) return known;
-    // Do not make every request wait for a hanging store.
-    if (
-      this.#away !== undefined &&
-      now - this.#awayAt < this.#verifyMs &&
-      known !== undefined &&
-      now - known.at < this.#staleMs
-    )
-      return this.#staleOr(this.#away, known);
-    let verified: Verified | null;
-    try {
-      verified = await (this.#asking.get(name) ?? this.#ask(name, key));
-      this.#away = undefined;
-    } catch (error) {
-      if (!(error instanceof PrefixdError) || error.code !== "store_unavailable") throw error;
-      this.#away = error;
-      this.#awayAt = this.#now();
-      // Look up again: a change may have been reported meanwhile.
-      return this.#staleOr(error, this.#names.get(name));
-    }
-    if (verified === null) throw new PrefixdError("prefix_not_found", "There is no prefix of this name.");
-    return verified;
-  }
-
-  #staleOr(away: PrefixdError, known: Verified | undefined): Answer {
-    if (known === undefined || this.#now() - known.at >= this.#staleMs) throw away;
-    this.#stale++;
-    return { meta: known.meta, away };
-  }
-
-  #ask(name: string, key: PrefixKey): Promise<Verified | null> {
-    const at = this.#now();
-    const asked = this.#store.head(key).then((meta) => (meta === null ? null : { meta, at }));
-    this.#asking.set(name, asked);
-    // Keep only the current query's answer; an invalidated one serves only those who asked it.
-    const settle = (verified: Verified | null | undefined): void => {
-      if (this.#asking.get(name) !== asked) return;
-      this.#asking.delete(name);
-      if (verified === null) this.#names.delete(name);
-      else if (verified !== undefined) this.#names.set(name, verified);
-    };
-    asked.then(settle, () => settle(undefined));
-    return asked;
+    for (const [digest, { keys }] of [...this.#tensors.entries()])
+      if ([...keys.values()].some(isGone)) this.#tensors.delete(digest);
+    for (const [flight, { key }] of [...this.#loads]) if (isGone(key)) this.#loads.delete(flight);
   }
 
   /** null if the store no longer has this version. */
   #load(key: PrefixKey, meta: PrefixMeta): Promise<KvTensor | null> {
     // Per name too: another user's copy of the same tensors can vanish while it is read.
     const flight = `${keyText(key)} ${meta.digest}`;
-    const running = this.#loading.get(flight);
+    const running = this.#loads.get(flight);
     if (running !== undefined) {
       this.#hits++;
-      return running;
+      return running.kv;
     }
     this.#misses++;
-    const load = this.#fetch(key, meta).finally(() => {
-      if (this.#loading.get(flight) === load) this.#loading.delete(flight);
-    });
-    this.#loading.set(flight, load);
-    return load;
+    const load: Load = {
+      key,
+      kv: this.#fetch(key, meta).finally(() => {
+        if (this.#loads.get(flight) === load) this.#loads.delete(flight);
+      }),
+    };
+    this.#loads.set(flight, load);
+    return load.kv;
   }
 
   async #fetch(key: PrefixKey, meta: PrefixMeta): Promise<KvTensor | null> {
@@ -278,7 +218,7 @@ class HostCache implements PrefixCache {
     // Another load finished while this one waited for room.
     const held = this.#tensors.get(meta.digest);
     if (held !== undefined) {
-      held.names.add(keyText(key));
+      held.keys.set(keyText(key), key);
       return held.kv;
     }
     const bytes = await this.#store.loadKv(key, meta.digest);
@@ -292,12 +232,7 @@ class HostCache implements PrefixCache {
     const kv = kvFromBytes(meta.length, bytes);
     reservation[Symbol.dispose]();
     if (reservation.fits && epoch === this.#epoch)
-      this.#tensors.set(meta.digest, { kv, names: new Set([keyText(key)]) });
+      this.#tensors.set(meta.digest, { kv, keys: new Map([[keyText(key), key]]) });
     return kv;
   }
-}
-
-function isOf(user: string): (name: string) => boolean {
-  const start = keyText({ user, name: "" });
-  return (name) => name.startsWith(start);
 }

@@ -1,7 +1,7 @@
 import { createHash, timingSafeEqual } from "node:crypto";
-import { LRUCache } from "lru-cache";
 import { PrefixdError } from "../errors.ts";
-import { apiKeyId, hasExpired, matchesHash } from "./api-key.ts";
+import { VerifiedCache } from "../replicas/verified-cache.ts";
+import { apiKeyId, matchesHash } from "./api-key.ts";
 import type { UserStore } from "./store.ts";
 import type { ApiKeyRecord, Principal } from "./types.ts";
 import { ADMIN_USER, LOCAL_USER } from "./user-id.ts";
@@ -29,13 +29,6 @@ export interface AuthenticatorOptions {
   readonly clock?: () => Date;
 }
 
-interface Known {
-  /** null: there is no such key. */
-  readonly record: ApiKeyRecord | null;
-  /** When the store was asked, not when it answered. */
-  readonly at: number;
-}
-
 const MAX_KEYS = 20_000;
 /** Ids that are made up must not push out those that are not, nor stay. */
 const MAX_UNKNOWN = 1_000;
@@ -53,25 +46,23 @@ export function createAuthenticator(options: AuthenticatorOptions): Authenticato
 
 class KeyAuthenticator implements Authenticator {
   readonly keyed = true;
-  readonly #store: AuthenticatorOptions["store"];
   readonly #adminDigest: Buffer;
-  readonly #verifyMs: number;
-  readonly #staleMs: number;
-  readonly #now: () => number;
   readonly #clock: () => Date;
-  readonly #known = new LRUCache<string, Known>({ max: MAX_KEYS });
-  readonly #unknown = new LRUCache<string, Known>({ max: MAX_UNKNOWN });
-  readonly #asking = new Map<string, Promise<Known>>();
+  readonly #keys: VerifiedCache<string, ApiKeyRecord>;
   readonly #unsubscribe: () => void;
 
-  constructor(options: AuthenticatorOptions) {
-    this.#store = options.store;
-    this.#adminDigest = sha256(options.adminKey);
-    this.#verifyMs = options.verifyMs ?? 1000;
-    this.#staleMs = Math.max(this.#verifyMs, options.staleMs ?? 10_000);
-    this.#now = options.now ?? (() => performance.now());
-    this.#clock = options.clock ?? (() => new Date());
-    this.#unsubscribe = options.store.onChange((user) => this.forget(user));
+  constructor({ store, adminKey, clock = () => new Date(), ...times }: AuthenticatorOptions) {
+    this.#adminDigest = sha256(adminKey);
+    this.#clock = clock;
+    this.#keys = new VerifiedCache({
+      ask: (id) => store.findKey(id),
+      textOf: (id) => id,
+      ownerOf: (_id, record) => record?.user,
+      max: MAX_KEYS,
+      maxAbsent: MAX_UNKNOWN,
+      ...times,
+    });
+    this.#unsubscribe = store.onChange((user) => this.forget(user));
   }
 
   async authenticate(authorization: string | undefined): Promise<Principal> {
@@ -81,51 +72,20 @@ class KeyAuthenticator implements Authenticator {
     if (timingSafeEqual(sha256(key), this.#adminDigest)) return { role: "admin", user: ADMIN_USER, keyId: null };
     const id = apiKeyId(key);
     if (id === null) throw unauthorized();
-    const record = await this.#find(id);
+    const { value: record } = await this.#keys.get(id);
     const matches = matchesHash(key, record?.hash ?? NO_HASH);
     if (record === null || !matches || hasExpired(record, this.#clock())) throw unauthorized();
     return { role: "user", user: record.user, keyId: id };
   }
 
+  forget(user: string | null): void {
+    if (user === null) this.#keys.clear();
+    else this.#keys.forgetOwner(user);
+  }
+
   close(): void {
     this.#unsubscribe();
-    this.#known.clear();
-    this.#unknown.clear();
-  }
-
-  async #find(id: string): Promise<ApiKeyRecord | null> {
-    const known = this.#known.get(id) ?? this.#unknown.get(id);
-    if (known !== undefined && this.#now() - known.at < this.#verifyMs) return known.record;
-    try {
-      return (await (this.#asking.get(id) ?? this.#ask(id))).record;
-    } catch (error) {
-      // Looked up again: a change may have been heard of meanwhile.
-      const last = this.#known.get(id);
-      if (last === undefined || this.#now() - last.at >= this.#staleMs) throw error;
-      return last.record;
-    }
-  }
-
-  #ask(id: string): Promise<Known> {
-    const at = this.#now();
-    const asked = this.#store.findKey(id).then((record) => ({ record, at }));
-    this.#asking.set(id, asked);
-    // Only the current question's answer is kept: one that a change has overtaken serves who asked it, and nobody after.
-    const settle = (known: Known | undefined): void => {
-      if (this.#asking.get(id) !== asked) return;
-      this.#asking.delete(id);
-      if (known === undefined) return;
-      this.#known.delete(id);
-      (known.record === null ? this.#unknown : this.#known).set(id, known);
-    };
-    asked.then(settle, () => settle(undefined));
-    return asked;
-  }
-
-  forget(user: string | null): void {
-    for (const [id, { record }] of [...this.#known]) if (user === null || record?.user === user) this.#known.delete(id);
-    this.#unknown.clear();
-    this.#asking.clear();
+    this.#keys.clear();
   }
 }
 

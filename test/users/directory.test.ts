@@ -75,3 +75,37 @@ t.test("a store that is away: the last known limits hold, a stranger is refused"
   t.equal(directory.find("a")?.weight, 1);
   await t.rejects(directory.load("b"), { code: "store_unavailable" });
 });
+
+t.test("a read that began before a notice does not come back after it", async (t) => {
+  for (const [what, notice] of [
+    ["a change", (store) => store.change("a")],
+    ["a removal", (_store, directory) => directory.forget("a")],
+    ["the loss of the lease", (_store, directory) => directory.forget(null)],
+  ] satisfies [string, (store: ReturnType<typeof fakeStore>, directory: UserDirectory) => void][]) {
+    await t.test(what, async (t) => {
+      const store = fakeStore();
+      store.users.set("a", user("a", 1));
+      let answer = (): void => {};
+      const directory = new UserDirectory(
+        {
+          onChange: store.onChange,
+          getUser: async (id) => {
+            const read = await store.getUser(id);
+            if (store.asked === 1) await new Promise<void>((resolve) => (answer = resolve));
+            return read;
+          },
+        },
+        60_000,
+      );
+      t.teardown(() => directory.close());
+      const loading = directory.load("a");
+      await sleep(1);
+      store.users.set("a", user("a", 2));
+      notice(store, directory);
+      answer();
+      await loading;
+      t.equal(directory.find("a")?.weight, 2);
+      t.equal(store.asked, 2);
+    });
+  }
+});
