@@ -1,7 +1,7 @@
 import { randomUUID } from "node:crypto";
 import { PrefixdError } from "../errors.ts";
 import { ByteBudget } from "../prefixes/byte-budget.ts";
-import type { RedisConnection } from "./connection.ts";
+import type { RedisCommands } from "./connection.ts";
 import type { RedisKeys } from "./prefix-keys.ts";
 import { BEGIN_UPLOAD, WRITE_CHUNK } from "./prefix-scripts.ts";
 import type { ByteRange, PrefixKey, PrefixRecord } from "../prefixes/store.ts";
@@ -43,12 +43,12 @@ export function splitRecord(record: PrefixRecord, chunkBytes: number): { plan: C
 
 /** Writes and reads the chunks of versions. Chunks that are never committed expire. */
 export class RedisChunks {
-  readonly #connection: RedisConnection;
+  readonly #connection: RedisCommands;
   readonly #keys: RedisKeys;
   readonly #ttlMs: number;
   readonly #travelling = new ByteBudget(BYTES_IN_FLIGHT, { held: () => 0, evict: () => undefined });
 
-  constructor(connection: RedisConnection, keys: RedisKeys, ttlMs: number) {
+  constructor(connection: RedisCommands, keys: RedisKeys, ttlMs: number) {
     this.#connection = connection;
     this.#keys = keys;
     this.#ttlMs = ttlMs;

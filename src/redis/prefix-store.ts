@@ -3,7 +3,7 @@ import { PrefixdError } from "../errors.ts";
 import { keyText } from "../prefixes/name.ts";
 import { checkPrecondition, preconditionFailed } from "../prefixes/precondition.ts";
 import { RedisChunks, splitRecord, uploadError, type Extent } from "./chunks.ts";
-import { guarded, RedisConnection, type RedisConnectionOptions } from "./connection.ts";
+import { accessRedis, guarded, type RedisAccess, type RedisConnection, type RedisUse } from "./connection.ts";
 import { parseEntry, type Entry } from "./prefix-entry.ts";
 import { RedisKeys } from "./prefix-keys.ts";
 import { COMMIT_UPLOAD, DELETE_PREFIX, DELETE_USER, HELD, LIST_PREFIXES } from "./prefix-scripts.ts";
@@ -26,8 +26,8 @@ import type {
 } from "../prefixes/store.ts";
 import { OPEN_TOMBSTONE_MS, TOMBSTONE_MS } from "../prefixes/tombstones.ts";
 
-export interface RedisStoreOptions extends RedisConnectionOptions {
-  /** Prefix of all keys. Default `prefixd`. */
+export type RedisStoreOptions = RedisAccess & {
+  /** What all keys begin with. Default `prefixd`. */
   readonly namespace?: string;
   /** Milliseconds until chunks of an unfinished PUT expire. Default 10 minutes. */
   readonly uploadTtlMs?: number;
@@ -35,22 +35,11 @@ export interface RedisStoreOptions extends RedisConnectionOptions {
   readonly graceMs?: number;
   /** Bytes per Redis value, so that no single GET blocks the server. Default 512 KiB. */
   readonly chunkBytes?: number;
-}
+};
 
-/** Connects to a store shared by replicas. Resolves after `commandTimeoutMs` at the latest, connected or not. */
+/** A store shared by replicas. Resolves and throws as `openRedis`. */
 export async function openRedisStore(options: RedisStoreOptions): Promise<PrefixStore> {
-  const connection = new RedisConnection(options);
-  await connection.ready(options.commandTimeoutMs ?? 2000);
-  const policy =
-    /maxmemory_policy:(\S+)/.exec(await connection.client.info("memory").catch(() => ""))?.[1] ?? "noeviction";
-  if (policy !== "noeviction") {
-    options.onError?.(
-      new Error(
-        `Redis may evict keys (maxmemory-policy ${policy}): prefixes, users and what refuses late uploads can vanish; set noeviction`,
-      ),
-    );
-  }
-  return new RedisStore(connection, options);
+  return new RedisStore(await accessRedis(options), options);
 }
 
 /** Prefixes listed per script: each may be shared with thousands, and Redis serves nobody else meanwhile. */
@@ -58,6 +47,7 @@ const AT_A_TIME = 100;
 
 class RedisStore implements PrefixStore {
   readonly #connection: RedisConnection;
+  readonly #release: () => void;
   readonly #keys: RedisKeys;
   readonly #uploadTtlMs: number;
   readonly #graceMs: number;
@@ -67,15 +57,16 @@ class RedisStore implements PrefixStore {
   readonly #origin = randomUUID();
   readonly #listeners = new Set<(key: PrefixKey) => void>();
 
-  constructor(connection: RedisConnection, options: RedisStoreOptions) {
-    this.#connection = connection;
+  constructor({ redis, release }: RedisUse, options: RedisStoreOptions) {
+    this.#connection = redis;
+    this.#release = release;
     this.#keys = new RedisKeys(options.namespace ?? "prefixd");
     this.#uploadTtlMs = options.uploadTtlMs ?? 600_000;
     this.#graceMs = options.graceMs ?? 60_000;
     this.#chunkBytes = options.chunkBytes ?? 512 * 1024;
-    this.#chunks = new RedisChunks(connection, this.#keys, this.#uploadTtlMs);
-    this.#shares = new RedisShares(connection, this.#keys, (key) => this.#message(key));
-    connection.subscribe(this.#keys.changes, (message) => this.#heard(message));
+    this.#chunks = new RedisChunks(redis.bulk, this.#keys, this.#uploadTtlMs);
+    this.#shares = new RedisShares(redis.bulk, this.#keys, (key) => this.#message(key));
+    redis.subscribe(this.#keys.changes, (message) => this.#heard(message));
   }
 
   put(record: PrefixRecord, precondition?: Precondition, quota?: PrefixQuota): Promise<{ created: boolean }> {
@@ -125,10 +116,10 @@ class RedisStore implements PrefixStore {
       ];
       const keys = [this.#keys.prefixes(key.user), this.#keys.unsettled(key.user)];
       const { value: reply, struck } = await this.#shares.changing(key.user, () =>
-        this.#connection.run(PATCH_SHARING, keys, args),
+        this.#connection.bulk.run(PATCH_SHARING, keys, args),
       );
       if (reply === -1) throw preconditionFailed("The prefix has changed in the meantime.");
-      await this.#connection.replicated();
+      await this.#connection.bulk.replicated();
       if (reply === 0) return null;
       return struck ? this.head(key) : parseEntry(String(reply)).meta;
     });
@@ -201,10 +192,10 @@ class RedisStore implements PrefixStore {
         randomUUID(),
       ];
       const { value: reply } = await this.#shares.changing(key.user, () =>
-        this.#connection.run(DELETE_PREFIX, this.#userKeys(key.user), args),
+        this.#connection.bulk.run(DELETE_PREFIX, this.#userKeys(key.user), args),
       );
       if (reply === -1) throw preconditionFailed("The prefix is not the one that was to be deleted.");
-      await this.#connection.replicated();
+      await this.#connection.bulk.replicated();
       return reply === 1;
     });
   }
@@ -215,11 +206,11 @@ class RedisStore implements PrefixStore {
       const args = [this.#keys.chunks(user), this.#keys.changes, this.#origin, user, ...refused, randomUUID()];
       await this.#shares.built();
       const { value } = await this.#shares.changing(user, () =>
-        this.#connection.run(DELETE_USER, this.#userKeys(user), args),
+        this.#connection.bulk.run(DELETE_USER, this.#userKeys(user), args),
       );
       const [prefixes, bytes] = value as [number, number];
       await this.#shares.removeGuest(user);
-      await this.#connection.replicated();
+      await this.#connection.bulk.replicated();
       return { prefixes, bytes };
     });
   }
@@ -245,7 +236,7 @@ class RedisStore implements PrefixStore {
 
   async close(): Promise<void> {
     this.#listeners.clear();
-    this.#connection.close();
+    this.#release();
   }
 
   async #entry(key: PrefixKey): Promise<Entry | null> {

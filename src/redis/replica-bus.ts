@@ -1,6 +1,6 @@
 import { randomUUID } from "node:crypto";
 import { lostTouch, PrefixdError } from "../errors.ts";
-import { RedisConnection, toStoreError, type RedisConnectionOptions } from "./connection.ts";
+import { accessRedis, toStoreError, type RedisAccess, type RedisConnection, type RedisUse } from "./connection.ts";
 import { Heartbeats, LEFT } from "../replicas/heartbeats.ts";
 import { ACKNOWLEDGE, COLLECT, FORGET, LEAVE, RENEW, ReplicaKeys, SEND, STRIKE_OFF } from "./replica-keys.ts";
 import type {
@@ -11,8 +11,8 @@ import type {
   ReplicaHandler,
 } from "../replicas/replica-bus.ts";
 
-export interface RedisReplicaBusOptions extends RedisConnectionOptions {
-  /** Prefix of all keys. Default `prefixd`. */
+export type RedisReplicaBusOptions = RedisAccess & {
+  /** What all keys begin with. Default `prefixd`. */
   readonly namespace?: string;
   /** Milliseconds that a replica may serve after requesting its last renewal. Default 10,000. */
   readonly leaseMs?: number;
@@ -21,11 +21,13 @@ export interface RedisReplicaBusOptions extends RedisConnectionOptions {
   readonly handler: ReplicaHandler;
   /** Called once when the lease has expired, before the next one begins. Must drop everything cached, at once. */
   readonly onLapse: () => void;
-}
+  /** Hears of what fails and is tried again. */
+  readonly onError?: (error: Error) => void;
+};
 
-/** Connects a replica to the others. Resolves after `commandTimeoutMs` at the latest, with or without a lease. */
+/** Connects a replica to the others. Resolves after the time of a command at the latest, with a lease or not; throws as `openRedis`. */
 export async function openRedisReplicaBus(options: RedisReplicaBusOptions): Promise<ReplicaBus> {
-  const bus = new RedisReplicaBus(options);
+  const bus = new RedisReplicaBus(await accessRedis(options), options);
   await bus.start();
   return bus;
 }
@@ -44,6 +46,7 @@ const POLL_MS = 20;
 class RedisReplicaBus implements ReplicaBus {
   readonly id = randomUUID();
   readonly #connection: RedisConnection;
+  readonly #release: () => void;
   readonly #keys: ReplicaKeys;
   readonly #options: RedisReplicaBusOptions;
   readonly #leaseMs: number;
@@ -60,16 +63,16 @@ class RedisReplicaBus implements ReplicaBus {
   #renewAgain = false;
   #closed = false;
 
-  constructor(options: RedisReplicaBusOptions) {
+  constructor({ redis, release }: RedisUse, options: RedisReplicaBusOptions) {
     this.#options = options;
     this.#leaseMs = options.leaseMs ?? 10_000;
     this.#heartbeats = new Heartbeats(this.#leaseMs * 1.2);
-    this.#connection = new RedisConnection(options);
+    this.#connection = redis;
+    this.#release = release;
     this.#keys = new ReplicaKeys(options.namespace ?? "prefixd");
   }
 
   async start(): Promise<void> {
-    await this.#connection.ready(this.#options.commandTimeoutMs ?? 2000);
     this.#connection.subscribe(this.#keys.wake, () => void this.#renew());
     // Redis may have returned without the lease.
     this.#connection.onReady(() => void this.#renew());
@@ -112,7 +115,7 @@ class RedisReplicaBus implements ReplicaBus {
     await this.#connection
       .run(LEAVE, [this.#keys.beats, this.#keys.inbox(this.id)], [this.id, LEFT])
       .catch(() => undefined);
-    this.#connection.close();
+    this.#release();
   }
 
   async #collect(id: string, told: readonly string[]): Promise<BroadcastResult> {

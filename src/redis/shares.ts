@@ -1,7 +1,7 @@
 import { randomUUID } from "node:crypto";
 import { Cluster, type Redis } from "ioredis";
 import { compareTexts, keyText, parseKeyText } from "../prefixes/name.ts";
-import { isOutOfMemory, type RedisConnection } from "./connection.ts";
+import { isOutOfMemory, type RedisCommands } from "./connection.ts";
 import { parseEntry } from "./prefix-entry.ts";
 import type { RedisKeys } from "./prefix-keys.ts";
 import { CROSS_OFF, SETTLE, SHOW_SHARED, STRIKE_OFF } from "./sharing-scripts.ts";
@@ -27,13 +27,13 @@ type Note = readonly [field: string, change: string];
  * is settled. Entries are hints: readers check the record.
  */
 export class RedisShares {
-  readonly #connection: RedisConnection;
+  readonly #connection: RedisCommands;
   readonly #keys: RedisKeys;
   readonly #message: (key: PrefixKey) => string;
   #isBuilt: Promise<void> | undefined;
 
-  /** @param message builds the message to other replicas about a changed prefix */
-  constructor(connection: RedisConnection, keys: RedisKeys, message: (key: PrefixKey) => string) {
+  /** @param message what other replicas are told of a prefix that has changed */
+  constructor(connection: RedisCommands, keys: RedisKeys, message: (key: PrefixKey) => string) {
     this.#connection = connection;
     this.#keys = keys;
     this.#message = message;

@@ -1,7 +1,6 @@
 import { randomUUID } from "node:crypto";
 import { PrefixdError } from "../errors.ts";
-import { guarded, RedisConnection, type RedisConnectionOptions } from "./connection.ts";
-import { hasExpired, MAX_USER_KEYS, tooManyKeys } from "../users/api-key.ts";
+import { accessRedis, guarded, type RedisAccess, type RedisConnection, type RedisUse } from "./connection.ts";
 import { ChangeListeners } from "../users/change-listeners.ts";
 import { RedisUsage } from "./usage.ts";
 import { RedisUserKeys } from "./user-keys.ts";
@@ -11,20 +10,18 @@ import type { RemovedUser, UsageDays, UsageRange, UserPatch, UserStore } from ".
 import type { ApiKeyRecord, UsageRow, UsageSums, User } from "../users/types.ts";
 import { compare } from "../users/usage-counts.ts";
 
-export interface RedisUserOptions extends RedisConnectionOptions {
-  /** Prefix of all keys. Default `prefixd`. */
+export type RedisUserOptions = RedisAccess & {
+  /** What all keys begin with. Default `prefixd`. */
   readonly namespace?: string;
   /**
    * Milliseconds after which an id on the list of users without a user counts as a crash's leftover. Default 60,000.
    */
   readonly sweepMs?: number;
-}
+};
 
-/** Connects to users shared by replicas. Resolves after `commandTimeoutMs` at the latest, connected or not. */
+/** Users shared by replicas. Resolves and throws as `openRedis`. */
 export async function openRedisUserStore(options: RedisUserOptions): Promise<UserStore> {
-  const connection = new RedisConnection(options);
-  await connection.ready(options.commandTimeoutMs ?? 2000);
-  return new RedisUserStore(connection, new RedisUserKeys(options.namespace ?? "prefixd"), options.sweepMs ?? 60_000);
+  return new RedisUserStore(await accessRedis(options), options);
 }
 
 type Announcement = [channel: string, message: string];
@@ -38,18 +35,21 @@ const PATCH_TURNS = 64;
 
 class RedisUserStore implements UserStore {
   readonly #connection: RedisConnection;
+  readonly #release: () => void;
   readonly #keys: RedisUserKeys;
   readonly #origin = randomUUID();
   readonly #changes = new ChangeListeners();
   readonly #usage: RedisUsage;
   readonly #sweep: UserSweep;
 
-  constructor(connection: RedisConnection, keys: RedisUserKeys, sweepMs: number) {
-    this.#connection = connection;
+  constructor({ redis, release }: RedisUse, { namespace = "prefixd", sweepMs = 60_000 }: RedisUserOptions) {
+    const keys = new RedisUserKeys(namespace);
+    this.#connection = redis;
+    this.#release = release;
     this.#keys = keys;
-    this.#usage = new RedisUsage(connection, keys);
-    this.#sweep = new UserSweep(connection, keys, sweepMs);
-    connection.subscribe(keys.changes, (message) => this.#heard(message));
+    this.#usage = new RedisUsage(redis, keys);
+    this.#sweep = new UserSweep(redis, keys, sweepMs);
+    redis.subscribe(keys.changes, (message) => this.#heard(message));
   }
 
   createUser(user: User): Promise<void> {
@@ -171,30 +171,33 @@ class RedisUserStore implements UserStore {
 
   deleteKey(user: string, keyId: string): Promise<boolean> {
     return this.#change(user, async (announce) => {
-      const removed = await this.#dropKey(user, keyId, announce);
-      await this.#connection.replicated();
-      return removed;
+      // First the index: what a crash leaves of the key no longer works, and is deleted when this is repeated or the user is removed.
+      const { bulk } = this.#connection;
+      if ((await bulk.client.hexists(this.#keys.keys(user), keyId)) === 1) await this.#dropIndex([keyId]);
+      const removed = await bulk.run(DELETE_KEY, [this.#keys.keys(user)], [keyId, ...announce]);
+      await bulk.replicated();
+      return removed === 1;
     });
   }
 
   deleteUser(id: string, { keepUsage }: { keepUsage: boolean }): Promise<RemovedUser> {
     return this.#change(id, async (announce) => {
-      const { client } = this.#connection;
-      // The index before the keys: after a crash the keys still lead to their entries, while entries without keys could
-      // not be found. The record between the two: from then on no keys are added.
+      const { bulk } = this.#connection;
+      const { client } = bulk;
+      // The index before the keys: after a crash in the middle these lead to it, index entries without them could not be found. The record between
+      // the two: from then on there are no more keys.
       await this.#dropIndex(await client.hkeys(this.#keys.keys(id)));
       const there = await client.del(this.#keys.user(id));
       await this.#dropIndex(await client.hkeys(this.#keys.keys(id)));
-      const names = ["keys", "usage", "usageRows", "usageDays", "flushes", "tokens"] as const;
-      const [usageRows, keys] = (await this.#connection.run(
-        DELETE_USER_REST,
-        names.map((name) => this.#keys[name](id)),
-        [keepUsage ? "keep" : "drop", ...announce],
-      )) as [number, number];
+      const keys = [this.#keys.keys(id), this.#keys.usage(id), this.#keys.tokens(id), this.#keys.flushes(id)];
+      const [fields, ids] = (await bulk.run(DELETE_USER_REST, keys, [keepUsage ? "keep" : "drop", ...announce])) as [
+        string[],
+        string[],
+      ];
       await client.zrem(this.#keys.users, id);
       // The user was created again in the meantime.
       if ((await client.exists(this.#keys.user(id))) === 1) await client.zadd(this.#keys.users, 0, id);
-      await this.#connection.replicated();
+      await bulk.replicated();
       if (there === 0) throw noUser();
       return { keys, usageRows };
     });
@@ -224,7 +227,7 @@ class RedisUserStore implements UserStore {
     this.#changes.clear();
     this.#sweep.close();
     await this.#usage.close();
-    this.#connection.close();
+    this.#release();
   }
 
   async #dropKey(user: string, keyId: string, announce: Announcement): Promise<boolean> {
@@ -241,7 +244,7 @@ class RedisUserStore implements UserStore {
   }
 
   async #dropIndex(keyIds: readonly string[]): Promise<void> {
-    await Promise.all(keyIds.map((id) => this.#connection.client.del(this.#keys.key(id))));
+    await Promise.all(keyIds.map((id) => this.#connection.bulk.client.del(this.#keys.key(id))));
   }
 
   /** Runs a change that announces itself to the other replicas by these arguments of its script. */
