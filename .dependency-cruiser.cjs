@@ -58,7 +58,7 @@ module.exports = {
     ),
     only(
       "replicas/",
-      ["errors\\.ts", "observability/", "prefixes/", "users/"],
+      ["errors\\.ts", "kv\\.ts", "observability/", "prefixes/", "users/"],
       "replicas know users and prefixes, and no store",
     ),
     only(
@@ -121,10 +121,17 @@ module.exports = {
     only("reporting/", [], "reporting is a leaf"),
     only("load/", ["reporting/"], "the load tester speaks HTTP and imports nothing of the server's"),
     {
+      name: "only-main-starts",
+      comment: "what a server is put together from is nobody's else",
+      severity: "error",
+      from: { path: "^src/", pathNot: "^src/(main\\.ts|start/)" },
+      to: { path: "^src/start/" },
+    },
+    {
       name: "only-composition-constructs",
       comment: "concrete stores, runners and runtimes are made in one place",
       severity: "error",
-      from: { path: "^src/", pathNot: "^src/(main|cli|doctor|model|runtime|lmdb|redis)" },
+      from: { path: "^src/", pathNot: "^src/(main|start|cli|doctor|model|runtime|lmdb|redis)" },
       to: { path: "^src/(lmdb/|redis/(?!url\\.ts)|model/gpt2-runner|runtime/)" },
     },
   ],

@@ -284,7 +284,9 @@ export const DEVICE_PRECISIONS = { cpu: ["fp32", "int8"], webgpu: ["fp32", "fp16
 
 export type Config = Readonly<Omit<Static<typeof ConfigSchema>, "precision">> & {
   readonly precision: "fp32" | "int8" | "fp16";
-  /** null if there are no keys. Not enumerable, so that printing the configuration does not reveal it. */
+  /** The folder of `--store lmdb:DIR`; null: it is a Redis. */
+  readonly storeFolder: string | null;
+  /** null: no keys. Not enumerable, so that a printed configuration does not tell it. */
   readonly adminKey: string | null;
 };
 type Key = keyof typeof ConfigSchema.properties;
@@ -326,9 +328,7 @@ export class ConfigError extends Error {
   }
 }
 
-/** The folder of `--store lmdb:DIR`; null for Redis. */
-export const lmdbFolder = (store: string): string | null =>
-  store.startsWith("lmdb:") ? store.slice("lmdb:".length) : null;
+const lmdbFolder = (store: string): string | null => (store.startsWith("lmdb:") ? store.slice("lmdb:".length) : null);
 
 export const flagOf = (key: string): string => "--" + key.replace(/[A-Z]/g, (c) => "-" + c.toLowerCase());
 export const variableOf = (key: string): string => "PREFIXD_" + key.replace(/[A-Z]/g, (c) => "_" + c).toUpperCase();
@@ -360,7 +360,10 @@ export function parseConfig(
     );
   }
   return Object.freeze(
-    Object.defineProperty({ ...settings, precision }, "adminKey", { value: adminKey, enumerable: false }),
+    Object.defineProperty({ ...settings, precision, storeFolder: lmdbFolder(settings.store) }, "adminKey", {
+      value: adminKey,
+      enumerable: false,
+    }),
   ) as Config;
 }
 
@@ -401,9 +404,9 @@ function checkAdminKey(key: string, source: string): string {
   return key;
 }
 
-/** Secrets that no log line may show. */
-export function secretsOf({ adminKey, store }: Config): string[] {
-  const password = lmdbFolder(store) === null ? parseRedisUrl(store).password : undefined;
+/** What no log line may show. */
+export function secretsOf({ adminKey, store, storeFolder }: Config): string[] {
+  const password = storeFolder === null ? parseRedisUrl(store).password : undefined;
   return [adminKey, password].filter((secret) => typeof secret === "string");
 }
 

@@ -1,4 +1,4 @@
-import { ConfigError, lmdbFolder, parseConfig } from "../config.ts";
+import { ConfigError, parseConfig } from "../config.ts";
 import { examine } from "../doctor/examine.ts";
 import { reportText } from "../doctor/text.ts";
 
@@ -18,7 +18,7 @@ export async function doctor(args: readonly string[]): Promise<void> {
     device: config.device,
     precision: config.precision,
     slots: config.maxBatch,
-    storeFolder: lmdbFolder(config.store),
+    storeFolder: config.storeFolder,
   });
   process.stdout.write(args.includes("--json") ? `${JSON.stringify(report, null, 2)}\n` : reportText(report));
   process.exitCode = report.ok ? 0 : 1;

@@ -77,5 +77,13 @@ export class FoldingService {
   }
 }
 
+/** For what nobody has asked for, such as the adapters of `--prefixes`: on its user's share, and on nobody's bill. */
+export function unmeteredFolding(engine: FoldingEngine): Pick<FoldingService, "fold" | "tryPrefix"> {
+  return {
+    fold: (input, { user }) => engine.fold(input, { tenant: user }),
+    tryPrefix: (kv, { user }) => engine.tryPrefix(kv, { tenant: user }),
+  };
+}
+
 const removedError = (): PrefixdError =>
   new PrefixdError("removed", "The user was removed before the prefix was registered.");

@@ -8,7 +8,7 @@ import type { UserStore } from "../users/store.ts";
 export interface UserRemovalParts {
   readonly users: Pick<UserStore, "getUser" | "listKeys" | "deleteKey" | "deleteUser">;
   readonly prefixes: Pick<PrefixStore, "deleteUser" | "removalState" | "readmitUser" | "list">;
-  readonly bus: ReplicaBus;
+  readonly bus: Pick<ReplicaBus, "broadcast">;
   /** Time of day, for the receipt. */
   readonly clock?: () => Date;
 }
@@ -77,7 +77,7 @@ function goneAlready(error: unknown): { keys: number } {
  * A registry whose `remove` answers when no replica serves the prefix any more: running requests on it end everywhere. One that is
  * replaced instead lets running requests finish on the version that they began with.
  */
-export function removeEverywhere(registry: PrefixRegistry, bus: ReplicaBus): PrefixRegistry {
+export function removeEverywhere(registry: PrefixRegistry, bus: Pick<ReplicaBus, "broadcast">): PrefixRegistry {
   return {
     register: (...args) => registry.register(...args),
     patch: (...args) => registry.patch(...args),

@@ -1,4 +1,5 @@
 import { VerifiedCache } from "../replicas/verified-cache.ts";
+import type { Authenticator } from "./authenticator.ts";
 import type { UserStore } from "./store.ts";
 import type { User } from "./types.ts";
 
@@ -48,4 +49,18 @@ export class UserDirectory {
     this.#unsubscribe();
     this.#users.clear();
   }
+}
+
+/** Weight and limits of whoever has been recognised are in memory before the request asks for them. */
+export function withDirectory(auth: Authenticator, directory: UserDirectory): Authenticator {
+  return {
+    keyed: auth.keyed,
+    async authenticate(authorization) {
+      const principal = await auth.authenticate(authorization);
+      if (principal.role === "user") await directory.load(principal.user);
+      return principal;
+    },
+    forget: (user) => auth.forget(user),
+    close: () => auth.close(),
+  };
 }

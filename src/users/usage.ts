@@ -102,6 +102,12 @@ export class UsageRecorder {
     drop();
   }
 
+  /** Writes what a user who is being removed has used. What could not be written must not be billed to a later user of the same id. */
+  async settle(user: string): Promise<void> {
+    await this.flush();
+    await this.forget(user);
+  }
+
   /** Writes the rest, for at most about `ms` milliseconds if the sink keeps failing; answers how many rows are lost. */
   async close(ms = 2000): Promise<number> {
     this.#closed = true;

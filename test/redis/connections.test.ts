@@ -1,4 +1,5 @@
 /** What a process has of connections to Redis, and what waits for what on them. */
+import { join } from "node:path";
 import { setImmediate as nextTurn } from "node:timers/promises";
 import t, { type Test } from "tap";
 import { openRedis, type RedisConnection } from "../../src/redis/connection.ts";
@@ -6,10 +7,11 @@ import { openRedisStore } from "../../src/redis/prefix-store.ts";
 import { openRedisUserStore } from "../../src/redis/user-store.ts";
 import { apiKey, user } from "../contract/user-store.ts";
 import { record, SHAPE } from "../prefixes/records.ts";
-import { eventually } from "../support/fault-client.ts";
+import { ADMIN_KEY, call, eventually, generate, INTENT } from "../support/fault-client.ts";
 import { startFaultyProxy } from "../support/faulty-proxy.ts";
 import { startRedis, type TestRedis } from "../support/redis.ts";
 import { skipFileWithout } from "../support/requirements.ts";
+import { adapterForm, startServerProcess, temporaryFolder } from "../support/server.ts";
 
 skipFileWithout(t, "redis-server");
 
@@ -33,6 +35,28 @@ async function connections(redis: TestRedis): Promise<string[]> {
     .map(([, name]) => name!)
     .sort();
 }
+
+const OF_ONE_SERVER = ["prefixd-bulk", "prefixd-commands", "prefixd-messages"];
+
+t.test("a server has three, whatever it is asked, and leaves none", { timeout: 60_000 }, async (t) => {
+  const redis = await start(t);
+  const folder = temporaryFolder();
+  t.teardown(() => folder.remove());
+  const server = await startServerProcess(["--cache-dir", join(folder.path, "cache"), "--store", redis.url], {
+    PREFIXD_ADMIN_KEY: ADMIN_KEY,
+  });
+  t.teardown(() => server.signal("SIGKILL"));
+  t.same(await connections(redis), OF_ONE_SERVER);
+  await call(server, "POST", "/admin/users", { id: "ann", limits: { tokens_per_minute: 10_000 } });
+  const ann = String((await call(server, "POST", "/admin/users/ann/keys")).body.key);
+  t.equal((await call(server, "PUT", "/prefixes/mine", adapterForm("prefixes/intent"), ann)).status, 201);
+  t.equal((await generate(server, "mine", {}, ann)).body.choices?.[0]?.text, INTENT);
+  t.equal((await call(server, "DELETE", "/admin/users/ann")).status, 200);
+  t.same(await connections(redis), OF_ONE_SERVER);
+  server.signal("SIGTERM");
+  t.equal(await server.exited, 0);
+  t.same(await connections(redis), []);
+});
 
 t.test("a small command does not wait behind a large prefix on a narrow network", { timeout: 60_000 }, async (t) => {
   const real = await start(t);

@@ -1,21 +1,21 @@
 /**
- * One replica in its own process, on a tiny golden model: store, cache, engine, generation and bus wired as in main.ts,
- * without HTTP. Takes commands over IPC; `ReplicaProcess` in replica-process.ts is the other end.
+ * One replica in a process of its own, on a tiny golden model: backend, replica, engine and generation put together as main.ts
+ * does, without HTTP. Takes commands over IPC; see `ReplicaProcess` in replica-process.ts for the other end.
  */
-import { Redis } from "ioredis";
 import { Engine } from "../../src/engine/engine.ts";
-import { lostTouch, PrefixdError } from "../../src/errors.ts";
+import { PrefixdError } from "../../src/errors.ts";
 import { FoldingService } from "../../src/generation/folding.ts";
 import { GenerationService, type ValidGenerateRequest } from "../../src/generation/service.ts";
 import { exactly } from "../../src/generation/lengths.ts";
-import { createPrefixCache } from "../../src/prefixes/cache.ts";
-import { openRedisStore } from "../../src/redis/prefix-store.ts";
+import { createLogger } from "../../src/observability/logging.ts";
 import { createPrefixRegistry } from "../../src/prefixes/registry.ts";
-import type { RemovedUser, UserStore } from "../../src/users/store.ts";
-import type { User } from "../../src/users/types.ts";
+import { openRedis } from "../../src/redis/connection.ts";
+import { openRedisStore } from "../../src/redis/prefix-store.ts";
 import { openRedisReplicaBus } from "../../src/redis/replica-bus.ts";
-import { createUserRemoval, removeEverywhere } from "../../src/replicas/removal.ts";
-import { createReplicaHandler, dropEverything, type ReplicaBus } from "../../src/replicas/replica-bus.ts";
+import { openRedisUserStore } from "../../src/redis/user-store.ts";
+import { Replica } from "../../src/replicas/replica.ts";
+import { MemoryTokenBuckets } from "../../src/users/token-rate.ts";
+import { apiKey, user } from "../contract/user-store.ts";
 import { BASE, record } from "../prefixes/records.ts";
 import { FakeTokenizer } from "./fake-tokenizer.ts";
 import { goldenDir, GREEDY, openTestModel, silentObserver } from "./model.ts";
@@ -24,18 +24,36 @@ import type { ReplicaCall } from "./replica-process.ts";
 const [url = "", leaseMs = "10000"] = process.argv.slice(2);
 const SLOTS = 6;
 
-const redis = new Redis(url);
 const model = await openTestModel(goldenDir("gelu-new-f32"), { slots: SLOTS });
 const { shape } = model.runner;
-const store = await openRedisStore({ url });
-const cache = createPrefixCache({ store, shape, maxBytes: 1 << 20, verifyMs: 500 });
-const replica: { bus?: ReplicaBus } = {};
-const mayEmit = (): boolean => replica.bus?.mayServe() ?? false;
-const engine = new Engine({ runner: model.runner, maxQueue: 50, prefillChunk: 16, observer: silentObserver, mayEmit });
+const redis = await openRedis({ url });
+const replica = new Replica({
+  backend: {
+    prefixes: await openRedisStore({ redis }),
+    users: await openRedisUserStore({ redis }),
+    tokenBuckets: new MemoryTokenBuckets(),
+    prefixVerifyMs: 500,
+    joinReplicas: (options) => openRedisReplicaBus({ redis, leaseMs: Number(leaseMs), ...options }),
+    close: async () => redis.close(),
+  },
+  shape,
+  prefixCacheBytes: 1 << 20,
+  adminKey: null,
+  logger: createLogger("silent"),
+  onStoreError: () => undefined,
+});
+const { mayServe } = replica;
+const engine = new Engine({
+  runner: model.runner,
+  maxQueue: 50,
+  prefillChunk: 16,
+  observer: silentObserver,
+  mayEmit: mayServe,
+});
 const folding = new FoldingService({ engine });
 const registry = createPrefixRegistry({
-  store,
-  cache,
+  store: replica.prefixes,
+  cache: replica.prefixCache,
   shape,
   baseFingerprint: BASE,
   fold: (...args) => folding.fold(...args),
@@ -50,30 +68,10 @@ const generation = new GenerationService({
   eosIds: [],
   allowBaseModel: false,
   metrics,
-  mayEmit,
+  mayEmit: mayServe,
 });
-const parts = { generation, folding, prefixCache: cache, engine };
-const bus = await openRedisReplicaBus({
-  url,
-  leaseMs: Number(leaseMs),
-  handler: createReplicaHandler(parts),
-  onLapse: () => dropEverything(parts, lostTouch()),
-});
-replica.bus = bus;
-
-/** Just enough of a user store: a set of ids. */
-const users: Pick<UserStore, "getUser" | "listKeys" | "deleteKey" | "deleteUser"> = {
-  listKeys: async () => [],
-  deleteKey: async () => false,
-  getUser: async (id): Promise<User | null> =>
-    (await redis.sismember("test:users", id)) === 1 ? ({ id } as User) : null,
-  deleteUser: async (id): Promise<RemovedUser> => {
-    if ((await redis.srem("test:users", id)) === 0) throw new PrefixdError("user_not_found", "none");
-    return { keys: 1, usageRows: 0 };
-  },
-};
-const removal = createUserRemoval({ users, prefixes: store, bus });
-const everywhere = removeEverywhere(registry, bus);
+await replica.join({ generation, folding, engine });
+const everywhere = replica.everywhere(registry);
 
 /** A clock shared by all processes of the machine. */
 const now = (): number => Number(process.hrtime.bigint() / 1000n);
@@ -107,7 +105,7 @@ async function generate(call: Extract<ReplicaCall, { op: "run" }>): Promise<unkn
         // As the HTTP side does right before a write. The time is taken before, since a process may be stopped after
         // any instruction; what it was allowed to write then counts from when it asked.
         const at = now();
-        if (!bus.mayServe()) return finish("store_unavailable");
+        if (!mayServe()) return finish("store_unavailable");
         for (const delta of deltas) {
           if (delta.tokenIds.length > 0) out.lastAt = at;
           out.ids.push(...delta.tokenIds);
@@ -126,14 +124,19 @@ async function generate(call: Extract<ReplicaCall, { op: "run" }>): Promise<unkn
 async function answer(call: ReplicaCall): Promise<unknown> {
   switch (call.op) {
     case "create":
-      await removal.readmitUser(call.user);
-      return redis.sadd("test:users", call.user);
+      await replica.removal.readmitUser(call.user);
+      await replica.users.createUser(user(call.user)).catch((error: unknown) => {
+        if (!(error instanceof PrefixdError && error.code === "user_exists")) throw error;
+      });
+      return replica.users.putKey(apiKey(call.user));
     case "put":
-      return store.put(await record({ user: call.user, name: call.name }, call.seed, { shape, length: call.length }));
+      return replica.prefixes.put(
+        await record({ user: call.user, name: call.name }, call.seed, { shape, length: call.length }),
+      );
     case "run":
       return generate(call);
     case "remove": {
-      const receipt = await removal.removeUser(call.user, { keepUsage: false });
+      const receipt = await replica.removal.removeUser(call.user, { keepUsage: false });
       return { receipt, at: now() };
     }
     case "removePrefix":
@@ -141,7 +144,7 @@ async function answer(call: ReplicaCall): Promise<unknown> {
       return { at: now() };
     case "holds": {
       await engine.wipeFreed();
-      return cache.holds(call.user);
+      return replica.prefixCache.holds(call.user);
     }
     case "dirtyRows": {
       await engine.wipeFreed();
@@ -150,9 +153,9 @@ async function answer(call: ReplicaCall): Promise<unknown> {
       ).length;
     }
     case "mayServe":
-      return bus.mayServe();
+      return mayServe();
     case "id":
-      return bus.id;
+      return replica.id;
   }
 }
 

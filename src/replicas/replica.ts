@@ -1,0 +1,142 @@
+import { lostTouch, PrefixdError } from "../errors.ts";
+import type { ModelShape } from "../kv.ts";
+import type { Logger } from "../observability/logging.ts";
+import { observeErrors } from "../observability/observe-errors.ts";
+import { createPrefixCache, type PrefixCache } from "../prefixes/cache.ts";
+import type { PrefixRegistry } from "../prefixes/registry-types.ts";
+import type { PrefixStore } from "../prefixes/store.ts";
+import { createAuthenticator, createKeylessAuthenticator, type Authenticator } from "../users/authenticator.ts";
+import { UserDirectory, withDirectory } from "../users/directory.ts";
+import { userShares } from "../users/shares.ts";
+import type { UserStore } from "../users/store.ts";
+import { UserTokenRate, type TokenRate } from "../users/token-rate.ts";
+import { UsageRecorder } from "../users/usage.ts";
+import type { Backend } from "./backend.ts";
+import type { UserRemoval } from "./removal-types.ts";
+import { createUserRemoval, removeEverywhere } from "./removal.ts";
+import {
+  createReplicaHandler,
+  dropEverything,
+  type BroadcastResult,
+  type ReplicaBus,
+  type ReplicaCommand,
+  type ReplicaParts,
+} from "./replica-bus.ts";
+
+export interface ReplicaOptions {
+  readonly backend: Backend;
+  readonly shape: ModelShape;
+  /** Bound on the bytes of prefixes held. */
+  readonly prefixCacheBytes: number;
+  /** null: requests need no key. */
+  readonly adminKey: string | null;
+  readonly logger: Logger;
+  /** Hears of every operation of the stores that fails, except for those whose failure is an answer. */
+  readonly onStoreError: (operation: string) => void;
+}
+
+/**
+ * This process among those that share a backend: what it knows of prefixes, keys and users, for how long it may serve on the strength of it, and
+ * how all of it ends when one of them is removed or the lease runs out. It may serve nobody before it has joined the others.
+ */
+export class Replica {
+  readonly users: UserStore;
+  readonly prefixes: PrefixStore;
+  readonly prefixCache: PrefixCache;
+  readonly auth: Authenticator;
+  /** Users as the engine's tenants. */
+  readonly shares: ReturnType<typeof userShares>;
+  readonly tokenRate: TokenRate;
+  readonly usage: UsageRecorder;
+  readonly removal: UserRemoval;
+  readonly #backend: Backend;
+  readonly #directory: UserDirectory;
+  readonly #logger: Logger;
+  #bus: ReplicaBus | null = null;
+
+  constructor({ backend, shape, prefixCacheBytes, adminKey, logger, onStoreError }: ReplicaOptions) {
+    const onError = (operation: string, error: unknown): void => {
+      // A precondition that fails is an answer, not a fault of the store.
+      if (!(error instanceof PrefixdError) || error.status >= 500) onStoreError(operation);
+    };
+    this.#backend = backend;
+    this.#logger = logger;
+    const users = (this.users = observeErrors(backend.users, onError));
+    const prefixes = (this.prefixes = observeErrors(backend.prefixes, onError));
+    const directory = (this.#directory = new UserDirectory(users));
+    this.auth = withDirectory(
+      adminKey === null ? createKeylessAuthenticator() : createAuthenticator({ store: users, adminKey }),
+      directory,
+    );
+    this.shares = userShares((user) => directory.find(user));
+    this.prefixCache = createPrefixCache({
+      store: prefixes,
+      shape,
+      maxBytes: prefixCacheBytes,
+      verifyMs: backend.prefixVerifyMs,
+    });
+    this.tokenRate = new UserTokenRate(
+      backend.tokenBuckets,
+      (user) => directory.find(user)?.limits.tokens_per_minute ?? null,
+    );
+    this.usage = new UsageRecorder({ sink: users });
+    this.removal = createUserRemoval({ users, prefixes, bus: this });
+  }
+
+  /** Whether anything may be served now. Cheap: asked before every token. */
+  readonly mayServe = (): boolean => this.#bus?.mayServe() ?? false;
+
+  /** Names this replica in receipts; null: it has not joined. */
+  get id(): string | null {
+    return this.#bus?.id ?? null;
+  }
+
+  /** From now on removals end what these parts do. Resolves with a lease or, while the store is away, without one. */
+  async join(parts: Pick<ReplicaParts, "generation" | "folding" | "engine">): Promise<void> {
+    const all: ReplicaParts = {
+      ...parts,
+      prefixCache: this.prefixCache,
+      forget: (user) => this.#forget(user),
+      settle: (user) => this.usage.settle(user),
+    };
+    this.#bus = await this.#backend.joinReplicas({
+      handler: createReplicaHandler(all),
+      onLapse: () => {
+        this.#logger.warn("the lease in Redis has run out: nothing is served until it is renewed");
+        dropEverything(all, lostTouch());
+      },
+    });
+  }
+
+  /** Resolves when no replica can serve what the command removes. Throws `store_unavailable`; can be repeated. */
+  async broadcast(command: ReplicaCommand): Promise<BroadcastResult> {
+    if (this.#bus === null) throw lostTouch();
+    return this.#bus.broadcast(command);
+  }
+
+  /** The registry as clients see it: a prefix that is removed ends everywhere. */
+  everywhere(registry: PrefixRegistry): PrefixRegistry {
+    return removeEverywhere(registry, this);
+  }
+
+  /** For probes. Throws `store_unavailable` when this replica cannot serve now. */
+  async check(): Promise<void> {
+    await this.prefixes.ping();
+    if (!this.mayServe()) throw lostTouch();
+  }
+
+  /** Leaves the others, and writes what has been used. The backend stays open. */
+  async close(): Promise<void> {
+    await this.#bus?.close();
+    this.auth.close();
+    await this.usage.close();
+    this.prefixCache.close();
+    this.#directory.close();
+  }
+
+  /** Without a user: everybody. */
+  #forget(user: string | null): void {
+    this.auth.forget(user);
+    this.#directory.forget(user);
+  }
+}

@@ -1,0 +1,83 @@
+/** `--store`: the one place that knows which backends there are. */
+import type { Config } from "../config.ts";
+import { PrefixdError } from "../errors.ts";
+import { FolderInUseError, lockFolder, type FolderLock } from "../lmdb/folder-lock.ts";
+import { openLmdbStore } from "../lmdb/prefix-store.ts";
+import { openLmdbUserStore } from "../lmdb/user-store.ts";
+import type { Logger } from "../observability/logging.ts";
+import { openRedis } from "../redis/connection.ts";
+import { openRedisStore } from "../redis/prefix-store.ts";
+import { openRedisReplicaBus } from "../redis/replica-bus.ts";
+import { RedisTokenBuckets } from "../redis/token-rate.ts";
+import { openRedisUserStore } from "../redis/user-store.ts";
+import type { Backend } from "../replicas/backend.ts";
+import { createLocalBus } from "../replicas/replica-bus.ts";
+import { MemoryTokenBuckets } from "../users/token-rate.ts";
+import { Resources } from "./resources.ts";
+
+/** @throws FolderInUseError, PrefixdError store_unavailable; nothing is left open then */
+export function openBackend(config: Config, logger: Logger): Promise<Backend> {
+  const { storeFolder } = config;
+  return Resources.openAll((resources) =>
+    storeFolder === null ? openShared(config, logger, resources) : openOwn(storeFolder, logger, resources),
+  );
+}
+
+/** A folder is one process's: that is its only replica. */
+async function openOwn(dir: string, logger: Logger, resources: Resources): Promise<Backend> {
+  const lock = await lockStore(dir);
+  resources.defer(() => lock.release());
+  if (lock.problem !== null)
+    logger.warn(
+      { dir, problem: lock.problem },
+      "the file system of the store has no locks: nothing keeps a second server from starting on this folder",
+    );
+  const prefixes = await openLmdbStore({ dir });
+  resources.defer(() => prefixes.close());
+  const users = await openLmdbUserStore({ dir });
+  resources.defer(() => users.close());
+  return {
+    prefixes,
+    users,
+    tokenBuckets: new MemoryTokenBuckets(),
+    // A look at a file's times.
+    prefixVerifyMs: 0,
+    joinReplicas: async ({ handler }) => createLocalBus(handler),
+    close: () => resources.release(),
+  };
+}
+
+/** Everything over the same connections. */
+async function openShared(
+  { store: url, redisWaitReplicas: waitReplicas }: Config,
+  logger: Logger,
+  resources: Resources,
+): Promise<Backend> {
+  const onError = (error: Error): void => logger.warn({ err: error }, "redis");
+  const redis = await openRedis({ url, waitReplicas, onError });
+  resources.defer(() => redis.close());
+  const prefixes = await openRedisStore({ redis });
+  resources.defer(() => prefixes.close());
+  const users = await openRedisUserStore({ redis });
+  resources.defer(() => users.close());
+  return {
+    prefixes,
+    users,
+    tokenBuckets: new RedisTokenBuckets(redis),
+    prefixVerifyMs: 1000,
+    joinReplicas: (options) => openRedisReplicaBus({ redis, onError, ...options }),
+    close: () => resources.release(),
+  };
+}
+
+async function lockStore(dir: string): Promise<FolderLock> {
+  try {
+    return await lockFolder(dir);
+  } catch (error) {
+    throw error instanceof FolderInUseError
+      ? error
+      : new PrefixdError("store_unavailable", `The folder of --store lmdb:${dir} cannot be made or written`, {
+          cause: error,
+        });
+  }
+}

@@ -1,0 +1,23 @@
+/** What has been opened, released in reverse. Node 20 has no AsyncDisposableStack. */
+export class Resources {
+  readonly #releases: (() => void | Promise<void>)[] = [];
+
+  /** Runs `open`; when that fails, what it has deferred by then is released. */
+  static async openAll<T>(open: (resources: Resources) => Promise<T>): Promise<T> {
+    const resources = new Resources();
+    try {
+      return await open(resources);
+    } catch (error) {
+      await resources.release();
+      throw error;
+    }
+  }
+
+  defer(release: () => void | Promise<void>): void {
+    this.#releases.push(release);
+  }
+
+  async release(): Promise<void> {
+    for (const release of this.#releases.splice(0).reverse()) await release();
+  }
+}
