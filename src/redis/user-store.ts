@@ -1,6 +1,7 @@
 import { randomUUID } from "node:crypto";
 import { PrefixdError } from "../errors.ts";
 import { accessRedis, guarded, type RedisAccess, type RedisConnection, type RedisUse } from "./connection.ts";
+import { hasExpired, MAX_USER_KEYS, tooManyKeys } from "../users/api-key.ts";
 import { ChangeListeners } from "../users/change-listeners.ts";
 import { RedisUsage } from "./usage.ts";
 import { RedisUserKeys } from "./user-keys.ts";
@@ -11,7 +12,7 @@ import type { ApiKeyRecord, UsageRow, UsageSums, User } from "../users/types.ts"
 import { compare } from "../users/usage-counts.ts";
 
 export type RedisUserOptions = RedisAccess & {
-  /** What all keys begin with. Default `prefixd`. */
+  /** Prefix of all keys. Default `prefixd`. */
   readonly namespace?: string;
   /**
    * Milliseconds after which an id on the list of users without a user counts as a crash's leftover. Default 60,000.
@@ -171,12 +172,9 @@ class RedisUserStore implements UserStore {
 
   deleteKey(user: string, keyId: string): Promise<boolean> {
     return this.#change(user, async (announce) => {
-      // First the index: what a crash leaves of the key no longer works, and is deleted when this is repeated or the user is removed.
-      const { bulk } = this.#connection;
-      if ((await bulk.client.hexists(this.#keys.keys(user), keyId)) === 1) await this.#dropIndex([keyId]);
-      const removed = await bulk.run(DELETE_KEY, [this.#keys.keys(user)], [keyId, ...announce]);
-      await bulk.replicated();
-      return removed === 1;
+      const removed = await this.#dropKey(user, keyId, announce);
+      await this.#connection.bulk.replicated();
+      return removed;
     });
   }
 
@@ -184,16 +182,17 @@ class RedisUserStore implements UserStore {
     return this.#change(id, async (announce) => {
       const { bulk } = this.#connection;
       const { client } = bulk;
-      // The index before the keys: after a crash in the middle these lead to it, index entries without them could not be found. The record between
-      // the two: from then on there are no more keys.
+      // The index before the keys: after a crash the keys still lead to their entries, while entries without keys could
+      // not be found. The record between the two: from then on no keys are added.
       await this.#dropIndex(await client.hkeys(this.#keys.keys(id)));
       const there = await client.del(this.#keys.user(id));
       await this.#dropIndex(await client.hkeys(this.#keys.keys(id)));
-      const keys = [this.#keys.keys(id), this.#keys.usage(id), this.#keys.tokens(id), this.#keys.flushes(id)];
-      const [fields, ids] = (await bulk.run(DELETE_USER_REST, keys, [keepUsage ? "keep" : "drop", ...announce])) as [
-        string[],
-        string[],
-      ];
+      const names = ["keys", "usage", "usageRows", "usageDays", "flushes", "tokens"] as const;
+      const [usageRows, keys] = (await bulk.run(
+        DELETE_USER_REST,
+        names.map((name) => this.#keys[name](id)),
+        [keepUsage ? "keep" : "drop", ...announce],
+      )) as [number, number];
       await client.zrem(this.#keys.users, id);
       // The user was created again in the meantime.
       if ((await client.exists(this.#keys.user(id))) === 1) await client.zadd(this.#keys.users, 0, id);
@@ -232,8 +231,9 @@ class RedisUserStore implements UserStore {
 
   async #dropKey(user: string, keyId: string, announce: Announcement): Promise<boolean> {
     // First the index: what a crash leaves of the key no longer works, and is deleted when this is repeated or the user is removed.
-    if ((await this.#connection.client.hexists(this.#keys.keys(user), keyId)) === 1) await this.#dropIndex([keyId]);
-    return (await this.#connection.run(DELETE_KEY, [this.#keys.keys(user)], [keyId, ...announce])) === 1;
+    const { bulk } = this.#connection;
+    if ((await bulk.client.hexists(this.#keys.keys(user), keyId)) === 1) await this.#dropIndex([keyId]);
+    return (await bulk.run(DELETE_KEY, [this.#keys.keys(user)], [keyId, ...announce])) === 1;
   }
 
   /** false: none had expired. */

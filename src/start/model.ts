@@ -125,10 +125,10 @@ function warnOfTokensBeyond({ beyondModel, vocabSize }: Tokenizer, logger: Logge
 }
 
 function warnOfDevice(runner: LocalRunner, { kind }: Device, { prefillChunk }: Config, logger: Logger): void {
-  if (kind === "webgpu" && runner.longestPiece < prefillChunk) {
+  if (kind === "webgpu" && runner.longestChunk < prefillChunk) {
     logger.warn(
-      { tokens: runner.longestPiece },
-      "this adapter's attention kernel is wrong for longer pieces of prompt: they are fed in shorter ones",
+      { tokens: runner.longestChunk },
+      "this adapter's attention kernel is wrong for longer chunks of prompt: they are fed in shorter ones",
     );
   }
   for (const { size, reason } of runner.graphStats()?.eager ?? [])

@@ -1,7 +1,7 @@
 import { createHash, timingSafeEqual } from "node:crypto";
 import { PrefixdError } from "../errors.ts";
 import { VerifiedCache } from "../replicas/verified-cache.ts";
-import { apiKeyId, matchesHash } from "./api-key.ts";
+import { apiKeyId, hasExpired, matchesHash } from "./api-key.ts";
 import type { UserStore } from "./store.ts";
 import type { ApiKeyRecord, Principal } from "./types.ts";
 import { ADMIN_USER, LOCAL_USER } from "./user-id.ts";

@@ -33,7 +33,7 @@ async function rig(t: Test, backend: Backend) {
     onStoreError: (operation) => void failed.push(operation),
   });
   t.teardown(() => replica.close());
-  const usageOf = async (id: string): Promise<number> => (await backend.users.usage(id, {})).length;
+  const usageOf = async (id: string): Promise<number> => (await backend.users.usage(id, { limit: 100 })).length;
   const parts = {
     generation: {
       endRequestsOf: async ({ name }: { name: string }) => {
