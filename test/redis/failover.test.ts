@@ -8,7 +8,7 @@ import type { UserStore } from "../../src/users/store.ts";
 import { apiKey, user } from "../contract/user-store.ts";
 import { record } from "../prefixes/records.ts";
 import { eventually } from "../support/fault-client.ts";
-import { startRedis, type TestRedis } from "../support/redis.ts";
+import { startRedis, startRedisCluster, type TestRedis } from "../support/redis.ts";
 import { skipFileWithout } from "../support/requirements.ts";
 
 skipFileWithout(t, "redis-server");
@@ -32,11 +32,15 @@ async function stores(t: Test, redis: TestRedis, waitReplicas = 0): Promise<Pick
   return { prefixes, users };
 }
 
+async function untilReplicated(primary: TestRedis): Promise<void> {
+  await eventually(async () => /slave0:.*state=online/.test(String(await primary.command("INFO", "replication"))));
+}
+
 async function pair(t: Test): Promise<Pair> {
   const [primary, replica] = [await startRedis(), await startRedis()];
   t.teardown(() => Promise.all([primary.stop(), replica.stop()]).then(() => {}));
   await replica.command("REPLICAOF", "127.0.0.1", String(primary.port));
-  await eventually(async () => /slave0:.*state=online/.test(String(await primary.command("INFO", "replication"))));
+  await untilReplicated(primary);
   return { primary, replica, ...(await stores(t, primary)) };
 }
 
@@ -94,4 +98,42 @@ t.test("a number of replicas that must have it", async (t) => {
   const [one, two] = [await stores(t, primary, 1), await stores(t, primary, 2)];
   await t.rejects(two.prefixes.deleteUser("ann"), UNCONFIRMED, "there is one");
   t.ok(await one.prefixes.deleteUser("ann"));
+});
+
+t.test("what waits for a replica holds up nothing else", async (t) => {
+  const { primary, replica, prefixes, users } = await pair(t);
+  const key = apiKey("ann");
+  await users.createUser(user("ann"));
+  await users.putKey(key);
+  await prefixes.put(await record(poem, 1));
+  replica.signal("SIGSTOP");
+  for (const [removal, other] of [
+    [() => users.deleteKey("ann", key.id), () => users.getUser("ann")],
+    [() => prefixes.delete(poem), () => prefixes.head(poem)],
+  ] as const) {
+    const removed = t.rejects(removal(), UNCONFIRMED).then(() => "the removal");
+    await eventually(async () => /^blocked_clients:1/m.test(String(await primary.command("INFO", "clients"))));
+    t.equal(await Promise.race([removed, other().then(() => "the other")]), "the other", "is answered first");
+    await removed;
+  }
+  replica.signal("SIGCONT");
+});
+
+t.test("a Cluster's primaries wait each for its own replicas", async (t) => {
+  const cluster = await startRedisCluster({ replicas: true });
+  t.teardown(() => cluster.stop());
+  for (const primary of cluster.nodes.slice(0, 2)) await untilReplicated(primary);
+  const open = (waitReplicas: number) => openRedisUserStore({ url: cluster.url, waitReplicas });
+  const [connected, one, two] = [await open(0), await open(1), await open(2)];
+  t.teardown(() => Promise.all([connected, one, two].map((users) => users.close())).then(() => {}));
+  await one.createUser(user("ann"));
+  const keys = [apiKey("ann"), apiKey("ann"), apiKey("ann")] as const;
+  for (const key of keys) await one.putKey(key);
+  t.equal(await one.deleteKey("ann", keys[0].id), true);
+  t.equal(await connected.deleteKey("ann", keys[1].id), true);
+  await t.rejects(two.deleteKey("ann", keys[2].id), UNCONFIRMED, "each has one");
+  const replicas = cluster.nodes.slice(2);
+  for (const replica of replicas) replica.signal("SIGSTOP");
+  await t.rejects(one.deleteUser("ann", { keepUsage: false }), UNCONFIRMED);
+  for (const replica of replicas) replica.signal("SIGCONT");
 });

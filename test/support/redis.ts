@@ -78,9 +78,13 @@ export async function startRedisWith(env: Readonly<Record<string, string>>, ...a
 }
 
 /** A Redis Cluster of two nodes that share the slots. */
-export async function startRedisCluster(): Promise<{ url: string; stop(): Promise<void> }> {
+export async function startRedisCluster({ replicas = false } = {}): Promise<{
+  url: string;
+  nodes: readonly TestRedis[];
+  stop(): Promise<void>;
+}> {
   const nodes: TestRedis[] = [];
-  for (let i = 0; i < 2; i++) {
+  for (let i = 0; i < (replicas ? 4 : 2); i++) {
     nodes.push(
       await startRedis(
         "--cluster-enabled",
@@ -95,13 +99,21 @@ export async function startRedisCluster(): Promise<{ url: string; stop(): Promis
   const [a, b] = nodes as [TestRedis, TestRedis];
   await a.command("CLUSTER", "ADDSLOTSRANGE", "0", "8191");
   await b.command("CLUSTER", "ADDSLOTSRANGE", "8192", "16383");
-  const busPort = String(((await b.command("CONFIG", "GET", "cluster-port")) as string[])[1]);
-  await a.command("CLUSTER", "MEET", "127.0.0.1", String(b.port), busPort);
+  for (const node of nodes.slice(1)) {
+    const busPort = String(((await node.command("CONFIG", "GET", "cluster-port")) as string[])[1]);
+    await a.command("CLUSTER", "MEET", "127.0.0.1", String(node.port), busPort);
+  }
   for (let attempt = 0; ; attempt++) {
     const infos = await Promise.all(nodes.map(async (node) => String(await node.command("CLUSTER", "INFO"))));
-    if (infos.every((info) => info.includes("cluster_state:ok"))) break;
+    if (infos.every((info) => info.includes("cluster_state:ok") && info.includes(`known_nodes:${nodes.length}`))) break;
     if (attempt > 200) throw new Error("the Redis Cluster did not form");
     await sleep(50);
   }
-  return { url: `${a.url}?cluster=true`, stop: async () => void (await Promise.all(nodes.map((node) => node.stop()))) };
+  for (const [i, replica] of nodes.slice(2).entries())
+    await replica.command("CLUSTER", "REPLICATE", String(await nodes[i]!.command("CLUSTER", "MYID")));
+  return {
+    url: `${a.url}?cluster=true`,
+    nodes,
+    stop: async () => void (await Promise.all(nodes.map((node) => node.stop()))),
+  };
 }
