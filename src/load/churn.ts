@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { poissonArrivals } from "./arrivals.ts";
-import { generate, type CallRecord, type GenerateBody } from "./client.ts";
+import { generate, PLAIN, type CallRecord, type GenerateBody } from "./client.ts";
 import type { Answer, Target } from "./http.ts";
 import type { LoadPrefix, Population } from "./population.ts";
 import { below, fork, type Random } from "./random.ts";
@@ -161,7 +161,7 @@ export class Churn {
     this.extra.push(prefix);
     const put = await population.put(prefix, 0);
     if (put.status !== 201) return "refused";
-    const body: GenerateBody = { prompt: [1, 2, 3], max_new_tokens: 2, ignore_eos: true, prefix_id: prefix.name };
+    const body: GenerateBody = { prompt: [1, 2, 3], max_new_tokens: 2, ...PLAIN, prefix_id: prefix.name };
     const used = await this.#ask(body, population.ownerKey);
     const digest = put.etag?.replaceAll('"', "");
     if (used.code === "prefix_not_found" || (used.code === "ok" && used.prefix?.digest !== digest)) {
@@ -198,7 +198,7 @@ export class Churn {
     const body: GenerateBody = {
       prompt: [1, 2, 3],
       max_new_tokens: 100,
-      ignore_eos: true,
+      ...PLAIN,
       stream: true,
       prefix_id: prefix.name,
     };

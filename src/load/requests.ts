@@ -1,4 +1,4 @@
-import type { GenerateBody } from "./client.ts";
+import { PLAIN, type GenerateBody } from "./client.ts";
 import { drawLength, popularity } from "./distributions.ts";
 import type { LoadPrefix } from "./population.ts";
 import { below, chance, fork, type Random } from "./random.ts";
@@ -55,7 +55,7 @@ export class RequestSource {
     const body: GenerateBody = {
       prompt: Array.from({ length: prompt_tokens }, () => below(random, this.#pools.vocabulary)),
       max_new_tokens,
-      ignore_eos: true,
+      ...PLAIN,
       stream: streams,
       ...(prefix === null ? {} : { prefix_id: prefix.id }),
       ...(requests.logprobs === undefined ? {} : { logprobs: requests.logprobs }),

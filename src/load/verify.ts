@@ -1,4 +1,4 @@
-import { generate, type CallRecord, type GenerateBody, type GeneratedChoice } from "./client.ts";
+import { generate, PLAIN, type CallRecord, type GenerateBody, type GeneratedChoice } from "./client.ts";
 import type { Version } from "./digest-history.ts";
 import { drawLength } from "./distributions.ts";
 import { LoadError, type Target } from "./http.ts";
@@ -181,7 +181,7 @@ export function drawCases(
     const body: GenerateBody = {
       prompt,
       max_new_tokens: drawLength(max_new_tokens, random),
-      ignore_eos: true,
+      ...PLAIN,
       logprobs: 0,
       return_token_ids: true,
       ...(prefix ? { prefix_id: prefix.id } : {}),
