@@ -66,12 +66,10 @@ export class LmdbEnvironment {
     }
   }
 
-  /** @param mayGrow gets the number of bytes added, and throws to refuse */
   put(
     record: PrefixRecord,
     precondition: Precondition | undefined,
     quota: PrefixQuota | undefined,
-    mayGrow: (bytes: number) => void,
   ): { created: boolean } {
     const { meta } = record;
     const key = keyText(meta);
@@ -83,7 +81,6 @@ export class LmdbEnvironment {
       const others = old === null ? held : { prefixes: held.prefixes - 1, bytes: held.bytes - old.bytes };
       checkQuota(quota, others, meta.bytes, old?.bytes ?? null);
       const grown = bytes - (old === null ? 0 : storedBytes(old));
-      mayGrow(grown);
       if (old !== null) this.#drop(key, old);
       // A copy: it comes in memory that two threads share, which would end the process in LMDB's binding.
       this.#blobs.putSync(kvKey(key), Buffer.from(record.kv));
@@ -203,13 +200,7 @@ export class LmdbEnvironment {
       .filter((meta) => guestsOf(meta).size > 0);
   }
 
-  /** Bytes of all records. */
-  bytes(): number {
-    this.#root.resetReadTxn();
-    return this.#total();
-  }
-
-  /** Number of prefixes, and the bytes of their tensors. */
+  /** What there is of prefixes, and the bytes of their tensors. */
   held(): HeldPrefixes {
     this.#root.resetReadTxn();
     return this.#held();

@@ -92,17 +92,16 @@ export class LmdbEnvironments {
   }
 
   /**
-   * Destroys the user's environment. What a damaged one held is unknown and not counted. One that was deleted could be
-   * restored by whoever did it: that is an error. `before` is called with the environment, if it is readable.
+   * Destroys the user's; of a damaged one nobody can say what it held, and nothing is counted. One that was deleted may be brought back by whoever
+   * did it: that is an error.
    */
-  async remove(user: string, before: (environment: LmdbEnvironment) => void): Promise<RemovedPrefixes> {
+  async remove(user: string): Promise<RemovedPrefixes> {
     const name = userFolderName(user);
     this.ping();
     const environment = await this.named(name);
     // Throws if the environment was deleted.
     if (environment === null && !this.#exists(name)) return (await this.#find(name), { prefixes: 0, bytes: 0 });
     const removed = environment?.held() ?? { prefixes: 0, bytes: 0 };
-    if (environment !== null) before(environment);
     await this.#close(name);
     const doomed = join(this.#removed, randomUUID());
     renameSync(join(this.#prefixes, name), doomed);

@@ -1,5 +1,4 @@
 import { existsSync, rmSync } from "node:fs";
-import { PrefixdError } from "../errors.ts";
 import { DamagedFileError } from "./check.ts";
 import type { LmdbEnvironment } from "./prefix-environment.ts";
 import { LmdbEnvironments } from "./prefix-environments.ts";
@@ -23,8 +22,6 @@ import type {
 
 export interface LmdbOptions {
   readonly dir: string;
-  /** Limit on the bytes of all records; the file needs room for one more record. */
-  readonly maxBytes?: number;
 }
 
 /**
@@ -32,36 +29,21 @@ export interface LmdbOptions {
  */
 export class LmdbTables {
   readonly #dir: string;
-  readonly #maxBytes: number;
   readonly #environments: LmdbEnvironments;
-  /** Bytes of all records; null if there is no limit. */
-  #total: number | null = null;
   readonly #shares: LmdbShares;
   #sharesChecked = false;
 
   constructor(options: LmdbOptions) {
     this.#dir = options.dir;
-    this.#maxBytes = options.maxBytes ?? Infinity;
-    // One restored from a backup may share prefixes that the index does not know.
+    // One from a backup may share what the index does not know of.
     this.#environments = new LmdbEnvironments(options.dir, (environment) => this.#addShares(environment));
     this.#shares = openShares(options.dir, { built: this.#environments.names().length === 0 });
   }
 
   async put(record: PrefixRecord, precondition?: Precondition, quota?: PrefixQuota): Promise<{ created: boolean }> {
     const { user } = record.meta;
-    await this.#countAll();
-    let grown = 0;
     const environment = (await this.#environments.of(user)) ?? (await this.#environments.make(user));
-    const result = environment.put(record, precondition, quota, (bytes) => {
-      grown = bytes;
-      if (this.#total === null || this.#total + bytes <= this.#maxBytes) return;
-      throw new PrefixdError(
-        "store_full",
-        `The prefix store may hold ${this.#maxBytes} bytes and has no room for ${bytes} more.`,
-      );
-    });
-    if (this.#total !== null) this.#total += grown;
-    return result;
+    return environment.put(record, precondition, quota);
   }
 
   async patchMeta(key: PrefixKey, patch: SharingPatch, precondition?: Precondition): Promise<PrefixMeta | null> {
@@ -122,9 +104,7 @@ export class LmdbTables {
       checkPrecondition(null, precondition);
       return false;
     }
-    const before = this.#total === null ? 0 : environment.bytes();
     const deleted = environment.delete(key, precondition);
-    if (this.#total !== null) this.#total += environment.bytes() - before;
     if (deleted !== null) await this.#forget(environment, key, [...guestsOf(deleted)]);
     return deleted !== null;
   }
@@ -134,10 +114,8 @@ export class LmdbTables {
   }
 
   async deleteUser(user: string): Promise<RemovedPrefixes> {
-    // First, because on a full disk it makes room for the rest.
-    const removed = await this.#environments.remove(user, (environment) => {
-      if (this.#total !== null) this.#total -= environment.bytes();
-    });
+    // First: on a full disk it makes room for the rest.
+    const removed = await this.#environments.remove(user);
     this.#sharesChecked &&= this.#shares.isBuilt();
     const shares = await this.#checkedShares();
     if (!shares.isBuilt())
@@ -202,14 +180,6 @@ export class LmdbTables {
     );
     this.#sharesChecked = true;
     return this.#shares;
-  }
-
-  /** Sums up all environments once, and keeps count from then on. */
-  async #countAll(): Promise<void> {
-    if (this.#total !== null || this.#maxBytes === Infinity) return;
-    let total = 0;
-    for (const name of this.#environments.names()) total += (await this.#environments.named(name))?.bytes() ?? 0;
-    this.#total = total;
   }
 }
 

@@ -117,6 +117,26 @@ export function userStoreContract(t: Test, make: (t: Test) => Promise<OpenUserSt
       ["a_b", "aa"],
       "after an id that does not exist",
     );
+    // As long as HTTP takes it, in bytes.
+    for (const after of [
+      "\0",
+      "\u0001",
+      "\n",
+      " ",
+      "a\0",
+      "a\u0001b",
+      "a/",
+      "~",
+      "é",
+      "\ufffd",
+      "\u{1f600}".repeat(32),
+      "z".repeat(64),
+    ])
+      t.same(
+        (await store.listUsers({ after, limit: 100 })).map(({ id }) => id),
+        sorted.filter((id) => id > after),
+        JSON.stringify(after),
+      );
   });
 
   withStore("keys are found by id, listed by user, and go", async (t, store) => {

@@ -66,23 +66,6 @@ async function remainsUsable(t: Test, store: PrefixStore, stored: number): Promi
   t.match(await store.put(await record(key(0), 9)), { created: true }, "room again");
 }
 
-t.test("maxBytes is a bound, and the store stays usable at it", async (t) => {
-  const store = await openLmdbStore({ dir: join(t.testdir(), "lmdb"), maxBytes: 5_000_000 });
-  t.teardown(() => store.close());
-  const { stored, error } = await fill(store, 10);
-  t.match(error, { code: "store_full", status: 507, message: /5000000 bytes/ });
-  t.equal(stored, 4);
-  t.match(
-    await store.put(await record(key(0), 5, { shape: BIG, length: 31 })),
-    { created: false },
-    "a replacement needs no more room",
-  );
-  await remainsUsable(t, store, stored);
-  await store.deleteUser("ann");
-  await store.readmitUser("ann");
-  t.equal((await fill(store, 10)).stored, 4, "all bytes were given back");
-});
-
 t.test("a full disk", { skip: lacking("mount") }, async (t) => {
   const mount = mountTmpfs(t, "size=6m");
   const store = await openLmdbStore({ dir: join(mount, "lmdb") });
