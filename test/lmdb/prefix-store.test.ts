@@ -37,7 +37,7 @@ t.test("a large record goes to the thread without being copied in one turn of th
   let counting = setImmediate(count);
   t.teardown(() => clearImmediate(counting));
   const sent: { turns: number; memory: string[] }[] = [];
-  const { postMessage } = Worker.prototype;
+  const postMessage = Reflect.get(Worker.prototype, "postMessage") as (this: Worker, ...args: unknown[]) => void;
   t.teardown(() => void (Worker.prototype.postMessage = postMessage));
   Worker.prototype.postMessage = function (message: { method: string; args: [PrefixRecord] }, ...rest) {
     if (message.method === "put") {
