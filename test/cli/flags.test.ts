@@ -30,6 +30,8 @@ const SAMPLES: Readonly<Record<string, readonly string[]>> = {
   SIZE: ["1MiB"],
   TIME: ["2030-01-01T00:00:00Z"],
   ADDR: ["::1"],
+  DAY: ["2026-01-31"],
+  ROW: ["2026-01-31/=intent"],
   DIR: ["./nowhere"],
   "DIR|ORG/NAME": ["./nowhere", "org/name"],
   FILE: [keyFile],
@@ -192,7 +194,7 @@ t.test("users", async (t) => {
         ?.slice(1, 4)
         .map((part) => part.trim()) as [string, string, string] | undefined) ?? [],
   );
-  t.equal(own.length, 3 * 7, "seven commands");
+  t.equal(own.length, 3 * 8, "eight commands");
   for (let i = 0; i < own.length; i += 3) {
     const [name = "", operands = "", rest = ""] = own.slice(i, i + 3);
     const before = [name, ...operands.split(" ").filter((word) => word !== "")];

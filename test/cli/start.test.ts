@@ -27,7 +27,7 @@ for (const flag of ["--version", "--help"]) {
   t.test(`${flag} loads the program's first files and no package`, async (t) => {
     t.same(
       (await modulesOf(t, flag)).map((file) => file.replace(/^(src|dist)\/|\.[jt]s$/g, "")),
-      ["cli/main", "one-line"],
+      ["cli/main", "one-line", "version"],
     );
   });
 }
