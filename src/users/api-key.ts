@@ -3,18 +3,18 @@ import { PrefixdError } from "../errors.ts";
 import type { ApiKeyRecord } from "./types.ts";
 
 /**
- * `pfx_<keyId>_<secret>`: the id is public and names the key in lists, logs and paths; the secret is 256 random bits in base64url.
- * The id is hex, so that the first underscore after it begins the secret.
+ * `pfx_<keyId>_<secret>`: the id is public and names the key in lists, logs and paths. The secret is 256 random bits
+ * in base64url. The id is hex, so the first underscore after it starts the secret.
  */
 const KEY = /^pfx_([0-9a-f]{16})_[A-Za-z0-9_-]{43}$/;
 const KEY_LENGTH = 4 + 16 + 1 + 43;
 
-/** Keys that a user may have: enough for one per service or device, and few enough to be listed at once. */
+/** Maximum keys per user: enough for one per service or device, few enough to list in one response. */
 export const MAX_USER_KEYS = 100;
 
 export interface NewApiKey {
   readonly id: string;
-  /** The whole key: told once, never kept. */
+  /** The whole key: shown once, never stored. */
   readonly key: string;
   readonly hash: string;
 }
@@ -33,7 +33,7 @@ export function tooManyKeys(): PrefixdError {
   return new PrefixdError("too_many_keys", `A user may have ${MAX_USER_KEYS} keys; delete one first.`);
 }
 
-/** The id of what has the shape of a key; null otherwise. */
+/** The id inside a well-formed key; null if the text is not shaped like a key. */
 export function apiKeyId(key: string): string | null {
   return key.length === KEY_LENGTH ? (KEY.exec(key)?.[1] ?? null) : null;
 }
@@ -43,7 +43,7 @@ export function hashApiKey(key: string): string {
   return createHash("sha256").update(key).digest("hex");
 }
 
-/** Whether `key` is the one with this hash, in a time that does not tell how much of it is right. */
+/** Whether `key` has this hash. Takes constant time, so timing does not reveal how much of the key is right. */
 export function matchesHash(key: string, hash: string): boolean {
   const expected = Buffer.from(hash, "hex");
   const actual = Buffer.from(hashApiKey(key), "hex");

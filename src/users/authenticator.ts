@@ -9,9 +9,12 @@ import { ADMIN_USER, LOCAL_USER } from "./user-id.ts";
 export interface Authenticator {
   /** Whether requests need a key at all. */
   readonly keyed: boolean;
-  /** Whom the value of an `Authorization` header stands for. Throws `unauthorized`, the same for every cause, and `store_unavailable`. */
+  /**
+   * Identifies the caller from the value of an `Authorization` header. Throws `unauthorized`, with the same message
+   * for every cause, and `store_unavailable`.
+   */
   authenticate(authorization: string | undefined): Promise<Principal>;
-  /** Believes nothing of this user's keys without asking again; without a user, of any. */
+  /** Drops the cached keys of this user, or of all users if null. */
   forget(user: string | null): void;
   close(): void;
 }
@@ -19,22 +22,22 @@ export interface Authenticator {
 export interface AuthenticatorOptions {
   readonly store: Pick<UserStore, "findKey" | "onChange">;
   readonly adminKey: string;
-  /** Milliseconds that a key is believed without asking again: the longest that a revoked one works anywhere. Default 1000. */
+  /** How long a key is cached, in milliseconds; a revoked key works no longer than this anywhere. Default 1000. */
   readonly verifyMs?: number;
-  /** The same while the store cannot be reached; then 503. Default 10,000. */
+  /** The same while the store is unreachable; after that, 503. Default 10,000. */
   readonly staleMs?: number;
-  /** Milliseconds of a clock that never goes back. */
+  /** Monotonic clock, in milliseconds. */
   readonly now?: () => number;
   /** Time of day, for expiry. */
   readonly clock?: () => Date;
 }
 
 const MAX_KEYS = 20_000;
-/** Ids that are made up must not push out those that are not, nor stay. */
+/** A separate, small bound for unknown key ids, so made-up ids neither evict real ones nor fill memory. */
 const MAX_UNKNOWN = 1_000;
 const NO_HASH = "0".repeat(64);
 
-/** Every request is from the local user, who may do everything that there is without users. */
+/** Treats every request as the local user's, with admin rights. */
 export function createKeylessAuthenticator(): Authenticator {
   const local: Principal = { role: "admin", user: LOCAL_USER, keyId: null };
   return { keyed: false, authenticate: async () => local, forget: () => {}, close: () => {} };
@@ -68,7 +71,7 @@ class KeyAuthenticator implements Authenticator {
   async authenticate(authorization: string | undefined): Promise<Principal> {
     const key = /^Bearer +([\x21-\x7e]{1,512}) *$/i.exec(authorization ?? "")?.[1];
     if (key === undefined) throw unauthorized();
-    // Digests have one length, so that the time tells nothing of the admin key's.
+    // Digests have a fixed length, so timing does not reveal the length of the admin key.
     if (timingSafeEqual(sha256(key), this.#adminDigest)) return { role: "admin", user: ADMIN_USER, keyId: null };
     const id = apiKeyId(key);
     if (id === null) throw unauthorized();

@@ -1,4 +1,4 @@
-/** Who wants to hear of changed users. */
+/** Listeners for changes of users. */
 export class ChangeListeners {
   readonly #listeners = new Set<(user: string) => void>();
 
@@ -13,7 +13,7 @@ export class ChangeListeners {
     for (const listener of this.#listeners) listener(user);
   }
 
-  /** Tells when the change is over, also after an error: the store may have made it and failed to say so. */
+  /** Notifies once the change has settled, even on error: the store may have applied it and failed to report that. */
   async after<T>(user: string, change: Promise<T>): Promise<T> {
     try {
       return await change;

@@ -7,8 +7,9 @@ const MAX_USERS = 20_000;
 const MAX_ABSENT = 1_000;
 
 /**
- * Users in memory, for what cannot wait for a store: the engine asks for weights and limits at each decision. What is older than
- * `verifyMs` (default 1000) is asked for anew in the background, so a change reaches every replica within about that time.
+ * In-memory copies of users, for callers that cannot wait for a store: the engine needs weights and limits at each
+ * decision. Entries older than `verifyMs` (default 1000) are refreshed in the background, so a change reaches every
+ * replica within about that time.
  */
 export class UserDirectory {
   readonly #users: VerifiedCache<string, User>;
@@ -22,24 +23,27 @@ export class UserDirectory {
       max: MAX_USERS,
       maxAbsent: MAX_ABSENT,
       verifyMs,
-      // What was known last goes on holding while the store is away.
+      // While the store is unreachable, the last known values stay in force.
       staleMs: Infinity,
     });
-    // The last limits hold until the new ones are there: without any, there would be none.
+    // Refresh rather than forget: keep the old limits until the new ones arrive. With no entry, no limit would apply.
     this.#unsubscribe = store.onChange((id) => this.#users.refresh(id));
   }
 
-  /** To be awaited before a user's first request goes to the engine. Throws `store_unavailable` for a user never seen. */
+  /**
+   * Await this before a user's first request goes to the engine. Throws `store_unavailable` if the store is
+   * unreachable and the user is not in memory.
+   */
   async load(id: string): Promise<void> {
     await this.#users.get(id);
   }
 
-  /** From memory; null: not known, or no such user. */
+  /** Looks in memory only; null: not loaded, or no such user. */
   find(id: string): User | null {
     return this.#users.peek(id) ?? null;
   }
 
-  /** Without an id: everybody. */
+  /** null forgets all users. */
   forget(id: string | null): void {
     if (id === null) this.#users.clear();
     else this.#users.forget(id);
@@ -51,7 +55,7 @@ export class UserDirectory {
   }
 }
 
-/** Weight and limits of whoever has been recognised are in memory before the request asks for them. */
+/** Loads each authenticated user into the directory, so the request finds its weight and limits in memory. */
 export function withDirectory(auth: Authenticator, directory: UserDirectory): Authenticator {
   return {
     keyed: auth.keyed,

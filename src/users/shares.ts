@@ -1,12 +1,15 @@
 import type { TenantShares } from "../engine/scheduling/fair-share.ts";
 import type { User } from "./types.ts";
 
-/** Users as the engine's tenants. `find` is asked at each decision and must answer from memory; null: no such user any more. */
+/**
+ * Presents users as the engine's tenants. `find` is called at each decision, so it must answer from memory; null: the
+ * user no longer exists.
+ */
 export function userShares(find: (user: string) => Pick<User, "weight" | "limits"> | null): TenantShares {
   return {
     of(user) {
       const found = find(user);
-      // What still runs of a user that is being removed must not trip over it.
+      // A user being removed may still have running requests; they must not fail here.
       if (found === null) return { weight: 1, maxRunning: null, maxQueued: null };
       const { weight, limits } = found;
       return { weight, maxRunning: limits.max_running, maxQueued: limits.max_queued };

@@ -1,6 +1,6 @@
 import type { ApiKeyRecord, UsageRow, UsageSums, User, UserLimits } from "./types.ts";
 
-/** What is left of a user when it has been removed. */
+/** How much `deleteUser` removed. */
 export interface RemovedUser {
   readonly keys: number;
   readonly usageRows: number;
@@ -8,7 +8,7 @@ export interface RemovedUser {
 
 export interface UserPatch {
   readonly weight?: number;
-  /** Limits that are not named stay. */
+  /** Omitted limits stay unchanged. */
   readonly limits?: Partial<UserLimits>;
 }
 
@@ -19,44 +19,51 @@ export interface UsageDays {
 }
 
 export interface UsageRange extends UsageDays {
-  /** Only rows after the one of this name (`usageRowName`), whether or not there is one. */
+  /** Only rows after this row name (`usageRowName`), which need not exist. */
   readonly after?: string;
 }
 
 /**
- * Where users, keys and usage live: beside the prefixes, in the same LMDB folder or Redis, behind one contract suite
- * (test/contract/user-store.ts). Errors: `user_exists`, `user_not_found`, `store_unavailable`, `store_full`.
+ * Stores users, keys and usage next to the prefixes, in the same LMDB folder or Redis. Contract suite:
+ * test/contract/user-store.ts. Errors: `user_exists`, `user_not_found`, `store_unavailable`, `store_full`.
  */
 export interface UserStore {
   /** Throws `user_exists`. */
   createUser(user: User): Promise<void>;
-  /** null: there is none. */
+  /** null: no such user. */
   getUser(id: string): Promise<User | null>;
-  /** Those of the ids that are no users', in their order. */
+  /** The given ids that belong to no user, in the given order. */
   missingUsers(ids: readonly string[]): Promise<string[]>;
-  /** Pages in ascending order of id. */
+  /** One page, in ascending order of id. */
   listUsers(options: { after?: string; limit: number }): Promise<User[]>;
   /** Throws `user_not_found`. */
   patchUser(id: string, patch: UserPatch, updatedAt: string): Promise<User>;
-  /** Keys that have expired by its creation make room for it. Throws `user_not_found`, since no key outlives its user, and `too_many_keys`. */
+  /**
+   * Deletes the user's keys that had expired when this one was created, to make room. Throws `user_not_found` (no key
+   * outlives its user) and `too_many_keys`.
+   */
   putKey(key: ApiKeyRecord): Promise<void>;
   findKey(keyId: string): Promise<ApiKeyRecord | null>;
   /** In order of creation, then id. */
   listKeys(user: string): Promise<ApiKeyRecord[]>;
-  /** false: there was none. */
+  /** false: no such key. */
   deleteKey(user: string, keyId: string): Promise<boolean>;
-  /** Removes the user and all its keys, and its usage unless it is to be kept, at once. Throws `user_not_found`. */
+  /** Removes the user, its keys and (unless `keepUsage`) its usage atomically. Throws `user_not_found`. */
   deleteUser(id: string, options: { keepUsage: boolean }): Promise<RemovedUser>;
   /**
-   * Adds to the counters of (user, prefix, day); exact under concurrency, also between replicas. Seconds count in microseconds.
-   * Rows of users that are gone are dropped, so that nothing of them comes back; the built-in users need no record.
+   * Adds to the counters of (user, prefix, day); exact under concurrency, also across replicas. Seconds are stored as
+   * whole microseconds. Drops rows of removed users, so that none of their data comes back; built-in users need no
+   * record.
    */
   addUsage(rows: readonly UsageRow[]): Promise<void>;
-  /** Pages in order of day, then prefix (the bare base model first). A row that is there all the while is on one page, whatever is added meanwhile. */
+  /**
+   * One page, in order of day, then prefix (the bare base model first). Rows added between pages never hide or repeat
+   * an existing row.
+   */
   usage(user: string, options: UsageRange & { limit: number }): Promise<UsageRow[]>;
-  /** All rows of the days together, exact; costs what there are of days, however many rows. */
+  /** Exact sums over all rows of these days. Cost grows with the number of days, not of rows. */
   usageSums(user: string, days: UsageDays): Promise<UsageSums>;
-  /** Called when a user or one of its keys was changed, by this process (before its call resolves) or by another. */
+  /** Called when this process (before its call resolves) or another one changed a user or one of its keys. */
   onChange(listener: (user: string) => void): () => void;
   ping(): Promise<void>;
   close(): Promise<void>;

@@ -1,8 +1,8 @@
 /**
- * Tokens per minute of a user, as a leaky bucket: what has been spent drains at a sixtieth of the limit per second. A request is let
- * in while less than the limit is in the bucket; all that it may cost is put in at once, and at its end what it did not cost is taken out. It may
- * overfill the bucket, and nothing is let in until that debt has drained. What is kept is what was spent, not what is left, so a
- * limit that is changed takes effect at once.
+ * A user's tokens per minute, as a leaky bucket: spent tokens drain at limit / 60 per second. A request is admitted
+ * while the bucket holds less than the limit. Its maximum cost is added on admission and the unused part is refunded
+ * at its end. It may overfill the bucket; then nothing is admitted until that debt has drained. The bucket stores
+ * tokens spent, not tokens left, so a changed limit takes effect at once.
  */
 import { PrefixdError } from "../errors.ts";
 
@@ -11,27 +11,27 @@ export const WINDOW_SECONDS = 60;
 export interface Spending {
   /** false: the bucket was full, and nothing was spent. */
   readonly admitted: boolean;
-  /** Tokens in the bucket now; at most a fraction off. */
+  /** Tokens in the bucket now, accurate to less than one token. */
   readonly spent: number;
 }
 
 /** One bucket per user. Contract suite: test/contract/token-buckets.ts. */
 export interface TokenBuckets {
-  /** Puts `tokens` in if the bucket is not full. `limit` > 0, in tokens per minute. */
+  /** Adds `tokens` if the bucket is not full. `limit` > 0, in tokens per minute. */
   admit(user: string, limit: number, tokens: number): Promise<Spending>;
-  /** Puts `tokens` in whatever is there; negative ones are given back. */
+  /** Adds `tokens` even to a full bucket; a negative number is a refund. */
   charge(user: string, limit: number, tokens: number): Promise<void>;
 }
 
-/** What a generate request asks of the user's tokens per minute. */
+/** The token rate limit as a generate request uses it. */
 export interface TokenRate {
   /** @throws PrefixdError token_rate_exceeded */
   admit(user: string, tokens: number): Promise<void>;
-  /** Tokens beyond those; negative: so many of them were not spent. Never fails. */
+  /** Charges tokens beyond those admitted; a negative number refunds unused ones. Never fails. */
   charge(user: string, tokens: number): void;
 }
 
-/** `limitOf` is asked anew each time; null: no limit. */
+/** Calls `limitOf` on each use; null: no limit. */
 export class UserTokenRate implements TokenRate {
   readonly #buckets: TokenBuckets;
   readonly #limitOf: (user: string) => number | null;
@@ -46,13 +46,13 @@ export class UserTokenRate implements TokenRate {
     if (quota === null) return;
     if (quota <= 0) throw exceeded(0, WINDOW_SECONDS);
     const { admitted, spent } = await this.#buckets.admit(user, quota, tokens);
-    // At exactly the limit the bucket is full: one token has to drain.
+    // The bucket is full at exactly the limit, so one more token than the excess must drain.
     if (!admitted) throw exceeded(quota, ((Math.max(0, spent - quota) + 1) * WINDOW_SECONDS) / quota);
   }
 
   charge(user: string, tokens: number): void {
     const quota = this.#limitOf(user);
-    // A bucket that cannot be reached was nobody's fault who generated: the next admission has the same trouble, and handles it.
+    // Ignore an unreachable bucket: the next admission meets the same error and reports it.
     if (quota !== null && quota > 0 && tokens !== 0)
       void this.#buckets.charge(user, quota, tokens).catch(() => undefined);
   }
@@ -66,10 +66,10 @@ function exceeded(quota: number, resetSeconds: number): PrefixdError {
   });
 }
 
-/** Buckets below which looking for drained ones is not worth it. */
+/** With fewer buckets than this, sweeping out drained ones is not worth it. */
 const SWEEP_FROM = 1024;
 
-/** The buckets of one process. Drained ones are dropped, so memory holds those of users active within the last minutes. */
+/** The buckets of one process. Drained ones are dropped, so memory holds only recently active users' buckets. */
 export class MemoryTokenBuckets implements TokenBuckets {
   readonly #buckets = new Map<string, { spent: number; at: number; limit: number }>();
   readonly #now: () => number;

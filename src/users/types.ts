@@ -1,15 +1,15 @@
-/** Who may do what, and how much of it. Plain data; what is kept of it in a store is JSON. */
+/** Users, keys, limits and usage. Plain data, stored as JSON. */
 
 /** null: no limit. */
 export interface UserLimits {
-  /** Sequences that run at once, on each replica. */
+  /** Sequences running at once, per replica. */
   readonly max_running: number | null;
-  /** Requests that wait at once, on each replica. */
+  /** Requests queued at once, per replica. */
   readonly max_queued: number | null;
-  /** Prompt and completion tokens, over all replicas that share the store. */
+  /** Prompt plus completion tokens, over all replicas that share the store. */
   readonly tokens_per_minute: number | null;
   readonly max_prefixes: number | null;
-  /** Bytes of compiled prefixes together. */
+  /** Total bytes of the user's compiled prefixes. */
   readonly max_prefix_bytes: number | null;
 }
 
@@ -23,14 +23,14 @@ export const NO_LIMITS: UserLimits = {
 
 export interface User {
   readonly id: string;
-  /** Share of the model relative to other users when they compete for it; usually 1. */
+  /** Share of the model relative to other users when they compete; usually 1. */
   readonly weight: number;
   readonly limits: UserLimits;
   readonly createdAt: string;
   readonly updatedAt: string;
 }
 
-/** A key as it is kept: never the key itself. */
+/** A key as stored: a hash, never the key itself. */
 export interface ApiKeyRecord {
   /** Public part of the key; names it in lists, logs and paths. */
   readonly id: string;
@@ -42,16 +42,16 @@ export interface ApiKeyRecord {
   readonly expiresAt: string | null;
 }
 
-/** Who a request is from. Without keys configured every request is from the local user. */
+/** The caller of a request. Without keys, every request comes from the local user. */
 export interface Principal {
   readonly role: "user" | "admin";
-  /** Whose prefixes are meant when an id names no user. */
+  /** Owner of prefixes whose id names no user. */
   readonly user: string;
   /** null: the admin key, or the local user without a key. */
   readonly keyId: string | null;
 }
 
-/** What requests have used together. */
+/** Totals over a set of requests. */
 export interface UsageSums {
   readonly requests: number;
   readonly prefixTokens: number;
@@ -61,7 +61,7 @@ export interface UsageSums {
   readonly runSeconds: number;
 }
 
-/** One line of the bill. */
+/** Usage of one (user, prefix, day). */
 export interface UsageRow extends UsageSums {
   readonly user: string;
   /** Name of the prefix, or null: the bare base model. */

@@ -1,7 +1,7 @@
 import type { UsageDays, UsageRange } from "./store.ts";
 import type { UsageRow, UsageSums } from "./types.ts";
 
-/** The counters of a row as whole numbers, in the order in which stores keep them; times are microseconds, so that sums are exact. */
+/** The counters of a row as integers, in the order used by the stores. Times are in microseconds, so sums are exact. */
 export type UsageCounts = readonly [
   requests: number,
   prefixTokens: number,
@@ -41,19 +41,22 @@ export function addCounts(sums: number[], counts: readonly number[]): void {
   counts.forEach((count, i) => (sums[i] = (sums[i] ?? 0) + count));
 }
 
-/** Names a row among its user's: `day/` or `day/=prefix`. In the order of names, as stores keep rows, days come in order, and the bare base model first. */
+/**
+ * Names a row within its user: `day/` or `day/=prefix`. Stores sort rows by name, which orders them by day with the
+ * bare base model first.
+ */
 export function usageRowName({ day, prefix }: Pick<UsageRow, "day" | "prefix">): string {
   return `${day}/${prefix === null ? "" : `=${prefix}`}`;
 }
 
-/** The row that `usageRowName` gave the name. */
+/** Inverse of `usageRowName`. */
 export function toUsageRow(user: string, name: string, counts: readonly number[]): UsageRow {
   const slash = name.indexOf("/");
   const prefix = slash + 1 === name.length ? null : name.slice(slash + 2);
   return { user, prefix, day: name.slice(0, slash), ...toUsageSums(counts) };
 }
 
-/** Which names are in a range: from `start` on, itself only if `inclusive`, to before `end`. */
+/** The names in a range: from `start` (included only if `inclusive`) up to, but not including, `end`. */
 export function usageRowNames({ from = "", after, ...days }: UsageRange): {
   start: string;
   inclusive: boolean;
@@ -63,12 +66,12 @@ export function usageRowNames({ from = "", after, ...days }: UsageRange): {
   return { start: inclusive ? from : after, inclusive, end: endOfDays(days) };
 }
 
-/** What names of rows, and days themselves, come before. "0" is the character after "/". */
+/** Exclusive upper bound for row names and for days. "0" is the character after "/". */
 export function endOfDays({ to = "9999" }: UsageDays): string {
   return `${to}0`;
 }
 
-/** By code unit, as the stores sort. */
+/** Compares by code unit, like the stores. */
 export function compare(a: string, b: string): number {
   return a < b ? -1 : a > b ? 1 : 0;
 }

@@ -1,6 +1,6 @@
 /**
- * What requests have used, added up per (user, prefix, UTC day) and written in batches: a request costs one look-up in a map, and the
- * store one write per row that changed, however many requests there were.
+ * Adds up usage per (user, prefix, UTC day) and writes it in batches. A request costs one map look-up, and the store
+ * gets one write per changed row, regardless of the number of requests.
  */
 import type { UserStore } from "./store.ts";
 import type { UsageRow } from "./types.ts";
@@ -12,7 +12,7 @@ export interface RequestUsage {
   readonly prefixTokens: number;
   readonly promptTokens: number;
   readonly completionTokens: number;
-  /** From submission until it began to run, or to its end if it never did. */
+  /** From submission until the request started running, or until its end if it never ran. */
   readonly queueSeconds: number;
   readonly runSeconds: number;
 }
@@ -20,11 +20,11 @@ export interface RequestUsage {
 export interface UsageRecorderOptions {
   readonly sink: Pick<UserStore, "addUsage">;
   readonly flushMs?: number;
-  /** Rows in memory above which prefixes are no longer told apart. */
+  /** From this many rows in memory, new prefixes are counted together. */
   readonly maxRows?: number;
   /** Rows per call of the sink. */
   readonly batchRows?: number;
-  /** Hears of every flush that failed. */
+  /** Called for every failed flush. */
   readonly onError?: (error: unknown) => void;
   /** Milliseconds since the epoch. */
   readonly now?: () => number;
@@ -32,15 +32,16 @@ export interface UsageRecorderOptions {
 
 type Sums = { -readonly [K in keyof UsageRow]: UsageRow[K] };
 
-/** What rows beyond `maxRows` are counted under: no prefix can have this name. */
+/** Prefix name for rows beyond `maxRows`; no real prefix can have this name. */
 export const OTHER_PREFIXES = "*";
 const MAX_BACKOFF_MS = 10_000;
 
 /**
- * A batch is out of memory only while the sink has it, and comes back into it when the sink fails: nothing is lost or counted twice
- * as long as a failed `addUsage` has added nothing. Failures are tried again after 2, 4, ... times `flushMs`, at most 10 s, in
- * smaller batches, so that a row which cannot be written does not hold up the others. While the store stays away, memory is bounded
- * by what is told apart, not by requests: at `maxRows` rows a new (user, prefix, day) is counted under the user's prefix `*`.
+ * A batch leaves the pending rows only while the sink writes it, and returns to them if the sink fails. Nothing is
+ * lost or counted twice as long as a failed `addUsage` has added nothing. Failures are retried after 2, 4, ... times
+ * `flushMs` (at most 10 s) in smaller batches, so that one unwritable row does not block the others. During an outage
+ * of the store, memory grows with distinct rows, not with requests; from `maxRows` rows on, a new (user, prefix, day)
+ * is counted under the user's prefix `*`.
  */
 export class UsageRecorder {
   readonly #sink: Pick<UserStore, "addUsage">;
@@ -50,7 +51,7 @@ export class UsageRecorder {
   readonly #onError: (error: unknown) => void;
   readonly #now: () => number;
   #pending = new Map<string, Sums>();
-  /** Rows that a flush under way has taken and not written yet. */
+  /** Rows taken by the flush in progress and not yet written. */
   #taken = 0;
   #batch: number;
   #failures = 0;
@@ -74,7 +75,7 @@ export class UsageRecorder {
     this.#now = now;
   }
 
-  /** Rows that wait to be written, or are being written. */
+  /** Rows not yet written, including those being written. */
   get pending(): number {
     return this.#pending.size + this.#taken;
   }
@@ -84,31 +85,34 @@ export class UsageRecorder {
     this.#schedule();
   }
 
-  /** Writes what there is now; resolves when that has been tried once. Never rejects. */
+  /** Tries once to write all pending rows. Never rejects. */
   async flush(): Promise<void> {
     await this.#flushing;
     this.#flushing ??= this.#write().finally(() => (this.#flushing = null));
     await this.#flushing;
   }
 
-  /** Forgets what has not been written of a removed user, and waits for what is being written. */
+  /** Drops the unwritten rows of a removed user and waits for the flush in progress. */
   async forget(user: string): Promise<void> {
     const drop = (): void => {
       for (const [key, row] of this.#pending) if (row.user === user) this.#pending.delete(key);
     };
     drop();
     await this.#flushing;
-    // A batch that failed has come back.
+    // A failed flush has put its rows back.
     drop();
   }
 
-  /** Writes what a user who is being removed has used. What could not be written must not be billed to a later user of the same id. */
+  /**
+   * Writes the usage of a user being removed. Drops what could not be written, so that a later user of the same id is
+   * not billed for it.
+   */
   async settle(user: string): Promise<void> {
     await this.flush();
     await this.forget(user);
   }
 
-  /** Writes the rest, for at most about `ms` milliseconds if the sink keeps failing; answers how many rows are lost. */
+  /** Writes the remaining rows, retrying for about `ms` milliseconds if the sink fails. Returns the number of rows lost. */
   async close(ms = 2000): Promise<number> {
     this.#closed = true;
     if (this.#timer !== null) clearTimeout(this.#timer);
@@ -128,7 +132,7 @@ export class UsageRecorder {
     }, delay).unref();
   }
 
-  /** All rows that are there when it begins, batch by batch, until one fails. */
+  /** Writes the rows pending at the start, batch by batch, until one batch fails. */
   async #write(): Promise<void> {
     const rows = this.#pending;
     this.#pending = new Map();
@@ -145,7 +149,7 @@ export class UsageRecorder {
         this.#failures++;
         this.#batch = Math.max(1, this.#batch >> 1);
         this.#taken = 0;
-        // What failed goes behind the rest.
+        // Put the failed batch behind the other rows.
         for (const row of [...left, ...batch]) this.#add(row);
         this.#onError(error);
         return;
@@ -181,5 +185,5 @@ export class UsageRecorder {
 }
 
 const SUMS = ["requests", "prefixTokens", "promptTokens", "completionTokens", "queueSeconds", "runSeconds"] as const;
-/** Users and days hold no newline. */
+/** Newline is a safe separator: user ids and days contain none. */
 const keyOf = (user: string, prefix: string | null, day: string): string => `${user}\n${day}\n${prefix ?? ""}`;

@@ -1,20 +1,20 @@
 import { PrefixdError } from "../errors.ts";
 import { looksLikeKey } from "../observability/secrets.ts";
 
-/** Whom everything belongs to when the server runs without keys. */
+/** Owns everything when the server runs without keys. */
 export const LOCAL_USER = "local";
-/** Whom the prefixes of the admin key belong to, and those that the server registers at start when there are keys. */
+/** Owns the prefixes uploaded with the admin key and, when keys are on, those registered at start. */
 export const ADMIN_USER = "admin";
 
 const ID = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/;
 
-/** Users that exist without having been created; only they have usage and prefixes without a record. */
+/** Built-in users exist without being created; only they have usage and prefixes without a record. */
 export function isBuiltInUser(id: string): boolean {
   return id === LOCAL_USER || id === ADMIN_USER;
 }
 
 export function isUserId(id: string): boolean {
-  // Ids go into logs: a key that was put in the wrong place must not.
+  // Ids are logged; a key pasted in place of an id must not be.
   return ID.test(id) && !isBuiltInUser(id.toLowerCase()) && !looksLikeKey(id);
 }
 
