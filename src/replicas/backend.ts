@@ -5,18 +5,21 @@ import type { ReplicaBus, ReplicaHandler } from "./replica-bus.ts";
 
 export interface JoinOptions {
   readonly handler: ReplicaHandler;
-  /** The lease has run out: called once, before the next one begins. Must forget all that is cached, at once. */
+  /** Called once when the lease has expired, before the next one begins. Must drop everything cached, at once. */
   readonly onLapse: () => void;
 }
 
-/** Where everything lives that outlasts a process, and what replicas that share it need besides. */
+/** All persistent state, plus what the replicas sharing it need. */
 export interface Backend {
   readonly prefixes: PrefixStore;
   readonly users: UserStore;
   readonly tokenBuckets: TokenBuckets;
-  /** As PrefixCacheOptions.verifyMs: 0 where asking costs next to nothing. */
+  /** Value for PrefixCacheOptions.verifyMs; 0 where asking the store costs almost nothing. */
   readonly prefixVerifyMs: number;
-  /** From now on this process is told of removals, and waited for. Resolves with a lease or, while the store is away, without one. */
+  /**
+   * From now on this process receives removals, and broadcasts wait for its answer. Resolves without a lease if the
+   * store is unreachable.
+   */
   joinReplicas(options: JoinOptions): Promise<ReplicaBus>;
   close(): Promise<void>;
 }

@@ -1,22 +1,25 @@
-/** What a replica leaves behind instead of a beat when it ends in order. */
+/** The last beat of a replica that shut down cleanly. */
 export const LEFT = "left";
 
 /**
- * The heartbeats of all replicas as one of them has seen them. Since when a beat has not changed is counted by this process's monotonic clock, so
- * nothing hangs on the clock of the machine where they are written, which may be set.
+ * The heartbeats of all replicas, as seen by this one. The age of a beat is measured on this process's monotonic clock,
+ * so nothing depends on the clock of the machine that stores the beats, which may be adjusted.
  */
 export class Heartbeats {
   readonly #graceMs: number;
   readonly #now: () => number;
   readonly #seen = new Map<string, { beat: string; since: number }>();
 
-  /** `graceMs`: a replica whose beat has not changed for so long cannot have a lease any more. */
+  /** `graceMs`: a replica whose beat has not changed for longer than this no longer holds a lease. */
   constructor(graceMs: number, now: () => number = () => performance.now()) {
     this.#graceMs = graceMs;
     this.#now = now;
   }
 
-  /** `fields`: all replicas and their beats in turn, which were read a moment ago. Who is not among them any more is still counted for a while. */
+  /**
+   * @param fields alternating replica ids and beats, just read. A replica missing from them still counts as living
+   * until the grace period ends.
+   */
   observe(fields: readonly string[]): void {
     const since = this.#now();
     for (let i = 0; i < fields.length; i += 2) {
@@ -25,7 +28,7 @@ export class Heartbeats {
     }
   }
 
-  /** Those that may have a lease. */
+  /** The replicas that may hold a lease. */
   living(): string[] {
     return [...this.#seen.keys()].filter((replica) => this.mayServe(replica));
   }
@@ -35,7 +38,7 @@ export class Heartbeats {
     return seen !== undefined && seen.beat !== LEFT && !this.#isStill(seen.since);
   }
 
-  /** Takes out those whose beat has not changed for the time of grace, and answers them with that beat. */
+  /** Removes and returns the replicas whose beat has not changed for the grace period. */
   takeStill(): { replica: string; beat: string }[] {
     const still = [...this.#seen].filter(([, { since }]) => this.#isStill(since));
     for (const [replica] of still) this.#seen.delete(replica);

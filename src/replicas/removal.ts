@@ -15,10 +15,10 @@ export interface UserRemovalParts {
 
 /**
  * The order matters:
- *   1. block: the store refuses the user's uploads, and keys and prefixes are gone from it, so that nobody can begin anew;
- *   2. tell the replicas, and wait: what has begun ends, caches and KV rows are emptied, usage is written;
- *   3. delete the user, once more what came between, and look: nothing may be left.
- * What fails leaves the removal open, and another call goes on with it.
+ *   1. block: the store refuses the user's uploads and loses its keys and prefixes, so that no new request can start;
+ *   2. tell the replicas and wait: they end running requests, empty caches and KV rows, and write usage;
+ *   3. delete the user and anything added in between, then check that nothing is left.
+ * A failure leaves the removal open; the next call continues it.
  */
 export function createUserRemoval({ users, prefixes, bus, clock = () => new Date() }: UserRemovalParts): UserRemoval {
   return {
@@ -31,7 +31,7 @@ export function createUserRemoval({ users, prefixes, bus, clock = () => new Date
       const keys = await users.listKeys(id);
       for (const key of keys) await users.deleteKey(id, key.id);
       const { running, queued, replicas } = await bus.broadcast({ kind: "user", user: id });
-      // Also where there is no record any more: a crash may have left what comes after it.
+      // Call it even without a user record: a crash may have left data that is deleted after the record.
       const late = await users.deleteUser(id, { keepUsage }).catch(goneAlready);
       const second = await prefixes.deleteUser(id, { last: true });
       if ((await prefixes.list(id, { limit: 1 })).length > 0 || (await users.getUser(id)) !== null) {
@@ -61,21 +61,21 @@ export function createUserRemoval({ users, prefixes, bus, clock = () => new Date
       if (state === "open")
         throw new PrefixdError("user_exists", "The removal of the user of this id is not finished; repeat it.");
       await bus.broadcast({ kind: "readmit", user: id });
-      // Last: as long as this has not been done, a repeated call does all of it.
+      // Last, so that a repeated call after a failure redoes everything.
       await prefixes.readmitUser(id);
     },
   };
 }
 
-/** Another call removed it in the same moment. */
+/** A concurrent call has already removed the user. */
 function goneAlready(error: unknown): { keys: number } {
   if (error instanceof PrefixdError && error.code === "user_not_found") return { keys: 0 };
   throw error;
 }
 
 /**
- * A registry whose `remove` answers when no replica serves the prefix any more: running requests on it end everywhere. One that is
- * replaced instead lets running requests finish on the version that they began with.
+ * A registry whose `remove` resolves when no replica serves the prefix any more; running requests on it end everywhere.
+ * Replacing a prefix instead lets running requests finish on the version they started with.
  */
 export function removeEverywhere(registry: PrefixRegistry, bus: Pick<ReplicaBus, "broadcast">): PrefixRegistry {
   return {
@@ -94,7 +94,7 @@ export function removeEverywhere(registry: PrefixRegistry, bus: Pick<ReplicaBus,
       try {
         await registry.remove(key, precondition);
       } catch (error) {
-        // Repeated after the replicas could not be told: they are told now.
+        // An earlier call may have removed it without reaching the replicas: tell them now.
         if (error instanceof PrefixdError && error.code === "prefix_not_found") await tell();
         throw error;
       }

@@ -1,7 +1,7 @@
-/** Milliseconds: longer than a request takes from being let in to the engine, and no longer than the store refuses the user's uploads. */
+/** Milliseconds. Longer than a request takes from admission to the engine; at most as long as the store refuses uploads. */
 const REMOVED_MS = 600_000;
 
-/** Users removed lately: a request of theirs may have been let in before and not have come to the engine. */
+/** Recently removed users: a request admitted before the removal may not have reached the engine yet. */
 export class RemovedUsers {
   readonly #until = new Map<string, number>();
 
@@ -11,7 +11,7 @@ export class RemovedUsers {
     this.#until.set(user, now + REMOVED_MS);
   }
 
-  /** A user of this id has been created anew. */
+  /** Call when a user with this id is created again. */
   delete(user: string): void {
     this.#until.delete(user);
   }

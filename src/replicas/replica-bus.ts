@@ -1,40 +1,43 @@
-/** How replicas are told of removals, and answer. */
+/** How replicas learn of removals and acknowledge them. */
 import type { PrefixdError } from "../errors.ts";
 
-/** Small, JSON. `user`: all of a user's; `prefix`: one prefix; `readmit`: a user of this id has been created anew. */
+/**
+ * A small JSON message. `user`: remove everything of a user. `prefix`: remove one prefix. `readmit`: a user with this
+ * id is created again.
+ */
 export type ReplicaCommand =
   | { readonly kind: "user"; readonly user: string }
   | { readonly kind: "prefix"; readonly user: string; readonly name: string }
   | { readonly kind: "readmit"; readonly user: string };
 
-/** What a command ended on one replica. */
+/** Requests that a command ended on one replica. */
 export interface EndedOnReplica {
   readonly running: number;
   readonly queued: number;
 }
 
 export interface BroadcastResult extends EndedOnReplica {
-  /** Every replica that was alive when the broadcast began; null: it did not answer, and its lease has run out. */
+  /** Every replica alive when the broadcast began; null: it did not answer and its lease has expired. */
   readonly replicas: readonly { readonly id: string; readonly acknowledgedAt: string | null }[];
 }
 
-/** Carries a command out on this replica. Resolves when nothing here can serve what the command removed. */
+/** Executes a command on this replica. Resolves when nothing here can serve what the command removed. */
 export type ReplicaHandler = (command: ReplicaCommand) => Promise<EndedOnReplica>;
 
 export interface ReplicaBus {
-  /** Random; names this replica in receipts. */
+  /** Identifies this replica in receipts; random where replicas share a store. */
   readonly id: string;
   /** Whether this replica may serve now. Cheap: asked before every token. */
   mayServe(): boolean;
   /**
-   * Resolves when every replica that was alive at the beginning has carried the command out, or can no longer serve.
+   * Resolves when every replica alive at the start has executed the command or can no longer serve.
    * Throws `store_unavailable`; can be repeated.
    */
   broadcast(command: ReplicaCommand): Promise<BroadcastResult>;
   close(): Promise<void>;
 }
 
-/** The parts of a replica that may know something of a user. */
+/** The parts of a replica that may hold data of a user. */
 export interface ReplicaParts {
   readonly generation: {
     endRequestsOf(key: { user: string; name: string }): Promise<EndedOnReplica>;
@@ -53,9 +56,9 @@ export interface ReplicaParts {
     clear(): void;
   };
   readonly engine: { wipeFreed(): Promise<void> };
-  /** Whatever else caches something of users, such as keys: forget this user, or, without one, all. */
+  /** Clears other caches of user data, such as keys, for this user or, if null, for all. */
   readonly forget?: (user: string | null) => void;
-  /** Writes what is still in memory of what a user has used, before the user's record goes. */
+  /** Writes the user's usage still in memory, before the user's record is deleted. */
   readonly settle?: (user: string) => Promise<void>;
 }
 
@@ -84,14 +87,14 @@ export function createReplicaHandler({
       : generation.endRequestsOf(command));
     await engine.wipeFreed();
     if (command.kind === "user") await settle?.(user);
-    // Again: a look-up that was under way has ended by now.
+    // Again, because a look-up in progress may have refilled the caches.
     evict();
     if (command.kind === "user") forget?.(user);
     return ended;
   };
 }
 
-/** What a replica does whose lease has run out: it cannot know what has been removed since. */
+/** Run when the lease has expired: this replica cannot know what has been removed since. */
 export function dropEverything(
   { generation, folding, prefixCache, engine, forget }: ReplicaParts,
   error: PrefixdError,
@@ -103,7 +106,7 @@ export function dropEverything(
   void engine.wipeFreed().catch(() => undefined);
 }
 
-/** One process, alone: it always may serve. */
+/** The bus of a single process, which may always serve. */
 export function createLocalBus(handler: ReplicaHandler): ReplicaBus {
   const id = "local";
   return {

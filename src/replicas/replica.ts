@@ -26,18 +26,18 @@ import {
 export interface ReplicaOptions {
   readonly backend: Backend;
   readonly shape: ModelShape;
-  /** Bound on the bytes of prefixes held. */
+  /** Maximum bytes of prefixes in the cache. */
   readonly prefixCacheBytes: number;
   /** null: requests need no key. */
   readonly adminKey: string | null;
   readonly logger: Logger;
-  /** Hears of every operation of the stores that fails, except for those whose failure is an answer. */
+  /** Called for every failed store operation, except for errors that answer the client (4xx). */
   readonly onStoreError: (operation: string) => void;
 }
 
 /**
- * This process among those that share a backend: what it knows of prefixes, keys and users, for how long it may serve on the strength of it, and
- * how all of it ends when one of them is removed or the lease runs out. It may serve nobody before it has joined the others.
+ * This process among those that share a backend. It caches prefixes, keys and users, knows how long it may serve from
+ * those caches, and drops them when one of these is removed or the lease expires. It may not serve before `join`.
  */
 export class Replica {
   readonly users: UserStore;
@@ -56,7 +56,7 @@ export class Replica {
 
   constructor({ backend, shape, prefixCacheBytes, adminKey, logger, onStoreError }: ReplicaOptions) {
     const onError = (operation: string, error: unknown): void => {
-      // A precondition that fails is an answer, not a fault of the store.
+      // A failed precondition is an answer to the client, not a fault of the store.
       if (!(error instanceof PrefixdError) || error.status >= 500) onStoreError(operation);
     };
     this.#backend = backend;
@@ -83,15 +83,15 @@ export class Replica {
     this.removal = createUserRemoval({ users, prefixes, bus: this });
   }
 
-  /** Whether anything may be served now. Cheap: asked before every token. */
+  /** Whether this replica may serve now. Cheap: asked before every token. */
   readonly mayServe = (): boolean => this.#bus?.mayServe() ?? false;
 
-  /** Names this replica in receipts; null: it has not joined. */
+  /** Identifies this replica in receipts; null: it has not joined. */
   get id(): string | null {
     return this.#bus?.id ?? null;
   }
 
-  /** From now on removals end what these parts do. Resolves with a lease or, while the store is away, without one. */
+  /** From now on removals reach these parts. Resolves without a lease if the store is unreachable. */
   async join(parts: Pick<ReplicaParts, "generation" | "folding" | "engine">): Promise<void> {
     const all: ReplicaParts = {
       ...parts,
@@ -114,7 +114,7 @@ export class Replica {
     return this.#bus.broadcast(command);
   }
 
-  /** The registry as clients see it: a prefix that is removed ends everywhere. */
+  /** The registry as clients see it: removing a prefix removes it from all replicas. */
   everywhere(registry: PrefixRegistry): PrefixRegistry {
     return removeEverywhere(registry, this);
   }
@@ -125,7 +125,7 @@ export class Replica {
     if (!this.mayServe()) throw lostTouch();
   }
 
-  /** Leaves the others, and writes what has been used. The backend stays open. */
+  /** Leaves the bus and writes the remaining usage. Does not close the backend. */
   async close(): Promise<void> {
     await this.#bus?.close();
     this.auth.close();
@@ -134,7 +134,7 @@ export class Replica {
     this.#directory.close();
   }
 
-  /** Without a user: everybody. */
+  /** null forgets all users. */
   #forget(user: string | null): void {
     this.auth.forget(user);
     this.#directory.forget(user);

@@ -2,60 +2,67 @@ import { LRUCache } from "lru-cache";
 import { PrefixdError } from "../errors.ts";
 
 export interface VerifiedCacheOptions<K, V> {
-  /** Asks the source; null: there is none. `store_unavailable` means that the source is away, any other error goes to who asked. */
+  /**
+   * Asks the source; null: no such value. The error `store_unavailable` means that the source is away; other errors go
+   * to the caller.
+   */
   readonly ask: (key: K) => Promise<V | null>;
-  /** One text per key. It is only compared. */
+  /** A unique text per key, used only for comparison. */
   readonly textOf: (key: K) => string;
-  /** Whose it is, as `forgetOwner` is told; `value` is undefined before the first answer. undefined: not known, so that it may be anybody's. */
+  /**
+   * The owner, for `forgetOwner`. `value` is undefined before the first answer. Returns undefined if the owner is
+   * unknown, so that the key may be anyone's.
+   */
   readonly ownerOf: (key: K, value: V | null | undefined) => string | undefined;
-  /** Values kept; the least recently used goes first. */
+  /** Maximum number of values; evicts the least recently used. */
   readonly max: number;
-  /** Keys of which is kept that there is nothing. Bounded apart, so that made-up keys push out no value. Default 0. */
+  /** Maximum number of keys known to be absent; separate, so that made-up keys evict no value. Default 0. */
   readonly maxAbsent?: number;
   /**
-   * Milliseconds that an answer is believed without asking again: the longest that a change goes unseen whose notice was lost. 0: ask
-   * every time. Default 1000.
+   * How long an answer is used without asking again, in milliseconds: the longest that a change goes unseen if its
+   * notice was lost. 0: ask every time. Default 1000.
    */
   readonly verifyMs?: number;
   /** The same for a value while the source is away; at least `verifyMs`. Default 10,000. */
   readonly staleMs?: number;
-  /** Milliseconds of a clock that never goes back. */
+  /** Monotonic clock, in milliseconds. */
   readonly now?: () => number;
 }
 
 export interface Answer<V> {
-  /** null: there is none. */
+  /** null: no such value. */
   readonly value: V | null;
-  /** The source's error, when this is only what was known before. */
+  /** The source's error, if it is away and `value` is the last one known. */
   readonly away?: PrefixdError;
 }
 
-/** What the source has said of a key. */
+/** The source's last answer for a key. */
 interface Known<K, V> {
   readonly key: K;
   readonly value: V | null;
   /** When the source was asked, not when it answered. */
   readonly at: number;
-  /** A change has been heard of since: only `peek` still takes it, and `get` while the source is away. */
+  /** Changed since: only `peek` still uses it, and `get` while the source is away. */
   outdated: boolean;
 }
 
-/** One that the source has not answered yet, shared by all who ask meanwhile. */
+/** A pending request to the source, shared by all callers for this key. */
 interface Question<K, V> {
   readonly key: K;
   readonly answer: Promise<V | null>;
-  /** A notice came that concerns it: the answer may be from before the change. */
+  /** A change was reported meanwhile: the answer may predate it. */
   overtaken: boolean;
-  /** Owners of whom a notice came while nobody knew whose the key is: the answer tells. */
+  /** Owners reported as changed while this key's owner is unknown; the answer reveals whether it is one of them. */
   readonly changedOwners: Set<string>;
 }
 
-/** Changes of one key, one after the other, that a `get` waits for. */
+/** How often a `get` asks again because the key changed meanwhile. */
 const MAX_TURNS = 8;
 
 /**
- * Values of a source that others may change: asked for once however many want one, believed for `verifyMs`, forgotten on notice. What
- * was read before a notice is not believed after it: who waits for it then asks again.
+ * Caches values from a source that others may change. Concurrent callers share one request, answers are used for
+ * `verifyMs`, and a notice of a change drops them. An answer requested before a notice is not used after it: its
+ * waiting callers ask again.
  */
 export class VerifiedCache<K, V extends object> {
   readonly #options: VerifiedCacheOptions<K, V>;
@@ -65,7 +72,7 @@ export class VerifiedCache<K, V extends object> {
   readonly #values: LRUCache<string, Known<K, V>>;
   readonly #absent: LRUCache<string, Known<K, V>> | null;
   readonly #questions = new Map<string, Question<K, V>>();
-  /** Of the last answer, if the source was away, and when that was found out. */
+  /** The last answer's error, if the source was away, and when it came. */
   #away: { readonly error: PrefixdError; readonly at: number } | null = null;
 
   constructor(options: VerifiedCacheOptions<K, V>) {
@@ -79,15 +86,15 @@ export class VerifiedCache<K, V extends object> {
   }
 
   /**
-   * The value as the source has it now, or had it within the bounds.
-   * @throws PrefixdError store_unavailable (away, or the key is changed all the time), and what `ask` throws
+   * The current value, or one no older than `verifyMs` (`staleMs` while the source is away).
+   * @throws PrefixdError store_unavailable (away, or the key keeps changing), and what `ask` throws
    */
   async get(key: K): Promise<Answer<V>> {
     const text = this.#options.textOf(key);
     for (let turn = 0; turn < MAX_TURNS; turn++) {
       const known = this.#known(text);
       if (known !== undefined && this.#isFresh(known)) return { value: known.value };
-      // A source that hangs is not waited for by everybody anew.
+      // If the source was away a moment ago, use a stale value rather than wait for a source that may hang.
       if (this.#away !== null && this.#now() - this.#away.at < this.#verifyMs && this.#mayBeStale(known))
         return { value: known.value, away: this.#away.error };
       const question = this.#questions.get(text) ?? this.#ask(text, key);
@@ -96,7 +103,7 @@ export class VerifiedCache<K, V extends object> {
         if (!question.overtaken) return { value };
       } catch (error) {
         if (!isAway(error)) throw error;
-        // Looked up again: a notice may have come meanwhile.
+        // Look up again: a notice may have come meanwhile.
         const last = this.#known(text);
         if (this.#mayBeStale(last)) return { value: last.value, away: error };
         throw error;
@@ -105,21 +112,21 @@ export class VerifiedCache<K, V extends object> {
     throw new PrefixdError("store_unavailable", "What was asked for is being changed all the time.", { retryAfter: 1 });
   }
 
-  /** What is known at once, however old; undefined: nothing. What is no longer believed is asked for in the background. */
+  /** The last known value, however old; undefined: none. Refreshes an outdated value in the background. */
   peek(key: K): V | null | undefined {
     const known = this.#known(this.#options.textOf(key));
     if (known !== undefined && !this.#isFresh(known)) this.#getInBackground(key);
     return known?.value;
   }
 
-  /** A change of the key has been heard of: nothing read before is believed. */
+  /** Call when the key has changed: nothing read before is used again. */
   forget(key: K): void {
     const text = this.#options.textOf(key);
     this.#drop(text);
     this.#overtake(text);
   }
 
-  /** The same, but `peek` goes on with the last value until the new one is there, which is asked for now. */
+  /** Like `forget`, but requests the new value at once, and `peek` keeps the old one until it arrives. */
   refresh(key: K): void {
     const text = this.#options.textOf(key);
     this.#overtake(text);
@@ -129,7 +136,7 @@ export class VerifiedCache<K, V extends object> {
     this.#getInBackground(key);
   }
 
-  /** `forget` for all keys of an owner, and for those that may be the owner's. Costs a look at each. */
+  /** `forget` for all keys that are, or may be, this owner's. Scans all entries. */
   forgetOwner(owner: string): void {
     const { ownerOf } = this.#options;
     for (const [text, { key, value }] of this.#all()) {
@@ -150,7 +157,7 @@ export class VerifiedCache<K, V extends object> {
     for (const text of [...this.#questions.keys()]) this.#overtake(text);
   }
 
-  /** Whether a key of the owner is known, or being asked for. */
+  /** Whether a key of this owner is cached or being requested. */
   knowsOf(owner: string): boolean {
     const { ownerOf } = this.#options;
     return (
@@ -171,13 +178,13 @@ export class VerifiedCache<K, V extends object> {
     return !outdated && this.#now() - at < this.#verifyMs;
   }
 
-  /** That there was nothing is not believed for longer: it may be there by now. */
+  /** Absence is never used longer than `verifyMs`: the value may exist by now. */
   #mayBeStale(known: Known<K, V> | undefined): known is Known<K, V> {
     return known !== undefined && known.value !== null && this.#now() - known.at < this.#staleMs;
   }
 
   #getInBackground(key: K): void {
-    // A failure leaves what is known, and is seen by the next who cannot do with that.
+    // On failure the old value stays; the next caller that needs a fresh one gets the error.
     this.get(key).catch(() => undefined);
   }
 
@@ -225,7 +232,7 @@ export class VerifiedCache<K, V extends object> {
     this.#absent?.delete(text);
   }
 
-  /** Who asks from now on must not share the question. */
+  /** Later callers must not share this request. */
   #overtake(text: string): void {
     const question = this.#questions.get(text);
     if (question === undefined) return;
