@@ -1,4 +1,4 @@
-/** Composition root: config -> parts -> listen -> drain. The only place, besides the command line, that constructs concrete parts. */
+/** Composition root: config -> parts -> listen -> drain. Only this and the command line construct concrete parts. */
 import { isWorldReadable, secretsOf, type Config } from "./config.ts";
 import { Engine } from "./engine/engine.ts";
 import type { PrefixdError } from "./errors.ts";
@@ -25,18 +25,19 @@ import { Resources } from "./start/resources.ts";
 export interface RunningServer {
   /** Such as `http://127.0.0.1:8080`. */
   readonly url: string;
-  /** Resolves if the device is lost that the model runs on: all requests end then, and only a new process can serve again. */
+  /** Resolves if the model's device is lost: all requests end, and only a new process can serve again. */
   readonly deviceLost: Promise<PrefixdError>;
   /**
-   * Goes on serving for `delaySeconds` (default: `drainDelay`), then takes nothing new, lets running requests end for at most
-   * `drainTimeout` seconds, and frees everything. Called again it answers the same.
+   * Keeps serving for `delaySeconds` (default: `drainDelay`), then accepts nothing new, gives running requests up to
+   * `drainTimeout` seconds to end, and frees everything. Further calls return the same promise.
    */
   stop(options?: { delaySeconds: number }): Promise<void>;
 }
 
 /**
  * Starts a server and resolves when it answers requests.
- * @throws FolderInUseError, ModelLoadError, DeviceError, PrecisionError, OrtError, PrefixdError (store, adapters), the system's errors for the address; nothing is left open then.
+ * @throws FolderInUseError, ModelLoadError, DeviceError, PrecisionError, OrtError, PrefixdError (store, adapters), the
+ * system's errors for the address; leaves nothing open in that case
  */
 export function startServer(config: Config, logger?: Logger): Promise<RunningServer> {
   const secrets = new SecretFilter(secretsOf(config));
@@ -50,7 +51,7 @@ async function start(
   logger: Logger,
   resources: Resources,
 ): Promise<RunningServer> {
-  // First: a second server on the folder ends before anything that takes time.
+  // First, so that a second server on the same folder fails before any slow work.
   const backend = await openBackend(config, logger);
   resources.defer(() => backend.close());
   const model = await openModel(config, logger, resources);
@@ -154,7 +155,7 @@ async function start(
     clients: clientLimits(config),
     uploads: UPLOADS,
     stream: { ...STREAM_DEFAULTS, bufferLimit: config.streamBuffer, sendMs: config.sendTimeout * 1000, mayEmit },
-    // Listening starts after the model has been loaded.
+    // The server listens only after loading the model.
     checks: { model: () => model.check(), store: () => replica.check() },
   });
   const url = await listen(app, config);

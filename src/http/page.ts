@@ -1,14 +1,14 @@
-/** Lists come in pages: bounded in items and bytes, whatever lies behind them. */
+/** Paging of lists: pages are bounded in items and bytes. */
 import Type, { type TInteger, type TOptional } from "typebox";
 
-/** Bytes of a page's JSON, about: one that has so many has no more items. A thousand ordinary ones have less. */
+/** A page ends once its JSON has about this many bytes; a thousand ordinary items have fewer. */
 const PAGE_BYTES = 1024 ** 2;
-/** Items that a store is asked for at a time. */
+/** Maximum items per call to a store. */
 const AT_A_TIME = 100;
 
 export const DEFAULT_LIMIT = 100;
 
-/** `limit` of a list's query; `what` is counted. */
+/** Schema of a list's `limit` parameter. `what` names the items, for the description. */
 export function pageLimit(what: string): TOptional<TInteger> {
   return Type.Optional(
     Type.Integer({
@@ -25,8 +25,8 @@ export const NextPage = Type.Union([Type.String(), Type.Null()], {
 });
 
 /**
- * The next `limit` of the items, one more of which is read to know whether there are more. `shown` is what the answer has of one, `idOf` where
- * a page that ends with it goes on: `next`, null after the last one.
+ * Collects one page of up to `limit` items; reads one more item to know whether more follow. `shown` converts an item
+ * for the response. `next` is the page's last `idOf`, from which the next page continues; null on the last page.
  */
 export async function pageOf<T, Shown>(
   items: AsyncIterable<T>,
@@ -47,7 +47,10 @@ export async function pageOf<T, Shown>(
   return { page, next: null };
 }
 
-/** All items after `after`, as many of which are read as are taken, for a page of `limit`. `positionOf` is what `read` goes on after. */
+/**
+ * All items after `after`, read in batches and only as far as the consumer takes them (for a page of `limit`).
+ * `positionOf` gives the position after which `read` continues.
+ */
 export async function* inPieces<T, Position>(
   read: (options: { after?: Position; limit: number }) => Promise<T[]>,
   after: Position | undefined,

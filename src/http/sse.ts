@@ -5,10 +5,10 @@ import { toProblem, type Problem } from "./problem.ts";
 import { lostTouch, type PrefixdError } from "../errors.ts";
 
 export interface SseOptions {
-  /** Most unsent bytes for a slow reader. */
+  /** Maximum unsent bytes for a slow reader. */
   readonly bufferLimit: number;
   readonly heartbeatMs: number;
-  /** How long a reader may read nothing of what waits for it before it is disconnected. */
+  /** Milliseconds without reading any waiting bytes after which a reader is disconnected. */
   readonly sendMs: number;
   /** Called right before results are written; if it returns false, the stream ends with `store_unavailable` instead. */
   readonly mayEmit?: () => boolean;
@@ -17,7 +17,7 @@ export interface SseOptions {
 /**
  * A stream of server-sent events. Headers go out with the first event or heartbeat, so that earlier failures can still
  * be ordinary error responses. Events of one turn of the event loop are written together after it. The end is written
- * at once, so that nothing of a request follows its end.
+ * at once, so that no output of a request follows its end.
  */
 export class SseStream {
   readonly #reply: FastifyReply;
@@ -30,11 +30,10 @@ export class SseStream {
   #pending = "";
   /** Whether the pending text contains results. */
   #emits = false;
-  /** The header is at the socket. */
+  /** The headers have reached the socket. */
   #begun = false;
   /**
-   * Since when the reader has taken none of the waiting bytes: bytes taken by then, and the time. null if nothing
-   * waits.
+   * When the reader last took any bytes: the number taken by then, and the time it was noticed. null if nothing waits.
    */
   #unread: { readonly taken: number; readonly since: number } | null = null;
 
@@ -46,7 +45,7 @@ export class SseStream {
     this.#reply = reply;
     this.#options = options;
     this.#onTooSlow = onTooSlow;
-    // Comments make a dead connection fail, which otherwise goes unnoticed while a request is queued.
+    // Heartbeat comments reveal a dead connection, which would go unnoticed while the request is queued.
     this.#heartbeat = setInterval(() => this.#add(": keep-alive\n\n"), options.heartbeatMs).unref();
   }
 
@@ -61,8 +60,8 @@ export class SseStream {
   }
 
   /**
-   * Writes an event at once, which may be longer than the buffer limit. Resolves in a later turn of the event loop,
-   * when the system has taken it; false if the stream is over.
+   * Writes an event at once; it may exceed the buffer limit. Resolves in a later turn of the event loop, once the
+   * system has taken it; false if the stream is over.
    */
   async paced(json: string): Promise<boolean> {
     this.#emits = true;
@@ -87,7 +86,7 @@ export class SseStream {
     this.write();
   }
 
-  /** Stops the heartbeat. A stream that has not opened can still be answered otherwise. */
+  /** Stops the heartbeat. If the stream has not opened, an ordinary response can still be sent. */
   release(): void {
     clearInterval(this.#heartbeat);
   }
@@ -103,11 +102,11 @@ export class SseStream {
     return this.#ended || this.#reply.raw.destroyed;
   }
 
-  /** Writes the pending text. With `onTaken`, which is called when the system has taken it, any amount may wait. */
+  /** Writes the pending text. `onTaken` is called when the system has taken it; with it, no buffer limit applies. */
   write(onTaken?: () => void): void {
     const { raw } = this.#reply;
     if (raw.destroyed || this.#pending === "") return onTaken?.();
-    // Checked here, right before the system call and in the same turn.
+    // Check here, right before the system call and in the same turn.
     const lost = this.#emits && this.#options.mayEmit?.() === false;
     if (lost) this.#end();
     const text = lost ? this.#errorEvent(lostTouch()) : this.#pending;
@@ -163,15 +162,16 @@ export class SseStream {
 
   /**
    * Writes one chunk of the body. Node would frame it in four writes and gather them again, which costs more than
-   * everything else per event, so after the header chunks are framed here (RFC 9112, 7.1). Only the response whose turn
-   * it is has a socket.
+   * everything else per event. So chunks after the first write are framed here (RFC 9112, 7.1). With pipelining, only
+   * the response whose turn it is has a socket.
    */
   #send(text: string, onTaken?: () => void): void {
     const { raw } = this.#reply;
     const { socket } = raw;
     if (!this.#begun || !raw.chunkedEncoding || !(socket instanceof Socket)) {
       raw.write(text, onTaken);
-      // Until the turn goes on, Node 26 keeps the header and this piece to itself: bytes for the socket would overtake them.
+      // Node 26 holds the headers and this chunk back until the turn continues; direct writes to the socket would
+      // overtake them.
       queueMicrotask(() => (this.#begun = true));
       return;
     }

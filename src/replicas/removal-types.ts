@@ -10,7 +10,7 @@ export interface RemovalReceipt {
     readonly running: number;
     readonly queued: number;
   };
-  /** Every replica alive when the removal began. `acknowledged_at` null: it did not answer and its lease has expired. */
+  /** All replicas alive when the removal began. `acknowledged_at` null: it did not answer and its lease expired. */
   readonly replicas: readonly { readonly id: string; readonly acknowledged_at: string | null }[];
   readonly completed_at: string;
 }

@@ -1,4 +1,7 @@
-/** Milliseconds. Longer than a request takes from admission to the engine; at most as long as the store refuses uploads. */
+/**
+ * Milliseconds. Longer than a request takes from admission to the engine, and no longer than the store refuses the
+ * user's uploads.
+ */
 const REMOVED_MS = 600_000;
 
 /** Recently removed users: a request admitted before the removal may not have reached the engine yet. */

@@ -10,7 +10,7 @@ import { ADMIN_USER, LOCAL_USER } from "../users/user-id.ts";
 export interface AdaptersOptions {
   /** `--prefixes` */
   readonly dir: string;
-  /** Whether there are users. */
+  /** Whether requests need keys. */
   readonly keyed: boolean;
   readonly modelName: string;
   readonly weights: WeightsOptions;
@@ -18,9 +18,9 @@ export interface AdaptersOptions {
 }
 
 /**
- * Registers each sub-folder under its name; what is there already with the same content stays as it is. Where there are users, the
- * admin owns them and they are shared: everybody's `admin/name`.
- * @throws PrefixdError for a folder that cannot be registered, which it names
+ * Registers each sub-folder as a prefix of its name; one already stored with the same content stays as it is. When keys
+ * are on, the admin owns these prefixes and shares them with everyone as `admin/name`.
+ * @throws PrefixdError for a folder that cannot be registered; the message names it
  */
 export async function registerAdapters(
   registry: PrefixRegistry,
@@ -35,7 +35,7 @@ export async function registerAdapters(
     const registered = await readAdapterFolder(path, weights)
       .then((upload) => registry.register({ user, name }, upload))
       .catch((error: unknown) => {
-        // It may have been served before this was looked at: the others are served now.
+        // Skip it rather than fail: an earlier version without this check may have served the folder.
         if (error instanceof PrefixdError && error.code === "prefix_overflows") {
           logger.error({ path, reason: error.message }, "left out of --prefixes");
           return null;

@@ -1,4 +1,4 @@
-/** `--store`: the one place that knows which backends there are. */
+/** Opens the backend named by `--store`; the only module that knows all backends. */
 import type { Config } from "../config.ts";
 import { PrefixdError } from "../errors.ts";
 import { FolderInUseError, lockFolder, type FolderLock } from "../lmdb/folder-lock.ts";
@@ -15,7 +15,7 @@ import { createLocalBus } from "../replicas/replica-bus.ts";
 import { MemoryTokenBuckets } from "../users/token-rate.ts";
 import { Resources } from "./resources.ts";
 
-/** @throws FolderInUseError, PrefixdError store_unavailable; nothing is left open then */
+/** @throws FolderInUseError, PrefixdError store_unavailable; leaves nothing open in that case */
 export function openBackend(config: Config, logger: Logger): Promise<Backend> {
   const { storeFolder } = config;
   return Resources.openAll((resources) =>
@@ -23,7 +23,7 @@ export function openBackend(config: Config, logger: Logger): Promise<Backend> {
   );
 }
 
-/** A folder is one process's: that is its only replica. */
+/** A folder belongs to one process, which is its only replica. */
 async function openOwn(dir: string, logger: Logger, resources: Resources): Promise<Backend> {
   const lock = await lockStore(dir);
   resources.defer(() => lock.release());
@@ -40,14 +40,14 @@ async function openOwn(dir: string, logger: Logger, resources: Resources): Promi
     prefixes,
     users,
     tokenBuckets: new MemoryTokenBuckets(),
-    // A look at a file's times.
+    // Verifying costs only a look at a file's times.
     prefixVerifyMs: 0,
     joinReplicas: async ({ handler }) => createLocalBus(handler),
     close: () => resources.release(),
   };
 }
 
-/** Everything over the same connections. */
+/** All parts share one set of connections. */
 async function openShared(
   { store: url, redisWaitReplicas: waitReplicas }: Config,
   logger: Logger,

@@ -1,4 +1,4 @@
-/** The base model, from `--model` to a runner on `--device`. */
+/** Opens the base model: from `--model` to a runner on `--device`. */
 import { join } from "node:path";
 import type { Config } from "../config.ts";
 import type { ModelRunner } from "../engine/runner.ts";
@@ -25,14 +25,14 @@ export interface OpenModel {
   readonly checkpoint: Checkpoint;
   readonly tokenizer: Tokenizer;
   readonly eosIds: readonly number[];
-  /** Choices that a prompt may have: `--max-n`, and no more than there are rows. */
+  /** Maximum choices per prompt: `--max-n`, capped by the batch size. */
   readonly maxN: number;
-  /** Of requests that do not say otherwise. */
+  /** Generation parameters of requests that do not set them. */
   readonly defaults: GenerationDefaults;
   readonly runtime: Runtime;
-  /** What the engine runs. */
+  /** The runner for the engine. */
   readonly runner: ModelRunner;
-  /** The same, to look into. */
+  /** The runner without its supervision, for statistics. */
   readonly local: LocalRunner;
   /** Resolves if the device is lost. */
   readonly deviceLost: Promise<PrefixdError>;
@@ -40,7 +40,7 @@ export interface OpenModel {
   check(): void;
 }
 
-/** @throws ModelLoadError, DeviceError, PrecisionError, OrtError; what is open then is in `resources` */
+/** @throws ModelLoadError, DeviceError, PrecisionError, OrtError; `resources` then holds what was opened so far */
 export async function openModel(config: Config, logger: Logger, resources: Resources): Promise<OpenModel> {
   const checkpoint = await openFiles(config, logger);
   resources.defer(() => checkpoint.close());
@@ -97,7 +97,7 @@ async function openFiles(config: Config, logger: Logger): Promise<Checkpoint> {
   return openCheckpoint(dir, { cacheDir: config.cacheDir });
 }
 
-/** @throws DeviceError where the CPU would have done, PrecisionError, OrtError, CudaError */
+/** @throws DeviceError (not on the CPU), PrecisionError, OrtError, CudaError */
 async function openOnDevice(
   runtime: Runtime,
   modelPath: string,
@@ -114,7 +114,7 @@ async function openOnDevice(
   }
 }
 
-/** As after transformers' `add_special_tokens({"pad_token": "[PAD]"})` without a resize. */
+/** Happens after transformers' `add_special_tokens({"pad_token": "[PAD]"})` without resizing the embeddings. */
 function warnOfTokensBeyond({ beyondModel, vocabSize }: Tokenizer, logger: Logger): void {
   if (beyondModel.size === 0) return;
   const tokens = [...beyondModel].slice(0, 20).map(([id, token]) => ({ id, token }));

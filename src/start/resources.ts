@@ -1,8 +1,8 @@
-/** What has been opened, released in reverse. Node 20 has no AsyncDisposableStack. */
+/** Opened resources, released in reverse order. Node 20 has no AsyncDisposableStack. */
 export class Resources {
   readonly #releases: (() => void | Promise<void>)[] = [];
 
-  /** Runs `open`; when that fails, what it has deferred by then is released. */
+  /** Runs `open`; if it fails, runs the releases it has deferred so far. */
   static async openAll<T>(open: (resources: Resources) => Promise<T>): Promise<T> {
     const resources = new Resources();
     try {

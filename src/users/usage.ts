@@ -112,7 +112,7 @@ export class UsageRecorder {
     await this.forget(user);
   }
 
-  /** Writes the remaining rows; retries for about `ms` milliseconds if the sink fails. Returns how many rows are lost. */
+  /** Writes the remaining rows, retrying failures for about `ms` milliseconds. Returns the number of rows lost. */
   async close(ms = 2000): Promise<number> {
     this.#closed = true;
     if (this.#timer !== null) clearTimeout(this.#timer);

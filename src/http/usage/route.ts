@@ -6,7 +6,7 @@ import { json, problems } from "../common-schema.ts";
 import { DEFAULT_LIMIT, inPieces, pageOf } from "../page.ts";
 import { USAGE_EXAMPLE, UsageDocument, UsageQuery, type UsageRowDocument, type UsageSumsDocument } from "./schema.ts";
 
-/** What one has used oneself. */
+/** The caller's own usage. */
 export function usageRoutes(app: TypedApp, parts: AppParts): void {
   app.get(
     "/usage",
@@ -28,7 +28,7 @@ export function usageRoutes(app: TypedApp, parts: AppParts): void {
   );
 }
 
-/** A page of what a user has used, and the totals of all pages. */
+/** One page of a user's usage, with totals over all pages. */
 export async function usagePage(
   users: Pick<UserStore, "usage" | "usageSums">,
   user: string,
