@@ -28,7 +28,7 @@ const WAIT_MS = 1000;
 /** Wrong or missing password, no permission, protected mode, no such database: an operator has to fix it. */
 const REFUSAL = /^(WRONGPASS|NOAUTH|NOPERM|DENIED)\b|invalid password|DB index is out of range/;
 
-/** Commands over one connection, which Redis answers in their order. */
+/** Commands over one connection; Redis answers them in order. */
 export class RedisCommands {
   readonly client: Client;
   readonly #waitReplicas: number;
@@ -72,15 +72,15 @@ export class RedisCommands {
 }
 
 /**
- * A process's connections to Redis, shared by all its parts: one for commands, one for those that take long (`bulk`), one for messages. Away, it
- * fails fast and keeps trying to come back.
+ * A process's connections to Redis, shared by all its parts: one for commands, one for slow commands (`bulk`), one for
+ * messages. While Redis is unreachable, commands fail fast and the connections keep reconnecting.
  *
- * Why `bulk`: a command waits for those before it on its connection. Beside prefixes of 4 MiB going up and down, looking up a key (two commands)
- * took 95 ms on one connection and 12 ms with `bulk` at 60 MB/s, 670 ms and 11 ms at 6 MB/s; and a WAIT holds up what is behind it for as long
- * as Redis' replicas take, a second when one is lost.
+ * Why `bulk`: a command waits for the earlier ones on its connection. While 4 MiB prefixes were uploaded and
+ * downloaded, looking up a key (two commands) took 95 ms on one connection and 12 ms with `bulk` at 60 MB/s, 670 ms and
+ * 11 ms at 6 MB/s. A WAIT blocks the commands behind it for as long as Redis' replicas take: a second when one is lost.
  */
 export class RedisConnection extends RedisCommands {
-  /** Prefixes' chunks, and changes that are answered when Redis' replicas have them. */
+  /** For chunks of prefixes, and for changes that wait for Redis' replicas. */
   readonly bulk: RedisCommands;
   readonly #subscriber: Client;
   readonly #onError: (error: Error) => void;
@@ -94,7 +94,7 @@ export class RedisConnection extends RedisCommands {
     this.#onError = onError;
   }
 
-  /** Calls `listener` with every message of the channel, from the first connection on and again after each lost one. */
+  /** Calls `listener` with every message of the channel; resubscribes on each new connection. */
   subscribe(channel: string, listener: (message: string) => void): void {
     this.#subscriber.on("message", (at: string, message: string) => {
       if (at === channel) listener(message);
@@ -105,8 +105,8 @@ export class RedisConnection extends RedisCommands {
   }
 
   /**
-   * Waits until commands can be sent, at most so long; not being connected by then is no error. Throws, closed, when Redis is there
-   * and lets nobody in with this URL.
+   * Waits up to `timeoutMs` until commands can be sent; not being connected by then is no error. If Redis refuses this
+   * URL, closes the connections and throws `store_unavailable`.
    */
   async ready(timeoutMs: number): Promise<void> {
     let refusal: Error | undefined;
@@ -130,7 +130,7 @@ export class RedisConnection extends RedisCommands {
       });
     };
     await Promise.all([this.client, this.bulk.client, this.#subscriber].map(wait));
-    // Who may connect and not run a script gets past the connection's own checks.
+    // A user that may connect but not run scripts passes the connection's own checks.
     if (refusal === undefined && this.client.status === "ready") {
       await this.client.eval("return 1", 0).catch((error: Error) => {
         if (REFUSAL.test(error.message)) refusal = error;
@@ -143,7 +143,7 @@ export class RedisConnection extends RedisCommands {
     });
   }
 
-  /** Calls `listener` whenever a connection for commands has been made. */
+  /** Calls `listener` on every new connection for commands. */
   onReady(listener: () => void): void {
     this.client.on("ready", listener);
   }
@@ -153,16 +153,16 @@ export class RedisConnection extends RedisCommands {
   }
 }
 
-/** Shared with other parts, or where to connect to: then the connections are the part's own, and closed with it. */
+/** Shared connections, or options for connections of the part's own, which are closed with it. */
 export type RedisAccess = { readonly redis: RedisConnection } | RedisConnectionOptions;
 
-/** Connections that a part uses; `release` closes them if they are its own. */
+/** The connections a part uses; `release` closes them if they are its own. */
 export interface RedisUse {
   readonly redis: RedisConnection;
   readonly release: () => void;
 }
 
-/** For a part that may share its connections. Throws as `openRedis`. */
+/** Returns the shared connections, or opens new ones. Throws as `openRedis`. */
 export async function accessRedis(access: RedisAccess): Promise<RedisUse> {
   if ("redis" in access) return { redis: access.redis, release: () => undefined };
   const redis = await openRedis(access);
@@ -170,8 +170,8 @@ export async function accessRedis(access: RedisAccess): Promise<RedisUse> {
 }
 
 /**
- * Connects to Redis. Resolves after `commandTimeoutMs` at the latest, connected or not; throws `store_unavailable` when Redis is there and lets
- * nobody in with this URL. Warns of a Redis that evicts keys.
+ * Connects to Redis. Resolves after `commandTimeoutMs` at the latest, connected or not. Throws `store_unavailable` if
+ * Redis refuses this URL. Warns of a Redis that evicts keys.
  */
 export async function openRedis(options: RedisConnectionOptions): Promise<RedisConnection> {
   const redis = new RedisConnection(options);
@@ -188,13 +188,13 @@ export async function openRedis(options: RedisConnectionOptions): Promise<RedisC
   return redis;
 }
 
-/** Where INFO is denied nobody knows: none. */
+/** 0 if INFO is denied. */
 async function connectedReplicas(node: Redis): Promise<number> {
   const info = await node.info("replication").catch(() => "");
   return [...info.matchAll(/^slave\d+:.*\bstate=online\b/gm)].length;
 }
 
-/** `connectionName`: what Redis' CLIENT LIST shows. */
+/** `connectionName` appears in Redis' CLIENT LIST. */
 function connectAs(connectionName: string, options: RedisConnectionOptions): Client {
   const { at, cluster, db, username, password } = parseRedisUrl(options.url);
   const commandTimeout = options.commandTimeoutMs ?? 2000;

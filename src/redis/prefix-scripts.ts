@@ -11,10 +11,11 @@ export function script(lua: string): RedisScript {
 }
 
 /**
- * Scripts build chunk names from their common prefix: an old version's number of chunks is only known inside, and all
- * are in the slot of the KEYS.
+ * Lua functions shared by the scripts. Scripts build the names of chunks themselves, since only they know how many
+ * chunks an old version has; all of them are in the slot of the KEYS.
  */
-export const COMMON = `-- Members of the uploads set: "new UPLOAD CHUNKS NAME" before its commit, "old UPLOAD CHUNKS NAME" once replaced.
+export const COMMON = `-- Members of the uploads set: "new UPLOAD CHUNKS NAME" before the commit,
+-- "old UPLOAD CHUNKS NAME" once replaced.
 local REMOVED = -3
 local function fails(entry, match, none)
   if none == '*' and entry then return true end
@@ -26,7 +27,7 @@ local function fails(entry, match, none)
   end
   return true
 end
--- An entry is the first line of its value; whom the prefix is shared with are up to three more, kept as they are by a replacement.
+-- The first line of a value is the entry; up to three more lines describe sharing, and replacing a prefix keeps them.
 local function decode(value)
   return cjson.decode(string.match(value, '^[^\\n]*'))
 end
@@ -38,11 +39,11 @@ local function sharing(value)
   local _, visibility, shared, readable = string.match(value .. '\\n\\n\\n', '^([^\\n]*)\\n([^\\n]*)\\n([^\\n]*)\\n([^\\n]*)')
   return visibility, shared, readable
 end
--- A value without the users that the prefix is shared with.
+-- A value without its lists of users.
 local function head(value)
   return string.match(value, '^[^\\n]*\\n?[^\\n]*')
 end
--- Whom a value lets in: as guestsOf in sharing.ts.
+-- The users with access, '=' for everyone; same as guestsOf in sharing.ts.
 local function guests(value)
   local visibility, shared, readable = sharing(value)
   local set = {}
@@ -54,7 +55,7 @@ local function guests(value)
   end
   return set
 end
--- Notes which guests a change lets in or no longer lets in, for the index (shares.ts) to follow.
+-- Records which guests gain or lose access, so that the index (shares.ts) can follow.
 local function note(unsettled, name, before, after, change)
   local old, new = before and guests(before) or {}, after and guests(after) or {}
   for guest in pairs(old) do
@@ -64,7 +65,7 @@ local function note(unsettled, name, before, after, change)
     if not old[guest] then redis.call('HSET', unsettled, guest .. '/' .. name, change) end
   end
 end
--- Bytes of all of a user's tensors: kept by whatever changes them, counted where it has not been yet.
+-- Total bytes of a user's tensors: stored with each change, counted if missing.
 local function held(bytes, prefixes)
   local kept = redis.call('GET', bytes)
   if kept then return tonumber(kept) end
@@ -72,7 +73,7 @@ local function held(bytes, prefixes)
   for _, value in ipairs(redis.call('HVALS', prefixes)) do total = total + decode(value).meta.bytes end
   return total
 end
--- As a text of digits: numbers of this size would be written with an exponent.
+-- Formats as digits: Lua would write large numbers with an exponent.
 local function keep(bytes, total) redis.call('SET', bytes, string.format('%.0f', total)) end
 local function drop(base, upload, chunks)
   for i = 0, chunks - 1 do redis.call('UNLINK', base .. upload .. ':' .. i) end
@@ -99,7 +100,7 @@ return 1
 `);
 
 /**
- * Writes a chunk of an announced upload: after a removal nothing may come behind it.
+ * Writes a chunk of an announced upload. Refused after a removal, so that no chunk outlives it.
  * KEYS: 1 uploads, 2 removed, 3 chunk
  * ARGV: 1 member of the uploads set, 2 bytes, 3 milliseconds until the chunk expires
  * Returns: 1, -2 the upload was not announced or is too old, -3 the user is removed
@@ -112,18 +113,18 @@ return 1
 `);
 
 /**
- * Makes an upload the current version, if all its chunks are there; the old version's chunks stay a while for who is
- * reading them. KEYS: 1 prefixes, 2 names, 3 uploads, 4 removed, 5 bytes ARGV: 1 name, 2 entry, 3 ifMatch (empty, * or
- * JSON list), 4 ifNoneMatch (empty or *), 5 beginning of chunk keys, 6 upload id,
- *       7 number of chunks, 8 grace of the old chunks in milliseconds, 9 channel, 10 message,
- *       11 most prefixes and 12 most bytes of the user (empty: no limit), 13 bytes of this one
- * Returns: 1 created, 0 replaced, -1 precondition failed, -2 chunks are missing, -3 the user is removed, -4 too many
- * prefixes,
- *          -5 too many bytes
+ * Makes an upload the current version if all its chunks exist. The old version's chunks remain for a while for their
+ * readers.
+ * KEYS: 1 prefixes, 2 names, 3 uploads, 4 removed, 5 bytes
+ * ARGV: 1 name, 2 entry, 3 ifMatch (empty, * or JSON list), 4 ifNoneMatch (empty or *), 5 prefix of chunk keys,
+ *       6 upload id, 7 number of chunks, 8 milliseconds that the old chunks remain, 9 channel, 10 message,
+ *       11 maximum prefixes and 12 maximum bytes of the user (empty: no limit), 13 bytes of this one
+ * Returns: 1 created, 0 replaced, -1 precondition failed, -2 chunks or the announcement missing, -3 the user is
+ *          removed, -4 too many prefixes, -5 too many bytes
  */
 export const COMMIT_UPLOAD = script(`${COMMON}
 if redis.call('EXISTS', KEYS[4]) == 1 then return REMOVED end
--- An upload that a removal has struck off does not come back, even when the user has been created anew since.
+-- An upload withdrawn by a removal must not come back, even if the user has been created again since.
 if not redis.call('ZSCORE', KEYS[3], 'new ' .. ARGV[6] .. ' ' .. ARGV[7] .. ' ' .. ARGV[1]) then return -2 end
 local old = get(KEYS[1], ARGV[1])
 if fails(old, ARGV[3], ARGV[4]) then return -1 end
@@ -135,7 +136,7 @@ local new = ARGV[5] .. ARGV[6] .. ':'
 for i = 0, ARGV[7] - 1 do
   if redis.call('EXISTS', new .. i) == 0 then return -2 end
 end
--- First what Redis may refuse for want of memory: once a script has written, it is let through to its end.
+-- First the writes that Redis may refuse when out of memory: after a script's first write, it lets the rest through.
 local before = redis.call('HGET', KEYS[1], ARGV[1])
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. (before and string.match(before, '\\n.*$') or ''))
 redis.call('ZADD', KEYS[2], 0, ARGV[1])
@@ -151,10 +152,11 @@ return old and 0 or 1
 `);
 
 /**
- * Removes a prefix and all bytes of it, also those of versions replaced a moment ago. An upload under way goes on: it
- * comes later. KEYS: 1 prefixes, 2 names, 3 uploads, 4 removed, 5 bytes, 6 unsettled ARGV: 1 name, 2 ifMatch, 3
- * ifNoneMatch, 4 beginning of chunk keys, 5 channel, 6 message, 7 change Returns: 1 removed, 0 there was none, -1
- * precondition failed
+ * Removes a prefix with all its bytes, including those of recently replaced versions. An upload in progress continues:
+ * it counts as later.
+ * KEYS: 1 prefixes, 2 names, 3 uploads, 4 removed, 5 bytes, 6 unsettled
+ * ARGV: 1 name, 2 ifMatch, 3 ifNoneMatch, 4 prefix of chunk keys, 5 channel, 6 message, 7 change
+ * Returns: 1 removed, 0 no such prefix, -1 precondition failed
  */
 export const DELETE_PREFIX = script(`${COMMON}
 local old = get(KEYS[1], ARGV[1])
@@ -179,9 +181,10 @@ return 1
 `);
 
 /**
- * Removes all that there is of a user, and leaves word of it that refuses uploads under way. KEYS: 1 prefixes, 2 names,
- * 3 uploads, 4 removed, 5 bytes, 6 unsettled ARGV: 1 beginning of chunk keys, 2 channel, 3 origin, 4 user, 5 open or
- * done, 6 milliseconds that uploads are refused, 7 change Returns: [prefixes, bytes of their tensors] removed
+ * Removes all prefixes and uploads of a user, and sets a mark that refuses uploads in progress.
+ * KEYS: 1 prefixes, 2 names, 3 uploads, 4 removed, 5 bytes, 6 unsettled
+ * ARGV: 1 prefix of chunk keys, 2 channel, 3 origin, 4 user, 5 open or done, 6 milliseconds to refuse uploads, 7 change
+ * Returns: [prefixes, bytes of their tensors] removed
  */
 export const DELETE_USER = script(`${COMMON}
 local prefixes, bytes = 0, 0
@@ -204,7 +207,7 @@ return { prefixes, bytes }
 `);
 
 /**
- * How much a user has.
+ * Counts a user's prefixes and their bytes.
  * KEYS: 1 prefixes, 2 bytes
  * Returns: [prefixes, bytes of their tensors]
  */
@@ -213,10 +216,10 @@ return { redis.call('HLEN', KEYS[1]), held(KEYS[2], KEYS[1]) }
 `);
 
 /**
- * Some of a user's prefixes in order of name; one script, so that there are no gaps.
+ * Lists some of a user's prefixes in order of name; one script, so that no change in between leaves gaps.
  * KEYS: 1 prefixes, 2 names
- * ARGV: 1 lower bound as of ZRANGEBYLEX, 2 limit
- * Returns: the values, without the users that the prefixes are shared with
+ * ARGV: 1 lower bound in ZRANGEBYLEX's format, 2 limit
+ * Returns: the values, without their lists of users
  */
 export const LIST_PREFIXES = script(`${COMMON}
 local heads = {}

@@ -27,7 +27,7 @@ import type {
 import { OPEN_TOMBSTONE_MS, TOMBSTONE_MS } from "../prefixes/tombstones.ts";
 
 export type RedisStoreOptions = RedisAccess & {
-  /** What all keys begin with. Default `prefixd`. */
+  /** Prefix of all keys. Default `prefixd`. */
   readonly namespace?: string;
   /** Milliseconds until chunks of an unfinished PUT expire. Default 10 minutes. */
   readonly uploadTtlMs?: number;
@@ -42,7 +42,7 @@ export async function openRedisStore(options: RedisStoreOptions): Promise<Prefix
   return new RedisStore(await accessRedis(options), options);
 }
 
-/** Prefixes listed per script: each may be shared with thousands, and Redis serves nobody else meanwhile. */
+/** Prefixes listed per script: each may be shared with thousands of users, and the script blocks Redis. */
 const AT_A_TIME = 100;
 
 class RedisStore implements PrefixStore {
@@ -257,7 +257,7 @@ class RedisStore implements PrefixStore {
         if (entry?.meta.digest !== digest) return null;
         const extent = where(entry);
         if (extent === null) return null;
-        // The same version, incomplete twice: nobody replaced it in between.
+        // The same version was incomplete twice, so no replacement explains the missing chunks.
         if (entry.upload === last)
           throw new PrefixdError("prefix_damaged", "Redis has lost a part of the prefix; upload it again.");
         const bytes = await this.#chunks.read(key.user, entry, extent, range);
@@ -289,7 +289,7 @@ class RedisStore implements PrefixStore {
   }
 }
 
-/** A foreign message on the channel is no reason to fail. */
+/** Ignores malformed messages; anyone may publish on the channel. */
 function parseMessage(message: string): string[] {
   try {
     const parts: unknown = JSON.parse(message);

@@ -12,7 +12,7 @@ import type {
 } from "../replicas/replica-bus.ts";
 
 export type RedisReplicaBusOptions = RedisAccess & {
-  /** What all keys begin with. Default `prefixd`. */
+  /** Prefix of all keys. Default `prefixd`. */
   readonly namespace?: string;
   /** Milliseconds that a replica may serve after requesting its last renewal. Default 10,000. */
   readonly leaseMs?: number;
@@ -21,11 +21,14 @@ export type RedisReplicaBusOptions = RedisAccess & {
   readonly handler: ReplicaHandler;
   /** Called once when the lease has expired, before the next one begins. Must drop everything cached, at once. */
   readonly onLapse: () => void;
-  /** Hears of what fails and is tried again. */
+  /** Called for failures that will be retried. */
   readonly onError?: (error: Error) => void;
 };
 
-/** Connects a replica to the others. Resolves after the time of a command at the latest, with a lease or not; throws as `openRedis`. */
+/**
+ * Connects a replica to the others. Resolves within a command's time limit, with or without a lease. Throws as
+ * `openRedis`.
+ */
 export async function openRedisReplicaBus(options: RedisReplicaBusOptions): Promise<ReplicaBus> {
   const bus = new RedisReplicaBus(await accessRedis(options), options);
   await bus.start();
@@ -174,7 +177,7 @@ class RedisReplicaBus implements ReplicaBus {
     this.#lapseTimer = setTimeout(() => this.#lapse(), Math.max(0, this.#validUntil - performance.now()) + 1);
   }
 
-  /** If it fails, another renewal sees the replica again. */
+  /** If it fails, the next renewal sees the replica again. */
   async #strikeOff(replica: string, beat: string): Promise<void> {
     await this.#connection
       .run(STRIKE_OFF, [this.#keys.beats, this.#keys.inbox(replica)], [replica, beat])

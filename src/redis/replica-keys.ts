@@ -42,7 +42,7 @@ const script = (lua: string): RedisScript => ({ lua, sha: createHash("sha1").upd
  * Returns: replicas and beats in turn; command ids and commands in turn
  */
 export const RENEW = script(`
--- First what takes no memory: once a script has written, Redis lets it through to its end, however full it is.
+-- First a write that needs no memory: after a script's first write, Redis lets the rest through even when full.
 redis.call('HDEL', KEYS[1], ARGV[1])
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 return {redis.call('HGETALL', KEYS[1]), redis.call('HGETALL', KEYS[2])}

@@ -2,10 +2,11 @@
 import { COMMON, script } from "./prefix-scripts.ts";
 
 /**
- * Changes whom a prefix is shared with. KEYS: 1 prefixes, 2 unsettled ARGV: 1 name, 2 ifMatch, 3 ifNoneMatch, 4
- * visibility, 5 list of who may use it and 6 of who may read it as JSON (empty: stays),
- *       7 channel, 8 message, 9 change
- * Returns: the value, 0 there is none, -1 precondition failed
+ * Changes a prefix's sharing.
+ * KEYS: 1 prefixes, 2 unsettled
+ * ARGV: 1 name, 2 ifMatch, 3 ifNoneMatch; then, each unchanged if empty, 4 visibility, 5 JSON list of users who may use
+ *       it, 6 JSON list of users who may read it; 7 channel, 8 message, 9 change
+ * Returns: the new value, 0 no such prefix, -1 precondition failed
  */
 export const PATCH_SHARING = script(`${COMMON}
 local old = get(KEYS[1], ARGV[1])

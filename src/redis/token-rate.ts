@@ -14,7 +14,7 @@ export interface ScriptRunner {
 /**
  * KEYS: 1 hash of a user's bucket: spent (tokens), at (milliseconds of Redis' clock)
  * ARGV: 1 tokens per minute, 2 tokens, 3 "admit" or "charge"
- * Returns: [1 done or 0 the bucket is full, tokens in it as a string]
+ * Returns: [1 added or 0 the bucket is full, tokens in it as a string]
  */
 const LUA = `local limit, tokens = tonumber(ARGV[1]), tonumber(ARGV[2])
 local time = redis.call('TIME')

@@ -1,15 +1,16 @@
 /**
  * Every name of users in Redis. A user's keys carry the hash tag `{user}`, as its prefixes do, so that one script can
- * change them together. The indexes are in other slots of a Cluster, so they are hints: what counts is the user's keys.
+ * change them together. The indexes are in other slots of a Cluster, so they are hints; the user's keys are
+ * authoritative.
  *
  *   prefixd:{user}:user          string: User as JSON
  *   prefixd:{user}:keys          hash: key id -> ApiKeyRecord as JSON
- *   prefixd:{user}:usage         hash: name of the row (usageRowName), then a space and the counter -> integer
- *   prefixd:{user}:usage-rows    sorted set of the rows' names, all with score 0, for paging in order
- *   prefixd:{user}:usage-days    hash: day, then a space and the counter -> integer, of all rows of the day
- *   prefixd:{user}:flushes       sorted set: flush of usage -> when; expires (usage.ts)
+ *   prefixd:{user}:usage         hash: `ROW COUNTER` -> integer; ROW as in usageRowName
+ *   prefixd:{user}:usage-rows    sorted set of row names, all with score 0, for paging in order
+ *   prefixd:{user}:usage-days    hash: `DAY COUNTER` -> integer, summed over all rows of the day
+ *   prefixd:{user}:flushes       sorted set: id of a usage flush -> time it was added; expires (usage.ts)
  *   prefixd:{user}:tokens        hash: the bucket of tokens per minute; expires (token-rate.ts)
- *   prefixd:key:KEYID            string: the user that may have this key
+ *   prefixd:key:KEYID            string: the user who may have this key
  *   prefixd:users                sorted set of user ids, all with score 0, for paging in order
  *   prefixd:user-changes         channel: JSON [origin, user]
  */

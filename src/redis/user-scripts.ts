@@ -1,9 +1,10 @@
 import { script } from "./prefix-scripts.ts";
 
 /**
+ * Creates a user.
  * KEYS: 1 user
  * ARGV: 1 user as JSON, 2 channel, 3 message
- * Returns: 1 created, 0 there is one
+ * Returns: 1 created, 0 the user exists
  */
 export const CREATE_USER = script(`
 if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
@@ -13,9 +14,10 @@ return 1
 `);
 
 /**
+ * Replaces a user's record unless it has changed.
  * KEYS: 1 user
- * ARGV: 1 user as JSON as it was, 2 as it is to be, 3 channel, 4 message
- * Returns: 1 changed, 0 it is another one by now
+ * ARGV: 1 old user as JSON, 2 new user as JSON, 3 channel, 4 message
+ * Returns: 1 replaced, 0 the record has changed
  */
 export const REPLACE_USER = script(`
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
@@ -25,9 +27,10 @@ return 1
 `);
 
 /**
+ * Adds a key to a user.
  * KEYS: 1 user, 2 keys
- * ARGV: 1 key id, 2 key as JSON, 3 how many there may be, 4 channel, 5 message
- * Returns: 1 put, 0 there is no such user, -1 there are as many
+ * ARGV: 1 key id, 2 key as JSON, 3 maximum number of keys, 4 channel, 5 message
+ * Returns: 1 added, 0 no such user, -1 too many keys
  */
 export const PUT_KEY = script(`
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
@@ -38,9 +41,10 @@ return 1
 `);
 
 /**
+ * Deletes a key.
  * KEYS: 1 keys
  * ARGV: 1 key id, 2 channel, 3 message
- * Returns: how many were removed
+ * Returns: number of keys deleted
  */
 export const DELETE_KEY = script(`
 local removed = redis.call('HDEL', KEYS[1], ARGV[1])
@@ -49,10 +53,10 @@ return removed
 `);
 
 /**
- * What a user has beside the record, once that is gone and no key can be added any more.
- * KEYS: 1 keys, 2 usage, 3 its rows, 4 its days, 5 flushes of usage, 6 tokens
+ * Deletes a user's other data after the record, when no more keys can be added.
+ * KEYS: 1 keys, 2 usage, 3 its rows, 4 its days, 5 usage flushes, 6 tokens
  * ARGV: 1 "keep" to keep the usage, 2 channel, 3 message
- * Returns: [rows of usage that went, keys that went]
+ * Returns: [usage rows deleted, keys deleted]
  */
 export const DELETE_USER_REST = script(`
 local keys = redis.call('HLEN', KEYS[1])
@@ -70,16 +74,16 @@ return { rows, keys }
 const FLUSH_MS = 600_000;
 
 /**
- * Adds to counters, once however often the same flush is sent.
- * KEYS: 1 usage, 2 its rows, 3 its days, 4 user, 5 sorted set: flush -> when it was added, milliseconds of Redis' clock
- * ARGV: 1 "built-in": needs no record; 2 flush; then per row its day, its name and six amounts
- * Returns: 1 added, now or before; 0 there is no such user
+ * Adds to counters; a flush sent repeatedly counts once.
+ * KEYS: 1 usage, 2 its rows, 3 its days, 4 user, 5 sorted set: flush id -> time added, milliseconds of Redis' clock
+ * ARGV: 1 "built-in" if the user needs no record; 2 flush id; then per row its day, its name and six amounts
+ * Returns: 1 added, now or before; 0 no such user
  */
 export const ADD_USAGE = script(`
 if ARGV[1] ~= 'built-in' and redis.call('EXISTS', KEYS[4]) == 0 then return 0 end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
--- First what takes no memory: once a script has written, Redis lets it through to its end, however full it is.
+-- First a write that needs no memory: after a script's first write, Redis lets the rest through even when full.
 redis.call('ZREMRANGEBYSCORE', KEYS[5], '-inf', now - ${FLUSH_MS})
 if redis.call('ZADD', KEYS[5], 'NX', now, ARGV[2]) == 0 then return 1 end
 redis.call('PEXPIRE', KEYS[5], ${FLUSH_MS})
@@ -95,8 +99,9 @@ return 1
 `);
 
 /**
- * Makes rows and days of the counters where a version that did not keep them has counted: a row that is listed has its six counters, so
- * their numbers tell. For scripts whose KEYS begin with usage, its rows, its days.
+ * Rebuilds rows and days from the counters if an older version, which did not keep them, has added counters. Every
+ * listed row has six counters, so comparing the numbers shows it. For scripts whose KEYS begin with usage, its rows,
+ * its days.
  */
 const LISTED = `
 if redis.call('HLEN', KEYS[1]) ~= 6 * redis.call('ZCARD', KEYS[2]) then
@@ -111,8 +116,9 @@ end
 `;
 
 /**
+ * Reads usage rows.
  * KEYS: 1 usage, 2 its rows, 3 its days
- * ARGV: 1 and 2 the first and the last name, as ZRANGEBYLEX takes them; 3 how many rows
+ * ARGV: 1 first and 2 last name, in ZRANGEBYLEX's format; 3 maximum number of rows
  * Returns: [name, six counters] of each row, in order
  */
 export const READ_USAGE = script(`${LISTED}
@@ -126,8 +132,9 @@ return rows
 `);
 
 /**
+ * Reads the sums by day.
  * KEYS: 1 usage, 2 its rows, 3 its days
- * Returns: fields and counters of the days, in turn
+ * Returns: alternating fields and counters of the days
  */
 export const READ_USAGE_DAYS = script(`${LISTED}
 return redis.call('HGETALL', KEYS[3])

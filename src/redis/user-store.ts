@@ -27,7 +27,7 @@ export async function openRedisUserStore(options: RedisUserOptions): Promise<Use
 
 type Announcement = [channel: string, message: string];
 
-/** Look-ups that are on their way at a time. */
+/** Concurrent look-ups. */
 const LOOK_UPS = 100;
 /** Seconds that a key's index entry lives without its key. */
 const UNFINISHED_KEY_S = 60;
@@ -56,8 +56,8 @@ class RedisUserStore implements UserStore {
   createUser(user: User): Promise<void> {
     return this.#change(user.id, async (announce) => {
       const { client } = this.#connection;
-      // Before, so that a crash leaves no user unlisted. And after, because the removal of a previous user, or a list
-      // that saw the id without a user, may just have removed it.
+      // List the user before creating it, so that a crash leaves no user unlisted. List it again afterwards: the
+      // removal of a previous user, or a list that saw the id without a user, may just have removed it.
       await client.zadd(this.#keys.users, 0, user.id);
       const created = await this.#connection.run(
         CREATE_USER,
@@ -138,7 +138,7 @@ class RedisUserStore implements UserStore {
   putKey(key: ApiKeyRecord): Promise<void> {
     return this.#change(key.user, async (announce) => {
       const { client } = this.#connection;
-      // So that a crash leaves no entry for ever: it expires unless its key exists.
+      // Let the entry expire unless its key exists, so that a crash does not leave it forever.
       await client.set(this.#keys.key(key.id), key.user, "EX", UNFINISHED_KEY_S);
       const keys = [this.#keys.user(key.user), this.#keys.keys(key.user)];
       const args = [key.id, JSON.stringify(key), MAX_USER_KEYS, ...announce];
@@ -147,7 +147,7 @@ class RedisUserStore implements UserStore {
         put = await this.#connection.run(PUT_KEY, keys, args);
       if (put === 1 && (await client.persist(this.#keys.key(key.id))) === 1) return;
       await client.del(this.#keys.key(key.id));
-      // There is no such user, or a removal was quicker.
+      // The user does not exist, or was removed meanwhile.
       throw put === -1 ? tooManyKeys() : noUser();
     });
   }
@@ -230,7 +230,8 @@ class RedisUserStore implements UserStore {
   }
 
   async #dropKey(user: string, keyId: string, announce: Announcement): Promise<boolean> {
-    // First the index: what a crash leaves of the key no longer works, and is deleted when this is repeated or the user is removed.
+    // Drop the index entry first: after a crash the key no longer works, and repeating the call or removing the user
+    // deletes the rest.
     const { bulk } = this.#connection;
     if ((await bulk.client.hexists(this.#keys.keys(user), keyId)) === 1) await this.#dropIndex([keyId]);
     return (await bulk.run(DELETE_KEY, [this.#keys.keys(user)], [keyId, ...announce])) === 1;
@@ -260,7 +261,7 @@ class RedisUserStore implements UserStore {
     try {
       parts = JSON.parse(message);
     } catch {
-      // A foreign message on the channel is no reason to fail.
+      // Ignore malformed messages; anyone may publish on the channel.
       return;
     }
     if (Array.isArray(parts) && parts[0] !== this.#origin && typeof parts[1] === "string") this.#changes.tell(parts[1]);
