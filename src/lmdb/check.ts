@@ -34,7 +34,7 @@ const MOST_UNWRITTEN = 2 ** 18;
 /** Another process may write during the check, which then mixes two states. */
 const TRIES = 5;
 
-/** A file that cannot be what was written. For the operator: the message contains the path. */
+/** The file cannot be what was written. For the operator: the message contains the path. */
 export class DamagedFileError extends Error {
   override readonly name = "DamagedFileError";
 }
@@ -128,7 +128,7 @@ class Reading {
     contents?.end();
   }
 
-  /** True if somebody has written since the check began. */
+  /** True if another process has written since the check began. */
   hasMoved(): boolean {
     try {
       return this.#meta === null || this.#newestMeta().transaction !== this.#meta.transaction;

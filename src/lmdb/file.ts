@@ -73,7 +73,7 @@ export class OpenFile {
       throw new DamagedFileError(`${join(this.#dir, DATA_FILE)} was deleted, replaced or cut while it was open`);
   }
 
-  /** As last seen. */
+  /** The file's state when last seen. */
   get state(): FileState {
     return this.#state;
   }

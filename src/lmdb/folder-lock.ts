@@ -19,7 +19,7 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import koffi from "koffi";
 
-/** Its content names the holder, for people only: the lock itself is what counts. */
+/** The file's content names the holder, for people to read; only the lock itself has an effect. */
 const LOCK_FILE = "server.lock";
 
 /** Retries: the holder may have just started and not written its name yet, or just ended, or be a doctor looking. */

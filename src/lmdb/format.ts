@@ -1,6 +1,6 @@
 /**
  * The format of LMDB's files, data version 2 on 64 bits, little-endian (liblmdb/mdb.c: MDB_page_header, MDB_node,
- * MDB_ovpage, MDB_db, MDB_meta), read by functions that throw Damage for what cannot be:
+ * MDB_ovpage, MDB_db, MDB_meta), and functions that read it and throw Damage for impossible values:
  *
  *   page   number u64, transaction u64, padding u16, flags u16, lower u16, upper u16 (overflow page: page count u32),
  *          then u16 offsets of nodes (`lower` bytes), free space up to `upper`, nodes up to the page's end; all offsets

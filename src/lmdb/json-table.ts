@@ -20,7 +20,7 @@ export class JsonTable<V> {
     this.#db.putSync(key, sealJson(key, value));
   }
 
-  /** False if there was none. */
+  /** False if the key does not exist. */
   remove(key: string): boolean {
     return this.#db.removeSync(key);
   }

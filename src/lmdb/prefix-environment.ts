@@ -82,7 +82,7 @@ export class LmdbEnvironment {
       checkQuota(quota, others, meta.bytes, old?.bytes ?? null);
       const grown = bytes - (old === null ? 0 : storedBytes(old));
       if (old !== null) this.#drop(key, old);
-      // A copy: it comes in memory that two threads share, which would end the process in LMDB's binding.
+      // Copy it: the tensors arrive in memory shared by two threads, which would crash LMDB's binding.
       this.#blobs.putSync(kvKey(key), Buffer.from(record.kv));
       for (const [file, content] of record.files)
         this.#blobs.putSync(fileKey(key, file), seal(fileKey(key, file), content));
@@ -192,7 +192,7 @@ export class LmdbEnvironment {
     });
   }
 
-  /** All prefixes that are shared with anybody. */
+  /** All prefixes that are shared with anyone. */
   shared(): PrefixMeta[] {
     this.#root.resetReadTxn();
     return [...this.#meta.getRange({})]
@@ -200,7 +200,7 @@ export class LmdbEnvironment {
       .filter((meta) => guestsOf(meta).size > 0);
   }
 
-  /** What there is of prefixes, and the bytes of their tensors. */
+  /** Number of prefixes, and the bytes of their tensors. */
   held(): HeldPrefixes {
     this.#root.resetReadTxn();
     return this.#held();
@@ -251,7 +251,7 @@ export class LmdbEnvironment {
     for (const file of Object.keys(old.files)) this.#blobs.removeSync(fileKey(key, file));
   }
 
-  /** Updated within each transaction; counted in an environment from before that. */
+  /** Stored with each transaction; counted in an environment that predates this. */
   #held(): HeldPrefixes {
     const kept = this.#info.getBinary("held")?.toString();
     if (kept !== undefined) return JSON.parse(kept) as HeldPrefixes;

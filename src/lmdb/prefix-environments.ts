@@ -85,15 +85,15 @@ export class LmdbEnvironments {
       const full = isDiskFull(error, this.#prefixes, 0);
       rmSync(made, { recursive: true, force: true });
       if (full) throw diskFull(error);
-      // Unless another process was faster.
+      // Not an error if another process was faster.
       if (!this.#exists(name)) throw error;
     }
     return this.#openFolder(name);
   }
 
   /**
-   * Destroys the user's; of a damaged one nobody can say what it held, and nothing is counted. One that was deleted may be brought back by whoever
-   * did it: that is an error.
+   * Destroys the user's environment. The contents of a damaged one are unknown and count as nothing. Throws if it was
+   * deleted by someone else, who may bring it back.
    */
   async remove(user: string): Promise<RemovedPrefixes> {
     const name = userFolderName(user);

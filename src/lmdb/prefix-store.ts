@@ -24,8 +24,8 @@ import { Tombstones } from "../prefixes/tombstones.ts";
 export type { LmdbOptions } from "./prefix-tables.ts";
 
 /**
- * Prefixes listed per call, during which other calls wait: each may be shared with thousands, and others' files may
- * have to be opened.
+ * Prefixes listed per call, during which other calls wait: each may be shared with thousands of users, and other users'
+ * files may have to be opened.
  */
 const AT_A_TIME = 64;
 
@@ -155,8 +155,8 @@ class LmdbStore implements PrefixStore {
 }
 
 /**
- * A copy that the thread reads where it is, made in slices between which the event loop turns: what is sent otherwise is copied at one go, 150 MB
- * in a tenth of a second.
+ * Copies the bytes to shared memory, which the thread reads in place. The copy is made in slices with turns of the
+ * event loop in between; posting the bytes would copy them at once, 150 MB in a tenth of a second.
  */
 async function shared(bytes: Uint8Array): Promise<Uint8Array> {
   const copy = new Uint8Array(new SharedArrayBuffer(bytes.length));

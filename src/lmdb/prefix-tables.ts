@@ -35,7 +35,7 @@ export class LmdbTables {
 
   constructor(options: LmdbOptions) {
     this.#dir = options.dir;
-    // One from a backup may share what the index does not know of.
+    // An environment restored from a backup may share prefixes that the index does not know.
     this.#environments = new LmdbEnvironments(options.dir, (environment) => this.#addShares(environment));
     this.#shares = openShares(options.dir, { built: this.#environments.names().length === 0 });
   }
@@ -114,7 +114,7 @@ export class LmdbTables {
   }
 
   async deleteUser(user: string): Promise<RemovedPrefixes> {
-    // First: on a full disk it makes room for the rest.
+    // First, because it frees space for the rest on a full disk.
     const removed = await this.#environments.remove(user);
     this.#sharesChecked &&= this.#shares.isBuilt();
     const shares = await this.#checkedShares();

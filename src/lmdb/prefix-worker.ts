@@ -1,4 +1,4 @@
-/** Entry point of the thread that owns the LMDB environment; prefix-store.ts is the other end. */
+/** Entry point of the thread that owns the prefixes' LMDB environments; prefix-store.ts is the other end. */
 import { serveCalls } from "./serve-calls.ts";
 import { LmdbTables, type LmdbOptions } from "./prefix-tables.ts";
 

@@ -1,6 +1,6 @@
 /**
- * Prepends a checksum of key and value to stored values. LMDB has none: a bit flipped on disk would be served as
- * somebody's limits, key or list of guests. Values from before checksums pass without one.
+ * Prepends a checksum of key and value to stored values. LMDB has none: a bit flipped on disk would silently change a
+ * user's limits, key or list of guests. Values that predate checksums pass without one.
  */
 import { createHash } from "node:crypto";
 import { Damage } from "./format.ts";

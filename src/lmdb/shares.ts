@@ -14,9 +14,9 @@ interface Databases {
 
 /**
  * Index of the prefixes shared with a user, and with everyone, over all owners' environments, in `DIR/shares`. An entry
- * is a hint: it is written before the record that grants access, and removed after the one that revokes it, both under
- * the write lock of the owner's environment. After a crash there may be too many entries, but never too few; readers
- * check the record.
+ * is a hint: it is written before the record that grants access, and removed after the record that revokes it, both
+ * under the write lock of the owner's environment. After a crash there may be too many entries, but never too few;
+ * readers check the record.
  */
 export class LmdbShares {
   readonly #file: RewrittenLmdb<Databases>;

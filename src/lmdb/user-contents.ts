@@ -6,8 +6,8 @@ import type { ApiKeyRecord, User } from "../users/types.ts";
 const TABLES: ReadonlySet<string> = new Set(["users", "keys", "user-keys", "usage", "usage-days"]);
 
 /**
- * Checks that each record is stored under its own id, and each key also under its user; otherwise somebody's key could
- * become another's.
+ * Checks that each record is stored under its own id, and each key also under its user; otherwise one user's key could
+ * act for another user.
  */
 export class UserContents implements ContentsCheck {
   readonly #expected = new Set<string>();

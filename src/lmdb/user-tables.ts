@@ -30,9 +30,9 @@ interface Environment {
   readonly keys: JsonTable<ApiKeyRecord>;
   /** user/key id -> true */
   readonly userKeys: JsonTable<true>;
-  /** user/name of the row -> UsageCounts */
+  /** user/row name -> UsageCounts */
   readonly usage: JsonTable<readonly number[]>;
-  /** user/day -> UsageCounts of all its rows; empty in a file of before there was this table */
+  /** user/day -> UsageCounts summed over its rows; empty in a file that predates this table */
   readonly usageDays: JsonTable<readonly number[]>;
 }
 
@@ -225,7 +225,7 @@ function isEmpty(table: JsonTable<unknown>): boolean {
   return table.keys({ limit: 1 }).next().done === true;
 }
 
-/** In a file of before sums of days were kept. */
+/** Computes the sums by day in a file that predates them. */
 function sumMissingDays(env: Environment): void {
   if (!areDaysMissing(env)) return;
   for (const { key, value } of env.usage.entries()) {
