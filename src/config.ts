@@ -18,9 +18,9 @@ const PACKAGE_ROOT = fileURLToPath(new URL("..", import.meta.url));
 export const DEFAULT_SPIN_TIME = 1000;
 
 /**
- * The one description of every setting. Flags (`--max-batch`), variables (`PREFIXD_MAX_BATCH`), `--help` and
- * docs/reference/configuration.md come from it. Beside JSON Schema's own keywords: `arg` is what help shows for the value, `shown` is how
- * the default reads, `unit: "bytes"` takes sizes such as 512MiB.
+ * The single description of all settings. Flags (`--max-batch`), variables (`PREFIXD_MAX_BATCH`), `--help` and
+ * docs/reference/configuration.md derive from it. Keywords beyond JSON Schema: `arg` names the value in the help text,
+ * `shown` is the default as displayed, `unit: "bytes"` accepts sizes such as 512MiB.
  */
 export const ConfigSchema = Type.Object({
   model: Type.String({
@@ -284,9 +284,9 @@ export const DEVICE_PRECISIONS = { cpu: ["fp32", "int8"], webgpu: ["fp32", "fp16
 
 export type Config = Readonly<Omit<Static<typeof ConfigSchema>, "precision">> & {
   readonly precision: "fp32" | "int8" | "fp16";
-  /** The folder of `--store lmdb:DIR`; null: it is a Redis. */
+  /** The folder of `--store lmdb:DIR`; null if the store is Redis. */
   readonly storeFolder: string | null;
-  /** null: no keys. Not enumerable, so that a printed configuration does not tell it. */
+  /** null: no keys. Not enumerable, so that printing the configuration does not reveal it. */
   readonly adminKey: string | null;
 };
 type Key = keyof typeof ConfigSchema.properties;
@@ -404,7 +404,7 @@ function checkAdminKey(key: string, source: string): string {
   return key;
 }
 
-/** What no log line may show. */
+/** Texts that must never appear in a log. */
 export function secretsOf({ adminKey, store, storeFolder }: Config): string[] {
   const password = storeFolder === null ? parseRedisUrl(store).password : undefined;
   return [adminKey, password].filter((secret) => typeof secret === "string");
@@ -441,7 +441,7 @@ function readFlags(args: readonly string[]): Partial<Record<Key, unknown>> | "he
     const key =
       byFlag.get(flag) ??
       (flag.startsWith("--no-") && negated && PROPERTIES[negated].type === "boolean" ? negated : undefined);
-    // Not echoed unless it looks harmless: it may be part of a URL, password included, that the shell has split.
+    // Echo it only if it looks harmless: it may be part of a URL split by the shell, password included.
     if (!flag.startsWith("-") && !/^[\w.-]+$/.test(flag))
       throw new ConfigError("one of the arguments is not a flag and belongs to none; see --help");
     if (key === undefined) throw new ConfigError(`${flag}: no such flag; see --help`);

@@ -1,11 +1,11 @@
-/** What kernels do with a prompt that is fed in chunks, found out by feeding one whole and in chunks. */
+/** Tests how kernels handle chunked prompts, by feeding one prompt whole and in chunks. */
 import type { ModelRunner, StepOutput } from "../engine/runner.ts";
 import type { KvTensor } from "../kv.ts";
 
-/** Tokens at once for which every attention kernel is right. */
+/** Chunk length, in tokens, up to which every attention kernel is correct. */
 const SHORT_CHUNK = 31;
 const TOLERANCE = 0.01;
-/** Tokens that are fed whole and in chunks, and where they are cut. */
+/** Length of the test prompt, in tokens, and the positions of its cuts. */
 export const CUT_TOKENS = 57;
 const CUTS = [8, 24, 48];
 /**
@@ -17,20 +17,24 @@ const HEAD_QUANTUM = 8;
 type Feeds = Pick<ModelRunner, "shape" | "prefill">;
 
 /**
- * The most tokens that may be fed at once. ORT's WebGPU attention has another kernel for 32 and more, which is wrong on some adapters (it
- * takes subgroups to be of a certain size; SwiftShader's are not). Whether it is right here shows when short chunks give the same.
+ * The maximum number of tokens that may be fed at once. ORT's WebGPU attention uses another kernel from 32 tokens on,
+ * which is wrong on some GPU adapters: it assumes a subgroup size that, for example, SwiftShader does not have. The
+ * kernel is correct here if short chunks give the same result.
  */
 export async function longestRightChunk(runner: Feeds, row: number): Promise<number> {
   const ids = promptOf(runner, 2 * SHORT_CHUNK);
   const whole = await feed(runner, row, ids, []);
   const chunks = await feed(runner, row, ids, [SHORT_CHUNK]);
-  // Rounding is far below, a wrong kernel far above.
+  // Rounding errors are far below the tolerance, those of a wrong kernel far above.
   return whole.some((logit, index) => Math.abs(logit - chunks[index]!) > TOLERANCE * (1 + Math.abs(logit)))
     ? SHORT_CHUNK
     : Infinity;
 }
 
-/** Whether a prompt's last bits depend on where it is cut, which those of the CPU's kernels are known not to. `read` answers the row's first positions. */
+/**
+ * Whether chunking changes the last bits of a prompt's results; with the CPU's kernels it is known not to. `read`
+ * returns the row's first positions.
+ */
 export async function doesChunkingChangeBits(
   runner: Feeds,
   row: number,

@@ -1,4 +1,4 @@
-/** GPT-2 on an ORT session: a KV cache of slots, updated in place, and the bindings that let a step copy nothing but ids. */
+/** GPT-2 on an ORT session: a KV cache of slots, updated in place, with bindings so that a step copies only ids. */
 import type { Answers, ModelRunner, StepOutput } from "../engine/runner.ts";
 import { asModelError, ModelLoadError, rangeOrModelError } from "../errors.ts";
 import type { FoldInput, KvTensor, ModelShape } from "../kv.ts";
@@ -33,7 +33,7 @@ export interface RunnerOptions {
   readonly bankBytes: number;
 }
 
-/** A run's small inputs and its binding, kept for every batch size seen. */
+/** A run's small inputs and its binding, cached per batch size. */
 interface DecodeBatch {
   readonly inputs: StepInputs;
   readonly binding: Binding;
@@ -41,7 +41,7 @@ interface DecodeBatch {
 
 /** Input id that selects a row of soft_embeds. */
 const SOFT_ID = -1;
-/** WebGPU's Softmax sums a single row in a different order than several, so devices always compute at least two. */
+/** Minimum output rows on devices: WebGPU's Softmax sums a single row in another order than several. */
 const LEAST_OUTPUTS = 2;
 
 export class Gpt2Runner implements ModelRunner {
@@ -55,7 +55,10 @@ export class Gpt2Runner implements ModelRunner {
   readonly #cache: KvCache;
   readonly #logitsGraphs: LogitsGraphs | null;
   readonly #outputs: StepBuffers;
-  /** Of runs that answer for all tokens: as many rows as the longest chunk so far, since most servers are never asked for it. */
+  /**
+   * Buffers for runs that return scores of all tokens. They have as many rows as the longest chunk so far, since most
+   * servers never need them.
+   */
   #scores: StepBuffers | null = null;
   readonly #batches = new Map<number, DecodeBatch>();
   readonly #owned: Disposable[] = [];
@@ -198,7 +201,7 @@ export class Gpt2Runner implements ModelRunner {
     return Promise.resolve();
   }
 
-  /** Finds out, in the row for folding, what the kernels do with prompts that are fed in chunks. */
+  /** Tests, in the row for folding, how the kernels handle chunked prompts. */
   async #tryChunks(device: Device): Promise<void> {
     const row = this.slots;
     if (!device.hostMemory) this.longestChunk = await longestRightChunk(this, row);

@@ -110,7 +110,7 @@ async function writeWeights(
       const offset = Math.ceil(end / ALIGNMENT) * ALIGNMENT;
       const length = await writeWeight(checkpoint, weight, scales, (bytes, at) => write(bytes, offset + at));
       ranges.set(name, { offset, length });
-      // What is not written is zeros.
+      // Unwritten parts of the file read as zeros.
       end = offset + (length / weight.dims[0]!) * rowsInFile(checkpoint.config, name, weight.dims[0]!);
     }
     await file.truncate(end);

@@ -1,4 +1,4 @@
-/** What a graph's data file holds in each precision, and which checkpoint tensor it comes from. */
+/** Contents of a graph's data file in each precision, and the checkpoint tensors they come from. */
 import { gpt2Tensors, type Gpt2Config } from "./checkpoint.ts";
 import { DataType } from "./onnx-writer.ts";
 
@@ -60,11 +60,11 @@ export const headTensor = (config: Gpt2Config): string => (config.tieWordEmbeddi
 export const paddedVocabulary = ({ vocabSize }: Gpt2Config): number => Math.ceil(vocabSize / PADDED) * PADDED;
 const PADDED = 64;
 
-/** Rows that the data file holds of a weight of so many. */
+/** Rows of a weight in the data file, padding included. */
 export const rowsInFile = (config: Gpt2Config, name: string, rows: number): number =>
   name === headTensor(config) ? paddedVocabulary(config) : rows;
 
-/** Everything in the data file by its name in the graph, in the file's order. */
+/** All contents of the data file by name in the graph, in file order. */
 export function graphWeights(config: Gpt2Config, arithmetic: Arithmetic): Map<string, GraphWeight> {
   const weights = new Map<string, GraphWeight>();
   const type = floatType(arithmetic);

@@ -14,7 +14,10 @@ interface MetricSpec {
   readonly buckets?: readonly number[];
 }
 
-/** Every metric of ours; docs/reference/metrics.md is held against it. Labels take few values only: never an id, a path or a user. */
+/**
+ * All of prefixd's own metrics; a test compares docs/reference/metrics.md with them. Labels have few values: never an
+ * id, a path or a user.
+ */
 export const METRICS = {
   prefixd_queue_depth: { type: "gauge", help: "Requests waiting for a slot." },
   prefixd_queue_limit: { type: "gauge", help: "Maximum queue length; beyond it requests are answered 429." },
@@ -149,7 +152,7 @@ export interface ConnectionCounts {
   readonly listeners: ListenerCounts;
 }
 
-/** Has its own registry, so that several servers in one process (tests) do not share counters. */
+/** Uses its own registry, so that several servers in one process (tests) do not share counters. */
 export class Metrics implements EngineObserver {
   readonly #registry = new Registry();
   readonly #counters = new Map<string, Counter>();

@@ -39,19 +39,20 @@ export interface PrefixCacheStats {
 
 export interface PrefixCache {
   /**
-   * The prefix as the store has it now, or had it within the bounds above. `accept` gets the metadata before any tensor
-   * is loaded, and throws to refuse. Throws `prefix_not_found`, `store_unavailable`, `prefix_damaged`.
+   * The prefix as stored now, or no older than `verifyMs` (`staleMs` while the store is unreachable). `accept` gets the
+   * metadata before any tensor is loaded, and throws to refuse. Throws `prefix_not_found`, `store_unavailable`,
+   * `prefix_damaged`.
    */
   resolve(key: PrefixKey, accept: (meta: PrefixMeta) => void): Promise<{ meta: PrefixMeta; kv: KvTensor }>;
   /** Call after every change of a prefix by this process; the store reports others' changes. */
   invalidate(key: PrefixKey): void;
-  /** The prefix is gone for good: drops its tensors too, even if another name has the same. */
+  /** Call when the prefix was removed: drops its tensors too, even if another name uses the same ones. */
   evict(key: PrefixKey): void;
   /** Forgets all of a user's names, and drops every tensor served under one of them. */
   invalidateUser(user: string): void;
-  /** Forgets everything, because nothing of it can be trusted any more. */
+  /** Forgets everything; for when nothing cached can be trusted any more. */
   clear(): void;
-  /** True if the cache holds, or is loading, anything of the user. */
+  /** True if the cache holds or is loading any data of the user. */
   holds(user: string): boolean;
   stats(): PrefixCacheStats;
   close(): void;
@@ -59,7 +60,7 @@ export interface PrefixCache {
 
 interface Held {
   readonly kv: KvTensor;
-  /** Keys that it has been served under, by their text; those of replaced versions included. */
+  /** Every key these tensors have been served under, by the key's text, including keys since replaced. */
   readonly keys: Map<string, PrefixKey>;
 }
 
@@ -77,7 +78,7 @@ export function createPrefixCache(options: PrefixCacheOptions): PrefixCache {
   return new HostCache(options);
 }
 
-/** Keys map to digests, digests to tensors: a tensor is never looked up by name, so it cannot be the wrong one. */
+/** Maps keys to digests, and digests to tensors. Tensors are never looked up by name, so they cannot be mixed up. */
 class HostCache implements PrefixCache {
   readonly #store: PrefixStore;
   readonly #shape: ModelShape;
@@ -183,7 +184,7 @@ class HostCache implements PrefixCache {
     this.#tensors.clear();
   }
 
-  /** Tensors that one of these keys has been served from, or is being served from. */
+  /** Drops all tensors that have been, or are being, served under one of these keys. */
   #letGo(isGone: (key: PrefixKey) => boolean): void {
     this.#epoch++;
     for (const [digest, { keys }] of [...this.#tensors.entries()])
@@ -193,7 +194,7 @@ class HostCache implements PrefixCache {
 
   /** null if the store no longer has this version. */
   #load(key: PrefixKey, meta: PrefixMeta): Promise<KvTensor | null> {
-    // Per name too: another user's copy of the same tensors can vanish while it is read.
+    // Share a load only under the same name: another user's copy of the same tensors can vanish while it is read.
     const flight = `${keyText(key)} ${meta.digest}`;
     const running = this.#loads.get(flight);
     if (running !== undefined) {

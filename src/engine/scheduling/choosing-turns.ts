@@ -1,30 +1,32 @@
-/** What chooses tokens after a run of the model: a sequence its own, a beam search those of all its beams. */
+/** Chooses tokens after a run of the model: a sequence its own token, a beam search those of all its beams. */
 export interface Chooser {
   readonly tenant: string;
-  /** Rows of the run that it uses. */
+  /** Number of rows of the run that it uses. */
   readonly rows: number;
-  /** Milliseconds that choosing is expected to take; 0: not known yet. */
+  /** Expected milliseconds for choosing; 0: not known yet. */
   readonly choosingTime: number;
-  /** Steps in which it was left out since it last chose. */
+  /** Steps left out since it last chose. */
   leftOut: number;
 }
 
 /**
- * Choosing for less than this many milliseconds per row is never heavy. Where a device runs hundreds of rows in a few milliseconds, every
- * ordinary choice takes longer than its row, and postponing it would cost everybody more than it spares anybody.
+ * Choosing is never heavy below this many milliseconds per row. If a device runs hundreds of rows in a few
+ * milliseconds, every ordinary choice takes longer than its row, and postponing it costs more than it saves.
  */
 const ORDINARY_MS = 0.2;
 const NOBODY: ReadonlySet<Chooser> = new Set();
 
 /**
- * Which choosers of a batch are left out in this step. The run took `run` milliseconds, or `row` per row (null: not known).
+ * Returns the choosers of a batch to leave out in this step. The run took `run` milliseconds, `row` per row (null: not
+ * known).
  *
- * Choices are made one after another, and every stream waits for all of them. So in each step the heavy ones, which take longer than their rows
- * of the run (and than ORDINARY_MS), together take no longer than the whole run, unless there is only one. Tenants take turns; within a tenant,
- * those left out most often go first. While only one tenant decodes nobody is left out, since nobody else waits.
+ * Choices are made one after another, and every stream waits for all of them. A choice is heavy if it takes longer than
+ * its rows of the run and than ORDINARY_MS. In each step the heavy choices together take no longer than the whole run,
+ * but at least one is made. Tenants take turns; within a tenant, those left out most often go first. With only one
+ * tenant decoding, none are left out, since no other tenant waits.
  *
- * Who is left out is fed the same token at the same position again in the next step, which writes the same keys and values and gives the
- * same scores: a row's numbers do not depend on the others (docs/decisions/003-bit-isolation.md).
+ * A chooser left out is fed the same token at the same position again in the next step. That writes the same keys and
+ * values and gives the same scores, because rows do not affect each other (docs/decisions/003-bit-isolation.md).
  */
 export function leftOutOf(
   batch: readonly { readonly chooser: Chooser }[],
@@ -51,7 +53,7 @@ export function leftOutOf(
   return left;
 }
 
-/** One of each tenant, then the next of each, and so on. */
+/** Round-robin over tenants. */
 function* inTurns(heavy: readonly Chooser[]): Generator<Chooser, void> {
   const byTenant = new Map<string, Chooser[]>();
   for (const chooser of [...heavy].sort((a, b) => b.leftOut - a.leftOut)) {

@@ -16,11 +16,11 @@ import { packGraph } from "./pack-graph.ts";
 import { pagedLayout } from "./layout.ts";
 import { Steps, type Bucket, type FedRow, type Step } from "./steps.ts";
 
-/** Tokens of prompts that are fed at once, by size of run; longer prompts are fed in chunks. */
+/** Sizes of prompt runs, in tokens; longer prompts are fed in chunks. */
 const PROMPT_TOKENS = [16, 32, 64, 128, 256, 512];
 /** Maximum prompts per run. */
 const PROMPTS = 32;
-/** Captured steps are tried at about these contexts, on both sides of a block boundary. */
+/** Context lengths at which captured steps are tested, on both sides of a block boundary. */
 const TRIED_PASTS = [3, 250, 270];
 const SOFT_ID = -1;
 
