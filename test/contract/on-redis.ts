@@ -3,7 +3,10 @@ import { startRedis, startRedisCluster } from "../support/redis.ts";
 
 type Open<S> = (at: { url: string; namespace: string }) => Promise<S>;
 
-/** Runs a store's contract on a Redis and on a Redis Cluster of two nodes, each of its tests in a namespace of its own; the file is for machines with Redis. */
+/**
+ * Runs a store's contract on a Redis and on a Redis Cluster of two nodes, each test in its own namespace. Only for
+ * machines with Redis.
+ */
 export function contractOnRedis<S>(
   contract: (t: Test, make: (t: Test) => Promise<() => Promise<S>>) => void,
   open: Open<S>,

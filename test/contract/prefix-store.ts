@@ -7,10 +7,10 @@ import { seededRandom } from "../../src/load/random.ts";
 import { record, SHAPE } from "../prefixes/records.ts";
 import { sharedListContract, type WithStore } from "./shared-list.ts";
 
-/** Opens a store on the same data every time it is called. */
+/** Opens a store; every call uses the same data. */
 export type OpenStore = () => Promise<PrefixStore>;
 
-/** What every PrefixStore does. `make` prepares empty data; it may register teardowns on `t`. */
+/** The contract of every PrefixStore. `make` prepares empty data; it may register teardowns on `t`. */
 export function prefixStoreContract(t: Test, make: (t: Test) => Promise<OpenStore>): void {
   const withStore: WithStore = (name, body) => {
     void t.test(name, async (t) => {
@@ -318,7 +318,7 @@ export function prefixStoreContract(t: Test, make: (t: Test) => Promise<OpenStor
     await store.put(put);
     for (const [file, content] of files)
       t.same(bytesOf(await store.loadFile(key, put.meta.digest, file)), bytesOf(content), file);
-    // Across the borders of whatever pieces the store keeps it in.
+    // Ranges across chunk borders, wherever the store has them.
     for (const [from, length] of [
       [0, 1],
       [0, 70_000],
@@ -420,7 +420,7 @@ export function prefixStoreContract(t: Test, make: (t: Test) => Promise<OpenStor
   sharedListContract(withStore);
 }
 
-/** Comparing digests keeps a difference of megabytes out of the report. */
+/** Digests keep megabytes of differences out of the report. */
 function bytesOf(bytes: Uint8Array | null): string | null {
   return bytes && `${bytes.length} ${createHash("sha256").update(bytes).digest("hex")}`;
 }

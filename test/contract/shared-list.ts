@@ -4,13 +4,13 @@ import { listedFor, mayUse } from "../../src/prefixes/sharing.ts";
 import type { ListedPrefix, PrefixKey, PrefixStore } from "../../src/prefixes/store.ts";
 import { record } from "../prefixes/records.ts";
 
-/** Registers a test with a store on empty data of its own; `open` opens another one on the same. */
+/** Registers a test with a store on its own empty data; `open` opens another store on the same data. */
 export type WithStore = (
   name: string,
   body: (t: Test, store: PrefixStore, open: () => Promise<PrefixStore>) => Promise<void>,
 ) => void;
 
-/** The part of the contract of a PrefixStore that is about the lists of what others share. */
+/** The part of PrefixStore's contract about lists of prefixes shared by others. */
 export function sharedListContract(withStore: WithStore): void {
   const key = { user: "ann", name: "poem" };
   const idsOf = (metas: readonly PrefixKey[]): string[] => metas.map(({ user, name }) => `${user}/${name}`);

@@ -2,7 +2,8 @@ import type { Test } from "tap";
 import type { TokenBuckets } from "../../src/users/token-rate.ts";
 
 /**
- * What every TokenBuckets does. `sleep` lets time pass for it, in milliseconds; `slack`: tokens by which real time may be off.
+ * The contract of every TokenBuckets. `sleep` lets time pass for it, in milliseconds; `slack` is the tolerance for real
+ * time, in tokens.
  */
 export function tokenBucketsContract(
   t: Test,
@@ -20,7 +21,7 @@ export function tokenBucketsContract(
 
   t.test("drains at a sixtieth of the limit per second, debt included", async (t) => {
     const { buckets, sleep, slack } = await open(t);
-    // 600 a second.
+    // 600 tokens drain per second.
     await buckets.charge("ann", 36_000, 36_300);
     t.match(await buckets.admit("ann", 36_000, 0), { admitted: false });
     await sleep(1000);
@@ -51,7 +52,7 @@ export function tokenBucketsContract(
     const { buckets, slack } = await open(t);
     const all = await Promise.all(Array.from({ length: 100 }, () => buckets.admit("ann", 600, 20)));
     const admitted = all.filter((one) => one.admitted).length;
-    // 30 fill it; what drains meanwhile lets in one more per 20 tokens.
+    // 30 requests fill it; every 20 tokens drained meanwhile admit one more.
     t.ok(admitted >= 30 && admitted <= 30 + Math.ceil(slack / 20), `${admitted} admitted`);
   });
 

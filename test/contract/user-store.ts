@@ -4,7 +4,7 @@ import type { UserStore } from "../../src/users/store.ts";
 import { usageRowName } from "../../src/users/usage-counts.ts";
 import { NO_LIMITS, type ApiKeyRecord, type UsageRow, type User } from "../../src/users/types.ts";
 
-/** Opens a store on the same data every time it is called. */
+/** Opens a store; every call uses the same data. */
 export type OpenUserStore = () => Promise<UserStore>;
 
 const NOW = "2026-01-31T12:00:00.000Z";
@@ -25,7 +25,7 @@ export const usageRow = (owner: string, prefix: string | null, day: string, n = 
   runSeconds: n / 1_000_000,
 });
 
-/** What every UserStore does. `make` prepares empty data; it may register teardowns on `t`. */
+/** The contract of every UserStore. `make` prepares empty data; it may register teardowns on `t`. */
 export function userStoreContract(t: Test, make: (t: Test) => Promise<OpenUserStore>): void {
   const withStore = (name: string, body: (t: Test, store: UserStore, open: OpenUserStore) => Promise<void>): void => {
     void t.test(name, async (t) => {
@@ -117,7 +117,7 @@ export function userStoreContract(t: Test, make: (t: Test) => Promise<OpenUserSt
       ["a_b", "aa"],
       "after an id that does not exist",
     );
-    // As long as HTTP takes it, in bytes.
+    // The longest ones have as many bytes as the HTTP API accepts.
     for (const after of [
       "\0",
       "\u0001",
@@ -297,7 +297,7 @@ export function userStoreContract(t: Test, make: (t: Test) => Promise<OpenUserSt
       for (let after: string | undefined; ; after = paged.at(-1)) {
         const [page] = await Promise.all([
           store.usage("ann", { limit: 100, ...(after === undefined ? {} : { after }) }),
-          // Before, at and behind where the page is.
+          // Before, at and after the page's position.
           ...["a", "p1234", `q${paged.length}`].map((prefix, i) =>
             second.addUsage([usageRow("ann", prefix, days[i % 2]!)]),
           ),

@@ -1,4 +1,4 @@
-/** A real server whose LMDB files were damaged: who is refused, who goes on, and that it recovers. */
+/** A real server with damaged LMDB files: which users are refused, which are still served, and that it recovers. */
 import { copyFileSync, readFileSync, truncateSync } from "node:fs";
 import { join } from "node:path";
 import t from "tap";

@@ -1,4 +1,4 @@
-/** A real server on LMDB whose disk is full or read-only: what is refused, what goes on, and that it recovers. */
+/** A real server on LMDB with a full or read-only disk: what is refused, what still works, and that it recovers. */
 import { spawnSync } from "node:child_process";
 import { chmodSync, chownSync, mkdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -14,7 +14,7 @@ const cache = ["--cache-dir", join(folder.path, "cache")];
 const put = (server: TestServer, name: string, from: string, key?: string): Promise<Reply> =>
   call(server, "PUT", `/prefixes/${name}`, adapterForm(`prefixes/${from}`), key);
 
-/** Sets how large the process may make a file: 0 is a disk without a byte left. Needs no privilege. */
+/** Limits the process's file size; 0 acts like a full disk. Needs no privilege. */
 function limitFiles(server: TestServer, bytes: string): void {
   const { status, stderr, error } = spawnSync("prlimit", ["--pid", String(server.pid), `--fsize=${bytes}:`], {
     encoding: "utf8",
@@ -80,7 +80,7 @@ t.test(
 );
 
 t.test("read-only", { skip: lacking("open-checkout"), timeout: 120_000 }, async (t) => {
-  // Root may write everywhere, so then the server runs as somebody else.
+  // Root may write everywhere, so as root the test runs the server as another user.
   const asRoot = process.getuid?.() === 0;
   const home = temporaryFolder();
   t.teardown(() => home.remove());

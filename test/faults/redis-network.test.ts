@@ -1,4 +1,4 @@
-/** A bad network between a server and its Redis: slow, narrow, cut in the middle of something, or accepting and silent. */
+/** A bad network between a server and its Redis: slow, low bandwidth, cut mid-command, or accepting but silent. */
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import t, { type Test } from "tap";
@@ -53,7 +53,7 @@ t.test("200 ms away everything works, and a removal's receipt comes", { timeout:
   t.equal((await call(one, "PUT", "/prefixes/mine", adapterForm("prefixes/intent"), ann)).status, 201);
   for (const server of [one, two]) t.equal((await generate(server, "mine", {}, ann)).body.choices?.[0]?.text, INTENT);
   t.equal((await call(one, "PUT", "/prefixes/mine", adapterForm("prefixes/datelong"), ann)).status, 200);
-  // The message of it takes its time; without one, what was verified is believed for a second.
+  // The change message may be late; without it, a verified answer is used for a second.
   await sleep(1500);
   t.not(
     (await generate(two, "mine", {}, ann)).body.choices?.[0]?.text,
@@ -78,7 +78,7 @@ t.test(
     const { proxy, url } = await setUp(t);
     const store = await openRedisStore({ url, commandTimeoutMs: 1000 });
     t.teardown(() => store.close());
-    // All at once would take two seconds each way.
+    // Sent all at once, this would take two seconds each way.
     proxy.bandwidth = 6 << 20;
     const records = await Promise.all(
       Array.from({ length: 12 }, (_, i) => record({ user: "ann", name: `p${i}` }, i, BIG)),

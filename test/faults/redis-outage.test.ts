@@ -1,4 +1,4 @@
-/** A real server whose Redis is killed, loses its data, or hangs: what clients see, what goes on, and that all of it ends by itself. */
+/** A real server whose Redis is killed, loses its data, or hangs: what clients see, what still works, and recovery. */
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import t from "tap";
@@ -23,7 +23,7 @@ const connections = async (): Promise<number> =>
     .trim()
     .split("\n").length;
 
-/** Every request that needs the store, in the ways that it can need it. */
+/** One request for each way of needing the store. */
 async function whatNeedsTheStore(): Promise<Reply[]> {
   return Promise.all([
     generate(server, "never-asked-for"),
@@ -129,7 +129,7 @@ t.test("usage is counted once, whatever became of its writing", { timeout: 60_00
   await generate(server, null, {}, bob);
   redis.signal("SIGSTOP");
   for (let i = 0; i < 4; i++) t.equal((await generate(server, null, {}, bob)).status, 200);
-  // Longer than a command may take: the one that writes it is given up, while Redis has it already.
+  // Longer than a command's limit: the server gives up on the write, although Redis has received it.
   await sleep(3000);
   redis.signal("SIGCONT");
   await eventually(ready);

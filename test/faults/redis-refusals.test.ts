@@ -1,4 +1,4 @@
-/** Redis is there and says no: out of memory, read-only, loading, not able to save, wrong credentials, or parts of a prefix evicted. */
+/** Redis refuses (out of memory, read-only, loading, unable to save, wrong credentials) or evicts parts of a prefix. */
 import { rmSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -130,7 +130,7 @@ t.test("loading its data: refused until it has them", { timeout: 60_000 }, async
     ),
   );
   await redis.kill();
-  // A second or so.
+  // Loading takes about a second.
   const started = redis.start({ args: ["--key-load-delay", "300", "--loading-process-events-interval-bytes", "1024"] });
   await t.rejects(store.head(key), unavailable);
   await started;

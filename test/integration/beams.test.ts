@@ -1,4 +1,4 @@
-/** Beam search equals transformers' and PEFT's, with other requests in the same running batch, and to the bit what it gives alone. */
+/** Beam search matches transformers and PEFT within a mixed batch, and is bit-equal to its results when run alone. */
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import t from "tap";
@@ -36,7 +36,7 @@ interface BeamCase {
   readonly sequences: { token_ids: number[]; score: number; stopped?: boolean; token_logprobs?: number[] }[];
 }
 
-/** How often transformers' own draws give these sequences. */
+/** How often sampling in transformers gives these sequences. */
 interface DrawCase extends Omit<BeamCase, "sequences"> {
   readonly samples: number;
   readonly outcomes: { readonly sequences: number[][]; readonly count: number }[];
@@ -63,7 +63,7 @@ function beamCases(name: string): { cases: BeamCase[]; draws: DrawCase[] } {
   return { cases: [...plain, ...cases], draws };
 }
 
-/** The golden models have no tokenizer: 256 bytes, then an upper-case after a lower-case letter. */
+/** The golden models have no tokenizer: ids map to 256 bytes, then to pairs of a lower- and an upper-case letter. */
 function bytesOf(id: number): Uint8Array {
   return id < 256 ? Uint8Array.of(id) : Uint8Array.of(97 + ((id - 256) % 26), 65 + Math.floor((id - 256) / 26));
 }
@@ -117,7 +117,7 @@ for (const name of goldenModels()) {
           const choice = alone[index]![rank]!;
           const eos = (item.eos_token_ids ?? [eosId]).includes(token_ids.at(-1)!);
           if (stopped === true || eos) t.equal(choice.reason, eos ? "eos" : "stop", what);
-          // With its last token a sequence may complete a stop string as well.
+          // The last token of a sequence may also complete a stop string.
           else t.ok(choice.reason === "length" || item.stop !== undefined, what);
           t.equal(choice.top.length, token_ids.length);
           for (const [step, logprob] of (token_logprobs ?? []).entries()) {
@@ -170,7 +170,7 @@ for (const name of goldenModels()) {
           const key = JSON.stringify(choices.map(({ ids }) => ids));
           counts.set(key, (counts.get(key) ?? 0) + 1);
         }
-        // Rare ones count as one.
+        // Pool all other outcomes, which are rare, into one.
         const pairs = item.outcomes.map(
           ({ sequences, count }) => [count, counts.get(JSON.stringify(sequences)) ?? 0] as const,
         );
@@ -185,7 +185,7 @@ for (const name of goldenModels()) {
           0,
         );
         t.ok(used.length > 5, `${used.length} outcomes`);
-        // Mean n, standard deviation sqrt(2 n).
+        // The statistic has mean n and standard deviation sqrt(2 n).
         t.ok(
           chiSquare < used.length + 4 * Math.sqrt(2 * used.length),
           `${JSON.stringify(item.parameters)}: ${chiSquare.toFixed(1)} for ${used.length} outcomes`,

@@ -1,4 +1,4 @@
-/** /docs in a real browser: the page shows every route and needs nothing from outside. */
+/** /docs in a real browser: the page shows every route and loads nothing from other hosts. */
 import { join } from "node:path";
 import { chromium } from "playwright-core";
 import t from "tap";

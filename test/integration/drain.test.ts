@@ -1,4 +1,4 @@
-/** SIGTERM under load, in a real process: whoever takes a 503 with Retry-After as an answer loses nothing. */
+/** SIGTERM under load, in a real process: a client that honours 503 with Retry-After loses no request. */
 import { Agent, request, type IncomingMessage } from "node:http";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -10,13 +10,13 @@ import { lacking } from "../support/requirements.ts";
 
 const ROUNDS = effort({ short: 2, long: 4 });
 const CLIENTS = 10;
-/** Between a client's requests, ms; it does not wait for answers, as long as these are not too many. */
+/** Milliseconds between a client's requests. It does not wait for answers unless too many are outstanding. */
 const EVERY_MS = 80;
 const MOST_OPEN = 6;
 
 /**
- * `refused`: a 503 with Retry-After; `unreachable`: the port was closed, so that nothing had been sent; `unaccepted`: a new connection was
- * reset before any answer, as happens to those that a port is closed on before the process has seen them.
+ * `refused`: a 503 with Retry-After. `unreachable`: the port was closed, so nothing was sent. `unaccepted`: a new
+ * connection was reset before any answer, because the port was closed before the process accepted it.
  */
 type Outcome =
   | { readonly kind: "done"; readonly tokens: number; readonly sentAt: number }
@@ -81,7 +81,7 @@ async function read(response: IncomingMessage, sentAt: number, maxNewTokens: num
   return { kind: "done", tokens: maxNewTokens, sentAt };
 }
 
-/** Sends on and on, on a fresh connection each time or on kept ones, until the server says that it is going. */
+/** Sends requests, on new or on kept connections, until the server says that it is shutting down. */
 async function client(index: number, port: number, outcomes: Outcome[]): Promise<void> {
   const agent = index % 2 === 0 ? new Agent({ keepAlive: true, maxFreeSockets: 4 }) : false;
   const sent: Promise<void>[] = [];
@@ -106,17 +106,17 @@ let tokens = 0;
 let [refused, unaccepted] = [0, 0];
 
 for (let round = 0; round < ROUNDS; round++) {
-  // The last one without a delay: then all depends on the 503s.
+  // The last round has no delay, so everything depends on the 503s.
   const delay = round === ROUNDS - 1 ? 0 : 3;
   t.test(`round ${round}, a delay of ${delay} s`, async (t) => {
-    // Time enough for all running ones on any machine.
+    // Long enough for all running requests on any machine.
     const server = await start("--drain-delay", String(delay), "--drain-timeout", "600");
     t.teardown(() => server.signal("SIGKILL"));
     const port = Number(new URL(server.url).port);
     const outcomes: Outcome[] = [];
     const clients = Array.from({ length: CLIENTS }, (_, index) => client(index, port, outcomes));
     await sleep(600 + round * 37);
-    // Its connection has been accepted: what it sends next need not wait for that.
+    // This agent's connection is accepted before the signal.
     const known = new Agent({ keepAlive: true });
     t.teardown(() => known.destroy());
     outcomes.push(await stream(port, known, 1));
@@ -151,7 +151,7 @@ t.test("some were told to ask another server", async (t) => {
   t.ok(refused > 0);
 });
 
-// Elsewhere new connections cannot be stopped while those that are there are accepted.
+// Without a socket filter, new connections cannot be stopped while waiting ones are still being accepted.
 t.test("the port is closed when nobody waits to be accepted", { skip: lacking("socket-filter") }, async (t) => {
   t.equal(unaccepted, 0);
 });
@@ -173,7 +173,7 @@ t.test("a second signal ends it at once", async (t) => {
   ] as const) {
     const server = await start("--drain-delay", "600");
     t.teardown(() => server.signal("SIGKILL"));
-    // Two at once mean one: npm passes a terminal's Ctrl-C on, which then comes twice.
+    // Two signals at once count as one: npm forwards a terminal's Ctrl-C, so it arrives twice.
     for (const one of ["SIGTERM", "SIGINT"] as const) server.signal(one);
     while ((await fetch(`${server.url}/health/ready`)).status !== 503) await sleep(10);
     t.equal((await fetch(`${server.url}/prefixes`)).status, 200, "it serves on");

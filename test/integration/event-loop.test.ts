@@ -1,4 +1,4 @@
-/** No request, ordinary or the worst that its route takes, keeps the event loop of the real server busy for more than 50 ms at a time. */
+/** No request, not even the most expensive of its route, blocks the real server's event loop for more than 50 ms. */
 import { join } from "node:path";
 import t from "tap";
 import { openapiDocument } from "../../src/http/docs/openapi.ts";
@@ -32,7 +32,7 @@ t.test("every route", { timeout: 600_000 }, async (t) => {
   const worst = new Map<string, number>();
   for (const load of loads) {
     let share = Infinity;
-    // The first time compiles what the others run, and what changes something can be done once only.
+    // Repeat, because the first attempt includes compilation. A request that changes state succeeds only once.
     for (let attempt = 0; attempt < 4 && share > 1; attempt++) {
       await server.longestTurn();
       const status = await send(server.url, load);

@@ -1,4 +1,4 @@
-/** The real model with defaults in its generation_config.json answers what transformers and PEFT do with the same file. */
+/** With defaults in generation_config.json, the real model answers as transformers and PEFT do with the same file. */
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import t from "tap";

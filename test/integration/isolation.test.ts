@@ -1,5 +1,5 @@
 /**
- * Neighbours change nothing: tokens and logprobs of a request are bit-equal (`===`) alone and in mixes of 32 requests with other
+ * A request's tokens and logprobs are bit-equal (`===`) whether it runs alone or in a batch of 32 requests with other
  * prefixes, while rows join, leave, move and are cancelled.
  */
 import t from "tap";

@@ -1,4 +1,4 @@
-/** What the README starts, stopped as a supervisor stops it: by a signal to npm. */
+/** Starts the server as the README does, and stops it like a supervisor: by a signal to npm. */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { join } from "node:path";
@@ -19,7 +19,7 @@ t.test(
       PREFIXD_CACHE_DIR: join(folder.path, "cache"),
       PREFIXD_SPIN_TIME: "0",
     };
-    // A process group of its own, to end what a failing test leaves.
+    // Its own process group, so that leftovers of a failing test can be ended.
     const npm = spawn("npm", ["start"], {
       cwd: ROOT,
       env: { ...withoutSettings(), ...settings, NODE_OPTIONS: undefined },
@@ -30,7 +30,7 @@ t.test(
       try {
         process.kill(-npm.pid!, "SIGKILL");
       } catch {
-        // All have ended.
+        // All processes have ended.
       }
       folder.remove();
     });

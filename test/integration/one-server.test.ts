@@ -1,4 +1,4 @@
-/** One server per LMDB folder: the second ends with one line, and nothing is left to clean up after a kill. */
+/** One server per LMDB folder: a second one exits with a one-line error; a killed one leaves nothing to clean up. */
 import { readFileSync, symlinkSync } from "node:fs";
 import { join, relative } from "node:path";
 import t from "tap";

@@ -1,11 +1,11 @@
-/** More connections than the process may open files: it refuses some, serves the rest, and goes on. */
+/** With more connections than file descriptors, the server refuses some, serves the rest, and keeps running. */
 import { connect, type Socket } from "node:net";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import t from "tap";
 import { startServerProcess, temporaryFolder, type TestServer } from "../support/server.ts";
 
-/** While it starts Node opens some two hundred modules at once. */
+/** Limit of open files. Node opens about two hundred modules at once while starting. */
 const FILES = 500;
 const folder = temporaryFolder();
 t.teardown(() => folder.remove());
@@ -21,7 +21,7 @@ async function flood(server: TestServer): Promise<Socket[]> {
   );
 }
 
-/** With the default limit of connections some files are left for others; with one that is too high the system refuses. */
+// The default connection limit leaves descriptors for other files; with a limit too high, the system refuses.
 for (const flags of [[], ["--max-connections", "100000"]]) {
   t.test(`${2 * FILES} connections, ${FILES} files, ${flags.join(" ") || "no flags"}`, async (t) => {
     const server = await startServerProcess(
@@ -44,7 +44,7 @@ for (const flags of [[], ["--max-connections", "100000"]]) {
         headers: { "content-type": "application/json" },
         body: JSON.stringify({ text: "three blind mice" }),
       });
-    // A connection of before, which is kept.
+    // A kept connection from before the rush.
     t.equal((await put("before")).status, 201);
     const sockets = await flood(server);
     if (flags.length === 0) t.equal((await put("meanwhile")).status, 201, "the store still has its files");

@@ -1,4 +1,4 @@
-/** Greedy generation equals PEFT's `generate()` token for token, on the CPU and where rows and prefixes are moved by graphs. */
+/** Greedy generation equals PEFT's `generate()` token for token, on the CPU and where graphs move rows and prefixes. */
 import t from "tap";
 import { goldenModels } from "../support/model.ts";
 import { checkParity } from "../support/parity.ts";

@@ -1,4 +1,4 @@
-/** Keys and values that are finite and lead the model out of its numbers' range. */
+/** Prefixes whose keys and values are finite but overflow the model's number range. */
 import { cpSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import t from "tap";
@@ -55,7 +55,7 @@ for (const [name, device, precision] of cases) {
         { code: "prefix_overflows", status: 422, message: /whose largest value is 3(\.\d)?e\+38/ },
         what,
       );
-      // As if it had been stored before it would have been tried.
+      // As if stored by a version that did not try prefixes on upload.
       await t.rejects(submit(model.engine, { ...request, prefix }).done, { code: "prefix_overflows" }, what);
       await t.rejects(
         submit(model.engine, { ...request, prefix, scorePrompt: true }).done,
@@ -114,7 +114,7 @@ t.test(
     writeFileSync(join(adapters, "runaway", "adapter_config.json"), JSON.stringify(config));
     writeFileSync(join(adapters, "runaway", "adapter_model.safetensors"), weights);
 
-    // By a server that does not try.
+    // Stored by a server that does not try prefixes.
     const checkpoint = await openCheckpoint("models/demo");
     await checkpoint.close();
     const before = await openLmdbStore({ dir: store });

@@ -1,4 +1,4 @@
-/** The commands of docs/guides/prefixes.md, as ann and bob would type them, on a real server. */
+/** Runs the commands of docs/guides/prefixes.md as ann and bob would, on a real server. */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { cpSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
@@ -16,12 +16,12 @@ const ADMIN_KEY = "an-admin-key-that-is-long-enough-for-a-test";
 const folder = temporaryFolder();
 t.teardown(() => folder.remove());
 
-/** Blocks of the page that begin with "```bash as USER", in order. */
+/** The page's code blocks that begin with "```bash as USER", in order. */
 const blocks = [
   ...readFileSync(repositoryFile("docs/guides/prefixes.md"), "utf8").matchAll(/^```bash as (\w+)\n(.*?)^```$/gms),
 ].map(([, user = "", script = ""]) => ({ user, script }));
 
-/** A folder in which `npx prefixd` is this checkout's. */
+/** A folder in which `npx prefixd` runs this checkout. */
 function workplace(): string {
   const bin = join(folder.path, "bin");
   mkdirSync(bin);
@@ -75,7 +75,7 @@ t.test("the page's commands do what it says", async (t) => {
   for (const { user, script } of blocks) {
     const { code, out } = await shell(script, env(user));
     t.equal(code, 0, `${user}: ${script}${out}`);
-    // What curl prints ends without a line end.
+    // curl's output has no final newline.
     said += `${out}\n`;
   }
   t.match(

@@ -1,4 +1,4 @@
-/** The log probabilities of a prompt's own tokens are those of one forward pass of transformers and PEFT, whatever runs beside. */
+/** Log probabilities of prompt tokens equal those of one forward pass of transformers and PEFT, in any batch. */
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import t from "tap";

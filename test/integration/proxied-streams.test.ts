@@ -1,4 +1,4 @@
-/** Streams through the proxies that docker/ and docs/guides/deploy.md configure: tokens arrive as they are sent, none is held back for others. */
+/** Streams through the proxies configured in docker/ and docs/guides/deploy.md: each token passes without buffering. */
 import { once } from "node:events";
 import { connect } from "node:net";
 import t, { type Test } from "tap";
@@ -9,17 +9,17 @@ import { freePort } from "../support/free-port.ts";
 import { lacking } from "../support/requirements.ts";
 
 const TOKENS = 40;
-/** Between two tokens. A proxy that gathers does it for longer; one that passes them on has all this time for each. */
+/** Milliseconds between two tokens. A buffering proxy waits longer; any other has this long to pass each one on. */
 const TOKEN_MS = 25;
 
-/** The server is in this process: where that is held up, no token is made meanwhile that would arrive together with the next. */
+/** The server runs in this process, so if the process stalls, no tokens pile up to arrive together. */
 async function paced(t: Test): Promise<number> {
   const server = await startFakePrefixd({ tokenMs: TOKEN_MS });
   t.teardown(() => server.close());
   return Number(new URL(server.url).port);
 }
 
-/** Asks for a stream over a bare connection; answers how many tokens came with each read, those without any left out. */
+/** Requests a stream over a bare connection. Returns the number of tokens in each read, without reads that had none. */
 async function tokensByRead(url: string): Promise<number[]> {
   const body = JSON.stringify({ prompt: [1], max_new_tokens: TOKENS, stream: true });
   const socket = connect(Number(new URL(url).port), "127.0.0.1").setEncoding("utf8");

@@ -1,4 +1,4 @@
-/** `--store` with a Redis: what reaches the server of the URL, and that no output has any of its password. */
+/** `--store` with a Redis URL: what reaches the server, and that no output contains the password. */
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import t from "tap";
@@ -11,7 +11,7 @@ const PASSWORD = "Sesame/p@ss:w#1?%";
 const ENCODED = encodeURIComponent(PASSWORD);
 const PIECES = /Sesame|p@ss|p%40ss|w#1|w%231/;
 
-/** As ps shows it. */
+/** The command line as shown by ps. */
 const commandLine = (pid: number): string => readFileSync(`/proc/${pid}/cmdline`, "latin1");
 
 const folder = temporaryFolder();

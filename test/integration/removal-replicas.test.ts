@@ -1,6 +1,6 @@
 /**
- * Three replicas on one Redis: after a removal's receipt no replica gives a token to the removed user, nothing of theirs is left
- * in Redis or in a cache, and nobody else notices.
+ * Three replicas on one Redis: after a removal's receipt, no replica gives the removed user a token, no data of the
+ * user is left in Redis or a cache, and other users are not affected.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { Redis } from "ioredis";
@@ -43,7 +43,7 @@ const create = async (replica: ReplicaProcess, user: string, seed: number): Prom
 const remove = (replica: ReplicaProcess, user: string): Promise<Removal> =>
   replica.call({ op: "remove", user }) as Promise<Removal>;
 
-/** Keys whose name or content names the user, but for the word that the user is removed. */
+/** Keys whose name or content contains the user, except the mark that the user is removed. */
 async function leftInRedis(redis: TestRedis, user: string): Promise<string[]> {
   const client = new Redis(redis.url);
   const found: string[] = [];
@@ -56,7 +56,7 @@ async function leftInRedis(redis: TestRedis, user: string): Promise<string[]> {
       zset: () => client.zrange(key, "0", "-1"),
       set: () => client.smembers(key),
     }[type];
-    // Everything is gone between KEYS and here: expired, or deleted by another.
+    // A key may be gone since KEYS: expired or deleted.
     if (key.includes(user) || JSON.stringify((await read?.()) ?? "").includes(user)) found.push(key);
   }
   client.disconnect();
@@ -228,7 +228,7 @@ t.test("a replica killed with -9 holds a removal up no longer than its lease", {
   const started = performance.now();
   const { receipt } = await remove(a, "ann");
   t.equal(receipt.replicas.filter(({ acknowledged_at }) => acknowledged_at === null).length, 1);
-  // Far less than what one that lives and does not answer is waited for.
+  // Far less than the wait for a live replica that does not answer.
   t.ok(performance.now() - started < 20_000);
   await sleep(500);
   t.equal((await remove(a, "bob")).receipt.replicas.length, 1, "then it is known to be gone");
@@ -244,7 +244,7 @@ t.test(
     await a.call({ op: "put", user: "ann", name: "q", seed: 2, length: 4 });
     const results: Awaited<ReturnType<ReplicaProcess["run"]>>[] = [];
     let over = false;
-    // There is always somebody in the middle.
+    // Some requests are always in progress.
     const doomed = Array.from({ length: 20 }, async () => {
       while (!over) results.push(await b.run("ann", "p", [1, 2], 80));
     });
@@ -285,7 +285,7 @@ t.test(
     while ((await a.call({ op: "mayServe" })) !== false) await sleep(20);
     t.match(await a.run("ann", "p", [1, 2], 4), { end: "store_unavailable", ids: [] });
     redis.signal("SIGCONT");
-    // On a machine with other work a lease as short as here may end once more.
+    // On a busy machine a lease this short may expire again.
     while ((await a.run("ann", "p", [1, 2], 4)).end !== "length") await sleep(20);
     over = true;
     await Promise.all(load);

@@ -1,6 +1,6 @@
 /**
- * Three servers on one Redis behind HAProxy with docker/haproxy.cfg, under load: one is killed with -9, comes back, and each is
- * restarted in turn. Every answer must be, to the bit, what it was before.
+ * Three servers on one Redis behind HAProxy with docker/haproxy.cfg, under load: one is killed with -9 and restarted,
+ * then each is restarted in turn. Every answer must be bit-equal to the one from before.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import t, { type Test } from "tap";
@@ -31,7 +31,7 @@ class Deployment {
     this.servers[index] = await startServerProcess(["--port", String(this.#ports[index]), ...this.#args]);
   }
 
-  /** The replica ends by the signal; answers its exit code. */
+  /** Ends the replica with the signal; returns its exit code. */
   async end(index: number, signal: NodeJS.Signals): Promise<number | string> {
     const server = this.servers[index];
     if (!server) return "not running";
@@ -59,7 +59,7 @@ async function deploy(t: Test): Promise<{ deployment: Deployment; balancer: Test
     await redis.stop();
     folder.remove();
   });
-  // The first one builds the graph, the others find it.
+  // The first server builds the graph; the others find it.
   await deployment.start(0);
   await Promise.all([deployment.start(1), deployment.start(2)]);
   const balancer = await startHaproxy(ports);
@@ -103,7 +103,7 @@ t.test("replicas behind HAProxy", { skip, timeout: 280_000 }, async (t) => {
     const homes = new Map<string, (string | null)[]>();
     for (const one of cases) {
       for (const byPath of [true, false, true, false]) {
-        // Beside a request that it still counts, another of the same prefix may go to the next replica: the load is bounded.
+        // Wait until idle: with bounded load, a request may go to the next replica while another one still counts.
         await balancer.idle();
         const call = await ask(balancer.url, one, { byPath });
         expected.set(one.prefix, expected.get(one.prefix) ?? call);
@@ -128,7 +128,7 @@ t.test("replicas behind HAProxy", { skip, timeout: 280_000 }, async (t) => {
   await t.test("kill -9: streams that it had begun are lost, nothing else", async (t) => {
     const load = new BalancedLoad(balancer.url, cases, CLIENTS);
     await load.more(60);
-    // One that is in the middle of two streams at least.
+    // Choose a replica in the middle of at least two streams.
     const begun = (): Call[] => load.calls.filter((call) => call.end === null && call.streamed && call.ids.length > 0);
     const busiest = (): number =>
       REPLICAS.findIndex((name) => begun().filter(({ replica }) => replica === name).length >= 2);

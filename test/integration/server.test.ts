@@ -192,7 +192,7 @@ t.test("the demo", async (t) => {
     ];
     let named = 0;
     for (const document of documents) {
-      // Not the variables ($) of a proxy's configuration.
+      // Skips variables ($) of proxy configurations.
       for (const [name] of readFileSync(document, "utf8").matchAll(
         /(?<![\w$])(?:prefixd|nodejs|process)_[a-z0-9_]+/g,
       )) {
@@ -228,7 +228,7 @@ t.test("the demo", async (t) => {
 t.test("what does not fit in the drain's time ends properly", async (t) => {
   const server = await startServerProcess([...flags, ...store("drain"), "--drain-timeout", "0.2"]);
   t.teardown(() => server.signal("SIGKILL"));
-  // More than the slots: some run, some wait. What the system has not handed to the server yet would see a closed port instead.
+  // More requests than slots: some run, some wait. A connection not yet accepted would see a closed port instead.
   const all = Promise.all(Array.from({ length: 100 }, () => server.json("/generate", LONG)));
   const METRICS = ["prefixd_queue_depth", "prefixd_running_sequences", 'prefixd_sequences_total{outcome="length"}'];
   for (let taken = 0; taken < 100; ) {

@@ -1,4 +1,4 @@
-/** A start that cannot succeed ends at once with one line that names what is wrong. */
+/** A start that cannot succeed fails at once with a one-line error that names the cause. */
 import { createServer } from "node:net";
 import { once } from "node:events";
 import type { AddressInfo } from "node:net";
@@ -127,7 +127,10 @@ t.test("the command line", async (t) => {
   t.match(build.stdout(), /model\.onnx\n$/);
 });
 
-/** A prefix saved with the demo's own embeddings as PEFT saves them of a base loaded in single precision: 8 MB. `change` is added to the last number. */
+/**
+ * A prefix saved with the demo's embeddings, as PEFT does for a base loaded in fp32: 8 MB. `change` is added to the
+ * last number.
+ */
 async function withEmbeddings(dir: string, change = 0): Promise<string> {
   cpSync("prefixes/intent", dir, { recursive: true });
   const checkpoint = await openCheckpoint("models/demo");

@@ -1,4 +1,4 @@
-/** The engine on a device with a stream (CUDA's double): PEFT's tokens, isolation to the bit, the self-test that doctor runs. */
+/** The engine on a streamed device (CUDA's test double): parity with PEFT, bit-exact isolation, doctor's self-test. */
 import { join } from "node:path";
 import t from "tap";
 import { effort } from "../support/effort.ts";

@@ -1,4 +1,4 @@
-/** A model whose tokenizer puts BOS before prompts and has a token without an embedding: the real server on it. */
+/** The real server with a tokenizer that puts BOS before prompts and has a token without an embedding. */
 import { cpSync, symlinkSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import t from "tap";

@@ -17,7 +17,7 @@ function start(name: string, ...args: string[]): Promise<TestServer> {
   return startServerProcess([...files, ...args], { PREFIXD_ADMIN_KEY: ADMIN_KEY });
 }
 
-/** What these tests read of any answer. */
+/** The response fields that these tests read. */
 interface Body {
   readonly key: string;
   readonly key_id: string;
@@ -52,7 +52,7 @@ async function metrics(server: TestServer): Promise<string> {
   return (await fetch(`${server.url}/metrics`, { headers: { authorization: `Bearer ${ADMIN_KEY}` } })).text();
 }
 
-/** Waits until sequences run on a server, and a little longer: some tokens have come. */
+/** Waits until sequences run on a server, and a little longer, so that some tokens have been generated. */
 async function untilRunning(server: TestServer): Promise<void> {
   for (let waited = 0; waited < 10_000; waited += 5) {
     if (/^prefixd_running_sequences [1-9]/m.test(await metrics(server))) return void (await sleep(20));

@@ -1,4 +1,4 @@
-/** The model on WebGPU: the same tokens as PEFT's, the same isolation. On SwiftShader this says nothing of speed. */
+/** The model on WebGPU: parity with PEFT, and isolation. On SwiftShader this says nothing about speed. */
 import { cpSync } from "node:fs";
 import { join } from "node:path";
 import t from "tap";
@@ -18,7 +18,7 @@ const device = DEVICES.webgpu;
 
 t.test("parity, and isolation: bit-equal alone and in mixes of 32", { skip }, async (t) => {
   const dir = goldenDir("gelu-new-f32");
-  // Opening takes a software adapter as long as what follows.
+  // On a software adapter, opening takes as long as the rest of the test.
   const model = await openTestModel(dir, { prefillChunk: 64, slots: 4, device });
   t.teardown(() => model.close());
   await checkParityOf(t, model, "gelu-new-f32", 1, effort({ short: 3, long: 1 }));
@@ -103,7 +103,7 @@ t.test(
 t.test("served: prefixes from the bank, bytes counted, a clean stop", { skip }, async (t) => {
   const { path, remove } = temporaryFolder();
   t.teardown(remove);
-  // Each adapter is tried with one token when it is registered.
+  // Registering tries each adapter with one token.
   const prefixes = effort({ short: join(path, "prefixes"), long: "prefixes" });
   cpSync("prefixes/datenorm", join(path, "prefixes/datenorm"), { recursive: true });
   const args = [
