@@ -176,7 +176,8 @@ export class Generation {
     this.#state = { name: "ended" };
     if (state.name === "running") {
       state.stopListening();
-      for (const handle of state.handles) handle.cancel("cancelled");
+      // Otherwise the engine has nothing of it any more, and looking for it costs a look at all that waits.
+      if (state.choices.open > 0) for (const handle of state.handles) handle.cancel("cancelled");
     }
     this.#onEnd(this);
     this.#markEnded();
