@@ -16,7 +16,7 @@ import {
   usageRowName,
   usageRowNames,
 } from "../users/usage-counts.ts";
-import { isBuiltInUser } from "../users/user-id.ts";
+import { isBuiltInUser, noSuchUser } from "../users/user-id.ts";
 
 export interface LmdbUserOptions {
   /** The store's folder; users are in its sub-folder `users`. */
@@ -186,7 +186,7 @@ export class LmdbUserTables {
 
 function existing(env: Environment, id: string): User {
   const user = env.users.get(id);
-  if (user === undefined) throw new PrefixdError("user_not_found", "There is no such user.");
+  if (user === undefined) throw noSuchUser();
   return user;
 }
 

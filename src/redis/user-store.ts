@@ -10,6 +10,7 @@ import { UserSweep } from "./user-sweep.ts";
 import type { RemovedUser, UsageDays, UsageRange, UserPatch, UserStore } from "../users/store.ts";
 import type { ApiKeyRecord, UsageRow, UsageSums, User } from "../users/types.ts";
 import { compare } from "../users/usage-counts.ts";
+import { noSuchUser } from "../users/user-id.ts";
 
 export type RedisUserOptions = RedisAccess & {
   /** Prefix of all keys. Default `prefixd`. */
@@ -114,7 +115,7 @@ class RedisUserStore implements UserStore {
     return this.#change(id, async (announce) => {
       for (let turn = 0; turn < PATCH_TURNS; turn++) {
         const json = await this.#connection.client.get(this.#keys.user(id));
-        if (json === null) throw noUser();
+        if (json === null) throw noSuchUser();
         const old = JSON.parse(json) as User;
         const user: User = {
           ...old,
@@ -148,7 +149,7 @@ class RedisUserStore implements UserStore {
       if (put === 1 && (await client.persist(this.#keys.key(key.id))) === 1) return;
       await client.del(this.#keys.key(key.id));
       // The user does not exist, or was removed meanwhile.
-      throw put === -1 ? tooManyKeys() : noUser();
+      throw put === -1 ? tooManyKeys() : noSuchUser();
     });
   }
 
@@ -197,7 +198,7 @@ class RedisUserStore implements UserStore {
       // The user was created again in the meantime.
       if ((await client.exists(this.#keys.user(id))) === 1) await client.zadd(this.#keys.users, 0, id);
       await bulk.replicated();
-      if (there === 0) throw noUser();
+      if (there === 0) throw noSuchUser();
       return { keys, usageRows };
     });
   }
@@ -270,8 +271,4 @@ class RedisUserStore implements UserStore {
 
 function parse<T>(json: string | null): T | null {
   return json === null ? null : (JSON.parse(json) as T);
-}
-
-function noUser(): PrefixdError {
-  return new PrefixdError("user_not_found", "There is no such user.");
 }

@@ -18,6 +18,10 @@ export function isUserId(id: string): boolean {
   return ID.test(id) && !isBuiltInUser(id.toLowerCase()) && !looksLikeKey(id);
 }
 
+export function noSuchUser(): PrefixdError {
+  return new PrefixdError("user_not_found", "There is no such user.");
+}
+
 /** Throws `invalid_user_id`. */
 export function checkUserId(id: string): void {
   if (isUserId(id)) return;

@@ -2,7 +2,7 @@ import type { FastifyRequest } from "fastify";
 import { PrefixdError, type ErrorCode } from "../../errors.ts";
 import { createApiKey, MAX_USER_KEYS } from "../../users/api-key.ts";
 import { NO_LIMITS, type User } from "../../users/types.ts";
-import { checkUserId } from "../../users/user-id.ts";
+import { checkUserId, noSuchUser } from "../../users/user-id.ts";
 import type { AppParts, TypedApp } from "../app-parts.ts";
 import { UNREAD_BODY, empty, json, problems } from "../common-schema.ts";
 import {
@@ -136,7 +136,7 @@ export function adminRoutes(app: TypedApp, parts: AppParts): void {
     async (request) => {
       const id = idOf(request, request.params.user);
       const user = await users.getUser(id);
-      if (user === null) throw noUser();
+      if (user === null) throw noSuchUser();
       const from = new Date(Date.now() - (USAGE_DAYS - 1) * DAY_MS).toISOString().slice(0, 10);
       const [keys, usage, held] = await Promise.all([
         users.listKeys(id),
@@ -174,7 +174,7 @@ export function adminRoutes(app: TypedApp, parts: AppParts): void {
     async (request) => {
       const id = idOf(request, request.params.user);
       const page = await usagePage(users, id, request.query);
-      if (page.totals.requests === 0 && (await users.getUser(id)) === null) throw noUser();
+      if (page.totals.requests === 0 && (await users.getUser(id)) === null) throw noSuchUser();
       return page;
     },
   );
@@ -278,10 +278,6 @@ export function adminRoutes(app: TypedApp, parts: AppParts): void {
       return reply.code(204).send();
     },
   );
-}
-
-function noUser(): PrefixdError {
-  return new PrefixdError("user_not_found", "There is no such user.");
 }
 
 function userDocument({ id, weight, limits, createdAt, updatedAt }: User): UserDocument {
