@@ -1,40 +1,27 @@
 /** However a request ends, and in whatever order things come to end it: one outcome is told, once, and everything is given back. */
 import { getEventListeners } from "node:events";
 import t from "tap";
-import { DEFAULT_SAMPLING } from "../../src/engine/request.ts";
 import { PrefixdError } from "../../src/errors.ts";
-import { exactly } from "../../src/generation/lengths.ts";
 import {
   GenerationService,
   type ChoiceDelta,
   type GenerationEnd,
   type GenerationListener,
-  type ValidGenerateRequest,
 } from "../../src/generation/service.ts";
 import type { RequestUsage } from "../../src/users/usage.ts";
 import { effort } from "../support/effort.ts";
 import { FakeEngine } from "../support/fake-engine.ts";
 import { FakeRegistry } from "../support/fake-registry.ts";
 import { FakeTokenizer } from "../support/fake-tokenizer.ts";
+import { request } from "./valid-request.ts";
 
 const KEY = { user: "local", name: "p" };
-const REQUEST: ValidGenerateRequest = {
-  id: "gen-1",
-  user: "local",
+const REQUEST = request({
   prefix: KEY,
   prompts: [Int32Array.of(97, 98), Int32Array.of(99)],
   n: 2,
-  bestOf: null,
-  beams: null,
-  echo: false,
-  ...exactly(3),
-  sampling: DEFAULT_SAMPLING,
-  seed: 7,
-  logprobs: null,
-  stop: [],
-  stopTokenIds: [],
   ignoreEos: true,
-};
+});
 
 /** Where a request is: its prefix is looked up; its tokens are reserved; it waits; some tokens were handed over; others were not. */
 const MOMENTS = ["resolving", "reserving", "queued", "running", "between step and flush"] as const;

@@ -1,5 +1,4 @@
 import t from "tap";
-import { DEFAULT_SAMPLING } from "../../src/engine/request.ts";
 import { PrefixdError } from "../../src/errors.ts";
 import {
   GenerationService,
@@ -8,12 +7,12 @@ import {
   type GenerationListener,
   type ValidGenerateRequest,
 } from "../../src/generation/service.ts";
-import { exactly } from "../../src/generation/lengths.ts";
 import type { RequestUsage } from "../../src/users/usage.ts";
 import { until } from "../support/app.ts";
 import { FakeEngine } from "../support/fake-engine.ts";
 import { FakeRegistry } from "../support/fake-registry.ts";
 import { FakeTokenizer } from "../support/fake-tokenizer.ts";
+import { request } from "./valid-request.ts";
 
 const ids = (text: string): Int32Array => Int32Array.from(Buffer.from(text));
 const never = new AbortController().signal;
@@ -79,27 +78,6 @@ function metered(t: { teardown(fn: () => void): unknown }): {
     charged,
     refuse,
     prefixed: request({ prefix: { user: "local", name: "p" } }),
-  };
-}
-
-function request(over: Partial<ValidGenerateRequest> = {}): ValidGenerateRequest {
-  return {
-    id: "gen-1",
-    user: "local",
-    prefix: null,
-    prompts: [ids("ab")],
-    n: 1,
-    bestOf: null,
-    beams: null,
-    echo: false,
-    ...exactly(3),
-    sampling: DEFAULT_SAMPLING,
-    seed: 7,
-    logprobs: null,
-    stop: [],
-    stopTokenIds: [],
-    ignoreEos: false,
-    ...over,
   };
 }
 
