@@ -33,7 +33,7 @@ export const CriteriaSchema = Type.Object(
         description: "From the start of the last step until requests meet the SLO again",
       }),
     ),
-    rss_slope_mib_per_min: Optional(Type.Number()),
+    memory_slope_mib_per_min: Optional(Type.Number()),
     left_over: Optional(
       Type.Integer({
         minimum: 0,

@@ -18,8 +18,8 @@ export function judge(criteria: Criteria, result: Unjudged): Judgement[] {
   if (criteria.refused_p99_ms !== undefined)
     out.push(atMost("refusal p99, ms", result.refused.count > 0 ? result.refused.p99 : 0, criteria.refused_p99_ms));
   if (criteria.recovery_s !== undefined) out.push(atMost("recovery, s", result.recovery_s, criteria.recovery_s));
-  if (criteria.rss_slope_mib_per_min !== undefined)
-    out.push(atMost("RSS slope, MiB per minute", steepest(result), criteria.rss_slope_mib_per_min));
+  if (criteria.memory_slope_mib_per_min !== undefined)
+    out.push(atMost("memory slope, MiB per minute", steepest(result), criteria.memory_slope_mib_per_min));
   if (criteria.left_over !== undefined)
     for (const [name, field] of LEFT_OVER)
       out.push(atMost(`${name} left over`, leftOver(result, field), criteria.left_over));
@@ -102,6 +102,6 @@ function leftOver({ servers }: Unjudged, field: keyof AtRest): number | null {
 
 /** The steepest of all servers; null if any was not measured. */
 function steepest({ servers }: Unjudged): number | null {
-  const slopes = servers.map((server) => server.rss_slope_mib_per_min);
+  const slopes = servers.map((server) => server.memory_slope_mib_per_min);
   return slopes.some((slope) => slope === null) || slopes.length === 0 ? null : Math.max(...slopes.map(Number));
 }

@@ -71,6 +71,8 @@ export interface Bucket {
 export interface ServerSample {
   readonly at_s: number;
   readonly rss_mib: number;
+  /** RSS without mapped files; RSS if the server does not tell. */
+  readonly private_mib: number;
   readonly queue_depth: number;
   readonly running: number;
 }
@@ -105,10 +107,10 @@ export interface ServerResult {
     readonly p99: number | null;
   } | null;
   /**
-   * Least-squares slope over the second half of the run; null if that is shorter than half a minute or there are no
+   * Least-squares slope of private memory over the second half of the run; null if that is shorter than half a minute or there are no
    * metrics.
    */
-  readonly rss_slope_mib_per_min: number | null;
+  readonly memory_slope_mib_per_min: number | null;
   /** Before and after the load; null if not measured. */
   readonly at_rest: { readonly before: AtRest | null; readonly after: AtRest | null };
 }

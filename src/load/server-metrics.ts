@@ -59,6 +59,7 @@ export class ServerWatch {
       this.#samples.push({
         at_s,
         rss_mib: value("process_resident_memory_bytes") / MIB,
+        private_mib: (metrics.get("prefixd_private_memory_bytes") ?? value("process_resident_memory_bytes")) / MIB,
         queue_depth: value("prefixd_queue_depth"),
         running: value("prefixd_running_sequences"),
       });
@@ -73,13 +74,14 @@ export class ServerWatch {
     if (this.#problem === null) await this.#read();
     const half = this.#samples.slice(Math.floor(this.#samples.length / 2));
     const spanned = (half.at(-1)?.at_s ?? 0) - (half[0]?.at_s ?? 0);
-    const slope = spanned < LEAST_SLOPE_S ? null : slopeOf(half.map(({ at_s, rss_mib }) => [at_s, rss_mib])) * 60;
+    const slope =
+      spanned < LEAST_SLOPE_S ? null : slopeOf(half.map(({ at_s, private_mib }) => [at_s, private_mib])) * 60;
     return {
       url: this.#target.url,
       problem: this.#problem,
       samples: this.#samples,
       queue: queueTimes(this.#first, this.#last),
-      rss_slope_mib_per_min: slope,
+      memory_slope_mib_per_min: slope,
     };
   }
 }

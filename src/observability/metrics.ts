@@ -1,4 +1,5 @@
 import { Counter, Gauge, Histogram, Registry, collectDefaultMetrics } from "prom-client";
+import { privateMemory, readSystemFile } from "../system-files.ts";
 import type { EngineObserver, EngineStats, PrefixCacheStats, StepPhase } from "./engine-observer.ts";
 import type { ListenerCounts } from "./event-listeners.ts";
 import { TallyHistogram } from "./tally.ts";
@@ -91,6 +92,10 @@ export const METRICS = {
     type: "gauge",
     help: "Step sizes on a device with captured graphs, by how they run: as one graph, or kernel by kernel where capture failed.",
     labels: ["run"],
+  },
+  prefixd_private_memory_bytes: {
+    type: "gauge",
+    help: "Resident memory of the process's own. process_resident_memory_bytes also counts mapped files (weights, LMDB), whose pages the system drops when memory is short; the two are equal where the system does not tell them apart.",
   },
   prefixd_store_errors_total: {
     type: "counter",
@@ -211,6 +216,9 @@ export class Metrics implements EngineObserver {
       this.#setCounter("prefixd_prefix_cache_misses_total", cache.misses);
       this.#renderDevice(this.#sources);
     }
+    this.#gauge("prefixd_private_memory_bytes").set(
+      privateMemory(readSystemFile("/proc/self/status")) ?? process.memoryUsage.rss(),
+    );
     if (this.#connections) {
       const { open, listeners } = this.#connections();
       this.#gauge("prefixd_connections").set(open);

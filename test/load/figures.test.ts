@@ -147,7 +147,7 @@ t.test("criteria: met, not met, and not measured, which is not met", async (t) =
       tokens_per_s: 1,
       min_compared: 100,
       client_lag_p99_ms: 1,
-      rss_slope_mib_per_min: 100,
+      memory_slope_mib_per_min: 100,
     }),
     {
       "wrong answers": true,
@@ -158,7 +158,7 @@ t.test("criteria: met, not met, and not measured, which is not met", async (t) =
       "tokens per second": true,
       "answers compared": false,
       "client lag p99, ms": false,
-      "RSS slope, MiB per minute": false,
+      "memory slope, MiB per minute": false,
     },
   );
   t.same(of({ error_rate: { queue_full: 0.05, "*": 0 } }), {

@@ -63,9 +63,15 @@ export function sampleResult(): LoadResult {
       {
         url: "http://127.0.0.1:8080",
         problem: null,
-        samples: [0, 5, 10].map((at_s) => ({ at_s, rss_mib: 100 + at_s, queue_depth: at_s, running: 3 })),
+        samples: [0, 5, 10].map((at_s) => ({
+          at_s,
+          rss_mib: 100 + at_s,
+          private_mib: 50 + at_s,
+          queue_depth: at_s,
+          running: 3,
+        })),
         queue: { count: 10, mean: 5, p50: 2, p99: null },
-        rss_slope_mib_per_min: null,
+        memory_slope_mib_per_min: null,
         at_rest: { before: null, after: null },
       },
     ],

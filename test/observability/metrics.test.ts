@@ -1,5 +1,6 @@
 import t from "tap";
 import { METRICS, Metrics } from "../../src/observability/metrics.ts";
+import { privateMemory } from "../../src/system-files.ts";
 import { docsBlock, markdownTable } from "../support/docs-block.ts";
 
 t.test("what the engine and the server report comes out in Prometheus' format", async (t) => {
@@ -80,6 +81,19 @@ t.test("process metrics come along, registries are separate", async (t) => {
   one.request("ok");
   t.notMatch(await two.render(), /prefixd_requests_total\{/);
   one.close();
+});
+
+t.test("private memory is told from mapped files", async (t) => {
+  t.equal(
+    privateMemory("VmRSS:\t  500 kB\nRssAnon:\t  300 kB\nRssFile:\t  180 kB\nRssShmem:\t   20 kB\n"),
+    320 * 1024,
+    "as Linux tells it",
+  );
+  t.equal(privateMemory("VmRSS:\t  500 kB\n"), null, "an old kernel");
+  t.equal(privateMemory(""), null, "another system");
+  const metrics = new Metrics({ processMetrics: false });
+  const shown = Number(/^prefixd_private_memory_bytes (\S+)$/m.exec(await metrics.render())?.[1]);
+  t.ok(shown > 2 ** 20 && shown <= process.resourceUsage().maxRSS * 1024, `${shown} bytes`);
 });
 
 t.test("docs/reference/metrics.md lists the metrics of the code", async (t) => {

@@ -218,7 +218,10 @@ function plots(result: LoadResult): string[] {
           title: `Memory of ${url}`,
           x: seconds,
           y: { label: "MiB resident" },
-          series: [{ name: "RSS", marks: "line", points: samples.map((sample) => [sample.at_s, sample.rss_mib]) }],
+          series: [
+            { name: "RSS", marks: "line", points: samples.map((sample) => [sample.at_s, sample.rss_mib]) },
+            { name: "private", marks: "line", points: samples.map((sample) => [sample.at_s, sample.private_mib]) },
+          ],
         }),
         figure({
           title: `Queue of ${url}`,
