@@ -71,8 +71,8 @@ export interface Bucket {
 export interface ServerSample {
   readonly at_s: number;
   readonly rss_mib: number;
-  /** RSS without mapped files; RSS if the server does not tell. */
-  readonly private_mib: number;
+  /** RSS without mapped files and without the free part of V8's heap, as far as the server tells them apart. */
+  readonly in_use_mib: number;
   readonly queue_depth: number;
   readonly running: number;
 }
@@ -107,7 +107,7 @@ export interface ServerResult {
     readonly p99: number | null;
   } | null;
   /**
-   * Least-squares slope of private memory over the second half of the run; null if that is shorter than half a minute or there are no
+   * Least-squares slope of memory in use over the second half of the run; null if that is shorter than half a minute or there are no
    * metrics.
    */
   readonly memory_slope_mib_per_min: number | null;

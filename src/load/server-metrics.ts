@@ -59,7 +59,7 @@ export class ServerWatch {
       this.#samples.push({
         at_s,
         rss_mib: value("process_resident_memory_bytes") / MIB,
-        private_mib: (metrics.get("prefixd_private_memory_bytes") ?? value("process_resident_memory_bytes")) / MIB,
+        in_use_mib: memoryInUse(metrics) / MIB,
         queue_depth: value("prefixd_queue_depth"),
         running: value("prefixd_running_sequences"),
       });
@@ -74,8 +74,7 @@ export class ServerWatch {
     if (this.#problem === null) await this.#read();
     const half = this.#samples.slice(Math.floor(this.#samples.length / 2));
     const spanned = (half.at(-1)?.at_s ?? 0) - (half[0]?.at_s ?? 0);
-    const slope =
-      spanned < LEAST_SLOPE_S ? null : slopeOf(half.map(({ at_s, private_mib }) => [at_s, private_mib])) * 60;
+    const slope = spanned < LEAST_SLOPE_S ? null : slopeOf(half.map(({ at_s, in_use_mib }) => [at_s, in_use_mib])) * 60;
     return {
       url: this.#target.url,
       problem: this.#problem,
@@ -84,6 +83,16 @@ export class ServerWatch {
       memory_slope_mib_per_min: slope,
     };
   }
+}
+
+/**
+ * Private memory without the free part of V8's heap, in bytes: V8 grows and shrinks its young generation by tens of MiB
+ * as load changes. RSS, if the server does not tell private memory.
+ */
+function memoryInUse(metrics: ReadonlyMap<string, number>): number {
+  const value = (name: string): number => metrics.get(name) ?? 0;
+  const resident = metrics.get("prefixd_private_memory_bytes") ?? value("process_resident_memory_bytes");
+  return resident - (value("nodejs_heap_size_total_bytes") - value("nodejs_heap_size_used_bytes"));
 }
 
 /** `prefixd_queue_seconds` between two readings, in milliseconds. */

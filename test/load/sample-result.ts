@@ -66,7 +66,7 @@ export function sampleResult(): LoadResult {
         samples: [0, 5, 10].map((at_s) => ({
           at_s,
           rss_mib: 100 + at_s,
-          private_mib: 50 + at_s,
+          in_use_mib: 50 + at_s,
           queue_depth: at_s,
           running: 3,
         })),

@@ -220,7 +220,7 @@ function plots(result: LoadResult): string[] {
           y: { label: "MiB resident" },
           series: [
             { name: "RSS", marks: "line", points: samples.map((sample) => [sample.at_s, sample.rss_mib]) },
-            { name: "private", marks: "line", points: samples.map((sample) => [sample.at_s, sample.private_mib]) },
+            { name: "in use", marks: "line", points: samples.map((sample) => [sample.at_s, sample.in_use_mib]) },
           ],
         }),
         figure({

@@ -81,9 +81,9 @@ function serverText({
   memory_slope_mib_per_min: slope,
 }: LoadResult["servers"][number]): string {
   if (problem !== null) return `${url}: no metrics (${problem})`;
-  const range = (field: "rss_mib" | "private_mib"): string =>
+  const range = (field: "rss_mib" | "in_use_mib"): string =>
     `${samples[0]?.[field].toFixed(0)} to ${samples.at(-1)?.[field].toFixed(0)} MiB`;
-  const memory = `RSS ${range("rss_mib")}, of it private ${range("private_mib")}${slope === null ? "" : `, ${slope.toFixed(2)} MiB/min in the second half`}`;
+  const memory = `RSS ${range("rss_mib")}, in use ${range("in_use_mib")}${slope === null ? "" : `, ${slope.toFixed(2)} MiB/min in the second half`}`;
   if (queue === null) return `${url}: ${memory}`;
   const upTo = (value: number | null): string => (value === null ? "beyond the buckets" : `<= ${number(value)}`);
   return `${url}: queue time mean ${queue.mean.toFixed(1)} ms, p50 ${upTo(queue.p50)}, p99 ${upTo(queue.p99)}; ${memory}`;
