@@ -385,15 +385,17 @@ export function readAdminKey(file: string, env: Readonly<Record<string, string |
   const inline = env[ADMIN_KEY] || null;
   if (file === "") return inline === null ? null : checkAdminKey(inline, ADMIN_KEY);
   if (inline !== null) throw new ConfigError(`--admin-key-file and ${ADMIN_KEY}: give one of them`);
-  let text: string;
+  return checkAdminKey(readFirstLine(file, "--admin-key-file"), `--admin-key-file ${file}`);
+}
+
+/** The first line of the file that a flag names, without blanks around it. Throws ConfigError. */
+export function readFirstLine(file: string, flag: string): string {
   try {
-    text = readFileSync(file, "utf8");
+    return (readFileSync(file, "utf8").split("\n", 1)[0] ?? "").trim();
   } catch (error) {
-    throw new ConfigError(
-      `--admin-key-file ${file}: cannot be read (${error instanceof Error && "code" in error ? String(error.code) : "error"})`,
-    );
+    const code = error instanceof Error && "code" in error ? String(error.code) : "error";
+    throw new ConfigError(`${flag} ${file}: cannot be read (${code})`);
   }
-  return checkAdminKey((text.split("\n", 1)[0] ?? "").trim(), `--admin-key-file ${file}`);
 }
 
 function checkAdminKey(key: string, source: string): string {

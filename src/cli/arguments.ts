@@ -1,5 +1,5 @@
 import { parseArgs, type ParseArgsConfig } from "node:util";
-import { ConfigError } from "../config.ts";
+import { ConfigError, readFirstLine } from "../config.ts";
 
 type Option = NonNullable<ParseArgsConfig["options"]>[string];
 /** `mayBeEmpty`: an empty value is meaningful. */
@@ -51,18 +51,28 @@ export function readArguments<T extends Options>(
 /** Flags of every command that talks to a running server. */
 export const CLIENT_OPTIONS = {
   url: { type: "string" },
+  "key-file": { type: "string" },
   json: { type: "boolean" },
   help: { type: "boolean", short: "h" },
 } as const;
 
 export const CLIENT_USAGE = `  --url URL             the server; else PREFIXD_URL, else http://127.0.0.1:8080
+  --key-file FILE       the user's key; else the variable PREFIXD_KEY
   --json                print the server's JSON, for scripts
 
-PREFIXD_KEY holds the user's key. Exit code 0: done; 1: the server refused or did not answer, or a file could not be read or written; 2: bad usage.
+Exit code 0: done; 1: the server refused or did not answer, or a file could not be read or written; 2: bad usage.
 `;
 
-/** The user's key; undefined for a server without keys. */
-export const userKey = (): string | undefined => process.env["PREFIXD_KEY"] || undefined;
+/**
+ * The user's key, from `--key-file` (its first line) or the variable; undefined for a server without keys. Throws
+ * ConfigError, which never shows any of the key.
+ */
+export function userKey(file: string | undefined): string | undefined {
+  if (file === undefined) return process.env["PREFIXD_KEY"] || undefined;
+  const key = readFirstLine(file, "--key-file");
+  if (key === "") throw new ConfigError(`--key-file ${file}: its first line is empty`);
+  return key;
+}
 
 /** The URL path of a prefix or of something below it. */
 export const prefixPath = (id: string, ...parts: readonly string[]): string =>

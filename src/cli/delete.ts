@@ -12,6 +12,6 @@ export async function deletePrefix(args: readonly string[]): Promise<void> {
   const { values, positionals } = readArguments("delete", args, CLIENT_OPTIONS, USAGE);
   if (values.help === true) return void process.stdout.write(USAGE);
   const id = onlyOperand("delete", "id", positionals, USAGE);
-  await call(values.url, prefixPath(id), { method: "DELETE" }, userKey());
+  await call(values.url, prefixPath(id), { method: "DELETE" }, userKey(values["key-file"]));
   if (values.json !== true) console.log(`deleted ${id}`);
 }

@@ -1,4 +1,5 @@
 import { ConfigError } from "../config.ts";
+import { SseParser } from "../load/sse-parser.ts";
 import { CommandError } from "./command-error.ts";
 
 const DEFAULT_URL = "http://127.0.0.1:8080";
@@ -38,19 +39,55 @@ export async function send(
   init: Init,
   key: string | undefined,
 ): Promise<{ body: Buffer; headers: Headers }> {
+  const response = await open(url, path, init, key);
+  return { body: await bodyOf(response), headers: response.headers };
+}
+
+/**
+ * The same for a stream of server-sent events: each event's JSON, until `[DONE]`. Throws as `send`; also for an `error`
+ * event and for a stream that ends early.
+ */
+export async function* streamEvents<T>(
+  url: string | undefined,
+  path: string,
+  init: Init,
+  key: string | undefined,
+): AsyncGenerator<T, void, undefined> {
+  const response = await open(url, path, init, key);
+  const parser = new SseParser();
+  const decoder = new TextDecoder();
+  const pieces = (response.body ?? new ReadableStream<Uint8Array>())[Symbol.asyncIterator]();
+  for (;;) {
+    const piece = await pieces.next().catch((error: unknown) => cutOff(response.url, error));
+    if (piece.done === true) return cutOff(response.url, "it has no end");
+    for (const { event, data } of parser.push(decoder.decode(piece.value, { stream: true }))) {
+      if (data === "[DONE]") return;
+      if (event === "error")
+        throw new CommandError(problemText(data) ?? `${response.url} ended the stream with an error`);
+      const value = parseObject(data);
+      if (value === null) throw new CommandError(`${response.url} did not answer as prefixd does`);
+      yield value as T;
+    }
+  }
+}
+
+function cutOff(address: string, reason: unknown): never {
+  throw new CommandError(`the response of ${address} was cut off (${reasonOf(reason)})`);
+}
+
+const bodyOf = async (response: Response): Promise<Buffer> =>
+  Buffer.from(await response.arrayBuffer().catch((error: unknown) => cutOff(response.url, error)));
+
+/** Sends the request and returns the response when its head has come. */
+async function open(url: string | undefined, path: string, init: Init, key: string | undefined): Promise<Response> {
   const address = addressOf(url, path);
   const headers = { ...init.headers, ...(key === undefined ? {} : { authorization: `Bearer ${key}` }) };
   const response = await fetch(address, { ...init, headers }).catch((error: unknown) => {
     throw new CommandError(`no server answers at ${address} (${reasonOf(error)})`);
   });
-  const body = await response.arrayBuffer().catch((error: unknown) => {
-    throw new CommandError(`the response of ${address} was cut off (${reasonOf(error)})`);
-  });
-  if (!response.ok)
-    throw new CommandError(
-      problemText(Buffer.from(body).toString()) ?? `${address} answered ${response.status} ${response.statusText}`,
-    );
-  return { body: Buffer.from(body), headers: response.headers };
+  if (response.ok) return response;
+  const problem = problemText((await bodyOf(response)).toString());
+  throw new CommandError(problem ?? `${address} answered ${response.status} ${response.statusText}`);
 }
 
 function addressOf(given: string | undefined, path: string): string {

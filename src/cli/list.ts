@@ -30,7 +30,12 @@ export async function list(args: readonly string[]): Promise<void> {
   const prefixes: PrefixEntry[] = [];
   const query = new URLSearchParams({ owner, limit: String(PAGE) });
   for (;;) {
-    const { value } = await callJson<Page>(values.url, `/prefixes?${query.toString()}`, {}, userKey());
+    const { value } = await callJson<Page>(
+      values.url,
+      `/prefixes?${query.toString()}`,
+      {},
+      userKey(values["key-file"]),
+    );
     prefixes.push(...value.prefixes);
     if (value.next === null) break;
     query.set("after", value.next);

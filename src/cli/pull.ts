@@ -24,7 +24,7 @@ export async function pull(args: readonly string[]): Promise<void> {
   if (values.help === true) return void process.stdout.write(USAGE);
   const [id = "", dir = basename(id)] = positionals;
   if (id === "" || dir === "" || positionals.length > 2) throw new ConfigError("pull takes an id and a folder", USAGE);
-  const { answer, prefix, files } = await download(values.url, id, (names) =>
+  const { answer, prefix, files } = await download(values.url, userKey(values["key-file"]), id, (names) =>
     checkFolder(dir, names, values.force === true),
   );
   writeFolder(dir, files, values.force === true);
@@ -47,11 +47,12 @@ interface Download {
 /** @param check called with the files' names before they are requested */
 async function download(
   url: string | undefined,
+  key: string | undefined,
   id: string,
   check: (names: readonly string[]) => void,
 ): Promise<Download> {
   for (let attempt = 0; attempt < TRIES; attempt++) {
-    const { text: answer, value: prefix } = await callJson<PrefixDocument>(url, prefixPath(id), {}, userKey());
+    const { text: answer, value: prefix } = await callJson<PrefixDocument>(url, prefixPath(id), {}, key);
     const names = Object.keys(prefix.files);
     const strange = names.find((name) => !isFileName(name));
     if (strange !== undefined)
@@ -61,7 +62,7 @@ async function download(
     check(names);
     const files = new Map<string, Uint8Array>();
     for (const name of names) {
-      const { body, headers } = await send(url, prefixPath(id, "adapter", name), {}, userKey());
+      const { body, headers } = await send(url, prefixPath(id, "adapter", name), {}, key);
       // The prefix has been replaced: start over.
       if (headers.get("etag") !== `"${prefix.digest}"` || body.length !== prefix.files[name]) break;
       files.set(name, body);

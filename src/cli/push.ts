@@ -22,7 +22,8 @@ export async function push(args: readonly string[]): Promise<void> {
   // Embeddings saved with the adapter may be hundreds of MB that the server already has: compare digests instead of
   // uploading.
   const embeddings: BaseEmbeddings = async (dtype) =>
-    (await callJson<EmbeddingDigests>(values.url, `/model/embeddings?dtype=${dtype}`, {}, userKey())).value;
+    (await callJson<EmbeddingDigests>(values.url, `/model/embeddings?dtype=${dtype}`, {}, userKey(values["key-file"])))
+      .value;
   const upload = await readAdapterFolder(dir, { limit: Infinity, embeddings });
   const form = new FormData();
   form.append("adapter_config", new Blob([new Uint8Array(upload.config)], { type: "application/json" }), CONFIG_FILE);
@@ -32,7 +33,7 @@ export async function push(args: readonly string[]): Promise<void> {
     values.url,
     prefixPath(id),
     { method: "PUT", body: form },
-    userKey(),
+    userKey(values["key-file"]),
   );
   console.log(
     values.json === true

@@ -42,7 +42,7 @@ export async function share(args: readonly string[]): Promise<void> {
     values.url,
     prefixPath(id),
     Object.keys(body).length === 0 ? {} : change,
-    userKey(),
+    userKey(values["key-file"]),
   );
   process.stdout.write(values.json === true ? `${text}\n` : printable(sharingText(value)));
 }

@@ -6,6 +6,7 @@ import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import t, { type Test } from "tap";
 import { deletePrefix } from "../../src/cli/delete.ts";
+import { generate } from "../../src/cli/generate.ts";
 import { list } from "../../src/cli/list.ts";
 import { load } from "../../src/cli/load.ts";
 import { pull } from "../../src/cli/pull.ts";
@@ -225,7 +226,7 @@ t.test("push and delete", async (t) => {
   t.match(await as("ann", "push", join(dir, "nothing")), { code: 1, err: /adapter_config\.json/ });
 });
 
-const COMMANDS = { push, list, pull, delete: deletePrefix, share, users, load };
+const COMMANDS = { generate, push, list, pull, delete: deletePrefix, share, users, load };
 
 t.test("bad usage: one line that says what, then the usage as it is meant to be read", async (t) => {
   const refused = async (command: keyof typeof COMMANDS, ...args: string[]): Promise<ConfigError> => {
