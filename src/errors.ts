@@ -111,6 +111,15 @@ export function rangeOrModelError(error: unknown): Error {
   return error instanceof RangeError ? error : asModelError(error);
 }
 
+/** A runner's call that runs on the device without being awaited; throws as `rangeOrModelError` says. */
+export function callModel<T>(call: () => T): T {
+  try {
+    return call();
+  } catch (error) {
+    throw rangeOrModelError(error);
+  }
+}
+
 /** The error of a replica that may not serve because it cannot know what has been removed. */
 export function lostTouch(): PrefixdError {
   return new PrefixdError(

@@ -1,6 +1,7 @@
 /** The KV cache in device memory, filled and moved by small graphs and read back only for folding. */
 import { kvElements, type KvTensor, type ModelShape } from "../kv.ts";
 import type { Device } from "../runtime/device.ts";
+import { Disposables } from "../runtime/disposables.ts";
 import { ElementType } from "../runtime/ort-api.ts";
 import type { DeviceTensor, Runtime, Session, Tensor } from "../runtime/session.ts";
 import { copyGraph, loadGraph, readGraph, storeGraph } from "./cache-graphs.ts";
@@ -43,7 +44,7 @@ export class DeviceKvCache implements KvCache {
   readonly #load: Session;
   readonly #read: Session;
   readonly #views = new Map<string, readonly DeviceTensor[]>();
-  readonly #owned: Disposable[] = [];
+  readonly #owned = new Disposables();
   /** The row whose latest state is in the scratch, and its length in positions. */
   #fed: { readonly row: number; length: number } | null = null;
   /** Positions of the scratch that have been written to. */
@@ -56,12 +57,12 @@ export class DeviceKvCache implements KvCache {
     this.#runtime = runtime;
     this.#shape = shape;
     this.#slots = slots;
-    const open = (graph: Uint8Array): Session => this.#own(runtime.session(graph, { threads: 1, device }));
+    const open = (graph: Uint8Array): Session => this.#owned.use(runtime.session(graph, { threads: 1, device }));
     this.#copy = open(copyGraph(type, shape));
     this.#load = open(loadGraph(type, shape));
     this.#read = open(readGraph(type, shape));
     const store = open(storeGraph(type, shape));
-    const allocate = (dims: readonly number[]): DeviceTensor => this.#own(session.allocate(type, dims));
+    const allocate = (dims: readonly number[]): DeviceTensor => this.#owned.use(session.allocate(type, dims));
     const rows = (count: number): DeviceTensor[] =>
       Array.from({ length: 2 * layers }, () => allocate([count, heads, positions, headDim]));
     this.#cache = rows(slots);
@@ -144,7 +145,7 @@ export class DeviceKvCache implements KvCache {
   }
 
   [Symbol.dispose](): void {
-    for (const owned of this.#owned.splice(0).reverse()) owned[Symbol.dispose]();
+    this.#owned[Symbol.dispose]();
   }
 
   /** Assigns the scratch to a row, which starts over at position 0. */
@@ -236,15 +237,10 @@ export class DeviceKvCache implements KvCache {
   #kept(name: string, make: () => readonly DeviceTensor[]): readonly DeviceTensor[] {
     let tensors = this.#views.get(name);
     if (tensors === undefined) {
-      tensors = make().map((tensor) => this.#own(tensor));
+      tensors = make().map((tensor) => this.#owned.use(tensor));
       this.#views.set(name, tensors);
     }
     return tensors;
-  }
-
-  #own<T extends Disposable>(object: T): T {
-    this.#owned.push(object);
-    return object;
   }
 }
 

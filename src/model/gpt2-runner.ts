@@ -1,8 +1,9 @@
 /** GPT-2 on an ORT session: a KV cache of slots, updated in place, with bindings so that a step copies only ids. */
 import type { Answers, ModelRunner, StepOutput } from "../engine/runner.ts";
-import { asModelError, ModelLoadError, rangeOrModelError } from "../errors.ts";
+import { asModelError, callModel, ModelLoadError } from "../errors.ts";
 import type { FoldInput, KvTensor, ModelShape } from "../kv.ts";
 import type { Device } from "../runtime/device.ts";
+import { Disposables } from "../runtime/disposables.ts";
 import type { Binding, Runtime, Session, Tensor } from "../runtime/session.ts";
 import { DeviceKvCache } from "./device-kv-cache.ts";
 import { candidatesOf } from "./gpt2-graph.ts";
@@ -61,7 +62,7 @@ export class Gpt2Runner implements ModelRunner {
    */
   #scores: StepBuffers | null = null;
   readonly #batches = new Map<number, DecodeBatch>();
-  readonly #owned: Disposable[] = [];
+  readonly #owned = new Disposables();
 
   /**
    * @throws OrtError when the graph cannot be loaded or the device runs out of memory; all its memory is freed
@@ -93,7 +94,7 @@ export class Gpt2Runner implements ModelRunner {
     this.slots = slots;
     this.#runtime = runtime;
     try {
-      const session = this.#own(
+      const session = this.#owned.use(
         runtime.session(options.modelPath, {
           threads: options.threads,
           device,
@@ -102,25 +103,27 @@ export class Gpt2Runner implements ModelRunner {
         }),
       );
       this.#session = session;
-      this.#logitsGraphs = device.hostMemory ? null : this.#own(new LogitsGraphs(runtime, device, shape.vocabSize));
-      this.#cache = this.#own(
+      this.#logitsGraphs = device.hostMemory
+        ? null
+        : this.#owned.use(new LogitsGraphs(runtime, device, shape.vocabSize));
+      this.#cache = this.#owned.use(
         device.hostMemory
           ? new HostKvCache(runtime, shape, slots)
           : new DeviceKvCache(runtime, { ...options, type: floatType(options.precision), session }),
       );
-      this.#outputs = this.#own(this.#buffers(slots));
+      this.#outputs = this.#owned.use(this.#buffers(slots));
     } catch (error) {
-      this.#release();
+      this.#owned[Symbol.dispose]();
       throw error;
     }
   }
 
   loadPrefix(row: number, prefix: KvTensor): void {
-    this.#guard(() => this.#cache.loadPrefix(row, prefix));
+    callModel(() => this.#cache.loadPrefix(row, prefix));
   }
 
   copyRow(from: number, to: number, length: number, start: number): void {
-    this.#guard(() => this.#cache.copyRow(from, to, length, start));
+    callModel(() => this.#cache.copyRow(from, to, length, start));
   }
 
   async prefill(row: number, start: number, ids: Int32Array, answers: Answers): Promise<StepOutput> {
@@ -135,7 +138,7 @@ export class Gpt2Runner implements ModelRunner {
   async decode(ids: Int32Array, positions: Int32Array): Promise<StepOutput> {
     const rows = ids.length;
     // rows() first copies any pending state into the rows that are about to be read.
-    const cache = this.#guard(() => this.#cache.rows(rows));
+    const cache = callModel(() => this.#cache.rows(rows));
     const { inputs, binding } = this.#batch(rows, cache);
     inputs.ids.set(ids);
     inputs.positions.set(positions);
@@ -161,15 +164,15 @@ export class Gpt2Runner implements ModelRunner {
   }
 
   folded(length: number): KvTensor {
-    return this.#guard(() => this.#cache.read(this.slots, length));
+    return callModel(() => this.#cache.read(this.slots, length));
   }
 
   wipe(row: number, from: number, to: number): void {
-    this.#guard(() => this.#cache.wipe(row, from, to));
+    callModel(() => this.#cache.wipe(row, from, to));
   }
 
   wipeBuffers(): void {
-    this.#guard(() => {
+    callModel(() => {
       this.#cache.wipeBuffers();
       this.#outputs.wipe();
       this.#scores?.wipe();
@@ -197,7 +200,7 @@ export class Gpt2Runner implements ModelRunner {
   close(): Promise<void> {
     for (const { binding } of this.#batches.values()) binding[Symbol.dispose]();
     this.#scores?.[Symbol.dispose]();
-    this.#release();
+    this.#owned[Symbol.dispose]();
     return Promise.resolve();
   }
 
@@ -226,7 +229,7 @@ export class Gpt2Runner implements ModelRunner {
     embeddings: Float32Array | null = null,
   ): Promise<StepOutput> {
     const length = ids.length;
-    const cache = this.#guard(() => this.#cache.row(row, start, start + length));
+    const cache = callModel(() => this.#cache.row(row, start, start + length));
     using inputs = this.#inputs(1, length, answered, embeddings);
     inputs.ids.set(ids);
     inputs.positions.forEach((_, index, positions) => (positions[index] = start + index));
@@ -245,7 +248,7 @@ export class Gpt2Runner implements ModelRunner {
   #batch(rows: number, cache: readonly Tensor[]): DecodeBatch {
     const known = this.#batches.get(rows);
     if (known !== undefined) return known;
-    const inputs = this.#own(
+    const inputs = this.#owned.use(
       this.#inputs(
         rows,
         1,
@@ -253,7 +256,7 @@ export class Gpt2Runner implements ModelRunner {
       ),
     );
     const outputs = this.#outputs.tensors(inputs.answered.length);
-    for (const output of Object.values(outputs)) this.#own(output);
+    for (const output of Object.values(outputs)) this.#owned.use(output);
     const batch = { inputs, binding: this.#bind(inputs, cache, outputs) };
     this.#batches.set(rows, batch);
     return batch;
@@ -317,24 +320,6 @@ export class Gpt2Runner implements ModelRunner {
     } catch (error) {
       throw asModelError(error);
     }
-  }
-
-  /** Wraps calls that run on the device without being awaited. */
-  #guard<T>(call: () => T): T {
-    try {
-      return call();
-    } catch (error) {
-      throw rangeOrModelError(error);
-    }
-  }
-
-  #own<T extends Disposable>(object: T): T {
-    this.#owned.push(object);
-    return object;
-  }
-
-  #release(): void {
-    for (const owned of this.#owned.splice(0).reverse()) owned[Symbol.dispose]();
   }
 }
 

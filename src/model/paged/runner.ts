@@ -3,8 +3,9 @@
  * thread is free while the device works. Each step uploads one block of inputs and downloads one block of answers.
  */
 import type { Answers, ModelRunner, PromptChunk, StepOutput } from "../../engine/runner.ts";
-import { rangeOrModelError } from "../../errors.ts";
+import { callModel, rangeOrModelError } from "../../errors.ts";
 import type { FoldInput, KvTensor, ModelShape } from "../../kv.ts";
+import { Disposables } from "../../runtime/disposables.ts";
 import type { Runtime } from "../../runtime/session.ts";
 import type { StreamedDevice } from "../../runtime/stream-device.ts";
 import { candidatesOf } from "../gpt2-graph.ts";
@@ -48,7 +49,7 @@ export class PagedRunner implements ModelRunner {
   readonly #together: readonly Step[];
   readonly #scores: readonly Step[];
   readonly #softs: readonly Step[];
-  readonly #owned: Disposable[] = [];
+  readonly #owned = new Disposables();
   readonly #eager: { size: string; reason: string }[] = [];
 
   /**
@@ -72,13 +73,13 @@ export class PagedRunner implements ModelRunner {
     const { transfers } = runtime;
     const count = (direction: "up" | "down", bytes: number): void => void (transfers[direction] += bytes);
     try {
-      const stream = this.#own(device.open());
-      const model = this.#own(stream.load(runtime, modelPath, device));
+      const stream = this.#owned.use(device.open());
+      const model = this.#owned.use(stream.load(runtime, modelPath, device));
       // Row `slots` is for folding, the next one for padding.
       const layout = pagedLayout(shape, floatType(precision), slots + 2);
       this.#cache = new PagedKvCache(
         stream,
-        this.#own(stream.load(runtime, packGraph(layout), device)),
+        this.#owned.use(stream.load(runtime, packGraph(layout), device)),
         layout,
         bankBytes,
         count,
@@ -91,7 +92,7 @@ export class PagedRunner implements ModelRunner {
         rows: Math.max(slots, this.promptsAtOnce + 1),
         outputs: Math.max(slots, tokens.at(-1)!),
       };
-      this.#steps = this.#own(
+      this.#steps = this.#owned.use(
         new Steps({
           device: stream,
           model,
@@ -122,17 +123,17 @@ export class PagedRunner implements ModelRunner {
       this.#scores = tokens.map((length) => prompt(length, { outputs: length, answered: "tokens" }));
       this.#softs = tokens.map((length) => prompt(length, { soft: true }));
     } catch (error) {
-      this.#release();
+      this.#owned[Symbol.dispose]();
       throw error;
     }
   }
 
   loadPrefix(row: number, prefix: KvTensor): void {
-    this.#guard(() => this.#cache.loadPrefix(row, prefix));
+    callModel(() => this.#cache.loadPrefix(row, prefix));
   }
 
   copyRow(from: number, to: number, length: number, start: number): void {
-    this.#guard(() => this.#cache.copyRow(from, to, length, start));
+    callModel(() => this.#cache.copyRow(from, to, length, start));
   }
 
   prefill(row: number, start: number, ids: Int32Array, answers: Answers): Promise<StepOutput> {
@@ -165,15 +166,15 @@ export class PagedRunner implements ModelRunner {
   }
 
   folded(length: number): KvTensor {
-    return this.#guard(() => this.#cache.read(this.slots, length));
+    return callModel(() => this.#cache.read(this.slots, length));
   }
 
   wipe(row: number, from: number, to: number): void {
-    this.#guard(() => this.#cache.wipe(row, from, to));
+    callModel(() => this.#cache.wipe(row, from, to));
   }
 
   wipeBuffers(): void {
-    this.#guard(() => {
+    callModel(() => {
       this.#cache.wipe(this.slots + 1, 0, this.#cache.layout.capacity);
       this.#steps.wipe();
       this.#cache.wipeBuffers();
@@ -200,7 +201,7 @@ export class PagedRunner implements ModelRunner {
   }
 
   close(): Promise<void> {
-    this.#release();
+    this.#owned[Symbol.dispose]();
     return Promise.resolve();
   }
 
@@ -272,23 +273,6 @@ export class PagedRunner implements ModelRunner {
     } catch (error) {
       throw rangeOrModelError(error);
     }
-  }
-
-  #guard<T>(call: () => T): T {
-    try {
-      return call();
-    } catch (error) {
-      throw rangeOrModelError(error);
-    }
-  }
-
-  #own<T extends Disposable>(object: T): T {
-    this.#owned.push(object);
-    return object;
-  }
-
-  #release(): void {
-    for (const owned of this.#owned.splice(0).reverse()) owned[Symbol.dispose]();
   }
 }
 
