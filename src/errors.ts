@@ -106,18 +106,26 @@ export function asModelError(error: unknown): PrefixdError {
     : new PrefixdError("model_failed", "The model run failed.", { cause: error });
 }
 
-/** The same for a runner's call, where a RangeError is the caller's mistake, not the model's. */
-export function rangeOrModelError(error: unknown): Error {
-  return error instanceof RangeError ? error : asModelError(error);
-}
-
-/** A runner's call that runs on the device without being awaited; throws as `rangeOrModelError` says. */
+/** A runner's call of the device. Throws RangeErrors, which are the caller's mistakes, as they are, others as `model_failed`. */
 export function callModel<T>(call: () => T): T {
   try {
     return call();
   } catch (error) {
     throw rangeOrModelError(error);
   }
+}
+
+/** The same for a call that is awaited. */
+export async function runModel<T>(run: () => Promise<T>): Promise<T> {
+  try {
+    return await run();
+  } catch (error) {
+    throw rangeOrModelError(error);
+  }
+}
+
+function rangeOrModelError(error: unknown): Error {
+  return error instanceof RangeError ? error : asModelError(error);
 }
 
 /** The error of a replica that may not serve because it cannot know what has been removed. */

@@ -69,13 +69,10 @@ for (const name of process.argv.slice(2)) {
       );
     }
   };
-  const rowData = (r: LocalRunner, row: number, length: number): Float32Array[] => {
-    const { data } = r.readRow(row);
-    const [M, D] = [shape.positions, shape.headDim];
+  const rowData = async (r: LocalRunner, row: number, length: number): Promise<Float32Array[]> => {
+    const { data } = await r.read(row, length);
     return Array.from({ length: 2 }, (_, part) =>
-      data.filter(
-        (_, index) => Math.floor(index / D) % M < length && Math.floor(index / (M * D * shape.heads)) % 2 === part,
-      ),
+      data.filter((_, index) => Math.floor(index / (length * shape.headDim * shape.heads)) % 2 === part),
     );
   };
   const logits = (output: { logits(row: number): Float32Array }, rows: number): Float32Array[] =>
@@ -99,7 +96,7 @@ for (const name of process.argv.slice(2)) {
   await both("  keys, values of all 33", async (r) => rowData(r, 2, 33));
   await both(
     "fold of 11",
-    async (r) => (await r.fold({ kind: "tokens", ids: ids(11, 3) }, 0, 11), [r.folded(11).data]),
+    async (r) => (await r.fold({ kind: "tokens", ids: ids(11, 3) }, 0, 11), [(await r.read(r.slots, 11)).data]),
   );
   for (const r of [cpu, captured, plain]) await r.close();
   await checkpoint.close();

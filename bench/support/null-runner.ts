@@ -45,8 +45,8 @@ export class NullRunner implements ModelRunner {
     return Promise.resolve();
   }
 
-  folded(length: number): KvTensor {
-    return { length, data: new Float32Array(kvElements(this.shape, length)) };
+  read(_row: number, length: number): Promise<KvTensor> {
+    return Promise.resolve({ length, data: new Float32Array(kvElements(this.shape, length)) });
   }
 
   close(): Promise<void> {

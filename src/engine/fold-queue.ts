@@ -99,7 +99,7 @@ export class FoldQueue {
       fold.fed = to;
       if (to < fold.promptLength || this.#open !== fold) return;
       const read = now();
-      const result = fold.result();
+      const result = await fold.result();
       budget.foldRead(now() - read, decoding);
       this.#leave(fold);
       fold.resolve(result as never);

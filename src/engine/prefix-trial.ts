@@ -15,7 +15,7 @@ const LARGEST_SAFE = 65504;
 /** Any id will do: large values overflow whatever attends to them. */
 const TRIAL_ID = 0;
 
-/** Runs one token behind the prefix. `result` throws `prefix_overflows` if its logits are not finite. */
+/** Runs one token behind the prefix. `result` rejects with `prefix_overflows` if its logits are not finite. */
 export function trialRun(runner: ModelRunner, prefix: KvTensor): SideRun<void> {
   let output: StepOutput | null = null;
   return {
@@ -26,7 +26,7 @@ export function trialRun(runner: ModelRunner, prefix: KvTensor): SideRun<void> {
       runner.loadPrefix(runner.slots, prefix);
       output = await runner.prefill(runner.slots, prefix.length, Int32Array.of(TRIAL_ID), "last");
     },
-    result() {
+    async result() {
       try {
         if (output !== null) new Row(output, 0);
       } catch (error) {

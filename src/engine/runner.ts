@@ -56,8 +56,8 @@ export interface ModelRunner {
    * Feeds positions `[from, to)` of a soft or hard prompt to row `slots`, which no sequence uses: chunk by chunk, from 0 on.
    */
   fold(input: FoldInput, from: number, to: number): Promise<void>;
-  /** A copy of the keys and values at the first `length` positions of row `slots`. */
-  folded(length: number): KvTensor;
+  /** A copy of the keys and values at the first `length` positions of a row; row `slots` holds what was folded. */
+  read(row: number, length: number): Promise<KvTensor>;
   /** Zeroes positions `[from, to)` of a row; row `slots` is the one used for folding. */
   wipe(row: number, from: number, to: number): void;
   /** Zeroes the inputs and outputs of the last run. */

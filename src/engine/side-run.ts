@@ -6,7 +6,7 @@ import type { FedPrompt } from "./scheduling/prefill-budget.ts";
 export interface SideRun<T> extends FedPrompt {
   feed(from: number, to: number): Promise<void>;
   /** Called once all of it has been fed. */
-  result(): T;
+  result(): Promise<T>;
 }
 
 /** Turns a soft or hard prompt into keys and values. */
@@ -16,6 +16,6 @@ export function foldRun(runner: ModelRunner, input: FoldInput): SideRun<KvTensor
     promptLength: foldLength(input),
     answers: "none",
     feed: (from, to) => runner.fold(input, from, to),
-    result: () => runner.folded(foldLength(input)),
+    result: () => runner.read(runner.slots, foldLength(input)),
   };
 }

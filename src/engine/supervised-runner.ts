@@ -80,8 +80,8 @@ export class SupervisedRunner implements ModelRunner {
     return this.#run(() => this.#runner.fold(input, from, to));
   }
 
-  folded(length: number): KvTensor {
-    return this.#now(() => this.#runner.folded(length));
+  read(row: number, length: number): Promise<KvTensor> {
+    return this.#run(() => this.#runner.read(row, length));
   }
 
   /** Waits for a run that is still on the device, whose memory cannot be freed under it. May wait forever. */
@@ -116,7 +116,7 @@ export class SupervisedRunner implements ModelRunner {
     this.#suspect = false;
     try {
       await this.#within(() => this.#runner.fold({ kind: "tokens", ids: Int32Array.of(0) }, 0, 1));
-      this.#runner.folded(1);
+      await this.#within(() => this.#runner.read(this.slots, 1));
     } catch (error) {
       throw this.#lose("The device that runs the model has failed.", error);
     }

@@ -1,6 +1,5 @@
 /** Tests how kernels handle chunked prompts, by feeding one prompt whole and in chunks. */
 import type { ModelRunner, StepOutput } from "../engine/runner.ts";
-import type { KvTensor } from "../kv.ts";
 
 /** Chunk length, in tokens, up to which every attention kernel is correct. */
 const SHORT_CHUNK = 31;
@@ -14,7 +13,7 @@ const CUTS = [8, 24, 48];
  */
 const HEAD_QUANTUM = 8;
 
-type Feeds = Pick<ModelRunner, "shape" | "prefill">;
+type Feeds = Pick<ModelRunner, "shape" | "prefill" | "read">;
 
 /**
  * The maximum number of tokens that may be fed at once. ORT's WebGPU attention uses another kernel from 32 tokens on,
@@ -31,21 +30,14 @@ export async function longestRightChunk(runner: Feeds, row: number): Promise<num
     : Infinity;
 }
 
-/**
- * Whether chunking changes the last bits of a prompt's results; with the CPU's kernels it is known not to. `read`
- * returns the row's first positions.
- */
-export async function doesChunkingChangeBits(
-  runner: Feeds,
-  row: number,
-  read: (length: number) => KvTensor,
-): Promise<boolean> {
+/** Whether chunking changes the last bits of a prompt's results; with the CPU's kernels it is known not to. */
+export async function doesChunkingChangeBits(runner: Feeds, row: number): Promise<boolean> {
   if (runner.shape.headDim % HEAD_QUANTUM !== 0) return true;
   const ids = promptOf(runner, CUT_TOKENS);
   const results: Float32Array[][] = [];
   for (const cuts of [[], CUTS]) {
     const logits = await feed(runner, row, ids, cuts);
-    results.push([logits, read(ids.length).data]);
+    results.push([logits, (await runner.read(row, ids.length)).data]);
   }
   const [whole, chunks] = results;
   return whole!.some((values, part) => values.some((value, index) => value !== chunks![part]![index]));

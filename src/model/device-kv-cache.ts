@@ -126,7 +126,7 @@ export class DeviceKvCache implements KvCache {
     this.#scratchUsed = live;
   }
 
-  read(row: number, length: number): KvTensor {
+  async read(row: number, length: number): Promise<KvTensor> {
     const { heads, headDim } = this.#shape;
     const { tensors, first } = this.#current(row);
     const data = new Float32Array(kvElements(this.#shape, length));
@@ -137,7 +137,7 @@ export class DeviceKvCache implements KvCache {
     );
     try {
       using binding = this.#read.binding({ from_at: fromAt, ...named("from", tensors) }, named("read", outputs));
-      this.#read.runNow(binding);
+      await this.#read.run(binding);
     } finally {
       for (const output of outputs) output[Symbol.dispose]();
     }

@@ -1,6 +1,6 @@
 /** GPT-2 on an ORT session: a KV cache of slots, updated in place, with bindings so that a step copies only ids. */
 import type { Answers, ModelRunner, StepOutput } from "../engine/runner.ts";
-import { asModelError, callModel, ModelLoadError } from "../errors.ts";
+import { asModelError, callModel, ModelLoadError, runModel } from "../errors.ts";
 import type { FoldInput, KvTensor, ModelShape } from "../kv.ts";
 import type { Device } from "../runtime/device.ts";
 import { Disposables } from "../runtime/disposables.ts";
@@ -163,8 +163,8 @@ export class Gpt2Runner implements ModelRunner {
       );
   }
 
-  folded(length: number): KvTensor {
-    return callModel(() => this.#cache.read(this.slots, length));
+  read(row: number, length: number): Promise<KvTensor> {
+    return runModel(() => this.#cache.read(row, length));
   }
 
   wipe(row: number, from: number, to: number): void {
@@ -178,14 +178,6 @@ export class Gpt2Runner implements ModelRunner {
       this.#scores?.wipe();
     });
     for (const { inputs } of this.#batches.values()) inputs.ids.fill(0);
-  }
-
-  /**
-   * A copy of a row's keys and values at positions `[0, positions)`, in KvTensor order. For tests that look for
-   * leftovers.
-   */
-  readRow(row: number): KvTensor {
-    return this.#cache.read(row, this.shape.positions);
   }
 
   graphStats(): null {
@@ -209,7 +201,7 @@ export class Gpt2Runner implements ModelRunner {
     const row = this.slots;
     if (!device.hostMemory) this.longestChunk = await longestRightChunk(this, row);
     else {
-      this.chunkingChangesBits = await doesChunkingChangeBits(this, row, (length) => this.#cache.read(row, length));
+      this.chunkingChangesBits = await doesChunkingChangeBits(this, row);
       this.wipe(row, 0, Math.min(CUT_TOKENS, this.shape.positions));
       this.wipeBuffers();
     }

@@ -1,4 +1,5 @@
 /** A runner's KV cache: one row per running sequence and one more for folding. */
+import { setImmediate as nextTurn } from "node:timers/promises";
 import { kvElements, type KvTensor, type ModelShape } from "../kv.ts";
 import type { HostTensor, Runtime, Tensor } from "../runtime/session.ts";
 
@@ -22,8 +23,8 @@ export interface KvCache extends Disposable {
    * needed.
    */
   wipeBuffers(): void;
-  /** A copy of positions `[0, length)` of a row. */
-  read(row: number, length: number): KvTensor;
+  /** A copy of positions `[0, length)` of a row. Takes turns with other work: it may be hundreds of megabytes. */
+  read(row: number, length: number): Promise<KvTensor>;
 }
 
 /** @throws RangeError for a prefix of another shape, which would overwrite its neighbours in the cache */
@@ -84,10 +85,17 @@ export class HostKvCache implements KvCache {
 
   wipeBuffers(): void {}
 
-  read(row: number, length: number): KvTensor {
+  async read(row: number, length: number): Promise<KvTensor> {
+    const { heads, headDim } = this.#shape;
     const data = new Float32Array(kvElements(this.#shape, length));
-    const run = length * this.#shape.headDim;
-    this.#eachHead(row, (array, at, index) => data.set(array.subarray(at, at + run), index * run));
+    const run = length * headDim;
+    for (const [tensor, array] of this.#arrays.entries()) {
+      if (tensor > 0) await nextTurn();
+      for (let head = 0; head < heads; head++) {
+        const at = this.#headAt(row, head);
+        data.set(array.subarray(at, at + run), (tensor * heads + head) * run);
+      }
+    }
     return { length, data };
   }
 
@@ -101,11 +109,17 @@ export class HostKvCache implements KvCache {
    * in a KvTensor.
    */
   #eachHead(row: number, visit: (array: Float32Array, at: number, index: number) => void): void {
-    const { heads, positions, headDim } = this.#shape;
+    const { heads } = this.#shape;
     let index = 0;
     for (const array of this.#arrays) {
-      for (let head = 0; head < heads; head++) visit(array, (row * heads + head) * positions * headDim, index++);
+      for (let head = 0; head < heads; head++) visit(array, this.#headAt(row, head), index++);
     }
+  }
+
+  /** Offset of a head of a row in each array. */
+  #headAt(row: number, head: number): number {
+    const { heads, positions, headDim } = this.#shape;
+    return (row * heads + head) * positions * headDim;
   }
 
   /** Cached: there is one per row and one per batch size. */

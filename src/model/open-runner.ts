@@ -1,6 +1,5 @@
 /** Opens the runner for a device. */
 import type { ModelRunner } from "../engine/runner.ts";
-import type { KvTensor } from "../kv.ts";
 import type { Runtime } from "../runtime/session.ts";
 import { isStreamed } from "../runtime/stream-device.ts";
 import { Gpt2Runner, type RunnerOptions } from "./gpt2-runner.ts";
@@ -13,8 +12,6 @@ export interface LocalRunner extends ModelRunner {
   bankStats(): PrefixBankStats | null;
   /** Captured steps; null on devices that capture none. */
   graphStats(): GraphStats | null;
-  /** A copy of a row's keys and values at all positions. For tests that look for leftovers. */
-  readRow(row: number): KvTensor;
 }
 
 /**

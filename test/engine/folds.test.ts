@@ -229,6 +229,12 @@ t.test("what is given up, removed or overdue stops; the next one begins anew", a
   );
 
   await t.rejects(engine.fold(hard(3), { tenant: "a", signal: client.signal }), { code: "invalid_request" });
+  const late = new AbortController();
+  runner.during = (method) => {
+    if (method === "read") late.abort();
+  };
+  await t.rejects(engine.fold(hard(3), { tenant: "a", signal: late.signal }), { code: "invalid_request" });
+  t.same(await engine.fold(hard(4), { tenant: "a" }), foldOf(hard(4)), "behind one given up while it was read");
   const error = new PrefixdError("removed", "The user was removed.");
   const [removed, other] = [engine.fold(hard(200), { tenant: "ann" }), engine.fold(hard(10), { tenant: "bob" })];
   runner.during = () => engine.endFolds(error, "ann");

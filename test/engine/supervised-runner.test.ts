@@ -22,6 +22,10 @@ class LosableRunner extends FakeRunner {
     return this.#troubled(() => super.fold(...args));
   }
 
+  override read(...args: Parameters<FakeRunner["read"]>): ReturnType<FakeRunner["read"]> {
+    return this.#troubled(() => super.read(...args));
+  }
+
   closed = false;
   /** Lets what hangs fail at last. */
   release: () => void = () => {};
@@ -86,6 +90,15 @@ t.test("a device that does not answer is lost, and nothing is freed while it wor
   runner.release();
   await closed;
   t.ok(runner.closed);
+});
+
+t.test("a device that does not answer when a fold is read is lost", async (t) => {
+  const { runner, engine, lost } = setup();
+  runner.during = (method) => {
+    if (method === "fold") runner.trouble = "hangs";
+  };
+  await t.rejects(engine.fold({ kind: "tokens", ids: Int32Array.of(1) }, { tenant: "test" }), { code: "device_lost" });
+  t.equal(lost.length, 1);
 });
 
 t.test("a failure while rows are moved is looked into before the next run", async (t) => {

@@ -8,7 +8,7 @@ import { DEVICES } from "../../src/runtime/devices.ts";
 import { effort } from "../support/effort.ts";
 import { isStreamed } from "../../src/runtime/stream-device.ts";
 import { SIMULATED } from "../support/devices.ts";
-import { foldWith, goldenDir, seededRandom } from "../support/model.ts";
+import { foldWith, goldenDir, isWiped, seededRandom } from "../support/model.ts";
 import { openFixture, type RunnerFixture } from "./runner-fixture.ts";
 
 const MODEL = goldenDir("gelu-new-f32");
@@ -97,7 +97,7 @@ for (const [kind, device] of Object.entries(SIMULATED)) {
             await both(({ runner }) => runner.wipeBuffers());
           }
       }
-      await both(({ runner }) => liveOf(runner.readRow(row), lengths[row]!, runner.shape.positions));
+      await both(async ({ runner }) => liveOf(await runner.read(row, positions), lengths[row]!, positions));
     }
     t.ok(
       lengths.some((length) => length > 20),
@@ -118,11 +118,7 @@ for (const [kind, device] of Object.entries(SIMULATED)) {
     t.equal(runner.bankStats()?.entries, SLOTS);
     for (let row = 0; row <= SLOTS; row++) runner.wipe(row, 0, positions);
     runner.wipeBuffers();
-    for (let row = 0; row <= SLOTS; row++)
-      t.ok(
-        runner.readRow(row).data.every((value) => value === 0),
-        `row ${row}`,
-      );
+    for (let row = 0; row <= SLOTS; row++) t.ok(await isWiped(runner, row), `row ${row}`);
     t.equal(runner.bankStats()?.entries, 0);
   });
 
@@ -179,35 +175,42 @@ t.test("the bank: a prefix goes up once, the least recently used makes way, rows
     KvTensor,
     KvTensor,
   ];
-  const load = (row: number, prefix: KvTensor): number => {
+  const load = async (row: number, prefix: KvTensor): Promise<number> => {
     const before = runtime.transfers.up;
     runner.loadPrefix(row, prefix);
-    t.same(runner.readRow(row).data.length, kvElements(runner.shape, positions));
-    t.same(
-      liveOf(runner.readRow(row), prefix.length, positions),
-      liveOf(padded(prefix, runner.shape.layers * 2 * runner.shape.heads, positions), prefix.length, positions),
-    );
-    return runtime.transfers.up - before;
+    const { up } = runtime.transfers;
+    t.same(await runner.read(row, prefix.length), prefix);
+    return up - before;
   };
-  const cold = load(0, a);
+  const cold = await load(0, a);
   t.ok(cold > a.data.byteLength, "brought up");
-  t.ok(load(1, a) < a.data.byteLength, "only indices");
-  load(2, b);
+  t.ok((await load(1, a)) < a.data.byteLength, "only indices");
+  await load(2, b);
   t.match(runner.bankStats(), { entries: 2, bytes: 75 * pageBytes, hits: 1, misses: 2, evictions: 0 });
-  load(3, a);
-  load(4, c);
+  await load(3, a);
+  await load(4, c);
   t.match(
     runner.bankStats(),
     { entries: 2, bytes: 70 * pageBytes, hits: 2, misses: 3, evictions: 1 },
     "b made way: a had been used since",
   );
-  load(0, b);
+  await load(0, b);
   t.match(runner.bankStats(), { entries: 2, misses: 4, evictions: 2 });
   const largest = randomPrefix(fixture, positions, random);
-  load(1, largest);
+  await load(1, largest);
   t.match(runner.bankStats(), { entries: 1, bytes: positions * pageBytes });
   t.throws(() => runner.loadPrefix(0, { length: 2, data: new Float32Array(3) }), RangeError);
 });
+
+for (const [kind, device] of Object.entries({ cpu: DEVICES.cpu, ...SIMULATED })) {
+  t.test(`${kind}: others get their turn while a row is read`, async (t) => {
+    const { runner } = await open(t, device);
+    let hadTurn = false;
+    setImmediate(() => (hadTurn = true));
+    await runner.read(0, runner.shape.positions);
+    t.ok(hadTurn);
+  });
+}
 
 t.test("a vocabulary whose ids do not fit into single precision is refused", async (t) => {
   const { checkpoint, runtime } = await open(t, DEVICES.cpu);
@@ -240,12 +243,4 @@ t.test("chunks that are too long for the device are fed as several", async (t) =
 /** Positions `[0, length)` of a whole row. */
 function liveOf({ data }: KvTensor, length: number, positions: number): Float32Array {
   return data.filter((_, index) => Math.floor(index / HEAD_DIM) % positions < length);
-}
-
-/** A prefix as a whole row has it. */
-function padded({ length, data }: KvTensor, heads: number, positions: number): KvTensor {
-  const row = new Float32Array(heads * positions * HEAD_DIM);
-  for (let head = 0; head < heads; head++)
-    row.set(data.subarray(head * length * HEAD_DIM, (head + 1) * length * HEAD_DIM), head * positions * HEAD_DIM);
-  return { length: positions, data: row };
 }

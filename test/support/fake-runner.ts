@@ -21,7 +21,7 @@ interface OutputBuffers {
   readonly logits: Float32Array;
 }
 
-type Method = "loadPrefix" | "copyRow" | `prefill ${Answers}` | "prefillAll" | "decode" | "fold";
+type Method = "loadPrefix" | "copyRow" | `prefill ${Answers}` | "prefillAll" | "decode" | "fold" | "read";
 
 export class FakeRunner implements ModelRunner {
   readonly shape = FAKE_SHAPE;
@@ -40,6 +40,7 @@ export class FakeRunner implements ModelRunner {
     prefillAll: 0,
     decode: 0,
     fold: 0,
+    read: 0,
   };
   /** Rows of the largest decode batch. */
   widest = 0;
@@ -159,9 +160,11 @@ export class FakeRunner implements ModelRunner {
     });
   }
 
-  folded(length: number): KvTensor {
+  async read(row: number, length: number): Promise<KvTensor> {
     const { input, fed } = this.#folding;
-    if (input === null || fed !== length) this.#misuse(`folded ${length} of ${fed} positions`);
+    if (row !== this.slots || input === null || fed !== length)
+      this.#misuse(`read of ${length} positions of row ${row}, while ${fed} are folded`);
+    await this.#run("read", () => []);
     return foldOf(input);
   }
 

@@ -140,7 +140,7 @@ async function checkCuts(t: Test, { runner }: TestModel, rounds: number): Promis
         const { from, to, last } = chunk!;
         const output = await runner.prefill(row, prefix.length + from, ids.subarray(from, to), "last");
         chunks++;
-        if (last) return { kv: runner.readRow(row).data, logits: output.logits(0).slice() };
+        if (last) return { kv: (await runner.read(row, positions)).data, logits: output.logits(0).slice() };
         fed = to;
       }
     };
@@ -176,7 +176,7 @@ async function checkCuts(t: Test, { runner }: TestModel, rounds: number): Promis
         });
         await runner.fold(input, from, to);
       }
-      const cut = runner.folded(length);
+      const cut = await runner.read(runner.slots, length);
       if (!whole.data.every((value, index) => value === cut.data[index])) unequal++;
     }
   }

@@ -117,7 +117,12 @@ export interface ChoiceResult {
 export async function foldWith(runner: ModelRunner, input: FoldInput, chunk = runner.longestChunk): Promise<KvTensor> {
   const length = foldLength(input);
   for (let from = 0; from < length; from += chunk) await runner.fold(input, from, Math.min(length, from + chunk));
-  return runner.folded(length);
+  return runner.read(runner.slots, length);
+}
+
+/** Whether a row is zeros at all positions. */
+export async function isWiped(runner: ModelRunner, row: number): Promise<boolean> {
+  return (await runner.read(row, runner.shape.positions)).data.every((value) => value === 0);
 }
 
 let requests = 0;

@@ -18,7 +18,7 @@ import { MemoryTokenBuckets } from "../../src/users/token-rate.ts";
 import { apiKey, user } from "../contract/user-store.ts";
 import { BASE, record } from "../prefixes/records.ts";
 import { FakeTokenizer } from "./fake-tokenizer.ts";
-import { goldenDir, GREEDY, openTestModel, silentObserver } from "./model.ts";
+import { goldenDir, GREEDY, isWiped, openTestModel, silentObserver } from "./model.ts";
 import type { ReplicaCall } from "./replica-process.ts";
 
 const [url = "", leaseMs = "10000"] = process.argv.slice(2);
@@ -148,9 +148,9 @@ async function answer(call: ReplicaCall): Promise<unknown> {
     }
     case "dirtyRows": {
       await engine.wipeFreed();
-      return Array.from({ length: SLOTS + 1 }, (_, row) => row).filter((row) =>
-        model.runner.readRow(row).data.some((value) => value !== 0),
-      ).length;
+      let dirty = 0;
+      for (let row = 0; row <= SLOTS; row++) if (!(await isWiped(model.runner, row))) dirty++;
+      return dirty;
     }
     case "mayServe":
       return mayServe();

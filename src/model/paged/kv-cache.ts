@@ -104,8 +104,11 @@ export class PagedKvCache {
     this.wipeBuffers();
   }
 
-  /** A copy of positions `[0, length)` of a row. */
-  read(row: number, length: number): KvTensor {
+  /**
+   * A copy of positions `[0, length)` of a row. Takes turns with other work: re-ordering hundreds of megabytes takes
+   * longer than moving them.
+   */
+  async read(row: number, length: number): Promise<KvTensor> {
     const { tensors, tensorBytes, tokenBytes, shape } = this.layout;
     const data = new Float32Array(kvElements(shape, length));
     const strip = length * tokenBytes;
@@ -119,7 +122,7 @@ export class PagedKvCache {
         strip,
         count,
       );
-      this.#device.wait();
+      await this.#device.idle();
       this.#count("down", count * strip);
       data.set(
         unpackTokens(this.layout, new Uint8Array(this.#staging.buffer, 0, count * strip), length),

@@ -3,7 +3,7 @@
  * thread is free while the device works. Each step uploads one block of inputs and downloads one block of answers.
  */
 import type { Answers, ModelRunner, PromptChunk, StepOutput } from "../../engine/runner.ts";
-import { callModel, rangeOrModelError } from "../../errors.ts";
+import { callModel, runModel } from "../../errors.ts";
 import type { FoldInput, KvTensor, ModelShape } from "../../kv.ts";
 import { Disposables } from "../../runtime/disposables.ts";
 import type { Runtime } from "../../runtime/session.ts";
@@ -165,8 +165,8 @@ export class PagedRunner implements ModelRunner {
     }
   }
 
-  folded(length: number): KvTensor {
-    return callModel(() => this.#cache.read(this.slots, length));
+  read(row: number, length: number): Promise<KvTensor> {
+    return runModel(() => this.#cache.read(row, length));
   }
 
   wipe(row: number, from: number, to: number): void {
@@ -179,14 +179,6 @@ export class PagedRunner implements ModelRunner {
       this.#steps.wipe();
       this.#cache.wipeBuffers();
     });
-  }
-
-  /**
-   * A copy of a row's keys and values at positions `[0, positions)`, in KvTensor order. For tests that look for
-   * leftovers.
-   */
-  readRow(row: number): KvTensor {
-    return this.#cache.read(row, this.shape.positions);
   }
 
   bankStats(): PrefixBankStats {
@@ -268,11 +260,7 @@ export class PagedRunner implements ModelRunner {
     for (const { past, ids } of rows)
       if (past + ids.length > this.shape.positions)
         throw new RangeError(`this model has no position ${past + ids.length - 1}`);
-    try {
-      return await step.feed(rows);
-    } catch (error) {
-      throw rangeOrModelError(error);
-    }
+    return runModel(() => step.feed(rows));
   }
 }
 

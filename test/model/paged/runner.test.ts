@@ -13,7 +13,7 @@ import { CudaError } from "../../../src/runtime/cuda.ts";
 import { Runtime } from "../../../src/runtime/session.ts";
 import type { PreparedRun, StreamedDevice, StreamModel } from "../../../src/runtime/stream-device.ts";
 import { EmulatedDevice } from "../../support/emulated-device.ts";
-import { foldWith, goldenDir, seededRandom } from "../../support/model.ts";
+import { foldWith, goldenDir, isWiped, seededRandom } from "../../support/model.ts";
 
 const SLOTS = 6;
 const runtime = new Runtime();
@@ -60,6 +60,13 @@ async function open(t: Test, device: EmulatedDevice, slots = SLOTS): Promise<Pag
   });
   t.teardown(() => runner.close());
   return runner;
+}
+
+/** All rows, the one for folding included, at all positions. */
+async function wholeRows(runner: PagedRunner): Promise<Float32Array[]> {
+  const rows: Float32Array[] = [];
+  for (let row = 0; row <= SLOTS; row++) rows.push((await runner.read(row, runner.shape.positions)).data);
+  return rows;
 }
 
 const idsOf = (length: number, seed: number): Int32Array => {
@@ -124,7 +131,8 @@ t.test("several prompts in one run are, to the bit, what each is in a run of its
       t.same(output.logits(index), own.logits(0));
       t.same(output.topIds.slice(index * candidates, (index + 1) * candidates), own.topIds.slice(0, candidates));
       t.equal(output.logSumExp[index], own.logSumExp[0]);
-      t.same(together.readRow(row).data, alone.readRow(row).data);
+      const { positions } = together.shape;
+      t.same(await together.read(row, positions), await alone.read(row, positions));
     }
   }
   await t.rejects(
@@ -137,13 +145,12 @@ t.test("pads are written to a row that is nobody's", async (t) => {
   const runner = await open(t, new EmulatedDevice());
   const before = Array.from({ length: SLOTS + 1 }, (_, row) => randomPrefix(runner, 20, row));
   for (const [row, prefix] of before.entries()) runner.loadPrefix(row, prefix);
-  const rows = before.map((_, row) => runner.readRow(row).data);
+  const rows = await wholeRows(runner);
   // 3 rows in a run of 4, 5 tokens in a run of 16.
   await runner.decode(Int32Array.of(1, 2, 3), Int32Array.of(20, 20, 20));
   await runner.prefill(4, 20, idsOf(5, 2), "last");
   const { shape } = runner;
-  const changed = before.map((_, row) => {
-    const now = runner.readRow(row).data;
+  const changed = (await wholeRows(runner)).map((now, row) => {
     const positions = new Set<number>();
     now.forEach(
       (value, index) =>
@@ -186,11 +193,7 @@ t.test(
 t.test("nothing of trials is left: rows and buffers are zeros at the start, and after wipes", async (t) => {
   const device = new EmulatedDevice();
   const runner = await open(t, device);
-  for (let row = 0; row <= SLOTS; row++)
-    t.ok(
-      runner.readRow(row).data.every((value) => value === 0),
-      `row ${row}`,
-    );
+  for (let row = 0; row <= SLOTS; row++) t.ok(await isWiped(runner, row), `row ${row}`);
   runner.loadPrefix(0, randomPrefix(runner, 30, 1));
   await runner.prefill(0, 30, idsOf(12, 1), "last");
   await runner.prefill(1, 0, idsOf(12, 2), "all");
