@@ -8,7 +8,6 @@ import type { Binding, Runtime, Session, Tensor } from "../runtime/session.ts";
 import { DeviceKvCache } from "./device-kv-cache.ts";
 import { candidatesOf } from "./gpt2-graph.ts";
 import { floatType, type Precision } from "./graph-weights.ts";
-import { proveIntegers } from "./integer-kernels.ts";
 import { HostKvCache, type KvCache } from "./kv-cache.ts";
 import { CUT_TOKENS, doesChunkingChangeBits, longestRightChunk } from "./chunk-checks.ts";
 import type { PrefixBankStats } from "./prefix-bank.ts";
@@ -66,12 +65,9 @@ export class Gpt2Runner implements ModelRunner {
 
   /**
    * @throws OrtError when the graph cannot be loaded or the device runs out of memory; all its memory is freed
-   * @throws PrecisionError when int8 is not exact on this machine
    * @throws ModelLoadError when the vocabulary has more ids than the device can represent
    */
   static async open(runtime: Runtime, options: RunnerOptions): Promise<Gpt2Runner> {
-    if (options.precision === "int8")
-      await proveIntegers(runtime, options.modelPath, { threads: options.threads, device: options.device });
     const runner = new Gpt2Runner(runtime, options);
     try {
       await runner.#tryChunks(options.device);

@@ -1,7 +1,7 @@
 /**
  * Builds a checkpoint's graphs once into a cache folder: `<fingerprint>-<arithmetic>-v<version>/{model.onnx,
- * device.onnx, paged.onnx, weights.bin}`, in int8 with integers.onnx instead of paged.onnx. Machines may share it: each
- * takes the arithmetic that it computes exactly.
+ * device.onnx, paged.onnx, weights.bin}`, in int8 without paged.onnx. Machines may share it: each takes the arithmetic
+ * that it computes exactly.
  */
 import { randomUUID } from "node:crypto";
 import { constants } from "node:fs";
@@ -23,7 +23,7 @@ import {
   type GraphWeight,
   type Precision,
 } from "./graph-weights.ts";
-import { exactIntegers, integerCheck, integerCheckPath } from "./integer-kernels.ts";
+import { exactIntegers } from "./integer-kernels.ts";
 import { DataType, type ExternalRange } from "./onnx-writer.ts";
 import { channelScales, writeIntegers } from "./quantize.ts";
 
@@ -37,7 +37,7 @@ const ABANDONED_MS = 6 * 3_600_000;
 /**
  * Returns the path of the graph for this checkpoint and device, and builds it if it is missing. Weights are streamed,
  * so memory use does not depend on the model's size. The folder appears by a rename: complete or not at all.
- * @throws ModelLoadError from the checkpoint; file system errors; OrtError
+ * @throws PrecisionError where int8 is not exact, ModelLoadError from the checkpoint; file system errors; OrtError
  */
 export async function ensureGraph(
   checkpoint: Checkpoint,
@@ -58,8 +58,7 @@ export async function ensureArithmetic(
   const folder = join(cacheDir, `${checkpoint.fingerprint.slice(0, 32)}-${arithmetic}-v${GRAPH_VERSION}`);
   const path = join(folder, FILES[device.hostMemory ? "host" : isStreamed(device) ? "paged" : "device"]);
   const kinds: readonly GraphKind[] = isInteger(arithmetic) ? ["host", "device"] : ["host", "device", "paged"];
-  const checks = isInteger(arithmetic) ? [integerCheckPath(path)] : [];
-  if (await exist(path, ...checks)) return path;
+  if (await exist(path)) return path;
   const temporary = `${folder}.${randomUUID()}.tmp`;
   await mkdir(temporary, { recursive: true });
   await removeAbandoned(folder);
@@ -72,9 +71,11 @@ export async function ensureArithmetic(
         gpt2Graph(checkpoint.config, { arithmetic, candidates, weights, dataFile: DATA_FILE, kind }),
       );
     }
-    if (isInteger(arithmetic))
-      await writeModel(integerCheckPath(join(temporary, FILES.host)), integerCheck(arithmetic));
-    await publish(temporary, folder, [...kinds.map((kind) => join(folder, FILES[kind])), ...checks]);
+    await publish(
+      temporary,
+      folder,
+      kinds.map((kind) => join(folder, FILES[kind])),
+    );
   } finally {
     await rm(temporary, { recursive: true, force: true });
   }

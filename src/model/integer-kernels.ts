@@ -7,9 +7,8 @@
  * (vpmaddwd), which is exact on every processor but leaves VNNI and AMX unused. So the weights' form is chosen by a
  * trial, not by the processor's name.
  */
-import { dirname, join } from "node:path";
 import { PrecisionError } from "../errors.ts";
-import { Runtime, type Session, type SessionOptions } from "../runtime/session.ts";
+import { Runtime, type Session } from "../runtime/session.ts";
 import { integerType, ZERO_POINT, type IntegerArithmetic } from "./graph-weights.ts";
 import { linearLayers } from "./linear.ts";
 import { DataType, OnnxGraph } from "./onnx-writer.ts";
@@ -21,22 +20,15 @@ const [INPUTS, OUTPUTS] = [512, 48];
 /** Batch sizes to try: kernels differ for one row, for a few, and beyond one block. */
 const ROWS = [1, 7, 33];
 
-/** The faster of the two forms that is exact on this processor. */
+/**
+ * The faster of the two forms that is exact on this processor.
+ * @throws PrecisionError where neither is, OrtError
+ */
 export async function exactIntegers(): Promise<IntegerArithmetic> {
   using runtime = new Runtime();
-  return (await inexactSum(runtime, integerCheck("int8-u8s8"), { threads: 1 })) === null ? "int8-u8s8" : "int8-u8u8";
-}
-
-/** Path of the check that is stored beside a graph. */
-export const integerCheckPath = (modelPath: string): string => join(dirname(modelPath), "integers.onnx");
-
-/**
- * Runs the check stored beside a graph, which may have been built on another machine.
- * @throws PrecisionError where a sum is not exact, OrtError
- */
-export async function proveIntegers(runtime: Runtime, modelPath: string, options: SessionOptions): Promise<void> {
-  const sum = await inexactSum(runtime, integerCheckPath(modelPath), options);
-  if (sum === null) return;
+  if ((await inexactSum(runtime, "int8-u8s8")) === null) return "int8-u8s8";
+  const sum = await inexactSum(runtime, "int8-u8u8");
+  if (sum === null) return "int8-u8u8";
   throw new PrecisionError(
     "int8",
     `ONNX Runtime's 8-bit products are not exact on this processor (a sum of ${sum.expected} comes out as ${sum.computed})`,
@@ -72,17 +64,13 @@ export function integerCheck(arithmetic: IntegerArithmetic): Uint8Array {
   return graph.encode();
 }
 
-interface InexactSum {
-  readonly expected: number;
-  readonly computed: number;
-}
-
-async function inexactSum(
+/** The first sum that comes out wrong, or null if all are exact. */
+export async function inexactSum(
   runtime: Runtime,
-  model: string | Uint8Array,
-  options: SessionOptions,
-): Promise<InexactSum | null> {
-  using session = runtime.session(model, options);
+  arithmetic: IntegerArithmetic,
+  threads = 1,
+): Promise<{ readonly expected: number; readonly computed: number } | null> {
+  using session = runtime.session(integerCheck(arithmetic), { threads });
   for (const rows of ROWS) {
     for (const outputs of await computedSums(runtime, session, rows)) {
       for (const [at, computed] of outputs.entries()) {

@@ -97,7 +97,7 @@ async function openFiles(config: Config, logger: Logger): Promise<Checkpoint> {
   return openCheckpoint(dir, { cacheDir: config.cacheDir });
 }
 
-/** @throws DeviceError (not on the CPU), PrecisionError, OrtError, CudaError */
+/** @throws DeviceError (not on the CPU), OrtError, CudaError */
 async function openOnDevice(
   runtime: Runtime,
   modelPath: string,

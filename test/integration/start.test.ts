@@ -1,14 +1,15 @@
 /** A start that cannot succeed fails at once with a one-line error that names the cause. */
+import { spawnSync } from "node:child_process";
 import { createServer } from "node:net";
 import { once } from "node:events";
 import type { AddressInfo } from "node:net";
 import { cpSync, mkdirSync, readFileSync, symlinkSync, truncateSync, writeFileSync } from "node:fs";
-import { dirname, join } from "node:path";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
 import t from "tap";
-import { inexactCheck } from "../support/inexact-check.ts";
 import { openCheckpoint } from "../../src/model/checkpoint.ts";
 import { parseSafetensorsHeader } from "../../src/formats/safetensors.ts";
-import { ROOT } from "../support/program.ts";
+import { bareNode, ROOT } from "../support/program.ts";
 import { safetensors } from "../support/safetensors.ts";
 import { adapterForm, runCli, startServerProcess, temporaryFolder } from "../support/server.ts";
 
@@ -62,17 +63,17 @@ for (const [what, args, message] of CASES) {
   });
 }
 
-t.test("int8 on a processor that does not multiply exactly", async (t) => {
-  const int8 = ["--precision", "int8", ...cache];
-  const build = runCli(["build", ...int8]);
-  t.equal(await build.exited, 0);
-  writeFileSync(join(dirname(build.stdout().trim()), "integers.onnx"), inexactCheck());
-  const { exited, stderr } = runCli(["serve", "--port", "0", ...int8, ...store]);
-  t.equal(await exited, 1);
+t.test("int8 on a processor that does not multiply exactly", (t) => {
+  const script = fileURLToPath(new URL("children/inexact.ts", import.meta.url));
+  const args = ["serve", "--port", "0", "--precision", "int8", ...cache, ...store];
+  const [program, operands] = bareNode("--import", "tsx", script, ...args);
+  const { status, stderr } = spawnSync(program, operands, { encoding: "utf8" });
+  t.equal(status, 1);
   t.match(
-    stderr(),
+    stderr,
     /^prefixd: --precision int8 cannot be used: ONNX Runtime's 8-bit products are not exact on this processor \(a sum of \d+ comes out as [\d.]+\)\. --precision fp32 works on every processor\.\n$/,
   );
+  t.end();
 });
 
 t.test("a model's own defaults are applied, and told; with --generation-config none only its EOS ids", async (t) => {

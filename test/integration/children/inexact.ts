@@ -1,0 +1,5 @@
+/** `prefixd` on a processor whose kernels do not multiply 8-bit integers exactly. */
+import { multiplyInexactly } from "../../support/inexact-check.ts";
+
+multiplyInexactly();
+await import("../../../src/cli/main.ts");
