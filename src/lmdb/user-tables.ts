@@ -4,7 +4,7 @@ import { JsonTable } from "./json-table.ts";
 import { RewrittenLmdb } from "./rewritten.ts";
 import { UserContents } from "./user-contents.ts";
 import { hasExpired, MAX_USER_KEYS, tooManyKeys } from "../users/api-key.ts";
-import type { RemovedUser, UsageDays, UsageRange, UserPatch } from "../users/store.ts";
+import { patchedUser, type RemovedUser, type UsageDays, type UsageRange, type UserPatch } from "../users/store.ts";
 import type { ApiKeyRecord, UsageRow, UsageSums, User } from "../users/types.ts";
 import {
   addCounts,
@@ -85,13 +85,7 @@ export class LmdbUserTables {
 
   patchUser(id: string, patch: UserPatch, updatedAt: string): User {
     return this.#file.write((env) => {
-      const old = existing(env, id);
-      const user: User = {
-        ...old,
-        weight: patch.weight ?? old.weight,
-        limits: { ...old.limits, ...patch.limits },
-        updatedAt,
-      };
+      const user = patchedUser(existing(env, id), patch, updatedAt);
       env.users.put(id, user);
       return user;
     });

@@ -7,7 +7,14 @@ import { RedisUsage } from "./usage.ts";
 import { RedisUserKeys } from "./user-keys.ts";
 import { CREATE_USER, DELETE_KEY, DELETE_USER_REST, PUT_KEY, REPLACE_USER } from "./user-scripts.ts";
 import { UserSweep } from "./user-sweep.ts";
-import type { RemovedUser, UsageDays, UsageRange, UserPatch, UserStore } from "../users/store.ts";
+import {
+  patchedUser,
+  type RemovedUser,
+  type UsageDays,
+  type UsageRange,
+  type UserPatch,
+  type UserStore,
+} from "../users/store.ts";
 import type { ApiKeyRecord, UsageRow, UsageSums, User } from "../users/types.ts";
 import { compare } from "../users/usage-counts.ts";
 import { noSuchUser } from "../users/user-id.ts";
@@ -116,13 +123,7 @@ class RedisUserStore implements UserStore {
       for (let turn = 0; turn < PATCH_TURNS; turn++) {
         const json = await this.#connection.client.get(this.#keys.user(id));
         if (json === null) throw noSuchUser();
-        const old = JSON.parse(json) as User;
-        const user: User = {
-          ...old,
-          weight: patch.weight ?? old.weight,
-          limits: { ...old.limits, ...patch.limits },
-          updatedAt,
-        };
+        const user = patchedUser(JSON.parse(json) as User, patch, updatedAt);
         if (
           (await this.#connection.run(
             REPLACE_USER,

@@ -12,6 +12,10 @@ export interface UserPatch {
   readonly limits?: Partial<UserLimits>;
 }
 
+export function patchedUser(user: User, { weight, limits }: UserPatch, updatedAt: string): User {
+  return { ...user, weight: weight ?? user.weight, limits: { ...user.limits, ...limits }, updatedAt };
+}
+
 /** First and last UTC day, inclusive. */
 export interface UsageDays {
   readonly from?: string;
