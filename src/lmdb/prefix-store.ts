@@ -3,8 +3,7 @@ import { WorkerCalls } from "./worker-calls.ts";
 import { userFile } from "./prefix-files.ts";
 import { KnownHeads } from "./prefix-heads.ts";
 import type { LmdbOptions, LmdbTables } from "./prefix-tables.ts";
-import { keyText } from "../prefixes/name.ts";
-import { mayUse, withoutUsers } from "../prefixes/sharing.ts";
+import { mayUse, sharedPage, withoutUsers } from "../prefixes/sharing.ts";
 import type {
   ByteRange,
   HeldPrefixes,
@@ -23,10 +22,7 @@ import { Tombstones } from "../prefixes/tombstones.ts";
 
 export type { LmdbOptions } from "./prefix-tables.ts";
 
-/**
- * Prefixes listed per call, during which other calls wait: each may be shared with thousands of users, and other users'
- * files may have to be opened.
- */
+/** Shared prefixes listed per call, during which other calls wait: as many users' files may have to be opened. */
 const AT_A_TIME = 64;
 
 /** Copying this much takes about a millisecond. */
@@ -89,31 +85,15 @@ class LmdbStore implements PrefixStore {
     return this.#tables.call("loadFile", plain(key), digest, file, range);
   }
 
-  async list(user: string, { after, limit }: { after?: string; limit: number }): Promise<ListedPrefix[]> {
-    const found: ListedPrefix[] = [];
-    let next = after;
-    while (found.length < limit) {
-      const wanted = Math.min(limit - found.length, AT_A_TIME);
-      const some = await this.#tables.call("list", user, {
-        limit: wanted,
-        ...(next === undefined ? {} : { after: next }),
-      });
-      found.push(...some);
-      if (some.length < wanted) break;
-      next = some.at(-1)!.name;
-    }
-    return found;
+  list(user: string, options: { after?: string; limit: number }): Promise<ListedPrefix[]> {
+    return this.#tables.call("list", user, options);
   }
 
-  async listShared(user: string, { after, limit }: { after?: PrefixKey; limit: number }): Promise<ListedPrefix[]> {
-    const found: ListedPrefix[] = [];
-    let next = after === undefined ? null : keyText(after);
-    do {
-      const some = await this.#tables.call("listShared", user, next, Math.min(limit - found.length, AT_A_TIME));
-      found.push(...some.found);
-      next = some.next;
-    } while (next !== null && found.length < limit);
-    return found;
+  listShared(user: string, options: { after?: PrefixKey; limit: number }): Promise<ListedPrefix[]> {
+    return sharedPage(
+      (after, limit) => this.#tables.call("listShared", user, after, Math.min(limit, AT_A_TIME)),
+      options,
+    );
   }
 
   held(user: string): Promise<HeldPrefixes> {

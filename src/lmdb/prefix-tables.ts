@@ -17,6 +17,7 @@ import type {
   PrefixRecord,
   Precondition,
   RemovedPrefixes,
+  SharedPart,
   SharingPatch,
 } from "../prefixes/store.ts";
 
@@ -59,7 +60,7 @@ export class LmdbTables {
     return patched.meta;
   }
 
-  /** Also null for an `asker` without access. */
+  /** Also null for an `asker` without access: sending them the record would take longer than sending nothing. */
   async head(key: PrefixKey, asker = key.user): Promise<PrefixMeta | null> {
     const meta = (await this.#environments.of(key.user))?.head(key) ?? null;
     return meta !== null && mayUse(meta, asker) ? meta : null;
@@ -77,15 +78,8 @@ export class LmdbTables {
     return (await this.#environments.of(user))?.list(user, options) ?? [];
   }
 
-  /**
-   * Up to `limit` of others' prefixes that a user may use, in order after `after` (a key's text), from as many index
-   * entries; `next`: where to continue, null at the end.
-   */
-  async listShared(
-    user: string,
-    after: string | null,
-    limit: number,
-  ): Promise<{ found: ListedPrefix[]; next: string | null }> {
+  /** What `limit` entries of the index give of others' prefixes that a user may use, after `after` (a key's text). */
+  async listShared(user: string, after: string | null, limit: number): Promise<SharedPart> {
     const keys = (await this.#checkedShares()).page(user, after, limit);
     const found: ListedPrefix[] = [];
     for (const key of keys) {

@@ -1,5 +1,15 @@
 import { PrefixdError } from "../errors.ts";
-import type { Access, HeldPrefixes, ListedPrefix, PrefixMeta, PrefixQuota, SharingPatch } from "./store.ts";
+import { keyText } from "./name.ts";
+import type {
+  Access,
+  HeldPrefixes,
+  ListedPrefix,
+  PrefixKey,
+  PrefixMeta,
+  PrefixQuota,
+  SharedPart,
+  SharingPatch,
+} from "./store.ts";
 
 type Sharing = Pick<PrefixMeta, "visibility" | "shared_with" | "readable_by">;
 
@@ -71,6 +81,21 @@ export function listedFor(user: string, meta: PrefixMeta): ListedPrefix {
   delete listed.shared_with;
   delete listed.readable_by;
   return listed;
+}
+
+/** One page of the prefixes shared with a user, from as many of a store's parts as it takes. */
+export async function sharedPage(
+  read: (after: string | null, limit: number) => Promise<SharedPart>,
+  { after, limit }: { after?: PrefixKey; limit: number },
+): Promise<ListedPrefix[]> {
+  const page: ListedPrefix[] = [];
+  let next = after === undefined ? null : keyText(after);
+  do {
+    const part = await read(next, limit - page.length);
+    page.push(...part.found);
+    next = part.next;
+  } while (next !== null && page.length < limit);
+  return page;
 }
 
 export const notReadable = ({ user, name }: PrefixMeta): PrefixdError =>

@@ -69,6 +69,14 @@ export interface PrefixRecord {
   readonly files: ReadonlyMap<string, Uint8Array>;
 }
 
+/** A part of the prefixes shared with a user. */
+export interface SharedPart {
+  /** As many as asked for or fewer, even none. */
+  readonly found: readonly ListedPrefix[];
+  /** `keyText` of where the next part continues; null: this is the last one. */
+  readonly next: string | null;
+}
+
 /** `ifMatch`: replace or delete only this digest. `ifNoneMatch: "*"`: only create. */
 export interface Precondition {
   readonly ifMatch?: readonly string[] | "*";
@@ -114,7 +122,7 @@ export interface PrefixStore {
   loadKv(key: PrefixKey, digest: string): Promise<Uint8Array | null>;
   /** The same for an uploaded file, or as much of the range as exists. */
   loadFile(key: PrefixKey, digest: string, file: string, range?: ByteRange): Promise<Uint8Array | null>;
-  /** Pages in ascending order of name. */
+  /** One page, in ascending order of name. A store may be blocked for it, so `limit` should be in the hundreds at most. */
   list(user: string, options: { after?: string; limit: number }): Promise<ListedPrefix[]>;
   /**
    * Others' prefixes that the user may use, in ascending order of `owner/name`. The cost depends on the page, not on

@@ -1,6 +1,5 @@
 import { randomUUID } from "node:crypto";
 import { PrefixdError } from "../errors.ts";
-import { keyText } from "../prefixes/name.ts";
 import { checkPrecondition, preconditionFailed } from "../prefixes/precondition.ts";
 import { RedisChunks, splitRecord, uploadError, type Extent } from "./chunks.ts";
 import { accessRedis, guarded, type RedisAccess, type RedisConnection, type RedisUse } from "./connection.ts";
@@ -9,7 +8,7 @@ import { RedisKeys } from "./prefix-keys.ts";
 import { COMMIT_UPLOAD, DELETE_PREFIX, DELETE_USER, HELD, LIST_PREFIXES } from "./prefix-scripts.ts";
 import { RedisShares } from "./shares.ts";
 import { PATCH_SHARING } from "./sharing-scripts.ts";
-import { listedFor, tooLarge, tooMany, withoutSharing } from "../prefixes/sharing.ts";
+import { listedFor, sharedPage, tooLarge, tooMany, withoutSharing } from "../prefixes/sharing.ts";
 import type {
   ByteRange,
   HeldPrefixes,
@@ -41,9 +40,6 @@ export type RedisStoreOptions = RedisAccess & {
 export async function openRedisStore(options: RedisStoreOptions): Promise<PrefixStore> {
   return new RedisStore(await accessRedis(options), options);
 }
-
-/** Prefixes listed per script: each may be shared with thousands of users, and the script blocks Redis. */
-const AT_A_TIME = 100;
 
 class RedisStore implements PrefixStore {
   readonly #connection: RedisConnection;
@@ -137,36 +133,19 @@ class RedisStore implements PrefixStore {
     return this.#load(key, digest, (entry) => (Object.hasOwn(entry.files, file) ? entry.files[file]! : null), range);
   }
 
-  list(user: string, options: { after?: string; limit: number }): Promise<ListedPrefix[]> {
+  list(user: string, { after, limit }: { after?: string; limit: number }): Promise<ListedPrefix[]> {
     return guarded(async () => {
-      const found: ListedPrefix[] = [];
-      let after = options.after;
-      while (found.length < options.limit) {
-        const wanted = Math.min(options.limit - found.length, AT_A_TIME);
-        const keys = [this.#keys.prefixes(user), this.#keys.names(user)];
-        const page = (await this.#connection.run(LIST_PREFIXES, keys, [
-          after === undefined ? "-" : `(${after}`,
-          wanted,
-        ])) as string[];
-        found.push(...page.map((value) => listedFor(user, parseEntry(value).meta)));
-        if (page.length < wanted) break;
-        after = found.at(-1)!.name;
-      }
-      return found;
+      const keys = [this.#keys.prefixes(user), this.#keys.names(user)];
+      const args = [after === undefined ? "-" : `(${after}`, limit];
+      const page = (await this.#connection.run(LIST_PREFIXES, keys, args)) as string[];
+      return page.map((value) => listedFor(user, parseEntry(value).meta));
     });
   }
 
-  listShared(user: string, { after, limit }: { after?: PrefixKey; limit: number }): Promise<ListedPrefix[]> {
+  listShared(user: string, options: { after?: PrefixKey; limit: number }): Promise<ListedPrefix[]> {
     return guarded(async () => {
       await this.#shares.built();
-      const found: ListedPrefix[] = [];
-      let next = after === undefined ? null : keyText(after);
-      do {
-        const page = await this.#shares.page(user, next, limit - found.length);
-        found.push(...page.found);
-        next = page.next;
-      } while (next !== null && found.length < limit);
-      return found;
+      return sharedPage((after, limit) => this.#shares.page(user, after, limit), options);
     });
   }
 

@@ -6,7 +6,7 @@ import { parseEntry } from "./prefix-entry.ts";
 import type { RedisKeys } from "./prefix-keys.ts";
 import { CROSS_OFF, SETTLE, SHOW_SHARED, STRIKE_OFF } from "./sharing-scripts.ts";
 import { EVERYONE, guestsOf } from "../prefixes/sharing.ts";
-import type { ListedPrefix, PrefixKey } from "../prefixes/store.ts";
+import type { ListedPrefix, PrefixKey, SharedPart } from "../prefixes/store.ts";
 
 /** Entries checked or updated at a time. */
 const AT_A_TIME = 250;
@@ -85,15 +85,8 @@ export class RedisShares {
     return struck;
   }
 
-  /**
-   * Up to `limit` of others' prefixes that a user may use, after `after` (a key's text); `next`: where to continue,
-   * null at the end.
-   */
-  async page(
-    user: string,
-    after: string | null,
-    limit: number,
-  ): Promise<{ found: ListedPrefix[]; next: string | null }> {
+  /** Up to `limit` of others' prefixes that a user may use, after `after` (a key's text). */
+  async page(user: string, after: string | null, limit: number): Promise<SharedPart> {
     const wanted = Math.min(limit, AT_A_TIME);
     const { client } = this.#connection;
     const guests = [user, EVERYONE];
