@@ -23,7 +23,7 @@ module.exports = {
     only("system-files\\.ts", [], "system-files is a leaf"),
     only("one-line\\.ts", [], "one-line is a leaf"),
     only("version\\.ts", [], "version is a leaf"),
-    only("config", ["errors\\.ts", "redis/url\\.ts", "one-line\\.ts"], "config is a leaf"),
+    only("config", ["errors\\.ts", "formats/hub-id\\.ts", "redis/url\\.ts", "one-line\\.ts"], "config is a leaf"),
     only("observability/", ["errors\\.ts"], "observability is a leaf"),
     only("formats/", ["errors\\.ts"], "formats is a leaf"),
     only("runtime/", ["errors\\.ts", "system-files\\.ts"], "the runtime has never heard of GPT-2"),

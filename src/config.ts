@@ -5,6 +5,7 @@ import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import Type, { type Static, type TSchema } from "typebox";
 import { Value } from "typebox/value";
+import { parseHubId } from "./formats/hub-id.ts";
 import { oneLine } from "./one-line.ts";
 import { parseRedisUrl, RedisUrlError } from "./redis/url.ts";
 
@@ -417,12 +418,9 @@ export function isWorldReadable(file: string): boolean {
   return (statSync(file).mode & 0o004) !== 0;
 }
 
-/**
- * Returns a folder as an absolute path. A name that is not a folder and looks like `org/name[@revision]` is a Hugging
- * Face id and stays as it is.
- */
+/** Returns a folder as an absolute path. A name that is not a folder and looks like a hub id stays as it is. */
 function resolveModelName(model: string): string {
-  return /^[\w-][\w.-]*\/[\w.-]+(@[\w./-]+)?$/.test(model) && !existsSync(model) ? model : resolve(model);
+  return parseHubId(model) !== null && !existsSync(model) ? model : resolve(model);
 }
 
 function computedDefaults(env: Readonly<Record<string, string | undefined>>): Partial<Config> {

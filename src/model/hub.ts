@@ -6,6 +6,7 @@ import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import { downloadFile, HubApiError, type ListFileEntry, listFiles, modelInfo } from "@huggingface/hub";
 import { ModelLoadError } from "../errors.ts";
+import { parseHubId } from "../formats/hub-id.ts";
 
 export interface HubOptions {
   /** Downloads go to `<cacheDir>/hub/<org>--<name>/<commit>`. */
@@ -46,15 +47,15 @@ const SIDE_FILES = new Set([
  */
 export async function resolveModel(model: string, options: HubOptions): Promise<string> {
   if (await isDirectory(model)) return model;
-  const match = /^([\w.-]+\/[\w.-]+)(?:@([\w./-]+))?$/.exec(model);
-  const name = match?.[1];
-  if (name === undefined || model.includes("..")) {
+  const id = parseHubId(model);
+  if (id === null) {
     throw new ModelLoadError(
       "model_not_found",
       `model "${model}" is neither a folder nor a Hugging Face id such as openai-community/gpt2`,
     );
   }
-  const revision = match?.[2] ?? "main";
+  const { name } = id;
+  const revision = id.revision ?? "main";
   const accessToken = options.token ?? process.env["HF_TOKEN"];
   const source: Source = {
     repo: { type: "model", name },

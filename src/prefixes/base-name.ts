@@ -1,13 +1,12 @@
+import { parseHubId } from "../formats/hub-id.ts";
 import { quote } from "../formats/strict-json.ts";
 
-/** An id on the hub, `org/name[@revision]`. */
-const HUB_ID = /^([\w-][\w.-]*\/[\w.-]+)(?:@.*)?$/;
 /** A path in the hub's cache: `models--org--name/snapshots/COMMIT`. */
 const CACHED = /(?:^|[/\\])models--([^/\\]+)/;
 
 /** A base model's name from a folder's path or a hub id: the id, or the folder's name. null if the text has neither. */
 export function baseModelName(pathOrId: string): string | null {
-  const id = CACHED.exec(pathOrId)?.[1]?.replaceAll("--", "/") ?? HUB_ID.exec(pathOrId)?.[1];
+  const id = CACHED.exec(pathOrId)?.[1]?.replaceAll("--", "/") ?? parseHubId(pathOrId)?.name;
   if (id !== undefined) return id;
   const last = pathOrId.split(/[/\\]+/).findLast((part) => part !== "" && part !== ".");
   return last === undefined || last === ".." ? null : last;
