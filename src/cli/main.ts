@@ -11,7 +11,7 @@ const USAGE = `Usage: prefixd COMMAND
                                    build a model's graph ahead of the first start
   doctor [--device D] [--json]     show what this machine has, which devices work, and what the others lack
   generate PROMPT [--prefix ID]... ask a running server, under one or several prefixes
-  push DIR [--id NAME]             register a PEFT folder with a running server
+  push DIR [--id NAME]             register a PEFT adapter or a hard prompt with a running server
   list                             list the prefixes of a running server that you may use
   pull ID [DIR]                    download a prefix's files
   share ID [flags]                 say who else may use or download a prefix

@@ -1,39 +1,40 @@
-import { basename, resolve } from "node:path";
+import { existsSync } from "node:fs";
+import { readFile } from "node:fs/promises";
+import { basename, join, resolve } from "node:path";
 import type { PrefixDocument } from "../http/prefixes/schema.ts";
 import { oneLine } from "../one-line.ts";
 import type { BaseEmbeddings, EmbeddingDigests } from "../prefixes/adapter-weights.ts";
 import { readAdapterFolder } from "../prefixes/folder.ts";
+import { bodyOfPromptFile, PROMPT_FILE } from "../prefixes/hard-prompt.ts";
 import { CONFIG_FILE, WEIGHTS_FILE } from "../prefixes/peft.ts";
 import { CLIENT_OPTIONS, CLIENT_USAGE, onlyOperand, readArguments, prefixPath, userKey } from "./arguments.ts";
+import { CommandError } from "./command-error.ts";
 import { callJson } from "./http-client.ts";
 
 const USAGE = `Usage: prefixd push DIR [--id NAME]
 
-Registers the adapter that PEFT's save_pretrained wrote to DIR, or replaces the one with the same name.
+Registers the adapter that PEFT's save_pretrained wrote to DIR, or the hard prompt of its prompt.json ({"text": ...} or
+{"token_ids": [...]}), or replaces the prefix with the same name.
 
   --id NAME              the prefix's name (default: the folder's)
 ${CLIENT_USAGE}`;
 
-/** `prefixd push`: registers a PEFT folder with a running server, by default under the folder's name. */
+/** `prefixd push`: registers a folder's prefix with a running server, by default under the folder's name. */
 export async function push(args: readonly string[]): Promise<void> {
   const { values, positionals } = readArguments("push", args, { ...CLIENT_OPTIONS, id: { type: "string" } }, USAGE);
   if (values.help === true) return void process.stdout.write(USAGE);
   const dir = onlyOperand("push", "folder", positionals, USAGE);
-  // Embeddings saved with the adapter may be hundreds of MB that the server already has: compare digests instead of
-  // uploading.
-  const embeddings: BaseEmbeddings = async (dtype) =>
-    (await callJson<EmbeddingDigests>(values.url, `/model/embeddings?dtype=${dtype}`, {}, userKey(values["key-file"])))
-      .value;
-  const upload = await readAdapterFolder(dir, { limit: Infinity, embeddings });
-  const form = new FormData();
-  form.append("adapter_config", new Blob([new Uint8Array(upload.config)], { type: "application/json" }), CONFIG_FILE);
-  form.append("adapter_model", new Blob([new Uint8Array(upload.weights)]), WEIGHTS_FILE);
+  const key = userKey(values["key-file"]);
+  const hasPrompt = existsSync(join(dir, PROMPT_FILE));
+  if (hasPrompt && existsSync(join(dir, CONFIG_FILE)))
+    throw new CommandError(`${dir} has both ${CONFIG_FILE} and ${PROMPT_FILE}: remove the one that is not meant`);
+  const upload = hasPrompt ? await readPrompt(join(dir, PROMPT_FILE)) : await readAdapter(dir, values.url, key);
   const id = values.id ?? basename(resolve(dir));
   const { text: answer, value: prefix } = await callJson<PrefixDocument>(
     values.url,
     prefixPath(id),
-    { method: "PUT", body: form },
-    userKey(values["key-file"]),
+    { method: "PUT", ...upload },
+    key,
   );
   console.log(
     values.json === true
@@ -43,4 +44,24 @@ export async function push(args: readonly string[]): Promise<void> {
         ),
   );
   for (const { detail } of prefix.warnings) console.error(`prefixd: warning: ${oneLine(detail)}`);
+}
+
+type Upload = Required<Pick<RequestInit, "body">> & { readonly headers?: Record<string, string> };
+
+async function readPrompt(path: string): Promise<Upload> {
+  const body = bodyOfPromptFile(await readFile(path, "utf8"));
+  if (body === null) throw new CommandError(`${path} has neither text nor token_ids`);
+  return { headers: { "content-type": "application/json" }, body: JSON.stringify(body) };
+}
+
+async function readAdapter(dir: string, url: string | undefined, key: string | undefined): Promise<Upload> {
+  // Embeddings saved with the adapter may be hundreds of MB that the server already has: compare digests instead of
+  // uploading.
+  const embeddings: BaseEmbeddings = async (dtype) =>
+    (await callJson<EmbeddingDigests>(url, `/model/embeddings?dtype=${dtype}`, {}, key)).value;
+  const { config, weights } = await readAdapterFolder(dir, { limit: Infinity, embeddings });
+  const body = new FormData();
+  body.append("adapter_config", new Blob([new Uint8Array(config)], { type: "application/json" }), CONFIG_FILE);
+  body.append("adapter_model", new Blob([new Uint8Array(weights)]), WEIGHTS_FILE);
+  return { body };
 }

@@ -6,6 +6,7 @@ import type { FoldInput, KvTensor, ModelShape } from "../kv.ts";
 import { baseNameDiffers } from "./base-name.ts";
 import type { PrefixCache } from "./cache.ts";
 import { firstNotFinite, kvBytes, prefixDigest } from "./digest.ts";
+import { PROMPT_FILE, promptFile } from "./hard-prompt.ts";
 import { checkPrefixName, isPrefixName } from "./name.ts";
 import { CONFIG_FILE, checkLength, maxAdapterBytes, peftAdapterInSteps, WEIGHTS_FILE } from "./peft.ts";
 import { checkPrecondition } from "./precondition.ts";
@@ -254,14 +255,12 @@ class Registry implements PrefixRegistry {
         "invalid_token_id",
         `Token id ${bad} is not in the vocabulary of ${this.#shape.vocabSize}.`,
       );
-    const prompt = { ...(text === undefined ? {} : { text }), token_ids: [...ids] };
-    const files = new Map([["prompt.json", new TextEncoder().encode(JSON.stringify(prompt))]]);
     return {
       kind: "HARD_PROMPT",
       baseName: null,
       baseRevision: null,
       kv: await this.#foldChecked({ kind: "tokens", ids }, model),
-      files,
+      files: new Map([[PROMPT_FILE, promptFile(ids, text)]]),
     };
   }
 

@@ -226,6 +226,31 @@ t.test("push and delete", async (t) => {
   t.match(await as("ann", "push", join(dir, "nothing")), { code: 1, err: /adapter_config\.json/ });
 });
 
+t.test("what pull writes of a hard prompt, push takes again", async (t) => {
+  const { app, as } = await setUp(t);
+  await app.registry.register(
+    { user: "ann", name: "rude" },
+    { kind: "hard", ids: Int32Array.from(Buffer.from("no")), text: "no" },
+  );
+  const dir = t.testdir({ both: { ...FILES, "prompt.json": "{}" }, neither: { "prompt.json": "[]" } });
+  for (const name of ["polite", "rude"]) {
+    const copy = `${name}-again`;
+    t.match(await as("ann", "pull", name, join(dir, copy)), { code: 0, err: "" });
+    t.match(await as("ann", "push", join(dir, copy)), { code: 0, err: "", out: `registered ${copy} (HARD_PROMPT, 2 ` });
+    const [old, again] = [name, copy].map((one) => app.registry.entries.get(`ann/${one}`)!);
+    t.same(again!.files, old!.files);
+    t.equal(again!.meta.digest, old!.meta.digest);
+  }
+  t.match(await as("ann", "push", join(dir, "both")), {
+    code: 1,
+    err: /both has both adapter_config\.json and prompt\.json: remove the one that is not meant\n$/,
+  });
+  t.match(await as("ann", "push", join(dir, "neither")), {
+    code: 1,
+    err: /prompt\.json has neither text nor token_ids\n$/,
+  });
+});
+
 const COMMANDS = { generate, push, list, pull, delete: deletePrefix, share, users, load };
 
 t.test("bad usage: one line that says what, then the usage as it is meant to be read", async (t) => {

@@ -193,6 +193,10 @@ t.test("adapters as people have them, from a folder and by push", async (t) => {
   const pushed = await push(copies, "--id", "pushed");
   t.match(pushed, { code: 0, err: "" });
   t.match(JSON.parse(pushed.out), { id: "pushed", files: stored });
+  const pull = runCli(["pull", "pushed", join(folder.path, "pulled"), "--url", server.url]);
+  t.equal(await pull.exited, 0, pull.stderr());
+  const digestOf = ({ out }: { out: string }): unknown => (JSON.parse(out) as { digest: unknown }).digest;
+  t.equal(digestOf(await push(join(folder.path, "pulled"))), digestOf(pushed), "without the copies it is the same");
   const form = adapterForm(copies);
   form.append("model_card", new Blob(["# Card"]), "README.md");
   t.match(

@@ -1,6 +1,7 @@
 import { createHash } from "node:crypto";
 import { PrefixdError } from "../../src/errors.ts";
 import type { KvTensor } from "../../src/kv.ts";
+import { PROMPT_FILE, promptFile } from "../../src/prefixes/hard-prompt.ts";
 import type { OpenedFile, PrefixRegistry, PrefixUpload, ResolvedPrefix } from "../../src/prefixes/registry-types.ts";
 import { keyText } from "../../src/prefixes/name.ts";
 import {
@@ -50,13 +51,7 @@ export class FakeRegistry implements PrefixRegistry {
       if (Buffer.from(upload.config).toString()[0] !== "{")
         throw new PrefixdError("adapter_config_invalid", "adapter_config.json is not JSON.");
       files.set("adapter_config.json", upload.config).set("adapter_model.safetensors", upload.weights);
-    } else
-      files.set(
-        "prompt.json",
-        Buffer.from(
-          JSON.stringify({ ...(upload.text === undefined ? {} : { text: upload.text }), token_ids: [...upload.ids] }),
-        ),
-      );
+    } else files.set(PROMPT_FILE, promptFile(upload.ids, upload.text));
     const { base_model_name_or_path: baseName = null, revision: baseRevision = null } =
       upload.kind === "peft"
         ? (JSON.parse(Buffer.from(upload.config).toString()) as { base_model_name_or_path?: string; revision?: string })
