@@ -128,7 +128,7 @@ function warnOfDevice(runner: LocalRunner, { kind }: Device, { prefillChunk }: C
   if (kind === "webgpu" && runner.longestChunk < prefillChunk) {
     logger.warn(
       { tokens: runner.longestChunk },
-      "this adapter's attention kernel is wrong for longer chunks of prompt: they are fed in shorter ones",
+      "the GPU computes attention wrongly over long chunks of prompt: prompts are fed in shorter chunks",
     );
   }
   for (const { size, reason } of runner.graphStats()?.eager ?? [])
