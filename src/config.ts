@@ -1,12 +1,13 @@
-import { existsSync, readFileSync, statSync } from "node:fs";
+import { existsSync, statSync } from "node:fs";
 import { BlockList, isIP } from "node:net";
 import { homedir } from "node:os";
 import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import Type, { type Static, type TSchema } from "typebox";
 import { Value } from "typebox/value";
+import { readAdminKey } from "./key-files.ts";
+import { ConfigError } from "./errors.ts";
 import { parseHubId } from "./formats/hub-id.ts";
-import { oneLine } from "./one-line.ts";
 import { parseRedisUrl, RedisUrlError } from "./redis/url.ts";
 
 /**
@@ -314,21 +315,6 @@ const CLIENT_VARIABLES = new Set(["PREFIXD_URL", "PREFIXD_KEY", "PREFIXD_ADMIN_K
 /** Kubernetes sets these for a Service named prefixd in every pod of the namespace. */
 const SERVICE_LINK = /^PREFIXD_(SERVICE_(HOST|PORT.*)|PORT_\d+_(TCP|UDP).*)$/;
 
-/**
- * A setting or argument that cannot be used. `message` is one line that names it; line ends in outside values are
- * removed.
- */
-export class ConfigError extends Error {
-  override readonly name = "ConfigError";
-  /** Correct usage: our own text, whole lines, shown below the message. */
-  readonly usage: string;
-
-  constructor(message: string, usage = "") {
-    super(oneLine(message));
-    this.usage = usage;
-  }
-}
-
 const lmdbFolder = (store: string): string | null => (store.startsWith("lmdb:") ? store.slice("lmdb:".length) : null);
 
 export const flagOf = (key: string): string => "--" + key.replace(/[A-Z]/g, (c) => "-" + c.toLowerCase());
@@ -373,38 +359,6 @@ function precisionOf({ device, precision }: Static<typeof ConfigSchema>): Config
   if (precision === "auto") return taken[0]!;
   if (taken.includes(precision)) return precision;
   throw new ConfigError(`--precision ${precision}: --device ${device} takes ${taken.join(" or ")}`);
-}
-
-const ADMIN_KEY = "PREFIXD_ADMIN_KEY";
-const MIN_ADMIN_KEY = 32;
-
-/**
- * The admin key from its file or its variable; null if there is none. Throws ConfigError, which never shows any of the
- * key.
- */
-export function readAdminKey(file: string, env: Readonly<Record<string, string | undefined>>): string | null {
-  const inline = env[ADMIN_KEY] || null;
-  if (file === "") return inline === null ? null : checkAdminKey(inline, ADMIN_KEY);
-  if (inline !== null) throw new ConfigError(`--admin-key-file and ${ADMIN_KEY}: give one of them`);
-  return checkAdminKey(readFirstLine(file, "--admin-key-file"), `--admin-key-file ${file}`);
-}
-
-/** The first line of the file that a flag names, without blanks around it. Throws ConfigError. */
-export function readFirstLine(file: string, flag: string): string {
-  try {
-    return (readFileSync(file, "utf8").split("\n", 1)[0] ?? "").trim();
-  } catch (error) {
-    const code = error instanceof Error && "code" in error ? String(error.code) : "error";
-    throw new ConfigError(`${flag} ${file}: cannot be read (${code})`);
-  }
-}
-
-function checkAdminKey(key: string, source: string): string {
-  if (key.length < MIN_ADMIN_KEY || key.length > 512)
-    throw new ConfigError(`${source}: the admin key must have ${MIN_ADMIN_KEY} to 512 characters`);
-  if (!/^[\x21-\x7e]+$/.test(key))
-    throw new ConfigError(`${source}: the admin key must be of visible ASCII characters`);
-  return key;
 }
 
 /** Texts that must never appear in a log. */

@@ -1,3 +1,5 @@
+import { oneLine } from "./one-line.ts";
+
 /**
  * Every error that a client can see: its stable code, HTTP status and title. Nothing else in the project makes up codes.
  * docs/reference/errors.md and openapi.yaml are held against this table by a test.
@@ -135,6 +137,21 @@ export function lostTouch(): PrefixdError {
     "This replica has lost touch with the store and serves nothing until it is back.",
     { retryAfter: 2 },
   );
+}
+
+/**
+ * A setting or argument that cannot be used. `message` is one line that names it; line ends in outside values are
+ * removed.
+ */
+export class ConfigError extends Error {
+  override readonly name = "ConfigError";
+  /** Correct usage: our own text, whole lines, shown below the message. */
+  readonly usage: string;
+
+  constructor(message: string, usage = "") {
+    super(oneLine(message));
+    this.usage = usage;
+  }
 }
 
 export type ModelLoadErrorCode = "model_not_found" | "model_unsupported" | "model_invalid";

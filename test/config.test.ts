@@ -1,7 +1,6 @@
 import { chmodSync } from "node:fs";
 import t from "tap";
 import {
-  ConfigError,
   describeSettings,
   helpText,
   isLoopback,
@@ -10,6 +9,7 @@ import {
   parseConfig,
   type Config,
 } from "../src/config.ts";
+import { ConfigError } from "../src/errors.ts";
 import { docsBlock, markdownTable } from "./support/docs-block.ts";
 
 const parse = (args: string[], env: Record<string, string> = {}): Config => {

@@ -1,5 +1,6 @@
 import { parseArgs, type ParseArgsConfig } from "node:util";
-import { ConfigError, readFirstLine } from "../config.ts";
+import { ConfigError } from "../errors.ts";
+import { readKeyFile } from "../key-files.ts";
 
 type Option = NonNullable<ParseArgsConfig["options"]>[string];
 /** `mayBeEmpty`: an empty value is meaningful. */
@@ -69,7 +70,7 @@ Exit code 0: done; 1: the server refused or did not answer, or a file could not 
  */
 export function userKey(file: string | undefined): string | undefined {
   if (file === undefined) return process.env["PREFIXD_KEY"] || undefined;
-  const key = readFirstLine(file, "--key-file");
+  const key = readKeyFile(file, "--key-file");
   if (key === "") throw new ConfigError(`--key-file ${file}: its first line is empty`);
   return key;
 }

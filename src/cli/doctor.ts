@@ -1,4 +1,5 @@
-import { ConfigError, parseConfig } from "../config.ts";
+import { parseConfig } from "../config.ts";
+import { ConfigError } from "../errors.ts";
 import { examine } from "../doctor/examine.ts";
 import { reportText } from "../doctor/text.ts";
 

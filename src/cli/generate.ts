@@ -1,6 +1,6 @@
 import type { Readable } from "node:stream";
 import { text as readAll } from "node:stream/consumers";
-import { ConfigError } from "../config.ts";
+import { ConfigError } from "../errors.ts";
 import type { GenerateBody, GenerateResponse } from "../http/generate/schema.ts";
 import { CLIENT_OPTIONS, CLIENT_USAGE, onlyOperand, readArguments, userKey } from "./arguments.ts";
 import { AnswerWriter, type Output } from "./answer-writer.ts";

@@ -1,4 +1,4 @@
-import { ConfigError } from "../config.ts";
+import { ConfigError } from "../errors.ts";
 import { SseParser } from "../load/sse-parser.ts";
 import { CommandError } from "./command-error.ts";
 
@@ -56,7 +56,8 @@ export async function* streamEvents<T>(
   const response = await open(url, path, init, key);
   const parser = new SseParser();
   const decoder = new TextDecoder();
-  const pieces = (response.body ?? new ReadableStream<Uint8Array>())[Symbol.asyncIterator]();
+  const body: ReadableStream<Uint8Array> = response.body ?? new ReadableStream();
+  const pieces = body[Symbol.asyncIterator]();
   for (;;) {
     const piece = await pieces.next().catch((error: unknown) => cutOff(response.url, error));
     if (piece.done === true) return cutOff(response.url, "it has no end");
@@ -76,7 +77,7 @@ function cutOff(address: string, reason: unknown): never {
 }
 
 const bodyOf = async (response: Response): Promise<Buffer> =>
-  Buffer.from(await response.arrayBuffer().catch((error: unknown) => cutOff(response.url, error)));
+  Buffer.from(await response.arrayBuffer().catch((error: unknown): never => cutOff(response.url, error)));
 
 /** Sends the request and returns the response when its head has come. */
 async function open(url: string | undefined, path: string, init: Init, key: string | undefined): Promise<Response> {

@@ -1,4 +1,4 @@
-import { ConfigError } from "../config.ts";
+import { ConfigError } from "../errors.ts";
 import type { PrefixEntry } from "../http/prefixes/schema.ts";
 import { printable } from "../one-line.ts";
 import { CLIENT_OPTIONS, CLIENT_USAGE, readArguments, userKey } from "./arguments.ts";

@@ -1,6 +1,7 @@
 import { writeFileSync } from "node:fs";
 import { basename } from "node:path";
-import { ConfigError, readAdminKey } from "../config.ts";
+import { readAdminKey } from "../key-files.ts";
+import { ConfigError } from "../errors.ts";
 import { CALIBRATION } from "../load/capacity.ts";
 import { LoadError } from "../load/http.ts";
 import { parseShape, readModelConfig } from "../load/prefix-content.ts";

@@ -1,5 +1,5 @@
 import { basename } from "node:path";
-import { ConfigError } from "../config.ts";
+import { ConfigError } from "../errors.ts";
 import type { PrefixDocument } from "../http/prefixes/schema.ts";
 import { oneLine } from "../one-line.ts";
 import { CLIENT_OPTIONS, CLIENT_USAGE, readArguments, prefixPath, userKey } from "./arguments.ts";

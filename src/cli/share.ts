@@ -1,4 +1,4 @@
-import { ConfigError } from "../config.ts";
+import { ConfigError } from "../errors.ts";
 import type { PrefixDocument } from "../http/prefixes/schema.ts";
 import { printable } from "../one-line.ts";
 import { CLIENT_OPTIONS, CLIENT_USAGE, onlyOperand, readArguments, prefixPath, userKey } from "./arguments.ts";

@@ -1,4 +1,5 @@
-import { ConfigError, readAdminKey } from "../config.ts";
+import { readAdminKey } from "../key-files.ts";
+import { ConfigError } from "../errors.ts";
 import { readArguments } from "./arguments.ts";
 import { call } from "./http-client.ts";
 

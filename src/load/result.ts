@@ -71,7 +71,7 @@ export interface Bucket {
 export interface ServerSample {
   readonly at_s: number;
   readonly rss_mib: number;
-  /** RSS without mapped files and without the free part of V8's heap, as far as the server tells them apart. */
+  /** RSS without mapped files, without the free part of V8's heap and without its young generation, as far as the server tells them apart. */
   readonly in_use_mib: number;
   readonly queue_depth: number;
   readonly running: number;

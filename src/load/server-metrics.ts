@@ -86,13 +86,14 @@ export class ServerWatch {
 }
 
 /**
- * Private memory without the free part of V8's heap, in bytes: V8 grows and shrinks its young generation by tens of MiB
- * as load changes. RSS, if the server does not tell private memory.
+ * Private memory without the free part of V8's heap and without its young generation, in bytes: V8 grows and shrinks
+ * that by tens of MiB as load changes. RSS, if the server does not tell private memory.
  */
 function memoryInUse(metrics: ReadonlyMap<string, number>): number {
   const value = (name: string): number => metrics.get(name) ?? 0;
   const resident = metrics.get("prefixd_private_memory_bytes") ?? value("process_resident_memory_bytes");
-  return resident - (value("nodejs_heap_size_total_bytes") - value("nodejs_heap_size_used_bytes"));
+  const free = value("nodejs_heap_size_total_bytes") - value("nodejs_heap_size_used_bytes");
+  return resident - free - value('nodejs_heap_space_size_used_bytes{space="new"}');
 }
 
 /** `prefixd_queue_seconds` between two readings, in milliseconds. */

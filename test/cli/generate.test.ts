@@ -8,7 +8,7 @@ import t, { type Test } from "tap";
 import { AnswerWriter } from "../../src/cli/answer-writer.ts";
 import { generate } from "../../src/cli/generate.ts";
 import { CommandError } from "../../src/cli/command-error.ts";
-import { ConfigError } from "../../src/config.ts";
+import { ConfigError } from "../../src/errors.ts";
 import { createApiKey } from "../../src/users/api-key.ts";
 import { NO_LIMITS } from "../../src/users/types.ts";
 import { buildTestApp } from "../support/app.ts";

@@ -14,7 +14,7 @@ import { push } from "../../src/cli/push.ts";
 import { share } from "../../src/cli/share.ts";
 import { users } from "../../src/cli/users.ts";
 import { isFileName } from "../../src/cli/whole-folder.ts";
-import { ConfigError } from "../../src/config.ts";
+import { ConfigError } from "../../src/errors.ts";
 import { oneLine } from "../../src/one-line.ts";
 import { createApiKey } from "../../src/users/api-key.ts";
 import { NO_LIMITS } from "../../src/users/types.ts";

@@ -45,6 +45,17 @@ t.test("the settings are told without what serves", async (t) => {
   );
 });
 
+t.test("commands that talk to a server load no schemas", async (t) => {
+  for (const command of ["push", "users"]) {
+    const modules = await modulesOf(t, command, "--help");
+    t.ok(modules.some((file) => file.includes(`cli/${command}`)));
+    t.same(
+      modules.filter((file) => /node_modules|^(src|dist)\/config\./.test(file)),
+      [],
+    );
+  }
+});
+
 t.test("npm run build compiles when something has changed, and only then", async (t) => {
   const copy = mkdtempSync(join(t.testdir(), "copy."));
   for (const file of ["package.json", "tsconfig.json", "tsconfig.build.json", "tools/build.mjs"])

@@ -1,7 +1,8 @@
 /** Settings, sizes and names: whatever is given is read as it was meant or refused in one line. */
 import fc from "fast-check";
 import t from "tap";
-import { ConfigError, describeSettings, parseBytes, parseConfig } from "../../src/config.ts";
+import { describeSettings, parseBytes, parseConfig } from "../../src/config.ts";
+import { ConfigError } from "../../src/errors.ts";
 import { PrefixdError } from "../../src/errors.ts";
 import { parsePrefixId, prefixIdOf } from "../../src/http/prefixes/id.ts";
 import { isPrefixName, keyText } from "../../src/prefixes/name.ts";
