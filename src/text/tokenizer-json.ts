@@ -70,7 +70,8 @@ function kindOf(unit: number): number {
 
 /**
  * Accepts only normalizers that give HF's result for every text. NFD, NFKC and NFKD do not: HF's tables are from an
- * older Unicode. Lowercase goes character by character, as in HF, so there is no final sigma. Throws ModelLoadError.
+ * older Unicode. Lowercase is that of each character by itself, as in HF, so there is no final sigma. Throws
+ * ModelLoadError.
  */
 export function readNormalizer(stored: unknown, path: string): Normalizer | null {
   if (stored === null || stored === undefined) return null;
@@ -82,7 +83,8 @@ export function readNormalizer(stored: unknown, path: string): Normalizer | null
       return (text) => text.normalize("NFC");
     case "Lowercase":
       onlyKeys(json, at, ["type"]);
-      return (text) => Array.from(text, (character) => character.toLowerCase()).join("");
+      // Only a capital sigma depends on its neighbours. Character by character, 1 MiB would take 20 times as long.
+      return (text) => text.replaceAll("Σ", "σ").toLowerCase();
     case "Prepend": {
       onlyKeys(json, at, ["type", "prepend"]);
       const start = text(json["prepend"], `${at}prepend`);

@@ -3,7 +3,7 @@ import { Tokenizer as HuggingFaceTokenizer } from "@huggingface/tokenizers";
 import t from "tap";
 import { mergeWord } from "../../src/text/long-words.ts";
 import { readTokenizerFiles } from "../../src/text/tokenizer-files.ts";
-import { piecesOf } from "../../src/text/tokenizer-json.ts";
+import { piecesOf, readNormalizer } from "../../src/text/tokenizer-json.ts";
 import { loadTokenizer, STRETCH } from "../../src/text/tokenizer.ts";
 import { effort } from "../support/effort.ts";
 import { threadTime, turnBudget } from "../support/event-loop.ts";
@@ -120,3 +120,12 @@ t.test(
     }
   },
 );
+
+t.test("a whole text in lower case is its characters in lower case, wherever they stand", (t) => {
+  const lowercase = readNormalizer({ type: "Lowercase" }, "normalizer")!;
+  const one = (text: string): string => Array.from(text, (character) => character.toLowerCase()).join("");
+  // No planes beyond have letters with case.
+  const every = Array.from({ length: 0x20000 }, (_, code) => (code >> 11 === 27 ? "" : String.fromCodePoint(code)));
+  for (const text of [every.join("aΣ"), "ΌΔΟΣ. Σ", "İI\u0307"]) t.ok(lowercase(text) === one(text));
+  t.end();
+});
