@@ -4,7 +4,7 @@ import t from "tap";
 import { PrefixdError, type ErrorCode } from "../../src/errors.ts";
 import { parseSafetensorsHeader, type SafetensorsHeader } from "../../src/formats/safetensors.ts";
 import { parsePeftAdapter, type PeftAdapter } from "../../src/prefixes/peft.ts";
-import { CONFIG } from "../prefixes/defects.ts";
+import { CONFIG } from "../prefixes/adapter-files.ts";
 import { BASE, SHAPE } from "../prefixes/records.ts";
 import { f32Bytes, rawSafetensors, safetensors, type TensorFixture } from "../support/safetensors.ts";
 import { anyText } from "./support/from-schema.ts";

@@ -8,7 +8,7 @@ import { embeddingDigests } from "../../src/model/embedding-digests.ts";
 import { readAdapterWeights, type BaseEmbeddings } from "../../src/prefixes/adapter-weights.ts";
 import { maxAdapterBytes } from "../../src/prefixes/peft.ts";
 import { safetensors, type TensorFixture } from "../support/safetensors.ts";
-import { floats } from "./defects.ts";
+import { floats } from "./adapter-files.ts";
 import { SHAPE } from "./records.ts";
 
 const GOLDEN = "test/golden/embedding-layers";

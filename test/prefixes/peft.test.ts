@@ -5,7 +5,7 @@ import type { ModelShape } from "../../src/kv.ts";
 import { decodeFloats, parseSafetensorsHeader } from "../../src/formats/safetensors.ts";
 import { parsePeftAdapter, peftAdapterInSteps } from "../../src/prefixes/peft.ts";
 import type { PeftAdapter } from "../../src/prefixes/peft.ts";
-import { CONFIG, embeddings, floats } from "./defects.ts";
+import { CONFIG, embeddings, floats } from "./adapter-files.ts";
 import { f32Bytes, rawSafetensors } from "../support/safetensors.ts";
 import { BASE, SHAPE } from "./records.ts";
 

@@ -10,7 +10,8 @@ import { openLmdbStore } from "../../src/lmdb/prefix-store.ts";
 import { createPrefixRegistry } from "../../src/prefixes/registry.ts";
 import type { PrefixRegistry } from "../../src/prefixes/registry-types.ts";
 import type { PrefixKey, PrefixStore } from "../../src/prefixes/store.ts";
-import { CONFIG, DEFECTS, embeddings, floats, SAME_MESSAGE, upload } from "./defects.ts";
+import { CONFIG, embeddings, floats, upload } from "./adapter-files.ts";
+import { DEFECTS, SAME_MESSAGE } from "./defects.ts";
 import { BASE, SHAPE } from "./records.ts";
 
 interface Setup {
