@@ -1,10 +1,7 @@
-import { Readable } from "node:stream";
-import type { FastifyReply, FastifyRequest } from "fastify";
+import type { FastifyRequest } from "fastify";
 import { PrefixdError, type ErrorCode } from "../../errors.ts";
-import { baseNameDiffers } from "../../prefixes/base-name.ts";
-import type { OpenedFile, PrefixUpload } from "../../prefixes/registry-types.ts";
-import { listedFor } from "../../prefixes/sharing.ts";
-import type { ListedPrefix, PrefixKey, PrefixMeta, PrefixQuota } from "../../prefixes/store.ts";
+import type { PrefixUpload } from "../../prefixes/registry-types.ts";
+import type { PrefixKey, PrefixQuota } from "../../prefixes/store.ts";
 import { isBuiltInUser } from "../../users/user-id.ts";
 import type { AppParts, TypedApp } from "../app-parts.ts";
 import type { BodyWatch } from "../connections/body-watch.ts";
@@ -25,14 +22,14 @@ import {
   PREFIX_EXAMPLE,
   PrefixDocument,
   PrefixList,
-  type PrefixEntry,
   ReadHeaders,
   SharingBody,
   WriteHeaders,
 } from "./schema.ts";
 import { abortOnDisconnect, answered } from "../access-log.ts";
 import { checkSharing, checkUsersExist } from "./sharing-body.ts";
-import { readAdapter } from "./upload.ts";
+import { documentOf, entryOf, sendFile } from "./response.ts";
+import { readAdapter, readHardPrompt } from "./upload.ts";
 import { DOWNLOADS, downloadsBusy, TransferGate, type Place } from "./transfer-gate.ts";
 
 const READ_CODES: ErrorCode[] = ["unauthorized", "invalid_prefix_id", "prefix_not_found", "store_unavailable"];
@@ -118,7 +115,7 @@ export function prefixRoutes(app: TypedApp, parts: AppParts, bodies: BodyWatch):
         "unsupported_media_type",
         "Send multipart/form-data with PEFT's two files, or JSON with a hard prompt.",
       );
-    return hardPrompt(body, reader);
+    return readHardPrompt(body, reader);
   };
 
   app.put(
@@ -349,74 +346,4 @@ export function prefixRoutes(app: TypedApp, parts: AppParts, bodies: BodyWatch):
       return reply.code(204).send();
     },
   );
-}
-
-async function hardPrompt(body: HardPromptBody, reader: PromptReader): Promise<PrefixUpload> {
-  const { text, token_ids } = body;
-  if ((text === undefined) === (token_ids === undefined))
-    throw new PrefixdError("invalid_request", "Send either text or token_ids.");
-  const [ids] =
-    text === undefined
-      ? await reader.read([token_ids ?? []], ["token_ids"], false)
-      : await reader.read([text], ["text"], false);
-  return { kind: "hard", ids: ids as Int32Array, ...(text === undefined ? {} : { text }) };
-}
-
-/** The prefix as the requesting user may see it. `modelName` is the served base model's name. */
-function entryOf(prefix: ListedPrefix, user: string, modelName: string): PrefixEntry {
-  const {
-    visibility = "private",
-    kind,
-    digest,
-    length: virtual_tokens,
-    bytes,
-    base,
-    createdAt: created_at,
-    updatedAt: updated_at,
-    files,
-    access,
-  } = prefix;
-  // The base name is in the files, which the user may not read; it may be one of the owner's paths.
-  const {
-    baseName: base_model_name_or_path = null,
-    baseRevision: revision = null,
-  }: Pick<PrefixMeta, "baseName" | "baseRevision"> = access === "use" ? {} : prefix;
-  const mismatch = baseNameDiffers(base_model_name_or_path, modelName);
-  const warnings = mismatch === null ? [] : [{ code: "prefix_base_name_mismatch" as const, detail: mismatch }];
-  return {
-    id: prefixIdOf(prefix, user),
-    kind,
-    digest,
-    virtual_tokens,
-    bytes,
-    base,
-    base_model_name_or_path,
-    revision,
-    warnings,
-    created_at,
-    updated_at,
-    files: { ...files },
-    access,
-    visibility,
-  };
-}
-
-/** The same, with the sharing lists if the user is the owner. */
-function documentOf(meta: PrefixMeta, user: string, modelName: string): PrefixDocument {
-  const { shared_with = [], readable_by = [] } = meta.user === user ? meta : {};
-  return {
-    ...entryOf(listedFor(user, meta), user, modelName),
-    shared_with: [...shared_with],
-    readable_by: [...readable_by],
-  };
-}
-
-/** Reads at the client's pace: at most two chunks of an unread file are in memory. */
-function sendFile(reply: FastifyReply, name: string, { meta, bytes, pieces }: OpenedFile): FastifyReply {
-  reply
-    .header("etag", etagOf(meta.digest))
-    .header("content-disposition", `attachment; filename="${name.replace(/[^A-Za-z0-9._-]/g, "_")}"`)
-    .header("content-length", bytes)
-    .type("application/octet-stream");
-  return reply.send(Readable.from(reply.request.method === "HEAD" ? [] : pieces, { highWaterMark: 1 }));
 }

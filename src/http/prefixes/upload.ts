@@ -5,8 +5,10 @@ import type { ModelShape } from "../../kv.ts";
 import { readAdapterWeights, type BaseEmbeddings } from "../../prefixes/adapter-weights.ts";
 import { parsePeftConfig } from "../../prefixes/peft-config.ts";
 import { CONFIG_FILE, maxAdapterBytes, PICKLES_ARE_NOT_READ, WEIGHTS_FILE } from "../../prefixes/peft.ts";
-import type { PeftUpload } from "../../prefixes/registry-types.ts";
+import type { PeftUpload, PrefixUpload } from "../../prefixes/registry-types.ts";
 import type { BodyWatch } from "../connections/body-watch.ts";
+import type { PromptReader } from "../generate/prompts.ts";
+import type { HardPromptBody } from "./schema.ts";
 import type { Place } from "./transfer-gate.ts";
 
 const KIB = 1024;
@@ -178,4 +180,16 @@ const quote = (name: string): string => JSON.stringify(name.slice(0, 64));
 function asUploadError(error: unknown): unknown {
   const plain = error instanceof Error && !(error instanceof PrefixdError) && !("statusCode" in error);
   return plain ? new PrefixdError("invalid_request", "The multipart body is malformed.", { cause: error }) : error;
+}
+
+/** Throws `invalid_request`, and what `reader` throws. */
+export async function readHardPrompt(body: HardPromptBody, reader: PromptReader): Promise<PrefixUpload> {
+  const { text, token_ids } = body;
+  if ((text === undefined) === (token_ids === undefined))
+    throw new PrefixdError("invalid_request", "Send either text or token_ids.");
+  const [ids] =
+    text === undefined
+      ? await reader.read([token_ids ?? []], ["token_ids"], false)
+      : await reader.read([text], ["text"], false);
+  return { kind: "hard", ids: ids as Int32Array, ...(text === undefined ? {} : { text }) };
 }

@@ -6,7 +6,6 @@ import { text } from "node:stream/consumers";
 import t from "tap";
 import { ADAPTER, buildTestApp, form, TEST_SHAPE } from "../../support/app.ts";
 import { safetensors } from "../../support/safetensors.ts";
-
 import { put } from "./requests.ts";
 
 t.test("bad uploads", async (t) => {
