@@ -155,11 +155,9 @@ export class LmdbEnvironment {
       // Check once for all ranges: chunked reads begin with the first.
       if (begin > 0 && from === 0) unseal(blob, stored);
     } catch (error) {
-      throw new PrefixdError(
-        "prefix_damaged",
-        "What the store holds of this file is not what was uploaded; upload the prefix again.",
-        { cause: error },
-      );
+      throw new PrefixdError("prefix_damaged", "The stored file is not what was uploaded; upload the prefix again.", {
+        cause: error,
+      });
     }
     return new Uint8Array(stored.subarray(begin + from, begin + Math.min(from + length, bytes)));
   }

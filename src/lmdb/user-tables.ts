@@ -1,5 +1,4 @@
 import { join } from "node:path";
-import { PrefixdError } from "../errors.ts";
 import { JsonTable } from "./json-table.ts";
 import { RewrittenLmdb } from "./rewritten.ts";
 import { UserContents } from "./user-contents.ts";
@@ -16,7 +15,7 @@ import {
   usageRowName,
   usageRowNames,
 } from "../users/usage-counts.ts";
-import { isBuiltInUser, noSuchUser } from "../users/user-id.ts";
+import { isBuiltInUser, noSuchUser, userExists } from "../users/user-id.ts";
 
 export interface LmdbUserOptions {
   /** The store's folder; users are in its sub-folder `users`. */
@@ -61,8 +60,7 @@ export class LmdbUserTables {
 
   createUser(user: User): void {
     this.#file.write((env) => {
-      if (env.users.get(user.id) !== undefined)
-        throw new PrefixdError("user_exists", "There is a user of this id already.");
+      if (env.users.get(user.id) !== undefined) throw userExists();
       env.users.put(user.id, user);
     });
   }

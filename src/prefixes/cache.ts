@@ -136,7 +136,9 @@ class HostCache implements PrefixCache {
       if (kv !== null) return { meta, kv };
       this.invalidate(key);
     }
-    throw new PrefixdError("store_unavailable", "The prefix is being replaced all the time.", { retryAfter: 1 });
+    throw new PrefixdError("store_unavailable", "The prefix keeps being replaced; repeat the request.", {
+      retryAfter: 1,
+    });
   }
 
   invalidate(key: PrefixKey): void {
@@ -225,10 +227,7 @@ class HostCache implements PrefixCache {
     const bytes = await this.#store.loadKv(key, meta.digest);
     if (bytes === null) return null;
     if (bytes.length !== expected || (await prefixDigest(this.#shape, meta.length, bytes)) !== meta.digest) {
-      throw new PrefixdError(
-        "prefix_damaged",
-        "What the store holds of this prefix is not what was uploaded; upload it again.",
-      );
+      throw new PrefixdError("prefix_damaged", "The stored prefix is not what was uploaded; upload it again.");
     }
     const kv = kvFromBytes(meta.length, bytes);
     reservation[Symbol.dispose]();

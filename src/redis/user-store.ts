@@ -17,7 +17,7 @@ import {
 } from "../users/store.ts";
 import type { ApiKeyRecord, UsageRow, UsageSums, User } from "../users/types.ts";
 import { compare } from "../users/usage-counts.ts";
-import { noSuchUser } from "../users/user-id.ts";
+import { noSuchUser, userExists } from "../users/user-id.ts";
 
 export type RedisUserOptions = RedisAccess & {
   /** Prefix of all keys. Default `prefixd`. */
@@ -73,7 +73,7 @@ class RedisUserStore implements UserStore {
         [JSON.stringify(user), ...announce],
       );
       await client.zadd(this.#keys.users, 0, user.id);
-      if (created === 0) throw new PrefixdError("user_exists", "There is a user of this id already.");
+      if (created === 0) throw userExists();
     });
   }
 
@@ -133,7 +133,9 @@ class RedisUserStore implements UserStore {
         )
           return user;
       }
-      throw new PrefixdError("store_unavailable", "The user is being changed all the time.", { retryAfter: 1 });
+      throw new PrefixdError("store_unavailable", "The user keeps being changed; repeat the request.", {
+        retryAfter: 1,
+      });
     });
   }
 

@@ -1,4 +1,5 @@
 import { PrefixdError } from "../errors.ts";
+import { noSuchUser } from "../users/user-id.ts";
 import type { PrefixRegistry } from "../prefixes/registry-types.ts";
 import type { PrefixStore } from "../prefixes/store.ts";
 import type { RemovalReceipt, UserRemoval } from "./removal-types.ts";
@@ -26,7 +27,7 @@ export function createUserRemoval({ users, prefixes, bus, clock = () => new Date
       const known = (await users.getUser(id)) !== null;
       const unfinished =
         (await prefixes.removalState(id)) === "open" || (await prefixes.list(id, { limit: 1 })).length > 0;
-      if (!known && !unfinished) throw new PrefixdError("user_not_found", "There is no user of this id.");
+      if (!known && !unfinished) throw noSuchUser();
       const first = await prefixes.deleteUser(id);
       const keys = await users.listKeys(id);
       for (const key of keys) await users.deleteKey(id, key.id);
@@ -37,7 +38,7 @@ export function createUserRemoval({ users, prefixes, bus, clock = () => new Date
       if ((await prefixes.list(id, { limit: 1 })).length > 0 || (await users.getUser(id)) !== null) {
         throw new PrefixdError(
           "store_unavailable",
-          "The user was created anew while it was removed; repeat the request.",
+          "The user was created again during the removal; repeat the request.",
           { retryAfter: 1 },
         );
       }
@@ -59,7 +60,7 @@ export function createUserRemoval({ users, prefixes, bus, clock = () => new Date
       const state = await prefixes.removalState(id);
       if (state === null) return;
       if (state === "open")
-        throw new PrefixdError("user_exists", "The removal of the user of this id is not finished; repeat it.");
+        throw new PrefixdError("user_exists", "The removal of the user with this id is not finished; repeat it.");
       await bus.broadcast({ kind: "readmit", user: id });
       // Last, so that a repeated call after a failure redoes everything.
       await prefixes.readmitUser(id);

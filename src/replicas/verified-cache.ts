@@ -109,7 +109,9 @@ export class VerifiedCache<K, V extends object> {
         throw error;
       }
     }
-    throw new PrefixdError("store_unavailable", "What was asked for is being changed all the time.", { retryAfter: 1 });
+    throw new PrefixdError("store_unavailable", "The record keeps being changed; repeat the request.", {
+      retryAfter: 1,
+    });
   }
 
   /** The last known value, however old; undefined: none. Refreshes an outdated value in the background. */

@@ -22,6 +22,10 @@ export function noSuchUser(): PrefixdError {
   return new PrefixdError("user_not_found", "There is no such user.");
 }
 
+export function userExists(): PrefixdError {
+  return new PrefixdError("user_exists", "There is already a user with this id.");
+}
+
 /** Throws `invalid_user_id`. */
 export function checkUserId(id: string): void {
   if (isUserId(id)) return;

@@ -1,4 +1,4 @@
-import { PrefixdError } from "../../src/errors.ts";
+import type { PrefixdError } from "../../src/errors.ts";
 import { MAX_USER_KEYS, tooManyKeys } from "../../src/users/api-key.ts";
 import { ChangeListeners } from "../../src/users/change-listeners.ts";
 import type { RemovedUser, UsageDays, UsageRange, UserPatch, UserStore } from "../../src/users/store.ts";
@@ -12,6 +12,7 @@ import {
   usageRowName,
   usageRowNames,
 } from "../../src/users/usage-counts.ts";
+import { noSuchUser, userExists } from "../../src/users/user-id.ts";
 
 /** Users in Maps. */
 export class FakeUserStore implements UserStore {
@@ -24,7 +25,7 @@ export class FakeUserStore implements UserStore {
 
   async createUser(user: User): Promise<void> {
     this.#check();
-    if (this.users.has(user.id)) throw new PrefixdError("user_exists", "There is a user of this id already.");
+    if (this.users.has(user.id)) throw userExists();
     this.users.set(user.id, user);
   }
 
@@ -125,7 +126,7 @@ export class FakeUserStore implements UserStore {
   #get(id: string): User {
     this.#check();
     const user = this.users.get(id);
-    if (user === undefined) throw new PrefixdError("user_not_found", "There is no such user.");
+    if (user === undefined) throw noSuchUser();
     return user;
   }
 
