@@ -17,47 +17,50 @@ export function sharedListContract(withStore: WithStore): void {
   const sharedWith = async (store: PrefixStore, user: string, limit = 100): Promise<string[]> =>
     idsOf(await store.listShared(user, { limit }));
 
-  withStore("what others share is listed for whom they let in, for as long as they do", async (t, store, open) => {
-    const second = await open();
-    t.teardown(() => second.close());
-    for (const [user, name] of [
-      ["ann", "a"],
-      ["ann", "b"],
-      ["ann-b", "a"],
-      ["cat", "a"],
-      ["bob", "own"],
-    ] as const)
-      await store.put(await record({ user, name }, 1));
-    t.same(await sharedWith(store, "bob"), [], "nothing is shared yet");
-    await store.patchMeta({ user: "cat", name: "a" }, { visibility: "shared" });
-    const shared = await store.patchMeta({ user: "ann", name: "b" }, { shared_with: ["bob", "eve", "Ünï/code"] });
-    await second.patchMeta({ user: "ann-b", name: "a" }, { shared_with: ["bob"], readable_by: ["bob", "eve"] });
-    await second.patchMeta({ user: "bob", name: "own" }, { visibility: "shared", shared_with: ["bob"] });
-    t.same(
-      await sharedWith(store, "bob"),
-      ["ann-b/a", "ann/b", "cat/a"],
-      "in order, each once, and not what is bob's own",
-    );
-    t.same((await store.listShared("bob", { limit: 9 }))[1], listedFor("bob", shared!), "not with whom else");
-    t.same(await sharedWith(second, "eve"), ["ann-b/a", "ann/b", "bob/own", "cat/a"]);
-    t.same(await sharedWith(second, "Ünï/code"), ["ann/b", "bob/own", "cat/a"]);
-    t.same(await sharedWith(store, "nobody"), ["bob/own", "cat/a"], "what is shared with all");
-    t.same(await sharedWith(store, "cat"), ["bob/own"]);
+  withStore(
+    "prefixes shared with a user are listed for that user as long as they are shared",
+    async (t, store, open) => {
+      const second = await open();
+      t.teardown(() => second.close());
+      for (const [user, name] of [
+        ["ann", "a"],
+        ["ann", "b"],
+        ["ann-b", "a"],
+        ["cat", "a"],
+        ["bob", "own"],
+      ] as const)
+        await store.put(await record({ user, name }, 1));
+      t.same(await sharedWith(store, "bob"), [], "nothing is shared yet");
+      await store.patchMeta({ user: "cat", name: "a" }, { visibility: "shared" });
+      const shared = await store.patchMeta({ user: "ann", name: "b" }, { shared_with: ["bob", "eve", "Ünï/code"] });
+      await second.patchMeta({ user: "ann-b", name: "a" }, { shared_with: ["bob"], readable_by: ["bob", "eve"] });
+      await second.patchMeta({ user: "bob", name: "own" }, { visibility: "shared", shared_with: ["bob"] });
+      t.same(
+        await sharedWith(store, "bob"),
+        ["ann-b/a", "ann/b", "cat/a"],
+        "in order, each once, and not what is bob's own",
+      );
+      t.same((await store.listShared("bob", { limit: 9 }))[1], listedFor("bob", shared!), "not with whom else");
+      t.same(await sharedWith(second, "eve"), ["ann-b/a", "ann/b", "bob/own", "cat/a"]);
+      t.same(await sharedWith(second, "Ünï/code"), ["ann/b", "bob/own", "cat/a"]);
+      t.same(await sharedWith(store, "nobody"), ["bob/own", "cat/a"], "what is shared with all");
+      t.same(await sharedWith(store, "cat"), ["bob/own"]);
 
-    await store.put(await record({ user: "ann", name: "b" }, 2));
-    t.ok((await sharedWith(store, "bob")).includes("ann/b"), "a replacement stays shared");
-    await store.patchMeta({ user: "ann-b", name: "a" }, { shared_with: [] });
-    t.ok((await sharedWith(store, "bob")).includes("ann-b/a"), "may still be read");
-    await store.patchMeta({ user: "ann-b", name: "a" }, { readable_by: ["eve"] });
-    await second.patchMeta({ user: "cat", name: "a" }, { visibility: "private" });
-    t.same(await sharedWith(store, "bob"), ["ann/b"]);
-    await second.delete({ user: "ann", name: "b" });
-    t.same(await sharedWith(store, "bob"), []);
-    await store.put(await record({ user: "ann", name: "b" }, 3));
-    t.same(await sharedWith(second, "eve"), ["ann-b/a", "bob/own"], "a new prefix of the name is private");
-  });
+      await store.put(await record({ user: "ann", name: "b" }, 2));
+      t.ok((await sharedWith(store, "bob")).includes("ann/b"), "a replacement stays shared");
+      await store.patchMeta({ user: "ann-b", name: "a" }, { shared_with: [] });
+      t.ok((await sharedWith(store, "bob")).includes("ann-b/a"), "may still be read");
+      await store.patchMeta({ user: "ann-b", name: "a" }, { readable_by: ["eve"] });
+      await second.patchMeta({ user: "cat", name: "a" }, { visibility: "private" });
+      t.same(await sharedWith(store, "bob"), ["ann/b"]);
+      await second.delete({ user: "ann", name: "b" });
+      t.same(await sharedWith(store, "bob"), []);
+      await store.put(await record({ user: "ann", name: "b" }, 3));
+      t.same(await sharedWith(second, "eve"), ["ann-b/a", "bob/own"], "a new prefix of the name is private");
+    },
+  );
 
-  withStore("what others share comes in pages, over all owners", async (t, store) => {
+  withStore("shared prefixes come in pages, over all owners", async (t, store) => {
     const ids: string[] = [];
     for (let i = 0; i < 45; i++) {
       const shared = { user: `o${i % 15}`, name: `p${i}` };
@@ -99,7 +102,7 @@ export function sharedListContract(withStore: WithStore): void {
     );
   });
 
-  withStore("the list of what is shared is right after concurrent changes", async (t, store, open) => {
+  withStore("the list of shared prefixes is right after concurrent changes", async (t, store, open) => {
     const second = await open();
     t.teardown(() => second.close());
     const random = seededRandom(11);
@@ -187,7 +190,7 @@ export function sharedListContract(withStore: WithStore): void {
     },
   );
 
-  withStore("a thousand users let in at once", async (t, store) => {
+  withStore("a thousand guests added at once", async (t, store) => {
     await store.put(await record(key, 1));
     const users = Array.from({ length: 1000 }, (_, i) => `u${i}`);
     t.same((await store.patchMeta(key, { shared_with: users, readable_by: users }))?.shared_with, users);

@@ -9,7 +9,7 @@ export function tokenBucketsContract(
   t: Test,
   open: (t: Test) => Promise<{ buckets: TokenBuckets; sleep: (ms: number) => Promise<void>; slack: number }>,
 ): void {
-  t.test("lets in while it is not full; the last one in may overfill it", async (t) => {
+  t.test("admits while it is not full; the last request may overfill it", async (t) => {
     const { buckets, slack } = await open(t);
     t.same(await buckets.admit("ann", 600, 500), { admitted: true, spent: 500 });
     t.match(await buckets.admit("ann", 600, 500), { admitted: true });
@@ -30,7 +30,7 @@ export function tokenBucketsContract(
     t.ok(Math.abs(later.spent - 35_800) <= 60 * slack, `${later.spent}, wanted 35,800`);
   });
 
-  t.test("what is given back is there again, but never more than the limit", async (t) => {
+  t.test("tokens given back are available again, but never more than the limit", async (t) => {
     const { buckets } = await open(t);
     await buckets.charge("ann", 600, 700);
     t.match(await buckets.admit("ann", 600, 1), { admitted: false });
@@ -48,7 +48,7 @@ export function tokenBucketsContract(
     t.match(await buckets.admit("ann", 100, 1), { admitted: false });
   });
 
-  t.test("counts every one of many at once", async (t) => {
+  t.test("counts all of many concurrent charges", async (t) => {
     const { buckets, slack } = await open(t);
     const all = await Promise.all(Array.from({ length: 100 }, () => buckets.admit("ann", 600, 20)));
     const admitted = all.filter((one) => one.admitted).length;
@@ -56,7 +56,7 @@ export function tokenBucketsContract(
     t.ok(admitted >= 30 && admitted <= 30 + Math.ceil(slack / 20), `${admitted} admitted`);
   });
 
-  t.test("any user id is a user of its own", async (t) => {
+  t.test("every user id has its own bucket", async (t) => {
     const { buckets } = await open(t);
     for (const user of ["a", "a}", "{a}", "a}:tokens", "ä"])
       t.same(await buckets.admit(user, 600, 9), { admitted: true, spent: 9 });

@@ -70,7 +70,7 @@ export function userStoreContract(t: Test, make: (t: Test) => Promise<OpenUserSt
     t.same(await again.getUser("ann"), { ...patched, weight: 4 });
   });
 
-  withStore("of a thousand ids, those that are no users'", async (t, store) => {
+  withStore("of a thousand ids, those that belong to no user", async (t, store) => {
     for (const id of ["ann", "bob"]) await store.createUser(user(id));
     const ids = Array.from({ length: 1000 }, (_, i) => `u${i}`);
     t.same(await store.missingUsers(["bob", ...ids, "ann"]), ids);

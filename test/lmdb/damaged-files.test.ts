@@ -160,7 +160,7 @@ for (const kind of ["prefixes", "users"] as const) {
   );
 }
 
-t.test("a file that another process makes longer while it is looked at is sound", async (t) => {
+t.test("a file that another process extends while it is checked is sound", async (t) => {
   const dir = mkdtempSync(join(sound, "growing."));
   const writer = open<Buffer, string>({ path: dir, noSubdir: false, encoding: "binary", maxDbs: 1 });
   t.teardown(() => writer.close());
@@ -176,7 +176,7 @@ t.test("a file that another process makes longer while it is looked at is sound"
   t.equal(looks, 3);
 });
 
-t.test("a file that is cut while it is open: noticed before it is read again", async (t) => {
+t.test("a file truncated while it is open is noticed before it is read again", async (t) => {
   const dir = copyOf(soundPrefixes);
   const store = await openLmdbStore({ dir });
   t.teardown(() => store.close());
@@ -201,7 +201,7 @@ t.test("a file that is cut while it is open: noticed before it is read again", a
   await users.createUser(user("new"));
 });
 
-t.test("what is deleted while it is open takes no write and gives no answer, until it is back", async (t) => {
+t.test("a file deleted while it is open takes no write and gives no answer until it is back", async (t) => {
   const dir = copyOf(soundPrefixes);
   const store = await openLmdbStore({ dir });
   t.teardown(() => store.close());
@@ -286,44 +286,41 @@ t.test("removals beside a damaged file", async (t) => {
   t.match(await store.put(await record(mine, 1)), { created: true });
 });
 
-t.test(
-  "a damaged index of what is shared is built anew from the prefixes, also where one of them is damaged",
-  async (t) => {
-    const guest = "a-guest-of-a-long-name-7";
-    const indexOf = (dir: string): string =>
-      join(sharesFolder(dir), readFileSync(join(sharesFolder(dir), "current"), "utf8"), "data.mdb");
-    const names = async (store: PrefixStore): Promise<string[]> =>
-      (await store.listShared(guest, { limit: 9 })).map(({ user, name }) => `${user}/${name}`);
-    const dir = copyOf(soundPrefixes);
-    const first = await openLmdbStore({ dir });
-    await first.patchMeta(others, { shared_with: [guest] });
-    await first.close();
-    for (const damage of [
-      (path: string) => truncateSync(path, PAGE),
-      (path: string) => rmSync(path),
-      (path: string) => overwrite(path, PAGE + 24, Buffer.alloc(16)),
-    ]) {
-      damage(indexOf(dir));
-      const store = await openLmdbStore({ dir });
-      t.same(await names(store), [`${DAMAGED_USER}/p0`, "bob/p"]);
-      await store.close();
-    }
-    truncateSync(indexOf(dir), PAGE);
-    truncateSync(userFile(dir, DAMAGED_USER), PAGE);
+t.test("a damaged index of shared prefixes is rebuilt from the prefixes, even if one of them is damaged", async (t) => {
+  const guest = "a-guest-of-a-long-name-7";
+  const indexOf = (dir: string): string =>
+    join(sharesFolder(dir), readFileSync(join(sharesFolder(dir), "current"), "utf8"), "data.mdb");
+  const names = async (store: PrefixStore): Promise<string[]> =>
+    (await store.listShared(guest, { limit: 9 })).map(({ user, name }) => `${user}/${name}`);
+  const dir = copyOf(soundPrefixes);
+  const first = await openLmdbStore({ dir });
+  await first.patchMeta(others, { shared_with: [guest] });
+  await first.close();
+  for (const damage of [
+    (path: string) => truncateSync(path, PAGE),
+    (path: string) => rmSync(path),
+    (path: string) => overwrite(path, PAGE + 24, Buffer.alloc(16)),
+  ]) {
+    damage(indexOf(dir));
     const store = await openLmdbStore({ dir });
-    t.teardown(() => store.close());
-    t.same(await names(store), ["bob/p"]);
-    await t.rejects(
-      store.deleteUser("somebody-else"),
-      UNAVAILABLE,
-      "whether something in the damaged file is shared with them cannot be known",
-    );
-    copyFileSync(userFile(soundPrefixes, DAMAGED_USER), userFile(dir, DAMAGED_USER));
-    await store.deleteUser(guest);
-    t.same(await names(store), []);
-    t.notOk((await store.head({ ...mine, name: "p0" }))!.shared_with!.includes(guest));
-  },
-);
+    t.same(await names(store), [`${DAMAGED_USER}/p0`, "bob/p"]);
+    await store.close();
+  }
+  truncateSync(indexOf(dir), PAGE);
+  truncateSync(userFile(dir, DAMAGED_USER), PAGE);
+  const store = await openLmdbStore({ dir });
+  t.teardown(() => store.close());
+  t.same(await names(store), ["bob/p"]);
+  await t.rejects(
+    store.deleteUser("somebody-else"),
+    UNAVAILABLE,
+    "whether something in the damaged file is shared with them cannot be known",
+  );
+  copyFileSync(userFile(soundPrefixes, DAMAGED_USER), userFile(dir, DAMAGED_USER));
+  await store.deleteUser(guest);
+  t.same(await names(store), []);
+  t.notOk((await store.head({ ...mine, name: "p0" }))!.shared_with!.includes(guest));
+});
 
 t.test("a first start that was killed before there was a file", async (t) => {
   const dir = mkdtempSync(join(sound, "first."));

@@ -80,7 +80,7 @@ t.test("a bind mount is the same folder", { skip: lacking("mount") }, async (t) 
   t.equal(spawnSync("umount", ["-l", mount]).status, 0);
 });
 
-t.test("killed with -9 a holder leaves nothing, although its children live", async (t) => {
+t.test("a holder killed with -9 leaves no lock, even if its children live on", async (t) => {
   const dir = mkdtempSync(join(t.testdir(), "x."));
   const children = `const { spawn } = await import("node:child_process"); const child = spawn(process.execPath, ["-e", "setInterval(() => {}, 1000)"], { detached: true, stdio: "inherit" }); child.unref(); more = child.pid`;
   const { kill, line } = await holder(t, dir, children);
@@ -96,7 +96,7 @@ t.test("killed with -9 a holder leaves nothing, although its children live", asy
   lock.release();
 });
 
-t.test("a holder that is just ending, or a look, is waited for", async (t) => {
+t.test("a holder that is just ending, or only looking, is waited for", async (t) => {
   const dir = mkdtempSync(join(t.testdir(), "x."));
   const lock = await lockFolder(dir);
   setTimeout(() => lock.release());
@@ -114,7 +114,7 @@ t.test("a lock file that was deleted is no lock", async (t) => {
   next.release();
 });
 
-t.test("where nothing can be written the system's error says so", async (t) => {
+t.test("where nothing can be written, the error is the system's", async (t) => {
   const root = t.testdir({ file: "" });
   await t.rejects(lockFolder(join(root, "file")), { code: "EEXIST" });
   await t.rejects(lockFolder(join(root, "file", "below")), { code: "ENOTDIR" });

@@ -89,7 +89,7 @@ t.test("a read-only folder", { skip: lacking("mount") }, async (t) => {
   await t.rejects(openLmdbStore({ dir: mount }), { code: "store_unavailable" });
 });
 
-t.test("a file that is no LMDB, and one of another format", async (t) => {
+t.test("a file that is not LMDB's, and one of another format", async (t) => {
   const dir = t.testdir();
   const other = { user: "bob", name: "p" };
   const damaged = await openLmdbStore({ dir: join(dir, "damaged") });
@@ -113,7 +113,7 @@ t.test("a file that is no LMDB, and one of another format", async (t) => {
 });
 
 t.test(
-  "a disk without a byte left: a new user is refused, which has to make files",
+  "a disk without a byte left: a new user, who needs new files, is refused",
   { skip: lacking("mount") },
   async (t) => {
     const mount = mountTmpfs(t, "size=4m");

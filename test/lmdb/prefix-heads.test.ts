@@ -15,66 +15,63 @@ const key = { user: USER, name: "one" };
 /** So much later every write is over. */
 const LATER_MS = 5000;
 
-t.test(
-  "a file that was written just now is not believed, one that is at rest is, until it is written again by anybody",
-  async (t) => {
-    const dir = mkdtempSync(join(t.testdir(), "lmdb."));
-    const store = await openLmdbStore({ dir });
-    const other = await openLmdbStore({ dir });
-    t.teardown(() => Promise.all([store.close(), other.close()]));
-    const path = (user: string): string => userFile(dir, user);
-    let ahead = 0;
-    const heads = new KnownHeads(path, () => Date.now() + ahead);
-    t.equal(heads.fileOf(USER), null, "no file yet");
+t.test("a file written just now is not trusted; one at rest is, until anybody writes to it again", async (t) => {
+  const dir = mkdtempSync(join(t.testdir(), "lmdb."));
+  const store = await openLmdbStore({ dir });
+  const other = await openLmdbStore({ dir });
+  t.teardown(() => Promise.all([store.close(), other.close()]));
+  const path = (user: string): string => userFile(dir, user);
+  let ahead = 0;
+  const heads = new KnownHeads(path, () => Date.now() + ahead);
+  t.equal(heads.fileOf(USER), null, "no file yet");
 
-    await store.put(await record(key, 1));
-    t.equal(heads.fileOf(USER), null, "written just now");
-    const first = (await store.head(key)) as PrefixMeta;
-    heads.keep(key, null, first);
-    ahead = LATER_MS;
-    const file = heads.fileOf(USER);
-    t.type(file, "string");
-    t.equal(heads.get(key, file), null, "nothing was kept of a file not at rest");
-    heads.keep(key, file, first);
-    t.equal(heads.get(key, file), first);
-    t.equal(heads.get({ ...key, name: "two" }, file), null);
+  await store.put(await record(key, 1));
+  t.equal(heads.fileOf(USER), null, "written just now");
+  const first = (await store.head(key)) as PrefixMeta;
+  heads.keep(key, null, first);
+  ahead = LATER_MS;
+  const file = heads.fileOf(USER);
+  t.type(file, "string");
+  t.equal(heads.get(key, file), null, "nothing was kept of a file not at rest");
+  heads.keep(key, file, first);
+  t.equal(heads.get(key, file), first);
+  t.equal(heads.get({ ...key, name: "two" }, file), null);
 
-    await store.head(key);
-    await store.loadKv(key, first.digest);
-    await store.list(USER, { limit: 5 });
-    t.equal(heads.get(key, heads.fileOf(USER)), first, "reading changes nothing");
+  await store.head(key);
+  await store.loadKv(key, first.digest);
+  await store.list(USER, { limit: 5 });
+  t.equal(heads.get(key, heads.fileOf(USER)), first, "reading changes nothing");
 
-    for (const write of [
-      async (): Promise<unknown> => other.put(await record(key, 2)),
-      (): Promise<unknown> => other.patchMeta(key, { visibility: "shared" }),
-      (): Promise<unknown> => other.delete(key),
-    ]) {
-      const before = heads.fileOf(USER);
-      heads.keep(key, before, first);
-      t.equal(heads.get(key, before), first);
-      // File times go by the ticks of a clock.
-      await sleep(20);
-      await write();
-      t.equal(heads.get(key, heads.fileOf(USER)), null, "another process has written");
-      heads.keep(key, before, first);
-      t.equal(heads.get(key, before), null, "what was asked before a write and answered after it is not kept");
-    }
-    heads.keep(key, heads.fileOf(USER), first);
-    heads.forgetUser(USER);
-    t.equal(heads.get(key, heads.fileOf(USER)), null);
-    heads.keep(key, heads.fileOf(USER), first);
-    await other.deleteUser(USER);
-    t.equal(statSync(path(USER), { throwIfNoEntry: false }), undefined);
-    t.equal(heads.get(key, heads.fileOf(USER)), null, "the user is gone");
-  },
-);
+  for (const write of [
+    async (): Promise<unknown> => other.put(await record(key, 2)),
+    (): Promise<unknown> => other.patchMeta(key, { visibility: "shared" }),
+    (): Promise<unknown> => other.delete(key),
+  ]) {
+    const before = heads.fileOf(USER);
+    heads.keep(key, before, first);
+    t.equal(heads.get(key, before), first);
+    // File times go by the ticks of a clock.
+    await sleep(20);
+    await write();
+    t.equal(heads.get(key, heads.fileOf(USER)), null, "another process has written");
+    heads.keep(key, before, first);
+    t.equal(heads.get(key, before), null, "what was asked before a write and answered after it is not kept");
+  }
+  heads.keep(key, heads.fileOf(USER), first);
+  heads.forgetUser(USER);
+  t.equal(heads.get(key, heads.fileOf(USER)), null);
+  heads.keep(key, heads.fileOf(USER), first);
+  await other.deleteUser(USER);
+  t.equal(statSync(path(USER), { throwIfNoEntry: false }), undefined);
+  t.equal(heads.get(key, heads.fileOf(USER)), null, "the user is gone");
+});
 
-t.test("a path that cannot be looked at is no reason to believe", async (t) => {
+t.test("a path that cannot be examined is not trusted", async (t) => {
   const heads = new KnownHeads(() => join(t.testdir({ file: "" }), "file", "below"));
   t.equal(heads.fileOf(USER), null);
 });
 
-t.test("a store that has been at rest answers what another process has just written", async (t) => {
+t.test("a store at rest returns what another process has just written", async (t) => {
   const dir = mkdtempSync(join(t.testdir(), "lmdb."));
   const store = await openLmdbStore({ dir });
   const other = await openLmdbStore({ dir });
@@ -90,7 +87,7 @@ t.test("a store that has been at rest answers what another process has just writ
   t.equal(await store.head(key), null);
 });
 
-t.test("a store that is closed answers nothing of what it knew", async (t) => {
+t.test("a closed store answers nothing from memory", async (t) => {
   const store = await openLmdbStore({ dir: mkdtempSync(join(t.testdir(), "lmdb.")) });
   await store.put(await record(key, 1));
   await sleep(1100);
@@ -101,7 +98,7 @@ t.test("a store that is closed answers nothing of what it knew", async (t) => {
 });
 
 t.test(
-  "whoever may not use a prefix is answered by way of the store's thread, as for one that does not exist",
+  "a prefix that the asker may not use is looked up on the store's thread, like one that does not exist",
   async (t) => {
     const store = await openLmdbStore({ dir: mkdtempSync(join(t.testdir(), "lmdb.")) });
     t.teardown(() => store.close());

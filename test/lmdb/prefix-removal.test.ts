@@ -65,7 +65,7 @@ t.test("after a removal no file holds the user's name, files or tensors; others 
   );
 });
 
-t.test("the index of what is shared has no byte of a guest who is removed", async (t) => {
+t.test("the index of shared prefixes has no byte of a removed guest", async (t) => {
   const dir = join(t.testdir(), "lmdb");
   const store = await openLmdbStore({ dir });
   t.teardown(() => store.close());

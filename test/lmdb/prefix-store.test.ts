@@ -54,7 +54,7 @@ t.test("a large record goes to the thread without being copied in one turn of th
   t.ok(Buffer.from((await store.loadFile(put.meta, put.meta.digest, "f"))!).equals(put.files.get("f")!));
 });
 
-t.test("a user who is removed while a record is on its way to the thread", async (t) => {
+t.test("a user removed while a record is on its way to the thread", async (t) => {
   const store = await openLmdbStore({ dir: t.testdir() });
   t.teardown(() => store.close());
   const put = store.put(await large("p", 32 << 20));
@@ -64,7 +64,7 @@ t.test("a user who is removed while a record is on its way to the thread", async
   t.same(await store.held("ann"), { prefixes: 0, bytes: 0 });
 });
 
-t.test("what a user holds is counted once where nobody has kept count of it", async (t) => {
+t.test("a user's totals are counted once in a store that predates them", async (t) => {
   const dir = t.testdir();
   const store = await openLmdbStore({ dir });
   const puts = await Promise.all([1, 2, 3].map((i) => record({ user: "ann", name: `p${i}` }, i, { length: i })));
@@ -86,7 +86,7 @@ t.test("what a user holds is counted once where nobody has kept count of it", as
   t.same(await again.held("ann"), { prefixes: 2, bytes: bytes - puts[0]!.meta.bytes });
 });
 
-t.test("the index of what is shared: built once, and put right after a crash", async (t) => {
+t.test("the index of shared prefixes is built once, and repaired after a crash", async (t) => {
   const dir = t.testdir();
   const open = async (work: (store: PrefixStore) => Promise<void>): Promise<void> => {
     const store = await openLmdbStore({ dir });

@@ -53,7 +53,7 @@ t.test("no byte of a removed user stays in the folder", async (t) => {
   await again.close();
 });
 
-t.test("a file of before sums of days were kept", async (t) => {
+t.test("a file that predates the sums by day", async (t) => {
   const dir = t.testdir();
   const store = await openLmdbUserStore({ dir });
   for (const id of ["ann", "bob"]) await store.createUser(user(id));

@@ -211,7 +211,7 @@ t.test("a changed graph needs a changed GRAPH_VERSION, or caches would serve the
   }
 });
 
-t.test("a weight without a place in the data file is an error of whoever forgot it", async (t) => {
+t.test("a weight without a place in the data file is a programming error", async (t) => {
   const config = parseGpt2Config({
     model_type: "gpt2",
     n_layer: 1,

@@ -73,7 +73,7 @@ t.test("the fields are those of onnx.proto3", async (t) => {
   t.same([text(dims[0]!, 2), all(dims[1]!, 1)], [["batch"], [300n]], "a named dimension, a fixed one");
 });
 
-t.test("a number that is no integer must say that it is a float", async (t) => {
+t.test("a non-integer attribute must be marked as a float", async (t) => {
   t.throws(() => new OnnxGraph("g", "d").node("Op", [], [], { epsilon: 1e-5 }), RangeError);
 });
 

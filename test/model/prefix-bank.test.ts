@@ -73,7 +73,7 @@ t.test("prefixes lie in pages of their own, page 0 is zeros", async (t) => {
   t.match(bank.stats(), { entries: 3, hits: 0, misses: 3, evictions: 0 });
 });
 
-t.test("who has not been used for longest makes way, and comes again as it was", async (t) => {
+t.test("the least recently used prefix makes way, and is the same when it comes again", async (t) => {
   const { bank, memory } = openBank(t);
   const [a, b, c] = [prefix(4, 1), prefix(4, 2), prefix(3, 3)];
   bank.hold(a);
@@ -90,7 +90,7 @@ t.test("who has not been used for longest makes way, and comes again as it was",
   t.equal(bank.stats().misses, 4);
 });
 
-t.test("after clear nothing is left, neither of prefixes that were held nor of those that had made way", async (t) => {
+t.test("after clear nothing is left, neither of held prefixes nor of evicted ones", async (t) => {
   const { bank, memory } = openBank(t);
   for (let mark = 1; mark < 6; mark++) bank.hold(prefix(4, mark));
   t.ok(memory().some((value) => value !== 0));
@@ -102,7 +102,7 @@ t.test("after clear nothing is left, neither of prefixes that were held nor of t
   t.same(fromPages(memory(), pages), again.data, "all pages can be used");
 });
 
-t.test("a prefix that nobody knows any more is only pages until they are needed", async (t) => {
+t.test("the pages of a prefix that has been collected stay until they are needed", async (t) => {
   const { bank } = openBank(t);
   bank.hold(prefix(8, 1));
   const same = prefix(8, 1);

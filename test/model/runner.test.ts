@@ -75,7 +75,7 @@ for (const model of goldenModels()) {
       }
     });
 
-    t.test("a chunk that nobody wants an answer of leaves the same in its row, and computes none", async (t) => {
+    t.test("a chunk fed without answers leaves the same in its row, and computes no output", async (t) => {
       const [cut, next] = [length >> 1, Int32Array.of(3)];
       await prefill(1, 0, prompt.subarray(0, cut));
       const { topLogits } = await runner.prefill(1, cut, prompt.subarray(cut), "last");
@@ -148,7 +148,7 @@ for (const model of goldenModels()) {
       t.ok(distance(copied, await prefill(6, half, rest)) < TOLERANCE, "part of a row is a shorter prompt");
     });
 
-    t.test("what was folded from tokens and loaded is what feeding them gives", async (t) => {
+    t.test("a loaded fold of tokens equals feeding the tokens", async (t) => {
       for (const split of [1, 3, length >> 1, length - 1]) {
         const kv = await foldWith(runner, { kind: "tokens", ids: prompt.subarray(0, split) });
         t.equal(kv.length, split);
@@ -218,19 +218,22 @@ for (const model of goldenModels()) {
       t.equal(differingBits(await prefill(0, length, Int32Array.of(1)), before), 0);
     });
 
-    t.test("what is outside of the context or the vocabulary fails, and the other rows do not notice", async (t) => {
-      await prefill(1, 0, prompt);
-      const before = await prefill(1, length, Int32Array.of(1));
-      const failed = { name: "PrefixdError", code: "model_failed" };
-      await t.rejects(runner.prefill(0, 0, ids(positions + 1, 4), "last"), failed);
-      await t.rejects(runner.prefill(0, positions, Int32Array.of(1), "last"), failed);
-      await t.rejects(runner.prefill(0, 0, Int32Array.of(vocabSize), "last"), failed);
-      await t.rejects(runner.decode(Int32Array.of(1, 1), Int32Array.of(positions, 3)), failed);
-      await t.rejects(foldWith(runner, { kind: "tokens", ids: ids(positions + 1, 4) }), failed);
-      t.equal(differingBits(await prefill(1, length, Int32Array.of(1)), before), 0);
-      const full = await prefill(0, 0, ids(positions, 4));
-      t.ok(Number.isFinite(full.logSumExp), "the last position can be used");
-    });
+    t.test(
+      "positions outside the context and ids outside the vocabulary fail, without a trace in other rows",
+      async (t) => {
+        await prefill(1, 0, prompt);
+        const before = await prefill(1, length, Int32Array.of(1));
+        const failed = { name: "PrefixdError", code: "model_failed" };
+        await t.rejects(runner.prefill(0, 0, ids(positions + 1, 4), "last"), failed);
+        await t.rejects(runner.prefill(0, positions, Int32Array.of(1), "last"), failed);
+        await t.rejects(runner.prefill(0, 0, Int32Array.of(vocabSize), "last"), failed);
+        await t.rejects(runner.decode(Int32Array.of(1, 1), Int32Array.of(positions, 3)), failed);
+        await t.rejects(foldWith(runner, { kind: "tokens", ids: ids(positions + 1, 4) }), failed);
+        t.equal(differingBits(await prefill(1, length, Int32Array.of(1)), before), 0);
+        const full = await prefill(0, 0, ids(positions, 4));
+        t.ok(Number.isFinite(full.logSumExp), "the last position can be used");
+      },
+    );
   });
 }
 

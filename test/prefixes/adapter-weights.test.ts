@@ -106,7 +106,7 @@ t.test("copies in any order and pieces of any size; only the prompt is held", as
   t.match(Buffer.from(tagged).toString(), /"__metadata__":\{"prefixd_base_fingerprint":"é"\}/, "metadata stays");
 });
 
-t.test("what is wrong with such a file", async (t) => {
+t.test("defects of such a file", async (t) => {
   const refused = (file: Uint8Array, code: string, message: RegExp, limit = LIMIT): Promise<unknown> =>
     t.rejects(readAdapterWeights(inPieces(file, 100), { limit, embeddings }), { code, message }, String(message));
   const sound = safetensors({ [WTE]: input, [PROMPT]: prompt });

@@ -114,7 +114,7 @@ t.test("the time that counts is that of the question", async (t) => {
   t.equal((await cache.resolve(key, accept)).meta.digest, second);
 });
 
-t.test("with the store away: on for staleMs, then 503, then back by itself", async (t) => {
+t.test("while the store is away: cached for staleMs, then 503, then back by itself", async (t) => {
   const { store, clock, cache, put } = setUp({ verifyMs: 1000, staleMs: 10_000 });
   await put(key, 1);
   const unseen = { user: "ann", name: "unseen" };
@@ -175,7 +175,7 @@ t.test("damaged bytes are an error, never a prefix", async (t) => {
   t.match(cache.stats(), { entries: 0, loadingBytes: 0 });
 });
 
-t.test("one larger than the bound is served, not kept", async (t) => {
+t.test("a prefix larger than the bound is served, not kept", async (t) => {
   const { cache, put } = setUp({ maxBytes: 2 * TOKEN });
   const big = { user: "ann", name: "big" };
   await put(key, 1);

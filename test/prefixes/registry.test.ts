@@ -143,7 +143,7 @@ t.test("registers, replaces, lists, gives back and removes", async (t) => {
   for (const gone of lookUps(registry, key)) await t.rejects(gone, { code: "prefix_not_found", status: 404 });
 });
 
-t.test("another user's prefix is as unknown as one that is not there", async (t) => {
+t.test("another user's prefix looks like one that does not exist", async (t) => {
   const { registry } = await setUp(t);
   await registry.register(key, upload());
   await t.rejects(registry.resolve({ user: "bob", name: "poem" }), { code: "prefix_not_found" });
@@ -188,7 +188,7 @@ t.test("soft and hard prompts are folded, and what comes out is checked", async 
   t.same(await registry.info(key), hard.meta, "the old version stays");
 });
 
-t.test("keys and values are tried in the model, what it has made itself is not", async (t) => {
+t.test("uploaded keys and values are tried in the model; folded ones are not", async (t) => {
   const { registry, tried } = await setUp(t);
   await registry.register(key, upload());
   await registry.register(key, upload({ ...CONFIG, peft_type: "P_TUNING" }, embeddings([3, 8])));

@@ -38,7 +38,7 @@ async function connections(redis: TestRedis): Promise<string[]> {
 
 const OF_ONE_SERVER = ["prefixd-bulk", "prefixd-commands", "prefixd-messages"];
 
-t.test("a server has three, whatever it is asked, and leaves none", { timeout: 60_000 }, async (t) => {
+t.test("a server has three connections, whatever it is asked, and leaves none", { timeout: 60_000 }, async (t) => {
   const redis = await start(t);
   const folder = temporaryFolder();
   t.teardown(() => folder.remove());
@@ -103,7 +103,7 @@ t.test("a small command does not wait for Redis' replicas, as a removal does", {
   replica.signal("SIGCONT");
 });
 
-t.test("who hears one channel hears no other", { timeout: 30_000 }, async (t) => {
+t.test("a subscriber of one channel hears no other", { timeout: 30_000 }, async (t) => {
   const real = await start(t);
   const redis = await open(t, real.url);
   const heard: string[] = [];
@@ -119,7 +119,7 @@ t.test("who hears one channel hears no other", { timeout: 30_000 }, async (t) =>
   );
 });
 
-t.test("what shares connections leaves them open, what has its own does not", { timeout: 30_000 }, async (t) => {
+t.test("users of shared connections leave them open; a user with its own closes it", { timeout: 30_000 }, async (t) => {
   const real = await start(t);
   const redis = await open(t, real.url);
   for (const store of [await openRedisStore({ redis }), await openRedisUserStore({ redis })]) await store.close();

@@ -93,14 +93,14 @@ t.test("a failover that loses a removal loses one that was answered with 503", a
   t.same(await after.prefixes.list("ann", { limit: 9 }), [], "repeated, it is done");
 });
 
-t.test("a number of replicas that must have it", async (t) => {
+t.test("a required number of replicas", async (t) => {
   const { primary } = await pair(t);
   const [one, two] = [await stores(t, primary, 1), await stores(t, primary, 2)];
   await t.rejects(two.prefixes.deleteUser("ann"), UNCONFIRMED, "there is one");
   t.ok(await one.prefixes.deleteUser("ann"));
 });
 
-t.test("what waits for a replica holds up nothing else", async (t) => {
+t.test("waiting for a replica holds up nothing else", async (t) => {
   const { primary, replica, prefixes, users } = await pair(t);
   const key = apiKey("ann");
   await users.createUser(user("ann"));

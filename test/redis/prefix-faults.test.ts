@@ -109,7 +109,7 @@ t.test("hung: times out, and goes on when it wakes", async (t) => {
   });
 });
 
-t.test("a cache goes on through an outage, within its bound", async (t) => {
+t.test("a cache goes on serving through an outage, within its bound", async (t) => {
   const { redis, open } = await setUp(t, ...PERSISTENT);
   const store = await open();
   await store.put(await record(key, 1));
@@ -170,7 +170,7 @@ t.test("no memory left: full, nothing left over, the rest usable", async (t) => 
   t.match(await store.put(await record(before, 78)), { created: true });
 });
 
-t.test("nothing is left: not after a delete, and of replaced versions not after the grace", async (t) => {
+t.test("nothing is left of a deleted prefix, nor of a replaced version after the grace period", async (t) => {
   const { redis, open } = await setUp(t);
   const store = await open();
   for (let i = 0; i < 4; i++) await store.put(await record(key, i, { shape: BIG, length: 31 }));

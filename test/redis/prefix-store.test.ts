@@ -13,7 +13,7 @@ skipFileWithout(t, "redis-server");
 
 contractOnRedis(prefixStoreContract, openRedisStore);
 
-t.test("parts of files come out of the chunks that they lie in", async (t) => {
+t.test("a part of a file is read from the chunks that it lies in", async (t) => {
   const redis = await startRedis();
   t.teardown(() => redis.stop());
   const store = await openRedisStore({ url: redis.url, chunkBytes: 100 });
@@ -38,7 +38,7 @@ t.test("parts of files come out of the chunks that they lie in", async (t) => {
   }
 });
 
-t.test("what a user holds is counted once where nobody has kept count of it", async (t) => {
+t.test("a user's totals are counted once in a store that predates them", async (t) => {
   const redis = await startRedis();
   t.teardown(() => redis.stop());
   const store = await openRedisStore({ url: redis.url, namespace: "kept" });
@@ -61,7 +61,7 @@ t.test("what a user holds is counted once where nobody has kept count of it", as
   t.same(await client.keys("kept:{ann}:*"), []);
 });
 
-t.test("the index of what is shared: built once, and put right after a crash", async (t) => {
+t.test("the index of shared prefixes is built once, and repaired after a crash", async (t) => {
   const redis = await startRedis();
   t.teardown(() => redis.stop());
   const client = new Redis(redis.url);

@@ -49,7 +49,7 @@ async function read(redis: TestRedis, key: string): Promise<unknown> {
   return redis.command("GET", key);
 }
 
-t.test("an id whose user was never created goes off the list", async (t) => {
+t.test("an id whose user was never created disappears from the list", async (t) => {
   const { redis, users } = await setUp(t);
   await users.createUser(user("keeper"));
   await without(redis, ["eval", "evalsha"], () =>
@@ -100,7 +100,7 @@ t.test("a key's index entry does not outlive its key", async (t) => {
   t.same(await redis.command("KEYS", "*"), [], "a removal that ended in the middle and is repeated leaves nothing");
 });
 
-t.test("a guest who was let in by a change that ended in the middle is removed from the list", async (t) => {
+t.test("a guest added by a change that crashed midway is removed from the list", async (t) => {
   const { redis } = await setUp(t);
   const store = await openRedisStore({ url: redis.url });
   t.teardown(() => store.close());
@@ -120,7 +120,7 @@ t.test("a guest who was let in by a change that ended in the middle is removed f
   t.same(await store.listShared("doomed", { limit: 9 }), []);
 });
 
-t.test("no inbox names a removed user, neither of a replica that is dead nor of one that answers", async (t) => {
+t.test("no inbox names a removed user, neither that of a dead replica nor of a live one", async (t) => {
   const { redis } = await setUp(t);
   await redis.command("HSET", "prefixd:{replicas}:beats", "dead", "7");
   const handler = async (): Promise<{ running: number; queued: number }> => ({ running: 0, queued: 0 });

@@ -4,7 +4,7 @@ import { parseRedisUrl, RedisUrlError, withoutPasswords } from "../../src/redis/
 
 const at = (host: string, port = 6379, tls = false): object => ({ at: { host, port, tls }, cluster: false, db: 0 });
 
-t.test("what is of the form", async (t) => {
+t.test("URLs of the documented form", async (t) => {
   const cases: Record<string, object> = {
     "redis://localhost": at("localhost"),
     "redis://localhost/": at("localhost"),
@@ -46,7 +46,7 @@ t.test("what is of the form", async (t) => {
   for (const [url, address] of Object.entries(cases)) t.same(parseRedisUrl(url), address, url);
 });
 
-t.test("what is not, with what is wrong", async (t) => {
+t.test("other URLs are refused, with the reason", async (t) => {
   const encoded = /percent-encoded/;
   const cases: [url: string, message: RegExp][] = [
     ["redis://h/abc", /^the database must be a whole number from 0 to 2147483647/],
@@ -132,7 +132,7 @@ t.test("what is not, with what is wrong", async (t) => {
   }
 });
 
-t.test("whatever a password is, encoded it comes out as it was", async (t) => {
+t.test("any password, percent-encoded, is decoded as it was", async (t) => {
   const word = fc.string({ unit: "binary", minLength: 1 }).filter((text) => !text.includes("\0"));
   fc.assert(
     fc.property(word, word, fc.nat(15), (user, password, db) => {
@@ -150,7 +150,7 @@ t.test("whatever a password is, encoded it comes out as it was", async (t) => {
   t.pass("200 of them");
 });
 
-t.test("any text is an address or an error of ours", async (t) => {
+t.test("any text is either an address or a RedisUrlError", async (t) => {
   const piece = fc.constantFrom(
     "redis://",
     "rediss://",

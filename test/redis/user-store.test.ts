@@ -30,7 +30,7 @@ t.test("changes by others are heard, and a removed user leaves no Redis key", as
   t.same(await redis.command("KEYS", "*"), []);
 });
 
-t.test("usage of before rows were listed is listed, and so is what such a version adds", async (t) => {
+t.test("usage from before rows were listed is listed, and so is what such a version adds", async (t) => {
   const redis = await startRedis();
   t.teardown(() => redis.stop());
   const store = await openRedisUserStore({ url: redis.url });

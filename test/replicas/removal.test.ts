@@ -123,7 +123,7 @@ t.test("Redis, one replica", { skip: lacking("redis-server") }, async (t) => {
   );
 });
 
-t.test("what fails leaves the removal open, and another call finishes it", async (t) => {
+t.test("a failure leaves the removal open, and another call finishes it", async (t) => {
   const store = await openLmdbStore({ dir: join(t.testdir(), "lmdb") });
   const { removal, users, fail } = await rig(t, store, local);
   await store.put(await record(key, 1));

@@ -50,7 +50,7 @@ async function everybodySeen(redis: TestRedis, ...replicas: Replica[]): Promise<
 const ids = (replicas: readonly { id: string }[]): string[] => replicas.map(({ id }) => id).sort();
 
 t.test(
-  "a replica that Redis has just forgotten is told, and waited for",
+  "a replica that Redis has just forgotten is told of a removal, and waited for",
   { skip: lacking("redis-server") },
   async (t) => {
     const redis = await startRedis();
@@ -78,7 +78,7 @@ t.test(
 );
 
 t.test(
-  "a replica whose process is gone is struck off by the others, with what is in its inbox",
+  "a replica whose process is gone is struck off by the others, together with its inbox",
   { skip: lacking("redis-server") },
   async (t) => {
     const redis = await startRedis();
@@ -97,7 +97,7 @@ t.test(
   },
 );
 
-t.test("Redis' clock may be set as one likes", { skip: lacking("redis-server", "cc") }, async (t) => {
+t.test("Redis' clock may be set to any time", { skip: lacking("redis-server", "cc") }, async (t) => {
   const library = join(t.testdir(), "step-clock.so");
   t.equal(
     spawnSync("cc", ["-shared", "-fPIC", "-o", library, join(import.meta.dirname, "../support/step-clock.c")]).status,

@@ -58,7 +58,7 @@ function setUp(options: Partial<VerifiedCacheOptions<string, Thing>> = {}) {
 
 const away = (): PrefixdError => new PrefixdError("store_unavailable", "away", { retryAfter: 2 });
 
-t.test("many ask once, and it is believed for verifyMs from the question on", async (t) => {
+t.test("concurrent gets ask the source once; the answer is trusted for verifyMs from the question on", async (t) => {
   const { source, clock, set, version } = setUp();
   set("a", 1);
   const answer = source.hold();
@@ -75,7 +75,7 @@ t.test("many ask once, and it is believed for verifyMs from the question on", as
   t.equal(source.asked.length, 2);
 });
 
-t.test("a bound of 0 asks every time, and still shares", async (t) => {
+t.test("with verifyMs 0 every get asks, and concurrent ones still share", async (t) => {
   const { source, set, version } = setUp({ verifyMs: 0 });
   set("a", 1);
   await Promise.all([version("a"), version("a")]);
@@ -84,7 +84,7 @@ t.test("a bound of 0 asks every time, and still shares", async (t) => {
   t.equal(source.asked.length, 2);
 });
 
-t.test("a notice during a read: what was read before is believed by nobody", async (t) => {
+t.test("a notice during a read: nobody trusts what was read before it", async (t) => {
   for (const [what, notice] of [
     ["of the key", ({ cache }) => cache.forget("a")],
     ["of its owner, whom only the answer names", ({ cache }) => cache.forgetOwner("ann")],
@@ -108,7 +108,7 @@ t.test("a notice during a read: what was read before is believed by nobody", asy
   }
 });
 
-t.test("who asks after a notice of the key does not wait for the old question", async (t) => {
+t.test("a get after a notice of its key does not wait for the earlier read", async (t) => {
   const { source, set, version, cache } = setUp();
   set("a", 1);
   const answerOld = source.hold();
@@ -122,7 +122,7 @@ t.test("who asks after a notice of the key does not wait for the old question", 
   t.equal(source.asked.length, 2, "who waited takes the newer answer");
 });
 
-t.test("a notice of another owner costs nobody a question, one of nobody's key does", async (t) => {
+t.test("a notice of another owner costs no read; one that names no key does", async (t) => {
   const { source, set, version, cache } = setUp();
   set("a", 1);
   const answer = source.hold();
@@ -148,7 +148,7 @@ t.test("a key that changes all the time is an error, not an old value", async (t
   await t.rejects(cache.get("a"), { code: "store_unavailable", retryAfter: 1 });
 });
 
-t.test("a read that fails: all who wait hear of it, and the next asks again", async (t) => {
+t.test("a failed read rejects all who wait, and the next get asks again", async (t) => {
   const { source, set, version, cache } = setUp();
   set("a", 1);
   source.error = new Error("torn");
@@ -233,7 +233,7 @@ t.test("bounds: the least used value goes, and keys of nothing push out none", a
   t.same(source.asked, ["none-0"]);
 });
 
-t.test("without room for nothing each question is asked", async (t) => {
+t.test("without room for missing keys, each of their gets asks", async (t) => {
   const { source, version } = setUp({ maxAbsent: 0 });
   await version("none");
   await version("none");

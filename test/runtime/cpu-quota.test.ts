@@ -2,7 +2,7 @@ import { availableParallelism } from "node:os";
 import t from "tap";
 import { cgroupPath, cpuQuota, readCpuQuota, threadsWithin } from "../../src/runtime/cpu-quota.ts";
 
-t.test("what Linux says of a container", async (t) => {
+t.test("processor quotas as Linux reports them in a container", async (t) => {
   t.equal(cgroupPath("4:memory:/x\n0::/system.slice/prefixd.service\n"), "/system.slice/prefixd.service");
   t.equal(cgroupPath(""), "/");
   t.equal(cpuQuota("150000 100000\n"), 1.5);

@@ -19,7 +19,7 @@ t.test("a real one", { skip: lacking("linux") }, async (t) => {
   t.ok(names.every((name) => /^[\w.+-]+$/.test(name)));
 });
 
-t.test("what is no ELF file, or is cut short, needs nothing", async (t) => {
+t.test("a file that is not ELF, or is cut short, needs no libraries", async (t) => {
   const whole = elfNeeding(["libm.so.6"]);
   const dir = t.testdir({ text: "text", empty: "" });
   for (const name of ["text", "empty"]) t.same(neededLibraries(join(dir, name)), []);

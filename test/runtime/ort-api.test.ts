@@ -29,12 +29,12 @@ function errorOf(call: () => unknown): OrtError {
   throw new Error("no error");
 }
 
-t.test("the library says who it is", async (t) => {
+t.test("the library tells its version", async (t) => {
   t.match(api.version, /^1\.\d+\.\d+$/);
   t.match(defaultLibraryPath(), /onnxruntime/);
 });
 
-t.test("the library sends nothing to its maker: it has no thread for it", { skip: lacking("linux") }, async (t) => {
+t.test("the library sends no telemetry: it has no thread for it", { skip: lacking("linux") }, async (t) => {
   const script = fileURLToPath(new URL("children/threads.ts", import.meta.url));
   const env = { ...process.env };
   // Of itself the library is silent where CI is set.

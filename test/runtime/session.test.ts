@@ -70,7 +70,7 @@ t.test("a binding with a wrong name is not left behind; a failed run leaves the 
   t.throws(() => runtime.session(addModel(dir), { threads: 1, config: { "": "1" } }), OrtError);
 });
 
-t.test("disposing twice frees once, and the order among tensors, bindings and sessions is free", async (t) => {
+t.test("disposing twice frees once; tensors, bindings and sessions may be disposed of in any order", async (t) => {
   const tensor = runtime.tensor(Float32Array.of(1, 2), [1, 2]);
   const session = runtime.session(addModel(dir), { threads: 1 });
   const binding = session.binding({ a: tensor, b: tensor }, { sum: tensor });
@@ -148,7 +148,7 @@ t.test(
   },
 );
 
-t.test("what a binding or a run needs is not collected, whatever else is", async (t) => {
+t.test("what a binding or a run needs is not garbage-collected", async (t) => {
   const script = `
     import { Runtime } from ${JSON.stringify(new URL("../../src/runtime/session.ts", import.meta.url).href)};
     const runtime = new Runtime();

@@ -31,7 +31,7 @@ t.test("a folder that cannot be made", async (t) => {
 });
 
 t.test(
-  "a Redis that lets nobody in is no backend, and nothing stays open",
+  "a Redis that refuses the login is no backend, and nothing stays open",
   { skip: lacking("redis-server") },
   async (t) => {
     const redis = await startRedis();
@@ -48,7 +48,7 @@ t.test(
   },
 );
 
-t.test("what has been opened is released in reverse, also when the rest fails", async (t) => {
+t.test("opened resources are released in reverse order, also if a later one fails to open", async (t) => {
   const events: string[] = [];
   const open = async (resources: Resources): Promise<Resources> => {
     for (const name of ["a", "b"]) resources.defer(async () => void events.push(name));

@@ -16,7 +16,7 @@ t.test("a key names itself, and only it has its hash", async (t) => {
   for (const hash of ["", "zz", "00", "0".repeat(63), "0".repeat(66)]) t.notOk(matchesHash(keys[0]!.key, hash));
 });
 
-t.test("what has not the shape of a key", async (t) => {
+t.test("texts that do not have the form of a key", async (t) => {
   const { key } = createApiKey();
   for (const bad of [
     "",

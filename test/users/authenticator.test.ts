@@ -42,7 +42,7 @@ function setup() {
   return { records, listeners, state, authenticator, add, ask };
 }
 
-t.test("whom a key stands for", async (t) => {
+t.test("which user a key stands for", async (t) => {
   const { authenticator, add, ask, listeners } = setup();
   const { id, key } = add("ann");
   t.same(await ask(key), { role: "user", user: "ann", keyId: id });
@@ -145,7 +145,7 @@ t.test("made-up keys cost one question a second each, and no memory without boun
   t.equal(state.asked, 3_003);
 });
 
-t.test("many requests of one key ask once", async (t) => {
+t.test("concurrent requests with one key ask the store once", async (t) => {
   const { add, ask, state } = setup();
   const { key } = add("ann");
   await Promise.all(Array.from({ length: 50 }, () => ask(key)));

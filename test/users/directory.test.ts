@@ -64,7 +64,7 @@ t.test("a change that is heard of is seen at once", async (t) => {
   t.equal(directory.find("a"), null);
 });
 
-t.test("a store that is away: the last known limits hold, a stranger is refused", async (t) => {
+t.test("while the store is away the last known limits hold, and an unknown user is refused", async (t) => {
   const store = fakeStore();
   store.users.set("a", user("a", 1));
   const directory = new UserDirectory(store, 0);

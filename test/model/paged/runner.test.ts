@@ -141,7 +141,7 @@ t.test("several prompts in one run are, to the bit, what each is in a run of its
   );
 });
 
-t.test("pads are written to a row that is nobody's", async (t) => {
+t.test("padding is written to a row of its own", async (t) => {
   const runner = await open(t, new EmulatedDevice());
   const before = Array.from({ length: SLOTS + 1 }, (_, row) => randomPrefix(runner, 20, row));
   for (const [row, prefix] of before.entries()) runner.loadPrefix(row, prefix);
@@ -162,7 +162,7 @@ t.test("pads are written to a row that is nobody's", async (t) => {
 });
 
 t.test(
-  "a size whose graph answers otherwise, or cannot be captured, goes on kernel by kernel and says why",
+  "a size whose graph gives other answers, or cannot be captured, runs kernel by kernel and says why",
   async (t) => {
     const wrong = new ChangedDevice((run, index) => {
       // Of decode runs the first one's graph does nothing, and the second one's cannot be made.
