@@ -50,6 +50,8 @@ import { candidatesByGroup, candidatesByPart } from "./top-candidates.ts";
 /** Part of a built graph's cache key: change it whenever the graph changes. */
 export const GRAPH_VERSION = 9;
 
+/** Input id that selects a row of soft_embeds. */
+export const SOFT_ID = -1;
 /** Above transformers' default top_k of 50, so that default sampling never needs all logits. */
 export const CANDIDATES = 64;
 /** A smaller vocabulary has no more. */

@@ -6,7 +6,7 @@ import type { Device } from "../runtime/device.ts";
 import { Disposables } from "../runtime/disposables.ts";
 import type { Binding, Runtime, Session, Tensor } from "../runtime/session.ts";
 import { DeviceKvCache } from "./device-kv-cache.ts";
-import { candidatesOf } from "./gpt2-graph.ts";
+import { candidatesOf, SOFT_ID } from "./gpt2-graph.ts";
 import { floatType, type Precision } from "./graph-weights.ts";
 import { HostKvCache, type KvCache } from "./kv-cache.ts";
 import { CUT_TOKENS, doesChunkingChangeBits, longestRightChunk } from "./chunk-checks.ts";
@@ -39,8 +39,6 @@ interface DecodeBatch {
   readonly binding: Binding;
 }
 
-/** Input id that selects a row of soft_embeds. */
-const SOFT_ID = -1;
 /** Minimum output rows on devices: WebGPU's Softmax sums a single row in another order than several. */
 const LEAST_OUTPUTS = 2;
 

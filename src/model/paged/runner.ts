@@ -8,7 +8,7 @@ import type { FoldInput, KvTensor, ModelShape } from "../../kv.ts";
 import { Disposables } from "../../runtime/disposables.ts";
 import type { Runtime } from "../../runtime/session.ts";
 import type { StreamedDevice } from "../../runtime/stream-device.ts";
-import { candidatesOf } from "../gpt2-graph.ts";
+import { candidatesOf, SOFT_ID } from "../gpt2-graph.ts";
 import { floatType } from "../graph-weights.ts";
 import type { RunnerOptions } from "../gpt2-runner.ts";
 import type { PrefixBankStats } from "../prefix-bank.ts";
@@ -23,7 +23,6 @@ const PROMPT_TOKENS = [16, 32, 64, 128, 256, 512];
 const PROMPTS = 32;
 /** Context lengths at which captured steps are tested, on both sides of a block boundary. */
 const TRIED_PASTS = [3, 250, 270];
-const SOFT_ID = -1;
 
 export type PagedRunnerOptions = RunnerOptions & { readonly device: StreamedDevice };
 
