@@ -35,6 +35,11 @@ for (const flag of ["--version", "--help"]) {
 t.test("the settings are told without what serves", async (t) => {
   const modules = await modulesOf(t, "serve", "--help");
   t.ok(modules.some((file) => /config\.[jt]s$/.test(file)));
+  if (modules.includes("dist/config.js"))
+    t.notOk(
+      modules.some((file) => file.startsWith("node_modules/typebox/")),
+      "the build has TypeBox in one file",
+    );
   t.same(
     modules.filter((file) =>
       /node_modules\/(fastify|koffi|onnxruntime-node|ioredis|lmdb|pino|prom-client)\/|(src|dist)\/(main|engine|http|model)\b/.test(
@@ -58,8 +63,7 @@ t.test("commands that talk to a server load no schemas", async (t) => {
 
 t.test("npm run build compiles when something has changed, and only then", async (t) => {
   const copy = mkdtempSync(join(t.testdir(), "copy."));
-  for (const file of ["package.json", "tsconfig.json", "tsconfig.build.json", "tools/build.mjs"])
-    cpSync(join(ROOT, file), join(copy, file));
+  for (const file of ["package.json", "tsconfig.json", "tools/build.mjs"]) cpSync(join(ROOT, file), join(copy, file));
   symlinkSync(join(ROOT, "node_modules"), join(copy, "node_modules"));
   mkdirSync(join(copy, "src", "deep"), { recursive: true });
   const [source, output] = [join(copy, "src", "deep", "a.ts"), join(copy, "dist", "deep", "a.js")];
@@ -70,7 +74,7 @@ t.test("npm run build compiles when something has changed, and only then", async
   writeFileSync(source, "export const a: number = 1;\n");
   t.equal(build("--check"), 1);
   t.equal(build(), 0);
-  t.match(readFileSync(output, "utf8"), /^export const a = 1;\n/);
+  t.match(readFileSync(output, "utf8"), /\ba = 1;\n/);
   t.equal(build("--check"), 0);
 
   writeFileSync(output, touched);
@@ -80,7 +84,7 @@ t.test("npm run build compiles when something has changed, and only then", async
   writeFileSync(source, "export const a: number = 2;\n");
   t.equal(build("--check"), 1);
   t.equal(build(), 0);
-  t.match(readFileSync(output, "utf8"), /^export const a = 2;\n/);
+  t.match(readFileSync(output, "utf8"), /\ba = 2;\n/);
 
   writeFileSync(join(copy, "src", "b.ts"), "export const = ;\n");
   t.not(build(), 0, "what cannot be compiled");
@@ -88,5 +92,5 @@ t.test("npm run build compiles when something has changed, and only then", async
   rmSync(join(copy, "src", "b.ts"));
   rmSync(join(copy, "dist"), { recursive: true });
   t.equal(build(), 0);
-  t.match(readFileSync(output, "utf8"), /^export const a = 2;\n/, "what was deleted is there again");
+  t.match(readFileSync(output, "utf8"), /\ba = 2;\n/, "what was deleted is there again");
 });
