@@ -15,14 +15,22 @@ process.once("exit", () => rmSync(results, { recursive: true, force: true }));
 process.on("SIGINT", () => {});
 for (const signal of ["SIGTERM", "SIGHUP"] as const) process.on(signal, () => void tap.kill(signal));
 
-// From Node 24 on it takes the sources as they are, types and `using`: without tsx, of .taprc, each test file starts a second earlier.
+// From Node 24 on it takes the sources as they are, types and `using`: without tsx, of .taprc, each test file starts a second earlier. And
+// TypeBox comes from the build.
 const asItIs =
-  Number(process.versions.node.split(".")[0]) >= 24 ? ["--node-arg=--disable-warning=ExperimentalWarning"] : [];
+  Number(process.versions.node.split(".")[0]) >= 24
+    ? ["--node-arg=--disable-warning=ExperimentalWarning", "--node-arg=--import=./test/support/packed.ts"]
+    : [];
 // Some 160 processes load the same modules: from Node 22 on, each is compiled once for all of them.
 const compiled = join(import.meta.dirname, "../node_modules/.cache/compiled");
+const unrecorded = `--import=${join(import.meta.dirname, "support/unrecorded.mjs")}`;
 const tap = spawn("tap", ["--output-dir", results, ...asItIs, ...process.argv.slice(2)], {
   stdio: "inherit",
-  env: { NODE_COMPILE_CACHE: compiled, ...process.env },
+  env: {
+    NODE_COMPILE_CACHE: compiled,
+    ...process.env,
+    NODE_OPTIONS: `${process.env["NODE_OPTIONS"] ?? ""} "${unrecorded}"`,
+  },
 });
 const [code, signal] = (await once(tap, "exit")) as [number | null, NodeJS.Signals | null];
 process.exitCode = code ?? 128 + constants.signals[signal!];

@@ -118,7 +118,7 @@ t.test(
       tap: `#!/bin/sh\nmkdir "$2/test" && printf '%s' "$RESULT" > "$2/test/a.test.ts.tap"\nshift 2; echo "asked: $*"; exit "$CODE"\n`,
     });
     // Newer Nodes take TypeScript by themselves.
-    const withoutFlag = (line: string): string => line.replace("--node-arg=--disable-warning=ExperimentalWarning ", "");
+    const withoutFlags = (line: string): string => line.replaceAll(/--node-arg=\S+ /g, "");
     chmodSync(join(dir, "tap"), 0o755);
     const run = (skip: string, { code = 0, complete = "" } = {}): { status: number | null; lines: string[] } => {
       const env = {
@@ -133,7 +133,7 @@ t.test(
         ["--import=tsx", repositoryFile("test/run.ts"), "test/a.test.ts", "--bail"],
         { encoding: "utf8", env },
       );
-      return { status, lines: stdout.trimEnd().split("\n").map(withoutFlag) };
+      return { status, lines: stdout.trimEnd().split("\n").map(withoutFlags) };
     };
     const asked = "asked: test/a.test.ts --bail";
     const list = (reason: string): string[] => [
