@@ -9,6 +9,7 @@ export default tseslint.config(
       ".cache/",
       "eslint.config.js",
       "tools/build.mjs",
+      "test/support/*.mjs",
       ".dependency-cruiser.cjs",
     ],
   },

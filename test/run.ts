@@ -19,7 +19,7 @@ for (const signal of ["SIGTERM", "SIGHUP"] as const) process.on(signal, () => vo
 // TypeBox comes from the build.
 const asItIs =
   Number(process.versions.node.split(".")[0]) >= 24
-    ? ["--node-arg=--disable-warning=ExperimentalWarning", "--node-arg=--import=./test/support/packed.ts"]
+    ? ["--node-arg=--disable-warning=ExperimentalWarning", "--node-arg=--import=./test/support/packed.mjs"]
     : [];
 // Some 160 processes load the same modules: from Node 22 on, each is compiled once for all of them.
 const compiled = join(import.meta.dirname, "../node_modules/.cache/compiled");
