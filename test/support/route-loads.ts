@@ -59,8 +59,10 @@ export function routeLoads(positions: number, folder: string): RouteLoad[] {
     min_new_tokens: 4,
   };
   const prompts = Array.from({ length: 64 }, () => ids);
+  // The longest turns come from the first few of them; the others take the model's time.
+  const some = effort({ short: 1 / 4, long: 1 });
   const echo = {
-    prompts: prompts.slice(0, 16),
+    prompts: prompts.slice(0, 16 * some),
     n: 4,
     do_sample: true,
     echo: true,
@@ -73,8 +75,13 @@ export function routeLoads(positions: number, folder: string): RouteLoad[] {
     ["a stream", { prompt: "once upon a time", max_new_tokens: 16, stream: true, logprobs: 5 }],
     ["64 long prompts", { prompts, max_new_tokens: 1 }],
     [
-      "64 prompts of n 8 with every processor",
-      { prompts: prompts.map((some) => some.slice(0, 50)), n: 8, max_new_tokens: 4, ...everything },
+      "many prompts of n 8 with every processor",
+      {
+        prompts: prompts.slice(0, 64 * some).map((prompt) => prompt.slice(0, 50)),
+        n: 8,
+        max_new_tokens: 4,
+        ...everything,
+      },
     ],
     [
       "a beam search with everything",
@@ -92,7 +99,7 @@ export function routeLoads(positions: number, folder: string): RouteLoad[] {
     [
       "best_of with logprobs",
       {
-        prompts: prompts.slice(0, 4),
+        prompts: prompts.slice(0, 4 * some),
         best_of: 8,
         n: 8,
         do_sample: true,
