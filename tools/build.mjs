@@ -8,7 +8,6 @@ import { createHash } from "node:crypto";
 import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join, relative } from "node:path";
 import { fileURLToPath } from "node:url";
-import { build } from "esbuild";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const PACKED = "typebox";
@@ -37,6 +36,7 @@ if (process.argv.includes("--check")) {
 }
 
 async function compile() {
+  const { build } = await import("esbuild");
   const options = {
     absWorkingDir: ROOT,
     bundle: true,

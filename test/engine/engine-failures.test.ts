@@ -8,6 +8,7 @@ import { PrefixdError } from "../../src/errors.ts";
 import { FakeRunner, fakePrefix, foldOf, NAN_TOKEN, oracle } from "../support/fake-runner.ts";
 import { engineRequest } from "../support/model.ts";
 import { CountingObserver, idle, Recording } from "../support/recording.ts";
+import { SOURCES } from "../support/program.ts";
 
 t.setTimeout(60_000);
 
@@ -274,11 +275,11 @@ t.test("an engine that has nothing to do keeps no process alive", async (t) => {
     process.on("exit", () => console.log("done", JSON.stringify(engine.stats())));
   `;
   const cwd = fileURLToPath(new URL("../..", import.meta.url));
-  const { stdout, stderr, status } = spawnSync(
-    process.execPath,
-    ["--import=tsx", "--input-type=module", "-e", script],
-    { cwd, encoding: "utf8", timeout: 30_000 },
-  );
+  const { stdout, stderr, status } = spawnSync(process.execPath, [...SOURCES, "--input-type=module", "-e", script], {
+    cwd,
+    encoding: "utf8",
+    timeout: 30_000,
+  });
   t.equal(status, 0, stderr);
   t.match(stdout, 'done {"queued":0,"folds":0,"running":0,"slots":2,"maxQueue":9}');
 });

@@ -31,7 +31,7 @@ import { LmdbUserTables } from "../../src/lmdb/user-tables.ts";
 import { user } from "../contract/user-store.ts";
 import { record } from "../prefixes/records.ts";
 import { effort } from "../support/effort.ts";
-import { bareNode } from "../support/program.ts";
+import { bareNode, SOURCES } from "../support/program.ts";
 import { DAMAGED_USER, makePrefixes, makeUsers } from "./damage.ts";
 
 const UNAVAILABLE = { code: "store_unavailable", status: 503, retryAfter: 5 };
@@ -140,7 +140,7 @@ for (const kind of ["prefixes", "users"] as const) {
       const rounds = effort({ short: 150, long: 600 });
       const child = spawn(
         ...bareNode(
-          "--import=tsx",
+          ...SOURCES,
           new URL("damage-child.ts", import.meta.url).pathname,
           kind,
           kind === "users" ? soundUsers : soundPrefixes,

@@ -6,7 +6,7 @@ import { join, relative } from "node:path";
 import { createInterface } from "node:readline";
 import t, { type Test } from "tap";
 import { folderHolder, FolderInUseError, lockFolder } from "../../src/lmdb/folder-lock.ts";
-import { bareNode } from "../support/program.ts";
+import { bareNode, SOURCES } from "../support/program.ts";
 import { lacking } from "../support/requirements.ts";
 
 const SOURCE = new URL("../../src/lmdb/folder-lock.ts", import.meta.url).href;
@@ -20,7 +20,7 @@ async function holder(
   dir: string,
   then = "",
 ): Promise<{ child: ChildProcess; line: string; kill: () => Promise<void> }> {
-  const [program, args] = bareNode("--import", "tsx", "--input-type=module", "-e", holding(dir, then));
+  const [program, args] = bareNode(...SOURCES, "--input-type=module", "-e", holding(dir, then));
   const child = spawn(program, args, { stdio: ["ignore", "pipe", "inherit"] });
   const kill = async (): Promise<void> => {
     if (child.exitCode !== null || child.signalCode !== null) return;

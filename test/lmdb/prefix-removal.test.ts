@@ -8,7 +8,7 @@ import t from "tap";
 import { openLmdbStore } from "../../src/lmdb/prefix-store.ts";
 import type { PrefixRecord } from "../../src/prefixes/store.ts";
 import { effort } from "../support/effort.ts";
-import { bareNode } from "../support/program.ts";
+import { bareNode, SOURCES } from "../support/program.ts";
 import { record, SHAPE } from "../prefixes/records.ts";
 
 const SECRET = "a-content-that-occurs-nowhere-else";
@@ -95,7 +95,7 @@ t.test(
       await store.close();
       const source = new URL("../../src/lmdb/prefix-store.ts", import.meta.url).href;
       const script = `const { openLmdbStore } = await import(${JSON.stringify(source)}); const s = await openLmdbStore({ dir: ${JSON.stringify(dir)} }); await s.list(${JSON.stringify(VICTIM)}, { limit: 1 }); console.log("ready"); await s.deleteUser(${JSON.stringify(VICTIM)}); console.log("done");`;
-      const child = spawn(...bareNode("--import=tsx", "--input-type=module", "-e", script), {
+      const child = spawn(...bareNode(...SOURCES, "--input-type=module", "-e", script), {
         stdio: ["ignore", "pipe", "inherit"],
       });
       const ended = once(child, "close");

@@ -8,7 +8,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import t from "tap";
 import { openLmdbUserStore } from "../../src/lmdb/user-store.ts";
 import { effort } from "../support/effort.ts";
-import { bareNode } from "../support/program.ts";
+import { bareNode, SOURCES } from "../support/program.ts";
 
 const ROUNDS = effort({ short: 3, long: 6 });
 
@@ -18,7 +18,7 @@ t.test("a process killed at any moment", { timeout: 60_000 }, async (t) => {
   let killed = 0;
   for (let round = 0; round < ROUNDS; round++) {
     const child = spawn(
-      ...bareNode("--import=tsx", new URL("./user-crash-child.ts", import.meta.url).pathname, dir, String(round)),
+      ...bareNode(...SOURCES, new URL("./user-crash-child.ts", import.meta.url).pathname, dir, String(round)),
       { stdio: ["ignore", "pipe", "inherit"] },
     );
     const ended = once(child, "close");

@@ -8,7 +8,7 @@ import { createInterface } from "node:readline";
 import t, { type Test } from "tap";
 import { startFakePrefixd, type FakeOptions, type FakePrefixd } from "./fake-prefixd.ts";
 import type { Scenario } from "../../src/load/scenario.ts";
-import { bareNode } from "../support/program.ts";
+import { bareNode, SOURCES } from "../support/program.ts";
 import { runCli } from "../support/server.ts";
 import { load, scenarioOf, STREAMS } from "./options.ts";
 
@@ -60,12 +60,9 @@ t.test("a client that cannot keep up is no excuse: what went late counts as late
 });
 
 t.test("a thousand streams at once", async (t) => {
-  const child = spawn(
-    ...bareNode("--import=tsx", new URL("fake-prefixd-process.ts", import.meta.url).pathname, "1000"),
-    {
-      stdio: ["ignore", "pipe", "inherit"],
-    },
-  );
+  const child = spawn(...bareNode(...SOURCES, new URL("fake-prefixd-process.ts", import.meta.url).pathname, "1000"), {
+    stdio: ["ignore", "pipe", "inherit"],
+  });
   t.teardown(() => child.kill("SIGKILL"));
   const [url] = (await once(createInterface({ input: child.stdout }), "line")) as [string];
   const dir = mkdtempSync(join(tmpdir(), "prefixd-load-"));

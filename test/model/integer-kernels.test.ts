@@ -16,6 +16,7 @@ import { goldenDir } from "../support/model.ts";
 import { lacking, reasonFor } from "../support/requirements.ts";
 import { all, decode, messages, text, type Field } from "../support/protobuf.ts";
 import { differingBits, rowOf, type Row } from "./runner-fixture.ts";
+import { SOURCES } from "../support/program.ts";
 
 t.setTimeout(300_000);
 
@@ -218,7 +219,7 @@ t.test(
           "Haswell",
           process.execPath,
           "--single-threaded",
-          "--import=tsx",
+          ...SOURCES,
           script,
         ],
         { encoding: "utf8", timeout: 80_000 },

@@ -7,7 +7,7 @@ import type { Test } from "tap";
 import { prefixDigest } from "../../src/prefixes/digest.ts";
 import { listedFor } from "../../src/prefixes/sharing.ts";
 import type { PrefixRecord, PrefixStore } from "../../src/prefixes/store.ts";
-import { bareNode } from "../support/program.ts";
+import { bareNode, SOURCES } from "../support/program.ts";
 import { record, SHAPE } from "./records.ts";
 
 const NAMES = 10;
@@ -36,7 +36,7 @@ export async function crashRounds(
   for (let round = 0; round < rounds; round++) {
     const child = spawn(
       ...bareNode(
-        "--import=tsx",
+        ...SOURCES,
         new URL("./crash-child.ts", import.meta.url).pathname,
         where,
         namespace,

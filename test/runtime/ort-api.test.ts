@@ -14,6 +14,7 @@ import {
 } from "../../src/runtime/ort-api.ts";
 import { addModel, slowModel } from "../support/tiny-model.ts";
 import { lacking } from "../support/requirements.ts";
+import { SOURCES } from "../support/program.ts";
 
 const api = new OrtApi();
 const dir = t.testdir({ "garbage.onnx": "this is not protobuf" });
@@ -40,9 +41,7 @@ t.test("the library sends no telemetry: it has no thread for it", { skip: lackin
   // Of itself the library is silent where CI is set.
   for (const name of ["ORT_DISABLE_TELEMETRY", "CI"]) delete env[name];
   const started = (given: Record<string, string>): number =>
-    Number(
-      spawnSync(process.execPath, ["--import", "tsx", script], { encoding: "utf8", env: { ...env, ...given } }).stdout,
-    );
+    Number(spawnSync(process.execPath, [...SOURCES, script], { encoding: "utf8", env: { ...env, ...given } }).stdout);
   t.equal(started({}), 0);
   t.equal(started({ ORT_DISABLE_TELEMETRY: "0" }), 1, "whoever wants it can have it");
 });
@@ -291,11 +290,11 @@ t.test("errors are statuses only: nothing is printed", async (t) => {
     try { runtime.session(${JSON.stringify(join(dir, "garbage.onnx"))}, { threads: 1 }); } catch (error) { console.log(error.name); }
   `;
   const cwd = fileURLToPath(new URL("../..", import.meta.url));
-  const { stdout, stderr, status } = spawnSync(
-    process.execPath,
-    ["--import=tsx", "--input-type=module", "-e", script],
-    { cwd, encoding: "utf8", timeout: 30_000 },
-  );
+  const { stdout, stderr, status } = spawnSync(process.execPath, [...SOURCES, "--input-type=module", "-e", script], {
+    cwd,
+    encoding: "utf8",
+    timeout: 30_000,
+  });
   t.equal(status, 0);
   t.same([stdout, stderr], ["OrtError\nOrtError\n", ""]);
 });

@@ -7,6 +7,7 @@ import { DataType } from "../../src/model/onnx-writer.ts";
 import { OrtError } from "../../src/runtime/ort-api.ts";
 import { Runtime } from "../../src/runtime/session.ts";
 import { addModel, slowModel, writeModel } from "../support/tiny-model.ts";
+import { SOURCES } from "../support/program.ts";
 
 const dir = t.testdir();
 const runtime = new Runtime();
@@ -196,7 +197,7 @@ t.test("what a binding or a run needs is not garbage-collected", async (t) => {
   const cwd = fileURLToPath(new URL("../..", import.meta.url));
   const { stdout, stderr, status, signal } = spawnSync(
     process.execPath,
-    ["--expose-gc", "--import=tsx", "--input-type=module", "-e", script],
+    ["--expose-gc", ...SOURCES, "--input-type=module", "-e", script],
     { cwd, encoding: "utf8", timeout: 60_000 },
   );
   t.equal(status, 0, `${signal} ${stderr}`);

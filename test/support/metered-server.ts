@@ -7,7 +7,7 @@ import { once } from "node:events";
 import { parseConfig } from "../../src/config.ts";
 import { startServer } from "../../src/main.ts";
 import { TurnMeter, turnBudget } from "./event-loop.ts";
-import { bareNode } from "./program.ts";
+import { bareNode, SOURCES } from "./program.ts";
 import { withoutSettings } from "./server.ts";
 
 interface Reading {
@@ -28,7 +28,7 @@ export class MeteredServer {
 
   /** With these flags, on a free port. */
   static async start(flags: readonly string[], env: Record<string, string> = {}): Promise<MeteredServer> {
-    const [execPath, execArgv] = bareNode("--import=tsx");
+    const [execPath, execArgv] = bareNode(...SOURCES);
     const child = fork(
       new URL(import.meta.url).pathname,
       ["serve", "--port", "0", "--log-level", "silent", "--spin-time", "0", ...flags],

@@ -1,6 +1,6 @@
 import { fork, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
-import { bareNode } from "./program.ts";
+import { bareNode, SOURCES } from "./program.ts";
 
 export type ReplicaCall =
   | { readonly op: "create" | "remove" | "holds"; readonly user: string }
@@ -34,7 +34,7 @@ export class ReplicaProcess {
   #calls = 0;
 
   constructor(url: string, leaseMs = 10_000) {
-    const [execPath, execArgv] = bareNode("--import=tsx");
+    const [execPath, execArgv] = bareNode(...SOURCES);
     this.child = fork(new URL("./replica.ts", import.meta.url).pathname, [url, String(leaseMs)], {
       execPath,
       execArgv: [...execArgv],
