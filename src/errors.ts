@@ -87,17 +87,20 @@ export class PrefixdError extends Error {
   /** Seconds to wait before retrying. */
   readonly retryAfter: number | undefined;
   readonly limit: ReachedLimit | undefined;
+  /** The request's field that it is about, such as `stop[1]`, if it is about one. */
+  readonly field: string | undefined;
 
   constructor(
     code: ErrorCode,
     detail: string,
-    options: { cause?: unknown; retryAfter?: number; limit?: ReachedLimit } = {},
+    options: { cause?: unknown; retryAfter?: number; limit?: ReachedLimit; field?: string } = {},
   ) {
     super(detail, options.cause === undefined ? undefined : { cause: options.cause });
     this.code = code;
     this.status = ERRORS[code].status;
     this.retryAfter = options.retryAfter;
     this.limit = options.limit;
+    this.field = options.field;
   }
 }
 

@@ -208,6 +208,7 @@ export class Generation {
     this.#listener.onStep(deltas, {
       prefix: running.prefix && key ? { key, digest: running.prefix.digest } : null,
       usage: this.#usage(running),
+      timings: this.#meter.timings(),
     });
   }
 
@@ -220,7 +221,7 @@ export class Generation {
         prefix,
         prompt: length,
         positions,
-        which: prompts.length > 1 ? ` of prompts[${p}]` : "",
+        which: prompts.length > 1 ? ` (at index ${p})` : "",
       }),
     );
   }

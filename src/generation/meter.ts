@@ -7,6 +7,17 @@ export interface MeterParts {
   readonly tokenRate?: TokenRate;
 }
 
+/** How long a request waited and ran, in milliseconds. */
+export interface Timings {
+  readonly queueMs: number;
+  /** Up to its first token, or to its prompt's scores where nothing is generated. */
+  readonly prefillMs: number;
+  /** From its first token to its last. */
+  readonly decodeMs: number;
+  /** The tokens after the first, by the time that they took; null if there are none. */
+  readonly tokensPerSecond: number | null;
+}
+
 export interface Metered {
   readonly user: string;
   readonly prefix: { readonly name: string } | null;
@@ -25,6 +36,8 @@ export class RequestMeter {
   readonly #started: boolean[];
   #submittedAt = 0;
   #startedAt: number | null = null;
+  #firstTokenAt: number | null = null;
+  #lastTokenAt = 0;
   /** Tokens charged to the rate so far. */
   #reserved = 0;
   #completion = 0;
@@ -58,12 +71,28 @@ export class RequestMeter {
   }
 
   generated(tokens: number): void {
+    this.#lastTokenAt = performance.now();
+    this.#firstTokenAt ??= this.#lastTokenAt;
     this.#completion += tokens;
   }
 
   /** Tokens generated so far. */
   get completion(): number {
     return this.#completion;
+  }
+
+  /** Call when all of its tokens have come. */
+  timings(): Timings {
+    const now = performance.now();
+    const startedAt = this.#startedAt ?? now;
+    const firstAt = this.#firstTokenAt ?? now;
+    const decodeMs = this.#firstTokenAt === null ? 0 : this.#lastTokenAt - this.#firstTokenAt;
+    return {
+      queueMs: startedAt - this.#submittedAt,
+      prefillMs: firstAt - startedAt,
+      decodeMs,
+      tokensPerSecond: this.#completion > 1 && decodeMs > 0 ? ((this.#completion - 1) * 1000) / decodeMs : null,
+    };
   }
 
   /** Call once. Prompts that never left the queue cost nothing; generated tokens count, whoever ended the request. */

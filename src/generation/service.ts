@@ -9,6 +9,7 @@ import type { PrefixKey } from "../prefixes/store.ts";
 import { RemovedUsers } from "../replicas/removed-users.ts";
 
 export type * from "./types.ts";
+export { removedError } from "./generation.ts";
 export { DEFAULT_SAMPLING } from "../engine/request.ts";
 export { DEFAULT_NEW_TOKENS } from "./lengths.ts";
 
@@ -138,10 +139,7 @@ export class GenerationService {
   async #resolve(request: ValidGenerateRequest): Promise<ResolvedPrefix | null> {
     if (request.prefix !== null) return this.#parts.prefixes.resolve(request.prefix, request.user);
     if (!this.#parts.allowBaseModel)
-      throw new PrefixdError(
-        "base_model_disabled",
-        "Name a prefix in prefix_id: this server does not serve the bare base model.",
-      );
+      throw new PrefixdError("base_model_disabled", "This server does not serve the bare base model: name a prefix.");
     return null;
   }
 }

@@ -9,7 +9,7 @@ import type {
 } from "../engine/request.ts";
 import type { PrefixdError } from "../errors.ts";
 import type { AnswerLength } from "./lengths.ts";
-import type { MeterParts } from "./meter.ts";
+import type { MeterParts, Timings } from "./meter.ts";
 import type { RequestTokens } from "../observability/metrics.ts";
 import type { PrefixRegistry } from "../prefixes/registry-types.ts";
 import type { PrefixKey } from "../prefixes/store.ts";
@@ -61,6 +61,7 @@ export interface GenerationEnd {
   readonly prefix: { readonly key: PrefixKey; readonly digest: string } | null;
   /** `completion` counts all generated tokens, including those of choices and beams that are not returned. */
   readonly usage: RequestTokens;
+  readonly timings: Timings;
 }
 
 /** Receives a request's results, in a microtask after the engine's step. Nothing is called after `end` or `onError`. */

@@ -19,10 +19,12 @@ import { RouteIndex } from "./route-index.ts";
 import { adminRoutes } from "./admin/route.ts";
 import { docsRoutes } from "./docs/route.ts";
 import { generateRoutes } from "./generate/route.ts";
+import { GenerateServer } from "./generate/serve.ts";
 import { healthRoutes } from "./health/route.ts";
 import { modelRoutes } from "./model/route.ts";
 import { prefixRoutes } from "./prefixes/route.ts";
 import { usageRoutes } from "./usage/route.ts";
+import { completionsRoutes } from "./v1/completions-route.ts";
 import { Traffic } from "./connections/traffic.ts";
 import { validatorCompiler } from "./validation.ts";
 
@@ -93,7 +95,9 @@ export async function buildApp(parts: AppParts): Promise<App> {
 
   await fastify.register(multipart, { throwFileSizeLimit: false });
   await fastify.register(swagger, OPENAPI_OPTIONS as never);
-  generateRoutes(fastify, parts);
+  const server = new GenerateServer(parts);
+  generateRoutes(fastify, parts, server);
+  completionsRoutes(fastify, parts, server);
   prefixRoutes(fastify, parts, bodies);
   adminRoutes(fastify, parts);
   usageRoutes(fastify, parts);

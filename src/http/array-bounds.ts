@@ -32,7 +32,7 @@ export function firstArrayFault(schema: Schema, value: unknown, path = ""): Find
     return firstOf(fieldsOf(schema, value), ([name, field]) =>
       firstArrayFault(field, (value as Record<string, unknown>)[name], `${path}/${name}`),
     );
-  const array = arrayOf(schema);
+  const array = arrayOf(schema, value);
   if (array === undefined) return null;
   const { items = {}, maxItems = Array.isArray(items) ? items.length : Infinity } = array;
   if (value.length > maxItems)
@@ -65,7 +65,7 @@ export function withoutIntegers(schema: Schema, value: unknown): unknown {
           ),
         };
   }
-  const array = arrayOf(schema);
+  const array = arrayOf(schema, value);
   // The validator reports this without visiting the items.
   if (array === undefined) return value;
   const { items = {}, minItems = 0 } = array;
@@ -75,9 +75,14 @@ export function withoutIntegers(schema: Schema, value: unknown): unknown {
   );
 }
 
-/** The array alternative of a schema; a union has at most one. */
-const arrayOf = (schema: Schema): Schema | undefined =>
-  schema.type === "array" ? schema : schema.anyOf?.find(({ type }) => type === "array");
+/**
+ * The array alternative of a schema that holds for a value. A union has one, or a list of integers and another one: the
+ * value's first item tells which is meant.
+ */
+function arrayOf(schema: Schema, value: readonly unknown[]): Schema | undefined {
+  const arrays = [schema, ...(schema.anyOf ?? [])].filter(({ type }) => type === "array");
+  return arrays.find(({ items = {} }) => isInteger(items) === (typeof value[0] === "number")) ?? arrays[0];
+}
 
 const isInteger = (items: Schema | readonly Schema[]): items is Schema => "type" in items && items.type === "integer";
 

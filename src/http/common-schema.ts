@@ -35,18 +35,31 @@ export interface ResponseDocument {
 
 const urn = (code: ErrorCode): string => `urn:prefixd:error:${code}`;
 
+/** How a route's errors look. */
+export interface ErrorFormat {
+  readonly type: string;
+  readonly schema: TSchema;
+  example(code: ErrorCode): unknown;
+}
+
+const PROBLEM: ErrorFormat = {
+  type: "application/problem+json",
+  schema: ProblemSchema,
+  example: (code) => {
+    const { title, status } = ERRORS[code];
+    return { type: urn(code), title, status, detail: `${title}.`, code, request_id: "4f1c2a9e8b7d6c50" };
+  },
+};
+
+/** A route's error responses as problems; see `errorResponses`. */
+export const problems = (...codes: ErrorCode[]): Record<string, ResponseDocument> => errorResponses(codes, PROBLEM);
+
 /** A route's error responses, one entry per status with an example for each of its codes. */
-export function problems(...codes: ErrorCode[]): Record<string, ResponseDocument> {
+export function errorResponses(codes: readonly ErrorCode[], format: ErrorFormat): Record<string, ResponseDocument> {
   const out: Record<string, ResponseDocument> = {};
   for (const [status, group] of groupByStatus(new Set([...codes, ...EVERYWHERE]))) {
     const examples: Record<string, unknown> = {};
-    for (const code of group) {
-      const { title } = ERRORS[code];
-      examples[code] = {
-        summary: title,
-        value: { type: urn(code), title, status, detail: `${title}.`, code, request_id: "4f1c2a9e8b7d6c50" },
-      };
-    }
+    for (const code of group) examples[code] = { summary: ERRORS[code].title, value: format.example(code) };
     out[status] = {
       description: group.map((code) => `\`${code}\`: ${ERRORS[code].title}.`).join("\n\n"),
       ...(status === 429
@@ -54,7 +67,7 @@ export function problems(...codes: ErrorCode[]): Record<string, ResponseDocument
         : group.some((code) => code === "store_unavailable" || code === "draining")
           ? { headers: RETRY_AFTER }
           : {}),
-      content: { "application/problem+json": { schema: ProblemSchema, examples } },
+      content: { [format.type]: { schema: format.schema, examples } },
     };
   }
   return out;

@@ -1,6 +1,7 @@
 import type { FastifyReply, FastifyRequest } from "fastify";
 import { ERRORS, PrefixdError, type ErrorCode } from "../errors.ts";
 import { rateLimitHeaders } from "./rate-limit-headers.ts";
+import { isOpenAiPath, shouldNotRetry, toOpenAiError } from "./v1/errors.ts";
 
 /** A problem document (RFC 9457) with our stable code. */
 export interface Problem {
@@ -17,13 +18,23 @@ export const PROBLEM_TYPE = "application/problem+json";
 /** Errors whose details could reveal internals: these go to the log only. */
 const MASKED: ReadonlySet<ErrorCode> = new Set(["internal", "model_failed"]);
 
+function publicDetail(error: PrefixdError): string {
+  return MASKED.has(error.code)
+    ? "The request failed on the server; its log has the reason under the request id."
+    : error.message;
+}
+
 export function toProblem(error: PrefixdError, requestId: string): Problem {
   const { code } = error;
   const { status, title } = ERRORS[code];
-  const detail = MASKED.has(code)
-    ? "The request failed on the server; its log has the reason under the request id."
-    : error.message;
-  return { type: `urn:prefixd:error:${code}`, title, status, detail, code, request_id: requestId };
+  return {
+    type: `urn:prefixd:error:${code}`,
+    title,
+    status,
+    detail: publicDetail(error),
+    code,
+    request_id: requestId,
+  };
 }
 
 /** Errors that Fastify and its plugins throw for bad requests, as our codes. */
@@ -70,11 +81,22 @@ export function sendProblem(request: FastifyRequest, reply: FastifyReply, thrown
   if (error.limit !== undefined) reply.headers(rateLimitHeaders(error.limit));
   if (error.code === "unauthorized") reply.header("www-authenticate", "Bearer");
   if (error.code === "draining" || error.code === "upload_stalled") reply.header("connection", "close");
+  reply.code(error.status);
+  if (isOpenAiPath(request.url)) {
+    if (shouldNotRetry(error)) reply.header("x-should-retry", "false");
+    return reply
+      .type("application/json; charset=utf-8")
+      .send(JSON.stringify(toOpenAiError(error, publicDetail(error))));
+  }
   // As bytes: Fastify adds a charset to strings, which this media type does not have.
-  return reply
-    .code(error.status)
-    .header("content-type", PROBLEM_TYPE)
-    .send(Buffer.from(JSON.stringify(toProblem(error, request.id))));
+  return reply.header("content-type", PROBLEM_TYPE).send(Buffer.from(JSON.stringify(toProblem(error, request.id))));
+}
+
+/** The event that ends a stream which has begun. OpenAI's clients look for errors in unnamed events. */
+export function errorEvent(error: PrefixdError, request: Pick<FastifyRequest, "id" | "url">): string {
+  return isOpenAiPath(request.url)
+    ? `data: ${JSON.stringify(toOpenAiError(error, publicDetail(error)))}\n\n`
+    : `event: error\ndata: ${JSON.stringify(toProblem(error, request.id))}\n\n`;
 }
 
 /** Logs our own failures with their cause; client errors show up in the access log by code. */

@@ -1,7 +1,7 @@
 import { Socket } from "node:net";
 import { setImmediate as nextTurn } from "node:timers/promises";
 import type { FastifyReply } from "fastify";
-import { toProblem, type Problem } from "./problem.ts";
+import { errorEvent } from "./problem.ts";
 import { lostTouch, type PrefixdError } from "../errors.ts";
 
 export interface SseOptions {
@@ -72,16 +72,16 @@ export class SseStream {
     return !this.#isOver;
   }
 
-  /** Sends the last event and the end mark. */
-  last(json: string): void {
+  /** Sends the last events and the end mark. */
+  last(...events: readonly string[]): void {
     this.#emits = true;
-    this.#add(`data: ${json}\n\ndata: [DONE]\n\n`);
+    this.#add(`${events.map((json) => `data: ${json}\n\n`).join("")}data: [DONE]\n\n`);
     this.#end();
     this.write();
   }
 
   error(error: PrefixdError): void {
-    this.#add(this.#errorEvent(error));
+    this.#add(errorEvent(error, this.#reply.request));
     this.#end();
     this.write();
   }
@@ -109,7 +109,7 @@ export class SseStream {
     // Check here, right before the system call and in the same turn.
     const lost = this.#emits && this.#options.mayEmit?.() === false;
     if (lost) this.#end();
-    const text = lost ? this.#errorEvent(lostTouch()) : this.#pending;
+    const text = lost ? errorEvent(lostTouch(), this.#reply.request) : this.#pending;
     this.#pending = "";
     this.#emits = false;
     // Send the end of the body in the same packet.
@@ -141,11 +141,6 @@ export class SseStream {
     if (!this.#opened) this.#open();
     if (this.#pending === "") outbox.add(this);
     this.#pending += text;
-  }
-
-  #errorEvent(error: PrefixdError): string {
-    const problem: Problem = toProblem(error, this.#reply.request.id);
-    return `event: error\ndata: ${JSON.stringify(problem)}\n\n`;
   }
 
   #open(): void {

@@ -12,6 +12,8 @@ interface Annotated {
   readonly required?: readonly string[];
   readonly properties?: Readonly<Record<string, Annotated>>;
   readonly hint?: string;
+  /** Of an object: fields of another route, which a body that has one was meant for, and the sentence that says so. */
+  readonly elsewhere?: { readonly fields: readonly string[]; readonly hint: string };
   readonly unchecked?: boolean;
 }
 
@@ -77,11 +79,14 @@ export function explain(schema: Annotated, findings: readonly Finding[], part: s
   const unknown = findings.find((finding) => finding.keyword === "additionalProperties");
   if (unknown) return unknownField(schema, unknown);
   const missing = findings.find((finding) => finding.keyword === "required");
-  if (missing)
+  if (missing) {
+    const names = missingFields(missing);
     return new PrefixdError(
       "invalid_request",
-      `${where(missing.instancePath, part)} lacks ${quoteAll(missing.params)}.`,
+      `${where(missing.instancePath, part)} lacks ${names.length === 0 ? "a field" : names.map((name) => JSON.stringify(name)).join(", ")}.`,
+      names[0] === undefined ? {} : { field: names[0] },
     );
+  }
   const finding = mostTelling(findings);
   if (finding === undefined || finding.instancePath === "")
     return new PrefixdError("invalid_request", `The ${part} ${finding?.message ?? "is malformed"}.`);
@@ -90,6 +95,7 @@ export function explain(schema: Annotated, findings: readonly Finding[], part: s
   return new PrefixdError(
     "invalid_parameter",
     `${name} ${expectation(findings, finding)}${top?.hint ? `; ${top.hint}` : ""}.`,
+    { field: name },
   );
 }
 
@@ -113,19 +119,36 @@ function expectation(findings: readonly Finding[], finding: Finding): string {
   return `must be ${[...new Set(types.map((other) => ("type" in other.params ? String(other.params.type) : "")))].join(" or ")}`;
 }
 
+/** Unknown fields named in one error. */
+const MOST_NAMED = 8;
+
 function unknownField(schema: Annotated, finding: Finding): PrefixdError {
-  const names: unknown = "additionalProperties" in finding.params ? finding.params.additionalProperties : [];
-  const name = Array.isArray(names) ? String(names[0]) : "";
-  const shown = JSON.stringify(name.length > 64 ? `${name.slice(0, 64)}...` : name);
-  if (Object.hasOwn(NOT_OFFERED, name))
-    return new PrefixdError("unsupported_parameter", `${shown} is not supported: ${NOT_OFFERED[name]}.`);
-  const known = Object.keys(schema.properties ?? {});
-  const alias = Object.hasOwn(FIELD_ALIASES, name) ? FIELD_ALIASES[name] : undefined;
-  const near = alias !== undefined && known.includes(alias) ? alias : nearest(name, known);
-  return new PrefixdError(
-    "unknown_field",
-    `There is no field ${shown}.${near === undefined ? "" : ` Did you mean ${JSON.stringify(near)}?`}`,
-  );
+  const given: unknown = "additionalProperties" in finding.params ? finding.params.additionalProperties : [];
+  const names = Array.isArray(given) ? given.map(String) : [];
+  const refused = names.find((name) => Object.hasOwn(NOT_OFFERED, name));
+  if (refused !== undefined)
+    return new PrefixdError("unsupported_parameter", `${shown(refused)} is not supported: ${NOT_OFFERED[refused]}.`, {
+      field: refused,
+    });
+  const named = names.slice(0, MOST_NAMED);
+  const meant = named.flatMap((name) => meantBy(name, Object.keys(schema.properties ?? {})) ?? []);
+  const { fields = [], hint = "" } = schema.elsewhere ?? {};
+  const sentences = [
+    `${named.length === 1 ? "There is no field" : "There are no fields"} ${named.map(shown).join(", ")}.`,
+    ...(meant.length === 0
+      ? []
+      : [`Did you mean ${[...new Set(meant)].map((name) => JSON.stringify(name)).join(", ")}?`]),
+    ...(named.some((name) => fields.includes(name)) ? [hint] : []),
+  ];
+  return new PrefixdError("unknown_field", sentences.join(" "), { field: shown(named[0] ?? "").slice(1, -1) });
+}
+
+const shown = (name: string): string => JSON.stringify(name.length > 64 ? `${name.slice(0, 64)}...` : name);
+
+/** The known field that an unknown name stands for in other APIs, or that it resembles, if any. */
+function meantBy(name: string, known: readonly string[]): string | undefined {
+  const aliases = Object.hasOwn(FIELD_ALIASES, name) ? [FIELD_ALIASES[name] ?? []].flat() : [];
+  return aliases.find((alias) => known.includes(alias)) ?? nearest(name, known);
 }
 
 /** `/prompts/3/1` as `prompts[3][1]`. */
@@ -137,14 +160,15 @@ function where(path: string, part: string): string {
   return name === "" ? `The ${part}` : name.length > 100 ? `${name.slice(0, 100)}...` : name;
 }
 
-function quoteAll(params: object): string {
+/** The fields that a finding misses. */
+function missingFields({ params }: Finding): string[] {
   const names: unknown =
     "requiredProperties" in params
       ? params.requiredProperties
       : "missingProperty" in params
         ? [params.missingProperty]
         : [];
-  return Array.isArray(names) && names.length > 0 ? names.map((name) => JSON.stringify(name)).join(", ") : "a field";
+  return Array.isArray(names) ? names.map(String) : [];
 }
 
 /** The nearest known name within two edits (one for short names), if any. */

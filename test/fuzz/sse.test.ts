@@ -52,7 +52,7 @@ async function written(play: (sse: SseStream) => void): Promise<Buffer> {
     setHeader: () => undefined,
     setTimeout: () => undefined,
   });
-  const reply = { raw, request: { id: "test" }, hijack: () => undefined, getHeaders: () => ({}) };
+  const reply = { raw, request: { id: "test", url: "/generate" }, hijack: () => undefined, getHeaders: () => ({}) };
   play(new SseStream(reply as unknown as FastifyReply, { ...STREAM_DEFAULTS, bufferLimit: Infinity }, () => undefined));
   await new Promise(setImmediate);
   const bytes = raw.read() as Buffer;

@@ -7,6 +7,7 @@ import { documentationApp } from "../../src/http/docs/app.ts";
 import { openapiDocument, openapiYaml } from "../../src/http/docs/openapi.ts";
 import { FIELD_ALIASES, GenerateBody, NOT_OFFERED } from "../../src/http/generate/schema.ts";
 import { ModelDocument } from "../../src/http/model/schema.ts";
+import { CompletionsBody } from "../../src/http/v1/completions-schema.ts";
 import { nearest } from "../../src/http/validation.ts";
 import { buildTestApp, post, until } from "../support/app.ts";
 import { docsBlock, markdownTable, repositoryFile } from "../support/docs-block.ts";
@@ -203,11 +204,12 @@ t.test("openapi.yaml is what the code says, names every error, and describes eve
     "/prefixes/{id}/adapter/{file}",
     "/prefixes/{id}/generate",
     "/usage",
+    "/v1/completions",
   ]);
   const ids = Object.values(document.paths).flatMap((path) =>
     Object.values(path).map((operation) => operation.operationId),
   );
-  t.equal(new Set(ids).size, 23);
+  t.equal(new Set(ids).size, 24);
   for (const match of fresh.matchAll(/\$ref: "?#\/components\/schemas\/(\w+)/g))
     t.ok(match[1] !== undefined && match[1] in document.components.schemas, String(match[1]));
 });
@@ -245,25 +247,29 @@ t.test("a body that a deletion does not expect is refused as its route says", as
   }
 });
 
-t.test("docs/reference/generation.md lists the parameters, and those that there are not", async (t) => {
-  const fields = Object.entries(
-    GenerateBody.properties as Readonly<Record<string, { description?: string; default?: unknown }>>,
-  );
-  const parameters = markdownTable(
+type Fields = Readonly<Record<string, { description?: string; default?: unknown }>>;
+
+const parametersOf = ({ properties }: { properties: object }): string =>
+  markdownTable(
     ["field", "default", "meaning"],
-    fields.map(([name, field]) => [
+    Object.entries(properties as Fields).map(([name, field]) => [
       "`" + name + "`",
       field.default === undefined ? "" : "`" + JSON.stringify(field.default) + "`",
       field.description ?? "",
     ]),
   );
+
+t.test("the reference lists the parameters, and those that there are not", async (t) => {
+  const parameters = parametersOf(GenerateBody);
   t.equal(docsBlock("docs/reference/generation.md", "parameters", parameters), parameters);
+  const ofCompletions = parametersOf(CompletionsBody);
+  t.equal(docsBlock("docs/reference/openai.md", "parameters", ofCompletions), ofCompletions);
   const others = markdownTable(
     ["name", "why not"],
     Object.entries(NOT_OFFERED).map(([name, why]) => ["`" + name + "`", why]),
   );
   t.equal(docsBlock("docs/reference/generation.md", "not offered", others), others);
-  const names = fields.map(([name]) => name);
+  const names = Object.keys(GenerateBody.properties);
   t.same(
     Object.keys(NOT_OFFERED).filter((name) => names.includes(name) || name in FIELD_ALIASES),
     [],

@@ -23,6 +23,10 @@ const MATRIX: Readonly<Record<string, Row>> = {
     { owner: 200, other: 404, admin: 404 },
   ],
   "POST /prefixes/:id/generate": [{ prompt: "a" }, { owner: 200, other: 404, admin: 404 }],
+  "POST /v1/completions": [
+    { prompt: "a", model: "ann/p" },
+    { owner: 200, other: 404, admin: 404 },
+  ],
   "PUT /prefixes/:id": [HARD, { owner: 200, other: 404, admin: 404 }],
   "GET /prefixes": [undefined, same(200)],
   "HEAD /prefixes": [undefined, same(200)],

@@ -19,6 +19,8 @@ export const LOAD_ADMIN_KEY = "event-loop-0123456789abcdef0123456789abcdef";
 /** Prefixes in the store beforehand, and the users each is shared with. */
 const [SHARED, GUESTS] = [100, 1000];
 const MIB = 1024 ** 2;
+/** The name of the base model. */
+const MODEL = "demo";
 
 /** Fills an LMDB store with widely shared prefixes, before a server opens it. */
 export async function fillStore(dir: string): Promise<void> {
@@ -148,6 +150,20 @@ export function routeLoads(positions: number, folder: string): RouteLoad[] {
       { ...json("POST /generate", what, "/generate", body), refused: what.startsWith("an answer that") },
       ...(what.startsWith("a s") ? [json("POST /prefixes/{id}/generate", what, "/prefixes/mine/generate", body)] : []),
     ]),
+    json("POST /v1/completions", "a stream", "/v1/completions", {
+      model: MODEL,
+      prompt: "once upon a time",
+      stream: true,
+    }),
+    json("POST /v1/completions", "a long echo with logprobs", "/v1/completions", {
+      model: MODEL,
+      prompt: prompts.slice(0, 16),
+      n: 4,
+      echo: true,
+      logprobs: 20,
+      max_tokens: 2,
+      return_token_ids: true,
+    }),
     ...bodies,
     get("/prefixes", "1000, of which 100 are shared with 1000 users each", "/prefixes?limit=1000"),
     get("/prefixes/{id}", "", "/prefixes/shared-0"),

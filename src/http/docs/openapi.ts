@@ -27,6 +27,7 @@ export const OPENAPI_OPTIONS = {
     servers: [{ url: "/", description: "The server that this description comes from" }],
     tags: [
       { name: "generate", description: "Text from a prefix" },
+      { name: "openai", description: "What OpenAI's clients, and vLLM's, already speak" },
       { name: "prefixes", description: "Registering, listing and removing prefixes" },
       { name: "users", description: "Users, keys and usage; with the admin key, except for one's own usage" },
       { name: "operation", description: "Health and metrics" },
@@ -41,7 +42,7 @@ export const OPENAPI_OPTIONS = {
 type Json = null | string | number | boolean | Json[] | { [key: string]: Json };
 
 /** Our own keywords, which only the server reads; see validation.ts. */
-const PRIVATE = new Set(["hint", "unchecked"]);
+const PRIVATE = new Set(["hint", "elsewhere", "unchecked"]);
 
 /** The API's description, from the app's actual routes. The app must be ready. */
 export function openapiDocument(app: FastifyInstance): Json {

@@ -1,7 +1,7 @@
 import type { SseStream } from "../sse.ts";
 
-/** One step's events for a stream, and at the end the last one. */
-type Step = Generator<string, string | null>;
+/** One step's events for a stream, and at the end the last ones. */
+type Step = Generator<string, readonly string[] | null>;
 
 /**
  * Queues steps with more than one event's worth of data, and the steps after them. Each event is built in its own turn
@@ -36,7 +36,7 @@ export class EventQueue {
       }
       this.#steps.shift();
       if (value === null) continue;
-      this.#sse.last(value);
+      this.#sse.last(...value);
       this.#onLast();
     }
   }

@@ -7,8 +7,9 @@ import {
   type ValidGenerateRequest,
 } from "../../generation/service.ts";
 import type { PrefixKey } from "../../prefixes/store.ts";
-import { checkCombinations, withDefaults, type GenerateFields } from "./combinations.ts";
+import { checkCombinations, isSampled, withDefaults, type GenerateFields } from "./combinations.ts";
 import { parsePrefixId } from "../prefixes/id.ts";
+import { OWN_DIALECT, type Dialect } from "./dialect.ts";
 import type { PromptReader } from "./prompts.ts";
 import type { GenerateBody } from "./schema.ts";
 import type { GenerationDefaults } from "./defaults-schema.ts";
@@ -17,31 +18,39 @@ import type { GenerationDefaults } from "./defaults-schema.ts";
 export interface ResponseOptions {
   readonly stream: boolean;
   readonly returnTokenIds: boolean;
+  readonly timings: boolean;
+}
+
+/** What a request is read with, besides its body. */
+export interface ParseContext {
+  /** The sender. */
+  readonly user: string;
+  /** null: the bare base model. */
+  readonly prefix: PrefixKey | null;
+  readonly reader: PromptReader;
+  /** Maximum rows per prompt: beams, or choices including those that best_of drops. */
+  readonly maxN: number;
+  readonly defaults: GenerationDefaults;
+  readonly dialect?: Dialect;
 }
 
 /**
- * Parses a body that fits its schema: fills in defaults (the model's, else transformers'), and checks what no schema
- * can express. `pathId` is the id in the path, `user` the sender.
- * @param maxN maximum rows per prompt: beams, or choices including those that best_of drops
+ * Parses a body that fits its schema: fills in defaults (those given, else transformers'), and checks what no schema can
+ * express.
  */
 export async function parseGenerate(
   given: GenerateBody,
-  pathId: string | undefined,
-  user: string,
-  reader: PromptReader,
-  maxN: number,
-  defaults: GenerationDefaults,
+  { user, prefix, reader, maxN, defaults, dialect = OWN_DIALECT }: ParseContext,
 ): Promise<{ request: ValidGenerateRequest; response: ResponseOptions }> {
   const body = withDefaults(given, defaults);
-  const prefix = prefixOf(body, pathId, user);
-  checkCombinations(given, defaults, maxN);
+  checkCombinations(given, defaults, maxN, dialect);
   const n = body.n ?? 1;
   const stream = body.stream ?? false;
   const request: ValidGenerateRequest = {
-    id: `gen-${randomUUID()}`,
+    id: `${dialect.idPrefix}-${randomUUID()}`,
     user,
     prefix,
-    prompts: await readPrompts(body, reader),
+    prompts: await readPrompts(body, reader, dialect),
     n,
     bestOf: body.best_of !== undefined && body.best_of > n ? body.best_of : null,
     beams:
@@ -61,7 +70,8 @@ export async function parseGenerate(
     stopTokenIds: reader.tokenIds(body.stop_token_ids ?? [], "stop_token_ids"),
     ignoreEos: body.ignore_eos ?? false,
   };
-  return { request, response: { stream, returnTokenIds: body.return_token_ids ?? stream } };
+  const { return_token_ids: returnTokenIds = stream, timings = false } = body;
+  return { request, response: { stream, returnTokenIds, timings } };
 }
 
 /** The answers' length; defaults that do not fit are lowered. */
@@ -99,8 +109,8 @@ async function readSampling(body: GenerateFields, reader: PromptReader): Promise
       forcedLast.length === 0 ? null : { ids: forcedLast, index: (body.max_new_tokens ?? DEFAULT_NEW_TOKENS) - 1 },
     exponentialDecay: decay === undefined ? null : { start: decay[0], factor: decay[1] },
     renormalize: body.renormalize_logits ?? byDefault.renormalize,
-    doSample: body.do_sample ?? byDefault.doSample,
-    temperature: body.temperature ?? byDefault.temperature,
+    doSample: isSampled(body),
+    temperature: body.temperature || byDefault.temperature,
     topH: body.top_h ?? byDefault.topH,
     topK: body.top_k ?? byDefault.topK,
     topP: body.top_p ?? byDefault.topP,
@@ -111,16 +121,17 @@ async function readSampling(body: GenerateFields, reader: PromptReader): Promise
   };
 }
 
-function prefixOf(body: GenerateBody, pathId: string | undefined, user: string): PrefixKey | null {
+/** @throws PrefixdError invalid_prefix_id, invalid_parameter (the path names another prefix than the body) */
+export function prefixOf(body: GenerateBody, pathId: string | undefined, user: string): PrefixKey | null {
   const bodyKey = body.prefix_id === undefined || body.prefix_id === null ? null : parsePrefixId(body.prefix_id, user);
   if (pathId === undefined) return bodyKey;
   const pathKey = parsePrefixId(pathId, user);
   if (bodyKey && (bodyKey.name !== pathKey.name || bodyKey.user !== pathKey.user))
-    throw new PrefixdError("invalid_parameter", "prefix_id differs from the path's.");
+    throw new PrefixdError("invalid_parameter", "prefix_id differs from the path's.", { field: "prefix_id" });
   return pathKey;
 }
 
-function readPrompts(body: GenerateBody, reader: PromptReader): Promise<Int32Array[]> {
+function readPrompts(body: GenerateBody, reader: PromptReader, { nameOf }: Dialect): Promise<Int32Array[]> {
   if ((body.prompt === undefined) === (body.prompts === undefined)) {
     throw new PrefixdError(
       "invalid_request",
@@ -128,11 +139,11 @@ function readPrompts(body: GenerateBody, reader: PromptReader): Promise<Int32Arr
     );
   }
   const addSpecialTokens = body.add_special_tokens ?? true;
-  if (body.prompt !== undefined) return reader.read([body.prompt], ["prompt"], addSpecialTokens);
+  if (body.prompt !== undefined) return reader.read([body.prompt], [nameOf("prompt")], addSpecialTokens);
   const prompts = body.prompts ?? [];
   return reader.read(
     prompts,
-    prompts.map((_, i) => `prompts[${i}]`),
+    prompts.map((_, i) => `${nameOf("prompts")}[${i}]`),
     addSpecialTokens,
   );
 }

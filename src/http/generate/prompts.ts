@@ -65,7 +65,8 @@ export class PromptReader {
       for (const form of word.startsWith(" ") ? [word] : [word, ` ${word}`]) {
         const ids = this.#withRows(this.#tokenizer.encode(form), `bad_words[${i}]`);
         // A normalizer may reduce it to nothing.
-        if (ids.length === 0) throw new PrefixdError("invalid_parameter", `bad_words[${i}] has no tokens.`);
+        if (ids.length === 0)
+          throw new PrefixdError("invalid_parameter", `bad_words[${i}] has no tokens.`, { field: `bad_words[${i}]` });
         out.push([...ids]);
       }
     }
@@ -83,6 +84,7 @@ export class PromptReader {
         throw new PrefixdError(
           "invalid_token_id",
           `logit_bias has the key ${shown}; token ids are 0 to ${vocabSize - 1}.`,
+          { field: "logit_bias" },
         );
       out.set(id, value);
     }
@@ -141,6 +143,7 @@ export class PromptReader {
     throw new PrefixdError(
       "invalid_token_id",
       `${name} has ${token}, whose id is ${bad}: the tokenizer knows it, but the model's token ids are 0 to ${vocabSize - 1}.`,
+      { field: name },
     );
   }
 
@@ -156,6 +159,7 @@ export class PromptReader {
       throw new PrefixdError(
         "invalid_token_id",
         `${name}[${bad}] is ${ids[bad]}; token ids are 0 to ${vocabSize - 1}.`,
+        { field: `${name}[${bad}]` },
       );
     return ids;
   }
@@ -164,9 +168,12 @@ export class PromptReader {
     return new PrefixdError(
       "context_exceeded",
       `${name} is ${length} tokens long; the model takes ${this.#positions}.`,
+      { field: name },
     );
   }
 }
 
 const emptyPrompt = (name: string): PrefixdError =>
-  new PrefixdError("empty_prompt", `${name} is empty; to start without a prompt, send the id of the BOS token.`);
+  new PrefixdError("empty_prompt", `${name} is empty; to start without a prompt, send the id of the BOS token.`, {
+    field: name,
+  });

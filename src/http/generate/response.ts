@@ -1,52 +1,62 @@
-import type { ChoiceDelta, GenerationEnd, Generated, ValidGenerateRequest } from "../../generation/service.ts";
-import type { ResponseOptions } from "./parse.ts";
-import { prefixIdOf } from "../prefixes/id.ts";
+import type { ChoiceDelta, GenerationEnd, Generated } from "../../generation/service.ts";
 import type { Audit } from "../access-log.ts";
-import type { GenerateEvent, GenerateResponse } from "./schema.ts";
-
-type OpenChoice = GenerateEvent["choices"][number];
 
 /** Approximate characters of JSON built at a time: a millisecond or two. */
 export const PIECE = 65_536;
-/** Approximate characters of an entry of `top_logprobs`, and of a token's id or log probability. */
-const ENTRY = 64;
-const NUMBER = 16;
 
-/** Writes results as clients see them; the shapes are those of schema.ts. */
+/**
+ * Writes a list as JSON in parts of bounded size, its brackets included. `begin` goes before them; `json` writes the
+ * items from index `from` on, separated by commas.
+ */
+export type ListWriter = <T>(
+  begin: string,
+  values: readonly T[],
+  json?: (values: readonly T[], from: number) => string,
+) => Generator<string, void>;
+
+/** How an API writes results. Made for one request: it may count what it has written. All strings are JSON. */
+export interface AnswerShape {
+  /** Approximate characters that a token takes, apart from its text. */
+  readonly tokenSize: number;
+  /** Whether tokens are shown that have added no text yet, such as those held back for a stop string. */
+  readonly showsTokens: boolean;
+  /** What stands before and after the choices of a whole answer. */
+  around(end: GenerationEnd): readonly [before: string, after: string];
+  /** A finished choice, in parts of bounded size. */
+  choice(choice: ChoiceDelta, list: ListWriter): Generator<string, void>;
+  /** What one step added to a choice. Throws PrefixdError if it ended in a way that the API has no name for. */
+  delta(delta: ChoiceDelta): string;
+  /** An event of a stream; `choices` are `delta`s, separated by commas. */
+  event(choices: string): string;
+  /** The last events of a stream. */
+  last(choices: string, end: GenerationEnd): readonly string[];
+}
+
+/** Writes results in a given shape, in parts of bounded size. */
 export class ResponseWriter {
-  readonly #request: ValidGenerateRequest;
-  readonly #options: ResponseOptions;
-  readonly #model: string;
-  readonly #tokenText: (id: number) => string;
+  readonly #shape: AnswerShape;
   /** Tokens whose JSON fills a PIECE. */
   readonly #stretch: number;
 
-  constructor(
-    request: ValidGenerateRequest,
-    options: ResponseOptions,
-    model: string,
-    tokenText: (id: number) => string,
-  ) {
-    this.#request = request;
-    this.#options = options;
-    this.#model = model;
-    this.#tokenText = tokenText;
-    this.#stretch = Math.floor(PIECE / (NUMBER + NUMBER + ENTRY * (request.logprobs ?? 0)));
+  constructor(shape: AnswerShape) {
+    this.#shape = shape;
+    this.#stretch = Math.floor(PIECE / shape.tokenSize);
   }
 
-  /** A GenerateResponse as JSON, in chunks of a few PIECEs; an ordinary one is a single chunk. */
+  /** A whole answer, in chunks of a few PIECEs; an ordinary one is a single chunk. */
   *whole({ choices, end }: Generated): Generator<string, void> {
-    let json = `${JSON.stringify(this.#common(end)).slice(0, -1)},"choices":[`;
+    const [before, after] = this.#shape.around(end);
+    let json = before;
     for (const [at, choice] of choices.entries()) {
       if (at > 0) json += ",";
-      for (const part of this.#choiceParts(choice)) {
+      for (const part of this.#shape.choice(choice, (...list) => this.#list(...list))) {
         json += part;
         if (json.length < PIECE) continue;
         yield json;
         json = "";
       }
     }
-    yield `${json}]}`;
+    yield `${json}${after}`;
   }
 
   /** Whether a step's data fits one event; only an echoed prompt exceeds it. */
@@ -54,25 +64,19 @@ export class ResponseWriter {
     return deltas.reduce((size, delta) => size + this.#sizeOf(delta), 0) <= PIECE;
   }
 
-  /**
-   * A GenerateEvent as JSON; null if the step has nothing to show yet, for instance while a token is held back for a
-   * stop string.
-   */
+  /** An event; null if the step has nothing to show yet, for instance while a token is held back for a stop string. */
   event(deltas: readonly ChoiceDelta[]): string | null {
-    const shows =
-      this.#options.returnTokenIds ||
-      this.#request.logprobs !== null ||
-      deltas.some((delta) => delta.text !== "" || delta.finishReason !== null);
-    return shows ? `{"choices":[${this.#choicesJson(deltas)}]}` : null;
+    const shows = this.#shape.showsTokens || deltas.some((delta) => delta.text !== "" || delta.finishReason !== null);
+    return shows ? this.#shape.event(this.#choices(deltas)) : null;
   }
 
-  /** A GenerateLastEvent as JSON. */
-  lastEvent(deltas: readonly ChoiceDelta[], end: GenerationEnd): string {
-    return `{"choices":[${this.#choicesJson(deltas)}],${JSON.stringify(this.#common(end)).slice(1)}`;
+  /** The stream's last events. */
+  last(deltas: readonly ChoiceDelta[], end: GenerationEnd): readonly string[] {
+    return this.#shape.last(this.#choices(deltas), end);
   }
 
-  /** One step's events, each of about a PIECE at most. If there is an end, the last event is the return value. */
-  *events(deltas: readonly ChoiceDelta[], end: GenerationEnd | null): Generator<string, string | null> {
+  /** One step's events, each of about a PIECE at most. If there is an end, the last ones are the return value. */
+  *events(deltas: readonly ChoiceDelta[], end: GenerationEnd | null): Generator<string, readonly string[] | null> {
     let slices: ChoiceDelta[] = [];
     let size = 0;
     for (const delta of deltas) {
@@ -86,10 +90,19 @@ export class ResponseWriter {
         slices.push(slice);
       }
     }
-    if (end !== null) return this.lastEvent(slices, end);
+    if (end !== null) return this.last(slices, end);
     const event = this.event(slices);
     if (event !== null) yield event;
     return null;
+  }
+
+  #choices(deltas: readonly ChoiceDelta[]): string {
+    let json = "";
+    for (const delta of deltas) {
+      if (json !== "") json += ",";
+      json += this.#shape.delta(delta);
+    }
+    return json;
   }
 
   /** Approximate characters of a delta's JSON. */
@@ -118,78 +131,15 @@ export class ResponseWriter {
     }
   }
 
-  #common(end: GenerationEnd): Omit<GenerateResponse, "choices"> {
-    const { prefix, prompt, completion } = end.usage;
-    return {
-      id: this.#request.id,
-      prefix: end.prefix && { id: prefixIdOf(end.prefix.key, this.#request.user), digest: end.prefix.digest },
-      model: this.#model,
-      usage: { prefix_tokens: prefix, prompt_tokens: prompt, completion_tokens: completion },
-      seed: this.#request.seed,
-    };
-  }
-
-  #choice(delta: ChoiceDelta): OpenChoice {
-    return {
-      index: delta.index,
-      text: delta.text,
-      ...(this.#options.returnTokenIds ? { token_ids: delta.tokenIds } : {}),
-      ...(this.#request.logprobs === null
-        ? {}
-        : { logprobs: { token_logprobs: delta.logprobs.token, top_logprobs: this.#top(delta.logprobs.top) } }),
-      ...(delta.score === null ? {} : { score: delta.score }),
-      finish_reason: delta.finishReason,
-    };
-  }
-
-  /**
-   * The same as JSON.stringify of every `#choice`, concatenated by hand where the shape is known: this runs once per
-   * token.
-   */
-  #choicesJson(deltas: readonly ChoiceDelta[]): string {
-    let json = "";
-    for (const delta of deltas) {
-      if (json !== "") json += ",";
-      json +=
-        this.#request.logprobs === null && delta.score === null
-          ? this.#plainJson(delta)
-          : JSON.stringify(this.#choice(delta));
-    }
-    return json;
-  }
-
-  #plainJson({ index, text, tokenIds, finishReason }: ChoiceDelta): string {
-    const ids = this.#options.returnTokenIds ? `,"token_ids":[${tokenIds.join()}]` : "";
-    return `{"index":${index},"text":${JSON.stringify(text)}${ids},"finish_reason":${finishReason === null ? "null" : `"${finishReason}"`}}`;
-  }
-
-  /** The same as JSON.stringify of a finished `#choice`, concatenated by hand in parts of bounded size. */
-  *#choiceParts({ index, text, tokenIds, logprobs, score, finishReason }: ChoiceDelta): Generator<string, void> {
-    yield `{"index":${index},"text":${JSON.stringify(text)}`;
-    if (this.#options.returnTokenIds) yield* this.#list(',"token_ids":[', tokenIds);
-    if (this.#request.logprobs !== null) {
-      yield* this.#list(',"logprobs":{"token_logprobs":[', logprobs.token);
-      yield* this.#list(',"top_logprobs":[', logprobs.top, (tokens) => this.#top(tokens));
-      yield "}";
-    }
-    yield `${score === null ? "" : `,"score":${JSON.stringify(score)}`},"finish_reason":${JSON.stringify(finishReason ?? "length")}}`;
-  }
-
-  /** A list as JSON, a stretch at a time; `begin` includes its bracket. */
   *#list<T>(
     begin: string,
     values: readonly T[],
-    shown: (values: readonly T[]) => readonly unknown[] = (all) => all,
+    json: (values: readonly T[], from: number) => string = (some) => JSON.stringify(some).slice(1, -1),
   ): Generator<string, void> {
-    yield begin;
-    for (let from = 0; from < values.length; from += this.#stretch) {
-      yield (from === 0 ? "" : ",") + JSON.stringify(shown(values.slice(from, from + this.#stretch))).slice(1, -1);
-    }
+    yield `${begin}[`;
+    for (let from = 0; from < values.length; from += this.#stretch)
+      yield (from === 0 ? "" : ",") + json(values.slice(from, from + this.#stretch), from);
     yield "]";
-  }
-
-  #top(top: Readonly<ChoiceDelta["logprobs"]["top"]>): { id: number; token: string; logprob: number }[][] {
-    return top.map((tokens) => tokens.map(({ id, logprob }) => ({ id, token: this.#tokenText(id), logprob })));
   }
 }
 

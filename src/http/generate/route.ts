@@ -1,21 +1,14 @@
 import type { FastifyReply, FastifyRequest } from "fastify";
-import { lostTouch, type ErrorCode, type PrefixdError } from "../../errors.ts";
-import { RequestAborted, type GenerationListener, type ValidGenerateRequest } from "../../generation/service.ts";
-import { AnswerLimit } from "./answer-limit.ts";
-import type { AppParts, TypedApp } from "../app-parts.ts";
-import { EventQueue } from "./event-queue.ts";
-import { parseGenerate } from "./parse.ts";
-import { ResponseWriter, auditUsage } from "./response.ts";
-import { answerOf } from "./long-answer.ts";
-import { prefixIdOf } from "../prefixes/id.ts";
-import { logFailure, toPrefixdError } from "../problem.ts";
-import { PromptReader } from "./prompts.ts";
-import { abortOnDisconnect } from "../access-log.ts";
+import type { ErrorCode } from "../../errors.ts";
+import type { AppLimits, AppParts, TypedApp } from "../app-parts.ts";
 import { PrefixIdParams, problems } from "../common-schema.ts";
+import { parseGenerate, prefixOf } from "./parse.ts";
+import { PromptReader } from "./prompts.ts";
 import { GENERATE_RESPONSE_EXAMPLE, GENERATE_STREAM_EXAMPLE, GenerateBody, GenerateResponse } from "./schema.ts";
-import { SseStream } from "../sse.ts";
+import type { GenerateServer } from "./serve.ts";
+import { bytesOfToken, GenerateShape } from "./shape.ts";
 
-const CODES: ErrorCode[] = [
+export const GENERATE_CODES: ErrorCode[] = [
   "unauthorized",
   "unknown_field",
   "unsupported_parameter",
@@ -58,13 +51,12 @@ const RESPONSE = {
   },
 };
 
-export function generateRoutes(app: TypedApp, parts: AppParts): void {
+/** Most rows per prompt: beams, or choices including those that best_of drops. */
+export const mostRows = ({ maxN, slots }: Pick<AppLimits, "maxN" | "slots">): number => Math.min(maxN, slots);
+
+export function generateRoutes(app: TypedApp, parts: AppParts, server: GenerateServer): void {
   const reader = new PromptReader(parts.tokenizer, parts.shape.positions);
-  const maxN = Math.min(parts.limits.maxN, parts.limits.slots);
-  const answerLimit = new AnswerLimit(parts.limits.answer, parts.tokenizer, parts.shape.positions);
-  const checkLease = (): void => {
-    if (parts.stream.mayEmit?.() === false) throw lostTouch();
-  };
+  const maxN = mostRows(parts.limits);
 
   const handle = async (
     request: FastifyRequest,
@@ -72,84 +64,14 @@ export function generateRoutes(app: TypedApp, parts: AppParts): void {
     body: GenerateBody,
     pathId: string | undefined,
   ): Promise<unknown> => {
-    const { request: valid, response } = await parseGenerate(
-      body,
-      pathId,
-      request.principal.user,
-      reader,
-      maxN,
-      parts.model.defaults,
+    const { user } = request.principal;
+    const prefix = prefixOf(body, pathId, user);
+    const parsed = await parseGenerate(body, { user, prefix, reader, maxN, defaults: parts.model.defaults });
+    const shape = new GenerateShape(parsed.request, parsed.response, parts.modelName, (id) =>
+      parts.tokenizer.tokenText(id),
     );
-    if (valid.prefix) request.audit.prefix_id = prefixIdOf(valid.prefix, valid.user);
-    answerLimit.check(valid, response);
-    request.admitted = true;
-    const writer = new ResponseWriter(valid, response, parts.modelName, (id) => parts.tokenizer.tokenText(id));
-    return response.stream ? stream(request, reply, valid, writer) : answer(request, reply, valid, writer);
+    return server.serve(request, reply, { ...parsed, shape, bytesOfToken });
   };
-
-  const answer = async (
-    request: FastifyRequest,
-    reply: FastifyReply,
-    valid: ValidGenerateRequest,
-    writer: ResponseWriter,
-  ): Promise<unknown> => {
-    try {
-      const generated = await parts.generation.collect(valid, abortOnDisconnect(reply).signal);
-      checkLease();
-      auditUsage(request.audit, generated.end);
-      return reply.type("application/json; charset=utf-8").send(answerOf(writer.whole(generated), checkLease));
-    } catch (error) {
-      if (!(error instanceof RequestAborted)) throw error;
-      reply.hijack();
-      return undefined;
-    }
-  };
-
-  /** Resolves when the stream has ended; rejects only while an ordinary error response is still possible. */
-  const stream = (
-    request: FastifyRequest,
-    reply: FastifyReply,
-    valid: ValidGenerateRequest,
-    writer: ResponseWriter,
-  ): Promise<void> =>
-    new Promise((resolve, reject) => {
-      const controller = abortOnDisconnect(reply);
-      const sse = new SseStream(reply, parts.stream, () => {
-        request.audit.code = "too_slow";
-        parts.metrics.connectionCut("not_reading");
-        controller.abort("too_slow");
-      });
-      const long = new EventQueue(sse, resolve, (error) => listener.onError(toPrefixdError(error)));
-      const fail = (error: Error): void => {
-        sse.release();
-        if (!(error instanceof RequestAborted)) return reject(error);
-        sse.destroy();
-        resolve();
-      };
-      const listener: GenerationListener = {
-        onStep(deltas, end) {
-          if (end !== null) auditUsage(request.audit, end);
-          if (!long.isEmpty || !writer.isOneEvent(deltas)) return long.add(writer.events(deltas, end));
-          const event = end === null ? writer.event(deltas) : null;
-          if (event) sse.event(event);
-          if (end === null) return;
-          sse.last(writer.lastEvent(deltas, end));
-          resolve();
-        },
-        onError(error: PrefixdError) {
-          if (!sse.opened) return fail(error);
-          request.audit.code = error.code;
-          logFailure(request, error);
-          sse.error(error);
-          resolve();
-        },
-      };
-      controller.signal.addEventListener("abort", () => fail(new RequestAborted()), { once: true });
-      parts.generation.start(valid, listener, controller.signal).catch((error: Error) => {
-        if (sse.opened && !(error instanceof RequestAborted)) listener.onError(toPrefixdError(error));
-        else fail(error);
-      });
-    });
 
   // Runs after the hook that requires a key.
   const onRequest = async ({ principal }: FastifyRequest): Promise<void> =>
@@ -166,7 +88,7 @@ export function generateRoutes(app: TypedApp, parts: AppParts): void {
         summary: "Generate text",
         description: "Generates with the prefix `prefix_id`, or with the bare base model when it is absent.",
         body: GenerateBody,
-        response: { ...RESPONSE, ...problems(...CODES, "base_model_disabled") },
+        response: { ...RESPONSE, ...problems(...GENERATE_CODES, "base_model_disabled") },
       },
     },
     (request, reply) => handle(request, reply, request.body, undefined),
@@ -185,7 +107,7 @@ export function generateRoutes(app: TypedApp, parts: AppParts): void {
           "Same as `POST /generate`, at an address that a load balancer can hash on. `prefix_id` in the body must be absent or the same.",
         params: PrefixIdParams,
         body: GenerateBody,
-        response: { ...RESPONSE, ...problems(...CODES) },
+        response: { ...RESPONSE, ...problems(...GENERATE_CODES) },
       },
     },
     (request, reply) => handle(request, reply, request.body, request.params.id),

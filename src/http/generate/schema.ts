@@ -75,10 +75,9 @@ export const GenerateBody = named(
       ),
       temperature: Optional(
         Type.Number({
-          exclusiveMinimum: 0,
+          minimum: 0,
           default: 1,
-          hint: "for the likeliest token send do_sample false",
-          description: "Divides the logits.",
+          description: "Divides the logits. 0: always the likeliest token, as without do_sample.",
         }),
       ),
       top_h: Optional(
@@ -247,6 +246,9 @@ export const GenerateBody = named(
       return_token_ids: Optional(
         Type.Boolean({ description: "Return the ids of the new tokens. Default: true in a stream, false otherwise." }),
       ),
+      timings: Optional(
+        Type.Boolean({ default: false, description: "Tell how long the request waited and ran: `timings`." }),
+      ),
       stream: Optional(
         Type.Boolean({ default: false, description: "Answer with server-sent events. Not with num_beams or best_of." }),
       ),
@@ -291,6 +293,19 @@ export const GenerateBody = named(
       ),
     },
     {
+      elsewhere: {
+        fields: [
+          "model",
+          "max_tokens",
+          "max_completion_tokens",
+          "min_tokens",
+          "stream_options",
+          "user",
+          "store",
+          "metadata",
+        ],
+        hint: "OpenAI's fields are those of POST /v1/completions.",
+      },
       description:
         "Names, meaning and defaults are those of transformers' generate(). Where the model's generation_config.json has a field, its value is the default: `GET /model` shows them. An optional field that is null counts as absent. Unknown fields are refused.",
       examples: [
@@ -305,13 +320,18 @@ export const GenerateBody = named(
 );
 export type GenerateBody = Static<typeof GenerateBody>;
 
-/** Other APIs' names of our fields, for the error's hint. */
-export const FIELD_ALIASES: Readonly<Record<string, string>> = {
+/** APIs' names of each other's fields, for the error's hint: the first one that the route has is meant. */
+export const FIELD_ALIASES: Readonly<Record<string, string | readonly string[]>> = {
   max_tokens: "max_new_tokens",
-  max_length: "max_new_tokens",
-  max_completion_tokens: "max_new_tokens",
+  max_length: ["max_new_tokens", "max_tokens"],
+  max_completion_tokens: ["max_new_tokens", "max_tokens"],
+  max_new_tokens: "max_tokens",
   min_tokens: "min_new_tokens",
-  min_length: "min_new_tokens",
+  min_length: ["min_new_tokens", "min_tokens"],
+  min_new_tokens: "min_tokens",
+  prefix_id: "model",
+  prompts: "prompt",
+  do_sample: "temperature",
   num_return_sequences: "n",
   inputs: "prompt",
   input: "prompt",
@@ -350,6 +370,7 @@ export const NOT_OFFERED: Readonly<Record<string, string>> = {
   use_cache: "the KV cache is always used",
   use_beam_search: "use num_beams",
   prompt_logprobs: "use echo with logprobs",
+  messages: "there is no chat; send the text as prompt",
   truncate: "a prompt that does not fit is refused, not cut",
   suffix: "GPT-2 does not infill",
   grammar: "transformers' generate() has none",
@@ -394,6 +415,17 @@ const Usage = strict({
     description: "All generated tokens, including those of choices and beams that are not returned",
   }),
 });
+const Timings = strict(
+  {
+    queue_ms: Type.Number({ description: "From its admission until it left the queue" }),
+    prefill_ms: Type.Number({ description: "From there to the first token" }),
+    decode_ms: Type.Number({ description: "From the first token to the last" }),
+    tokens_per_second: Type.Union([Type.Number(), Type.Null()], {
+      description: "The tokens after the first by decode_ms; null if there are none",
+    }),
+  },
+  { description: "With `timings`, in milliseconds" },
+);
 const common = {
   id: Type.String(),
   prefix: Type.Union([strict({ id: Type.String(), digest: Type.String() }), Type.Null()], {
@@ -402,6 +434,7 @@ const common = {
   model: Type.String(),
   usage: Usage,
   seed: Type.Integer(),
+  timings: Type.Optional(Timings),
 };
 
 export const GenerateResponse = named(

@@ -8,6 +8,7 @@ import { exactly } from "../../../src/generation/lengths.ts";
 import { AnswerLimit } from "../../../src/http/generate/answer-limit.ts";
 import { CLIENT_DEFAULTS, STREAM_DEFAULTS } from "../../../src/http/app-parts.ts";
 import { PIECE, ResponseWriter } from "../../../src/http/generate/response.ts";
+import { bytesOfToken, GenerateShape } from "../../../src/http/generate/shape.ts";
 import { longestTurn, turnBudget } from "../../support/event-loop.ts";
 import { buildTestApp, post, until } from "../../support/app.ts";
 import { FakeTokenizer } from "../../support/fake-tokenizer.ts";
@@ -15,7 +16,11 @@ import { open, parseSse, readAll } from "../../support/fake-client.ts";
 import { randomNumbers } from "../../text/support.ts";
 import { lacking } from "../../support/requirements.ts";
 
-const END = { prefix: null, usage: { prefix: 0, prompt: 2, completion: 3 } };
+const END = {
+  prefix: null,
+  usage: { prefix: 0, prompt: 2, completion: 3 },
+  timings: { queueMs: 0, prefillMs: 0, decodeMs: 0, tokensPerSecond: null },
+};
 const tokenizer = new FakeTokenizer();
 const random = randomNumbers(31);
 const below = (n: number): number => Math.floor(random() * n);
@@ -58,8 +63,10 @@ function choiceOf(index: number, tokens: number, logprobs: number | null, worst 
 }
 
 const writerOf = (logprobs: number | null, returnTokenIds: boolean): ResponseWriter =>
-  new ResponseWriter(validRequest({ logprobs }), { stream: false, returnTokenIds }, "demo", (id) =>
-    tokenizer.tokenText(id),
+  new ResponseWriter(
+    new GenerateShape(validRequest({ logprobs }), { stream: false, returnTokenIds, timings: false }, "demo", (id) =>
+      tokenizer.tokenText(id),
+    ),
   );
 
 t.test("an answer in pieces is what JSON.stringify makes of it; an ordinary one is one piece", (t) => {
@@ -139,15 +146,17 @@ t.test("no answer is larger than what is foreseen, and one that could be is refu
     const request = validRequest({ prompts, n, echo, logprobs, ...exactly(maxNewTokens) });
     // What is around the tokens is no matter of theirs.
     const limit = choicesBytes - 40 * choices.length;
-    t.throws(() => new AnswerLimit(limit, tokenizer, 64).check(request, { returnTokenIds: returned }), {
+    t.throws(() => new AnswerLimit(limit, tokenizer, 64).check(request, { returnTokenIds: returned }, bytesOfToken), {
       code: "answer_too_large",
     });
   }
   const refusal = (over: Partial<ValidGenerateRequest>): string => {
     try {
-      new AnswerLimit(1024, tokenizer, 10_000).check(validRequest({ ...exactly(5000), ...over }), {
-        returnTokenIds: true,
-      });
+      new AnswerLimit(1024, tokenizer, 10_000).check(
+        validRequest({ ...exactly(5000), ...over }),
+        { returnTokenIds: true },
+        bytesOfToken,
+      );
     } catch (error) {
       return (error as Error).message;
     }

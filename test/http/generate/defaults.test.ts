@@ -282,7 +282,7 @@ t.test("a file that cannot be applied stops the start by name", async (t) => {
     [{ quantum_penalty: 3 }, "model_unsupported", /quantum_penalty 3 is not known/],
     [{ constructor: 1 }, "model_unsupported", /constructor 1 is not known/],
     [{ temperature: "hot" }, "model_invalid", /temperature must be number/],
-    [{ temperature: 0 }, "model_invalid", /temperature must be > 0/],
+    [{ temperature: -1 }, "model_invalid", /temperature must be >= 0/],
     [{ top_p: 2 }, "model_invalid", /top_p must be <= 1/],
     [{ max_new_tokens: 0 }, "model_invalid", /max_new_tokens must be >= 1/],
     [{ max_length: 1.5 }, "model_invalid", /max_length must be integer/],

@@ -40,6 +40,21 @@ t.test("POST /generate answers what the schema says", async (t) => {
   });
 });
 
+t.test("timings are told when they are asked for", async (t) => {
+  const { fastify } = await buildTestApp(t);
+  const timingsOf = async (over: object): Promise<Record<string, number | null> | undefined> => {
+    const body = (await fastify.inject(post("/generate", { ...PROMPT, ...over }))).json<{ timings?: object }>();
+    t.same(Compile(GenerateResponse).Errors(body), []);
+    return body.timings as Record<string, number | null> | undefined;
+  };
+  t.equal(await timingsOf({}), undefined);
+  const times = await timingsOf({ timings: true });
+  t.same(Object.keys(times ?? {}), ["queue_ms", "prefill_ms", "decode_ms", "tokens_per_second"]);
+  for (const value of Object.values(times ?? {})) t.ok(value !== null && value >= 0);
+  t.match(await timingsOf({ timings: true, max_new_tokens: 1 }), { decode_ms: 0, tokens_per_second: null });
+  t.match(await timingsOf({ timings: true, max_new_tokens: 0, echo: true }), { tokens_per_second: null });
+});
+
 t.test("defaults are transformers'; what is not asked for is not in the answer", async (t) => {
   const { fastify, engine } = await buildTestApp(t);
   const body = (await fastify.inject(post("/generate", { prompt: "ab" }))).json<Record<string, unknown>>();

@@ -1,12 +1,15 @@
 import t from "tap";
 import type { ChoiceDelta, ValidGenerateRequest } from "../../../src/generation/service.ts";
 import { ResponseWriter } from "../../../src/http/generate/response.ts";
+import { GenerateShape } from "../../../src/http/generate/shape.ts";
 
-const END = { prefix: null, usage: { prefix: 0, prompt: 2, completion: 3 } };
+const TIMINGS = { queueMs: 0.5, prefillMs: 2, decodeMs: 10, tokensPerSecond: 200 };
+const END = { prefix: null, usage: { prefix: 0, prompt: 2, completion: 3 }, timings: TIMINGS };
 
 function writer(logprobs: number | null, returnTokenIds: boolean): ResponseWriter {
   const request = { id: "gen-1", user: "local", seed: 7, logprobs } as ValidGenerateRequest;
-  return new ResponseWriter(request, { stream: true, returnTokenIds }, "demo", (id) => `t${id}`);
+  const options = { stream: true, returnTokenIds, timings: false };
+  return new ResponseWriter(new GenerateShape(request, options, "demo", (id) => `t${id}`));
 }
 
 t.test("events put together by hand are what JSON.stringify makes of them", async (t) => {
@@ -42,7 +45,7 @@ t.test("events put together by hand are what JSON.stringify makes of them", asyn
           const shows = returned || text !== "" || finishReason !== null;
           const event = writer(null, returned).event(deltas);
           if (event !== (shows ? JSON.stringify({ choices }) : null)) t.equal(event, JSON.stringify({ choices }));
-          const last = writer(null, returned).lastEvent(deltas, END);
+          const [last] = writer(null, returned).last(deltas, END);
           const common = {
             id: "gen-1",
             prefix: null,

@@ -1,0 +1,69 @@
+import type { FastifyRequest } from "fastify";
+import type { AppParts, TypedApp } from "../app-parts.ts";
+import type { ResponseDocument } from "../common-schema.ts";
+import { GENERATE_CODES, mostRows } from "../generate/route.ts";
+import { PromptReader } from "../generate/prompts.ts";
+import type { GenerateServer } from "../generate/serve.ts";
+import { OPENAI_DIALECT, parseCompletions } from "./completions-parse.ts";
+import {
+  COMPLETIONS_EXAMPLE,
+  COMPLETIONS_STREAM_EXAMPLE,
+  CompletionsBody,
+  CompletionsChunk,
+  CompletionsResponse,
+} from "./completions-schema.ts";
+import { bytesOfToken, CompletionsShape } from "./completions-shape.ts";
+import { openAiErrors } from "./errors.ts";
+import { namedBy } from "./model-names.ts";
+
+const RESPONSE: Readonly<Record<string, ResponseDocument>> = {
+  200: {
+    description:
+      "The choices. With `stream`, server-sent events with a CompletionsChunk each, then `[DONE]`; an error is an event with an OpenAiError, and ends the stream.",
+    content: {
+      "application/json": { schema: CompletionsResponse, example: COMPLETIONS_EXAMPLE },
+      "text/event-stream": { schema: CompletionsChunk, example: COMPLETIONS_STREAM_EXAMPLE },
+    },
+  },
+  ...openAiErrors(...GENERATE_CODES, "base_model_disabled"),
+};
+
+/** Completions as OpenAI's clients ask for them, served as `/generate`'s requests are. */
+export function completionsRoutes(app: TypedApp, parts: AppParts, server: GenerateServer): void {
+  const reader = new PromptReader(parts.tokenizer, parts.shape.positions);
+  const maxN = mostRows(parts.limits);
+  app.post(
+    "/v1/completions",
+    {
+      // Runs after the hook that requires a key.
+      onRequest: async ({ principal }: FastifyRequest) => parts.generation.refuseIfFull(principal.user),
+      config: { access: "user", generates: true },
+      schema: {
+        operationId: "createCompletion",
+        tags: ["openai"],
+        summary: "Generate text, as OpenAI's clients ask for it",
+        description: "The same as `POST /generate`, with the fields, defaults, answers and errors of OpenAI's API.",
+        body: CompletionsBody,
+        response: RESPONSE,
+      },
+    },
+    async (request, reply) => {
+      const created = Math.floor(Date.now() / 1000);
+      const { body, principal } = request;
+      const prefix = await namedBy(body.model, principal.user, parts);
+      const parsed = await parseCompletions(body, { user: principal.user, prefix, reader, maxN });
+      const shape = new CompletionsShape(
+        {
+          id: parsed.request.id,
+          model: body.model,
+          created,
+          logprobs: parsed.request.logprobs,
+          returnTokenIds: parsed.response.returnTokenIds,
+          includeUsage: body.stream_options?.include_usage ?? false,
+        },
+        parts.tokenizer,
+      );
+      return server.serve(request, reply, { ...parsed, shape, bytesOfToken, dialect: OPENAI_DIALECT });
+    },
+  );
+}
