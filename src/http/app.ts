@@ -23,8 +23,10 @@ import { GenerateServer } from "./generate/serve.ts";
 import { healthRoutes } from "./health/route.ts";
 import { modelRoutes } from "./model/route.ts";
 import { prefixRoutes } from "./prefixes/route.ts";
+import { tokenRoutes } from "./tokens/route.ts";
 import { usageRoutes } from "./usage/route.ts";
 import { completionsRoutes } from "./v1/completions-route.ts";
+import { modelsRoutes } from "./v1/models-route.ts";
 import { Traffic } from "./connections/traffic.ts";
 import { validatorCompiler } from "./validation.ts";
 
@@ -98,6 +100,8 @@ export async function buildApp(parts: AppParts): Promise<App> {
   const server = new GenerateServer(parts);
   generateRoutes(fastify, parts, server);
   completionsRoutes(fastify, parts, server);
+  modelsRoutes(fastify, parts);
+  tokenRoutes(fastify, parts);
   prefixRoutes(fastify, parts, bodies);
   adminRoutes(fastify, parts);
   usageRoutes(fastify, parts);

@@ -4,6 +4,7 @@ import { GenerateBody } from "../../src/http/generate/schema.ts";
 import { HardPromptBody, SharingBody } from "../../src/http/prefixes/schema.ts";
 import { CreateKeyBody, CreateUserBody, PatchUserBody } from "../../src/http/admin/schema.ts";
 import { CompletionsBody } from "../../src/http/v1/completions-schema.ts";
+import { DetokenizeBody } from "../../src/http/tokens/schema.ts";
 import { buildTestApp, post } from "../support/app.ts";
 
 interface Schema {
@@ -46,6 +47,7 @@ t.test("every array of every body is one that is bounded before its items are lo
     CreateUserBody,
     PatchUserBody,
     CompletionsBody,
+    DetokenizeBody,
   }))
     check(schema as Schema, name);
   t.ok(arrays >= 15, `${arrays} arrays`);

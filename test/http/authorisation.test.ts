@@ -27,6 +27,16 @@ const MATRIX: Readonly<Record<string, Row>> = {
     { prompt: "a", model: "ann/p" },
     { owner: 200, other: 404, admin: 404 },
   ],
+  "GET /v1/models": [undefined, same(200)],
+  "HEAD /v1/models": [undefined, same(200)],
+  "GET /v1/models/:model": [undefined, { owner: 200, other: 404, admin: 404 }],
+  "HEAD /v1/models/:model": [undefined, { owner: 200, other: 404, admin: 404 }],
+  "DELETE /v1/models/:model": [undefined, { owner: 200, other: 404, admin: 404 }],
+  "GET /v1/models/:user/:name": [undefined, { owner: 200, other: 404, admin: 404 }],
+  "HEAD /v1/models/:user/:name": [undefined, { owner: 200, other: 404, admin: 404 }],
+  "DELETE /v1/models/:user/:name": [undefined, { owner: 200, other: 404, admin: 404 }],
+  "POST /tokenize": [{ prompt: "a" }, same(200)],
+  "POST /detokenize": [{ tokens: [1] }, same(200)],
   "PUT /prefixes/:id": [HARD, { owner: 200, other: 404, admin: 404 }],
   "GET /prefixes": [undefined, same(200)],
   "HEAD /prefixes": [undefined, same(200)],
@@ -120,6 +130,8 @@ t.test("every route, for every caller", async (t) => {
     const [method = "", path = ""] = route.split(" ");
     const url = path
       .replace(":id", "ann%2Fp")
+      .replace(":model", "ann%2Fp")
+      .replace(":name", "p")
       .replace(":user", "ann")
       .replace(":key", "0123456789abcdef")
       .replace(":file", "adapter_config.json");
@@ -157,6 +169,8 @@ t.test("a foreign prefix and one that does not exist are answered alike", async 
     ["PATCH", (id) => `/prefixes/${id}`, { visibility: "shared" }],
     ["DELETE", (id) => `/prefixes/${id}`],
     ["POST", (id) => `/prefixes/${id}/generate`, { prompt: "a" }],
+    ["GET", (id) => `/v1/models/${id}`],
+    ["DELETE", (id) => `/v1/models/${id}`],
   ];
   const fingerprint = (answer: Awaited<ReturnType<typeof send>>): unknown => {
     const id = String(answer.headers["x-request-id"]);

@@ -5,6 +5,7 @@ import { checkObjects } from "../../src/http/json-body.ts";
 import { CreateKeyBody, CreateUserBody, PatchUserBody } from "../../src/http/admin/schema.ts";
 import { GenerateBody } from "../../src/http/generate/schema.ts";
 import { HardPromptBody, SharingBody } from "../../src/http/prefixes/schema.ts";
+import { DetokenizeBody, TokenizeBody } from "../../src/http/tokens/schema.ts";
 import { CompletionsBody } from "../../src/http/v1/completions-schema.ts";
 import { nullableFields } from "../../src/http/validation.ts";
 import { ADAPTER, ADMIN_KEY, buildTestApp, form, post } from "../support/app.ts";
@@ -254,6 +255,8 @@ t.test("null for any optional field is as if it were absent", async (t) => {
   const bodies = [
     ["POST", "/generate", GenerateBody, { prompt: "a" }, "prompts"],
     ["POST", "/v1/completions", CompletionsBody, { model: "demo", prompt: "a" }, "max_tokens"],
+    ["POST", "/tokenize", TokenizeBody, { prompt: "a" }, "model"],
+    ["POST", "/detokenize", DetokenizeBody, { tokens: [1] }, "model"],
     ["PUT", "/prefixes/q", HardPromptBody, { text: "a" }, "token_ids"],
     ["PATCH", "/prefixes/p", SharingBody, { visibility: "shared" }, "shared_with"],
     ["PATCH", "/prefixes/p", SharingBody, { shared_with: [] }, "visibility"],

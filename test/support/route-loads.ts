@@ -164,6 +164,10 @@ export function routeLoads(positions: number, folder: string): RouteLoad[] {
       max_tokens: 2,
       return_token_ids: true,
     }),
+    json("POST /tokenize", "a long text", "/tokenize", { prompt: "a1!".repeat(20_000), return_token_strs: true }),
+    json("POST /detokenize", "many ids", "/detokenize", {
+      tokens: Array.from({ length: 65_536 }, (_, id) => id % 4096),
+    }),
     ...bodies,
     get("/prefixes", "1000, of which 100 are shared with 1000 users each", "/prefixes?limit=1000"),
     get("/prefixes/{id}", "", "/prefixes/shared-0"),
@@ -173,6 +177,8 @@ export function routeLoads(positions: number, folder: string): RouteLoad[] {
     get("/admin/users/{user}", "", "/admin/users/ann"),
     get("/admin/users/{user}/usage", "", "/admin/users/ann/usage"),
     get("/usage", "a page of 1000", "/usage?limit=1000"),
+    get("/v1/models", "1000, of which 100 are shared with 1000 users each"),
+    get("/v1/models/{model}", "", "/v1/models/shared-0"),
     get("/model"),
     get("/model/embeddings"),
     get("/health/live"),
@@ -184,6 +190,7 @@ export function routeLoads(positions: number, folder: string): RouteLoad[] {
       path: "/admin/users/ann/keys/0123456789abcdef",
       refused: true,
     },
+    { route: "DELETE /v1/models/{model}", what: "", path: "/v1/models/hard" },
     { route: "DELETE /prefixes/{id}", what: "", path: "/prefixes/mine" },
     { route: "DELETE /admin/users/{user}", what: "", path: "/admin/users/ann" },
   ];

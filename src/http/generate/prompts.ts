@@ -93,7 +93,7 @@ export class PromptReader {
 
   /** Checked token ids without duplicates. Throws `invalid_token_id`. */
   tokenIds(ids: readonly number[], name: string): number[] {
-    return [...new Set(this.#checked(ids, name))];
+    return [...new Set(this.checked(ids, name))];
   }
 
   /**
@@ -107,12 +107,17 @@ export class PromptReader {
   ): { ids: readonly number[]; bias: number }[] {
     const out = new Map<string, { ids: readonly number[]; bias: number }>();
     for (const [i, [ids, bias]] of pairs.entries()) {
-      this.#checked(ids, `sequence_bias[${i}][0]`);
+      this.checked(ids, `sequence_bias[${i}][0]`);
       if (ids.length === 1 && single.has(ids[0]!))
         throw new PrefixdError("invalid_parameter", `logit_bias and sequence_bias[${i}] both have token ${ids[0]!}.`);
       out.set(ids.join(), { ids, bias });
     }
     return [...out.values()];
+  }
+
+  /** A text's ids, however many. Throws `invalid_token_id`. */
+  async tokenize(text: string, name: string, addSpecialTokens: boolean): Promise<Int32Array> {
+    return this.#withRows(await this.#inSteps(text, addSpecialTokens, () => undefined), name);
   }
 
   async #encode(text: string, name: string, addSpecialTokens: boolean): Promise<Int32Array> {
@@ -122,16 +127,23 @@ export class PromptReader {
       Math.ceil(Buffer.byteLength(text) / longestToken) +
       (addSpecialTokens ? around.before.length + around.after.length : 0);
     if (atLeast > this.#positions) throw this.#tooLong(name, `at least ${atLeast}`);
-    const steps = this.#tokenizer.encodeInSteps(text, addSpecialTokens);
-    let step = steps.next();
-    for (; step.done !== true; step = steps.next()) {
-      if (step.value > this.#positions) throw this.#tooLong(name, `at least ${step.value}`);
-      await nextTurn();
-    }
-    const ids = step.value;
+    const ids = await this.#inSteps(text, addSpecialTokens, (least) => {
+      if (least > this.#positions) throw this.#tooLong(name, `at least ${least}`);
+    });
     if (ids.length === 0) throw emptyPrompt(name);
     if (ids.length > this.#positions) throw this.#tooLong(name, String(ids.length));
     return this.#withRows(ids, name);
+  }
+
+  /** Encodes a text between the work of others. `check` is called with what its number of ids is at least. */
+  async #inSteps(text: string, addSpecialTokens: boolean, check: (least: number) => void): Promise<Int32Array> {
+    const steps = this.#tokenizer.encodeInSteps(text, addSpecialTokens);
+    let step = steps.next();
+    for (; step.done !== true; step = steps.next()) {
+      check(step.value);
+      await nextTurn();
+    }
+    return step.value;
   }
 
   /** Checks ids that the tokenizer made from a text. */
@@ -149,10 +161,11 @@ export class PromptReader {
 
   #ids(ids: readonly number[], name: string): Int32Array {
     if (ids.length > this.#positions) throw this.#tooLong(name, String(ids.length));
-    return Int32Array.from(this.#checked(ids, name));
+    return Int32Array.from(this.checked(ids, name));
   }
 
-  #checked(ids: readonly number[], name: string): readonly number[] {
+  /** The ids, if all are in the vocabulary. Throws `invalid_token_id`. */
+  checked(ids: readonly number[], name: string): readonly number[] {
     const { vocabSize } = this.#tokenizer;
     const bad = ids.findIndex((id) => id >= vocabSize || id < 0);
     if (bad >= 0)

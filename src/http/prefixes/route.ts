@@ -8,6 +8,7 @@ import type { BodyWatch } from "../connections/body-watch.ts";
 import { etagOf, notModified, writePrecondition } from "./preconditions.ts";
 import { parsePrefixId, prefixIdOf } from "./id.ts";
 import { prefixPage } from "./list.ts";
+import { noted, notedForChange, removePrefix } from "./named.ts";
 import { DEFAULT_LIMIT } from "../page.ts";
 import { PromptReader } from "../generate/prompts.ts";
 import { ETAG_HEADER, PrefixIdParams, UNREAD_BODY, empty, json, problems } from "../common-schema.ts";
@@ -78,23 +79,10 @@ export function prefixRoutes(app: TypedApp, parts: AppParts, bodies: BodyWatch):
   const downloads = new TransferGate(DOWNLOADS, downloadsBusy);
   const tags = ["prefixes"];
 
-  const keyOf = (request: FastifyRequest, id: string): PrefixKey => {
-    const { user } = request.principal;
-    const key = parsePrefixId(id, user);
-    request.audit.prefix_id = prefixIdOf(key, user);
-    return key;
-  };
-  /**
-   * The key for a change, which only the owner may make. Throws `prefix_not_owned` for those who may use the prefix;
-   * for others it does not exist.
-   */
-  const ownKeyOf = async (request: FastifyRequest, id: string): Promise<PrefixKey> => {
-    const key = keyOf(request, id);
-    request.audit.target = `${key.user}/${key.name}`;
-    if (key.user === request.principal.user) return key;
-    await prefixes.info(key, request.principal.user);
-    throw new PrefixdError("prefix_not_owned", `Only the owner, ${key.user}, may change this prefix.`);
-  };
+  const keyOf = (request: FastifyRequest, id: string): PrefixKey =>
+    noted(request, parsePrefixId(id, request.principal.user));
+  const ownKeyOf = (request: FastifyRequest, id: string): Promise<PrefixKey> =>
+    notedForChange(request, parsePrefixId(id, request.principal.user), prefixes);
   /** Only users with a record have quotas. */
   const quotaOf = async (user: string): Promise<PrefixQuota | undefined> => {
     if (isBuiltInUser(user)) return undefined;
@@ -341,8 +329,7 @@ export function prefixRoutes(app: TypedApp, parts: AppParts, bodies: BodyWatch):
     },
     async (request, reply) => {
       const key = await ownKeyOf(request, request.params.id);
-      await prefixes.remove(key, writePrecondition(request.headers));
-      await parts.generation.endRequestsOf(key);
+      await removePrefix(parts, key, writePrecondition(request.headers));
       return reply.code(204).send();
     },
   );
