@@ -1,0 +1,164 @@
+/** OpenAI's own client, and Vercel's for servers like this one, over real sockets. */
+import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
+import { APICallError, generateText, streamText } from "ai";
+import OpenAI from "openai";
+import t from "tap";
+import { PrefixdError } from "../../../src/errors.ts";
+import { ADMIN_KEY, buildTestApp, until, type TestApp } from "../../support/app.ts";
+
+const HARD = { kind: "hard", ids: Int32Array.of(1, 2, 3) } as const;
+const ASK = { model: "p", prompt: "ab", max_tokens: 3 };
+
+async function served(t: Parameters<typeof buildTestApp>[0]): Promise<{ app: TestApp; openai: OpenAI; url: string }> {
+  const app = await buildTestApp(t, { keyed: true });
+  await app.registry.register({ user: "admin", name: "p" }, HARD);
+  const url = `http://127.0.0.1:${await app.listen()}/v1`;
+  return { app, url, openai: new OpenAI({ baseURL: url, apiKey: ADMIN_KEY, maxRetries: 0 }) };
+}
+
+/** The error that a call ends with. */
+const errorOf = (call: Promise<unknown>): Promise<unknown> =>
+  call.then(
+    () => null,
+    (error: unknown) => error,
+  );
+
+t.test("openai: an answer, a stream, its usage", async (t) => {
+  const { openai } = await served(t);
+  const whole = await openai.completions.create({ ...ASK, logprobs: 1, echo: true });
+  t.match(whole, {
+    object: "text_completion",
+    choices: [{ text: "abcde", finish_reason: "length", logprobs: { tokens: ["a", "b", "c", "d", "e"] } }],
+    usage: { prompt_tokens: 2, completion_tokens: 3, total_tokens: 5 },
+  });
+  t.match(whole._request_id, /^[0-9a-f]{16}$/);
+  const stream = await openai.completions.create({ ...ASK, stream: true, stream_options: { include_usage: true } });
+  let text = "";
+  let usage: OpenAI.CompletionUsage | null | undefined;
+  for await (const { choices, usage: told } of stream) {
+    text += choices.map((choice) => choice.text).join("");
+    usage = told ?? usage;
+  }
+  t.equal(text, "cde");
+  t.match(usage, { prompt_tokens: 2, completion_tokens: 3, total_tokens: 5 });
+});
+
+t.test("openai: a stream that is aborted frees its rows", async (t) => {
+  const { app, openai } = await served(t);
+  app.engine.stepMs = null;
+  const pending = openai.completions.create({ ...ASK, stream: true });
+  await until(() => app.engine.submitted.length === 1);
+  app.engine.step();
+  const stream = await pending;
+  for await (const chunk of stream) {
+    t.equal(chunk.choices[0]?.text, "c");
+    break;
+  }
+  await until(() => app.engine.cancelled.length === 1);
+  const controller = new AbortController();
+  const waiting = errorOf(openai.completions.create(ASK, { signal: controller.signal }));
+  await until(() => app.engine.submitted.length === 2);
+  controller.abort();
+  t.ok((await waiting) instanceof OpenAI.APIUserAbortError);
+  await until(() => app.engine.cancelled.length === 2);
+});
+
+t.test("openai: models", async (t) => {
+  const { openai } = await served(t);
+  const ids: string[] = [];
+  for await (const { id } of openai.models.list()) ids.push(id);
+  t.same(ids, ["demo", "p"]);
+  t.match(await openai.models.retrieve("admin/p"), { id: "p", object: "model", parent: "demo" });
+  t.match(await openai.models.delete("p"), { id: "p", deleted: true });
+  t.ok((await errorOf(openai.models.retrieve("p"))) instanceof OpenAI.NotFoundError);
+});
+
+t.test("openai: each error is the class that its status says, with our code and the sender's field", async (t) => {
+  const { app, openai, url } = await served(t);
+  const create = (body: object): Promise<unknown> =>
+    errorOf(openai.completions.create({ ...ASK, ...body } as OpenAI.CompletionCreateParamsNonStreaming));
+  const cases: [object, new (...args: never[]) => Error, object][] = [
+    [{ best_of: 0 }, OpenAI.BadRequestError, { status: 400, code: "invalid_parameter", param: "best_of" }],
+    [{ nothing: 1 }, OpenAI.BadRequestError, { code: "unknown_field", param: "nothing" }],
+    [{ model: "q" }, OpenAI.NotFoundError, { status: 404, code: "prefix_not_found", param: "model" }],
+    [{ max_tokens: 500 }, OpenAI.UnprocessableEntityError, { status: 422, code: "context_exceeded" }],
+    [{ stream: true, model: "q" }, OpenAI.NotFoundError, { code: "prefix_not_found" }],
+  ];
+  for (const [body, type, expected] of cases) {
+    const error = await create(body);
+    t.ok(error instanceof type, JSON.stringify(body));
+    t.match(error, { type: "invalid_request_error", ...expected });
+  }
+  const stranger = new OpenAI({ baseURL: url, apiKey: "none", maxRetries: 0 });
+  t.ok((await errorOf(stranger.models.list())) instanceof OpenAI.AuthenticationError);
+  app.engine.refused.add("admin");
+  t.match(await create({}), { status: 429, type: "rate_limit_error", code: "queue_full" });
+  t.ok((await create({})) instanceof OpenAI.RateLimitError);
+});
+
+t.test("openai: an error in mid-stream is thrown where the stream is read", async (t) => {
+  const { app, openai } = await served(t);
+  app.engine.stepMs = null;
+  const pending = openai.completions.create({ ...ASK, stream: true });
+  await until(() => app.engine.submitted.length === 1);
+  app.engine.step();
+  const texts: string[] = [];
+  const error = await errorOf(
+    (async () => {
+      for await (const { choices } of await pending) {
+        texts.push(choices[0]!.text);
+        app.engine.failAll(new PrefixdError("device_lost", "The device is lost."));
+      }
+    })(),
+  );
+  t.same(texts, ["c"]);
+  t.ok(error instanceof OpenAI.APIError);
+  t.match(error, { code: "device_lost", type: "server_error" });
+});
+
+t.test("openai: it repeats what time may help, and nothing else", async (t) => {
+  const { app, openai } = await served(t);
+  app.engine.stepMs = null;
+  const patient = openai.withOptions({ maxRetries: 2 });
+  const failingWith = async (error: PrefixdError, times: number): Promise<{ tries: number; result: unknown }> => {
+    const before = app.engine.submitted.length;
+    const result = patient.completions.create(ASK).catch((thrown: unknown) => thrown);
+    for (let tried = 1; tried <= times; tried++) {
+      await until(() => app.engine.submitted.length === before + tried);
+      app.engine.failAll(error);
+    }
+    app.engine.stepMs = 0;
+    const ended = await result;
+    app.engine.stepMs = null;
+    return { tries: app.engine.submitted.length - before, result: ended };
+  };
+  // The client waits for half a second or a second, whatever Retry-After says below that.
+  t.match(await failingWith(new PrefixdError("queue_timeout", "", { retryAfter: 1 }), 1), {
+    tries: 2,
+    result: { choices: [{ text: "cde" }] },
+  });
+  t.match(await failingWith(new PrefixdError("prefix_base_mismatch", ""), 1), {
+    tries: 1,
+    result: { status: 409, code: "prefix_base_mismatch" },
+  });
+  t.match(await failingWith(new PrefixdError("prefix_damaged", ""), 1), { tries: 1, result: { status: 500 } });
+});
+
+t.test("@ai-sdk/openai-compatible: a text, a stream, an error", async (t) => {
+  const { url } = await served(t);
+  const provider = createOpenAICompatible({ name: "prefixd", baseURL: url, apiKey: ADMIN_KEY, includeUsage: true });
+  const model = provider.completionModel("p");
+  const bytes = { prompt: "ab", maxOutputTokens: 3, temperature: 0, maxRetries: 0 };
+  const { text, usage, finishReason } = await generateText({ model, ...bytes });
+  t.equal(text.length, 3);
+  t.equal(finishReason, "length");
+  t.match(usage, { outputTokens: 3 });
+  const stream = streamText({ model, ...bytes });
+  let streamed = "";
+  for await (const part of stream.textStream) streamed += part;
+  t.equal(streamed, text);
+  t.match(await stream.usage, { outputTokens: 3 });
+  const error = await errorOf(generateText({ model: provider.completionModel("q"), ...bytes }));
+  t.ok(APICallError.isInstance(error));
+  t.match(error, { statusCode: 404, isRetryable: false, message: /no such prefix/ });
+});
