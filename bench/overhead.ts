@@ -1,13 +1,13 @@
 /**
  * How many tokens per second does the server itself process, when the model costs nothing?
  *
- *     [STREAMS=256] [DEVICE=cuda|webgpu GPU="name"] npm run bench -- overhead
+ *     [STREAMS=256] [V1=1] [DEVICE=cuda|webgpu GPU="name"] npm run bench -- overhead
  *
  * A runner with precomputed answers, 256 streams of 64 to 200 tokens that restart as they end, measured three ways: the
  * engine alone; with GenerationService, which makes text; the whole server, from raw sockets of another process. The
  * runner answers in a later turn of the event loop, like one on a GPU. With DEVICE the whole server also serves GPT-2
  * small (random weights) from there, every stream with one of 64 prefixes of 60: how much of the process's capacity is
- * left?
+ * left? With V1 the whole server is also asked at /v1/completions, each round after /generate.
  */
 import { type ChildProcess, fork } from "node:child_process";
 import { once } from "node:events";
@@ -27,7 +27,7 @@ import { benchRequest, openFolder, prefillChunkOf, promptIds, randomPrefix, size
 import { NULL_SHAPE, NullRunner } from "./support/null-runner.ts";
 import type { Command, Count } from "./support/raw-clients.ts";
 import { machine, median, table, writeSection } from "./support/report.ts";
-import { memoryRegistry, serveEngine } from "./support/server.ts";
+import { BENCH_MODEL, memoryRegistry, serveEngine } from "./support/server.ts";
 
 const STREAMS = Number(process.env["STREAMS"] ?? 256);
 const KIND = process.env["DEVICE"] as "cuda" | "webgpu" | "simulated" | undefined;
@@ -83,6 +83,12 @@ const WAYS: Readonly<Record<string, Way>> = {
   "engine alone": engineAlone,
   "with text": withText,
   "whole server": (doSample) => wholeServer(doSample, parts(), []),
+  ...(process.env["V1"] === undefined
+    ? {}
+    : {
+        "whole server at /v1/completions": (doSample: boolean) =>
+          wholeServer(doSample, parts(), [], "/v1/completions", completionsBody),
+      }),
   ...(model === null
     ? {}
     : {
@@ -236,22 +242,24 @@ async function wholeServer(
   doSample: boolean,
   { engine, metrics, runner }: ReturnType<typeof parts>,
   known: readonly KvTensor[],
+  path = "/generate",
+  bodyOf = generateBody,
 ): ReturnType<Way> {
   const server = await serveEngine(engine, runner, known, { tokenizer, metrics, mayEmit });
   const clients = fork(new URL("./support/raw-clients.ts", import.meta.url), { execArgv: ["--import", "tsx"] });
   await once(clients, "message");
-  const bodies = LENGTHS.map((max_new_tokens, index) =>
+  const bodies = LENGTHS.map((newTokens, index) =>
     JSON.stringify({
       prompt: [...promptIds(PROMPT, index)],
-      max_new_tokens,
-      do_sample: doSample,
+      ...bodyOf(newTokens, doSample),
       seed: index,
       ignore_eos: true,
       stream: true,
       ...(known.length > 0 && { prefix_id: `p${index % known.length}` }),
     }),
   );
-  send(clients, { kind: "load", load: { port: (server.address() as AddressInfo).port, clients: STREAMS, bodies } });
+  const { port } = server.address() as AddressInfo;
+  send(clients, { kind: "load", load: { port, path, clients: STREAMS, bodies } });
   return {
     async count() {
       send(clients, { kind: "count" });
@@ -265,6 +273,21 @@ async function wholeServer(
       server.close();
       await engine.drain(0);
     },
+  };
+}
+
+function generateBody(newTokens: number, doSample: boolean): object {
+  return { max_new_tokens: newTokens, do_sample: doSample };
+}
+
+/** The same request with OpenAI's fields. */
+function completionsBody(newTokens: number, doSample: boolean): object {
+  return {
+    model: BENCH_MODEL,
+    max_tokens: newTokens,
+    temperature: doSample ? 1 : 0,
+    top_k: 50,
+    return_token_ids: true,
   };
 }
 

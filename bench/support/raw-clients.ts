@@ -6,6 +6,7 @@ import { connect } from "node:net";
 
 export interface Load {
   readonly port: number;
+  readonly path: string;
   readonly clients: number;
   /** JSON bodies of the requests, used in turn; client i starts with body i. */
   readonly bodies: readonly string[];
@@ -40,7 +41,7 @@ process.on("message", (command: Command) => {
 process.on("disconnect", () => process.exit(0));
 process.send!("ready");
 
-function stream({ port, bodies }: Load, client: number): void {
+function stream({ port, path, bodies }: Load, client: number): void {
   let next = client;
   let tail = "";
   let status = "";
@@ -49,7 +50,7 @@ function stream({ port, bodies }: Load, client: number): void {
     const body = bodies[next++ % bodies.length]!;
     status = "";
     socket.write(
-      `POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: ${Buffer.byteLength(body)}\r\n\r\n${body}`,
+      `POST ${path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: ${Buffer.byteLength(body)}\r\n\r\n${body}`,
     );
   };
   const onRead = (bytes: number): boolean => {

@@ -16,6 +16,9 @@ import type { Tokenizer } from "../../src/text/tokenizer.ts";
 import { createKeylessAuthenticator } from "../../src/users/authenticator.ts";
 import { UPLOADS } from "../../src/http/prefixes/transfer-gate.ts";
 
+/** The base model's name. */
+export const BENCH_MODEL = "bench";
+
 export interface Given {
   readonly tokenizer: Tokenizer;
   /** The engine's observer, if it has one that counts. */
@@ -52,7 +55,7 @@ export async function serveEngine(
     mayEmit,
   });
   const { fastify } = await buildApp({
-    modelName: "bench",
+    modelName: BENCH_MODEL,
     shape,
     model: { fingerprint: "none", device: "cpu", precision: "fp32", allowBaseModel: true, defaults: {} },
     embeddings: refuse,
@@ -95,7 +98,9 @@ const refuse = (): never => {
 export function memoryRegistry(prefixes: readonly KvTensor[]): PrefixRegistry {
   return {
     register: refuse,
-    info: refuse,
+    info: async () => {
+      throw new PrefixdError("prefix_not_found", "There is no such prefix.");
+    },
     readable: refuse,
     list: refuse,
     listShared: refuse,
