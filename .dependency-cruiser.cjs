@@ -42,6 +42,7 @@ module.exports = {
       ["errors\\.ts", "kv\\.ts", "formats/", "runtime/", "engine/runner\\.ts"],
       "the model implements the engine's ModelRunner on the runtime",
     ),
+    only("structured/", ["errors\\.ts"], "a constraint knows bytes and tokens: no HTTP, engine, tokenizer or user"),
     only("text/", ["errors\\.ts"], "text is the tokenizer's world"),
     only(
       "prefixes/",
