@@ -86,6 +86,7 @@ module.exports = {
         "users/",
         "engine/",
         "prefixes/",
+        "structured/",
         "text/",
         "observability/",
       ],

@@ -226,6 +226,7 @@ function withText(doSample: boolean): ReturnType<Way> {
       stop: [],
       stopTokenIds: [],
       ignoreEos: true,
+      constraint: null,
     };
     const listener = {
       onStep: (_deltas: unknown, end: unknown) => (tokens++, end !== null && begin(index + STREAMS)),

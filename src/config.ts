@@ -5,15 +5,13 @@ import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import Type, { type Static, type TSchema } from "typebox";
 import { Value } from "typebox/value";
-import { readAdminKey } from "./key-files.ts";
+import { STRUCTURED_SETTINGS } from "./config-structured.ts";
 import { ConfigError } from "./errors.ts";
 import { parseHubId } from "./formats/hub-id.ts";
+import { readAdminKey } from "./key-files.ts";
 import { parseRedisUrl, RedisUrlError } from "./redis/url.ts";
 
-/**
- * The folder of package.json, seen from `src/` and from `dist/`: defaults inside the package do not depend on the
- * working directory.
- */
+/** package.json's folder, from `src/` and from `dist/`: defaults in the package do not depend on the working directory. */
 const PACKAGE_ROOT = fileURLToPath(new URL("..", import.meta.url));
 
 /** Microseconds: longer than the gaps within and between decode steps. */
@@ -193,6 +191,7 @@ export const ConfigSchema = Type.Object({
     description:
       "Largest answer a generate request may ask for, estimated as if each token were the vocabulary's longest; beyond it: 422",
   }),
+  ...STRUCTURED_SETTINGS,
   maxConnections: Type.Integer({
     minimum: 0,
     maximum: 1_000_000,

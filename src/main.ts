@@ -2,6 +2,7 @@
 import { isWorldReadable, secretsOf, type Config } from "./config.ts";
 import { Engine } from "./engine/engine.ts";
 import type { PrefixdError } from "./errors.ts";
+import { Constraints } from "./generation/constraints.ts";
 import { FoldingService, unmeteredFolding } from "./generation/folding.ts";
 import { GenerationService } from "./generation/service.ts";
 import { STREAM_DEFAULTS } from "./http/app-parts.ts";
@@ -17,6 +18,7 @@ import { SecretFilter } from "./observability/secrets.ts";
 import { maxAdapterBytes } from "./prefixes/peft.ts";
 import { createPrefixRegistry } from "./prefixes/registry.ts";
 import { Replica } from "./replicas/replica.ts";
+import { DEFAULT_LIMITS } from "./structured/limits.ts";
 import { registerAdapters } from "./start/adapters.ts";
 import { openBackend } from "./start/backend.ts";
 import { openModel } from "./start/model.ts";
@@ -92,6 +94,22 @@ async function start(
     fold: (...args) => folding.fold(...args),
     tryPrefix: (...args) => folding.tryPrefix(...args),
   });
+  const constraints = new Constraints({
+    tokenizer: model.tokenizer,
+    eosIds: model.eosIds,
+    positions: shape.positions,
+    limits: {
+      ...DEFAULT_LIMITS,
+      sourceBytes: config.structuredSourceLimit,
+      states: config.structuredStates,
+      depth: config.structuredDepth,
+      maskWork: config.structuredMaskWork,
+      requestWork: config.structuredRequestWork,
+      grammarBytes: config.structuredCacheBytes / 8,
+    },
+    cacheBytes: config.structuredCacheBytes,
+    observer: metrics,
+  });
   const generation = new GenerationService({
     tokenRate,
     usage,
@@ -101,12 +119,14 @@ async function start(
     positions: shape.positions,
     eosIds: model.eosIds,
     allowBaseModel: config.allowBaseModel,
+    constraints,
     metrics,
     mayEmit,
   });
   metrics.watch({
     engine: () => engine.stats(),
     prefixCache: () => replica.prefixCache.stats(),
+    constraintCache: () => constraints.stats(),
     transfers: () => model.runtime.transfers,
     prefixBank: () => model.local.bankStats(),
     stepSizes: () => model.local.graphStats(),

@@ -7,6 +7,7 @@ import { asModelError, lostTouch, PrefixdError } from "../errors.ts";
 import type { FoldInput, KvTensor } from "../kv.ts";
 import type { EngineStats } from "../observability/engine-observer.ts";
 import { Rows } from "./decode-batch.ts";
+import { WORK_PER_TOKEN } from "./constraint.ts";
 import { Decoder } from "./decoder.ts";
 import { FoldQueue, type FoldOptions } from "./fold-queue.ts";
 import { CacheWiper } from "./kv-wiper.ts";
@@ -92,6 +93,7 @@ export class Engine {
     if (!this.#mayEmit()) throw lostTouch();
     checkQueueLimits(request, this.#queue, this.#room(), this.#shares);
     this.#counters.arrive(request.tenant, this.#waiting());
+    this.#counters.generated(request.tenant, (request.preparation ?? 0) / WORK_PER_TOKEN);
     const running = new Job(request, listener, this.#options.observer, performance.now());
     this.#queue.push(running);
     this.#wake();

@@ -1,5 +1,6 @@
 import type { PrefixdError } from "../errors.ts";
 import type { KvTensor } from "../kv.ts";
+import type { TokenConstraint } from "./constraint.ts";
 
 /**
  * How the next token is chosen; names, meaning, order and defaults are transformers' `generate()`, and vLLM's where it has none.
@@ -117,6 +118,10 @@ export interface EngineRequest {
   readonly topLogprobs: number;
   /** Ids that end a choice; empty when EOS is to be ignored. */
   readonly eosIds: readonly number[];
+  /** What may come, at the beginning of each choice; null or absent: anything. Its first mask is known. */
+  readonly constraint?: TokenConstraint | null;
+  /** Work done to prepare the constraint, which its tenant is charged with. */
+  readonly preparation?: number;
 }
 
 /** Rows of the KV cache that a request takes: one per choice, or per beam. */

@@ -32,6 +32,7 @@ export class Job implements Schedulable, Chooser {
   fed = 0;
   passedOver = 0;
   leftOut = 0;
+  waited = 0;
   /** The row that its prompt is fed to. */
   row = -1;
   /** Set once the listener must not be called any more. */
@@ -58,6 +59,12 @@ export class Job implements Schedulable, Chooser {
   get promptLength(): number {
     return this.request.promptIds.length;
   }
+  get job(): Job {
+    return this;
+  }
+  get ownSequences(): readonly Sequence[] {
+    return this.sequences;
+  }
   /** Of a whole step of a beam search. */
   get choosingTime(): number {
     return (this.choosing.value ?? 0) * this.rows;
@@ -68,6 +75,11 @@ export class Job implements Schedulable, Chooser {
   /** Virtual tokens before the prompt: the prompt's first position. */
   get prefixLength(): number {
     return this.request.prefix?.length ?? 0;
+  }
+
+  /** Of its beams' constraint. */
+  work(units: number): number {
+    return this.search?.work(units) ?? 0;
   }
 
   /** Ends every choice that still runs. */
@@ -143,6 +155,7 @@ export class Sequence implements Chooser {
   generated = 0;
   readonly rows = 1;
   leftOut = 0;
+  waited = 0;
   /** Its row is free. */
   done = false;
   /** When the newest token came, in ms. */
@@ -159,6 +172,12 @@ export class Sequence implements Chooser {
   get choosingTime(): number {
     return this.owner.choosing.value ?? 0;
   }
+  get job(): Job {
+    return this.owner;
+  }
+  get ownSequences(): readonly Sequence[] {
+    return [this];
+  }
   /** Beams are chosen by their search. */
   get chooser(): Chooser {
     return this.owner.search === null ? this : this.owner;
@@ -166,14 +185,14 @@ export class Sequence implements Chooser {
 
   /**
    * Chooses the next token from row `row` of a step that ended at `now` (ms), tells the listener, and ends the choice if this was the last.
-   * @throws PrefixdError model_failed
+   * @throws MaskPending where the constraint needs `work` first; PrefixdError model_failed
    */
   advance(output: StepOutput, row: number, now: number): void {
     const { owner } = this;
     const { request, observer } = owner;
-    const { sampling, seed, promptIds, eosIds, beams } = request;
+    const { sampling, seed, promptIds, eosIds, beams, constraint } = request;
     if (beams !== null) throw new Error("a beam does not choose its own tokens");
-    this.#sampler ??= new Sampler(sampling, seed, this.choice, promptIds, eosIds);
+    this.#sampler ??= new Sampler(sampling, seed, this.choice, promptIds, eosIds, constraint ?? null);
     const { id, logprob, top } = this.#sampler.next(output, row, request.topLogprobs);
     const event: TokenEvent = { choice: this.choice, id, logprob, top };
     this.lastId = id;
@@ -182,8 +201,12 @@ export class Sequence implements Chooser {
     if (this.#lastTokenAt > 0) observer.interToken((now - this.#lastTokenAt) / 1000);
     this.#lastTokenAt = now;
     if (eosIds.includes(this.lastId)) this.finish("eos");
-    else if (verdict === "stop") this.finish("stop");
+    else if (verdict === "stop" || this.#sampler.final) this.finish("stop");
     else if (this.generated >= request.maxNewTokens) this.finish("length");
+  }
+
+  work(units: number): number {
+    return this.#sampler?.work(units) ?? 0;
   }
 
   finish(reason: FinishReason): void {

@@ -8,6 +8,8 @@ export interface ChoicesParts {
   readonly tokenizer: Tokenizer;
   readonly stops: Stops;
   readonly eosIds: ReadonlySet<number>;
+  /** A space that comes first is not part of a generated text. */
+  readonly dropsSpace: boolean;
 }
 
 /** Choices generated per prompt, including those that will not be returned. */
@@ -19,18 +21,23 @@ export class Choices {
   readonly #tokenizer: Tokenizer;
   readonly #eosIds: ReadonlySet<number>;
   readonly #texts: readonly TextStream[];
+  /** Choices whose first character, if it is a space, is to be dropped. */
+  readonly #atSpace: Set<number>;
+  /** Choices that a stop string or a stop token has ended. */
+  readonly #stopped = new Set<number>();
   /** With `bestOf`: sum of each choice's log probabilities, and number of its tokens. */
   readonly #likelihoods: readonly { sum: number; tokens: number }[];
   /** By index of the choice; empty where nothing was added. */
   #deltas: (ChoiceDelta | undefined)[] = [];
   #open: number;
 
-  constructor(request: ValidGenerateRequest, { tokenizer, stops, eosIds }: ChoicesParts) {
+  constructor(request: ValidGenerateRequest, { tokenizer, stops, eosIds, dropsSpace }: ChoicesParts) {
     this.#request = request;
     this.#tokenizer = tokenizer;
     this.#eosIds = eosIds;
     this.#open = request.prompts.length * choicesPerPrompt(request);
     this.#texts = Array.from({ length: this.#open }, () => new TextStream(tokenizer, stops));
+    this.#atSpace = new Set(dropsSpace ? this.#texts.keys() : []);
     this.#likelihoods = this.#texts.map(() => ({ sum: 0, tokens: 0 }));
   }
 
@@ -79,17 +86,24 @@ export class Choices {
     }
     if (this.#eosIds.has(id)) return "continue";
     const { text, stopped } = (this.#texts[index] as TextStream).push(id);
-    delta.text += text;
+    delta.text += this.#withoutSpace(index, text);
+    if (stopped) this.#stopped.add(index);
     return stopped ? "stop" : "continue";
   }
 
   finish(index: number, reason: FinishReason, score: number | null): void {
     const delta = this.#delta(index);
-    if (reason !== "stop") delta.text += (this.#texts[index] as TextStream).end();
+    // What was held back for a stop string is part of the text, also where a constraint has ended it.
+    if (!this.#stopped.has(index)) delta.text += this.#withoutSpace(index, (this.#texts[index] as TextStream).end());
     delta.finishReason = reason;
     const { sum, tokens } = this.#likelihoods[index] as { sum: number; tokens: number };
     delta.score = this.#request.bestOf === null ? score : sum / tokens;
     this.#open--;
+  }
+
+  #withoutSpace(index: number, text: string): string {
+    if (text === "" || !this.#atSpace.delete(index)) return text;
+    return text.startsWith(" ") ? text.slice(1) : text;
   }
 
   #delta(index: number): ChoiceDelta {

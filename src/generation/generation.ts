@@ -1,6 +1,7 @@
 import { lostTouch, PrefixdError } from "../errors.ts";
 import type { RequestHandle, RequestListener, TokenEvent } from "../engine/request.ts";
 import { Choices, choicesPerPrompt } from "./choices.ts";
+import type { PreparedConstraint } from "./constraints.ts";
 import { lengthsOf, mostNewTokens, samplingFor } from "./lengths.ts";
 import { RequestMeter } from "./meter.ts";
 import type { GenerationListener, GenerationParts, ValidGenerateRequest } from "./types.ts";
@@ -90,7 +91,7 @@ export class Generation {
   }
 
   /** Throws `context_exceeded`, what the engine's `submit` throws, or why it must not run any more. The caller then calls `end`. */
-  submit(prefix: ResolvedPrefix | null, signal: AbortSignal): void {
+  submit(prefix: ResolvedPrefix | null, constraint: PreparedConstraint | null, signal: AbortSignal): void {
     if (this.#state.name !== "admitting") throw new Error("submitted twice");
     if (this.#state.refusal !== null) throw this.#state.refusal;
     const lengths = this.#lengths(prefix?.kv.length ?? 0);
@@ -115,7 +116,7 @@ export class Generation {
     const running: Running = {
       name: "running",
       prefix,
-      choices: new Choices(this.#request, { tokenizer, stops, eosIds }),
+      choices: new Choices(this.#request, { tokenizer, stops, eosIds, dropsSpace: constraint?.dropsSpace ?? false }),
       handles: [],
       stopListening: () => signal.removeEventListener("abort", onAbort),
       begun: false,
@@ -131,6 +132,8 @@ export class Generation {
           promptIds,
           maxNewTokens,
           sampling: samplingFor(sampling, lengths[p]!),
+          constraint: constraint?.start() ?? null,
+          preparation: p === 0 ? (constraint?.preparation ?? 0) : 0,
           ...common,
         };
         running.handles.push(this.#parts.engine.submit(request, this.#engineListener(running, p)));

@@ -3,6 +3,7 @@ import { lostTouch, PrefixdError } from "../errors.ts";
 import { Generation, abortOutcome, removedError } from "./generation.ts";
 import { bestChoices } from "./best-of.ts";
 import { choicesPerPrompt, emptyDelta } from "./choices.ts";
+import type { PreparedConstraint } from "./constraints.ts";
 import type { ChoiceDelta, GenerationEnd, GenerationListener, GenerationParts, ValidGenerateRequest } from "./types.ts";
 import type { ResolvedPrefix } from "../prefixes/registry-types.ts";
 import type { PrefixKey } from "../prefixes/store.ts";
@@ -48,7 +49,7 @@ export class GenerationService {
 
   /**
    * Accepts a request, with all of its prompts or none; resolves when it is queued. Aborting `signal` ends it silently.
-   * Throws `draining`, `removed`, `base_model_disabled`, `context_exceeded`, `queue_full`, `user_queue_full`, `token_rate_exceeded`, what the registry's `resolve` throws, RequestAborted.
+   * Throws `draining`, `removed`, `base_model_disabled`, `context_exceeded`, `queue_full`, `user_queue_full`, `token_rate_exceeded`, what the registry's `resolve` and `Constraints.prepare` throw, RequestAborted.
    */
   async start(request: ValidGenerateRequest, listener: GenerationListener, signal: AbortSignal): Promise<void> {
     const generation = new Generation(request, listener, this.#parts, (ended) => this.#live.delete(ended));
@@ -64,9 +65,10 @@ export class GenerationService {
           ? removedError()
           : new PrefixdError("prefix_not_found", "There is no prefix of this name.");
       const prefix = await this.#resolve(request);
+      const constraint = await this.#prepare(request);
       await generation.admit();
       if (signal.aborted) throw new RequestAborted();
-      generation.submit(prefix, signal);
+      generation.submit(prefix, constraint, signal);
     } catch (error) {
       generation.end(outcomeOf(error, signal));
       throw error;
@@ -100,9 +102,10 @@ export class GenerationService {
     return this.#end((generation) => generation.uses(key));
   }
 
-  /** Ends all requests of a removed user and refuses later ones, until `readmitUser`. */
+  /** Ends all requests of a removed user, drops the constraints that they brought, and refuses later ones, until `readmitUser`. */
   endRequestsOfUser(user: string): Promise<EndedRequests> {
     this.#removedUsers.add(user);
+    this.#parts.constraints?.forget(user);
     return this.#end((generation) => generation.users.includes(user));
   }
 
@@ -124,8 +127,9 @@ export class GenerationService {
     timer.abort();
   }
 
-  /** Ends what still runs with an error. */
+  /** Ends what still runs with an error, and drops everything cached for users. */
   endAll(error: PrefixdError): void {
+    this.#parts.constraints?.forget(null);
     for (const generation of this.#live) generation.fail(error);
   }
 
@@ -134,6 +138,12 @@ export class GenerationService {
     const running = ending.filter((generation) => generation.begun).length;
     await Promise.all(ending.map((generation) => generation.remove()));
     return { running, queued: ending.length - running };
+  }
+
+  async #prepare({ user, constraint }: ValidGenerateRequest): Promise<PreparedConstraint | null> {
+    if (constraint === null) return null;
+    if (this.#parts.constraints === undefined) throw new Error("nothing compiles constraints here");
+    return this.#parts.constraints.prepare(user, constraint);
   }
 
   async #resolve(request: ValidGenerateRequest): Promise<ResolvedPrefix | null> {

@@ -8,6 +8,8 @@ import type {
   TokenLogprob,
 } from "../engine/request.ts";
 import type { PrefixdError } from "../errors.ts";
+import type { ConstraintSpec } from "../structured/constraint.ts";
+import type { Constraints } from "./constraints.ts";
 import type { AnswerLength } from "./lengths.ts";
 import type { MeterParts, Timings } from "./meter.ts";
 import type { RequestTokens } from "../observability/metrics.ts";
@@ -15,6 +17,7 @@ import type { PrefixRegistry } from "../prefixes/registry-types.ts";
 import type { PrefixKey } from "../prefixes/store.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 
+export type { ConstraintSpec } from "../structured/constraint.ts";
 export type { AnswerLength } from "./lengths.ts";
 
 /** A generate request with all defaults filled in and all values checked, except what depends on the prefix. */
@@ -43,6 +46,8 @@ export interface ValidGenerateRequest extends AnswerLength {
   /** Ids that end a choice like a stop string. */
   readonly stopTokenIds: readonly number[];
   readonly ignoreEos: boolean;
+  /** What the answers' texts must be; null: anything. */
+  readonly constraint: ConstraintSpec | null;
 }
 
 /** What one step added to one choice. */
@@ -85,6 +90,8 @@ export interface GenerationParts extends MeterParts {
   readonly positions: number;
   readonly eosIds: readonly number[];
   readonly allowBaseModel: boolean;
+  /** Absent: no request has a constraint. */
+  readonly constraints?: Constraints;
   readonly metrics: { request(outcome: string, seconds?: number, tokens?: RequestTokens): void };
   /** Asked again before results are delivered; see EngineOptions.mayEmit. */
   readonly mayEmit?: () => boolean;

@@ -13,6 +13,8 @@ export interface EngineObserver {
   firstToken(seconds: number): void;
   /** Time between two tokens of one sequence. */
   interToken(seconds: number): void;
+  /** One step's work on masks of constraints. */
+  constraintWork?(seconds: number): void;
   /** One sequence ended. */
   finished(outcome: SequenceOutcome): void;
 }
@@ -29,7 +31,7 @@ export interface EngineStats {
   readonly maxQueue: number;
 }
 
-/** Statistics of the host cache of prefixes. `hits` and `misses` only grow. */
+/** Statistics of a cache, such as that of prefixes in the host. `hits` and `misses` only grow. */
 export interface PrefixCacheStats {
   readonly hits: number;
   readonly misses: number;

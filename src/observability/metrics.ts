@@ -79,6 +79,31 @@ export const METRICS = {
   prefixd_prefix_cache_misses_total: { type: "counter", help: "Prefixes loaded from the store." },
   prefixd_prefix_cache_bytes: { type: "gauge", help: "Bytes of compiled prefixes in the host cache." },
   prefixd_prefix_cache_entries: { type: "gauge", help: "Prefixes in the host cache." },
+  prefixd_constraint_compile_seconds: {
+    type: "histogram",
+    help: "Time to compile and try one structured_outputs that was not cached.",
+    buckets: LATENCY,
+  },
+  prefixd_constraint_mask_seconds: {
+    type: "histogram",
+    help: "Time per step spent on finding the tokens that constraints allow, in steps that had to.",
+    buckets: LATENCY,
+  },
+  prefixd_constraint_refusals_total: {
+    type: "counter",
+    help: "Refused structured_outputs by reason: the error's code.",
+    labels: ["reason"],
+  },
+  prefixd_constraint_cache_hits_total: {
+    type: "counter",
+    help: "Requests whose structured_outputs was compiled before.",
+  },
+  prefixd_constraint_cache_misses_total: { type: "counter", help: "Requests whose structured_outputs was not." },
+  prefixd_constraint_cache_bytes: {
+    type: "gauge",
+    help: "Bytes of compiled structured_outputs, as of their last use.",
+  },
+  prefixd_constraint_cache_entries: { type: "gauge", help: "Compiled structured_outputs in memory." },
   prefixd_device_bytes_total: {
     type: "counter",
     help: "Bytes copied to the device (up) and from it (down); 0 on the CPU.",
@@ -139,6 +164,8 @@ export interface RequestTokens {
 export interface MetricsSources {
   readonly engine: () => EngineStats;
   readonly prefixCache: () => PrefixCacheStats;
+  /** Of compiled constraints; absent: none are offered. */
+  readonly constraintCache?: () => PrefixCacheStats;
   /** Bytes copied to and from the device since the start. */
   readonly transfers: () => { readonly up: number; readonly down: number };
   /** null if the device captures no graphs. */
@@ -214,6 +241,7 @@ export class Metrics implements EngineObserver {
       this.#gauge("prefixd_prefix_cache_entries").set(cache.entries);
       this.#setCounter("prefixd_prefix_cache_hits_total", cache.hits);
       this.#setCounter("prefixd_prefix_cache_misses_total", cache.misses);
+      this.#renderConstraints(this.#sources);
       this.#renderDevice(this.#sources);
     }
     this.#gauge("prefixd_private_memory_bytes").set(
@@ -244,6 +272,18 @@ export class Metrics implements EngineObserver {
 
   interToken(seconds: number): void {
     this.#interToken.observe(seconds);
+  }
+
+  constraintWork(seconds: number): void {
+    this.#histogram("prefixd_constraint_mask_seconds").observe(seconds);
+  }
+
+  constraintCompiled(seconds: number): void {
+    this.#histogram("prefixd_constraint_compile_seconds").observe(seconds);
+  }
+
+  constraintRefused(reason: string): void {
+    this.#counter("prefixd_constraint_refusals_total").inc({ reason });
   }
 
   finished(outcome: string): void {
@@ -283,6 +323,15 @@ export class Metrics implements EngineObserver {
 
   close(): void {
     this.#registry.clear();
+  }
+
+  #renderConstraints({ constraintCache }: MetricsSources): void {
+    if (constraintCache === undefined) return;
+    const { hits, misses, bytes, entries } = constraintCache();
+    this.#setCounter("prefixd_constraint_cache_hits_total", hits);
+    this.#setCounter("prefixd_constraint_cache_misses_total", misses);
+    this.#gauge("prefixd_constraint_cache_bytes").set(bytes);
+    this.#gauge("prefixd_constraint_cache_entries").set(entries);
   }
 
   #renderDevice({ transfers, prefixBank, stepSizes }: MetricsSources): void {

@@ -20,6 +20,7 @@ export function request(over: Partial<ValidGenerateRequest> = {}): ValidGenerate
     stop: [],
     stopTokenIds: [],
     ignoreEos: false,
+    constraint: null,
     ...over,
   };
 }

@@ -1,5 +1,6 @@
 import { createHash } from "node:crypto";
 import type { AddressInfo } from "node:net";
+import { Constraints } from "../../src/generation/constraints.ts";
 import { GenerationService } from "../../src/generation/service.ts";
 import { CLIENT_DEFAULTS, STREAM_DEFAULTS, type AppParts } from "../../src/http/app-parts.ts";
 import { buildApp, type App } from "../../src/http/app.ts";
@@ -11,6 +12,7 @@ import { createLogger } from "../../src/observability/logging.ts";
 import { Metrics } from "../../src/observability/metrics.ts";
 import { SecretFilter } from "../../src/observability/secrets.ts";
 import { createAuthenticator, createKeylessAuthenticator } from "../../src/users/authenticator.ts";
+import { DEFAULT_LIMITS } from "../../src/structured/limits.ts";
 import { createLocalRemoval } from "./local-removal.ts";
 import { FakeEngine } from "./fake-engine.ts";
 import { FakeRegistry } from "./fake-registry.ts";
@@ -65,6 +67,14 @@ export async function buildTestApp(
   const users = new FakeUserStore();
   const audits: AuditEntry[] = [];
   const secrets = new SecretFilter([ADMIN_KEY]);
+  const constraints = new Constraints({
+    tokenizer,
+    eosIds: [tokenizer.eosId],
+    positions: TEST_SHAPE.positions,
+    limits: DEFAULT_LIMITS,
+    cacheBytes: 1 << 24,
+    observer: metrics,
+  });
   const generation = new GenerationService({
     engine,
     prefixes: registry,
@@ -72,11 +82,13 @@ export async function buildTestApp(
     positions: TEST_SHAPE.positions,
     eosIds: [tokenizer.eosId],
     allowBaseModel,
+    constraints,
     metrics,
   });
   metrics.watch({
     engine: () => engine.stats(),
     prefixCache: () => ({ hits: 0, misses: 0, bytes: 0, entries: 0 }),
+    constraintCache: () => constraints.stats(),
     transfers: () => ({ up: 0, down: 0 }),
     prefixBank: () => null,
     stepSizes: () => null,

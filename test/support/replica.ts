@@ -93,6 +93,7 @@ async function generate(call: Extract<ReplicaCall, { op: "run" }>): Promise<unkn
     stop: [],
     stopTokenIds: [],
     ignoreEos: true,
+    constraint: null,
   };
   const out = { ids: [] as number[], logprobs: [] as (number | null)[], lastAt: 0, end: "" };
   return new Promise((resolve) => {

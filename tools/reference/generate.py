@@ -18,6 +18,7 @@ from bleu import write_bleu
 from checkpoints import CHECKPOINTS, checkpoint_dir, write_checkpoint
 from combinations import write_combination_cases, write_combinations
 from common import DEFAULT_OUTPUT, DEFAULT_TOKENIZER
+from constraints import write_constraints
 from embedding_layers import write_embedding_layers
 from generation_defaults import write_generation_defaults
 from generations import write_generations
@@ -60,6 +61,7 @@ def main() -> None:
     print(f"warpers: {write_warpers(arguments.output / 'warpers.json')} cases")
     print(f"processors: {write_processors(arguments.output / 'processors.json')} cases")
     print(f"combinations: {write_combinations(arguments.output / 'combinations.json')} cases")
+    print(f"constraints: {write_constraints(arguments.output)} cases")
     print(f"BLEU: {write_bleu(arguments.output / 'bleu.json')} corpora")
     print(f"tokenizer: {write_tokenizer_cases(arguments.tokenizer, arguments.output / 'tokenizer-cases.json')} cases")
     print(f"generation_config.json: {write_generation_defaults(arguments.output / 'generation-defaults.json')} cases")

@@ -6,7 +6,7 @@ import type { Job, Sequence } from "../sequence.ts";
 /**
  * One step of a request's beam search: its first sequences become the rows of the surviving beams. Results are reported when the search is
  * done. `outputRow`: a sequence's row of the output; `copyRow`: copies a sequence's row in the cache.
- * @throws PrefixdError model_failed, invalid_parameter (fewer sequences are possible than asked for)
+ * @throws MaskPending; PrefixdError model_failed, invalid_parameter (fewer sequences are possible than asked for)
  */
 export function advanceBeams(
   request: Job,
@@ -17,6 +17,8 @@ export function advanceBeams(
   const { sequences, search } = request;
   if (search === null) return;
   const { parents, ids } = search.step(output, sequences.slice(0, search.width).map(outputRow));
+  request.tell((listener) => listener.onBeamStep?.(request.rows));
+  if (request.ended) return;
   if (search.done) return tellResults(request, search);
   // A search with fewer beams for a while keeps its rows: spare ones duplicate its best beam, and their output is ignored.
   const { rows, copies } = planForks(

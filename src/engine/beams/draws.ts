@@ -1,5 +1,6 @@
 /** Beam search with sampling: transformers' `_beam_search` with `do_sample`. */
 import type { Continuation, OpenBeam } from "./continuations.ts";
+import { listOnly } from "../sampling/full-logits.ts";
 import { candidateListFor, listForced, listKnown, scratchFor, unknownBelow } from "../sampling/known-scores.ts";
 import type { SamplingParams } from "../request.ts";
 import { NotFiniteError } from "../sampling/logits-row.ts";
@@ -20,7 +21,7 @@ interface Tokens {
  * Fewer if no more have any probability (torch fills up with impossible ones). `keep`: so many tokens of each beam the warpers leave
  * at least; `uniform`: the number in [0, 1) that decides draw `index`, over beams in order and their tokens by descending score, equal
  * ones by ascending id.
- * @throws PrefixdError model_failed if a row's logits are not numbers
+ * @throws MaskPending; PrefixdError model_failed if a row's logits are not numbers
  */
 export function drawContinuations(
   beams: readonly OpenBeam[],
@@ -64,6 +65,13 @@ function listFor({ row, processors }: OpenBeam, params: SamplingParams, keep: nu
   }
   const logits = row.logits();
   const { full, list } = scratchFor(logits.length);
+  const { allowed } = processors;
+  if (allowed !== null) {
+    if (!listOnly(allowed, logits, processors, row.logSumExp, list)) throw new NotFiniteError();
+    list.temper(temperature);
+    list.warp(params, keep);
+    return list;
+  }
   full.loadLogprobs(logits, row.logSumExp, processors, temperature);
   if (full.broken) throw new NotFiniteError();
   if (topH !== null) full.listTop(TOP_H_TOKENS, list);

@@ -43,7 +43,7 @@ export interface BeamResult {
 
 export type BeamRequest = Pick<
   EngineRequest,
-  "promptIds" | "maxNewTokens" | "sampling" | "seed" | "topLogprobs" | "eosIds" | "beamStop"
+  "promptIds" | "maxNewTokens" | "sampling" | "seed" | "topLogprobs" | "eosIds" | "beamStop" | "constraint"
 >;
 
 export class BeamSearch {
@@ -61,7 +61,12 @@ export class BeamSearch {
     this.#request = request;
     this.#params = params;
     this.#eosIds = new Set(request.eosIds);
-    const processors = new LogitsProcessors(request.sampling, request.promptIds, request.eosIds);
+    const processors = new LogitsProcessors(
+      request.sampling,
+      request.promptIds,
+      request.eosIds,
+      request.constraint ?? null,
+    );
     this.#running = [{ score: 0, last: null, end: null, processors, stop: request.beamStop }];
   }
 
@@ -82,7 +87,7 @@ export class BeamSearch {
 
   /**
    * One token more for every beam; `rows[i]` is the row of the output for beam i.
-   * @throws PrefixdError model_failed if logits are not numbers
+   * @throws MaskPending where the constraint needs `work` first; PrefixdError model_failed if logits are not numbers
    */
   step(output: StepOutput, rows: readonly number[]): BeamStep {
     const { numBeams, earlyStopping } = this.#params;
@@ -98,7 +103,7 @@ export class BeamSearch {
         last: { token: reportOf(row, id, topLogprobs), before: last },
         processors,
         stop: after,
-        end: this.#endOf(id, stop !== null && after === null),
+        end: this.#endOf(id, (stop !== null && after === null) || processors.finalAfter(id)),
       };
     });
     // Candidates beyond the first `numBeams` are there only to leave enough that go on: their ends do not count.
@@ -134,6 +139,13 @@ export class BeamSearch {
         "The parameters make scores of this beam search too large for numbers.",
       );
     return best.map(({ score, last, end }) => ({ tokens: pathTo(last), score, reason: end ?? "length" }));
+  }
+
+  /** Finds more of what the constraint allows, for about `units` of work; returns the work done. */
+  work(units: number): number {
+    let done = 0;
+    for (const { processors } of this.#running) if (done < units) done += processors.work(units - done);
+    return done;
   }
 
   /** The best continuations, or as many drawn: enough for `numBeams` to go on even if every beam's best tokens end it. */

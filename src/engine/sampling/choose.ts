@@ -4,11 +4,13 @@
  *
  * Every token that is not a candidate has a logit of at most the last candidate's. Processors change known ids, and those that only lower
  * scores raise nothing from below. So the candidates' processed scores, and the single logits of ids that may be raised, bound all others.
+ * A constraint only lowers scores, to nothing. If it allows few tokens, they are read one by one. Which tokens it allows may not be known yet;
+ * which of the candidates it allows always is.
  * A single logit is free on a CPU; where logits are on a GPU, the first one downloads the row. Where the processors force ids, all others
  * are ruled out and no logit matters.
  */
 import { PrefixdError } from "../../errors.ts";
-import { type FullScores, listAtLeast } from "./full-logits.ts";
+import { type FullScores, listAtLeast, listOnly } from "./full-logits.ts";
 import { candidateListFor, listForced, listKnown, scratchFor, unknownBelow } from "./known-scores.ts";
 import type { LogitsProcessors } from "./processors.ts";
 import type { SamplingParams } from "../request.ts";
@@ -25,7 +27,7 @@ const LOG_SUM_EXP_ERROR = { absolute: 1e-5, relative: 5e-7 };
 
 /**
  * The next token. `u` in [0, 1) chooses from the distribution function over tokens in descending order of probability, ties by id;
- * greedy search takes the highest score with the lowest id. Throws `model_failed` if logits are not numbers, `invalid_parameter` if
+ * greedy search takes the highest score with the lowest id. Throws MaskPending, `model_failed` if logits are not numbers, `invalid_parameter` if
  * the processors forbid every token.
  */
 export function chooseToken(row: Row, processors: LogitsProcessors, params: SamplingParams, u: number): number {
@@ -33,6 +35,8 @@ export function chooseToken(row: Row, processors: LogitsProcessors, params: Samp
   if (!params.doSample) return chooseBest(row, processors);
   const fromCandidates = sampleCandidates(row, processors, params, u);
   if (fromCandidates.id !== -1) return fromCandidates.id;
+  const { allowed } = processors;
+  if (allowed !== null) return sampleOnly(allowed, row, processors, params, u);
   const logits = row.logits();
   const fromFloor =
     fromCandidates.floor === -Infinity ? -1 : sampleAbove(fromCandidates.floor, logits, processors, params, u);
@@ -73,6 +77,8 @@ function chooseBest(row: Row, processors: LogitsProcessors): number {
     consider(row.topId(rank), row.topLogit(rank));
   }
   if (best > row.lastLogit) return bestId;
+  const { allowed } = processors;
+  if (allowed !== null) return listOf(allowed, row, processors).ids[0]!;
   return bestOfAll(row.logits(), processors);
 }
 
@@ -95,7 +101,7 @@ function sampleCandidates(
   // A temperature near 0 that overflows fp32 is the greedy limit.
   if (!Number.isFinite(tempered(best, temperature))) return { id: list.ids[0]!, floor };
   // With top_h and top_k it does not matter how much the others weigh.
-  const unknown = params.topH !== null || topK > 0 || temperature > 1;
+  const unknown = params.topH !== null || topK > 0 || temperature > 1 || processors.constrained;
   list.outside = unknown
     ? unknownBelow(row.lastLogit, temperature)
     : othersByLogSumExp(list, row, processors, temperature);
@@ -142,6 +148,30 @@ function sampleAll(logits: Float32Array, processors: LogitsProcessors, params: S
   }
   list.warp(params);
   return list.draw(u);
+}
+
+/** Chooses from these tokens: a constraint allows no others. */
+function sampleOnly(
+  ids: readonly number[],
+  row: Row,
+  processors: LogitsProcessors,
+  params: SamplingParams,
+  u: number,
+): number {
+  const list = listOf(ids, row, processors);
+  if (!Number.isFinite(tempered(list.scores[0]!, params.temperature))) return list.ids[0]!;
+  list.temper(params.temperature);
+  list.warp(params);
+  return list.draw(u);
+}
+
+/** These tokens by processed score; at least one. */
+function listOf(ids: readonly number[], row: Row, processors: LogitsProcessors): WarpedTokens {
+  const logits = row.logits();
+  const { list } = scratchFor(logits.length);
+  if (!listOnly(ids, logits, processors, 0, list)) throw new NotFiniteError();
+  if (list.length === 0) throw nothingMayCome();
+  return list;
 }
 
 /** Without top_k, chooses from the likely part of all tokens; -1 if that does not suffice. */

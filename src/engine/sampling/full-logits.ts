@@ -189,6 +189,25 @@ export function listAtLeast(
   return true;
 }
 
+/** Fills the list with these tokens, and nothing is left out. `ids` ascend; `offset` is subtracted from logits first. Returns false if a score is NaN. */
+export function listOnly(
+  ids: readonly number[],
+  logits: Float32Array,
+  processors: LogitsProcessors,
+  offset: number,
+  list: WarpedTokens,
+): boolean {
+  list.reset();
+  for (const id of ids) {
+    const logit = logits[id]!;
+    if (Number.isNaN(logit)) return false;
+    const score = processors.score(id, Math.fround(logit - offset));
+    if (score !== -Infinity) append(list, id, score);
+  }
+  sort(list);
+  return true;
+}
+
 /** At its end; among equal scores ids come in ascending order. */
 function append(list: WarpedTokens, id: number, score: number): void {
   list.ids[list.length] = id;

@@ -6,13 +6,18 @@
  * forced_eos_token_id, exponential_decay_length_penalty, suppress_tokens, begin_suppress_tokens, and where transformers puts
  * processors of one's own frequency_penalty and presence_penalty (vLLM's). Processors that only forbid tokens may run in any place,
  * except that forced ids override what was forbidden before them, and not what is forbidden after.
+ *
+ * A constraint forbids tokens before all else, as transformers' `prefix_allowed_tokens_fn`.
  */
+import { MaskPending, type TokenConstraint } from "../constraint.ts";
 import { rulesOf, type ProcessorRules } from "./processor-rules.ts";
 import type { SamplingParams } from "../request.ts";
 
 /** exponential_decay_length_penalty raises scores no higher, so that sums of scores stay finite. */
 const HIGHEST = 1e30;
 const { fround } = Math;
+/** One for all: it may be thrown at every step of many rows, and nobody reads where. */
+const PENDING = new MaskPending();
 
 /**
  * The processors of one sequence with its history: what they do to the scores of its next token. Scores are raw logits, or, in beam
@@ -37,14 +42,18 @@ export class LogitsProcessors {
   #generated = 0;
   /** The only ids whose scores may change. */
   readonly #changed: readonly (ReadonlySet<number> | ReadonlyMap<number, unknown>)[];
+  /** null: any token may come. */
+  #constraint: TokenConstraint | null;
 
   constructor(
     params: SamplingParams,
     promptIds: Int32Array,
     eosIds: readonly number[],
+    constraint: TokenConstraint | null = null,
     rules = rulesOf(params, promptIds.length, eosIds),
   ) {
     this.#rules = rules;
+    this.#constraint = constraint;
     if (rules.repetitionPenalty !== 1) for (const id of promptIds) this.#seen.add(id);
     if (rules.keepsHistory) this.#history.push(...promptIds);
     this.#biases = rules.biasedPhrases.length > 0 ? new Map(rules.biases) : rules.biases;
@@ -54,7 +63,13 @@ export class LogitsProcessors {
 
   /** An independent copy, for a beam that forks. */
   fork(): LogitsProcessors {
-    const copy = new LogitsProcessors(this.#rules, new Int32Array(0), this.#rules.eosIds, this.#rules);
+    const copy = new LogitsProcessors(
+      this.#rules,
+      new Int32Array(0),
+      this.#rules.eosIds,
+      this.#constraint,
+      this.#rules,
+    );
     for (const id of this.#seen) copy.#seen.add(id);
     for (const [id, count] of this.#counts) copy.#counts.set(id, count);
     for (const id of this.#history) copy.#history.push(id);
@@ -67,6 +82,7 @@ export class LogitsProcessors {
   push(id: number): void {
     const { none, repetitionPenalty, frequencyPenalty, presencePenalty, keepsHistory } = this.#rules;
     this.#generated++;
+    if (this.#constraint !== null && !this.#rules.eosIds.includes(id)) this.#constraint = this.#constraint.after(id);
     if (none) return;
     if (repetitionPenalty !== 1) this.#seen.add(id);
     if (frequencyPenalty !== 0 || presencePenalty !== 0) this.#counts.set(id, (this.#counts.get(id) ?? 0) + 1);
@@ -76,6 +92,37 @@ export class LogitsProcessors {
 
   get generated(): number {
     return this.#generated;
+  }
+
+  /** Whether the constraint ends the sequence here. */
+  get final(): boolean {
+    return this.#constraint?.final ?? false;
+  }
+
+  /** Whether the constraint would end the sequence after this id. */
+  finalAfter(id: number): boolean {
+    return this.#constraint !== null && !this.#rules.eosIds.includes(id) && this.#constraint.after(id).final;
+  }
+
+  get constrained(): boolean {
+    return this.#constraint !== null;
+  }
+
+  /** Goes on with what `allowed` and `apply` need, for about `units` of work; returns the work done. */
+  work(units: number): number {
+    return this.#constraint === null || this.#constraint.ready ? 0 : this.#constraint.work(units);
+  }
+
+  /**
+   * The ids that the constraint allows, ascending, if they are few; null: too many, or there is no constraint. To be asked before `apply`.
+   * @throws MaskPending
+   */
+  get allowed(): readonly number[] | null {
+    if (this.#constraint === null) return null;
+    if (!this.#constraint.ready) throw PENDING;
+    const { ids } = this.#constraint.mask;
+    if (ids === null) return null;
+    return this.#constraint.complete ? [...ids, ...this.#rules.eosIds].sort((a, b) => a - b) : [...ids];
   }
 
   /** Whether any score may rise. Does not cover `forced` ids. */
@@ -90,13 +137,14 @@ export class LogitsProcessors {
 
   /** No score changes. */
   get idle(): boolean {
+    if (this.#constraint !== null) return false;
     return this.#rules.none || (this.#forced === null && this.#changed.every(({ size }) => size === 0));
   }
 
   /** One token's score after all processors; `raw` is its logit or log-probability, an fp32 number. */
   score(id: number, raw: number): number {
     const { forbidden, suppressed, repetitionPenalty, frequencyPenalty, presencePenalty } = this.#rules;
-    if (this.#banned.has(id)) return -Infinity;
+    if (this.#banned.has(id) || !this.#mayCome(id)) return -Infinity;
     let score = raw;
     if (this.#forced !== null) {
       if (!this.#forced.includes(id) || suppressed.has(id)) return -Infinity;
@@ -125,6 +173,14 @@ export class LogitsProcessors {
   apply(scores: Float32Array): void {
     if (this.#forced !== null) for (const id of scores.keys()) scores[id] = this.score(id, 0);
     else this.forEachChanged((id) => void (scores[id] = this.score(id, scores[id]!)));
+    if (this.#constraint === null) return;
+    const { mask } = this.#constraint;
+    for (let id = 0; id < scores.length; id++) if (!mask.has(id) && !this.#mayCome(id)) scores[id] = -Infinity;
+  }
+
+  #mayCome(id: number): boolean {
+    if (this.#constraint === null) return true;
+    return this.#rules.eosIds.includes(id) ? this.#constraint.complete : this.#constraint.allows(id);
   }
 
   /** Visits once each id whose score `score` may change, which are few. Not for `forced` ids. */

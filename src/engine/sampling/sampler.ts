@@ -1,4 +1,5 @@
 import { chooseToken } from "./choose.ts";
+import type { TokenConstraint } from "../constraint.ts";
 import type { StepOutput } from "../runner.ts";
 import { LogitsProcessors } from "./processors.ts";
 import { uniform } from "./random.ts";
@@ -17,16 +18,23 @@ export class Sampler {
   readonly #choice: number;
   readonly #processors: LogitsProcessors;
 
-  constructor(params: SamplingParams, seed: number, choice: number, promptIds: Int32Array, eosIds: readonly number[]) {
+  constructor(
+    params: SamplingParams,
+    seed: number,
+    choice: number,
+    promptIds: Int32Array,
+    eosIds: readonly number[],
+    constraint: TokenConstraint | null = null,
+  ) {
     this.#params = params;
     this.#seed = seed;
     this.#choice = choice;
-    this.#processors = new LogitsProcessors(params, promptIds, eosIds);
+    this.#processors = new LogitsProcessors(params, promptIds, eosIds, constraint);
   }
 
   /**
    * The next token from row `row` of a step, with its logprob and the `topLogprobs` likeliest ones, all raw: before processors.
-   * `topLogprobs` is at most the number of candidates. Throws `model_failed` if the row's logits are not numbers, `invalid_parameter`
+   * `topLogprobs` is at most the number of candidates. Throws MaskPending where the constraint needs `work` first, `model_failed` if the row's logits are not numbers, `invalid_parameter`
    * if the request forbids every token.
    */
   next(
@@ -39,6 +47,16 @@ export class Sampler {
     const id = chooseToken(from, this.#processors, this.#params, u);
     this.#processors.push(id);
     return reportOf(from, id, topLogprobs);
+  }
+
+  /** The constraint lets nothing follow. */
+  get final(): boolean {
+    return this.#processors.final;
+  }
+
+  /** Finds more of what the constraint allows, for about `units` of work; returns the work done. */
+  work(units: number): number {
+    return this.#processors.work(units);
   }
 }
 

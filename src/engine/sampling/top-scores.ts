@@ -1,3 +1,4 @@
+import { listOnly } from "./full-logits.ts";
 import { listForced, scratchFor } from "./known-scores.ts";
 import type { LogitsProcessors } from "./processors.ts";
 import { NotFiniteError, type Row } from "./logits-row.ts";
@@ -12,7 +13,7 @@ export interface ScoredToken {
 /**
  * The `count` best tokens of a row by processed log-probability, best first, equal ones by ascending id: what one beam offers. In beam
  * search transformers takes the log-softmax first and processes that; `renormalize`: and makes it a log-softmax again. Fewer if the
- * processors forbid the others. From the candidates where they provably suffice, else from all logits. Throws `model_failed` if logits
+ * processors forbid the others. From the candidates where they provably suffice, else from all logits. Throws MaskPending, `model_failed` if logits
  * are not numbers.
  */
 export function topScores(row: Row, processors: LogitsProcessors, count: number, renormalize: boolean): ScoredToken[] {
@@ -26,6 +27,12 @@ export function topScores(row: Row, processors: LogitsProcessors, count: number,
   if (known !== null) return known;
   const logits = row.logits();
   const { full, list } = scratchFor(logits.length);
+  const { allowed } = processors;
+  if (allowed !== null) {
+    if (!listOnly(allowed, logits, processors, row.logSumExp, list)) throw new NotFiniteError();
+    if (renormalize) list.normalise();
+    return firstOf(list, count);
+  }
   full.loadLogprobs(logits, row.logSumExp, processors, 1);
   if (full.broken) throw new NotFiniteError();
   if (renormalize) full.normalise();

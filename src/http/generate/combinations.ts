@@ -112,6 +112,11 @@ export function checkCombinations(
       "forces what suppress_tokens forbids",
       [name, "suppress_tokens"],
     ]);
+    refused.push([
+      forced.length > 0 && fields.structured_outputs !== undefined,
+      `${name} cannot be used with structured_outputs, which may not allow what it forces`,
+      [name],
+    ]);
   }
   const first = refused.find(([applies]) => applies);
   if (first === undefined) return;

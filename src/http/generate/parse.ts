@@ -13,6 +13,7 @@ import { OWN_DIALECT, type Dialect } from "./dialect.ts";
 import type { PromptReader } from "./prompts.ts";
 import type { GenerateBody } from "./schema.ts";
 import type { GenerationDefaults } from "./defaults-schema.ts";
+import { constraintOf } from "./structured-outputs.ts";
 
 /** How the response looks; irrelevant to the engine. */
 export interface ResponseOptions {
@@ -69,6 +70,7 @@ export async function parseGenerate(
     stop: typeof body.stop === "string" ? [body.stop] : (body.stop ?? []),
     stopTokenIds: reader.tokenIds(body.stop_token_ids ?? [], "stop_token_ids"),
     ignoreEos: body.ignore_eos ?? false,
+    constraint: constraintOf(body.structured_outputs),
   };
   const { return_token_ids: returnTokenIds = stream, timings = false } = body;
   return { request, response: { stream, returnTokenIds, timings } };

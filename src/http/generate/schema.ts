@@ -1,5 +1,6 @@
 import Type, { type Static } from "typebox";
 import { named, strict } from "../common-schema.ts";
+import { StructuredOutputs } from "./structured-outputs.ts";
 
 const TokenIds = Type.Array(Type.Integer({ minimum: 0 }));
 const Prompt = Type.Union([Type.String(), TokenIds]);
@@ -234,6 +235,7 @@ export const GenerateBody = named(
             "Ids of tokens that end a choice as stop strings do: `text` ends before the token, `token_ids` with it.",
         }),
       ),
+      structured_outputs: Optional(StructuredOutputs),
       ignore_eos: Optional(Type.Boolean({ default: false, description: "Go on after EOS." })),
       logprobs: Optional(
         Type.Integer({
@@ -373,8 +375,18 @@ export const NOT_OFFERED: Readonly<Record<string, string>> = {
   messages: "there is no chat; send the text as prompt",
   truncate: "a prompt that does not fit is refused, not cut",
   suffix: "GPT-2 does not infill",
-  grammar: "transformers' generate() has none",
-  response_format: "transformers' generate() has none",
+  grammar: "use structured_outputs with choice, regex, json or json_object",
+  guided_grammar: "use structured_outputs with choice, regex, json or json_object",
+  guided_json: 'use "structured_outputs": {"json": schema}',
+  json_schema: 'use "structured_outputs": {"json": schema}',
+  format: 'use "structured_outputs": {"json": schema}',
+  response_format: 'use "structured_outputs": {"json": schema} or {"json_object": true}',
+  guided_regex: 'use "structured_outputs": {"regex": expression}',
+  regex: 'use "structured_outputs": {"regex": expression}',
+  guided_choice: 'use "structured_outputs": {"choice": texts}',
+  choice: 'use "structured_outputs": {"choice": texts}',
+  guided_decoding_backend: "there is one implementation",
+  guided_whitespace_pattern: "JSON has at most one space, after a comma or a colon",
   mirostat: "transformers' generate() has none",
   top_a: "transformers' generate() has none",
   tfs: "transformers' generate() has none",
@@ -393,7 +405,7 @@ const Logprobs = strict({
 });
 const FinishReason = Type.Enum(["length", "eos", "stop", "removed"], {
   description:
-    "length: max_new_tokens reached; eos: the model ended it; stop: a stop string, or a token of stop_token_ids; removed: the prefix was removed meanwhile (streams only)",
+    "length: max_new_tokens reached; eos: the model ended it; stop: a stop string, a token of stop_token_ids, or nothing more fits structured_outputs; removed: the prefix was removed meanwhile (streams only)",
 });
 
 const choice = {

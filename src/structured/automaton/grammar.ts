@@ -42,6 +42,11 @@ export class Grammar {
     this.start = this.#close([automaton.root.start], [null]);
   }
 
+  /** States of its automaton. */
+  get states(): number {
+    return this.#automaton.size;
+  }
+
   get work(): number {
     return this.#work;
   }
