@@ -7,15 +7,15 @@ export const STRUCTURED_SETTINGS = {
     maximum: 1024 ** 2,
     unit: "bytes",
     arg: "SIZE",
-    default: 64 * 1024,
-    shown: "64KiB",
+    default: 32 * 1024,
+    shown: "32KiB",
     description: "Largest structured_outputs of a request, as JSON",
   }),
   structuredStates: Type.Integer({
     minimum: 100,
     maximum: 100_000,
     arg: "N",
-    default: 10_000,
+    default: 6_000,
     description: "States that a request's structured_outputs may take; compiling takes some 3 ms for each 1000",
   }),
   structuredDepth: Type.Integer({
@@ -45,6 +45,7 @@ export const STRUCTURED_SETTINGS = {
     arg: "SIZE",
     default: 64 * 1024 ** 2,
     shown: "64MiB",
-    description: "Memory for compiled structured_outputs, each user's own; one may keep an eighth of it",
+    description:
+      "Memory for compiled structured_outputs, each user's own; one may keep an eighth of it, and 1 MiB at least while it is used",
   }),
 };

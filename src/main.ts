@@ -105,7 +105,7 @@ async function start(
       depth: config.structuredDepth,
       maskWork: config.structuredMaskWork,
       requestWork: config.structuredRequestWork,
-      grammarBytes: config.structuredCacheBytes / 8,
+      grammarBytes: Math.max(1024 ** 2, config.structuredCacheBytes / 8),
     },
     cacheBytes: config.structuredCacheBytes,
     observer: metrics,

@@ -4,7 +4,7 @@ import { setImmediate as nextTurn } from "node:timers/promises";
 import { LRUCache } from "lru-cache";
 import { PrefixdError, type ErrorCode } from "../errors.ts";
 import { TokenTree } from "../structured/automaton/token-tree.ts";
-import { compileConstraint, type CompiledConstraint, type ConstraintSpec } from "../structured/constraint.ts";
+import { drawConstraint, grammarOf, type CompiledConstraint, type ConstraintSpec } from "../structured/constraint.ts";
 import { tooComplex, type ConstraintLimits } from "../structured/limits.ts";
 import { Position, type WorkLeft } from "../structured/position.ts";
 import { tryGrammar } from "../structured/trial.ts";
@@ -127,7 +127,10 @@ export class Constraints {
     const { limits, observer } = this.#options;
     const epoch = this.#epoch;
     const started = performance.now();
-    const compiled = compileConstraint(spec, this.#tree, limits, this.#longestText);
+    const drawn = drawConstraint(spec, this.#tree, limits);
+    await nextTurn();
+    const compiled = grammarOf(drawn, this.#tree, limits, this.#longestText);
+    await nextTurn();
     // A state takes about as long to draw as a unit of a walk.
     let preparation = compiled.grammar.states;
     for (const work of tryGrammar(compiled.grammar)) {

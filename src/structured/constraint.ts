@@ -1,5 +1,6 @@
 /** What a request may ask for, compiled for one vocabulary. */
-import { finish } from "./automaton/automaton.ts";
+import { finish, type Automaton } from "./automaton/automaton.ts";
+import { mayBeginWith } from "./automaton/beginnings.ts";
 import { Grammar } from "./automaton/grammar.ts";
 import { Network, type Rule } from "./automaton/network.ts";
 import type { TokenTree } from "./automaton/token-tree.ts";
@@ -30,30 +31,47 @@ export interface CompiledConstraint {
   readonly dropsSpace: boolean;
 }
 
+/** A constraint as an automaton, not yet for a vocabulary. */
+export interface DrawnConstraint {
+  readonly automaton: Automaton;
+  readonly dropsSpace: boolean;
+}
+
 /**
- * Compiles a constraint. Synchronous, and bounded by the limits of source and states.
- * @param longestText bytes of the longest answer that the model can give
+ * The first half of compiling, bounded by the limits of source and states, like the second.
  * @throws PrefixdError constraint_invalid, constraint_unsupported, constraint_too_complex
  */
-export function compileConstraint(
+export function drawConstraint(
   { form, leadingSpace }: ConstraintSpec,
+  tree: TokenTree,
+  limits: ConstraintLimits,
+): DrawnConstraint {
+  if (form.kind === "json") checkNesting(form.schema);
+  const { net, root } = drawForm(form, limits);
+  const dropsSpace = leadingSpace && tree.writable[SPACE] === 1 && !mayBeginWith(net, root, SPACE);
+  return { automaton: finish(net, dropsSpace ? afterSpace(net, root) : root), dropsSpace };
+}
+
+/**
+ * The second half.
+ * @param longestText bytes of the longest answer that the model can give
+ * @throws PrefixdError constraint_invalid, constraint_too_complex
+ */
+export function grammarOf(
+  { automaton, dropsSpace }: DrawnConstraint,
   tree: TokenTree,
   limits: ConstraintLimits,
   longestText: number,
 ): CompiledConstraint {
-  if (form.kind === "json") checkNesting(form.schema);
-  const { net, root } = drawForm(form, limits);
-  const make = (rule: Rule): Grammar => new Grammar(finish(net, rule), tree, limits, longestText);
-  const grammar = make(root);
-  const { shortestText } = grammar;
-  if (shortestText === null)
+  const grammar = new Grammar(automaton, tree, limits, longestText);
+  if (grammar.shortestText === null)
     throw invalid(
       "No text satisfies it, or none that this model can write: it would be too long, too deeply nested, or need bytes that no token has.",
     );
-  if (grammar.start.final) throw invalid("Only the empty text satisfies it, for which no model is needed.");
-  if (!leadingSpace || tree.writable[SPACE] !== 1 || grammar.step(grammar.start, SPACE) !== null)
-    return { grammar, dropsSpace: false };
-  return { grammar: make(afterSpace(net, root)), dropsSpace: true };
+  const { start } = grammar;
+  const begin = dropsSpace ? (grammar.step(start, SPACE) ?? start) : start;
+  if (begin.final) throw invalid("Only the empty text satisfies it, for which no model is needed.");
+  return { grammar, dropsSpace };
 }
 
 function drawForm(form: ConstraintForm, { states }: ConstraintLimits): { net: Network; root: Rule } {

@@ -22,8 +22,8 @@ export interface ConstraintLimits {
 }
 
 export const DEFAULT_LIMITS: ConstraintLimits = {
-  sourceBytes: 65_536,
-  states: 10_000,
+  sourceBytes: 32_768,
+  states: 6_000,
   depth: 64,
   ways: 1024,
   maskWork: 2_000_000,

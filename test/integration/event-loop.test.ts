@@ -14,7 +14,16 @@ t.test("every route", { timeout: 600_000 }, async (t) => {
   const dir = t.testdir();
   await fillStore(join(dir, "store"));
   const server = await MeteredServer.start(
-    ["--store", `lmdb:${join(dir, "store")}`, "--cache-dir", join(dir, "cache"), "--threads", "1"],
+    [
+      "--store",
+      `lmdb:${join(dir, "store")}`,
+      "--cache-dir",
+      join(dir, "cache"),
+      "--threads",
+      "1",
+      "--structured-cache-bytes",
+      "0",
+    ],
     { PREFIXD_ADMIN_KEY: LOAD_ADMIN_KEY },
   );
   t.teardown(() => server.close());

@@ -4,13 +4,13 @@ import type { Grammar } from "../../src/structured/automaton/grammar.ts";
 import type { State } from "../../src/structured/automaton/state.ts";
 import { LISTED } from "../../src/structured/automaton/token-mask.ts";
 import { TokenTree } from "../../src/structured/automaton/token-tree.ts";
-import { compileConstraint, type ConstraintForm } from "../../src/structured/constraint.ts";
+import type { ConstraintForm } from "../../src/structured/constraint.ts";
 import { DEFAULT_LIMITS } from "../../src/structured/limits.ts";
 import { effort } from "../support/effort.ts";
 import { randomNumbers } from "../text/support.ts";
 import { REGEXES } from "./regexes.ts";
 import { SCHEMAS } from "./schemas.ts";
-import { accepts, allowedIds, compiled, demoTokenizer, LONGEST_TEXT, maskOf, treeOf } from "./support.ts";
+import { accepts, allowedIds, compiled, demoTokenizer, maskOf, treeOf, untried } from "./support.ts";
 
 const demo = treeOf(await demoTokenizer());
 
@@ -150,7 +150,7 @@ t.test("a mask costs the same work however it is cut, and whatever was made befo
     const ids = [...'{"a": "q'].map((char) => char.charCodeAt(0));
     return ids.reduce((state, byte) => grammar.step(state, byte)!, grammar.start);
   };
-  const cold = compileConstraint({ form, leadingSpace: false }, demo, DEFAULT_LIMITS, LONGEST_TEXT).grammar;
+  const cold = untried(form, demo);
   const warm = compiled(form, demo);
   for (const state of walk(warm, randomNumbers(1), 20)) maskOf(warm, state);
   const [a, b] = [maskOf(cold, at(cold), 7), maskOf(warm, at(warm), 1e9)];
@@ -160,12 +160,7 @@ t.test("a mask costs the same work however it is cut, and whatever was made befo
 });
 
 t.test("a walk stops after its share of work, and goes on", async (t) => {
-  const grammar = compileConstraint(
-    { form: { kind: "regex", source: "[^x]{1,50}" }, leadingSpace: false },
-    demo,
-    DEFAULT_LIMITS,
-    LONGEST_TEXT,
-  ).grammar;
+  const grammar = untried({ kind: "regex", source: "[^x]{1,50}" }, demo);
   let calls = 0;
   let most = 0;
   for (; grammar.start.mask === null; calls++) most = Math.max(most, grammar.workOn(grammar.start, 200));

@@ -1,7 +1,7 @@
 import type { Grammar } from "../../src/structured/automaton/grammar.ts";
 import type { State } from "../../src/structured/automaton/state.ts";
 import { TokenTree } from "../../src/structured/automaton/token-tree.ts";
-import { compileConstraint, type ConstraintForm } from "../../src/structured/constraint.ts";
+import { drawConstraint, grammarOf, type ConstraintForm } from "../../src/structured/constraint.ts";
 import { DEFAULT_LIMITS, type ConstraintLimits } from "../../src/structured/limits.ts";
 import { tryGrammar } from "../../src/structured/trial.ts";
 import { loadTokenizer, type Tokenizer } from "../../src/text/tokenizer.ts";
@@ -16,9 +16,12 @@ export const demoTokenizer = (): Promise<Tokenizer> =>
 export const treeOf = (tokenizer: Tokenizer): TokenTree =>
   new TokenTree(Array.from({ length: tokenizer.vocabSize }, (_, id) => tokenizer.bytesOf(id)));
 
+export const untried = (form: ConstraintForm, tree: TokenTree, limits = DEFAULT_LIMITS): Grammar =>
+  grammarOf(drawConstraint({ form, leadingSpace: false }, tree, limits), tree, limits, LONGEST_TEXT).grammar;
+
 /** Compiles and tries, as for a request. */
 export function compiled(form: ConstraintForm, tree: TokenTree, limits: ConstraintLimits = DEFAULT_LIMITS): Grammar {
-  const { grammar } = compileConstraint({ form, leadingSpace: false }, tree, limits, LONGEST_TEXT);
+  const grammar = untried(form, tree, limits);
   Array.from(tryGrammar(grammar));
   return grammar;
 }

@@ -60,6 +60,12 @@ export function routeLoads(positions: number, folder: string): RouteLoad[] {
     stop: Array.from({ length: 16 }, (_, i) => `${"ab".repeat(127)}${i}`.slice(-256)),
     min_new_tokens: 4,
   };
+  const manyProperties = Object.fromEntries(
+    Array.from({ length: 60 }, (_, i) => [
+      `property ${i}`,
+      { type: "number", minimum: -i - 0.5, maximum: i * 1000.25 },
+    ]),
+  );
   const prompts = Array.from({ length: 64 }, () => ids);
   // The longest turns come from the first few of them; the others take the model's time.
   const some = effort({ short: 1 / 4, long: 1 });
@@ -72,6 +78,12 @@ export function routeLoads(positions: number, folder: string): RouteLoad[] {
     max_new_tokens: 2,
     return_token_ids: true,
   };
+  const structured: readonly (readonly [what: string, body: object])[] = [
+    ["as many choices as may be", { choice: Array.from({ length: 1024 }, (_, i) => `${(i * 7919) % 10_007} ${i}`) }],
+    ["wide masks, all different", { regex: "(a|[^x]|.)*[^y]([^a-f]|b){60}" }],
+    ["a long string", { json: { type: "string", maxLength: 5_500 } }],
+    ["many properties", { json: { type: "object", properties: manyProperties } }],
+  ];
   const generate: readonly (readonly [what: string, body: object])[] = [
     ["a short prompt", { prompt: "once upon a time", max_new_tokens: 16 }],
     ["a stream", { prompt: "once upon a time", max_new_tokens: 16, stream: true, logprobs: 5 }],
@@ -110,6 +122,10 @@ export function routeLoads(positions: number, folder: string): RouteLoad[] {
         return_token_ids: true,
       },
     ],
+    ...structured.map(([what, structured_outputs]): [string, object] => [
+      `structured: ${what}`,
+      { prompt: "once upon a time", do_sample: true, top_k: 0, n: 4, max_new_tokens: 24, structured_outputs },
+    ]),
     ["a long echo with logprobs", echo],
     ["a long echo with logprobs, streamed", { ...echo, stream: true }],
     ["an answer that would be too large", { ...echo, prompts, n: 8, max_new_tokens: 40 }],

@@ -4,7 +4,7 @@ import { PrefixdError } from "../../errors.ts";
 import type { ConstraintSpec } from "../../generation/service.ts";
 import { strict } from "../common-schema.ts";
 
-export const MAX_CHOICES = 4096;
+export const MAX_CHOICES = 1024;
 const FORMS = ["choice", "regex", "json", "json_object"] as const;
 const { Optional } = Type;
 

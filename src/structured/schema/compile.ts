@@ -4,7 +4,7 @@
  * properties, other spaces, exponents) only makes answers narrower.
  */
 import { Network, type Rule } from "../automaton/network.ts";
-import { leftRecursive } from "../automaton/left-recursion.ts";
+import { leftRecursive } from "../automaton/beginnings.ts";
 import { PrefixdError } from "../../errors.ts";
 import { drawArray } from "./arrays.ts";
 import { escaped, failInvalid, failUnsupported } from "./errors.ts";

@@ -17,7 +17,7 @@ const REFUSALS: readonly (readonly [body: object, code: string, message: RegExp]
   [
     { structured_outputs: { choice: Array.from({ length: 5_000 }, () => "a") } },
     "invalid_parameter",
-    /more than 4096 items/,
+    /more than 1024 items/,
   ],
   [{ structured_outputs: { regex: "a(?=b)" } }, "constraint_unsupported", /at character 2/],
   [

@@ -22,6 +22,22 @@ export function leftRecursive(net: Network): Rule | null {
   return null;
 }
 
+/** Whether a text of the rule may begin with this byte. */
+export function mayBeginWith(net: Network, rule: Rule, byte: number): boolean {
+  const empty = emptyRules(net);
+  const rules = new Set([rule.id]);
+  // The set grows while it is visited.
+  for (const id of rules) {
+    const first = net.rules[id]!;
+    for (const state of reachable(net, first.start, empty)) {
+      const edges = net.edges[state]!;
+      for (let i = 0; i < edges.length; i += 3) if (byte >= edges[i]! && byte <= edges[i + 1]!) return true;
+    }
+    for (const called of rulesBefore(net, first, empty)) rules.add(called);
+  }
+  return false;
+}
+
 /** By rule: whether it may read nothing. */
 function emptyRules(net: Network): readonly boolean[] {
   const empty = net.rules.map(() => false);
