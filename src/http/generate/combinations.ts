@@ -114,7 +114,8 @@ export function checkCombinations(
     ]);
     refused.push([
       forced.length > 0 && fields.structured_outputs !== undefined,
-      `${name} cannot be used with structured_outputs, which may not allow what it forces`,
+      name,
+      "cannot be used with structured_outputs, which may not allow what it forces",
       [name],
     ]);
   }

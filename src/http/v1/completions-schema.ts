@@ -109,6 +109,7 @@ export const CompletionsBody = named(
         description: "Ids of tokens that end a choice as stop strings do.",
       }),
       bad_words: field.bad_words,
+      structured_outputs: field.structured_outputs,
       num_beams: Optional({
         ...field.num_beams,
         description:
