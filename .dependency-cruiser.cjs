@@ -45,6 +45,11 @@ module.exports = {
     only("structured/", ["errors\\.ts"], "a constraint knows bytes and tokens: no HTTP, engine, tokenizer or user"),
     only("text/", ["errors\\.ts"], "text is the tokenizer's world"),
     only(
+      "training/",
+      ["errors\\.ts", "kv\\.ts", "formats/", "prefixes/", "text/", "model/", "engine/sampling/random\\.ts"],
+      "training knows files, tokens and the model; it serves nobody",
+    ),
+    only(
       "prefixes/",
       ["errors\\.ts", "kv\\.ts", "formats/", "observability/", "replicas/verified-cache\\.ts"],
       "prefixes never know the engine, nor which store keeps them",

@@ -16,7 +16,7 @@ import { candidatesOf, GRAPH_VERSION, gpt2Graph, type GraphKind } from "./gpt2-g
 import {
   graphWeights,
   isInteger,
-  rowsInFile,
+  weightRanges,
   ZERO_POINT,
   type Arithmetic,
   type ChannelFactor,
@@ -27,10 +27,9 @@ import { exactIntegers } from "./integer-kernels.ts";
 import { DataType, type ExternalRange } from "./onnx-writer.ts";
 import { channelScales, writeIntegers } from "./quantize.ts";
 
-const DATA_FILE = "weights.bin";
+/** The weights, beside each of a checkpoint's graphs. */
+export const DATA_FILE = "weights.bin";
 const FILES: Readonly<Record<GraphKind, string>> = { host: "model.onnx", device: "device.onnx", paged: "paged.onnx" };
-/** ORT memory-maps external data; page alignment avoids a copy. */
-const ALIGNMENT = 4096;
 const CHUNK_BYTES = 4 << 20;
 const ABANDONED_MS = 6 * 3_600_000;
 
@@ -98,23 +97,20 @@ async function writeWeights(
   checkpoint: Checkpoint,
   arithmetic: Arithmetic,
   path: string,
-): Promise<Map<string, ExternalRange>> {
-  const ranges = new Map<string, ExternalRange>();
+): Promise<ReadonlyMap<string, ExternalRange>> {
+  const { ranges, size } = weightRanges(checkpoint.config, arithmetic);
   const file = await open(path, "w");
   const write: Write = async (bytes, offset) => {
     await file.write(new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength), 0, bytes.byteLength, offset);
   };
   try {
-    let end = 0;
     const scales = new Map<string, Float32Array>();
     for (const [name, weight] of graphWeights(checkpoint.config, arithmetic)) {
-      const offset = Math.ceil(end / ALIGNMENT) * ALIGNMENT;
-      const length = await writeWeight(checkpoint, weight, scales, (bytes, at) => write(bytes, offset + at));
-      ranges.set(name, { offset, length });
-      // Unwritten parts of the file read as zeros.
-      end = offset + (length / weight.dims[0]!) * rowsInFile(checkpoint.config, name, weight.dims[0]!);
+      const { offset } = ranges.get(name)!;
+      await writeWeight(checkpoint, weight, scales, (bytes, at) => write(bytes, offset + at));
     }
-    await file.truncate(end);
+    // Unwritten parts of the file read as zeros.
+    await file.truncate(size);
     await file.sync();
   } finally {
     await file.close();
@@ -122,48 +118,46 @@ async function writeWeights(
   return ranges;
 }
 
-/** Writes one weight and returns its length in bytes. `scales` keeps the scales of sources quantised so far. */
+/** Writes one weight. `scales` keeps the scales of sources quantised so far. */
 async function writeWeight(
   checkpoint: Checkpoint,
   weight: GraphWeight,
   scales: Map<string, Float32Array>,
   write: Write,
-): Promise<number> {
+): Promise<void> {
   const { source, form, channelAxis, dims, factor } = weight;
   const tensor = checkpoint.tensor(source);
   switch (form) {
     case "values": {
-      let length = 0;
+      let written = 0;
       let first = 0;
       for await (const chunk of tensor.chunks(CHUNK_BYTES)) {
         if (factor !== undefined) multiplyChannels(chunk, first, dims.at(-1)!, factor);
         first += chunk.length;
         const values = weight.type === DataType.float16 ? toFloat16(chunk) : chunk;
-        await write(values, length);
-        length += values.byteLength;
+        await write(values, written);
+        written += values.byteLength;
       }
-      return length;
+      return;
     }
     case "scales": {
       const made = await channelScales(tensor, channelAxis);
       scales.set(source, made);
-      await write(
+      return write(
         factor === undefined
           ? made
           : made.map((scale, channel) => (channel < factor.channels ? scale * factor.by : scale)),
         0,
       );
-      return made.byteLength;
     }
     case "integers":
-      await writeIntegers(
+      return writeIntegers(
         tensor,
         channelAxis,
         scales.get(source)!,
         weight.type === DataType.uint8 ? ZERO_POINT : 0,
         write,
       );
-      return dims.reduce((product, dim) => product * dim, 1);
   }
 }
 

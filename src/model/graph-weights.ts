@@ -1,6 +1,6 @@
 /** Contents of a graph's data file in each precision, and the checkpoint tensors they come from. */
 import { gpt2Tensors, type Gpt2Config } from "./checkpoint.ts";
-import { DataType } from "./onnx-writer.ts";
+import { DataType, type ExternalRange } from "./onnx-writer.ts";
 
 /**
  * fp32: what HF PEFT computes on a CPU. int8: linear layers and the head multiply 8-bit integers (linear.ts);
@@ -79,6 +79,31 @@ export function graphWeights(config: Gpt2Config, arithmetic: Arithmetic): Map<st
   if (isInteger(arithmetic)) addQuantized(weights, arithmetic, "head", source, dims, 0);
   else if (!config.tieWordEmbeddings) weights.set(source, { type, dims, source, form: "values", channelAxis: 0 });
   return weights;
+}
+
+/** ORT memory-maps external data; page alignment avoids a copy. */
+const ALIGNMENT = 4096;
+const BYTES: Readonly<Partial<Record<DataType, number>>> = {
+  [DataType.float]: 4,
+  [DataType.float16]: 2,
+  [DataType.int8]: 1,
+  [DataType.uint8]: 1,
+};
+
+/** Where the data file holds each of `graphWeights`, without the padding of `rowsInFile`, and the file's size. */
+export function weightRanges(
+  config: Gpt2Config,
+  arithmetic: Arithmetic,
+): { readonly ranges: ReadonlyMap<string, ExternalRange>; readonly size: number } {
+  const ranges = new Map<string, ExternalRange>();
+  let end = 0;
+  for (const [name, { type, dims }] of graphWeights(config, arithmetic)) {
+    const offset = Math.ceil(end / ALIGNMENT) * ALIGNMENT;
+    const length = dims.reduce((product, dim) => product * dim, BYTES[type]!);
+    ranges.set(name, { offset, length });
+    end = offset + (length / dims[0]!) * rowsInFile(config, name, dims[0]!);
+  }
+  return { ranges, size: end };
 }
 
 /** Names of Conv1D weights. */

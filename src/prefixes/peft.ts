@@ -5,6 +5,7 @@ import { decodeFloats, parseSafetensorsHeader } from "../formats/safetensors.ts"
 import type { SafetensorsHeader, TensorInfo } from "../formats/safetensors.ts";
 import { quote } from "../formats/strict-json.ts";
 import { firstNotFinite } from "./digest.ts";
+import { splitHeads } from "./peft-layout.ts";
 import { parsePeftConfig } from "./peft-config.ts";
 import type { PeftConfig } from "./peft-config.ts";
 
@@ -89,23 +90,6 @@ export function* peftAdapterInSteps(
     baseRevision,
     ...(parsed.layout === "embeddings" ? { fold: { kind: "embeddings", length, data } } : { kv: { length, data } }),
   };
-}
-
-/**
- * Copies rows of PEFT's `[P, layers * 2 * heads * headDim]` (per token: layer, then key and value, then head), starting
- * at row `first`, to their places in `[layers, 2, heads, P, headDim]`. Source: peft 0.21 `PeftModel.get_prompt`, view
- * and permute.
- */
-function splitHeads(rows: Float32Array, first: number, out: Float32Array, length: number, shape: ModelShape): void {
-  const { headDim } = shape;
-  const blocks = shape.layers * 2 * shape.heads;
-  const count = rows.length / (blocks * headDim);
-  for (let block = 0; block < blocks; block++) {
-    for (let row = 0; row < count; row++) {
-      const from = (row * blocks + block) * headDim;
-      out.set(rows.subarray(from, from + headDim), (block * length + first + row) * headDim);
-    }
-  }
 }
 
 /** Ends a sentence. */

@@ -85,6 +85,7 @@ const FUNCTIONS = {
   CreateSession: [7, "status", [P, ORT_PATH, P, OUT]],
   CreateSessionFromArray: [8, "status", [P, P, "size_t", P, OUT]],
   CreateSessionOptions: [10, "status", [OUT]],
+  DisableMemPattern: [17, "status", [P]],
   SetSessionGraphOptimizationLevel: [23, "status", [P, "int"]],
   SetIntraOpNumThreads: [24, "status", [P, "int"]],
   CreateRunOptions: [39, "status", [OUT]],
@@ -198,6 +199,10 @@ export class OrtApi {
   setGraphOptimization(options: SessionOptionsHandle, level: GraphOptimization): void {
     this.#call("SetSessionGraphOptimizationLevel", options, level);
   }
+  /** Allocates memory as it is needed: otherwise every new input shape leaves a plan, and a block of memory for it. */
+  disableMemoryPattern(options: SessionOptionsHandle): void {
+    this.#call("DisableMemPattern", options);
+  }
   /** Threads inside one operator, the calling one included; 0: one per core. */
   setIntraOpThreads(options: SessionOptionsHandle, threads: number): void {
     this.#call("SetIntraOpNumThreads", options, threads);
@@ -227,7 +232,7 @@ export class OrtApi {
     this.#functions.ReleaseSessionOptions(options);
   }
 
-  /** @param model a path, or the bytes of a model without external data. */
+  /** @param model a path, or the bytes of a model. */
   createSession(env: EnvHandle, model: string | Uint8Array, options: SessionOptionsHandle): SessionHandle {
     if (typeof model === "string") return this.#create("CreateSession", env, model, options);
     return this.#create("CreateSessionFromArray", env, model, model.length, options);

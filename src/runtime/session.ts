@@ -64,7 +64,7 @@ export class Runtime extends Owner {
   }
 
   /**
-   * @param model a path, or the bytes of a model without external data
+   * @param model a path, or the bytes of a model; with external data only if `options.dataFolder` is given
    * @throws OrtError when the model cannot be loaded or the device cannot be used
    */
   session(model: string | Uint8Array, options: SessionOptions): Session {
@@ -88,6 +88,10 @@ export interface SessionOptions {
   readonly stream?: bigint;
   /** Keep the weights in huge pages if the system has them. */
   readonly hugePages?: boolean;
+  /** The folder of the external data of a model given as bytes. */
+  readonly dataFolder?: string;
+  /** Do not plan memory per input shape: for inputs of ever new shapes. */
+  readonly anyShape?: boolean;
 }
 
 export abstract class Tensor extends Owner {
@@ -185,6 +189,9 @@ export class Session extends Owner {
       api.setGraphOptimization(native, GraphOptimization.all);
       api.setIntraOpThreads(native, options.threads === 0 ? threadsWithin(readCpuQuota()) : options.threads);
       for (const [key, value] of Object.entries(options.config ?? {})) api.addSessionConfig(native, key, value);
+      if (options.dataFolder !== undefined)
+        api.addSessionConfig(native, "session.model_external_initializers_file_folder_path", options.dataFolder);
+      if (options.anyShape === true) api.disableMemoryPattern(native);
       const { provider } = this.device;
       if (provider !== null) {
         api.addSessionConfig(native, "session.disable_cpu_ep_fallback", "1");

@@ -53,6 +53,7 @@ t.test("ordinals are those of onnxruntime_c_api.h, which only ever grows at its 
     CreateEnv: 3,
     CreateSession: 7,
     CreateSessionOptions: 10,
+    DisableMemPattern: 17,
     SetSessionGraphOptimizationLevel: 23,
     SetIntraOpNumThreads: 24,
     CreateRunOptions: 39,

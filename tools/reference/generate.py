@@ -26,6 +26,7 @@ from processors import write_processor_cases, write_processors
 from prompts import write_prompts
 from stop_strings import write_stop_strings
 from tokenizer_cases import write_tokenizer_cases
+from training import write_training
 from warpers import write_warpers
 
 
@@ -65,6 +66,7 @@ def main() -> None:
     print(f"BLEU: {write_bleu(arguments.output / 'bleu.json')} corpora")
     print(f"tokenizer: {write_tokenizer_cases(arguments.tokenizer, arguments.output / 'tokenizer-cases.json')} cases")
     print(f"generation_config.json: {write_generation_defaults(arguments.output / 'generation-defaults.json')} cases")
+    print(f"training: {write_training(arguments.output)} gradients and curves")
     print(f"stop strings: {write_stop_strings(arguments.tokenizer, arguments.output / 'stop-strings.json')} cases")
 
 
