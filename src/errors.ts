@@ -193,3 +193,16 @@ export class DeviceError extends Error {
     );
   }
 }
+
+export type TrainingErrorCode = "data_invalid" | "options_invalid" | "state_mismatch" | "diverged";
+
+/** A training cannot begin or go on. For whoever started it. */
+export class TrainingError extends Error {
+  override readonly name = "TrainingError";
+  readonly code: TrainingErrorCode;
+
+  constructor(code: TrainingErrorCode, detail: string, options?: { cause?: unknown }) {
+    super(detail, options);
+    this.code = code;
+  }
+}

@@ -10,6 +10,7 @@ const USAGE = `Usage: prefixd COMMAND
   build [--model DIR] [--cache-dir DIR]
                                    build a model's graph ahead of the first start
   doctor [--device D] [--json]     show what this machine has, which devices work, and what the others lack
+  train --data FILE --out DIR      train a prefix from examples; prefixd train --help
   generate PROMPT [--prefix ID]... ask a running server, under one or several prefixes
   push DIR [--id NAME]             register a PEFT adapter or a hard prompt with a running server
   list                             list the prefixes of a running server that you may use
@@ -29,6 +30,7 @@ const COMMANDS: Readonly<Record<string, () => Promise<(args: readonly string[]) 
   build: async () => (await import("./build.ts")).build,
   doctor: async () => (await import("./doctor.ts")).doctor,
   load: async () => (await import("./load.ts")).load,
+  train: async () => (await import("./train.ts")).train,
   generate: async () => (await import("./generate.ts")).generate,
   push: async () => (await import("./push.ts")).push,
   list: async () => (await import("./list.ts")).list,
@@ -46,6 +48,7 @@ const EXPECTED = new Set([
   "ModelLoadError",
   "DeviceError",
   "PrecisionError",
+  "TrainingError",
   "OrtError",
   "FolderInUseError",
 ]);

@@ -201,23 +201,38 @@ function checkCoverage(tensors: ReadonlyMap<string, TensorInfo>, dataStart: numb
     throw invalid(`The safetensors file has ${totalSize - covered} bytes after its last tensor.`);
 }
 
-/** A file of one tensor, with data aligned to 8 bytes as in the reference implementation. */
+/** A tensor to write: `data` as the dtype has it, little-endian. */
+export interface TensorData extends Pick<TensorInfo, "dtype" | "shape"> {
+  readonly data: Uint8Array;
+}
+
+/** A file of tensors, in the order given, with data aligned to 8 bytes as in the reference implementation. */
+export function tensorFile(
+  tensors: ReadonlyMap<string, TensorData>,
+  metadata: ReadonlyMap<string, string> = new Map(),
+): Uint8Array {
+  const header: Record<string, unknown> = metadata.size === 0 ? {} : { __metadata__: Object.fromEntries(metadata) };
+  let end = 0;
+  for (const [name, { dtype, shape, data }] of tensors) {
+    header[name] = { dtype, shape, data_offsets: [end, end + data.length] };
+    end += data.length;
+  }
+  const json = Buffer.from(JSON.stringify(header));
+  const padded = Buffer.alloc(Math.ceil(json.length / LENGTH_BYTES) * LENGTH_BYTES, " ");
+  json.copy(padded);
+  const length = Buffer.alloc(LENGTH_BYTES);
+  length.writeBigUInt64LE(BigInt(padded.length));
+  return new Uint8Array(Buffer.concat([length, padded, ...[...tensors.values()].map(({ data }) => data)]));
+}
+
+/** A file of one tensor. */
 export function oneTensorFile(
   name: string,
   { dtype, shape }: Pick<TensorInfo, "dtype" | "shape">,
   data: Uint8Array,
   metadata: ReadonlyMap<string, string>,
 ): Uint8Array {
-  const header = {
-    ...(metadata.size === 0 ? {} : { __metadata__: Object.fromEntries(metadata) }),
-    [name]: { dtype, shape, data_offsets: [0, data.length] },
-  };
-  const json = Buffer.from(JSON.stringify(header));
-  const padded = Buffer.alloc(Math.ceil(json.length / LENGTH_BYTES) * LENGTH_BYTES, " ");
-  json.copy(padded);
-  const length = Buffer.alloc(LENGTH_BYTES);
-  length.writeBigUInt64LE(BigInt(padded.length));
-  return new Uint8Array(Buffer.concat([length, padded, data]));
+  return tensorFile(new Map([[name, { dtype, shape, data }]]), metadata);
 }
 
 /** Decodes little-endian F32, F16 or BF16 of any alignment to new fp32 values; exact. Throws `safetensors_invalid`. */

@@ -1,0 +1,187 @@
+/** The flags of `prefixd train`. */
+import { resolve } from "node:path";
+import { ConfigError, parseConfig } from "../config.ts";
+import type { TrainRequest } from "../training/job.ts";
+import { readArguments } from "./arguments.ts";
+
+export const USAGE = `Usage: prefixd train --data FILE --out DIR [flags]
+       prefixd train --resume --out DIR
+
+Trains a prefix for a frozen model and writes it as PEFT does. FILE has a line of JSON per example: {"prompt": "...", "completion": "..."}.
+The completion and the end of text are learned, the prompt is not.
+
+  --data FILE            the examples
+  --out DIR              where the adapter is written (default with --id: ./NAME)
+  --id NAME              also register the adapter with a running server under this name; PREFIXD_KEY may hold the user's key
+  --url URL              that server; else PREFIXD_URL, else http://127.0.0.1:8080
+  --force                overwrite what is in DIR
+  --resume               go on with what was interrupted in DIR, to the same bits; takes no other flags but these three
+Model
+  --model DIR|ORG/NAME   the frozen model, as in prefixd serve (default: the demo model)
+  --cache-dir DIR        as in prefixd serve
+  --threads N            as in prefixd serve
+Evaluation
+  --eval FILE            examples to evaluate on, not trained
+  --hold-out X           without --eval: this share of the data, at most 200 examples (default 0.05; 0: no evaluation)
+  --eval-every N         steps between evaluations (default: 8 evaluations in all); the best values are kept
+  --patience N           stop after N evaluations without a better one (default 0: never)
+Training
+  --kind prefix|prompt   keys and values of every layer, or embeddings (default prefix)
+  --virtual-tokens N     length of the prefix (default 10)
+  --network N            train a prefix through a network of this hidden size, as Li & Liang do (default 0: without)
+  --steps N              updates (default 400)
+  --epochs X             instead of --steps: passes over the data
+  --batch-size N         examples per update (default 16)
+  --learning-rate X      (default 0.1; with --network 0.003)
+  --warmup N             steps until it is reached, then it falls to 0 (default: a tenth of the steps, at most 20)
+  --weight-decay X       (default 0)
+  --clip X               largest norm of the gradient (default 1; 0: any)
+  --dropout X            share of the prefix's values that are zeroed at random (default 0)
+  --init-text TEXT       begin as the model reads this text (default: random values)
+  --init-from DIR        begin as another adapter, with as many virtual tokens
+  --seed N               (default 1)
+Data
+  --max-tokens N         longest example in tokens (default: what fits the model)
+  --cut                  drop the start of too long prompts; without it such a line is bad
+  --bad-lines X          share of bad lines that is tolerated; each is named (default 0.01)
+  --memory-mib N         memory for one run of the model: larger batches are run in parts (default 1024)
+
+Exit code 0: done; 1: it failed; 2: bad usage; 130: interrupted (Ctrl-C), and DIR keeps the state to --resume from.
+`;
+
+const OPTIONS = {
+  data: { type: "string" },
+  out: { type: "string" },
+  id: { type: "string" },
+  url: { type: "string" },
+  force: { type: "boolean" },
+  resume: { type: "boolean" },
+  model: { type: "string" },
+  "cache-dir": { type: "string" },
+  threads: { type: "string" },
+  eval: { type: "string" },
+  "hold-out": { type: "string" },
+  "eval-every": { type: "string" },
+  patience: { type: "string" },
+  kind: { type: "string" },
+  "virtual-tokens": { type: "string" },
+  network: { type: "string" },
+  steps: { type: "string" },
+  epochs: { type: "string" },
+  "batch-size": { type: "string" },
+  "learning-rate": { type: "string" },
+  warmup: { type: "string" },
+  "weight-decay": { type: "string" },
+  clip: { type: "string" },
+  dropout: { type: "string" },
+  "init-text": { type: "string" },
+  "init-from": { type: "string" },
+  seed: { type: "string" },
+  "max-tokens": { type: "string" },
+  cut: { type: "boolean" },
+  "bad-lines": { type: "string" },
+  "memory-mib": { type: "string" },
+  help: { type: "boolean", short: "h" },
+} as const;
+
+type Values = ReturnType<typeof readArguments<typeof OPTIONS>>["values"];
+/** Flags that may be given with --resume. */
+const WITH_RESUME = new Set(["resume", "out", "id", "url"]);
+
+export interface TrainCommand {
+  readonly out: string;
+  readonly id: string | null;
+  readonly url: string | undefined;
+  readonly force: boolean;
+  /** Null: resume from the state in `out`. */
+  readonly request: TrainRequest | null;
+}
+
+/** @throws ConfigError that names the flag */
+export function readTrainFlags(args: readonly string[]): TrainCommand | "help" {
+  const { values, positionals } = readArguments("train", args, OPTIONS, USAGE);
+  if (values.help === true) return "help";
+  if (positionals.length > 0) throw new ConfigError(`train: unexpected operand ${positionals[0]}`);
+  const out = values.out ?? values.id;
+  if (out === undefined) throw new ConfigError("train: give --out DIR or --id NAME");
+  if (values.resume === true) {
+    const other = Object.keys(values).find((name) => !WITH_RESUME.has(name));
+    if (other !== undefined) throw new ConfigError(`train: --${other}: a resumed training keeps its flags`);
+  }
+  return {
+    out: resolve(out),
+    id: values.id ?? null,
+    url: values.url,
+    force: values.force === true,
+    request: values.resume === true ? null : requestOf(values),
+  };
+}
+
+function requestOf(values: Values): TrainRequest {
+  if (values.data === undefined) throw new ConfigError("train: give --data FILE");
+  if (values.steps !== undefined && values.epochs !== undefined) throw both("steps", "epochs");
+  if (values.eval !== undefined && values["hold-out"] !== undefined) throw both("eval", "hold-out");
+  if (values["init-text"] !== undefined && values["init-from"] !== undefined) throw both("init-text", "init-from");
+  const forServe = (["model", "cache-dir", "threads"] as const).flatMap((name) =>
+    values[name] === undefined ? [] : [`--${name}=${values[name]}`],
+  );
+  const config = parseConfig(forServe, process.env);
+  if (config === "help") throw new Error("no help was asked for");
+  const whole = (name: keyof Values, least: number): number | null => numberOf(values, name, least, 2 ** 31 - 1, true);
+  const above0 = (name: keyof Values): number | null => numberOf(values, name, Number.MIN_VALUE, Infinity, false);
+  const from0 = (name: keyof Values): number | null => numberOf(values, name, 0, Infinity, false);
+  const share = (name: keyof Values): number | null => numberOf(values, name, 0, 1, false);
+  const network = whole("network", 0) ?? 0;
+  return {
+    model: config.model,
+    cacheDir: config.cacheDir,
+    data: resolve(values.data),
+    evalData: values.eval === undefined ? null : resolve(values.eval),
+    holdOut: share("hold-out") ?? 0.05,
+    maxTokens: whole("max-tokens", 2),
+    tooLong: values.cut === true ? "cut" : "refuse",
+    badLines: share("bad-lines") ?? 0.01,
+    initial:
+      values["init-text"] !== undefined
+        ? { kind: "text", text: values["init-text"] }
+        : values["init-from"] !== undefined
+          ? { kind: "folder", dir: resolve(values["init-from"]) }
+          : { kind: "random" },
+    epochs: above0("epochs"),
+    options: {
+      kind: oneOf("kind", values.kind ?? "prefix", ["prefix", "prompt"]),
+      virtualTokens: whole("virtual-tokens", 1) ?? 10,
+      hidden: network === 0 ? null : network,
+      batchSize: whole("batch-size", 1) ?? 16,
+      steps: whole("steps", 1) ?? 400,
+      learningRate: above0("learning-rate"),
+      warmup: whole("warmup", 0),
+      weightDecay: from0("weight-decay") ?? 0,
+      clip: from0("clip") ?? 1,
+      dropout: share("dropout") ?? 0,
+      evaluateEvery: whole("eval-every", 1),
+      patience: whole("patience", 0) ?? 0,
+      seed: whole("seed", 0) ?? 1,
+      memory: (whole("memory-mib", 1) ?? 1024) * 2 ** 20,
+      threads: config.threads,
+    },
+  };
+}
+
+const both = (a: string, b: string): ConfigError => new ConfigError(`train: --${a} and --${b}: give one of them`);
+
+function numberOf(values: Values, name: keyof Values, least: number, most: number, isWhole: boolean): number | null {
+  const text = values[name];
+  if (text === undefined) return null;
+  const value = Number(text);
+  const isNumber = /^\d+(\.\d+)?(e-?\d+)?$/.test(String(text)) && (!isWhole || Number.isInteger(value));
+  if (isNumber && value >= least && value <= most) return value;
+  const range = most === 1 ? "from 0 to 1" : least === 0 ? "from 0" : isWhole ? `from ${least}` : "above 0";
+  throw new ConfigError(`train: --${name} ${String(text)}: expected a ${isWhole ? "whole " : ""}number ${range}`);
+}
+
+function oneOf<T extends string>(name: string, given: string, allowed: readonly T[]): T {
+  const found = allowed.find((value) => value === given);
+  if (found === undefined) throw new ConfigError(`train: --${name} ${given}: expected ${allowed.join(" or ")}`);
+  return found;
+}

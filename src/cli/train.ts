@@ -1,0 +1,98 @@
+import { existsSync } from "node:fs";
+import { mkdir, rm } from "node:fs/promises";
+import { join, relative } from "node:path";
+import { Progress } from "../load/progress.ts";
+import { oneLine } from "../one-line.ts";
+import { checkPrefixName } from "../prefixes/name.ts";
+import { CONFIG_FILE, WEIGHTS_FILE } from "../prefixes/peft.ts";
+import { Runtime } from "../runtime/session.ts";
+import { Job, type TrainRequest } from "../training/job.ts";
+import { runTraining } from "../training/run.ts";
+import { readStateHead, restoreState, saveState } from "../training/state.ts";
+import { CommandError } from "./command-error.ts";
+import { callJson } from "./http-client.ts";
+import { push } from "./push.ts";
+import { onStopSignals } from "./signals.ts";
+import { userKey } from "./arguments.ts";
+import { readTrainFlags, USAGE, type TrainCommand } from "./train-flags.ts";
+import { TrainReport } from "./train-report.ts";
+import { checkFolder, writeFolder } from "./whole-folder.ts";
+
+/** In the adapter's folder, while it is trained. */
+const STATE_FILE = "training.state";
+const INTERRUPTED = 130;
+
+/** `prefixd train`: trains in this process; the adapter's folder on stdout, all else on stderr. */
+export async function train(args: readonly string[]): Promise<void> {
+  const command = readTrainFlags(args);
+  if (command === "help") return void process.stdout.write(USAGE);
+  const interrupted = new AbortController();
+  const forget = onStopSignals(
+    () => interrupted.abort(),
+    () => process.exit(INTERRUPTED),
+  );
+  try {
+    await run(command, interrupted.signal);
+  } finally {
+    forget();
+  }
+}
+
+async function run(command: TrainCommand, signal: AbortSignal): Promise<void> {
+  const { out, id, url, force } = command;
+  const state = join(out, STATE_FILE);
+  const request = command.request ?? (await requestToResume(state));
+  if (id !== null) checkPrefixName(id);
+  if (command.request !== null) checkNew(out, state, force);
+  using runtime = new Runtime();
+  const report = new TrainReport(new Progress(process.stderr.isTTY));
+  await using job = await Job.open(runtime, request, command.request !== null, report.events);
+  const { training, origin } = job;
+  if (command.request === null) await restoreState(state, training, origin);
+  if (id !== null) await checkServer(url, origin.fingerprint);
+  await mkdir(out, { recursive: true });
+  if (command.request !== null) await rm(state, { force: true });
+
+  report.begin(training, job.counts);
+  const outcome = await runTraining(training, {
+    signal,
+    save: () => saveState(state, training, origin, { request }),
+    onUpdate: (update) => report.update(update),
+    onEvaluation: (evaluation) => report.evaluation(evaluation),
+  }).finally(() => report.end());
+  if (outcome === "interrupted") {
+    process.exitCode = INTERRUPTED;
+    return report.say(
+      existsSync(state)
+        ? `stopped at step ${training.progress.step}; go on with: prefixd train --resume --out ${shown(out)}`
+        : "stopped before the first step",
+    );
+  }
+  writeFolder(out, job.files(), true);
+  await rm(state, { force: true });
+  console.log(out);
+  if (id !== null) await push([out, "--id", id, ...(url === undefined ? [] : ["--url", url])]);
+  else report.say(`use it: prefixd push ${shown(out)} --id NAME`);
+}
+
+function checkNew(out: string, state: string, force: boolean): void {
+  if (!force && existsSync(state))
+    throw new CommandError(`${shown(out)} has an unfinished training: --resume to go on, or --force to begin again`);
+  checkFolder(out, [CONFIG_FILE, WEIGHTS_FILE], force);
+}
+
+async function requestToResume(state: string): Promise<TrainRequest> {
+  if (!existsSync(state)) throw new CommandError(`${shown(state)}: there is nothing to resume`);
+  return (await readStateHead(state)).note["request"] as TrainRequest;
+}
+
+/** Before hours of work: a server of another model would refuse the result. */
+async function checkServer(url: string | undefined, fingerprint: string): Promise<void> {
+  const { value } = await callJson<{ fingerprint: string; model: string }>(url, "/model", {}, userKey());
+  if (value.fingerprint !== fingerprint)
+    throw new CommandError(
+      `the server runs another model (${oneLine(value.model)}): give its model to --model, or leave out --id and use --out`,
+    );
+}
+
+const shown = (path: string): string => relative("", path) || ".";

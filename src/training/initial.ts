@@ -1,0 +1,131 @@
+/** The values that training starts from. */
+import { uniform } from "../engine/sampling/random.ts";
+import { TrainingError } from "../errors.ts";
+import type { FoldInput, KvTensor } from "../kv.ts";
+import type { TrainModel } from "../model/train-model.ts";
+import { AdamW } from "./optimizer.ts";
+import type { Parametrisation } from "./parametrisation.ts";
+
+/**
+ * random: as PEFT starts, but prompts from the embeddings of random tokens, which train better (Lester et al. 2021,
+ * section 3.2). tokens: what the model makes of them, repeated or cut to fit (Li & Liang 2021, section 7.3). kv, fold:
+ * another prefix, or another prompt.
+ */
+export type Initial =
+  | { readonly kind: "random" }
+  | { readonly kind: "tokens"; readonly ids: Int32Array }
+  | { readonly kind: "kv"; readonly kv: KvTensor }
+  | { readonly kind: "fold"; readonly fold: Extract<FoldInput, { kind: "embeddings" }> };
+
+const NORMAL_STREAM = 2;
+const TOKEN_STREAM = 3;
+const LINEAR_STREAM = 4;
+
+/** Steps and learning rate to fit the network to given keys and values (Li & Liang's code for little data). */
+const FIT_STEPS = 500;
+const FIT_RATE = 1e-3;
+
+/**
+ * Sets the parameters. With a network, given values are approximated: `onFit` gets the root of the mean squared error.
+ * @throws TrainingError `options_invalid` if the other prefix has another length or kind; OrtError
+ */
+export async function setInitial(
+  model: TrainModel,
+  parametrisation: Parametrisation,
+  initial: Initial,
+  seed: number,
+  onFit: (error: number) => void = () => {},
+): Promise<void> {
+  const { step, network } = model;
+  if (initial.kind === "random" && network !== null) return randomNetwork(parametrisation, seed);
+  const values =
+    step.options.kind === "prompt"
+      ? await promptValues(model, initial, seed)
+      : await prefixValues(model, initial, seed);
+  if (network === null) parametrisation.parameters.get("values")!.values.set(values);
+  else {
+    randomNetwork(parametrisation, seed);
+    onFit(fitNetwork(model, parametrisation, values));
+  }
+}
+
+async function prefixValues(model: TrainModel, initial: Initial, seed: number): Promise<Float32Array> {
+  const { virtualTokens } = model.step.options;
+  switch (initial.kind) {
+    case "random":
+      return model.step.values.map((_, i) => normal(seed, i));
+    case "tokens":
+      return (await model.fold({ kind: "tokens", ids: repeated(initial.ids, virtualTokens) })).data;
+    case "kv":
+      checkLength(initial.kv.length, virtualTokens);
+      return initial.kv.data;
+    case "fold":
+      checkLength(initial.fold.length, virtualTokens);
+      return (await model.fold(initial.fold)).data;
+  }
+}
+
+async function promptValues(model: TrainModel, initial: Initial, seed: number): Promise<Float32Array> {
+  const { virtualTokens } = model.step.options;
+  switch (initial.kind) {
+    case "random": {
+      const { vocabSize } = model.shape;
+      const ids = Int32Array.from({ length: virtualTokens }, (_, i) =>
+        Math.floor(uniform(seed, TOKEN_STREAM, i) * vocabSize),
+      );
+      return model.embeddings(ids);
+    }
+    case "tokens":
+      return model.embeddings(repeated(initial.ids, virtualTokens));
+    case "kv":
+      throw new TrainingError("options_invalid", "A prompt cannot begin as a prefix: it has embeddings only.");
+    case "fold":
+      checkLength(initial.fold.length, virtualTokens);
+      return initial.fold.data;
+  }
+}
+
+function checkLength(length: number, virtualTokens: number): void {
+  if (length !== virtualTokens)
+    throw new TrainingError(
+      "options_invalid",
+      `The prefix to begin with has ${length} virtual tokens, but ${virtualTokens} are to be trained.`,
+    );
+}
+
+const repeated = (ids: Int32Array, length: number): Int32Array =>
+  Int32Array.from({ length }, (_, i) => ids[i % ids.length]!);
+
+/** Standard normal number `index` (Box and Muller). */
+function normal(seed: number, index: number): number {
+  const [a, b] = [uniform(seed, NORMAL_STREAM, 2 * index), uniform(seed, NORMAL_STREAM, 2 * index + 1)];
+  return Math.sqrt(-2 * Math.log(1 - a)) * Math.cos(2 * Math.PI * b);
+}
+
+/** torch's nn.Embedding and nn.Linear: N(0, 1), and uniform within 1 / sqrt(inputs). */
+function randomNetwork({ parameters }: Parametrisation, seed: number): void {
+  let drawn = 0;
+  for (const [name, { values }] of parameters) {
+    if (name === "embedding.weight") values.forEach((_, i) => (values[i] = normal(seed, i)));
+    else {
+      const inputs = parameters.get(name.replace(/\.bias$/, ".weight"))!.shape[1]!;
+      const bound = 1 / Math.sqrt(inputs);
+      values.forEach((_, i) => (values[i] = (2 * uniform(seed, LINEAR_STREAM, drawn + i) - 1) * bound));
+      drawn += values.length;
+    }
+  }
+}
+
+/** Least squares; the embedding stays as it is. Returns the root of the mean squared error. */
+function fitNetwork({ step }: TrainModel, parametrisation: Parametrisation, target: Float32Array): number {
+  const linear = [...parametrisation.parameters].filter(([name]) => name !== "embedding.weight");
+  const optimizer = new AdamW(linear.map(([, parameter]) => parameter));
+  for (let fit = 0; fit < FIT_STEPS; fit++) {
+    parametrisation.forward();
+    for (let i = 0; i < target.length; i++) step.gradient[i] = (2 * (step.values[i]! - target[i]!)) / target.length;
+    parametrisation.backward();
+    optimizer.update(FIT_RATE);
+  }
+  parametrisation.forward();
+  return Math.sqrt(target.reduce((sum, value, i) => sum + (step.values[i]! - value) ** 2, 0) / target.length);
+}
