@@ -12,6 +12,7 @@ const LOSS_LINES = 10;
 export class TrainReport {
   readonly #progress: Progress;
   #training: Training | null = null;
+  #isEvaluated = false;
   #loss = NaN;
   #secondsPerStep = NaN;
   #tokensPerStep = NaN;
@@ -34,6 +35,7 @@ export class TrainReport {
     const network = hidden === null ? "" : ` through a network of ${hidden}`;
     const { step } = training.progress;
     this.#training = training;
+    this.#isEvaluated = held > 0;
     this.#lastUpdate = performance.now();
     this.say(
       `training a ${kind} of ${virtualTokens} virtual tokens${network} on ${train} examples: ${steps} steps of ${batchSize}` +
@@ -50,8 +52,7 @@ export class TrainReport {
     this.#lastUpdate = now;
     const { steps } = this.#training!.options;
     this.#progress.update(step, steps, this.#state(step));
-    const isEvaluated = this.#training!.progress.evaluations.length > 0 || this.#training!.isEvaluationDue;
-    if (!isEvaluated && step % Math.ceil(steps / LOSS_LINES) === 0) this.say(this.#state(step));
+    if (!this.#isEvaluated && step % Math.ceil(steps / LOSS_LINES) === 0) this.say(this.#state(step));
   }
 
   evaluation({ step, loss, accuracy, exact }: Evaluation): void {

@@ -11,7 +11,7 @@ import { TrainStep, type TrainStepOptions } from "../../src/model/train-step.ts"
 import type { Runtime } from "../../src/runtime/session.ts";
 import { goldenDir } from "./model.ts";
 
-const GOLDEN = new URL("../golden/training/", import.meta.url).pathname;
+export const TRAINING_GOLDEN = new URL("../golden/training/", import.meta.url).pathname;
 
 /** A row of the golden data: ids of prompt and completion. */
 export type GoldenRow = readonly [prompt: readonly number[], completion: readonly number[]];
@@ -21,10 +21,10 @@ export function goldenTraining<T>(name: "gradients" | "curves"): {
   document: T;
   tensor: (name: string) => Float32Array;
 } {
-  const bytes = readFileSync(join(GOLDEN, `${name}.safetensors`));
+  const bytes = readFileSync(join(TRAINING_GOLDEN, `${name}.safetensors`));
   const { tensors } = parseSafetensorsHeader(bytes, bytes.length, { maxHeaderBytes: bytes.length });
   return {
-    document: JSON.parse(readFileSync(join(GOLDEN, `${name}.json`), "utf8")) as T,
+    document: JSON.parse(readFileSync(join(TRAINING_GOLDEN, `${name}.json`), "utf8")) as T,
     tensor: (name) => {
       const { dtype, start, end } = tensors.get(name)!;
       return decodeFloats(dtype, bytes.subarray(start, end));

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from peft import PrefixTuningConfig, PromptTuningConfig, get_peft_model
+from peft import PeftModel, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from safetensors.torch import save_file
 from torch import nn
 from transformers import DynamicCache, get_linear_schedule_with_warmup
@@ -25,10 +25,10 @@ CURVES = {"prefix": (0.1, 0.0), "prefix-network": (0.01, 0.01), "prompt": (0.1, 
 
 
 def write_training(output: Path) -> int:
-    """Write `training/{gradients,curves}.{json,safetensors}`; returns the number of cases."""
+    """Write `training/{gradients,curves}.{json,safetensors}` and `training/generations.json`; returns the number of cases."""
     folder = output / "training"
     folder.mkdir(parents=True, exist_ok=True)
-    return _write_gradients(output, folder) + _write_curves(output, folder)
+    return _write_gradients(output, folder) + _write_curves(output, folder) + _write_generations(output, folder)
 
 
 def _write_gradients(output: Path, folder: Path) -> int:
@@ -163,3 +163,19 @@ def _curve(
         losses.append(loss.item())
     saved["saved"] = model.get_prompt_embedding_to_save("default").detach().clone().contiguous()
     return losses, saved
+
+
+def _write_generations(output: Path, folder: Path) -> int:
+    """Greedy tokens of PEFT with the adapters in `trained`, which test/training/peft-files.test.ts writes."""
+    cases = []
+    for kind in CURVES:
+        base = load_base(checkpoint_dir(output, CURVE_MODEL))
+        model = PeftModel.from_pretrained(base, folder / "trained" / kind).eval()
+        generator = torch.Generator().manual_seed(9)
+        for length in (1, 4, 11):
+            prompt = random_ids(generator, base.config.vocab_size, length)
+            with torch.no_grad():
+                ids = model.generate(input_ids=torch.tensor([prompt]), max_new_tokens=16, do_sample=False)[0]
+            cases.append({"kind": kind, "prompt_ids": prompt, "token_ids": ids[len(prompt) :].tolist()})
+    write_json(folder / "generations.json", {"model": CURVE_MODEL, "cases": cases})
+    return len(cases)
