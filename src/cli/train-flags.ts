@@ -1,6 +1,7 @@
 /** The flags of `prefixd train`. */
 import { resolve } from "node:path";
-import { ConfigError, parseConfig } from "../config.ts";
+import { parseConfig } from "../config.ts";
+import { ConfigError } from "../errors.ts";
 import type { TrainRequest } from "../training/job.ts";
 import { readArguments } from "./arguments.ts";
 
@@ -12,8 +13,9 @@ The completion and the end of text are learned, the prompt is not.
 
   --data FILE            the examples
   --out DIR              where the adapter is written (default with --id: ./NAME)
-  --id NAME              also register the adapter with a running server under this name; PREFIXD_KEY may hold the user's key
+  --id NAME              also register the adapter with a running server under this name
   --url URL              that server; else PREFIXD_URL, else http://127.0.0.1:8080
+  --key-file FILE        the user's key there; else the variable PREFIXD_KEY
   --force                overwrite what is in DIR
   --resume               go on with what was interrupted in DIR, to the same bits; takes no other flags but these three
 Model
@@ -54,6 +56,7 @@ const OPTIONS = {
   out: { type: "string" },
   id: { type: "string" },
   url: { type: "string" },
+  "key-file": { type: "string" },
   force: { type: "boolean" },
   resume: { type: "boolean" },
   model: { type: "string" },
@@ -86,12 +89,14 @@ const OPTIONS = {
 
 type Values = ReturnType<typeof readArguments<typeof OPTIONS>>["values"];
 /** Flags that may be given with --resume. */
-const WITH_RESUME = new Set(["resume", "out", "id", "url"]);
+const WITH_RESUME = new Set(["resume", "out", "id", "url", "key-file"]);
 
 export interface TrainCommand {
   readonly out: string;
   readonly id: string | null;
   readonly url: string | undefined;
+  /** The file of the user's key. */
+  readonly keyFile: string | undefined;
   readonly force: boolean;
   /** Null: resume from the state in `out`. */
   readonly request: TrainRequest | null;
@@ -112,6 +117,7 @@ export function readTrainFlags(args: readonly string[]): TrainCommand | "help" {
     out: resolve(out),
     id: values.id ?? null,
     url: values.url,
+    keyFile: values["key-file"],
     force: values.force === true,
     request: values.resume === true ? null : requestOf(values),
   };

@@ -39,7 +39,7 @@ export async function train(args: readonly string[]): Promise<void> {
 }
 
 async function run(command: TrainCommand, signal: AbortSignal): Promise<void> {
-  const { out, id, url, force } = command;
+  const { out, id, url, keyFile, force } = command;
   const state = join(out, STATE_FILE);
   const request = command.request ?? (await requestToResume(state));
   if (id !== null) checkPrefixName(id);
@@ -49,7 +49,7 @@ async function run(command: TrainCommand, signal: AbortSignal): Promise<void> {
   await using job = await Job.open(runtime, request, command.request !== null, report.events);
   const { training, origin } = job;
   if (command.request === null) await restoreState(state, training, origin);
-  if (id !== null) await checkServer(url, origin.fingerprint);
+  if (id !== null) await checkServer(url, userKey(keyFile), origin.fingerprint);
   await mkdir(out, { recursive: true });
   if (command.request !== null) await rm(state, { force: true });
 
@@ -71,8 +71,13 @@ async function run(command: TrainCommand, signal: AbortSignal): Promise<void> {
   writeFolder(out, job.files(), true);
   await rm(state, { force: true });
   console.log(out);
-  if (id !== null) await push([out, "--id", id, ...(url === undefined ? [] : ["--url", url])]);
-  else report.say(`use it: prefixd push ${shown(out)} --id NAME`);
+  if (id !== null) {
+    const server = [
+      ...(url === undefined ? [] : ["--url", url]),
+      ...(keyFile === undefined ? [] : ["--key-file", keyFile]),
+    ];
+    await push([out, "--id", id, ...server]);
+  } else report.say(`use it: prefixd push ${shown(out)} --id NAME`);
 }
 
 function checkNew(out: string, state: string, force: boolean): void {
@@ -87,8 +92,8 @@ async function requestToResume(state: string): Promise<TrainRequest> {
 }
 
 /** Before hours of work: a server of another model would refuse the result. */
-async function checkServer(url: string | undefined, fingerprint: string): Promise<void> {
-  const { value } = await callJson<{ fingerprint: string; model: string }>(url, "/model", {}, userKey());
+async function checkServer(url: string | undefined, key: string | undefined, fingerprint: string): Promise<void> {
+  const { value } = await callJson<{ fingerprint: string; model: string }>(url, "/model", {}, key);
   if (value.fingerprint !== fingerprint)
     throw new CommandError(
       `the server runs another model (${oneLine(value.model)}): give its model to --model, or leave out --id and use --out`,

@@ -70,7 +70,7 @@ export class TrainModel implements Disposable {
       const length = foldLength(input);
       for (let from = 0; from < length; from += runner.longestChunk)
         await runner.fold(input, from, Math.min(length, from + runner.longestChunk));
-      return runner.folded(length);
+      return await runner.read(runner.slots, length);
     } finally {
       await runner.close();
     }
