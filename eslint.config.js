@@ -8,7 +8,7 @@ export default tseslint.config(
       ".tap/",
       ".cache/",
       "eslint.config.js",
-      "tools/build.mjs",
+      "tools/*.mjs",
       "test/support/*.mjs",
       ".dependency-cruiser.cjs",
     ],

@@ -65,7 +65,8 @@ function flagsIn(text: string): Flag[] {
     const values =
       placeholder === undefined
         ? []
-        : (SAMPLES[placeholder] ?? (/^[a-z\d]+(\|[a-z\d]+)+$/.test(placeholder) ? placeholder.split("|") : null));
+        : ((flag!.startsWith("--structured-") && placeholder === "N" ? ["1000"] : SAMPLES[placeholder]) ??
+          (/^[a-z\d]+(\|[a-z\d]+)+$/.test(placeholder) ? placeholder.split("|") : null));
     if (values === null) throw new Error(`what is ${placeholder} of ${flag}?`);
     if (flag !== "--help" && !flags.has(flag!)) flags.set(flag!, { flag: flag!, values });
   }

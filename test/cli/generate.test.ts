@@ -133,7 +133,7 @@ t.test("one prefix, several, the base; parameters; a prompt from standard input"
   t.match(err, /^none: There is no such prefix\.\n {2}prefix_not_found, request \S+$/);
   t.match(await as(["a", "--temperature", "-1"]), {
     out: "",
-    err: /^temperature must be > 0; .*\n {2}invalid_parameter, request/,
+    err: /^temperature must be >= 0.*\n {2}invalid_parameter, request/,
   });
 });
 
