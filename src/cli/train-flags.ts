@@ -102,8 +102,14 @@ export interface TrainCommand {
   readonly request: TrainRequest | null;
 }
 
-/** @throws ConfigError that names the flag */
-export function readTrainFlags(args: readonly string[]): TrainCommand | "help" {
+/**
+ * @param env settings of `prefixd serve` that it shares, as in `parseConfig`
+ * @throws ConfigError that names the flag
+ */
+export function readTrainFlags(
+  args: readonly string[],
+  env: Readonly<Record<string, string | undefined>> = process.env,
+): TrainCommand | "help" {
   const { values, positionals } = readArguments("train", args, OPTIONS, USAGE);
   if (values.help === true) return "help";
   if (positionals.length > 0) throw new ConfigError(`train: unexpected operand ${positionals[0]}`);
@@ -119,11 +125,11 @@ export function readTrainFlags(args: readonly string[]): TrainCommand | "help" {
     url: values.url,
     keyFile: values["key-file"],
     force: values.force === true,
-    request: values.resume === true ? null : requestOf(values),
+    request: values.resume === true ? null : requestOf(values, env),
   };
 }
 
-function requestOf(values: Values): TrainRequest {
+function requestOf(values: Values, env: Readonly<Record<string, string | undefined>>): TrainRequest {
   if (values.data === undefined) throw new ConfigError("train: give --data FILE");
   if (values.steps !== undefined && values.epochs !== undefined) throw both("steps", "epochs");
   if (values.eval !== undefined && values["hold-out"] !== undefined) throw both("eval", "hold-out");
@@ -131,7 +137,7 @@ function requestOf(values: Values): TrainRequest {
   const forServe = (["model", "cache-dir", "threads"] as const).flatMap((name) =>
     values[name] === undefined ? [] : [`--${name}=${values[name]}`],
   );
-  const config = parseConfig(forServe, process.env);
+  const config = parseConfig(forServe, env);
   if (config === "help") throw new Error("no help was asked for");
   const whole = (name: keyof Values, least: number): number | null => numberOf(values, name, least, 2 ** 31 - 1, true);
   const above0 = (name: keyof Values): number | null => numberOf(values, name, Number.MIN_VALUE, Infinity, false);

@@ -74,7 +74,7 @@ t.test("what cannot be is one line", async (t) => {
 t.test("flags", async (t) => {
   const complaint = (...args: readonly string[]): string => {
     try {
-      readTrainFlags(args);
+      readTrainFlags(args, {});
       return "none";
     } catch (error) {
       return error instanceof ConfigError ? error.message : String(error);
@@ -96,6 +96,6 @@ t.test("flags", async (t) => {
   t.match(complaint(...given, "--threads", "x"), /--threads/);
   t.match(complaint(...given, "z"), /unexpected operand z/);
   t.match(complaint("--resume", "--out", "x", "--steps", "9"), /--steps: a resumed training keeps its flags/);
-  const command = readTrainFlags(["--data", "y", "--id", "mine", "--learning-rate", "5e-5", "--network", "512"]);
+  const command = readTrainFlags(["--data", "y", "--id", "mine", "--learning-rate", "5e-5", "--network", "512"], {});
   t.match(command, { id: "mine", out: /mine$/, request: { options: { learningRate: 5e-5, hidden: 512 } } });
 });
