@@ -11,7 +11,7 @@ import { openCheckpoint } from "../../src/model/checkpoint.ts";
 import { parseSafetensorsHeader } from "../../src/formats/safetensors.ts";
 import { bareNode, ROOT } from "../support/program.ts";
 import { safetensors } from "../support/safetensors.ts";
-import { adapterForm, runCli, startServerProcess, temporaryFolder } from "../support/server.ts";
+import { adapterForm, runCli, startServerProcess, temporaryFolder, withoutSettings } from "../support/server.ts";
 
 const folder = temporaryFolder();
 t.teardown(() => folder.remove());
@@ -67,7 +67,7 @@ t.test("int8 on a processor that does not multiply exactly", (t) => {
   const script = fileURLToPath(new URL("children/inexact.ts", import.meta.url));
   const args = ["serve", "--port", "0", "--precision", "int8", ...cache, ...store];
   const [program, operands] = bareNode("--import", "tsx", script, ...args);
-  const { status, stderr } = spawnSync(program, operands, { encoding: "utf8" });
+  const { status, stderr } = spawnSync(program, operands, { encoding: "utf8", env: withoutSettings() });
   t.equal(status, 1);
   t.match(
     stderr,
