@@ -1,4 +1,5 @@
 /** No body, however it is made, may take longer to read than its size explains: whatever its route's schema says, and however wrong it is. */
+import { createHash } from "node:crypto";
 import t from "tap";
 import { CLIENT_DEFAULTS } from "../../src/http/app-parts.ts";
 import { loadTokenizer } from "../../src/text/tokenizer.ts";
@@ -18,7 +19,7 @@ const tokenizer = await loadTokenizer(new URL("../../models/demo", import.meta.u
 t.test("a body of 1 MiB takes less than 50 ms of the event loop at a time, on every route", async (t) => {
   // Injected requests have no connection that could be given up.
   const clients = { ...CLIENT_DEFAULTS, receiveMs: 3_600_000 };
-  const { fastify } = await buildTestApp(t, {
+  const { fastify, engine } = await buildTestApp(t, {
     keyed: true,
     tokenizer,
     clients,
@@ -33,15 +34,18 @@ t.test("a body of 1 MiB takes less than 50 ms of the event loop at a time, on ev
   let tried = 0;
   let worst = { share: 0, what: "" };
   for (const route of ROUTES_WITH_BODY) {
+    const body = createHash("sha256").update(JSON.stringify(route.body)).digest("hex");
     const url = route.path.replace("{id}", "p").replace("{user}", "ann");
     for (const [name, payload] of worstBodies(route, MIB)) {
       // The same schema on another path.
-      if (seen.has(`${JSON.stringify(route.body)} ${name}`)) continue;
-      seen.add(`${JSON.stringify(route.body)} ${name}`);
+      if (seen.has(`${body} ${name}`)) continue;
+      seen.add(`${body} ${name}`);
       if (seen.size % STRIDE !== 0) continue;
       tried++;
       const send = async (): Promise<void> => {
         const { statusCode } = await fastify.inject({ method: route.method as "POST", url, payload, headers });
+        // It keeps what it was sent.
+        engine.submitted.length = 0;
         if (statusCode >= 500) t.fail(`${url}: ${name}: ${statusCode}`);
       };
       let share = (await longestTurn(send)) / budget;

@@ -54,6 +54,7 @@ t.test("the same inside JSON strings, where a match anywhere suffices", async (t
       if (!part.test(text)) t.fail(`${source}: wrote ${JSON.stringify(text)}`);
     }
   }
+  t.ok(REGEXES.length >= 40);
 });
 
 t.test("what a finite automaton cannot do is refused, with its position", async (t) => {

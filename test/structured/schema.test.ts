@@ -91,6 +91,7 @@ t.test("the canonical text of any valid value can be written", async (t) => {
     const one = value(0);
     for (const form of [JSON.stringify(one), spaced(one)]) if (!accepts(grammar, tokenizer.encode(form))) t.fail(form);
   }
+  t.notOk(accepts(grammar, tokenizer.encode("{]")));
 });
 
 t.test("numbers: what may be written is what lies within the bounds", async (t) => {

@@ -27,6 +27,7 @@ function allowing(ids: ReadonlySet<number>, { complete = true, listed = true, re
 }
 
 t.test("all ways to the same token, for any logits, parameters and constraint", async (t) => {
+  let rounds = 0;
   const random = randomNumbers(21);
   const pick = <T>(...values: T[]): T => values[Math.floor(random() * values.length)]!;
   for (let round = 0; round < effort({ short: 1500, long: 40_000 }); round++) {
@@ -83,7 +84,9 @@ t.test("all ways to the same token, for any logits, parameters and constraint", 
     );
     if (!plain.some(({ id }) => id === all)) t.fail(`${all} has no probability: ${name}`);
     if (!params.doSample && plain[0]!.id !== all) t.fail(`${all} is not the best: ${name}`);
+    rounds++;
   }
+  t.ok(rounds > 0);
 });
 
 t.test("sampled tokens have the distribution of the allowed ones", async (t) => {

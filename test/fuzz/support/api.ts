@@ -134,6 +134,13 @@ export function checkAnswer(request: RawRequest, { status, headers, body }: RawR
       );
   };
   const type = (headers.get("content-type") ?? "").split(";")[0]!;
+  const expectCode = (code: ErrorCode): void => {
+    expect(status < 500, "an error of ours");
+    const documented = Object.keys(operation?.responses[status]?.content?.[type]?.examples ?? {});
+    // A path with nothing in the place of a parameter may or may not be one of the route's.
+    const elsewhere = operation === null || /\/(\/|$|[?#])/.test(request.target) ? NO_ROUTE : BEFORE_ROUTING;
+    expect([...documented, ...elsewhere].includes(code), "not documented for this route");
+  };
   if (request.method === "HEAD") return expect(body.length === 0, "HEAD has no body");
   if (status >= 400 && type === "application/problem+json") {
     const problem = JSON.parse(body.toString()) as { code: ErrorCode; status: number; request_id: string };
@@ -141,11 +148,15 @@ export function checkAnswer(request: RawRequest, { status, headers, body }: RawR
     expect(reason === null, `no Problem: ${reason}`);
     expect(problem.status === status && ERRORS[problem.code].status === status, "the status is not the code's");
     expect(problem.request_id === (headers.get("x-request-id") ?? "none"), "the request id is not the header's");
-    expect(status < 500, "an error of ours");
-    const documented = Object.keys(operation?.responses[status]?.content?.[type]?.examples ?? {});
-    // A path with nothing in the place of a parameter may or may not be one of the route's.
-    const elsewhere = operation === null || /\/(\/|$|[?#])/.test(request.target) ? NO_ROUTE : BEFORE_ROUTING;
-    return expect([...documented, ...elsewhere].includes(problem.code), "not documented for this route");
+    return expectCode(problem.code);
+  }
+  // Errors under /v1 have OpenAI's form, also where there is no route.
+  if (status >= 400 && /^\/v1(\/|$|[?#])/.test(request.target)) {
+    const { error } = JSON.parse(body.toString()) as { error: { code: ErrorCode } };
+    const reason = mismatch(document.components.schemas["OpenAiError"]!, { error });
+    expect(reason === null, `no OpenAiError: ${reason}`);
+    expect(ERRORS[error.code].status === status, "the status is not the code's");
+    return expectCode(error.code);
   }
   // The documentation's pages, which it does not list itself.
   if (operation === null)
