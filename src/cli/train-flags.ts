@@ -17,7 +17,7 @@ The completion and the end of text are learned, the prompt is not.
   --url URL              that server; else PREFIXD_URL, else http://127.0.0.1:8080
   --key-file FILE        the user's key there; else the variable PREFIXD_KEY
   --force                overwrite what is in DIR
-  --resume               go on with what was interrupted in DIR, to the same bits; takes no other flags but these three
+  --resume               go on with what was interrupted in DIR, to the same bits; beside it only --out, --id, --url, --key-file
 Model
   --model DIR|ORG/NAME   the frozen model, as in prefixd serve (default: the demo model)
   --cache-dir DIR        as in prefixd serve
