@@ -75,7 +75,7 @@ export async function generate(
   const stream = values.json !== true && parameters.num_beams === undefined && parameters.best_of === undefined;
   const names = prefixes.map((prefix) => prefix ?? "(base)");
   const output = new AnswerWriter(names, stdout, values.json === true);
-  const requests = prefixes.map(async (prefix_id, index) => {
+  const ask = async (prefix_id: string | null, index: number): Promise<void> => {
     const body = JSON.stringify({ ...parameters, prompt, prefix_id, stream });
     const init = { method: "POST", headers: { "content-type": "application/json" }, body };
     if (stream) {
@@ -86,18 +86,13 @@ export async function generate(
     const { text, value } = await callJson<GenerateResponse>(values.url, "/generate", init, key);
     if (values.json === true) output.add(index, 0, text);
     else for (const choice of value.choices) output.add(index, choice.index, choice.text);
-  });
-  const failures = await Promise.all(
-    requests.map(async (request, index) => {
-      const failure = await request.then(
-        () => null,
-        (error: unknown) => error,
-      );
-      output.end(index);
-      return failure;
-    }),
+  };
+  const results = await Promise.allSettled(
+    prefixes.map((prefix, index) => ask(prefix, index).finally(() => output.end(index))),
   );
-  const failed = failures.flatMap((error, i) => (error === null ? [] : [{ name: names[i]!, error }]));
+  const failed = results.flatMap((result, i) =>
+    result.status === "rejected" ? [{ name: names[i]!, error: result.reason as unknown }] : [],
+  );
   if (failed.length > 0) throw failureOf(failed, names.length);
 }
 

@@ -1,6 +1,6 @@
 /** Errors of the routes under /v1, in the shape that OpenAI's clients read, with our own codes. */
 import Type, { type Static } from "typebox";
-import { ERRORS, type ErrorCode, type PrefixdError } from "../../errors.ts";
+import { ERRORS, PrefixdError, type ErrorCode } from "../../errors.ts";
 import { CODES, errorResponses, named, strict, type ResponseDocument } from "../common-schema.ts";
 
 const TYPES = [
@@ -76,9 +76,7 @@ export const openAiErrors = (...codes: ErrorCode[]): Record<string, ResponseDocu
     type: "application/json",
     schema: OpenAiError,
     example: (code) => {
-      const { title, status } = ERRORS[code];
-      return {
-        error: { message: `${title}.`, type: typeOf(status), param: OF_MODEL.has(code) ? "model" : null, code },
-      };
+      const message = `${ERRORS[code].title}.`;
+      return toOpenAiError(new PrefixdError(code, message), message);
     },
   });
