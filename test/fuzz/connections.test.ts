@@ -6,6 +6,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import t, { type Test } from "tap";
 import { exchange, openSocket, requestBytes, type RawRequest } from "./support/raw-http.ts";
 import { formBytes, FORM_TYPE } from "./support/requests.ts";
+import { effort } from "../support/effort.ts";
 import { runsOf } from "./support/runs.ts";
 import { ADMIN_KEY, startFuzzServer } from "./support/server.ts";
 
@@ -65,21 +66,24 @@ async function nothingLeft(t: Test, files: number): Promise<void> {
   t.same(server.errors(), [], "no errors in the log");
 }
 
+const MANY = effort({ short: 300, long: 1000 });
+
 t.test(
-  "a thousand streams that nobody reads, and requests that stay half sent beside them, change nothing for a polite user",
+  `${MANY} streams that nobody reads, and requests that stay half sent beside them, change nothing for a polite user`,
   async (t) => {
     const hostile = await server.createUser("hostile");
     await server.ask(witness, "known");
     const files = openFiles();
     const sockets: Socket[] = await Promise.all(
-      Array.from({ length: 1000 }, async (_, i) => {
+      Array.from({ length: MANY }, async (_, i) => {
         const socket = (await openSocket(server.port)).pause();
         const bytes = streamBytes(hostile, { max_new_tokens: 8 });
         socket.write(i % 2 === 0 ? bytes : bytes.subarray(0, i % bytes.length));
         return socket;
       }),
     );
-    for (let asked = 0; asked < 5; asked++) t.same(await server.ask(witness, "known"), expected);
+    for (let asked = 0; asked < effort({ short: 2, long: 5 }); asked++)
+      t.same(await server.ask(witness, "known"), expected);
     t.ok(
       (await server.metric("prefixd_queue_depth")) + (await server.metric("prefixd_running_sequences")) > 0,
       "before the streams had ended",
@@ -113,7 +117,7 @@ t.test("whoever leaves while a request waits, is fed or decodes frees what it he
   t.same(await server.ask(witness, "known"), expected);
 });
 
-t.test("thousands of connections that come and go, with nothing, garbage or floods of headers", async (t) => {
+t.test("connections by the hundred that come and go, with nothing, garbage or floods of headers", async (t) => {
   const files = openFiles();
   const sent: readonly (string | Buffer)[] = [
     "",
@@ -125,7 +129,7 @@ t.test("thousands of connections that come and go, with nothing, garbage or floo
     "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     "GET /health/live HTTP/1.0\r\n\r\n",
   ];
-  for (let round = 0; round < 50; round++) {
+  for (let round = 0; round < effort({ short: 15, long: 50 }); round++) {
     await Promise.all(
       Array.from({ length: 100 }, async (_, i) => {
         const socket = await openSocket(server.port);
@@ -192,7 +196,7 @@ t.test("uploads that are broken off leave no file and no memory of them", async 
   );
 });
 
-t.test("a thousand connections with half a request each stop nobody", async (t) => {
+t.test(`${MANY} connections with half a request each stop nobody`, async (t) => {
   const body = Buffer.from(JSON.stringify({ prompt: "a", max_new_tokens: 1 }));
   const generate = requestBytes({
     method: "POST",
@@ -206,7 +210,7 @@ t.test("a thousand connections with half a request each stop nobody", async (t) 
   // Nothing at all, half the head, the head alone, and all but the last byte.
   const cuts = [0, 20, generate.length - body.length, generate.length - 1];
   const sockets = await Promise.all(
-    Array.from({ length: 1000 }, async (_, i) => {
+    Array.from({ length: MANY }, async (_, i) => {
       const socket = await openSocket(server.port);
       socket.write(generate.subarray(0, cuts[i % cuts.length]));
       return socket;

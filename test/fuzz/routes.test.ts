@@ -11,7 +11,7 @@ import { lacking } from "../support/requirements.ts";
 import { checkAnswer, OPERATIONS, operationOf, type Operation } from "./support/api.ts";
 import { exchange, requestBytes, type RawRequest } from "./support/raw-http.ts";
 import { mutated, printable, requestFor, type World } from "./support/requests.ts";
-import { holds, runsOf } from "./support/runs.ts";
+import { holds, runsOf, SEED } from "./support/runs.ts";
 import { ADMIN_KEY, startFuzzServer, type FuzzServer } from "./support/server.ts";
 
 const server = await startFuzzServer(t, ["--max-batch", "8", "--max-queue", "64"]);
@@ -83,6 +83,12 @@ const valid = fc.oneof(
   ...OPERATIONS.map((operation) => ({ weight: 4 + fieldsOf(operation), arbitrary: requestFor(operation, world) })),
 );
 const batch = fc.array(fc.oneof(valid, mutated(valid)).map(printable), { minLength: 1, maxLength: 8 });
+
+t.test("each operation, as openapi.yaml describes it", async (t) => {
+  for (const operation of OPERATIONS)
+    for (const request of fc.sample(requestFor(operation, world), { numRuns: 2, seed: SEED }))
+      await t.resolves(send(server, printable(request)), operation.operationId);
+});
 
 t.test("every answer is one that openapi.yaml lists for its route", async (t) => {
   await holds(

@@ -126,6 +126,7 @@ async function keyed(t: Parameters<typeof buildTestApp>[0]): Promise<Keyed> {
 }
 
 t.test("every route, for every caller", async (t) => {
+  const shared = await keyed(t);
   for (const [route, [payload, statuses]] of Object.entries(MATRIX)) {
     const [method = "", path = ""] = route.split(" ");
     const url = path
@@ -136,12 +137,14 @@ t.test("every route, for every caller", async (t) => {
       .replace(":key", "0123456789abcdef")
       .replace(":file", "adapter_config.json");
     for (const caller of ["none", "bad", "revoked", "expired", "other", "owner", "admin"] as const) {
-      const { send, app } = await keyed(t);
-      const answer = await send(caller, method, url, payload);
       const expected = statuses[caller] ?? 401;
+      // What changes something needs an app that nothing else has changed.
+      const changes = method !== "GET" && method !== "HEAD" && expected < 400;
+      const { send, app } = changes ? await keyed(t) : shared;
+      const answer = await send(caller, method, url, payload);
       t.equal(answer.statusCode, expected, `${route} by ${caller}`);
       if (expected === 401) t.equal(answer.headers["www-authenticate"], "Bearer");
-      await app.fastify.close();
+      if (changes) await app.fastify.close();
     }
   }
 });

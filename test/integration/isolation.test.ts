@@ -10,7 +10,7 @@ import { goldenDir, openTestModel } from "../support/model.ts";
 
 isolationSuite("fp32");
 
-const mixes = effort({ short: 5, long: 25 });
+const mixes = effort({ short: 3, long: 15 });
 t.test(`tiny model, the CPU's kernels on memory treated as a device's, ${mixes} mixes`, async (t) => {
   const model = await openTestModel(goldenDir("gelu-new-f32"), { prefillChunk: 8, device: SIMULATED.handles });
   t.teardown(() => model.close());

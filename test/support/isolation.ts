@@ -29,7 +29,7 @@ const PER_MIX = 32;
 
 /** Properties that hold on the CPU in every precision. */
 export function isolationSuite(precision: Precision): void {
-  const [tiny, demo, wide] = effort({ short: [10, 2, 1], long: [40, 6, 2] } as const);
+  const [tiny, demo, wide] = effort({ short: [6, 1, 1], long: [30, 4, 2] } as const);
   t.test(`tiny model, all kinds of prefixes, ${tiny} mixes`, async (t) => {
     const dir = goldenDir("gelu-new-f32");
     const model = await openTestModel(dir, { prefillChunk: 20, precision });
@@ -81,12 +81,12 @@ export function isolationSuite(precision: Precision): void {
     });
     await checkMixes(t, model, {
       mixes: wide,
-      pool: effort({ short: 12, long: 48 }),
+      pool: effort({ short: 8, long: 32 }),
       prefixes: randomPrefixes(model.runner.shape, 12, 40),
       maxPrompt: 90,
-      maxNew: 12,
+      maxNew: effort({ short: 8, long: 12 }),
     });
-    await checkCuts(t, model, effort({ short: 6, long: 25 }));
+    await checkCuts(t, model, effort({ short: 4, long: 20 }));
   });
 
   t.test("a poisoned prefix (values that overflow) ends its own request and no other", async (t) => {

@@ -87,7 +87,7 @@ export function routeLoads(positions: number, folder: string): RouteLoad[] {
   const generate: readonly (readonly [what: string, body: object])[] = [
     ["a short prompt", { prompt: "once upon a time", max_new_tokens: 16 }],
     ["a stream", { prompt: "once upon a time", max_new_tokens: 16, stream: true, logprobs: 5 }],
-    ["64 long prompts", { prompts, max_new_tokens: 1 }],
+    [`${64 * some} long prompts`, { prompts: prompts.slice(0, 64 * some), max_new_tokens: 1 }],
     [
       "many prompts of n 8 with every processor",
       {
@@ -173,7 +173,7 @@ export function routeLoads(positions: number, folder: string): RouteLoad[] {
     }),
     json("POST /v1/completions", "a long echo with logprobs", "/v1/completions", {
       model: MODEL,
-      prompt: prompts.slice(0, 16),
+      prompt: prompts.slice(0, 16 * some),
       n: 4,
       echo: true,
       logprobs: 20,
