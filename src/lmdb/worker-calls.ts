@@ -87,9 +87,14 @@ export class WorkerCalls<T> {
   }
 }
 
-/** tsx, which runs the sources in tests and development, does not apply to threads; the build is plain JavaScript. */
+/** Types and `using`. */
+const RUNS_SOURCES = Number(process.versions.node.split(".")[0]) >= 24;
+
+/** The build is plain JavaScript, and Node runs the sources from 24 on. Before that tsx does, which threads do not inherit. */
 function startWorker(entry: string, options: unknown): Worker {
-  if (!import.meta.url.endsWith(".ts")) return new Worker(new URL(`${entry}.js`), { workerData: options });
+  const isSource = import.meta.url.endsWith(".ts");
+  if (!isSource || RUNS_SOURCES)
+    return new Worker(new URL(`${entry}.${isSource ? "ts" : "js"}`), { workerData: options });
   const tsx = import.meta.resolve("tsx/esm/api");
   const start = `import(${JSON.stringify(tsx)}).then(({ register }) => { register(); return import(${JSON.stringify(`${entry}.ts`)}); })`;
   return new Worker(start, { eval: true, workerData: options });
