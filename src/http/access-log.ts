@@ -1,6 +1,5 @@
 import { randomBytes } from "node:crypto";
 import type { IncomingMessage } from "node:http";
-import type { Socket } from "node:net";
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import { isLoopback } from "../config.ts";
 import { PrefixdError } from "../errors.ts";
@@ -9,6 +8,7 @@ import type { Metrics } from "../observability/metrics.ts";
 import type { SecretFilter } from "../observability/secrets.ts";
 import type { AppState } from "./app-parts.ts";
 import { checkRequest, hostOf } from "./connections/request-checks.ts";
+import { whenOver } from "./connections/response-end.ts";
 import type { Traffic } from "./connections/traffic.ts";
 
 /** Access-log fields of a request besides route and status. Counts and ids, never texts. */
@@ -47,50 +47,6 @@ export function requestId(raw: IncomingMessage, secrets: SecretFilter): string {
   return typeof given === "string" && /^[A-Za-z0-9._:-]{1,64}$/.test(given) && secrets.passes(given)
     ? given
     : randomBytes(8).toString("hex");
-}
-
-/** Callbacks for a connection's end, for each of its unfinished requests. */
-const unanswered = new WeakMap<Socket, Set<() => void>>();
-
-/**
- * Calls back once: after the last byte of the response, or when the connection is gone. For a response queued behind
- * another on its connection (pipelining), Node emits neither event.
- */
-function whenOver(reply: FastifyReply, callback: () => void): void {
-  const { socket } = reply.request.raw;
-  const others = unanswered.get(socket);
-  const callbacks = others ?? new Set();
-  const over = (): void => {
-    if (!callbacks.delete(over)) return;
-    reply.raw.off("close", over);
-    callback();
-  };
-  callbacks.add(over);
-  reply.raw.once("close", over);
-  if (others !== undefined) return;
-  unanswered.set(socket, callbacks);
-  socket.once("close", () => callbacks.forEach((call) => call()));
-}
-
-/** Resolves after the last byte of the response, or when the connection is gone. */
-export function answered(reply: FastifyReply): Promise<void> {
-  if (isGone(reply)) return Promise.resolve();
-  return new Promise((resolve) => whenOver(reply, resolve));
-}
-
-function isGone(reply: FastifyReply): boolean {
-  return reply.raw.destroyed || reply.request.raw.socket.destroyed;
-}
-
-/** A controller that aborts with "disconnected" if the client leaves before the response is complete. */
-export function abortOnDisconnect(reply: FastifyReply): AbortController {
-  const controller = new AbortController();
-  const onOver = (): void => {
-    if (!reply.raw.writableFinished) controller.abort("disconnected");
-  };
-  if (isGone(reply)) onOver();
-  else whenOver(reply, onOver);
-  return controller;
 }
 
 export interface TrackingParts {

@@ -1,7 +1,7 @@
 import type { FastifyReply, FastifyRequest } from "fastify";
 import { lostTouch, type PrefixdError } from "../../errors.ts";
 import { RequestAborted, type GenerationListener, type ValidGenerateRequest } from "../../generation/service.ts";
-import { abortOnDisconnect } from "../access-log.ts";
+import { abortOnDisconnect } from "../connections/response-end.ts";
 import type { AppParts } from "../app-parts.ts";
 import { prefixIdOf } from "../prefixes/id.ts";
 import { logFailure, toPrefixdError } from "../problem.ts";

@@ -27,7 +27,7 @@ import {
   SharingBody,
   WriteHeaders,
 } from "./schema.ts";
-import { abortOnDisconnect, answered } from "../access-log.ts";
+import { abortOnDisconnect, answered } from "../connections/response-end.ts";
 import { checkSharing, checkUsersExist } from "./sharing-body.ts";
 import { documentOf, entryOf, sendFile } from "./response.ts";
 import { readAdapter, readHardPrompt } from "./upload.ts";

@@ -1,7 +1,7 @@
 import type { FastifyReply, FastifyRequest } from "fastify";
 import { PrefixdError, type ErrorCode } from "../../errors.ts";
 import { seenByStops } from "../../text/stop-strings.ts";
-import { abortOnDisconnect } from "../access-log.ts";
+import { abortOnDisconnect } from "../connections/response-end.ts";
 import type { AppParts, TypedApp } from "../app-parts.ts";
 import { json, problems } from "../common-schema.ts";
 import { PromptReader } from "../generate/prompts.ts";

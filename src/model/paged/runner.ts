@@ -33,6 +33,16 @@ export interface GraphStats {
   readonly eager: readonly { readonly size: string; readonly reason: string }[];
 }
 
+/** What a step size is tried with once it is captured. */
+interface Trial {
+  readonly step: Step;
+  readonly size: string;
+  /** Tokens of the longest row. */
+  readonly length: number;
+  /** @param past the row's context length, of which the others are at most a few tokens short */
+  rows(past: number): FedRow[];
+}
+
 export class PagedRunner implements ModelRunner {
   readonly shape: ModelShape;
   readonly slots: number;
@@ -201,55 +211,65 @@ export class PagedRunner implements ModelRunner {
    * runs kernel by kernel.
    */
   async #capture(): Promise<void> {
-    const { positions, vocabSize } = this.shape;
-    const idsOf = (length: number, seed: number): Int32Array =>
-      Int32Array.from({ length }, (_, index) => ((index + 1) * 7919 + seed * 911) % vocabSize);
-    const pasts = (length: number): number[] => [
-      ...new Set(TRIED_PASTS.map((past) => Math.max(0, Math.min(past, positions - length)))),
+    const trials = [
+      ...this.#decodes.map((step) => this.#decodeTrial(step)),
+      ...this.#prompts.map((step) => this.#promptTrial(step)),
+      ...this.#together.map((step) => this.#togetherTrial(step)),
     ];
-    const trial = async (size: string, step: Step, rows: (past: number) => FedRow[], length: number): Promise<void> => {
-      const reason = await step.capture(pasts(length).map(rows));
+    for (const { step, size, length, rows } of trials) {
+      const pasts = new Set(TRIED_PASTS.map((past) => Math.max(0, Math.min(past, this.shape.positions - length))));
+      const reason = await step.capture([...pasts].map(rows));
       if (reason !== null) this.#eager.push({ size, reason });
-    };
-    for (const step of this.#decodes) {
-      const { rows } = step.bucket;
-      // Leave the last row as padding.
-      const fed = Math.max(1, rows - 1);
-      await trial(
-        `decode of ${rows}`,
-        step,
-        (past) =>
-          Array.from({ length: fed }, (_, row) => ({ row, past: Math.max(0, past - (row % 3)), ids: idsOf(1, row) })),
-        1,
-      );
-    }
-    for (const step of this.#prompts) {
-      const length = Math.min(this.longestChunk, step.bucket.tokens - 3);
-      await trial(
-        `prompt of ${step.bucket.tokens}`,
-        step,
-        (past) => [{ row: 0, past, ids: idsOf(length, past) }],
-        length,
-      );
-    }
-    for (const step of this.#together) {
-      const chunks = Math.min(this.promptsAtOnce, Math.floor(step.bucket.tokens / 4));
-      const length = (row: number): number =>
-        Math.min(this.longestChunk, Math.floor(step.bucket.tokens / chunks) - (row % 3));
-      await trial(
-        `prompts of ${step.bucket.tokens}`,
-        step,
-        (past) =>
-          Array.from({ length: chunks }, (_, row) => ({
-            row,
-            past: Math.max(0, past - (row % 5)),
-            ids: idsOf(length(row), row),
-          })),
-        length(0),
-      );
     }
     this.#cache.clear();
     this.#steps.wipe();
+  }
+
+  #decodeTrial(step: Step): Trial {
+    // Leave the last row as padding.
+    const fed = Math.max(1, step.bucket.rows - 1);
+    return {
+      step,
+      size: `decode of ${step.bucket.rows}`,
+      length: 1,
+      rows: (past) =>
+        Array.from({ length: fed }, (_, row) => ({
+          row,
+          past: Math.max(0, past - (row % 3)),
+          ids: this.#trialIds(1, row),
+        })),
+    };
+  }
+
+  #promptTrial(step: Step): Trial {
+    const length = Math.min(this.longestChunk, step.bucket.tokens - 3);
+    return {
+      step,
+      size: `prompt of ${step.bucket.tokens}`,
+      length,
+      rows: (past) => [{ row: 0, past, ids: this.#trialIds(length, past) }],
+    };
+  }
+
+  #togetherTrial(step: Step): Trial {
+    const { tokens } = step.bucket;
+    const prompts = Math.min(this.promptsAtOnce, Math.floor(tokens / 4));
+    const length = (row: number): number => Math.min(this.longestChunk, Math.floor(tokens / prompts) - (row % 3));
+    return {
+      step,
+      size: `prompts of ${tokens}`,
+      length: length(0),
+      rows: (past) =>
+        Array.from({ length: prompts }, (_, row) => ({
+          row,
+          past: Math.max(0, past - (row % 5)),
+          ids: this.#trialIds(length(row), row),
+        })),
+    };
+  }
+
+  #trialIds(length: number, seed: number): Int32Array {
+    return Int32Array.from({ length }, (_, index) => ((index + 1) * 7919 + seed * 911) % this.shape.vocabSize);
   }
 
   /** Runs the smallest bucket that holds `size` tokens. */
