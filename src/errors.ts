@@ -136,6 +136,11 @@ function rangeOrModelError(error: unknown): Error {
   return error instanceof RangeError ? error : asModelError(error);
 }
 
+/** The error of a request that comes during the shutdown. `retryAfter` in seconds. */
+export function shuttingDown(retryAfter: number): PrefixdError {
+  return new PrefixdError("draining", "The server is shutting down.", { retryAfter });
+}
+
 /** The error of a replica that may not serve because it cannot know what has been removed. */
 export function lostTouch(): PrefixdError {
   return new PrefixdError(

@@ -57,11 +57,11 @@ export async function* streamEvents<T>(
   const parser = new SseParser();
   const decoder = new TextDecoder();
   const body: ReadableStream<Uint8Array> = response.body ?? new ReadableStream();
-  const pieces = body[Symbol.asyncIterator]();
+  const chunks = body[Symbol.asyncIterator]();
   for (;;) {
-    const piece = await pieces.next().catch((error: unknown) => cutOff(response.url, error));
-    if (piece.done === true) return cutOff(response.url, "it has no end");
-    for (const { event, data } of parser.push(decoder.decode(piece.value, { stream: true }))) {
+    const chunk = await chunks.next().catch((error: unknown) => cutOff(response.url, error));
+    if (chunk.done === true) return cutOff(response.url, "it has no end");
+    for (const { event, data } of parser.push(decoder.decode(chunk.value, { stream: true }))) {
       if (data === "[DONE]") return;
       if (event === "error")
         throw new CommandError(problemText(data) ?? `${response.url} ended the stream with an error`);

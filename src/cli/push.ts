@@ -24,26 +24,29 @@ export async function push(args: readonly string[]): Promise<void> {
   const { values, positionals } = readArguments("push", args, { ...CLIENT_OPTIONS, id: { type: "string" } }, USAGE);
   if (values.help === true) return void process.stdout.write(USAGE);
   const dir = onlyOperand("push", "folder", positionals, USAGE);
-  const key = userKey(values["key-file"]);
+  const id = values.id ?? basename(resolve(dir));
+  const { text, value } = await pushFolder(dir, id, values.url, userKey(values["key-file"]));
+  console.log(values.json === true ? text : registered(value));
+}
+
+/** The line that says what was registered. */
+export const registered = ({ id, kind, virtual_tokens: length, digest }: PrefixDocument): string =>
+  oneLine(`registered ${id} (${kind}, ${length} virtual tokens, digest ${digest})`);
+
+/** Registers a folder's adapter or hard prompt; the server's warnings go to stderr. Throws CommandError, ConfigError. */
+export async function pushFolder(
+  dir: string,
+  id: string,
+  url: string | undefined,
+  key: string | undefined,
+): Promise<{ text: string; value: PrefixDocument }> {
   const hasPrompt = existsSync(join(dir, PROMPT_FILE));
   if (hasPrompt && existsSync(join(dir, CONFIG_FILE)))
     throw new CommandError(`${dir} has both ${CONFIG_FILE} and ${PROMPT_FILE}: remove the one that is not meant`);
-  const upload = hasPrompt ? await readPrompt(join(dir, PROMPT_FILE)) : await readAdapter(dir, values.url, key);
-  const id = values.id ?? basename(resolve(dir));
-  const { text: answer, value: prefix } = await callJson<PrefixDocument>(
-    values.url,
-    prefixPath(id),
-    { method: "PUT", ...upload },
-    key,
-  );
-  console.log(
-    values.json === true
-      ? answer
-      : oneLine(
-          `registered ${prefix.id} (${prefix.kind}, ${prefix.virtual_tokens} virtual tokens, digest ${prefix.digest})`,
-        ),
-  );
-  for (const { detail } of prefix.warnings) console.error(`prefixd: warning: ${oneLine(detail)}`);
+  const upload = hasPrompt ? await readPrompt(join(dir, PROMPT_FILE)) : await readAdapter(dir, url, key);
+  const answer = await callJson<PrefixDocument>(url, prefixPath(id), { method: "PUT", ...upload }, key);
+  for (const { detail } of answer.value.warnings) console.error(`prefixd: warning: ${oneLine(detail)}`);
+  return answer;
 }
 
 type Upload = Required<Pick<RequestInit, "body">> & { readonly headers?: Record<string, string> };

@@ -11,7 +11,7 @@ import { runTraining } from "../training/run.ts";
 import { readStateHead, restoreState, saveState } from "../training/state.ts";
 import { CommandError } from "./command-error.ts";
 import { callJson } from "./http-client.ts";
-import { push } from "./push.ts";
+import { pushFolder, registered } from "./push.ts";
 import { onStopSignals } from "./signals.ts";
 import { userKey } from "./arguments.ts";
 import { readTrainFlags, USAGE, type TrainCommand } from "./train-flags.ts";
@@ -71,13 +71,8 @@ async function run(command: TrainCommand, signal: AbortSignal): Promise<void> {
   writeFolder(out, job.files(), true);
   await rm(state, { force: true });
   console.log(out);
-  if (id !== null) {
-    const server = [
-      ...(url === undefined ? [] : ["--url", url]),
-      ...(keyFile === undefined ? [] : ["--key-file", keyFile]),
-    ];
-    await push([out, "--id", id, ...server]);
-  } else report.say(`use it: prefixd push ${shown(out)} --id NAME`);
+  if (id !== null) console.log(registered((await pushFolder(out, id, url, userKey(keyFile))).value));
+  else report.say(`use it: prefixd push ${shown(out)} --id NAME`);
 }
 
 function checkNew(out: string, state: string, force: boolean): void {

@@ -3,7 +3,7 @@
  * every running sequence in one batch. Rows of the KV cache stay dense: row r of the batch is row r of the cache.
  */
 import { setTimeout as sleep } from "node:timers/promises";
-import { asModelError, lostTouch, PrefixdError } from "../errors.ts";
+import { asModelError, lostTouch, PrefixdError, shuttingDown } from "../errors.ts";
 import type { FoldInput, KvTensor } from "../kv.ts";
 import type { EngineStats } from "../observability/engine-observer.ts";
 import { Rows } from "./decode-batch.ts";
@@ -89,7 +89,7 @@ export class Engine {
       { prefix: request.prefix?.length ?? 0, prompt: request.promptIds.length, maxNew: request.maxNewTokens },
       this.#runner.shape.positions,
     );
-    if (this.#draining) throw new PrefixdError("draining", "The server is shutting down.", { retryAfter: 1 });
+    if (this.#draining) throw shuttingDown(1);
     if (!this.#mayEmit()) throw lostTouch();
     checkQueueLimits(request, this.#queue, this.#room(), this.#shares);
     this.#counters.arrive(request.tenant, this.#waiting());
@@ -161,7 +161,7 @@ export class Engine {
   /** Queues work for the row that no sequence uses. */
   #besides<T>(run: SideRun<T>, options: FoldOptions): Promise<T> {
     checkContext({ prefix: run.prefixLength, prompt: run.promptLength, maxNew: 0 }, this.#runner.shape.positions);
-    if (this.#draining) throw new PrefixdError("draining", "The server is shutting down.", { retryAfter: 1 });
+    if (this.#draining) throw shuttingDown(1);
     this.#counters.arrive(options.tenant, this.#waiting());
     const result = this.#folds.request(run, options);
     this.#wake();

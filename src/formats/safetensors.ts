@@ -246,7 +246,7 @@ export function decodeFloats(dtype: string, bytes: Uint8Array): Float32Array {
 export function decodeFloatsInto(dtype: string, bytes: Uint8Array, out: Float32Array, at: number): void {
   const width = floatWidth(dtype);
   if (bytes.length % width !== 0)
-    throw invalid(`A piece of ${bytes.length} bytes does not hold a whole number of ${dtype} values.`);
+    throw invalid(`A chunk of ${bytes.length} bytes does not hold a whole number of ${dtype} values.`);
   const count = bytes.length / width;
   if (at + count > out.length) throw new RangeError("decodeFloatsInto: the target is too short");
   if (width === 4) {

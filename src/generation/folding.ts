@@ -38,7 +38,7 @@ export class FoldingService {
     await meter.admit();
     if (this.#removed.has(user)) {
       meter.refuse();
-      throw removedError();
+      throw userRemovedError();
     }
     meter.submitted();
     try {
@@ -57,14 +57,14 @@ export class FoldingService {
    * @throws PrefixdError prefix_overflows, removed, and what the engine's `fold` throws
    */
   async tryPrefix(prefix: KvTensor, { user }: PrefixKey, signal?: AbortSignal): Promise<void> {
-    if (this.#removed.has(user)) throw removedError();
+    if (this.#removed.has(user)) throw userRemovedError();
     await this.#parts.engine.tryPrefix(prefix, { tenant: user, ...(signal === undefined ? {} : { signal }) });
   }
 
   /** Ends a removed user's folds and refuses later ones, until `readmitUser`. */
   endOfUser(user: string): void {
     this.#removed.add(user);
-    this.#parts.engine.endFolds(removedError(), user);
+    this.#parts.engine.endFolds(userRemovedError(), user);
   }
 
   /** A user with this id was created again. */
@@ -85,5 +85,5 @@ export function unmeteredFolding(engine: FoldingEngine): Pick<FoldingService, "f
   };
 }
 
-const removedError = (): PrefixdError =>
+const userRemovedError = (): PrefixdError =>
   new PrefixdError("removed", "The user was removed before the prefix was registered.");

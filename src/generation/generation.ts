@@ -1,12 +1,13 @@
 import { lostTouch, PrefixdError } from "../errors.ts";
-import type { RequestHandle, RequestListener, TokenEvent } from "../engine/request.ts";
-import { Choices, choicesPerPrompt } from "./choices.ts";
+import type { EngineRequest, RequestHandle, RequestListener, TokenEvent } from "../engine/request.ts";
+import { Choices, choicesPerPrompt, type ChoicesParts } from "./choices.ts";
 import type { PreparedConstraint } from "./constraints.ts";
 import { lengthsOf, mostNewTokens, samplingFor } from "./lengths.ts";
 import { RequestMeter } from "./meter.ts";
 import type { GenerationListener, GenerationParts, ValidGenerateRequest } from "./types.ts";
 import type { RequestTokens } from "../observability/metrics.ts";
 import type { ResolvedPrefix } from "../prefixes/registry-types.ts";
+import { prefixNotFound } from "../prefixes/name.ts";
 import type { PrefixKey } from "../prefixes/store.ts";
 import { seenByStops, StopProgress, Stops } from "../text/stop-strings.ts";
 
@@ -40,6 +41,9 @@ interface Running {
   /** Something has been delivered to the listener. */
   sent: boolean;
 }
+
+/** What ends a choice before its length. */
+type Ending = Pick<ChoicesParts, "stops" | "eosIds">;
 
 /** One request: it is admitted, runs as one engine request per prompt, and ends exactly once. */
 export class Generation {
@@ -94,29 +98,17 @@ export class Generation {
   submit(prefix: ResolvedPrefix | null, constraint: PreparedConstraint | null, signal: AbortSignal): void {
     if (this.#state.name !== "admitting") throw new Error("submitted twice");
     if (this.#state.refusal !== null) throw this.#state.refusal;
-    const lengths = this.#lengths(prefix?.kv.length ?? 0);
-    const { id, user, beams, sampling, seed, logprobs, echo } = this.#request;
-    const { tokenizer } = this.#parts;
-    const stops = new Stops(this.#request.stop, this.#request.stopTokenIds);
-    const beamStop =
-      beams !== null && !stops.none ? new StopProgress(stops, (token) => seenByStops(tokenizer, token)) : null;
-    const eosIds = new Set(this.#request.ignoreEos ? [] : this.#parts.eosIds);
-    const common = {
-      tenant: user,
-      prefix: prefix?.kv ?? null,
-      n: choicesPerPrompt(this.#request),
-      beams,
-      beamStop,
-      seed,
-      scorePrompt: echo && logprobs !== null,
-      topLogprobs: logprobs ?? 0,
-      eosIds: [...eosIds],
+    const { tokenizer, eosIds, engine } = this.#parts;
+    const ending: Ending = {
+      stops: new Stops(this.#request.stop, this.#request.stopTokenIds),
+      eosIds: new Set(this.#request.ignoreEos ? [] : eosIds),
     };
+    const requests = this.#engineRequests(prefix, constraint, ending);
     const onAbort = (): void => void this.end(abortOutcome(signal));
     const running: Running = {
       name: "running",
       prefix,
-      choices: new Choices(this.#request, { tokenizer, stops, eosIds, dropsSpace: constraint?.dropsSpace ?? false }),
+      choices: new Choices(this.#request, { tokenizer, ...ending, dropsSpace: constraint?.dropsSpace ?? false }),
       handles: [],
       stopListening: () => signal.removeEventListener("abort", onAbort),
       begun: false,
@@ -125,19 +117,8 @@ export class Generation {
     };
     this.#meter.submitted();
     try {
-      for (const [p, promptIds] of this.#request.prompts.entries()) {
-        const { maxNewTokens } = lengths[p]!;
-        const request = {
-          id: `${id}-${p}`,
-          promptIds,
-          maxNewTokens,
-          sampling: samplingFor(sampling, lengths[p]!),
-          constraint: constraint?.start() ?? null,
-          preparation: p === 0 ? (constraint?.preparation ?? 0) : 0,
-          ...common,
-        };
-        running.handles.push(this.#parts.engine.submit(request, this.#engineListener(running, p)));
-      }
+      for (const [p, request] of requests.entries())
+        running.handles.push(engine.submit(request, this.#engineListener(running, p)));
     } catch (error) {
       // Nothing has run yet: the engine does not step before the next turn of the event loop.
       for (const handle of running.handles) handle.cancel("cancelled");
@@ -151,7 +132,7 @@ export class Generation {
   remove(): Promise<void> {
     const state = this.#state;
     if (state.name === "admitting") {
-      state.refusal ??= new PrefixdError("prefix_not_found", "There is no prefix of this name.");
+      state.refusal ??= prefixNotFound();
       return Promise.resolve();
     }
     if (state.name === "running") for (const handle of state.handles) handle.cancel("removed");
@@ -215,18 +196,41 @@ export class Generation {
     });
   }
 
-  /** For each prompt. All are checked before the first one is submitted. */
-  #lengths(prefix: number): ReturnType<typeof lengthsOf>[] {
-    const { prompts, sampling } = this.#request;
-    const { positions } = this.#parts;
-    return prompts.map(({ length }, p) =>
-      lengthsOf(this.#request, sampling.minNewTokens, {
-        prefix,
-        prompt: length,
+  /** One per prompt; all lengths are checked before the first is submitted. Throws `context_exceeded`. */
+  #engineRequests(
+    prefix: ResolvedPrefix | null,
+    constraint: PreparedConstraint | null,
+    { stops, eosIds }: Ending,
+  ): EngineRequest[] {
+    const { id, user, prompts, beams, sampling, seed, logprobs, echo } = this.#request;
+    const { tokenizer, positions } = this.#parts;
+    const beamStop =
+      beams !== null && !stops.none ? new StopProgress(stops, (token) => seenByStops(tokenizer, token)) : null;
+    return prompts.map((promptIds, p) => {
+      const lengths = lengthsOf(this.#request, sampling.minNewTokens, {
+        prefix: prefix?.kv.length ?? 0,
+        prompt: promptIds.length,
         positions,
         which: prompts.length > 1 ? ` (at index ${p})` : "",
-      }),
-    );
+      });
+      return {
+        id: `${id}-${p}`,
+        tenant: user,
+        promptIds,
+        prefix: prefix?.kv ?? null,
+        n: choicesPerPrompt(this.#request),
+        maxNewTokens: lengths.maxNewTokens,
+        sampling: samplingFor(sampling, lengths),
+        constraint: constraint?.start() ?? null,
+        preparation: p === 0 ? (constraint?.preparation ?? 0) : 0,
+        beams,
+        beamStop,
+        seed,
+        scorePrompt: echo && logprobs !== null,
+        topLogprobs: logprobs ?? 0,
+        eosIds: [...eosIds],
+      };
+    });
   }
 
   /** Ignores what an engine request reports after the generation has ended. */

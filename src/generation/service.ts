@@ -1,11 +1,12 @@
 import { setTimeout as sleep } from "node:timers/promises";
-import { lostTouch, PrefixdError } from "../errors.ts";
+import { lostTouch, PrefixdError, shuttingDown } from "../errors.ts";
 import { Generation, abortOutcome, removedError } from "./generation.ts";
 import { bestChoices } from "./best-of.ts";
 import { choicesPerPrompt, emptyDelta } from "./choices.ts";
 import type { PreparedConstraint } from "./constraints.ts";
 import type { ChoiceDelta, GenerationEnd, GenerationListener, GenerationParts, ValidGenerateRequest } from "./types.ts";
 import type { ResolvedPrefix } from "../prefixes/registry-types.ts";
+import { prefixNotFound } from "../prefixes/name.ts";
 import type { PrefixKey } from "../prefixes/store.ts";
 import { RemovedUsers } from "../replicas/removed-users.ts";
 
@@ -56,14 +57,11 @@ export class GenerationService {
     // Added before the prefix is looked up, so that a removal during the look-up is not missed.
     this.#live.add(generation);
     try {
-      if (this.#draining) throw new PrefixdError("draining", "The server is shutting down.", { retryAfter: 5 });
+      if (this.#draining) throw shuttingDown(5);
       if (this.#parts.mayEmit?.() === false) throw lostTouch();
       const gone = generation.users.find((user) => this.#removedUsers.has(user));
       // The removal of another user looks the same as a prefix that never existed.
-      if (gone !== undefined)
-        throw gone === request.user
-          ? removedError()
-          : new PrefixdError("prefix_not_found", "There is no prefix of this name.");
+      if (gone !== undefined) throw gone === request.user ? removedError() : prefixNotFound();
       const prefix = await this.#resolve(request);
       const constraint = await this.#prepare(request);
       await generation.admit();

@@ -2,7 +2,7 @@ import { randomBytes } from "node:crypto";
 import type { IncomingMessage } from "node:http";
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import { isLoopback } from "../config.ts";
-import { PrefixdError } from "../errors.ts";
+import { PrefixdError, shuttingDown } from "../errors.ts";
 import type { AuditLog } from "../observability/audit.ts";
 import type { Metrics } from "../observability/metrics.ts";
 import type { SecretFilter } from "../observability/secrets.ts";
@@ -86,7 +86,7 @@ export function trackRequests(app: FastifyInstance, { metrics, audit, keyed, sta
     checkRequest(request);
     if (!keyed) checkHost(request);
     if (state.phase === "refusing" && !request.url.startsWith("/health/") && request.url !== "/metrics") {
-      throw new PrefixdError("draining", "The server is shutting down.", { retryAfter: 5 });
+      throw shuttingDown(5);
     }
   });
   // Also for requests that began earlier.

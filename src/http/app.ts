@@ -18,6 +18,7 @@ import { requestId, trackRequests } from "./access-log.ts";
 import { RouteIndex } from "./route-index.ts";
 import { adminRoutes } from "./admin/route.ts";
 import { docsRoutes } from "./docs/route.ts";
+import { PromptReader } from "./generate/prompts.ts";
 import { generateRoutes } from "./generate/route.ts";
 import { GenerateServer } from "./generate/serve.ts";
 import { healthRoutes } from "./health/route.ts";
@@ -97,12 +98,13 @@ export async function buildApp(parts: AppParts): Promise<App> {
 
   await fastify.register(multipart, { throwFileSizeLimit: false });
   await fastify.register(swagger, OPENAPI_OPTIONS as never);
+  const reader = new PromptReader(parts.tokenizer, parts.shape.positions);
   const server = new GenerateServer(parts);
-  generateRoutes(fastify, parts, server);
-  completionsRoutes(fastify, parts, server);
+  generateRoutes(fastify, parts, reader, server);
+  completionsRoutes(fastify, parts, reader, server);
   modelsRoutes(fastify, parts);
-  tokenRoutes(fastify, parts);
-  prefixRoutes(fastify, parts, bodies);
+  tokenRoutes(fastify, parts, reader);
+  prefixRoutes(fastify, parts, reader, bodies);
   adminRoutes(fastify, parts);
   usageRoutes(fastify, parts);
   modelRoutes(fastify, parts);

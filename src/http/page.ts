@@ -4,7 +4,7 @@ import Type, { type TInteger, type TOptional } from "typebox";
 /** A page ends once its JSON has about this many bytes; a thousand ordinary items have fewer. */
 const PAGE_BYTES = 1024 ** 2;
 /** Maximum items per call to a store. */
-const AT_A_TIME = 100;
+const MAX_BATCH = 100;
 
 export const DEFAULT_LIMIT = 100;
 
@@ -51,17 +51,17 @@ export async function pageOf<T, Shown>(
  * All items after `after`, read in batches and only as far as the consumer takes them (for a page of `limit`).
  * `positionOf` gives the position after which `read` continues.
  */
-export async function* inPieces<T, Position>(
+export async function* inBatches<T, Position>(
   read: (options: { after?: Position; limit: number }) => Promise<T[]>,
   after: Position | undefined,
   limit: number,
   positionOf: (item: T) => Position,
 ): AsyncGenerator<T, void> {
-  const atATime = Math.min(limit + 1, AT_A_TIME);
+  const size = Math.min(limit + 1, MAX_BATCH);
   for (let last = after; ; ) {
-    const piece = await read({ limit: atATime, ...(last === undefined ? {} : { after: last }) });
-    yield* piece;
-    if (piece.length < atATime) return;
-    last = positionOf(piece.at(-1)!);
+    const batch = await read({ limit: size, ...(last === undefined ? {} : { after: last }) });
+    yield* batch;
+    if (batch.length < size) return;
+    last = positionOf(batch.at(-1)!);
   }
 }

@@ -172,9 +172,9 @@ function hasRoom(dir: string, bytes: number): boolean {
       const end = existsSync(data) ? statSync(data).size : 0;
       // Extend the file first: file sizes can be limited too.
       ftruncateSync(file, end);
-      const piece = Buffer.alloc(Math.min(bytes, 1 << 20));
+      const zeros = Buffer.alloc(Math.min(bytes, 1 << 20));
       for (let done = 0; done < bytes; )
-        done += writeSync(file, piece, 0, Math.min(piece.length, bytes - done), end + done);
+        done += writeSync(file, zeros, 0, Math.min(zeros.length, bytes - done), end + done);
     } finally {
       closeSync(file);
       rmSync(probe);

@@ -23,7 +23,7 @@ import { Tombstones } from "../prefixes/tombstones.ts";
 export type { LmdbOptions } from "./prefix-tables.ts";
 
 /** Shared prefixes listed per call, during which other calls wait: as many users' files may have to be opened. */
-const AT_A_TIME = 64;
+const SHARED_AT_A_TIME = 64;
 
 /** Copying this much takes about a millisecond. */
 const SLICE_BYTES = 2 << 20;
@@ -91,7 +91,7 @@ class LmdbStore implements PrefixStore {
 
   listShared(user: string, options: { after?: PrefixKey; limit: number }): Promise<ListedPrefix[]> {
     return sharedPage(
-      (after, limit) => this.#tables.call("listShared", user, after, Math.min(limit, AT_A_TIME)),
+      (after, limit) => this.#tables.call("listShared", user, after, Math.min(limit, SHARED_AT_A_TIME)),
       options,
     );
   }

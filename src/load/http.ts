@@ -91,7 +91,7 @@ export function readText(response: IncomingMessage): Promise<string> {
   return new Promise((resolve, reject) => {
     let text = "";
     response.setEncoding("utf8");
-    response.on("data", (piece: string) => (text += piece));
+    response.on("data", (chunk: string) => (text += chunk));
     response.on("end", () => resolve(text));
     response.on("error", reject);
     response.on("close", () => reject(new Error("the connection closed in the middle of the answer")));

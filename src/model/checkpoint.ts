@@ -165,8 +165,8 @@ async function* readChunks({ file, dtype, start, end }: StoredTensor, maxBytes: 
   const bytes = new Uint8Array(elements * width);
   const floats = new Float32Array(elements);
   for (let at = start; at < end; at += bytes.length) {
-    const piece = await readExactly(file, at, Math.min(bytes.length, end - at), bytes);
-    decodeFloatsInto(dtype, piece, floats, 0);
-    yield floats.subarray(0, piece.length / width);
+    const chunk = await readExactly(file, at, Math.min(bytes.length, end - at), bytes);
+    decodeFloatsInto(dtype, chunk, floats, 0);
+    yield floats.subarray(0, chunk.length / width);
   }
 }

@@ -5,7 +5,7 @@ import { toBfloat16, toFloat16 } from "../formats/float16.ts";
 type Dtype = "F32" | "F16" | "BF16";
 
 /** fp32 bytes cast and hashed per turn of the event loop: about a millisecond of work. */
-const PIECE_BYTES = 512 * 1024;
+const CHUNK_BYTES = 512 * 1024;
 
 /**
  * sha256 of the input and output embeddings, cast to a dtype (round to nearest, ties to even, as torch does). Each
@@ -35,7 +35,7 @@ export function embeddingDigests(
 async function digestAs(tensor: CheckpointTensor, dtype: Dtype): Promise<string> {
   if (tensor.dtype === dtype) return tensor.sha256;
   const hash = createHash("sha256");
-  for await (const singles of tensor.chunks(PIECE_BYTES)) {
+  for await (const singles of tensor.chunks(CHUNK_BYTES)) {
     const cast = dtype === "F32" ? singles : dtype === "F16" ? toFloat16(singles) : toBfloat16(singles);
     hash.update(new Uint8Array(cast.buffer, cast.byteOffset, cast.byteLength));
   }

@@ -140,11 +140,11 @@ async function fetchFile(source: Source, commit: string, file: ListFileEntry, pa
   try {
     await pipeline(
       Readable.fromWeb(blob.stream()),
-      async function* (pieces: AsyncIterable<Uint8Array>) {
-        for await (const piece of pieces) {
-          hash.update(piece);
-          bytes += piece.byteLength;
-          yield piece;
+      async function* (chunks: AsyncIterable<Uint8Array>) {
+        for await (const chunk of chunks) {
+          hash.update(chunk);
+          bytes += chunk.byteLength;
+          yield chunk;
         }
       },
       createWriteStream(temporary, { flags: "wx" }),

@@ -1,6 +1,6 @@
 /**
  * Symmetric 8-bit weights with one scale per output channel, made from a checkpoint's tensor that is read twice in
- * pieces: the memory needed does not grow with the tensor.
+ * chunks: the memory needed does not grow with the tensor.
  *
  *     scale[n] = max over k of |w[k, n]| / 127        integer[k, n] = round(w[k, n] / scale[n]), in [-127, 127]
  */
@@ -37,7 +37,7 @@ export async function writeIntegers(
   axis: 0 | 1,
   scales: Float32Array,
   zeroPoint: 0 | typeof ZERO_POINT,
-  write: (piece: Int8Array | Uint8Array, at: number) => Promise<void>,
+  write: (chunk: Int8Array | Uint8Array, at: number) => Promise<void>,
 ): Promise<void> {
   const [rows, columns] = tensor.shape as [number, number];
   for await (const { firstRow, values } of rowBlocks(tensor)) {

@@ -49,30 +49,30 @@ export async function readAdapterWeights(
   source: AsyncIterable<Uint8Array>,
   { limit, embeddings }: WeightsOptions,
 ): Promise<Uint8Array> {
-  const pieces: Uint8Array[] = [];
+  const chunks: Uint8Array[] = [];
   let size = 0;
   // null if there is no readable header.
   let header: SafetensorsHeader | null | undefined;
   // Bytes needed to learn more of the header: first its length, then itself.
   let wanted = 8;
   let copies: Copies | undefined;
-  for await (const piece of source) {
-    size += piece.length;
+  for await (const chunk of source) {
+    size += chunk.length;
     if (copies !== undefined) {
-      copies.push(piece);
+      copies.push(chunk);
       continue;
     }
-    pieces.push(piece);
+    chunks.push(chunk);
     if (header === undefined && size >= wanted) {
-      const start = Buffer.concat(pieces.splice(0), size);
-      pieces.push(start);
+      const start = Buffer.concat(chunks.splice(0), size);
+      chunks.push(start);
       [header, wanted] = headerOf(start);
       if (embeddings !== undefined && header && hasCopies(header))
         copies = await Copies.begin(header, start, { limit, embeddings });
     }
     if (copies === undefined && Math.max(size, announced(header)) > limit) throw tooLarge(limit, header);
   }
-  return copies === undefined ? Buffer.concat(pieces, size) : copies.end();
+  return copies === undefined ? Buffer.concat(chunks, size) : copies.end();
 }
 
 /** The header (undefined if incomplete) and the offset of its end. `start`: at least the file's first 8 bytes. */

@@ -5,7 +5,7 @@ import type { KvTensor, ModelShape } from "../kv.ts";
 import { VerifiedCache } from "../replicas/verified-cache.ts";
 import { ByteBudget } from "./byte-budget.ts";
 import { kvFromBytes, prefixDigest } from "./digest.ts";
-import { keyText } from "./name.ts";
+import { keyText, prefixNotFound } from "./name.ts";
 import type { PrefixKey, PrefixMeta, PrefixStore } from "./store.ts";
 
 export interface PrefixCacheOptions {
@@ -121,7 +121,7 @@ class HostCache implements PrefixCache {
   async resolve(key: PrefixKey, accept: (meta: PrefixMeta) => void): Promise<{ meta: PrefixMeta; kv: KvTensor }> {
     for (let turn = 0; turn < MAX_TURNS; turn++) {
       const { value: meta, away } = await this.#metas.get(key);
-      if (meta === null) throw new PrefixdError("prefix_not_found", "There is no prefix of this name.");
+      if (meta === null) throw prefixNotFound();
       if (away !== undefined) this.#stale++;
       accept(meta);
       const held = this.#tensors.get(meta.digest);

@@ -20,6 +20,11 @@ export function checkPrefixName(name: string): void {
   throw new PrefixdError("invalid_prefix_id", `A prefix name has ${PREFIX_NAME_RULE}.`);
 }
 
+/** For those who may not use a prefix it does not exist either. */
+export function prefixNotFound(): PrefixdError {
+  return new PrefixdError("prefix_not_found", "There is no prefix of this name.");
+}
+
 /** A key as one string; `/` occurs in neither part. A user's strings sort by name. */
 export function keyText(key: PrefixKey): string {
   return `${encodeURIComponent(key.user)}/${encodeURIComponent(key.name)}`;

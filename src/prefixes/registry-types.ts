@@ -37,7 +37,7 @@ export interface OpenedFile {
   readonly meta: PrefixMeta;
   readonly bytes: number;
   /** Iterate once. Throws `prefix_not_found` if the prefix is replaced or removed before the end. */
-  readonly pieces: AsyncIterable<Uint8Array>;
+  readonly chunks: AsyncIterable<Uint8Array>;
 }
 
 /**

@@ -7,7 +7,7 @@ import { baseNameDiffers } from "./base-name.ts";
 import type { PrefixCache } from "./cache.ts";
 import { firstNotFinite, kvBytes, prefixDigest } from "./digest.ts";
 import { PROMPT_FILE, promptFile } from "./hard-prompt.ts";
-import { checkPrefixName, isPrefixName } from "./name.ts";
+import { checkPrefixName, isPrefixName, prefixNotFound } from "./name.ts";
 import { CONFIG_FILE, checkLength, maxAdapterBytes, peftAdapterInSteps, WEIGHTS_FILE } from "./peft.ts";
 import { checkPrecondition } from "./precondition.ts";
 import type { OpenedFile, PrefixRegistry, PrefixUpload, ResolvedPrefix } from "./registry-types.ts";
@@ -25,7 +25,7 @@ import type {
 } from "./store.ts";
 
 /** Bytes of a file read at a time: one chunk in Redis. */
-const PIECE = 512 * 1024;
+const CHUNK_BYTES = 512 * 1024;
 
 export interface PrefixRegistryOptions {
   readonly store: PrefixStore;
@@ -132,7 +132,7 @@ class Registry implements PrefixRegistry {
 
   async info(key: PrefixKey, asker = key.user): Promise<PrefixMeta> {
     const meta = isPrefixName(key.name) ? await this.#store.head(key, asker) : null;
-    if (meta === null || !mayUse(meta, asker)) throw notFound();
+    if (meta === null || !mayUse(meta, asker)) throw prefixNotFound();
     return meta;
   }
 
@@ -161,8 +161,8 @@ class Registry implements PrefixRegistry {
       const meta = await this.readable(key, asker);
       if (!Object.hasOwn(meta.files, file)) throw new PrefixdError("not_found", "The prefix has no such file.");
       const bytes = meta.files[file]!;
-      const first = await this.#piece(meta, file, 0);
-      if (first !== null) return { meta, bytes, pieces: this.#pieces(meta, file, first) };
+      const first = await this.#chunk(meta, file, 0);
+      if (first !== null) return { meta, bytes, chunks: this.#chunks(meta, file, first) };
       // Replaced while being read: repeat until a version stays long enough.
       if (isSameVersion(await this.readable(key, asker), meta))
         throw new PrefixdError("prefix_damaged", "The store has lost a file of this prefix; upload it again.");
@@ -170,19 +170,19 @@ class Registry implements PrefixRegistry {
   }
 
   async remove(key: PrefixKey, precondition?: Precondition): Promise<void> {
-    if (!isPrefixName(key.name)) throw notFound();
+    if (!isPrefixName(key.name)) throw prefixNotFound();
     try {
-      if (!(await this.#store.delete(key, precondition))) throw notFound();
+      if (!(await this.#store.delete(key, precondition))) throw prefixNotFound();
     } finally {
       this.#cache.invalidate(key);
     }
   }
 
   async patch(key: PrefixKey, sharing: SharingPatch, precondition?: Precondition): Promise<PrefixMeta> {
-    if (!isPrefixName(key.name)) throw notFound();
+    if (!isPrefixName(key.name)) throw prefixNotFound();
     try {
       const meta = await this.#store.patchMeta(key, sharing, precondition);
-      if (meta === null) throw notFound();
+      if (meta === null) throw prefixNotFound();
       return meta;
     } finally {
       this.#cache.invalidate(key);
@@ -190,7 +190,7 @@ class Registry implements PrefixRegistry {
   }
 
   async resolve(key: PrefixKey, asker = key.user): Promise<ResolvedPrefix> {
-    if (!isPrefixName(key.name)) throw notFound();
+    if (!isPrefixName(key.name)) throw prefixNotFound();
     // Ask the store itself, so that timing does not reveal which prefixes exist.
     if (asker !== key.user) await this.info(key, asker);
     const { meta, kv } = await this.#cache.resolve(key, ({ base }) => {
@@ -203,25 +203,25 @@ class Registry implements PrefixRegistry {
     return { key, digest: meta.digest, kv };
   }
 
-  async *#pieces(meta: PrefixMeta, file: string, first: Uint8Array): AsyncGenerator<Uint8Array> {
-    let piece: Uint8Array | null = first;
+  async *#chunks(meta: PrefixMeta, file: string, first: Uint8Array): AsyncGenerator<Uint8Array> {
+    let chunk: Uint8Array | null = first;
     for (let at = 0; ; ) {
-      if (piece === null)
+      if (chunk === null)
         throw new PrefixdError("prefix_not_found", "The prefix has been replaced or removed while its file was read.");
-      yield piece;
-      at += piece.length;
+      yield chunk;
+      at += chunk.length;
       if (at >= meta.files[file]!) return;
-      piece = await this.#piece(meta, file, at);
+      chunk = await this.#chunk(meta, file, at);
     }
   }
 
   /** The next chunk of the file, from byte `at`; null if this version is gone, or the store has lost part of it. */
-  async #piece(meta: PrefixMeta, file: string, at: number): Promise<Uint8Array | null> {
-    const length = Math.min(PIECE, meta.files[file]! - at);
-    const piece = await this.#store.loadFile(meta, meta.digest, file, { from: at, length });
+  async #chunk(meta: PrefixMeta, file: string, at: number): Promise<Uint8Array | null> {
+    const length = Math.min(CHUNK_BYTES, meta.files[file]! - at);
+    const chunk = await this.#store.loadFile(meta, meta.digest, file, { from: at, length });
     // Another upload of the same tensors has the same digest, but its file may differ.
     const now = await this.#store.head(meta);
-    return piece?.length === length && now?.digest === meta.digest && now.updatedAt === meta.updatedAt ? piece : null;
+    return chunk?.length === length && now?.digest === meta.digest && now.updatedAt === meta.updatedAt ? chunk : null;
   }
 
   async #compile(upload: PrefixUpload, model: Model): Promise<Compiled> {
@@ -313,8 +313,4 @@ function isSameVersion(a: PrefixMeta, b: PrefixMeta): boolean {
 
 function isEqual(stored: Uint8Array | null, bytes: Uint8Array): boolean {
   return stored !== null && Buffer.compare(stored, bytes) === 0;
-}
-
-function notFound(): PrefixdError {
-  return new PrefixdError("prefix_not_found", "There is no prefix of this name.");
 }

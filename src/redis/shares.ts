@@ -9,7 +9,7 @@ import { EVERYONE, guestsOf } from "../prefixes/sharing.ts";
 import type { ListedPrefix, PrefixKey, SharedPart } from "../prefixes/store.ts";
 
 /** Entries checked or updated at a time. */
-const AT_A_TIME = 250;
+const ENTRIES_AT_A_TIME = 250;
 /** Milliseconds after which a change is certainly over, because its process died midway. */
 const OVER_MS = 60_000;
 /** How often settling restarts because of concurrent additions. */
@@ -87,7 +87,7 @@ export class RedisShares {
 
   /** Up to `limit` of others' prefixes that a user may use, after `after` (a key's text). */
   async page(user: string, after: string | null, limit: number): Promise<SharedPart> {
-    const wanted = Math.min(limit, AT_A_TIME);
+    const wanted = Math.min(limit, ENTRIES_AT_A_TIME);
     const { client } = this.#connection;
     const guests = [user, EVERYONE];
     const counts = await this.#counts(guests);
@@ -125,7 +125,7 @@ export class RedisShares {
     const { client } = this.#connection;
     const shared = this.#keys.shared(user);
     for (;;) {
-      const members = await client.zrange(shared, "0", String(AT_A_TIME - 1));
+      const members = await client.zrange(shared, "0", String(ENTRIES_AT_A_TIME - 1));
       if (members.length === 0) break;
       const keys = members.map(parseKeyText);
       await Promise.all(keys.map((key) => this.#strikeOff(key, user)));
@@ -227,9 +227,9 @@ export class RedisShares {
   async *#pairs(key: string): AsyncGenerator<Note[]> {
     let cursor = "0";
     do {
-      const [next, flat] = await this.#connection.client.hscan(key, cursor, "COUNT", AT_A_TIME);
+      const [next, flat] = await this.#connection.client.hscan(key, cursor, "COUNT", ENTRIES_AT_A_TIME);
       const pairs = Array.from({ length: flat.length / 2 }, (_, i): Note => [flat[2 * i]!, flat[2 * i + 1]!]);
-      for (let at = 0; at < pairs.length; at += AT_A_TIME) yield pairs.slice(at, at + AT_A_TIME);
+      for (let at = 0; at < pairs.length; at += ENTRIES_AT_A_TIME) yield pairs.slice(at, at + ENTRIES_AT_A_TIME);
       cursor = next;
     } while (cursor !== "0");
   }

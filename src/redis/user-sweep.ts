@@ -2,7 +2,7 @@ import type { RedisConnection } from "./connection.ts";
 import type { RedisUserKeys } from "./user-keys.ts";
 
 /** Ids checked at a time. */
-const AT_A_TIME = 1000;
+const IDS_AT_A_TIME = 1000;
 
 /**
  * Removes ids from the list of users whose creation or removal was cut short by a crash: in a Cluster list and user are
@@ -51,9 +51,9 @@ export class UserSweep {
     this.#begun = true;
     try {
       for (let last = "-"; ; ) {
-        const ids = await this.#connection.client.zrangebylex(this.#keys.users, last, "+", "LIMIT", 0, AT_A_TIME);
+        const ids = await this.#connection.client.zrangebylex(this.#keys.users, last, "+", "LIMIT", 0, IDS_AT_A_TIME);
         this.suspect(await this.#without(ids));
-        if (ids.length < AT_A_TIME) return;
+        if (ids.length < IDS_AT_A_TIME) return;
         last = `(${ids.at(-1)!}`;
       }
     } catch {

@@ -2,7 +2,7 @@ import { Utf8Stream, WholeTexts } from "./detokenizer.ts";
 import { seenByStops, StopMatcher, type Stops } from "./stop-strings.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
-export interface TextPiece {
+export interface DecodedText {
   /** Text that can no longer change: whole characters before any stop string. */
   readonly text: string;
   /** This token ended the choice, by a stop string or as a stop token; `text` is the last of it. */
@@ -34,7 +34,7 @@ export class TextStream {
     this.#stops = stops;
   }
 
-  push(id: number): TextPiece {
+  push(id: number): DecodedText {
     const { patterns, tokenIds } = this.#stops;
     if (tokenIds.size > 0 && tokenIds.has(id)) return { text: this.end(), stopped: true };
     const known = patterns.length > 0 ? null : this.#wholeTexts.of(id);

@@ -23,7 +23,7 @@ const WORDS = String.raw`'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p
 /**
  * Cuts a text into chunks of about `length` characters, each of which splits into the same words as within the whole.
  */
-export function* piecesOf(text: string, length: number): Generator<string, void> {
+export function* chunksOf(text: string, length: number): Generator<string, void> {
   let from = 0;
   for (let at = length; at < text.length; at++) {
     if (!endsWord(text.charCodeAt(at - 1), text.charCodeAt(at))) continue;
@@ -213,15 +213,15 @@ function template(json: Json, at: string): SurroundingIds {
   const after: number[] = [];
   let side = before;
   for (const [i, stored] of list(json["single"], `${at}single`).entries()) {
-    const piece = object(stored, `${at}single[${i}]`);
-    onlyKeys(piece, `${at}single[${i}].`, ["Sequence", "SpecialToken"]);
-    if (piece["Sequence"] !== undefined) {
-      if (side === after || object(piece["Sequence"], `${at}single[${i}].Sequence`)["id"] !== "A")
-        throw notHonoured(`${at}single[${i}]`, piece);
+    const part = object(stored, `${at}single[${i}]`);
+    onlyKeys(part, `${at}single[${i}].`, ["Sequence", "SpecialToken"]);
+    if (part["Sequence"] !== undefined) {
+      if (side === after || object(part["Sequence"], `${at}single[${i}].Sequence`)["id"] !== "A")
+        throw notHonoured(`${at}single[${i}]`, part);
       side = after;
     } else {
       const name = text(
-        object(piece["SpecialToken"], `${at}single[${i}].SpecialToken`)["id"],
+        object(part["SpecialToken"], `${at}single[${i}].SpecialToken`)["id"],
         `${at}single[${i}].SpecialToken.id`,
       );
       const where = `${at}special_tokens.${name}`;

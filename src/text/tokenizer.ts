@@ -4,7 +4,7 @@ import { AddedTokenSplitter } from "./added-token-splitter.ts";
 import { tokenBytes } from "./byte-alphabet.ts";
 import { mergeWord } from "./long-words.ts";
 import { readTokenizerFiles, type TokenizerFiles } from "./tokenizer-files.ts";
-import { piecesOf, type Normalizer, type SurroundingIds } from "./tokenizer-json.ts";
+import { chunksOf, type Normalizer, type SurroundingIds } from "./tokenizer-json.ts";
 
 const EMPTY = new Uint8Array(0);
 
@@ -22,7 +22,7 @@ interface Encoder {
 /** Bytes of words encoded between yields: some 20 ms at the worst text's 10 µs per byte. */
 export const STRETCH = 2048;
 /** Characters split into words at a time. */
-const PIECE = 1024;
+const CHUNK = 1024;
 
 /** The library's types do not resolve under Node's module resolution, so the part in use is typed here. */
 const Encoder = HuggingFaceTokenizer as unknown as new (json: object, config: object) => Encoder;
@@ -171,10 +171,10 @@ class BpeTokenizer implements Tokenizer {
   /** Appends the ids of a text without added tokens; yields their number after each stretch. */
   *#encodePart(text: string, ids: number[]): Generator<number, void> {
     let begun = false;
-    for (const piece of this.#inWords ? piecesOf(text, PIECE) : [text]) {
+    for (const chunk of this.#inWords ? chunksOf(text, CHUNK) : [text]) {
       if (begun) yield ids.length;
       begun = true;
-      yield* this.#encodeWords(this.#encoder.pre_tokenizer(piece), ids);
+      yield* this.#encodeWords(this.#encoder.pre_tokenizer(chunk), ids);
     }
   }
 

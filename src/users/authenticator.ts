@@ -96,6 +96,7 @@ function sha256(text: string): Buffer {
   return createHash("sha256").update(text).digest();
 }
 
-function unauthorized(): PrefixdError {
+/** The error of a request without a valid key. */
+export function unauthorized(): PrefixdError {
   return new PrefixdError("unauthorized", "Send a valid key: Authorization: Bearer KEY.");
 }

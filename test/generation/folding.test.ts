@@ -51,7 +51,7 @@ t.test("tokens per minute hold for it, all that is sent at once together", async
     status: "rejected",
     reason: { code: "token_rate_exceeded", status: 429, limit: { name: "tokens", quota: 100 } },
   });
-  t.equal(runner.calls.fold, 8, "pieces of two");
+  t.equal(runner.calls.fold, 8, "chunks of two");
   t.equal(usage.length, 2);
 });
 

@@ -28,8 +28,8 @@ t.test("the demo model", async (t) => {
   t.same([wte.dtype, wte.shape], ["F16", [4096, 256]]);
   const whole = await values(wte, 8 << 20);
   t.equal(whole.length, 4096 * 256);
-  const pieces = await values(wte, 100_000);
-  t.ok(pieces.length === whole.length && pieces.every((value, i) => Object.is(value, whole[i])), "the same in pieces");
+  const chunks = await values(wte, 100_000);
+  t.ok(chunks.length === whole.length && chunks.every((value, i) => Object.is(value, whole[i])), "the same in chunks");
   await checkpoint.close();
 });
 

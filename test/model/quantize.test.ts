@@ -3,18 +3,18 @@ import type { CheckpointTensor } from "../../src/model/checkpoint.ts";
 import { channelScales, LARGEST, writeIntegers } from "../../src/model/quantize.ts";
 import { seededRandom } from "../support/model.ts";
 
-/** A tensor in memory, handed out in pieces as a checkpoint does: each piece's memory is used again for the next. */
+/** A tensor in memory, handed out in chunks as a checkpoint does: each chunk's memory is used again for the next. */
 function memoryTensor(values: Float32Array, shape: readonly [number, number]): CheckpointTensor {
   return {
     dtype: "F32",
     shape,
     sha256: "",
     async *chunks(maxBytes) {
-      const piece = new Float32Array(Math.floor(maxBytes / 4));
-      for (let at = 0; at < values.length; at += piece.length) {
-        const part = values.subarray(at, at + piece.length);
-        piece.set(part);
-        yield piece.subarray(0, part.length);
+      const chunk = new Float32Array(Math.floor(maxBytes / 4));
+      for (let at = 0; at < values.length; at += chunk.length) {
+        const part = values.subarray(at, at + chunk.length);
+        chunk.set(part);
+        yield chunk.subarray(0, part.length);
       }
     },
   };
@@ -24,19 +24,19 @@ async function quantized(
   tensor: CheckpointTensor,
   axis: 0 | 1,
   zeroPoint: 0 | 128 = 0,
-): Promise<{ scales: Float32Array; integers: Int8Array; pieces: number }> {
+): Promise<{ scales: Float32Array; integers: Int8Array; chunks: number }> {
   const scales = await channelScales(tensor, axis);
   const integers = new Int8Array(tensor.shape[0]! * tensor.shape[1]!).fill(-128);
-  let pieces = 0;
-  await writeIntegers(tensor, axis, scales, zeroPoint, (piece, at) => {
+  let chunks = 0;
+  await writeIntegers(tensor, axis, scales, zeroPoint, (chunk, at) => {
     integers.set(
-      piece.map((byte) => byte - zeroPoint),
+      chunk.map((byte) => byte - zeroPoint),
       at,
     );
-    pieces++;
+    chunks++;
     return Promise.resolve();
   });
-  return { scales, integers, pieces };
+  return { scales, integers, chunks };
 }
 
 /** Normal-like values whose columns differ in size by up to 1000. */
@@ -73,11 +73,11 @@ t.test("integers times scales are the values within half a scale, in the order [
   }
 });
 
-t.test("a tensor of many pieces gives what one piece gives", async (t) => {
+t.test("a tensor of many chunks gives what one chunk gives", async (t) => {
   const [rows, columns] = [8000, 300];
   const values = randomValues(rows, columns, 2);
   const byRows = await quantized(memoryTensor(values, [rows, columns]), 0);
-  t.ok(byRows.pieces > columns, "more than one chunk, each of which gives a piece per column");
+  t.ok(byRows.chunks > columns, "more than one block of rows, each of which gives a chunk per column");
   const transposed = Float32Array.from(values, (_, at) => values[(at % rows) * columns + Math.floor(at / rows)]!);
   const byColumns = await quantized(memoryTensor(transposed, [columns, rows]), 1);
   t.same(byRows.scales, byColumns.scales);

@@ -14,7 +14,7 @@ import { SHAPE } from "./records.ts";
 const GOLDEN = "test/golden/embedding-layers";
 const [WTE, LM_HEAD, PROMPT] = ["base_model.transformer.wte.weight", "base_model.lm_head.weight", "prompt_embeddings"];
 
-async function* inPieces(bytes: Uint8Array, size: number): AsyncGenerator<Uint8Array> {
+async function* inChunks(bytes: Uint8Array, size: number): AsyncGenerator<Uint8Array> {
   for (let at = 0; at < bytes.length; at += size) yield bytes.subarray(at, at + size);
 }
 
@@ -79,7 +79,7 @@ const embeddings: BaseEmbeddings = async (dtype) => {
 };
 const LIMIT = 1000;
 
-t.test("copies in any order and pieces of any size; only the prompt is held", async (t) => {
+t.test("copies in any order and chunks of any size; only the prompt is held", async (t) => {
   const alone = safetensors({ [PROMPT]: prompt });
   for (const names of [
     [PROMPT, WTE, LM_HEAD],
@@ -92,7 +92,7 @@ t.test("copies in any order and pieces of any size; only the prompt is held", as
     );
     t.ok(file.length > 2 * LIMIT);
     for (const size of [1, 7, 8, 100, 1000, file.length]) {
-      const read = Buffer.from(await readAdapterWeights(inPieces(file, size), { limit: LIMIT, embeddings }));
+      const read = Buffer.from(await readAdapterWeights(inChunks(file, size), { limit: LIMIT, embeddings }));
       t.ok(
         read.subarray(-prompt.data.length).equals(prompt.data) && read.length < alone.length + 8,
         `${names.join()} by ${size}`,
@@ -100,7 +100,7 @@ t.test("copies in any order and pieces of any size; only the prompt is held", as
     }
   }
   const tagged = await readAdapterWeights(
-    inPieces(safetensors({ [WTE]: input, [PROMPT]: prompt }, { prefixd_base_fingerprint: "é" }), 50),
+    inChunks(safetensors({ [WTE]: input, [PROMPT]: prompt }, { prefixd_base_fingerprint: "é" }), 50),
     { limit: LIMIT, embeddings },
   );
   t.match(Buffer.from(tagged).toString(), /"__metadata__":\{"prefixd_base_fingerprint":"é"\}/, "metadata stays");
@@ -108,7 +108,7 @@ t.test("copies in any order and pieces of any size; only the prompt is held", as
 
 t.test("defects of such a file", async (t) => {
   const refused = (file: Uint8Array, code: string, message: RegExp, limit = LIMIT): Promise<unknown> =>
-    t.rejects(readAdapterWeights(inPieces(file, 100), { limit, embeddings }), { code, message }, String(message));
+    t.rejects(readAdapterWeights(inChunks(file, 100), { limit, embeddings }), { code, message }, String(message));
   const sound = safetensors({ [WTE]: input, [PROMPT]: prompt });
   await refused(sound.subarray(0, -1), "safetensors_invalid", /beyond the end of the file/);
   await refused(Buffer.concat([sound, Buffer.from("abc")]), "safetensors_invalid", /has 3 bytes after its last tensor/);
@@ -146,7 +146,7 @@ t.test("defects of such a file", async (t) => {
       /has "base_model\.transformer\.h\.0\.ln_1\.bias", "a", "b" and 1 more beside prompt_embeddings.* save_embedding_layers=False/,
   });
   t.equal(taken, 0, "nothing behind the limit is read");
-  await t.rejects(readAdapterWeights(inPieces(new Uint8Array(5000).fill(0xff), 100), { limit: LIMIT, embeddings }), {
+  await t.rejects(readAdapterWeights(inChunks(new Uint8Array(5000).fill(0xff), 100), { limit: LIMIT, embeddings }), {
     code: "body_too_large",
   });
 });
@@ -163,12 +163,12 @@ t.test("every other file comes back byte for byte, to be judged as a whole", asy
   ];
   for (const file of files)
     t.equal(
-      Buffer.compare(await readAdapterWeights(inPieces(file, 33), { limit: maxAdapterBytes(SHAPE), embeddings }), file),
+      Buffer.compare(await readAdapterWeights(inChunks(file, 33), { limit: maxAdapterBytes(SHAPE), embeddings }), file),
       0,
     );
   const sound = safetensors({ [WTE]: input, [PROMPT]: prompt });
   t.equal(
-    Buffer.compare(await readAdapterWeights(inPieces(sound, 33), { limit: Infinity }), sound),
+    Buffer.compare(await readAdapterWeights(inChunks(sound, 33), { limit: Infinity }), sound),
     0,
     "also where no embeddings are known",
   );

@@ -122,7 +122,7 @@ t.test("a large adapter is read in steps, to the same numbers and the same findi
   let count = 0;
   let step = steps.next();
   for (; step.done !== true; step = steps.next()) count++;
-  t.equal(count, 7, "8 pieces of 5 rows");
+  t.equal(count, 7, "8 chunks of 5 rows");
   t.ok("kv" in step.value && equalsFlat(step.value.kv.data, values, length, shape));
   values[33 * columns + 17] = NaN;
   t.throws(() => parse(config, embeddings([length, columns], f32Bytes(values)), shape), {

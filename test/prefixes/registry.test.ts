@@ -64,7 +64,7 @@ const key = { user: "ann", name: "poem" };
 
 async function readFile(registry: PrefixRegistry, key: PrefixKey, file: string): Promise<Buffer> {
   const read: Uint8Array[] = [];
-  for await (const piece of (await registry.openFile(key, file)).pieces) read.push(piece);
+  for await (const chunk of (await registry.openFile(key, file)).chunks) read.push(chunk);
   return Buffer.concat(read);
 }
 

@@ -127,10 +127,10 @@ export class FakeRegistry implements PrefixRegistry {
     const { meta, files } = this.#get(key, asker);
     const content = files.get(file);
     if (content === undefined) throw new PrefixdError("not_found", "The prefix has no such file.");
-    const pieces = async function* (): AsyncGenerator<Uint8Array> {
+    const chunks = async function* (): AsyncGenerator<Uint8Array> {
       yield content;
     };
-    return { meta, bytes: content.length, pieces: pieces() };
+    return { meta, bytes: content.length, chunks: chunks() };
   }
 
   async remove(key: PrefixKey, precondition?: Precondition): Promise<void> {

@@ -3,7 +3,7 @@ import { Tokenizer as HuggingFaceTokenizer } from "@huggingface/tokenizers";
 import t from "tap";
 import { mergeWord } from "../../src/text/long-words.ts";
 import { readTokenizerFiles } from "../../src/text/tokenizer-files.ts";
-import { piecesOf, readNormalizer } from "../../src/text/tokenizer-json.ts";
+import { chunksOf, readNormalizer } from "../../src/text/tokenizer-json.ts";
 import { loadTokenizer, STRETCH } from "../../src/text/tokenizer.ts";
 import { effort } from "../support/effort.ts";
 import { threadTime, turnBudget } from "../support/event-loop.ts";
@@ -39,7 +39,7 @@ const ALPHABETS = [
   "once upon a time ",
 ].map((text) => Array.from(text));
 
-t.test("pieces split into the words of the whole, and steps give its ids", (t) => {
+t.test("chunks split into the words of the whole, and steps give its ids", (t) => {
   const random = randomNumbers(23);
   const pick = <T>(from: readonly T[]): T => from[Math.floor(random() * from.length)]!;
   let cuts = 0;
@@ -50,11 +50,11 @@ t.test("pieces split into the words of the whole, and steps give its ids", (t) =
       const [alphabet, length] = [pick(ALPHABETS), 1 + Math.floor(random() ** 4 * 4000)];
       for (let i = 0; i < length; i++) text += pick(alphabet);
     }
-    const pieces = [...piecesOf(text, 1 + Math.floor(random() * 200))];
-    cuts += pieces.length - 1;
-    if (pieces.join("") !== text) t.fail(`${round}: pieces`);
-    const [whole, inPieces] = [library.pre_tokenizer(text), pieces.flatMap((piece) => library.pre_tokenizer(piece))];
-    if (whole.length !== inPieces.length || whole.some((word, i) => word !== inPieces[i]))
+    const chunks = [...chunksOf(text, 1 + Math.floor(random() * 200))];
+    cuts += chunks.length - 1;
+    if (chunks.join("") !== text) t.fail(`${round}: chunks`);
+    const [whole, inChunks] = [library.pre_tokenizer(text), chunks.flatMap((chunk) => library.pre_tokenizer(chunk))];
+    if (whole.length !== inChunks.length || whole.some((word, i) => word !== inChunks[i]))
       t.fail(`words of ${JSON.stringify(text.slice(0, 300))}`);
     if (round % 10 === 0) t.same([...tokenizer.encode(text)], library.encode(text, { add_special_tokens: false }).ids);
   }

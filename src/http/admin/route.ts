@@ -22,7 +22,7 @@ import {
   UserParams,
   UsersQuery,
 } from "./schema.ts";
-import { DEFAULT_LIMIT, inPieces, pageOf } from "../page.ts";
+import { DEFAULT_LIMIT, inBatches, pageOf } from "../page.ts";
 import { sumsDocument, usagePage } from "../usage/route.ts";
 import { USAGE_EXAMPLE, UsageDocument, UsageQuery } from "../usage/schema.ts";
 
@@ -108,8 +108,8 @@ export function adminRoutes(app: TypedApp, parts: AppParts): void {
     },
     async (request) => {
       const { limit = DEFAULT_LIMIT, after } = request.query;
-      const found = inPieces(
-        (piece) => users.listUsers(piece),
+      const found = inBatches(
+        (batch) => users.listUsers(batch),
         after,
         limit,
         ({ id }) => id,

@@ -2,7 +2,7 @@ import type { ChoiceDelta, GenerationEnd, Generated } from "../../generation/ser
 import type { Audit } from "../access-log.ts";
 
 /** Approximate characters of JSON built at a time: a millisecond or two. */
-export const PIECE = 65_536;
+export const CHUNK_SIZE = 65_536;
 
 /**
  * Writes a list as JSON in parts of bounded size, its brackets included. `begin` goes before them; `json` writes the
@@ -35,15 +35,15 @@ export interface AnswerShape {
 /** Writes results in a given shape, in parts of bounded size. */
 export class ResponseWriter {
   readonly #shape: AnswerShape;
-  /** Tokens whose JSON fills a PIECE. */
+  /** Tokens whose JSON has about CHUNK_SIZE characters. */
   readonly #stretch: number;
 
   constructor(shape: AnswerShape) {
     this.#shape = shape;
-    this.#stretch = Math.floor(PIECE / shape.tokenSize);
+    this.#stretch = Math.floor(CHUNK_SIZE / shape.tokenSize);
   }
 
-  /** A whole answer, in chunks of a few PIECEs; an ordinary one is a single chunk. */
+  /** A whole answer, in chunks of a few times CHUNK_SIZE; an ordinary one is a single chunk. */
   *whole({ choices, end }: Generated): Generator<string, void> {
     const [before, after] = this.#shape.around(end);
     let json = before;
@@ -51,7 +51,7 @@ export class ResponseWriter {
       if (at > 0) json += ",";
       for (const part of this.#shape.choice(choice, (...list) => this.#list(...list))) {
         json += part;
-        if (json.length < PIECE) continue;
+        if (json.length < CHUNK_SIZE) continue;
         yield json;
         json = "";
       }
@@ -61,7 +61,7 @@ export class ResponseWriter {
 
   /** Whether a step's data fits one event; only an echoed prompt exceeds it. */
   isOneEvent(deltas: readonly ChoiceDelta[]): boolean {
-    return deltas.reduce((size, delta) => size + this.#sizeOf(delta), 0) <= PIECE;
+    return deltas.reduce((size, delta) => size + this.#sizeOf(delta), 0) <= CHUNK_SIZE;
   }
 
   /** An event; null if the step has nothing to show yet, for instance while a token is held back for a stop string. */
@@ -75,14 +75,14 @@ export class ResponseWriter {
     return this.#shape.last(this.#choices(deltas), end);
   }
 
-  /** One step's events, each of about a PIECE at most. If there is an end, the last ones are the return value. */
+  /** One step's events, each of at most about CHUNK_SIZE characters. If there is an end, the last ones are the return value. */
   *events(deltas: readonly ChoiceDelta[], end: GenerationEnd | null): Generator<string, readonly string[] | null> {
     let slices: ChoiceDelta[] = [];
     let size = 0;
     for (const delta of deltas) {
       for (const slice of this.#slices(delta)) {
         size += this.#sizeOf(slice);
-        if (slices.length > 0 && size > PIECE) {
+        if (slices.length > 0 && size > CHUNK_SIZE) {
           const event = this.event(slices);
           if (event !== null) yield event;
           [slices, size] = [[], this.#sizeOf(slice)];
@@ -107,7 +107,7 @@ export class ResponseWriter {
 
   /** Approximate characters of a delta's JSON. */
   #sizeOf({ text, tokenIds }: ChoiceDelta): number {
-    return text.length + (tokenIds.length * PIECE) / this.#stretch;
+    return text.length + (tokenIds.length * CHUNK_SIZE) / this.#stretch;
   }
 
   /** A delta, sliced by tokens if it is long: the text goes with the first slice, the end with the last. */

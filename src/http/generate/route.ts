@@ -3,7 +3,7 @@ import type { ErrorCode } from "../../errors.ts";
 import type { AppLimits, AppParts, TypedApp } from "../app-parts.ts";
 import { PrefixIdParams, problems } from "../common-schema.ts";
 import { parseGenerate, prefixOf } from "./parse.ts";
-import { PromptReader } from "./prompts.ts";
+import type { PromptReader } from "./prompts.ts";
 import { GENERATE_RESPONSE_EXAMPLE, GENERATE_STREAM_EXAMPLE, GenerateBody, GenerateResponse } from "./schema.ts";
 import type { GenerateServer } from "./serve.ts";
 import { bytesOfToken, GenerateShape } from "./shape.ts";
@@ -57,8 +57,7 @@ const RESPONSE = {
 /** Most rows per prompt: beams, or choices including those that best_of drops. */
 export const mostRows = ({ maxN, slots }: Pick<AppLimits, "maxN" | "slots">): number => Math.min(maxN, slots);
 
-export function generateRoutes(app: TypedApp, parts: AppParts, server: GenerateServer): void {
-  const reader = new PromptReader(parts.tokenizer, parts.shape.positions);
+export function generateRoutes(app: TypedApp, parts: AppParts, reader: PromptReader, server: GenerateServer): void {
   const maxN = mostRows(parts.limits);
 
   const handle = async (

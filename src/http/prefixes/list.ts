@@ -1,6 +1,6 @@
 import type { PrefixRegistry } from "../../prefixes/registry-types.ts";
 import type { ListedPrefix } from "../../prefixes/store.ts";
-import { inPieces, pageOf } from "../page.ts";
+import { inBatches, pageOf } from "../page.ts";
 import { parsePrefixId, prefixIdOf } from "./id.ts";
 
 export interface ListOptions {
@@ -34,7 +34,7 @@ async function* usable(
 ): AsyncGenerator<ListedPrefix, void> {
   const from = after === undefined ? null : parsePrefixId(after, user);
   if (owner !== "others" && (from === null || from.user === user))
-    yield* inPieces(
+    yield* inBatches(
       (options) => prefixes.list(user, options),
       from?.name,
       limit,
@@ -42,7 +42,7 @@ async function* usable(
     );
   if (owner === "me") return;
   const last = from === null || from.user === user ? undefined : from;
-  yield* inPieces(
+  yield* inBatches(
     (options) => prefixes.listShared(user, options),
     last,
     limit,

@@ -58,11 +58,11 @@ export function documentOf(meta: PrefixMeta, user: string, modelName: string): P
 }
 
 /** Reads at the client's pace: at most two chunks of an unread file are in memory. */
-export function sendFile(reply: FastifyReply, name: string, { meta, bytes, pieces }: OpenedFile): FastifyReply {
+export function sendFile(reply: FastifyReply, name: string, { meta, bytes, chunks }: OpenedFile): FastifyReply {
   reply
     .header("etag", etagOf(meta.digest))
     .header("content-disposition", `attachment; filename="${name.replace(/[^A-Za-z0-9._-]/g, "_")}"`)
     .header("content-length", bytes)
     .type("application/octet-stream");
-  return reply.send(Readable.from(reply.request.method === "HEAD" ? [] : pieces, { highWaterMark: 1 }));
+  return reply.send(Readable.from(reply.request.method === "HEAD" ? [] : chunks, { highWaterMark: 1 }));
 }

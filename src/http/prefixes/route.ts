@@ -2,6 +2,7 @@ import type { FastifyRequest } from "fastify";
 import { PrefixdError, type ErrorCode } from "../../errors.ts";
 import type { PrefixUpload } from "../../prefixes/registry-types.ts";
 import type { PrefixKey, PrefixQuota } from "../../prefixes/store.ts";
+import { unauthorized } from "../../users/authenticator.ts";
 import { isBuiltInUser } from "../../users/user-id.ts";
 import type { AppParts, TypedApp } from "../app-parts.ts";
 import type { BodyWatch } from "../connections/body-watch.ts";
@@ -10,7 +11,7 @@ import { parsePrefixId, prefixIdOf } from "./id.ts";
 import { prefixPage } from "./list.ts";
 import { noted, notedForChange, removePrefix } from "./named.ts";
 import { DEFAULT_LIMIT } from "../page.ts";
-import { PromptReader } from "../generate/prompts.ts";
+import type { PromptReader } from "../generate/prompts.ts";
 import { ETAG_HEADER, PrefixIdParams, UNREAD_BODY, empty, json, problems } from "../common-schema.ts";
 import {
   AdapterForm,
@@ -72,9 +73,8 @@ const PUT_CODES: ErrorCode[] = [
   "store_full",
 ];
 
-export function prefixRoutes(app: TypedApp, parts: AppParts, bodies: BodyWatch): void {
+export function prefixRoutes(app: TypedApp, parts: AppParts, reader: PromptReader, bodies: BodyWatch): void {
   const { prefixes, modelName } = parts;
-  const reader = new PromptReader(parts.tokenizer, parts.shape.positions);
   const uploads = new TransferGate(parts.uploads);
   const downloads = new TransferGate(DOWNLOADS, downloadsBusy);
   const tags = ["prefixes"];
@@ -88,7 +88,7 @@ export function prefixRoutes(app: TypedApp, parts: AppParts, bodies: BodyWatch):
     if (isBuiltInUser(user)) return undefined;
     const record = await parts.users.getUser(user);
     // The user was removed while its key was still cached for a second: nothing of theirs may be created again.
-    if (record === null) throw new PrefixdError("unauthorized", "Send a valid key: Authorization: Bearer KEY.");
+    if (record === null) throw unauthorized();
     return record.limits;
   };
 

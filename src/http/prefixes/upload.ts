@@ -135,14 +135,14 @@ async function readFile(
   { shape, embeddings }: UploadOptions,
 ): Promise<Uint8Array> {
   if (name === WEIGHTS_FILE) return readAdapterWeights(stream, { limit: maxAdapterBytes(shape), embeddings });
-  const pieces: Uint8Array[] = [];
+  const chunks: Uint8Array[] = [];
   let size = 0;
-  for await (const piece of stream) {
-    size += piece.length;
+  for await (const chunk of stream) {
+    size += chunk.length;
     if (size > MAX_CONFIG) throw tooLarge(name, MAX_CONFIG);
-    pieces.push(piece);
+    chunks.push(chunk);
   }
-  const config = Buffer.concat(pieces, size);
+  const config = Buffer.concat(chunks, size);
   // Refuse what cannot be served before reading hundreds of MB of weights.
   parsePeftConfig(config, shape);
   return config;

@@ -4,7 +4,7 @@ import { seenByStops } from "../../text/stop-strings.ts";
 import { abortOnDisconnect } from "../connections/response-end.ts";
 import type { AppParts, TypedApp } from "../app-parts.ts";
 import { json, problems } from "../common-schema.ts";
-import { PromptReader } from "../generate/prompts.ts";
+import type { PromptReader } from "../generate/prompts.ts";
 import { TransferGate, type GateLimits } from "../prefixes/transfer-gate.ts";
 import { DetokenizeBody, DetokenizeResponse, MOST_TOKENS, TokenizeBody, TokenizeResponse } from "./schema.ts";
 
@@ -12,7 +12,7 @@ import { DetokenizeBody, DetokenizeResponse, MOST_TOKENS, TokenizeBody, Tokenize
  * Tokens are free of charge, so a user has one text at a time in work, and everybody together two: the event loop is
  * theirs for steps of some 20 ms, in turn with everything else.
  */
-const AT_A_TIME: GateLimits = {
+const TEXTS: GateLimits = {
   running: 2,
   runningOfUser: 1,
   waiting: 256,
@@ -32,9 +32,8 @@ const CODES: ErrorCode[] = [
 ];
 
 /** Text to token ids and back, with the model's tokenizer. */
-export function tokenRoutes(app: TypedApp, { tokenizer, shape }: AppParts): void {
-  const reader = new PromptReader(tokenizer, shape.positions);
-  const gate = new TransferGate(AT_A_TIME, busy);
+export function tokenRoutes(app: TypedApp, { tokenizer, shape }: AppParts, reader: PromptReader): void {
+  const gate = new TransferGate(TEXTS, busy);
   const tags = ["generate"];
   const config = { access: "user" } as const;
   const inTurn = <T>(request: FastifyRequest, reply: FastifyReply, task: () => Promise<T>): Promise<T> =>
@@ -107,6 +106,6 @@ function checkSize(field: string, size: number, unit: string): void {
 }
 
 function busy(): PrefixdError {
-  const limit = { name: "queue", quota: AT_A_TIME.waiting, remaining: 0, resetSeconds: 1 } as const;
+  const limit = { name: "queue", quota: TEXTS.waiting, remaining: 0, resetSeconds: 1 } as const;
   return new PrefixdError("queue_full", "Too many texts wait to be tokenized.", { retryAfter: 1, limit });
 }

@@ -3,7 +3,7 @@ import type { UserStore } from "../../users/store.ts";
 import { usageRowName } from "../../users/usage-counts.ts";
 import type { AppParts, TypedApp } from "../app-parts.ts";
 import { json, problems } from "../common-schema.ts";
-import { DEFAULT_LIMIT, inPieces, pageOf } from "../page.ts";
+import { DEFAULT_LIMIT, inBatches, pageOf } from "../page.ts";
 import { USAGE_EXAMPLE, UsageDocument, UsageQuery, type UsageRowDocument, type UsageSumsDocument } from "./schema.ts";
 
 /** The caller's own usage. */
@@ -35,7 +35,7 @@ export async function usagePage(
   query: UsageQuery,
 ): Promise<UsageDocument> {
   const { limit = DEFAULT_LIMIT, after, ...days } = query;
-  const rows = inPieces((piece) => users.usage(user, { ...days, ...piece }), after, limit, usageRowName);
+  const rows = inBatches((batch) => users.usage(user, { ...days, ...batch }), after, limit, usageRowName);
   const [totals, { page, next }] = await Promise.all([
     users.usageSums(user, days),
     pageOf(rows, limit, rowDocument, usageRowName),

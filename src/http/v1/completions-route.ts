@@ -2,7 +2,7 @@ import type { FastifyRequest } from "fastify";
 import type { AppParts, TypedApp } from "../app-parts.ts";
 import type { ResponseDocument } from "../common-schema.ts";
 import { GENERATE_CODES, mostRows } from "../generate/route.ts";
-import { PromptReader } from "../generate/prompts.ts";
+import type { PromptReader } from "../generate/prompts.ts";
 import type { GenerateServer } from "../generate/serve.ts";
 import { OPENAI_DIALECT, parseCompletions } from "./completions-parse.ts";
 import {
@@ -29,8 +29,7 @@ const RESPONSE: Readonly<Record<string, ResponseDocument>> = {
 };
 
 /** Completions as OpenAI's clients ask for them, served as `/generate`'s requests are. */
-export function completionsRoutes(app: TypedApp, parts: AppParts, server: GenerateServer): void {
-  const reader = new PromptReader(parts.tokenizer, parts.shape.positions);
+export function completionsRoutes(app: TypedApp, parts: AppParts, reader: PromptReader, server: GenerateServer): void {
   const maxN = mostRows(parts.limits);
   app.post(
     "/v1/completions",

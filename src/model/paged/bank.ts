@@ -3,7 +3,7 @@ import type { KvTensor } from "../../kv.ts";
 import type { PrefixBankStats } from "../prefix-bank.ts";
 
 /** Tokens `[first, first + length)` of the bank. */
-interface Piece {
+interface Place {
   readonly first: number;
   readonly length: number;
 }
@@ -16,9 +16,9 @@ export class PagedBank {
   readonly #tokens: number;
   readonly #bytesPerToken: number;
   /** Least recently used first. */
-  readonly #held = new Set<Piece>();
-  /** Weak: a prefix no longer referenced elsewhere leaves only its piece in `#held`, until it is evicted. */
-  readonly #pieceOf = new WeakMap<KvTensor, Piece>();
+  readonly #held = new Set<Place>();
+  /** Weak: a prefix no longer referenced elsewhere leaves only its place in `#held`, until it is evicted. */
+  readonly #placeOf = new WeakMap<KvTensor, Place>();
   #hits = 0;
   #misses = 0;
   #evictions = 0;
@@ -31,18 +31,18 @@ export class PagedBank {
 
   /** The prefix's first token in the bank; on a miss, makes room and calls `write`. */
   hold(prefix: KvTensor, write: (first: number) => void): number {
-    const known = this.#pieceOf.get(prefix);
+    const known = this.#placeOf.get(prefix);
     if (known !== undefined && this.#held.delete(known)) {
       this.#hits++;
       this.#held.add(known);
       return known.first;
     }
     this.#misses++;
-    const piece = { first: this.#makeRoom(prefix.length), length: prefix.length };
-    write(piece.first);
-    this.#held.add(piece);
-    this.#pieceOf.set(prefix, piece);
-    return piece.first;
+    const place = { first: this.#makeRoom(prefix.length), length: prefix.length };
+    write(place.first);
+    this.#held.add(place);
+    this.#placeOf.set(prefix, place);
+    return place.first;
   }
 
   /** Drops all prefixes. */
@@ -77,9 +77,9 @@ export class PagedBank {
 
   #gap(length: number): number | null {
     let end = 0;
-    for (const piece of [...this.#held].sort((a, b) => a.first - b.first)) {
-      if (piece.first - end >= length) return end;
-      end = piece.first + piece.length;
+    for (const place of [...this.#held].sort((a, b) => a.first - b.first)) {
+      if (place.first - end >= length) return end;
+      end = place.first + place.length;
     }
     return this.#tokens - end >= length ? end : null;
   }

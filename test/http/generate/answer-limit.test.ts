@@ -1,4 +1,4 @@
-/** Answers are bounded before they are computed, made in pieces, and written as fast as they are read. */
+/** Answers are bounded before they are computed, made in chunks, and written as fast as they are read. */
 import { once } from "node:events";
 import { request, type IncomingMessage } from "node:http";
 import { connect } from "node:net";
@@ -7,7 +7,7 @@ import type { ChoiceDelta, ValidGenerateRequest } from "../../../src/generation/
 import { exactly } from "../../../src/generation/lengths.ts";
 import { AnswerLimit } from "../../../src/http/generate/answer-limit.ts";
 import { CLIENT_DEFAULTS, STREAM_DEFAULTS } from "../../../src/http/app-parts.ts";
-import { PIECE, ResponseWriter } from "../../../src/http/generate/response.ts";
+import { CHUNK_SIZE, ResponseWriter } from "../../../src/http/generate/response.ts";
 import { bytesOfToken, GenerateShape } from "../../../src/http/generate/shape.ts";
 import { longestTurn, turnBudget } from "../../support/event-loop.ts";
 import { buildTestApp, post, until } from "../../support/app.ts";
@@ -69,7 +69,7 @@ const writerOf = (logprobs: number | null, returnTokenIds: boolean): ResponseWri
     ),
   );
 
-t.test("an answer in pieces is what JSON.stringify makes of it; an ordinary one is one piece", (t) => {
+t.test("an answer in chunks is what JSON.stringify makes of it; an ordinary one is one chunk", (t) => {
   for (const [choices, tokens] of [
     [1, 0],
     [1, 3],
@@ -81,7 +81,7 @@ t.test("an answer in pieces is what JSON.stringify makes of it; an ordinary one 
       if (choices * tokens * (logprobs ?? 0) > 100_000) continue;
       const returned = random() < 0.5;
       const all = Array.from({ length: choices }, (_, index) => choiceOf(index, tokens, logprobs, index % 2 === 1));
-      const pieces = [...writerOf(logprobs, returned).whole({ choices: all, end: END })];
+      const chunks = [...writerOf(logprobs, returned).whole({ choices: all, end: END })];
       const shown = all.map(({ index, text, tokenIds, logprobs: { token, top }, score, finishReason }) => ({
         index,
         text,
@@ -107,10 +107,10 @@ t.test("an answer in pieces is what JSON.stringify makes of it; an ordinary one 
         seed: 7,
         choices: shown,
       });
-      if (pieces.join("") !== expected) t.fail(`${choices} x ${tokens} x ${logprobs}`);
-      if (expected.length < PIECE) t.equal(pieces.length, 1);
-      if (Math.max(...pieces.map(({ length }) => length)) > 6 * PIECE)
-        t.fail(`a piece of ${Math.max(...pieces.map(({ length }) => length))} characters`);
+      if (chunks.join("") !== expected) t.fail(`${choices} x ${tokens} x ${logprobs}`);
+      if (expected.length < CHUNK_SIZE) t.equal(chunks.length, 1);
+      if (Math.max(...chunks.map(({ length }) => length)) > 6 * CHUNK_SIZE)
+        t.fail(`a chunk of ${Math.max(...chunks.map(({ length }) => length))} characters`);
     }
   }
   t.end();
@@ -281,7 +281,7 @@ t.test(
       }
       const events = parseSse(text);
       t.equal(events.at(-1)?.data, "[DONE]");
-      t.ok(Math.max(...events.map(({ data }) => data.length)) < 3 * PIECE);
+      t.ok(Math.max(...events.map(({ data }) => data.length)) < 3 * CHUNK_SIZE);
       const choices = whole.choices.map(() => ({
         text: "",
         token: [] as unknown[],

@@ -17,7 +17,7 @@ const BYTES = 24 << 20;
 interface Setup extends TestApp {
   readonly port: number;
   readonly store: PrefixStore;
-  /** Pieces that were read, in all. */
+  /** Chunks that were read, in all. */
   readonly reads: () => number;
 }
 
@@ -62,7 +62,7 @@ async function put(store: PrefixStore, seed: number): Promise<void> {
   await store.put({ ...made, meta: { ...made.meta, updatedAt: new Date(seed * 1000).toISOString() } });
 }
 
-/** No two pieces of it are the same. */
+/** No two chunks of it are the same. */
 function pattern(seed: number): Uint8Array {
   const words = new Uint32Array(BYTES / 4);
   for (let i = 0; i < words.length; i++) words[i] = Math.imul(i + seed, 2_654_435_761);
@@ -106,7 +106,7 @@ t.test("a file comes byte for byte, with its length, and HEAD reads no more than
   const head = await fetch(`http://127.0.0.1:${port}${URL_PATH}`, { method: "HEAD" });
   t.equal(head.status, 200);
   t.equal(head.headers.get("content-length"), String(BYTES));
-  t.equal(reads(), before + 1, "that there is such a file is seen by its first piece");
+  t.equal(reads(), before + 1, "that there is such a file is seen by its first chunk");
 });
 
 t.test(
@@ -119,7 +119,7 @@ t.test(
     // What the sockets' own buffers take is the system's: a few MB each on loopback.
     t.ok(
       read >= DOWNLOADS.runningOfUser && read < (DOWNLOADS.runningOfUser * BYTES) / (512 * 1024) / 2,
-      `${read} pieces`,
+      `${read} chunks`,
     );
     const whole = await Promise.all(sockets.map(rest));
     t.ok(
