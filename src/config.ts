@@ -11,7 +11,9 @@ import { parseHubId } from "./formats/hub-id.ts";
 import { readAdminKey } from "./key-files.ts";
 import { parseRedisUrl, RedisUrlError } from "./redis/url.ts";
 
-/** package.json's folder, from `src/` and from `dist/`: defaults in the package do not depend on the working directory. */
+/**
+ * package.json's folder, from `src/` and from `dist/`: defaults in the package do not depend on the working directory.
+ */
 const PACKAGE_ROOT = fileURLToPath(new URL("..", import.meta.url));
 
 /** Microseconds: longer than the gaps within and between decode steps. */

@@ -1,8 +1,8 @@
 import { oneLine } from "./one-line.ts";
 
 /**
- * Every error that a client can see: its stable code, HTTP status and title. Nothing else in the project makes up codes.
- * docs/reference/errors.md and openapi.yaml are held against this table by a test.
+ * Every error that a client can see: its stable code, HTTP status and title. Nothing else in the project makes up
+ * codes. docs/reference/errors.md and openapi.yaml are held against this table by a test.
  */
 export const ERRORS = {
   // requests
@@ -114,7 +114,10 @@ export function asModelError(error: unknown): PrefixdError {
     : new PrefixdError("model_failed", "The model run failed.", { cause: error });
 }
 
-/** A runner's call of the device. Throws RangeErrors, which are the caller's mistakes, as they are, others as `model_failed`. */
+/**
+ * A runner's call of the device. Throws RangeErrors, which are the caller's mistakes, as they are, others as
+ * `model_failed`.
+ */
 export function callModel<T>(call: () => T): T {
   try {
     return call();

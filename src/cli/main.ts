@@ -1,5 +1,8 @@
 #!/usr/bin/env node
-/** `prefixd COMMAND`: what can be the user's doing is told in a sentence on stderr, with exit code 2 for bad usage and 1 for the rest. */
+/**
+ * `prefixd COMMAND`: what can be the user's doing is told in a sentence on stderr, with exit code 2 for bad usage and 1
+ * for the rest.
+ */
 import type { ConfigError } from "../errors.ts";
 import { oneLine } from "../one-line.ts";
 import { VERSION } from "../version.ts";

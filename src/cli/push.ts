@@ -33,7 +33,9 @@ export async function push(args: readonly string[]): Promise<void> {
 export const registered = ({ id, kind, virtual_tokens: length, digest }: PrefixDocument): string =>
   oneLine(`registered ${id} (${kind}, ${length} virtual tokens, digest ${digest})`);
 
-/** Registers a folder's adapter or hard prompt; the server's warnings go to stderr. Throws CommandError, ConfigError. */
+/**
+ * Registers a folder's adapter or hard prompt; the server's warnings go to stderr. Throws CommandError, ConfigError.
+ */
 export async function pushFolder(
   dir: string,
   id: string,

@@ -7,7 +7,10 @@ export interface TokenMask {
   has(id: number): boolean;
 }
 
-/** Where a sequence is within its constraint. Immutable, so that forks share it. All but the getters may throw a PrefixdError that ends the request. */
+/**
+ * Where a sequence is within its constraint. Immutable, so that forks share it. All but the getters may throw a
+ * PrefixdError that ends the request.
+ */
 export interface TokenConstraint {
   /** The text may end here, so EOS may come. */
   readonly complete: boolean;
@@ -25,7 +28,10 @@ export interface TokenConstraint {
   readonly mask: TokenMask;
 }
 
-/** Thrown where a choice needs a mask that is not known yet. Nothing has changed: after some `work` the choice can be tried again. */
+/**
+ * Thrown where a choice needs a mask that is not known yet. Nothing has changed: after some `work` the choice can be
+ * tried again.
+ */
 export class MaskPending extends Error {
   override readonly name = "MaskPending";
 }

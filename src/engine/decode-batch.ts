@@ -28,7 +28,10 @@ export class Rows {
     return this.#sequences.length;
   }
 
-  /** Adds sequences that begin with the `length` positions of row `from`. Without `copies`, only the first one's row gets them. */
+  /**
+   * Adds sequences that begin with the `length` positions of row `from`. Without `copies`, only the first one's row
+   * gets them.
+   */
   add(sequences: readonly Sequence[], from: number, length: number, copies: boolean): void {
     const first = this.count;
     if (from !== first) this.copy(from, first, length);

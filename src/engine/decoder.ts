@@ -26,7 +26,10 @@ export class Decoder {
     this.#parts = parts;
   }
 
-  /** Called when the prompt is in its row. Gives every choice a row with a copy of it, and its first token; beams get their rows by forking. */
+  /**
+   * Called when the prompt is in its row. Gives every choice a row with a copy of it, and its first token; beams get
+   * their rows by forking.
+   */
   begin(request: Job, output: StepOutput, answer: number): void {
     if (request.request.maxNewTokens === 0) return request.finishAll("length");
     const { rows, observer } = this.#parts;
@@ -84,7 +87,10 @@ export class Decoder {
     return true;
   }
 
-  /** Works on constraints. Who still cannot choose is fed the same token again in the next step, like those that are left out of one. */
+  /**
+   * Works on constraints. Who still cannot choose is fed the same token again in the next step, like those that are
+   * left out of one.
+   */
   #work(waiting: readonly Waiting[]): void {
     const { counters, observer, now: clock } = this.#parts;
     const started = clock();

@@ -1,6 +1,7 @@
 /**
- * Continuous batching (Orca, OSDI'22): each step admits what fits, prefills a bounded chunk of prompt, and decodes one token for
- * every running sequence in one batch. Rows of the KV cache stay dense: row r of the batch is row r of the cache.
+ * Continuous batching (Orca, OSDI'22): each step admits what fits, prefills a bounded chunk of prompt, and decodes one
+ * token for every running sequence in one batch. Rows of the KV cache stay dense: row r of the batch is row r of the
+ * cache.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { asModelError, lostTouch, PrefixdError, shuttingDown } from "../errors.ts";
@@ -79,8 +80,10 @@ export class Engine {
   }
 
   /**
-   * Queues a request; the listener receives its results. The caller has checked that its rows do not exceed the runner's slots.
-   * @throws PrefixdError context_exceeded, queue_full, user_queue_full, invalid_parameter (wider than its tenant's limit), draining, store_unavailable; RangeError for more rows than could ever be admitted
+   * Queues a request; the listener receives its results. The caller has checked that its rows do not exceed the
+   * runner's slots.
+   * @throws PrefixdError context_exceeded, queue_full, user_queue_full, invalid_parameter (wider than its tenant's
+   * limit), draining, store_unavailable; RangeError for more rows than could ever be admitted
    */
   submit(request: EngineRequest, listener: RequestListener): RequestHandle {
     if (rowsOf(request) > this.#runner.slots)
@@ -107,7 +110,8 @@ export class Engine {
 
   /**
    * Runs a soft or hard prompt through the model, in its tenant's turn, and returns its keys and values.
-   * @throws PrefixdError context_exceeded, draining, queue_timeout, model_failed, invalid_request (given up), what `endFolds` is given
+   * @throws PrefixdError context_exceeded, draining, queue_timeout, model_failed, invalid_request (given up), what
+   * `endFolds` is given
    */
   async fold(input: FoldInput, options: FoldOptions): Promise<KvTensor> {
     return this.#besides(foldRun(this.#runner, input), options);
@@ -127,8 +131,8 @@ export class Engine {
   }
 
   /**
-   * Zeroes what ended sequences left in the KV cache and in the model's buffers, a bounded amount between steps. Resolves when nothing is
-   * left of sequences that had ended before the call.
+   * Zeroes what ended sequences left in the KV cache and in the model's buffers, a bounded amount between steps.
+   * Resolves when nothing is left of sequences that had ended before the call.
    */
   wipeFreed(): Promise<void> {
     const wiped = this.#wiper.request();

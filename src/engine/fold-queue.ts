@@ -1,6 +1,6 @@
 /**
- * Soft and hard prompts to be turned into keys and values. They are fed in chunks like prompts, but one at a time, on the row that no
- * sequence uses. They hold no slot, so nothing that waits for a slot waits for them.
+ * Soft and hard prompts to be turned into keys and values. They are fed in chunks like prompts, but one at a time, on
+ * the row that no sequence uses. They hold no slot, so nothing that waits for a slot waits for them.
  */
 import { asModelError, PrefixdError } from "../errors.ts";
 import { queueTimeout } from "./scheduling/admission.ts";
@@ -67,8 +67,9 @@ export class FoldQueue {
   }
 
   /**
-   * Whether a fold goes next, rather than one of `prompts`: the tenant with the least service does, and on ties the two alternate. Counts the
-   * half-fed fold's tenant together with those behind it, so that nobody waits behind a fold whose own turn comes late.
+   * Whether a fold goes next, rather than one of `prompts`: the tenant with the least service does, and on ties the two
+   * alternate. Counts the half-fed fold's tenant together with those behind it, so that nobody waits behind a fold
+   * whose own turn comes late.
    */
   isTurn(prompts: readonly { readonly tenant: string }[]): boolean {
     const { counters } = this.#parts;

@@ -1,6 +1,6 @@
 /**
- * Zeroes what ended sequences left in the KV cache. A row holds a live part and, behind it, whatever longer sequences wrote there
- * before:
+ * Zeroes what ended sequences left in the KV cache. A row holds a live part and, behind it, whatever longer sequences
+ * wrote there before:
  *
  *     row r   [ live: 0 .. owned )[ stale: owned .. dirty )[ zero: dirty .. positions )
  *
@@ -44,8 +44,9 @@ export class CacheWiper {
   }
 
   /**
-   * The work of one step, between runs of the model. Wipes at most one row's positions, so that running sequences wait no longer than it
-   * takes to fill one row. Every row gets its turn and later writes are not waited for, so a job takes at most `slots` + 1 steps.
+   * The work of one step, between runs of the model. Wipes at most one row's positions, so that running sequences wait
+   * no longer than it takes to fill one row. Every row gets its turn and later writes are not waited for, so a job
+   * takes at most `slots` + 1 steps.
    */
   step(owned: OwnedPositions): void {
     try {

@@ -2,7 +2,10 @@ import type { ModelRunner, StepOutput } from "./runner.ts";
 import type { PrefillChunk } from "./scheduling/plan.ts";
 import type { Job } from "./sequence.ts";
 
-/** Feeds chunks of prompts in one run. Asks for output only where it is needed: for each prompt's last token, or for all of a scored one's. */
+/**
+ * Feeds chunks of prompts in one run. Asks for output only where it is needed: for each prompt's last token, or for all
+ * of a scored one's.
+ */
 export function runChunks(runner: ModelRunner, chunks: readonly PrefillChunk<Job>[]): Promise<StepOutput> {
   const prompts = chunks.map(({ request, from, to }) => ({
     row: request.row,

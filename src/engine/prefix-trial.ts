@@ -6,10 +6,10 @@ import type { SideRun } from "./side-run.ts";
 import { NotFiniteError, Row } from "./sampling/logits-row.ts";
 
 /**
- * The largest half-precision number. Trained keys and values are orders of magnitude smaller. Values up to here are finite on every device
- * and cannot make the model overflow in fp32: attention averages values, the layer norms behind it can square numbers up to 1.8e19, and a
- * score is a key times a query that a layer norm has bounded. So if the model's numbers are not finite, a larger value is to blame, or
- * the machine.
+ * The largest half-precision number. Trained keys and values are orders of magnitude smaller. Values up to here are
+ * finite on every device and cannot make the model overflow in fp32: attention averages values, the layer norms behind
+ * it can square numbers up to 1.8e19, and a score is a key times a query that a layer norm has bounded. So if the
+ * model's numbers are not finite, a larger value is to blame, or the machine.
  */
 const LARGEST_SAFE = 65504;
 /** Any id will do: large values overflow whatever attends to them. */

@@ -4,8 +4,9 @@ import type { EngineRequest, PromptScore } from "./request.ts";
 import { reportOf } from "./sampling/sampler.ts";
 
 /**
- * The scores of a prompt's tokens that one chunk's output gives. `output` has a row per token of the chunk, from prompt token `from` on, and
- * each row scores the token after it. The prompt's first token has no score, even behind a prefix: keys and values have no output.
+ * The scores of a prompt's tokens that one chunk's output gives. `output` has a row per token of the chunk, from prompt
+ * token `from` on, and each row scores the token after it. The prompt's first token has no score, even behind a prefix:
+ * keys and values have no output.
  * @throws PrefixdError model_failed if logits are not numbers
  */
 export function promptScores(

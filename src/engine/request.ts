@@ -3,13 +3,16 @@ import type { KvTensor } from "../kv.ts";
 import type { TokenConstraint } from "./constraint.ts";
 
 /**
- * How the next token is chosen; names, meaning, order and defaults are transformers' `generate()`, and vLLM's where it has none.
- * Already validated.
+ * How the next token is chosen; names, meaning, order and defaults are transformers' `generate()`, and vLLM's where it
+ * has none. Already validated.
  */
 export interface SamplingParams {
   /** Added to the logits of these ids; finite. */
   readonly logitBias: ReadonlyMap<number, number>;
-  /** Added to the logit of a sequence's last id, where the ids before it have come; finite. For a single id, replaces its `logitBias`. */
+  /**
+   * Added to the logit of a sequence's last id, where the ids before it have come; finite. For a single id, replaces
+   * its `logitBias`.
+   */
   readonly sequenceBias: readonly { readonly ids: readonly number[]; readonly bias: number }[];
   /** 1: off. Over prompt and generated ids. */
   readonly repetitionPenalty: number;
@@ -140,7 +143,10 @@ export interface TokenEvent extends TokenLogprob {
   readonly top: readonly TokenLogprob[];
 }
 
-/** The score of one prompt token, and the tokens the model found likeliest in its place. The first token has none: nothing precedes it. */
+/**
+ * The score of one prompt token, and the tokens the model found likeliest in its place. The first token has none:
+ * nothing precedes it.
+ */
 export interface PromptScore {
   readonly id: number;
   readonly logprob: number | null;
@@ -150,17 +156,23 @@ export interface PromptScore {
 export type FinishReason = "length" | "eos" | "stop" | "removed";
 
 /**
- * Receives a request's results. All methods are called synchronously from the engine's step and must neither block nor throw.
- * Nothing is called after `onError`, or after every choice's `onFinish`.
+ * Receives a request's results. All methods are called synchronously from the engine's step and must neither block nor
+ * throw. Nothing is called after `onError`, or after every choice's `onFinish`.
  */
 export interface RequestListener {
   /** The request left the queue and holds its slots. */
   onStart?(): void;
   /** With `scorePrompt`: the scores of all prompt tokens, once, before the first generated token. */
   onPrompt?(tokens: readonly PromptScore[]): void;
-  /** Beam search has computed this many more tokens, one per beam. Results come at the end: all of a choice's tokens, then its `onFinish`. */
+  /**
+   * Beam search has computed this many more tokens, one per beam. Results come at the end: all of a choice's tokens,
+   * then its `onFinish`.
+   */
   onBeamStep?(tokens: number): void;
-  /** Return "stop" to end the choice with this token, because it completes a stop string, for example. Ignored for beams. */
+  /**
+   * Return "stop" to end the choice with this token, because it completes a stop string, for example. Ignored for
+   * beams.
+   */
   onToken(event: TokenEvent): "continue" | "stop";
   /** `score`: of the whole sequence; beam search only. */
   onFinish(choice: number, reason: FinishReason, score?: number): void;
@@ -169,6 +181,9 @@ export interface RequestListener {
 }
 
 export interface RequestHandle {
-  /** Ends the request; its slots are free at the next step. "removed" calls `onFinish(i, "removed")`; "cancelled" (the client left) calls nothing more. */
+  /**
+   * Ends the request; its slots are free at the next step. "removed" calls `onFinish(i, "removed")`; "cancelled" (the
+   * client left) calls nothing more.
+   */
   cancel(reason: "cancelled" | "removed"): void;
 }

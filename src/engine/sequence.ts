@@ -116,7 +116,10 @@ export class Job implements Schedulable, Chooser {
     if (!this.ended) this.#end("cancelled");
   }
 
-  /** Calls the listener. One that breaks its contract and throws ends its own request only; the result is then undefined. */
+  /**
+   * Calls the listener. One that breaks its contract and throws ends its own request only; the result is then
+   * undefined.
+   */
   tell<T>(call: (listener: RequestListener) => T): T | undefined {
     try {
       return call(this.listener);
@@ -146,7 +149,10 @@ export class Sequence implements Chooser {
   readonly owner: Job;
   /** Index of the choice; for a beam just a number. */
   readonly choice: number;
-  /** Created with the first token: a request may queue with hundreds of rows, and each needs the memory of all processors. */
+  /**
+   * Created with the first token: a request may queue with hundreds of rows, and each needs the memory of all
+   * processors.
+   */
   #sampler: Sampler | null = null;
   /** Tokens in its row, including the prefix's virtual ones: the position of the next token fed. */
   length = 0;
@@ -184,7 +190,8 @@ export class Sequence implements Chooser {
   }
 
   /**
-   * Chooses the next token from row `row` of a step that ended at `now` (ms), tells the listener, and ends the choice if this was the last.
+   * Chooses the next token from row `row` of a step that ended at `now` (ms), tells the listener, and ends the choice
+   * if this was the last.
    * @throws MaskPending where the constraint needs `work` first; PrefixdError model_failed
    */
   advance(output: StepOutput, row: number, now: number): void {

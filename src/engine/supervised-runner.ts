@@ -10,9 +10,10 @@ export interface SupervisionOptions {
 }
 
 /**
- * A runner on a device that can go away: reset by its driver, unplugged, hung. A failed run is followed by a small one: if that works, the
- * failure was the run's own (out of memory, for example); if not, the device is lost. A run that times out also counts as a lost device.
- * From then on every call fails with `device_lost`, and the device is left alone.
+ * A runner on a device that can go away: reset by its driver, unplugged, hung. A failed run is followed by a small one:
+ * if that works, the failure was the run's own (out of memory, for example); if not, the device is lost. A run that
+ * times out also counts as a lost device. From then on every call fails with `device_lost`, and the device is left
+ * alone.
  */
 export class SupervisedRunner implements ModelRunner {
   readonly #runner: ModelRunner;

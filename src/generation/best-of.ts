@@ -1,8 +1,8 @@
 import type { ChoiceDelta } from "./types.ts";
 
 /**
- * The `n` choices with the highest score out of each prompt's `generated` ones, best first and renumbered; ties go to the earlier one.
- * `choices` holds all prompts' choices, prompt after prompt.
+ * The `n` choices with the highest score out of each prompt's `generated` ones, best first and renumbered; ties go to
+ * the earlier one. `choices` holds all prompts' choices, prompt after prompt.
  */
 export function bestChoices(choices: readonly ChoiceDelta[], generated: number, n: number): ChoiceDelta[] {
   const best: ChoiceDelta[] = [];

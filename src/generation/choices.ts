@@ -57,7 +57,10 @@ export class Choices {
     return deltas;
   }
 
-  /** Begins every choice of a prompt with the prompt. Special tokens have no text here either. `scores`: of its tokens, if asked for. */
+  /**
+   * Begins every choice of a prompt with the prompt. Special tokens have no text here either. `scores`: of its tokens,
+   * if asked for.
+   */
   echo(prompt: number, scores: readonly PromptScore[]): void {
     const ids = this.#request.prompts[prompt] as Int32Array;
     const text = this.#tokenizer.decode(ids);

@@ -56,8 +56,8 @@ export class PreparedConstraint {
 }
 
 /**
- * Compiles constraints and keeps them, by user: how long an answer takes must not tell what another user has sent. The vocabulary is laid out
- * once, in some tenths of a second for GPT-2's.
+ * Compiles constraints and keeps them, by user: how long an answer takes must not tell what another user has sent. The
+ * vocabulary is laid out once, in some tenths of a second for GPT-2's.
  */
 export class Constraints {
   readonly #options: ConstraintsOptions;

@@ -16,7 +16,10 @@ export interface FoldingParts extends MeterParts {
   readonly engine: FoldingEngine;
 }
 
-/** Runs what is registered through the model, on its user's share: soft and hard prompts in full, which are also charged to the token rate and the bill; keys and values with one token. */
+/**
+ * Runs what is registered through the model, on its user's share: soft and hard prompts in full, which are also charged
+ * to the token rate and the bill; keys and values with one token.
+ */
 export class FoldingService {
   readonly #parts: FoldingParts;
   readonly #removed = new RemovedUsers();
@@ -26,8 +29,8 @@ export class FoldingService {
   }
 
   /**
-   * Returns the keys and values of the future prefix `key`. Its positions are charged as prompt tokens, unless the request was given up
-   * (`signal`) before the engine began.
+   * Returns the keys and values of the future prefix `key`. Its positions are charged as prompt tokens, unless the
+   * request was given up (`signal`) before the engine began.
    * @throws PrefixdError token_rate_exceeded, removed, and what the engine's `fold` throws
    */
   async fold(input: FoldInput, { user, name }: PrefixKey, signal?: AbortSignal): Promise<KvTensor> {

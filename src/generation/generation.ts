@@ -94,7 +94,10 @@ export class Generation {
     return this.#state.name === "running" && this.#state.begun;
   }
 
-  /** Throws `context_exceeded`, what the engine's `submit` throws, or why it must not run any more. The caller then calls `end`. */
+  /**
+   * Throws `context_exceeded`, what the engine's `submit` throws, or why it must not run any more. The caller then
+   * calls `end`.
+   */
   submit(prefix: ResolvedPrefix | null, constraint: PreparedConstraint | null, signal: AbortSignal): void {
     if (this.#state.name !== "admitting") throw new Error("submitted twice");
     if (this.#state.refusal !== null) throw this.#state.refusal;
@@ -128,7 +131,10 @@ export class Generation {
     signal.addEventListener("abort", onAbort);
   }
 
-  /** Ends it because its prefix is gone, and resolves when it has ended. If it has not been submitted yet, it will not be. */
+  /**
+   * Ends it because its prefix is gone, and resolves when it has ended. If it has not been submitted yet, it will not
+   * be.
+   */
   remove(): Promise<void> {
     const state = this.#state;
     if (state.name === "admitting") {
@@ -151,8 +157,8 @@ export class Generation {
   }
 
   /**
-   * The only way to end: releases what it holds (rows, reserved tokens, listeners) and counts it. Tells the client nothing.
-   * Returns false if it had ended before.
+   * The only way to end: releases what it holds (rows, reserved tokens, listeners) and counts it. Tells the client
+   * nothing. Returns false if it had ended before.
    */
   end(outcome: string): boolean {
     const state = this.#state;
@@ -299,7 +305,10 @@ export class Generation {
   }
 }
 
-/** Generations with results in this step. One microtask flushes them all: a microtask each would cost more than the flush itself. */
+/**
+ * Generations with results in this step. One microtask flushes them all: a microtask each would cost more than the
+ * flush itself.
+ */
 let flushing: Generation[] = [];
 
 function flushLater(generation: Generation): void {

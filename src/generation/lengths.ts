@@ -13,7 +13,10 @@ export interface AnswerLength {
   readonly maxLength: number | null;
   /** transformers' `min_length`. Replaces `sampling.minNewTokens`; null: not given. */
   readonly minLength: number | null;
-  /** A default may be cut to this many new tokens, at least 1, where the context ends; null: the request itself gave the number. */
+  /**
+   * A default may be cut to this many new tokens, at least 1, where the context ends; null: the request itself gave the
+   * number.
+   */
   readonly cutTo: number | null;
 }
 
@@ -42,7 +45,8 @@ export function mostNewTokens(length: AnswerLength, prompt: number, positions: n
 }
 
 /**
- * `maxNewTokens` and `minNewTokens` behind a prefix and a prompt of these lengths. `which` names the prompt, if there are several.
+ * `maxNewTokens` and `minNewTokens` behind a prefix and a prompt of these lengths. `which` names the prompt, if there
+ * are several.
  * @throws PrefixdError context_exceeded
  */
 export function lengthsOf(

@@ -27,8 +27,9 @@ export interface Metered {
 }
 
 /**
- * What one request uses: its time in the queue and in the model, and its tokens, for the bill and for the user's tokens per minute. The most tokens
- * it can use are reserved at admission, so that concurrent requests cannot all spend the same ones; what is left at the end is given back.
+ * What one request uses: its time in the queue and in the model, and its tokens, for the bill and for the user's tokens
+ * per minute. The most tokens it can use are reserved at admission, so that concurrent requests cannot all spend the
+ * same ones; what is left at the end is given back.
  */
 export class RequestMeter {
   readonly #request: Metered;

@@ -43,14 +43,18 @@ export class GenerationService {
     this.#parts = parts;
   }
 
-  /** Throws `queue_full` if the user's next request could not even wait. Asked before its body is read, so that a flood costs others less. */
+  /**
+   * Throws `queue_full` if the user's next request could not even wait. Asked before its body is read, so that a flood
+   * costs others less.
+   */
   refuseIfFull(user: string): void {
     this.#parts.engine.refuseIfFull(user);
   }
 
   /**
    * Accepts a request, with all of its prompts or none; resolves when it is queued. Aborting `signal` ends it silently.
-   * Throws `draining`, `removed`, `base_model_disabled`, `context_exceeded`, `queue_full`, `user_queue_full`, `token_rate_exceeded`, what the registry's `resolve` and `Constraints.prepare` throw, RequestAborted.
+   * Throws `draining`, `removed`, `base_model_disabled`, `context_exceeded`, `queue_full`, `user_queue_full`,
+   * `token_rate_exceeded`, what the registry's `resolve` and `Constraints.prepare` throw, RequestAborted.
    */
   async start(request: ValidGenerateRequest, listener: GenerationListener, signal: AbortSignal): Promise<void> {
     const generation = new Generation(request, listener, this.#parts, (ended) => this.#live.delete(ended));
@@ -73,7 +77,10 @@ export class GenerationService {
     }
   }
 
-  /** Returns the complete result. Throws what `start` throws, `removed` if the prefix went away meanwhile, and whatever ends the run. */
+  /**
+   * Returns the complete result. Throws what `start` throws, `removed` if the prefix went away meanwhile, and whatever
+   * ends the run.
+   */
   collect(request: ValidGenerateRequest, signal: AbortSignal): Promise<Generated> {
     return new Promise((resolve, reject) => {
       const choices: ChoiceDelta[] = Array.from(
@@ -95,12 +102,17 @@ export class GenerationService {
     });
   }
 
-  /** Ends every request that uses a removed prefix, including those still looking it up; resolves when they have ended. */
+  /**
+   * Ends every request that uses a removed prefix, including those still looking it up; resolves when they have ended.
+   */
   endRequestsOf(key: PrefixKey): Promise<EndedRequests> {
     return this.#end((generation) => generation.uses(key));
   }
 
-  /** Ends all requests of a removed user, drops the constraints that they brought, and refuses later ones, until `readmitUser`. */
+  /**
+   * Ends all requests of a removed user, drops the constraints that they brought, and refuses later ones, until
+   * `readmitUser`.
+   */
   endRequestsOfUser(user: string): Promise<EndedRequests> {
     this.#removedUsers.add(user);
     this.#parts.constraints?.forget(user);

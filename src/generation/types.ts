@@ -31,7 +31,10 @@ export interface ValidGenerateRequest extends AnswerLength {
   readonly prompts: readonly Int32Array[];
   /** Choices per prompt. Choice c of prompt p has index `p * n + c`. */
   readonly n: number;
-  /** Choices generated per prompt, at least n, of which the n with the highest mean log probability are returned; null: n, and all are. */
+  /**
+   * Choices generated per prompt, at least n, of which the n with the highest mean log probability are returned; null:
+   * n, and all are.
+   */
   readonly bestOf: number | null;
   /** null: no beam search. */
   readonly beams: BeamParams | null;
@@ -58,7 +61,10 @@ export interface ChoiceDelta {
   /** `token` is null for a prompt's first token. */
   readonly logprobs: { readonly token: (number | null)[]; readonly top: (readonly TokenLogprob[])[] };
   finishReason: FinishReason | null;
-  /** With beam search, transformers' sequences_scores; with `bestOf`, the mean log probability of the generated tokens. Set at the end. */
+  /**
+   * With beam search, transformers' sequences_scores; with `bestOf`, the mean log probability of the generated tokens.
+   * Set at the end.
+   */
   score: number | null;
 }
 

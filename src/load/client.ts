@@ -18,7 +18,10 @@ export interface GenerateBody {
   readonly return_token_ids?: boolean;
 }
 
-/** Parameters that keep a request what it is meant to be, greedy or drawn, one row, `max_new_tokens` long, whatever the model's own defaults are. */
+/**
+ * Parameters that keep a request what it is meant to be, greedy or drawn, one row, `max_new_tokens` long, whatever the
+ * model's own defaults are.
+ */
 export const PLAIN = { ignore_eos: true, stop: [], num_beams: 1, n: 1, do_sample: false } as const;
 
 export interface GenerateCall {

@@ -71,7 +71,10 @@ export interface Bucket {
 export interface ServerSample {
   readonly at_s: number;
   readonly rss_mib: number;
-  /** RSS without mapped files, without the free part of V8's heap and without its young generation, as far as the server tells them apart. */
+  /**
+   * RSS without mapped files, without the free part of V8's heap and without its young generation, as far as the server
+   * tells them apart.
+   */
   readonly in_use_mib: number;
   readonly queue_depth: number;
   readonly running: number;
@@ -107,8 +110,8 @@ export interface ServerResult {
     readonly p99: number | null;
   } | null;
   /**
-   * Least-squares slope of memory in use over the second half of the run; null if that is shorter than half a minute or there are no
-   * metrics.
+   * Least-squares slope of memory in use over the second half of the run; null if that is shorter than half a minute or
+   * there are no metrics.
    */
   readonly memory_slope_mib_per_min: number | null;
   /** Before and after the load; null if not measured. */

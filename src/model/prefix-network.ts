@@ -128,7 +128,9 @@ function forwardGraph(shapes: Shapes, prefixShape: readonly number[]): OnnxGraph
   return graph;
 }
 
-/** With h = tanh(z) and dy the gradient of the flat prefix: dW2 = dy^T h, dz = (dy W2) (1 - h^2), dW0 = dz^T embedding. */
+/**
+ * With h = tanh(z) and dy the gradient of the flat prefix: dW2 = dy^T h, dz = (dy W2) (1 - h^2), dW0 = dz^T embedding.
+ */
 function backwardGraph(shapes: Shapes, prefixShape: readonly number[]): OnnxGraph {
   const graph = new OnnxGraph("prefix_network_backward", "");
   const e = new Expressions(graph);

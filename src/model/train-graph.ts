@@ -8,7 +8,8 @@
  *          mask                     fp32 [1, 1, S, T] (prompt: [1, 1, S, S]), 0 or very negative
  *          prefix                   fp32 [L, 2, H, P, D]
  *          prompt                   fp32 [P, E], instead of prefix
- *          rows, targets            int32 [R]: tokens whose successor is learned (counted row by row), and that successor
+ *          rows, targets            int32 [R]: tokens whose successor is learned (counted row by row), and
+ *                                   that successor
  *          weight                   fp32 [1, 1]: of every target in the loss
  *          row_of                   int32 [B S]: a token's index in `rows`; R if it is not there
  *          qkv_shape, head_shape    int64 B, S, 3, H, D and B, S, H, D

@@ -42,7 +42,9 @@ export const ACTIVATION_LAYERS: Readonly<Record<Activation, (e: Expressions, u: 
   relu,
 };
 
-/** 0.5 u (1 + tanh(SLOPE / 2 * (u + CUBIC u^3))) = u sigmoid(SLOPE u (1 + CUBIC u^2)) (transformers' NewGELUActivation). */
+/**
+ * 0.5 u (1 + tanh(SLOPE / 2 * (u + CUBIC u^3))) = u sigmoid(SLOPE u (1 + CUBIC u^2)) (transformers' NewGELUActivation).
+ */
 const SLOPE = 2 * Math.sqrt(2 / Math.PI);
 const CUBIC = 0.044715;
 

@@ -1,6 +1,6 @@
 /**
- * PEFT keeps a prefix as `[P, layers * 2 * heads * headDim]` (per token: layer, then key and value, then head), a KvTensor
- * as `[layers, 2, heads, P, headDim]`. Source: peft 0.21 `PeftModel.get_prompt`, view and permute.
+ * PEFT keeps a prefix as `[P, layers * 2 * heads * headDim]` (per token: layer, then key and value, then head), a
+ * KvTensor as `[layers, 2, heads, P, headDim]`. Source: peft 0.21 `PeftModel.get_prompt`, view and permute.
  */
 import type { ModelShape } from "../kv.ts";
 

@@ -122,7 +122,9 @@ export interface PrefixStore {
   loadKv(key: PrefixKey, digest: string): Promise<Uint8Array | null>;
   /** The same for an uploaded file, or as much of the range as exists. */
   loadFile(key: PrefixKey, digest: string, file: string, range?: ByteRange): Promise<Uint8Array | null>;
-  /** One page, in ascending order of name. A store may be blocked for it, so `limit` should be in the hundreds at most. */
+  /**
+   * One page, in ascending order of name. A store may be blocked for it, so `limit` should be in the hundreds at most.
+   */
   list(user: string, options: { after?: string; limit: number }): Promise<ListedPrefix[]>;
   /**
    * Others' prefixes that the user may use, in ascending order of `owner/name`. The cost depends on the page, not on

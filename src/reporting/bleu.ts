@@ -1,4 +1,7 @@
-/** Corpus BLEU (Papineni and others, ACL 2002) as sacrebleu 2.6 computes it: tokenizer 13a, smoothing exp, several references a row. */
+/**
+ * Corpus BLEU (Papineni and others, ACL 2002) as sacrebleu 2.6 computes it: tokenizer 13a, smoothing exp, several
+ * references a row.
+ */
 
 const ORDERS = 4;
 

@@ -46,7 +46,10 @@ export interface RowPlot {
   readonly rows: readonly { readonly name: string; readonly group: string; readonly value: number }[];
 }
 
-/** Lines over two axes. A linear axis starts at 0, a logarithmic one at a power of ten. Throws for values an axis cannot show. */
+/**
+ * Lines over two axes. A linear axis starts at 0, a logarithmic one at a power of ten. Throws for values an axis cannot
+ * show.
+ */
 export function linePlot({ title, x, y, series }: LinePlot): string {
   const points = series.flatMap((line) => line.points.flatMap(([at, value]) => (value === null ? [] : [[at, value]])));
   const across = axisScale(

@@ -1,4 +1,6 @@
-/** A training's state in one file: parameters, the optimizer's means, the best values so far, and what they belong to. */
+/**
+ * A training's state in one file: parameters, the optimizer's means, the best values so far, and what they belong to.
+ */
 import { open, readFile, rename, rm } from "node:fs/promises";
 import { dirname } from "node:path";
 import { TrainingError } from "../errors.ts";

@@ -4,8 +4,9 @@ import type { StepOutput } from "../runner.ts";
 import type { Job, Sequence } from "../sequence.ts";
 
 /**
- * One step of a request's beam search: its first sequences become the rows of the surviving beams. Results are reported when the search is
- * done. `outputRow`: a sequence's row of the output; `copyRow`: copies a sequence's row in the cache.
+ * One step of a request's beam search: its first sequences become the rows of the surviving beams. Results are reported
+ * when the search is done. `outputRow`: a sequence's row of the output; `copyRow`: copies a sequence's row in the
+ * cache.
  * @throws MaskPending; PrefixdError model_failed, invalid_parameter (fewer sequences are possible than asked for)
  */
 export function advanceBeams(
@@ -20,7 +21,8 @@ export function advanceBeams(
   request.tell((listener) => listener.onBeamStep?.(request.rows));
   if (request.ended) return;
   if (search.done) return tellResults(request, search);
-  // A search with fewer beams for a while keeps its rows: spare ones duplicate its best beam, and their output is ignored.
+  // A search with fewer beams for a while keeps its rows: spare ones duplicate its best beam, and their output is
+  // ignored.
   const { rows, copies } = planForks(
     sequences.map((_, row) => parents[row] ?? parents[0]!),
     sequences.length,

@@ -18,9 +18,9 @@ export interface Continuation {
 }
 
 /**
- * The `count` best continuations of all beams, best first: transformers' log_softmax, logits processors, sum with the beam's score,
- * topk over `[beams * vocabulary]`, in fp32; equal scores by beam, then id (torch leaves their order open). Excludes tokens
- * that the processors rule out.
+ * The `count` best continuations of all beams, best first: transformers' log_softmax, logits processors, sum with the
+ * beam's score, topk over `[beams * vocabulary]`, in fp32; equal scores by beam, then id (torch leaves their order
+ * open). Excludes tokens that the processors rule out.
  * @throws MaskPending; PrefixdError model_failed if a row's logits are not numbers
  */
 export function bestContinuations(beams: readonly OpenBeam[], count: number, renormalize: boolean): Continuation[] {

@@ -6,7 +6,10 @@ import type { SamplingParams } from "../request.ts";
 import { NotFiniteError } from "../sampling/logits-row.ts";
 import { type WarpedTokens, TOP_H_TOKENS } from "../sampling/warped-tokens.ts";
 
-/** What is left of one beam's tokens, likeliest first, with the scores of the continuations and what they weigh in the draw. */
+/**
+ * What is left of one beam's tokens, likeliest first, with the scores of the continuations and what they weigh in the
+ * draw.
+ */
 interface Tokens {
   readonly ids: Int32Array;
   readonly scores: Float32Array;
@@ -16,11 +19,11 @@ interface Tokens {
 }
 
 /**
- * `count` continuations of all beams, drawn one after another without replacement from the softmax of their scores, in the order
- * drawn: transformers' log_softmax, logits processors, warpers, sum with the beam's score, multinomial over `[beams * vocabulary]`.
- * Fewer if no more have any probability (torch fills up with impossible ones). `keep`: so many tokens of each beam the warpers leave
- * at least; `uniform`: the number in [0, 1) that decides draw `index`, over beams in order and their tokens by descending score, equal
- * ones by ascending id.
+ * `count` continuations of all beams, drawn one after another without replacement from the softmax of their scores, in
+ * the order drawn: transformers' log_softmax, logits processors, warpers, sum with the beam's score, multinomial over
+ * `[beams * vocabulary]`. Fewer if no more have any probability (torch fills up with impossible ones). `keep`: so many
+ * tokens of each beam the warpers leave at least; `uniform`: the number in [0, 1) that decides draw `index`, over beams
+ * in order and their tokens by descending score, equal ones by ascending id.
  * @throws MaskPending; PrefixdError model_failed if a row's logits are not numbers
  */
 export function drawContinuations(
@@ -48,7 +51,10 @@ function tokensOf(beam: OpenBeam, params: SamplingParams, keep: number): Tokens 
   return { ids: list.ids.slice(0, list.length), scores, weights: new Float64Array(list.length), mass: 0 };
 }
 
-/** What processors and warpers leave of a beam's tokens: from the candidates where they provably suffice, else from all logits. */
+/**
+ * What processors and warpers leave of a beam's tokens: from the candidates where they provably suffice, else from all
+ * logits.
+ */
 function listFor({ row, processors }: OpenBeam, params: SamplingParams, keep: number): WarpedTokens {
   const { temperature, topH, topK } = params;
   if (processors.forced !== null) {

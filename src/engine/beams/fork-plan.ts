@@ -7,9 +7,10 @@ export interface ForkPlan {
 }
 
 /**
- * Beams fork and die: child c continues what lies in row `parents[c]`, of rows `[0, count)`. A parent's first child takes over its
- * row; each further child gets a copy in the row of a parent without children. So as few rows are copied as can be, and there are
- * no cycles to resolve: a row that is written was nobody's parent. There may be fewer children than rows, not more.
+ * Beams fork and die: child c continues what lies in row `parents[c]`, of rows `[0, count)`. A parent's first child
+ * takes over its row; each further child gets a copy in the row of a parent without children. So as few rows are copied
+ * as can be, and there are no cycles to resolve: a row that is written was nobody's parent. There may be fewer children
+ * than rows, not more.
  *
  *     parents [0, 0, 3, 0]      rows  0: child 0    1: copy for child 1    2: copy for child 3    3: child 2
  */

@@ -1,4 +1,7 @@
-/** Beam search as transformers' `_beam_search` does it (generation/utils.py, 5.x), for one prompt; scores are fp32 as there. */
+/**
+ * Beam search as transformers' `_beam_search` does it (generation/utils.py, 5.x), for one prompt; scores are fp32 as
+ * there.
+ */
 import { PrefixdError } from "../../errors.ts";
 import { bestContinuations, type Continuation, type OpenBeam } from "./continuations.ts";
 import { drawContinuations } from "./draws.ts";
@@ -123,7 +126,8 @@ export class BeamSearch {
 
   /**
    * The `n` best sequences, best first.
-   * @throws PrefixdError invalid_parameter if the processors left so few tokens that there are not so many, or raised scores out of range
+   * @throws PrefixdError invalid_parameter if the processors left so few tokens that there are not so many, or raised
+   * scores out of range
    */
   results(n: number): BeamResult[] {
     if (this.found < n) {
@@ -148,7 +152,9 @@ export class BeamSearch {
     return done;
   }
 
-  /** The best continuations, or as many drawn: enough for `numBeams` to go on even if every beam's best tokens end it. */
+  /**
+   * The best continuations, or as many drawn: enough for `numBeams` to go on even if every beam's best tokens end it.
+   */
   #continuations(open: readonly OpenBeam[]): Continuation[] {
     const { sampling, seed } = this.#request;
     const ends = this.#eosIds.size;
@@ -179,8 +185,8 @@ export class BeamSearch {
   }
 
   /**
-   * transformers' heuristic: the best running beam as if it ended now, or with `never` and a penalty that favours length as if it
-   * ended at the last position with no loss, against the worst that has finished.
+   * transformers' heuristic: the best running beam as if it ended now, or with `never` and a penalty that favours
+   * length as if it ended at the last position with no loss, against the worst that has finished.
    */
   #canImprove(): boolean {
     const { earlyStopping, lengthPenalty } = this.#params;

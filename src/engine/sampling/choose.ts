@@ -1,13 +1,13 @@
 /**
- * Chooses a token from one row of a step as transformers' `generate()` does, from as few of its logits as provably suffice: the
- * model's best candidates; else the tokens above a floor; else all. The result is the same.
+ * Chooses a token from one row of a step as transformers' `generate()` does, from as few of its logits as provably
+ * suffice: the model's best candidates; else the tokens above a floor; else all. The result is the same.
  *
- * Every token that is not a candidate has a logit of at most the last candidate's. Processors change known ids, and those that only lower
- * scores raise nothing from below. So the candidates' processed scores, and the single logits of ids that may be raised, bound all others.
- * A constraint only lowers scores, to nothing. If it allows few tokens, they are read one by one. Which tokens it allows may not be known yet;
- * which of the candidates it allows always is.
- * A single logit is free on a CPU; where logits are on a GPU, the first one downloads the row. Where the processors force ids, all others
- * are ruled out and no logit matters.
+ * Every token that is not a candidate has a logit of at most the last candidate's. Processors change known ids, and
+ * those that only lower scores raise nothing from below. So the candidates' processed scores, and the single logits of
+ * ids that may be raised, bound all others. A constraint only lowers scores, to nothing. If it allows few tokens, they
+ * are read one by one. Which tokens it allows may not be known yet; which of the candidates it allows always is. A
+ * single logit is free on a CPU; where logits are on a GPU, the first one downloads the row. Where the processors force
+ * ids, all others are ruled out and no logit matters.
  */
 import { PrefixdError } from "../../errors.ts";
 import { type FullScores, listAtLeast, listOnly } from "./full-logits.ts";
@@ -22,13 +22,15 @@ import { NOTHING, type Outside, tempered, weightOf } from "./probability.ts";
 const FLOOR_SLACK = 1e-6;
 /** Safety margin, in nats, below the min_p threshold. */
 const MIN_P_SLACK = 1e-4;
-/** Error allowed for the model's fp32 log-sum-exp: its kernel's, and a few units in the last place (2^-23 of its size). */
+/**
+ * Error allowed for the model's fp32 log-sum-exp: its kernel's, and a few units in the last place (2^-23 of its size).
+ */
 const LOG_SUM_EXP_ERROR = { absolute: 1e-5, relative: 5e-7 };
 
 /**
- * The next token. `u` in [0, 1) chooses from the distribution function over tokens in descending order of probability, ties by id;
- * greedy search takes the highest score with the lowest id. Throws MaskPending, `model_failed` if logits are not numbers, `invalid_parameter` if
- * the processors forbid every token.
+ * The next token. `u` in [0, 1) chooses from the distribution function over tokens in descending order of probability,
+ * ties by id; greedy search takes the highest score with the lowest id. Throws MaskPending, `model_failed` if logits
+ * are not numbers, `invalid_parameter` if the processors forbid every token.
  */
 export function chooseToken(row: Row, processors: LogitsProcessors, params: SamplingParams, u: number): number {
   if (processors.forced !== null) return chooseForced(processors.forced, processors, params, u);
@@ -83,8 +85,8 @@ function chooseBest(row: Row, processors: LogitsProcessors): number {
 }
 
 /**
- * Chooses from the candidates and the tokens that processors raise. -1 if they do not suffice, together with a floor: tokens with lower scores
- * need not be considered (-Infinity if unknown).
+ * Chooses from the candidates and the tokens that processors raise. -1 if they do not suffice, together with a floor:
+ * tokens with lower scores need not be considered (-Infinity if unknown).
  */
 function sampleCandidates(
   row: Row,
@@ -191,9 +193,9 @@ function bestOfAll(logits: Float32Array, processors: LogitsProcessors): number {
 }
 
 /**
- * The weight of the tokens that `listKnown` left out, from the model's log-sum-exp, for T <= 1. Tokens that processors change are known one by
- * one. The others have scores s = logits <= last, `last` being the last candidate's logit: nearly exact at T = 1, and below
- * sum exp((s - best) / T) <= sum exp(s - best) * exp((last - best) * (1 / T - 1)).
+ * The weight of the tokens that `listKnown` left out, from the model's log-sum-exp, for T <= 1. Tokens that processors
+ * change are known one by one. The others have scores s = logits <= last, `last` being the last candidate's logit:
+ * nearly exact at T = 1, and below sum exp((s - best) / T) <= sum exp(s - best) * exp((last - best) * (1 / T - 1)).
  */
 function othersByLogSumExp(list: WarpedTokens, row: Row, processors: LogitsProcessors, temperature: number): Outside {
   const { lastLogit, logSumExp } = row;

@@ -74,7 +74,10 @@ export class FullScores {
     sort(list);
   }
 
-  /** Fills the list with as many of the likeliest tokens as these warpers (no top_k) very likely need, and records what is left out. */
+  /**
+   * Fills the list with as many of the likeliest tokens as these warpers (no top_k) very likely need, and records what
+   * is left out.
+   */
   listFor(warpers: Warpers, list: WarpedTokens): void {
     const bins = this.#bins;
     bins.weigh(this.scores, this.best, true);
@@ -104,8 +107,8 @@ export class FullScores {
   }
 
   /**
-   * What `WarpedTokens` would draw at `u` after top_p and no other warper, or -1 if rounding might decide: without sorting more than the
-   * bin in which top_p cuts and the one in which the draw falls. `list` is used as memory.
+   * What `WarpedTokens` would draw at `u` after top_p and no other warper, or -1 if rounding might decide: without
+   * sorting more than the bin in which top_p cuts and the one in which the draw falls. `list` is used as memory.
    */
   drawNucleus(topP: number, u: number, list: WarpedTokens): number {
     const bins = this.#bins;
@@ -158,8 +161,8 @@ export class FullScores {
 }
 
 /**
- * Fills the list with every token whose processed score, before temperature, is at least `floor`, in one pass. Returns false if a
- * score is NaN.
+ * Fills the list with every token whose processed score, before temperature, is at least `floor`, in one pass. Returns
+ * false if a score is NaN.
  */
 export function listAtLeast(
   floor: number,
@@ -189,7 +192,10 @@ export function listAtLeast(
   return true;
 }
 
-/** Fills the list with these tokens, and nothing is left out. `ids` ascend; `offset` is subtracted from logits first. Returns false if a score is NaN. */
+/**
+ * Fills the list with these tokens, and nothing is left out. `ids` ascend; `offset` is subtracted from logits first.
+ * Returns false if a score is NaN.
+ */
 export function listOnly(
   ids: readonly number[],
   logits: Float32Array,

@@ -18,8 +18,9 @@ const scratches = new Map<number, Scratch>();
 const candidateLists = new Map<number, WarpedTokens>();
 
 /**
- * Fills the list with the candidates and with tokens that processors raise above the last of them, by processed score. Returns false if it is
- * empty or has no room. `offset` is subtracted from every logit first: 0, or the row's log-sum-exp for log-probabilities. Not for forced ids.
+ * Fills the list with the candidates and with tokens that processors raise above the last of them, by processed score.
+ * Returns false if it is empty or has no room. `offset` is subtracted from every logit first: 0, or the row's
+ * log-sum-exp for log-probabilities. Not for forced ids.
  */
 export function listKnown(list: WarpedTokens, row: Row, processors: LogitsProcessors, offset: number): boolean {
   const { candidates } = row;
@@ -45,7 +46,10 @@ export function listKnown(list: WarpedTokens, row: Row, processors: LogitsProces
   return room && list.length > 0;
 }
 
-/** The tokens that may come where ids are forced, by processed score. Needs nothing from the model. Empty if all are forbidden. */
+/**
+ * The tokens that may come where ids are forced, by processed score. Needs nothing from the model. Empty if all are
+ * forbidden.
+ */
 export function listForced(forced: readonly number[], processors: LogitsProcessors): WarpedTokens {
   const list = new WarpedTokens(forced.length);
   for (const id of forced) {

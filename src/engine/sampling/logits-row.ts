@@ -1,7 +1,9 @@
 import { PrefixdError } from "../../errors.ts";
 import type { StepOutput } from "../runner.ts";
 
-/** One row of a step, with its candidates. Created once per token, so anything that takes memory is created on demand. */
+/**
+ * One row of a step, with its candidates. Created once per token, so anything that takes memory is created on demand.
+ */
 export class Row {
   readonly candidates: number;
   readonly logSumExp: number;

@@ -1,4 +1,6 @@
-/** Scores after temperature, their weights in a distribution, and what is known of the tokens that a list leaves out. */
+/**
+ * Scores after temperature, their weights in a distribution, and what is known of the tokens that a list leaves out.
+ */
 
 const { fround } = Math;
 
@@ -10,7 +12,10 @@ export interface Outside {
   readonly weight: number;
   /** `weight` is at most this far off; 0 only if nothing is left out. */
   readonly error: number;
-  /** Sum of weight times (score - best score), which gives the entropy, off by a share like that of `weight`; NaN if not known. */
+  /**
+   * Sum of weight times (score - best score), which gives the entropy, off by a share like that of `weight`; NaN if not
+   * known.
+   */
   readonly moment: number;
 }
 

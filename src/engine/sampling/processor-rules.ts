@@ -48,7 +48,8 @@ export function rulesOf(params: SamplingParams, promptLength: number, eosIds: re
     params.exponentialDecay !== null && params.exponentialDecay.factor !== 1 && eosIds.length > 0
       ? params.exponentialDecay
       : null;
-  // For decoder-only models, transformers forces the first token only if the input is one token long, and generation then begins after it.
+  // For decoder-only models, transformers forces the first token only if the input is one token long, and generation
+  // then begins after it.
   const { forcedBosId } = params;
   const forcedFirst = forcedBosId !== null && promptLength === 1 ? [forcedBosId] : null;
   const penalised = repetitionPenalty !== 1 || frequencyPenalty !== 0 || presencePenalty !== 0 || decay !== null;

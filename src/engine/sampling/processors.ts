@@ -1,11 +1,12 @@
 /**
- * transformers' logits processors (generation/logits_process.py), which change a token's score by the ids before it, in fp32: every
- * step that torch rounds is rounded here.
+ * transformers' logits processors (generation/logits_process.py), which change a token's score by the ids before it, in
+ * fp32: every step that torch rounds is rounded here.
  *
- * Order: logit_bias and sequence_bias, repetition_penalty, no_repeat_ngram_size, bad_words, min_new_tokens, forced_bos_token_id,
- * forced_eos_token_id, exponential_decay_length_penalty, suppress_tokens, begin_suppress_tokens, and where transformers puts
- * processors of one's own frequency_penalty and presence_penalty (vLLM's). Processors that only forbid tokens may run in any place,
- * except that forced ids override what was forbidden before them, and not what is forbidden after.
+ * Order: logit_bias and sequence_bias, repetition_penalty, no_repeat_ngram_size, bad_words, min_new_tokens,
+ * forced_bos_token_id, forced_eos_token_id, exponential_decay_length_penalty, suppress_tokens, begin_suppress_tokens,
+ * and where transformers puts processors of one's own frequency_penalty and presence_penalty (vLLM's). Processors that
+ * only forbid tokens may run in any place, except that forced ids override what was forbidden before them, and not what
+ * is forbidden after.
  *
  * A constraint forbids tokens before all else, as transformers' `prefix_allowed_tokens_fn`.
  */
@@ -20,8 +21,8 @@ const { fround } = Math;
 const PENDING = new MaskPending();
 
 /**
- * The processors of one sequence with its history: what they do to the scores of its next token. Scores are raw logits, or, in beam
- * search, their log-softmax: transformers hands either to the same processors.
+ * The processors of one sequence with its history: what they do to the scores of its next token. Scores are raw logits,
+ * or, in beam search, their log-softmax: transformers hands either to the same processors.
  */
 export class LogitsProcessors {
   readonly #rules: ProcessorRules;
@@ -35,7 +36,9 @@ export class LogitsProcessors {
   readonly #biases: Map<number, number>;
   /** Ids forbidden as the next token, besides those of the rules. */
   readonly #banned = new Set<number>();
-  /** EOS ids while exponential_decay_length_penalty acts, else empty; and the factor on the magnitude of their scores. */
+  /**
+   * EOS ids while exponential_decay_length_penalty acts, else empty; and the factor on the magnitude of their scores.
+   */
   readonly #decayed = new Set<number>();
   #decay = 0;
   #forced: readonly number[] | null = null;
@@ -114,7 +117,8 @@ export class LogitsProcessors {
   }
 
   /**
-   * The ids that the constraint allows, ascending, if they are few; null: too many, or there is no constraint. To be asked before `apply`.
+   * The ids that the constraint allows, ascending, if they are few; null: too many, or there is no constraint. To be
+   * asked before `apply`.
    * @throws MaskPending
    */
   get allowed(): readonly number[] | null {

@@ -8,8 +8,8 @@ let keysTo = new Uint32Array(0);
 let idsTo: Int32Array = new Int32Array(0);
 
 /**
- * Sorts `scores` [n], and `ids` [n] with them, by descending score, in place; stable, so that equal scores of ascending ids stay so.
- * Radix sort: linear whatever the scores are. No NaN; -0 becomes 0, as it counts in comparisons.
+ * Sorts `scores` [n], and `ids` [n] with them, by descending score, in place; stable, so that equal scores of ascending
+ * ids stay so. Radix sort: linear whatever the scores are. No NaN; -0 becomes 0, as it counts in comparisons.
  */
 export function sortDescending(scores: Float32Array, ids: Int32Array): void {
   const n = scores.length;

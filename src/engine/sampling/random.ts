@@ -6,8 +6,8 @@ const ROUNDS = 10;
 export type Words = readonly [number, number, number, number];
 
 /**
- * Philox4x32-10, a counter-based generator (Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3", SC11):
- * a keyed mix of a counter, so that any number of any stream can be computed without its predecessors.
+ * Philox4x32-10, a counter-based generator (Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3",
+ * SC11): a keyed mix of a counter, so that any number of any stream can be computed without its predecessors.
  */
 export function philox(counter: Words, key: readonly [number, number]): Words {
   let [c0, c1, c2, c3] = counter;
@@ -28,8 +28,8 @@ export function philox(counter: Words, key: readonly [number, number]): Words {
 }
 
 /**
- * The number in [0, 1), with 53 random bits, that chooses token `index` of choice `choice` of a request with `seed`. It depends
- * on nothing else, so neither batching nor other requests change a result.
+ * The number in [0, 1), with 53 random bits, that chooses token `index` of choice `choice` of a request with `seed`. It
+ * depends on nothing else, so neither batching nor other requests change a result.
  */
 export function uniform(seed: number, choice: number, index: number): number {
   const [high, low] = philox([index >>> 0, 0, 0, 0], [seed >>> 0, choice >>> 0]);

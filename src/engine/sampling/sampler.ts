@@ -9,8 +9,9 @@ import { Row } from "./logits-row.ts";
 const NONE: readonly TokenLogprob[] = Object.freeze([]);
 
 /**
- * Chooses one choice's tokens as transformers' `generate()` does: fp32 processors in its order, arg max with the lowest id on
- * ties, or one draw from the resulting distribution, with one number per token that depends only on seed, choice and the token's index.
+ * Chooses one choice's tokens as transformers' `generate()` does: fp32 processors in its order, arg max with the lowest
+ * id on ties, or one draw from the resulting distribution, with one number per token that depends only on seed, choice
+ * and the token's index.
  */
 export class Sampler {
   readonly #params: SamplingParams;
@@ -33,9 +34,9 @@ export class Sampler {
   }
 
   /**
-   * The next token from row `row` of a step, with its logprob and the `topLogprobs` likeliest ones, all raw: before processors.
-   * `topLogprobs` is at most the number of candidates. Throws MaskPending where the constraint needs `work` first, `model_failed` if the row's logits are not numbers, `invalid_parameter`
-   * if the request forbids every token.
+   * The next token from row `row` of a step, with its logprob and the `topLogprobs` likeliest ones, all raw: before
+   * processors. `topLogprobs` is at most the number of candidates. Throws MaskPending where the constraint needs `work`
+   * first, `model_failed` if the row's logits are not numbers, `invalid_parameter` if the request forbids every token.
    */
   next(
     output: StepOutput,

@@ -3,7 +3,10 @@ const PER_NAT = 32;
 const DEPTH = 64;
 const BINS = PER_NAT * DEPTH;
 const SCALES = Float64Array.from({ length: BINS }, (_, bin) => Math.exp(-bin / PER_NAT));
-/** Of the sum of all weights: the series' first term left out, (1/32)^5 / 120, is 2.5e-10, and the rounding of 10^6 doubles less. */
+/**
+ * Of the sum of all weights: the series' first term left out, (1/32)^5 / 120, is 2.5e-10, and the rounding of 10^6
+ * doubles less.
+ */
 export const BINS_ERROR = 1e-9;
 
 /** Token ids and scores in the caller's memory. */
@@ -14,9 +17,9 @@ export interface ScoreList {
 }
 
 /**
- * A histogram of a row's scores by their distance to the best: how many tokens lie how deep, and what they weigh, without sorting.
- * A bin adds up exp(offset within it) by its series, so no exp is needed per token. Bin b holds fround(best - score) in
- * [b / 32, (b + 1) / 32), so every score in it is higher than every score in later ones.
+ * A histogram of a row's scores by their distance to the best: how many tokens lie how deep, and what they weigh,
+ * without sorting. A bin adds up exp(offset within it) by its series, so no exp is needed per token. Bin b holds
+ * fround(best - score) in [b / 32, (b + 1) / 32), so every score in it is higher than every score in later ones.
  */
 export class ScoreBins {
   readonly #counts = new Int32Array(BINS);

@@ -11,10 +11,10 @@ export interface ScoredToken {
 }
 
 /**
- * The `count` best tokens of a row by processed log-probability, best first, equal ones by ascending id: what one beam offers. In beam
- * search transformers takes the log-softmax first and processes that; `renormalize`: and makes it a log-softmax again. Fewer if the
- * processors forbid the others. From the candidates where they provably suffice, else from all logits. Throws MaskPending, `model_failed` if logits
- * are not numbers.
+ * The `count` best tokens of a row by processed log-probability, best first, equal ones by ascending id: what one beam
+ * offers. In beam search transformers takes the log-softmax first and processes that; `renormalize`: and makes it a
+ * log-softmax again. Fewer if the processors forbid the others. From the candidates where they provably suffice, else
+ * from all logits. Throws MaskPending, `model_failed` if logits are not numbers.
  */
 export function topScores(row: Row, processors: LogitsProcessors, count: number, renormalize: boolean): ScoredToken[] {
   if (processors.forced !== null) {

@@ -1,6 +1,7 @@
 /**
- * transformers' logits warpers (generation/logits_process.py), which leave tokens out before one is drawn, in fp32: every step that
- * torch rounds is rounded here. Order: top_h, top_k, top_p, min_p, typical_p, epsilon_cutoff, eta_cutoff, each on what the one before left.
+ * transformers' logits warpers (generation/logits_process.py), which leave tokens out before one is drawn, in fp32:
+ * every step that torch rounds is rounded here. Order: top_h, top_k, top_p, min_p, typical_p, epsilon_cutoff,
+ * eta_cutoff, each on what the one before left.
  */
 import type { SamplingParams } from "../request.ts";
 import { NEAR, NOTHING, type Outside, tempered, weightOf } from "./probability.ts";
@@ -16,9 +17,9 @@ export const TOP_H_TOKENS = 100;
 const { fround } = Math;
 
 /**
- * Some tokens of a row with their processed scores, in descending order, equal scores by ascending id. It tracks what it leaves out, so each
- * step can tell whether its tokens suffice for an exact decision; if not, it returns false or -1 and the caller retries with more tokens.
- * Arrays have room for `capacity` tokens and are reused.
+ * Some tokens of a row with their processed scores, in descending order, equal scores by ascending id. It tracks what
+ * it leaves out, so each step can tell whether its tokens suffice for an exact decision; if not, it returns false or -1
+ * and the caller retries with more tokens. Arrays have room for `capacity` tokens and are reused.
  */
 export class WarpedTokens {
   readonly ids: Int32Array;
@@ -70,8 +71,8 @@ export class WarpedTokens {
   }
 
   /**
-   * Applies all warpers. At least `keep` tokens stay (with top_h: one), as transformers demands for beams. Returns false if these tokens do
-   * not suffice to decide.
+   * Applies all warpers. At least `keep` tokens stay (with top_h: one), as transformers demands for beams. Returns
+   * false if these tokens do not suffice to decide.
    */
   warp({ topH, topK, topP, minP, typicalP, epsilonCutoff, etaCutoff }: Warpers, keep = 1): boolean {
     if (topH !== null && !this.#keepTopH(topH)) return false;
@@ -141,8 +142,8 @@ export class WarpedTokens {
   }
 
   /**
-   * Of the 100 likeliest, taken for all there is, keeps the first ones while their terms -p log p of the entropy add up to at most the
-   * share `topH` of it; the best always stays. Sums are in double and compared in fp32.
+   * Of the 100 likeliest, taken for all there is, keeps the first ones while their terms -p log p of the entropy add up
+   * to at most the share `topH` of it; the best always stays. Sums are in double and compared in fp32.
    */
   #keepTopH(topH: number): boolean {
     const count = Math.min(TOP_H_TOKENS, this.length);
@@ -175,16 +176,17 @@ export class WarpedTokens {
   }
 
   /**
-   * Drops tokens from the least likely up while their fp32 probabilities add up to at most 1 - p; the best ones always stay. Sums
-   * are in double and compared in fp32, as in torch. Which of equal tokens go is undefined there (its sort is not stable):
-   * here the higher ids, as in every other tie.
+   * Drops tokens from the least likely up while their fp32 probabilities add up to at most 1 - p; the best ones always
+   * stay. Sums are in double and compared in fp32, as in torch. Which of equal tokens go is undefined there (its sort
+   * is not stable): here the higher ids, as in every other tie.
    */
   #keepTopP(p: number, keep: number): boolean {
     const { bound, weight, error } = this.outside;
     if (Number.isNaN(weight)) return false;
     const mass = this.#mass();
     const limit = fround(1 - p);
-    // What is left out is one sum here instead of many fp32 probabilities: no decision as near to the limit as that matters.
+    // What is left out is one sum here instead of many fp32 probabilities: no decision as near to the limit as that
+    // matters.
     const margin = this.complete ? 0 : error / mass + NEAR * limit;
     let sum = weight / mass;
     if (margin > 0 && sum > limit - margin) return false;
@@ -214,8 +216,9 @@ export class WarpedTokens {
   }
 
   /**
-   * Keeps the tokens whose surprise -log p is nearest to the entropy, until their probabilities add up to `typicalP`; all as near as
-   * the last one stay, and the nearest `keep`. They are neighbours in the list, though not always its first ones.
+   * Keeps the tokens whose surprise -log p is nearest to the entropy, until their probabilities add up to `typicalP`;
+   * all as near as the last one stay, and the nearest `keep`. They are neighbours in the list, though not always its
+   * first ones.
    */
   #keepTypical(typicalP: number, keep: number): boolean {
     if (keep > 1 && !this.complete) return false;
@@ -250,7 +253,8 @@ export class WarpedTokens {
     if (!this.complete) {
       const share = this.outside.error / mass + NEAR;
       const margin = share * (10 + farthest + entropy + logMass);
-      // The sum must clearly suffice, and clearly not have sufficed before. Dropped and omitted tokens must be clearly farther.
+      // The sum must clearly suffice, and clearly not have sufficed before. Dropped and omitted tokens must be clearly
+      // farther.
       if (sum - typicalP < share || typicalP - before < share) return false;
       if (Math.min(distance(left), distance(right), offset(this.outside.bound)) < farthest + margin) return false;
       // If the outermost tokens on both sides are almost equally far, their order is uncertain.
@@ -261,7 +265,10 @@ export class WarpedTokens {
     return true;
   }
 
-  /** Keeps tokens of at least this probability, and those that score as high as the `keep`-th best. `doubt`: extra safety margin, relative to that of a probability. */
+  /**
+   * Keeps tokens of at least this probability, and those that score as high as the `keep`-th best. `doubt`: extra
+   * safety margin, relative to that of a probability.
+   */
   #keepLikely(cutoff: number, keep: number, doubt = 1): boolean {
     const { bound, weight, error } = this.outside;
     const sure = this.scores[Math.min(keep, this.length) - 1]!;

@@ -25,16 +25,16 @@ export interface ContextLengths {
 }
 
 /**
- * How many new tokens fit behind prefix and prompt. Every token takes a position except the last new one, which is never fed. With no new
- * tokens the prompt's last one is still fed, so 0 needs as much room as 1.
+ * How many new tokens fit behind prefix and prompt. Every token takes a position except the last new one, which is
+ * never fed. With no new tokens the prompt's last one is still fed, so 0 needs as much room as 1.
  */
 export function roomFor({ prefix, prompt }: Pick<ContextLengths, "prefix" | "prompt">, positions: number): number {
   return positions + 1 - prefix - prompt;
 }
 
 /**
- * Refuses what does not fit a row of the KV cache. On a device the next row begins where one ends, and no kernel would notice an overrun.
- * `which` names the prompt, if there are several.
+ * Refuses what does not fit a row of the KV cache. On a device the next row begins where one ends, and no kernel would
+ * notice an overrun. `which` names the prompt, if there are several.
  * @throws PrefixdError context_exceeded
  */
 export function checkContext(lengths: ContextLengths, positions: number, which = ""): void {
@@ -83,9 +83,9 @@ export function checkQueueLimits(
 }
 
 /**
- * Queue places are shared like the model: by weight, among the tenants with waiting requests. So a tenant that floods the queue shuts
- * nobody else out: a tenant with nothing waiting gets into a full queue too, up to twice its size. A tenant that waits alone may use
- * all places.
+ * Queue places are shared like the model: by weight, among the tenants with waiting requests. So a tenant that floods
+ * the queue shuts nobody else out: a tenant with nothing waiting gets into a full queue too, up to twice its size. A
+ * tenant that waits alone may use all places.
  *
  * @throws PrefixdError queue_full
  */

@@ -1,9 +1,10 @@
 import { RecentMedian } from "./recent-median.ts";
 
 /**
- * What a token costs its tenant: its row of the model's run, plus the time to choose it and pass it on, in units of such a row. Penalties,
- * warpers and searches over a large vocabulary can take longer than the row itself, and everybody waits for them. Medians, so that nobody is
- * charged for a pause of the process. These are times, so they may only decide who is served next, never what is generated.
+ * What a token costs its tenant: its row of the model's run, plus the time to choose it and pass it on, in units of
+ * such a row. Penalties, warpers and searches over a large vocabulary can take longer than the row itself, and
+ * everybody waits for them. Medians, so that nobody is charged for a pause of the process. These are times, so they may
+ * only decide who is served next, never what is generated.
  */
 export class ChoosingCost {
   /** Milliseconds of a decode run, per row. */

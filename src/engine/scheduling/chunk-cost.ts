@@ -3,7 +3,8 @@
  *
  *     time = pace * (fixed + head + tokens * (1 + context / reach))
  *
- * The ratios between these differ by orders of magnitude between models, devices and machines, so all are fitted to recent chunks.
+ * The ratios between these differ by orders of magnitude between models, devices and machines, so all are fitted to
+ * recent chunks.
  */
 import type { Answers } from "../runner.ts";
 import { medianOf, RECENT } from "./recent-median.ts";
@@ -96,7 +97,9 @@ function work({ fixed, head, reach }: Ratios, { tokens, context, answered }: Chu
 const paceOf = (ratios: Ratios, chunks: readonly Fed[]): number =>
   medianOf(chunks.map((chunk) => chunk.milliseconds / work(ratios, chunk)));
 
-/** Distance between predictions and measurements. Absolute and capped, so that a few disturbed runs have little weight. */
+/**
+ * Distance between predictions and measurements. Absolute and capped, so that a few disturbed runs have little weight.
+ */
 function misfit(ratios: Ratios, chunks: readonly Fed[]): number {
   const pace = paceOf(ratios, chunks);
   let sum = 0;

@@ -9,8 +9,9 @@ interface Waiting {
 export const WORK_PER_STEP = 16_000;
 
 /**
- * Shares a step's work among those that wait for their constraints. Tenants get equal shares; within a tenant, those that have waited longest
- * go first, since only what is finished helps. Calls `work` for each in its turn with the units that it has; it returns those it used.
+ * Shares a step's work among those that wait for their constraints. Tenants get equal shares; within a tenant, those
+ * that have waited longest go first, since only what is finished helps. Calls `work` for each in its turn with the
+ * units that it has; it returns those it used.
  */
 export function shareWork<W extends Waiting>(
   waiting: readonly W[],

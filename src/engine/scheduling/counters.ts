@@ -10,13 +10,14 @@ const SWEEP_FROM = 256;
 /**
  * The virtual token counters of all tenants (see fair-share.ts), in tokens by weight.
  *
- * A tenant that begins to wait is lifted to the smallest counter among the waiting, or, if nobody waits, to that of the tenant admitted last:
- * idle time earns no credit. As in the paper, tenants that only run do not count here: one that runs little and never waits stays far
- * below the others, and a newcomer would inherit its low counter.
+ * A tenant that begins to wait is lifted to the smallest counter among the waiting, or, if nobody waits, to that of the
+ * tenant admitted last: idle time earns no credit. As in the paper, tenants that only run do not count here: one that
+ * runs little and never waits stays far below the others, and a newcomer would inherit its low counter.
  *
- * This level only rises: counters grow, and nobody joins below it. A tenant that neither waits nor runs and is not above the level would
- * be lifted at least to it on its return, whatever its counter was, so the counter can be dropped. Few are above the level: each has had
- * at most one batch of service more than it, and it rises with all service.
+ * This level only rises: counters grow, and nobody joins below it. A tenant that neither waits nor runs and is not
+ * above the level would be lifted at least to it on its return, whatever its counter was, so the counter can be
+ * dropped. Few are above the level: each has had at most one batch of service more than it, and it rises with all
+ * service.
  */
 export class ServiceCounters {
   readonly #shares: TenantShares;

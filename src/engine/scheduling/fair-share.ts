@@ -1,13 +1,14 @@
 /**
- * Virtual Token Counter (Sheng et al., "Fairness in Serving Large Language Models", OSDI'24, algorithm 2 and its weighted form): each
- * tenant has a counter of the service that it has had, divided by its weight, and the tenant with the smallest counter goes first.
+ * Virtual Token Counter (Sheng et al., "Fairness in Serving Large Language Models", OSDI'24, algorithm 2 and its
+ * weighted form): each tenant has a counter of the service that it has had, divided by its weight, and the tenant with
+ * the smallest counter goes first.
  *
  *     service = 1 x prompt tokens + 2 x generated tokens        (w_p = 1, w_q = 2, the paper's prices)
  *
- * Prompts are charged at admission, generated tokens as they come; a token that takes long to choose counts as several (choosing-cost.ts).
- * A prefix's virtual tokens are copied, not computed, and cost nothing. For any two tenants that both wait all the time, service by weight
- * differs by at most 2 max(w_p L, w_q M) over the smaller of their weights (theorem 4.4); L is the longest prompt, M the most tokens that
- * one batch can generate.
+ * Prompts are charged at admission, generated tokens as they come; a token that takes long to choose counts as several
+ * (choosing-cost.ts). A prefix's virtual tokens are copied, not computed, and cost nothing. For any two tenants that
+ * both wait all the time, service by weight differs by at most 2 max(w_p L, w_q M) over the smaller of their weights
+ * (theorem 4.4); L is the longest prompt, M the most tokens that one batch can generate.
  */
 import { MAX_PASSED_OVER, type Admission, type QueuePolicy, type Schedulable } from "./plan.ts";
 
@@ -55,9 +56,9 @@ interface Turn<R> {
 }
 
 /**
- * The policy for one state. Within a tenant, requests keep their order. One that is too wide for the free rows lets others pass, its tenant's
- * and other tenants', until it has been passed over too often; then everything with a later turn waits. One held back only by its
- * tenant's `maxRunning` makes that tenant wait and nobody else.
+ * The policy for one state. Within a tenant, requests keep their order. One that is too wide for the free rows lets
+ * others pass, its tenant's and other tenants', until it has been passed over too often; then everything with a later
+ * turn waits. One held back only by its tenant's `maxRunning` makes that tenant wait and nobody else.
  */
 export function fairShare(state: FairShareState): QueuePolicy {
   return <R extends Schedulable>(
@@ -115,8 +116,8 @@ function consider<R extends Schedulable>(turn: Turn<R>, request: R, freeRows: nu
 }
 
 /**
- * Smallest counter first. Ties are common, since a returning tenant is lifted to the smallest counter. They go to the tenant that holds others
- * up, then to the one with fewer rows, then to the one that came first (the sort is stable).
+ * Smallest counter first. Ties are common, since a returning tenant is lifted to the smallest counter. They go to the
+ * tenant that holds others up, then to the one with fewer rows, then to the one that came first (the sort is stable).
  */
 function byTurn(a: Turn<unknown>, b: Turn<unknown>): number {
   return a.counter - b.counter || Number(b.blocks) - Number(a.blocks) || a.running - b.running;

@@ -1,7 +1,8 @@
 /**
- * What the next step does: a pure function of what is queued and what runs. Plans are plain data; the engine carries them out.
+ * What the next step does: a pure function of what is queued and what runs. Plans are plain data; the engine carries
+ * them out.
  *
- *     queue ──admit──▶ prefill (in chunks) ──last chunk──▶ rows [0, running) of the KV cache ──decode, one token a step──▶ done
+ *     queue ──admit──▶ prefill (in chunks) ──last chunk──▶ rows [0, running) of the KV cache ──decode──▶ done
  */
 
 /** What the scheduler needs to know of a queued or prefilling request. */
@@ -42,8 +43,8 @@ export interface Admission<R> {
 }
 
 /**
- * Which request of `queue` (in order of arrival) to admit to `freeRows` free rows; null: none now. `admitted`: what the same plan has already
- * admitted. A pure function.
+ * Which request of `queue` (in order of arrival) to admit to `freeRows` free rows; null: none now. `admitted`: what the
+ * same plan has already admitted. A pure function.
  */
 export type QueuePolicy = <R extends Schedulable>(
   queue: readonly R[],
@@ -60,7 +61,10 @@ export interface PrefillLimits<R> {
   readonly tokens: number;
   /** Prompts may be cut at multiples of this. If it equals `tokens`, always at the same places. */
   readonly quantum: number;
-  /** Milliseconds, as predicted by `cost`. A step's first chunk is fed even if it takes longer, but is then as short as `least` allows. */
+  /**
+   * Milliseconds, as predicted by `cost`. A step's first chunk is fed even if it takes longer, but is then as short as
+   * `least` allows.
+   */
   readonly milliseconds: number;
   /** No chunk is made shorter than this many tokens to save time. */
   readonly least: number;
@@ -69,8 +73,9 @@ export interface PrefillLimits<R> {
 }
 
 /**
- * The prefill work of one step, within the limits, so that running sequences wait no longer than that. At most one request is left half
- * fed, and nothing is admitted behind it. A chunk that follows another is as long as it would be in a step of its own, or waits for one.
+ * The prefill work of one step, within the limits, so that running sequences wait no longer than that. At most one
+ * request is left half fed, and nothing is admitted behind it. A chunk that follows another is as long as it would be
+ * in a step of its own, or waits for one.
  */
 export function planPrefill<R extends Schedulable>(
   state: SchedulerState<R>,
@@ -117,8 +122,8 @@ export interface PromptRunLimits {
 }
 
 /**
- * Groups a plan's chunks into runs. Adjacent whole prompts share a run, if they may. The end of a prompt begun in an earlier step gets its own
- * run: its row was chosen when other rows were in use.
+ * Groups a plan's chunks into runs. Adjacent whole prompts share a run, if they may. The end of a prompt begun in an
+ * earlier step gets its own run: its row was chosen when other rows were in use.
  */
 export function inRuns<R>(
   plan: readonly PrefillChunk<R>[],
@@ -148,12 +153,12 @@ export function inRuns<R>(
 export const FREE_QUANTUM = 8;
 
 /**
- * Where a chunk that starts at `from` ends, given a step of its own: at a multiple of the quantum or at the end of the prompt, as far away
- * as the limits allow.
+ * Where a chunk that starts at `from` ends, given a step of its own: at a multiple of the quantum or at the end of the
+ * prompt, as far away as the limits allow.
  *
- * Where cuts are free, no chunk's length is 1 modulo 16. Attention kernels process a chunk in blocks (ONNX Runtime's have twice head_dim
- * tokens) and use a different kernel, with different last bits, for a block of one token. So whether a token is alone must not depend on
- * the cuts.
+ * Where cuts are free, no chunk's length is 1 modulo 16. Attention kernels process a chunk in blocks (ONNX Runtime's
+ * have twice head_dim tokens) and use a different kernel, with different last bits, for a block of one token. So
+ * whether a token is alone must not depend on the cuts.
  */
 export function endOfChunk<R extends Pick<Schedulable, "promptLength">>(
   request: R,

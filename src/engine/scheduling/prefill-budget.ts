@@ -1,6 +1,7 @@
 /**
- * Bounds the time that prompts take while others decode. Chunks are as long as possible with a step taking at most 1 / (1 - share) times
- * what it takes without prompts. Times are predicted from recent runs; they decide when a prompt is fed, never its result.
+ * Bounds the time that prompts take while others decode. Chunks are as long as possible with a step taking at most 1 /
+ * (1 - share) times what it takes without prompts. Times are predicted from recent runs; they decide when a prompt is
+ * fed, never its result.
  */
 import { ChunkCost, type FedPrompt } from "./chunk-cost.ts";
 import { RecentMedian } from "./recent-median.ts";
@@ -9,13 +10,19 @@ import { FREE_QUANTUM, type PrefillChunk, type PrefillLimits } from "./plan.ts";
 export type { FedPrompt };
 
 /**
- * No chunk is made shorter than this part of the tokens that take as long as reading the weights (16 tokens with GPT-2 small on a CPU), unless the
- * prompt ends. It would spend nearly all its time reading them: the prompt would take much longer, and the others would hardly gain.
+ * No chunk is made shorter than this part of the tokens that take as long as reading the weights (16 tokens with GPT-2
+ * small on a CPU), unless the prompt ends. It would spend nearly all its time reading them: the prompt would take much
+ * longer, and the others would hardly gain.
  */
 const LEAST = 0.6;
-/** With few sequences decoding, use longer chunks: chunk tokens x sequences >= `chunks` full chunks, if that means more than `tokens` tokens. */
+/**
+ * With few sequences decoding, use longer chunks: chunk tokens x sequences >= `chunks` full chunks, if that means more
+ * than `tokens` tokens.
+ */
 const LEAST_WAITED = { chunks: 4, tokens: 16 };
-/** Predictions are not exact: only a step that takes this many times its bound is made up for by steps without prompts. */
+/**
+ * Predictions are not exact: only a step that takes this many times its bound is made up for by steps without prompts.
+ */
 const TOLERANCE = 1.15;
 
 /** What the next step must serve. */
@@ -38,7 +45,10 @@ export class PrefillBudget {
   readonly #chunks = new ChunkCost();
   /** Of chunks that want the logits of every token. */
   readonly #scores = new ChunkCost();
-  /** Milliseconds that prompts took beyond their share while others decoded. Predicted times, so that a disturbed run does not count. */
+  /**
+   * Milliseconds that prompts took beyond their share while others decoded. Predicted times, so that a disturbed run
+   * does not count.
+   */
   #promptDebt = 0;
   /** The same for folds. */
   #foldDebt = 0;
@@ -72,24 +82,24 @@ export class PrefillBudget {
   }
 
   /**
-   * Whether a chunk of a fold may be fed now. Nobody waits for a fold's first token, so here the share always holds: a chunk that took longer
-   * is followed by steps without one.
+   * Whether a chunk of a fold may be fed now. Nobody waits for a fold's first token, so here the share always holds: a
+   * chunk that took longer is followed by steps without one.
    */
   mayFold(decoding: number): boolean {
     return decoding === 0 || (this.#foldDebt <= 0 && this.#promptDebt <= 0);
   }
 
   /**
-   * Whether prompts may be fed now. Not while steps without prompts make up for chunks that could not be cut short enough, unless only few
-   * sequences decode.
+   * Whether prompts may be fed now. Not while steps without prompts make up for chunks that could not be cut short
+   * enough, unless only few sequences decode.
    */
   mayFeed(demand: Demand): boolean {
     return this.#promptDebt <= 0 || demand.decoding === 0 || leastWaited(demand) > 0;
   }
 
   /**
-   * Limits of the next step. Running sequences are spared at the expense of waiting requests, so where more wait than run, the limit grows
-   * in that proportion.
+   * Limits of the next step. Running sequences are spared at the expense of waiting requests, so where more wait than
+   * run, the limit grows in that proportion.
    */
   limits(demand: Demand): PrefillLimits<FedPrompt> {
     const { tokens, chunkingChangesBits, decoding } = demand;
@@ -117,7 +127,9 @@ export class PrefillBudget {
     return decoding > 0 && this.#decodes.value !== null && this.#share < 1;
   }
 
-  /** Milliseconds for prompts beside a decode run, such that the step takes `tolerance` / (1 - share) times that run. */
+  /**
+   * Milliseconds for prompts beside a decode run, such that the step takes `tolerance` / (1 - share) times that run.
+   */
   #besideDecode(tolerance = 1): number {
     return this.#decodes.value! * (tolerance / (1 - this.#share) - 1);
   }

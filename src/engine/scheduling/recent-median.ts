@@ -9,7 +9,10 @@ export class RecentMedian {
   #added = 0;
   #median: number | null = null;
 
-  /** `every`: with a full window, the median is recomputed only after this many values, where doing so per token would cost too much. */
+  /**
+   * `every`: with a full window, the median is recomputed only after this many values, where doing so per token would
+   * cost too much.
+   */
   constructor(every = 1) {
     this.#every = every;
   }

@@ -76,7 +76,8 @@ export interface DefaultsFor {
 /**
  * The defaults in `file`, the parsed generation_config.json. A null field stands for transformers' default.
  * @throws ModelLoadError that names the field: a value of the wrong type or out of a request's limits, one that would
- *   change answers in an unsupported way, an unknown field, or fields that together refuse a request without any of them
+ *   change answers in an unsupported way, an unknown field, or fields that together refuse a request without any of
+ * them
  */
 export function generationDefaults(
   file: Readonly<Record<string, unknown>>,

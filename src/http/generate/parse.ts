@@ -36,8 +36,8 @@ export interface ParseContext {
 }
 
 /**
- * Parses a body that fits its schema: fills in defaults (those given, else transformers'), and checks what no schema can
- * express.
+ * Parses a body that fits its schema: fills in defaults (those given, else transformers'), and checks what no schema
+ * can express.
  */
 export async function parseGenerate(
   given: GenerateBody,

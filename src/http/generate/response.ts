@@ -75,7 +75,10 @@ export class ResponseWriter {
     return this.#shape.last(this.#choices(deltas), end);
   }
 
-  /** One step's events, each of at most about CHUNK_SIZE characters. If there is an end, the last ones are the return value. */
+  /**
+   * One step's events, each of at most about CHUNK_SIZE characters. If there is an end, the last ones are the return
+   * value.
+   */
   *events(deltas: readonly ChoiceDelta[], end: GenerationEnd | null): Generator<string, readonly string[] | null> {
     let slices: ChoiceDelta[] = [];
     let size = 0;

@@ -32,7 +32,9 @@ export class GenerateServer {
     this.#answerLimit = new AnswerLimit(parts.limits.answer, parts.tokenizer, parts.shape.positions);
   }
 
-  /** Resolves with the reply's payload, or when the stream has ended. Throws `answer_too_large`, what generation throws. */
+  /**
+   * Resolves with the reply's payload, or when the stream has ended. Throws `answer_too_large`, what generation throws.
+   */
   serve(
     request: FastifyRequest,
     reply: FastifyReply,

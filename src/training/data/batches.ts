@@ -1,4 +1,6 @@
-/** Which examples are learned together. Everything is a function of the seed and the epoch, so that it can be repeated. */
+/**
+ * Which examples are learned together. Everything is a function of the seed and the epoch, so that it can be repeated.
+ */
 import { uniform } from "../../engine/sampling/random.ts";
 import { fedTokens, targetCount, type TrainSequence } from "../../model/train-batch.ts";
 import type { Examples } from "./examples.ts";
