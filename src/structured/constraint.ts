@@ -17,7 +17,10 @@ export type ConstraintForm =
 
 export interface ConstraintSpec {
   readonly form: ConstraintForm;
-  /** One space may come first, which is no part of the answer's text. No effect where the text may begin with a space itself. */
+  /**
+   * One space may come first, which is no part of the answer's text. No effect where the text may begin with a space
+   * itself.
+   */
   readonly leadingSpace: boolean;
 }
 

@@ -1,8 +1,8 @@
 import { PrefixdError } from "../errors.ts";
 
 /**
- * What a constraint may cost. All limits count work or memory, never time, so that a request ends the same way on every machine, with
- * any neighbours.
+ * What a constraint may cost. All limits count work or memory, never time, so that a request ends the same way on every
+ * machine, with any neighbours.
  */
 export interface ConstraintLimits {
   /** Bytes of the constraint as JSON. */
@@ -17,7 +17,10 @@ export interface ConstraintLimits {
   readonly maskWork: number;
   /** Work of all masks of one request. */
   readonly requestWork: number;
-  /** Bytes of states and masks that one compiled constraint keeps. When they are used up, they are dropped and made again as needed. */
+  /**
+   * Bytes of states and masks that one compiled constraint keeps. When they are used up, they are dropped and made
+   * again as needed.
+   */
   readonly grammarBytes: number;
 }
 

@@ -53,14 +53,17 @@ export class Position {
     return this.#state.mask !== null;
   }
 
-  /** Goes on finding the mask, for about `units` of work; returns the work done. @throws PrefixdError constraint_too_complex */
+  /**
+   * Goes on finding the mask, for about `units` of work; returns the work done.
+   * @throws PrefixdError constraint_too_complex
+   */
   work(units: number): number {
     return this.#grammar.workOn(this.#state, units);
   }
 
   /**
-   * All tokens that may come next, EOS aside; only if `ready`. Charges the request with the work, also where another has done it, so that
-   * it ends the same way whatever is cached.
+   * All tokens that may come next, EOS aside; only if `ready`. Charges the request with the work, also where another
+   * has done it, so that it ends the same way whatever is cached.
    * @throws PrefixdError constraint_too_complex
    */
   get mask(): TokenMask {

@@ -8,9 +8,9 @@ const TRIAL_WORK = 200_000;
 export const SLICE = 8_000;
 
 /**
- * Tries a new grammar: makes the mask of its beginning, which a request's first token needs, then writes a shortest text token by token, with
- * masks as far as a fixed amount of work allows. So a constraint that cannot be followed is refused before it waits in a queue. Yields the
- * work done, so that others can run in between.
+ * Tries a new grammar: makes the mask of its beginning, which a request's first token needs, then writes a shortest
+ * text token by token, with masks as far as a fixed amount of work allows. So a constraint that cannot be followed is
+ * refused before it waits in a queue. Yields the work done, so that others can run in between.
  * @throws PrefixdError constraint_too_complex
  */
 export function* tryGrammar(grammar: Grammar): Generator<number, void> {

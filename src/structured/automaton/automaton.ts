@@ -20,9 +20,15 @@ export interface Automaton {
   readonly calls: NumberRows;
   /** 1 for the end of a rule. */
   readonly isEnd: Uint8Array;
-  /** 1 for a state after which its rule has ended: a call that returns there need not return, but ends where its caller ends. */
+  /**
+   * 1 for a state after which its rule has ended: a call that returns there need not return, but ends where its caller
+   * ends.
+   */
   readonly isTail: Uint8Array;
-  /** How many plain characters of a JSON string a state has room for, each by a call of the rule at `characterStart`; -1: it reads none. */
+  /**
+   * How many plain characters of a JSON string a state has room for, each by a call of the rule at `characterStart`;
+   * -1: it reads none.
+   */
   readonly room: Float64Array;
   readonly characterStart: number;
   /** Bytes that this takes. */

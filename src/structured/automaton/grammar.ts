@@ -90,7 +90,8 @@ export class Grammar {
   }
 
   /**
-   * Goes on with making the state's mask, for about `units` of work. Returns what it did. Afterwards the state has its mask, or needs more.
+   * Goes on with making the state's mask, for about `units` of work. Returns what it did. Afterwards the state has its
+   * mask, or needs more.
    * @throws PrefixdError constraint_too_complex
    */
   workOn(state: State, units: number): number {

@@ -1,4 +1,7 @@
-/** The inside of JSON strings in its canonical form: characters as they are, escapes only where they are needed, and the shortest. */
+/**
+ * The inside of JSON strings in its canonical form: characters as they are, escapes only where they are needed, and the
+ * shortest.
+ */
 import { isUtf8 } from "node:buffer";
 import type { Network, Rule } from "./network.ts";
 import { ANY, complement, has, intersection, type CodePoints } from "./code-points.ts";
@@ -13,7 +16,10 @@ const ESCAPED: CodePoints = [
 ];
 const PLAIN = complement(ESCAPED);
 
-/** Whether a token of these bytes may stand anywhere inside a string: whole characters, none of them escaped. Returns their number; 0: it may not. */
+/**
+ * Whether a token of these bytes may stand anywhere inside a string: whole characters, none of them escaped. Returns
+ * their number; 0: it may not.
+ */
 export function plainCharacters(bytes: Uint8Array): number {
   if (!isUtf8(bytes)) return 0;
   let characters = 0;

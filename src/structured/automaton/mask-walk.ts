@@ -15,8 +15,9 @@ interface Steps {
 }
 
 /**
- * Finds the tokens that may follow a state, in one walk over the token tree that leaves out what cannot follow. Inside a JSON string the
- * plain tokens are known beforehand, and only the others are walked. The walk can stop anywhere and go on later.
+ * Finds the tokens that may follow a state, in one walk over the token tree that leaves out what cannot follow. Inside
+ * a JSON string the plain tokens are known beforehand, and only the others are walked. The walk can stop anywhere and
+ * go on later.
  */
 export class MaskWalk implements Walk {
   readonly #grammar: Steps;

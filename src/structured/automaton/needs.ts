@@ -7,12 +7,16 @@ export const NEVER = 0x3fff_ffff;
 export interface Needs {
   /** By state: the least number of return states that must be on the stack at the same time. */
   readonly depth: Int32Array;
-  /** A shortest text of the root rule, among those that need no greater depth anywhere; null: there is none within the limits. */
+  /**
+   * A shortest text of the root rule, among those that need no greater depth anywhere; null: there is none within the
+   * limits.
+   */
   readonly shortestText: Uint8Array | null;
 }
 
 /**
- * @param writable by byte: 1 if a token writes it alone. Other bytes may end up inside a character that cannot be finished.
+ * @param writable by byte: 1 if a token writes it alone. Other bytes may end up inside a character that cannot be
+ * finished.
  * @param limits of depth, and of bytes of the shortest text
  */
 export function needsOf(
@@ -68,8 +72,8 @@ function stepsTo({ size, edges, jumps, calls, classOf, classes }: Automaton, wri
 }
 
 /**
- * Knuth's generalisation of Dijkstra's algorithm to grammars ("A generalization of Dijkstra's algorithm", 1977): states in the order of
- * their costs, from the ends of rules back.
+ * Knuth's generalisation of Dijkstra's algorithm to grammars ("A generalization of Dijkstra's algorithm", 1977): states
+ * in the order of their costs, from the ends of rules back.
  * @param costOf of a step, from the costs of the states that it leads to; not less than any of them
  */
 function cheapest(

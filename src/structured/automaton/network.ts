@@ -8,8 +8,8 @@ export interface Rule {
 }
 
 /**
- * A recursive transition network over bytes: a non-deterministic automaton whose states may also call a rule and go on where it ends.
- * This is the drawing; `Automaton` is the finished form.
+ * A recursive transition network over bytes: a non-deterministic automaton whose states may also call a rule and go on
+ * where it ends. This is the drawing; `Automaton` is the finished form.
  */
 export class Network {
   /** By state: `lo, hi, target` for each edge, which reads a byte in [lo, hi]. */

@@ -25,8 +25,9 @@ export interface Walk {
 }
 
 /**
- * What may follow a text: all ways to have read it, as an immutable set that is made once. Sequences that have come to the same place share
- * it, so forks cost nothing, and for a regular language these are the states of its deterministic automaton, built as they are needed.
+ * What may follow a text: all ways to have read it, as an immutable set that is made once. Sequences that have come to
+ * the same place share it, so forks cost nothing, and for a regular language these are the states of its deterministic
+ * automaton, built as they are needed.
  */
 export class State {
   readonly configurations: readonly Configuration[];

@@ -25,7 +25,10 @@ export class TokenTree {
   readonly vocabSize: number;
   /** Bytes that each token adds to a text; empty for one that never comes. */
   readonly bytes: readonly Uint8Array[];
-  /** By byte: 1 if some token is this byte and nothing else. Tokens with other bytes never come: what they begin might never be finished. */
+  /**
+   * By byte: 1 if some token is this byte and nothing else. Tokens with other bytes never come: what they begin might
+   * never be finished.
+   */
   readonly writable: Uint8Array;
   readonly all: Branches;
   /** Tokens that may not stand anywhere inside a JSON string: with quotes, escapes or parts of characters. */

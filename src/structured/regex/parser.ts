@@ -1,6 +1,7 @@
 /**
- * ECMAScript's regular expressions over code points (flag u), without what a finite automaton cannot do or what is not offered:
- * lookaround, back references, word boundaries, properties, anchors in the middle. Those are refused with their position.
+ * ECMAScript's regular expressions over code points (flag u), without what a finite automaton cannot do or what is not
+ * offered: lookaround, back references, word boundaries, properties, anchors in the middle. Those are refused with
+ * their position.
  */
 import { ANY, complement, single, union, type CodePoints } from "../automaton/code-points.ts";
 import { unsupported } from "../limits.ts";
@@ -12,8 +13,8 @@ const LAST = 0x10ffff;
 const ANYTHING: RegexNode = { kind: "repeat", item: { kind: "set", set: ANY }, min: 0, max: Infinity };
 
 /**
- * @param matching `whole`: the whole text must match, as vLLM's `regex`; `part`: a match anywhere suffices unless it is anchored, as JSON
- * Schema's `pattern`
+ * @param matching `whole`: the whole text must match, as vLLM's `regex`; `part`: a match anywhere suffices unless it is
+ * anchored, as JSON Schema's `pattern`
  * @throws PrefixdError constraint_unsupported
  */
 export function parseRegex(source: string, matching: "whole" | "part"): RegexNode {

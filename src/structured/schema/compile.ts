@@ -1,7 +1,7 @@
 /**
- * JSON Schema (2020-12, a subset) drawn as a network. The promise: whatever is read is valid by the schema. So a keyword that is not
- * enforced is refused, with a pointer to it, and never ignored. What the schema allows and the network does not read (other orders of
- * properties, other spaces, exponents) only makes answers narrower.
+ * JSON Schema (2020-12, a subset) drawn as a network. The promise: whatever is read is valid by the schema. So a
+ * keyword that is not enforced is refused, with a pointer to it, and never ignored. What the schema allows and the
+ * network does not read (other orders of properties, other spaces, exponents) only makes answers narrower.
  */
 import { Network, type Rule } from "../automaton/network.ts";
 import { leftRecursive } from "../automaton/beginnings.ts";

@@ -1,4 +1,7 @@
-/** Formats of JSON Schema as regular expressions: RFC 3339 (with upper-case letters, no leap seconds), RFC 9562, RFC 2673. */
+/**
+ * Formats of JSON Schema as regular expressions: RFC 3339 (with upper-case letters, no leap seconds), RFC 9562, RFC
+ * 2673.
+ */
 
 const LEAP_YEAR = "(\\d\\d(0[48]|[2468][048]|[13579][26])|([02468][048]|[13579][26])00)";
 const DAYS = "(0[13578]|1[02])-(0[1-9]|[12]\\d|3[01])|(0[469]|11)-(0[1-9]|[12]\\d|30)|02-(0[1-9]|1\\d|2[0-8])";

@@ -1,4 +1,7 @@
-/** Every keyword of JSON Schema 2020-12 and draft 7, and what becomes of it. docs/reference/structured-output.md has this table. */
+/**
+ * Every keyword of JSON Schema 2020-12 and draft 7, and what becomes of it. docs/reference/structured-output.md has
+ * this table.
+ */
 
 export type JsonType = "null" | "boolean" | "object" | "array" | "number" | "integer" | "string";
 

@@ -1,6 +1,7 @@
 /**
- * Numbers as digits: an optional minus, whole digits without leading zeros, and for numbers that need not be whole an optional fraction.
- * At most 15 digits altogether, so that different texts are different doubles and comparing digits is comparing what JSON.parse reads.
+ * Numbers as digits: an optional minus, whole digits without leading zeros, and for numbers that need not be whole an
+ * optional fraction. At most 15 digits altogether, so that different texts are different doubles and comparing digits
+ * is comparing what JSON.parse reads.
  */
 import type { Network, Rule } from "../automaton/network.ts";
 import { failInvalid, failUnsupported } from "./errors.ts";
@@ -155,7 +156,10 @@ class Digits {
     }
   }
 
-  /** The number may end here unless it is below or on an open bound. A number on `high` is not above it: its digits would have been. */
+  /**
+   * The number may end here unless it is below or on an open bound. A number on `high` is not above it: its digits
+   * would have been.
+   */
   #end({ onLow, onHigh }: Place, fractionDigits: number, from: number): void {
     const { low, lowOpen, high, highOpen } = this.#bounds;
     const rest = (bound: Decimal): boolean => /[1-9]/.test(bound.fraction.slice(fractionDigits));
