@@ -44,9 +44,9 @@ t.test("idle: every position is zero afterwards, those of sequences long gone to
     [0, 1, 2].map((row) => used(runner, row)),
     [0, 0, 0],
   );
-  t.same([runner.foldRowWipes, runner.bufferWipes], [1, 1]);
+  t.same([runner.foldingRowWipes, runner.bufferWipes], [1, 1]);
   await engine.wipeFreed();
-  t.equal(runner.foldRowWipes, 1, "what is clean is not wiped again");
+  t.equal(runner.foldingRowWipes, 1, "what is clean is not wiped again");
   t.same(runner.misuses, []);
 });
 

@@ -48,7 +48,7 @@ export class FakeRunner implements ModelRunner {
   nanFrom = Infinity;
   /** Tokens decoded again at the same position. */
   repeats = 0;
-  foldRowWipes = 0;
+  foldingRowWipes = 0;
   bufferWipes = 0;
   /** Called in the middle of each run, so that tests can interfere. */
   during: ((method: Method) => void) | null = null;
@@ -170,7 +170,7 @@ export class FakeRunner implements ModelRunner {
 
   wipe(row: number, from: number, to: number): void {
     if (this.#running !== null) this.#misuse(`wipe during ${this.#running}`);
-    if (row === this.slots) return void (this.foldRowWipes += 1);
+    if (row === this.slots) return void (this.foldingRowWipes += 1);
     this.#checkRow(row);
     this.#rows[row]!.fill(0, from, to);
   }
