@@ -22,7 +22,7 @@ async function run(
   return { code, out: cli.stdout(), err: cli.stderr() };
 }
 
-t.test("the CPU is what is asked for by default, and other devices are information", async (t) => {
+t.test("the CPU is examined by default; other devices are reported as information", async (t) => {
   const { code, out } = await run(["doctor", "--json"]);
   t.equal(code, 0);
   const report = JSON.parse(out) as Report;
@@ -61,7 +61,7 @@ t.test("the CPU is what is asked for by default, and other devices are informati
 });
 
 t.test(
-  "what is asked for and does not work is exit code 1, with what is missing",
+  "a requested device that does not work exits 1 and says what is missing",
   { skip: lacking("linux") },
   async (t) => {
     const { code, out } = await run(["doctor", "--device", "webgpu"]);
@@ -77,7 +77,7 @@ t.test(
   },
 );
 
-t.test("the same of CUDA, asked for by the variable", { skip: lacking("linux", "no-cuda") }, async (t) => {
+t.test("CUDA, requested by the variable, is treated the same", { skip: lacking("linux", "no-cuda") }, async (t) => {
   const cuda = await run(["doctor"], { ...NO_VULKAN, PREFIXD_DEVICE: "cuda" });
   t.equal(cuda.code, 1, "the variable asks as the flag does");
   t.match(cuda.out, /^cuda: not usable\. \S/m);
@@ -100,7 +100,7 @@ t.test("the same of CUDA, asked for by the variable", { skip: lacking("linux", "
 });
 
 t.test(
-  "a software adapter passes the self-test in fp32, and says that it has no fp16",
+  "a software adapter passes the self-test in fp32 and reports that it has no fp16",
   { skip: lacking("swiftshader") },
   async (t) => {
     // The self-test's process inherits it. A busy machine may take longer than an operator's patience.
@@ -120,7 +120,7 @@ t.test(
   },
 );
 
-t.test("flags are serve's", async (t) => {
+t.test("it takes the flags of serve", async (t) => {
   t.match(await run(["doctor", "--device", "tpu"]), { code: 2, err: /--device tpu: expected cpu or webgpu or cuda/ });
   t.match(await run(["doctor", "--help"]), { code: 0, out: /^Usage: prefixd doctor/ });
 });
@@ -142,7 +142,7 @@ const startOn = (t: Test, device: string): ReturnType<typeof run> => {
 };
 
 t.test(
-  "a start on a device that does not work names the doctor in its one line",
+  "a start on a broken device fails with one line that names the doctor",
   { skip: lacking("linux") },
   async (t) => {
     const { code, err } = await startOn(t, "webgpu");
@@ -155,15 +155,11 @@ t.test(
   },
 );
 
-t.test(
-  "and so does a start on CUDA without its provider",
-  { skip: lacking("linux", "no-cuda-provider") },
-  async (t) => {
-    const cuda = await startOn(t, "cuda");
-    t.equal(cuda.code, 1);
-    t.equal(
-      cuda.err,
-      "prefixd: --device cuda cannot be used: ONNX Runtime's CUDA provider is not installed. Run prefixd doctor --device cuda to see what is missing.\n",
-    );
-  },
-);
+t.test("so does a start on CUDA without its provider", { skip: lacking("linux", "no-cuda-provider") }, async (t) => {
+  const cuda = await startOn(t, "cuda");
+  t.equal(cuda.code, 1);
+  t.equal(
+    cuda.err,
+    "prefixd: --device cuda cannot be used: ONNX Runtime's CUDA provider is not installed. Run prefixd doctor --device cuda to see what is missing.\n",
+  );
+});

@@ -151,7 +151,7 @@ for (const name of ["serve", "build", "doctor"]) {
   });
 }
 
-t.test("load", async (t) => {
+t.test("bad flags of load", async (t) => {
   const command = commands["load"]!;
   const flags = flagsIn((await helpOf(t, command)).replace("--compare A.json B.json", ""));
   const given = (flag: string): string[] => (flag === "--scenario" ? [] : ["--scenario", "smoke"]);
@@ -169,7 +169,7 @@ t.test("load", async (t) => {
   t.match(await complaint(t, command, ["--compare", "nowhere.json", "other.json"], /^$/), /^load: nowhere\.json: /);
 });
 
-t.test("push", async (t) => {
+t.test("bad flags of push", async (t) => {
   const command = commands["push"]!;
   await tryAll(t, {
     name: "push",
@@ -180,7 +180,7 @@ t.test("push", async (t) => {
   });
 });
 
-t.test("users", async (t) => {
+t.test("bad flags of users", async (t) => {
   const command = commands["users"]!;
   const [usage = "", ...lines] = (await helpOf(t, command)).split("\n");
   const everywhere = flagsIn(usage);

@@ -32,7 +32,7 @@ function written(names: readonly string[], isTTY: boolean, use: (writer: AnswerW
   return all;
 }
 
-t.test("answers stand one under the other, however their parts arrive", async (t) => {
+t.test("answers are printed one below the other, in whatever order their parts arrive", async (t) => {
   t.equal(
     written(["one"], false, (writer) => {
       writer.add(0, 0, " a");
@@ -74,7 +74,7 @@ t.test("answers stand one under the other, however their parts arrive", async (t
   t.same(shown, ["p:", " now"], "the first is printed as it comes");
 });
 
-t.test("no text can steer a terminal; files get every byte", async (t) => {
+t.test("no text can control a terminal; files get every byte", async (t) => {
   const text = "a\u001b[2J\tb\nc\r";
   const use = (writer: AnswerWriter): void => {
     writer.add(0, 0, text);
@@ -103,7 +103,7 @@ async function setUp(
   return { url, keyFile, app };
 }
 
-t.test("one prefix, several, the base; parameters; a prompt from standard input", async (t) => {
+t.test("one prefix, several, the base model; parameters; a prompt from standard input", async (t) => {
   const { url, keyFile, app } = await setUp(t);
   const as = (args: readonly string[], input = ""): ReturnType<typeof run> =>
     run([...args, "--url", url, "--key-file", keyFile], input);
@@ -137,7 +137,7 @@ t.test("one prefix, several, the base; parameters; a prompt from standard input"
   });
 });
 
-t.test("streams that end in trouble", async (t) => {
+t.test("broken streams", async (t) => {
   let answer = "";
   const server = createServer((_, response) => void response.end(answer));
   server.listen(0, "127.0.0.1");

@@ -72,7 +72,7 @@ async function listening(t: Test, server: Server): Promise<string> {
   return `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
 }
 
-t.test("list: a table, or the server's JSON", async (t) => {
+t.test("list prints a table, or the server's JSON", async (t) => {
   const { app, as } = await setUp(t);
   const { out, err, code } = await as("ann", "list");
   t.match([code, err], [0, ""]);
@@ -99,7 +99,7 @@ t.test("list: a table, or the server's JSON", async (t) => {
   t.equal((await as("bob", "list")).out.trimEnd().split("\n").length, 1 + 1001 + 1, "all pages");
 });
 
-t.test("share: changes what is said, shows what holds", async (t) => {
+t.test("share changes only what the flags name, and shows the result", async (t) => {
   const { as } = await setUp(t);
   const lines = async (...args: string[]): Promise<string> => (await as("ann", "share", "dates", ...args)).out;
   t.equal(await lines(), "dates\n  visibility   private\n  used by      nobody else\n  readable by  nobody else\n");
@@ -128,7 +128,7 @@ t.test("share: changes what is said, shows what holds", async (t) => {
   });
 });
 
-t.test("pull: the files of one version, all or none, and nothing but them", async (t) => {
+t.test("pull writes the files of one version, all or none, and nothing else", async (t) => {
   const { app, as } = await setUp(t);
   const dir = t.testdir();
   const at = (name: string): string => join(dir, name);
@@ -175,7 +175,7 @@ t.test("pull: the files of one version, all or none, and nothing but them", asyn
   t.same(contents(at("bobs")), FILES);
 });
 
-t.test("pull from a server that cannot be trusted", async (t) => {
+t.test("pull does not trust the server", async (t) => {
   const dir = t.testdir();
   const body = "weights";
   const digest = createHash("sha256").update(body).digest("hex");
@@ -226,7 +226,7 @@ t.test("push and delete", async (t) => {
   t.match(await as("ann", "push", join(dir, "nothing")), { code: 1, err: /adapter_config\.json/ });
 });
 
-t.test("what pull writes of a hard prompt, push takes again", async (t) => {
+t.test("push accepts a hard prompt that pull wrote", async (t) => {
   const { app, as } = await setUp(t);
   await app.registry.register(
     { user: "ann", name: "rude" },
@@ -253,7 +253,7 @@ t.test("what pull writes of a hard prompt, push takes again", async (t) => {
 
 const COMMANDS = { generate, push, list, pull, delete: deletePrefix, share, users, load };
 
-t.test("bad usage: one line that says what, then the usage as it is meant to be read", async (t) => {
+t.test("bad usage prints one line that says what is wrong, then the usage", async (t) => {
   const refused = async (command: keyof typeof COMMANDS, ...args: string[]): Promise<ConfigError> => {
     const error: unknown = await COMMANDS[command](args).catch((error: unknown) => error);
     if (!(error instanceof ConfigError)) return t.fail(`${command} ${args.join(" ")}: ${String(error)}`) as never;
@@ -275,7 +275,7 @@ t.test("bad usage: one line that says what, then the usage as it is meant to be 
   await refused("load");
 });
 
-t.test("what a process prints and ends with", async (t) => {
+t.test("output and exit codes of the program", async (t) => {
   t.match(await run(["share"]), { code: 2, out: "", err: /^prefixd: share takes one id.*\nUsage: prefixd share ID/ });
   t.match(await run(["sreve\u001b[2J"]), { code: 2, err: /^prefixd: no such command: sreve\\u001b\[2J\nUsage: / });
   t.match(await run(["constructor"]), { code: 2 });
@@ -288,7 +288,7 @@ t.test("what a process prints and ends with", async (t) => {
     );
 });
 
-t.test("a server that does not answer, or is none of ours", async (t) => {
+t.test("a server that does not answer, or is not prefixd", async (t) => {
   const port = await freePort();
   const gone = `http://127.0.0.1:${port}`;
   t.same(await run(["list", "--url", gone]), {

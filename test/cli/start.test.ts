@@ -24,7 +24,7 @@ async function modulesOf(t: Test, ...args: string[]): Promise<string[]> {
 }
 
 for (const flag of ["--version", "--help"]) {
-  t.test(`${flag} loads the program's first files and no package`, async (t) => {
+  t.test(`${flag} loads no package`, async (t) => {
     t.same(
       (await modulesOf(t, flag)).map((file) => file.replace(/^(src|dist)\/|\.[jt]s$/g, "")),
       ["cli/main", "one-line", "version"],
@@ -32,7 +32,7 @@ for (const flag of ["--version", "--help"]) {
   });
 }
 
-t.test("the settings are told without what serves", async (t) => {
+t.test("serve --help loads nothing that serves", async (t) => {
   const modules = await modulesOf(t, "serve", "--help");
   t.ok(modules.some((file) => /config\.[jt]s$/.test(file)));
   if (modules.includes("dist/config.js"))
@@ -50,7 +50,7 @@ t.test("the settings are told without what serves", async (t) => {
   );
 });
 
-t.test("commands that talk to a server load no schemas", async (t) => {
+t.test("client commands load no schemas", async (t) => {
   for (const command of ["push", "users"]) {
     const modules = await modulesOf(t, command, "--help");
     t.ok(modules.some((file) => file.includes(`cli/${command}`)));
@@ -61,7 +61,7 @@ t.test("commands that talk to a server load no schemas", async (t) => {
   }
 });
 
-t.test("npm run build compiles when something has changed, and only then", async (t) => {
+t.test("npm run build compiles only when something has changed", async (t) => {
   const copy = mkdtempSync(join(t.testdir(), "copy."));
   for (const file of ["package.json", "tsconfig.json", "tools/build.mjs"]) cpSync(join(ROOT, file), join(copy, file));
   symlinkSync(join(ROOT, "node_modules"), join(copy, "node_modules"));

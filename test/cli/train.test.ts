@@ -22,7 +22,7 @@ async function run(...args: readonly string[]): Promise<{ code: number | string;
   return { code: await cli.exited, out: cli.stdout(), err: cli.stderr() };
 }
 
-t.test("it writes PEFT's files, names bad lines, and goes on after Ctrl-C to the same bits", async (t) => {
+t.test("train writes PEFT's files, names bad lines, and resumes after Ctrl-C to the same bits", async (t) => {
   const whole = join(dir, "whole");
   const { code, out, err } = await run(...SHORT, "--out", whole);
   t.equal(code, 0, err);
@@ -50,7 +50,7 @@ t.test("it writes PEFT's files, names bad lines, and goes on after Ctrl-C to the
   t.match((await run("--resume", "--out", whole)).err, /there is nothing to resume/);
 });
 
-t.test("what cannot be is one line", async (t) => {
+t.test("failures are told in one line", async (t) => {
   const line = async (...args: readonly string[]): Promise<string> => {
     const { code, err } = await run(...args);
     t.equal(code, 1);

@@ -154,7 +154,7 @@ for (const reason of ["cancelled", "removed"] as const) {
   });
 }
 
-t.test("cancelled from onFinish: the other choices end, without a word", async (t) => {
+t.test("cancelled from onFinish, the other choices end silently", async (t) => {
   const { engine, runner, observer } = setup();
   const seen = [0, 0, 0];
   const recording = new Recording(engine, forked, {
@@ -168,7 +168,7 @@ t.test("cancelled from onFinish: the other choices end, without a word", async (
   t.same([recording.violations, runner.misuses], [[], []]);
 });
 
-t.test("removed from onFinish: the other choices are told", async (t) => {
+t.test("removed from onFinish, the other choices end as removed", async (t) => {
   const { engine, observer } = setup();
   const recording = new Recording(engine, forked, {
     onToken: ({ choice }) => (choice === 0 ? "stop" : "continue"),
@@ -180,7 +180,7 @@ t.test("removed from onFinish: the other choices are told", async (t) => {
   t.same(observer.outcomes, { stop: 1, removed: 2 });
 });
 
-t.test("cancel after the end changes nothing", async (t) => {
+t.test("cancelling after the end changes nothing", async (t) => {
   const { engine, observer } = setup();
   const recording = new Recording(engine, SHORT);
   await recording.ended;
@@ -191,7 +191,7 @@ t.test("cancel after the end changes nothing", async (t) => {
   t.same([recording.violations, observer.outcomes], [[], { length: 1 }]);
 });
 
-t.test("a cancelled request's rows are given away in the next step", async (t) => {
+t.test("a cancelled request's rows are reused in the next step", async (t) => {
   const { engine, runner, observer } = setup({ slots: 2 });
   const holders = [
     new Recording(engine, { ...SHORT, maxNewTokens: 100 }),

@@ -15,7 +15,7 @@ t.setTimeout(60_000);
 const fed = ({ prefix, promptIds, maxNewTokens }: EngineRequest): number =>
   (prefix?.length ?? 0) + promptIds.length + Math.max(0, maxNewTokens - 1);
 
-t.test("a request is let in exactly if all tokens that would be fed have a position in its row", async (t) => {
+t.test("a request is admitted exactly if every token to be fed has a position in its row", async (t) => {
   const { positions } = FAKE_SHAPE;
   const random = seededRandom(23);
   const below = (n: number): number => Math.floor(random() * n);
@@ -58,7 +58,7 @@ t.test("a request is let in exactly if all tokens that would be fed have a posit
   t.ok(seen.refused > 20 && seen.full > 20, "both sides of the end, often");
 });
 
-t.test("lengths that are no numbers are none that fit, and what is folded has a row, too", async (t) => {
+t.test("lengths that are not numbers do not fit, nor do folds longer than a row", async (t) => {
   for (const maxNew of [NaN, Infinity])
     t.throws(() => checkContext({ prefix: 0, prompt: 1, maxNew }, 64), { code: "context_exceeded" });
   const runner = new FakeRunner(1);
@@ -76,44 +76,41 @@ t.test("lengths that are no numbers are none that fit, and what is folded has a 
 });
 
 for (const [name, device] of Object.entries(SIMULATED)) {
-  t.test(
-    `${name}: full rows beside each other, and one that is refused, change no bit of their neighbours`,
-    async (t) => {
-      const model = await openTestModel(goldenDir("gelu-new-f32"), { slots: 3, device });
-      try {
-        const { positions } = model.runner.shape;
-        const ids = (length: number, seed: number): Int32Array =>
-          Int32Array.from({ length }, (_, at) => (at * 7 + seed * 13) % 200);
-        const full = [1, 2, 3].map((seed) =>
-          engineRequest({
-            promptIds: ids(positions - 8, seed),
-            maxNewTokens: 9,
-            topLogprobs: 2,
-            scorePrompt: seed === 3,
-          }),
+  t.test(`${name}: full rows side by side, and a refused one, change no bit of their neighbours`, async (t) => {
+    const model = await openTestModel(goldenDir("gelu-new-f32"), { slots: 3, device });
+    try {
+      const { positions } = model.runner.shape;
+      const ids = (length: number, seed: number): Int32Array =>
+        Int32Array.from({ length }, (_, at) => (at * 7 + seed * 13) % 200);
+      const full = [1, 2, 3].map((seed) =>
+        engineRequest({
+          promptIds: ids(positions - 8, seed),
+          maxNewTokens: 9,
+          topLogprobs: 2,
+          scorePrompt: seed === 3,
+        }),
+      );
+      const alone = [];
+      for (const request of full) alone.push(await submit(model.engine, request).done);
+      const together = full.map((request) => submit(model.engine, request).done);
+      for (const [maxNewTokens, length] of [
+        [0, positions + 1],
+        [10, positions - 8],
+        [1, positions + 1],
+      ] as const) {
+        await t.rejects(
+          submit(model.engine, engineRequest({ promptIds: ids(length, 5), maxNewTokens, scorePrompt: true })).done,
+          { code: "context_exceeded" },
         );
-        const alone = [];
-        for (const request of full) alone.push(await submit(model.engine, request).done);
-        const together = full.map((request) => submit(model.engine, request).done);
-        for (const [maxNewTokens, length] of [
-          [0, positions + 1],
-          [10, positions - 8],
-          [1, positions + 1],
-        ] as const) {
-          await t.rejects(
-            submit(model.engine, engineRequest({ promptIds: ids(length, 5), maxNewTokens, scorePrompt: true })).done,
-            { code: "context_exceeded" },
-          );
-        }
-        t.same(await Promise.all(together), alone);
-        const [echoed] = await submit(
-          model.engine,
-          engineRequest({ promptIds: ids(positions, 4), maxNewTokens: 0, scorePrompt: true }),
-        ).done;
-        t.equal(echoed?.reason, "length", "nothing new: all positions are the prompt's");
-      } finally {
-        await model.close();
       }
-    },
-  );
+      t.same(await Promise.all(together), alone);
+      const [echoed] = await submit(
+        model.engine,
+        engineRequest({ promptIds: ids(positions, 4), maxNewTokens: 0, scorePrompt: true }),
+      ).done;
+      t.equal(echoed?.reason, "length", "nothing new: all positions are the prompt's");
+    } finally {
+      await model.close();
+    }
+  });
 }

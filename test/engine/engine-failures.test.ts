@@ -33,7 +33,7 @@ const request = (
     ...given,
   });
 
-t.test("a failed prefill fails its request only", async (t) => {
+t.test("a failed prefill fails only its request", async (t) => {
   for (const chunk of [1, 2, 3]) {
     const { engine, runner, observer } = setup();
     const first = new Recording(engine, request(1));
@@ -50,7 +50,7 @@ t.test("a failed prefill fails its request only", async (t) => {
   }
 });
 
-t.test("so does a prefix that cannot be loaded, or a row that cannot be forked", async (t) => {
+t.test("so does a failed prefix load or fork", async (t) => {
   for (const method of ["loadPrefix", "copyRow"] as const) {
     const { engine, runner, observer } = setup();
     const first = new Recording(engine, request(1));
@@ -66,7 +66,7 @@ t.test("so does a prefix that cannot be loaded, or a row that cannot be forked",
   }
 });
 
-t.test("a PrefixdError of the runner reaches the listener as it is", async (t) => {
+t.test("a PrefixdError of the runner reaches the listener unchanged", async (t) => {
   const { engine, runner } = setup();
   const error = new PrefixdError("model_failed", "The device is gone.");
   runner.failOn("prefill last", 1, error);
@@ -75,7 +75,7 @@ t.test("a PrefixdError of the runner reaches the listener as it is", async (t) =
   t.equal(victim.error, error);
 });
 
-t.test("a failed decode step fails those in it; those that wait are served", async (t) => {
+t.test("a failed decode step fails the requests in it; waiting ones are served", async (t) => {
   const { engine, runner, observer } = setup();
   const running = [1, 2, 3].map((seed) => new Recording(engine, request(seed)));
   const waiting = [4, 5].map((seed) => new Recording(engine, request(seed)));
@@ -89,7 +89,7 @@ t.test("a failed decode step fails those in it; those that wait are served", asy
   t.same(runner.misuses, []);
 });
 
-t.test("a row that cannot be moved fails all that hold rows, and the engine goes on", async (t) => {
+t.test("a failed row move fails every request that holds rows, and the engine goes on", async (t) => {
   const { engine, runner } = setup();
   // The first one's row is the gap into which the last row moves.
   const running = [
@@ -107,7 +107,7 @@ t.test("a row that cannot be moved fails all that hold rows, and the engine goes
   t.match(await idle(engine), { queued: 0, running: 0 });
 });
 
-t.test("logits that are not numbers fail their request only, at the first token and later", async (t) => {
+t.test("non-finite logits fail only their request, at the first token and later", async (t) => {
   const { engine, runner, observer } = setup({ slots: 4 });
   const first = new Recording(engine, request(1));
   const atOnce = new Recording(engine, request(2, { promptIds: Int32Array.of(1, NAN_TOKEN) }));
@@ -132,7 +132,7 @@ t.test("logits that are not numbers fail their request only, at the first token 
   t.same([runner.misuses, victim.violations], [[], []]);
 });
 
-t.test("a listener that throws ends its own request only", async (t) => {
+t.test("a listener that throws ends only its own request", async (t) => {
   const boom = (): never => {
     throw new Error("boom");
   };
@@ -149,7 +149,7 @@ t.test("a listener that throws ends its own request only", async (t) => {
     t.match(await idle(engine), { queued: 0, running: 0 });
     t.same([runner.misuses, victim.violations], [[], []]);
   }
-  t.test("even in onError, and in the very last onFinish", async (t) => {
+  t.test("even from onError and the last onFinish", async (t) => {
     const { engine, runner, observer } = setup({ slots: 6 });
     runner.failOn("prefill last", 1);
     const victims = [
@@ -169,7 +169,7 @@ t.test("a listener that throws ends its own request only", async (t) => {
   });
 });
 
-t.test("folding happens between steps, also while all rows are taken; its failure is its own", async (t) => {
+t.test("folding runs between steps, even with all rows taken; its failure affects nothing else", async (t) => {
   const { engine, runner } = setup({ slots: 2 });
   const running = [1, 2, 3].map((seed) => new Recording(engine, request(seed, { maxNewTokens: 40 })));
   while (running[1]!.tokens.length < 2) await turn();
@@ -195,7 +195,7 @@ t.test("folding happens between steps, also while all rows are taken; its failur
   t.same(await engine.fold(tokens, { tenant: "test" }), foldOf(tokens), "an idle engine wakes for it");
 });
 
-t.test("a policy that holds everything back does not freeze the process", async (t) => {
+t.test("a policy that admits nothing does not block the event loop", async (t) => {
   let open = false;
   let asked = 0;
   const { engine } = setup({
@@ -213,7 +213,7 @@ t.test("a policy that holds everything back does not freeze the process", async 
   t.same(recording.ids, [oracle(request(1), 0)]);
 });
 
-t.test("drain takes nothing new and lets what was accepted finish", async (t) => {
+t.test("drain refuses new requests and lets accepted ones finish", async (t) => {
   const { engine, runner } = setup({ slots: 1 });
   const recordings = [1, 2].map((seed) => new Recording(engine, request(seed)));
   const fold = engine.fold({ kind: "tokens", ids: Int32Array.of(1) }, { tenant: "test" });
@@ -259,7 +259,7 @@ t.test("drain's deadline ends what is queued, half prefilled, running or to be f
   t.same(runner.misuses, []);
 });
 
-t.test("an engine that has nothing to do keeps no process alive", async (t) => {
+t.test("an idle engine does not keep the process alive", async (t) => {
   const support = (file: string): string => new URL(`../support/${file}`, import.meta.url).href;
   const script = `
     import { FakeRunner, fakePrefix } from ${JSON.stringify(support("fake-runner.ts"))};

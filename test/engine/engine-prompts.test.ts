@@ -29,7 +29,7 @@ const request = (seed: number, given: Partial<EngineRequest> = {}): EngineReques
     ...given,
   });
 
-t.test("which chunks share a run", async (t) => {
+t.test("chunks that share a run", async (t) => {
   const chunk = (request: string, from: number, to: number, last = true): PrefillChunk<string> => ({
     request,
     from,
@@ -59,7 +59,7 @@ t.test("which chunks share a run", async (t) => {
   );
 });
 
-t.test("requests of one turn are fed in one run, forks and the first tokens' ends included", async (t) => {
+t.test("requests of one turn are prefilled in one run, including forks and choices that end at once", async (t) => {
   const { engine, runner, observer } = setup();
   const requests = [
     request(1),
@@ -84,7 +84,7 @@ t.test("requests of one turn are fed in one run, forks and the first tokens' end
   t.same(runner.misuses, []);
 });
 
-t.test("a failed run fails those in it, a failed prefix its request only", async (t) => {
+t.test("a failed run fails the requests in it, a failed prefix load only its own", async (t) => {
   for (const method of ["prefillAll", "loadPrefix"] as const) {
     const { engine, runner } = setup();
     const before = new Recording(engine, request(1, { maxNewTokens: 40 }));
@@ -104,7 +104,7 @@ t.test("a failed run fails those in it, a failed prefix its request only", async
   }
 });
 
-t.test("what is cancelled as it starts, or while it is fed, leaves the others' rows alone", async (t) => {
+t.test("a request cancelled at its start or during prefill leaves other rows alone", async (t) => {
   const { engine, runner, observer } = setup();
   const starting = new Recording(engine, request(1), { onStart: (handle) => handle.cancel("removed") });
   const fed = new Recording(engine, request(2, { n: 2 }));
@@ -127,7 +127,7 @@ t.test("what is cancelled as it starts, or while it is fed, leaves the others' r
   t.same(runner.misuses, []);
 });
 
-t.test("random mixes: long prompts, scored ones, choices, beams' neighbours, cancellations", async (t) => {
+t.test("random mixes of long and scored prompts, choices, beams and cancellations", async (t) => {
   const random = seededRandom(11);
   const upTo = (most: number): number => Math.floor(random() * (most + 1));
   const { engine, runner } = setup(9);

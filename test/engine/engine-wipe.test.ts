@@ -32,7 +32,7 @@ const request = (seed: number, length: number, maxNewTokens: number) =>
 
 const used = (runner: FakeRunner, row: number): number => runner.cells(row).filter((cell) => cell !== 0).length;
 
-t.test("idle: every position is zero afterwards, those of sequences long gone too", async (t) => {
+t.test("an idle engine zeroes every position, including those of sequences long gone", async (t) => {
   const { engine, runner } = setup(3);
   for (const length of [40, 5, 20])
     await Promise.all([1, 2, 3].map((seed) => new Recording(engine, request(seed, length, 6)).ended));
@@ -50,36 +50,33 @@ t.test("idle: every position is zero afterwards, those of sequences long gone to
   t.same(runner.misuses, []);
 });
 
-t.test(
-  "random load: a removed sequence's cells are nowhere, the others' tokens are what they would be alone",
-  async (t) => {
-    const random = seededRandom(11);
-    for (let round = 0; round < 30; round++) {
-      const { engine, runner } = setup(4);
-      const others = Array.from({ length: 8 }, (_, i) =>
-        request(i + 2, 1 + Math.floor(random() * 30), 5 + Math.floor(random() * 40)),
+t.test("under random load no cell of a removed sequence remains, and other tokens do not change", async (t) => {
+  const random = seededRandom(11);
+  for (let round = 0; round < 30; round++) {
+    const { engine, runner } = setup(4);
+    const others = Array.from({ length: 8 }, (_, i) =>
+      request(i + 2, 1 + Math.floor(random() * 30), 5 + Math.floor(random() * 40)),
+    );
+    const recordings = others.map((other) => new Recording(engine, other));
+    const victim = { ...request(1, 50, 198), n: round % 2 === 0 ? 1 : 2 };
+    const target = new Recording(engine, victim);
+    const stopAt = Math.floor(random() * 20);
+    while (target.tokens.length < stopAt) await turn();
+    target.handle.cancel("removed");
+    await engine.wipeFreed();
+    const mine = cellsOf(victim.prefix!);
+    for (let row = 0; row < 4; row++)
+      t.notOk(
+        runner.cells(row).some((cell) => mine.has(cell)),
+        `row ${row}`,
       );
-      const recordings = others.map((other) => new Recording(engine, other));
-      const victim = { ...request(1, 50, 198), n: round % 2 === 0 ? 1 : 2 };
-      const target = new Recording(engine, victim);
-      const stopAt = Math.floor(random() * 20);
-      while (target.tokens.length < stopAt) await turn();
-      target.handle.cancel("removed");
-      await engine.wipeFreed();
-      const mine = cellsOf(victim.prefix!);
-      for (let row = 0; row < 4; row++)
-        t.notOk(
-          runner.cells(row).some((cell) => mine.has(cell)),
-          `row ${row}`,
-        );
-      await Promise.all(recordings.map(({ ended }) => ended));
-      for (const [i, recording] of recordings.entries()) t.same(recording.ids[0], oracle(others[i]!, 0));
-      t.same(runner.misuses, []);
-    }
-  },
-);
+    await Promise.all(recordings.map(({ ended }) => ended));
+    for (const [i, recording] of recordings.entries()) t.same(recording.ids[0], oracle(others[i]!, 0));
+    t.same(runner.misuses, []);
+  }
+});
 
-t.test("it ends although sequences come and go all the time, in a bounded number of steps", async (t) => {
+t.test("a wipe ends within a bounded number of steps while sequences come and go", async (t) => {
   const { engine, runner, observer } = setup(4);
   let stop = false;
   const churn = [1, 2, 3, 4].map(async (seed) => {
@@ -96,7 +93,7 @@ t.test("it ends although sequences come and go all the time, in a bounded number
   t.same(runner.misuses, []);
 });
 
-t.test("the real model: rows are zero, and a sequence that runs meanwhile goes on to the bit", async (t) => {
+t.test("the real model's rows are zeroed, and a running sequence keeps every bit", async (t) => {
   const model = await openTestModel(goldenDir("gelu-new-f32"), { slots: 4, prefillChunk: 8 });
   t.teardown(() => model.close());
   const random = seededRandom(5);
@@ -129,7 +126,7 @@ t.test("the real model: rows are zero, and a sequence that runs meanwhile goes o
   t.same((await submit(model.engine, survivor).done)[0], alone, "a wiped row serves as well as a new one");
 });
 
-t.test("while it may not emit, nothing is taken and what runs ends at the token where that began", async (t) => {
+t.test("without a lease nothing is admitted, and running requests end at that token", async (t) => {
   let may = true;
   const { engine, runner } = setup(3, () => may);
   const [a, b, queued] = [

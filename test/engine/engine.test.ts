@@ -28,7 +28,7 @@ function setup(given: Partial<EngineOptions> & { slots?: number; runner?: FakeRu
 const prompt = (...ids: number[]): Int32Array => Int32Array.from(ids);
 const firstIds = (request: EngineRequest): number[] => oracle(request, 0);
 
-t.test("one request: start, tokens, finish, in that order; then everything is free", async (t) => {
+t.test("a request starts, gets its tokens and finishes; then everything is free", async (t) => {
   const { engine, runner, observer } = setup();
   const request = engineRequest({
     promptIds: prompt(1, 2, 3),
@@ -106,7 +106,7 @@ t.test("the choices of one prompt fork its row", async (t) => {
   t.same(observer.outcomes, { length: 6 });
 });
 
-t.test("eos ends a choice with the token that is it, unless min_new_tokens forbids", async (t) => {
+t.test("EOS ends a choice and is its last token, unless min_new_tokens forbids it", async (t) => {
   const { engine, observer } = setup();
   const base = engineRequest({ promptIds: prompt(5, 6), maxNewTokens: 10 });
   const [, , third] = firstIds(base);
@@ -125,7 +125,7 @@ t.test("eos ends a choice with the token that is it, unless min_new_tokens forbi
 });
 
 t.test(
-  "eos in the last token allowed is eos; a listener's stop on an eos token as well; stop on the last token is stop",
+  "EOS at the length limit ends as eos, also if the listener stops there; a stop there ends as stop",
   async (t) => {
     const { engine } = setup();
     const base = engineRequest({ promptIds: prompt(8), maxNewTokens: 1 });
@@ -145,7 +145,7 @@ t.test(
   },
 );
 
-t.test("a listener's stop ends its choice only", async (t) => {
+t.test("a listener's stop ends only its choice", async (t) => {
   const { engine, observer } = setup();
   const request = engineRequest({
     promptIds: prompt(3),
@@ -164,7 +164,7 @@ t.test("a listener's stop ends its choice only", async (t) => {
   t.same(observer.outcomes, { stop: 2, length: 1 });
 });
 
-t.test("a full queue refuses; what was accepted is served", async (t) => {
+t.test("a full queue refuses; accepted requests are served", async (t) => {
   const { engine } = setup({ slots: 1, maxQueue: 3 });
   const request = engineRequest({ promptIds: prompt(1), maxNewTokens: 3 });
   // Three may wait, and a fourth takes the free row in the next step.
@@ -178,7 +178,7 @@ t.test("a full queue refuses; what was accepted is served", async (t) => {
   t.match(await idle(engine), IDLE);
 });
 
-t.test("without a queue, free rows are still given", async (t) => {
+t.test("without a queue, free rows can still be taken", async (t) => {
   const { engine } = setup({ slots: 2, maxQueue: 0 });
   const request = engineRequest({ promptIds: prompt(1), maxNewTokens: 3 });
   const recordings = [0, 1].map(() => new Recording(engine, request));
@@ -189,13 +189,13 @@ t.test("without a queue, free rows are still given", async (t) => {
   for (const recording of recordings) t.same(recording.ids, [oracle(request, 0)]);
 });
 
-t.test("more choices than there are rows would wait for ever: refused", async (t) => {
+t.test("more choices than rows are refused, since they would wait for ever", async (t) => {
   const { engine } = setup({ slots: 2 });
   t.throws(() => new Recording(engine, engineRequest({ promptIds: prompt(1), n: 3 })), RangeError);
   t.match(engine.stats(), IDLE);
 });
 
-t.test("a long prompt does not stop the others: they decode between its chunks", async (t) => {
+t.test("others decode between the chunks of a long prompt", async (t) => {
   const { engine, observer } = setup({ prefillChunk: 4 });
   const short = engineRequest({ promptIds: prompt(1), maxNewTokens: 40 });
   const long = engineRequest({ promptIds: Int32Array.from({ length: 41 }, (_, i) => i), maxNewTokens: 2 });
@@ -213,7 +213,7 @@ t.test("a long prompt does not stop the others: they decode between its chunks",
   );
 });
 
-t.test("one that needs all rows is not starved by a flood of small ones", async (t) => {
+t.test("a request that needs all rows is not starved by small ones", async (t) => {
   const { engine, runner } = setup({ slots: 3 });
   let flood = 0;
   // Of different lengths, so that their rows never happen to be free all at once.
@@ -237,7 +237,7 @@ t.test("one that needs all rows is not starved by a flood of small ones", async 
   t.same(runner.misuses, []);
 });
 
-t.test("a prompt whose row is no longer next to the running ones, when it is complete, moves there", async (t) => {
+t.test("a complete prompt moves next to the running rows", async (t) => {
   const { engine, runner } = setup({ slots: 4, prefillChunk: 4 });
   const brief = [1, 2].map((id) => engineRequest({ promptIds: prompt(id), maxNewTokens: 3 }));
   const long = engineRequest({
@@ -299,7 +299,7 @@ function randomRequest(random: () => number, slots: number, prefixes: readonly K
 }
 
 t.test(
-  "random joins, leaves, cancels, forks and prefixes: everybody gets the tokens that they get alone",
+  "random joins, leaves, cancellations, forks and prefixes: each request gets the tokens that it gets alone",
   async (t) => {
     const prefixes = Array.from({ length: 5 }, (_, seed) => fakePrefix(seed, 1 + seed * 7));
     for (let seed = 0; seed < 40; seed++) {

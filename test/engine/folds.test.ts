@@ -76,7 +76,7 @@ const stream = (tenant: string, maxNewTokens: number, seed = 1): ReturnType<type
 const spent = (runs: Machine["runs"], phase: string): number =>
   runs.filter((run) => run.phase === phase).reduce((sum, { milliseconds }) => sum + milliseconds, 0);
 
-t.test("eight who fold without a pause leave a stream its share of the time", async (t) => {
+t.test("eight tenants that fold without pause leave a stream its share of time", async (t) => {
   for (const input of [hard(200), soft(200)]) {
     const { engine, runner, runs } = machine(4);
     const victim = new Recording(engine, stream("victim", 240));
@@ -105,7 +105,7 @@ t.test("eight who fold without a pause leave a stream its share of the time", as
   }
 });
 
-t.test("beside many sequences chunks are shorter; with nobody decoding, as long as can be", async (t) => {
+t.test("chunks are shorter beside many sequences, and full-size when nothing decodes", async (t) => {
   const { engine, runs } = machine(32, { prefillChunk: 64 });
   await engine.fold(hard(200), { tenant: "a" });
   t.same(
@@ -124,7 +124,7 @@ t.test("beside many sequences chunks are shorter; with nobody decoding, as long 
   for (const { handle } of streams) handle.cancel("cancelled");
 });
 
-t.test("folds are charged, and take turns with prompts by what their tenants have had", async (t) => {
+t.test("folds are charged, and share turns with prompts by their tenants' counters", async (t) => {
   // Whoever gets a row gives it back at once, so that only prompts and folds are counted.
   const { engine, runs } = machine(1, { prefillShare: 1 });
   const order: string[] = [];
@@ -165,7 +165,7 @@ t.test("folds are charged, and take turns with prompts by what their tenants hav
   );
 });
 
-t.test("who has folded much waits with its generations behind others, and weights count", async (t) => {
+t.test("a tenant that has folded much waits behind others with its requests, by weight", async (t) => {
   const shares = new Map<string, TenantShare>([["heavy", { weight: 4, maxRunning: null, maxQueued: null }]]);
   const { engine } = machine(1, {
     shares: { of: (tenant) => shares.get(tenant) ?? { weight: 1, maxRunning: null, maxQueued: null } },
@@ -183,7 +183,7 @@ t.test("who has folded much waits with its generations behind others, and weight
   t.same(order, ["fresh", "heavy", "light"]);
 });
 
-t.test("one whose own turn is late does not hold up those behind it", async (t) => {
+t.test("a fold whose tenant must wait does not hold up those behind it", async (t) => {
   const shares = new Map<string, TenantShare>([["slight", { weight: 0.001, maxRunning: null, maxQueued: null }]]);
   const { engine, runs } = machine(1, {
     prefillShare: 1,
@@ -201,7 +201,7 @@ t.test("one whose own turn is late does not hold up those behind it", async (t) 
   await slight;
 });
 
-t.test("limits on sequences and on what waits are not about folds", async (t) => {
+t.test("limits on sequences and queue places do not apply to folds", async (t) => {
   const { engine } = machine(1, { maxQueue: 1, shares: { of: () => ({ weight: 1, maxRunning: 1, maxQueued: 1 }) } });
   const running = new Recording(engine, stream("a", 40));
   while (!running.started) await turn();
@@ -213,7 +213,7 @@ t.test("limits on sequences and on what waits are not about folds", async (t) =>
   await waiting.ended;
 });
 
-t.test("what is given up, removed or overdue stops; the next one begins anew", async (t) => {
+t.test("a fold that is abandoned, removed or overdue stops; the next begins afresh", async (t) => {
   const { engine, runner, runs } = machine(1, { queueTimeoutMs: 60_000 });
   const client = new AbortController();
   const left = engine.fold(hard(200), { tenant: "a", signal: client.signal });
@@ -257,7 +257,7 @@ t.test("what is given up, removed or overdue stops; the next one begins anew", a
   );
 });
 
-t.test("a wipe leaves a half-fed fold alone, and its end leaves nothing", async (t) => {
+t.test("a wipe spares a fold in progress; its end leaves nothing", async (t) => {
   const { engine, runner, runs } = machine(2);
   const wiped: [number, number][] = [];
   runner.wipe = (row, from, to) => void (row === runner.slots && wiped.push([from, to]));
@@ -275,25 +275,22 @@ t.test("a wipe leaves a half-fed fold alone, and its end leaves nothing", async 
   t.equal(wiped.at(-1)![0], 0);
 });
 
-t.test(
-  "chunks end where those of a prompt do, whatever the time: at multiples of the chunk where cuts show",
-  async (t) => {
-    class Device extends FakeRunner {
-      override readonly chunkingChangesBits = true;
-    }
-    const { engine, runs } = machine(32, { prefillChunk: 64 }, new Device(32));
-    const streams = Array.from({ length: 31 }, (_, i) => new Recording(engine, stream("b", 100, i)));
-    while (streams[30]!.tokens.length < 3) await turn();
-    await engine.fold(hard(200), { tenant: "a" });
-    t.same(
-      runs.filter(({ phase }) => phase === "fold").map(({ tokens }) => tokens),
-      [64, 64, 64, 8],
-    );
-    for (const { handle } of streams) handle.cancel("cancelled");
-  },
-);
+t.test("where chunking changes bits, folds are cut at multiples of the chunk, as prompts are", async (t) => {
+  class Device extends FakeRunner {
+    override readonly chunkingChangesBits = true;
+  }
+  const { engine, runs } = machine(32, { prefillChunk: 64 }, new Device(32));
+  const streams = Array.from({ length: 31 }, (_, i) => new Recording(engine, stream("b", 100, i)));
+  while (streams[30]!.tokens.length < 3) await turn();
+  await engine.fold(hard(200), { tenant: "a" });
+  t.same(
+    runs.filter(({ phase }) => phase === "fold").map(({ tokens }) => tokens),
+    [64, 64, 64, 8],
+  );
+  for (const { handle } of streams) handle.cancel("cancelled");
+});
 
-t.test("steps of folds are told apart", async (t) => {
+t.test("the observer tells fold steps apart", async (t) => {
   const { engine, observer } = machine(1);
   await engine.fold(hard(40), { tenant: "a" });
   t.same(observer.steps, [

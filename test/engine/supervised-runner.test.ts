@@ -55,7 +55,7 @@ function setup(): { runner: LosableRunner; supervised: SupervisedRunner; engine:
 const request = (n = 1): ReturnType<typeof engineRequest> =>
   engineRequest({ promptIds: Int32Array.of(1, 2, 3), maxNewTokens: 5, n });
 
-t.test("a failure that does not come again ends its requests and nothing else", async (t) => {
+t.test("a failure that does not recur ends only its requests", async (t) => {
   const { runner, engine, lost } = setup();
   runner.failOn("decode", 1, FAILURE);
   await t.rejects(submit(engine, request()).done, { code: "model_failed" });
@@ -65,7 +65,7 @@ t.test("a failure that does not come again ends its requests and nothing else", 
   t.same(lost, []);
 });
 
-t.test("a device that goes on failing is lost: everybody is told, and it is left alone", async (t) => {
+t.test("a device that keeps failing is lost: every request is told, and the device is left alone", async (t) => {
   const { runner, engine, lost } = setup();
   const running = [submit(engine, request()).done, submit(engine, request()).done];
   runner.trouble = "fails";
@@ -79,7 +79,7 @@ t.test("a device that goes on failing is lost: everybody is told, and it is left
   t.equal(runner.asked, asked, "nothing is given to it any more");
 });
 
-t.test("a device that does not answer is lost, and nothing is freed while it works", async (t) => {
+t.test("an unresponsive device is lost, and nothing is freed while it runs", async (t) => {
   const { runner, supervised, engine, lost } = setup();
   runner.trouble = "hangs";
   await t.rejects(submit(engine, request()).done, { code: "device_lost", message: /does not answer/ });
@@ -92,7 +92,7 @@ t.test("a device that does not answer is lost, and nothing is freed while it wor
   t.ok(runner.closed);
 });
 
-t.test("a device that does not answer when a fold is read is lost", async (t) => {
+t.test("a device that is unresponsive while a fold is read is lost", async (t) => {
   const { runner, engine, lost } = setup();
   runner.during = (method) => {
     if (method === "fold") runner.trouble = "hangs";
@@ -101,7 +101,7 @@ t.test("a device that does not answer when a fold is read is lost", async (t) =>
   t.equal(lost.length, 1);
 });
 
-t.test("a failure while rows are moved is looked into before the next run", async (t) => {
+t.test("a failed row move is examined before the next run", async (t) => {
   for (const lasting of [false, true]) {
     const { runner, engine, lost } = setup();
     // The choices of n = 2 get copies of the prompt's row.

@@ -25,7 +25,7 @@ t.test("paths and methods that do not exist", async (t) => {
   t.match((await fastify.inject("/docs/../../etc/passwd")).statusCode, 404);
 });
 
-t.test("bodies that are no JSON, too large, of another type, or poisoned", async (t) => {
+t.test("bodies that are not JSON, too large, of another type, or poisoned", async (t) => {
   const { fastify } = await buildTestApp(t);
   const send = (payload: string, type = "application/json"): Promise<{ json(): unknown }> =>
     fastify.inject({ method: "POST", url: "/generate", payload, headers: { "content-type": type } });
@@ -47,7 +47,7 @@ t.test("bodies that are no JSON, too large, of another type, or poisoned", async
   t.equal(({} as Record<string, unknown>)["x"], undefined);
 });
 
-t.test("request ids are the client's when they are harmless", async (t) => {
+t.test("harmless request ids are the client's", async (t) => {
   const { fastify, logs } = await buildTestApp(t);
   const id = async (given: string): Promise<unknown> =>
     (await fastify.inject({ url: "/nothing", headers: { "x-request-id": given } })).headers["x-request-id"];
@@ -57,7 +57,7 @@ t.test("request ids are the client's when they are harmless", async (t) => {
     t.match(await id(bad), /^[0-9a-f]{16}$/, bad.slice(0, 10));
 });
 
-t.test("only hosts that are this machine", async (t) => {
+t.test("without keys, only this machine's hosts", async (t) => {
   const { fastify } = await buildTestApp(t);
   const status = async (host: string): Promise<number> =>
     (await fastify.inject({ url: "/health/live", headers: { host } })).statusCode;
@@ -67,7 +67,7 @@ t.test("only hosts that are this machine", async (t) => {
     t.equal(await status(host), 421, host);
 });
 
-t.test("health: alive, ready, and what is wrong", async (t) => {
+t.test("health reports alive, ready, and what is wrong", async (t) => {
   const { fastify, registry, state } = await buildTestApp(t, {});
   t.same((await fastify.inject("/health/live")).json(), { status: "ok" });
   const ready = await fastify.inject("/health/ready");
@@ -94,7 +94,7 @@ t.test("health: alive, ready, and what is wrong", async (t) => {
   t.match([refused.statusCode, refused.headers.connection, refused.json()], [503, "close", { code: "draining" }]);
 });
 
-t.test("a check that hangs or fails for other reasons tells nothing", async (t) => {
+t.test("a check that hangs or fails in other ways reveals nothing", async (t) => {
   const { fastify } = await buildTestApp(t, {
     checks: { store: () => new Promise(() => {}), model: () => Promise.reject(new Error("SECRET")) },
   });
@@ -103,7 +103,7 @@ t.test("a check that hangs or fails for other reasons tells nothing", async (t) 
   });
 });
 
-t.test("the model: its shape and the limits, as documented", async (t) => {
+t.test("the model route gives shape and limits as documented", async (t) => {
   const { fastify } = await buildTestApp(t, { allowBaseModel: false });
   const answer = (await fastify.inject("/model")).json<object>();
   t.ok(Check(ModelDocument, answer));
@@ -124,7 +124,7 @@ t.test("the model: its shape and the limits, as documented", async (t) => {
   });
 });
 
-t.test("metrics, with routes as patterns", async (t) => {
+t.test("metrics name routes by pattern", async (t) => {
   const app = await buildTestApp(t);
   const { fastify, metrics, logs } = app;
   const port = await app.listen();
@@ -138,7 +138,7 @@ t.test("metrics, with routes as patterns", async (t) => {
   t.notMatch(await metrics.render(), /some-id|random/);
 });
 
-t.test("the documentation is served whole from here", async (t) => {
+t.test("the documentation is served without outside resources", async (t) => {
   const { fastify } = await buildTestApp(t);
   t.match((await fastify.inject("/")).headers.location, "/docs/");
   const page = await fastify.inject("/docs/");
@@ -150,7 +150,7 @@ t.test("the documentation is served whole from here", async (t) => {
   t.same(parse((await fastify.inject("/openapi.yaml")).body), (await fastify.inject("/docs/json")).json());
 });
 
-t.test("the description is made once, however often and in whatever form it is asked for", async (t) => {
+t.test("the description is made once for any number of requests, in any form", async (t) => {
   const { fastify } = await buildTestApp(t, { keyed: true });
   await fastify.ready();
   let made = 0;
@@ -161,7 +161,7 @@ t.test("the description is made once, however often and in whatever form it is a
   t.equal(made, 1);
 });
 
-t.test("the description asks for a key where the server does", async (t) => {
+t.test("the description requires a key where the server does", async (t) => {
   const { fastify, routes } = await buildTestApp(t, { keyed: true });
   const { paths, security, components } = (await fastify.inject("/docs/json")).json<{
     paths: Record<string, Record<string, { security?: object[] }>>;
@@ -176,7 +176,7 @@ t.test("the description asks for a key where the server does", async (t) => {
   }
 });
 
-t.test("openapi.yaml is what the code says, names every error, and describes every route", async (t) => {
+t.test("openapi.yaml matches the code, names every error and describes every route", async (t) => {
   const app = await documentationApp();
   t.teardown(() => app.close());
   const fresh = openapiYaml(openapiDocument(app));
@@ -218,7 +218,7 @@ t.test("openapi.yaml is what the code says, names every error, and describes eve
     t.ok(match[1] !== undefined && match[1] in document.components.schemas, String(match[1]));
 });
 
-t.test("a body that a deletion does not expect is refused as its route says", async (t) => {
+t.test("an unexpected body of a deletion is refused as documented", async (t) => {
   const { fastify } = await buildTestApp(t);
   const { paths } = parse(openapiYaml(openapiDocument(await documentationApp()))) as {
     paths: Record<string, Record<string, { responses: Record<string, { description: string }> }>>;
@@ -263,7 +263,7 @@ const parametersOf = ({ properties }: { properties: object }): string =>
     ]),
   );
 
-t.test("the reference lists the parameters, and those that there are not", async (t) => {
+t.test("the reference lists supported and unsupported parameters", async (t) => {
   const parameters = parametersOf(GenerateBody);
   t.equal(docsBlock("docs/reference/generation.md", "parameters", parameters), parameters);
   const ofCompletions = parametersOf(CompletionsBody);
@@ -304,7 +304,7 @@ t.test("docs/reference/errors.md lists the errors of the code", async (t) => {
   t.equal(docsBlock("docs/reference/errors.md", "errors", table), table);
 });
 
-t.test("near names", async (t) => {
+t.test("suggestions for misspelt names", async (t) => {
   t.equal(nearest("promt", ["prompt", "n"]), "prompt");
   t.equal(nearest("topk", ["top_k", "top_p"]), "top_k");
   t.equal(nearest("max-new-tokens", ["max_new_tokens"]), "max_new_tokens");

@@ -15,7 +15,7 @@ interface Schema {
   readonly properties?: Readonly<Record<string, Schema>>;
 }
 
-t.test("every array of every body is one that is bounded before its items are looked at", (t) => {
+t.test("every array of every body is bounded before its items are examined", (t) => {
   let arrays = 0;
   const check = ({ type, maxItems, items, anyOf = [], properties = {} }: Schema, path: string): void => {
     const alternatives = anyOf.filter((one) => one.type === "array");
@@ -54,7 +54,7 @@ t.test("every array of every body is one that is bounded before its items are lo
   t.end();
 });
 
-t.test("what is wrong with an array is told by its place; what is right is not looked at again", (t) => {
+t.test("errors give an item's place; valid items are examined once", (t) => {
   const fault = (value: object): string | undefined => {
     const found = firstArrayFault(GenerateBody, value);
     return found === null ? undefined : `${found.instancePath} ${found.message}`;
@@ -105,7 +105,7 @@ t.test("what is wrong with an array is told by its place; what is right is not l
   t.end();
 });
 
-t.test("a long list of ids is taken whole, or refused by its first fault", async (t) => {
+t.test("a long list of ids is accepted whole, or refused by its first fault", async (t) => {
   const { fastify, engine } = await buildTestApp(t);
   const ids = Array.from({ length: 60 }, (_, id) => id);
   t.equal((await fastify.inject(post("/generate", { prompt: ids, max_new_tokens: 1 }))).statusCode, 200);

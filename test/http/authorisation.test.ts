@@ -149,7 +149,7 @@ t.test("every route, for every caller", async (t) => {
   }
 });
 
-t.test("the matrix has a row for every route that the app has", async (t) => {
+t.test("the matrix has a row for every route of the app", async (t) => {
   const { routes } = await buildTestApp(t);
   const pages = routes.filter(({ url }) => url.startsWith("/docs"));
   t.ok(pages.length > 0 && pages.every(({ access }) => access === "public"));
@@ -162,7 +162,7 @@ t.test("the matrix has a row for every route that the app has", async (t) => {
   );
 });
 
-t.test("a foreign prefix and one that does not exist are answered alike", async (t) => {
+t.test("another user's prefix and a missing one get the same answer", async (t) => {
   const { send } = await keyed(t);
   const requests: [string, (id: string) => string, object?][] = [
     ["GET", (id) => `/prefixes/${id}`],
@@ -193,7 +193,7 @@ t.test("a foreign prefix and one that does not exist are answered alike", async 
   }
 });
 
-t.test("every refusal for a key is one and the same, and the same for what does not exist", async (t) => {
+t.test("every bad key gets the same refusal, also on paths that do not exist", async (t) => {
   const { send } = await keyed(t);
   const bodies = new Set<string>();
   for (const url of ["/prefixes", "/nothing/here", "/prefixes/ann%2Fp"]) {
@@ -205,13 +205,13 @@ t.test("every refusal for a key is one and the same, and the same for what does 
   t.equal(bodies.size, 1);
 });
 
-t.test("a body is not read before the key is known", async (t) => {
+t.test("no body is read before the key is accepted", async (t) => {
   const { send } = await keyed(t);
   t.equal((await send("none", "POST", "/generate", { prompt: "x".repeat(100_000) })).statusCode, 401);
   t.equal((await send("owner", "POST", "/generate", { prompt: "x".repeat(100_000) })).statusCode, 413);
 });
 
-t.test("sharing: with one, with all, with nobody again", async (t) => {
+t.test("sharing with one user, with all, and with nobody again", async (t) => {
   const { send } = await keyed(t);
   const use = async (caller: Caller): Promise<number> =>
     (await send(caller, "POST", "/generate", { prompt: "a", prefix_id: "ann/p" })).statusCode;
@@ -258,7 +258,7 @@ t.test("sharing: with one, with all, with nobody again", async (t) => {
   t.same((await send("other", "GET", "/prefixes")).json(), { prefixes: [], next: null });
 });
 
-t.test("to use a prefix is not to read it", async (t) => {
+t.test("permission to use a prefix does not include reading it", async (t) => {
   const { send } = await keyed(t);
   const files = ["/prefixes/ann%2Fp/adapter", "/prefixes/ann%2Fp/adapter/prompt.json"];
   const read = async (caller: Caller): Promise<unknown[]> =>
@@ -294,7 +294,7 @@ t.test("to use a prefix is not to read it", async (t) => {
   t.same(await read("admin"), ["prefix_not_found", "prefix_not_found"]);
 });
 
-t.test("users that do not exist are named, and nothing is changed", async (t) => {
+t.test("missing users are named, and nothing changes", async (t) => {
   const { send, app } = await keyed(t);
   const patch = async (body: object): Promise<{ status: number; code?: string; detail: string }> =>
     (await send("owner", "PATCH", "/prefixes/p", body)).json();
@@ -326,7 +326,7 @@ t.test("users that do not exist are named, and nothing is changed", async (t) =>
   t.match(await patch({ shared_with: ["bob"] }), { code: "store_unavailable" });
 });
 
-t.test("lists: one's own first, then what others share, in one row of pages", async (t) => {
+t.test("lists page through one's own prefixes, then those that others share", async (t) => {
   const { app, send } = await keyed(t);
   const put = async (user: string, name: string, patch?: object): Promise<void> => {
     await app.registry.register({ user, name }, { kind: "hard", ids: Int32Array.of(1) });
@@ -376,7 +376,7 @@ t.test("lists: one's own first, then what others share, in one row of pages", as
   );
 });
 
-t.test("keys are in no log line and no audit entry, hashes neither", async (t) => {
+t.test("no log line or audit entry has a key or its hash", async (t) => {
   const { app, keys, send } = await keyed(t);
   for (const caller of ["bad", "revoked", "expired", "owner", "admin"] as const) {
     await send(caller, "POST", "/generate", { prompt: "a secret prompt" });
@@ -395,7 +395,7 @@ t.test("keys are in no log line and no audit entry, hashes neither", async (t) =
   t.match(text, /"user":"ann"/);
 });
 
-t.test("without keys there is one local user, and no other", async (t) => {
+t.test("without keys there is only one local user", async (t) => {
   const { fastify } = await buildTestApp(t);
   for (const [method, url] of [
     ["GET", "/admin/users"],
@@ -408,7 +408,7 @@ t.test("without keys there is one local user, and no other", async (t) => {
   t.match((await fastify.inject("/usage")).json(), { user: "local", usage: [] });
 });
 
-t.test("a store that is away is a 503, not a 401", async (t) => {
+t.test("an unavailable store gives 503, not 401", async (t) => {
   const { app, send } = await keyed(t);
   app.users.down = new PrefixdError("store_unavailable", "away", { retryAfter: 2 });
   t.equal((await send("owner", "GET", "/prefixes")).statusCode, 503);

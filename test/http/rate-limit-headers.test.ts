@@ -3,7 +3,7 @@ import { PrefixdError } from "../../src/errors.ts";
 import { rateLimitHeaders } from "../../src/http/rate-limit-headers.ts";
 import { buildTestApp, post } from "../support/app.ts";
 
-t.test("names the limit, its quota, what is left and when there is room", async (t) => {
+t.test("the headers give the limit, its quota, the rest and the time until there is room", async (t) => {
   t.same(rateLimitHeaders({ name: "tokens", quota: 60_000, remaining: 0.4, resetSeconds: 4.2, windowSeconds: 60 }), {
     "ratelimit-policy": '"tokens";q=60000;w=60',
     ratelimit: '"tokens";r=0;t=5',
@@ -17,7 +17,7 @@ t.test("names the limit, its quota, what is left and when there is room", async 
   });
 });
 
-t.test("every 429 that knows its limit has them", async (t) => {
+t.test("every 429 with a known limit has them", async (t) => {
   const { fastify, engine } = await buildTestApp(t);
   const limit = { name: "tokens", quota: 600, remaining: 0, resetSeconds: 4.9, windowSeconds: 60 } as const;
   engine.submit = () => {

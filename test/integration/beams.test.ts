@@ -101,7 +101,7 @@ for (const name of goldenModels()) {
     const alone: ChoiceResult[][] = [];
     for (const request of requests) alone.push(await submit(model.engine, request).done);
 
-    t.test("tokens, scores, log probabilities and reasons", async (t) => {
+    t.test("tokens, scores, log probabilities and finish reasons are transformers'", async (t) => {
       for (const [index, item] of cases.entries()) {
         const what = JSON.stringify({ ...item, sequences: undefined });
         t.same(
@@ -129,7 +129,7 @@ for (const name of goldenModels()) {
       t.ok(cases.length >= 50, `${cases.length} searches`);
     });
 
-    t.test("beside each other and beside greedy and drawn choices: the same, to the bit", async (t) => {
+    t.test("searches beside each other and beside other choices give the same bits", async (t) => {
       const random = seededRandom(5);
       const others = Array.from({ length: effort({ short: 16, long: 40 }) }, (_, index) =>
         engineRequest({
@@ -157,7 +157,7 @@ for (const name of goldenModels()) {
       }
     });
 
-    t.test("draws come as often as transformers' own (chi-square of two samples)", async (t) => {
+    t.test("draws are distributed as transformers' own (chi-square of two samples)", async (t) => {
       const samples = effort({ short: 1000, long: 2000 });
       for (const item of draws) {
         const prefix = await model.adapter(join(goldenDir(name), "adapters", item.adapter!));

@@ -59,7 +59,7 @@ const textOf = ({ ids }: ChoiceResult): string => tokenizer.decode(ids);
 const tokensOf = (results: readonly ChoiceResult[]): unknown =>
   results.map(({ ids, reason, score, logprobs }) => ({ ids, reason, score, logprobs }));
 
-t.test("transformers' tokens and scores, all at once", async (t) => {
+t.test("constrained choices are transformers', all in one batch", async (t) => {
   const constraints = newConstraints();
   const runs = cases.map(async (one) => {
     const spec = { ...constraintOf(one.structured_outputs)!, leadingSpace: false };
@@ -89,7 +89,7 @@ t.test("transformers' tokens and scores, all at once", async (t) => {
   await Promise.all(runs);
 });
 
-t.test("the same bits alone, beside others, cold and warm", async (t) => {
+t.test("the bits are the same alone and beside others, cold and warm", async (t) => {
   const promptIds = tokenizer.encode("turn on the microwave for 3 minutes\n=>");
   const sampling = { ...GREEDY, doSample: true, topK: 0, topP: 0.95 };
   const specs: readonly ConstraintSpec[] = [
@@ -132,7 +132,7 @@ t.test("the same bits alone, beside others, cold and warm", async (t) => {
   t.ok(warm.stats().hits > 0);
 });
 
-t.test("sampled JSON is valid, and ends by itself", async (t) => {
+t.test("sampled JSON is valid and ends by itself", async (t) => {
   const validate = new Ajv2020({ strict: false }).compile(SCHEMA);
   const constraints = newConstraints();
   const promptIds = tokenizer.encode("once upon a time");
@@ -157,7 +157,7 @@ t.test("sampled JSON is valid, and ends by itself", async (t) => {
   t.ok(complete > 20, `${complete} complete`);
 });
 
-t.test("rows that wait for a mask lose nothing, and hold nobody up", async (t) => {
+t.test("rows that wait for a mask lose nothing and hold up nobody", async (t) => {
   // No candidates to speak of: the prompt makes the model want letters, and the constraint wants digits and rare characters.
   const spec: ConstraintSpec = { form: { kind: "regex", source: "([^a-z ]|[0-9é日]{2}){10,30}" }, leadingSpace: false };
   const promptIds = tokenizer.encode("the weather is");
@@ -179,7 +179,7 @@ t.test("rows that wait for a mask lose nothing, and hold nobody up", async (t) =
   t.same(tokensOf(await submit(model.engine, engineRequest({ promptIds, maxNewTokens: 30 })).done), tokensOf(others));
 });
 
-t.test("a request that needs more work than it may take ends with an error; others go on", async (t) => {
+t.test("a request above its work limit ends with an error; others go on", async (t) => {
   const small = new Constraints({
     tokenizer,
     eosIds: [EOS],
@@ -195,7 +195,7 @@ t.test("a request that needs more work than it may take ends with an error; othe
   t.equal((await submit(model.engine, engineRequest(given)).done)[0]!.ids.length, 30);
 });
 
-t.test("compiled constraints are each user's own, and go with the user", async (t) => {
+t.test("compiled constraints belong to their user, and go with the user", async (t) => {
   const constraints = newConstraints();
   await constraints.prepare("ann", json(SCHEMA));
   t.equal((await constraints.prepare("ann", json(SCHEMA))).preparation, 0);

@@ -5,7 +5,7 @@ import t from "tap";
 import { BROWSER, lacking } from "../support/requirements.ts";
 import { startServerProcess, temporaryFolder } from "../support/server.ts";
 
-t.test("the API's page", { skip: lacking("chromium") }, async (t) => {
+t.test("the API's page works in a browser", { skip: lacking("chromium") }, async (t) => {
   const folder = temporaryFolder();
   t.teardown(() => folder.remove());
   const server = await startServerProcess([

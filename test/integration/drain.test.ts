@@ -147,16 +147,16 @@ for (let round = 0; round < ROUNDS; round++) {
   });
 }
 
-t.test("some were told to ask another server", async (t) => {
+t.test("some requests were told to use another server", async (t) => {
   t.ok(refused > 0);
 });
 
 // Without a socket filter, new connections cannot be stopped while waiting ones are still being accepted.
-t.test("the port is closed when nobody waits to be accepted", { skip: lacking("socket-filter") }, async (t) => {
+t.test("the port closes when no connection waits to be accepted", { skip: lacking("socket-filter") }, async (t) => {
   t.equal(unaccepted, 0);
 });
 
-t.test("what all of them used has been written", async (t) => {
+t.test("the usage of all requests is written", async (t) => {
   const server = await start("--drain-timeout", "0");
   t.teardown(() => server.signal("SIGKILL"));
   const { usage } = (await (await fetch(`${server.url}/usage`)).json()) as { usage: { completion_tokens: number }[] };
@@ -166,7 +166,7 @@ t.test("what all of them used has been written", async (t) => {
   );
 });
 
-t.test("a second signal ends it at once", async (t) => {
+t.test("a second signal ends the server at once", async (t) => {
   for (const [signal, code] of [
     ["SIGTERM", 143],
     ["SIGINT", 130],

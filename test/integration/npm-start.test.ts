@@ -9,7 +9,7 @@ import { ROOT } from "../support/program.ts";
 import { temporaryFolder, withoutSettings } from "../support/server.ts";
 
 t.test(
-  "SIGTERM to npm start ends the server, drained, and leaves none behind",
+  "SIGTERM to npm start drains and ends the server, and leaves no process behind",
   { skip: lacking("linux"), timeout: 240_000 },
   async (t) => {
     const folder = temporaryFolder();

@@ -7,7 +7,7 @@ import { runCli, startServerProcess, temporaryFolder } from "../support/server.t
 
 t.setTimeout(240_000);
 
-t.test("a second server on a folder", async (t) => {
+t.test("a second server on a folder is refused", async (t) => {
   const folder = temporaryFolder();
   const cache = ["--cache-dir", join(folder.path, "cache")];
   const dir = join(folder.path, "store");

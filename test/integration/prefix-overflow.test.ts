@@ -85,7 +85,7 @@ for (const [name, device, precision] of cases) {
 }
 
 t.test(
-  "a server refuses it, leaves it out of --prefixes by name, and says so of one that is stored already",
+  "a server refuses such an upload, skips it in --prefixes by name, and refuses requests on a stored one",
   async (t) => {
     const folder = temporaryFolder();
     const [adapters, store] = [join(folder.path, "prefixes"), join(folder.path, "store")];

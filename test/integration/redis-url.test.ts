@@ -63,7 +63,7 @@ for (const how of ["tcp", "unix"] as const) {
   });
 }
 
-t.test("what is not of the form ends the start with one line and exit code 2", async (t) => {
+t.test("a malformed URL ends the start with one line and exit code 2", async (t) => {
   const urls = [
     "redis://127.0.0.1/abc",
     "redis://127.0.0.1/1.5",

@@ -185,42 +185,38 @@ t.test(`${REMOVALS} users removed at random under load`, { timeout: 280_000 }, a
   );
 });
 
-t.test(
-  "a replica that is stopped during a removal serves nothing stale when it goes on",
-  { timeout: 60_000 },
-  async (t) => {
-    const leaseMs = 1500;
-    const { replicas } = await setUp(t, leaseMs, 2);
-    const [a, b] = replicas as [ReplicaProcess, ReplicaProcess];
-    for (let round = 0; round < 4; round++) {
-      const [victim, other] = [`victim-${round}`, `other-${round}`];
-      await create(a, victim, round);
-      await create(a, other, 50 + round);
-      await b.run(victim, "p", [1, 2], 5);
-      const running = Array.from({ length: 20 }, () => b.run(victim, "p", [1, 2], 80));
-      await sleep(5 + round * 7);
-      b.child.kill("SIGSTOP");
-      const more = Array.from({ length: 5 }, () => b.run(victim, "p", [1, 2], 10));
-      const started = performance.now();
-      const { receipt, at } = await remove(a, victim);
-      const id = receipt.replicas.find(({ acknowledged_at }) => acknowledged_at === null)?.id;
-      t.ok(id !== undefined && receipt.replicas.length === 2, "the receipt says which one did not answer");
-      t.ok(performance.now() - started < 20_000, `after ${Math.round(performance.now() - started)} ms`);
-      b.child.kill("SIGCONT");
-      for (const result of await Promise.all([...running, ...more])) {
-        if (result.lastAt > at) t.fail(`a token ${result.lastAt - at} us after the receipt`);
-        if (result.end === "length" && result.lastAt > at) t.fail("it went on");
-      }
-      t.equal(await b.call({ op: "id" }), id);
-      while ((await b.call({ op: "mayServe" })) !== true) await sleep(20);
-      t.match(await b.run(victim, "p", [1, 2], 5), { ids: [] }, "not served");
-      t.equal(await b.call({ op: "holds", user: victim }), false);
-      t.match(await b.run(other, "p", [1, 2], 5), { end: "length" }, "others are served again");
+t.test("a replica stopped during a removal serves nothing stale when it continues", { timeout: 60_000 }, async (t) => {
+  const leaseMs = 1500;
+  const { replicas } = await setUp(t, leaseMs, 2);
+  const [a, b] = replicas as [ReplicaProcess, ReplicaProcess];
+  for (let round = 0; round < 4; round++) {
+    const [victim, other] = [`victim-${round}`, `other-${round}`];
+    await create(a, victim, round);
+    await create(a, other, 50 + round);
+    await b.run(victim, "p", [1, 2], 5);
+    const running = Array.from({ length: 20 }, () => b.run(victim, "p", [1, 2], 80));
+    await sleep(5 + round * 7);
+    b.child.kill("SIGSTOP");
+    const more = Array.from({ length: 5 }, () => b.run(victim, "p", [1, 2], 10));
+    const started = performance.now();
+    const { receipt, at } = await remove(a, victim);
+    const id = receipt.replicas.find(({ acknowledged_at }) => acknowledged_at === null)?.id;
+    t.ok(id !== undefined && receipt.replicas.length === 2, "the receipt says which one did not answer");
+    t.ok(performance.now() - started < 20_000, `after ${Math.round(performance.now() - started)} ms`);
+    b.child.kill("SIGCONT");
+    for (const result of await Promise.all([...running, ...more])) {
+      if (result.lastAt > at) t.fail(`a token ${result.lastAt - at} us after the receipt`);
+      if (result.end === "length" && result.lastAt > at) t.fail("it went on");
     }
-  },
-);
+    t.equal(await b.call({ op: "id" }), id);
+    while ((await b.call({ op: "mayServe" })) !== true) await sleep(20);
+    t.match(await b.run(victim, "p", [1, 2], 5), { ids: [] }, "not served");
+    t.equal(await b.call({ op: "holds", user: victim }), false);
+    t.match(await b.run(other, "p", [1, 2], 5), { end: "length" }, "others are served again");
+  }
+});
 
-t.test("a replica killed with -9 holds a removal up no longer than its lease", { timeout: 60_000 }, async (t) => {
+t.test("a replica killed with -9 delays a removal no longer than its lease", { timeout: 60_000 }, async (t) => {
   const { replicas } = await setUp(t, 1500, 2);
   const [a, b] = replicas as [ReplicaProcess, ReplicaProcess];
   for (const user of ["ann", "bob"]) await create(a, user, 1);
@@ -235,7 +231,7 @@ t.test("a replica killed with -9 holds a removal up no longer than its lease", {
 });
 
 t.test(
-  "deleting a prefix ends requests on it on all replicas; its user goes on with others",
+  "deleting a prefix ends its requests on all replicas; its user can use other prefixes",
   { timeout: 60_000 },
   async (t) => {
     const { replicas } = await setUp(t, 10_000, 2);
@@ -265,7 +261,7 @@ t.test(
 );
 
 t.test(
-  "Redis away for longer than the lease: what runs ends, nothing is served, and it recovers by itself",
+  "with Redis away for longer than the lease, requests end, nothing is served, and replicas recover by themselves",
   { timeout: 60_000 },
   async (t) => {
     const { redis, replicas } = await setUp(t, 1500, 1);

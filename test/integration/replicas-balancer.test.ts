@@ -99,7 +99,7 @@ t.test("replicas behind HAProxy", { skip, timeout: 280_000 }, async (t) => {
     calls.filter((call) => call.end === "ok" && !isEqual(call, expected.get(call.case.prefix)!));
   const failed = (calls: readonly Call[]): Call[] => calls.filter(({ end }) => end !== "ok" && end !== null);
 
-  await t.test("a prefix has one replica, however it is named, and all replicas answer the same", async (t) => {
+  await t.test("a prefix has one replica, however it is named, and all replicas give the same answers", async (t) => {
     const homes = new Map<string, (string | null)[]>();
     for (const one of cases) {
       for (const byPath of [true, false, true, false]) {
@@ -125,7 +125,7 @@ t.test("replicas behind HAProxy", { skip, timeout: 280_000 }, async (t) => {
     t.ok(nobody.size > 1, "what names no prefix goes anywhere");
   });
 
-  await t.test("kill -9: streams that it had begun are lost, nothing else", async (t) => {
+  await t.test("kill -9 loses the replica's open streams and nothing else", async (t) => {
     const load = new BalancedLoad(balancer.url, cases, CLIENTS);
     await load.more(60);
     // Choose a replica in the middle of at least two streams.
@@ -169,7 +169,7 @@ t.test("replicas behind HAProxy", { skip, timeout: 280_000 }, async (t) => {
     t.same(wrong(load.calls), [], "all answers are equal to the bit");
   });
 
-  await t.test("one that is drained at the balancer gets nothing new", async (t) => {
+  await t.test("a replica drained at the balancer gets no new requests", async (t) => {
     await balancer.command("set server replicas/replica-2 state drain");
     const load = new BalancedLoad(balancer.url, cases, CLIENTS);
     await load.more(60);
@@ -183,7 +183,7 @@ t.test("replicas behind HAProxy", { skip, timeout: 280_000 }, async (t) => {
     t.same([failed(load.calls), wrong(load.calls)], [[], []]);
   });
 
-  await t.test("a rolling restart: no client sees an error", async (t) => {
+  await t.test("no client sees an error during a rolling restart", async (t) => {
     const load = new BalancedLoad(balancer.url, cases, CLIENTS);
     await load.more(30);
     for (const [index, name] of REPLICAS.entries()) {

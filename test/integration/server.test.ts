@@ -19,11 +19,11 @@ t.teardown(() => folder.remove());
 const flags = ["--cache-dir", join(folder.path, "cache"), "--prefixes", "prefixes"];
 const store = (name: string): string[] => ["--store", `lmdb:${join(folder.path, name)}`];
 
-t.test("the demo", async (t) => {
+t.test("the demo answers", async (t) => {
   const server = await startServerProcess([...flags, ...store("demo")]);
   t.teardown(() => server.signal("SIGKILL"));
 
-  t.test("the same prompt under every prefix, in one batch", async (t) => {
+  t.test("one prompt under every prefix, in one batch", async (t) => {
     const cases = showcases.flatMap(({ prompt, max_new_tokens, answers }) =>
       Object.entries(answers).map(([name, answer]) => ({ prompt, max_new_tokens, name, answer })),
     );
@@ -46,7 +46,7 @@ t.test("the demo", async (t) => {
     }
   });
 
-  t.test("a PEFT folder is put, used, replaced and removed", async (t) => {
+  t.test("a PEFT folder is uploaded, used, replaced and removed", async (t) => {
     const url = `${server.url}/prefixes/mine`;
     const created = await fetch(url, { method: "PUT", body: adapterForm("prefixes/intent") });
     t.equal(created.status, 201);
@@ -66,7 +66,7 @@ t.test("the demo", async (t) => {
     t.equal((await server.json("/generate", ask)).status, 404);
   });
 
-  t.test("a hard prompt is what its text would be in front of the prompt", async (t) => {
+  t.test("a hard prompt equals its text in front of the prompt", async (t) => {
     const text = "three blind mice ,";
     const put = await fetch(`${server.url}/prefixes/hard`, {
       method: "PUT",
@@ -112,45 +112,42 @@ t.test("the demo", async (t) => {
     t.not(whole[0]!.text, whole[1]!.text);
   });
 
-  t.test(
-    "beam search: sorted scores, each the mean of its tokens' log probabilities, which scoring its text as a prompt gives too",
-    async (t) => {
-      const { prompt, answers } = showcases[0]!;
-      const prefix_id = Object.keys(answers).find((name) => name !== "base")!;
-      const common = { prefix_id, logprobs: 0, return_token_ids: true };
-      const { choices } = (
-        await server.json("/generate", { ...common, prompt, num_beams: 5, n: 5, max_new_tokens: 24, min_new_tokens: 3 })
-      ).body;
-      t.equal(new Set(choices.map(({ text }) => text)).size, 5);
-      t.same(
-        choices.map(({ score }) => score),
-        choices.map(({ score }) => score).sort((a, b) => b! - a!),
+  t.test("beam scores are sorted, and are the mean log probabilities that scoring the text gives", async (t) => {
+    const { prompt, answers } = showcases[0]!;
+    const prefix_id = Object.keys(answers).find((name) => name !== "base")!;
+    const common = { prefix_id, logprobs: 0, return_token_ids: true };
+    const { choices } = (
+      await server.json("/generate", { ...common, prompt, num_beams: 5, n: 5, max_new_tokens: 24, min_new_tokens: 3 })
+    ).body;
+    t.equal(new Set(choices.map(({ text }) => text)).size, 5);
+    t.same(
+      choices.map(({ score }) => score),
+      choices.map(({ score }) => score).sort((a, b) => b! - a!),
+    );
+    const promptIds = (await server.json("/generate", { ...common, prompt, echo: true, max_new_tokens: 0 })).body
+      .choices[0]!.token_ids;
+    for (const { score, token_ids, logprobs } of choices) {
+      const mean = logprobs!.token_logprobs.reduce<number>((sum, logprob) => sum + logprob!, 0) / token_ids.length;
+      t.ok(Math.abs(score! - mean) < 1e-4, `${score} is ${mean}`);
+      const scored = (
+        await server.json("/generate", {
+          ...common,
+          prompt: [...promptIds, ...token_ids],
+          echo: true,
+          max_new_tokens: 0,
+        })
+      ).body.choices[0]!;
+      t.same(scored.token_ids, [...promptIds, ...token_ids]);
+      const again = scored.logprobs!.token_logprobs.slice(promptIds.length);
+      t.ok(
+        again.every((logprob, at) => Math.abs(logprob! - logprobs!.token_logprobs[at]!) < 1e-3),
+        "the same log probabilities",
       );
-      const promptIds = (await server.json("/generate", { ...common, prompt, echo: true, max_new_tokens: 0 })).body
-        .choices[0]!.token_ids;
-      for (const { score, token_ids, logprobs } of choices) {
-        const mean = logprobs!.token_logprobs.reduce<number>((sum, logprob) => sum + logprob!, 0) / token_ids.length;
-        t.ok(Math.abs(score! - mean) < 1e-4, `${score} is ${mean}`);
-        const scored = (
-          await server.json("/generate", {
-            ...common,
-            prompt: [...promptIds, ...token_ids],
-            echo: true,
-            max_new_tokens: 0,
-          })
-        ).body.choices[0]!;
-        t.same(scored.token_ids, [...promptIds, ...token_ids]);
-        const again = scored.logprobs!.token_logprobs.slice(promptIds.length);
-        t.ok(
-          again.every((logprob, at) => Math.abs(logprob! - logprobs!.token_logprobs[at]!) < 1e-3),
-          "the same log probabilities",
-        );
-      }
-      const refused = await server.json("/generate", { prompt, num_beams: 9 });
-      t.equal(refused.status, 400);
-      t.equal(await server.metric("prefixd_running_sequences"), 0);
-    },
-  );
+    }
+    const refused = await server.json("/generate", { prompt, num_beams: 9 });
+    t.equal(refused.status, 400);
+    t.equal(await server.metric("prefixd_running_sequences"), 0);
+  });
 
   t.test("a client that leaves frees its slot", async (t) => {
     const socket = createConnection(Number(new URL(server.url).port), "127.0.0.1");
@@ -181,7 +178,7 @@ t.test("the demo", async (t) => {
     t.same(wrong, []);
   });
 
-  t.test("every metric that a document names is one of the server's", async (t) => {
+  t.test("every metric named in the docs exists", async (t) => {
     const text = await (await fetch(`${server.url}/metrics`)).text();
     const served = new Set([...text.matchAll(/^# TYPE (\S+)/gm)].map(([, name]) => name!));
     const documents = [
@@ -225,7 +222,7 @@ t.test("the demo", async (t) => {
   });
 });
 
-t.test("what does not fit in the drain's time ends properly", async (t) => {
+t.test("requests that outlast the drain end properly", async (t) => {
   const server = await startServerProcess([...flags, ...store("drain"), "--drain-timeout", "0.2"]);
   t.teardown(() => server.signal("SIGKILL"));
   // More requests than slots: some run, some wait. A connection not yet accepted would see a closed port instead.
@@ -246,7 +243,7 @@ t.test("what does not fit in the drain's time ends properly", async (t) => {
   t.equal(await server.exited, 0);
 });
 
-t.test("a full queue is answered 429 with Retry-After", async (t) => {
+t.test("a full queue answers 429 with Retry-After", async (t) => {
   const server = await startServerProcess([
     ...flags,
     ...store("queue"),

@@ -63,7 +63,7 @@ for (const [what, args, message] of CASES) {
   });
 }
 
-t.test("int8 on a processor that does not multiply exactly", (t) => {
+t.test("int8 on a processor that does not multiply exactly is refused", (t) => {
   const script = fileURLToPath(new URL("children/inexact.ts", import.meta.url));
   const args = ["serve", "--port", "0", "--precision", "int8", ...cache, ...store];
   const [program, operands] = bareNode("--import", "tsx", script, ...args);
@@ -76,7 +76,7 @@ t.test("int8 on a processor that does not multiply exactly", (t) => {
   t.end();
 });
 
-t.test("a model's own defaults are applied, and told; with --generation-config none only its EOS ids", async (t) => {
+t.test("a model's defaults are applied and shown; with --generation-config none only its EOS ids", async (t) => {
   const start = async (...args: string[]): Promise<{ defaults: unknown; choice: unknown }> => {
     const server = await startServerProcess(["--model", ownDefaults, ...cache, ...store, ...args]);
     t.teardown(() => server.signal("SIGKILL"));
@@ -103,7 +103,7 @@ t.test("a model's own defaults are applied, and told; with --generation-config n
   t.match(own.choice, { finish_reason: "length" });
 });
 
-t.test("a port in use", async (t) => {
+t.test("a port in use ends the start", async (t) => {
   const blocker = createServer().listen(0, "127.0.0.1");
   await once(blocker, "listening");
   t.teardown(() => blocker.close());
@@ -113,7 +113,7 @@ t.test("a port in use", async (t) => {
   t.match(stderr(), /EADDRINUSE/);
 });
 
-t.test("the command line", async (t) => {
+t.test("bad command lines", async (t) => {
   const help = runCli(["--help"]);
   t.equal(await help.exited, 0);
   t.match(help.stdout(), /serve \[flags\]/);
@@ -158,7 +158,7 @@ async function withEmbeddings(dir: string, change = 0): Promise<string> {
   return dir;
 }
 
-t.test("adapters as people have them, from a folder and by push", async (t) => {
+t.test("adapters in the layouts that people have, from a folder and by push", async (t) => {
   const prefixes = join(folder.path, "as people have them");
   const copies = await withEmbeddings(join(prefixes, "copies"));
   symlinkSync(join(ROOT, "prefixes/intent"), join(prefixes, "linked"));

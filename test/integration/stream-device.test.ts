@@ -14,7 +14,7 @@ t.test("parity", async (t) => {
     await t.test(name, (t) => checkParity(t, name, { device, slots: 6, times: 1 }));
 });
 
-t.test("isolation: bit-equal alone and in mixes of 32", async (t) => {
+t.test("isolation: the same bits alone and in mixes of 32", async (t) => {
   const dir = goldenDir("gelu-new-f32");
   const model = await openTestModel(dir, { prefillChunk: 8, slots: 8, device });
   t.teardown(() => model.close());

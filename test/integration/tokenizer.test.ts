@@ -33,38 +33,35 @@ writeFileSync(
   JSON.stringify({ tokenizer_class: "GPT2Tokenizer", pad_token: "[PAD]" }),
 );
 
-t.test(
-  "prompts get BOS, and the token without an embedding is told at the start and refused in requests",
-  async (t) => {
-    const server = await startServerProcess([
-      "--model",
-      folder.path,
-      "--cache-dir",
-      join(folder.path, "cache"),
-      "--store",
-      `lmdb:${join(folder.path, "store")}`,
-    ]);
-    t.teardown(() => server.signal("SIGKILL"));
-    const warnings = server.log.filter(({ level, tokens }) => level === "warn" && tokens !== undefined);
-    t.match(warnings, [{ count: 1, tokens: [{ id: 4096, token: "[PAD]" }], vocab_size: 4096, msg: /no embedding/ }]);
-    t.equal(warnings.length, 1);
-    t.match(await (await fetch(`${server.url}/model`)).json(), {
-      vocab_size: 4096,
-      special_tokens: { before: [4095], after: [] },
-    });
+t.test("prompts get BOS; a token without an embedding is reported at the start and refused in requests", async (t) => {
+  const server = await startServerProcess([
+    "--model",
+    folder.path,
+    "--cache-dir",
+    join(folder.path, "cache"),
+    "--store",
+    `lmdb:${join(folder.path, "store")}`,
+  ]);
+  t.teardown(() => server.signal("SIGKILL"));
+  const warnings = server.log.filter(({ level, tokens }) => level === "warn" && tokens !== undefined);
+  t.match(warnings, [{ count: 1, tokens: [{ id: 4096, token: "[PAD]" }], vocab_size: 4096, msg: /no embedding/ }]);
+  t.equal(warnings.length, 1);
+  t.match(await (await fetch(`${server.url}/model`)).json(), {
+    vocab_size: 4096,
+    special_tokens: { before: [4095], after: [] },
+  });
 
-    const ask = { max_new_tokens: 8, echo: true, return_token_ids: true };
-    const asText = await server.json("/generate", { ...ask, prompt: "Hello" });
-    t.same(asText.body.choices[0]!.token_ids.slice(0, 4), [4095, 39, 542, 78]);
-    t.match(asText.body.choices[0]!.text, /^Hello/);
-    t.equal(asText.body.usage.prompt_tokens, 4);
-    const asIds = await server.json("/generate", { ...ask, prompt: [4095, 39, 542, 78] });
-    t.same(asText.body.choices, asIds.body.choices);
-    const without = await server.json("/generate", { ...ask, prompt: "Hello", add_special_tokens: false });
-    t.same(without.body.choices[0]!.token_ids.slice(0, 3), [39, 542, 78]);
+  const ask = { max_new_tokens: 8, echo: true, return_token_ids: true };
+  const asText = await server.json("/generate", { ...ask, prompt: "Hello" });
+  t.same(asText.body.choices[0]!.token_ids.slice(0, 4), [4095, 39, 542, 78]);
+  t.match(asText.body.choices[0]!.text, /^Hello/);
+  t.equal(asText.body.usage.prompt_tokens, 4);
+  const asIds = await server.json("/generate", { ...ask, prompt: [4095, 39, 542, 78] });
+  t.same(asText.body.choices, asIds.body.choices);
+  const without = await server.json("/generate", { ...ask, prompt: "Hello", add_special_tokens: false });
+  t.same(without.body.choices[0]!.token_ids.slice(0, 3), [39, 542, 78]);
 
-    for (const prompt of ["a [PAD]", [4096]])
-      t.match(await server.json("/generate", { prompt }), { status: 400, body: { code: "invalid_token_id" } });
-    t.equal((await server.json("/generate", { prompt: "a" })).status, 200, "the server goes on");
-  },
-);
+  for (const prompt of ["a [PAD]", [4096]])
+    t.match(await server.json("/generate", { prompt }), { status: 400, body: { code: "invalid_token_id" } });
+  t.equal((await server.json("/generate", { prompt: "a" })).status, 200, "the server goes on");
+});

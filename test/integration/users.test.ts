@@ -94,7 +94,7 @@ t.test("one server on LMDB", async (t) => {
     t.equal((await fetch(`${server.url}/generate`, { method: "POST" })).status, 401);
   });
 
-  t.test("limits: tokens per minute and prefixes", async (t) => {
+  t.test("tokens per minute and prefixes are limited", async (t) => {
     for (let used = 0; used < 10; used++)
       await call(server, bob, "POST", "/generate", ask("ann/flights", { ignore_eos: true }));
     const refused = await call(server, bob, "POST", "/generate", ask("ann/flights"));
@@ -115,7 +115,7 @@ t.test("one server on LMDB", async (t) => {
     });
   });
 
-  t.test("a hard prompt that is registered counts as its tokens", async (t) => {
+  t.test("registering a hard prompt counts its tokens", async (t) => {
     const dan = await createUser(server, "dan", { limits: { tokens_per_minute: 60, max_running: 1 } });
     t.equal((await call(server, dan, "PUT", "/prefixes/adapter", adapterForm("prefixes/intent"))).status, 201);
     const ids = Array.from({ length: 40 }, (_, at) => at + 10);
@@ -143,7 +143,7 @@ t.test("one server on LMDB", async (t) => {
     t.match(await metrics(server), /^prefixd_step_tokens_total\{phase="fold"\} 8\d$/m);
   });
 
-  t.test("usage adds up to what the answers said", async (t) => {
+  t.test("usage adds up to that of the answers", async (t) => {
     const before = (await call(server, ann, "GET", "/usage")).body;
     const answers = await Promise.all(
       Array.from({ length: 20 }, () => call(server, ann, "POST", "/generate", ask("flights"))),
@@ -161,7 +161,7 @@ t.test("one server on LMDB", async (t) => {
     }
   });
 
-  t.test("removal ends what runs and answers a receipt; the id can be used again", async (t) => {
+  t.test("removal ends running requests and returns a receipt; the id can be used again", async (t) => {
     const long = ask("flights", { max_new_tokens: 400, ignore_eos: true });
     const running = Promise.all(Array.from({ length: 4 }, () => call(server, ann, "POST", "/generate", long)));
     await untilRunning(server);
@@ -180,7 +180,7 @@ t.test("one server on LMDB", async (t) => {
     t.equal((await call(server, again, "PUT", "/prefixes/flights", adapterForm("prefixes/intent"))).status, 201);
   });
 
-  t.test("usage that is kept has the requests that the removal ended", async (t) => {
+  t.test("kept usage includes the requests that the removal ended", async (t) => {
     const cat = await createUser(server, "cat");
     const running = call(server, cat, "POST", "/generate", { prompt: PROMPT, max_new_tokens: 400, ignore_eos: true });
     await untilRunning(server);
@@ -191,7 +191,7 @@ t.test("one server on LMDB", async (t) => {
     t.ok(usage[0]!["completion_tokens"]! > 0);
   });
 
-  t.test("the audit log tells of all this without a key or a prompt", async (t) => {
+  t.test("the audit log has all of this, without a key or a prompt", async (t) => {
     const lines = readFileSync(join(folder.path, "lmdb.audit"), "utf8");
     for (const secret of [ADMIN_KEY, ann, bob, "flight to london"]) t.notOk(lines.includes(secret));
     for (const action of ["user.create", "key.create", "user.remove", "prefix."]) t.ok(lines.includes(action), action);

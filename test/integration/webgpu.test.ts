@@ -16,7 +16,7 @@ import { startServerProcess, temporaryFolder, type TestServer } from "../support
 const skip = webgpuSkip();
 const device = DEVICES.webgpu;
 
-t.test("parity, and isolation: bit-equal alone and in mixes of 32", { skip }, async (t) => {
+t.test("parity, and isolation: the same bits alone and in mixes of 32", { skip }, async (t) => {
   const dir = goldenDir("gelu-new-f32");
   // On a software adapter, opening takes as long as the rest of the test.
   const model = await openTestModel(dir, { prefillChunk: 64, slots: 4, device });
@@ -36,7 +36,7 @@ t.test("parity, and isolation: bit-equal alone and in mixes of 32", { skip }, as
 });
 
 t.test(
-  "sums in parts, ids in two levels: the CPU's numbers, and the same bits beside any number of rows",
+  "partial sums and two-level ids give the CPU's numbers, and the same bits beside any number of rows",
   { skip },
   async (t) => {
     const { path, remove } = temporaryFolder();
@@ -101,7 +101,7 @@ t.test(
   },
 );
 
-t.test("served: the CPU's texts, prefixes from the bank, bytes counted, a clean stop", { skip }, async (t) => {
+t.test("a server answers as on the CPU, uses the bank, counts bytes and stops cleanly", { skip }, async (t) => {
   const { path, remove } = temporaryFolder();
   t.teardown(remove);
   // On a software adapter the demo takes a minute to open.

@@ -15,7 +15,7 @@ function distance(sample: readonly number[], distribution: (x: number) => number
   );
 }
 
-t.test("a constant rate: exponential gaps of the right mean, the same for the same seed", async (t) => {
+t.test("a constant rate has exponential gaps of the right mean, the same for the same seed", async (t) => {
   const steps = [{ for_s: 1000, rate: 20 }];
   const times = [...poissonArrivals(steps, seededRandom(7))];
   const gaps = times.map((time, index) => time - (times[index - 1] ?? 0));
@@ -26,7 +26,7 @@ t.test("a constant rate: exponential gaps of the right mean, the same for the sa
   t.notSame(times.slice(0, 10), [...poissonArrivals(steps, seededRandom(8))].slice(0, 10));
 });
 
-t.test("steps and ramps: arrivals are spread as the rate is", async (t) => {
+t.test("arrivals follow the rate of steps and ramps", async (t) => {
   const steps = [
     { for_s: 100, rate: 10 },
     { for_s: 100, rate: 10, to: 90 },

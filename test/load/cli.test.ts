@@ -1,7 +1,7 @@
 import t from "tap";
 import { load } from "../../src/cli/load.ts";
 
-t.test("bad usage is named, and nothing is sent", async (t) => {
+t.test("bad usage is explained, and nothing is sent", async (t) => {
   const wrong: [string[], RegExp][] = [
     [[], /give --scenario/],
     [["--scenario", "smoke", "--rate", "0"], /--rate 0: expected a number above 0/],

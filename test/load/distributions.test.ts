@@ -4,7 +4,7 @@ import { fork, seededRandom } from "../../src/load/random.ts";
 
 const DRAWS = 200_000;
 
-t.test("Zipf: every rank is drawn as often as the closed form says", async (t) => {
+t.test("Zipf draws every rank as often as the closed form says", async (t) => {
   for (const [count, s] of [
     [50, 1.1],
     [1000, 0.8],
@@ -28,7 +28,7 @@ t.test("Zipf: every rank is drawn as often as the closed form says", async (t) =
   }
 });
 
-t.test("Zipf over 100,000 ranks: the first and the last can be drawn", async (t) => {
+t.test("Zipf over 100,000 ranks can draw the first and the last", async (t) => {
   const draw = popularity({ zipf: 0.9 }, 100_000);
   t.equal(
     draw(() => 0),
@@ -40,7 +40,7 @@ t.test("Zipf over 100,000 ranks: the first and the last can be drawn", async (t)
   );
 });
 
-t.test("uniform popularity reaches all, alike", async (t) => {
+t.test("uniform popularity reaches all equally", async (t) => {
   const draw = popularity("uniform", 10);
   const random = seededRandom(5);
   const seen = new Array<number>(10).fill(0);
@@ -51,7 +51,7 @@ t.test("uniform popularity reaches all, alike", async (t) => {
   );
 });
 
-t.test("lengths: means, bounds, whole numbers", async (t) => {
+t.test("lengths are whole numbers within bounds, with the right mean", async (t) => {
   const cases: [Length, number][] = [
     [7, 7],
     [{ uniform: [3, 9] }, 6],
@@ -83,7 +83,7 @@ t.test("lengths: means, bounds, whole numbers", async (t) => {
   t.same(new Set(Array.from({ length: 1000 }, () => drawLength({ uniform: [1, 3] }, random))), new Set([1, 2, 3]));
 });
 
-t.test("forked streams are the same for the same purpose and differ between purposes", async (t) => {
+t.test("forked random streams are the same for one purpose and differ between purposes", async (t) => {
   const first = (seed: number, purpose: string): number[] => Array.from({ length: 4 }, fork(seed, purpose));
   t.same(first(1, "a"), first(1, "a"));
   t.notSame(first(1, "a"), first(1, "b"));

@@ -36,7 +36,7 @@ function record(
   };
 }
 
-t.test("the recorder counts from the intended start, and sorts what happened", async (t) => {
+t.test("the recorder counts from the intended start, and sorts outcomes", async (t) => {
   const recorder = new Recorder(scenario, [ANN, BOB], 10, 0);
   const take = (user: LoadUser, one: CallRecord, more = { provoked: false, slow: false }): void => {
     recorder.offered(one.intendedAt);
@@ -76,7 +76,7 @@ t.test("the recorder counts from the intended start, and sorts what happened", a
   t.match(series[8], { at_s: 2, completed: 4, ttft_p50: null });
 });
 
-t.test("refusals are timed from sending; it has recovered when twenty in a row keep to the SLO", async (t) => {
+t.test("refusals are timed from sending; recovery is twenty requests in a row within the SLO", async (t) => {
   const spike = scenarioOf(
     [
       {
@@ -111,7 +111,7 @@ t.test("refusals are timed from sending; it has recovered when twenty in a row k
   t.equal(Math.round(run((at) => at < 2500).refused.at(99)), 10);
 });
 
-t.test("what is left over is counted for the server that has most", async (t) => {
+t.test("leftovers are counted for the server with most", async (t) => {
   const result = sampleResult();
   const rest = { open_files: 20, active_resources: 8, event_listeners: 12 };
   const grown = {
@@ -133,7 +133,7 @@ t.test("Jain's index", async (t) => {
   t.equal(jainIndex([]), 1);
 });
 
-t.test("criteria: met, not met, and not measured, which is not met", async (t) => {
+t.test("criteria are met, not met, or not measured, which counts as not met", async (t) => {
   const result = sampleResult();
   const of = (pass: Parameters<typeof judge>[0]): Record<string, boolean> =>
     Object.fromEntries(judge(pass, result).map(({ name, passed }) => [name, passed]));
@@ -177,7 +177,7 @@ t.test("criteria: met, not met, and not measured, which is not met", async (t) =
   t.match(resultText(result), /pass {2}wrong answers[\s\S]*PASSED/);
 });
 
-t.test("two runs compared", async (t) => {
+t.test("comparing two runs", async (t) => {
   const a = sampleResult();
   const b = { ...a, totals: { ...a.totals, tokens_per_s: a.totals.tokens_per_s / 2 } };
   t.match(

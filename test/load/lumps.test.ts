@@ -25,7 +25,7 @@ const warningsFor = (records: readonly CallRecord[], lagMs = 1): string[] => {
   return lumpWarnings(lumps.result(), lagMs).map(({ name }) => name);
 };
 
-t.test("what is a lump", async (t) => {
+t.test("what counts as a lump", async (t) => {
   const lump = (size: number, wait: number): number[] => [wait, ...times(size - 1, () => 0.02)];
   const inLumps = stream(
     200,
@@ -110,7 +110,7 @@ t.test("what is a lump", async (t) => {
   t.same(warningsFor([{ ...inLumps, firstTokenAt: null }]), [], "no stream");
 });
 
-t.test("every report says so", async (t) => {
+t.test("every report tells of lumps", async (t) => {
   const lumps = { events: 400, in_lumps: 380, wait_p50: 203 };
   const result = { ...sampleResult(), stream_lumps: lumps, warnings: lumpWarnings(lumps, 1) };
   for (const report of [resultText(result), reportHtml(result)])
@@ -142,7 +142,7 @@ async function startGatheringProxy(t: Test, port: number): Promise<string> {
   return `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
 }
 
-t.test("a run through a proxy that gathers, and one without", async (t) => {
+t.test("runs through a buffering proxy and without one", async (t) => {
   const server = await startFakePrefixd({ tokenMs: 10 });
   t.teardown(() => server.close());
   const proxy = await startGatheringProxy(t, Number(new URL(server.url).port));

@@ -13,7 +13,7 @@ import { sampleResult } from "./sample-result.ts";
 /** A name that no browser fetches. */
 const SVG_NAMESPACE = "http://www.w3.org/2000/svg";
 
-t.test("nothing in a report leads out of it", async (t) => {
+t.test("a report refers to nothing outside it", async (t) => {
   for (const html of [reportHtml(sampleResult()), compareHtml(sampleResult(), sampleResult(), ["a", "b"])]) {
     t.notMatch(html, /<(script|link|img|iframe|object)|src=|href=|@import|url\(/i);
     t.notMatch(html, /NaN|Infinity|undefined|\[object/);
@@ -28,7 +28,7 @@ t.test("nothing in a report leads out of it", async (t) => {
   t.ok(reportHtml(sampleResult()).includes("A note with &lt;b&gt; &amp; &quot;quotes&quot;."));
 });
 
-t.test("in a browser", { skip: lacking("chromium") }, async (t) => {
+t.test("a report works in a browser", { skip: lacking("chromium") }, async (t) => {
   const dir = mkdtempSync(join(tmpdir(), "prefixd-report-"));
   t.teardown(() => rmSync(dir, { recursive: true }));
   const browser = await chromium.launch({ executablePath: BROWSER, args: ["--no-sandbox"] });

@@ -6,7 +6,7 @@ import { buildTestApp, TEST_SHAPE } from "../support/app.ts";
 
 const VOCABULARY = TEST_SHAPE.vocabSize;
 
-t.test("requests are what they are meant to be, whatever the model's defaults", async (t) => {
+t.test("requests do not depend on the model's defaults", async (t) => {
   const { fastify, engine } = await buildTestApp(t, {
     defaults: { num_beams: 4, early_stopping: true, n: 2, do_sample: true, temperature: 2, stop: ["a"] },
   });

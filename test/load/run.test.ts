@@ -19,7 +19,7 @@ async function fake(t: Test, options: FakeOptions = {}): Promise<FakePrefixd> {
 }
 
 t.test(
-  "an open loop counts from when a request should have gone: a stall of one second is seen by all that came in it",
+  "an open loop counts from the intended start: a stall of one second shows in every request that fell in it",
   async (t) => {
     const server = await fake(t, { stall: { atRequest: 101, ms: 1000 } });
     const result = await load(
@@ -41,7 +41,7 @@ t.test(
   },
 );
 
-t.test("a client that cannot keep up is no excuse: what went late counts as late, and the lag is told", async (t) => {
+t.test("a client that cannot keep up counts late requests as late, and reports its lag", async (t) => {
   const server = await fake(t);
   const block = setTimeout(() => {
     const until = performance.now() + 600;
@@ -82,7 +82,7 @@ t.test("a thousand streams at once", async (t) => {
   );
 });
 
-t.test("every error has its code; what the run provokes is counted apart", async (t) => {
+t.test("every error has its code; provoked errors are counted apart", async (t) => {
   const server = await fake(t, {
     intercept: ({ prompt, stream }, response) => {
       const kind = prompt[0]! % 5;
@@ -125,7 +125,7 @@ t.test("every error has its code; what the run provokes is counted apart", async
 
 const MODEL = { model: "demo", layers: 2, heads: 2, head_dim: 4, vocab_size: 300, device: "cpu", precision: "fp32" };
 
-t.test("the server tells its model; what is given by hand comes before that", async (t) => {
+t.test("the server gives its model; flags override it", async (t) => {
   const served = { ...MODEL, limits: { max_batch: 4, max_queue: 8 } };
   const sizes: number[] = [];
   const server = await fake(t, {
@@ -156,7 +156,7 @@ t.test("the server tells its model; what is given by hand comes before that", as
   t.match(await load(silent.url, scenario, { model: given }), { registered: { kind: "hard" }, model: null });
 });
 
-t.test("the rates by what a closed loop gets out of the server", async (t) => {
+t.test("rates follow from what a closed loop achieves", async (t) => {
   const server = await fake(t, {
     model: { ...MODEL, limits: { max_batch: 4, max_queue: 1_000_000 } },
     // Longer answers are always too much for it.
@@ -218,7 +218,7 @@ const MOMENTS: [string, RegExp, string[]][] = [
   ["in the load", /load for/, []],
 ];
 for (const [when, phase, more] of MOMENTS) {
-  t.test(`Ctrl-C ${when}: what was made is removed`, async (t) => {
+  t.test(`Ctrl-C ${when} removes what was made`, async (t) => {
     const server = await fake(t, { tokenMs: 20, model: { ...MODEL, limits: { max_batch: 4, max_queue: 8 } } });
     const cli = runCli([
       "load",
@@ -245,7 +245,7 @@ for (const [when, phase, more] of MOMENTS) {
   });
 }
 
-t.test("what a server has open at rest is read before and after, where it is judged", async (t) => {
+t.test("a server's open files at rest are read before and after, where criteria need them", async (t) => {
   const server = await fake(t);
   const groups = [
     { name: "g", arrivals: { process: "poisson" as const, steps: [{ for_s: 0.5, rate: 50 }] }, requests: STREAMS },
@@ -256,7 +256,7 @@ t.test("what a server has open at rest is read before and after, where it is jud
   t.match(await load(server.url, scenarioOf(groups)), { servers: [{ at_rest: { before: null, after: null } }] });
 });
 
-t.test("a run that is ended early, or cannot begin, leaves nothing on the server", async (t) => {
+t.test("a run that ends early or cannot begin leaves nothing on the server", async (t) => {
   const server = await fake(t, { tokenMs: 50 });
   const ended = new AbortController();
   const groups = [

@@ -13,11 +13,11 @@ const file = (name: string, text: string): string => {
   return join(dir, name);
 };
 
-t.test("all built-in scenarios are valid and are called what their file is", async (t) => {
+t.test("all built-in scenarios are valid and named as their file", async (t) => {
   for (const name of SCENARIOS) t.equal(loadScenario(name).name, name);
 });
 
-t.test("what is wrong is named", async (t) => {
+t.test("errors name what is wrong", async (t) => {
   const smoke = loadScenario("smoke");
   /** The scenario with another value at a path; undefined: without it. */
   const changed = (path: string, value: unknown): unknown => {
@@ -59,7 +59,7 @@ t.test("what is wrong is named", async (t) => {
   t.throws(() => loadScenario(file("bad.json", "{")), { name: "ScenarioError", message: /bad\.json: / });
 });
 
-t.test("flags change duration, rate, clients, prefixes and seed; the shape stays", async (t) => {
+t.test("flags change duration, rate, clients, prefixes and seed, not the shape", async (t) => {
   const spike = loadScenario("spike");
   const shorter = override(spike, { duration: 12, rate: 40 });
   t.equal(Math.round(durationOf(shorter) * 1000), 12_000);

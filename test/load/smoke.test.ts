@@ -33,7 +33,7 @@ async function left(path: string): Promise<unknown[]> {
   return body["users"] ?? body["prefixes"] ?? [];
 }
 
-t.test("the scenario smoke passes, writes its files and leaves nothing behind", async (t) => {
+t.test("the smoke scenario passes, writes its files and leaves nothing behind", async (t) => {
   const [json, html] = [join(folder.path, "smoke.json"), join(folder.path, "smoke.html")];
   const { code, out, err } = await load([
     "--scenario",
@@ -102,7 +102,7 @@ for (const [lie, found] of LIES.slice(0, effort({ short: 1, long: 4 }))) {
   });
 }
 
-t.test("bad usage is exit code 2, a server that is away 1", async (t) => {
+t.test("bad usage exits 2, an absent server 1", async (t) => {
   t.match(await load(["--scenario", "none"]), { code: 2, err: /neither a file nor one of smoke/ });
   t.match(await load(["--scenario", "smoke", "--url", "http://127.0.0.1:1"]), { code: 1, err: /ECONNREFUSED/ });
 });

@@ -22,7 +22,7 @@ t.test("events, names, comments, several lines of data", async (t) => {
   t.same(parse(["data: not ended"]), []);
 });
 
-t.test("cut anywhere, with any ends of lines, the events are the same", async (t) => {
+t.test("events are the same with any cuts and line ends", async (t) => {
   const expected = [message("first"), { event: "error", data: "zweites\nübrig" }, message("[DONE]")];
   for (const end of ["\n", "\r\n", "\r"]) {
     const text = [

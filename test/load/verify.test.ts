@@ -6,7 +6,7 @@ import { Verifier, type Case } from "../../src/load/verify.ts";
 
 const now = (): number => performance.now();
 
-t.test("a version counts while it may be there", async (t) => {
+t.test("a version is accepted while it may be there", async (t) => {
   const history = new DigestHistory("a");
   const start = now();
   t.same(history.between(start, start), ["a"]);
@@ -80,7 +80,7 @@ function finding(got: CallRecord, asked: Partial<Case> & { case?: Case | null } 
   return examples[0]?.what ?? null;
 }
 
-t.test("answers are compared to the bit, and as far as they came", async (t) => {
+t.test("answers are compared to the bit, as far as they came", async (t) => {
   t.equal(finding(record()), null);
   t.equal(finding(record({ tokenIds: [5, 6, 8] })), "tokens differ from the run alone");
   t.equal(finding(record({ logprobs: [-0.1, -0.2, -0.3 - 2 ** -54] })), "log probabilities differ from the run alone");
@@ -103,7 +103,7 @@ t.test("answers are compared to the bit, and as far as they came", async (t) => 
   );
 });
 
-t.test("the prefix that answered is the one that was asked, in a version of that time", async (t) => {
+t.test("the answering prefix must be the requested one, in a version of that time", async (t) => {
   const none = { case: null };
   t.equal(finding(record({ tokenIds: [1, 2, 3] }), none), null, "without a case only the prefix is checked");
   t.equal(
@@ -121,7 +121,7 @@ t.test("the prefix that answered is the one that was asked, in a version of that
   );
 });
 
-t.test("a stale answer is allowed for as long as replicas may be stale, and no longer", async (t) => {
+t.test("a stale answer is allowed only as long as replicas may be stale", async (t) => {
   const history = new DigestHistory("d1");
   history.begin("d2").done();
   const at = now();

@@ -51,81 +51,88 @@ const expected = (request: EngineRequest): unknown =>
 const told = ({ ids, reasons, scores }: Recording): unknown =>
   ids.map((one, choice) => [one, reasons[choice], scores[choice]]);
 
-t.test("random searches among greedy and drawn choices, in few rows and many: what each gives by itself", async (t) => {
-  const random = seededRandom(21);
-  const below = (limit: number): number => Math.floor(random() * limit);
-  let [ended, short] = [0, 0];
-  for (let round = 0; round < 40; round++) {
-    const { engine, runner, observer } = setup({ slots: 5 + below(8) });
-    const requests = Array.from({ length: 14 }, (_, index) => {
-      const common = {
-        promptIds: Int32Array.from({ length: 1 + below(13) }, () => below(90)),
-        prefix: below(3) === 0 ? null : fakePrefix(below(9), 1 + below(9)),
-        maxNewTokens: 1 + below(16),
-        scorePrompt: below(4) === 0,
-      };
-      const sampling = {
-        ...GREEDY,
-        repetitionPenalty: below(4) === 0 ? 1.3 : 1,
-        minNewTokens: below(3),
-        forcedBosId: below(3) === 0 ? 12 : null,
-        suppressIds: [64 + below(20)],
-        beginSuppressIds: [below(90)],
-        forcedLast: below(4) === 0 ? { ids: [EOS[0]!], index: common.maxNewTokens - 1 } : null,
-        exponentialDecay: below(3) === 0 ? { start: 2, factor: 1.2 } : null,
-        sequenceBias: [{ ids: [below(90), below(90)], bias: 3 }],
-        doSample: below(2) === 0,
-        topH: below(4) === 0 ? 0.6 : null,
-        temperature: 1.4,
-        topK: [0, 3, 50][below(3)]!,
-        renormalize: below(2) === 0,
-      };
-      if (index % 3 === 0)
-        return engineRequest({
+t.test(
+  "random searches among greedy and sampled choices give what each gives alone, in few rows and many",
+  async (t) => {
+    const random = seededRandom(21);
+    const below = (limit: number): number => Math.floor(random() * limit);
+    let [ended, short] = [0, 0];
+    for (let round = 0; round < 40; round++) {
+      const { engine, runner, observer } = setup({ slots: 5 + below(8) });
+      const requests = Array.from({ length: 14 }, (_, index) => {
+        const common = {
+          promptIds: Int32Array.from({ length: 1 + below(13) }, () => below(90)),
+          prefix: below(3) === 0 ? null : fakePrefix(below(9), 1 + below(9)),
+          maxNewTokens: 1 + below(16),
+          scorePrompt: below(4) === 0,
+        };
+        const sampling = {
+          ...GREEDY,
+          repetitionPenalty: below(4) === 0 ? 1.3 : 1,
+          minNewTokens: below(3),
+          forcedBosId: below(3) === 0 ? 12 : null,
+          suppressIds: [64 + below(20)],
+          beginSuppressIds: [below(90)],
+          forcedLast: below(4) === 0 ? { ids: [EOS[0]!], index: common.maxNewTokens - 1 } : null,
+          exponentialDecay: below(3) === 0 ? { start: 2, factor: 1.2 } : null,
+          sequenceBias: [{ ids: [below(90), below(90)], bias: 3 }],
+          doSample: below(2) === 0,
+          topH: below(4) === 0 ? 0.6 : null,
+          temperature: 1.4,
+          topK: [0, 3, 50][below(3)]!,
+          renormalize: below(2) === 0,
+        };
+        if (index % 3 === 0)
+          return engineRequest({
+            ...common,
+            n: 1 + below(3),
+            sampling: { ...sampling, doSample: true },
+            seed: index,
+            eosIds: EOS,
+          });
+        const numBeams = 2 + below(4);
+        const beams = {
+          numBeams,
+          lengthPenalty: below(3),
+          earlyStopping: ([false, true, "never"] as const)[below(3)]!,
+        };
+        return beamRequest(numBeams, {
           ...common,
-          n: 1 + below(3),
-          sampling: { ...sampling, doSample: true },
+          sampling,
+          beams,
+          n: 1 + below(numBeams),
           seed: index,
-          eosIds: EOS,
+          beamStop: below(2) === 0 ? stopAfter(2 + below(5)) : null,
         });
-      const numBeams = 2 + below(4);
-      const beams = { numBeams, lengthPenalty: below(3), earlyStopping: ([false, true, "never"] as const)[below(3)]! };
-      return beamRequest(numBeams, {
-        ...common,
-        sampling,
-        beams,
-        n: 1 + below(numBeams),
-        seed: index,
-        beamStop: below(2) === 0 ? stopAfter(2 + below(5)) : null,
       });
-    });
-    const recordings = requests.map((request) => new Recording(engine, request));
-    await Promise.all(recordings.map((recording) => recording.ended));
-    for (const [index, request] of requests.entries()) {
-      const recording = recordings[index]!;
-      if (request.beams === null)
-        for (const [choice, ids] of recording.ids.entries()) t.same(ids, oracle(request, choice));
-      else if (recording.error === null) t.same(told(recording), expected(request));
-      else {
-        t.throws(() => expected(request), { code: "invalid_parameter" }, "so few sequences are possible");
-        short++;
+      const recordings = requests.map((request) => new Recording(engine, request));
+      await Promise.all(recordings.map((recording) => recording.ended));
+      for (const [index, request] of requests.entries()) {
+        const recording = recordings[index]!;
+        if (request.beams === null)
+          for (const [choice, ids] of recording.ids.entries()) t.same(ids, oracle(request, choice));
+        else if (recording.error === null) t.same(told(recording), expected(request));
+        else {
+          t.throws(() => expected(request), { code: "invalid_parameter" }, "so few sequences are possible");
+          short++;
+        }
+        t.same(recording.violations, []);
+        if (recording.reasons.includes("eos")) ended++;
       }
-      t.same(recording.violations, []);
-      if (recording.reasons.includes("eos")) ended++;
+      await idle(engine);
+      t.same(runner.misuses, []);
+      t.equal(
+        observer.ended,
+        requests.reduce((sum, { n }) => sum + n, 0),
+        "one outcome for every choice",
+      );
     }
-    await idle(engine);
-    t.same(runner.misuses, []);
-    t.equal(
-      observer.ended,
-      requests.reduce((sum, { n }) => sum + n, 0),
-      "one outcome for every choice",
-    );
-  }
-  t.ok(ended > 50, `${ended} requests ended with EOS`);
-  t.ok(short < 100, `${short} requests had too few results`);
-});
+    t.ok(ended > 50, `${ended} requests ended with EOS`);
+    t.ok(short < 100, `${short} requests had too few results`);
+  },
+);
 
-t.test("a search takes a row for every beam, and only then", async (t) => {
+t.test("a search starts once every beam can have a row, not before", async (t) => {
   const { engine, runner } = setup({ slots: 5 });
   t.throws(() => new Recording(engine, beamRequest(6)), RangeError);
   const first = new Recording(engine, beamRequest(4, { eosIds: [] }));
@@ -139,38 +146,35 @@ t.test("a search takes a row for every beam, and only then", async (t) => {
   t.same(runner.misuses, []);
 });
 
-t.test(
-  "a search that stop strings end gives its rows back at once; one that they leave a beam keeps them until its end",
-  async (t) => {
-    const { engine, runner } = setup({ slots: 4 });
-    const never: TokenStop = { after: () => null };
-    const ended = new Recording(engine, beamRequest(4, { eosIds: [], beamStop: never, n: 4 }));
-    const waiting = new Recording(engine, beamRequest(4, { eosIds: [], maxNewTokens: 3 }));
-    await ended.ended;
-    t.same(
-      [ended.searched, ended.reasons, ended.ids.map(({ length }) => length)],
-      [4, ["stop", "stop", "stop", "stop"], [1, 1, 1, 1]],
-    );
-    await waiting.ended;
-    t.same(told(waiting), expected(beamRequest(4, { eosIds: [], maxNewTokens: 3 })));
-    // Its first token is forced: one beam, which forks into four a step later.
-    const forced = beamRequest(4, {
-      promptIds: Int32Array.of(9),
-      sampling: { ...GREEDY, forcedBosId: 55 },
-      maxNewTokens: 6,
-    });
-    const widths: number[] = [];
-    const one = new Recording(engine, forced, { onBeamStep: () => void widths.push(engine.stats().running) });
-    await one.ended;
-    t.same(told(one), expected(forced));
-    t.ok(one.ids.every((ids) => ids[0] === 55));
-    t.same([...new Set(widths)], [4]);
-    t.same(runner.misuses, []);
-    t.match(await idle(engine), { running: 0 });
-  },
-);
+t.test("a search ended by stop strings frees its rows at once; with one beam left it keeps them all", async (t) => {
+  const { engine, runner } = setup({ slots: 4 });
+  const never: TokenStop = { after: () => null };
+  const ended = new Recording(engine, beamRequest(4, { eosIds: [], beamStop: never, n: 4 }));
+  const waiting = new Recording(engine, beamRequest(4, { eosIds: [], maxNewTokens: 3 }));
+  await ended.ended;
+  t.same(
+    [ended.searched, ended.reasons, ended.ids.map(({ length }) => length)],
+    [4, ["stop", "stop", "stop", "stop"], [1, 1, 1, 1]],
+  );
+  await waiting.ended;
+  t.same(told(waiting), expected(beamRequest(4, { eosIds: [], maxNewTokens: 3 })));
+  // Its first token is forced: one beam, which forks into four a step later.
+  const forced = beamRequest(4, {
+    promptIds: Int32Array.of(9),
+    sampling: { ...GREEDY, forcedBosId: 55 },
+    maxNewTokens: 6,
+  });
+  const widths: number[] = [];
+  const one = new Recording(engine, forced, { onBeamStep: () => void widths.push(engine.stats().running) });
+  await one.ended;
+  t.same(told(one), expected(forced));
+  t.ok(one.ids.every((ids) => ids[0] === 55));
+  t.same([...new Set(widths)], [4]);
+  t.same(runner.misuses, []);
+  t.match(await idle(engine), { running: 0 });
+});
 
-t.test("rows of one tenant are limited, its beams counted; beams are charged as they compute", async (t) => {
+t.test("beams count towards a tenant's row limit, and are charged for what they compute", async (t) => {
   const limited = {
     of: (tenant: string) => ({ weight: 1, maxRunning: tenant === "small" ? 3 : null, maxQueued: null }),
   };
@@ -205,7 +209,7 @@ t.test("rows of one tenant are limited, its beams counted; beams are charged as 
 });
 
 for (const reason of ["cancelled", "removed"] as const) {
-  t.test(`${reason} in mid-search: all rows are free at the next step, the others do not notice`, async (t) => {
+  t.test(`${reason} in mid-search frees all rows at the next step; other requests do not notice`, async (t) => {
     const { engine, runner, observer } = setup({ slots: 6 });
     for (let row = 0; row < 6; row++) runner.wipe(row, 0, runner.shape.positions);
     const other = engineRequest({ promptIds: Int32Array.of(1, 2), maxNewTokens: 30 });
@@ -232,7 +236,7 @@ for (const reason of ["cancelled", "removed"] as const) {
     );
   });
 
-  t.test(`${reason} while the results are told`, async (t) => {
+  t.test(`${reason} while results are delivered`, async (t) => {
     for (const at of ["token", "finish"] as const) {
       const { engine, runner, observer } = setup();
       const target = new Recording(engine, beamRequest(3), {
@@ -249,7 +253,7 @@ for (const reason of ["cancelled", "removed"] as const) {
   });
 }
 
-t.test("a row that cannot be forked, or logits that are not numbers, end the search and nothing else", async (t) => {
+t.test("a failed fork or non-finite logits end the search and nothing else", async (t) => {
   const { engine, runner, observer } = setup();
   const beside = new Recording(engine, engineRequest({ promptIds: Int32Array.of(1, 2), maxNewTokens: 9 }));
   const victim = new Recording(engine, beamRequest(3));
@@ -263,7 +267,7 @@ t.test("a row that cannot be forked, or logits that are not numbers, end the sea
   t.same(observer.outcomes, { length: 1, error: 6 });
 });
 
-t.test("when nothing may be told any more a search ends at its next step", async (t) => {
+t.test("a search ends at its next step once the lease is lost", async (t) => {
   let may = true;
   const { engine } = setup({ mayEmit: () => may });
   const target = new Recording(engine, beamRequest(3, { eosIds: [] }), {
@@ -275,7 +279,7 @@ t.test("when nothing may be told any more a search ends at its next step", async
 });
 
 t.test(
-  "a scored prompt: each token with what the model gave it, whatever its chunks; 0 new tokens end there",
+  "a prompt is scored token by token, whatever its chunks; with 0 new tokens the request ends there",
   async (t) => {
     const promptIds = Int32Array.of(5, 6, 9, 2, 44, 3, 8, 12, 90);
     const { engine, runner, observer } = setup();

@@ -26,7 +26,7 @@ function allowing(ids: ReadonlySet<number>, { complete = true, listed = true, re
   };
 }
 
-t.test("all ways to the same token, for any logits, parameters and constraint", async (t) => {
+t.test("every path chooses the same token, for any logits, parameters and constraint", async (t) => {
   let rounds = 0;
   const random = randomNumbers(21);
   const pick = <T>(...values: T[]): T => values[Math.floor(random() * values.length)]!;
@@ -104,7 +104,7 @@ t.test("sampled tokens have the distribution of the allowed ones", async (t) => 
   }
 });
 
-t.test("a mask is asked for only where the candidates do not suffice", async (t) => {
+t.test("the mask is requested only where the candidates do not suffice", async (t) => {
   const logits = Float32Array.from({ length: SIZE }, (_, id) => -id);
   const row = (): Row => new Row(stepOutput([logits], 16), 0);
   const choose = (ids: number[], params: SamplingParams): number =>
@@ -142,7 +142,7 @@ t.test("EOS comes only where the text may end, whatever its logit", async (t) =>
   }
 });
 
-t.test("processors that forbid all that the constraint allows", async (t) => {
+t.test("processors that forbid every allowed token", async (t) => {
   const params = { ...GREEDY, suppressIds: [8] };
   const processors = new LogitsProcessors(
     params,

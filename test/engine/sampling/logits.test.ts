@@ -42,7 +42,7 @@ const cases = golden.cases.map(({ logits, prompt_ids, generated_ids, parameters,
   return { name: JSON.stringify({ logits, ...parameters }), row, params, ids, eosIds, survivors };
 });
 
-t.test("what is left of a row is what transformers leaves", async (t) => {
+t.test("the tokens left of a row are those that transformers leaves", async (t) => {
   for (const { name, row, params, ids, eosIds, survivors } of cases) {
     const check = (what: string, actual: readonly { id: number; p: number }[]): void => {
       const sorted = actual.toSorted((a, b) => a.id - b.id);
@@ -70,7 +70,7 @@ t.test("what is left of a row is what transformers leaves", async (t) => {
   }
 });
 
-t.test("the sampler draws from what transformers leaves, with any number of candidates", async (t) => {
+t.test("the sampler draws from the tokens that transformers leaves, with any number of candidates", async (t) => {
   let draws = 0;
   for (const { name, row, params, ids, eosIds, survivors } of cases) {
     const order = survivors

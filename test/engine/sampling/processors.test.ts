@@ -80,7 +80,7 @@ const sampledBeams = cases.filter(({ survivors, onLogprobs }) => survivors !== u
 
 const candidateCounts = (row: Float32Array): number[] => [1, 4, 16, row.length - 1];
 
-t.test("scores are transformers', for logits and for log-probabilities", async (t) => {
+t.test("scores equal transformers', for logits and for log probabilities", async (t) => {
   t.ok(greedy.length > 100);
   for (const { name, row, params, history, processors, onLogprobs, best } of greedy) {
     const { logSumExp } = new Row(stepOutput([row], 1), 0);
@@ -99,7 +99,7 @@ t.test("scores are transformers', for logits and for log-probabilities", async (
   }
 });
 
-t.test("greedy choice, and the best log-probabilities for beams, from any number of candidates", async (t) => {
+t.test("greedy choices and beams' best log probabilities are right with any number of candidates", async (t) => {
   for (const { name, row, params, processors, onLogprobs, best } of greedy) {
     for (const candidates of candidateCounts(row)) {
       const from = new Row(stepOutput([row], candidates), 0);
@@ -122,37 +122,34 @@ t.test("greedy choice, and the best log-probabilities for beams, from any number
   }
 });
 
-t.test(
-  "what is left of a row is what transformers leaves, and draws follow it, from any number of candidates",
-  async (t) => {
-    t.ok(sampled.length > 150);
-    for (const { name, row, params, history, processors, survivors } of sampled) {
-      const plain = plainDistribution(row, params, history);
-      const expected = new Map(survivors);
-      const same =
-        plain.length === expected.size && plain.every(({ id, p }) => Math.abs((expected.get(id) ?? 0) - p) < 1e-6);
-      if (!same)
-        t.same(
-          plain.map(({ id, p }) => [id, p]),
-          survivors,
-          name,
-        );
-      for (const candidates of candidateCounts(row)) {
-        const from = new Row(stepOutput([row], candidates), 0);
-        for (let i = 0; i < 60; i++) {
-          const u = (i + 0.5) / 60;
-          let sum = 0;
-          const drawn = plain.find(({ p }) => (sum += p) > u);
-          const id = chooseToken(from, processors, params, u);
-          const atBorder = Math.abs(sum - u) < 1e-6 || Math.abs(sum - (drawn?.p ?? 0) - u) < 1e-6;
-          if (id !== drawn?.id && !atBorder) t.equal(id, drawn?.id, `${name} at ${u} with ${candidates} candidates`);
-        }
+t.test("draws follow what transformers leaves of a row, with any number of candidates", async (t) => {
+  t.ok(sampled.length > 150);
+  for (const { name, row, params, history, processors, survivors } of sampled) {
+    const plain = plainDistribution(row, params, history);
+    const expected = new Map(survivors);
+    const same =
+      plain.length === expected.size && plain.every(({ id, p }) => Math.abs((expected.get(id) ?? 0) - p) < 1e-6);
+    if (!same)
+      t.same(
+        plain.map(({ id, p }) => [id, p]),
+        survivors,
+        name,
+      );
+    for (const candidates of candidateCounts(row)) {
+      const from = new Row(stepOutput([row], candidates), 0);
+      for (let i = 0; i < 60; i++) {
+        const u = (i + 0.5) / 60;
+        let sum = 0;
+        const drawn = plain.find(({ p }) => (sum += p) > u);
+        const id = chooseToken(from, processors, params, u);
+        const atBorder = Math.abs(sum - u) < 1e-6 || Math.abs(sum - (drawn?.p ?? 0) - u) < 1e-6;
+        if (id !== drawn?.id && !atBorder) t.equal(id, drawn?.id, `${name} at ${u} with ${candidates} candidates`);
       }
     }
-  },
-);
+  }
+});
 
-t.test("what beams draw from is what transformers leaves of each, from any number of candidates", async (t) => {
+t.test("beams draw from what transformers leaves of each, with any number of candidates", async (t) => {
   t.ok(sampledBeams.length > 40);
   const keeping = sampledBeams.filter(
     ({ row, params, history, keep }) =>
@@ -193,7 +190,7 @@ t.test("what beams draw from is what transformers leaves of each, from any numbe
   }
 });
 
-t.test("changed ids are visited once each, and are all that change", async (t) => {
+t.test("exactly the changed ids are visited, once each", async (t) => {
   for (const { name, row, processors } of cases.filter((one) => one.processors.forced === null)) {
     const visited: number[] = [];
     processors.forEachChanged((id) => visited.push(id));
@@ -214,7 +211,7 @@ t.test("changed ids are visited once each, and are all that change", async (t) =
   }
 });
 
-t.test("a fork goes its own way", async (t) => {
+t.test("forks are independent", async (t) => {
   const params = {
     ...GREEDY,
     noRepeatNgramSize: 2,
@@ -244,14 +241,14 @@ t.test("a fork goes its own way", async (t) => {
   t.notSame(scoresOf(one), scoresOf(two));
 });
 
-t.test("an end-of-sequence id is no bad word; with EOS ignored it is an id like others", async (t) => {
+t.test("an EOS id is not a bad word; with EOS ignored it is an ordinary id", async (t) => {
   const params = { ...GREEDY, badWords: [[3], [2]] };
   t.equal(new LogitsProcessors(params, Int32Array.of(1), [3]).score(3, 1), 1);
   t.equal(new LogitsProcessors(params, Int32Array.of(1), []).score(3, 1), -Infinity);
   t.equal(new LogitsProcessors(params, Int32Array.of(1), [3]).score(2, 1), -Infinity);
 });
 
-t.test("an EOS that grows stays forbidden where it is, and finite", async (t) => {
+t.test("exponential decay keeps a forbidden EOS forbidden, and scores finite", async (t) => {
   const grown = (params: Partial<SamplingParams>, steps: number): number => {
     const processors = new LogitsProcessors(
       { ...GREEDY, exponentialDecay: { start: 0, factor: 100 }, ...params },
@@ -271,7 +268,7 @@ t.test("an EOS that grows stays forbidden where it is, and finite", async (t) =>
   t.equal(zero.score(3, 0), 0, "of nothing it makes nothing");
 });
 
-t.test("begin_suppress_tokens acts on the token after the forced first one", async (t) => {
+t.test("begin_suppress_tokens applies to the token after a forced first one", async (t) => {
   const params = { ...GREEDY, forcedBosId: 4, beginSuppressIds: [6], badWords: [[4]] };
   const scores = (prompt: number[], ...ids: number[]): Float32Array => {
     const processors = new LogitsProcessors(params, Int32Array.from(prompt), []);

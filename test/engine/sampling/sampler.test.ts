@@ -33,7 +33,7 @@ function randomRow(random: () => number, size: number): Float32Array {
   });
 }
 
-t.test("greedy: the first candidate, the lowest id on ties, without reading all logits", async (t) => {
+t.test("greedy takes the first candidate, the lowest id on ties, without reading all logits", async (t) => {
   const output = stepOutput([Float32Array.of(1, 5, 5, 0), Float32Array.of(-3, -1, -2, -1)], 2, 3);
   const sampler = new Sampler(GREEDY, 0, 0, NO_IDS, []);
   t.equal(sampler.next(output, 0, 0).id, 1);
@@ -41,7 +41,7 @@ t.test("greedy: the first candidate, the lowest id on ties, without reading all 
   t.equal(output.reads, 0);
 });
 
-t.test("logprobs are the raw model's", async (t) => {
+t.test("log probabilities are the raw model's", async (t) => {
   const row = Float32Array.of(0, 1, 2, 3, -1);
   const output = stepOutput([row], 2);
   const sum = Math.log(row.reduce((total, logit) => total + Math.exp(logit), 0));
@@ -65,7 +65,7 @@ t.test("logprobs are the raw model's", async (t) => {
   t.equal(certain.logprob, 0);
 });
 
-t.test("fast and exact path choose the same for any logits and parameters", async (t) => {
+t.test("the fast and the exact path choose the same token for any logits and parameters", async (t) => {
   const random = randomNumbers(5);
   const pick = <T>(...values: T[]): T => values[Math.floor(random() * values.length)]!;
   const more = (size: number, best: number): Partial<SamplingParams> => ({
@@ -153,57 +153,60 @@ t.test("fast and exact path choose the same for any logits and parameters", asyn
   t.ok(withoutAll > rounds / 4, `${withoutAll} of ${4 * rounds} tokens were chosen without all logits`);
 });
 
-t.test("a large vocabulary: without top_k, and with a large one, draws are those from everything sorted", async (t) => {
-  const random = randomNumbers(9);
-  const history = { prompt: [1, 2, 3, 2, 700], generated: [], eosIds: [] };
-  const settings: Partial<SamplingParams>[] = [
-    {},
-    { temperature: 1.5 },
-    { temperature: 0.6 },
-    { topP: 0.9 },
-    { topP: 0.3, temperature: 2 },
-    { topP: 0.999 },
-    { minP: 0.01, temperature: 3 },
-    { typicalP: 0.8 },
-    { typicalP: 0.3, temperature: 1.3 },
-    { epsilonCutoff: 0.0005 },
-    { etaCutoff: 0.001 },
-    { topP: 0.8, typicalP: 0.7, minP: 0.001 },
-    { topK: 300 },
-    { topK: 1000, topP: 0.9 },
-    { repetitionPenalty: 1.5, topP: 0.9 },
-    { repetitionPenalty: 0.5, temperature: 0.8 },
-    {
-      logitBias: new Map([
-        [5, 7],
-        [6, -3],
-      ]),
-      topP: 0.95,
-    },
-  ];
-  let undecided = 0;
-  for (let round = 0; round < 12; round++) {
-    const row = randomRow(random, 3000);
-    const output = stepOutput([row], 64);
-    for (const given of settings) {
-      const params = { ...SAMPLE, topK: 0, ...given };
-      const expected = plainDistribution(row, params, history);
-      const processors = new LogitsProcessors(params, Int32Array.from(history.prompt), []);
-      for (let i = 0; i < 25; i++) {
-        const u = (i + random()) / 25;
-        let sum = 0;
-        const drawn = expected.find(({ p }) => (sum += p) > u);
-        const atBorder = Math.abs(sum - u) < 1e-9 || Math.abs(sum - (drawn?.p ?? 0) - u) < 1e-9;
-        if (atBorder) undecided++;
-        else if (chooseToken(new Row(output, 0), processors, params, u) !== drawn?.id)
-          return t.fail(JSON.stringify({ round, u, given }));
+t.test(
+  "with a large vocabulary, draws without top_k or with a large one equal draws from all logits sorted",
+  async (t) => {
+    const random = randomNumbers(9);
+    const history = { prompt: [1, 2, 3, 2, 700], generated: [], eosIds: [] };
+    const settings: Partial<SamplingParams>[] = [
+      {},
+      { temperature: 1.5 },
+      { temperature: 0.6 },
+      { topP: 0.9 },
+      { topP: 0.3, temperature: 2 },
+      { topP: 0.999 },
+      { minP: 0.01, temperature: 3 },
+      { typicalP: 0.8 },
+      { typicalP: 0.3, temperature: 1.3 },
+      { epsilonCutoff: 0.0005 },
+      { etaCutoff: 0.001 },
+      { topP: 0.8, typicalP: 0.7, minP: 0.001 },
+      { topK: 300 },
+      { topK: 1000, topP: 0.9 },
+      { repetitionPenalty: 1.5, topP: 0.9 },
+      { repetitionPenalty: 0.5, temperature: 0.8 },
+      {
+        logitBias: new Map([
+          [5, 7],
+          [6, -3],
+        ]),
+        topP: 0.95,
+      },
+    ];
+    let undecided = 0;
+    for (let round = 0; round < 12; round++) {
+      const row = randomRow(random, 3000);
+      const output = stepOutput([row], 64);
+      for (const given of settings) {
+        const params = { ...SAMPLE, topK: 0, ...given };
+        const expected = plainDistribution(row, params, history);
+        const processors = new LogitsProcessors(params, Int32Array.from(history.prompt), []);
+        for (let i = 0; i < 25; i++) {
+          const u = (i + random()) / 25;
+          let sum = 0;
+          const drawn = expected.find(({ p }) => (sum += p) > u);
+          const atBorder = Math.abs(sum - u) < 1e-9 || Math.abs(sum - (drawn?.p ?? 0) - u) < 1e-9;
+          if (atBorder) undecided++;
+          else if (chooseToken(new Row(output, 0), processors, params, u) !== drawn?.id)
+            return t.fail(JSON.stringify({ round, u, given }));
+        }
       }
     }
-  }
-  t.ok(undecided < 10, `${undecided} numbers too near to a border`);
-});
+    t.ok(undecided < 10, `${undecided} numbers too near to a border`);
+  },
+);
 
-t.test("a penalised candidate does not come before tokens that are none", async (t) => {
+t.test("a penalised candidate does not precede tokens outside the candidates", async (t) => {
   // The penalty moves candidates 1 and 2 from the first places to below token 4, which is no candidate.
   const row = Float32Array.of(10, 10.269, 10.269, 9.84, 9.83, -50, -50);
   const params: SamplingParams = { ...SAMPLE, topK: 0, repetitionPenalty: 1.05 };
@@ -217,7 +220,7 @@ t.test("a penalised candidate does not come before tokens that are none", async 
   );
 });
 
-t.test("drawn as often as likely (chi-square)", async (t) => {
+t.test("tokens are drawn as often as they are likely (chi-square)", async (t) => {
   const row = randomRow(randomNumbers(6), 70);
   const output = stepOutput([row], 16);
   for (const [name, params] of Object.entries({
@@ -278,7 +281,7 @@ t.test("a stream depends on seed, choice and index alone", async (t) => {
   t.notSame(run(1, 0, 1, 0), run(1, 1, 1, 0));
 });
 
-t.test("min_new_tokens masks every EOS id until then", async (t) => {
+t.test("min_new_tokens masks every EOS id until it is reached", async (t) => {
   const output = stepOutput([Float32Array.of(9, 8, 7, 6, 5)], 2);
   const sampler = new Sampler({ ...GREEDY, minNewTokens: 2 }, 0, 0, NO_IDS, [0, 1]);
   t.same(
@@ -291,7 +294,7 @@ t.test("min_new_tokens masks every EOS id until then", async (t) => {
   t.ok(output.reads >= before);
 });
 
-t.test("logits that are no numbers fail this sequence, and only this", async (t) => {
+t.test("non-finite logits fail only their sequence", async (t) => {
   const good = Float32Array.of(1, 2, 3, 4);
   for (const bad of [
     Float32Array.of(NaN, 1, 2, 3),
@@ -320,7 +323,7 @@ t.test("logits that are no numbers fail this sequence, and only this", async (t)
   );
 });
 
-t.test("extreme values stay in range", async (t) => {
+t.test("extreme logits stay in range", async (t) => {
   const row = Float32Array.of(-3e38, 3e38, 0, -Infinity, 3e38);
   for (const temperature of [1e-45, 1e-30, 1, 1e30]) {
     for (const topP of [0, 1e-9, 0.5, 1]) {
@@ -365,7 +368,7 @@ t.test("extreme values stay in range", async (t) => {
   );
 });
 
-t.test("Philox: the known answers of Random123", async (t) => {
+t.test("Philox gives the known answers of Random123", async (t) => {
   const hex = (words: readonly number[]): string => words.map((word) => word.toString(16).padStart(8, "0")).join(" ");
   const ones = 0xffffffff;
   t.equal(hex(philox([0, 0, 0, 0], [0, 0])), "6627e8d5 e169c58d bc57ac4c 9b00dbd8");
@@ -376,7 +379,7 @@ t.test("Philox: the known answers of Random123", async (t) => {
   );
 });
 
-t.test("uniform numbers", async (t) => {
+t.test("uniform numbers are in [0, 1) and uniform", async (t) => {
   const draws = Array.from({ length: 20_000 }, (_, i) => uniform(123, 4, i));
   t.ok(draws.every((u) => u >= 0 && u < 1));
   const mean = draws.reduce((a, b) => a + b, 0) / draws.length;

@@ -29,7 +29,7 @@ function setup(given: { slots?: number; maxQueue?: number; queueTimeoutMs?: numb
 const request = (tenant: string, given: Partial<EngineRequest> = {}): EngineRequest =>
   engineRequest({ tenant, promptIds: Int32Array.of(1, 2, 3), maxNewTokens: 6, ...given });
 
-t.test("a tenant's limit on waiting requests is its own, and read anew for each", async (t) => {
+t.test("a tenant's limit on waiting requests is its own, and read for each request", async (t) => {
   const { engine, share } = setup({ slots: 1, maxQueue: 5 });
   share("a", { maxQueued: 2 });
   // It holds the only row: who comes now waits.
@@ -57,7 +57,7 @@ t.test("a tenant's limit on waiting requests is its own, and read anew for each"
   for (const recording of taken) t.same(recording.violations, []);
 });
 
-t.test("places in the queue are shared by weight, and a full queue takes in who has nothing there", async (t) => {
+t.test("queue places are shared by weight, and a full queue admits a tenant with nothing in it", async (t) => {
   const { engine, share } = setup({ slots: 1, maxQueue: 6 });
   const first = new Recording(engine, request("other", { maxNewTokens: 20 }));
   while (!first.started) await new Promise(setImmediate);
@@ -95,7 +95,7 @@ t.test("places in the queue are shared by weight, and a full queue takes in who 
   for (const recording of taken) t.same(recording.violations, []);
 });
 
-t.test("a tenant never holds more rows than it may, choices and prompts under way included", async (t) => {
+t.test("a tenant never exceeds its rows, including choices and prompts in progress", async (t) => {
   const { engine, runner, share } = setup({ slots: 8 });
   share("a", { maxRunning: 3 });
   t.throws(() => new Recording(engine, request("a", { n: 4 })), { code: "invalid_parameter" });
@@ -128,7 +128,7 @@ t.test("a tenant never holds more rows than it may, choices and prompts under wa
   t.same(runner.misuses, []);
 });
 
-t.test("what has waited too long is told so, and nobody else feels it", async (t) => {
+t.test("a request that waits too long is refused, without effect on others", async (t) => {
   const { engine } = setup({
     slots: 1,
     queueTimeoutMs: 60,
@@ -149,7 +149,7 @@ t.test("what has waited too long is told so, and nobody else feels it", async (t
   t.same(after.ids, [oracle(request("b"), 0)], "one that waits for less is served");
 });
 
-t.test("a newcomer does not wait behind another tenant's queue", async (t) => {
+t.test("a new tenant does not wait behind another's queue", async (t) => {
   const { engine } = setup({ slots: 2 });
   const order: string[] = [];
   const start = (tenant: string): Recording =>
@@ -165,7 +165,7 @@ t.test("a newcomer does not wait behind another tenant's queue", async (t) => {
   );
 });
 
-t.test("cancelled and failed requests leave no share behind", async (t) => {
+t.test("cancelled and failed requests leave nothing charged", async (t) => {
   const { engine, runner, share } = setup({ slots: 2 });
   share("a", { maxRunning: 1, maxQueued: 3 });
   const first = [1, 2, 3].map(() => new Recording(engine, request("a", { maxNewTokens: 200 })));

@@ -49,7 +49,7 @@ async function contest(
 }
 
 t.test(
-  "a tenant whose tokens take three times their row to be chosen gets a quarter of the tokens; which ones they are does not change",
+  "a tenant whose choices cost three times a row gets a quarter of the tokens, the same ones as ever",
   async (t) => {
     const [light, heavy] = [await contest(0), await contest((3 * RUN) / SLOTS)];
     t.ok(Math.abs(light.share - 1) < 0.1, `${light.share.toFixed(2)} of the other's`);
@@ -59,14 +59,14 @@ t.test(
   },
 );
 
-t.test("so does one whose beams do", async (t) => {
+t.test("so does one whose beams cost that much", async (t) => {
   const { share } = await contest((3 * RUN) / SLOTS, {
     beams: { numBeams: 2, lengthPenalty: 1, earlyStopping: false },
   });
   t.ok(Math.abs(share - 1 / 4) < 0.06, `${share.toFixed(2)} of the other's`);
 });
 
-t.test("a pause is nobody's, and without a run to compare with a token is a token", async (t) => {
+t.test("pauses are charged to nobody; with no run to compare to, every token costs the same", async (t) => {
   const costs = new ChoosingCost();
   const times = new RecentMedian();
   t.equal(costs.of(times, 5, 1), 1);

@@ -22,60 +22,54 @@ const leftOut = (choosers: readonly Chooser[], row: number): ReadonlySet<Chooser
     row,
   );
 
-t.test(
-  "heavy choices of a step take no longer than its run; tenants take turns, and those left out most often go first",
-  (t) => {
-    const light = heavyOf("victim", 1);
-    const heavy = Array.from({ length: 4 }, () => heavyOf("heavy", 3));
-    for (const round of [
-      [0, 1],
-      [2, 3],
-      [0, 1],
-      [2, 3],
-    ]) {
-      const left = leftOut([light, ...heavy], RUN / SLOTS);
-      t.same(
-        heavy.flatMap((chooser, index) => (left.has(chooser) ? [] : [index])),
-        round,
-      );
-      t.notOk(left.has(light));
-    }
-    const [first, second, other] = [heavyOf("heavy", 3), heavyOf("heavy", 3), heavyOf("other", 3)];
-    t.same([...leftOut([first, second, other], 1)], [second], "one of each");
-    t.end();
-  },
-);
+t.test("a step's heavy choices take no longer than its run; tenants left out most often go first", (t) => {
+  const light = heavyOf("victim", 1);
+  const heavy = Array.from({ length: 4 }, () => heavyOf("heavy", 3));
+  for (const round of [
+    [0, 1],
+    [2, 3],
+    [0, 1],
+    [2, 3],
+  ]) {
+    const left = leftOut([light, ...heavy], RUN / SLOTS);
+    t.same(
+      heavy.flatMap((chooser, index) => (left.has(chooser) ? [] : [index])),
+      round,
+    );
+    t.notOk(left.has(light));
+  }
+  const [first, second, other] = [heavyOf("heavy", 3), heavyOf("heavy", 3), heavyOf("other", 3)];
+  t.same([...leftOut([first, second, other], 1)], [second], "one of each");
+  t.end();
+});
 
-t.test(
-  "one that takes longer than any run chooses all the same; a tenant alone, and choices that are not heavy, are never put off",
-  (t) => {
-    const [huge, small] = [heavyOf("a", 100 * RUN), heavyOf("b", 2)];
-    t.same([...leftOut([huge, small], 1)], [small]);
-    t.same([...leftOut([huge, small], 1)], [huge]);
-    t.equal(
-      leftOut(
-        Array.from({ length: SLOTS }, () => heavyOf("a")),
-        1,
-      ).size,
-      0,
-    );
-    t.equal(leftOut([heavyOf("a", 1), heavyOf("b", 1)], 1).size, 0);
-    t.equal(
-      leftOut(
-        Array.from({ length: 500 }, (_, i) => heavyOf(`user-${i}`, 0.05)),
-        0.006,
-      ).size,
-      0,
-      "ordinary choices beside a device's run",
-    );
-    t.equal(
-      leftOut([{ ...heavyOf("a", 6), rows: 8 }, heavyOf("b", 1)], 1).size,
-      0,
-      "a search of eight beams, each in less than a row's time",
-    );
-    t.end();
-  },
-);
+t.test("a choice longer than any run still happens; a lone tenant and light choices are never deferred", (t) => {
+  const [huge, small] = [heavyOf("a", 100 * RUN), heavyOf("b", 2)];
+  t.same([...leftOut([huge, small], 1)], [small]);
+  t.same([...leftOut([huge, small], 1)], [huge]);
+  t.equal(
+    leftOut(
+      Array.from({ length: SLOTS }, () => heavyOf("a")),
+      1,
+    ).size,
+    0,
+  );
+  t.equal(leftOut([heavyOf("a", 1), heavyOf("b", 1)], 1).size, 0);
+  t.equal(
+    leftOut(
+      Array.from({ length: 500 }, (_, i) => heavyOf(`user-${i}`, 0.05)),
+      0.006,
+    ).size,
+    0,
+    "ordinary choices beside a device's run",
+  );
+  t.equal(
+    leftOut([{ ...heavyOf("a", 6), rows: 8 }, heavyOf("b", 1)], 1).size,
+    0,
+    "a search of eight beams, each in less than a row's time",
+  );
+  t.end();
+});
 
 /** A stream of tenant "victim" beside `others` that have all other rows: milliseconds between two of its tokens, at most and on average, the first ones left out, and everybody's tokens. */
 async function beside(
@@ -126,7 +120,7 @@ async function beside(
 }
 
 t.test(
-  "beside seven whose choices take five times their row a stream's steps take twice a run at most, and no token changes",
+  "beside seven tenants with costly choices a stream's step takes at most two runs, and no token changes",
   async (t) => {
     const [plain, heavy] = [await beside({}, 0), await beside({}, HEAVY)];
     t.equal(plain.repeats, 0);
@@ -139,7 +133,7 @@ t.test(
   },
 );
 
-t.test("so it is beside beam searches", async (t) => {
+t.test("the same holds beside beam searches", async (t) => {
   const beams = { numBeams: 2, lengthPenalty: 1, earlyStopping: false };
   const [plain, heavy] = [await beside({ beams }, 0), await beside({ beams }, HEAVY)];
   t.ok(heavy.mean <= RUN + 2 * HEAVY, `${heavy.mean} ms`);

@@ -10,7 +10,7 @@ const [LEARNED, WITHIN] = [40, 0.2];
 const TIMES = [0.1, 1, 10];
 
 for (const disturbed of [0, 0.1]) {
-  t.test(`ratios ten times larger and smaller are learned, ${100 * disturbed} % of the runs disturbed`, async (t) => {
+  t.test(`learns ratios ten times larger and smaller, with ${100 * disturbed} % of the runs disturbed`, async (t) => {
     for (const fixed of TIMES) {
       for (const head of TIMES) {
         for (const position of TIMES) {
@@ -45,7 +45,7 @@ for (const disturbed of [0, 0.1]) {
   });
 }
 
-t.test("a single run that was disturbed teaches nothing", async (t) => {
+t.test("a single disturbed run changes nothing", async (t) => {
   const cost = new ChunkCost();
   const prompt = { prefixLength: 0, promptLength: 1000, answers: "last" as const };
   for (let run = 0; run < 9; run++) cost.add(prompt, 0, 64, 60, true);
@@ -54,13 +54,10 @@ t.test("a single run that was disturbed teaches nothing", async (t) => {
   t.same([cost.of(prompt, 256, 320), cost.of(prompt, 256, 272), cost.fixed], before);
 });
 
-t.test(
-  "prompts that share a run say how long one takes there, and nothing of how long reading the weights does",
-  async (t) => {
-    const cost = new ChunkCost();
-    const prompt = { prefixLength: 0, promptLength: 16, answers: "last" as const };
-    for (let run = 0; run < 20; run++) cost.add(prompt, 0, 16, 0.1 + (run % 3) / 100, false);
-    t.equal(cost.fixed, new ChunkCost().fixed);
-    t.ok(Math.abs(cost.of(prompt, 0, 16) - 0.11) < 0.011);
-  },
-);
+t.test("shared runs tell the cost of a prompt, not that of reading the weights", async (t) => {
+  const cost = new ChunkCost();
+  const prompt = { prefixLength: 0, promptLength: 16, answers: "last" as const };
+  for (let run = 0; run < 20; run++) cost.add(prompt, 0, 16, 0.1 + (run % 3) / 100, false);
+  t.equal(cost.fixed, new ChunkCost().fixed);
+  t.ok(Math.abs(cost.of(prompt, 0, 16) - 0.11) < 0.011);
+});

@@ -59,42 +59,36 @@ function politeWaits(given: {
   return sim.jobs.filter((job) => job.tenant !== "abuser").map((job) => (job.first ?? sim.now) - job.arrived);
 }
 
-t.test(
-  "beside a tenant with 500 long requests queued, polite ones wait at most twice as long as without it",
-  async (t) => {
-    const alone = politeWaits({ abuser: false });
-    const fair = politeWaits({ abuser: true });
-    const fifo = politeWaits({ abuser: true, policy: firstFit });
-    t.comment(
-      `p50, p99 in steps: alone ${quantile(alone, 0.5)}, ${quantile(alone, 0.99)}; fair ${quantile(fair, 0.5)}, ${quantile(fair, 0.99)}; first come ${quantile(fifo, 0.5)}, ${quantile(fifo, 0.99)}`,
-    );
-    t.ok(quantile(fair, 0.99) <= 2 * quantile(alone, 0.99), `${quantile(fair, 0.99)} <= 2 x ${quantile(alone, 0.99)}`);
-    t.ok(quantile(fair, 0.5) <= 2 * quantile(alone, 0.5));
-    t.ok(quantile(fifo, 0.99) > 10 * quantile(alone, 0.99), "first come, first served lets them starve");
-  },
-);
+t.test("beside a tenant with 500 long requests queued, others wait at most twice as long as without it", async (t) => {
+  const alone = politeWaits({ abuser: false });
+  const fair = politeWaits({ abuser: true });
+  const fifo = politeWaits({ abuser: true, policy: firstFit });
+  t.comment(
+    `p50, p99 in steps: alone ${quantile(alone, 0.5)}, ${quantile(alone, 0.99)}; fair ${quantile(fair, 0.5)}, ${quantile(fair, 0.99)}; first come ${quantile(fifo, 0.5)}, ${quantile(fifo, 0.99)}`,
+  );
+  t.ok(quantile(fair, 0.99) <= 2 * quantile(alone, 0.99), `${quantile(fair, 0.99)} <= 2 x ${quantile(alone, 0.99)}`);
+  t.ok(quantile(fair, 0.5) <= 2 * quantile(alone, 0.5));
+  t.ok(quantile(fifo, 0.99) > 10 * quantile(alone, 0.99), "first come, first served lets them starve");
+});
 
-t.test(
-  "with its sequences limited, the abuser does not even hold the slots that an idle server has free",
-  async (t) => {
-    const run = (abuser: boolean): number[] => {
-      const sim = new Simulation({ slots: 16, chunkTokens: 16, shares: new Shares().set("abuser", { maxRunning: 4 }) });
-      if (abuser) for (let i = 0; i < 500; i++) sim.submit("abuser", 16, 64);
-      for (; sim.now < 1500; sim.step()) {
-        if (sim.now % 40 < POLITE.length) sim.submit(POLITE[sim.now % 40]!, 8, 16);
-        if ((sim.running().get("abuser") ?? 0) > 4) t.fail("more sequences than allowed");
-      }
-      return sim.jobs.filter((job) => job.tenant !== "abuser").map((job) => job.first! - job.arrived);
-    };
-    const [alone, beside] = [run(false), run(true)];
-    t.ok(
-      quantile(beside, 0.99) <= 2 * Math.max(1, quantile(alone, 0.99)),
-      `${quantile(beside, 0.99)} steps beside it, ${quantile(alone, 0.99)} alone`,
-    );
-  },
-);
+t.test("with its sequences limited, a flooding tenant does not take the slots of an idle server either", async (t) => {
+  const run = (abuser: boolean): number[] => {
+    const sim = new Simulation({ slots: 16, chunkTokens: 16, shares: new Shares().set("abuser", { maxRunning: 4 }) });
+    if (abuser) for (let i = 0; i < 500; i++) sim.submit("abuser", 16, 64);
+    for (; sim.now < 1500; sim.step()) {
+      if (sim.now % 40 < POLITE.length) sim.submit(POLITE[sim.now % 40]!, 8, 16);
+      if ((sim.running().get("abuser") ?? 0) > 4) t.fail("more sequences than allowed");
+    }
+    return sim.jobs.filter((job) => job.tenant !== "abuser").map((job) => job.first! - job.arrived);
+  };
+  const [alone, beside] = [run(false), run(true)];
+  t.ok(
+    quantile(beside, 0.99) <= 2 * Math.max(1, quantile(alone, 0.99)),
+    `${quantile(beside, 0.99)} steps beside it, ${quantile(alone, 0.99)} alone`,
+  );
+});
 
-t.test("service of any two backlogged tenants differs by at most the bound of the paper", async (t) => {
+t.test("the service of two backlogged tenants differs by at most the paper's bound", async (t) => {
   for (let seed = 0; seed < 20; seed++) {
     const random = seededRandom(seed);
     const upTo = (n: number): number => 1 + Math.floor(random() * n);
@@ -127,7 +121,7 @@ t.test("service of any two backlogged tenants differs by at most the bound of th
   t.pass("20 random workloads");
 });
 
-t.test("backlogged tenants of weights 1, 2, 4, 8 get service by weight", async (t) => {
+t.test("backlogged tenants of weights 1, 2, 4 and 8 get service by weight", async (t) => {
   const shares = new Shares();
   const weights = [1, 2, 4, 8];
   weights.forEach((weight, i) => shares.set(`w${i}`, { weight }));
@@ -143,7 +137,7 @@ t.test("backlogged tenants of weights 1, 2, 4, 8 get service by weight", async (
   t.ok(jainIndex(shared) >= 0.98, `Jain's index ${jainIndex(shared).toFixed(4)}`);
 });
 
-t.test("the order costs no throughput: the same trace takes as long as first come, first served", async (t) => {
+t.test("fair order costs no throughput against first come, first served", async (t) => {
   const run = (policy?: QueuePolicy): number => {
     const random = seededRandom(11);
     const sim = new Simulation({ slots: 8, chunkTokens: 16, ...(policy ? { policy } : {}) });
@@ -164,7 +158,7 @@ t.test("the order costs no throughput: the same trace takes as long as first com
   t.ok(Math.abs(fair / fifo - 1) <= 0.02, `${fair} of ${fifo}`);
 });
 
-t.test("who comes back gets no credit for its absence", async (t) => {
+t.test("a returning tenant gets no credit for its absence", async (t) => {
   const sim = new Simulation({ slots: 4, chunkTokens: 16 });
   const busy = (): void => keepBusy(sim, ["a", "b"], 8, () => ({ prompt: 8, generate: 16 }));
   for (; sim.now < 2000; sim.step()) busy();
@@ -187,7 +181,7 @@ t.test("who comes back gets no credit for its absence", async (t) => {
   t.equal(counters.all.get("poor"), 200);
 });
 
-t.test("who has had more than the others keeps that when it pauses", async (t) => {
+t.test("a tenant ahead of the others stays ahead through a pause", async (t) => {
   const counters = new ServiceCounters({ of: () => ({ weight: 2, maxRunning: null, maxQueued: null }) });
   counters.arrive("greedy", []);
   counters.admit("greedy", 1000);
@@ -199,7 +193,7 @@ t.test("who has had more than the others keeps that when it pauses", async (t) =
   t.equal(counters.all.get("other"), 505);
 });
 
-t.test("weights and limits take effect while requests wait", async (t) => {
+t.test("changed weights and limits apply to waiting requests", async (t) => {
   const shares = new Shares();
   const sim = new Simulation({ slots: 8, chunkTokens: 32, shares });
   for (const tenant of ["a", "b"]) for (let i = 0; i < 4000; i++) sim.submit(tenant, 4, 16);
@@ -232,7 +226,7 @@ const job = (tenant: string, given: Partial<Schedulable> = {}): Schedulable => (
   ...given,
 });
 
-t.test("picks of one plan see what earlier picks of it cost", async (t) => {
+t.test("each pick of a plan sees the cost of the picks before it", async (t) => {
   const queue = [job("a"), job("a"), job("b"), job("b")];
   const policy = fairShare({
     counters: new Map([
@@ -255,7 +249,7 @@ t.test("picks of one plan see what earlier picks of it cost", async (t) => {
   t.equal(limited(queue.slice(1, 2), 3, [queue[0]!]), null, "nor more sequences than allowed");
 });
 
-t.test("one that does not fit lets others by, but not for ever; a tenant at its limit holds up nobody", async (t) => {
+t.test("a request that does not fit is overtaken, but not for ever; a tenant at its limit blocks nobody", async (t) => {
   const wide = job("a", { rows: 4 });
   const [narrow, other] = [job("a"), job("b")];
   const policy = fairShare({ counters: new Map([["b", 1]]), running: new Map(), shares: new Shares() });
@@ -284,7 +278,7 @@ t.test("one that does not fit lets others by, but not for ever; a tenant at its 
   );
 });
 
-t.test("everyone is admitted, wide requests among a flood of narrow ones too", async (t) => {
+t.test("every request is admitted, including wide ones in a flood of narrow ones", async (t) => {
   for (let seed = 0; seed < 30; seed++) {
     const random = seededRandom(seed);
     const slots = 2 + Math.floor(random() * 7);
@@ -342,7 +336,7 @@ function overload(given: { abuser: boolean; shared: boolean; policy?: QueuePolic
 }
 
 t.test(
-  "a full queue: shared places keep waits near to those of first come, first served, and a flood of one tenant's does not shut the others out",
+  "in a full queue, shared places keep waits near first come, first served, and no tenant shuts out others",
   async (t) => {
     const [shared, taken, fifo] = [
       overload({ abuser: false, shared: true }),
@@ -360,7 +354,7 @@ t.test(
   },
 );
 
-t.test("counters of tenants that are gone do not pile up, and dropping them changes no decision", async (t) => {
+t.test("counters of departed tenants are dropped, which changes no decision", async (t) => {
   const run = (sweeps: boolean): { admitted: string[]; size: number } => {
     const random = seededRandom(9);
     const sim = new Simulation({ slots: 4, chunkTokens: 16 });

@@ -38,12 +38,12 @@ const next = (queue: readonly Job[], freeRows: number): number => {
 const brief = (chunks: readonly PrefillChunk<Job>[], of: readonly Job[]): [number, number, number, boolean][] =>
   chunks.map(({ request, from, to, last }) => [of.indexOf(request), from, to, last]);
 
-t.test("nothing queued, nothing planned", async (t) => {
+t.test("an empty queue gives an empty plan", async (t) => {
   t.same(plan({}), []);
   t.same(plan({ running: 4 }), []);
 });
 
-t.test("short prompts are fed whole, in the order of the queue, as long as tokens and rows are left", async (t) => {
+t.test("short prompts are fed whole, in queue order, while tokens and rows last", async (t) => {
   const queue = [job(3), job(4), job(1), job(1)];
   t.same(
     brief(plan({ queue }), queue),
@@ -66,7 +66,7 @@ t.test("short prompts are fed whole, in the order of the queue, as long as token
   t.same(plan({ queue, running: 4 }), [], "none left");
 });
 
-t.test("a prompt is cut at multiples of the chunk, whatever else took from the budget", async (t) => {
+t.test("prompts are cut at multiples of the chunk, whatever is left of the budget", async (t) => {
   const long = job(21);
   t.same(brief(plan({ queue: [long] }), [long]), [[0, 0, 8, false]]);
   const second = { ...long, fed: 8 };
@@ -101,12 +101,12 @@ t.test("a prompt is cut at multiples of the chunk, whatever else took from the b
   );
 });
 
-t.test("at most one prompt is half fed, and nothing is admitted behind it", async (t) => {
+t.test("at most one prompt is partly fed, and nothing is admitted behind it", async (t) => {
   const open = job(30, { fed: 8 });
   t.same(brief(plan({ prefilling: open, queue: [job(1), job(1)] }), [open]), [[0, 8, 16, false]]);
 });
 
-t.test("an open prefill holds its rows", async (t) => {
+t.test("a prefill in progress holds its rows", async (t) => {
   const open = job(10, { rows: 3, fed: 8 });
   const [pair, single] = [job(1, { rows: 2 }), job(1)];
   t.same(
@@ -120,7 +120,7 @@ t.test("an open prefill holds its rows", async (t) => {
   t.same(brief(plan({ prefilling: open, running: 1, queue: [single] }), [open, single]), [[0, 8, 10, true]], "no row");
 });
 
-t.test("one that does not fit is stepped over until it has been passed over too often", async (t) => {
+t.test("a request that does not fit is passed over, up to a limit", async (t) => {
   const wide = job(1, { rows: 4 });
   const rest = [job(1), job(1)];
   t.equal(next([wide, ...rest], 3), 1);
@@ -153,7 +153,7 @@ const timed = (
   ]);
 };
 
-t.test("a chunk is as long as the time allows, and not shorter than the least", async (t) => {
+t.test("a chunk is as long as the time allows, and never below the minimum", async (t) => {
   const long = job(900);
   t.same(timed({ queue: [long] }, timeLimits(Infinity)), [[0, 0, 64, false]]);
   t.same(timed({ queue: [long] }, timeLimits(74)), [[0, 0, 64, false]], "10 + 64");
@@ -164,7 +164,7 @@ t.test("a chunk is as long as the time allows, and not shorter than the least", 
   t.same(timed({ prefilling: later }, timeLimits(1)), [[0, 896, 900, true]], "the rest is less than that");
 });
 
-t.test("a chunk behind another is as long as it would be alone, or waits", async (t) => {
+t.test("a second chunk in a step has the length it would have alone, or waits", async (t) => {
   const queue = [job(20), job(15), job(40)];
   t.same(
     timed({ queue }, timeLimits(Infinity)),
@@ -186,7 +186,7 @@ t.test("a chunk behind another is as long as it would be alone, or waits", async
   t.same(timed({ queue: [job(3)] }, timeLimits(1)), [[0, 0, 3, true]], "the first goes on whatever it takes");
 });
 
-t.test("where cuts are free, no chunk leaves a single token over", async (t) => {
+t.test("where cuts are free, no chunk leaves a single token", async (t) => {
   for (const length of [17, 33, 57, 65, 73, 129]) {
     let fed = 0;
     const chunks: number[] = [];
@@ -213,14 +213,14 @@ t.test("where cuts are free, no chunk leaves a single token over", async (t) => 
   );
 });
 
-t.test("where cuts show, time moves none of them", async (t) => {
+t.test("where chunking changes bits, time moves no cut", async (t) => {
   const limits = (milliseconds: number): PrefillLimits<Job> => timeLimits(milliseconds, { quantum: 64 });
   for (const milliseconds of [1, 50, Infinity])
     t.same(timed({ queue: [job(100)] }, limits(milliseconds)), [[0, 0, 64, false]]);
   t.same(timed({ queue: [job(30), job(30)] }, limits(1)), [[0, 0, 30, true]], "but how many there are in a step");
 });
 
-t.test("within any limits: chunks fit, everybody's prompt is fed to its end, by cuts that are allowed", async (t) => {
+t.test("within any limits, chunks fit, cuts are allowed, and every prompt is fed to its end", async (t) => {
   const random = seededRandom(2);
   const upTo = (n: number): number => Math.floor(random() * (n + 1));
   for (let round = 0; round < 3000; round++) {
@@ -274,7 +274,7 @@ function randomState(random: () => number): { state: SchedulerState<Job>; chunkT
 }
 
 t.test(
-  "whatever the state: budgets hold, cuts are aligned, nothing that fits is left out, nothing is changed",
+  "in any state, budgets hold, cuts are aligned, nothing that fits is left out, and the input is unchanged",
   async (t) => {
     const random = seededRandom(1);
     const bad: unknown[] = [];
@@ -321,7 +321,7 @@ t.test(
   },
 );
 
-t.test("in a simulated run everyone is admitted, wide requests among a flood of small ones too", async (t) => {
+t.test("a simulated run admits every request, including wide ones in a flood of small ones", async (t) => {
   interface Sim extends Job {
     fed: number;
     passedOver: number;

@@ -14,7 +14,7 @@ const BOUND = 1 / (1 - SHARE);
 const prompt: FedPrompt = { prefixLength: 0, promptLength: 1000, answers: "last" };
 const scored: FedPrompt = { ...prompt, answers: "all" };
 
-t.test("no limit where nobody decodes, nothing has been measured, or none is asked for", async (t) => {
+t.test("no limit while nothing decodes, nothing is measured, or none is set", async (t) => {
   const budget = new PrefillBudget(SHARE);
   const demand = { tokens: 64, chunkingChangesBits: false, decoding: 3, waiting: 1 };
   t.match(budget.limits(demand), { tokens: 64, quantum: 8, milliseconds: Infinity });
@@ -26,20 +26,20 @@ t.test("no limit where nobody decodes, nothing has been measured, or none is ask
   t.equal(boundless.limits(demand).milliseconds, Infinity);
 });
 
-t.test("cuts that show stay at multiples of the chunk, and a small chunk is no grid of eight", async (t) => {
+t.test("cuts that change bits stay at multiples of the chunk, also of chunks below eight", async (t) => {
   const budget = new PrefillBudget(SHARE);
   t.equal(budget.limits({ tokens: 64, chunkingChangesBits: true, decoding: 1, waiting: 1 }).quantum, 64);
   t.equal(budget.limits({ tokens: 5, chunkingChangesBits: false, decoding: 1, waiting: 1 }).quantum, 5);
 });
 
-t.test("the fewer decode, the longer a chunk stays", async (t) => {
+t.test("the fewer sequences decode, the longer the shortest chunk", async (t) => {
   const budget = new PrefillBudget(SHARE);
   const least = (decoding: number): number =>
     budget.limits({ tokens: 64, chunkingChangesBits: false, decoding, waiting: 1 }).least;
   t.same([1, 4, 8, 16, 31].map(least), [256, 64, 32, 16, 16]);
 });
 
-t.test("the more wait than decode, the more time they get", async (t) => {
+t.test("the more requests wait per decoding one, the more time prefill gets", async (t) => {
   const budget = new PrefillBudget(SHARE);
   budget.decoded(60);
   const milliseconds = (decoding: number, waiting: number): number =>
@@ -49,7 +49,7 @@ t.test("the more wait than decode, the more time they get", async (t) => {
   t.equal(milliseconds(2, 30), 485);
 });
 
-t.test("what has been measured is expected again; runs that were disturbed are not", async (t) => {
+t.test("measured runs are expected again; disturbed ones are ignored", async (t) => {
   const budget = new PrefillBudget(SHARE);
   const expected = (from: number, to: number, of = prompt): number =>
     budget.limits({ tokens: 64, chunkingChangesBits: false, decoding: 1, waiting: 1 }).cost(of, from, to);
@@ -76,7 +76,7 @@ t.test("what has been measured is expected again; runs that were disturbed are n
   t.equal(expected(0, 64, scored), 0, "chunks with all their logits are another matter");
 });
 
-t.test("folding has its share beside sequences that decode, all of the time beside none", async (t) => {
+t.test("folding gets its share beside decoding sequences, and all of the time alone", async (t) => {
   const budget = new PrefillBudget(SHARE);
   const fold: FedPrompt = { prefixLength: 0, promptLength: 1000, answers: "none" };
   budget.decoded(60);
@@ -169,7 +169,7 @@ const longPrompt = (seed: number): EngineRequest =>
   engineRequest({ promptIds: Int32Array.from({ length: 240 }, (_, i) => (i * 7 + seed) % 96), maxNewTokens: 2 });
 
 for (const [name, machine] of Object.entries({ FP32, INT8 })) {
-  t.test(`${name}: 31 streams and one long prompt, or ten: no step takes more than the bound`, async (t) => {
+  t.test(`${name}: with 31 streams and one long prompt, or ten, no step exceeds the bound`, async (t) => {
     for (const prompts of [1, 10]) {
       const { engine, steps } = engineOn(machine, 32);
       const streams = Array.from(
@@ -196,7 +196,7 @@ for (const [name, machine] of Object.entries({ FP32, INT8 })) {
   });
 }
 
-t.test("a lone prompt is fed in chunks as long as can be", async (t) => {
+t.test("a lone prompt is fed in full-size chunks", async (t) => {
   const { engine, steps, clock } = engineOn(FP32, 32);
   const { ended } = new Recording(engine, longPrompt(1));
   await ended;
@@ -207,7 +207,7 @@ t.test("a lone prompt is fed in chunks as long as can be", async (t) => {
   t.equal(bounded, other.clock());
 });
 
-t.test("whoever waits beside few gets on: many short prompts in a step, long chunks beside one stream", async (t) => {
+t.test("beside few streams prompts get ahead: many short ones in a step, long chunks beside one stream", async (t) => {
   const { engine, steps } = engineOn(FP32, 32);
   const stream = new Recording(engine, engineRequest({ promptIds: Int32Array.of(1), maxNewTokens: 200 }));
   while (steps.length < 5) await new Promise(setImmediate);
@@ -223,7 +223,7 @@ t.test("whoever waits beside few gets on: many short prompts in a step, long chu
   stream.handle.cancel("cancelled");
 });
 
-t.test("where cuts show, a prompt is cut at the same places whatever the time", async (t) => {
+t.test("where chunking changes bits, cuts do not depend on time", async (t) => {
   class Device extends FakeRunner {
     override readonly chunkingChangesBits = true;
   }
@@ -242,7 +242,7 @@ t.test("where cuts show, a prompt is cut at the same places whatever the time", 
   for (const { handle } of streams) handle.cancel("cancelled");
 });
 
-t.test("on a machine that is disturbed at random the bound holds for what is not", async (t) => {
+t.test("on a randomly disturbed machine the bound holds for undisturbed steps", async (t) => {
   const random = seededRandom(5);
   const noisy: Machine = {
     decode: (rows, context) => FP32.decode(rows, context) * (random() < 0.1 ? 4 : 1),
@@ -300,7 +300,7 @@ const total = (steps: readonly Step[], part: "decode" | "chunks"): number =>
   steps.reduce((sum, step) => sum + step[part], 0);
 
 for (const decode of [0.1, 1, 10]) {
-  t.test(`a decode run x${decode}: the share holds on average, whatever the other ratios are`, async (t) => {
+  t.test(`a decode run x${decode}: the share holds on average, whatever the other ratios`, async (t) => {
     for (const row of TIMES) {
       for (const fixed of TIMES) {
         for (const token of TIMES) {
@@ -317,7 +317,7 @@ for (const decode of [0.1, 1, 10]) {
   });
 }
 
-t.test("on the machines that the first ratios are from, learning costs prompts nothing", async (t) => {
+t.test("on the machines of the initial ratios, learning costs prompts nothing", async (t) => {
   // What ten prompts beside so many streams took, in ms, with the first ratios alone.
   for (const [name, machine, before] of [
     ["FP32", FP32, { 31: 8508, 17: 10_628, 8: 5168 }],

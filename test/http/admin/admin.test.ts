@@ -130,7 +130,7 @@ t.test("quotas refuse one prefix too many, and bytes too many", async (t) => {
   t.match(await put("a", "c"), { bytes: 64 });
 });
 
-t.test("bad input is a clear 4xx", async (t) => {
+t.test("bad input gets a clear 4xx", async (t) => {
   const { send } = await admin(t);
   await send("POST", "/admin/users", { id: "ann" });
   const cases: [string, string, unknown, string][] = [
@@ -177,7 +177,7 @@ t.test("bad input is a clear 4xx", async (t) => {
   }
 });
 
-t.test("a user has 100 keys at most", async (t) => {
+t.test("a user has at most 100 keys", async (t) => {
   const { send } = await admin(t);
   await send("POST", "/admin/users", { id: "ann" });
   for (let i = 0; i < 100; i++) t.equal((await send("POST", "/admin/users/ann/keys")).statusCode, 201);
@@ -223,7 +223,7 @@ t.test("usage comes in pages, each with the totals of all", async (t) => {
   }
 });
 
-t.test("a route that does not say who may use it stops the build of the app", async (t) => {
+t.test("the app is not built with a route that declares no access", async (t) => {
   const { default: Fastify } = await import("fastify");
   const { guardAccess } = await import("../../../src/http/access.ts");
   const { createKeylessAuthenticator } = await import("../../../src/users/authenticator.ts");

@@ -17,29 +17,26 @@ const get = (port: number, path: string, agent: Agent | false = false): Promise<
     (resolve, reject) => void request({ agent, host: "127.0.0.1", port, path }, resolve).on("error", reject).end(),
   );
 
-t.test(
-  "while it leaves, the server is not ready, serves what comes, and closes each connection with its answer",
-  async (t) => {
-    const app = await buildTestApp(t);
-    const port = await app.listen();
-    const agent = new Agent({ keepAlive: true });
-    t.teardown(() => agent.destroy());
-    const before = await get(port, "/prefixes", agent);
-    t.equal(before.headers.connection, "keep-alive");
-    await readAll(before);
-    const drained = start(app, { delayMs: 300, graceMs: 1000 });
-    const reused = await get(port, "/prefixes", agent);
-    t.match([reused.statusCode, reused.headers.connection], [200, "close"], "the connection of before");
-    t.equal((await get(port, "/health/ready")).statusCode, 503);
-    const stream = await open(port, "/generate", STREAM);
-    t.match([stream.statusCode, stream.headers.connection], [200, "close"]);
-    t.match(parseSse(await readAll(stream)).at(-1), { data: "[DONE]" });
-    await drained;
-    await t.rejects(open(port, "/generate", STREAM), { code: "ECONNREFUSED" });
-  },
-);
+t.test("a leaving server is not ready, serves what comes, and closes each connection after its answer", async (t) => {
+  const app = await buildTestApp(t);
+  const port = await app.listen();
+  const agent = new Agent({ keepAlive: true });
+  t.teardown(() => agent.destroy());
+  const before = await get(port, "/prefixes", agent);
+  t.equal(before.headers.connection, "keep-alive");
+  await readAll(before);
+  const drained = start(app, { delayMs: 300, graceMs: 1000 });
+  const reused = await get(port, "/prefixes", agent);
+  t.match([reused.statusCode, reused.headers.connection], [200, "close"], "the connection of before");
+  t.equal((await get(port, "/health/ready")).statusCode, 503);
+  const stream = await open(port, "/generate", STREAM);
+  t.match([stream.statusCode, stream.headers.connection], [200, "close"]);
+  t.match(parseSse(await readAll(stream)).at(-1), { data: "[DONE]" });
+  await drained;
+  await t.rejects(open(port, "/generate", STREAM), { code: "ECONNREFUSED" });
+});
 
-t.test("what had begun before ends with its connection", async (t) => {
+t.test("requests that began before close their connection too", async (t) => {
   const app = await buildTestApp(t);
   app.engine.stepMs = null;
   const answer = open(await app.listen(), "/generate", { ...STREAM, stream: false });
@@ -50,7 +47,7 @@ t.test("what had begun before ends with its connection", async (t) => {
   await drained;
 });
 
-t.test("after that new requests are refused, running ones may end, and the rest is ended properly", async (t) => {
+t.test("then new requests are refused, running ones may end, and the rest ends properly", async (t) => {
   const app = await buildTestApp(t);
   app.engine.stepMs = null;
   const port = await app.listen();
@@ -85,7 +82,7 @@ t.test("after that new requests are refused, running ones may end, and the rest 
   t.equal(app.engine.stats().running, 0);
 });
 
-t.test("connections that wait in the kernel's queue are answered", async (t) => {
+t.test("connections in the kernel's queue are answered", async (t) => {
   const app = await buildTestApp(t);
   const port = await app.listen();
   const answers = Array.from({ length: 50 }, () =>
@@ -98,7 +95,7 @@ t.test("connections that wait in the kernel's queue are answered", async (t) => 
 });
 
 t.test(
-  "connections that are made while the port closes are answered or refused, never reset",
+  "connections made while the port closes are answered or refused, never reset",
   { skip: lacking("socket-filter") },
   async (t) => {
     const app = await buildTestApp(t);
@@ -124,7 +121,7 @@ t.test(
   },
 );
 
-t.test("a kept connection stays open until the end, for a request that may be on its way", async (t) => {
+t.test("a keep-alive connection stays open until the end, for a request that may be on its way", async (t) => {
   const app = await buildTestApp(t);
   app.engine.stepMs = null;
   const port = await app.listen();
@@ -142,7 +139,7 @@ t.test("a kept connection stays open until the end, for a request that may be on
   await drained;
 });
 
-t.test("who has connected and not asked yet is waited for, for a while", async (t) => {
+t.test("a connection without a request is waited for, up to a limit", async (t) => {
   const app = await buildTestApp(t);
   const port = await app.listen();
   const sockets = [connect(port, "127.0.0.1"), connect(port, "127.0.0.1")] as const;
@@ -157,7 +154,7 @@ t.test("who has connected and not asked yet is waited for, for a while", async (
   await drained;
 });
 
-t.test("an upload under way is a running request", async (t) => {
+t.test("an upload in progress is a running request", async (t) => {
   const app = await buildTestApp(t);
   const port = await app.listen();
   const body = JSON.stringify({ text: "ab" });

@@ -9,29 +9,26 @@ import { suddenClients } from "../../support/sudden-clients.ts";
 
 const skip = lacking("socket-filter");
 
-t.test(
-  "connections that nobody has accepted are those of which a handshake is under way and those in the queue of a listening socket",
-  async (t) => {
-    const table = [
-      "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode",
-      "   0: 0100007F:1F90 00000000:0000 0A 00000000:00000012 00:00000000 00000000     0        0 18402 1 0000000000000000 100 0 0 10 0",
-      "   1: 0100007F:1F91 00000000:0000 0A 00000000:00000001 00:00000000 00000000     0        0 18403 1 0000000000000000 100 0 0 10 0",
-      "   2: 0100007F:1F90 0100007F:C001 03 00000000:00000000 01:00000062 00000000     0        0 0 1 0000000000000000",
-      "  10: 0100007F:1F90 0100007F:C002 01 00000000:0000002A 00:00000000 00000000     0        0 18404 1 0000000000000000 20 4 30 10 -1",
-      "  11: 0100007F:C001 0100007F:1F90 03 00000000:00000000 01:00000062 00000000     0        0 0 1 0000000000000000",
-      " 100: 00000000000000000000000001000000:1F90 00000000000000000000000001000000:C003 03 00000000:00000000 01:00000062 00000000     0        0 0 1 0000000000000000",
-      "",
-    ].join("\n");
-    t.same(
-      [0x1f90, 0x1f91, 0x1f92].map((port) => unaccepted(table, port)),
-      [0x12 + 2, 1, 0],
-    );
-  },
-);
+t.test("unaccepted connections are those in handshake and those in a listening socket's queue", async (t) => {
+  const table = [
+    "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode",
+    "   0: 0100007F:1F90 00000000:0000 0A 00000000:00000012 00:00000000 00000000     0        0 18402 1 0000000000000000 100 0 0 10 0",
+    "   1: 0100007F:1F91 00000000:0000 0A 00000000:00000001 00:00000000 00000000     0        0 18403 1 0000000000000000 100 0 0 10 0",
+    "   2: 0100007F:1F90 0100007F:C001 03 00000000:00000000 01:00000062 00000000     0        0 0 1 0000000000000000",
+    "  10: 0100007F:1F90 0100007F:C002 01 00000000:0000002A 00:00000000 00000000     0        0 18404 1 0000000000000000 20 4 30 10 -1",
+    "  11: 0100007F:C001 0100007F:1F90 03 00000000:00000000 01:00000062 00000000     0        0 0 1 0000000000000000",
+    " 100: 00000000000000000000000001000000:1F90 00000000000000000000000001000000:C003 03 00000000:00000000 01:00000062 00000000     0        0 0 1 0000000000000000",
+    "",
+  ].join("\n");
+  t.same(
+    [0x1f90, 0x1f91, 0x1f92].map((port) => unaccepted(table, port)),
+    [0x12 + 2, 1, 0],
+  );
+});
 
 const hasIpv6 = Object.values(networkInterfaces()).some((all) => all?.some(({ family }) => family === "IPv6"));
 for (const host of hasIpv6 ? ["127.0.0.1", "::"] : ["127.0.0.1"]) {
-  t.test(`at ${host} no handshake begins any more, and those who had connected are accepted`, { skip }, async (t) => {
+  t.test(`at ${host} no new handshake begins, and made connections are accepted`, { skip }, async (t) => {
     let accepted = 0;
     const server = createServer((socket) => {
       accepted++;
@@ -54,28 +51,32 @@ for (const host of hasIpv6 ? ["127.0.0.1", "::"] : ["127.0.0.1"]) {
   });
 }
 
-t.test("a server that does not listen has no handshakes to stop", async (t) => {
+t.test("a server that does not listen has no handshakes", async (t) => {
   t.notOk(stopHandshakes(createServer()));
 });
 
-t.test("what is never accepted is waited for no longer than told", { skip: lacking("linux") }, async (t) => {
-  const held = new Int32Array(new SharedArrayBuffer(4));
-  const script = `
+t.test(
+  "a connection that is never accepted is waited for no longer than the limit",
+  { skip: lacking("linux") },
+  async (t) => {
+    const held = new Int32Array(new SharedArrayBuffer(4));
+    const script = `
     const { workerData, parentPort } = require("node:worker_threads");
     const server = require("node:net").createServer().listen(0, "127.0.0.1", () => {
       parentPort.postMessage(server.address().port);
       Atomics.wait(workerData, 0, 0);
       process.exit();
     });`;
-  const worker = new Worker(script, { eval: true, workerData: held });
-  const [port] = (await once(worker, "message")) as [number];
-  const client = connect(port, "127.0.0.1").on("error", () => {});
-  await once(client, "connect");
-  const since = performance.now();
-  await allAccepted(port, 200);
-  t.ok(performance.now() - since >= 200);
-  Atomics.store(held, 0, 1);
-  Atomics.notify(held, 0);
-  await once(worker, "exit");
-  client.destroy();
-});
+    const worker = new Worker(script, { eval: true, workerData: held });
+    const [port] = (await once(worker, "message")) as [number];
+    const client = connect(port, "127.0.0.1").on("error", () => {});
+    await once(client, "connect");
+    const since = performance.now();
+    await allAccepted(port, 200);
+    t.ok(performance.now() - since >= 200);
+    Atomics.store(held, 0, 1);
+    Atomics.notify(held, 0);
+    await once(worker, "exit");
+    client.destroy();
+  },
+);

@@ -18,27 +18,30 @@ async function listen(t: Test, listener: RequestListener): Promise<{ server: Ser
   return { server, port: (server.address() as AddressInfo).port };
 }
 
-t.test("behind a connection's last answer Node calls destroySoon, also one of ours (half-close.ts)", async (t) => {
-  let called = 0;
-  const { port } = await listen(t, (incoming, response) => {
-    const { socket } = incoming;
-    const destroySoon = socket.destroySoon.bind(socket);
-    t.ok("destroySoon" in socket, "a socket has it");
-    socket.destroySoon = () => {
-      called++;
-      t.ok(response.writableFinished, "what was answered has been handed over");
-      destroySoon();
-    };
-    response.setHeader("connection", "close");
-    response.end("refused");
-  });
-  const client = connect(port, "127.0.0.1");
-  client.write("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\nthe beginning of it");
-  t.match(await text(client), /\r\n\r\nrefused$/);
-  t.equal(called, 1);
-});
+t.test(
+  "Node calls destroySoon after a connection's last response, also an overridden one (half-close.ts)",
+  async (t) => {
+    let called = 0;
+    const { port } = await listen(t, (incoming, response) => {
+      const { socket } = incoming;
+      const destroySoon = socket.destroySoon.bind(socket);
+      t.ok("destroySoon" in socket, "a socket has it");
+      socket.destroySoon = () => {
+        called++;
+        t.ok(response.writableFinished, "what was answered has been handed over");
+        destroySoon();
+      };
+      response.setHeader("connection", "close");
+      response.end("refused");
+    });
+    const client = connect(port, "127.0.0.1");
+    client.write("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\nthe beginning of it");
+    t.match(await text(client), /\r\n\r\nrefused$/);
+    t.equal(called, 1);
+  },
+);
 
-t.test("a chunk framed by hand stands between Node's own, in order (sse.ts)", async (t) => {
+t.test("a chunk framed by hand keeps its order among Node's own (sse.ts)", async (t) => {
   const { port } = await listen(t, async (_, response) => {
     response.writeHead(200, { "content-type": "text/plain" });
     t.equal(response.chunkedEncoding, true, "known once the header is written");

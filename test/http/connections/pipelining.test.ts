@@ -28,7 +28,7 @@ const accessLines = (app: TestApp): unknown[] =>
     .map((line) => JSON.parse(line) as { msg: string; method: string; route: string })
     .filter(({ msg }) => msg === "request");
 
-t.test("requests behind a stream whose connection is reset are in both logs, each once", async (t) => {
+t.test("requests behind a stream whose connection is reset appear in both logs, once each", async (t) => {
   const app = await buildTestApp(t, { keyed: true });
   app.engine.stepMs = null;
   const socket = await send(t, app, [
@@ -57,7 +57,7 @@ t.test("requests behind a stream whose connection is reset are in both logs, eac
   ]);
 });
 
-t.test("what was still being done when the connection went is in the audit log with its outcome", async (t) => {
+t.test("work in progress when the connection closes is in the audit log with its outcome", async (t) => {
   const app = await buildTestApp(t, { keyed: true });
   let go = (): void => undefined;
   const create = app.users.createUser.bind(app.users);
@@ -77,7 +77,7 @@ t.test("what was still being done when the connection went is in the audit log w
   t.match(app.audits, [{ action: "user.create", outcome: "ok", target: "ann" }]);
 });
 
-t.test("streams behind one another end with their connection, and a drain does not wait for them", async (t) => {
+t.test("pipelined streams end with their connection, and a drain does not wait for them", async (t) => {
   const app = await buildTestApp(t);
   Object.assign(app.engine, { stepMs: null, maxQueue: 16 });
   const socket = await send(t, app, new Array<string>(9).fill(STREAM));
@@ -90,19 +90,16 @@ t.test("streams behind one another end with their connection, and a drain does n
   await drain({ app, generation: app.generation, engine: app.engine }, { delayMs: 0, graceMs: 60_000 });
 });
 
-t.test(
-  "a request that arrives in part is in the audit log as aborted, and later ones of the connection in full",
-  async (t) => {
-    const app = await buildTestApp(t, { keyed: true });
-    const whole = request("POST", "/admin/users", { id: "bob" });
-    const socket = await send(t, app, [request("POST", "/admin/users", { id: "ann" }), whole.slice(0, -4)]);
-    await until(() => app.audits.length === 1);
-    socket.resetAndDestroy();
-    await until(() => app.audits.length === 2);
-    t.match(app.audits, [
-      { outcome: "ok", target: "ann" },
-      { action: "user.create", outcome: /aborted|invalid_request/ },
-    ]);
-    t.notOk(app.users.users.has("bob"));
-  },
-);
+t.test("a request that arrives in part is audited as aborted, later requests of the connection in full", async (t) => {
+  const app = await buildTestApp(t, { keyed: true });
+  const whole = request("POST", "/admin/users", { id: "bob" });
+  const socket = await send(t, app, [request("POST", "/admin/users", { id: "ann" }), whole.slice(0, -4)]);
+  await until(() => app.audits.length === 1);
+  socket.resetAndDestroy();
+  await until(() => app.audits.length === 2);
+  t.match(app.audits, [
+    { outcome: "ok", target: "ann" },
+    { action: "user.create", outcome: /aborted|invalid_request/ },
+  ]);
+  t.notOk(app.users.users.has("bob"));
+});

@@ -65,7 +65,7 @@ async function eventually(condition: () => Promise<boolean>): Promise<void> {
 }
 
 t.test(
-  "headers that do not come are answered 408, and the connection is closed, even if the client keeps its end open",
+  "missing headers are answered 408, and the connection is closed even if the client keeps its end open",
   async (t) => {
     const app = await buildTestApp(t, { clients: { ...CLIENT_DEFAULTS, headerMs: 100 } });
     const port = await app.listen();
@@ -81,7 +81,7 @@ t.test(
   },
 );
 
-t.test("a JSON body that stops is answered 408; one that comes in pieces is not", async (t) => {
+t.test("a JSON body that stops is answered 408; one in parts is not", async (t) => {
   const app = await buildTestApp(t, { clients: { ...CLIENT_DEFAULTS, receiveMs: 200 } });
   const port = await app.listen();
   const body = JSON.stringify({ prompt: "ab", max_new_tokens: 1 });
@@ -96,7 +96,7 @@ t.test("a JSON body that stops is answered 408; one that comes in pieces is not"
   t.match(await app.metrics.render(), cut("not_sending", 1));
 });
 
-t.test("uploads that stop or drip lose their places to those that wait", async (t) => {
+t.test("uploads that stop or trickle lose their places to waiting ones", async (t) => {
   const app = await buildTestApp(t, { clients: { ...CLIENT_DEFAULTS, receiveMs: 300 } });
   const port = await app.listen();
   const { payload, headers } = form(ADAPTER);
@@ -122,52 +122,49 @@ t.test("uploads that stop or drip lose their places to those that wait", async (
   t.equal((await app.fastify.inject("/prefixes/p")).statusCode, 404);
 });
 
-t.test(
-  "an upload that comes slowly goes on where nobody waits, and gives way to another user's that does",
-  async (t) => {
-    const app = await buildTestApp(t, {
-      keyed: true,
-      uploads: { ...UPLOADS, running: 1, graceMs: 50, leastRate: 1e9 },
-    });
-    const port = await app.listen();
-    const keyOf = async (id: string): Promise<string> => {
-      const admin = { authorization: `Bearer ${ADMIN_KEY}` };
-      await app.fastify.inject({ ...jsonPost("/admin/users", { id }), headers: admin });
-      return (await app.fastify.inject({ method: "POST", url: `/admin/users/${id}/keys`, headers: admin })).json<{
-        key: string;
-      }>().key;
-    };
-    const [ann, bob] = [await keyOf("ann"), await keyOf("bob")];
-    const { payload, headers } = form(ADAPTER);
-    const begin = (name: string): Socket => {
-      const head = uploadHead(name, headers["content-type"]!, payload.length)
-        .toString()
-        .replace("\r\n\r\n", `\r\nAuthorization: Bearer ${ann}\r\n\r\n`);
-      return paused(t, port, Buffer.concat([Buffer.from(head), payload.subarray(0, 100)]));
-    };
-    const alone = begin("alone");
-    await new Promise((resolve) => setTimeout(resolve, 200));
-    alone.write(payload.subarray(100));
-    t.match(await answer(alone), /^HTTP\/1\.1 201 /);
-    await until(() => app.traffic.open === 0);
-    const slow = begin("slow");
-    await until(() => app.traffic.open === 1);
-    const put = await fetch(`http://127.0.0.1:${port}/prefixes/quick`, {
-      method: "PUT",
-      headers: { ...headers, authorization: `Bearer ${bob}` },
-      body: new Uint8Array(payload),
-    });
-    t.equal(put.status, 201);
-    t.match(await rest(slow), /^HTTP\/1\.1 408 [^]*retry-after: 5[^]*"code":"upload_stalled"/i);
-    t.same(
-      [...app.registry.entries.values()].map(({ meta }) => meta.name),
-      ["alone", "quick"],
-    );
-  },
-);
+t.test("a slow upload continues while nobody waits, and gives way to another user's", async (t) => {
+  const app = await buildTestApp(t, {
+    keyed: true,
+    uploads: { ...UPLOADS, running: 1, graceMs: 50, leastRate: 1e9 },
+  });
+  const port = await app.listen();
+  const keyOf = async (id: string): Promise<string> => {
+    const admin = { authorization: `Bearer ${ADMIN_KEY}` };
+    await app.fastify.inject({ ...jsonPost("/admin/users", { id }), headers: admin });
+    return (await app.fastify.inject({ method: "POST", url: `/admin/users/${id}/keys`, headers: admin })).json<{
+      key: string;
+    }>().key;
+  };
+  const [ann, bob] = [await keyOf("ann"), await keyOf("bob")];
+  const { payload, headers } = form(ADAPTER);
+  const begin = (name: string): Socket => {
+    const head = uploadHead(name, headers["content-type"]!, payload.length)
+      .toString()
+      .replace("\r\n\r\n", `\r\nAuthorization: Bearer ${ann}\r\n\r\n`);
+    return paused(t, port, Buffer.concat([Buffer.from(head), payload.subarray(0, 100)]));
+  };
+  const alone = begin("alone");
+  await new Promise((resolve) => setTimeout(resolve, 200));
+  alone.write(payload.subarray(100));
+  t.match(await answer(alone), /^HTTP\/1\.1 201 /);
+  await until(() => app.traffic.open === 0);
+  const slow = begin("slow");
+  await until(() => app.traffic.open === 1);
+  const put = await fetch(`http://127.0.0.1:${port}/prefixes/quick`, {
+    method: "PUT",
+    headers: { ...headers, authorization: `Bearer ${bob}` },
+    body: new Uint8Array(payload),
+  });
+  t.equal(put.status, 201);
+  t.match(await rest(slow), /^HTTP\/1\.1 408 [^]*retry-after: 5[^]*"code":"upload_stalled"/i);
+  t.same(
+    [...app.registry.entries.values()].map(({ meta }) => meta.name),
+    ["alone", "quick"],
+  );
+});
 
 t.test(
-  "beyond the uploads that are read and those that wait, one more is answered 503; those that wait come to their turn",
+  "with all upload places and the queue full, one more is answered 503; waiting ones get their turn",
   async (t) => {
     // Long enough for all of them to arrive before the first are cut.
     const app = await buildTestApp(t, { clients: { ...CLIENT_DEFAULTS, receiveMs: 2_000 } });
@@ -202,7 +199,7 @@ t.test(
   },
 );
 
-t.test("an answer that is not read is cut off, one that is read slowly is not", async (t) => {
+t.test("an unread answer is cut off, a slowly read one is not", async (t) => {
   const app = await buildTestApp(t, { clients: { ...CLIENT_DEFAULTS, sendMs: 1_000 } });
   // More than the kernel takes for both ends of a connection.
   app.fastify.get("/large", { config: { access: "public" } }, async () => Buffer.alloc(24 << 20));
@@ -223,7 +220,7 @@ t.test("an answer that is not read is cut off, one that is read slowly is not", 
   t.match(await app.metrics.render(), cut("not_reading", 1));
 });
 
-t.test("a stream that is not read is cut off after a while, and its request cancelled", async (t) => {
+t.test("an unread stream is cut off after a while, and its request cancelled", async (t) => {
   const app = await buildTestApp(t, {
     stream: { ...STREAM_DEFAULTS, bufferLimit: Infinity, heartbeatMs: 20, sendMs: 200 },
   });
@@ -255,7 +252,7 @@ t.test("a stream that is not read is cut off after a while, and its request canc
   await until(() => app.logs.some((line) => line.includes('"code":"too_slow"')));
 });
 
-t.test("a request that is refused before its body has arrived has the last answer of its connection", async (t) => {
+t.test("a request refused before its body has arrived is the last of its connection", async (t) => {
   const app = await buildTestApp(t, { keyed: true });
   const port = await app.listen();
   const body = JSON.stringify({ prompt: "ab", max_new_tokens: 1 });
@@ -274,7 +271,7 @@ t.test("a request that is refused before its body has arrived has the last answe
   await until(() => app.logs.filter((line) => line.includes('"status":401') && !line.includes("aborted")).length === 2);
 });
 
-t.test("who is still sending when it is refused reads the answer; it is not listened to for ever", async (t) => {
+t.test("a client that is still sending reads the refusal, and is not listened to for ever", async (t) => {
   const app = await buildTestApp(t);
   const port = await app.listen();
   // More than is allowed, and than the kernel takes for both ends: without somebody who reads it, it cannot be sent.
@@ -292,7 +289,7 @@ t.test("who is still sending when it is refused reads the answer; it is not list
   await closed(app);
 });
 
-t.test("what follows a refused request on its connection is not done", async (t) => {
+t.test("requests behind a refused one on its connection are not carried out", async (t) => {
   const app = await buildTestApp(t, { keyed: true });
   let calls = 0;
   app.fastify.get("/follows", { config: { access: "public" } }, async () => ++calls);
@@ -311,7 +308,7 @@ t.test("what follows a refused request on its connection is not done", async (t)
   t.equal(calls, 0);
 });
 
-t.test("above the limit of connections the next one is closed at once", async (t) => {
+t.test("connections above the limit are closed at once", async (t) => {
   const app = await buildTestApp(t, { clients: { ...CLIENT_DEFAULTS, maxConnections: 2 } });
   const port = await app.listen();
   const held = [paused(t, port, "GET"), paused(t, port, "GET")];
@@ -324,7 +321,7 @@ t.test("above the limit of connections the next one is closed at once", async (t
 });
 
 t.test(
-  "connections at two addresses, as localhost is, have one limit and one count",
+  "connections at both addresses of localhost share one limit and one count",
   { skip: lacking("ipv6") },
   async (t) => {
     const app = await buildTestApp(t, { clients: { ...CLIENT_DEFAULTS, maxConnections: 2, headerMs: 1_000 } });
@@ -348,7 +345,7 @@ t.test(
   },
 );
 
-t.test("connections leave files for the rest of the process", async (t) => {
+t.test("connections leave file descriptors for the rest of the process", async (t) => {
   const limits = (soft: string): string =>
     `Limit                     Soft Limit           Hard Limit           Units\nMax open files            ${soft}                 1048576              files\n`;
   t.equal(connectionsAllowed(limits("20000")), 19_488);

@@ -69,7 +69,7 @@ const writerOf = (logprobs: number | null, returnTokenIds: boolean): ResponseWri
     ),
   );
 
-t.test("an answer in chunks is what JSON.stringify makes of it; an ordinary one is one chunk", (t) => {
+t.test("an answer in chunks equals JSON.stringify's; an ordinary one is one chunk", (t) => {
   for (const [choices, tokens] of [
     [1, 0],
     [1, 3],
@@ -116,7 +116,7 @@ t.test("an answer in chunks is what JSON.stringify makes of it; an ordinary one 
   t.end();
 });
 
-t.test("no answer is larger than what is foreseen, and one that could be is refused, with what to lower", (t) => {
+t.test("no answer exceeds its estimate; a request that could is refused, naming what to lower", (t) => {
   for (let round = 0; round < 200; round++) {
     const logprobs = [null, 0, 1, 20][below(4)]!;
     const [n, returned, echo, worst] = [1 + below(4), random() < 0.5, random() < 0.5, random() < 0.5];
@@ -184,7 +184,7 @@ const LONG = {
 };
 const LIMITS = { requestBody: 65_536, answer: 1 << 24, maxN: 4, slots: 8, queue: 256 };
 
-t.test("a request is refused before anything of it runs", async (t) => {
+t.test("a request is refused before any of it runs", async (t) => {
   const { fastify, engine } = await buildTestApp(t);
   engine.maxQueue = 64;
   t.match((await fastify.inject(post("/generate", LONG))).json(), {
@@ -197,7 +197,7 @@ t.test("a request is refused before anything of it runs", async (t) => {
 });
 
 t.test(
-  "a long answer comes whole, over a slow connection too, a stretch in each turn of the event loop",
+  "a long answer arrives whole, on a slow connection too, a chunk per turn of the event loop",
   { skip: lacking("thread-time") },
   async (t) => {
     const app = await buildTestApp(t, { limits: LIMITS });
@@ -227,7 +227,7 @@ t.test(
   },
 );
 
-t.test("what fails while a long answer is written cuts the connection: half of it does not look whole", async (t) => {
+t.test("an error while a long answer is written cuts the connection, so half of it does not look whole", async (t) => {
   let mayEmit = true;
   const app = await buildTestApp(t, { limits: LIMITS, stream: { ...STREAM_DEFAULTS, mayEmit: () => mayEmit } });
   app.engine.maxQueue = 64;
@@ -257,7 +257,7 @@ t.test("what fails while a long answer is written cuts the connection: half of i
 });
 
 t.test(
-  "an echoed prompt that is long comes in several events, and the reader takes them at its own pace",
+  "a long echoed prompt comes in several events, at the reader's pace",
   { skip: lacking("thread-time") },
   async (t) => {
     // So that what comes is more than may wait.
@@ -329,7 +329,7 @@ t.test(
   },
 );
 
-t.test("who leaves, or reads nothing, while a long echo is written frees the request", async (t) => {
+t.test("a client that leaves or stops reading during a long echo frees the request", async (t) => {
   const app = await buildTestApp(t, {
     limits: { ...LIMITS, answer: 1 << 28 },
     stream: { ...STREAM_DEFAULTS, heartbeatMs: 50, sendMs: 300 },

@@ -38,57 +38,54 @@ const EVERY = {
   stop_strings: ["x"],
 };
 
-t.test(
-  "every field reaches the engine of a request that does not set it; null is transformers' own default",
-  async (t) => {
-    t.same(
-      Object.keys(EVERY).sort(),
-      Object.keys(GenerationConfigFields.properties)
-        .filter((name) => !/^m(ax|in)_length$/.test(name))
-        .sort(),
-      "every one is tried",
-    );
-    const defaults = read(EVERY);
-    const { fastify, engine } = await buildTestApp(t, { defaults });
-    const response = await fastify.inject(post("/generate", { prompt: [1] }));
-    t.equal(response.statusCode, 200, response.payload);
-    t.match(engine.submitted[0], {
-      n: 2,
-      maxNewTokens: 9,
-      beams: { numBeams: 3, lengthPenalty: 0.5, earlyStopping: "never" },
-      sampling: {
-        minNewTokens: 2,
-        doSample: true,
-        temperature: 0.7,
-        topH: 0.9,
-        topK: 5,
-        topP: 0.8,
-        minP: 0.1,
-        typicalP: 0.9,
-        epsilonCutoff: 0.01,
-        etaCutoff: 0.02,
-        repetitionPenalty: 1.2,
-        noRepeatNgramSize: 3,
-        badWords: [[1, 2], [3]],
-        sequenceBias: [{ ids: [4], bias: 1.5 }],
-        suppressIds: [5],
-        beginSuppressIds: [6],
-        forcedBosId: 7,
-        forcedLast: { ids: [256], index: 8 },
-        exponentialDecay: { start: 3, factor: 1.1 },
-        renormalize: true,
-      },
-    });
-    t.equal(engine.submitted[0]?.beamStop?.after("x".charCodeAt(0)), null);
-    t.same(read(Object.fromEntries(Object.keys(EVERY).map((name) => [name, null]))), {});
-    const told = (await fastify.inject({ url: "/model" })).json<{ generation_defaults: unknown }>();
-    t.same(told.generation_defaults, { ...defaults });
-    t.match(told.generation_defaults, { n: 2, bad_words: [[1, 2], [3]], stop: ["x"] }, "by the names of requests");
-    t.same(Compile(ModelDocument).Errors(told), []);
-  },
-);
+t.test("every default reaches the engine where the request has none; null means transformers' default", async (t) => {
+  t.same(
+    Object.keys(EVERY).sort(),
+    Object.keys(GenerationConfigFields.properties)
+      .filter((name) => !/^m(ax|in)_length$/.test(name))
+      .sort(),
+    "every one is tried",
+  );
+  const defaults = read(EVERY);
+  const { fastify, engine } = await buildTestApp(t, { defaults });
+  const response = await fastify.inject(post("/generate", { prompt: [1] }));
+  t.equal(response.statusCode, 200, response.payload);
+  t.match(engine.submitted[0], {
+    n: 2,
+    maxNewTokens: 9,
+    beams: { numBeams: 3, lengthPenalty: 0.5, earlyStopping: "never" },
+    sampling: {
+      minNewTokens: 2,
+      doSample: true,
+      temperature: 0.7,
+      topH: 0.9,
+      topK: 5,
+      topP: 0.8,
+      minP: 0.1,
+      typicalP: 0.9,
+      epsilonCutoff: 0.01,
+      etaCutoff: 0.02,
+      repetitionPenalty: 1.2,
+      noRepeatNgramSize: 3,
+      badWords: [[1, 2], [3]],
+      sequenceBias: [{ ids: [4], bias: 1.5 }],
+      suppressIds: [5],
+      beginSuppressIds: [6],
+      forcedBosId: 7,
+      forcedLast: { ids: [256], index: 8 },
+      exponentialDecay: { start: 3, factor: 1.1 },
+      renormalize: true,
+    },
+  });
+  t.equal(engine.submitted[0]?.beamStop?.after("x".charCodeAt(0)), null);
+  t.same(read(Object.fromEntries(Object.keys(EVERY).map((name) => [name, null]))), {});
+  const told = (await fastify.inject({ url: "/model" })).json<{ generation_defaults: unknown }>();
+  t.same(told.generation_defaults, { ...defaults });
+  t.match(told.generation_defaults, { n: 2, bad_words: [[1, 2], [3]], stop: ["x"] }, "by the names of requests");
+  t.same(Compile(ModelDocument).Errors(told), []);
+});
 
-t.test("what a request sets comes before the file, also values that switch off", async (t) => {
+t.test("a request's values override the file's, also those that switch off", async (t) => {
   const { fastify, engine } = await buildTestApp(t, { defaults: read(EVERY) });
   const off = {
     prompt: [1, 2],
@@ -148,7 +145,7 @@ t.test("what a request sets comes before the file, also values that switch off",
   );
 });
 
-t.test("a request that defaults make impossible is told which, and that they are the model's", async (t) => {
+t.test("a request made impossible by defaults is told which, and that they are the model's", async (t) => {
   const beams = await buildTestApp(t, {
     defaults: read({ num_beams: 4, num_return_sequences: 2, max_new_tokens: 8, suppress_tokens: [9] }),
   });
@@ -176,92 +173,87 @@ t.test("a request that defaults make impossible is told which, and that they are
   );
 });
 
-t.test(
-  "lengths: what the request says must fit, what it does not say is cut; max_length and min_length count the prompt",
-  async (t) => {
-    const lengths = async (file: object, ...bodies: object[]): Promise<unknown[]> => {
-      const { fastify, engine, registry } = await buildTestApp(t, { defaults: read(file) });
-      await registry.register({ user: "local", name: "p" }, { kind: "hard", ids: Int32Array.of(1, 2, 3) });
-      const told = [];
-      for (const body of bodies) {
-        const before = engine.submitted.length;
-        const response = await fastify.inject(post("/generate", { prompt: "a".repeat(10), ...body }));
-        const { code } = response.json<{ code?: string }>();
-        told.push(
-          code ??
-            engine.submitted
-              .slice(before)
-              .flatMap(({ maxNewTokens, sampling }) => [maxNewTokens, sampling.minNewTokens]),
-        );
-      }
-      return told;
-    };
-    const long = { prompt: "a".repeat(58), prefix_id: "p" };
-    t.same(
-      await lengths({}, {}, long, { ...long, prompts: ["a", "a".repeat(60)], prompt: undefined }),
-      [
-        [20, 0],
-        [4, 0],
-        [20, 0, 2, 0],
-      ],
-      "positions 64",
-    );
-    t.same(
-      await lengths(
-        { max_new_tokens: 500 },
-        {},
-        long,
-        { ...long, max_new_tokens: 5 },
-        { ...long, min_new_tokens: 4 },
-        { ...long, min_new_tokens: 5 },
-      ),
-      [[55, 0], [4, 0], "context_exceeded", [4, 4], "context_exceeded"],
-    );
-    t.same(
-      await lengths(
-        { max_length: 12 },
-        {},
-        { prompt: "a" },
-        { prompt: "a".repeat(12) },
-        { prompt: "a".repeat(12), max_new_tokens: 2 },
-        { min_new_tokens: 3 },
-      ),
-      [[2, 0], [11, 0], "context_exceeded", [2, 0], "context_exceeded"],
-    );
-    t.same(await lengths({ max_length: 500 }, long), [[4, 0]]);
-    t.same(
-      await lengths({ max_length: 12, max_new_tokens: 6, min_length: 20, min_new_tokens: 1 }, {}),
-      [[6, 1]],
-      "those that do not count the prompt come first",
-    );
-    t.same(
-      await lengths({ min_length: 14 }, {}, { prompt: "a".repeat(20) }, { min_new_tokens: 2 }, { max_new_tokens: 1 }),
-      [
-        [20, 4],
-        [20, 0],
-        [20, 2],
-        [1, 4],
-      ],
-    );
-    t.same(
-      await lengths({ min_new_tokens: 30 }, {}, { max_new_tokens: 2 }),
-      [
-        [20, 30],
-        [2, 30],
-      ],
-      "a default that asks for more than there may be: no EOS until the end, as in transformers",
-    );
-    const { fastify, engine } = await buildTestApp(t, { defaults: read({ forced_eos_token_id: 256 }) });
-    await fastify.inject(post("/generate", { prompts: ["a", "a".repeat(60)] }));
-    t.same(
-      engine.submitted.map(({ sampling }) => sampling.forcedLast?.index),
-      [19, 4],
-      "the last token is the one that is left",
-    );
-  },
-);
+t.test("requested lengths must fit, defaults are cut; max_length and min_length count the prompt", async (t) => {
+  const lengths = async (file: object, ...bodies: object[]): Promise<unknown[]> => {
+    const { fastify, engine, registry } = await buildTestApp(t, { defaults: read(file) });
+    await registry.register({ user: "local", name: "p" }, { kind: "hard", ids: Int32Array.of(1, 2, 3) });
+    const told = [];
+    for (const body of bodies) {
+      const before = engine.submitted.length;
+      const response = await fastify.inject(post("/generate", { prompt: "a".repeat(10), ...body }));
+      const { code } = response.json<{ code?: string }>();
+      told.push(
+        code ??
+          engine.submitted.slice(before).flatMap(({ maxNewTokens, sampling }) => [maxNewTokens, sampling.minNewTokens]),
+      );
+    }
+    return told;
+  };
+  const long = { prompt: "a".repeat(58), prefix_id: "p" };
+  t.same(
+    await lengths({}, {}, long, { ...long, prompts: ["a", "a".repeat(60)], prompt: undefined }),
+    [
+      [20, 0],
+      [4, 0],
+      [20, 0, 2, 0],
+    ],
+    "positions 64",
+  );
+  t.same(
+    await lengths(
+      { max_new_tokens: 500 },
+      {},
+      long,
+      { ...long, max_new_tokens: 5 },
+      { ...long, min_new_tokens: 4 },
+      { ...long, min_new_tokens: 5 },
+    ),
+    [[55, 0], [4, 0], "context_exceeded", [4, 4], "context_exceeded"],
+  );
+  t.same(
+    await lengths(
+      { max_length: 12 },
+      {},
+      { prompt: "a" },
+      { prompt: "a".repeat(12) },
+      { prompt: "a".repeat(12), max_new_tokens: 2 },
+      { min_new_tokens: 3 },
+    ),
+    [[2, 0], [11, 0], "context_exceeded", [2, 0], "context_exceeded"],
+  );
+  t.same(await lengths({ max_length: 500 }, long), [[4, 0]]);
+  t.same(
+    await lengths({ max_length: 12, max_new_tokens: 6, min_length: 20, min_new_tokens: 1 }, {}),
+    [[6, 1]],
+    "those that do not count the prompt come first",
+  );
+  t.same(
+    await lengths({ min_length: 14 }, {}, { prompt: "a".repeat(20) }, { min_new_tokens: 2 }, { max_new_tokens: 1 }),
+    [
+      [20, 4],
+      [20, 0],
+      [20, 2],
+      [1, 4],
+    ],
+  );
+  t.same(
+    await lengths({ min_new_tokens: 30 }, {}, { max_new_tokens: 2 }),
+    [
+      [20, 30],
+      [2, 30],
+    ],
+    "a default that asks for more than there may be: no EOS until the end, as in transformers",
+  );
+  const { fastify, engine } = await buildTestApp(t, { defaults: read({ forced_eos_token_id: 256 }) });
+  await fastify.inject(post("/generate", { prompts: ["a", "a".repeat(60)] }));
+  t.same(
+    engine.submitted.map(({ sampling }) => sampling.forcedLast?.index),
+    [19, 4],
+    "the last token is the one that is left",
+  );
+});
 
-t.test("a file that cannot be applied stops the start by name", async (t) => {
+t.test("a file that cannot be applied stops the start, naming the setting", async (t) => {
   const refused: [object, string, RegExp][] = [
     [
       { guidance_scale: 1.5 },
@@ -311,7 +303,7 @@ t.test("a file that cannot be applied stops the start by name", async (t) => {
   }
 });
 
-t.test("what changes nothing is let pass", async (t) => {
+t.test("settings without effect are accepted", async (t) => {
   const file = {
     _from_model_config: true,
     bos_token_id: 256,

@@ -6,7 +6,7 @@ import { withPrefix } from "./with-prefix.ts";
 
 const PROMPT = { prompt: "ab", max_new_tokens: 3 };
 
-t.test("POST /generate answers what the schema says", async (t) => {
+t.test("answers of POST /generate match the schema", async (t) => {
   const { fastify } = await withPrefix(t);
   const response = await fastify.inject(
     post("/generate", { ...PROMPT, prefix_id: "p", logprobs: 1, return_token_ids: true, seed: 5 }),
@@ -40,7 +40,7 @@ t.test("POST /generate answers what the schema says", async (t) => {
   });
 });
 
-t.test("timings are told when they are asked for", async (t) => {
+t.test("timings are returned when asked for", async (t) => {
   const { fastify } = await buildTestApp(t);
   const timingsOf = async (over: object): Promise<Record<string, number | null> | undefined> => {
     const body = (await fastify.inject(post("/generate", { ...PROMPT, ...over }))).json<{ timings?: object }>();
@@ -55,7 +55,7 @@ t.test("timings are told when they are asked for", async (t) => {
   t.match(await timingsOf({ timings: true, max_new_tokens: 0, echo: true }), { tokens_per_second: null });
 });
 
-t.test("defaults are transformers'; what is not asked for is not in the answer", async (t) => {
+t.test("defaults are transformers'; the answer has only what was asked for", async (t) => {
   const { fastify, engine } = await buildTestApp(t);
   const body = (await fastify.inject(post("/generate", { prompt: "ab" }))).json<Record<string, unknown>>();
   t.equal(body["prefix"], null);
@@ -95,7 +95,7 @@ t.test("defaults are transformers'; what is not asked for is not in the answer",
   t.notMatch(body, { choices: [{ token_ids: [] }] });
 });
 
-t.test("processors reach the engine; a bad word as text is meant with and without a space before it", async (t) => {
+t.test("processors reach the engine; a bad word as text counts with and without a leading space", async (t) => {
   const { fastify, engine } = await buildTestApp(t);
   const body = {
     prompt: "ab",
@@ -128,7 +128,7 @@ t.test("processors reach the engine; a bad word as text is meant with and withou
   t.same(engine.submitted[0]?.sampling.badWords, [[110, 111], [32, 110, 111], [32, 120], [5, 6], [7]]);
 });
 
-t.test("what forces, forbids and biases tokens reaches the engine as ids of the vocabulary, each once", async (t) => {
+t.test("forced, forbidden and biased tokens reach the engine as ids, each once", async (t) => {
   const { fastify, engine } = await buildTestApp(t);
   const body = {
     prompt: "ab",
@@ -167,7 +167,7 @@ t.test("what forces, forbids and biases tokens reaches the engine as ids of the 
   t.same(engine.submitted[1]?.sampling.forcedLast, { ids: [256], index: 19 });
 });
 
-t.test("a search may draw, and stop at strings, which its text does not have", async (t) => {
+t.test("beam search can sample, and stops before stop strings", async (t) => {
   const { fastify, engine } = await withPrefix(t);
   const drawn = await fastify.inject(
     post("/generate", { ...PROMPT, num_beams: 3, n: 2, do_sample: true, seed: 5, temperature: 0.5 }),
@@ -210,7 +210,7 @@ t.test("a search may draw, and stop at strings, which its text does not have", a
   t.not(stop.after(120)?.after(120), null);
 });
 
-t.test("a choice ends at a special token's name as at any stop string, and at ids", async (t) => {
+t.test("a choice ends at a special token's name, as at any stop string, and at ids", async (t) => {
   const { fastify, engine } = await withPrefix(t);
   // "abc", the special token 256, "d".
   engine.script = (_, choice, k) => [97, 98, 99, 256, 100][k]! + (k === 0 ? choice : 0);
@@ -288,7 +288,7 @@ t.test("a choice ends at a special token's name as at any stop string, and at id
   }
 });
 
-t.test("token ids as prompt, several prompts, choices numbered prompt by prompt", async (t) => {
+t.test("prompts as token ids, several prompts, choices numbered prompt by prompt", async (t) => {
   const { fastify, engine } = await buildTestApp(t);
   const body = {
     prompts: ["a", [66]],
@@ -326,7 +326,7 @@ t.test("token ids as prompt, several prompts, choices numbered prompt by prompt"
   );
 });
 
-t.test("beam search: parameters as transformers calls them, and the sequences' scores", async (t) => {
+t.test("beam search takes transformers' parameters and returns the sequences' scores", async (t) => {
   const { fastify, engine } = await withPrefix(t);
   const response = await fastify.inject(
     post("/generate", {
@@ -365,39 +365,36 @@ t.test("beam search: parameters as transformers calls them, and the sequences' s
   t.match(engine.submitted[2], { n: 1, beams: null, scorePrompt: false });
 });
 
-t.test(
-  "best_of draws more than it returns: the likeliest by mean log probability, of every prompt its own",
-  async (t) => {
-    const { fastify, engine } = await buildTestApp(t);
-    // Choice 2 is likeliest, then 0; choice 1 ends early, so that its sum is the largest and its mean the smallest.
-    engine.script = (_, choice, k) => (choice === 1 && k === 0 ? 256 : 65 + choice);
-    engine.logprob = (choice) => [-0.5, -0.9, -0.4][choice]!;
-    const body = { prompts: ["a", "b"], best_of: 3, n: 2, do_sample: true, max_new_tokens: 3, logprobs: 0 };
-    const answer = (await fastify.inject(post("/generate", body))).json<{
-      choices: { index: number; text: string; score: number }[];
-      usage: object;
-    }>();
-    t.same(Compile(GenerateResponse).Errors(answer), []);
-    t.same(
-      answer.choices.map(({ index, text }) => [index, text]),
-      [
-        [0, "CCC"],
-        [1, "AAA"],
-        [2, "CCC"],
-        [3, "AAA"],
-      ],
-    );
-    for (const [index, score] of [-0.4, -0.5, -0.4, -0.5].entries())
-      t.ok(Math.abs(answer.choices[index]!.score - score) < 1e-9);
-    t.same(answer.usage, { prefix_tokens: 0, prompt_tokens: 2, completion_tokens: 14 }, "all that was drawn");
-    t.same(
-      engine.submitted.map(({ n }) => n),
-      [3, 3],
-    );
-  },
-);
+t.test("best_of returns the likeliest choices of each prompt, by mean log probability", async (t) => {
+  const { fastify, engine } = await buildTestApp(t);
+  // Choice 2 is likeliest, then 0; choice 1 ends early, so that its sum is the largest and its mean the smallest.
+  engine.script = (_, choice, k) => (choice === 1 && k === 0 ? 256 : 65 + choice);
+  engine.logprob = (choice) => [-0.5, -0.9, -0.4][choice]!;
+  const body = { prompts: ["a", "b"], best_of: 3, n: 2, do_sample: true, max_new_tokens: 3, logprobs: 0 };
+  const answer = (await fastify.inject(post("/generate", body))).json<{
+    choices: { index: number; text: string; score: number }[];
+    usage: object;
+  }>();
+  t.same(Compile(GenerateResponse).Errors(answer), []);
+  t.same(
+    answer.choices.map(({ index, text }) => [index, text]),
+    [
+      [0, "CCC"],
+      [1, "AAA"],
+      [2, "CCC"],
+      [3, "AAA"],
+    ],
+  );
+  for (const [index, score] of [-0.4, -0.5, -0.4, -0.5].entries())
+    t.ok(Math.abs(answer.choices[index]!.score - score) < 1e-9);
+  t.same(answer.usage, { prefix_tokens: 0, prompt_tokens: 2, completion_tokens: 14 }, "all that was drawn");
+  t.same(
+    engine.submitted.map(({ n }) => n),
+    [3, 3],
+  );
+});
 
-t.test("echo: the choices begin with the prompt, and log probabilities with its tokens'", async (t) => {
+t.test("with echo, choices begin with the prompt and its log probabilities", async (t) => {
   const { fastify, engine } = await withPrefix(t);
   const body = {
     prompts: ["ab", [99, 256]],
@@ -440,38 +437,35 @@ t.test("echo: the choices begin with the prompt, and log probabilities with its 
   });
 });
 
-t.test(
-  "echo without new tokens takes as much room as with one: no position is fed that the model has not",
-  async (t) => {
-    const { fastify, engine } = await withPrefix(t);
-    const echo = { prefix_id: "p", max_new_tokens: 0, echo: true };
-    const [fits, beyond] = [Array(61).fill(5) as number[], Array(62).fill(5) as number[]];
-    for (const more of [{}, { logprobs: 0 }, { n: 2, do_sample: true, logprobs: 1 }, { stream: true }]) {
-      t.equal((await fastify.inject(post("/generate", { ...echo, ...more, prompt: fits }))).statusCode, 200);
-      const taken = engine.submitted.length;
-      for (const prompts of [{ prompt: beyond }, { prompts: [fits, beyond] }, { prompts: [beyond] }]) {
-        const response = await fastify.inject(post("/generate", { ...echo, ...more, ...prompts }));
-        t.match(
-          [response.statusCode, response.json()],
-          [
-            422,
-            {
-              code: "context_exceeded",
-              detail: /^3 prefix \+ 62 prompt.* \+ 0 new tokens are 65; the model takes 64 where nothing is generated/,
-            },
-          ],
-        );
-      }
-      t.equal(engine.submitted.length, taken, "none of its prompts is taken in");
+t.test("echo without new tokens needs as much room as with one", async (t) => {
+  const { fastify, engine } = await withPrefix(t);
+  const echo = { prefix_id: "p", max_new_tokens: 0, echo: true };
+  const [fits, beyond] = [Array(61).fill(5) as number[], Array(62).fill(5) as number[]];
+  for (const more of [{}, { logprobs: 0 }, { n: 2, do_sample: true, logprobs: 1 }, { stream: true }]) {
+    t.equal((await fastify.inject(post("/generate", { ...echo, ...more, prompt: fits }))).statusCode, 200);
+    const taken = engine.submitted.length;
+    for (const prompts of [{ prompt: beyond }, { prompts: [fits, beyond] }, { prompts: [beyond] }]) {
+      const response = await fastify.inject(post("/generate", { ...echo, ...more, ...prompts }));
+      t.match(
+        [response.statusCode, response.json()],
+        [
+          422,
+          {
+            code: "context_exceeded",
+            detail: /^3 prefix \+ 62 prompt.* \+ 0 new tokens are 65; the model takes 64 where nothing is generated/,
+          },
+        ],
+      );
     }
-    t.equal(
-      (await fastify.inject(post("/generate", { ...echo, prompt: beyond, max_new_tokens: 1, echo: false }))).statusCode,
-      422,
-    );
-  },
-);
+    t.equal(engine.submitted.length, taken, "none of its prompts is taken in");
+  }
+  t.equal(
+    (await fastify.inject(post("/generate", { ...echo, prompt: beyond, max_new_tokens: 1, echo: false }))).statusCode,
+    422,
+  );
+});
 
-t.test("POST /prefixes/:id/generate: the path says which prefix", async (t) => {
+t.test("POST /prefixes/:id/generate takes the prefix from the path", async (t) => {
   const { fastify } = await withPrefix(t);
   const go = (id: string, body: object): Promise<{ statusCode: number; json(): unknown }> =>
     fastify.inject(post(`/prefixes/${id}/generate`, body));
@@ -484,7 +478,7 @@ t.test("POST /prefixes/:id/generate: the path says which prefix", async (t) => {
   t.match((await go("%2e%2e%2fetc", PROMPT)).json(), { code: "invalid_prefix_id" });
 });
 
-t.test("a full queue is 429 with Retry-After; a store that is away 503; the base model may be forbidden", async (t) => {
+t.test("a full queue gives 429 with Retry-After, an unavailable store 503, a disabled base model 403", async (t) => {
   const { fastify, engine, registry } = await withPrefix(t);
   engine.maxQueue = 0;
   const full = await fastify.inject(post("/generate", PROMPT));
@@ -503,7 +497,7 @@ t.test("a full queue is 429 with Retry-After; a store that is away 503; the base
   });
 });
 
-t.test("when no request can even wait, it is told so before its body is read", async (t) => {
+t.test("when no request can wait, it is refused before its body is read", async (t) => {
   const { fastify, engine, metrics } = await withPrefix(t);
   const huge = post("/generate", { prompt: "x".repeat(100_000) });
   t.equal((await fastify.inject(huge)).statusCode, 413);
@@ -521,7 +515,7 @@ t.test("when no request can even wait, it is told so before its body is read", a
   t.equal((await fastify.inject(post("/generate", PROMPT))).statusCode, 200);
 });
 
-t.test("errors of ours are masked, logged with their cause, and counted", async (t) => {
+t.test("internal errors are masked, logged with their cause, and counted", async (t) => {
   const { fastify, engine, registry, logs, metrics } = await withPrefix(t);
   engine.script = () => {
     throw new Error("SECRET DETAIL");

@@ -12,7 +12,7 @@ function writer(logprobs: number | null, returnTokenIds: boolean): ResponseWrite
   return new ResponseWriter(new GenerateShape(request, options, "demo", (id) => `t${id}`));
 }
 
-t.test("events put together by hand are what JSON.stringify makes of them", async (t) => {
+t.test("events assembled by hand equal JSON.stringify's", async (t) => {
   const texts = [
     "",
     "a",
@@ -66,7 +66,7 @@ t.test("events put together by hand are what JSON.stringify makes of them", asyn
   );
 });
 
-t.test("log probabilities and scores come where they did", async (t) => {
+t.test("log probabilities and scores keep their places", async (t) => {
   const delta: ChoiceDelta = {
     index: 1,
     text: "a",

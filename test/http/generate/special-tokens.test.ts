@@ -19,7 +19,7 @@ class SurroundingTokenizer extends FakeTokenizer {
 
 const app = (t: Test): Promise<TestApp> => buildTestApp(t, { tokenizer: new SurroundingTokenizer() });
 
-t.test("a prompt as text gets what the tokenizer puts around it; as ids it stays as it is", async (t) => {
+t.test("a text prompt gets the tokenizer's special tokens; ids stay as they are", async (t) => {
   const { fastify, engine } = await app(t);
   const ask = async (body: object): Promise<[number[], GenerateResponse]> => {
     const response = await fastify.inject(
@@ -44,7 +44,7 @@ t.test("a prompt as text gets what the tokenizer puts around it; as ids it stays
   );
 });
 
-t.test("nothing else gets it: bad words, hard prompts", async (t) => {
+t.test("bad words and hard prompts get none", async (t) => {
   const { fastify, engine, registry } = await app(t);
   t.equal((await fastify.inject(post("/generate", { prompt: "a", bad_words: ["no"], stop: "x" }))).statusCode, 200);
   t.same(engine.submitted[0]?.sampling.badWords, [
@@ -55,7 +55,7 @@ t.test("nothing else gets it: bad words, hard prompts", async (t) => {
   t.equal((await registry.info({ user: "local", name: "h" })).length, 3);
 });
 
-t.test("they count against the positions", async (t) => {
+t.test("special tokens count against the positions", async (t) => {
   const { fastify } = await app(t);
   const longest = TEST_SHAPE.positions - 3;
   t.equal(
@@ -76,7 +76,7 @@ t.test("they count against the positions", async (t) => {
   );
 });
 
-t.test("GET /model says what they are", async (t) => {
+t.test("GET /model names the special tokens", async (t) => {
   const { fastify } = await app(t);
   t.same((await fastify.inject("/model")).json<{ special_tokens: object }>().special_tokens, {
     before: [BOS],
@@ -84,7 +84,7 @@ t.test("GET /model says what they are", async (t) => {
   });
 });
 
-t.test("what is refused", async (t) => {
+t.test("refusals", async (t) => {
   const { fastify } = await app(t);
   const beyond = (name: string): RegExp =>
     new RegExp(

@@ -48,7 +48,7 @@ t.test("one event per step, a last one with usage, then [DONE]", async (t) => {
   t.same([...Compile(GenerateEvent).Errors(parsed[0]), ...Compile(GenerateLastEvent).Errors(parsed[2])], []);
 });
 
-t.test("several choices of one step are one event; each says itself why it ended", async (t) => {
+t.test("choices of one step share an event; each has its own finish reason", async (t) => {
   const app = await buildTestApp(t);
   app.engine.script = (_request, choice, k) => (choice === 0 && k === 1 ? 256 : 65 + choice);
   const response = await open(await app.listen(), "/generate", {
@@ -78,7 +78,7 @@ t.test("several choices of one step are one event; each says itself why it ended
   t.notMatch(events, [{ choices: [{ token_ids: [] }] }]);
 });
 
-t.test("an echoed prompt comes with the first event; a stop string that is in it ends nothing", async (t) => {
+t.test("an echoed prompt comes with the first event; a stop string in it ends nothing", async (t) => {
   const app = await buildTestApp(t);
   const response = await open(await app.listen(), "/generate", {
     ...STREAM,
@@ -109,7 +109,7 @@ t.test("an echoed prompt comes with the first event; a stop string that is in it
   ]);
 });
 
-t.test("what is held back for a stop string is not sent; a step with nothing to show sends nothing", async (t) => {
+t.test("text held back for a stop string is not sent; a step with nothing to show sends nothing", async (t) => {
   const app = await buildTestApp(t);
   app.engine.script = (_request, _choice, k) => "a. b".charCodeAt(k);
   const response = await open(await app.listen(), "/generate", {
@@ -124,7 +124,7 @@ t.test("what is held back for a stop string is not sent; a step with nothing to 
   t.match(events, [{ choices: [{ text: "a" }] }, { choices: [{ text: "", finish_reason: "stop" }] }]);
 });
 
-t.test("what fails before the first event is an ordinary error answer", async (t) => {
+t.test("a failure before the first event is an ordinary error answer", async (t) => {
   const app = await buildTestApp(t);
   const port = await app.listen();
   const cases: [object, number][] = [
@@ -146,7 +146,7 @@ t.test("what fails before the first event is an ordinary error answer", async (t
   t.notMatch(await readAll(await response), /SECRET/);
 });
 
-t.test("an error in mid-stream is one error event, masked like any other", async (t) => {
+t.test("an error in mid-stream is one error event, masked as elsewhere", async (t) => {
   const app = await buildTestApp(t);
   app.engine.stepMs = null;
   const pending = open(await app.listen(), "/generate", STREAM, { "x-request-id": "mine" });
@@ -181,7 +181,7 @@ t.test("a removed prefix ends its stream with finish_reason removed", async (t) 
   t.equal(events[2]?.data, "[DONE]");
 });
 
-t.test("a client that leaves frees the engine at once, streaming or not, also while it waits", async (t) => {
+t.test("a client that leaves frees the engine at once, streaming or not, running or queued", async (t) => {
   const app = await buildTestApp(t);
   app.engine.stepMs = null;
   const port = await app.listen();
@@ -215,7 +215,7 @@ t.test("a client that leaves frees the engine at once, streaming or not, also wh
   );
 });
 
-t.test("a reader that does not read is cut off, and its request cancelled", async (t) => {
+t.test("a client that does not read is cut off, and its request cancelled", async (t) => {
   const app = await buildTestApp(t, { stream: { ...STREAM_DEFAULTS, bufferLimit: 64 * 1024 } });
   // Enough steps to fill the kernel's buffers too; the fake engine does not mind the context.
   app.engine.stepMs = null;
@@ -254,7 +254,7 @@ t.test("heartbeats open the stream while the request waits", async (t) => {
   t.match(parseSse(text), [{ event: "error", data: /model_failed/ }]);
 });
 
-t.test("what is not HTTP, and headers without end, get a plain answer and no crash", async (t) => {
+t.test("garbage and endless headers get a plain answer and no crash", async (t) => {
   const app = await buildTestApp(t);
   const port = await app.listen();
   t.match(

@@ -46,7 +46,7 @@ const REFUSALS: readonly (readonly [body: object, code: string, message: RegExp]
   ].map((name) => [{ [name]: {} }, "unsupported_parameter", /use structured_outputs|"structured_outputs"/] as const),
 ];
 
-t.test("what is refused, and why", async (t) => {
+t.test("refusals and their reasons", async (t) => {
   const app = await buildTestApp(t);
   for (const [fields, code, message] of REFUSALS) {
     const response = await app.fastify.inject(post("/generate", { prompt: "a", ...fields }));
@@ -64,7 +64,7 @@ const scripted = (app: TestApp, text: string): void => {
   app.engine.script = (_request, _choice, k) => text.charCodeAt(k);
 };
 
-t.test("the constraint reaches the engine, for each prompt at its beginning", async (t) => {
+t.test("each prompt's engine request gets the constraint at its start", async (t) => {
   const app = await buildTestApp(t);
   scripted(app, "ab");
   const structured_outputs = { regex: "ab|cd", leading_space: null, choice: null };

@@ -96,7 +96,7 @@ async function settled(count: () => number): Promise<number> {
   }
 }
 
-t.test("a file comes byte for byte, with its length, and HEAD reads no more than its beginning", async (t) => {
+t.test("a file arrives byte for byte, with its length; HEAD reads only its first chunk", async (t) => {
   const { port, reads } = await setUp(t);
   const answer = await fetch(`http://127.0.0.1:${port}${URL_PATH}`);
   t.equal(answer.headers.get("content-length"), String(BYTES));
@@ -110,7 +110,7 @@ t.test("a file comes byte for byte, with its length, and HEAD reads no more than
 });
 
 t.test(
-  "of files that nobody reads little is held; a user has so many at a time, and the next come when places are free",
+  "unread files hold little memory; a user's downloads are limited, and the next start as places free up",
   async (t) => {
     const { port, reads, traffic } = await setUp(t);
     const sockets = Array.from({ length: DOWNLOADS.runningOfUser + 3 }, () => unread(t, port));
@@ -130,7 +130,7 @@ t.test(
   },
 );
 
-t.test("a client that goes away frees its place", async (t) => {
+t.test("a client that leaves frees its place", async (t) => {
   const { port, reads, traffic } = await setUp(t);
   const first = Array.from({ length: DOWNLOADS.runningOfUser }, () => unread(t, port));
   await until(() => reads() >= first.length);
@@ -140,7 +140,7 @@ t.test("a client that goes away frees its place", async (t) => {
   t.equal(Buffer.compare(await rest(waiting), pattern(1)), 0);
 });
 
-t.test("a prefix that is replaced while it is read breaks the answer off: two versions are never mixed", async (t) => {
+t.test("replacing a prefix cuts its downloads off: two versions are never mixed", async (t) => {
   const { port, store, reads } = await setUp(t);
   const socket = unread(t, port);
   await once(socket, "connect");

@@ -4,7 +4,7 @@ import type { form } from "../../support/app.ts";
 import { ADAPTER, buildTestApp, post, until } from "../../support/app.ts";
 import { put, putJson } from "./requests.ts";
 
-t.test("register, replace, look at, list, download, remove", async (t) => {
+t.test("register, replace, show, list, download, remove", async (t) => {
   const { fastify } = await buildTestApp(t);
   const first = await fastify.inject(put("intent", ADAPTER));
   t.equal(first.statusCode, 201);
@@ -66,7 +66,7 @@ t.test("register, replace, look at, list, download, remove", async (t) => {
   t.match((await fastify.inject({ method: "DELETE", url: "/prefixes/intent" })).json(), { code: "prefix_not_found" });
 });
 
-t.test("what an adapter was trained on is shown, and a warning where that is another model", async (t) => {
+t.test("an adapter's base model is shown, with a warning if it is another", async (t) => {
   const { fastify, registry } = await buildTestApp(t);
   const trainedOn = (name: string | null): Parameters<typeof form>[0] => [
     {
@@ -129,7 +129,7 @@ t.test("hard prompts, as text and as token ids", async (t) => {
     t.match((await fastify.inject(putJson("c", body))).json(), { code }, JSON.stringify(body).slice(0, 40));
 });
 
-t.test("conditions of writes", async (t) => {
+t.test("conditional writes", async (t) => {
   const { fastify } = await buildTestApp(t);
   const status = async (options: InjectOptions): Promise<number> => (await fastify.inject(options)).statusCode;
   t.equal(await status(putJson("p", { text: "a" }, { "if-match": "*" })), 412);
@@ -174,45 +174,42 @@ t.test("lists come in pages, in order", async (t) => {
   t.match((await fastify.inject("/prefixes?afer=a")).json(), { code: "unknown_field", detail: /mean "after"/ });
 });
 
-t.test(
-  "a page ends at so many bytes as well, and the next one goes on there, from own prefixes to those of others",
-  async (t) => {
-    const { fastify, registry } = await buildTestApp(t);
-    const name = "n".repeat(2000);
-    const guests = Array.from({ length: 1000 }, (_, i) => `guest-${i}`);
-    const ids: string[] = [];
-    for (const user of ["local", "ann", "bob"]) {
-      for (let i = 100; i < 350; i++) {
-        const key = { user, name: `p${i}` };
-        await registry.register(key, { kind: "hard", ids: Int32Array.of(1) });
-        const entry = registry.entries.get(`${user}/p${i}`)!;
-        registry.entries.set(`${user}/p${i}`, {
-          ...entry,
-          meta: { ...entry.meta, baseName: name, visibility: "shared", shared_with: guests, readable_by: ["local"] },
-        });
-      }
+t.test("a page also ends at a number of bytes; the next continues there, from own prefixes to others'", async (t) => {
+  const { fastify, registry } = await buildTestApp(t);
+  const name = "n".repeat(2000);
+  const guests = Array.from({ length: 1000 }, (_, i) => `guest-${i}`);
+  const ids: string[] = [];
+  for (const user of ["local", "ann", "bob"]) {
+    for (let i = 100; i < 350; i++) {
+      const key = { user, name: `p${i}` };
+      await registry.register(key, { kind: "hard", ids: Int32Array.of(1) });
+      const entry = registry.entries.get(`${user}/p${i}`)!;
+      registry.entries.set(`${user}/p${i}`, {
+        ...entry,
+        meta: { ...entry.meta, baseName: name, visibility: "shared", shared_with: guests, readable_by: ["local"] },
+      });
     }
-    for (const user of ["", "ann/", "bob/"]) for (let i = 100; i < 350; i++) ids.push(`${user}p${i}`);
-    const pages: { prefixes: { id: string }[]; next: string | null }[] = [];
-    let after = "";
-    do {
-      const { payload, statusCode } = await fastify.inject(`/prefixes?limit=1000${after}`);
-      t.equal(statusCode, 200);
-      if (payload.length > 1.1 * 1024 ** 2) t.fail(`${payload.length} bytes`);
-      t.notMatch(payload, /guest-/, "a list does not say with whom else");
-      pages.push(JSON.parse(payload) as (typeof pages)[number]);
-      after = `&after=${encodeURIComponent(pages.at(-1)!.next ?? "")}`;
-    } while (pages.at(-1)!.next !== null);
-    t.ok(pages.length >= 2, `${pages.length} pages`);
-    t.same(
-      pages.flatMap(({ prefixes }) => prefixes.map(({ id }) => id)),
-      ids,
-    );
-    t.match((await fastify.inject("/prefixes/p100")).json(), { shared_with: guests }, "the prefix itself does");
-  },
-);
+  }
+  for (const user of ["", "ann/", "bob/"]) for (let i = 100; i < 350; i++) ids.push(`${user}p${i}`);
+  const pages: { prefixes: { id: string }[]; next: string | null }[] = [];
+  let after = "";
+  do {
+    const { payload, statusCode } = await fastify.inject(`/prefixes?limit=1000${after}`);
+    t.equal(statusCode, 200);
+    if (payload.length > 1.1 * 1024 ** 2) t.fail(`${payload.length} bytes`);
+    t.notMatch(payload, /guest-/, "a list does not say with whom else");
+    pages.push(JSON.parse(payload) as (typeof pages)[number]);
+    after = `&after=${encodeURIComponent(pages.at(-1)!.next ?? "")}`;
+  } while (pages.at(-1)!.next !== null);
+  t.ok(pages.length >= 2, `${pages.length} pages`);
+  t.same(
+    pages.flatMap(({ prefixes }) => prefixes.map(({ id }) => id)),
+    ids,
+  );
+  t.match((await fastify.inject("/prefixes/p100")).json(), { shared_with: guests }, "the prefix itself does");
+});
 
-t.test("an id whose slash is not escaped: the answer says how the path is written", async (t) => {
+t.test("an id with an unescaped slash is told how to write the path", async (t) => {
   const { fastify } = await buildTestApp(t);
   const detail = async (method: "GET" | "PUT" | "POST", url: string): Promise<string> => {
     const answer = (await fastify.inject({ method, url })).json<{ code: string; detail: string }>();
@@ -249,7 +246,7 @@ t.test("bad ids", async (t) => {
   });
 });
 
-t.test("removal ends what runs on the prefix before it answers", async (t) => {
+t.test("removal ends requests on the prefix before it answers", async (t) => {
   const { fastify, engine } = await buildTestApp(t);
   engine.stepMs = null;
   await fastify.inject(putJson("p", { text: "a" }));

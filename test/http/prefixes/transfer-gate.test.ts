@@ -28,7 +28,7 @@ function gate(limits: Partial<GateLimits> = {}) {
   return { put, end, entered };
 }
 
-t.test("one user's uploads leave a place for others, who do not wait behind them", async (t) => {
+t.test("one user's uploads leave places for others, who do not wait behind them", async (t) => {
   const { put, end, entered } = gate();
   const all = [put("ann", "ann-1"), put("ann", "ann-2"), put("ann", "ann-3"), put("ann", "ann-4"), put("bob", "bob-1")];
   t.same(entered, ["ann-1", "ann-2", "bob-1"]);
@@ -45,7 +45,7 @@ t.test("one user's uploads leave a place for others, who do not wait behind them
   await Promise.all(all);
 });
 
-t.test("a user may have so many waiting, and all together so many", async (t) => {
+t.test("waiting uploads are limited per user and in all", async (t) => {
   const { put, end } = gate({ running: 1, runningOfUser: 1, waiting: 3, waitingOfUser: 2 });
   const all = [put("ann", "1"), put("ann", "2"), put("ann", "3")];
   await t.rejects(put("ann", "4"), { code: "uploads_busy" });
@@ -55,7 +55,7 @@ t.test("a user may have so many waiting, and all together so many", async (t) =>
   await Promise.all(all);
 });
 
-t.test("who waits for too long is refused, and who leaves makes room; neither is carried out", async (t) => {
+t.test("an upload that waits too long is refused, one that leaves makes room; neither is carried out", async (t) => {
   const { put, end, entered } = gate({ running: 1, waiting: 1, waitMs: 20 });
   const first = put("ann", "1");
   await t.rejects(put("bob", "2"), { code: "uploads_busy" });
@@ -70,7 +70,7 @@ t.test("who waits for too long is refused, and who leaves makes room; neither is
   t.same(entered, ["1", "4"]);
 });
 
-t.test("an upload that fails gives its place on", async (t) => {
+t.test("a failed upload passes its place on", async (t) => {
   const uploads = new TransferGate({ ...LIMITS, running: 1, runningOfUser: 1 });
   const { signal } = new AbortController();
   const results = Array.from({ length: 3 }, (_, i) =>
@@ -98,7 +98,7 @@ function slow(limits: Partial<GateLimits> = {}) {
   return { put, entered };
 }
 
-t.test("a slow upload gives way to another user's that waits; of several, one of who has most", async (t) => {
+t.test("a slow upload gives way to another user's; of several, one of the user with most", async (t) => {
   const { put, entered } = slow({ running: 3 });
   const [one, two, other] = [put("ann", "ann-1", 10), put("ann", "ann-2", 0), put("bob", "bob-1", 0)];
   const cyd = put("cyd", "cyd-1", 0);
@@ -115,7 +115,7 @@ t.test("a slow upload gives way to another user's that waits; of several, one of
   }
 });
 
-t.test("one that is quick enough for what has come of it does not give way, nor one for its own user's", async (t) => {
+t.test("a fast enough upload does not give way, nor any to its own user's", async (t) => {
   const { put, entered } = slow();
   const [quick, own] = [put("ann", "ann-1", 1e9), put("ann", "ann-2", 0)];
   const more = put("ann", "ann-3", 0);

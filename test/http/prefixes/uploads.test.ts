@@ -100,7 +100,7 @@ t.test("bad uploads", async (t) => {
   t.equal(registry.entries.size, 0);
 });
 
-t.test("files are told by their own names, or else by their fields'", async (t) => {
+t.test("files are recognised by file name, or else by field name", async (t) => {
   const { fastify, registry } = await buildTestApp(t);
   const [{ data: config }, { data: weights }] = ADAPTER;
   const named = (fields: [string, string], names: [string?, string?], type?: string): Parameters<typeof form>[0] => [
@@ -138,7 +138,7 @@ t.test("files are told by their own names, or else by their fields'", async (t) 
   });
 });
 
-t.test("a whole folder of save_pretrained or of a Trainer", async (t) => {
+t.test("a whole folder of save_pretrained or a Trainer is accepted", async (t) => {
   const { fastify, registry, logs } = await buildTestApp(t);
   const others = [
     "README.md",
@@ -167,7 +167,7 @@ t.test("a whole folder of save_pretrained or of a Trainer", async (t) => {
   );
 });
 
-t.test("copies of the base's embeddings are looked at and not kept", async (t) => {
+t.test("copies of the base's embeddings are compared and not kept", async (t) => {
   const { fastify, registry } = await buildTestApp(t);
   const prompt = { dtype: "F32", shape: [1, 8], data: new Uint8Array(32).fill(1) };
   const copy = (change: number): { dtype: string; shape: number[]; data: Uint8Array } => {
@@ -205,7 +205,7 @@ t.test("copies of the base's embeddings are looked at and not kept", async (t) =
   t.match((await fastify.inject("/model/embeddings?type=F16")).json(), { code: "unknown_field" });
 });
 
-t.test("an upload that is too large is answered from its header, with what it has too much", async (t) => {
+t.test("an upload that is too large is refused from its header, naming the excess", async (t) => {
   const app = await buildTestApp(t);
   const port = await app.listen();
   /** Announces a form of 300 MB and sends its first megabyte. */
@@ -247,7 +247,7 @@ t.test("an upload that is too large is answered from its header, with what it ha
   );
 });
 
-t.test("an upload of tensors that do not belong is given up at what could fit the model", async (t) => {
+t.test("an upload of foreign tensors is abandoned at the size that could fit the model", async (t) => {
   const { fastify } = await buildTestApp(t);
   const lora = Buffer.from(
     safetensors({
@@ -261,7 +261,7 @@ t.test("an upload of tensors that do not belong is given up at what could fit th
   });
 });
 
-t.test("parts that the parser skips are counted, too", async (t) => {
+t.test("parts that the parser skips are counted too", async (t) => {
   const { fastify } = await buildTestApp(t);
   const nameless = form([{ name: "x", data: Buffer.alloc(24 << 20) }]);
   const payload = Buffer.from(
@@ -272,7 +272,7 @@ t.test("parts that the parser skips are counted, too", async (t) => {
   t.match(response.json(), { status: 413, code: "body_too_large", detail: /^The upload is larger than \d+ bytes/ });
 });
 
-t.test("a large part that is no part of a form does not stop what comes behind it", async (t) => {
+t.test("a large part without a form field does not block those after it", async (t) => {
   const { fastify, registry } = await buildTestApp(t);
   const [config, weights] = ADAPTER;
   const stray = (name: string): Buffer =>

@@ -23,7 +23,7 @@ const tokenizer = encodingAs(function* (text, special) {
   return Int32Array.from(special ? [END, ...ids] : ids);
 });
 
-t.test("ids, pieces and counts; and back", async (t) => {
+t.test("text to ids, token texts and counts, and back", async (t) => {
   const { fastify } = await buildTestApp(t, { tokenizer, shape: { ...TEST_SHAPE, vocabSize: 4096 } });
   const send = async <T>(url: string, body: object): Promise<T> => (await fastify.inject(post(url, body))).json<T>();
   const text = "once upon a time<|endoftext|>caf\u00e9 \u{1f600}";
@@ -53,7 +53,7 @@ t.test("ids, pieces and counts; and back", async (t) => {
   t.match(await send("/tokenize", { prompt: "a ".repeat(1000) }), { count: 1002 }, "more than the model takes");
 });
 
-t.test("bad input is refused by name", async (t) => {
+t.test("bad input is refused, naming the field", async (t) => {
   const { fastify } = await buildTestApp(t, {
     limits: { requestBody: 1 << 20, answer: 1, maxN: 1, slots: 1, queue: 1 },
   });
@@ -73,7 +73,7 @@ t.test("bad input is refused by name", async (t) => {
   }
 });
 
-t.test("one text of a user at a time; who sends too many is told to wait", async (t) => {
+t.test("one text per user at a time; too many are told to wait", async (t) => {
   let running = 0;
   let most = 0;
   const slow = encodingAs(function* () {
