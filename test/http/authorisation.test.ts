@@ -1,11 +1,9 @@
-import type { InjectOptions } from "fastify";
 import t from "tap";
 import { PrefixdError } from "../../src/errors.ts";
-import { hashApiKey, createApiKey } from "../../src/users/api-key.ts";
-import { NO_LIMITS } from "../../src/users/types.ts";
-import { ADMIN_KEY, buildTestApp, type TestApp } from "../support/app.ts";
+import { hashApiKey } from "../../src/users/api-key.ts";
+import { buildTestApp } from "../support/app.ts";
+import { keyed, type Caller } from "./keyed.ts";
 
-type Caller = "none" | "bad" | "revoked" | "expired" | "other" | "owner" | "admin";
 type Row = readonly [
   payload: object | undefined,
   status: Partial<Record<Caller, number>> & { owner: number; other: number; admin: number },
@@ -77,53 +75,6 @@ const MATRIX: Readonly<Record<string, Row>> = {
   "HEAD /": [undefined, PUBLIC(302)],
   "GET /docs": [undefined, PUBLIC(200)],
 };
-
-interface Keyed {
-  readonly app: TestApp;
-  readonly keys: Readonly<Record<Caller, string | null>>;
-  readonly send: (
-    caller: Caller,
-    method: string,
-    url: string,
-    payload?: object,
-  ) => Promise<Awaited<ReturnType<TestApp["fastify"]["inject"]>>>;
-}
-
-/** Users ann and bob, with keys; ann has the prefix `p`. */
-async function keyed(t: Parameters<typeof buildTestApp>[0]): Promise<Keyed> {
-  const app = await buildTestApp(t, { keyed: true });
-  const now = new Date().toISOString();
-  for (const id of ["ann", "bob"])
-    await app.users.createUser({ id, weight: 1, limits: NO_LIMITS, createdAt: now, updatedAt: now });
-  const add = async (user: string, expiresAt: string | null = null): Promise<string> => {
-    const { id, key, hash } = createApiKey();
-    await app.users.putKey({ id, user, hash, createdAt: now, expiresAt });
-    return key;
-  };
-  const revoked = await add("ann");
-  await app.users.deleteKey("ann", revoked.slice(4, 20));
-  const keys = {
-    none: null,
-    bad: createApiKey().key,
-    revoked,
-    expired: await add("ann", "2020-01-01T00:00:00.000Z"),
-    other: await add("bob"),
-    owner: await add("ann"),
-    admin: ADMIN_KEY,
-  };
-  await app.registry.register({ user: "ann", name: "p" }, { kind: "hard", ids: Int32Array.of(1, 2) });
-  Object.assign(app.registry.entries.get("ann/p")!.meta, { baseName: "/home/ann/gpt2" });
-  const send: Keyed["send"] = (caller, method, url, payload) => {
-    const authorization = keys[caller] === null ? {} : { authorization: `Bearer ${keys[caller]}` };
-    return app.fastify.inject({
-      method: method,
-      url,
-      headers: { host: "example.org", ...authorization },
-      ...(payload === undefined ? {} : { payload }),
-    } as InjectOptions);
-  };
-  return { app, keys, send };
-}
 
 t.test("every route, for every caller", async (t) => {
   const shared = await keyed(t);
