@@ -398,7 +398,7 @@ function readFlags(args: readonly string[]): Partial<Record<Key, unknown>> | "he
       (flag.startsWith("--no-") && negated && PROPERTIES[negated].type === "boolean" ? negated : undefined);
     // Echo it only if it looks harmless: it may be part of a URL split by the shell, password included.
     if (!flag.startsWith("-") && !/^[\w.-]+$/.test(flag))
-      throw new ConfigError("one of the arguments is not a flag and belongs to none; see --help");
+      throw new ConfigError("an argument is neither a flag nor the value of one; see --help");
     if (key === undefined) throw new ConfigError(`${flag}: no such flag; see --help`);
     if (key in out) throw new ConfigError(`${flagOf(key)}: given twice`);
     const next = args[i + 1];

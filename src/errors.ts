@@ -8,14 +8,14 @@ export const ERRORS = {
   // requests
   invalid_request: { status: 400, title: "The request is malformed" },
   unknown_field: { status: 400, title: "The request has an unknown field" },
-  unsupported_parameter: { status: 400, title: "A parameter that is not supported" },
+  unsupported_parameter: { status: 400, title: "A parameter is not supported" },
   invalid_parameter: { status: 400, title: "A parameter has a value out of range" },
   empty_prompt: { status: 400, title: "The prompt is empty" },
   invalid_token_id: { status: 400, title: "A token id is outside the vocabulary" },
   context_exceeded: { status: 422, title: "Prefix, prompt and new tokens do not fit the context" },
-  constraint_invalid: { status: 400, title: "The constraint of the answer is not valid" },
-  constraint_unsupported: { status: 400, title: "The constraint of the answer cannot be enforced" },
-  constraint_too_complex: { status: 400, title: "The constraint of the answer takes too much work" },
+  constraint_invalid: { status: 400, title: "The answer's constraint is not valid" },
+  constraint_unsupported: { status: 400, title: "The answer's constraint cannot be enforced" },
+  constraint_too_complex: { status: 400, title: "The answer's constraint needs too much work" },
   answer_too_large: { status: 422, title: "The answer would be too large" },
   base_model_disabled: { status: 403, title: "This server does not serve the bare base model" },
   body_too_large: { status: 413, title: "The request body is too large" },
@@ -41,8 +41,8 @@ export const ERRORS = {
   adapter_type_unsupported: { status: 422, title: "The adapter's type is not supported" },
   adapter_shape_mismatch: { status: 422, title: "The adapter does not fit the base model" },
   safetensors_invalid: { status: 422, title: "The safetensors file is not valid" },
-  prefix_not_finite: { status: 422, title: "The prefix has values that are not finite" },
-  prefix_overflows: { status: 422, title: "The prefix makes the model's numbers overflow" },
+  prefix_not_finite: { status: 422, title: "The prefix has non-finite values" },
+  prefix_overflows: { status: 422, title: "The prefix makes the model overflow" },
   prefix_damaged: { status: 500, title: "The stored prefix is damaged" },
   prefix_too_long: { status: 422, title: "The prefix has too many virtual tokens" },
   // users
@@ -51,7 +51,7 @@ export const ERRORS = {
   user_exists: { status: 409, title: "The user already exists" },
   user_not_found: { status: 404, title: "No such user" },
   unknown_users: { status: 422, title: "Some of the named users do not exist" },
-  too_many_keys: { status: 409, title: "The user has the most keys that a user may have" },
+  too_many_keys: { status: 409, title: "The user has the maximum number of keys" },
   key_not_found: { status: 404, title: "No such key" },
   invalid_user_id: { status: 400, title: "The user id is not valid" },
   quota_exceeded: { status: 403, title: "The user's quota of prefixes is used up" },
@@ -148,7 +148,7 @@ export function shuttingDown(retryAfter: number): PrefixdError {
 export function lostTouch(): PrefixdError {
   return new PrefixdError(
     "store_unavailable",
-    "This replica has lost touch with the store and serves nothing until it is back.",
+    "This replica has lost contact with the store and serves nothing until contact is restored.",
     { retryAfter: 2 },
   );
 }

@@ -11,7 +11,7 @@ const MIN_ADMIN_KEY = 32;
 export function readAdminKey(file: string, env: Readonly<Record<string, string | undefined>>): string | null {
   const inline = env[ADMIN_KEY] || null;
   if (file === "") return inline === null ? null : checkAdminKey(inline, ADMIN_KEY);
-  if (inline !== null) throw new ConfigError(`--admin-key-file and ${ADMIN_KEY}: give one of them`);
+  if (inline !== null) throw new ConfigError(`--admin-key-file and ${ADMIN_KEY}: give only one of them`);
   return checkAdminKey(readKeyFile(file, "--admin-key-file"), `--admin-key-file ${file}`);
 }
 
@@ -29,6 +29,6 @@ function checkAdminKey(key: string, source: string): string {
   if (key.length < MIN_ADMIN_KEY || key.length > 512)
     throw new ConfigError(`${source}: the admin key must have ${MIN_ADMIN_KEY} to 512 characters`);
   if (!/^[\x21-\x7e]+$/.test(key))
-    throw new ConfigError(`${source}: the admin key must be of visible ASCII characters`);
+    throw new ConfigError(`${source}: the admin key may have only visible ASCII characters`);
   return key;
 }

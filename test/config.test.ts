@@ -89,7 +89,7 @@ t.test("what cannot be used stops with one line that names it", async (t) => {
     [["--store", "lmdb:"], {}, /^--store: expected lmdb:DIR/],
     [["--store", "redis://h:0"], {}, /^--store: the port must be/],
     [[], { PREFIXD_STORE: "redis://h/x" }, /^PREFIXD_STORE: the database must be/],
-    [["my@redis"], {}, /^one of the arguments is not a flag and belongs to none; see --help$/],
+    [["my@redis"], {}, /^an argument is neither a flag nor the value of one; see --help$/],
     [["--prefix-cache-bytes", "12parsecs"], {}, /^--prefix-cache-bytes 12parsecs: expected a size/],
     [["--no-port", "1"], {}, /^--no-port: no such flag/],
     [["--no-allow-base-model=true"], {}, /^--no-allow-base-model: takes no value/],
@@ -137,7 +137,7 @@ t.test("the admin key: from its file or variable, long enough, never shown", asy
   }
   t.throws(() => parse([], { PREFIXD_ADMIN_KEY: "short" }), { message: /^PREFIXD_ADMIN_KEY: the admin key must have/ });
   t.throws(() => parse(["--admin-key-file", `${dir}/good`], { PREFIXD_ADMIN_KEY: key }), {
-    message: /give one of them/,
+    message: /give only one of them/,
   });
   chmodSync(`${dir}/good`, 0o644);
   t.ok(isWorldReadable(`${dir}/good`));

@@ -99,7 +99,7 @@ function addressOf(given: string | undefined, path: string): string {
   if (url === null || !/^https?:$/.test(url.protocol))
     throw new ConfigError(`${source} ${base}: expected an address such as ${DEFAULT_URL}`);
   if (url.username !== "" || url.password !== "")
-    throw new ConfigError(`${source}: takes no user and password; a key comes from its own variable`);
+    throw new ConfigError(`${source}: must not contain a user or password; the key has its own variable`);
   return `${url.origin}${url.pathname.replace(/\/+$/, "")}${path}`;
 }
 

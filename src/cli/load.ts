@@ -17,8 +17,8 @@ import { onStopSignals } from "./signals.ts";
 const USAGE = `Usage: prefixd load --scenario NAME|FILE [--url http://127.0.0.1:8080 ...] [flags]
        prefixd load --compare A.json B.json [--html FILE]
 
-Loads a running server, measures it, and checks its answers: some of the requests are first run alone, and under load must return
-the same tokens and log probabilities, to the bit. Scenarios: ${SCENARIOS.join(", ")}.
+Puts load on a running server, measures it, and checks its answers: some of the requests are first run alone, and must return the same
+tokens and log probabilities under load, to the bit. Scenarios: ${SCENARIOS.join(", ")}.
 
   --url URL              repeatable: requests go to all servers in turn; prefixes and users are created through the first
   --duration SECONDS     --rate R (requests per second, all open loops)   --clients N (all closed loops)
@@ -86,7 +86,7 @@ async function run(values: Values): Promise<void> {
     ...given("peakOfCapacity", positive("--peak-of-capacity", values["peak-of-capacity"])),
   });
   const calibrate = values.calibrate === true || values["peak-of-capacity"] !== undefined;
-  if (calibrate && values.rate !== undefined) throw new ScenarioError("--rate and --calibrate: give one of them");
+  if (calibrate && values.rate !== undefined) throw new ScenarioError("--rate and --calibrate: give only one of them");
   const config = values["model-config"] === undefined ? null : readModelConfig(values["model-config"]);
   const progress = new Progress(process.stderr.isTTY);
   const interrupted = new AbortController();

@@ -9,16 +9,16 @@ import { VERSION } from "../version.ts";
 
 const USAGE = `Usage: prefixd COMMAND
 
-  serve [flags]                    start the server; flags with prefixd serve --help
+  serve [flags]                    start the server; prefixd serve --help
   build [--model DIR] [--cache-dir DIR]
                                    build a model's graph ahead of the first start
-  doctor [--device D] [--json]     show what this machine has, which devices work, and what the others lack
+  doctor [--device D] [--json]     show this machine, which devices work, and what the others lack
   train --data FILE --out DIR      train a prefix from examples; prefixd train --help
-  generate PROMPT [--prefix ID]... ask a running server, under one or several prefixes
+  generate PROMPT [--prefix ID]... generate on a running server, with one or more prefixes
   push DIR [--id NAME]             register a PEFT adapter or a hard prompt with a running server
   list                             list the prefixes of a running server that you may use
   pull ID [DIR]                    download a prefix's files
-  share ID [flags]                 say who else may use or download a prefix
+  share ID [flags]                 set who else may use or download a prefix
   delete ID                        remove a prefix
   load --scenario NAME [--url URL] measure a running server and check its answers; prefixd load --help
   users COMMAND ...                manage users and keys of a running server; prefixd users --help

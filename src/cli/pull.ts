@@ -9,7 +9,7 @@ import { checkFolder, isFileName, writeFolder } from "./whole-folder.ts";
 
 const USAGE = `Usage: prefixd pull ID [DIR] [--force]
 
-Downloads what was uploaded, so that prefixd push takes it again: an adapter's two files, which PEFT accepts too, or a hard prompt's
+Downloads the uploaded files, which prefixd push accepts again: an adapter's two files, which PEFT accepts too, or a hard prompt's
 prompt.json. DIR defaults to the prefix's name. Writes all files or none.
 
   --force                overwrite existing files

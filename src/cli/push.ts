@@ -44,7 +44,7 @@ export async function pushFolder(
 ): Promise<{ text: string; value: PrefixDocument }> {
   const hasPrompt = existsSync(join(dir, PROMPT_FILE));
   if (hasPrompt && existsSync(join(dir, CONFIG_FILE)))
-    throw new CommandError(`${dir} has both ${CONFIG_FILE} and ${PROMPT_FILE}: remove the one that is not meant`);
+    throw new CommandError(`${dir} has both ${CONFIG_FILE} and ${PROMPT_FILE}: remove one of them`);
   const upload = hasPrompt ? await readPrompt(join(dir, PROMPT_FILE)) : await readAdapter(dir, url, key);
   const answer = await callJson<PrefixDocument>(url, prefixPath(id), { method: "PUT", ...upload }, key);
   for (const { detail } of answer.value.warnings) console.error(`prefixd: warning: ${oneLine(detail)}`);

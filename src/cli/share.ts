@@ -11,7 +11,7 @@ Sets who else may use one of your prefixes and shows the result; without flags, 
   --with USERS           who may send requests with it
   --readable-by USERS    who may also download it (prefixd pull)
   --visibility shared    every user may send requests with it; private: only the users of the two lists
-                         A list replaces the previous one; --with '' empties it. Flags that are not given change nothing.
+                         A list replaces the previous one; --with '' empties it. Omitted flags change nothing.
 ${CLIENT_USAGE}`;
 
 const LISTS = {

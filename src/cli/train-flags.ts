@@ -8,8 +8,8 @@ import { readArguments } from "./arguments.ts";
 export const USAGE = `Usage: prefixd train --data FILE --out DIR [flags]
        prefixd train --resume --out DIR
 
-Trains a prefix for a frozen model and writes it as PEFT does. FILE has a line of JSON per example: {"prompt": "...", "completion": "..."}.
-The completion and the end of text are learned, the prompt is not.
+Trains a prefix for a frozen model and writes it as PEFT does. FILE has one line of JSON per example: {"prompt": "...", "completion": "..."}.
+The prefix learns the completion and the end of text, not the prompt.
 
   --data FILE            the examples
   --out DIR              where the adapter is written (default with --id: ./NAME)
@@ -17,36 +17,36 @@ The completion and the end of text are learned, the prompt is not.
   --url URL              that server; else PREFIXD_URL, else http://127.0.0.1:8080
   --key-file FILE        the user's key there; else the variable PREFIXD_KEY
   --force                overwrite what is in DIR
-  --resume               go on with what was interrupted in DIR, to the same bits; beside it only --out, --id, --url, --key-file
+  --resume               continue the interrupted training in DIR, to the same bits; takes only --out, --id, --url, --key-file besides
 Model
   --model DIR|ORG/NAME   the frozen model, as in prefixd serve (default: the demo model)
   --cache-dir DIR        as in prefixd serve
   --threads N            as in prefixd serve
 Evaluation
-  --eval FILE            examples to evaluate on, not trained
+  --eval FILE            examples to evaluate on, not to train on
   --hold-out X           without --eval: this share of the data, at most 200 examples (default 0.05; 0: no evaluation)
-  --eval-every N         steps between evaluations (default: 8 evaluations in all); the best values are kept
+  --eval-every N         steps between evaluations (default: 8 evaluations in all); the best evaluation's values are written
   --patience N           stop after N evaluations without a better one (default 0: never)
 Training
   --kind prefix|prompt   keys and values of every layer, or embeddings (default prefix)
   --virtual-tokens N     length of the prefix (default 10)
-  --network N            train a prefix through a network of this hidden size, as Li & Liang do (default 0: without)
+  --network N            train a prefix through a network of this hidden size, as Li & Liang do (default 0: none)
   --steps N              updates (default 400)
   --epochs X             instead of --steps: passes over the data
   --batch-size N         examples per update (default 16)
   --learning-rate X      (default 0.1; with --network 0.003)
-  --warmup N             steps until it is reached, then it falls to 0 (default: a tenth of the steps, at most 20)
+  --warmup N             steps until that rate is reached; then it falls to 0 (default: a tenth of the steps, at most 20)
   --weight-decay X       (default 0)
-  --clip X               largest norm of the gradient (default 1; 0: any)
+  --clip X               largest norm of the gradient (default 1; 0: no limit)
   --dropout X            share of the prefix's values that are zeroed at random (default 0)
-  --init-text TEXT       begin as the model reads this text (default: random values)
-  --init-from DIR        begin as another adapter, with as many virtual tokens
+  --init-text TEXT       start from this text as the model reads it (default: random values)
+  --init-from DIR        start from another adapter with as many virtual tokens
   --seed N               (default 1)
 Data
   --max-tokens N         longest example in tokens (default: what fits the model)
-  --cut                  drop the start of too long prompts; without it such a line is bad
-  --bad-lines X          share of bad lines that is tolerated; each is named (default 0.01)
-  --memory-mib N         memory for one run of the model: larger batches are run in parts (default 1024)
+  --cut                  drop the start of prompts that are too long; without it such lines are bad
+  --bad-lines X          tolerated share of bad lines; each is reported (default 0.01)
+  --memory-mib N         memory for one run of the model; larger batches run in parts (default 1024)
 
 Exit code 0: done; 1: it failed; 2: bad usage; 130: interrupted (Ctrl-C), and DIR keeps the state to --resume from.
 `;
@@ -117,7 +117,7 @@ export function readTrainFlags(
   if (out === undefined) throw new ConfigError("train: give --out DIR or --id NAME");
   if (values.resume === true) {
     const other = Object.keys(values).find((name) => !WITH_RESUME.has(name));
-    if (other !== undefined) throw new ConfigError(`train: --${other}: a resumed training keeps its flags`);
+    if (other !== undefined) throw new ConfigError(`train: --${other}: cannot be changed with --resume`);
   }
   return {
     out: resolve(out),
@@ -180,7 +180,7 @@ function requestOf(values: Values, env: Readonly<Record<string, string | undefin
   };
 }
 
-const both = (a: string, b: string): ConfigError => new ConfigError(`train: --${a} and --${b}: give one of them`);
+const both = (a: string, b: string): ConfigError => new ConfigError(`train: --${a} and --${b}: give only one of them`);
 
 function numberOf(values: Values, name: keyof Values, least: number, most: number, isWhole: boolean): number | null {
   const text = values[name];

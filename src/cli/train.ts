@@ -64,7 +64,7 @@ async function run(command: TrainCommand, signal: AbortSignal): Promise<void> {
     process.exitCode = INTERRUPTED;
     return report.say(
       existsSync(state)
-        ? `stopped at step ${training.progress.step}; go on with: prefixd train --resume --out ${shown(out)}`
+        ? `stopped at step ${training.progress.step}; continue with: prefixd train --resume --out ${shown(out)}`
         : "stopped before the first step",
     );
   }
@@ -77,7 +77,9 @@ async function run(command: TrainCommand, signal: AbortSignal): Promise<void> {
 
 function checkNew(out: string, state: string, force: boolean): void {
   if (!force && existsSync(state))
-    throw new CommandError(`${shown(out)} has an unfinished training: --resume to go on, or --force to begin again`);
+    throw new CommandError(
+      `${shown(out)} has an unfinished training: give --resume to continue, or --force to start over`,
+    );
   checkFolder(out, [CONFIG_FILE, WEIGHTS_FILE], force);
 }
 

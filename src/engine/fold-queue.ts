@@ -58,7 +58,10 @@ export class FoldQueue {
       const giveUp = (): void =>
         this.#end(
           fold,
-          new PrefixdError("invalid_request", "The prompt was given up before it had been run through the model."),
+          new PrefixdError(
+            "invalid_request",
+            "The request was aborted before the prompt had been run through the model.",
+          ),
         );
       this.#folds.push(fold);
       if (signal?.aborted === true) giveUp();

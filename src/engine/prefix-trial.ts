@@ -59,6 +59,6 @@ function largest(prefix: KvTensor): number {
 function overflows(magnitude: number): PrefixdError {
   return new PrefixdError(
     "prefix_overflows",
-    `With this prefix, whose largest value is ${magnitude.toExponential(1)}, the model's numbers are not finite; train it anew, its values have run away.`,
+    `With this prefix, whose largest value is ${magnitude.toExponential(1)}, the model overflows; its values diverged in training, so train it again.`,
   );
 }

@@ -99,7 +99,7 @@ class Parser {
       this.#space();
       if (this.#text[this.#at] !== '"') throw this.#defect("an object key is expected in the JSON");
       const key = this.#string();
-      if (object.has(key)) throw this.#defect(`the JSON key ${quote(key)} comes twice`);
+      if (object.has(key)) throw this.#defect(`the JSON key ${quote(key)} occurs twice`);
       if (!this.#skip(":")) throw this.#defect("a colon is expected in the JSON");
       object.set(key, this.#value(depth));
     } while (this.#skip(","));

@@ -79,7 +79,7 @@ export function checkObjects(text: string): void {
       if (PROTOTYPES.has(key)) throw new PrefixdError("invalid_request", `The body has the key ${shown(key)}.`);
       if (keys === undefined) open[open.length - 1] = key;
       else if (typeof keys === "string" ? keys === key : keys.has(key))
-        throw new PrefixdError("invalid_request", `The key ${shown(key)} comes twice in one object of the body.`);
+        throw new PrefixdError("invalid_request", `The key ${shown(key)} occurs twice in one object of the body.`);
       else if (typeof keys === "string") open[open.length - 1] = new Set([keys, key]);
       else keys.add(key);
     }

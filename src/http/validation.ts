@@ -69,7 +69,7 @@ function withNumbers(schema: Annotated, query: unknown): unknown {
   for (const [name, { type }] of Object.entries(schema.properties ?? {})) {
     const value = out[name];
     if (Array.isArray(value))
-      throw new PrefixdError("invalid_request", `The parameter ${JSON.stringify(name)} comes twice.`);
+      throw new PrefixdError("invalid_request", `The parameter ${JSON.stringify(name)} is given twice.`);
     if (type === "integer" && typeof value === "string" && /^-?\d{1,15}$/.test(value)) out[name] = Number(value);
   }
   return out;

@@ -190,7 +190,7 @@ class Copies {
       const names = other.map(({ name }) => name).join(" and ");
       throw new PrefixdError(
         "prefix_base_mismatch",
-        `The base model's own embeddings differ from the adapter's ${names}: it was trained with others than are served here. If it was not, ${WITHOUT}.`,
+        `The base model's own embeddings differ from the adapter's ${names}: it was trained with other embeddings than those served here. If it was not, ${WITHOUT}.`,
       );
     }
     return oneTensorFile(TENSOR, this.#header.tensors.get(TENSOR)!, this.#prompt, this.#header.metadata);

@@ -155,7 +155,7 @@ function findTensor(header: SafetensorsHeader): TensorInfo {
 export function surplusTensors(names: readonly string[]): PrefixdError {
   return new PrefixdError(
     "adapter_shape_mismatch",
-    `The safetensors file has ${quoteSome(names)} beside ${TENSOR}, which alone can be served. Save the adapter with save_pretrained(..., save_embedding_layers=False); what was trained besides cannot be served.`,
+    `The safetensors file has ${quoteSome(names)} besides ${TENSOR}, and only that can be served. Save the adapter with save_pretrained(..., save_embedding_layers=False); other trained weights cannot be served.`,
   );
 }
 

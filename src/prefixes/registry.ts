@@ -230,7 +230,7 @@ class Registry implements PrefixRegistry {
     if (size > this.#maxUploadBytes)
       throw new PrefixdError(
         "body_too_large",
-        `The adapter has ${size} bytes; at most ${this.#maxUploadBytes} are taken.`,
+        `The adapter has ${size} bytes; at most ${this.#maxUploadBytes} are accepted.`,
       );
     const adapter = await inTurns(peftAdapterInSteps(upload.config, upload.weights, this.#shape, this.#base));
     const { peftType: kind, baseName, baseRevision } = adapter;
@@ -247,7 +247,7 @@ class Registry implements PrefixRegistry {
   }
 
   async #compileHard(ids: Int32Array, text: string | undefined, model: Model): Promise<Compiled> {
-    if (ids.length === 0) throw new PrefixdError("empty_prompt", "A hard prompt has at least one token.");
+    if (ids.length === 0) throw new PrefixdError("empty_prompt", "A hard prompt needs at least one token.");
     checkLength(ids.length, this.#shape);
     const bad = ids.find((id) => id < 0 || id >= this.#shape.vocabSize);
     if (bad !== undefined)
@@ -274,7 +274,7 @@ class Registry implements PrefixRegistry {
     if (firstNotFinite(kv.data) >= 0) {
       throw new PrefixdError(
         "prefix_not_finite",
-        "Run through the base model, the prompt gives keys or values that are not finite.",
+        "The base model computes keys or values from this prompt that are not finite.",
       );
     }
     return kv;

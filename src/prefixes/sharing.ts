@@ -101,7 +101,7 @@ export async function sharedPage(
 export const notReadable = ({ user, name }: PrefixMeta): PrefixdError =>
   new PrefixdError(
     "prefix_not_readable",
-    `You may send requests with ${user}/${name}, not download it: for that ${user} has to name you in readable_by.`,
+    `You may send requests with ${user}/${name} but not download it: ${user} must add you to readable_by.`,
   );
 
 /**
@@ -122,9 +122,6 @@ export function checkQuota(
 }
 
 export const tooMany = (limit: number): PrefixdError =>
-  new PrefixdError("quota_exceeded", `The user may have ${limit} prefixes and has no room for one more.`);
+  new PrefixdError("quota_exceeded", `The user already has the maximum of ${limit} prefixes.`);
 export const tooLarge = (limit: number): PrefixdError =>
-  new PrefixdError(
-    "quota_exceeded",
-    `The user's prefixes may have ${limit} bytes together, and this one does not fit.`,
-  );
+  new PrefixdError("quota_exceeded", `The user's prefixes may have ${limit} bytes in all; this one does not fit.`);

@@ -7,7 +7,7 @@ export const TOMBSTONE_MS = 600_000;
 export const OPEN_TOMBSTONE_MS = 86_400_000;
 
 export function userRemoved(): PrefixdError {
-  return new PrefixdError("removed", "The user was removed while the prefix was uploaded.");
+  return new PrefixdError("removed", "The user was removed during the upload.");
 }
 
 /** Recently removed users, in memory: for a store whose uploads end with the process. */

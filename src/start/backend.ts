@@ -76,7 +76,7 @@ async function lockStore(dir: string): Promise<FolderLock> {
   } catch (error) {
     throw error instanceof FolderInUseError
       ? error
-      : new PrefixdError("store_unavailable", `The folder of --store lmdb:${dir} cannot be made or written`, {
+      : new PrefixdError("store_unavailable", `The folder of --store lmdb:${dir} cannot be created or written to`, {
           cause: error,
         });
   }

@@ -78,7 +78,7 @@ async function promptValues(model: TrainModel, initial: Initial, seed: number): 
     case "tokens":
       return model.embeddings(repeated(initial.ids, virtualTokens));
     case "kv":
-      throw new TrainingError("options_invalid", "A prompt cannot begin as a prefix: it has embeddings only.");
+      throw new TrainingError("options_invalid", "A prompt cannot start from a prefix: it has only embeddings.");
     case "fold":
       checkLength(initial.fold.length, virtualTokens);
       return initial.fold.data;
@@ -89,7 +89,7 @@ function checkLength(length: number, virtualTokens: number): void {
   if (length !== virtualTokens)
     throw new TrainingError(
       "options_invalid",
-      `The prefix to begin with has ${length} virtual tokens, but ${virtualTokens} are to be trained.`,
+      `The initial prefix has ${length} virtual tokens, but ${virtualTokens} are to be trained.`,
     );
 }
 

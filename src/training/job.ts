@@ -202,10 +202,7 @@ async function readInitial(
     case "text": {
       const ids = tokenizer.encode(initial.text);
       if (ids.length === 0 || ids.some((id) => id >= shape.vocabSize))
-        throw new TrainingError(
-          "options_invalid",
-          "The text to begin with has no tokens, or one without an embedding.",
-        );
+        throw new TrainingError("options_invalid", "The initial text has no tokens, or one without an embedding.");
       return { kind: "tokens", ids };
     }
     case "folder": {

@@ -62,7 +62,7 @@ export async function restoreState(path: string, training: Training, origin: Sta
   const bytes = await readFile(path);
   const head = headOf(path, bytes);
   const mismatch = (what: string): TrainingError =>
-    new TrainingError("state_mismatch", `${path} belongs to ${what}: it cannot go on here.`);
+    new TrainingError("state_mismatch", `${path} belongs to ${what}: it cannot be resumed here.`);
   if (head.origin.fingerprint !== origin.fingerprint) throw mismatch("another base model");
   if (head.origin.data !== origin.data) throw mismatch("other training data");
   for (const [name, value] of Object.entries(training.options))
@@ -84,9 +84,9 @@ function headOf(path: string, bytes: Uint8Array): StateHead {
     const head = JSON.parse(metadata.get(METADATA) ?? "{}") as StateHead;
     if (head.version === VERSION) return head;
   } catch (cause) {
-    throw new TrainingError("state_mismatch", `${path} is damaged, or not a training's state.`, { cause });
+    throw new TrainingError("state_mismatch", `${path} is damaged or not a training state.`, { cause });
   }
-  throw new TrainingError("state_mismatch", `${path} is not a training's state of this version.`);
+  throw new TrainingError("state_mismatch", `${path} is not a training state of this version.`);
 }
 
 type Named = readonly [name: string, array: { readonly shape: readonly number[]; readonly values: Float32Array }];

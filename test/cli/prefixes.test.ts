@@ -167,7 +167,7 @@ t.test("pull writes the files of one version, all or none, and nothing else", as
   await app.registry.patch({ user: "ann", name: "dates" }, { shared_with: ["bob"] });
   t.match(await as("bob", "pull", "ann/dates", at("bobs")), {
     code: 1,
-    err: /^prefixd: You may send requests with ann\/dates, not download it.*\n {2}prefix_not_readable/,
+    err: /^prefixd: You may send requests with ann\/dates but not download it.*\n {2}prefix_not_readable/,
   });
   t.notOk(existsSync(at("bobs")));
   await app.registry.patch({ user: "ann", name: "dates" }, { readable_by: ["bob"] });
@@ -243,7 +243,7 @@ t.test("push accepts a hard prompt that pull wrote", async (t) => {
   }
   t.match(await as("ann", "push", join(dir, "both")), {
     code: 1,
-    err: /both has both adapter_config\.json and prompt\.json: remove the one that is not meant\n$/,
+    err: /both has both adapter_config\.json and prompt\.json: remove one of them\n$/,
   });
   t.match(await as("ann", "push", join(dir, "neither")), {
     code: 1,
@@ -310,7 +310,7 @@ t.test("a server that does not answer, or is not prefixd", async (t) => {
     t.match(await run(["list", "--url", bad]), { code: 2, err: `prefixd: --url ${bad}: expected an address` });
   t.match(await run(["list"], { PREFIXD_URL: "http://ann:secret@127.0.0.1" }), {
     code: 2,
-    err: /^prefixd: PREFIXD_URL: takes no user and password/,
+    err: /^prefixd: PREFIXD_URL: must not contain a user or password/,
   });
 
   const bodies: Record<string, [status: number, body: string]> = {

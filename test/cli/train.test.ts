@@ -35,9 +35,9 @@ t.test("train writes PEFT's files, names bad lines, and resumes after Ctrl-C to 
   const cli = runCli(["train", ...SHORT, "--eval-every", "1", "--out", parts]);
   cli.child.stderr!.on("data", () => /step 2\/8/.test(cli.stderr()) && cli.child.kill("SIGINT"));
   t.equal(await cli.exited, 130, cli.stderr());
-  t.match(cli.stderr(), /stopped at step \d; go on with: prefixd train --resume --out/);
+  t.match(cli.stderr(), /stopped at step \d; continue with: prefixd train --resume --out/);
   t.ok(existsSync(join(parts, "training.state")));
-  t.match((await run(...SHORT, "--out", parts)).err, /unfinished training: --resume to go on, or --force/);
+  t.match((await run(...SHORT, "--out", parts)).err, /unfinished training: give --resume to continue, or --force/);
   const resumed = await run("--resume", "--out", parts);
   t.equal(resumed.code, 0, resumed.err);
   t.match(resumed.err, /going on after step \d/);
@@ -95,7 +95,7 @@ t.test("flags", async (t) => {
   t.match(complaint(...given, "--kind", "lora"), /expected prefix or prompt/);
   t.match(complaint(...given, "--threads", "x"), /--threads/);
   t.match(complaint(...given, "z"), /unexpected operand z/);
-  t.match(complaint("--resume", "--out", "x", "--steps", "9"), /--steps: a resumed training keeps its flags/);
+  t.match(complaint("--resume", "--out", "x", "--steps", "9"), /--steps: cannot be changed with --resume/);
   const command = readTrainFlags(["--data", "y", "--id", "mine", "--learning-rate", "5e-5", "--network", "512"], {});
   t.match(command, { id: "mine", out: /mine$/, request: { options: { learningRate: 5e-5, hidden: 512 } } });
 });

@@ -95,7 +95,7 @@ t.test("read-only", { skip: lacking("open-checkout"), timeout: 120_000 }, async 
   t.equal(await refused.exited, 1);
   t.match(
     refused.stderr(),
-    /^prefixd: The folder of --store lmdb:[^ ]* cannot be made or written \(EACCES: permission denied, open [^\n]*\n$/,
+    /^prefixd: The folder of --store lmdb:[^ ]* cannot be created or written to \(EACCES: permission denied, open [^\n]*\n$/,
     "one line that says which folder",
   );
 

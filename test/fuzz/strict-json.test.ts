@@ -13,7 +13,7 @@ import { holds } from "./support/runs.ts";
 
 const LIMITS = { maxDepth: 20, maxValues: 500 };
 /** What is refused although JSON.parse takes it. */
-const STRICTER = /comes twice|nested deeper|JSON values|out of range|too many digits/;
+const STRICTER = /occurs twice|nested deeper|JSON values|out of range|too many digits/;
 
 function read(text: string): { value: JsonValue } | { defect: string } {
   try {

@@ -221,7 +221,7 @@ t.test("permission to use a prefix does not include reading it", async (t) => {
   }
   t.match((await send("other", "GET", files[1]!)).json(), {
     status: 403,
-    detail: "You may send requests with ann/p, not download it: for that ann has to name you in readable_by.",
+    detail: "You may send requests with ann/p but not download it: ann must add you to readable_by.",
   });
   t.match((await send("owner", "PATCH", "/prefixes/p", { visibility: "private", readable_by: ["bob"] })).json(), {
     access: "owner",

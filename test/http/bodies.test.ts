@@ -83,7 +83,7 @@ t.test("a duplicate key is refused by name, however it is escaped", async (t) =>
     t.match(await send(payload!), {
       status: 400,
       code: "invalid_request",
-      detail: `The key "${key}" comes twice in one object of the body.`,
+      detail: `The key "${key}" occurs twice in one object of the body.`,
     });
   t.match(await send(`{"logit_bias":{${Array.from({ length: 5000 }, (_, id) => `"${id}":1`).join()}}}`), {
     status: 400,
@@ -205,15 +205,15 @@ t.test(
       });
     const cases: [string, RegExp][] = [
       ["GET /model HTTP/1.1\r\nHost: localhost", /^HTTP\/1\.1 200 /],
-      ["GET /model HTTP/1.1\r\nHost: localhost\r\nHost: evil", /^HTTP\/1\.1 400 [^]*The header host comes twice/],
+      ["GET /model HTTP/1.1\r\nHost: localhost\r\nHost: evil", /^HTTP\/1\.1 400 [^]*The header host is sent twice/],
       ["GET /model HTTP/1.1\r\nHost: localhost\r\nhost: localhost", /^HTTP\/1\.1 400 /],
       [
         "GET /model HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer a\r\nAuthorization: Bearer b",
-        /^HTTP\/1\.1 400 [^]*The header authorization comes twice/,
+        /^HTTP\/1\.1 400 [^]*The header authorization is sent twice/,
       ],
       [
         "POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Type: text/plain\r\nContent-Length: 0",
-        /^HTTP\/1\.1 400 [^]*content-type comes twice/,
+        /^HTTP\/1\.1 400 [^]*content-type is sent twice/,
       ],
       [`GET http://localhost:${port}/model HTTP/1.1\r\nHost: localhost`, /^HTTP\/1\.1 200 /],
       ["GET http://localhost/model HTTP/1.1\r\nHost: evil", /^HTTP\/1\.1 200 /],
@@ -226,11 +226,11 @@ t.test(
       ["GET /prefixes?after=%41 HTTP/1.1\r\nHost: localhost", /^HTTP\/1\.1 200 /],
       [
         "GET /prefixes?limit=1&limit=2 HTTP/1.1\r\nHost: localhost",
-        /^HTTP\/1\.1 400 [^]*The parameter \\"limit\\" comes twice/,
+        /^HTTP\/1\.1 400 [^]*The parameter \\"limit\\" is given twice/,
       ],
       [
         "GET /prefixes?after=a&after=b HTTP/1.1\r\nHost: localhost",
-        /^HTTP\/1\.1 400 [^]*The parameter \\"after\\" comes twice/,
+        /^HTTP\/1\.1 400 [^]*The parameter \\"after\\" is given twice/,
       ],
     ];
     for (const [head, answer] of cases) t.match(await ask(head), answer, head.split("\r\n", 1)[0]!);

@@ -152,7 +152,7 @@ t.test(
       method: "PUT",
       body: adapterForm(join(adapters, "runaway")),
     });
-    t.match([put.status, await put.json()], [422, { code: "prefix_overflows", detail: /train it anew/ }]);
+    t.match([put.status, await put.json()], [422, { code: "prefix_overflows", detail: /train it again/ }]);
     t.match(await ask("mine"), { status: 404 });
     const stored = await fetch(`${server.url}/prefixes/sound`, { method: "PUT", body: adapterForm("prefixes/intent") });
     t.equal(stored.status, 200);

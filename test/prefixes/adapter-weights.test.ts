@@ -50,7 +50,7 @@ t.test("embeddings that are not the base's are named", async (t) => {
     });
   await t.rejects(read("changed"), {
     code: "prefix_base_mismatch",
-    message: `The base model's own embeddings differ from the adapter's ${LM_HEAD} and ${WTE}: it was trained with others than are served here. If it was not, save the adapter with save_pretrained(..., save_embedding_layers=False).`,
+    message: `The base model's own embeddings differ from the adapter's ${LM_HEAD} and ${WTE}: it was trained with other embeddings than those served here. If it was not, save the adapter with save_pretrained(..., save_embedding_layers=False).`,
   });
   await t.rejects(read("resized"), {
     code: "adapter_shape_mismatch",

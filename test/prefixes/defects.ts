@@ -54,7 +54,7 @@ const CONFIG_DEFECTS: readonly Defect[] = [
   config("config with trailing text", C, /after the end/, '{"peft_type":"PREFIX_TUNING"} {}'),
   config("config an array", C, /not a JSON object/, "[]"),
   config("config not UTF-8", C, /not UTF-8/, Uint8Array.of(0x7b, 0xff, 0x7d)),
-  config("config with a key twice", C, /"peft_type" comes twice/, '{"peft_type":"PREFIX_TUNING","peft_type":"LORA"}'),
+  config("config with a key twice", C, /"peft_type" occurs twice/, '{"peft_type":"PREFIX_TUNING","peft_type":"LORA"}'),
   config("config nested deeply", C, /deeper than 16/, `{"x":${"[".repeat(50_000)}`),
   config("config of very many values", C, /more than 100000 JSON values/, `{"x":[${"1,".repeat(100_000)}1]}`),
   config("config with an endless string", C, /string does not end/, '{"peft_type":"PREFIX'),
@@ -172,7 +172,7 @@ const FILE_DEFECTS: readonly Defect[] = [
   header("header cut off", /header is not valid: the JSON ends/, '{"a":'),
   header(
     "tensor named twice",
-    /"prompt_embeddings" comes twice/,
+    /"prompt_embeddings" occurs twice/,
     `{"prompt_embeddings":${entry(0, 4)},"prompt_embeddings":${entry(0, 4)}}`,
     4,
   ),
@@ -350,7 +350,7 @@ const CONTENT_DEFECTS: readonly Defect[] = [
   {
     name: "files too large",
     code: "body_too_large",
-    message: /at most \d+ are taken/,
+    message: /at most \d+ are accepted/,
     make: () => upload(CONFIG, new Uint8Array(8 << 20)),
   },
   {

@@ -26,7 +26,7 @@ t.test("a folder that cannot be made", async (t) => {
   const dir = t.testdir({ file: "" });
   await t.rejects(openBackend(config(`lmdb:${join(dir, "file", "store")}`), logger), {
     code: "store_unavailable",
-    message: /--store lmdb:.*cannot be made or written/,
+    message: /--store lmdb:.*cannot be created or written to/,
   });
 });
 

@@ -81,7 +81,7 @@ t.test("what is wrong with a line is said", async (t) => {
   t.match(defect('{"prompt": "", "completion": "b"}'), /its "prompt" is empty/);
   t.match(defect('{"prompt": "a", "completion": ""}'), /its "completion" is empty/);
   t.match(defect('{"prompt": "\\ud800", "completion": "b"}'), /half of a surrogate pair/);
-  t.match(defect('{"prompt": "a", "prompt": "b", "completion": "b"}'), /comes twice/);
+  t.match(defect('{"prompt": "a", "prompt": "b", "completion": "b"}'), /occurs twice/);
   t.match(defect('["prompt"]'), /not a JSON object/);
   t.match(defect('{"prompt": "a", '), /expected|too early/);
   t.match(defect("prompt,completion"), /JSON/);

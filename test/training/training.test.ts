@@ -208,7 +208,7 @@ t.test("it begins as a text, or as another adapter", async (t) => {
     message: /has 4 virtual tokens, but 5/,
   });
   await t.rejects(begin({ initial: { kind: "folder", dir: folder }, options: { kind: "prompt" } }), {
-    message: /cannot begin as a prefix/,
+    message: /cannot start from a prefix/,
   });
 });
 

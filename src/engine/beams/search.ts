@@ -131,17 +131,11 @@ export class BeamSearch {
    */
   results(n: number): BeamResult[] {
     if (this.found < n) {
-      throw new PrefixdError(
-        "invalid_parameter",
-        `There are only ${this.found} sequences that may be generated here, and n is ${n}.`,
-      );
+      throw new PrefixdError("invalid_parameter", `Only ${this.found} sequences can be generated here, and n is ${n}.`);
     }
     const best = this.#finished.slice(0, n);
     if (!best.every(({ score }) => Number.isFinite(score)))
-      throw new PrefixdError(
-        "invalid_parameter",
-        "The parameters make scores of this beam search too large for numbers.",
-      );
+      throw new PrefixdError("invalid_parameter", "With these parameters the scores of this beam search overflow.");
     return best.map(({ score, last, end }) => ({ tokens: pathTo(last), score, reason: end ?? "length" }));
   }
 

@@ -64,7 +64,7 @@ export function checkQueueLimits(
   if (maxRunning !== null && rows > maxRunning) {
     throw new PrefixdError(
       "invalid_parameter",
-      `${rows} sequences are asked for (n, best_of or num_beams), but only ${maxRunning} of this user may run at once.`,
+      `The request asks for ${rows} sequences (n, best_of or num_beams), but this user may run only ${maxRunning} at once.`,
     );
   }
   if (maxQueued !== null) {
@@ -73,7 +73,7 @@ export function checkQueueLimits(
     // The user's own limit comes first: its name tells who can act on it.
     if (queued >= maxQueued + room.freeRows) {
       const limit = { name: "user_queue", quota: maxQueued, remaining: 0, resetSeconds: RETRY_SECONDS } as const;
-      throw new PrefixdError("user_queue_full", `${maxQueued} requests of this user are waiting already.`, {
+      throw new PrefixdError("user_queue_full", `This user already has ${maxQueued} requests waiting.`, {
         retryAfter: RETRY_SECONDS,
         limit,
       });
@@ -110,16 +110,20 @@ export function checkRoom(
   if (!full && own < Math.max(1, share + freeRows)) return;
   const limit = { name: "queue", quota: maxQueue, remaining: 0, resetSeconds: RETRY_SECONDS } as const;
   const why = full ? String(queue.length) : `${own} of this user, whose share of the ${maxQueue} places is ${share}`;
-  throw new PrefixdError("queue_full", `Too many requests are waiting already: ${why}.`, {
+  throw new PrefixdError("queue_full", `Too many requests are waiting: ${why}.`, {
     retryAfter: RETRY_SECONDS,
     limit,
   });
 }
 
 export function queueTimeout(milliseconds: number): PrefixdError {
-  return new PrefixdError("queue_timeout", `The request has waited for ${milliseconds / 1000} s without its turn.`, {
-    retryAfter: RETRY_SECONDS,
-  });
+  return new PrefixdError(
+    "queue_timeout",
+    `The request has waited for ${milliseconds / 1000} s without getting its turn.`,
+    {
+      retryAfter: RETRY_SECONDS,
+    },
+  );
 }
 
 /** Rows held by requests whose prompts are being fed. */

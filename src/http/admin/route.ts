@@ -292,7 +292,7 @@ function expiryOf({ expires_at }: CreateKeyBody): string | null {
   if (Number.isNaN(at))
     throw new PrefixdError(
       "invalid_parameter",
-      "expires_at must be a time with its zone, such as 2030-01-31T12:00:00Z.",
+      "expires_at must be a time with a time zone, such as 2030-01-31T12:00:00Z.",
     );
   if (at <= Date.now()) throw new PrefixdError("invalid_parameter", "expires_at must be in the future.");
   return new Date(at).toISOString();

@@ -26,7 +26,7 @@ export function checkRequest({ raw, url }: FastifyRequest): void {
   for (let at = 0; at < raw.rawHeaders.length; at += 2) {
     const name = raw.rawHeaders[at]!.toLowerCase();
     if (SINGLE.includes(name) && seen.has(name))
-      throw new PrefixdError("invalid_request", `The header ${name} comes twice.`);
+      throw new PrefixdError("invalid_request", `The header ${name} is sent twice.`);
     seen.add(name);
   }
   const query = url.indexOf("?");

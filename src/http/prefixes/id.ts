@@ -12,7 +12,7 @@ export function parsePrefixId(id: string, user: string): PrefixKey {
   const owner = slash < 0 ? user : id.slice(0, slash);
   const name = id.slice(slash + 1);
   // Ids are logged, and a misplaced key must not be.
-  if (looksLikeKey(id)) throw new PrefixdError("invalid_prefix_id", "This looks like a key, not like a prefix id.");
+  if (looksLikeKey(id)) throw new PrefixdError("invalid_prefix_id", "This looks like a key, not a prefix id.");
   checkPrefixName(owner);
   checkPrefixName(name);
   return { user: owner, name };

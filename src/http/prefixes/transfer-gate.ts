@@ -149,7 +149,7 @@ export class TransferGate {
         this.#enter(share);
         resolve();
       };
-      const give = (): void => (leave(), reject(new PrefixdError("invalid_request", "The client has gone.")));
+      const give = (): void => (leave(), reject(new PrefixdError("invalid_request", "The client has disconnected.")));
       const timer = setTimeout(() => (leave(), reject(this.#busy())), this.#limits.waitMs);
       signal.addEventListener("abort", give);
       share.waiting.add(enter);

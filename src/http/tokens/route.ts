@@ -100,12 +100,12 @@ export function tokenRoutes(app: TypedApp, { tokenizer, shape }: AppParts, reade
 
 function checkSize(field: string, size: number, unit: string): void {
   if (size > MOST_TOKENS)
-    throw new PrefixdError("invalid_parameter", `${field} has ${size} ${unit}; this route takes ${MOST_TOKENS}.`, {
+    throw new PrefixdError("invalid_parameter", `${field} has ${size} ${unit}; this route accepts ${MOST_TOKENS}.`, {
       field,
     });
 }
 
 function busy(): PrefixdError {
   const limit = { name: "queue", quota: TEXTS.waiting, remaining: 0, resetSeconds: 1 } as const;
-  return new PrefixdError("queue_full", "Too many texts wait to be tokenized.", { retryAfter: 1, limit });
+  return new PrefixdError("queue_full", "Too many texts are waiting to be tokenized.", { retryAfter: 1, limit });
 }

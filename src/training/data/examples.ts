@@ -95,7 +95,7 @@ export async function readExamples(path: string, options: ExampleOptions): Promi
     const share = `${Math.round(options.badLines * 1000) / 10} %`;
     throw new TrainingError(
       "data_invalid",
-      `${path}: ${bad} of ${lines} lines are bad, more than ${share}. Mend them, or allow a larger share of bad lines. The first is ${first}.`,
+      `${path}: ${bad} of ${lines} lines are bad, more than ${share}. Fix them, or allow a larger share of bad lines. The first is ${first}.`,
     );
   }
   const examples = store.finish();
