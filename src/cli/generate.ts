@@ -9,19 +9,19 @@ import { callJson, streamEvents } from "./http-client.ts";
 
 const USAGE = `Usage: prefixd generate PROMPT [--prefix ID]... [--base] [flags]
 
-Sends a prompt and prints the answer as it comes; with several prefixes, one answer under the other, from one batch.
-PROMPT - reads it from standard input, without the last line's end.
+Sends a prompt and prints the answer as it arrives; with several prefixes, one answer below the other, all from one batch.
+PROMPT - reads the prompt from standard input, without a final line break.
 
   --prefix ID            the prefix to use, or several; without any, the bare base model
-  --base                 the bare base model as well
-  --max-new-tokens N     at most so many tokens
-  --min-new-tokens N     at least so many
-  --stop TEXT            end before this text; may be given several times
-  --sample               draw tokens instead of taking the likeliest; any of the next five implies it
+  --base                 also the bare base model
+  --max-new-tokens N     maximum of new tokens
+  --min-new-tokens N     minimum of new tokens
+  --stop TEXT            end before this text; repeatable
+  --sample               sample instead of taking the likeliest tokens; the next five imply it
   --temperature T --top-k K --top-p P --min-p P --seed N
   --repetition-penalty R
-  --num-beams N          beam search; the answer comes whole
-  --set FIELD=JSON       any other field of POST /generate; may be given several times
+  --num-beams N          beam search; the answer is printed when complete
+  --set FIELD=JSON       any other field of POST /generate; repeatable
 ${CLIENT_USAGE}`;
 
 type Field = keyof GenerateBody;
