@@ -29,6 +29,6 @@ function checkAdminKey(key: string, source: string): string {
   if (key.length < MIN_ADMIN_KEY || key.length > 512)
     throw new ConfigError(`${source}: the admin key must have ${MIN_ADMIN_KEY} to 512 characters`);
   if (!/^[\x21-\x7e]+$/.test(key))
-    throw new ConfigError(`${source}: the admin key may have only visible ASCII characters`);
+    throw new ConfigError(`${source}: the admin key must have only visible ASCII characters`);
   return key;
 }

@@ -143,7 +143,7 @@ t.test("defects of such a file", async (t) => {
   await t.rejects(readAdapterWeights(endless(), { limit: LIMIT, embeddings }), {
     code: "adapter_shape_mismatch",
     message:
-      /has "base_model\.transformer\.h\.0\.ln_1\.bias", "a", "b" and 1 more beside prompt_embeddings.* save_embedding_layers=False/,
+      /has "base_model\.transformer\.h\.0\.ln_1\.bias", "a", "b" and 1 more besides prompt_embeddings.* save_embedding_layers=False/,
   });
   t.equal(taken, 0, "nothing behind the limit is read");
   await t.rejects(readAdapterWeights(inChunks(new Uint8Array(5000).fill(0xff), 100), { limit: LIMIT, embeddings }), {

@@ -253,7 +253,7 @@ const CONTENT_DEFECTS: readonly Defect[] = [
   ),
   weights(
     "a tensor too many",
-    /has "extra" beside prompt_embeddings, which alone .* save_embedding_layers=False/,
+    /has "extra" besides prompt_embeddings, and only that .* save_embedding_layers=False/,
     () =>
       safetensors({
         prompt_embeddings: { dtype: "F32", shape: [P, COLUMNS], data: floats(P * COLUMNS) },
