@@ -40,7 +40,7 @@ interface Trial {
   /** Tokens of the longest row. */
   readonly length: number;
   /** @param past the row's context length, of which the others are at most a few tokens short */
-  rows(past: number): FedRow[];
+  readonly rows: (past: number) => FedRow[];
 }
 
 export class PagedRunner implements ModelRunner {
