@@ -23,7 +23,7 @@ const errorOf = (call: Promise<unknown>): Promise<unknown> =>
     (error: unknown) => error,
   );
 
-t.test("openai: an answer, a stream, its usage", async (t) => {
+t.test("openai: answers, streams and usage", async (t) => {
   const { openai } = await served(t);
   const whole = await openai.completions.create({ ...ASK, logprobs: 1, echo: true });
   t.match(whole, {
@@ -43,7 +43,7 @@ t.test("openai: an answer, a stream, its usage", async (t) => {
   t.match(usage, { prompt_tokens: 2, completion_tokens: 3, total_tokens: 5 });
 });
 
-t.test("openai: a stream that is aborted frees its rows", async (t) => {
+t.test("openai: an aborted stream frees its rows", async (t) => {
   const { app, openai } = await served(t);
   app.engine.stepMs = null;
   const pending = openai.completions.create({ ...ASK, stream: true });
@@ -73,7 +73,7 @@ t.test("openai: models", async (t) => {
   t.ok((await errorOf(openai.models.retrieve("p"))) instanceof OpenAI.NotFoundError);
 });
 
-t.test("openai: each error is the class that its status says, with our code and the sender's field", async (t) => {
+t.test("openai: each error has the class of its status, our code and the sender's field", async (t) => {
   const { app, openai, url } = await served(t);
   const create = (body: object): Promise<unknown> =>
     errorOf(openai.completions.create({ ...ASK, ...body } as OpenAI.CompletionCreateParamsNonStreaming));
@@ -96,7 +96,7 @@ t.test("openai: each error is the class that its status says, with our code and 
   t.ok((await create({})) instanceof OpenAI.RateLimitError);
 });
 
-t.test("openai: an error in mid-stream is thrown where the stream is read", async (t) => {
+t.test("openai: an error in mid-stream is thrown to the stream's reader", async (t) => {
   const { app, openai } = await served(t);
   app.engine.stepMs = null;
   const pending = openai.completions.create({ ...ASK, stream: true });
@@ -116,7 +116,7 @@ t.test("openai: an error in mid-stream is thrown where the stream is read", asyn
   t.match(error, { code: "device_lost", type: "server_error" });
 });
 
-t.test("openai: it repeats what time may help, and nothing else", async (t) => {
+t.test("openai: it retries what waiting may cure, and nothing else", async (t) => {
   const { app, openai } = await served(t);
   app.engine.stepMs = null;
   const patient = openai.withOptions({ maxRetries: 2 });

@@ -17,7 +17,7 @@ async function streamed(app: TestApp, body: object): Promise<string[]> {
   return parseSse(await readAll(answer)).map(({ event, data }) => (event === "message" ? data : `${event}: ${data}`));
 }
 
-t.test("a stream: whole chunks without names, then [DONE]", async (t) => {
+t.test("a stream is whole chunks without event names, then [DONE]", async (t) => {
   const app = await buildTestApp(t);
   const events = await streamed(app, { logprobs: 1 });
   t.equal(events.pop(), "[DONE]");
@@ -41,7 +41,7 @@ t.test("a stream: whole chunks without names, then [DONE]", async (t) => {
   t.notMatch(chunks, [{ usage: {} }]);
 });
 
-t.test("include_usage: null in every chunk, and one more with it", async (t) => {
+t.test("with include_usage, usage is null in every chunk, and one more chunk has it", async (t) => {
   const app = await buildTestApp(t);
   const events = await streamed(app, { stream_options: { include_usage: true } });
   t.equal(events.pop(), "[DONE]");
@@ -61,7 +61,7 @@ t.test("include_usage: null in every chunk, and one more with it", async (t) => 
   );
 });
 
-t.test("a long echo comes in several chunks, which together are the whole", async (t) => {
+t.test("a long echo comes in several chunks that add up to the whole", async (t) => {
   const app = await buildTestApp(t, {
     shape: { layers: 1, heads: 2, headDim: 4, width: 8, positions: 8192, vocabSize: 257 },
   });
@@ -80,7 +80,7 @@ t.test("a long echo comes in several chunks, which together are the whole", asyn
   }
 });
 
-t.test("an error in mid-stream is an unnamed event, masked like any other, and no end mark follows", async (t) => {
+t.test("an error in mid-stream is an unnamed event, masked as elsewhere, without [DONE]", async (t) => {
   const app = await buildTestApp(t);
   app.engine.stepMs = null;
   const pending = open(await app.listen(), URL, { ...BASE, stream: true });
@@ -99,7 +99,7 @@ t.test("an error in mid-stream is an unnamed event, masked like any other, and n
   t.notMatch(events[1]!.data, /SECRET/);
 });
 
-t.test("a removed prefix ends its stream with an error, since the API has no such finish reason", async (t) => {
+t.test("a removed prefix ends its stream with an error, as the API has no finish reason for it", async (t) => {
   const app = await withPrefix(t);
   app.engine.stepMs = null;
   const pending = open(await app.listen(), URL, { ...BASE, model: "p", stream: true });
@@ -113,7 +113,7 @@ t.test("a removed prefix ends its stream with an error, since the API has no suc
   t.match(await app.metrics.render(), /prefixd_requests_total\{outcome="removed"\} 1\n/);
 });
 
-t.test("a lost lease ends a stream in the same shape", async (t) => {
+t.test("a lost lease ends a stream with an error of the same shape", async (t) => {
   let leased = true;
   const app = await buildTestApp(t, { stream: { ...STREAM_DEFAULTS, mayEmit: () => leased } });
   app.engine.stepMs = null;

@@ -10,7 +10,7 @@ import { BASE, complete, type Completion, URL } from "./complete.ts";
 
 const [response, problem] = [Compile(CompletionsResponse), Compile(OpenAiError)];
 
-t.test("an answer is what the schema says, whatever is asked for", async (t) => {
+t.test("every answer matches the schema", async (t) => {
   const app = await withPrefix(t);
   const { statusCode, headers, ...answer } = await app.fastify.inject(
     post(URL, { ...BASE, model: "p", logprobs: 1, seed: 5, return_token_ids: true }),
@@ -45,7 +45,7 @@ t.test("an answer is what the schema says, whatever is asked for", async (t) => 
     t.same([...response.Errors(await complete(app, { ...BASE, ...over }))], [], JSON.stringify(over));
 });
 
-t.test("defaults are OpenAI's, also where the model has others, and null is absent", async (t) => {
+t.test("defaults are OpenAI's, even if the model has its own; null means absent", async (t) => {
   const defaults = { max_new_tokens: 5, do_sample: false, temperature: 0.3, top_k: 7, n: 2, repetition_penalty: 2 };
   const app = await buildTestApp(t, { defaults });
   const sampling = { doSample: true, temperature: 1, topK: 0, topP: 1, minP: 0, repetitionPenalty: 1 };
@@ -63,7 +63,7 @@ t.test("defaults are OpenAI's, also where the model has others, and null is abse
   }
 });
 
-t.test("each field arrives as /generate's", async (t) => {
+t.test("each field means the same as in /generate", async (t) => {
   const app = await buildTestApp(t);
   const both = async (own: object, theirs: object): Promise<unknown[]> => {
     await app.fastify.inject(post("/generate", { prompt: "ab", seed: 1, top_k: 0, max_new_tokens: 16, ...own }));
@@ -97,7 +97,7 @@ t.test("each field arrives as /generate's", async (t) => {
   t.equal(app.engine.submitted.at(-7)?.sampling.doSample, false, "a temperature of 0 takes the likeliest token");
 });
 
-t.test("prompts: a text, ids, several of either", async (t) => {
+t.test("prompts as text, as ids, and several of either", async (t) => {
   const app = await buildTestApp(t);
   for (const [prompt, expected] of [
     ["ab", ["ab"]],
@@ -125,7 +125,7 @@ t.test("prompts: a text, ids, several of either", async (t) => {
   }
 });
 
-t.test("eos and stop strings are stop; the text ends before them", async (t) => {
+t.test("EOS and stop strings both end as stop; the text ends before them", async (t) => {
   const app = await buildTestApp(t);
   app.engine.script = (_request, _choice, k) => [65, 66, 256][k]!;
   t.match(await complete(app, BASE), { choices: [{ text: "AB", finish_reason: "stop" }] });
@@ -133,7 +133,7 @@ t.test("eos and stop strings are stop; the text ends before them", async (t) => 
   t.match(await complete(app, { ...BASE, max_tokens: 2 }), { choices: [{ text: "AB", finish_reason: "length" }] });
 });
 
-t.test("echo with log probabilities, as lm-evaluation-harness asks for them", async (t) => {
+t.test("echo with log probabilities, as lm-evaluation-harness requests it", async (t) => {
   const app = await buildTestApp(t);
   const body = {
     model: "demo",
@@ -173,7 +173,7 @@ t.test("the chosen token is among the likeliest; offsets count characters", asyn
   t.same(none.choices[0]!.logprobs.top_logprobs.at(-1), { b: -3 });
 });
 
-t.test("what is refused is refused in OpenAI's shape, by the name of the sender's field", async (t) => {
+t.test("refusals have OpenAI's shape and name the sender's field", async (t) => {
   const app = await withPrefix(t, { limits: { requestBody: 65_536, answer: 3000, maxN: 4, slots: 8, queue: 256 } });
   const refusals: [body: object, status: number, code: string, param: string | null, message: RegExp][] = [
     [{ prompt: "a" }, 400, "invalid_request", "model", /lacks "model"/],
@@ -230,7 +230,7 @@ t.test("what is refused is refused in OpenAI's shape, by the name of the sender'
   t.equal(app.engine.submitted.length, 0);
 });
 
-t.test("retries are told off where they are pointless, and left alone where they are not", async (t) => {
+t.test("x-should-retry is false where retrying is pointless, and absent elsewhere", async (t) => {
   const app = await withPrefix(t);
   const retry = async (error: PrefixdError): Promise<unknown[]> => {
     app.engine.stepMs = null;
@@ -271,7 +271,7 @@ t.test(
   },
 );
 
-t.test("the base model answers by its name only, and never for a prefix of the same name", async (t) => {
+t.test("the base model answers only to its name, never for a prefix of the same name", async (t) => {
   const closed = await buildTestApp(t, { allowBaseModel: false });
   const [, refused] = await send(closed, BASE);
   t.match(refused, { error: { code: "base_model_disabled", type: "permission_error", param: "model" } });
@@ -290,7 +290,7 @@ async function send(app: TestApp, body: object): Promise<[number, unknown]> {
   return [answer.statusCode, answer.json()];
 }
 
-t.test("it is counted, logged and refused early as /generate is", async (t) => {
+t.test("requests are counted, logged and refused early as those of /generate", async (t) => {
   const app = await withPrefix(t);
   await app.fastify.inject(post(URL, { ...BASE, nothing: 1 }));
   app.engine.refused.add("local");

@@ -41,7 +41,7 @@ interface Page {
 }
 const idsOf = (body: unknown): string[] => (body as Page).data.map(({ id }) => id);
 
-t.test("the list: the base, one's own, then what others share, in pages", async (t) => {
+t.test("the list has the base model, one's own prefixes, then shared ones, in pages", async (t) => {
   const { send } = await asBob(t);
   const { status, body } = await send("GET", "/v1/models");
   t.equal(status, 200);
@@ -68,13 +68,13 @@ t.test("the list: the base, one's own, then what others share, in pages", async 
   t.match(await send("GET", "/v1/models?page=1"), { status: 400, body: { error: { code: "unknown_field" } } });
 });
 
-t.test("the base is not listed where it is not served", async (t) => {
+t.test("a base model that is not served is not listed", async (t) => {
   const { send } = await asBob(t, { allowBaseModel: false });
   t.same(idsOf((await send("GET", "/v1/models")).body), ["b", "c", "ann/p"]);
   t.match(await send("GET", "/v1/models/demo"), { status: 403, body: { error: { code: "base_model_disabled" } } });
 });
 
-t.test("one of them, its slash escaped or not; what is not for one's use does not exist", async (t) => {
+t.test("one model, its slash escaped or not; one that the user may not use does not exist", async (t) => {
   const { send } = await asBob(t);
   for (const path of ["b", "demo", "ann%2Fp", "ann/p", "bob/b"]) {
     const { status, body } = await send("GET", `/v1/models/${path}`);
@@ -89,7 +89,7 @@ t.test("one of them, its slash escaped or not; what is not for one's use does no
     });
 });
 
-t.test("a deletion is that of DELETE /prefixes: the owner's, complete, and in the audit log", async (t) => {
+t.test("deletion works as DELETE /prefixes: owner only, complete, and audited", async (t) => {
   const { app, send } = await asBob(t);
   t.same(await send("DELETE", "/v1/models/b"), { status: 200, body: { id: "b", object: "model", deleted: true } });
   t.match(app.audits.at(-1), { action: "prefix.remove", outcome: "ok", user: "bob", target: "bob/b" });
@@ -100,7 +100,7 @@ t.test("a deletion is that of DELETE /prefixes: the owner's, complete, and in th
   t.same(idsOf((await send("GET", "/v1/models")).body), ["demo", "c", "ann/p"]);
 });
 
-t.test("a prefix of the base's name is listed by its full id, which requests take", async (t) => {
+t.test("a prefix with the base's name is listed by its full id, which requests accept", async (t) => {
   const { app, send } = await asBob(t);
   await app.registry.register({ user: "bob", name: "demo" }, HARD);
   t.same(idsOf((await send("GET", "/v1/models")).body), ["demo", "b", "c", "bob/demo", "ann/p"]);
