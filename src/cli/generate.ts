@@ -14,8 +14,8 @@ PROMPT - reads the prompt from standard input, without a final line break.
 
   --prefix ID            the prefix to use, or several; without any, the bare base model
   --base                 also the bare base model
-  --max-new-tokens N     maximum of new tokens
-  --min-new-tokens N     minimum of new tokens
+  --max-new-tokens N     generate at most N tokens
+  --min-new-tokens N     generate at least N tokens
   --stop TEXT            end before this text; repeatable
   --sample               sample instead of taking the likeliest tokens; the next five imply it
   --temperature T --top-k K --top-p P --min-p P --seed N
