@@ -84,9 +84,9 @@ t.test("flags", async (t) => {
   t.match(complaint("--out", "x"), /give --data FILE/);
   const given = ["--out", "x", "--data", "y"];
   t.equal(complaint(...given), "none");
-  t.match(complaint(...given, "--steps", "5", "--epochs", "1"), /--steps and --epochs: give one/);
-  t.match(complaint(...given, "--eval", "z", "--hold-out", "0.1"), /--eval and --hold-out: give one/);
-  t.match(complaint(...given, "--init-text", "z", "--init-from", "z"), /give one/);
+  t.match(complaint(...given, "--steps", "5", "--epochs", "1"), /--steps and --epochs: give only one/);
+  t.match(complaint(...given, "--eval", "z", "--hold-out", "0.1"), /--eval and --hold-out: give only one/);
+  t.match(complaint(...given, "--init-text", "z", "--init-from", "z"), /give only one/);
   t.match(complaint(...given, "--steps", "0"), /--steps 0: expected a whole number from 1/);
   t.match(complaint(...given, "--steps", "1.5"), /expected a whole number/);
   t.match(complaint(...given, "--learning-rate", "0"), /--learning-rate 0: expected a number above 0/);
