@@ -134,7 +134,7 @@ for (const [name, change] of [
       ["of another kind", Buffer.from("{}")],
     ] as const) {
       writeFileSync(state, damaged);
-      await t.rejects(restoreState(state, longer.training, longer.origin), { message: /damaged, or not/ }, text);
+      await t.rejects(restoreState(state, longer.training, longer.origin), { message: /damaged or not/ }, text);
     }
   });
 }
