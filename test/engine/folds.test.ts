@@ -221,7 +221,7 @@ t.test("a fold that is abandoned, removed or overdue stops; the next begins afre
   runner.during = () => {
     if (runs.length === 2) client.abort();
   };
-  await t.rejects(left, { code: "invalid_request", message: /given up/ });
+  await t.rejects(left, { code: "invalid_request", message: /aborted before/ });
   t.same(await behind, foldOf(hard(100, 5)));
   t.same(
     runs.map(({ tokens }) => tokens),

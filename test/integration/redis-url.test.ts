@@ -77,7 +77,7 @@ t.test("a malformed URL ends the start with one line and exit code 2", async (t)
     [["--store", url], {}, "--store"],
     [[], { PREFIXD_STORE: url }, "PREFIXD_STORE"],
   ]);
-  for (const [args, env, name] of [...cases, [[urls[2]!], {}, "one of the arguments"] as const]) {
+  for (const [args, env, name] of [...cases, [[urls[2]!], {}, "an argument"] as const]) {
     const start = runCli(["serve", "--port", "0", ...cache, ...args], env);
     t.equal(await start.exited, 2);
     t.match(start.stderr(), new RegExp(`^prefixd: ${name}[^\\n]*\\n$`));
