@@ -182,7 +182,10 @@ t.test("soft and hard prompts are folded, and what comes out is checked", async 
 
   const inputs = { kind: "hard", ids: Int32Array.of(1) } as const;
   setup.fold = (length) => ({ length, data: new Float32Array(kvElements(SHAPE, length)).fill(Infinity) });
-  await t.rejects(registry.register(key, inputs), { code: "prefix_not_finite", message: /The base model computes keys or values/ });
+  await t.rejects(registry.register(key, inputs), {
+    code: "prefix_not_finite",
+    message: /The base model computes keys or values/,
+  });
   setup.fold = (length) => ({ length: length + 1, data: new Float32Array(kvElements(SHAPE, length + 1)) });
   await t.rejects(registry.register(key, inputs), { code: "internal" });
   t.same(await registry.info(key), hard.meta, "the old version stays");
