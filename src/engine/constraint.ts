@@ -16,13 +16,13 @@ export interface TokenConstraint {
   readonly complete: boolean;
   /** Nothing may follow: the sequence ends at once. */
   readonly final: boolean;
-  /** Whether a token, not EOS, may come next. */
-  allows(id: number): boolean;
+  /** Whether a token, not EOS, may come next; null: that takes some `work` first. Known for a request's first token. */
+  allows(id: number): boolean | null;
   /** The constraint after a token that may come. */
   after(id: number): TokenConstraint;
   /** Whether `mask` is known. It is for a request's first token. */
   readonly ready: boolean;
-  /** Goes on finding the mask, for about `units` of work; returns the work done. */
+  /** Goes on finding what `allows` could not tell, or the mask, for about `units` of work; returns the work done. */
   work(units: number): number;
   /** Only if `ready`. */
   readonly mask: TokenMask;

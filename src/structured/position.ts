@@ -8,12 +8,19 @@ export interface WorkLeft {
   units: number;
 }
 
+/** Work that trying single tokens may take before `work` is asked for: with many ways to read a text, dozens of tries take tens of milliseconds. */
+const TRIES = 8_000;
+
 /** Where a sequence's text is within its constraint. Immutable: sequences that fork share it. */
 export class Position {
   readonly #grammar: Grammar;
   readonly #state: State;
   readonly #left: WorkLeft;
   #charged = false;
+  /** Work left for trying single tokens. */
+  #tries = TRIES;
+  /** What trying them has found, where it took work. */
+  #tried: Map<number, boolean> | null = null;
 
   constructor(grammar: Grammar, state: State, left: WorkLeft) {
     this.#grammar = grammar;
@@ -35,10 +42,19 @@ export class Position {
     return this.#state.final;
   }
 
-  /** Whether a token, not EOS, may come next. @throws PrefixdError constraint_too_complex */
-  allows(id: number): boolean {
+  /** Whether a token, not EOS, may come next; null: that takes some `work` first. @throws PrefixdError constraint_too_complex */
+  allows(id: number): boolean | null {
     const { mask } = this.#state;
-    return mask === null ? this.#grammar.advance(this.#state, id) !== null : mask.has(id);
+    if (mask !== null) return mask.has(id);
+    const known = this.#tried?.get(id);
+    if (known !== undefined) return known;
+    if (this.#tries <= 0) return null;
+    const before = this.#grammar.work;
+    const may = this.#grammar.advance(this.#state, id) !== null;
+    const cost = this.#grammar.work - before;
+    this.#tries -= cost;
+    if (cost > 0) (this.#tried ??= new Map()).set(id, may);
+    return may;
   }
 
   /** The position after a token that may come. @throws PrefixdError constraint_too_complex */
@@ -54,10 +70,11 @@ export class Position {
   }
 
   /**
-   * Goes on finding the mask, for about `units` of work; returns the work done.
+   * Allows `units` of work for more tries, if these were used up; else goes on finding the mask. Returns the work done, or allowed.
    * @throws PrefixdError constraint_too_complex
    */
   work(units: number): number {
+    if (this.#tries <= 0) return (this.#tries = units);
     return this.#grammar.workOn(this.#state, units);
   }
 

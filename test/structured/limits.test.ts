@@ -2,6 +2,8 @@
 import t from "tap";
 import { PrefixdError } from "../../src/errors.ts";
 import type { ConstraintForm } from "../../src/structured/constraint.ts";
+import { Network } from "../../src/structured/automaton/network.ts";
+import { drawRegex } from "../../src/structured/regex/draw.ts";
 import { DEFAULT_LIMITS } from "../../src/structured/limits.ts";
 import { Position } from "../../src/structured/position.ts";
 import { allowedIds, compiled, demoTokenizer, treeOf } from "./support.ts";
@@ -15,8 +17,8 @@ const nested = (levels: number, around: (inner: unknown) => unknown): unknown =>
   return schema;
 };
 const json = (schema: unknown): ConstraintForm => ({ kind: "json", schema });
-const properties = (count: number): unknown =>
-  Object.fromEntries(Array.from({ length: count }, (_, i) => [`p${i}`, {}]));
+const properties = (count: number, schema: unknown = {}): unknown =>
+  Object.fromEntries(Array.from({ length: count }, (_, i) => [`p${i}`, schema]));
 /** A2 is A1 or A1, and so on: twice as many ways with each. */
 const doubling = Object.fromEntries(
   Array.from({ length: 30 }, (_, i) => [
@@ -54,6 +56,21 @@ const CASES: readonly (readonly [name: string, form: ConstraintForm, code: strin
   ["minItems 1,000,000", json({ type: "array", minItems: 1_000_000 }), "constraint_too_complex"],
   ["a shortest text of 2^29 strings", json({ $defs: doubling, $ref: "#/$defs/A29" }), "constraint_invalid"],
   ["2^12 strings", json({ $defs: doubling, $ref: "#/$defs/A12" }), null],
+  [
+    "two texts with a long common beginning",
+    { kind: "choice", texts: ["a", "b"].map((end) => `${"long ".repeat(3000)}${end}`) },
+    "constraint_too_complex",
+  ],
+  [
+    "the same, as short as they may be",
+    { kind: "choice", texts: ["a", "b"].map((end) => `${"x".repeat(5000)}${end}`) },
+    null,
+  ],
+  [
+    "a million ways to read nothing",
+    json({ type: "object", properties: properties(60, { type: "string", pattern: `^(${"|".repeat(190)}){90}$` }) }),
+    "constraint_too_complex",
+  ],
 ];
 
 t.test("what it costs to compile and try", async (t) => {
@@ -73,6 +90,62 @@ t.test("what it costs to compile and try", async (t) => {
     }
     t.equal(got, code, name);
   }
+});
+
+t.test("trying tokens one by one takes bounded work at a time, and comes to an end", async (t) => {
+  const form = { kind: "regex", source: "([ -~]?){200}[a-m][ -~]{20}" } as const;
+  // Too little memory to keep what is found, so that nothing is found once and for all.
+  const grammar = compiled(form, tree, { ...DEFAULT_LIMITS, grammarBytes: 100_000 });
+  const [letter] = tokenizer.encode("a") as unknown as [number];
+  const next = Position.start(grammar, 1e9).after(letter);
+  const ids = Array.from({ length: 64 }, (_, i) => 300 + 37 * i);
+  let [waits, id] = [0, 0];
+  let most = 0;
+  while (id < ids.length) {
+    const before = grammar.work;
+    for (id = 0; id < ids.length && next.allows(ids[id]!) !== null; ) id++;
+    most = Math.max(most, grammar.work - before);
+    if (id < ids.length) waits++;
+    if (id < ids.length) t.equal(next.work(5_000), 5_000);
+    if (waits > 1000) throw new Error("it never ends");
+  }
+  t.ok(waits > 2, `${waits} waits`);
+  // The last try may go beyond.
+  t.ok(most < 8_000 + 20 * DEFAULT_LIMITS.ways, `${most} units at most`);
+  t.notOk(next.ready);
+  while (!next.ready) next.work(100_000);
+  const state = grammar.advance(grammar.start, letter)!;
+  const wrong = ids.filter((one) => next.allows(one) !== (grammar.advance(state, one) !== null));
+  t.same(wrong, []);
+});
+
+t.test("a set that is repeated is named once, however large it is", async (t) => {
+  let named = 0;
+  const set = Object.assign(
+    [
+      [0x100, 0x100],
+      [0x200, 0x200],
+    ] as const,
+    { join: () => `set ${named++}` },
+  );
+  const net = new Network(1000);
+  const { start, end } = net.rule();
+  drawRegex(net, { kind: "repeat", item: { kind: "set", set }, min: 0, max: 100 }, start, end, "plain");
+  t.equal(named, 1);
+});
+
+t.test("a chain of references is followed once", async (t) => {
+  let followed = 0;
+  const links = Object.fromEntries(
+    Array.from({ length: 100 }, (_, i) => [
+      `d${i}`,
+      Object.defineProperty({}, "$ref", { enumerable: true, get: () => (followed++, `#/$defs/d${i + 1}`) }),
+    ]),
+  );
+  const $defs = { ...links, d100: { type: "string" } };
+  compiled(json({ $defs, anyOf: Array.from({ length: 50 }, () => ({ $ref: "#/$defs/d0" })) }), tree);
+  // Once by each branch's own, and once where the reference is drawn.
+  t.ok(followed < 4 * 100, `${followed} times`);
 });
 
 t.test("a mask that takes too much work is refused, always", async (t) => {

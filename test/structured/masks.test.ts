@@ -206,3 +206,26 @@ t.test("a full table starts anew, and states in use stay valid", async (t) => {
   }
   t.ok(small.bytes < large.bytes);
 });
+
+t.test("states take bounded memory, also within one walk and where candidates always decide", async (t) => {
+  // Every text of another pattern of letters is another state, of hundreds of configurations.
+  const form = { kind: "regex", source: "([ -~]?){100}[a-m][ -~]{20}" } as const;
+  const most = 1024 ** 2;
+  const grammar = untried(form, demo, { ...DEFAULT_LIMITS, grammarBytes: most });
+  const one = untried(form, demo);
+  let peak = 0;
+  while (grammar.start.mask === null) {
+    grammar.workOn(grammar.start, 2000);
+    peak = Math.max(peak, grammar.bytes);
+  }
+  t.ok(peak > most, `${peak} bytes at most: it needs more than it may keep`);
+  t.ok(peak < 1.5 * most, `${peak} bytes at most`);
+  t.same(allowedIds(grammar, grammar.start), allowedIds(one, one.start));
+  t.equal(maskOf(grammar, grammar.start).work, maskOf(one, one.start).work, "and the work is the same");
+  const tried = untried(form, demo, { ...DEFAULT_LIMITS, grammarBytes: most });
+  for (let id = 0; id < demo.vocabSize; id++) {
+    tried.advance(tried.start, id);
+    peak = Math.max(peak, tried.bytes);
+  }
+  t.ok(peak < 1.5 * most, `${peak} bytes at most`);
+});

@@ -203,5 +203,7 @@ export const REFUSED_SCHEMAS: readonly { readonly name: string; readonly schema:
   },
   { name: "const and maxLength", schema: { const: "a", maxLength: 3 }, error: "constraint_unsupported /maxLength" },
   { name: "required not a list", schema: { type: "object", required: "a" }, error: "constraint_invalid /required" },
+  { name: "a number beyond all", schema: { enum: [1, { a: [Infinity] }] }, error: "constraint_unsupported /enum" },
+  { name: "an inexact number", schema: { const: 2 ** 53 }, error: "constraint_unsupported /const" },
   { name: "fraction of a count", schema: { type: "string", minLength: 1.5 }, error: "constraint_invalid /minLength" },
 ];

@@ -69,4 +69,7 @@ export const REFUSED: readonly (readonly [source: string, at: number])[] = [
   ["\\u{110000}", 3],
   ["\\x4", 2],
   ["(?i:a)", 1],
+  ["(?P<y>a)", 1],
+  ["(?<a(b>c)", 3],
+  ["(?<>a)", 3],
 ];

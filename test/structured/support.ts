@@ -32,6 +32,12 @@ export function accepts(grammar: Grammar, ids: Iterable<number>): boolean {
   return state.complete;
 }
 
+export function acceptsBytes(grammar: Grammar, bytes: Uint8Array): boolean {
+  let state: State | null = grammar.start;
+  for (const byte of bytes) if ((state = grammar.step(state, byte)) === null) return false;
+  return state.complete;
+}
+
 /** The mask of a state, made in steps of so many units of work. */
 export function maskOf(grammar: Grammar, state: State, units = 1000): NonNullable<State["mask"]> {
   while (state.mask === null) grammar.workOn(state, units);

@@ -145,7 +145,7 @@ export class LogitsProcessors {
     return this.#rules.none || (this.#forced === null && this.#changed.every(({ size }) => size === 0));
   }
 
-  /** One token's score after all processors; `raw` is its logit or log-probability, an fp32 number. */
+  /** One token's score after all processors; `raw` is its logit or log-probability, an fp32 number. @throws MaskPending */
   score(id: number, raw: number): number {
     const { forbidden, suppressed, repetitionPenalty, frequencyPenalty, presencePenalty } = this.#rules;
     if (this.#banned.has(id) || !this.#mayCome(id)) return -Infinity;
@@ -184,7 +184,10 @@ export class LogitsProcessors {
 
   #mayCome(id: number): boolean {
     if (this.#constraint === null) return true;
-    return this.#rules.eosIds.includes(id) ? this.#constraint.complete : this.#constraint.allows(id);
+    if (this.#rules.eosIds.includes(id)) return this.#constraint.complete;
+    const may = this.#constraint.allows(id);
+    if (may === null) throw PENDING;
+    return may;
   }
 
   /** Visits once each id whose score `score` may change, which are few. Not for `forced` ids. */

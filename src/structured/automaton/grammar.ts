@@ -7,8 +7,6 @@ import type { TokenTree } from "./token-tree.ts";
 
 /** Of a configuration's key: how many stacks there can be. */
 const STACKS = 2 ** 32;
-/** Stacks that are kept before their table starts anew. */
-const MOST_STACKS = 100_000;
 /** Approximate bytes of an object with a few fields, and of an entry in a table. */
 const [OBJECT, ENTRY] = [64, 48];
 
@@ -24,7 +22,7 @@ export class Grammar {
   readonly #known = new Map<string, State>();
   readonly #stacks = new Map<string, Stack>();
   #stackIds = 0;
-  /** Bytes of states and masks. */
+  /** Bytes of states, stacks and masks. */
   #kept = 0;
   /** Work done so far: configurations looked at. */
   #work = 0;
@@ -53,7 +51,7 @@ export class Grammar {
 
   /** Approximate bytes that it takes. */
   get bytes(): number {
-    return this.#automaton.bytes + 4 * this.#needs.depth.length + this.#kept + ENTRY * this.#stacks.size;
+    return this.#automaton.bytes + 4 * this.#needs.depth.length + this.#kept;
   }
 
   /** The state after one more byte; null: it may not come. @throws PrefixdError constraint_too_complex */
@@ -96,10 +94,7 @@ export class Grammar {
    */
   workOn(state: State, units: number): number {
     if (state.mask !== null) return 0;
-    if (state.walk === null) {
-      this.#forgetIfFull();
-      state.walk = new MaskWalk(this, state, this.#limits.maskWork);
-    }
+    state.walk ??= new MaskWalk(this, state, this.#limits.maskWork);
     const done = state.walk.run(units);
     state.mask = state.walk.mask;
     if (state.mask !== null) {
@@ -109,14 +104,15 @@ export class Grammar {
     return done;
   }
 
-  /** As in RE2, a full table starts anew; states in use stay valid. */
+  /** As in RE2, full tables start anew, also in the middle of a walk. States in use stay valid; what lies beyond them is found again. */
   #forgetIfFull(): void {
-    if (this.#kept > this.#limits.grammarBytes) {
-      this.#known.clear();
-      this.start.next.fill(undefined);
-      this.#kept = 0;
-    }
-    if (this.#stacks.size > MOST_STACKS) this.#stacks.clear();
+    if (this.#kept <= this.#limits.grammarBytes) return;
+    for (const state of this.#known.values()) state.next.fill(undefined);
+    const [start] = this.#known;
+    this.#known.clear();
+    if (start !== undefined) this.#known.set(...start);
+    this.#stacks.clear();
+    this.#kept = 0;
   }
 
   /** The state of all configurations that these lead to without reading a byte. */
@@ -161,6 +157,7 @@ export class Grammar {
     const name = `${found.map(({ key }) => key).join()}${complete ? "!" : ""}`;
     let known = this.#known.get(name);
     if (known === undefined) {
+      this.#forgetIfFull();
       known = new State(found, complete, room, room >= 0 && this.#readOnlyStrings(found), this.#automaton.classes);
       this.#known.set(name, known);
       this.#kept += OBJECT * (1 + found.length) + ENTRY + 8 * this.#automaton.classes + name.length;
@@ -191,6 +188,7 @@ export class Grammar {
     if (stack === undefined) {
       stack = { id: ++this.#stackIds, back, up, depth: (up?.depth ?? 0) + 1 };
       this.#stacks.set(key, stack);
+      this.#kept += OBJECT + ENTRY;
     }
     return stack;
   }

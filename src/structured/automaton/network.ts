@@ -1,4 +1,8 @@
 import { tooComplex } from "../limits.ts";
+import type { CodePoints } from "./code-points.ts";
+
+/** Edges, jumps and calls that a state has on average at most: compiling takes as long as there are of these. */
+const LINKS_PER_STATE = 16;
 
 /** A part of a network that others call: it begins at `start` and has been read where `end` is reached. */
 export interface Rule {
@@ -23,8 +27,11 @@ export class Network {
   readonly room = new Map<number, number>();
   /** Reads one character of a JSON string. */
   characterRule: Rule | null = null;
+  /** Rules that read one character of a set, so that a set which is repeated is looked up by its name, which can be long, once only. */
+  readonly setRules = new Map<CodePoints, Rule>();
   readonly #shared = new Map<string, Rule>();
   readonly #maxStates: number;
+  #links = 0;
 
   constructor(maxStates: number) {
     this.#maxStates = maxStates;
@@ -57,15 +64,23 @@ export class Network {
   }
 
   range(from: number, lo: number, hi: number, to: number): void {
+    this.#link();
     this.edges[from]!.push(lo, hi, to);
   }
 
   jump(from: number, to: number): void {
+    this.#link();
     this.jumps[from]!.push(to);
   }
 
   call(from: number, rule: Rule, to: number): void {
+    this.#link();
     this.calls[from]!.push(rule.id, to);
+  }
+
+  #link(): void {
+    if (++this.#links > LINKS_PER_STATE * this.#maxStates)
+      throw tooComplex(`It needs more than ${LINKS_PER_STATE * this.#maxStates} steps between states.`);
   }
 
   /** Reads exactly this text, as UTF-8. */
@@ -101,29 +116,33 @@ export class Network {
       }
       return one;
     };
-    /** Where the rest of a single text is read. */
-    const rest = (text: string, at: number): number => {
-      let next = to;
-      for (let index = text.length - 1; index >= at; index--) {
+    /** Where bytes `[at, end)` of a text are read, and then what is read at `next`. */
+    const chain = (text: string, at: number, end: number, next: number): number => {
+      for (let index = end - 1; index >= at; index--) {
         const [byte, target] = [text.charCodeAt(index), next];
         next = state(`${byte}>${target}`, (one) => this.range(one, byte, byte, target));
       }
       return next;
     };
-    /** Where what follows the first `at` bytes of texts `[first, end)` is read, which have these in common. */
-    const branch = (first: number, end: number, at: number): number => {
-      if (end - first === 1) return rest(sorted[first]!, at);
-      const ends = sorted[first]!.length === at;
+    /** Where what follows the first `begun` bytes of texts `[first, end)` is read, which have these in common. */
+    const branch = (first: number, end: number, begun: number): number => {
+      const [text, last] = [sorted[first]!, sorted[end - 1]!];
+      if (end - first === 1) return chain(text, begun, text.length, to);
+      let at = begun;
+      // The texts between the first and the last have as much in common.
+      while (at < text.length && text[at] === last[at]) at++;
+      const ends = text.length === at;
       const edges: [byte: number, target: number][] = [];
       for (let begin = first + Number(ends), index = begin; begin < end; begin = index) {
         const byte = sorted[begin]!.charCodeAt(at);
         while (index < end && sorted[index]!.charCodeAt(at) === byte) index++;
         edges.push([byte, branch(begin, index, at + 1)]);
       }
-      return state(`${edges.map((edge) => edge.join(">")).join()}${ends ? "!" : ""}`, (one) => {
+      const fork = state(`${edges.map((edge) => edge.join(">")).join()}${ends ? "!" : ""}`, (one) => {
         for (const [byte, target] of edges) this.range(one, byte, byte, target);
         if (ends) this.jump(one, to);
       });
+      return chain(text, begun, at, fork);
     };
     if (sorted.length > 0) this.jump(from, branch(0, sorted.length, 0));
   }

@@ -78,9 +78,13 @@ function drawSet(net: Network, set: CodePoints, from: number, to: number, spelli
   const [range] = set;
   if (set.length === 1 && range![1] < 0x80 && (spelling === "plain" || isPlain(set)))
     return net.range(from, range![0], range![1], to);
-  const rule = net.shared(`${spelling} ${set.join()}`, (start, end) =>
-    spelling === "json" ? drawCharacter(net, set, start, end) : drawUtf8(net, set, start, end),
-  );
+  let rule = net.setRules.get(set);
+  if (rule === undefined) {
+    rule = net.shared(`${spelling} ${set.join()}`, (start, end) =>
+      spelling === "json" ? drawCharacter(net, set, start, end) : drawUtf8(net, set, start, end),
+    );
+    net.setRules.set(set, rule);
+  }
   net.call(from, rule, to);
 }
 

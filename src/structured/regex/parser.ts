@@ -112,12 +112,20 @@ class Parser {
     if (this.#peek() === "?") {
       const ahead = this.#text.slice(this.#at, this.#at + 3).join("");
       if (ahead.startsWith("?:")) this.#at += 2;
-      else if (/^\?<[A-Za-z_$]/.test(ahead)) this.#at = this.#indexOf(">") + 1;
+      else if (/^\?<[^=!]/.test(ahead)) this.#groupName();
       else this.#fail("lookaround, or a group of an unknown kind");
     }
     const inner = this.#alternatives();
     if (!this.#take(")")) this.#fail("a group that is not closed");
     return inner;
+  }
+
+  #groupName(): void {
+    this.#at += 2;
+    const end = this.#indexOf(">");
+    const name = this.#text.slice(this.#at, end).join("");
+    if (!/^[\p{ID_Start}$_][\p{ID_Continue}$\u200c\u200d]*$/u.test(name)) this.#fail("a group whose name is no name");
+    this.#at = end + 1;
   }
 
   #charClass(): CodePoints {

@@ -9,7 +9,7 @@ import { PrefixdError } from "../../errors.ts";
 import { drawArray } from "./arrays.ts";
 import { escaped, failInvalid, failUnsupported } from "./errors.ts";
 import { BY_TYPE, HEADS, isAnnotation, KEYWORDS, TYPES, type Head, type JsonType } from "./keywords.ts";
-import { drawValues, isOf } from "./literals.ts";
+import { drawValues, isExact, isOf } from "./literals.ts";
 import { boundsOf, drawNumbers, EVERYTHING } from "./numbers.ts";
 import { drawObject } from "./objects.ts";
 import { excludeEachOther } from "./one-of.ts";
@@ -29,6 +29,8 @@ class Compiler {
   readonly net: Network;
   readonly #root: unknown;
   readonly #rules = new Map<string, Rule>();
+  /** By pointer of a schema that is a `$ref`: what that leads to at last. */
+  readonly #refs = new Map<string, { readonly schema: unknown }>();
   /** Rules that are called and not drawn yet. */
   readonly #undrawn: (Place & { readonly rule: Rule })[] = [];
 
@@ -129,14 +131,22 @@ class Compiler {
     const seen = new Set<string>();
     let { schema, pointer } = place;
     while (typeof schema === "object" && schema !== null && Object.hasOwn(schema, "$ref") && !seen.has(pointer)) {
+      const known = this.#refs.get(pointer);
+      if (known !== undefined) {
+        schema = known.schema;
+        break;
+      }
       seen.add(pointer);
       ({ schema, pointer } = resolve(this.#root, (schema as SchemaObject)["$ref"], `${pointer}/$ref`));
     }
+    for (const begin of seen) this.#refs.set(begin, { schema });
     return schema;
   }
 
   #drawEnum(values: unknown, type: unknown, at: string, from: number, to: number): void {
     if (!Array.isArray(values) || values.length === 0) failInvalid(at, "must be a list that is not empty");
+    if (!values.every(isExact))
+      failUnsupported(at, "its whole numbers must be at most 2^53 - 1, others at most 1.8e308");
     const types = type === undefined ? TYPES : typesOf(type, at.slice(0, at.lastIndexOf("/")));
     drawValues(
       this.net,

@@ -14,6 +14,13 @@ export function isOf(value: unknown, types: readonly JsonType[]): boolean {
   return types.includes(type) || (type === "integer" && types.includes("number"));
 }
 
+/** Whether all numbers of a value are those that the schema's text has: JSON.parse makes 1e400 infinite, and rounds large whole numbers. */
+export function isExact(value: unknown): boolean {
+  if (typeof value === "number")
+    return Number.isFinite(value) && (!Number.isInteger(value) || Number.isSafeInteger(value));
+  return typeof value !== "object" || value === null || Object.values(value).every(isExact);
+}
+
 /** Reads a comma or a colon, and at most one space after it: with more, a model could write nothing else for ever. */
 export function drawMark(net: Network, from: number, mark: "," | ":"): number {
   const at = net.after(from, mark);

@@ -131,6 +131,22 @@ t.test("the mask is requested only where the candidates do not suffice", async (
   t.throws(() => beams([3, 200]), MaskPending);
 });
 
+t.test("a candidate that cannot be judged yet makes the row wait", async (t) => {
+  const logits = Float32Array.from({ length: SIZE }, (_, id) => -id);
+  let patience = 3;
+  const slow: TokenConstraint = {
+    ...allowing(new Set([2, 9]), { complete: false, ready: false }),
+    allows: (id) => (patience-- > 0 ? id === 9 : null),
+  };
+  const choose = (): number => {
+    const processors = new LogitsProcessors(GREEDY, new Int32Array(0), [EOS], slow);
+    return chooseToken(new Row(stepOutput([logits], 16), 0), processors, GREEDY, 0);
+  };
+  t.throws(choose, MaskPending);
+  patience = 100;
+  t.equal(choose(), 9);
+});
+
 t.test("EOS comes only where the text may end, whatever its logit", async (t) => {
   const logits = new Float32Array(SIZE).map((_, id) => (id === EOS ? 50 : 0));
   for (const [complete, expected] of [
