@@ -1,4 +1,7 @@
-/** A mask is exactly the tokens that may come, however it was found, and never leads into a dead end. */
+/**
+ * A mask is exactly the tokens that may come, however it was found, and never leads into a dead end. On the demo's vocabulary, on GPT-2's, whose
+ * merges are in test/golden, and on a made one that is more awkward than either.
+ */
 import t from "tap";
 import type { Grammar } from "../../src/structured/automaton/grammar.ts";
 import type { State } from "../../src/structured/automaton/state.ts";
@@ -7,6 +10,7 @@ import { TokenTree } from "../../src/structured/automaton/token-tree.ts";
 import type { ConstraintForm } from "../../src/structured/constraint.ts";
 import { DEFAULT_LIMITS } from "../../src/structured/limits.ts";
 import { effort } from "../support/effort.ts";
+import { gpt2Tokens } from "../support/gpt2-vocabulary.ts";
 import { randomNumbers } from "../text/support.ts";
 import { REGEXES } from "./regexes.ts";
 import { SCHEMAS } from "./schemas.ts";
@@ -139,6 +143,41 @@ t.test("the same on a made vocabulary of GPT-2's size", async (t) => {
       for (const wrong of differences(grammar, state)) t.fail(`${JSON.stringify(form)}: ${wrong}`);
     t.equal(grammar.advance(grammar.start, 50_000), null, "a token without bytes never comes");
   }
+});
+
+t.test("the same on GPT-2's own vocabulary", async (t) => {
+  const tree = new TokenTree(gpt2Tokens());
+  const random = randomNumbers(9);
+  const forms: readonly ConstraintForm[] = [
+    { kind: "choice", texts: ["book flight", "book hotel", " weather", "日本", "don't know", "a\nb"] },
+    { kind: "regex", source: "(\\d{4}-\\d{2}-\\d{2}|[^\\d\\s]+ ?){1,9}" },
+    { kind: "json", schema: { type: "object" } },
+    {
+      kind: "json",
+      schema: {
+        type: "object",
+        properties: {
+          intent: { enum: ["book flight", "weather"] },
+          minutes: { type: "number", minimum: -1.5, maximum: 90 },
+          note: { type: "string", maxLength: 12 },
+          tags: { type: "array", items: { type: "string", pattern: "^[a-z]+$" }, maxItems: 2 },
+        },
+        required: ["intent", "minutes", "note"],
+      },
+    },
+    { kind: "json", schema: { type: "string", pattern: '^(.{2,5}|[é-日]*"x)$' } },
+  ];
+  let states = 0;
+  for (const form of forms) {
+    const grammar = compiled(form, tree);
+    // Answers can be shorter than that.
+    for (let answer = 0; answer < effort({ short: 1, long: 8 }); answer++)
+      for (const state of walk(grammar, random, effort({ short: 3, long: 8 }))) {
+        states++;
+        for (const wrong of differences(grammar, state)) t.fail(`${JSON.stringify(form)}: ${wrong}`);
+      }
+  }
+  t.ok(states >= effort({ short: 10, long: 100 }), `${states} states`);
 });
 
 t.test("a mask costs the same work however it is cut, and whatever was made before", async (t) => {
