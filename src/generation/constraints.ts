@@ -1,6 +1,5 @@
 /** Compiled constraints of users' requests. */
 import { createHash } from "node:crypto";
-import { setImmediate as nextTurn } from "node:timers/promises";
 import { LRUCache } from "lru-cache";
 import { PrefixdError, type ErrorCode } from "../errors.ts";
 import { TokenTree } from "../structured/automaton/token-tree.ts";
@@ -9,6 +8,7 @@ import { tooComplex, type ConstraintLimits } from "../structured/limits.ts";
 import { Position, type WorkLeft } from "../structured/position.ts";
 import { tryGrammar } from "../structured/trial.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
+import { CompileTurns } from "./compile-turns.ts";
 
 export interface ConstraintsOptions {
   readonly tokenizer: Pick<Tokenizer, "vocabSize" | "longestToken" | "bytesOf">;
@@ -64,6 +64,7 @@ export class Constraints {
   readonly #tree: TokenTree;
   readonly #longestText: number;
   readonly #cache: LRUCache<string, CompiledConstraint>;
+  readonly #turns = new CompileTurns();
   /** Rises with every `forget`: what was begun before is not kept. */
   #epoch = 0;
   #hits = 0;
@@ -87,20 +88,16 @@ export class Constraints {
    */
   async prepare(user: string, spec: ConstraintSpec): Promise<PreparedConstraint> {
     const { limits, observer } = this.#options;
+    const epoch = this.#epoch;
     try {
       const source = JSON.stringify(spec);
       if (Buffer.byteLength(source) > limits.sourceBytes)
         throw tooComplex(`It has more than ${limits.sourceBytes} bytes as JSON.`);
       const key = `${user}\0${createHash("sha256").update(source).digest("hex")}`;
-      const cached = this.#cache.get(key);
-      if (cached !== undefined) {
-        this.#hits++;
-        // It has grown since.
-        this.#cache.set(key, cached);
-        return new PreparedConstraint(cached, 0, limits.requestWork);
-      }
-      this.#misses++;
-      return await this.#compile(key, spec);
+      const cached = this.#cached(key);
+      if (cached !== null) return cached;
+      // Another of the user's requests may bring the same, and compile it meanwhile.
+      return await this.#turns.inOrder(user, async () => this.#cached(key) ?? (await this.#compile(key, spec, epoch)));
     } catch (error) {
       if (error instanceof PrefixdError) observer?.constraintRefused(error.code);
       throw error;
@@ -123,19 +120,30 @@ export class Constraints {
     };
   }
 
-  async #compile(key: string, spec: ConstraintSpec): Promise<PreparedConstraint> {
+  #cached(key: string): PreparedConstraint | null {
+    const cached = this.#cache.get(key);
+    if (cached === undefined) return null;
+    this.#hits++;
+    // It has grown since.
+    this.#cache.set(key, cached);
+    return new PreparedConstraint(cached, 0, this.#options.limits.requestWork);
+  }
+
+  /** @param epoch when it was asked for */
+  async #compile(key: string, spec: ConstraintSpec, epoch: number): Promise<PreparedConstraint> {
     const { limits, observer } = this.#options;
-    const epoch = this.#epoch;
     const started = performance.now();
+    this.#misses++;
+    await this.#turns.next();
     const drawn = drawConstraint(spec, this.#tree, limits);
-    await nextTurn();
+    await this.#turns.next();
     const compiled = grammarOf(drawn, this.#tree, limits, this.#longestText);
-    await nextTurn();
+    await this.#turns.next();
     // A state takes about as long to draw as a unit of a walk.
     let preparation = compiled.grammar.states;
     for (const work of tryGrammar(compiled.grammar)) {
       preparation += work;
-      await nextTurn();
+      await this.#turns.next();
     }
     observer?.constraintCompiled((performance.now() - started) / 1000);
     if (epoch === this.#epoch) this.#cache.set(key, compiled);
