@@ -49,6 +49,7 @@ export function constraintOf(given: StructuredOutputs | undefined): ConstraintSp
     throw new PrefixdError(
       "invalid_parameter",
       `structured_outputs must have exactly one of ${FORMS.join(", ")}; it has ${named.join(" and ") || "none"}.`,
+      { field: "structured_outputs" },
     );
   return { form: formOf(given), leadingSpace: given.leading_space ?? true };
 }

@@ -42,10 +42,22 @@ const OF_MODEL: ReadonlySet<ErrorCode> = new Set([
   "removed",
 ]);
 
+/** Errors that `structured_outputs` causes. */
+const OF_CONSTRAINT: ReadonlySet<ErrorCode> = new Set([
+  "constraint_invalid",
+  "constraint_unsupported",
+  "constraint_too_complex",
+]);
+
 /** @param message what the client may know of it */
 export function toOpenAiError(error: PrefixdError, message: string): OpenAiError {
   const { code, status, field } = error;
-  return { error: { message, type: typeOf(status), param: field ?? (OF_MODEL.has(code) ? "model" : null), code } };
+  return { error: { message, type: typeOf(status), param: field ?? fieldOf(code), code } };
+}
+
+function fieldOf(code: ErrorCode): string | null {
+  if (OF_MODEL.has(code)) return "model";
+  return OF_CONSTRAINT.has(code) ? "structured_outputs" : null;
 }
 
 function typeOf(status: number): (typeof TYPES)[number] {

@@ -1,6 +1,7 @@
 /** Streams of completions. */
 import t from "tap";
 import { Compile } from "typebox/compile";
+import type { TokenConstraint } from "../../../src/engine/constraint.ts";
 import { PrefixdError } from "../../../src/errors.ts";
 import { STREAM_DEFAULTS } from "../../../src/http/app-parts.ts";
 import { CompletionsChunk } from "../../../src/http/v1/completions-schema.ts";
@@ -136,4 +137,41 @@ t.test("a client that leaves frees the engine", async (t) => {
   await until(() => app.engine.cancelled.length === 1);
   await until(() => app.logs.some((line) => line.includes('"aborted":true')));
   t.match(await app.metrics.render(), /prefixd_requests_total\{outcome="cancelled"\} 1\n/);
+});
+
+t.test("structured_outputs, whole and streamed: the leading space is no part of the text", async (t) => {
+  const app = await buildTestApp(t);
+  app.engine.script = (_request, _choice, k) => " no".charCodeAt(k);
+  const body = { ...BASE, structured_outputs: { choice: ["yes", "no"] } };
+  t.match(await complete(app, body), { choices: [{ text: "no" }] });
+  const { constraint } = app.engine.submitted[0]!;
+  const allowed = (at: TokenConstraint): string =>
+    Array.from({ length: 256 }, (_, id) => id)
+      .filter((id) => at.allows(id))
+      .map((id) => String.fromCharCode(id))
+      .join("");
+  t.equal(allowed(constraint!), " ny");
+  t.equal(allowed(constraint!.after(32)), "ny");
+  t.ok(constraint!.after(110).after(111).final);
+  const chunks = (await streamed(app, body)).slice(0, -1).map((data) => JSON.parse(data) as Completion);
+  t.equal(chunks.map(({ choices }) => choices[0]!.text).join(""), "no");
+  const late = complete(app, { ...body, structured_outputs: { choice: ["yes", "no"], leading_space: false } });
+  await until(() => app.engine.submitted.length === 3);
+  t.equal(allowed(app.engine.submitted[2]!.constraint!), "ny");
+  await late;
+});
+
+t.test("a constraint that takes too much work in mid-stream: an event with its code and field", async (t) => {
+  const app = await buildTestApp(t);
+  app.engine.stepMs = null;
+  const body = { ...BASE, stream: true, structured_outputs: { regex: "[a-z]+" } };
+  const pending = open(await app.listen(), URL, body);
+  await until(() => app.engine.submitted.length === 1);
+  app.engine.step();
+  const answer = await pending;
+  app.engine.failAll(new PrefixdError("constraint_too_complex", "It takes too much work."));
+  const [first, last, ...more] = parseSse(await readAll(answer)).map(({ data }) => JSON.parse(data) as object);
+  t.match(first, { choices: [{ text: "c" }] });
+  t.match(last, { error: { code: "constraint_too_complex", param: "structured_outputs", message: /too much work/ } });
+  t.equal(more.length, 0);
 });

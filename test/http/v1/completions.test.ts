@@ -216,6 +216,23 @@ t.test("refusals have OpenAI's shape and name the sender's field", async (t) => 
     [{ ...BASE, model: "ann/nope" }, 404, "prefix_not_found", "model", /no such prefix/],
     [{ ...BASE, model: "a b" }, 400, "invalid_prefix_id", "model", /name/],
     [{ ...BASE, model: 1 }, 400, "invalid_parameter", "model", /string/],
+    ...(
+      [
+        [{}, "invalid_parameter", "structured_outputs", /exactly one of .*; it has none/],
+        [{ choice: "a" }, "invalid_parameter", "structured_outputs.choice", /array/],
+        [{ choice: [""] }, "constraint_invalid", "structured_outputs", /empty text/],
+        [{ regex: "a(?=b)" }, "constraint_unsupported", "structured_outputs", /at character 2/],
+        [{ json: { not: {} } }, "constraint_unsupported", "structured_outputs", /^At \/not of the schema/],
+        [{ regex: "(a{1,1000}){1,1000}" }, "constraint_too_complex", "structured_outputs", /parts/],
+      ] as const
+    ).map(([structured_outputs, code, param, message]): (typeof refusals)[number] => [
+      { ...BASE, structured_outputs },
+      400,
+      code,
+      param,
+      message,
+    ]),
+    [{ ...BASE, guided_json: {} }, 400, "unsupported_parameter", "guided_json", /structured_outputs/],
   ];
   for (const [body, status, code, param, message] of refusals) {
     const answer = await app.fastify.inject(post(URL, body));
