@@ -1,3 +1,4 @@
+import { readFileSync } from "node:fs";
 import type { Readable } from "node:stream";
 import { text as readAll } from "node:stream/consumers";
 import { ConfigError } from "../errors.ts";
@@ -21,6 +22,9 @@ PROMPT - reads the prompt from standard input, without a final line break.
   --temperature T --top-k K --top-p P --min-p P --seed N
   --repetition-penalty R
   --num-beams N          beam search; the answer is printed when complete
+  --choice TEXT          answer with one of these texts; repeatable
+  --regex R              the whole answer matches this regular expression
+  --json-schema FILE     answer with JSON that this schema allows
   --set FIELD=JSON       any other field of POST /generate; repeatable
 ${CLIENT_USAGE}`;
 
@@ -41,6 +45,8 @@ const NUMBERS = {
 const SAMPLING: readonly (keyof typeof NUMBERS)[] = ["temperature", "top-k", "top-p", "min-p", "seed"];
 /** Fields that the command itself sends. */
 const OWN: readonly Field[] = ["prompt", "prompts", "prefix_id", "stream"];
+/** Flags that say what form the answer has. */
+const FORMS = ["choice", "regex", "json-schema"] as const;
 
 const OPTIONS = {
   ...CLIENT_OPTIONS,
@@ -49,6 +55,9 @@ const OPTIONS = {
   sample: { type: "boolean" },
   stop: { type: "string", multiple: true },
   set: { type: "string", multiple: true },
+  choice: { type: "string", multiple: true },
+  regex: { type: "string" },
+  "json-schema": { type: "string" },
   ...(Object.fromEntries(Object.keys(NUMBERS).map((name) => [name, { type: "string" }])) as {
     [K in keyof typeof NUMBERS]: { type: "string" };
   }),
@@ -105,6 +114,25 @@ function failureOf(failed: readonly { readonly name: string; readonly error: unk
   return new CommandError(failed.map(({ name, error }) => `${name}: ${(error as CommandError).message}`).join("\n"));
 }
 
+function formOf(
+  { choice, regex, "json-schema": file }: Values,
+  fail: (what: string) => never,
+): GenerateBody["structured_outputs"] {
+  if (choice !== undefined) return { choice };
+  if (file === undefined) return { regex: regex! };
+  let text = "";
+  try {
+    text = readFileSync(file, "utf8");
+  } catch (error) {
+    fail(`--json-schema ${file}: cannot be read (${(error as NodeJS.ErrnoException).code})`);
+  }
+  try {
+    return { json: JSON.parse(text) as object };
+  } catch (error) {
+    return fail(`--json-schema ${file}: is not JSON (${(error as Error).message})`);
+  }
+}
+
 /** The request's fields without prompt, prefix and stream. Throws ConfigError, which names the flag. */
 function parametersOf(values: Values): Partial<Record<Field, unknown>> {
   const fail = (what: string): never => {
@@ -119,6 +147,9 @@ function parametersOf(values: Values): Partial<Record<Field, unknown>> {
   }
   if (values.sample === true || SAMPLING.some((flag) => values[flag] !== undefined)) body.do_sample = true;
   if (values.stop !== undefined) body.stop = values.stop;
+  const forms = FORMS.filter((flag) => values[flag] !== undefined);
+  if (forms.length > 1) fail(`--${forms[1]}: not with --${forms[0]}; an answer has one form`);
+  if (forms.length > 0) body.structured_outputs = formOf(values, fail);
   for (const setting of values.set ?? []) {
     const at = setting.indexOf("=");
     const name = setting.slice(0, Math.max(at, 0)) as Field;

@@ -2,7 +2,7 @@ import { once } from "node:events";
 import { writeFileSync } from "node:fs";
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { Readable } from "node:stream";
 import t, { type Test } from "tap";
 import { AnswerWriter } from "../../src/cli/answer-writer.ts";
@@ -137,6 +137,28 @@ t.test("one prefix, several, the base model; parameters; a prompt from standard 
   });
 });
 
+t.test("the form of the answer", async (t) => {
+  const { url, keyFile, app } = await setUp(t);
+  const schema = join(dirname(keyFile), "schema.json");
+  writeFileSync(schema, '{"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}');
+  const as = (...args: string[]): ReturnType<typeof run> =>
+    run(["a", "--prefix", "one", "--max-new-tokens", "2", ...args, "--url", url, "--key-file", keyFile]);
+  /** Characters that may come first. */
+  const first = (): string => {
+    const { constraint } = app.engine.submitted.at(-1)!;
+    const ids = Array.from({ length: 256 }, (_, id) => id).filter((id) => constraint!.allows(id));
+    return String.fromCharCode(...ids);
+  };
+  t.same(await as("--choice", "bc", "--choice", "no, thanks"), { out: "bc\n", err: null });
+  t.equal(first(), " bn");
+  t.same(await as("--regex", "[b-d]{2,}|7"), { out: "bc\n", err: null });
+  t.equal(first(), " 7bcd");
+  t.match(await as("--json-schema", schema), { err: null });
+  t.equal(first(), " {");
+  t.match(await as("--regex", "b.*", "--set", "n=2", "--sample"), { out: "bc\ncd\n" }, "with any other flag");
+  t.match(await as("--regex", "a(?=b)"), { out: "", err: /at character 2.*\n {2}constraint_unsupported, request/ });
+});
+
 t.test("broken streams", async (t) => {
   let answer = "";
   const server = createServer((_, response) => void response.end(answer));
@@ -177,5 +199,10 @@ t.test("bad usage", async (t) => {
   t.match(await refused("a", "--set", "n"), "--set n: expected FIELD=JSON");
   t.match(await refused("a", "--set", "stop=x"), /--set stop=x: the value is not JSON; .*stop='"..."'/);
   t.match(await refused("a", "--set", "stream=true"), "--set stream: not with this command");
+  t.match(await refused("a", "--choice", "x", "--regex", "y"), "--regex: not with --choice; an answer has one form");
+  t.match(await refused("a", "--json-schema", "/nowhere"), "--json-schema /nowhere: cannot be read (ENOENT)");
+  const noJson = join(t.testdir(), "schema");
+  writeFileSync(noJson, "{");
+  t.match(await refused("a", "--json-schema", noJson), /--json-schema \S+: is not JSON \(/);
   t.match(await refused("a", "--key-file", "/nowhere"), "--key-file /nowhere: cannot be read (ENOENT)");
 });
