@@ -154,7 +154,7 @@ function sampleAll(logits: Float32Array, processors: LogitsProcessors, params: S
 
 /** Chooses from these tokens: a constraint allows no others. */
 function sampleOnly(
-  ids: readonly number[],
+  ids: Int32Array,
   row: Row,
   processors: LogitsProcessors,
   params: SamplingParams,
@@ -168,7 +168,7 @@ function sampleOnly(
 }
 
 /** These tokens by processed score; at least one. */
-function listOf(ids: readonly number[], row: Row, processors: LogitsProcessors): WarpedTokens {
+function listOf(ids: Int32Array, row: Row, processors: LogitsProcessors): WarpedTokens {
   const logits = row.logits();
   const { list } = scratchFor(logits.length);
   if (!listOnly(ids, logits, processors, 0, list)) throw new NotFiniteError();

@@ -193,11 +193,11 @@ export function listAtLeast(
 }
 
 /**
- * Fills the list with these tokens, and nothing is left out. `ids` ascend; `offset` is subtracted from logits first.
+ * Fills the list with these tokens, which are all that a constraint allows. `ids` ascend; `offset` is subtracted from logits first.
  * Returns false if a score is NaN.
  */
 export function listOnly(
-  ids: readonly number[],
+  ids: Int32Array,
   logits: Float32Array,
   processors: LogitsProcessors,
   offset: number,
@@ -207,7 +207,7 @@ export function listOnly(
   for (const id of ids) {
     const logit = logits[id]!;
     if (Number.isNaN(logit)) return false;
-    const score = processors.score(id, Math.fround(logit - offset));
+    const score = processors.scoreAllowed(id, Math.fround(logit - offset));
     if (score !== -Infinity) append(list, id, score);
   }
   sort(list);

@@ -121,12 +121,11 @@ export class LogitsProcessors {
    * asked before `apply`.
    * @throws MaskPending
    */
-  get allowed(): readonly number[] | null {
+  get allowed(): Int32Array | null {
     if (this.#constraint === null) return null;
     if (!this.#constraint.ready) throw PENDING;
     const { ids } = this.#constraint.mask;
-    if (ids === null) return null;
-    return this.#constraint.complete ? [...ids, ...this.#rules.eosIds].sort((a, b) => a - b) : [...ids];
+    return ids !== null && this.#constraint.complete ? Int32Array.of(...ids, ...this.#rules.eosIds).sort() : ids;
   }
 
   /** Whether any score may rise. Does not cover `forced` ids. */
@@ -147,8 +146,13 @@ export class LogitsProcessors {
 
   /** One token's score after all processors; `raw` is its logit or log-probability, an fp32 number. @throws MaskPending */
   score(id: number, raw: number): number {
+    return this.#mayCome(id) ? this.scoreAllowed(id, raw) : -Infinity;
+  }
+
+  /** The same for a token that the constraint allows. */
+  scoreAllowed(id: number, raw: number): number {
     const { forbidden, suppressed, repetitionPenalty, frequencyPenalty, presencePenalty } = this.#rules;
-    if (this.#banned.has(id) || !this.#mayCome(id)) return -Infinity;
+    if (this.#banned.has(id)) return -Infinity;
     let score = raw;
     if (this.#forced !== null) {
       if (!this.#forced.includes(id) || suppressed.has(id)) return -Infinity;
@@ -178,8 +182,11 @@ export class LogitsProcessors {
     if (this.#forced !== null) for (const id of scores.keys()) scores[id] = this.score(id, 0);
     else this.forEachChanged((id) => void (scores[id] = this.score(id, scores[id]!)));
     if (this.#constraint === null) return;
-    const { mask } = this.#constraint;
-    for (let id = 0; id < scores.length; id++) if (!mask.has(id) && !this.#mayCome(id)) scores[id] = -Infinity;
+    const { mask, complete } = this.#constraint;
+    // EOS is never in a mask.
+    const ends = complete ? this.#rules.eosIds.map((id): [number, number] => [id, scores[id]!]) : [];
+    for (let id = 0; id < scores.length; id++) if (!mask.has(id)) scores[id] = -Infinity;
+    for (const [id, score] of ends) scores[id] = score;
   }
 
   #mayCome(id: number): boolean {
