@@ -5,9 +5,10 @@ import t from "tap";
 import { PrefixdError } from "../../src/errors.ts";
 import { effort } from "../support/effort.ts";
 import { randomNumbers } from "../text/support.ts";
+import { randomSchema } from "./random-schema.ts";
 import { REFUSED_SCHEMAS } from "./refused-schemas.ts";
 import { SCHEMAS } from "./schemas.ts";
-import { accepts, compiled, demoTokenizer, sampleText, treeOf } from "./support.ts";
+import { accepts, acceptsBytes, compiled, demoTokenizer, sampleText, treeOf, untried } from "./support.ts";
 
 const TEXTS = effort({ short: 3, long: 80 });
 
@@ -136,4 +137,49 @@ t.test("numbers: what may be written is what lies within the bounds", async (t) 
         t.fail(`${Buffer.from(bytes).toString()} under ${JSON.stringify(schema)}`);
     }
   }
+});
+
+t.test("random schemas: whatever is accepted is valid, also after a change of some bytes", async (t) => {
+  const random = randomNumbers(11);
+  let [schemas, texts, changed] = [0, 0, 0];
+  for (let round = 0; round < effort({ short: 25, long: 4000 }); round++) {
+    const schema = randomSchema(random);
+    let grammar;
+    try {
+      grammar = untried({ kind: "json", schema }, tree);
+    } catch (error) {
+      // Not enforced, or nothing is valid.
+      if (!(error instanceof PrefixdError)) throw error;
+      continue;
+    }
+    schemas++;
+    const valid = validator(schema);
+    const check = (bytes: Uint8Array): void => {
+      const text = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+      if (!valid(JSON.parse(text))) t.fail(`${text} under ${JSON.stringify(schema)}`);
+    };
+    for (let i = 0; i < 3; i++) {
+      const bytes = sampleText(grammar, random, 200);
+      if (bytes === null) continue;
+      texts++;
+      check(bytes);
+      for (let j = 0; j < 30; j++) {
+        const from = Math.floor(random() * bytes.length);
+        const inserted = Buffer.from(
+          Array.from({ length: Math.floor(random() * 3) }, () =>
+            ' "0123456789-.,:{}[]eE\\nab'.charCodeAt(Math.floor(random() * 27)),
+          ),
+        );
+        const other = Buffer.concat([
+          bytes.subarray(0, from),
+          inserted,
+          bytes.subarray(from + Math.floor(random() * 3)),
+        ]);
+        if (other.equals(bytes) || !acceptsBytes(grammar, other)) continue;
+        changed++;
+        check(other);
+      }
+    }
+  }
+  t.ok(schemas > 5 && texts > 10 && changed > 10, `${schemas} schemas, ${texts} texts, ${changed} changed ones`);
 });
