@@ -1,11 +1,11 @@
 /** Runs the commands of docs/guides/prefixes.md as ann and bob would, on a real server. */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { cpSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { cpSync, readFileSync } from "node:fs";
 import { delimiter, join } from "node:path";
 import t from "tap";
 import { repositoryFile } from "../support/docs-block.ts";
-import { bareNode, programArguments, ROOT } from "../support/program.ts";
+import { npxFolder, ROOT } from "../support/program.ts";
 import { skipFileWithout } from "../support/requirements.ts";
 import { startServerProcess, temporaryFolder } from "../support/server.ts";
 
@@ -23,13 +23,7 @@ const blocks = [
 
 /** A folder in which `npx prefixd` runs this checkout. */
 function workplace(): string {
-  const bin = join(folder.path, "bin");
-  mkdirSync(bin);
-  const [program, operands] = bareNode(...programArguments());
-  const quoted = [program, ...operands].map((word) => `'${word}'`).join(" ");
-  writeFileSync(join(bin, "npx"), `#!/bin/sh\n[ "$1" = prefixd ] && shift && exec ${quoted} "$@"\nexit 9\n`, {
-    mode: 0o755,
-  });
+  const bin = npxFolder(join(folder.path, "bin"));
   cpSync(join(ROOT, "prefixes/datelong"), join(folder.path, "prefixes/datelong"), { recursive: true });
   return bin;
 }

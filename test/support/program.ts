@@ -1,5 +1,6 @@
 /** `prefixd`, and other programs of Node, as processes. */
 import { spawnSync } from "node:child_process";
+import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 
 export const ROOT = new URL("../..", import.meta.url).pathname;
@@ -32,3 +33,13 @@ export const bareNode = (...args: readonly string[]): readonly [program: string,
   "env",
   ["-u", "NODE_OPTIONS", process.execPath, ...args],
 ];
+
+/** Makes a folder for PATH in which `npx prefixd` runs this checkout. */
+export function npxFolder(path: string): string {
+  mkdirSync(path);
+  const [program, operands] = bareNode(...programArguments());
+  const quoted = [program, ...operands].map((word) => `'${word}'`).join(" ");
+  const script = `#!/bin/sh\n[ "$1" = prefixd ] && shift && exec ${quoted} "$@"\nexit 9\n`;
+  writeFileSync(join(path, "npx"), script, { mode: 0o755 });
+  return path;
+}

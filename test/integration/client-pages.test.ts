@@ -1,0 +1,83 @@
+/** Runs the commands and programs of docs/guides/openai.md and structured-output.md on a real server with the demo's prefixes. */
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { readFileSync } from "node:fs";
+import { delimiter, join } from "node:path";
+import t from "tap";
+import { repositoryFile } from "../support/docs-block.ts";
+import { npxFolder, ROOT } from "../support/program.ts";
+import { skipFileWithout } from "../support/requirements.ts";
+import { startServerProcess, temporaryFolder } from "../support/server.ts";
+
+skipFileWithout(t, "curl");
+t.setTimeout(240_000);
+
+const ADMIN_KEY = "an-admin-key-that-is-long-enough-for-a-test";
+const folder = temporaryFolder();
+t.teardown(() => folder.remove());
+const server = await startServerProcess(
+  ["--store", `lmdb:${folder.path}/store`, "--cache-dir", `${folder.path}/cache`, "--prefixes", "prefixes"],
+  { PREFIXD_ADMIN_KEY: ADMIN_KEY },
+);
+t.teardown(() => server.signal("SIGKILL"));
+const env = {
+  ...process.env,
+  NODE_OPTIONS: "",
+  PREFIXD_URL: server.url,
+  PREFIXD_KEY: ADMIN_KEY,
+  PATH: `${npxFolder(join(folder.path, "bin"))}${delimiter}${process.env["PATH"] ?? ""}`,
+};
+
+/** The code blocks of a page in these languages, in order. */
+function blocksOf(page: string): { kind: string; text: string }[] {
+  const text = readFileSync(repositoryFile(page), "utf8");
+  return [...text.matchAll(/^```(bash|js)\n(.*?)^```$/gms)].map(([, kind = "", block = ""]) => ({ kind, text: block }));
+}
+
+async function run({ kind, text }: ReturnType<typeof blocksOf>[number], cwd: string): Promise<[number, string]> {
+  const [program, args] =
+    kind === "js" ? [process.execPath, ["--input-type=module", "-e"]] : ["bash", ["-euo", "pipefail", "-c"]];
+  const child = spawn(program, [...args, text], { cwd, env, stdio: ["ignore", "pipe", "pipe"] });
+  let out = "";
+  for (const stream of [child.stdout, child.stderr])
+    stream.setEncoding("utf8").on("data", (part: string) => (out += part));
+  const [code] = (await once(child, "close")) as [number];
+  return [code, out];
+}
+
+t.test("OpenAI's clients", async (t) => {
+  const blocks = blocksOf("docs/guides/openai.md");
+  t.equal(blocks.length, 3);
+  const said: string[] = [];
+  for (const block of blocks) {
+    // Where the clients are installed.
+    const [code, out] = await run(block, ROOT);
+    t.equal(code, 0, `${block.text}${out}`);
+    said.push(out);
+  }
+  const [curl = "", openai = "", sdk = ""] = said;
+  for (const id of ["demo", "datenorm", "intent"]) t.match(curl, `"id":"${id}","object":"model"`);
+  t.match(curl, '"text":" book flight"');
+  t.equal(openai, " 2024-08-14");
+  t.equal(sdk, "true\n");
+});
+
+t.test("structured output", async (t) => {
+  const blocks = blocksOf("docs/guides/structured-output.md");
+  t.equal(blocks.length, 4);
+  const said: string[] = [];
+  for (const block of blocks) {
+    const [code, out] = await run(block, folder.path);
+    t.equal(code, 0, `${block.text}${out}`);
+    said.push(out);
+  }
+  const [choice, curl = "", date, json = ""] = said;
+  t.equal(choice, "report lost card\n");
+  t.match(JSON.parse(curl), { choices: [{ text: "report lost card", finish_reason: "stop" }] });
+  t.equal(date, "2006-05-06\n");
+  t.match(JSON.parse(json), {
+    intent: /^(book flight|book hotel|weather)$/,
+    date: /^\d{4}-\d{2}-\d{2}$/,
+    persons: Number,
+  });
+});
