@@ -6,7 +6,7 @@ import { TokenTree } from "../structured/automaton/token-tree.ts";
 import { drawConstraint, grammarOf, type CompiledConstraint, type ConstraintSpec } from "../structured/constraint.ts";
 import { tooComplex, type ConstraintLimits } from "../structured/limits.ts";
 import { Position, type WorkLeft } from "../structured/position.ts";
-import { tryGrammar } from "../structured/trial.ts";
+import { SLICE, tryGrammar } from "../structured/trial.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import { CompileTurns } from "./compile-turns.ts";
 
@@ -141,8 +141,12 @@ export class Constraints {
     await this.#turns.next();
     // A state takes about as long to draw as a unit of a walk.
     let preparation = compiled.grammar.states;
+    let inThisTurn = 0;
     for (const work of tryGrammar(compiled.grammar)) {
       preparation += work;
+      inThisTurn += work;
+      if (inThisTurn < SLICE) continue;
+      inThisTurn = 0;
       await this.#turns.next();
     }
     observer?.constraintCompiled((performance.now() - started) / 1000);

@@ -4,7 +4,7 @@ import type { TokenTree } from "./automaton/token-tree.ts";
 
 /** Work of a trial, besides the mask of the beginning. */
 const TRIAL_WORK = 200_000;
-/** Work between two yields. */
+/** Most work between two yields, roughly: some milliseconds. */
 export const SLICE = 8_000;
 
 /**
@@ -20,13 +20,15 @@ export function* tryGrammar(grammar: Grammar): Generator<number, void> {
   let left = TRIAL_WORK;
   for (let at = 0; at < text.length; ) {
     const length = longestTokenAt(grammar.tree, text, at);
+    const before = grammar.work;
     for (const byte of text.subarray(at, at + length)) {
       const next = grammar.step(state, byte);
       if (next === null) throw new Error("a shortest text is not accepted");
       state = next;
     }
     at += length;
-    for (const work of left > 0 ? makeMask(grammar, state) : [length]) {
+    yield length + grammar.work - before;
+    for (const work of left > 0 ? makeMask(grammar, state) : []) {
       left -= work;
       yield work;
     }

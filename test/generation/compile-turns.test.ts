@@ -48,15 +48,32 @@ t.test("a user's work is done one after another, whatever becomes of it; others'
   t.same(log, ["a1 begins", "b1 begins", "a1 ends", "a2 begins", "b1 ends", "a2 ends"]);
 });
 
-t.test("the same constraint in many requests at once is compiled once for each user", async (t) => {
-  const tokenizer = await demoTokenizer();
-  const constraints = new Constraints({
+const tokenizer = await demoTokenizer();
+const newConstraints = (): Constraints =>
+  new Constraints({
     tokenizer,
     eosIds: [tokenizer.eosId!],
     positions: 512,
     limits: DEFAULT_LIMITS,
     cacheBytes: 1 << 24,
   });
+
+t.test("small steps share a turn", async (t) => {
+  let turns = 0;
+  let running = true;
+  const count = (): void => {
+    turns++;
+    if (running) setImmediate(count);
+  };
+  setImmediate(count);
+  // Its shortest text has thousands of tokens.
+  await newConstraints().prepare("ann", { form: { kind: "regex", source: "[éèß]{2000}" }, leadingSpace: true });
+  running = false;
+  t.ok(turns > 3 && turns < 200, `${turns} turns`);
+});
+
+t.test("the same constraint in many requests at once is compiled once for each user", async (t) => {
+  const constraints = newConstraints();
   const spec: ConstraintSpec = { form: { kind: "choice", texts: ["yes", "no"] }, leadingSpace: true };
   const prepared = await Promise.all(["ann", "ann", "ben", "ann"].map((user) => constraints.prepare(user, spec)));
   t.same(

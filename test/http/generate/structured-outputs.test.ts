@@ -101,6 +101,8 @@ t.test("a leading space is not part of the text", async (t) => {
   t.equal(await textOf(" ab", { regex: "ab" }, { stop: ["zzz", " q"] }), "ab");
   t.equal(await textOf(" ab", { regex: "ab" }, { echo: true }), "xab");
   t.equal(await textOf(" ab", { regex: " ?ab" }), " ab", "it may begin with a space itself");
+  t.equal(await textOf(" ab", { choice: ["cd", " ab"] }), " ab", "one of the choices does");
+  t.equal(await textOf(" ab", { choice: ["ab", "cd"] }), "ab");
   t.equal(await textOf("ab", { regex: "ab", leading_space: false }), "ab");
   t.notOk((app.engine.submitted.at(-1)!.constraint as Position).allows(32));
   scripted(app, " ab");
