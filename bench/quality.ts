@@ -8,19 +8,15 @@
  * Perplexity is of the reference's tokens and its end; next tokens are compared at each of these. fp16 runs its graph
  * on the CPU, where ONNX Runtime rounds to half precision between operators: it tells a GPU's loss, not its speed.
  */
-import { execFileSync } from "node:child_process";
-import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import type { Engine } from "../src/engine/engine.ts";
 import type { StepOutput } from "../src/engine/runner.ts";
 import type { KvTensor } from "../src/kv.ts";
-import { seededRandom } from "../src/load/random.ts";
 import { PRECISIONS, type Precision } from "../src/model/graph-weights.ts";
 import type { ModelRunner } from "../src/engine/runner.ts";
-import { parsePeftAdapter } from "../src/prefixes/peft.ts";
 import { corpusBleu } from "../src/reporting/bleu.ts";
 import { loadTokenizer, type Tokenizer } from "../src/text/tokenizer.ts";
-import { benchRequest, newEngine, openFolder, type BenchModel } from "./support/gpt2.ts";
+import { answerOf, prefixIn, promptOf, readTask, sampleOf } from "./support/demo-tasks.ts";
+import { newEngine, openFolder } from "./support/gpt2.ts";
 import { machineOfInt8, table, writeSection } from "./support/report.ts";
 
 const ROWS = Number(process.env["ROWS"] ?? 300);
@@ -79,10 +75,15 @@ for (const precision of PRECISIONS) {
   const eosId = tokenizer.eosId!;
   const engine = newEngine(model.runner);
   for (const task of TASKS) {
-    const prefix = demoPrefix(task, model);
+    const prefix = prefixIn(join(ROOT, "prefixes", task), model);
     const taskRows = readRows(corpora, task, tokenizer, eosId);
     const scored = await score(model.runner, prefix, taskRows);
-    const answers = await Promise.all(taskRows.map((row) => answer(engine, tokenizer, prefix, row, eosId)));
+    const answers = await Promise.all(
+      taskRows.map(async ({ prompt }) => {
+        const given = { promptIds: prompt, prefix, maxNewTokens: 90 };
+        return (await answerOf(engine, tokenizer, given)).text;
+      }),
+    );
     results.set(`${task} ${precision}`, { ...scored, points: pointsOf(task, answers, taskRows), answers });
     process.stderr.write(`${precision} ${task}\n`);
   }
@@ -137,13 +138,6 @@ writeSection("quality", [
 console.log([...rows, ...verdicts].map((row) => row.join("  ")).join("\n"));
 process.exit(0);
 
-function demoPrefix(task: string, { shape, fingerprint }: BenchModel): KvTensor {
-  const read = (file: string): Uint8Array => readFileSync(join(ROOT, "prefixes", task, file));
-  const adapter = parsePeftAdapter(read("adapter_config.json"), read("adapter_model.safetensors"), shape, fingerprint);
-  if (!("kv" in adapter)) throw new Error(`${task} is no PREFIX_TUNING adapter`);
-  return adapter.kv;
-}
-
 function pointsOf(task: string, answers: readonly string[], taskRows: readonly Row[]): number {
   if (BLEU_TASKS.has(task))
     return corpusBleu(
@@ -160,31 +154,19 @@ function longDate(iso: string): string {
 }
 
 function readRows(folder: string, task: string, tokenizer: Tokenizer, eosId: number): Row[] {
-  const file = task === "datelong" ? "datenorm" : task;
-  const text = execFileSync("xz", ["-dc", join(folder, "tasks", `${file}.test.jsonl.xz`)], {
-    encoding: "utf8",
-    maxBuffer: 1 << 30,
-  });
   const found: Row[] = [];
-  for (const line of text.trim().split("\n")) {
-    const row = JSON.parse(line) as { input: string; target: string; references?: string[] };
-    const { input, references } = row;
+  for (const row of readTask(folder, task === "datelong" ? "datenorm" : task, "test")) {
     const target = task === "datelong" ? longDate(row.target) : row.target;
-    const prompt = tokenizer.encode(`${input.trim()}\n=>`);
+    const prompt = tokenizer.encode(promptOf(row));
     if (prompt.length < LONGEST_PROMPT) {
       found.push({
         prompt,
         target: Int32Array.from([...tokenizer.encode(` ${target.trim()}`), eosId]),
-        references: references ?? [target],
+        references: row.references ?? [target],
       });
     }
   }
-  const random = seededRandom(ROWS);
-  return found
-    .map((row) => ({ row, key: random() }))
-    .sort((a, b) => a.key - b.key)
-    .slice(0, ROWS)
-    .map(({ row }) => row);
+  return sampleOf(found, ROWS);
 }
 
 async function score(runner: ModelRunner, prefix: KvTensor, all: readonly Row[]): Promise<Scored> {
@@ -213,24 +195,4 @@ async function score(runner: ModelRunner, prefix: KvTensor, all: readonly Row[])
     }
   }
   return { perplexity: Math.exp(loss / next.length), next };
-}
-
-function answer(
-  engine: Engine,
-  tokenizer: Tokenizer,
-  prefix: KvTensor,
-  { prompt }: Row,
-  eosId: number,
-): Promise<string> {
-  return new Promise((resolve, reject) => {
-    const ids: number[] = [];
-    engine.submit(benchRequest({ promptIds: prompt, prefix, maxNewTokens: 90, eosIds: [eosId] }), {
-      onToken({ id }) {
-        if (id !== eosId) ids.push(id);
-        return "continue";
-      },
-      onFinish: () => resolve(tokenizer.decode(Int32Array.from(ids)).trim()),
-      onError: reject,
-    });
-  });
 }
