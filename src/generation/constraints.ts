@@ -84,9 +84,10 @@ export class Constraints {
 
   /**
    * Compiles a constraint, or finds it compiled. Lets others run in between.
-   * @throws PrefixdError constraint_invalid, constraint_unsupported, constraint_too_complex
+   * @param goOn called at the beginning of each step; throws if nobody waits for it any more
+   * @throws PrefixdError constraint_invalid, constraint_unsupported, constraint_too_complex; what `goOn` throws
    */
-  async prepare(user: string, spec: ConstraintSpec): Promise<PreparedConstraint> {
+  async prepare(user: string, spec: ConstraintSpec, goOn: () => void = () => undefined): Promise<PreparedConstraint> {
     const { limits, observer } = this.#options;
     const epoch = this.#epoch;
     try {
@@ -97,7 +98,10 @@ export class Constraints {
       const cached = this.#cached(key);
       if (cached !== null) return cached;
       // Another of the user's requests may bring the same, and compile it meanwhile.
-      return await this.#turns.inOrder(user, async () => this.#cached(key) ?? (await this.#compile(key, spec, epoch)));
+      return await this.#turns.inOrder(
+        user,
+        async () => this.#cached(key) ?? (await this.#compile(key, spec, epoch, goOn)),
+      );
     } catch (error) {
       if (error instanceof PrefixdError) observer?.constraintRefused(error.code);
       throw error;
@@ -130,15 +134,20 @@ export class Constraints {
   }
 
   /** @param epoch when it was asked for */
-  async #compile(key: string, spec: ConstraintSpec, epoch: number): Promise<PreparedConstraint> {
+  async #compile(key: string, spec: ConstraintSpec, epoch: number, goOn: () => void): Promise<PreparedConstraint> {
     const { limits, observer } = this.#options;
+    const turn = async (): Promise<void> => {
+      goOn();
+      await this.#turns.next();
+      goOn();
+    };
     const started = performance.now();
     this.#misses++;
-    await this.#turns.next();
+    await turn();
     const drawn = drawConstraint(spec, this.#tree, limits);
-    await this.#turns.next();
+    await turn();
     const compiled = grammarOf(drawn, this.#tree, limits, this.#longestText);
-    await this.#turns.next();
+    await turn();
     // A state takes about as long to draw as a unit of a walk.
     let preparation = compiled.grammar.states;
     let inThisTurn = 0;
@@ -147,7 +156,7 @@ export class Constraints {
       inThisTurn += work;
       if (inThisTurn < SLICE) continue;
       inThisTurn = 0;
-      await this.#turns.next();
+      await turn();
     }
     observer?.constraintCompiled((performance.now() - started) / 1000);
     if (epoch === this.#epoch) this.#cache.set(key, compiled);

@@ -67,7 +67,9 @@ export class GenerationService {
       // The removal of another user looks the same as a prefix that never existed.
       if (gone !== undefined) throw gone === request.user ? removedError() : prefixNotFound();
       const prefix = await this.#resolve(request);
-      const constraint = await this.#prepare(request);
+      const constraint = await this.#prepare(request, () => {
+        if (signal.aborted) throw new RequestAborted();
+      });
       await generation.admit();
       if (signal.aborted) throw new RequestAborted();
       generation.submit(prefix, constraint, signal);
@@ -150,10 +152,10 @@ export class GenerationService {
     return { running, queued: ending.length - running };
   }
 
-  async #prepare({ user, constraint }: ValidGenerateRequest): Promise<PreparedConstraint | null> {
+  async #prepare({ user, constraint }: ValidGenerateRequest, goOn: () => void): Promise<PreparedConstraint | null> {
     if (constraint === null) return null;
     if (this.#parts.constraints === undefined) throw new Error("nothing compiles constraints here");
-    return this.#parts.constraints.prepare(user, constraint);
+    return this.#parts.constraints.prepare(user, constraint, goOn);
   }
 
   async #resolve(request: ValidGenerateRequest): Promise<ResolvedPrefix | null> {

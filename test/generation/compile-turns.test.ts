@@ -82,3 +82,21 @@ t.test("the same constraint in many requests at once is compiled once for each u
   );
   t.match(constraints.stats(), { hits: 2, misses: 2, entries: 2 });
 });
+
+t.test("what nobody waits for any more is not compiled", async (t) => {
+  const constraints = newConstraints();
+  let gone = false;
+  let steps = 0;
+  const goOn = (): void => {
+    steps++;
+    if (gone) throw new Error("gone");
+  };
+  const long = { form: { kind: "regex", source: "[éèß]{1000}" }, leadingSpace: true } as const;
+  const first = constraints.prepare("ann", long, goOn);
+  const second = constraints.prepare("ann", { ...long, leadingSpace: false }, goOn);
+  setImmediate(() => (gone = true));
+  await t.rejects(first, { message: "gone" });
+  await t.rejects(second, { message: "gone" });
+  t.ok(steps < 8, `${steps} steps`);
+  t.equal(constraints.stats().entries, 0);
+});

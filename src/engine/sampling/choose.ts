@@ -5,9 +5,9 @@
  * Every token that is not a candidate has a logit of at most the last candidate's. Processors change known ids, and
  * those that only lower scores raise nothing from below. So the candidates' processed scores, and the single logits of
  * ids that may be raised, bound all others. A constraint only lowers scores, to nothing. If it allows few tokens, they
- * are read one by one. Which tokens it allows may not be known yet; which of the candidates it allows always is. A
- * single logit is free on a CPU; where logits are on a GPU, the first one downloads the row. Where the processors force
- * ids, all others are ruled out and no logit matters.
+ * are read one by one. Which tokens it allows may not be known yet; candidates can be tried one by one. A single logit
+ * is free on a CPU; where logits are on a GPU, the first one downloads the row. Where the processors force ids, all
+ * others are ruled out and no logit matters.
  */
 import { PrefixdError } from "../../errors.ts";
 import { type FullScores, listAtLeast, listOnly } from "./full-logits.ts";
