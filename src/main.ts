@@ -175,12 +175,20 @@ async function start(
     clients: clientLimits(config),
     uploads: UPLOADS,
     stream: { ...STREAM_DEFAULTS, bufferLimit: config.streamBuffer, sendMs: config.sendTimeout * 1000, mayEmit },
+    snapshot: () => engine.snapshot(),
     // The server listens only after loading the model.
     checks: { model: () => model.check(), store: () => replica.check() },
   });
   const url = await listen(app, config);
   logger.info(
-    { url, model: model.name, fingerprint, device: config.device, precision: config.precision, slots: config.maxBatch },
+    {
+      url,
+      model: model.name,
+      fingerprint,
+      device: config.device,
+      precision: config.precision,
+      slots: config.maxBatch,
+    },
     "listening",
   );
 

@@ -85,6 +85,7 @@ export async function serveEngine(
     clients: CLIENT_DEFAULTS,
     uploads: UPLOADS,
     stream: { ...STREAM_DEFAULTS, mayEmit },
+    snapshot: () => engine.snapshot(),
     checks: {},
   });
   await fastify.listen({ host: "127.0.0.1", port: 0 });

@@ -6,7 +6,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { asModelError, lostTouch, PrefixdError, shuttingDown } from "../errors.ts";
 import type { FoldInput, KvTensor } from "../kv.ts";
-import type { EngineStats } from "../observability/engine-observer.ts";
+import type { EngineSnapshot, EngineStats } from "../observability/engine-observer.ts";
 import { Rows } from "./decode-batch.ts";
 import { WORK_PER_TOKEN } from "./constraint.ts";
 import { Decoder } from "./decoder.ts";
@@ -23,6 +23,7 @@ import { EQUAL_SHARES, type TenantShares } from "./scheduling/fair-share.ts";
 import { PrefillBudget } from "./scheduling/prefill-budget.ts";
 import { Job } from "./sequence.ts";
 import { foldRun, type SideRun } from "./side-run.ts";
+import { snapshotOf } from "./snapshot.ts";
 
 export type { EngineOptions, EngineStats };
 
@@ -148,6 +149,17 @@ export class Engine {
       slots: this.#runner.slots,
       maxQueue: this.#options.maxQueue,
     };
+  }
+
+  /** Who runs and who waits. */
+  snapshot(): EngineSnapshot {
+    return snapshotOf({
+      sequences: this.#rows.sequences,
+      prefilling: this.#prefiller.jobs,
+      queue: this.#queue,
+      shares: this.#shares,
+      now: performance.now(),
+    });
   }
 
   /** Accepts nothing new, gives running requests `graceMs` to finish, then ends the rest with `draining`. */

@@ -104,6 +104,8 @@ export interface EngineRequest {
   /** At least one id. */
   readonly promptIds: Int32Array;
   readonly prefix: KvTensor | null;
+  /** What snapshots call the prefix; opaque to the engine. */
+  readonly prefixId?: string | null;
   /** Choices to generate from the prompt. With `beams`, how many of the best beams to return, at most `numBeams`. */
   readonly n: number;
   /** null: no beam search; each choice is sampled on its own. */

@@ -208,7 +208,7 @@ export class Generation {
     constraint: PreparedConstraint | null,
     { stops, eosIds }: Ending,
   ): EngineRequest[] {
-    const { id, user, prompts, beams, sampling, seed, logprobs, echo } = this.#request;
+    const { id, user, prefix: key, prompts, beams, sampling, seed, logprobs, echo } = this.#request;
     const { tokenizer, positions } = this.#parts;
     const beamStop =
       beams !== null && !stops.none ? new StopProgress(stops, (token) => seenByStops(tokenizer, token)) : null;
@@ -224,6 +224,7 @@ export class Generation {
         tenant: user,
         promptIds,
         prefix: prefix?.kv ?? null,
+        prefixId: key && `${key.user}/${key.name}`,
         n: choicesPerPrompt(this.#request),
         maxNewTokens: lengths.maxNewTokens,
         sampling: samplingFor(sampling, lengths),

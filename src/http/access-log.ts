@@ -113,8 +113,11 @@ function record(request: FastifyRequest, reply: FastifyReply, ms: number, metric
   request.log.info(line, "request");
 }
 
-/** Records a request once: changes, and requests rejected for their key. */
-function recordAudit(request: FastifyRequest, audit: AuditLog, unlessFailed: "ok" | "aborted"): void {
+/**
+ * Records a request once: changes, and requests rejected for their key. Called when its answer is sent; a stream that
+ * goes on for hours calls it when it begins.
+ */
+export function recordAudit(request: FastifyRequest, audit: AuditLog, unlessFailed: "ok" | "aborted"): void {
   const { code, user = null, key_id = null, target, digest } = request.audit;
   const action = code === "unauthorized" ? "authenticate" : request.routeOptions.config.audit;
   if (action === undefined || request.audited) return;

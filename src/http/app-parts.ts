@@ -9,6 +9,7 @@ import type {
 import type { GenerationService } from "../generation/service.ts";
 import type { ModelShape } from "../kv.ts";
 import type { AuditLog } from "../observability/audit.ts";
+import type { EngineSnapshot } from "../observability/engine-observer.ts";
 import type { Logger } from "../observability/logging.ts";
 import type { Metrics } from "../observability/metrics.ts";
 import type { SecretFilter } from "../observability/secrets.ts";
@@ -84,6 +85,8 @@ export interface AppParts {
   readonly clients: ClientLimits;
   readonly uploads: GateLimits;
   readonly stream: SseOptions;
+  /** Who runs and who waits now. */
+  readonly snapshot: () => EngineSnapshot;
   /** Readiness checks by name; each throws or rejects if its part does not work. */
   readonly checks: Readonly<Record<string, () => void | Promise<void>>>;
 }

@@ -16,6 +16,7 @@ import { sendProblem, toPrefixdError } from "./problem.ts";
 import { originForm, refuseEncodedBodies } from "./connections/request-checks.ts";
 import { requestId, trackRequests } from "./access-log.ts";
 import { RouteIndex } from "./route-index.ts";
+import { liveRoutes } from "./admin/live-route.ts";
 import { adminRoutes } from "./admin/route.ts";
 import { docsRoutes } from "./docs/route.ts";
 import { PromptReader } from "./generate/prompts.ts";
@@ -106,6 +107,7 @@ export async function buildApp(parts: AppParts): Promise<App> {
   tokenRoutes(fastify, parts, reader);
   prefixRoutes(fastify, parts, reader, bodies);
   adminRoutes(fastify, parts);
+  liveRoutes(fastify, parts, state);
   usageRoutes(fastify, parts);
   modelRoutes(fastify, parts);
   healthRoutes(fastify, parts, state);

@@ -53,6 +53,11 @@ export class SseStream {
     return this.#opened;
   }
 
+  /** Whether bytes wait that the system has not taken yet. */
+  get waiting(): boolean {
+    return this.#pending !== "" || this.#reply.raw.writableLength > 0;
+  }
+
   /** @param json the data, without line breaks */
   event(json: string): void {
     this.#emits = true;

@@ -31,6 +31,37 @@ export interface EngineStats {
   readonly maxQueue: number;
 }
 
+/** One row of the KV cache. */
+export interface RowState {
+  readonly tenant: string;
+  /** As its request names it; null: the bare base model. */
+  readonly prefixId: string | null;
+  readonly phase: "prefill" | "decode";
+  /** Of the prompt, fed so far (prefill); generated so far (decode). */
+  readonly tokens: number;
+  /** The prompt's (prefill); the most that may be generated (decode). */
+  readonly of: number;
+  /** Milliseconds since its request was submitted. */
+  readonly ageMs: number;
+}
+
+/** A tenant with requests in the engine. */
+export interface TenantState {
+  readonly tenant: string;
+  readonly weight: number;
+  readonly rows: number;
+  /** Requests, folds not included. */
+  readonly waiting: number;
+  /** How long the oldest of these has waited, in milliseconds; null if none waits. */
+  readonly oldestMs: number | null;
+}
+
+/** What the engine does at one moment. */
+export interface EngineSnapshot {
+  readonly rows: readonly RowState[];
+  readonly tenants: readonly TenantState[];
+}
+
 /** Statistics of a cache, such as that of prefixes in the host. `hits` and `misses` only grow. */
 export interface PrefixCacheStats {
   readonly hits: number;

@@ -3,6 +3,7 @@ import { privateMemory, readSystemFile } from "../system-files.ts";
 import type { EngineObserver, EngineStats, PrefixCacheStats, StepPhase } from "./engine-observer.ts";
 import type { ListenerCounts } from "./event-listeners.ts";
 import { TallyHistogram } from "./tally.ts";
+import { totalsOf, type Totals } from "./totals.ts";
 
 /** Seconds, from half a millisecond (one decode step of a small model) to two minutes. */
 const LATENCY = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120];
@@ -254,6 +255,11 @@ export class Metrics implements EngineObserver {
         this.#gauge("prefixd_event_listeners").set({ on }, listeners[on]);
     }
     return this.#registry.metrics();
+  }
+
+  /** What the live feed tells of the metrics. */
+  totals(): Promise<Totals> {
+    return totalsOf(this.#registry, this.#sources?.prefixCache() ?? { hits: 0, misses: 0 });
   }
 
   step(phase: StepPhase, rows: number, tokens: number, seconds: number): void {

@@ -63,6 +63,7 @@ const MATRIX: Readonly<Record<string, Row>> = {
   "DELETE /admin/users/:user": [undefined, adminOnly(200)],
   "POST /admin/users/:user/keys": [{}, adminOnly(201)],
   "DELETE /admin/users/:user/keys/:key": [undefined, adminOnly(404)],
+  "GET /admin/live": [undefined, adminOnly(200)],
   "GET /metrics": [undefined, adminOnly(200)],
   "HEAD /metrics": [undefined, adminOnly(200)],
   "GET /health/live": [undefined, PUBLIC(200)],

@@ -47,6 +47,8 @@ export async function keyed(t: Parameters<typeof buildTestApp>[0]): Promise<Keye
       method: method,
       url,
       headers: { host: "example.org", ...authorization },
+      // It has no end.
+      payloadAsStream: url === "/admin/live",
       ...(payload === undefined ? {} : { payload }),
     } as InjectOptions);
   };

@@ -112,6 +112,7 @@ export async function buildTestApp(
     clients: { ...CLIENT_DEFAULTS, sendMs: SEND_MS },
     uploads: UPLOADS,
     stream: { ...STREAM_DEFAULTS, sendMs: SEND_MS },
+    snapshot: () => engine.snapshot(),
     checks: { model: () => {}, store: () => registry.list("local", { limit: 1 }).then(() => {}) },
     ...rest,
   });

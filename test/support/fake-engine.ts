@@ -1,7 +1,7 @@
 import { PrefixdError } from "../../src/errors.ts";
 import type { EngineRequest, FinishReason, RequestHandle, RequestListener } from "../../src/engine/request.ts";
 import type { GenerationEngine } from "../../src/generation/service.ts";
-import type { EngineStats } from "../../src/observability/engine-observer.ts";
+import type { EngineSnapshot, EngineStats } from "../../src/observability/engine-observer.ts";
 
 interface Running {
   readonly request: EngineRequest;
@@ -46,6 +46,26 @@ export class FakeEngine implements GenerationEngine {
 
   stats(): EngineStats {
     return { queued: 0, folds: 0, running: this.#running.length, slots: 8, maxQueue: this.maxQueue };
+  }
+
+  /** Who runs. */
+  snapshot(): EngineSnapshot {
+    const rows = this.#running.map(({ request: { tenant, prefixId = null, maxNewTokens }, made }) => ({
+      tenant,
+      prefixId,
+      phase: "decode" as const,
+      tokens: made,
+      of: maxNewTokens,
+      ageMs: 0,
+    }));
+    const tenants = [...new Set(rows.map(({ tenant }) => tenant))].map((tenant) => ({
+      tenant,
+      weight: 1,
+      rows: rows.filter((row) => row.tenant === tenant).length,
+      waiting: 0,
+      oldestMs: null,
+    }));
+    return { rows, tenants };
   }
 
   async drain(graceMs: number): Promise<void> {

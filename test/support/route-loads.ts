@@ -13,6 +13,8 @@ export interface RouteLoad {
   readonly body?: string | (() => FormData);
   /** True if the server refuses it. */
   readonly refused?: boolean;
+  /** Events after which a stream without an end is left. */
+  readonly events?: number;
 }
 
 export const LOAD_ADMIN_KEY = "event-loop-0123456789abcdef0123456789abcdef";
@@ -200,6 +202,7 @@ export function routeLoads(positions: number, folder: string): RouteLoad[] {
     get("/health/live"),
     get("/health/ready"),
     get("/metrics"),
+    { ...get("/admin/live"), events: 3 },
     {
       route: "DELETE /admin/users/{user}/keys/{key}",
       what: "",
@@ -213,7 +216,7 @@ export function routeLoads(positions: number, folder: string): RouteLoad[] {
 }
 
 /** Sends a request, reads the response to its end, and returns the status. */
-export async function send(url: string, { route, path, body }: RouteLoad): Promise<number> {
+export async function send(url: string, { route, path, body, events }: RouteLoad): Promise<number> {
   const method = route.slice(0, route.indexOf(" "));
   const headers = {
     authorization: `Bearer ${LOAD_ADMIN_KEY}`,
@@ -224,6 +227,15 @@ export async function send(url: string, { route, path, body }: RouteLoad): Promi
     headers,
     ...(body === undefined ? {} : { body: typeof body === "string" ? body : body() }),
   });
-  await response.arrayBuffer();
+  if (events === undefined) await response.arrayBuffer();
+  else await readEvents(response.body!, events);
   return response.status;
+}
+
+async function readEvents(body: ReadableStream<Uint8Array>, count: number): Promise<void> {
+  let seen = 0;
+  for await (const bytes of body) {
+    seen += Buffer.from(bytes).toString().split("\n\n").length - 1;
+    if (seen >= count) return;
+  }
 }

@@ -82,6 +82,7 @@ export async function documentationApp(): Promise<TypedApp> {
     clients: CLIENT_DEFAULTS,
     uploads: UPLOADS,
     stream: STREAM_DEFAULTS,
+    snapshot: nothing,
     checks: {},
   });
   await fastify.ready();

@@ -2,6 +2,7 @@ import type { FastifyInstance, FastifySchema, RouteOptions } from "fastify";
 import { stringify } from "yaml";
 import { VERSION } from "../../version.ts";
 import { nullableFields } from "../validation.ts";
+import { LiveEvent } from "../admin/live-schema.ts";
 import { GenerateEvent, GenerateLastEvent } from "../generate/schema.ts";
 
 export const OPENAPI_OPTIONS = {
@@ -50,7 +51,8 @@ export function openapiDocument(app: FastifyInstance): Json {
   const raw = JSON.parse(JSON.stringify(app.swagger()), sayNull) as { [key: string]: Json };
   const out = share(raw, schemas) as { [key: string]: Json };
   // Stream events are not attached to a route as schemas: the stream itself is text.
-  for (const schema of [GenerateEvent, GenerateLastEvent]) share(JSON.parse(JSON.stringify(schema)) as Json, schemas);
+  for (const schema of [GenerateEvent, GenerateLastEvent, LiveEvent])
+    share(JSON.parse(JSON.stringify(schema)) as Json, schemas);
   return {
     ...out,
     components: {

@@ -17,6 +17,9 @@ export interface RawResponse {
   readonly body: Buffer;
 }
 
+/** How the events of GET /admin/live begin. It has no end: it is left after the first of them. */
+const ENDLESS = 'data: {"at":';
+
 /** Longest time that any answer may take, ms; far more than the slowest takes. */
 const ANSWER_MS = 30_000;
 
@@ -37,6 +40,7 @@ export function requestBytes({ method, target, headers, body }: RawRequest): Buf
 export async function exchange(port: number, bytes: Uint8Array, { hangUp = false } = {}): Promise<RawResponse | null> {
   const socket = createConnection({ port, host: "127.0.0.1", allowHalfOpen: true });
   const chunks: Buffer[] = [];
+  let endless = false;
   await new Promise<void>((resolve, reject) => {
     const timer = setTimeout(
       () =>
@@ -47,7 +51,11 @@ export async function exchange(port: number, bytes: Uint8Array, { hangUp = false
         ),
       ANSWER_MS,
     );
-    socket.on("data", (chunk: Buffer) => void chunks.push(chunk));
+    socket.on("data", (chunk: Buffer) => {
+      chunks.push(chunk);
+      endless ||= chunk.includes(ENDLESS);
+      if (endless && chunk.toString("latin1").endsWith("\n\n\r\n")) resolve();
+    });
     // A server that refuses early may close while the request is still being written.
     socket.on("error", () => resolve());
     socket.on("end", resolve);
@@ -78,6 +86,7 @@ function unchunk(bytes: Buffer): Buffer {
   for (let at = 0; ; ) {
     const lineEnd = bytes.indexOf("\r\n", at);
     const size = parseInt(bytes.subarray(at, lineEnd).toString("latin1"), 16);
+    if (lineEnd < 0 && chunks[0]?.toString("latin1").startsWith(ENDLESS)) return Buffer.concat(chunks);
     if (lineEnd < 0 || Number.isNaN(size)) throw new Error("the chunked body ends too early");
     if (size === 0) return Buffer.concat(chunks);
     chunks.push(bytes.subarray(lineEnd + 2, lineEnd + 2 + size));
