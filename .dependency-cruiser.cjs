@@ -15,7 +15,8 @@ module.exports = {
     {
       name: "no-dev-dependency-in-src",
       severity: "error",
-      from: { path: "^src/" },
+      // The console's are bundled into dist/console.
+      from: { path: "^src/", pathNot: "^src/console/" },
       to: { dependencyTypes: ["npm-dev"] },
     },
     only("errors\\.ts", ["one-line\\.ts"], "errors is a leaf"),
@@ -131,6 +132,14 @@ module.exports = {
       "the doctor tries what a server does with a model, without serving",
     ),
     only("reporting/", [], "reporting is a leaf"),
+    only("console/", [], "the console runs in a browser, speaks HTTP and imports nothing of the server's"),
+    {
+      name: "nobody-imports-the-console",
+      comment: "the build makes dist/console of it",
+      severity: "error",
+      from: { pathNot: "^src/console/" },
+      to: { path: "^src/console/" },
+    },
     only("load/", ["reporting/"], "the load tester speaks HTTP and imports nothing of the server's"),
     {
       name: "only-main-starts",
@@ -152,6 +161,6 @@ module.exports = {
     tsConfig: { fileName: "tsconfig.json" },
     doNotFollow: { path: "node_modules" },
     exclude: { path: "^(dist|\\.tap)/" },
-    enhancedResolveOptions: { extensions: [".ts", ".js", ".json"] },
+    enhancedResolveOptions: { extensions: [".ts", ".tsx", ".js", ".json"] },
   },
 };

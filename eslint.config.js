@@ -15,7 +15,7 @@ export default tseslint.config(
   },
   ...tseslint.configs.recommendedTypeChecked,
   {
-    languageOptions: { parserOptions: { project: "./tsconfig.json" } },
+    languageOptions: { parserOptions: { project: ["./tsconfig.json", "./src/console/tsconfig.json"] } },
     linterOptions: { reportUnusedDisableDirectives: "error" },
     rules: {
       "@typescript-eslint/no-explicit-any": "error",

@@ -248,6 +248,10 @@ export const ConfigSchema = Type.Object({
     description:
       "How much of a stream may wait for a slow reader, beyond the system's own buffers; then the reader is cut off",
   }),
+  console: Type.Enum(["on", "off"], {
+    default: "on",
+    description: "Whether the console, a web page for users and operators, is served at /console",
+  }),
   adminKeyFile: Type.String({
     arg: "FILE",
     default: "",

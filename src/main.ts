@@ -176,6 +176,7 @@ async function start(
     uploads: UPLOADS,
     stream: { ...STREAM_DEFAULTS, bufferLimit: config.streamBuffer, sendMs: config.sendTimeout * 1000, mayEmit },
     snapshot: () => engine.snapshot(),
+    console: config.console === "on",
     // The server listens only after loading the model.
     checks: { model: () => model.check(), store: () => replica.check() },
   });
@@ -183,6 +184,7 @@ async function start(
   logger.info(
     {
       url,
+      ...(config.console === "on" ? { console: `${url}/console` } : {}),
       model: model.name,
       fingerprint,
       device: config.device,

@@ -1,21 +1,22 @@
 /**
  * `npm run build`: compiles src/ into dist/, file by file, when anything that decides what comes out has changed since it was last done.
- * TypeBox comes in one file (dist/packages): loading its 680 takes a third of what every start takes. Types are checked elsewhere
- * (`npm run typecheck`). `--check` compiles nothing: exit code 0 if dist/ is what src/ says, else 1.
+ * TypeBox comes in one file (dist/packages): loading its 680 takes a third of what every start takes. The browser's part, src/console/,
+ * becomes dist/console: one script and one style sheet, named by their content. Types are checked elsewhere (`npm run typecheck`). `--check` compiles nothing: exit code 0 if dist/ is what src/ says, else 1.
  * In plain JavaScript, since it runs before anything is compiled.
  */
 import { createHash } from "node:crypto";
-import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { join, relative } from "node:path";
+import { copyFileSync, existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { basename, join, relative, sep } from "node:path";
 import { fileURLToPath } from "node:url";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const PACKED = "typebox";
+/** What src/console/ is bundled with. */
+const BROWSER_PACKAGES = ["preact", "uplot"];
 const SETTINGS = [
   "tsconfig.json",
   "tools/build.mjs",
-  "node_modules/esbuild/package.json",
-  `node_modules/${PACKED}/package.json`,
+  ...["esbuild", PACKED, ...BROWSER_PACKAGES].map((name) => `node_modules/${name}/package.json`),
 ];
 /** What the last build was made from. */
 const STAMP = join(ROOT, "dist", "built-from");
@@ -61,7 +62,7 @@ async function compile() {
   };
   await build({
     ...options,
-    entryPoints: sources(),
+    entryPoints: sources().filter((path) => !path.startsWith(join("src", "console") + sep)),
     outbase: "src",
     outdir: "dist",
     loader: { ".json": "copy" },
@@ -73,8 +74,53 @@ async function compile() {
     entryPoints: [...packed].map((module) => ({ in: module, out: fileOf(module) })),
     outdir: "dist/packages",
     splitting: true,
-    banner: { js: `/*\n${readFileSync(join(ROOT, "node_modules", PACKED, "license"), "utf8")}*/` },
+    banner: { js: licences([PACKED]) },
   });
+  await bundleConsole(build);
+}
+
+/** One page, which names its script and its style sheet, `main.js` and `main.css`, by what they are called here. */
+async function bundleConsole(build) {
+  const [from, to] = [join(ROOT, "src/console"), join(ROOT, "dist/console")];
+  rmSync(to, { recursive: true, force: true });
+  const { metafile } = await build({
+    absWorkingDir: ROOT,
+    bundle: true,
+    minify: true,
+    format: "esm",
+    platform: "browser",
+    target: ["chrome123", "firefox120", "safari17.5"],
+    jsx: "automatic",
+    jsxImportSource: "preact",
+    logLevel: "warning",
+    legalComments: "none",
+    entryPoints: ["src/console/main.tsx"],
+    outdir: "dist/console/assets",
+    entryNames: "[name]-[hash]",
+    metafile: true,
+    banner: { js: licences(BROWSER_PACKAGES) },
+  });
+  const names = Object.keys(metafile.outputs).map((path) => basename(path));
+  const page = readFileSync(join(from, "index.html"), "utf8").replace(/\bmain(\.js|\.css)/g, (_, extension) => {
+    return `assets/${names.find((name) => name.endsWith(extension))}`;
+  });
+  writeFileSync(join(to, "index.html"), page);
+  copyFileSync(join(from, "icon.svg"), join(to, "icon.svg"));
+}
+
+/** The licences of packages whose code comes with ours. */
+function licences(packages) {
+  const texts = packages.map((name) => {
+    const folder = join(ROOT, "node_modules", name);
+    return `${name}\n${readFileSync(
+      join(
+        folder,
+        readdirSync(folder).find((file) => /^license/i.test(file)),
+      ),
+      "utf8",
+    )}`;
+  });
+  return `/*\n${texts.join("\n")}*/`;
 }
 
 /** Paths from the root on. */

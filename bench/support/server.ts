@@ -86,6 +86,7 @@ export async function serveEngine(
     uploads: UPLOADS,
     stream: { ...STREAM_DEFAULTS, mayEmit },
     snapshot: () => engine.snapshot(),
+    console: false,
     checks: {},
   });
   await fastify.listen({ host: "127.0.0.1", port: 0 });

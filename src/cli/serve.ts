@@ -74,6 +74,7 @@ async function whatToTry(url: string, config: Config): Promise<string> {
     `  curl ${url}/generate -H 'content-type: application/json' -d '${body}'`,
     `  curl ${url}/prefixes`,
     ...(first === undefined ? [] : [`  npx prefixd push ${join(config.prefixes, first)} --id mine --url ${url}`]),
+    ...(config.console === "on" ? [`  open ${url}/console`] : []),
     `  open ${url}/docs`,
     "",
     "",

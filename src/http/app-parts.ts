@@ -87,6 +87,8 @@ export interface AppParts {
   readonly stream: SseOptions;
   /** Who runs and who waits now. */
   readonly snapshot: () => EngineSnapshot;
+  /** Whether `/console` is served. */
+  readonly console: boolean;
   /** Readiness checks by name; each throws or rejects if its part does not work. */
   readonly checks: Readonly<Record<string, () => void | Promise<void>>>;
 }

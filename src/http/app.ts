@@ -18,6 +18,7 @@ import { requestId, trackRequests } from "./access-log.ts";
 import { RouteIndex } from "./route-index.ts";
 import { liveRoutes } from "./admin/live-route.ts";
 import { adminRoutes } from "./admin/route.ts";
+import { consoleRoutes } from "./console.ts";
 import { docsRoutes } from "./docs/route.ts";
 import { PromptReader } from "./generate/prompts.ts";
 import { generateRoutes } from "./generate/route.ts";
@@ -112,6 +113,7 @@ export async function buildApp(parts: AppParts): Promise<App> {
   modelRoutes(fastify, parts);
   healthRoutes(fastify, parts, state);
   await docsRoutes(fastify);
+  if (parts.console) await consoleRoutes(fastify);
   return { fastify, state, traffic, routes: checkAccess(), doors: [] };
 }
 

@@ -103,7 +103,7 @@ t.test("every route, for every caller", async (t) => {
 
 t.test("the matrix has a row for every route of the app", async (t) => {
   const { routes } = await buildTestApp(t);
-  const pages = routes.filter(({ url }) => url.startsWith("/docs"));
+  const pages = routes.filter(({ url }) => /^\/(docs|console)/.test(url));
   t.ok(pages.length > 0 && pages.every(({ access }) => access === "public"));
   const names = routes.filter((route) => !pages.includes(route)).map(({ method, url }) => `${method} ${url}`);
   t.same(

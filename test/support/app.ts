@@ -113,6 +113,7 @@ export async function buildTestApp(
     uploads: UPLOADS,
     stream: { ...STREAM_DEFAULTS, sendMs: SEND_MS },
     snapshot: () => engine.snapshot(),
+    console: true,
     checks: { model: () => {}, store: () => registry.list("local", { limit: 1 }).then(() => {}) },
     ...rest,
   });

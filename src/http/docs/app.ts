@@ -83,6 +83,7 @@ export async function documentationApp(): Promise<TypedApp> {
     uploads: UPLOADS,
     stream: STREAM_DEFAULTS,
     snapshot: nothing,
+    console: false,
     checks: {},
   });
   await fastify.ready();

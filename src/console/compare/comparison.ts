@@ -1,0 +1,151 @@
+/** One prompt under several prefixes: what the page shows, kept while other pages are open. */
+import type { Prefix } from "../api.ts";
+import type { Session } from "../session.ts";
+import { Run } from "./run.ts";
+import { DEFAULTS, requestBody, type Settings } from "./settings.ts";
+
+export const MAX_COLUMNS = 5;
+
+export interface Column {
+  /** 0: the base; decides its colour, which it keeps. */
+  readonly place: number;
+  readonly prefix: string | null;
+  readonly run: Run | null;
+}
+
+export interface Example {
+  readonly name: string;
+  readonly prompt: string;
+  /** Names of the demo's prefixes that it is for. */
+  readonly prefixes: readonly string[];
+}
+
+export const EXAMPLES: readonly Example[] = [
+  {
+    name: "a flight and a date",
+    prompt: "i want to book a flight to london on August 14th, 2024\n=>",
+    prefixes: ["datenorm", "intent", "truecase", "datelong"],
+  },
+  {
+    name: "a restaurant",
+    prompt: "name : The Mill | Type : restaurant | food : Italian | price : cheap | area : riverside\n=>",
+    prefixes: ["e2e", "sgd_nlg", "truecase", "intent"],
+  },
+  {
+    name: "the weather",
+    prompt: "service : weather | offer temperature : 72 | offer precipitation : 10\n=>",
+    prefixes: ["sgd_nlg", "e2e", "truecase", "intent"],
+  },
+];
+
+export class Comparison {
+  readonly session: Session;
+  prompt = EXAMPLES[0]!.prompt;
+  settings: Settings = DEFAULTS;
+  columns: readonly Column[] = [];
+  /** null: not asked for yet. */
+  prefixes: readonly Prefix[] | null = null;
+  #listener: () => void = () => {};
+  #drawing = false;
+
+  constructor(session: Session) {
+    this.session = session;
+  }
+
+  get running(): boolean {
+    return this.columns.some(({ run }) => run !== null && !run.over);
+  }
+
+  get ended(): boolean {
+    return !this.running && this.columns.some(({ run }) => run !== null);
+  }
+
+  /** Called at most once a frame, however much changes. */
+  listen(listener: () => void): () => void {
+    this.#listener = listener;
+    return () => (this.#listener = () => {});
+  }
+
+  /** Reads the list of prefixes anew; the first time, chooses columns, and runs if no key is needed. */
+  async load(): Promise<void> {
+    const first = this.prefixes === null;
+    this.prefixes = await this.session.api.list<Prefix>("/prefixes", "prefixes");
+    if (first) {
+      this.useExample(EXAMPLES[0]!);
+      if (!this.session.api.keyed && this.columns.length > 1) this.run();
+    }
+    this.#changed();
+  }
+
+  /** Those of its prefixes that there are, and others up to four in all. */
+  useExample({ prompt, prefixes: wanted }: Example): void {
+    this.prompt = prompt;
+    const ids = (this.prefixes ?? []).map(({ id }) => id);
+    const named = wanted.flatMap((name) => ids.find((id) => id === name || id.endsWith(`/${name}`)) ?? []);
+    const chosen = [...new Set([...named, ...ids])].slice(0, MAX_COLUMNS - 1);
+    this.stop();
+    const base = this.session.model.base_model ? [{ place: 0, prefix: null, run: null }] : [];
+    this.columns = [...base, ...chosen.map((prefix, i) => ({ place: i + 1, prefix, run: null }))];
+    this.#changed();
+  }
+
+  setPrompt(prompt: string): void {
+    this.prompt = prompt;
+    this.#changed();
+  }
+
+  setSettings(settings: Settings): void {
+    this.settings = settings;
+    this.#changed();
+  }
+
+  setPrefix(place: number, prefix: string): void {
+    this.columns = this.columns.map((column) => {
+      if (column.place !== place) return column;
+      column.run?.stop();
+      return { ...column, prefix, run: null };
+    });
+    this.#changed();
+  }
+
+  add(prefix: string): void {
+    const free = [1, 2, 3, 4].find((place) => this.columns.every((column) => column.place !== place));
+    if (free === undefined) return;
+    this.columns = [...this.columns, { place: free, prefix, run: null }].sort((a, b) => a.place - b.place);
+    this.#changed();
+  }
+
+  remove(place: number): void {
+    this.columns.find((column) => column.place === place)?.run?.stop();
+    this.columns = this.columns.filter((column) => column.place !== place);
+    this.#changed();
+  }
+
+  /** All columns leave together, or one alone; each fails by itself. Throws as `requestBody`. */
+  run(place?: number): void {
+    const asked = this.columns.filter((column) => place === undefined || column.place === place);
+    const bodies = asked.map(({ prefix }) => requestBody(this.prompt, prefix, this.settings));
+    // For those who want little motion an answer appears whole.
+    const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    const runs = asked.map(({ prefix }) => new Run(prefix, ({ over }) => (!calm || over) && this.#changed()));
+    this.columns = this.columns.map((column) => {
+      const at = asked.indexOf(column);
+      return at < 0 ? column : { ...column, run: runs[at]! };
+    });
+    runs.forEach((run, i) => void run.start(this.session.api, bodies[i]!));
+    this.#changed();
+  }
+
+  stop(): void {
+    for (const { run } of this.columns) run?.stop();
+  }
+
+  #changed(): void {
+    if (this.#drawing) return;
+    this.#drawing = true;
+    requestAnimationFrame(() => {
+      this.#drawing = false;
+      this.#listener();
+    });
+  }
+}

@@ -1,0 +1,114 @@
+import { useEffect, useState } from "preact/hooks";
+import { asApiError, type ApiError, type Prefix } from "../api.ts";
+import { date, plural } from "../format.ts";
+import { hasUsers, type Session } from "../session.ts";
+import { Confirm, CopyButton, Problem } from "../ui.tsx";
+import { Sharing } from "./sharing.tsx";
+
+interface DetailProps {
+  readonly session: Session;
+  readonly prefix: Prefix;
+  readonly onChanged: () => void;
+  readonly onDeleted: () => void;
+}
+
+/** @param prefix as in the list; its owner also sees whom it is shared with */
+export function PrefixDetail({ session, prefix: listed, onChanged, onDeleted }: DetailProps) {
+  const { api } = session;
+  const path = `/prefixes/${encodeURIComponent(listed.id)}`;
+  const [prefix, setPrefix] = useState(listed);
+  const [failed, setFailed] = useState<ApiError | null>(null);
+  const [asks, setAsks] = useState(false);
+  const [busy, setBusy] = useState(false);
+  useEffect(() => {
+    api.get<Prefix>(path).then(setPrefix, (error: unknown) => setFailed(asApiError(error)));
+  }, [path]);
+  const remove = async (): Promise<void> => {
+    setBusy(true);
+    try {
+      await api.send("DELETE", path);
+      onDeleted();
+    } catch (error) {
+      setFailed(asApiError(error));
+      setAsks(false);
+      setBusy(false);
+    }
+  };
+  const owned = prefix.access === "owner";
+  const keyless = !api.keyed && !hasUsers(session);
+  return (
+    <aside class="panel" aria-labelledby="detail-title">
+      <header>
+        <h2 id="detail-title" class="mono cut">
+          {prefix.id}
+        </h2>
+        <span class="tag">{prefix.kind}</span>
+      </header>
+      <div class="panel-body stack">
+        {failed !== null && <Problem error={failed} />}
+        <dl class="kv">
+          <dt>Digest</dt>
+          <dd>
+            <code>{prefix.digest}</code> <CopyButton text={prefix.digest} />
+          </dd>
+          <dt>Size</dt>
+          <dd>
+            {plural(prefix.virtual_tokens, "virtual token")}, {plural(prefix.bytes, "byte")}
+          </dd>
+          <dt>Base</dt>
+          <dd>{prefix.base_model_name_or_path ?? "not named"}</dd>
+          <dt>Changed</dt>
+          <dd>{date(prefix.updated_at)}</dd>
+        </dl>
+        {prefix.warnings.map(({ detail }) => (
+          <p key={detail} class="small warn">
+            {detail}
+          </p>
+        ))}
+        {owned && !keyless && prefix.shared_with !== undefined && (
+          <Sharing
+            prefix={prefix}
+            owner={session.user}
+            onChange={async (change) => {
+              setPrefix(await api.send<Prefix>("PATCH", path, change));
+              onChanged();
+            }}
+          />
+        )}
+        {owned && (
+          <button type="button" class="btn danger start" aria-haspopup="dialog" onClick={() => setAsks(true)}>
+            Delete…
+          </button>
+        )}
+      </div>
+      {asks && (
+        <Confirm
+          title={`Delete ${prefix.id}?`}
+          name={prefix.id}
+          action="Delete"
+          keep="Keep it"
+          busy={busy}
+          onConfirm={() => void remove()}
+          onClose={() => setAsks(false)}
+        >
+          <ul class="dots">
+            <li>Requests that run with it end now, with finish reason “removed”.</li>
+            <li>{othersLose(prefix)}</li>
+            <li>
+              Later requests get 404 <code>prefix_not_found</code>, never the bare model.
+            </li>
+            <li>It cannot be undone.</li>
+          </ul>
+        </Confirm>
+      )}
+    </aside>
+  );
+}
+
+function othersLose({ visibility, shared_with = [], readable_by = [] }: Prefix): string {
+  if (visibility === "shared") return "No other user can use it any more; all of them may now.";
+  const others = [...new Set([...shared_with, ...readable_by])];
+  return others.length === 0
+    ? "It is shared with nobody."
+    : `${others.slice(0, 5).join(", ")}${others.length > 5 ? " and others" : ""} can no longer use it.`;
+}

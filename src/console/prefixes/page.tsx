@@ -1,0 +1,152 @@
+import { useEffect, useRef, useState } from "preact/hooks";
+import { asApiError, type ApiError, type Prefix } from "../api.ts";
+import { count, date, plural } from "../format.ts";
+import type { PageProps } from "../page-props.ts";
+import { Note, Problem, useSlash } from "../ui.tsx";
+import { PrefixDetail } from "./detail.tsx";
+import { Upload } from "./upload.tsx";
+
+const SHOWN = 500;
+const MAY: Readonly<Record<Prefix["access"], string>> = { owner: "yours", use: "you may use", read: "you may read" };
+
+export function PrefixesPage({ session }: PageProps) {
+  const [prefixes, setPrefixes] = useState<readonly Prefix[] | null>(null);
+  const [failed, setFailed] = useState<ApiError | null>(null);
+  const [stored, setStored] = useState<Prefix | null>(null);
+  const [chosen, setChosen] = useState<string | null>(null);
+  const [search, setSearch] = useState("");
+  const find = useRef<HTMLInputElement>(null);
+  const load = (): void => {
+    session.api.list<Prefix>("/prefixes", "prefixes").then(
+      (list) => {
+        setPrefixes(list);
+        setFailed(null);
+      },
+      (error: unknown) => setFailed(asApiError(error)),
+    );
+  };
+  useEffect(load, [session]);
+  useSlash(find);
+  const found = (prefixes ?? []).filter(({ id, digest }) => id.includes(search) || digest.startsWith(search));
+  const selected = prefixes?.find(({ id }) => id === chosen);
+  return (
+    <>
+      <div class="head">
+        <h1>Prefixes</h1>
+        <p>Yours and those shared with you. Another user's is written owner/name.</p>
+      </div>
+      <div class="split">
+        <section class="stack" aria-label="All prefixes">
+          <Upload
+            session={session}
+            prefixes={prefixes ?? []}
+            onStored={(prefix) => {
+              setStored(prefix);
+              setChosen(prefix.id);
+              load();
+            }}
+          />
+          {stored !== null && (
+            <Note tone="ok">
+              <p>
+                <strong>{stored.id} is stored</strong> as <code>{stored.digest.slice(0, 8)}</code>.
+              </p>
+              {stored.warnings.map(({ detail }) => (
+                <p key={detail} class="soft">
+                  {detail}
+                </p>
+              ))}
+            </Note>
+          )}
+          {failed !== null && <Problem error={failed} />}
+          <section class="panel" aria-labelledby="list-title">
+            <header>
+              <h2 id="list-title">{prefixes === null ? "Prefixes" : plural(prefixes.length, "prefix", "prefixes")}</h2>
+              <input
+                ref={find}
+                class="end find"
+                type="search"
+                aria-label="Search by name or digest"
+                placeholder="Name or digest"
+                aria-keyshortcuts="/"
+                value={search}
+                onInput={({ currentTarget }) => setSearch(currentTarget.value)}
+              />
+            </header>
+            {prefixes !== null && found.length === 0 ? (
+              <p class="empty">
+                {prefixes.length === 0
+                  ? "No prefixes yet. Drop a PEFT folder above."
+                  : `Nothing is called “${search}”. Search looks at names and at the first characters of digests.`}
+              </p>
+            ) : (
+              <PrefixTable prefixes={found} chosen={chosen} onChoose={setChosen} />
+            )}
+          </section>
+        </section>
+        {selected !== undefined && (
+          <PrefixDetail
+            key={`${selected.id} ${selected.digest}`}
+            session={session}
+            prefix={selected}
+            onChanged={load}
+            onDeleted={() => {
+              setChosen(null);
+              load();
+            }}
+          />
+        )}
+      </div>
+    </>
+  );
+}
+
+interface TableProps {
+  readonly prefixes: readonly Prefix[];
+  readonly chosen: string | null;
+  readonly onChoose: (id: string) => void;
+}
+
+function PrefixTable({ prefixes, chosen, onChoose }: TableProps) {
+  return (
+    <div class="scroll">
+      <table class="pick">
+        <thead>
+          <tr>
+            <th scope="col">Name</th>
+            <th scope="col" class="opt">
+              Kind
+            </th>
+            <th scope="col" class="num">
+              Tokens
+            </th>
+            <th scope="col">Shared</th>
+            <th scope="col" class="opt">
+              Changed
+            </th>
+          </tr>
+        </thead>
+        <tbody>
+          {prefixes.slice(0, SHOWN).map(({ id, kind, virtual_tokens, access, visibility, updated_at }) => (
+            <tr key={id} class={id === chosen ? "on" : ""}>
+              <th scope="row">
+                <button type="button" class="link" aria-current={id === chosen} onClick={() => onChoose(id)}>
+                  {id}
+                </button>
+              </th>
+              <td class="small soft opt">{kind}</td>
+              <td class="num">{count(virtual_tokens)}</td>
+              <td>
+                {access === "owner" ? (visibility === "shared" ? "with all users" : "as you choose") : MAY[access]}
+              </td>
+              <td class="soft opt">{date(updated_at)}</td>
+            </tr>
+          ))}
+        </tbody>
+      </table>
+      {prefixes.length > SHOWN && (
+        <p class="panel-body small faint">The first {count(SHOWN)}: search for the others.</p>
+      )}
+    </div>
+  );
+}

@@ -1,0 +1,139 @@
+import { useRef, useState } from "preact/hooks";
+import { asApiError, type ApiError, type Prefix } from "../api.ts";
+import { plural } from "../format.ts";
+import type { Session } from "../session.ts";
+import { Dialog, Field, Problem } from "../ui.tsx";
+import { ADAPTER_FILES, adapterForm, dropped, type Chosen } from "./files.ts";
+
+interface UploadProps {
+  readonly session: Session;
+  readonly prefixes: readonly Prefix[];
+  readonly onStored: (stored: Prefix) => void;
+}
+
+/** Where adapters are dropped, or chosen with a button. */
+export function Upload({ session, prefixes, onStored }: UploadProps) {
+  const [over, setOver] = useState(false);
+  const [chosen, setChosen] = useState<Chosen | null>(null);
+  const input = useRef<HTMLInputElement>(null);
+  const onDrop = async (event: DragEvent): Promise<void> => {
+    event.preventDefault();
+    setOver(false);
+    if (event.dataTransfer !== null) setChosen(await dropped(event.dataTransfer));
+  };
+  return (
+    <div
+      class={over ? "drop over" : "drop"}
+      onDragOver={(event) => {
+        event.preventDefault();
+        setOver(true);
+      }}
+      onDragLeave={() => setOver(false)}
+      onDrop={(event) => void onDrop(event)}
+    >
+      <p>
+        <strong>Drop the folder that PEFT's save_pretrained wrote</strong>, or{" "}
+        <button type="button" class="btn" onClick={() => input.current?.click()}>
+          choose files
+        </button>
+      </p>
+      <p class="small faint">{ADAPTER_FILES.join(" and ")}. Checked whole before anything is stored.</p>
+      <input
+        ref={input}
+        type="file"
+        multiple
+        hidden
+        aria-label="Files of an adapter"
+        onChange={({ currentTarget }) => {
+          setChosen({ name: "", files: [...(currentTarget.files ?? [])] });
+          currentTarget.value = "";
+        }}
+      />
+      {chosen !== null && (
+        <UploadDialog
+          session={session}
+          prefixes={prefixes}
+          chosen={chosen}
+          onClose={() => setChosen(null)}
+          onStored={(stored) => {
+            setChosen(null);
+            onStored(stored);
+          }}
+        />
+      )}
+    </div>
+  );
+}
+
+function UploadDialog({
+  session,
+  prefixes,
+  chosen: { name: proposed, files },
+  onClose,
+  onStored,
+}: UploadProps & { chosen: Chosen; onClose: () => void }) {
+  const [name, setName] = useState(proposed);
+  const [busy, setBusy] = useState(false);
+  const [failed, setFailed] = useState<ApiError | null>(null);
+  const missing = ADAPTER_FILES.filter((wanted) => files.every((file) => file.name !== wanted));
+  const replaces = prefixes.find(({ id, access }) => id === name && access === "owner");
+  const store = async (event: Event): Promise<void> => {
+    event.preventDefault();
+    setBusy(true);
+    setFailed(null);
+    try {
+      onStored(await session.api.send<Prefix>("PUT", `/prefixes/${encodeURIComponent(name)}`, adapterForm(files)));
+    } catch (error) {
+      setFailed(asApiError(error));
+      setBusy(false);
+    }
+  };
+  return (
+    <Dialog
+      title="Upload a prefix"
+      onClose={onClose}
+      foot={
+        <>
+          <button type="button" class="btn" onClick={onClose}>
+            Cancel
+          </button>
+          <button type="submit" form="upload" class="btn main" disabled={busy || name === "" || missing.length > 0}>
+            {busy ? "Storing…" : replaces === undefined ? "Store" : "Replace"}
+          </button>
+        </>
+      }
+    >
+      <form id="upload" class="stack" onSubmit={(event) => void store(event)}>
+        <Field
+          label="Name"
+          value={name}
+          onValue={setName}
+          mono
+          focus
+          hint={
+            replaces === undefined
+              ? "Letters, digits, dot, underscore and hyphen; the first a letter or a digit."
+              : `Replaces ${replaces.digest.slice(0, 8)}. Running requests finish on it.`
+          }
+        />
+        <ul class="files">
+          {files.map((file) => (
+            <li key={file.name}>
+              <code>{file.name}</code>{" "}
+              <span class="soft small">
+                {plural(file.size, "byte")}
+                {!(ADAPTER_FILES as readonly string[]).includes(file.name) && ", not needed"}
+              </span>
+            </li>
+          ))}
+          {missing.map((file) => (
+            <li key={file} class="bad">
+              <code>{file}</code> is missing
+            </li>
+          ))}
+        </ul>
+        {failed !== null && <Problem what={`${name} was not stored.`} error={failed} />}
+      </form>
+    </Dialog>
+  );
+}

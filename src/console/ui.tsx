@@ -1,0 +1,247 @@
+/** What several pages are made of. */
+import type { ComponentChildren } from "preact";
+import { useEffect, useId, useLayoutEffect, useRef, useState } from "preact/hooks";
+import type { ApiError } from "./api.ts";
+
+export type Tone = "neutral" | "ok" | "warn" | "bad";
+
+export function Note({ tone = "neutral", children }: { tone?: Tone; children: ComponentChildren }) {
+  return (
+    <div class={`note ${tone}`} role={tone === "bad" ? "alert" : "status"}>
+      {children}
+    </div>
+  );
+}
+
+/** The server's words as they came. */
+export function Problem({ what, error }: { what?: string; error: ApiError }) {
+  return (
+    <Note tone="bad">
+      <p>
+        <strong>{what ?? `${error.title}.`}</strong> <span class="soft">{error.message}</span>
+      </p>
+      {error.code !== "" && (
+        <p class="small soft">
+          <code>{error.code}</code> {error.status}
+          {error.requestId !== "" && (
+            <>
+              , request <code>{error.requestId}</code>
+            </>
+          )}
+        </p>
+      )}
+    </Note>
+  );
+}
+
+export interface FieldProps {
+  readonly label: string;
+  readonly value: string;
+  readonly onValue: (value: string) => void;
+  readonly hint?: string;
+  readonly error?: string | null;
+  readonly type?: "text" | "number" | "password";
+  readonly rows?: number;
+  readonly mono?: boolean;
+  readonly placeholder?: string;
+  readonly step?: string;
+  readonly min?: string;
+  readonly focus?: boolean;
+}
+
+export function Field(props: FieldProps) {
+  const { label, value, onValue, hint, error = null, type = "text", rows, mono = false } = props;
+  const id = useId();
+  const input = useRef<HTMLInputElement & HTMLTextAreaElement>(null);
+  useEffect(() => {
+    if (props.focus) input.current?.focus();
+  }, []);
+  const common = {
+    id,
+    ref: input,
+    value,
+    class: mono ? "mono" : "",
+    placeholder: props.placeholder,
+    spellcheck: false,
+    autocomplete: "off",
+    // A dialog that opens looks for it.
+    autofocus: props.focus,
+    "aria-invalid": error !== null,
+    "aria-describedby": hint === undefined && error === null ? undefined : `${id}-hint`,
+    onInput: (event: { currentTarget: { value: string } }) => onValue(event.currentTarget.value),
+  };
+  // Preact's types know no input whose type is one of several.
+  const attributes: object = { type, step: props.step, min: props.min };
+  return (
+    <div class="field">
+      <label for={id}>{label}</label>
+      {rows === undefined ? <input {...common} {...attributes} /> : <textarea {...common} rows={rows} />}
+      {(error !== null || hint !== undefined) && (
+        <p id={`${id}-hint`} class={error !== null ? "small bad" : "small faint"}>
+          {error ?? hint}
+        </p>
+      )}
+    </div>
+  );
+}
+
+interface SegmentsProps<T extends string> {
+  readonly label: string;
+  readonly options: Readonly<Record<T, string>>;
+  readonly value: T;
+  readonly onValue: (value: T) => void;
+}
+
+export function Segments<T extends string>({ label, options, value, onValue }: SegmentsProps<T>) {
+  const name = useId();
+  return (
+    <fieldset class="field">
+      <legend>{label}</legend>
+      <div class="seg">
+        {(Object.entries(options) as [T, string][]).map(([option, text]) => (
+          <label key={option}>
+            <input type="radio" name={name} checked={option === value} onChange={() => onValue(option)} />
+            {text}
+          </label>
+        ))}
+      </div>
+    </fieldset>
+  );
+}
+
+interface DialogProps {
+  readonly title: string;
+  readonly onClose: () => void;
+  readonly children: ComponentChildren;
+  readonly foot?: ComponentChildren;
+  /** At the window's side, for settings. */
+  readonly side?: boolean;
+  /** It cannot be closed. */
+  readonly fixed?: boolean;
+}
+
+/** Open while it is rendered. Esc, the cross and the backdrop close it; focus goes back to where it was. */
+export function Dialog({ title, onClose, children, foot, side = false, fixed = false }: DialogProps) {
+  const dialog = useRef<HTMLDialogElement>(null);
+  const id = useId();
+  // Closed before it is removed: only then does the browser give the focus back.
+  useLayoutEffect(() => {
+    const element = dialog.current!;
+    element.showModal();
+    return () => element.close();
+  }, []);
+  const close = (): void => {
+    if (!fixed) onClose();
+  };
+  return (
+    <dialog
+      ref={dialog}
+      class={side ? "side" : ""}
+      aria-labelledby={id}
+      onCancel={(event) => {
+        event.preventDefault();
+        close();
+      }}
+      onClick={(event) => event.target === dialog.current && close()}
+    >
+      <div class="dialog-head">
+        <h2 id={id} class="grow">
+          {title}
+        </h2>
+        {!fixed && (
+          <button type="button" class="btn quiet icon" aria-label="Close" onClick={close}>
+            ×
+          </button>
+        )}
+      </div>
+      <div class="dialog-body">{children}</div>
+      {foot !== undefined && <div class="dialog-foot">{foot}</div>}
+    </dialog>
+  );
+}
+
+interface ConfirmProps {
+  readonly title: string;
+  /** What must be typed. */
+  readonly name: string;
+  readonly action: string;
+  readonly keep: string;
+  readonly busy: boolean;
+  readonly onConfirm: () => void;
+  readonly onClose: () => void;
+  readonly children: ComponentChildren;
+}
+
+/** Asks for the name of what is about to be destroyed. */
+export function Confirm({ title, name, action, keep, busy, onConfirm, onClose, children }: ConfirmProps) {
+  const [typed, setTyped] = useState("");
+  return (
+    <Dialog
+      title={title}
+      onClose={onClose}
+      foot={
+        <>
+          <button type="button" class="btn" onClick={onClose}>
+            {keep}
+          </button>
+          <button type="button" class="btn main danger" disabled={typed !== name || busy} onClick={onConfirm}>
+            {action}
+          </button>
+        </>
+      }
+    >
+      {children}
+      <Field label={`Type ${name} to go on`} value={typed} onValue={setTyped} mono focus />
+    </Dialog>
+  );
+}
+
+/** Copies text; where the browser gives no clipboard (a page without TLS), selects it, to be copied by hand. */
+export function CopyButton({
+  text,
+  from,
+  main = false,
+}: {
+  text: string;
+  from?: () => Element | null;
+  main?: boolean;
+}) {
+  const [said, say] = useState("Copy");
+  const copy = async (): Promise<void> => {
+    try {
+      await navigator.clipboard.writeText(text);
+      say("Copied");
+    } catch {
+      const element = from?.() ?? null;
+      if (element !== null) getSelection()?.selectAllChildren(element);
+      say(element === null ? "No clipboard" : "Press Ctrl C");
+    }
+  };
+  return (
+    <button type="button" class={main ? "btn main" : "btn tiny"} onClick={() => void copy()}>
+      {said}
+    </button>
+  );
+}
+
+export function Meter({ part }: { part: number }) {
+  return (
+    <span class="meter" aria-hidden="true">
+      <i style={{ width: `${100 * Math.min(1, Math.max(0, part))}%` }} />
+    </span>
+  );
+}
+
+/** "/" goes to the search field, from anywhere but another field. */
+export function useSlash(field: { readonly current: HTMLInputElement | null }): void {
+  useEffect(() => {
+    const onKey = (event: KeyboardEvent): void => {
+      const { target } = event;
+      if (event.key !== "/" || (target instanceof HTMLElement && target.matches("input, textarea, select"))) return;
+      event.preventDefault();
+      field.current?.focus();
+    };
+    addEventListener("keydown", onKey);
+    return () => removeEventListener("keydown", onKey);
+  }, []);
+}

@@ -1,0 +1,108 @@
+import { useEffect, useState } from "preact/hooks";
+import { asApiError, type ApiError, type Receipt, type UserDetail } from "../api.ts";
+import { count, plural } from "../format.ts";
+import type { Session } from "../session.ts";
+import { Confirm, Problem } from "../ui.tsx";
+import { Keys } from "./keys.tsx";
+import { LimitsForm } from "./limits-form.tsx";
+
+interface UserProps {
+  readonly session: Session;
+  readonly id: string;
+  readonly onChanged: () => void;
+  readonly onRemoved: (receipt: Receipt) => void;
+}
+
+export function UserDetailView({ session, id, onChanged, onRemoved }: UserProps) {
+  const { api } = session;
+  const path = `/admin/users/${encodeURIComponent(id)}`;
+  const [user, setUser] = useState<UserDetail | null>(null);
+  const [failed, setFailed] = useState<ApiError | null>(null);
+  const [asks, setAsks] = useState(false);
+  const [busy, setBusy] = useState(false);
+  const load = async (): Promise<void> => {
+    try {
+      setUser(await api.get<UserDetail>(path));
+    } catch (error) {
+      setFailed(asApiError(error));
+    }
+  };
+  useEffect(() => void load(), [path]);
+  const remove = async (): Promise<void> => {
+    setBusy(true);
+    setFailed(null);
+    try {
+      onRemoved(await api.send<Receipt>("DELETE", path));
+    } catch (error) {
+      setFailed(asApiError(error));
+      setAsks(false);
+      setBusy(false);
+    }
+  };
+  return (
+    <aside class="panel" aria-labelledby="user-title">
+      <header>
+        <h2 id="user-title" class="mono cut">
+          {id}
+        </h2>
+        <button type="button" class="btn danger end" aria-haspopup="dialog" onClick={() => setAsks(true)}>
+          Remove…
+        </button>
+      </header>
+      <div class="panel-body stack">
+        {failed !== null && <Problem error={failed} />}
+        {user !== null && (
+          <>
+            <Keys session={session} path={path} user={user} onChanged={load} />
+            <LimitsForm
+              key={JSON.stringify([user.weight, user.limits])}
+              user={user}
+              onSave={async (change) => {
+                await api.send("PATCH", path, change);
+                await load();
+                onChanged();
+              }}
+            />
+            <section class="line-top stack" aria-label="Usage">
+              <h3>The last 31 days</h3>
+              <dl class="kv">
+                <dt>Requests</dt>
+                <dd>{count(user.usage.requests)}</dd>
+                <dt>Tokens</dt>
+                <dd>
+                  {count(user.usage.prompt_tokens)} of prompts, {count(user.usage.completion_tokens)} generated
+                </dd>
+                <dt>Prefixes</dt>
+                <dd>
+                  {plural(user.prefixes.count, "prefix", "prefixes")}, {plural(user.prefixes.bytes, "byte")}
+                </dd>
+              </dl>
+            </section>
+          </>
+        )}
+      </div>
+      {asks && (
+        <Confirm
+          title={`Remove ${id} for good?`}
+          name={id}
+          action={busy ? "Removing…" : "Remove"}
+          keep={`Keep ${id}`}
+          busy={busy}
+          onConfirm={() => void remove()}
+          onClose={() => setAsks(false)}
+        >
+          <ul class="dots">
+            {user !== null && (
+              <li>
+                {plural(user.prefixes.count, "prefix", "prefixes")} and {plural(user.keys.length, "key")} are erased.
+              </li>
+            )}
+            <li>Their running and waiting requests end, on all replicas; so do others' with their prefixes.</li>
+            <li>It ends when every replica has confirmed; then you get a receipt.</li>
+            <li>It cannot be undone.</li>
+          </ul>
+        </Confirm>
+      )}
+    </aside>
+  );
+}
