@@ -73,7 +73,7 @@ export function refuseConnection(
   socket: Socket,
   metrics: Metrics,
 ): void {
-  if (error.code === "ECONNRESET" || !socket.writable) return void socket.destroy();
+  if (error.code === "ECONNRESET" || !socket.writable || isAnswering(socket)) return void socket.destroy();
   const late = error.code === "ERR_HTTP_REQUEST_TIMEOUT";
   if (late) metrics.connectionCut("not_sending");
   // A response to HEAD has no body. The parser reports nothing about a request whose headers are incomplete.
@@ -83,6 +83,11 @@ export function refuseConnection(
     late ? "request_timeout" : error.code === "HPE_HEADER_OVERFLOW" ? "headers_too_large" : "invalid_request",
     { bodiless },
   );
+}
+
+/** Whether a response has begun, such as a stream: another one would become part of it. As in Node's own handler. */
+function isAnswering(socket: Socket & { _httpMessage?: { headersSent: boolean } | null }): boolean {
+  return socket._httpMessage?.headersSent === true;
 }
 
 /** Writes the last response on a connection. Node no longer watches it, so it is closed here if the client does not. */

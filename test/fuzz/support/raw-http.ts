@@ -17,8 +17,8 @@ export interface RawResponse {
   readonly body: Buffer;
 }
 
-/** How the events of GET /admin/live begin. It has no end: it is left after the first of them. */
-const ENDLESS = 'data: {"at":';
+/** GET /admin/live and how its events begin. It has no end: it is left after the first event, or cut before it. */
+const ENDLESS = ["/admin/live", 'data: {"at":'] as const;
 
 /** Longest time that any answer may take, ms; far more than the slowest takes. */
 const ANSWER_MS = 30_000;
@@ -40,7 +40,7 @@ export function requestBytes({ method, target, headers, body }: RawRequest): Buf
 export async function exchange(port: number, bytes: Uint8Array, { hangUp = false } = {}): Promise<RawResponse | null> {
   const socket = createConnection({ port, host: "127.0.0.1", allowHalfOpen: true });
   const chunks: Buffer[] = [];
-  let endless = false;
+  let endless = Buffer.from(bytes).includes(ENDLESS[0]);
   await new Promise<void>((resolve, reject) => {
     const timer = setTimeout(
       () =>
@@ -53,7 +53,7 @@ export async function exchange(port: number, bytes: Uint8Array, { hangUp = false
     );
     socket.on("data", (chunk: Buffer) => {
       chunks.push(chunk);
-      endless ||= chunk.includes(ENDLESS);
+      endless ||= chunk.includes(ENDLESS[1]);
       if (endless && chunk.toString("latin1").endsWith("\n\n\r\n")) resolve();
     });
     // A server that refuses early may close while the request is still being written.
@@ -64,29 +64,29 @@ export async function exchange(port: number, bytes: Uint8Array, { hangUp = false
     if (hangUp) socket.end();
   }).finally(() => socket.destroy());
   const all = Buffer.concat(chunks);
-  return all.length === 0 ? null : parseResponse(all);
+  return all.length === 0 ? null : parseResponse(all, endless);
 }
 
-/** The last response in `bytes`; interim ones (1xx) before it are skipped. */
-export function parseResponse(bytes: Buffer): RawResponse {
+/** The last response in `bytes`; interim ones (1xx) before it are skipped. With `endless` its body may be cut. */
+export function parseResponse(bytes: Buffer, endless = false): RawResponse {
   const end = bytes.indexOf("\r\n\r\n");
   const [first = "", ...lines] = bytes.subarray(0, Math.max(0, end)).toString("latin1").split("\r\n");
   const status = Number(/^HTTP\/1\.1 (\d{3}) /.exec(first)?.[1]);
   if (Number.isNaN(status)) throw new Error(`not HTTP: ${bytes.toString("latin1").slice(0, 200)}`);
   const rest = bytes.subarray(end + 4);
-  if (status < 200) return parseResponse(rest);
+  if (status < 200) return parseResponse(rest, endless);
   const headers = new Map(
     lines.map((line) => [line.slice(0, line.indexOf(":")).toLowerCase(), line.slice(line.indexOf(":") + 1).trim()]),
   );
-  return { status, headers, body: headers.get("transfer-encoding") === "chunked" ? unchunk(rest) : rest };
+  return { status, headers, body: headers.get("transfer-encoding") === "chunked" ? unchunk(rest, endless) : rest };
 }
 
-function unchunk(bytes: Buffer): Buffer {
+function unchunk(bytes: Buffer, endless: boolean): Buffer {
   const chunks: Buffer[] = [];
   for (let at = 0; ; ) {
     const lineEnd = bytes.indexOf("\r\n", at);
     const size = parseInt(bytes.subarray(at, lineEnd).toString("latin1"), 16);
-    if (lineEnd < 0 && chunks[0]?.toString("latin1").startsWith(ENDLESS)) return Buffer.concat(chunks);
+    if (lineEnd < 0 && endless) return Buffer.concat(chunks);
     if (lineEnd < 0 || Number.isNaN(size)) throw new Error("the chunked body ends too early");
     if (size === 0) return Buffer.concat(chunks);
     chunks.push(bytes.subarray(lineEnd + 2, lineEnd + 2 + size));

@@ -155,6 +155,19 @@ t.test("a slow reader misses events, and nothing piles up for it", async (t) => 
   t.ok(waiting < 2 * event, `${waiting} bytes wait of ${events} events of ${event}`);
 });
 
+t.test("a client that breaks off its request gets no second answer within the stream", async (t) => {
+  const app = await buildTestApp(t, { snapshot: () => QUIET });
+  const port = await app.listen();
+  const socket = connect({ port, host: "127.0.0.1", allowHalfOpen: true });
+  t.teardown(() => socket.destroy());
+  socket.write("GET /admin/live HTTP/1.1\r\nHost: localhost\r\nContent-Length: 13\r\n\r\n");
+  let text = String((await once(socket, "data"))[0]);
+  socket.end();
+  for await (const bytes of socket) text += String(bytes);
+  t.match(text, /^HTTP\/1\.1 200 /);
+  t.equal(text.split("HTTP/1.1").length, 2);
+});
+
 t.test("a drain ends it, and tells so before", async (t) => {
   const app = await buildTestApp(t, { snapshot: () => QUIET });
   const response = await live(await app.listen());
