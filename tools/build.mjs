@@ -1,7 +1,8 @@
 /**
  * `npm run build`: compiles src/ into dist/, file by file, when anything that decides what comes out has changed since it was last done.
  * TypeBox comes in one file (dist/packages): loading its 680 takes a third of what every start takes. The browser's part, src/console/,
- * becomes dist/console: one script and one style sheet, named by their content. Types are checked elsewhere (`npm run typecheck`). `--check` compiles nothing: exit code 0 if dist/ is what src/ says, else 1.
+ * becomes dist/console: one script and one style sheet, named by their content. Types are checked elsewhere (`npm run typecheck`).
+ * `--check` compiles nothing: exit code 0 if dist/ is what src/ says, else 1.
  * In plain JavaScript, since it runs before anything is compiled.
  */
 import { createHash } from "node:crypto";
@@ -112,13 +113,8 @@ async function bundleConsole(build) {
 function licences(packages) {
   const texts = packages.map((name) => {
     const folder = join(ROOT, "node_modules", name);
-    return `${name}\n${readFileSync(
-      join(
-        folder,
-        readdirSync(folder).find((file) => /^license/i.test(file)),
-      ),
-      "utf8",
-    )}`;
+    const file = readdirSync(folder).find((one) => /^license/i.test(one));
+    return `${name}\n${readFileSync(join(folder, file), "utf8")}`;
   });
   return `/*\n${texts.join("\n")}*/`;
 }

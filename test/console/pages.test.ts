@@ -384,7 +384,7 @@ t.test("dark and 320 pixels wide, every page", async (t) => {
   t.same(wrong, []);
 });
 
-t.test("without keys it runs by itself, and nothing is for sale that there is not", async (t) => {
+t.test("without keys it runs by itself, and there is no page for users", async (t) => {
   const app = await buildTestApp(t);
   await app.registry.register({ user: "local", name: "p" }, { kind: "hard", ids: Int32Array.of(1, 2) });
   const { page, wrong } = await open(t, { url: `http://127.0.0.1:${await app.listen()}` });

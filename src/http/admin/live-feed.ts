@@ -2,6 +2,7 @@ import type { FastifyReply, FastifyRequest } from "fastify";
 import { PrefixdError } from "../../errors.ts";
 import { abortOnDisconnect } from "../access-log.ts";
 import type { AppParts, AppState } from "../app-parts.ts";
+import { logFailure, toPrefixdError } from "../problem.ts";
 import { SseStream } from "../sse.ts";
 import type { LiveEvent } from "./live-schema.ts";
 
@@ -13,8 +14,8 @@ const MAX_USERS = 100;
 
 interface Reader {
   readonly stream: SseStream;
-  /** Its stream has ended. */
-  readonly over: () => void;
+  /** Ends its stream with an error. */
+  readonly fail: (error: PrefixdError) => void;
 }
 
 export type LiveParts = Pick<AppParts, "snapshot" | "metrics" | "limits" | "stream">;
@@ -55,7 +56,13 @@ export class LiveFeed {
         this.#readers.delete(reader);
         resolve();
       };
-      const reader = { stream, over };
+      const fail = (error: PrefixdError): void => {
+        logFailure(request, error);
+        request.audit.code = error.code;
+        stream.error(error);
+        over();
+      };
+      const reader = { stream, fail };
       this.#readers.add(reader);
       abortOnDisconnect(reply).signal.addEventListener("abort", () => {
         stream.destroy();
@@ -67,12 +74,13 @@ export class LiveFeed {
 
   async #tick(): Promise<void> {
     this.#ticking = true;
-    const json = JSON.stringify(await this.#event());
-    for (const reader of this.#readers) {
-      if (this.#state.phase === "refusing") {
-        reader.stream.error(new PrefixdError("draining", "The server is shutting down.", { retryAfter: 5 }));
-        reader.over();
-      } else if (!reader.stream.waiting) reader.stream.event(json);
+    try {
+      const json = JSON.stringify(await this.#event());
+      if (this.#state.phase === "refusing")
+        throw new PrefixdError("draining", "The server is shutting down.", { retryAfter: 5 });
+      for (const { stream } of this.#readers) if (!stream.waiting) stream.event(json);
+    } catch (error) {
+      for (const reader of this.#readers) reader.fail(toPrefixdError(error));
     }
     const next = (): void => {
       if (this.#readers.size > 0) void this.#tick();

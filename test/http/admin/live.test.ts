@@ -168,6 +168,25 @@ t.test("a client that breaks off its request gets no second answer within the st
   t.equal(text.split("HTTP/1.1").length, 2);
 });
 
+t.test("what fails ends the streams, and the next one works", async (t) => {
+  let works = false;
+  const app = await buildTestApp(t, {
+    snapshot: () => {
+      if (works) return QUIET;
+      throw new Error("a secret");
+    },
+  });
+  const port = await app.listen();
+  const text = await readAll(await live(port));
+  t.match(text, /^event: error\ndata: .*"code":"internal"/);
+  t.notMatch(text, /a secret/);
+  t.match(app.logs.join(""), /a secret/, "the log has the reason");
+  works = true;
+  const next = await live(port);
+  t.match(await first(next), { rows: [] });
+  next.destroy();
+});
+
 t.test("a drain ends it, and tells so before", async (t) => {
   const app = await buildTestApp(t, { snapshot: () => QUIET });
   const response = await live(await app.listen());
