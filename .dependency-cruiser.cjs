@@ -47,7 +47,16 @@ module.exports = {
     only("text/", ["errors\\.ts"], "text is the tokenizer's world"),
     only(
       "training/",
-      ["errors\\.ts", "kv\\.ts", "formats/", "prefixes/", "text/", "model/", "engine/sampling/random\\.ts"],
+      [
+        "errors\\.ts",
+        "kv\\.ts",
+        "formats/",
+        "prefixes/",
+        "text/",
+        "model/",
+        "engine/sampling/random\\.ts",
+        "replicas/removed-users\\.ts",
+      ],
       "training knows files, tokens and the model; it serves nobody",
     ),
     only(
@@ -70,17 +79,17 @@ module.exports = {
     ),
     only(
       "replicas/",
-      ["errors\\.ts", "kv\\.ts", "observability/", "prefixes/", "users/"],
+      ["errors\\.ts", "kv\\.ts", "observability/", "prefixes/", "users/", "training/jobs/store\\.ts"],
       "replicas know users and prefixes, and no store",
     ),
     only(
       "lmdb/",
-      ["errors\\.ts", "kv\\.ts", "formats/", "observability/", "prefixes/", "users/", "replicas/"],
+      ["errors\\.ts", "kv\\.ts", "formats/", "observability/", "prefixes/", "users/", "replicas/", "training/jobs/"],
       "a store implements what prefixes, users and replicas ask for",
     ),
     only(
       "redis/",
-      ["errors\\.ts", "kv\\.ts", "formats/", "observability/", "prefixes/", "users/", "replicas/"],
+      ["errors\\.ts", "kv\\.ts", "formats/", "observability/", "prefixes/", "users/", "replicas/", "training/jobs/"],
       "a store implements what prefixes, users and replicas ask for",
     ),
     only(
@@ -111,6 +120,7 @@ module.exports = {
         "users/",
         "replicas/",
         "text/",
+        "training/jobs/",
         "observability/",
       ],
       "HTTP knows requests and prefixes, never the model or a store",

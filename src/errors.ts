@@ -57,6 +57,13 @@ export const ERRORS = {
   quota_exceeded: { status: 403, title: "The user's quota of prefixes is used up" },
   user_queue_full: { status: 429, title: "The user has too many requests waiting" },
   token_rate_exceeded: { status: 429, title: "The user's tokens for this minute are used up" },
+  // training
+  training_off: { status: 501, title: "This server does not train prefixes" },
+  training_file_not_found: { status: 404, title: "No such file" },
+  training_data_invalid: { status: 422, title: "The file is not usable as training data" },
+  training_job_not_found: { status: 404, title: "No such training job" },
+  training_job_ended: { status: 409, title: "The training job has ended" },
+  training_quota_exceeded: { status: 403, title: "The user's quota for training is used up" },
   // operation
   queue_full: { status: 429, title: "The queue is full" },
   queue_timeout: { status: 503, title: "The request has waited too long" },
@@ -203,7 +210,7 @@ export class DeviceError extends Error {
   }
 }
 
-export type TrainingErrorCode = "data_invalid" | "options_invalid" | "state_mismatch" | "diverged";
+export type TrainingErrorCode = "data_invalid" | "options_invalid" | "state_mismatch" | "diverged" | "model_changed";
 
 /** A training cannot begin or go on. For whoever started it. */
 export class TrainingError extends Error {

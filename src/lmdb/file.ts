@@ -17,6 +17,8 @@ import { checkLmdbFile, DamagedFileError, type ContentsCheck } from "./check.ts"
 
 const [EIO, EFBIG, ENOSPC, EDQUOT, MAP_FULL] = [5, 27, 28, 122, -30792];
 const FULL: ReadonlySet<unknown> = new Set([EFBIG, ENOSPC, EDQUOT, MAP_FULL, "EFBIG", "ENOSPC", "EDQUOT"]);
+/** Whether a system call failed for lack of space. */
+export const isFull = (error: unknown): boolean => error instanceof Error && "code" in error && FULL.has(error.code);
 /** Address space only: growing the map later would leave the old one mapped. */
 const MAP_BYTES = 1 << 28;
 /** Size of LMDB's table of 126 readers, in whole pages. */

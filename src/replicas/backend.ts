@@ -1,4 +1,5 @@
 import type { PrefixStore } from "../prefixes/store.ts";
+import type { TrainingStore } from "../training/jobs/store.ts";
 import type { UserStore } from "../users/store.ts";
 import type { TokenBuckets } from "../users/token-rate.ts";
 import type { ReplicaBus, ReplicaHandler } from "./replica-bus.ts";
@@ -14,6 +15,8 @@ export interface Backend {
   readonly prefixes: PrefixStore;
   readonly users: UserStore;
   readonly tokenBuckets: TokenBuckets;
+  /** null: this kind of store keeps no training jobs yet. */
+  readonly training: TrainingStore | null;
   /** Value for PrefixCacheOptions.verifyMs; 0 where asking the store costs almost nothing. */
   readonly prefixVerifyMs: number;
   /**

@@ -9,6 +9,10 @@ export interface RemovalReceipt {
     /** Running and queued requests ended, over all replicas that acknowledged. */
     readonly running: number;
     readonly queued: number;
+    /** Of training; `training_bytes` are those of the files. */
+    readonly training_files: number;
+    readonly training_jobs: number;
+    readonly training_bytes: number;
   };
   /** All replicas alive when the removal began. `acknowledged_at` null: it did not answer and its lease expired. */
   readonly replicas: readonly { readonly id: string; readonly acknowledged_at: string | null }[];

@@ -4,12 +4,15 @@ import type { PrefixRegistry } from "../prefixes/registry-types.ts";
 import type { PrefixStore } from "../prefixes/store.ts";
 import type { RemovalReceipt, UserRemoval } from "./removal-types.ts";
 import type { ReplicaBus } from "./replica-bus.ts";
+import type { TrainingStore } from "../training/jobs/store.ts";
 import type { UserStore } from "../users/store.ts";
 
 export interface UserRemovalParts {
   readonly users: Pick<UserStore, "getUser" | "listKeys" | "deleteKey" | "deleteUser">;
   readonly prefixes: Pick<PrefixStore, "deleteUser" | "removalState" | "readmitUser" | "list">;
   readonly bus: Pick<ReplicaBus, "broadcast">;
+  /** null: nothing is kept of training. */
+  readonly training: Pick<TrainingStore, "deleteUser"> | null;
   /** Time of day, for the receipt. */
   readonly clock?: () => Date;
 }
@@ -17,11 +20,17 @@ export interface UserRemovalParts {
 /**
  * The order matters:
  *   1. block: the store refuses the user's uploads and loses its keys and prefixes, so that no new request can start;
- *   2. tell the replicas and wait: they end running requests, empty caches and KV rows, and write usage;
+ *   2. tell the replicas and wait: they end running requests and trainings, empty caches and KV rows, and write usage;
  *   3. delete the user and anything added in between, then check that nothing is left.
  * A failure leaves the removal open; the next call continues it.
  */
-export function createUserRemoval({ users, prefixes, bus, clock = () => new Date() }: UserRemovalParts): UserRemoval {
+export function createUserRemoval({
+  users,
+  prefixes,
+  bus,
+  training,
+  clock = () => new Date(),
+}: UserRemovalParts): UserRemoval {
   return {
     async removeUser(id, { keepUsage }): Promise<RemovalReceipt> {
       const known = (await users.getUser(id)) !== null;
@@ -32,6 +41,8 @@ export function createUserRemoval({ users, prefixes, bus, clock = () => new Date
       const keys = await users.listKeys(id);
       for (const key of keys) await users.deleteKey(id, key.id);
       const { running, queued, replicas } = await bus.broadcast({ kind: "user", user: id });
+      // Before the records, so that a repeated call finds the removal open until this is done.
+      const trained = (await training?.deleteUser(id)) ?? { files: 0, jobs: 0, bytes: 0 };
       // Call it even without a user record: a crash may have left data that is deleted after the record.
       const late = await users.deleteUser(id, { keepUsage }).catch(goneAlready);
       const second = await prefixes.deleteUser(id, { last: true });
@@ -50,6 +61,9 @@ export function createUserRemoval({ users, prefixes, bus, clock = () => new Date
           bytes: first.bytes + second.bytes,
           running,
           queued,
+          training_files: trained.files,
+          training_jobs: trained.jobs,
+          training_bytes: trained.bytes,
         },
         replicas: replicas.map((replica) => ({ id: replica.id, acknowledged_at: replica.acknowledgedAt })),
         completed_at: clock().toISOString(),

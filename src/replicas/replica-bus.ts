@@ -50,6 +50,11 @@ export interface ReplicaParts {
     readmitUser(user: string): void;
     endAll(error: PrefixdError): void;
   };
+  /** Absent: nothing is trained here. */
+  readonly training?: {
+    endOfUser(user: string): Promise<void>;
+    readmitUser(user: string): void;
+  };
   readonly prefixCache: {
     evict(key: { user: string; name: string }): void;
     invalidateUser(user: string): void;
@@ -65,6 +70,7 @@ export interface ReplicaParts {
 export function createReplicaHandler({
   generation,
   folding,
+  training,
   prefixCache,
   engine,
   forget,
@@ -75,13 +81,17 @@ export function createReplicaHandler({
     if (command.kind === "readmit") {
       generation.readmitUser(user);
       folding.readmitUser(user);
+      training?.readmitUser(user);
       forget?.(user);
       return { running: 0, queued: 0 };
     }
     const evict = command.kind === "user" ? () => prefixCache.invalidateUser(user) : () => prefixCache.evict(command);
     if (command.kind === "user") forget?.(user);
     evict();
-    if (command.kind === "user") folding.endOfUser(user);
+    if (command.kind === "user") {
+      folding.endOfUser(user);
+      await training?.endOfUser(user);
+    }
     const ended = await (command.kind === "user"
       ? generation.endRequestsOfUser(user)
       : generation.endRequestsOf(command));

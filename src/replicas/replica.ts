@@ -80,7 +80,7 @@ export class Replica {
       (user) => directory.find(user)?.limits.tokens_per_minute ?? null,
     );
     this.usage = new UsageRecorder({ sink: users });
-    this.removal = createUserRemoval({ users, prefixes, bus: this });
+    this.removal = createUserRemoval({ users, prefixes, bus: this, training: backend.training });
   }
 
   /** Whether this replica may serve now. Cheap: asked before every token. */
@@ -92,7 +92,7 @@ export class Replica {
   }
 
   /** From now on removals reach these parts. Resolves without a lease if the store is unreachable. */
-  async join(parts: Pick<ReplicaParts, "generation" | "folding" | "engine">): Promise<void> {
+  async join(parts: Pick<ReplicaParts, "generation" | "folding" | "training" | "engine">): Promise<void> {
     const all: ReplicaParts = {
       ...parts,
       prefixCache: this.prefixCache,

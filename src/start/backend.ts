@@ -3,6 +3,7 @@ import type { Config } from "../config.ts";
 import { PrefixdError } from "../errors.ts";
 import { FolderInUseError, lockFolder, type FolderLock } from "../lmdb/folder-lock.ts";
 import { openLmdbStore } from "../lmdb/prefix-store.ts";
+import { createLmdbTrainingStore } from "../lmdb/training-store.ts";
 import { openLmdbUserStore } from "../lmdb/user-store.ts";
 import type { Logger } from "../observability/logging.ts";
 import { openRedis } from "../redis/connection.ts";
@@ -36,10 +37,13 @@ async function openOwn(dir: string, logger: Logger, resources: Resources): Promi
   resources.defer(() => prefixes.close());
   const users = await openLmdbUserStore({ dir });
   resources.defer(() => users.close());
+  const training = createLmdbTrainingStore({ dir });
+  resources.defer(() => training.close());
   return {
     prefixes,
     users,
     tokenBuckets: new MemoryTokenBuckets(),
+    training,
     // Verifying costs only a look at a file's times.
     prefixVerifyMs: 0,
     joinReplicas: async ({ handler }) => createLocalBus(handler),
@@ -64,6 +68,7 @@ async function openShared(
     prefixes,
     users,
     tokenBuckets: new RedisTokenBuckets(redis),
+    training: null,
     prefixVerifyMs: 1000,
     joinReplicas: (options) => openRedisReplicaBus({ redis, onError, ...options }),
     close: () => resources.release(),

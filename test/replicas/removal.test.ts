@@ -75,7 +75,7 @@ async function rig(t: Test, store: PrefixStore, makeBus: (handler: ReplicaHandle
   const bus = await makeBus(handler);
   t.teardown(() => bus.close());
   const users = new Users();
-  const removal = createUserRemoval({ users, prefixes: store, bus, clock: () => at });
+  const removal = createUserRemoval({ users, prefixes: store, bus, training: null, clock: () => at });
   return { events, cache, users, removal, bus, fail: (times: number) => void (failures = times) };
 }
 

@@ -32,6 +32,7 @@ const replica = new Replica({
     prefixes: await openRedisStore({ redis }),
     users: await openRedisUserStore({ redis }),
     tokenBuckets: new MemoryTokenBuckets(),
+    training: null,
     prefixVerifyMs: 500,
     joinReplicas: (options) => openRedisReplicaBus({ redis, leaseMs: Number(leaseMs), ...options }),
     close: async () => redis.close(),

@@ -1,0 +1,190 @@
+import { randomUUID } from "node:crypto";
+import { open, type FileHandle } from "node:fs/promises";
+import { join } from "node:path";
+import { PrefixdError } from "../errors.ts";
+import type {
+  Claim,
+  IncomingFile,
+  JobEnd,
+  JobProgress,
+  Page,
+  RemovedTraining,
+  TrainingQuota,
+  TrainingStore,
+} from "../training/jobs/store.ts";
+import type { JobCheckpoint, JobEvent, TrainingFile, TrainingJob } from "../training/jobs/types.ts";
+import { isFull } from "./file.ts";
+import { TrainingFolders } from "./training-folders.ts";
+import type { LmdbTrainingOptions, LmdbTrainingTables } from "./training-tables.ts";
+import { WorkerCalls } from "./worker-calls.ts";
+
+/**
+ * Training in the folder of an embedded store, which belongs to this process. Nothing is opened before the first call;
+ * opening lets jobs wait again that an earlier process held.
+ */
+export function createLmdbTrainingStore(options: LmdbTrainingOptions): TrainingStore {
+  const worker = new URL("./training-worker", import.meta.url).href;
+  return new LmdbTrainingStore(new WorkerCalls(worker, options, "training store"), options);
+}
+
+export class LmdbTrainingStore implements TrainingStore {
+  readonly #tables: Pick<WorkerCalls<LmdbTrainingTables>, "call" | "close">;
+  readonly #folders: TrainingFolders;
+
+  constructor(tables: Pick<WorkerCalls<LmdbTrainingTables>, "call" | "close">, { dir }: LmdbTrainingOptions) {
+    this.#tables = tables;
+    this.#folders = new TrainingFolders(dir);
+  }
+
+  async receive(): Promise<IncomingFile> {
+    const path = join(await this.#tables.call("incomingFolder"), randomUUID());
+    return new ReceivedFile(path, await orStoreFull(open(path, "wx")), () =>
+      this.#tables.call("discardIncoming", path),
+    );
+  }
+
+  async putFile(file: TrainingFile, incoming: IncomingFile, quota: TrainingQuota): Promise<void> {
+    await this.#tables.call("putFile", file, await (incoming as ReceivedFile).finished(), quota);
+  }
+
+  getFile(user: string, id: string): Promise<TrainingFile | null> {
+    return this.#tables.call("getFile", user, id);
+  }
+
+  listFiles(user: string, page: Page): Promise<TrainingFile[]> {
+    return this.#tables.call("listFiles", user, page);
+  }
+
+  deleteFile(user: string, id: string): Promise<boolean> {
+    return this.#tables.call("deleteFile", user, id);
+  }
+
+  pathOf({ user, id }: TrainingFile): string {
+    return this.#folders.file(user, id);
+  }
+
+  storedBytes(user: string): Promise<number> {
+    return this.#tables.call("storedBytes", user);
+  }
+
+  createJob(job: TrainingJob, quota: TrainingQuota, now: number): Promise<void> {
+    return this.#tables.call("createJob", job, quota, now);
+  }
+
+  getJob(user: string, id: string): Promise<TrainingJob | null> {
+    return this.#tables.call("getJob", user, id);
+  }
+
+  listJobs(user: string, page: Page): Promise<TrainingJob[]> {
+    return this.#tables.call("listJobs", user, page);
+  }
+
+  waiting(quota: TrainingQuota, now: number): Promise<TrainingJob[]> {
+    return this.#tables.call("waiting", quota, now);
+  }
+
+  claim(claim: Claim, now: number): Promise<TrainingJob | null> {
+    return this.#tables.call("claim", claim, now);
+  }
+
+  progress(claim: Claim, progress: JobProgress, now: number): Promise<{ kept: boolean; dayTokens: number }> {
+    return this.#tables.call("progress", claim, progress, now);
+  }
+
+  release(claim: Claim): Promise<void> {
+    return this.#tables.call("release", claim);
+  }
+
+  end(claim: Claim, end: JobEnd, now: number): Promise<boolean> {
+    return this.#tables.call("end", claim, end, now);
+  }
+
+  cancel(user: string, id: string, now: number): Promise<TrainingJob | null> {
+    return this.#tables.call("cancel", user, id, now);
+  }
+
+  folderOf(user: string, id: string): Promise<string> {
+    return this.#tables.call("folderOf", user, id);
+  }
+
+  clearFolder(user: string, id: string): Promise<void> {
+    return this.#tables.call("clearFolder", user, id);
+  }
+
+  counts(): Promise<{ queued: number; running: number }> {
+    return this.#tables.call("counts", Date.now());
+  }
+
+  addEvent(user: string, job: string, event: Omit<JobEvent, "id">): Promise<void> {
+    return this.#tables.call("addEvent", user, job, event);
+  }
+
+  listEvents(user: string, job: string, page: Page): Promise<JobEvent[]> {
+    return this.#tables.call("listEvents", user, job, page);
+  }
+
+  addCheckpoint(user: string, job: string, checkpoint: Omit<JobCheckpoint, "id">): Promise<void> {
+    return this.#tables.call("addCheckpoint", user, job, checkpoint);
+  }
+
+  listCheckpoints(user: string, job: string, page: Page): Promise<JobCheckpoint[]> {
+    return this.#tables.call("listCheckpoints", user, job, page);
+  }
+
+  deleteCheckpoint(user: string, job: string, id: string): Promise<void> {
+    return this.#tables.call("deleteCheckpoint", user, job, id);
+  }
+
+  deleteUser(user: string): Promise<RemovedTraining> {
+    return this.#tables.call("deleteUser", user);
+  }
+
+  ping(): Promise<void> {
+    return this.#tables.call("ping");
+  }
+
+  close(): Promise<void> {
+    return this.#tables.close();
+  }
+}
+
+class ReceivedFile implements IncomingFile {
+  readonly #path: string;
+  readonly #file: FileHandle;
+  readonly #erase: () => Promise<void>;
+  bytes = 0;
+
+  constructor(path: string, file: FileHandle, erase: () => Promise<void>) {
+    [this.#path, this.#file, this.#erase] = [path, file, erase];
+  }
+
+  async write(chunk: Uint8Array): Promise<void> {
+    this.bytes += chunk.length;
+    await orStoreFull(this.#file.writeFile(chunk));
+  }
+
+  /** Once it is on disk. */
+  async finished(): Promise<string> {
+    await orStoreFull(this.#file.sync());
+    await this.#file.close();
+    return this.#path;
+  }
+
+  async discard(): Promise<void> {
+    await this.#file.close();
+    await this.#erase().catch(() => undefined);
+  }
+}
+
+async function orStoreFull<T>(work: Promise<T>): Promise<T> {
+  try {
+    return await work;
+  } catch (error) {
+    if (isFull(error))
+      throw new PrefixdError("store_full", "The disk of the training store is full.", { cause: error });
+    throw new PrefixdError("store_unavailable", "The training store cannot write its files.", {
+      cause: error,
+      retryAfter: 5,
+    });
+  }
+}
