@@ -6,6 +6,7 @@ import { fileURLToPath } from "node:url";
 import Type, { type Static, type TSchema } from "typebox";
 import { Value } from "typebox/value";
 import { STRUCTURED_SETTINGS } from "./config-structured.ts";
+import { TRAINING_SETTINGS } from "./config-training.ts";
 import { ConfigError } from "./errors.ts";
 import { parseHubId } from "./formats/hub-id.ts";
 import { readAdminKey } from "./key-files.ts";
@@ -194,6 +195,7 @@ export const ConfigSchema = Type.Object({
       "Largest answer a generate request may ask for, estimated as if each token were the vocabulary's longest; beyond it: 422",
   }),
   ...STRUCTURED_SETTINGS,
+  ...TRAINING_SETTINGS,
   maxConnections: Type.Integer({
     minimum: 0,
     maximum: 1_000_000,

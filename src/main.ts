@@ -23,6 +23,7 @@ import { registerAdapters } from "./start/adapters.ts";
 import { openBackend } from "./start/backend.ts";
 import { openModel } from "./start/model.ts";
 import { Resources } from "./start/resources.ts";
+import { openTraining } from "./start/training.ts";
 
 export interface RunningServer {
   /** Such as `http://127.0.0.1:8080`. */
@@ -123,10 +124,26 @@ async function start(
     metrics,
     mayEmit,
   });
+  const everywhere = replica.everywhere(registry);
+  const training = await openTraining(
+    {
+      config,
+      store: backend.training,
+      registry: everywhere,
+      users: replica.users,
+      engine,
+      mayServe: mayEmit,
+      base: fingerprint,
+      metrics,
+      logger,
+    },
+    resources,
+  );
   metrics.watch({
     engine: () => engine.stats(),
     prefixCache: () => replica.prefixCache.stats(),
     constraintCache: () => constraints.stats(),
+    ...(training === null ? {} : { training: () => backend.training!.counts() }),
     transfers: () => model.runtime.transfers,
     prefixBank: () => model.local.bankStats(),
     stepSizes: () => model.local.graphStats(),
@@ -143,7 +160,7 @@ async function start(
   if (config.adminKeyFile !== "" && isWorldReadable(config.adminKeyFile))
     logger.warn({ file: config.adminKeyFile }, "the file of the admin key can be read by everybody on this machine");
 
-  await replica.join({ generation, folding, engine });
+  await replica.join({ generation, folding, engine, ...(training === null ? {} : { training }) });
   const app = await buildApp({
     modelName: model.name,
     shape,
@@ -157,7 +174,8 @@ async function start(
     embeddings,
     tokenizer: model.tokenizer,
     generation,
-    prefixes: replica.everywhere(registry),
+    prefixes: everywhere,
+    training,
     users: replica.users,
     removal: replica.removal,
     auth: replica.auth,

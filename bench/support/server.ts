@@ -62,6 +62,7 @@ export async function serveEngine(
     tokenizer,
     generation,
     prefixes: registry,
+    training: null,
     users: {
       createUser: refuse,
       getUser: refuse,

@@ -131,6 +131,17 @@ export class Engine {
     this.#folds.end(error, tenant);
   }
 
+  /** Charges a tenant for work that runs elsewhere for it, as for a prompt of so many tokens. */
+  charge(tenant: string, tokens: number): void {
+    this.#counters.arrive(tenant, this.#waiting());
+    this.#counters.admit(tenant, tokens);
+  }
+
+  /** A tenant's service by weight so far; 0 once it makes no difference any more. */
+  serviceOf(tenant: string): number {
+    return this.#counters.least([{ tenant }]);
+  }
+
   /**
    * Zeroes what ended sequences left in the KV cache and in the model's buffers, a bounded amount between steps.
    * Resolves when nothing is left of sequences that had ended before the call.

@@ -105,6 +105,17 @@ export const METRICS = {
     help: "Bytes of compiled structured_outputs, as of their last use.",
   },
   prefixd_constraint_cache_entries: { type: "gauge", help: "Compiled structured_outputs in memory." },
+  prefixd_training_jobs: {
+    type: "gauge",
+    help: "Training jobs that have not ended, by state: queued or running. With training off: 0.",
+    labels: ["state"],
+  },
+  prefixd_training_jobs_total: {
+    type: "counter",
+    help: "Ended training jobs by outcome: succeeded, failed or cancelled.",
+    labels: ["outcome"],
+  },
+  prefixd_training_tokens_total: { type: "counter", help: "Tokens trained on, each as often as it was used." },
   prefixd_device_bytes_total: {
     type: "counter",
     help: "Bytes copied to the device (up) and from it (down); 0 on the CPU.",
@@ -167,6 +178,8 @@ export interface MetricsSources {
   readonly prefixCache: () => PrefixCacheStats;
   /** Of compiled constraints; absent: none are offered. */
   readonly constraintCache?: () => PrefixCacheStats;
+  /** Absent: nothing is trained here. */
+  readonly training?: () => Promise<{ readonly queued: number; readonly running: number }>;
   /** Bytes copied to and from the device since the start. */
   readonly transfers: () => { readonly up: number; readonly down: number };
   /** null if the device captures no graphs. */
@@ -243,6 +256,7 @@ export class Metrics implements EngineObserver {
       this.#setCounter("prefixd_prefix_cache_hits_total", cache.hits);
       this.#setCounter("prefixd_prefix_cache_misses_total", cache.misses);
       this.#renderConstraints(this.#sources);
+      await this.#renderTraining(this.#sources);
       this.#renderDevice(this.#sources);
     }
     this.#gauge("prefixd_private_memory_bytes").set(
@@ -292,6 +306,14 @@ export class Metrics implements EngineObserver {
     this.#counter("prefixd_constraint_refusals_total").inc({ reason });
   }
 
+  trainingEnded(outcome: "succeeded" | "failed" | "cancelled"): void {
+    this.#counter("prefixd_training_jobs_total").inc({ outcome });
+  }
+
+  trainedOn(tokens: number): void {
+    this.#counter("prefixd_training_tokens_total").inc(tokens);
+  }
+
   finished(outcome: string): void {
     this.#counter("prefixd_sequences_total").inc({ outcome });
   }
@@ -329,6 +351,14 @@ export class Metrics implements EngineObserver {
 
   close(): void {
     this.#registry.clear();
+  }
+
+  async #renderTraining({ training }: MetricsSources): Promise<void> {
+    // While the store is away, the last numbers stay.
+    const jobs = await (training?.() ?? Promise.resolve({ queued: 0, running: 0 })).catch(() => null);
+    if (jobs === null) return;
+    for (const state of ["queued", "running"] as const)
+      this.#gauge("prefixd_training_jobs").set({ state }, jobs[state]);
   }
 
   #renderConstraints({ constraintCache }: MetricsSources): void {

@@ -59,6 +59,9 @@ const MOST_HELD = 200;
 const LEAST_HELD = 10;
 /** Found on the demo's tasks (bench/training-defaults.ts); Li & Liang and PEFT's examples use less on larger models. */
 const LEARNING_RATE = { values: 0.1, network: 3e-3 };
+/** @param hidden width of the network; null: the values themselves are trained */
+export const defaultLearningRate = (hidden: number | null): number =>
+  hidden === null ? LEARNING_RATE.values : LEARNING_RATE.network;
 const LONGEST_WARMUP = 20;
 const EVALUATIONS = 8;
 
@@ -185,7 +188,7 @@ function complete({ options, epochs }: TrainRequest, examples: number): Training
   return {
     ...options,
     steps,
-    learningRate: options.learningRate ?? (hidden === null ? LEARNING_RATE.values : LEARNING_RATE.network),
+    learningRate: options.learningRate ?? defaultLearningRate(hidden),
     warmup: options.warmup ?? Math.min(LONGEST_WARMUP, Math.floor(steps / 10)),
     evaluateEvery: options.evaluateEvery ?? Math.ceil(steps / EVALUATIONS),
   };

@@ -366,3 +366,21 @@ t.test(
     t.ok(FAKE_SHAPE.positions >= 35 + 51 + 21, "the longest request fits");
   },
 );
+
+t.test("work that runs elsewhere counts as service: its user's requests come later", async (t) => {
+  const order = async (charged: string): Promise<string[]> => {
+    const { engine } = setup({ slots: 1 });
+    const started: string[] = [];
+    const ask = (tenant: string): Recording =>
+      new Recording(engine, engineRequest({ promptIds: prompt(1, 2), maxNewTokens: 2, tenant }), {
+        onStart: () => void started.push(tenant),
+      });
+    const all = ["eve", "ann", "bob"].map(ask);
+    engine.charge(charged, 1000);
+    t.ok(engine.serviceOf(charged) >= 1000);
+    await Promise.all(all.map(({ ended }) => ended));
+    return started.slice(-2);
+  };
+  t.same(await order("eve"), ["bob", "eve"]);
+  t.same(await order("ann"), ["bob", "ann"]);
+});

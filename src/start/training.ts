@@ -1,0 +1,89 @@
+/** Builds training over HTTP; the only module that knows how its processes are started. */
+import { fork } from "node:child_process";
+import { fileURLToPath } from "node:url";
+import type { Config } from "../config.ts";
+import type { Engine } from "../engine/engine.ts";
+import { PrefixdError } from "../errors.ts";
+import type { Logger } from "../observability/logging.ts";
+import type { Metrics } from "../observability/metrics.ts";
+import type { PrefixRegistry } from "../prefixes/registry-types.ts";
+import { JobRunner } from "../training/jobs/runner.ts";
+import { TrainingService } from "../training/jobs/service.ts";
+import type { TrainingStore } from "../training/jobs/store.ts";
+import type { UserStore } from "../users/store.ts";
+import { isBuiltInUser } from "../users/user-id.ts";
+import type { Resources } from "./resources.ts";
+
+export interface TrainingParts {
+  readonly config: Config;
+  /** null: the store has no room for training. */
+  readonly store: TrainingStore | null;
+  /** Its removals reach every replica. */
+  readonly registry: PrefixRegistry;
+  readonly users: Pick<UserStore, "getUser">;
+  readonly engine: Engine;
+  readonly mayServe: () => boolean;
+  /** Fingerprint of the base model. */
+  readonly base: string;
+  readonly metrics: Metrics;
+  readonly logger: Logger;
+}
+
+/** A token that is learned costs what three read ones do: forwards, and backwards twice as much. */
+const TRAINING_PRICE = 3;
+
+// Resolved beside this file: .ts when run from src, .js from dist.
+const ENTRY = fileURLToPath(
+  new URL(`./training-child${import.meta.url.endsWith(".ts") ? ".ts" : ".js"}`, import.meta.url),
+);
+
+/**
+ * null: this server does not train. Running jobs are stopped with `resources`.
+ * @throws PrefixdError store_unavailable
+ */
+export async function openTraining(parts: TrainingParts, resources: Resources): Promise<TrainingService | null> {
+  const { config, store, registry, users, engine, mayServe, base, metrics, logger } = parts;
+  if (config.training === "off" || store === null) {
+    if (config.training === "on")
+      logger.warn("--training on: a Redis store keeps no training jobs yet: nothing is trained");
+    return null;
+  }
+  await store.ping();
+  const quota = { jobs: config.trainJobs, bytes: config.trainFileBytes, tokensPerDay: config.trainTokens };
+  const runner = new JobRunner({
+    store,
+    quota,
+    startChild: () => fork(ENTRY, [], { stdio: ["ignore", "ignore", "pipe", "ipc"], env: withoutSecrets() }),
+    async register(key, files, signal) {
+      const record = isBuiltInUser(key.user) ? undefined : await users.getUser(key.user);
+      if (record === null) throw new PrefixdError("removed", "The user was removed.");
+      await registry.register(key, { kind: "peft", ...files }, undefined, record?.limits, signal);
+    },
+    async unregister(key) {
+      await registry.remove(key).catch((error: unknown) => {
+        if (!(error instanceof PrefixdError) || error.code !== "prefix_not_found") throw error;
+      });
+    },
+    isBusy: () => {
+      const { running, queued, folds } = engine.stats();
+      return running + queued + folds > 0;
+    },
+    charge: (user, tokens) => engine.charge(user, TRAINING_PRICE * tokens),
+    mayRun: mayServe,
+    serviceOf: (user) => engine.serviceOf(user),
+    model: config.model,
+    cacheDir: config.cacheDir,
+    threads: config.trainThreads,
+    share: config.trainShare,
+    onTokens: (tokens) => metrics.trainedOn(tokens),
+    onEnd: (status) => metrics.trainingEnded(status),
+    log: (level, fields, message) => logger[level](fields, message),
+  });
+  resources.defer(() => runner.close());
+  return new TrainingService({ store, runner, quota, base, onCancel: () => metrics.trainingEnded("cancelled") });
+}
+
+/** The admin key and the store's password are no business of a process that reads users' data. */
+function withoutSecrets(): NodeJS.ProcessEnv {
+  return Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith("PREFIXD_")));
+}

@@ -1,0 +1,75 @@
+import { randomUUID } from "node:crypto";
+import { JobRun, LEASE_MS, type RunParts } from "./run-job.ts";
+import type { TrainingJob } from "./types.ts";
+
+/** How often the queue is looked at, in milliseconds: for jobs of other replicas, and for those that must wait again. */
+const LOOK_MS = 1_000;
+
+export interface RunnerParts extends RunParts {
+  /** The user's service so far; the user with the least is next. */
+  readonly serviceOf: (user: string) => number;
+  /** Whether this replica may serve now. */
+  readonly mayRun: () => boolean;
+}
+
+/** Takes jobs from the queue, one at a time. */
+export class JobRunner {
+  readonly #parts: RunnerParts;
+  readonly #holder = randomUUID();
+  readonly #timer: NodeJS.Timeout;
+  #current: { readonly run: JobRun; readonly over: Promise<void> } | null = null;
+  #looking: Promise<void> | null = null;
+  #closed = false;
+
+  constructor(parts: RunnerParts) {
+    this.#parts = parts;
+    this.#timer = setInterval(() => this.look(), LOOK_MS).unref();
+    this.look();
+  }
+
+  /** Takes a job if none is running. */
+  look(): void {
+    if (this.#closed || !this.#parts.mayRun() || this.#current !== null || this.#looking !== null) return;
+    this.#looking = this.#take()
+      .catch((error: unknown) => this.#parts.log("warn", { err: error }, "the queue of training jobs cannot be read"))
+      .finally(() => (this.#looking = null));
+  }
+
+  /** Ends the user's job, or this one of theirs, at once. Resolves when its process is gone. */
+  async kill(user: string, id?: string): Promise<void> {
+    await this.#looking;
+    const current = this.#current;
+    if (current === null || current.run.user !== user || (id ?? current.run.id) !== current.run.id) return;
+    current.run.kill();
+    await current.over;
+  }
+
+  /** Lets the running job keep its state and wait again, and takes no other. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    clearInterval(this.#timer);
+    await this.#looking;
+    this.#current?.run.stop();
+    await this.#current?.over;
+  }
+
+  async #take(): Promise<void> {
+    const { store, quota, serviceOf } = this.#parts;
+    const waiting = await store.waiting(quota, Date.now());
+    for (const { user, id } of inTurn(waiting, serviceOf)) {
+      if (this.#closed) return;
+      const now = Date.now();
+      const job = await store.claim({ user, id, holder: this.#holder, until: now + LEASE_MS }, now);
+      if (job === null) continue;
+      const run = new JobRun(this.#parts, job, this.#holder);
+      const over = run.run().finally(() => (this.#current = null));
+      this.#current = { run, over };
+      return;
+    }
+  }
+}
+
+/** Those of the user with the least service first; among equals the oldest. */
+export function inTurn(jobs: readonly TrainingJob[], serviceOf: (user: string) => number): readonly TrainingJob[] {
+  return [...jobs].sort((a, b) => serviceOf(a.user) - serviceOf(b.user) || a.createdAt - b.createdAt);
+}

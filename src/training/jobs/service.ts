@@ -1,0 +1,224 @@
+import { randomBytes } from "node:crypto";
+import { open } from "node:fs/promises";
+import type { Readable } from "node:stream";
+import { PrefixdError } from "../../errors.ts";
+import { checkPrefixName } from "../../prefixes/name.ts";
+import { RemovedUsers } from "../../replicas/removed-users.ts";
+import { checkData } from "./check-data.ts";
+import { isTimedId, timedId } from "./ids.ts";
+import type { JobRunner } from "./runner.ts";
+import type { IncomingFile, Page, TrainingQuota, TrainingStore } from "./store.ts";
+import type { JobCheckpoint, JobEvent, JobSettings, TrainingFile, TrainingJob } from "./types.ts";
+
+/** A job as its user asks for it. */
+export interface JobOrder {
+  readonly trainingFile: string;
+  readonly validationFile: string | null;
+  /** Name of the prefix; null: made from `suffix`. */
+  readonly name: string | null;
+  readonly suffix: string | null;
+  readonly metadata: Readonly<Record<string, string>> | null;
+  readonly settings: JobSettings;
+}
+
+/** Room for a checkpoint's step in the longest name. */
+const LONGEST_NAME = 100;
+
+export interface ServiceParts {
+  readonly store: TrainingStore;
+  readonly runner: Pick<JobRunner, "look" | "kill">;
+  readonly quota: TrainingQuota;
+  /** Fingerprint of the base model. */
+  readonly base: string;
+  readonly onCancel: () => void;
+}
+
+/**
+ * A user's files and jobs. What belongs to another user does not exist, and takes the same work.
+ * Throws also `store_unavailable`, `store_full`, and `removed` for a user who is being removed.
+ */
+export class TrainingService {
+  readonly #parts: ServiceParts;
+  readonly #removed = new RemovedUsers();
+
+  constructor(parts: ServiceParts) {
+    this.#parts = parts;
+  }
+
+  /**
+   * Writes and checks a file while it arrives. The caller keeps or discards it.
+   * @throws PrefixdError training_data_invalid, training_quota_exceeded; nothing is left in that case
+   */
+  async receive(user: string, chunks: AsyncIterable<Uint8Array>): Promise<IncomingFile> {
+    const { store, quota } = this.#parts;
+    const room = quota.bytes - (await store.storedBytes(user));
+    const incoming = await store.receive();
+    const written = async function* (): AsyncGenerator<Uint8Array> {
+      for await (const chunk of chunks) {
+        if (incoming.bytes + chunk.length > room)
+          throw new PrefixdError(
+            "training_quota_exceeded",
+            `For training a user may have ${quota.bytes} bytes of files at most, and this file is larger than the ${Math.max(0, room)} that are left.`,
+          );
+        await incoming.write(chunk);
+        yield chunk;
+      }
+    };
+    try {
+      await checkData(written());
+      return incoming;
+    } catch (error) {
+      await incoming.discard();
+      throw error;
+    }
+  }
+
+  /** @throws PrefixdError training_quota_exceeded */
+  async keep(user: string, filename: string, incoming: IncomingFile): Promise<TrainingFile> {
+    const now = Date.now();
+    const file: TrainingFile = {
+      id: timedId("file", now),
+      user,
+      filename,
+      bytes: incoming.bytes,
+      createdAt: now,
+    };
+    this.#refuseRemoved(user);
+    await this.#parts.store.putFile(file, incoming, this.#parts.quota);
+    return file;
+  }
+
+  /** @throws PrefixdError training_file_not_found */
+  async file(user: string, id: string, field?: string): Promise<TrainingFile> {
+    const file = isTimedId(id) ? await this.#parts.store.getFile(user, id) : null;
+    if (file === null) throw noSuchFile(field);
+    return file;
+  }
+
+  listFiles(user: string, page: Page): Promise<TrainingFile[]> {
+    return this.#parts.store.listFiles(user, page);
+  }
+
+  /** Its content; the caller reads it to the end or destroys it. @throws PrefixdError training_file_not_found */
+  async content(file: TrainingFile): Promise<Readable> {
+    try {
+      return (await open(this.#parts.store.pathOf(file))).createReadStream();
+    } catch (error) {
+      // Deleted in between.
+      if (error instanceof Error && "code" in error && error.code === "ENOENT") throw noSuchFile();
+      throw error;
+    }
+  }
+
+  /** Jobs that have read it go on. @throws PrefixdError training_file_not_found */
+  async deleteFile(user: string, id: string): Promise<void> {
+    const { id: known } = await this.file(user, id);
+    await this.#parts.store.deleteFile(user, known);
+  }
+
+  /** @throws PrefixdError training_file_not_found, invalid_prefix_id, training_quota_exceeded */
+  async create(user: string, order: JobOrder): Promise<TrainingJob> {
+    const { store, runner, quota, base } = this.#parts;
+    const { name, suffix, settings, metadata, trainingFile, validationFile } = order;
+    if (name !== null) checkName(name);
+    await this.file(user, trainingFile, "training_file");
+    if (validationFile !== null) await this.file(user, validationFile, "validation_file");
+    const now = Date.now();
+    const job: TrainingJob = {
+      id: timedId("ftjob", now),
+      user,
+      name: name ?? nameFrom(suffix),
+      base,
+      trainingFile,
+      validationFile,
+      settings,
+      metadata,
+      status: "queued",
+      createdAt: now,
+      finishedAt: null,
+      error: null,
+      step: 0,
+      steps: null,
+      tokens: 0,
+      attempts: 0,
+    };
+    this.#refuseRemoved(user);
+    await store.createJob(job, quota, now);
+    const message = `Created fine-tuning job: ${job.id}`;
+    await store.addEvent(user, job.id, { createdAt: now, level: "info", message, data: null });
+    runner.look();
+    return job;
+  }
+
+  /** @throws PrefixdError training_job_not_found */
+  async job(user: string, id: string): Promise<TrainingJob> {
+    const job = isTimedId(id) ? await this.#parts.store.getJob(user, id) : null;
+    if (job === null) throw noSuchJob();
+    return job;
+  }
+
+  listJobs(user: string, page: Page): Promise<TrainingJob[]> {
+    return this.#parts.store.listJobs(user, page);
+  }
+
+  /** @throws PrefixdError training_job_not_found, training_job_ended */
+  async cancel(user: string, id: string): Promise<TrainingJob> {
+    const { store, runner, onCancel } = this.#parts;
+    const job = isTimedId(id) ? await store.cancel(user, id, Date.now()) : null;
+    if (job === null) throw noSuchJob();
+    onCancel();
+    await runner.kill(user, id);
+    await store.clearFolder(user, id);
+    const message = "The job was cancelled";
+    await store.addEvent(user, id, { createdAt: Date.now(), level: "info", message, data: null });
+    runner.look();
+    return job;
+  }
+
+  /** @throws PrefixdError training_job_not_found */
+  async events(user: string, id: string, page: Page): Promise<JobEvent[]> {
+    const job = await this.job(user, id);
+    return this.#parts.store.listEvents(user, job.id, page);
+  }
+
+  /** @throws PrefixdError training_job_not_found */
+  async checkpoints(user: string, id: string, page: Page): Promise<JobCheckpoint[]> {
+    const job = await this.job(user, id);
+    return this.#parts.store.listCheckpoints(user, job.id, page);
+  }
+
+  /** Ends the user's running job and refuses new work, until `readmitUser`. Resolves when no process of theirs is left. */
+  async endOfUser(user: string): Promise<void> {
+    this.#removed.add(user);
+    await this.#parts.runner.kill(user);
+  }
+
+  /** A user with this id was created again. */
+  readmitUser(user: string): void {
+    this.#removed.delete(user);
+  }
+
+  #refuseRemoved(user: string): void {
+    if (this.#removed.has(user)) throw new PrefixdError("removed", "The user was removed.");
+  }
+}
+
+function checkName(name: string): void {
+  checkPrefixName(name);
+  if (name.length > LONGEST_NAME)
+    throw new PrefixdError(
+      "invalid_prefix_id",
+      `The name of a prefix that is trained has ${LONGEST_NAME} characters at most.`,
+      { field: "prefix_id" },
+    );
+}
+
+/** As OpenAI names models, with the characters that names may have. */
+function nameFrom(suffix: string | null): string {
+  const middle = suffix === null ? "" : `${suffix.replaceAll(/[^A-Za-z0-9._-]/g, "-")}-`;
+  return `ft-${middle}${randomBytes(4).toString("hex")}`;
+}
+
+const noSuchFile = (field?: string): PrefixdError =>
+  new PrefixdError("training_file_not_found", "There is no such file.", field === undefined ? {} : { field });
+const noSuchJob = (): PrefixdError => new PrefixdError("training_job_not_found", "There is no such training job.");
