@@ -16,6 +16,7 @@ import type { SecretFilter } from "../observability/secrets.ts";
 import type { BaseEmbeddings } from "../prefixes/adapter-weights.ts";
 import type { PrefixRegistry } from "../prefixes/registry-types.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
+import type { TrainingService } from "../training/jobs/service.ts";
 import type { Authenticator } from "../users/authenticator.ts";
 import type { UserRemoval } from "../replicas/removal-types.ts";
 import type { UserStore } from "../users/store.ts";
@@ -73,6 +74,8 @@ export interface AppParts {
     PrefixRegistry,
     "register" | "info" | "readable" | "list" | "listShared" | "held" | "openFile" | "remove" | "patch"
   >;
+  /** null: this server does not train. */
+  readonly training: TrainingService | null;
   readonly users: Omit<UserStore, "deleteUser" | "addUsage" | "onChange" | "ping" | "close">;
   readonly removal: UserRemoval;
   readonly auth: Authenticator;

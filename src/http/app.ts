@@ -29,6 +29,8 @@ import { prefixRoutes } from "./prefixes/route.ts";
 import { tokenRoutes } from "./tokens/route.ts";
 import { usageRoutes } from "./usage/route.ts";
 import { completionsRoutes } from "./v1/completions-route.ts";
+import { filesRoutes } from "./v1/files.ts";
+import { fineTuningRoutes } from "./v1/fine-tuning.ts";
 import { modelsRoutes } from "./v1/models-route.ts";
 import { Traffic } from "./connections/traffic.ts";
 import { validatorCompiler } from "./validation.ts";
@@ -105,6 +107,8 @@ export async function buildApp(parts: AppParts): Promise<App> {
   generateRoutes(fastify, parts, reader, server);
   completionsRoutes(fastify, parts, reader, server);
   modelsRoutes(fastify, parts);
+  filesRoutes(fastify, parts, bodies);
+  fineTuningRoutes(fastify, parts);
   tokenRoutes(fastify, parts, reader);
   prefixRoutes(fastify, parts, reader, bodies);
   adminRoutes(fastify, parts);

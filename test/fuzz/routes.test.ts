@@ -14,7 +14,7 @@ import { mutated, printable, requestFor, type World } from "./support/requests.t
 import { holds, runsOf, SEED } from "./support/runs.ts";
 import { ADMIN_KEY, startFuzzServer, type FuzzServer } from "./support/server.ts";
 
-const server = await startFuzzServer(t, ["--max-batch", "8", "--max-queue", "64"]);
+const server = await startFuzzServer(t, ["--max-batch", "8", "--max-queue", "64", "--training", "on"]);
 const witness = await server.createUser("witness");
 const tester = await server.createUser("tester");
 await server.put(witness, "known", "intent");
@@ -37,6 +37,8 @@ const world: World = {
     file: ["adapter_config.json", "adapter_model.safetensors", "x"],
     expires_at: ["2100-01-01T00:00:00Z", "2100-13-01T00:00:00Z", null],
     after: ["a", "b"],
+    training_file: ["file-0123456789abcdef01234567", "x"],
+    model: ["demo", "intent"],
     "if-match": ["*", '"x"', 'W/"x"'],
     "if-none-match": ["*", '"x"'],
     prompt: ["i want to book a flight\n=>", "It was finished on Friday, August 1, 2014.\n=>", [1, 2, 3]],

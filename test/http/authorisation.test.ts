@@ -14,7 +14,10 @@ const adminOnly = (status: number) => ({ owner: 403, other: 403, admin: status }
 const PUBLIC = (status: number) => ({ ...same(status), none: status, bad: status, revoked: status, expired: status });
 const HARD = { text: "hello" };
 
-/** Every route of the API. `owner` is ann, whose private prefix `p` the ids name in full; the rows of the pages follow below. */
+/**
+ * Every route of the API. `owner` is ann, whose private prefix `p` the ids name in full, and who has a training file and a
+ * job; the rows of the pages follow below.
+ */
 const MATRIX: Readonly<Record<string, Row>> = {
   "POST /generate": [
     { prompt: "a", prefix_id: "ann/p" },
@@ -33,6 +36,27 @@ const MATRIX: Readonly<Record<string, Row>> = {
   "GET /v1/models/:user/:name": [undefined, { owner: 200, other: 404, admin: 404 }],
   "HEAD /v1/models/:user/:name": [undefined, { owner: 200, other: 404, admin: 404 }],
   "DELETE /v1/models/:user/:name": [undefined, { owner: 200, other: 404, admin: 404 }],
+  "POST /v1/files": [{}, same(415)],
+  "GET /v1/files": [undefined, same(200)],
+  "HEAD /v1/files": [undefined, same(200)],
+  "GET /v1/files/:file": [undefined, { owner: 200, other: 404, admin: 404 }],
+  "HEAD /v1/files/:file": [undefined, { owner: 200, other: 404, admin: 404 }],
+  "GET /v1/files/:file/content": [undefined, { owner: 200, other: 404, admin: 404 }],
+  "HEAD /v1/files/:file/content": [undefined, { owner: 200, other: 404, admin: 404 }],
+  "DELETE /v1/files/:file": [undefined, { owner: 200, other: 404, admin: 404 }],
+  "POST /v1/fine_tuning/jobs": [
+    { model: "demo", training_file: "FILE" },
+    { owner: 200, other: 404, admin: 404 },
+  ],
+  "GET /v1/fine_tuning/jobs": [undefined, same(200)],
+  "HEAD /v1/fine_tuning/jobs": [undefined, same(200)],
+  "GET /v1/fine_tuning/jobs/:job": [undefined, { owner: 200, other: 404, admin: 404 }],
+  "HEAD /v1/fine_tuning/jobs/:job": [undefined, { owner: 200, other: 404, admin: 404 }],
+  "GET /v1/fine_tuning/jobs/:job/events": [undefined, { owner: 200, other: 404, admin: 404 }],
+  "HEAD /v1/fine_tuning/jobs/:job/events": [undefined, { owner: 200, other: 404, admin: 404 }],
+  "GET /v1/fine_tuning/jobs/:job/checkpoints": [undefined, { owner: 200, other: 404, admin: 404 }],
+  "HEAD /v1/fine_tuning/jobs/:job/checkpoints": [undefined, { owner: 200, other: 404, admin: 404 }],
+  "POST /v1/fine_tuning/jobs/:job/cancel": [undefined, { owner: 200, other: 404, admin: 404 }],
   "POST /tokenize": [{ prompt: "a" }, same(200)],
   "POST /detokenize": [{ tokens: [1] }, same(200)],
   "PUT /prefixes/:id": [HARD, { owner: 200, other: 404, admin: 404 }],
@@ -78,7 +102,7 @@ const MATRIX: Readonly<Record<string, Row>> = {
 };
 
 t.test("every route, for every caller", async (t) => {
-  const shared = await keyed(t);
+  const shared = { plain: await keyed(t), training: await keyed(t, { training: true }) };
   for (const [route, [payload, statuses]] of Object.entries(MATRIX)) {
     const [method = "", path = ""] = route.split(" ");
     const url = path
@@ -87,13 +111,17 @@ t.test("every route, for every caller", async (t) => {
       .replace(":name", "p")
       .replace(":user", "ann")
       .replace(":key", "0123456789abcdef")
-      .replace(":file", "adapter_config.json");
+      .replace(":file", path.startsWith("/v1/") ? "FILE" : "adapter_config.json")
+      .replace(":job", "JOB");
     for (const caller of ["none", "bad", "revoked", "expired", "other", "owner", "admin"] as const) {
       const expected = statuses[caller] ?? 401;
       // What changes something needs an app that nothing else has changed.
       const changes = method !== "GET" && method !== "HEAD" && expected < 400;
-      const { send, app } = changes ? await keyed(t) : shared;
-      const answer = await send(caller, method, url, payload);
+      const training = /^\/v1\/(files|fine_tuning)/.test(path);
+      const { send, app, file, job } = changes ? await keyed(t, { training }) : shared[training ? "training" : "plain"];
+      const withIds = (text: string): string => text.replace("FILE", file).replace("JOB", job);
+      const body = payload === undefined ? undefined : (JSON.parse(withIds(JSON.stringify(payload))) as object);
+      const answer = await send(caller, method, withIds(url), body);
       t.equal(answer.statusCode, expected, `${route} by ${caller}`);
       if (expected === 401) t.equal(answer.headers["www-authenticate"], "Bearer");
       if (changes) await app.fastify.close();
@@ -142,6 +170,26 @@ t.test("another user's prefix and a missing one get the same answer", async (t) 
     t.equal(foreign!.statusCode, 404);
     t.same(fingerprint(foreign!), fingerprint(unknown!), `${method} ${path("ID")}`);
     t.same(fingerprint(foreign!), fingerprint(nobody!));
+  }
+});
+
+t.test("another user's file or job and a missing one get the same answer, after the same look-ups", async (t) => {
+  const { send, file, job } = await keyed(t, { training: true });
+  const unknown = (id: string): string => id.slice(0, -12) + "0".repeat(12);
+  for (const [method, path, id] of [
+    ["GET", "/v1/files/ID", file],
+    ["GET", "/v1/files/ID/content", file],
+    ["DELETE", "/v1/files/ID", file],
+    ["GET", "/v1/fine_tuning/jobs/ID", job],
+    ["GET", "/v1/fine_tuning/jobs/ID/events", job],
+    ["GET", "/v1/fine_tuning/jobs/ID/checkpoints", job],
+    ["POST", "/v1/fine_tuning/jobs/ID/cancel", job],
+  ] as const) {
+    const [foreign, none] = await Promise.all(
+      [id, unknown(id)].map((one) => send("other", method, path.replace("ID", one))),
+    );
+    t.equal(foreign!.statusCode, 404);
+    t.equal(foreign!.body, none!.body, `${method} ${path}`);
   }
 });
 

@@ -1,14 +1,21 @@
 /** An app with keys, and requests of every kind of caller. */
 import type { InjectOptions } from "fastify";
+import type { Test } from "tap";
+import type { TrainingService } from "../../src/training/jobs/service.ts";
 import { createApiKey } from "../../src/users/api-key.ts";
 import { NO_LIMITS } from "../../src/users/types.ts";
+import { NOW, putFile, trainingJob } from "../contract/training-store.ts";
 import { ADMIN_KEY, buildTestApp, type TestApp } from "../support/app.ts";
+import { TRAINING_QUOTA, trainingService } from "../support/training-store.ts";
 
 export type Caller = "none" | "bad" | "revoked" | "expired" | "other" | "owner" | "admin";
 
 interface Keyed {
   readonly app: TestApp;
   readonly keys: Readonly<Record<Caller, string | null>>;
+  /** Ann's, with `training`. */
+  readonly file: string;
+  readonly job: string;
   readonly send: (
     caller: Caller,
     method: string,
@@ -18,8 +25,9 @@ interface Keyed {
 }
 
 /** Users ann and bob, with keys; ann has the prefix `p`. */
-export async function keyed(t: Parameters<typeof buildTestApp>[0]): Promise<Keyed> {
-  const app = await buildTestApp(t, { keyed: true });
+export async function keyed(t: Test, { training = false } = {}): Promise<Keyed> {
+  const trained = training ? await annsTraining(t) : null;
+  const app = await buildTestApp(t, { keyed: true, training: trained?.training ?? null });
   const now = new Date().toISOString();
   for (const id of ["ann", "bob"])
     await app.users.createUser({ id, weight: 1, limits: NO_LIMITS, createdAt: now, updatedAt: now });
@@ -52,5 +60,14 @@ export async function keyed(t: Parameters<typeof buildTestApp>[0]): Promise<Keye
       ...(payload === undefined ? {} : { payload }),
     } as InjectOptions);
   };
-  return { app, keys, send };
+  return { app, keys, send, file: trained?.file ?? "", job: trained?.job ?? "" };
+}
+
+/** Training over a store in which ann has a file and a job. */
+async function annsTraining(t: Test): Promise<{ training: TrainingService; file: string; job: string }> {
+  const { store, training } = trainingService(t);
+  const { id: file } = await putFile(store, "ann", '{"prompt": "a", "completion": "b"}');
+  const job = trainingJob("ann", NOW, { trainingFile: file });
+  await store.createJob(job, TRAINING_QUOTA, NOW);
+  return { training, file, job: job.id };
 }

@@ -23,6 +23,8 @@ t.test("no route blocks the event loop", { timeout: 600_000 }, async (t) => {
       "1",
       "--structured-cache-bytes",
       "0",
+      "--training",
+      "on",
     ],
     { PREFIXD_ADMIN_KEY: LOAD_ADMIN_KEY },
   );

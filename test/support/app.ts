@@ -101,6 +101,7 @@ export async function buildTestApp(
     tokenizer,
     generation,
     prefixes: registry,
+    training: null,
     users,
     removal: createLocalRemoval({ users, prefixes: registry, replica: "test" }),
     auth: keyed ? createAuthenticator({ store: users, adminKey: ADMIN_KEY }) : createKeylessAuthenticator(),

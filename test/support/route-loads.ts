@@ -182,6 +182,31 @@ export function routeLoads(positions: number, folder: string): RouteLoad[] {
       max_tokens: 2,
       return_token_ids: true,
     }),
+    { route: "POST /v1/files", what: "examples", path: "/v1/files", body: () => trainingForm(EXAMPLE.repeat(20_000)) },
+    ...Object.entries({
+      "short bad lines": "{}\n".repeat(300_000),
+      "one line": "x".repeat(4 * MIB),
+      "long bad lines": `{"prompt":"${"a\\n".repeat(MIB / 4)}","completion":1}\n`.repeat(8),
+      "deep lines": `{"prompt":${"[".repeat(MIB - 100)}\n`.repeat(8),
+      "lines of many values": `{"prompt":[${"0,".repeat(MIB / 2 - 100)}0]}\n`.repeat(8),
+    }).map(
+      ([what, content]): RouteLoad => ({
+        route: "POST /v1/files",
+        what,
+        path: "/v1/files",
+        body: () => trainingForm(content),
+        refused: true,
+      }),
+    ),
+    get("/v1/files"),
+    get("/v1/fine_tuning/jobs"),
+    ...["GET /v1/files/{file}", "GET /v1/files/{file}/content", "DELETE /v1/files/{file}"].map(unknownId),
+    ...["", "/events", "/checkpoints"].map((path) => unknownId(`GET /v1/fine_tuning/jobs/{job}${path}`)),
+    unknownId("POST /v1/fine_tuning/jobs/{job}/cancel"),
+    {
+      ...json("POST /v1/fine_tuning/jobs", "", "/v1/fine_tuning/jobs", { model: MODEL, training_file: "file-x" }),
+      refused: true,
+    },
     json("POST /tokenize", "a long text", "/tokenize", { prompt: "a1!".repeat(20_000), return_token_strs: true }),
     json("POST /detokenize", "many ids", "/detokenize", {
       tokens: Array.from({ length: 65_536 }, (_, id) => id % 4096),
@@ -214,6 +239,23 @@ export function routeLoads(positions: number, folder: string): RouteLoad[] {
     { route: "DELETE /admin/users/{user}", what: "", path: "/admin/users/ann" },
   ];
 }
+
+const EXAMPLE = `{"prompt": "a text\\n=>", "completion": " another"}\n`;
+
+function trainingForm(content: string): FormData {
+  const form = new FormData();
+  form.append("purpose", "fine-tune");
+  form.append("file", new Blob([content]), "examples.jsonl");
+  return form;
+}
+
+/** A request for a file or a job that does not exist. */
+const unknownId = (route: string): RouteLoad => ({
+  route,
+  what: "",
+  path: route.slice(route.indexOf(" ") + 1).replace(/\{\w+\}/, "file-0123456789abcdef01234567"),
+  refused: true,
+});
 
 /** Sends a request, reads the response to its end, and returns the status. */
 export async function send(url: string, { route, path, body, events }: RouteLoad): Promise<number> {

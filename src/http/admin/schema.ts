@@ -100,6 +100,9 @@ export const Receipt = named(
       bytes: Type.Integer(),
       running: Type.Integer(),
       queued: Type.Integer(),
+      training_files: Type.Integer(),
+      training_jobs: Type.Integer(),
+      training_bytes: Type.Integer({ description: "Of the training files" }),
     }),
     replicas: Type.Array(strict({ id: Type.String(), acknowledged_at: Type.Union([Type.String(), Type.Null()]) })),
     completed_at: Type.String({ format: "date-time" }),
@@ -129,7 +132,16 @@ export const USER_EXAMPLE: UserDocument = {
 };
 export const RECEIPT_EXAMPLE = {
   user: "ann",
-  removed: { prefixes: 3, keys: 1, bytes: 245760, running: 1, queued: 0 },
+  removed: {
+    prefixes: 3,
+    keys: 1,
+    bytes: 245760,
+    running: 1,
+    queued: 0,
+    training_files: 2,
+    training_jobs: 1,
+    training_bytes: 70656,
+  },
   replicas: [{ id: "a1b2", acknowledged_at: NOW }],
   completed_at: NOW,
 };

@@ -71,6 +71,7 @@ export async function documentationApp(): Promise<TypedApp> {
     tokenizer,
     generation,
     prefixes,
+    training: null,
     users,
     removal: { removeUser: nothing, readmitUser: nothing },
     auth: createKeylessAuthenticator(),

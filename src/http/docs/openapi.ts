@@ -29,6 +29,7 @@ export const OPENAPI_OPTIONS = {
     tags: [
       { name: "generate", description: "Text from a prefix" },
       { name: "openai", description: "What OpenAI's clients, and vLLM's, already speak" },
+      { name: "fine-tuning", description: "Training prefixes, as OpenAI's clients fine-tune models" },
       { name: "prefixes", description: "Registering, listing and removing prefixes" },
       { name: "users", description: "Users, keys and usage; with the admin key, except for one's own usage" },
       { name: "operation", description: "Health and metrics" },

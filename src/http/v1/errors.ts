@@ -76,7 +76,7 @@ function typeOf(status: number): (typeof TYPES)[number] {
  * `x-should-retry: false` tells them better.
  */
 export function shouldNotRetry({ code, status, limit }: PrefixdError): boolean {
-  if (code === "prefix_damaged" || code === "store_full") return true;
+  if (code === "prefix_damaged" || code === "store_full" || code === "training_off") return true;
   // Nothing is allowed at all.
   if (status === 429) return limit?.quota === 0;
   return status < 500 && status !== 408;

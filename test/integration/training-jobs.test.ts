@@ -1,0 +1,251 @@
+/** Training over HTTP, by the real program with OpenAI's client: to the end, through kills, and with its user's removal. */
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { cpSync, existsSync, readdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import OpenAI, { toFile } from "openai";
+import t from "tap";
+import { repositoryFile } from "../support/docs-block.ts";
+import { ROOT } from "../support/program.ts";
+import { startServerProcess, temporaryFolder, type TestServer } from "../support/server.ts";
+
+const ADMIN_KEY = "training-admin-key-0123456789abcdef012345";
+const WORDS = ["red", "blue", "green", "white", "black", "small", "large", "old"];
+const ROWS = Array.from({ length: 240 }, (_, i) => [WORDS[i % 8]!, WORDS[(i * 3 + (i >> 3)) % 8]!]);
+const DATA = ROWS.map(([a, b]) => JSON.stringify({ prompt: `${a} ${b}\n=>`, completion: ` ${b} ${a}` })).join("\n");
+const HYPERPARAMETERS = { n_steps: 40, batch_size: 4, num_virtual_tokens: 4 };
+type Job = OpenAI.FineTuning.FineTuningJob;
+
+const folder = temporaryFolder();
+t.teardown(() => folder.remove());
+const model = join(folder.path, "demo");
+cpSync("models/demo", model, { recursive: true });
+const store = join(folder.path, "store");
+const start = (): Promise<TestServer> =>
+  startServerProcess(
+    [
+      ...["--model", model, "--store", `lmdb:${store}`, "--cache-dir", join(folder.path, "cache"), "--threads", "1"],
+      ...["--training", "on", "--train-threads", "1"],
+    ],
+    { PREFIXD_ADMIN_KEY: ADMIN_KEY },
+  );
+let server = await start();
+t.teardown(() => server.signal("SIGKILL"));
+
+const admin = async (method: string, path: string, body?: object): Promise<Record<string, unknown>> => {
+  const headers = { authorization: `Bearer ${ADMIN_KEY}`, ...(body && { "content-type": "application/json" }) };
+  const init = { method, headers, ...(body && { body: JSON.stringify(body) }) };
+  return (await (await fetch(`${server.url}/admin${path}`, init)).json()) as Record<string, unknown>;
+};
+/** A client of a new user. */
+async function clientOf(user: string): Promise<{ openai: () => OpenAI; key: string }> {
+  await admin("POST", "/users", { id: user });
+  const { key } = (await admin("POST", `/users/${user}/keys`, {})) as { key: string };
+  return { key, openai: () => new OpenAI({ baseURL: `${server.url}/v1`, apiKey: key, maxRetries: 0 }) };
+}
+const uploaded = async (openai: OpenAI, content = DATA): Promise<string> =>
+  (await openai.files.create({ file: await toFile(Buffer.from(content), "words.jsonl"), purpose: "fine-tune" })).id;
+const create = (openai: OpenAI, training_file: string, more: object = {}): Promise<Job> =>
+  openai.fineTuning.jobs.create({
+    model: "demo",
+    training_file,
+    hyperparameters: HYPERPARAMETERS,
+    ...more,
+  });
+const messages = async (openai: OpenAI, job: Job): Promise<string[]> => {
+  const found: string[] = [];
+  for await (const { message } of openai.fineTuning.jobs.listEvents(job.id, { limit: 50 })) found.unshift(message);
+  return found;
+};
+/** Resolves when it has ended. */
+async function ended(openai: OpenAI, job: Job): Promise<Job> {
+  for (;;) {
+    const now = await openai.fineTuning.jobs.retrieve(job.id);
+    if (["succeeded", "failed", "cancelled"].includes(now.status)) return now;
+    await sleep(50);
+  }
+}
+/** Resolves when it has got beyond a step; the process that trains it. */
+async function beyond(openai: OpenAI, job: Job, step: number): Promise<number> {
+  for (;;) {
+    const steps = (await messages(openai, job)).flatMap((text) => /^Step (\d+)\//.exec(text)?.[1] ?? []);
+    if (steps.some((done) => Number(done) > step))
+      return server.log.findLast(({ msg, job: id }) => msg === "a training process has started" && id === job.id)![
+        "pid"
+      ] as number;
+    const { status } = await openai.fineTuning.jobs.retrieve(job.id);
+    if (status === "failed" || status === "succeeded") throw new Error(`it has ${status} before step ${step}`);
+    await sleep(20);
+  }
+}
+const digestOf = async (key: string, id: string): Promise<unknown> => {
+  const answer = await fetch(`${server.url}/prefixes/${id}`, { headers: { authorization: `Bearer ${key}` } });
+  return ((await answer.json()) as { digest?: string }).digest;
+};
+
+/** Runs a program of ES modules where the clients are installed. */
+async function ran(program: string, env: Record<string, string>): Promise<{ out: string; code: unknown }> {
+  const child = spawn(process.execPath, ["--input-type=module", "-e", program], {
+    cwd: ROOT,
+    env: { ...process.env, NODE_OPTIONS: "", ...env },
+    stdio: ["ignore", "pipe", "pipe"],
+  });
+  let out = "";
+  for (const stream of [child.stdout, child.stderr])
+    stream.setEncoding("utf8").on("data", (part: string) => (out += part));
+  const [code] = (await once(child, "close")) as [number | null];
+  return { out, code };
+}
+
+t.setTimeout(180_000);
+const ann = await clientOf("ann");
+let whole: unknown;
+
+t.test("OpenAI's client trains a prefix and uses it, and its checkpoints", async (t) => {
+  const openai = ann.openai();
+  const file = await uploaded(openai);
+  t.equal(await (await openai.files.content(file)).text(), DATA);
+  t.same(
+    (await openai.files.list()).data.map(({ id }) => id),
+    [file],
+  );
+  const created = await create(openai, file, { suffix: "words", metadata: { team: "a" } });
+  t.match(created, { object: "fine_tuning.job", model: "demo", training_file: file, fine_tuned_model: null });
+  const job = await ended(openai, created);
+  t.match(job, {
+    status: "succeeded",
+    error: null,
+    metadata: { team: "a" },
+    fine_tuned_model: /^ft-words-[0-9a-f]{8}$/,
+  });
+  t.ok(job.trained_tokens! > 40 * 4 * 4, `${job.trained_tokens} tokens`);
+  t.ok(job.finished_at! >= job.created_at);
+  const said = await messages(openai, job);
+  for (const what of [
+    `Created fine-tuning job: ${job.id}`,
+    `Validating training file: ${file}`,
+    /^Fine-tuning job started: 228 examples, 40 steps, evaluated on 12 others/,
+    /^Step 40\/40: training loss=[\d.]+$/,
+    /^Checkpoint created at step 5: /,
+    `New fine-tuned model created: ${job.fine_tuned_model}`,
+    "The job has successfully completed",
+  ])
+    t.ok(
+      said.some((message) => (typeof what === "string" ? message === what : what.test(message))),
+      String(what),
+    );
+  const { data: events } = await openai.fineTuning.jobs.listEvents(job.id, { limit: 100 });
+  const losses = events.flatMap(({ data }) => (data as { train_loss?: number } | null)?.train_loss ?? []);
+  t.ok(losses[0]! < losses.at(-1)! / 2, `the newest first: ${losses.at(-1)} to ${losses[0]}`);
+
+  const { data: checkpoints } = await openai.fineTuning.jobs.checkpoints.list(job.id);
+  t.same(
+    checkpoints.map(({ step_number }) => step_number),
+    [40, 35, 30],
+    "the last three",
+  );
+  const prompt = "blue red\n=>";
+  for (const name of [job.fine_tuned_model!, checkpoints[0]!.fine_tuned_model_checkpoint]) {
+    const answer = await openai.completions.create({ model: name, prompt, max_tokens: 4, temperature: 0 });
+    t.ok(answer.choices[0]!.text.length > 0, `${name}: ${answer.choices[0]!.text}`);
+  }
+  t.notOk(await digestOf(ann.key, `${job.fine_tuned_model}.step-5`), "older checkpoints are gone");
+  t.same(
+    (await openai.fineTuning.jobs.list()).data.map(({ id }) => id),
+    [job.id],
+  );
+  t.match(await openai.files.delete(file), { id: file, deleted: true });
+  await t.rejects(create(openai, file), { status: 404, code: "training_file_not_found" });
+  whole = await digestOf(ann.key, job.fine_tuned_model!);
+  t.ok(whole);
+  const metrics = await (
+    await fetch(`${server.url}/metrics`, { headers: { authorization: `Bearer ${ADMIN_KEY}` } })
+  ).text();
+  t.match(metrics, /prefixd_training_jobs_total\{outcome="succeeded"\} 1\n/);
+  t.match(metrics, new RegExp(`prefixd_training_tokens_total ${job.trained_tokens}\n`));
+});
+
+t.test("the guide's program does what it says", async (t) => {
+  const page = readFileSync(repositoryFile("docs/guides/train.md"), "utf8");
+  const [, program = ""] = /^```js\n(.*?)^```$/ms.exec(page)!;
+  t.match(program, "n_steps: 1000");
+  const { out, code } = await ran(program.replace("n_steps: 1000", "n_steps: 20"), {
+    PREFIXD_URL: server.url,
+    PREFIXD_KEY: ann.key,
+  });
+  t.equal(code, 0, out);
+  t.match(out, /^succeeded .+\n$/);
+});
+
+t.test("kill -9 of the process that trains, then of the server: it goes on to the same bits", async (t) => {
+  const file = await uploaded(ann.openai());
+  const job = await create(ann.openai(), file, { prefix_id: "killed" });
+  process.kill(await beyond(ann.openai(), job, 5), "SIGKILL");
+  await beyond(ann.openai(), job, 15);
+  server.signal("SIGKILL");
+  await server.exited;
+  server = await start();
+  t.match(await ended(ann.openai(), job), { status: "succeeded", fine_tuned_model: "killed" });
+  const goneOn = (await messages(ann.openai(), job)).filter((text) => text.startsWith("Fine-tuning job goes on after"));
+  t.equal(goneOn.length, 2, goneOn.join());
+  t.equal(await digestOf(ann.key, "killed"), whole);
+});
+
+t.test("a job that waits, and one that runs, are cancelled at once", async (t) => {
+  const openai = ann.openai();
+  const file = await uploaded(openai);
+  const [running, waiting] = [await create(openai, file), await create(openai, file)];
+  const pid = await beyond(openai, running, 0);
+  for (const job of [waiting, running]) t.equal((await openai.fineTuning.jobs.cancel(job.id)).status, "cancelled");
+  t.throws(() => process.kill(pid, 0), "its process is gone");
+  for (const job of [waiting, running])
+    t.match(await ended(openai, job), { status: "cancelled", fine_tuned_model: null });
+  await t.rejects(openai.fineTuning.jobs.cancel(running.id), { status: 409, code: "training_job_ended" });
+});
+
+t.test("a removed user's files, jobs, states and process are gone before the receipt", async (t) => {
+  const eve = await clientOf("eve");
+  const job = await create(eve.openai(), await uploaded(eve.openai()), { suffix: "eve" });
+  const pid = await beyond(eve.openai(), job, 10);
+  const before = readdirSync(join(store, "training", "users"));
+  const receipt = await admin("DELETE", "/users/eve");
+  t.match(receipt, {
+    user: "eve",
+    removed: { training_files: 1, training_jobs: 1, training_bytes: Buffer.byteLength(DATA) },
+  });
+  t.throws(() => process.kill(pid, 0));
+  t.equal(readdirSync(join(store, "training", "users")).length, before.length - 1);
+  const records = readdirSync(join(store, "training", "records"), { recursive: true, encoding: "utf8" })
+    .filter((name) => name.endsWith("data.mdb"))
+    .map((name) => readFileSync(join(store, "training", "records", name), "latin1"));
+  t.notOk(records.some((bytes) => bytes.includes(job.id)));
+  const again = await clientOf("eve");
+  t.same((await again.openai().files.list()).data, []);
+  await t.rejects(again.openai().fineTuning.jobs.retrieve(job.id), { status: 404, code: "training_job_not_found" });
+});
+
+t.test("failures have a reason: the data, a deleted file, another model", async (t) => {
+  const openai = ann.openai();
+  const file = await uploaded(openai);
+  const long = `${JSON.stringify({ prompt: "word ".repeat(3000), completion: "a" })}\n`;
+  const first = await create(openai, await uploaded(openai, long));
+  t.match(await ended(openai, first), {
+    status: "failed",
+    error: { code: "data_invalid", param: "training_file", message: /line 1: it has more tokens than/ },
+  });
+  t.notMatch((await openai.fineTuning.jobs.retrieve(first.id)).error!.message, folder.path, "no path of the server's");
+  const [running, orphan] = [await create(openai, file), await create(openai, await uploaded(openai))];
+  await openai.files.delete((await openai.fineTuning.jobs.retrieve(orphan.id)).training_file);
+  await openai.fineTuning.jobs.cancel(running.id);
+  t.match(await ended(openai, orphan), { status: "failed", error: { code: "training_file_not_found" } });
+
+  const weights = join(model, "model.safetensors");
+  t.ok(existsSync(weights));
+  const bytes = readFileSync(weights);
+  bytes[bytes.length - 2]! ^= 1;
+  writeFileSync(`${weights}.new`, bytes);
+  renameSync(`${weights}.new`, weights);
+  t.match(await ended(openai, await create(openai, file)), { status: "failed", error: { code: "model_changed" } });
+  await openai.files.delete(file);
+});
