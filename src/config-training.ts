@@ -13,7 +13,14 @@ export const TRAINING_SETTINGS = {
     arg: "N",
     default: 0,
     shown: "0 (all cores the container may use)",
-    description: "Threads of a training, which has a process of its own with the lowest priority",
+    description: "Threads of a training, which has a process of its own",
+  }),
+  trainNice: Type.Integer({
+    minimum: 0,
+    maximum: 19,
+    arg: "N",
+    default: 19,
+    description: "How far that process gives way to others: 0 like the server, 19 in everything",
   }),
   trainShare: Type.Number({
     minimum: 0.001,

@@ -1,8 +1,8 @@
 /**
- * Entry point of the process that trains a job for a server. It gives way to the server, and ends with it: at once, as its
+ * Entry point of the process that trains a job for a server. Argument: its niceness. It gives way to the server, and ends with it: at once, as its
  * state is on disk.
  */
-import { constants, setPriority } from "node:os";
+import { setPriority } from "node:os";
 import { lockFolder } from "../lmdb/folder-lock.ts";
 import { Runtime } from "../runtime/session.ts";
 import { runChild } from "../training/jobs/child.ts";
@@ -10,7 +10,7 @@ import { Pacer } from "../training/jobs/pacer.ts";
 import type { ChildTask, FromChild, ToChild } from "../training/jobs/protocol.ts";
 
 // Before any other thread exists, since threads inherit it.
-setPriority(constants.priority.PRIORITY_LOW);
+setPriority(Number(process.argv[2]));
 // A kill, since exit() would wait for the model's threads.
 process.once("disconnect", () => process.kill(process.pid, "SIGKILL"));
 // A terminal and a service manager signal the whole group; the server says what to do.

@@ -53,7 +53,8 @@ export async function openTraining(parts: TrainingParts, resources: Resources): 
   const runner = new JobRunner({
     store,
     quota,
-    startChild: () => fork(ENTRY, [], { stdio: ["ignore", "ignore", "pipe", "ipc"], env: withoutSecrets() }),
+    startChild: () =>
+      fork(ENTRY, [String(config.trainNice)], { stdio: ["ignore", "ignore", "pipe", "ipc"], env: withoutSecrets() }),
     async register(key, files, signal) {
       const record = isBuiltInUser(key.user) ? undefined : await users.getUser(key.user);
       if (record === null) throw new PrefixdError("removed", "The user was removed.");

@@ -2,6 +2,7 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { cpSync, existsSync, readdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import { getPriority } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import OpenAI, { toFile } from "openai";
@@ -26,7 +27,7 @@ const start = (): Promise<TestServer> =>
   startServerProcess(
     [
       ...["--model", model, "--store", `lmdb:${store}`, "--cache-dir", join(folder.path, "cache"), "--threads", "1"],
-      ...["--training", "on", "--train-threads", "1"],
+      ...["--training", "on", "--train-threads", "1", "--train-nice", "1"],
     ],
     { PREFIXD_ADMIN_KEY: ADMIN_KEY },
   );
@@ -181,7 +182,9 @@ t.test("the guide's program does what it says", async (t) => {
 t.test("kill -9 of the process that trains, then of the server: it goes on to the same bits", async (t) => {
   const file = await uploaded(ann.openai());
   const job = await create(ann.openai(), file, { prefix_id: "killed" });
-  process.kill(await beyond(ann.openai(), job, 5), "SIGKILL");
+  const pid = await beyond(ann.openai(), job, 5);
+  t.equal(getPriority(pid), 1);
+  process.kill(pid, "SIGKILL");
   await beyond(ann.openai(), job, 15);
   server.signal("SIGKILL");
   await server.exited;
