@@ -99,8 +99,11 @@ export function errorEvent(error: PrefixdError, request: Pick<FastifyRequest, "i
     : `event: error\ndata: ${JSON.stringify(toProblem(error, request.id))}\n\n`;
 }
 
+/** Answers of 500 and above that are no failures. */
+const INTENDED: ReadonlySet<ErrorCode> = new Set(["draining", "training_off"]);
+
 /** Logs our own failures with their cause; client errors show up in the access log by code. */
 export function logFailure(request: FastifyRequest, error: PrefixdError): void {
-  if (error.status >= 500 && error.code !== "draining")
+  if (error.status >= 500 && !INTENDED.has(error.code))
     request.log.error({ err: error, code: error.code }, "request failed");
 }

@@ -1,6 +1,6 @@
 /** A real server on LMDB with a full or read-only disk: what is refused, what still works, and that it recovers. */
 import { spawnSync } from "node:child_process";
-import { chmodSync, chownSync, mkdirSync, readFileSync } from "node:fs";
+import { chmodSync, chownSync, mkdirSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import t from "tap";
 import { ADMIN_KEY, call, eventually, generate, INTENT, longStream, type Reply } from "../support/fault-client.ts";
@@ -15,8 +15,8 @@ const put = (server: TestServer, name: string, from: string, key?: string): Prom
   call(server, "PUT", `/prefixes/${name}`, adapterForm(`prefixes/${from}`), key);
 
 /** Limits the process's file size; 0 acts like a full disk. Needs no privilege. */
-function limitFiles(server: TestServer, bytes: string): void {
-  const { status, stderr, error } = spawnSync("prlimit", ["--pid", String(server.pid), `--fsize=${bytes}:`], {
+function limitFiles({ pid }: Pick<TestServer, "pid">, bytes: string): void {
+  const { status, stderr, error } = spawnSync("prlimit", ["--pid", String(pid), `--fsize=${bytes}:`], {
     encoding: "utf8",
   });
   if (status !== 0) throw error ?? new Error(stderr);
@@ -58,6 +58,42 @@ t.test("a full disk", { skip: lacking("prlimit"), timeout: 120_000 }, async (t) 
     .split("\n")
     .map((line) => (JSON.parse(line) as { outcome: string }).outcome);
   t.ok(actions.includes("store_full") && actions.at(-1) === "ok", "the audit log has what it could not write before");
+});
+
+t.test("training on a full disk", { skip: lacking("prlimit"), timeout: 120_000 }, async (t) => {
+  const store = join(folder.path, "training");
+  const server = await startServerProcess([
+    ...[...cache, "--store", `lmdb:${store}`, "--training", "on", "--train-threads", "1", "--train-nice", "1"],
+  ]);
+  t.teardown(() => server.signal("SIGKILL"));
+  const upload = (): Promise<Reply> => {
+    const form = new FormData();
+    form.append("purpose", "fine-tune");
+    form.append("file", new Blob(['{"prompt": "a", "completion": "b"}\n'.repeat(100)]), "a.jsonl");
+    return call(server, "POST", "/v1/files", form);
+  };
+  const { id: training_file } = (await upload()).body as unknown as { id: string };
+  const body = { model: "demo", training_file, hyperparameters: { n_steps: 100_000 } };
+  limitFiles(server, "0");
+  t.equal((await upload()).status, 507);
+  t.equal((await call(server, "POST", "/v1/fine_tuning/jobs", body)).status, 507);
+  limitFiles(server, "unlimited");
+  t.same(readdirSync(join(store, "training", "incoming")), [], "nothing is left of what was refused");
+
+  const { id } = (await call(server, "POST", "/v1/fine_tuning/jobs", body)).body as unknown as { id: string };
+  const job = async (): Promise<unknown> => (await call(server, "GET", `/v1/fine_tuning/jobs/${id}`)).body;
+  await eventually(async () => ((await job()) as { status: string }).status === "running");
+  const { pid } = server.log.find(({ msg }) => msg === "a training process has started") as { pid: number };
+  limitFiles({ pid }, "0");
+  // A state that is kept at once.
+  process.kill(server.pid, "SIGTERM");
+  await server.exited;
+  const again = await startServerProcess([...cache, "--store", `lmdb:${store}`, "--training", "on"]);
+  t.teardown(() => again.signal("SIGKILL"));
+  t.match((await call(again, "GET", `/v1/fine_tuning/jobs/${id}`)).body, {
+    status: "failed",
+    error: { code: "store_full", message: "The server's disk is full." },
+  });
 });
 
 t.test(

@@ -15,6 +15,8 @@ import type { JobError } from "./types.ts";
 const SAVES = 40;
 /** Messages about steps. */
 const REPORTS = 50;
+/** The system's codes for a full disk, a quota, and a limit on a file's size. */
+const NO_ROOM: ReadonlySet<unknown> = new Set(["ENOSPC", "EDQUOT", "EFBIG"]);
 /** Bad lines that are told of. */
 const MOST_BAD_LINES = 20;
 
@@ -118,7 +120,7 @@ function jobError(error: unknown, { data, evalData }: TrainRequest): JobError | 
       .replace(/\S*training\.state/, "The job's state");
     return { code, message: shown, param };
   }
-  if (error instanceof Error && "code" in error && (error.code === "ENOSPC" || error.code === "EDQUOT"))
+  if (error instanceof Error && "code" in error && NO_ROOM.has(error.code))
     return { code: "store_full", message: "The server's disk is full.", param: null };
   return null;
 }
