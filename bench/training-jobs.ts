@@ -2,9 +2,11 @@
  * What do streams lose beside a training job? The real server with its default settings, and a job that a user has
  * started; rounds alternate between the server with a job and without.
  *
- *     [STREAMS=4] [ROUNDS=4] [TOKENS=400] [SIZE=demo|gpt2|...] npm run bench -- training-jobs
+ *     [STREAMS=4] [ROUNDS=3] [SECONDS=60] [SIZE=demo|gpt2|...] npm run bench -- training-jobs
  *
- * For each round: time between the tokens of one stream, at the client, over all streams. The job never ends by itself.
+ * For each round: time between the tokens of one stream, at the client, over all streams, which follow one another all the
+ * time. The job never ends by itself; its loading and first steps are not measured. SECONDS is to be some hundred times as
+ * long as a training step: training takes a share of the time, in whole steps.
  */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
@@ -12,14 +14,18 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { request } from "node:http";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { CACHE, DEMO, sizedCheckpoint } from "./support/gpt2.ts";
 import { machine, median, quantile, table, writeSection } from "./support/report.ts";
 import { build, CLI, listening } from "./support/server-process.ts";
 
 const STREAMS = Number(process.env["STREAMS"] ?? 4);
-const ROUNDS = Number(process.env["ROUNDS"] ?? 4);
-const TOKENS = Number(process.env["TOKENS"] ?? 400);
-const SIZE = process.env["SIZE"] ?? "gpt2";
+const ROUNDS = Number(process.env["ROUNDS"] ?? 3);
+const SECONDS = Number(process.env["SECONDS"] ?? 60);
+const SIZE = process.env["SIZE"] ?? "demo";
+/** Before each measurement. */
+const SETTLE_MS = 5_000;
+const TOKENS = 400;
 const KEY = "training-bench-admin-key-0123456789abcdef";
 const BOUND = 1.3;
 
@@ -62,22 +68,33 @@ try {
       training_file: file,
       hyperparameters: { n_steps: 1_000_000 },
     })) as { id: string };
-    while ((await json(`/v1/fine_tuning/jobs/${id}`))["status"] !== "running")
-      await new Promise((resolve) => setTimeout(resolve, 200));
+    while ((await json(`/v1/fine_tuning/jobs/${id}`))["status"] !== "running") await sleep(200);
     return id;
   };
-  const gaps = async (): Promise<number[]> =>
-    (await Promise.all(Array.from({ length: STREAMS }, (_, i) => streamGaps(new URL(url), i, authorization)))).flat();
+  /** Gaps of streams that follow one another, once they have settled; `before` is done while they run. */
+  const gaps = async (before: () => Promise<unknown>): Promise<number[]> => {
+    const found: number[] = [];
+    let [counts, over] = [false, false];
+    const streams = Array.from({ length: STREAMS }, async (_, i) => {
+      while (!over) await stream(new URL(url), i, authorization, (gap) => void (counts && found.push(gap)));
+    });
+    await before();
+    await sleep(SETTLE_MS);
+    counts = true;
+    await sleep(1000 * SECONDS);
+    counts = false;
+    over = true;
+    await Promise.all(streams);
+    return found;
+  };
 
   const alone: number[][] = [];
   const beside: number[][] = [];
-  for (let round = -1; round < ROUNDS; round++) {
-    const without = await gaps();
-    const job = await startJob();
-    const during = await gaps();
+  for (let round = 0; round < ROUNDS; round++) {
+    const without = await gaps(async () => undefined);
+    let job = "";
+    const during = await gaps(async () => (job = await startJob()));
     await json(`/v1/fine_tuning/jobs/${job}/cancel`, {});
-    // The first round compiles and calibrates.
-    if (round < 0) continue;
     alone.push(without);
     beside.push(during);
     process.stderr.write(
@@ -103,9 +120,9 @@ try {
   console.log(text.join("\n"));
   const ratio = Number(rows.at(-1)!.at(-1));
   if (ratio > BOUND) process.exitCode = 1;
-  if (SIZE === "gpt2")
+  if (SIZE === "demo")
     writeSection("training-jobs", [
-      `${SIZE} with random weights, default settings, ${STREAMS} streams of ${TOKENS} tokens; medians of ${ROUNDS} interleaved rounds. ${machine()}.`,
+      `Demo model, default settings, ${STREAMS} streams all the time, ${SECONDS} s each; medians of ${ROUNDS} interleaved rounds. ${machine()}.`,
       "",
       ...text,
     ]);
@@ -115,8 +132,8 @@ try {
   rmSync(dir, { recursive: true, force: true });
 }
 
-/** Milliseconds between events of one stream, without those before the first token. */
-function streamGaps(url: URL, index: number, authorization: string): Promise<number[]> {
+/** One stream; `onGap` gets the milliseconds between its events, without those before the first token. */
+function stream(url: URL, index: number, authorization: string, onGap: (gap: number) => void): Promise<void> {
   const body = JSON.stringify({
     prompt: `stream number ${index}`,
     max_new_tokens: TOKENS,
@@ -124,24 +141,21 @@ function streamGaps(url: URL, index: number, authorization: string): Promise<num
     stream: true,
   });
   const headers = { authorization, "content-type": "application/json", "content-length": Buffer.byteLength(body) };
+  const options = { host: url.hostname, port: url.port, path: "/generate", method: "POST", headers };
   return new Promise((resolve, reject) => {
-    const call = request(
-      { host: url.hostname, port: url.port, path: "/generate", method: "POST", headers },
-      (response) => {
-        const found: number[] = [];
-        let last = NaN;
-        response.setEncoding("utf8");
-        response.on("data", (text: string) => {
-          if (!text.includes('"finish_reason":null')) return;
-          const now = performance.now();
-          if (!Number.isNaN(last)) found.push(now - last);
-          last = now;
-        });
-        response.on("end", () =>
-          response.statusCode === 200 ? resolve(found) : reject(new Error(`${response.statusCode}`)),
-        );
-      },
-    );
+    const call = request(options, (response) => {
+      let last = NaN;
+      response.setEncoding("utf8");
+      response.on("data", (text: string) => {
+        if (!text.includes('"finish_reason":null')) return;
+        const now = performance.now();
+        if (!Number.isNaN(last)) onGap(now - last);
+        last = now;
+      });
+      response.on("end", () =>
+        response.statusCode === 200 ? resolve() : reject(new Error(`status ${response.statusCode}`)),
+      );
+    });
     call.on("error", reject);
     call.end(body);
   });

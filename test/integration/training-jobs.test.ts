@@ -171,7 +171,7 @@ t.test("the guide's program does what it says", async (t) => {
   const page = readFileSync(repositoryFile("docs/guides/train.md"), "utf8");
   const [, program = ""] = /^```js\n(.*?)^```$/ms.exec(page)!;
   t.match(program, "n_steps: 1000");
-  const { out, code } = await ran(program.replace("n_steps: 1000", "n_steps: 20"), {
+  const { out, code } = await ran(program.replace("n_steps: 1000", "n_steps: 2"), {
     PREFIXD_URL: server.url,
     PREFIXD_KEY: ann.key,
   });
