@@ -209,14 +209,20 @@ t.test("a job that waits, and one that runs, are cancelled at once", async (t) =
 
 t.test("a removed user's files, jobs, states and process are gone before the receipt", async (t) => {
   const eve = await clientOf("eve");
-  const job = await create(eve.openai(), await uploaded(eve.openai()), { suffix: "eve" });
+  const file = await uploaded(eve.openai());
+  const job = await create(eve.openai(), file, { suffix: "eve" });
+  const next = await create(eve.openai(), file);
   const pid = await beyond(eve.openai(), job, 10);
   const before = readdirSync(join(store, "training", "users"));
   const receipt = await admin("DELETE", "/users/eve");
   t.match(receipt, {
     user: "eve",
-    removed: { training_files: 1, training_jobs: 1, training_bytes: Buffer.byteLength(DATA) },
+    removed: { training_files: 1, training_jobs: 2, training_bytes: Buffer.byteLength(DATA) },
   });
+  t.notOk(
+    server.log.some(({ msg, job: id }) => msg === "a training process has started" && id === next.id),
+    "the job that waited is not begun instead",
+  );
   t.throws(() => process.kill(pid, 0));
   t.equal(readdirSync(join(store, "training", "users")).length, before.length - 1);
   const records = readdirSync(join(store, "training", "records"), { recursive: true, encoding: "utf8" })

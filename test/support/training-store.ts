@@ -23,7 +23,13 @@ export function trainingService(t: { testdir(): string; teardown(fn: () => Promi
 } {
   const store = trainingStoreInThread(mkdtempSync(join(t.testdir(), "training.")));
   t.teardown(() => store.close());
-  const runner = { look: () => {}, kill: async () => {} };
+  const runner = {
+    look: () => {},
+    kill: async () => {},
+    endOfUser: async () => {},
+    readmitUser: () => {},
+    isRemoved: () => false,
+  };
   const training = new TrainingService({
     store,
     runner,

@@ -5,9 +5,9 @@ import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import { PrefixdError } from "../../errors.ts";
 import { readAdapterFolder } from "../../prefixes/folder.ts";
-import { defaultLearningRate, type TrainRequest } from "../job.ts";
+import type { TrainRequest } from "../job.ts";
 import type { Evaluation } from "../training.ts";
-import { BAD_LINES } from "./check-data.ts";
+import { requestOf } from "./job-request.ts";
 import { checkpointFolder, RESULT, type FromChild, type ToChild } from "./protocol.ts";
 import type { Claim, JobProgress, TrainingQuota, TrainingStore } from "./store.ts";
 import { isEnded, type JobError, type JobEvent, type TrainingFile, type TrainingJob } from "./types.ts";
@@ -51,9 +51,6 @@ const STOP_MS = 15_000;
 const MOST_ATTEMPTS = 3;
 /** Checkpoints that stay prefixes. */
 const KEPT_CHECKPOINTS = 3;
-/** Memory for one run of the model, in bytes; as in `prefixd train`. */
-const RUN_BYTES = 2 ** 30;
-const HOLD_OUT = 0.05;
 
 /** One claimed job, from its folder's state to its end, or until it must wait again. */
 export class JobRun {
@@ -146,32 +143,7 @@ export class JobRun {
       files.push(file);
     }
     const [data, held] = files.map((file) => (file === null ? null : store.pathOf(file)));
-    const { hidden, rateFactor, epochs, initText, ...options } = settings;
-    return {
-      model,
-      cacheDir,
-      data: data!,
-      evalData: held ?? null,
-      holdOut: HOLD_OUT,
-      maxTokens: null,
-      tooLong: "refuse",
-      badLines: BAD_LINES,
-      initial: initText === null ? { kind: "random" } : { kind: "text", text: initText },
-      epochs,
-      options: {
-        ...options,
-        hidden,
-        learningRate: rateFactor * defaultLearningRate(hidden),
-        warmup: null,
-        weightDecay: 0,
-        clip: 1,
-        dropout: 0,
-        evaluateEvery: null,
-        patience: 0,
-        memory: RUN_BYTES,
-        threads,
-      },
-    };
+    return requestOf(settings, { model, cacheDir, threads, data: data!, evalData: held ?? null });
   }
 
   async #runChild(folder: string, request: TrainRequest): Promise<void> {

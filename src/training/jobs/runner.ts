@@ -1,4 +1,5 @@
 import { randomUUID } from "node:crypto";
+import { RemovedUsers } from "../../replicas/removed-users.ts";
 import { JobRun, LEASE_MS, type RunParts } from "./run-job.ts";
 import type { TrainingJob } from "./types.ts";
 
@@ -16,6 +17,7 @@ export interface RunnerParts extends RunParts {
 export class JobRunner {
   readonly #parts: RunnerParts;
   readonly #holder = randomUUID();
+  readonly #removed = new RemovedUsers();
   readonly #timer: NodeJS.Timeout;
   #current: { readonly run: JobRun; readonly over: Promise<void> } | null = null;
   #looking: Promise<void> | null = null;
@@ -33,6 +35,21 @@ export class JobRunner {
     this.#looking = this.#take()
       .catch((error: unknown) => this.#parts.log("warn", { err: error }, "the queue of training jobs cannot be read"))
       .finally(() => (this.#looking = null));
+  }
+
+  /** Ends the user's job and takes none of theirs until `readmitUser`. Resolves when no process of theirs is left. */
+  async endOfUser(user: string): Promise<void> {
+    this.#removed.add(user);
+    await this.kill(user);
+  }
+
+  /** A user with this id was created again. */
+  readmitUser(user: string): void {
+    this.#removed.delete(user);
+  }
+
+  isRemoved(user: string): boolean {
+    return this.#removed.has(user);
   }
 
   /** Ends the user's job, or this one of theirs, at once. Resolves when its process is gone. */
@@ -59,8 +76,13 @@ export class JobRunner {
     for (const { user, id } of inTurn(waiting, serviceOf)) {
       if (this.#closed) return;
       const now = Date.now();
-      const job = await store.claim({ user, id, holder: this.#holder, until: now + LEASE_MS }, now);
+      const claim = { user, id, holder: this.#holder, until: now + LEASE_MS };
+      const job = await store.claim(claim, now);
       if (job === null) continue;
+      if (this.#removed.has(user)) {
+        await store.release(claim);
+        continue;
+      }
       const run = new JobRun(this.#parts, job, this.#holder);
       const over = run.run().finally(() => (this.#current = null));
       this.#current = { run, over };

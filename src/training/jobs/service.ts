@@ -3,7 +3,6 @@ import { open } from "node:fs/promises";
 import type { Readable } from "node:stream";
 import { PrefixdError } from "../../errors.ts";
 import { checkPrefixName } from "../../prefixes/name.ts";
-import { RemovedUsers } from "../../replicas/removed-users.ts";
 import { checkData } from "./check-data.ts";
 import { isTimedId, timedId } from "./ids.ts";
 import type { JobRunner } from "./runner.ts";
@@ -26,7 +25,7 @@ const LONGEST_NAME = 100;
 
 export interface ServiceParts {
   readonly store: TrainingStore;
-  readonly runner: Pick<JobRunner, "look" | "kill">;
+  readonly runner: Pick<JobRunner, "look" | "kill" | "endOfUser" | "readmitUser" | "isRemoved">;
   readonly quota: TrainingQuota;
   /** Fingerprint of the base model. */
   readonly base: string;
@@ -39,7 +38,6 @@ export interface ServiceParts {
  */
 export class TrainingService {
   readonly #parts: ServiceParts;
-  readonly #removed = new RemovedUsers();
 
   constructor(parts: ServiceParts) {
     this.#parts = parts;
@@ -188,18 +186,17 @@ export class TrainingService {
   }
 
   /** Ends the user's running job and refuses new work, until `readmitUser`. Resolves when no process of theirs is left. */
-  async endOfUser(user: string): Promise<void> {
-    this.#removed.add(user);
-    await this.#parts.runner.kill(user);
+  endOfUser(user: string): Promise<void> {
+    return this.#parts.runner.endOfUser(user);
   }
 
   /** A user with this id was created again. */
   readmitUser(user: string): void {
-    this.#removed.delete(user);
+    this.#parts.runner.readmitUser(user);
   }
 
   #refuseRemoved(user: string): void {
-    if (this.#removed.has(user)) throw new PrefixdError("removed", "The user was removed.");
+    if (this.#parts.runner.isRemoved(user)) throw new PrefixdError("removed", "The user was removed.");
   }
 }
 
