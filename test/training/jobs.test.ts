@@ -1,9 +1,13 @@
 /** The parts of training jobs that need no process. */
+import { spawn } from "node:child_process";
+import { readdirSync } from "node:fs";
+import { setTimeout as sleep } from "node:timers/promises";
 import t from "tap";
 import { checkData } from "../../src/training/jobs/check-data.ts";
 import { Pacer } from "../../src/training/jobs/pacer.ts";
-import { inTurn } from "../../src/training/jobs/runner.ts";
-import { NOW, trainingJob } from "../contract/training-store.ts";
+import { inTurn, JobRunner } from "../../src/training/jobs/runner.ts";
+import { NOW, putFile, QUOTA, trainingJob } from "../contract/training-store.ts";
+import { trainingStoreInThread } from "../support/training-store.ts";
 
 const never = new AbortController().signal;
 
@@ -47,6 +51,55 @@ t.test("the user with the least service is next, then the oldest job", (t) => {
   t.same(order({}), ["ann", "bob", "eve"]);
   t.same(order({ ann: 5, bob: 1, eve: 1 }), ["bob", "eve", "ann"]);
   t.end();
+});
+
+t.test("no job of a removed user is taken; one that cannot begin waits, and fails after three tries", async (t) => {
+  const store = trainingStoreInThread(t.testdir());
+  const job = trainingJob("ann", NOW, { trainingFile: (await putFile(store, "ann", "{}")).id });
+  await store.createJob(job, QUOTA, NOW);
+  let started = 0;
+  const runner = new JobRunner({
+    store,
+    quota: QUOTA,
+    startChild: () => {
+      started++;
+      // A process that ends at once.
+      return spawn(process.execPath, ["-e", ""], { stdio: ["ignore", "ignore", "pipe", "ipc"] });
+    },
+    register: () => Promise.reject(new Error("nothing is registered")),
+    unregister: async () => {},
+    isBusy: () => false,
+    charge: () => {},
+    serviceOf: () => 0,
+    mayRun: () => true,
+    model: "none",
+    cacheDir: "none",
+    threads: 1,
+    share: 1,
+    onTokens: () => {},
+    onEnd: () => {},
+    log: () => {},
+  });
+  t.teardown(async () => {
+    await runner.close();
+    await store.close();
+  });
+  await runner.endOfUser("ann");
+  runner.look();
+  await runner.kill("ann");
+  t.equal(started, 0);
+  t.equal((await store.getJob("ann", job.id))?.status, "queued");
+  runner.readmitUser("ann");
+  for (;;) {
+    runner.look();
+    const now = await store.getJob("ann", job.id);
+    if (now?.status === "failed") break;
+    await sleep(10);
+  }
+  t.match(await store.getJob("ann", job.id), { error: { code: "training_crashed" } });
+  t.equal(started, 3);
+  const folder = await store.folderOf("ann", job.id);
+  t.same(readdirSync(folder), [], "its folder was cleared");
 });
 
 t.test("a line of any length is read in bounded memory, and others are served meanwhile", async (t) => {

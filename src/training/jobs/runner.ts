@@ -75,10 +75,12 @@ export class JobRunner {
     const waiting = await store.waiting(quota, Date.now());
     for (const { user, id } of inTurn(waiting, serviceOf)) {
       if (this.#closed) return;
+      if (this.#removed.has(user)) continue;
       const now = Date.now();
       const claim = { user, id, holder: this.#holder, until: now + LEASE_MS };
       const job = await store.claim(claim, now);
       if (job === null) continue;
+      // Removed while it was claimed.
       if (this.#removed.has(user)) {
         await store.release(claim);
         continue;
