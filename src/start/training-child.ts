@@ -1,6 +1,6 @@
 /**
- * Entry point of the process that trains a job for a server. Argument: its niceness. It gives way to the server, and ends with it: at once, as its
- * state is on disk.
+ * Entry point of the process that trains a job for a server. Argument: its niceness. It gives way to the server, and ends
+ * with it: at once, as its state is on disk.
  */
 import { setPriority } from "node:os";
 import { lockFolder } from "../lmdb/folder-lock.ts";

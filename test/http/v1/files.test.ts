@@ -1,8 +1,12 @@
 /** Files and fine-tuning jobs as routes: forms, pages, errors. What a job does is tested in test/integration. */
+import { once } from "node:events";
 import { readdirSync } from "node:fs";
+import { request, type ClientRequest, type IncomingMessage } from "node:http";
 import { join } from "node:path";
+import { text } from "node:stream/consumers";
 import t, { type Test } from "tap";
-import { buildTestApp, form, type TestApp } from "../../support/app.ts";
+import { CLIENT_DEFAULTS } from "../../../src/http/app-parts.ts";
+import { buildTestApp, form, until, type TestApp } from "../../support/app.ts";
 import { TRAINING_QUOTA, trainingService } from "../../support/training-store.ts";
 
 const LINE = '{"prompt": "red blue\\n=>", "completion": " blue red"}\n';
@@ -16,9 +20,9 @@ interface Setting {
   readonly incoming: () => string[];
 }
 
-async function withTraining(t: Test): Promise<Setting> {
+async function withTraining(t: Test, over: Parameters<typeof buildTestApp>[1] = {}): Promise<Setting> {
   const { training, store } = trainingService(t);
-  const app = await buildTestApp(t, { training });
+  const app = await buildTestApp(t, { training, ...over });
   const post = (url: string, given: { payload: Buffer; headers: object } | { payload: object }): Promise<Answer> =>
     app.fastify.inject({ method: "POST", url, ...given } as never);
   const half = await store.receive();
@@ -126,6 +130,35 @@ t.test("forms that are not what they should be", async (t) => {
     t.match((await app.fastify.inject(cut)).json(), { error: { code: "invalid_request" } });
   }
   t.same(incoming(), [], "nothing stays of what was given up");
+});
+
+t.test("an upload that stalls, and one whose client leaves, are given up, and nothing of them stays", async (t) => {
+  const { app, incoming } = await withTraining(t, { clients: { ...CLIENT_DEFAULTS, receiveMs: 200 } });
+  const port = await app.listen();
+  const { payload, headers } = form([
+    { field: "purpose", data: "fine-tune" },
+    { field: "file", name: "a", data: LINE.repeat(500) },
+  ]);
+  const half = (): ClientRequest => {
+    const outgoing = request({
+      port,
+      method: "POST",
+      path: "/v1/files",
+      headers: { ...headers, "content-length": payload.length },
+    });
+    outgoing.write(payload.subarray(0, payload.length / 2));
+    return outgoing.on("error", () => undefined);
+  };
+  const stalled = half();
+  const [response] = (await once(stalled, "response")) as [IncomingMessage];
+  t.equal(response.statusCode, 408);
+  const body = await text(response);
+  t.match(JSON.parse(body), { error: { code: "upload_stalled" } });
+  const leaving = half();
+  await until(() => incoming().length === 1);
+  leaving.destroy();
+  await until(() => incoming().length === 0);
+  t.pass("both are gone");
 });
 
 t.test("a job: created, shown, listed, cancelled", async (t) => {
