@@ -1,4 +1,5 @@
 /** Where training keeps its files. Nothing but their users' jobs and the record beside them knows of them. */
+import { randomUUID } from "node:crypto";
 import { existsSync, mkdirSync, readdirSync, renameSync } from "node:fs";
 import { join } from "node:path";
 import { eraseFile, eraseFolder, syncFolder } from "./erase.ts";
@@ -6,7 +7,7 @@ import { userFolderName } from "./prefix-files.ts";
 
 /**
  *   training/records/             an LMDB environment
- *   training/incoming/UUID        files that are being received
+ *   training/incoming/HASH.UUID   files that are being received
  *   training/users/HASH/files/ID  content of a file
  *   training/users/HASH/jobs/ID/  state and result of a job that has not ended
  */
@@ -21,8 +22,9 @@ export class TrainingFolders {
     return join(this.#dir, "records");
   }
 
-  get incoming(): string {
-    return join(this.#dir, "incoming");
+  /** A new name. */
+  incomingFile(user: string): string {
+    return join(this.#incoming, `${userFolderName(user)}.${randomUUID()}`);
   }
 
   file(user: string, id: string): string {
@@ -49,21 +51,28 @@ export class TrainingFolders {
     if (existsSync(this.job(user, id))) eraseFolder(this.job(user, id));
   }
 
+  /** Also what is being received. */
   eraseUser(user: string): void {
+    for (const name of readdirSync(this.#incoming))
+      if (name.startsWith(userFolderName(user))) eraseFile(join(this.#incoming, name));
     if (existsSync(this.#user(user))) eraseFolder(this.#user(user));
   }
 
   /** Makes the folders, and erases what a crash left: half-received files, and those that no record names. */
   open(known: { readonly files: ReadonlySet<string>; readonly jobs: ReadonlySet<string> }): void {
     const users = join(this.#dir, "users");
-    for (const dir of [users, this.incoming]) mkdirSync(dir, { recursive: true });
-    for (const name of readdirSync(this.incoming)) eraseFile(join(this.incoming, name));
+    for (const dir of [users, this.#incoming]) mkdirSync(dir, { recursive: true });
+    for (const name of readdirSync(this.#incoming)) eraseFile(join(this.#incoming, name));
     for (const user of readdirSync(users)) {
       for (const id of entries(join(users, user, "files")))
         if (!known.files.has(`${user}/${id}`)) eraseFile(join(users, user, "files", id));
       for (const id of entries(join(users, user, "jobs")))
         if (!known.jobs.has(`${user}/${id}`)) eraseFolder(join(users, user, "jobs", id));
     }
+  }
+
+  get #incoming(): string {
+    return join(this.#dir, "incoming");
   }
 
   #user(user: string): string {

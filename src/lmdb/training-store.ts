@@ -1,6 +1,4 @@
-import { randomUUID } from "node:crypto";
 import { open, type FileHandle } from "node:fs/promises";
-import { join } from "node:path";
 import { PrefixdError } from "../errors.ts";
 import type {
   Claim,
@@ -36,8 +34,8 @@ export class LmdbTrainingStore implements TrainingStore {
     this.#folders = new TrainingFolders(dir);
   }
 
-  async receive(): Promise<IncomingFile> {
-    const path = join(await this.#tables.call("incomingFolder"), randomUUID());
+  async receive(user: string): Promise<IncomingFile> {
+    const path = await this.#tables.call("incomingPath", user);
     return new ReceivedFile(path, await orStoreFull(open(path, "wx")), () =>
       this.#tables.call("discardIncoming", path),
     );

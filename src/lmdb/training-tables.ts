@@ -76,8 +76,9 @@ export class LmdbTrainingTables {
     });
   }
 
-  incomingFolder(): string {
-    return this.#folders.incoming;
+  /** Of a new file. */
+  incomingPath(user: string): string {
+    return this.#folders.incomingFile(user);
   }
 
   discardIncoming(path: string): void {

@@ -5,7 +5,7 @@ import { LmdbTrainingTables, type LmdbTrainingOptions } from "./training-tables.
 serveCalls<LmdbTrainingTables>(
   (options) => new LmdbTrainingTables(options as LmdbTrainingOptions),
   [
-    "incomingFolder",
+    "incomingPath",
     "discardIncoming",
     "putFile",
     "getFile",

@@ -44,7 +44,7 @@ export const trainingJob = (user: string, at = NOW, change: Partial<TrainingJob>
 
 /** Stores a file with this content. */
 export async function putFile(store: TrainingStore, user: string, content: string, at = NOW): Promise<TrainingFile> {
-  const incoming = await store.receive();
+  const incoming = await store.receive(user);
   await incoming.write(Buffer.from(content));
   const file = { id: timedId("file", at), user, filename: "a.jsonl", bytes: incoming.bytes, createdAt: at };
   try {
@@ -224,13 +224,18 @@ export function trainingStoreContract(t: Test, make: (t: Test) => Promise<OpenTr
       folders.push(folder);
     }
     const [job] = await store.listJobs("ann", all);
+    const arriving = await store.receive("ann");
+    await arriving.write(Buffer.from("half"));
     t.same(await store.deleteUser("ann"), { files: 1, jobs: 1, bytes: "secret of ann".length });
     t.same(await store.listFiles("ann", all), []);
     t.same(await store.listJobs("ann", all), []);
     t.same(await store.listEvents("ann", job!.id, all), []);
     t.same(folders.map(existsSync), [false, true]);
-    const late = await store.progress(claimOf(job!, "a"), { spent: 5, step: 9 }, NOW);
-    t.same(late, { kept: false, dayTokens: 5 });
+    const late = { id: timedId("file", NOW), user: "ann", filename: "a", bytes: 4, createdAt: NOW };
+    await t.rejects(store.putFile(late, arriving, QUOTA), "what was arriving is gone");
+    await arriving.discard();
+    const progress = await store.progress(claimOf(job!, "a"), { spent: 5, step: 9 }, NOW);
+    t.same(progress, { kept: false, dayTokens: 5 });
     await store.createJob(trainingJob("ann", NOW + 1), QUOTA, NOW);
     t.equal((await store.listFiles("ann-b", all)).length, 1);
     t.match(await store.listEvents("ann-b", (await store.listJobs("ann-b", all))[0]!.id, all), [{ message: "m" }]);

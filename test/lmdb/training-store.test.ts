@@ -29,7 +29,7 @@ t.test("on its thread: what is stored outlives it, held jobs wait again, leftove
   t.same(await store.counts(), { queued: 1, running: 1 });
   const folders = [await store.folderOf("ann", held.id), await store.folderOf("ann", ended.id)];
   await store.cancel("ann", ended.id, NOW);
-  const half = await store.receive();
+  const half = await store.receive("ann");
   await half.write(Buffer.from("half of a file"));
   await store.close();
   const stray = join(folders[0]!, "..", "..", "files", "file-unknown");

@@ -50,9 +50,11 @@ export class TrainingService {
   async receive(user: string, chunks: AsyncIterable<Uint8Array>): Promise<IncomingFile> {
     const { store, quota } = this.#parts;
     const room = quota.bytes - (await store.storedBytes(user));
-    const incoming = await store.receive();
+    const incoming = await store.receive(user);
+    const refuseRemoved = (): void => this.#refuseRemoved(user);
     const written = async function* (): AsyncGenerator<Uint8Array> {
       for await (const chunk of chunks) {
+        refuseRemoved();
         if (incoming.bytes + chunk.length > room)
           throw new PrefixdError(
             "training_quota_exceeded",

@@ -40,7 +40,7 @@ export interface JobProgress {
 /** How a job ends. */
 export type JobEnd = { readonly status: "succeeded" | "failed"; readonly error: JobError | null };
 
-/** A file that is being received. It has no owner yet, and is gone after a crash. */
+/** A user's file that is being received. It is gone after a crash. */
 export interface IncomingFile {
   readonly bytes: number;
   /** @throws PrefixdError store_full */
@@ -63,7 +63,7 @@ export interface RemovedTraining {
  * test/contract/training-store.ts. Errors: `store_unavailable`, `store_full`. `now` is a Unix time in milliseconds.
  */
 export interface TrainingStore {
-  receive(): Promise<IncomingFile>;
+  receive(user: string): Promise<IncomingFile>;
   /** Keeps a received file. Throws `training_quota_exceeded`. */
   putFile(file: TrainingFile, incoming: IncomingFile, quota: TrainingQuota): Promise<void>;
   /** null: the user has no such file. */
@@ -107,7 +107,7 @@ export interface TrainingStore {
   listCheckpoints(user: string, job: string, page: Page): Promise<JobCheckpoint[]>;
   deleteCheckpoint(user: string, job: string, id: string): Promise<void>;
 
-  /** Deletes all of a user, with no byte left behind. */
+  /** Deletes all of a user, also what is being received, with no byte left behind. */
   deleteUser(user: string): Promise<RemovedTraining>;
   ping(): Promise<void>;
   close(): Promise<void>;

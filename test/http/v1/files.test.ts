@@ -25,7 +25,7 @@ async function withTraining(t: Test, over: Parameters<typeof buildTestApp>[1] = 
   const app = await buildTestApp(t, { training, ...over });
   const post = (url: string, given: { payload: Buffer; headers: object } | { payload: object }): Promise<Answer> =>
     app.fastify.inject({ method: "POST", url, ...given } as never);
-  const half = await store.receive();
+  const half = await store.receive("local");
   await half.discard();
   return {
     app,
