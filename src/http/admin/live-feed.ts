@@ -1,6 +1,6 @@
 import type { FastifyReply, FastifyRequest } from "fastify";
 import { PrefixdError } from "../../errors.ts";
-import { abortOnDisconnect } from "../access-log.ts";
+import { abortOnDisconnect } from "../connections/response-end.ts";
 import type { AppParts, AppState } from "../app-parts.ts";
 import { logFailure, toPrefixdError } from "../problem.ts";
 import { SseStream } from "../sse.ts";

@@ -3,7 +3,7 @@ import type { FastifyReply, FastifyRequest } from "fastify";
 import { PrefixdError, type ErrorCode } from "../../errors.ts";
 import type { TrainingService } from "../../training/jobs/service.ts";
 import type { TrainingFile } from "../../training/jobs/types.ts";
-import { abortOnDisconnect, answered } from "../access-log.ts";
+import { abortOnDisconnect, answered } from "../connections/response-end.ts";
 import type { AppParts, TypedApp } from "../app-parts.ts";
 import { json, UNREAD_BODY } from "../common-schema.ts";
 import type { BodyWatch } from "../connections/body-watch.ts";
