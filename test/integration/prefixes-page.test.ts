@@ -1,11 +1,9 @@
 /** Runs the commands of docs/guides/prefixes.md as ann and bob would, on a real server. */
-import { spawn } from "node:child_process";
-import { once } from "node:events";
-import { cpSync, readFileSync } from "node:fs";
-import { delimiter, join } from "node:path";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import t from "tap";
-import { repositoryFile } from "../support/docs-block.ts";
-import { npxFolder, ROOT } from "../support/program.ts";
+import { blocksOf, shell, workplace } from "../support/guide-page.ts";
+import { ROOT } from "../support/program.ts";
 import { skipFileWithout } from "../support/requirements.ts";
 import { startServerProcess, temporaryFolder } from "../support/server.ts";
 
@@ -17,29 +15,7 @@ const folder = temporaryFolder();
 t.teardown(() => folder.remove());
 
 /** The page's code blocks that begin with "```bash as USER", in order. */
-const blocks = [
-  ...readFileSync(repositoryFile("docs/guides/prefixes.md"), "utf8").matchAll(/^```bash as (\w+)\n(.*?)^```$/gms),
-].map(([, user = "", script = ""]) => ({ user, script }));
-
-/** A folder in which `npx prefixd` runs this checkout. */
-function workplace(): string {
-  const bin = npxFolder(join(folder.path, "bin"));
-  cpSync(join(ROOT, "prefixes/datelong"), join(folder.path, "prefixes/datelong"), { recursive: true });
-  return bin;
-}
-
-async function shell(script: string, env: Record<string, string>): Promise<{ code: number; out: string }> {
-  const child = spawn("bash", ["-euo", "pipefail", "-c", script], {
-    cwd: folder.path,
-    env: { ...process.env, ...env },
-    stdio: ["ignore", "pipe", "pipe"],
-  });
-  let out = "";
-  for (const stream of [child.stdout, child.stderr])
-    stream.setEncoding("utf8").on("data", (text: string) => (out += text));
-  const [code] = (await once(child, "close")) as [number];
-  return { code, out };
-}
+const blocks = blocksOf("prefixes.md", "bash as (\\w+)").map(([, user = "", script = ""]) => ({ user, script }));
 
 t.test("the page's commands do what it says", async (t) => {
   const server = await startServerProcess(
@@ -61,13 +37,13 @@ t.test("the page's commands do what it says", async (t) => {
   const env = (user: string): Record<string, string> => ({
     PREFIXD_URL: server.url,
     PREFIXD_KEY: keys[user]!,
-    PATH: `${workplacePath}${delimiter}${process.env["PATH"] ?? ""}`,
+    PATH: path,
   });
-  const workplacePath = workplace();
+  const path = workplace(folder.path, "prefixes/datelong");
   t.ok(blocks.length >= 7, `${blocks.length} blocks`);
   let said = "";
   for (const { user, script } of blocks) {
-    const { code, out } = await shell(script, env(user));
+    const { code, out } = await shell(folder.path, script, env(user));
     t.equal(code, 0, `${user}: ${script}${out}`);
     // curl's output has no final newline.
     said += `${out}\n`;

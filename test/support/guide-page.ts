@@ -1,0 +1,45 @@
+/** Runs the commands of a page of docs/guides as a reader would, in a folder in which `npx prefixd` is this checkout. */
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { cpSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { delimiter, join } from "node:path";
+import { repositoryFile } from "./docs-block.ts";
+import { bareNode, programArguments, ROOT } from "./program.ts";
+
+/** The code blocks of a page whose first line is a fence with `mark`, a regular expression, in order. */
+export const blocksOf = (page: string, mark: string): RegExpMatchArray[] => [
+  ...readFileSync(repositoryFile(`docs/guides/${page}`), "utf8").matchAll(
+    new RegExp(`^\`\`\`${mark}\\n(.*?)^\`\`\`$`, "gms"),
+  ),
+];
+
+/** Makes `folder` a place to work in, with copies of these files and folders of the checkout; returns its PATH. */
+export function workplace(folder: string, ...copies: readonly string[]): string {
+  const bin = join(folder, "bin");
+  mkdirSync(bin);
+  const [program, operands] = bareNode(...programArguments());
+  const quoted = [program, ...operands].map((word) => `'${word}'`).join(" ");
+  writeFileSync(join(bin, "npx"), `#!/bin/sh\n[ "$1" = prefixd ] && shift && exec ${quoted} "$@"\nexit 9\n`, {
+    mode: 0o755,
+  });
+  for (const name of copies) cpSync(join(ROOT, name), join(folder, name), { recursive: true });
+  return `${bin}${delimiter}${process.env["PATH"] ?? ""}`;
+}
+
+/** What a script of Bash printed, to standard output and error, and its exit code. */
+export async function shell(
+  folder: string,
+  script: string,
+  env: Readonly<Record<string, string>>,
+): Promise<{ code: number; out: string }> {
+  const child = spawn("bash", ["-euo", "pipefail", "-c", script], {
+    cwd: folder,
+    env: { ...process.env, ...env },
+    stdio: ["ignore", "pipe", "pipe"],
+  });
+  let out = "";
+  for (const stream of [child.stdout, child.stderr])
+    stream.setEncoding("utf8").on("data", (text: string) => (out += text));
+  const [code] = (await once(child, "close")) as [number];
+  return { code, out };
+}
