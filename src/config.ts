@@ -37,6 +37,12 @@ export const ConfigSchema = Type.Object({
     description:
       "Whether the model's generation_config.json sets defaults for requests, as in transformers; none: use only its EOS ids",
   }),
+  chatTemplate: Type.String({
+    arg: "FILE",
+    default: "",
+    shown: "the model's own, if it has one",
+    description: "Jinja template that makes prompts of chats (/v1/chat/completions), as in transformers; none: no chat",
+  }),
   store: Type.String({
     arg: "URL",
     default: "lmdb:./data",
@@ -75,6 +81,12 @@ export const ConfigSchema = Type.Object({
     arg: "N",
     default: 8080,
     description: "Port to listen on; 0 picks a free one",
+  }),
+  corsOrigins: Type.String({
+    arg: "ORIGIN,...",
+    default: "",
+    shown: "none",
+    description: "Origins, such as https://app.example, whose web pages may use the API with a key that they have",
   }),
   device: Type.Enum(["cpu", "webgpu", "cuda"], { default: "cpu", description: "Where the model runs" }),
   precision: Type.Enum(["auto", "fp32", "int8", "fp16"], {
@@ -286,6 +298,10 @@ export const ConfigSchema = Type.Object({
     default: "info",
     description: "Lowest level to log",
   }),
+  logFormat: Type.Enum(["auto", "json", "pretty"], {
+    default: "auto",
+    description: "How lines are logged: auto is pretty on a terminal, and JSON elsewhere",
+  }),
 });
 
 /** Precisions each device accepts, the default first. */
@@ -345,6 +361,8 @@ export function parseConfig(
   raw["cacheDir"] = resolve(String(raw["cacheDir"]));
   if (raw["prefixes"] !== "") raw["prefixes"] = resolve(String(raw["prefixes"]));
   for (const key of ["adminKeyFile", "auditLog"] as const) if (raw[key] !== "") raw[key] = resolve(String(raw[key]));
+  if (raw["chatTemplate"] !== "" && raw["chatTemplate"] !== "none")
+    raw["chatTemplate"] = resolve(String(raw["chatTemplate"]));
   const settings = Value.Parse(ConfigSchema, raw);
   const precision = precisionOf(settings);
   const adminKey = readAdminKey(settings.adminKeyFile, env);
@@ -367,6 +385,10 @@ function precisionOf({ device, precision }: Static<typeof ConfigSchema>): Config
   if (taken.includes(precision)) return precision;
   throw new ConfigError(`--precision ${precision}: --device ${device} takes ${taken.join(" or ")}`);
 }
+
+/** The origins of `--cors-origins`. */
+export const originsOf = ({ corsOrigins }: Pick<Config, "corsOrigins">): string[] =>
+  corsOrigins === "" ? [] : corsOrigins.split(",");
 
 /** Texts that must never appear in a log. */
 export function secretsOf({ adminKey, store, storeFolder }: Config): string[] {
@@ -462,8 +484,14 @@ function convert(key: Key, source: string, text: string): unknown {
     return Value.Check(property, number) ? number : fail(rangeOf(property));
   }
   if (key === "store") return checkStore(source, text);
+  if (key === "corsOrigins" && !text.split(",").every(isOrigin))
+    return fail("origins separated by commas, such as https://app.example,http://localhost:3000");
   return Value.Check(property, text) ? text : fail("a value");
 }
+
+/** Whether the text is an origin as browsers send it: no path, no default port. */
+const isOrigin = (text: string): boolean =>
+  /^https?:/.test(text) && URL.canParse(text) && new URL(text).origin === text;
 
 /** Messages never repeat the text: it may contain a password. */
 function checkStore(source: string, text: string): string {

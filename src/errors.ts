@@ -75,6 +75,10 @@ export const ERRORS = {
   device_lost: { status: 503, title: "The device that runs the model is lost" },
   model_failed: { status: 500, title: "The model run failed" },
   internal: { status: 500, title: "Internal error" },
+  // the balancer in front of replicas (docker/haproxy.cfg)
+  no_replica: { status: 503, title: "No replica can be reached" },
+  replica_failed: { status: 502, title: "The replica ended before it answered" },
+  replica_silent: { status: 504, title: "The replica did not answer in time" },
 } as const satisfies Record<string, { status: number; title: string }>;
 
 export type ErrorCode = keyof typeof ERRORS;

@@ -1,5 +1,5 @@
 /** Composition root: config -> parts -> listen -> drain. Only this and the command line construct concrete parts. */
-import { isWorldReadable, secretsOf, type Config } from "./config.ts";
+import { isWorldReadable, originsOf, secretsOf, type Config } from "./config.ts";
 import { Engine } from "./engine/engine.ts";
 import type { PrefixdError } from "./errors.ts";
 import { Constraints } from "./generation/constraints.ts";
@@ -13,6 +13,7 @@ import { drain, listen } from "./http/server.ts";
 import { embeddingDigests } from "./model/embedding-digests.ts";
 import { createAuditLog } from "./observability/audit.ts";
 import { createLogger, type Logger } from "./observability/logging.ts";
+import { standardOutput } from "./observability/pretty-log.ts";
 import { Metrics } from "./observability/metrics.ts";
 import { SecretFilter } from "./observability/secrets.ts";
 import { maxAdapterBytes } from "./prefixes/peft.ts";
@@ -44,7 +45,7 @@ export interface RunningServer {
  */
 export function startServer(config: Config, logger?: Logger): Promise<RunningServer> {
   const secrets = new SecretFilter(secretsOf(config));
-  const log = logger ?? createLogger(config.logLevel, undefined, secrets);
+  const log = logger ?? createLogger(config.logLevel, standardOutput(config.logFormat), secrets);
   return Resources.openAll((resources) => start(config, secrets, log, resources));
 }
 
@@ -173,6 +174,7 @@ async function start(
     },
     embeddings,
     tokenizer: model.tokenizer,
+    chat: model.chat,
     generation,
     prefixes: everywhere,
     training,
@@ -190,6 +192,7 @@ async function start(
       slots: config.maxBatch,
       queue: config.maxQueue,
     },
+    origins: originsOf(config),
     clients: clientLimits(config),
     uploads: UPLOADS,
     stream: { ...STREAM_DEFAULTS, bufferLimit: config.streamBuffer, sendMs: config.sendTimeout * 1000, mayEmit },

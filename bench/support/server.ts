@@ -60,6 +60,7 @@ export async function serveEngine(
     model: { fingerprint: "none", device: "cpu", precision: "fp32", allowBaseModel: true, defaults: {} },
     embeddings: refuse,
     tokenizer,
+    chat: null,
     generation,
     prefixes: registry,
     training: null,
@@ -83,6 +84,7 @@ export async function serveEngine(
     logger: createLogger("silent"),
     secrets: NO_SECRETS,
     limits: { requestBody: 1 << 20, answer: 1 << 27, maxN: slots, slots, queue: engine.stats().maxQueue },
+    origins: [],
     clients: CLIENT_DEFAULTS,
     uploads: UPLOADS,
     stream: { ...STREAM_DEFAULTS, mayEmit },
@@ -128,6 +130,7 @@ function hexTokenizer(vocabSize: number): Tokenizer {
     eosId: vocabSize - 1,
     longestToken: 6,
     around: NOTHING_AROUND,
+    named: new Map(),
     beyondModel: new Map(),
     encode: (text) => Int32Array.from(text.trim().split(" "), (word) => parseInt(word, 16)),
     *encodeInSteps(text) {

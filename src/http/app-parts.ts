@@ -15,6 +15,7 @@ import type { Metrics } from "../observability/metrics.ts";
 import type { SecretFilter } from "../observability/secrets.ts";
 import type { BaseEmbeddings } from "../prefixes/adapter-weights.ts";
 import type { PrefixRegistry } from "../prefixes/registry-types.ts";
+import type { ChatTemplate } from "../text/chat-template.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import type { TrainingService } from "../training/jobs/service.ts";
 import type { Authenticator } from "../users/authenticator.ts";
@@ -69,6 +70,8 @@ export interface AppParts {
   readonly model: ModelFacts;
   readonly embeddings: BaseEmbeddings;
   readonly tokenizer: Tokenizer;
+  /** null: the model has no chat template, so there is no chat. */
+  readonly chat: ChatTemplate | null;
   readonly generation: GenerationService;
   readonly prefixes: Pick<
     PrefixRegistry,
@@ -85,6 +88,8 @@ export interface AppParts {
   /** Secrets that a request id must not contain. */
   readonly secrets: SecretFilter;
   readonly limits: AppLimits;
+  /** Origins whose web pages may use the API. */
+  readonly origins: readonly string[];
   readonly clients: ClientLimits;
   readonly uploads: GateLimits;
   readonly stream: SseOptions;

@@ -28,6 +28,8 @@ import { modelRoutes } from "./model/route.ts";
 import { prefixRoutes } from "./prefixes/route.ts";
 import { tokenRoutes } from "./tokens/route.ts";
 import { usageRoutes } from "./usage/route.ts";
+import { allowOrigins } from "./cors.ts";
+import { chatRoutes } from "./v1/chat-route.ts";
 import { completionsRoutes } from "./v1/completions-route.ts";
 import { filesRoutes } from "./v1/files.ts";
 import { fineTuningRoutes } from "./v1/fine-tuning.ts";
@@ -87,6 +89,8 @@ export async function buildApp(parts: AppParts): Promise<App> {
   closeRefused(fastify, bodies);
   trackRequests(fastify, { metrics, audit: parts.audit, keyed: parts.auth.keyed, state, traffic });
   guardConnections(fastify, clients, metrics, traffic);
+  // Before keys are asked for: a browser's preflight has none.
+  if (parts.origins.length > 0) await allowOrigins(fastify, parts.origins);
   const checkAccess = guardAccess(fastify, parts.auth);
   const routes = new RouteIndex(fastify);
   fastify.setNotFoundHandler((request, reply) => {
@@ -106,6 +110,7 @@ export async function buildApp(parts: AppParts): Promise<App> {
   const server = new GenerateServer(parts);
   generateRoutes(fastify, parts, reader, server);
   completionsRoutes(fastify, parts, reader, server);
+  chatRoutes(fastify, parts, reader, server);
   modelsRoutes(fastify, parts);
   filesRoutes(fastify, parts, bodies);
   fineTuningRoutes(fastify, parts);

@@ -24,6 +24,9 @@ export const ProblemSchema = named(
 /** Errors that every route can return. */
 const EVERYWHERE = ["host_not_allowed", "invalid_request", "draining", "internal"] as const satisfies ErrorCode[];
 
+/** The balancer's answer in front of any route, a problem whatever form the route's own errors have. */
+const NO_REPLICA = "no_replica" satisfies ErrorCode;
+
 /** Errors for a body where none is expected: Fastify reads DELETE's bodies, too. */
 export const UNREAD_BODY = ["body_too_large", "unsupported_media_type"] as const satisfies ErrorCode[];
 
@@ -39,7 +42,7 @@ const urn = (code: ErrorCode): string => `urn:prefixd:error:${code}`;
 export interface ErrorFormat {
   readonly type: string;
   readonly schema: TSchema;
-  example(code: ErrorCode): unknown;
+  readonly example: (code: ErrorCode) => unknown;
 }
 
 const PROBLEM: ErrorFormat = {
@@ -57,9 +60,13 @@ export const problems = (...codes: ErrorCode[]): Record<string, ResponseDocument
 /** A route's error responses, one entry per status with an example for each of its codes. */
 export function errorResponses(codes: readonly ErrorCode[], format: ErrorFormat): Record<string, ResponseDocument> {
   const out: Record<string, ResponseDocument> = {};
-  for (const [status, group] of groupByStatus(new Set([...codes, ...EVERYWHERE]))) {
-    const examples: Record<string, unknown> = {};
-    for (const code of group) examples[code] = { summary: ERRORS[code].title, value: format.example(code) };
+  for (const [status, group] of groupByStatus(new Set([...codes, ...EVERYWHERE, NO_REPLICA]))) {
+    const content: ResponseDocument["content"] = {};
+    for (const code of group) {
+      const { type, schema, example } = code === NO_REPLICA ? PROBLEM : format;
+      const { examples } = (content[type] ??= { schema, examples: {} });
+      examples![code] = { summary: ERRORS[code].title, value: example(code) };
+    }
     out[status] = {
       description: group.map((code) => `\`${code}\`: ${ERRORS[code].title}.`).join("\n\n"),
       ...(status === 429
@@ -67,7 +74,7 @@ export function errorResponses(codes: readonly ErrorCode[], format: ErrorFormat)
         : group.some((code) => code === "store_unavailable" || code === "draining")
           ? { headers: RETRY_AFTER }
           : {}),
-      content: { [format.type]: { schema: format.schema, examples } },
+      content,
     };
   }
   return out;

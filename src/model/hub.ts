@@ -34,6 +34,7 @@ const SIDE_FILES = new Set([
   "model.safetensors.index.json",
   "tokenizer.json",
   "tokenizer_config.json",
+  "chat_template.jinja",
   "special_tokens_map.json",
   "added_tokens.json",
   "vocab.json",

@@ -17,6 +17,7 @@ import type { Device } from "../runtime/device.ts";
 import { DEVICES } from "../runtime/devices.ts";
 import { OrtError } from "../runtime/ort-api.ts";
 import { Runtime } from "../runtime/session.ts";
+import { loadChatTemplate, type ChatTemplate } from "../text/chat-template.ts";
 import { loadTokenizer, type Tokenizer } from "../text/tokenizer.ts";
 import type { Resources } from "./resources.ts";
 
@@ -24,6 +25,7 @@ export interface OpenModel {
   readonly name: string;
   readonly checkpoint: Checkpoint;
   readonly tokenizer: Tokenizer;
+  readonly chat: ChatTemplate | null;
   readonly eosIds: readonly number[];
   /** Maximum choices per prompt: `--max-n`, capped by the batch size. */
   readonly maxN: number;
@@ -47,6 +49,7 @@ export async function openModel(config: Config, logger: Logger, resources: Resou
   const { shape } = checkpoint;
   const tokenizer = await loadTokenizer(checkpoint.dir, shape.vocabSize);
   warnOfTokensBeyond(tokenizer, logger);
+  const chat = await loadChatTemplate(config.chatTemplate, checkpoint.dir, tokenizer.named);
   const maxN = Math.min(config.maxN, config.maxBatch);
   const defaults =
     config.generationConfig === "none"
@@ -78,6 +81,7 @@ export async function openModel(config: Config, logger: Logger, resources: Resou
     name: baseModelName(config.model) ?? "model",
     checkpoint,
     tokenizer,
+    chat,
     eosIds: eosIds.length > 0 || tokenizer.eosId === null ? eosIds : [tokenizer.eosId],
     maxN,
     defaults,

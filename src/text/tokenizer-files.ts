@@ -20,8 +20,8 @@ export interface TokenizerFiles {
   readonly json: object;
   readonly vocab: ReadonlyMap<string, number>;
   readonly added: readonly AddedToken[];
-  /** Content of the end-of-text token, if one is named. */
-  readonly endToken: string | undefined;
+  /** Contents of `bos_token`, `eos_token` and so on, as far as defined. */
+  readonly named: ReadonlyMap<string, string>;
   readonly normalizer: Normalizer | null;
   readonly addPrefixSpace: boolean;
   /** Whether texts are split into GPT-2's words. */
@@ -98,7 +98,7 @@ export async function readTokenizerFiles(dir: string): Promise<TokenizerFiles> {
     },
     vocab,
     added: [...merged.tokens.values()],
-    endToken: merged.named.get("eos_token"),
+    named: merged.named,
     normalizer: rebuilt ? null : readNormalizer(file["normalizer"], "tokenizer.json: normalizer"),
     addPrefixSpace: preTokenizer.addPrefixSpace,
     inWords: preTokenizer.inWords,

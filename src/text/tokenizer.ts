@@ -40,6 +40,8 @@ export interface Tokenizer {
   readonly longestToken: number;
   /** Ids the post-processor adds around a prompt. */
   readonly around: SurroundingIds;
+  /** Contents of `bos_token`, `eos_token` and so on, as far as the tokenizer has them. */
+  readonly named: ReadonlyMap<string, string>;
   /** Tokens without a row in the model, by their ids (>= `vocabSize`). */
   readonly beyondModel: ReadonlyMap<number, string>;
   /**
@@ -83,6 +85,7 @@ class BpeTokenizer implements Tokenizer {
   readonly eosId: number | null;
   readonly longestToken: number;
   readonly around: SurroundingIds;
+  readonly named: ReadonlyMap<string, string>;
   readonly beyondModel: ReadonlyMap<number, string>;
   /**
    * Bytes of the longest token, as `longestToken`, but for text already normalized and without white space that tokens
@@ -100,11 +103,12 @@ class BpeTokenizer implements Tokenizer {
   readonly #normalized: AddedTokenSplitter;
 
   constructor(
-    { json, vocab, added, endToken, normalizer, addPrefixSpace, inWords, around, splitSpecialTokens }: TokenizerFiles,
+    { json, vocab, added, named, normalizer, addPrefixSpace, inWords, around, splitSpecialTokens }: TokenizerFiles,
     vocabSize: number,
   ) {
     const tokens = new Map([...vocab, ...added.map(({ content, id }) => [content, id] as const)]);
     this.vocabSize = vocabSize;
+    this.named = named;
     this.beyondModel = new Map([...tokens].filter(([, id]) => id >= vocabSize).map(([token, id]) => [id, token]));
     const unknown = [...around.before, ...around.after].find((id) => id >= vocabSize);
     if (unknown !== undefined)
@@ -113,7 +117,7 @@ class BpeTokenizer implements Tokenizer {
         `the tokenizer adds the id ${unknown} to every prompt, but the model has ids below ${vocabSize}`,
       );
     this.around = around;
-    const eos = tokens.get(endToken ?? "<|endoftext|>");
+    const eos = tokens.get(named.get("eos_token") ?? "<|endoftext|>");
     this.eosId = eos !== undefined && eos < vocabSize ? eos : null;
     // Matches use the content as HF decodes it; a token is special only if that is a special token's name.
     const sought = added.map(

@@ -14,7 +14,10 @@ import { mutated, printable, requestFor, type World } from "./support/requests.t
 import { holds, runsOf, SEED } from "./support/runs.ts";
 import { ADMIN_KEY, startFuzzServer, type FuzzServer } from "./support/server.ts";
 
-const server = await startFuzzServer(t, ["--max-batch", "8", "--max-queue", "64", "--training", "on"]);
+const server = await startFuzzServer(t, [
+  ...["--max-batch", "8", "--max-queue", "64", "--training", "on"],
+  ...["--chat-template", "test/golden/chat/chatml.jinja"],
+]);
 const witness = await server.createUser("witness");
 const tester = await server.createUser("tester");
 await server.put(witness, "known", "intent");
@@ -28,6 +31,8 @@ const adapter = (name: string): [string, Uint8Array][] =>
 const world: World = {
   known: {
     id: ["a", "b", "c", "tester/a", "admin/intent", "intent"],
+    model: ["a", "tester/a", "admin/intent", "demo"],
+    content: ["i want to book a flight\n=>", "It was finished on Friday, August 1, 2014.\n=>"],
     prefix_id: [null, null, "a", "tester/a", "admin/intent", "admin/datenorm", "admin/truecase"],
     user: ["a", "b", "c", "nobody"],
     visibility: ["private", "shared"],

@@ -7,6 +7,7 @@ import { documentationApp } from "../../src/http/docs/app.ts";
 import { openapiDocument, openapiYaml } from "../../src/http/docs/openapi.ts";
 import { FIELD_ALIASES, GenerateBody, NOT_OFFERED } from "../../src/http/generate/schema.ts";
 import { ModelDocument } from "../../src/http/model/schema.ts";
+import { ChatBody } from "../../src/http/v1/chat-schema.ts";
 import { CompletionsBody } from "../../src/http/v1/completions-schema.ts";
 import { nearest } from "../../src/http/validation.ts";
 import { buildTestApp, post, until } from "../support/app.ts";
@@ -147,7 +148,8 @@ t.test("the documentation is served without outside resources", async (t) => {
   for (const [, file] of page.body.matchAll(/(?:src|href)="\.?\/?(?:docs\/)?(static\/[^"]+)"/g))
     t.equal((await fastify.inject(`/docs/${file}`)).statusCode, 200, String(file));
   t.equal((await fastify.inject("/docs/json")).json<{ openapi: string }>().openapi, "3.1.0");
-  t.same(parse((await fastify.inject("/openapi.yaml")).body), (await fastify.inject("/docs/json")).json());
+  for (const url of ["/docs/json", "/openapi.json"])
+    t.same(parse((await fastify.inject("/openapi.yaml")).body), (await fastify.inject(url)).json(), url);
 });
 
 t.test("the description is made once for any number of requests, in any form", async (t) => {
@@ -156,7 +158,7 @@ t.test("the description is made once for any number of requests, in any form", a
   let made = 0;
   const swagger = fastify.swagger.bind(fastify);
   Object.assign(fastify, { swagger: () => (made++, swagger()) });
-  for (const url of ["/openapi.yaml", "/docs/yaml", "/docs/json", "/docs/json"])
+  for (const url of ["/openapi.yaml", "/docs/yaml", "/docs/json", "/openapi.json"])
     t.equal((await fastify.inject(url)).statusCode, 200, url);
   t.equal(made, 1);
 });
@@ -205,8 +207,10 @@ t.test("openapi.yaml matches the code, names every error and describes every rou
     "/prefixes/{id}/adapter",
     "/prefixes/{id}/adapter/{file}",
     "/prefixes/{id}/generate",
+    "/prefixes/{id}/prompt",
     "/tokenize",
     "/usage",
+    "/v1/chat/completions",
     "/v1/completions",
     "/v1/files",
     "/v1/files/{file}",
@@ -222,7 +226,7 @@ t.test("openapi.yaml matches the code, names every error and describes every rou
   const ids = Object.values(document.paths).flatMap((path) =>
     Object.values(path).map((operation) => operation.operationId),
   );
-  t.equal(new Set(ids).size, 41);
+  t.equal(new Set(ids).size, 44);
   for (const match of fresh.matchAll(/\$ref: "?#\/components\/schemas\/(\w+)/g))
     t.ok(match[1] !== undefined && match[1] in document.components.schemas, String(match[1]));
 });
@@ -277,6 +281,8 @@ t.test("the reference lists supported and unsupported parameters", async (t) => 
   t.equal(docsBlock("docs/reference/generation.md", "parameters", parameters), parameters);
   const ofCompletions = parametersOf(CompletionsBody);
   t.equal(docsBlock("docs/reference/openai.md", "parameters", ofCompletions), ofCompletions);
+  const ofChats = parametersOf(ChatBody);
+  t.equal(docsBlock("docs/reference/openai.md", "chat parameters", ofChats), ofChats);
   const others = markdownTable(
     ["name", "why not"],
     Object.entries(NOT_OFFERED).map(([name, why]) => ["`" + name + "`", why]),

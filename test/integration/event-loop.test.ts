@@ -6,6 +6,7 @@ import { documentationApp } from "../../src/http/docs/app.ts";
 import { MeteredServer } from "../support/metered-server.ts";
 import { ROOT } from "../support/program.ts";
 import { skipFileWithout } from "../support/requirements.ts";
+import { repositoryFile } from "../support/docs-block.ts";
 import { fillStore, LOAD_ADMIN_KEY, routeLoads, send } from "../support/route-loads.ts";
 
 skipFileWithout(t, "thread-time");
@@ -21,6 +22,8 @@ t.test("no route blocks the event loop", { timeout: 600_000 }, async (t) => {
       join(dir, "cache"),
       "--threads",
       "1",
+      "--chat-template",
+      repositoryFile("test/golden/chat/chatml.jinja"),
       "--structured-cache-bytes",
       "0",
       "--training",

@@ -12,6 +12,7 @@ import { createLogger } from "../../src/observability/logging.ts";
 import { Metrics } from "../../src/observability/metrics.ts";
 import { SecretFilter } from "../../src/observability/secrets.ts";
 import { createAuthenticator, createKeylessAuthenticator } from "../../src/users/authenticator.ts";
+import { ChatTemplate } from "../../src/text/chat-template.ts";
 import { DEFAULT_LIMITS } from "../../src/structured/limits.ts";
 import { createLocalRemoval } from "./local-removal.ts";
 import { FakeEngine } from "./fake-engine.ts";
@@ -36,6 +37,9 @@ export interface TestApp extends App {
 export const ADMIN_KEY = "test-admin-key-0123456789abcdef0123456789";
 
 export const TEST_SHAPE = { layers: 1, heads: 2, headDim: 4, width: 8, positions: 64, vocabSize: 257 };
+
+/** A turn is a letter for its role and its text; the answer's letter comes last. */
+const TEST_CHAT = `{% for m in messages %}{% if m.role == 'system' and not loop.first %}{{ raise_exception('A system message comes first') }}{% endif %}{{ m.role[0] }}{{ m.content }}{% endfor %}{% if add_generation_prompt %}a{% endif %}`;
 
 /** Embedding digests of a base model whose embeddings are all zeros. */
 const zeroEmbeddings: BaseEmbeddings = async (dtype) => {
@@ -99,6 +103,7 @@ export async function buildTestApp(
     model: { fingerprint: "f".repeat(64), device: "cpu", precision: "fp32", allowBaseModel, defaults },
     embeddings: zeroEmbeddings,
     tokenizer,
+    chat: new ChatTemplate(TEST_CHAT, tokenizer.named, "the tests' template"),
     generation,
     prefixes: registry,
     training: null,
@@ -110,6 +115,7 @@ export async function buildTestApp(
     logger: createLogger("info", { write: (line: string) => void logs.push(line) }, secrets),
     secrets,
     limits: { requestBody: 65_536, answer: 1 << 20, maxN: 4, slots: 8, queue: 256 },
+    origins: [],
     clients: { ...CLIENT_DEFAULTS, sendMs: SEND_MS },
     uploads: UPLOADS,
     stream: { ...STREAM_DEFAULTS, sendMs: SEND_MS },

@@ -9,6 +9,7 @@ export class FakeTokenizer implements Tokenizer {
   readonly eosId = EOS;
   readonly longestToken = 1;
   readonly around: SurroundingIds = NOTHING_AROUND;
+  readonly named = new Map([["eos_token", "<|endoftext|>"]]);
   readonly beyondModel: ReadonlyMap<number, string> = new Map();
 
   encode(text: string): Int32Array {

@@ -26,6 +26,7 @@ export interface Requirement {
 
 /** Debian installs HAProxy and nginx in /usr/sbin, which is not on everybody's path. */
 export const SYSTEM_PATH = `${process.env["PATH"] ?? ""}:/usr/sbin`;
+export const PYTHON = process.env["PYTHON"] ?? "python3";
 export const BROWSER = "/usr/bin/chromium";
 /** Debian's chromium package has a Vulkan loader and SwiftShader, a Vulkan device made of CPU threads. */
 export const SWIFTSHADER = "/usr/lib/chromium";
@@ -60,6 +61,18 @@ export const REQUIREMENTS = {
     get: apt("gcc libc6-dev"),
     found: () => process.platform === "linux" && runs("cc", "--version"),
     mayLackInCi: "that no script of the replicas asks for the time is tested there",
+  },
+  "python-openai": {
+    what: "Python with openai",
+    get: "pip install openai; PYTHON=... names the interpreter",
+    found: () => runs(PYTHON, "-c", "import openai"),
+    mayLackInCi: "the same requests are sent by the client for JavaScript",
+  },
+  "lm-eval": {
+    what: "Python with lm_eval and transformers",
+    get: 'pip install "lm_eval[api]" transformers; PYTHON=... names the interpreter',
+    found: () => runs(PYTHON, "-c", "import lm_eval, transformers, tenacity"),
+    mayLackInCi: "it brings a gigabyte; what it sends is sent by other tests as well",
   },
   "systemd-analyze": {
     what: "systemd-analyze",

@@ -157,12 +157,15 @@ export function routeLoads(positions: number, folder: string): RouteLoad[] {
     body: JSON.stringify(body),
   });
   const get = (path: string, what = "", actual = path): RouteLoad => ({ route: `GET ${path}`, what, path: actual });
+  const adapter = { what: "an adapter", body: () => adapterForm(folder) };
   return [
     json("POST /admin/users", "", "/admin/users", { id: "ann" }),
     json("POST /admin/users/{user}/keys", "", "/admin/users/ann/keys", {}),
     json("PATCH /admin/users/{user}", "", "/admin/users/ann", { weight: 2 }),
-    { route: "PUT /prefixes/{id}", what: "an adapter", path: "/prefixes/mine", body: () => adapterForm(folder) },
+    { ...adapter, route: "PUT /prefixes/{id}", path: "/prefixes/mine" },
     json("PUT /prefixes/{id}", "a long hard prompt", "/prefixes/hard", { token_ids: ids }),
+    { ...adapter, route: "PUT /prefixes/{id}/adapter", path: "/prefixes/mine/adapter" },
+    json("PUT /prefixes/{id}/prompt", "a long hard prompt", "/prefixes/hard/prompt", { token_ids: ids }),
     json("PATCH /prefixes/{id}", "", "/prefixes/mine", { visibility: "private", shared_with: ["ann"] }),
     ...generate.flatMap(([what, body]) => [
       { ...json("POST /generate", what, "/generate", body), refused: what.startsWith("an answer that") },
@@ -205,6 +208,26 @@ export function routeLoads(positions: number, folder: string): RouteLoad[] {
     unknownId("POST /v1/fine_tuning/jobs/{job}/cancel"),
     {
       ...json("POST /v1/fine_tuning/jobs", "", "/v1/fine_tuning/jobs", { model: MODEL, training_file: "file-x" }),
+      refused: true,
+    },
+    json("POST /v1/chat/completions", "a stream", "/v1/chat/completions", {
+      model: MODEL,
+      messages: [{ role: "user", content: "once upon a time" }],
+      max_tokens: 16,
+      logprobs: true,
+      top_logprobs: 20,
+      stream: true,
+    }),
+    json("POST /v1/chat/completions", "many messages", "/v1/chat/completions", {
+      model: MODEL,
+      messages: Array.from({ length: 256 }, (_, i) => ({ role: "user", content: [{ type: "text", text: `${i}` }] })),
+      max_tokens: 1,
+    }),
+    {
+      ...json("POST /v1/chat/completions", "long messages", "/v1/chat/completions", {
+        model: MODEL,
+        messages: Array.from({ length: 256 }, () => ({ role: "user", content: "word ".repeat(800) })),
+      }),
       refused: true,
     },
     json("POST /tokenize", "a long text", "/tokenize", { prompt: "a1!".repeat(20_000), return_token_strs: true }),

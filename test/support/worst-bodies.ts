@@ -147,12 +147,14 @@ function validItems(schema: Schema): string[] {
 }
 
 function example(schema: Schema): string {
-  const { anyOf, items, minimum = 0 } = schema;
+  const { anyOf, items, minimum = 0, required = [], properties = {} } = schema;
   const [value] = schema.enum ?? [];
   if (value !== undefined) return JSON.stringify(value);
   if (anyOf !== undefined) return example(anyOf[0]!);
   if (isOf(schema, "array"))
     return `[${Array.isArray(items) ? items.map((item: Schema) => example(item)).join() : example(items as Schema)}]`;
+  if (isOf(schema, "object"))
+    return `{${required.map((name) => `${JSON.stringify(name)}:${example(properties[name]!)}`).join()}}`;
   return isOf(schema, "integer") || isOf(schema, "number")
     ? String(minimum + 1)
     : isOf(schema, "boolean")

@@ -21,6 +21,7 @@ export function byteTokenizer(): Tokenizer {
     eosId: 256,
     longestToken: 1,
     around: NOTHING_AROUND,
+    named: new Map(),
     beyondModel: new Map(),
     encode: (text) => Int32Array.from(new TextEncoder().encode(text)),
     *encodeInSteps(text) {

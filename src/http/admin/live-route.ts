@@ -2,7 +2,7 @@ import type { AppParts, AppState, TypedApp } from "../app-parts.ts";
 import { recordAudit } from "../access-log.ts";
 import { problems } from "../common-schema.ts";
 import { LiveFeed, MAX_READERS } from "./live-feed.ts";
-import { LIVE_EXAMPLE } from "./live-schema.ts";
+import { LIVE_EXAMPLE, LiveEvent } from "./live-schema.ts";
 
 /** What the server does now, as a stream. */
 export function liveRoutes(app: TypedApp, parts: AppParts, state: Readonly<AppState>): void {
@@ -20,16 +20,8 @@ export function liveRoutes(app: TypedApp, parts: AppParts, state: Readonly<AppSt
         description: `Server-sent events, at most four a second, until the client closes the connection or the server shuts down. A slow reader misses events. Up to ${MAX_READERS} readers at a time.`,
         response: {
           200: {
-            description: "The stream",
-            content: {
-              "text/event-stream": {
-                schema: {
-                  type: "string",
-                  description: "`data:` holds a LiveEvent; `event: error`, which is the last one, a Problem.",
-                },
-                example: `data: ${JSON.stringify(LIVE_EXAMPLE)}\n\n`,
-              },
-            },
+            description: "The stream: `data:` holds a LiveEvent; `event: error`, which is the last one, a Problem.",
+            content: { "text/event-stream": { schema: LiveEvent, example: LIVE_EXAMPLE } },
           },
           ...problems("unauthorized", "forbidden", "live_busy"),
         },

@@ -65,6 +65,7 @@ export function adminRoutes(app: TypedApp, parts: AppParts): void {
         operationId: "createUser",
         tags,
         summary: "Create a user",
+        description: "A user has no key at first.",
         body: CreateUserBody,
         response: {
           201: json("Created", UserDocument, { example: USER_EXAMPLE }),
@@ -188,6 +189,7 @@ export function adminRoutes(app: TypedApp, parts: AppParts): void {
         operationId: "patchUser",
         tags,
         summary: "Change a user's weight or limits",
+        description: "Fields that are absent stay as they are.",
         params: UserParams,
         body: PatchUserBody,
         response: { 200: json("Changed", UserDocument, { example: USER_EXAMPLE }), ...problems(...ONE, ...BODY) },

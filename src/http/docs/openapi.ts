@@ -1,9 +1,8 @@
 import type { FastifyInstance, FastifySchema, RouteOptions } from "fastify";
 import { stringify } from "yaml";
 import { VERSION } from "../../version.ts";
+import { problems } from "../common-schema.ts";
 import { nullableFields } from "../validation.ts";
-import { LiveEvent } from "../admin/live-schema.ts";
-import { GenerateEvent, GenerateLastEvent } from "../generate/schema.ts";
 
 export const OPENAPI_OPTIONS = {
   openapi: {
@@ -43,22 +42,32 @@ export const OPENAPI_OPTIONS = {
 
 type Json = null | string | number | boolean | Json[] | { [key: string]: Json };
 
+/** Answers that may come instead of any route's: from Node's parser, and from the balancer that docker/ has. */
+const INSTEAD_OF_ROUTES = {
+  RequestTimeout: ["408", "request_timeout"],
+  HeadersTooLarge: ["431", "headers_too_large"],
+  ReplicaFailed: ["502", "replica_failed"],
+  ReplicaSilent: ["504", "replica_silent"],
+} as const;
+
 /** Our own keywords, which only the server reads; see validation.ts. */
 const PRIVATE = new Set(["hint", "elsewhere", "unchecked"]);
 
 /** The API's description, from the app's actual routes. The app must be ready. */
 export function openapiDocument(app: FastifyInstance): Json {
   const schemas: { [key: string]: Json } = {};
-  const raw = JSON.parse(JSON.stringify(app.swagger()), sayNull) as { [key: string]: Json };
+  const raw = JSON.parse(JSON.stringify(app.swagger()), forGenerators) as { [key: string]: Json };
   const out = share(raw, schemas) as { [key: string]: Json };
-  // Stream events are not attached to a route as schemas: the stream itself is text.
-  for (const schema of [GenerateEvent, GenerateLastEvent, LiveEvent])
-    share(JSON.parse(JSON.stringify(schema)) as Json, schemas);
+  const responses = Object.entries(INSTEAD_OF_ROUTES).map(([name, [status, code]]): [string, Json] => [
+    name,
+    share(JSON.parse(JSON.stringify(problems(code)[status])) as Json, schemas),
+  ]);
   return {
     ...out,
     components: {
       ...(out["components"] as object),
       schemas: Object.fromEntries(Object.entries(schemas).sort(([a], [b]) => (a < b ? -1 : 1))),
+      responses: Object.fromEntries(responses),
     },
   };
 }
@@ -66,33 +75,38 @@ export function openapiDocument(app: FastifyInstance): Json {
 export const openapiYaml = (document: Json): string =>
   stringify(document, { lineWidth: 120, aliasDuplicateObjects: false });
 
-/** Declares null where it means that an optional body field is absent. A JSON reviver, so nested values come first. */
-function sayNull(key: string, value: unknown): unknown {
-  if (key !== "requestBody") return value;
-  const { content } = value as {
-    content: Record<string, { schema: { properties?: Record<string, Record<string, unknown>> } }>;
-  };
+/** What the validator leaves unsaid, and what code generators need. A JSON reviver, so nested values come first. */
+function forGenerators(key: string, value: unknown): unknown {
+  if (key === "requestBody") sayNull(value as RequestBody);
+  else if (key === "responses")
+    for (const [name, [status]] of Object.entries(INSTEAD_OF_ROUTES))
+      (value as Record<string, unknown>)[status] ??= { $ref: `#/components/responses/${name}` };
+  return value;
+}
+
+interface RequestBody {
+  readonly content: Record<string, { schema: { properties?: Record<string, Record<string, unknown>> } }>;
+}
+
+/** Declares null where it means that an optional body field is absent. */
+function sayNull({ content }: RequestBody): void {
   for (const [type, { schema }] of Object.entries(content)) {
     if (type === "application/json")
       for (const name of nullableFields(schema)) schema.properties![name] = orNull(schema.properties![name]!);
   }
-  return value;
 }
 
 function orNull(schema: Record<string, unknown>): Record<string, unknown> {
-  const { type, anyOf, enum: values } = schema;
-  // Other places refer to a named schema, so leave it as it is.
-  if (schema["title"] !== undefined) return { anyOf: [schema, { type: "null" }] };
+  const { type, anyOf } = schema;
+  // Other places refer to a named schema, so leave it as it is; and generators make enums of strings alone.
+  if (schema["title"] !== undefined || "enum" in schema) return { anyOf: [schema, { type: "null" }] };
   if (Array.isArray(anyOf)) return { ...schema, anyOf: [...(anyOf as unknown[]), { type: "null" }] };
-  return {
-    ...schema,
-    ...(type === undefined ? {} : { type: [type, "null"] }),
-    ...(Array.isArray(values) ? { enum: [...(values as unknown[]), null] } : {}),
-  };
+  return { ...schema, ...(type === undefined ? {} : { type: [type, "null"] }) };
 }
 
 /**
- * Moves schemas with a one-word title to components and refers to them; drops our own keywords. Examples stay as they
+ * Moves schemas with a one-word title to components and refers to them; drops our own keywords. Gives enums a type, and
+ * says defaults in words: generators make a property with `default` required, also in requests. Examples stay as they
  * are.
  */
 function share(node: Json, schemas: { [key: string]: Json }): Json {
@@ -108,8 +122,28 @@ function share(node: Json, schemas: { [key: string]: Json }): Json {
     Object.assign(out, { prefixItems: out["items"], items: false, maxItems: out["items"].length });
     delete out["additionalItems"];
   }
+  if (Array.isArray(out["enum"]) && !("type" in out)) out["type"] = typeOf(out["enum"]);
+  sayDefaults(out);
   const { title, ...rest } = out;
   if (typeof title !== "string" || !/^[A-Z]\w+$/.test(title) || !("type" in out)) return out;
   schemas[title] = rest;
   return { $ref: `#/components/schemas/${title}` };
+}
+
+function typeOf(values: readonly Json[]): Json {
+  const types = [...new Set(values.map((value) => (value === null ? "null" : typeof value)))];
+  return types.length === 1 ? types[0]! : types;
+}
+
+/** Moves the defaults of an object's properties to their descriptions. */
+function sayDefaults({ properties }: { [key: string]: Json }): void {
+  if (typeof properties !== "object" || properties === null) return;
+  for (const property of Object.values(properties)) {
+    if (typeof property !== "object" || property === null || Array.isArray(property) || !("default" in property))
+      continue;
+    const { default: value, description = "" } = property;
+    const said = typeof description === "string" && description !== "" ? `${description.replace(/\.$/, "")}. ` : "";
+    property["description"] = `${said}Default: ${JSON.stringify(value)}.`;
+    delete property["default"];
+  }
 }

@@ -21,6 +21,7 @@ export async function docsRoutes(app: TypedApp): Promise<void> {
   });
   const config = { access: "public" } as const;
   app.get("/openapi.yaml", { config, logLevel: "warn", schema: { hide: true } }, sendYaml);
+  app.get("/openapi.json", { config, logLevel: "warn", schema: { hide: true } }, sendJson);
   app.get("/", { config, logLevel: "warn", schema: { hide: true } }, async (_request, reply) =>
     reply.redirect("/docs/"),
   );

@@ -1,10 +1,16 @@
 import type { FastifyReply, FastifyRequest } from "fastify";
 import type { ErrorCode } from "../../errors.ts";
 import type { AppLimits, AppParts, TypedApp } from "../app-parts.ts";
-import { PrefixIdParams, problems } from "../common-schema.ts";
+import { PrefixIdParams, problems, type ResponseDocument } from "../common-schema.ts";
 import { parseGenerate, prefixOf } from "./parse.ts";
 import type { PromptReader } from "./prompts.ts";
-import { GENERATE_RESPONSE_EXAMPLE, GENERATE_STREAM_EXAMPLE, GenerateBody, GenerateResponse } from "./schema.ts";
+import {
+  GENERATE_RESPONSE_EXAMPLE,
+  GENERATE_STREAM_EXAMPLES,
+  GenerateBody,
+  GenerateResponse,
+  GenerateStream,
+} from "./schema.ts";
 import type { GenerateServer } from "./serve.ts";
 import { bytesOfToken, GenerateShape } from "./shape.ts";
 
@@ -37,18 +43,15 @@ export const GENERATE_CODES: ErrorCode[] = [
   "device_lost",
 ];
 
-const RESPONSE = {
+const RESPONSE: Readonly<Record<string, ResponseDocument>> = {
   200: {
     description:
       "The choices. With `stream`, server-sent events: one per step, a last one with usage, then `[DONE]`; a choice's text is the concatenation of its parts.",
     content: {
       "application/json": { schema: GenerateResponse, example: GENERATE_RESPONSE_EXAMPLE },
       "text/event-stream": {
-        schema: {
-          type: "string",
-          description: "`data:` holds a GenerateEvent or, last, a GenerateLastEvent; `event: error` holds a Problem.",
-        },
-        example: GENERATE_STREAM_EXAMPLE,
+        schema: GenerateStream,
+        examples: GENERATE_STREAM_EXAMPLES,
       },
     },
   },

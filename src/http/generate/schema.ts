@@ -332,7 +332,8 @@ export const FIELD_ALIASES: Readonly<Record<string, string | readonly string[]>>
   min_length: ["min_new_tokens", "min_tokens"],
   min_new_tokens: "min_tokens",
   prefix_id: "model",
-  prompts: "prompt",
+  prompts: ["prompt", "messages"],
+  prompt: "messages",
   do_sample: "temperature",
   num_return_sequences: "n",
   inputs: "prompt",
@@ -348,6 +349,9 @@ export const FIELD_ALIASES: Readonly<Record<string, string | readonly string[]>>
   bad_words_ids: "bad_words",
   ngram_size: "no_repeat_ngram_size",
 };
+
+const NO_TOOLS = "GPT-2 has not learnt to call tools";
+const TEXT_ALONE = "GPT-2 reads and writes text alone";
 
 /**
  * Parameters of transformers and other servers that are not offered, each with the reason: they are refused as
@@ -372,7 +376,21 @@ export const NOT_OFFERED: Readonly<Record<string, string>> = {
   use_cache: "the KV cache is always used",
   use_beam_search: "use num_beams",
   prompt_logprobs: "use echo with logprobs",
-  messages: "there is no chat; send the text as prompt",
+  messages: "it is a field of /v1/chat/completions; here send the text as prompt",
+  tools: NO_TOOLS,
+  tool_choice: NO_TOOLS,
+  parallel_tool_calls: NO_TOOLS,
+  functions: NO_TOOLS,
+  function_call: NO_TOOLS,
+  image_url: TEXT_ALONE,
+  input_audio: TEXT_ALONE,
+  file: TEXT_ALONE,
+  audio: TEXT_ALONE,
+  modalities: TEXT_ALONE,
+  prediction: "assisted decoding needs batches of its own, and gives the same answers",
+  reasoning_effort: "GPT-2 does not reason",
+  verbosity: "GPT-2 knows no such wish; write it into the prompt",
+  web_search_options: "nothing is searched",
   truncate: "a prompt that does not fit is refused, not cut",
   suffix: "GPT-2 does not infill",
   grammar: "use structured_outputs with choice, regex, json or json_object",
@@ -450,21 +468,40 @@ const common = {
 };
 
 export const GenerateResponse = named(
-  "GenerateResponse",
-  strict({ ...common, choices: Type.Array(strict({ ...choice, finish_reason: FinishReason })) }),
+  "GenerateAnswer",
+  strict({
+    object: Type.Literal("generation"),
+    ...common,
+    choices: Type.Array(strict({ ...choice, finish_reason: FinishReason })),
+  }),
 );
 export type GenerateResponse = Static<typeof GenerateResponse>;
 
 const OpenChoice = strict({ ...choice, finish_reason: Type.Union([FinishReason, Type.Null()]) });
 export const GenerateEvent = named(
   "GenerateEvent",
-  strict({ choices: Type.Array(OpenChoice) }, { description: "One step of a stream" }),
+  strict(
+    { object: Type.Literal("generation.step"), choices: Type.Array(OpenChoice) },
+    { description: "One step of a stream" },
+  ),
 );
 export const GenerateLastEvent = named(
   "GenerateLastEvent",
-  strict({ ...common, choices: Type.Array(OpenChoice) }, { description: "The last event of a stream" }),
+  strict(
+    { object: Type.Literal("generation.end"), ...common, choices: Type.Array(OpenChoice) },
+    { description: "The last event of a stream" },
+  ),
 );
 export type GenerateEvent = Static<typeof GenerateEvent>;
+
+/** What `data:` of a stream's events holds, apart from errors and the end mark. */
+export const GenerateStream = named(
+  "GenerateStream",
+  Type.Union([GenerateEvent, GenerateLastEvent], {
+    type: "object",
+    description: "The data of an event of a stream; `object` tells which. `event: error` has a Problem instead.",
+  }),
+);
 
 const digest = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
 const RESULT = {
@@ -474,13 +511,25 @@ const RESULT = {
   seed: 2463534242,
 };
 export const GENERATE_RESPONSE_EXAMPLE = {
+  object: "generation",
   id: "gen-6f9619ff-8b86-4d01-b42d-00cf4fc964ff",
   ...RESULT,
   choices: [{ index: 0, text: " report lost card", finish_reason: "eos" }],
 };
-export const GENERATE_STREAM_EXAMPLE = [
-  `data: ${JSON.stringify({ choices: [{ index: 0, text: " report", token_ids: [1203], finish_reason: null }] })}`,
-  `data: ${JSON.stringify({ choices: [{ index: 0, text: "", token_ids: [4095], finish_reason: "eos" }], id: "gen-6f9619ff-8b86-4d01-b42d-00cf4fc964ff", ...RESULT })}`,
-  "data: [DONE]",
-  "",
-].join("\n\n");
+/** Of the data of a stream's events. */
+export const GENERATE_STREAM_EXAMPLES = {
+  step: {
+    value: {
+      object: "generation.step",
+      choices: [{ index: 0, text: " report", token_ids: [1203], finish_reason: null }],
+    },
+  },
+  end: {
+    value: {
+      object: "generation.end",
+      choices: [{ index: 0, text: "", token_ids: [4095], finish_reason: "eos" }],
+      id: "gen-6f9619ff-8b86-4d01-b42d-00cf4fc964ff",
+      ...RESULT,
+    },
+  },
+};

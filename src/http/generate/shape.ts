@@ -41,17 +41,17 @@ export class GenerateShape implements AnswerShape {
 
   /** A GenerateResponse. */
   around(end: GenerationEnd): readonly [string, string] {
-    return [`${JSON.stringify(this.#common(end)).slice(0, -1)},"choices":[`, "]}"];
+    return [`{"object":"generation",${JSON.stringify(this.#common(end)).slice(1, -1)},"choices":[`, "]}"];
   }
 
   /** A GenerateEvent. */
   event(choices: string): string {
-    return `{"choices":[${choices}]}`;
+    return `{"object":"generation.step","choices":[${choices}]}`;
   }
 
   /** A GenerateLastEvent. */
   last(choices: string, end: GenerationEnd): readonly string[] {
-    return [`{"choices":[${choices}],${JSON.stringify(this.#common(end)).slice(1)}`];
+    return [`{"object":"generation.end","choices":[${choices}],${JSON.stringify(this.#common(end)).slice(1)}`];
   }
 
   /** The same as JSON.stringify of `#open`, concatenated by hand where the shape is known: this runs once per token. */
@@ -76,7 +76,7 @@ export class GenerateShape implements AnswerShape {
     yield `${score === null ? "" : `,"score":${JSON.stringify(score)}`},"finish_reason":${JSON.stringify(finishReason ?? "length")}}`;
   }
 
-  #common(end: GenerationEnd): Omit<GenerateResponse, "choices"> {
+  #common(end: GenerationEnd): Omit<GenerateResponse, "object" | "choices"> {
     const { prefix, prompt, completion } = end.usage;
     return {
       id: this.#request.id,

@@ -17,6 +17,7 @@ export function healthRoutes(app: TypedApp, parts: AppParts, state: Readonly<App
         operationId: "live",
         tags,
         summary: "Is the process alive?",
+        description: "For a supervisor that restarts what hangs. Says nothing of the store or the device.",
         response: { 200: json("Yes", Liveness, { example: { status: "ok" } }) },
       },
     },
@@ -32,6 +33,7 @@ export function healthRoutes(app: TypedApp, parts: AppParts, state: Readonly<App
         operationId: "ready",
         tags,
         summary: "Can it serve requests now?",
+        description: "For a load balancer. Not while the server drains, or cannot reach its store or its device.",
         response: {
           200: json("Yes", Readiness, { example: { status: "ready", checks: { model: "ok", store: "ok" } } }),
           503: json("No", Readiness, {
@@ -60,6 +62,7 @@ export function healthRoutes(app: TypedApp, parts: AppParts, state: Readonly<App
         operationId: "metrics",
         tags,
         summary: "Metrics in Prometheus' format",
+        description: "docs/reference/metrics.md lists them.",
         response: {
           200: {
             description: "See docs/reference/metrics.md",

@@ -35,6 +35,7 @@ export function modelRoutes(app: TypedApp, { modelName, shape, model, embeddings
         operationId: "getModel",
         tags: ["operation"],
         summary: "The base model: its shape, its arithmetic, and the server's limits",
+        description: "Includes the defaults of generate requests that the model's generation_config.json sets.",
         response: { 200: json("The model", ModelDocument), ...problems("unauthorized") },
       },
     },

@@ -1,9 +1,6 @@
 import type { FastifyRequest } from "fastify";
-import { PrefixdError, type ErrorCode } from "../../errors.ts";
-import type { PrefixUpload } from "../../prefixes/registry-types.ts";
-import type { PrefixKey, PrefixQuota } from "../../prefixes/store.ts";
-import { unauthorized } from "../../users/authenticator.ts";
-import { isBuiltInUser } from "../../users/user-id.ts";
+import type { ErrorCode } from "../../errors.ts";
+import type { PrefixKey } from "../../prefixes/store.ts";
 import type { AppParts, TypedApp } from "../app-parts.ts";
 import type { BodyWatch } from "../connections/body-watch.ts";
 import { etagOf, notModified, writePrecondition } from "./preconditions.ts";
@@ -14,11 +11,9 @@ import { DEFAULT_LIMIT } from "../page.ts";
 import type { PromptReader } from "../generate/prompts.ts";
 import { ETAG_HEADER, PrefixIdParams, UNREAD_BODY, empty, json, problems } from "../common-schema.ts";
 import {
-  AdapterForm,
   DeleteHeaders,
   FileList,
   FileParams,
-  HardPromptBody,
   ListQuery,
   PREFIX_ENTRY_EXAMPLE,
   PREFIX_EXAMPLE,
@@ -26,56 +21,19 @@ import {
   PrefixList,
   ReadHeaders,
   SharingBody,
-  WriteHeaders,
 } from "./schema.ts";
 import { abortOnDisconnect, answered } from "../connections/response-end.ts";
 import { checkSharing, checkUsersExist } from "./sharing-body.ts";
 import { documentOf, entryOf, sendFile } from "./response.ts";
-import { readAdapter, readHardPrompt } from "./upload.ts";
-import { DOWNLOADS, downloadsBusy, TransferGate, type Place } from "./transfer-gate.ts";
+import { registerRoutes } from "./register-route.ts";
+import { DOWNLOADS, downloadsBusy, TransferGate } from "./transfer-gate.ts";
 
 const READ_CODES: ErrorCode[] = ["unauthorized", "invalid_prefix_id", "prefix_not_found", "store_unavailable"];
 /** Errors of a change, which only the owner may make. */
 const OWNER_CODES: ErrorCode[] = [...READ_CODES, "prefix_not_owned"];
-const PUT_CODES: ErrorCode[] = [
-  "unauthorized",
-  "prefix_not_found",
-  "prefix_not_owned",
-  "quota_exceeded",
-  "invalid_prefix_id",
-  "unknown_field",
-  "invalid_parameter",
-  "empty_prompt",
-  "invalid_token_id",
-  "upload_incomplete",
-  "upload_stalled",
-  "uploads_busy",
-  "precondition_failed",
-  "prefix_base_mismatch",
-  "prefix_base_name_mismatch",
-  "body_too_large",
-  "unsupported_media_type",
-  "adapter_config_invalid",
-  "adapter_type_unsupported",
-  "adapter_shape_mismatch",
-  "safetensors_invalid",
-  "prefix_not_finite",
-  "prefix_overflows",
-  "prefix_too_long",
-  "removed",
-  "context_exceeded",
-  "token_rate_exceeded",
-  "queue_timeout",
-  "draining",
-  "model_failed",
-  "device_lost",
-  "store_unavailable",
-  "store_full",
-];
 
 export function prefixRoutes(app: TypedApp, parts: AppParts, reader: PromptReader, bodies: BodyWatch): void {
   const { prefixes, modelName } = parts;
-  const uploads = new TransferGate(parts.uploads);
   const downloads = new TransferGate(DOWNLOADS, downloadsBusy);
   const tags = ["prefixes"];
 
@@ -83,75 +41,7 @@ export function prefixRoutes(app: TypedApp, parts: AppParts, reader: PromptReade
     noted(request, parsePrefixId(id, request.principal.user));
   const ownKeyOf = (request: FastifyRequest, id: string): Promise<PrefixKey> =>
     notedForChange(request, parsePrefixId(id, request.principal.user), prefixes);
-  /** Only users with a record have quotas. */
-  const quotaOf = async (user: string): Promise<PrefixQuota | undefined> => {
-    if (isBuiltInUser(user)) return undefined;
-    const record = await parts.users.getUser(user);
-    // The user was removed while its key was still cached for a second: nothing of theirs may be created again.
-    if (record === null) throw unauthorized();
-    return record.limits;
-  };
-
-  const uploadOf = async (
-    request: FastifyRequest,
-    body: HardPromptBody | null | undefined,
-    place: Place,
-  ): Promise<PrefixUpload> => {
-    if (request.isMultipart()) return readAdapter(request, parts, bodies, place);
-    if (body === undefined || body === null)
-      throw new PrefixdError(
-        "unsupported_media_type",
-        "Send multipart/form-data with PEFT's two files, or JSON with a hard prompt.",
-      );
-    return readHardPrompt(body, reader);
-  };
-
-  app.put(
-    "/prefixes/:id",
-    {
-      config: { access: "user", audit: "prefix.register" },
-      schema: {
-        operationId: "putPrefix",
-        tags,
-        summary: "Register or replace a prefix",
-        description:
-          "Takes a PEFT adapter as its two files, or a hard prompt as JSON. Running requests keep the version they started with.",
-        params: PrefixIdParams,
-        headers: WriteHeaders,
-        consumes: ["multipart/form-data", "application/json"],
-        body: {
-          content: { "multipart/form-data": { schema: AdapterForm }, "application/json": { schema: HardPromptBody } },
-        },
-        response: {
-          200: json("Replaced", PrefixDocument, { headers: ETAG_HEADER, example: PREFIX_EXAMPLE }),
-          201: json("Registered", PrefixDocument, {
-            headers: { ...ETAG_HEADER, Location: { type: "string", description: "Its path" } },
-            example: PREFIX_EXAMPLE,
-          }),
-          ...problems(...PUT_CODES),
-        },
-      },
-    },
-    async (request, reply) => {
-      const key = await ownKeyOf(request, request.params.id);
-      const precondition = writePrecondition(request.headers);
-      const { signal } = abortOnDisconnect(reply);
-      const { meta, created } = await uploads.run(key.user, signal, async (place) =>
-        prefixes.register(
-          key,
-          await uploadOf(request, request.body as HardPromptBody | undefined, place),
-          precondition,
-          await quotaOf(key.user),
-          signal,
-        ),
-      );
-      request.audit.digest = meta.digest;
-      reply.code(created ? 201 : 200).header("etag", etagOf(meta.digest));
-      if (created) reply.header("location", `/prefixes/${encodeURIComponent(meta.name)}`);
-      return documentOf(meta, request.principal.user, modelName);
-    },
-  );
-
+  registerRoutes(app, parts, reader, bodies);
   app.get(
     "/prefixes",
     {
@@ -186,6 +76,7 @@ export function prefixRoutes(app: TypedApp, parts: AppParts, reader: PromptReade
         operationId: "getPrefix",
         tags,
         summary: "Show a prefix",
+        description: "Of a prefix that another user shares, without the lists of those it is shared with.",
         params: PrefixIdParams,
         headers: ReadHeaders,
         response: {

@@ -47,6 +47,7 @@ export function tokenRoutes(app: TypedApp, { tokenizer, shape }: AppParts, reade
         operationId: "tokenize",
         tags,
         summary: "The token ids of a text",
+        description: "As vLLM has it. Costs nothing; one text of a user is in work at a time.",
         body: TokenizeBody,
         response: {
           200: json("Its tokens", TokenizeResponse, {
@@ -79,6 +80,7 @@ export function tokenRoutes(app: TypedApp, { tokenizer, shape }: AppParts, reade
         operationId: "detokenize",
         tags,
         summary: "The text of token ids",
+        description: "As vLLM has it. Special tokens have no text.",
         body: DetokenizeBody,
         response: {
           200: json("Their text", DetokenizeResponse, { example: { prompt: "The dog" } }),

@@ -9,7 +9,10 @@ import type { GenerationDefaults } from "../generate/defaults-schema.ts";
 import { DEFAULT_MAX_TOKENS, type CompletionsBody } from "./completions-schema.ts";
 
 /** What `/generate` calls these fields; it has all others under the same name. */
-const OUR_NAMES: Readonly<Record<string, string>> = { max_tokens: "max_new_tokens", min_tokens: "min_new_tokens" };
+export const OUR_NAMES: Readonly<Record<string, string>> = {
+  max_tokens: "max_new_tokens",
+  min_tokens: "min_new_tokens",
+};
 const THEIR_NAMES: Readonly<Record<string, string>> = {
   ...Object.fromEntries(Object.entries(OUR_NAMES).map(([theirs, ours]) => [ours, theirs])),
   prompts: "prompt",
@@ -42,21 +45,33 @@ export function parseCompletions(
     throw new PrefixdError("unsupported_parameter", `"suffix" is not supported: ${NOT_OFFERED["suffix"]}.`, {
       field: "suffix",
     });
-  if (body.stream_options !== undefined && body.stream !== true)
-    throw new PrefixdError("invalid_parameter", "stream_options needs stream true.", { field: "stream_options" });
+  checkStreamOptions(body);
   return parseGenerate(asGenerateBody(body), { ...context, defaults: DEFAULTS, dialect: OPENAI_DIALECT });
 }
 
+/** @throws PrefixdError invalid_parameter */
+export function checkStreamOptions({
+  stream_options,
+  stream,
+}: Pick<CompletionsBody, "stream_options" | "stream">): void {
+  if (stream_options !== undefined && stream !== true)
+    throw new PrefixdError("invalid_parameter", "stream_options needs stream true.", { field: "stream_options" });
+}
+
 /** Fields that say nothing about what is generated. */
-const OTHERS: ReadonlySet<string> = new Set(["model", "prompt", "stream_options", "user", "store", "metadata"]);
+const OTHERS: ReadonlySet<string> = new Set(["model", "stream_options", "user", "store", "metadata"]);
 
 /** The same request in `/generate`'s fields. */
-function asGenerateBody(body: CompletionsBody): GenerateBody {
+function asGenerateBody({ prompt, ...others }: CompletionsBody): GenerateBody {
+  return { ...inOurFields(others), ...(isOnePrompt(prompt) ? { prompt } : { prompts: prompt }) };
+}
+
+/** What OpenAI's routes have in common, in `/generate`'s fields. */
+export function inOurFields(body: Omit<CompletionsBody, "prompt">): GenerateBody {
   const fields = Object.entries(body).filter(([name]) => !OTHERS.has(name));
-  const { prompt, num_beams: beams = 1, top_k: topK = 0, return_token_ids: returnTokenIds = false } = body;
+  const { num_beams: beams = 1, top_k: topK = 0, return_token_ids: returnTokenIds = false } = body;
   return {
     ...(Object.fromEntries(fields.map(([name, value]) => [OUR_NAMES[name] ?? name, value])) as GenerateBody),
-    ...(isOnePrompt(prompt) ? { prompt } : { prompts: prompt }),
     do_sample: beams === 1,
     top_k: Math.max(0, topK),
     return_token_ids: returnTokenIds,

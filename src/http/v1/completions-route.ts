@@ -7,7 +7,7 @@ import type { GenerateServer } from "../generate/serve.ts";
 import { OPENAI_DIALECT, parseCompletions } from "./completions-parse.ts";
 import {
   COMPLETIONS_EXAMPLE,
-  COMPLETIONS_STREAM_EXAMPLE,
+  COMPLETIONS_STREAM_EXAMPLES,
   CompletionsBody,
   CompletionsChunk,
   CompletionsResponse,
@@ -22,7 +22,7 @@ const RESPONSE: Readonly<Record<string, ResponseDocument>> = {
       "The choices. With `stream`, server-sent events with a CompletionsChunk each, then `[DONE]`; an error is an event with an OpenAiError, and ends the stream.",
     content: {
       "application/json": { schema: CompletionsResponse, example: COMPLETIONS_EXAMPLE },
-      "text/event-stream": { schema: CompletionsChunk, example: COMPLETIONS_STREAM_EXAMPLE },
+      "text/event-stream": { schema: CompletionsChunk, examples: COMPLETIONS_STREAM_EXAMPLES },
     },
   },
   ...openAiErrors(...GENERATE_CODES, "base_model_disabled"),

@@ -145,7 +145,7 @@ const Logprobs = strict({
   }),
 });
 
-const FinishReason = Type.Enum(["stop", "length"], {
+export const FinishReason = Type.Enum(["stop", "length"], {
   description: "stop: EOS, a stop string or a token of stop_token_ids; length: max_tokens reached",
 });
 const choice = {
@@ -160,7 +160,7 @@ const common = {
   created: Type.Integer({ description: "Unix time in seconds" }),
   model: Type.String({ description: "As in the request" }),
 };
-const Usage = strict({
+export const Usage = strict({
   prompt_tokens: Type.Integer({ description: "Summed over the prompts; without those of the prefix" }),
   completion_tokens: Type.Integer({
     description: "All generated tokens, including those of choices and beams that are not returned",
@@ -192,6 +192,7 @@ export const CompletionsChunk = named(
     { description: "One event of a stream; a choice's text is the concatenation of its parts" },
   ),
 );
+export type CompletionsChunk = Static<typeof CompletionsChunk>;
 
 const EXAMPLE = {
   id: "cmpl-8c6a1f0e-5d2b-4f7a-9b3c-1e2d3f4a5b6c",
@@ -206,10 +207,10 @@ export const COMPLETIONS_EXAMPLE = {
   usage: { prompt_tokens: 18, completion_tokens: 4, total_tokens: 22, prefix_tokens: 10 },
 };
 
-export const COMPLETIONS_STREAM_EXAMPLE = [
-  JSON.stringify({ ...EXAMPLE, choices: [{ index: 0, text: " report", logprobs: null, finish_reason: null }] }),
-  JSON.stringify({ ...EXAMPLE, choices: [{ index: 0, text: "", logprobs: null, finish_reason: "stop" }] }),
-  "[DONE]",
-]
-  .map((data) => `data: ${data}\n\n`)
-  .join("");
+/** Of the data of a stream's events. */
+export const COMPLETIONS_STREAM_EXAMPLES = {
+  text: {
+    value: { ...EXAMPLE, choices: [{ index: 0, text: " report", logprobs: null, finish_reason: null }] },
+  },
+  end: { value: { ...EXAMPLE, choices: [{ index: 0, text: "", logprobs: null, finish_reason: "stop" }] } },
+};

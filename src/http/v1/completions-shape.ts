@@ -123,12 +123,12 @@ export function bytesOfToken(longest: LongestToken, logprobs: number | null, ret
 }
 
 /** EOS is a stop. Throws `removed`: OpenAI's clients know no such end. */
-function reasonOf(reason: NonNullable<ChoiceDelta["finishReason"]>): "stop" | "length" {
+export function reasonOf(reason: NonNullable<ChoiceDelta["finishReason"]>): "stop" | "length" {
   if (reason === "removed") throw removedError();
   return reason === "length" ? "length" : "stop";
 }
 
-function usageJson({ usage: { prefix, prompt, completion } }: GenerationEnd): string {
+export function usageJson({ usage: { prefix, prompt, completion } }: GenerationEnd): string {
   return JSON.stringify({
     prompt_tokens: prompt,
     completion_tokens: completion,

@@ -100,6 +100,7 @@ export function modelsRoutes(app: TypedApp, parts: AppParts): void {
         operationId: "getModelCard",
         tags,
         summary: "A prefix, or the base model, as OpenAI's clients look at a model",
+        description: "The id is what `model` is in a request.",
         params: ModelParams,
         response: { 200: json("The model", ModelCard, { example: MODEL_EXAMPLE }), ...openAiErrors(...ONE) },
       },

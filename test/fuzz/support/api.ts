@@ -59,7 +59,10 @@ interface Document {
       Readonly<Record<string, Omit<Operation, "method" | "path" | "parameters"> & { parameters?: Parameter[] }>>
     >
   >;
-  readonly components: { readonly schemas: Readonly<Record<string, Schema>> };
+  readonly components: {
+    readonly schemas: Readonly<Record<string, Schema>>;
+    readonly responses: Readonly<Record<string, unknown>>;
+  };
 }
 
 const raw = parse(readFileSync(new URL("../../../openapi.yaml", import.meta.url), "utf8")) as Document;
@@ -69,9 +72,14 @@ const document = resolved(raw) as Document;
 function resolved(value: unknown): unknown {
   if (Array.isArray(value)) return value.map(resolved);
   if (typeof value !== "object" || value === null) return value;
-  if ("$ref" in value && typeof value.$ref === "string")
-    return resolved(raw.components.schemas[value.$ref.slice("#/components/schemas/".length)]);
+  if ("$ref" in value && typeof value.$ref === "string") return resolved(referred(value.$ref));
   return Object.fromEntries(Object.entries(value).map(([key, inner]) => [key, resolved(inner)]));
+}
+
+/** What `#/components/schemas/NAME` or `#/components/responses/NAME` is. */
+function referred(ref: string): unknown {
+  const [, , kind, name = ""] = ref.split("/");
+  return kind === "responses" ? raw.components.responses[name] : raw.components.schemas[name];
 }
 
 export const OPERATIONS: readonly Operation[] = Object.entries(document.paths).flatMap(([path, methods]) =>
@@ -173,17 +181,25 @@ export function checkAnswer(request: RawRequest, { status, headers, body }: RawR
     const reason = mismatch(media!.schema, JSON.parse(body.toString()));
     expect(reason === null, `not what the schema says: ${reason}`);
   }
-  if (type === "text/event-stream") checkStream(body.toString(), operation.operationId === "watchLive", expect);
+  if (type === "text/event-stream")
+    checkStream(body.toString(), media!.schema, operation.operationId === "watchLive", expect);
 }
 
-function checkStream(text: string, endless: boolean, expect: (fine: boolean, what: string) => void): void {
+function checkStream(
+  text: string,
+  schema: Schema,
+  endless: boolean,
+  expect: (fine: boolean, what: string) => void,
+): void {
   const events = text.split("\n\n");
   expect(events.pop() === "", "the stream ends within an event");
   if (!endless) expect(events.pop() === "data: [DONE]", "the stream does not end with [DONE]");
   for (const [i, event] of events.entries()) {
     const data: unknown = JSON.parse(/^data: (.*)$/.exec(event)?.[1] ?? "null");
-    const name = endless ? "LiveEvent" : i === events.length - 1 ? "GenerateLastEvent" : "GenerateEvent";
-    const reason = mismatch(document.components.schemas[name]!, data);
+    const reason = mismatch(schema, data);
     expect(reason === null, `event ${i}: ${reason}`);
+    const { object } = data as { object?: string };
+    const isEnd = object === "generation.end";
+    expect(object?.startsWith("generation.") !== true || isEnd === (i === events.length - 1), `event ${i}: ${object}`);
   }
 }

@@ -44,7 +44,8 @@ t.test("events assembled by hand equal JSON.stringify's", async (t) => {
           }));
           const shows = returned || text !== "" || finishReason !== null;
           const event = writer(null, returned).event(deltas);
-          if (event !== (shows ? JSON.stringify({ choices }) : null)) t.equal(event, JSON.stringify({ choices }));
+          const step = JSON.stringify({ object: "generation.step", choices });
+          if (event !== (shows ? step : null)) t.equal(event, step);
           const [last] = writer(null, returned).last(deltas, END);
           const common = {
             id: "gen-1",
@@ -53,7 +54,8 @@ t.test("events assembled by hand equal JSON.stringify's", async (t) => {
             usage: { prefix_tokens: 0, prompt_tokens: 2, completion_tokens: 3 },
             seed: 7,
           };
-          if (last !== JSON.stringify({ choices, ...common })) t.equal(last, JSON.stringify({ choices, ...common }));
+          const end = JSON.stringify({ object: "generation.end", choices, ...common });
+          if (last !== end) t.equal(last, end);
         }
       }
     }
@@ -62,7 +64,7 @@ t.test("events assembled by hand equal JSON.stringify's", async (t) => {
     writer(null, true).event([
       { index: 0, text: "a", tokenIds: [5], logprobs: { token: [], top: [] }, finishReason: null, score: null },
     ]),
-    '{"choices":[{"index":0,"text":"a","token_ids":[5],"finish_reason":null}]}',
+    '{"object":"generation.step","choices":[{"index":0,"text":"a","token_ids":[5],"finish_reason":null}]}',
   );
 });
 
@@ -75,13 +77,11 @@ t.test("log probabilities and scores keep their places", async (t) => {
     finishReason: null,
     score: -1.5,
   };
+  const step = (choice: object): string => JSON.stringify({ object: "generation.step", choices: [choice] });
   const logprobs = { token_logprobs: [-0.5], top_logprobs: [[{ id: 5, token: "t5", logprob: -0.5 }]] };
   t.equal(
     writer(1, true).event([delta]),
-    JSON.stringify({ choices: [{ index: 1, text: "a", token_ids: [5], logprobs, score: -1.5, finish_reason: null }] }),
+    step({ index: 1, text: "a", token_ids: [5], logprobs, score: -1.5, finish_reason: null }),
   );
-  t.equal(
-    writer(null, false).event([delta]),
-    JSON.stringify({ choices: [{ index: 1, text: "a", score: -1.5, finish_reason: null }] }),
-  );
+  t.equal(writer(null, false).event([delta]), step({ index: 1, text: "a", score: -1.5, finish_reason: null }));
 });

@@ -35,8 +35,9 @@ t.test("one event per step, a last one with usage, then [DONE]", async (t) => {
         },
       ],
     },
-    { choices: [{ index: 0, text: "d", token_ids: [100], finish_reason: null }] },
+    { object: "generation.step", choices: [{ index: 0, text: "d", token_ids: [100], finish_reason: null }] },
     {
+      object: "generation.end",
       choices: [{ index: 0, text: "e", token_ids: [101], finish_reason: "length" }],
       id: /^gen-/,
       prefix: null,

@@ -9,6 +9,7 @@ const END = plain.eosId!;
 /** The demo's tokenizer with other ids. */
 const encodingAs = (encodeInSteps: Tokenizer["encodeInSteps"]): Tokenizer => ({
   ...{ vocabSize: plain.vocabSize, eosId: END, longestToken: plain.longestToken, beyondModel: plain.beyondModel },
+  named: plain.named,
   around: { before: [END], after: [] },
   encode: (text) => plain.encode(text),
   encodeInSteps,

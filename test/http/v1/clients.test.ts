@@ -162,3 +162,60 @@ t.test("@ai-sdk/openai-compatible: a text, a stream, an error", async (t) => {
   t.ok(APICallError.isInstance(error));
   t.match(error, { statusCode: 404, isRetryable: false, message: /no such prefix/ });
 });
+
+t.test("openai: a chat, its stream, its form", async (t) => {
+  const { app, openai } = await served(t);
+  const messages: OpenAI.ChatCompletionMessageParam[] = [{ role: "user", content: "b" }];
+  const ask = { model: "p", messages, max_completion_tokens: 3, temperature: 0 };
+  const whole = await openai.chat.completions.create({ ...ask, logprobs: true, top_logprobs: 1 });
+  t.match(whole, {
+    object: "chat.completion",
+    choices: [
+      {
+        message: { role: "assistant", content: "bcd" },
+        logprobs: { content: [{ token: "b", bytes: [98], top_logprobs: [{ token: "b" }] }, {}, {}] },
+        finish_reason: "length",
+      },
+    ],
+  });
+  const again = [...messages, whole.choices[0]!.message, ...messages];
+  t.equal((await openai.chat.completions.create({ ...ask, messages: again })).choices.length, 1);
+  t.equal(Buffer.from(app.engine.submitted.at(-1)!.promptIds).toString(), "ubabcduba");
+  const stream = await openai.chat.completions.create({
+    ...ask,
+    stream: true,
+    stream_options: { include_usage: true },
+  });
+  let text = "";
+  let tokens: number | undefined;
+  for await (const { choices, usage } of stream) {
+    text += choices[0]?.delta.content ?? "";
+    tokens = usage?.completion_tokens ?? tokens;
+  }
+  t.same([text, tokens], ["bcd", 3]);
+  app.engine.script = (_request, _choice, k) => (k < 4 ? "true".charCodeAt(k) : 256);
+  const schema = { type: "boolean" };
+  const form = { type: "json_schema", json_schema: { name: "answer", strict: true, schema } } as const;
+  const parsed = await openai.chat.completions.parse({ ...ask, max_completion_tokens: 10, response_format: form });
+  t.equal(parsed.choices[0]?.message.content, "true");
+  const refused = await errorOf(openai.chat.completions.create({ ...ask, tools: [] }));
+  t.match(refused, { status: 400, code: "unsupported_parameter", param: "tools" });
+});
+
+t.test("@ai-sdk/openai-compatible: a chat, its stream", async (t) => {
+  const { url } = await served(t);
+  const provider = createOpenAICompatible({ name: "prefixd", baseURL: url, apiKey: ADMIN_KEY, includeUsage: true });
+  const asked = {
+    model: provider.chatModel("p"),
+    system: "x",
+    prompt: "b",
+    maxOutputTokens: 3,
+    temperature: 0,
+    maxRetries: 0,
+  };
+  const { text, usage, finishReason } = await generateText(asked);
+  t.same([text, finishReason, usage.outputTokens], ["bcd", "length", 3]);
+  let streamed = "";
+  for await (const part of streamText(asked).textStream) streamed += part;
+  t.equal(streamed, text);
+});
