@@ -19,7 +19,10 @@ const ROUNDS = Number(process.env["ROUNDS"] ?? 3);
 const dir = mkdtempSync(join(tmpdir(), "prefixd-event-loop-"));
 await fillStore(dir);
 const server = await MeteredServer.start(
-  ["--store", `lmdb:${dir}`, "--cache-dir", CACHE, "--threads", "1", "--training", "on"],
+  [
+    ...["--store", `lmdb:${dir}`, "--cache-dir", CACHE, "--threads", "1", "--training", "on"],
+    ...["--chat-template", join(ROOT, "test/golden/chat/chatml.jinja")],
+  ],
   { PREFIXD_ADMIN_KEY: LOAD_ADMIN_KEY },
 );
 const worst = new Map<string, { share: number; what: string }>();

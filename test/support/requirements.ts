@@ -68,12 +68,6 @@ export const REQUIREMENTS = {
     found: () => runs(PYTHON, "-c", "import openai"),
     mayLackInCi: "the same requests are sent by the client for JavaScript",
   },
-  "lm-eval": {
-    what: "Python with lm_eval and transformers",
-    get: 'pip install "lm_eval[api]" transformers; PYTHON=... names the interpreter',
-    found: () => runs(PYTHON, "-c", "import lm_eval, transformers, tenacity"),
-    mayLackInCi: "it brings a gigabyte; what it sends is sent by other tests as well",
-  },
   "systemd-analyze": {
     what: "systemd-analyze",
     get: apt("systemd"),

@@ -218,18 +218,19 @@ export function routeLoads(positions: number, folder: string): RouteLoad[] {
       top_logprobs: 20,
       stream: true,
     }),
-    json("POST /v1/chat/completions", "many messages", "/v1/chat/completions", {
-      model: MODEL,
-      messages: Array.from({ length: 256 }, (_, i) => ({ role: "user", content: [{ type: "text", text: `${i}` }] })),
-      max_tokens: 1,
-    }),
-    {
-      ...json("POST /v1/chat/completions", "long messages", "/v1/chat/completions", {
+    ...[
+      { what: "many messages", length: 1 },
+      { what: "long messages", length: 800 },
+    ].map(({ what, length }) => ({
+      ...json("POST /v1/chat/completions", what, "/v1/chat/completions", {
         model: MODEL,
-        messages: Array.from({ length: 256 }, () => ({ role: "user", content: "word ".repeat(800) })),
+        messages: Array.from({ length: 256 }, () => ({
+          role: "user",
+          content: [{ type: "text", text: "word ".repeat(length) }],
+        })),
       }),
       refused: true,
-    },
+    })),
     json("POST /tokenize", "a long text", "/tokenize", { prompt: "a1!".repeat(20_000), return_token_strs: true }),
     json("POST /detokenize", "many ids", "/detokenize", {
       tokens: Array.from({ length: 65_536 }, (_, id) => id % 4096),
