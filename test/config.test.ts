@@ -5,6 +5,7 @@ import {
   helpText,
   isLoopback,
   isWorldReadable,
+  originsOf,
   parseBytes,
   parseConfig,
   type Config,
@@ -178,4 +179,15 @@ t.test("help and docs/reference/configuration.md say what the schema says", asyn
     rows.map((row) => [code(row.flag), code(row.variable), code(row.values), row.default, row.description]),
   );
   t.equal(docsBlock("docs/reference/configuration.md", "settings", table), table);
+});
+
+t.test("origins are named as browsers send them", async (t) => {
+  const origins = (...args: string[]): string[] => originsOf(parse(args));
+  t.same(origins(), []);
+  t.same(origins("--cors-origins", "https://app.example:8443,http://localhost:3000"), [
+    "https://app.example:8443",
+    "http://localhost:3000",
+  ]);
+  for (const text of ["*", "null", "app.example", "https://a/", "https://a:443", "https://a, https://b"])
+    t.throws(() => origins("--cors-origins", text), { message: /--cors-origins .*expected origins/ }, text);
 });

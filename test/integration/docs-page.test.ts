@@ -39,6 +39,7 @@ t.test("the API's page works in a browser", { skip: lacking("chromium") }, async
       path,
     );
   }
+  t.equal(await page.locator("button.authorize").count(), 1, "where a key is entered");
   t.same(
     asked.filter((url) => !url.startsWith(server.url) && !url.startsWith("data:")),
     [],
