@@ -100,6 +100,7 @@ t.test("an answer in chunks equals JSON.stringify's; an ordinary one is one chun
         finish_reason: finishReason,
       }));
       const expected = JSON.stringify({
+        object: "generation",
         id: "gen-1",
         prefix: null,
         model: "demo",
