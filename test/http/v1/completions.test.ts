@@ -205,7 +205,7 @@ t.test("refusals have OpenAI's shape and name the sender's field", async (t) => 
     [{ ...BASE, stop: ["a", ""] }, 400, "invalid_parameter", "stop[1]", /^stop\[1\]/],
     [{ ...BASE, logit_bias: { x: 1 } }, 400, "invalid_token_id", "logit_bias", /"x"/],
     [{ ...BASE, suffix: "b" }, 400, "unsupported_parameter", "suffix", /infill/],
-    [{ ...BASE, messages: [] }, 400, "unsupported_parameter", "messages", /no chat/],
+    [{ ...BASE, messages: [] }, 400, "unsupported_parameter", "messages", /a field of .v1.chat.completions/],
     [{ ...BASE, use_beam_search: true }, 400, "unsupported_parameter", "use_beam_search", /use num_beams/],
     [{ ...BASE, stream_options: { include_usage: true } }, 400, "invalid_parameter", "stream_options", /stream true/],
     [{ ...BASE, stream: true, stream_options: { usage: true } }, 400, "unknown_field", "usage", /"usage"/],
@@ -279,7 +279,7 @@ t.test(
       return [answer.statusCode, answer.json()];
     };
     t.match(await get("POST", URL), [401, { error: { type: "authentication_error", code: "unauthorized" } }]);
-    t.match(await get("POST", "/v1/chat/completions", auth), [404, { error: { code: "not_found" } }]);
+    t.match(await get("POST", "/v1/embeddings", auth), [404, { error: { code: "not_found" } }]);
     t.match(await get("GET", URL, auth), [405, { error: { code: "method_not_allowed" } }]);
     t.match(await get("GET", "/v1", auth), [404, { error: { code: "not_found" } }]);
     t.match(await get("GET", "/v1?x=1", auth), [404, { error: { code: "not_found" } }]);
