@@ -30,6 +30,7 @@ const SAMPLES: Readonly<Record<string, readonly string[]>> = {
   SIZE: ["1MiB"],
   TIME: ["2030-01-01T00:00:00Z"],
   ADDR: ["::1"],
+  "ORIGIN,...": ["https://a.example,http://localhost:3000"],
   DAY: ["2026-01-31"],
   ROW: ["2026-01-31/=intent"],
   DIR: ["./nowhere"],

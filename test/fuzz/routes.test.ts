@@ -31,7 +31,7 @@ const adapter = (name: string): [string, Uint8Array][] =>
 const world: World = {
   known: {
     id: ["a", "b", "c", "tester/a", "admin/intent", "intent"],
-    model: ["a", "tester/a", "admin/intent", "demo"],
+    model: ["a", "tester/a", "intent", "admin/intent", "demo"],
     content: ["i want to book a flight\n=>", "It was finished on Friday, August 1, 2014.\n=>"],
     prefix_id: [null, null, "a", "tester/a", "admin/intent", "admin/datenorm", "admin/truecase"],
     user: ["a", "b", "c", "nobody"],
@@ -43,7 +43,6 @@ const world: World = {
     expires_at: ["2100-01-01T00:00:00Z", "2100-13-01T00:00:00Z", null],
     after: ["a", "b"],
     training_file: ["file-0123456789abcdef01234567", "x"],
-    model: ["demo", "intent"],
     "if-match": ["*", '"x"', 'W/"x"'],
     "if-none-match": ["*", '"x"'],
     prompt: ["i want to book a flight\n=>", "It was finished on Friday, August 1, 2014.\n=>", [1, 2, 3]],

@@ -37,7 +37,10 @@ const env = {
 /** The code blocks of a page in these languages, in order. */
 function blocksOf(page: string): { kind: string; text: string }[] {
   const text = readFileSync(repositoryFile(page), "utf8");
-  return [...text.matchAll(/^```(bash|js|python)\n(.*?)^```$/gms)].map(([, kind = "", block = ""]) => ({ kind, text: block }));
+  return [...text.matchAll(/^```(bash|js|python)\n(.*?)^```$/gms)].map(([, kind = "", block = ""]) => ({
+    kind,
+    text: block,
+  }));
 }
 
 async function run({ kind, text }: ReturnType<typeof blocksOf>[number], cwd: string): Promise<[number, string]> {

@@ -1,9 +1,8 @@
-import { mkdtempSync } from "node:fs";
-import { join } from "node:path";
 import { LmdbTrainingStore } from "../../src/lmdb/training-store.ts";
 import { LmdbTrainingTables } from "../../src/lmdb/training-tables.ts";
 import { TrainingService } from "../../src/training/jobs/service.ts";
 import type { TrainingStore } from "../../src/training/jobs/store.ts";
+import { temporaryFolder } from "./server.ts";
 
 /** The LMDB store on this thread: one of its own takes as long to start as many tests. */
 export function trainingStoreInThread(dir: string): TrainingStore {
@@ -17,12 +16,14 @@ export function trainingStoreInThread(dir: string): TrainingStore {
 export const TRAINING_QUOTA = { jobs: 2, bytes: 64 * 1024, tokensPerDay: 1_000_000 };
 
 /** Training as the HTTP side sees it, over a real store; no job ever runs. */
-export function trainingService(t: { testdir(): string; teardown(fn: () => Promise<void>): unknown }): {
+export function trainingService(t: { teardown(fn: () => Promise<void>): unknown }): {
   store: TrainingStore;
   training: TrainingService;
 } {
-  const store = trainingStoreInThread(mkdtempSync(join(t.testdir(), "training.")));
-  t.teardown(() => store.close());
+  // Not the test's own, which is emptied when a second app takes it.
+  const folder = temporaryFolder();
+  const store = trainingStoreInThread(folder.path);
+  t.teardown(() => store.close().finally(folder.remove));
   const runner = {
     look: () => {},
     kill: async () => {},

@@ -58,7 +58,14 @@ export function chatRoutes(app: TypedApp, parts: AppParts, reader: PromptReader,
       const { body, principal } = request;
       const { user } = principal;
       const prefix = await namedBy(body.model, user, parts);
-      const parsed = await parseChat(body, { user, prefix, reader, maxN, positions, template: template() });
+      const parsed = await parseChat(body, {
+        user,
+        prefix,
+        reader,
+        maxN,
+        positions: parts.shape.positions,
+        template: template(),
+      });
       const shape = new ChatShape(
         {
           id: parsed.request.id,
