@@ -278,7 +278,7 @@ export class LmdbTrainingTables {
   }
 }
 
-/** All keys below `above`, whose parts have no character below "/". */
+/** All keys that begin with `above` and a slash: "0" is the character after it. */
 const rangeOf = (above: string): { start: string; end: string } => ({ start: `${above}/`, end: `${above}0` });
 
 function* valuesOf<V>(table: JsonTable<V>, above: string): Generator<V> {

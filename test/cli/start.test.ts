@@ -65,7 +65,9 @@ t.test("npm run build compiles only when something has changed", async (t) => {
   const copy = mkdtempSync(join(t.testdir(), "copy."));
   for (const file of ["package.json", "tsconfig.json", "tools/build.mjs"]) cpSync(join(ROOT, file), join(copy, file));
   symlinkSync(join(ROOT, "node_modules"), join(copy, "node_modules"));
-  mkdirSync(join(copy, "src", "deep"), { recursive: true });
+  // Bundled in every build.
+  cpSync(join(ROOT, "src/console"), join(copy, "src/console"), { recursive: true });
+  mkdirSync(join(copy, "src", "deep"));
   const [source, output] = [join(copy, "src", "deep", "a.ts"), join(copy, "dist", "deep", "a.js")];
   const build = (...args: string[]): number | null =>
     spawnSync(process.execPath, [join(copy, "tools/build.mjs"), ...args]).status;

@@ -17,6 +17,7 @@ export const TRAINING_QUOTA = { jobs: 2, bytes: 64 * 1024, tokensPerDay: 1_000_0
 
 /** Training as the HTTP side sees it, over a real store; no job ever runs. */
 export function trainingService(t: { teardown(fn: () => Promise<void>): unknown }): {
+  dir: string;
   store: TrainingStore;
   training: TrainingService;
 } {
@@ -38,5 +39,5 @@ export function trainingService(t: { teardown(fn: () => Promise<void>): unknown 
     base: "f".repeat(64),
     onCancel: () => {},
   });
-  return { store, training };
+  return { dir: folder.path, store, training };
 }

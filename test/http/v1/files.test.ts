@@ -21,7 +21,7 @@ interface Setting {
 }
 
 async function withTraining(t: Test, over: Parameters<typeof buildTestApp>[1] = {}): Promise<Setting> {
-  const { training, store } = trainingService(t);
+  const { dir, training, store } = trainingService(t);
   const app = await buildTestApp(t, { training, ...over });
   const post = (url: string, given: { payload: Buffer; headers: object } | { payload: object }): Promise<Answer> =>
     app.fastify.inject({ method: "POST", url, ...given } as never);
@@ -32,7 +32,7 @@ async function withTraining(t: Test, over: Parameters<typeof buildTestApp>[1] = 
     upload: (data, more = [{ field: "purpose", data: "fine-tune" }]) =>
       post("/v1/files", form([{ field: "file", name: "dates.jsonl", data }, ...more])),
     create: (body) => post("/v1/fine_tuning/jobs", { payload: { model: "demo", ...body } }),
-    incoming: () => readdirSync(join(t.testdirName, readdirSync(t.testdirName)[0]!, "training", "incoming")),
+    incoming: () => readdirSync(join(dir, "training", "incoming")),
   };
 }
 
