@@ -7,7 +7,7 @@ import t from "tap";
 import { repositoryFile } from "../support/docs-block.ts";
 import { npxFolder, ROOT } from "../support/program.ts";
 import { lacking, PYTHON, skipFileWithout } from "../support/requirements.ts";
-import { startServerProcess, temporaryFolder } from "../support/server.ts";
+import { startServerProcess, temporaryFolder, withoutSettings } from "../support/server.ts";
 
 skipFileWithout(t, "curl");
 t.setTimeout(240_000);
@@ -27,7 +27,7 @@ const server = await startServerProcess(
 );
 t.teardown(() => server.signal("SIGKILL"));
 const env = {
-  ...process.env,
+  ...withoutSettings(),
   NODE_OPTIONS: "",
   PREFIXD_URL: server.url,
   PREFIXD_KEY: ADMIN_KEY,

@@ -137,7 +137,7 @@ t.test("sampled JSON is valid and ends by itself", async (t) => {
   const constraints = newConstraints();
   const promptIds = tokenizer.encode("once upon a time");
   let complete = 0;
-  for (let seed = 0; seed < effort({ short: 4, long: 100 }); seed++) {
+  for (let seed = 0; seed < effort({ short: 4, long: 40 }); seed++) {
     const results = await submit(
       model.engine,
       await request(constraints, json(SCHEMA), {

@@ -15,7 +15,7 @@ import { startServerProcess, temporaryFolder, type TestServer } from "../support
 const REPLICAS = ["replica-1", "replica-2", "replica-3"] as const;
 const CLIENTS = 12;
 const PREFIXES = effort({ short: 6, long: 9 });
-const TOKENS = effort({ short: 30, long: 70 });
+const TOKENS = effort({ short: 30, long: 50 });
 
 class Deployment {
   readonly servers: (TestServer | null | undefined)[] = [null, null, null];
@@ -137,7 +137,7 @@ t.test("replicas behind HAProxy", { skip, timeout: 280_000 }, async (t) => {
     const open = load.calls.filter(({ end }) => end === null);
     const killed = deployment.end(victim, "SIGKILL");
     t.equal(await killed, "SIGKILL");
-    await load.more(effort({ short: 80, long: 200 }));
+    await load.more(effort({ short: 80, long: 150 }));
     const lost = failed(load.calls);
     t.comment(
       `${open.length} requests were open, ${lost.length} lost: ${lost.map(({ end, ids }) => `${end} after ${ids.length} tokens`).join(", ")}`,
@@ -154,7 +154,7 @@ t.test("replicas behind HAProxy", { skip, timeout: 280_000 }, async (t) => {
       lost.map(() => ["ok", true]),
       "asked again, they are answered",
     );
-    const last = load.calls.filter(({ end }) => end === "ok").slice(-effort({ short: 50, long: 150 }));
+    const last = load.calls.filter(({ end }) => end === "ok").slice(-effort({ short: 50, long: 100 }));
     t.notOk(
       last.some(({ replica }) => replica === REPLICAS[victim]),
       "the others have all of it",

@@ -1,6 +1,5 @@
 /** Runs the commands of docs/guides/start.md and train.md: from an adapter, and from a file of examples, to an answer. */
 import t from "tap";
-import { effort } from "../support/effort.ts";
 import { blocksOf, shell, workplace } from "../support/guide-page.ts";
 import { skipFileWithout } from "../support/requirements.ts";
 import { startServerProcess, temporaryFolder } from "../support/server.ts";
@@ -43,8 +42,8 @@ t.test("from PEFT's folder to an answer", async (t) => {
 });
 
 t.test("from a file of examples to an answer", async (t) => {
-  const steps = effort({ short: 12, long: 1000 });
-  const said = await follow("train.md", (script) => script.replace("--steps 1000", `--steps ${steps}`));
+  // What a whole training is worth is measured: bench/training-defaults.ts.
+  const said = await follow("train.md", (script) => script.replace("--steps 1000", "--steps 12"));
   t.match(said, /^registered dates /m);
-  t.match(said, effort({ short: /"text":"/, long: /"text":" 01\.08\.2014"/ }));
+  t.match(said, /"text":"/);
 });

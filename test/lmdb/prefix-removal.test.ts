@@ -94,8 +94,8 @@ t.test(
       for (const each of [...records, other]) await store.put(each);
       await store.close();
       const source = new URL("../../src/lmdb/prefix-store.ts", import.meta.url).href;
-      const script = `const { openLmdbStore } = await import(${JSON.stringify(source)}); const s = await openLmdbStore({ dir: ${JSON.stringify(dir)} }); await s.list(${JSON.stringify(VICTIM)}, { limit: 1 }); console.log("ready"); await s.deleteUser(${JSON.stringify(VICTIM)}); console.log("done");`;
-      const child = spawn(...bareNode(...SOURCES, "--input-type=module", "-e", script), {
+      const script = `(async () => { const { openLmdbStore } = await import(${JSON.stringify(source)}); const s = await openLmdbStore({ dir: ${JSON.stringify(dir)} }); await s.list(${JSON.stringify(VICTIM)}, { limit: 1 }); console.log("ready"); await s.deleteUser(${JSON.stringify(VICTIM)}); console.log("done"); })();`;
+      const child = spawn(...bareNode(...SOURCES, "-e", script), {
         stdio: ["ignore", "pipe", "inherit"],
       });
       const ended = once(child, "close");

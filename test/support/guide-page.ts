@@ -1,10 +1,11 @@
 /** Runs the commands of a page of docs/guides as a reader would, in a folder in which `npx prefixd` is this checkout. */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { cpSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { cpSync, readFileSync } from "node:fs";
 import { delimiter, join } from "node:path";
 import { repositoryFile } from "./docs-block.ts";
-import { bareNode, programArguments, ROOT } from "./program.ts";
+import { npxFolder, ROOT } from "./program.ts";
+import { withoutSettings } from "./server.ts";
 
 /** The code blocks of a page whose first line is a fence with `mark`, a regular expression, in order. */
 export const blocksOf = (page: string, mark: string): RegExpMatchArray[] => [
@@ -15,13 +16,7 @@ export const blocksOf = (page: string, mark: string): RegExpMatchArray[] => [
 
 /** Makes `folder` a place to work in, with copies of these files and folders of the checkout; returns its PATH. */
 export function workplace(folder: string, ...copies: readonly string[]): string {
-  const bin = join(folder, "bin");
-  mkdirSync(bin);
-  const [program, operands] = bareNode(...programArguments());
-  const quoted = [program, ...operands].map((word) => `'${word}'`).join(" ");
-  writeFileSync(join(bin, "npx"), `#!/bin/sh\n[ "$1" = prefixd ] && shift && exec ${quoted} "$@"\nexit 9\n`, {
-    mode: 0o755,
-  });
+  const bin = npxFolder(join(folder, "bin"));
   for (const name of copies) cpSync(join(ROOT, name), join(folder, name), { recursive: true });
   return `${bin}${delimiter}${process.env["PATH"] ?? ""}`;
 }
@@ -34,7 +29,7 @@ export async function shell(
 ): Promise<{ code: number; out: string }> {
   const child = spawn("bash", ["-euo", "pipefail", "-c", script], {
     cwd: folder,
-    env: { ...process.env, ...env },
+    env: { ...withoutSettings(), ...env },
     stdio: ["ignore", "pipe", "pipe"],
   });
   let out = "";

@@ -29,7 +29,7 @@ const PER_MIX = 32;
 
 /** Properties that hold on the CPU in every precision. */
 export function isolationSuite(precision: Precision): void {
-  const [tiny, demo, wide] = effort({ short: [6, 1, 1], long: [30, 4, 2] } as const);
+  const [tiny, demo, wide] = effort({ short: [6, 1, 1], long: [20, 3, 1] } as const);
   t.test(`tiny model, all kinds of prefixes, ${tiny} mixes`, async (t) => {
     const dir = goldenDir("gelu-new-f32");
     const model = await openTestModel(dir, { prefillChunk: 20, precision });

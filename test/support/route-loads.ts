@@ -70,7 +70,7 @@ export function routeLoads(positions: number, folder: string): RouteLoad[] {
   );
   const prompts = Array.from({ length: 64 }, () => ids);
   // The longest turns come from the first few of them; the others take the model's time.
-  const some = effort({ short: 1 / 4, long: 1 });
+  const some = effort({ short: 1 / 4, long: 1 / 2 });
   const echo = {
     prompts: prompts.slice(0, 16 * some),
     n: 4,
