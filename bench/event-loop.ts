@@ -3,7 +3,7 @@
  * a store whose prefixes are shared with a thousand users each. For every route, an ordinary request and the worst that
  * it accepts (test/support/route-loads.ts): the processor time of the longest turn, the least of ROUNDS (3).
  *
- *     npm run bench -- event-loop        (Linux or Node 23.9)
+ *     PREFIXD_TESTS=long npm run bench -- event-loop        (Linux or Node 23.9)
  */
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";

@@ -64,7 +64,7 @@ export const REQUIREMENTS = {
   },
   "python-openai": {
     what: "Python with openai",
-    get: "pip install openai; PYTHON=... names the interpreter",
+    get: "pip install openai, and PYTHON=... if its interpreter is not python3",
     found: () => runs(PYTHON, "-c", "import openai"),
     mayLackInCi: "the same requests are sent by the client for JavaScript",
   },

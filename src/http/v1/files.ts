@@ -118,6 +118,7 @@ export function filesRoutes(app: TypedApp, parts: AppParts, bodies: BodyWatch): 
         operationId: "listFiles",
         tags,
         summary: "Your files",
+        description: "One page, the newest first unless `order` says otherwise.",
         querystring: FilesQuery,
         response: {
           200: json("One page", FileObjects, { example: { object: "list", data: [FILE_EXAMPLE], has_more: false } }),
@@ -141,6 +142,7 @@ export function filesRoutes(app: TypedApp, parts: AppParts, bodies: BodyWatch): 
         operationId: "getFile",
         tags,
         summary: "A file's record",
+        description: "Its size, name and time of upload.",
         params: FileParams,
         response: { 200: json("The file", FileObject, { example: FILE_EXAMPLE }), ...openAiErrors(...ONE) },
       },
@@ -155,7 +157,8 @@ export function filesRoutes(app: TypedApp, parts: AppParts, bodies: BodyWatch): 
       schema: {
         operationId: "getFileContent",
         tags,
-        summary: "A file's content, byte for byte",
+        summary: "A file's content",
+        description: "Byte for byte as it was uploaded.",
         params: FileParams,
         response: {
           200: {

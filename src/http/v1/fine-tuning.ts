@@ -81,6 +81,7 @@ export function fineTuningRoutes(app: TypedApp, parts: AppParts): void {
         operationId: "listFineTuningJobs",
         tags,
         summary: "Your training jobs",
+        description: "One page, with ended ones, the newest first.",
         querystring: JobsQuery,
         response: {
           200: json("One page", FineTuningJobs, { example: { object: "list", data: [JOB_EXAMPLE], has_more: false } }),
@@ -102,6 +103,7 @@ export function fineTuningRoutes(app: TypedApp, parts: AppParts): void {
         operationId: "getFineTuningJob",
         tags,
         summary: "A training job",
+        description: "How far it is, or how it ended.",
         params: JobParams,
         response: { 200: json("The job", FineTuningJob, { example: JOB_EXAMPLE }), ...openAiErrors(...ONE) },
       },
@@ -142,6 +144,7 @@ export function fineTuningRoutes(app: TypedApp, parts: AppParts): void {
         operationId: "listFineTuningEvents",
         tags,
         summary: "What happened in a training job",
+        description: "Steps with their losses, evaluations, bad lines and the end, the newest first.",
         params: JobParams,
         querystring: EventsQuery,
         response: { 200: json("One page", FineTuningEvents), ...openAiErrors(...ONE, ...LIST) },
