@@ -7,6 +7,7 @@ import { parsePeftConfig } from "../../prefixes/peft-config.ts";
 import { CONFIG_FILE, maxAdapterBytes, PICKLES_ARE_NOT_READ, WEIGHTS_FILE } from "../../prefixes/peft.ts";
 import type { PeftUpload, PrefixUpload } from "../../prefixes/registry-types.ts";
 import type { BodyWatch } from "../connections/body-watch.ts";
+import { givenUp, refuseAborted, uploadStalled } from "../form.ts";
 import type { PromptReader } from "../generate/prompts.ts";
 import type { HardPromptBody } from "./schema.ts";
 import type { Place } from "./transfer-gate.ts";
@@ -43,9 +44,7 @@ export async function readAdapter(
   place: Place,
 ): Promise<PeftUpload> {
   const stalled = new Promise<never>((_, reject) => {
-    bodies.start(request.raw, () =>
-      reject(new PrefixdError("upload_stalled", "The upload stalled or was too slow; send it again.")),
-    );
+    bodies.start(request.raw, () => reject(uploadStalled()));
     place.begin(() => bodies.bytesOf(request.raw), reject);
   });
   try {
@@ -57,8 +56,7 @@ export async function readAdapter(
 }
 
 async function readFiles(request: FastifyRequest, options: UploadOptions): Promise<PeftUpload> {
-  // The client left while waiting: the parser would wait for the end for ever.
-  if (request.raw.destroyed) throw new PrefixdError("invalid_request", "The client aborted the upload.");
+  refuseAborted(request);
   const files = new Map<string, Uint8Array>();
   const others: string[] = [];
   let room = MAX_OTHERS;
@@ -75,10 +73,7 @@ async function readFiles(request: FastifyRequest, options: UploadOptions): Promi
       files.set(name, await readFile(part.file, name, options));
     }
   } catch (error) {
-    // Read and drop the rest, or the client could not read the response before it has sent everything.
-    request.raw.unpipe();
-    request.raw.resume();
-    throw asUploadError(error);
+    throw givenUp(request, error);
   }
   const [config, weights] = [files.get(CONFIG_FILE), files.get(WEIGHTS_FILE)];
   if (!config || !weights) throw incomplete(config ? WEIGHTS_FILE : CONFIG_FILE, others);
@@ -175,12 +170,6 @@ function incomplete(lacking: string, others: readonly string[]): PrefixdError {
 const tooLarge = (what: string, limit: number): PrefixdError =>
   new PrefixdError("body_too_large", `${what} is larger than ${limit} bytes, the most that could fit this model.`);
 const quote = (name: string): string => JSON.stringify(name.slice(0, 64));
-
-/** The form parser throws plain errors for malformed input. */
-function asUploadError(error: unknown): unknown {
-  const plain = error instanceof Error && !(error instanceof PrefixdError) && !("statusCode" in error);
-  return plain ? new PrefixdError("invalid_request", "The multipart body is malformed.", { cause: error }) : error;
-}
 
 /** Throws `invalid_request`, and what `reader` throws. */
 export async function readHardPrompt(body: HardPromptBody, reader: PromptReader): Promise<PrefixUpload> {

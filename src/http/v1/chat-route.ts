@@ -2,27 +2,20 @@ import type { FastifyRequest } from "fastify";
 import { PrefixdError } from "../../errors.ts";
 import type { ChatTemplate } from "../../text/chat-template.ts";
 import type { AppParts, TypedApp } from "../app-parts.ts";
-import type { ResponseDocument } from "../common-schema.ts";
 import type { PromptReader } from "../generate/prompts.ts";
-import { GENERATE_CODES, mostRows } from "../generate/route.ts";
+import { mostRows } from "../generate/route.ts";
 import type { GenerateServer } from "../generate/serve.ts";
 import { chatDialect, parseChat } from "./chat-parse.ts";
 import { CHAT_EXAMPLE, CHAT_STREAM_EXAMPLES, ChatBody, ChatChunk, ChatResponse } from "./chat-schema.ts";
 import { bytesOfToken, ChatShape } from "./chat-shape.ts";
-import { openAiErrors } from "./errors.ts";
+import { generatedResponses, shapeOptions } from "./generated.ts";
 import { namedBy } from "./model-names.ts";
 
-const RESPONSE: Readonly<Record<string, ResponseDocument>> = {
-  200: {
-    description:
-      "The choices. With `stream`, server-sent events with a ChatCompletionsChunk each, then `[DONE]`; an error is an event with an OpenAiError, and ends the stream.",
-    content: {
-      "application/json": { schema: ChatResponse, example: CHAT_EXAMPLE },
-      "text/event-stream": { schema: ChatChunk, examples: CHAT_STREAM_EXAMPLES },
-    },
-  },
-  ...openAiErrors(...GENERATE_CODES, "base_model_disabled"),
-};
+const RESPONSE = generatedResponses(
+  { schema: ChatResponse, example: CHAT_EXAMPLE },
+  { schema: ChatChunk, examples: CHAT_STREAM_EXAMPLES },
+  "ChatCompletionsChunk",
+);
 
 /** Chats as OpenAI's clients ask for them: the template makes a prompt, which is served as `/generate`'s are. */
 export function chatRoutes(app: TypedApp, parts: AppParts, reader: PromptReader, server: GenerateServer): void {
@@ -66,17 +59,7 @@ export function chatRoutes(app: TypedApp, parts: AppParts, reader: PromptReader,
         positions: parts.shape.positions,
         template: template(),
       });
-      const shape = new ChatShape(
-        {
-          id: parsed.request.id,
-          model: body.model,
-          created,
-          logprobs: parsed.request.logprobs,
-          returnTokenIds: parsed.response.returnTokenIds,
-          includeUsage: body.stream_options?.include_usage ?? false,
-        },
-        parts.tokenizer,
-      );
+      const shape = new ChatShape(shapeOptions(parsed, body, created), parts.tokenizer);
       return server.serve(request, reply, { ...parsed, shape, bytesOfToken, dialect: chatDialect(body) });
     },
   );

@@ -1,7 +1,6 @@
 import type { FastifyRequest } from "fastify";
 import type { AppParts, TypedApp } from "../app-parts.ts";
-import type { ResponseDocument } from "../common-schema.ts";
-import { GENERATE_CODES, mostRows } from "../generate/route.ts";
+import { mostRows } from "../generate/route.ts";
 import type { PromptReader } from "../generate/prompts.ts";
 import type { GenerateServer } from "../generate/serve.ts";
 import { OPENAI_DIALECT, parseCompletions } from "./completions-parse.ts";
@@ -13,20 +12,14 @@ import {
   CompletionsResponse,
 } from "./completions-schema.ts";
 import { bytesOfToken, CompletionsShape } from "./completions-shape.ts";
-import { openAiErrors } from "./errors.ts";
+import { generatedResponses, shapeOptions } from "./generated.ts";
 import { namedBy } from "./model-names.ts";
 
-const RESPONSE: Readonly<Record<string, ResponseDocument>> = {
-  200: {
-    description:
-      "The choices. With `stream`, server-sent events with a CompletionsChunk each, then `[DONE]`; an error is an event with an OpenAiError, and ends the stream.",
-    content: {
-      "application/json": { schema: CompletionsResponse, example: COMPLETIONS_EXAMPLE },
-      "text/event-stream": { schema: CompletionsChunk, examples: COMPLETIONS_STREAM_EXAMPLES },
-    },
-  },
-  ...openAiErrors(...GENERATE_CODES, "base_model_disabled"),
-};
+const RESPONSE = generatedResponses(
+  { schema: CompletionsResponse, example: COMPLETIONS_EXAMPLE },
+  { schema: CompletionsChunk, examples: COMPLETIONS_STREAM_EXAMPLES },
+  "CompletionsChunk",
+);
 
 /** Completions as OpenAI's clients ask for them, served as `/generate`'s requests are. */
 export function completionsRoutes(app: TypedApp, parts: AppParts, reader: PromptReader, server: GenerateServer): void {
@@ -51,17 +44,7 @@ export function completionsRoutes(app: TypedApp, parts: AppParts, reader: Prompt
       const { body, principal } = request;
       const prefix = await namedBy(body.model, principal.user, parts);
       const parsed = await parseCompletions(body, { user: principal.user, prefix, reader, maxN });
-      const shape = new CompletionsShape(
-        {
-          id: parsed.request.id,
-          model: body.model,
-          created,
-          logprobs: parsed.request.logprobs,
-          returnTokenIds: parsed.response.returnTokenIds,
-          includeUsage: body.stream_options?.include_usage ?? false,
-        },
-        parts.tokenizer,
-      );
+      const shape = new CompletionsShape(shapeOptions(parsed, body, created), parts.tokenizer);
       return server.serve(request, reply, { ...parsed, shape, bytesOfToken, dialect: OPENAI_DIALECT });
     },
   );

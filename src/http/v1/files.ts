@@ -2,6 +2,7 @@ import { Readable } from "node:stream";
 import type { FastifyReply, FastifyRequest } from "fastify";
 import { PrefixdError, type ErrorCode } from "../../errors.ts";
 import type { TrainingService } from "../../training/jobs/service.ts";
+import type { Page } from "../../training/jobs/store.ts";
 import type { TrainingFile } from "../../training/jobs/types.ts";
 import { abortOnDisconnect, answered } from "../connections/response-end.ts";
 import type { AppParts, TypedApp } from "../app-parts.ts";
@@ -32,6 +33,26 @@ export function trainingOf({ training }: Pick<AppParts, "training">): TrainingSe
   );
 }
 
+/** For the audit log. */
+export function noted(request: FastifyRequest, id: string): void {
+  request.audit.target = `${request.principal.user}/${id}`;
+}
+
+export const DEFAULT_LIMIT = 20;
+
+interface PageQuery {
+  readonly limit?: number;
+  readonly after?: string;
+  readonly order?: Page["order"];
+}
+
+/** One more than the page, to know whether more follow; the newest first unless the query says otherwise. */
+export const pageOf = ({ limit = DEFAULT_LIMIT, after, order = "desc" }: PageQuery): Page => ({
+  limit: limit + 1,
+  order,
+  ...(after === undefined ? {} : { after }),
+});
+
 /** What one more than the page says about whether there is more. */
 export function listOf<T, Shown>(
   found: readonly T[],
@@ -46,9 +67,6 @@ export function filesRoutes(app: TypedApp, parts: AppParts, bodies: BodyWatch): 
   const uploads = new TransferGate(parts.uploads);
   const downloads = new TransferGate(DOWNLOADS, downloadsBusy);
   const tags = ["fine-tuning"];
-  const noted = (request: FastifyRequest, id: string): void => {
-    request.audit.target = `${request.principal.user}/${id}`;
-  };
   /** The file that the request is about. */
   const fileOf = async (request: FastifyRequest, id: string): Promise<TrainingFile> => {
     const file = await trainingOf(parts).file(request.principal.user, id, "file");
@@ -127,9 +145,8 @@ export function filesRoutes(app: TypedApp, parts: AppParts, bodies: BodyWatch): 
       },
     },
     async (request) => {
-      const { limit = 20, after, order = "desc", purpose = "fine-tune" } = request.query;
-      const page = { limit: limit + 1, order, ...(after === undefined ? {} : { after }) };
-      const found = await trainingOf(parts).listFiles(request.principal.user, page);
+      const { limit = DEFAULT_LIMIT, purpose = "fine-tune" } = request.query;
+      const found = await trainingOf(parts).listFiles(request.principal.user, pageOf(request.query));
       return listOf(purpose === "fine-tune" ? found : [], limit, fileDocument);
     },
   );

@@ -1,10 +1,8 @@
-import type { FastifyRequest } from "fastify";
 import type { ErrorCode } from "../../errors.ts";
-import type { Page } from "../../training/jobs/store.ts";
 import type { AppParts, TypedApp } from "../app-parts.ts";
 import { json, UNREAD_BODY } from "../common-schema.ts";
 import { openAiErrors } from "./errors.ts";
-import { listOf, trainingOf } from "./files.ts";
+import { DEFAULT_LIMIT, listOf, noted, pageOf, trainingOf } from "./files.ts";
 import {
   CheckpointsQuery,
   CreateJobBody,
@@ -22,21 +20,11 @@ import { checkpointDocument, eventDocument, jobDocument, parseJob } from "./fine
 const ALL: ErrorCode[] = ["unauthorized", "training_off", "store_unavailable"];
 const ONE: ErrorCode[] = [...ALL, "training_job_not_found"];
 const LIST: ErrorCode[] = ["unknown_field", "invalid_parameter"];
-const DEFAULT_LIMIT = 20;
 
 /** Training jobs, as OpenAI's clients create and follow them. */
 export function fineTuningRoutes(app: TypedApp, parts: AppParts): void {
   const { modelName, shape } = parts;
   const tags = ["fine-tuning"];
-  const noted = (request: FastifyRequest, id: string): void => {
-    request.audit.target = `${request.principal.user}/${id}`;
-  };
-  /** One more than the page, to know whether more follow. */
-  const pageOf = ({ limit = DEFAULT_LIMIT, after }: { limit?: number; after?: string }): Page => ({
-    limit: limit + 1,
-    order: "desc",
-    ...(after === undefined ? {} : { after }),
-  });
 
   app.post(
     "/v1/fine_tuning/jobs",

@@ -5,6 +5,7 @@ import type { Multipart } from "@fastify/multipart";
 import { PrefixdError } from "../../errors.ts";
 import type { IncomingFile } from "../../training/jobs/store.ts";
 import type { BodyWatch } from "../connections/body-watch.ts";
+import { givenUp, refuseAborted, uploadStalled } from "../form.ts";
 import type { Place } from "../prefixes/transfer-gate.ts";
 
 const MAX_FIELD = 256;
@@ -29,9 +30,7 @@ export async function readFileForm(
 ): Promise<ReceivedForm> {
   let stop: (error: PrefixdError) => void = () => {};
   const stalled = new Promise<never>((_, reject) => (stop = reject));
-  bodies.start(request.raw, () =>
-    stop(new PrefixdError("upload_stalled", "The upload stalled or was too slow; send it again.")),
-  );
+  bodies.start(request.raw, () => stop(uploadStalled()));
   place.begin(() => bodies.bytesOf(request.raw), stop);
   try {
     return await readParts(request, receive, stalled);
@@ -46,8 +45,7 @@ async function readParts(
   receive: (chunks: AsyncIterable<Uint8Array>) => Promise<IncomingFile>,
   stalled: Promise<never>,
 ): Promise<ReceivedForm> {
-  // The client left while waiting: the parser would wait for the end for ever.
-  if (request.raw.destroyed) throw new PrefixdError("invalid_request", "The client aborted the upload.");
+  refuseAborted(request);
   let received: ReceivedForm | null = null;
   let reading: Readable | null = null;
   // Whoever reads the part learns of it, too.
@@ -73,10 +71,7 @@ async function readParts(
     return received;
   } catch (error) {
     await received?.file.discard();
-    // Read and drop the rest, or the client could not read the response before it has sent everything.
-    request.raw.unpipe();
-    request.raw.resume();
-    throw asFormError(error);
+    throw givenUp(request, error);
   }
 }
 
@@ -114,10 +109,4 @@ function purposeOf(name: string, value: string): string {
       field: "purpose",
     });
   return value;
-}
-
-/** The form parser throws plain errors for malformed input. */
-function asFormError(error: unknown): unknown {
-  const plain = error instanceof Error && !(error instanceof PrefixdError) && !("statusCode" in error);
-  return plain ? new PrefixdError("invalid_request", "The multipart body is malformed.", { cause: error }) : error;
 }
