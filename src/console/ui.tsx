@@ -231,17 +231,3 @@ export function Meter({ part }: { part: number }) {
     </span>
   );
 }
-
-/** "/" goes to the search field, from anywhere but another field. */
-export function useSlash(field: { readonly current: HTMLInputElement | null }): void {
-  useEffect(() => {
-    const onKey = (event: KeyboardEvent): void => {
-      const { target } = event;
-      if (event.key !== "/" || (target instanceof HTMLElement && target.matches("input, textarea, select"))) return;
-      event.preventDefault();
-      field.current?.focus();
-    };
-    addEventListener("keydown", onKey);
-    return () => removeEventListener("keydown", onKey);
-  }, []);
-}

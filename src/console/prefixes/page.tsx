@@ -1,12 +1,12 @@
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useState } from "preact/hooks";
 import { asApiError, type ApiError, type Prefix } from "../api.ts";
 import { count, date, plural } from "../format.ts";
 import type { PageProps } from "../page-props.ts";
-import { Note, Problem, useSlash } from "../ui.tsx";
+import { MoreRows, Search, SHOWN } from "../search.tsx";
+import { Note, Problem } from "../ui.tsx";
 import { PrefixDetail } from "./detail.tsx";
 import { Upload } from "./upload.tsx";
 
-const SHOWN = 500;
 const MAY: Readonly<Record<Prefix["access"], string>> = { owner: "yours", use: "you may use", read: "you may read" };
 
 export function PrefixesPage({ session }: PageProps) {
@@ -15,7 +15,6 @@ export function PrefixesPage({ session }: PageProps) {
   const [stored, setStored] = useState<Prefix | null>(null);
   const [chosen, setChosen] = useState<string | null>(null);
   const [search, setSearch] = useState("");
-  const find = useRef<HTMLInputElement>(null);
   const load = (): void => {
     session.api.list<Prefix>("/prefixes", "prefixes").then(
       (list) => {
@@ -26,7 +25,6 @@ export function PrefixesPage({ session }: PageProps) {
     );
   };
   useEffect(load, [session]);
-  useSlash(find);
   const found = (prefixes ?? []).filter(({ id, digest }) => id.includes(search) || digest.startsWith(search));
   const selected = prefixes?.find(({ id }) => id === chosen);
   return (
@@ -62,15 +60,11 @@ export function PrefixesPage({ session }: PageProps) {
           <section class="panel" aria-labelledby="list-title">
             <header>
               <h2 id="list-title">{prefixes === null ? "Prefixes" : plural(prefixes.length, "prefix", "prefixes")}</h2>
-              <input
-                ref={find}
-                class="end find"
-                type="search"
-                aria-label="Search by name or digest"
+              <Search
+                label="Search by name or digest"
                 placeholder="Name or digest"
-                aria-keyshortcuts="/"
                 value={search}
-                onInput={({ currentTarget }) => setSearch(currentTarget.value)}
+                onValue={setSearch}
               />
             </header>
             {prefixes !== null && found.length === 0 ? (
@@ -144,9 +138,7 @@ function PrefixTable({ prefixes, chosen, onChoose }: TableProps) {
           ))}
         </tbody>
       </table>
-      {prefixes.length > SHOWN && (
-        <p class="panel-body small faint">The first {count(SHOWN)}: search for the others.</p>
-      )}
+      <MoreRows length={prefixes.length} />
     </div>
   );
 }

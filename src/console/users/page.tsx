@@ -1,13 +1,12 @@
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useState } from "preact/hooks";
 import { asApiError, type ApiError, type Receipt, type User } from "../api.ts";
 import { count, date, NONE, plural } from "../format.ts";
 import type { PageProps } from "../page-props.ts";
-import { Problem, useSlash } from "../ui.tsx";
+import { MoreRows, Search, SHOWN } from "../search.tsx";
+import { Problem } from "../ui.tsx";
 import { UserDetailView } from "./detail.tsx";
 import { NewUserDialog } from "./new-user.tsx";
 import { ReceiptView } from "./receipt.tsx";
-
-const SHOWN = 500;
 
 export function UsersPage({ session }: PageProps) {
   const [users, setUsers] = useState<readonly User[] | null>(null);
@@ -16,7 +15,6 @@ export function UsersPage({ session }: PageProps) {
   const [chosen, setChosen] = useState<string | null>(null);
   const [creates, setCreates] = useState(false);
   const [search, setSearch] = useState("");
-  const find = useRef<HTMLInputElement>(null);
   const load = (): void => {
     session.api.list<User>("/admin/users", "users").then(
       (list) => {
@@ -27,7 +25,6 @@ export function UsersPage({ session }: PageProps) {
     );
   };
   useEffect(load, [session]);
-  useSlash(find);
   const found = (users ?? []).filter(({ id }) => id.includes(search));
   return (
     <>
@@ -46,16 +43,7 @@ export function UsersPage({ session }: PageProps) {
         <section class="panel" aria-labelledby="users-title">
           <header>
             <h2 id="users-title">{users === null ? "Users" : plural(users.length, "user")}</h2>
-            <input
-              ref={find}
-              class="end find"
-              type="search"
-              aria-label="Search users"
-              placeholder="User id"
-              aria-keyshortcuts="/"
-              value={search}
-              onInput={({ currentTarget }) => setSearch(currentTarget.value)}
-            />
+            <Search label="Search users" placeholder="User id" value={search} onValue={setSearch} />
           </header>
           {users !== null && found.length === 0 ? (
             <p class="empty">{users.length === 0 ? "No users yet." : `Nobody is called “${search}”.`}</p>
@@ -93,9 +81,7 @@ export function UsersPage({ session }: PageProps) {
                   ))}
                 </tbody>
               </table>
-              {found.length > SHOWN && (
-                <p class="panel-body small faint">The first {count(SHOWN)}: search for the others.</p>
-              )}
+              <MoreRows length={found.length} />
             </div>
           )}
         </section>
