@@ -90,15 +90,20 @@ export async function longestTurn(work: () => Promise<unknown>): Promise<number>
 const FIXED_WORK = JSON.stringify(
   Array.from({ length: 20_000 }, (_, index) => ({ id: index, name: `name ${index}`, share: index / 7 })),
 );
+const PROMISED_MS = 50;
 /** Of this work the machine of docs/reference/benchmarks.md does so much in 50 ms. */
 const TIMES = 3;
 
-/** That machine's 50 ms in milliseconds of this one, at its current load. */
+/**
+ * That machine's 50 ms in milliseconds of this one, at its current load. A faster machine is not faster at all work alike,
+ * so there it is up to twice that, within the 50 ms that are promised.
+ */
 export function turnBudget(): number {
   const times = Array.from({ length: 9 }, () => {
     const before = threadTime();
     JSON.parse(FIXED_WORK);
     return threadTime() - before;
   });
-  return TIMES * times.sort((a, b) => a - b)[4]!;
+  const scaled = TIMES * times.sort((a, b) => a - b)[4]!;
+  return Math.max(scaled, Math.min(PROMISED_MS, 2 * scaled));
 }
