@@ -144,6 +144,7 @@ t.test("the documentation is served without outside resources", async (t) => {
   t.match((await fastify.inject("/")).headers.location, "/docs/");
   const page = await fastify.inject("/docs/");
   t.match(page.body, /<title>prefixd<\/title>/);
+  t.match(page.headers, { "x-frame-options": "DENY", "content-security-policy": /frame-ancestors 'none'/ });
   t.notMatch(page.body, /(src|href)="(https?:)?\/\//);
   for (const [, file] of page.body.matchAll(/(?:src|href)="\.?\/?(?:docs\/)?(static\/[^"]+)"/g))
     t.equal((await fastify.inject(`/docs/${file}`)).statusCode, 200, String(file));

@@ -17,6 +17,10 @@ export async function docsRoutes(app: TypedApp): Promise<void> {
       if (route.url === "/docs/yaml") route.handler = sendYaml;
       if (route.url === "/docs/json") route.handler = sendJson;
     });
+    // A server without keys would carry out what somebody is lured into clicking.
+    scope.addHook("onRequest", async (_request, reply) => {
+      reply.header("x-frame-options", "DENY").header("content-security-policy", "frame-ancestors 'none'");
+    });
     await registerPages(scope);
   });
   const config = { access: "public" } as const;
