@@ -28,6 +28,8 @@ const FIRST_BYTES = 2 << 12;
 /** Bytes a transaction may write besides its data. */
 const SLACK_BYTES = 1 << 16;
 
+const ZEROS = Buffer.alloc(1 << 20);
+
 /** LMDB's name of the data file. */
 export const DATA_FILE = "data.mdb";
 
@@ -101,8 +103,8 @@ export function makeLmdb(dir: string, settings: LmdbSettings): RootDatabase<Buff
   mkdirSync(dir);
   reserveLockFile(join(dir, "lock.mdb"));
   // Failing to write the start of a new file would end the process, too.
-  if (!hasRoom(dir, FIRST_BYTES))
-    throw Object.assign(new Error(`there is no room for a file in ${dir}`), { code: "ENOSPC" });
+  const full = tryRoom(dir, FIRST_BYTES + SLACK_BYTES);
+  if (full !== null) throw full;
   return openUnchecked(dir, settings);
 }
 
@@ -157,32 +159,43 @@ function linkUnlessThere(made: string, path: string): void {
 }
 
 /**
+ * Call before each transaction that writes about `bytes` into a folder's environment. A write that fails within lmdb-js 3.5
+ * can end the process: `mdb_page_flush` prints the error into a buffer that is too short for it.
+ * @throws an error with code ENOSPC, EFBIG or EDQUOT, see `isDiskFull`
+ */
+export function mustHaveRoom(dir: string, bytes: number): void {
+  const full = tryRoom(dir, bytes + SLACK_BYTES);
+  if (full !== null) throw full;
+}
+
+/**
  * True if a write of about `bytes` into a folder's environment failed for lack of space. LMDB turns a short write into
  * EIO; then this tests whether a file of that size could be written.
  */
 export function isDiskFull(error: unknown, dir: string, bytes: number): boolean {
   if (!(error instanceof Error) || !("code" in error)) return false;
-  return FULL.has(error.code) || (error.code === EIO && !hasRoom(dir, bytes + SLACK_BYTES));
+  return FULL.has(error.code) || (error.code === EIO && tryRoom(dir, bytes + SLACK_BYTES) !== null);
 }
 
-function hasRoom(dir: string, bytes: number): boolean {
-  const probe = join(dir, `probe.${randomUUID()}`);
+/** The error of writing a file of zeros as large as the data file would become, if space is what it lacks. */
+function tryRoom(dir: string, bytes: number): Error | null {
+  // One name, so that what a kill leaves is overwritten by the next.
+  const probe = join(dir, "probe");
   const data = join(dir, DATA_FILE);
   try {
-    const file = openSync(probe, "wx");
+    const file = openSync(probe, "w");
     try {
       const end = existsSync(data) ? statSync(data).size : 0;
       // Extend the file first: file sizes can be limited too.
       ftruncateSync(file, end);
-      const zeros = Buffer.alloc(Math.min(bytes, 1 << 20));
       for (let done = 0; done < bytes; )
-        done += writeSync(file, zeros, 0, Math.min(zeros.length, bytes - done), end + done);
+        done += writeSync(file, ZEROS, 0, Math.min(ZEROS.length, bytes - done), end + done);
     } finally {
       closeSync(file);
-      rmSync(probe);
+      rmSync(probe, { force: true });
     }
-    return true;
+    return null;
   } catch (error) {
-    return !FULL.has((error as NodeJS.ErrnoException).code);
+    return FULL.has((error as NodeJS.ErrnoException).code) ? (error as Error) : null;
   }
 }

@@ -1,6 +1,6 @@
 import type { Database, RootDatabase } from "lmdb";
 import { PrefixdError } from "../errors.ts";
-import { isDiskFull, makeLmdb, openLmdb, OpenFile, type FileState } from "./file.ts";
+import { isDiskFull, makeLmdb, mustHaveRoom, openLmdb, OpenFile, type FileState } from "./file.ts";
 import { seal, SEAL_BYTES, sealJson, unseal, unsealJson } from "./sealed.ts";
 import { fileKey, kvKey, PrefixContents } from "./prefix-contents.ts";
 import { keyText } from "../prefixes/name.ts";
@@ -218,6 +218,7 @@ export class LmdbEnvironment {
   /** One fsynced transaction: all of it, or nothing if it throws. `bytes` is about how much it adds. */
   #write<T>(bytes: number, action: () => T): T {
     try {
+      mustHaveRoom(this.#dir, bytes);
       const result = this.#root.transactionSync(action);
       this.#file.mustBeThere();
       return result;

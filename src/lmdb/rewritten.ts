@@ -15,7 +15,7 @@ import { join } from "node:path";
 import type { RootDatabase } from "lmdb";
 import { PrefixdError } from "../errors.ts";
 import { DamagedFileError, type ContentsCheck } from "./check.ts";
-import { DATA_FILE, isDiskFull, makeLmdb, openLmdb, OpenFile } from "./file.ts";
+import { DATA_FILE, isDiskFull, makeLmdb, mustHaveRoom, openLmdb, OpenFile } from "./file.ts";
 
 /** Names the sub-folder of the current environment. Absent at first: `0`, or none yet. */
 const POINTER = "current";
@@ -91,6 +91,8 @@ export class RewrittenLmdb<D> {
       const fresh = this.#make(String(Number(old.name) + 1));
       let result: T;
       try {
+        // What stays takes no more than what is there.
+        mustHaveRoom(join(this.#dir, fresh.name), Number(old.file.state.size));
         result = fresh.root.transactionSync(() => copy(old.databases, fresh.databases));
         this.#movePointer(fresh.name);
       } catch (error) {
@@ -137,6 +139,7 @@ export class RewrittenLmdb<D> {
     for (;;) {
       const env = this.#current();
       try {
+        mustHaveRoom(join(this.#dir, env.name), WRITE_BYTES);
         const result = env.root.transactionSync(() => (this.#pointer() === env.name ? { value: action(env) } : null));
         if (result === null) continue;
         this.#env?.file.mustBeThere();

@@ -19,6 +19,7 @@ import type { Test } from "tap";
 import type { PrefixdError } from "../../src/errors.ts";
 import { openLmdbStore } from "../../src/lmdb/prefix-store.ts";
 import type { PrefixStore } from "../../src/prefixes/store.ts";
+import { bareNode, SOURCES } from "../support/program.ts";
 import { lacking } from "../support/requirements.ts";
 import { record, SHAPE } from "../prefixes/records.ts";
 
@@ -76,6 +77,17 @@ t.test("a full disk", { skip: lacking("mount") }, async (t) => {
   await remainsUsable(t, store, stored);
 });
 
+t.test("LMDB is never given what has no room", { skip: lacking("prlimit") }, async (t) => {
+  const child = new URL("./full-disk-child.ts", import.meta.url).pathname;
+  const [program, args] = bareNode(...SOURCES, child, t.testdir(), String(400 << 10));
+  const { status, signal, stdout, stderr } = spawnSync(program, args, {
+    encoding: "utf8",
+  });
+  t.same({ status, signal, stderr }, { status: 0, signal: null, stderr: "" }, "it would print Write error");
+  const { stored, refused } = JSON.parse(stdout) as { stored: number; refused: number };
+  t.ok(stored > 20 && refused > 20, stdout);
+});
+
 t.test("a folder that cannot be one", async (t) => {
   const file = join(t.testdir({ file: "x" }), "file");
   const error = await openLmdbStore({ dir: file }).catch((error: unknown) => error);
@@ -119,7 +131,7 @@ t.test(
     const mount = mountTmpfs(t, "size=4m");
     const store = await openLmdbStore({ dir: join(mount, "lmdb") });
     t.teardown(() => store.close());
-    await store.put(await record(key(0), 1));
+    await store.put(await record(key(0), 1, { shape: BIG, length: 31 }));
     const filler = openSync(join(mount, "filler"), "w");
     for (const bytes of [1 << 16, 1 << 12, 1]) while (written(filler, bytes));
     const other = { user: "bob", name: "p" };
