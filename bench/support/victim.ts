@@ -1,29 +1,36 @@
 /**
- * A process that streams one request after another, as a user whom others may hold up, and notes when each event came.
- * In the attackers' process, their own work would look like the server's.
+ * A process that streams, as a user whom others may hold up, and notes when each event came. In the attackers' process,
+ * their own work would look like the server's.
  */
 import { fork } from "node:child_process";
 import { once } from "node:events";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
+import { quantile } from "./report.ts";
 
 interface Settings {
   readonly url: string;
   readonly key: string;
+  /** Of each stream; another one follows. */
   readonly tokens: number;
+  /** At a time; default: 1. */
+  readonly streams?: number;
 }
 
-/** What the stream got between two moments. */
+/** What came between two moments. */
 export interface Flow {
   readonly tokensPerSecond: number;
-  /** The longest time without an event, in milliseconds. */
+  /** The 99th percentile of the times between two tokens of a stream, in milliseconds. */
+  readonly p99Ms: number;
+  /** The longest time without a token, from one stream to the next included, in milliseconds. */
   readonly longestGapMs: number;
   readonly failures: number;
 }
 
 interface Noted {
-  /** Unix times in milliseconds. */
-  readonly at: number[];
+  /** Milliseconds between two tokens of a stream. */
+  readonly gaps: number[];
+  readonly longest: number;
   readonly failures: number;
 }
 
@@ -51,12 +58,9 @@ export async function startVictim(settings: Settings): Promise<Victim> {
       const result = await work();
       const rest = leastMs - (performance.now() - started);
       if (rest > 0) await sleep(rest);
-      const elapsedMs = performance.now() - started;
-      const { at, failures } = await ask();
-      const gaps = at.slice(1).map((time, index) => time - at[index]!);
-      // Without any event the whole time is the gap.
-      const longestGapMs = at.length === 0 ? elapsedMs : Math.max(...gaps, at[0]! - performance.timeOrigin - started);
-      return { flow: { tokensPerSecond: (1000 * at.length) / elapsedMs, longestGapMs, failures }, result };
+      const { gaps, longest, failures } = await ask();
+      const tokensPerSecond = (1000 * gaps.length) / (performance.now() - started);
+      return { flow: { tokensPerSecond, p99Ms: quantile(gaps, 0.99), longestGapMs: longest, failures }, result };
     },
     async stop() {
       const exited = once(child, "exit");
@@ -67,31 +71,44 @@ export async function startVictim(settings: Settings): Promise<Victim> {
 }
 
 if (process.argv[2] === CHILD && process.send !== undefined) {
-  const { url, key, tokens } = JSON.parse(process.argv[3]!) as Settings;
-  let at: number[] = [];
-  let failures = 0;
+  const { url, key, tokens, streams = 1 } = JSON.parse(process.argv[3]!) as Settings;
+  const last = Array.from({ length: streams }, () => performance.now());
+  let [gaps, longest, failures]: [number[], number, number] = [[], 0, 0];
+  process.on("disconnect", () => process.exit());
   process.on("message", () => {
-    process.send!({ at, failures } satisfies Noted);
-    [at, failures] = [[], 0];
+    const now = performance.now();
+    longest = Math.max(longest, ...last.map((time) => now - time));
+    process.send!({ gaps, longest, failures } satisfies Noted);
+    [gaps, longest, failures] = [[], 0, 0];
+    last.fill(now);
   });
   const body = JSON.stringify({ prompt: "once upon a time", max_new_tokens: tokens, ignore_eos: true, stream: true });
   const headers = { authorization: `Bearer ${key}`, "content-type": "application/json" };
-  for (;;) {
-    try {
-      const response = await fetch(`${url}/generate`, { method: "POST", headers, body });
-      if (!response.ok) throw new Error(await response.text());
-      for await (const chunk of response.body!) {
-        const now = performance.timeOrigin + performance.now();
-        // Events end with an empty line.
-        const events =
-          Buffer.from(chunk as Uint8Array)
-            .toString()
-            .split("\n\n").length - 1;
-        for (let i = 0; i < events; i++) at.push(now);
-      }
-    } catch {
-      failures++;
-      await sleep(50);
+  const one = async (stream: number): Promise<void> => {
+    const response = await fetch(`${url}/generate`, { method: "POST", headers, body });
+    if (!response.ok) throw new Error(await response.text());
+    let first = true;
+    for await (const chunk of response.body!) {
+      const now = performance.now();
+      const gap = now - last[stream]!;
+      last[stream] = now;
+      longest = Math.max(longest, gap);
+      // Events end with an empty line.
+      const events =
+        Buffer.from(chunk as Uint8Array)
+          .toString()
+          .split("\n\n").length - 1;
+      for (let event = 0; event < events; event++) gaps.push(first || event > 0 ? 0 : gap);
+      first = false;
     }
+  };
+  for (const stream of last.keys()) {
+    void (async () => {
+      for (;;) {
+        await one(stream).catch(() => failures++);
+        // The next stream's times differ from its neighbours'.
+        await sleep(5);
+      }
+    })();
   }
 }
