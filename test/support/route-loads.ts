@@ -144,12 +144,14 @@ export function routeLoads(positions: number, folder: string): RouteLoad[] {
         ([name]) =>
           slow.some((one) => name.endsWith(one)) && /^(a body|prompts?|text|token_ids|shared_with) /.test(name),
       )
-      .map(([what, body]): RouteLoad => {
-        const path = route.path.replace("{id}", "mine").replace("{user}", "ann");
-        return { route: `${route.method} ${route.path}`, what: `1 MiB, ${what}`, path, body, refused: true };
-      }),
+      .map(([what, body]) => ({ route, what, body })),
   );
-  const bodies = all.filter((_, index) => index % effort({ short: 3, long: 1 }) === 0);
+  const bodies = all
+    .filter((_, index) => index % effort({ short: 3, long: 1 }) === 0)
+    .map(({ route: { method, path }, what, body }): RouteLoad => {
+      const actual = path.replace("{id}", "mine").replace("{user}", "ann");
+      return { route: `${method} ${path}`, what: `1 MiB, ${what}`, path: actual, body: body(), refused: true };
+    });
   const json = (route: string, what: string, path: string, body: object): RouteLoad => ({
     route,
     what,
