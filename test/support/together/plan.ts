@@ -2,7 +2,7 @@
  * Which test files share a process in `npm test`: those of most folders, since starting a process and loading the sources takes most of
  * them longer than all that they try. The others run alone, as `npx tap FILE` runs each.
  */
-import { mkdirSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { join, relative } from "node:path";
 import { ROOT } from "../program.ts";
 
@@ -14,6 +14,7 @@ const PROCESSES: Readonly<Record<string, readonly string[]>> = {
   "http-generate": ["http/generate"],
   "http-prefixes": ["http/prefixes"],
   "http-v1": ["http/v1"],
+  inputs: ["fuzz", "load"],
   texts: ["formats", "reporting", "structured", "text"],
   users: [".", "generation", "observability", "prefixes", "replicas", "start", "training", "users"],
 };
@@ -26,7 +27,12 @@ const ALONE: Readonly<Record<string, string>> = {
   "prefixes/many.test.ts": "measures memory",
   "training/data.test.ts": "measures memory",
   "training/jobs.test.ts": "measures memory",
-  "prefixes/crash.test.ts": "ends its process where there is no Redis",
+  ...Object.fromEntries(
+    ["fuzz/connections", "fuzz/routes", "load/lumps", "load/run", "load/smoke", "prefixes/crash"].map((path) => [
+      `${path}.test.ts`,
+      "takes as long as the others of its process together",
+    ]),
+  ),
 };
 
 /** Where the processes' main files are, and what their names in tap's output begin with. */
@@ -42,9 +48,13 @@ export function planProcesses(): string[] {
   const folder = join(ROOT, FOLDER);
   rmSync(folder, { recursive: true, force: true });
   mkdirSync(folder, { recursive: true });
+  // Where what it needs is missing, such a file ends its process (requirements.ts).
+  const mayEnd = (path: string): boolean => readFileSync(join(ROOT, "test", path), "utf8").includes("skipFileWithout(");
   const shared = new Set<string>();
   const mains = Object.entries(PROCESSES).map(([name, folders]) => {
-    const files = all.filter((path) => folders.includes(join(path, "..")) && !Object.hasOwn(ALONE, path));
+    const files = all.filter(
+      (path) => folders.includes(join(path, "..")) && !Object.hasOwn(ALONE, path) && !mayEnd(path),
+    );
     files.forEach((path) => shared.add(path));
     const paths = files.map((path) => `test/${path}`);
     const run = relative(folder, join(ROOT, "test/support/together/run.mjs"));
