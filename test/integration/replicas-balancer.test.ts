@@ -17,7 +17,7 @@ const CLIENTS = 12;
 const PREFIXES = effort({ short: 6, long: 9 });
 const TOKENS = effort({ short: 30, long: 50 });
 /** Between a client's requests while replicas start, in milliseconds: those starts take what the load leaves. */
-const PAUSE = effort({ short: 100, long: 0 });
+const PAUSE = effort({ short: 300, long: 0 });
 
 class Deployment {
   readonly servers: (TestServer | null | undefined)[] = [null, null, null];
@@ -181,6 +181,7 @@ t.test("replicas behind HAProxy", { skip, timeout: 280_000 }, async (t) => {
       [],
     );
     await balancer.command("set server replicas/replica-2 state ready");
+    load.pause = PAUSE;
     await load.answeredBy("replica-2");
     await load.stop();
     t.same([failed(load.calls), wrong(load.calls)], [[], []]);
