@@ -221,16 +221,7 @@ t.test(
     const attempt = (): { status: number | null; stdout: string; stderr: string } =>
       spawnSync(
         "env",
-        [
-          "-u",
-          "NODE_OPTIONS",
-          "qemu-x86_64",
-          "-cpu",
-          "Haswell",
-          process.execPath,
-          "--single-threaded",
-          script,
-        ],
+        ["-u", "NODE_OPTIONS", "qemu-x86_64", "-cpu", "Haswell", process.execPath, "--single-threaded", script],
         { encoding: "utf8", timeout: 80_000 },
       );
     let { status, stdout, stderr } = attempt();
