@@ -167,11 +167,8 @@ t.test("the usage of all requests is written", async (t) => {
 });
 
 t.test("a second signal ends the server at once", async (t) => {
-  for (const [signal, code] of [
-    ["SIGTERM", 143],
-    ["SIGINT", 130],
-  ] as const) {
-    const server = await start("--drain-delay", "600");
+  const endsAtOnce = async (signal: NodeJS.Signals, code: number): Promise<void> => {
+    const server = await start("--drain-delay", "600", "--store", `lmdb:${join(folder.path, signal)}`);
     t.teardown(() => server.signal("SIGKILL"));
     // Two signals at once count as one: npm forwards a terminal's Ctrl-C, so it arrives twice.
     for (const one of ["SIGTERM", "SIGINT"] as const) server.signal(one);
@@ -180,5 +177,6 @@ t.test("a second signal ends the server at once", async (t) => {
     await sleep(1100);
     server.signal(signal);
     t.equal(await server.exited, code);
-  }
+  };
+  await Promise.all([endsAtOnce("SIGTERM", 143), endsAtOnce("SIGINT", 130)]);
 });
