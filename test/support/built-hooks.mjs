@@ -13,7 +13,7 @@ export function resolve(specifier, context, nextResolve) {
 
 function builtUrl(specifier, parentURL) {
   if (/^typebox(\/|$)/.test(specifier)) return `${ROOT}dist/packages/${specifier.replaceAll("/", "-")}.js`;
-  if (!specifier.startsWith(".") || !specifier.endsWith(".ts")) return null;
+  if (!/^(\.|\/|file:).*\.ts$/.test(specifier)) return null;
   const { href } = new URL(specifier, parentURL);
   return href.startsWith(`${ROOT}src/`) ? href.replace(`${ROOT}src/`, `${ROOT}dist/`).replace(/\.ts$/, ".js") : null;
 }
