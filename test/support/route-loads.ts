@@ -70,7 +70,7 @@ export function routeLoads(positions: number, folder: string): RouteLoad[] {
   );
   const prompts = Array.from({ length: 64 }, () => ids);
   // The longest turns come from the first few of them; the others take the model's time.
-  const some = effort({ short: 1 / 4, long: 1 / 2 });
+  const some = effort({ short: 1 / 8, long: 1 / 2 });
   const echo = {
     prompts: prompts.slice(0, 16 * some),
     n: 4,
@@ -115,7 +115,7 @@ export function routeLoads(positions: number, folder: string): RouteLoad[] {
     [
       "best_of with logprobs",
       {
-        prompts: prompts.slice(0, 4 * some),
+        prompts: prompts.slice(0, Math.max(1, 4 * some)),
         best_of: 8,
         n: 8,
         do_sample: true,
