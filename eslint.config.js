@@ -10,7 +10,7 @@ export default tseslint.config(
       "eslint.config.js",
       "tools/*.mjs",
       "tools/openapi-clients/",
-      "test/support/*.mjs",
+      "test/support/**/*.mjs",
       ".dependency-cruiser.cjs",
     ],
   },

@@ -90,11 +90,14 @@ export class WorkerCalls<T> {
 /** Types and `using`. */
 const RUNS_SOURCES = Number(process.versions.node.split(".")[0]) >= 24;
 
-/** The build is plain JavaScript, and Node runs the sources from 24 on. Before that tsx does, which threads do not inherit. */
+/**
+ * The build is plain JavaScript, and its thread needs none of the process's flags: what they preload would be loaded again. Node runs the
+ * sources from 24 on; before that tsx does, which threads do not inherit.
+ */
 function startWorker(entry: string, options: unknown): Worker {
   const isSource = import.meta.url.endsWith(".ts");
-  if (!isSource || RUNS_SOURCES)
-    return new Worker(new URL(`${entry}.${isSource ? "ts" : "js"}`), { workerData: options });
+  if (!isSource) return new Worker(new URL(`${entry}.js`), { workerData: options, execArgv: [] });
+  if (RUNS_SOURCES) return new Worker(new URL(`${entry}.ts`), { workerData: options });
   const tsx = import.meta.resolve("tsx/esm/api");
   const start = `import(${JSON.stringify(tsx)}).then(({ register }) => { register(); return import(${JSON.stringify(`${entry}.ts`)}); })`;
   return new Worker(start, { eval: true, workerData: options });

@@ -7,6 +7,7 @@ import type { PrefixStore } from "../../src/prefixes/store.ts";
 import { openRedisReplicaBus } from "../../src/redis/replica-bus.ts";
 import { record, SHAPE } from "../prefixes/records.ts";
 import { startFaultyProxy, type FaultyProxy } from "../support/faulty-proxy.ts";
+import { effort } from "../support/effort.ts";
 import { ADMIN_KEY, call, eventually, generate, INTENT } from "../support/fault-client.ts";
 import { startRedis, type TestRedis } from "../support/redis.ts";
 import { skipFileWithout } from "../support/requirements.ts";
@@ -19,6 +20,8 @@ const unavailable = { code: "store_unavailable", status: 503, retryAfter: 2 };
 /** About a megabyte, in 16 chunks of 64 KiB. */
 const BIG = { shape: { ...SHAPE, layers: 16, heads: 16, headDim: 16 }, length: 31 };
 const UPLOAD_TTL_MS = 60_000;
+/** Milliseconds each way. */
+const FAR = effort({ short: 30, long: 100 });
 
 async function setUp(t: Test): Promise<{
   redis: TestRedis;
@@ -39,7 +42,7 @@ async function setUp(t: Test): Promise<{
   return { redis, proxy, url, open };
 }
 
-t.test("200 ms away everything works, and a removal's receipt comes", { timeout: 90_000 }, async (t) => {
+t.test(`${2 * FAR} ms away everything works, and a removal's receipt comes`, { timeout: 90_000 }, async (t) => {
   const folder = temporaryFolder();
   t.teardown(() => folder.remove());
   const { proxy, url } = await setUp(t);
@@ -47,7 +50,7 @@ t.test("200 ms away everything works, and a removal's receipt comes", { timeout:
   const start = (): Promise<TestServer> => startServerProcess(flags, { PREFIXD_ADMIN_KEY: ADMIN_KEY });
   const [one, two] = await Promise.all([start(), start()]);
   t.teardown(() => [one, two].forEach((server) => server.signal("SIGKILL")));
-  proxy.latency = 100;
+  proxy.latency = FAR;
   t.equal((await call(one, "POST", "/admin/users", { id: "ann", limits: { tokens_per_minute: 10_000 } })).status, 201);
   const ann = String((await call(one, "POST", "/admin/users/ann/keys")).body.key);
   t.equal((await call(one, "PUT", "/prefixes/mine", adapterForm("prefixes/intent"), ann)).status, 201);

@@ -25,16 +25,17 @@ type Outcome =
 
 const folder = temporaryFolder();
 t.teardown(() => folder.remove());
-const start = (...flags: string[]): Promise<TestServer> =>
+const startOn = (store: string, ...flags: string[]): Promise<TestServer> =>
   startServerProcess([
     "--cache-dir",
     join(folder.path, "cache"),
     "--store",
-    `lmdb:${join(folder.path, "store")}`,
+    `lmdb:${join(folder.path, store)}`,
     "--threads",
     "1",
     ...flags,
   ]);
+const start = (...flags: string[]): Promise<TestServer> => startOn("store", ...flags);
 
 /** One stream from the first byte to the last. */
 function stream(port: number, agent: Agent | false, maxNewTokens: number): Promise<Outcome> {
@@ -167,11 +168,8 @@ t.test("the usage of all requests is written", async (t) => {
 });
 
 t.test("a second signal ends the server at once", async (t) => {
-  for (const [signal, code] of [
-    ["SIGTERM", 143],
-    ["SIGINT", 130],
-  ] as const) {
-    const server = await start("--drain-delay", "600");
+  const endsAtOnce = async (signal: NodeJS.Signals, code: number): Promise<void> => {
+    const server = await startOn(signal, "--drain-delay", "600");
     t.teardown(() => server.signal("SIGKILL"));
     // Two signals at once count as one: npm forwards a terminal's Ctrl-C, so it arrives twice.
     for (const one of ["SIGTERM", "SIGINT"] as const) server.signal(one);
@@ -180,5 +178,6 @@ t.test("a second signal ends the server at once", async (t) => {
     await sleep(1100);
     server.signal(signal);
     t.equal(await server.exited, code);
-  }
+  };
+  await Promise.all([endsAtOnce("SIGTERM", 143), endsAtOnce("SIGINT", 130)]);
 });

@@ -16,6 +16,8 @@ const REPLICAS = ["replica-1", "replica-2", "replica-3"] as const;
 const CLIENTS = 12;
 const PREFIXES = effort({ short: 6, long: 9 });
 const TOKENS = effort({ short: 30, long: 50 });
+/** Between a client's requests while replicas start, in milliseconds: those starts take what the load leaves. */
+const PAUSE = effort({ short: 300, long: 0 });
 
 class Deployment {
   readonly servers: (TestServer | null | undefined)[] = [null, null, null];
@@ -161,6 +163,7 @@ t.test("replicas behind HAProxy", { skip, timeout: 280_000 }, async (t) => {
     );
 
     const before = load.calls.length;
+    load.pause = PAUSE;
     await deployment.start(victim);
     await load.answeredBy(REPLICAS[victim]!);
     await load.more(50);
@@ -178,6 +181,7 @@ t.test("replicas behind HAProxy", { skip, timeout: 280_000 }, async (t) => {
       [],
     );
     await balancer.command("set server replicas/replica-2 state ready");
+    load.pause = PAUSE;
     await load.answeredBy("replica-2");
     await load.stop();
     t.same([failed(load.calls), wrong(load.calls)], [[], []]);
@@ -186,6 +190,7 @@ t.test("replicas behind HAProxy", { skip, timeout: 280_000 }, async (t) => {
   await t.test("no client sees an error during a rolling restart", async (t) => {
     const load = new BalancedLoad(balancer.url, cases, CLIENTS);
     await load.more(30);
+    load.pause = PAUSE;
     for (const [index, name] of REPLICAS.entries()) {
       t.equal(await deployment.end(index, "SIGTERM"), 0, `${name} ends by itself`);
       await deployment.start(index);

@@ -9,7 +9,7 @@ import { fileURLToPath } from "node:url";
 import t from "tap";
 import { openCheckpoint } from "../../src/model/checkpoint.ts";
 import { parseSafetensorsHeader } from "../../src/formats/safetensors.ts";
-import { bareNode, ROOT } from "../support/program.ts";
+import { bareNode, ROOT, SOURCES } from "../support/program.ts";
 import { safetensors } from "../support/safetensors.ts";
 import { adapterForm, runCli, startServerProcess, temporaryFolder, withoutSettings } from "../support/server.ts";
 
@@ -66,7 +66,7 @@ for (const [what, args, message] of CASES) {
 t.test("int8 on a processor that does not multiply exactly is refused", (t) => {
   const script = fileURLToPath(new URL("children/inexact.ts", import.meta.url));
   const args = ["serve", "--port", "0", "--precision", "int8", ...cache, ...store];
-  const [program, operands] = bareNode("--import", "tsx", script, ...args);
+  const [program, operands] = bareNode(...SOURCES, script, ...args);
   const { status, stderr } = spawnSync(program, operands, { encoding: "utf8", env: withoutSettings() });
   t.equal(status, 1);
   t.match(

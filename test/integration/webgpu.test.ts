@@ -13,6 +13,7 @@ import { foldWith, goldenDir, openTestModel } from "../support/model.ts";
 import { checkParityOf } from "../support/parity.ts";
 import { startServerProcess, temporaryFolder, type TestServer } from "../support/server.ts";
 
+const file = t;
 const skip = webgpuSkip();
 const device = DEVICES.webgpu;
 
@@ -20,18 +21,19 @@ t.test("parity, and isolation: the same bits alone and in mixes of 32", { skip }
   const dir = goldenDir("gelu-new-f32");
   // On a software adapter, opening takes as long as the rest of the test.
   const model = await openTestModel(dir, { prefillChunk: 64, slots: 4, device });
-  t.teardown(() => model.close());
-  await checkParityOf(t, model, "gelu-new-f32", 1, effort({ short: 6, long: 2 }));
+  // Not before the last test: as long as one session is open, ONNX Runtime keeps the shaders that it has compiled.
+  file.teardown(() => model.close());
+  await checkParityOf(t, model, "gelu-new-f32", 1, effort({ short: 12, long: 2 }));
   const real = await Promise.all(
     ["prefix-p1", "cartridge-p12", "prompt-p5"].map((name) => model.adapter(join(dir, "adapters", name))),
   );
   await checkMixes(t, model, {
     mixes: 1,
-    pool: effort({ short: 8, long: 20 }),
+    pool: effort({ short: 5, long: 20 }),
     prefixes: [...real, ...randomPrefixes(model.runner.shape, 8, 24)],
     // Each length compiles its own shaders, which takes a software adapter seconds.
     maxPrompt: effort({ short: 4, long: 20 }),
-    maxNew: effort({ short: 6, long: 10 }),
+    maxNew: effort({ short: 3, long: 10 }),
   });
 });
 
@@ -54,7 +56,7 @@ t.test(
       eos_token_id: 0,
     });
     t.equal(dimsInParts([inner, 128]).length, 3, "sums are cut");
-    const rows = effort({ short: 5, long: 9 });
+    const rows = effort({ short: 4, long: 9 });
     const [host, onDevice] = [await openFixture(path, rows), await openFixture(path, rows, { device })];
     t.teardown(() => Promise.all([host.close(), onDevice.close()]));
     const { width } = host.checkpoint.config;

@@ -47,6 +47,7 @@ t.test("the smoke scenario passes, writes its files and leaves nothing behind", 
     json,
     "--html",
     html,
+    ...effort({ short: ["--duration", "7"], long: [] }),
   ]);
   t.equal(code, 0, out + err);
   t.match(out, /pass {2}wrong answers/);

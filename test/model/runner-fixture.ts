@@ -41,6 +41,8 @@ export async function openFixture(
     shape: checkpoint.shape,
     slots,
     threads,
+    // Test files run beside each other: a thread that spins takes another's processor.
+    spinTime: 0,
     device,
     precision,
     bankBytes,

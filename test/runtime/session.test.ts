@@ -88,7 +88,10 @@ t.test("disposing twice frees once; tensors, bindings and sessions may be dispos
 setFlagsFromString("--expose-gc");
 const collect = runInNewContext("gc") as () => void;
 
-/** MiB that the process has grown by; the first rounds fill ORT's and the allocator's own caches. */
+/**
+ * MiB that the process grows by, each time; the first rounds fill ORT's and the allocator's own caches, and V8 may make room for young
+ * objects once, at any time.
+ */
 async function growth(rounds: number, round: () => Promise<void> | void): Promise<number> {
   const all = async (): Promise<void> => {
     for (let i = 0; i < rounds; i++) {
@@ -98,9 +101,13 @@ async function growth(rounds: number, round: () => Promise<void> | void): Promis
     collect();
   };
   await all();
-  const before = process.memoryUsage.rss();
-  await all();
-  return (process.memoryUsage.rss() - before) / 2 ** 20;
+  let least = Infinity;
+  for (let time = 0; time < 3 && least > 8; time++) {
+    const before = process.memoryUsage.rss();
+    await all();
+    least = Math.min(least, (process.memoryUsage.rss() - before) / 2 ** 20);
+  }
+  return least;
 }
 
 t.test("thousands of tensors, bindings and runs leave no memory behind", async (t) => {

@@ -108,6 +108,8 @@ async function readEvents(response: Response, take: (document: Document) => void
 export class BalancedLoad {
   /** In order of their start. */
   readonly calls: Call[] = [];
+  /** Milliseconds that a client waits after an answer. */
+  pause = 0;
   #stopping = false;
   readonly #clients: Promise<void>[];
 
@@ -122,6 +124,7 @@ export class BalancedLoad {
           onCall: (call) => this.calls.push(call),
         });
         if (end !== "ok") await sleep(20);
+        else if (this.pause > 0) await sleep(this.pause);
       }
     };
     this.#clients = Array.from({ length: clients }, client);

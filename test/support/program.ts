@@ -20,9 +20,18 @@ function isBuilt(): boolean {
   return spawnSync(...bareNode(join(ROOT, "tools/build.mjs"), "--check")).status === 0;
 }
 
-/** Node's arguments that let it take the sources, for `bareNode`: as test/run.ts does, from Node 24 on in half tsx's time. */
-export const SOURCES: readonly string[] =
-  Number(process.versions.node.split(".")[0]) >= 24 ? ["--disable-warning=ExperimentalWarning"] : ["--import=tsx"];
+const BUILT_HOOKS = "test/support/built.mjs";
+
+/**
+ * Node's arguments that let it take the sources, for `bareNode`: as test/run.ts does, without tsx from Node 24 on, and src/ from the build
+ * where this process has it from there.
+ */
+export const SOURCES: readonly string[] = [
+  Number(process.versions.node.split(".")[0]) >= 24 ? "--disable-warning=ExperimentalWarning" : "--import=tsx",
+  ...(process.execArgv.some((argument) => argument.endsWith(BUILT_HOOKS))
+    ? [`--import=${join(ROOT, BUILT_HOOKS)}`]
+    : []),
+];
 
 /**
  * A program and arguments that run Node without the options that the test runner adds to each of its processes, even if

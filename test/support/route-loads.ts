@@ -70,7 +70,7 @@ export function routeLoads(positions: number, folder: string): RouteLoad[] {
   );
   const prompts = Array.from({ length: 64 }, () => ids);
   // The longest turns come from the first few of them; the others take the model's time.
-  const some = effort({ short: 1 / 4, long: 1 / 2 });
+  const some = effort({ short: 1 / 8, long: 1 / 2 });
   const echo = {
     prompts: prompts.slice(0, 16 * some),
     n: 4,
@@ -115,7 +115,7 @@ export function routeLoads(positions: number, folder: string): RouteLoad[] {
     [
       "best_of with logprobs",
       {
-        prompts: prompts.slice(0, 4 * some),
+        prompts: prompts.slice(0, Math.max(1, 4 * some)),
         best_of: 8,
         n: 8,
         do_sample: true,
@@ -144,12 +144,14 @@ export function routeLoads(positions: number, folder: string): RouteLoad[] {
         ([name]) =>
           slow.some((one) => name.endsWith(one)) && /^(a body|prompts?|text|token_ids|shared_with) /.test(name),
       )
-      .map(([what, body]): RouteLoad => {
-        const path = route.path.replace("{id}", "mine").replace("{user}", "ann");
-        return { route: `${route.method} ${route.path}`, what: `1 MiB, ${what}`, path, body, refused: true };
-      }),
+      .map(([what, body]) => ({ route, what, body })),
   );
-  const bodies = all.filter((_, index) => index % effort({ short: 3, long: 1 }) === 0);
+  const bodies = all
+    .filter((_, index) => index % effort({ short: 3, long: 1 }) === 0)
+    .map(({ route: { method, path }, what, body }): RouteLoad => {
+      const actual = path.replace("{id}", "mine").replace("{user}", "ann");
+      return { route: `${method} ${path}`, what: `1 MiB, ${what}`, path: actual, body: body(), refused: true };
+    });
   const json = (route: string, what: string, path: string, body: object): RouteLoad => ({
     route,
     what,

@@ -74,8 +74,11 @@ const TEXTS = [
 ];
 const FEW_TEXTS = ["a", "the"];
 
-/** Bodies of up to `bytes` bytes, each with a description. */
-export function* worstBodies({ body }: Route, bytes: number): Generator<readonly [name: string, json: string]> {
+/** A body's description, and what makes it: most are a megabyte that nobody may want. */
+export type WorstBody = readonly [name: string, json: () => string];
+
+/** Bodies of up to `bytes` bytes. */
+export function* worstBodies({ body }: Route, bytes: number): Generator<WorstBody> {
   for (const [name, value] of values(undefined, bytes - 2)) yield [`a body that is ${name}`, value];
   const others = requiredFields(body);
   const seen = new Set<string>();
@@ -88,52 +91,52 @@ export function* worstBodies({ body }: Route, bytes: number): Generator<readonly
     );
     if (seen.has(kind)) continue;
     seen.add(kind);
+    const beside = others.filter(([key]) => key !== path[0]).map(([key, other]) => `${JSON.stringify(key)}:${other}`);
     for (const [name, value] of values(schema, bytes - 200)) {
-      const field = path.reduceRight((inner, key) => `{${JSON.stringify(key)}:${inner}}`, value).slice(1, -1);
-      yield [
-        `${path.join(".")} that is ${name}`,
-        `{${[...others.filter(([key]) => key !== path[0]).map(([key, other]) => `${JSON.stringify(key)}:${other}`), field].join()}}`,
-      ];
+      const field = (): string =>
+        path.reduceRight((inner, key) => `{${JSON.stringify(key)}:${inner}}`, value()).slice(1, -1);
+      yield [`${path.join(".")} that is ${name}`, () => `{${[...beside, field()].join()}}`];
     }
   }
   // Beside an error, so that the validator looks for it.
   for (const name of ["prompt", "token_ids"].filter((name) => body.properties?.[name] !== undefined))
-    yield [`${name} and a field that there is not`, `{"nothing":0,"${name}":${list("1", bytes - 100)}}`];
+    yield [`${name} and a field that there is not`, () => `{"nothing":0,"${name}":${list("1", bytes - 100)}}`];
 }
 
 /** Values for a field's schema (of which there are many); undefined: for the whole body. */
-function* values(schema: Schema | undefined, bytes: number): Generator<readonly [name: string, json: string]> {
+function* values(schema: Schema | undefined, bytes: number): Generator<WorstBody> {
   for (const item of [...FEW_ITEMS, ...(schema === undefined ? ITEMS : validItems(schema))])
-    yield [`a list of ${item.slice(0, 30)}`, list(item, bytes)];
+    yield [`a list of ${item.slice(0, 30)}`, () => list(item, bytes)];
   for (const item of ["0", "-1", '"a"']) {
-    yield [`64 lists of ${item}`, list(list(item, bytes / 64 - 1), bytes)];
-    yield [`a list of an empty one and a long one of ${item}`, `[[],${list(item, bytes - 5)}]`];
-    yield [`a pair of a long list of ${item} and a number`, `[[${list(item, bytes - 8)},1]]`];
+    yield [`64 lists of ${item}`, () => list(list(item, bytes / 64 - 1), bytes)];
+    yield [`a list of an empty one and a long one of ${item}`, () => `[[],${list(item, bytes - 5)}]`];
+    yield [`a pair of a long list of ${item} and a number`, () => `[[${list(item, bytes - 8)},1]]`];
   }
   for (const text of [...FEW_TEXTS, ...(schema === undefined || isText(schema) ? TEXTS : [])]) {
-    yield [`a text of ${JSON.stringify(text)}`, `"${repeated(text, bytes - 2)}"`];
-    yield [`a list of a text of ${JSON.stringify(text)}`, `["${repeated(text, bytes - 4)}"]`];
+    yield [`a text of ${JSON.stringify(text)}`, () => `"${repeated(text, bytes - 2)}"`];
+    yield [`a list of a text of ${JSON.stringify(text)}`, () => `["${repeated(text, bytes - 4)}"]`];
   }
-  yield ["an object with 4,000 keys", `{${manyKeys(40_000, "0")}}`];
-  yield ["an object with a long key of /1", `{"${repeated("/1", bytes - 6)}":0}`];
-  yield ["an object beside half a character", `[${list("0", bytes - 40)},{"a":"\\ud800"}]`];
+  yield ["an object with 4,000 keys", () => `{${manyKeys(40_000, "0")}}`];
+  yield ["an object with a long key of /1", () => `{"${repeated("/1", bytes - 6)}":0}`];
+  yield ["an object beside half a character", () => `[${list("0", bytes - 40)},{"a":"\\ud800"}]`];
   if (schema !== undefined) return;
-  yield ["an object with many keys", `{${manyKeys(bytes, "0")}}`];
-  yield ["an object with many keys of lists", `{${manyKeys(bytes, "[]")}}`];
+  yield ["an object with many keys", () => `{${manyKeys(bytes, "0")}}`];
+  yield ["an object with many keys of lists", () => `{${manyKeys(bytes, "[]")}}`];
   yield [
     "a list of objects with different keys",
-    `[${manyKeys(0.75 * bytes, "0")
-      .split(",")
-      .map((pair) => `{${pair}}`)
-      .join()}]`,
+    () =>
+      `[${manyKeys(0.75 * bytes, "0")
+        .split(",")
+        .map((pair) => `{${pair}}`)
+        .join()}]`,
   ];
-  yield ["deep lists", "[".repeat(bytes / 2) + "]".repeat(bytes / 2)];
-  yield ["deep objects", '{"a":'.repeat(bytes / 6) + "0" + "}".repeat(bytes / 6)];
-  yield ["a long number", repeated("7", bytes)];
-  yield ["blanks before an end", `[${repeated(" ", bytes)}`];
-  yield ["quotes and blanks", `["a"${repeated(" ", bytes)}]`];
-  yield ["a prototype last", `[${list("0", bytes - 60)},{"__proto__":{}}]`];
-  yield ["half a character last", `[${list("[]", 8000)},${list("0", bytes - 8040)},"\\ud800"]`];
+  yield ["deep lists", () => "[".repeat(bytes / 2) + "]".repeat(bytes / 2)];
+  yield ["deep objects", () => '{"a":'.repeat(bytes / 6) + "0" + "}".repeat(bytes / 6)];
+  yield ["a long number", () => repeated("7", bytes)];
+  yield ["blanks before an end", () => `[${repeated(" ", bytes)}`];
+  yield ["quotes and blanks", () => `["a"${repeated(" ", bytes)}]`];
+  yield ["a prototype last", () => `[${list("0", bytes - 60)},{"__proto__":{}}]`];
+  yield ["half a character last", () => `[${list("[]", 8000)},${list("0", bytes - 8040)},"\\ud800"]`];
 }
 
 const isOf = ({ type }: Schema, name: string): boolean => [type].flat().includes(name);
