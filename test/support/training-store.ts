@@ -5,8 +5,11 @@ import type { TrainingStore } from "../../src/training/jobs/store.ts";
 import { temporaryFolder } from "./server.ts";
 
 /** The LMDB store on this thread: one of its own takes as long to start as many tests. */
-export function trainingStoreInThread(dir: string): TrainingStore {
-  const tables = new LmdbTrainingTables({ dir });
+export function trainingStoreInThread(
+  dir: string,
+  { claimMs, clock }: { claimMs?: number; clock?: () => number } = {},
+): TrainingStore {
+  const tables = new LmdbTrainingTables({ dir, ...(claimMs === undefined ? {} : { claimMs }) }, clock);
   type Call = ConstructorParameters<typeof LmdbTrainingStore>[0]["call"];
   const call = async (method: keyof LmdbTrainingTables, ...args: unknown[]): Promise<unknown> =>
     (tables[method] as (...args: unknown[]) => unknown).apply(tables, args);
@@ -28,6 +31,7 @@ export function trainingService(t: { teardown(fn: () => Promise<void>): unknown 
   const runner = {
     look: () => {},
     kill: async () => {},
+    lapse: () => {},
     endOfUser: async () => {},
     readmitUser: () => {},
     isRemoved: () => false,
@@ -37,6 +41,7 @@ export function trainingService(t: { teardown(fn: () => Promise<void>): unknown 
     runner,
     quota: TRAINING_QUOTA,
     base: "f".repeat(64),
+    endEverywhere: async () => {},
     onCancel: () => {},
   });
   return { dir: folder.path, store, training };

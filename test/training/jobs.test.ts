@@ -46,9 +46,13 @@ t.test("a rest ends when the server is idle", async (t) => {
 
 t.test("the user with the least service is next, then the oldest job", (t) => {
   const [ann, bob, eve] = [trainingJob("ann", NOW), trainingJob("bob", NOW + 1), trainingJob("eve", NOW + 2)];
-  const order = (service: Record<string, number>): string[] =>
-    inTurn([eve, bob, ann], (user) => service[user] ?? 0).map(({ user }) => user);
+  const order = (service: Record<string, number>, running: Record<string, number> = {}): string[] =>
+    inTurn(
+      [eve, bob, ann].map((job) => ({ job, running: running[job.user] ?? 0 })),
+      (user) => service[user] ?? 0,
+    ).map(({ job }) => job.user);
   t.same(order({}), ["ann", "bob", "eve"]);
+  t.same(order({ bob: 5, eve: 9 }, { ann: 1 }), ["bob", "eve", "ann"], "whose job is trained elsewhere is last");
   t.same(order({ ann: 5, bob: 1, eve: 1 }), ["bob", "eve", "ann"]);
   t.end();
 });
@@ -98,8 +102,7 @@ t.test("no job of a removed user is taken; one that cannot begin waits, and fail
   }
   t.match(await store.getJob("ann", job.id), { error: { code: "training_crashed" } });
   t.equal(started, 3);
-  const folder = await store.folderOf("ann", job.id);
-  t.same(readdirSync(folder), [], "its folder was cleared");
+  t.same(readdirSync((await store.folderOf("ann", job.id)).path), [], "its folder was cleared");
 });
 
 t.test("a line of any length is read in bounded memory, and others are served meanwhile", async (t) => {

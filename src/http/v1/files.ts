@@ -29,7 +29,7 @@ export function trainingOf({ training }: Pick<AppParts, "training">): TrainingSe
   if (training !== null) return training;
   throw new PrefixdError(
     "training_off",
-    "This server does not train prefixes: it must be started with --training on and an lmdb: store.",
+    "This server does not train prefixes: it must be started with --training on.",
   );
 }
 

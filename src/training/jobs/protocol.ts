@@ -37,6 +37,8 @@ export type FromChild =
       readonly tokens: number;
       readonly spent: number;
     }
+  /** The state lies in the folder's STATE. */
+  | { readonly kind: "saved" }
   /** The best values so far lie in the folder's `checkpointFolder(step)`. */
   | { readonly kind: "checkpoint"; readonly evaluation: Evaluation }
   /** The result lies in the folder's RESULT. */
