@@ -113,8 +113,7 @@ export class LmdbTrainingTables {
     this.#file.write((env) => {
       const held = [...valuesOf(env.files, file.user)];
       if (held.length >= MOST_FILES) throw tooManyFiles();
-      if (sumBytes(held) + file.bytes > quota.bytes)
-        throw tooManyBytes(quota, file);
+      if (sumBytes(held) + file.bytes > quota.bytes) throw tooManyBytes(quota, file);
       this.#folders.keepFile(incoming, file.user, file.id);
       env.files.put(`${file.user}/${file.id}`, file);
     });
@@ -142,10 +141,8 @@ export class LmdbTrainingTables {
     this.#file.write((env) => {
       const { user } = job;
       const open = [...env.open.keys(rangeOf(user))].length;
-      if (open >= quota.jobs)
-        throw tooManyJobs(quota);
-      if ((env.tokens.get(dayKey(user, now)) ?? 0) >= quota.tokensPerDay)
-        throw tooManyTokens(quota);
+      if (open >= quota.jobs) throw tooManyJobs(quota);
+      if ((env.tokens.get(dayKey(user, now)) ?? 0) >= quota.tokensPerDay) throw tooManyTokens(quota);
       const ended = [...valuesOf(env.jobs, user)].filter(isEnded);
       for (const old of ended.slice(0, Math.max(0, ended.length + open + 1 - MOST_JOBS))) forget(env, old);
       env.jobs.put(`${user}/${job.id}`, job);

@@ -103,7 +103,8 @@ class RedisStore implements PrefixStore {
       if (reply === -1) throw preconditionFailed("The prefix has changed in the meantime.");
       if (reply === -4) throw tooMany(max_prefixes ?? 0);
       if (reply === -5) throw tooLarge(max_prefix_bytes ?? 0);
-      if (reply === -6) throw preconditionFailed("The training job was cancelled, or another replica has taken it over.");
+      if (reply === -6)
+        throw preconditionFailed("The training job was cancelled, or another replica has taken it over.");
       throw uploadError(reply);
     });
   }

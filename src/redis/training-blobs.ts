@@ -1,8 +1,12 @@
 /** Files of examples and states of trainings in Redis: bytes in chunks, sent and read one by one, so that none is ever whole in memory. */
 import { createHash, randomUUID } from "node:crypto";
+import { open, rm } from "node:fs/promises";
+import { Readable } from "node:stream";
+import { PrefixdError } from "../errors.ts";
 import { ByteBudget } from "../prefixes/byte-budget.ts";
 import { userRemoved } from "../prefixes/tombstones.ts";
 import type { IncomingFile } from "../training/jobs/store.ts";
+import { orDiskFull } from "../training/jobs/work-folders.ts";
 import { uploadError } from "./chunks.ts";
 import { guarded, type RedisCommands } from "./connection.ts";
 import type { RedisTrainingKeys } from "./training-keys.ts";
@@ -62,8 +66,32 @@ export class TrainingBlobs {
     });
   }
 
+  /** The caller reads it to the end or destroys it. @throws PrefixdError training_file_not_found, also while it is read */
+  async open(user: string, blob: Blob): Promise<Readable> {
+    const chunks = this.#read(user, blob);
+    const first = (await chunks.next()).value ?? null;
+    if (first === null && blob.chunks > 0) throw lostFile();
+    return Readable.from(restOf(first, chunks), { objectMode: false });
+  }
+
+  /** False, and no file, if Redis does not have all of it any more. */
+  async copy(user: string, blob: Blob, path: string): Promise<boolean> {
+    const file = await orDiskFull(open(path, "w", 0o600));
+    let isWhole = true;
+    try {
+      for await (const chunk of this.#read(user, blob)) {
+        if (chunk === null) isWhole = false;
+        else await orDiskFull(file.writeFile(chunk));
+      }
+    } finally {
+      await file.close();
+    }
+    if (!isWhole) await rm(path, { force: true });
+    return isWhole;
+  }
+
   /** Its chunks; null instead of the next one if it is gone, or not what was written. */
-  async *read(user: string, { id, chunks, bytes, sha256 }: Blob): AsyncGenerator<Buffer | null> {
+  async *#read(user: string, { id, chunks, bytes, sha256 }: Blob): AsyncGenerator<Buffer | null, void> {
     const hash = createHash("sha256");
     let left = bytes;
     for (let number = 0; number < chunks; number++) {
@@ -72,7 +100,10 @@ export class TrainingBlobs {
       );
       left -= chunk?.length ?? 0;
       const isLast = number === chunks - 1;
-      if (chunk === null || (isLast && (left !== 0 || hash.update(chunk).digest("hex") !== sha256))) return yield null;
+      if (chunk === null || (isLast && (left !== 0 || hash.update(chunk).digest("hex") !== sha256))) {
+        yield null;
+        return;
+      }
       if (!isLast) hash.update(chunk);
       yield chunk;
     }
@@ -87,6 +118,18 @@ export class TrainingBlobs {
         reservation[Symbol.dispose]();
       }
     });
+  }
+}
+
+export const lostFile = (): PrefixdError =>
+  new PrefixdError("training_file_not_found", "Redis has lost a part of the file; upload it again.");
+
+async function* restOf(first: Buffer | null, rest: AsyncGenerator<Buffer | null, void>): AsyncGenerator<Buffer> {
+  if (first === null) return;
+  yield first;
+  for await (const chunk of rest) {
+    if (chunk === null) throw lostFile();
+    yield chunk;
   }
 }
 

@@ -1,8 +1,6 @@
 import { createReadStream } from "node:fs";
-import { open, rm } from "node:fs/promises";
 import { join } from "node:path";
-import { Readable } from "node:stream";
-import { PrefixdError } from "../errors.ts";
+import type { Readable } from "node:stream";
 import { userRemoved } from "../prefixes/tombstones.ts";
 import { dayOf, numberedId } from "../training/jobs/ids.ts";
 import {
@@ -30,10 +28,10 @@ import {
   type WaitingJob,
 } from "../training/jobs/store.ts";
 import type { JobCheckpoint, JobEvent, TrainingFile, TrainingJob } from "../training/jobs/types.ts";
-import { orDiskFull, type WorkFolders } from "../training/jobs/work-folders.ts";
+import type { WorkFolders } from "../training/jobs/work-folders.ts";
 import { uploadError } from "./chunks.ts";
 import { accessRedis, guarded, type RedisAccess, type RedisConnection, type RedisUse } from "./connection.ts";
-import { blobText, parseBlob, TrainingBlobs, type ArrivingBlob, type Blob } from "./training-blobs.ts";
+import { blobText, lostFile, parseBlob, TrainingBlobs, type ArrivingBlob, type Blob } from "./training-blobs.ts";
 import { RedisTrainingKeys } from "./training-keys.ts";
 import { parseJob, TrainingQueue, type StoredJob } from "./training-queue.ts";
 import * as scripts from "./training-scripts.ts";
@@ -118,19 +116,14 @@ class RedisTrainingStore implements TrainingStore {
   deleteFile(user: string, id: string): Promise<boolean> {
     return guarded(async () => {
       const keys = [this.#keys.files(user), this.#keys.bytes(user)];
-      return (
-        (await this.#connection.run(scripts.DELETE_FILE, keys, [...recordRange(id), this.#keys.base(user)])) === 1
-      );
+      return (await this.#connection.run(scripts.DELETE_FILE, keys, [...recordRange(id), this.#keys.base(user)])) === 1;
     });
   }
 
   async contentOf({ user, id }: TrainingFile): Promise<Readable> {
     const blob = (await this.#file(user, id))?.blob;
     if (blob === undefined) throw noSuchFile();
-    const chunks = this.#blobs.read(user, blob);
-    const first = blob.chunks === 0 ? null : (await chunks.next()).value;
-    if (first === undefined || (first === null && blob.chunks > 0)) throw lostFile();
-    return Readable.from(restOf(first, chunks), { objectMode: false });
+    return this.#blobs.open(user, blob);
   }
 
   storedBytes(user: string): Promise<number> {
@@ -213,9 +206,7 @@ class RedisTrainingStore implements TrainingStore {
   }
 
   seal({ user, id, holder }: Claim): Promise<boolean> {
-    return guarded(
-      async () => (await this.#connection.run(scripts.SEAL, [this.#keys.job(user, id)], [holder])) === 1,
-    );
+    return guarded(async () => (await this.#connection.run(scripts.SEAL, [this.#keys.job(user, id)], [holder])) === 1);
   }
 
   end({ user, id, holder }: Claim, { status, error }: JobEnd, now: number): Promise<boolean> {
@@ -241,14 +232,14 @@ class RedisTrainingStore implements TrainingStore {
     const path = await this.#work.make(user, id);
     const state = (await guarded(() => this.#job(user, id)))?.state ?? null;
     if (state === null) return { path, isStateLost: false };
-    return { path, isStateLost: !(await this.#copy(user, parseBlob(state), join(path, STATE))) };
+    return { path, isStateLost: !(await this.#blobs.copy(user, parseBlob(state), join(path, STATE))) };
   }
 
   async dataIn(folder: string, { user, id }: TrainingFile): Promise<string> {
     const blob = (await this.#file(user, id))?.blob;
     if (blob === undefined) throw noSuchFile();
     const path = join(folder, id);
-    if (!(await this.#copy(user, blob, path))) throw lostFile();
+    if (!(await this.#blobs.copy(user, blob, path))) throw lostFile();
     return path;
   }
 
@@ -372,22 +363,6 @@ class RedisTrainingStore implements TrainingStore {
         : client.zrevrangebylex(key, after === undefined ? "+" : `(${after}${separator}`, "-", "LIMIT", 0, limit),
     );
   }
-
-  /** False, and no file, if Redis does not have all of it any more. */
-  async #copy(user: string, blob: Blob, path: string): Promise<boolean> {
-    const file = await orDiskFull(open(path, "w", 0o600));
-    let isWhole = true;
-    try {
-      for await (const chunk of this.#blobs.read(user, blob)) {
-        if (chunk === null) isWhole = false;
-        else await orDiskFull(file.writeFile(chunk));
-      }
-    } finally {
-      await file.close();
-    }
-    if (!isWhole) await rm(path, { force: true });
-    return isWhole;
-  }
 }
 
 /** Of the one record that begins with the id and a space, in ZRANGEBYLEX's format. */
@@ -401,16 +376,4 @@ function parseFile(record: string): { file: TrainingFile; blob: Blob } {
 function parseRecord<T extends { readonly id: string }>(record: string): T {
   const space = record.indexOf(" ");
   return { id: record.slice(0, space), ...(JSON.parse(record.slice(space + 1)) as Omit<T, "id">) } as T;
-}
-
-const lostFile = (): PrefixdError =>
-  new PrefixdError("training_file_not_found", "Redis has lost a part of the file; upload it again.");
-
-async function* restOf(first: Buffer | null, rest: AsyncGenerator<Buffer | null>): AsyncGenerator<Buffer> {
-  if (first === null) return;
-  yield first;
-  for await (const chunk of rest) {
-    if (chunk === null) throw lostFile();
-    yield chunk;
-  }
 }

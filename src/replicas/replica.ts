@@ -65,7 +65,7 @@ export class Replica {
     this.#logger = logger;
     const users = (this.users = observeErrors(backend.users, onError));
     const prefixes = (this.prefixes = observeErrors(backend.prefixes, onError));
-    const training = (this.training = observeErrors(backend.training, onError));
+    const training = (this.training = observedTraining(backend.training, onError));
     const directory = (this.#directory = new UserDirectory(users));
     this.auth = withDirectory(
       adminKey === null ? createKeylessAuthenticator() : createAuthenticator({ store: users, adminKey }),
@@ -142,4 +142,13 @@ export class Replica {
     this.auth.forget(user);
     this.#directory.forget(user);
   }
+}
+
+/** Also while a file arrives, which is written by an object of its own. */
+function observedTraining(store: TrainingStore, onError: (operation: string, error: unknown) => void): TrainingStore {
+  const observed = observeErrors(store, onError);
+  const receive: TrainingStore["receive"] = async (user) => observeErrors(await observed.receive(user), onError);
+  return new Proxy(observed, {
+    get: (target, property) => (property === "receive" ? receive : (Reflect.get(target, property) as unknown)),
+  });
 }

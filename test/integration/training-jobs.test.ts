@@ -4,6 +4,7 @@ import { once } from "node:events";
 import { cpSync, existsSync, readdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { getPriority } from "node:os";
 import { join } from "node:path";
+import type OpenAI from "openai";
 import t from "tap";
 import { repositoryFile } from "../support/docs-block.ts";
 import { ROOT } from "../support/program.ts";
@@ -149,7 +150,9 @@ t.test("kill -9 of the process that trains, then of the server: it goes on to th
   await server.exited;
   server = await start();
   t.match(await ended(clientOf(server, ann), job), { status: "succeeded", fine_tuned_model: "killed" });
-  const goneOn = (await messages(clientOf(server, ann), job)).filter((text) => text.startsWith("Fine-tuning job goes on after"));
+  const goneOn = (await messages(clientOf(server, ann), job)).filter((text) =>
+    text.startsWith("Fine-tuning job goes on after"),
+  );
   t.equal(goneOn.length, 2, goneOn.join());
   t.equal(await digestOf(ann, "killed"), whole);
 });

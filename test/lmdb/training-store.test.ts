@@ -17,8 +17,7 @@ import { trainingStoreInThread } from "../support/training-store.ts";
 t.test("LMDB keeps the contract", (t) => {
   trainingStoreContract(t, async (t) => {
     const dir = mkdtempSync(join(t.testdir(), "lmdb."));
-    return async () =>
-      trainingStoreInThread(dir, { claimMs: CONTRACT_CLAIM_MS, clock: () => CONTRACT_CLOCK.now });
+    return async () => trainingStoreInThread(dir, { claimMs: CONTRACT_CLAIM_MS, clock: () => CONTRACT_CLOCK.now });
   });
   t.end();
 });

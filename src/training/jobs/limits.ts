@@ -27,7 +27,10 @@ export const jobEnded = ({ status }: Pick<TrainingJob, "status">): PrefixdError 
   new PrefixdError("training_job_ended", `The job has ended (${status}), so it cannot be cancelled.`);
 
 export const jobSealed = (): PrefixdError =>
-  new PrefixdError("training_job_ended", "The job has trained to its end and is being registered: it cannot be cancelled.");
+  new PrefixdError(
+    "training_job_ended",
+    "The job has trained to its end and is being registered: it cannot be cancelled.",
+  );
 
 export const noSuchFile = (field?: string): PrefixdError =>
   new PrefixdError("training_file_not_found", "There is no such file.", field === undefined ? {} : { field });

@@ -10,7 +10,14 @@ import type { TrainRequest } from "../job.ts";
 import type { Evaluation } from "../training.ts";
 import { requestOf } from "./job-request.ts";
 import { checkpointFolder, RESULT, type FromChild, type ToChild } from "./protocol.ts";
-import { CLAIM_MS, type Claim, type JobEnd, type JobProgress, type TrainingQuota, type TrainingStore } from "./store.ts";
+import {
+  CLAIM_MS,
+  type Claim,
+  type JobEnd,
+  type JobProgress,
+  type TrainingQuota,
+  type TrainingStore,
+} from "./store.ts";
 import type { JobError, JobEvent, TrainingJob } from "./types.ts";
 
 /** What a run needs of the server. */
@@ -277,7 +284,8 @@ export class JobRun {
       this.#isUnkept = false;
     } catch (error) {
       if (!isAway(error) && !isRefusal(error)) throw error;
-      if (!this.#toldFull) log("warn", { err: error, job: this.id, user: this.user }, "a training's state was not kept");
+      if (!this.#toldFull)
+        log("warn", { err: error, job: this.id, user: this.user }, "a training's state was not kept");
       this.#toldFull = true;
     }
     const now = performance.now();

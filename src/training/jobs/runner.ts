@@ -105,8 +105,6 @@ export class JobRunner {
 export function inTurn(jobs: readonly WaitingJob[], serviceOf: (user: string) => number): readonly WaitingJob[] {
   return [...jobs].sort(
     (a, b) =>
-      a.running - b.running ||
-      serviceOf(a.job.user) - serviceOf(b.job.user) ||
-      a.job.createdAt - b.job.createdAt,
+      a.running - b.running || serviceOf(a.job.user) - serviceOf(b.job.user) || a.job.createdAt - b.job.createdAt,
   );
 }

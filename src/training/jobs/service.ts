@@ -226,4 +226,3 @@ function nameFrom(suffix: string | null): string {
   const middle = suffix === null ? "" : `${suffix.replaceAll(/[^A-Za-z0-9._-]/g, "-")}-`;
   return `ft-${middle}${randomBytes(4).toString("hex")}`;
 }
-
