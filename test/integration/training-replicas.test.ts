@@ -1,5 +1,5 @@
 /** Training on two replicas that share a Redis: whichever trains a job may be killed, cut off, or told to stop by the other one. */
-import { readdirSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import t from "tap";
@@ -51,6 +51,19 @@ const gone = async (pid: number): Promise<void> => {
   while (isAlive(pid)) await sleep(20);
 };
 
+/** Also one that its stopped parent has not waited for: it does nothing any more. */
+async function hasEnded(pid: number): Promise<boolean> {
+  const state = (): string => {
+    try {
+      return readFileSync(`/proc/${pid}/stat`, "utf8").split(") ")[1]![0]!;
+    } catch {
+      return "";
+    }
+  };
+  while (state() !== "" && state() !== "Z") await sleep(20);
+  return true;
+}
+
 t.setTimeout(240_000);
 const [first, second] = servers as [TestServer, TestServer];
 const ann = await newUser(first, "ann");
@@ -101,6 +114,22 @@ t.test("kill -9 of the replica that trains: the other one goes on to the same bi
   t.pass("until a replica starts there");
 });
 
+t.test("a replica that hangs: its process ends with the claim, and when it wakes it registers nothing", async (t) => {
+  const openai = clientOf(servers[0]!, ann);
+  const job = await createJob(openai, await uploaded(openai), { prefix_id: "hung" });
+  const { server, pid } = await beyond(servers, openai, job, 15);
+  server.signal("SIGSTOP");
+  const other = clientOf(otherThan(server), ann);
+  t.match(await ended(other, job), { status: "succeeded", fine_tuned_model: "hung" });
+  t.equal(await digestOf(otherThan(server), ann, "hung"), whole);
+  t.ok(await hasEnded(pid));
+  server.signal("SIGCONT");
+  while (worked().length > 0) await sleep(20);
+  const said = await messages(other, job);
+  t.equal(said.filter((text) => text.startsWith("New fine-tuned model created")).length, 1);
+  t.equal(said.at(-1), "The job has successfully completed");
+});
+
 t.test("cancelled by the other replica: its process is gone, and nothing is registered", async (t) => {
   const openai = clientOf(servers[0]!, ann);
   const file = await uploaded(openai);
@@ -110,7 +139,7 @@ t.test("cancelled by the other replica: its process is gone, and nothing is regi
   t.match(await other.fineTuning.jobs.cancel(job.id), { status: "cancelled", fine_tuned_model: null });
   t.notOk(isAlive(pid));
   t.equal(await digestOf(server, ann, "cancelled"), undefined);
-  t.equal((await keysWith("blob:")).length, 2, "the files");
+  t.equal((await keysWith("blob:")).length, (await openai.files.list()).data.length, "the files");
   t.same(worked(), []);
 });
 

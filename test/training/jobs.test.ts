@@ -4,8 +4,10 @@ import { readdirSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import t from "tap";
 import { checkData } from "../../src/training/jobs/check-data.ts";
+import { watchClaim } from "../../src/training/jobs/claim-watch.ts";
 import { Pacer } from "../../src/training/jobs/pacer.ts";
 import { inTurn, JobRunner } from "../../src/training/jobs/runner.ts";
+import { CLAIM_MS } from "../../src/training/jobs/store.ts";
 import { NOW, putFile, QUOTA, trainingJob } from "../contract/training-store.ts";
 import { trainingStoreInThread } from "../support/training-store.ts";
 
@@ -42,6 +44,35 @@ t.test("a rest ends when the server is idle", async (t) => {
   pacer.busy = true;
   await pacer.rest(1000, never);
   t.equal(now, 100);
+});
+
+t.test("a process whose server is silent ends itself, but not because an update took long", (t) => {
+  let now = 0;
+  let look = (): void => {};
+  let lapses = 0;
+  const held = watchClaim(
+    () => lapses++,
+    () => now,
+    (_ms, what) => (look = what),
+  );
+  const pass = (ms: number, times: number): void => {
+    for (let i = 0; i < times; i++) {
+      now += ms;
+      look();
+    }
+  };
+  pass(CLAIM_MS / 10, 9);
+  held();
+  pass(CLAIM_MS / 10, 10);
+  t.equal(lapses, 0);
+  pass(3 * CLAIM_MS, 1);
+  t.equal(lapses, 0, "what was said meanwhile may not have been read yet");
+  held();
+  pass(CLAIM_MS / 10, 10);
+  t.equal(lapses, 0);
+  pass(CLAIM_MS / 10, 1);
+  t.equal(lapses, 1);
+  t.end();
 });
 
 t.test("the user with the least service is next, then the oldest job", (t) => {

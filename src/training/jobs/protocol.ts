@@ -17,6 +17,8 @@ export type ToChild =
   | { readonly kind: "start"; readonly task: ChildTask }
   /** Whether the server generates. */
   | { readonly kind: "busy"; readonly busy: boolean }
+  /** The claim on the job has been renewed. */
+  | { readonly kind: "held" }
   /** Ends after the update that is on its way, with its state kept. */
   | { readonly kind: "stop" };
 

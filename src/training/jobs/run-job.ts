@@ -264,6 +264,7 @@ export class JobRun {
     // The next renewal is as good as a repeated one.
     const { kept, dayTokens } = await (Object.keys(progress).length === 0 ? tell() : this.#storing(tell));
     if (!kept) return this.kill();
+    this.#tell({ kind: "held" });
     if (dayTokens < quota.tokensPerDay || this.#stopping) return;
     this.stop();
     await this.#event("warn", `The ${quota.tokensPerDay} tokens of this day are used up: it goes on tomorrow (UTC).`);
@@ -355,9 +356,11 @@ export class JobRun {
     return this.#storing(() => this.#parts.store.end(this.#claim, end, Date.now()));
   }
 
-  #event(level: JobEvent["level"], message: string, data: JobEvent["data"] = null): Promise<void> {
+  /** Nothing of a run that was ended: the job may be another replica's. */
+  async #event(level: JobEvent["level"], message: string, data: JobEvent["data"] = null): Promise<void> {
+    if (this.#killed.signal.aborted) return;
     const event = { createdAt: Date.now(), level, message, data };
-    return this.#storing(() => this.#parts.store.addEvent(this.user, this.id, event));
+    await this.#storing(() => this.#parts.store.addEvent(this.user, this.id, event));
   }
 
   /** Repeats what the store is away for, until this run is ended. */
