@@ -18,7 +18,27 @@ export function trainingStoreInThread(
 
 export const TRAINING_QUOTA = { jobs: 2, bytes: 64 * 1024, tokensPerDay: 1_000_000 };
 
-/** Training as the HTTP side sees it, over a real store; no job ever runs. */
+/** Training as the HTTP side sees it; no job ever runs. */
+export function trainingOn(store: TrainingStore): TrainingService {
+  const runner = {
+    look: () => {},
+    kill: async () => {},
+    lapse: () => {},
+    endOfUser: async () => {},
+    readmitUser: () => {},
+    isRemoved: () => false,
+  };
+  return new TrainingService({
+    store,
+    runner,
+    quota: TRAINING_QUOTA,
+    base: "f".repeat(64),
+    endEverywhere: async () => {},
+    onCancel: () => {},
+  });
+}
+
+/** The same over a store of its own. */
 export function trainingService(t: { teardown(fn: () => Promise<void>): unknown }): {
   dir: string;
   store: TrainingStore;
@@ -28,21 +48,5 @@ export function trainingService(t: { teardown(fn: () => Promise<void>): unknown 
   const folder = temporaryFolder();
   const store = trainingStoreInThread(folder.path);
   t.teardown(() => store.close().finally(folder.remove));
-  const runner = {
-    look: () => {},
-    kill: async () => {},
-    lapse: () => {},
-    endOfUser: async () => {},
-    readmitUser: () => {},
-    isRemoved: () => false,
-  };
-  const training = new TrainingService({
-    store,
-    runner,
-    quota: TRAINING_QUOTA,
-    base: "f".repeat(64),
-    endEverywhere: async () => {},
-    onCancel: () => {},
-  });
-  return { dir: folder.path, store, training };
+  return { dir: folder.path, store, training: trainingOn(store) };
 }

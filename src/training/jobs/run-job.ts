@@ -91,7 +91,7 @@ export class JobRun {
   #saves = 0;
   #isUnkept = false;
   #nextKeep = -Infinity;
-  #toldFull = false;
+  #hasWarned = false;
 
   constructor(parts: RunParts, job: TrainingJob, holder: string) {
     [this.#parts, this.#job] = [parts, job];
@@ -285,9 +285,9 @@ export class JobRun {
       this.#isUnkept = false;
     } catch (error) {
       if (!isAway(error) && !isRefusal(error)) throw error;
-      if (!this.#toldFull)
+      if (!this.#hasWarned)
         log("warn", { err: error, job: this.id, user: this.user }, "a training's state was not kept");
-      this.#toldFull = true;
+      this.#hasWarned = true;
     }
     const now = performance.now();
     this.#nextKeep = now + (now - began) * (1 / KEEP_SHARE - 1);
