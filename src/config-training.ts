@@ -5,7 +5,7 @@ export const TRAINING_SETTINGS = {
   training: Type.Enum(["on", "off"], {
     default: "off",
     description:
-      "Whether users can train prefixes with /v1/fine_tuning/jobs; off, since it takes processor time and disk that a server may not have to spare. Needs an lmdb: store",
+      "Whether users can train prefixes with /v1/fine_tuning/jobs; off, since it takes processor time and disk that a server may not have to spare",
   }),
   trainThreads: Type.Integer({
     minimum: 0,

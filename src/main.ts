@@ -129,11 +129,12 @@ async function start(
   const training = await openTraining(
     {
       config,
-      store: backend.training,
+      store: replica.training,
       registry: everywhere,
       users: replica.users,
       engine,
       mayServe: mayEmit,
+      broadcast: (command) => replica.broadcast(command),
       base: fingerprint,
       metrics,
       logger,
@@ -144,7 +145,7 @@ async function start(
     engine: () => engine.stats(),
     prefixCache: () => replica.prefixCache.stats(),
     constraintCache: () => constraints.stats(),
-    ...(training === null ? {} : { training: () => backend.training!.counts() }),
+    ...(training === null ? {} : { training: () => replica.training.counts() }),
     transfers: () => model.runtime.transfers,
     prefixBank: () => model.local.bankStats(),
     stepSizes: () => model.local.graphStats(),

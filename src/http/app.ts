@@ -113,7 +113,7 @@ export async function buildApp(parts: AppParts): Promise<App> {
   chatRoutes(fastify, parts, reader, server);
   modelsRoutes(fastify, parts);
   filesRoutes(fastify, parts, bodies);
-  fineTuningRoutes(fastify, parts);
+  fineTuningRoutes(fastify, parts, state);
   tokenRoutes(fastify, parts, reader);
   prefixRoutes(fastify, parts, reader, bodies);
   adminRoutes(fastify, parts);

@@ -1,14 +1,18 @@
 import { open, type FileHandle } from "node:fs/promises";
+import type { Readable } from "node:stream";
 import { PrefixdError } from "../errors.ts";
+import { noSuchFile, unlessFull } from "../training/jobs/limits.ts";
 import type {
   Claim,
   IncomingFile,
   JobEnd,
+  JobFolder,
   JobProgress,
   Page,
   RemovedTraining,
   TrainingQuota,
   TrainingStore,
+  WaitingJob,
 } from "../training/jobs/store.ts";
 import type { JobCheckpoint, JobEvent, TrainingFile, TrainingJob } from "../training/jobs/types.ts";
 import { isFull } from "./file.ts";
@@ -57,8 +61,14 @@ export class LmdbTrainingStore implements TrainingStore {
     return this.#tables.call("deleteFile", user, id);
   }
 
-  pathOf({ user, id }: TrainingFile): string {
-    return this.#folders.file(user, id);
+  async contentOf({ user, id }: TrainingFile): Promise<Readable> {
+    try {
+      return (await open(this.#folders.file(user, id))).createReadStream();
+    } catch (error) {
+      // Deleted in between.
+      if (error instanceof Error && "code" in error && error.code === "ENOENT") throw noSuchFile();
+      throw error;
+    }
   }
 
   storedBytes(user: string): Promise<number> {
@@ -77,12 +87,12 @@ export class LmdbTrainingStore implements TrainingStore {
     return this.#tables.call("listJobs", user, page);
   }
 
-  waiting(quota: TrainingQuota, now: number): Promise<TrainingJob[]> {
-    return this.#tables.call("waiting", quota, now);
+  waiting(quota: TrainingQuota, now: number, holder: string): Promise<WaitingJob[]> {
+    return this.#tables.call("waiting", quota, now, holder);
   }
 
-  claim(claim: Claim, now: number): Promise<TrainingJob | null> {
-    return this.#tables.call("claim", claim, now);
+  claim(claim: Claim): Promise<TrainingJob | null> {
+    return this.#tables.call("claim", claim);
   }
 
   progress(claim: Claim, progress: JobProgress, now: number): Promise<{ kept: boolean; dayTokens: number }> {
@@ -93,6 +103,10 @@ export class LmdbTrainingStore implements TrainingStore {
     return this.#tables.call("release", claim);
   }
 
+  seal(claim: Claim): Promise<boolean> {
+    return this.#tables.call("seal", claim);
+  }
+
   end(claim: Claim, end: JobEnd, now: number): Promise<boolean> {
     return this.#tables.call("end", claim, end, now);
   }
@@ -101,20 +115,29 @@ export class LmdbTrainingStore implements TrainingStore {
     return this.#tables.call("cancel", user, id, now);
   }
 
-  folderOf(user: string, id: string): Promise<string> {
-    return this.#tables.call("folderOf", user, id);
+  async folderOf(user: string, id: string): Promise<JobFolder> {
+    return { path: await this.#tables.call("folderOf", user, id), isStateLost: false };
   }
 
-  clearFolder(user: string, id: string): Promise<void> {
-    return this.#tables.call("clearFolder", user, id);
+  async dataIn(_folder: string, { user, id }: TrainingFile): Promise<string> {
+    return this.#folders.file(user, id);
+  }
+
+  /** It is in the folder already, which no other process takes over. */
+  async keepState(): Promise<boolean> {
+    return true;
+  }
+
+  async leaveFolder(user: string, id: string): Promise<void> {
+    await this.#tables.call("leaveFolder", user, id).catch(() => undefined);
   }
 
   counts(): Promise<{ queued: number; running: number }> {
-    return this.#tables.call("counts", Date.now());
+    return this.#tables.call("counts");
   }
 
-  addEvent(user: string, job: string, event: Omit<JobEvent, "id">): Promise<void> {
-    return this.#tables.call("addEvent", user, job, event);
+  async addEvent(user: string, job: string, event: Omit<JobEvent, "id">): Promise<void> {
+    await this.#tables.call("addEvent", user, job, event).catch(unlessFull);
   }
 
   listEvents(user: string, job: string, page: Page): Promise<JobEvent[]> {

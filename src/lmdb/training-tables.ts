@@ -1,7 +1,26 @@
 import { existsSync, mkdirSync } from "node:fs";
-import { PrefixdError } from "../errors.ts";
-import { numberedId } from "../training/jobs/ids.ts";
-import type { Claim, JobEnd, JobProgress, Page, RemovedTraining, TrainingQuota } from "../training/jobs/store.ts";
+import { dayOf, numberedId } from "../training/jobs/ids.ts";
+import {
+  jobEnded,
+  jobSealed,
+  MOST_EVENTS,
+  MOST_FILES,
+  MOST_JOBS,
+  tooManyBytes,
+  tooManyFiles,
+  tooManyJobs,
+  tooManyTokens,
+} from "../training/jobs/limits.ts";
+import {
+  CLAIM_MS,
+  type Claim,
+  type JobEnd,
+  type JobProgress,
+  type Page,
+  type RemovedTraining,
+  type TrainingQuota,
+  type WaitingJob,
+} from "../training/jobs/store.ts";
 import {
   isEnded,
   type JobCheckpoint,
@@ -17,13 +36,19 @@ import { folderKey, TrainingFolders } from "./training-folders.ts";
 export interface LmdbTrainingOptions {
   /** The store's folder; training is in its sub-folder `training`. */
   readonly dir: string;
+  /** Default CLAIM_MS. */
+  readonly claimMs?: number;
 }
 
 /** A job that has not ended, and who holds it. */
 interface OpenJob {
   readonly holder: string | null;
-  /** Unix time in milliseconds at which the claim lapses. */
+  /** When the claim lapses, by this process's monotonic clock: opening the folder lets go of all claims. */
   readonly until: number;
+  /** Tokens of this claim that the day has been charged with. */
+  readonly spent?: number;
+  /** It is being registered. */
+  readonly sealed?: boolean;
 }
 
 interface Environment {
@@ -38,11 +63,6 @@ interface Environment {
   readonly tokens: JsonTable<number>;
 }
 
-/** Records that a user may have, so that nobody fills the table with tiny ones. */
-const MOST_FILES = 1000;
-const MOST_JOBS = 100;
-const MOST_EVENTS = 1000;
-
 /**
  * Training's records and files. Records are in their own LMDB environment, which is rewritten without a removed user.
  * Every call is synchronous and blocks on the disk, so it runs on a thread.
@@ -50,8 +70,12 @@ const MOST_EVENTS = 1000;
 export class LmdbTrainingTables {
   readonly #folders: TrainingFolders;
   readonly #file: RewrittenLmdb<Environment>;
+  readonly #claimMs: number;
+  readonly #clock: () => number;
 
-  constructor({ dir }: LmdbTrainingOptions) {
+  /** @param clock monotonic, in milliseconds */
+  constructor({ dir, claimMs = CLAIM_MS }: LmdbTrainingOptions, clock: () => number = () => performance.now()) {
+    [this.#claimMs, this.#clock] = [claimMs, clock];
     this.#folders = new TrainingFolders(dir);
     this.#file = new RewrittenLmdb({
       dir: this.#folders.records,
@@ -88,9 +112,8 @@ export class LmdbTrainingTables {
   putFile(file: TrainingFile, incoming: string, quota: TrainingQuota): void {
     this.#file.write((env) => {
       const held = [...valuesOf(env.files, file.user)];
-      if (held.length >= MOST_FILES) throw quotaExceeded(`${MOST_FILES} files at most; delete some.`);
-      if (sumBytes(held) + file.bytes > quota.bytes)
-        throw quotaExceeded(`${quota.bytes} bytes of files at most, and the file has ${file.bytes}; delete some.`);
+      if (held.length >= MOST_FILES) throw tooManyFiles();
+      if (sumBytes(held) + file.bytes > quota.bytes) throw tooManyBytes(quota, file);
       this.#folders.keepFile(incoming, file.user, file.id);
       env.files.put(`${file.user}/${file.id}`, file);
     });
@@ -118,10 +141,8 @@ export class LmdbTrainingTables {
     this.#file.write((env) => {
       const { user } = job;
       const open = [...env.open.keys(rangeOf(user))].length;
-      if (open >= quota.jobs)
-        throw quotaExceeded(`${quota.jobs} jobs at once; wait until one has ended, or cancel it.`);
-      if ((env.tokens.get(dayKey(user, now)) ?? 0) >= quota.tokensPerDay)
-        throw quotaExceeded(`${quota.tokensPerDay} tokens a day; try again tomorrow (UTC).`);
+      if (open >= quota.jobs) throw tooManyJobs(quota);
+      if ((env.tokens.get(dayKey(user, now)) ?? 0) >= quota.tokensPerDay) throw tooManyTokens(quota);
       const ended = [...valuesOf(env.jobs, user)].filter(isEnded);
       for (const old of ended.slice(0, Math.max(0, ended.length + open + 1 - MOST_JOBS))) forget(env, old);
       env.jobs.put(`${user}/${job.id}`, job);
@@ -137,23 +158,26 @@ export class LmdbTrainingTables {
     return pageOf(this.#file.read().jobs, user, page);
   }
 
-  waiting({ tokensPerDay }: TrainingQuota, now: number): TrainingJob[] {
+  waiting({ tokensPerDay }: TrainingQuota, now: number, holder: string): WaitingJob[] {
     const env = this.#file.read();
     const oldest = new Map<string, TrainingJob>();
+    const running = new Map<string, number>();
     for (const { key, value } of env.open.entries()) {
-      const job = isHeld(value, now) ? undefined : env.jobs.get(key);
-      if (job === undefined || oldest.has(job.user)) continue;
-      if ((env.tokens.get(dayKey(job.user, now)) ?? 0) < tokensPerDay) oldest.set(job.user, job);
+      const job = env.jobs.get(key);
+      if (job === undefined) continue;
+      const { user } = job;
+      if (this.#isHeld(value) && value.holder !== holder) running.set(user, (running.get(user) ?? 0) + 1);
+      else if (!oldest.has(user) && (env.tokens.get(dayKey(user, now)) ?? 0) < tokensPerDay) oldest.set(user, job);
     }
-    return [...oldest.values()];
+    return [...oldest.values()].map((job) => ({ job, running: running.get(job.user) ?? 0 }));
   }
 
-  claim({ user, id, holder, until }: Claim, now: number): TrainingJob | null {
+  claim({ user, id, holder }: Claim): TrainingJob | null {
     return this.#file.write((env) => {
       const key = `${user}/${id}`;
       const [open, job] = [env.open.get(key), env.jobs.get(key)];
-      if (open === undefined || job === undefined || isHeld(open, now)) return null;
-      env.open.put(key, { holder, until });
+      if (open === undefined || job === undefined || (this.#isHeld(open) && open.holder !== holder)) return null;
+      env.open.put(key, { ...open, holder, until: this.#clock() + this.#claimMs, spent: 0 });
       const claimed: TrainingJob = { ...job, status: "validating_files", attempts: job.attempts + 1 };
       env.jobs.put(key, claimed);
       return claimed;
@@ -162,17 +186,18 @@ export class LmdbTrainingTables {
 
   progress(claim: Claim, progress: JobProgress, now: number): { kept: boolean; dayTokens: number } {
     return this.#file.write((env) => {
-      const { user, holder, until } = claim;
+      const { user, holder } = claim;
       const key = `${user}/${claim.id}`;
       const day = dayKey(user, now);
-      const { spent = 0, ...change } = progress;
-      const dayTokens = (env.tokens.get(day) ?? 0) + spent;
-      const job = env.jobs.get(key);
+      const { spent: told = 0, ...change } = progress;
+      const before = env.tokens.get(day) ?? 0;
+      const [open, job] = [env.open.get(key), env.jobs.get(key)];
       // Without a record the user may be gone, and nothing of theirs may come back.
-      if (job === undefined) return { kept: false, dayTokens };
-      if (spent > 0) env.tokens.put(day, dayTokens);
-      if (env.open.get(key)?.holder !== holder) return { kept: false, dayTokens };
-      env.open.put(key, { holder, until });
+      if (job === undefined || open?.holder !== holder) return { kept: false, dayTokens: before };
+      const { spent = 0 } = open;
+      const dayTokens = before + Math.max(0, told - spent);
+      if (dayTokens > before) env.tokens.put(day, dayTokens);
+      env.open.put(key, { ...open, until: this.#clock() + this.#claimMs, spent: Math.max(spent, told) });
       // A job that is resumed repeats steps; only those beyond the farthest are progress.
       const step = Math.max(job.step, change.step ?? 0);
       const attempts = step > job.step ? 0 : job.attempts;
@@ -184,6 +209,16 @@ export class LmdbTrainingTables {
   release({ user, id, holder }: Claim): void {
     this.#file.write((env) => {
       if (env.open.get(`${user}/${id}`)?.holder === holder) letWait(env, `${user}/${id}`);
+    });
+  }
+
+  seal({ user, id, holder }: Claim): boolean {
+    return this.#file.write((env) => {
+      const key = `${user}/${id}`;
+      const open = env.open.get(key);
+      if (open?.holder !== holder) return false;
+      env.open.put(key, { ...open, sealed: true });
+      return true;
     });
   }
 
@@ -203,8 +238,8 @@ export class LmdbTrainingTables {
       const key = `${user}/${id}`;
       const job = env.jobs.get(key);
       if (job === undefined) return null;
-      if (isEnded(job))
-        throw new PrefixdError("training_job_ended", `The job has ended (${job.status}), so it cannot be cancelled.`);
+      if (isEnded(job)) throw jobEnded(job);
+      if (env.open.get(key)?.sealed === true) throw jobSealed();
       const cancelled: TrainingJob = { ...job, status: "cancelled", finishedAt: now };
       env.open.remove(key);
       env.jobs.put(key, cancelled);
@@ -218,12 +253,12 @@ export class LmdbTrainingTables {
     return dir;
   }
 
-  clearFolder(user: string, id: string): void {
-    this.#folders.eraseJob(user, id);
+  leaveFolder(user: string, id: string): void {
+    if (this.#file.read().open.get(`${user}/${id}`) === undefined) this.#folders.eraseJob(user, id);
   }
 
-  counts(now: number): { queued: number; running: number } {
-    const held = [...this.#file.read().open.entries()].map(({ value }) => isHeld(value, now));
+  counts(): { queued: number; running: number } {
+    const held = [...this.#file.read().open.entries()].map(({ value }) => this.#isHeld(value));
     const running = held.filter(Boolean).length;
     return { queued: held.length - running, running };
   }
@@ -276,6 +311,10 @@ export class LmdbTrainingTables {
   close(): Promise<void> {
     return this.#file.close();
   }
+
+  #isHeld({ holder, until }: OpenJob): boolean {
+    return holder !== null && until > this.#clock();
+  }
 }
 
 /** All keys that begin with `above` and a slash: "0" is the character after it. */
@@ -303,11 +342,9 @@ function copyWithout(from: JsonTable<unknown>, to: JsonTable<unknown>, user: str
   for (const { key, value } of from.entries()) if (!key.startsWith(`${user}/`)) to.put(key, value);
 }
 
-const isHeld = ({ holder, until }: OpenJob, now: number): boolean => holder !== null && until > now;
-
 function letWait(env: Environment, key: string): void {
   const job = env.jobs.get(key);
-  env.open.put(key, { holder: null, until: 0 });
+  env.open.put(key, { ...env.open.get(key), holder: null, until: 0 });
   if (job !== undefined) env.jobs.put(key, { ...job, status: "queued" });
 }
 
@@ -320,7 +357,4 @@ function forget(env: Environment, { user, id }: TrainingJob): void {
 const sumBytes = (files: Iterable<TrainingFile>): number =>
   Array.from(files).reduce((sum, { bytes }) => sum + bytes, 0);
 
-const dayKey = (user: string, now: number): string => `${user}/${new Date(now).toISOString().slice(0, 10)}`;
-
-const quotaExceeded = (what: string): PrefixdError =>
-  new PrefixdError("training_quota_exceeded", `For training a user may have ${what}`);
+const dayKey = (user: string, now: number): string => `${user}/${dayOf(now)}`;

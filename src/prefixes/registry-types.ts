@@ -1,6 +1,7 @@
 import type { KvTensor } from "../kv.ts";
 import type {
   HeldPrefixes,
+  JobClaim,
   ListedPrefix,
   PrefixKey,
   PrefixMeta,
@@ -47,7 +48,7 @@ export interface OpenedFile {
 export interface PrefixRegistry {
   /**
    * Registers or replaces a prefix; a replaced one keeps its sharing. Aborting `signal` gives up a prompt that waits
-   * for the model. Also throws `quota_exceeded`, and what folding throws.
+   * for the model. `claim`: as `PrefixStore.put`. Also throws `quota_exceeded`, and what folding throws.
    */
   register(
     key: PrefixKey,
@@ -55,6 +56,7 @@ export interface PrefixRegistry {
     precondition?: Precondition,
     quota?: PrefixQuota,
     signal?: AbortSignal,
+    claim?: JobClaim,
   ): Promise<{ meta: PrefixMeta; created: boolean }>;
   /**
    * A prefix's metadata for `asker` (default: the owner). For a user without access the prefix does not exist. Throws

@@ -14,6 +14,7 @@ import type { OpenedFile, PrefixRegistry, PrefixUpload, ResolvedPrefix } from ".
 import { mayRead, mayUse, notReadable, sharingOf } from "./sharing.ts";
 import type {
   HeldPrefixes,
+  JobClaim,
   ListedPrefix,
   PrefixKey,
   PrefixMeta,
@@ -93,6 +94,7 @@ class Registry implements PrefixRegistry {
     precondition?: Precondition,
     quota?: PrefixQuota,
     signal?: AbortSignal,
+    claim?: JobClaim,
   ): Promise<{ meta: PrefixMeta; created: boolean }> {
     checkPrefixName(key.name);
     const before = await this.#store.head(key);
@@ -122,7 +124,7 @@ class Registry implements PrefixRegistry {
     const record: PrefixRecord = { meta, kv: bytes, files };
     if (before !== null && (await this.#isStored(before, record))) return { meta: before, created: false };
     try {
-      const { created } = await this.#store.put(record, precondition, quota);
+      const { created } = await this.#store.put(record, precondition, quota, claim);
       return { meta, created };
     } finally {
       // Also after an error: the store may have made the change and failed to report it.

@@ -83,6 +83,12 @@ export interface Precondition {
   readonly ifNoneMatch?: "*";
 }
 
+/** A claim on a training job of the prefix's user, whose result is put. */
+export interface JobClaim {
+  readonly id: string;
+  readonly holder: string;
+}
+
 /** A part of a file. */
 export interface ByteRange {
   readonly from: number;
@@ -106,8 +112,16 @@ export type RemovalState = "open" | "done" | null;
  * `precondition_failed`, `store_unavailable` (with retryAfter), `store_full`; `put` for a removed user: `removed`.
  */
 export interface PrefixStore {
-  /** A replaced prefix keeps its sharing, whatever the record says. With a quota, also throws `quota_exceeded`. */
-  put(record: PrefixRecord, precondition?: Precondition, quota?: PrefixQuota): Promise<{ created: boolean }>;
+  /**
+   * A replaced prefix keeps its sharing, whatever the record says. With a quota, also throws `quota_exceeded`. With a claim,
+   * throws `precondition_failed` if another replica holds the job by now; where there are none, claims are not lost.
+   */
+  put(
+    record: PrefixRecord,
+    precondition?: Precondition,
+    quota?: PrefixQuota,
+    claim?: JobClaim,
+  ): Promise<{ created: boolean }>;
   /**
    * Changes the sharing; null if there is no such prefix. A user being removed is not added to any list. Can be
    * repeated after an error.

@@ -118,12 +118,14 @@ return 1
  * KEYS: 1 prefixes, 2 names, 3 uploads, 4 removed, 5 bytes
  * ARGV: 1 name, 2 entry, 3 ifMatch (empty, * or JSON list), 4 ifNoneMatch (empty or *), 5 prefix of chunk keys,
  *       6 upload id, 7 number of chunks, 8 milliseconds that the old chunks remain, 9 channel, 10 message,
- *       11 maximum prefixes and 12 maximum bytes of the user (empty: no limit), 13 bytes of this one
+ *       11 maximum prefixes and 12 maximum bytes of the user (empty: no limit), 13 bytes of this one,
+ *       14 key of the training job whose result it is, in the same slot, and 15 who must hold it (absent: none)
  * Returns: 1 created, 0 replaced, -1 precondition failed, -2 chunks or the announcement missing, -3 the user is
- *          removed, -4 too many prefixes, -5 too many bytes
+ *          removed, -4 too many prefixes, -5 too many bytes, -6 the job is not held
  */
 export const COMMIT_UPLOAD = script(`${COMMON}
 if redis.call('EXISTS', KEYS[4]) == 1 then return REMOVED end
+if ARGV[14] and redis.call('HGET', ARGV[14], 'holder') ~= ARGV[15] then return -6 end
 -- An upload withdrawn by a removal must not come back, even if the user has been created again since.
 if not redis.call('ZSCORE', KEYS[3], 'new ' .. ARGV[6] .. ' ' .. ARGV[7] .. ' ' .. ARGV[1]) then return -2 end
 local old = get(KEYS[1], ARGV[1])

@@ -7,11 +7,13 @@ import { parseEntry, type Entry } from "./prefix-entry.ts";
 import { RedisKeys } from "./prefix-keys.ts";
 import { COMMIT_UPLOAD, DELETE_PREFIX, DELETE_USER, HELD, LIST_PREFIXES } from "./prefix-scripts.ts";
 import { RedisShares } from "./shares.ts";
+import { RedisTrainingKeys } from "./training-keys.ts";
 import { PATCH_SHARING } from "./sharing-scripts.ts";
 import { listedFor, sharedPage, tooLarge, tooMany, withoutSharing } from "../prefixes/sharing.ts";
 import type {
   ByteRange,
   HeldPrefixes,
+  JobClaim,
   ListedPrefix,
   PrefixKey,
   PrefixMeta,
@@ -45,6 +47,7 @@ class RedisStore implements PrefixStore {
   readonly #connection: RedisConnection;
   readonly #release: () => void;
   readonly #keys: RedisKeys;
+  readonly #training: RedisTrainingKeys;
   readonly #uploadTtlMs: number;
   readonly #graceMs: number;
   readonly #chunkBytes: number;
@@ -57,6 +60,7 @@ class RedisStore implements PrefixStore {
     this.#connection = redis;
     this.#release = release;
     this.#keys = new RedisKeys(options.namespace ?? "prefixd");
+    this.#training = new RedisTrainingKeys(options.namespace ?? "prefixd");
     this.#uploadTtlMs = options.uploadTtlMs ?? 600_000;
     this.#graceMs = options.graceMs ?? 60_000;
     this.#chunkBytes = options.chunkBytes ?? 512 * 1024;
@@ -65,7 +69,12 @@ class RedisStore implements PrefixStore {
     redis.subscribe(this.#keys.changes, (message) => this.#heard(message));
   }
 
-  put(record: PrefixRecord, precondition?: Precondition, quota?: PrefixQuota): Promise<{ created: boolean }> {
+  put(
+    record: PrefixRecord,
+    precondition?: Precondition,
+    quota?: PrefixQuota,
+    claim?: JobClaim,
+  ): Promise<{ created: boolean }> {
     return guarded(async () => {
       const { meta } = record;
       const { max_prefixes = null, max_prefix_bytes = null } = quota ?? {};
@@ -87,12 +96,15 @@ class RedisStore implements PrefixStore {
         max_prefixes ?? "",
         max_prefix_bytes ?? "",
         meta.bytes,
+        ...(claim === undefined ? [] : [this.#training.job(meta.user, claim.id), claim.holder]),
       ]);
       if (reply === 1 || reply === 0) return { created: reply === 1 };
       await this.#chunks.discard(meta, plan);
       if (reply === -1) throw preconditionFailed("The prefix has changed in the meantime.");
       if (reply === -4) throw tooMany(max_prefixes ?? 0);
       if (reply === -5) throw tooLarge(max_prefix_bytes ?? 0);
+      if (reply === -6)
+        throw preconditionFailed("The training job was cancelled, or another replica has taken it over.");
       throw uploadError(reply);
     });
   }

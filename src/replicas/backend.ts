@@ -15,8 +15,7 @@ export interface Backend {
   readonly prefixes: PrefixStore;
   readonly users: UserStore;
   readonly tokenBuckets: TokenBuckets;
-  /** null: this kind of store keeps no training jobs yet. */
-  readonly training: TrainingStore | null;
+  readonly training: TrainingStore;
   /** Value for PrefixCacheOptions.verifyMs; 0 where asking the store costs almost nothing. */
   readonly prefixVerifyMs: number;
   /**

@@ -3,12 +3,13 @@ import type { PrefixdError } from "../errors.ts";
 
 /**
  * A small JSON message. `user`: remove everything of a user. `prefix`: remove one prefix. `readmit`: a user with this
- * id is created again.
+ * id is created again. `job`: end a training job that was cancelled.
  */
 export type ReplicaCommand =
   | { readonly kind: "user"; readonly user: string }
   | { readonly kind: "prefix"; readonly user: string; readonly name: string }
-  | { readonly kind: "readmit"; readonly user: string };
+  | { readonly kind: "readmit"; readonly user: string }
+  | { readonly kind: "job"; readonly user: string; readonly id: string };
 
 /** Requests that a command ended on one replica. */
 export interface EndedOnReplica {
@@ -53,7 +54,9 @@ export interface ReplicaParts {
   /** Absent: nothing is trained here. */
   readonly training?: {
     endOfUser(user: string): Promise<void>;
+    endJob(user: string, id: string): Promise<void>;
     readmitUser(user: string): void;
+    lapse(): void;
   };
   readonly prefixCache: {
     evict(key: { user: string; name: string }): void;
@@ -78,6 +81,10 @@ export function createReplicaHandler({
 }: ReplicaParts): ReplicaHandler {
   return async (command) => {
     const { user } = command;
+    if (command.kind === "job") {
+      await training?.endJob(user, command.id);
+      return { running: 0, queued: 0 };
+    }
     if (command.kind === "readmit") {
       generation.readmitUser(user);
       folding.readmitUser(user);
@@ -106,9 +113,10 @@ export function createReplicaHandler({
 
 /** Run when the lease has expired: this replica cannot know what has been removed since. */
 export function dropEverything(
-  { generation, folding, prefixCache, engine, forget }: ReplicaParts,
+  { generation, folding, training, prefixCache, engine, forget }: ReplicaParts,
   error: PrefixdError,
 ): void {
+  training?.lapse();
   prefixCache.clear();
   forget?.(null);
   generation.endAll(error);

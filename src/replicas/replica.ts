@@ -5,6 +5,7 @@ import { observeErrors } from "../observability/observe-errors.ts";
 import { createPrefixCache, type PrefixCache } from "../prefixes/cache.ts";
 import type { PrefixRegistry } from "../prefixes/registry-types.ts";
 import type { PrefixStore } from "../prefixes/store.ts";
+import type { TrainingStore } from "../training/jobs/store.ts";
 import { createAuthenticator, createKeylessAuthenticator, type Authenticator } from "../users/authenticator.ts";
 import { UserDirectory, withDirectory } from "../users/directory.ts";
 import { userShares } from "../users/shares.ts";
@@ -42,6 +43,7 @@ export interface ReplicaOptions {
 export class Replica {
   readonly users: UserStore;
   readonly prefixes: PrefixStore;
+  readonly training: TrainingStore;
   readonly prefixCache: PrefixCache;
   readonly auth: Authenticator;
   /** Users as the engine's tenants. */
@@ -63,6 +65,7 @@ export class Replica {
     this.#logger = logger;
     const users = (this.users = observeErrors(backend.users, onError));
     const prefixes = (this.prefixes = observeErrors(backend.prefixes, onError));
+    const training = (this.training = observedTraining(backend.training, onError));
     const directory = (this.#directory = new UserDirectory(users));
     this.auth = withDirectory(
       adminKey === null ? createKeylessAuthenticator() : createAuthenticator({ store: users, adminKey }),
@@ -80,7 +83,7 @@ export class Replica {
       (user) => directory.find(user)?.limits.tokens_per_minute ?? null,
     );
     this.usage = new UsageRecorder({ sink: users });
-    this.removal = createUserRemoval({ users, prefixes, bus: this, training: backend.training });
+    this.removal = createUserRemoval({ users, prefixes, bus: this, training });
   }
 
   /** Whether this replica may serve now. Cheap: asked before every token. */
@@ -139,4 +142,13 @@ export class Replica {
     this.auth.forget(user);
     this.#directory.forget(user);
   }
+}
+
+/** Also while a file arrives, which is written by an object of its own. */
+function observedTraining(store: TrainingStore, onError: (operation: string, error: unknown) => void): TrainingStore {
+  const observed = observeErrors(store, onError);
+  const receive: TrainingStore["receive"] = async (user) => observeErrors(await observed.receive(user), onError);
+  return new Proxy(observed, {
+    get: (target, property) => (property === "receive" ? receive : (Reflect.get(target, property) as unknown)),
+  });
 }

@@ -1,4 +1,5 @@
 /** Opens the backend named by `--store`; the only module that knows all backends. */
+import { join } from "node:path";
 import type { Config } from "../config.ts";
 import { PrefixdError } from "../errors.ts";
 import { FolderInUseError, lockFolder, type FolderLock } from "../lmdb/folder-lock.ts";
@@ -9,12 +10,15 @@ import type { Logger } from "../observability/logging.ts";
 import { openRedis } from "../redis/connection.ts";
 import { openRedisStore } from "../redis/prefix-store.ts";
 import { openRedisReplicaBus } from "../redis/replica-bus.ts";
+import { openRedisTrainingStore } from "../redis/training-store.ts";
 import { RedisTokenBuckets } from "../redis/token-rate.ts";
 import { openRedisUserStore } from "../redis/user-store.ts";
 import type { Backend } from "../replicas/backend.ts";
 import { createLocalBus } from "../replicas/replica-bus.ts";
+import { WorkFolders } from "../training/jobs/work-folders.ts";
 import { MemoryTokenBuckets } from "../users/token-rate.ts";
 import { Resources } from "./resources.ts";
+import { openWorkFolder } from "./work-folder.ts";
 
 /** @throws FolderInUseError, PrefixdError store_unavailable; leaves nothing open in that case */
 export function openBackend(config: Config, logger: Logger): Promise<Backend> {
@@ -53,7 +57,7 @@ async function openOwn(dir: string, logger: Logger, resources: Resources): Promi
 
 /** All parts share one set of connections. */
 async function openShared(
-  { store: url, redisWaitReplicas: waitReplicas }: Config,
+  { store: url, redisWaitReplicas: waitReplicas, training: trains, cacheDir }: Config,
   logger: Logger,
   resources: Resources,
 ): Promise<Backend> {
@@ -64,11 +68,16 @@ async function openShared(
   resources.defer(() => prefixes.close());
   const users = await openRedisUserStore({ redis });
   resources.defer(() => users.close());
+  // Where nothing is trained nothing is worked on, and the folder need not be writable.
+  const dir = join(cacheDir, "training");
+  const work = new WorkFolders(trains === "on" ? await openWorkFolder(dir, resources) : dir);
+  const training = await openRedisTrainingStore({ redis, work });
+  resources.defer(() => training.close());
   return {
     prefixes,
     users,
     tokenBuckets: new RedisTokenBuckets(redis),
-    training: null,
+    training,
     prefixVerifyMs: 1000,
     joinReplicas: (options) => openRedisReplicaBus({ redis, onError, ...options }),
     close: () => resources.release(),

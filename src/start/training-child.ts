@@ -6,6 +6,7 @@ import { setPriority } from "node:os";
 import { lockFolder } from "../lmdb/folder-lock.ts";
 import { Runtime } from "../runtime/session.ts";
 import { runChild } from "../training/jobs/child.ts";
+import { watchClaim } from "../training/jobs/claim-watch.ts";
 import { Pacer } from "../training/jobs/pacer.ts";
 import type { ChildTask, FromChild, ToChild } from "../training/jobs/protocol.ts";
 
@@ -16,10 +17,13 @@ process.once("disconnect", () => process.kill(process.pid, "SIGKILL"));
 // A terminal and a service manager signal the whole group; the server says what to do.
 for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, () => {});
 
+// A server that hangs may serve nobody whose removal it has not heard of, nor may this process.
+const held = watchClaim(() => process.kill(process.pid, "SIGKILL"));
 const stop = new AbortController();
 let pacer: Pacer | null = null;
 let busy = false;
 process.on("message", (message: ToChild) => {
+  if (message.kind === "held") held();
   if (message.kind === "stop") stop.abort();
   if (message.kind === "busy") {
     busy = message.busy;

@@ -9,6 +9,7 @@ import type { Metrics } from "../observability/metrics.ts";
 import type { PrefixRegistry } from "../prefixes/registry-types.ts";
 import { JobRunner } from "../training/jobs/runner.ts";
 import { TrainingService } from "../training/jobs/service.ts";
+import type { Replica } from "../replicas/replica.ts";
 import type { TrainingStore } from "../training/jobs/store.ts";
 import type { UserStore } from "../users/store.ts";
 import { isBuiltInUser } from "../users/user-id.ts";
@@ -16,13 +17,14 @@ import type { Resources } from "./resources.ts";
 
 export interface TrainingParts {
   readonly config: Config;
-  /** null: the store has no room for training. */
-  readonly store: TrainingStore | null;
+  readonly store: TrainingStore;
   /** Its removals reach every replica. */
   readonly registry: PrefixRegistry;
   readonly users: Pick<UserStore, "getUser">;
   readonly engine: Engine;
   readonly mayServe: () => boolean;
+  /** Reaches every replica. */
+  readonly broadcast: Replica["broadcast"];
   /** Fingerprint of the base model. */
   readonly base: string;
   readonly metrics: Metrics;
@@ -42,12 +44,8 @@ const ENTRY = fileURLToPath(
  * @throws PrefixdError store_unavailable
  */
 export async function openTraining(parts: TrainingParts, resources: Resources): Promise<TrainingService | null> {
-  const { config, store, registry, users, engine, mayServe, base, metrics, logger } = parts;
-  if (config.training === "off" || store === null) {
-    if (config.training === "on")
-      logger.warn("--training on: a Redis store keeps no training jobs yet: nothing is trained");
-    return null;
-  }
+  const { config, store, registry, users, engine, mayServe, broadcast, base, metrics, logger } = parts;
+  if (config.training === "off") return null;
   await store.ping();
   const quota = { jobs: config.trainJobs, bytes: config.trainFileBytes, tokensPerDay: config.trainTokens };
   const runner = new JobRunner({
@@ -55,10 +53,11 @@ export async function openTraining(parts: TrainingParts, resources: Resources): 
     quota,
     startChild: () =>
       fork(ENTRY, [String(config.trainNice)], { stdio: ["ignore", "ignore", "pipe", "ipc"], env: withoutSecrets() }),
-    async register(key, files, signal) {
-      const record = isBuiltInUser(key.user) ? undefined : await users.getUser(key.user);
+    async register(claim, name, files, signal) {
+      const { user } = claim;
+      const record = isBuiltInUser(user) ? undefined : await users.getUser(user);
       if (record === null) throw new PrefixdError("removed", "The user was removed.");
-      await registry.register(key, { kind: "peft", ...files }, undefined, record?.limits, signal);
+      await registry.register({ user, name }, { kind: "peft", ...files }, undefined, record?.limits, signal, claim);
     },
     async unregister(key) {
       await registry.remove(key).catch((error: unknown) => {
@@ -81,7 +80,14 @@ export async function openTraining(parts: TrainingParts, resources: Resources): 
     log: (level, fields, message) => logger[level](fields, message),
   });
   resources.defer(() => runner.close());
-  return new TrainingService({ store, runner, quota, base, onCancel: () => metrics.trainingEnded("cancelled") });
+  return new TrainingService({
+    store,
+    runner,
+    quota,
+    base,
+    endEverywhere: async (user, id) => void (await broadcast({ kind: "job", user, id })),
+    onCancel: () => metrics.trainingEnded("cancelled"),
+  });
 }
 
 /** The admin key and the store's password are no business of a process that reads users' data. */

@@ -1,11 +1,17 @@
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { text } from "node:stream/consumers";
 import type { Test } from "tap";
 import { timedId } from "../../src/training/jobs/ids.ts";
+import { STATE } from "../../src/training/jobs/protocol.ts";
 import type { Claim, TrainingStore } from "../../src/training/jobs/store.ts";
 import type { TrainingFile, TrainingJob } from "../../src/training/jobs/types.ts";
 
-/** Opens a store; every call uses the same data. */
+/** A store's monotonic clock, in milliseconds, and when claims lapse by it. */
+export const CONTRACT_CLOCK = { now: 0 };
+export const CONTRACT_CLAIM_MS = 1000;
+
+/** Opens a store with these two; every call uses the same data. */
 export type OpenTrainingStore = () => Promise<TrainingStore>;
 
 export const NOW = Date.parse("2026-01-31T12:00:00Z");
@@ -66,12 +72,9 @@ export function trainingStoreContract(t: Test, make: (t: Test) => Promise<OpenTr
     });
   };
   const all = { limit: 100, order: "asc" } as const;
-  const claimOf = ({ user, id }: TrainingJob, holder: string, until = NOW + 1000): Claim => ({
-    user,
-    id,
-    holder,
-    until,
-  });
+  const claimOf = ({ user, id }: TrainingJob, holder: string): Claim => ({ user, id, holder });
+  const waitingIds = async (store: TrainingStore, holder = "nobody", now = NOW): Promise<string[]> =>
+    (await store.waiting(QUOTA, now, holder)).map(({ job }) => job.id);
 
   withStore("what does not exist", async (t, store) => {
     t.equal(await store.getFile("ann", "file-x"), null);
@@ -80,15 +83,21 @@ export function trainingStoreContract(t: Test, make: (t: Test) => Promise<OpenTr
     t.equal(await store.storedBytes("ann"), 0);
     t.equal(await store.getJob("ann", "ftjob-x"), null);
     t.same(await store.listJobs("ann", all), []);
-    t.same(await store.waiting(QUOTA, NOW), []);
-    t.equal(await store.claim({ user: "ann", id: "ftjob-x", holder: "a", until: NOW }, NOW), null);
+    t.same(await store.waiting(QUOTA, NOW, "a"), []);
+    const claim = { user: "ann", id: "ftjob-x", holder: "a" };
+    t.equal(await store.claim(claim), null);
+    t.equal(await store.seal(claim), false);
+    t.equal(await store.end(claim, { status: "succeeded", error: null }, NOW), false);
+    await store.release(claim);
     t.equal(await store.cancel("ann", "ftjob-x", NOW), null);
-    t.equal((await store.progress({ user: "ann", id: "ftjob-x", holder: "a", until: NOW }, {}, NOW)).kept, false);
+    t.same(await store.progress(claim, { spent: 5, step: 9 }, NOW), { kept: false, dayTokens: 0 });
+    await store.addCheckpoint("ann", "ftjob-x", { createdAt: NOW, step: 1, name: "a", loss: 1, accuracy: 1 });
+    t.same(await store.listCheckpoints("ann", "ftjob-x", all), []);
     await store.addEvent("ann", "ftjob-x", { createdAt: NOW, level: "info", message: "a", data: null });
     t.same(await store.listEvents("ann", "ftjob-x", all), []);
     t.same(await store.deleteUser("ann"), { files: 0, jobs: 0, bytes: 0 });
     t.same(await store.counts(), { queued: 0, running: 0 });
-    await store.clearFolder("ann", "ftjob-x");
+    await store.leaveFolder("ann", "ftjob-x");
     await store.ping();
   });
 
@@ -97,7 +106,7 @@ export function trainingStoreContract(t: Test, make: (t: Test) => Promise<OpenTr
     const other = await putFile(store, "ann-b", "zzz");
     t.same(await store.getFile("ann", one.id), one);
     t.equal(await store.getFile("bob", one.id), null, "another user's");
-    t.equal(readFileSync(store.pathOf(two), "utf8"), "yy");
+    t.equal(await text(await store.contentOf(two)), "yy");
     t.same(await store.listFiles("ann", all), [one, two]);
     t.same(await store.listFiles("ann", { limit: 1, order: "desc" }), [two]);
     t.same(await store.listFiles("ann", { limit: 9, order: "desc", after: two.id }), [one]);
@@ -108,8 +117,13 @@ export function trainingStoreContract(t: Test, make: (t: Test) => Promise<OpenTr
     await putFile(store, "ann", "x".repeat(398), NOW + 2);
     t.equal(await store.deleteFile("bob", one.id), false);
     t.equal(await store.deleteFile("ann", one.id), true);
-    t.notOk(existsSync(store.pathOf(one)));
-    t.ok(existsSync(store.pathOf(other)));
+    await t.rejects(store.contentOf(one), { code: "training_file_not_found" });
+    t.equal(await text(await store.contentOf(other)), "zzz");
+    t.equal(await store.storedBytes("ann"), 400);
+    const job = trainingJob("ann");
+    await store.createJob(job, QUOTA, NOW);
+    const { path } = await store.folderOf("ann", job.id);
+    t.equal(readFileSync(await store.dataIn(path, two), "utf8"), "yy", "for the process that trains");
   });
 
   withStore("jobs: created, limited, paged, cancelled", async (t, store) => {
@@ -124,36 +138,43 @@ export function trainingStoreContract(t: Test, make: (t: Test) => Promise<OpenTr
     t.equal(await store.cancel("bob", one.id, NOW), null);
     t.match(await store.cancel("ann", one.id, NOW + 5), { status: "cancelled", finishedAt: NOW + 5 });
     await t.rejects(store.cancel("ann", one.id, NOW), { code: "training_job_ended" });
-    t.equal(await store.claim(claimOf(one, "a"), NOW), null, "an ended job cannot be claimed");
+    t.equal(await store.claim(claimOf(one, "a")), null, "an ended job cannot be claimed");
     await store.createJob(trainingJob("ann", NOW + 2), QUOTA, NOW);
   });
 
   withStore("a claim holds until it lapses, is let go of, or the job is taken away", async (t, store) => {
     const job = trainingJob("ann");
     await store.createJob(job, QUOTA, NOW);
-    await store.createJob(trainingJob("ann", NOW + 1), QUOTA, NOW);
-    t.same(
-      (await store.waiting(QUOTA, NOW)).map(({ id }) => id),
-      [job.id],
-      "the oldest of each user",
-    );
-    t.match(await store.claim(claimOf(job, "a"), NOW), { status: "validating_files", attempts: 1 });
-    t.equal(await store.claim(claimOf(job, "b"), NOW + 999), null);
-    t.not((await store.waiting(QUOTA, NOW))[0]?.id, job.id);
+    const second = trainingJob("ann", NOW + 1);
+    await store.createJob(second, QUOTA, NOW);
+    t.same(await waitingIds(store), [job.id], "the oldest of each user");
+    t.match(await store.claim(claimOf(job, "a")), { status: "validating_files", attempts: 1 });
+    t.equal(await store.claim(claimOf(job, "b")), null);
+    t.same(await store.waiting(QUOTA, NOW, "b"), [{ job: second, running: 1 }]);
+    t.same(await store.waiting(QUOTA, NOW, "a"), [{ job: await store.getJob("ann", job.id), running: 0 }], "its own");
+    t.same(await store.counts(), { queued: 1, running: 1 });
+    CONTRACT_CLOCK.now += CONTRACT_CLAIM_MS - 1;
     const told = await store.progress(claimOf(job, "a"), { status: "running", step: 3, steps: 9, tokens: 30 }, NOW);
     t.equal(told.kept, true);
     t.match(await store.getJob("ann", job.id), { status: "running", step: 3, steps: 9, tokens: 30, attempts: 0 });
-    t.match(await store.claim(claimOf(job, "b", NOW + 3000), NOW + 2000), { attempts: 1, step: 3 }, "it lapsed");
-    await store.progress(claimOf(job, "b", NOW + 3000), { step: 2 }, NOW);
-    await store.progress(claimOf(job, "b", NOW + 3000), { step: 3 }, NOW);
+    t.same(await waitingIds(store), [second.id]);
+    CONTRACT_CLOCK.now += CONTRACT_CLAIM_MS - 1;
+    t.same(await waitingIds(store), [second.id], "it was renewed");
+    t.equal(await store.claim(claimOf(job, "b")), null);
+    CONTRACT_CLOCK.now += 2 * CONTRACT_CLAIM_MS;
+    t.same(await waitingIds(store), [job.id], "it has lapsed");
+    t.same(await store.counts(), { queued: 2, running: 0 });
+    t.match(await store.claim(claimOf(job, "b")), { attempts: 1, step: 3 });
+    await store.progress(claimOf(job, "b"), { step: 2 }, NOW);
+    await store.progress(claimOf(job, "b"), { step: 3 }, NOW);
     t.match(await store.getJob("ann", job.id), { step: 3, attempts: 1 }, "repeated steps are no progress");
     t.equal((await store.progress(claimOf(job, "a"), {}, NOW)).kept, false);
     t.equal(await store.end(claimOf(job, "a"), { status: "succeeded", error: null }, NOW), false);
     await store.release(claimOf(job, "a"));
-    t.equal(await store.claim(claimOf(job, "a"), NOW + 2000), null, "only its holder lets go of it");
+    t.equal(await store.claim(claimOf(job, "a")), null, "only its holder lets go of it");
     await store.release(claimOf(job, "b"));
     t.equal((await store.getJob("ann", job.id))?.status, "queued");
-    t.match(await store.claim(claimOf(job, "a"), NOW), { attempts: 2 });
+    t.match(await store.claim(claimOf(job, "a")), { attempts: 2 });
     await store.progress(claimOf(job, "a"), { step: 4 }, NOW);
     t.match(await store.getJob("ann", job.id), { step: 4, attempts: 0 });
     await store.cancel("ann", job.id, NOW);
@@ -164,23 +185,69 @@ export function trainingStoreContract(t: Test, make: (t: Test) => Promise<OpenTr
   withStore("an end is final", async (t, store) => {
     const job = trainingJob("ann");
     await store.createJob(job, QUOTA, NOW);
-    await store.claim(claimOf(job, "a"), NOW);
+    await store.claim(claimOf(job, "a"));
     const error = { code: "diverged", message: "It did.", param: null };
     t.equal(await store.end(claimOf(job, "a"), { status: "failed", error }, NOW + 7), true);
     t.match(await store.getJob("ann", job.id), { status: "failed", error, finishedAt: NOW + 7 });
-    t.same(await store.waiting(QUOTA, NOW + DAY), []);
+    t.same(await waitingIds(store, "a", NOW + DAY), []);
     t.same(await store.counts(), { queued: 0, running: 0 });
+    t.equal((await store.progress(claimOf(job, "a"), {}, NOW)).kept, false);
+    t.equal(await store.seal(claimOf(job, "a")), false);
+  });
+
+  withStore("what is being registered cannot be cancelled, nor what was cancelled registered", async (t, store) => {
+    const [one, two] = [trainingJob("ann"), trainingJob("ann", NOW + 1)];
+    for (const job of [one, two]) await store.createJob(job, QUOTA, NOW);
+    for (const job of [one, two]) await store.claim(claimOf(job, "a"));
+    t.equal(await store.seal(claimOf(one, "b")), false, "another replica's");
+    t.equal(await store.seal(claimOf(one, "a")), true);
+    await t.rejects(store.cancel("ann", one.id, NOW), { code: "training_job_ended", message: /is being registered/ });
+    await store.release(claimOf(one, "a"));
+    await t.rejects(store.cancel("ann", one.id, NOW), { code: "training_job_ended" }, "it may be registered already");
+    await store.claim(claimOf(one, "b"));
+    t.equal(await store.end(claimOf(one, "b"), { status: "succeeded", error: null }, NOW), true);
+    await store.cancel("ann", two.id, NOW);
+    t.equal(await store.seal(claimOf(two, "a")), false);
+    t.equal(await store.end(claimOf(two, "a"), { status: "succeeded", error: null }, NOW), false);
+  });
+
+  withStore("a state that was kept is there for whoever goes on", async (t, store) => {
+    const job = trainingJob("ann");
+    await store.createJob(job, QUOTA, NOW);
+    await store.claim(claimOf(job, "a"));
+    const first = await store.folderOf("ann", job.id);
+    t.same(first, { path: first.path, isStateLost: false });
+    t.notOk(existsSync(join(first.path, STATE)));
+    for (const state of ["one", "two".repeat(1000)]) {
+      writeFileSync(join(first.path, STATE), state);
+      t.equal(await store.keepState(claimOf(job, "a"), first.path), true);
+    }
+    await store.release(claimOf(job, "a"));
+    await store.leaveFolder("ann", job.id);
+    await store.claim(claimOf(job, "b"));
+    const { path, isStateLost } = await store.folderOf("ann", job.id);
+    t.equal(isStateLost, false);
+    t.equal(readFileSync(join(path, STATE), "utf8"), "two".repeat(1000));
+    await store.cancel("ann", job.id, NOW);
+    await store.leaveFolder("ann", job.id);
+    t.notOk(existsSync(path));
   });
 
   withStore("tokens of a day: nothing begins until the next", async (t, store) => {
     const job = trainingJob("ann");
     await store.createJob(job, QUOTA, NOW);
-    await store.claim(claimOf(job, "a"), NOW);
+    await store.claim(claimOf(job, "a"));
     t.equal((await store.progress(claimOf(job, "a"), { tokens: 60, spent: 60 }, NOW)).dayTokens, 60);
-    t.equal((await store.progress(claimOf(job, "a"), { tokens: 80, spent: 50 }, NOW)).dayTokens, 110);
+    t.equal((await store.progress(claimOf(job, "a"), { tokens: 60, spent: 60 }, NOW)).dayTokens, 60, "told twice");
+    t.equal((await store.progress(claimOf(job, "a"), { tokens: 80, spent: 80 }, NOW)).dayTokens, 80);
     await store.release(claimOf(job, "a"));
-    t.same(await store.waiting(QUOTA, NOW), []);
-    t.equal((await store.waiting(QUOTA, NOW + DAY)).length, 1);
+    t.same(await waitingIds(store), [job.id]);
+    await store.claim(claimOf(job, "b"));
+    t.equal((await store.progress(claimOf(job, "a"), { spent: 99 }, NOW)).dayTokens, 80, "nobody's");
+    t.equal((await store.progress(claimOf(job, "b"), { spent: 30 }, NOW)).dayTokens, 110, "of another claim");
+    await store.release(claimOf(job, "b"));
+    t.same(await waitingIds(store), []);
+    t.same(await waitingIds(store, "a", NOW + DAY), [job.id]);
     await t.rejects(store.createJob(trainingJob("ann", NOW + 1), QUOTA, NOW), { code: "training_quota_exceeded" });
     await store.createJob(trainingJob("bob"), QUOTA, NOW);
   });
@@ -216,12 +283,13 @@ export function trainingStoreContract(t: Test, make: (t: Test) => Promise<OpenTr
       const job = trainingJob(user);
       await putFile(store, user, `secret of ${user}`);
       await store.createJob(job, QUOTA, NOW);
-      await store.claim(claimOf(job, "a"), NOW);
+      await store.claim(claimOf(job, "a"));
       await store.progress(claimOf(job, "a"), { spent: 200, tokens: 200 }, NOW);
       await store.addEvent(user, job.id, { createdAt: NOW, level: "info", message: "m", data: null });
-      const folder = await store.folderOf(user, job.id);
-      writeFileSync(join(folder, "training.state"), "state");
-      folders.push(folder);
+      const { path } = await store.folderOf(user, job.id);
+      writeFileSync(join(path, STATE), "state");
+      await store.keepState(claimOf(job, "a"), path);
+      folders.push(path);
     }
     const [job] = await store.listJobs("ann", all);
     const arriving = await store.receive("ann");
@@ -230,12 +298,13 @@ export function trainingStoreContract(t: Test, make: (t: Test) => Promise<OpenTr
     t.same(await store.listFiles("ann", all), []);
     t.same(await store.listJobs("ann", all), []);
     t.same(await store.listEvents("ann", job!.id, all), []);
+    await store.leaveFolder("ann", job!.id);
     t.same(folders.map(existsSync), [false, true]);
     const late = { id: timedId("file", NOW), user: "ann", filename: "a", bytes: 4, createdAt: NOW };
     await t.rejects(store.putFile(late, arriving, QUOTA), "what was arriving is gone");
     await arriving.discard();
     const progress = await store.progress(claimOf(job!, "a"), { spent: 5, step: 9 }, NOW);
-    t.same(progress, { kept: false, dayTokens: 5 });
+    t.same(progress, { kept: false, dayTokens: 0 });
     await store.createJob(trainingJob("ann", NOW + 1), QUOTA, NOW);
     t.equal((await store.listFiles("ann-b", all)).length, 1);
     t.match(await store.listEvents("ann-b", (await store.listJobs("ann-b", all))[0]!.id, all), [{ message: "m" }]);

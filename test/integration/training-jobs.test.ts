@@ -4,19 +4,26 @@ import { once } from "node:events";
 import { cpSync, existsSync, readdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { getPriority } from "node:os";
 import { join } from "node:path";
-import { setTimeout as sleep } from "node:timers/promises";
-import OpenAI, { toFile } from "openai";
+import type OpenAI from "openai";
 import t from "tap";
 import { repositoryFile } from "../support/docs-block.ts";
 import { ROOT } from "../support/program.ts";
 import { startServerProcess, temporaryFolder, type TestServer } from "../support/server.ts";
-
-const ADMIN_KEY = "training-admin-key-0123456789abcdef012345";
-const WORDS = ["red", "blue", "green", "white", "black", "small", "large", "old"];
-const ROWS = Array.from({ length: 240 }, (_, i) => [WORDS[i % 8]!, WORDS[(i * 3 + (i >> 3)) % 8]!]);
-const DATA = ROWS.map(([a, b]) => JSON.stringify({ prompt: `${a} ${b}\n=>`, completion: ` ${b} ${a}` })).join("\n");
-const HYPERPARAMETERS = { n_steps: 40, batch_size: 4, num_virtual_tokens: 4 };
-type Job = OpenAI.FineTuning.FineTuningJob;
+import {
+  ADMIN_KEY,
+  admin,
+  beyond as beyondAt,
+  clientOf,
+  createJob as create,
+  DATA,
+  digestOf as digestAt,
+  ended,
+  isAlive,
+  messages,
+  newUser,
+  uploaded,
+  type Job,
+} from "../support/training-client.ts";
 
 const folder = temporaryFolder();
 t.teardown(() => folder.remove());
@@ -34,57 +41,6 @@ const start = (): Promise<TestServer> =>
 let server = await start();
 t.teardown(() => server.signal("SIGKILL"));
 
-const admin = async (method: string, path: string, body?: object): Promise<Record<string, unknown>> => {
-  const headers = { authorization: `Bearer ${ADMIN_KEY}`, ...(body && { "content-type": "application/json" }) };
-  const init = { method, headers, ...(body && { body: JSON.stringify(body) }) };
-  return (await (await fetch(`${server.url}/admin${path}`, init)).json()) as Record<string, unknown>;
-};
-/** A client of a new user. */
-async function clientOf(user: string): Promise<{ openai: () => OpenAI; key: string }> {
-  await admin("POST", "/users", { id: user });
-  const { key } = (await admin("POST", `/users/${user}/keys`, {})) as { key: string };
-  return { key, openai: () => new OpenAI({ baseURL: `${server.url}/v1`, apiKey: key, maxRetries: 0 }) };
-}
-const uploaded = async (openai: OpenAI, content = DATA): Promise<string> =>
-  (await openai.files.create({ file: await toFile(Buffer.from(content), "words.jsonl"), purpose: "fine-tune" })).id;
-const create = (openai: OpenAI, training_file: string, more: object = {}): Promise<Job> =>
-  openai.fineTuning.jobs.create({
-    model: "demo",
-    training_file,
-    hyperparameters: HYPERPARAMETERS,
-    ...more,
-  });
-const messages = async (openai: OpenAI, job: Job): Promise<string[]> => {
-  const found: string[] = [];
-  for await (const { message } of openai.fineTuning.jobs.listEvents(job.id, { limit: 50 })) found.unshift(message);
-  return found;
-};
-/** Resolves when it has ended. */
-async function ended(openai: OpenAI, job: Job): Promise<Job> {
-  for (;;) {
-    const now = await openai.fineTuning.jobs.retrieve(job.id);
-    if (["succeeded", "failed", "cancelled"].includes(now.status)) return now;
-    await sleep(50);
-  }
-}
-/** Resolves when it has got beyond a step; the process that trains it. */
-async function beyond(openai: OpenAI, job: Job, step: number): Promise<number> {
-  for (;;) {
-    const steps = (await messages(openai, job)).flatMap((text) => /^Step (\d+)\//.exec(text)?.[1] ?? []);
-    if (steps.some((done) => Number(done) > step))
-      return server.log.findLast(({ msg, job: id }) => msg === "a training process has started" && id === job.id)![
-        "pid"
-      ] as number;
-    const { status } = await openai.fineTuning.jobs.retrieve(job.id);
-    if (status === "failed" || status === "succeeded") throw new Error(`it has ${status} before step ${step}`);
-    await sleep(20);
-  }
-}
-const digestOf = async (key: string, id: string): Promise<unknown> => {
-  const answer = await fetch(`${server.url}/prefixes/${id}`, { headers: { authorization: `Bearer ${key}` } });
-  return ((await answer.json()) as { digest?: string }).digest;
-};
-
 /** Runs a program of ES modules where the clients are installed. */
 async function ran(program: string, env: Record<string, string>): Promise<{ out: string; code: unknown }> {
   const child = spawn(process.execPath, ["--input-type=module", "-e", program], {
@@ -99,12 +55,16 @@ async function ran(program: string, env: Record<string, string>): Promise<{ out:
   return { out, code };
 }
 
+const beyond = async (openai: OpenAI, job: Job, step: number): Promise<number> =>
+  (await beyondAt([server], openai, job, step)).pid;
+const digestOf = (user: { key: string }, id: string): Promise<string | undefined> => digestAt(server, user, id);
+
 t.setTimeout(180_000);
-const ann = await clientOf("ann");
+const ann = await newUser(server, "ann");
 let whole: unknown;
 
 t.test("OpenAI's client trains a prefix and uses it, and its checkpoints", async (t) => {
-  const openai = ann.openai();
+  const openai = clientOf(server, ann);
   const file = await uploaded(openai);
   t.equal(await (await openai.files.content(file)).text(), DATA);
   t.same(
@@ -151,14 +111,14 @@ t.test("OpenAI's client trains a prefix and uses it, and its checkpoints", async
     const answer = await openai.completions.create({ model: name, prompt, max_tokens: 4, temperature: 0 });
     t.ok(answer.choices[0]!.text.length > 0, `${name}: ${answer.choices[0]!.text}`);
   }
-  t.notOk(await digestOf(ann.key, `${job.fine_tuned_model}.step-5`), "older checkpoints are gone");
+  t.notOk(await digestOf(ann, `${job.fine_tuned_model}.step-5`), "older checkpoints are gone");
   t.same(
     (await openai.fineTuning.jobs.list()).data.map(({ id }) => id),
     [job.id],
   );
   t.match(await openai.files.delete(file), { id: file, deleted: true });
   await t.rejects(create(openai, file), { status: 404, code: "training_file_not_found" });
-  whole = await digestOf(ann.key, job.fine_tuned_model!);
+  whole = await digestOf(ann, job.fine_tuned_model!);
   t.ok(whole);
   const metrics = await (
     await fetch(`${server.url}/metrics`, { headers: { authorization: `Bearer ${ADMIN_KEY}` } })
@@ -180,41 +140,43 @@ t.test("the guide's program does what it says", async (t) => {
 });
 
 t.test("kill -9 of the process that trains, then of the server: it goes on to the same bits", async (t) => {
-  const file = await uploaded(ann.openai());
-  const job = await create(ann.openai(), file, { prefix_id: "killed" });
-  const pid = await beyond(ann.openai(), job, 5);
+  const file = await uploaded(clientOf(server, ann));
+  const job = await create(clientOf(server, ann), file, { prefix_id: "killed" });
+  const pid = await beyond(clientOf(server, ann), job, 5);
   t.equal(getPriority(pid), 1);
   process.kill(pid, "SIGKILL");
-  await beyond(ann.openai(), job, 15);
+  await beyond(clientOf(server, ann), job, 15);
   server.signal("SIGKILL");
   await server.exited;
   server = await start();
-  t.match(await ended(ann.openai(), job), { status: "succeeded", fine_tuned_model: "killed" });
-  const goneOn = (await messages(ann.openai(), job)).filter((text) => text.startsWith("Fine-tuning job goes on after"));
+  t.match(await ended(clientOf(server, ann), job), { status: "succeeded", fine_tuned_model: "killed" });
+  const goneOn = (await messages(clientOf(server, ann), job)).filter((text) =>
+    text.startsWith("Fine-tuning job goes on after"),
+  );
   t.equal(goneOn.length, 2, goneOn.join());
-  t.equal(await digestOf(ann.key, "killed"), whole);
+  t.equal(await digestOf(ann, "killed"), whole);
 });
 
 t.test("a job that waits, and one that runs, are cancelled at once", async (t) => {
-  const openai = ann.openai();
+  const openai = clientOf(server, ann);
   const file = await uploaded(openai);
   const [running, waiting] = [await create(openai, file), await create(openai, file)];
   const pid = await beyond(openai, running, 0);
   for (const job of [waiting, running]) t.equal((await openai.fineTuning.jobs.cancel(job.id)).status, "cancelled");
-  t.throws(() => process.kill(pid, 0), "its process is gone");
+  t.notOk(isAlive(pid), "its process is gone");
   for (const job of [waiting, running])
     t.match(await ended(openai, job), { status: "cancelled", fine_tuned_model: null });
   await t.rejects(openai.fineTuning.jobs.cancel(running.id), { status: 409, code: "training_job_ended" });
 });
 
 t.test("a removed user's files, jobs, states and process are gone before the receipt", async (t) => {
-  const eve = await clientOf("eve");
-  const file = await uploaded(eve.openai());
-  const job = await create(eve.openai(), file, { suffix: "eve" });
-  const next = await create(eve.openai(), file);
-  const pid = await beyond(eve.openai(), job, 10);
+  const eve = clientOf(server, await newUser(server, "eve"));
+  const file = await uploaded(eve);
+  const job = await create(eve, file, { suffix: "eve" });
+  const next = await create(eve, file);
+  const pid = await beyond(eve, job, 10);
   const before = readdirSync(join(store, "training", "users"));
-  const receipt = await admin("DELETE", "/users/eve");
+  const receipt = await admin(server, "DELETE", "/users/eve");
   t.match(receipt, {
     user: "eve",
     removed: { training_files: 1, training_jobs: 2, training_bytes: Buffer.byteLength(DATA) },
@@ -223,19 +185,19 @@ t.test("a removed user's files, jobs, states and process are gone before the rec
     server.log.some(({ msg, job: id }) => msg === "a training process has started" && id === next.id),
     "the job that waited is not begun instead",
   );
-  t.throws(() => process.kill(pid, 0));
+  t.notOk(isAlive(pid));
   t.equal(readdirSync(join(store, "training", "users")).length, before.length - 1);
   const records = readdirSync(join(store, "training", "records"), { recursive: true, encoding: "utf8" })
     .filter((name) => name.endsWith("data.mdb"))
     .map((name) => readFileSync(join(store, "training", "records", name), "latin1"));
   t.notOk(records.some((bytes) => bytes.includes(job.id)));
-  const again = await clientOf("eve");
-  t.same((await again.openai().files.list()).data, []);
-  await t.rejects(again.openai().fineTuning.jobs.retrieve(job.id), { status: 404, code: "training_job_not_found" });
+  const again = clientOf(server, await newUser(server, "eve"));
+  t.same((await again.files.list()).data, []);
+  await t.rejects(again.fineTuning.jobs.retrieve(job.id), { status: 404, code: "training_job_not_found" });
 });
 
 t.test("failures have a reason: the data, a deleted file, another model", async (t) => {
-  const openai = ann.openai();
+  const openai = clientOf(server, ann);
   const file = await uploaded(openai);
   const long = `${JSON.stringify({ prompt: "word ".repeat(3000), completion: "a" })}\n`;
   const first = await create(openai, await uploaded(openai, long));

@@ -1,14 +1,23 @@
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { text } from "node:stream/consumers";
 import t from "tap";
 import { createLmdbTrainingStore } from "../../src/lmdb/training-store.ts";
-import { NOW, putFile, QUOTA, trainingJob, trainingStoreContract } from "../contract/training-store.ts";
+import {
+  CONTRACT_CLAIM_MS,
+  CONTRACT_CLOCK,
+  NOW,
+  putFile,
+  QUOTA,
+  trainingJob,
+  trainingStoreContract,
+} from "../contract/training-store.ts";
 import { trainingStoreInThread } from "../support/training-store.ts";
 
 t.test("LMDB keeps the contract", (t) => {
   trainingStoreContract(t, async (t) => {
     const dir = mkdtempSync(join(t.testdir(), "lmdb."));
-    return async () => trainingStoreInThread(dir);
+    return async () => trainingStoreInThread(dir, { claimMs: CONTRACT_CLAIM_MS, clock: () => CONTRACT_CLOCK.now });
   });
   t.end();
 });
@@ -25,9 +34,10 @@ t.test("on its thread: what is stored outlives it, held jobs wait again, leftove
   const file = await putFile(store, "ann", "content");
   const [held, ended] = [trainingJob("ann"), trainingJob("ann", NOW + 1)];
   for (const job of [held, ended]) await store.createJob(job, QUOTA, NOW);
-  await store.claim({ user: "ann", id: held.id, holder: "a", until: Date.now() + 60_000 }, NOW);
+  await store.claim({ user: "ann", id: held.id, holder: "a" });
   t.same(await store.counts(), { queued: 1, running: 1 });
-  const folders = [await store.folderOf("ann", held.id), await store.folderOf("ann", ended.id)];
+  const folders: string[] = [];
+  for (const { id } of [held, ended]) folders.push((await store.folderOf("ann", id)).path);
   await store.cancel("ann", ended.id, NOW);
   const half = await store.receive("ann");
   await half.write(Buffer.from("half of a file"));
@@ -39,7 +49,7 @@ t.test("on its thread: what is stored outlives it, held jobs wait again, leftove
   t.teardown(() => again.close());
   t.equal((await again.getJob("ann", held.id))?.status, "queued");
   t.equal((await again.getJob("ann", ended.id))?.status, "cancelled");
-  t.equal(readFileSync(again.pathOf(file), "utf8"), "content");
+  t.equal(await text(await again.contentOf(file)), "content");
   t.same([...folders, stray].map(existsSync), [true, false, false]);
   t.same(readdirSync(join(dir, "training", "incoming")), []);
   await half.discard();
@@ -53,8 +63,9 @@ t.test("no byte of a removed user stays in the folder", async (t) => {
     await putFile(store, user, `content of ${user}`);
     const job = trainingJob(user, NOW, { metadata: { owner: `metadata of ${user}` } });
     await store.createJob(job, QUOTA, NOW);
-    mkdirSync(join(await store.folderOf(user, job.id), "result"));
-    writeFileSync(join(await store.folderOf(user, job.id), "result", "a"), `result of ${user}`);
+    const { path } = await store.folderOf(user, job.id);
+    mkdirSync(join(path, "result"));
+    writeFileSync(join(path, "result", "a"), `result of ${user}`);
     await store.addEvent(user, job.id, { createdAt: NOW, level: "info", message: `event of ${user}`, data: null });
   }
   t.match(bytesBelow(dir), /content of doomed-user/, "the scan finds what is there");

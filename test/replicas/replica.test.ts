@@ -57,6 +57,12 @@ async function rig(t: Test, backend: Backend) {
       readmitUser: () => undefined,
       endAll: ({ code }: PrefixdError) => void events.push(`end all folds: ${code}`),
     },
+    training: {
+      endOfUser: async (id: string) => void events.push(`end training of ${id}`),
+      endJob: async (id: string, job: string) => void events.push(`end ${job} of ${id}`),
+      readmitUser: () => undefined,
+      lapse: () => void events.push("end all training"),
+    },
     engine: { wipeFreed: async () => void events.push("wipe") },
   };
   const addUser = async (id: string): Promise<string> => {
@@ -101,7 +107,9 @@ async function contract(t: Test, backend: Backend): Promise<void> {
   t.ok(replica.prefixCache.holds("ann"), "the other one");
 
   t.match(await replica.removal.removeUser("ann", { keepUsage: true }), { removed: { running: 2, queued: 1 } });
-  t.same(events.splice(0), ["end folds of ann", "end all of ann", "wipe"]);
+  t.same(events.splice(0), ["end folds of ann", "end training of ann", "end all of ann", "wipe"]);
+  await replica.broadcast({ kind: "job", user: "bob", id: "ftjob-x" });
+  t.same(events.splice(0), ["end ftjob-x of bob"]);
   t.notOk(replica.prefixCache.holds("ann"));
   await t.rejects(replica.auth.authenticate(ann), { code: "unauthorized" }, "at once");
   t.match(await replica.auth.authenticate(bob), { user: "bob" });
@@ -136,15 +144,20 @@ t.test("the end of the lease ends and forgets everything", { skip: lacking("redi
   await replica.prefixes.put(await record(poem, 1));
   await replica.prefixCache.resolve(poem, () => {});
   await replica.auth.authenticate(ann);
+  const arriving = await replica.training.receive("ann");
   await real.kill();
   await eventually(async () => events.length > 0);
   t.notOk(replica.mayServe());
-  t.same(events, ["end everything: store_unavailable", "end all folds: store_unavailable", "wipe"]);
+  t.same(events, ["end all training", "end everything: store_unavailable", "end all folds: store_unavailable", "wipe"]);
   t.notOk(replica.prefixCache.holds("ann"));
   await t.rejects(
     replica.auth.authenticate(ann),
     { code: "store_unavailable" },
     "a key that was known is not any more",
   );
-  t.same(failed, ["findKey"]);
+  t.same(failed.splice(0), ["findKey"]);
+  await t.rejects(replica.training.getJob("ann", "ftjob-x"), { code: "store_unavailable" });
+  await t.rejects(replica.training.receive("ann"), { code: "store_unavailable" });
+  await t.rejects(arriving.write(Buffer.alloc(1 << 20)), { code: "store_unavailable" });
+  t.same(failed, ["getJob", "receive", "write"], "faults of the training store count, too");
 });

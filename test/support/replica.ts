@@ -12,8 +12,10 @@ import { createPrefixRegistry } from "../../src/prefixes/registry.ts";
 import { openRedis } from "../../src/redis/connection.ts";
 import { openRedisStore } from "../../src/redis/prefix-store.ts";
 import { openRedisReplicaBus } from "../../src/redis/replica-bus.ts";
+import { openRedisTrainingStore } from "../../src/redis/training-store.ts";
 import { openRedisUserStore } from "../../src/redis/user-store.ts";
 import { Replica } from "../../src/replicas/replica.ts";
+import { WorkFolders } from "../../src/training/jobs/work-folders.ts";
 import { MemoryTokenBuckets } from "../../src/users/token-rate.ts";
 import { apiKey, user } from "../contract/user-store.ts";
 import { BASE, record } from "../prefixes/records.ts";
@@ -32,7 +34,7 @@ const replica = new Replica({
     prefixes: await openRedisStore({ redis }),
     users: await openRedisUserStore({ redis }),
     tokenBuckets: new MemoryTokenBuckets(),
-    training: null,
+    training: await openRedisTrainingStore({ redis, work: new WorkFolders("/nowhere") }),
     prefixVerifyMs: 500,
     joinReplicas: (options) => openRedisReplicaBus({ redis, leaseMs: Number(leaseMs), ...options }),
     close: async () => redis.close(),

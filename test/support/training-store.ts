@@ -5,8 +5,11 @@ import type { TrainingStore } from "../../src/training/jobs/store.ts";
 import { temporaryFolder } from "./server.ts";
 
 /** The LMDB store on this thread: one of its own takes as long to start as many tests. */
-export function trainingStoreInThread(dir: string): TrainingStore {
-  const tables = new LmdbTrainingTables({ dir });
+export function trainingStoreInThread(
+  dir: string,
+  { claimMs, clock }: { claimMs?: number; clock?: () => number } = {},
+): TrainingStore {
+  const tables = new LmdbTrainingTables({ dir, ...(claimMs === undefined ? {} : { claimMs }) }, clock);
   type Call = ConstructorParameters<typeof LmdbTrainingStore>[0]["call"];
   const call = async (method: keyof LmdbTrainingTables, ...args: unknown[]): Promise<unknown> =>
     (tables[method] as (...args: unknown[]) => unknown).apply(tables, args);
@@ -15,7 +18,27 @@ export function trainingStoreInThread(dir: string): TrainingStore {
 
 export const TRAINING_QUOTA = { jobs: 2, bytes: 64 * 1024, tokensPerDay: 1_000_000 };
 
-/** Training as the HTTP side sees it, over a real store; no job ever runs. */
+/** Training as the HTTP side sees it; no job ever runs. */
+export function trainingOn(store: TrainingStore): TrainingService {
+  const runner = {
+    look: () => {},
+    kill: async () => {},
+    lapse: () => {},
+    endOfUser: async () => {},
+    readmitUser: () => {},
+    isRemoved: () => false,
+  };
+  return new TrainingService({
+    store,
+    runner,
+    quota: TRAINING_QUOTA,
+    base: "f".repeat(64),
+    endEverywhere: async () => {},
+    onCancel: () => {},
+  });
+}
+
+/** The same over a store of its own. */
 export function trainingService(t: { teardown(fn: () => Promise<void>): unknown }): {
   dir: string;
   store: TrainingStore;
@@ -25,19 +48,5 @@ export function trainingService(t: { teardown(fn: () => Promise<void>): unknown 
   const folder = temporaryFolder();
   const store = trainingStoreInThread(folder.path);
   t.teardown(() => store.close().finally(folder.remove));
-  const runner = {
-    look: () => {},
-    kill: async () => {},
-    endOfUser: async () => {},
-    readmitUser: () => {},
-    isRemoved: () => false,
-  };
-  const training = new TrainingService({
-    store,
-    runner,
-    quota: TRAINING_QUOTA,
-    base: "f".repeat(64),
-    onCancel: () => {},
-  });
-  return { dir: folder.path, store, training };
+  return { dir: folder.path, store, training: trainingOn(store) };
 }

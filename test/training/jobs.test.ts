@@ -4,8 +4,10 @@ import { readdirSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import t from "tap";
 import { checkData } from "../../src/training/jobs/check-data.ts";
+import { watchClaim } from "../../src/training/jobs/claim-watch.ts";
 import { Pacer } from "../../src/training/jobs/pacer.ts";
 import { inTurn, JobRunner } from "../../src/training/jobs/runner.ts";
+import { CLAIM_MS } from "../../src/training/jobs/store.ts";
 import { NOW, putFile, QUOTA, trainingJob } from "../contract/training-store.ts";
 import { trainingStoreInThread } from "../support/training-store.ts";
 
@@ -44,11 +46,44 @@ t.test("a rest ends when the server is idle", async (t) => {
   t.equal(now, 100);
 });
 
+t.test("a process whose server is silent ends itself, but not because an update took long", (t) => {
+  let now = 0;
+  let look = (): void => {};
+  let lapses = 0;
+  const held = watchClaim(
+    () => lapses++,
+    () => now,
+    (_ms, what) => (look = what),
+  );
+  const pass = (ms: number, times: number): void => {
+    for (let i = 0; i < times; i++) {
+      now += ms;
+      look();
+    }
+  };
+  pass(CLAIM_MS / 10, 9);
+  held();
+  pass(CLAIM_MS / 10, 10);
+  t.equal(lapses, 0);
+  pass(3 * CLAIM_MS, 1);
+  t.equal(lapses, 0, "what was said meanwhile may not have been read yet");
+  held();
+  pass(CLAIM_MS / 10, 10);
+  t.equal(lapses, 0);
+  pass(CLAIM_MS / 10, 1);
+  t.equal(lapses, 1);
+  t.end();
+});
+
 t.test("the user with the least service is next, then the oldest job", (t) => {
   const [ann, bob, eve] = [trainingJob("ann", NOW), trainingJob("bob", NOW + 1), trainingJob("eve", NOW + 2)];
-  const order = (service: Record<string, number>): string[] =>
-    inTurn([eve, bob, ann], (user) => service[user] ?? 0).map(({ user }) => user);
+  const order = (service: Record<string, number>, running: Record<string, number> = {}): string[] =>
+    inTurn(
+      [eve, bob, ann].map((job) => ({ job, running: running[job.user] ?? 0 })),
+      (user) => service[user] ?? 0,
+    ).map(({ job }) => job.user);
   t.same(order({}), ["ann", "bob", "eve"]);
+  t.same(order({ bob: 5, eve: 9 }, { ann: 1 }), ["bob", "eve", "ann"], "whose job is trained elsewhere is last");
   t.same(order({ ann: 5, bob: 1, eve: 1 }), ["bob", "eve", "ann"]);
   t.end();
 });
@@ -98,8 +133,7 @@ t.test("no job of a removed user is taken; one that cannot begin waits, and fail
   }
   t.match(await store.getJob("ann", job.id), { error: { code: "training_crashed" } });
   t.equal(started, 3);
-  const folder = await store.folderOf("ann", job.id);
-  t.same(readdirSync(folder), [], "its folder was cleared");
+  t.same(readdirSync((await store.folderOf("ann", job.id)).path), [], "its folder was cleared");
 });
 
 t.test("a line of any length is read in bounded memory, and others are served meanwhile", async (t) => {

@@ -27,10 +27,7 @@ const ONE: ErrorCode[] = [...ALL, "training_file_not_found"];
 /** @throws PrefixdError training_off */
 export function trainingOf({ training }: Pick<AppParts, "training">): TrainingService {
   if (training !== null) return training;
-  throw new PrefixdError(
-    "training_off",
-    "This server does not train prefixes: it must be started with --training on and an lmdb: store.",
-  );
+  throw new PrefixdError("training_off", "This server does not train prefixes: it must be started with --training on.");
 }
 
 /** For the audit log. */

@@ -191,7 +191,15 @@ export const FineTuningCheckpoints = listOfSchema("FineTuningJobCheckpoints", Fi
 
 export const JobParams = Type.Object({ job: Type.String({ description: "The job's id" }) });
 export const JobsQuery = strict(pageQuery("Jobs"));
-export const EventsQuery = strict(pageQuery("Events"));
+export const EventsQuery = strict({
+  ...pageQuery("Events"),
+  stream: Optional(
+    Type.Enum(["true", "false"], {
+      default: "false",
+      description: "true: events as they happen, the oldest first, after `after`, until the job has ended; no `limit`",
+    }),
+  ),
+});
 export const CheckpointsQuery = strict(pageQuery("Checkpoints"));
 
 export const JOB_EXAMPLE: FineTuningJob = {

@@ -1,5 +1,5 @@
-import type { ErrorCode } from "../../errors.ts";
-import type { AppParts, TypedApp } from "../app-parts.ts";
+import { PrefixdError, type ErrorCode } from "../../errors.ts";
+import type { AppParts, AppState, TypedApp } from "../app-parts.ts";
 import { json, UNREAD_BODY } from "../common-schema.ts";
 import { openAiErrors } from "./errors.ts";
 import { DEFAULT_LIMIT, listOf, noted, pageOf, trainingOf } from "./files.ts";
@@ -8,6 +8,7 @@ import {
   CreateJobBody,
   EventsQuery,
   FineTuningCheckpoints,
+  FineTuningEvent,
   FineTuningEvents,
   FineTuningJob,
   FineTuningJobs,
@@ -15,6 +16,7 @@ import {
   JobParams,
   JobsQuery,
 } from "./fine-tuning-schema.ts";
+import { JobEventStreams, MAX_STREAMS } from "./job-events.ts";
 import { checkpointDocument, eventDocument, jobDocument, parseJob } from "./fine-tuning-shape.ts";
 
 const ALL: ErrorCode[] = ["unauthorized", "training_off", "store_unavailable"];
@@ -22,8 +24,9 @@ const ONE: ErrorCode[] = [...ALL, "training_job_not_found"];
 const LIST: ErrorCode[] = ["unknown_field", "invalid_parameter"];
 
 /** Training jobs, as OpenAI's clients create and follow them. */
-export function fineTuningRoutes(app: TypedApp, parts: AppParts): void {
+export function fineTuningRoutes(app: TypedApp, parts: AppParts, state: Readonly<AppState>): void {
   const { modelName, shape } = parts;
+  const streams = new JobEventStreams(parts, state);
   const tags = ["fine-tuning"];
 
   app.post(
@@ -132,14 +135,32 @@ export function fineTuningRoutes(app: TypedApp, parts: AppParts): void {
         operationId: "listFineTuningEvents",
         tags,
         summary: "What happened in a training job",
-        description: "Steps with their losses, evaluations, bad lines and the end, the newest first.",
+        description: `Steps with their losses, evaluations, bad lines and the end, the newest first. With \`stream\`, server-sent events with a FineTuningJobEvent each, the oldest first, until the job has ended, then \`[DONE]\`; up to ${MAX_STREAMS} streams of a user at a time.`,
         params: JobParams,
         querystring: EventsQuery,
-        response: { 200: json("One page", FineTuningEvents), ...openAiErrors(...ONE, ...LIST) },
+        response: {
+          200: {
+            description: "One page, or the stream",
+            content: {
+              "application/json": { schema: FineTuningEvents },
+              "text/event-stream": { schema: FineTuningEvent },
+            },
+          },
+          ...openAiErrors(...ONE, ...LIST, "live_busy"),
+        },
       },
     },
-    async (request) => {
+    async (request, reply) => {
       const { user } = request.principal;
+      const { limit, after } = request.query;
+      const stream = request.query.stream === "true";
+      if (stream && limit !== undefined)
+        throw new PrefixdError("invalid_parameter", "A stream has no pages: leave out limit.", { field: "limit" });
+      // An answer to HEAD would be one without its stream.
+      if (stream && request.method !== "HEAD") {
+        await streams.serve(request, reply, trainingOf(parts), { job: request.params.job, after });
+        return reply;
+      }
       const found = await trainingOf(parts).events(user, request.params.job, pageOf(request.query));
       return listOf(found, request.query.limit ?? DEFAULT_LIMIT, eventDocument);
     },

@@ -10,13 +10,12 @@ import { restoreState, saveState } from "../state.ts";
 import type { Pacer } from "./pacer.ts";
 import { checkpointFolder, RESULT, STATE, type ChildTask, type FromChild } from "./protocol.ts";
 import type { JobError } from "./types.ts";
+import { NO_ROOM } from "./work-folders.ts";
 
 /** States kept besides those of evaluations, for a crash. */
 const SAVES = 40;
 /** Messages about steps. */
 const REPORTS = 50;
-/** The system's codes for a full disk, a quota, and a limit on a file's size. */
-const NO_ROOM: ReadonlySet<unknown> = new Set(["ENOSPC", "EDQUOT", "EFBIG"]);
 /** Bad lines that are told of. */
 const MOST_BAD_LINES = 20;
 
@@ -71,7 +70,10 @@ async function trained(
   };
   const outcome = await runTraining(training, {
     signal,
-    save: () => saveState(state, training, origin),
+    save: async () => {
+      await saveState(state, training, origin);
+      send({ kind: "saved" });
+    },
     saveEvery: Math.ceil(steps / SAVES),
     onUpdate: async ({ step, loss }) => {
       if (step % Math.ceil(steps / REPORTS) === 0 || step === steps) {

@@ -12,5 +12,8 @@ export function numberedId(prefix: "ftevent" | "ftckpt", job: string, number: nu
   return `${prefix}-${job.slice(job.indexOf("-") + 1)}-${String(number).padStart(6, "0")}`;
 }
 
+/** The UTC day of a Unix time in milliseconds. */
+export const dayOf = (now: number): string => new Date(now).toISOString().slice(0, 10);
+
 /** Whether it can be one of ours, and so a part of a path. */
 export const isTimedId = (id: string): boolean => /^(file|ftjob)-[0-9a-f]{24}$/.test(id);

@@ -17,6 +17,8 @@ export type ToChild =
   | { readonly kind: "start"; readonly task: ChildTask }
   /** Whether the server generates. */
   | { readonly kind: "busy"; readonly busy: boolean }
+  /** The claim on the job has been renewed. */
+  | { readonly kind: "held" }
   /** Ends after the update that is on its way, with its state kept. */
   | { readonly kind: "stop" };
 
@@ -37,6 +39,8 @@ export type FromChild =
       readonly tokens: number;
       readonly spent: number;
     }
+  /** The state lies in the folder's STATE. */
+  | { readonly kind: "saved" }
   /** The best values so far lie in the folder's `checkpointFolder(step)`. */
   | { readonly kind: "checkpoint"; readonly evaluation: Evaluation }
   /** The result lies in the folder's RESULT. */

@@ -3,14 +3,22 @@ import { once } from "node:events";
 import { existsSync } from "node:fs";
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { PrefixdError } from "../../errors.ts";
 import { readAdapterFolder } from "../../prefixes/folder.ts";
 import type { TrainRequest } from "../job.ts";
 import type { Evaluation } from "../training.ts";
 import { requestOf } from "./job-request.ts";
 import { checkpointFolder, RESULT, type FromChild, type ToChild } from "./protocol.ts";
-import type { Claim, JobProgress, TrainingQuota, TrainingStore } from "./store.ts";
-import { isEnded, type JobError, type JobEvent, type TrainingFile, type TrainingJob } from "./types.ts";
+import {
+  CLAIM_MS,
+  type Claim,
+  type JobEnd,
+  type JobProgress,
+  type TrainingQuota,
+  type TrainingStore,
+} from "./store.ts";
+import type { JobError, JobEvent, TrainingJob } from "./types.ts";
 
 /** What a run needs of the server. */
 export interface RunParts {
@@ -18,9 +26,13 @@ export interface RunParts {
   readonly quota: TrainingQuota;
   /** Starts the process that trains, with an IPC channel and its errors on stderr. */
   readonly startChild: () => ChildProcess;
-  /** Registers PEFT's files as the user's prefix, with all checks, and replaces one of the name. */
+  /**
+   * Registers PEFT's files as a prefix of the claim's user, with all checks, and replaces one of the name. Throws
+   * `precondition_failed` if the claim has been lost to another replica.
+   */
   readonly register: (
-    key: { readonly user: string; readonly name: string },
+    claim: Claim,
+    name: string,
     files: { readonly config: Uint8Array; readonly weights: Uint8Array },
     signal: AbortSignal,
   ) => Promise<void>;
@@ -42,9 +54,12 @@ export interface RunParts {
 }
 
 /** A claim is renewed ten times before it lapses. */
-export const LEASE_MS = 30_000;
-const RENEW_MS = 3_000;
+const RENEW_MS = CLAIM_MS / 10;
 const BUSY_MS = 20;
+/** Pause before what a store was too far away for is tried again. */
+const RETRY_MS = 250;
+/** Share of the time that sending states to the store may take. */
+const KEEP_SHARE = 0.1;
 /** Time for the child to keep its state when it is stopped, and to end. */
 const STOP_MS = 15_000;
 /** Starts that got no further, after which a job has failed. */
@@ -52,46 +67,56 @@ const MOST_ATTEMPTS = 3;
 /** Checkpoints that stay prefixes. */
 const KEPT_CHECKPOINTS = 3;
 
-/** One claimed job, from its folder's state to its end, or until it must wait again. */
+/**
+ * One claimed job, from the state that was kept last to its end, or until it must wait again. While the store is away the
+ * process goes on, and what it has said is told when the store is back: unless the claim is another replica's by then.
+ */
 export class JobRun {
   readonly user: string;
   readonly id: string;
   readonly #parts: RunParts;
   readonly #job: TrainingJob;
-  readonly #holder: string;
+  readonly #claim: Claim;
   readonly #killed = new AbortController();
   #child: ChildProcess | null = null;
   #steps: number | null = null;
+  #folder = "";
   /** The child's last word. */
   #outcome: FromChild | null = null;
   #stopping = false;
   #stderr = "";
+  /** Tokens trained on under this claim. */
+  #spent = 0;
+  /** States that the child has saved, and whether the last one has not been kept yet. */
+  #saves = 0;
+  #isUnkept = false;
+  #nextKeep = -Infinity;
+  #hasWarned = false;
 
   constructor(parts: RunParts, job: TrainingJob, holder: string) {
-    [this.#parts, this.#job, this.#holder] = [parts, job, holder];
+    [this.#parts, this.#job] = [parts, job];
     [this.user, this.id] = [job.user, job.id];
+    this.#claim = { user: job.user, id: job.id, holder };
   }
 
   /** Never rejects. */
   async run(): Promise<void> {
     const { store, log } = this.#parts;
     const { user, id } = this;
+    // A renewal that fails is made up for by the next one.
+    const renew = setInterval(() => void this.#progress({}).catch(() => undefined), RENEW_MS);
     try {
       const outcome = await this.#train();
       if (outcome === "done") await this.#finish();
       else if (outcome !== null) await this.#fail(outcome);
-      else if (!this.#killed.signal.aborted) await store.release(this.#claim());
+      else if (!this.#killed.signal.aborted) await store.release(this.#claim);
     } catch (error) {
       // A store that is away: the claim lapses, or is let go of, and the job goes on from its state.
       log("error", { err: error, job: id, user }, "a training job could not go on");
-      await store.release(this.#claim()).catch(() => undefined);
+      await store.release(this.#claim).catch(() => undefined);
     }
-    try {
-      const job = await store.getJob(user, id);
-      if (job === null || isEnded(job)) await store.clearFolder(user, id);
-    } catch (error) {
-      log("warn", { err: error, job: id, user }, "the folder of a training job could not be cleared");
-    }
+    clearInterval(renew);
+    await store.leaveFolder(user, id);
   }
 
   /** Lets it keep its state and wait again. */
@@ -111,9 +136,11 @@ export class JobRun {
   /** "done", an error that ends the job, or null: it must wait again. */
   async #train(): Promise<"done" | JobError | null> {
     const { store } = this.#parts;
-    const folder = await store.folderOf(this.user, this.id);
+    const { path: folder, isStateLost } = await store.folderOf(this.user, this.id);
+    this.#folder = folder;
     if (existsSync(join(folder, RESULT))) return "done";
-    const request = await this.#request();
+    if (isStateLost) await this.#event("warn", "The state that was kept is lost: it begins again.");
+    const request = await this.#request(folder);
     if ("code" in request) return request;
     await this.#event("info", `Validating training file: ${this.#job.trainingFile}`);
     if (this.#killed.signal.aborted || this.#stopping) return null;
@@ -129,21 +156,29 @@ export class JobRun {
     return { code: "training_crashed", message, param: null };
   }
 
-  async #request(): Promise<TrainRequest | JobError> {
+  async #request(folder: string): Promise<TrainRequest | JobError> {
     const { store, model, cacheDir, threads } = this.#parts;
     const { trainingFile, validationFile, settings } = this.#job;
-    const files: (TrainingFile | null)[] = [];
+    const paths: (string | null)[] = [];
     for (const [param, id] of [
       ["training_file", trainingFile],
       ["validation_file", validationFile],
     ] as const) {
-      const file = id === null ? null : await store.getFile(this.user, id);
-      if (id !== null && file === null)
-        return { code: "training_file_not_found", message: `The file ${id} has been deleted.`, param };
-      files.push(file);
+      if (id === null) {
+        paths.push(null);
+        continue;
+      }
+      const file = await store.getFile(this.user, id);
+      if (file === null) return { code: "training_file_not_found", message: `The file ${id} has been deleted.`, param };
+      try {
+        paths.push(await store.dataIn(folder, file));
+      } catch (error) {
+        if (!isRefusal(error)) throw error;
+        return { code: error.code, message: error.message, param };
+      }
     }
-    const [data, held] = files.map((file) => (file === null ? null : store.pathOf(file)));
-    return requestOf(settings, { model, cacheDir, threads, data: data!, evalData: held ?? null });
+    const [data, evalData] = paths;
+    return requestOf(settings, { model, cacheDir, threads, data: data!, evalData: evalData ?? null });
   }
 
   async #runChild(folder: string, request: TrainRequest): Promise<void> {
@@ -158,24 +193,27 @@ export class JobRun {
         child.kill("SIGKILL");
       });
     };
-    child.on("message", (message: FromChild) => inOrder(() => this.#heard(message, folder)));
+    child.on("message", (message: FromChild) => {
+      if (message.kind === "saved") this.#saves++;
+      const saves = this.#saves;
+      inOrder(() => (message.kind === "saved" ? this.#saved(saves, folder) : this.#heard(message, folder)));
+    });
     child.on("error", (error) => void failures.push(error));
     child.stderr?.setEncoding("utf8").on("data", (text: string) => (this.#stderr = (this.#stderr + text).slice(-4000)));
     let busy = isBusy();
     const watch = setInterval(() => {
       if (isBusy() !== busy) this.#tell({ kind: "busy", busy: (busy = !busy) });
     }, BUSY_MS);
-    const renew = setInterval(() => inOrder(() => this.#progress({})), RENEW_MS);
     this.#tell({ kind: "start", task: { request, folder, base: this.#job.base, share } });
     this.#tell({ kind: "busy", busy });
     if (this.#killed.signal.aborted) child.kill("SIGKILL");
     await once(child, "close").catch(() => undefined);
-    for (const timer of [watch, renew]) clearInterval(timer);
+    clearInterval(watch);
     await handled;
     if (failures[0] !== undefined) throw failures[0];
   }
 
-  async #heard(message: FromChild, folder: string): Promise<void> {
+  async #heard(message: Exclude<FromChild, { kind: "saved" }>, folder: string): Promise<void> {
     switch (message.kind) {
       case "begun": {
         const { step, steps, examples, held } = message;
@@ -196,7 +234,8 @@ export class JobRun {
         const { step, loss, tokens, spent } = message;
         this.#parts.charge(this.user, spent);
         this.#parts.onTokens(spent);
-        await this.#progress({ step, tokens, spent });
+        this.#spent += spent;
+        await this.#progress({ step, tokens, spent: this.#spent });
         return this.#event("info", `Step ${step}/${this.#steps}: training loss=${loss.toFixed(4)}`, {
           step,
           train_loss: loss,
@@ -205,8 +244,11 @@ export class JobRun {
       }
       case "checkpoint":
         return this.#checkpoint(message.evaluation, join(folder, checkpointFolder(message.evaluation.step)));
-      case "done":
       case "stopped":
+        if (this.#isUnkept) await this.#keep(folder);
+        this.#outcome = message;
+        return;
+      case "done":
       case "failed":
         this.#outcome = message;
         return;
@@ -218,11 +260,37 @@ export class JobRun {
   /** Renews the claim, too. Kills a job that is not ours any more; stops one whose user has no tokens left. */
   async #progress(progress: JobProgress): Promise<void> {
     const { store, quota } = this.#parts;
-    const { kept, dayTokens } = await store.progress(this.#claim(), progress, Date.now());
+    const tell = (): ReturnType<TrainingStore["progress"]> => store.progress(this.#claim, progress, Date.now());
+    // The next renewal is as good as a repeated one.
+    const { kept, dayTokens } = await (Object.keys(progress).length === 0 ? tell() : this.#storing(tell));
     if (!kept) return this.kill();
+    this.#tell({ kind: "held" });
     if (dayTokens < quota.tokensPerDay || this.#stopping) return;
     this.stop();
     await this.#event("warn", `The ${quota.tokensPerDay} tokens of this day are used up: it goes on tomorrow (UTC).`);
+  }
+
+  /** Keeps the state that the child has saved, unless it has saved a later one by now or the last one was just now. */
+  async #saved(number: number, folder: string): Promise<void> {
+    this.#isUnkept = true;
+    if (number === this.#saves && performance.now() >= this.#nextKeep) await this.#keep(folder);
+  }
+
+  /** Training goes on without: a later state may be kept, and until then the job would go on from the former one. */
+  async #keep(folder: string): Promise<void> {
+    const { store, log } = this.#parts;
+    const began = performance.now();
+    try {
+      if (!(await store.keepState(this.#claim, folder))) return this.kill();
+      this.#isUnkept = false;
+    } catch (error) {
+      if (!isAway(error) && !isRefusal(error)) throw error;
+      if (!this.#hasWarned)
+        log("warn", { err: error, job: this.id, user: this.user }, "a training's state was not kept");
+      this.#hasWarned = true;
+    }
+    const now = performance.now();
+    this.#nextKeep = now + (now - began) * (1 / KEEP_SHARE - 1);
   }
 
   async #checkpoint({ step, loss, accuracy }: Evaluation, dir: string): Promise<void> {
@@ -232,59 +300,79 @@ export class JobRun {
     try {
       const { config, weights } = await readAdapterFolder(dir);
       await rm(dir, { recursive: true });
-      await register({ user, name }, { config, weights }, this.#killed.signal);
+      await this.#storing(() => register(this.#claim, name, { config, weights }, this.#killed.signal));
     } catch (error) {
       if (!isRefusal(error)) throw error;
+      await this.#progress({});
+      if (this.#killed.signal.aborted) return;
       return this.#event("warn", `The checkpoint of step ${step} is not registered: ${error.message}`);
     }
-    await store.addCheckpoint(user, id, { createdAt: Date.now(), step, name, loss, accuracy });
+    const checkpoint = { createdAt: Date.now(), step, name, loss, accuracy };
+    await this.#storing(() => store.addCheckpoint(user, id, checkpoint));
     await this.#event("info", `Checkpoint created at step ${step}: ${name}`, {
       step,
       full_valid_loss: loss,
       full_valid_mean_token_accuracy: accuracy,
     });
-    const all = await store.listCheckpoints(user, id, { limit: 100, order: "desc" });
-    for (const old of all.slice(KEPT_CHECKPOINTS)) {
-      await unregister({ user, name: old.name });
-      await store.deleteCheckpoint(user, id, old.id);
-    }
+    await this.#storing(async () => {
+      const all = await store.listCheckpoints(user, id, { limit: 100, order: "desc" });
+      for (const old of all.slice(KEPT_CHECKPOINTS)) {
+        await unregister({ user, name: old.name });
+        await store.deleteCheckpoint(user, id, old.id);
+      }
+    });
   }
 
-  /** Registers the result, then says so; after a crash in between both are repeated. */
+  /**
+   * Registers the result, then says so; after a crash in between both are repeated. It is sealed before: a job that is
+   * cancelled has registered nothing, and one that has registered its result cannot be cancelled.
+   */
   async #finish(): Promise<void> {
     const { store, register, onEnd } = this.#parts;
-    const { user, id } = this;
+    const { user } = this;
     const { name } = this.#job;
-    const { config, weights } = await readAdapterFolder(join(await store.folderOf(user, id), RESULT));
+    const { config, weights } = await readAdapterFolder(join(this.#folder, RESULT));
     try {
-      if (!(await this.#isOurs())) return;
-      await register({ user, name }, { config, weights }, this.#killed.signal);
+      if (!(await this.#storing(() => store.seal(this.#claim)))) return;
+      await this.#storing(() => register(this.#claim, name, { config, weights }, this.#killed.signal));
     } catch (error) {
       if (!isRefusal(error)) throw error;
       return this.#fail({ code: error.code, message: error.message, param: null });
     }
+    this.#parts.log("info", { job: this.id, user, prefix: name }, "a trained prefix is registered");
     await this.#event("info", `New fine-tuned model created: ${name}`);
-    if (!(await store.end(this.#claim(), { status: "succeeded", error: null }, Date.now()))) return;
+    if (!(await this.#end({ status: "succeeded", error: null }))) return;
     onEnd("succeeded");
     await this.#event("info", "The job has successfully completed");
   }
 
-  async #isOurs(): Promise<boolean> {
-    return (await this.#parts.store.progress(this.#claim(), {}, Date.now())).kept;
-  }
-
   async #fail(error: JobError): Promise<void> {
-    if (!(await this.#parts.store.end(this.#claim(), { status: "failed", error }, Date.now()))) return;
+    if (!(await this.#end({ status: "failed", error }))) return;
     this.#parts.onEnd("failed");
     await this.#event("error", `The job failed: ${error.message}`);
   }
 
-  #event(level: JobEvent["level"], message: string, data: JobEvent["data"] = null): Promise<void> {
-    return this.#parts.store.addEvent(this.user, this.id, { createdAt: Date.now(), level, message, data });
+  #end(end: JobEnd): Promise<boolean> {
+    return this.#storing(() => this.#parts.store.end(this.#claim, end, Date.now()));
   }
 
-  #claim(): Claim {
-    return { user: this.user, id: this.id, holder: this.#holder, until: Date.now() + LEASE_MS };
+  /** Nothing of a run that was ended: the job may be another replica's. */
+  async #event(level: JobEvent["level"], message: string, data: JobEvent["data"] = null): Promise<void> {
+    if (this.#killed.signal.aborted) return;
+    const event = { createdAt: Date.now(), level, message, data };
+    await this.#storing(() => this.#parts.store.addEvent(this.user, this.id, event));
+  }
+
+  /** Repeats what the store is away for, until this run is ended. */
+  async #storing<T>(work: () => Promise<T>): Promise<T> {
+    for (;;) {
+      try {
+        return await work();
+      } catch (error) {
+        if (!isAway(error) || this.#killed.signal.aborted || this.#stopping) throw error;
+      }
+      await sleep(RETRY_MS, undefined, { signal: this.#killed.signal }).catch(() => undefined);
+    }
   }
 
   #tell(message: ToChild): void {
@@ -292,6 +380,8 @@ export class JobRun {
     if (this.#child?.connected === true) this.#child.send(message, () => undefined);
   }
 }
+
+const isAway = (error: unknown): boolean => error instanceof PrefixdError && error.code === "store_unavailable";
 
 /** Whether an error says something about what was registered, rather than about the server's state. */
 function isRefusal(error: unknown): error is PrefixdError {

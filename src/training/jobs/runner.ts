@@ -1,13 +1,13 @@
 import { randomUUID } from "node:crypto";
 import { RemovedUsers } from "../../replicas/removed-users.ts";
-import { JobRun, LEASE_MS, type RunParts } from "./run-job.ts";
-import type { TrainingJob } from "./types.ts";
+import { JobRun, type RunParts } from "./run-job.ts";
+import type { WaitingJob } from "./store.ts";
 
 /** How often the queue is looked at, in milliseconds: for jobs of other replicas, and for those that must wait again. */
 const LOOK_MS = 1_000;
 
 export interface RunnerParts extends RunParts {
-  /** The user's service so far; the user with the least is next. */
+  /** The user's service so far, on this replica. */
   readonly serviceOf: (user: string) => number;
   /** Whether this replica may serve now. */
   readonly mayRun: () => boolean;
@@ -61,6 +61,11 @@ export class JobRunner {
     await current.over;
   }
 
+  /** Ends the running job at once; it waits again, with the state that was kept last. */
+  lapse(): void {
+    this.#current?.run.kill();
+  }
+
   /** Lets the running job keep its state and wait again, and takes no other. */
   async close(): Promise<void> {
     this.#closed = true;
@@ -71,17 +76,17 @@ export class JobRunner {
   }
 
   async #take(): Promise<void> {
-    const { store, quota, serviceOf } = this.#parts;
-    const waiting = await store.waiting(quota, Date.now());
-    for (const { user, id } of inTurn(waiting, serviceOf)) {
-      if (this.#closed) return;
+    const { store, quota, serviceOf, mayRun } = this.#parts;
+    const waiting = await store.waiting(quota, Date.now(), this.#holder);
+    for (const { job: next } of inTurn(waiting, serviceOf)) {
+      const { user, id } = next;
+      if (this.#closed || !mayRun()) return;
       if (this.#removed.has(user)) continue;
-      const now = Date.now();
-      const claim = { user, id, holder: this.#holder, until: now + LEASE_MS };
-      const job = await store.claim(claim, now);
+      const claim = { user, id, holder: this.#holder };
+      const job = await store.claim(claim);
       if (job === null) continue;
-      // Removed while it was claimed.
-      if (this.#removed.has(user)) {
+      // Removed while it was claimed, or the replica may not know.
+      if (this.#removed.has(user) || !mayRun()) {
         await store.release(claim);
         continue;
       }
@@ -93,7 +98,13 @@ export class JobRunner {
   }
 }
 
-/** Those of the user with the least service first; among equals the oldest. */
-export function inTurn(jobs: readonly TrainingJob[], serviceOf: (user: string) => number): readonly TrainingJob[] {
-  return [...jobs].sort((a, b) => serviceOf(a.user) - serviceOf(b.user) || a.createdAt - b.createdAt);
+/**
+ * Those of the users with the fewest running jobs, on any replica, first; then those of the user with the least service on
+ * this one, which is what their training here competes with; then the oldest.
+ */
+export function inTurn(jobs: readonly WaitingJob[], serviceOf: (user: string) => number): readonly WaitingJob[] {
+  return [...jobs].sort(
+    (a, b) =>
+      a.running - b.running || serviceOf(a.job.user) - serviceOf(b.job.user) || a.job.createdAt - b.job.createdAt,
+  );
 }

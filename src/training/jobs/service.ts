@@ -1,10 +1,10 @@
 import { randomBytes } from "node:crypto";
-import { open } from "node:fs/promises";
 import type { Readable } from "node:stream";
 import { PrefixdError } from "../../errors.ts";
 import { checkPrefixName } from "../../prefixes/name.ts";
 import { checkData } from "./check-data.ts";
 import { isTimedId, timedId } from "./ids.ts";
+import { noSuchFile, noSuchJob } from "./limits.ts";
 import type { JobRunner } from "./runner.ts";
 import type { IncomingFile, Page, TrainingQuota, TrainingStore } from "./store.ts";
 import type { JobCheckpoint, JobEvent, JobSettings, TrainingFile, TrainingJob } from "./types.ts";
@@ -25,7 +25,9 @@ const LONGEST_NAME = 100;
 
 export interface ServiceParts {
   readonly store: TrainingStore;
-  readonly runner: Pick<JobRunner, "look" | "kill" | "endOfUser" | "readmitUser" | "isRemoved">;
+  readonly runner: Pick<JobRunner, "look" | "kill" | "lapse" | "endOfUser" | "readmitUser" | "isRemoved">;
+  /** Ends a job on whichever replica trains it, by `endJob`. Resolves when none does. Throws `store_unavailable`. */
+  readonly endEverywhere: (user: string, id: string) => Promise<void>;
   readonly quota: TrainingQuota;
   /** Fingerprint of the base model. */
   readonly base: string;
@@ -100,14 +102,8 @@ export class TrainingService {
   }
 
   /** Its content; the caller reads it to the end or destroys it. @throws PrefixdError training_file_not_found */
-  async content(file: TrainingFile): Promise<Readable> {
-    try {
-      return (await open(this.#parts.store.pathOf(file))).createReadStream();
-    } catch (error) {
-      // Deleted in between.
-      if (error instanceof Error && "code" in error && error.code === "ENOENT") throw noSuchFile();
-      throw error;
-    }
+  content(file: TrainingFile): Promise<Readable> {
+    return this.#parts.store.contentOf(file);
   }
 
   /** Jobs that have read it go on. @throws PrefixdError training_file_not_found */
@@ -161,14 +157,17 @@ export class TrainingService {
     return this.#parts.store.listJobs(user, page);
   }
 
-  /** @throws PrefixdError training_job_not_found, training_job_ended */
+  /**
+   * When it resolves, no replica trains the job or can register anything of it.
+   * @throws PrefixdError training_job_not_found, training_job_ended
+   */
   async cancel(user: string, id: string): Promise<TrainingJob> {
-    const { store, runner, onCancel } = this.#parts;
+    const { store, runner, endEverywhere, onCancel } = this.#parts;
     const job = isTimedId(id) ? await store.cancel(user, id, Date.now()) : null;
     if (job === null) throw noSuchJob();
     onCancel();
-    await runner.kill(user, id);
-    await store.clearFolder(user, id);
+    await endEverywhere(user, id);
+    await store.leaveFolder(user, id);
     const message = "The job was cancelled";
     await store.addEvent(user, id, { createdAt: Date.now(), level: "info", message, data: null });
     runner.look();
@@ -190,6 +189,16 @@ export class TrainingService {
   /** Ends the user's running job and refuses new work, until `readmitUser`. Resolves when no process of theirs is left. */
   endOfUser(user: string): Promise<void> {
     return this.#parts.runner.endOfUser(user);
+  }
+
+  /** Ends the job, if it runs on this replica. Resolves when no process of it is left. */
+  endJob(user: string, id: string): Promise<void> {
+    return this.#parts.runner.kill(user, id);
+  }
+
+  /** This replica cannot know any more what has been removed: what runs ends at once, and waits again. */
+  lapse(): void {
+    this.#parts.runner.lapse();
   }
 
   /** A user with this id was created again. */
@@ -217,7 +226,3 @@ function nameFrom(suffix: string | null): string {
   const middle = suffix === null ? "" : `${suffix.replaceAll(/[^A-Za-z0-9._-]/g, "-")}-`;
   return `ft-${middle}${randomBytes(4).toString("hex")}`;
 }
-
-const noSuchFile = (field?: string): PrefixdError =>
-  new PrefixdError("training_file_not_found", "There is no such file.", field === undefined ? {} : { field });
-const noSuchJob = (): PrefixdError => new PrefixdError("training_job_not_found", "There is no such training job.");
