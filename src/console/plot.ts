@@ -4,8 +4,8 @@ import { useEffect, useRef } from "preact/hooks";
 import uPlot from "uplot";
 import "uplot/dist/uPlot.min.css";
 
-/** The value of a CSS property where the plot stands, whenever it is drawn. */
-export type Colour = (property: string) => () => string;
+/** A CSS colour, such as "var(--ink)", as a canvas knows it, whenever the plot is drawn. */
+export type Colour = (value: string) => () => string;
 
 /**
  * @param height in pixels
@@ -20,7 +20,12 @@ export function usePlot(
   const plot = useRef<uPlot | null>(null);
   useEffect(() => {
     const element = box.current!;
-    const colour: Colour = (property) => () => getComputedStyle(element).getPropertyValue(property);
+    const probe = element.appendChild(document.createElement("i"));
+    probe.hidden = true;
+    const colour: Colour = (value) => () => {
+      probe.style.color = value;
+      return getComputedStyle(probe).color;
+    };
     plot.current = new uPlot({ width: element.clientWidth, height, ...options(colour) }, [[], []], element);
     const redraw = (): void => plot.current?.redraw(false, true);
     const sizes = new ResizeObserver(() => plot.current?.setSize({ width: element.clientWidth, height }));

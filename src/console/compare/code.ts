@@ -37,6 +37,7 @@ const TRANSLATED = [
   "logprobs",
   "timings",
   "stream",
+  "return_token_ids",
 ];
 /** Fields that are of /generate alone. */
 const LACKED = ["no_repeat_ngram_size"];

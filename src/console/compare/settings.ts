@@ -100,7 +100,7 @@ export function requestBody(prompt: string, prefix: string | null, settings: Set
     ...settingsBody(settings),
     logprobs: ALTERNATIVES,
     timings: true,
-    // The first tokens of a beam search are only known at the end.
-    stream: settings.how !== "beams",
+    // The first tokens of a beam search are only known at the end. A stream has the ids by itself.
+    ...(settings.how === "beams" ? { return_token_ids: true } : { stream: true }),
   };
 }

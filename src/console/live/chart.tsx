@@ -22,7 +22,7 @@ export function Chart({ times, values, most }: ChartProps) {
       x: { range: (_self, _min, max) => [max - SPAN, max] },
       y: { range: (_self, _min, max) => [0, Math.max(most, max)] },
     },
-    series: [{}, { stroke: colour("color"), fill: colour("background-color"), width: 1.5, points: { show: false } }],
+    series: [{}, { stroke: colour("var(--ink)"), fill: colour("var(--hover)"), width: 1.5, points: { show: false } }],
   }));
   return <div ref={box} class="chart" aria-hidden="true" />;
 }

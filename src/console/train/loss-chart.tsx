@@ -19,9 +19,9 @@ export function LossChart({ progress: { losses, evaluations, steps } }: { progre
     [x, x.map((step) => trained.get(step) ?? null), x.map((step) => held.get(step) ?? null)],
     (colour) => {
       const axis = {
-        stroke: colour("--ink-3"),
+        stroke: colour("var(--ink-3)"),
         font: "11px system-ui, sans-serif",
-        grid: { stroke: colour("--line"), width: 1 },
+        grid: { stroke: colour("var(--line)"), width: 1 },
         ticks: { show: false },
       };
       return {
@@ -44,8 +44,13 @@ export function LossChart({ progress: { losses, evaluations, steps } }: { progre
         ],
         series: [
           {},
-          { stroke: colour("--c0"), width: 1.5, spanGaps: true, points: { show: false } },
-          { stroke: colour("--c1"), width: 2, spanGaps: true, points: { show: true, size: 7, fill: colour("--c1") } },
+          { stroke: colour("var(--c0)"), width: 1.5, spanGaps: true, points: { show: false } },
+          {
+            stroke: colour("var(--c1)"),
+            width: 2,
+            spanGaps: true,
+            points: { show: true, size: 7, fill: colour("var(--c1)") },
+          },
         ],
       };
     },

@@ -133,7 +133,7 @@ export function NewJob({ session, jobs, from, onCreated }: NewJobProps) {
                 value={order.held}
                 onChange={({ currentTarget }) => set({ held: currentTarget.value })}
               >
-                <option value="">5 % of the lines, drawn</option>
+                <option value="">5 % of the lines, drawn; none of fewer than 200</option>
                 {jobs.files.map((one) => (
                   <option key={one.id} value={one.id}>
                     {fileLabel(one)}

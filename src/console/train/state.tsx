@@ -7,8 +7,8 @@ export function JobState({ job: { status }, progress }: { job: Job; progress: Pr
   if (status !== "running") {
     const [tone, text] = STATES[status];
     return (
-      <span class={`chip ${tone}`}>
-        <i class="dot" />
+      <span class="chip">
+        <i class={`dot ${tone}`} />
         {text}
       </span>
     );
