@@ -5,7 +5,7 @@ import { DropZone } from "../drop-zone.tsx";
 import { date, size } from "../format.ts";
 import type { Session } from "../session.ts";
 import { Problem } from "../ui.tsx";
-import type { TrainingFile } from "./jobs.ts";
+import type { TrainingFile } from "./progress.ts";
 
 interface ExamplesProps {
   readonly session: Session;

@@ -4,7 +4,9 @@ import type { Comparison } from "../compare/comparison.ts";
 import { count, date, duration, plural } from "../format.ts";
 import type { Session } from "../session.ts";
 import { Note, Problem } from "../ui.tsx";
-import { isEnded, orderOf, type Job, type Jobs, type Progress } from "./jobs.ts";
+import type { Jobs } from "./jobs.ts";
+import { orderOf } from "./order.ts";
+import { isEnded, type Job, type Progress } from "./progress.ts";
 import { LossChart } from "./loss-chart.tsx";
 import { JobState } from "./state.tsx";
 

@@ -1,6 +1,6 @@
 import { useRef } from "preact/hooks";
 import { usePlot } from "../plot.ts";
-import type { Progress } from "./jobs.ts";
+import type { Progress } from "./progress.ts";
 
 const HEIGHT = 200;
 /** Pixels for the loss axis's figures. */

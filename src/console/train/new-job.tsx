@@ -3,17 +3,9 @@ import { asApiError, type ApiError, type Prefix } from "../api.ts";
 import type { Session } from "../session.ts";
 import { Field, Problem, Segments } from "../ui.tsx";
 import { Examples, fileLabel } from "./examples.tsx";
-import {
-  DEFAULTS,
-  defaultRate,
-  EMPTY_ORDER,
-  orderBody,
-  proposedName,
-  type Job,
-  type Jobs,
-  type Order,
-  type TrainingFile,
-} from "./jobs.ts";
+import type { Jobs } from "./jobs.ts";
+import { DEFAULTS, defaultRate, EMPTY_ORDER, orderBody, proposedName, type Order } from "./order.ts";
+import type { Job, TrainingFile } from "./progress.ts";
 
 interface NewJobProps {
   readonly session: Session;

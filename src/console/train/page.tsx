@@ -3,7 +3,8 @@ import { date } from "../format.ts";
 import type { PageProps } from "../page-props.ts";
 import { Note, Problem } from "../ui.tsx";
 import { JobView } from "./job.tsx";
-import { Jobs, orderOf, type Order } from "./jobs.ts";
+import { Jobs } from "./jobs.ts";
+import { orderOf, type Order } from "./order.ts";
 import { NewJob } from "./new-job.tsx";
 import { JobState } from "./state.tsx";
 

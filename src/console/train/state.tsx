@@ -1,6 +1,6 @@
 import { duration } from "../format.ts";
 import { Meter } from "../ui.tsx";
-import type { Job, Progress } from "./jobs.ts";
+import type { Job, Progress } from "./progress.ts";
 
 /** A job's state in words; where it runs, how far it is. */
 export function JobState({ job: { status }, progress }: { job: Job; progress: Progress }) {
