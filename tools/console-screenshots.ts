@@ -9,8 +9,10 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { chromium, type Page } from "playwright-core";
 import { parseConfig } from "../src/config.ts";
+import { openLmdbUserStore } from "../src/lmdb/user-store.ts";
 import { startServer } from "../src/main.ts";
 import { createLogger } from "../src/observability/logging.ts";
+import { NO_LIMITS, type UsageRow } from "../src/users/types.ts";
 import { BROWSER } from "../test/support/requirements.ts";
 
 const ADMIN_KEY = "a-key-for-nobody-but-the-screenshots";
@@ -23,6 +25,7 @@ const LOAD = [
 ] as const;
 
 const folder = mkdtempSync(join(tmpdir(), "prefixd-screenshots-"));
+await seeded(join(folder, "store"));
 const config = parseConfig(
   [
     ...["--port", "0", "--prefixes", "prefixes", "--store", `lmdb:${join(folder, "store")}`, "--drain-timeout", "1"],
@@ -45,13 +48,42 @@ async function send(key: string, path: string, body: object, signal?: AbortSigna
   return (await response.json()) as Record<string, string>;
 }
 
-/** Users of different sizes, each with a key. */
-async function users(): Promise<Map<string, string>> {
-  const keys = new Map<string, string>();
-  for (const [id, weight] of LOAD) {
-    await send(ADMIN_KEY, "/admin/users", { id, weight, limits: { tokens_per_minute: weight * 600_000 } });
-    keys.set(id, (await send(ADMIN_KEY, `/admin/users/${id}/keys`, {}))["key"]!);
+/** Users of different sizes, and a month of usage that grows and rests at weekends. */
+async function seeded(dir: string): Promise<void> {
+  const users = await openLmdbUserStore({ dir });
+  const now = Date.now();
+  const rows: UsageRow[] = [];
+  const use = (user: string, prefix: string | null, requests: number, ago: number): void => {
+    const day = new Date(now - ago * 86_400_000).toISOString().slice(0, 10);
+    const [promptTokens, completionTokens] = [18 * requests, 31 * requests];
+    rows.push({
+      ...{ user, prefix, day, requests, prefixTokens: 10 * requests, promptTokens, completionTokens },
+      ...{ queueSeconds: requests / 50, runSeconds: requests / 4 },
+    });
+  };
+  for (let ago = 1; ago < 31; ago++) {
+    const weekend = [0, 6].includes(new Date(now - ago * 86_400_000).getUTCDay());
+    const scale = (weekend ? 0.15 : 1) * (40 - ago) * (1 + ((ago * 7) % 5));
+    for (const [id, weight, prefixes] of LOAD)
+      prefixes.forEach((prefix, i) =>
+        use(id, prefix?.slice("admin/".length) ?? null, Math.ceil((scale * weight) / (1 + 2 * i)), ago),
+      );
+    for (const [i, prefix] of ["intent", "datenorm", "truecase", "e2e"].entries())
+      use("admin", prefix, Math.ceil(scale / (1 + i)), ago);
   }
+  const at = new Date(now).toISOString();
+  for (const [id, weight] of LOAD) {
+    const limits = { ...NO_LIMITS, tokens_per_minute: weight * 600_000 };
+    await users.createUser({ id, weight, limits, createdAt: at, updatedAt: at });
+  }
+  await users.addUsage(rows);
+  await users.close();
+}
+
+/** A key of each. */
+async function keysOfUsers(): Promise<Map<string, string>> {
+  const keys = new Map<string, string>();
+  for (const [id] of LOAD) keys.set(id, (await send(ADMIN_KEY, `/admin/users/${id}/keys`, {}))["key"]!);
   return keys;
 }
 
@@ -110,7 +142,7 @@ async function shootTrain(page: Page): Promise<void> {
 }
 
 try {
-  const keys = await users();
+  const keys = await keysOfUsers();
   const dark = await signedIn("dark");
   await shootLive(dark, keys);
   await dark.close();

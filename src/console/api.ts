@@ -146,7 +146,7 @@ export class Api {
   /** The first line of a text, of which no more is read than needed; null if it has more than `most` characters. */
   async firstLine(path: string, most = 65_536): Promise<string | null> {
     const { body } = await this.#fetch("GET", path);
-    const reader = body!.pipeThrough(new TextDecoderStream() as TransformStream<Uint8Array, string>).getReader();
+    const reader = body!.pipeThrough(new TextDecoderStream()).getReader();
     try {
       for (let text = ""; text.length < most; ) {
         const { done, value } = await reader.read();

@@ -114,7 +114,7 @@ function reduced(schema: Schema, ours: Shape, resolve: (ref: string) => Schema):
 }
 
 const withoutAbsent = (schema: { [K in keyof Schema]: Schema[K] | undefined }): Schema =>
-  Object.fromEntries(Object.entries(schema).filter(([, value]) => value !== undefined)) as Schema;
+  Object.fromEntries(Object.entries(schema).filter(([, value]) => value !== undefined));
 
 /** OpenAI's description, reduced to what ours has of it. */
 export interface Excerpt {

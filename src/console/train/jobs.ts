@@ -1,5 +1,5 @@
 /** The caller's training jobs and files, and what has been read about them so far. */
-import { ApiError, asApiError, type Api } from "../api.ts";
+import { asApiError, type Api, type ApiError } from "../api.ts";
 import {
   isEnded,
   progressOf,
