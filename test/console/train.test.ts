@@ -74,6 +74,16 @@ t.test("drop a file, train, compare, with the keyboard where a form is filled", 
 
   await go(page, "Train");
   await page.getByRole("button", { name: "words" }).click();
+  await job.getByRole("button", { name: "Publish step 6" }).click();
+  const asks = page.getByRole("dialog", { name: "Publish step 6 as words?" });
+  await asks.getByText("words.step-6").waitFor();
+  t.same(await faults(page), []);
+  await asks.getByRole("button", { name: "Publish" }).click();
+  await job.getByText("words is step 6 now.").waitFor();
+  const [published, checkpoint] = await Promise.all(
+    ["words", "words.step-6"].map((id) => server.admin("GET", `/prefixes/${id}`)),
+  );
+  t.equal(published!["digest"], checkpoint!["digest"]);
   await job
     .getByRole("button", { name: /^Compare step/ })
     .first()

@@ -124,6 +124,7 @@ export async function drop(
   page: Page,
   files: readonly { readonly name: string; readonly content: Uint8Array }[],
 ): Promise<void> {
+  await page.locator(".drop").waitFor();
   const encoded = files.map(({ name, content }) => ({ name, base64: Buffer.from(content).toString("base64") }));
   await page.evaluate(
     `const data = new DataTransfer();

@@ -8,6 +8,7 @@ import type { Jobs } from "./jobs.ts";
 import { orderOf } from "./order.ts";
 import { isEnded, type Job, type Progress } from "./progress.ts";
 import { LossChart } from "./loss-chart.tsx";
+import { PublishDialog } from "./publish.tsx";
 import { JobState } from "./state.tsx";
 
 interface JobProps {
@@ -77,7 +78,7 @@ export function JobView({ session, comparison, jobs, job, onChanged, onAgain }: 
           </Note>
         )}
         <Losses progress={progress} />
-        {progress.evaluations.length > 0 && <Evaluations {...{ jobs, job, progress, tryIt }} />}
+        {progress.evaluations.length > 0 && <Evaluations {...{ session, jobs, job, progress, tryIt }} />}
         {progress.warnings.length > 0 && (
           <details>
             <summary>{plural(progress.warnings.length, "warning")}</summary>
@@ -115,6 +116,7 @@ function Losses({ progress }: { progress: Progress }) {
 }
 
 interface EvaluationsProps {
+  readonly session: Session;
   readonly jobs: Jobs;
   readonly job: Job;
   readonly progress: Progress;
@@ -122,12 +124,23 @@ interface EvaluationsProps {
 }
 
 /** The newest first, each with its checkpoint if that is still registered. */
-function Evaluations({ jobs, job, progress: { evaluations }, tryIt }: EvaluationsProps) {
+function Evaluations({ session, jobs, job, progress: { evaluations }, tryIt }: EvaluationsProps) {
+  const [publishes, setPublishes] = useState<{ readonly step: number; readonly checkpoint: string } | null>(null);
+  const [published, setPublished] = useState<number | null>(null);
   const checkpoints = jobs.checkpoints(job.id);
   const best = evaluations.reduce((a, b) => (b.loss < a.loss ? b : a));
   return (
     <section class="stack" aria-labelledby="scores-title">
       <h3 id="scores-title">Held-out lines</h3>
+      {published !== null && (
+        <Note tone="ok">
+          <p>
+            <strong>
+              {job.prefix_id} is step {published} now.
+            </strong>
+          </p>
+        </Note>
+      )}
       <div class="scroll">
         <table>
           <thead>
@@ -156,14 +169,27 @@ function Evaluations({ jobs, job, progress: { evaluations }, tryIt }: Evaluation
                     {name === undefined ? (
                       <span class="faint">no longer kept</span>
                     ) : (
-                      <button
-                        type="button"
-                        class="btn tiny"
-                        aria-label={`Compare step ${step}`}
-                        onClick={() => void tryIt(name)}
-                      >
-                        Compare
-                      </button>
+                      <span class="row nowrap">
+                        <button
+                          type="button"
+                          class="btn tiny"
+                          aria-label={`Compare step ${step}`}
+                          onClick={() => void tryIt(name)}
+                        >
+                          Compare
+                        </button>
+                        {isEnded(job) && (
+                          <button
+                            type="button"
+                            class="btn tiny"
+                            aria-label={`Publish step ${step}`}
+                            aria-haspopup="dialog"
+                            onClick={() => setPublishes({ step, checkpoint: name })}
+                          >
+                            Publish…
+                          </button>
+                        )}
+                      </span>
                     )}
                   </td>
                 </tr>
@@ -172,6 +198,18 @@ function Evaluations({ jobs, job, progress: { evaluations }, tryIt }: Evaluation
           </tbody>
         </table>
       </div>
+      {publishes !== null && (
+        <PublishDialog
+          session={session}
+          name={job.prefix_id}
+          {...publishes}
+          onClose={() => setPublishes(null)}
+          onPublished={() => {
+            setPublished(publishes.step);
+            setPublishes(null);
+          }}
+        />
+      )}
     </section>
   );
 }
