@@ -1,13 +1,14 @@
 /**
  * How many tokens per second does the server itself process, when the model costs nothing?
  *
- *     [STREAMS=256] [V1=1] [DEVICE=cuda|webgpu GPU="name"] npm run bench -- overhead
+ *     [STREAMS=256] [V1=1] [LIVE=1] [DEVICE=cuda|webgpu GPU="name"] npm run bench -- overhead
  *
  * A runner with precomputed answers, 256 streams of 64 to 200 tokens that restart as they end, measured three ways: the
  * engine alone; with GenerationService, which makes text; the whole server, from raw sockets of another process. The
  * runner answers in a later turn of the event loop, like one on a GPU. With DEVICE the whole server also serves GPT-2
  * small (random weights) from there, every stream with one of 64 prefixes of 60: how much of the process's capacity is
- * left? With V1 the whole server is also asked at /v1/completions, each round after /generate.
+ * left? With V1 the whole server is also asked at /v1/completions, with LIVE also while LIVE others read
+ * GET /admin/live, each round after /generate.
  */
 import { type ChildProcess, fork } from "node:child_process";
 import { once } from "node:events";
@@ -31,6 +32,8 @@ import { BENCH_MODEL, memoryRegistry, serveEngine } from "./support/server.ts";
 
 const STREAMS = Number(process.env["STREAMS"] ?? 256);
 const KIND = process.env["DEVICE"] as "cuda" | "webgpu" | "simulated" | undefined;
+/** Readers of the live feed. */
+const LIVE = Number(process.env["LIVE"] ?? 0);
 const [PREFIXES, PREFIX] = [64, 60];
 const PROMPT = 16;
 /** Warm-up tokens: until then functions are still being compiled. */
@@ -87,7 +90,13 @@ const WAYS: Readonly<Record<string, Way>> = {
     ? {}
     : {
         "whole server at /v1/completions": (doSample: boolean) =>
-          wholeServer(doSample, parts(), [], "/v1/completions", completionsBody),
+          wholeServer(doSample, parts(), [], { path: "/v1/completions", bodyOf: completionsBody }),
+      }),
+  ...(LIVE === 0
+    ? {}
+    : {
+        "whole server with the live feed read": (doSample: boolean) =>
+          wholeServer(doSample, parts(), [], { live: LIVE }),
       }),
   ...(model === null
     ? {}
@@ -243,8 +252,7 @@ async function wholeServer(
   doSample: boolean,
   { engine, metrics, runner }: ReturnType<typeof parts>,
   known: readonly KvTensor[],
-  path = "/generate",
-  bodyOf = generateBody,
+  { path = "/generate", bodyOf = generateBody, live = 0 } = {},
 ): ReturnType<Way> {
   const server = await serveEngine(engine, runner, known, { tokenizer, metrics, mayEmit });
   const clients = fork(new URL("./support/raw-clients.ts", import.meta.url), { execArgv: ["--import", "tsx"] });
@@ -260,7 +268,7 @@ async function wholeServer(
     }),
   );
   const { port } = server.address() as AddressInfo;
-  send(clients, { kind: "load", load: { port, path, clients: STREAMS, bodies } });
+  send(clients, { kind: "load", load: { port, path, clients: STREAMS, live, bodies } });
   return {
     async count() {
       send(clients, { kind: "count" });

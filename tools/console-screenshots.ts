@@ -4,12 +4,15 @@
  *     npm run build && npx tsx tools/console-screenshots.ts
  */
 import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
+import { setTimeout as sleep } from "node:timers/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { chromium } from "playwright-core";
+import { chromium, type Page } from "playwright-core";
 import { parseConfig } from "../src/config.ts";
+import { openLmdbUserStore } from "../src/lmdb/user-store.ts";
 import { startServer } from "../src/main.ts";
 import { createLogger } from "../src/observability/logging.ts";
+import { NO_LIMITS, type UsageRow } from "../src/users/types.ts";
 import { BROWSER } from "../test/support/requirements.ts";
 
 const ADMIN_KEY = "a-key-for-nobody-but-the-screenshots";
@@ -22,8 +25,12 @@ const LOAD = [
 ] as const;
 
 const folder = mkdtempSync(join(tmpdir(), "prefixd-screenshots-"));
+await seeded(join(folder, "store"));
 const config = parseConfig(
-  ["--port", "0", "--prefixes", "prefixes", "--store", `lmdb:${join(folder, "store")}`, "--drain-timeout", "1"],
+  [
+    ...["--port", "0", "--prefixes", "prefixes", "--store", `lmdb:${join(folder, "store")}`, "--drain-timeout", "1"],
+    ...["--training", "on", "--train-share", "0.5"],
+  ],
   { PREFIXD_ADMIN_KEY: ADMIN_KEY },
 );
 if (config === "help") throw new Error("no configuration");
@@ -41,55 +48,116 @@ async function send(key: string, path: string, body: object, signal?: AbortSigna
   return (await response.json()) as Record<string, string>;
 }
 
-try {
-  const keys = new Map<string, string>();
-  for (const [id, weight] of LOAD) {
-    await send(ADMIN_KEY, "/admin/users", { id, weight, limits: { tokens_per_minute: weight * 600_000 } });
-    keys.set(id, (await send(ADMIN_KEY, `/admin/users/${id}/keys`, {}))["key"]!);
-  }
-  for (const scheme of ["light", "dark"] as const) {
-    const page = await browser.newPage({ viewport: { width: 1280, height: 800 }, colorScheme: scheme });
-    const shoot = (name: string): Promise<unknown> => page.screenshot({ path: join(IMAGES, `console-${name}.png`) });
-    await page.goto(`${server.url}/console/`);
-    await page.getByLabel("Your key").fill(ADMIN_KEY);
-    await page.keyboard.press("Enter");
-    await page.getByText("your 5 rows will run here").waitFor();
-    if (scheme === "light") {
-      // Twice: the first answers come while functions are still being compiled.
-      for (let i = 0; i < 2; i++) {
-        await page.keyboard.press("Control+Enter");
-        await page.getByText("5 ended").waitFor();
-      }
-      await page.locator(".c3").getByText("London").hover();
-      await shoot("compare");
-      for (const name of ["Prefixes", "Users"] as const) {
-        await page.getByRole("navigation").getByRole("link", { name }).click();
-        await page.getByRole("button", { name: name === "Users" ? "globex" : "intent" }).click();
-        await page
-          .getByRole("complementary")
-          .getByText(name === "Users" ? "Requests" : "Digest")
-          .waitFor();
-        await shoot(name.toLowerCase());
-      }
-    } else {
-      await page.getByRole("navigation").getByRole("link", { name: "Live" }).click();
-      const stop = new AbortController();
-      const load = LOAD.flatMap(([id, , prefixes, count]) =>
-        Array.from({ length: count }, async (_, i) => {
-          for (let turn = i; !stop.signal.aborted; turn++) {
-            const body = { prompt: "It was finished on\n=>", max_new_tokens: 40 + 13 * (turn % 9), ignore_eos: true };
-            const prefix = prefixes[turn % 2];
-            await send(keys.get(id)!, "/generate", { ...body, prefix_id: prefix }, stop.signal).catch(() => undefined);
-          }
-        }),
+/** Users of different sizes, and a month of usage that grows and rests at weekends. */
+async function seeded(dir: string): Promise<void> {
+  const users = await openLmdbUserStore({ dir });
+  const now = Date.now();
+  const rows: UsageRow[] = [];
+  const use = (user: string, prefix: string | null, requests: number, ago: number): void => {
+    const day = new Date(now - ago * 86_400_000).toISOString().slice(0, 10);
+    const [promptTokens, completionTokens] = [18 * requests, 31 * requests];
+    rows.push({
+      ...{ user, prefix, day, requests, prefixTokens: 10 * requests, promptTokens, completionTokens },
+      ...{ queueSeconds: requests / 50, runSeconds: requests / 4 },
+    });
+  };
+  for (let ago = 1; ago < 31; ago++) {
+    const weekend = [0, 6].includes(new Date(now - ago * 86_400_000).getUTCDay());
+    const scale = (weekend ? 0.15 : 1) * (40 - ago) * (1 + ((ago * 7) % 5));
+    for (const [id, weight, prefixes] of LOAD)
+      prefixes.forEach((prefix, i) =>
+        use(id, prefix?.slice("admin/".length) ?? null, Math.ceil((scale * weight) / (1 + 2 * i)), ago),
       );
-      await page.waitForTimeout(20_000);
-      await shoot("live");
-      stop.abort();
-      await Promise.all(load);
-    }
-    await page.close();
+    for (const [i, prefix] of ["intent", "datenorm", "truecase", "e2e"].entries())
+      use("admin", prefix, Math.ceil(scale / (1 + i)), ago);
   }
+  const at = new Date(now).toISOString();
+  for (const [id, weight] of LOAD) {
+    const limits = { ...NO_LIMITS, tokens_per_minute: weight * 600_000 };
+    await users.createUser({ id, weight, limits, createdAt: at, updatedAt: at });
+  }
+  await users.addUsage(rows);
+  await users.close();
+}
+
+/** A key of each. */
+async function keysOfUsers(): Promise<Map<string, string>> {
+  const keys = new Map<string, string>();
+  for (const [id] of LOAD) keys.set(id, (await send(ADMIN_KEY, `/admin/users/${id}/keys`, {}))["key"]!);
+  return keys;
+}
+
+async function signedIn(scheme: "light" | "dark"): Promise<Page> {
+  const page = await browser.newPage({ viewport: { width: 1280, height: 800 }, colorScheme: scheme });
+  await page.goto(`${server.url}/console/`);
+  await page.getByLabel("Your key").fill(ADMIN_KEY);
+  await page.keyboard.press("Enter");
+  await page.getByText("your 5 rows will run here").waitFor();
+  return page;
+}
+
+const shoot = (page: Page, name: string): Promise<unknown> =>
+  page.screenshot({ path: join(IMAGES, `console-${name}.png`) });
+const go = (page: Page, name: string): Promise<void> =>
+  page.getByRole("navigation").getByRole("link", { name }).click();
+
+async function shootCompare(page: Page): Promise<void> {
+  // Twice: the first answers come while functions are still being compiled.
+  for (let i = 0; i < 2; i++) {
+    await page.keyboard.press("Control+Enter");
+    await page.getByText("5 ended").waitFor();
+  }
+  await page.locator(".c3").getByText("London").hover();
+  await shoot(page, "compare");
+}
+
+/** While all users ask for more than there is room for. */
+async function shootLive(page: Page, keys: ReadonlyMap<string, string>): Promise<void> {
+  await go(page, "Live");
+  const stop = new AbortController();
+  const load = LOAD.flatMap(([id, , prefixes, count]) =>
+    Array.from({ length: count }, async (_, i) => {
+      for (let turn = i; !stop.signal.aborted; turn++) {
+        const body = { prompt: "It was finished on\n=>", max_new_tokens: 40 + 13 * (turn % 9), ignore_eos: true };
+        const prefix_id = prefixes[turn % 2];
+        await send(keys.get(id)!, "/generate", { ...body, prefix_id }, stop.signal).catch(() => undefined);
+      }
+    }),
+  );
+  await sleep(20_000);
+  await shoot(page, "live");
+  stop.abort();
+  await Promise.all(load);
+}
+
+/** A real job on the sample of dates, to its end. */
+async function shootTrain(page: Page): Promise<void> {
+  await go(page, "Train");
+  await page.getByLabel("A file of examples").setInputFiles("examples/dates.jsonl");
+  await page.locator("#examples option:checked[value^=file]").waitFor({ state: "attached" });
+  await page.getByRole("button", { name: "Start" }).click();
+  await page.getByRole("region", { name: "dates" }).getByText("succeeded").waitFor({ timeout: 600_000 });
+  await page.locator("h1").click();
+  await shoot(page, "train");
+}
+
+try {
+  const keys = await keysOfUsers();
+  const dark = await signedIn("dark");
+  await shootLive(dark, keys);
+  await dark.close();
+  const page = await signedIn("light");
+  await shootCompare(page);
+  for (const [name, chosen, shown] of [
+    ["Prefixes", "intent", "Digest"],
+    ["Users", "globex", "Tokens a day"],
+  ] as const) {
+    await go(page, name);
+    await page.getByRole("button", { name: chosen }).click();
+    await page.getByRole("complementary").getByText(shown).waitFor();
+    await shoot(page, name.toLowerCase());
+  }
+  await shootTrain(page);
 } finally {
   await browser.close();
   await server.stop({ delaySeconds: 0 });

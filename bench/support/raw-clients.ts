@@ -8,6 +8,8 @@ export interface Load {
   readonly port: number;
   readonly path: string;
   readonly clients: number;
+  /** Readers of `GET /admin/live`, whose events are not counted. */
+  readonly live?: number;
   /** JSON bodies of the requests, used in turn; client i starts with body i. */
   readonly bodies: readonly string[];
 }
@@ -31,8 +33,10 @@ let events = 0;
 let error: string | null = null;
 
 process.on("message", (command: Command) => {
-  if (command.kind === "load")
+  if (command.kind === "load") {
     for (let client = 0; client < command.load.clients; client++) stream(command.load, client);
+    for (let reader = 0; reader < (command.load.live ?? 0); reader++) readLive(command.load.port);
+  }
   if (command.kind === "stop") process.exit(0);
   if (command.kind !== "count") return;
   const { user, system } = process.cpuUsage();
@@ -40,6 +44,17 @@ process.on("message", (command: Command) => {
 });
 process.on("disconnect", () => process.exit(0));
 process.send!("ready");
+
+/** Reads and forgets; an error if there is nothing to read. */
+function readLive(port: number): void {
+  const socket = connect(port, "127.0.0.1", () => socket.write("GET /admin/live HTTP/1.1\r\nHost: localhost\r\n\r\n"));
+  socket.once("data", (data) => {
+    if (!data.toString("latin1").startsWith("HTTP/1.1 200")) error ??= data.toString();
+  });
+  socket.on("data", () => {});
+  socket.on("close", () => (error ??= "the live feed ended"));
+  socket.on("error", () => {});
+}
 
 function stream({ port, path, bodies }: Load, client: number): void {
   let next = client;

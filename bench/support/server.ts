@@ -110,6 +110,7 @@ export function memoryRegistry(prefixes: readonly KvTensor[]): PrefixRegistry {
     list: refuse,
     listShared: refuse,
     held: refuse,
+    isResident: () => false,
     openFile: refuse,
     remove: refuse,
     patch: refuse,

@@ -84,11 +84,23 @@ async function open(url: string | undefined, path: string, init: Init, key: stri
   const address = addressOf(url, path);
   const headers = { ...init.headers, ...(key === undefined ? {} : { authorization: `Bearer ${key}` }) };
   const response = await fetch(address, { ...init, headers }).catch((error: unknown) => {
-    throw new CommandError(`no server answers at ${address} (${reasonOf(error)})`);
+    throw new CommandError(`no server answers at ${address.slice(0, -path.length)} (${reasonOf(error)})`);
   });
   if (response.ok) return response;
   const problem = problemText((await bodyOf(response)).toString());
-  throw new CommandError(problem ?? `${address} answered ${response.status} ${response.statusText}`);
+  const why = problem ?? `${address} answered ${response.status} ${response.statusText}`;
+  throw new CommandError(`${why}${hintOf(response.status, problem, key)}`);
+}
+
+/** What to do about it, where the server cannot know. */
+function hintOf(status: number, problem: string | null, key: string | undefined): string {
+  if (status === 401)
+    return key === undefined
+      ? "\n  no key was sent: give PREFIXD_KEY or --key-file FILE"
+      : "\n  the server does not know the key that was sent; it may be mistyped, expired or deleted";
+  return problem?.includes("  prefix_not_found,") === true
+    ? "\n  prefixd list shows the prefixes that you may use"
+    : "";
 }
 
 function addressOf(given: string | undefined, path: string): string {

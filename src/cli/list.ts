@@ -40,6 +40,11 @@ export async function list(args: readonly string[]): Promise<void> {
     if (value.next === null) break;
     query.set("after", value.next);
   }
+  // For people: a script reads an empty table.
+  if (prefixes.length === 0 && values.json !== true && process.stderr.isTTY)
+    process.stderr.write(
+      "No prefixes yet. Register one: prefixd push FOLDER, or prefixd train --data FILE --id NAME\n",
+    );
   process.stdout.write(
     values.json === true ? `${JSON.stringify({ prefixes, next: null })}\n` : printable(table(prefixes)),
   );

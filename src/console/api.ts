@@ -7,6 +7,10 @@ export interface Prefix {
   readonly digest: string;
   readonly virtual_tokens: number;
   readonly bytes: number;
+  /** The uploaded files: name and bytes. */
+  readonly files: Readonly<Record<string, number>>;
+  /** In the server's memory; null: not for whom it is shared with. */
+  readonly resident: boolean | null;
   readonly base_model_name_or_path: string | null;
   readonly warnings: readonly { readonly detail: string }[];
   readonly updated_at: string;
@@ -62,9 +66,23 @@ export interface UserDetail extends User {
 
 export interface Receipt {
   readonly user: string;
-  readonly removed: Readonly<Record<"prefixes" | "keys" | "bytes" | "running" | "queued", number>>;
+  readonly removed: Readonly<
+    Record<
+      "prefixes" | "keys" | "bytes" | "running" | "queued" | "training_files" | "training_jobs" | "training_bytes",
+      number
+    >
+  >;
   readonly replicas: readonly { readonly id: string; readonly acknowledged_at: string | null }[];
   readonly completed_at: string;
+}
+
+/** An error as the routes tell it: a problem document, or OpenAI's under /v1. */
+interface Told {
+  readonly title?: string;
+  readonly detail?: string;
+  readonly code?: string;
+  readonly request_id?: string;
+  readonly error?: { readonly message?: string; readonly code?: string };
 }
 
 /** An error answer, or none at all (`status` 0). */
@@ -77,16 +95,12 @@ export class ApiError extends Error {
   /** Seconds; null: waiting will not help. */
   readonly retryAfter: number | null;
 
-  constructor(
-    status: number,
-    problem: { title?: string; detail?: string; code?: string; request_id?: string },
-    retryAfter: number | null = null,
-  ) {
-    super(problem.detail ?? "The server gave no reason.");
+  constructor(status: number, told: Told, retryAfter: number | null = null) {
+    super(told.detail ?? told.error?.message ?? "The server gave no reason.");
     this.status = status;
-    this.code = problem.code ?? "";
-    this.title = problem.title ?? `Status ${status}`;
-    this.requestId = problem.request_id ?? "";
+    this.code = told.code ?? told.error?.code ?? "";
+    this.title = told.title ?? `Status ${status}`;
+    this.requestId = told.request_id ?? "";
     this.retryAfter = retryAfter;
   }
 }
@@ -120,8 +134,30 @@ export class Api {
     return this.#json<T>("GET", path, undefined, signal);
   }
 
-  send<T>(method: "POST" | "PUT" | "PATCH" | "DELETE", path: string, body?: object): Promise<T> {
-    return this.#json<T>(method, path, body);
+  send<T>(method: "POST" | "PUT" | "PATCH" | "DELETE", path: string, body?: object, signal?: AbortSignal): Promise<T> {
+    return this.#json<T>(method, path, body, signal);
+  }
+
+  /** A file's content. */
+  async file(path: string): Promise<Blob> {
+    return (await this.#fetch("GET", path)).blob();
+  }
+
+  /** The first line of a text, of which no more is read than needed; null if it has more than `most` characters. */
+  async firstLine(path: string, most = 65_536): Promise<string | null> {
+    const { body } = await this.#fetch("GET", path);
+    const reader = body!.pipeThrough(new TextDecoderStream()).getReader();
+    try {
+      for (let text = ""; text.length < most; ) {
+        const { done, value } = await reader.read();
+        text += value ?? "";
+        const end = done ? text.length : text.indexOf("\n");
+        if (end >= 0) return text.slice(0, end);
+      }
+      return null;
+    } finally {
+      await reader.cancel().catch(() => undefined);
+    }
   }
 
   /** Throws ApiError, also for an error that ends the stream; an AbortError if `signal` is aborted. */
@@ -141,12 +177,23 @@ export class Api {
     const items: T[] = [];
     for (let after: string | null = ""; after !== null && items.length < most; ) {
       const page: Record<string, unknown> = await this.get(
-        `${path}?limit=1000${after === "" ? "" : `&after=${encodeURIComponent(after)}`}`,
+        `${path}${path.includes("?") ? "&" : "?"}limit=1000${after === "" ? "" : `&after=${encodeURIComponent(after)}`}`,
       );
       items.push(...(page[field] as T[]));
       after = page["next"] as string | null;
     }
     return items;
+  }
+
+  /** The newest of a list under /v1, up to the first one that is known, and to `most`. */
+  async newest<T extends { readonly id: string }>(path: string, known = "", most = 1000): Promise<T[]> {
+    const items: T[] = [];
+    for (let after = ""; ; after = `&after=${items.at(-1)!.id}`) {
+      const { data, has_more } = await this.get<{ data: T[]; has_more: boolean }>(`${path}?limit=100${after}`);
+      const end = data.findIndex(({ id }) => id === known);
+      items.push(...(end < 0 ? data : data.slice(0, end)));
+      if (end >= 0 || !has_more || data.length === 0 || items.length >= most) return items;
+    }
   }
 
   async #json<T>(method: string, path: string, body?: object, signal?: AbortSignal): Promise<T> {
@@ -169,8 +216,9 @@ export class Api {
     });
     if (response.ok) return response;
     if (response.status === 401) this.#onUnauthorized();
-    const problem = (await response.json().catch(() => ({}))) as object;
+    const told = (await response.json().catch(() => ({}))) as Told;
     const wait = response.headers.get("retry-after");
-    throw new ApiError(response.status, problem, wait === null ? null : Number(wait));
+    const request_id = response.headers.get("x-request-id") ?? "";
+    throw new ApiError(response.status, { request_id, ...told }, wait === null ? null : Number(wait));
   }
 }

@@ -12,6 +12,7 @@ import { hasUsers, needsKey, signIn, type Session } from "./session.ts";
 import { ServerState } from "./server-state.tsx";
 import { SignInPage, KeyForm } from "./sign-in.tsx";
 import { Dialog, Note, Problem } from "./ui.tsx";
+import { TrainPage } from "./train/page.tsx";
 import { UsersPage } from "./users/page.tsx";
 
 interface Page {
@@ -24,6 +25,7 @@ const PAGES: Readonly<Record<string, Page>> = {
   compare: { title: "Compare", view: ComparePage, open: () => true },
   live: { title: "Live", view: LivePage, open: ({ admin }) => admin },
   prefixes: { title: "Prefixes", view: PrefixesPage, open: () => true },
+  train: { title: "Train", view: TrainPage, open: () => true },
   users: { title: "Users", view: UsersPage, open: hasUsers },
 };
 

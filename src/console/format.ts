@@ -17,6 +17,21 @@ export function milliseconds(value: number | null): string {
 /** Of a width that hardly changes: "0.3 s", "12 s". */
 export const age = (ms: number): string => `${(ms / 1000).toFixed(ms < 9_950 ? 1 : 0)} s`;
 
+/** Seconds: "12 s", "2 min 40 s", "3 h 5 min". */
+export function duration(seconds: number): string {
+  const whole = Math.max(0, Math.round(seconds));
+  if (whole < 60) return `${whole} s`;
+  const [minutes, rest] = [Math.floor(whole / 60), whole % 60];
+  return minutes < 60 ? `${minutes} min ${rest} s` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+}
+
+/** Bytes, in a unit that leaves few digits: "445 bytes", "80.0 KiB". */
+export function size(bytes: number): string {
+  if (bytes < 1024) return plural(bytes, "byte");
+  const power = Math.min(3, Math.floor(Math.log2(bytes) / 10));
+  return `${(bytes / 1024 ** power).toFixed(1)} ${["", "KiB", "MiB", "GiB"][power]}`;
+}
+
 /** A log probability in percent. */
 export function percent(logprob: number): string {
   const value = 100 * Math.exp(logprob);
@@ -30,5 +45,6 @@ const moment = new Intl.DateTimeFormat("en-GB", {
   hour: "2-digit",
   minute: "2-digit",
 });
-export const date = (iso: string): string => moment.format(new Date(iso));
+/** @param at ISO 8601, or Unix time in seconds */
+export const date = (at: string | number): string => moment.format(new Date(typeof at === "number" ? 1000 * at : at));
 export const clock = (at: Date): string => at.toTimeString().slice(0, 8);

@@ -90,13 +90,15 @@ interface SegmentsProps<T extends string> {
   readonly options: Readonly<Record<T, string>>;
   readonly value: T;
   readonly onValue: (value: T) => void;
+  /** The label is for screen readers only. */
+  readonly bare?: boolean;
 }
 
-export function Segments<T extends string>({ label, options, value, onValue }: SegmentsProps<T>) {
+export function Segments<T extends string>({ label, options, value, onValue, bare = false }: SegmentsProps<T>) {
   const name = useId();
   return (
     <fieldset class="field">
-      <legend>{label}</legend>
+      <legend class={bare ? "sr" : ""}>{label}</legend>
       <div class="seg">
         {(Object.entries(options) as [T, string][]).map(([option, text]) => (
           <label key={option}>

@@ -75,7 +75,7 @@ export interface AppParts {
   readonly generation: GenerationService;
   readonly prefixes: Pick<
     PrefixRegistry,
-    "register" | "info" | "readable" | "list" | "listShared" | "held" | "openFile" | "remove" | "patch"
+    "register" | "info" | "isResident" | "readable" | "list" | "listShared" | "held" | "openFile" | "remove" | "patch"
   >;
   /** null: this server does not train. */
   readonly training: TrainingService | null;

@@ -54,6 +54,8 @@ export interface PrefixCache {
   clear(): void;
   /** True if the cache holds or is loading any data of the user. */
   holds(user: string): boolean;
+  /** True if these tensors are in memory, and have been served under this name. */
+  holdsPrefix(key: PrefixKey, digest: string): boolean;
   stats(): PrefixCacheStats;
   close(): void;
 }
@@ -166,6 +168,11 @@ class HostCache implements PrefixCache {
       ...[...this.#tensors.values()].flatMap((held) => [...held.keys.values()]),
     ];
     return this.#metas.knowsOf(user) || keys.some((key) => key.user === user);
+  }
+
+  holdsPrefix(key: PrefixKey, digest: string): boolean {
+    // Not `get`, which would make it look used.
+    return this.#tensors.peek(digest)?.keys.has(keyText(key)) ?? false;
   }
 
   stats(): PrefixCacheStats {

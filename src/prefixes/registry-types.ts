@@ -70,6 +70,8 @@ export interface PrefixRegistry {
   list(user: string, options: { after?: string; limit: number }): Promise<ListedPrefix[]>;
   /** Prefixes shared with the user, in ascending order of `owner/name`. */
   listShared(user: string, options: { after?: PrefixKey; limit: number }): Promise<ListedPrefix[]>;
+  /** Whether it has been used under its name and is in this process's memory, so that a request need not load it. */
+  isResident(prefix: Pick<PrefixMeta, "user" | "name" | "digest">): boolean;
   /** The number and total size of a user's prefixes. */
   held(user: string): Promise<HeldPrefixes>;
   /**

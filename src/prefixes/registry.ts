@@ -154,6 +154,10 @@ class Registry implements PrefixRegistry {
     return this.#store.listShared(user, options);
   }
 
+  isResident({ user, name, digest }: Pick<PrefixMeta, "user" | "name" | "digest">): boolean {
+    return this.#cache.holdsPrefix({ user, name }, digest);
+  }
+
   async held(user: string): Promise<HeldPrefixes> {
     return this.#store.held(user);
   }

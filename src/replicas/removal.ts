@@ -101,6 +101,7 @@ export function removeEverywhere(registry: PrefixRegistry, bus: Pick<ReplicaBus,
     list: (...args) => registry.list(...args),
     listShared: (...args) => registry.listShared(...args),
     held: (...args) => registry.held(...args),
+    isResident: (prefix) => registry.isResident(prefix),
     openFile: (...args) => registry.openFile(...args),
     resolve: (...args) => registry.resolve(...args),
     async remove(key, precondition) {

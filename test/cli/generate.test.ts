@@ -130,7 +130,18 @@ t.test("one prefix, several, the base model; parameters; a prompt from standard 
   );
   const { out, err } = await as(["a", "--prefix", "one", "--prefix", "none", "--max-new-tokens", "1"]);
   t.equal(out, "one: b\n", "the others go on");
-  t.match(err, /^none: There is no such prefix\.\n {2}prefix_not_found, request \S+$/);
+  t.match(
+    err,
+    /^none: There is no such prefix\.\n {2}prefix_not_found, request \S+\n {2}prefixd list shows the prefixes that you may use$/,
+  );
+  t.match(await run(["a", "--url", url]), {
+    err: /unauthorized, request \S+\n {2}no key was sent: give PREFIXD_KEY or --key-file FILE$/,
+  });
+  const otherFile = `${keyFile}-other`;
+  writeFileSync(otherFile, "pfx_0");
+  t.match(await run(["a", "--url", url, "--key-file", otherFile]), {
+    err: /unauthorized, request \S+\n {2}the server does not know the key that was sent/,
+  });
   t.match(await as(["a", "--temperature", "-1"]), {
     out: "",
     err: /^temperature must be >= 0.*\n {2}invalid_parameter, request/,

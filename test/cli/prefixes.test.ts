@@ -221,7 +221,7 @@ t.test("push and delete", async (t) => {
   t.equal(app.registry.entries.has("ann/other"), false);
   t.match(await as("ann", "delete", "other"), {
     code: 1,
-    err: /^prefixd: There is no such prefix\.\n {2}prefix_not_found, request \S+\n$/,
+    err: /^prefixd: There is no such prefix\.\n {2}prefix_not_found, request \S+\n {2}prefixd list shows /,
   });
   t.match(await as("ann", "push", join(dir, "nothing")), { code: 1, err: /adapter_config\.json/ });
 });
@@ -294,13 +294,11 @@ t.test("a server that does not answer, or is not prefixd", async (t) => {
   t.same(await run(["list", "--url", gone]), {
     code: 1,
     out: "",
-    err: `prefixd: no server answers at ${gone}/prefixes?owner=all&limit=1000 (connect ECONNREFUSED 127.0.0.1:${port})\n`,
+    err: `prefixd: no server answers at ${gone} (connect ECONNREFUSED 127.0.0.1:${port})\n`,
   });
   t.match(await run(["delete", "p"], { PREFIXD_URL: `http://localhost:${port}/base/` }), {
     code: 1,
-    err: new RegExp(
-      `^prefixd: no server answers at http://localhost:${port}/base/prefixes/p \\(.*ECONNREFUSED.*\\)\n$`,
-    ),
+    err: new RegExp(`^prefixd: no server answers at http://localhost:${port}/base \\(.*ECONNREFUSED.*\\)\n$`),
   });
   t.match(await run(["users", "list", "--url", gone], { PREFIXD_ADMIN_KEY: "x".repeat(32) }), {
     code: 1,

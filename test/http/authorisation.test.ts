@@ -232,7 +232,10 @@ t.test("sharing with one user, with all, and with nobody again", async (t) => {
   const seen = (await send("other", "GET", "/prefixes/ann%2Fp")).json();
   t.match(
     seen,
-    { id: "ann/p", access: "use", base_model_name_or_path: null, warnings: [], shared_with: [], readable_by: [] },
+    {
+      ...{ id: "ann/p", access: "use", base_model_name_or_path: null, warnings: [], shared_with: [], readable_by: [] },
+      resident: null,
+    },
     "whom else it is shared with is the owner's business",
   );
   t.match((await send("other", "POST", "/prefixes/ann%2Fp/generate", { prompt: "a" })).json(), {

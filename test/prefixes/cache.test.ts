@@ -35,6 +35,23 @@ t.test("loads once, then serves from memory", async (t) => {
   t.match(cache.stats(), { hits: 1, misses: 1, bytes: TOKEN, loadingBytes: 0, entries: 1, evictions: 0, stale: 0 });
 });
 
+t.test("a prefix is held under the names that it was served under, and being asked about is no use", async (t) => {
+  const { cache, put } = setUp({ maxBytes: 2 * TOKEN });
+  const other = { user: "bob", name: "poem" };
+  const digest = await put(key, 1);
+  await put(other, 1);
+  t.notOk(cache.holdsPrefix(key, digest), "not used yet");
+  await cache.resolve(key, accept);
+  t.ok(cache.holdsPrefix(key, digest));
+  t.notOk(cache.holdsPrefix(other, digest), "that ann uses it is not bob's business");
+  t.notOk(cache.holdsPrefix(key, "0".repeat(64)), "another version");
+  for (const seed of [2, 3]) {
+    await put({ user: "bob", name: `p${seed}` }, seed);
+    await cache.resolve({ user: "bob", name: `p${seed}` }, accept);
+    t.equal(cache.holdsPrefix(key, digest), seed === 2, "the least used goes first, asked about or not");
+  }
+});
+
 t.test("many at once ask and load once", async (t) => {
   const { store, cache, put } = setUp();
   await put(key, 1);

@@ -117,6 +117,10 @@ export class FakeRegistry implements PrefixRegistry {
       .map((meta) => listedFor(user, meta));
   }
 
+  isResident(): boolean {
+    return false;
+  }
+
   async held(user: string): Promise<HeldPrefixes> {
     const metas = this.#of(user);
     return { prefixes: metas.length, bytes: metas.reduce((sum, { bytes }) => sum + bytes, 0) };

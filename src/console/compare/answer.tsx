@@ -22,12 +22,20 @@ interface Open {
   readonly top: number;
 }
 
-export function Answer({ run, label }: { run: Run; label: string }) {
+interface AnswerProps {
+  readonly run: Run;
+  readonly label: string;
+  /** Of a replay; null: now. */
+  readonly moment: number | null;
+}
+
+export function Answer({ run, label, moment }: AnswerProps) {
   const box = useRef<HTMLDivElement>(null);
   const follows = useRef(true);
   const [at, setAt] = useState(0);
   const [open, setOpen] = useState<Open | null>(null);
-  const { tokens } = run;
+  const tokens = run.tokensAt(moment);
+  const over = run.over && tokens.length === run.tokens.length;
   useLayoutEffect(() => {
     if (follows.current && box.current) box.current.scrollTop = box.current.scrollHeight;
   }, [tokens.length]);
@@ -54,7 +62,7 @@ export function Answer({ run, label }: { run: Run; label: string }) {
         class="answer mono"
         role="toolbar"
         aria-label={`Tokens of ${label}`}
-        aria-busy={!run.over}
+        aria-busy={!over}
         onScroll={({ currentTarget: { scrollHeight, scrollTop, clientHeight } }) => {
           follows.current = scrollHeight - scrollTop - clientHeight < NEAR_END;
           setOpen(null);
@@ -68,8 +76,8 @@ export function Answer({ run, label }: { run: Run; label: string }) {
         {tokens.map((token, i) => (
           <TokenView key={i} index={i} token={token} stop={i === Math.min(at, tokens.length - 1)} />
         ))}
-        {!run.over && <i class="caret" />}
-        {run.over && run.finish !== "eos" && <span class="tag">{run.finish ?? run.state}</span>}
+        {!over && <i class="caret" />}
+        {over && run.finish !== "eos" && <span class="tag">{run.finish ?? run.state}</span>}
       </div>
       {open !== null && <Alternatives {...open} />}
     </>

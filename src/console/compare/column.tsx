@@ -59,7 +59,7 @@ export function ColumnView({ column, comparison, onRun }: ColumnProps) {
       ) : run === null ? (
         <p class="answer soft">Not run yet.</p>
       ) : (
-        <Answer run={run} label={prefix ?? "base"} />
+        <Answer run={run} label={prefix ?? "base"} moment={comparison.replay.moment} />
       )}
       <Times run={run} />
     </article>

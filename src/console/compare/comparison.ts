@@ -1,6 +1,7 @@
 /** One prompt under several prefixes: what the page shows, kept while other pages are open. */
 import type { Prefix } from "../api.ts";
 import type { Session } from "../session.ts";
+import { Replay } from "./replay.ts";
 import { Run } from "./run.ts";
 import { DEFAULTS, requestBody, type Settings } from "./settings.ts";
 
@@ -45,6 +46,7 @@ export class Comparison {
   columns: readonly Column[] = [];
   /** null: not asked for yet. */
   prefixes: readonly Prefix[] | null = null;
+  readonly replay = new Replay(() => this.#changed());
   #listener: () => void = () => {};
   #drawing = false;
 
@@ -60,6 +62,11 @@ export class Comparison {
     return !this.running && this.columns.some(({ run }) => run !== null);
   }
 
+  /** Milliseconds until the last token of all came. */
+  get length(): number {
+    return Math.max(0, ...this.columns.map(({ run }) => run?.tokens.at(-1)?.at ?? 0));
+  }
+
   /** Called at most once a frame, however much changes. */
   listen(listener: () => void): () => void {
     this.#listener = listener;
@@ -70,7 +77,7 @@ export class Comparison {
   async load(): Promise<void> {
     const first = this.prefixes === null;
     this.prefixes = await this.session.api.list<Prefix>("/prefixes", "prefixes");
-    if (first) {
+    if (first && this.columns.length === 0) {
       this.useExample(EXAMPLES[0]!);
       if (!this.session.api.keyed && this.columns.length > 1) this.run();
     }
@@ -84,8 +91,21 @@ export class Comparison {
     const named = wanted.flatMap((name) => ids.find((id) => id === name || id.endsWith(`/${name}`)) ?? []);
     const chosen = [...new Set([...named, ...ids])].slice(0, MAX_COLUMNS - 1);
     this.stop();
-    const base = this.session.model.base_model ? [{ place: 0, prefix: null, run: null }] : [];
-    this.columns = [...base, ...chosen.map((prefix, i) => ({ place: i + 1, prefix, run: null }))];
+    this.columns = [...this.#base(), ...chosen.map((prefix, i) => ({ place: i + 1, prefix, run: null }))];
+    this.#changed();
+  }
+
+  /** Puts a prefix beside the others; with another prompt than theirs, beside the base alone. */
+  show(prefix: string, prompt: string | null = null): void {
+    if (this.columns.length === 0 || (prompt !== null && prompt !== this.prompt)) {
+      this.stop();
+      this.columns = this.#base();
+      this.prompt = prompt ?? this.prompt;
+    }
+    if (this.columns.every((column) => column.prefix !== prefix)) {
+      if (this.#freePlace() === undefined) this.remove(this.columns.at(-1)!.place);
+      this.add(prefix);
+    }
     this.#changed();
   }
 
@@ -109,7 +129,7 @@ export class Comparison {
   }
 
   add(prefix: string): void {
-    const free = [1, 2, 3, 4].find((place) => this.columns.every((column) => column.place !== place));
+    const free = this.#freePlace();
     if (free === undefined) return;
     this.columns = [...this.columns, { place: free, prefix, run: null }].sort((a, b) => a.place - b.place);
     this.#changed();
@@ -127,6 +147,7 @@ export class Comparison {
     const bodies = asked.map(({ prefix }) => requestBody(this.prompt, prefix, this.settings));
     // For those who want little motion an answer appears whole.
     const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    this.replay.show(null);
     const runs = asked.map(({ prefix }) => new Run(prefix, ({ over }) => (!calm || over) && this.#changed()));
     this.columns = this.columns.map((column) => {
       const at = asked.indexOf(column);
@@ -138,6 +159,15 @@ export class Comparison {
 
   stop(): void {
     for (const { run } of this.columns) run?.stop();
+  }
+
+  #freePlace(): number | undefined {
+    return [1, 2, 3, 4].find((place) => this.columns.every((column) => column.place !== place));
+  }
+
+  /** Its column, where the server answers without a prefix. */
+  #base(): Column[] {
+    return this.session.model.base_model ? [{ place: 0, prefix: null, run: null }] : [];
   }
 
   #changed(): void {

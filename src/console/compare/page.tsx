@@ -5,7 +5,7 @@ import type { PageProps } from "../page-props.ts";
 import { Note, Problem } from "../ui.tsx";
 import { ColumnView } from "./column.tsx";
 import { EXAMPLES, MAX_COLUMNS, type Comparison } from "./comparison.ts";
-import { CurlDialog } from "./curl.tsx";
+import { CodeDialog } from "./code-dialog.tsx";
 import { Lanes } from "./lanes.tsx";
 import { summary } from "./settings.ts";
 import { SettingsDialog } from "./settings-dialog.tsx";
@@ -14,7 +14,7 @@ export function ComparePage({ comparison, session }: PageProps) {
   useChanges(comparison);
   const [failed, setFailed] = useState<ApiError | null>(null);
   const [unsent, setUnsent] = useState<string | null>(null);
-  const [dialog, setDialog] = useState<"settings" | "curl" | null>(null);
+  const [dialog, setDialog] = useState<"settings" | "code" | null>(null);
   useEffect(() => {
     comparison.load().catch((error: unknown) => setFailed(asApiError(error)));
   }, [comparison]);
@@ -79,8 +79,8 @@ export function ComparePage({ comparison, session }: PageProps) {
             Settings
           </button>
           <span class="small soft opt">{summary(comparison.settings)}</span>
-          <button type="button" class="btn end" aria-haspopup="dialog" onClick={() => setDialog("curl")}>
-            Copy as curl
+          <button type="button" class="btn end" aria-haspopup="dialog" onClick={() => setDialog("code")}>
+            Copy as code
           </button>
           <button type="button" class="btn main run" aria-keyshortcuts="Control+Enter Meta+Enter" onClick={toggle}>
             {running ? "Stop" : "Run"} <kbd>Ctrl ↵</kbd>
@@ -103,13 +103,13 @@ export function ComparePage({ comparison, session }: PageProps) {
         </Note>
       )}
       <Legend />
-      <Lanes columns={columns} />
+      <Lanes comparison={comparison} />
       <p class="sr" role="status">
         {comparison.ended &&
           columns.map(({ prefix, run }) => `${prefix ?? "base"}: ${run?.text ?? "not run"}`).join(". ")}
       </p>
       {dialog === "settings" && <SettingsDialog comparison={comparison} onClose={() => setDialog(null)} />}
-      {dialog === "curl" && <CurlDialog comparison={comparison} onClose={() => setDialog(null)} />}
+      {dialog === "code" && <CodeDialog comparison={comparison} onClose={() => setDialog(null)} />}
     </>
   );
 }
@@ -121,9 +121,9 @@ function useChanges(comparison: Comparison): void {
 }
 
 /** The rows of the batch, one's own in their columns' colours. */
-function Slots({ comparison: { columns }, slots }: { comparison: Comparison; slots: number }) {
+function Slots({ comparison: { columns, replay }, slots }: { comparison: Comparison; slots: number }) {
   const runs = columns.flatMap(({ run }) => run ?? []);
-  const of = (...states: string[]): number => runs.filter(({ state }) => states.includes(state)).length;
+  const of = (...states: string[]): number => runs.filter((run) => states.includes(run.stateAt(replay.moment))).length;
   const said =
     runs.length === 0
       ? `your ${plural(columns.length, "row")} will run here, beside other users'`
@@ -145,7 +145,12 @@ function Slots({ comparison: { columns }, slots }: { comparison: Comparison; slo
       <div class="slots" aria-hidden="true">
         {Array.from({ length: Math.min(slots, 64) }, (_, slot) => {
           const column = columns[slot];
-          return <i key={slot} class={column === undefined ? "" : `c${column.place} ${column.run?.state ?? "idle"}`} />;
+          return (
+            <i
+              key={slot}
+              class={column === undefined ? "" : `c${column.place} ${column.run?.stateAt(replay.moment) ?? "idle"}`}
+            />
+          );
         })}
       </div>
     </section>

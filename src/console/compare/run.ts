@@ -59,6 +59,17 @@ export class Run {
     return this.state !== "waiting" && this.state !== "streaming";
   }
 
+  /** What it was at a moment after it had left; null: what it is now. */
+  stateAt(moment: number | null): Run["state"] {
+    if (moment === null || (this.tokens.at(-1)?.at ?? 0) <= moment) return this.state;
+    return (this.tokens[0]?.at ?? 0) <= moment ? "streaming" : "waiting";
+  }
+
+  /** What had arrived by then. */
+  tokensAt(moment: number | null): readonly Token[] {
+    return moment === null ? this.tokens : this.tokens.filter(({ at }) => at <= moment);
+  }
+
   get text(): string {
     return this.tokens.map(({ text, end }) => (end ? "" : text)).join("");
   }
@@ -66,10 +77,12 @@ export class Run {
   /** Resolves when it is over, however it ends. */
   async start(api: Api, body: GenerateBody): Promise<void> {
     try {
-      for await (const { data } of api.events("/generate", body, this.#abort.signal)) {
-        this.#add(JSON.parse(data) as StreamEvent);
-        this.#changed(this);
-      }
+      if (body["stream"] === true)
+        for await (const { data } of api.events("/generate", body, this.#abort.signal)) {
+          this.#add(JSON.parse(data) as StreamEvent);
+          this.#changed(this);
+        }
+      else this.#add(await api.send<StreamEvent>("POST", "/generate", body, this.#abort.signal));
       if (!this.over) this.state = "ended";
     } catch (error) {
       if (this.#abort.signal.aborted) this.state = "stopped";

@@ -38,7 +38,7 @@ export function SettingsDialog({ comparison, onClose }: { comparison: Comparison
       })}
       <Segments
         label="Next token"
-        options={{ greedy: "Likeliest", draw: "Draw" }}
+        options={{ greedy: "Likeliest", draw: "Draw", beams: "Beam search" }}
         value={settings.how}
         onValue={(how) => set({ how })}
       />
@@ -50,6 +50,11 @@ export function SettingsDialog({ comparison, onClose }: { comparison: Comparison
           {number("seed", "Seed", "1", { min: "0", placeholder: "drawn" })}
         </div>
       )}
+      {settings.how === "beams" &&
+        number("beams", "Beams", "1", {
+          min: "2",
+          hint: "Beam search does not stream: columns fill when all beams have ended.",
+        })}
       <Segments
         label="The answer must be"
         options={{ free: "Free text", choice: "One of", json: "JSON", regex: "Regex" }}

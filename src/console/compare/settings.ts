@@ -2,7 +2,8 @@
 export interface Settings {
   /** As typed. */
   readonly newTokens: string;
-  readonly how: "greedy" | "draw";
+  readonly how: "greedy" | "draw" | "beams";
+  readonly beams: string;
   readonly temperature: string;
   readonly topP: string;
   readonly topK: string;
@@ -21,6 +22,7 @@ export interface Settings {
 export const DEFAULTS: Settings = {
   newTokens: "64",
   how: "greedy",
+  beams: "4",
   temperature: "0.8",
   topP: "0.95",
   topK: "50",
@@ -47,6 +49,7 @@ export function settingsBody(settings: Settings): Record<string, unknown> {
     value.trim() === "" || value === standard ? undefined : Number(value);
   return {
     max_new_tokens: Number(settings.newTokens),
+    num_beams: how === "beams" ? Number(settings.beams) : undefined,
     do_sample: draws ? true : undefined,
     temperature: draws ? unless(settings.temperature, "1") : undefined,
     top_p: draws ? unless(settings.topP, "1") : undefined,
@@ -69,7 +72,7 @@ export function settingsBody(settings: Settings): Record<string, unknown> {
 }
 
 /** What is set, in a few words. */
-export function summary({ how, temperature, newTokens, form }: Settings): string {
+export function summary({ how, beams, temperature, newTokens, form }: Settings): string {
   const answers = {
     free: "free text",
     choice: "one of some texts",
@@ -77,7 +80,7 @@ export function summary({ how, temperature, newTokens, form }: Settings): string
     regex: "matches a regex",
   };
   return [
-    how === "greedy" ? "likeliest token" : `drawn at temperature ${temperature}`,
+    { greedy: "likeliest token", draw: `drawn at temperature ${temperature}`, beams: `${beams} beams` }[how],
     `at most ${newTokens} new`,
     answers[form],
   ].join(" · ");
@@ -97,17 +100,7 @@ export function requestBody(prompt: string, prefix: string | null, settings: Set
     ...settingsBody(settings),
     logprobs: ALTERNATIVES,
     timings: true,
-    stream: true,
+    // The first tokens of a beam search are only known at the end. A stream has the ids by itself.
+    ...(settings.how === "beams" ? { return_token_ids: true } : { stream: true }),
   };
-}
-
-/** The same request as a shell's command. The key is read from a variable. */
-export function asCurl(body: GenerateBody, origin: string, keyed: boolean): string {
-  const quoted = (text: string): string => `'${text.replaceAll("'", `'\\''`)}'`;
-  return [
-    `curl -N ${quoted(`${origin}/generate`)}`,
-    ...(keyed ? ['-H "authorization: Bearer $PREFIXD_KEY"'] : []),
-    "-H 'content-type: application/json'",
-    `-d ${quoted(JSON.stringify(body))}`,
-  ].join(" \\\n  ");
 }

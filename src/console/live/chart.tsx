@@ -1,6 +1,4 @@
-import { useEffect, useRef } from "preact/hooks";
-import uPlot from "uplot";
-import "uplot/dist/uPlot.min.css";
+import { usePlot } from "../plot.ts";
 import { SPAN } from "./history.ts";
 
 const HEIGHT = 44;
@@ -15,38 +13,16 @@ interface ChartProps {
 
 /** A line over the last minute, from zero, without axes. */
 export function Chart({ times, values, most }: ChartProps) {
-  const box = useRef<HTMLDivElement>(null);
-  const plot = useRef<uPlot | null>(null);
-  useEffect(() => {
-    const element = box.current!;
-    const colour = (name: string) => () => getComputedStyle(element).getPropertyValue(name);
-    plot.current = new uPlot(
-      {
-        width: element.clientWidth,
-        height: HEIGHT,
-        padding: [2, 0, 1, 0],
-        cursor: { show: false },
-        legend: { show: false },
-        axes: [{ show: false }, { show: false }],
-        scales: {
-          x: { range: (_self, _min, max) => [max - SPAN, max] },
-          y: { range: (_self, _min, max) => [0, Math.max(most, max)] },
-        },
-        series: [
-          {},
-          { stroke: colour("color"), fill: colour("background-color"), width: 1.5, points: { show: false } },
-        ],
-      },
-      [[], []],
-      element,
-    );
-    const watch = new ResizeObserver(() => plot.current?.setSize({ width: element.clientWidth, height: HEIGHT }));
-    watch.observe(element);
-    return () => {
-      watch.disconnect();
-      plot.current?.destroy();
-    };
-  }, []);
-  useEffect(() => plot.current?.setData([[...times], [...values]]));
+  const box = usePlot(HEIGHT, [[...times], [...values]], (colour) => ({
+    padding: [2, 0, 1, 0],
+    cursor: { show: false },
+    legend: { show: false },
+    axes: [{ show: false }, { show: false }],
+    scales: {
+      x: { range: (_self, _min, max) => [max - SPAN, max] },
+      y: { range: (_self, _min, max) => [0, Math.max(most, max)] },
+    },
+    series: [{}, { stroke: colour("var(--ink)"), fill: colour("var(--hover)"), width: 1.5, points: { show: false } }],
+  }));
   return <div ref={box} class="chart" aria-hidden="true" />;
 }

@@ -1,19 +1,26 @@
 import { useEffect, useState } from "preact/hooks";
 import { asApiError, type ApiError, type Prefix } from "../api.ts";
-import { date, plural } from "../format.ts";
+import type { Comparison } from "../compare/comparison.ts";
+import { date, plural, size } from "../format.ts";
 import { hasUsers, type Session } from "../session.ts";
 import { Confirm, CopyButton, Problem } from "../ui.tsx";
+import { requestsOf, UsageBars, type UsageRow } from "../usage.tsx";
+import { Files } from "./files-list.tsx";
+import { Residency } from "./residency.tsx";
 import { Sharing } from "./sharing.tsx";
 
 interface DetailProps {
   readonly session: Session;
+  readonly comparison: Comparison;
   readonly prefix: Prefix;
+  /** The caller's own use of it. */
+  readonly usage: readonly UsageRow[];
   readonly onChanged: () => void;
   readonly onDeleted: () => void;
 }
 
 /** @param prefix as in the list; its owner also sees whom it is shared with */
-export function PrefixDetail({ session, prefix: listed, onChanged, onDeleted }: DetailProps) {
+export function PrefixDetail({ session, comparison, prefix: listed, usage, onChanged, onDeleted }: DetailProps) {
   const { api } = session;
   const path = `/prefixes/${encodeURIComponent(listed.id)}`;
   const [prefix, setPrefix] = useState(listed);
@@ -43,6 +50,9 @@ export function PrefixDetail({ session, prefix: listed, onChanged, onDeleted }: 
           {prefix.id}
         </h2>
         <span class="tag">{prefix.kind}</span>
+        <a class="btn end" href="#compare" onClick={() => comparison.show(prefix.id)}>
+          Compare
+        </a>
       </header>
       <div class="panel-body stack">
         {failed !== null && <Problem error={failed} />}
@@ -53,8 +63,16 @@ export function PrefixDetail({ session, prefix: listed, onChanged, onDeleted }: 
           </dd>
           <dt>Size</dt>
           <dd>
-            {plural(prefix.virtual_tokens, "virtual token")}, {plural(prefix.bytes, "byte")}
+            {plural(prefix.virtual_tokens, "virtual token")}, {size(prefix.bytes)} of keys and values
           </dd>
+          {prefix.resident !== null && (
+            <>
+              <dt>Resident</dt>
+              <dd>
+                <Residency resident={prefix.resident} />
+              </dd>
+            </>
+          )}
           <dt>Base</dt>
           <dd>{prefix.base_model_name_or_path ?? "not named"}</dd>
           <dt>Changed</dt>
@@ -65,6 +83,8 @@ export function PrefixDetail({ session, prefix: listed, onChanged, onDeleted }: 
             {detail}
           </p>
         ))}
+        <UsageBars rows={usage} title="Your requests a day" value={requestsOf} unit="request" />
+        {prefix.access !== "use" && <Files session={session} prefix={prefix} />}
         {owned && !keyless && prefix.shared_with !== undefined && (
           <Sharing
             prefix={prefix}

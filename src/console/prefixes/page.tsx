@@ -1,17 +1,20 @@
 import { useEffect, useState } from "preact/hooks";
 import { asApiError, type ApiError, type Prefix } from "../api.ts";
-import { count, date, plural } from "../format.ts";
+import { count, date, NONE, plural } from "../format.ts";
 import type { PageProps } from "../page-props.ts";
+import { readUsage, requestsOf, type UsageRow } from "../usage.tsx";
 import { MoreRows, Search, SHOWN } from "../search.tsx";
 import { Note, Problem } from "../ui.tsx";
 import { PrefixDetail } from "./detail.tsx";
+import { Residency } from "./residency.tsx";
 import { Upload } from "./upload.tsx";
 
 const MAY: Readonly<Record<Prefix["access"], string>> = { owner: "yours", use: "you may use", read: "you may read" };
 
-export function PrefixesPage({ session }: PageProps) {
+export function PrefixesPage({ session, comparison }: PageProps) {
   const [prefixes, setPrefixes] = useState<readonly Prefix[] | null>(null);
   const [failed, setFailed] = useState<ApiError | null>(null);
+  const [usage, setUsage] = useState<readonly UsageRow[] | null>(null);
   const [stored, setStored] = useState<Prefix | null>(null);
   const [chosen, setChosen] = useState<string | null>(null);
   const [search, setSearch] = useState("");
@@ -25,6 +28,10 @@ export function PrefixesPage({ session }: PageProps) {
     );
   };
   useEffect(load, [session]);
+  useEffect(() => {
+    // The list stands without it.
+    readUsage(session.api, "/usage").then(setUsage, () => undefined);
+  }, [session]);
   const found = (prefixes ?? []).filter(({ id, digest }) => id.includes(search) || digest.startsWith(search));
   const selected = prefixes?.find(({ id }) => id === chosen);
   return (
@@ -70,11 +77,11 @@ export function PrefixesPage({ session }: PageProps) {
             {prefixes !== null && found.length === 0 ? (
               <p class="empty">
                 {prefixes.length === 0
-                  ? "No prefixes yet. Drop a PEFT folder above."
+                  ? "No prefixes yet. Drop a PEFT folder above, or train one from a JSONL file."
                   : `Nothing is called “${search}”. Search looks at names and at the first characters of digests.`}
               </p>
             ) : (
-              <PrefixTable prefixes={found} chosen={chosen} onChoose={setChosen} />
+              <PrefixTable prefixes={found} usage={usage} chosen={chosen} onChoose={setChosen} />
             )}
           </section>
         </section>
@@ -82,7 +89,9 @@ export function PrefixesPage({ session }: PageProps) {
           <PrefixDetail
             key={`${selected.id} ${selected.digest}`}
             session={session}
+            comparison={comparison}
             prefix={selected}
+            usage={usedOf(selected, usage ?? [])}
             onChanged={load}
             onDeleted={() => {
               setChosen(null);
@@ -95,13 +104,24 @@ export function PrefixesPage({ session }: PageProps) {
   );
 }
 
+/**
+ * The caller's own use of a prefix. Usage knows a prefix by its name alone: one of the caller's own may be called as
+ * another's that is shared.
+ */
+const usedOf = ({ id }: Prefix, rows: readonly UsageRow[]): UsageRow[] =>
+  rows.filter(({ prefix }) => prefix === id.slice(id.indexOf("/") + 1));
+
 interface TableProps {
   readonly prefixes: readonly Prefix[];
+  /** null: not known. */
+  readonly usage: readonly UsageRow[] | null;
   readonly chosen: string | null;
   readonly onChoose: (id: string) => void;
 }
 
-function PrefixTable({ prefixes, chosen, onChoose }: TableProps) {
+function PrefixTable({ prefixes, usage, chosen, onChoose }: TableProps) {
+  const requests = new Map<string | null, number>();
+  for (const row of usage ?? []) requests.set(row.prefix, (requests.get(row.prefix) ?? 0) + requestsOf(row));
   return (
     <div class="scroll">
       <table class="pick">
@@ -116,12 +136,18 @@ function PrefixTable({ prefixes, chosen, onChoose }: TableProps) {
             </th>
             <th scope="col">Shared</th>
             <th scope="col" class="opt">
+              Resident
+            </th>
+            <th scope="col" class="num opt">
+              Requests, 31 d
+            </th>
+            <th scope="col" class="opt">
               Changed
             </th>
           </tr>
         </thead>
         <tbody>
-          {prefixes.slice(0, SHOWN).map(({ id, kind, virtual_tokens, access, visibility, updated_at }) => (
+          {prefixes.slice(0, SHOWN).map(({ id, kind, virtual_tokens, access, visibility, resident, updated_at }) => (
             <tr key={id} class={id === chosen ? "on" : ""}>
               <th scope="row">
                 <button type="button" class="link" aria-current={id === chosen} onClick={() => onChoose(id)}>
@@ -133,6 +159,8 @@ function PrefixTable({ prefixes, chosen, onChoose }: TableProps) {
               <td>
                 {access === "owner" ? (visibility === "shared" ? "with all users" : "as you choose") : MAY[access]}
               </td>
+              <td class="opt">{resident === null ? NONE : <Residency resident={resident} />}</td>
+              <td class="num opt">{usage === null ? NONE : count(requests.get(id.slice(id.indexOf("/") + 1)) ?? 0)}</td>
               <td class="soft opt">{date(updated_at)}</td>
             </tr>
           ))}

@@ -1,6 +1,7 @@
-import { useRef, useState } from "preact/hooks";
+import { useState } from "preact/hooks";
 import { asApiError, type ApiError, type Prefix } from "../api.ts";
-import { plural } from "../format.ts";
+import { DropZone } from "../drop-zone.tsx";
+import { size } from "../format.ts";
 import type { Session } from "../session.ts";
 import { Dialog, Field, Problem } from "../ui.tsx";
 import { ADAPTER_FILES, adapterForm, dropped, type Chosen } from "./files.ts";
@@ -13,42 +14,17 @@ interface UploadProps {
 
 /** Where adapters are dropped, or chosen with a button. */
 export function Upload({ session, prefixes, onStored }: UploadProps) {
-  const [over, setOver] = useState(false);
   const [chosen, setChosen] = useState<Chosen | null>(null);
-  const input = useRef<HTMLInputElement>(null);
-  const onDrop = async (event: DragEvent): Promise<void> => {
-    event.preventDefault();
-    setOver(false);
-    if (event.dataTransfer !== null) setChosen(await dropped(event.dataTransfer));
-  };
   return (
-    <div
-      class={over ? "drop over" : "drop"}
-      onDragOver={(event) => {
-        event.preventDefault();
-        setOver(true);
-      }}
-      onDragLeave={() => setOver(false)}
-      onDrop={(event) => void onDrop(event)}
+    <DropZone
+      what="Drop the folder that PEFT's save_pretrained wrote"
+      choose="choose files"
+      label="Files of an adapter"
+      multiple
+      onDrop={(data) => void dropped(data).then(setChosen)}
+      onChoose={(files) => setChosen({ name: "", files })}
     >
-      <p>
-        <strong>Drop the folder that PEFT's save_pretrained wrote</strong>, or{" "}
-        <button type="button" class="btn" onClick={() => input.current?.click()}>
-          choose files
-        </button>
-      </p>
       <p class="small faint">{ADAPTER_FILES.join(" and ")}. Checked whole before anything is stored.</p>
-      <input
-        ref={input}
-        type="file"
-        multiple
-        hidden
-        aria-label="Files of an adapter"
-        onChange={({ currentTarget }) => {
-          setChosen({ name: "", files: [...(currentTarget.files ?? [])] });
-          currentTarget.value = "";
-        }}
-      />
       {chosen !== null && (
         <UploadDialog
           session={session}
@@ -61,7 +37,7 @@ export function Upload({ session, prefixes, onStored }: UploadProps) {
           }}
         />
       )}
-    </div>
+    </DropZone>
   );
 }
 
@@ -121,7 +97,7 @@ function UploadDialog({
             <li key={file.name}>
               <code>{file.name}</code>{" "}
               <span class="soft small">
-                {plural(file.size, "byte")}
+                {size(file.size)}
                 {!(ADAPTER_FILES as readonly string[]).includes(file.name) && ", not needed"}
               </span>
             </li>

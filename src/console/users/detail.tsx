@@ -1,8 +1,9 @@
 import { useEffect, useState } from "preact/hooks";
 import { asApiError, type ApiError, type Receipt, type UserDetail } from "../api.ts";
-import { count, plural } from "../format.ts";
+import { count, plural, size } from "../format.ts";
 import type { Session } from "../session.ts";
 import { Confirm, Problem } from "../ui.tsx";
+import { readUsage, tokensOf, UsageBars, UsageByPrefix, type UsageRow } from "../usage.tsx";
 import { Keys } from "./keys.tsx";
 import { LimitsForm } from "./limits-form.tsx";
 
@@ -18,11 +19,14 @@ export function UserDetailView({ session, id, onChanged, onRemoved }: UserProps)
   const path = `/admin/users/${encodeURIComponent(id)}`;
   const [user, setUser] = useState<UserDetail | null>(null);
   const [failed, setFailed] = useState<ApiError | null>(null);
+  const [usage, setUsage] = useState<readonly UsageRow[]>([]);
   const [asks, setAsks] = useState(false);
   const [busy, setBusy] = useState(false);
   const load = async (): Promise<void> => {
     try {
-      setUser(await api.get<UserDetail>(path));
+      const [found, rows] = await Promise.all([api.get<UserDetail>(path), readUsage(api, `${path}/usage`)]);
+      setUser(found);
+      setUsage(rows);
     } catch (error) {
       setFailed(asApiError(error));
     }
@@ -74,9 +78,11 @@ export function UserDetailView({ session, id, onChanged, onRemoved }: UserProps)
                 </dd>
                 <dt>Prefixes</dt>
                 <dd>
-                  {plural(user.prefixes.count, "prefix", "prefixes")}, {plural(user.prefixes.bytes, "byte")}
+                  {plural(user.prefixes.count, "prefix", "prefixes")}, {size(user.prefixes.bytes)}
                 </dd>
               </dl>
+              <UsageBars rows={usage} title="Tokens a day" value={tokensOf} unit="token" />
+              <UsageByPrefix rows={usage} />
             </section>
           </>
         )}

@@ -1,6 +1,6 @@
 import { useEffect, useRef } from "preact/hooks";
 import type { Receipt } from "../api.ts";
-import { count, date } from "../format.ts";
+import { count, date, plural, size } from "../format.ts";
 import { CopyButton } from "../ui.tsx";
 
 export function ReceiptView({ receipt }: { receipt: Receipt }) {
@@ -22,13 +22,18 @@ export function ReceiptView({ receipt }: { receipt: Receipt }) {
         <dl class="kv">
           <dt>Prefixes</dt>
           <dd>
-            {count(removed.prefixes)}, {count(removed.bytes)} bytes
+            {count(removed.prefixes)}, {size(removed.bytes)}
           </dd>
           <dt>Keys</dt>
           <dd>{count(removed.keys)}</dd>
           <dt>Requests ended</dt>
           <dd>
             {count(removed.running)} running, {count(removed.queued)} waiting
+          </dd>
+          <dt>Training</dt>
+          <dd>
+            {plural(removed.training_jobs, "job")}, {plural(removed.training_files, "file")},{" "}
+            {size(removed.training_bytes)}
           </dd>
         </dl>
         <dl class="kv">

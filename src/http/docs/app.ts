@@ -35,6 +35,7 @@ export async function documentationApp(): Promise<TypedApp> {
     readable: nothing,
     list: nothing,
     listShared: nothing,
+    isResident: nothing,
     held: nothing,
     openFile: nothing,
     remove: nothing,

@@ -71,7 +71,7 @@ const RUNNING = "Running requests keep the version they started with.";
 type Body = HardPromptBody | null | undefined;
 
 export function registerRoutes(app: TypedApp, parts: AppParts, reader: PromptReader, bodies: BodyWatch): void {
-  const { prefixes, modelName } = parts;
+  const { prefixes } = parts;
   const uploads = new TransferGate(parts.uploads);
 
   /** Only users with a record have quotas. */
@@ -118,7 +118,7 @@ export function registerRoutes(app: TypedApp, parts: AppParts, reader: PromptRea
     request.audit.digest = meta.digest;
     reply.code(created ? 201 : 200).header("etag", etagOf(meta.digest));
     if (created) reply.header("location", `/prefixes/${encodeURIComponent(meta.name)}`);
-    return documentOf(meta, user, modelName);
+    return documentOf(meta, user, parts);
   };
 
   const config = { access: "user", audit: "prefix.register" } as const;

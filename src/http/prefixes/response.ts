@@ -1,15 +1,22 @@
 import { Readable } from "node:stream";
 import type { FastifyReply } from "fastify";
 import { baseNameDiffers } from "../../prefixes/base-name.ts";
-import type { OpenedFile } from "../../prefixes/registry-types.ts";
+import type { OpenedFile, PrefixRegistry } from "../../prefixes/registry-types.ts";
 import { listedFor } from "../../prefixes/sharing.ts";
 import type { ListedPrefix, PrefixMeta } from "../../prefixes/store.ts";
 import { prefixIdOf } from "./id.ts";
 import { etagOf } from "./preconditions.ts";
 import type { PrefixDocument, PrefixEntry } from "./schema.ts";
 
-/** The prefix as the requesting user may see it. `modelName` is the served base model's name. */
-export function entryOf(prefix: ListedPrefix, user: string, modelName: string): PrefixEntry {
+/** What a document says beyond the prefix's own record. */
+export interface ShownBy {
+  /** The served base model's name. */
+  readonly modelName: string;
+  readonly prefixes: Pick<PrefixRegistry, "isResident">;
+}
+
+/** The prefix as the requesting user may see it. */
+export function entryOf(prefix: ListedPrefix, user: string, { modelName, prefixes }: ShownBy): PrefixEntry {
   const {
     visibility = "private",
     kind,
@@ -42,16 +49,18 @@ export function entryOf(prefix: ListedPrefix, user: string, modelName: string): 
     created_at,
     updated_at,
     files: { ...files },
+    // Of others' it would tell whether somebody uses it.
+    resident: access === "owner" ? prefixes.isResident(prefix) : null,
     access,
     visibility,
   };
 }
 
 /** The same, with the sharing lists if the user is the owner. */
-export function documentOf(meta: PrefixMeta, user: string, modelName: string): PrefixDocument {
+export function documentOf(meta: PrefixMeta, user: string, by: ShownBy): PrefixDocument {
   const { shared_with = [], readable_by = [] } = meta.user === user ? meta : {};
   return {
-    ...entryOf(listedFor(user, meta), user, modelName),
+    ...entryOf(listedFor(user, meta), user, by),
     shared_with: [...shared_with],
     readable_by: [...readable_by],
   };

@@ -33,7 +33,7 @@ const READ_CODES: ErrorCode[] = ["unauthorized", "invalid_prefix_id", "prefix_no
 const OWNER_CODES: ErrorCode[] = [...READ_CODES, "prefix_not_owned"];
 
 export function prefixRoutes(app: TypedApp, parts: AppParts, reader: PromptReader, bodies: BodyWatch): void {
-  const { prefixes, modelName } = parts;
+  const { prefixes } = parts;
   const downloads = new TransferGate(DOWNLOADS, downloadsBusy);
   const tags = ["prefixes"];
 
@@ -63,7 +63,7 @@ export function prefixRoutes(app: TypedApp, parts: AppParts, reader: PromptReade
       const { limit = DEFAULT_LIMIT, owner = "all", after } = request.query;
       const { user } = request.principal;
       return prefixPage(prefixes, user, { owner, limit, ...(after === undefined ? {} : { after }) }, (prefix) =>
-        entryOf(prefix, user, modelName),
+        entryOf(prefix, user, parts),
       );
     },
   );
@@ -91,7 +91,7 @@ export function prefixRoutes(app: TypedApp, parts: AppParts, reader: PromptReade
       reply.header("etag", etagOf(meta.digest));
       return notModified(request.headers["if-none-match"], meta.digest)
         ? reply.code(304).send()
-        : documentOf(meta, request.principal.user, modelName);
+        : documentOf(meta, request.principal.user, parts);
     },
   );
 
@@ -196,7 +196,7 @@ export function prefixRoutes(app: TypedApp, parts: AppParts, reader: PromptReade
       const meta = await prefixes.patch(key, request.body, writePrecondition(request.headers));
       request.audit.digest = meta.digest;
       reply.header("etag", etagOf(meta.digest));
-      return documentOf(meta, key.user, modelName);
+      return documentOf(meta, key.user, parts);
     },
   );
 

@@ -29,6 +29,10 @@ const listed = {
   created_at: Type.String({ format: "date-time" }),
   updated_at: Type.String({ format: "date-time" }),
   files: Type.Record(Type.String(), Type.Integer(), { description: "The uploaded files: name and bytes" }),
+  resident: Type.Union([Type.Boolean(), Type.Null()], {
+    description:
+      "Whether it is in this server's memory since a request used it; else the next request loads it from the store. null: only its owner may know",
+  }),
   access: Type.Enum(["owner", "read", "use"], {
     description: "What you may do with it. owner: everything; read: use and download it; use: send requests with it",
   }),
@@ -160,6 +164,7 @@ export const PREFIX_ENTRY_EXAMPLE: PrefixEntry = {
   created_at: "2025-01-31T12:00:00.000Z",
   updated_at: "2025-01-31T12:00:00.000Z",
   files: { "adapter_config.json": 731, "adapter_model.safetensors": 82016 },
+  resident: true,
   access: "owner",
   visibility: "private",
 };

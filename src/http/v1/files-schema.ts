@@ -18,9 +18,15 @@ export const FileObject = named(
 );
 export type FileObject = Static<typeof FileObject>;
 
+/** The ids at a page's ends. */
+export const PAGE_ENDS = {
+  first_id: Type.Union([Type.String(), Type.Null()], { description: "Of the page; null: it is empty" }),
+  last_id: Type.Union([Type.String(), Type.Null()], { description: "What `after` continues from" }),
+};
+
 export const FileObjects = named(
   "FileObjects",
-  strict({ object: Type.Literal("list"), data: Type.Array(FileObject), has_more: Type.Boolean() }),
+  strict({ object: Type.Literal("list"), data: Type.Array(FileObject), ...PAGE_ENDS, has_more: Type.Boolean() }),
 );
 
 export const DeletedFile = named(
@@ -66,4 +72,12 @@ export const FILE_EXAMPLE: FileObject = {
   filename: "dates.jsonl",
   purpose: "fine-tune",
   status: "processed",
+};
+
+export const FILES_EXAMPLE: Static<typeof FileObjects> = {
+  object: "list",
+  data: [FILE_EXAMPLE],
+  first_id: FILE_EXAMPLE.id,
+  last_id: FILE_EXAMPLE.id,
+  has_more: false,
 };

@@ -13,6 +13,7 @@ import { openAiErrors } from "./errors.ts";
 import {
   DeletedFile,
   FILE_EXAMPLE,
+  FILES_EXAMPLE,
   FileForm,
   FileObject,
   FileObjects,
@@ -57,6 +58,16 @@ export function listOf<T, Shown>(
   shown: (item: T) => Shown,
 ): { object: "list"; data: Shown[]; has_more: boolean } {
   return { object: "list", data: found.slice(0, limit).map(shown), has_more: found.length > limit };
+}
+
+/** The same with the ids at the page's ends, as OpenAI has it for files and checkpoints. */
+export function endedListOf<T, Shown extends { readonly id: string }>(
+  found: readonly T[],
+  limit: number,
+  shown: (item: T) => Shown,
+): ReturnType<typeof listOf<T, Shown>> & { first_id: string | null; last_id: string | null } {
+  const list = listOf(found, limit, shown);
+  return { ...list, first_id: list.data[0]?.id ?? null, last_id: list.data.at(-1)?.id ?? null };
 }
 
 /** Training files, as OpenAI's clients upload and list them. */
@@ -136,7 +147,7 @@ export function filesRoutes(app: TypedApp, parts: AppParts, bodies: BodyWatch): 
         description: "One page, the newest first unless `order` says otherwise.",
         querystring: FilesQuery,
         response: {
-          200: json("One page", FileObjects, { example: { object: "list", data: [FILE_EXAMPLE], has_more: false } }),
+          200: json("One page", FileObjects, { example: FILES_EXAMPLE }),
           ...openAiErrors(...ALL, "unknown_field", "invalid_parameter"),
         },
       },
@@ -144,7 +155,7 @@ export function filesRoutes(app: TypedApp, parts: AppParts, bodies: BodyWatch): 
     async (request) => {
       const { limit = DEFAULT_LIMIT, purpose = "fine-tune" } = request.query;
       const found = await trainingOf(parts).listFiles(request.principal.user, pageOf(request.query));
-      return listOf(purpose === "fine-tune" ? found : [], limit, fileDocument);
+      return endedListOf(purpose === "fine-tune" ? found : [], limit, fileDocument);
     },
   );
 

@@ -1,6 +1,6 @@
 import Type, { type Static, type TSchema } from "typebox";
 import { named, strict } from "../common-schema.ts";
-import { pageQuery } from "./files-schema.ts";
+import { PAGE_ENDS, pageQuery } from "./files-schema.ts";
 
 const { Optional } = Type;
 const orAuto = (schema: TSchema, description: string) =>
@@ -112,6 +112,9 @@ export const CreateJobBody = named(
 );
 export type CreateJobBody = Static<typeof CreateJobBody>;
 
+/** OpenAI's; there are none here. */
+const Integration = strict({ type: Type.Literal("wandb"), wandb: strict({ project: Type.String() }) });
+
 export const FineTuningJob = named(
   "FineTuningJob",
   strict(
@@ -134,6 +137,9 @@ export const FineTuningJob = named(
       method: strict({ type: Type.Literal("supervised"), supervised: strict({ hyperparameters: Hyperparameters }) }),
       model: Type.String({ description: "The base model" }),
       organization_id: Type.String({ description: "The user" }),
+      prefix_id: Type.String({
+        description: "The prefix that it becomes, also before it has succeeded; our own field",
+      }),
       result_files: Type.Array(Type.String(), { description: "Always empty: the events have the losses" }),
       seed: Type.Integer(),
       status: Type.Enum([...STATES], {
@@ -143,7 +149,7 @@ export const FineTuningJob = named(
       trained_tokens: orNull(Type.Integer({ description: "Null until it has ended" })),
       training_file: Type.String(),
       validation_file: orNull(Type.String()),
-      integrations: Type.Array(Type.String(), { description: "Always empty" }),
+      integrations: Type.Array(Integration, { maxItems: 0, description: "Always empty" }),
       metadata: orNull(Type.Record(Type.String(), Type.String())),
     },
     { description: "A training job, as OpenAI's API has it" },
@@ -160,7 +166,9 @@ export const FineTuningEvent = named(
     level: Type.Enum(["info", "warn", "error"]),
     message: Type.String(),
     type: Type.Enum(["message", "metrics"]),
-    data: orNull(Type.Record(Type.String(), Type.Unknown(), { description: "Of metrics: step, losses, accuracy" })),
+    data: Type.Record(Type.String(), Type.Unknown(), {
+      description: "Of metrics: step, losses, accuracy; else empty",
+    }),
   }),
 );
 export type FineTuningEvent = Static<typeof FineTuningEvent>;
@@ -183,11 +191,11 @@ export const FineTuningCheckpoint = named(
 );
 export type FineTuningCheckpoint = Static<typeof FineTuningCheckpoint>;
 
-const listOfSchema = (title: string, item: TSchema) =>
-  named(title, strict({ object: Type.Literal("list"), data: Type.Array(item), has_more: Type.Boolean() }));
+const listOfSchema = (title: string, item: TSchema, ends = {}) =>
+  named(title, strict({ object: Type.Literal("list"), data: Type.Array(item), ...ends, has_more: Type.Boolean() }));
 export const FineTuningJobs = listOfSchema("FineTuningJobs", FineTuningJob);
 export const FineTuningEvents = listOfSchema("FineTuningJobEvents", FineTuningEvent);
-export const FineTuningCheckpoints = listOfSchema("FineTuningJobCheckpoints", FineTuningCheckpoint);
+export const FineTuningCheckpoints = listOfSchema("FineTuningJobCheckpoints", FineTuningCheckpoint, PAGE_ENDS);
 
 export const JobParams = Type.Object({ job: Type.String({ description: "The job's id" }) });
 export const JobsQuery = strict(pageQuery("Jobs"));
@@ -217,6 +225,7 @@ export const JOB_EXAMPLE: FineTuningJob = {
   },
   model: "gpt2",
   organization_id: "ann",
+  prefix_id: "ft-dates-3f7a6c51",
   result_files: [],
   seed: 1,
   status: "succeeded",

@@ -109,6 +109,7 @@ export function jobDocument(job: TrainingJob, modelName: string): FineTuningJob 
     method: { type: "supervised", supervised: { hyperparameters } },
     model: modelName,
     organization_id: job.user,
+    prefix_id: job.name,
     result_files: [],
     seed: job.settings.seed,
     status: job.status,
@@ -128,7 +129,7 @@ export function eventDocument({ id, createdAt, level, message, data }: JobEvent)
     level,
     message,
     type: data === null ? "message" : "metrics",
-    data: data === null ? null : { ...data },
+    data: { ...data },
   };
 }
 

@@ -2,7 +2,7 @@ import { PrefixdError, type ErrorCode } from "../../errors.ts";
 import type { AppParts, AppState, TypedApp } from "../app-parts.ts";
 import { json, UNREAD_BODY } from "../common-schema.ts";
 import { openAiErrors } from "./errors.ts";
-import { DEFAULT_LIMIT, listOf, noted, pageOf, trainingOf } from "./files.ts";
+import { DEFAULT_LIMIT, endedListOf, listOf, noted, pageOf, trainingOf } from "./files.ts";
 import {
   CheckpointsQuery,
   CreateJobBody,
@@ -183,7 +183,7 @@ export function fineTuningRoutes(app: TypedApp, parts: AppParts, state: Readonly
     async (request) => {
       const { job } = request.params;
       const found = await trainingOf(parts).checkpoints(request.principal.user, job, pageOf(request.query));
-      return listOf(found, request.query.limit ?? DEFAULT_LIMIT, (one) => checkpointDocument(job, one));
+      return endedListOf(found, request.query.limit ?? DEFAULT_LIMIT, (one) => checkpointDocument(job, one));
     },
   );
 }

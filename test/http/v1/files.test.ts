@@ -61,7 +61,12 @@ t.test("a file: uploaded, listed, read, deleted", async (t) => {
   const page = (query: string) => app.fastify.inject(`/v1/files?${query}`);
   t.match((await page("limit=1")).json(), { object: "list", data: [{ filename: "b.jsonl" }], has_more: true });
   t.match((await page(`after=${purposeFirst.json<{ id: string }>().id}`)).json(), { data: [file], has_more: false });
-  t.match((await page("order=asc&limit=1")).json(), { data: [file], has_more: true });
+  t.match((await page("order=asc&limit=1")).json(), {
+    data: [file],
+    first_id: file.id,
+    last_id: file.id,
+    has_more: true,
+  });
   t.same((await page("purpose=batch")).json<{ data: unknown[] }>().data, []);
   t.same((await app.fastify.inject(`/v1/files/${file.id}`)).json(), file);
   t.equal((await app.fastify.inject(`/v1/files/${file.id}/content`)).body, LINE);
@@ -204,7 +209,7 @@ t.test("a job: created, shown, listed, cancelled", async (t) => {
   t.match((await app.fastify.inject(`/v1/fine_tuning/jobs/${job.id}/events`)).json(), {
     object: "list",
     data: [
-      { object: "fine_tuning.job.event", level: "info", type: "message", message: "The job was cancelled" },
+      { object: "fine_tuning.job.event", level: "info", type: "message", message: "The job was cancelled", data: {} },
       { message: `Created fine-tuning job: ${job.id}` },
     ],
     has_more: false,
@@ -212,6 +217,8 @@ t.test("a job: created, shown, listed, cancelled", async (t) => {
   t.same((await app.fastify.inject(`/v1/fine_tuning/jobs/${job.id}/checkpoints`)).json(), {
     object: "list",
     data: [],
+    first_id: null,
+    last_id: null,
     has_more: false,
   });
   for (const path of ["", "/events", "/checkpoints"])

@@ -1,0 +1,156 @@
+import { useEffect, useRef, useState } from "preact/hooks";
+import { asApiError, type ApiError, type Prefix } from "../api.ts";
+import type { Session } from "../session.ts";
+import { Field, Problem, Segments } from "../ui.tsx";
+import { Examples, fileLabel } from "./examples.tsx";
+import type { Jobs } from "./jobs.ts";
+import { DEFAULTS, defaultRate, EMPTY_ORDER, orderBody, proposedName, type Order } from "./order.ts";
+import type { Job, TrainingFile } from "./progress.ts";
+
+interface NewJobProps {
+  readonly session: Session;
+  readonly jobs: Jobs;
+  /** To begin with; another object fills the form anew. */
+  readonly from: { readonly order: Order; readonly file: string } | null;
+  readonly onCreated: (job: Job) => void;
+}
+
+export function NewJob({ session, jobs, from, onCreated }: NewJobProps) {
+  const { api, model } = session;
+  const [order, setOrder] = useState(EMPTY_ORDER);
+  const [file, setFile] = useState("");
+  const [own, setOwn] = useState<readonly Prefix[]>([]);
+  const [failed, setFailed] = useState<ApiError | null>(null);
+  const [busy, setBusy] = useState(false);
+  const settings = useRef<HTMLDetailsElement>(null);
+  const [, setRead] = useState(0);
+  const loadFiles = async (): Promise<void> => {
+    await jobs.loadFiles();
+    setRead((times) => times + 1);
+  };
+  useEffect(() => {
+    Promise.all([loadFiles(), api.list<Prefix>("/prefixes?owner=me", "prefixes").then(setOwn)]).catch(
+      (error: unknown) => setFailed(asApiError(error)),
+    );
+  }, [api, jobs]);
+  useEffect(() => {
+    if (from === null) return;
+    setOrder(from.order);
+    setFile(jobs.files.some(({ id }) => id === from.file) ? from.file : "");
+    settings.current!.open = true;
+  }, [from]);
+  const set = (change: Partial<Order>): void => setOrder({ ...order, ...change });
+  const choose = (chosen: TrainingFile | null): void => {
+    setFile(chosen?.id ?? "");
+    if (chosen !== null && order.name === "") set({ name: proposedName(chosen.filename) });
+  };
+  const start = async (event: Event): Promise<void> => {
+    event.preventDefault();
+    setBusy(true);
+    setFailed(null);
+    try {
+      const job = await jobs.create(orderBody(order, model.model, file));
+      set({ name: "" });
+      setFile("");
+      onCreated(job);
+    } catch (error) {
+      setFailed(asApiError(error));
+    }
+    setBusy(false);
+  };
+  const number = (field: keyof Order, label: string, step = "1", hint?: string) => (
+    <Field
+      label={label}
+      type="number"
+      step={step}
+      min="0"
+      value={order[field]}
+      onValue={(value) => set({ [field]: value })}
+      {...(hint === undefined ? {} : { hint })}
+    />
+  );
+  const lacks =
+    file === "" ? "Choose a file of examples first." : order.name === "" ? "The prefix needs a name." : null;
+  return (
+    <section class="panel" aria-labelledby="new-job">
+      <header>
+        <h2 id="new-job">New job</h2>
+      </header>
+      <form class="panel-body stack" aria-labelledby="new-job" onSubmit={(event) => void start(event)}>
+        <Examples session={session} files={jobs.files} chosen={file} onChoose={choose} onChanged={loadFiles} />
+        <Field
+          label="Name of the prefix"
+          value={order.name}
+          onValue={(name) => set({ name })}
+          mono
+          hint={
+            own.some(({ id }) => id === order.name)
+              ? "Exists: it is replaced when the job has succeeded."
+              : "Letters, digits, dot, underscore and hyphen; the first a letter or a digit."
+          }
+        />
+        <details ref={settings}>
+          <summary>
+            Settings{" "}
+            <span class="soft small">
+              {order.steps} steps, rate {order.rate}, {order.tokens} virtual tokens
+            </span>
+          </summary>
+          <div class="stack">
+            <Segments
+              label="What is trained"
+              options={{ prefix: "Prefix", network: "Through a network", prompt: "Prompt" }}
+              value={order.kind}
+              onValue={(kind) => set({ kind, rate: String(defaultRate(kind)) })}
+            />
+            <p class="small faint">{KINDS[order.kind]}</p>
+            <div class="two">
+              {number("steps", "Steps")}
+              {number("rate", "Learning rate", "any", `The default is ${defaultRate(order.kind)}.`)}
+              {number("batch", "Rows a step")}
+              {number("tokens", "Virtual tokens", "1", `The default is ${DEFAULTS.tokens}.`)}
+            </div>
+            <Field
+              label="Begin as the model reads this text"
+              value={order.initText}
+              onValue={(initText) => set({ initText })}
+              mono
+              placeholder="random values"
+              hint="A few words of the task help when there are few examples."
+            />
+            <div class="field">
+              <label for="held-out">Held out, to score it</label>
+              <select
+                id="held-out"
+                value={order.held}
+                onChange={({ currentTarget }) => set({ held: currentTarget.value })}
+              >
+                <option value="">5 % of the lines, drawn; none of fewer than 200</option>
+                {jobs.files.map((one) => (
+                  <option key={one.id} value={one.id}>
+                    {fileLabel(one)}
+                  </option>
+                ))}
+              </select>
+            </div>
+          </div>
+        </details>
+        {failed !== null && <Problem what="No job was started." error={failed} />}
+        <div class="row">
+          <p class="small faint grow">
+            {lacks ?? "Serving goes first: while requests are answered, training takes a small share of the time."}
+          </p>
+          <button type="submit" class="btn main" disabled={busy || lacks !== null}>
+            Start
+          </button>
+        </div>
+      </form>
+    </section>
+  );
+}
+
+const KINDS: Readonly<Record<Order["kind"], string>> = {
+  prefix: "Keys and values of every layer, trained as they are.",
+  network: "Keys and values of every layer, trained through the paper's network, which is dropped at the end. Slower.",
+  prompt: "Embeddings in front of the first layer only: fewer values, less capacity.",
+};
