@@ -5,6 +5,7 @@ import type { PrefixdError } from "./errors.ts";
 import { Constraints } from "./generation/constraints.ts";
 import { FoldingService, unmeteredFolding } from "./generation/folding.ts";
 import { GenerationService } from "./generation/service.ts";
+import { AdminPort } from "./http/admin-port.ts";
 import { STREAM_DEFAULTS } from "./http/app-parts.ts";
 import { buildApp } from "./http/app.ts";
 import { clientLimits } from "./http/connections/client-limits.ts";
@@ -58,10 +59,11 @@ async function start(
   // First, so that a second server on the same folder fails before any slow work.
   const backend = await openBackend(config, logger);
   resources.defer(() => backend.close());
-  const model = await openModel(config, logger, resources);
-  const { shape, fingerprint } = model.checkpoint;
   const metrics = new Metrics();
   resources.defer(() => metrics.close());
+  const adminPort = await openAdminPort(config, metrics, logger, resources);
+  const model = await openModel(config, logger, resources);
+  const { shape, fingerprint } = model.checkpoint;
   const replica = new Replica({
     backend,
     shape,
@@ -71,6 +73,7 @@ async function start(
     onStoreError: (operation) => metrics.storeError(operation),
   });
   resources.defer(() => replica.close());
+  metrics.expectStoreOperations(replica.storeOperations);
   const { mayServe: mayEmit, tokenRate, usage } = replica;
 
   const engine = new Engine({
@@ -148,7 +151,14 @@ async function start(
     transfers: () => model.runtime.transfers,
     prefixBank: () => model.local.bankStats(),
     stepSizes: () => model.local.graphStats(),
+    mayServe: mayEmit,
   });
+  if (config.metricsCompat === "vllm")
+    metrics.alsoAsVllm({
+      model: model.name,
+      positions: shape.positions,
+      ...(config.metricsPrefixIds ? { prefixes: () => engine.prefixesInUse() } : {}),
+    });
   const embeddings = embeddingDigests(model.checkpoint);
   if (config.prefixes !== "")
     await registerAdapters(createPrefixRegistry({ ...registryOptions, ...unmeteredFolding(engine) }), {
@@ -162,6 +172,7 @@ async function start(
     logger.warn({ file: config.adminKeyFile }, "the file of the admin key can be read by everybody on this machine");
 
   await replica.join({ generation, folding, engine, ...(training === null ? {} : { training }) });
+  const checks = { model: () => model.check(), store: () => replica.check() };
   const app = await buildApp({
     modelName: model.name,
     shape,
@@ -199,12 +210,14 @@ async function start(
     snapshot: () => engine.snapshot(),
     console: config.console === "on",
     // The server listens only after loading the model.
-    checks: { model: () => model.check(), store: () => replica.check() },
+    checks,
   });
   const url = await listen(app, config);
+  adminPort?.loaded(checks, app.state);
   logger.info(
     {
       url,
+      ...(adminPort === null ? {} : { admin_url: adminPort.url }),
       ...(config.console === "on" ? { console: `${url}/console` } : {}),
       model: model.name,
       fingerprint,
@@ -227,4 +240,17 @@ async function start(
     deviceLost: model.deviceLost,
     stop: ({ delaySeconds } = { delaySeconds: config.drainDelay }) => (stopping ??= stop(delaySeconds)),
   };
+}
+
+/** Closed after all that it tells of. */
+async function openAdminPort(
+  { adminHost: host, adminPort: port }: Config,
+  metrics: Metrics,
+  logger: Logger,
+  resources: Resources,
+): Promise<AdminPort | null> {
+  if (port === 0) return null;
+  const opened = await AdminPort.open({ host, port, metrics, logger });
+  resources.defer(() => opened.close());
+  return opened;
 }

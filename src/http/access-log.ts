@@ -129,7 +129,7 @@ export function recordAudit(request: FastifyRequest, audit: AuditLog, unlessFail
  * Without keys, a web page must not reach the server through its own DNS name that resolves to loopback (DNS
  * rebinding).
  */
-function checkHost(request: FastifyRequest): void {
+export function checkHost(request: FastifyRequest): void {
   const host = hostOf(request);
   if (host === undefined || isLoopback(host.replace(/:\d*$/, ""))) return;
   throw new PrefixdError(

@@ -123,7 +123,9 @@ export async function buildApp(parts: AppParts): Promise<App> {
   healthRoutes(fastify, parts, state);
   await docsRoutes(fastify);
   if (parts.console) await consoleRoutes(fastify);
-  return { fastify, state, traffic, routes: checkAccess(), doors: [] };
+  const declared = checkAccess();
+  metrics.expectRoutes(declared);
+  return { fastify, state, traffic, routes: declared, doors: [] };
 }
 
 function nothingAt(url: string): PrefixdError {
