@@ -17,6 +17,7 @@ import { createLogger, type Logger } from "./observability/logging.ts";
 import { standardOutput } from "./observability/pretty-log.ts";
 import { Metrics } from "./observability/metrics.ts";
 import { SecretFilter } from "./observability/secrets.ts";
+import { openTracing } from "./observability/tracing/open.ts";
 import { maxAdapterBytes } from "./prefixes/peft.ts";
 import { createPrefixRegistry } from "./prefixes/registry.ts";
 import { Replica } from "./replicas/replica.ts";
@@ -41,7 +42,7 @@ export interface RunningServer {
 
 /**
  * Starts a server and resolves when it answers requests.
- * @throws FolderInUseError, ModelLoadError, DeviceError, PrecisionError, OrtError, PrefixdError (store, adapters), the
+ * @throws FolderInUseError, ConfigError (OpenTelemetry's variables), ModelLoadError, DeviceError, PrecisionError, OrtError, PrefixdError (store, adapters), the
  * system's errors for the address; leaves nothing open in that case
  */
 export function startServer(config: Config, logger?: Logger): Promise<RunningServer> {
@@ -56,6 +57,8 @@ async function start(
   logger: Logger,
   resources: Resources,
 ): Promise<RunningServer> {
+  const tracing = await openTracing(process.env, logger);
+  if (tracing !== null) resources.defer(() => tracing.close());
   // First, so that a second server on the same folder fails before any slow work.
   const backend = await openBackend(config, logger);
   resources.defer(() => backend.close());
@@ -194,6 +197,7 @@ async function start(
     auth: replica.auth,
     audit: createAuditLog(config.auditLog, logger, secrets),
     metrics,
+    tracing,
     logger,
     secrets,
     limits: {
