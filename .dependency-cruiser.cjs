@@ -30,7 +30,11 @@ module.exports = {
       ["key-files\\.ts", "errors\\.ts", "formats/hub-id\\.ts", "redis/url\\.ts", "one-line\\.ts"],
       "config is a leaf",
     ),
-    only("observability/", ["errors\\.ts", "one-line\\.ts", "system-files\\.ts", "version\\.ts"], "observability is a leaf"),
+    only(
+      "observability/",
+      ["errors\\.ts", "one-line\\.ts", "system-files\\.ts", "version\\.ts"],
+      "observability is a leaf",
+    ),
     {
       name: "opentelemetry-in-one-place",
       comment: "its packages are loaded only where traces are wanted",

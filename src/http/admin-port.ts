@@ -50,8 +50,10 @@ export class AdminPort {
       checks: { model: loading },
       state: { phase: "serving" },
     };
+    // Wider than pino's own type, so that the app accepts any logger.
+    const loggerInstance: FastifyBaseLogger = logger;
     const app: TypedApp = Fastify({
-      loggerInstance: logger as FastifyBaseLogger,
+      loggerInstance,
       logController: new LogController({ disableRequestLogging: true, requestIdLogLabel: "request_id" }),
       genReqId: () => randomBytes(8).toString("hex"),
       requestIdHeader: false,

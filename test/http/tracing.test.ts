@@ -27,7 +27,7 @@ interface Traced {
   readonly app: TestApp;
   readonly receiver: OtlpReceiver;
   /** Exports what has ended, and returns all that came. Call once, at the end. */
-  spans(): Promise<ReceivedSpan[]>;
+  readonly spans: () => Promise<ReceivedSpan[]>;
 }
 
 async function traced(t: Test, variables: Record<string, string> = {}, keyed = false): Promise<Traced> {

@@ -41,6 +41,11 @@ export const REQUIREMENTS = {
   "redis-server": { what: "redis-server", get: apt("redis-server"), found: () => runs("redis-server", "--version") },
   haproxy: { what: "haproxy", get: apt("haproxy"), found: () => runs("haproxy", "-v") },
   nginx: { what: "nginx", get: apt("nginx-light"), found: () => runs("nginx", "-v") },
+  prometheus: {
+    what: "prometheus and promtool",
+    get: apt("prometheus"),
+    found: () => runs("prometheus", "--version") && runs("promtool", "--version"),
+  },
   curl: {
     what: "bash and curl",
     get: apt("curl"),
