@@ -38,7 +38,7 @@ t.test("nothing else answers", async (t) => {
   const refused: [string, string?][] = [
     ["/"],
     ["/generate", "POST"],
-    ["/v1/models"],
+    ["/prefixes"],
     ["/admin/users"],
     ["/admin/live"],
     ["/docs"],
@@ -52,6 +52,11 @@ t.test("nothing else answers", async (t) => {
     const { status, type, text } = await ask(path, { method });
     t.match([status, type, JSON.parse(text)], [404, "application/problem+json", { code: "not_found" }], path);
   }
+});
+
+t.test("paths of OpenAI's API are not there either", async (t) => {
+  const { status, text } = await ask("/v1/models");
+  t.match([status, JSON.parse(text)], [404, { error: { code: "not_found" } }]);
 });
 
 t.test("on loopback a web page cannot reach it by a name of its own", async (t) => {

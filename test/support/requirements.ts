@@ -46,6 +46,12 @@ export const REQUIREMENTS = {
     get: apt("prometheus"),
     found: () => runs("prometheus", "--version") && runs("promtool", "--version"),
   },
+  helm: {
+    what: "helm",
+    get: "https://helm.sh/docs/intro/install",
+    found: () => runs("helm", "version"),
+    mayLackInCi: "Debian has no package of it, and values, schema, flags and routes of the chart are checked without",
+  },
   curl: {
     what: "bash and curl",
     get: apt("curl"),
