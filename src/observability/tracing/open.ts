@@ -1,15 +1,11 @@
 import { ConfigError } from "../../errors.ts";
 import type { Logger } from "../logging.ts";
-import type { Tracing } from "./trace.ts";
+import { OTLP_PROTOCOLS, type OtlpProtocol, type Tracing } from "./trace.ts";
 
 type Environment = Readonly<Record<string, string | undefined>>;
 
 const ENDPOINTS = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"] as const;
 const PROTOCOLS = ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"] as const;
-
-/** The protocols of OTLP that are spoken here; the first is the default. */
-export const OTLP_PROTOCOLS = ["http/protobuf", "http/json"] as const;
-export type OtlpProtocol = (typeof OTLP_PROTOCOLS)[number];
 
 /**
  * Whether OpenTelemetry's variables ask for traces, and how they are sent; null: they do not.

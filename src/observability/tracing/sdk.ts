@@ -18,8 +18,7 @@ import { defaultResource, detectResources, envDetector, resourceFromAttributes }
 import { BasicTracerProvider, BatchSpanProcessor, type SpanExporter } from "@opentelemetry/sdk-trace-base";
 import { VERSION } from "../../version.ts";
 import type { Logger } from "../logging.ts";
-import type { OtlpProtocol } from "./open.ts";
-import type { Attributes, RequestSpan, Tracing } from "./trace.ts";
+import type { Attributes, OtlpProtocol, RequestSpan, Tracing } from "./trace.ts";
 
 /** Milliseconds that a stop waits for the last spans to be taken. */
 const FLUSH_MS = 3_000;

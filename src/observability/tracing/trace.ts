@@ -1,6 +1,10 @@
 /** Traces as the rest of the server knows them. Nothing here loads OpenTelemetry. */
 import type { IncomingHttpHeaders } from "node:http";
 
+/** The protocols of OTLP that are spoken here; the first is the default. */
+export const OTLP_PROTOCOLS = ["http/protobuf", "http/json"] as const;
+export type OtlpProtocol = (typeof OTLP_PROTOCOLS)[number];
+
 /** Numbers and names, never what a request says. */
 export type Attributes = Readonly<Record<string, string | number | boolean | readonly string[]>>;
 
