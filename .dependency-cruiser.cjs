@@ -30,7 +30,18 @@ module.exports = {
       ["key-files\\.ts", "errors\\.ts", "formats/hub-id\\.ts", "redis/url\\.ts", "one-line\\.ts"],
       "config is a leaf",
     ),
-    only("observability/", ["errors\\.ts", "one-line\\.ts", "system-files\\.ts"], "observability is a leaf"),
+    only(
+      "observability/",
+      ["errors\\.ts", "one-line\\.ts", "system-files\\.ts", "version\\.ts"],
+      "observability is a leaf",
+    ),
+    {
+      name: "opentelemetry-in-one-place",
+      comment: "its packages are loaded only where traces are wanted",
+      severity: "error",
+      from: { path: "^src/", pathNot: "^src/observability/tracing/sdk\\.ts$" },
+      to: { path: "node_modules/@opentelemetry/" },
+    },
     only("formats/", ["errors\\.ts"], "formats is a leaf"),
     only("runtime/", ["errors\\.ts", "system-files\\.ts"], "the runtime has never heard of GPT-2"),
     only(

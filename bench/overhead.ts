@@ -1,14 +1,15 @@
 /**
  * How many tokens per second does the server itself process, when the model costs nothing?
  *
- *     [STREAMS=256] [V1=1] [LIVE=1] [DEVICE=cuda|webgpu GPU="name"] npm run bench -- overhead
+ *     [STREAMS=256] [V1=1] [LIVE=1] [TRACING=1] [DEVICE=cuda|webgpu GPU="name"] npm run bench -- overhead
  *
  * A runner with precomputed answers, 256 streams of 64 to 200 tokens that restart as they end, measured three ways: the
  * engine alone; with GenerationService, which makes text; the whole server, from raw sockets of another process. The
  * runner answers in a later turn of the event loop, like one on a GPU. With DEVICE the whole server also serves GPT-2
  * small (random weights) from there, every stream with one of 64 prefixes of 60: how much of the process's capacity is
  * left? With V1 the whole server is also asked at /v1/completions, with LIVE also while LIVE others read
- * GET /admin/live, each round after /generate.
+ * GET /admin/live, with TRACING also with every request traced to a collector in a process of its own, each round after
+ * /generate.
  */
 import { type ChildProcess, fork } from "node:child_process";
 import { once } from "node:events";
@@ -20,7 +21,10 @@ import type { ModelRunner } from "../src/engine/runner.ts";
 import { DEFAULT_SAMPLING, GenerationService } from "../src/generation/service.ts";
 import { exactly } from "../src/generation/lengths.ts";
 import type { KvTensor } from "../src/kv.ts";
+import { createLogger } from "../src/observability/logging.ts";
 import { Metrics } from "../src/observability/metrics.ts";
+import { openTracing } from "../src/observability/tracing/open.ts";
+import type { Tracing } from "../src/observability/tracing/trace.ts";
 import { DEVICES } from "../src/runtime/devices.ts";
 import { SIMULATED } from "../test/support/devices.ts";
 import { loadTokenizer } from "../src/text/tokenizer.ts";
@@ -82,6 +86,7 @@ const model =
 const prefixes =
   model === null ? [] : Array.from({ length: PREFIXES }, (_, seed) => randomPrefix(model.shape, PREFIX, seed));
 
+let tracing: Promise<Tracing | null> | undefined;
 const WAYS: Readonly<Record<string, Way>> = {
   "engine alone": engineAlone,
   "with text": withText,
@@ -97,6 +102,12 @@ const WAYS: Readonly<Record<string, Way>> = {
     : {
         "whole server with the live feed read": (doSample: boolean) =>
           wholeServer(doSample, parts(), [], { live: LIVE }),
+      }),
+  ...(process.env["TRACING"] === undefined
+    ? {}
+    : {
+        "whole server with tracing": async (doSample: boolean) =>
+          wholeServer(doSample, parts(), [], { traced: await (tracing ??= traceToSink()) }),
       }),
   ...(model === null
     ? {}
@@ -252,9 +263,9 @@ async function wholeServer(
   doSample: boolean,
   { engine, metrics, runner }: ReturnType<typeof parts>,
   known: readonly KvTensor[],
-  { path = "/generate", bodyOf = generateBody, live = 0 } = {},
+  { path = "/generate", bodyOf = generateBody, live = 0, traced = null as Tracing | null } = {},
 ): ReturnType<Way> {
-  const server = await serveEngine(engine, runner, known, { tokenizer, metrics, mayEmit });
+  const server = await serveEngine(engine, runner, known, { tokenizer, metrics, mayEmit, tracing: traced });
   const clients = fork(new URL("./support/raw-clients.ts", import.meta.url), { execArgv: ["--import", "tsx"] });
   await once(clients, "message");
   const bodies = LENGTHS.map((newTokens, index) =>
@@ -283,6 +294,14 @@ async function wholeServer(
       await engine.drain(0);
     },
   };
+}
+
+/** The SDK reads its settings from the process's variables. */
+async function traceToSink(): Promise<Tracing | null> {
+  const sink = fork(new URL("./support/otlp-sink.ts", import.meta.url), { execArgv: ["--import", "tsx"] });
+  const [port] = (await once(sink, "message")) as [number];
+  process.env["OTEL_EXPORTER_OTLP_ENDPOINT"] = `http://127.0.0.1:${port}`;
+  return openTracing(process.env, createLogger("warn"));
 }
 
 function generateBody(newTokens: number, doSample: boolean): object {

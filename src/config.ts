@@ -7,6 +7,7 @@ import Type, { type Static, type TSchema } from "typebox";
 import { Value } from "typebox/value";
 import { STRUCTURED_SETTINGS } from "./config-structured.ts";
 import { TRAINING_SETTINGS } from "./config-training.ts";
+import { checkWatchSettings, WATCH_SETTINGS } from "./config-watch.ts";
 import { ConfigError } from "./errors.ts";
 import { parseHubId } from "./formats/hub-id.ts";
 import { readAdminKey } from "./key-files.ts";
@@ -208,6 +209,7 @@ export const ConfigSchema = Type.Object({
   }),
   ...STRUCTURED_SETTINGS,
   ...TRAINING_SETTINGS,
+  ...WATCH_SETTINGS,
   maxConnections: Type.Integer({
     minimum: 0,
     maximum: 1_000_000,
@@ -365,6 +367,7 @@ export function parseConfig(
     raw["chatTemplate"] = resolve(String(raw["chatTemplate"]));
   const settings = Value.Parse(ConfigSchema, raw);
   const precision = precisionOf(settings);
+  checkWatchSettings(settings);
   const adminKey = readAdminKey(settings.adminKeyFile, env);
   if (adminKey === null && !isLoopback(settings.host)) {
     throw new ConfigError(
@@ -456,9 +459,9 @@ function readVariables(env: Readonly<Record<string, string | undefined>>): Parti
     if (!name.startsWith("PREFIXD_") || CLIENT_VARIABLES.has(name) || SERVICE_LINK.test(name) || !value) continue;
     const key = byVariable.get(name);
     if (key === undefined) throw new ConfigError(`${name}: no such setting; see --help`);
-    if (key === "port" && /^(tcp|udp):\/\//.test(value)) {
+    if ((key === "port" || key === "adminPort") && /^(tcp|udp):\/\//.test(value)) {
       throw new ConfigError(
-        `${name}=${value}: set by Kubernetes for a Service named prefixd; set enableServiceLinks: false in the pod`,
+        `${name}=${value}: set by Kubernetes for a Service of that name; set enableServiceLinks: false in the pod`,
       );
     }
     out[key] = convert(key, name, value);

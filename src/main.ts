@@ -5,6 +5,7 @@ import type { PrefixdError } from "./errors.ts";
 import { Constraints } from "./generation/constraints.ts";
 import { FoldingService, unmeteredFolding } from "./generation/folding.ts";
 import { GenerationService } from "./generation/service.ts";
+import { AdminPort } from "./http/admin-port.ts";
 import { STREAM_DEFAULTS } from "./http/app-parts.ts";
 import { buildApp } from "./http/app.ts";
 import { clientLimits } from "./http/connections/client-limits.ts";
@@ -16,6 +17,7 @@ import { createLogger, type Logger } from "./observability/logging.ts";
 import { standardOutput } from "./observability/pretty-log.ts";
 import { Metrics } from "./observability/metrics.ts";
 import { SecretFilter } from "./observability/secrets.ts";
+import { openTracing } from "./observability/tracing/open.ts";
 import { maxAdapterBytes } from "./prefixes/peft.ts";
 import { createPrefixRegistry } from "./prefixes/registry.ts";
 import { Replica } from "./replicas/replica.ts";
@@ -40,7 +42,7 @@ export interface RunningServer {
 
 /**
  * Starts a server and resolves when it answers requests.
- * @throws FolderInUseError, ModelLoadError, DeviceError, PrecisionError, OrtError, PrefixdError (store, adapters), the
+ * @throws FolderInUseError, ConfigError (OpenTelemetry's variables), ModelLoadError, DeviceError, PrecisionError, OrtError, PrefixdError (store, adapters), the
  * system's errors for the address; leaves nothing open in that case
  */
 export function startServer(config: Config, logger?: Logger): Promise<RunningServer> {
@@ -55,13 +57,16 @@ async function start(
   logger: Logger,
   resources: Resources,
 ): Promise<RunningServer> {
+  const tracing = await openTracing(process.env, logger);
+  if (tracing !== null) resources.defer(() => tracing.close());
   // First, so that a second server on the same folder fails before any slow work.
   const backend = await openBackend(config, logger);
   resources.defer(() => backend.close());
-  const model = await openModel(config, logger, resources);
-  const { shape, fingerprint } = model.checkpoint;
   const metrics = new Metrics();
   resources.defer(() => metrics.close());
+  const adminPort = await openAdminPort(config, metrics, logger, resources);
+  const model = await openModel(config, logger, resources);
+  const { shape, fingerprint } = model.checkpoint;
   const replica = new Replica({
     backend,
     shape,
@@ -71,6 +76,7 @@ async function start(
     onStoreError: (operation) => metrics.storeError(operation),
   });
   resources.defer(() => replica.close());
+  metrics.expectStoreOperations(replica.storeOperations);
   const { mayServe: mayEmit, tokenRate, usage } = replica;
 
   const engine = new Engine({
@@ -149,7 +155,14 @@ async function start(
     transfers: () => model.runtime.transfers,
     prefixBank: () => model.local.bankStats(),
     stepSizes: () => model.local.graphStats(),
+    mayServe: mayEmit,
   });
+  if (config.metricsCompat === "vllm")
+    metrics.alsoAsVllm({
+      model: model.name,
+      positions: shape.positions,
+      ...(config.metricsPrefixIds ? { prefixes: () => engine.prefixesInUse() } : {}),
+    });
   const embeddings = embeddingDigests(model.checkpoint);
   if (config.prefixes !== "")
     await registerAdapters(createPrefixRegistry({ ...registryOptions, ...unmeteredFolding(engine) }), {
@@ -163,6 +176,7 @@ async function start(
     logger.warn({ file: config.adminKeyFile }, "the file of the admin key can be read by everybody on this machine");
 
   await replica.join({ generation, folding, engine, ...(training === null ? {} : { training }) });
+  const checks = { model: () => model.check(), store: () => replica.check() };
   const app = await buildApp({
     modelName: model.name,
     shape,
@@ -184,6 +198,7 @@ async function start(
     auth: replica.auth,
     audit: createAuditLog(config.auditLog, logger, secrets),
     metrics,
+    tracing,
     logger,
     secrets,
     limits: {
@@ -200,12 +215,14 @@ async function start(
     snapshot: () => engine.snapshot(),
     console: config.console === "on",
     // The server listens only after loading the model.
-    checks: { model: () => model.check(), store: () => replica.check() },
+    checks,
   });
   const url = await listen(app, config);
+  adminPort?.loaded(checks, app.state);
   logger.info(
     {
       url,
+      ...(adminPort === null ? {} : { admin_url: adminPort.url }),
       ...(config.console === "on" ? { console: `${url}/console` } : {}),
       model: model.name,
       fingerprint,
@@ -228,4 +245,17 @@ async function start(
     deviceLost: model.deviceLost,
     stop: ({ delaySeconds } = { delaySeconds: config.drainDelay }) => (stopping ??= stop(delaySeconds)),
   };
+}
+
+/** Closed after all that it tells of. */
+async function openAdminPort(
+  { adminHost: host, adminPort: port }: Config,
+  metrics: Metrics,
+  logger: Logger,
+  resources: Resources,
+): Promise<AdminPort | null> {
+  if (port === 0) return null;
+  const opened = await AdminPort.open({ host, port, metrics, logger });
+  resources.defer(() => opened.close());
+  return opened;
 }

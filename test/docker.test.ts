@@ -314,3 +314,43 @@ t.test("the parser: continued lines, stages, and what it refuses", async (t) => 
   t.equal(isIgnored("*\n!src\nsrc/a", "src/a/b"), true);
   t.throws(() => isIgnored("**/x", "x"), /\.dockerignore/);
 });
+
+t.test(
+  "compose.watch.yaml: Prometheus scrapes the port that the server opens, Grafana has the dashboard",
+  async (t) => {
+    const { services, networks, volumes } = parse(read("docker/compose.watch.yaml")) as Compose;
+    const { server, prometheus, grafana } = services as Record<"server" | "prometheus" | "grafana", Service>;
+    for (const name of Object.keys(server.environment!)) t.ok(variables.has(name), `${name} is a setting`);
+    const { scrape_configs } = parse(read("docker/prometheus/prometheus.yml")) as {
+      scrape_configs: [{ dns_sd_configs: [{ names: string[]; port: number }] }];
+    };
+    const [{ names, port }] = scrape_configs[0].dns_sd_configs;
+    t.same(names, ["server"]);
+    t.equal(String(port), server.environment!["PREFIXD_ADMIN_PORT"]);
+    for (const [name, service] of Object.entries({ prometheus, grafana })) {
+      t.match(service.image, /:v?\d+\.\d+\.\d+$/, `${name} names an exact version`);
+      t.match(service, { read_only: true, cap_drop: ["ALL"], security_opt: ["no-new-privileges:true"] }, name);
+      t.ok(
+        service.ports!.every((mapping) => mapping.startsWith("127.0.0.1:")),
+        `${name}: only this machine can reach it`,
+      );
+      for (const network of service.networks!) t.hasOwnProp(networks, network);
+      for (const mount of service.volumes!) {
+        const [from = ""] = mount.split(":");
+        if (from.startsWith("./")) t.ok(existsSync(repositoryFile(`docker/${from}`)), `${from} is there`);
+        else t.hasOwnProp(volumes, from);
+      }
+    }
+    const mounted = (service: Service, from: string): string | undefined =>
+      service.volumes!.find((mount) => mount.startsWith(`${from}:`))?.split(":")[1];
+    t.equal(`--config.file=${mounted(prometheus, "./prometheus/prometheus.yml")}`, prometheus.command![0]);
+    const { providers } = parse(read("docker/grafana/provisioning/dashboards/prefixd.yaml")) as {
+      providers: [{ options: { path: string } }];
+    };
+    t.equal(providers[0].options.path, mounted(grafana, "./grafana/dashboards"));
+    const { datasources } = parse(read("docker/grafana/provisioning/datasources/prometheus.yaml")) as {
+      datasources: [{ url: string }];
+    };
+    t.equal(new URL(datasources[0].url).hostname, "prometheus");
+  },
+);

@@ -10,6 +10,7 @@ import type { KvTensor } from "../../src/kv.ts";
 import { createLogger } from "../../src/observability/logging.ts";
 import { NO_SECRETS } from "../../src/observability/secrets.ts";
 import { Metrics } from "../../src/observability/metrics.ts";
+import type { Tracing } from "../../src/observability/tracing/trace.ts";
 import type { PrefixRegistry } from "../../src/prefixes/registry-types.ts";
 import { NOTHING_AROUND } from "../../src/text/tokenizer-json.ts";
 import type { Tokenizer } from "../../src/text/tokenizer.ts";
@@ -25,6 +26,8 @@ export interface Given {
   readonly metrics: Metrics;
   /** See EngineOptions. */
   readonly mayEmit: () => boolean;
+  /** null: requests are not traced. */
+  readonly tracing: Tracing | null;
 }
 
 /** Listens on a free loopback port; prefix i has the id `p<i>`. Logging is off. */
@@ -35,7 +38,12 @@ export async function serveEngine(
   given: Partial<Given> = {},
 ): Promise<Server> {
   const { shape, slots } = runner;
-  const { metrics = new Metrics(), tokenizer = hexTokenizer(shape.vocabSize), mayEmit = () => true } = given;
+  const {
+    metrics = new Metrics(),
+    tokenizer = hexTokenizer(shape.vocabSize),
+    mayEmit = () => true,
+    tracing = null,
+  } = given;
   metrics.watch({
     engine: () => engine.stats(),
     prefixCache: () => ({ hits: 0, misses: 0, bytes: 0, entries: 0 }),
@@ -81,6 +89,7 @@ export async function serveEngine(
     auth: createKeylessAuthenticator(),
     audit: { record: () => {} },
     metrics,
+    tracing,
     logger: createLogger("silent"),
     secrets: NO_SECRETS,
     limits: { requestBody: 1 << 20, answer: 1 << 27, maxN: slots, slots, queue: engine.stats().maxQueue },

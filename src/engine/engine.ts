@@ -6,7 +6,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { asModelError, lostTouch, PrefixdError, shuttingDown } from "../errors.ts";
 import type { FoldInput, KvTensor } from "../kv.ts";
-import type { EngineSnapshot, EngineStats } from "../observability/engine-observer.ts";
+import type { EngineSnapshot, EngineStats, PrefixesInUse } from "../observability/engine-observer.ts";
 import { Rows } from "./decode-batch.ts";
 import { WORK_PER_TOKEN } from "./constraint.ts";
 import { Decoder } from "./decoder.ts";
@@ -23,7 +23,7 @@ import { EQUAL_SHARES, type TenantShares } from "./scheduling/fair-share.ts";
 import { PrefillBudget } from "./scheduling/prefill-budget.ts";
 import { Job } from "./sequence.ts";
 import { foldRun, type SideRun } from "./side-run.ts";
-import { snapshotOf } from "./snapshot.ts";
+import { jobsOf, prefixesOf, snapshotOf } from "./snapshot.ts";
 
 export type { EngineOptions, EngineStats };
 
@@ -157,6 +157,7 @@ export class Engine {
       queued: this.#queue.length,
       folds: this.#folds.waiting.length,
       running: this.#rows.count + this.#prefiller.rows,
+      runningRequests: jobsOf(this.#rows.sequences, this.#prefiller.jobs).size,
       slots: this.#runner.slots,
       maxQueue: this.#options.maxQueue,
     };
@@ -171,6 +172,14 @@ export class Engine {
       shares: this.#shares,
       now: performance.now(),
     });
+  }
+
+  /** Whose prefixes run and wait. */
+  prefixesInUse(): PrefixesInUse {
+    return {
+      running: prefixesOf(jobsOf(this.#rows.sequences, this.#prefiller.jobs)),
+      waiting: prefixesOf(this.#queue),
+    };
   }
 
   /** Accepts nothing new, gives running requests `graceMs` to finish, then ends the rest with `draining`. */

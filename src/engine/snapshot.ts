@@ -42,3 +42,17 @@ export function snapshotOf({ sequences, prefilling, queue, shares, now }: Snapsh
   }
   return { rows, tenants: [...tenants.values()] };
 }
+
+/** The requests that hold rows. */
+export function jobsOf(sequences: readonly Sequence[], prefilling: readonly Job[]): ReadonlySet<Job> {
+  const jobs = new Set(prefilling);
+  for (const { owner, done } of sequences) if (!done) jobs.add(owner);
+  return jobs;
+}
+
+/** The prefixes of these requests, each once. */
+export function prefixesOf(jobs: Iterable<Job>): string[] {
+  const ids = new Set<string>();
+  for (const { request } of jobs) if (request.prefixId) ids.add(request.prefixId);
+  return [...ids];
+}

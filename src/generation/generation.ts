@@ -1,5 +1,5 @@
 import { lostTouch, PrefixdError } from "../errors.ts";
-import type { EngineRequest, RequestHandle, RequestListener, TokenEvent } from "../engine/request.ts";
+import type { EngineRequest, FinishReason, RequestHandle, RequestListener, TokenEvent } from "../engine/request.ts";
 import { Choices, choicesPerPrompt, type ChoicesParts } from "./choices.ts";
 import type { PreparedConstraint } from "./constraints.ts";
 import { lengthsOf, mostNewTokens, samplingFor } from "./lengths.ts";
@@ -40,6 +40,8 @@ interface Running {
   flushQueued: boolean;
   /** Something has been delivered to the listener. */
   sent: boolean;
+  /** Of finished choices. */
+  readonly finishReasons: FinishReason[];
 }
 
 /** What ends a choice before its length. */
@@ -117,6 +119,7 @@ export class Generation {
       begun: false,
       flushQueued: false,
       sent: false,
+      finishReasons: [],
     };
     this.#meter.submitted();
     try {
@@ -173,7 +176,10 @@ export class Generation {
     this.#markEnded();
     if (state.name === "running") {
       this.#meter.ended(state.prefix?.kv.length ?? 0);
-      this.#parts.metrics.request(outcome, (performance.now() - this.#startedAt) / 1000, this.#usage(state));
+      const usage = this.#usage(state);
+      this.#parts.metrics.request(outcome, (performance.now() - this.#startedAt) / 1000, usage);
+      const { finishReasons } = state;
+      this.#request.onEnd?.({ outcome, usage, phases: this.#meter.phases(), finishReasons });
     } else {
       this.#meter.refuse();
       this.#parts.metrics.request(outcome);
@@ -256,8 +262,10 @@ export class Generation {
         if (this.#state === running) this.#meter.generated(tokens);
       },
       onToken: (event) => this.#onToken(running, prompt, firstChoice + event.choice, event),
-      onFinish: (choice, reason, score) =>
-        this.#change(running, (choices) => choices.finish(firstChoice + choice, reason, score ?? null)),
+      onFinish: (choice, reason, score) => {
+        running.finishReasons.push(reason);
+        this.#change(running, (choices) => choices.finish(firstChoice + choice, reason, score ?? null));
+      },
       onError: (error) => this.fail(error),
     };
   }

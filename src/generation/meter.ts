@@ -18,6 +18,15 @@ export interface Timings {
   readonly tokensPerSecond: number | null;
 }
 
+/** When a request entered its phases, by performance.now(); null: it never did. */
+export interface PhaseTimes {
+  readonly submittedAt: number;
+  /** It left the queue. */
+  readonly startedAt: number | null;
+  readonly firstTokenAt: number | null;
+  readonly endedAt: number;
+}
+
 export interface Metered {
   readonly user: string;
   readonly prefix: { readonly name: string } | null;
@@ -93,6 +102,16 @@ export class RequestMeter {
       prefillMs: firstAt - startedAt,
       decodeMs,
       tokensPerSecond: this.#completion > 1 && decodeMs > 0 ? ((this.#completion - 1) * 1000) / decodeMs : null,
+    };
+  }
+
+  /** Call when it has ended, however it did. */
+  phases(): PhaseTimes {
+    return {
+      submittedAt: this.#submittedAt,
+      startedAt: this.#startedAt,
+      firstTokenAt: this.#firstTokenAt,
+      endedAt: performance.now(),
     };
   }
 

@@ -11,7 +11,7 @@ import type { PrefixdError } from "../errors.ts";
 import type { ConstraintSpec } from "../structured/constraint.ts";
 import type { Constraints } from "./constraints.ts";
 import type { AnswerLength } from "./lengths.ts";
-import type { MeterParts, Timings } from "./meter.ts";
+import type { MeterParts, PhaseTimes, Timings } from "./meter.ts";
 import type { RequestTokens } from "../observability/metrics.ts";
 import type { PrefixRegistry } from "../prefixes/registry-types.ts";
 import type { PrefixKey } from "../prefixes/store.ts";
@@ -51,6 +51,18 @@ export interface ValidGenerateRequest extends AnswerLength {
   readonly ignoreEos: boolean;
   /** What the answers' texts must be; null: anything. */
   readonly constraint: ConstraintSpec | null;
+  /** Told once when it has ended, however it did, unless it was never submitted. Called before the listener. */
+  readonly onEnd?: (ended: EndedRequest) => void;
+}
+
+/** What became of a submitted request. */
+export interface EndedRequest {
+  /** `ok`, or as metrics count it. */
+  readonly outcome: string;
+  readonly usage: RequestTokens;
+  readonly phases: PhaseTimes;
+  /** Of the choices that finished, in that order. */
+  readonly finishReasons: readonly FinishReason[];
 }
 
 /** What one step added to one choice. */

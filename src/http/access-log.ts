@@ -97,9 +97,14 @@ export function trackRequests(app: FastifyInstance, { metrics, audit, keyed, sta
   });
 }
 
-function record(request: FastifyRequest, reply: FastifyReply, ms: number, metrics: Pick<Metrics, "http">): void {
+/** Whether the client has got all of the response. */
+export function isAnswered(request: FastifyRequest, reply: FastifyReply): boolean {
   // Node counts a response as written even if its connection was cut while it waited to be read.
-  const complete = reply.raw.writableFinished && request.audit.code !== "too_slow";
+  return reply.raw.writableFinished && request.audit.code !== "too_slow";
+}
+
+function record(request: FastifyRequest, reply: FastifyReply, ms: number, metrics: Pick<Metrics, "http">): void {
+  const complete = isAnswered(request, reply);
   const route = request.is404 ? "unmatched" : (request.routeOptions.url ?? "unmatched");
   metrics.http(request.method, route, complete ? reply.raw.statusCode : 0, ms / 1000);
   const line = {
@@ -129,7 +134,7 @@ export function recordAudit(request: FastifyRequest, audit: AuditLog, unlessFail
  * Without keys, a web page must not reach the server through its own DNS name that resolves to loopback (DNS
  * rebinding).
  */
-function checkHost(request: FastifyRequest): void {
+export function checkHost(request: FastifyRequest): void {
   const host = hostOf(request);
   if (host === undefined || isLoopback(host.replace(/:\d*$/, ""))) return;
   throw new PrefixdError(

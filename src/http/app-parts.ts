@@ -13,6 +13,7 @@ import type { EngineSnapshot } from "../observability/engine-observer.ts";
 import type { Logger } from "../observability/logging.ts";
 import type { Metrics } from "../observability/metrics.ts";
 import type { SecretFilter } from "../observability/secrets.ts";
+import type { Tracing } from "../observability/tracing/trace.ts";
 import type { BaseEmbeddings } from "../prefixes/adapter-weights.ts";
 import type { PrefixRegistry } from "../prefixes/registry-types.ts";
 import type { ChatTemplate } from "../text/chat-template.ts";
@@ -84,6 +85,8 @@ export interface AppParts {
   readonly auth: Authenticator;
   readonly audit: AuditLog;
   readonly metrics: Metrics;
+  /** null or absent: requests are not traced. */
+  readonly tracing?: Tracing | null;
   readonly logger: Logger;
   /** Secrets that a request id must not contain. */
   readonly secrets: SecretFilter;

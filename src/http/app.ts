@@ -34,6 +34,7 @@ import { completionsRoutes } from "./v1/completions-route.ts";
 import { filesRoutes } from "./v1/files.ts";
 import { fineTuningRoutes } from "./v1/fine-tuning.ts";
 import { modelsRoutes } from "./v1/models-route.ts";
+import { traceRequests } from "./tracing.ts";
 import { Traffic } from "./connections/traffic.ts";
 import { validatorCompiler } from "./validation.ts";
 
@@ -84,6 +85,7 @@ export async function buildApp(parts: AppParts): Promise<App> {
     countRefusal(parts, request, toPrefixdError(error).code);
     return sendProblem(request, reply, error);
   });
+  traceRequests(fastify, parts.tracing ?? null);
   refuseEncodedBodies(fastify);
   const bodies = watchBodies(fastify, clients, metrics);
   closeRefused(fastify, bodies);
@@ -123,7 +125,9 @@ export async function buildApp(parts: AppParts): Promise<App> {
   healthRoutes(fastify, parts, state);
   await docsRoutes(fastify);
   if (parts.console) await consoleRoutes(fastify);
-  return { fastify, state, traffic, routes: checkAccess(), doors: [] };
+  const declared = checkAccess();
+  metrics.expectRoutes(declared);
+  return { fastify, state, traffic, routes: declared, doors: [] };
 }
 
 function nothingAt(url: string): PrefixdError {

@@ -16,6 +16,7 @@ export const ProblemSchema = named(
       detail: Type.String({ description: "What was wrong with this request, for humans" }),
       code: Type.Enum(CODES, { description: "Stable, for programs; docs/reference/errors.md lists them" }),
       request_id: Type.String({ description: "The same as the header x-request-id" }),
+      trace_id: Type.Optional(Type.String({ description: "Of the request's trace, where the server traces it" })),
     },
     { additionalProperties: false, description: "RFC 9457. In a stream it is the data of an `event: error`." },
   ),

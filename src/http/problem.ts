@@ -11,6 +11,8 @@ export interface Problem {
   readonly detail: string;
   readonly code: ErrorCode;
   readonly request_id: string;
+  /** Of the request's trace, where it is traced. */
+  readonly trace_id?: string;
 }
 
 export const PROBLEM_TYPE = "application/problem+json";
@@ -24,7 +26,7 @@ function publicDetail(error: PrefixdError): string {
     : error.message;
 }
 
-export function toProblem(error: PrefixdError, requestId: string): Problem {
+export function toProblem(error: PrefixdError, requestId: string, traceId?: string): Problem {
   const { code } = error;
   const { status, title } = ERRORS[code];
   return {
@@ -34,8 +36,12 @@ export function toProblem(error: PrefixdError, requestId: string): Problem {
     detail: publicDetail(error),
     code,
     request_id: requestId,
+    ...(traceId === undefined ? {} : { trace_id: traceId }),
   };
 }
+
+const problemOf = (error: PrefixdError, { id, span }: Pick<FastifyRequest, "id" | "span">): Problem =>
+  toProblem(error, id, span?.traceId);
 
 /** Errors that Fastify and its plugins throw for bad requests, as our codes. */
 const FOREIGN: Readonly<Record<string, readonly [ErrorCode, string]>> = {
@@ -89,14 +95,14 @@ export function sendProblem(request: FastifyRequest, reply: FastifyReply, thrown
       .send(JSON.stringify(toOpenAiError(error, publicDetail(error))));
   }
   // As bytes: Fastify adds a charset to strings, which this media type does not have.
-  return reply.header("content-type", PROBLEM_TYPE).send(Buffer.from(JSON.stringify(toProblem(error, request.id))));
+  return reply.header("content-type", PROBLEM_TYPE).send(Buffer.from(JSON.stringify(problemOf(error, request))));
 }
 
 /** The event that ends a stream which has begun. OpenAI's clients look for errors in unnamed events. */
-export function errorEvent(error: PrefixdError, request: Pick<FastifyRequest, "id" | "url">): string {
+export function errorEvent(error: PrefixdError, request: Pick<FastifyRequest, "id" | "url" | "span">): string {
   return isOpenAiPath(request.url)
     ? `data: ${JSON.stringify(toOpenAiError(error, publicDetail(error)))}\n\n`
-    : `event: error\ndata: ${JSON.stringify(toProblem(error, request.id))}\n\n`;
+    : `event: error\ndata: ${JSON.stringify(problemOf(error, request))}\n\n`;
 }
 
 /** Answers of 500 and above that are no failures. */

@@ -27,6 +27,8 @@ export interface EngineStats {
   readonly folds: number;
   /** Sequences that hold a slot. */
   readonly running: number;
+  /** Requests that hold slots, however many each: one per prompt. */
+  readonly runningRequests: number;
   readonly slots: number;
   readonly maxQueue: number;
 }
@@ -60,6 +62,14 @@ export interface TenantState {
 export interface EngineSnapshot {
   readonly rows: readonly RowState[];
   readonly tenants: readonly TenantState[];
+}
+
+/** Prefixes by the ids that requests name, `user/name`, each once and in no order. */
+export interface PrefixesInUse {
+  /** Of requests that hold slots. */
+  readonly running: readonly string[];
+  /** Of requests that wait. */
+  readonly waiting: readonly string[];
 }
 
 /** Statistics of a cache, such as that of prefixes in the host. `hits` and `misses` only grow. */

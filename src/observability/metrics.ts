@@ -2,8 +2,10 @@ import { Counter, Gauge, Histogram, Registry, collectDefaultMetrics } from "prom
 import { privateMemory, readSystemFile } from "../system-files.ts";
 import type { EngineObserver, EngineStats, PrefixCacheStats, StepPhase } from "./engine-observer.ts";
 import type { ListenerCounts } from "./event-listeners.ts";
+import { combinations, KNOWN_VALUES } from "./known-values.ts";
 import { TallyHistogram } from "./tally.ts";
 import { totalsOf, type Totals } from "./totals.ts";
+import { VllmGauges, type VllmOptions } from "./vllm-gauges.ts";
 
 /** Seconds, from half a millisecond (one decode step of a small model) to two minutes. */
 const LATENCY = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120];
@@ -26,6 +28,10 @@ export const METRICS = {
   prefixd_folds: {
     type: "gauge",
     help: "Soft and hard prompts that are being registered: waiting for the model, or running through it.",
+  },
+  prefixd_running_requests: {
+    type: "gauge",
+    help: "Requests holding slots of the KV cache, however many sequences each has; one per prompt.",
   },
   prefixd_running_sequences: { type: "gauge", help: "Sequences holding a slot of the KV cache." },
   prefixd_slots: { type: "gauge", help: "Slots of the KV cache." },
@@ -130,6 +136,10 @@ export const METRICS = {
     help: "Step sizes on a device with captured graphs, by how they run: as one graph, or kernel by kernel where capture failed.",
     labels: ["run"],
   },
+  prefixd_lease_held: {
+    type: "gauge",
+    help: "1 while this replica may serve: with Redis, while it holds its lease; on LMDB always.",
+  },
   prefixd_private_memory_bytes: {
     type: "gauge",
     help: "Resident memory of the process's own. process_resident_memory_bytes also counts mapped files (weights, LMDB), whose pages the system drops when memory is short; the two are equal where the system does not tell them apart.",
@@ -184,6 +194,8 @@ export interface MetricsSources {
   readonly transfers: () => { readonly up: number; readonly down: number };
   /** null if the device captures no graphs. */
   readonly stepSizes: () => { readonly captured: number; readonly eager: readonly unknown[] } | null;
+  /** Whether this replica holds its lease. */
+  readonly mayServe?: () => boolean;
   /** null if the model runs in host memory. */
   readonly prefixBank: () => {
     readonly entries: number;
@@ -206,6 +218,7 @@ export class Metrics implements EngineObserver {
   readonly #histograms = new Map<string, Histogram>();
   readonly #interToken: TallyHistogram;
   #sources: MetricsSources | undefined;
+  #vllm: VllmGauges | undefined;
   #connections: (() => ConnectionCounts) | undefined;
 
   /**
@@ -222,7 +235,30 @@ export class Metrics implements EngineObserver {
       else if (spec.type === "gauge") this.#gauges.set(name, new Gauge(base));
       else this.#histograms.set(name, new Histogram({ ...base, buckets: [...(spec.buckets ?? LATENCY)] }));
     }
-    if (options.processMetrics) collectDefaultMetrics({ register: this.#registry });
+    this.#expectKnownValues();
+    if (!options.processMetrics) return;
+    collectDefaultMetrics({ register: this.#registry });
+    // Sums of gauges, with the suffix of counters: `promtool check metrics` refuses them.
+    for (const kind of ["handles", "requests", "resources"])
+      this.#registry.removeSingleMetric(`nodejs_active_${kind}_total`);
+  }
+
+  /** From now on `/metrics` has the engine's state under vLLM's names, too. */
+  alsoAsVllm(options: VllmOptions): void {
+    this.#vllm = new VllmGauges(this.#registry, options);
+  }
+
+  /** Requests to these routes count from 0, so that the first one is an increase. */
+  expectRoutes(routes: readonly { readonly method: string; readonly url: string }[]): void {
+    for (const { method, url: route } of routes)
+      if (method !== "HEAD")
+        for (const status of ["2xx", "4xx", "5xx", "aborted"])
+          this.#counter("prefixd_http_requests_total").inc({ method, route, status }, 0);
+  }
+
+  /** The same for operations of the store. */
+  expectStoreOperations(operations: readonly string[]): void {
+    for (const op of operations) this.#counter("prefixd_store_errors_total").inc({ op }, 0);
   }
 
   /**
@@ -249,6 +285,7 @@ export class Metrics implements EngineObserver {
       this.#gauge("prefixd_folds").set(engine.folds);
       this.#gauge("prefixd_queue_limit").set(engine.maxQueue);
       this.#gauge("prefixd_running_sequences").set(engine.running);
+      this.#gauge("prefixd_running_requests").set(engine.runningRequests);
       this.#gauge("prefixd_slots").set(engine.slots);
       const cache = this.#sources.prefixCache();
       this.#gauge("prefixd_prefix_cache_bytes").set(cache.bytes);
@@ -258,6 +295,8 @@ export class Metrics implements EngineObserver {
       this.#renderConstraints(this.#sources);
       await this.#renderTraining(this.#sources);
       this.#renderDevice(this.#sources);
+      this.#gauge("prefixd_lease_held").set(this.#sources.mayServe?.() === false ? 0 : 1);
+      this.#vllm?.set(engine);
     }
     this.#gauge("prefixd_private_memory_bytes").set(
       privateMemory(readSystemFile("/proc/self/status")) ?? process.memoryUsage.rss(),
@@ -351,6 +390,16 @@ export class Metrics implements EngineObserver {
 
   close(): void {
     this.#registry.clear();
+  }
+
+  /** Series of all label values that are known exist from the start: what appears with its first event hides it from `rate`. */
+  #expectKnownValues(): void {
+    for (const [name, labels] of Object.entries(KNOWN_VALUES))
+      for (const values of combinations(labels)) {
+        this.#counters.get(name)?.inc(values, 0);
+        this.#histograms.get(name)?.zero(values);
+        this.#gauges.get(name)?.set(values, 0);
+      }
   }
 
   async #renderTraining({ training }: MetricsSources): Promise<void> {

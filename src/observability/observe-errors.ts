@@ -16,3 +16,11 @@ export function observeErrors<T extends object>(target: T, onError: (method: str
     },
   });
 }
+
+/** Names of the methods that `observeErrors` can report: those of the object's class, or its own functions. */
+export function methodsOf(target: object): string[] {
+  const owner = Object.getPrototypeOf(target) === Object.prototype ? target : (Object.getPrototypeOf(target) as object);
+  return Object.entries(Object.getOwnPropertyDescriptors(owner)).flatMap(([name, { value }]) =>
+    typeof value === "function" && name !== "constructor" ? [name] : [],
+  );
+}

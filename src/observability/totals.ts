@@ -50,6 +50,8 @@ export async function totalsOf(registry: Registry, prefixCache: Totals["prefixCa
       seconds: firstToken.find(({ metricName }) => metricName === "prefixd_ttft_seconds_sum")?.value ?? 0,
     },
     prefixCache: { hits: prefixCache.hits, misses: prefixCache.misses },
-    requests: Object.fromEntries(requests.map(({ labels, value }) => [String(labels["outcome"]), value])),
+    requests: Object.fromEntries(
+      requests.flatMap(({ labels, value }) => (value > 0 ? [[String(labels["outcome"]), value]] : [])),
+    ),
   };
 }

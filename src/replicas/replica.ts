@@ -1,7 +1,7 @@
 import { lostTouch, PrefixdError } from "../errors.ts";
 import type { ModelShape } from "../kv.ts";
 import type { Logger } from "../observability/logging.ts";
-import { observeErrors } from "../observability/observe-errors.ts";
+import { methodsOf, observeErrors } from "../observability/observe-errors.ts";
 import { createPrefixCache, type PrefixCache } from "../prefixes/cache.ts";
 import type { PrefixRegistry } from "../prefixes/registry-types.ts";
 import type { PrefixStore } from "../prefixes/store.ts";
@@ -51,6 +51,8 @@ export class Replica {
   readonly tokenRate: TokenRate;
   readonly usage: UsageRecorder;
   readonly removal: UserRemoval;
+  /** What `onStoreError` may be told of. */
+  readonly storeOperations: readonly string[];
   readonly #backend: Backend;
   readonly #directory: UserDirectory;
   readonly #logger: Logger;
@@ -66,6 +68,7 @@ export class Replica {
     const users = (this.users = observeErrors(backend.users, onError));
     const prefixes = (this.prefixes = observeErrors(backend.prefixes, onError));
     const training = (this.training = observedTraining(backend.training, onError));
+    this.storeOperations = [...new Set([...methodsOf(backend.users), ...methodsOf(backend.prefixes)])];
     const directory = (this.#directory = new UserDirectory(users));
     this.auth = withDirectory(
       adminKey === null ? createKeylessAuthenticator() : createAuthenticator({ store: users, adminKey }),

@@ -46,7 +46,7 @@ t.test("a request starts, gets its tokens and finishes; then everything is free"
     onFinish: (choice, reason) => void seen.push(`finish ${choice} ${reason}`),
   });
   t.same(seen, [], "nothing is called from within submit");
-  t.same(engine.stats(), { queued: 1, folds: 0, running: 0, slots: 4, maxQueue: 1000 });
+  t.same(engine.stats(), { queued: 1, folds: 0, running: 0, runningRequests: 0, slots: 4, maxQueue: 1000 });
   await recording.ended;
   t.same(recording.ids, [oracle(request, 0)]);
   t.same(seen, ["start", ...Array<string>(6).fill("token 0 2"), "finish 0 length"]);

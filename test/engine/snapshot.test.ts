@@ -20,6 +20,7 @@ t.test("a snapshot tells who runs, how far they are, and who waits", async (t) =
   ];
   const waiting = engine.snapshot();
   t.same(waiting.rows, []);
+  t.same(engine.prefixesInUse(), { running: [], waiting: ["ann/intent"] });
   t.match(waiting.tenants, [
     { tenant: "ann", weight: 2, rows: 0, waiting: 1, oldestMs: Number },
     { tenant: "bob", weight: 1, rows: 0, waiting: 2, oldestMs: Number },
@@ -27,7 +28,12 @@ t.test("a snapshot tells who runs, how far they are, and who waits", async (t) =
   ]);
 
   const seen: EngineSnapshot[] = [];
-  runner.during = () => void seen.push(engine.snapshot());
+  const counted = new Set<string>();
+  runner.during = () => {
+    seen.push(engine.snapshot());
+    const { running, runningRequests } = engine.stats();
+    counted.add(`${runningRequests} with ${running} rows, ${engine.prefixesInUse().running.join()}`);
+  };
   await Promise.all(asked.map(({ ended }) => ended));
   for (const { rows, tenants } of seen) {
     t.ok(rows.length <= 3, "no more rows than slots");

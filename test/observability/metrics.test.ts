@@ -6,11 +6,12 @@ import { docsBlock, markdownTable } from "../support/docs-block.ts";
 t.test("what the engine and the server report comes out in Prometheus' format", async (t) => {
   const metrics = new Metrics({ processMetrics: false });
   metrics.watch({
-    engine: () => ({ queued: 3, folds: 2, running: 7, slots: 32, maxQueue: 256 }),
+    engine: () => ({ queued: 3, folds: 2, running: 7, runningRequests: 4, slots: 32, maxQueue: 256 }),
     prefixCache: () => ({ hits: 11, misses: 2, bytes: 4096, entries: 2 }),
     transfers: () => ({ up: 640, down: 5120 }),
     prefixBank: () => ({ hits: 9, misses: 4, bytes: 2048, entries: 3 }),
     stepSizes: () => ({ captured: 12, eager: ["decode of 3"] }),
+    mayServe: () => true,
   });
   metrics.watchConnections(() => ({ open: 5, listeners: { process: 4, server: 9, connection: 11 } }));
   metrics.step("decode", 8, 8, 0.004);
@@ -32,6 +33,8 @@ t.test("what the engine and the server report comes out in Prometheus' format", 
     'prefixd_step_sizes{run="graph"} 12',
     'prefixd_step_sizes{run="kernels"} 1',
     "prefixd_running_sequences 7",
+    "prefixd_running_requests 4",
+    "prefixd_lease_held 1",
     "prefixd_slots 32",
     'prefixd_device_bytes_total{direction="up"} 640',
     'prefixd_device_bytes_total{direction="down"} 5120',
@@ -79,7 +82,7 @@ t.test("process metrics come along, registries are separate", async (t) => {
     /nodejs_eventloop_lag_seconds[^]*process_resident_memory_bytes|process_resident_memory_bytes[^]*nodejs_eventloop_lag_seconds/,
   );
   one.request("ok");
-  t.notMatch(await two.render(), /prefixd_requests_total\{/);
+  t.match(await two.render(), /^prefixd_requests_total\{outcome="ok"\} 0$/m);
   one.close();
 });
 

@@ -52,6 +52,8 @@ const zeroEmbeddings: BaseEmbeddings = async (dtype) => {
 
 /** Injected requests have timers that nobody stops: the test's process lives as long as the last of them. */
 const SEND_MS = 5_000;
+/** Their bodies never look complete, and a busy machine takes longer over a test than a client may over a body. */
+const RECEIVE_MS = 120_000;
 
 /** The real HTTP side over fakes; closed when the test ends. */
 export async function buildTestApp(
@@ -116,7 +118,7 @@ export async function buildTestApp(
     secrets,
     limits: { requestBody: 65_536, answer: 1 << 20, maxN: 4, slots: 8, queue: 256 },
     origins: [],
-    clients: { ...CLIENT_DEFAULTS, sendMs: SEND_MS },
+    clients: { ...CLIENT_DEFAULTS, sendMs: SEND_MS, receiveMs: RECEIVE_MS },
     uploads: UPLOADS,
     stream: { ...STREAM_DEFAULTS, sendMs: SEND_MS },
     snapshot: () => engine.snapshot(),

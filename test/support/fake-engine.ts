@@ -45,7 +45,8 @@ export class FakeEngine implements GenerationEngine {
   }
 
   stats(): EngineStats {
-    return { queued: 0, folds: 0, running: this.#running.length, slots: 8, maxQueue: this.maxQueue };
+    const running = this.#running.length;
+    return { queued: 0, folds: 0, running, runningRequests: running, slots: 8, maxQueue: this.maxQueue };
   }
 
   /** Who runs. */

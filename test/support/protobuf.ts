@@ -1,8 +1,8 @@
-/** Decodes protobuf messages without their schema, to inspect a written ONNX model. */
+/** Decodes protobuf messages without their schema, to inspect a written ONNX model or exported spans. */
 
 export type Field = { readonly number: number; readonly value: bigint | Uint8Array };
 
-/** Decodes a message by wire format alone: varints, 4-byte values and length-delimited ones. */
+/** Decodes a message by wire format alone: varints, 4- and 8-byte values and length-delimited ones. */
 export function decode(bytes: Uint8Array): Field[] {
   const fields: Field[] = [];
   let at = 0;
@@ -18,8 +18,9 @@ export function decode(bytes: Uint8Array): Field[] {
   while (at < bytes.length) {
     const key = varint();
     const wire = Number(key & 7n);
-    if (wire !== 0 && wire !== 2 && wire !== 5) throw new Error(`wire type ${wire}`);
-    fields.push({ number: Number(key >> 3n), value: wire === 0 ? varint() : take(wire === 5 ? 4 : Number(varint())) });
+    const fixed = wire === 5 ? 4 : wire === 1 ? 8 : null;
+    if (wire !== 0 && wire !== 2 && fixed === null) throw new Error(`wire type ${wire}`);
+    fields.push({ number: Number(key >> 3n), value: wire === 0 ? varint() : take(fixed ?? Number(varint())) });
   }
   if (at !== bytes.length) throw new Error("the message ends in the middle of a field");
   return fields;

@@ -41,6 +41,17 @@ export const REQUIREMENTS = {
   "redis-server": { what: "redis-server", get: apt("redis-server"), found: () => runs("redis-server", "--version") },
   haproxy: { what: "haproxy", get: apt("haproxy"), found: () => runs("haproxy", "-v") },
   nginx: { what: "nginx", get: apt("nginx-light"), found: () => runs("nginx", "-v") },
+  prometheus: {
+    what: "prometheus and promtool",
+    get: apt("prometheus"),
+    found: () => runs("prometheus", "--version") && runs("promtool", "--version"),
+  },
+  helm: {
+    what: "helm",
+    get: "https://helm.sh/docs/intro/install",
+    found: () => runs("helm", "version"),
+    mayLackInCi: "Debian has no package of it, and values, schema, flags and routes of the chart are checked without",
+  },
   curl: {
     what: "bash and curl",
     get: apt("curl"),

@@ -6,6 +6,7 @@ import type { AppParts } from "../app-parts.ts";
 import { prefixIdOf } from "../prefixes/id.ts";
 import { logFailure, toPrefixdError } from "../problem.ts";
 import { SseStream } from "../sse.ts";
+import { traced } from "../tracing.ts";
 import { AnswerLimit, type BytesOfToken } from "./answer-limit.ts";
 import type { Dialect } from "./dialect.ts";
 import { EventQueue } from "./event-queue.ts";
@@ -44,7 +45,9 @@ export class GenerateServer {
     this.#answerLimit.check(valid, response, bytesOfToken, dialect);
     request.admitted = true;
     const writer = new ResponseWriter(shape);
-    return response.stream ? this.#stream(request, reply, valid, writer) : this.#answer(request, reply, valid, writer);
+    const { stream } = response;
+    const known = traced(request, valid, { model: this.#parts.modelName, stream });
+    return stream ? this.#stream(request, reply, known, writer) : this.#answer(request, reply, known, writer);
   }
 
   async #answer(

@@ -1,11 +1,14 @@
-import { PrefixdError } from "../../errors.ts";
 import type { AppParts, AppState, TypedApp } from "../app-parts.ts";
 import { json, problems } from "../common-schema.ts";
+import { readinessOf } from "./readiness.ts";
 import { Liveness, Readiness } from "./schema.ts";
 
-const CHECK_MS = 2_000;
-
-export function healthRoutes(app: TypedApp, parts: AppParts, state: Readonly<AppState>): void {
+/** `parts` and `state` are read at each request. */
+export function healthRoutes(
+  app: TypedApp,
+  parts: Readonly<Pick<AppParts, "checks" | "metrics">>,
+  state: Readonly<AppState>,
+): void {
   const tags = ["operation"];
 
   app.get(
@@ -43,13 +46,9 @@ export function healthRoutes(app: TypedApp, parts: AppParts, state: Readonly<App
       },
     },
     async (_request, reply) => {
-      const checks: Record<string, string> = state.phase !== "serving" ? { server: "shutting down" } : {};
-      await Promise.all(
-        Object.entries(parts.checks).map(async ([name, check]) => (checks[name] = await outcomeOf(check))),
-      );
-      const ready = Object.values(checks).every((outcome) => outcome === "ok");
-      reply.code(ready ? 200 : 503);
-      return { status: ready ? ("ready" as const) : ("unavailable" as const), checks };
+      const readiness = await readinessOf(parts.checks, state);
+      reply.code(readiness.status === "ready" ? 200 : 503);
+      return readiness;
     },
   );
 
@@ -74,19 +73,4 @@ export function healthRoutes(app: TypedApp, parts: AppParts, state: Readonly<App
     },
     async (_request, reply) => reply.type(parts.metrics.contentType).send(await parts.metrics.render()),
   );
-}
-
-/** Our own errors' details are for clients; others may reveal too much. */
-async function outcomeOf(check: () => void | Promise<void>): Promise<string> {
-  let timer: NodeJS.Timeout | undefined;
-  const late = new Promise<string>((resolve) => {
-    timer = setTimeout(() => resolve(`no answer within ${CHECK_MS / 1000} s`), CHECK_MS);
-  });
-  try {
-    return await Promise.race([Promise.resolve(check()).then(() => "ok"), late]);
-  } catch (error) {
-    return error instanceof PrefixdError ? error.message : "failed";
-  } finally {
-    clearTimeout(timer);
-  }
 }
