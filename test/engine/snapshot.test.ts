@@ -43,6 +43,7 @@ t.test("a snapshot tells who runs, how far they are, and who waits", async (t) =
     );
     t.ok(rows.every(({ tokens, of, ageMs }) => tokens >= 0 && tokens <= of && ageMs >= 0));
   }
+  t.ok(counted.has("1 with 2 rows, ann/intent"), "a request of two choices is one request");
   const anns = seen.map(({ rows }) => rows.filter(({ tenant }) => tenant === "ann"));
   const first = anns.find((rows) => rows.length > 0)!;
   t.match(
