@@ -79,7 +79,10 @@ export interface AppParts {
   >;
   /** null: this server does not train. */
   readonly training: TrainingService | null;
-  readonly users: Omit<UserStore, "deleteUser" | "addUsage" | "onChange" | "ping" | "close">;
+  readonly users: Omit<
+    UserStore,
+    "deleteUser" | "addUsage" | "deletedAt" | "noteDeletions" | "listDeletions" | "onChange" | "ping" | "close"
+  >;
   readonly removal: UserRemoval;
   readonly auth: Authenticator;
   readonly audit: AuditLog;
