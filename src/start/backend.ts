@@ -16,8 +16,11 @@ import { createLocalBus } from "../replicas/replica-bus.ts";
 import { MemoryTokenBuckets } from "../users/token-rate.ts";
 import { Resources } from "./resources.ts";
 
+/** What of the configuration names a store. */
+export type StoreConfig = Pick<Config, "store" | "storeFolder" | "redisWaitReplicas">;
+
 /** @throws FolderInUseError, PrefixdError store_unavailable; leaves nothing open in that case */
-export function openBackend(config: Config, logger: Logger): Promise<Backend> {
+export function openBackend(config: StoreConfig, logger: Logger): Promise<Backend> {
   const { storeFolder } = config;
   return Resources.openAll((resources) =>
     storeFolder === null ? openShared(config, logger, resources) : openOwn(storeFolder, logger, resources),
@@ -53,7 +56,7 @@ async function openOwn(dir: string, logger: Logger, resources: Resources): Promi
 
 /** All parts share one set of connections. */
 async function openShared(
-  { store: url, redisWaitReplicas: waitReplicas }: Config,
+  { store: url, redisWaitReplicas: waitReplicas }: StoreConfig,
   logger: Logger,
   resources: Resources,
 ): Promise<Backend> {
