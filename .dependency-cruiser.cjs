@@ -124,7 +124,6 @@ module.exports = {
         "prefixes/",
         "users/",
         "replicas/",
-        "archive/",
         "text/",
         "training/jobs/",
         "observability/",

@@ -78,6 +78,7 @@ export async function serveEngine(
       usageSums: refuse,
     },
     removal: { removeUser: refuse, readmitUser: refuse },
+    backup: refuse,
     auth: createKeylessAuthenticator(),
     audit: { record: () => {} },
     metrics,
@@ -103,6 +104,8 @@ const refuse = (): never => {
 export function memoryRegistry(prefixes: readonly KvTensor[]): PrefixRegistry {
   return {
     register: refuse,
+    versions: refuse,
+    restore: refuse,
     info: async () => {
       throw new PrefixdError("prefix_not_found", "There is no such prefix.");
     },

@@ -11,7 +11,7 @@ import { ArchiveWriter, sha256 } from "./writer.ts";
 /** What an export reads. */
 export interface ArchiveSource {
   readonly users: Pick<UserStore, "getUser" | "listUsers" | "listKeys" | "usage" | "listDeletions">;
-  readonly prefixes: Pick<PrefixStore, "list" | "head" | "loadKv" | "loadFile">;
+  readonly prefixes: Pick<PrefixStore, "list" | "head" | "loadKv" | "loadFile" | "removalState">;
 }
 
 export interface ExportOptions {
@@ -37,7 +37,7 @@ interface Owner {
 /**
  * The bytes of an export: first all users, then prefixes and usage user by user. Holds one prefix at a time. Each
  * prefix is of one moment; together they are not, if the store is changed meanwhile. Throws `user_not_found` for a
- * named user, and `store_unavailable`.
+ * named user, `removed` if a user is removed while the user's prefixes are written, and `store_unavailable`.
  */
 export async function* exportArchive(
   { users, prefixes }: ArchiveSource,
@@ -68,7 +68,13 @@ export async function* exportArchive(
   async function* ownerRecords(owner: Owner): AsyncGenerator<Uint8Array> {
     for await (const name of namesOf(prefixes, owner.id)) {
       const found = await readPrefix(prefixes, owner, name, created);
-      if (found !== null) yield* writer.record(found.record, found.parts);
+      if (found === null) continue;
+      for await (const bytes of writer.record(found.record, found.parts)) {
+        // What has been read may outlive the user; it does not leave here then.
+        if ((await prefixes.removalState(owner.id)) !== null)
+          throw new PrefixdError("removed", "A user was removed during the export; repeat it.");
+        yield bytes;
+      }
     }
     yield* usageRecords(users, owner, writer);
   }

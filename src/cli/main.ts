@@ -23,6 +23,9 @@ const USAGE = `Usage: prefixd COMMAND
   load --scenario NAME [--url URL] measure a running server and check its answers; prefixd load --help
   export --store URL --out FILE    write users, keys, prefixes and usage of a store to a file
   import --store URL --in FILE     read them into a store
+  backup --out FILE                the same as export, of a running server
+  remove-again --store URL --audit-log FILE
+                                   after a restore of Redis or a folder: remove again who had been removed
   users COMMAND ...                manage users and keys of a running server; prefixd users --help
   --version
 
@@ -44,6 +47,8 @@ const COMMANDS: Readonly<Record<string, () => Promise<(args: readonly string[]) 
   delete: async () => (await import("./delete.ts")).deletePrefix,
   export: async () => (await import("./export.ts")).exportStore,
   import: async () => (await import("./import.ts")).importStore,
+  backup: async () => (await import("./backup.ts")).backup,
+  "remove-again": async () => (await import("./remove-again.ts")).removeAgain,
   users: async () => (await import("./users.ts")).users,
 };
 

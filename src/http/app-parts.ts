@@ -75,7 +75,17 @@ export interface AppParts {
   readonly generation: GenerationService;
   readonly prefixes: Pick<
     PrefixRegistry,
-    "register" | "info" | "readable" | "list" | "listShared" | "held" | "openFile" | "remove" | "patch"
+    | "register"
+    | "versions"
+    | "restore"
+    | "info"
+    | "readable"
+    | "list"
+    | "listShared"
+    | "held"
+    | "openFile"
+    | "remove"
+    | "patch"
   >;
   /** null: this server does not train. */
   readonly training: TrainingService | null;
@@ -84,6 +94,8 @@ export interface AppParts {
     "deleteUser" | "addUsage" | "deletedAt" | "noteDeletions" | "listDeletions" | "onChange" | "ping" | "close"
   >;
   readonly removal: UserRemoval;
+  /** The bytes of an export of the store. */
+  readonly backup: () => AsyncIterable<Uint8Array>;
   readonly auth: Authenticator;
   readonly audit: AuditLog;
   readonly metrics: Metrics;
