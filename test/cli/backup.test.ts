@@ -76,9 +76,8 @@ t.test("a server that loses its lease, or a user meanwhile, leaves no file", asy
   t.teardown(() => (lost = false));
   await t.rejects(backup([...flags, "--out", at("lost")]), { name: "CommandError" });
   lost = false;
-  const gone = { ...source.prefixes };
   const prefixes = {
-    list: gone.list ?? source.prefixes.list.bind(source.prefixes),
+    list: source.prefixes.list.bind(source.prefixes),
     head: source.prefixes.head.bind(source.prefixes),
     loadKv: source.prefixes.loadKv.bind(source.prefixes),
     loadFile: source.prefixes.loadFile.bind(source.prefixes),

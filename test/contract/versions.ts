@@ -102,7 +102,7 @@ export function versionsContract(withStore: WithStore): void {
   withStore("under concurrent changes totals and versions stay those of what is there", async (t, store, open) => {
     const second = await open();
     t.teardown(() => second.close());
-    const puts = (await Promise.all(records())) as R[];
+    const puts = await Promise.all(records());
     const random = seededRandom(11);
     const pick = <T>(of: readonly T[]): T => of[Math.floor(random() * of.length)]!;
     for (let round = 0; round < 12; round++) {

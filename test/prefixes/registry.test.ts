@@ -217,9 +217,10 @@ t.test("a prefix of another base is refused, and can be replaced", async (t) => 
 });
 
 t.test("earlier versions are listed and put back, by whom and when, for this base only", async (t) => {
-  const { registry, over } = await setUp(t);
+  const setup = await setUp(t);
+  const { registry } = setup;
   const other = (n: number): ReturnType<typeof upload> => upload(CONFIG, embeddings([3, 32], floats(96, { 0: n })));
-  const foreign = (await over("old base").register(key, other(0))).meta;
+  const foreign = (await setup.over("old base").register(key, other(0))).meta;
   const one = (await registry.register(key, other(1), undefined, undefined, undefined, "k1")).meta;
   const two = (await registry.register(key, other(2), undefined, undefined, undefined, "k2")).meta;
   t.same(await registry.register(key, other(2), undefined, undefined, undefined, "k3"), { meta: two, created: false });
