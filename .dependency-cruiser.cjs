@@ -54,6 +54,11 @@ module.exports = {
       ["errors\\.ts", "kv\\.ts", "formats/", "runtime/", "engine/runner\\.ts"],
       "the model implements the engine's ModelRunner on the runtime",
     ),
+    only(
+      "archive/",
+      ["errors\\.ts", "version\\.ts", "prefixes/", "users/"],
+      "an export knows what stores hold, and no store",
+    ),
     only("structured/", ["errors\\.ts"], "a constraint knows bytes and tokens: no HTTP, engine, tokenizer or user"),
     only("text/", ["errors\\.ts"], "text is the tokenizer's world"),
     only(
@@ -166,7 +171,8 @@ module.exports = {
       name: "only-main-starts",
       comment: "what a server is put together from is nobody's else",
       severity: "error",
-      from: { path: "^src/", pathNot: "^src/(main\\.ts|start/)" },
+      // Export and import open a store as a server does, and nothing else.
+      from: { path: "^src/", pathNot: "^src/(main\\.ts|start/|cli/store\\.ts)" },
       to: { path: "^src/start/" },
     },
     {

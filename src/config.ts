@@ -5,6 +5,7 @@ import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import Type, { type Static, type TSchema } from "typebox";
 import { Value } from "typebox/value";
+import { DATA_SETTINGS } from "./config-data.ts";
 import { STRUCTURED_SETTINGS } from "./config-structured.ts";
 import { TRAINING_SETTINGS } from "./config-training.ts";
 import { checkWatchSettings, WATCH_SETTINGS } from "./config-watch.ts";
@@ -210,6 +211,7 @@ export const ConfigSchema = Type.Object({
   ...STRUCTURED_SETTINGS,
   ...TRAINING_SETTINGS,
   ...WATCH_SETTINGS,
+  ...DATA_SETTINGS,
   maxConnections: Type.Integer({
     minimum: 0,
     maximum: 1_000_000,

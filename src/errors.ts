@@ -44,6 +44,7 @@ export const ERRORS = {
   prefix_not_finite: { status: 422, title: "The prefix has non-finite values" },
   prefix_overflows: { status: 422, title: "The prefix makes the model overflow" },
   prefix_damaged: { status: 500, title: "The stored prefix is damaged" },
+  version_not_found: { status: 404, title: "No such version of the prefix" },
   prefix_too_long: { status: 422, title: "The prefix has too many virtual tokens" },
   // users
   unauthorized: { status: 401, title: "A valid key is needed" },
@@ -69,6 +70,7 @@ export const ERRORS = {
   queue_timeout: { status: 503, title: "The request has waited too long" },
   store_unavailable: { status: 503, title: "The prefix store is not available" },
   store_full: { status: 507, title: "The prefix store has no room left" },
+  backup_busy: { status: 503, title: "Another backup is being made" },
   live_busy: { status: 503, title: "Too many readers of the live feed" },
   draining: { status: 503, title: "The server is shutting down" },
   removed: { status: 410, title: "The prefix was removed while the request ran" },

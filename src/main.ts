@@ -1,4 +1,6 @@
 /** Composition root: config -> parts -> listen -> drain. Only this and the command line construct concrete parts. */
+import { exportArchive } from "./archive/export.ts";
+import { paced } from "./archive/paced.ts";
 import { isWorldReadable, originsOf, secretsOf, type Config } from "./config.ts";
 import { Engine } from "./engine/engine.ts";
 import type { PrefixdError } from "./errors.ts";
@@ -95,6 +97,7 @@ async function start(
     cache: replica.prefixCache,
     shape,
     baseFingerprint: fingerprint,
+    keepVersions: config.prefixVersions,
     ...(config.requireBaseName ? { requiredBaseName: model.name } : {}),
   };
   const registry = createPrefixRegistry({
@@ -195,6 +198,7 @@ async function start(
     training,
     users: replica.users,
     removal: replica.removal,
+    backup: () => paced(exportArchive(backend), { rate: config.backupRate, check: () => replica.mustServe() }),
     auth: replica.auth,
     audit: createAuditLog(config.auditLog, logger, secrets),
     metrics,

@@ -27,7 +27,7 @@ t.test("flags, variables, routes and the version are prefixd's", async (t) => {
   const flags = [...all.matchAll(/- (--[a-z-]+)/g)].map(([, flag]) => flag!);
   t.ok(flags.length >= 6);
   for (const flag of flags) t.ok(keys.map(flagOf).includes(flag), flag);
-  for (const [, name] of all.matchAll(/name: (PREFIXD_\w+)/g)) t.ok(keys.map(variableOf).includes(name!), name);
+  for (const [, name = ""] of all.matchAll(/name: (PREFIXD_\w+)/g)) t.ok(keys.map(variableOf).includes(name), name);
   const { paths } = parse(readFileSync(repositoryFile("openapi.yaml"), "utf8")) as { paths: object };
   for (const [, path] of all.matchAll(/path: (\/[a-z/]+)[ ,}\n]/g))
     if (path!.startsWith("/health") || path === "/metrics") t.hasOwnProp(paths, path!);

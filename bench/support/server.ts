@@ -86,6 +86,7 @@ export async function serveEngine(
       usageSums: refuse,
     },
     removal: { removeUser: refuse, readmitUser: refuse },
+    backup: refuse,
     auth: createKeylessAuthenticator(),
     audit: { record: () => {} },
     metrics,
@@ -112,6 +113,8 @@ const refuse = (): never => {
 export function memoryRegistry(prefixes: readonly KvTensor[]): PrefixRegistry {
   return {
     register: refuse,
+    versions: refuse,
+    restore: refuse,
     info: async () => {
       throw new PrefixdError("prefix_not_found", "There is no such prefix.");
     },

@@ -72,6 +72,23 @@ export async function* streamEvents<T>(
   }
 }
 
+/** The same for the bytes of a long answer, as they come. */
+export async function* streamBytes(
+  url: string | undefined,
+  path: string,
+  init: Init,
+  key: string | undefined,
+): AsyncGenerator<Uint8Array, void, undefined> {
+  const response = await open(url, path, init, key);
+  const body: ReadableStream<Uint8Array> = response.body ?? new ReadableStream();
+  const chunks = body[Symbol.asyncIterator]();
+  for (;;) {
+    const chunk = await chunks.next().catch((error: unknown) => cutOff(response.url, error));
+    if (chunk.done === true) return;
+    yield chunk.value;
+  }
+}
+
 function cutOff(address: string, reason: unknown): never {
   throw new CommandError(`the response of ${address} was cut off (${reasonOf(reason)})`);
 }

@@ -15,12 +15,17 @@ const USAGE = `Usage: prefixd COMMAND
   doctor [--device D] [--json]     show this machine, which devices work, and what the others lack
   train --data FILE --out DIR      train a prefix from examples; prefixd train --help
   generate PROMPT [--prefix ID]... generate on a running server, with one or more prefixes
-  push DIR [--id NAME]             register a PEFT adapter or a hard prompt with a running server
+  push DIR|hf:OWNER/NAME           register a PEFT adapter or a hard prompt with a running server
   list                             list the prefixes of a running server that you may use
   pull ID [DIR]                    download a prefix's files
   share ID [flags]                 set who else may use or download a prefix
   delete ID                        remove a prefix
   load --scenario NAME [--url URL] measure a running server and check its answers; prefixd load --help
+  export --store URL --out FILE    write users, keys, prefixes and usage of a store to a file
+  import --store URL --in FILE     read them into a store
+  backup --out FILE                the same as export, of a running server
+  remove-again --store URL --audit-log FILE
+                                   after a restore of Redis or a folder: remove again who had been removed
   users COMMAND ...                manage users and keys of a running server; prefixd users --help
   --version
 
@@ -40,6 +45,10 @@ const COMMANDS: Readonly<Record<string, () => Promise<(args: readonly string[]) 
   pull: async () => (await import("./pull.ts")).pull,
   share: async () => (await import("./share.ts")).share,
   delete: async () => (await import("./delete.ts")).deletePrefix,
+  export: async () => (await import("./export.ts")).exportStore,
+  import: async () => (await import("./import.ts")).importStore,
+  backup: async () => (await import("./backup.ts")).backup,
+  "remove-again": async () => (await import("./remove-again.ts")).removeAgain,
   users: async () => (await import("./users.ts")).users,
 };
 
@@ -54,6 +63,7 @@ const EXPECTED = new Set([
   "TrainingError",
   "OrtError",
   "FolderInUseError",
+  "ArchiveError",
 ]);
 
 const [name = "", ...args] = process.argv.slice(2);

@@ -1,6 +1,9 @@
 import { existsSync } from "node:fs";
 import { readFile } from "node:fs/promises";
+import { homedir } from "node:os";
 import { basename, join, resolve } from "node:path";
+import { ConfigError } from "../errors.ts";
+import { parseHubId, type HubId } from "../formats/hub-id.ts";
 import type { PrefixDocument } from "../http/prefixes/schema.ts";
 import { oneLine } from "../one-line.ts";
 import type { BaseEmbeddings, EmbeddingDigests } from "../prefixes/adapter-weights.ts";
@@ -11,22 +14,50 @@ import { CLIENT_OPTIONS, CLIENT_USAGE, onlyOperand, readArguments, prefixPath, u
 import { CommandError } from "./command-error.ts";
 import { callJson } from "./http-client.ts";
 
-const USAGE = `Usage: prefixd push DIR [--id NAME]
+const USAGE = `Usage: prefixd push DIR|hf:OWNER/NAME[@REVISION] [--id NAME]
 
 Registers the adapter that PEFT's save_pretrained wrote to DIR, or the hard prompt of its prompt.json ({"text": ...} or
-{"token_ids": [...]}), or replaces the prefix with the same name.
+{"token_ids": [...]}), or replaces the prefix with the same name. hf: downloads an adapter from the Hugging Face hub first, with the token
+in HF_TOKEN if the repository is private.
 
-  --id NAME              the prefix's name (default: the folder's)
+  --id NAME              the prefix's name (default: the folder's or the repository's)
+  --subfolder DIR        the adapter's folder in the hub's repository
 ${CLIENT_USAGE}`;
+
+const HUB = "hf:";
 
 /** `prefixd push`: registers a folder's prefix with a running server, by default under the folder's name. */
 export async function push(args: readonly string[]): Promise<void> {
-  const { values, positionals } = readArguments("push", args, { ...CLIENT_OPTIONS, id: { type: "string" } }, USAGE);
+  const options = { ...CLIENT_OPTIONS, id: { type: "string" }, subfolder: { type: "string" } } as const;
+  const { values, positionals } = readArguments("push", args, options, USAGE);
   if (values.help === true) return void process.stdout.write(USAGE);
-  const dir = onlyOperand("push", "folder", positionals, USAGE);
-  const id = values.id ?? basename(resolve(dir));
+  const operand = onlyOperand("push", "folder", positionals, USAGE);
+  const { subfolder } = values;
+  const hub = operand.startsWith(HUB) ? hubIdOf(operand) : null;
+  if (hub === null && subfolder !== undefined)
+    throw new ConfigError(`push ${operand}: --subfolder is for a repository on the hub, hf:OWNER/NAME`, USAGE);
+  const id = values.id ?? basename(hub === null ? resolve(operand) : (subfolder ?? hub.name));
+  const dir = hub === null ? operand : await fromHub(hub, subfolder ?? null);
   const { text, value } = await pushFolder(dir, id, values.url, userKey(values["key-file"]));
   console.log(values.json === true ? text : registered(value));
+}
+
+/** Throws ConfigError. */
+function hubIdOf(operand: string): HubId {
+  const id = parseHubId(operand.slice(HUB.length));
+  if (id === null) throw new ConfigError(`push ${operand}: expected hf:OWNER/NAME or hf:OWNER/NAME@REVISION`, USAGE);
+  return id;
+}
+
+/** The folder of an adapter that is on the hub. Throws ConfigError, ModelLoadError. */
+async function fromHub(id: HubId, subfolder: string | null): Promise<string> {
+  if (subfolder !== null && !/^[\w-][\w.-]*(\/[\w-][\w.-]*)*$/.test(subfolder))
+    throw new ConfigError(`push --subfolder ${subfolder}: expected a folder of the repository, such as a/b`, USAGE);
+  // Loaded on demand: other pushes need nothing of the hub.
+  const { resolveAdapter } = await import("../model/hub.ts");
+  const cacheDir = join(process.env["XDG_CACHE_HOME"] || join(homedir(), ".cache"), "prefixd");
+  const onFile = (name: string, bytes: number): void => console.error(oneLine(`downloading ${name} (${bytes} bytes)`));
+  return resolveAdapter(id, { cacheDir, subfolder, onFile });
 }
 
 /** The line that says what was registered. */

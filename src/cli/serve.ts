@@ -3,7 +3,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { helpText, parseConfig, type Config } from "../config.ts";
 import type { PrefixdError } from "../errors.ts";
 import type { RunningServer } from "../main.ts";
-import { withoutPasswords } from "../redis/url.ts";
+import { hidePasswords } from "./hide-passwords.ts";
 import { onStopSignals, type StopSignal } from "./signals.ts";
 
 /** Time to send the last responses when the device is lost. */
@@ -38,12 +38,6 @@ export async function serve(args: readonly string[]): Promise<void> {
   void running.deviceLost.then((error) => endWithDevice(error, running));
   if (process.stdout.isTTY || process.env["npm_lifecycle_event"] === "start")
     process.stderr.write(await whatToTry(server.url, config));
-}
-
-/** Hides passwords from `ps` and /proc, where every local user can read the command line. */
-function hidePasswords(): void {
-  const line = [process.argv0, ...process.execArgv, ...process.argv.slice(1)].join(" ");
-  if (withoutPasswords(line) !== line) process.title = withoutPasswords(line);
 }
 
 /**

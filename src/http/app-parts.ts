@@ -76,12 +76,28 @@ export interface AppParts {
   readonly generation: GenerationService;
   readonly prefixes: Pick<
     PrefixRegistry,
-    "register" | "info" | "isResident" | "readable" | "list" | "listShared" | "held" | "openFile" | "remove" | "patch"
+    | "register"
+    | "versions"
+    | "restore"
+    | "info"
+    | "isResident"
+    | "readable"
+    | "list"
+    | "listShared"
+    | "held"
+    | "openFile"
+    | "remove"
+    | "patch"
   >;
   /** null: this server does not train. */
   readonly training: TrainingService | null;
-  readonly users: Omit<UserStore, "deleteUser" | "addUsage" | "onChange" | "ping" | "close">;
+  readonly users: Omit<
+    UserStore,
+    "deleteUser" | "addUsage" | "deletedAt" | "noteDeletions" | "listDeletions" | "onChange" | "ping" | "close"
+  >;
   readonly removal: UserRemoval;
+  /** The bytes of an export of the store. */
+  readonly backup: () => AsyncIterable<Uint8Array>;
   readonly auth: Authenticator;
   readonly audit: AuditLog;
   readonly metrics: Metrics;

@@ -16,6 +16,7 @@ import { sendProblem, toPrefixdError } from "./problem.ts";
 import { originForm, refuseEncodedBodies } from "./connections/request-checks.ts";
 import { requestId, trackRequests } from "./access-log.ts";
 import { RouteIndex } from "./route-index.ts";
+import { backupRoutes } from "./admin/backup-route.ts";
 import { liveRoutes } from "./admin/live-route.ts";
 import { adminRoutes } from "./admin/route.ts";
 import { consoleRoutes } from "./console.ts";
@@ -120,6 +121,7 @@ export async function buildApp(parts: AppParts): Promise<App> {
   prefixRoutes(fastify, parts, reader, bodies);
   adminRoutes(fastify, parts);
   liveRoutes(fastify, parts, state);
+  backupRoutes(fastify, parts);
   usageRoutes(fastify, parts);
   modelRoutes(fastify, parts);
   healthRoutes(fastify, parts, state);

@@ -2,10 +2,24 @@ import type { ContentsCheck } from "./check.ts";
 import { Damage } from "./format.ts";
 import { SEAL_BYTES, unsealJson } from "./sealed.ts";
 import { keyText } from "../prefixes/name.ts";
-import type { HeldPrefixes, PrefixMeta } from "../prefixes/store.ts";
+import type { HeldPrefixes, PrefixMeta, PrefixVersion } from "../prefixes/store.ts";
+
+/** A record with the place of its parts. */
+export interface StoredMeta extends PrefixMeta {
+  readonly slot?: number;
+}
+export interface StoredVersion extends PrefixVersion {
+  readonly slot?: number;
+}
 
 /** Names of an environment's entries: `meta` has user/name, `blobs` has each prefix's tensors and files. */
 export const kvKey = (key: string): string => `${key}/kv`;
+/** Base of the names of a version's parts; versions from before there were several have slot 0. */
+export const partsKey = (key: string, { slot = 0 }: { readonly slot?: number }): string =>
+  slot === 0 ? key : `${key}/v${slot}`;
+const VERSIONS = "versions/";
+/** In `info`: the prefix's earlier versions, a JSON list. */
+export const versionsKey = (key: string): string => VERSIONS + key;
 export const fileKey = (key: string, file: string): string => `${key}/file/${encodeURIComponent(file)}`;
 
 /**
@@ -21,6 +35,7 @@ export class PrefixContents implements ContentsCheck {
 
   entry(tree: string, key: string, size: number, read: () => Buffer): void {
     if (tree === "blobs") this.#found.set(key, size);
+    else if (tree === "info" && key.startsWith(VERSIONS)) this.#versions(key, read());
     else if (tree === "info") this.#info.set(key, read().toString());
     else if (tree === "meta") this.#prefix(key, read());
     else throw new Damage("it has a table of no known name");
@@ -44,11 +59,24 @@ export class PrefixContents implements ContentsCheck {
   }
 
   #prefix(key: string, value: Buffer): void {
-    const meta = unsealJson(key, value) as PrefixMeta;
+    const meta = unsealJson(key, value) as StoredMeta;
     if (keyText(meta) !== key) throw new Damage("a prefix lies under another name");
     this.#held.prefixes++;
-    this.#held.bytes += meta.bytes;
-    this.#expected.set(kvKey(key), meta.bytes);
-    for (const [file, bytes] of Object.entries(meta.files)) this.#expected.set(fileKey(key, file), bytes);
+    this.#parts(key, meta);
+  }
+
+  #versions(key: string, value: Buffer): void {
+    const prefix = key.slice(VERSIONS.length);
+    for (const version of unsealJson(key, value) as StoredVersion[]) {
+      if (keyText(version) !== prefix) throw new Damage("a version lies under another name");
+      this.#parts(prefix, version);
+    }
+  }
+
+  #parts(key: string, version: StoredVersion): void {
+    const base = partsKey(key, version);
+    this.#held.bytes += version.bytes;
+    this.#expected.set(kvKey(base), version.bytes);
+    for (const [file, bytes] of Object.entries(version.files)) this.#expected.set(fileKey(base, file), bytes);
   }
 }

@@ -2,7 +2,15 @@ import type { Database, RootDatabase } from "lmdb";
 import { PrefixdError } from "../errors.ts";
 import { isDiskFull, makeLmdb, mustHaveRoom, openLmdb, OpenFile, type FileState } from "./file.ts";
 import { seal, SEAL_BYTES, sealJson, unseal, unsealJson } from "./sealed.ts";
-import { fileKey, kvKey, PrefixContents } from "./prefix-contents.ts";
+import {
+  fileKey,
+  kvKey,
+  partsKey,
+  PrefixContents,
+  versionsKey,
+  type StoredMeta,
+  type StoredVersion,
+} from "./prefix-contents.ts";
 import { keyText } from "../prefixes/name.ts";
 import { checkPrecondition } from "../prefixes/precondition.ts";
 import {
@@ -22,17 +30,20 @@ import type {
   PrefixMeta,
   PrefixQuota,
   PrefixRecord,
+  PrefixVersion,
   Precondition,
   SharingPatch,
+  VersionChange,
 } from "../prefixes/store.ts";
+import { asCurrent, roomForVersions, versionNotFound, versionsToKeep } from "../prefixes/versions.ts";
 
 const FORMAT = "1";
 
 /**
  * One user's prefixes: an LMDB environment in its own folder, so that removing the user can destroy the file. Every
  * call is synchronous and blocks on the disk, so it runs on its own thread. Three databases, so that listing never
- * reads tensors: `meta` (user/name -> JSON), `blobs` (user/name/part -> bytes; files with a checksum, tensors have
- * their digest) and `info` (format, bytes stored, totals).
+ * reads tensors: `meta` (user/name -> JSON), `blobs` (user/name/part, or user/name/vSLOT/part, -> bytes; files with a
+ * checksum, tensors have their digest) and `info` (format, bytes stored, totals, each prefix's earlier versions).
  */
 export class LmdbEnvironment {
   readonly #dir: string;
@@ -70,26 +81,52 @@ export class LmdbEnvironment {
     record: PrefixRecord,
     precondition: Precondition | undefined,
     quota: PrefixQuota | undefined,
+    keep: number,
   ): { created: boolean } {
     const { meta } = record;
     const key = keyText(meta);
-    const bytes = storedBytes(meta);
-    return this.#write(bytes, () => {
+    return this.#write(storedBytes(meta), () => {
       const old = this.#read(key);
       checkPrecondition(old?.digest ?? null, precondition);
-      const held = this.#held();
-      const others = old === null ? held : { prefixes: held.prefixes - 1, bytes: held.bytes - old.bytes };
+      const earlier = this.#earlier(key);
+      const others = without(this.#held(), old, earlier);
       checkQuota(quota, others, meta.bytes, old?.bytes ?? null);
-      const grown = bytes - (old === null ? 0 : storedBytes(old));
-      if (old !== null) this.#drop(key, old);
+      const room = roomForVersions(quota?.max_prefix_bytes, others.bytes, meta.bytes);
+      const kept = versionsToKeep<StoredVersion>(old, earlier, { digest: meta.digest, keep, room });
+      const slot = 1 + Math.max(-1, ...[...earlier, ...(old === null ? [] : [old])].map(({ slot = 0 }) => slot));
+      const base = partsKey(key, { slot });
       // Copy it: the tensors arrive in memory shared by two threads, which would crash LMDB's binding.
-      this.#blobs.putSync(kvKey(key), Buffer.from(record.kv));
+      this.#blobs.putSync(kvKey(base), Buffer.from(record.kv));
       for (const [file, content] of record.files)
-        this.#blobs.putSync(fileKey(key, file), seal(fileKey(key, file), content));
-      this.#putMeta({ ...withoutSharing(meta), ...sharingOf(old) });
-      this.#putInfo("bytes", String(this.#total() + grown));
-      this.#putHeld({ prefixes: others.prefixes + 1, bytes: others.bytes + meta.bytes });
+        this.#blobs.putSync(fileKey(base, file), seal(fileKey(base, file), content));
+      const current = { ...withoutSharing(meta), ...sharingOf(old), ...(slot === 0 ? {} : { slot }) };
+      this.#replace(key, { old, earlier, others }, current, kept);
       return { created: old === null };
+    });
+  }
+
+  /** Earlier versions, the one replaced last first. */
+  versions(key: PrefixKey): PrefixVersion[] {
+    this.#root.resetReadTxn();
+    return this.#earlier(keyText(key)).map(withoutSlot);
+  }
+
+  /** Returns null if there is no such prefix. */
+  restore(key: PrefixKey, change: VersionChange, precondition: Precondition | undefined): PrefixMeta | null {
+    return this.#write(0, () => {
+      const text = keyText(key);
+      const old = this.#read(text);
+      checkPrecondition(old?.digest ?? null, precondition);
+      if (old === null) return null;
+      if (old.digest === change.digest) return withoutSlot(old);
+      const earlier = this.#earlier(text);
+      const found = earlier.find(({ digest }) => digest === change.digest);
+      if (found === undefined) throw versionNotFound();
+      const current = { ...asCurrent(found, old, change), ...sharingOf(old) };
+      const rest = earlier.filter((version) => version !== found);
+      const kept = versionsToKeep<StoredVersion>(old, rest, { ...change, room: Infinity });
+      this.#replace(text, { old, earlier, others: without(this.#held(), old, earlier) }, current, kept);
+      return withoutSlot(current);
     });
   }
 
@@ -111,7 +148,7 @@ export class LmdbEnvironment {
       const [before, after] = [guestsOf(old), guestsOf(meta)];
       admit([...after].filter((guest) => !before.has(guest)));
       this.#putMeta(meta);
-      return { meta, dropped: [...before].filter((guest) => !after.has(guest)) };
+      return { meta: withoutSlot(meta), dropped: [...before].filter((guest) => !after.has(guest)) };
     });
   }
 
@@ -132,17 +169,23 @@ export class LmdbEnvironment {
 
   head(key: PrefixKey): PrefixMeta | null {
     this.#root.resetReadTxn();
-    return this.#read(keyText(key));
+    const stored = this.#read(keyText(key));
+    return stored === null ? null : withoutSlot(stored);
   }
 
   loadKv(key: PrefixKey, digest: string): Uint8Array | null {
-    return this.#load(key, digest, kvKey(keyText(key)));
+    const meta = this.#current(key);
+    if (meta?.digest !== digest) return null;
+    const value = this.#blobs.getBinary(kvKey(partsKey(keyText(key), meta)));
+    if (value === undefined) return null;
+    const whole = value.byteOffset === 0 && value.byteLength === value.buffer.byteLength;
+    return whole ? new Uint8Array(value.buffer) : new Uint8Array(value);
   }
 
   loadFile(key: PrefixKey, digest: string, file: string, range?: ByteRange): Uint8Array | null {
-    const blob = fileKey(keyText(key), file);
-    const meta = this.head(key);
+    const meta = this.#current(key);
     if (meta?.digest !== digest || !Object.hasOwn(meta.files, file)) return null;
+    const blob = fileKey(partsKey(keyText(key), meta), file);
     // A view of the mapped file, valid until the next read.
     const view = this.#blobs.getBinaryFast(blob);
     if (view === undefined) return null;
@@ -172,7 +215,7 @@ export class LmdbEnvironment {
       exclusiveStart: options.after !== undefined,
       limit: options.limit,
     });
-    return [...range].map(({ key, value }) => listedFor(user, parseMeta(key, value)));
+    return [...range].map(({ key, value }) => listedFor(user, withoutSlot(parseMeta(key, value))));
   }
 
   /** Returns what was deleted. */
@@ -182,11 +225,9 @@ export class LmdbEnvironment {
       const old = this.#read(text);
       checkPrecondition(old?.digest ?? null, precondition);
       if (old === null) return null;
-      const held = this.#held();
-      this.#putInfo("bytes", String(this.#total() - storedBytes(old)));
-      this.#putHeld({ prefixes: held.prefixes - 1, bytes: held.bytes - old.bytes });
-      this.#drop(text, old);
-      return old;
+      const earlier = this.#earlier(text);
+      this.#replace(text, { old, earlier, others: without(this.#held(), old, earlier) }, null, []);
+      return withoutSlot(old);
     });
   }
 
@@ -227,27 +268,58 @@ export class LmdbEnvironment {
     }
   }
 
-  #read(key: string): PrefixMeta | null {
+  #current(key: PrefixKey): StoredMeta | null {
+    this.#root.resetReadTxn();
+    return this.#read(keyText(key));
+  }
+
+  /** Earlier versions, the one replaced last first. */
+  #earlier(key: string): StoredVersion[] {
+    const value = this.#info.getBinary(versionsKey(key));
+    return value === undefined ? [] : (unsealJson(versionsKey(key), asBuffer(value)) as StoredVersion[]);
+  }
+
+  /**
+   * Writes a prefix's current version (null: none) and its earlier ones, and the totals; removes the parts of those that
+   * are no more. `others` are the totals without this prefix.
+   */
+  #replace(
+    key: string,
+    { old, earlier, others }: { old: StoredMeta | null; earlier: readonly StoredVersion[]; others: HeldPrefixes },
+    current: StoredMeta | null,
+    kept: readonly StoredVersion[],
+  ): void {
+    const before = old === null ? earlier : [old, ...earlier];
+    const after = current === null ? kept : [current, ...kept];
+    const slots = new Set(after.map(({ slot = 0 }) => slot));
+    for (const version of before) {
+      if (slots.has(version.slot ?? 0)) continue;
+      const base = partsKey(key, version);
+      this.#blobs.removeSync(kvKey(base));
+      for (const file of Object.keys(version.files)) this.#blobs.removeSync(fileKey(base, file));
+    }
+    if (current === null) this.#meta.removeSync(key);
+    else this.#putMeta(current);
+    const name = versionsKey(key);
+    const versions = kept.map((version) => withoutSharing(version));
+    if (kept.length > 0) this.#info.putSync(name, sealJson(name, versions));
+    else if (earlier.length > 0) this.#info.removeSync(name);
+    const stored = (versions: readonly StoredVersion[]): number =>
+      versions.reduce((sum, version) => sum + storedBytes(version), 0);
+    this.#putInfo("bytes", String(this.#total() + stored(after) - stored(before)));
+    this.#putHeld({
+      prefixes: others.prefixes + (current === null ? 0 : 1),
+      bytes: after.reduce((sum, { bytes }) => sum + bytes, others.bytes),
+    });
+  }
+
+  #read(key: string): StoredMeta | null {
     const value = this.#meta.getBinary(key);
     return value === undefined ? null : parseMeta(key, value);
   }
 
-  #load(key: PrefixKey, digest: string, blob: string): Uint8Array | null {
-    if (this.head(key)?.digest !== digest) return null;
-    const value = this.#blobs.getBinary(blob);
-    if (value === undefined) return null;
-    const whole = value.byteOffset === 0 && value.byteLength === value.buffer.byteLength;
-    return whole ? new Uint8Array(value.buffer) : new Uint8Array(value);
-  }
-
-  #putMeta(meta: PrefixMeta): void {
+  #putMeta(meta: StoredMeta): void {
     this.#meta.putSync(keyText(meta), sealJson(keyText(meta), meta));
-  }
-
-  #drop(key: string, old: PrefixMeta): void {
-    this.#meta.removeSync(key);
-    this.#blobs.removeSync(kvKey(key));
-    for (const file of Object.keys(old.files)) this.#blobs.removeSync(fileKey(key, file));
   }
 
   /** Stored with each transaction; counted in an environment that predates this. */
@@ -258,6 +330,7 @@ export class LmdbEnvironment {
     for (const { key, value } of this.#meta.getRange({})) {
       prefixes++;
       bytes += parseMeta(key, value).bytes;
+      for (const version of this.#earlier(key)) bytes += version.bytes;
     }
     return { prefixes, bytes };
   }
@@ -285,12 +358,27 @@ function userRange(user: string): { start: string; end: string } {
   return { start: `${text}/`, end: `${text}0` };
 }
 
-function storedBytes(meta: PrefixMeta): number {
+/** The totals without a prefix and its earlier versions. */
+function without(held: HeldPrefixes, old: StoredMeta | null, earlier: readonly StoredVersion[]): HeldPrefixes {
+  const versions = old === null ? earlier : [old, ...earlier];
+  return {
+    prefixes: held.prefixes - (old === null ? 0 : 1),
+    bytes: versions.reduce((rest, { bytes }) => rest - bytes, held.bytes),
+  };
+}
+
+function withoutSlot<T extends StoredVersion>(stored: T): Omit<T, "slot"> {
+  const meta: Omit<T, "slot"> & { slot?: number } = { ...stored };
+  delete meta.slot;
+  return meta;
+}
+
+function storedBytes(meta: Pick<PrefixMeta, "bytes" | "files">): number {
   return Object.values(meta.files).reduce((sum, size) => sum + size, meta.bytes);
 }
 
-function parseMeta(key: string, value: Uint8Array): PrefixMeta {
-  return unsealJson(key, asBuffer(value)) as PrefixMeta;
+function parseMeta(key: string, value: Uint8Array): StoredMeta {
+  return unsealJson(key, asBuffer(value)) as StoredMeta;
 }
 
 function asBuffer(bytes: Uint8Array): Buffer {

@@ -13,10 +13,12 @@ import type {
   PrefixQuota,
   PrefixRecord,
   PrefixStore,
+  PrefixVersion,
   Precondition,
   RemovalState,
   RemovedPrefixes,
   SharingPatch,
+  VersionChange,
 } from "../prefixes/store.ts";
 import { Tombstones } from "../prefixes/tombstones.ts";
 
@@ -49,7 +51,12 @@ class LmdbStore implements PrefixStore {
     this.#heads = new KnownHeads((user) => userFile(options.dir, user));
   }
 
-  async put(record: PrefixRecord, precondition?: Precondition, quota?: PrefixQuota): Promise<{ created: boolean }> {
+  async put(
+    record: PrefixRecord,
+    precondition?: Precondition,
+    quota?: PrefixQuota,
+    keep = 0,
+  ): Promise<{ created: boolean }> {
     const { meta } = record;
     this.#removed.check(meta.user);
     const kv = await shared(record.kv);
@@ -57,7 +64,15 @@ class LmdbStore implements PrefixStore {
     for (const [name, bytes] of record.files) files.set(name, await shared(bytes));
     // The user may have been removed meanwhile.
     this.#removed.check(meta.user);
-    return this.#tables.call("put", { meta, kv, files }, precondition, quota);
+    return this.#tables.call("put", { meta, kv, files }, precondition, quota, keep);
+  }
+
+  versions(key: PrefixKey): Promise<PrefixVersion[]> {
+    return this.#tables.call("versions", plain(key));
+  }
+
+  restore(key: PrefixKey, change: VersionChange, precondition?: Precondition): Promise<PrefixMeta | null> {
+    return this.#tables.call("restore", plain(key), change, precondition);
   }
 
   patchMeta(key: PrefixKey, patch: SharingPatch, precondition?: Precondition): Promise<PrefixMeta | null> {

@@ -15,10 +15,12 @@ import type {
   PrefixMeta,
   PrefixQuota,
   PrefixRecord,
+  PrefixVersion,
   Precondition,
   RemovedPrefixes,
   SharedPart,
   SharingPatch,
+  VersionChange,
 } from "../prefixes/store.ts";
 
 export interface LmdbOptions {
@@ -41,10 +43,26 @@ export class LmdbTables {
     this.#shares = openShares(options.dir, { built: this.#environments.names().length === 0 });
   }
 
-  async put(record: PrefixRecord, precondition?: Precondition, quota?: PrefixQuota): Promise<{ created: boolean }> {
+  async put(
+    record: PrefixRecord,
+    precondition?: Precondition,
+    quota?: PrefixQuota,
+    keep = 0,
+  ): Promise<{ created: boolean }> {
     const { user } = record.meta;
     const environment = (await this.#environments.of(user)) ?? (await this.#environments.make(user));
-    return environment.put(record, precondition, quota);
+    return environment.put(record, precondition, quota, keep);
+  }
+
+  async versions(key: PrefixKey): Promise<PrefixVersion[]> {
+    return (await this.#environments.of(key.user))?.versions(key) ?? [];
+  }
+
+  async restore(key: PrefixKey, change: VersionChange, precondition?: Precondition): Promise<PrefixMeta | null> {
+    const environment = await this.#environments.of(key.user);
+    if (environment !== null) return environment.restore(key, change, precondition);
+    checkPrecondition(null, precondition);
+    return null;
   }
 
   async patchMeta(key: PrefixKey, patch: SharingPatch, precondition?: Precondition): Promise<PrefixMeta | null> {

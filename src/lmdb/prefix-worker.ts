@@ -4,6 +4,20 @@ import { LmdbTables, type LmdbOptions } from "./prefix-tables.ts";
 
 serveCalls<LmdbTables>(
   (options) => new LmdbTables(options as LmdbOptions),
-  ["put", "patchMeta", "head", "loadKv", "loadFile", "list", "listShared", "held", "delete", "deleteUser", "ping"],
+  [
+    "put",
+    "versions",
+    "restore",
+    "patchMeta",
+    "head",
+    "loadKv",
+    "loadFile",
+    "list",
+    "listShared",
+    "held",
+    "delete",
+    "deleteUser",
+    "ping",
+  ],
   "prefix store",
 );

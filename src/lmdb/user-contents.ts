@@ -3,7 +3,7 @@ import { Damage } from "./format.ts";
 import { unsealJson } from "./sealed.ts";
 import type { ApiKeyRecord, User } from "../users/types.ts";
 
-const TABLES: ReadonlySet<string> = new Set(["users", "keys", "user-keys", "usage", "usage-days"]);
+const TABLES: ReadonlySet<string> = new Set(["users", "keys", "user-keys", "usage", "usage-days", "deletions"]);
 
 /**
  * Checks that each record is stored under its own id, and each key also under its user; otherwise one user's key could

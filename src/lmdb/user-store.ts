@@ -1,6 +1,7 @@
 import { WorkerCalls } from "./worker-calls.ts";
 import { ChangeListeners } from "../users/change-listeners.ts";
 import type { LmdbUserOptions, LmdbUserTables } from "./user-tables.ts";
+import type { Deletion, DeletionPage } from "../users/deletions.ts";
 import type { RemovedUser, UsageDays, UsageRange, UserPatch, UserStore } from "../users/store.ts";
 import type { ApiKeyRecord, UsageRow, UsageSums, User } from "../users/types.ts";
 
@@ -73,6 +74,18 @@ class LmdbUserStore implements UserStore {
 
   usageSums(user: string, days: UsageDays): Promise<UsageSums> {
     return this.#tables.call("usageSums", user, days);
+  }
+
+  deletedAt(hashes: readonly string[]): Promise<(string | null)[]> {
+    return this.#tables.call("deletedAt", hashes);
+  }
+
+  noteDeletions(deletions: readonly Deletion[]): Promise<void> {
+    return this.#tables.call("noteDeletions", deletions);
+  }
+
+  listDeletions(from: string | null): Promise<DeletionPage> {
+    return this.#tables.call("listDeletions", from);
   }
 
   onChange(listener: (user: string) => void): () => void {

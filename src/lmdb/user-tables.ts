@@ -3,6 +3,7 @@ import { JsonTable } from "./json-table.ts";
 import { RewrittenLmdb } from "./rewritten.ts";
 import { UserContents } from "./user-contents.ts";
 import { hasExpired, MAX_USER_KEYS, tooManyKeys } from "../users/api-key.ts";
+import { deletionHash, forgottenBefore, type Deletion, type DeletionPage } from "../users/deletions.ts";
 import { patchedUser, type RemovedUser, type UsageDays, type UsageRange, type UserPatch } from "../users/store.ts";
 import type { ApiKeyRecord, UsageRow, UsageSums, User } from "../users/types.ts";
 import {
@@ -33,7 +34,12 @@ interface Environment {
   readonly usage: JsonTable<readonly number[]>;
   /** user/day -> UsageCounts summed over its rows; empty in a file that predates this table */
   readonly usageDays: JsonTable<readonly number[]>;
+  /** deletion hash -> ISO time */
+  readonly deletions: JsonTable<string>;
 }
+
+/** Deletions in a page. */
+const DELETIONS_PAGE = 1000;
 
 /**
  * Users in their own LMDB environment, which is rewritten without a removed user. Every call is synchronous and blocks
@@ -45,7 +51,7 @@ export class LmdbUserTables {
   constructor(options: LmdbUserOptions) {
     this.#file = new RewrittenLmdb({
       dir: join(options.dir, "users"),
-      maxDbs: 5,
+      maxDbs: 6,
       what: "user store",
       databases: (root) => ({
         users: new JsonTable(root, "users"),
@@ -53,6 +59,7 @@ export class LmdbUserTables {
         userKeys: new JsonTable(root, "user-keys"),
         usage: new JsonTable(root, "usage"),
         usageDays: new JsonTable(root, "usage-days"),
+        deletions: new JsonTable(root, "deletions"),
       }),
       contents: () => new UserContents(),
     });
@@ -112,6 +119,7 @@ export class LmdbUserTables {
     return this.#file.write((env) => {
       if (env.keys.get(keyId)?.user !== user) return false;
       removeKey(env, user, keyId);
+      noteDeletion(env, { hash: deletionHash("key", keyId), at: new Date().toISOString() });
       return true;
     });
   }
@@ -130,6 +138,9 @@ export class LmdbUserTables {
       }
       for (const { key, value } of old.usageDays.entries())
         if (keepUsage || !key.startsWith(`${id}/`)) fresh.usageDays.put(key, value);
+      const forgotten = forgottenBefore().toISOString();
+      for (const { key, value } of old.deletions.entries()) if (value >= forgotten) fresh.deletions.put(key, value);
+      noteDeletion(fresh, { hash: deletionHash("user", id), at: new Date().toISOString() });
       return removed;
     });
   }
@@ -167,6 +178,26 @@ export class LmdbUserTables {
     return toUsageSums(sums);
   }
 
+  deletedAt(hashes: readonly string[]): (string | null)[] {
+    const { deletions } = this.#file.read();
+    return hashes.map((hash) => deletions.get(hash) ?? null);
+  }
+
+  noteDeletions(deletions: readonly Deletion[]): void {
+    this.#file.write((env) => {
+      for (const deletion of deletions) noteDeletion(env, deletion);
+    });
+  }
+
+  listDeletions(from: string | null): DeletionPage {
+    const range = this.#file.read().deletions.entries({
+      limit: DELETIONS_PAGE,
+      ...(from === null ? {} : { start: from, exclusiveStart: true }),
+    });
+    const found = [...range].map(({ key, value }) => ({ hash: key, at: value }));
+    return { found, next: found.length < DELETIONS_PAGE ? null : found.at(-1)!.hash };
+  }
+
   ping(): void {
     this.#file.read().users.get("-");
   }
@@ -197,6 +228,10 @@ function makeRoomForKey(env: Environment, { user, createdAt }: ApiKeyRecord): vo
 function removeKey(env: Environment, user: string, id: string): void {
   env.keys.remove(id);
   env.userKeys.remove(`${user}/${id}`);
+}
+
+function noteDeletion({ deletions }: Environment, { hash, at }: Deletion): void {
+  if (at > (deletions.get(hash) ?? "")) deletions.put(hash, at);
 }
 
 function keyIds(env: Environment, user: string): string[] {

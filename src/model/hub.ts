@@ -1,12 +1,12 @@
 import { createHash, randomBytes } from "node:crypto";
 import { createWriteStream } from "node:fs";
 import { mkdir, readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import { downloadFile, HubApiError, type ListFileEntry, listFiles, modelInfo } from "@huggingface/hub";
 import { ModelLoadError } from "../errors.ts";
-import { parseHubId } from "../formats/hub-id.ts";
+import { parseHubId, type HubId } from "../formats/hub-id.ts";
 
 export interface HubOptions {
   /** Downloads go to `<cacheDir>/hub/<org>--<name>/<commit>`. */
@@ -25,9 +25,20 @@ interface Source {
   readonly accessToken?: string;
 }
 
+/** What to download of a repository. */
+interface Wanted {
+  /** A folder in the repository; null: its root. */
+  readonly subfolder: string | null;
+  /** Chooses among the folder's files. Throws ModelLoadError if some are missing. */
+  readonly pick: (files: readonly ListFileEntry[]) => ListFileEntry[];
+  readonly onFile?: HubOptions["onFile"];
+}
+
 const COMMIT = /^[0-9a-f]{40}$/;
 const WEIGHTS = "model.safetensors";
 const SHARD = /^model-\d+-of-\d+\.safetensors$/;
+/** What PEFT's save_pretrained writes. */
+const ADAPTER_FILES = ["adapter_config.json", "adapter_model.safetensors"];
 const SIDE_FILES = new Set([
   "config.json",
   "generation_config.json",
@@ -55,27 +66,55 @@ export async function resolveModel(model: string, options: HubOptions): Promise<
       `model "${model}" is neither a folder nor a Hugging Face id such as openai-community/gpt2`,
     );
   }
+  const start = `model "${model}" is not a folder here, and downloading it`;
   const { name } = id;
-  const revision = id.revision ?? "main";
+  const folder = join(options.cacheDir, "hub", name.replace("/", "--"));
+  const pick = (files: readonly ListFileEntry[]): ListFileEntry[] => neededFiles(name, files);
+  try {
+    return await downloaded(sourceOf(name, options), id.revision, folder, { ...options, subfolder: null, pick });
+  } catch (error) {
+    throw error instanceof ModelLoadError ? error : explain(error, start, sourceOf(name, options));
+  }
+}
+
+/**
+ * The folder of a PEFT adapter `org/name[@revision]` on the hub, or in a folder of that repository: PEFT's two files,
+ * downloaded to `<cacheDir>/hub-adapters` unless present. Throws ModelLoadError.
+ */
+export async function resolveAdapter(
+  { name, revision }: HubId,
+  { subfolder = null, ...options }: HubOptions & { readonly subfolder?: string | null },
+): Promise<string> {
+  const what = `hf:${name}${revision === null ? "" : `@${revision}`}${subfolder === null ? "" : `, folder ${subfolder}`}`;
+  // An id's slash and a folder's may not be confused.
+  const folder = join(options.cacheDir, "hub-adapters", [name, subfolder ?? ""].map(encodeURIComponent).join("--"));
+  const pick = (files: readonly ListFileEntry[]): ListFileEntry[] => adapterFiles(what, files);
+  try {
+    return await downloaded(sourceOf(name, options), revision, folder, { ...options, subfolder, pick });
+  } catch (error) {
+    throw error instanceof ModelLoadError ? error : explain(error, `downloading ${what}`, sourceOf(name, options));
+  }
+}
+
+function sourceOf(name: string, options: HubOptions): Source {
   const accessToken = options.token ?? process.env["HF_TOKEN"];
-  const source: Source = {
+  return {
     repo: { type: "model", name },
     hubUrl: (options.hubUrl ?? process.env["HF_ENDPOINT"] ?? "https://huggingface.co").replace(/\/+$/, ""),
     ...(accessToken ? { accessToken } : {}),
   };
-  const folder = join(options.cacheDir, "hub", name.replace("/", "--"));
-  try {
-    const commit = await findCommit(source, revision, folder);
-    const target = join(folder, commit);
-    if (await isDirectory(target)) return target;
-    await download(source, commit, target, options.onFile).catch(async (error: unknown) => {
-      // Another process may have finished the same download first.
-      if (!(await isDirectory(target))) throw error;
-    });
-    return target;
-  } catch (error) {
-    throw error instanceof ModelLoadError ? error : explain(error, model, source);
-  }
+}
+
+/** The folder of a revision's files, in `folder`. */
+async function downloaded(source: Source, revision: string | null, folder: string, wanted: Wanted): Promise<string> {
+  const commit = await findCommit(source, revision ?? "main", folder);
+  const target = join(folder, commit);
+  if (await isDirectory(target)) return target;
+  await download(source, commit, target, wanted).catch(async (error: unknown) => {
+    // Another process may have finished the same download first.
+    if (!(await isDirectory(target))) throw error;
+  });
+  return target;
 }
 
 /** The commit `revision` currently names, or the last known one if the hub cannot be reached. */
@@ -97,15 +136,20 @@ async function findCommit({ repo, ...source }: Source, revision: string, folder:
 }
 
 /** Downloads into `<target>.partial`, where a later start resumes, then renames that folder. */
-async function download(source: Source, commit: string, target: string, onFile: HubOptions["onFile"]): Promise<void> {
+async function download(source: Source, commit: string, target: string, wanted: Wanted): Promise<void> {
+  const { subfolder, pick, onFile } = wanted;
   const files: ListFileEntry[] = [];
-  for await (const file of listFiles({ ...source, revision: commit })) {
+  for await (const file of listFiles({
+    ...source,
+    revision: commit,
+    ...(subfolder === null ? {} : { path: subfolder }),
+  })) {
     if (file.type === "file") files.push(file);
   }
   const partial = `${target}.partial`;
   await mkdir(partial, { recursive: true });
-  for (const file of neededFiles(source.repo.name, files)) {
-    const path = join(partial, file.path);
+  for (const file of pick(files)) {
+    const path = join(partial, basename(file.path));
     // Only complete files are renamed to their final name.
     if ((await stat(path).catch(() => null))?.size === file.size) continue;
     onFile?.(file.path, file.size);
@@ -129,6 +173,18 @@ function neededFiles(name: string, files: readonly ListFileEntry[]): ListFileEnt
     );
   }
   return [...files.filter((file) => SIDE_FILES.has(file.path)), ...weights];
+}
+
+function adapterFiles(what: string, files: readonly ListFileEntry[]): ListFileEntry[] {
+  const found = ADAPTER_FILES.flatMap((name) => files.filter(({ path }) => basename(path) === name));
+  if (found.length === ADAPTER_FILES.length) return found;
+  const pickled = files.some(({ path }) => basename(path) === "adapter_model.bin");
+  throw new ModelLoadError(
+    "model_unsupported",
+    pickled
+      ? `${what} has its weights pickled (adapter_model.bin), which are never read: save them with PEFT's save_pretrained(..., safe_serialization=True)`
+      : `${what} is not a PEFT adapter: it lacks ${ADAPTER_FILES.filter((name) => !found.some(({ path }) => basename(path) === name)).join(" and ")}`,
+  );
 }
 
 async function fetchFile(source: Source, commit: string, file: ListFileEntry, path: string): Promise<void> {
@@ -161,13 +217,18 @@ async function fetchFile(source: Source, commit: string, file: ListFileEntry, pa
   }
 }
 
-function explain(error: unknown, model: string, { hubUrl, accessToken }: Source): ModelLoadError {
-  const start = `model "${model}" is not a folder here, and downloading it from ${hubUrl} failed: `;
+/** `what`: the beginning of a sentence, about a download. */
+function explain(error: unknown, what: string, { hubUrl, accessToken }: Source): ModelLoadError {
+  const start = `${what} from ${hubUrl} failed: `;
   if (error instanceof HubApiError && [401, 403, 404].includes(error.statusCode)) {
     const hint = accessToken ? "the token may lack access" : "if it is private or gated, set HF_TOKEN";
-    return new ModelLoadError("model_not_found", `${start}no such model or revision (${error.statusCode}); ${hint}`, {
-      cause: error,
-    });
+    return new ModelLoadError(
+      "model_not_found",
+      `${start}no such repository, folder or revision (${error.statusCode}); ${hint}`,
+      {
+        cause: error,
+      },
+    );
   }
   const cause = error instanceof Error && error.cause instanceof Error ? `: ${error.cause.message}` : "";
   const text = `${error instanceof Error ? error.message : String(error)}${cause}`;

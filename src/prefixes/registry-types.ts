@@ -6,6 +6,7 @@ import type {
   PrefixKey,
   PrefixMeta,
   PrefixQuota,
+  PrefixVersion,
   Precondition,
   SharingPatch,
 } from "./store.ts";
@@ -48,7 +49,8 @@ export interface OpenedFile {
 export interface PrefixRegistry {
   /**
    * Registers or replaces a prefix; a replaced one keeps its sharing. Aborting `signal` gives up a prompt that waits
-   * for the model. `claim`: as `PrefixStore.put`. Also throws `quota_exceeded`, and what folding throws.
+   * for the model. `by` names who does it, in the list of versions; `claim`: as `PrefixStore.put`. Also throws
+   * `quota_exceeded`, and what folding throws.
    */
   register(
     key: PrefixKey,
@@ -56,8 +58,19 @@ export interface PrefixRegistry {
     precondition?: Precondition,
     quota?: PrefixQuota,
     signal?: AbortSignal,
+    by?: string | null,
     claim?: JobClaim,
   ): Promise<{ meta: PrefixMeta; created: boolean }>;
+  /**
+   * The versions of a prefix, for those who may read its files: the current one, then earlier ones, the one replaced
+   * last first. Throws as `readable`.
+   */
+  versions(key: PrefixKey, asker?: string): Promise<PrefixVersion[]>;
+  /**
+   * Makes an earlier version current. Throws `prefix_not_found`, `version_not_found`, `precondition_failed`, and
+   * `prefix_base_mismatch` for a version that was made for another base model.
+   */
+  restore(key: PrefixKey, digest: string, by: string | null, precondition?: Precondition): Promise<PrefixMeta>;
   /**
    * A prefix's metadata for `asker` (default: the owner). For a user without access the prefix does not exist. Throws
    * `prefix_not_found`.

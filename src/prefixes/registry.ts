@@ -11,7 +11,8 @@ import { checkPrefixName, isPrefixName, prefixNotFound } from "./name.ts";
 import { CONFIG_FILE, checkLength, maxAdapterBytes, peftAdapterInSteps, WEIGHTS_FILE } from "./peft.ts";
 import { checkPrecondition } from "./precondition.ts";
 import type { OpenedFile, PrefixRegistry, PrefixUpload, ResolvedPrefix } from "./registry-types.ts";
-import { mayRead, mayUse, notReadable, sharingOf } from "./sharing.ts";
+import { mayRead, mayUse, notReadable, sharingOf, withoutSharing } from "./sharing.ts";
+import { versionNotFound } from "./versions.ts";
 import type {
   HeldPrefixes,
   JobClaim,
@@ -21,6 +22,7 @@ import type {
   PrefixQuota,
   PrefixRecord,
   PrefixStore,
+  PrefixVersion,
   Precondition,
   SharingPatch,
 } from "./store.ts";
@@ -43,6 +45,8 @@ export interface PrefixRegistryOptions {
   readonly fold: (input: FoldInput, key: PrefixKey, signal?: AbortSignal) => Promise<KvTensor>;
   /** Throws `prefix_overflows` if the base model's numbers are not finite with these keys and values. */
   readonly tryPrefix: (kv: KvTensor, key: PrefixKey, signal?: AbortSignal) => Promise<void>;
+  /** Earlier versions of a prefix to keep. Default 0. */
+  readonly keepVersions?: number;
   /** Maximum total size of an upload's files. Default: the longest prefix's. */
   readonly maxUploadBytes?: number;
   /** Wall clock for timestamps. */
@@ -73,6 +77,7 @@ class Registry implements PrefixRegistry {
   readonly #requiredBaseName: string | undefined;
   readonly #fold: PrefixRegistryOptions["fold"];
   readonly #tryPrefix: PrefixRegistryOptions["tryPrefix"];
+  readonly #keepVersions: number;
   readonly #maxUploadBytes: number;
   readonly #clock: () => Date;
 
@@ -84,6 +89,7 @@ class Registry implements PrefixRegistry {
     this.#requiredBaseName = options.requiredBaseName;
     this.#fold = options.fold;
     this.#tryPrefix = options.tryPrefix;
+    this.#keepVersions = options.keepVersions ?? 0;
     this.#maxUploadBytes = options.maxUploadBytes ?? maxAdapterBytes(options.shape);
     this.#clock = options.clock ?? (() => new Date());
   }
@@ -94,6 +100,7 @@ class Registry implements PrefixRegistry {
     precondition?: Precondition,
     quota?: PrefixQuota,
     signal?: AbortSignal,
+    by: string | null = null,
     claim?: JobClaim,
   ): Promise<{ meta: PrefixMeta; created: boolean }> {
     checkPrefixName(key.name);
@@ -118,13 +125,14 @@ class Registry implements PrefixRegistry {
       baseRevision,
       createdAt: before?.createdAt ?? now,
       updatedAt: now,
+      ...(by === null ? {} : { updatedBy: by }),
       files: Object.fromEntries([...files].map(([name, content]) => [name, content.length])),
       ...sharingOf(before),
     };
     const record: PrefixRecord = { meta, kv: bytes, files };
     if (before !== null && (await this.#isStored(before, record))) return { meta: before, created: false };
     try {
-      const { created } = await this.#store.put(record, precondition, quota, claim);
+      const { created } = await this.#store.put(record, precondition, quota, this.#keepVersions, claim);
       return { meta, created };
     } finally {
       // Also after an error: the store may have made the change and failed to report it.
@@ -142,6 +150,25 @@ class Registry implements PrefixRegistry {
     const meta = await this.info(key, asker);
     if (!mayRead(meta, asker)) throw notReadable(meta);
     return meta;
+  }
+
+  async versions(key: PrefixKey, asker = key.user): Promise<PrefixVersion[]> {
+    const meta = await this.readable(key, asker);
+    return [withoutSharing(meta), ...(await this.#store.versions(key))];
+  }
+
+  async restore(key: PrefixKey, digest: string, by: string | null, precondition?: Precondition): Promise<PrefixMeta> {
+    const version = (await this.versions(key)).find((one) => one.digest === digest);
+    if (version === undefined) throw versionNotFound();
+    if (version.base !== this.#base) throw baseMismatch();
+    const change = { digest, updatedAt: this.#clock().toISOString(), updatedBy: by, keep: this.#keepVersions };
+    try {
+      const meta = await this.#store.restore(key, change, precondition);
+      if (meta === null) throw prefixNotFound();
+      return meta;
+    } finally {
+      this.#cache.invalidate(key);
+    }
   }
 
   async list(user: string, options: { after?: string; limit: number }): Promise<ListedPrefix[]> {
@@ -200,11 +227,7 @@ class Registry implements PrefixRegistry {
     // Ask the store itself, so that timing does not reveal which prefixes exist.
     if (asker !== key.user) await this.info(key, asker);
     const { meta, kv } = await this.#cache.resolve(key, ({ base }) => {
-      if (base !== this.#base)
-        throw new PrefixdError(
-          "prefix_base_mismatch",
-          "The prefix was registered for another base model than the one served here.",
-        );
+      if (base !== this.#base) throw baseMismatch();
     });
     return { key, digest: meta.digest, kv };
   }
@@ -290,7 +313,10 @@ class Registry implements PrefixRegistry {
    * A repeated upload, as after a lost response: nothing to write, unless the store's content differs from its record.
    */
   async #isStored(before: PrefixMeta, { meta, kv, files }: PrefixRecord): Promise<boolean> {
-    if (!isSameVersion(before, { ...meta, updatedAt: before.updatedAt })) return false;
+    const { updatedAt, updatedBy } = before;
+    const same = { ...meta, updatedAt, updatedBy };
+    if (updatedBy === undefined) delete same.updatedBy;
+    if (!isSameVersion(before, same)) return false;
     try {
       if (!isEqual(await this.#store.loadKv(before, before.digest), kv)) return false;
       for (const [name, content] of files) {
@@ -302,6 +328,13 @@ class Registry implements PrefixRegistry {
       throw error;
     }
   }
+}
+
+function baseMismatch(): PrefixdError {
+  return new PrefixdError(
+    "prefix_base_mismatch",
+    "The prefix was registered for another base model than the one served here.",
+  );
 }
 
 /** Runs the steps, with a turn of the event loop in between. */

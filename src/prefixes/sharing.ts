@@ -27,7 +27,7 @@ export function sharingOf(meta: Sharing | null): Sharing {
 }
 
 /** The same record without sharing fields, also in JSON. */
-export function withoutSharing(meta: PrefixMeta): PrefixMeta {
+export function withoutSharing<T extends object>(meta: T): T {
   return { ...meta, visibility: undefined, shared_with: undefined, readable_by: undefined };
 }
 

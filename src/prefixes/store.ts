@@ -27,6 +27,8 @@ export interface PrefixMeta {
   readonly baseRevision?: string | null;
   readonly createdAt: string;
   readonly updatedAt: string;
+  /** Who uploaded or put back this version: a key's id, or the user of a request without one. Absent: unknown. */
+  readonly updatedBy?: string | null;
   /** Name and size of the uploaded files, which `GET .../adapter` returns. */
   readonly files: Readonly<Record<string, number>>;
   /** Absent or private: only the owner and the users of both lists may use it. shared: every user. */
@@ -35,6 +37,20 @@ export interface PrefixMeta {
   readonly shared_with?: readonly string[];
   /** Users who may also download its files. */
   readonly readable_by?: readonly string[];
+}
+
+/** A version that was replaced, as it was. Sharing belongs to the prefix, not to a version. */
+export type PrefixVersion = Omit<PrefixMeta, "visibility" | "shared_with" | "readable_by">;
+
+/** The change that puts a version back. */
+export interface VersionChange {
+  readonly digest: string;
+  /** ISO time of the change. */
+  readonly updatedAt: string;
+  /** Who makes it; null: nobody in particular. */
+  readonly updatedBy: string | null;
+  /** Versions to keep then. */
+  readonly keep: number;
 }
 
 /** A prefix in a list. Omits the sharing lists, which may have thousands of users. */
@@ -95,7 +111,7 @@ export interface ByteRange {
   readonly length: number;
 }
 
-/** Number of prefixes, and the bytes of their compiled keys and values. */
+/** Number of prefixes, and the bytes of their compiled keys and values, earlier versions' included. */
 export interface HeldPrefixes {
   readonly prefixes: number;
   readonly bytes: number;
@@ -113,15 +129,24 @@ export type RemovalState = "open" | "done" | null;
  */
 export interface PrefixStore {
   /**
-   * A replaced prefix keeps its sharing, whatever the record says. With a quota, also throws `quota_exceeded`. With a claim,
-   * throws `precondition_failed` if another replica holds the job by now; where there are none, claims are not lost.
+   * A replaced prefix keeps its sharing, whatever the record says, and `keep` of its earlier versions (default 0), as
+   * far as the quota has room for them. With a quota, also throws `quota_exceeded`. With a claim, throws
+   * `precondition_failed` if another replica holds the job by now; where there are none, claims are not lost.
    */
   put(
     record: PrefixRecord,
     precondition?: Precondition,
     quota?: PrefixQuota,
+    keep?: number,
     claim?: JobClaim,
   ): Promise<{ created: boolean }>;
+  /** Earlier versions, the one replaced last first; none if there is no such prefix. */
+  versions(key: PrefixKey): Promise<PrefixVersion[]>;
+  /**
+   * Makes an earlier version the current one, which becomes an earlier one; null if there is no such prefix. Nothing
+   * changes if the digest is the current one's. Throws `version_not_found`.
+   */
+  restore(key: PrefixKey, change: VersionChange, precondition?: Precondition): Promise<PrefixMeta | null>;
   /**
    * Changes the sharing; null if there is no such prefix. A user being removed is not added to any list. Can be
    * repeated after an error.

@@ -6,7 +6,10 @@
  *                                      has been shared up to three more lines: visibility, JSON list of those who may
  *                                      use it, JSON list of those who may read it
  *   prefixd:{user}:names               sorted set of names, all with score 0, for paging in order
- *   prefixd:{user}:bytes               string: bytes of all tensors of the user's prefixes; counted if missing
+ *   prefixd:{user}:versions            hash: name -> entries (JSON, one a line) of earlier versions, the one replaced
+ *                                      last first
+ *   prefixd:{user}:bytes               string: bytes of all tensors of the user's prefixes, earlier versions' included;
+ *                                      counted if missing
  *   prefixd:{user}:unsettled           hash: `guest/name` -> change: access granted or revoked that the guest's index
  *                                      does not know yet
  *   prefixd:{user}:shared              sorted set of `owner/name`, all with score 0: others' prefixes that the user may
@@ -40,6 +43,10 @@ export class RedisKeys {
 
   names(user: string): string {
     return `${this.#user(user)}:names`;
+  }
+
+  versions(user: string): string {
+    return `${this.#user(user)}:versions`;
   }
 
   bytes(user: string): string {

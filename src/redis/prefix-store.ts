@@ -3,9 +3,9 @@ import { PrefixdError } from "../errors.ts";
 import { checkPrecondition, preconditionFailed } from "../prefixes/precondition.ts";
 import { RedisChunks, splitRecord, uploadError, type Extent } from "./chunks.ts";
 import { accessRedis, guarded, type RedisAccess, type RedisConnection, type RedisUse } from "./connection.ts";
-import { parseEntry, type Entry } from "./prefix-entry.ts";
+import { parseEntry, parseVersions, swapVersions, type Entry } from "./prefix-entry.ts";
 import { RedisKeys } from "./prefix-keys.ts";
-import { COMMIT_UPLOAD, DELETE_PREFIX, DELETE_USER, HELD, LIST_PREFIXES } from "./prefix-scripts.ts";
+import { COMMIT_UPLOAD, DELETE_PREFIX, DELETE_USER, HELD, LIST_PREFIXES, RESTORE_VERSION } from "./prefix-scripts.ts";
 import { RedisShares } from "./shares.ts";
 import { RedisTrainingKeys } from "./training-keys.ts";
 import { PATCH_SHARING } from "./sharing-scripts.ts";
@@ -20,12 +20,14 @@ import type {
   PrefixQuota,
   PrefixRecord,
   PrefixStore,
+  PrefixVersion,
   Precondition,
   RemovalState,
   RemovedPrefixes,
   SharingPatch,
+  VersionChange,
 } from "../prefixes/store.ts";
-import { OPEN_TOMBSTONE_MS, TOMBSTONE_MS } from "../prefixes/tombstones.ts";
+import { OPEN_TOMBSTONE_MS, TOMBSTONE_MS, userRemoved } from "../prefixes/tombstones.ts";
 
 export type RedisStoreOptions = RedisAccess & {
   /** Prefix of all keys. Default `prefixd`. */
@@ -37,6 +39,9 @@ export type RedisStoreOptions = RedisAccess & {
   /** Bytes per Redis value, so that no single GET blocks the server. Default 512 KiB. */
   readonly chunkBytes?: number;
 };
+
+/** Attempts at putting back a version while the prefix keeps being changed. */
+const RESTORE_TURNS = 64;
 
 /** A store shared by replicas. Resolves and throws as `openRedis`. */
 export async function openRedisStore(options: RedisStoreOptions): Promise<PrefixStore> {
@@ -73,6 +78,7 @@ class RedisStore implements PrefixStore {
     record: PrefixRecord,
     precondition?: Precondition,
     quota?: PrefixQuota,
+    keep = 0,
     claim?: JobClaim,
   ): Promise<{ created: boolean }> {
     return guarded(async () => {
@@ -96,6 +102,8 @@ class RedisStore implements PrefixStore {
         max_prefixes ?? "",
         max_prefix_bytes ?? "",
         meta.bytes,
+        meta.digest,
+        keep,
         ...(claim === undefined ? [] : [this.#training.job(meta.user, claim.id), claim.holder]),
       ]);
       if (reply === 1 || reply === 0) return { created: reply === 1 };
@@ -106,6 +114,56 @@ class RedisStore implements PrefixStore {
       if (reply === -6)
         throw preconditionFailed("The training job was cancelled, or another replica has taken it over.");
       throw uploadError(reply);
+    });
+  }
+
+  versions(key: PrefixKey): Promise<PrefixVersion[]> {
+    return guarded(async () =>
+      parseVersions(await this.#connection.client.hget(this.#keys.versions(key.user), key.name)).map(
+        ({ meta }) => meta,
+      ),
+    );
+  }
+
+  restore(key: PrefixKey, change: VersionChange, precondition?: Precondition): Promise<PrefixMeta | null> {
+    return guarded(async () => {
+      const { client } = this.#connection;
+      const { prefixes, uploads, removed, versions, bytes } = {
+        prefixes: this.#keys.prefixes(key.user),
+        uploads: this.#keys.uploads(key.user),
+        removed: this.#keys.removed(key.user),
+        versions: this.#keys.versions(key.user),
+        bytes: this.#keys.bytes(key.user),
+      };
+      for (let turn = 0; turn < RESTORE_TURNS; turn++) {
+        const [value, listed] = await Promise.all([client.hget(prefixes, key.name), client.hget(versions, key.name)]);
+        const old = value === null ? null : parseEntry(value);
+        checkPrecondition(old?.meta.digest ?? null, precondition);
+        if (old === null || value === null) return null;
+        if (old.meta.digest === change.digest) return old.meta;
+        const swap = swapVersions(value, listed, change);
+        const reply = await this.#connection.run(
+          RESTORE_VERSION,
+          [prefixes, uploads, removed, versions, bytes],
+          [
+            key.name,
+            value,
+            listed ?? "",
+            swap.current,
+            swap.kept.join("\n"),
+            this.#keys.chunks(key.user),
+            this.#graceMs,
+            this.#keys.changes,
+            this.#message(key),
+            ...swap.gone,
+          ],
+        );
+        if (reply === 1) return (await this.#entry(key))?.meta ?? null;
+        if (reply === -3) throw userRemoved();
+      }
+      throw new PrefixdError("store_unavailable", "The prefix keeps being changed; repeat the request.", {
+        retryAfter: 1,
+      });
     });
   }
 
@@ -165,7 +223,7 @@ class RedisStore implements PrefixStore {
     return guarded(async () => {
       const [prefixes, bytes] = (await this.#connection.run(
         HELD,
-        [this.#keys.prefixes(user), this.#keys.bytes(user)],
+        [this.#keys.prefixes(user), this.#keys.bytes(user), this.#keys.versions(user)],
         [],
       )) as [number, number];
       return { prefixes, bytes };
@@ -266,6 +324,7 @@ class RedisStore implements PrefixStore {
       this.#keys.removed(user),
       this.#keys.bytes(user),
       this.#keys.unsettled(user),
+      this.#keys.versions(user),
     ];
   }
 

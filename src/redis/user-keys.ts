@@ -12,6 +12,7 @@
  *   prefixd:{user}:tokens        hash: the bucket of tokens per minute; expires (token-rate.ts)
  *   prefixd:key:KEYID            string: the user who may have this key
  *   prefixd:users                sorted set of user ids, all with score 0, for paging in order
+ *   prefixd:deletions            sorted set: deletion hash of a user or key -> its time in milliseconds
  *   prefixd:user-changes         channel: JSON [origin, user]
  */
 import { userTag } from "./prefix-keys.ts";
@@ -19,12 +20,14 @@ import { userTag } from "./prefix-keys.ts";
 export class RedisUserKeys {
   readonly users: string;
   readonly changes: string;
+  readonly deletions: string;
   readonly #namespace: string;
 
   constructor(namespace: string) {
     this.#namespace = namespace;
     this.users = `${namespace}:users`;
     this.changes = `${namespace}:user-changes`;
+    this.deletions = `${namespace}:deletions`;
   }
 
   user(user: string): string {

@@ -70,6 +70,20 @@ redis.call('PUBLISH', ARGV[2], ARGV[3])
 return { rows, keys }
 `);
 
+/**
+ * Remembers deletions, of two of the same the later, and forgets old ones.
+ * KEYS: 1 deletions
+ * ARGV: 1 milliseconds before which deletions are forgotten; then pairs of milliseconds and hash
+ */
+export const NOTE_DELETIONS = script(`
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', '(' .. ARGV[1])
+for i = 2, #ARGV, 2 do
+  local known = redis.call('ZSCORE', KEYS[1], ARGV[i + 1])
+  if not known or tonumber(known) < tonumber(ARGV[i]) then redis.call('ZADD', KEYS[1], ARGV[i], ARGV[i + 1]) end
+end
+return 1
+`);
+
 /** Milliseconds that a flush's id is remembered. An unanswered flush is resent as long as Redis is reachable. */
 const FLUSH_MS = 600_000;
 

@@ -5,8 +5,9 @@ import { hasExpired, MAX_USER_KEYS, tooManyKeys } from "../users/api-key.ts";
 import { ChangeListeners } from "../users/change-listeners.ts";
 import { RedisUsage } from "./usage.ts";
 import { RedisUserKeys } from "./user-keys.ts";
-import { CREATE_USER, DELETE_KEY, DELETE_USER_REST, PUT_KEY, REPLACE_USER } from "./user-scripts.ts";
+import { CREATE_USER, DELETE_KEY, DELETE_USER_REST, NOTE_DELETIONS, PUT_KEY, REPLACE_USER } from "./user-scripts.ts";
 import { UserSweep } from "./user-sweep.ts";
+import { deletionHash, forgottenBefore, type Deletion, type DeletionPage } from "../users/deletions.ts";
 import {
   patchedUser,
   type RemovedUser,
@@ -39,6 +40,8 @@ type Announcement = [channel: string, message: string];
 const LOOK_UPS = 100;
 /** Seconds that a key's index entry lives without its key. */
 const UNFINISHED_KEY_S = 60;
+/** Deletions looked at in one page, about. */
+const DELETIONS_PAGE = 1000;
 /** Attempts of a patch that competes with other replicas' patches. */
 const PATCH_TURNS = 64;
 
@@ -176,7 +179,7 @@ class RedisUserStore implements UserStore {
 
   deleteKey(user: string, keyId: string): Promise<boolean> {
     return this.#change(user, async (announce) => {
-      const removed = await this.#dropKey(user, keyId, announce);
+      const removed = await this.#dropKey(user, keyId, announce, { note: true });
       await this.#connection.bulk.replicated();
       return removed;
     });
@@ -189,6 +192,9 @@ class RedisUserStore implements UserStore {
       // The index before the keys: after a crash the keys still lead to their entries, while entries without keys could
       // not be found. The record between the two: from then on no keys are added.
       await this.#dropIndex(await client.hkeys(this.#keys.keys(id)));
+      // Before the record, so that no crash leaves a user who is gone and not known to be.
+      if ((await client.exists(this.#keys.user(id))) === 1)
+        await this.#note([{ hash: deletionHash("user", id), at: new Date().toISOString() }]);
       const there = await client.del(this.#keys.user(id));
       await this.#dropIndex(await client.hkeys(this.#keys.keys(id)));
       const names = ["keys", "usage", "usageRows", "usageDays", "flushes", "tokens"] as const;
@@ -218,6 +224,26 @@ class RedisUserStore implements UserStore {
     return guarded(() => this.#usage.sums(user, days));
   }
 
+  deletedAt(hashes: readonly string[]): Promise<(string | null)[]> {
+    return guarded(() =>
+      Promise.all(hashes.map(async (hash) => timeOf(await this.#connection.client.zscore(this.#keys.deletions, hash)))),
+    );
+  }
+
+  noteDeletions(deletions: readonly Deletion[]): Promise<void> {
+    return guarded(() => this.#note(deletions));
+  }
+
+  listDeletions(from: string | null): Promise<DeletionPage> {
+    return guarded(async () => {
+      const { client } = this.#connection;
+      const [next, parts] = await client.zscan(this.#keys.deletions, from ?? "0", "COUNT", DELETIONS_PAGE);
+      const found: Deletion[] = [];
+      for (let i = 0; i < parts.length; i += 2) found.push({ hash: parts[i]!, at: timeOf(parts[i + 1]!)! });
+      return { found, next: next === "0" ? null : next };
+    });
+  }
+
   onChange(listener: (user: string) => void): () => void {
     return this.#changes.add(listener);
   }
@@ -233,11 +259,25 @@ class RedisUserStore implements UserStore {
     this.#release();
   }
 
-  async #dropKey(user: string, keyId: string, announce: Announcement): Promise<boolean> {
+  async #note(deletions: readonly Deletion[]): Promise<void> {
+    const pairs = deletions.flatMap(({ hash, at }) => [Date.parse(at), hash]);
+    // Its first write needs no memory, so it works in a Redis that is full.
+    await this.#connection.bulk.run(NOTE_DELETIONS, [this.#keys.deletions], [forgottenBefore().getTime(), ...pairs]);
+  }
+
+  async #dropKey(
+    user: string,
+    keyId: string,
+    announce: Announcement,
+    { note = false }: { note?: boolean } = {},
+  ): Promise<boolean> {
     // Drop the index entry first: after a crash the key no longer works, and repeating the call or removing the user
     // deletes the rest.
     const { bulk } = this.#connection;
-    if ((await bulk.client.hexists(this.#keys.keys(user), keyId)) === 1) await this.#dropIndex([keyId]);
+    if ((await bulk.client.hexists(this.#keys.keys(user), keyId)) === 1) {
+      await this.#dropIndex([keyId]);
+      if (note) await this.#note([{ hash: deletionHash("key", keyId), at: new Date().toISOString() }]);
+    }
     return (await bulk.run(DELETE_KEY, [this.#keys.keys(user)], [keyId, ...announce])) === 1;
   }
 
@@ -270,6 +310,10 @@ class RedisUserStore implements UserStore {
     }
     if (Array.isArray(parts) && parts[0] !== this.#origin && typeof parts[1] === "string") this.#changes.tell(parts[1]);
   }
+}
+
+function timeOf(milliseconds: string | null): string | null {
+  return milliseconds === null ? null : new Date(Number(milliseconds)).toISOString();
 }
 
 function parse<T>(json: string | null): T | null {

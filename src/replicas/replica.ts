@@ -128,6 +128,11 @@ export class Replica {
   /** For probes. Throws `store_unavailable` when this replica cannot serve now. */
   async check(): Promise<void> {
     await this.prefixes.ping();
+    this.mustServe();
+  }
+
+  /** Throws `store_unavailable` without a lease. */
+  mustServe(): void {
     if (!this.mayServe()) throw lostTouch();
   }
 

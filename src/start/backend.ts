@@ -20,8 +20,11 @@ import { MemoryTokenBuckets } from "../users/token-rate.ts";
 import { Resources } from "./resources.ts";
 import { openWorkFolder } from "./work-folder.ts";
 
+/** What of the configuration names a store, and where training works. */
+export type StoreConfig = Pick<Config, "store" | "storeFolder" | "redisWaitReplicas" | "training" | "cacheDir">;
+
 /** @throws FolderInUseError, PrefixdError store_unavailable; leaves nothing open in that case */
-export function openBackend(config: Config, logger: Logger): Promise<Backend> {
+export function openBackend(config: StoreConfig, logger: Logger): Promise<Backend> {
   const { storeFolder } = config;
   return Resources.openAll((resources) =>
     storeFolder === null ? openShared(config, logger, resources) : openOwn(storeFolder, logger, resources),
@@ -57,7 +60,7 @@ async function openOwn(dir: string, logger: Logger, resources: Resources): Promi
 
 /** All parts share one set of connections. */
 async function openShared(
-  { store: url, redisWaitReplicas: waitReplicas, training: trains, cacheDir }: Config,
+  { store: url, redisWaitReplicas: waitReplicas, training: trains, cacheDir }: StoreConfig,
   logger: Logger,
   resources: Resources,
 ): Promise<Backend> {

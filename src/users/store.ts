@@ -1,3 +1,4 @@
+import type { Deletion, DeletionPage } from "./deletions.ts";
 import type { ApiKeyRecord, UsageRow, UsageSums, User, UserLimits } from "./types.ts";
 
 /** How much `deleteUser` removed. */
@@ -50,9 +51,12 @@ export interface UserStore {
   findKey(keyId: string): Promise<ApiKeyRecord | null>;
   /** In order of creation, then id. */
   listKeys(user: string): Promise<ApiKeyRecord[]>;
-  /** false: no such key. */
+  /** false: no such key. The deletion is remembered. */
   deleteKey(user: string, keyId: string): Promise<boolean>;
-  /** Removes the user, its keys and (unless `keepUsage`) its usage atomically. Throws `user_not_found`. */
+  /**
+   * Removes the user, its keys and (unless `keepUsage`) its usage atomically, and remembers the deletion. Throws
+   * `user_not_found`.
+   */
   deleteUser(id: string, options: { keepUsage: boolean }): Promise<RemovedUser>;
   /**
    * Adds to the counters of (user, prefix, day); exact under concurrency, also across replicas. Seconds are stored as
@@ -67,6 +71,12 @@ export interface UserStore {
   usage(user: string, options: UsageRange & { limit: number }): Promise<UsageRow[]>;
   /** Exact sums over all rows of these days. Cost grows with the number of days, not of rows. */
   usageSums(user: string, days: UsageDays): Promise<UsageSums>;
+  /** When users or keys (`deletionHash`) were last deleted; null for those of which nothing is known. */
+  deletedAt(hashes: readonly string[]): Promise<(string | null)[]>;
+  /** Remembers deletions made elsewhere; of two of the same, the later. */
+  noteDeletions(deletions: readonly Deletion[]): Promise<void>;
+  /** A part of what is remembered, from the beginning (null) or a page's `next`. */
+  listDeletions(from: string | null): Promise<DeletionPage>;
   /** Called when this process (before its call resolves) or another one changed a user or one of its keys. */
   onChange(listener: (user: string) => void): () => void;
   ping(): Promise<void>;

@@ -19,6 +19,7 @@ import { oneLine } from "../../src/one-line.ts";
 import { createApiKey } from "../../src/users/api-key.ts";
 import { NO_LIMITS } from "../../src/users/types.ts";
 import { ADAPTER, buildTestApp, type TestApp } from "../support/app.ts";
+import { fakeHub } from "../support/fake-hub.ts";
 import { freePort } from "../support/free-port.ts";
 import { runCli } from "../support/server.ts";
 
@@ -224,6 +225,33 @@ t.test("push and delete", async (t) => {
     err: /^prefixd: There is no such prefix\.\n {2}prefix_not_found, request \S+\n {2}prefixd list shows /,
   });
   t.match(await as("ann", "push", join(dir, "nothing")), { code: 1, err: /adapter_config\.json/ });
+});
+
+t.test("push takes an adapter from the hub", async (t) => {
+  const { app, url } = await setUp(t);
+  const adapter = Object.entries(FILES).map(([name, data]) => [name, Buffer.from(data)] as const);
+  const inner = adapter.map(([name, data]) => [`a/inner/${name}`, data] as const);
+  const hub = await fakeHub(t, Object.fromEntries([...adapter, ...inner]));
+  const key = createApiKey();
+  const now = new Date().toISOString();
+  await app.users.putKey({ id: key.id, user: "ann", hash: key.hash, createdAt: now, expiresAt: null });
+  const env = { PREFIXD_URL: url, PREFIXD_KEY: key.key, HF_ENDPOINT: hub.url, XDG_CACHE_HOME: t.testdir() };
+  t.match(await run(["push", "hf:org/tiny@v1"], env), {
+    code: 0,
+    out: /^registered tiny \(PREFIX_TUNING, 10 virtual tokens/,
+    err: /^downloading adapter_config\.json \(\d+ bytes\)\ndownloading adapter_model\.safetensors/,
+  });
+  t.match(await run(["push", "hf:org/tiny", "--subfolder", "a/inner"], env), { code: 0, out: /^registered inner / });
+  t.equal(app.registry.entries.get("ann/inner")?.meta.digest, app.registry.entries.get("ann/tiny")?.meta.digest);
+  t.match(await run(["push", "hf:org/other"], env), { code: 1, err: /^prefixd: downloading hf:org\/other from .*404/ });
+  t.match(await run(["push", "hf:nothing"], env), {
+    code: 2,
+    err: /^prefixd: push hf:nothing: expected hf:OWNER\/NAME/,
+  });
+  t.match(await run(["push", "hf:org/tiny", "--subfolder", "../x"], env), {
+    code: 2,
+    err: /--subfolder \.\.\/x: expected/,
+  });
 });
 
 t.test("push accepts a hard prompt that pull wrote", async (t) => {

@@ -4,6 +4,7 @@ import type { PrefixStore } from "../../src/prefixes/store.ts";
 import { seededRandom } from "../../src/load/random.ts";
 import { record } from "../prefixes/records.ts";
 import { sharedListContract, type WithStore } from "./shared-list.ts";
+import { versionsContract } from "./versions.ts";
 import { bytesOf, wholeRecordsContract } from "./whole-records.ts";
 
 /** Opens a store; every call uses the same data. */
@@ -306,5 +307,6 @@ export function prefixStoreContract(t: Test, make: (t: Test) => Promise<OpenStor
   });
 
   wholeRecordsContract(withStore);
+  versionsContract(withStore);
   sharedListContract(withStore);
 }

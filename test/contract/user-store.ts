@@ -1,5 +1,6 @@
 import type { Test } from "tap";
 import { createApiKey, MAX_USER_KEYS } from "../../src/users/api-key.ts";
+import { deletionHash } from "../../src/users/deletions.ts";
 import type { UserStore } from "../../src/users/store.ts";
 import { usageRowName } from "../../src/users/usage-counts.ts";
 import { NO_LIMITS, type ApiKeyRecord, type UsageRow, type User } from "../../src/users/types.ts";
@@ -68,6 +69,41 @@ export function userStoreContract(t: Test, make: (t: Test) => Promise<OpenUserSt
     const again = await open();
     t.teardown(() => again.close());
     t.same(await again.getUser("ann"), { ...patched, weight: 4 });
+  });
+
+  withStore("deletions are remembered: the later of two, in pages, without an id", async (t, store, open) => {
+    const hashes = (["ann", "bob", "eve"] as const).map((id) => deletionHash("user", id));
+    t.same(await store.deletedAt(hashes), [null, null, null]);
+    t.same(await store.listDeletions(null), { found: [], next: null });
+    const before = new Date().toISOString();
+    for (const id of ["ann", "bob"]) await store.createUser(user(id));
+    const key = apiKey("bob");
+    await store.putKey(key);
+    await store.deleteKey("bob", "0123456789abcdef");
+    await store.deleteKey("bob", key.id);
+    await store.deleteUser("ann", { keepUsage: false });
+    await store.deleteUser("bob", { keepUsage: true });
+    const keyHash = deletionHash("key", key.id);
+    const again = await open();
+    t.teardown(() => again.close());
+    const times = await again.deletedAt([...hashes, keyHash, deletionHash("key", "0123456789abcdef")]);
+    t.ok([times[0], times[1], times[3]].every((at) => at! >= before && at! <= new Date().toISOString()));
+    t.same([times[2], times[4]], [null, null]);
+    const later = "2100-01-01T00:00:00.000Z";
+    await store.noteDeletions([
+      { hash: hashes[0]!, at: later },
+      { hash: hashes[1]!, at: "2026-01-01T00:00:00.000Z" },
+      ...Array.from({ length: 2000 }, (_, i) => ({ hash: deletionHash("user", `u${i}`), at: later })),
+    ]);
+    t.same(await again.deletedAt(hashes), [later, times[1], null]);
+    const found = new Map<string, string>();
+    for (let next: string | null = null, first = true; first || next !== null; first = false) {
+      const page = await again.listDeletions(next);
+      for (const { hash, at } of page.found) found.set(hash, at);
+      next = page.next;
+    }
+    t.equal(found.size, 2003);
+    t.same([found.get(hashes[0]!), found.get(hashes[1]!), found.get(keyHash)], [later, times[1], times[3]]);
   });
 
   withStore("of a thousand ids, those that belong to no user", async (t, store) => {

@@ -1,12 +1,9 @@
-import { createHash } from "node:crypto";
 import { readdir, readFile, writeFile } from "node:fs/promises";
-import { createServer, type RequestListener } from "node:http";
-import type { AddressInfo } from "node:net";
 import { join } from "node:path";
-import t, { type Test } from "tap";
-import { resolveModel } from "../../src/model/hub.ts";
+import t from "tap";
+import { resolveAdapter, resolveModel } from "../../src/model/hub.ts";
+import { COMMIT, fakeHub } from "../support/fake-hub.ts";
 
-const COMMIT = "0123456789abcdef0123456789abcdef01234567";
 const WEIGHTS = Buffer.alloc(300_000, "weights!");
 const FILES: Record<string, Buffer> = {
   "config.json": Buffer.from('{"model_type":"gpt2"}'),
@@ -17,74 +14,12 @@ const FILES: Record<string, Buffer> = {
   "onnx/model.onnx": Buffer.from("onnx"),
 };
 
-interface Hub {
-  readonly url: string;
-  readonly downloads: string[];
-  readonly authorizations: Set<string | undefined>;
-  close(): Promise<void>;
-}
-
-/** The part of the Hugging Face hub's HTTP API that a download uses. `damage` changes what a file's bytes are on the wire. */
-async function fakeHub(
-  t: Test,
-  files = FILES,
-  damage: (name: string, content: Buffer) => Buffer = (_, content) => content,
-): Promise<Hub> {
-  const downloads: string[] = [];
-  const authorizations = new Set<string | undefined>();
-  const listener: RequestListener = (request, response) => {
-    authorizations.add(request.headers.authorization);
-    const path = (request.url ?? "").split("?")[0] ?? "";
-    const json = (status: number, body: unknown): void => {
-      response.writeHead(status, { "content-type": "application/json" }).end(JSON.stringify(body));
-    };
-    const file = path.replace(`/org/tiny/resolve/${COMMIT}/`, "");
-    const content = files[file];
-    if (/^\/api\/models\/org\/tiny\/revision\/(main|v1)$/.test(path))
-      json(200, { _id: "1", id: "org/tiny", sha: COMMIT });
-    else if (path === `/api/models/org/tiny/tree/${COMMIT}`) {
-      const items = Object.entries(files).filter(([name]) => !name.includes("/"));
-      json(200, [
-        { type: "directory", path: "onnx", size: 0, oid: "d" },
-        ...items.map(([name, bytes]) => ({
-          type: "file",
-          path: name,
-          size: bytes.length,
-          oid: "o",
-          ...(bytes.length > 100_000
-            ? { lfs: { oid: createHash("sha256").update(bytes).digest("hex"), size: bytes.length, pointerSize: 134 } }
-            : {}),
-        })),
-      ]);
-    } else if (content !== undefined) {
-      const etag = { ETag: `"${file}"` };
-      if (request.headers.range === "bytes=0-0") {
-        response
-          .writeHead(206, { ...etag, "content-range": `bytes 0-0/${content.length}` })
-          .end(content.subarray(0, 1));
-        return;
-      }
-      downloads.push(file);
-      const sent = damage(file, content);
-      response.writeHead(200, { ...etag, "content-length": sent.length }).end(sent);
-    } else json(404, { error: "Repository not found" });
-  };
-  const server = createServer(listener).listen(0, "127.0.0.1");
-  await new Promise((resolve) => server.once("listening", resolve));
-  const close = async (): Promise<void> => {
-    server.closeAllConnections();
-    await new Promise((resolve) => server.close(resolve));
-  };
-  t.teardown(close);
-  return { url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`, downloads, authorizations, close };
-}
-
 t.test("a folder is used as it is", async (t) => {
   t.equal(await resolveModel("models/demo", { cacheDir: t.testdir() }), "models/demo");
 });
 
 t.test("downloads what a model needs, once, and works without the hub afterwards", async (t) => {
-  const hub = await fakeHub(t);
+  const hub = await fakeHub(t, FILES);
   const options = { cacheDir: t.testdir(), hubUrl: `${hub.url}/`, token: "hf_secret" };
   const announced: string[] = [];
   const folder = await resolveModel("org/tiny", { ...options, onFile: (name) => announced.push(name) });
@@ -123,7 +58,7 @@ t.test("every file that says how to tokenise and generate is downloaded, and no 
 });
 
 t.test("the environment names hub and token", async (t) => {
-  const hub = await fakeHub(t);
+  const hub = await fakeHub(t, FILES);
   const before = { ...process.env };
   t.teardown(() => void (process.env = before));
   process.env["HF_ENDPOINT"] = hub.url;
@@ -154,7 +89,7 @@ t.test("an interrupted download goes on where it was", async (t) => {
 });
 
 t.test("two processes at once end with one good folder", async (t) => {
-  const hub = await fakeHub(t);
+  const hub = await fakeHub(t, FILES);
   const options = { cacheDir: t.testdir(), hubUrl: hub.url };
   const [one, two] = await Promise.all([resolveModel("org/tiny", options), resolveModel("org/tiny", options)]);
   t.equal(one, two);
@@ -179,11 +114,11 @@ t.test("shards, and models that cannot be served", async (t) => {
 });
 
 t.test("errors say what to do", async (t) => {
-  const hub = await fakeHub(t);
+  const hub = await fakeHub(t, FILES);
   const cacheDir = t.testdir();
   await t.rejects(resolveModel("org/other", { cacheDir, hubUrl: hub.url }), {
     code: "model_not_found",
-    message: /no such model or revision \(404\).*HF_TOKEN/,
+    message: /no such repository, folder or revision \(404\).*HF_TOKEN/,
   });
   await t.rejects(resolveModel("models/dmeo", { cacheDir, hubUrl: "http://127.0.0.1:9" }), {
     code: "model_not_found",
@@ -197,4 +132,50 @@ t.test("errors say what to do", async (t) => {
       model,
     );
   }
+});
+
+t.test("an adapter: PEFT's two files and no other, of the repository or a folder in it", async (t) => {
+  const adapter = { "adapter_config.json": Buffer.from("{}"), "adapter_model.safetensors": WEIGHTS };
+  const hub = await fakeHub(t, {
+    ...adapter,
+    "README.md": Buffer.from("read me"),
+    "a/b/adapter_config.json": Buffer.from('{"of":"b"}'),
+    "a/b/adapter_model.safetensors": WEIGHTS.subarray(0, 100),
+    "a/pickled/adapter_config.json": Buffer.from("{}"),
+    "a/pickled/adapter_model.bin": Buffer.from("x"),
+  });
+  const options = { cacheDir: t.testdir(), hubUrl: hub.url, token: "hf_secret" };
+  const id = { name: "org/tiny", revision: null };
+  const folder = await resolveAdapter(id, options);
+  t.same((await readdir(folder)).sort(), Object.keys(adapter));
+  t.same(await readFile(join(folder, "adapter_model.safetensors")), WEIGHTS);
+  const inner = await resolveAdapter({ ...id, revision: "v1" }, { ...options, subfolder: "a/b" });
+  t.equal(await readFile(join(inner, "adapter_config.json"), "utf8"), '{"of":"b"}');
+  t.same([...hub.authorizations], ["Bearer hf_secret"]);
+  const before = hub.downloads.length;
+  t.equal(await resolveAdapter(id, options), folder);
+  t.equal(hub.downloads.length, before, "what is there is not downloaded again");
+  const refused = (
+    options: { subfolder: string; message: RegExp; code: string },
+    name = "org/tiny",
+  ): Promise<unknown> =>
+    t.rejects(resolveAdapter({ ...id, name }, { cacheDir: folder, hubUrl: hub.url, subfolder: options.subfolder }), {
+      code: options.code,
+      message: options.message,
+    });
+  await refused({
+    subfolder: "a/pickled",
+    code: "model_unsupported",
+    message: /folder a\/pickled has its weights pickled/,
+  });
+  await refused({
+    subfolder: "none",
+    code: "model_not_found",
+    message: /^downloading hf:org\/tiny, folder none from .*404/,
+  });
+  await refused({ subfolder: "a/b", code: "model_not_found", message: /no such repository/ }, "org/other");
+  const bare = await fakeHub(t, { "adapter_config.json": Buffer.from("{}") });
+  await t.rejects(resolveAdapter(id, { cacheDir: join(folder, "x"), hubUrl: bare.url }), {
+    message: /hf:org\/tiny is not a PEFT adapter: it lacks adapter_model\.safetensors/,
+  });
 });

@@ -51,6 +51,7 @@ async function setUp(t: Test): Promise<Setup> {
           setup.tried.push(kv.length);
           if (kv.data.some((value) => value > 1e38)) throw new PrefixdError("prefix_overflows", "It does.");
         },
+        keepVersions: 2,
         clock: () => new Date(setup.seconds++ * 1000),
       }),
     get registry() {
@@ -213,6 +214,36 @@ t.test("a prefix of another base is refused, and can be replaced", async (t) => 
     await setup.registry.register(key, upload({ ...CONFIG, prefixd_base_fingerprint: BASE })),
     "its own fingerprint given",
   );
+});
+
+t.test("earlier versions are listed and put back, by whom and when, for this base only", async (t) => {
+  const setup = await setUp(t);
+  const { registry } = setup;
+  const other = (n: number): ReturnType<typeof upload> => upload(CONFIG, embeddings([3, 32], floats(96, { 0: n })));
+  const foreign = (await setup.over("old base").register(key, other(0))).meta;
+  const one = (await registry.register(key, other(1), undefined, undefined, undefined, "k1")).meta;
+  const two = (await registry.register(key, other(2), undefined, undefined, undefined, "k2")).meta;
+  t.same(await registry.register(key, other(2), undefined, undefined, undefined, "k3"), { meta: two, created: false });
+  t.same(await registry.versions(key), [two, one, foreign]);
+  t.match(two, { updatedBy: "k2" });
+  t.equal((await registry.resolve(key)).kv.data[0], 2);
+  const back = await registry.restore(key, one.digest, "k4", { ifMatch: [two.digest] });
+  t.match(back, { digest: one.digest, updatedBy: "k4", createdAt: foreign.createdAt });
+  t.equal((await registry.resolve(key)).kv.data[0], 1, "requests get what was put back");
+  t.equal((await readFile(registry, key, "adapter_model.safetensors")).length, one.files["adapter_model.safetensors"]);
+  t.same(
+    (await registry.versions(key)).map(({ digest }) => digest),
+    [one, two, foreign].map(({ digest }) => digest),
+  );
+  await t.rejects(registry.restore(key, foreign.digest, null), { code: "prefix_base_mismatch" });
+  await t.rejects(registry.restore(key, "0".repeat(64), null), { code: "version_not_found", status: 404 });
+  await t.rejects(registry.restore(key, two.digest, null, { ifMatch: [two.digest] }), { code: "precondition_failed" });
+  await t.rejects(registry.restore({ ...key, name: "none" }, two.digest, null), { code: "prefix_not_found" });
+  await registry.patch(key, { shared_with: ["bob"], readable_by: ["cat"] });
+  await t.rejects(registry.versions(key, "bob"), { code: "prefix_not_readable" });
+  await t.rejects(registry.versions(key, "eve"), { code: "prefix_not_found" });
+  t.equal((await registry.versions(key, "cat")).length, 3);
+  t.notMatch(JSON.stringify(await registry.versions(key, "cat")), /bob/);
 });
 
 t.test("what an adapter says of its base model is kept", async (t) => {

@@ -7,6 +7,7 @@ import type {
   PrefixMeta,
   PrefixRecord,
   PrefixStore,
+  PrefixVersion,
   RemovalState,
   RemovedPrefixes,
 } from "../../src/prefixes/store.ts";
@@ -27,6 +28,14 @@ export class ScriptedStore implements PrefixStore {
     const created = !this.records.has(keyText(record.meta));
     this.records.set(keyText(record.meta), record);
     return { created };
+  }
+
+  async versions(): Promise<PrefixVersion[]> {
+    return [];
+  }
+
+  async restore(): Promise<PrefixMeta | null> {
+    return null;
   }
 
   async patchMeta(): Promise<PrefixMeta | null> {

@@ -111,6 +111,9 @@ export async function buildTestApp(
     training: null,
     users,
     removal: createLocalRemoval({ users, prefixes: registry, replica: "test" }),
+    backup: async function* () {
+      yield Buffer.from("an export");
+    },
     auth: keyed ? createAuthenticator({ store: users, adminKey: ADMIN_KEY }) : createKeylessAuthenticator(),
     audit: { record: (entry) => void audits.push(entry) },
     metrics,

@@ -13,12 +13,14 @@ import {
   patchSharing,
   sharingOf,
 } from "../../src/prefixes/sharing.ts";
+import { versionNotFound } from "../../src/prefixes/versions.ts";
 import type {
   HeldPrefixes,
   ListedPrefix,
   PrefixKey,
   PrefixMeta,
   PrefixQuota,
+  PrefixVersion,
   Precondition,
   RemovedPrefixes,
   SharingPatch,
@@ -32,6 +34,8 @@ interface Entry {
 /** Prefixes in a Map; the tensors are empty, `length` of a PEFT prefix is 10 and of a hard prompt its tokens. */
 export class FakeRegistry implements PrefixRegistry {
   readonly entries = new Map<string, Entry>();
+  /** All versions that were replaced. */
+  readonly earlier = new Map<string, Entry[]>();
   /** Makes every call fail, like a store that is away. */
   down: PrefixdError | null = null;
   /** Called while a prefix is being looked up. */
@@ -42,6 +46,8 @@ export class FakeRegistry implements PrefixRegistry {
     upload: PrefixUpload,
     precondition?: Precondition,
     quota?: PrefixQuota,
+    _signal?: AbortSignal,
+    by: string | null = null,
   ): Promise<{ meta: PrefixMeta; created: boolean }> {
     this.#check();
     const old = this.entries.get(keyText(key));
@@ -72,6 +78,7 @@ export class FakeRegistry implements PrefixRegistry {
       baseRevision,
       createdAt: old?.meta.createdAt ?? now,
       updatedAt: now,
+      updatedBy: by,
       files: Object.fromEntries([...files].map(([name, bytes]) => [name, bytes.length])),
       ...sharingOf(old?.meta ?? null),
     };
@@ -83,6 +90,8 @@ export class FakeRegistry implements PrefixRegistry {
       old?.meta.bytes ?? null,
     );
     this.entries.set(keyText(key), { meta, files });
+    if (old !== undefined && old.meta.digest !== digest)
+      this.earlier.set(keyText(key), [old, ...(this.earlier.get(keyText(key)) ?? [])]);
     return { meta, created: old === undefined };
   }
 
@@ -93,6 +102,25 @@ export class FakeRegistry implements PrefixRegistry {
   async readable(key: PrefixKey, asker = key.user): Promise<PrefixMeta> {
     const { meta } = this.#get(key, asker);
     if (!mayRead(meta, asker)) throw notReadable(meta);
+    return meta;
+  }
+
+  async versions(key: PrefixKey, asker = key.user): Promise<PrefixVersion[]> {
+    const { visibility, shared_with, readable_by, ...current } = await this.readable(key, asker);
+    void [visibility, shared_with, readable_by];
+    return [current, ...(this.earlier.get(keyText(key)) ?? []).map(({ meta }) => meta)];
+  }
+
+  async restore(key: PrefixKey, digest: string, by: string | null, precondition?: Precondition): Promise<PrefixMeta> {
+    const now = this.#get(key);
+    this.#precondition(now, precondition);
+    if (now.meta.digest === digest) return now.meta;
+    const earlier = this.earlier.get(keyText(key)) ?? [];
+    const found = earlier.find(({ meta }) => meta.digest === digest);
+    if (found === undefined) throw versionNotFound();
+    const meta = { ...found.meta, updatedBy: by, updatedAt: new Date().toISOString(), ...sharingOf(now.meta) };
+    this.entries.set(keyText(key), { ...found, meta });
+    this.earlier.set(keyText(key), [now, ...earlier.filter((entry) => entry !== found)]);
     return meta;
   }
 
@@ -140,6 +168,7 @@ export class FakeRegistry implements PrefixRegistry {
   async remove(key: PrefixKey, precondition?: Precondition): Promise<void> {
     this.#precondition(this.#get(key), precondition);
     this.entries.delete(keyText(key));
+    this.earlier.delete(keyText(key));
   }
 
   async patch(key: PrefixKey, patch: SharingPatch, precondition?: Precondition): Promise<PrefixMeta> {

@@ -1,6 +1,7 @@
 import type { PrefixdError } from "../../src/errors.ts";
 import { MAX_USER_KEYS, tooManyKeys } from "../../src/users/api-key.ts";
 import { ChangeListeners } from "../../src/users/change-listeners.ts";
+import { deletionHash, type Deletion, type DeletionPage } from "../../src/users/deletions.ts";
 import type { RemovedUser, UsageDays, UsageRange, UserPatch, UserStore } from "../../src/users/store.ts";
 import type { ApiKeyRecord, UsageRow, UsageSums, User } from "../../src/users/types.ts";
 import {
@@ -19,6 +20,7 @@ export class FakeUserStore implements UserStore {
   readonly users = new Map<string, User>();
   readonly keys = new Map<string, ApiKeyRecord>();
   readonly rows: UsageRow[] = [];
+  readonly deletions = new Map<string, string>();
   readonly #changes = new ChangeListeners();
   /** Makes every call fail, like a store that is away. */
   down: PrefixdError | null = null;
@@ -77,6 +79,7 @@ export class FakeUserStore implements UserStore {
   async deleteKey(user: string, keyId: string): Promise<boolean> {
     this.#check();
     const deleted = this.keys.get(keyId)?.user === user && this.keys.delete(keyId);
+    if (deleted) this.deletions.set(deletionHash("key", keyId), new Date().toISOString());
     this.#changes.tell(user);
     return deleted;
   }
@@ -86,6 +89,7 @@ export class FakeUserStore implements UserStore {
     const keys = await this.listKeys(id);
     for (const key of keys) this.keys.delete(key.id);
     this.users.delete(id);
+    this.deletions.set(deletionHash("user", id), new Date().toISOString());
     this.#changes.tell(id);
     return { keys: keys.length, usageRows: 0 };
   }
@@ -111,6 +115,18 @@ export class FakeUserStore implements UserStore {
     for (const row of this.rows)
       if (row.user === user && row.day >= from && row.day < endOfDays(to)) addCounts(sums, toCounts(row));
     return toUsageSums(sums);
+  }
+
+  async deletedAt(hashes: readonly string[]): Promise<(string | null)[]> {
+    return hashes.map((hash) => this.deletions.get(hash) ?? null);
+  }
+
+  async noteDeletions(deletions: readonly Deletion[]): Promise<void> {
+    for (const { hash, at } of deletions) if (at > (this.deletions.get(hash) ?? "")) this.deletions.set(hash, at);
+  }
+
+  async listDeletions(): Promise<DeletionPage> {
+    return { found: [...this.deletions].map(([hash, at]) => ({ hash, at })), next: null };
   }
 
   onChange(listener: (user: string) => void): () => void {

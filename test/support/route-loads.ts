@@ -242,6 +242,12 @@ export function routeLoads(positions: number, folder: string): RouteLoad[] {
     get("/prefixes/{id}", "", "/prefixes/shared-0"),
     get("/prefixes/{id}/adapter", "", "/prefixes/mine/adapter"),
     get("/prefixes/{id}/adapter/{file}", "", "/prefixes/mine/adapter/adapter_model.safetensors"),
+    get("/prefixes/{id}/versions", "", "/prefixes/mine/versions"),
+    {
+      ...json("POST /prefixes/{id}/restore", "", "/prefixes/mine/restore", { digest: "0".repeat(64) }),
+      refused: true,
+    },
+    { route: "POST /admin/backup", what: "", path: "/admin/backup" },
     get("/admin/users", "", "/admin/users?limit=1000"),
     get("/admin/users/{user}", "", "/admin/users/ann"),
     get("/admin/users/{user}/usage", "", "/admin/users/ann/usage"),

@@ -31,6 +31,8 @@ export async function documentationApp(): Promise<TypedApp> {
   };
   const prefixes = {
     register: nothing,
+    versions: nothing,
+    restore: nothing,
     info: nothing,
     readable: nothing,
     list: nothing,
@@ -76,6 +78,7 @@ export async function documentationApp(): Promise<TypedApp> {
     training: null,
     users,
     removal: { removeUser: nothing, readmitUser: nothing },
+    backup: nothing,
     auth: createKeylessAuthenticator(),
     chat: null,
     audit: { record: nothing },

@@ -27,6 +27,11 @@ export async function notedForChange(
   throw new PrefixdError("prefix_not_owned", `Only the owner, ${key.user}, may change this prefix.`);
 }
 
+/** Who makes a change, as the list of versions names them: the key's id, or the user of a request without one. */
+export function actorOf({ principal }: FastifyRequest): string {
+  return principal.keyId ?? principal.user;
+}
+
 /** Removes a prefix. When this resolves, no request uses it any more. */
 export async function removePrefix(
   { prefixes, generation }: Pick<AppParts, "prefixes" | "generation">,

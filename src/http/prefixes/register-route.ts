@@ -11,7 +11,7 @@ import { ETAG_HEADER, PrefixIdParams, json, problems } from "../common-schema.ts
 import type { BodyWatch } from "../connections/body-watch.ts";
 import type { PromptReader } from "../generate/prompts.ts";
 import { parsePrefixId } from "./id.ts";
-import { notedForChange } from "./named.ts";
+import { actorOf, notedForChange } from "./named.ts";
 import { etagOf, writePrecondition } from "./preconditions.ts";
 import { documentOf } from "./response.ts";
 import { AdapterForm, HardPromptBody, PREFIX_EXAMPLE, PrefixDocument, WriteHeaders } from "./schema.ts";
@@ -113,7 +113,7 @@ export function registerRoutes(app: TypedApp, parts: AppParts, reader: PromptRea
     const precondition = writePrecondition(request.headers);
     const { signal } = abortOnDisconnect(reply);
     const { meta, created } = await uploads.run(key.user, signal, async (place) =>
-      prefixes.register(key, await read(place), precondition, await quotaOf(key.user), signal),
+      prefixes.register(key, await read(place), precondition, await quotaOf(key.user), signal, actorOf(request)),
     );
     request.audit.digest = meta.digest;
     reply.code(created ? 201 : 200).header("etag", etagOf(meta.digest));

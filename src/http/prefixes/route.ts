@@ -25,6 +25,7 @@ import {
 import { abortOnDisconnect, answered } from "../connections/response-end.ts";
 import { checkSharing, checkUsersExist } from "./sharing-body.ts";
 import { documentOf, entryOf, sendFile } from "./response.ts";
+import { versionRoutes } from "./versions-route.ts";
 import { registerRoutes } from "./register-route.ts";
 import { DOWNLOADS, downloadsBusy, TransferGate } from "./transfer-gate.ts";
 
@@ -224,4 +225,5 @@ export function prefixRoutes(app: TypedApp, parts: AppParts, reader: PromptReade
       return reply.code(204).send();
     },
   );
+  versionRoutes(app, parts);
 }

@@ -140,6 +140,32 @@ export const FileParams = Type.Object({
   file: Type.String({ description: "A name from the list of files" }),
 });
 
+const PrefixVersionDocument = named(
+  "PrefixVersion",
+  strict({
+    digest: Type.String({ description: "As in `GET /prefixes/{id}`: names the version" }),
+    current: Type.Boolean({ description: "Whether requests use it" }),
+    kind: listed.kind,
+    virtual_tokens: Type.Integer(),
+    bytes: listed.bytes,
+    base: listed.base,
+    files: listed.files,
+    updated_at: Type.String({ format: "date-time", description: "When it was uploaded, or put back" }),
+    updated_by: Type.Union([Type.String(), Type.Null()], {
+      description:
+        "By whom: a key's id, or `admin` or `local`; null: by the server itself, or an older version that did not note it",
+    }),
+  }),
+);
+export type PrefixVersionDocument = Static<typeof PrefixVersionDocument>;
+export const PrefixVersionList = named("PrefixVersionList", strict({ versions: Type.Array(PrefixVersionDocument) }));
+export const RestoreBody = named(
+  "PrefixRestore",
+  strict({
+    digest: Type.String({ pattern: "^[0-9a-f]{64}$", description: "Of a version in `GET /prefixes/{id}/versions`" }),
+  }),
+);
+
 export const WriteHeaders = Type.Object({
   "if-match": Type.Optional(
     Type.String({ description: "Only if the prefix has one of these ETags, or exists at all: `*`" }),
@@ -169,3 +195,14 @@ export const PREFIX_ENTRY_EXAMPLE: PrefixEntry = {
   visibility: "private",
 };
 export const PREFIX_EXAMPLE: PrefixDocument = { ...PREFIX_ENTRY_EXAMPLE, shared_with: [], readable_by: [] };
+export const PREFIX_VERSION_EXAMPLE: PrefixVersionDocument = {
+  digest: PREFIX_EXAMPLE.digest,
+  current: true,
+  kind: PREFIX_EXAMPLE.kind,
+  virtual_tokens: 10,
+  bytes: 81920,
+  base: PREFIX_EXAMPLE.base,
+  files: PREFIX_EXAMPLE.files,
+  updated_at: PREFIX_EXAMPLE.updated_at,
+  updated_by: "0123456789abcdef",
+};

@@ -66,6 +66,47 @@ t.test("register, replace, show, list, download, remove", async (t) => {
   t.match((await fastify.inject({ method: "DELETE", url: "/prefixes/intent" })).json(), { code: "prefix_not_found" });
 });
 
+t.test("earlier versions are listed and put back", async (t) => {
+  const { fastify, audits } = await buildTestApp(t);
+  const digests: string[] = [];
+  for (const text of ["one", "two"]) {
+    const { headers } = await fastify.inject(putJson("polite", { text }));
+    digests.push(String(headers.etag).slice(1, -1));
+  }
+  const [one, two] = digests;
+  const versions = await fastify.inject("/prefixes/polite/versions");
+  t.equal(versions.headers.etag, `"${two}"`);
+  t.match(versions.json(), {
+    versions: [
+      { digest: two, current: true, kind: "HARD_PROMPT", updated_by: "local" },
+      { digest: one, current: false, virtual_tokens: 3, files: { "prompt.json": /\d/ } },
+    ],
+  });
+  const restore = (payload: object, headers = {}): InjectOptions => ({
+    method: "POST",
+    url: "/prefixes/polite/restore",
+    payload,
+    headers,
+  });
+  t.match((await fastify.inject(restore({ digest: one }, { "if-match": `"${one}"` }))).json(), {
+    code: "precondition_failed",
+  });
+  const restored = await fastify.inject(restore({ digest: one }, { "if-match": `"${two}"` }));
+  t.match(
+    [restored.statusCode, restored.headers.etag, restored.json()],
+    [200, `"${one}"`, { id: "polite", digest: one }],
+  );
+  t.match(audits.at(-1), { action: "prefix.restore", outcome: "ok", target: "local/polite", digest: one });
+  t.match((await fastify.inject("/prefixes/polite")).json(), { digest: one });
+  t.match((await fastify.inject(restore({ digest: "0".repeat(64) }))).json(), {
+    code: "version_not_found",
+    status: 404,
+  });
+  t.match((await fastify.inject(restore({ digest: "x" }))).json(), { code: "invalid_parameter" });
+  t.match((await fastify.inject(restore({}))).json(), { code: "invalid_request" });
+  t.match((await fastify.inject("/prefixes/none/versions")).json(), { code: "prefix_not_found" });
+});
+
 t.test("an adapter's base model is shown, with a warning if it is another", async (t) => {
   const { fastify, registry } = await buildTestApp(t);
   const trainedOn = (name: string | null): Parameters<typeof form>[0] => [
