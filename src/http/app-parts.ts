@@ -20,6 +20,7 @@ import type { Tokenizer } from "../text/tokenizer.ts";
 import type { TrainingService } from "../training/jobs/service.ts";
 import type { Authenticator } from "../users/authenticator.ts";
 import type { UserRemoval } from "../replicas/removal-types.ts";
+import type { Revocation } from "../replicas/revocation.ts";
 import type { UserStore } from "../users/store.ts";
 import type { GenerationDefaults } from "./generate/defaults-schema.ts";
 import type { SseOptions } from "./sse.ts";
@@ -79,8 +80,12 @@ export interface AppParts {
   >;
   /** null: this server does not train. */
   readonly training: TrainingService | null;
-  readonly users: Omit<UserStore, "deleteUser" | "addUsage" | "onChange" | "ping" | "close">;
+  readonly users: Omit<
+    UserStore,
+    "deleteUser" | "deleteKey" | "patchUser" | "addUsage" | "onChange" | "ping" | "close"
+  >;
   readonly removal: UserRemoval;
+  readonly revocation: Revocation;
   readonly auth: Authenticator;
   readonly audit: AuditLog;
   readonly metrics: Metrics;
@@ -88,6 +93,8 @@ export interface AppParts {
   /** Secrets that a request id must not contain. */
   readonly secrets: SecretFilter;
   readonly limits: AppLimits;
+  /** Addresses and networks whose X-Forwarded-For is believed. */
+  readonly trustedProxies: readonly string[];
   /** Origins whose web pages may use the API. */
   readonly origins: readonly string[];
   readonly clients: ClientLimits;

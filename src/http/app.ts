@@ -27,6 +27,7 @@ import { healthRoutes } from "./health/route.ts";
 import { modelRoutes } from "./model/route.ts";
 import { prefixRoutes } from "./prefixes/route.ts";
 import { tokenRoutes } from "./tokens/route.ts";
+import { allUsageRoutes } from "./usage/all-route.ts";
 import { usageRoutes } from "./usage/route.ts";
 import { allowOrigins } from "./cors.ts";
 import { chatRoutes } from "./v1/chat-route.ts";
@@ -58,6 +59,7 @@ export async function buildApp(parts: AppParts): Promise<App> {
     logController: new LogController({ disableRequestLogging: true, requestIdLogLabel: "request_id" }),
     genReqId: (raw) => requestId(raw, parts.secrets),
     requestIdHeader: false,
+    trustProxy: parts.trustedProxies.length === 0 ? false : [...parts.trustedProxies],
     rewriteUrl: originForm,
     bodyLimit: parts.limits.requestBody,
     requestTimeout: clients.requestMs,
@@ -119,6 +121,7 @@ export async function buildApp(parts: AppParts): Promise<App> {
   adminRoutes(fastify, parts);
   liveRoutes(fastify, parts, state);
   usageRoutes(fastify, parts);
+  allUsageRoutes(fastify, parts);
   modelRoutes(fastify, parts);
   healthRoutes(fastify, parts, state);
   await docsRoutes(fastify);

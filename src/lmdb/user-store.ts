@@ -1,7 +1,7 @@
 import { WorkerCalls } from "./worker-calls.ts";
 import { ChangeListeners } from "../users/change-listeners.ts";
 import type { LmdbUserOptions, LmdbUserTables } from "./user-tables.ts";
-import type { RemovedUser, UsageDays, UsageRange, UserPatch, UserStore } from "../users/store.ts";
+import type { PatchedUser, RemovedUser, UsageDays, UsageRange, UserPatch, UserStore } from "../users/store.ts";
 import type { ApiKeyRecord, UsageRow, UsageSums, User } from "../users/types.ts";
 
 /**
@@ -39,7 +39,7 @@ class LmdbUserStore implements UserStore {
     return this.#tables.call("listUsers", options);
   }
 
-  patchUser(id: string, patch: UserPatch, updatedAt: string): Promise<User> {
+  patchUser(id: string, patch: UserPatch, updatedAt: string): Promise<PatchedUser> {
     return this.#changes.after(id, this.#tables.call("patchUser", id, patch, updatedAt));
   }
 
@@ -69,6 +69,10 @@ class LmdbUserStore implements UserStore {
 
   usage(user: string, options: UsageRange & { limit: number }): Promise<UsageRow[]> {
     return this.#tables.call("usage", user, options);
+  }
+
+  usageUsers(options: { after?: string; limit: number }): Promise<string[]> {
+    return this.#tables.call("usageUsers", options);
   }
 
   usageSums(user: string, days: UsageDays): Promise<UsageSums> {

@@ -12,18 +12,21 @@
  *   prefixd:{user}:tokens        hash: the bucket of tokens per minute; expires (token-rate.ts)
  *   prefixd:key:KEYID            string: the user who may have this key
  *   prefixd:users                sorted set of user ids, all with score 0, for paging in order
+ *   prefixd:usage-kept           sorted set of ids of removed users whose usage was kept, all with score 0
  *   prefixd:user-changes         channel: JSON [origin, user]
  */
 import { userTag } from "./prefix-keys.ts";
 
 export class RedisUserKeys {
   readonly users: string;
+  readonly usageKept: string;
   readonly changes: string;
   readonly #namespace: string;
 
   constructor(namespace: string) {
     this.#namespace = namespace;
     this.users = `${namespace}:users`;
+    this.usageKept = `${namespace}:usage-kept`;
     this.changes = `${namespace}:user-changes`;
   }
 

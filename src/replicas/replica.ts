@@ -5,6 +5,7 @@ import { observeErrors } from "../observability/observe-errors.ts";
 import { createPrefixCache, type PrefixCache } from "../prefixes/cache.ts";
 import type { PrefixRegistry } from "../prefixes/registry-types.ts";
 import type { PrefixStore } from "../prefixes/store.ts";
+import type { AdminKeys } from "../users/admin-keys.ts";
 import { createAuthenticator, createKeylessAuthenticator, type Authenticator } from "../users/authenticator.ts";
 import { UserDirectory, withDirectory } from "../users/directory.ts";
 import { userShares } from "../users/shares.ts";
@@ -14,6 +15,7 @@ import { UsageRecorder } from "../users/usage.ts";
 import type { Backend } from "./backend.ts";
 import type { UserRemoval } from "./removal-types.ts";
 import { createUserRemoval, removeEverywhere } from "./removal.ts";
+import { createRevocation, type Revocation } from "./revocation.ts";
 import {
   createReplicaHandler,
   dropEverything,
@@ -28,8 +30,10 @@ export interface ReplicaOptions {
   readonly shape: ModelShape;
   /** Maximum bytes of prefixes in the cache. */
   readonly prefixCacheBytes: number;
+  /** This replica's name. */
+  readonly name: string;
   /** null: requests need no key. */
-  readonly adminKey: string | null;
+  readonly adminKeys: AdminKeys | null;
   readonly logger: Logger;
   /** Called for every failed store operation, except for errors that answer the client (4xx). */
   readonly onStoreError: (operation: string) => void;
@@ -49,23 +53,26 @@ export class Replica {
   readonly tokenRate: TokenRate;
   readonly usage: UsageRecorder;
   readonly removal: UserRemoval;
+  readonly revocation: Revocation;
+  readonly #name: string;
   readonly #backend: Backend;
   readonly #directory: UserDirectory;
   readonly #logger: Logger;
   #bus: ReplicaBus | null = null;
 
-  constructor({ backend, shape, prefixCacheBytes, adminKey, logger, onStoreError }: ReplicaOptions) {
+  constructor({ backend, name, shape, prefixCacheBytes, adminKeys, logger, onStoreError }: ReplicaOptions) {
     const onError = (operation: string, error: unknown): void => {
       // A failed precondition is an answer to the client, not a fault of the store.
       if (!(error instanceof PrefixdError) || error.status >= 500) onStoreError(operation);
     };
+    this.#name = name;
     this.#backend = backend;
     this.#logger = logger;
     const users = (this.users = observeErrors(backend.users, onError));
     const prefixes = (this.prefixes = observeErrors(backend.prefixes, onError));
     const directory = (this.#directory = new UserDirectory(users));
     this.auth = withDirectory(
-      adminKey === null ? createKeylessAuthenticator() : createAuthenticator({ store: users, adminKey }),
+      adminKeys === null ? createKeylessAuthenticator() : createAuthenticator({ store: users, adminKeys }),
       directory,
     );
     this.shares = userShares((user) => directory.find(user));
@@ -81,6 +88,7 @@ export class Replica {
     );
     this.usage = new UsageRecorder({ sink: users });
     this.removal = createUserRemoval({ users, prefixes, bus: this, training: backend.training });
+    this.revocation = createRevocation({ users, bus: this });
   }
 
   /** Whether this replica may serve now. Cheap: asked before every token. */
@@ -100,6 +108,7 @@ export class Replica {
       settle: (user) => this.usage.settle(user),
     };
     this.#bus = await this.#backend.joinReplicas({
+      name: this.#name,
       handler: createReplicaHandler(all),
       onLapse: () => {
         this.#logger.warn("the lease in Redis has run out: nothing is served until it is renewed");

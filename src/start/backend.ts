@@ -7,6 +7,7 @@ import { createLmdbTrainingStore } from "../lmdb/training-store.ts";
 import { openLmdbUserStore } from "../lmdb/user-store.ts";
 import type { Logger } from "../observability/logging.ts";
 import { openRedis } from "../redis/connection.ts";
+import { readRedisTls } from "../redis/tls.ts";
 import { openRedisStore } from "../redis/prefix-store.ts";
 import { openRedisReplicaBus } from "../redis/replica-bus.ts";
 import { RedisTokenBuckets } from "../redis/token-rate.ts";
@@ -16,7 +17,7 @@ import { createLocalBus } from "../replicas/replica-bus.ts";
 import { MemoryTokenBuckets } from "../users/token-rate.ts";
 import { Resources } from "./resources.ts";
 
-/** @throws FolderInUseError, PrefixdError store_unavailable; leaves nothing open in that case */
+/** @throws FolderInUseError, ConfigError, PrefixdError store_unavailable; leaves nothing open in that case */
 export function openBackend(config: Config, logger: Logger): Promise<Backend> {
   const { storeFolder } = config;
   return Resources.openAll((resources) =>
@@ -46,19 +47,16 @@ async function openOwn(dir: string, logger: Logger, resources: Resources): Promi
     training,
     // Verifying costs only a look at a file's times.
     prefixVerifyMs: 0,
-    joinReplicas: async ({ handler }) => createLocalBus(handler),
+    joinReplicas: async ({ handler, name }) => createLocalBus(handler, name),
     close: () => resources.release(),
   };
 }
 
 /** All parts share one set of connections. */
-async function openShared(
-  { store: url, redisWaitReplicas: waitReplicas }: Config,
-  logger: Logger,
-  resources: Resources,
-): Promise<Backend> {
+async function openShared(config: Config, logger: Logger, resources: Resources): Promise<Backend> {
   const onError = (error: Error): void => logger.warn({ err: error }, "redis");
-  const redis = await openRedis({ url, waitReplicas, onError });
+  const { store: url, redisWaitReplicas: waitReplicas } = config;
+  const redis = await openRedis({ url, tls: readRedisTls(config), waitReplicas, onError });
   resources.defer(() => redis.close());
   const prefixes = await openRedisStore({ redis });
   resources.defer(() => prefixes.close());

@@ -29,6 +29,7 @@ export function trainingService(t: { teardown(fn: () => Promise<void>): unknown 
     look: () => {},
     kill: async () => {},
     endOfUser: async () => {},
+    suspendUser: async () => {},
     readmitUser: () => {},
     isRemoved: () => false,
   };

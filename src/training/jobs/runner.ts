@@ -9,6 +9,8 @@ const LOOK_MS = 1_000;
 export interface RunnerParts extends RunParts {
   /** The user's service so far; the user with the least is next. */
   readonly serviceOf: (user: string) => number;
+  /** Whether the user's jobs must wait. */
+  readonly isSuspended: (user: string) => Promise<boolean>;
   /** Whether this replica may serve now. */
   readonly mayRun: () => boolean;
 }
@@ -43,6 +45,12 @@ export class JobRunner {
     await this.kill(user);
   }
 
+  /** Lets the user's running job keep its state and wait again, and takes none of theirs while they are suspended. */
+  async suspendUser(user: string): Promise<void> {
+    await this.#looking;
+    if (this.#current?.run.user === user) this.#current.run.stop();
+  }
+
   /** A user with this id was created again. */
   readmitUser(user: string): void {
     this.#removed.delete(user);
@@ -71,11 +79,11 @@ export class JobRunner {
   }
 
   async #take(): Promise<void> {
-    const { store, quota, serviceOf } = this.#parts;
+    const { store, quota, serviceOf, isSuspended } = this.#parts;
     const waiting = await store.waiting(quota, Date.now());
     for (const { user, id } of inTurn(waiting, serviceOf)) {
       if (this.#closed) return;
-      if (this.#removed.has(user)) continue;
+      if (this.#removed.has(user) || (await isSuspended(user))) continue;
       const now = Date.now();
       const claim = { user, id, holder: this.#holder, until: now + LEASE_MS };
       const job = await store.claim(claim, now);

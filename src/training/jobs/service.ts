@@ -25,7 +25,7 @@ const LONGEST_NAME = 100;
 
 export interface ServiceParts {
   readonly store: TrainingStore;
-  readonly runner: Pick<JobRunner, "look" | "kill" | "endOfUser" | "readmitUser" | "isRemoved">;
+  readonly runner: Pick<JobRunner, "look" | "kill" | "endOfUser" | "suspendUser" | "readmitUser" | "isRemoved">;
   readonly quota: TrainingQuota;
   /** Fingerprint of the base model. */
   readonly base: string;
@@ -190,6 +190,11 @@ export class TrainingService {
   /** Ends the user's running job and refuses new work, until `readmitUser`. Resolves when no process of theirs is left. */
   endOfUser(user: string): Promise<void> {
     return this.#parts.runner.endOfUser(user);
+  }
+
+  /** Lets the user's running job keep its state, and wait until they are resumed. */
+  suspendUser(user: string): void {
+    void this.#parts.runner.suspendUser(user);
   }
 
   /** A user with this id was created again. */
