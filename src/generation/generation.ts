@@ -210,7 +210,7 @@ export class Generation {
       prefix: running.prefix && key ? { key, digest: running.prefix.digest } : null,
       usage: this.#usage(running),
       timings: this.#meter.timings(),
-      removal: this.#removal,
+      ...(this.#removal === null ? {} : { removal: this.#removal }),
     });
   }
 

@@ -76,7 +76,7 @@ export interface GenerationEnd {
   readonly usage: RequestTokens;
   readonly timings: Timings;
   /** Why it was ended, if something that it needed was removed. */
-  readonly removal?: PrefixdError | null;
+  readonly removal?: PrefixdError;
 }
 
 /** Receives a request's results, in a microtask after the engine's step. Nothing is called after `end` or `onError`. */

@@ -190,6 +190,7 @@ t.test("openapi.yaml matches the code, names every error and describes every rou
   t.same(document.components.schemas.Problem.properties.code.enum, Object.keys(ERRORS));
   t.same(Object.keys(document.paths).sort(), [
     "/admin/live",
+    "/admin/usage",
     "/admin/users",
     "/admin/users/{user}",
     "/admin/users/{user}/keys",
@@ -226,7 +227,7 @@ t.test("openapi.yaml matches the code, names every error and describes every rou
   const ids = Object.values(document.paths).flatMap((path) =>
     Object.values(path).map((operation) => operation.operationId),
   );
-  t.equal(new Set(ids).size, 44);
+  t.equal(new Set(ids).size, 45);
   for (const match of fresh.matchAll(/\$ref: "?#\/components\/schemas\/(\w+)/g))
     t.ok(match[1] !== undefined && match[1] in document.components.schemas, String(match[1]));
 });

@@ -27,7 +27,7 @@ interface Body {
   readonly prefixes: unknown[];
   readonly usage: Record<string, number> & Record<string, number>[];
   readonly removed: { readonly running: number; readonly queued: number };
-  readonly replicas: { readonly acknowledged_at: string | null }[];
+  readonly replicas: { readonly name: string; readonly acknowledged_at: string | null }[];
 }
 
 /** A request with a key: status and parsed body. */
