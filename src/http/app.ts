@@ -4,6 +4,7 @@ import swagger from "@fastify/swagger";
 import type { TypeBoxTypeProvider } from "@fastify/type-provider-typebox";
 import Fastify, { LogController, type FastifyBaseLogger, type FastifyReply, type FastifyRequest } from "fastify";
 import { PrefixdError, type ErrorCode } from "../errors.ts";
+import { refuseForms } from "./body-refusals.ts";
 import { guardAccess, type DeclaredRoute } from "./access.ts";
 import type { AppParts, AppState, TypedApp } from "./app-parts.ts";
 import { watchBodies } from "./connections/body-watch.ts";
@@ -87,6 +88,7 @@ export async function buildApp(parts: AppParts): Promise<App> {
     return sendProblem(request, reply, error);
   });
   refuseEncodedBodies(fastify);
+  refuseForms(fastify);
   const bodies = watchBodies(fastify, clients, metrics);
   closeRefused(fastify, bodies);
   trackRequests(fastify, { metrics, audit: parts.audit, keyed: parts.auth.keyed, state, traffic });

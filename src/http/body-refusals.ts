@@ -1,5 +1,5 @@
 /** What an answer to a refused body says: which limit it met, its value, and what the request asked for. */
-import type { FastifyRequest } from "fastify";
+import type { FastifyInstance, FastifyRequest } from "fastify";
 import { PrefixdError } from "../errors.ts";
 
 /** For a body longer than any that the route reads. */
@@ -12,6 +12,16 @@ export function notTheTypes({ routeOptions }: FastifyRequest): string {
   const { consumes, body } = (routeOptions.schema ?? {}) as { consumes?: readonly string[]; body?: unknown };
   const types = consumes ?? (body === undefined ? [] : ["application/json"]);
   return types.length === 0 ? "This route takes no body." : `This route takes ${types.join(" or ")}.`;
+}
+
+/** The form parser is the whole server's: routes that take no form would read one as no body. */
+export function refuseForms(app: FastifyInstance): void {
+  app.addHook("preParsing", (request, _reply, payload, done) => {
+    const { consumes } = (request.routeOptions.schema ?? {}) as { consumes?: readonly string[] };
+    const isForm = /^\s*multipart\//i.test(request.headers["content-type"] ?? "");
+    if (!isForm || request.is404 || consumes !== undefined) return done(null, payload);
+    done(new PrefixdError("unsupported_media_type", notTheTypes(request)));
+  });
 }
 
 /** Adds to the error of a body what was sent. Other errors stay as they are. */

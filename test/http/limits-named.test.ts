@@ -62,6 +62,8 @@ t.test("413 and 415 of each operation", async (t) => {
     t.match(refused, { status: 415, code: "unsupported_media_type", detail: /The request has "text\/csv"\.$/ }, id);
     for (const taken of types) t.ok(refused.detail.includes(taken), `${id}: ${refused.detail}`);
     if (types.length === 0) t.match(refused.detail, /takes no body/, id);
+    const form = await send(verb, path, "multipart/form-data; boundary=x", "--x--\r\n");
+    if (!types.includes("multipart/form-data")) t.match(form, { status: 415, detail: /"multipart\/form-data/ }, id);
     t.ok("415" in responses, `${id} documents 415`);
     tried[415].push(id);
     if (types.length > 0 && !types.includes("application/json")) continue;
@@ -97,7 +99,7 @@ const REFUSALS: Readonly<Partial<Record<ErrorCode, readonly [meet: () => Promise
 async function queued(waiting: number, maxQueue: number, maxQueued: number | null): Promise<void> {
   const queue = Array.from({ length: waiting }, () => ({ tenant: "ann" })) as never[];
   const shares = { of: () => ({ weight: 1, maxRunning: null, maxQueued }) };
-  checkQueueLimits({ ...engineRequest(), tenant: "ann" }, queue, { maxQueue, freeRows: 0 }, shares);
+  checkQueueLimits(engineRequest({ promptIds: Int32Array.of(1), tenant: "ann" }), queue, { maxQueue, freeRows: 0 }, shares);
 }
 
 t.test("429: every code that any operation documents", async (t) => {
