@@ -1,8 +1,9 @@
 /** Users on real servers: keys, sharing, limits, usage, and removal over two replicas on one Redis. */
-import { readFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import t, { type Test } from "tap";
+import { eventually } from "../support/fault-client.ts";
 import { startRedis } from "../support/redis.ts";
 import { lacking } from "../support/requirements.ts";
 import { adapterForm, startServerProcess, temporaryFolder, type TestServer } from "../support/server.ts";
@@ -15,7 +16,8 @@ t.teardown(() => folder.remove());
 function start(name: string, ...args: string[]): Promise<TestServer> {
   const files = ["--cache-dir", join(folder.path, "cache"), "--audit-log", join(folder.path, `${name}.audit`)];
   files.push("--replica-name", name);
-  return startServerProcess([...files, ...args], { PREFIXD_ADMIN_KEY: ADMIN_KEY });
+  const inFile = args.includes("--admin-key-file");
+  return startServerProcess([...files, ...args], inFile ? {} : { PREFIXD_ADMIN_KEY: ADMIN_KEY });
 }
 
 /** The response fields that these tests read. */
@@ -122,7 +124,9 @@ async function revocations(t: Test, near: TestServer, far: TestServer): Promise<
 }
 
 t.test("one server on LMDB", async (t) => {
-  const server = await start("lmdb", "--store", `lmdb:${join(folder.path, "store")}`);
+  const keyFile = join(folder.path, "admin.key");
+  writeFileSync(keyFile, ADMIN_KEY);
+  const server = await start("lmdb", "--store", `lmdb:${join(folder.path, "store")}`, "--admin-key-file", keyFile);
   t.teardown(() => server.signal("SIGKILL"));
   const [ann, bob] = [
     await createUser(server, "ann", { weight: 2 }),
@@ -210,6 +214,22 @@ t.test("one server on LMDB", async (t) => {
 
   t.test("deleted keys and suspended users", (t) => revocations(t, server, server));
 
+  t.test("a new admin key takes the old one's place, without a moment without one", async (t) => {
+    const next = "another-admin-key-that-is-long-enough-too";
+    const statuses = () =>
+      Promise.all([ADMIN_KEY, next].map(async (key) => (await call(server, key, "GET", "/admin/users")).status));
+    t.same(await statuses(), [200, 401]);
+    writeFileSync(keyFile, `${next}\n${ADMIN_KEY}\n`);
+    await eventually(async () => (await statuses())[1] === 200);
+    t.same(await statuses(), [200, 200]);
+    writeFileSync(keyFile, ADMIN_KEY);
+    await eventually(async () => (await statuses())[1] === 401);
+    t.same(await statuses(), [200, 401]);
+    const lines = readFileSync(join(folder.path, "lmdb.audit"), "utf8").trim().split("\n");
+    t.equal(lines.filter((line) => line.includes("admin_keys.change")).length, 2);
+    t.notOk(lines.join().includes(next));
+  });
+
   t.test("removal ends running requests and returns a receipt; the id can be used again", async (t) => {
     const long = ask("flights", { max_new_tokens: 400, ignore_eos: true });
     const running = Promise.all(Array.from({ length: 4 }, () => call(server, ann, "POST", "/generate", long)));
@@ -243,8 +263,11 @@ t.test("one server on LMDB", async (t) => {
   t.test("the audit log has all of this, without a key or a prompt", async (t) => {
     const lines = readFileSync(join(folder.path, "lmdb.audit"), "utf8");
     for (const secret of [ADMIN_KEY, ann, bob, "flight to london"]) t.notOk(lines.includes(secret));
-    for (const line of lines.trim().split("\n"))
-      t.match(JSON.parse(line), { replica: "lmdb", address: "127.0.0.1", request_id: /./ });
+    for (const line of lines.trim().split("\n")) {
+      const entry = JSON.parse(line) as { action: string };
+      t.match(entry, { replica: "lmdb" });
+      if (entry.action !== "admin_keys.change") t.match(entry, { address: "127.0.0.1", request_id: /./ });
+    }
     for (const action of ["user.create", "key.create", "user.remove", "prefix."]) t.ok(lines.includes(action), action);
   });
 });
