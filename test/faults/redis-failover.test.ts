@@ -64,7 +64,10 @@ async function failsOver(t: Test, url: string, fail: () => Promise<void>): Promi
   const before = requests.codes.get("ok") ?? 0;
   await eventually(async () => (requests.codes.get("ok") ?? 0) > before + 5);
   await requests.stop();
-  t.same([...requests.codes.keys()].filter((code) => code !== "ok" && code !== "store_unavailable"), []);
+  t.same(
+    [...requests.codes.keys()].filter((code) => code !== "ok" && code !== "store_unavailable"),
+    [],
+  );
   t.equal((await call(server, "GET", "/prefixes", undefined, bob)).status, 401);
   t.equal((await call(server, "GET", "/admin/users/bob")).status, 404, "who was removed stays removed");
   t.match((await call(server, "GET", "/admin/users/eve")).body, { suspended: true });

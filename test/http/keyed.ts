@@ -1,6 +1,7 @@
 /** An app with keys, and requests of every kind of caller. */
 import type { InjectOptions } from "fastify";
 import type { Test } from "tap";
+import { CLIENT_DEFAULTS } from "../../src/http/app-parts.ts";
 import type { TrainingService } from "../../src/training/jobs/service.ts";
 import { createApiKey } from "../../src/users/api-key.ts";
 import { NO_LIMITS } from "../../src/users/types.ts";
@@ -27,7 +28,12 @@ interface Keyed {
 /** Users ann and bob, with keys; ann has the prefix `p`. */
 export async function keyed(t: Test, { training = false } = {}): Promise<Keyed> {
   const trained = training ? await annsTraining(t) : null;
-  const app = await buildTestApp(t, { keyed: true, training: trained?.training ?? null });
+  const app = await buildTestApp(t, {
+    keyed: true,
+    training: trained?.training ?? null,
+    // An injected request whose answer has no end looks like one whose body has stalled.
+    clients: { ...CLIENT_DEFAULTS, receiveMs: 600_000 },
+  });
   const now = new Date().toISOString();
   for (const id of ["ann", "bob"])
     await app.users.createUser({ id, weight: 1, limits: NO_LIMITS, createdAt: now, updatedAt: now });

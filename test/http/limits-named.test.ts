@@ -70,12 +70,19 @@ t.test("413 and 415 of each operation", async (t) => {
     const long = `{"x":"${"y".repeat(BODY_LIMIT)}"}`;
     const large = await send(verb, path, "application/json", long);
     t.match(large, { status: 413, code: "body_too_large" }, id);
-    t.match(large.detail, `at most ${BODY_LIMIT} bytes (--request-body-limit). The request has ${long.length} bytes.`, id);
+    t.match(
+      large.detail,
+      `at most ${BODY_LIMIT} bytes (--request-body-limit). The request has ${long.length} bytes.`,
+      id,
+    );
     t.ok("413" in responses, `${id} documents 413`);
     tried[413].push(id);
   }
   t.ok(tried[413].length > 15 && tried[415].length > 17, `${tried[413].length} and ${tried[415].length} operations`);
-  t.match((await send("post", "/generate", "application/json; charset=utf-16", "{}")).detail, /UTF-8.*"application\/json; /);
+  t.match(
+    (await send("post", "/generate", "application/json; charset=utf-16", "{}")).detail,
+    /UTF-8.*"application\/json; /,
+  );
 });
 
 /** What meets each limit that answers 429, and what its answer must say. */
@@ -99,7 +106,12 @@ const REFUSALS: Readonly<Partial<Record<ErrorCode, readonly [meet: () => Promise
 async function queued(waiting: number, maxQueue: number, maxQueued: number | null): Promise<void> {
   const queue = Array.from({ length: waiting }, () => ({ tenant: "ann" })) as never[];
   const shares = { of: () => ({ weight: 1, maxRunning: null, maxQueued }) };
-  checkQueueLimits(engineRequest({ promptIds: Int32Array.of(1), tenant: "ann" }), queue, { maxQueue, freeRows: 0 }, shares);
+  checkQueueLimits(
+    engineRequest({ promptIds: Int32Array.of(1), tenant: "ann" }),
+    queue,
+    { maxQueue, freeRows: 0 },
+    shares,
+  );
 }
 
 t.test("429: every code that any operation documents", async (t) => {

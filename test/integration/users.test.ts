@@ -3,7 +3,7 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import t, { type Test } from "tap";
-import { eventually } from "../support/fault-client.ts";
+import { eventually, longStream } from "../support/fault-client.ts";
 import { startRedis } from "../support/redis.ts";
 import { lacking } from "../support/requirements.ts";
 import { adapterForm, startServerProcess, temporaryFolder, type TestServer } from "../support/server.ts";
@@ -78,16 +78,6 @@ const ask = (prefix: string | null, more: object = {}): object => ({
   ...more,
 });
 
-/** A stream of up to 400 tokens, whole. */
-async function streamed(server: TestServer, key: string): Promise<string> {
-  const response = await fetch(`${server.url}/generate`, {
-    method: "POST",
-    headers: { authorization: `Bearer ${key}`, "content-type": "application/json" },
-    body: JSON.stringify({ ...LONG, stream: true }),
-  });
-  return response.text();
-}
-
 const LONG = { prompt: PROMPT, max_new_tokens: 400, ignore_eos: true };
 
 /** A key is deleted and a user suspended on `near`, while `far` works for them. */
@@ -97,26 +87,28 @@ async function revocations(t: Test, near: TestServer, far: TestServer): Promise<
   const second = (await call(near, ADMIN_KEY, "POST", "/admin/users/eve/keys")).body;
 
   const spared = call(far, eve, "POST", "/generate", LONG);
-  const [whole, stream] = [call(far, second.key, "POST", "/generate", LONG), streamed(far, second.key)];
+  const whole = call(far, second.key, "POST", "/generate", LONG);
+  const stream = await longStream(far, null, second.key);
   await untilRunning(far, 3);
   t.equal((await call(near, ADMIN_KEY, "DELETE", `/admin/users/eve/keys/${second.key_id}`)).status, 204);
   t.equal((await call(far, second.key, "GET", "/prefixes")).status, 401, "a deleted key is refused at once");
   t.match(await whole, { status: 410, body: { code: "removed", detail: /^The key was removed/ } });
-  t.match(await stream, /"finish_reason":"removed"/);
+  t.match(await stream.rest(), /"finish_reason":"removed"/);
   t.match(await spared, { status: 200, body: { usage: { completion_tokens: 400 } } }, "another key's request goes on");
   t.equal((await call(near, ADMIN_KEY, "DELETE", `/admin/users/eve/keys/${second.key_id}`)).status, 404);
 
   t.equal((await call(near, eve, "PUT", "/prefixes/p", { text: "three blind mice" })).status, 201);
   t.equal((await call(near, eve, "PATCH", "/prefixes/p", { shared_with: ["guest"] })).status, 200);
   const others = call(far, guest, "POST", "/generate", { ...LONG, prefix_id: "eve/p" });
-  const [again, last] = [call(far, eve, "POST", "/generate", LONG), streamed(far, eve)];
+  const again = call(far, eve, "POST", "/generate", LONG);
+  const last = await longStream(far, null, eve);
   await untilRunning(far, 3);
   const suspension = await call(near, ADMIN_KEY, "PATCH", "/admin/users/eve", { suspended: true });
   t.match(suspension, { status: 200, body: { suspended: true } });
   for (const server of [near, far])
     t.match(await call(server, eve, "GET", "/prefixes"), { status: 403, body: { code: "user_suspended" } });
   t.match(await again, { status: 403, body: { code: "user_suspended" } });
-  t.match(await last, /"finish_reason":"removed"/);
+  t.match(await last.rest(), /"finish_reason":"removed"/);
   t.equal((await others).status, 200, "who uses the user's shared prefix goes on");
   t.equal((await call(near, ADMIN_KEY, "PATCH", "/admin/users/eve", { suspended: false })).status, 200);
   for (const server of [near, far]) t.equal((await call(server, eve, "GET", "/prefixes")).body.prefixes.length, 1);
@@ -291,7 +283,11 @@ t.test("two replicas on one Redis", { skip: lacking("redis-server") }, async (t)
   const second = (await call(one, ADMIN_KEY, "POST", "/admin/users/bob/keys")).body;
   t.equal((await call(two, second.key, "GET", "/prefixes")).status, 200);
   t.equal((await call(one, ADMIN_KEY, "DELETE", `/admin/users/bob/keys/${second.key_id}`)).status, 204);
-  t.equal((await call(two, second.key, "GET", "/prefixes")).status, 401, "a deleted key is refused by the other replica");
+  t.equal(
+    (await call(two, second.key, "GET", "/prefixes")).status,
+    401,
+    "a deleted key is refused by the other replica",
+  );
 
   await t.test("deleted keys and suspended users", (t) => revocations(t, one, two));
 

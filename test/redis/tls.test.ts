@@ -40,7 +40,11 @@ t.test("a store by TLS, and who is refused", async (t) => {
     ["no authority", { ...whole, redisCaFile: "" }, /self.signed certificate|unable to (get|verify)/i],
     ["another authority", { ...whole, redisCaFile: others.cert }, /self.signed certificate|unable to (get|verify)/i],
     ["no certificate", { ...whole, redisCertFile: "", redisKeyFile: "" }, /certificate required|ECONNRESET|closed/i],
-    ["a stranger's", { ...whole, redisCertFile: stranger.cert, redisKeyFile: stranger.key }, /unknown ca|ECONNRESET|closed/i],
+    [
+      "a stranger's",
+      { ...whole, redisCertFile: stranger.cert, redisKeyFile: stranger.key },
+      /unknown ca|ECONNRESET|closed/i,
+    ],
   ] as const) {
     const errors: string[] = [];
     const refused = await openRedis({
@@ -63,7 +67,10 @@ t.test("files that cannot be used end the start, without showing a key", (t) => 
   for (const [over, message] of [
     [{ redisCaFile: ours.cert, store: "redis://h" }, /^--redis-ca-file: is for --store rediss/],
     [{ redisCertFile: client.cert }, /give both or neither$/],
-    [{ redisCaFile: `${dir}/nowhere.pem` }, /^--redis-ca-file .*nowhere\.pem: cannot be read or is not PEM \(ENOENT\)$/],
+    [
+      { redisCaFile: `${dir}/nowhere.pem` },
+      /^--redis-ca-file .*nowhere\.pem: cannot be read or is not PEM \(ENOENT\)$/,
+    ],
     [{ redisCaFile: `${dir}/none.pem` }, /^--redis-ca-file .*: cannot be read or is not PEM/],
     [{ redisCertFile: client.cert, redisKeyFile: client.cert }, /^--redis-key-file .*: cannot be read or is not PEM/],
   ] as const)

@@ -19,7 +19,14 @@ function rig(t: Test, file: string) {
   const [lines, audits]: [string[], AuditEntry[]] = [[], []];
   const logger = createLogger("info", { write: (line: string) => void lines.push(line) }, secrets);
   t.teardown(
-    watchAdminKeys({ file, keys, secrets, logger, audit: { record: (entry) => void audits.push(entry) }, intervalMs: 20 }),
+    watchAdminKeys({
+      file,
+      keys,
+      secrets,
+      logger,
+      audit: { record: (entry) => void audits.push(entry) },
+      intervalMs: 20,
+    }),
   );
   const accepted = (): boolean[] => [OLD, NEW].map((key) => keys.idOf(key) !== null);
   return { lines, audits, accepted, secrets };
@@ -84,8 +91,6 @@ t.test("a change between the start's reading and the first look is seen", async 
   const keys = new AdminKeys(readAdminKeys(file, {}));
   writeFileSync(file, `${NEW}\n`);
   const secrets = new SecretFilter([]);
-  t.teardown(
-    watchAdminKeys({ file, keys, secrets, logger: createLogger("silent"), audit: { record: () => {} } }),
-  );
+  t.teardown(watchAdminKeys({ file, keys, secrets, logger: createLogger("silent"), audit: { record: () => {} } }));
   t.same([keys.idOf(OLD), keys.idOf(NEW)], [null, keyLabel(NEW)]);
 });

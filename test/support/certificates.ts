@@ -11,7 +11,15 @@ export interface Certificate {
 export function certificateAuthority(dir: string, name: string): Certificate & { issue(name: string): Certificate } {
   const at = (file: string): string => join(dir, file);
   const openssl = (...args: string[]): void => void execFileSync("openssl", args, { stdio: "ignore" });
-  const key = (file: string): string[] => ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", file];
+  const key = (file: string): string[] => [
+    "-newkey",
+    "ec",
+    "-pkeyopt",
+    "ec_paramgen_curve:P-256",
+    "-nodes",
+    "-keyout",
+    file,
+  ];
   const ca = { cert: at(`${name}.pem`), key: at(`${name}.key`) };
   openssl("req", "-x509", ...key(ca.key), "-out", ca.cert, "-days", "2", "-subj", `/CN=${name}`);
   writeFileSync(at("san.ext"), "subjectAltName=IP:127.0.0.1\n");

@@ -195,10 +195,10 @@ export function prefixRoutes(app: TypedApp, parts: AppParts, reader: PromptReade
       // Without keys there is one user, with full access.
       if (parts.auth.keyed) await checkUsersExist(request.body, parts.users);
       // Read just before: another change at the same moment may come in between.
-      const before = await prefixes.info(key);
+      const before = await prefixes.info(key).catch(() => null);
       const meta = await prefixes.patch(key, request.body, writePrecondition(request.headers));
       request.audit.digest = meta.digest;
-      request.audit.changes = changesOf(sharedFields(before), sharedFields(meta));
+      request.audit.changes = changesOf(before === null ? {} : sharedFields(before), sharedFields(meta));
       reply.header("etag", etagOf(meta.digest));
       return documentOf(meta, key.user, modelName);
     },
