@@ -1,4 +1,4 @@
-import { existsSync, statSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { BlockList, isIP } from "node:net";
 import { homedir } from "node:os";
 import { join, resolve } from "node:path";
@@ -6,12 +6,14 @@ import { fileURLToPath } from "node:url";
 import Type, { type Static, type TSchema } from "typebox";
 import { Value } from "typebox/value";
 import { DATA_SETTINGS } from "./config-data.ts";
+import { defaultReplicaName, OPERATION_CHECKS, OPERATION_SETTINGS } from "./config-operation.ts";
+import { REDIS_SETTINGS } from "./config-redis.ts";
 import { STRUCTURED_SETTINGS } from "./config-structured.ts";
 import { TRAINING_SETTINGS } from "./config-training.ts";
 import { checkWatchSettings, WATCH_SETTINGS } from "./config-watch.ts";
 import { ConfigError } from "./errors.ts";
 import { parseHubId } from "./formats/hub-id.ts";
-import { readAdminKey } from "./key-files.ts";
+import { readAdminKeys } from "./key-files.ts";
 import { parseRedisUrl, RedisUrlError } from "./redis/url.ts";
 
 /**
@@ -49,17 +51,9 @@ export const ConfigSchema = Type.Object({
     arg: "URL",
     default: "lmdb:./data",
     description:
-      "Where prefixes and users are stored: lmdb:DIR, redis://HOST:PORT/DB, rediss:// (TLS) or unix:///PATH?db=DB",
+      "Where prefixes and users are stored: lmdb:DIR, redis://HOST:PORT/DB (with ?cluster=true a Cluster, with ?sentinel=NAME Sentinels; several hosts by commas), rediss:// (TLS) or unix:///PATH?db=DB",
   }),
-  redisWaitReplicas: Type.Integer({
-    minimum: 0,
-    maximum: 100,
-    arg: "N",
-    default: 0,
-    shown: "0 (those that are connected)",
-    description:
-      "Redis replicas that must confirm a removal, or any other change that takes something away, before it is answered; with fewer, 503",
-  }),
+  ...REDIS_SETTINGS,
   prefixes: Type.String({
     arg: "DIR",
     default: "",
@@ -270,19 +264,7 @@ export const ConfigSchema = Type.Object({
     default: "on",
     description: "Whether the console, a web page for users and operators, is served at /console",
   }),
-  adminKeyFile: Type.String({
-    arg: "FILE",
-    default: "",
-    shown: "none",
-    description:
-      "File whose first line is the admin key, at least 32 characters; every request then needs a key. Or set PREFIXD_ADMIN_KEY to the key itself",
-  }),
-  auditLog: Type.String({
-    arg: "FILE",
-    default: "",
-    shown: "the ordinary log",
-    description: "File that gets a JSON line for each action on users, keys and prefixes",
-  }),
+  ...OPERATION_SETTINGS,
   drainDelay: Type.Number({
     minimum: 0,
     maximum: 86_400,
@@ -315,8 +297,8 @@ export type Config = Readonly<Omit<Static<typeof ConfigSchema>, "precision">> & 
   readonly precision: "fp32" | "int8" | "fp16";
   /** The folder of `--store lmdb:DIR`; null if the store is Redis. */
   readonly storeFolder: string | null;
-  /** null: no keys. Not enumerable, so that printing the configuration does not reveal it. */
-  readonly adminKey: string | null;
+  /** Empty: no keys. Not enumerable, so that printing the configuration does not reveal them. */
+  readonly adminKeys: readonly string[];
 };
 type Key = keyof typeof ConfigSchema.properties;
 /** The fields of a property's schema that this file reads. */
@@ -342,6 +324,9 @@ const CLIENT_VARIABLES = new Set(["PREFIXD_URL", "PREFIXD_KEY", "PREFIXD_ADMIN_K
 /** Kubernetes sets these for a Service named prefixd in every pod of the namespace. */
 const SERVICE_LINK = /^PREFIXD_(SERVICE_(HOST|PORT.*)|PORT_\d+_(TCP|UDP).*)$/;
 
+/** Settings that name a file, "" for none. */
+const FILES = ["adminKeyFile", "auditLog", "redisCaFile", "redisCertFile", "redisKeyFile"] as const;
+
 const lmdbFolder = (store: string): string | null => (store.startsWith("lmdb:") ? store.slice("lmdb:".length) : null);
 
 export const flagOf = (key: string): string => "--" + key.replace(/[A-Z]/g, (c) => "-" + c.toLowerCase());
@@ -361,24 +346,25 @@ export function parseConfig(
   for (const key of KEYS) raw[key] ??= PROPERTIES[key].default;
   // CUDA takes several prompts per run.
   raw["prefillChunk"] ??= raw["device"] === "cuda" ? 512 : 64;
+  raw["replicaName"] ??= defaultReplicaName(Number(raw["port"]));
   raw["model"] = resolveModelName(String(raw["model"]));
   raw["cacheDir"] = resolve(String(raw["cacheDir"]));
   if (raw["prefixes"] !== "") raw["prefixes"] = resolve(String(raw["prefixes"]));
-  for (const key of ["adminKeyFile", "auditLog"] as const) if (raw[key] !== "") raw[key] = resolve(String(raw[key]));
+  for (const key of FILES) if (raw[key] !== "") raw[key] = resolve(String(raw[key]));
   if (raw["chatTemplate"] !== "" && raw["chatTemplate"] !== "none")
     raw["chatTemplate"] = resolve(String(raw["chatTemplate"]));
   const settings = Value.Parse(ConfigSchema, raw);
   const precision = precisionOf(settings);
   checkWatchSettings(settings);
-  const adminKey = readAdminKey(settings.adminKeyFile, env);
-  if (adminKey === null && !isLoopback(settings.host)) {
+  const adminKeys = readAdminKeys(settings.adminKeyFile, env);
+  if (adminKeys.length === 0 && !isLoopback(settings.host)) {
     throw new ConfigError(
       `--host ${settings.host}: without keys (--admin-key-file) the server only listens on loopback (127.0.0.0/8, ::1 or localhost)`,
     );
   }
   return Object.freeze(
-    Object.defineProperty({ ...settings, precision, storeFolder: lmdbFolder(settings.store) }, "adminKey", {
-      value: adminKey,
+    Object.defineProperty({ ...settings, precision, storeFolder: lmdbFolder(settings.store) }, "adminKeys", {
+      value: adminKeys,
       enumerable: false,
     }),
   ) as Config;
@@ -396,14 +382,9 @@ export const originsOf = ({ corsOrigins }: Pick<Config, "corsOrigins">): string[
   corsOrigins === "" ? [] : corsOrigins.split(",");
 
 /** Texts that must never appear in a log. */
-export function secretsOf({ adminKey, store, storeFolder }: Config): string[] {
+export function secretsOf({ adminKeys, store, storeFolder }: Config): string[] {
   const password = storeFolder === null ? parseRedisUrl(store).password : undefined;
-  return [adminKey, password].filter((secret) => typeof secret === "string");
-}
-
-/** True if users other than the file's owner and group can read it. */
-export function isWorldReadable(file: string): boolean {
-  return (statSync(file).mode & 0o004) !== 0;
+  return [...adminKeys, password].filter((secret) => typeof secret === "string");
 }
 
 /** Returns a folder as an absolute path. A name that is not a folder and looks like a hub id stays as it is. */
@@ -489,6 +470,8 @@ function convert(key: Key, source: string, text: string): unknown {
     return Value.Check(property, number) ? number : fail(rangeOf(property));
   }
   if (key === "store") return checkStore(source, text);
+  const check = OPERATION_CHECKS[key];
+  if (check !== undefined && !check.is(text)) return fail(check.expected);
   if (key === "corsOrigins" && !text.split(",").every(isOrigin))
     return fail("origins separated by commas, such as https://app.example,http://localhost:3000");
   return Value.Check(property, text) ? text : fail("a value");

@@ -57,6 +57,7 @@ export const ERRORS = {
   invalid_user_id: { status: 400, title: "The user id is not valid" },
   quota_exceeded: { status: 403, title: "The user's quota of prefixes is used up" },
   user_queue_full: { status: 429, title: "The user has too many requests waiting" },
+  user_suspended: { status: 403, title: "The user is suspended" },
   token_rate_exceeded: { status: 429, title: "The user's tokens for this minute are used up" },
   // training
   training_off: { status: 501, title: "This server does not train prefixes" },

@@ -1,7 +1,7 @@
 /** Composition root: config -> parts -> listen -> drain. Only this and the command line construct concrete parts. */
 import { exportArchive } from "./archive/export.ts";
 import { paced } from "./archive/paced.ts";
-import { isWorldReadable, originsOf, secretsOf, type Config } from "./config.ts";
+import { originsOf, secretsOf, type Config } from "./config.ts";
 import { Engine } from "./engine/engine.ts";
 import type { PrefixdError } from "./errors.ts";
 import { Constraints } from "./generation/constraints.ts";
@@ -24,11 +24,14 @@ import { maxAdapterBytes } from "./prefixes/peft.ts";
 import { createPrefixRegistry } from "./prefixes/registry.ts";
 import { Replica } from "./replicas/replica.ts";
 import { DEFAULT_LIMITS } from "./structured/limits.ts";
+import { watchAdminKeys } from "./start/admin-key-file.ts";
 import { registerAdapters } from "./start/adapters.ts";
 import { openBackend } from "./start/backend.ts";
 import { openModel } from "./start/model.ts";
 import { Resources } from "./start/resources.ts";
 import { openTraining } from "./start/training.ts";
+import { AdminKeys } from "./users/admin-keys.ts";
+import { VERSION } from "./version.ts";
 
 export interface RunningServer {
   /** Such as `http://127.0.0.1:8080`. */
@@ -49,7 +52,7 @@ export interface RunningServer {
  */
 export function startServer(config: Config, logger?: Logger): Promise<RunningServer> {
   const secrets = new SecretFilter(secretsOf(config));
-  const log = logger ?? createLogger(config.logLevel, standardOutput(config.logFormat), secrets);
+  const log = logger ?? createLogger(config.logLevel, standardOutput(config.logFormat), secrets, config.replicaName);
   return Resources.openAll((resources) => start(config, secrets, log, resources));
 }
 
@@ -65,15 +68,18 @@ async function start(
   const backend = await openBackend(config, logger);
   resources.defer(() => backend.close());
   const metrics = new Metrics();
+  metrics.replica(config.replicaName, VERSION);
   resources.defer(() => metrics.close());
   const adminPort = await openAdminPort(config, metrics, logger, resources);
   const model = await openModel(config, logger, resources);
   const { shape, fingerprint } = model.checkpoint;
+  const adminKeys = config.adminKeys.length === 0 ? null : new AdminKeys(config.adminKeys);
   const replica = new Replica({
     backend,
     shape,
     prefixCacheBytes: config.prefixCacheBytes,
-    adminKey: config.adminKey,
+    name: config.replicaName,
+    adminKeys,
     logger,
     onStoreError: (operation) => metrics.storeError(operation),
   });
@@ -175,8 +181,9 @@ async function start(
       weights: { limit: maxAdapterBytes(shape), embeddings },
       logger,
     });
-  if (config.adminKeyFile !== "" && isWorldReadable(config.adminKeyFile))
-    logger.warn({ file: config.adminKeyFile }, "the file of the admin key can be read by everybody on this machine");
+  const audit = createAuditLog(config.auditLog, logger, secrets, config.replicaName);
+  if (adminKeys !== null && config.adminKeyFile !== "")
+    resources.defer(watchAdminKeys({ file: config.adminKeyFile, keys: adminKeys, secrets, logger, audit }));
 
   await replica.join({ generation, folding, engine, ...(training === null ? {} : { training }) });
   const checks = { model: () => model.check(), store: () => replica.check() };
@@ -199,8 +206,9 @@ async function start(
     users: replica.users,
     removal: replica.removal,
     backup: () => paced(exportArchive(backend), { rate: config.backupRate, check: () => replica.mustServe() }),
+    revocation: replica.revocation,
     auth: replica.auth,
-    audit: createAuditLog(config.auditLog, logger, secrets),
+    audit,
     metrics,
     tracing,
     logger,
@@ -212,6 +220,7 @@ async function start(
       slots: config.maxBatch,
       queue: config.maxQueue,
     },
+    trustedProxies: config.trustedProxies === "" ? [] : config.trustedProxies.split(","),
     origins: originsOf(config),
     clients: clientLimits(config),
     uploads: UPLOADS,

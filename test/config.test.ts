@@ -4,13 +4,13 @@ import {
   describeSettings,
   helpText,
   isLoopback,
-  isWorldReadable,
   originsOf,
   parseBytes,
   parseConfig,
   type Config,
 } from "../src/config.ts";
 import { ConfigError } from "../src/errors.ts";
+import { isWorldReadable } from "../src/key-files.ts";
 import { docsBlock, markdownTable } from "./support/docs-block.ts";
 
 const parse = (args: string[], env: Record<string, string> = {}): Config => {
@@ -119,17 +119,27 @@ t.test("what cannot be used stops with one line that names it", async (t) => {
 t.test("the admin key: from its file or variable, long enough, never shown", async (t) => {
   const key = "0123456789abcdef0123456789abcdef";
   const dir = t.testdir({
-    good: `  ${key}\r\nsecond line\n`,
+    good: `  ${key}\r\n`,
+    two: `${key}x\n\n ${key} \n`,
+    second: `${key}\nSECRET note\n`,
+    twice: `${key}\n${key}\n`,
+    many: Array.from({ length: 9 }, (_, i) => `${key}${i}\n`).join(""),
     short: "SECRET\n",
     odd: `SECRET SECRET ${key}`,
     empty: "",
   });
-  t.equal(parse([]).adminKey, null);
-  t.equal(parse([], { PREFIXD_ADMIN_KEY: key, PREFIXD_HOST: "0.0.0.0" }).adminKey, key);
+  t.equal(parse([]).adminKeys.length, 0);
+  t.equal(parse([], { PREFIXD_ADMIN_KEY: key, PREFIXD_HOST: "0.0.0.0" }).adminKeys[0], key);
   const config = parse(["--admin-key-file", `${dir}/good`, "--host", "::"]);
-  t.match(config, { adminKey: key, host: "::" });
+  t.match(config, { adminKeys: [key], host: "::" });
   t.notOk(JSON.stringify(config).includes(key));
-  for (const file of ["short", "odd", "empty", "none"]) {
+  t.same(parse(["--admin-key-file", `${dir}/two`]).adminKeys, [`${key}x`, key], "one a line");
+  for (const [file, message] of [
+    ["twice", /has a key twice$/],
+    ["many", /has more than 8 keys$/],
+  ] as const)
+    t.throws(() => parse(["--admin-key-file", `${dir}/${file}`]), { name: "ConfigError", message });
+  for (const file of ["short", "second", "odd", "empty", "none"]) {
     t.throws(() => parse(["--admin-key-file", `${dir}/${file}`]), {
       name: "ConfigError",
       message: /^--admin-key-file .*: (the admin key must|cannot be read)/,
@@ -190,4 +200,18 @@ t.test("origins are named as browsers send them", async (t) => {
   ]);
   for (const text of ["*", "null", "app.example", "https://a/", "https://a:443", "https://a, https://b"])
     t.throws(() => origins("--cors-origins", text), { message: /--cors-origins .*expected origins/ }, text);
+});
+
+t.test("the replica's name and the proxies that are believed", (t) => {
+  t.equal(parse(["--replica-name", "eu-1.a"]).replicaName, "eu-1.a");
+  t.match(parse(["--port", "8081"]).replicaName, /^[A-Za-z0-9][A-Za-z0-9._-]*-8081$/);
+  t.equal(parse(["--port", "8081"]).replicaName, parse(["--port", "8081"]).replicaName);
+  t.match(parse(["--port", "0"]).replicaName, new RegExp(`-${process.pid}$`));
+  for (const name of ["a/b", "-a", "", "a b", "x".repeat(101)])
+    t.throws(() => parse([`--replica-name=${name}`]), { name: "ConfigError", message: /--replica-name/ }, name);
+  for (const proxies of ["10.0.0.1", "10.0.0.0/8,::1", "fd00::/8"])
+    t.equal(parse(["--trusted-proxies", proxies]).trustedProxies, proxies);
+  for (const proxies of ["10.0.0.0/33", "balancer", "10.0.0.1,", "::/129", "1.2.3.4/5/6", "true"])
+    t.throws(() => parse(["--trusted-proxies", proxies]), { name: "ConfigError", message: /IP addresses/ }, proxies);
+  t.end();
 });

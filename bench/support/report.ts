@@ -8,12 +8,12 @@ const FILE = new URL("../../docs/reference/benchmarks.md", import.meta.url);
 const PLOTS = new URL("../../docs/reference/plots/", import.meta.url);
 
 /** Replaces the text between `<!-- name -->` and `<!-- /name -->`; both markers must be there. */
-export function writeSection(name: string, lines: readonly string[]): void {
-  const text = readFileSync(FILE, "utf8");
+export function writeSection(name: string, lines: readonly string[], file = FILE): void {
+  const text = readFileSync(file, "utf8");
   const [open, close] = [`<!-- ${name} -->`, `<!-- /${name} -->`];
   const [from, to] = [text.indexOf(open), text.indexOf(close)];
-  if (from < 0 || to < from) throw new Error(`docs/reference/benchmarks.md has no section ${name}`);
-  writeFileSync(FILE, `${text.slice(0, from + open.length)}\n${lines.join("\n")}\n${text.slice(to)}`);
+  if (from < 0 || to < from) throw new Error(`${file.pathname} has no section ${name}`);
+  writeFileSync(file, `${text.slice(0, from + open.length)}\n${lines.join("\n")}\n${text.slice(to)}`);
 }
 
 /** Writes docs/reference/plots/NAME.svg. */

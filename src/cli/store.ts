@@ -20,7 +20,9 @@ export async function openStore(
 ): Promise<Backend> {
   const url = store ?? (process.env["PREFIXD_STORE"] || undefined);
   if (url === undefined) throw new ConfigError(`${command}: give --store URL or PREFIXD_STORE`, usage);
-  const config = parseConfig([`--store=${url}`], {});
+  // How to reach Redis is set as for a server.
+  const ofRedis = Object.entries(process.env).filter(([name]) => name.startsWith("PREFIXD_REDIS_"));
+  const config = parseConfig([`--store=${url}`], Object.fromEntries(ofRedis));
   if (config === "help") throw new ConfigError(`${command}: give --store URL`, usage);
   hidePasswords();
   if (mustExist && config.storeFolder !== null && !existsSync(config.storeFolder))

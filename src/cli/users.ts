@@ -9,6 +9,9 @@ const USAGE = `Usage: prefixd users COMMAND [--url http://127.0.0.1:8080] [--adm
   list [--after USER]
   show USER
   usage USER [--from DAY] [--to DAY] [--after ROW]
+  usage-of-all [--from DAY] [--to DAY] [--after ROW]
+  suspend USER                                    refuses the user's keys and ends running requests; nothing is deleted
+  resume USER
   patch USER [--weight N] [--limit NAME=N|none ...]
   remove USER [--keep-usage]                      also removes all keys and prefixes; prints the receipt
   create-key USER [--expires-at TIME]             prints the key; it is not shown again
@@ -48,6 +51,12 @@ function query(parameters: Readonly<Record<string, string | undefined>>): string
 
 const user = (id: string | undefined): string => `/admin/users/${encodeURIComponent(id ?? "")}`;
 
+const suspension = (id: string | undefined, suspended: boolean): ReturnType<Command["request"]> => ({
+  method: "PATCH",
+  path: user(id),
+  body: { suspended },
+});
+
 const COMMANDS: Readonly<Record<string, Command>> = {
   create: {
     operands: 1,
@@ -65,6 +74,13 @@ const COMMANDS: Readonly<Record<string, Command>> = {
     options: ["from", "to", "after"],
     request: ([id], { from, to, after }) => ({ method: "GET", path: `${user(id)}/usage${query({ from, to, after })}` }),
   },
+  "usage-of-all": {
+    operands: 0,
+    options: ["from", "to", "after"],
+    request: (_, { from, to, after }) => ({ method: "GET", path: `/admin/usage${query({ from, to, after })}` }),
+  },
+  suspend: { operands: 1, options: [], request: ([id]) => suspension(id, true) },
+  resume: { operands: 1, options: [], request: ([id]) => suspension(id, false) },
   patch: {
     operands: 1,
     options: ["weight", "limit"],

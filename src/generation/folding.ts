@@ -4,6 +4,7 @@ import { RequestMeter, type MeterParts } from "./meter.ts";
 import { foldLength, type FoldInput, type KvTensor } from "../kv.ts";
 import type { PrefixKey } from "../prefixes/store.ts";
 import { RemovedUsers } from "../replicas/removed-users.ts";
+import { userSuspended } from "../users/user-id.ts";
 
 /** The part of the engine that folding needs. */
 export interface FoldingEngine {
@@ -23,6 +24,7 @@ export interface FoldingParts extends MeterParts {
 export class FoldingService {
   readonly #parts: FoldingParts;
   readonly #removed = new RemovedUsers();
+  readonly #suspended = new RemovedUsers();
 
   constructor(parts: FoldingParts) {
     this.#parts = parts;
@@ -31,7 +33,7 @@ export class FoldingService {
   /**
    * Returns the keys and values of the future prefix `key`. Its positions are charged as prompt tokens, unless the
    * request was given up (`signal`) before the engine began.
-   * @throws PrefixdError token_rate_exceeded, removed, and what the engine's `fold` throws
+   * @throws PrefixdError token_rate_exceeded, removed, user_suspended, and what the engine's `fold` throws
    */
   async fold(input: FoldInput, { user, name }: PrefixKey, signal?: AbortSignal): Promise<KvTensor> {
     const meter = new RequestMeter(
@@ -39,9 +41,10 @@ export class FoldingService {
       this.#parts,
     );
     await meter.admit();
-    if (this.#removed.has(user)) {
+    const refusal = this.#refusal(user);
+    if (refusal !== null) {
       meter.refuse();
-      throw userRemovedError();
+      throw refusal;
     }
     meter.submitted();
     try {
@@ -57,10 +60,11 @@ export class FoldingService {
 
   /**
    * Tries keys and values uploaded by this user with one token. This is our own check, so nobody is charged for it.
-   * @throws PrefixdError prefix_overflows, removed, and what the engine's `fold` throws
+   * @throws PrefixdError prefix_overflows, removed, user_suspended, and what the engine's `fold` throws
    */
   async tryPrefix(prefix: KvTensor, { user }: PrefixKey, signal?: AbortSignal): Promise<void> {
-    if (this.#removed.has(user)) throw userRemovedError();
+    const refusal = this.#refusal(user);
+    if (refusal !== null) throw refusal;
     await this.#parts.engine.tryPrefix(prefix, { tenant: user, ...(signal === undefined ? {} : { signal }) });
   }
 
@@ -70,9 +74,25 @@ export class FoldingService {
     this.#parts.engine.endFolds(userRemovedError(), user);
   }
 
+  /** The same for a suspended user, until `resumeUser`. */
+  suspendUser(user: string): void {
+    this.#suspended.add(user);
+    this.#parts.engine.endFolds(userSuspended(), user);
+  }
+
+  resumeUser(user: string): void {
+    this.#suspended.delete(user);
+  }
+
   /** A user with this id was created again. */
   readmitUser(user: string): void {
     this.#removed.delete(user);
+    this.#suspended.delete(user);
+  }
+
+  #refusal(user: string): PrefixdError | null {
+    if (this.#removed.has(user)) return userRemovedError();
+    return this.#suspended.has(user) ? userSuspended() : null;
   }
 
   endAll(error: PrefixdError): void {

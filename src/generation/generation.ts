@@ -7,7 +7,6 @@ import { RequestMeter } from "./meter.ts";
 import type { GenerationListener, GenerationParts, ValidGenerateRequest } from "./types.ts";
 import type { RequestTokens } from "../observability/metrics.ts";
 import type { ResolvedPrefix } from "../prefixes/registry-types.ts";
-import { prefixNotFound } from "../prefixes/name.ts";
 import type { PrefixKey } from "../prefixes/store.ts";
 import { seenByStops, StopProgress, Stops } from "../text/stop-strings.ts";
 
@@ -56,6 +55,8 @@ export class Generation {
   readonly #startedAt = performance.now();
   readonly #meter: RequestMeter;
   #state: State = { name: "admitting", refusal: null };
+  /** Why it was removed, if it was. */
+  #removal: PrefixdError | null = null;
   #markEnded: () => void = () => {};
   /** Resolves when it has ended. */
   readonly ended = new Promise<void>((resolve) => (this.#markEnded = resolve));
@@ -78,6 +79,15 @@ export class Generation {
 
   uses(key: PrefixKey): boolean {
     return this.#request.prefix?.user === key.user && this.#request.prefix.name === key.name;
+  }
+
+  /** Who sent it, and with which key. */
+  get user(): string {
+    return this.#request.user;
+  }
+
+  get keyId(): string | null {
+    return this.#request.keyId ?? null;
   }
 
   /** Throws `token_rate_exceeded`. */
@@ -135,13 +145,14 @@ export class Generation {
   }
 
   /**
-   * Ends it because its prefix is gone, and resolves when it has ended. If it has not been submitted yet, it will not
-   * be.
+   * Ends it because its prefix, user or key is gone, and resolves when it has ended. If it has not been submitted yet, it
+   * will not be. `error` is the answer if nothing was sent, `refusal` if it has not been submitted.
    */
-  remove(): Promise<void> {
+  remove(error: PrefixdError, refusal: PrefixdError): Promise<void> {
     const state = this.#state;
+    this.#removal ??= error;
     if (state.name === "admitting") {
-      state.refusal ??= prefixNotFound();
+      state.refusal ??= refusal;
       return Promise.resolve();
     }
     if (state.name === "running") for (const handle of state.handles) handle.cancel("removed");
@@ -196,7 +207,7 @@ export class Generation {
     if (!this.#mayEmit()) return this.fail(lostTouch());
     const deltas = running.choices.take();
     const removed = deltas.some((delta) => delta.finishReason === "removed");
-    if (removed && !running.sent) return this.fail(removedError());
+    if (removed && !running.sent) return this.fail(this.#removal ?? removedError());
     running.sent = true;
     if (running.choices.open > 0) return this.#listener.onStep(deltas, null);
     this.end(removed ? "removed" : "ok");
@@ -205,6 +216,7 @@ export class Generation {
       prefix: running.prefix && key ? { key, digest: running.prefix.digest } : null,
       usage: this.#usage(running),
       timings: this.#meter.timings(),
+      ...(this.#removal === null ? {} : { removal: this.#removal }),
     });
   }
 
@@ -330,6 +342,7 @@ function flushAll(): void {
   for (const generation of generations) generation.flush();
 }
 
-export const removedError = (): PrefixdError =>
-  new PrefixdError("removed", "The prefix was removed before the answer was complete.");
+export const removedError = (
+  what: "prefix" | "user" | "key" | "prefix, user or key" = "prefix, user or key",
+): PrefixdError => new PrefixdError("removed", `The ${what} was removed before the answer was complete.`);
 export const abortOutcome = (signal: AbortSignal): string => (signal.reason === "too_slow" ? "too_slow" : "cancelled");

@@ -9,6 +9,7 @@ import type { ResolvedPrefix } from "../prefixes/registry-types.ts";
 import { prefixNotFound } from "../prefixes/name.ts";
 import type { PrefixKey } from "../prefixes/store.ts";
 import { RemovedUsers } from "../replicas/removed-users.ts";
+import { userSuspended } from "../users/user-id.ts";
 
 export type * from "./types.ts";
 export { removedError } from "./generation.ts";
@@ -37,6 +38,8 @@ export class GenerationService {
   readonly #parts: GenerationParts;
   readonly #live = new Set<Generation>();
   readonly #removedUsers = new RemovedUsers();
+  readonly #suspendedUsers = new RemovedUsers();
+  readonly #deletedKeys = new RemovedUsers();
   #draining = false;
 
   constructor(parts: GenerationParts) {
@@ -53,7 +56,7 @@ export class GenerationService {
 
   /**
    * Accepts a request, with all of its prompts or none; resolves when it is queued. Aborting `signal` ends it silently.
-   * Throws `draining`, `removed`, `base_model_disabled`, `context_exceeded`, `queue_full`, `user_queue_full`,
+   * Throws `draining`, `removed`, `user_suspended`, `base_model_disabled`, `context_exceeded`, `queue_full`, `user_queue_full`,
    * `token_rate_exceeded`, what the registry's `resolve` and `Constraints.prepare` throw, RequestAborted.
    */
   async start(request: ValidGenerateRequest, listener: GenerationListener, signal: AbortSignal): Promise<void> {
@@ -65,7 +68,9 @@ export class GenerationService {
       if (this.#parts.mayEmit?.() === false) throw lostTouch();
       const gone = generation.users.find((user) => this.#removedUsers.has(user));
       // The removal of another user looks the same as a prefix that never existed.
-      if (gone !== undefined) throw gone === request.user ? removedError() : prefixNotFound();
+      if (gone !== undefined) throw gone === request.user ? removedError("user") : prefixNotFound();
+      if (this.#suspendedUsers.has(request.user)) throw userSuspended();
+      if (generation.keyId !== null && this.#deletedKeys.has(generation.keyId)) throw removedError("key");
       const prefix = await this.#resolve(request);
       const constraint = await this.#prepare(request, () => {
         if (signal.aborted) throw new RequestAborted();
@@ -92,7 +97,7 @@ export class GenerationService {
       const onStep = (deltas: readonly ChoiceDelta[], end: GenerationEnd | null): void => {
         for (const delta of deltas) append(choices[delta.index] as ChoiceDelta, delta);
         if (end === null) return;
-        if (choices.some((choice) => choice.finishReason === "removed")) reject(removedError());
+        if (choices.some((choice) => choice.finishReason === "removed")) reject(end.removal ?? removedError());
         else
           resolve({
             choices: request.bestOf === null ? choices : bestChoices(choices, request.bestOf, request.n),
@@ -108,7 +113,7 @@ export class GenerationService {
    * Ends every request that uses a removed prefix, including those still looking it up; resolves when they have ended.
    */
   endRequestsOf(key: PrefixKey): Promise<EndedRequests> {
-    return this.#end((generation) => generation.uses(key));
+    return this.#end((generation) => generation.uses(key), removedError("prefix"), prefixNotFound());
   }
 
   /**
@@ -118,12 +123,32 @@ export class GenerationService {
   endRequestsOfUser(user: string): Promise<EndedRequests> {
     this.#removedUsers.add(user);
     this.#parts.constraints?.forget(user);
-    return this.#end((generation) => generation.users.includes(user));
+    return this.#end((generation) => generation.users.includes(user), removedError("user"), prefixNotFound());
+  }
+
+  /** Ends the requests that came with a deleted key, and refuses those that have just been admitted. */
+  endRequestsOfKey(user: string, keyId: string): Promise<EndedRequests> {
+    this.#deletedKeys.add(keyId);
+    return this.#end((generation) => generation.user === user && generation.keyId === keyId, removedError("key"));
+  }
+
+  /**
+   * Ends the requests that a user has sent, and refuses those that have just been admitted. Others may go on using the
+   * user's shared prefixes.
+   */
+  suspendUser(user: string): Promise<EndedRequests> {
+    this.#suspendedUsers.add(user);
+    return this.#end((generation) => generation.user === user, userSuspended());
+  }
+
+  resumeUser(user: string): void {
+    this.#suspendedUsers.delete(user);
   }
 
   /** A user with this id was created again. */
   readmitUser(user: string): void {
     this.#removedUsers.delete(user);
+    this.#suspendedUsers.delete(user);
   }
 
   /** Accepts nothing new from now on. */
@@ -145,10 +170,15 @@ export class GenerationService {
     for (const generation of this.#live) generation.fail(error);
   }
 
-  async #end(which: (generation: Generation) => boolean): Promise<EndedRequests> {
+  /** `error`: what those are answered that had sent nothing; `refusal`: those that had not reached the engine. */
+  async #end(
+    which: (generation: Generation) => boolean,
+    error: PrefixdError,
+    refusal: PrefixdError = error,
+  ): Promise<EndedRequests> {
     const ending = [...this.#live].filter(which);
     const running = ending.filter((generation) => generation.begun).length;
-    await Promise.all(ending.map((generation) => generation.remove()));
+    await Promise.all(ending.map((generation) => generation.remove(error, refusal)));
     return { running, queued: ending.length - running };
   }
 

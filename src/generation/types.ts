@@ -25,6 +25,8 @@ export interface ValidGenerateRequest extends AnswerLength {
   readonly id: string;
   /** Who sent it: whose share, limits and bill apply. */
   readonly user: string;
+  /** The key that it came with; absent or null: none that could be deleted. */
+  readonly keyId?: string | null;
   /** null: the bare base model. */
   readonly prefix: PrefixKey | null;
   /** At least one, each with at least one id. */
@@ -85,6 +87,8 @@ export interface GenerationEnd {
   /** `completion` counts all generated tokens, including those of choices and beams that are not returned. */
   readonly usage: RequestTokens;
   readonly timings: Timings;
+  /** Why it was ended, if something that it needed was removed. */
+  readonly removal?: PrefixdError;
 }
 
 /** Receives a request's results, in a microtask after the engine's step. Nothing is called after `end` or `onError`. */

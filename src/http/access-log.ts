@@ -1,9 +1,10 @@
 import { randomBytes } from "node:crypto";
 import type { IncomingMessage } from "node:http";
+import { isIP } from "node:net";
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import { isLoopback } from "../config.ts";
 import { PrefixdError, shuttingDown } from "../errors.ts";
-import type { AuditLog } from "../observability/audit.ts";
+import type { AuditLog, Changes } from "../observability/audit.ts";
 import type { Metrics } from "../observability/metrics.ts";
 import type { SecretFilter } from "../observability/secrets.ts";
 import type { AppState } from "./app-parts.ts";
@@ -19,6 +20,8 @@ export interface Audit {
   /** What was changed, for the audit log; validated ids only. */
   target?: string;
   digest?: string;
+  /** For the audit log only. */
+  changes?: Changes;
   prefix_id?: string;
   prefix_tokens?: number;
   prompt_tokens?: number;
@@ -114,6 +117,8 @@ function record(request: FastifyRequest, reply: FastifyReply, ms: number, metric
     ms: Math.round(ms * 10) / 10,
     ...(complete ? {} : { aborted: true }),
     ...request.audit,
+    // undefined: no field of the line.
+    changes: undefined,
   };
   request.log.info(line, "request");
 }
@@ -123,11 +128,31 @@ function record(request: FastifyRequest, reply: FastifyReply, ms: number, metric
  * goes on for hours calls it when it begins.
  */
 export function recordAudit(request: FastifyRequest, audit: AuditLog, unlessFailed: "ok" | "aborted"): void {
-  const { code, user = null, key_id = null, target, digest } = request.audit;
-  const action = code === "unauthorized" ? "authenticate" : request.routeOptions.config.audit;
+  const { code, user = null, key_id = null, target, digest, changes } = request.audit;
+  const action =
+    code === "unauthorized" || code === "user_suspended" ? "authenticate" : request.routeOptions.config.audit;
   if (action === undefined || request.audited) return;
   request.audited = true;
-  audit.record({ action, outcome: code ?? unlessFailed, user, key_id, target, digest, request_id: request.id });
+  audit.record({
+    action,
+    outcome: code ?? unlessFailed,
+    user,
+    key_id,
+    address: clientAddress(request),
+    target,
+    digest,
+    // Of an action that failed, nothing is known to have changed.
+    changes: code === undefined ? changes : undefined,
+    request_id: request.id,
+  });
+}
+
+/** The client's address: of its connection, or as a trusted proxy tells it. */
+function clientAddress({ ip, socket }: FastifyRequest): string | null {
+  // A proxy may pass on anything that a client calls itself.
+  const address = isIP(ip) === 0 ? (socket.remoteAddress ?? null) : ip;
+  // An IPv4 address on a socket of both families.
+  return address?.replace(/^::ffff:(?=\d+\.)/, "") ?? null;
 }
 
 /**

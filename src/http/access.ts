@@ -1,5 +1,6 @@
 import type { FastifyInstance, RouteOptions } from "fastify";
 import { PrefixdError } from "../errors.ts";
+import { bearerKey, keyLabel } from "../users/api-key.ts";
 import type { Authenticator } from "../users/authenticator.ts";
 import type { Principal } from "../users/types.ts";
 
@@ -36,9 +37,11 @@ export function guardAccess(app: FastifyInstance, authenticator: Authenticator):
     // Strangers do not learn which paths exist either.
     const access = request.is404 ? "user" : (request.routeOptions.config.access ?? "admin");
     if (access === "public") return;
+    const key = authenticator.keyed ? bearerKey(request.headers.authorization) : undefined;
+    // Before it is known whether it is good, so that a refused key is recorded, too.
+    if (key !== undefined) request.audit.key_id = keyLabel(key);
     request.principal = await authenticator.authenticate(request.headers.authorization);
     request.audit.user = request.principal.user;
-    if (request.principal.keyId !== null) request.audit.key_id = request.principal.keyId;
     if (access === "admin" && request.principal.role !== "admin")
       throw new PrefixdError("forbidden", "This needs the admin key.");
   });

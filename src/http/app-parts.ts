@@ -21,6 +21,7 @@ import type { Tokenizer } from "../text/tokenizer.ts";
 import type { TrainingService } from "../training/jobs/service.ts";
 import type { Authenticator } from "../users/authenticator.ts";
 import type { UserRemoval } from "../replicas/removal-types.ts";
+import type { Revocation } from "../replicas/revocation.ts";
 import type { UserStore } from "../users/store.ts";
 import type { GenerationDefaults } from "./generate/defaults-schema.ts";
 import type { SseOptions } from "./sse.ts";
@@ -93,9 +94,19 @@ export interface AppParts {
   readonly training: TrainingService | null;
   readonly users: Omit<
     UserStore,
-    "deleteUser" | "addUsage" | "deletedAt" | "noteDeletions" | "listDeletions" | "onChange" | "ping" | "close"
+    | "deleteUser"
+    | "deleteKey"
+    | "patchUser"
+    | "addUsage"
+    | "deletedAt"
+    | "noteDeletions"
+    | "listDeletions"
+    | "onChange"
+    | "ping"
+    | "close"
   >;
   readonly removal: UserRemoval;
+  readonly revocation: Revocation;
   /** The bytes of an export of the store. */
   readonly backup: () => AsyncIterable<Uint8Array>;
   readonly auth: Authenticator;
@@ -107,6 +118,8 @@ export interface AppParts {
   /** Secrets that a request id must not contain. */
   readonly secrets: SecretFilter;
   readonly limits: AppLimits;
+  /** Addresses and networks whose X-Forwarded-For is believed. */
+  readonly trustedProxies: readonly string[];
   /** Origins whose web pages may use the API. */
   readonly origins: readonly string[];
   readonly clients: ClientLimits;

@@ -4,6 +4,7 @@ import swagger from "@fastify/swagger";
 import type { TypeBoxTypeProvider } from "@fastify/type-provider-typebox";
 import Fastify, { LogController, type FastifyBaseLogger, type FastifyReply, type FastifyRequest } from "fastify";
 import { PrefixdError, type ErrorCode } from "../errors.ts";
+import { refuseForms } from "./body-refusals.ts";
 import { guardAccess, type DeclaredRoute } from "./access.ts";
 import type { AppParts, AppState, TypedApp } from "./app-parts.ts";
 import { watchBodies } from "./connections/body-watch.ts";
@@ -28,6 +29,7 @@ import { healthRoutes } from "./health/route.ts";
 import { modelRoutes } from "./model/route.ts";
 import { prefixRoutes } from "./prefixes/route.ts";
 import { tokenRoutes } from "./tokens/route.ts";
+import { allUsageRoutes } from "./usage/all-route.ts";
 import { usageRoutes } from "./usage/route.ts";
 import { allowOrigins } from "./cors.ts";
 import { chatRoutes } from "./v1/chat-route.ts";
@@ -60,6 +62,7 @@ export async function buildApp(parts: AppParts): Promise<App> {
     logController: new LogController({ disableRequestLogging: true, requestIdLogLabel: "request_id" }),
     genReqId: (raw) => requestId(raw, parts.secrets),
     requestIdHeader: false,
+    trustProxy: parts.trustedProxies.length === 0 ? false : [...parts.trustedProxies],
     rewriteUrl: originForm,
     bodyLimit: parts.limits.requestBody,
     requestTimeout: clients.requestMs,
@@ -88,6 +91,7 @@ export async function buildApp(parts: AppParts): Promise<App> {
   });
   traceRequests(fastify, parts.tracing ?? null);
   refuseEncodedBodies(fastify);
+  refuseForms(fastify);
   const bodies = watchBodies(fastify, clients, metrics);
   closeRefused(fastify, bodies);
   trackRequests(fastify, { metrics, audit: parts.audit, keyed: parts.auth.keyed, state, traffic });
@@ -123,6 +127,7 @@ export async function buildApp(parts: AppParts): Promise<App> {
   liveRoutes(fastify, parts, state);
   backupRoutes(fastify, parts);
   usageRoutes(fastify, parts);
+  allUsageRoutes(fastify, parts);
   modelRoutes(fastify, parts);
   healthRoutes(fastify, parts, state);
   await docsRoutes(fastify);

@@ -61,7 +61,8 @@ export const problems = (...codes: ErrorCode[]): Record<string, ResponseDocument
 /** A route's error responses, one entry per status with an example for each of its codes. */
 export function errorResponses(codes: readonly ErrorCode[], format: ErrorFormat): Record<string, ResponseDocument> {
   const out: Record<string, ResponseDocument> = {};
-  for (const [status, group] of groupByStatus(new Set([...codes, ...EVERYWHERE, NO_REPLICA]))) {
+  const keyed: ErrorCode[] = codes.includes("unauthorized") ? ["user_suspended"] : [];
+  for (const [status, group] of groupByStatus(new Set([...codes, ...keyed, ...EVERYWHERE, NO_REPLICA]))) {
     const content: ResponseDocument["content"] = {};
     for (const code of group) {
       const { type, schema, example } = code === NO_REPLICA ? PROBLEM : format;

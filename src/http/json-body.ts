@@ -42,7 +42,7 @@ export function parseJsonBodies(app: FastifyInstance): void {
 function textOf(bytes: Buffer, contentType: string): string {
   const charset = /;\s*charset=([^;]*)/i.exec(contentType)?.[1];
   if (charset !== undefined && !UTF8.test(charset))
-    throw new PrefixdError("unsupported_media_type", "JSON must be UTF-8; omit the charset.");
+    throw new PrefixdError("unsupported_media_type", "JSON must be UTF-8 (RFC 8259); omit the charset.");
   try {
     return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
   } catch {

@@ -1,5 +1,6 @@
 import type { FastifyReply, FastifyRequest } from "fastify";
 import { ERRORS, PrefixdError, type ErrorCode } from "../errors.ts";
+import { largerThanRoute, notTheTypes, withWhatWasSent } from "./body-refusals.ts";
 import { rateLimitHeaders } from "./rate-limit-headers.ts";
 import { isOpenAiPath, shouldNotRetry, toOpenAiError } from "./v1/errors.ts";
 
@@ -44,11 +45,11 @@ const problemOf = (error: PrefixdError, { id, span }: Pick<FastifyRequest, "id" 
   toProblem(error, id, span?.traceId);
 
 /** Errors that Fastify and its plugins throw for bad requests, as our codes. */
-const FOREIGN: Readonly<Record<string, readonly [ErrorCode, string]>> = {
-  FST_ERR_CTP_BODY_TOO_LARGE: ["body_too_large", "The body is larger than this route accepts."],
+const FOREIGN: Readonly<Record<string, readonly [ErrorCode, string | ((request: FastifyRequest) => string)]>> = {
+  FST_ERR_CTP_BODY_TOO_LARGE: ["body_too_large", largerThanRoute],
   FST_REQ_FILE_TOO_LARGE: ["body_too_large", "A file is larger than this route accepts."],
-  FST_ERR_CTP_INVALID_MEDIA_TYPE: ["unsupported_media_type", "This route does not accept that content type."],
-  FST_ERR_CTP_EMPTY_TYPE: ["unsupported_media_type", "The content type is missing."],
+  FST_ERR_CTP_INVALID_MEDIA_TYPE: ["unsupported_media_type", notTheTypes],
+  FST_ERR_CTP_EMPTY_TYPE: ["unsupported_media_type", notTheTypes],
   FST_ERR_CTP_EMPTY_JSON_BODY: ["invalid_request", "The body is empty; it must be JSON."],
   FST_ERR_CTP_INVALID_JSON_BODY: ["invalid_request", "The body is not valid JSON."],
   FST_ERR_CTP_INVALID_CONTENT_LENGTH: ["invalid_request", "The body is not as long as Content-Length says."],
@@ -62,13 +63,20 @@ const FOREIGN: Readonly<Record<string, readonly [ErrorCode, string]>> = {
   FST_MP_PREMATURE_CLOSE: ["invalid_request", "The form ended too early."],
 };
 
-/** Converts any error to one of ours. One not known to be the client's fault becomes `internal`. */
-export function toPrefixdError(error: unknown): PrefixdError {
+/**
+ * Converts any error to one of ours. One not known to be the client's fault becomes `internal`. Without the request,
+ * errors of its body do not say what the route takes.
+ */
+export function toPrefixdError(error: unknown, request?: FastifyRequest): PrefixdError {
   if (error instanceof PrefixdError) return error;
   if (error instanceof Error) {
     const code = "code" in error && typeof error.code === "string" ? error.code : "";
     const known = Object.hasOwn(FOREIGN, code) ? FOREIGN[code] : undefined;
-    if (known) return new PrefixdError(known[0], known[1], { cause: error });
+    if (known) {
+      const [ours, text] = known;
+      const detail = typeof text === "string" ? text : request === undefined ? ERRORS[ours].title : text(request);
+      return new PrefixdError(ours, detail, { cause: error });
+    }
     // For instance JSON with __proto__: a thrown status below 500 blames the client.
     const status: unknown = "statusCode" in error ? error.statusCode : undefined;
     if (typeof status === "number" && status >= 400 && status < 500) {
@@ -80,7 +88,7 @@ export function toPrefixdError(error: unknown): PrefixdError {
 
 /** The one place where errors become responses. */
 export function sendProblem(request: FastifyRequest, reply: FastifyReply, thrown: unknown): FastifyReply {
-  const error = toPrefixdError(thrown);
+  const error = withWhatWasSent(toPrefixdError(thrown, request), request);
   logFailure(request, error);
   request.audit.code = error.code;
   if (error.retryAfter !== undefined) reply.header("retry-after", Math.max(1, Math.ceil(error.retryAfter)));

@@ -2,7 +2,7 @@ import { WorkerCalls } from "./worker-calls.ts";
 import { ChangeListeners } from "../users/change-listeners.ts";
 import type { LmdbUserOptions, LmdbUserTables } from "./user-tables.ts";
 import type { Deletion, DeletionPage } from "../users/deletions.ts";
-import type { RemovedUser, UsageDays, UsageRange, UserPatch, UserStore } from "../users/store.ts";
+import type { PatchedUser, RemovedUser, UsageDays, UsageRange, UserPatch, UserStore } from "../users/store.ts";
 import type { ApiKeyRecord, UsageRow, UsageSums, User } from "../users/types.ts";
 
 /**
@@ -40,7 +40,7 @@ class LmdbUserStore implements UserStore {
     return this.#tables.call("listUsers", options);
   }
 
-  patchUser(id: string, patch: UserPatch, updatedAt: string): Promise<User> {
+  patchUser(id: string, patch: UserPatch, updatedAt: string): Promise<PatchedUser> {
     return this.#changes.after(id, this.#tables.call("patchUser", id, patch, updatedAt));
   }
 
@@ -70,6 +70,10 @@ class LmdbUserStore implements UserStore {
 
   usage(user: string, options: UsageRange & { limit: number }): Promise<UsageRow[]> {
     return this.#tables.call("usage", user, options);
+  }
+
+  usageUsers(options: { after?: string; limit: number }): Promise<string[]> {
+    return this.#tables.call("usageUsers", options);
   }
 
   usageSums(user: string, days: UsageDays): Promise<UsageSums> {

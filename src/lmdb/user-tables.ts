@@ -4,7 +4,14 @@ import { RewrittenLmdb } from "./rewritten.ts";
 import { UserContents } from "./user-contents.ts";
 import { hasExpired, MAX_USER_KEYS, tooManyKeys } from "../users/api-key.ts";
 import { deletionHash, forgottenBefore, type Deletion, type DeletionPage } from "../users/deletions.ts";
-import { patchedUser, type RemovedUser, type UsageDays, type UsageRange, type UserPatch } from "../users/store.ts";
+import {
+  patchedUser,
+  type PatchedUser,
+  type RemovedUser,
+  type UsageDays,
+  type UsageRange,
+  type UserPatch,
+} from "../users/store.ts";
 import type { ApiKeyRecord, UsageRow, UsageSums, User } from "../users/types.ts";
 import {
   addCounts,
@@ -88,11 +95,12 @@ export class LmdbUserTables {
     return [...range].map(({ value }) => value);
   }
 
-  patchUser(id: string, patch: UserPatch, updatedAt: string): User {
+  patchUser(id: string, patch: UserPatch, updatedAt: string): PatchedUser {
     return this.#file.write((env) => {
-      const user = patchedUser(existing(env, id), patch, updatedAt);
+      const before = existing(env, id);
+      const user = patchedUser(before, patch, updatedAt);
       env.users.put(id, user);
-      return user;
+      return { before, user };
     });
   }
 
@@ -168,6 +176,17 @@ export class LmdbUserTables {
     return [...found].map(({ key, value }) => toUsageRow(user, key.slice(user.length + 1), value));
   }
 
+  usageUsers({ after = "", limit }: { after?: string; limit: number }): string[] {
+    const { usage } = this.#file.read();
+    const found: string[] = [];
+    for (let last = after; found.length < limit; last = found.at(-1)!) {
+      const next = nextUser(usage, last);
+      if (next === null) break;
+      found.push(next);
+    }
+    return found;
+  }
+
   usageSums(user: string, days: UsageDays): UsageSums {
     if (areDaysMissing(this.#file.read())) this.#file.write(sumMissingDays);
     const found = this.#file
@@ -236,6 +255,26 @@ function noteDeletion({ deletions }: Environment, { hash, at }: Deletion): void 
 
 function keyIds(env: Environment, user: string): string[] {
   return [...env.userKeys.keys({ start: `${user}/`, end: `${user}0` })].map((key) => key.slice(user.length + 1));
+}
+
+/**
+ * The first user after `last` with rows; a look-up or a few. Rows are in order of `user/`, in which `ann-2/` comes before
+ * `ann/`: an id found may be preceded by one that it begins with.
+ */
+function nextUser(usage: JsonTable<readonly number[]>, last: string): string | null {
+  const from = (start: string): string | null => {
+    const { value: key } = usage.keys({ start, limit: 1 }).next() as { value?: string };
+    return key === undefined ? null : key.slice(0, key.indexOf("/"));
+  };
+  for (let id = from(`${last}\0`); id !== null; id = from(`${id}0`)) {
+    if (id <= last) continue;
+    for (const { index } of id.matchAll(/[-.]/g)) {
+      const shorter = id.slice(0, index);
+      if (shorter > last && from(`${shorter}/`) === shorter) return shorter;
+    }
+    return id;
+  }
+  return null;
 }
 
 function add(table: JsonTable<readonly number[]>, key: string, counts: readonly number[]): void {

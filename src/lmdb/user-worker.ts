@@ -17,6 +17,7 @@ serveCalls<LmdbUserTables>(
     "deleteUser",
     "addUsage",
     "usage",
+    "usageUsers",
     "usageSums",
     "deletedAt",
     "noteDeletions",

@@ -9,16 +9,17 @@ const SECRET_KEYS = ["authorization", "cookie", "prompt", "prompts", "text", "to
 /**
  * JSON lines with ISO times and level names. Requests are logged only as the fields that the access log picks: pino's
  * own serialisers, which print URLs and headers, are replaced. Redaction is the second line of defence; searching each
- * whole line for secrets is the third.
+ * whole line for secrets is the third. `replica` names this server in each line.
  */
 export function createLogger(
   level: string,
   destination?: DestinationStream,
   secrets: SecretFilter = NO_SECRETS,
+  replica?: string,
 ): Logger {
   const options = {
     level,
-    base: { name: "prefixd" },
+    base: { name: "prefixd", ...(replica === undefined ? {} : { replica }) },
     timestamp: pino.stdTimeFunctions.isoTime,
     formatters: { level: (label: string) => ({ level: label }) },
     redact: { paths: SECRET_KEYS.flatMap((key) => [key, `*.${key}`, `*.*.${key}`]), censor: "[redacted]" },

@@ -23,6 +23,11 @@ interface MetricSpec {
  * id, a path or a user.
  */
 export const METRICS = {
+  prefixd_replica_info: {
+    type: "gauge",
+    help: "Always 1; its labels are this server's --replica-name and version.",
+    labels: ["replica", "version"],
+  },
   prefixd_queue_depth: { type: "gauge", help: "Requests waiting for a slot." },
   prefixd_queue_limit: { type: "gauge", help: "Maximum queue length; beyond it requests are answered 429." },
   prefixd_folds: {
@@ -266,6 +271,11 @@ export class Metrics implements EngineObserver {
    */
   watch(sources: MetricsSources): void {
     this.#sources = sources;
+  }
+
+  /** Tells the scraper who answers. */
+  replica(name: string, version: string): void {
+    this.#gauge("prefixd_replica_info").set({ replica: name, version }, 1);
   }
 
   /** Sets what `prefixd_connections` and `prefixd_event_listeners` read at each scrape. */

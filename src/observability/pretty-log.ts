@@ -3,7 +3,7 @@ import { oneLine } from "../one-line.ts";
 import { logDestination } from "./logging.ts";
 
 /** Fields at fixed places of a line, or without use to a reader at a terminal. */
-const PLACED: ReadonlySet<string> = new Set(["level", "time", "name", "msg", "err"]);
+const PLACED: ReadonlySet<string> = new Set(["level", "time", "name", "replica", "msg", "err"]);
 /** SGR codes. */
 const COLOURS: Readonly<Record<string, number>> = { fatal: 31, error: 31, warn: 33, info: 32 };
 const DIM = 2;

@@ -34,10 +34,15 @@ export class SecretFilter {
    * words
    */
   constructor(secrets: readonly string[]) {
+    this.add(secrets);
+  }
+
+  /** Redacts these, too, from now on. */
+  add(secrets: readonly string[]): void {
     for (const given of secrets) {
       if (given.length < TELLING) continue;
       // Both plain and as escaped in JSON.
-      for (const form of new Set([given, JSON.stringify(given).slice(1, -1)])) this.#add(form.toLowerCase());
+      for (const form of new Set([given, JSON.stringify(given).slice(1, -1)])) this.#seed(form.toLowerCase());
     }
   }
 
@@ -61,7 +66,7 @@ export class SecretFilter {
     return this.clean(text) === text;
   }
 
-  #add(secret: string): void {
+  #seed(secret: string): void {
     for (let at = 0; at + SEED <= secret.length; at++) {
       const seed = secret.slice(at, at + SEED);
       this.#seeds.set(seed, [...(this.#seeds.get(seed) ?? []), { secret, at }]);

@@ -1,11 +1,14 @@
 import { Cluster, Redis } from "ioredis";
 import { PrefixdError } from "../errors.ts";
+import type { RedisTls } from "./tls.ts";
 import { parseRedisUrl } from "./url.ts";
 import type { RedisScript } from "./prefix-scripts.ts";
 
 export interface RedisConnectionOptions {
   /** In parseRedisUrl's format. */
   readonly url: string;
+  /** Certificates for `rediss:`; absent: the system's authorities, and none of our own. */
+  readonly tls?: RedisTls;
   /** Milliseconds a command may take before the store counts as away. Default 2000. */
   readonly commandTimeoutMs?: number;
   /**
@@ -196,7 +199,7 @@ async function connectedReplicas(node: Redis): Promise<number> {
 
 /** `connectionName` appears in Redis' CLIENT LIST. */
 function connectAs(connectionName: string, options: RedisConnectionOptions): Client {
-  const { at, cluster, db, username, password } = parseRedisUrl(options.url);
+  const { at, others = [], sentinel, cluster, db, username, password } = parseRedisUrl(options.url);
   const commandTimeout = options.commandTimeoutMs ?? 2000;
   const retry = (times: number): number => Math.min(50 * times, 1000);
   const common = {
@@ -212,17 +215,32 @@ function connectAs(connectionName: string, options: RedisConnectionOptions): Cli
     protocol: 2,
     ...(username === undefined ? {} : { username }),
     ...(password === undefined ? {} : { password }),
-    ...("tls" in at && at.tls ? { tls: {} } : {}),
+    ...("tls" in at && at.tls ? { tls: options.tls ?? {} } : {}),
   } as const;
   const place = "path" in at ? { path: at.path } : { host: at.host, port: at.port };
   if (cluster) {
-    return new Cluster([place], {
+    return new Cluster([place, ...others], {
       redisOptions: common,
       enableOfflineQueue: false,
       slotsRefreshTimeout: commandTimeout,
       clusterRetryStrategy: retry,
     });
   }
+  if (sentinel !== undefined && "host" in at)
+    return new Redis({
+      ...common,
+      sentinels: [at, ...others].map(({ host, port }) => ({ host, port })),
+      name: sentinel,
+      role: "master",
+      // Do not wait for the old primary's connection to break: the Sentinels say when there is a new one.
+      failoverDetector: true,
+      sentinelCommandTimeout: commandTimeout,
+      sentinelRetryStrategy: retry,
+      ...(at.tls ? { enableTLSForSentinelMode: true, sentinelTLS: options.tls ?? {} } : {}),
+      db,
+      enableOfflineQueue: false,
+      retryStrategy: retry,
+    });
   return new Redis({ ...common, ...place, db, enableOfflineQueue: false, retryStrategy: retry });
 }
 

@@ -14,6 +14,8 @@ import type {
 export type RedisReplicaBusOptions = RedisAccess & {
   /** Prefix of all keys. Default `prefixd`. */
   readonly namespace?: string;
+  /** This replica's name, without a slash. Default `replica`. */
+  readonly name?: string;
   /** Milliseconds that a replica may serve after requesting its last renewal. Default 10,000. */
   readonly leaseMs?: number;
   /** Milliseconds that a broadcast waits for a live replica to answer. Default 60,000. */
@@ -47,7 +49,8 @@ const POLL_MS = 20;
  * suspended.
  */
 class RedisReplicaBus implements ReplicaBus {
-  readonly id = randomUUID();
+  /** The name and a random part, so that a receipt can name a replica that does not answer. */
+  readonly id: string;
   readonly #connection: RedisConnection;
   readonly #release: () => void;
   readonly #keys: ReplicaKeys;
@@ -67,6 +70,7 @@ class RedisReplicaBus implements ReplicaBus {
   #closed = false;
 
   constructor({ redis, release }: RedisUse, options: RedisReplicaBusOptions) {
+    this.id = `${options.name ?? "replica"}/${randomUUID()}`;
     this.#options = options;
     this.#leaseMs = options.leaseMs ?? 10_000;
     this.#heartbeats = new Heartbeats(this.#leaseMs * 1.2);
@@ -220,11 +224,13 @@ function summary(told: readonly string[], answers: readonly string[]): Broadcast
   let [running, queued] = [0, 0];
   const replicas = told.map((id, i) => {
     const answer = answers[i]!;
-    if (answer === "") return { id, acknowledgedAt: null };
+    // Versions that had no names had random ids alone.
+    const name = id.includes("/") ? id.slice(0, id.lastIndexOf("/")) : id;
+    if (answer === "") return { id, name, acknowledgedAt: null };
     const ended = JSON.parse(answer) as EndedOnReplica & { at: string };
     running += ended.running;
     queued += ended.queued;
-    return { id, acknowledgedAt: ended.at };
+    return { id, name, acknowledgedAt: ended.at };
   });
   return { running, queued, replicas };
 }

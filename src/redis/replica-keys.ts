@@ -2,7 +2,7 @@
  * Names and scripts of the replica bus in Redis. All keys carry one hash tag, so that one script can reach them in a
  * Cluster.
  *
- *   prefixd:{replicas}:beats         hash: replica id -> a word that changes with each renewal of its lease, or "left"
+ *   prefixd:{replicas}:beats         hash: replica id (NAME/UUID) -> a word that changes with each renewal of its lease, or "left"
  *   prefixd:{replicas}:inbox:ID      hash: command id -> command (JSON), not yet acknowledged by the replica
  *   prefixd:{replicas}:acks:COMMAND  hash: replica id -> answer (JSON); expires
  *   prefixd:{replicas}:wake          channel: there is something in the inboxes

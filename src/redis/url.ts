@@ -1,9 +1,18 @@
 /** Parses a Redis URL. Strict: guessing at a malformed one could write into another database. */
 import { isIP, isIPv6 } from "node:net";
 
+export interface RedisNode {
+  readonly host: string;
+  readonly port: number;
+}
+
 /** Connection settings. username and password are absent if not given. */
 export interface RedisAddress {
-  readonly at: { readonly host: string; readonly port: number; readonly tls: boolean } | { readonly path: string };
+  readonly at: (RedisNode & { readonly tls: boolean }) | { readonly path: string };
+  /** Further nodes of the Cluster, or further Sentinels; absent: none. */
+  readonly others?: readonly RedisNode[];
+  /** The name under which the Sentinels at these addresses know the primary; absent: the addresses are Redis' own. */
+  readonly sentinel?: string;
   /** True if the address is a node of a Redis Cluster. */
   readonly cluster: boolean;
   readonly db: number;
@@ -17,6 +26,7 @@ export class RedisUrlError extends Error {
 }
 
 const DEFAULT_PORT = 6379;
+const SENTINEL_PORT = 26379;
 /** Redis numbers its databases with an int. */
 const LARGEST_DB = 2 ** 31 - 1;
 
@@ -25,11 +35,12 @@ const LARGEST_DB = 2 ** 31 - 1;
  */
 const ENCODED = /^(?:[\w.~!$&'()*+,;=-]|%(?!00)[0-9A-Fa-f]{2})*$/;
 const HOST_NAME = /^[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_.])?$/;
+const SENTINEL_NAME = /^[A-Za-z0-9_.-]{1,100}$/;
 const NUMBER = /^(0|[1-9]\d{0,9})$/;
 
 /**
- * `redis[s]://[user[:password]@]host[:port][/db][?cluster=true]` or `unix://[user[:password]@]/path[?db=N]`, as in
- * redis-cli and redis-py. User, password and path are percent-encoded; an IPv6 address is in brackets. Throws
+ * `redis[s]://[user[:password]@]host[:port][,host[:port]...][/db][?cluster=true|?sentinel=NAME]` or
+ * `unix://[user[:password]@]/path[?db=N]`, as in redis-cli and redis-py. User, password and path are percent-encoded; an IPv6 address is in brackets. Throws
  * RedisUrlError.
  */
 export function parseRedisUrl(url: string): RedisAddress {
@@ -43,12 +54,20 @@ export function parseRedisUrl(url: string): RedisAddress {
   const [host, login] = [authority.slice(at + 1), at < 0 ? {} : parseLogin(authority.slice(0, at))];
   if (rest.includes("#") || (scheme !== "unix" && rest.indexOf("@", authority.length) >= 0)) throw notEncoded();
   if (scheme === "unix") return { ...login, ...parseSocket(host, path, query) };
+  const { cluster, sentinel } = parseQuery(query);
+  const [first, ...others] = host
+    .split(",")
+    .map((each) => parseHost(each, sentinel === undefined ? DEFAULT_PORT : SENTINEL_PORT));
   const address = {
     ...login,
-    at: { ...parseHost(host), tls: scheme === "rediss" },
+    at: { ...first!, tls: scheme === "rediss" },
+    ...(others.length === 0 ? {} : { others }),
+    ...(sentinel === undefined ? {} : { sentinel }),
     db: parseDb(path === "" || path === "/" ? "0" : path.slice(1)),
-    cluster: parseCluster(query),
+    cluster,
   };
+  if (others.length > 0 && !cluster && sentinel === undefined)
+    throw new RedisUrlError("several hosts are for ?cluster=true, or Sentinels with ?sentinel=NAME");
   if (address.cluster && address.db !== 0) throw new RedisUrlError("a Redis Cluster has database 0 only");
   return address;
 }
@@ -79,7 +98,7 @@ const notEncoded = (): RedisUrlError =>
     "a user, password or path must be percent-encoded: @ is %40, : is %3A, / is %2F, # is %23, ? is %3F, % is %25, a space is %20",
   );
 
-function parseHost(text: string): { host: string; port: number } {
+function parseHost(text: string, defaultPort: number): RedisNode {
   const [, bracketed, name, port] = /^(?:\[([^\]]*)\]|([^:[\]]*))(?::(.*))?$/s.exec(text) ?? [];
   const host = bracketed ?? name;
   if (host === "" && !/:.*:/.test(text)) throw new RedisUrlError("a host is missing (a Unix socket is unix:///PATH)");
@@ -92,7 +111,7 @@ function parseHost(text: string): { host: string; port: number } {
   if (!valid) throw new RedisUrlError("the host must be a name, an IPv4 address, or an IPv6 address in brackets");
   if (port !== undefined && !(NUMBER.test(port) && Number(port) >= 1 && Number(port) <= 65_535))
     throw new RedisUrlError("the port must be a whole number from 1 to 65535");
-  return { host, port: port === undefined ? DEFAULT_PORT : Number(port) };
+  return { host, port: port === undefined ? defaultPort : Number(port) };
 }
 
 function parseDb(text: string): number {
@@ -101,11 +120,16 @@ function parseDb(text: string): number {
   return Number(text);
 }
 
-function parseCluster(query: string | undefined): boolean {
-  if (query === undefined) return false;
+function parseQuery(query = "cluster=false"): { cluster: boolean; sentinel?: string } {
+  const sentinel = /^sentinel=(.*)$/s.exec(query)?.[1];
+  if (sentinel !== undefined) {
+    if (!SENTINEL_NAME.test(sentinel))
+      throw new RedisUrlError("the name after ?sentinel= has 1 to 100 characters out of A-Z, a-z, 0-9, dot, _ and -");
+    return { cluster: false, sentinel };
+  }
   if (query !== "cluster=true" && query !== "cluster=false")
-    throw new RedisUrlError("the only parameter is ?cluster=true (or false)");
-  return query === "cluster=true";
+    throw new RedisUrlError("the only parameter is ?cluster=true (or false) or ?sentinel=NAME");
+  return { cluster: query === "cluster=true" };
 }
 
 function parseSocket(

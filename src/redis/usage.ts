@@ -4,8 +4,8 @@ import type { RedisUserKeys } from "./user-keys.ts";
 import { ADD_USAGE, READ_USAGE, READ_USAGE_DAYS } from "./user-scripts.ts";
 import type { UsageDays, UsageRange } from "../users/store.ts";
 import type { UsageRow, UsageSums } from "../users/types.ts";
-import { toCounts, toUsageRow, toUsageSums, usageRowName, usageRowNames } from "../users/usage-counts.ts";
-import { isBuiltInUser } from "../users/user-id.ts";
+import { compare, toCounts, toUsageRow, toUsageSums, usageRowName, usageRowNames } from "../users/usage-counts.ts";
+import { ADMIN_USER, isBuiltInUser, LOCAL_USER } from "../users/user-id.ts";
 
 /** A user's usage, sent until it is acknowledged. */
 interface Flush {
@@ -59,6 +59,16 @@ export class RedisUsage {
     const args = [`${inclusive ? "[" : "("}${start}`, `(${end}`, limit];
     const rows = await this.#connection.run(READ_USAGE, this.#keysOf(user), args);
     return (rows as [string, string[]][]).map(([name, counts]) => toUsageRow(user, name, counts.map(Number)));
+  }
+
+  /** Ids of users with a record, of removed ones whose usage was kept, and built-in ones. */
+  async users({ after, limit }: { after?: string; limit: number }): Promise<string[]> {
+    const [min, { client }] = [after === undefined ? "-" : `(${after}`, this.#connection];
+    const lists = await Promise.all(
+      [this.#keys.users, this.#keys.usageKept].map((list) => client.zrangebylex(list, min, "+", "LIMIT", 0, limit)),
+    );
+    const builtIn = [ADMIN_USER, LOCAL_USER].filter((id) => after === undefined || id > after);
+    return [...new Set([...lists.flat(), ...builtIn])].sort(compare).slice(0, limit);
   }
 
   async sums(user: string, { from = "", to = "9999" }: UsageDays): Promise<UsageSums> {

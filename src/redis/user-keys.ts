@@ -13,12 +13,14 @@
  *   prefixd:key:KEYID            string: the user who may have this key
  *   prefixd:users                sorted set of user ids, all with score 0, for paging in order
  *   prefixd:deletions            sorted set: deletion hash of a user or key -> its time in milliseconds
+ *   prefixd:usage-kept           sorted set of ids of removed users whose usage was kept, all with score 0
  *   prefixd:user-changes         channel: JSON [origin, user]
  */
 import { userTag } from "./prefix-keys.ts";
 
 export class RedisUserKeys {
   readonly users: string;
+  readonly usageKept: string;
   readonly changes: string;
   readonly deletions: string;
   readonly #namespace: string;
@@ -26,6 +28,7 @@ export class RedisUserKeys {
   constructor(namespace: string) {
     this.#namespace = namespace;
     this.users = `${namespace}:users`;
+    this.usageKept = `${namespace}:usage-kept`;
     this.changes = `${namespace}:user-changes`;
     this.deletions = `${namespace}:deletions`;
   }

@@ -10,6 +10,7 @@ import { UserSweep } from "./user-sweep.ts";
 import { deletionHash, forgottenBefore, type Deletion, type DeletionPage } from "../users/deletions.ts";
 import {
   patchedUser,
+  type PatchedUser,
   type RemovedUser,
   type UsageDays,
   type UsageRange,
@@ -121,20 +122,21 @@ class RedisUserStore implements UserStore {
     });
   }
 
-  patchUser(id: string, patch: UserPatch, updatedAt: string): Promise<User> {
+  patchUser(id: string, patch: UserPatch, updatedAt: string): Promise<PatchedUser> {
     return this.#change(id, async (announce) => {
+      const { bulk } = this.#connection;
+      // Suspending takes something away, so it waits for Redis' replicas.
+      const takes = patch.suspended === true;
+      const commands = takes ? bulk : this.#connection;
       for (let turn = 0; turn < PATCH_TURNS; turn++) {
-        const json = await this.#connection.client.get(this.#keys.user(id));
+        const json = await commands.client.get(this.#keys.user(id));
         if (json === null) throw noSuchUser();
-        const user = patchedUser(JSON.parse(json) as User, patch, updatedAt);
-        if (
-          (await this.#connection.run(
-            REPLACE_USER,
-            [this.#keys.user(id)],
-            [json, JSON.stringify(user), ...announce],
-          )) === 1
-        )
-          return user;
+        const before = JSON.parse(json) as User;
+        const user = patchedUser(before, patch, updatedAt);
+        const args = [json, JSON.stringify(user), ...announce];
+        if ((await commands.run(REPLACE_USER, [this.#keys.user(id)], args)) !== 1) continue;
+        if (takes) await bulk.replicated();
+        return { before, user };
       }
       throw new PrefixdError("store_unavailable", "The user keeps being changed; repeat the request.", {
         retryAfter: 1,
@@ -189,6 +191,8 @@ class RedisUserStore implements UserStore {
     return this.#change(id, async (announce) => {
       const { bulk } = this.#connection;
       const { client } = bulk;
+      // Listed before the record goes, so that a crash leaves no usage that is on no list.
+      if (keepUsage) await client.zadd(this.#keys.usageKept, 0, id);
       // The index before the keys: after a crash the keys still lead to their entries, while entries without keys could
       // not be found. The record between the two: from then on no keys are added.
       await this.#dropIndex(await client.hkeys(this.#keys.keys(id)));
@@ -203,6 +207,7 @@ class RedisUserStore implements UserStore {
         names.map((name) => this.#keys[name](id)),
         [keepUsage ? "keep" : "drop", ...announce],
       )) as [number, number];
+      if (!keepUsage) await client.zrem(this.#keys.usageKept, id);
       await client.zrem(this.#keys.users, id);
       // The user was created again in the meantime.
       if ((await client.exists(this.#keys.user(id))) === 1) await client.zadd(this.#keys.users, 0, id);
@@ -218,6 +223,10 @@ class RedisUserStore implements UserStore {
 
   usage(user: string, options: UsageRange & { limit: number }): Promise<UsageRow[]> {
     return guarded(() => this.#usage.read(user, options));
+  }
+
+  usageUsers(options: { after?: string; limit: number }): Promise<string[]> {
+    return guarded(() => this.#usage.users(options));
   }
 
   usageSums(user: string, days: UsageDays): Promise<UsageSums> {

@@ -5,6 +5,8 @@ import type { TokenBuckets } from "../users/token-rate.ts";
 import type { ReplicaBus, ReplicaHandler } from "./replica-bus.ts";
 
 export interface JoinOptions {
+  /** This replica's name, for receipts. */
+  readonly name: string;
   readonly handler: ReplicaHandler;
   /** Called once when the lease has expired, before the next one begins. Must drop everything cached, at once. */
   readonly onLapse: () => void;

@@ -15,7 +15,7 @@ export interface RemovalReceipt {
     readonly training_bytes: number;
   };
   /** All replicas alive when the removal began. `acknowledged_at` null: it did not answer and its lease expired. */
-  readonly replicas: readonly { readonly id: string; readonly acknowledged_at: string | null }[];
+  readonly replicas: readonly { readonly id: string; readonly name: string; readonly acknowledged_at: string | null }[];
   readonly completed_at: string;
 }
 

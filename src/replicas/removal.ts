@@ -65,7 +65,11 @@ export function createUserRemoval({
           training_jobs: trained.jobs,
           training_bytes: trained.bytes,
         },
-        replicas: replicas.map((replica) => ({ id: replica.id, acknowledged_at: replica.acknowledgedAt })),
+        replicas: replicas.map((replica) => ({
+          id: replica.id,
+          name: replica.name,
+          acknowledged_at: replica.acknowledgedAt,
+        })),
         completed_at: clock().toISOString(),
       };
     },

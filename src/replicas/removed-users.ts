@@ -4,7 +4,10 @@
  */
 const REMOVED_MS = 600_000;
 
-/** Recently removed users: a request admitted before the removal may not have reached the engine yet. */
+/**
+ * Users recently removed or suspended, or keys recently deleted: a request admitted before that may not have reached the
+ * engine yet.
+ */
 export class RemovedUsers {
   readonly #until = new Map<string, number>();
 

@@ -3,12 +3,16 @@ import type { PrefixdError } from "../errors.ts";
 
 /**
  * A small JSON message. `user`: remove everything of a user. `prefix`: remove one prefix. `readmit`: a user with this
- * id is created again. `job`: end a training job that was cancelled.
+ * id is created again. `key`: end what one key of a user asked for. `suspend`: end what a user asked for, and refuse
+ * more until `resume`. `job`: end a training job that was cancelled.
  */
 export type ReplicaCommand =
   | { readonly kind: "user"; readonly user: string }
   | { readonly kind: "prefix"; readonly user: string; readonly name: string }
+  | { readonly kind: "key"; readonly user: string; readonly keyId: string }
   | { readonly kind: "readmit"; readonly user: string }
+  | { readonly kind: "suspend"; readonly user: string }
+  | { readonly kind: "resume"; readonly user: string }
   | { readonly kind: "job"; readonly user: string; readonly id: string };
 
 /** Requests that a command ended on one replica. */
@@ -19,7 +23,11 @@ export interface EndedOnReplica {
 
 export interface BroadcastResult extends EndedOnReplica {
   /** Every replica alive when the broadcast began; null: it did not answer and its lease has expired. */
-  readonly replicas: readonly { readonly id: string; readonly acknowledgedAt: string | null }[];
+  readonly replicas: readonly {
+    readonly id: string;
+    readonly name: string;
+    readonly acknowledgedAt: string | null;
+  }[];
 }
 
 /** Executes a command on this replica. Resolves when nothing here can serve what the command removed. */
@@ -43,11 +51,16 @@ export interface ReplicaParts {
   readonly generation: {
     endRequestsOf(key: { user: string; name: string }): Promise<EndedOnReplica>;
     endRequestsOfUser(user: string): Promise<EndedOnReplica>;
+    endRequestsOfKey(user: string, keyId: string): Promise<EndedOnReplica>;
+    suspendUser(user: string): Promise<EndedOnReplica>;
+    resumeUser(user: string): void;
     readmitUser(user: string): void;
     endAll(error: PrefixdError): void;
   };
   readonly folding: {
     endOfUser(user: string): void;
+    suspendUser(user: string): void;
+    resumeUser(user: string): void;
     readmitUser(user: string): void;
     endAll(error: PrefixdError): void;
   };
@@ -55,6 +68,8 @@ export interface ReplicaParts {
   readonly training?: {
     endOfUser(user: string): Promise<void>;
     endJob(user: string, id: string): Promise<void>;
+    /** Lets the user's running job keep its state and wait. */
+    suspendUser(user: string): void;
     readmitUser(user: string): void;
     lapse(): void;
   };
@@ -79,19 +94,16 @@ export function createReplicaHandler({
   forget,
   settle,
 }: ReplicaParts): ReplicaHandler {
-  return async (command) => {
+  /** Ends requests, between dropping what is cached of the user and what a look-up in progress may have cached again. */
+  const end = async (user: string, work: () => Promise<EndedOnReplica>): Promise<EndedOnReplica> => {
+    forget?.(user);
+    const ended = await work();
+    await engine.wipeFreed();
+    forget?.(user);
+    return ended;
+  };
+  const remove = async (command: Extract<ReplicaCommand, { kind: "user" | "prefix" }>): Promise<EndedOnReplica> => {
     const { user } = command;
-    if (command.kind === "job") {
-      await training?.endJob(user, command.id);
-      return { running: 0, queued: 0 };
-    }
-    if (command.kind === "readmit") {
-      generation.readmitUser(user);
-      folding.readmitUser(user);
-      training?.readmitUser(user);
-      forget?.(user);
-      return { running: 0, queued: 0 };
-    }
     const evict = command.kind === "user" ? () => prefixCache.invalidateUser(user) : () => prefixCache.evict(command);
     if (command.kind === "user") forget?.(user);
     evict();
@@ -109,7 +121,37 @@ export function createReplicaHandler({
     if (command.kind === "user") forget?.(user);
     return ended;
   };
+  return async (command) => {
+    const { user } = command;
+    switch (command.kind) {
+      case "readmit":
+        generation.readmitUser(user);
+        folding.readmitUser(user);
+        training?.readmitUser(user);
+        forget?.(user);
+        return NOTHING_ENDED;
+      case "resume":
+        generation.resumeUser(user);
+        folding.resumeUser(user);
+        forget?.(user);
+        return NOTHING_ENDED;
+      case "suspend":
+        folding.suspendUser(user);
+        training?.suspendUser(user);
+        return end(user, () => generation.suspendUser(user));
+      case "key":
+        return end(user, () => generation.endRequestsOfKey(user, command.keyId));
+      case "job":
+        await training?.endJob(user, command.id);
+        return NOTHING_ENDED;
+      case "user":
+      case "prefix":
+        return remove(command);
+    }
+  };
 }
+
+const NOTHING_ENDED: EndedOnReplica = { running: 0, queued: 0 };
 
 /** Run when the lease has expired: this replica cannot know what has been removed since. */
 export function dropEverything(
@@ -124,15 +166,15 @@ export function dropEverything(
   void engine.wipeFreed().catch(() => undefined);
 }
 
-/** The bus of a single process, which may always serve. */
-export function createLocalBus(handler: ReplicaHandler): ReplicaBus {
+/** The bus of a single process, which may always serve. `name` is this replica's. */
+export function createLocalBus(handler: ReplicaHandler, name = "local"): ReplicaBus {
   const id = "local";
   return {
     id,
     mayServe: () => true,
     async broadcast(command) {
       const { running, queued } = await handler(command);
-      return { running, queued, replicas: [{ id, acknowledgedAt: new Date().toISOString() }] };
+      return { running, queued, replicas: [{ id, name, acknowledgedAt: new Date().toISOString() }] };
     },
     close: () => Promise.resolve(),
   };

@@ -6,6 +6,7 @@ import { createPrefixCache, type PrefixCache } from "../prefixes/cache.ts";
 import type { PrefixRegistry } from "../prefixes/registry-types.ts";
 import type { PrefixStore } from "../prefixes/store.ts";
 import type { TrainingStore } from "../training/jobs/store.ts";
+import type { AdminKeys } from "../users/admin-keys.ts";
 import { createAuthenticator, createKeylessAuthenticator, type Authenticator } from "../users/authenticator.ts";
 import { UserDirectory, withDirectory } from "../users/directory.ts";
 import { userShares } from "../users/shares.ts";
@@ -15,6 +16,7 @@ import { UsageRecorder } from "../users/usage.ts";
 import type { Backend } from "./backend.ts";
 import type { UserRemoval } from "./removal-types.ts";
 import { createUserRemoval, removeEverywhere } from "./removal.ts";
+import { createRevocation, type Revocation } from "./revocation.ts";
 import {
   createReplicaHandler,
   dropEverything,
@@ -29,8 +31,10 @@ export interface ReplicaOptions {
   readonly shape: ModelShape;
   /** Maximum bytes of prefixes in the cache. */
   readonly prefixCacheBytes: number;
+  /** This replica's name. */
+  readonly name: string;
   /** null: requests need no key. */
-  readonly adminKey: string | null;
+  readonly adminKeys: AdminKeys | null;
   readonly logger: Logger;
   /** Called for every failed store operation, except for errors that answer the client (4xx). */
   readonly onStoreError: (operation: string) => void;
@@ -53,16 +57,19 @@ export class Replica {
   readonly removal: UserRemoval;
   /** What `onStoreError` may be told of. */
   readonly storeOperations: readonly string[];
+  readonly revocation: Revocation;
+  readonly #name: string;
   readonly #backend: Backend;
   readonly #directory: UserDirectory;
   readonly #logger: Logger;
   #bus: ReplicaBus | null = null;
 
-  constructor({ backend, shape, prefixCacheBytes, adminKey, logger, onStoreError }: ReplicaOptions) {
+  constructor({ backend, name, shape, prefixCacheBytes, adminKeys, logger, onStoreError }: ReplicaOptions) {
     const onError = (operation: string, error: unknown): void => {
       // A failed precondition is an answer to the client, not a fault of the store.
       if (!(error instanceof PrefixdError) || error.status >= 500) onStoreError(operation);
     };
+    this.#name = name;
     this.#backend = backend;
     this.#logger = logger;
     const users = (this.users = observeErrors(backend.users, onError));
@@ -71,7 +78,7 @@ export class Replica {
     this.storeOperations = [...new Set([...methodsOf(backend.users), ...methodsOf(backend.prefixes)])];
     const directory = (this.#directory = new UserDirectory(users));
     this.auth = withDirectory(
-      adminKey === null ? createKeylessAuthenticator() : createAuthenticator({ store: users, adminKey }),
+      adminKeys === null ? createKeylessAuthenticator() : createAuthenticator({ store: users, adminKeys }),
       directory,
     );
     this.shares = userShares((user) => directory.find(user));
@@ -87,6 +94,7 @@ export class Replica {
     );
     this.usage = new UsageRecorder({ sink: users });
     this.removal = createUserRemoval({ users, prefixes, bus: this, training });
+    this.revocation = createRevocation({ users, bus: this });
   }
 
   /** Whether this replica may serve now. Cheap: asked before every token. */
@@ -106,6 +114,7 @@ export class Replica {
       settle: (user) => this.usage.settle(user),
     };
     this.#bus = await this.#backend.joinReplicas({
+      name: this.#name,
       handler: createReplicaHandler(all),
       onLapse: () => {
         this.#logger.warn("the lease in Redis has run out: nothing is served until it is renewed");

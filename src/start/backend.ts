@@ -8,6 +8,7 @@ import { createLmdbTrainingStore } from "../lmdb/training-store.ts";
 import { openLmdbUserStore } from "../lmdb/user-store.ts";
 import type { Logger } from "../observability/logging.ts";
 import { openRedis } from "../redis/connection.ts";
+import { readRedisTls } from "../redis/tls.ts";
 import { openRedisStore } from "../redis/prefix-store.ts";
 import { openRedisReplicaBus } from "../redis/replica-bus.ts";
 import { openRedisTrainingStore } from "../redis/training-store.ts";
@@ -20,11 +21,8 @@ import { MemoryTokenBuckets } from "../users/token-rate.ts";
 import { Resources } from "./resources.ts";
 import { openWorkFolder } from "./work-folder.ts";
 
-/** What of the configuration names a store, and where training works. */
-export type StoreConfig = Pick<Config, "store" | "storeFolder" | "redisWaitReplicas" | "training" | "cacheDir">;
-
-/** @throws FolderInUseError, PrefixdError store_unavailable; leaves nothing open in that case */
-export function openBackend(config: StoreConfig, logger: Logger): Promise<Backend> {
+/** @throws FolderInUseError, ConfigError, PrefixdError store_unavailable; leaves nothing open in that case */
+export function openBackend(config: Config, logger: Logger): Promise<Backend> {
   const { storeFolder } = config;
   return Resources.openAll((resources) =>
     storeFolder === null ? openShared(config, logger, resources) : openOwn(storeFolder, logger, resources),
@@ -53,19 +51,16 @@ async function openOwn(dir: string, logger: Logger, resources: Resources): Promi
     training,
     // Verifying costs only a look at a file's times.
     prefixVerifyMs: 0,
-    joinReplicas: async ({ handler }) => createLocalBus(handler),
+    joinReplicas: async ({ handler, name }) => createLocalBus(handler, name),
     close: () => resources.release(),
   };
 }
 
 /** All parts share one set of connections. */
-async function openShared(
-  { store: url, redisWaitReplicas: waitReplicas, training: trains, cacheDir }: StoreConfig,
-  logger: Logger,
-  resources: Resources,
-): Promise<Backend> {
+async function openShared(config: Config, logger: Logger, resources: Resources): Promise<Backend> {
   const onError = (error: Error): void => logger.warn({ err: error }, "redis");
-  const redis = await openRedis({ url, waitReplicas, onError });
+  const { store: url, redisWaitReplicas: waitReplicas, training: trains, cacheDir } = config;
+  const redis = await openRedis({ url, tls: readRedisTls(config), waitReplicas, onError });
   resources.defer(() => redis.close());
   const prefixes = await openRedisStore({ redis });
   resources.defer(() => prefixes.close());

@@ -69,6 +69,7 @@ export async function openTraining(parts: TrainingParts, resources: Resources): 
       return running + queued + folds > 0;
     },
     charge: (user, tokens) => engine.charge(user, TRAINING_PRICE * tokens),
+    isSuspended: async (user) => (await users.getUser(user))?.suspended === true,
     mayRun: mayServe,
     serviceOf: (user) => engine.serviceOf(user),
     model: config.model,

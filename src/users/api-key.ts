@@ -38,6 +38,19 @@ export function apiKeyId(key: string): string | null {
   return key.length === KEY_LENGTH ? (KEY.exec(key)?.[1] ?? null) : null;
 }
 
+/**
+ * Names any key in a log without giving it away: a user's key by its public id, another text by the first 8 hex digits
+ * of its sha256, as in `sha256:1a2b3c4d`.
+ */
+export function keyLabel(key: string): string {
+  return apiKeyId(key) ?? `sha256:${hashApiKey(key).slice(0, 8)}`;
+}
+
+/** The key in an `Authorization` header; undefined: there is none. */
+export function bearerKey(authorization: string | undefined): string | undefined {
+  return /^Bearer +([\x21-\x7e]{1,512}) *$/i.exec(authorization ?? "")?.[1];
+}
+
 /** sha256 in hex. 256 random bits cannot be guessed, so a slow hash would only slow down requests. */
 export function hashApiKey(key: string): string {
   return createHash("sha256").update(key).digest("hex");

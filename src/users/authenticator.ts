@@ -1,7 +1,7 @@
-import { createHash, timingSafeEqual } from "node:crypto";
 import { PrefixdError } from "../errors.ts";
 import { VerifiedCache } from "../replicas/verified-cache.ts";
-import { apiKeyId, hasExpired, matchesHash } from "./api-key.ts";
+import type { AdminKeys } from "./admin-keys.ts";
+import { apiKeyId, bearerKey, hasExpired, matchesHash } from "./api-key.ts";
 import type { UserStore } from "./store.ts";
 import type { ApiKeyRecord, Principal } from "./types.ts";
 import { ADMIN_USER, LOCAL_USER } from "./user-id.ts";
@@ -21,7 +21,7 @@ export interface Authenticator {
 
 export interface AuthenticatorOptions {
   readonly store: Pick<UserStore, "findKey" | "onChange">;
-  readonly adminKey: string;
+  readonly adminKeys: AdminKeys;
   /** How long a key is cached, in milliseconds; a revoked key works no longer than this anywhere. Default 1000. */
   readonly verifyMs?: number;
   /** The same while the store is unreachable; after that, 503. Default 10,000. */
@@ -49,13 +49,13 @@ export function createAuthenticator(options: AuthenticatorOptions): Authenticato
 
 class KeyAuthenticator implements Authenticator {
   readonly keyed = true;
-  readonly #adminDigest: Buffer;
+  readonly #adminKeys: AdminKeys;
   readonly #clock: () => Date;
   readonly #keys: VerifiedCache<string, ApiKeyRecord>;
   readonly #unsubscribe: () => void;
 
-  constructor({ store, adminKey, clock = () => new Date(), ...times }: AuthenticatorOptions) {
-    this.#adminDigest = sha256(adminKey);
+  constructor({ store, adminKeys, clock = () => new Date(), ...times }: AuthenticatorOptions) {
+    this.#adminKeys = adminKeys;
     this.#clock = clock;
     this.#keys = new VerifiedCache({
       ask: (id) => store.findKey(id),
@@ -69,10 +69,10 @@ class KeyAuthenticator implements Authenticator {
   }
 
   async authenticate(authorization: string | undefined): Promise<Principal> {
-    const key = /^Bearer +([\x21-\x7e]{1,512}) *$/i.exec(authorization ?? "")?.[1];
+    const key = bearerKey(authorization);
     if (key === undefined) throw unauthorized();
-    // Digests have a fixed length, so timing does not reveal the length of the admin key.
-    if (timingSafeEqual(sha256(key), this.#adminDigest)) return { role: "admin", user: ADMIN_USER, keyId: null };
+    const adminKey = this.#adminKeys.idOf(key);
+    if (adminKey !== null) return { role: "admin", user: ADMIN_USER, keyId: adminKey };
     const id = apiKeyId(key);
     if (id === null) throw unauthorized();
     const { value: record } = await this.#keys.get(id);
@@ -90,10 +90,6 @@ class KeyAuthenticator implements Authenticator {
     this.#unsubscribe();
     this.#keys.clear();
   }
-}
-
-function sha256(text: string): Buffer {
-  return createHash("sha256").update(text).digest();
 }
 
 /** The error of a request without a valid key. */

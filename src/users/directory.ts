@@ -2,6 +2,7 @@ import { VerifiedCache } from "../replicas/verified-cache.ts";
 import type { Authenticator } from "./authenticator.ts";
 import type { UserStore } from "./store.ts";
 import type { User } from "./types.ts";
+import { userSuspended } from "./user-id.ts";
 
 const MAX_USERS = 20_000;
 const MAX_ABSENT = 1_000;
@@ -55,13 +56,18 @@ export class UserDirectory {
   }
 }
 
-/** Loads each authenticated user into the directory, so the request finds its weight and limits in memory. */
+/**
+ * Loads each authenticated user into the directory, so the request finds its weight and limits in memory. Throws also
+ * `user_suspended`.
+ */
 export function withDirectory(auth: Authenticator, directory: UserDirectory): Authenticator {
   return {
     keyed: auth.keyed,
     async authenticate(authorization) {
       const principal = await auth.authenticate(authorization);
-      if (principal.role === "user") await directory.load(principal.user);
+      if (principal.role !== "user") return principal;
+      await directory.load(principal.user);
+      if (directory.find(principal.user)?.suspended === true) throw userSuspended();
       return principal;
     },
     forget: (user) => auth.forget(user),

@@ -11,10 +11,24 @@ export interface UserPatch {
   readonly weight?: number;
   /** Omitted limits stay unchanged. */
   readonly limits?: Partial<UserLimits>;
+  readonly suspended?: boolean;
 }
 
-export function patchedUser(user: User, { weight, limits }: UserPatch, updatedAt: string): User {
-  return { ...user, weight: weight ?? user.weight, limits: { ...user.limits, ...limits }, updatedAt };
+/** A user before and after a patch. */
+export interface PatchedUser {
+  readonly before: User;
+  readonly user: User;
+}
+
+export function patchedUser(user: User, { weight, limits, suspended }: UserPatch, updatedAt: string): User {
+  const { suspended: was = false, ...rest } = user;
+  return {
+    ...rest,
+    weight: weight ?? user.weight,
+    limits: { ...user.limits, ...limits },
+    ...((suspended ?? was) ? { suspended: true } : {}),
+    updatedAt,
+  };
 }
 
 /** First and last UTC day, inclusive. */
@@ -42,7 +56,7 @@ export interface UserStore {
   /** One page, in ascending order of id. */
   listUsers(options: { after?: string; limit: number }): Promise<User[]>;
   /** Throws `user_not_found`. */
-  patchUser(id: string, patch: UserPatch, updatedAt: string): Promise<User>;
+  patchUser(id: string, patch: UserPatch, updatedAt: string): Promise<PatchedUser>;
   /**
    * Deletes the user's keys that had expired when this one was created, to make room. Throws `user_not_found` (no key
    * outlives its user) and `too_many_keys`.
@@ -69,6 +83,11 @@ export interface UserStore {
    * an existing row.
    */
   usage(user: string, options: UsageRange & { limit: number }): Promise<UsageRow[]>;
+  /**
+   * One page of ids, in ascending order: of all users with usage, removed and built-in ones included, and perhaps of
+   * others.
+   */
+  usageUsers(options: { after?: string; limit: number }): Promise<string[]>;
   /** Exact sums over all rows of these days. Cost grows with the number of days, not of rows. */
   usageSums(user: string, days: UsageDays): Promise<UsageSums>;
   /** When users or keys (`deletionHash`) were last deleted; null for those of which nothing is known. */

@@ -44,10 +44,10 @@ export class UserTokenRate implements TokenRate {
   async admit(user: string, tokens: number): Promise<void> {
     const quota = this.#limitOf(user);
     if (quota === null) return;
-    if (quota <= 0) throw exceeded(0, WINDOW_SECONDS);
+    if (quota <= 0) throw exceeded(0, 0, tokens, WINDOW_SECONDS);
     const { admitted, spent } = await this.#buckets.admit(user, quota, tokens);
     // The bucket is full at exactly the limit, so one more token than the excess must drain.
-    if (!admitted) throw exceeded(quota, ((Math.max(0, spent - quota) + 1) * WINDOW_SECONDS) / quota);
+    if (!admitted) throw exceeded(quota, spent, tokens, ((Math.max(0, spent - quota) + 1) * WINDOW_SECONDS) / quota);
   }
 
   charge(user: string, tokens: number): void {
@@ -58,12 +58,10 @@ export class UserTokenRate implements TokenRate {
   }
 }
 
-function exceeded(quota: number, resetSeconds: number): PrefixdError {
+function exceeded(quota: number, spent: number, asked: number, resetSeconds: number): PrefixdError {
   const limit = { name: "tokens", quota, remaining: 0, resetSeconds, windowSeconds: WINDOW_SECONDS } as const;
-  return new PrefixdError("token_rate_exceeded", `${quota} tokens per minute are used up.`, {
-    retryAfter: resetSeconds,
-    limit,
-  });
+  const detail = `tokens_per_minute of this user is ${quota}, and ${Math.floor(spent)} are used up; this request may take ${asked} more.`;
+  return new PrefixdError("token_rate_exceeded", detail, { retryAfter: resetSeconds, limit });
 }
 
 /** With fewer buckets than this, sweeping out drained ones is not worth it. */

@@ -26,6 +26,8 @@ export interface User {
   /** Share of the model relative to other users when they compete; usually 1. */
   readonly weight: number;
   readonly limits: UserLimits;
+  /** Absent: not suspended. */
+  readonly suspended?: true;
   readonly createdAt: string;
   readonly updatedAt: string;
 }
@@ -47,7 +49,7 @@ export interface Principal {
   readonly role: "user" | "admin";
   /** Owner of prefixes whose id names no user. */
   readonly user: string;
-  /** null: the admin key, or the local user without a key. */
+  /** As in logs: a user's key by its id, an admin key by its digest's beginning; null: the local user has none. */
   readonly keyId: string | null;
 }
 

@@ -22,6 +22,10 @@ export function noSuchUser(): PrefixdError {
   return new PrefixdError("user_not_found", "There is no such user.");
 }
 
+export function userSuspended(): PrefixdError {
+  return new PrefixdError("user_suspended", "This user is suspended; ask who runs this server.");
+}
+
 export function userExists(): PrefixdError {
   return new PrefixdError("user_exists", "There is already a user with this id.");
 }

@@ -30,6 +30,7 @@ const SAMPLES: Readonly<Record<string, readonly string[]>> = {
   SIZE: ["1MiB"],
   TIME: ["2030-01-01T00:00:00Z"],
   ADDR: ["::1"],
+  "ADDR,...": ["10.0.0.0/8,::1"],
   "ORIGIN,...": ["https://a.example,http://localhost:3000"],
   DAY: ["2026-01-31"],
   ROW: ["2026-01-31/=intent"],
@@ -196,7 +197,7 @@ t.test("bad flags of users", async (t) => {
         ?.slice(1, 4)
         .map((part) => part.trim()) as [string, string, string] | undefined) ?? [],
   );
-  t.equal(own.length, 3 * 8, "eight commands");
+  t.equal(own.length, 3 * 11, "eleven commands");
   for (let i = 0; i < own.length; i += 3) {
     const [name = "", operands = "", rest = ""] = own.slice(i, i + 3);
     const before = [name, ...operands.split(" ").filter((word) => word !== "")];

@@ -21,7 +21,7 @@ console.log = (text: string) => void out.push(text);
 function auditLog(name: string, ...actions: (readonly [action: string, target: string, outcome?: string])[]): string {
   const log = createAuditLog(at(name), createLogger("silent"));
   for (const [action, target, outcome = "ok"] of actions)
-    log.record({ action, outcome, user: "admin", key_id: null, target, request_id: "r" });
+    log.record({ action, outcome, user: "admin", key_id: null, address: null, target, request_id: "r" });
   return at(name);
 }
 

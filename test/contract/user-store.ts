@@ -64,8 +64,11 @@ export function userStoreContract(t: Test, make: (t: Test) => Promise<OpenUserSt
       limits: { ...limits, max_prefixes: null, max_queued: 7 },
       updatedAt: later,
     };
-    t.same(await store.patchUser("ann", { limits: { max_prefixes: null, max_queued: 7 } }, later), patched);
-    t.same(await store.patchUser("ann", { weight: 4 }, later), { ...patched, weight: 4 });
+    t.same(await store.patchUser("ann", { limits: { max_prefixes: null, max_queued: 7 } }, later), {
+      before: { ...user("ann"), weight: 2.5, limits },
+      user: patched,
+    });
+    t.same(await store.patchUser("ann", { weight: 4 }, later), { before: patched, user: { ...patched, weight: 4 } });
     const again = await open();
     t.teardown(() => again.close());
     t.same(await again.getUser("ann"), { ...patched, weight: 4 });
@@ -104,6 +107,23 @@ export function userStoreContract(t: Test, make: (t: Test) => Promise<OpenUserSt
     }
     t.equal(found.size, 2003);
     t.same([found.get(hashes[0]!), found.get(hashes[1]!), found.get(keyHash)], [later, times[1], times[3]]);
+  });
+
+  withStore("a user is suspended and resumed; nothing else changes", async (t, store, open) => {
+    await store.createUser(user("ann"));
+    const key = apiKey("ann");
+    await store.putKey(key);
+    const suspended = { ...user("ann"), suspended: true };
+    t.same(await store.patchUser("ann", { suspended: true }, NOW), { before: user("ann"), user: suspended });
+    const again = await open();
+    t.teardown(() => again.close());
+    t.same(await again.getUser("ann"), suspended);
+    t.same(await again.listUsers({ limit: 9 }), [suspended]);
+    t.same((await store.patchUser("ann", { weight: 2 }, NOW)).user, { ...suspended, weight: 2 }, "it stays so");
+    t.same((await store.patchUser("ann", { suspended: false, weight: 1 }, NOW)).user, user("ann"));
+    t.same(await again.getUser("ann"), user("ann"));
+    t.same(await store.findKey(key.id), key);
+    await t.rejects(store.patchUser("bob", { suspended: true }, NOW), missing);
   });
 
   withStore("of a thousand ids, those that belong to no user", async (t, store) => {
@@ -271,6 +291,33 @@ export function userStoreContract(t: Test, make: (t: Test) => Promise<OpenUserSt
     t.same(await store.deleteUser("ann", { keepUsage: true }), { keys: 0, usageRows: 0 });
     t.same(await store.usage("ann", { limit: 9 }), [usageRow("ann", "p", "2026-01-01", 3)]);
     t.equal((await store.usageSums("ann", {})).requests, 3);
+  });
+
+  withStore("who has usage, in pages, in order", async (t, store) => {
+    // In order of id, which differs from the order of `id/`.
+    const ids = ["a-1", "ann", "ann-2", "ann-2.b", "ann.c", "anna", "b", "kept-1", "z"];
+    for (const id of ids) await store.createUser(user(id));
+    await store.addUsage([
+      ...ids.flatMap((id) => [usageRow(id, null, "2026-01-01"), usageRow(id, "p", "2026-01-02")]),
+      usageRow("admin", null, "2026-01-01"),
+      usageRow("local", null, "2026-01-01"),
+    ]);
+    await store.deleteUser("kept-1", { keepUsage: true });
+    await store.deleteUser("anna", { keepUsage: false });
+    const expected = ["a-1", "admin", "ann", "ann-2", "ann-2.b", "ann.c", "b", "kept-1", "local", "z"];
+    for (const limit of [1, 3, 100]) {
+      const paged: string[] = [];
+      for (let after: string | undefined; ; after = paged.at(-1)) {
+        const page = await store.usageUsers({ limit, ...(after === undefined ? {} : { after }) });
+        paged.push(...page);
+        if (page.length < limit) break;
+      }
+      t.same(paged, expected, `pages of ${limit}`);
+    }
+    t.same(await store.usageUsers({ after: "ann-1", limit: 2 }), ["ann-2", "ann-2.b"], "after an id that has none");
+    await store.createUser(user("kept-1"));
+    await store.deleteUser("kept-1", { keepUsage: false });
+    t.notOk((await store.usageUsers({ limit: 100 })).includes("kept-1"), "removed in the end");
   });
 
   withStore("200 concurrent additions are exact", async (t, store, open) => {

@@ -192,6 +192,7 @@ t.test("openapi.yaml matches the code, names every error and describes every rou
   t.same(Object.keys(document.paths).sort(), [
     "/admin/backup",
     "/admin/live",
+    "/admin/usage",
     "/admin/users",
     "/admin/users/{user}",
     "/admin/users/{user}/keys",
@@ -230,7 +231,7 @@ t.test("openapi.yaml matches the code, names every error and describes every rou
   const ids = Object.values(document.paths).flatMap((path) =>
     Object.values(path).map((operation) => operation.operationId),
   );
-  t.equal(new Set(ids).size, 47);
+  t.equal(new Set(ids).size, 48);
   for (const match of fresh.matchAll(/\$ref: "?#\/components\/schemas\/(\w+)/g))
     t.ok(match[1] !== undefined && match[1] in document.components.schemas, String(match[1]));
 });

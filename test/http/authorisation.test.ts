@@ -92,6 +92,8 @@ const MATRIX: Readonly<Record<string, Row>> = {
   "HEAD /admin/users/:user": [undefined, adminOnly(200)],
   "GET /admin/users/:user/usage": [undefined, adminOnly(200)],
   "HEAD /admin/users/:user/usage": [undefined, adminOnly(200)],
+  "GET /admin/usage": [undefined, adminOnly(200)],
+  "HEAD /admin/usage": [undefined, adminOnly(200)],
   "PATCH /admin/users/:user": [{ weight: 2 }, adminOnly(200)],
   "DELETE /admin/users/:user": [undefined, adminOnly(200)],
   "POST /admin/users/:user/keys": [{}, adminOnly(201)],

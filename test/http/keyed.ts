@@ -28,9 +28,12 @@ interface Keyed {
 /** Users ann and bob, with keys; ann has the prefix `p`. */
 export async function keyed(t: Test, { training = false } = {}): Promise<Keyed> {
   const trained = training ? await annsTraining(t) : null;
-  // An injected body that nobody reads would count as stalled, on a machine so busy that a test takes ten seconds.
-  const clients = { ...CLIENT_DEFAULTS, receiveMs: 600_000 };
-  const app = await buildTestApp(t, { keyed: true, training: trained?.training ?? null, clients });
+  const app = await buildTestApp(t, {
+    keyed: true,
+    training: trained?.training ?? null,
+    // An injected request whose answer has no end looks like one whose body has stalled.
+    clients: { ...CLIENT_DEFAULTS, receiveMs: 600_000 },
+  });
   const now = new Date().toISOString();
   for (const id of ["ann", "bob"])
     await app.users.createUser({ id, weight: 1, limits: NO_LIMITS, createdAt: now, updatedAt: now });

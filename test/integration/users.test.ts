@@ -1,8 +1,9 @@
 /** Users on real servers: keys, sharing, limits, usage, and removal over two replicas on one Redis. */
-import { readFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import t from "tap";
+import t, { type Test } from "tap";
+import { eventually, longStream } from "../support/fault-client.ts";
 import { startRedis } from "../support/redis.ts";
 import { lacking } from "../support/requirements.ts";
 import { adapterForm, startServerProcess, temporaryFolder, type TestServer } from "../support/server.ts";
@@ -14,7 +15,9 @@ t.teardown(() => folder.remove());
 
 function start(name: string, ...args: string[]): Promise<TestServer> {
   const files = ["--cache-dir", join(folder.path, "cache"), "--audit-log", join(folder.path, `${name}.audit`)];
-  return startServerProcess([...files, ...args], { PREFIXD_ADMIN_KEY: ADMIN_KEY });
+  files.push("--replica-name", name);
+  const inFile = args.includes("--admin-key-file");
+  return startServerProcess([...files, ...args], inFile ? {} : { PREFIXD_ADMIN_KEY: ADMIN_KEY });
 }
 
 /** The response fields that these tests read. */
@@ -26,7 +29,7 @@ interface Body {
   readonly prefixes: unknown[];
   readonly usage: Record<string, number> & Record<string, number>[];
   readonly removed: { readonly running: number; readonly queued: number };
-  readonly replicas: { readonly acknowledged_at: string | null }[];
+  readonly replicas: { readonly name: string; readonly acknowledged_at: string | null }[];
 }
 
 /** A request with a key: status and parsed body. */
@@ -53,9 +56,10 @@ async function metrics(server: TestServer): Promise<string> {
 }
 
 /** Waits until sequences run on a server, and a little longer, so that some tokens have been generated. */
-async function untilRunning(server: TestServer): Promise<void> {
+async function untilRunning(server: TestServer, sequences = 1): Promise<void> {
   for (let waited = 0; waited < 10_000; waited += 5) {
-    if (/^prefixd_running_sequences [1-9]/m.test(await metrics(server))) return void (await sleep(20));
+    const running = Number(/^prefixd_running_sequences (\d+)/m.exec(await metrics(server))?.[1]);
+    if (running >= sequences) return void (await sleep(20));
     await sleep(5);
   }
   throw new Error("nothing runs");
@@ -74,8 +78,47 @@ const ask = (prefix: string | null, more: object = {}): object => ({
   ...more,
 });
 
+const LONG = { prompt: PROMPT, max_new_tokens: 400, ignore_eos: true };
+
+/** A key is deleted and a user suspended on `near`, while `far` works for them. */
+async function revocations(t: Test, near: TestServer, far: TestServer): Promise<void> {
+  const eve = await createUser(near, "eve");
+  const guest = await createUser(near, "guest");
+  const second = (await call(near, ADMIN_KEY, "POST", "/admin/users/eve/keys")).body;
+
+  const spared = call(far, eve, "POST", "/generate", LONG);
+  const whole = call(far, second.key, "POST", "/generate", LONG);
+  const stream = await longStream(far, null, second.key);
+  await untilRunning(far, 3);
+  t.equal((await call(near, ADMIN_KEY, "DELETE", `/admin/users/eve/keys/${second.key_id}`)).status, 204);
+  t.equal((await call(far, second.key, "GET", "/prefixes")).status, 401, "a deleted key is refused at once");
+  t.match(await whole, { status: 410, body: { code: "removed", detail: /^The key was removed/ } });
+  t.match(await stream.rest(), /"finish_reason":"removed"/);
+  t.match(await spared, { status: 200, body: { usage: { completion_tokens: 400 } } }, "another key's request goes on");
+  t.equal((await call(near, ADMIN_KEY, "DELETE", `/admin/users/eve/keys/${second.key_id}`)).status, 404);
+
+  t.equal((await call(near, eve, "PUT", "/prefixes/p", { text: "three blind mice" })).status, 201);
+  t.equal((await call(near, eve, "PATCH", "/prefixes/p", { shared_with: ["guest"] })).status, 200);
+  const others = call(far, guest, "POST", "/generate", { ...LONG, prefix_id: "eve/p" });
+  const again = call(far, eve, "POST", "/generate", LONG);
+  const last = await longStream(far, null, eve);
+  await untilRunning(far, 3);
+  const suspension = await call(near, ADMIN_KEY, "PATCH", "/admin/users/eve", { suspended: true });
+  t.match(suspension, { status: 200, body: { suspended: true } });
+  for (const server of [near, far])
+    t.match(await call(server, eve, "GET", "/prefixes"), { status: 403, body: { code: "user_suspended" } });
+  t.match(await again, { status: 403, body: { code: "user_suspended" } });
+  t.match(await last.rest(), /"finish_reason":"removed"/);
+  t.equal((await others).status, 200, "who uses the user's shared prefix goes on");
+  t.equal((await call(near, ADMIN_KEY, "PATCH", "/admin/users/eve", { suspended: false })).status, 200);
+  for (const server of [near, far]) t.equal((await call(server, eve, "GET", "/prefixes")).body.prefixes.length, 1);
+  t.equal((await call(far, eve, "POST", "/generate", ask(null, { max_new_tokens: 1 }))).status, 200);
+}
+
 t.test("one server on LMDB", async (t) => {
-  const server = await start("lmdb", "--store", `lmdb:${join(folder.path, "store")}`);
+  const keyFile = join(folder.path, "admin.key");
+  writeFileSync(keyFile, ADMIN_KEY);
+  const server = await start("lmdb", "--store", `lmdb:${join(folder.path, "store")}`, "--admin-key-file", keyFile);
   t.teardown(() => server.signal("SIGKILL"));
   const [ann, bob] = [
     await createUser(server, "ann", { weight: 2 }),
@@ -161,6 +204,24 @@ t.test("one server on LMDB", async (t) => {
     }
   });
 
+  t.test("deleted keys and suspended users", (t) => revocations(t, server, server));
+
+  t.test("a new admin key takes the old one's place, without a moment without one", async (t) => {
+    const next = "another-admin-key-that-is-long-enough-too";
+    const statuses = () =>
+      Promise.all([ADMIN_KEY, next].map(async (key) => (await call(server, key, "GET", "/admin/users")).status));
+    t.same(await statuses(), [200, 401]);
+    writeFileSync(keyFile, `${next}\n${ADMIN_KEY}\n`);
+    await eventually(async () => (await statuses())[1] === 200);
+    t.same(await statuses(), [200, 200]);
+    writeFileSync(keyFile, ADMIN_KEY);
+    await eventually(async () => (await statuses())[1] === 401);
+    t.same(await statuses(), [200, 401]);
+    const lines = readFileSync(join(folder.path, "lmdb.audit"), "utf8").trim().split("\n");
+    t.equal(lines.filter((line) => line.includes("admin_keys.change")).length, 2);
+    t.notOk(lines.join().includes(next));
+  });
+
   t.test("removal ends running requests and returns a receipt; the id can be used again", async (t) => {
     const long = ask("flights", { max_new_tokens: 400, ignore_eos: true });
     const running = Promise.all(Array.from({ length: 4 }, () => call(server, ann, "POST", "/generate", long)));
@@ -194,6 +255,11 @@ t.test("one server on LMDB", async (t) => {
   t.test("the audit log has all of this, without a key or a prompt", async (t) => {
     const lines = readFileSync(join(folder.path, "lmdb.audit"), "utf8");
     for (const secret of [ADMIN_KEY, ann, bob, "flight to london"]) t.notOk(lines.includes(secret));
+    for (const line of lines.trim().split("\n")) {
+      const entry = JSON.parse(line) as { action: string };
+      t.match(entry, { replica: "lmdb" });
+      if (entry.action !== "admin_keys.change") t.match(entry, { address: "127.0.0.1", request_id: /./ });
+    }
     for (const action of ["user.create", "key.create", "user.remove", "prefix."]) t.ok(lines.includes(action), action);
   });
 });
@@ -217,12 +283,13 @@ t.test("two replicas on one Redis", { skip: lacking("redis-server") }, async (t)
   const second = (await call(one, ADMIN_KEY, "POST", "/admin/users/bob/keys")).body;
   t.equal((await call(two, second.key, "GET", "/prefixes")).status, 200);
   t.equal((await call(one, ADMIN_KEY, "DELETE", `/admin/users/bob/keys/${second.key_id}`)).status, 204);
-  await sleep(1000);
   t.equal(
     (await call(two, second.key, "GET", "/prefixes")).status,
     401,
-    "a revoked key is refused by the other replica within a second",
+    "a deleted key is refused by the other replica",
   );
+
+  await t.test("deleted keys and suspended users", (t) => revocations(t, one, two));
 
   const running = call(two, ann, "POST", "/generate", ask("mine", { max_new_tokens: 400, ignore_eos: true }));
   await untilRunning(two);
@@ -230,6 +297,15 @@ t.test("two replicas on one Redis", { skip: lacking("redis-server") }, async (t)
   t.equal(receipt.status, 200);
   t.equal(receipt.body.replicas.length, 2);
   t.ok(receipt.body.replicas.every((replica) => replica.acknowledged_at !== null));
+  t.same(receipt.body.replicas.map(({ name }) => name).sort(), ["one", "two"]);
+  for (const server of [one, two]) {
+    const name = server === one ? "one" : "two";
+    t.ok(
+      server.log.every(({ replica }) => replica === name),
+      "and each line of its log",
+    );
+    t.match(await metrics(server), `prefixd_replica_info{replica="${name}",version="`);
+  }
   t.equal((await running).status, 410);
   t.same(
     await redis.command("KEYS", "*{ann}*"),

@@ -1,7 +1,7 @@
 import fs, { openSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import t from "tap";
-import { createAuditLog } from "../../src/observability/audit.ts";
+import { changesOf, createAuditLog } from "../../src/observability/audit.ts";
 import { createLogger, logDestination, serializeError } from "../../src/observability/logging.ts";
 import { observeErrors } from "../../src/observability/observe-errors.ts";
 
@@ -101,7 +101,7 @@ t.test("audit lines that the file does not take go to the ordinary log", (t) => 
   const out = capture();
   const audit = createAuditLog("/dev/full", createLogger("info", out));
   for (const user of ["ann", "bob"])
-    audit.record({ action: "user.create", outcome: "ok", user, key_id: null, request_id: "r" });
+    audit.record({ action: "user.create", outcome: "ok", user, key_id: null, address: null, request_id: "r" });
   t.match(
     out.lines.map((line) => JSON.parse(line) as object),
     [
@@ -109,5 +109,34 @@ t.test("audit lines that the file does not take go to the ordinary log", (t) => 
       { level: "error", audit: true, action: "user.create", user: "bob" },
     ],
   );
+  t.end();
+});
+
+t.test("a replica's name is in the lines of both logs", (t) => {
+  const out = capture();
+  const logger = createLogger("info", out, undefined, "eu-1");
+  logger.child({ request_id: "r" }).info("a line");
+  const entry = { action: "user.create", outcome: "ok", user: "admin", key_id: null, address: "::1", request_id: "r" };
+  createAuditLog("", logger).record(entry);
+  const file = join(t.testdir({}), "audit.jsonl");
+  createAuditLog(file, logger, undefined, "eu-1").record(entry);
+  for (const line of [...out.lines, readFileSync(file, "utf8")]) t.match(JSON.parse(line), { replica: "eu-1" });
+  t.equal(out.lines.length, 2);
+  t.end();
+});
+
+t.test("what a change changed", (t) => {
+  const before = { weight: 1, limits: { max_queued: null, max_running: 2 }, shared_with: ["ann", "bob"], note: "same" };
+  const after = { weight: 2, limits: { max_queued: 0, max_running: 2 }, shared_with: ["bob", "cat"], note: "same" };
+  t.same(changesOf(before, after), {
+    weight: { before: 1, after: 2 },
+    "limits.max_queued": { before: null, after: 0 },
+    shared_with: { added: ["cat"], removed: ["ann"] },
+  });
+  t.same(changesOf(before, before), {});
+  t.same(changesOf({}, { weight: 1, limits: { max_queued: null }, shared_with: ["ann"] }), {
+    weight: { before: null, after: 1 },
+    shared_with: { added: ["ann"], removed: [] },
+  });
   t.end();
 });

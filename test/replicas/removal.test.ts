@@ -50,11 +50,16 @@ async function rig(t: Test, store: PrefixStore, makeBus: (handler: ReplicaHandle
       events.push(`end ${user}, blocked: ${await store.removalState(user)}`);
       return { running: 3, queued: 2 };
     },
+    endRequestsOfKey: async () => ({ running: 0, queued: 0 }),
+    suspendUser: async () => ({ running: 0, queued: 0 }),
+    resumeUser: () => undefined,
     readmitUser: (user: string) => void events.push(`readmit ${user}`),
     endAll: () => undefined,
   };
   const folding = {
     endOfUser: (user: string) => void events.push(`end folds of ${user}`),
+    suspendUser: () => undefined,
+    resumeUser: () => undefined,
     readmitUser: (user: string) => void events.push(`readmit folds of ${user}`),
     endAll: () => undefined,
   };

@@ -10,6 +10,7 @@ import { openRedisReplicaBus } from "../../src/redis/replica-bus.ts";
 import type { Backend } from "../../src/replicas/backend.ts";
 import { Replica } from "../../src/replicas/replica.ts";
 import { openBackend } from "../../src/start/backend.ts";
+import { AdminKeys } from "../../src/users/admin-keys.ts";
 import { createApiKey } from "../../src/users/api-key.ts";
 import { user } from "../contract/user-store.ts";
 import { BASE, record, SHAPE } from "../prefixes/records.ts";
@@ -28,7 +29,8 @@ async function rig(t: Test, backend: Backend) {
     backend,
     shape: SHAPE,
     prefixCacheBytes: 1 << 20,
-    adminKey: ADMIN_KEY,
+    name: "test",
+    adminKeys: new AdminKeys([ADMIN_KEY]),
     logger: silent,
     onStoreError: (operation) => void failed.push(operation),
   });
@@ -49,16 +51,28 @@ async function rig(t: Test, backend: Backend) {
         });
         return { running: 2, queued: 1 };
       },
+      endRequestsOfKey: async (id: string, key: string) => {
+        events.push(`end key ${key} of ${id}`);
+        return { running: 1, queued: 0 };
+      },
+      suspendUser: async (id: string) => {
+        events.push(`suspend ${id}`);
+        return { running: 1, queued: 1 };
+      },
+      resumeUser: (id: string) => void events.push(`resume ${id}`),
       readmitUser: (id: string) => void events.push(`readmit ${id}`),
       endAll: ({ code }: PrefixdError) => void events.push(`end everything: ${code}`),
     },
     folding: {
       endOfUser: (id: string) => void events.push(`end folds of ${id}`),
+      suspendUser: (id: string) => void events.push(`suspend folds of ${id}`),
+      resumeUser: (id: string) => void events.push(`resume folds of ${id}`),
       readmitUser: () => undefined,
       endAll: ({ code }: PrefixdError) => void events.push(`end all folds: ${code}`),
     },
     training: {
       endOfUser: async (id: string) => void events.push(`end training of ${id}`),
+      suspendUser: (id: string) => void events.push(`suspend training of ${id}`),
       endJob: async (id: string, job: string) => void events.push(`end ${job} of ${id}`),
       readmitUser: () => undefined,
       lapse: () => void events.push("end all training"),

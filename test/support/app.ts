@@ -1,6 +1,7 @@
 import { createHash } from "node:crypto";
 import type { AddressInfo } from "node:net";
 import { Constraints } from "../../src/generation/constraints.ts";
+import { FoldingService } from "../../src/generation/folding.ts";
 import { GenerationService } from "../../src/generation/service.ts";
 import { CLIENT_DEFAULTS, STREAM_DEFAULTS, type AppParts } from "../../src/http/app-parts.ts";
 import { buildApp, type App } from "../../src/http/app.ts";
@@ -11,7 +12,11 @@ import type { AuditEntry } from "../../src/observability/audit.ts";
 import { createLogger } from "../../src/observability/logging.ts";
 import { Metrics } from "../../src/observability/metrics.ts";
 import { SecretFilter } from "../../src/observability/secrets.ts";
+import { createLocalBus, createReplicaHandler, type ReplicaParts } from "../../src/replicas/replica-bus.ts";
+import { createRevocation } from "../../src/replicas/revocation.ts";
+import { AdminKeys } from "../../src/users/admin-keys.ts";
 import { createAuthenticator, createKeylessAuthenticator } from "../../src/users/authenticator.ts";
+import { UserDirectory, withDirectory } from "../../src/users/directory.ts";
 import { ChatTemplate } from "../../src/text/chat-template.ts";
 import { DEFAULT_LIMITS } from "../../src/structured/limits.ts";
 import { createLocalRemoval } from "./local-removal.ts";
@@ -54,6 +59,10 @@ const zeroEmbeddings: BaseEmbeddings = async (dtype) => {
 const SEND_MS = 5_000;
 /** Their bodies never look complete, and a busy machine takes longer over a test than a client may over a body. */
 const RECEIVE_MS = 120_000;
+
+const unused = (): never => {
+  throw new Error("nothing is folded here");
+};
 
 /** The real HTTP side over fakes; closed when the test ends. */
 export async function buildTestApp(
@@ -99,6 +108,21 @@ export async function buildTestApp(
     prefixBank: () => null,
     stepSizes: () => null,
   });
+  const directory = new UserDirectory(users);
+  const auth = withDirectory(
+    keyed ? createAuthenticator({ store: users, adminKeys: new AdminKeys([ADMIN_KEY]) }) : createKeylessAuthenticator(),
+    directory,
+  );
+  const replicaParts: ReplicaParts = {
+    generation,
+    folding: new FoldingService({ engine: { fold: unused, tryPrefix: unused, endFolds: () => {} } }),
+    prefixCache: { evict: () => {}, invalidateUser: () => {}, clear: () => {} },
+    engine: { wipeFreed: async () => {} },
+    forget: (user) => {
+      auth.forget(user);
+      directory.forget(user);
+    },
+  };
   const app = await buildApp({
     modelName: "demo",
     shape: TEST_SHAPE,
@@ -111,15 +135,17 @@ export async function buildTestApp(
     training: null,
     users,
     removal: createLocalRemoval({ users, prefixes: registry, replica: "test" }),
+    revocation: createRevocation({ users, bus: createLocalBus(createReplicaHandler(replicaParts), "test") }),
     backup: async function* () {
       yield Buffer.from("an export");
     },
-    auth: keyed ? createAuthenticator({ store: users, adminKey: ADMIN_KEY }) : createKeylessAuthenticator(),
+    auth,
     audit: { record: (entry) => void audits.push(entry) },
     metrics,
     logger: createLogger("info", { write: (line: string) => void logs.push(line) }, secrets),
     secrets,
     limits: { requestBody: 65_536, answer: 1 << 20, maxN: 4, slots: 8, queue: 256 },
+    trustedProxies: [],
     origins: [],
     clients: { ...CLIENT_DEFAULTS, sendMs: SEND_MS, receiveMs: RECEIVE_MS },
     uploads: UPLOADS,
@@ -131,6 +157,7 @@ export async function buildTestApp(
   });
   t.teardown(async () => {
     engine.close();
+    directory.close();
     app.fastify.server.closeAllConnections();
     await app.fastify.close();
   });

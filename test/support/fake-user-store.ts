@@ -2,7 +2,15 @@ import type { PrefixdError } from "../../src/errors.ts";
 import { MAX_USER_KEYS, tooManyKeys } from "../../src/users/api-key.ts";
 import { ChangeListeners } from "../../src/users/change-listeners.ts";
 import { deletionHash, type Deletion, type DeletionPage } from "../../src/users/deletions.ts";
-import type { RemovedUser, UsageDays, UsageRange, UserPatch, UserStore } from "../../src/users/store.ts";
+import {
+  patchedUser,
+  type PatchedUser,
+  type RemovedUser,
+  type UsageDays,
+  type UsageRange,
+  type UserPatch,
+  type UserStore,
+} from "../../src/users/store.ts";
 import type { ApiKeyRecord, UsageRow, UsageSums, User } from "../../src/users/types.ts";
 import {
   addCounts,
@@ -47,16 +55,12 @@ export class FakeUserStore implements UserStore {
     return ids.slice(0, limit).map((id) => this.#get(id));
   }
 
-  async patchUser(id: string, patch: UserPatch, updatedAt: string): Promise<User> {
-    const old = this.#get(id);
-    const user: User = {
-      ...old,
-      weight: patch.weight ?? old.weight,
-      limits: { ...old.limits, ...patch.limits },
-      updatedAt,
-    };
+  async patchUser(id: string, patch: UserPatch, updatedAt: string): Promise<PatchedUser> {
+    const before = this.#get(id);
+    const user = patchedUser(before, patch, updatedAt);
     this.users.set(id, user);
-    return user;
+    this.#changes.tell(id);
+    return { before, user };
   }
 
   async putKey(key: ApiKeyRecord): Promise<void> {
@@ -107,6 +111,14 @@ export class FakeUserStore implements UserStore {
       .sort((a, b) => compare(a.name, b.name))
       .slice(0, limit)
       .map(({ row }) => row);
+  }
+
+  async usageUsers({ after = "", limit }: { after?: string; limit: number }): Promise<string[]> {
+    this.#check();
+    return [...new Set(this.rows.map(({ user }) => user))]
+      .filter((id) => id > after)
+      .sort(compare)
+      .slice(0, limit);
   }
 
   async usageSums(user: string, { from = "", ...to }: UsageDays): Promise<UsageSums> {

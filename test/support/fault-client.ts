@@ -61,7 +61,7 @@ export function generate(
 /** A started stream of 400 tokens; `rest` reads it to its end. */
 export async function longStream(
   server: TestServer,
-  prefix: string,
+  prefix: string | null,
   key = ADMIN_KEY,
 ): Promise<{ rest: () => Promise<string> }> {
   const response = await fetch(`${server.url}/generate`, {

@@ -38,7 +38,7 @@ export function createLocalRemoval({ users, prefixes, replica }: LocalRemovalPar
           training_jobs: 0,
           training_bytes: 0,
         },
-        replicas: [{ id: replica, acknowledged_at: at }],
+        replicas: [{ id: replica, name: replica, acknowledged_at: at }],
         completed_at: at,
       };
     },

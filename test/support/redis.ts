@@ -1,7 +1,7 @@
 import { spawn } from "node:child_process";
 import type { ChildProcess } from "node:child_process";
 import { once } from "node:events";
-import { mkdtempSync, readdirSync, rmSync } from "node:fs";
+import { mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -75,6 +75,55 @@ export async function startRedisWith(env: Readonly<Record<string, string>>, ...a
   };
   await redis.start();
   return redis;
+}
+
+/** A primary and a replica, and one Sentinel that makes the replica the primary when the primary is silent. */
+export async function startSentinelRedis(...args: string[]): Promise<{
+  url: string;
+  primary: TestRedis;
+  replica: TestRedis;
+  stop(): Promise<void>;
+}> {
+  const [primary, replica] = [await startRedis(...args), await startRedis(...args)];
+  await replica.command("REPLICAOF", "127.0.0.1", String(primary.port));
+  const dir = mkdtempSync(join(tmpdir(), "prefixd-sentinel-"));
+  const port = await freePort();
+  const config = join(dir, "sentinel.conf");
+  writeFileSync(
+    config,
+    [
+      `port ${port}`,
+      "bind 127.0.0.1",
+      `dir ${dir}`,
+      `sentinel monitor test-primary 127.0.0.1 ${primary.port} 1`,
+      "sentinel down-after-milliseconds test-primary 500",
+      "sentinel failover-timeout test-primary 2000",
+    ].join("\n"),
+  );
+  const child = spawn("redis-server", [config, "--sentinel"], { stdio: "ignore" });
+  const sentinel = new Redis({ port, protocol: 2 });
+  sentinel.on("error", () => {});
+  const knows = async (): Promise<boolean> =>
+    ((await sentinel.call("SENTINEL", "REPLICAS", "test-primary")) as string[][]).some((fields) =>
+      fields.join().includes(`master-link-status,ok`),
+    );
+  for (let attempt = 0; !(await knows()); attempt++) {
+    if (attempt > 400) throw new Error("the Sentinel does not find the replica");
+    await sleep(50);
+  }
+  return {
+    url: `redis://127.0.0.1:${port}?sentinel=test-primary`,
+    primary,
+    replica,
+    stop: async () => {
+      sentinel.disconnect();
+      const ended = once(child, "exit");
+      child.kill("SIGKILL");
+      await ended;
+      await Promise.all([primary.stop(), replica.stop()]);
+      rmSync(dir, { recursive: true, force: true });
+    },
+  };
 }
 
 /** A Redis Cluster of two nodes that share the slots. */

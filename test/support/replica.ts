@@ -41,7 +41,8 @@ const replica = new Replica({
   },
   shape,
   prefixCacheBytes: 1 << 20,
-  adminKey: null,
+  name: `replica-${process.pid}`,
+  adminKeys: null,
   logger: createLogger("silent"),
   onStoreError: () => undefined,
 });

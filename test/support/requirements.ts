@@ -39,6 +39,7 @@ const HOST_KERNEL = "a container has its host's kernel and settings";
 
 export const REQUIREMENTS = {
   "redis-server": { what: "redis-server", get: apt("redis-server"), found: () => runs("redis-server", "--version") },
+  openssl: { what: "openssl", get: apt("openssl"), found: () => runs("openssl", "version") },
   haproxy: { what: "haproxy", get: apt("haproxy"), found: () => runs("haproxy", "-v") },
   nginx: { what: "nginx", get: apt("nginx-light"), found: () => runs("nginx", "-v") },
   prometheus: {

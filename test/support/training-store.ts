@@ -25,6 +25,7 @@ export function trainingOn(store: TrainingStore): TrainingService {
     kill: async () => {},
     lapse: () => {},
     endOfUser: async () => {},
+    suspendUser: async () => {},
     readmitUser: () => {},
     isRemoved: () => false,
   };

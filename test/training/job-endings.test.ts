@@ -83,6 +83,7 @@ async function run(
     },
     register: async (_claim, name) => void registered.push(name),
     unregister: async () => {},
+    isSuspended: async () => false,
     isBusy: () => false,
     charge: () => {},
     serviceOf: () => 0,

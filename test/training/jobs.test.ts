@@ -92,7 +92,7 @@ t.test("no job of a removed user is taken; one that cannot begin waits, and fail
   const store = trainingStoreInThread(t.testdir());
   const job = trainingJob("ann", NOW, { trainingFile: (await putFile(store, "ann", "{}")).id });
   await store.createJob(job, QUOTA, NOW);
-  let started = 0;
+  let [started, suspended] = [0, false];
   const runner = new JobRunner({
     store,
     quota: QUOTA,
@@ -106,6 +106,7 @@ t.test("no job of a removed user is taken; one that cannot begin waits, and fail
     isBusy: () => false,
     charge: () => {},
     serviceOf: () => 0,
+    isSuspended: async () => suspended,
     mayRun: () => true,
     model: "none",
     cacheDir: "none",
@@ -125,6 +126,11 @@ t.test("no job of a removed user is taken; one that cannot begin waits, and fail
   t.equal(started, 0);
   t.equal((await store.getJob("ann", job.id))?.status, "queued");
   runner.readmitUser("ann");
+  suspended = true;
+  runner.look();
+  await runner.suspendUser("ann");
+  t.equal(started, 0, "nor one of a suspended user");
+  suspended = false;
   for (;;) {
     runner.look();
     const now = await store.getJob("ann", job.id);

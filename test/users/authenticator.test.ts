@@ -1,7 +1,8 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import t from "tap";
 import { PrefixdError } from "../../src/errors.ts";
-import { createApiKey } from "../../src/users/api-key.ts";
+import { AdminKeys } from "../../src/users/admin-keys.ts";
+import { createApiKey, keyLabel } from "../../src/users/api-key.ts";
 import { createAuthenticator } from "../../src/users/authenticator.ts";
 import { openRedisUserStore } from "../../src/redis/user-store.ts";
 import type { ApiKeyRecord } from "../../src/users/types.ts";
@@ -29,7 +30,7 @@ function setup() {
   };
   const authenticator = createAuthenticator({
     store,
-    adminKey: ADMIN,
+    adminKeys: new AdminKeys([ADMIN]),
     now: () => state.now,
     clock: () => new Date(state.date),
   });
@@ -47,7 +48,7 @@ t.test("which user a key stands for", async (t) => {
   const { id, key } = add("ann");
   t.same(await ask(key), { role: "user", user: "ann", keyId: id });
   t.same(await authenticator.authenticate(`bearer   ${key} `), { role: "user", user: "ann", keyId: id });
-  t.same(await ask(ADMIN), { role: "admin", user: "admin", keyId: null });
+  t.same(await ask(ADMIN), { role: "admin", user: "admin", keyId: keyLabel(ADMIN) });
   authenticator.close();
   t.equal(listeners.size, 0);
 });
@@ -161,7 +162,7 @@ t.test(
     const [one, two] = [await openRedisUserStore({ url: redis.url }), await openRedisUserStore({ url: redis.url })];
     // Hears of nothing.
     const deaf = { findKey: (id: string) => two.findKey(id), onChange: () => () => {} };
-    const replicas = [two, deaf].map((store) => createAuthenticator({ store, adminKey: ADMIN }));
+    const replicas = [two, deaf].map((store) => createAuthenticator({ store, adminKeys: new AdminKeys([ADMIN]) }));
     t.teardown(async () => {
       for (const replica of replicas) replica.close();
       await Promise.all([one.close(), two.close()]);

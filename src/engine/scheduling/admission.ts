@@ -73,10 +73,14 @@ export function checkQueueLimits(
     // The user's own limit comes first: its name tells who can act on it.
     if (queued >= maxQueued + room.freeRows) {
       const limit = { name: "user_queue", quota: maxQueued, remaining: 0, resetSeconds: RETRY_SECONDS } as const;
-      throw new PrefixdError("user_queue_full", `This user already has ${maxQueued} requests waiting.`, {
-        retryAfter: RETRY_SECONDS,
-        limit,
-      });
+      throw new PrefixdError(
+        "user_queue_full",
+        `max_queued of this user is ${maxQueued}, and ${queued} requests wait; this one would be one more.`,
+        {
+          retryAfter: RETRY_SECONDS,
+          limit,
+        },
+      );
     }
   }
   checkRoom(tenant, queue, room, shares);
@@ -109,8 +113,10 @@ export function checkRoom(
   const full = queue.length >= places + freeRows;
   if (!full && own < Math.max(1, share + freeRows)) return;
   const limit = { name: "queue", quota: maxQueue, remaining: 0, resetSeconds: RETRY_SECONDS } as const;
-  const why = full ? String(queue.length) : `${own} of this user, whose share of the ${maxQueue} places is ${share}`;
-  throw new PrefixdError("queue_full", `Too many requests are waiting: ${why}.`, {
+  const why = full
+    ? `${queue.length} requests wait`
+    : `${own} of this user wait, whose share of the places is ${share}`;
+  throw new PrefixdError("queue_full", `--max-queue is ${maxQueue}, and ${why}; this one would be one more.`, {
     retryAfter: RETRY_SECONDS,
     limit,
   });

@@ -1,6 +1,7 @@
 import type { FastifyRequest } from "fastify";
 import { PrefixdError, type ErrorCode } from "../../errors.ts";
 import { createApiKey, MAX_USER_KEYS } from "../../users/api-key.ts";
+import { changesOf } from "../../observability/audit.ts";
 import { NO_LIMITS, type User } from "../../users/types.ts";
 import { checkUserId, noSuchUser } from "../../users/user-id.ts";
 import type { AppParts, TypedApp } from "../app-parts.ts";
@@ -40,7 +41,7 @@ const DAY_MS = 86_400_000;
 
 /** Routes for users and their keys. */
 export function adminRoutes(app: TypedApp, parts: AppParts): void {
-  const { users, removal, prefixes } = parts;
+  const { users, removal, revocation, prefixes } = parts;
   const tags = ["users"];
   const access = "admin" as const;
   const onRequest = async (): Promise<void> => {
@@ -85,6 +86,7 @@ export function adminRoutes(app: TypedApp, parts: AppParts): void {
       };
       await removal.readmitUser(user.id);
       await users.createUser(user);
+      request.audit.changes = changesOf({}, changeable(user));
       reply.code(201).header("location", `/admin/users/${user.id}`);
       return userDocument(user);
     },
@@ -188,15 +190,20 @@ export function adminRoutes(app: TypedApp, parts: AppParts): void {
       schema: {
         operationId: "patchUser",
         tags,
-        summary: "Change a user's weight or limits",
-        description: "Fields that are absent stay as they are.",
+        summary: "Change a user's weight or limits, suspend or resume the user",
+        description:
+          "Fields that are absent stay as they are. When `suspended: true` is answered, no replica works for the user any more: running requests have ended as by a removal. Nothing is deleted; prefixes that the user shares still serve others. Can be repeated after an error.",
         params: UserParams,
         body: PatchUserBody,
         response: { 200: json("Changed", UserDocument, { example: USER_EXAMPLE }), ...problems(...ONE, ...BODY) },
       },
     },
-    async (request) =>
-      userDocument(await users.patchUser(idOf(request, request.params.user), request.body, new Date().toISOString())),
+    async (request) => {
+      const id = idOf(request, request.params.user);
+      const { before, user } = await revocation.patchUser(id, request.body, new Date().toISOString());
+      request.audit.changes = changesOf(changeable(before), changeable(user));
+      return userDocument(user);
+    },
   );
 
   app.delete(
@@ -250,6 +257,7 @@ export function adminRoutes(app: TypedApp, parts: AppParts): void {
       const { id, key, hash } = createApiKey();
       await users.putKey({ id, user, hash, createdAt: new Date().toISOString(), expiresAt });
       request.audit.target = `${user}/${id}`;
+      request.audit.changes = changesOf({}, { expires_at: expiresAt });
       reply.code(201).header("cache-control", "no-store");
       return { key_id: id, key, expires_at: expiresAt };
     },
@@ -264,7 +272,8 @@ export function adminRoutes(app: TypedApp, parts: AppParts): void {
         operationId: "deleteKey",
         tags,
         summary: "Delete a key",
-        description: "It stops working here at once, and on other replicas within a second.",
+        description:
+          "When this returns, no replica accepts it, and requests that came with it have ended: with finish_reason `removed`, or with 410 if nothing had been sent. Can be repeated after an error.",
         params: KeyParams,
         response: { 204: empty("Deleted"), ...problems(...ONE, ...UNREAD_BODY, "key_not_found", "store_full") },
       },
@@ -275,16 +284,30 @@ export function adminRoutes(app: TypedApp, parts: AppParts): void {
       // Validate before recording it anywhere: it may be a whole key by mistake.
       const id = /^[0-9a-f]{16}$/.test(key) ? key : null;
       if (id !== null) request.audit.target = `${user}/${id}`;
-      if (id === null || !(await users.deleteKey(user, id)))
+      if (id === null || !(await revocation.deleteKey(user, id)))
         throw new PrefixdError("key_not_found", "The user has no key with this id.");
       return reply.code(204).send();
     },
   );
 }
 
-function userDocument({ id, weight, limits, createdAt, updatedAt }: User): UserDocument {
-  return { id, weight, limits: { ...limits }, created_at: createdAt, updated_at: updatedAt };
+function userDocument({ id, weight, limits, suspended, createdAt, updatedAt }: User): UserDocument {
+  return {
+    id,
+    weight,
+    limits: { ...limits },
+    suspended: suspended === true,
+    created_at: createdAt,
+    updated_at: updatedAt,
+  };
 }
+
+/** What an administrator can change of a user, for the audit log. */
+const changeable = ({ weight, limits, suspended }: User): Record<string, unknown> => ({
+  weight,
+  limits,
+  suspended: suspended === true,
+});
 
 function expiryOf({ expires_at }: CreateKeyBody): string | null {
   if (expires_at === undefined || expires_at === null) return null;

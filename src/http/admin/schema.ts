@@ -41,7 +41,15 @@ export const CreateUserBody = named(
 export const PatchUserBody = named(
   "PatchUser",
   strict(
-    { weight: Type.Optional(Weight), limits: Type.Optional(LimitsBody) },
+    {
+      weight: Type.Optional(Weight),
+      limits: Type.Optional(LimitsBody),
+      suspended: Type.Optional(
+        Type.Boolean({
+          description: "true: the user's keys are refused (403 `user_suspended`) until false; nothing is deleted",
+        }),
+      ),
+    },
     { minProperties: 1, description: "Absent fields stay unchanged" },
   ),
 );
@@ -61,6 +69,7 @@ const user = {
   id: Type.String(),
   weight: Type.Number(),
   limits: LimitsBody,
+  suspended: Type.Boolean(),
   created_at: Type.String({ format: "date-time" }),
   updated_at: Type.String({ format: "date-time" }),
 };
@@ -104,7 +113,13 @@ export const Receipt = named(
       training_jobs: Type.Integer(),
       training_bytes: Type.Integer({ description: "Of the training files" }),
     }),
-    replicas: Type.Array(strict({ id: Type.String(), acknowledged_at: Type.Union([Type.String(), Type.Null()]) })),
+    replicas: Type.Array(
+      strict({
+        id: Type.String({ description: "Unique to one run of a server" }),
+        name: Type.String({ description: "The server's --replica-name" }),
+        acknowledged_at: Type.Union([Type.String(), Type.Null()]),
+      }),
+    ),
     completed_at: Type.String({ format: "date-time" }),
   }),
 );
@@ -127,6 +142,7 @@ export const USER_EXAMPLE: UserDocument = {
   id: "ann",
   weight: 1,
   limits: { ...NO_LIMITS, max_prefixes: 100 },
+  suspended: false,
   created_at: NOW,
   updated_at: NOW,
 };
@@ -142,7 +158,7 @@ export const RECEIPT_EXAMPLE = {
     training_jobs: 1,
     training_bytes: 70656,
   },
-  replicas: [{ id: "a1b2", acknowledged_at: NOW }],
+  replicas: [{ id: "prefixd-0-8080/a1b2", name: "prefixd-0-8080", acknowledged_at: NOW }],
   completed_at: NOW,
 };
 export const NEW_KEY_EXAMPLE = { key_id: "0123456789abcdef", key: "pfx_0123456789abcdef_...", expires_at: null };

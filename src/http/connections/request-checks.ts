@@ -56,7 +56,7 @@ export function refuseEncodedBodies(app: FastifyInstance): void {
     done(
       new PrefixdError(
         "unsupported_media_type",
-        "Encoded bodies are not supported: omit Content-Encoding and send the body unencoded.",
+        `Encoded bodies are not supported: omit Content-Encoding (${JSON.stringify(encoding.slice(0, 100))}) and send the body unencoded.`,
       ),
     );
   });

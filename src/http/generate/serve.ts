@@ -39,8 +39,9 @@ export class GenerateServer {
   serve(
     request: FastifyRequest,
     reply: FastifyReply,
-    { request: valid, response, shape, bytesOfToken, dialect }: Served,
+    { request: parsed, response, shape, bytesOfToken, dialect }: Served,
   ): Promise<unknown> {
+    const valid = { ...parsed, keyId: request.principal.keyId };
     if (valid.prefix) request.audit.prefix_id = prefixIdOf(valid.prefix, valid.user);
     this.#answerLimit.check(valid, response, bytesOfToken, dialect);
     request.admitted = true;

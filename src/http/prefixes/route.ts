@@ -1,6 +1,7 @@
 import type { FastifyRequest } from "fastify";
 import type { ErrorCode } from "../../errors.ts";
-import type { PrefixKey } from "../../prefixes/store.ts";
+import { changesOf } from "../../observability/audit.ts";
+import type { PrefixKey, PrefixMeta } from "../../prefixes/store.ts";
 import type { AppParts, TypedApp } from "../app-parts.ts";
 import type { BodyWatch } from "../connections/body-watch.ts";
 import { etagOf, notModified, writePrecondition } from "./preconditions.ts";
@@ -194,8 +195,11 @@ export function prefixRoutes(app: TypedApp, parts: AppParts, reader: PromptReade
       checkSharing(request.body);
       // Without keys there is one user, with full access.
       if (parts.auth.keyed) await checkUsersExist(request.body, parts.users);
+      // Read just before: another change at the same moment may come in between.
+      const before = await prefixes.info(key).catch(() => null);
       const meta = await prefixes.patch(key, request.body, writePrecondition(request.headers));
       request.audit.digest = meta.digest;
+      request.audit.changes = changesOf(before === null ? {} : sharedFields(before), sharedFields(meta));
       reply.header("etag", etagOf(meta.digest));
       return documentOf(meta, key.user, parts);
     },
@@ -227,3 +231,10 @@ export function prefixRoutes(app: TypedApp, parts: AppParts, reader: PromptReade
   );
   versionRoutes(app, parts);
 }
+
+/** Whom a prefix is shared with, for the audit log. */
+const sharedFields = ({ visibility = "private", shared_with = [], readable_by = [] }: PrefixMeta) => ({
+  visibility,
+  shared_with,
+  readable_by,
+});

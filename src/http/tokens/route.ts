@@ -109,5 +109,6 @@ function checkSize(field: string, size: number, unit: string): void {
 
 function busy(): PrefixdError {
   const limit = { name: "queue", quota: TEXTS.waiting, remaining: 0, resetSeconds: 1 } as const;
-  return new PrefixdError("queue_full", "Too many texts are waiting to be tokenized.", { retryAfter: 1, limit });
+  const detail = `Texts to be tokenized may wait: ${TEXTS.waitingOfUser} of a user, ${TEXTS.waiting} of all. This one would be one more.`;
+  return new PrefixdError("queue_full", detail, { retryAfter: 1, limit });
 }

@@ -1,5 +1,6 @@
+import { PrefixdError } from "../../errors.ts";
 import type { UsageRow, UsageSums } from "../../users/types.ts";
-import type { UserStore } from "../../users/store.ts";
+import type { UsageDays, UserStore } from "../../users/store.ts";
 import { usageRowName } from "../../users/usage-counts.ts";
 import type { AppParts, TypedApp } from "../app-parts.ts";
 import { json, problems } from "../common-schema.ts";
@@ -35,12 +36,25 @@ export async function usagePage(
   query: UsageQuery,
 ): Promise<UsageDocument> {
   const { limit = DEFAULT_LIMIT, after, ...days } = query;
+  checkDays(days);
   const rows = inBatches((batch) => users.usage(user, { ...days, ...batch }), after, limit, usageRowName);
   const [totals, { page, next }] = await Promise.all([
     users.usageSums(user, days),
     pageOf(rows, limit, rowDocument, usageRowName),
   ]);
   return { user, totals: sumsDocument(totals), usage: page, next };
+}
+
+/** @throws PrefixdError invalid_parameter */
+export function checkDays({ from, to }: UsageDays): void {
+  for (const [field, day] of Object.entries({ from, to })) {
+    const time = day === undefined ? 0 : Date.parse(`${day}T00:00:00Z`);
+    // JavaScript takes the 31st of a month that has 30 days for the next month's first.
+    if (day !== undefined && (Number.isNaN(time) || new Date(time).toISOString().slice(0, 10) !== day))
+      throw new PrefixdError("invalid_parameter", `${field} must be a day that exists, such as 2026-01-31.`, { field });
+  }
+  if (from !== undefined && to !== undefined && from > to)
+    throw new PrefixdError("invalid_parameter", "from must not be after to.", { field: "from" });
 }
 
 function rowDocument(row: UsageRow): UsageRowDocument {

@@ -48,6 +48,26 @@ export const UsageQuery = strict({
 });
 export type UsageQuery = Static<typeof UsageQuery>;
 
+export const AllUsageRowDocument = named(
+  "UserUsageRow",
+  strict({ user: Type.String(), ...UsageRowDocument.properties }),
+);
+export type AllUsageRowDocument = Static<typeof AllUsageRowDocument>;
+
+export const AllUsageDocument = named("AllUsage", strict({ usage: Type.Array(AllUsageRowDocument), next: NextPage }));
+
+export const AllUsageQuery = strict({
+  ...UsageQuery.properties,
+  after: Type.Optional(
+    Type.String({
+      pattern: `^[A-Za-z0-9._-]{1,64}/${DAY}/(=[ -~]+)?$`,
+      maxLength: 320,
+      description: "Only rows after this one: `next` of the previous page",
+    }),
+  ),
+});
+export type AllUsageQuery = Static<typeof AllUsageQuery>;
+
 const SUMS_EXAMPLE: UsageSumsDocument = {
   requests: 3,
   prefix_tokens: 30,
@@ -60,5 +80,9 @@ export const USAGE_EXAMPLE: UsageDocument = {
   user: "ann",
   totals: SUMS_EXAMPLE,
   usage: [{ day: "2026-01-31", prefix: "intent", ...SUMS_EXAMPLE }],
+  next: null,
+};
+export const ALL_USAGE_EXAMPLE = {
+  usage: [{ user: "ann", day: "2026-01-31", prefix: "intent", ...SUMS_EXAMPLE }],
   next: null,
 };

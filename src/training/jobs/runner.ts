@@ -9,6 +9,8 @@ const LOOK_MS = 1_000;
 export interface RunnerParts extends RunParts {
   /** The user's service so far, on this replica. */
   readonly serviceOf: (user: string) => number;
+  /** Whether the user's jobs must wait. */
+  readonly isSuspended: (user: string) => Promise<boolean>;
   /** Whether this replica may serve now. */
   readonly mayRun: () => boolean;
 }
@@ -41,6 +43,12 @@ export class JobRunner {
   async endOfUser(user: string): Promise<void> {
     this.#removed.add(user);
     await this.kill(user);
+  }
+
+  /** Lets the user's running job keep its state and wait again, and takes none of theirs while they are suspended. */
+  async suspendUser(user: string): Promise<void> {
+    await this.#looking;
+    if (this.#current?.run.user === user) this.#current.run.stop();
   }
 
   /** A user with this id was created again. */
@@ -76,12 +84,12 @@ export class JobRunner {
   }
 
   async #take(): Promise<void> {
-    const { store, quota, serviceOf, mayRun } = this.#parts;
+    const { store, quota, serviceOf, isSuspended, mayRun } = this.#parts;
     const waiting = await store.waiting(quota, Date.now(), this.#holder);
     for (const { job: next } of inTurn(waiting, serviceOf)) {
       const { user, id } = next;
       if (this.#closed || !mayRun()) return;
-      if (this.#removed.has(user)) continue;
+      if (this.#removed.has(user) || (await isSuspended(user))) continue;
       const claim = { user, id, holder: this.#holder };
       const job = await store.claim(claim);
       if (job === null) continue;

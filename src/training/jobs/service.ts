@@ -25,7 +25,10 @@ const LONGEST_NAME = 100;
 
 export interface ServiceParts {
   readonly store: TrainingStore;
-  readonly runner: Pick<JobRunner, "look" | "kill" | "lapse" | "endOfUser" | "readmitUser" | "isRemoved">;
+  readonly runner: Pick<
+    JobRunner,
+    "look" | "kill" | "lapse" | "endOfUser" | "suspendUser" | "readmitUser" | "isRemoved"
+  >;
   /** Ends a job on whichever replica trains it, by `endJob`. Resolves when none does. Throws `store_unavailable`. */
   readonly endEverywhere: (user: string, id: string) => Promise<void>;
   readonly quota: TrainingQuota;
@@ -199,6 +202,11 @@ export class TrainingService {
   /** This replica cannot know any more what has been removed: what runs ends at once, and waits again. */
   lapse(): void {
     this.#parts.runner.lapse();
+  }
+
+  /** Lets the user's running job keep its state, and wait until they are resumed. */
+  suspendUser(user: string): void {
+    void this.#parts.runner.suspendUser(user);
   }
 
   /** A user with this id was created again. */

@@ -1,5 +1,6 @@
 import type { InjectOptions } from "fastify";
 import t from "tap";
+import { keyLabel } from "../../../src/users/api-key.ts";
 import { usageRow } from "../../contract/user-store.ts";
 import { ADMIN_KEY, buildTestApp, until, type TestApp } from "../../support/app.ts";
 
@@ -89,7 +90,7 @@ t.test("a user's life", async (t) => {
     action: "user.create",
     outcome: "ok",
     user: "admin",
-    key_id: null,
+    key_id: keyLabel(ADMIN_KEY),
     target: "ann",
     request_id: String,
   });

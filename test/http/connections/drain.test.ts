@@ -82,6 +82,30 @@ t.test("then new requests are refused, running ones may end, and the rest ends p
   t.equal(app.engine.stats().running, 0);
 });
 
+t.test("a scrape is answered in every phase, as long as it reaches the server", async (t) => {
+  const app = await buildTestApp(t);
+  app.engine.stepMs = null;
+  const port = await app.listen();
+  const running = open(port, "/generate", { ...STREAM, max_new_tokens: 1 });
+  await until(() => app.engine.submitted.length === 1);
+  const idle = connect(port, "127.0.0.1");
+  await once(idle, "connect");
+  const drained = start(app, { delayMs: 200, graceMs: 2000 });
+  for (const phase of ["leaving", "refusing"]) {
+    await until(() => app.state.phase === phase);
+    const scrape = await get(port, "/metrics");
+    t.equal(scrape.statusCode, 200, phase);
+    t.match(await readAll(scrape), /^prefixd_queue_depth \d/m, phase);
+  }
+  await until(() => !app.fastify.server.listening);
+  idle.write("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
+  t.match(String(await once(idle, "data")), /^HTTP\/1\.1 200 /, "the port is closed, the connection was there before");
+  await t.rejects(get(port, "/metrics"), { code: "ECONNREFUSED" });
+  app.engine.step();
+  t.match(parseSse(await readAll(await running)).at(-1), { data: "[DONE]" });
+  await drained;
+});
+
 t.test("connections in the kernel's queue are answered", async (t) => {
   const app = await buildTestApp(t);
   const port = await app.listen();
