@@ -57,7 +57,15 @@ export async function openTraining(parts: TrainingParts, resources: Resources): 
       const { user } = claim;
       const record = isBuiltInUser(user) ? undefined : await users.getUser(user);
       if (record === null) throw new PrefixdError("removed", "The user was removed.");
-      await registry.register({ user, name }, { kind: "peft", ...files }, undefined, record?.limits, signal, claim.id, claim);
+      await registry.register(
+        { user, name },
+        { kind: "peft", ...files },
+        undefined,
+        record?.limits,
+        signal,
+        claim.id,
+        claim,
+      );
     },
     async unregister(key) {
       await registry.remove(key).catch((error: unknown) => {
