@@ -19,7 +19,8 @@ export function refuseForms(app: FastifyInstance): void {
   app.addHook("preParsing", (request, _reply, payload, done) => {
     const { consumes } = (request.routeOptions.schema ?? {}) as { consumes?: readonly string[] };
     const isForm = /^\s*multipart\//i.test(request.headers["content-type"] ?? "");
-    if (!isForm || request.is404 || consumes !== undefined) return done(null, payload);
+    const takesNone = request.method === "GET" || request.method === "HEAD";
+    if (!isForm || takesNone || request.is404 || consumes !== undefined) return done(null, payload);
     done(new PrefixdError("unsupported_media_type", notTheTypes(request)));
   });
 }

@@ -281,5 +281,5 @@ t.test("an idle engine does not keep the process alive", async (t) => {
     timeout: 30_000,
   });
   t.equal(status, 0, stderr);
-  t.match(stdout, 'done {"queued":0,"folds":0,"running":0,"slots":2,"maxQueue":9}');
+  t.match(stdout, 'done {"queued":0,"folds":0,"running":0,"runningRequests":0,"slots":2,"maxQueue":9}');
 });

@@ -1,5 +1,6 @@
 import t from "tap";
-import { METRICS, Metrics } from "../../src/observability/metrics.ts";
+import { METRICS } from "../../src/observability/metric-specs.ts";
+import { Metrics } from "../../src/observability/metrics.ts";
 import { privateMemory } from "../../src/system-files.ts";
 import { docsBlock, markdownTable } from "../support/docs-block.ts";
 

@@ -15,5 +15,7 @@ function builtUrl(specifier, parentURL) {
   if (/^typebox(\/|$)/.test(specifier)) return `${ROOT}dist/packages/${specifier.replaceAll("/", "-")}.js`;
   if (!/^(\.|\/|file:).*\.ts$/.test(specifier)) return null;
   const { href } = new URL(specifier, parentURL);
+  // The console's modules are in the build as one page's script.
+  if (href.startsWith(`${ROOT}src/console/`)) return null;
   return href.startsWith(`${ROOT}src/`) ? href.replace(`${ROOT}src/`, `${ROOT}dist/`).replace(/\.ts$/, ".js") : null;
 }

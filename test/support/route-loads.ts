@@ -252,6 +252,7 @@ export function routeLoads(positions: number, folder: string): RouteLoad[] {
     get("/admin/users/{user}", "", "/admin/users/ann"),
     get("/admin/users/{user}/usage", "", "/admin/users/ann/usage"),
     get("/usage", "a page of 1000", "/usage?limit=1000"),
+    get("/admin/usage", "a page of 1000", "/admin/usage?limit=1000"),
     get("/v1/models", "1000, of which 100 are shared with 1000 users each"),
     get("/v1/models/{model}", "", "/v1/models/shared-0"),
     get("/model"),
