@@ -1,4 +1,4 @@
-import { unwatchFile, watchFile } from "node:fs";
+import { statSync } from "node:fs";
 import { ConfigError } from "../errors.ts";
 import { isWorldReadable, readAdminKeys } from "../key-files.ts";
 import type { AuditLog } from "../observability/audit.ts";
@@ -49,8 +49,26 @@ export function watchAdminKeys(parts: AdminKeyFileParts): () => void {
       request_id: null,
     });
   };
-  watchFile(file, { interval: intervalMs, persistent: false }, read);
+  let seen: string | null = null;
+  const look = (): void => {
+    // Before reading, so that a change while it is read is seen the next time.
+    const now = stateOf(file);
+    if (now === seen) return;
+    seen = now;
+    read();
+  };
   // It may have changed since the start read it.
-  read();
-  return () => unwatchFile(file, read);
+  look();
+  const timer = setInterval(look, intervalMs).unref();
+  return () => clearInterval(timer);
+}
+
+/** What changes whenever the file does. */
+function stateOf(file: string): string {
+  try {
+    const { dev, ino, size, mtimeNs, ctimeNs, mode } = statSync(file, { bigint: true });
+    return [dev, ino, size, mtimeNs, ctimeNs, mode].join();
+  } catch (error) {
+    return String((error as NodeJS.ErrnoException).code);
+  }
 }
