@@ -44,7 +44,10 @@ export function parseExposition(text: string): Map<string, Family> {
 function parseSample(line: string): Sample {
   const [, name, inside = "", number] = SAMPLE.exec(line) ?? [];
   const value = number === "+Inf" ? Infinity : Number(number);
-  if (name === undefined || number === undefined || Number.isNaN(value)) throw new Error(`no sample: ${line}`);
+  // The mean of nothing, as prom-client writes it and Prometheus reads it.
+  const isNan = number?.toLowerCase() === "nan";
+  if (name === undefined || number === undefined || (Number.isNaN(value) && !isNan))
+    throw new Error(`no sample: ${line}`);
   const labels: Record<string, string> = {};
   LABEL.lastIndex = 0;
   while (LABEL.lastIndex < inside.length) {
