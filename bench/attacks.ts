@@ -6,12 +6,11 @@
  * One server with the demo model and one thread, users with keys, in its own process. Beside each attack another user
  * streams; what the attack costs that user is measured. What needs several servers or a broken disk is a test, and named.
  */
-import { readFileSync } from "node:fs";
 import { connect, type Socket } from "node:net";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { machine, table, writeSection } from "./support/report.ts";
-import { build } from "./support/server-process.ts";
+import { build, newUser, residentBytes } from "./support/server-process.ts";
 import { startVictim } from "./support/victim.ts";
 import { f32Bytes, safetensors } from "../test/support/safetensors.ts";
 import { runCli, startServerProcess, temporaryFolder } from "../test/support/server.ts";
@@ -55,17 +54,13 @@ const call = (key: string, method: string, path: string, body?: unknown): Promis
     headers: { authorization: `Bearer ${key}`, ...(body === undefined ? {} : { "content-type": "application/json" }) },
     ...(body === undefined ? {} : { body: typeof body === "string" ? body : JSON.stringify(body) }),
   });
-const newUser = async (id: string, limits = {}): Promise<string> => {
-  await call(ADMIN_KEY, "POST", "/admin/users", { id, limits });
-  return ((await (await call(ADMIN_KEY, "POST", `/admin/users/${id}/keys`, {})).json()) as { key: string }).key;
-};
+const addUser = (id: string, limits = {}): Promise<string> => newUser(server.url, ADMIN_KEY, { id, limits });
 const seconds = (since: number): string => `${((performance.now() - since) / 1000).toFixed(1)} s`;
 const timed = async (answers: () => readonly Promise<Response>[]): Promise<string> => {
   const started = performance.now();
   return `${await status(answers())} in ${seconds(started)}`;
 };
-const rss = (): number =>
-  Number(/^VmRSS:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${server.pid}/status`, "utf8"))?.[1]) / 1024;
+const rss = (): number => residentBytes(server.pid) / 2 ** 20;
 /** A number of /metrics, summed over its labels. */
 const metric = async (name: string): Promise<number> => {
   const text = await (await call(ADMIN_KEY, "GET", "/metrics")).text();
@@ -118,10 +113,10 @@ const repeated = async (clients: number, path: string): Promise<string> => {
 };
 
 const [victimKey, mallory, poor, eve] = [
-  await newUser("victim"),
-  await newUser("mallory"),
-  await newUser("poor", { tokens_per_minute: 100 }),
-  await newUser("eve"),
+  await addUser("victim"),
+  await addUser("mallory"),
+  await addUser("poor", { tokens_per_minute: 100 }),
+  await addUser("eve"),
 ];
 const longPrompt = many(490, (index) => 300 + (index % 3000));
 
@@ -234,7 +229,7 @@ const attacks: readonly Attack[] = [
     what: "40 requests at once of a user with 100 tokens a minute",
     then: "16,000 tokens",
     now: async () => {
-      const users = await newUser("poorer", { tokens_per_minute: 100 });
+      const users = await addUser("poorer", { tokens_per_minute: 100 });
       const answers = many(40, () =>
         call(users, "POST", "/generate", { prompt: "a", max_new_tokens: 400, ignore_eos: true }),
       );

@@ -8,7 +8,7 @@
  * medians: how often a request of the first kind took longer than one of another kind; 0.5 is a coin toss.
  */
 import { join } from "node:path";
-import { build } from "./support/server-process.ts";
+import { build, newUser } from "./support/server-process.ts";
 import { machine, median, table, writeSection } from "./support/report.ts";
 import { startRedis } from "../test/support/redis.ts";
 import { startServerProcess, temporaryFolder } from "../test/support/server.ts";
@@ -57,11 +57,10 @@ async function measured(name: string, store: string): Promise<string[][]> {
         ...(body === undefined ? {} : { body: JSON.stringify(body) }),
       });
     };
-    const keyOf = async (id: string): Promise<string> => {
-      await call(ADMIN_KEY, "POST", "/admin/users", { id });
-      return ((await (await call(ADMIN_KEY, "POST", `/admin/users/${id}/keys`, {})).json()) as { key: string }).key;
-    };
-    const [ann, ben] = [await keyOf("ann"), await keyOf("ben")];
+    const [ann, ben] = [
+      await newUser(server.url, ADMIN_KEY, { id: "ann" }),
+      await newUser(server.url, ADMIN_KEY, { id: "ben" }),
+    ];
     for (let i = 0; i < IDS; i++)
       if (!(await call(ann, "PUT", `/prefixes/have-${i}`, { text: `prompt ${i}` })).ok)
         throw new Error("a prefix was refused");

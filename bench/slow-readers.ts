@@ -18,7 +18,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { CACHE } from "./support/gpt2.ts";
 import { machine, quantile, table, writeSection } from "./support/report.ts";
-import { build, CLI, listening } from "./support/server-process.ts";
+import { build, CLI, listening, newUser, residentBytes } from "./support/server-process.ts";
 
 const STREAMS = Number(process.env["STREAMS"] ?? 1000);
 /**
@@ -89,8 +89,8 @@ try {
 async function measure(): Promise<void> {
   const url = await listening(server.stdout, exited);
   const [greedy, polite] = [
-    await newUser(url, { id: "greedy", limits: { max_running: RUNNING } }),
-    await newUser(url, { id: "polite" }),
+    await newUser(url, ADMIN_KEY, { id: "greedy", limits: { max_running: RUNNING } }),
+    await newUser(url, ADMIN_KEY, { id: "polite" }),
   ];
   let asked = 0;
   const ask = (): Promise<number> => {
@@ -168,15 +168,6 @@ async function measure(): Promise<void> {
   console.log(lines.join("\n"));
 }
 
-/** Creates a user and returns its key. */
-async function newUser(url: string, user: { id: string; limits?: object }): Promise<string> {
-  const headers = jsonHeaders(ADMIN_KEY);
-  await fetch(`${url}/admin/users`, { method: "POST", headers, body: JSON.stringify(user) });
-  const response = await fetch(`${url}/admin/users/${user.id}/keys`, { method: "POST", headers, body: "{}" });
-  if (!response.ok) throw new Error(await response.text());
-  return ((await response.json()) as { key: string }).key;
-}
-
 function jsonHeaders(key: string): Record<string, string> {
   return { authorization: `Bearer ${key}`, "content-type": "application/json" };
 }
@@ -219,7 +210,7 @@ async function read(url: string): Promise<{ cut: number; requests: number; tooSl
 }
 
 function rss(): number {
-  return 1024 * Number(/^VmRSS:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${server.pid}/status`, "utf8"))?.[1]);
+  return residentBytes(server.pid!);
 }
 
 /** Bytes waiting in this network namespace's sockets, on both sides. */

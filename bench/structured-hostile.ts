@@ -6,11 +6,10 @@
  * A real server with the demo model. One user has 32 streams, another sends PER_SECOND (20) requests a second with
  * constraints that are made to be expensive, all of them different, so that none is known from before.
  */
-import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { machine, quantile, table, writeSection } from "./support/report.ts";
-import { build } from "./support/server-process.ts";
+import { build, newUser, residentBytes } from "./support/server-process.ts";
 import { startVictim, type Flow } from "./support/victim.ts";
 import { startServerProcess, temporaryFolder } from "../test/support/server.ts";
 
@@ -69,16 +68,12 @@ const headers = (key: string): Record<string, string> => ({
   authorization: `Bearer ${key}`,
   "content-type": "application/json",
 });
-const newUser = async (id: string): Promise<string> => {
-  const ask = (path: string, body: object): Promise<Response> =>
-    fetch(server.url + path, { method: "POST", headers: headers(ADMIN_KEY), body: JSON.stringify(body) });
-  await ask("/admin/users", { id });
-  return ((await (await ask(`/admin/users/${id}/keys`, {})).json()) as { key: string }).key;
-};
-const rss = (): number =>
-  Number(/^VmRSS:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${server.pid}/status`, "utf8"))?.[1]) / 1024;
+const rss = (): number => residentBytes(server.pid) / 2 ** 20;
 
-const [victimKey, mallory] = [await newUser("victim"), await newUser("mallory")];
+const [victimKey, mallory] = [
+  await newUser(server.url, ADMIN_KEY, { id: "victim" }),
+  await newUser(server.url, ADMIN_KEY, { id: "mallory" }),
+];
 const answers = new Map<string, Map<string, number>>();
 const times = new Map<string, number[]>();
 /** Sends one kind after the other, evenly; waits for what is still under way. */

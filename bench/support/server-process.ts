@@ -1,5 +1,6 @@
 /** Starts the server in its own process, for benchmarks. */
 import { spawnSync } from "node:child_process";
+import { readFileSync } from "node:fs";
 import { createInterface } from "node:readline";
 import type { Readable } from "node:stream";
 
@@ -23,4 +24,18 @@ export function listening(log: Readable, exited: Promise<unknown>): Promise<stri
     });
     void exited.then((ended) => reject(new Error(`the server ended: ${String(ended)}`)));
   });
+}
+
+/** Creates a user on a server and returns a key of theirs. */
+export async function newUser(url: string, adminKey: string, user: { id: string; limits?: object }): Promise<string> {
+  const headers = { authorization: `Bearer ${adminKey}`, "content-type": "application/json" };
+  await fetch(`${url}/admin/users`, { method: "POST", headers, body: JSON.stringify(user) });
+  const response = await fetch(`${url}/admin/users/${user.id}/keys`, { method: "POST", headers, body: "{}" });
+  if (!response.ok) throw new Error(await response.text());
+  return ((await response.json()) as { key: string }).key;
+}
+
+/** A process's resident memory in bytes. Linux only. */
+export function residentBytes(pid: number): number {
+  return 1024 * Number(/^VmRSS:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1]);
 }
