@@ -78,8 +78,7 @@ export class LmdbEnvironments {
     const [dir, made] = [join(this.#prefixes, name), join(this.#removed, randomUUID())];
     try {
       await new LmdbEnvironment(made, { make: true }).close();
-      if (!this.#exists(name)) rmSync(dir, { recursive: true, force: true });
-      renameSync(made, dir);
+      this.#giveName(made, name);
       for (const folder of [dir, this.#prefixes]) syncFolder(folder);
     } catch (error) {
       const full = isDiskFull(error, this.#prefixes, 0);
@@ -89,6 +88,20 @@ export class LmdbEnvironments {
       if (!this.#exists(name)) throw error;
     }
     return this.#openFolder(name);
+  }
+
+  /** Throws if the name is taken. */
+  #giveName(made: string, name: string): void {
+    const dir = join(this.#prefixes, name);
+    try {
+      // Before anything is cleared away: another thread's environment may have just got the name.
+      renameSync(made, dir);
+    } catch (error) {
+      if (!existsSync(dir) || this.#exists(name)) throw error;
+      // The rest of a folder whose data file was deleted.
+      rmSync(dir, { recursive: true });
+      renameSync(made, dir);
+    }
   }
 
   /**

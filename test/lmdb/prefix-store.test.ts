@@ -18,6 +18,18 @@ t.test("LMDB keeps the contract", (t) => {
   t.end();
 });
 
+t.test("stores that create a user's environment at the same time share one", async (t) => {
+  const dir = t.testdir();
+  const stores = await Promise.all([1, 2, 3].map(() => openLmdbStore({ dir })));
+  t.teardown(() => Promise.all(stores.map((store) => store.close())));
+  for (let i = 0; i < 50; i++) {
+    const user = `u${i}`;
+    const puts = await Promise.all(stores.map((_, n) => record({ user, name: `p${n}` }, n)));
+    await Promise.all(stores.map((store, n) => store.put(puts[n]!)));
+    t.equal((await stores[0]!.list(user, { limit: 9 })).length, stores.length);
+  }
+});
+
 /** A record of so many bytes, half of them tensors. */
 async function large(name: string, bytes: number): Promise<PrefixRecord> {
   const { meta } = await record({ user: "ann", name }, 1);
