@@ -116,9 +116,8 @@ export function memoryRegistry(prefixes: readonly KvTensor[]): PrefixRegistry {
     register: refuse,
     versions: refuse,
     restore: refuse,
-    info: async () => {
-      throw new PrefixdError("prefix_not_found", "There is no such prefix.");
-    },
+    info: refuse,
+    find: () => Promise.resolve(null),
     readable: refuse,
     list: refuse,
     listShared: refuse,

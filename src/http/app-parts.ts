@@ -81,6 +81,7 @@ export interface AppParts {
     | "versions"
     | "restore"
     | "info"
+    | "find"
     | "isResident"
     | "readable"
     | "list"

@@ -76,6 +76,8 @@ export interface PrefixRegistry {
    * `prefix_not_found`.
    */
   info(key: PrefixKey, asker?: string): Promise<PrefixMeta>;
+  /** The same; null instead of `prefix_not_found`. */
+  find(key: PrefixKey, asker?: string): Promise<PrefixMeta | null>;
   /**
    * The same for reading its files. Throws `prefix_not_found`, and `prefix_not_readable` for those who may only use it.
    */

@@ -141,9 +141,14 @@ class Registry implements PrefixRegistry {
   }
 
   async info(key: PrefixKey, asker = key.user): Promise<PrefixMeta> {
-    const meta = isPrefixName(key.name) ? await this.#store.head(key, asker) : null;
-    if (meta === null || !mayUse(meta, asker)) throw prefixNotFound();
+    const meta = await this.find(key, asker);
+    if (meta === null) throw prefixNotFound();
     return meta;
+  }
+
+  async find(key: PrefixKey, asker = key.user): Promise<PrefixMeta | null> {
+    const meta = isPrefixName(key.name) ? await this.#store.head(key, asker) : null;
+    return meta !== null && mayUse(meta, asker) ? meta : null;
   }
 
   async readable(key: PrefixKey, asker = key.user): Promise<PrefixMeta> {

@@ -99,6 +99,13 @@ export class FakeRegistry implements PrefixRegistry {
     return this.#get(key, asker).meta;
   }
 
+  async find(key: PrefixKey, asker = key.user): Promise<PrefixMeta | null> {
+    return this.info(key, asker).catch((error: PrefixdError) => {
+      if (error.code === "prefix_not_found") return null;
+      throw error;
+    });
+  }
+
   async readable(key: PrefixKey, asker = key.user): Promise<PrefixMeta> {
     const { meta } = this.#get(key, asker);
     if (!mayRead(meta, asker)) throw notReadable(meta);

@@ -34,6 +34,7 @@ export async function documentationApp(): Promise<TypedApp> {
     versions: nothing,
     restore: nothing,
     info: nothing,
+    find: nothing,
     readable: nothing,
     list: nothing,
     listShared: nothing,

@@ -8,14 +8,23 @@ import type { PrefixKey } from "../../prefixes/store.ts";
  * `invalid_prefix_id`.
  */
 export function parsePrefixId(id: string, user: string): PrefixKey {
-  const slash = id.indexOf("/");
-  const owner = slash < 0 ? user : id.slice(0, slash);
-  const name = id.slice(slash + 1);
+  const key = split(id, user);
   // Ids are logged, and a misplaced key must not be.
   if (looksLikeKey(id)) throw new PrefixdError("invalid_prefix_id", "This looks like a key, not a prefix id.");
-  checkPrefixName(owner);
-  checkPrefixName(name);
-  return { user: owner, name };
+  checkPrefixName(key.user);
+  checkPrefixName(key.name);
+  return key;
+}
+
+/** The same; null for what cannot be a prefix's id. */
+export function prefixNamed(id: string, user: string): PrefixKey | null {
+  const key = split(id, user);
+  return !looksLikeKey(id) && isPrefixName(key.user) && isPrefixName(key.name) ? key : null;
+}
+
+function split(id: string, user: string): PrefixKey {
+  const slash = id.indexOf("/");
+  return { user: slash < 0 ? user : id.slice(0, slash), name: id.slice(slash + 1) };
 }
 
 /** A prefix's id as seen by a user. */

@@ -1,7 +1,7 @@
 import { PrefixdError } from "../../errors.ts";
 import type { PrefixKey } from "../../prefixes/store.ts";
 import type { AppParts } from "../app-parts.ts";
-import { parsePrefixId } from "../prefixes/id.ts";
+import { parsePrefixId, prefixNamed } from "../prefixes/id.ts";
 
 /**
  * What `model` names: a prefix, or null for the bare base model. A prefix may have the base's name. Which is meant is
@@ -15,7 +15,7 @@ export async function namedBy(
 ): Promise<PrefixKey | null> {
   if (model !== modelName) return parsePrefixId(model, user);
   const key = prefixNamed(model, user);
-  if (key === null || !(await exists(key, user, prefixes))) return null;
+  if (key === null || (await prefixes.find(key, user)) === null) return null;
   const full = `${key.user}/${key.name}`;
   throw new PrefixdError(
     "invalid_parameter",
@@ -24,23 +24,4 @@ export async function namedBy(
       : `model ${JSON.stringify(model)} is the base model as well as your prefix: for the prefix send ${JSON.stringify(full)}, for the base model use POST /generate.`,
     { field: "model" },
   );
-}
-
-/** The prefix of this id, whether it exists or not; null if no prefix can have it. */
-function prefixNamed(id: string, user: string): PrefixKey | null {
-  try {
-    return parsePrefixId(id, user);
-  } catch {
-    return null;
-  }
-}
-
-async function exists(key: PrefixKey, user: string, prefixes: Pick<AppParts["prefixes"], "info">): Promise<boolean> {
-  try {
-    await prefixes.info(key, user);
-    return true;
-  } catch (error) {
-    if (error instanceof PrefixdError && error.code === "prefix_not_found") return false;
-    throw error;
-  }
 }
