@@ -25,7 +25,9 @@ for (const signal of ["SIGTERM", "SIGHUP"] as const) process.on(signal, () => vo
 // TypeBox comes from the build.
 const sources =
   Number(process.versions.node.split(".")[0]) >= 24 ? "--disable-warning=ExperimentalWarning" : "--import=tsx";
-const nodeArguments = [sources, "--import=./test/support/built.mjs"].map((one) => `--node-arg=${one}`);
+const nodeArguments = [sources, "--import=./test/support/built.mjs", "--import=./test/support/costs.mjs"].map(
+  (one) => `--node-arg=${one}`,
+);
 const given = process.argv.slice(2);
 const files = given.every((argument) => argument.startsWith("-")) ? planProcesses() : [];
 // Some hundred processes load the same modules: from Node 22 on, each is compiled once for all of them.

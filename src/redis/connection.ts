@@ -28,6 +28,9 @@ type Client = Redis | Cluster;
  */
 const WAIT_MS = 1000;
 
+/** Milliseconds until a client that has given up connects again. */
+const AGAIN_MS = 100;
+
 /** Wrong or missing password, no permission, protected mode, no such database: an operator has to fix it. */
 const REFUSAL = /^(WRONGPASS|NOAUTH|NOPERM|DENIED)\b|invalid password|DB index is out of range/;
 
@@ -87,6 +90,7 @@ export class RedisConnection extends RedisCommands {
   readonly bulk: RedisCommands;
   readonly #subscriber: Client;
   readonly #onError: (error: Error) => void;
+  #closed = false;
 
   constructor(options: RedisConnectionOptions) {
     const { waitReplicas = 0, onError = () => {} } = options;
@@ -95,6 +99,11 @@ export class RedisConnection extends RedisCommands {
     this.bulk = new RedisCommands(connect("bulk"), waitReplicas);
     this.#subscriber = connect("messages");
     this.#onError = onError;
+    // ioredis gives up for good if the Sentinels tell of the new primary while it asks one of them for the primary.
+    for (const client of this.#clients())
+      client.on("end", () => {
+        if (!this.#closed) setTimeout(() => void (this.#closed || client.connect().catch(() => {})), AGAIN_MS).unref();
+      });
   }
 
   /** Calls `listener` with every message of the channel; resubscribes on each new connection. */
@@ -132,7 +141,7 @@ export class RedisConnection extends RedisCommands {
         client.on("error", onError);
       });
     };
-    await Promise.all([this.client, this.bulk.client, this.#subscriber].map(wait));
+    await Promise.all(this.#clients().map(wait));
     // A user that may connect but not run scripts passes the connection's own checks.
     if (refusal === undefined && this.client.status === "ready") {
       await this.client.eval("return 1", 0).catch((error: Error) => {
@@ -152,7 +161,12 @@ export class RedisConnection extends RedisCommands {
   }
 
   close(): void {
-    for (const client of [this.client, this.bulk.client, this.#subscriber]) client.disconnect();
+    this.#closed = true;
+    for (const client of this.#clients()) client.disconnect();
+  }
+
+  #clients(): readonly Client[] {
+    return [this.client, this.bulk.client, this.#subscriber];
   }
 }
 

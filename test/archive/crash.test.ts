@@ -50,7 +50,7 @@ t.test("a killed import", { timeout: 600_000 }, async (t) => {
         const [kv, wanted] = await Promise.all(
           [target, source].map(({ prefixes }) => prefixes.loadKv(meant!, meant!.digest)),
         );
-        t.same(kv, wanted, `${id}/${name} is whole`);
+        t.ok(Buffer.compare(kv!, wanted!) === 0, `${id}/${name} is whole`);
       }
     await target.close();
   }

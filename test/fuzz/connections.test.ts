@@ -66,7 +66,7 @@ async function nothingLeft(t: Test, files: number): Promise<void> {
   t.same(server.errors(), [], "no errors in the log");
 }
 
-const MANY = effort({ short: 300, long: 1000 });
+const MANY = effort({ short: 150, long: 1000 });
 
 t.test(
   `${MANY} streams that nobody reads, and requests that stay half sent beside them, change nothing for a polite user`,
@@ -99,7 +99,7 @@ t.test("whoever leaves while a request waits, is fed or decodes frees what it he
   // 32 rows: some run, some wait. Leaving at random times meets every phase; the long prompts are fed in many steps.
   const prompt = Array.from({ length: 300 }, (_, i) => i % 200);
   await Promise.all(
-    Array.from({ length: 200 }, async (_, i) => {
+    Array.from({ length: effort({ short: 80, long: 200 }) }, async (_, i) => {
       const socket = await openSocket(server.port);
       socket.write(streamBytes(key, { prompt, max_new_tokens: 150, stream: i % 3 !== 0 }));
       if (i % 4 === 0)
@@ -129,7 +129,7 @@ t.test("connections by the hundred that come and go, with nothing, garbage or fl
     "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     "GET /health/live HTTP/1.0\r\n\r\n",
   ];
-  for (let round = 0; round < effort({ short: 15, long: 50 }); round++) {
+  for (let round = 0; round < effort({ short: 6, long: 50 }); round++) {
     await Promise.all(
       Array.from({ length: 100 }, async (_, i) => {
         const socket = await openSocket(server.port);
@@ -166,7 +166,7 @@ t.test("uploads that are broken off leave no file and no memory of them", async 
   const before = await registered();
   const files = openFiles();
   const bytes = requestBytes(upload("aborted"));
-  for (let round = 0; round < 10; round++) {
+  for (let round = 0; round < effort({ short: 4, long: 10 }); round++) {
     await Promise.all(
       Array.from({ length: 20 }, async (_, i) => {
         const socket = await openSocket(server.port);

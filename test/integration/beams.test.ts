@@ -131,7 +131,7 @@ for (const name of goldenModels()) {
 
     t.test("searches beside each other and beside other choices give the same bits", async (t) => {
       const random = seededRandom(5);
-      const others = Array.from({ length: effort({ short: 16, long: 40 }) }, (_, index) =>
+      const others = Array.from({ length: effort({ short: 8, long: 40 }) }, (_, index) =>
         engineRequest({
           promptIds: Int32Array.of(index, index * 3, 7),
           n: index % 2 === 0 ? 1 : 3,
@@ -158,7 +158,7 @@ for (const name of goldenModels()) {
     });
 
     t.test("draws are distributed as transformers' own (chi-square of two samples)", async (t) => {
-      const samples = effort({ short: 1000, long: 2000 });
+      const samples = effort({ short: 500, long: 2000 });
       for (const item of draws) {
         const prefix = await model.adapter(join(goldenDir(name), "adapters", item.adapter!));
         const request = beamRequest({ ...item, length_penalty: 1 }, eosId, prefix);

@@ -16,7 +16,7 @@ import { ReplicaProcess } from "../support/replica-process.ts";
 
 skipFileWithout(t, "redis-server");
 
-const REMOVALS = effort({ short: 10, long: 25 });
+const REMOVALS = effort({ short: 5, long: 25 });
 const PROMPTS = [[3, 1, 4], [20, 7], [99, 98, 97, 96, 95, 94], [5]];
 const MAX_NEW = 60;
 
@@ -189,7 +189,7 @@ t.test("a replica stopped during a removal serves nothing stale when it continue
   const leaseMs = 1500;
   const { replicas } = await setUp(t, leaseMs, 2);
   const [a, b] = replicas as [ReplicaProcess, ReplicaProcess];
-  for (let round = 0; round < 4; round++) {
+  for (let round = 0; round < effort({ short: 2, long: 4 }); round++) {
     const [victim, other] = [`victim-${round}`, `other-${round}`];
     await create(a, victim, round);
     await create(a, other, 50 + round);

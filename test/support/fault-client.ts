@@ -82,7 +82,24 @@ export async function longStream(
   };
 }
 
-/** Waits until `check` holds; an exception counts as no. Bounded by the test's time limit. */
+/** Far more than anything takes on a slow machine, and less than a test file may take. */
+const EVENTUALLY_MS = 180_000;
+
+/** Waits until `check` holds; an exception counts as no. Throws what it was waiting for, and the last exception, after three minutes. */
 export async function eventually(check: () => Promise<boolean>): Promise<void> {
-  while (!(await check().catch(() => false))) await sleep(50);
+  let last: unknown = "without an exception";
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<"late">((resolve) => (timer = setTimeout(resolve, EVENTUALLY_MS, "late")));
+  try {
+    for (;;) {
+      const holds = check().catch((error: unknown) => void (last = error));
+      // A check may hang, too.
+      const outcome = await Promise.race([holds, late]);
+      if (outcome === true) return;
+      if (outcome === "late") throw new Error(`never came true (${String(last)}): ${String(check)}`);
+      await Promise.race([sleep(50), late]);
+    }
+  } finally {
+    clearTimeout(timer);
+  }
 }

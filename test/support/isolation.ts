@@ -26,10 +26,12 @@ import {
 } from "./model.ts";
 
 const PER_MIX = 32;
+/** Requests that mixes are drawn from. */
+const POOL = effort({ short: 24, long: 48 });
 
 /** Properties that hold on the CPU in every precision. */
 export function isolationSuite(precision: Precision): void {
-  const [tiny, demo, wide] = effort({ short: [6, 1, 1], long: [20, 3, 1] } as const);
+  const [tiny, demo, wide] = effort({ short: [3, 1, 1], long: [20, 3, 1] } as const);
   t.test(`tiny model, all kinds of prefixes, ${tiny} mixes`, async (t) => {
     const dir = goldenDir("gelu-new-f32");
     const model = await openTestModel(dir, { prefillChunk: 20, precision });
@@ -44,9 +46,10 @@ export function isolationSuite(precision: Precision): void {
       "ptuning-lstm-p3",
     ];
     const real = await Promise.all(adapters.map((name) => model.adapter(join(dir, "adapters", name))));
-    await checkCuts(t, model, effort({ short: 12, long: 60 }));
+    await checkCuts(t, model, effort({ short: 6, long: 60 }));
     await checkMixes(t, model, {
       mixes: tiny,
+      pool: POOL,
       prefixes: [...real, ...randomPrefixes(model.runner.shape, 20, 24)],
       maxPrompt: 30,
       maxNew: 20,
@@ -59,11 +62,11 @@ export function isolationSuite(precision: Precision): void {
     const prefixes = await Promise.all(
       ["datenorm", "datelong", "intent", "truecase", "e2e"].map((name) => model.adapter(join("prefixes", name))),
     );
-    await checkMixes(t, model, { mixes: demo, prefixes, maxPrompt: 120, maxNew: 24 });
+    await checkMixes(t, model, { mixes: demo, pool: POOL, prefixes, maxPrompt: 120, maxNew: 24 });
   });
 
   // model/runner-isolation.test.ts has the whole vocabulary in both forms.
-  const vocabulary = effort({ short: 20_001, long: 50_257 });
+  const vocabulary = effort({ short: 8_001, long: 50_257 });
   t.test(`matrices of GPT-2 small's width, ${vocabulary} tokens, ${wide} mix${wide === 1 ? "" : "es"}`, async (t) => {
     const dir = await mkdtemp(join(tmpdir(), "prefixd-wide-"));
     await randomCheckpoint(dir, {
@@ -88,7 +91,7 @@ export function isolationSuite(precision: Precision): void {
       maxPrompt: 90,
       maxNew: effort({ short: 8, long: 12 }),
     });
-    await checkCuts(t, model, effort({ short: 4, long: 20 }));
+    await checkCuts(t, model, effort({ short: 3, long: 20 }));
   });
 
   t.test("a poisoned prefix (values that overflow) ends its own request and no other", async (t) => {

@@ -77,11 +77,15 @@ export async function startRedisWith(env: Readonly<Record<string, string>>, ...a
   return redis;
 }
 
-/** A primary and a replica, and one Sentinel that makes the replica the primary when the primary is silent. */
+/** A primary and a replica, and one Sentinel that makes the replica the primary when the primary is killed. */
 export async function startSentinelRedis(...args: string[]): Promise<{
   url: string;
+  /** Kills the primary; from then on, the Sentinel minds half a second of silence. */
+  killPrimary(): Promise<void>;
   primary: TestRedis;
   replica: TestRedis;
+  /** How many connections want to be told of a new primary. */
+  listeners(): Promise<number>;
   stop(): Promise<void>;
 }> {
   const [primary, replica] = [await startRedis(...args), await startRedis(...args)];
@@ -96,8 +100,9 @@ export async function startSentinelRedis(...args: string[]): Promise<{
       "bind 127.0.0.1",
       `dir ${dir}`,
       `sentinel monitor test-primary 127.0.0.1 ${primary.port} 1`,
-      "sentinel down-after-milliseconds test-primary 500",
-      "sentinel failover-timeout test-primary 2000",
+      // A primary that only has to wait for a processor is none that is down: what it confirmed then would be lost.
+      "sentinel down-after-milliseconds test-primary 600000",
+      "sentinel failover-timeout test-primary 10000",
     ].join("\n"),
   );
   const child = spawn("redis-server", [config, "--sentinel"], { stdio: "ignore" });
@@ -113,8 +118,13 @@ export async function startSentinelRedis(...args: string[]): Promise<{
   }
   return {
     url: `redis://127.0.0.1:${port}?sentinel=test-primary`,
+    killPrimary: async () => {
+      await primary.kill();
+      await sentinel.call("SENTINEL", "SET", "test-primary", "down-after-milliseconds", "500");
+    },
     primary,
     replica,
+    listeners: async () => String(await sentinel.call("CLIENT", "LIST")).split(" sub=1 ").length - 1,
     stop: async () => {
       sentinel.disconnect();
       const ended = once(child, "exit");

@@ -5,6 +5,7 @@ import { philox, uniform } from "../../../src/engine/sampling/random.ts";
 import type { SamplingParams } from "../../../src/engine/request.ts";
 import { Row } from "../../../src/engine/sampling/logits-row.ts";
 import { Sampler } from "../../../src/engine/sampling/sampler.ts";
+import { effort } from "../../support/effort.ts";
 import { randomNumbers } from "../../text/support.ts";
 import { GREEDY, plainDistribution, stepOutput } from "./sampler-fixture.ts";
 
@@ -86,7 +87,7 @@ t.test("the fast and the exact path choose the same token for any logits and par
     topH: pick(null, null, null, 0.3, 0.9),
   });
   let withoutAll = 0;
-  const rounds = 3000;
+  const rounds = effort({ short: 1000, long: 3000 });
   for (let round = 0; round < rounds; round++) {
     const size = pick(20, 70, 300);
     const row = randomRow(random, size);

@@ -2,11 +2,13 @@ import t from "tap";
 import { fairShare, type TenantShare, type TenantShares } from "../../../src/engine/scheduling/fair-share.ts";
 import { checkRoom } from "../../../src/engine/scheduling/admission.ts";
 import type { QueuePolicy, Schedulable } from "../../../src/engine/scheduling/plan.ts";
+import { effort } from "../../support/effort.ts";
 import { firstFit } from "../../support/plans.ts";
 import { ServiceCounters } from "../../../src/engine/scheduling/counters.ts";
 import { seededRandom } from "../../support/model.ts";
 import { Simulation, jainIndex, quantile } from "../../support/simulation.ts";
 
+const WORKLOADS = effort({ short: 8, long: 30 });
 const POLITE = Array.from({ length: 8 }, (_, i) => `polite-${i}`);
 
 /** Shares that a test can change while it runs. */
@@ -89,7 +91,7 @@ t.test("with its sequences limited, a flooding tenant does not take the slots of
 });
 
 t.test("the service of two backlogged tenants differs by at most the paper's bound", async (t) => {
-  for (let seed = 0; seed < 20; seed++) {
+  for (let seed = 0; seed < WORKLOADS; seed++) {
     const random = seededRandom(seed);
     const upTo = (n: number): number => 1 + Math.floor(random() * n);
     const [longest, generate, slots] = [8 + upTo(40), 4 + upTo(30), 3 + upTo(12)];
@@ -118,7 +120,7 @@ t.test("the service of two backlogged tenants differs by at most the paper's bou
       if (worst > bound) t.fail(`seed ${seed}, ${f} and ${g}: ${worst} > ${bound}`);
     }
   }
-  t.pass("20 random workloads");
+  t.pass(`${WORKLOADS} random workloads`);
 });
 
 t.test("backlogged tenants of weights 1, 2, 4 and 8 get service by weight", async (t) => {
@@ -279,7 +281,7 @@ t.test("a request that does not fit is overtaken, but not for ever; a tenant at 
 });
 
 t.test("every request is admitted, including wide ones in a flood of narrow ones", async (t) => {
-  for (let seed = 0; seed < 30; seed++) {
+  for (let seed = 0; seed < WORKLOADS; seed++) {
     const random = seededRandom(seed);
     const slots = 2 + Math.floor(random() * 7);
     const sim = new Simulation({ slots, chunkTokens: 4 + Math.floor(random() * 12) });

@@ -62,11 +62,17 @@ async function put(store: PrefixStore, seed: number): Promise<void> {
   await store.put({ ...made, meta: { ...made.meta, updatedAt: new Date(seed * 1000).toISOString() } });
 }
 
+const patterns = new Map<number, Uint8Array>();
+
 /** No two chunks of it are the same. */
 function pattern(seed: number): Uint8Array {
+  const made = patterns.get(seed);
+  if (made !== undefined) return made;
   const words = new Uint32Array(BYTES / 4);
   for (let i = 0; i < words.length; i++) words[i] = Math.imul(i + seed, 2_654_435_761);
-  return new Uint8Array(words.buffer);
+  const bytes = new Uint8Array(words.buffer);
+  patterns.set(seed, bytes);
+  return bytes;
 }
 
 const URL_PATH = `/prefixes/big/adapter/${FILE}`;
