@@ -127,7 +127,9 @@ class Import {
     else if (there !== null && !this.#replace)
       return this.#conflict(`${text}: there is another, of digest ${there.digest} and ${there.updatedAt}`);
     else {
-      await this.#prefixes.put(record, there === null ? { ifNoneMatch: "*" } : { ifMatch: [there.digest] });
+      await this.#prefixes.put(record, {
+        precondition: there === null ? { ifNoneMatch: "*" } : { ifMatch: [there.digest] },
+      });
       this.result.imported.prefixes++;
     }
     await this.#grant(line, there, text);
