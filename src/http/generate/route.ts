@@ -7,10 +7,10 @@ import type { PromptReader } from "./prompts.ts";
 import {
   GENERATE_RESPONSE_EXAMPLE,
   GENERATE_STREAM_EXAMPLES,
-  GenerateBody,
   GenerateResponse,
   GenerateStream,
-} from "./schema.ts";
+} from "./answer-schema.ts";
+import { GenerateBody } from "./schema.ts";
 import type { GenerateServer } from "./serve.ts";
 import { bytesOfToken, GenerateShape } from "./shape.ts";
 
