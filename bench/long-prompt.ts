@@ -9,7 +9,7 @@
  * from the arrival of the long prompt until its first token ("during"). With ten prompts the streams' contexts, and so
  * their steps, grow a lot meanwhile: there each step is compared with the decode run in it.
  */
-import { DEVICE_PRECISIONS } from "../src/config.ts";
+import { DEVICE_PRECISIONS } from "../src/config-schema.ts";
 import type { Engine } from "../src/engine/engine.ts";
 import type { RequestHandle } from "../src/engine/request.ts";
 import type { StepPhase } from "../src/observability/engine-observer.ts";

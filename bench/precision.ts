@@ -7,7 +7,7 @@
  * of 1, 8 and 32 rows with 80 tokens in the cache, and a prompt of 64 tokens. The other session's threads spin a little
  * after its turn, so each turn starts with uncounted steps.
  */
-import { DEVICE_PRECISIONS } from "../src/config.ts";
+import { DEVICE_PRECISIONS } from "../src/config-schema.ts";
 import { exactIntegers } from "../src/model/integer-kernels.ts";
 import { openSized, promptIds, THREADS, type BenchModel } from "./support/gpt2.ts";
 import { machineOfInt8, median, table, writeSection } from "./support/report.ts";

@@ -9,7 +9,7 @@
  * and a prompt of 64. A prompt is always fed to one row; its time includes copying the prefix into the row. All lengths
  * take turns in every round, in an order that changes from round to round.
  */
-import { DEVICE_PRECISIONS } from "../src/config.ts";
+import { DEVICE_PRECISIONS } from "../src/config-schema.ts";
 import type { KvTensor } from "../src/kv.ts";
 import { matrixBytes, openSized, promptIds, randomPrefix, THREADS, type BenchModel } from "./support/gpt2.ts";
 import { linePlot } from "../src/reporting/plot.ts";

@@ -86,6 +86,46 @@ export const ERRORS = {
 
 export type ErrorCode = keyof typeof ERRORS;
 
+/** What any route may answer. */
+export const ANY_ROUTE_CODES = [
+  "host_not_allowed",
+  "invalid_request",
+  "draining",
+  "internal",
+] as const satisfies ErrorCode[];
+
+/** What a request that generates may be refused with, or fail with, besides. */
+export const GENERATE_CODES = [
+  "unauthorized",
+  "unknown_field",
+  "unsupported_parameter",
+  "invalid_parameter",
+  "empty_prompt",
+  "invalid_token_id",
+  "constraint_invalid",
+  "constraint_unsupported",
+  "constraint_too_complex",
+  "invalid_prefix_id",
+  "context_exceeded",
+  "answer_too_large",
+  "body_too_large",
+  "unsupported_media_type",
+  "prefix_not_found",
+  "prefix_base_mismatch",
+  "prefix_damaged",
+  "prefix_overflows",
+  "queue_full",
+  "user_queue_full",
+  "queue_timeout",
+  "token_rate_exceeded",
+  "store_unavailable",
+  "removed",
+  "model_failed",
+  "device_lost",
+  "base_model_disabled",
+  "user_suspended",
+] as const satisfies ErrorCode[];
+
 /** The limit a request ran into, sent as RateLimit headers. */
 export interface ReachedLimit {
   readonly name: "tokens" | "queue" | "user_queue";

@@ -1,7 +1,8 @@
 import { existsSync, readFileSync } from "node:fs";
 import t from "tap";
 import { parse } from "yaml";
-import { ConfigSchema, flagOf, variableOf } from "../src/config.ts";
+import { ConfigSchema } from "../src/config-schema.ts";
+import { flagOf, variableOf } from "../src/config.ts";
 import { repositoryFile } from "./support/docs-block.ts";
 import { checkConfig, HAPROXY_CONFIG } from "./support/haproxy.ts";
 import {

@@ -4,7 +4,8 @@ import { readdirSync, readFileSync } from "node:fs";
 import { Ajv } from "ajv";
 import t from "tap";
 import { parse, parseAllDocuments } from "yaml";
-import { ConfigSchema, flagOf, variableOf } from "../src/config.ts";
+import { ConfigSchema } from "../src/config-schema.ts";
+import { flagOf, variableOf } from "../src/config.ts";
 import { repositoryFile } from "./support/docs-block.ts";
 import { lacking } from "./support/requirements.ts";
 

@@ -1,7 +1,7 @@
 /** GPT-2 with random weights, built once into `.cache/` and ready to run: what most benchmarks measure. */
 import { copyFileSync, existsSync } from "node:fs";
 import { join } from "node:path";
-import { DEFAULT_SPIN_TIME } from "../../src/config.ts";
+import { DEFAULT_SPIN_TIME } from "../../src/config-schema.ts";
 import { Engine, type EngineOptions } from "../../src/engine/engine.ts";
 import { DEFAULT_SAMPLING, type EngineRequest } from "../../src/engine/request.ts";
 import type { ModelRunner } from "../../src/engine/runner.ts";

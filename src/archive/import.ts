@@ -127,7 +127,9 @@ class Import {
     else if (there !== null && !this.#replace)
       return this.#conflict(`${text}: there is another, of digest ${there.digest} and ${there.updatedAt}`);
     else {
-      await this.#prefixes.put(record, there === null ? { ifNoneMatch: "*" } : { ifMatch: [there.digest] });
+      await this.#prefixes.put(record, {
+        precondition: there === null ? { ifNoneMatch: "*" } : { ifMatch: [there.digest] },
+      });
       this.result.imported.prefixes++;
     }
     await this.#grant(line, there, text);
@@ -175,9 +177,10 @@ class Import {
     }
     if (isDeepStrictEqual({ ...there, updatedAt: "" }, { ...user, updatedAt: "" })) this.result.present.users++;
     else if (this.#replace) {
-      await this.#users.patchUser(user.id, { weight: user.weight, limits: user.limits }, user.updatedAt);
+      const { weight, limits, suspended = false } = user;
+      await this.#users.patchUser(user.id, { weight, limits, suspended }, user.updatedAt);
       this.result.imported.users++;
-    } else this.#conflict(`user ${user.id}: its weight or limits are others here`);
+    } else this.#conflict(`user ${user.id}: its weight, limits or suspension are others here`);
     return true;
   }
 

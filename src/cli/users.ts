@@ -9,7 +9,7 @@ const USAGE = `Usage: prefixd users COMMAND [--url http://127.0.0.1:8080] [--adm
   list [--after USER]
   show USER
   usage USER [--from DAY] [--to DAY] [--after ROW]
-  usage-of-all [--from DAY] [--to DAY] [--after ROW]
+  usage-of-all [--from DAY] [--to DAY] [--by day|month] [--csv | --after ROW]   --csv: all rows, as CSV
   suspend USER                                    refuses the user's keys and ends running requests; nothing is deleted
   resume USER
   patch USER [--weight N] [--limit NAME=N|none ...]
@@ -17,8 +17,8 @@ const USAGE = `Usage: prefixd users COMMAND [--url http://127.0.0.1:8080] [--adm
   create-key USER [--expires-at TIME]             prints the key; it is not shown again
   delete-key USER KEY_ID
 
-The server is --url, else PREFIXD_URL, else http://127.0.0.1:8080; the admin key is read from the file or PREFIXD_ADMIN_KEY. Prints the
-server's JSON. Exit code 0: done; 1: the server refused or did not answer; 2: bad usage.
+The server is --url, else PREFIXD_URL, else http://127.0.0.1:8080; the admin key is read from the file or PREFIXD_ADMIN_KEY. Prints
+what the server answers. Exit code 0: done; 1: the server refused or did not answer; 2: bad usage.
 `;
 
 const OPTIONS = {
@@ -29,6 +29,8 @@ const OPTIONS = {
   after: { type: "string" },
   from: { type: "string" },
   to: { type: "string" },
+  by: { type: "string" },
+  csv: { type: "boolean" },
   "keep-usage": { type: "boolean" },
   "expires-at": { type: "string" },
   help: { type: "boolean", short: "h" },
@@ -39,7 +41,10 @@ type Values = ReturnType<typeof readArguments<typeof OPTIONS>>["values"];
 interface Command {
   readonly operands: number;
   readonly options: readonly (keyof typeof OPTIONS)[];
-  request(operands: readonly string[], values: Values): { method: string; path: string; body?: object };
+  request(
+    operands: readonly string[],
+    values: Values,
+  ): { method: string; path: string; body?: object; accept?: string };
 }
 
 /** The parameters that are given, as the end of a path. */
@@ -76,8 +81,12 @@ const COMMANDS: Readonly<Record<string, Command>> = {
   },
   "usage-of-all": {
     operands: 0,
-    options: ["from", "to", "after"],
-    request: (_, { from, to, after }) => ({ method: "GET", path: `/admin/usage${query({ from, to, after })}` }),
+    options: ["from", "to", "by", "csv", "after"],
+    request: (_, { from, to, by, csv, after }) => ({
+      method: "GET",
+      path: `/admin/usage${query({ from, to, by, after })}`,
+      ...(csv === true ? { accept: "text/csv" } : {}),
+    }),
   },
   suspend: { operands: 1, options: [], request: ([id]) => suspension(id, true) },
   resume: { operands: 1, options: [], request: ([id]) => suspension(id, false) },
@@ -126,15 +135,19 @@ export async function users(args: readonly string[]): Promise<void> {
   }
   const key = readAdminKey(values["admin-key-file"] ?? "", process.env);
   if (key === null) throw new ConfigError("users: give --admin-key-file FILE or PREFIXD_ADMIN_KEY", USAGE);
-  const { method, path, body } = command.request(operands, values);
-  const headers: Record<string, string> = body === undefined ? {} : { "content-type": "application/json" };
+  const { method, path, body, accept } = command.request(operands, values);
+  const headers: Record<string, string> = {
+    ...(body === undefined ? {} : { "content-type": "application/json" }),
+    ...(accept === undefined ? {} : { accept }),
+  };
   const answer = await call(
     values.url,
     path,
     { method, headers, ...(body === undefined ? {} : { body: JSON.stringify(body) }) },
     key,
   );
-  if (answer !== "") console.log(answer);
+  if (accept !== undefined) process.stdout.write(answer);
+  else if (answer !== "") console.log(answer);
 }
 
 function settingsOf(values: Values): object {

@@ -21,6 +21,16 @@ export interface Prefix {
   readonly readable_by?: readonly string[];
 }
 
+export interface PrefixVersion {
+  readonly digest: string;
+  readonly current: boolean;
+  readonly virtual_tokens: number;
+  readonly bytes: number;
+  readonly updated_at: string;
+  /** A key's id, an admin key's with `sha256:`; `local`: there are no keys; null: not known. */
+  readonly updated_by: string | null;
+}
+
 export interface Model {
   readonly model: string;
   readonly fingerprint: string;
@@ -45,6 +55,7 @@ export interface User {
   readonly id: string;
   readonly weight: number;
   readonly limits: Limits;
+  readonly suspended: boolean;
   readonly created_at: string;
 }
 
@@ -110,6 +121,12 @@ export const asApiError = (error: unknown): ApiError =>
     ? error
     : new ApiError(0, { title: `No answer from ${location.host}`, detail: "Is the server running?" });
 
+interface SendOptions {
+  readonly signal?: AbortSignal;
+  /** The digest of the prefix that is to be changed; the server refuses if it has another one by now. */
+  readonly ifMatch?: string;
+}
+
 export class Api {
   /** In this tab's memory only. null: none is needed. */
   #key: string | null;
@@ -131,11 +148,16 @@ export class Api {
   }
 
   get<T>(path: string, signal?: AbortSignal): Promise<T> {
-    return this.#json<T>("GET", path, undefined, signal);
+    return this.#json<T>("GET", path, undefined, signal === undefined ? {} : { signal });
   }
 
-  send<T>(method: "POST" | "PUT" | "PATCH" | "DELETE", path: string, body?: object, signal?: AbortSignal): Promise<T> {
-    return this.#json<T>(method, path, body, signal);
+  send<T>(
+    method: "POST" | "PUT" | "PATCH" | "DELETE",
+    path: string,
+    body?: object,
+    options: SendOptions = {},
+  ): Promise<T> {
+    return this.#json<T>(method, path, body, options);
   }
 
   /** A file's content. */
@@ -162,7 +184,7 @@ export class Api {
 
   /** Throws ApiError, also for an error that ends the stream; an AbortError if `signal` is aborted. */
   async *events(path: string, body: object | null, signal: AbortSignal): AsyncGenerator<ServerEvent> {
-    const response = await this.#fetch(body === null ? "GET" : "POST", path, body ?? undefined, signal);
+    const response = await this.#fetch(body === null ? "GET" : "POST", path, body ?? undefined, { signal });
     for await (const event of readEvents(response.body!)) {
       if (event.name === "error") {
         const problem = JSON.parse(event.data) as { status: number; code: string };
@@ -196,14 +218,15 @@ export class Api {
     }
   }
 
-  async #json<T>(method: string, path: string, body?: object, signal?: AbortSignal): Promise<T> {
-    const response = await this.#fetch(method, path, body, signal);
+  async #json<T>(method: string, path: string, body?: object, options?: SendOptions): Promise<T> {
+    const response = await this.#fetch(method, path, body, options);
     return (response.status === 204 ? undefined : await response.json()) as T;
   }
 
-  async #fetch(method: string, path: string, body?: object, signal?: AbortSignal): Promise<Response> {
+  async #fetch(method: string, path: string, body?: object, { signal, ifMatch }: SendOptions = {}): Promise<Response> {
     const headers: Record<string, string> = {};
     if (this.#key !== null) headers["authorization"] = `Bearer ${this.#key}`;
+    if (ifMatch !== undefined) headers["if-match"] = `"${ifMatch}"`;
     const form = body instanceof FormData;
     if (body !== undefined && !form) headers["content-type"] = "application/json";
     const response = await fetch(path, {

@@ -1,6 +1,6 @@
 /** Everything that `prefixd doctor` finds out, as one plain object. */
 import { fileURLToPath } from "node:url";
-import { DEVICE_PRECISIONS } from "../config.ts";
+import { DEVICE_PRECISIONS } from "../config-schema.ts";
 import type { Precision } from "../model/graph-weights.ts";
 import type { DeviceKind } from "../runtime/device.ts";
 import { DEVICES } from "../runtime/devices.ts";

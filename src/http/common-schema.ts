@@ -1,5 +1,5 @@
 import Type, { type TObject, type TSchema } from "typebox";
-import { ERRORS, type ErrorCode } from "../errors.ts";
+import { ANY_ROUTE_CODES, ERRORS, type ErrorCode } from "../errors.ts";
 
 /** A schema that openapi.yaml lists once, under `components/schemas/<title>`. */
 export const named = <T extends TSchema>(title: string, schema: T): T => Object.assign(schema, { title });
@@ -21,9 +21,6 @@ export const ProblemSchema = named(
     { additionalProperties: false, description: "RFC 9457. In a stream it is the data of an `event: error`." },
   ),
 );
-
-/** Errors that every route can return. */
-const EVERYWHERE = ["host_not_allowed", "invalid_request", "draining", "internal"] as const satisfies ErrorCode[];
 
 /** The balancer's answer in front of any route, a problem whatever form the route's own errors have. */
 const NO_REPLICA = "no_replica" satisfies ErrorCode;
@@ -62,7 +59,7 @@ export const problems = (...codes: ErrorCode[]): Record<string, ResponseDocument
 export function errorResponses(codes: readonly ErrorCode[], format: ErrorFormat): Record<string, ResponseDocument> {
   const out: Record<string, ResponseDocument> = {};
   const keyed: ErrorCode[] = codes.includes("unauthorized") ? ["user_suspended"] : [];
-  for (const [status, group] of groupByStatus(new Set([...codes, ...keyed, ...EVERYWHERE, NO_REPLICA]))) {
+  for (const [status, group] of groupByStatus(new Set([...codes, ...keyed, ...ANY_ROUTE_CODES, NO_REPLICA]))) {
     const content: ResponseDocument["content"] = {};
     for (const code of group) {
       const { type, schema, example } = code === NO_REPLICA ? PROBLEM : format;

@@ -3,7 +3,7 @@ import { Compile } from "typebox/compile";
 import type { TSchema } from "typebox";
 import { PrefixdError } from "../errors.ts";
 import { firstArrayFault, withoutIntegers, type Finding } from "./array-bounds.ts";
-import { FIELD_ALIASES, NOT_OFFERED } from "./generate/schema.ts";
+import { FIELD_ALIASES, NOT_OFFERED } from "./generate/foreign-fields.ts";
 
 /** Our own schema annotations besides JSON Schema's keywords; see generate/schema.ts. */
 interface Annotated {

@@ -28,7 +28,7 @@ import type {
   ListedPrefix,
   PrefixKey,
   PrefixMeta,
-  PrefixQuota,
+  PutOptions,
   PrefixRecord,
   PrefixVersion,
   Precondition,
@@ -77,12 +77,7 @@ export class LmdbEnvironment {
     }
   }
 
-  put(
-    record: PrefixRecord,
-    precondition: Precondition | undefined,
-    quota: PrefixQuota | undefined,
-    keep: number,
-  ): { created: boolean } {
+  put(record: PrefixRecord, { precondition, quota, keep = 0 }: PutOptions): { created: boolean } {
     const { meta } = record;
     const key = keyText(meta);
     return this.#write(storedBytes(meta), () => {

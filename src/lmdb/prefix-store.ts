@@ -10,7 +10,7 @@ import type {
   ListedPrefix,
   PrefixKey,
   PrefixMeta,
-  PrefixQuota,
+  PutOptions,
   PrefixRecord,
   PrefixStore,
   PrefixVersion,
@@ -51,12 +51,7 @@ class LmdbStore implements PrefixStore {
     this.#heads = new KnownHeads((user) => userFile(options.dir, user));
   }
 
-  async put(
-    record: PrefixRecord,
-    precondition?: Precondition,
-    quota?: PrefixQuota,
-    keep = 0,
-  ): Promise<{ created: boolean }> {
+  async put(record: PrefixRecord, { precondition, quota, keep = 0 }: PutOptions = {}): Promise<{ created: boolean }> {
     const { meta } = record;
     this.#removed.check(meta.user);
     const kv = await shared(record.kv);
@@ -64,7 +59,7 @@ class LmdbStore implements PrefixStore {
     for (const [name, bytes] of record.files) files.set(name, await shared(bytes));
     // The user may have been removed meanwhile.
     this.#removed.check(meta.user);
-    return this.#tables.call("put", { meta, kv, files }, precondition, quota, keep);
+    return this.#tables.call("put", { meta, kv, files }, { precondition, quota, keep });
   }
 
   versions(key: PrefixKey): Promise<PrefixVersion[]> {

@@ -13,7 +13,7 @@ import type {
   ListedPrefix,
   PrefixKey,
   PrefixMeta,
-  PrefixQuota,
+  PutOptions,
   PrefixRecord,
   PrefixVersion,
   Precondition,
@@ -43,15 +43,10 @@ export class LmdbTables {
     this.#shares = openShares(options.dir, { built: this.#environments.names().length === 0 });
   }
 
-  async put(
-    record: PrefixRecord,
-    precondition?: Precondition,
-    quota?: PrefixQuota,
-    keep = 0,
-  ): Promise<{ created: boolean }> {
+  async put(record: PrefixRecord, options: PutOptions = {}): Promise<{ created: boolean }> {
     const { user } = record.meta;
     const environment = (await this.#environments.of(user)) ?? (await this.#environments.make(user));
-    return environment.put(record, precondition, quota, keep);
+    return environment.put(record, options);
   }
 
   async versions(key: PrefixKey): Promise<PrefixVersion[]> {

@@ -1,40 +1,4 @@
-import type { ErrorCode } from "../errors.ts";
-
-/** How a generate request can end that was refused or failed. */
-const REFUSALS = [
-  "unauthorized",
-  "forbidden",
-  "host_not_allowed",
-  "invalid_request",
-  "unknown_field",
-  "unsupported_parameter",
-  "invalid_parameter",
-  "empty_prompt",
-  "invalid_token_id",
-  "constraint_invalid",
-  "constraint_unsupported",
-  "constraint_too_complex",
-  "invalid_prefix_id",
-  "context_exceeded",
-  "answer_too_large",
-  "body_too_large",
-  "unsupported_media_type",
-  "prefix_not_found",
-  "prefix_base_mismatch",
-  "prefix_damaged",
-  "prefix_overflows",
-  "base_model_disabled",
-  "queue_full",
-  "user_queue_full",
-  "queue_timeout",
-  "token_rate_exceeded",
-  "store_unavailable",
-  "removed",
-  "model_failed",
-  "device_lost",
-  "draining",
-  "internal",
-] as const satisfies ErrorCode[];
+import { ANY_ROUTE_CODES, GENERATE_CODES } from "../errors.ts";
 
 const PHASES = ["prefill", "decode", "fold"];
 
@@ -44,7 +8,7 @@ export const KNOWN_VALUES: Readonly<Record<string, Readonly<Record<string, reado
   prefixd_step_seconds: { phase: PHASES },
   prefixd_step_tokens_total: { phase: PHASES },
   prefixd_sequences_total: { outcome: ["length", "eos", "stop", "removed", "cancelled", "error"] },
-  prefixd_requests_total: { outcome: ["ok", "cancelled", "too_slow", ...REFUSALS] },
+  prefixd_requests_total: { outcome: ["ok", "cancelled", "too_slow", ...ANY_ROUTE_CODES, ...GENERATE_CODES] },
   prefixd_tokens_total: { kind: ["prefix", "prompt", "completion"] },
   prefixd_constraint_refusals_total: {
     reason: ["constraint_invalid", "constraint_unsupported", "constraint_too_complex"],

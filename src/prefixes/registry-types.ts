@@ -1,11 +1,10 @@
 import type { KvTensor } from "../kv.ts";
 import type {
   HeldPrefixes,
-  JobClaim,
   ListedPrefix,
   PrefixKey,
   PrefixMeta,
-  PrefixQuota,
+  PutOptions,
   PrefixVersion,
   Precondition,
   SharingPatch,
@@ -42,24 +41,26 @@ export interface OpenedFile {
   readonly chunks: AsyncIterable<Uint8Array>;
 }
 
+export interface RegisterOptions extends Omit<PutOptions, "keep"> {
+  /** Gives up a prompt that waits for the model. */
+  readonly signal?: AbortSignal | undefined;
+  /** Who does it, in the list of versions; null: nobody in particular. */
+  readonly by?: string | null;
+}
+
 /**
  * Registration and look-up over a store and a host cache. Errors: the "prefixes" section of src/errors.ts and the
  * store's.
  */
 export interface PrefixRegistry {
   /**
-   * Registers or replaces a prefix; a replaced one keeps its sharing. Aborting `signal` gives up a prompt that waits
-   * for the model. `by` names who does it, in the list of versions; `claim`: as `PrefixStore.put`. Also throws
-   * `quota_exceeded`, and what folding throws.
+   * Registers or replaces a prefix; a replaced one keeps its sharing. Also throws `quota_exceeded`, and what folding
+   * throws.
    */
   register(
     key: PrefixKey,
     upload: PrefixUpload,
-    precondition?: Precondition,
-    quota?: PrefixQuota,
-    signal?: AbortSignal,
-    by?: string | null,
-    claim?: JobClaim,
+    options?: RegisterOptions,
   ): Promise<{ meta: PrefixMeta; created: boolean }>;
   /**
    * The versions of a prefix, for those who may read its files: the current one, then earlier ones, the one replaced

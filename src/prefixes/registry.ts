@@ -10,16 +10,14 @@ import { PROMPT_FILE, promptFile } from "./hard-prompt.ts";
 import { checkPrefixName, isPrefixName, prefixNotFound } from "./name.ts";
 import { CONFIG_FILE, checkLength, maxAdapterBytes, peftAdapterInSteps, WEIGHTS_FILE } from "./peft.ts";
 import { checkPrecondition } from "./precondition.ts";
-import type { OpenedFile, PrefixRegistry, PrefixUpload, ResolvedPrefix } from "./registry-types.ts";
+import type { OpenedFile, PrefixRegistry, PrefixUpload, RegisterOptions, ResolvedPrefix } from "./registry-types.ts";
 import { mayRead, mayUse, notReadable, sharingOf, withoutSharing } from "./sharing.ts";
 import { versionNotFound } from "./versions.ts";
 import type {
   HeldPrefixes,
-  JobClaim,
   ListedPrefix,
   PrefixKey,
   PrefixMeta,
-  PrefixQuota,
   PrefixRecord,
   PrefixStore,
   PrefixVersion,
@@ -97,11 +95,7 @@ class Registry implements PrefixRegistry {
   async register(
     key: PrefixKey,
     upload: PrefixUpload,
-    precondition?: Precondition,
-    quota?: PrefixQuota,
-    signal?: AbortSignal,
-    by: string | null = null,
-    claim?: JobClaim,
+    { precondition, quota, signal, by = null, claim }: RegisterOptions = {},
   ): Promise<{ meta: PrefixMeta; created: boolean }> {
     checkPrefixName(key.name);
     const before = await this.#store.head(key);
@@ -132,7 +126,7 @@ class Registry implements PrefixRegistry {
     const record: PrefixRecord = { meta, kv: bytes, files };
     if (before !== null && (await this.#isStored(before, record))) return { meta: before, created: false };
     try {
-      const { created } = await this.#store.put(record, precondition, quota, this.#keepVersions, claim);
+      const { created } = await this.#store.put(record, { precondition, quota, keep: this.#keepVersions, claim });
       return { meta, created };
     } finally {
       // Also after an error: the store may have made the change and failed to report it.

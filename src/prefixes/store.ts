@@ -123,23 +123,23 @@ export type RemovedPrefixes = HeldPrefixes;
 /** State of a user's removal: begun, finished, or null if there was none recently. */
 export type RemovalState = "open" | "done" | null;
 
+export interface PutOptions {
+  readonly precondition?: Precondition | undefined;
+  /** Throws `quota_exceeded`. */
+  readonly quota?: PrefixQuota | undefined;
+  /** Earlier versions to keep, as far as the quota has room for them; default 0. */
+  readonly keep?: number;
+  /** Throws `precondition_failed` if another replica holds the job by now; where there are none, claims are not lost. */
+  readonly claim?: JobClaim | undefined;
+}
+
 /**
  * Atomic per prefix: a reader sees the whole old or the whole new record, even after a crash. Errors:
  * `precondition_failed`, `store_unavailable` (with retryAfter), `store_full`; `put` for a removed user: `removed`.
  */
 export interface PrefixStore {
-  /**
-   * A replaced prefix keeps its sharing, whatever the record says, and `keep` of its earlier versions (default 0), as
-   * far as the quota has room for them. With a quota, also throws `quota_exceeded`. With a claim, throws
-   * `precondition_failed` if another replica holds the job by now; where there are none, claims are not lost.
-   */
-  put(
-    record: PrefixRecord,
-    precondition?: Precondition,
-    quota?: PrefixQuota,
-    keep?: number,
-    claim?: JobClaim,
-  ): Promise<{ created: boolean }>;
+  /** A replaced prefix keeps its sharing, whatever the record says. */
+  put(record: PrefixRecord, options?: PutOptions): Promise<{ created: boolean }>;
   /** Earlier versions, the one replaced last first; none if there is no such prefix. */
   versions(key: PrefixKey): Promise<PrefixVersion[]>;
   /**

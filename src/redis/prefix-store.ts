@@ -13,11 +13,10 @@ import { listedFor, sharedPage, tooLarge, tooMany, withoutSharing } from "../pre
 import type {
   ByteRange,
   HeldPrefixes,
-  JobClaim,
   ListedPrefix,
   PrefixKey,
   PrefixMeta,
-  PrefixQuota,
+  PutOptions,
   PrefixRecord,
   PrefixStore,
   PrefixVersion,
@@ -74,13 +73,7 @@ class RedisStore implements PrefixStore {
     redis.subscribe(this.#keys.changes, (message) => this.#heard(message));
   }
 
-  put(
-    record: PrefixRecord,
-    precondition?: Precondition,
-    quota?: PrefixQuota,
-    keep = 0,
-    claim?: JobClaim,
-  ): Promise<{ created: boolean }> {
+  put(record: PrefixRecord, { precondition, quota, keep = 0, claim }: PutOptions = {}): Promise<{ created: boolean }> {
     return guarded(async () => {
       const { meta } = record;
       const { max_prefixes = null, max_prefix_bytes = null } = quota ?? {};

@@ -60,11 +60,7 @@ export async function openTraining(parts: TrainingParts, resources: Resources): 
       await registry.register(
         { user, name },
         { kind: "peft", ...files },
-        undefined,
-        record?.limits,
-        signal,
-        claim.id,
-        claim,
+        { quota: record?.limits, signal, by: claim.id, claim },
       );
     },
     async unregister(key) {

@@ -75,20 +75,24 @@ t.test("what is there with other content stays, and is told, unless it is to be 
   const other = await record({ user: "ann", name: "p" }, 9);
   await target.prefixes.put(other);
   await target.prefixes.patchMeta({ user: "ann", name: "q" }, { shared_with: ["bob"] });
-  await target.users.patchUser("bob", { weight: 7 }, "2026-02-02T00:00:00.000Z");
+  await target.users.patchUser("bob", { weight: 7, suspended: false }, "2026-02-02T00:00:00.000Z");
+  await target.users.patchUser("ann", { suspended: true }, "2026-02-02T00:00:00.000Z");
   const { result, problems } = await importInto(target);
-  t.match(result, { imported: NONE, conflicts: 3 });
+  t.match(result, { imported: NONE, conflicts: 4 });
   t.match(problems, [
-    "user bob: its weight or limits are others here",
+    "user ann: its weight, limits or suspension are others here",
+    "user bob: its weight, limits or suspension are others here",
     `prefix ann/p: there is another, of digest ${other.meta.digest} and ${other.meta.updatedAt}`,
     "prefix ann/q: it is shared otherwise here",
   ]);
   t.equal((await target.prefixes.head(other.meta))?.digest, other.meta.digest);
   t.match((await importInto(target, archive, { replace: true })).result, {
-    imported: { users: 1, keys: 0, prefixes: 1 },
+    imported: { users: 2, keys: 0, prefixes: 1 },
     conflicts: 0,
   });
   t.same(await contentsOf(target), contents);
+  t.match(await target.users.getUser("bob"), { suspended: true });
+  t.notMatch(await target.users.getUser("ann"), { suspended: true });
 });
 
 t.test("who was removed since, and keys that were deleted, do not come back", async (t) => {

@@ -42,7 +42,7 @@ export async function openAt(at: string): Promise<Stores> {
 /** Ann and bob with keys, prefixes shared in every way, also the admin's, and usage. */
 export async function fill({ users, prefixes }: Stores): Promise<void> {
   await users.createUser({ ...user("ann"), weight: 2.5, limits: { ...user("ann").limits, max_prefixes: 9 } });
-  await users.createUser({ ...user("bob"), createdAt: "2026-02-01T00:00:00.000Z" });
+  await users.createUser({ ...user("bob"), suspended: true, createdAt: "2026-02-01T00:00:00.000Z" });
   for (const owner of ["ann", "ann", "bob"]) await users.putKey(apiKey(owner));
   for (const [owner, name, seed] of [
     ["ann", "p", 1],

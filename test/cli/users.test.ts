@@ -36,6 +36,13 @@ t.test("prefixd users does what the admin routes do", async (t) => {
     (await run("usage", "ann", "--from", "2026-01-01", "--after", "2026-01-01/=p")).out,
   ) as unknown;
   t.match(used, { totals: { requests: 4 }, usage: [{ day: "2026-01-02", requests: 3 }], next: null });
+  t.match(JSON.parse((await run("usage-of-all", "--by", "month")).out), {
+    usage: [{ user: "ann", month: "2026-01", prefix: "p", requests: 4 }],
+  });
+  t.equal(
+    (await run("usage-of-all", "--by", "month", "--csv")).out,
+    "user,month,prefix,requests,prefix_tokens,prompt_tokens,completion_tokens,queue_seconds,run_seconds\r\nann,2026-01,p,4,8,12,16,2,0.000004\r\n",
+  );
   t.same(await run("delete-key", "ann", key_id), { code: 0, out: "", err: "" });
   t.match(JSON.parse((await run("list")).out), { users: [{ id: "ann" }], next: null });
   t.match(JSON.parse((await run("remove", "ann")).out), { user: "ann", removed: { keys: 0 } });

@@ -188,6 +188,117 @@ t.test("users: a key, limits, removal with its receipt; and what a user sees", a
   t.same(wrong, []);
 });
 
+/** Creates a user, and a key of theirs. */
+async function keyOf(id: string): Promise<string> {
+  await server.admin("POST", "/admin/users", { id });
+  return (await server.admin("POST", `/admin/users/${id}/keys`, {}))["key"]!;
+}
+
+t.test("prefixes: an earlier version is put back, by keyboard", async (t) => {
+  const key = await keyOf("eve");
+  const put = async (text: string): Promise<string> =>
+    (await server.admin("PUT", "/prefixes/versioned", { text }))["digest"]!;
+  const first = await put("one");
+  const second = await put("and two");
+  await server.admin("PATCH", "/prefixes/versioned", { readable_by: ["eve"] });
+
+  const { page, wrong } = await server.signedIn(t, ADMIN_KEY, { width: 320, scheme: "dark" });
+  await go(page, "Prefixes");
+  await page.getByRole("button", { name: "versioned" }).click();
+  const detail = page.getByRole("complementary", { name: "versioned" });
+  const earlier = detail.getByRole("region", { name: "Earlier versions" });
+  await earlier.getByText(first.slice(0, 8)).waitFor();
+  t.equal(await earlier.getByRole("listitem").count(), 1, "without the current one");
+  t.match(await earlier.innerText(), /1 virtual token,[^]*by admin key sha256:/);
+  t.same(await faults(page), []);
+  const puts = earlier.getByRole("button", { name: `Put back ${first.slice(0, 8)}` });
+  await puts.focus();
+  await page.keyboard.press("Enter");
+  const dialog = page.getByRole("dialog", { name: `Put back ${first.slice(0, 8)} as versioned?` });
+  await dialog.waitFor();
+  t.same(await faults(page), []);
+  await page.keyboard.press("Escape");
+  t.match(await page.evaluate("document.activeElement.ariaLabel"), /^Put back/, "the focus is where it was");
+
+  // Somebody else's change in between is not overwritten unseen.
+  const third = await put("three");
+  await page.keyboard.press("Enter");
+  await dialog.getByRole("button", { name: "Put back" }).focus();
+  await page.keyboard.press("Enter");
+  await dialog.getByText("It was not put back.").waitFor();
+  await dialog.getByText("precondition_failed").waitFor();
+  t.equal((await server.admin("GET", "/prefixes/versioned"))["digest"], third);
+  await page.keyboard.press("Escape");
+
+  await go(page, "Live");
+  await go(page, "Prefixes");
+  await page.getByRole("button", { name: "versioned" }).click();
+  await earlier.getByText(second.slice(0, 8)).waitFor();
+  await puts.focus();
+  await page.keyboard.press("Enter");
+  await dialog.getByRole("button", { name: "Put back" }).focus();
+  await page.keyboard.press("Enter");
+  await earlier.getByText(third.slice(0, 8)).waitFor();
+  t.equal((await server.admin("GET", "/prefixes/versioned"))["digest"], first);
+  await detail.getByText(first).waitFor();
+  t.equal(await puts.count(), 0);
+  t.equal(await page.evaluate("document.activeElement.textContent"), "Earlier versions", "the focus is near by");
+  t.same(await faults(page), []);
+
+  const reader = await server.signedIn(t, key);
+  await go(reader.page, "Prefixes");
+  await reader.page.getByRole("button", { name: "admin/versioned" }).click();
+  await reader.page.getByText(third.slice(0, 8)).waitFor();
+  t.equal(await reader.page.getByRole("button", { name: /^Put back/ }).count(), 0, "only the owner may");
+  await server.admin("PATCH", "/prefixes/versioned", { readable_by: [], shared_with: ["eve"] });
+  await go(reader.page, "Train");
+  await go(reader.page, "Prefixes");
+  await reader.page.getByRole("button", { name: "admin/versioned" }).click();
+  await reader.page.getByText("1 virtual token,").waitFor();
+  t.notOk(
+    reader.asked.slice(-3).some((url) => url.endsWith("/versions")),
+    "who may only use it does not ask",
+  );
+  t.same([...wrong, ...reader.wrong], []);
+});
+
+t.test("users: suspended and resumed, by keyboard", async (t) => {
+  const key = await keyOf("mallory");
+  const { page, wrong } = await server.signedIn(t, ADMIN_KEY, { width: 320 });
+  await go(page, "Users");
+  await page.getByRole("button", { name: "mallory" }).click();
+  const detail = page.getByRole("complementary", { name: "mallory" });
+  const button = detail.getByRole("button", { name: /^(Suspend…|Resume)$/ });
+  await button.focus();
+  await page.keyboard.press("Enter");
+  const dialog = page.getByRole("dialog", { name: "Suspend mallory?" });
+  await dialog.waitFor();
+  t.same(await faults(page), []);
+  await page.keyboard.press("Escape");
+  t.match(await server.admin("GET", "/admin/users/mallory"), { suspended: false });
+  await page.keyboard.press("Enter");
+  await dialog.getByRole("button", { name: "Suspend" }).focus();
+  await page.keyboard.press("Enter");
+  await detail.getByText("The server refuses mallory's keys").waitFor();
+  await page.getByRole("row", { name: /mallory.*suspended/ }).waitFor();
+  t.match(await server.admin("GET", "/admin/users/mallory"), { suspended: true });
+  t.equal(await page.evaluate("document.activeElement.textContent"), "Resume", "the focus is on what undoes it");
+  t.same(await faults(page), []);
+
+  const theirs = await server.open(t);
+  await theirs.page.getByLabel("Your key").fill(key);
+  await theirs.page.keyboard.press("Enter");
+  await theirs.page.getByRole("alert").getByText("user_suspended").waitFor();
+
+  await page.keyboard.press("Enter");
+  await detail.getByText("The server refuses mallory's keys").waitFor({ state: "detached" });
+  t.equal(await page.getByRole("row", { name: /suspended/ }).count(), 0);
+  t.match(await server.admin("GET", "/admin/users/mallory"), { suspended: false });
+  await theirs.page.getByRole("button", { name: "Sign in" }).click();
+  await theirs.page.getByRole("heading", { level: 1, name: "One prompt" }).waitFor();
+  t.same([...wrong, ...theirs.wrong], []);
+});
+
 t.test("where the server does not train, Train says how to switch it on", async (t) => {
   const { page, wrong, asked } = await server.signedIn(t);
   await go(page, "Train");

@@ -61,16 +61,16 @@ export function prefixStoreContract(t: Test, make: (t: Test) => Promise<OpenStor
   withStore("preconditions", async (t, store) => {
     const [one, two] = [await record(key, 1), await record(key, 2)];
     const failed = { code: "precondition_failed" };
-    await t.rejects(store.put(one, { ifMatch: "*" }), failed);
-    await t.rejects(store.put(one, { ifMatch: [one.meta.digest] }), failed);
+    await t.rejects(store.put(one, { precondition: { ifMatch: "*" } }), failed);
+    await t.rejects(store.put(one, { precondition: { ifMatch: [one.meta.digest] } }), failed);
     await t.rejects(store.delete(key, { ifMatch: "*" }), failed);
     t.equal(await store.head(key), null, "nothing stored by a refused PUT");
-    t.same(await store.put(one, { ifNoneMatch: "*" }), { created: true });
-    await t.rejects(store.put(two, { ifNoneMatch: "*" }), failed);
-    await t.rejects(store.put(two, { ifMatch: [two.meta.digest] }), failed);
-    await t.rejects(store.put(two, { ifMatch: [] }), failed);
+    t.same(await store.put(one, { precondition: { ifNoneMatch: "*" } }), { created: true });
+    await t.rejects(store.put(two, { precondition: { ifNoneMatch: "*" } }), failed);
+    await t.rejects(store.put(two, { precondition: { ifMatch: [two.meta.digest] } }), failed);
+    await t.rejects(store.put(two, { precondition: { ifMatch: [] } }), failed);
     t.same(await store.head(key), one.meta);
-    t.same(await store.put(two, { ifMatch: ["x", one.meta.digest] }), { created: false });
+    t.same(await store.put(two, { precondition: { ifMatch: ["x", one.meta.digest] } }), { created: false });
     await t.rejects(store.delete(key, { ifMatch: [one.meta.digest] }), failed);
     t.equal(await store.delete(key, { ifMatch: [two.meta.digest] }), true);
   });
@@ -124,45 +124,51 @@ export function prefixStoreContract(t: Test, make: (t: Test) => Promise<OpenStor
     const records = await Promise.all(Array.from({ length: 10 }, (_, i) => record({ user: "ann", name: `p${i}` }, i)));
     const count = { max_prefixes: 3, max_prefix_bytes: null };
     const results = await Promise.allSettled(
-      records.map((put, i) => (i % 2 ? store : second).put(put, undefined, count)),
+      records.map((put, i) => (i % 2 ? store : second).put(put, { quota: count })),
     );
     t.equal(results.filter(({ status }) => status === "fulfilled").length, 3);
     for (const result of results) if (result.status === "rejected") t.match(result.reason, exceeded);
     const held = await store.list("ann", { limit: 20 });
     t.equal(held.length, 3);
     t.same(
-      await store.put(await record(held[0]!, 77), undefined, { max_prefixes: 1, max_prefix_bytes: 0 }),
+      await store.put(await record(held[0]!, 77), { quota: { max_prefixes: 1, max_prefix_bytes: 0 } }),
       { created: false },
       "a replacement that is not larger",
     );
     const size = held[0]!.bytes;
     const larger = await record(held[0]!, 78, { length: 6 });
-    await t.rejects(store.put(larger, undefined, { max_prefixes: null, max_prefix_bytes: 4 * size - 1 }), exceeded);
-    t.same(await store.put(larger, undefined, { max_prefixes: null, max_prefix_bytes: 4 * size }), { created: false });
+    await t.rejects(store.put(larger, { quota: { max_prefixes: null, max_prefix_bytes: 4 * size - 1 } }), exceeded);
+    t.same(await store.put(larger, { quota: { max_prefixes: null, max_prefix_bytes: 4 * size } }), { created: false });
     await t.rejects(
-      store.put(await record({ user: "ann", name: "new" }, 1), undefined, {
-        max_prefixes: null,
-        max_prefix_bytes: 5 * size - 1,
+      store.put(await record({ user: "ann", name: "new" }, 1), {
+        quota: {
+          max_prefixes: null,
+          max_prefix_bytes: 5 * size - 1,
+        },
       }),
       exceeded,
     );
     t.same(
-      await store.put(await record({ user: "ann", name: "new" }, 1), undefined, {
-        max_prefixes: 4,
-        max_prefix_bytes: 5 * size,
+      await store.put(await record({ user: "ann", name: "new" }, 1), {
+        quota: {
+          max_prefixes: 4,
+          max_prefix_bytes: 5 * size,
+        },
       }),
       { created: true },
     );
     t.same(
-      await store.put(await record({ user: "bob", name: "p" }, 1), undefined, {
-        max_prefixes: 1,
-        max_prefix_bytes: size,
+      await store.put(await record({ user: "bob", name: "p" }, 1), {
+        quota: {
+          max_prefixes: 1,
+          max_prefix_bytes: size,
+        },
       }),
       { created: true },
       "others do not count",
     );
     await t.rejects(
-      store.put(await record({ user: "eve", name: "p" }, 1), undefined, { max_prefixes: 0, max_prefix_bytes: null }),
+      store.put(await record({ user: "eve", name: "p" }, 1), { quota: { max_prefixes: 0, max_prefix_bytes: null } }),
       exceeded,
     );
   });
@@ -185,9 +191,11 @@ export function prefixStoreContract(t: Test, make: (t: Test) => Promise<OpenStor
         ];
         const kind = pick(9);
         if (kind < 6)
-          return where.put(await record(key, pick(9), { length: 1 + pick(5) }), undefined, {
-            max_prefixes: 4,
-            max_prefix_bytes: 4000,
+          return where.put(await record(key, pick(9), { length: 1 + pick(5) }), {
+            quota: {
+              max_prefixes: 4,
+              max_prefix_bytes: 4000,
+            },
           });
         if (kind < 8) return where.delete(key);
         return where.patchMeta(key, { visibility: "shared" });

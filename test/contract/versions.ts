@@ -20,7 +20,7 @@ export function versionsContract(withStore: WithStore): void {
   withStore("earlier versions are kept in order, put back whole, and forgotten", async (t, store, open) => {
     const [a, b, c, d, e] = (await Promise.all(records())) as [R, R, R, R, R];
     t.same(await store.versions(key), []);
-    for (const put of [a, b, c, d]) await store.put(put, undefined, undefined, 2);
+    for (const put of [a, b, c, d]) await store.put(put, { keep: 2 });
     const again = await open();
     t.teardown(() => again.close());
     t.same(await again.versions(key), [c.meta, b.meta]);
@@ -51,24 +51,24 @@ export function versionsContract(withStore: WithStore): void {
       await store.restore(key, to(one.meta.digest));
       t.same(bytesOf(await store.loadKv(key, one.meta.digest)), bytesOf(one.kv));
     }
-    await store.put(c, undefined, undefined, 3);
+    await store.put(c, { keep: 3 });
     t.same(await digestsOf(store), [b.meta.digest, d.meta.digest], "no digest twice");
-    await store.put({ ...c, files: e.files, meta: { ...c.meta, files: e.meta.files } }, undefined, undefined, 3);
+    await store.put({ ...c, files: e.files, meta: { ...c.meta, files: e.meta.files } }, { keep: 3 });
     t.same(await digestsOf(store), [b.meta.digest, d.meta.digest], "nor the current one's");
     await store.restore(key, to(d.meta.digest, 1));
     t.same(await digestsOf(store), [c.meta.digest], "fewer to keep");
-    await store.put(e, undefined, undefined, 0);
+    await store.put(e, { keep: 0 });
     t.same(await store.versions(key), [], "none to keep");
     t.same(await store.held("ann"), { prefixes: 1, bytes: e.meta.bytes });
 
-    await store.put(a, undefined, undefined, 3);
+    await store.put(a, { keep: 3 });
     await store.delete(key);
     t.same([await store.versions(key), await store.held("ann")], [[], { prefixes: 0, bytes: 0 }]);
-    for (const put of [a, b]) await store.put(put, undefined, undefined, 3);
+    for (const put of [a, b]) await store.put(put, { keep: 3 });
     t.same(await store.deleteUser("ann"), { prefixes: 1, bytes: a.meta.bytes + b.meta.bytes });
     await store.readmitUser("ann");
     t.same(await store.versions(key), []);
-    await store.put(c, undefined, undefined, 3);
+    await store.put(c, { keep: 3 });
     t.same(await store.versions(key), []);
   });
 
@@ -78,22 +78,24 @@ export function versionsContract(withStore: WithStore): void {
       max_prefixes: 1,
       max_prefix_bytes: bytes,
     });
-    await store.put(a, undefined, limit(a.meta.bytes), 3);
-    await store.put(b, undefined, limit(a.meta.bytes + b.meta.bytes), 3);
+    await store.put(a, { quota: limit(a.meta.bytes), keep: 3 });
+    await store.put(b, { quota: limit(a.meta.bytes + b.meta.bytes), keep: 3 });
     t.same(await digestsOf(store), [a.meta.digest], "there is just room");
-    await store.put(c, undefined, limit(b.meta.bytes + c.meta.bytes), 3);
+    await store.put(c, { quota: limit(b.meta.bytes + c.meta.bytes), keep: 3 });
     t.same(await digestsOf(store), [b.meta.digest], "the oldest goes");
-    await t.rejects(store.put(a, { ifNoneMatch: "*" }, limit(1), 3), { code: "precondition_failed" });
-    await store.put(b, undefined, limit(1), 3);
+    await t.rejects(store.put(a, { precondition: { ifNoneMatch: "*" }, quota: limit(1), keep: 3 }), {
+      code: "precondition_failed",
+    });
+    await store.put(b, { quota: limit(1), keep: 3 });
     t.same(await digestsOf(store), [], "one that is not larger goes in always");
-    await t.rejects(store.put(c, undefined, limit(c.meta.bytes - 1), 3), { code: "quota_exceeded" });
+    await t.rejects(store.put(c, { quota: limit(c.meta.bytes - 1), keep: 3 }), { code: "quota_exceeded" });
     t.same((await store.head(key))?.digest, b.meta.digest);
-    await store.put(c, undefined, limit(c.meta.bytes), 3);
+    await store.put(c, { quota: limit(c.meta.bytes), keep: 3 });
     t.same(await store.held("ann"), { prefixes: 1, bytes: c.meta.bytes });
     const other = await record({ user: "ann", name: "other" }, 9, { length: 1 });
-    await store.put(a, undefined, undefined, 3);
+    await store.put(a, { keep: 3 });
     await t.rejects(
-      store.put(other, undefined, { max_prefixes: 2, max_prefix_bytes: a.meta.bytes + other.meta.bytes }, 3),
+      store.put(other, { quota: { max_prefixes: 2, max_prefix_bytes: a.meta.bytes + other.meta.bytes }, keep: 3 }),
       { code: "quota_exceeded" },
       "another prefix's versions count",
     );
@@ -110,7 +112,7 @@ export function versionsContract(withStore: WithStore): void {
         Array.from({ length: 4 }, () => {
           const [where, one] = [pick([store, second]), pick(puts)];
           const kind = pick([0, 0, 1, 1, 2]);
-          if (kind === 0) return where.put(one, undefined, undefined, pick([0, 2, 3]));
+          if (kind === 0) return where.put(one, { keep: pick([0, 2, 3]) });
           return kind === 1
             ? where.restore(key, to(one.meta.digest, 3))
             : where.patchMeta(key, { visibility: "shared" });

@@ -76,12 +76,14 @@ export function wholeRecordsContract(withStore: WithStore): void {
       t.equal(await prefixDigest(SHAPE, meta.length, (await second.loadKv(key, meta.digest))!), meta.digest);
       t.same(await store.list("ann", { limit: 10 }), [listedFor("ann", meta)]);
     }
-    const winners = await Promise.allSettled(puts.map((put) => store.put(put, { ifNoneMatch: "*" })));
+    const winners = await Promise.allSettled(puts.map((put) => store.put(put, { precondition: { ifNoneMatch: "*" } })));
     const created = winners.filter(({ status }) => status === "fulfilled").length;
     t.equal(created, meta === null ? 1 : 0, "at most one creates");
     const digest = (await store.head(key))!.digest;
     const matched = await Promise.allSettled(
-      Array.from({ length: 10 }, async (_, i) => store.put(await record(key, 100 + i), { ifMatch: [digest] })),
+      Array.from({ length: 10 }, async (_, i) =>
+        store.put(await record(key, 100 + i), { precondition: { ifMatch: [digest] } }),
+      ),
     );
     t.equal(matched.filter(({ status }) => status === "fulfilled").length, 1, "one wins an If-Match");
   });

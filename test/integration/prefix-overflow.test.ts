@@ -2,7 +2,7 @@
 import { cpSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import t from "tap";
-import { DEVICE_PRECISIONS } from "../../src/config.ts";
+import { DEVICE_PRECISIONS } from "../../src/config-schema.ts";
 import { kvElements, type KvTensor } from "../../src/kv.ts";
 import { openLmdbStore } from "../../src/lmdb/prefix-store.ts";
 import { createPrefixCache } from "../../src/prefixes/cache.ts";

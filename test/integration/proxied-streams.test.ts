@@ -4,7 +4,7 @@ import { connect } from "node:net";
 import t, { type Test } from "tap";
 import { startFakePrefixd } from "../load/fake-prefixd.ts";
 import { startHaproxy } from "../support/haproxy.ts";
-import { startNginx } from "../support/nginx.ts";
+import { balancer, startNginx } from "../support/nginx.ts";
 import { freePort } from "../support/free-port.ts";
 import { lacking } from "../support/requirements.ts";
 
@@ -52,7 +52,7 @@ t.test("HAProxy", { skip: lacking("haproxy") }, async (t) => {
 });
 
 t.test("nginx", { skip: lacking("nginx") }, async (t) => {
-  const proxy = await startNginx(await paced(t));
+  const proxy = await startNginx(balancer(await paced(t)));
   t.teardown(() => proxy.stop());
   await arriveOneByOne(t, proxy.url);
 });

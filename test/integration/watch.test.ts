@@ -8,6 +8,7 @@ import { createLogger } from "../../src/observability/logging.ts";
 import { repositoryFile } from "../support/docs-block.ts";
 import { parseExposition } from "../support/exposition.ts";
 import { freePort } from "../support/free-port.ts";
+import { sidecar, startNginx } from "../support/nginx.ts";
 import { OtlpReceiver } from "../support/otlp-receiver.ts";
 import { promtool, startPrometheus } from "../support/prometheus.ts";
 import { lacking } from "../support/requirements.ts";
@@ -97,6 +98,28 @@ t.test("routers see models with their parents, and what runs", async (t) => {
   running.end();
   t.equal((await wide).status, 200);
 });
+
+t.test(
+  "the proxy beside a replica gives vLLM's router metrics without a key, and all else with one",
+  {
+    skip: lacking("nginx"),
+  },
+  async (t) => {
+    const proxy = await startNginx(sidecar({ main: Number(new URL(server.url).port), admin: adminPort }));
+    t.teardown(() => proxy.stop());
+    const metrics = await fetch(`${proxy.url}/metrics`);
+    t.equal(metrics.status, 200);
+    t.hasOwnProps(readAsProductionStack(parseExposition(await metrics.text())), ["num_running_requests"]);
+    t.equal((await fetch(`${proxy.url}/v1/models`)).status, 401, "asks for a key");
+    t.equal((await fetch(`${proxy.url}/v1/models`, { headers })).status, 200);
+    const answer = await fetch(`${proxy.url}/generate`, {
+      method: "POST",
+      headers: { ...headers, "content-type": "application/json" },
+      body: JSON.stringify({ prompt: "a", max_new_tokens: 4, ignore_eos: true, stream: true }),
+    });
+    t.match((await answer.text()).trimEnd().split("\n\n"), { length: 5, 4: "data: [DONE]" }, "a stream's events");
+  },
+);
 
 t.test("series of known values are there from the start, and none comes twice", async (t) => {
   const families = parseExposition(await scrape());

@@ -41,8 +41,7 @@ t.test("after a removal no file holds the user's name, files or tensors; others 
   for (const other of others) await store.put(other);
   for (let i = 0; i < 10; i++) await store.put(await marked(VICTIM, `p${i}`, `${SECRET}-${i}`));
   // Replaced and deleted versions leave free pages with their bytes behind.
-  for (let i = 0; i < 10; i += 2)
-    await store.put(await marked(VICTIM, `p${i}`, `${SECRET}-again`), undefined, undefined, i % 4);
+  for (let i = 0; i < 10; i += 2) await store.put(await marked(VICTIM, `p${i}`, `${SECRET}-again`), { keep: i % 4 });
   await store.delete({ user: VICTIM, name: "p3" });
   for (const name of ["p1", "p2"])
     await store.patchMeta(

@@ -91,7 +91,7 @@ t.test("a user's totals are counted once in a store that predates them", async (
   const bytes = puts.reduce((sum, { meta }) => sum + meta.bytes, 0);
   t.same(await again.held("ann"), { prefixes: 3, bytes });
   await t.rejects(
-    again.put(await record({ user: "ann", name: "p4" }, 4), undefined, { max_prefixes: 3, max_prefix_bytes: null }),
+    again.put(await record({ user: "ann", name: "p4" }, 4), { quota: { max_prefixes: 3, max_prefix_bytes: null } }),
     { code: "quota_exceeded" },
   );
   await again.delete(puts[0]!.meta);

@@ -2,7 +2,7 @@
 import t from "tap";
 import { randomCheckpoint } from "../../bench/support/random-checkpoint.ts";
 import type { KvTensor } from "../../src/kv.ts";
-import { DEVICE_PRECISIONS } from "../../src/config.ts";
+import { DEVICE_PRECISIONS } from "../../src/config-schema.ts";
 import { effort } from "../support/effort.ts";
 import { foldWith, goldenDir, goldenModels, seededRandom } from "../support/model.ts";
 import { differingBits, openFixture, rowOf, type Row, type RunnerFixture } from "./runner-fixture.ts";

@@ -1,8 +1,12 @@
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import t from "tap";
+import { parse } from "yaml";
 import { METRICS } from "../../src/observability/metric-specs.ts";
 import { Metrics } from "../../src/observability/metrics.ts";
 import { privateMemory } from "../../src/system-files.ts";
 import { docsBlock, markdownTable } from "../support/docs-block.ts";
+import { ROOT } from "../support/program.ts";
 
 t.test("what the engine and the server report comes out in Prometheus' format", async (t) => {
   const metrics = new Metrics({ processMetrics: false });
@@ -85,6 +89,31 @@ t.test("process metrics come along, registries are separate", async (t) => {
   one.request("ok");
   t.match(await two.render(), /^prefixd_requests_total\{outcome="ok"\} 0$/m);
   one.close();
+});
+
+t.test("a request's documented refusals are counted from 0 on", async (t) => {
+  const { paths } = parse(readFileSync(join(ROOT, "openapi.yaml"), "utf8")) as {
+    paths: Record<
+      string,
+      Record<string, { responses: Record<string, { content?: Record<string, { examples?: object }> }> }>
+    >;
+  };
+  const shown = await new Metrics({ processMetrics: false }).render();
+  const outcomes = [...shown.matchAll(/^prefixd_requests_total\{outcome="(\w+)"\} 0$/gm)].map(
+    ([, outcome]) => outcome!,
+  );
+  const codes = ["/generate", "/v1/completions", "/v1/chat/completions"].flatMap((path) =>
+    Object.entries(paths[path]!["post"]!.responses)
+      .filter(([status]) => Number(status) >= 400)
+      .flatMap(([, { content = {} }]) => Object.values(content).flatMap(({ examples = {} }) => Object.keys(examples))),
+  );
+  t.ok(codes.length > 90, `${codes.length} codes`);
+  const balancer = new Set(["no_replica"]);
+  t.same(
+    [...new Set(codes.filter((code) => !outcomes.includes(code)))].sort(),
+    [...balancer],
+    "all but the balancer's own",
+  );
 });
 
 t.test("private memory is told from mapped files", async (t) => {

@@ -118,7 +118,7 @@ t.test("registers, replaces, lists, gives back and removes", async (t) => {
   );
 
   const other = await registry.register(key, upload(CONFIG, embeddings([3, 32], floats(96, { 0: 7 }))), {
-    ifMatch: [first.meta.digest],
+    precondition: { ifMatch: [first.meta.digest] },
   });
   t.match(other, { created: false, meta: { createdAt: first.meta.createdAt } });
   t.not(other.meta.updatedAt, first.meta.updatedAt);
@@ -221,9 +221,9 @@ t.test("earlier versions are listed and put back, by whom and when, for this bas
   const { registry } = setup;
   const other = (n: number): ReturnType<typeof upload> => upload(CONFIG, embeddings([3, 32], floats(96, { 0: n })));
   const foreign = (await setup.over("old base").register(key, other(0))).meta;
-  const one = (await registry.register(key, other(1), undefined, undefined, undefined, "k1")).meta;
-  const two = (await registry.register(key, other(2), undefined, undefined, undefined, "k2")).meta;
-  t.same(await registry.register(key, other(2), undefined, undefined, undefined, "k3"), { meta: two, created: false });
+  const one = (await registry.register(key, other(1), { by: "k1" })).meta;
+  const two = (await registry.register(key, other(2), { by: "k2" })).meta;
+  t.same(await registry.register(key, other(2), { by: "k3" }), { meta: two, created: false });
   t.same(await registry.versions(key), [two, one, foreign]);
   t.match(two, { updatedBy: "k2" });
   t.equal((await registry.resolve(key)).kv.data[0], 2);
@@ -305,10 +305,13 @@ t.test("an adapter that names another base model is refused where names are requ
 t.test("a precondition that fails is known before any work is done", async (t) => {
   const setup = await setUp(t);
   await setup.registry.register(key, upload());
-  await t.rejects(setup.registry.register(key, { kind: "hard", ids: Int32Array.of(1) }, { ifNoneMatch: "*" }), {
-    code: "precondition_failed",
-    status: 412,
-  });
+  await t.rejects(
+    setup.registry.register(key, { kind: "hard", ids: Int32Array.of(1) }, { precondition: { ifNoneMatch: "*" } }),
+    {
+      code: "precondition_failed",
+      status: 412,
+    },
+  );
   t.equal(setup.folded.length, 0);
 });
 

@@ -49,13 +49,13 @@ t.test("a user's totals are counted once in a store that predates them", async (
   for (const put of puts) await store.put(put);
   // An earlier version counts too.
   const next = await record({ user: "ann", name: "p3" }, 9, { length: 2 });
-  await store.put(next, undefined, undefined, 1);
+  await store.put(next, { keep: 1 });
   const bytes = next.meta.bytes + puts.reduce((sum, { meta }) => sum + meta.bytes, 0);
   t.equal(await client.get("kept:{ann}:bytes"), String(bytes));
   await client.del("kept:{ann}:bytes");
   t.same(await store.held("ann"), { prefixes: 3, bytes });
   await t.rejects(
-    store.put(await record({ user: "ann", name: "p4" }, 4), undefined, { max_prefixes: null, max_prefix_bytes: bytes }),
+    store.put(await record({ user: "ann", name: "p4" }, 4), { quota: { max_prefixes: null, max_prefix_bytes: bytes } }),
     { code: "quota_exceeded" },
   );
   t.equal(await client.exists("kept:{ann}:versions"), 1);
@@ -63,7 +63,7 @@ t.test("a user's totals are counted once in a store that predates them", async (
   t.equal(await client.get("kept:{ann}:bytes"), String(bytes - puts[0]!.meta.bytes));
   for (const { meta } of puts) await store.delete(meta);
   t.same(await client.keys("kept:{ann}:*"), []);
-  for (const put of [puts[2]!, next]) await store.put(put, undefined, undefined, 1);
+  for (const put of [puts[2]!, next]) await store.put(put, { keep: 1 });
   await store.deleteUser("ann");
   t.same(await client.keys("kept:{ann}:*"), ["kept:{ann}:removed"], "no byte of any version is left");
 });

@@ -94,7 +94,7 @@ t.test("a claim taken over by another replica: its former holder keeps and regis
   now = 1.3 * CLAIM_MS;
   t.match(await two.claim(other), { id: job.id, attempts: 2 });
   const put = await record({ user: "ann", name: "dates" }, 1);
-  await t.rejects(prefixes.put(put, undefined, undefined, 0, claim), { code: "precondition_failed" });
+  await t.rejects(prefixes.put(put, { claim }), { code: "precondition_failed" });
   t.equal((await one.progress(claim, { step: 9 }, NOW)).kept, false);
   writeFileSync(join(path, STATE), "a later state of one");
   t.equal(await one.keepState(claim, path), false);
@@ -103,11 +103,11 @@ t.test("a claim taken over by another replica: its former holder keeps and regis
   t.equal(readFileSync(join((await two.folderOf("ann", job.id)).path, STATE), "utf8"), "state of one");
 
   t.equal(await two.seal(other), true);
-  t.match(await prefixes.put(put, undefined, undefined, 0, other), { created: true });
+  t.match(await prefixes.put(put, { claim: other }), { created: true });
   t.equal(await two.end(other, { status: "succeeded", error: null }, NOW), true);
   t.equal(await two.end(other, { status: "succeeded", error: null }, NOW), true, "told again after a lost answer");
   await prefixes.delete(put.meta);
-  await t.rejects(prefixes.put(put, undefined, undefined, 0, claim), { code: "precondition_failed" });
+  await t.rejects(prefixes.put(put, { claim }), { code: "precondition_failed" });
   t.equal(await prefixes.head(put.meta), null, "what its user has deleted does not come back");
 });
 
@@ -117,7 +117,7 @@ t.test("a cancelled job cannot register any more, whoever holds it", async (t) =
   const { claim } = await claimed(store, "one", "state");
   await store.cancel("ann", claim.id, NOW);
   const put = await record({ user: "ann", name: "dates" }, 1);
-  await t.rejects(prefixes.put(put, undefined, undefined, 0, claim), { code: "precondition_failed" });
+  await t.rejects(prefixes.put(put, { claim }), { code: "precondition_failed" });
   t.equal(await prefixes.head(put.meta), null);
 });
 

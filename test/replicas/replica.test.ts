@@ -129,7 +129,7 @@ async function contract(t: Test, backend: Backend): Promise<void> {
   t.match(await replica.auth.authenticate(bob), { user: "bob" });
   t.equal(await usageOf("ann"), 1, "what was used up to then is written before the record goes");
 
-  await t.rejects(replica.prefixes.put(await record(poem, 1), { ifMatch: "*" }));
+  await t.rejects(replica.prefixes.put(await record(poem, 1), { precondition: { ifMatch: "*" } }));
   t.same(failed, [], "an answer is no fault");
 }
 

@@ -2,7 +2,13 @@ import { createHash } from "node:crypto";
 import { PrefixdError } from "../../src/errors.ts";
 import type { KvTensor } from "../../src/kv.ts";
 import { PROMPT_FILE, promptFile } from "../../src/prefixes/hard-prompt.ts";
-import type { OpenedFile, PrefixRegistry, PrefixUpload, ResolvedPrefix } from "../../src/prefixes/registry-types.ts";
+import type {
+  OpenedFile,
+  PrefixRegistry,
+  PrefixUpload,
+  RegisterOptions,
+  ResolvedPrefix,
+} from "../../src/prefixes/registry-types.ts";
 import { keyText } from "../../src/prefixes/name.ts";
 import {
   checkQuota,
@@ -19,7 +25,6 @@ import type {
   ListedPrefix,
   PrefixKey,
   PrefixMeta,
-  PrefixQuota,
   PrefixVersion,
   Precondition,
   RemovedPrefixes,
@@ -44,10 +49,7 @@ export class FakeRegistry implements PrefixRegistry {
   async register(
     key: PrefixKey,
     upload: PrefixUpload,
-    precondition?: Precondition,
-    quota?: PrefixQuota,
-    _signal?: AbortSignal,
-    by: string | null = null,
+    { precondition, quota, by = null }: RegisterOptions = {},
   ): Promise<{ meta: PrefixMeta; created: boolean }> {
     this.#check();
     const old = this.entries.get(keyText(key));

@@ -1,4 +1,4 @@
-/** A real nginx with the configuration that docs/guides/deploy.md shows, before one server of ours; in the foreground, ended by pid. */
+/** A real nginx with a configuration that the guides show, before servers of a test; in the foreground, ended by pid. */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -10,15 +10,30 @@ import { repositoryFile } from "./docs-block.ts";
 import { freePort } from "./free-port.ts";
 import { SYSTEM_PATH } from "./requirements.ts";
 
-/** Resolves when it listens. */
-export async function startNginx(serverPort: number): Promise<{ url: string; stop(): Promise<void> }> {
+const shown = (guide: string): string =>
+  /```nginx\n([^`]*)```/.exec(readFileSync(repositoryFile(`docs/guides/${guide}`), "utf8"))![1]!;
+
+/** Of docs/guides/deploy.md: both servers of the example are the one at `serverPort`. */
+export const balancer =
+  (serverPort: number) =>
+  (port: number): string =>
+    shown("deploy.md")
+      .replace(/server prefixd-\d:8080;/g, `server 127.0.0.1:${serverPort};`)
+      .replace("listen 80;", `listen 127.0.0.1:${port};`);
+
+/** Of docs/guides/routers.md: beside a replica, with /metrics from its admin port. */
+export const sidecar =
+  ({ main, admin }: { readonly main: number; readonly admin: number }) =>
+  (port: number): string =>
+    `server { listen 127.0.0.1:${port};\n${shown("routers.md").replace("127.0.0.1:9464", `127.0.0.1:${admin}`).replace("127.0.0.1:8080", `127.0.0.1:${main}`)}}`;
+
+/** @param configuration what stands in `http`, with the port to listen on. Resolves when nginx listens. */
+export async function startNginx(
+  configuration: (port: number) => string,
+): Promise<{ url: string; stop(): Promise<void> }> {
   const folder = mkdtempSync(join(tmpdir(), "prefixd-nginx-"));
   const port = await freePort();
-  const shown = /```nginx\n([^`]*)```/.exec(readFileSync(repositoryFile("docs/guides/deploy.md"), "utf8"))![1]!;
-  // Both servers of the example are this one; the address and the port are a test's own.
-  const http = shown
-    .replace(/server prefixd-\d:8080;/g, `server 127.0.0.1:${serverPort};`)
-    .replace("listen 80;", `listen 127.0.0.1:${port};`);
+  const http = configuration(port);
   const temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
     .map((name) => `${name}_temp_path ${folder};`)
     .join(" ");

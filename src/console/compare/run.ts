@@ -82,7 +82,7 @@ export class Run {
           this.#add(JSON.parse(data) as StreamEvent);
           this.#changed(this);
         }
-      else this.#add(await api.send<StreamEvent>("POST", "/generate", body, this.#abort.signal));
+      else this.#add(await api.send<StreamEvent>("POST", "/generate", body, { signal: this.#abort.signal }));
       if (!this.over) this.state = "ended";
     } catch (error) {
       if (this.#abort.signal.aborted) this.state = "stopped";

@@ -8,6 +8,7 @@ import { requestsOf, UsageBars, type UsageRow } from "../usage.tsx";
 import { Files } from "./files-list.tsx";
 import { Residency } from "./residency.tsx";
 import { Sharing } from "./sharing.tsx";
+import { Versions } from "./versions.tsx";
 
 interface DetailProps {
   readonly session: Session;
@@ -29,7 +30,7 @@ export function PrefixDetail({ session, comparison, prefix: listed, usage, onCha
   const [busy, setBusy] = useState(false);
   useEffect(() => {
     api.get<Prefix>(path).then(setPrefix, (error: unknown) => setFailed(asApiError(error)));
-  }, [path]);
+  }, [path, listed.digest]);
   const remove = async (): Promise<void> => {
     setBusy(true);
     try {
@@ -85,6 +86,16 @@ export function PrefixDetail({ session, comparison, prefix: listed, usage, onCha
         ))}
         <UsageBars rows={usage} title="Your requests a day" value={requestsOf} unit="request" />
         {prefix.access !== "use" && <Files session={session} prefix={prefix} />}
+        {prefix.access !== "use" && (
+          <Versions
+            session={session}
+            prefix={prefix}
+            onRestored={(restored) => {
+              setPrefix(restored);
+              onChanged();
+            }}
+          />
+        )}
         {owned && !keyless && prefix.shared_with !== undefined && (
           <Sharing
             prefix={prefix}

@@ -87,7 +87,7 @@ export function PrefixesPage({ session, comparison }: PageProps) {
         </section>
         {selected !== undefined && (
           <PrefixDetail
-            key={`${selected.id} ${selected.digest}`}
+            key={selected.id}
             session={session}
             comparison={comparison}
             prefix={selected}

@@ -2,10 +2,11 @@ import { useEffect, useState } from "preact/hooks";
 import { asApiError, type ApiError, type Receipt, type UserDetail } from "../api.ts";
 import { count, plural, size } from "../format.ts";
 import type { Session } from "../session.ts";
-import { Confirm, Problem } from "../ui.tsx";
+import { Confirm, Note, Problem } from "../ui.tsx";
 import { readUsage, tokensOf, UsageBars, UsageByPrefix, type UsageRow } from "../usage.tsx";
 import { Keys } from "./keys.tsx";
 import { LimitsForm } from "./limits-form.tsx";
+import { Suspension } from "./suspension.tsx";
 
 interface UserProps {
   readonly session: Session;
@@ -32,6 +33,21 @@ export function UserDetailView({ session, id, onChanged, onRemoved }: UserProps)
     }
   };
   useEffect(() => void load(), [path]);
+  const patch = async (change: object): Promise<void> => {
+    await api.send("PATCH", path, change);
+    await load();
+    onChanged();
+  };
+  const suspend = async (suspended: boolean): Promise<void> => {
+    setBusy(true);
+    setFailed(null);
+    try {
+      await patch({ suspended });
+    } catch (error) {
+      setFailed(asApiError(error));
+    }
+    setBusy(false);
+  };
   const remove = async (): Promise<void> => {
     setBusy(true);
     setFailed(null);
@@ -49,7 +65,13 @@ export function UserDetailView({ session, id, onChanged, onRemoved }: UserProps)
         <h2 id="user-title" class="mono cut">
           {id}
         </h2>
-        <button type="button" class="btn danger end" aria-haspopup="dialog" onClick={() => setAsks(true)}>
+        {user !== null && <Suspension id={id} suspended={user.suspended} busy={busy} onChange={suspend} />}
+        <button
+          type="button"
+          class={user === null ? "btn danger end" : "btn danger"}
+          aria-haspopup="dialog"
+          onClick={() => setAsks(true)}
+        >
           Remove…
         </button>
       </header>
@@ -57,16 +79,14 @@ export function UserDetailView({ session, id, onChanged, onRemoved }: UserProps)
         {failed !== null && <Problem error={failed} />}
         {user !== null && (
           <>
+            {user.suspended && (
+              <Note tone="warn">
+                The server refuses {id}'s keys until you resume. Keys, prefixes and usage are as they were; prefixes
+                that {id} shares still serve others.
+              </Note>
+            )}
             <Keys session={session} path={path} user={user} onChanged={load} />
-            <LimitsForm
-              key={JSON.stringify([user.weight, user.limits])}
-              user={user}
-              onSave={async (change) => {
-                await api.send("PATCH", path, change);
-                await load();
-                onChanged();
-              }}
-            />
+            <LimitsForm key={JSON.stringify([user.weight, user.limits])} user={user} onSave={patch} />
             <section class="line-top stack" aria-label="Usage">
               <h3>The last 31 days</h3>
               <dl class="kv">

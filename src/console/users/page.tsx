@@ -65,12 +65,13 @@ export function UsersPage({ session }: PageProps) {
                   </tr>
                 </thead>
                 <tbody>
-                  {found.slice(0, SHOWN).map(({ id, weight, limits, created_at }) => (
+                  {found.slice(0, SHOWN).map(({ id, weight, limits, suspended, created_at }) => (
                     <tr key={id} class={id === chosen ? "on" : ""}>
                       <th scope="row">
                         <button type="button" class="link" aria-current={id === chosen} onClick={() => setChosen(id)}>
                           {id}
                         </button>
+                        {suspended && <span class="tag">suspended</span>}
                       </th>
                       <td class="num">{weight}</td>
                       <td class="num">

@@ -4,7 +4,7 @@ import { Compile } from "typebox/compile";
 import { ModelLoadError, PrefixdError } from "../../errors.ts";
 import { checkCombinations } from "./combinations.ts";
 import { GenerationConfigFields, REQUEST_NAMES, type GenerationDefaults } from "./defaults-schema.ts";
-import { NOT_OFFERED } from "./schema.ts";
+import { NOT_OFFERED } from "./foreign-fields.ts";
 import { explain } from "../validation.ts";
 
 const FILE = "generation_config.json";

@@ -1,5 +1,5 @@
 import type { FastifyReply, FastifyRequest } from "fastify";
-import type { ErrorCode } from "../../errors.ts";
+import { GENERATE_CODES } from "../../errors.ts";
 import type { AppLimits, AppParts, TypedApp } from "../app-parts.ts";
 import { PrefixIdParams, problems, type ResponseDocument } from "../common-schema.ts";
 import { parseGenerate, prefixOf } from "./parse.ts";
@@ -7,41 +7,12 @@ import type { PromptReader } from "./prompts.ts";
 import {
   GENERATE_RESPONSE_EXAMPLE,
   GENERATE_STREAM_EXAMPLES,
-  GenerateBody,
   GenerateResponse,
   GenerateStream,
-} from "./schema.ts";
+} from "./answer-schema.ts";
+import { GenerateBody } from "./schema.ts";
 import type { GenerateServer } from "./serve.ts";
 import { bytesOfToken, GenerateShape } from "./shape.ts";
-
-export const GENERATE_CODES: ErrorCode[] = [
-  "unauthorized",
-  "unknown_field",
-  "unsupported_parameter",
-  "invalid_parameter",
-  "empty_prompt",
-  "invalid_token_id",
-  "constraint_invalid",
-  "constraint_unsupported",
-  "constraint_too_complex",
-  "invalid_prefix_id",
-  "context_exceeded",
-  "answer_too_large",
-  "body_too_large",
-  "unsupported_media_type",
-  "prefix_not_found",
-  "prefix_base_mismatch",
-  "prefix_damaged",
-  "prefix_overflows",
-  "queue_full",
-  "user_queue_full",
-  "queue_timeout",
-  "token_rate_exceeded",
-  "store_unavailable",
-  "removed",
-  "model_failed",
-  "device_lost",
-];
 
 const RESPONSE: Readonly<Record<string, ResponseDocument>> = {
   200: {
@@ -93,7 +64,7 @@ export function generateRoutes(app: TypedApp, parts: AppParts, reader: PromptRea
         summary: "Generate text",
         description: "Generates with the prefix `prefix_id`, or with the bare base model when it is absent.",
         body: GenerateBody,
-        response: { ...RESPONSE, ...problems(...GENERATE_CODES, "base_model_disabled") },
+        response: { ...RESPONSE, ...problems(...GENERATE_CODES) },
       },
     },
     (request, reply) => handle(request, reply, request.body, undefined),
@@ -112,7 +83,7 @@ export function generateRoutes(app: TypedApp, parts: AppParts, reader: PromptRea
           "Same as `POST /generate`, at an address that a load balancer can hash on. `prefix_id` in the body must be absent or the same.",
         params: PrefixIdParams,
         body: GenerateBody,
-        response: { ...RESPONSE, ...problems(...GENERATE_CODES) },
+        response: { ...RESPONSE, ...problems(...GENERATE_CODES.filter((code) => code !== "base_model_disabled")) },
       },
     },
     (request, reply) => handle(request, reply, request.body, request.params.id),

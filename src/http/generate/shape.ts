@@ -3,7 +3,7 @@ import { prefixIdOf } from "../prefixes/id.ts";
 import type { LongestToken } from "./answer-limit.ts";
 import type { ResponseOptions } from "./parse.ts";
 import type { AnswerShape, ListWriter } from "./response.ts";
-import type { GenerateEvent, GenerateResponse } from "./schema.ts";
+import type { GenerateEvent, GenerateResponse } from "./answer-schema.ts";
 
 type OpenChoice = GenerateEvent["choices"][number];
 

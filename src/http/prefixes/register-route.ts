@@ -113,7 +113,12 @@ export function registerRoutes(app: TypedApp, parts: AppParts, reader: PromptRea
     const precondition = writePrecondition(request.headers);
     const { signal } = abortOnDisconnect(reply);
     const { meta, created } = await uploads.run(key.user, signal, async (place) =>
-      prefixes.register(key, await read(place), precondition, await quotaOf(key.user), signal, actorOf(request)),
+      prefixes.register(key, await read(place), {
+        precondition,
+        quota: await quotaOf(key.user),
+        signal,
+        by: actorOf(request),
+      }),
     );
     request.audit.digest = meta.digest;
     reply.code(created ? 201 : 200).header("etag", etagOf(meta.digest));

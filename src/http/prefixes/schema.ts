@@ -153,7 +153,7 @@ const PrefixVersionDocument = named(
     updated_at: Type.String({ format: "date-time", description: "When it was uploaded, or put back" }),
     updated_by: Type.Union([Type.String(), Type.Null()], {
       description:
-        "By whom: a key's id, or `admin` or `local`; null: by the server itself, or an older version that did not note it",
+        "By whom: a key's id, an admin key's as `sha256:1a2b3c4d`, or `local` where the server needs no key; null: by the server itself, or an older version that did not note it",
     }),
   }),
 );

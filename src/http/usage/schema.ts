@@ -2,7 +2,8 @@ import Type, { type Static } from "typebox";
 import { named, strict } from "../common-schema.ts";
 import { NextPage, pageLimit } from "../page.ts";
 
-const DAY = "\\d{4}-\\d{2}-\\d{2}";
+const MONTH = "\\d{4}-\\d{2}";
+const DAY = `${MONTH}-\\d{2}`;
 const sums = {
   requests: Type.Integer(),
   prefix_tokens: Type.Integer(),
@@ -48,9 +49,18 @@ export const UsageQuery = strict({
 });
 export type UsageQuery = Static<typeof UsageQuery>;
 
+const { day, ...ofRow } = UsageRowDocument.properties;
 export const AllUsageRowDocument = named(
   "UserUsageRow",
-  strict({ user: Type.String(), ...UsageRowDocument.properties }),
+  strict(
+    {
+      user: Type.String(),
+      day: Type.Optional(day),
+      month: Type.Optional(Type.String({ pattern: `^${MONTH}$`, description: "UTC month, such as 2026-01" })),
+      ...ofRow,
+    },
+    { description: "`day` or, with `by=month`, `month`" },
+  ),
 );
 export type AllUsageRowDocument = Static<typeof AllUsageRowDocument>;
 
@@ -58,9 +68,12 @@ export const AllUsageDocument = named("AllUsage", strict({ usage: Type.Array(All
 
 export const AllUsageQuery = strict({
   ...UsageQuery.properties,
+  by: Type.Optional(
+    Type.Enum(["day", "month"], { default: "day", description: "Rows of a day, or the sums of a calendar month" }),
+  ),
   after: Type.Optional(
     Type.String({
-      pattern: `^[A-Za-z0-9._-]{1,64}/${DAY}/(=[ -~]+)?$`,
+      pattern: `^[A-Za-z0-9._-]{1,64}/${MONTH}(-\\d{2})?/(=[ -~]+)?$`,
       maxLength: 320,
       description: "Only rows after this one: `next` of the previous page",
     }),

@@ -4,7 +4,8 @@ import type { PrefixKey } from "../../prefixes/store.ts";
 import type { Dialect } from "../generate/dialect.ts";
 import { parseGenerate, type ResponseOptions } from "../generate/parse.ts";
 import type { PromptReader } from "../generate/prompts.ts";
-import { NOT_OFFERED, type GenerateBody } from "../generate/schema.ts";
+import { NOT_OFFERED } from "../generate/foreign-fields.ts";
+import type { GenerateBody } from "../generate/schema.ts";
 import type { GenerationDefaults } from "../generate/defaults-schema.ts";
 import { DEFAULT_MAX_TOKENS, type CompletionsBody } from "./completions-schema.ts";
 

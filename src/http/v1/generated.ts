@@ -1,7 +1,7 @@
 /** What completions and chats have in common besides the way they are served. */
 import type { TSchema } from "typebox";
+import { GENERATE_CODES } from "../../errors.ts";
 import type { ResponseDocument } from "../common-schema.ts";
-import { GENERATE_CODES } from "../generate/route.ts";
 import type { CompletionsShapeOptions } from "./completions-shape.ts";
 import { openAiErrors } from "./errors.ts";
 
@@ -15,7 +15,7 @@ export const generatedResponses = (
     description: `The choices. With \`stream\`, server-sent events with a ${chunkName} each, then \`[DONE]\`; an error is an event with an OpenAiError, and ends the stream.`,
     content: { "application/json": whole, "text/event-stream": chunk },
   },
-  ...openAiErrors(...GENERATE_CODES, "base_model_disabled"),
+  ...openAiErrors(...GENERATE_CODES),
 });
 
 /** What an answer says of its request. */

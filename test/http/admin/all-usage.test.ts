@@ -56,6 +56,60 @@ t.test("all users' rows, in pages and as CSV", async (t) => {
   t.match(audits.at(-1), { action: "usage.read", outcome: "ok", user: "admin" });
 });
 
+t.test("by month: sums of a user's days, in pages and as CSV", async (t) => {
+  const { fastify, users } = await buildTestApp(t, { keyed: true });
+  const get = (query: string, headers: Record<string, string> = {}) =>
+    fastify.inject({
+      url: `/admin/usage?by=month${query}`,
+      headers: { authorization: `Bearer ${ADMIN_KEY}`, ...headers },
+    });
+  // "p-x" sorts before "p/..." would: names are compared as stores do.
+  const days = ["2025-12-31", "2026-01-01", "2026-01-02", "2026-01-31", "2026-02-01"];
+  const prefixes = [null, "p", "p-x", "p0"];
+  await users.addUsage(
+    ["ann", "bob"].flatMap((id) => days.flatMap((day) => prefixes.map((p) => usageRow(id, p, day)))),
+  );
+  await users.addUsage(Array.from({ length: 230 }, (_, i) => usageRow("bob", `q${i}`, "2026-01-15")));
+  interface MonthRow {
+    readonly user: string;
+    readonly month: string;
+    readonly prefix: string | null;
+    readonly requests: number;
+    readonly run_seconds: number;
+  }
+  const all: MonthRow[] = (await get("&limit=1000")).json<{ usage: MonthRow[] }>().usage;
+  t.equal(all.length, 2 * 3 * 4 + 230);
+  t.match(all[4], { user: "ann", month: "2026-01", prefix: null, requests: 3, run_seconds: 0.000003 });
+  t.notOk("day" in all[4]!);
+  const keys = all.map(({ user, month, prefix }) => `${user}/${month}/${prefix === null ? "" : `=${prefix}`}`);
+  t.same(keys, [...keys].sort());
+  for (const limit of [1, 3, 100]) {
+    const paged: MonthRow[] = [];
+    for (let after: string | null = ""; after !== null; ) {
+      const from: string = after === "" ? "" : `&after=${encodeURIComponent(after)}`;
+      const page: { usage: MonthRow[]; next: string | null } = (await get(`&limit=${limit}${from}`)).json();
+      paged.push(...page.usage);
+      after = page.next;
+    }
+    t.same(paged, all, `pages of ${limit}`);
+  }
+  const cut = (await get("&from=2026-01-02&to=2026-01-30&limit=9")).json<{ usage: MonthRow[] }>().usage;
+  t.match(
+    cut.slice(0, 4),
+    prefixes.map((prefix) => ({ user: "ann", month: "2026-01", prefix, requests: 1 })),
+  );
+  const after = encodeURIComponent("ann/2026-01/=p-x");
+  const rest = (await get(`&from=2026-01-02&after=${after}&limit=2`)).json<{ usage: MonthRow[] }>().usage;
+  t.match(rest, [
+    { month: "2026-01", prefix: "p0", requests: 2 },
+    { month: "2026-02", prefix: null },
+  ]);
+  const [head, ...lines] = (await get("", { accept: "text/csv" })).body.trimEnd().split("\r\n");
+  t.equal(head, "user,month,prefix,requests,prefix_tokens,prompt_tokens,completion_tokens,queue_seconds,run_seconds");
+  t.equal(lines.length, all.length);
+  t.equal(lines[4], "ann,2026-01,,3,6,9,12,1.5,0.000003");
+});
+
 t.test("bad input, and a store that fails", async (t) => {
   const { fastify, users } = await buildTestApp(t, { keyed: true });
   const get = async (query: string, accept = "application/json"): Promise<{ code: string; status: number }> =>
@@ -73,6 +127,10 @@ t.test("bad input, and a store that fails", async (t) => {
     "?after=ann",
     "?after=ann/2026-01-01",
     "?limit=0",
+    "?by=year",
+    "?by=month&after=ann/2026-01-01/",
+    "?by=day&after=ann/2026-01/",
+    "?after=ann/2026-01/",
   ])
     t.match(await get(query), { status: 400, code: "invalid_parameter" }, query);
   t.match(await get("?limit=5", "text/csv"), { status: 400, code: "invalid_parameter" });

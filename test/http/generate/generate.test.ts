@@ -1,6 +1,6 @@
 import t from "tap";
 import { Compile } from "typebox/compile";
-import { GenerateResponse } from "../../../src/http/generate/schema.ts";
+import { GenerateResponse } from "../../../src/http/generate/answer-schema.ts";
 import { buildTestApp, post } from "../../support/app.ts";
 import { withPrefix } from "./with-prefix.ts";
 

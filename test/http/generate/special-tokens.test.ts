@@ -1,6 +1,6 @@
 /** What a tokenizer puts around prompts, and tokens that it has and the model has not. */
 import t, { type Test } from "tap";
-import type { GenerateResponse } from "../../../src/http/generate/schema.ts";
+import type { GenerateResponse } from "../../../src/http/generate/answer-schema.ts";
 import { buildTestApp, post, TEST_SHAPE, type TestApp } from "../../support/app.ts";
 import { FakeTokenizer } from "../../support/fake-tokenizer.ts";
 

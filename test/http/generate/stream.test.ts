@@ -4,7 +4,7 @@ import t from "tap";
 import { Compile } from "typebox/compile";
 import { PrefixdError } from "../../../src/errors.ts";
 import { STREAM_DEFAULTS } from "../../../src/http/app-parts.ts";
-import { GenerateEvent, GenerateLastEvent } from "../../../src/http/generate/schema.ts";
+import { GenerateEvent, GenerateLastEvent } from "../../../src/http/generate/answer-schema.ts";
 import { buildTestApp, until } from "../../support/app.ts";
 import { open, parseSse, raw, readAll } from "../../support/fake-client.ts";
 
