@@ -48,7 +48,7 @@ t.test("a form becomes a request, and a job the form again", async (t) => {
   const { hyperparameters } = body.method.supervised;
   t.match(body, { model: "demo", training_file: "file-1", prefix_id: "dates", validation_file: undefined });
   t.same(hyperparameters, {
-    ...{ n_steps: 50, batch_size: 16, learning_rate_multiplier: 3, num_virtual_tokens: 10 },
+    ...{ n_steps: 50, batch_size: 8, learning_rate_multiplier: 3, num_virtual_tokens: 10 },
     ...{ peft_type: "PREFIX_TUNING", prefix_projection: true },
   });
   t.same(orderOf({ prefix_id: "dates", hyperparameters } as unknown as Job), order);

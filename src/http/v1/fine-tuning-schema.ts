@@ -16,15 +16,15 @@ const Hyperparameters = named(
     {
       n_epochs: orAuto(
         Type.Number({ exclusiveMinimum: 0, maximum: 1000 }),
-        "Passes over the data; auto: n_steps decides",
+        "Passes over the data; auto: n_steps decides, and without it 2, but at least 1000 and at most 5000 steps",
       ),
-      batch_size: orAuto(Type.Integer({ minimum: 1, maximum: 256 }), "Examples per step; auto: 16"),
+      batch_size: orAuto(Type.Integer({ minimum: 1, maximum: 256 }), "Examples per step; auto: 8"),
       learning_rate_multiplier: orAuto(
         Type.Number({ exclusiveMinimum: 0, maximum: 100 }),
         "Times the default learning rate: 0.1, with prefix_projection 0.003; auto: 1",
       ),
       n_steps: Optional(
-        Type.Integer({ minimum: 1, maximum: 1_000_000, default: 400, description: "Steps, unless there is n_epochs" }),
+        Type.Integer({ minimum: 1, maximum: 1_000_000, description: "Steps, instead of n_epochs" }),
       ),
       peft_type: Optional(
         Type.Enum(["PREFIX_TUNING", "PROMPT_TUNING"], {
@@ -218,10 +218,10 @@ export const JOB_EXAMPLE: FineTuningJob = {
   estimated_finish: null,
   error: null,
   fine_tuned_model: "ft-dates-3f7a6c51",
-  hyperparameters: { n_epochs: "auto", batch_size: 16, learning_rate_multiplier: 1, n_steps: 400 },
+  hyperparameters: { n_epochs: "auto", batch_size: 8, learning_rate_multiplier: 1, n_steps: 1000 },
   method: {
     type: "supervised",
-    supervised: { hyperparameters: { n_epochs: "auto", batch_size: 16, learning_rate_multiplier: 1, n_steps: 400 } },
+    supervised: { hyperparameters: { n_epochs: "auto", batch_size: 8, learning_rate_multiplier: 1, n_steps: 1000 } },
   },
   model: "gpt2",
   organization_id: "ann",
