@@ -51,7 +51,9 @@ for (const wanted of SHAPES) {
     const batch = batchOf(wanted);
     const [a, b] = [await own.update(batch, 1e-3, 1), await peft.update(batch, 1e-3, 1)];
     if (Math.abs(a.loss - b.loss) > 1e-3 * b.loss) throw new Error(`the losses differ: ${a.loss}, PEFT's ${b.loss}`);
-    if (round >= WARM_UP) [ours.push(a), others.push(b)];
+    if (round < WARM_UP) continue;
+    ours.push(a);
+    others.push(b);
   }
   const ms = (updates: readonly TrainerUpdate[]): string => median(updates.map((update) => update.ms)).toFixed(0);
   const mib = (updates: readonly TrainerUpdate[]): number => updates.at(-1)!.peak_bytes / 2 ** 20;
@@ -69,7 +71,10 @@ for (const wanted of SHAPES) {
 writeSection("training-step", [
   `${SIZE === "demo" ? "Demo model" : `The shape of ${SIZE}, random weights`}, fp32, ${THREADS} threads, ${SHAPES[0]!.rows} rows of ${SHAPES[0]!.tokens} tokens; medians of ${ROUNDS} interleaved rounds, ratios of the two in one round. ${machine()}.`,
   "",
-  ...table(["learned", "prefixd, ms", "torch + PEFT, ms", "ratio", "prefixd, MiB", "torch + PEFT, MiB", "ratio"], lines),
+  ...table(
+    ["learned", "prefixd, ms", "torch + PEFT, ms", "ratio", "prefixd, MiB", "torch + PEFT, MiB", "ratio"],
+    lines,
+  ),
 ]);
 
 /** Random tokens; the first is never learned. */

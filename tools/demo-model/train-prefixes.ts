@@ -29,7 +29,8 @@ const DEV_ROWS = 500;
 const MAX_TOKENS = 256;
 
 const end = process.argv.indexOf("--");
-const [args, trainFlags] = end < 0 ? [process.argv.slice(2), []] : [process.argv.slice(2, end), process.argv.slice(end + 1)];
+const [args, trainFlags] =
+  end < 0 ? [process.argv.slice(2), []] : [process.argv.slice(2, end), process.argv.slice(end + 1)];
 const { values, positionals } = parseArgs({
   args,
   options: { tasks: { type: "string" }, replace: { type: "boolean" } },
@@ -55,7 +56,8 @@ for (const task of values.tasks?.split(",") ?? TASKS) {
   const { steps, batchSize, learningRate, virtualTokens, seed } = options;
   const record = {
     task,
-    command: `prefixd train --data ${task}.train.jsonl --eval ${task}.dev.jsonl --max-tokens ${MAX_TOKENS} ${trainFlags.join(" ")}`.trim(),
+    command:
+      `prefixd train --data ${task}.train.jsonl --eval ${task}.dev.jsonl --max-tokens ${MAX_TOKENS} ${trainFlags.join(" ")}`.trim(),
     ...{ seed, steps, rows_seen: steps * batchSize, examples, P: virtualTokens, lr: learningRate, batch: batchSize },
     dev: { rows: DEV_ROWS, loss: own.loss, exact: own.exact },
   };

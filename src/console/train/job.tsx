@@ -226,8 +226,8 @@ function Facts({ jobs, job }: { jobs: Jobs; job: Job }) {
       <dd>{file?.filename ?? `${job.training_file}, deleted`}</dd>
       <dt>Settings</dt>
       <dd>
-        {given.peft_type}, {lengthOf(job)} of{" "}
-        {plural(Number(order.batch), "row")}, rate {order.rate}, {plural(Number(order.tokens), "virtual token")}
+        {given.peft_type}, {lengthOf(job)} of {plural(Number(order.batch), "row")}, rate {order.rate},{" "}
+        {plural(Number(order.tokens), "virtual token")}
         {order.initText !== "" && `, from “${order.initText}”`}
       </dd>
       <dt>Started</dt>

@@ -93,7 +93,8 @@ export function NewJob({ session, jobs, from, onCreated }: NewJobProps) {
           <summary>
             Settings{" "}
             <span class="soft small">
-              {order.steps === "" ? "steps by the number of lines" : `${order.steps} steps`}, rate {order.rate}, {order.tokens} virtual tokens
+              {order.steps === "" ? "steps by the number of lines" : `${order.steps} steps`}, rate {order.rate},{" "}
+              {order.tokens} virtual tokens
             </span>
           </summary>
           <div class="stack">

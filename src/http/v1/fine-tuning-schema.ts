@@ -23,9 +23,7 @@ const Hyperparameters = named(
         Type.Number({ exclusiveMinimum: 0, maximum: 100 }),
         "Times the default learning rate: 0.1, with prefix_projection 0.003; auto: 1",
       ),
-      n_steps: Optional(
-        Type.Integer({ minimum: 1, maximum: 1_000_000, description: "Steps, instead of n_epochs" }),
-      ),
+      n_steps: Optional(Type.Integer({ minimum: 1, maximum: 1_000_000, description: "Steps, instead of n_epochs" })),
       peft_type: Optional(
         Type.Enum(["PREFIX_TUNING", "PROMPT_TUNING"], {
           default: "PREFIX_TUNING",
