@@ -1,8 +1,8 @@
 /**
- * Does `prefixd train` end where PEFT does? Both train three demo tasks from the same initial values on the same batches; test rows are scored
- * by one code.
+ * Does `prefixd train` end where PEFT does? Both train three demo tasks, side by side, from the same initial values on the same batches; one
+ * code scores the results on test rows.
  *
- *     CORPORA=DIR PEFT_PYTHON=python [STEPS=N] [THREADS=2] npm run bench -- training-scores
+ *     CORPORA=DIR PEFT_PYTHON=python [STEPS=N] [THREADS=1] npm run bench -- training-scores
  *
  * CORPORA is as in tools/demo-model/README.md; needs `xz`. A right answer is one whose every token is the model's first choice: what greedy
  * decoding gets right. All settings but STEPS are the defaults of `prefixd train`.
@@ -35,14 +35,30 @@ if (corpora === undefined || python === undefined) {
   console.log("training-scores: skipped, CORPORA or PEFT_PYTHON is not set");
   process.exit(0);
 }
-const threads = Number(process.env["THREADS"] ?? 2);
+const threads = Number(process.env["THREADS"] ?? 1);
 const folder = mkdtempSync(join(tmpdir(), "prefixd-bench-"));
 using runtime = new Runtime();
 
-const lines: string[][] = [];
-let settings = "";
-let furthest = 0;
-for (const task of TASKS) {
+const compared = await Promise.all(TASKS.map(compare));
+const furthest = Math.max(...compared.map(({ apart }) => apart));
+const { batchSize, learningRate, warmup, seed } = compared[0]!.options;
+writeSection("training-scores", [
+  `Demo model, batches of ${batchSize}, rate ${learningRate}, warm-up ${warmup}, seed ${seed}, fp32 on both sides; ${TEST_ROWS} test rows a task. The losses of the first ${COMPARED_STEPS} steps differ by ${furthest.toPrecision(1)} at most. ${machine()}.`,
+  "",
+  ...table(
+    ["task", "steps", "prefixd: right, %", "PEFT: right, %", "prefixd: loss", "PEFT: loss"],
+    compared.map(({ line }) => line),
+  ),
+]);
+
+interface Comparison {
+  readonly line: readonly string[];
+  readonly options: TrainingOptions;
+  /** The largest difference of the first losses. */
+  readonly apart: number;
+}
+
+async function compare(task: string): Promise<Comparison> {
   const request = requestOf(task);
   await using job = await Job.open(runtime, request, true);
   const { training } = job;
@@ -50,31 +66,34 @@ for (const task of TASKS) {
   const begin = join(folder, `${task}-begin`);
   mkdirSync(begin);
   for (const [name, bytes] of job.files()) writeFileSync(join(begin, name), bytes);
-
-  using peft = TrainerProcess.peft(python, { base: DEMO, adapter: begin, threads });
+  using peft = TrainerProcess.peft(python!, { base: DEMO, adapter: begin, threads });
   const batches = await batchesOf(request.data, options);
+  let apart = 0;
   for (let step = 0; step < options.steps; step++) {
-    const { loss } = await training.update();
     const rate = options.learningRate * linearSchedule(step, options.steps, options.warmup);
-    const other = await peft.update(batches.next().value, rate, options.clip);
-    if (step < COMPARED_STEPS) furthest = Math.max(furthest, Math.abs(loss - other.loss));
-    if (step % 100 === 0)
-      console.log(`${task}, step ${step}: loss ${loss.toFixed(4)}, PEFT's ${other.loss.toFixed(4)}`);
+    const [{ loss }, other] = await Promise.all([
+      training.update(),
+      peft.update(batches.next().value, rate, options.clip),
+    ]);
+    if (step < COMPARED_STEPS) apart = Math.max(apart, Math.abs(loss - other.loss));
+    if (step % 50 === 0) console.log(`${task}, step ${step}: loss ${loss.toFixed(4)}, PEFT's ${other.loss.toFixed(4)}`);
   }
   const end = join(folder, `${task}-peft`);
   await peft.save(end);
   const own = await training.evaluate();
   const others = await scoreOf(request, end);
   const percent = ({ exact }: Evaluation): string => (100 * exact).toFixed(1);
-  lines.push([task, String(options.steps), percent(own), percent(others), own.loss.toFixed(4), others.loss.toFixed(4)]);
-  settings = `batches of ${options.batchSize}, rate ${options.learningRate}, warm-up ${options.warmup}, seed ${options.seed}`;
-  console.log(lines.at(-1)!.join(" | "));
+  const line = [
+    task,
+    String(options.steps),
+    percent(own),
+    percent(others),
+    own.loss.toFixed(4),
+    others.loss.toFixed(4),
+  ];
+  console.log(line.join(" | "));
+  return { line, options, apart };
 }
-writeSection("training-scores", [
-  `Demo model, ${settings}, fp32 on both sides; ${TEST_ROWS} test rows a task. The losses of the first ${COMPARED_STEPS} steps differ by ${furthest.toPrecision(1)} at most. ${machine()}.`,
-  "",
-  ...table(["task", "steps", "prefixd: right, %", "PEFT: right, %", "prefixd: loss", "PEFT: loss"], lines),
-]);
 
 /** What `prefixd train` would do, evaluated on test rows. */
 function requestOf(task: string): TrainRequest {
