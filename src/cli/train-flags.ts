@@ -2,7 +2,7 @@
 import { resolve } from "node:path";
 import { parseConfig } from "../config.ts";
 import { ConfigError } from "../errors.ts";
-import { DEFAULT_BATCH } from "../training/defaults.ts";
+import { DEFAULT_BATCH, DEFAULT_EPOCHS, LEAST_STEPS, MOST_STEPS } from "../training/defaults.ts";
 import type { TrainRequest } from "../training/job.ts";
 import { readArguments } from "./arguments.ts";
 
@@ -32,9 +32,9 @@ Training
   --kind prefix|prompt   keys and values of every layer, or embeddings (default prefix)
   --virtual-tokens N     length of the prefix (default 10)
   --network N            train a prefix through a network of this hidden size, as Li & Liang do (default 0: none)
-  --steps N              updates (default: 2 epochs, but from 1000 to 5000 updates)
+  --steps N              updates (default: ${DEFAULT_EPOCHS} epochs, but from ${LEAST_STEPS} to ${MOST_STEPS} updates)
   --epochs X             instead of --steps: passes over the data
-  --batch-size N         examples per update (default 8)
+  --batch-size N         examples per update (default ${DEFAULT_BATCH})
   --learning-rate X      (default 0.1; with --network 0.003)
   --warmup N             steps until that rate is reached; then it falls to 0 (default: a tenth of the steps, at most 20)
   --weight-decay X       (default 0)

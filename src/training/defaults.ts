@@ -5,10 +5,10 @@
 export const DEFAULT_BATCH = 8;
 const LEARNING_RATE = { values: 0.1, network: 3e-3 };
 /** However few examples there are, the values have a way to go; with many, not all need be seen. */
-const LEAST_STEPS = 1000;
-const MOST_STEPS = 5000;
+export const LEAST_STEPS = 1000;
+export const MOST_STEPS = 5000;
 /** Passes over the data, between the two. */
-const EPOCHS = 2;
+export const DEFAULT_EPOCHS = 2;
 const LONGEST_WARMUP = 20;
 const EVALUATIONS = 8;
 
@@ -17,7 +17,7 @@ export const defaultLearningRate = (hidden: number | null): number =>
   hidden === null ? LEARNING_RATE.values : LEARNING_RATE.network;
 
 export const defaultSteps = (examples: number, batchSize: number): number =>
-  Math.min(MOST_STEPS, Math.max(LEAST_STEPS, stepsOf(EPOCHS, examples, batchSize)));
+  Math.min(MOST_STEPS, Math.max(LEAST_STEPS, stepsOf(DEFAULT_EPOCHS, examples, batchSize)));
 
 export const stepsOf = (epochs: number, examples: number, batchSize: number): number =>
   Math.max(1, Math.round((epochs * examples) / batchSize));

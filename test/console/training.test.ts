@@ -1,7 +1,8 @@
 /** What the page for training computes: progress from a job's events, the request from a form. */
 import t from "tap";
-import { EMPTY_ORDER, orderBody, orderOf, proposedName } from "../../src/console/train/order.ts";
+import { DEFAULTS, EMPTY_ORDER, orderBody, orderOf, proposedName } from "../../src/console/train/order.ts";
 import { progressOf, type Job, type JobEvent } from "../../src/console/train/progress.ts";
+import { DEFAULT_BATCH, defaultLearningRate } from "../../src/training/defaults.ts";
 
 let ids = 0;
 const event = (created_at: number, data: JobEvent["data"] = {}, more: Partial<JobEvent> = {}): JobEvent => ({
@@ -40,6 +41,13 @@ t.test("progress is what the newest events say", async (t) => {
     evaluations: [{ step: 20, loss: 2.5, accuracy: 0.5 }],
     warnings: ["line 3 is left out"],
   });
+});
+
+t.test("a form begins with the server's defaults, and without steps the data decides", async (t) => {
+  const rate = { plain: defaultLearningRate(null), network: defaultLearningRate(512) };
+  t.match(DEFAULTS, { batch: DEFAULT_BATCH, rate });
+  const body = JSON.stringify(orderBody({ ...EMPTY_ORDER, name: "a" }, "demo", "file-1"));
+  t.notMatch(body, /n_steps|n_epochs/);
 });
 
 t.test("a form becomes a request, and a job the form again", async (t) => {

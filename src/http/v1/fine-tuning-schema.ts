@@ -1,4 +1,5 @@
 import Type, { type Static, type TSchema } from "typebox";
+import { DEFAULT_BATCH, DEFAULT_EPOCHS, LEAST_STEPS, MOST_STEPS } from "../../training/defaults.ts";
 import { named, strict } from "../common-schema.ts";
 import { PAGE_ENDS, pageQuery } from "./files-schema.ts";
 
@@ -16,9 +17,9 @@ const Hyperparameters = named(
     {
       n_epochs: orAuto(
         Type.Number({ exclusiveMinimum: 0, maximum: 1000 }),
-        "Passes over the data; auto: n_steps decides, and without it 2, but at least 1000 and at most 5000 steps",
+        `Passes over the data; auto: n_steps decides, and without it ${DEFAULT_EPOCHS}, but at least ${LEAST_STEPS} and at most ${MOST_STEPS} steps`,
       ),
-      batch_size: orAuto(Type.Integer({ minimum: 1, maximum: 256 }), "Examples per step; auto: 8"),
+      batch_size: orAuto(Type.Integer({ minimum: 1, maximum: 256 }), `Examples per step; auto: ${DEFAULT_BATCH}`),
       learning_rate_multiplier: orAuto(
         Type.Number({ exclusiveMinimum: 0, maximum: 100 }),
         "Times the default learning rate: 0.1, with prefix_projection 0.003; auto: 1",
