@@ -69,7 +69,7 @@ for (const wanted of SHAPES) {
   console.log(lines.at(-1)!.join(" | "));
 }
 writeSection("training-step", [
-  `${SIZE === "demo" ? "Demo model" : `The shape of ${SIZE}, random weights`}, fp32, ${THREADS} threads, ${SHAPES[0]!.rows} rows of ${SHAPES[0]!.tokens} tokens; medians of ${ROUNDS} interleaved rounds, ratios of the two in one round. ${machine()}.`,
+  `${SIZE === "demo" ? "Demo model" : `The shape of ${SIZE}, random weights`}, fp32, ${THREADS} ${THREADS === 1 ? "thread" : "threads"}, ${SHAPES[0]!.rows} rows of ${SHAPES[0]!.tokens} tokens; medians of ${ROUNDS} interleaved rounds, ratios of the two in one round. ${machine()}.`,
   "",
   ...table(
     ["learned", "prefixd, ms", "torch + PEFT, ms", "ratio", "prefixd, MiB", "torch + PEFT, MiB", "ratio"],
