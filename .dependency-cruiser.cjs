@@ -136,6 +136,7 @@ module.exports = {
         "users/",
         "replicas/",
         "text/",
+        "training/defaults\\.ts",
         "training/jobs/",
         "observability/",
       ],

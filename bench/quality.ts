@@ -15,7 +15,7 @@ import { PRECISIONS, type Precision } from "../src/model/graph-weights.ts";
 import type { ModelRunner } from "../src/engine/runner.ts";
 import { corpusBleu } from "../src/reporting/bleu.ts";
 import { loadTokenizer, type Tokenizer } from "../src/text/tokenizer.ts";
-import { answerOf, prefixIn, promptOf, readTask, sampleOf } from "./support/demo-tasks.ts";
+import { answerOf, prefixIn, promptOf, sampleOf, targetOf, taskRows } from "./support/demo-tasks.ts";
 import { newEngine, openFolder } from "./support/gpt2.ts";
 import { machineOfInt8, table, writeSection } from "./support/report.ts";
 
@@ -27,20 +27,6 @@ const TASKS = ["datenorm", "datelong", "intent", "truecase", "e2e", "sgd_nlg"] a
 const BLEU_TASKS: ReadonlySet<string> = new Set(["e2e", "sgd_nlg"]);
 /** Acceptable loss of int8: points of a score (0 to 100), and a share of the perplexity. */
 const MAY_LOSE = { points: 1, perplexity: 0.01 };
-const MONTHS = [
-  "January",
-  "February",
-  "March",
-  "April",
-  "May",
-  "June",
-  "July",
-  "August",
-  "September",
-  "October",
-  "November",
-  "December",
-];
 
 interface Row {
   readonly prompt: Int32Array;
@@ -147,22 +133,15 @@ function pointsOf(task: string, answers: readonly string[], taskRows: readonly R
   return (100 * answers.filter((text, index) => taskRows[index]!.references.includes(text)).length) / answers.length;
 }
 
-/** `2029-10-25` as `25 October 2029`: what datelong makes of datenorm's rows (tools/demo-model/tasks.py). */
-function longDate(iso: string): string {
-  const [year, month, day] = iso.split("-");
-  return `${Number(day)} ${MONTHS[Number(month) - 1]} ${year}`;
-}
-
 function readRows(folder: string, task: string, tokenizer: Tokenizer, eosId: number): Row[] {
   const found: Row[] = [];
-  for (const row of readTask(folder, task === "datelong" ? "datenorm" : task, "test")) {
-    const target = task === "datelong" ? longDate(row.target) : row.target;
+  for (const row of taskRows(folder, task, "test")) {
     const prompt = tokenizer.encode(promptOf(row));
     if (prompt.length < LONGEST_PROMPT) {
       found.push({
         prompt,
-        target: Int32Array.from([...tokenizer.encode(` ${target.trim()}`), eosId]),
-        references: row.references ?? [target],
+        target: Int32Array.from([...tokenizer.encode(targetOf(row)), eosId]),
+        references: row.references ?? [row.target],
       });
     }
   }

@@ -1,91 +1,85 @@
 /**
- * Which hyperparameters train well? Trains prefixes of the demo model with each variant and prints loss and exact
- * matches on rows that were not trained on. Only for the choice of defaults: a bench for test rows is another thing.
+ * Which hyperparameters train well? Trains prefixes of the demo model with each variant, on a sample of a task's rows, and scores them on dev
+ * rows. Only for the choice of defaults: no test row is read.
  *
- *     npx tsx bench/training-defaults.ts FOLDER TASK,... VARIANT.json...
+ *     CORPORA=DIR [TASKS=datelong:1000,intent:5000] [VARIANTS='[{...}]'] [THREADS=1] npm run bench -- training-defaults
  *
- * FOLDER has TASK.train.jsonl and TASK.dev.jsonl, as `prefixd train` reads them. A variant is a JSON object of training
- * options, with `init`: "random" or a text, and `rows`: how many rows of the training file are used.
+ * CORPORA is as in tools/demo-model/README.md; needs `xz`. A task has the number of its training rows. A variant has training options, and
+ * `init`, the text to begin with; what it does not have is a default of `prefixd train`. With TASKS or VARIANTS nothing is written.
  */
-import { mkdtempSync } from "node:fs";
+import { mkdtempSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { openCheckpoint } from "../src/model/checkpoint.ts";
-import { TrainModel } from "../src/model/train-model.ts";
+import { readTrainFlags } from "../src/cli/train-flags.ts";
 import { Runtime } from "../src/runtime/session.ts";
-import { loadTokenizer } from "../src/text/tokenizer.ts";
-import { readExamples, type Examples } from "../src/training/data/examples.ts";
-import { setInitial } from "../src/training/initial.ts";
+import { Job } from "../src/training/job.ts";
 import type { TrainingOptions } from "../src/training/options.ts";
-import { rawValues, throughNetwork } from "../src/training/parametrisation.ts";
-import { runTraining } from "../src/training/run.ts";
-import { Training } from "../src/training/training.ts";
+import { promptOf, sampleOf, targetOf, taskRows } from "./support/demo-tasks.ts";
+import { CACHE, DEMO } from "./support/gpt2.ts";
+import { machine, table, writeSection } from "./support/report.ts";
 
-const BASE: TrainingOptions = {
-  kind: "prefix",
-  virtualTokens: 10,
-  hidden: null,
-  batchSize: 16,
-  steps: 300,
-  learningRate: 0.1,
-  warmup: 10,
-  weightDecay: 0,
-  clip: 1,
-  dropout: 0,
-  evaluateEvery: 1e9,
-  patience: 0,
-  seed: 1,
-  memory: 1 << 30,
-  threads: 2,
-};
+type Variant = Partial<TrainingOptions> & { readonly init?: string };
 
-type Variant = Partial<TrainingOptions> & { readonly init?: string; readonly rows?: number };
+const DEV_ROWS = 200;
+/** As many rows seen in each, so about as long. */
+const VARIANTS: readonly Variant[] = [
+  { batchSize: 16, steps: 400 },
+  { batchSize: 8, steps: 800 },
+  { batchSize: 4, steps: 1600 },
+  { batchSize: 8, steps: 800, learningRate: 0.03 },
+  { batchSize: 8, steps: 800, learningRate: 0.3 },
+  { batchSize: 8, steps: 800, hidden: 512 },
+  { batchSize: 8, steps: 800, init: "a date, written" },
+  { batchSize: 8, steps: 1600 },
+];
 
-const [folder, tasks, ...variants] = process.argv.slice(2);
-if (folder === undefined || tasks === undefined || variants.length === 0)
-  throw new Error("usage: training-defaults.ts FOLDER TASK,... VARIANT...");
+const { CORPORA: corpora, TASKS: tasks, VARIANTS: variants } = process.env;
+if (corpora === undefined) {
+  console.log("training-defaults: skipped, CORPORA is not set");
+  process.exit(0);
+}
+const threads = process.env["THREADS"] ?? "1";
+const folder = mkdtempSync(join(tmpdir(), "prefixd-bench-"));
 using runtime = new Runtime();
-const checkpoint = await openCheckpoint("models/demo");
-const tokenizer = await loadTokenizer("models/demo", checkpoint.shape.vocabSize);
-const graphs = mkdtempSync(join(tmpdir(), "prefixd-bench-"));
-for (const task of tasks.split(",")) {
-  const read = (split: string): Promise<Examples> =>
-    readExamples(join(folder, `${task}.${split}.jsonl`), {
-      tokenizer,
-      eosId: tokenizer.eosId!,
-      maxTokens: 256,
-      tooLong: "refuse",
-      badLines: 0.01,
-    });
-  const [train, dev] = [await read("train"), await read("dev")];
-  for (const text of variants) {
-    const { init = "random", rows = train.count, ...given } = JSON.parse(text) as Variant;
-    const options = { ...BASE, ...given };
-    using model = await TrainModel.open(runtime, checkpoint, { ...options, graphs });
-    const parametrisation = model.network === null ? rawValues(model.step) : throughNetwork(model.network);
-    const training = new Training({
-      model: model.step,
-      parametrisation,
-      train: { examples: train, indices: first(Math.min(rows, train.count)) },
-      held: { examples: dev, indices: first(Math.min(200, dev.count)) },
-      options,
-    });
-    const initial =
-      init === "random" ? ({ kind: "random" } as const) : ({ kind: "tokens", ids: tokenizer.encode(init) } as const);
-    await setInitial(model, parametrisation, initial, options.seed);
-    const began = performance.now();
-    const outcome = await runTraining(training, { signal: new AbortController().signal, save: async () => {} }).catch(
-      (error: unknown) => String(error),
-    );
-    const { loss, exact, accuracy } = training.progress.evaluations.at(-1) ?? { loss: NaN, exact: NaN, accuracy: NaN };
-    const seconds = (performance.now() - began) / 1000;
-    console.log(
-      `${task} ${text}: ${outcome}, dev loss ${loss.toFixed(4)}, tokens ${(100 * accuracy).toFixed(1)} %, exact ${(100 * exact).toFixed(1)} %, ${seconds.toFixed(0)} s`,
-    );
+const lines: string[][] = [];
+for (const taskAndRows of (tasks ?? "datelong:1000,intent:5000").split(",")) {
+  const [task, rows] = taskAndRows.split(":") as [string, string | undefined];
+  const files = ["--data", fileOf(task, "train", Number(rows ?? Infinity)), "--eval", fileOf(task, "dev", DEV_ROWS)];
+  for (const variant of variants === undefined ? VARIANTS : (JSON.parse(variants) as Variant[])) {
+    const { init, ...options } = variant;
+    const text = init === undefined ? [] : ["--init-text", init];
+    const model = ["--model", DEMO, "--cache-dir", CACHE, "--threads", threads];
+    const command = readTrainFlags([...files, ...text, ...model, "--out", join(folder, "out")], {});
+    if (command === "help" || command.request === null) throw new Error("it is a new training");
+    const request = { ...command.request, options: { ...command.request.options, ...options } };
+    await using job = await Job.open(runtime, request, true);
+    const began = process.cpuUsage();
+    while (!job.training.isDone) await job.training.update();
+    const { user, system } = process.cpuUsage(began);
+    const { loss, exact } = await job.training.evaluate();
+    const { steps, batchSize, learningRate, hidden } = job.training.options;
+    lines.push([
+      `${task}, ${job.counts.train} rows`,
+      `${steps} x ${batchSize}`,
+      `${learningRate}${hidden === null ? "" : `, network of ${hidden}`}${init === undefined ? "" : `, from “${init}”`}`,
+      loss.toFixed(4),
+      (100 * exact).toFixed(1),
+      ((user + system) / 1e6).toFixed(0),
+    ]);
+    console.log(lines.at(-1)!.join(" | "));
   }
 }
-await checkpoint.close();
+if (tasks === undefined && variants === undefined)
+  writeSection("training-defaults", [
+    `Demo model, ${DEV_ROWS} dev rows, ${threads} ${threads === "1" ? "thread" : "threads"}. ${machine()}.`,
+    "",
+    ...table(["task", "steps x batch", "learning rate", "dev loss", "right, %", "CPU seconds"], lines),
+  ]);
 
-function first(count: number): Int32Array {
-  return Int32Array.from({ length: count }, (_, index) => index);
+function fileOf(task: string, split: "train" | "dev", count: number): string {
+  const path = join(folder, `${task}.${split}.jsonl`);
+  const rows = sampleOf(taskRows(corpora!, task, split), count);
+  const lines = rows.map((row) => JSON.stringify({ prompt: promptOf(row), completion: targetOf(row) }));
+  writeFileSync(path, lines.join("\n"));
+  return path;
 }

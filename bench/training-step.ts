@@ -1,98 +1,98 @@
 /**
- * How long does one training step take, beside torch with PEFT? Both in turn, in one run, on the same batches' shapes.
+ * How long does one training step take, and how much memory, beside torch with PEFT? Both begin with the same prefix of 10 virtual tokens and
+ * get the same batches, in turn; a step is forward, backward, clipping and AdamW.
  *
- *     npx tsx bench/training-step.ts MODEL_FOLDER PYTHON [ROUNDS] [THREADS]
+ *     PEFT_PYTHON=python [SIZE=demo|gpt2|...] [ROUNDS=15] [THREADS=2] npm run bench -- training-step
  *
- * PYTHON has torch, transformers and peft. A step is forward, backward and AdamW on a raw prefix of 10 virtual tokens.
+ * Memory is each process's most resident memory (VmHWM) since its start, modules, model and all; each shape has processes of its own.
  */
-import { spawn } from "node:child_process";
-import { mkdtempSync } from "node:fs";
-import { cpus, tmpdir } from "node:os";
+import { mkdirSync, mkdtempSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { createInterface } from "node:readline";
-import { openCheckpoint } from "../src/model/checkpoint.ts";
-import { TrainModel } from "../src/model/train-model.ts";
-import { Runtime } from "../src/runtime/session.ts";
-import { AdamW } from "../src/training/optimizer.ts";
-import { rawValues } from "../src/training/parametrisation.ts";
 import { seededRandom } from "../src/load/random.ts";
+import { openCheckpoint } from "../src/model/checkpoint.ts";
+import type { TrainSequence } from "../src/model/train-batch.ts";
+import { peftFiles } from "../src/prefixes/peft-files.ts";
+import { DEMO, sizedCheckpoint } from "./support/gpt2.ts";
+import { machine, median, table, writeSection } from "./support/report.ts";
+import { TrainerProcess, type TrainerUpdate } from "./support/trainer-process.ts";
 
+const SIZE = process.env["SIZE"] ?? "gpt2";
+const ROUNDS = Number(process.env["ROUNDS"] ?? 15);
+const THREADS = Number(process.env["THREADS"] ?? 2);
+const WARM_UP = 2;
+const VIRTUAL_TOKENS = 10;
 /** Rows, tokens of a row, and the share of them that is learned. */
 const SHAPES = [
   { rows: 4, tokens: 128, share: 0.25 },
   { rows: 4, tokens: 128, share: 1 },
 ];
 
-const TORCH = `
-import json, sys, time, torch
-from transformers import GPT2LMHeadModel
-from peft import PrefixTuningConfig, get_peft_model
-torch.set_num_threads(int(sys.argv[2]))
-base = GPT2LMHeadModel.from_pretrained(sys.argv[1], dtype=torch.float32)
-model = get_peft_model(base, PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=10)).eval()
-optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3, weight_decay=0.0)
-for line in sys.stdin:
-    shape = json.loads(line)
-    ids = torch.randint(base.config.vocab_size, (shape["rows"], shape["tokens"]))
-    labels = ids.clone()
-    labels[:, : shape["tokens"] - max(1, round(shape["tokens"] * shape["share"]))] = -100
-    begin = time.perf_counter()
-    model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels).loss.backward()
-    optimizer.step()
-    optimizer.zero_grad()
-    print(json.dumps(1000 * (time.perf_counter() - begin)), flush=True)
-`;
-
-const [folder, python, rounds = "7", threadsText = "2"] = process.argv.slice(2);
-if (folder === undefined || python === undefined)
-  throw new Error("usage: training-step.ts MODEL_FOLDER PYTHON [ROUNDS] [THREADS]");
-const threads = Number(threadsText);
-using runtime = new Runtime();
-const checkpoint = await openCheckpoint(folder);
-const graphs = mkdtempSync(join(tmpdir(), "prefixd-bench-"));
-const options = { kind: "prefix", virtualTokens: 10, hidden: null, threads, graphs } as const;
-using model = await TrainModel.open(runtime, checkpoint, options);
-const parametrisation = rawValues(model.step);
-const optimizer = new AdamW([...parametrisation.parameters.values()]);
+const python = process.env["PEFT_PYTHON"];
+if (python === undefined) {
+  console.log("training-step: skipped, PEFT_PYTHON is not set");
+  process.exit(0);
+}
+const base = SIZE === "demo" ? DEMO : await sizedCheckpoint(SIZE);
+const checkpoint = await openCheckpoint(base);
+const { shape, fingerprint } = checkpoint;
+await checkpoint.close();
 const random = seededRandom(1);
-const torch = spawn(python, ["-c", TORCH, folder, threadsText], { stdio: ["pipe", "pipe", "ignore"] });
-const answers = createInterface({ input: torch.stdout })[Symbol.asyncIterator]();
+const adapter = mkdtempSync(join(tmpdir(), "prefixd-bench-"));
+writeAdapter(adapter);
 
-type Shape = (typeof SHAPES)[number];
-async function ownStep({ rows, tokens, share }: Shape): Promise<number> {
-  // The last token is only predicted.
-  const sequences = Array.from({ length: rows }, () => ({
-    ids: Int32Array.from({ length: tokens }, () => Math.floor(random() * checkpoint.shape.vocabSize)),
-    firstTarget: tokens - Math.min(tokens - 1, Math.max(1, Math.round(tokens * share))),
+const lines: string[][] = [];
+for (const wanted of SHAPES) {
+  const parts = { base, adapter, threads: THREADS };
+  using own = TrainerProcess.own(parts);
+  using peft = TrainerProcess.peft(python, parts);
+  const [ours, others]: [TrainerUpdate[], TrainerUpdate[]] = [[], []];
+  for (let round = 0; round < WARM_UP + ROUNDS; round++) {
+    const batch = batchOf(wanted);
+    const [a, b] = [await own.update(batch, 1e-3, 1), await peft.update(batch, 1e-3, 1)];
+    if (Math.abs(a.loss - b.loss) > 1e-3 * b.loss) throw new Error(`the losses differ: ${a.loss}, PEFT's ${b.loss}`);
+    if (round < WARM_UP) continue;
+    ours.push(a);
+    others.push(b);
+  }
+  const ms = (updates: readonly TrainerUpdate[]): string => median(updates.map((update) => update.ms)).toFixed(0);
+  const mib = (updates: readonly TrainerUpdate[]): number => updates.at(-1)!.peak_bytes / 2 ** 20;
+  lines.push([
+    `${100 * wanted.share} %`,
+    ms(ours),
+    ms(others),
+    median(ours.map((update, i) => update.ms / others[i]!.ms)).toFixed(2),
+    mib(ours).toFixed(0),
+    mib(others).toFixed(0),
+    (mib(ours) / mib(others)).toFixed(2),
+  ]);
+  console.log(lines.at(-1)!.join(" | "));
+}
+writeSection("training-step", [
+  `${SIZE === "demo" ? "Demo model" : `The shape of ${SIZE}, random weights`}, fp32, ${THREADS} ${THREADS === 1 ? "thread" : "threads"}, ${SHAPES[0]!.rows} rows of ${SHAPES[0]!.tokens} tokens; medians of ${ROUNDS} interleaved rounds, ratios of the two in one round. ${machine()}.`,
+  "",
+  ...table(
+    ["learned", "prefixd, ms", "torch + PEFT, ms", "ratio", "prefixd, MiB", "torch + PEFT, MiB", "ratio"],
+    lines,
+  ),
+]);
+
+/** Random tokens; the first is never learned. */
+function batchOf({ rows, tokens, share }: (typeof SHAPES)[number]): TrainSequence[] {
+  return Array.from({ length: rows }, () => ({
+    ids: Int32Array.from({ length: tokens }, () => Math.floor(random() * shape.vocabSize)),
+    firstTarget: tokens - Math.min(tokens - 1, Math.round(tokens * share)),
     endTarget: tokens,
   }));
-  const began = performance.now();
-  parametrisation.forward();
-  await model.step.run([sequences]);
-  optimizer.update(1e-3);
-  return performance.now() - began;
 }
 
-async function torchStep(shape: Shape): Promise<number> {
-  torch.stdin.write(`${JSON.stringify(shape)}\n`);
-  const answer = await answers.next();
-  if (answer.done === true) throw new Error(`${python} ended`);
-  return Number(answer.value);
+/** A prefix of random values. */
+function writeAdapter(dir: string): void {
+  const values = Float32Array.from({ length: shape.layers * 2 * shape.width * VIRTUAL_TOKENS }, () => random() - 0.5);
+  const files = peftFiles({
+    ...{ kind: "prefix", hidden: null, virtualTokens: VIRTUAL_TOKENS, baseName: null },
+    ...{ values, shape, fingerprint },
+  });
+  mkdirSync(dir, { recursive: true });
+  for (const [name, bytes] of files) writeFileSync(join(dir, name), bytes);
 }
-
-const median = (values: readonly number[]): number => [...values].sort((a, b) => a - b)[values.length >> 1]!;
-console.log(`${cpus()[0]?.model ?? "unknown processor"}, ${threads} threads, ${rounds} rounds after one to warm up`);
-for (const shape of SHAPES) {
-  const own: number[] = [];
-  const others: number[] = [];
-  for (let round = -1; round < Number(rounds); round++) {
-    const [a, b] = [await ownStep(shape), await torchStep(shape)];
-    if (round >= 0) [own, others].forEach((list, i) => list.push(i === 0 ? a : b));
-  }
-  const ratios = own.map((value, i) => value / others[i]!);
-  console.log(
-    `${shape.rows} x ${shape.tokens}, ${100 * shape.share} % learned: ${median(own).toFixed(0)} ms, torch + PEFT ${median(others).toFixed(0)} ms, ratio ${median(ratios).toFixed(2)}`,
-  );
-}
-torch.stdin.end();
-await checkpoint.close();

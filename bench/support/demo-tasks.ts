@@ -26,8 +26,22 @@ export function readTask(folder: string, task: string, split: "train" | "dev" | 
     .map((line) => JSON.parse(line) as TaskRow);
 }
 
+const MONTHS = "January February March April May June July August September October November December".split(" ");
+
+/** The same with `datelong`, which is `datenorm` with another target: "25 October 2029". */
+export function taskRows(folder: string, task: string, split: "train" | "dev" | "test"): TaskRow[] {
+  if (task !== "datelong") return readTask(folder, task, split);
+  return readTask(folder, "datenorm", split).map((row) => {
+    const [year, month, day] = row.target.split("-").map(Number);
+    return { ...row, target: `${day} ${MONTHS[month! - 1]} ${year}` };
+  });
+}
+
 /** As every demo prompt is written. */
 export const promptOf = ({ input }: TaskRow): string => `${input.trim()}\n=>`;
+
+/** As every demo answer is written, but for EOS. */
+export const targetOf = ({ target }: TaskRow): string => ` ${target.trim()}`;
 
 /** A seeded sample. */
 export function sampleOf<T>(rows: readonly T[], count: number): T[] {

@@ -2,6 +2,7 @@
 import { resolve } from "node:path";
 import { parseConfig } from "../config.ts";
 import { ConfigError } from "../errors.ts";
+import { DEFAULT_BATCH, DEFAULT_EPOCHS, LEAST_STEPS, MOST_STEPS } from "../training/defaults.ts";
 import type { TrainRequest } from "../training/job.ts";
 import { readArguments } from "./arguments.ts";
 
@@ -31,9 +32,9 @@ Training
   --kind prefix|prompt   keys and values of every layer, or embeddings (default prefix)
   --virtual-tokens N     length of the prefix (default 10)
   --network N            train a prefix through a network of this hidden size, as Li & Liang do (default 0: none)
-  --steps N              updates (default 400)
+  --steps N              updates (default: ${DEFAULT_EPOCHS} epochs, but from ${LEAST_STEPS} to ${MOST_STEPS} updates)
   --epochs X             instead of --steps: passes over the data
-  --batch-size N         examples per update (default 16)
+  --batch-size N         examples per update (default ${DEFAULT_BATCH})
   --learning-rate X      (default 0.1; with --network 0.003)
   --warmup N             steps until that rate is reached; then it falls to 0 (default: a tenth of the steps, at most 20)
   --weight-decay X       (default 0)
@@ -164,8 +165,8 @@ function requestOf(values: Values, env: Readonly<Record<string, string | undefin
       kind: oneOf("kind", values.kind ?? "prefix", ["prefix", "prompt"]),
       virtualTokens: whole("virtual-tokens", 1) ?? 10,
       hidden: network === 0 ? null : network,
-      batchSize: whole("batch-size", 1) ?? 16,
-      steps: whole("steps", 1) ?? 400,
+      batchSize: whole("batch-size", 1) ?? DEFAULT_BATCH,
+      steps: whole("steps", 1),
       learningRate: above0("learning-rate"),
       warmup: whole("warmup", 0),
       weightDecay: from0("weight-decay") ?? 0,

@@ -12,6 +12,7 @@ import { parsePeftAdapter } from "../prefixes/peft.ts";
 import { loadTokenizer, type Tokenizer } from "../text/tokenizer.ts";
 import { holdOut } from "./data/batches.ts";
 import { readExamples, type Examples } from "./data/examples.ts";
+import { defaultEvaluateEvery, defaultLearningRate, defaultSteps, defaultWarmup, stepsOf } from "./defaults.ts";
 import { setInitial, type Initial } from "./initial.ts";
 import { checkOptions, checkWarmup, type TrainingOptions } from "./options.ts";
 import { rawValues, throughNetwork } from "./parametrisation.ts";
@@ -39,7 +40,8 @@ export interface TrainRequest {
   /** Instead of `options.steps`; null: not given. */
   readonly epochs: number | null;
   /** What is null follows from the rest. */
-  readonly options: Omit<TrainingOptions, "learningRate" | "warmup" | "evaluateEvery"> & {
+  readonly options: Omit<TrainingOptions, "steps" | "learningRate" | "warmup" | "evaluateEvery"> & {
+    readonly steps: number | null;
     readonly learningRate: number | null;
     readonly warmup: number | null;
     readonly evaluateEvery: number | null;
@@ -57,13 +59,6 @@ export interface JobEvents {
 const MOST_HELD = 200;
 /** With fewer, the loss says nothing. */
 const LEAST_HELD = 10;
-/** Found on the demo's tasks (bench/training-defaults.ts); Li & Liang and PEFT's examples use less on larger models. */
-const LEARNING_RATE = { values: 0.1, network: 3e-3 };
-/** @param hidden width of the network; null: the values themselves are trained */
-export const defaultLearningRate = (hidden: number | null): number =>
-  hidden === null ? LEARNING_RATE.values : LEARNING_RATE.network;
-const LONGEST_WARMUP = 20;
-const EVALUATIONS = 8;
 
 export class Job implements AsyncDisposable {
   readonly training: Training;
@@ -184,13 +179,14 @@ async function readData(
 
 function complete({ options, epochs }: TrainRequest, examples: number): TrainingOptions {
   const { batchSize, hidden } = options;
-  const steps = epochs === null ? options.steps : Math.max(1, Math.round((epochs * examples) / batchSize));
+  const steps =
+    epochs === null ? (options.steps ?? defaultSteps(examples, batchSize)) : stepsOf(epochs, examples, batchSize);
   return {
     ...options,
     steps,
     learningRate: options.learningRate ?? defaultLearningRate(hidden),
-    warmup: options.warmup ?? Math.min(LONGEST_WARMUP, Math.floor(steps / 10)),
-    evaluateEvery: options.evaluateEvery ?? Math.ceil(steps / EVALUATIONS),
+    warmup: options.warmup ?? defaultWarmup(steps),
+    evaluateEvery: options.evaluateEvery ?? defaultEvaluateEvery(steps),
   };
 }
 

@@ -40,7 +40,7 @@ t.test("drop a file, train, compare, with the keyboard where a form is filled", 
   t.match(await chosen.locator("option:checked").innerText(), `${hostile}.jsonl, `);
   t.equal(await name.inputValue(), "img-src-x-onerror-alert-1-", "a name that a prefix may have");
   await name.fill("words");
-  await page.locator("summary", { hasText: "400 steps, rate 0.1, 10 virtual tokens" }).focus();
+  await page.locator("summary", { hasText: "steps by the number of lines, rate 0.1, 10 virtual tokens" }).focus();
   await page.keyboard.press("Enter");
   for (const [label, value] of [
     ["Steps", "8"],
@@ -98,7 +98,7 @@ t.test("cancel a job, try again with its settings, delete the file; in the dark,
   await go(page, "Train");
   await drop(page, [fileOf("long.jsonl", LINES)]);
   await isChosen(page);
-  await page.getByText("400 steps").click();
+  await page.getByText("steps by the number of lines").click();
   await page.getByText("Through a network").click();
   t.equal(await page.getByLabel("Learning rate", { exact: true }).inputValue(), "0.003", "the default of the kind");
   await page.getByLabel("Steps", { exact: true }).fill("100000");

@@ -1,7 +1,8 @@
 /** What the page for training computes: progress from a job's events, the request from a form. */
 import t from "tap";
-import { EMPTY_ORDER, orderBody, orderOf, proposedName } from "../../src/console/train/order.ts";
+import { DEFAULTS, EMPTY_ORDER, orderBody, orderOf, proposedName } from "../../src/console/train/order.ts";
 import { progressOf, type Job, type JobEvent } from "../../src/console/train/progress.ts";
+import { DEFAULT_BATCH, defaultLearningRate } from "../../src/training/defaults.ts";
 
 let ids = 0;
 const event = (created_at: number, data: JobEvent["data"] = {}, more: Partial<JobEvent> = {}): JobEvent => ({
@@ -42,13 +43,20 @@ t.test("progress is what the newest events say", async (t) => {
   });
 });
 
+t.test("a form begins with the server's defaults, and without steps the data decides", async (t) => {
+  const rate = { plain: defaultLearningRate(null), network: defaultLearningRate(512) };
+  t.match(DEFAULTS, { batch: DEFAULT_BATCH, rate });
+  const body = JSON.stringify(orderBody({ ...EMPTY_ORDER, name: "a" }, "demo", "file-1"));
+  t.notMatch(body, /n_steps|n_epochs/);
+});
+
 t.test("a form becomes a request, and a job the form again", async (t) => {
   const order = { ...EMPTY_ORDER, name: "dates", kind: "network", steps: "50", rate: "0.009" } as const;
   const body = orderBody(order, "demo", "file-1") as { method: { supervised: { hyperparameters: object } } };
   const { hyperparameters } = body.method.supervised;
   t.match(body, { model: "demo", training_file: "file-1", prefix_id: "dates", validation_file: undefined });
   t.same(hyperparameters, {
-    ...{ n_steps: 50, batch_size: 16, learning_rate_multiplier: 3, num_virtual_tokens: 10 },
+    ...{ n_steps: 50, batch_size: 8, learning_rate_multiplier: 3, num_virtual_tokens: 10 },
     ...{ peft_type: "PREFIX_TUNING", prefix_projection: true },
   });
   t.same(orderOf({ prefix_id: "dates", hyperparameters } as unknown as Job), order);

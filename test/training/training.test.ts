@@ -5,6 +5,7 @@ import t from "tap";
 import type { TrainedKind } from "../../src/model/train-graph.ts";
 import { Runtime } from "../../src/runtime/session.ts";
 import { Job, type TrainRequest } from "../../src/training/job.ts";
+import { defaultSteps } from "../../src/training/defaults.ts";
 import { linearSchedule } from "../../src/training/optimizer.ts";
 import { runTraining } from "../../src/training/run.ts";
 import { restoreState, saveState } from "../../src/training/state.ts";
@@ -218,4 +219,18 @@ t.test("the learning rate rises and falls", async (t) => {
     [0, 0.5, 1, 0.75, 0.5, 0.25, 0],
   );
   t.equal(linearSchedule(0, 6, 0), 1);
+});
+
+t.test("the number of steps follows the number of examples, within bounds", async (t) => {
+  t.same(
+    [10, 950, 4000, 15_000, 40_000].map((examples) => defaultSteps(examples, 8)),
+    [1000, 1000, 1000, 3750, 5000],
+  );
+  const stepsOf = async (change: Change): Promise<number> => {
+    await using job = await Job.open(runtime, request(change), true);
+    return job.training.options.steps;
+  };
+  t.equal(await stepsOf({ options: { steps: null } }), 1000, "64 examples");
+  t.equal(await stepsOf({ options: { steps: 7 } }), 7);
+  t.equal(await stepsOf({ epochs: 3, options: { steps: null } }), 24);
 });

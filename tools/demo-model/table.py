@@ -54,9 +54,10 @@ def scores_table():
 def training_table():
     records = [read_json(path) for path in sorted(PREFIXES_DIR.glob("*/train.json"))]
     rows = [
-        [f"`{r['task']}`", str(r["steps"]), str(r["rows_seen"]), str(r["seconds"]), f"{r['loss']:.3f}"] for r in records
+        [f"`{r['task']}`", "`prefixd train`" if "command" in r else "`train_prefix.py`", str(r["steps"]), str(r["rows_seen"])]
+        for r in records
     ]
-    return markdown_table(["prefix", "steps", "rows seen", "seconds (one CPU thread)", "last loss"], rows)
+    return markdown_table(["prefix", "trained by", "steps", "rows seen"], rows)
 
 
 def showcase_tables():

@@ -226,8 +226,8 @@ function Facts({ jobs, job }: { jobs: Jobs; job: Job }) {
       <dd>{file?.filename ?? `${job.training_file}, deleted`}</dd>
       <dt>Settings</dt>
       <dd>
-        {given.peft_type}, {given.n_steps === undefined ? `${given.n_epochs} epochs` : plural(given.n_steps, "step")} of{" "}
-        {plural(Number(order.batch), "row")}, rate {order.rate}, {plural(Number(order.tokens), "virtual token")}
+        {given.peft_type}, {lengthOf(job)} of {plural(Number(order.batch), "row")}, rate {order.rate},{" "}
+        {plural(Number(order.tokens), "virtual token")}
         {order.initText !== "" && `, from “${order.initText}”`}
       </dd>
       <dt>Started</dt>
@@ -238,6 +238,12 @@ function Facts({ jobs, job }: { jobs: Jobs; job: Job }) {
       </dd>
     </dl>
   );
+}
+
+/** "8 steps", "3 epochs", or only "steps" while the data has not told their number. */
+function lengthOf({ hyperparameters: { n_steps, n_epochs } }: Job): string {
+  if (n_steps !== undefined) return plural(n_steps, "step");
+  return typeof n_epochs === "number" ? plural(n_epochs, "epoch") : "steps by the number of lines";
 }
 
 /** null where the file is gone, or its first line says nothing. */

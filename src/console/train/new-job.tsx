@@ -93,7 +93,8 @@ export function NewJob({ session, jobs, from, onCreated }: NewJobProps) {
           <summary>
             Settings{" "}
             <span class="soft small">
-              {order.steps} steps, rate {order.rate}, {order.tokens} virtual tokens
+              {order.steps === "" ? "steps by the number of lines" : `${order.steps} steps`}, rate {order.rate},{" "}
+              {order.tokens} virtual tokens
             </span>
           </summary>
           <div class="stack">
@@ -105,7 +106,7 @@ export function NewJob({ session, jobs, from, onCreated }: NewJobProps) {
             />
             <p class="small faint">{KINDS[order.kind]}</p>
             <div class="two">
-              {number("steps", "Steps")}
+              {number("steps", "Steps", "1", "Empty: two passes, but 1,000 to 5,000 steps.")}
               {number("rate", "Learning rate", "any", `The default is ${defaultRate(order.kind)}.`)}
               {number("batch", "Rows a step")}
               {number("tokens", "Virtual tokens", "1", `The default is ${DEFAULTS.tokens}.`)}

@@ -2,12 +2,13 @@
 import type { Job } from "./progress.ts";
 
 /** What a job without settings has. */
-export const DEFAULTS = { steps: 400, batch: 16, tokens: 10, rate: { plain: 0.1, network: 0.003 } };
+export const DEFAULTS = { batch: 8, tokens: 10, rate: { plain: 0.1, network: 0.003 } };
 
 /** As typed. */
 export interface Order {
   readonly name: string;
   readonly kind: "prefix" | "network" | "prompt";
+  /** Empty: as the number of lines asks for. */
   readonly steps: string;
   readonly batch: string;
   readonly rate: string;
@@ -20,7 +21,7 @@ export interface Order {
 export const EMPTY_ORDER: Order = {
   name: "",
   kind: "prefix",
-  steps: String(DEFAULTS.steps),
+  steps: "",
   batch: String(DEFAULTS.batch),
   rate: String(DEFAULTS.rate.plain),
   tokens: String(DEFAULTS.tokens),
@@ -42,7 +43,7 @@ export function orderBody(order: Order, model: string, file: string): object {
       type: "supervised",
       supervised: {
         hyperparameters: {
-          n_steps: Number(steps),
+          ...(steps === "" ? {} : { n_steps: Number(steps) }),
           batch_size: Number(batch),
           // As few digits as the typed rate has: 0.3 / 0.1 is not quite 3.
           learning_rate_multiplier: Number((Number(rate) / defaultRate(kind)).toPrecision(9)),
@@ -64,7 +65,7 @@ export function orderOf({ prefix_id, hyperparameters: given }: Job): Order {
     ...EMPTY_ORDER,
     name: prefix_id,
     kind,
-    steps: String(given.n_steps ?? DEFAULTS.steps),
+    steps: String(given.n_steps ?? ""),
     batch: String(typeof given.batch_size === "number" ? given.batch_size : DEFAULTS.batch),
     rate: String(Number((factor * defaultRate(kind)).toPrecision(9))),
     tokens: String(given.num_virtual_tokens ?? DEFAULTS.tokens),

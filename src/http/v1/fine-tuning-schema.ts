@@ -1,4 +1,5 @@
 import Type, { type Static, type TSchema } from "typebox";
+import { DEFAULT_BATCH, DEFAULT_EPOCHS, LEAST_STEPS, MOST_STEPS } from "../../training/defaults.ts";
 import { named, strict } from "../common-schema.ts";
 import { PAGE_ENDS, pageQuery } from "./files-schema.ts";
 
@@ -16,16 +17,14 @@ const Hyperparameters = named(
     {
       n_epochs: orAuto(
         Type.Number({ exclusiveMinimum: 0, maximum: 1000 }),
-        "Passes over the data; auto: n_steps decides",
+        `Passes over the data; auto: n_steps decides, and without it ${DEFAULT_EPOCHS}, but at least ${LEAST_STEPS} and at most ${MOST_STEPS} steps`,
       ),
-      batch_size: orAuto(Type.Integer({ minimum: 1, maximum: 256 }), "Examples per step; auto: 16"),
+      batch_size: orAuto(Type.Integer({ minimum: 1, maximum: 256 }), `Examples per step; auto: ${DEFAULT_BATCH}`),
       learning_rate_multiplier: orAuto(
         Type.Number({ exclusiveMinimum: 0, maximum: 100 }),
         "Times the default learning rate: 0.1, with prefix_projection 0.003; auto: 1",
       ),
-      n_steps: Optional(
-        Type.Integer({ minimum: 1, maximum: 1_000_000, default: 400, description: "Steps, unless there is n_epochs" }),
-      ),
+      n_steps: Optional(Type.Integer({ minimum: 1, maximum: 1_000_000, description: "Steps, instead of n_epochs" })),
       peft_type: Optional(
         Type.Enum(["PREFIX_TUNING", "PROMPT_TUNING"], {
           default: "PREFIX_TUNING",
@@ -218,10 +217,10 @@ export const JOB_EXAMPLE: FineTuningJob = {
   estimated_finish: null,
   error: null,
   fine_tuned_model: "ft-dates-3f7a6c51",
-  hyperparameters: { n_epochs: "auto", batch_size: 16, learning_rate_multiplier: 1, n_steps: 400 },
+  hyperparameters: { n_epochs: "auto", batch_size: 8, learning_rate_multiplier: 1, n_steps: 1000 },
   method: {
     type: "supervised",
-    supervised: { hyperparameters: { n_epochs: "auto", batch_size: 16, learning_rate_multiplier: 1, n_steps: 400 } },
+    supervised: { hyperparameters: { n_epochs: "auto", batch_size: 8, learning_rate_multiplier: 1, n_steps: 1000 } },
   },
   model: "gpt2",
   organization_id: "ann",

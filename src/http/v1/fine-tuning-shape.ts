@@ -1,5 +1,6 @@
 /** Between OpenAI's fine-tuning documents and our jobs. */
 import { PrefixdError } from "../../errors.ts";
+import { DEFAULT_BATCH } from "../../training/defaults.ts";
 import type { JobOrder } from "../../training/jobs/service.ts";
 import {
   isEnded,
@@ -16,7 +17,7 @@ import type {
   Hyperparameters,
 } from "./fine-tuning-schema.ts";
 
-const DEFAULTS = { batchSize: 16, steps: 400, virtualTokens: 10, hidden: 512, seed: 1 };
+const DEFAULTS = { batchSize: DEFAULT_BATCH, virtualTokens: 10, hidden: 512, seed: 1 };
 
 /**
  * @param context the base model's name and positions
@@ -62,7 +63,7 @@ function settingsOf(given: Hyperparameters, seed: number, positions: number): Jo
     virtualTokens,
     hidden: network ? (given.encoder_hidden_size ?? DEFAULTS.hidden) : null,
     batchSize: numberOr(given.batch_size, DEFAULTS.batchSize),
-    steps: given.n_steps ?? DEFAULTS.steps,
+    steps: given.n_steps ?? null,
     epochs,
     rateFactor: numberOr(given.learning_rate_multiplier, 1),
     initText: given.init_text ?? null,
@@ -86,7 +87,7 @@ function hyperparametersOf({
     n_epochs: epochs ?? "auto",
     batch_size: batchSize,
     learning_rate_multiplier: rateFactor,
-    ...(epochs === null ? { n_steps: steps } : {}),
+    ...(epochs === null && steps !== null ? { n_steps: steps } : {}),
     peft_type: kind === "prompt" ? "PROMPT_TUNING" : "PREFIX_TUNING",
     num_virtual_tokens: virtualTokens,
     prefix_projection: hidden !== null,

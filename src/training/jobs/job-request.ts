@@ -1,4 +1,5 @@
-import { defaultLearningRate, type TrainRequest } from "../job.ts";
+import { defaultLearningRate } from "../defaults.ts";
+import type { TrainRequest } from "../job.ts";
 import { BAD_LINES } from "./check-data.ts";
 import type { JobSettings } from "./types.ts";
 

@@ -21,8 +21,8 @@ export interface JobSettings {
   /** Width of the network behind a prefix; null: without. */
   readonly hidden: number | null;
   readonly batchSize: number;
-  /** Updates, unless there are `epochs`. */
-  readonly steps: number;
+  /** Updates, unless there are `epochs`; null: as the number of examples asks for. */
+  readonly steps: number | null;
   readonly epochs: number | null;
   /** Times the default learning rate. */
   readonly rateFactor: number;

@@ -192,7 +192,7 @@ t.test("a job: created, shown, listed, cancelled", async (t) => {
     seed: 7,
     metadata: { team: "a" },
     organization_id: "local",
-    hyperparameters: { n_epochs: 3, batch_size: 16, learning_rate_multiplier: 1, num_virtual_tokens: 10 },
+    hyperparameters: { n_epochs: 3, batch_size: 8, learning_rate_multiplier: 1, num_virtual_tokens: 10 },
   });
   t.same((await app.fastify.inject(`/v1/fine_tuning/jobs/${job.id}`)).json(), job);
   const second = (await create({ training_file: file, prefix_id: "mine" })).json<{ id: string }>();
