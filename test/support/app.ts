@@ -19,6 +19,8 @@ import { createAuthenticator, createKeylessAuthenticator } from "../../src/users
 import { UserDirectory, withDirectory } from "../../src/users/directory.ts";
 import { ChatTemplate } from "../../src/text/chat-template.ts";
 import { DEFAULT_LIMITS } from "../../src/structured/limits.ts";
+import { listen } from "../../src/http/server.ts";
+import { sharedHttpWorkers } from "./http-workers.ts";
 import { createLocalRemoval } from "./local-removal.ts";
 import { FakeEngine } from "./fake-engine.ts";
 import { FakeRegistry } from "./fake-registry.ts";
@@ -161,11 +163,11 @@ export async function buildTestApp(
     app.fastify.server.closeAllConnections();
     await app.fastify.close();
   });
-  const listen = async (): Promise<number> => {
-    await app.fastify.listen({ host: "127.0.0.1", port: 0 });
+  const listenAnywhere = async (): Promise<number> => {
+    await listen(app, { host: "127.0.0.1", port: 0 }, await sharedHttpWorkers());
     return (app.fastify.server.address() as AddressInfo).port;
   };
-  return { ...app, engine, registry, generation, metrics, users, audits, logs, listen };
+  return { ...app, engine, registry, generation, metrics, users, audits, logs, listen: listenAnywhere };
 }
 
 /** Arguments of `inject` for a JSON body. */
