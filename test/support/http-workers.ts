@@ -1,4 +1,4 @@
-/** The suites of connections run a second time with workers: test/http/workers/ says which. */
+/** Suites that use connections run a second time with workers: the files in test/http/workers/ say which. */
 import { fork } from "node:child_process";
 import t from "tap";
 import { HttpWorkers, type HttpWorkersOptions } from "../../src/http/workers/pool.ts";
@@ -16,7 +16,8 @@ export function startHttpWorkers(count: number, options: Partial<HttpWorkersOpti
   const { NODE_OPTIONS: _, ...env } = process.env;
   return HttpWorkers.start({
     count,
-    startChild: () => fork(ENTRY, [], { stdio: ["ignore", "ignore", "inherit", "ipc", "pipe"], execArgv: [...SOURCES], env }),
+    startChild: () =>
+      fork(ENTRY, [], { stdio: ["ignore", "ignore", "inherit", "ipc", "pipe"], execArgv: [...SOURCES], env }),
     leaseUntil: () => Infinity,
     metrics: new Metrics({ processMetrics: false }),
     logger: createLogger("silent"),

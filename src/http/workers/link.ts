@@ -1,15 +1,6 @@
 import type { ChildProcess } from "node:child_process";
 import type { Socket } from "node:net";
-import {
-  CHANNEL_FD,
-  FrameReader,
-  FROM_WORKER,
-  MOST_BYTES,
-  TO_WORKER,
-  monotonicMs,
-  toMonotonic,
-  type Handover,
-} from "./protocol.ts";
+import { CHANNEL_FD, FrameReader, FROM_WORKER, MOST_BYTES, TO_WORKER, toMonotonic, type Handover } from "./protocol.ts";
 import { RelayedSocket } from "./relayed-socket.ts";
 
 /** What a batch carried of a connection. */
@@ -37,7 +28,8 @@ export class WorkerLink {
   #lastBatch = 0;
   #confirmed = 0;
   readonly #waiting: { readonly batch: number; readonly call: () => void }[] = [];
-  /** As the worker knows it. */
+  /** Of the current batch, and as the worker knows it. */
+  #lease = 0;
   #toldLease = 0;
   #over = false;
 
@@ -71,7 +63,11 @@ export class WorkerLink {
   }
 
   handOver(socket: RelayedSocket, accepted: Socket): void {
+    // Node would ask the workers of all connections of a server before that closes, for ever if all of them have ended.
+    (accepted as Socket & { server: unknown }).server = null;
     this.child.send({ connection: socket.id } satisfies Handover, accepted, { keepOpen: false }, (error) => {
+      // What is left of it here, which its server counts.
+      accepted.destroy();
       if (error !== null) socket.destroy();
     });
   }
@@ -98,7 +94,6 @@ export class WorkerLink {
     }
     const bytes = toBuffer(chunk, encoding);
     this.#writeBuffer(socket, bytes);
-    this.#shares.push({ socket, bytes: bytes.length });
     return bytes.length;
   }
 
@@ -157,23 +152,28 @@ export class WorkerLink {
     while (this.#waiting.length > 0 && this.#waiting[0]!.batch <= batch) this.#waiting.shift()!.call();
   }
 
-  /** Before the first bytes under a lease. Without one, nothing is written that needs it. */
+  /** Before the first bytes of a batch, and when it changes. Without one, nothing is written that needs it. */
   #tellLease(): void {
     const until = this.#leaseUntil();
-    if (until === this.#toldLease) return;
-    this.#toldLease = until;
+    if (this.#shares.length > 0 && until === this.#lease) return;
+    this.#lease = until;
+    const told = Number.isFinite(until) && until > performance.now() ? toMonotonic(until) : 0;
+    if (told === this.#toldLease) return;
+    this.#toldLease = told;
     const bytes = Buffer.alloc(8);
-    const mine = toMonotonic(until);
-    bytes.writeDoubleLE(Number.isFinite(until) && mine > monotonicMs() ? mine : 0);
+    bytes.writeDoubleLE(told);
     this.#add(head(TO_WORKER.lease, 0) + lengthOf(8) + bytes.toString("latin1"));
   }
 
-  #writeBuffer({ writeHead }: RelayedSocket, bytes: Buffer): void {
+  #writeBuffer(socket: RelayedSocket, bytes: Buffer): void {
     for (let at = 0; at < bytes.length; at += MOST_BYTES) {
       const piece = bytes.subarray(at, at + MOST_BYTES);
-      this.#add(writeHead + lengthOf(piece.length));
+      this.#add(socket.writeHead + lengthOf(piece.length));
       this.#parts.push(Buffer.from(this.#text, "latin1"), piece);
       this.#text = "";
+      this.#shares.push({ socket, bytes: piece.length });
+      // So that it shows how far a large answer has got.
+      if (piece.length === MOST_BYTES) this.#endBatch();
     }
   }
 
@@ -186,11 +186,16 @@ export class WorkerLink {
     if (this.#text !== "" || this.#parts.length > 0) this.#send();
   }
 
-  #send(): void {
+  #endBatch(): void {
     this.#unconfirmed.push({ batch: ++this.#lastBatch, shares: this.#shares });
     this.#shares = [];
+    this.#text += head(TO_WORKER.batch, this.#lastBatch) + NOTHING;
+  }
+
+  #send(): void {
+    this.#endBatch();
     const parts = this.#parts.splice(0);
-    parts.push(Buffer.from(this.#text + head(TO_WORKER.batch, this.#lastBatch) + NOTHING, "latin1"));
+    parts.push(Buffer.from(this.#text, "latin1"));
     this.#text = "";
     if (this.#over) return;
     this.#channel.cork();

@@ -11,8 +11,8 @@ import { WorkerLink } from "./link.ts";
 const FIRST_PAUSE_MS = 100;
 const LONGEST_PAUSE_MS = 10_000;
 const LASTED_MS = 30_000;
-/** How often it is looked whether workers get on, and how many looks in a row without it mean that one hangs. */
 const LOOK_MS = 1_000;
+/** So many looks in a row at which a worker has not got on mean that it hangs. */
 const HANGING_LOOKS = 10;
 /** Milliseconds that a worker may take to start, and to end. */
 const START_MS = 30_000;
@@ -26,6 +26,8 @@ export interface HttpWorkersOptions {
   readonly leaseUntil: () => number;
   readonly metrics: Pick<Metrics, "httpWorkers" | "httpWorkerEnded">;
   readonly logger: Logger;
+  /** How often it is looked whether workers get on, in milliseconds. */
+  readonly lookMs?: number;
 }
 
 /** Processes that hold the clients' connections, for a server that handles what they ask in this one. */
@@ -41,7 +43,7 @@ export class HttpWorkers {
 
   private constructor(options: HttpWorkersOptions) {
     this.#options = options;
-    this.#timer = setInterval(() => this.#look(), LOOK_MS).unref();
+    this.#timer = setInterval(() => this.#look(), options.lookMs ?? LOOK_MS).unref();
     options.metrics.httpWorkers(() => this.#links.size);
   }
 

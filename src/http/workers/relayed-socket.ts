@@ -30,6 +30,8 @@ export class RelayedSocket extends Socket {
   readonly #link: WorkerLink;
   /** Bytes that the worker still had at its last report. */
   #untaken = 0;
+  /** Bytes that the client had taken then. */
+  #taken = 0;
   #needDrain = false;
   #paused = false;
   /** Callbacks of writes, and the value of `bytesWritten` once each was made. */
@@ -47,7 +49,11 @@ export class RelayedSocket extends Socket {
     this.localPort = accepted.localPort;
   }
 
-  override write(chunk: string | Uint8Array, encoding?: BufferEncoding | Callback | null, callback?: Callback): boolean {
+  override write(
+    chunk: string | Uint8Array,
+    encoding?: BufferEncoding | Callback | null,
+    callback?: Callback,
+  ): boolean {
     // For the errors of Node's sockets.
     if (this.destroyed || this.writableEnded) return super.write(chunk, encoding as BufferEncoding, callback);
     const call = typeof encoding === "function" ? encoding : callback;
@@ -83,8 +89,9 @@ export class RelayedSocket extends Socket {
   settle(): void {
     if (this.destroyed) return;
     this.writableLength = this.inTransit + this.#untaken;
-    if (this.timeout) this.#restartTimeout();
     const taken = this.bytesWritten - this.writableLength;
+    if (taken !== this.#taken && this.timeout) this.#restartTimeout();
+    this.#taken = taken;
     while (this.#callbacks.length > 0 && this.#callbacks[0]!.at <= taken) this.#callbacks.shift()!.call();
     if (!this.#needDrain || this.writableLength > 0) return;
     this.#needDrain = false;

@@ -54,7 +54,7 @@ t.test("requests behind a stream whose connection is reset appear in both logs, 
     app.audits.map(({ action, outcome, target }) => `${action} ${outcome} ${target ?? ""}`).sort(),
     [
       /^key.create ok ann/,
-      "prefix.remove prefix_not_found none",
+      "prefix.remove prefix_not_found admin/none",
       "user.create invalid_user_id ",
       "user.create ok ann",
     ],
