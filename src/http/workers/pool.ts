@@ -74,21 +74,23 @@ export class HttpWorkers {
 
   /**
    * Lets workers hold the server's connections, including those that others pass to it. While there is no worker, it
-   * holds new ones itself. Call before the server listens, after all that looks at its connections.
+   * holds new ones itself. Call before the server listens.
    */
   serve(server: Server): void {
     // Nothing is read of a connection that a worker gets.
     (server as Server & { pauseOnConnect: boolean }).pauseOnConnect = true;
-    const listeners = server.listeners("connection");
-    server.removeAllListeners("connection");
-    server.on("connection", (accepted: Socket) => {
+    const emit = server.emit.bind(server) as (event: string, ...args: unknown[]) => boolean;
+    server.emit = (event: string, ...args: unknown[]) => {
+      if (event !== "connection") return emit(event, ...args);
+      const accepted = args[0] as Socket;
       const link = this.#leastBusy();
-      const socket = link?.adopt(accepted) ?? accepted;
-      for (const listener of listeners) listener.call(server, socket);
-      if (link === undefined) accepted.resume();
-      else if (socket.destroyed) accepted.destroy();
-      else link.handOver(socket as ReturnType<WorkerLink["adopt"]>, accepted);
-    });
+      const relayed = link?.adopt(accepted);
+      const heard = emit("connection", relayed ?? accepted);
+      if (relayed === undefined) accepted.resume();
+      else if (relayed.destroyed) accepted.destroy();
+      else link!.handOver(relayed, accepted);
+      return heard;
+    };
   }
 
   /**
