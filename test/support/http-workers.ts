@@ -13,7 +13,8 @@ const ENTRY = new URL("../../src/http/workers/main.ts", import.meta.url);
 
 /** Workers without what the test runner adds to its processes; the caller closes them. */
 export function startHttpWorkers(count: number, options: Partial<HttpWorkersOptions> = {}): Promise<HttpWorkers> {
-  const { NODE_OPTIONS: _, ...env } = process.env;
+  const env = { ...process.env };
+  delete env["NODE_OPTIONS"];
   return HttpWorkers.start({
     count,
     startChild: () =>
