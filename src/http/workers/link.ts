@@ -1,7 +1,7 @@
 import type { ChildProcess } from "node:child_process";
 import type { Socket } from "node:net";
 import { CHANNEL_FD, FrameReader, FROM_WORKER, MOST_BYTES, TO_WORKER, toMonotonic, type Handover } from "./protocol.ts";
-import { RelayedSocket } from "./relayed-socket.ts";
+import { RelayedSocket, type Outgoing } from "./relayed-socket.ts";
 
 /** What a batch carried of a connection. */
 interface Share {
@@ -13,7 +13,7 @@ interface Share {
  * The engine's process's end of one worker. What one turn of the event loop writes to all of its connections is one
  * batch: one system call.
  */
-export class WorkerLink {
+export class WorkerLink implements Outgoing {
   readonly child: ChildProcess;
   readonly #channel: Socket;
   readonly #leaseUntil: () => number;

@@ -1,5 +1,4 @@
 import { Socket } from "node:net";
-import type { WorkerLink } from "./link.ts";
 
 /** Bytes on their way to the client from which on a writer should wait, as Node's sockets say. */
 const HIGH_WATER = 65_536;
@@ -7,6 +6,16 @@ const HIGH_WATER = 65_536;
 type Callback = (error?: Error | null) => void;
 /** Of Node's own, which restarts the timer of `setTimeout`. */
 type Timed = { _unrefTimer(): void };
+
+/** Where its frames go. */
+export interface Outgoing {
+  /** Returns the number of bytes. */
+  write(socket: RelayedSocket, chunk: string | Uint8Array, encoding: BufferEncoding): number;
+  end(socket: RelayedSocket): void;
+  pause(socket: RelayedSocket): void;
+  resume(socket: RelayedSocket): void;
+  destroy(socket: RelayedSocket): void;
+}
 
 /**
  * A client's connection that a worker holds, as Node's HTTP server sees it. Not taken by the client are bytes on their
@@ -27,7 +36,7 @@ export class RelayedSocket extends Socket {
   readonly id: number;
   /** What a frame of written bytes begins with. */
   readonly writeHead: string;
-  readonly #link: WorkerLink;
+  readonly #out: Outgoing;
   /** Bytes that the worker still had at its last report. */
   #untaken = 0;
   /** Bytes that the client had taken then. */
@@ -37,9 +46,9 @@ export class RelayedSocket extends Socket {
   /** Callbacks of writes, and the value of `bytesWritten` once each was made. */
   readonly #callbacks: { readonly at: number; readonly call: Callback }[] = [];
 
-  constructor(link: WorkerLink, id: number, writeHead: string, accepted: Socket) {
+  constructor(out: Outgoing, id: number, writeHead: string, accepted: Socket) {
     super({ allowHalfOpen: true });
-    this.#link = link;
+    this.#out = out;
     this.id = id;
     this.writeHead = writeHead;
     this.remoteAddress = accepted.remoteAddress;
@@ -57,7 +66,7 @@ export class RelayedSocket extends Socket {
     // For the errors of Node's sockets.
     if (this.destroyed || this.writableEnded) return super.write(chunk, encoding as BufferEncoding, callback);
     const call = typeof encoding === "function" ? encoding : callback;
-    const bytes = this.#link.write(this, chunk, typeof encoding === "string" ? encoding : "utf8");
+    const bytes = this.#out.write(this, chunk, typeof encoding === "string" ? encoding : "utf8");
     this.bytesWritten += bytes;
     this.inTransit += bytes;
     this.writableLength += bytes;
@@ -104,7 +113,7 @@ export class RelayedSocket extends Socket {
     if (this.timeout) this.#restartTimeout();
     if (this.push(bytes)) return;
     this.#paused = true;
-    this.#link.pause(this);
+    this.#out.pause(this);
   }
 
   /** The client sends no more. */
@@ -115,18 +124,18 @@ export class RelayedSocket extends Socket {
   override _read(): void {
     if (!this.#paused) return;
     this.#paused = false;
-    this.#link.resume(this);
+    this.#out.resume(this);
   }
 
   override _final(callback: Callback): void {
-    this.#link.end(this);
+    this.#out.end(this);
     if (this.writableLength === 0) callback();
     else this.#callbacks.push({ at: this.bytesWritten, call: callback });
   }
 
   override _destroy(error: Error | null, callback: (error: Error | null) => void): void {
     this.setTimeout(0);
-    this.#link.destroy(this);
+    this.#out.destroy(this);
     const cut = this.#callbacks.splice(0);
     callback(error);
     process.nextTick(() => {
