@@ -3,6 +3,9 @@ import type { Socket } from "node:net";
 import { CHANNEL_FD, FrameReader, FROM_WORKER, MOST_BYTES, TO_WORKER, toMonotonic, type Handover } from "./protocol.ts";
 import { RelayedSocket, type Outgoing } from "./relayed-socket.ts";
 
+/** Bytes that are copied to be sent with the rest of a batch. */
+const MOST_JOINED = 4096;
+
 /** What a batch carried of a connection. */
 interface Share {
   readonly socket: RelayedSocket;
@@ -87,12 +90,10 @@ export class WorkerLink implements Outgoing {
   /** Returns the number of bytes. */
   write(socket: RelayedSocket, chunk: string | Uint8Array, encoding: BufferEncoding): number {
     this.#tellLease();
-    if (typeof chunk === "string" && (encoding === "latin1" || encoding === "binary") && chunk.length <= MOST_BYTES) {
-      this.#add(socket.writeHead + lengthOf(chunk.length) + chunk);
-      this.#shares.push({ socket, bytes: chunk.length });
-      return chunk.length;
-    }
+    if (typeof chunk === "string" && encoding === "latin1" && chunk.length <= MOST_BYTES)
+      return this.#writeText(socket, chunk);
     const bytes = toBuffer(chunk, encoding);
+    if (bytes.length <= MOST_JOINED) return this.#writeText(socket, bytes.toString("latin1"));
     this.#writeBuffer(socket, bytes);
     return bytes.length;
   }
@@ -165,6 +166,12 @@ export class WorkerLink implements Outgoing {
     this.#add(head(TO_WORKER.lease, 0) + lengthOf(8) + bytes.toString("latin1"));
   }
 
+  #writeText(socket: RelayedSocket, text: string): number {
+    this.#add(socket.writeHead + lengthOf(text.length) + text);
+    this.#shares.push({ socket, bytes: text.length });
+    return text.length;
+  }
+
   #writeBuffer(socket: RelayedSocket, bytes: Buffer): void {
     for (let at = 0; at < bytes.length; at += MOST_BYTES) {
       const piece = bytes.subarray(at, at + MOST_BYTES);
@@ -178,7 +185,8 @@ export class WorkerLink implements Outgoing {
   }
 
   #add(frame: string): void {
-    if (this.#text === "" && this.#parts.length === 0) process.nextTick(() => this.#flush());
+    // Behind the tick in which streams are written (sse.ts).
+    if (this.#text === "" && this.#parts.length === 0) process.nextTick(() => process.nextTick(() => this.#flush()));
     this.#text += frame;
   }
 
