@@ -1,7 +1,7 @@
 /**
  * How many tokens per second does the server itself process, when the model costs nothing?
  *
- *     [STREAMS=256] [V1=1] [LIVE=1] [TRACING=1] [DEVICE=cuda|webgpu GPU="name"] npm run bench -- overhead
+ *     [STREAMS=256] [WORKERS=4] [CLIENTS=2] [V1=1] [LIVE=1] [TRACING=1] [DEVICE=cuda|webgpu GPU="name"] npm run bench -- overhead
  *
  * A runner with precomputed answers, 256 streams of 64 to 200 tokens that restart as they end, measured three ways: the
  * engine alone; with GenerationService, which makes text; the whole server, from raw sockets of another process. The
@@ -9,7 +9,8 @@
  * small (random weights) from there, every stream with one of 64 prefixes of 60: how much of the process's capacity is
  * left? With V1 the whole server is also asked at /v1/completions, with LIVE also while LIVE others read
  * GET /admin/live, with TRACING also with every request traced to a collector in a process of its own, each round after
- * /generate.
+ * /generate. With WORKERS it is measured with as many HTTP workers, too: what this process spends on a token then bounds
+ * what a machine with cores for all can reach. CLIENTS processes ask, the streams shared among them.
  */
 import { type ChildProcess, fork } from "node:child_process";
 import { once } from "node:events";
@@ -25,6 +26,8 @@ import { createLogger } from "../src/observability/logging.ts";
 import { Metrics } from "../src/observability/metrics.ts";
 import { openTracing } from "../src/observability/tracing/open.ts";
 import type { Tracing } from "../src/observability/tracing/trace.ts";
+import { openHttpWorkers } from "../src/start/http-workers.ts";
+import { readSystemFile } from "../src/system-files.ts";
 import { DEVICES } from "../src/runtime/devices.ts";
 import { SIMULATED } from "../test/support/devices.ts";
 import { loadTokenizer } from "../src/text/tokenizer.ts";
@@ -36,6 +39,9 @@ import { BENCH_MODEL, memoryRegistry, serveEngine } from "./support/server.ts";
 
 const STREAMS = Number(process.env["STREAMS"] ?? 256);
 const KIND = process.env["DEVICE"] as "cuda" | "webgpu" | "simulated" | undefined;
+const WORKERS = Number(process.env["WORKERS"] ?? 0);
+/** Processes of clients. */
+const CLIENTS = Number(process.env["CLIENTS"] ?? 1);
 /** Readers of the live feed. */
 const LIVE = Number(process.env["LIVE"] ?? 0);
 const [PREFIXES, PREFIX] = [64, 60];
@@ -56,9 +62,17 @@ interface Figures {
   readonly busy: number;
   /** Processor time of the clients' process, in microseconds; 0 if there are none. */
   readonly clientCpuPerToken: number;
+  /** The same of the HTTP workers together. */
+  readonly workerCpuPerToken: number;
 }
-/** Starts the load; `count` returns the tokens so far and the clients' processor time. */
-type Way = (doSample: boolean) => Promise<{ count(): Promise<{ tokens: number; cpu: number }>; stop(): Promise<void> }>;
+/** So far: tokens, and processor time of clients and of workers. */
+interface Counts {
+  readonly tokens: number;
+  readonly cpu: number;
+  readonly workersCpu: number;
+}
+/** Starts the load. */
+type Way = (doSample: boolean) => Promise<{ count(): Promise<Counts>; stop(): Promise<void> }>;
 
 const tokenizer = await loadTokenizer(new URL("../models/demo", import.meta.url).pathname, NULL_SHAPE.vocabSize);
 const leaseUntil = performance.now() + 1e9;
@@ -91,6 +105,12 @@ const WAYS: Readonly<Record<string, Way>> = {
   "engine alone": engineAlone,
   "with text": withText,
   "whole server": (doSample) => wholeServer(doSample, parts(), []),
+  ...(WORKERS === 0
+    ? {}
+    : {
+        [`whole server with ${WORKERS} HTTP workers`]: (doSample: boolean) =>
+          wholeServer(doSample, parts(), [], { workers: WORKERS }),
+      }),
   ...(process.env["V1"] === undefined
     ? {}
     : {
@@ -143,6 +163,7 @@ const rows = [...figures].map(([name, all]) => {
     (1e6 / mid("cpuPerToken")).toFixed(0),
     `${(100 * mid("busy")).toFixed(0)} %`,
     mid("clientCpuPerToken") > 0 ? mid("clientCpuPerToken").toFixed(1) : "",
+    ...(WORKERS === 0 ? [] : [mid("workerCpuPerToken") > 0 ? mid("workerCpuPerToken").toFixed(1) : ""]),
   ];
 });
 console.log(rows.map((row) => row.join("  ")).join("\n"));
@@ -158,6 +179,7 @@ if (process.env["ONLY"] === undefined && KIND !== "simulated") {
         "tokens per CPU second",
         "event loop busy",
         "clients' CPU, µs / token",
+        ...(WORKERS === 0 ? [] : ["workers' CPU, µs / token"]),
       ],
       rows,
     ),
@@ -188,6 +210,7 @@ async function measure(way: Way, doSample: boolean): Promise<Figures> {
     cpuPerToken: (user + system) / tokens,
     busy: utilization,
     clientCpuPerToken: (after.cpu - before.cpu) / tokens,
+    workerCpuPerToken: (after.workersCpu - before.workersCpu) / tokens,
   };
 }
 
@@ -211,7 +234,7 @@ function engineAlone(doSample: boolean): ReturnType<Way> {
   };
   for (let index = 0; index < STREAMS; index++) begin(index);
   const stop = (): Promise<void> => ((over = true), engine.drain(0));
-  return Promise.resolve({ count: () => Promise.resolve({ tokens, cpu: 0 }), stop });
+  return Promise.resolve({ count: () => Promise.resolve({ tokens, cpu: 0, workersCpu: 0 }), stop });
 }
 
 function withText(doSample: boolean): ReturnType<Way> {
@@ -256,18 +279,30 @@ function withText(doSample: boolean): ReturnType<Way> {
   };
   for (let index = 0; index < STREAMS; index++) begin(index);
   const stop = (): Promise<void> => ((over = true), engine.drain(0));
-  return Promise.resolve({ count: () => Promise.resolve({ tokens, cpu: 0 }), stop });
+  return Promise.resolve({ count: () => Promise.resolve({ tokens, cpu: 0, workersCpu: 0 }), stop });
 }
 
 async function wholeServer(
   doSample: boolean,
   { engine, metrics, runner }: ReturnType<typeof parts>,
   known: readonly KvTensor[],
-  { path = "/generate", bodyOf = generateBody, live = 0, traced = null as Tracing | null } = {},
+  { path = "/generate", bodyOf = generateBody, live = 0, workers = 0, traced = null as Tracing | null } = {},
 ): ReturnType<Way> {
-  const server = await serveEngine(engine, runner, known, { tokenizer, metrics, mayEmit, tracing: traced });
-  const clients = fork(new URL("./support/raw-clients.ts", import.meta.url), { execArgv: ["--import", "tsx"] });
-  await once(clients, "message");
+  const pool =
+    workers === 0
+      ? null
+      : (await openHttpWorkers(
+          { count: workers, leaseUntil: () => leaseUntil, metrics, logger: createLogger("warn") },
+          { defer: () => undefined },
+        ))!;
+  const server = await serveEngine(engine, runner, known, {
+    tokenizer,
+    metrics,
+    mayEmit,
+    tracing: traced,
+    workers: pool,
+  });
+  const clients = await Promise.all(Array.from({ length: CLIENTS }, startClients));
   const bodies = LENGTHS.map((newTokens, index) =>
     JSON.stringify({
       prompt: [...promptIds(PROMPT, index)],
@@ -279,21 +314,50 @@ async function wholeServer(
     }),
   );
   const { port } = server.address() as AddressInfo;
-  send(clients, { kind: "load", load: { port, path, clients: STREAMS, live, bodies } });
+  clients.forEach((one, index) => {
+    const share = Math.ceil((STREAMS - index) / CLIENTS);
+    send(one, { kind: "load", load: { port, path, clients: share, live: index === 0 ? live : 0, bodies } });
+  });
   return {
     async count() {
-      send(clients, { kind: "count" });
-      const [{ events, cpu, error }] = (await once(clients, "message")) as [Count];
-      if (error !== null) throw new Error(error);
-      return { tokens: events, cpu };
+      const counts = await Promise.all(
+        clients.map(async (one) => {
+          send(one, { kind: "count" });
+          const [count] = (await once(one, "message")) as [Count];
+          if (count.error !== null) throw new Error(count.error);
+          return count;
+        }),
+      );
+      return {
+        tokens: counts.reduce((sum, { events }) => sum + events, 0),
+        cpu: counts.reduce((sum, one) => sum + one.cpu, 0),
+        workersCpu: (pool?.pids ?? []).reduce((sum, pid) => sum + cpuOf(pid), 0),
+      };
     },
     async stop() {
-      send(clients, { kind: "stop" });
-      await once(clients, "exit");
+      await Promise.all(
+        clients.map(async (one) => {
+          send(one, { kind: "stop" });
+          await once(one, "exit");
+        }),
+      );
       server.close();
       await engine.drain(0);
+      await pool?.close();
     },
   };
+}
+
+async function startClients(): Promise<ChildProcess> {
+  const clients = fork(new URL("./support/raw-clients.ts", import.meta.url), { execArgv: ["--import", "tsx"] });
+  await once(clients, "message");
+  return clients;
+}
+
+/** A process's processor time in microseconds; the kernel counts hundredths of a second. */
+function cpuOf(pid: number): number {
+  const fields = readSystemFile(`/proc/${pid}/stat`).split(") ")[1]?.split(" ") ?? [];
+  return (Number(fields[11] ?? 0) + Number(fields[12] ?? 0)) * 10_000;
 }
 
 /** The SDK reads its settings from the process's variables. */

@@ -29,6 +29,14 @@ export const OPERATION_SETTINGS = {
     description:
       "Addresses or networks of load balancers, such as 10.0.0.0/8, whose X-Forwarded-For tells the client's address in the audit log",
   }),
+  httpWorkers: Type.Integer({
+    minimum: 0,
+    maximum: 64,
+    arg: "N",
+    default: 0,
+    description:
+      "Processes that hold the clients' connections for this one; of use where a GPU makes more tokens than one core can write, with cores to spare",
+  }),
 };
 
 const REPLICA_NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$/;

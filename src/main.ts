@@ -11,6 +11,7 @@ import { AdminPort } from "./http/admin-port.ts";
 import { STREAM_DEFAULTS } from "./http/app-parts.ts";
 import { buildApp } from "./http/app.ts";
 import { clientLimits } from "./http/connections/client-limits.ts";
+import { OpenAnswers } from "./http/connections/open-answers.ts";
 import { UPLOADS } from "./http/prefixes/transfer-gate.ts";
 import { drain, listen } from "./http/server.ts";
 import { embeddingDigests } from "./model/embedding-digests.ts";
@@ -27,6 +28,7 @@ import { DEFAULT_LIMITS } from "./structured/limits.ts";
 import { watchAdminKeys } from "./start/admin-key-file.ts";
 import { registerAdapters } from "./start/adapters.ts";
 import { openBackend } from "./start/backend.ts";
+import { openHttpWorkers } from "./start/http-workers.ts";
 import { openModel } from "./start/model.ts";
 import { Resources } from "./start/resources.ts";
 import { openTraining } from "./start/training.ts";
@@ -185,8 +187,17 @@ async function start(
   if (adminKeys !== null && config.adminKeyFile !== "")
     resources.defer(watchAdminKeys({ file: config.adminKeyFile, keys: adminKeys, secrets, logger, audit }));
 
-  await replica.join({ generation, folding, engine, ...(training === null ? {} : { training }) });
-  const checks = { model: () => model.check(), store: () => replica.check() };
+  const workers = await openHttpWorkers(
+    { count: config.httpWorkers, leaseUntil: replica.servesUntil, metrics, logger },
+    resources,
+  );
+  const answers = new OpenAnswers(workers);
+  await replica.join({ generation, folding, engine, answers, ...(training === null ? {} : { training }) });
+  const checks = {
+    model: () => model.check(),
+    store: () => replica.check(),
+    ...(workers === null ? {} : { http_workers: () => workers.check() }),
+  };
   const app = await buildApp({
     modelName: model.name,
     shape,
@@ -226,11 +237,12 @@ async function start(
     uploads: UPLOADS,
     stream: { ...STREAM_DEFAULTS, bufferLimit: config.streamBuffer, sendMs: config.sendTimeout * 1000, mayEmit },
     snapshot: () => engine.snapshot(),
+    answers,
     console: config.console === "on",
     // The server listens only after loading the model.
     checks,
   });
-  const url = await listen(app, config);
+  const url = await listen(app, config, workers);
   adminPort?.loaded(checks, app.state);
   logger.info(
     {

@@ -6,6 +6,8 @@ import { PrefixdError } from "../../src/errors.ts";
 import { GenerationService } from "../../src/generation/service.ts";
 import { CLIENT_DEFAULTS, STREAM_DEFAULTS } from "../../src/http/app-parts.ts";
 import { buildApp } from "../../src/http/app.ts";
+import { listen } from "../../src/http/server.ts";
+import type { HttpWorkers } from "../../src/http/workers/pool.ts";
 import type { KvTensor } from "../../src/kv.ts";
 import { createLogger } from "../../src/observability/logging.ts";
 import { NO_SECRETS } from "../../src/observability/secrets.ts";
@@ -28,6 +30,8 @@ export interface Given {
   readonly mayEmit: () => boolean;
   /** null: requests are not traced. */
   readonly tracing: Tracing | null;
+  /** null: this process holds the connections. */
+  readonly workers: HttpWorkers | null;
 }
 
 /** Listens on a free loopback port; prefix i has the id `p<i>`. Logging is off. */
@@ -43,6 +47,7 @@ export async function serveEngine(
     tokenizer = hexTokenizer(shape.vocabSize),
     mayEmit = () => true,
     tracing = null,
+    workers = null,
   } = given;
   metrics.watch({
     engine: () => engine.stats(),
@@ -62,7 +67,7 @@ export async function serveEngine(
     metrics,
     mayEmit,
   });
-  const { fastify } = await buildApp({
+  const app = await buildApp({
     modelName: BENCH_MODEL,
     shape,
     model: { fingerprint: "none", device: "cpu", precision: "fp32", allowBaseModel: true, defaults: {} },
@@ -103,8 +108,8 @@ export async function serveEngine(
     console: false,
     checks: {},
   });
-  await fastify.listen({ host: "127.0.0.1", port: 0 });
-  return fastify.server;
+  await listen(app, { host: "127.0.0.1", port: 0 }, workers);
+  return app.fastify.server;
 }
 
 const refuse = (): never => {

@@ -25,6 +25,7 @@ import type { Revocation } from "../replicas/revocation.ts";
 import type { UserStore } from "../users/store.ts";
 import type { GenerationDefaults } from "./generate/defaults-schema.ts";
 import type { SseOptions } from "./sse.ts";
+import type { OpenAnswers } from "./connections/open-answers.ts";
 import type { GateLimits } from "./prefixes/transfer-gate.ts";
 
 export interface AppLimits {
@@ -128,6 +129,8 @@ export interface AppParts {
   readonly stream: SseOptions;
   /** Who runs and who waits now. */
   readonly snapshot: () => EngineSnapshot;
+  /** null or absent: nobody asks for the answers of a user. */
+  readonly answers?: OpenAnswers | null;
   /** Whether `/console` is served. */
   readonly console: boolean;
   /** Readiness checks by name; each throws or rejects if its part does not work. */

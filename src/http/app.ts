@@ -94,6 +94,7 @@ export async function buildApp(parts: AppParts): Promise<App> {
   refuseForms(fastify);
   const bodies = watchBodies(fastify, clients, metrics);
   closeRefused(fastify, bodies);
+  parts.answers?.watch(fastify);
   trackRequests(fastify, { metrics, audit: parts.audit, keyed: parts.auth.keyed, state, traffic });
   guardConnections(fastify, clients, metrics, traffic);
   // Before keys are asked for: a browser's preflight has none.

@@ -7,6 +7,7 @@ import type { GenerationService } from "../generation/service.ts";
 import type { App } from "./app.ts";
 import { PROBE_MS } from "./connections/limits.ts";
 import { allAccepted, stopHandshakes } from "./connections/handshakes.ts";
+import type { HttpWorkers } from "./workers/pool.ts";
 
 /** Milliseconds for the last bytes of ended requests to leave. */
 const FLUSH_MS = 1_000;
@@ -33,8 +34,13 @@ export interface DrainTimes {
   readonly graceMs: number;
 }
 
-/** Starts to listen; returns the address with the actual port. */
-export async function listen(app: App, { host, port }: { host: string; port: number }): Promise<string> {
+/** Starts to listen; returns the address with the actual port. With workers, these hold the connections. */
+export async function listen(
+  app: App,
+  { host, port }: { host: string; port: number },
+  workers: Pick<HttpWorkers, "serve"> | null = null,
+): Promise<string> {
+  workers?.serve(app.fastify.server);
   // localhost has two addresses on most machines. Fastify would create a second server for the other one, unknown to
   // everything that guards connections.
   const addresses =
@@ -59,7 +65,14 @@ export async function listenAt(
 
 /** Opens another address whose connections belong to the same server. */
 async function openDoor(server: Server, host: string, port: number): Promise<Server> {
-  const door = createServer({ allowHalfOpen: true, noDelay: true, keepAlive: true, keepAliveInitialDelay: PROBE_MS });
+  const door = createServer({
+    allowHalfOpen: true,
+    noDelay: true,
+    keepAlive: true,
+    keepAliveInitialDelay: PROBE_MS,
+    // With workers.
+    pauseOnConnect: (server as Server & { pauseOnConnect?: boolean }).pauseOnConnect === true,
+  });
   door.on("connection", (socket) => void server.emit("connection", socket));
   door.listen({ host, port });
   await once(door, "listening");

@@ -1,8 +1,9 @@
 import { Socket } from "node:net";
 import { setImmediate as nextTurn } from "node:timers/promises";
 import type { FastifyReply } from "fastify";
-import { errorEvent } from "./problem.ts";
 import { lostTouch, type PrefixdError } from "../errors.ts";
+import { errorEvent } from "./problem.ts";
+import { RelayedSocket } from "./workers/relayed-socket.ts";
 
 export interface SseOptions {
   /** Maximum unsent bytes for a slow reader. */
@@ -121,7 +122,18 @@ export class SseStream {
     if (this.#ended) raw.socket?.cork();
     this.#send(text, onTaken);
     if (this.#ended) return this.#close();
-    if ((onTaken === undefined && raw.writableLength > this.#options.bufferLimit) || this.#isStalled()) this.#cut();
+    if ((onTaken === undefined && this.#unreadBytes > this.#options.bufferLimit) || this.#isStalled()) this.#cut();
+  }
+
+  /** Without bytes on their way to a worker: those say nothing of the reader. */
+  get #unreadBytes(): number {
+    const { socket, writableLength } = this.#reply.raw;
+    return socket instanceof RelayedSocket ? writableLength - socket.inTransit : writableLength;
+  }
+
+  /** Whether its events cost no system call of their own. */
+  get relayed(): boolean {
+    return this.#reply.raw.socket instanceof RelayedSocket;
   }
 
   /** Checked with each event and heartbeat. */
@@ -193,8 +205,9 @@ export class SseStream {
   }
 }
 
-/** Streams written to in one go: a few tenths of a millisecond. */
+/** Streams written to in one go, by themselves and through a worker: a few tenths of a millisecond. */
 const WRITTEN_AT_ONCE = 32;
+const RELAYED_AT_ONCE = 512;
 
 /**
  * Streams with pending text. They are written after the turn's other work, when the engine's next run is queued:
@@ -209,7 +222,8 @@ class Outbox {
   }
 
   #write(): void {
-    for (const stream of this.#streams.splice(0, WRITTEN_AT_ONCE)) stream.write();
+    const count = this.#streams[0]?.relayed === true ? RELAYED_AT_ONCE : WRITTEN_AT_ONCE;
+    for (const stream of this.#streams.splice(0, count)) stream.write();
     if (this.#streams.length > 0) setImmediate(() => this.#write());
   }
 }

@@ -151,6 +151,14 @@ export const METRICS = {
     help: "Connections closed by the server, by reason: too_many (above --max-connections), not_sending (a request did not arrive in time), not_reading (the client did not read its response).",
     labels: ["reason"],
   },
+  prefixd_http_workers: {
+    type: "gauge",
+    help: "HTTP workers that run; 0 also without --http-workers.",
+  },
+  prefixd_http_workers_ended_total: {
+    type: "counter",
+    help: "HTTP workers that ended by themselves, with all their connections; each gets a successor.",
+  },
   prefixd_event_listeners: {
     type: "gauge",
     help: "Listeners of the process, of the HTTP server, and of the open connection that has the most.",

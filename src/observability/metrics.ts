@@ -51,6 +51,7 @@ export class Metrics implements EngineObserver {
   #sources: MetricsSources | undefined;
   #vllm: VllmGauges | undefined;
   #connections: (() => ConnectionCounts) | undefined;
+  #httpWorkers: (() => number) | undefined;
 
   /**
    * @param options `processMetrics`: also the process's CPU, memory, GC and event-loop lag, by a monitor that runs
@@ -109,6 +110,11 @@ export class Metrics implements EngineObserver {
     this.#connections = count;
   }
 
+  /** Sets what `prefixd_http_workers` reads at each scrape. */
+  httpWorkers(count: () => number): void {
+    this.#httpWorkers = count;
+  }
+
   get contentType(): string {
     return this.#registry.contentType;
   }
@@ -137,6 +143,7 @@ export class Metrics implements EngineObserver {
     this.#gauge("prefixd_private_memory_bytes").set(
       privateMemory(readSystemFile("/proc/self/status")) ?? process.memoryUsage.rss(),
     );
+    this.#gauge("prefixd_http_workers").set(this.#httpWorkers?.() ?? 0);
     if (this.#connections) {
       const { open, listeners } = this.#connections();
       this.#gauge("prefixd_connections").set(open);
@@ -218,6 +225,10 @@ export class Metrics implements EngineObserver {
 
   connectionCut(reason: "too_many" | "not_sending" | "not_reading"): void {
     this.#counter("prefixd_connections_cut_total").inc({ reason });
+  }
+
+  httpWorkerEnded(): void {
+    this.#counter("prefixd_http_workers_ended_total").inc();
   }
 
   storeError(op: string): void {

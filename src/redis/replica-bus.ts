@@ -86,6 +86,10 @@ class RedisReplicaBus implements ReplicaBus {
     await this.#renew();
   }
 
+  get validUntil(): number {
+    return this.#validUntil;
+  }
+
   mayServe(): boolean {
     return performance.now() < this.#validUntil;
   }

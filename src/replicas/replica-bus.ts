@@ -38,6 +38,8 @@ export interface ReplicaBus {
   readonly id: string;
   /** Whether this replica may serve now. Cheap: asked before every token. */
   mayServe(): boolean;
+  /** Until when, by `performance.now()`; it may be renewed before. */
+  readonly validUntil: number;
   /**
    * Resolves when every replica alive at the start has executed the command or can no longer serve.
    * Throws `store_unavailable`; can be repeated.
@@ -79,6 +81,13 @@ export interface ReplicaParts {
     clear(): void;
   };
   readonly engine: { wipeFreed(): Promise<void> };
+  /** Absent: nobody is answered from here. */
+  readonly answers?: {
+    /** Resolves when everything written to clients has left the server, or waits for one that does not read. */
+    settled(): Promise<void>;
+    /** Resolves when nothing of the user can leave the server any more. */
+    endOfUser(user: string): Promise<void>;
+  };
   /** Clears other caches of user data, such as keys, for this user or, if null, for all. */
   readonly forget?: (user: string | null) => void;
   /** Writes the user's usage still in memory, before the user's record is deleted. */
@@ -91,6 +100,7 @@ export function createReplicaHandler({
   training,
   prefixCache,
   engine,
+  answers,
   forget,
   settle,
 }: ReplicaParts): ReplicaHandler {
@@ -99,6 +109,7 @@ export function createReplicaHandler({
     forget?.(user);
     const ended = await work();
     await engine.wipeFreed();
+    await answers?.settled();
     forget?.(user);
     return ended;
   };
@@ -115,6 +126,7 @@ export function createReplicaHandler({
       ? generation.endRequestsOfUser(user)
       : generation.endRequestsOf(command));
     await engine.wipeFreed();
+    await (command.kind === "user" ? answers?.endOfUser(user) : answers?.settled());
     if (command.kind === "user") await settle?.(user);
     // Again, because a look-up in progress may have refilled the caches.
     evict();
@@ -172,6 +184,7 @@ export function createLocalBus(handler: ReplicaHandler, name = "local"): Replica
   return {
     id,
     mayServe: () => true,
+    validUntil: Infinity,
     async broadcast(command) {
       const { running, queued } = await handler(command);
       return { running, queued, replicas: [{ id, name, acknowledgedAt: new Date().toISOString() }] };

@@ -100,13 +100,16 @@ export class Replica {
   /** Whether this replica may serve now. Cheap: asked before every token. */
   readonly mayServe = (): boolean => this.#bus?.mayServe() ?? false;
 
+  /** Until when, by `performance.now()`, unless it is renewed. */
+  readonly servesUntil = (): number => this.#bus?.validUntil ?? -Infinity;
+
   /** Identifies this replica in receipts; null: it has not joined. */
   get id(): string | null {
     return this.#bus?.id ?? null;
   }
 
   /** From now on removals reach these parts. Resolves without a lease if the store is unreachable. */
-  async join(parts: Pick<ReplicaParts, "generation" | "folding" | "training" | "engine">): Promise<void> {
+  async join(parts: Pick<ReplicaParts, "generation" | "folding" | "training" | "engine" | "answers">): Promise<void> {
     const all: ReplicaParts = {
       ...parts,
       prefixCache: this.prefixCache,

@@ -14,6 +14,7 @@ import type { TrainingStore } from "../training/jobs/store.ts";
 import type { UserStore } from "../users/store.ts";
 import { isBuiltInUser } from "../users/user-id.ts";
 import type { Resources } from "./resources.ts";
+import { withoutSecrets } from "./without-secrets.ts";
 
 export interface TrainingParts {
   readonly config: Config;
@@ -93,9 +94,4 @@ export async function openTraining(parts: TrainingParts, resources: Resources): 
     endEverywhere: async (user, id) => void (await broadcast({ kind: "job", user, id })),
     onCancel: () => metrics.trainingEnded("cancelled"),
   });
-}
-
-/** The admin key and the store's password are no business of a process that reads users' data. */
-function withoutSecrets(): NodeJS.ProcessEnv {
-  return Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith("PREFIXD_")));
 }

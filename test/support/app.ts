@@ -19,6 +19,9 @@ import { createAuthenticator, createKeylessAuthenticator } from "../../src/users
 import { UserDirectory, withDirectory } from "../../src/users/directory.ts";
 import { ChatTemplate } from "../../src/text/chat-template.ts";
 import { DEFAULT_LIMITS } from "../../src/structured/limits.ts";
+import { listen } from "../../src/http/server.ts";
+import type { HttpWorkers } from "../../src/http/workers/pool.ts";
+import { sharedHttpWorkers } from "./http-workers.ts";
 import { createLocalRemoval } from "./local-removal.ts";
 import { FakeEngine } from "./fake-engine.ts";
 import { FakeRegistry } from "./fake-registry.ts";
@@ -35,8 +38,8 @@ export interface TestApp extends App {
   readonly audits: AuditEntry[];
   /** Log lines so far. */
   readonly logs: string[];
-  /** Listens on a free port. */
-  listen(): Promise<number>;
+  /** Listens on a free port. Default: with the workers that all tests have, if any. */
+  listen(workers?: HttpWorkers): Promise<number>;
 }
 
 export const ADMIN_KEY = "test-admin-key-0123456789abcdef0123456789";
@@ -161,11 +164,11 @@ export async function buildTestApp(
     app.fastify.server.closeAllConnections();
     await app.fastify.close();
   });
-  const listen = async (): Promise<number> => {
-    await app.fastify.listen({ host: "127.0.0.1", port: 0 });
+  const listenAnywhere = async (workers?: HttpWorkers): Promise<number> => {
+    await listen(app, { host: "127.0.0.1", port: 0 }, workers ?? (await sharedHttpWorkers()));
     return (app.fastify.server.address() as AddressInfo).port;
   };
-  return { ...app, engine, registry, generation, metrics, users, audits, logs, listen };
+  return { ...app, engine, registry, generation, metrics, users, audits, logs, listen: listenAnywhere };
 }
 
 /** Arguments of `inject` for a JSON body. */

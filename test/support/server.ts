@@ -86,7 +86,7 @@ export async function startServerProcess(
   runAs: RunAs = {},
 ): Promise<TestServer> {
   // Other tests need the same cores.
-  const settings = { PREFIXD_SPIN_TIME: "0", ...env };
+  const settings = { PREFIXD_SPIN_TIME: "0", PREFIXD_HTTP_WORKERS: process.env["TEST_HTTP_WORKERS"] ?? "0", ...env };
   const { child, exited, stderr } = runCli(
     ["serve", ...(args.includes("--port") ? [] : ["--port", "0"]), ...args],
     settings,

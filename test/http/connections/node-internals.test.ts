@@ -4,7 +4,8 @@
  */
 import { once } from "node:events";
 import { createServer, request, type RequestListener, type Server } from "node:http";
-import { connect, Socket, type AddressInfo } from "node:net";
+import { spawn } from "node:child_process";
+import { connect, createServer as createTcpServer, Socket, type AddressInfo } from "node:net";
 import { text } from "node:stream/consumers";
 import t, { type Test } from "tap";
 
@@ -82,3 +83,21 @@ t.test(
     t.ok(Number.isInteger(handle.fd) && handle.fd > 2, `${handle.fd}`);
   },
 );
+
+t.test("a server closes whose connections went to a process that has ended (workers/link.ts)", async (t) => {
+  const child = spawn(process.execPath, ["-e", "process.on('message', (_, socket) => socket.end('theirs'))"], {
+    stdio: ["ignore", "ignore", "inherit", "ipc"],
+  });
+  const server = createTcpServer({ pauseOnConnect: true }).listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const client = connect((server.address() as AddressInfo).port, "127.0.0.1");
+  const [accepted] = (await once(server, "connection")) as [Socket & { server: unknown }];
+  accepted.server = null;
+  await new Promise((sent) => child.send("take", accepted, { keepOpen: false }, sent));
+  accepted.destroy();
+  t.equal(await text(client), "theirs", "not closed here");
+  child.kill("SIGKILL");
+  await once(child, "exit");
+  server.close();
+  await once(server, "close");
+});
