@@ -16,7 +16,8 @@ import { Runtime } from "../src/runtime/session.ts";
 import { loadTokenizer } from "../src/text/tokenizer.ts";
 import { readExamples, type Examples } from "../src/training/data/examples.ts";
 import { setInitial } from "../src/training/initial.ts";
-import type { TrainingOptions } from "../src/training/options.ts";
+import { graphKind, type TrainingOptions } from "../src/training/options.ts";
+import { Descent } from "../src/training/descent.ts";
 import { rawValues, throughNetwork } from "../src/training/parametrisation.ts";
 import { runTraining } from "../src/training/run.ts";
 import { Training } from "../src/training/training.ts";
@@ -61,11 +62,11 @@ for (const task of tasks.split(",")) {
   for (const text of variants) {
     const { init = "random", rows = train.count, ...given } = JSON.parse(text) as Variant;
     const options = { ...BASE, ...given };
-    using model = await TrainModel.open(runtime, checkpoint, { ...options, graphs });
+    using model = await TrainModel.open(runtime, checkpoint, { ...options, kind: graphKind(options.kind), graphs });
     const parametrisation = model.network === null ? rawValues(model.step) : throughNetwork(model.network);
     const training = new Training({
       model: model.step,
-      parametrisation,
+      learner: new Descent(model.step, parametrisation, options),
       train: { examples: train, indices: first(Math.min(rows, train.count)) },
       held: { examples: dev, indices: first(Math.min(200, dev.count)) },
       options,

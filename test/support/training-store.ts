@@ -35,6 +35,7 @@ export function trainingOn(store: TrainingStore): TrainingService {
     quota: TRAINING_QUOTA,
     base: "f".repeat(64),
     endEverywhere: async () => {},
+    sweep: async () => {},
     onCancel: () => {},
   });
 }
