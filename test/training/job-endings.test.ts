@@ -199,6 +199,21 @@ t.test("a full store: it trains on without its state being kept, and fails with 
   t.same(rig.ended, ["failed"]);
 });
 
+t.test("a checkpoint that was registered but not recorded goes when the job goes on, or is cancelled", async (t) => {
+  const rig = await run(t, ({ registered }) => {
+    // Left by a server that was killed.
+    registered.push("dates.step-7", "other.step-7");
+    return {};
+  });
+  await rig.end();
+  t.same(rig.registered, ["other.step-7", "dates.step-1", "dates"]);
+
+  const cancelled = await run(t, () => ({ parts: { mayRun: () => false } }));
+  cancelled.registered.push("dates.step-7", "other.step-7");
+  await cancelled.service.cancel("ann", cancelled.job.id);
+  t.same(cancelled.registered, ["other.step-7"]);
+});
+
 t.test("a claim that is lost while it trains: the process is ended, and nothing is registered", async (t) => {
   const lost = new Set<string>();
   const rig = await run(t, ({ store, job }) => ({

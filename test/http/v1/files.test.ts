@@ -252,6 +252,15 @@ t.test("jobs that cannot be", async (t) => {
     [hyper({ n_epochs: 1, n_steps: 1 }), { code: "invalid_parameter", param: "n_steps" }],
     [hyper({ num_virtual_tokens: 63 }), { code: "invalid_parameter", param: "num_virtual_tokens" }],
     [hyper({ encoder_hidden_size: 8 }), { code: "invalid_parameter", param: "encoder_hidden_size" }],
+    [hyper({ num_candidates: 8 }), { code: "invalid_parameter", param: "num_candidates" }],
+    [
+      hyper({ peft_type: "TRIGGERS", learning_rate_multiplier: 2 }),
+      { code: "invalid_parameter", param: "learning_rate_multiplier" },
+    ],
+    [
+      hyper({ peft_type: "TRIGGERS", prefix_projection: true }),
+      { code: "invalid_parameter", param: "prefix_projection" },
+    ],
     [
       hyper({ prefix_projection: true, peft_type: "PROMPT_TUNING" }),
       { code: "invalid_parameter", param: "prefix_projection" },
