@@ -154,7 +154,9 @@ function requestOf(values: Values, env: Readonly<Record<string, string | undefin
   const kind = oneOf("kind", values.kind ?? "prefix", ["prefix", "prompt", "triggers"]);
   const wrong = (kind === "triggers" ? NOT_OF_TRIGGERS : OF_TRIGGERS).find((name) => values[name] !== undefined);
   if (wrong !== undefined)
-    throw new ConfigError(`train: --${wrong} is not for --kind ${kind}${wrong === "virtual-tokens" ? ": give --tokens" : ""}`);
+    throw new ConfigError(
+      `train: --${wrong} is not for --kind ${kind}${wrong === "virtual-tokens" ? ": give --tokens" : ""}`,
+    );
   const forServe = (["model", "cache-dir", "threads", "device"] as const).flatMap((name) =>
     values[name] === undefined ? [] : [`--${name}=${values[name]}`],
   );
@@ -222,6 +224,9 @@ function numberOf(values: Values, name: keyof Values, least: number, most: numbe
 
 function oneOf<T extends string>(name: string, given: string, allowed: readonly T[]): T {
   const found = allowed.find((value) => value === given);
-  if (found === undefined) throw new ConfigError(`train: --${name} ${given}: expected ${allowed.slice(0, -1).join(", ")} or ${allowed.at(-1)}`);
+  if (found === undefined)
+    throw new ConfigError(
+      `train: --${name} ${given}: expected ${allowed.slice(0, -1).join(", ")} or ${allowed.at(-1)}`,
+    );
   return found;
 }

@@ -70,15 +70,7 @@ export async function openTraining(parts: TrainingParts, resources: Resources): 
       const { user } = claim;
       const record = isBuiltInUser(user) ? undefined : await users.getUser(user);
       if (record === null) throw new PrefixdError("removed", "The user was removed.");
-      await registry.register(
-        { user, name },
-        upload,
-        undefined,
-        record?.limits,
-        signal,
-        claim.id,
-        claim,
-      );
+      await registry.register({ user, name }, upload, undefined, record?.limits, signal, claim.id, claim);
     },
     isBusy: () => {
       const { running, queued, folds } = engine.stats();

@@ -25,7 +25,11 @@ export type Begin = (model: TrainModel, options: TrainingOptions) => Promise<Lea
 export async function beginOf(
   request: Pick<TrainRequest, "initial">,
   isNew: boolean,
-  { checkpoint, tokenizer, vocabulary }: { checkpoint: Checkpoint; tokenizer: Tokenizer; vocabulary: TriggerVocabulary | null },
+  {
+    checkpoint,
+    tokenizer,
+    vocabulary,
+  }: { checkpoint: Checkpoint; tokenizer: Tokenizer; vocabulary: TriggerVocabulary | null },
   length: number,
   onFit?: (error: number) => void,
 ): Promise<Begin> {

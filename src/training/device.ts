@@ -9,7 +9,10 @@ import { OrtError } from "../runtime/ort-api.ts";
 export function trainingDevice(kind: DeviceKind): Device {
   const device: Device = DEVICES[kind];
   if (device.provider === null || kind !== "cuda") return device;
-  return { ...device, provider: { ...device.provider, settings: { ...device.provider.settings, enable_cuda_graph: "0" } } };
+  return {
+    ...device,
+    provider: { ...device.provider, settings: { ...device.provider.settings, enable_cuda_graph: "0" } },
+  };
 }
 
 /** Before hours of work. @throws DeviceError */

@@ -152,7 +152,10 @@ export class Training {
   }
 }
 
-function summary(sequences: readonly TrainSequence[], { nll, margin }: TargetLosses): Omit<Evaluation, "step" | "triggers"> {
+function summary(
+  sequences: readonly TrainSequence[],
+  { nll, margin }: TargetLosses,
+): Omit<Evaluation, "step" | "triggers"> {
   const wrong = margin.map((value) => (value === 0 ? 0 : 1));
   // Parts of one example share its ids.
   const [all, failed] = [new Set<Int32Array>(), new Set<Int32Array>()];

@@ -51,8 +51,15 @@ t.test("train writes PEFT's files, names bad lines, and resumes after Ctrl-C to 
 });
 
 t.test("--id registers what was trained with a running server; triggers are the same prompt typed", async (t) => {
-  const server = await startServerProcess(["--model", "models/demo", "--cache-dir", join(dir, "cache"), "--threads", "1"]);
-  t.teardown(() => server.stop());
+  const server = await startServerProcess([
+    "--model",
+    "models/demo",
+    "--cache-dir",
+    join(dir, "cache"),
+    "--threads",
+    "1",
+  ]);
+  t.teardown(() => server.signal("SIGKILL"));
   const post = async (path: string, body: object): Promise<Record<string, unknown>> => {
     const init = { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) };
     return (await (await fetch(server.url + path, init)).json()) as Record<string, unknown>;
@@ -64,7 +71,10 @@ t.test("--id registers what was trained with a running server; triggers are the 
   const out = join(dir, "pushed");
   const prefix = await run(...SHORT, "--id", "pairs", "--out", out, "--url", server.url);
   t.equal(prefix.code, 0, prefix.err);
-  t.match(prefix.out, new RegExp(`^${out}\nregistered pairs \\(PREFIX_TUNING, 3 virtual tokens, digest [0-9a-f]+\\)\n$`));
+  t.match(
+    prefix.out,
+    new RegExp(`^${out}\nregistered pairs \\(PREFIX_TUNING, 3 virtual tokens, digest [0-9a-f]+\\)\n$`),
+  );
   t.ok(weights(out).length > 0);
 
   const search = ["--kind", "triggers", "--tokens", "3", "--candidates", "4", "--steps", "3", "--batch-size", "4"];
@@ -116,7 +126,10 @@ t.test("a search is interrupted, and killed, and resumed to the same triggers", 
 t.test("a device that is not there is one line", async (t) => {
   const cli = runCli(["train", ...SHORT, "--device", "cuda", "--out", join(dir, "cuda")]);
   t.equal(await cli.exited, 1);
-  t.match(cli.stderr(), /prefixd: --device cuda cannot be used: [^\n]+ Run prefixd doctor --device cuda to see[^\n]+\n$/);
+  t.match(
+    cli.stderr(),
+    /prefixd: --device cuda cannot be used: [^\n]+ Run prefixd doctor --device cuda to see[^\n]+\n$/,
+  );
   t.notOk(existsSync(join(dir, "cuda")));
 });
 
@@ -167,7 +180,10 @@ t.test("flags", async (t) => {
   t.match(complaint(...given, "--kind", "prompt", "--any-token"), /--any-token is not for --kind prompt/);
   const triggers = [...given, "--kind", "triggers"];
   t.equal(complaint(...triggers, "--tokens", "5", "--candidates", "9", "--any-token", "--init-text", "a"), "none");
-  t.match(complaint(...triggers, "--virtual-tokens", "5"), /--virtual-tokens is not for --kind triggers: give --tokens/);
+  t.match(
+    complaint(...triggers, "--virtual-tokens", "5"),
+    /--virtual-tokens is not for --kind triggers: give --tokens/,
+  );
   t.match(complaint(...triggers, "--learning-rate", "1"), /--learning-rate is not for --kind triggers/);
   t.match(complaint(...triggers, "--network", "8"), /--network is not for --kind triggers/);
   t.match(complaint(...triggers, "--candidates", "0"), /--candidates 0: expected a whole number from 1/);

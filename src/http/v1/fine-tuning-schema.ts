@@ -39,7 +39,12 @@ const Hyperparameters = named(
         }),
       ),
       num_virtual_tokens: Optional(
-        Type.Integer({ minimum: 1, maximum: 100_000, default: 10, description: "Length of the prefix; the default of TRIGGERS is 5" }),
+        Type.Integer({
+          minimum: 1,
+          maximum: 100_000,
+          default: 10,
+          description: "Length of the prefix; the default of TRIGGERS is 5",
+        }),
       ),
       num_candidates: Optional(
         Type.Integer({ minimum: 1, maximum: 1000, default: 20, description: "TRIGGERS: tokens that a step tries" }),

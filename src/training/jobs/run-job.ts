@@ -33,12 +33,7 @@ export interface RunParts {
    * Registers a prefix of the claim's user, with all checks, and replaces one of the name. Throws
    * `precondition_failed` if the claim has been lost to another replica.
    */
-  readonly register: (
-    claim: Claim,
-    name: string,
-    upload: PrefixUpload,
-    signal: AbortSignal,
-  ) => Promise<void>;
+  readonly register: (claim: Claim, name: string, upload: PrefixUpload, signal: AbortSignal) => Promise<void>;
   /** Removes a prefix that need not exist. */
   readonly unregister: (key: { readonly user: string; readonly name: string }) => Promise<void>;
   /** Names of the user's prefixes that begin with `start` and that this job has registered. */
