@@ -7,12 +7,18 @@ import { parsePeftAdapter } from "../prefixes/peft.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import { Descent } from "./descent.ts";
 import { setInitial, type Initial } from "./initial.ts";
-import type { TrainRequest } from "./job.ts";
 import type { Learner } from "./learner.ts";
 import type { TrainingOptions } from "./options.ts";
 import { rawValues, throughNetwork } from "./parametrisation.ts";
 import { TriggerSearch } from "./triggers/search.ts";
 import type { TriggerVocabulary } from "./triggers/vocabulary.ts";
+
+export interface InitialRequest {
+  readonly initial:
+    | { readonly kind: "random" }
+    | { readonly kind: "text"; readonly text: string }
+    | { readonly kind: "folder"; readonly dir: string };
+}
 
 /** What can only be done with the model. @throws TrainingError `options_invalid`, OrtError */
 export type Begin = (model: TrainModel, options: TrainingOptions) => Promise<Learner>;
@@ -23,7 +29,7 @@ export type Begin = (model: TrainModel, options: TrainingOptions) => Promise<Lea
  * @throws TrainingError `options_invalid`, PrefixdError (the adapter to begin with)
  */
 export async function beginOf(
-  request: Pick<TrainRequest, "initial">,
+  request: InitialRequest,
   isNew: boolean,
   {
     checkpoint,
@@ -49,18 +55,14 @@ export async function beginOf(
   };
 }
 
-function firstTriggers(
-  { initial }: Pick<TrainRequest, "initial">,
-  vocabulary: TriggerVocabulary,
-  length: number,
-): readonly number[] {
+function firstTriggers({ initial }: InitialRequest, vocabulary: TriggerVocabulary, length: number): readonly number[] {
   if (initial.kind === "folder")
     throw new TrainingError("options_invalid", "A search for triggers begins with a text, not with an adapter.");
   return vocabulary.initial(initial.kind === "text" ? initial.text : null, length);
 }
 
 async function readInitial(
-  { initial }: Pick<TrainRequest, "initial">,
+  { initial }: InitialRequest,
   { shape, fingerprint }: Checkpoint,
   tokenizer: Tokenizer,
 ): Promise<Initial> {

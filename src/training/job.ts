@@ -9,17 +9,17 @@ import { baseModelName } from "../prefixes/base-name.ts";
 import { PROMPT_FILE, promptFile } from "../prefixes/hard-prompt.ts";
 import { peftFiles } from "../prefixes/peft-files.ts";
 import { loadTokenizer, type Tokenizer } from "../text/tokenizer.ts";
-import { beginOf } from "./begin.ts";
+import { beginOf, type InitialRequest } from "./begin.ts";
 import { holdOut } from "./data/batches.ts";
 import { readExamples, type Examples } from "./data/examples.ts";
-import { checkDevice, trainingDevice } from "./device.ts";
+import { checkDevice, trainingDevice } from "../model/train-device.ts";
 import { checkOptions, checkWarmup, graphKind, type TrainingOptions } from "./options.ts";
 import { Training, type Selection } from "./training.ts";
 import type { StateOrigin } from "./state.ts";
 import { TriggerVocabulary, type Triggers } from "./triggers/vocabulary.ts";
 
 /** Paths are absolute, so that a training can be resumed from anywhere. */
-export interface TrainRequest {
+export interface TrainRequest extends InitialRequest {
   /** A folder or a Hugging Face id. */
   readonly model: string;
   readonly cacheDir: string;
@@ -32,10 +32,6 @@ export interface TrainRequest {
   readonly maxTokens: number | null;
   readonly tooLong: "refuse" | "cut";
   readonly badLines: number;
-  readonly initial:
-    | { readonly kind: "random" }
-    | { readonly kind: "text"; readonly text: string }
-    | { readonly kind: "folder"; readonly dir: string };
   /** Instead of `options.steps`; null: not given. */
   readonly epochs: number | null;
   /** What is null follows from the rest. */

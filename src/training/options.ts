@@ -1,6 +1,5 @@
 import { TrainingError } from "../errors.ts";
 import type { TrainedKind } from "../model/train-graph.ts";
-import type { DeviceKind } from "../runtime/device.ts";
 
 /** triggers: tokens, searched for by the gradient of their embeddings. */
 export type TrainingKind = TrainedKind | "triggers";
@@ -21,7 +20,7 @@ export interface TrainingOptions {
   /** Triggers need not be text that can be typed; absent: they must be. */
   readonly anyToken?: true;
   /** Where forward and backward pass run; absent: the CPU. */
-  readonly deviceKind?: Exclude<DeviceKind, "cpu">;
+  readonly deviceKind?: "webgpu" | "cuda";
   /** Width of the network behind a prefix (encoder_hidden_size); null: the values themselves are trained. */
   readonly hidden: number | null;
   /** Examples per update. */

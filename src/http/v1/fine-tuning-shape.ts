@@ -3,12 +3,12 @@ import { PrefixdError } from "../../errors.ts";
 import type { JobOrder } from "../../training/jobs/service.ts";
 import {
   isEnded,
+  TRIGGERS,
   type JobCheckpoint,
   type JobEvent,
   type JobSettings,
   type TrainingJob,
 } from "../../training/jobs/types.ts";
-import { TRIGGERS } from "../../training/options.ts";
 import type {
   CreateJobBody,
   FineTuningCheckpoint,

@@ -1,10 +1,16 @@
-import type { RunParts } from "./run-job.ts";
+import type { TrainingStore } from "./store.ts";
 import type { TrainingJob } from "./types.ts";
 
 /** What the names of a job's checkpoints begin with; the step follows. */
 export const checkpointStart = ({ name }: Pick<TrainingJob, "name">): string => `${name}.step-`;
 
-export type SweepParts = Pick<RunParts, "store" | "registeredBy" | "unregister">;
+export interface SweepParts {
+  readonly store: TrainingStore;
+  /** Removes a prefix that need not exist. */
+  readonly unregister: (key: { readonly user: string; readonly name: string }) => Promise<void>;
+  /** Names of the user's prefixes that begin with `start` and that this job has registered. */
+  readonly registeredBy: (job: Pick<TrainingJob, "user" | "id">, start: string) => Promise<readonly string[]>;
+}
 
 /**
  * Removes checkpoints that the job has registered but not recorded, because its server was killed in between: nobody

@@ -11,7 +11,7 @@ import type { Evaluation } from "../training.ts";
 import { shownTriggers, type Triggers } from "../triggers/vocabulary.ts";
 import { requestOf } from "./job-request.ts";
 import { checkpointFolder, RESULT, type FromChild, type ToChild } from "./protocol.ts";
-import { checkpointStart, sweepCheckpoints } from "./checkpoints.ts";
+import { checkpointStart, sweepCheckpoints, type SweepParts } from "./checkpoints.ts";
 import { readResult, shownOf } from "./result.ts";
 import {
   CLAIM_MS,
@@ -24,8 +24,7 @@ import {
 import type { JobError, JobEvent, TrainingJob } from "./types.ts";
 
 /** What a run needs of the server. */
-export interface RunParts {
-  readonly store: TrainingStore;
+export interface RunParts extends SweepParts {
   readonly quota: TrainingQuota;
   /** Starts the process that trains, with an IPC channel and its errors on stderr. */
   readonly startChild: () => ChildProcess;
@@ -34,10 +33,6 @@ export interface RunParts {
    * `precondition_failed` if the claim has been lost to another replica.
    */
   readonly register: (claim: Claim, name: string, upload: PrefixUpload, signal: AbortSignal) => Promise<void>;
-  /** Removes a prefix that need not exist. */
-  readonly unregister: (key: { readonly user: string; readonly name: string }) => Promise<void>;
-  /** Names of the user's prefixes that begin with `start` and that this job has registered. */
-  readonly registeredBy: (job: Pick<TrainingJob, "user" | "id">, start: string) => Promise<readonly string[]>;
   /** Whether the server generates. */
   readonly isBusy: () => boolean;
   /** Charges the user's share of the model. */

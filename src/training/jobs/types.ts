@@ -1,6 +1,8 @@
 /** Training jobs, their files, events and checkpoints: plain data, stored as JSON. Times are Unix times in milliseconds. */
 import type { TrainingKind } from "../options.ts";
 
+export { TRIGGERS } from "../options.ts";
+
 /** An uploaded file of examples. */
 export interface TrainingFile {
   readonly id: string;

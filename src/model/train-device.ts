@@ -1,6 +1,6 @@
 /** Where a training runs. */
 import { DeviceError } from "../errors.ts";
-import type { TrainStep } from "../model/train-step.ts";
+import type { TrainStep } from "./train-step.ts";
 import type { Device, DeviceKind } from "../runtime/device.ts";
 import { DEVICES } from "../runtime/devices.ts";
 import { OrtError } from "../runtime/ort-api.ts";
