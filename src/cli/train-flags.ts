@@ -4,12 +4,13 @@ import { parseConfig } from "../config.ts";
 import { ConfigError } from "../errors.ts";
 import { DEFAULT_BATCH, DEFAULT_EPOCHS, LEAST_STEPS, MOST_STEPS } from "../training/defaults.ts";
 import type { TrainRequest } from "../training/job.ts";
+import { TRIGGERS } from "../training/options.ts";
 import { readArguments } from "./arguments.ts";
 
 export const USAGE = `Usage: prefixd train --data FILE --out DIR [flags]
        prefixd train --resume --out DIR
 
-Trains a prefix for a frozen model and writes it as PEFT does. FILE has one line of JSON per example: {"prompt": "...", "completion": "..."}.
+Trains a prefix for a frozen model and writes it as PEFT does, or searches for tokens and writes them as a hard prompt. FILE has one line of JSON per example: {"prompt": "...", "completion": "..."}.
 The prefix learns the completion and the end of text, not the prompt.
 
   --data FILE            the examples
@@ -23,16 +24,17 @@ Model
   --model DIR|ORG/NAME   the frozen model, as in prefixd serve (default: the demo model)
   --cache-dir DIR        as in prefixd serve
   --threads N            as in prefixd serve
+  --device cpu|webgpu|cuda  where it is trained (default cpu)
 Evaluation
   --eval FILE            examples to evaluate on, not to train on
   --hold-out X           without --eval: this share of the data, at most 200 examples (default 0.05; 0: no evaluation)
   --eval-every N         steps between evaluations (default: 8 evaluations in all); the best evaluation's values are written
   --patience N           stop after N evaluations without a better one (default 0: never)
 Training
-  --kind prefix|prompt   keys and values of every layer, or embeddings (default prefix)
+  --kind prefix|prompt|triggers  keys and values of every layer, embeddings, or tokens that are searched for (default prefix)
   --virtual-tokens N     length of the prefix (default 10)
   --network N            train a prefix through a network of this hidden size, as Li & Liang do (default 0: none)
-  --steps N              updates (default: ${DEFAULT_EPOCHS} epochs, but from ${LEAST_STEPS} to ${MOST_STEPS} updates)
+  --steps N              updates (default: ${DEFAULT_EPOCHS} epochs, but from ${LEAST_STEPS} to ${MOST_STEPS} updates; of triggers ${TRIGGERS.steps})
   --epochs X             instead of --steps: passes over the data
   --batch-size N         examples per update (default ${DEFAULT_BATCH})
   --learning-rate X      (default 0.1; with --network 0.003)
@@ -43,6 +45,11 @@ Training
   --init-text TEXT       start from this text as the model reads it (default: random values)
   --init-from DIR        start from another adapter with as many virtual tokens
   --seed N               (default 1)
+Triggers
+  --tokens N             how many (default 5)
+  --candidates N         tokens that an update tries at one position (default 20)
+  --any-token            also tokens that cannot be typed, such as parts of characters; never special ones
+  --init-text TEXT       start from its tokens, repeated or cut to fit (default: "the", repeated)
 Data
   --max-tokens N         longest example in tokens (default: what fits the model)
   --cut                  drop the start of prompts that are too long; without it such lines are bad
@@ -68,6 +75,10 @@ const OPTIONS = {
   "eval-every": { type: "string" },
   patience: { type: "string" },
   kind: { type: "string" },
+  device: { type: "string" },
+  tokens: { type: "string" },
+  candidates: { type: "string" },
+  "any-token": { type: "boolean" },
   "virtual-tokens": { type: "string" },
   network: { type: "string" },
   steps: { type: "string" },
@@ -89,6 +100,12 @@ const OPTIONS = {
 } as const;
 
 type Values = ReturnType<typeof readArguments<typeof OPTIONS>>["values"];
+/** Flags of triggers alone, and those that mean nothing to them. */
+const OF_TRIGGERS = ["tokens", "candidates", "any-token"] as const;
+const NOT_OF_TRIGGERS = [
+  ...(["virtual-tokens", "network", "learning-rate", "warmup"] as const),
+  ...(["weight-decay", "clip", "dropout", "init-from"] as const),
+];
 /** Flags that may be given with --resume. */
 const WITH_RESUME = new Set(["resume", "out", "id", "url", "key-file"]);
 
@@ -135,7 +152,13 @@ function requestOf(values: Values, env: Readonly<Record<string, string | undefin
   if (values.steps !== undefined && values.epochs !== undefined) throw both("steps", "epochs");
   if (values.eval !== undefined && values["hold-out"] !== undefined) throw both("eval", "hold-out");
   if (values["init-text"] !== undefined && values["init-from"] !== undefined) throw both("init-text", "init-from");
-  const forServe = (["model", "cache-dir", "threads"] as const).flatMap((name) =>
+  const kind = oneOf("kind", values.kind ?? "prefix", ["prefix", "prompt", "triggers"]);
+  const wrong = (kind === "triggers" ? NOT_OF_TRIGGERS : OF_TRIGGERS).find((name) => values[name] !== undefined);
+  if (wrong !== undefined)
+    throw new ConfigError(
+      `train: --${wrong} is not for --kind ${kind}${wrong === "virtual-tokens" ? ": give --tokens" : ""}`,
+    );
+  const forServe = (["model", "cache-dir", "threads", "device"] as const).flatMap((name) =>
     values[name] === undefined ? [] : [`--${name}=${values[name]}`],
   );
   const config = parseConfig(forServe, env);
@@ -162,11 +185,18 @@ function requestOf(values: Values, env: Readonly<Record<string, string | undefin
           : { kind: "random" },
     epochs: above0("epochs"),
     options: {
-      kind: oneOf("kind", values.kind ?? "prefix", ["prefix", "prompt"]),
-      virtualTokens: whole("virtual-tokens", 1) ?? 10,
+      kind,
+      ...(kind === "triggers"
+        ? {
+            virtualTokens: whole("tokens", 1) ?? TRIGGERS.tokens,
+            candidates: whole("candidates", 1) ?? TRIGGERS.candidates,
+            ...(values["any-token"] === true ? { anyToken: true as const } : {}),
+          }
+        : { virtualTokens: whole("virtual-tokens", 1) ?? 10 }),
+      ...(config.device === "cpu" ? {} : { deviceKind: config.device }),
       hidden: network === 0 ? null : network,
       batchSize: whole("batch-size", 1) ?? DEFAULT_BATCH,
-      steps: whole("steps", 1),
+      steps: whole("steps", 1) ?? (kind === "triggers" ? TRIGGERS.steps : null),
       learningRate: above0("learning-rate"),
       warmup: whole("warmup", 0),
       weightDecay: from0("weight-decay") ?? 0,
@@ -195,6 +225,9 @@ function numberOf(values: Values, name: keyof Values, least: number, most: numbe
 
 function oneOf<T extends string>(name: string, given: string, allowed: readonly T[]): T {
   const found = allowed.find((value) => value === given);
-  if (found === undefined) throw new ConfigError(`train: --${name} ${given}: expected ${allowed.join(" or ")}`);
+  if (found === undefined)
+    throw new ConfigError(
+      `train: --${name} ${given}: expected ${allowed.slice(0, -1).join(", ")} or ${allowed.at(-1)}`,
+    );
   return found;
 }

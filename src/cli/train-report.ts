@@ -1,6 +1,7 @@
 import { oneLine } from "../one-line.ts";
 import type { Progress } from "../load/progress.ts";
 import type { JobEvents } from "../training/job.ts";
+import { shownTriggers, type Triggers } from "../training/triggers/vocabulary.ts";
 import type { Evaluation, Training, Update } from "../training/training.ts";
 
 /** Weight of the newest step in the running means of loss and speed. */
@@ -32,13 +33,16 @@ export class TrainReport {
 
   begin(training: Training, { train, held }: { readonly train: number; readonly held: number }): void {
     const { steps, batchSize, kind, virtualTokens, hidden } = training.options;
-    const network = hidden === null ? "" : ` through a network of ${hidden}`;
+    const what =
+      kind === "triggers"
+        ? `searching for ${virtualTokens} tokens`
+        : `training a ${kind} of ${virtualTokens} virtual tokens${hidden === null ? "" : ` through a network of ${hidden}`}`;
     const { step } = training.progress;
     this.#training = training;
     this.#isEvaluated = held > 0;
     this.#lastUpdate = performance.now();
     this.say(
-      `training a ${kind} of ${virtualTokens} virtual tokens${network} on ${train} examples: ${steps} steps of ${batchSize}` +
+      `${what} on ${train} examples: ${steps} steps of ${batchSize}` +
         (held === 0 ? "; nothing is held out, so the last values are kept" : `, evaluated on ${held} others`) +
         (step === 0 ? "" : `; going on after step ${step}`),
     );
@@ -55,12 +59,14 @@ export class TrainReport {
     if (!this.#isEvaluated && step % Math.ceil(steps / LOSS_LINES) === 0) this.say(this.#state(step));
   }
 
-  evaluation({ step, loss, accuracy, exact }: Evaluation): void {
+  /** @param triggers those of the best evaluation; null: another kind is trained */
+  evaluation({ step, loss, accuracy, exact }: Evaluation, triggers: Triggers | null): void {
     const isBest = this.#training!.progress.best?.step === step;
     this.say(
       `${this.#state(step)}; held out: loss ${loss.toFixed(4)}, ${percent(accuracy)} of tokens and ${percent(exact)} of answers right` +
         (isBest ? "" : " (an earlier one was better)"),
     );
+    if (triggers !== null) this.say(shownTriggers(triggers));
     this.#lastUpdate = performance.now();
   }
 

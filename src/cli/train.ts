@@ -4,11 +4,13 @@ import { join, relative } from "node:path";
 import { Progress } from "../load/progress.ts";
 import { oneLine } from "../one-line.ts";
 import { checkPrefixName } from "../prefixes/name.ts";
+import { PROMPT_FILE } from "../prefixes/hard-prompt.ts";
 import { CONFIG_FILE, WEIGHTS_FILE } from "../prefixes/peft.ts";
 import { Runtime } from "../runtime/session.ts";
 import { Job, type TrainRequest } from "../training/job.ts";
 import { runTraining } from "../training/run.ts";
 import { readStateHead, restoreState, saveState } from "../training/state.ts";
+import { shownTriggers } from "../training/triggers/vocabulary.ts";
 import { CommandError } from "./command-error.ts";
 import { callJson } from "./http-client.ts";
 import { pushFolder, registered } from "./push.ts";
@@ -20,6 +22,8 @@ import { checkFolder, writeFolder } from "./whole-folder.ts";
 
 /** In the adapter's folder, while it is trained. */
 const STATE_FILE = "training.state";
+/** Of any kind. */
+const RESULT_FILES = [CONFIG_FILE, WEIGHTS_FILE, PROMPT_FILE];
 const INTERRUPTED = 130;
 
 /** `prefixd train`: trains in this process; the adapter's folder on stdout, all else on stderr. */
@@ -58,7 +62,7 @@ async function run(command: TrainCommand, signal: AbortSignal): Promise<void> {
     signal,
     save: () => saveState(state, training, origin, { request }),
     onUpdate: (update) => report.update(update),
-    onEvaluation: (evaluation) => report.evaluation(evaluation),
+    onEvaluation: (evaluation) => report.evaluation(evaluation, job.triggers()),
   }).finally(() => report.end());
   if (outcome === "interrupted") {
     process.exitCode = INTERRUPTED;
@@ -68,8 +72,13 @@ async function run(command: TrainCommand, signal: AbortSignal): Promise<void> {
         : "stopped before the first step",
     );
   }
-  writeFolder(out, job.files(), true);
+  const files = job.files();
+  writeFolder(out, files, true);
+  // Those of another kind, with --force.
+  for (const name of RESULT_FILES) if (!files.has(name)) await rm(join(out, name), { force: true });
   await rm(state, { force: true });
+  const triggers = job.triggers();
+  if (triggers !== null) report.say(shownTriggers(triggers));
   console.log(out);
   if (id !== null) console.log(registered((await pushFolder(out, id, url, userKey(keyFile))).value));
   else report.say(`use it: prefixd push ${shown(out)} --id NAME`);
@@ -80,7 +89,7 @@ function checkNew(out: string, state: string, force: boolean): void {
     throw new CommandError(
       `${shown(out)} has an unfinished training: give --resume to continue, or --force to start over`,
     );
-  checkFolder(out, [CONFIG_FILE, WEIGHTS_FILE], force);
+  checkFolder(out, RESULT_FILES, force);
 }
 
 async function requestToResume(state: string): Promise<TrainRequest> {

@@ -76,6 +76,22 @@ export class TrainModel implements Disposable {
     }
   }
 
+  /**
+   * The embedding of every token times a vector: `[vocabSize]`. The table is read in pieces, and summed up in float64.
+   * @param vector `[width]`
+   */
+  async products(vector: Float32Array): Promise<Float64Array> {
+    const products = new Float64Array(this.shape.vocabSize);
+    let [token, column] = [0, 0];
+    for await (const chunk of this.#checkpoint.tensor("wte.weight").chunks(CHUNK_BYTES)) {
+      for (const value of chunk) {
+        products[token]! += value * vector[column]!;
+        if (++column === vector.length) [token, column] = [token + 1, 0];
+      }
+    }
+    return products;
+  }
+
   /** The tokens' rows of the embedding, `[ids, width]`. */
   async embeddings(ids: Int32Array): Promise<Float32Array> {
     const { width } = this.config;

@@ -72,6 +72,11 @@ export class TrainStep implements Disposable {
     return joined(losses);
   }
 
+  /** Opens the model at once, to learn whether the device can run it. @throws OrtError */
+  prepare(): void {
+    for (const backward of [true, false]) this.#session(backward);
+  }
+
   [Symbol.dispose](): void {
     for (const session of this.#sessions.values()) session[Symbol.dispose]();
     this.#sessions.clear();

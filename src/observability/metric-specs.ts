@@ -109,7 +109,7 @@ export const METRICS = {
   prefixd_constraint_cache_entries: { type: "gauge", help: "Compiled structured_outputs in memory." },
   prefixd_training_jobs: {
     type: "gauge",
-    help: "Training jobs that have not ended, by state: queued or running. With training off: 0.",
+    help: "Training jobs that have not ended, by state: queued or running. Replicas that share a Redis each show all of its jobs, so take the maximum over them, not the sum. With training off: 0.",
     labels: ["state"],
   },
   prefixd_training_jobs_total: {

@@ -7,9 +7,11 @@ import { PrefixdError } from "../errors.ts";
 import type { Logger } from "../observability/logging.ts";
 import type { Metrics } from "../observability/metrics.ts";
 import type { PrefixRegistry } from "../prefixes/registry-types.ts";
+import { sweepCheckpoints, type SweepParts } from "../training/jobs/checkpoints.ts";
 import { JobRunner } from "../training/jobs/runner.ts";
 import { TrainingService } from "../training/jobs/service.ts";
 import type { Replica } from "../replicas/replica.ts";
+import type { TrainingJob } from "../training/jobs/types.ts";
 import type { TrainingStore } from "../training/jobs/store.ts";
 import type { UserStore } from "../users/store.ts";
 import { isBuiltInUser } from "../users/user-id.ts";
@@ -34,6 +36,8 @@ export interface TrainingParts {
 
 /** A token that is learned costs what three read ones do: forwards, and backwards twice as much. */
 const TRAINING_PRICE = 3;
+/** Prefixes looked at at a time. */
+const PAGE = 100;
 
 // Resolved beside this file: .ts when run from src, .js from dist.
 const ENTRY = fileURLToPath(
@@ -49,25 +53,25 @@ export async function openTraining(parts: TrainingParts, resources: Resources): 
   if (config.training === "off") return null;
   await store.ping();
   const quota = { jobs: config.trainJobs, bytes: config.trainFileBytes, tokensPerDay: config.trainTokens };
-  const runner = new JobRunner({
+  const checkpoints: SweepParts = {
     store,
-    quota,
-    startChild: () =>
-      fork(ENTRY, [String(config.trainNice)], { stdio: ["ignore", "ignore", "pipe", "ipc"], env: withoutSecrets() }),
-    async register(claim, name, files, signal) {
-      const { user } = claim;
-      const record = isBuiltInUser(user) ? undefined : await users.getUser(user);
-      if (record === null) throw new PrefixdError("removed", "The user was removed.");
-      await registry.register(
-        { user, name },
-        { kind: "peft", ...files },
-        { quota: record?.limits, signal, by: claim.id, claim },
-      );
-    },
     async unregister(key) {
       await registry.remove(key).catch((error: unknown) => {
         if (!(error instanceof PrefixdError) || error.code !== "prefix_not_found") throw error;
       });
+    },
+    registeredBy: (job, start) => namesRegisteredBy(registry, job, start),
+  };
+  const runner = new JobRunner({
+    ...checkpoints,
+    quota,
+    startChild: () =>
+      fork(ENTRY, [String(config.trainNice)], { stdio: ["ignore", "ignore", "pipe", "ipc"], env: withoutSecrets() }),
+    async register(claim, name, upload, signal) {
+      const { user } = claim;
+      const record = isBuiltInUser(user) ? undefined : await users.getUser(user);
+      if (record === null) throw new PrefixdError("removed", "The user was removed.");
+      await registry.register({ user, name }, upload, { quota: record?.limits, signal, by: claim.id, claim });
     },
     isBusy: () => {
       const { running, queued, folds } = engine.stats();
@@ -92,6 +96,23 @@ export async function openTraining(parts: TrainingParts, resources: Resources): 
     quota,
     base,
     endEverywhere: async (user, id) => void (await broadcast({ kind: "job", user, id })),
+    sweep: (job) => sweepCheckpoints(checkpoints, job),
     onCancel: () => metrics.trainingEnded("cancelled"),
   });
+}
+
+/** Names beginning with `start`, itself no name, of prefixes that a job has registered last. */
+async function namesRegisteredBy(
+  registry: Pick<PrefixRegistry, "list">,
+  { user, id }: Pick<TrainingJob, "user" | "id">,
+  start: string,
+): Promise<readonly string[]> {
+  const found: string[] = [];
+  for (let after = start; ; ) {
+    const page = await registry.list(user, { after, limit: PAGE });
+    const begun = page.filter(({ name }) => name.startsWith(start));
+    found.push(...begun.filter(({ updatedBy }) => updatedBy === id).map(({ name }) => name));
+    if (begun.length < PAGE) return found;
+    after = begun.at(-1)!.name;
+  }
 }

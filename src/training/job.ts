@@ -1,4 +1,4 @@
-/** From a request, which is plain data, to a training that can run, and to PEFT's files in the end. */
+/** From a request, which is plain data, to a training that can run, and to files in the end. */
 import { createHash } from "node:crypto";
 import { join } from "node:path";
 import { TrainingError } from "../errors.ts";
@@ -6,21 +6,21 @@ import { openCheckpoint, type Checkpoint } from "../model/checkpoint.ts";
 import { resolveModel } from "../model/hub.ts";
 import { TrainModel } from "../model/train-model.ts";
 import { baseModelName } from "../prefixes/base-name.ts";
-import { readAdapterFolder } from "../prefixes/folder.ts";
+import { PROMPT_FILE, promptFile } from "../prefixes/hard-prompt.ts";
 import { peftFiles } from "../prefixes/peft-files.ts";
-import { parsePeftAdapter } from "../prefixes/peft.ts";
 import { loadTokenizer, type Tokenizer } from "../text/tokenizer.ts";
+import { beginOf, type InitialRequest } from "./begin.ts";
 import { holdOut } from "./data/batches.ts";
 import { readExamples, type Examples } from "./data/examples.ts";
 import { defaultEvaluateEvery, defaultLearningRate, defaultSteps, defaultWarmup, stepsOf } from "./defaults.ts";
-import { setInitial, type Initial } from "./initial.ts";
-import { checkOptions, checkWarmup, type TrainingOptions } from "./options.ts";
-import { rawValues, throughNetwork } from "./parametrisation.ts";
+import { checkDevice, trainingDevice } from "../model/train-device.ts";
+import { checkOptions, checkWarmup, graphKind, type TrainingOptions } from "./options.ts";
 import { Training, type Selection } from "./training.ts";
 import type { StateOrigin } from "./state.ts";
+import { TriggerVocabulary, type Triggers } from "./triggers/vocabulary.ts";
 
 /** Paths are absolute, so that a training can be resumed from anywhere. */
-export interface TrainRequest {
+export interface TrainRequest extends InitialRequest {
   /** A folder or a Hugging Face id. */
   readonly model: string;
   readonly cacheDir: string;
@@ -33,10 +33,6 @@ export interface TrainRequest {
   readonly maxTokens: number | null;
   readonly tooLong: "refuse" | "cut";
   readonly badLines: number;
-  readonly initial:
-    | { readonly kind: "random" }
-    | { readonly kind: "text"; readonly text: string }
-    | { readonly kind: "folder"; readonly dir: string };
   /** Instead of `options.steps`; null: not given. */
   readonly epochs: number | null;
   /** What is null follows from the rest. */
@@ -68,10 +64,12 @@ export class Job implements AsyncDisposable {
   readonly #request: TrainRequest;
   readonly #model: TrainModel;
   readonly #checkpoint: Checkpoint;
+  readonly #vocabulary: TriggerVocabulary | null;
 
   /**
    * @param isNew false: the values will be restored from a state, so they need no beginning
-   * @throws TrainingError, ModelLoadError, PrefixdError (the adapter to begin with), OrtError, the system's errors
+   * @throws TrainingError, ModelLoadError, PrefixdError (the adapter to begin with), OrtError,
+   * DeviceError, the system's errors
    */
   static async open(
     runtime: Parameters<typeof TrainModel.open>[0],
@@ -90,15 +88,23 @@ export class Job implements AsyncDisposable {
       const data = await readData(request, checkpoint, tokenizer, events);
       const options = complete(request, data.train.indices.length);
       checkWarmup(options);
-      const initial = isNew ? await readInitial(request, checkpoint, tokenizer) : null;
+      const vocabulary =
+        options.kind === "triggers"
+          ? new TriggerVocabulary(tokenizer, checkpoint.config.eosIds, options.anyToken === true)
+          : null;
+      const parts = { checkpoint, tokenizer, vocabulary };
+      const { deviceKind = "cpu" } = options;
+      const begin = await beginOf(request, isNew, parts, options.virtualTokens, events.onFit);
       const model = await TrainModel.open(runtime, checkpoint, {
         ...options,
+        kind: graphKind(options.kind),
         graphs: join(request.cacheDir, "graphs"),
+        device: trainingDevice(deviceKind),
       });
-      const parametrisation = model.network === null ? rawValues(model.step) : throughNetwork(model.network);
-      if (initial !== null) await setInitial(model, parametrisation, initial, options.seed, events.onFit);
-      const training = new Training({ model: model.step, parametrisation, ...data, options });
-      return new Job(request, checkpoint, model, training, data);
+      checkDevice(model.step, deviceKind);
+      const learner = await begin(model, options);
+      const training = new Training({ model: model.step, learner, ...data, options });
+      return new Job(request, checkpoint, model, training, data, vocabulary);
     } catch (error) {
       await checkpoint.close();
       throw error;
@@ -111,15 +117,27 @@ export class Job implements AsyncDisposable {
     model: TrainModel,
     training: Training,
     data: Data,
+    vocabulary: TriggerVocabulary | null,
   ) {
     [this.#request, this.#checkpoint, this.#model, this.training] = [request, checkpoint, model, training];
+    this.#vocabulary = vocabulary;
     this.counts = { train: data.train.indices.length, held: data.held?.indices.length ?? 0 };
     this.origin = { fingerprint: checkpoint.fingerprint, data: data.digest };
   }
 
-  /** The result so far, as PEFT's files by name. */
+  /** The triggers so far; null: another kind is trained. */
+  triggers(): Triggers | null {
+    const ids = this.training.triggers();
+    return ids === null ? null : this.#vocabulary!.shown(ids);
+  }
+
+  /** The result so far, as files by name: PEFT's, or those of a hard prompt. */
   files(): ReadonlyMap<string, Uint8Array> {
     const { kind, virtualTokens, hidden } = this.training.options;
+    if (kind === "triggers") {
+      const { text, ids } = this.triggers()!;
+      return new Map([[PROMPT_FILE, promptFile(Int32Array.from(ids), text ?? undefined)]]);
+    }
     return peftFiles({
       kind,
       virtualTokens,
@@ -188,26 +206,4 @@ function complete({ options, epochs }: TrainRequest, examples: number): Training
     warmup: options.warmup ?? defaultWarmup(steps),
     evaluateEvery: options.evaluateEvery ?? defaultEvaluateEvery(steps),
   };
-}
-
-async function readInitial(
-  { initial }: TrainRequest,
-  { shape, fingerprint }: Checkpoint,
-  tokenizer: Tokenizer,
-): Promise<Initial> {
-  switch (initial.kind) {
-    case "random":
-      return { kind: "random" };
-    case "text": {
-      const ids = tokenizer.encode(initial.text);
-      if (ids.length === 0 || ids.some((id) => id >= shape.vocabSize))
-        throw new TrainingError("options_invalid", "The initial text has no tokens, or one without an embedding.");
-      return { kind: "tokens", ids };
-    }
-    case "folder": {
-      const { config, weights } = await readAdapterFolder(initial.dir);
-      const adapter = parsePeftAdapter(config, weights, shape, fingerprint);
-      return "kv" in adapter ? { kind: "kv", kv: adapter.kv } : { kind: "fold", fold: adapter.fold };
-    }
-  }
 }

@@ -1,10 +1,26 @@
 import { TrainingError } from "../errors.ts";
 import type { TrainedKind } from "../model/train-graph.ts";
 
+/** triggers: tokens, searched for by the gradient of their embeddings. */
+export type TrainingKind = TrainedKind | "triggers";
+
+/** Defaults of a search for them, in which an update takes as long as some eight of other kinds. */
+export const TRIGGERS = { tokens: 5, candidates: 20, steps: 100 };
+
+/** What the model's graph has the gradient of. */
+export const graphKind = (kind: TrainingKind): TrainedKind => (kind === "triggers" ? "prompt" : kind);
+
 /** Everything that decides a training's bits, besides the model and the data. */
 export interface TrainingOptions {
-  readonly kind: TrainedKind;
+  readonly kind: TrainingKind;
+  /** Of triggers: their number. */
   readonly virtualTokens: number;
+  /** Tokens that an update of triggers tries; absent for other kinds. */
+  readonly candidates?: number;
+  /** Triggers need not be text that can be typed; absent: they must be. */
+  readonly anyToken?: true;
+  /** Where forward and backward pass run; absent: the CPU. */
+  readonly deviceKind?: "webgpu" | "cuda";
   /** Width of the network behind a prefix (encoder_hidden_size); null: the values themselves are trained. */
   readonly hidden: number | null;
   /** Examples per update. */
@@ -38,10 +54,20 @@ const fail = (what: string): never => {
  * @throws TrainingError `options_invalid` that names the option
  */
 export function checkOptions(
-  { kind, hidden, virtualTokens, dropout }: Pick<TrainingOptions, "kind" | "hidden" | "virtualTokens" | "dropout">,
+  {
+    kind,
+    hidden,
+    virtualTokens,
+    dropout,
+    candidates,
+  }: Pick<TrainingOptions, "kind" | "hidden" | "virtualTokens" | "dropout" | "candidates">,
   positions: number,
 ): void {
   if (kind === "prompt" && hidden !== null) fail("A prompt is trained without a network: leave out the hidden size.");
+  if (kind === "triggers" && hidden !== null) fail("Triggers are tokens: leave out the hidden size.");
+  if (kind === "triggers" && !(candidates !== undefined && candidates >= 1))
+    fail("A search for triggers needs a number of candidates, at least 1.");
+  if (kind !== "triggers" && candidates !== undefined) fail("Only a search for triggers has candidates.");
   if (virtualTokens >= positions - 1)
     fail(`${virtualTokens} virtual tokens do not fit: the model has ${positions} positions, and examples need two.`);
   if (!(dropout >= 0 && dropout < 1)) fail(`The dropout ${dropout} is not at least 0 and below 1.`);

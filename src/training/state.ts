@@ -1,10 +1,11 @@
 /**
- * A training's state in one file: parameters, the optimizer's means, the best values so far, and what they belong to.
+ * A training's state in one file: what is learned, the optimizer's means, the best values so far, and what they belong to.
  */
 import { open, readFile, rename, rm } from "node:fs/promises";
 import { dirname } from "node:path";
 import { TrainingError } from "../errors.ts";
 import { decodeFloatsInto, parseSafetensorsHeader, tensorFile, type TensorData } from "../formats/safetensors.ts";
+import type { StateArray } from "./learner.ts";
 import type { TrainingOptions } from "./options.ts";
 import type { Progress, Training } from "./training.ts";
 
@@ -24,7 +25,6 @@ export interface StateHead {
   readonly version: typeof VERSION;
   readonly origin: StateOrigin;
   readonly options: TrainingOptions;
-  readonly updates: number;
   readonly progress: Progress;
   /** Whatever the one who started the training wants to read again. */
   readonly note: Readonly<Record<string, unknown>>;
@@ -37,8 +37,8 @@ export async function saveState(
   origin: StateOrigin,
   note: StateHead["note"] = {},
 ): Promise<void> {
-  const { options, progress, optimizer } = training;
-  const head: StateHead = { version: VERSION, origin, options, updates: optimizer.updates, progress, note };
+  const { options, progress } = training;
+  const head: StateHead = { version: VERSION, origin, options, progress, note };
   const tensors = new Map<string, TensorData>();
   for (const [name, { shape, values }] of arraysOf(training))
     tensors.set(name, {
@@ -74,7 +74,6 @@ export async function restoreState(path: string, training: Training, origin: Sta
       throw mismatch("another parametrisation");
     decodeFloatsInto("F32", bytes.subarray(tensor.start, tensor.end), values, 0);
   }
-  training.optimizer.updates = head.updates;
   training.progress = head.progress;
 }
 
@@ -89,18 +88,8 @@ function headOf(path: string, bytes: Uint8Array): StateHead {
   throw new TrainingError("state_mismatch", `${path} is not a training state of this version.`);
 }
 
-type Named = readonly [name: string, array: { readonly shape: readonly number[]; readonly values: Float32Array }];
-
-function arraysOf({ parameters, optimizer, best }: Training): readonly Named[] {
-  return [
-    ...[...parameters].flatMap(([name, { shape, values }], i): Named[] => [
-      [name, { shape, values }],
-      [`first.${name}`, { shape, values: optimizer.first[i]! }],
-      [`second.${name}`, { shape, values: optimizer.second[i]! }],
-    ]),
-    ["best", { shape: [best.length], values: best }],
-  ];
-}
+const arraysOf = ({ learner, best }: Training): ReadonlyMap<string, StateArray> =>
+  new Map([...learner.arrays, ["best", { shape: [best.length], values: best }]]);
 
 async function replaceFile(path: string, bytes: Uint8Array): Promise<void> {
   const temporary = `${path}.tmp`;

@@ -1,17 +1,11 @@
 /** One training: update after update, from any state that it was in. */
-import { uniform } from "../engine/sampling/random.ts";
-import { TrainingError } from "../errors.ts";
 import { targetCount, type TrainSequence } from "../model/train-batch.ts";
 import { trainRunBytes } from "../model/train-memory.ts";
 import type { TargetLosses, TrainStep } from "../model/train-step.ts";
 import { epochBatches, partsWithin } from "./data/batches.ts";
 import type { Examples } from "./data/examples.ts";
-import { AdamW, clipFactor, gradientNorm, linearSchedule, type Parameter } from "./optimizer.ts";
+import { mean, type Learned, type Learner, type Parts } from "./learner.ts";
 import type { TrainingOptions } from "./options.ts";
-import type { Parametrisation } from "./parametrisation.ts";
-
-/** A random half of the seed's streams, apart from those of batches. */
-const DROPOUT_STREAM = 0x8000_0000;
 
 /** Some examples of a file. */
 export interface Selection {
@@ -19,13 +13,10 @@ export interface Selection {
   readonly indices: Int32Array;
 }
 
-export interface Update {
+export interface Update extends Pick<Learned, "loss" | "norm"> {
   /** The number of updates so far. */
   readonly step: number;
-  /** Mean over the batch's targets, in nats, before the update. */
-  readonly loss: number;
-  readonly norm: number;
-  /** Tokens of the batch: prompts, completions, EOS. */
+  /** Tokens of the batch (prompts, completions, EOS), as often as they went through the model. */
   readonly tokens: number;
 }
 
@@ -37,6 +28,8 @@ export interface Evaluation {
   readonly accuracy: number;
   /** Share of the examples whose every target is: those that greedy decoding gets right to the end. */
   readonly exact: number;
+  /** The token ids that were evaluated, if tokens are searched for. */
+  readonly triggers?: readonly number[];
 }
 
 /** What changes in a training, besides arrays. */
@@ -49,7 +42,7 @@ export interface Progress {
 
 export interface TrainingParts {
   readonly model: TrainStep;
-  readonly parametrisation: Parametrisation;
+  readonly learner: Learner;
   readonly train: Selection;
   /** Null: nothing is evaluated, and the last values are the result. */
   readonly held: Selection | null;
@@ -58,8 +51,6 @@ export interface TrainingParts {
 
 export class Training {
   readonly options: TrainingOptions;
-  readonly optimizer: AdamW;
-  readonly parameters: ReadonlyMap<string, Parameter>;
   progress: Progress = { step: 0, tokens: 0, evaluations: [], best: null };
   /** Values of the best evaluation so far, as the model is given them. */
   readonly best: Float32Array;
@@ -69,9 +60,11 @@ export class Training {
   constructor(parts: TrainingParts) {
     this.#parts = parts;
     this.options = parts.options;
-    this.parameters = parts.parametrisation.parameters;
-    this.optimizer = new AdamW([...this.parameters.values()], { weightDecay: parts.options.weightDecay });
     this.best = new Float32Array(parts.model.values.length);
+  }
+
+  get learner(): Learner {
+    return this.#parts.learner;
   }
 
   get isDone(): boolean {
@@ -92,8 +85,13 @@ export class Training {
   /** What the result is now: of the best evaluation, if anything was evaluated. */
   result(): Float32Array {
     if (this.progress.best !== null) return this.best;
-    this.#parts.parametrisation.forward();
+    this.learner.present();
     return this.#parts.model.values;
+  }
+
+  /** The token ids of the result now; null: values are trained. */
+  triggers(): readonly number[] | null {
+    return this.progress.best?.triggers ?? this.learner.triggers();
   }
 
   /**
@@ -101,37 +99,27 @@ export class Training {
    * @throws TrainingError `diverged`; OrtError
    */
   async update(): Promise<Update> {
-    const { model, parametrisation } = this.#parts;
-    const { learningRate, steps, warmup, clip } = this.options;
     const { step, tokens } = this.progress;
     const sequences = this.#nextBatch();
-    parametrisation.forward();
-    const kept = this.#dropout(step);
-    const { nll } = await model.run(this.#inParts(sequences));
-    if (kept !== null) for (const [i, factor] of kept.entries()) model.gradient[i]! *= factor;
-    parametrisation.backward();
-    const parameters = [...this.parameters.values()];
-    const norm = gradientNorm(parameters);
-    const loss = mean(nll);
-    if (!Number.isFinite(loss) || !Number.isFinite(norm))
-      throw new TrainingError(
-        "diverged",
-        `At step ${step + 1} the loss or its gradient is not finite: try a lower learning rate than ${learningRate}.`,
-      );
-    this.optimizer.update(learningRate * linearSchedule(step, steps, warmup), clipFactor(norm, clip));
-    const count = sequences.reduce((sum, { ids }) => sum + ids.length, 0);
+    const { loss, norm, passes } = await this.learner.update(step, this.#inParts(sequences));
+    const count = Math.round(passes * sequences.reduce((sum, { ids }) => sum + ids.length, 0));
     this.progress = { ...this.progress, step: step + 1, tokens: tokens + count };
     return { step: step + 1, loss, norm, tokens: count };
   }
 
   /** Loss and accuracy on the held examples; keeps the values if no evaluation was better. @throws OrtError */
   async evaluate(): Promise<Evaluation> {
-    const { model, parametrisation, held } = this.#parts;
+    const { model, learner, held } = this.#parts;
     if (held === null) throw new Error("nothing is held out");
-    parametrisation.forward();
+    learner.present();
     const byLength = held.indices.slice().sort((a, b) => held.examples.tokens(a) - held.examples.tokens(b));
     const parts = this.#inParts(Array.from(byLength, (index) => held.examples.sequence(index)));
-    const evaluation = { step: this.progress.step, ...summary(parts.flat(), await model.evaluate(parts)) };
+    const triggers = learner.triggers();
+    const evaluation = {
+      step: this.progress.step,
+      ...summary(parts.flat(), await model.evaluate(parts)),
+      ...(triggers === null ? {} : { triggers }),
+    };
     const { evaluations, best } = this.progress;
     const isBest = best === null || evaluation.loss < best.loss;
     if (isBest) this.best.set(model.values);
@@ -154,7 +142,7 @@ export class Training {
     return Array.from(this.#epoch.batches[this.progress.step % perEpoch]!, (index) => examples.sequence(index));
   }
 
-  #inParts(sequences: readonly TrainSequence[]): readonly (readonly TrainSequence[])[] {
+  #inParts(sequences: readonly TrainSequence[]): Parts {
     const { config, kind, virtualTokens } = this.#parts.model.options;
     return partsWithin(
       sequences,
@@ -162,19 +150,12 @@ export class Training {
       this.options.memory,
     );
   }
-
-  /** Zeroes values at random and scales the others (the prefix_dropout of Li & Liang's code); null: none. */
-  #dropout(step: number): Float32Array | null {
-    const { dropout, seed } = this.options;
-    if (dropout === 0) return null;
-    const { values } = this.#parts.model;
-    const factors = values.map((_, i) => (uniform(seed, DROPOUT_STREAM + step, i) < dropout ? 0 : 1 / (1 - dropout)));
-    for (const [i, factor] of factors.entries()) values[i]! *= factor;
-    return factors;
-  }
 }
 
-function summary(sequences: readonly TrainSequence[], { nll, margin }: TargetLosses): Omit<Evaluation, "step"> {
+function summary(
+  sequences: readonly TrainSequence[],
+  { nll, margin }: TargetLosses,
+): Omit<Evaluation, "step" | "triggers"> {
   const wrong = margin.map((value) => (value === 0 ? 0 : 1));
   // Parts of one example share its ids.
   const [all, failed] = [new Set<Int32Array>(), new Set<Int32Array>()];
@@ -187,5 +168,3 @@ function summary(sequences: readonly TrainSequence[], { nll, margin }: TargetLos
   }
   return { loss: mean(nll), accuracy: 1 - mean(wrong), exact: 1 - failed.size / all.size };
 }
-
-const mean = (values: Float32Array): number => values.reduce((sum, value) => sum + value, 0) / values.length;

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import t from "tap";
 import { ConfigError } from "../../src/errors.ts";
 import { readTrainFlags } from "../../src/cli/train-flags.ts";
-import { runCli } from "../support/server.ts";
+import { runCli, startServerProcess } from "../support/server.ts";
 
 const dir = mkdtempSync(join(tmpdir(), "prefixd-cli-train-"));
 const data = join(dir, "data.jsonl");
@@ -50,6 +50,89 @@ t.test("train writes PEFT's files, names bad lines, and resumes after Ctrl-C to 
   t.match((await run("--resume", "--out", whole)).err, /there is nothing to resume/);
 });
 
+t.test("--id registers what was trained with a running server; triggers are the same prompt typed", async (t) => {
+  const server = await startServerProcess([
+    "--model",
+    "models/demo",
+    "--cache-dir",
+    join(dir, "cache"),
+    "--threads",
+    "1",
+  ]);
+  t.teardown(() => server.signal("SIGKILL"));
+  const post = async (path: string, body: object): Promise<Record<string, unknown>> => {
+    const init = { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) };
+    return (await (await fetch(server.url + path, init)).json()) as Record<string, unknown>;
+  };
+  const idsFor = async (prompt: string, prefix_id?: string): Promise<unknown> => {
+    const body = { prompt, ...(prefix_id && { prefix_id }), max_new_tokens: 8, return_token_ids: true };
+    return ((await post("/generate", body))["choices"] as Record<string, unknown>[] | undefined)?.[0]!["token_ids"];
+  };
+  const out = join(dir, "pushed");
+  const prefix = await run(...SHORT, "--id", "pairs", "--out", out, "--url", server.url);
+  t.equal(prefix.code, 0, prefix.err);
+  t.match(
+    prefix.out,
+    new RegExp(`^${out}\nregistered pairs \\(PREFIX_TUNING, 3 virtual tokens, digest [0-9a-f]+\\)\n$`),
+  );
+  t.ok(weights(out).length > 0);
+
+  const search = ["--kind", "triggers", "--tokens", "3", "--candidates", "4", "--steps", "3", "--batch-size", "4"];
+  const given = [...FLAGS, ...search, "--hold-out", "0.2", "--init-text", "numbers"];
+  const found = await run(...given, "--id", "words", "--out", join(dir, "words"), "--url", server.url);
+  t.equal(found.code, 0, found.err);
+  t.match(found.out, /registered words \(HARD_PROMPT, 3 virtual tokens/);
+  t.match(found.err, /searching for 3 tokens on 48 examples: 3 steps of 4/);
+  t.same(readdirSync(join(dir, "words")), ["prompt.json"]);
+  const { text, token_ids } = JSON.parse(readFileSync(join(dir, "words", "prompt.json"), "utf8")) as {
+    text: string;
+    token_ids: number[];
+  };
+  t.ok(found.err.includes(`triggers: ${JSON.stringify(text)}, token ids ${token_ids.join(" ")}`), found.err);
+  const prompt = " 3 and 21\n=>";
+  const ids = await idsFor(prompt, "words");
+  t.ok(Array.isArray(ids) && ids.length > 0, JSON.stringify(ids));
+  t.same(ids, await idsFor(text + prompt), "typed before the prompt");
+  t.match(
+    (await run(...SHORT, "--out", join(dir, "words"))).err,
+    /has prompt.json already/,
+    "another kind does not mix with it",
+  );
+  t.equal((await run(...SHORT, "--out", join(dir, "words"), "--force")).code, 0);
+  t.same(readdirSync(join(dir, "words")).sort(), ["adapter_config.json", "adapter_model.safetensors"]);
+});
+
+t.test("a search is interrupted, and killed, and resumed to the same triggers", async (t) => {
+  const search = ["--kind", "triggers", "--tokens", "3", "--candidates", "4", "--steps", "6", "--batch-size", "4"];
+  const given = [...FLAGS, ...search, "--hold-out", "0.2", "--eval-every", "1"];
+  const whole = join(dir, "search");
+  t.equal((await run(...given, "--out", whole)).code, 0);
+  const parts = join(dir, "search-parts");
+  for (const [signal, step] of [
+    ["SIGINT", 2],
+    ["SIGKILL", 4],
+  ] as const) {
+    const cli = runCli(["train", ...(signal === "SIGINT" ? given : ["--resume"]), "--out", parts]);
+    cli.child.stderr!.on("data", () => cli.stderr().includes(`step ${step}/6`) && cli.child.kill(signal));
+    t.not(await cli.exited, 0, cli.stderr());
+    t.ok(existsSync(join(parts, "training.state")));
+  }
+  const { code, err } = await run("--resume", "--out", parts);
+  t.equal(code, 0, err);
+  t.match(err, /going on after step \d/);
+  t.same(readFileSync(join(parts, "prompt.json")), readFileSync(join(whole, "prompt.json")));
+});
+
+t.test("a device that is not there is one line", async (t) => {
+  const cli = runCli(["train", ...SHORT, "--device", "cuda", "--out", join(dir, "cuda")]);
+  t.equal(await cli.exited, 1);
+  t.match(
+    cli.stderr(),
+    /prefixd: --device cuda cannot be used: [^\n]+ Run prefixd doctor --device cuda to see[^\n]+\n$/,
+  );
+  t.notOk(existsSync(join(dir, "cuda")));
+});
+
 t.test("failures are told in one line", async (t) => {
   const line = async (...args: readonly string[]): Promise<string> => {
     const { code, err } = await run(...args);
@@ -92,7 +175,21 @@ t.test("flags", async (t) => {
   t.match(complaint(...given, "--learning-rate", "0"), /--learning-rate 0: expected a number above 0/);
   t.match(complaint(...given, "--learning-rate", "fast"), /expected a number above 0/);
   t.match(complaint(...given, "--dropout", "1.5"), /expected a number from 0 to 1/);
-  t.match(complaint(...given, "--kind", "lora"), /expected prefix or prompt/);
+  t.match(complaint(...given, "--kind", "lora"), /expected prefix, prompt or triggers/);
+  t.match(complaint(...given, "--tokens", "5"), /--tokens is not for --kind prefix/);
+  t.match(complaint(...given, "--kind", "prompt", "--any-token"), /--any-token is not for --kind prompt/);
+  const triggers = [...given, "--kind", "triggers"];
+  t.equal(complaint(...triggers, "--tokens", "5", "--candidates", "9", "--any-token", "--init-text", "a"), "none");
+  t.match(
+    complaint(...triggers, "--virtual-tokens", "5"),
+    /--virtual-tokens is not for --kind triggers: give --tokens/,
+  );
+  t.match(complaint(...triggers, "--learning-rate", "1"), /--learning-rate is not for --kind triggers/);
+  t.match(complaint(...triggers, "--network", "8"), /--network is not for --kind triggers/);
+  t.match(complaint(...triggers, "--candidates", "0"), /--candidates 0: expected a whole number from 1/);
+  t.match(complaint(...given, "--device", "tpu"), /--device tpu/);
+  t.match(readTrainFlags([...given, "--device", "webgpu"], {}), { request: { options: { deviceKind: "webgpu" } } });
+  t.match(readTrainFlags(triggers, {}), { request: { options: { virtualTokens: 5, candidates: 20, steps: 100 } } });
   t.match(complaint(...given, "--threads", "x"), /--threads/);
   t.match(complaint(...given, "z"), /unexpected operand z/);
   t.match(complaint("--resume", "--out", "x", "--steps", "9"), /--steps: cannot be changed with --resume/);

@@ -6,6 +6,7 @@ import { getPriority } from "node:os";
 import { join } from "node:path";
 import type OpenAI from "openai";
 import t from "tap";
+import { LmdbTrainingTables } from "../../src/lmdb/training-tables.ts";
 import { repositoryFile } from "../support/docs-block.ts";
 import { ROOT } from "../support/program.ts";
 import { startServerProcess, temporaryFolder, type TestServer } from "../support/server.ts";
@@ -156,6 +157,57 @@ t.test("kill -9 of the process that trains, then of the server: it goes on to th
   t.equal(goneOn.length, 2, goneOn.join());
   t.equal(await digestOf(ann, "killed"), whole);
 });
+
+t.test("triggers are searched for, and served as the prompt that they are", async (t) => {
+  const openai = clientOf(server, ann);
+  const hyperparameters = {
+    peft_type: "TRIGGERS",
+    num_virtual_tokens: 3,
+    num_candidates: 4,
+    n_steps: 4,
+    batch_size: 4,
+  };
+  const created = await create(openai, await uploaded(openai), { prefix_id: "typed", hyperparameters });
+  t.match(created, { hyperparameters: { peft_type: "TRIGGERS", num_virtual_tokens: 3, num_candidates: 4 } });
+  const job = await ended(openai, created);
+  t.match(job, { status: "succeeded", error: null, fine_tuned_model: "typed" });
+  const headers = { authorization: `Bearer ${ann.key}` };
+  t.match(await (await fetch(`${server.url}/prefixes/typed`, { headers })).json(), {
+    kind: "HARD_PROMPT",
+    virtual_tokens: 3,
+  });
+  const file = await fetch(`${server.url}/prefixes/typed/adapter/prompt.json`, { headers });
+  const { text, token_ids } = (await file.json()) as { text: string; token_ids: number[] };
+  const said = await messages(openai, job);
+  t.ok(said.includes(`Found triggers: ${JSON.stringify(text)}, token ids ${token_ids.join(" ")}`), said.join("\n"));
+  const { data } = await openai.fineTuning.jobs.listEvents(job.id, { limit: 100 });
+  const found = data.flatMap(({ data }) => (data as { triggers?: { text: string } } | null)?.triggers ?? []);
+  t.ok(found.some((one) => one.text === text));
+  const answer = async (model: string, prompt: string): Promise<string> =>
+    (await openai.completions.create({ model, prompt, max_tokens: 6, temperature: 0 })).choices[0]!.text;
+  t.equal(await answer("typed", " blue red\n=>"), await answer("demo", `${text} blue red\n=>`));
+});
+
+t.test(
+  "kill -9 between a checkpoint's registration and its record: it is removed when the server starts",
+  async (t) => {
+    const openai = clientOf(server, ann);
+    const job = await create(openai, await uploaded(openai), { prefix_id: "between" });
+    await beyond(openai, job, 5);
+    server.signal("SIGKILL");
+    await server.exited;
+    // What lies in the store after a kill at that point: the prefix, without a record.
+    const tables = new LmdbTrainingTables({ dir: store });
+    const [newest] = tables.listCheckpoints("ann", job.id, { limit: 1, order: "desc" });
+    tables.deleteCheckpoint("ann", job.id, newest!.id);
+    await tables.close();
+    server = await start();
+    t.match(await ended(clientOf(server, ann), job), { status: "succeeded" });
+    t.notOk(await digestOf(ann, newest!.name), newest!.name);
+    const { data } = await clientOf(server, ann).fineTuning.jobs.checkpoints.list(job.id);
+    for (const { fine_tuned_model_checkpoint: name } of data) t.ok(await digestOf(ann, name), name);
+  },
+);
 
 t.test("a job that waits, and one that runs, are cancelled at once", async (t) => {
   const openai = clientOf(server, ann);

@@ -4,6 +4,7 @@ import { existsSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import t, { type Test } from "tap";
 import { PrefixdError } from "../../src/errors.ts";
+import { sweepCheckpoints } from "../../src/training/jobs/checkpoints.ts";
 import { JobRunner, type RunnerParts } from "../../src/training/jobs/runner.ts";
 import { TrainingService } from "../../src/training/jobs/service.ts";
 import type { TrainingStore } from "../../src/training/jobs/store.ts";
@@ -74,7 +75,7 @@ async function run(
       return typeof value === "function" ? (value.bind(target) as unknown) : value;
     },
   });
-  const runner = new JobRunner({
+  const all: RunnerParts = {
     store: seen,
     quota: QUOTA,
     startChild: () => {
@@ -82,7 +83,8 @@ async function run(
       return spawn(process.execPath, ["-e", TRAINED], { stdio: ["ignore", "ignore", "pipe", "ipc"] });
     },
     register: async (_claim, name) => void registered.push(name),
-    unregister: async () => {},
+    unregister: async ({ name }) => void registered.splice(registered.indexOf(name), 1),
+    registeredBy: async (_job, start) => registered.filter((name) => name.startsWith(start)),
     isSuspended: async () => false,
     isBusy: () => false,
     charge: () => {},
@@ -96,13 +98,15 @@ async function run(
     onEnd: (status) => void ended.push(status),
     log: () => {},
     ...parts,
-  });
+  };
+  const runner = new JobRunner(all);
   const service = new TrainingService({
     store: seen,
     runner,
     quota: QUOTA,
     base: "f".repeat(64),
     endEverywhere: (user, id) => runner.kill(user, id),
+    sweep: (of) => sweepCheckpoints(all, of),
     onCancel: () => void ended.push("cancelled"),
   });
   t.teardown(async () => {
@@ -193,6 +197,21 @@ t.test("a full store: it trains on without its state being kept, and fails with 
   const said = await rig.store.listEvents("ann", rig.job.id, { limit: 99, order: "asc" });
   t.ok(said.some(({ message }) => message === "The checkpoint of step 1 is not registered: There is no memory left."));
   t.same(rig.ended, ["failed"]);
+});
+
+t.test("a checkpoint that was registered but not recorded goes when the job goes on, or is cancelled", async (t) => {
+  const rig = await run(t, ({ registered }) => {
+    // Left by a server that was killed.
+    registered.push("dates.step-7", "other.step-7");
+    return {};
+  });
+  await rig.end();
+  t.same(rig.registered, ["other.step-7", "dates.step-1", "dates"]);
+
+  const cancelled = await run(t, () => ({ parts: { mayRun: () => false } }));
+  cancelled.registered.push("dates.step-7", "other.step-7");
+  await cancelled.service.cancel("ann", cancelled.job.id);
+  t.same(cancelled.registered, ["other.step-7"]);
 });
 
 t.test("a claim that is lost while it trains: the process is ended, and nothing is registered", async (t) => {

@@ -103,6 +103,7 @@ t.test("no job of a removed user is taken; one that cannot begin waits, and fail
     },
     register: () => Promise.reject(new Error("nothing is registered")),
     unregister: async () => {},
+    registeredBy: async () => [],
     isBusy: () => false,
     charge: () => {},
     serviceOf: () => 0,

@@ -24,15 +24,30 @@ const Hyperparameters = named(
         Type.Number({ exclusiveMinimum: 0, maximum: 100 }),
         "Times the default learning rate: 0.1, with prefix_projection 0.003; auto: 1",
       ),
-      n_steps: Optional(Type.Integer({ minimum: 1, maximum: 1_000_000, description: "Steps, instead of n_epochs" })),
+      n_steps: Optional(
+        Type.Integer({
+          minimum: 1,
+          maximum: 1_000_000,
+          description: "Steps, instead of n_epochs; the default of TRIGGERS is 100",
+        }),
+      ),
       peft_type: Optional(
-        Type.Enum(["PREFIX_TUNING", "PROMPT_TUNING"], {
+        Type.Enum(["PREFIX_TUNING", "PROMPT_TUNING", "TRIGGERS"], {
           default: "PREFIX_TUNING",
-          description: "Keys and values of every layer, or embeddings only",
+          description:
+            "Keys and values of every layer; embeddings only; or, which PEFT does not have, tokens that are searched for and become a hard prompt",
         }),
       ),
       num_virtual_tokens: Optional(
-        Type.Integer({ minimum: 1, maximum: 100_000, default: 10, description: "Length of the prefix" }),
+        Type.Integer({
+          minimum: 1,
+          maximum: 100_000,
+          default: 10,
+          description: "Length of the prefix; the default of TRIGGERS is 5",
+        }),
+      ),
+      num_candidates: Optional(
+        Type.Integer({ minimum: 1, maximum: 1000, default: 20, description: "TRIGGERS: tokens that a step tries" }),
       ),
       prefix_projection: Optional(
         Type.Boolean({ default: false, description: "Train through a network, which is dropped at the end" }),

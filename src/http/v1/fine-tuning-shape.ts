@@ -4,6 +4,7 @@ import { DEFAULT_BATCH } from "../../training/defaults.ts";
 import type { JobOrder } from "../../training/jobs/service.ts";
 import {
   isEnded,
+  TRIGGERS,
   type JobCheckpoint,
   type JobEvent,
   type JobSettings,
@@ -17,6 +18,8 @@ import type {
   Hyperparameters,
 } from "./fine-tuning-schema.ts";
 
+const KINDS = { PREFIX_TUNING: "prefix", PROMPT_TUNING: "prompt", TRIGGERS: "triggers" } as const;
+const PEFT_TYPES = { prefix: "PREFIX_TUNING", prompt: "PROMPT_TUNING", triggers: "TRIGGERS" } as const;
 const DEFAULTS = { batchSize: DEFAULT_BATCH, virtualTokens: 10, hidden: 512, seed: 1 };
 
 /**
@@ -45,15 +48,20 @@ export function parseJob(body: CreateJobBody, context: { modelName: string; posi
 }
 
 function settingsOf(given: Hyperparameters, seed: number, positions: number): JobSettings {
-  const kind = given.peft_type === "PROMPT_TUNING" ? "prompt" : "prefix";
-  const virtualTokens = given.num_virtual_tokens ?? DEFAULTS.virtualTokens;
+  const kind = KINDS[given.peft_type ?? "PREFIX_TUNING"];
+  const isSearch = kind === "triggers";
+  const virtualTokens = given.num_virtual_tokens ?? (isSearch ? TRIGGERS.tokens : DEFAULTS.virtualTokens);
   const network = given.prefix_projection === true;
   if (virtualTokens >= positions - 1)
     throw invalid(
       "num_virtual_tokens",
       `num_virtual_tokens must leave room for examples: the model has ${positions} positions.`,
     );
-  if (network && kind === "prompt") throw invalid("prefix_projection", "prefix_projection is for PREFIX_TUNING.");
+  if (isSearch && typeof given.learning_rate_multiplier === "number")
+    throw invalid("learning_rate_multiplier", "TRIGGERS are searched for, without a learning rate.");
+  if (!isSearch && given.num_candidates !== undefined)
+    throw invalid("num_candidates", "num_candidates is for TRIGGERS.");
+  if (network && kind !== "prefix") throw invalid("prefix_projection", "prefix_projection is for PREFIX_TUNING.");
   if (!network && given.encoder_hidden_size !== undefined)
     throw invalid("encoder_hidden_size", "encoder_hidden_size is for prefix_projection true.");
   const epochs = numberOr(given.n_epochs, null);
@@ -63,7 +71,8 @@ function settingsOf(given: Hyperparameters, seed: number, positions: number): Jo
     virtualTokens,
     hidden: network ? (given.encoder_hidden_size ?? DEFAULTS.hidden) : null,
     batchSize: numberOr(given.batch_size, DEFAULTS.batchSize),
-    steps: given.n_steps ?? null,
+    ...(isSearch ? { candidates: given.num_candidates ?? TRIGGERS.candidates } : {}),
+    steps: given.n_steps ?? (isSearch ? TRIGGERS.steps : null),
     epochs,
     rateFactor: numberOr(given.learning_rate_multiplier, 1),
     initText: given.init_text ?? null,
@@ -82,13 +91,14 @@ function hyperparametersOf({
   epochs,
   rateFactor,
   initText,
+  candidates,
 }: JobSettings): Hyperparameters {
   return {
     n_epochs: epochs ?? "auto",
     batch_size: batchSize,
-    learning_rate_multiplier: rateFactor,
+    ...(candidates === undefined ? { learning_rate_multiplier: rateFactor } : { num_candidates: candidates }),
     ...(epochs === null && steps !== null ? { n_steps: steps } : {}),
-    peft_type: kind === "prompt" ? "PROMPT_TUNING" : "PREFIX_TUNING",
+    peft_type: PEFT_TYPES[kind],
     num_virtual_tokens: virtualTokens,
     prefix_projection: hidden !== null,
     ...(hidden === null ? {} : { encoder_hidden_size: hidden }),

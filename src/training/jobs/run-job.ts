@@ -5,11 +5,14 @@ import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { PrefixdError } from "../../errors.ts";
-import { readAdapterFolder } from "../../prefixes/folder.ts";
+import type { PrefixUpload } from "../../prefixes/registry-types.ts";
 import type { TrainRequest } from "../job.ts";
 import type { Evaluation } from "../training.ts";
+import { shownTriggers, type Triggers } from "../triggers/vocabulary.ts";
 import { requestOf } from "./job-request.ts";
 import { checkpointFolder, RESULT, type FromChild, type ToChild } from "./protocol.ts";
+import { checkpointStart, sweepCheckpoints, type SweepParts } from "./checkpoints.ts";
+import { readResult, shownOf } from "./result.ts";
 import {
   CLAIM_MS,
   type Claim,
@@ -21,23 +24,15 @@ import {
 import type { JobError, JobEvent, TrainingJob } from "./types.ts";
 
 /** What a run needs of the server. */
-export interface RunParts {
-  readonly store: TrainingStore;
+export interface RunParts extends SweepParts {
   readonly quota: TrainingQuota;
   /** Starts the process that trains, with an IPC channel and its errors on stderr. */
   readonly startChild: () => ChildProcess;
   /**
-   * Registers PEFT's files as a prefix of the claim's user, with all checks, and replaces one of the name. Throws
+   * Registers a prefix of the claim's user, with all checks, and replaces one of the name. Throws
    * `precondition_failed` if the claim has been lost to another replica.
    */
-  readonly register: (
-    claim: Claim,
-    name: string,
-    files: { readonly config: Uint8Array; readonly weights: Uint8Array },
-    signal: AbortSignal,
-  ) => Promise<void>;
-  /** Removes a prefix that need not exist. */
-  readonly unregister: (key: { readonly user: string; readonly name: string }) => Promise<void>;
+  readonly register: (claim: Claim, name: string, upload: PrefixUpload, signal: AbortSignal) => Promise<void>;
   /** Whether the server generates. */
   readonly isBusy: () => boolean;
   /** Charges the user's share of the model. */
@@ -136,6 +131,7 @@ export class JobRun {
   /** "done", an error that ends the job, or null: it must wait again. */
   async #train(): Promise<"done" | JobError | null> {
     const { store } = this.#parts;
+    await this.#storing(() => sweepCheckpoints(this.#parts, this.#job));
     const { path: folder, isStateLost } = await store.folderOf(this.user, this.id);
     this.#folder = folder;
     if (existsSync(join(folder, RESULT))) return "done";
@@ -296,11 +292,13 @@ export class JobRun {
   async #checkpoint({ step, loss, accuracy }: Evaluation, dir: string): Promise<void> {
     const { store, register, unregister } = this.#parts;
     const { user, id } = this;
-    const name = `${this.#job.name}.step-${step}`;
+    const name = `${checkpointStart(this.#job)}${step}`;
+    let triggers: Triggers | null = null;
     try {
-      const { config, weights } = await readAdapterFolder(dir);
+      const upload = await readResult(dir);
+      triggers = shownOf(upload);
       await rm(dir, { recursive: true });
-      await this.#storing(() => register(this.#claim, name, { config, weights }, this.#killed.signal));
+      await this.#storing(() => register(this.#claim, name, upload, this.#killed.signal));
     } catch (error) {
       if (!isRefusal(error)) throw error;
       await this.#progress({});
@@ -313,6 +311,7 @@ export class JobRun {
       step,
       full_valid_loss: loss,
       full_valid_mean_token_accuracy: accuracy,
+      ...(triggers === null ? {} : { triggers: { text: triggers.text, token_ids: triggers.ids } }),
     });
     await this.#storing(async () => {
       const all = await store.listCheckpoints(user, id, { limit: 100, order: "desc" });
@@ -331,15 +330,17 @@ export class JobRun {
     const { store, register, onEnd } = this.#parts;
     const { user } = this;
     const { name } = this.#job;
-    const { config, weights } = await readAdapterFolder(join(this.#folder, RESULT));
+    const upload = await readResult(join(this.#folder, RESULT));
     try {
       if (!(await this.#storing(() => store.seal(this.#claim)))) return;
-      await this.#storing(() => register(this.#claim, name, { config, weights }, this.#killed.signal));
+      await this.#storing(() => register(this.#claim, name, upload, this.#killed.signal));
     } catch (error) {
       if (!isRefusal(error)) throw error;
       return this.#fail({ code: error.code, message: error.message, param: null });
     }
     this.#parts.log("info", { job: this.id, user, prefix: name }, "a trained prefix is registered");
+    const triggers = shownOf(upload);
+    if (triggers !== null) await this.#event("info", `Found ${shownTriggers(triggers)}`);
     await this.#event("info", `New fine-tuned model created: ${name}`);
     if (!(await this.#end({ status: "succeeded", error: null }))) return;
     onEnd("succeeded");

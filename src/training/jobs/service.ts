@@ -31,6 +31,8 @@ export interface ServiceParts {
   >;
   /** Ends a job on whichever replica trains it, by `endJob`. Resolves when none does. Throws `store_unavailable`. */
   readonly endEverywhere: (user: string, id: string) => Promise<void>;
+  /** Removes checkpoints of a job that were registered but not recorded. */
+  readonly sweep: (job: TrainingJob) => Promise<void>;
   readonly quota: TrainingQuota;
   /** Fingerprint of the base model. */
   readonly base: string;
@@ -165,11 +167,12 @@ export class TrainingService {
    * @throws PrefixdError training_job_not_found, training_job_ended
    */
   async cancel(user: string, id: string): Promise<TrainingJob> {
-    const { store, runner, endEverywhere, onCancel } = this.#parts;
+    const { store, runner, endEverywhere, sweep, onCancel } = this.#parts;
     const job = isTimedId(id) ? await store.cancel(user, id, Date.now()) : null;
     if (job === null) throw noSuchJob();
     onCancel();
     await endEverywhere(user, id);
+    await sweep(job);
     await store.leaveFolder(user, id);
     const message = "The job was cancelled";
     await store.addEvent(user, id, { createdAt: Date.now(), level: "info", message, data: null });

@@ -1,5 +1,7 @@
 /** Training jobs, their files, events and checkpoints: plain data, stored as JSON. Times are Unix times in milliseconds. */
-import type { TrainedKind } from "../../model/train-graph.ts";
+import type { TrainingKind } from "../options.ts";
+
+export { TRIGGERS } from "../options.ts";
 
 /** An uploaded file of examples. */
 export interface TrainingFile {
@@ -16,8 +18,11 @@ export type JobStatus = "validating_files" | "queued" | "running" | "succeeded" 
 
 /** What is trained; all else is as in `prefixd train`. */
 export interface JobSettings {
-  readonly kind: TrainedKind;
+  readonly kind: TrainingKind;
+  /** Of triggers: their number. */
   readonly virtualTokens: number;
+  /** Tokens that an update of triggers tries; absent for other kinds. */
+  readonly candidates?: number;
   /** Width of the network behind a prefix; null: without. */
   readonly hidden: number | null;
   readonly batchSize: number;
