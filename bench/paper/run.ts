@@ -1,6 +1,6 @@
 /**
- * Does prefix-tuning behave on the demo model as Li & Liang (2021) found? Trains, answers and scores what bench/paper/plan.ts
- * lists; docs/paper.md has the tables.
+ * Does prefix-tuning behave on the demo model as Li & Liang (2021) found? Trains, answers and scores what
+ * bench/paper/plan.ts lists; docs/paper.md has the tables.
  *
  *     npm run build
  *     npx tsx bench/paper/run.ts --corpora DIR --python PYTHON --work DIR [--budget thin|small|full] [--repeats 1]

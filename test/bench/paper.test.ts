@@ -1,6 +1,6 @@
 /**
- * docs/paper.md: its tables and plots are those of the committed results (`npm run docs` writes them), means and spreads
- * are right, and no verdict goes beyond the spread.
+ * docs/paper.md: its tables and plots are those of the committed results (`npm run docs` writes them), means and
+ * spreads are right, and no verdict goes beyond the spread.
  */
 import { readFileSync, writeFileSync } from "node:fs";
 import t from "tap";

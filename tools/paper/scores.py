@@ -40,8 +40,8 @@ def score(answers: list[str], references: list[list[str]]) -> dict[str, float]:
         "rougeL": 100 * rouge_score(answers, references, rouge_keys="rougeL")["rougeL_fmeasure"].item(),
     }
     if Cider is not None:
-        joined = [{i: [" ".join(one)] for i, one in enumerate(said)}, {i: [" ".join(t) for t in r] for i, r in enumerate(wanted)}]
-        scores["cider"] = float(Cider().compute_score(joined[1], joined[0])[0])
+        rows = {i: [" ".join(one) for one in row] for i, row in enumerate(wanted)}
+        scores["cider"] = float(Cider().compute_score(rows, {i: [" ".join(one)] for i, one in enumerate(said)})[0])
     return scores
 
 

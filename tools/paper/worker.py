@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The Python side of bench/paper: tunes, scores and checks, one JSON object a line in and out (see bench/paper/worker.ts).
+"""The Python side of bench/paper: tunes, scores and checks, a JSON object a line in and out (see bench/paper/worker.ts).
 
     tune   a method other than prefixd's own on the frozen base, and its answers to the test prompts
     score  answers against references
@@ -48,7 +48,8 @@ def schedule(step: int, steps: int, warmup: int) -> float:
 def tune(request: dict) -> dict:
     torch.manual_seed(request["seed"])
     tokenizer = AutoTokenizer.from_pretrained(request["base"])
-    tuned = build(GPT2LMHeadModel.from_pretrained(request["base"], dtype=torch.float32), request["method"], request["size"])
+    base = GPT2LMHeadModel.from_pretrained(request["base"], dtype=torch.float32)
+    tuned = build(base, request["method"], request["size"])
     train, dev = (encode_rows(read(request[name]), tokenizer, request["maxTokens"]) for name in ("train", "dev"))
     steps, every = request["steps"], request["evaluateEvery"]
     warmup = min(20, max(1, steps // 10))
@@ -71,8 +72,11 @@ def tune(request: dict) -> dict:
     with torch.no_grad():
         for parameter, value in zip(tuned.parameters, best, strict=True):
             parameter.copy_(value)
-    answers = None if request["test"] is None else answer(tuned, tokenizer, read(request["test"]), request["maxNewTokens"])
-    return {"parameters": sum(p.numel() for p in tuned.parameters), "devLoss": best_loss, "answers": answers}
+    parameters = sum(parameter.numel() for parameter in tuned.parameters)
+    answers = None
+    if request["test"] is not None:
+        answers = answer(tuned, tokenizer, read(request["test"]), request["maxNewTokens"])
+    return {"parameters": parameters, "devLoss": best_loss, "answers": answers}
 
 
 def held_out_loss(tuned: Tuned, rows: list) -> float:
