@@ -119,17 +119,30 @@ function budgetLine(experiment: Experiment, { budget }: Table): string {
 }
 
 function rateTable(table: Table): string[] {
-  const rows = (Object.keys(RATES) as Method[]).flatMap((method) =>
-    rateCells(method).map((cell) => [
+  const loss = (cell: Cell): Figure | null => {
+    // A run counts whether its answers were scored or not: that depends on the rate chosen when it ran.
+    const kinds = [cell, { ...cell, isScored: true }, { ...cell, isScored: true, isChecked: true }];
+    const figures = kinds.map((kind) => table.figure(kind, ({ devLoss }) => devLoss));
+    return figures.find((figure) => figure !== null) ?? null;
+  };
+  const tried = (Object.keys(RATES) as Method[]).map((method) => ({
+    method,
+    rates: rateCells(method).map((cell) => ({ rate: cell.rate, figure: loss(cell) })),
+  }));
+  const rows = tried.flatMap(({ method, rates }) =>
+    rates.map(({ rate, figure }) => [
       METHOD_NAMES[method],
-      cell.rate === RATES[method] ? `**${cell.rate}**` : cell.rate,
-      textOf(
-        table.figure(cell, ({ devLoss }) => devLoss),
-        3,
-      ),
+      rate === RATES[method] ? `**${rate}**` : rate,
+      textOf(figure, 3),
     ]),
   );
-  return markdown(["method", "learning rate", "loss on dev rows"], rows);
+  const others = tried.flatMap(({ method, rates }) => {
+    const known = rates.filter(({ figure }) => figure !== null);
+    const best = known.sort((a, b) => a.figure!.mean - b.figure!.mean)[0];
+    return best === undefined || best.rate === RATES[method] ? [] : `${METHOD_NAMES[method]} (${best.rate})`;
+  });
+  const note = others.length === 0 ? [] : ["", `Better on dev rows than the rate that is used: ${others.join(", ")}.`];
+  return [...markdown(["method", "learning rate", "loss on dev rows"], rows), ...note];
 }
 
 function scoreTable(head: string, cells: readonly (readonly [string, Cell])[], table: Table): string[] {

@@ -124,11 +124,14 @@ export const initCell = (init: string | null): Cell => cell("e2e", "prefix", LEN
 export const unseenCell = (method: (typeof METHODS)[number]): Cell => of(method, "e2e", { without: UNSEEN });
 export const placeCell = (method: "prompt" | "infix", length: number): Cell =>
   cell("e2e", method, length, { isChecked: method === "prompt" && length === LENGTH });
-export const rateCells = (method: Method): Cell[] =>
-  TRIED[method].map((rate) => {
-    const size = { prefix: LENGTH, prompt: LENGTH, infix: LENGTH, adapter: 32, top: 2, full: 0 }[method];
-    return cell("e2e", method, size, { rate, isScored: false });
-  });
+/** The cell of each rate that is tried; that of the chosen rate is one of another experiment's, and so scored. */
+export const rateCells = (method: Method): Cell[] => {
+  const size = { prefix: LENGTH, prompt: LENGTH, infix: LENGTH, adapter: 32, top: 2, full: 0 }[method];
+  const chosen = { ...cell("e2e", method, size), isChecked: method === "prefix" || method === "prompt" };
+  return TRIED[method].map((rate) =>
+    rate === RATES[method] ? chosen : { ...chosen, rate, isScored: false, isChecked: false },
+  );
+};
 
 /** The middle rate of all methods first. */
 const RATE_ORDER = [1, 2, 0];
@@ -150,8 +153,8 @@ export type Experiment = keyof typeof EXPERIMENTS;
 const SAMPLES = 5;
 
 /**
- * The runs of a budget, every cell once before any cell twice, the experiments in turn, so that all of them have figures
- * early. Cells that two experiments share are run once. With few rows repetition r has sample r, then the samples again
+ * The runs of a budget, every cell once before any cell twice, the experiments in turn, so that all of them have
+ * figures early. Cells that two experiments share are run once. With few rows repetition r has sample r, then the samples again
  * with another seed.
  */
 export function runsOf(budget: BudgetName, experiments: readonly Experiment[], repeats: number): Run[] {

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The Python side of bench/paper: tunes, scores and checks, a JSON object a line in and out (see bench/paper/worker.ts).
+"""The Python side of bench/paper: tunes, scores and checks, a JSON object a line each way (see bench/paper/worker.ts).
 
     tune   a method other than prefixd's own on the frozen base, and its answers to the test prompts
     score  answers against references
