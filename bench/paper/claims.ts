@@ -110,10 +110,10 @@ export const CLAIMS: readonly Claim[] = [
 
 /**
  * The difference of two means counts if it exceeds the root of the sum of their squared standard deviations. One run
- * has no spread, and decides nothing.
+ * has no spread, and decides nothing. Null: not run.
  */
-export function verdict(order: Order, first: Figure | null, second: Figure | null): string {
-  if (first === null || second === null) return "not run";
+export function verdict(order: Order, first: Figure | null, second: Figure | null): string | null {
+  if (first === null || second === null) return null;
   const difference = first.mean - second.mean;
   const sign = `${difference >= 0 ? "+" : "−"}${Math.abs(difference).toFixed(1)}`;
   if (first.deviation === null || second.deviation === null) return `undecided, one run a side (${sign})`;
@@ -125,7 +125,10 @@ export function verdict(order: Order, first: Figure | null, second: Figure | nul
 }
 
 /** A table's rows: the claim, its verdict. `tables` has the table of an experiment. */
-export const verdicts = (claims: readonly Claim[], tables: (experiment: Experiment) => Table): string[][] =>
+export const verdicts = (
+  claims: readonly Claim[],
+  tables: (experiment: Experiment) => Table,
+): [claim: string, verdict: string | null][] =>
   claims.map(({ experiment, text, order, first, second, value }) => {
     const table = tables(experiment);
     return [text, verdict(order, table.figure(first, value), table.figure(second, value))];

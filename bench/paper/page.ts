@@ -57,7 +57,7 @@ export function pageOf(results: readonly Result[]): Page {
     return one;
   };
   const block = (experiment: Experiment, lines: readonly string[]): string =>
-    [budgetLine(experiment, tables(experiment)), "", ...lines, ""].join("\n");
+    lines.length === 0 ? "Not run yet.\n" : [budgetLine(experiment, tables(experiment)), "", ...lines, ""].join("\n");
   const [methods, data, length, init, unseen, place] = (
     ["methods", "data", "length", "init", "unseen", "place"] as const
   ).map(tables) as [Table, Table, Table, Table, Table, Table];
@@ -96,7 +96,7 @@ export function pageOf(results: readonly Result[]): Page {
     ["unseen-e2e", block("unseen", seenTable(unseen, unseenCell))],
     ["place", block("place", placeTable(place))],
     ["served", `${servedTable(results).join("\n")}\n`],
-    ["claims", `${markdown(["the paper's finding, in BLEU", "here"], verdicts(CLAIMS, tables)).join("\n")}\n`],
+    ["claims", `${claimTable(verdicts(CLAIMS, tables)).join("\n")}\n`],
   ]);
   return {
     blocks,
@@ -106,6 +106,27 @@ export function pageOf(results: readonly Result[]): Page {
     ]),
   };
 }
+
+/** Without the rows that have no figure yet; nothing if none has. */
+function filled(head: readonly string[], rows: readonly (readonly (string | number)[])[]): string[] {
+  const known = rows.filter((row) => row.slice(1).some((cell) => cell !== ""));
+  const missing = rows.filter((row) => !known.includes(row)).map(([name]) => name);
+  if (known.length === 0) return [];
+  return [...markdown(head, known), ...(missing.length === 0 ? [] : ["", `Not run yet: ${missing.join("; ")}.`])];
+}
+
+function claimTable(rows: readonly (readonly [string, string | null])[]): string[] {
+  const known = rows.flatMap(([claim, found]) => (found === null ? [] : [[claim, found]]));
+  const missing = rows.length - known.length;
+  return [
+    ...(known.length === 0 ? [] : [...markdown(["the paper's finding, in BLEU", "here"], known), ""]),
+    ...(missing === 0 ? [] : [`Not run yet: ${missing} of ${rows.length}.`]),
+  ];
+}
+
+/** A plot below its table, if that has figures. */
+const withPlot = (lines: readonly string[], text: string, name: string): string[] =>
+  lines.length === 0 ? [] : [...lines, "", `![${text}](reference/plots/${name}.svg)`];
 
 function budgetLine(experiment: Experiment, { budget }: Table): string {
   const { rows, steps, batch, dev, test } = BUDGETS[budget];
@@ -131,18 +152,22 @@ function rateTable(table: Table): string[] {
   }));
   const rows = tried.flatMap(({ method, rates }) =>
     rates.map(({ rate, figure }) => [
-      METHOD_NAMES[method],
-      rate === RATES[method] ? `**${rate}**` : rate,
+      `${METHOD_NAMES[method]}, ${rate === RATES[method] ? `**${rate}**` : rate}`,
       textOf(figure, 3),
     ]),
   );
+  const known = rows.filter(([, loss]) => loss !== "");
+  // Only where all of a method's rates have been tried.
   const others = tried.flatMap(({ method, rates }) => {
-    const known = rates.filter(({ figure }) => figure !== null);
-    const best = known.sort((a, b) => a.figure!.mean - b.figure!.mean)[0];
-    return best === undefined || best.rate === RATES[method] ? [] : `${METHOD_NAMES[method]} (${best.rate})`;
+    if (rates.some(({ figure }) => figure === null)) return [];
+    const best = rates.reduce((one, other) => (other.figure!.mean < one.figure!.mean ? other : one));
+    return best.rate === RATES[method] ? [] : `${METHOD_NAMES[method]} (${best.rate})`;
   });
-  const note = others.length === 0 ? [] : ["", `Better on dev rows than the rate that is used: ${others.join(", ")}.`];
-  return [...markdown(["method", "learning rate", "loss on dev rows"], rows), ...note];
+  return [
+    ...(known.length === 0 ? [] : [...markdown(["method, learning rate", "loss on dev rows"], known), ""]),
+    ...(known.length === rows.length ? [] : [`Not run yet: ${rows.length - known.length} of ${rows.length}.`]),
+    ...(others.length === 0 ? [] : [`Better on dev rows than the rate that is used: ${others.join(", ")}.`]),
+  ];
 }
 
 function scoreTable(head: string, cells: readonly (readonly [string, Cell])[], table: Table): string[] {
@@ -150,7 +175,7 @@ function scoreTable(head: string, cells: readonly (readonly [string, Cell])[], t
     name,
     ...METRICS.map(({ key, digits }) => textOf(table.figure(cell, score(key)), digits)),
   ]);
-  return markdown([head, ...METRICS.map(({ name }) => name)], rows);
+  return filled([head, ...METRICS.map(({ name }) => name)], rows);
 }
 
 function methodTable(table: Table, cellOf: (method: (typeof METHODS)[number]) => Cell): string[] {
@@ -172,18 +197,13 @@ function dataTable(table: Table): string[] {
     ),
   ]);
   const head = ["rows", "prefix, BLEU", "prefix, ROUGE-L", "full fine-tuning, BLEU", "full fine-tuning, ROUGE-L"];
-  return [...markdown(head, rows), "", "![BLEU by rows to train on](reference/plots/paper-data.svg)"];
+  return withPlot(filled(head, rows), "BLEU by rows to train on", "paper-data");
 }
 
-const lengthTable = (table: Table): string[] => [
-  ...scoreTable(
-    "virtual tokens",
-    LENGTHS.map((length) => [String(length), lengthCell(length)]),
-    table,
-  ),
-  "",
-  "![BLEU by virtual tokens](reference/plots/paper-length.svg)",
-];
+function lengthTable(table: Table): string[] {
+  const cells = LENGTHS.map((length) => [String(length), lengthCell(length)] as const);
+  return withPlot(scoreTable("virtual tokens", cells, table), "BLEU by virtual tokens", "paper-length");
+}
 
 function seenTable(table: Table, cellOf: (method: (typeof METHODS)[number]) => Cell): string[] {
   const rows = METHODS.map((one) => [
@@ -192,7 +212,7 @@ function seenTable(table: Table, cellOf: (method: (typeof METHODS)[number]) => C
       (["bleu", "meteor"] as const).map((key) => textOf(table.figure(cellOf(one), score(key, rows)), 1)),
     ),
   ]);
-  return markdown(["method", "seen, BLEU", "seen, METEOR", "unseen, BLEU", "unseen, METEOR"], rows);
+  return filled(["method", "seen, BLEU", "seen, METEOR", "unseen, BLEU", "unseen, METEOR"], rows);
 }
 
 function placeTable(table: Table): string[] {
@@ -201,7 +221,7 @@ function placeTable(table: Table): string[] {
     textOf(bleuOf(table, lengthCell(length)), 1),
     ...(["prompt", "infix"] as const).map((method) => textOf(bleuOf(table, placeCell(method, length)), 1)),
   ]);
-  return markdown(["virtual tokens", "prefix, BLEU", "embedding-only, BLEU", "infix, BLEU"], rows);
+  return filled(["virtual tokens", "prefix, BLEU", "embedding-only, BLEU", "infix, BLEU"], rows);
 }
 
 /** Over all budgets: an equality has no spread. */
@@ -226,7 +246,7 @@ function servedTable(results: readonly Result[]): string[] {
     ];
   });
   const head = ["kind", "adapters", "served − trained loss, at most", "by PEFT", "PEFT's − trained loss, at most"];
-  return markdown([...head, "same answers"], rows);
+  return rows.length === 0 ? ["Not run yet."] : markdown([...head, "same answers"], rows);
 }
 
 const point = (x: number, figure: Figure | null): [number, number | null] => [x, figure?.mean ?? null];
