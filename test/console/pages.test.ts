@@ -292,7 +292,7 @@ t.test("users: suspended and resumed, by keyboard", async (t) => {
 
   await page.keyboard.press("Enter");
   await detail.getByText("The server refuses mallory's keys").waitFor({ state: "detached" });
-  t.equal(await page.getByRole("row", { name: /suspended/ }).count(), 0);
+  await page.getByRole("row", { name: /suspended/ }).waitFor({ state: "detached" });
   t.match(await server.admin("GET", "/admin/users/mallory"), { suspended: false });
   await theirs.page.getByRole("button", { name: "Sign in" }).click();
   await theirs.page.getByRole("heading", { level: 1, name: "One prompt" }).waitFor();

@@ -1,3 +1,4 @@
+import type { Readable } from "node:stream";
 import { request, type IncomingMessage } from "node:http";
 import { connect, type Socket } from "node:net";
 
@@ -30,7 +31,7 @@ export function open(
   });
 }
 
-export async function readAll(response: IncomingMessage): Promise<string> {
+export async function readAll(response: Readable): Promise<string> {
   let text = "";
   for await (const chunk of response.setEncoding("utf8")) text += String(chunk);
   return text;
