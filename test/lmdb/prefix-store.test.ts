@@ -20,8 +20,11 @@ t.test("LMDB keeps the contract", (t) => {
 
 t.test("stores that create a user's environment at the same time share one", async (t) => {
   const dir = t.testdir();
-  const stores = await Promise.all([1, 2, 3].map(() => openLmdbStore({ dir })));
-  t.teardown(() => Promise.all(stores.map((store) => store.close())));
+  const stores: PrefixStore[] = [];
+  for (let i = 0; i < 3; i++) stores.push(await openLmdbStore({ dir }));
+  t.teardown(async () => {
+    for (const store of stores) await store.close();
+  });
   for (let i = 0; i < 50; i++) {
     const user = `u${i}`;
     const puts = await Promise.all(stores.map((_, n) => record({ user, name: `p${n}` }, n)));
