@@ -123,10 +123,7 @@ t.test(
       "each operation was tried often",
     );
     const generated = GENERATING.reduce((sum, name) => sum + (of(name).get("2xx") ?? 0), 0);
-    t.ok(
-      generated > effort({ short: 0, long: runsOf(900) / 40 }),
-      "and requests to generate have often succeeded",
-    );
+    t.ok(generated > effort({ short: 0, long: runsOf(900) / 40 }), "and requests to generate have often succeeded");
   },
 );
 
