@@ -1,6 +1,6 @@
 /**
  * `npm run bench -- NAME...`: runs benchmarks one after another; without a name, all of them. They measure the build, which is what is
- * shipped: tsx names each closure when it is made, a tenth of the server's time per token.
+ * shipped.
  */
 import { readdirSync } from "node:fs";
 import { spawnSync } from "node:child_process";
