@@ -4,12 +4,13 @@ import { join } from "node:path";
 import t from "tap";
 import type { TrainedKind } from "../../src/model/train-graph.ts";
 import { Runtime } from "../../src/runtime/session.ts";
-import { Job, type TrainRequest } from "../../src/training/job.ts";
+import { Job } from "../../src/training/job.ts";
 import { defaultSteps } from "../../src/training/defaults.ts";
 import { linearSchedule } from "../../src/training/optimizer.ts";
 import { runTraining } from "../../src/training/run.ts";
 import { restoreState, saveState } from "../../src/training/state.ts";
 import { decodeFloats, parseSafetensorsHeader } from "../../src/formats/safetensors.ts";
+import { trainRequests, type RequestChange } from "../support/train-request.ts";
 
 const dir = mkdtempSync(join(tmpdir(), "prefixd-training-"));
 const data = join(dir, "data.jsonl");
@@ -28,43 +29,18 @@ const areEqual = (a: Float32Array, b: Float32Array): boolean =>
 const never = new AbortController().signal;
 const noSave = async (): Promise<void> => {};
 
-interface Change extends Partial<Omit<TrainRequest, "options">> {
-  readonly options?: Partial<TrainRequest["options"]>;
-}
-
-const request = (change: Change = {}): TrainRequest => ({
-  model: "models/demo",
-  cacheDir: join(dir, "cache"),
-  data,
-  evalData: null,
-  holdOut: 0.2,
-  maxTokens: null,
-  tooLong: "refuse",
-  badLines: 0,
-  initial: { kind: "random" },
-  epochs: null,
-  ...change,
-  options: {
+const request = trainRequests(
+  { dir, data },
+  {
     kind: "prefix",
     virtualTokens: 4,
-    hidden: null,
-    batchSize: 8,
     steps: 12,
-    learningRate: null,
     warmup: 2,
-    weightDecay: 0,
-    clip: 1,
-    dropout: 0,
     evaluateEvery: 4,
-    patience: 0,
-    seed: 1,
-    memory: 1 << 30,
-    threads: 1,
-    ...change.options,
   },
-});
+);
 
-async function finished(change: Change = {}): Promise<{ result: Float32Array; losses: number[] }> {
+async function finished(change: RequestChange = {}): Promise<{ result: Float32Array; losses: number[] }> {
   await using job = await Job.open(runtime, request(change), true);
   t.equal(await runTraining(job.training, { signal: never, save: noSave }), "done");
   return { result: job.training.result().slice(), losses: job.training.progress.evaluations.map(({ loss }) => loss) };
@@ -174,7 +150,9 @@ t.test("options that cannot be are told", async (t) => {
 });
 
 t.test("it begins as a text, or as another adapter", async (t) => {
-  const begin = async (change: Change): Promise<{ values: Float32Array; files: ReadonlyMap<string, Uint8Array> }> => {
+  const begin = async (
+    change: RequestChange,
+  ): Promise<{ values: Float32Array; files: ReadonlyMap<string, Uint8Array> }> => {
     await using job = await Job.open(runtime, request({ ...change, holdOut: 0 }), true);
     return { values: job.training.result().slice(), files: job.files() };
   };
@@ -226,7 +204,7 @@ t.test("the number of steps follows the number of examples, within bounds", asyn
     [10, 950, 4000, 15_000, 40_000].map((examples) => defaultSteps(examples, 8)),
     [1000, 1000, 1000, 3750, 5000],
   );
-  const stepsOf = async (change: Change): Promise<number> => {
+  const stepsOf = async (change: RequestChange): Promise<number> => {
     await using job = await Job.open(runtime, request(change), true);
     return job.training.options.steps;
   };

@@ -13,6 +13,7 @@ import { runTraining } from "../../src/training/run.ts";
 import { restoreState, saveState } from "../../src/training/state.ts";
 import { TriggerSearch } from "../../src/training/triggers/search.ts";
 import { shownTriggers, TriggerVocabulary } from "../../src/training/triggers/vocabulary.ts";
+import { trainRequests } from "../support/train-request.ts";
 
 const dir = mkdtempSync(join(tmpdir(), "prefixd-triggers-"));
 const data = join(dir, "data.jsonl");
@@ -33,42 +34,17 @@ t.teardown(async () => {
 });
 const never = new AbortController().signal;
 
-interface Change extends Partial<Omit<TrainRequest, "options">> {
-  readonly options?: Partial<TrainRequest["options"]>;
-}
-
-const request = (change: Change = {}): TrainRequest => ({
-  model: "models/demo",
-  cacheDir: join(dir, "cache"),
-  data,
-  evalData: null,
-  holdOut: 0.2,
-  maxTokens: null,
-  tooLong: "refuse",
-  badLines: 0,
-  initial: { kind: "random" },
-  epochs: null,
-  ...change,
-  options: {
+const request = trainRequests(
+  { dir, data },
+  {
     kind: "triggers",
     virtualTokens: 3,
     candidates: 6,
-    hidden: null,
-    batchSize: 8,
     steps: 6,
-    learningRate: null,
     warmup: null,
-    weightDecay: 0,
-    clip: 1,
-    dropout: 0,
     evaluateEvery: 2,
-    patience: 0,
-    seed: 1,
-    memory: 1 << 30,
-    threads: 1,
-    ...change.options,
   },
-});
+);
 
 t.test("the order of candidates is that of finite differences, and every one fits", async (t) => {
   const options = { kind: "prompt", virtualTokens: 3, hidden: null, threads: 1, graphs: join(dir, "graphs") } as const;
