@@ -55,10 +55,11 @@ t.test(
   },
 );
 
-t.test("workers end with a server that is killed", { skip: process.platform !== "linux" }, async () => {
+t.test("workers end with a server that is killed", { skip: process.platform !== "linux" }, async (t) => {
   const server = await start("killed");
   const pids = workersOf(server);
+  t.equal(pids.length, 2);
   server.signal("SIGKILL");
   await server.exited;
-  await ended(pids);
+  await t.resolves(ended(pids));
 });
