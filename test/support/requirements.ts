@@ -80,6 +80,12 @@ export const REQUIREMENTS = {
     found: () => runs(PYTHON, "-c", "import openai"),
     mayLackInCi: "the same requests are sent by the client for JavaScript",
   },
+  "lm-eval": {
+    what: "Python with lm_eval",
+    get: 'pip install "lm_eval[api]" transformers, and PYTHON=... if its interpreter is not python3',
+    found: () => runs(PYTHON, "-c", "from lm_eval.models.openai_completions import LocalCompletionsAPI"),
+    mayLackInCi: "a test of the route sends what it sends",
+  },
   "systemd-analyze": {
     what: "systemd-analyze",
     get: apt("systemd"),
