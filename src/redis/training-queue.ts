@@ -1,4 +1,5 @@
 import type { TrainingJob } from "../training/jobs/types.ts";
+import type { Triggers } from "../training/triggers/vocabulary.ts";
 import type { RedisConnection } from "./connection.ts";
 import type { RedisTrainingKeys } from "./training-keys.ts";
 import { OPEN_JOBS, STRIKE_OFF_USER } from "./training-scripts.ts";
@@ -47,6 +48,7 @@ export function parseJob(fields: readonly string[]): StoredJob | null {
   const record = of.get("record");
   if (record === undefined) return null;
   const numberOf = (field: string): number | null => (of.has(field) ? Number(of.get(field)) : null);
+  const triggers = of.get("triggers");
   const job: TrainingJob = {
     ...(JSON.parse(record) as TrainingJob),
     status: of.get("status") as TrainingJob["status"],
@@ -56,6 +58,7 @@ export function parseJob(fields: readonly string[]): StoredJob | null {
     attempts: numberOf("attempts") ?? 0,
     finishedAt: numberOf("finishedAt"),
     error: JSON.parse(of.get("error") ?? "null") as TrainingJob["error"],
+    ...(triggers === undefined ? {} : { triggers: JSON.parse(triggers) as Triggers }),
   };
   return { job, holder: of.get("holder") ?? "", beat: of.get("beat") ?? "", state: of.get("state") ?? null };
 }
