@@ -1,5 +1,4 @@
 import type { TrainingJob } from "../training/jobs/types.ts";
-import type { Triggers } from "../training/triggers/vocabulary.ts";
 import type { RedisConnection } from "./connection.ts";
 import type { RedisTrainingKeys } from "./training-keys.ts";
 import { OPEN_JOBS, STRIKE_OFF_USER } from "./training-scripts.ts";
@@ -58,7 +57,7 @@ export function parseJob(fields: readonly string[]): StoredJob | null {
     attempts: numberOf("attempts") ?? 0,
     finishedAt: numberOf("finishedAt"),
     error: JSON.parse(of.get("error") ?? "null") as TrainingJob["error"],
-    ...(triggers === undefined ? {} : { triggers: JSON.parse(triggers) as Triggers }),
+    ...(triggers === undefined ? {} : { triggers: JSON.parse(triggers) as NonNullable<TrainingJob["triggers"]> }),
   };
   return { job, holder: of.get("holder") ?? "", beat: of.get("beat") ?? "", state: of.get("state") ?? null };
 }

@@ -94,5 +94,6 @@ export function Versions({ session: { api }, prefix, onRestored }: VersionsProps
 function writer(updatedBy: string | null): string {
   if (updatedBy === null) return "by whom is not known";
   if (updatedBy === "local") return "without a key";
+  if (updatedBy.startsWith("ftjob-")) return `by job ${updatedBy}`;
   return `by ${updatedBy.startsWith("sha256:") ? "admin key" : "key"} ${updatedBy}`;
 }

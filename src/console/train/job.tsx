@@ -90,7 +90,7 @@ export function JobView({ session, comparison, jobs, job, onChanged, onAgain }: 
             </ul>
           </details>
         )}
-        <Facts jobs={jobs} job={job} />
+        <Facts jobs={jobs} job={job} steps={progress.steps} />
       </div>
     </section>
   );
@@ -175,7 +175,7 @@ function Evaluations({ session, jobs, job, progress: { evaluations }, tryIt }: E
         </Note>
       )}
       <div class="scroll">
-        <table>
+        <table class="flush">
           <thead>
             <tr>
               <th scope="col">Step</th>
@@ -248,7 +248,7 @@ function Evaluations({ session, jobs, job, progress: { evaluations }, tryIt }: E
   );
 }
 
-function Facts({ jobs, job }: { jobs: Jobs; job: Job }) {
+function Facts({ jobs, job, steps }: { jobs: Jobs; job: Job; steps: number | null }) {
   const { hyperparameters: given } = job;
   const file = jobs.files.find(({ id }) => id === job.training_file);
   const order = orderOf(job);
@@ -260,7 +260,7 @@ function Facts({ jobs, job }: { jobs: Jobs; job: Job }) {
       <dd>{file?.filename ?? `${job.training_file}, deleted`}</dd>
       <dt>Settings</dt>
       <dd>
-        {given.peft_type}, {lengthOf(job)} of {plural(Number(order.batch), "row")},{" "}
+        {given.peft_type}, {lengthOf(job, steps)} of {plural(Number(order.batch), "row")},{" "}
         {isSearch(job)
           ? `${plural(Number(order.candidates), "candidate")}, ${plural(Number(order.tokens), "token")}`
           : `rate ${order.rate}, ${plural(Number(order.tokens), "virtual token")}`}
@@ -276,10 +276,11 @@ function Facts({ jobs, job }: { jobs: Jobs; job: Job }) {
   );
 }
 
-/** "8 steps", "3 epochs", or only "steps" while the data has not told their number. */
-function lengthOf({ hyperparameters: { n_steps, n_epochs } }: Job): string {
-  if (n_steps !== undefined) return plural(n_steps, "step");
-  return typeof n_epochs === "number" ? plural(n_epochs, "epoch") : "steps by the number of lines";
+/** "8 steps", or as it was asked for while the data has not told their number. */
+function lengthOf({ hyperparameters: { n_steps, n_epochs } }: Job, steps: number | null): string {
+  const known = steps ?? n_steps;
+  if (known !== undefined) return plural(known, "step");
+  return typeof n_epochs === "number" ? plural(n_epochs, "epoch") : "steps by the number of lines, each";
 }
 
 /** null where the file is gone, or its first line says nothing. */
