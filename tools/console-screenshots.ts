@@ -17,11 +17,22 @@ import { BROWSER } from "../test/support/requirements.ts";
 
 const ADMIN_KEY = "a-key-for-nobody-but-the-screenshots";
 const IMAGES = new URL("../docs/images/", import.meta.url).pathname;
-/** Users with their weights and the prefixes that they ask for, on Live. */
+/** Users with their weights and the prefixes that they ask for, on Live so many at a time. */
 const LOAD = [
   ["acme", 2, ["admin/intent", "admin/datenorm"], 14],
   ["globex", 1, ["admin/truecase", null], 18],
   ["hooli", 4, ["admin/sgd_nlg", "admin/e2e"], 9],
+  ["initech", 1, ["admin/intent", null], 0],
+] as const;
+const SUSPENDED = "initech";
+/** Jobs before the one that is shown: versions of its prefix, and a search. */
+const JOBS = [
+  ["dates", { n_steps: 100 }],
+  ["dates", { n_steps: 300 }],
+  [
+    "words",
+    { peft_type: "TRIGGERS", n_steps: 60, num_virtual_tokens: 10, num_candidates: 10, init_text: "write the date" },
+  ],
 ] as const;
 
 const folder = mkdtempSync(join(tmpdir(), "prefixd-screenshots-"));
@@ -38,14 +49,19 @@ const server = await startServer(config, createLogger("error"));
 const browser = await chromium.launch({ executablePath: BROWSER, args: ["--no-sandbox"] });
 mkdirSync(IMAGES, { recursive: true });
 
-async function send(key: string, path: string, body: object, signal?: AbortSignal): Promise<Record<string, string>> {
+async function send(
+  key: string,
+  path: string,
+  body: object | null,
+  { method = "POST", signal }: { method?: string; signal?: AbortSignal } = {},
+): Promise<Record<string, string>> {
   const response = await fetch(server.url + path, {
-    method: "POST",
-    headers: { authorization: `Bearer ${key}`, "content-type": "application/json" },
-    body: JSON.stringify(body),
+    method,
+    headers: { authorization: `Bearer ${key}`, ...(body !== null && { "content-type": "application/json" }) },
+    body: body === null ? null : JSON.stringify(body),
     ...(signal === undefined ? {} : { signal }),
   });
-  return (await response.json()) as Record<string, string>;
+  return (response.status === 204 ? {} : await response.json()) as Record<string, string>;
 }
 
 /** Users of different sizes, and a month of usage that grows and rests at weekends. */
@@ -68,7 +84,7 @@ async function seeded(dir: string): Promise<void> {
       prefixes.forEach((prefix, i) =>
         use(id, prefix?.slice("admin/".length) ?? null, Math.ceil((scale * weight) / (1 + 2 * i)), ago),
       );
-    for (const [i, prefix] of ["intent", "datenorm", "truecase", "e2e"].entries())
+    for (const [i, prefix] of ["dates", "intent", "datenorm", "truecase", "e2e"].entries())
       use("admin", prefix, Math.ceil(scale / (1 + i)), ago);
   }
   const at = new Date(now).toISOString();
@@ -87,6 +103,14 @@ async function keysOfUsers(): Promise<Map<string, string>> {
   return keys;
 }
 
+async function forgetCheckpoints(): Promise<void> {
+  const { prefixes } = (await send(ADMIN_KEY, "/prefixes?limit=1000", null, { method: "GET" })) as unknown as {
+    prefixes: { id: string }[];
+  };
+  for (const { id } of prefixes)
+    if (id.includes(".step-")) await send(ADMIN_KEY, `/prefixes/${id}`, null, { method: "DELETE" });
+}
+
 async function signedIn(scheme: "light" | "dark"): Promise<Page> {
   const page = await browser.newPage({ viewport: { width: 1280, height: 800 }, colorScheme: scheme });
   await page.goto(`${server.url}/console/`);
@@ -96,8 +120,16 @@ async function signedIn(scheme: "light" | "dark"): Promise<Page> {
   return page;
 }
 
-const shoot = (page: Page, name: string): Promise<unknown> =>
-  page.screenshot({ path: join(IMAGES, `console-${name}.png`) });
+/** As high as what is on the page. */
+async function shoot(page: Page, name: string): Promise<void> {
+  const { width } = page.viewportSize()!;
+  const height = await page.evaluate<number>(
+    `scrollTo(0, 0); Math.ceil(Math.max(...[...document.querySelectorAll("main *")].map((one) => one.getBoundingClientRect().bottom))) + 24`,
+  );
+  await page.setViewportSize({ width, height });
+  await page.screenshot({ path: join(IMAGES, `console-${name}.png`) });
+  await page.setViewportSize({ width, height: 800 });
+}
 const go = (page: Page, name: string): Promise<void> =>
   page.getByRole("navigation").getByRole("link", { name }).click();
 
@@ -120,44 +152,61 @@ async function shootLive(page: Page, keys: ReadonlyMap<string, string>): Promise
       for (let turn = i; !stop.signal.aborted; turn++) {
         const body = { prompt: "It was finished on\n=>", max_new_tokens: 40 + 13 * (turn % 9), ignore_eos: true };
         const prefix_id = prefixes[turn % 2];
-        await send(keys.get(id)!, "/generate", { ...body, prefix_id }, stop.signal).catch(() => undefined);
+        await send(keys.get(id)!, "/generate", { ...body, prefix_id }, { signal: stop.signal }).catch(() => undefined);
       }
     }),
   );
-  await sleep(20_000);
+  // The lines of the last minute, from end to end.
+  await sleep(62_000);
   await shoot(page, "live");
   stop.abort();
   await Promise.all(load);
 }
 
-/** A real job on the sample of dates, to its end. */
+/** A real job on the sample of dates, to its end, after those of JOBS; then one of them, in the dark. */
 async function shootTrain(page: Page): Promise<void> {
   await go(page, "Train");
   await page.getByLabel("A file of examples").setInputFiles("examples/dates.jsonl");
-  await page.locator("#examples option:checked[value^=file]").waitFor({ state: "attached" });
+  const file = page.locator("#examples option:checked[value^=file]");
+  await file.waitFor({ state: "attached" });
+  const training_file = await file.getAttribute("value");
+  for (const [prefix_id, hyperparameters] of JOBS)
+    await send(ADMIN_KEY, "/v1/fine_tuning/jobs", { model: "demo", training_file, prefix_id, hyperparameters });
   await page.getByRole("button", { name: "Start" }).click();
-  await page.getByRole("region", { name: "dates" }).getByText("succeeded").waitFor({ timeout: 600_000 });
+  await page.getByRole("region", { name: "dates" }).getByText("succeeded").waitFor({ timeout: 1_200_000 });
   await page.locator("h1").click();
   await shoot(page, "train");
+  await page.emulateMedia({ colorScheme: "dark" });
+  await page.getByRole("button", { name: "words" }).click();
+  await page.getByRole("region", { name: "Triggers found" }).waitFor();
+  await page.locator("h1").click();
+  await shoot(page, "triggers");
+  await page.emulateMedia({ colorScheme: "light" });
+}
+
+/** With one row of the list chosen. */
+async function shootChosen(page: Page, name: string, row: string, shown: string): Promise<void> {
+  await go(page, name);
+  await page.getByRole("button", { name: row, exact: true }).click();
+  await page.getByRole("complementary").getByText(shown).waitFor();
+  await page.locator("h1").click();
+  await shoot(page, name.toLowerCase());
 }
 
 try {
   const keys = await keysOfUsers();
+  await send(ADMIN_KEY, `/admin/users/${SUSPENDED}`, { suspended: true }, { method: "PATCH" });
   const dark = await signedIn("dark");
   await shootLive(dark, keys);
   await dark.close();
   const page = await signedIn("light");
   await shootCompare(page);
-  for (const [name, chosen, shown] of [
-    ["Prefixes", "intent", "Digest"],
-    ["Users", "globex", "Tokens a day"],
-  ] as const) {
-    await go(page, name);
-    await page.getByRole("button", { name: chosen }).click();
-    await page.getByRole("complementary").getByText(shown).waitFor();
-    await shoot(page, name.toLowerCase());
-  }
+  await shootChosen(page, "Users", SUSPENDED, "Tokens a day");
   await shootTrain(page);
+  const sharing = { shared_with: ["acme", "hooli"], readable_by: ["globex"] };
+  await send(ADMIN_KEY, "/prefixes/dates", sharing, { method: "PATCH" });
+  await forgetCheckpoints();
+  await shootChosen(page, "Prefixes", "dates", "Earlier versions");
 } finally {
   await browser.close();
   await server.stop({ delaySeconds: 0 });

@@ -27,7 +27,7 @@ export interface PrefixVersion {
   readonly virtual_tokens: number;
   readonly bytes: number;
   readonly updated_at: string;
-  /** A key's id, an admin key's with `sha256:`; `local`: there are no keys; null: not known. */
+  /** A key's id, an admin key's with `sha256:`; a training job's; `local`: there are no keys; null: not known. */
   readonly updated_by: string | null;
 }
 

@@ -38,13 +38,13 @@ export function percent(logprob: number): string {
   return value >= 99.95 ? "100 %" : value >= 0.1 ? `${value.toFixed(1)} %` : "< 0.1 %";
 }
 
-const moment = new Intl.DateTimeFormat("en-GB", {
-  day: "numeric",
-  month: "short",
-  year: "numeric",
-  hour: "2-digit",
-  minute: "2-digit",
-});
-/** @param at ISO 8601, or Unix time in seconds */
-export const date = (at: string | number): string => moment.format(new Date(typeof at === "number" ? 1000 * at : at));
+const MOMENT = { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" } as const;
+const [ofThisYear, ofAnyYear] = [{}, { year: "numeric" } as const].map(
+  (year) => new Intl.DateTimeFormat("en-GB", { ...MOMENT, ...year }),
+);
+/** "28 Nov, 02:08", of another year with it. @param at ISO 8601, or Unix time in seconds */
+export function date(at: string | number): string {
+  const then = new Date(typeof at === "number" ? 1000 * at : at);
+  return (then.getFullYear() === new Date().getFullYear() ? ofThisYear : ofAnyYear)!.format(then);
+}
 export const clock = (at: Date): string => at.toTimeString().slice(0, 8);

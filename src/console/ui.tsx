@@ -1,7 +1,7 @@
 /** What several pages are made of. */
 import type { ComponentChildren } from "preact";
 import { useEffect, useId, useLayoutEffect, useRef, useState } from "preact/hooks";
-import type { ApiError } from "./api.ts";
+import { asApiError, type ApiError } from "./api.ts";
 
 export type Tone = "neutral" | "ok" | "warn" | "bad";
 
@@ -164,36 +164,60 @@ export function Dialog({ title, onClose, children, foot, side = false, fixed = f
 
 interface ConfirmProps {
   readonly title: string;
-  /** What must be typed. */
-  readonly name: string;
+  /** What the button says, before and while it is done. */
   readonly action: string;
-  readonly keep: string;
-  readonly busy: boolean;
-  readonly onConfirm: () => void;
+  readonly doing: string;
+  readonly keep?: string;
+  /** What must be typed, of what is about to be destroyed; absent: nothing is. */
+  readonly name?: string;
+  /** Closes the dialog when it resolves; what it rejects with is shown. */
+  readonly onConfirm: () => Promise<unknown>;
+  /** Begins what is shown then. */
+  readonly failure: string;
   readonly onClose: () => void;
+  /** What will happen, as a list. */
   readonly children: ComponentChildren;
 }
 
-/** Asks for the name of what is about to be destroyed. */
-export function Confirm({ title, name, action, keep, busy, onConfirm, onClose, children }: ConfirmProps) {
+/** Asks before something is done. */
+export function Confirm({ action, doing, keep = "Cancel", name, onConfirm, failure, ...props }: ConfirmProps) {
   const [typed, setTyped] = useState("");
+  const [busy, setBusy] = useState(false);
+  const [failed, setFailed] = useState<ApiError | null>(null);
+  const confirm = async (): Promise<void> => {
+    setBusy(true);
+    setFailed(null);
+    try {
+      await onConfirm();
+      props.onClose();
+    } catch (error) {
+      setFailed(asApiError(error));
+      setBusy(false);
+    }
+  };
   return (
     <Dialog
-      title={title}
-      onClose={onClose}
+      title={props.title}
+      onClose={props.onClose}
       foot={
         <>
-          <button type="button" class="btn" onClick={onClose}>
+          <button type="button" class="btn" onClick={props.onClose}>
             {keep}
           </button>
-          <button type="button" class="btn main danger" disabled={typed !== name || busy} onClick={onConfirm}>
-            {action}
+          <button
+            type="button"
+            class={name === undefined ? "btn main" : "btn main danger"}
+            disabled={busy || (name !== undefined && typed !== name)}
+            onClick={() => void confirm()}
+          >
+            {busy ? doing : action}
           </button>
         </>
       }
     >
-      {children}
-      <Field label={`Type ${name} to go on`} value={typed} onValue={setTyped} mono focus />
+      <ul class="dots">{props.children}</ul>
+      {name !== undefined && <Field label={`Type ${name} to go on`} value={typed} onValue={setTyped} mono focus />}
+      {failed !== null && <Problem what={failure} error={failed} />}
     </Dialog>
   );
 }

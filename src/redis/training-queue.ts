@@ -47,6 +47,7 @@ export function parseJob(fields: readonly string[]): StoredJob | null {
   const record = of.get("record");
   if (record === undefined) return null;
   const numberOf = (field: string): number | null => (of.has(field) ? Number(of.get(field)) : null);
+  const triggers = of.get("triggers");
   const job: TrainingJob = {
     ...(JSON.parse(record) as TrainingJob),
     status: of.get("status") as TrainingJob["status"],
@@ -56,6 +57,7 @@ export function parseJob(fields: readonly string[]): StoredJob | null {
     attempts: numberOf("attempts") ?? 0,
     finishedAt: numberOf("finishedAt"),
     error: JSON.parse(of.get("error") ?? "null") as TrainingJob["error"],
+    ...(triggers === undefined ? {} : { triggers: JSON.parse(triggers) as NonNullable<TrainingJob["triggers"]> }),
   };
   return { job, holder: of.get("holder") ?? "", beat: of.get("beat") ?? "", state: of.get("state") ?? null };
 }

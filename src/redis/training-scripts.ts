@@ -168,8 +168,8 @@ return redis.call('HGETALL', KEYS[1])
 /**
  * Renews a claim and tells of the job's progress.
  * KEYS: 1 job, 2 tokens
- * ARGV: 1 holder, 2 day, 3 the first day to remember, 4 tokens spent under this claim; 5 status, 6 step, 7 steps and 8
- *       tokens (each empty: unchanged)
+ * ARGV: 1 holder, 2 day, 3 the first day to remember, 4 tokens spent under this claim; 5 status, 6 step, 7 steps,
+ *       8 tokens and 9 triggers as JSON (each empty: unchanged)
  * Returns: [1 or 0 the job is not the holder's, tokens of the day]
  */
 export const PROGRESS = script(`${COMMON}
@@ -192,6 +192,7 @@ if ARGV[5] ~= '' then redis.call('HSET', KEYS[1], 'status', ARGV[5]) end
 if ARGV[6] ~= '' and tonumber(ARGV[6]) > tonumber(old[2]) then redis.call('HSET', KEYS[1], 'step', ARGV[6], 'attempts', 0) end
 if ARGV[7] ~= '' then redis.call('HSET', KEYS[1], 'steps', ARGV[7]) end
 if ARGV[8] ~= '' then redis.call('HSET', KEYS[1], 'tokens', ARGV[8]) end
+if ARGV[9] ~= '' then redis.call('HSET', KEYS[1], 'triggers', ARGV[9]) end
 return { 1, tonumber(redis.call('HGET', KEYS[2], ARGV[2]) or 0) }
 `);
 

@@ -190,10 +190,11 @@ class RedisTrainingStore implements TrainingStore {
   progress(claim: Claim, progress: JobProgress, now: number): Promise<{ kept: boolean; dayTokens: number }> {
     return guarded(async () => {
       const { user, id, holder } = claim;
-      const { status = "", step = "", steps = "", tokens = "", spent = 0 } = progress;
+      const { status = "", step = "", steps = "", tokens = "", spent = 0, triggers } = progress;
       const keys = [this.#keys.job(user, id), this.#keys.tokens(user)];
       const days = [dayOf(now), dayOf(now - DAYS * DAY_MS)];
-      const args = [holder, ...days, spent, status, step, steps, tokens];
+      const found = triggers === undefined ? "" : JSON.stringify(triggers);
+      const args = [holder, ...days, spent, status, step, steps, tokens, found];
       const [kept, dayTokens] = (await this.#connection.run(scripts.PROGRESS, keys, args)) as [number, number];
       return { kept: kept === 1, dayTokens };
     });

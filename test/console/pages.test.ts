@@ -1,6 +1,7 @@
 /** Live, Prefixes and Users: each page's main job, and who may see what. */
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
+import type { Route } from "playwright-core";
 import t from "tap";
 import { ADMIN_KEY } from "../support/app.ts";
 import { drop, faults, go, run, startConsole } from "../support/console.ts";
@@ -121,6 +122,13 @@ t.test("prefixes: drop, share, delete", async (t) => {
   await dialog.getByText("bob can no longer use it.").waitFor();
   t.ok(await dialog.getByRole("button", { name: "Delete" }).isDisabled());
   await dialog.getByLabel("Type dropped to go on").fill("dropped");
+  const lost = (route: Route): Promise<void> =>
+    route.request().method() === "DELETE" ? route.abort() : route.continue();
+  await page.route("**/prefixes/dropped", lost);
+  await dialog.getByRole("button", { name: "Delete" }).click();
+  await dialog.getByRole("alert").getByText("It was not deleted.").waitFor();
+  t.same(await faults(page), []);
+  await page.unroute("**/prefixes/dropped", lost);
   await dialog.getByRole("button", { name: "Delete" }).click();
   await page.getByRole("heading", { name: "6 prefixes" }).waitFor();
   t.match(await server.admin("GET", "/prefixes/dropped"), { code: "prefix_not_found" });
@@ -278,6 +286,10 @@ t.test("users: suspended and resumed, by keyboard", async (t) => {
   t.match(await server.admin("GET", "/admin/users/mallory"), { suspended: false });
   await page.keyboard.press("Enter");
   await dialog.getByRole("button", { name: "Suspend" }).focus();
+  await page.route("**/admin/users/mallory", (route) => route.abort(), { times: 1 });
+  await page.keyboard.press("Enter");
+  await dialog.getByRole("alert").getByText("mallory was not suspended.").waitFor();
+  await dialog.getByRole("button", { name: "Suspend" }).focus();
   await page.keyboard.press("Enter");
   await detail.getByText("The server refuses mallory's keys").waitFor();
   await page.getByRole("row", { name: /mallory.*suspended/ }).waitFor();
@@ -292,7 +304,7 @@ t.test("users: suspended and resumed, by keyboard", async (t) => {
 
   await page.keyboard.press("Enter");
   await detail.getByText("The server refuses mallory's keys").waitFor({ state: "detached" });
-  await page.getByRole("row", { name: /suspended/ }).waitFor({ state: "detached" });
+  await page.getByRole("row", { name: /mallory.*active/ }).waitFor();
   t.match(await server.admin("GET", "/admin/users/mallory"), { suspended: false });
   await theirs.page.getByRole("button", { name: "Sign in" }).click();
   await theirs.page.getByRole("heading", { level: 1, name: "One prompt" }).waitFor();

@@ -1,6 +1,7 @@
 /** Train: from a file of examples to a prefix that Compare runs, by a real job, and what a user sees on the way. */
 import type { Page } from "playwright-core";
 import t from "tap";
+import { ADMIN_KEY } from "../support/app.ts";
 import { drop, faults, go, startConsole } from "../support/console.ts";
 import { skipFileWithout } from "../support/requirements.ts";
 
@@ -93,6 +94,61 @@ t.test("drop a file, train, compare, with the keyboard where a form is filled", 
   t.same(wrong, []);
 });
 
+t.test("triggers: searched for, shown as the text that they are, published", async (t) => {
+  const { page, wrong } = await server.signedIn(t, undefined, { width: 320 });
+  await go(page, "Train");
+  await drop(page, [fileOf("typed.jsonl", LINES)]);
+  await isChosen(page);
+  await page.getByText("steps by the number of lines").click();
+  await page.getByText("Triggers", { exact: true }).click();
+  await page.getByText("100 steps, 20 candidates, 5 tokens").waitFor();
+  t.equal(await page.getByLabel("Learning rate").count(), 0);
+  for (const [label, value] of [
+    ["Steps", "8"],
+    ["Candidates", "2"],
+    ["Rows a step", "4"],
+    ["Tokens", "3"],
+    ["Begin with the tokens of this text", "in reverse"],
+  ] as const)
+    await page.getByLabel(label, { exact: true }).fill(value);
+  t.same(await faults(page), []);
+  await page.getByRole("button", { name: "Start" }).click();
+  const job = page.getByRole("region", { name: "typed" });
+  const found = job.getByRole("region", { name: "Triggers found" });
+  await found.waitFor({ timeout: 120_000 });
+  const prompt = (await server.admin("GET", "/prefixes/typed/adapter/prompt.json")) as unknown as {
+    text: string;
+    token_ids: number[];
+  };
+  t.equal(await found.locator("code").textContent(), prompt.text);
+  t.match(await found.innerText(), prompt.token_ids.join(" "));
+  t.match(await job.innerText(), /TRIGGERS, 8 steps of 4 rows, 2 candidates, 3 tokens, from “in reverse”/);
+  t.same(await faults(page), []);
+
+  await server.admin("DELETE", "/prefixes/typed");
+  await job.getByRole("button", { name: "Publish step 8" }).click();
+  await page.getByRole("dialog").getByRole("button", { name: "Publish" }).click();
+  await job.getByText("typed is step 8 now.").waitFor();
+  t.match(await server.admin("GET", "/prefixes/typed/adapter/prompt.json"), prompt);
+  await job.getByRole("button", { name: "Same settings again" }).click();
+  t.equal(await page.getByLabel("Candidates", { exact: true }).inputValue(), "2");
+
+  await page.route("**/v1/fine_tuning/jobs?*", async (route) => {
+    const answer = await route.fetch();
+    const list = (await answer.json()) as { data: { triggers: object | null }[] };
+    for (const one of list.data) if (one.triggers !== null) one.triggers = { text: hostile, token_ids: [1] };
+    await route.fulfill({ response: answer, json: list });
+  });
+  await page.reload();
+  await page.getByLabel("Your key").fill(ADMIN_KEY);
+  await page.keyboard.press("Enter");
+  await page.getByRole("button", { name: "typed" }).click();
+  t.equal(await found.locator("code").textContent(), hostile);
+  t.equal(await page.locator("main img").count(), 0, "what was found is text");
+  await page.unrouteAll({ behavior: "ignoreErrors" });
+  t.same(wrong, []);
+});
+
 t.test("cancel a job, try again with its settings, delete the file; in the dark, 320 pixels wide", async (t) => {
   const { page, wrong } = await server.signedIn(t, undefined, { width: 320, scheme: "dark" });
   await go(page, "Train");
@@ -113,6 +169,6 @@ t.test("cancel a job, try again with its settings, delete the file; in the dark,
   t.equal(await page.getByLabel("Name of the prefix").inputValue(), "long");
   await page.getByRole("button", { name: "Delete file" }).click();
   await page.getByText("Choose a file of examples first.").waitFor();
-  t.equal(await page.getByLabel("Examples", { exact: true }).locator("option").count(), 2, "the other one is left");
+  t.equal(await page.getByLabel("Examples", { exact: true }).locator("option").count(), 3, "the other ones are left");
   t.same(wrong, []);
 });

@@ -1,8 +1,17 @@
 /** What the page for training computes: progress from a job's events, the request from a form. */
 import t from "tap";
-import { DEFAULTS, EMPTY_ORDER, orderBody, orderOf, proposedName } from "../../src/console/train/order.ts";
+import {
+  DEFAULT_BATCH,
+  DEFAULTS,
+  EMPTY_ORDER,
+  orderBody,
+  orderOf,
+  proposedName,
+  withKind,
+} from "../../src/console/train/order.ts";
 import { progressOf, type Job, type JobEvent } from "../../src/console/train/progress.ts";
-import { DEFAULT_BATCH, defaultLearningRate } from "../../src/training/defaults.ts";
+import * as server from "../../src/training/defaults.ts";
+import { TRIGGERS } from "../../src/training/options.ts";
 
 let ids = 0;
 const event = (created_at: number, data: JobEvent["data"] = {}, more: Partial<JobEvent> = {}): JobEvent => ({
@@ -44,8 +53,10 @@ t.test("progress is what the newest events say", async (t) => {
 });
 
 t.test("a form begins with the server's defaults, and without steps the data decides", async (t) => {
-  const rate = { plain: defaultLearningRate(null), network: defaultLearningRate(512) };
-  t.match(DEFAULTS, { batch: DEFAULT_BATCH, rate });
+  t.equal(DEFAULT_BATCH, server.DEFAULT_BATCH);
+  const [plain, network] = [server.defaultLearningRate(null), server.defaultLearningRate(512)];
+  t.match(DEFAULTS, { prefix: { rate: plain }, network: { rate: network }, prompt: { rate: plain } });
+  t.same(DEFAULTS.triggers, { rate: null, ...TRIGGERS });
   const body = JSON.stringify(orderBody({ ...EMPTY_ORDER, name: "a" }, "demo", "file-1"));
   t.notMatch(body, /n_steps|n_epochs/);
 });
@@ -65,6 +76,19 @@ t.test("a form becomes a request, and a job the form again", async (t) => {
     validation_file: "file-2",
     method: { supervised: { hyperparameters: { peft_type: "PROMPT_TUNING", init_text: "a date" } } },
   });
+});
+
+t.test("a search has candidates and no rate, and its own number of tokens", async (t) => {
+  const order = withKind({ ...EMPTY_ORDER, name: "words", initText: "dates" }, "triggers");
+  const body = orderBody(order, "demo", "file-1") as { method: { supervised: { hyperparameters: object } } };
+  const { hyperparameters } = body.method.supervised;
+  t.same(hyperparameters, {
+    ...{ batch_size: 8, num_candidates: 20, num_virtual_tokens: 5 },
+    ...{ peft_type: "TRIGGERS", init_text: "dates" },
+  });
+  t.same(orderOf({ prefix_id: "words", hyperparameters } as unknown as Job), order);
+  t.match(withKind(order, "network"), { tokens: "10", rate: "0.003" });
+  t.match(withKind({ ...order, tokens: "7" }, "prefix"), { tokens: "7" }, "what was typed stays");
 });
 
 t.test("names that a prefix may have", async (t) => {

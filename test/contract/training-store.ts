@@ -170,6 +170,12 @@ export function trainingStoreContract(t: Test, make: (t: Test) => Promise<OpenTr
     t.match(await store.getJob("ann", job.id), { step: 3, attempts: 1 }, "repeated steps are no progress");
     t.equal((await store.progress(claimOf(job, "a"), {}, NOW)).kept, false);
     t.equal(await store.end(claimOf(job, "a"), { status: "succeeded", error: null }, NOW), false);
+    const triggers = { ids: [3, 1], text: "\"é' " };
+    await store.progress(claimOf(job, "b"), { triggers: { ids: [7], text: null } }, NOW);
+    await store.progress(claimOf(job, "b"), { triggers }, NOW);
+    await store.progress(claimOf(job, "b"), { step: 3 }, NOW);
+    await store.progress(claimOf(job, "a"), { triggers: { ids: [8], text: null } }, NOW);
+    t.same((await store.getJob("ann", job.id))?.triggers, triggers, "the last that its holder told of");
     await store.release(claimOf(job, "a"));
     t.equal(await store.claim(claimOf(job, "a")), null, "only its holder lets go of it");
     await store.release(claimOf(job, "b"));

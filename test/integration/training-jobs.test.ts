@@ -4,6 +4,7 @@ import { once } from "node:events";
 import { cpSync, existsSync, readdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { getPriority } from "node:os";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import type OpenAI from "openai";
 import t from "tap";
 import { LmdbTrainingTables } from "../../src/lmdb/training-tables.ts";
@@ -78,6 +79,7 @@ t.test("OpenAI's client trains a prefix and uses it, and its checkpoints", async
   t.match(job, {
     status: "succeeded",
     error: null,
+    triggers: null,
     metadata: { team: "a" },
     fine_tuned_model: /^ft-words-[0-9a-f]{8}$/,
   });
@@ -168,7 +170,10 @@ t.test("triggers are searched for, and served as the prompt that they are", asyn
     batch_size: 4,
   };
   const created = await create(openai, await uploaded(openai), { prefix_id: "typed", hyperparameters });
-  t.match(created, { hyperparameters: { peft_type: "TRIGGERS", num_virtual_tokens: 3, num_candidates: 4 } });
+  t.match(created, {
+    hyperparameters: { peft_type: "TRIGGERS", num_virtual_tokens: 3, num_candidates: 4 },
+    triggers: null,
+  });
   const job = await ended(openai, created);
   t.match(job, { status: "succeeded", error: null, fine_tuned_model: "typed" });
   const headers = { authorization: `Bearer ${ann.key}` };
@@ -178,6 +183,7 @@ t.test("triggers are searched for, and served as the prompt that they are", asyn
   });
   const file = await fetch(`${server.url}/prefixes/typed/adapter/prompt.json`, { headers });
   const { text, token_ids } = (await file.json()) as { text: string; token_ids: number[] };
+  t.match(job, { triggers: { text, token_ids } });
   const said = await messages(openai, job);
   t.ok(said.includes(`Found triggers: ${JSON.stringify(text)}, token ids ${token_ids.join(" ")}`), said.join("\n"));
   const { data } = await openai.fineTuning.jobs.listEvents(job.id, { limit: 100 });
@@ -186,6 +192,18 @@ t.test("triggers are searched for, and served as the prompt that they are", asyn
   const answer = async (model: string, prompt: string): Promise<string> =>
     (await openai.completions.create({ model, prompt, max_tokens: 6, temperature: 0 })).choices[0]!.text;
   t.equal(await answer("typed", " blue red\n=>"), await answer("demo", `${text} blue red\n=>`));
+});
+
+t.test("a search that is cancelled has told of the best triggers so far", async (t) => {
+  const openai = clientOf(server, ann);
+  const hyperparameters = { peft_type: "TRIGGERS", num_virtual_tokens: 2, num_candidates: 2, n_steps: 400 };
+  const job = await create(openai, await uploaded(openai), { prefix_id: "given-up", hyperparameters });
+  await beyond(openai, job, 50);
+  while ((await openai.fineTuning.jobs.checkpoints.list(job.id)).data.length === 0) await sleep(20);
+  const cancelled = await openai.fineTuning.jobs.cancel(job.id);
+  t.match(cancelled, { status: "cancelled", triggers: { text: String, token_ids: [Number, Number] } });
+  const { data } = await openai.fineTuning.jobs.list({ limit: 1 });
+  t.same(data[0], cancelled);
 });
 
 t.test(

@@ -35,17 +35,26 @@ export function Batch({ live, lit, stale }: { live: Live; lit: string | null; st
 }
 
 function Cell({ row: { user, prefix, phase, tokens, of, age_ms }, lit }: { row: Row; lit: boolean }) {
+  const [owner, name] = prefix === null ? ["", "base"] : ownerAndName(prefix);
+  const isOthers = owner !== "" && owner !== user;
   return (
     <li class={`cell ${phase}${lit ? " lit" : ""}`}>
       <p class="who">
         <b class="cut">{user}</b>
         <span class="faint">{age(age_ms)}</span>
       </p>
-      <p class="mono cut" title={prefix ?? "base"}>
-        {prefix === null ? "base" : prefix.startsWith(`${user}/`) ? prefix.slice(user.length + 1) : prefix}
+      <p class="mono prefix" title={prefix ?? "base"}>
+        {isOthers && <span class="cut faint">{owner}</span>}
+        <span class="cut">{isOthers ? `/${name}` : name}</span>
       </p>
       <p class="soft">{phase === "prefill" ? `prefill ${tokens} of ${of}` : `${tokens} of ${of}`}</p>
       <Meter part={of === 0 ? 0 : tokens / of} />
     </li>
   );
+}
+
+/** Of `owner/name`; without an owner before it, "" and the name. */
+function ownerAndName(prefix: string): readonly [string, string] {
+  const at = prefix.indexOf("/");
+  return [prefix.slice(0, Math.max(0, at)), prefix.slice(at + 1)];
 }

@@ -27,21 +27,9 @@ export function PrefixDetail({ session, comparison, prefix: listed, usage, onCha
   const [prefix, setPrefix] = useState(listed);
   const [failed, setFailed] = useState<ApiError | null>(null);
   const [asks, setAsks] = useState(false);
-  const [busy, setBusy] = useState(false);
   useEffect(() => {
     api.get<Prefix>(path).then(setPrefix, (error: unknown) => setFailed(asApiError(error)));
   }, [path, listed.digest]);
-  const remove = async (): Promise<void> => {
-    setBusy(true);
-    try {
-      await api.send("DELETE", path);
-      onDeleted();
-    } catch (error) {
-      setFailed(asApiError(error));
-      setAsks(false);
-      setBusy(false);
-    }
-  };
   const owned = prefix.access === "owner";
   const keyless = !api.keyed && !hasUsers(session);
   return (
@@ -117,19 +105,18 @@ export function PrefixDetail({ session, comparison, prefix: listed, usage, onCha
           title={`Delete ${prefix.id}?`}
           name={prefix.id}
           action="Delete"
+          doing="Deleting…"
           keep="Keep it"
-          busy={busy}
-          onConfirm={() => void remove()}
+          failure="It was not deleted."
+          onConfirm={() => api.send("DELETE", path).then(onDeleted)}
           onClose={() => setAsks(false)}
         >
-          <ul class="dots">
-            <li>Requests that run with it end now, with finish reason “removed”.</li>
-            <li>{othersLose(prefix)}</li>
-            <li>
-              Later requests get 404 <code>prefix_not_found</code>, never the bare model.
-            </li>
-            <li>It cannot be undone.</li>
-          </ul>
+          <li>Requests that run with it end now, with finish reason “removed”.</li>
+          <li>{othersLose(prefix)}</li>
+          <li>
+            Later requests get 404 <code>prefix_not_found</code>, never the bare model.
+          </li>
+          <li>It cannot be undone.</li>
         </Confirm>
       )}
     </aside>

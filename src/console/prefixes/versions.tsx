@@ -2,7 +2,7 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import { asApiError, type ApiError, type Prefix, type PrefixVersion } from "../api.ts";
 import { date, plural, size } from "../format.ts";
 import type { Session } from "../session.ts";
-import { Dialog, Problem } from "../ui.tsx";
+import { Confirm, Problem } from "../ui.tsx";
 
 interface VersionsProps {
   readonly session: Session;
@@ -69,19 +69,23 @@ export function Versions({ session: { api }, prefix, onRestored }: VersionsProps
         ))}
       </ul>
       {asked !== null && (
-        <RestoreDialog
-          id={prefix.id}
-          digest={asked.digest}
-          restore={() =>
-            api.send<Prefix>("POST", `${path}/restore`, { digest: asked.digest }, { ifMatch: prefix.digest })
-          }
-          onClose={() => ask(null)}
-          onRestored={(restored) => {
+        <Confirm
+          title={`Put back ${asked.digest.slice(0, 8)} as ${prefix.id}?`}
+          action="Put back"
+          doing="Putting back…"
+          failure="It was not put back."
+          onConfirm={async () => {
+            const { digest } = asked;
+            onRestored(await api.send<Prefix>("POST", `${path}/restore`, { digest }, { ifMatch: prefix.digest }));
             moved.current = true;
-            ask(null);
-            onRestored(restored);
           }}
-        />
+          onClose={() => ask(null)}
+        >
+          <li>New requests get it at once; running ones finish with what they began with.</li>
+          <li>
+            What <code>{prefix.id}</code> is now becomes an earlier version. Who it is shared with stays.
+          </li>
+        </Confirm>
       )}
     </section>
   );
@@ -90,52 +94,6 @@ export function Versions({ session: { api }, prefix, onRestored }: VersionsProps
 function writer(updatedBy: string | null): string {
   if (updatedBy === null) return "by whom is not known";
   if (updatedBy === "local") return "without a key";
+  if (updatedBy.startsWith("ftjob-")) return `by job ${updatedBy}`;
   return `by ${updatedBy.startsWith("sha256:") ? "admin key" : "key"} ${updatedBy}`;
-}
-
-interface RestoreProps {
-  readonly id: string;
-  readonly digest: string;
-  readonly restore: () => Promise<Prefix>;
-  readonly onClose: () => void;
-  readonly onRestored: (restored: Prefix) => void;
-}
-
-function RestoreDialog({ id, digest, restore, onClose, onRestored }: RestoreProps) {
-  const [failed, setFailed] = useState<ApiError | null>(null);
-  const [busy, setBusy] = useState(false);
-  const confirm = async (): Promise<void> => {
-    setBusy(true);
-    setFailed(null);
-    try {
-      onRestored(await restore());
-    } catch (error) {
-      setFailed(asApiError(error));
-      setBusy(false);
-    }
-  };
-  return (
-    <Dialog
-      title={`Put back ${digest.slice(0, 8)} as ${id}?`}
-      onClose={onClose}
-      foot={
-        <>
-          <button type="button" class="btn" onClick={onClose}>
-            Cancel
-          </button>
-          <button type="button" class="btn main" disabled={busy} onClick={() => void confirm()}>
-            {busy ? "Putting back…" : "Put back"}
-          </button>
-        </>
-      }
-    >
-      <ul class="dots">
-        <li>New requests get it at once; running ones finish with what they began with.</li>
-        <li>
-          What <code>{id}</code> is now becomes an earlier version. Who it is shared with stays.
-        </li>
-      </ul>
-      {failed !== null && <Problem what="It was not put back." error={failed} />}
-    </Dialog>
-  );
 }

@@ -1,12 +1,12 @@
-import { useState } from "preact/hooks";
+import { useRef, useState } from "preact/hooks";
 import { asApiError, type ApiError } from "../api.ts";
 import type { Comparison } from "../compare/comparison.ts";
 import { count, date, duration, plural } from "../format.ts";
 import type { Session } from "../session.ts";
-import { Note, Problem } from "../ui.tsx";
+import { CopyButton, Note, Problem } from "../ui.tsx";
 import type { Jobs } from "./jobs.ts";
 import { orderOf } from "./order.ts";
-import { isEnded, type Job, type Progress } from "./progress.ts";
+import { isEnded, isSearch, type Job, type Progress } from "./progress.ts";
 import { LossChart } from "./loss-chart.tsx";
 import { PublishDialog } from "./publish.tsx";
 import { JobState } from "./state.tsx";
@@ -77,6 +77,7 @@ export function JobView({ session, comparison, jobs, job, onChanged, onAgain }: 
             </p>
           </Note>
         )}
+        {job.triggers && <Triggers triggers={job.triggers} isResult={job.status === "succeeded"} />}
         <Losses progress={progress} />
         {progress.evaluations.length > 0 && <Evaluations {...{ session, jobs, job, progress, tryIt }} />}
         {progress.warnings.length > 0 && (
@@ -89,8 +90,40 @@ export function JobView({ session, comparison, jobs, job, onChanged, onAgain }: 
             </ul>
           </details>
         )}
-        <Facts jobs={jobs} job={job} />
+        <Facts jobs={jobs} job={job} steps={progress.steps} />
       </div>
+    </section>
+  );
+}
+
+interface TriggersProps {
+  readonly triggers: NonNullable<Job["triggers"]>;
+  readonly isResult: boolean;
+}
+
+/** What a search has found, as text that can be copied. */
+function Triggers({ triggers: { text, token_ids }, isResult }: TriggersProps) {
+  const shown = useRef<HTMLElement>(null);
+  return (
+    <section class="stack" aria-labelledby="triggers-title">
+      <div class="row">
+        <h3 id="triggers-title">{isResult ? "Triggers found" : "Best triggers so far"}</h3>
+        {text !== null && (
+          <span class="end">
+            <CopyButton text={text} from={() => shown.current} />
+          </span>
+        )}
+      </div>
+      {text === null ? (
+        <p class="soft">They cannot be typed: their text is read as other tokens.</p>
+      ) : (
+        <p class="found">
+          <code ref={shown}>{text}</code>
+        </p>
+      )}
+      <p class="small faint">
+        Token ids <span class="mono">{token_ids.join(" ")}</span>
+      </p>
     </section>
   );
 }
@@ -142,7 +175,7 @@ function Evaluations({ session, jobs, job, progress: { evaluations }, tryIt }: E
         </Note>
       )}
       <div class="scroll">
-        <table>
+        <table class="flush">
           <thead>
             <tr>
               <th scope="col">Step</th>
@@ -202,6 +235,7 @@ function Evaluations({ session, jobs, job, progress: { evaluations }, tryIt }: E
         <PublishDialog
           session={session}
           name={job.prefix_id}
+          isPrompt={isSearch(job)}
           {...publishes}
           onClose={() => setPublishes(null)}
           onPublished={() => {
@@ -214,7 +248,7 @@ function Evaluations({ session, jobs, job, progress: { evaluations }, tryIt }: E
   );
 }
 
-function Facts({ jobs, job }: { jobs: Jobs; job: Job }) {
+function Facts({ jobs, job, steps }: { jobs: Jobs; job: Job; steps: number | null }) {
   const { hyperparameters: given } = job;
   const file = jobs.files.find(({ id }) => id === job.training_file);
   const order = orderOf(job);
@@ -226,8 +260,10 @@ function Facts({ jobs, job }: { jobs: Jobs; job: Job }) {
       <dd>{file?.filename ?? `${job.training_file}, deleted`}</dd>
       <dt>Settings</dt>
       <dd>
-        {given.peft_type}, {lengthOf(job)} of {plural(Number(order.batch), "row")}, rate {order.rate},{" "}
-        {plural(Number(order.tokens), "virtual token")}
+        {given.peft_type}, {lengthOf(job, steps)} of {plural(Number(order.batch), "row")},{" "}
+        {isSearch(job)
+          ? `${plural(Number(order.candidates), "candidate")}, ${plural(Number(order.tokens), "token")}`
+          : `rate ${order.rate}, ${plural(Number(order.tokens), "virtual token")}`}
         {order.initText !== "" && `, from “${order.initText}”`}
       </dd>
       <dt>Started</dt>
@@ -240,10 +276,11 @@ function Facts({ jobs, job }: { jobs: Jobs; job: Job }) {
   );
 }
 
-/** "8 steps", "3 epochs", or only "steps" while the data has not told their number. */
-function lengthOf({ hyperparameters: { n_steps, n_epochs } }: Job): string {
-  if (n_steps !== undefined) return plural(n_steps, "step");
-  return typeof n_epochs === "number" ? plural(n_epochs, "epoch") : "steps by the number of lines";
+/** "8 steps", or as it was asked for while the data has not told their number. */
+function lengthOf({ hyperparameters: { n_steps, n_epochs } }: Job, steps: number | null): string {
+  const known = steps ?? n_steps;
+  if (known !== undefined) return plural(known, "step");
+  return typeof n_epochs === "number" ? plural(n_epochs, "epoch") : "steps by the number of lines, each";
 }
 
 /** null where the file is gone, or its first line says nothing. */

@@ -25,7 +25,7 @@ export function LossChart({ progress: { losses, evaluations, steps } }: { progre
         ticks: { show: false },
       };
       return {
-        padding: [8, 12, 0, 0],
+        padding: [8, 20, 0, 0],
         cursor: { show: false },
         legend: { show: false },
         scales: {

@@ -4,7 +4,7 @@ import type { Session } from "../session.ts";
 import { Field, Problem, Segments } from "../ui.tsx";
 import { Examples, fileLabel } from "./examples.tsx";
 import type { Jobs } from "./jobs.ts";
-import { DEFAULTS, defaultRate, EMPTY_ORDER, orderBody, proposedName, type Order } from "./order.ts";
+import { DEFAULTS, EMPTY_ORDER, orderBody, proposedName, withKind, type Order } from "./order.ts";
 import type { Job, TrainingFile } from "./progress.ts";
 
 interface NewJobProps {
@@ -69,6 +69,8 @@ export function NewJob({ session, jobs, from, onCreated }: NewJobProps) {
       {...(hint === undefined ? {} : { hint })}
     />
   );
+  const { tokens, rate } = DEFAULTS[order.kind];
+  const searches = order.kind === "triggers";
   const lacks =
     file === "" ? "Choose a file of examples first." : order.name === "" ? "The prefix needs a name." : null;
   return (
@@ -91,32 +93,35 @@ export function NewJob({ session, jobs, from, onCreated }: NewJobProps) {
         />
         <details ref={settings}>
           <summary>
-            Settings{" "}
-            <span class="soft small">
-              {order.steps === "" ? "steps by the number of lines" : `${order.steps} steps`}, rate {order.rate},{" "}
-              {order.tokens} virtual tokens
-            </span>
+            Settings <span class="soft small">{summary(order)}</span>
           </summary>
           <div class="stack">
             <Segments
               label="What is trained"
-              options={{ prefix: "Prefix", network: "Through a network", prompt: "Prompt" }}
+              options={{ prefix: "Prefix", network: "Through a network", prompt: "Prompt", triggers: "Triggers" }}
               value={order.kind}
-              onValue={(kind) => set({ kind, rate: String(defaultRate(kind)) })}
+              onValue={(kind) => setOrder(withKind(order, kind))}
             />
             <p class="small faint">{KINDS[order.kind]}</p>
             <div class="two">
-              {number("steps", "Steps", "1", "Empty: two passes, but 1,000 to 5,000 steps.")}
-              {number("rate", "Learning rate", "any", `The default is ${defaultRate(order.kind)}.`)}
+              {number(
+                "steps",
+                "Steps",
+                "1",
+                searches ? `Empty: ${DEFAULTS.triggers.steps}.` : "Empty: two passes, but 1,000 to 5,000 steps.",
+              )}
+              {searches
+                ? number("candidates", "Candidates", "1", "Tokens that a step tries at one place.")
+                : number("rate", "Learning rate", "any", `The default is ${rate}.`)}
               {number("batch", "Rows a step")}
-              {number("tokens", "Virtual tokens", "1", `The default is ${DEFAULTS.tokens}.`)}
+              {number("tokens", searches ? "Tokens" : "Virtual tokens", "1", `The default is ${tokens}.`)}
             </div>
             <Field
-              label="Begin as the model reads this text"
+              label={searches ? "Begin with the tokens of this text" : "Begin as the model reads this text"}
               value={order.initText}
               onValue={(initText) => set({ initText })}
               mono
-              placeholder="random values"
+              placeholder={searches ? "“the”, repeated" : "random values"}
               hint="A few words of the task help when there are few examples."
             />
             <div class="field">
@@ -150,8 +155,15 @@ export function NewJob({ session, jobs, from, onCreated }: NewJobProps) {
   );
 }
 
+/** What the settings are, while they are folded. */
+function summary({ kind, steps, rate, tokens, candidates }: Order): string {
+  if (kind === "triggers") return `${steps || DEFAULTS[kind].steps} steps, ${candidates} candidates, ${tokens} tokens`;
+  return `${steps === "" ? "steps by the number of lines" : `${steps} steps`}, rate ${rate}, ${tokens} virtual tokens`;
+}
+
 const KINDS: Readonly<Record<Order["kind"], string>> = {
   prefix: "Keys and values of every layer, trained as they are.",
   network: "Keys and values of every layer, trained through the paper's network, which is dropped at the end. Slower.",
   prompt: "Embeddings in front of the first layer only: fewer values, less capacity.",
+  triggers: "Nothing is trained: tokens are searched for (AutoPrompt), as text that works in any server. Much weaker.",
 };

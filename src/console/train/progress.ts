@@ -15,6 +15,7 @@ export interface Hyperparameters {
   readonly learning_rate_multiplier?: number | "auto";
   readonly peft_type?: string;
   readonly num_virtual_tokens?: number;
+  readonly num_candidates?: number;
   readonly prefix_projection?: boolean;
   readonly init_text?: string;
 }
@@ -30,6 +31,8 @@ export interface Job {
   readonly hyperparameters: Hyperparameters;
   readonly training_file: string;
   readonly trained_tokens: number | null;
+  /** The best of a search so far. `text` null: it is read as other tokens. */
+  readonly triggers: { readonly text: string | null; readonly token_ids: readonly number[] } | null;
 }
 
 export interface JobEvent {
@@ -51,6 +54,9 @@ export interface Checkpoint {
   readonly step_number: number;
   readonly fine_tuned_model_checkpoint: string;
 }
+
+/** Tokens are searched for, instead of values trained. */
+export const isSearch = ({ hyperparameters }: Job): boolean => hyperparameters.peft_type === "TRIGGERS";
 
 export const isEnded = ({ status }: Job): boolean =>
   status === "succeeded" || status === "failed" || status === "cancelled";

@@ -1,8 +1,7 @@
-import { useState } from "preact/hooks";
-import { asApiError, type ApiError, type Prefix } from "../api.ts";
+import type { Api, Prefix } from "../api.ts";
 import { ADAPTER_FILES, adapterForm } from "../prefixes/files.ts";
 import type { Session } from "../session.ts";
-import { Dialog, Problem } from "../ui.tsx";
+import { Confirm } from "../ui.tsx";
 
 interface PublishProps {
   readonly session: Session;
@@ -11,53 +10,46 @@ interface PublishProps {
   readonly step: number;
   /** The step's own prefix. */
   readonly checkpoint: string;
+  /** Triggers were searched for, and the checkpoint is a hard prompt. */
+  readonly isPrompt: boolean;
   readonly onClose: () => void;
-  readonly onPublished: (stored: Prefix) => void;
+  readonly onPublished: () => void;
 }
 
 /** Registers a checkpoint's files under the name of the job's prefix. */
-export function PublishDialog({ session: { api }, name, step, checkpoint, onClose, onPublished }: PublishProps) {
-  const [failed, setFailed] = useState<ApiError | null>(null);
-  const [busy, setBusy] = useState(false);
-  const publish = async (): Promise<void> => {
-    setBusy(true);
-    setFailed(null);
-    try {
-      const folder = `/prefixes/${encodeURIComponent(checkpoint)}/adapter`;
-      const files = await Promise.all(
-        ADAPTER_FILES.map(async (file) => new File([await api.file(`${folder}/${file}`)], file)),
-      );
-      onPublished(await api.send<Prefix>("PUT", `/prefixes/${encodeURIComponent(name)}`, adapterForm(files)));
-    } catch (error) {
-      setFailed(asApiError(error));
-      setBusy(false);
-    }
-  };
+export function PublishDialog({ session: { api }, name, step, checkpoint, isPrompt, ...props }: PublishProps) {
   return (
-    <Dialog
+    <Confirm
       title={`Publish step ${step} as ${name}?`}
-      onClose={onClose}
-      foot={
-        <>
-          <button type="button" class="btn" onClick={onClose}>
-            Cancel
-          </button>
-          <button type="button" class="btn main" disabled={busy} onClick={() => void publish()}>
-            {busy ? "Publishing…" : "Publish"}
-          </button>
-        </>
-      }
+      action="Publish"
+      doing="Publishing…"
+      failure="It was not published."
+      onConfirm={async () => {
+        const folder = `/prefixes/${encodeURIComponent(checkpoint)}/adapter`;
+        const body = await (isPrompt ? promptOf(api, folder) : adapterOf(api, folder));
+        await api.send<Prefix>("PUT", `/prefixes/${encodeURIComponent(name)}`, body);
+        props.onPublished();
+      }}
+      onClose={props.onClose}
     >
-      <ul class="dots">
-        <li>
-          It takes the place of what <code>{name}</code> is now, if there is such a prefix. Who it is shared with stays.
-        </li>
-        <li>Running requests finish with what they began with.</li>
-        <li>
-          The checkpoint itself, <code>{checkpoint}</code>, stays as it is.
-        </li>
-      </ul>
-      {failed !== null && <Problem what="It was not published." error={failed} />}
-    </Dialog>
+      <li>
+        It takes the place of what <code>{name}</code> is now, if there is such a prefix. Who it is shared with stays.
+      </li>
+      <li>Running requests finish with what they began with.</li>
+      <li>
+        The checkpoint itself, <code>{checkpoint}</code>, stays as it is.
+      </li>
+    </Confirm>
   );
+}
+
+async function adapterOf(api: Api, folder: string): Promise<FormData> {
+  const files = ADAPTER_FILES.map(async (file) => new File([await api.file(`${folder}/${file}`)], file));
+  return adapterForm(await Promise.all(files));
+}
+
+/** The server takes a text or ids, and tokenises a text as it was. */
+async function promptOf(api: Api, folder: string): Promise<object> {
+  const { text, token_ids } = await api.get<{ text?: string; token_ids: number[] }>(`${folder}/prompt.json`);
+  return text === undefined ? { token_ids } : { text };
 }

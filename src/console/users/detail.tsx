@@ -22,7 +22,6 @@ export function UserDetailView({ session, id, onChanged, onRemoved }: UserProps)
   const [failed, setFailed] = useState<ApiError | null>(null);
   const [usage, setUsage] = useState<readonly UsageRow[]>([]);
   const [asks, setAsks] = useState(false);
-  const [busy, setBusy] = useState(false);
   const load = async (): Promise<void> => {
     try {
       const [found, rows] = await Promise.all([api.get<UserDetail>(path), readUsage(api, `${path}/usage`)]);
@@ -38,26 +37,9 @@ export function UserDetailView({ session, id, onChanged, onRemoved }: UserProps)
     await load();
     onChanged();
   };
-  const suspend = async (suspended: boolean): Promise<void> => {
-    setBusy(true);
+  const resume = (): void => {
     setFailed(null);
-    try {
-      await patch({ suspended });
-    } catch (error) {
-      setFailed(asApiError(error));
-    }
-    setBusy(false);
-  };
-  const remove = async (): Promise<void> => {
-    setBusy(true);
-    setFailed(null);
-    try {
-      onRemoved(await api.send<Receipt>("DELETE", path));
-    } catch (error) {
-      setFailed(asApiError(error));
-      setAsks(false);
-      setBusy(false);
-    }
+    patch({ suspended: false }).catch((error: unknown) => setFailed(asApiError(error)));
   };
   return (
     <aside class="panel" aria-labelledby="user-title">
@@ -65,7 +47,7 @@ export function UserDetailView({ session, id, onChanged, onRemoved }: UserProps)
         <h2 id="user-title" class="mono cut">
           {id}
         </h2>
-        {user !== null && <Suspension id={id} suspended={user.suspended} busy={busy} onChange={suspend} />}
+        {user !== null && <Suspension user={user} suspend={() => patch({ suspended: true })} resume={resume} />}
         <button
           type="button"
           class={user === null ? "btn danger end" : "btn danger"}
@@ -111,22 +93,21 @@ export function UserDetailView({ session, id, onChanged, onRemoved }: UserProps)
         <Confirm
           title={`Remove ${id} for good?`}
           name={id}
-          action={busy ? "Removing…" : "Remove"}
+          action="Remove"
+          doing="Removing…"
           keep={`Keep ${id}`}
-          busy={busy}
-          onConfirm={() => void remove()}
+          failure={`The removal of ${id} is not finished. Repeat it until it ends.`}
+          onConfirm={() => api.send<Receipt>("DELETE", path).then(onRemoved)}
           onClose={() => setAsks(false)}
         >
-          <ul class="dots">
-            {user !== null && (
-              <li>
-                {plural(user.prefixes.count, "prefix", "prefixes")} and {plural(user.keys.length, "key")} are erased.
-              </li>
-            )}
-            <li>Their running and waiting requests end, on all replicas; so do others' with their prefixes.</li>
-            <li>It ends when every replica has confirmed; then you get a receipt.</li>
-            <li>It cannot be undone.</li>
-          </ul>
+          {user !== null && (
+            <li>
+              {plural(user.prefixes.count, "prefix", "prefixes")} and {plural(user.keys.length, "key")} are erased.
+            </li>
+          )}
+          <li>Their running and waiting requests end, on all replicas; so do others' with their prefixes.</li>
+          <li>It ends when every replica has confirmed; then you get a receipt.</li>
+          <li>It cannot be undone.</li>
         </Confirm>
       )}
     </aside>

@@ -53,10 +53,11 @@ export function UsersPage({ session }: PageProps) {
                 <thead>
                   <tr>
                     <th scope="col">User</th>
+                    <th scope="col">State</th>
                     <th scope="col" class="num">
                       Weight
                     </th>
-                    <th scope="col" class="num">
+                    <th scope="col" class="num opt">
                       Tokens a minute
                     </th>
                     <th scope="col" class="opt">
@@ -71,10 +72,15 @@ export function UsersPage({ session }: PageProps) {
                         <button type="button" class="link" aria-current={id === chosen} onClick={() => setChosen(id)}>
                           {id}
                         </button>
-                        {suspended && <span class="tag">suspended</span>}
                       </th>
+                      <td>
+                        <span class="chip">
+                          <i class={suspended ? "dot" : "dot ok"} />
+                          {suspended ? "suspended" : "active"}
+                        </span>
+                      </td>
                       <td class="num">{weight}</td>
-                      <td class="num">
+                      <td class="num opt">
                         {limits.tokens_per_minute === null ? NONE : `at most ${count(limits.tokens_per_minute)}`}
                       </td>
                       <td class="soft opt">{date(created_at)}</td>

@@ -165,6 +165,18 @@ export const FineTuningJob = named(
       validation_file: orNull(Type.String()),
       integrations: Type.Array(Integration, { maxItems: 0, description: "Always empty" }),
       metadata: orNull(Type.Record(Type.String(), Type.String())),
+      triggers: orNull(
+        strict(
+          {
+            text: orNull(Type.String({ description: "As it can be typed; null: it is read as other tokens" })),
+            token_ids: Type.Array(Type.Integer()),
+          },
+          {
+            description:
+              "Of TRIGGERS, those of the best evaluation so far, in the end the result; null: none yet, or another peft_type. Our own field",
+          },
+        ),
+      ),
     },
     { description: "A training job, as OpenAI's API has it" },
   ),
@@ -248,4 +260,5 @@ export const JOB_EXAMPLE: FineTuningJob = {
   validation_file: null,
   integrations: [],
   metadata: null,
+  triggers: null,
 };

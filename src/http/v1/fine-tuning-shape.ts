@@ -129,6 +129,7 @@ export function jobDocument(job: TrainingJob, modelName: string): FineTuningJob 
     validation_file: job.validationFile,
     integrations: [],
     metadata: job.metadata === null ? null : { ...job.metadata },
+    triggers: job.triggers === undefined ? null : { text: job.triggers.text, token_ids: [...job.triggers.ids] },
   };
 }
 

@@ -298,6 +298,7 @@ export class JobRun {
       const upload = await readResult(dir);
       triggers = shownOf(upload);
       await rm(dir, { recursive: true });
+      if (triggers !== null) await this.#progress({ triggers });
       await this.#storing(() => register(this.#claim, name, upload, this.#killed.signal));
     } catch (error) {
       if (!isRefusal(error)) throw error;
@@ -331,6 +332,8 @@ export class JobRun {
     const { user } = this;
     const { name } = this.#job;
     const upload = await readResult(join(this.#folder, RESULT));
+    const triggers = shownOf(upload);
+    if (triggers !== null) await this.#storing(() => store.progress(this.#claim, { triggers }, Date.now()));
     try {
       if (!(await this.#storing(() => store.seal(this.#claim)))) return;
       await this.#storing(() => register(this.#claim, name, upload, this.#killed.signal));
@@ -339,7 +342,6 @@ export class JobRun {
       return this.#fail({ code: error.code, message: error.message, param: null });
     }
     this.#parts.log("info", { job: this.id, user, prefix: name }, "a trained prefix is registered");
-    const triggers = shownOf(upload);
     if (triggers !== null) await this.#event("info", `Found ${shownTriggers(triggers)}`);
     await this.#event("info", `New fine-tuned model created: ${name}`);
     if (!(await this.#end({ status: "succeeded", error: null }))) return;

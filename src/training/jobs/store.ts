@@ -1,4 +1,5 @@
 import type { Readable } from "node:stream";
+import type { Triggers } from "../triggers/vocabulary.ts";
 import type { JobCheckpoint, JobError, JobEvent, TrainingFile, TrainingJob } from "./types.ts";
 
 /** A page of a user's records, in order of creation; `desc`: the newest first. */
@@ -53,6 +54,7 @@ export interface JobProgress {
   readonly tokens?: number;
   /** Tokens trained on under this claim, for the day's quota: those of repeated steps too. Telling it twice counts once. */
   readonly spent?: number;
+  readonly triggers?: Triggers;
 }
 
 /** How a job ends. */

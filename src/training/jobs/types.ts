@@ -1,5 +1,6 @@
 /** Training jobs, their files, events and checkpoints: plain data, stored as JSON. Times are Unix times in milliseconds. */
 import type { TrainingKind } from "../options.ts";
+import type { Triggers } from "../triggers/vocabulary.ts";
 
 export { TRIGGERS } from "../options.ts";
 
@@ -63,6 +64,8 @@ export interface TrainingJob {
   readonly tokens: number;
   /** Starts since the last progress. */
   readonly attempts: number;
+  /** Of the best evaluation so far, in the end of the result; absent: none yet, or another kind is trained. */
+  readonly triggers?: Triggers;
 }
 
 export interface JobEvent {
