@@ -9,6 +9,7 @@ export default tseslint.config(
       ".cache/",
       "eslint.config.js",
       "tools/*.mjs",
+      "tools/kubernetes/",
       "tools/openapi-clients/",
       "test/support/**/*.mjs",
       ".dependency-cruiser.cjs",

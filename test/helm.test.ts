@@ -7,7 +7,10 @@ import { parse, parseAllDocuments } from "yaml";
 import { ConfigSchema } from "../src/config-schema.ts";
 import { flagOf, variableOf } from "../src/config.ts";
 import { repositoryFile } from "./support/docs-block.ts";
-import { lacking } from "./support/requirements.ts";
+import { typeErrors, type KubernetesObject } from "./support/kubernetes-types.ts";
+import { lacking, SYSTEM_PATH } from "./support/requirements.ts";
+
+t.setTimeout(120_000);
 
 const CHART = "docker/helm/prefixd";
 const read = (path: string): string => readFileSync(repositoryFile(`${CHART}/${path}`), "utf8");
@@ -32,17 +35,24 @@ t.test("flags, variables, routes and the version are prefixd's", async (t) => {
   const { paths } = parse(readFileSync(repositoryFile("openapi.yaml"), "utf8")) as { paths: object };
   for (const [, path] of all.matchAll(/path: (\/[a-z/]+)[ ,}\n]/g))
     if (path!.startsWith("/health") || path === "/metrics") t.hasOwnProp(paths, path!);
+  const schema = JSON.parse(read("values.schema.json")) as { properties: { httpWorkers: object } };
+  const { minimum, maximum } = ConfigSchema.properties.httpWorkers as { minimum?: number; maximum?: number };
+  t.match(schema.properties.httpWorkers, { minimum, maximum });
   const { version } = JSON.parse(readFileSync(repositoryFile("package.json"), "utf8")) as { version: string };
   t.equal((parse(read("Chart.yaml")) as { appVersion: string }).appVersion, version);
 });
 
 const helm = (...args: string[]): { status: number | null; stdout: string; stderr: string } =>
-  spawnSync("helm", args, { cwd: repositoryFile("docker/helm"), encoding: "utf8" });
+  spawnSync("helm", args, {
+    cwd: repositoryFile("docker/helm"),
+    encoding: "utf8",
+    env: { ...process.env, PATH: SYSTEM_PATH },
+  });
 
-interface Rendered {
-  readonly kind: string;
+interface Rendered extends KubernetesObject {
   readonly spec: {
-    readonly template: { readonly spec: Pod };
+    readonly selector: { readonly matchLabels: object };
+    readonly template: { readonly metadata: { readonly labels: object }; readonly spec: Pod };
     readonly replicas?: number;
     readonly volumeClaimTemplates?: readonly object[];
   };
@@ -69,6 +79,25 @@ function render(...settings: string[]): Map<string, Rendered> {
   return new Map(documents.flatMap((object) => (object === null ? [] : [[object.kind, object]])));
 }
 const REDIS = ["store.kind=redis", "store.redis.url=redis://redis:6379"];
+const FULL = [
+  ...REDIS,
+  ...["metrics.vllmNames=true", "metrics.podMonitor.enabled=true", "networkPolicy.enabled=true", "gpu.count=2"],
+  ...["autoscaling.kind=keda", "adminKey.existingSecret=mine", "otlpEndpoint=http://collector:4318"],
+];
+/** Each value that puts more into an object. */
+const MORE = [
+  ...["training=true", "console=false", "httpWorkers=2", "extraArgs={--log-level,debug}", "metrics.prefixIds=true"],
+  ...["extraEnv[0].name=TZ", "extraEnv[0].value=UTC", "imagePullSecrets[0].name=registry", "model=/models/gpt2"],
+  ...["extraVolumes[0].name=models", "extraVolumes[0].persistentVolumeClaim.claimName=models"],
+  ...["extraVolumeMounts[0].name=models", "extraVolumeMounts[0].mountPath=/models", "podLabels.team=nlp"],
+  ...["podAnnotations.note=x", "nodeSelector.disk=ssd", "metrics.podMonitor.labels.release=prometheus"],
+  ...["tolerations[0].key=gpu", "tolerations[0].operator=Exists", "tolerations[0].effect=NoSchedule"],
+  ...["topologySpreadConstraints[0].maxSkew=1", "topologySpreadConstraints[0].topologyKey=zone"],
+  ...["topologySpreadConstraints[0].whenUnsatisfiable=ScheduleAnyway", "podDisruptionBudget.maxUnavailable=50%"],
+  ...["affinity.podAntiAffinity.requiredDuringSchedulingIgnoredDuringExecution[0].topologyKey=host"],
+  ...["networkPolicy.apiFrom[0].podSelector.matchLabels.app=web", "service.type=LoadBalancer"],
+  ...["networkPolicy.metricsFrom[0].namespaceSelector.matchLabels.name=monitoring"],
+];
 
 t.test("what Helm makes of it", { skip: lacking("helm") }, async (t) => {
   t.match(helm("lint", "--strict", "prefixd"), { status: 0 });
@@ -76,11 +105,7 @@ t.test("what Helm makes of it", { skip: lacking("helm") }, async (t) => {
   t.same([...own.keys()].sort(), ["Secret", "Service", "StatefulSet"]);
   t.match(own.get("StatefulSet")!.spec, { replicas: 1, volumeClaimTemplates: [{ metadata: { name: "data" } }] });
 
-  const full = render(
-    ...REDIS,
-    ...["metrics.vllmNames=true", "metrics.podMonitor.enabled=true", "networkPolicy.enabled=true", "gpu.count=2"],
-    ...["autoscaling.kind=keda", "adminKey.existingSecret=mine", "otlpEndpoint=http://collector:4318"],
-  );
+  const full = render(...FULL);
   t.same([...full.keys()].sort(), [
     "Deployment",
     "NetworkPolicy",
@@ -97,14 +122,75 @@ t.test("what Helm makes of it", { skip: lacking("helm") }, async (t) => {
   t.ok(pod.terminationGracePeriodSeconds > 35, "it is not killed while it drains");
   t.match(container.args, ["serve", "--drain-delay=5", "--drain-timeout=30", "--admin-port=9464"]);
   t.ok(container.args.includes("--metrics-compat=vllm"));
+  t.notMatch(container.args.join(" "), /--(training|console|http-workers)/, "those are serve's own defaults");
   t.match(container.resources.limits, { "nvidia.com/gpu": "2", memory: "2Gi" });
   t.equal(container.env.find(({ name }) => name === "PREFIXD_STORE")?.value, "redis://redis:6379");
   t.same(container.volumeMounts.map(({ name }) => name).sort(), pod.volumes.map(({ name }) => name).sort());
+
+  const [other] = render("training=true", "console=false", "httpWorkers=2").get("StatefulSet")!.spec.template.spec
+    .containers;
+  t.match(other.args.slice(-3), ["--training=on", "--console=off", "--http-workers=2"]);
 
   t.ok(render(...REDIS, "autoscaling.kind=hpa").has("HorizontalPodAutoscaler"));
   t.equal(render(...REDIS, "replicas=5").get("Deployment")!.spec.replicas, 5);
   t.throws(() => render("store.kind=redis"), /set store\.redis\.url/);
   t.throws(() => render("autoscaling.kind=hpa"), /belongs to one pod/);
+  t.throws(() => render("metrics.port=8080"), /8080 is the API's/);
   t.throws(() => render("metrics.prefixIds=true"), /only metrics\.vllmNames/);
   t.throws(() => render("replicas=none"), /replicas/);
+});
+
+/** Maps of Kubernetes whose keys are the user's. */
+const FREE =
+  /\.(annotations|data|labels|limits|matchLabels|nodeSelector|requests|selector|triggers\.\d+\.metadata)\.(?!matchLabels$)/;
+
+/** Copies of an object, each with one of its keys, which `path` names, misspelt. */
+function* misspelt<T>(object: T, path = ""): Generator<{ readonly path: string; readonly object: T }> {
+  if (typeof object !== "object" || object === null) return;
+  for (const [key, value] of Object.entries(object)) {
+    const here = `${path}.${key}`;
+    const put = (name: string, other: unknown): T =>
+      (Array.isArray(object)
+        ? object.with(Number(name), other)
+        : Object.fromEntries(Object.entries(object).map((pair) => (pair[0] === key ? [name, other] : pair)))) as T;
+    if (!Array.isArray(object)) yield { path: here, object: put(`${key}X`, value) };
+    for (const inner of misspelt(value as unknown, here)) yield { path: inner.path, object: put(key, inner.object) };
+  }
+}
+
+t.test("it is what Kubernetes takes", { skip: lacking("helm", "kubernetes-types") }, async (t) => {
+  const own = [...render().values()];
+  const full = [...render(...FULL, ...MORE).values()];
+  const hpa = render(...REDIS, "autoscaling.kind=hpa").get("HorizontalPodAutoscaler")!;
+  const [, shown] = /```yaml\n(apiVersion: apps\/v1\n[^`]*)```/.exec(
+    readFileSync(repositoryFile("docs/guides/deploy.md"), "utf8"),
+  )!;
+  const right = [
+    ...[...own, ...full, hpa, ...render(...FULL).values()],
+    ...["store.lmdb.storageClass=fast", "metrics.vllmNames=true"].flatMap((one) => [...render(one).values()]),
+    ...render("store.kind=redis", "store.redis.existingSecret=mine", "replicas=3").values(),
+    parse(shown!, { version: "1.1" }) as KubernetesObject,
+  ];
+  const typos = [...own, ...full, hpa]
+    .flatMap((object) => [...misspelt(object)].map((typo) => ({ ...typo, kind: object.kind })))
+    .filter(({ path }) => !FREE.test(path) && path !== ".apiVersion" && path !== ".kind");
+  t.ok(typos.length > 300);
+  const workload = render(...REDIS).get("Deployment")!;
+  const wrong = [
+    { ...workload, spec: { ...workload.spec, replicas: "2" } },
+    { ...workload, spec: { ...workload.spec, selector: undefined } },
+    { ...workload, apiVersion: "apps/v2" },
+  ];
+
+  const errors = typeErrors([...right, ...wrong, ...typos.map(({ object }) => object)]);
+  right.forEach(({ kind }, index) => t.same(errors[index], [], kind));
+  wrong.forEach((_, index) => t.not(errors[right.length + index]!.length, 0));
+  t.same(
+    typos.filter((_, index) => errors[right.length + wrong.length + index]!.length === 0).map((typo) => typo.path),
+    [],
+    "a misspelt field is an error, wherever it is",
+  );
+  for (const { kind, spec } of [...own, ...full])
+    if (kind === "Deployment" || kind === "StatefulSet")
+      t.match(spec.template.metadata.labels, spec.selector.matchLabels);
 });

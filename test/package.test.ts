@@ -7,7 +7,7 @@ interface Lock {
 }
 const json = (path: string): unknown => JSON.parse(readFileSync(repositoryFile(path), "utf8"));
 
-for (const folder of [".", "bench/peers", "tools/openapi-clients"]) {
+for (const folder of [".", "bench/peers", "tools/openapi-clients", "tools/kubernetes"]) {
   const { packages } = json(`${folder}/package-lock.json`) as Lock;
 
   t.test(`${folder}: no install script runs, and npm is told so about each`, async (t) => {

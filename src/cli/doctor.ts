@@ -6,7 +6,7 @@ import { reportText } from "../doctor/text.ts";
 const USAGE = `Usage: prefixd doctor [--device cpu|webgpu|cuda] [--precision fp32|int8|fp16] [--max-batch N] [--json]
 
 Shows what this machine has, which devices a server can use, and what the others lack. Serves a tiny model on each device and compares the
-tokens with PEFT's. The exit code is 0 if --device (default cpu) works. Takes serve's flags and variables.
+tokens with PEFT's, and tries an HTTP worker. The exit code is 0 if --device (default cpu) works. Takes serve's flags and variables.
 `;
 
 /** `prefixd doctor`: exit code 1 if the requested device does not work; the other devices are only reported. */
@@ -19,6 +19,7 @@ export async function doctor(args: readonly string[]): Promise<void> {
     device: config.device,
     precision: config.precision,
     slots: config.maxBatch,
+    threads: config.threads,
     storeFolder: config.storeFolder,
   });
   process.stdout.write(args.includes("--json") ? `${JSON.stringify(report, null, 2)}\n` : reportText(report));

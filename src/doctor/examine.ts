@@ -10,6 +10,7 @@ import { readProcessLimits } from "../system-files.ts";
 import { VERSION } from "../version.ts";
 import { examineCuda } from "./cuda.ts";
 import type { Findings } from "./findings.ts";
+import { httpWorkerProblem, processorsForWorkers, type HttpWorkersReport, type TrialOptions } from "./http-workers.ts";
 import { examineMachine, warningsOf, type MachineReport } from "./machine.ts";
 import { runSelfTest, type SelfTestProcessOptions, type SelfTestReport } from "./self-test-process.ts";
 import { examineVulkan } from "./vulkan.ts";
@@ -36,6 +37,7 @@ export interface Report {
   readonly machine: MachineReport;
   readonly warnings: readonly string[];
   readonly devices: Readonly<Partial<Record<DeviceKind, DeviceReport>>>;
+  readonly http_workers: HttpWorkersReport;
 }
 
 export interface ExamineOptions {
@@ -43,6 +45,8 @@ export interface ExamineOptions {
   readonly precision: Precision;
   /** `--max-batch` */
   readonly slots: number;
+  /** `--threads` */
+  readonly threads?: number;
   /** The embedded store's folder; null if there is none. */
   readonly storeFolder?: string | null;
   /** Default: all. */
@@ -50,6 +54,7 @@ export interface ExamineOptions {
   /** Default: the package's models/selftest. */
   readonly folder?: string;
   readonly selfTest?: SelfTestProcessOptions;
+  readonly httpWorker?: TrialOptions;
 }
 
 const PACKAGE_ROOT = new URL("../../", import.meta.url);
@@ -57,7 +62,7 @@ const SELF_TEST_FOLDER = fileURLToPath(new URL("models/selftest", PACKAGE_ROOT))
 
 /** Tries devices one after the other. Never rejects because the machine lacks something. */
 export async function examine(options: ExamineOptions): Promise<Report> {
-  const { device, precision, slots, storeFolder = null, folder = SELF_TEST_FOLDER } = options;
+  const { device, precision, slots, threads = 0, storeFolder = null, folder = SELF_TEST_FOLDER } = options;
   const onnxruntime = examineOnnxRuntime();
   const findings: Readonly<Record<DeviceKind, () => Findings>> = {
     cpu: () => ({ facts: [], missing: [] }),
@@ -73,6 +78,8 @@ export async function examine(options: ExamineOptions): Promise<Report> {
     devices[kind] = { usable: tests.some(({ passed }) => passed), ...findings[kind](), self_tests: tests };
   }
   const machine = examineMachine();
+  const { hostMemory } = DEVICES[device];
+  const problem = await httpWorkerProblem(options.httpWorker);
   return {
     ok: devices[device]?.self_tests.some((test) => test.precision === precision && test.passed) ?? false,
     device,
@@ -81,10 +88,15 @@ export async function examine(options: ExamineOptions): Promise<Report> {
     onnxruntime,
     machine,
     warnings: [
-      ...warningsOf({ machine, processLimits: readProcessLimits(), slots, hostMemory: DEVICES[device].hostMemory }),
+      ...warningsOf({ machine, processLimits: readProcessLimits(), slots, hostMemory }),
       ...storeWarnings(storeFolder),
     ],
     devices,
+    http_workers: {
+      usable: problem === null,
+      problem,
+      processors: processorsForWorkers(machine.cpu, hostMemory ? threads : null),
+    },
   };
 }
 

@@ -16,11 +16,20 @@ export function reportText(report: Report): string {
     `Memory: ${gigabytes(memory.total)}, ${gigabytes(memory.available)} available${memory.limit === null ? "" : `, limit of the container ${gigabytes(memory.limit)}`}`,
     "",
     ...Object.entries(report.devices).flatMap(([kind, device]) => [...deviceLines(kind, device), ""]),
+    workersLine(report),
+    "",
     ...warnings.map((warning) => `Warning: ${warning}`),
     ...(warnings.length === 0 ? [] : [""]),
     `--device ${report.device} --precision ${report.precision} ${report.ok ? "works" : "does not work"} here.`,
     "",
   ].join("\n");
+}
+
+function workersLine({ http_workers: { problem, processors } }: Report): string {
+  if (problem !== null) return `HTTP workers: not usable. ${problem}`;
+  const left =
+    processors === 0 ? "no processor is" : processors === 1 ? "1 processor is" : `${processors} processors are`;
+  return `HTTP workers: usable, one was tried; ${left} left for them beside the server and the model`;
 }
 
 function deviceLines(kind: string, { usable, facts, missing, self_tests }: DeviceReport): string[] {

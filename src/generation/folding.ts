@@ -31,13 +31,13 @@ export class FoldingService {
   }
 
   /**
-   * Returns the keys and values of the future prefix `key`. Its positions are charged as prompt tokens, unless the
-   * request was given up (`signal`) before the engine began.
+   * Returns the keys and values of the future prefix `key`. Its positions are charged as prompt tokens, unless it was
+   * given up (`signal`) before the engine began; it is no request to generate, and counts as none.
    * @throws PrefixdError token_rate_exceeded, removed, user_suspended, and what the engine's `fold` throws
    */
   async fold(input: FoldInput, { user, name }: PrefixKey, signal?: AbortSignal): Promise<KvTensor> {
     const meter = new RequestMeter(
-      { user, prefix: { name }, prompts: [{ length: foldLength(input) }], mostNewTokens: 0 },
+      { user, prefix: { name }, prompts: [{ length: foldLength(input) }], mostNewTokens: 0, requests: 0 },
       this.#parts,
     );
     await meter.admit();

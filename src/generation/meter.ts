@@ -2,7 +2,7 @@ import type { RequestUsage } from "../users/usage.ts";
 import type { TokenRate } from "../users/token-rate.ts";
 
 export interface MeterParts {
-  /** Called once for each accepted request, however it ended. */
+  /** Called once for each accepted request and each fold, however it ended. */
   readonly usage?: { record(usage: RequestUsage): void };
   readonly tokenRate?: TokenRate;
 }
@@ -33,6 +33,8 @@ export interface Metered {
   readonly prompts: readonly { readonly length: number }[];
   /** The most that can be generated, over all prompts, choices and beams. */
   readonly mostNewTokens: number;
+  /** As what it counts: 0 if it is no request to generate. */
+  readonly requests?: 0 | 1;
 }
 
 /**
@@ -124,6 +126,7 @@ export class RequestMeter {
     this.#parts.usage?.record({
       user: this.#request.user,
       prefix: this.#request.prefix?.name ?? null,
+      requests: this.#request.requests ?? 1,
       prefixTokens: this.#startedAt === null ? 0 : prefixTokens,
       promptTokens,
       completionTokens: this.#completion,

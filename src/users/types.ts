@@ -53,8 +53,9 @@ export interface Principal {
   readonly keyId: string | null;
 }
 
-/** Totals over a set of requests. */
+/** Totals over a set of requests and registrations. */
 export interface UsageSums {
+  /** To generate. Registrations are none, though the model's work for them is in the other sums. */
   readonly requests: number;
   readonly prefixTokens: number;
   readonly promptTokens: number;

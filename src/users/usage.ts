@@ -5,10 +5,12 @@
 import type { UserStore } from "./store.ts";
 import type { UsageRow } from "./types.ts";
 
+/** What a request used, or a registration, which is no request. */
 export interface RequestUsage {
   readonly user: string;
   /** null: the bare base model. */
   readonly prefix: string | null;
+  readonly requests: 0 | 1;
   readonly prefixTokens: number;
   readonly promptTokens: number;
   readonly completionTokens: number;
@@ -81,7 +83,7 @@ export class UsageRecorder {
   }
 
   record(usage: RequestUsage): void {
-    this.#add({ ...usage, requests: 1, day: new Date(this.#now()).toISOString().slice(0, 10) });
+    this.#add({ ...usage, day: new Date(this.#now()).toISOString().slice(0, 10) });
     this.#schedule();
   }
 

@@ -47,6 +47,7 @@ t.test("the CPU is examined by default; other devices are reported as informatio
         ],
       },
     },
+    http_workers: { usable: true, problem: null, processors: 0 },
   });
   t.same(Object.keys(report.devices), ["cpu", "webgpu", "cuda"]);
   t.same(

@@ -27,7 +27,7 @@ const key = { user: "ann", name: "poem" };
 const hard = (length: number): FoldInput => ({ kind: "tokens", ids: Int32Array.from({ length }, (_, at) => at % 90) });
 const soft: FoldInput = { kind: "embeddings", length: 3, data: new Float32Array(12) };
 
-t.test("it is billed as a prompt of the prefix", async (t) => {
+t.test("it is billed as a prompt of the prefix, and is no request", async (t) => {
   const { folding, usage } = setup(null);
   t.same(await folding.fold(hard(40), key), foldOf(hard(40)));
   t.same(await folding.fold(soft, key), foldOf(soft));
@@ -36,6 +36,7 @@ t.test("it is billed as a prompt of the prefix", async (t) => {
     [40, 3].map((promptTokens) => ({
       user: "ann",
       prefix: "poem",
+      requests: 0,
       prefixTokens: 0,
       promptTokens,
       completionTokens: 0,

@@ -61,7 +61,7 @@ t.test(
     const { engine, registry, prefixed, service, used, charged } = metered(t);
     await registry.register({ user: "local", name: "p" }, { kind: "hard", ids: ids("xyz") });
     await service.collect(prefixed, never);
-    t.match(used, [{ user: "local", prefix: "p", prefixTokens: 3, promptTokens: 2, completionTokens: 3 }]);
+    t.match(used, [{ user: "local", prefix: "p", requests: 1, prefixTokens: 3, promptTokens: 2, completionTokens: 3 }]);
     t.ok(used[0]!.queueSeconds >= 0 && used[0]!.runSeconds >= 0);
     t.equal(charged.get("local"), 5);
 

@@ -178,11 +178,16 @@ t.test("one server on LMDB", async (t) => {
     t.same(
       usage.map(({ requests, prompt_tokens, completion_tokens }) => [requests, prompt_tokens, completion_tokens]),
       [
-        [1, 40, 0],
-        [1, 40, 0],
+        [0, 40, 0],
+        [0, 40, 0],
       ],
-      "keys and values cost nothing",
+      "keys and values cost nothing, and none is a request to generate",
     );
+    t.equal((await call(server, ADMIN_KEY, "DELETE", "/admin/users/dan?keep_usage=true")).status, 200);
+    t.match(await call(server, ADMIN_KEY, "GET", "/admin/users/dan/usage"), {
+      status: 200,
+      body: { totals: { requests: 0, prompt_tokens: 80 } },
+    });
     t.match(await metrics(server), /^prefixd_step_tokens_total\{phase="fold"\} 8\d$/m);
   });
 

@@ -46,7 +46,7 @@ async function rig(t: Test, backend: Backend) {
         events.push(`end all of ${id}`);
         // As a request does that is ended.
         replica.usage.record({
-          ...{ user: id, prefix: null, prefixTokens: 1, promptTokens: 1, completionTokens: 1 },
+          ...{ user: id, prefix: null, requests: 1, prefixTokens: 1, promptTokens: 1, completionTokens: 1 },
           ...{ queueSeconds: 0, runSeconds: 0 },
         });
         return { running: 2, queued: 1 };

@@ -24,8 +24,9 @@ export interface Requirement {
   readonly mayLackInCi?: string;
 }
 
-/** Debian installs HAProxy and nginx in /usr/sbin, which is not on everybody's path. */
-export const SYSTEM_PATH = `${process.env["PATH"] ?? ""}:/usr/sbin`;
+export const KUBERNETES_TOOLS = join(ROOT, "tools/kubernetes");
+/** Debian installs HAProxy and nginx in /usr/sbin, which is not on everybody's path; Helm may be the tools' own. */
+export const SYSTEM_PATH = `${process.env["PATH"] ?? ""}:/usr/sbin:${join(KUBERNETES_TOOLS, "build")}`;
 export const PYTHON = process.env["PYTHON"] ?? "python3";
 export const BROWSER = "/usr/bin/chromium";
 /** Debian's chromium package has a Vulkan loader and SwiftShader, a Vulkan device made of CPU threads. */
@@ -49,9 +50,13 @@ export const REQUIREMENTS = {
   },
   helm: {
     what: "helm",
-    get: "https://helm.sh/docs/intro/install",
+    get: ".ci/kubernetes-tools, on Linux on x64, or https://helm.sh/docs/intro/install",
     found: () => runs("helm", "version"),
-    mayLackInCi: "Debian has no package of it, and values, schema, flags and routes of the chart are checked without",
+  },
+  "kubernetes-types": {
+    what: "Kubernetes' types",
+    get: ".ci/kubernetes-tools",
+    found: () => existsSync(join(KUBERNETES_TOOLS, "node_modules/kubernetes-models")),
   },
   curl: {
     what: "bash and curl",

@@ -39,6 +39,7 @@ class Sink {
 const use = (given: Partial<RequestUsage> = {}): RequestUsage => ({
   user: "ann",
   prefix: "poem",
+  requests: 1,
   prefixTokens: 10,
   promptTokens: 3,
   completionTokens: 5,

@@ -177,7 +177,8 @@ export function adminRoutes(app: TypedApp, parts: AppParts): void {
     async (request) => {
       const id = idOf(request, request.params.user);
       const page = await usagePage(users, id, request.query);
-      if (page.totals.requests === 0 && (await users.getUser(id)) === null) throw noSuchUser();
+      if (Object.values(page.totals).every((sum) => sum === 0) && (await users.getUser(id)) === null)
+        throw noSuchUser();
       return page;
     },
   );

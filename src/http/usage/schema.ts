@@ -5,7 +5,9 @@ import { NextPage, pageLimit } from "../page.ts";
 const MONTH = "\\d{4}-\\d{2}";
 const DAY = `${MONTH}-\\d{2}`;
 const sums = {
-  requests: Type.Integer(),
+  requests: Type.Integer({
+    description: "Requests to generate. Registering a prompt is none, but its tokens and seconds are in the other sums",
+  }),
   prefix_tokens: Type.Integer(),
   prompt_tokens: Type.Integer(),
   completion_tokens: Type.Integer(),

@@ -29,6 +29,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if and .Values.metrics.prefixIds (not .Values.metrics.vllmNames) }}
 {{- fail "metrics.prefixIds: only metrics.vllmNames names prefixes" }}
 {{- end }}
+{{- if eq (int .Values.metrics.port) 8080 }}
+{{- fail "metrics.port: 8080 is the API's" }}
+{{- end }}
 {{- if gt (int .Values.autoscaling.min) (int .Values.autoscaling.max) }}
 {{- fail "autoscaling: min is above max" }}
 {{- end }}
@@ -79,6 +82,15 @@ spec:
         {{- end }}
         {{- if .Values.metrics.prefixIds }}
         - --metrics-prefix-ids
+        {{- end }}
+        {{- if .Values.training }}
+        - --training=on
+        {{- end }}
+        {{- if not .Values.console }}
+        - --console=off
+        {{- end }}
+        {{- if .Values.httpWorkers }}
+        - --http-workers={{ .Values.httpWorkers }}
         {{- end }}
         {{- with .Values.extraArgs }}
         {{- toYaml . | nindent 8 }}
