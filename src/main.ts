@@ -1,4 +1,5 @@
 /** Composition root: config -> parts -> listen -> drain. Only this and the command line construct concrete parts. */
+import { setTimeout as sleep } from "node:timers/promises";
 import { exportArchive } from "./archive/export.ts";
 import { paced } from "./archive/paced.ts";
 import { originsOf, secretsOf, type Config } from "./config.ts";
@@ -260,7 +261,10 @@ async function start(
 
   const stop = async (delaySeconds: number): Promise<void> => {
     logger.info({ delay_seconds: delaySeconds, seconds: config.drainTimeout }, "draining");
-    await drain({ app, generation, engine }, { delayMs: delaySeconds * 1000, graceMs: config.drainTimeout * 1000 });
+    await drain(
+      { app, generation, engine },
+      { delay: sleep(delaySeconds * 1000), graceMs: config.drainTimeout * 1000 },
+    );
     await resources.release();
     logger.info("stopped");
   };

@@ -1,7 +1,6 @@
 import { lookup } from "node:dns/promises";
 import { once } from "node:events";
 import { createServer, Server, type AddressInfo } from "node:net";
-import { setTimeout as sleep } from "node:timers/promises";
 import { PrefixdError } from "../errors.ts";
 import type { GenerationService } from "../generation/service.ts";
 import type { App } from "./app.ts";
@@ -26,11 +25,10 @@ export interface DrainParts {
   readonly engine: { drain(graceMs: number): Promise<void> };
 }
 
-/** Times in milliseconds. */
 export interface DrainTimes {
-  /** How long the server keeps serving while not ready. */
-  readonly delayMs: number;
-  /** How long running requests may take to finish after that. */
+  /** Until it resolves, the server keeps serving while not ready. */
+  readonly delay: Promise<unknown>;
+  /** Milliseconds that running requests may take to finish after that. */
   readonly graceMs: number;
 }
 
@@ -96,17 +94,17 @@ async function closePort({ fastify, doors }: App): Promise<void> {
 /**
  * Shuts the HTTP side down without breaking a connection in use:
  *
- *   leaving    for `delayMs`: readiness is 503, everything is served, each response closes its connection
+ *   leaving    until `delay` resolves: readiness is 503, everything is served, each response closes its connection
  *   refusing   new requests get 503 `draining`; the port closes once all connections have been accepted
  *   ending     running requests have `graceMs` to finish; the rest end with `draining`: a 503, or an error event in a
  *              stream
  *
  * Resolves when all connections are closed.
  */
-export async function drain({ app, generation, engine }: DrainParts, { delayMs, graceMs }: DrainTimes): Promise<void> {
+export async function drain({ app, generation, engine }: DrainParts, { delay, graceMs }: DrainTimes): Promise<void> {
   const { state, traffic } = app;
   state.phase = "leaving";
-  await sleep(delayMs);
+  await delay;
 
   state.phase = "refusing";
   generation.stopAdmission();

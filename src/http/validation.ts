@@ -99,13 +99,16 @@ export function explain(schema: Annotated, findings: readonly Finding[], part: s
   );
 }
 
+/** Of a union's branch that was not meant. */
+const OF_ANY_BRANCH: ReadonlySet<string> = new Set(["type", "const", "anyOf"]);
+
 /**
  * In a union every branch reports errors. The deepest one, or one about more than the type, is from the branch that was
  * meant.
  */
 function mostTelling(findings: readonly Finding[]): Finding | undefined {
   const depth = (finding: Finding): number =>
-    finding.instancePath.split("/").length * 2 + (finding.keyword === "type" || finding.keyword === "anyOf" ? 0 : 1);
+    finding.instancePath.split("/").length * 2 + (OF_ANY_BRANCH.has(finding.keyword) ? 0 : 1);
   return (
     [...findings].filter((finding) => finding.keyword !== "anyOf").sort((a, b) => depth(b) - depth(a))[0] ?? findings[0]
   );
@@ -114,9 +117,15 @@ function mostTelling(findings: readonly Finding[]): Finding | undefined {
 function expectation(findings: readonly Finding[], finding: Finding): string {
   if (finding.keyword === "enum" && "allowedValues" in finding.params)
     return `must be one of ${String(finding.params.allowedValues)}`;
-  if (finding.keyword !== "type") return finding.message;
-  const types = findings.filter((other) => other.keyword === "type" && other.instancePath === finding.instancePath);
-  return `must be ${[...new Set(types.map((other) => ("type" in other.params ? String(other.params.type) : "")))].join(" or ")}`;
+  if (finding.keyword !== "type" && finding.keyword !== "const") return finding.message;
+  const there = findings.filter(({ instancePath }) => instancePath === finding.instancePath);
+  const values = there.flatMap(({ params }) => ("allowedValue" in params ? [params.allowedValue] : []));
+  const types = there.flatMap(({ keyword, params }) =>
+    keyword === "type" && "type" in params ? [String(params.type)] : [],
+  );
+  const ofValues = values.map((value): string => typeof value);
+  const wanted = [...values.map((value) => JSON.stringify(value)), ...types.filter((type) => !ofValues.includes(type))];
+  return `must be ${[...new Set(wanted)].join(" or ")}`;
 }
 
 /** Unknown fields named in one error. */

@@ -47,12 +47,11 @@ export class WorkerSide {
 
   /** @param socket undefined: it was closed on its way */
   accept(id: number, socket: Socket | undefined): void {
-    const connection = this.#connections.get(id) ?? this.#add(id);
+    // What has been lost on its way, as when this process may open no more files.
+    for (let lost = this.#lastArrived + 1; lost < id; lost++) this.#lost(lost);
     this.#lastArrived = id;
-    if (socket === undefined) {
-      this.#connections.delete(id);
-      return this.#send(FROM_WORKER.closed, id);
-    }
+    if (socket === undefined) return this.#lost(id);
+    const connection = this.#connections.get(id) ?? this.#add(id);
     connection.socket = socket;
     socket.allowHalfOpen = true;
     socket.on("data", (chunk) => {
@@ -68,6 +67,11 @@ export class WorkerSide {
     if (connection.destroyed) return void socket.destroy();
     this.#flow(connection);
     this.#writeWaiting(connection);
+  }
+
+  #lost(id: number): void {
+    this.#connections.delete(id);
+    this.#send(FROM_WORKER.closed, id);
   }
 
   #frame(kind: number, id: number, bytes: Buffer): void {

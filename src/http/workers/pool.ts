@@ -133,7 +133,8 @@ export class HttpWorkers {
     }
     const link = new WorkerLink(child, this.#options.leaseUntil);
     this.#links.add(link);
-    child.once("exit", (code, signal) => {
+    // Before the link forgets its connections.
+    child.prependOnceListener("exit", (code, signal) => {
       this.#links.delete(link);
       this.#looks.delete(link);
       if (this.#closed) return;

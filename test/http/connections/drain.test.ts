@@ -10,8 +10,8 @@ import { suddenClients } from "../../support/sudden-clients.ts";
 import { lacking } from "../../support/requirements.ts";
 
 const STREAM = { prompt: "ab", stream: true, max_new_tokens: 3 };
-const start = (app: TestApp, times: DrainTimes): Promise<void> =>
-  drain({ app, generation: app.generation, engine: app.engine }, times);
+const start = (app: TestApp, { delay = sleep(0), graceMs }: Partial<DrainTimes> & { graceMs: number }): Promise<void> =>
+  drain({ app, generation: app.generation, engine: app.engine }, { delay, graceMs });
 const get = (port: number, path: string, agent: Agent | false = false): Promise<IncomingMessage> =>
   new Promise(
     (resolve, reject) => void request({ agent, host: "127.0.0.1", port, path }, resolve).on("error", reject).end(),
@@ -25,13 +25,15 @@ t.test("a leaving server is not ready, serves what comes, and closes each connec
   const before = await get(port, "/prefixes", agent);
   t.equal(before.headers.connection, "keep-alive");
   await readAll(before);
-  const drained = start(app, { delayMs: 300, graceMs: 1000 });
+  let refuse = (): void => undefined;
+  const drained = start(app, { delay: new Promise<void>((resolve) => (refuse = resolve)), graceMs: 60_000 });
   const reused = await get(port, "/prefixes", agent);
   t.match([reused.statusCode, reused.headers.connection], [200, "close"], "the connection of before");
   t.equal((await get(port, "/health/ready")).statusCode, 503);
   const stream = await open(port, "/generate", STREAM);
   t.match([stream.statusCode, stream.headers.connection], [200, "close"]);
   t.match(parseSse(await readAll(stream)).at(-1), { data: "[DONE]" });
+  refuse();
   await drained;
   await t.rejects(open(port, "/generate", STREAM), { code: "ECONNREFUSED" });
 });
@@ -41,7 +43,7 @@ t.test("requests that began before close their connection too", async (t) => {
   app.engine.stepMs = null;
   const answer = open(await app.listen(), "/generate", { ...STREAM, stream: false });
   await until(() => app.engine.submitted.length === 1);
-  const drained = start(app, { delayMs: 10, graceMs: 1000 });
+  const drained = start(app, { delay: sleep(10), graceMs: 1000 });
   for (let i = 0; i < 3; i++) app.engine.step();
   t.match((await answer).headers, { connection: "close" });
   await drained;
@@ -60,7 +62,7 @@ t.test("then new requests are refused, running ones may end, and the rest ends p
   const idle = connect(port, "127.0.0.1");
   await once(idle, "connect");
   // Long enough for all that is asked meanwhile.
-  const drained = start(app, { delayMs: 0, graceMs: 2000 });
+  const drained = start(app, { graceMs: 5_000 });
   await until(() => app.state.phase === "refusing");
   const refused = await open(port, "/generate", STREAM);
   t.match(refused, { statusCode: 503, headers: { connection: "close", "retry-after": "5" } });
@@ -90,7 +92,7 @@ t.test("a scrape is answered in every phase, as long as it reaches the server", 
   await until(() => app.engine.submitted.length === 1);
   const idle = connect(port, "127.0.0.1");
   await once(idle, "connect");
-  const drained = start(app, { delayMs: 200, graceMs: 2000 });
+  const drained = start(app, { delay: sleep(200), graceMs: 60_000 });
   for (const phase of ["leaving", "refusing"]) {
     await until(() => app.state.phase === phase);
     const scrape = await get(port, "/metrics");
@@ -113,7 +115,7 @@ t.test("connections in the kernel's queue are answered", async (t) => {
     raw(port, "GET /prefixes HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"),
   );
   // They are made by the kernel while the server's turn has not come yet.
-  const drained = start(app, { delayMs: 0, graceMs: 1000 });
+  const drained = start(app, { graceMs: 1000 });
   for (const answer of await Promise.all(answers)) t.match(answer, /^HTTP\/1\.1 (200|503) /);
   await drained;
 });
@@ -139,7 +141,7 @@ t.test(
       late.come();
       close(...args);
     };
-    await start(app, { delayMs: 0, graceMs: 1000 });
+    await start(app, { graceMs: 1000 });
     t.same(await early.ends, Array(20).fill("503"));
     t.same(await late.ends, Array(20).fill("ECONNREFUSED"));
   },
@@ -154,7 +156,7 @@ t.test("a keep-alive connection stays open until the end, for a request that may
   const agent = new Agent({ keepAlive: true });
   t.teardown(() => agent.destroy());
   await readAll(await get(port, "/prefixes", agent));
-  const drained = start(app, { delayMs: 0, graceMs: 5000 });
+  const drained = start(app, { graceMs: 60_000 });
   await until(() => !app.fastify.server.listening);
   const late = await get(port, "/prefixes", agent);
   t.match([late.statusCode, late.headers.connection], [503, "close"]);
@@ -168,7 +170,7 @@ t.test("a connection without a request is waited for, up to a limit", async (t) 
   const port = await app.listen();
   const sockets = [connect(port, "127.0.0.1"), connect(port, "127.0.0.1")] as const;
   await Promise.all(sockets.map((socket) => once(socket, "connect")));
-  const drained = start(app, { delayMs: 0, graceMs: 0 });
+  const drained = start(app, { graceMs: 0 });
   await until(() => !app.fastify.server.listening);
   // Longer than nothing must come otherwise.
   await sleep(300);
@@ -187,7 +189,7 @@ t.test("an upload in progress is a running request", async (t) => {
     `PUT /prefixes/p HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: ${body.length}\r\n\r\n${body.slice(0, 5)}`,
   );
   await until(() => app.traffic.open === 1);
-  const drained = start(app, { delayMs: 0, graceMs: 5000 });
+  const drained = start(app, { graceMs: 60_000 });
   await until(() => !app.fastify.server.listening);
   socket.write(body.slice(5));
   t.match(String(await once(socket, "data")), /^HTTP\/1\.1 201 /);

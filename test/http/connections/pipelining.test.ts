@@ -91,7 +91,7 @@ t.test("pipelined streams end with their connection, and a drain does not wait f
   t.equal(app.traffic.open, 0);
   t.equal(accessLines(app).length, 9);
   // Longer than the test may take.
-  await drain({ app, generation: app.generation, engine: app.engine }, { delayMs: 0, graceMs: 60_000 });
+  await drain({ app, generation: app.generation, engine: app.engine }, { delay: Promise.resolve(), graceMs: 60_000 });
 });
 
 t.test("a request that arrives in part is audited as aborted, later requests of the connection in full", async (t) => {

@@ -352,7 +352,7 @@ t.test(
     await eventually(async () => cut("too_many", 1).test(await app.metrics.render()));
     t.match(await rest(held[1]!), /^HTTP\/1\.1 408 /, "times hold there, too");
     const idle = second("GET");
-    await drain({ app, generation: app.generation, engine: app.engine }, { delayMs: 0, graceMs: 0 });
+    await drain({ app, generation: app.generation, engine: app.engine }, { delay: Promise.resolve(), graceMs: 0 });
     await rest(idle).catch(() => "");
     await t.rejects(once(connect(port, "::1"), "connect"), { code: "ECONNREFUSED" });
   },

@@ -1,10 +1,14 @@
 /** What HTTP workers add to the suites that run with and without them: their own end, and what they hold. */
 import { once } from "node:events";
-import { connect, type Socket } from "node:net";
+import { connect, Socket } from "node:net";
+import { Duplex } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
 import t, { type Test } from "tap";
 import { OpenAnswers } from "../../../src/http/connections/open-answers.ts";
+import { WorkerSide } from "../../../src/http/workers/child.ts";
 import type { HttpWorkers, HttpWorkersOptions } from "../../../src/http/workers/pool.ts";
+import { FrameReader, FROM_WORKER } from "../../../src/http/workers/protocol.ts";
+import { createLogger } from "../../../src/observability/logging.ts";
 import { buildTestApp, type TestApp } from "../../support/app.ts";
 import { startHttpWorkers } from "../../support/http-workers.ts";
 
@@ -51,7 +55,9 @@ const silent = async (t: Test): Promise<TestApp> => {
 
 t.test("a worker that is killed takes its own connections with it, and gets a successor", async (t) => {
   const app = await silent(t);
-  const workers = await start(t, 2, { metrics: app.metrics });
+  const lines: string[] = [];
+  const logger = createLogger("error", { write: (line: string) => void lines.push(line) });
+  const workers = await start(t, 2, { metrics: app.metrics, logger });
   const port = await app.listen(workers);
   const clients = await Promise.all(Array.from({ length: 6 }, () => ask(port, STREAM)));
   t.teardown(() => clients.forEach(({ socket }) => socket.destroy()));
@@ -72,6 +78,25 @@ t.test("a worker that is killed takes its own connections with it, and gets a su
   t.match(metrics, /^prefixd_http_workers 2$/m);
   t.match(metrics, /^prefixd_http_workers_ended_total 1$/m);
   t.equal((await fetch(`http://127.0.0.1:${port}/health/live`)).status, 200);
+  const ended = lines.map((line) => JSON.parse(line) as object);
+  t.match(ended, [{ msg: "an HTTP worker ended", pid: before[0]!, signal: "SIGKILL", connections: 3 }]);
+  t.equal(ended.length, 1);
+});
+
+t.test("a connection that is lost on its way to a worker is over when the next one arrives", async (t) => {
+  const frames: [kind: number, id: number][] = [];
+  const reader = new FrameReader((kind, id) => void frames.push([kind, id]));
+  const write = (chunk: Buffer, _encoding: string, done: () => void): void => {
+    reader.read(chunk);
+    done();
+  };
+  const side = new WorkerSide(new Duplex({ read: () => undefined, write }) as Socket);
+  for (const id of [1, 4]) side.accept(id, new Socket());
+  await eventually(() => frames.length > 0);
+  t.same(frames, [
+    [FROM_WORKER.closed, 2],
+    [FROM_WORKER.closed, 3],
+  ]);
 });
 
 t.test("while there is no worker, the server holds new connections itself", async (t) => {
