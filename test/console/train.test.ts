@@ -43,14 +43,13 @@ t.test("drop a file, train, compare, with the keyboard where a form is filled", 
   await name.fill("words");
   await page.locator("summary", { hasText: "steps by the number of lines, rate 0.1, 10 virtual tokens" }).focus();
   await page.keyboard.press("Enter");
-  for (const [label, value] of [
-    ["Steps", "8"],
-    ["Rows a step", "4"],
-    ["Virtual tokens", "4"],
-    ["Learning rate", "0.3"],
-    ["Begin as the model reads this text", "in reverse"],
-  ] as const)
-    await page.getByLabel(label, { exact: true }).fill(value);
+  await fillIn(page, {
+    Steps: "8",
+    "Rows a step": "4",
+    "Virtual tokens": "4",
+    "Learning rate": "0.3",
+    "Begin as the model reads this text": "in reverse",
+  });
   t.same(await faults(page), []);
   await page.keyboard.press("Enter");
   const job = page.getByRole("region", { name: "words" });
@@ -103,14 +102,13 @@ t.test("triggers: searched for, shown as the text that they are, published", asy
   await page.getByText("Triggers", { exact: true }).click();
   await page.getByText("100 steps, 20 candidates, 5 tokens").waitFor();
   t.equal(await page.getByLabel("Learning rate").count(), 0);
-  for (const [label, value] of [
-    ["Steps", "8"],
-    ["Candidates", "2"],
-    ["Rows a step", "4"],
-    ["Tokens", "3"],
-    ["Begin with the tokens of this text", "in reverse"],
-  ] as const)
-    await page.getByLabel(label, { exact: true }).fill(value);
+  await fillIn(page, {
+    Steps: "8",
+    Candidates: "2",
+    "Rows a step": "4",
+    Tokens: "3",
+    "Begin with the tokens of this text": "in reverse",
+  });
   t.same(await faults(page), []);
   await page.getByRole("button", { name: "Start" }).click();
   const job = page.getByRole("region", { name: "typed" });
@@ -172,3 +170,8 @@ t.test("cancel a job, try again with its settings, delete the file; in the dark,
   t.equal(await page.getByLabel("Examples", { exact: true }).locator("option").count(), 3, "the other ones are left");
   t.same(wrong, []);
 });
+
+/** Text fields, by their labels. */
+async function fillIn(page: Page, fields: Readonly<Record<string, string>>): Promise<void> {
+  for (const [label, value] of Object.entries(fields)) await page.getByLabel(label, { exact: true }).fill(value);
+}
