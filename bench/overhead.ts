@@ -21,6 +21,7 @@ const STREAMS = Number(process.env["STREAMS"] ?? 256);
 const DEVICE = (process.env["DEVICE"] ?? null) as OverheadSettings["device"];
 const WORKERS = Number(process.env["WORKERS"] ?? 0);
 const LIVE = Number(process.env["LIVE"] ?? 0);
+const PREFIXES = { count: 64, tokens: 60 };
 const ROUNDS = Number(process.env["ROUNDS"] ?? 5);
 
 const NAMES: Readonly<Partial<Record<OverheadWay, string>>> = {
@@ -69,7 +70,7 @@ const rows = [...figures].map(([name, all]) => {
 console.log(rows.map((row) => row.join("  ")).join("\n"));
 if (only === undefined && DEVICE !== "simulated") {
   writeSection(DEVICE === null ? "overhead" : `overhead-${DEVICE}`, [
-    `A runner that costs nothing, ${STREAMS} streams of 64 to 200 tokens, 64 candidates of 50,257, the demo's tokenizer; "sampling" is \`do_sample\` with its defaults. Medians of ${ROUNDS} interleaved rounds. Other work on the machine lowers tokens per second; processor time per token is what remains comparable. ${DEVICE === null ? "" : `GPT-2 small with random weights on ${process.env["GPU"]}, every stream with one of 64 prefixes of 60. `}${machine()}.`,
+    `A runner that costs nothing, ${STREAMS} streams of 64 to 200 tokens, 64 candidates of 50,257, the demo's tokenizer; "sampling" is \`do_sample\` with its defaults. Medians of ${ROUNDS} interleaved rounds. Other work on the machine lowers tokens per second; processor time per token is what remains comparable. ${DEVICE === null ? "" : `GPT-2 small with random weights on ${process.env["GPU"]}, every stream with one of ${PREFIXES.count} prefixes of ${PREFIXES.tokens}. `}${machine()}.`,
     "",
     ...table(
       [
@@ -95,6 +96,7 @@ async function measure(way: OverheadWay, doSample: boolean): Promise<OverheadFig
     clientProcesses: Number(process.env["CLIENTS"] ?? 1),
     live: LIVE,
     device: DEVICE,
+    prefixes: PREFIXES,
     warmTokens: Number(process.env["WARM_TOKENS"] ?? 200_000),
     measureMs: Number(process.env["MEASURE_MS"] ?? 4000),
   };

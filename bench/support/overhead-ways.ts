@@ -41,6 +41,8 @@ export interface OverheadSettings {
   readonly live: number;
   /** The model's, in the way `device`. */
   readonly device: "cuda" | "webgpu" | "simulated" | null;
+  /** Of that model: every stream has one of so many prefixes of so many tokens. */
+  readonly prefixes: { readonly count: number; readonly tokens: number };
   /** Tokens until functions are compiled. */
   readonly warmTokens: number;
   readonly measureMs: number;
@@ -71,8 +73,6 @@ interface Running {
   stop(): Promise<void>;
 }
 
-/** Of the model on a device: every stream has one of so many prefixes of so many tokens. */
-const [PREFIXES, PREFIX] = [64, 60];
 const PROMPT = 16;
 /** The ids of the demo's tokenizer. */
 const IDS = 4096;
@@ -105,7 +105,11 @@ const model =
         device === "simulated" ? SIMULATED.handles : DEVICES[device],
       );
 const prefixes =
-  model === null ? [] : Array.from({ length: PREFIXES }, (_, seed) => randomPrefix(model.shape, PREFIX, seed));
+  model === null
+    ? []
+    : Array.from({ length: settings.prefixes.count }, (_, seed) =>
+        randomPrefix(model.shape, settings.prefixes.tokens, seed),
+      );
 
 const WAYS: Readonly<Record<OverheadWay, () => Promise<Running>>> = {
   engine: engineAlone,
