@@ -44,15 +44,15 @@ export function trainBatch(
   const lossRows: number[] = [];
   const targets: number[] = [];
   for (const [row, sequence] of sequences.entries()) {
-    ids.set(sequence.ids.subarray(0, fedTokens(sequence)), row * own);
+    for (let at = 0; at < fedTokens(sequence); at++) ids[at * rows + row] = sequence.ids[at]!;
     for (let target = sequence.firstTarget; target < sequence.endTarget; target++) {
-      lossRows.push(row * length + inRow + target - 1);
+      lossRows.push((inRow + target - 1) * rows + row);
       targets.push(sequence.ids[target]!);
     }
   }
   const rowOf = new Int32Array(rows * length).fill(lossRows.length);
   lossRows.forEach((token, index) => (rowOf[token] = index));
-  const positions = Int32Array.from({ length: rows * length }, (_, token) => before + (token % length));
+  const positions = Int32Array.from({ length: rows * length }, (_, token) => before + Math.floor(token / rows));
   const sizes = (...values: readonly number[]): Input => ({
     data: BigInt64Array.from(values, BigInt),
     shape: [values.length],
@@ -60,20 +60,20 @@ export function trainBatch(
   return {
     targets: targets.length,
     inputs: {
-      input_ids: { data: ids, shape: [rows, own] },
-      position_ids: { data: positions, shape: [rows, length] },
+      input_ids: { data: ids, shape: [own, rows] },
+      position_ids: { data: positions, shape: [length, rows] },
       mask: { data: causalMask(length, before), shape: [1, 1, length, before + length] },
       rows: { data: Int32Array.from(lossRows), shape: [lossRows.length] },
       targets: { data: Int32Array.from(targets), shape: [targets.length] },
       row_of: { data: rowOf, shape: [rowOf.length] },
-      qkv_shape: sizes(rows, length, 3, heads, headDim),
-      head_shape: sizes(rows, length, heads, headDim),
+      qkv_shape: sizes(length, rows, 3, heads, headDim),
+      head_shape: sizes(length, rows, heads, headDim),
       ...(kind === "prefix"
-        ? { expanded_shape: sizes(rows, heads, virtualTokens, headDim), lengths: sizes(virtualTokens, length) }
+        ? { expanded_shape: sizes(virtualTokens, rows, heads, headDim), lengths: sizes(virtualTokens, length) }
         : {
-            expanded_shape: sizes(rows, virtualTokens, width),
+            expanded_shape: sizes(virtualTokens, rows, width),
             lengths: sizes(virtualTokens, own),
-            token_shape: sizes(rows, length, width),
+            token_shape: sizes(length, rows, width),
           }),
     },
   };

@@ -4,18 +4,18 @@
  * than what is trained. S is the number of tokens of a row, T = P + S the positions it sees; rows are padded on the
  * right, so the causal mask is all that is needed. In kind "prompt" a row's first P tokens are the virtual ones.
  *
- * Inputs   input_ids, position_ids  int32 [B, S] (prompt: input_ids [B, S - P])
+ * Inputs   input_ids, position_ids  int32 [S, B] (prompt: input_ids [S - P, B])
  *          mask                     fp32 [1, 1, S, T] (prompt: [1, 1, S, S]), 0 or very negative
  *          prefix                   fp32 [L, 2, H, P, D]
  *          prompt                   fp32 [P, E], instead of prefix
- *          rows, targets            int32 [R]: tokens whose successor is learned (counted row by row), and
+ *          rows, targets            int32 [R]: tokens whose successor is learned (by their place in [S, B]), and
  *                                   that successor
  *          weight                   fp32 [1, 1]: of every target in the loss
- *          row_of                   int32 [B S]: a token's index in `rows`; R if it is not there
- *          qkv_shape, head_shape    int64 B, S, 3, H, D and B, S, H, D
- *          expanded_shape           int64 B, H, P, D (prompt: B, P, E)
+ *          row_of                   int32 [S B]: a token's index in `rows`; R if it is not there
+ *          qkv_shape, head_shape    int64 S, B, 3, H, D and S, B, H, D
+ *          expanded_shape           int64 P, B, H, D (prompt: P, B, E)
  *          lengths                  int64 P, S (prompt: P, S - P)
- *          token_shape              int64 B, S, E (prompt only)
+ *          token_shape              int64 S, B, E (prompt only)
  * Outputs  nll                      fp32 [R, 1], of each target, without the weight
  *          margin                   fp32 [R, 1]: the largest logit minus the target's; 0 where the target is likeliest
  *          gradient                 fp32, as prefix or prompt, of the weighted sum of nll
@@ -95,8 +95,8 @@ export function trainGraph(config: Gpt2Config, options: TrainGraphOptions): Uint
     graph.node("Identity", [e.stack(ofPrefix)], ["gradient"]);
     graph.output("gradient", DataType.float, [layers, 2, heads, "P", headDim]);
   } else {
-    const virtual = e.ops("Split", [e.reshape(dx, "token_shape"), "lengths"], 2, { axis: 1 })[0]!; // [B, P, E]
-    graph.node("ReduceSum", [virtual, e.integers(0)], ["gradient"], { keepdims: 0 });
+    const virtual = e.ops("Split", [e.reshape(dx, "token_shape"), "lengths"], 2, { axis: 0 })[0]!; // [P, B, E]
+    graph.node("ReduceSum", [virtual, e.integers(1)], ["gradient"], { keepdims: 0 });
     graph.output("gradient", DataType.float, ["P", width]);
   }
   return graph.encode();
@@ -117,8 +117,8 @@ function declareInputs(
 ): AttentionInputs {
   const input = (name: string, type: DataType, ...dims: readonly (number | string)[]): string =>
     graph.input(name, type, dims);
-  input("input_ids", DataType.int32, "B", kind === "prefix" ? "S" : "S_own");
-  input("position_ids", DataType.int32, "B", "S");
+  input("input_ids", DataType.int32, kind === "prefix" ? "S" : "S_own", "B");
+  input("position_ids", DataType.int32, "S", "B");
   input("mask", DataType.float, 1, 1, "S", "T");
   if (kind === "prefix") input("prefix", DataType.float, layers, 2, heads, "P", headDim);
   else input("prompt", DataType.float, "P", width);
@@ -135,19 +135,19 @@ function declareInputs(
   return { qkvShape: "qkv_shape", headShape: "head_shape", mask: "mask", width };
 }
 
-/** `[B S, E]` */
+/** `[S B, E]` */
 function embed(e: Expressions, kind: TrainedKind, width: number): string {
   const own = e.rows("wte.weight", "input_ids");
-  const virtual = (): string => e.op("Expand", ["prompt", "expanded_shape"]);
-  const tokens = kind === "prefix" ? own : e.op("Concat", [virtual(), own], { axis: 1 });
+  const virtual = (): string => e.op("Expand", [e.op("Unsqueeze", ["prompt", e.integers(1)]), "expanded_shape"]);
+  const tokens = kind === "prefix" ? own : e.op("Concat", [virtual(), own], { axis: 0 });
   return e.reshape(e.add(tokens, e.rows("wpe.weight", "position_ids")), [-1, width]);
 }
 
 function layerPrefix(e: Expressions, layer: number): LayerPrefix {
   const both = e.select("prefix", 0, layer); // [2, H, P, D]
   return {
-    key: e.select(both, 0, 0),
-    value: e.select(both, 0, 1),
+    key: e.op("Slice", [both, e.integers(0), e.integers(1), e.integers(0)]),
+    value: e.op("Slice", [both, e.integers(1), e.integers(2), e.integers(0)]),
     expandedShape: "expanded_shape",
     lengths: "lengths",
   };
@@ -167,7 +167,7 @@ function loss(e: Expressions, hidden: string, head: string): () => string {
   return () => e.multiply(e.subtract(e.op("Gemm", [p, head]), e.rows(head, "targets")), "weight");
 }
 
-/** From `[R, E]` at the loss rows to all tokens `[B S, E]`, zeros elsewhere. */
+/** From `[R, E]` at the loss rows to all tokens `[S B, E]`, zeros elsewhere. */
 function toTokens(e: Expressions, atRows: string, width: number): string {
   return e.rows(e.op("Concat", [atRows, e.zeros(width)], { axis: 0 }), "row_of");
 }
