@@ -1,4 +1,4 @@
-import { randomBytes } from "node:crypto";
+import { randomUUID } from "node:crypto";
 import type { IncomingMessage } from "node:http";
 import { isIP } from "node:net";
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
@@ -49,7 +49,13 @@ export function requestId(raw: IncomingMessage, secrets: SecretFilter): string {
   const given = raw.headers["x-request-id"];
   return typeof given === "string" && /^[A-Za-z0-9._:-]{1,64}$/.test(given) && secrets.passes(given)
     ? given
-    : randomBytes(8).toString("hex");
+    : randomId();
+}
+
+/** 64 random bits as hexadecimal digits. Node draws UUIDs' bits many at a time, several times as fast as few at a time. */
+export function randomId(): string {
+  const uuid = randomUUID();
+  return uuid.slice(0, 8) + uuid.slice(-8);
 }
 
 export interface TrackingParts {

@@ -1,12 +1,11 @@
 /** `--admin-port`: metrics and health for scrapers, routers and probes that send no key. */
-import { randomBytes } from "node:crypto";
 import type { TypeBoxTypeProvider } from "@fastify/type-provider-typebox";
 import Fastify, { LogController, type FastifyBaseLogger } from "fastify";
 import { isLoopback } from "../config.ts";
 import { PrefixdError } from "../errors.ts";
 import type { Logger } from "../observability/logging.ts";
 import type { Metrics } from "../observability/metrics.ts";
-import { checkHost } from "./access-log.ts";
+import { checkHost, randomId } from "./access-log.ts";
 import type { AppState, TypedApp } from "./app-parts.ts";
 import { readinessOf, type Checks } from "./health/readiness.ts";
 import { healthRoutes } from "./health/route.ts";
@@ -55,7 +54,7 @@ export class AdminPort {
     const app: TypedApp = Fastify({
       loggerInstance,
       logController: new LogController({ disableRequestLogging: true, requestIdLogLabel: "request_id" }),
-      genReqId: () => randomBytes(8).toString("hex"),
+      genReqId: randomId,
       requestIdHeader: false,
       requestTimeout: REQUEST_MS,
       connectionTimeout: SILENCE_MS,
