@@ -1,4 +1,4 @@
-import { setImmediate as nextTurn } from "node:timers/promises";
+import { setImmediate as nextTurn, setTimeout as sleep } from "node:timers/promises";
 import { isDeepStrictEqual } from "node:util";
 import { PrefixdError } from "../errors.ts";
 import { foldLength, kvElements } from "../kv.ts";
@@ -27,6 +27,8 @@ import type {
 
 /** Bytes of a file read at a time: one chunk in Redis. */
 const CHUNK_BYTES = 512 * 1024;
+/** Milliseconds after which a user hears that a foreign prefix is not there for them: longer than stores mostly take. */
+export const REFUSAL_MS = 5;
 
 export interface PrefixRegistryOptions {
   readonly store: PrefixStore;
@@ -141,8 +143,12 @@ class Registry implements PrefixRegistry {
   }
 
   async find(key: PrefixKey, asker = key.user): Promise<PrefixMeta | null> {
+    // Begun before the store is asked, whose time depends on what it has.
+    const refusal = asker === key.user ? null : sleep(REFUSAL_MS);
     const meta = isPrefixName(key.name) ? await this.#store.head(key, asker) : null;
-    return meta !== null && mayUse(meta, asker) ? meta : null;
+    if (meta !== null && mayUse(meta, asker)) return meta;
+    await refusal;
+    return null;
   }
 
   async readable(key: PrefixKey, asker = key.user): Promise<PrefixMeta> {
@@ -223,7 +229,6 @@ class Registry implements PrefixRegistry {
 
   async resolve(key: PrefixKey, asker = key.user): Promise<ResolvedPrefix> {
     if (!isPrefixName(key.name)) throw prefixNotFound();
-    // Ask the store itself, so that timing does not reveal which prefixes exist.
     if (asker !== key.user) await this.info(key, asker);
     const { meta, kv } = await this.#cache.resolve(key, ({ base }) => {
       if (base !== this.#base) throw baseMismatch();

@@ -1,5 +1,6 @@
 import { mkdtempSync } from "node:fs";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import t from "tap";
 import type { Test } from "tap";
 import { PrefixdError } from "../../src/errors.ts";
@@ -7,7 +8,7 @@ import { kvElements } from "../../src/kv.ts";
 import type { FoldInput, KvTensor } from "../../src/kv.ts";
 import { createPrefixCache } from "../../src/prefixes/cache.ts";
 import { openLmdbStore } from "../../src/lmdb/prefix-store.ts";
-import { createPrefixRegistry } from "../../src/prefixes/registry.ts";
+import { createPrefixRegistry, REFUSAL_MS } from "../../src/prefixes/registry.ts";
 import type { PrefixRegistry } from "../../src/prefixes/registry-types.ts";
 import type { PrefixKey, PrefixStore } from "../../src/prefixes/store.ts";
 import { CONFIG, embeddings, floats, upload } from "./adapter-files.ts";
@@ -214,6 +215,24 @@ t.test("a prefix of another base is refused, and can be replaced", async (t) => 
     await setup.registry.register(key, upload({ ...CONFIG, prefixd_base_fingerprint: BASE })),
     "its own fingerprint given",
   );
+});
+
+t.test("a foreign prefix is refused after a while of its own, whatever the store has", async (t) => {
+  const { registry } = await setUp(t);
+  const key = { user: "ann", name: "hers" };
+  await registry.register(key, upload(CONFIG, embeddings([3, 32], floats(96))));
+  const order: string[] = [];
+  const asked = async (user: string, name: string): Promise<void> => {
+    t.equal(await registry.find({ user, name }, "ben"), null);
+    order.push(`${user}/${name}`);
+  };
+  const foreign = [asked("ann", "hers"), asked("eve", "hers"), asked("ann", "other"), asked("ann", "no name!")];
+  // Begun later, and shorter.
+  const sooner = sleep(REFUSAL_MS - 1).then(() => order.push("sooner"));
+  await Promise.all([...foreign, sooner]);
+  t.equal(order[0], "sooner");
+  await registry.patch(key, { visibility: "shared" });
+  t.equal((await registry.find(key, "ben"))?.name, "hers");
 });
 
 t.test("earlier versions are listed and put back, by whom and when, for this base only", async (t) => {
