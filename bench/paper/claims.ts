@@ -29,7 +29,8 @@ export interface Claim {
 }
 
 const bleu = score("bleu");
-const [prefixSmall, prefixLarge, adapterSmall, adapterLarge, top, full] = METHODS as unknown as [
+const [, prefixSmall, prefixLarge, adapterSmall, adapterLarge, top, full] = METHODS as unknown as [
+  Method,
   Method,
   Method,
   Method,

@@ -15,14 +15,19 @@ import {
   METHODS,
   placeCell,
   PLACES,
-  rateCells,
-  RATES,
+  fewRecipeCells,
+  isChosen,
+  recipeCells,
   SIZES,
   TASKS,
+  TRIED,
+  TRIED_FEW,
   unseenCell,
   type Cell,
   type Experiment,
+  type Few,
   type Method,
+  type Trained,
 } from "./plan.ts";
 import type { Result, Scores } from "./results.ts";
 
@@ -34,6 +39,7 @@ const METRICS: readonly { readonly key: keyof Scores; readonly name: string; rea
   { key: "cider", name: "CIDEr", digits: 2 },
 ];
 const METHOD_NAMES: Readonly<Record<Method, string>> = {
+  none: "no training",
   prefix: "prefix",
   prompt: "embedding-only",
   infix: "infix",
@@ -62,7 +68,7 @@ export function pageOf(results: readonly Result[]): Page {
     ["methods", "data", "length", "init", "unseen", "place"] as const
   ).map(tables) as [Table, Table, Table, Table, Table, Table];
   const blocks = new Map<string, string>([
-    ["rates", block("rates", rateTable(tables("rates")))],
+    ["recipes", block("recipes", recipeTable(tables("recipes")))],
     ...TASKS.map(
       (task) =>
         [
@@ -135,40 +141,36 @@ function budgetLine(experiment: Experiment, { budget }: Table): string {
   return (
     `Budget \`${budget}\`: ${count(steps)} steps of ${batch} rows${own ? "" : ` from ${count(rows)}`}, ` +
     `the best of 4 evaluations on at most ${dev} dev rows` +
-    (experiment === "rates" ? "." : `, at most ${count(test)} test rows. In brackets: runs.`)
+    (experiment === "recipes" ? "." : `, at most ${count(test)} test rows. In brackets: runs.`)
   );
 }
 
-function rateTable(table: Table): string[] {
-  const loss = (cell: Cell): Figure | null => {
-    // A run counts whether its answers were scored or not: that depends on the rate chosen when it ran.
-    const kinds = [cell, { ...cell, isScored: true }, { ...cell, isScored: true, isChecked: true }];
-    const figures = kinds.map((kind) => table.figure(kind, ({ devLoss }) => devLoss));
-    return figures.find((figure) => figure !== null) ?? null;
-  };
-  const tried = (Object.keys(RATES) as Method[]).map((method) => ({
-    method,
-    rates: rateCells(method).map((cell) => ({ rate: cell.rate, figure: loss(cell) })),
-  }));
-  const rows = tried.flatMap(({ method, rates }) =>
-    rates.map(({ rate, figure }) => [
-      `${METHOD_NAMES[method]}, ${rate === RATES[method] ? `**${rate}**` : rate}`,
-      textOf(figure, 3),
-    ]),
-  );
+function recipeTable(table: Table): string[] {
+  const groups = [
+    ...(Object.keys(TRIED) as Trained[]).map(recipeCells),
+    ...(Object.keys(TRIED_FEW) as Few[]).map(fewRecipeCells),
+  ].map((cells) => cells.map((cell) => ({ cell, figure: table.figure(cell, ({ devLoss }) => devLoss) })));
+  const rows = groups.flat().map(({ cell, figure }) => {
+    const name = `${METHOD_NAMES[cell.method]}${waysOf(cell)}, ${cell.rate}`;
+    return [isChosen(cell) ? `**${name}**` : name, textOf(figure, 3)];
+  });
   const known = rows.filter(([, loss]) => loss !== "");
-  // Only where all of a method's rates have been tried.
-  const others = tried.flatMap(({ method, rates }) => {
-    if (rates.some(({ figure }) => figure === null)) return [];
-    const best = rates.reduce((one, other) => (other.figure!.mean < one.figure!.mean ? other : one));
-    return best.rate === RATES[method] ? [] : `${METHOD_NAMES[method]} (${best.rate})`;
+  // Only where all of a method's recipes have been tried.
+  const others = groups.flatMap((own) => {
+    if (own.some(({ figure }) => figure === null)) return [];
+    const { cell } = own.reduce((one, other) => (other.figure!.mean < one.figure!.mean ? other : one));
+    return isChosen(cell) ? [] : `${METHOD_NAMES[cell.method]}${waysOf(cell)} (${cell.rate})`;
   });
   return [
     ...(known.length === 0 ? [] : [...markdown(["method, learning rate", "loss on dev rows"], known), ""]),
     ...(known.length === rows.length ? [] : [`Not run yet: ${rows.length - known.length} of ${rows.length}.`]),
-    ...(others.length === 0 ? [] : [`Better on dev rows than the rate that is used: ${others.join(", ")}.`]),
+    ...(others.length === 0 ? [] : [`Better on dev rows than the recipe that is used: ${others.join(", ")}.`]),
   ];
 }
+
+const waysOf = ({ rows, init, network }: Cell): string =>
+  (rows === null ? "" : ` on ${rows} rows`) +
+  (network > 0 ? " through a network" : init === null ? "" : ` from "${init}"`);
 
 function scoreTable(head: string, cells: readonly (readonly [string, Cell])[], table: Table): string[] {
   const rows = cells.map(([name, cell]) => [

@@ -1,8 +1,8 @@
 /** The runs of docs/paper.md: what is trained, on how much, and how often it is repeated. */
 
 export type Task = "e2e" | "sgd_nlg";
-/** prefix and prompt: by `prefixd train`. The others: by tools/paper. */
-export type Method = "prefix" | "prompt" | "infix" | "adapter" | "top" | "full";
+/** none: the base as it is. prefix and prompt: by `prefixd train`. The others: by tools/paper. */
+export type Method = "none" | "prefix" | "prompt" | "infix" | "adapter" | "top" | "full";
 
 /** What every run of a budget has; a run may have fewer rows. */
 export interface Budget {
@@ -23,17 +23,23 @@ export const BUDGETS = {
 } as const satisfies Record<string, Budget>;
 export type BudgetName = keyof typeof BUDGETS;
 
+/** How a method is trained, as far as that is chosen. */
+export interface Recipe {
+  readonly rate: number;
+  /** The text that it begins as; null: random values. */
+  readonly init: string | null;
+  /** The hidden size of the network that makes the prefix, as in the paper; 0: none. */
+  readonly network: number;
+}
+
 /** A cell of a table, without the budget and the repetition. */
-export interface Cell {
+export interface Cell extends Recipe {
   readonly task: Task;
   readonly method: Method;
   /** Virtual tokens, width of the bottleneck, or blocks; 0: all of the model. */
   readonly size: number;
-  readonly rate: number;
   /** Rows to train on; null: the budget's. */
   readonly rows: number | null;
-  /** The text that it begins as; null: random values. */
-  readonly init: string | null;
   /** Rows that name this are left out of training. */
   readonly without: string | null;
   /** Whether test rows are answered and scored; otherwise only the loss on dev rows is taken. */
@@ -50,34 +56,60 @@ export interface Run extends Cell {
   readonly sample: number;
 }
 
-/** Learning rates that are tried. */
-const TRIED: Readonly<Record<Method, readonly number[]>> = {
-  prefix: [0.03, 0.1, 0.3],
-  prompt: [0.03, 0.1, 0.3],
-  infix: [0.03, 0.1, 0.3],
-  adapter: [1e-3, 3e-3, 1e-2],
-  top: [1e-4, 3e-4, 1e-3],
-  full: [1e-4, 3e-4, 1e-3],
-};
+/** The paper's relevant words for a table, and half of the model's width. */
+const WORDS = "table-to-text";
+const NETWORK = 128;
 
-/** Those that the other experiments use: the best on dev rows, as far as they have been tried. */
-export const RATES: Readonly<Record<Method, number>> = {
-  prefix: 0.1,
-  prompt: 0.1,
-  infix: 0.1,
-  adapter: 3e-3,
-  top: 3e-4,
-  full: 3e-4,
+const tried = (rates: readonly number[], given: Partial<Recipe> = {}): Recipe[] =>
+  rates.map((rate) => ({ rate, init: null, network: 0, ...given }));
+const RANDOM = [0.03, 0.1, 0.3];
+const AS_WORDS = [0.01, 0.03, 0.1, 0.3];
+
+/** The recipes that are tried, of each method. */
+export const TRIED = {
+  prefix: [
+    ...tried(RANDOM),
+    ...tried(AS_WORDS, { init: WORDS }),
+    ...tried([1e-3, 3e-3, 1e-2, 3e-2], { network: NETWORK }),
+  ],
+  prompt: [...tried(RANDOM), ...tried(AS_WORDS, { init: WORDS })],
+  infix: [...tried(RANDOM), ...tried(AS_WORDS, { init: WORDS })],
+  adapter: tried([1e-3, 3e-3, 1e-2]),
+  top: tried([1e-4, 3e-4, 1e-3, 3e-3]),
+  full: tried([1e-4, 3e-4, 1e-3, 3e-3]),
+} as const satisfies Partial<Record<Method, readonly Recipe[]>>;
+export type Trained = keyof typeof TRIED;
+
+/** Those that all else is trained by: the best on dev rows, as far as they have been tried. */
+export const RECIPES: Readonly<Record<Method, Recipe>> = {
+  none: { rate: 0, init: null, network: 0 },
+  prefix: { rate: 0.1, init: WORDS, network: 0 },
+  prompt: { rate: 0.01, init: WORDS, network: 0 },
+  infix: { rate: 0.03, init: WORDS, network: 0 },
+  adapter: { rate: 3e-3, init: null, network: 0 },
+  top: { rate: 1e-3, init: null, network: 0 },
+  full: { rate: 1e-3, init: null, network: 0 },
 };
+/** With few rows the rates are tried apart. */
+export const TRIED_FEW = {
+  prefix: [...tried(RANDOM), ...tried([0.003, 0.01, 0.03, 0.1], { init: WORDS })],
+  full: tried([3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3]),
+} as const satisfies Partial<Record<Method, readonly Recipe[]>>;
+export type Few = keyof typeof TRIED_FEW;
+export const FEW_RECIPES: Readonly<Record<Few, Recipe>> = {
+  prefix: { rate: 0.01, init: WORDS, network: 0 },
+  full: { rate: 1e-5, init: null, network: 0 },
+};
+/** The best rate there of a prefix that begins with random values. */
+const RANDOM_RATE = 0.3;
 
 function cell(task: Task, method: Method, size: number, given: Partial<Cell> = {}): Cell {
   return {
     task,
     method,
     size,
-    rate: RATES[method],
+    ...RECIPES[method],
     rows: null,
-    init: null,
     without: null,
     isScored: true,
     isChecked: false,
@@ -87,6 +119,7 @@ function cell(task: Task, method: Method, size: number, given: Partial<Cell> = {
 
 /** The paper's methods with as many trained parameters, as a share of the model's, as there. */
 export const METHODS: readonly { readonly name: string; readonly method: Method; readonly size: number }[] = [
+  { name: "no training", method: "none", size: 0 },
   { name: "prefix, 0.1 %", method: "prefix", size: 2 },
   { name: "prefix, 2 %", method: "prefix", size: 42 },
   { name: "adapter, 0.1 %", method: "adapter", size: 1 },
@@ -108,38 +141,49 @@ export const INITS: readonly { readonly name: string; readonly text: string | nu
   { name: "irrelevant: elephant", text: "elephant" },
   { name: "irrelevant: divide", text: "divide" },
   { name: "relevant: summarize", text: "summarize" },
-  { name: "relevant: table-to-text", text: "table-to-text" },
+  { name: "relevant: table-to-text", text: WORDS },
   { name: "pre-training's instruction", text: "Describe the place." },
 ];
-const INIT_ROWS = 100;
+const FEW_ROWS = 100;
 
 const of = ({ method, size }: (typeof METHODS)[number], task: Task, given: Partial<Cell> = {}): Cell =>
   cell(task, method, size, given);
 
 export const methodCell = of;
-export const lowDataCell = (method: "prefix" | "full", rows: number): Cell =>
-  cell("e2e", method, method === "full" ? 0 : LENGTH, { rows });
+export const lowDataCell = (method: Few, rows: number): Cell =>
+  cell("e2e", method, method === "full" ? 0 : LENGTH, { ...FEW_RECIPES[method], rows });
 export const lengthCell = (length: number): Cell => cell("e2e", "prefix", length, { isChecked: length === LENGTH });
-export const initCell = (init: string | null): Cell => cell("e2e", "prefix", LENGTH, { rows: INIT_ROWS, init });
+export const initCell = (init: string | null): Cell =>
+  cell("e2e", "prefix", LENGTH, {
+    rows: FEW_ROWS,
+    init,
+    network: 0,
+    rate: init === null ? RANDOM_RATE : FEW_RECIPES.prefix.rate,
+  });
 export const unseenCell = (method: (typeof METHODS)[number]): Cell => of(method, "e2e", { without: UNSEEN });
 export const placeCell = (method: "prompt" | "infix", length: number): Cell =>
   cell("e2e", method, length, { isChecked: method === "prompt" && length === LENGTH });
-/** The cell of each rate that is tried; that of the chosen rate is one of another experiment's, and so scored. */
-export const rateCells = (method: Method): Cell[] => {
+/** The cell of each recipe that is tried: only its loss on dev rows is taken. */
+export const recipeCells = (method: Trained): Cell[] => {
   const size = { prefix: LENGTH, prompt: LENGTH, infix: LENGTH, adapter: 32, top: 2, full: 0 }[method];
-  const chosen = { ...cell("e2e", method, size), isChecked: method === "prefix" || method === "prompt" };
-  return TRIED[method].map((rate) =>
-    rate === RATES[method] ? chosen : { ...chosen, rate, isScored: false, isChecked: false },
-  );
+  return TRIED[method].map((recipe) => cell("e2e", method, size, { ...recipe, isScored: false }));
 };
-
-/** The middle rate of all methods first. */
-const RATE_ORDER = [1, 2, 0];
-const TUNED = ["full", "top", "adapter", "infix", "prompt", "prefix"] as const;
+export const fewRecipeCells = (method: Few): Cell[] =>
+  TRIED_FEW[method].map((recipe) => ({ ...lowDataCell(method, FEW_ROWS), ...recipe, isScored: false }));
+export const isChosen = ({ method, rows, rate, init, network }: Cell): boolean => {
+  const chosen = rows === null ? RECIPES[method] : FEW_RECIPES[method as Few];
+  return rate === chosen.rate && init === chosen.init && network === chosen.network;
+};
 
 /** The experiments in the paper's order: their cells, and how often each is repeated. */
 export const EXPERIMENTS = {
-  rates: { repeats: 1, cells: RATE_ORDER.flatMap((i) => TUNED.map((method) => rateCells(method)[i]!)) },
+  recipes: {
+    repeats: 1,
+    cells: [
+      ...(Object.keys(TRIED) as Trained[]).flatMap(recipeCells),
+      ...(Object.keys(TRIED_FEW) as Few[]).flatMap(fewRecipeCells),
+    ],
+  },
   methods: { repeats: 5, cells: TASKS.flatMap((task) => METHODS.map((method) => of(method, task))) },
   data: { repeats: 10, cells: SIZES.flatMap((rows) => [lowDataCell("prefix", rows), lowDataCell("full", rows)]) },
   length: { repeats: 5, cells: LENGTHS.map(lengthCell) },
@@ -185,6 +229,7 @@ export const cellKey = (one: Cell): string =>
     one.rate,
     one.rows,
     one.init,
+    one.network,
     one.without,
     one.isScored,
     one.isChecked,

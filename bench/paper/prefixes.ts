@@ -51,6 +51,7 @@ export async function trainPrefix(
     "--seed": run.seed,
     "--threads": threads,
     ...(run.init === null ? {} : { "--init-text": run.init }),
+    ...(run.network === 0 ? {} : { "--network": run.network }),
   };
   rmSync(out, { recursive: true, force: true });
   const args = Object.entries(flags).flatMap(([flag, value]) => [flag, String(value)]);
@@ -68,6 +69,7 @@ export class PaperServer implements AsyncDisposable {
   readonly #child: ChildProcess;
   readonly #url: string;
   readonly #tokenizer: Tokenizer;
+  #prefixId: string | null = null;
 
   static async start(work: string, { threads, signal }: ChildOptions): Promise<PaperServer> {
     const store = join(work, "store");
@@ -91,11 +93,17 @@ export class PaperServer implements AsyncDisposable {
   /** Later answers and losses are under the prefix in this folder. */
   async load(folder: string): Promise<void> {
     await pushFolder(folder, PREFIX_ID, this.#url, undefined);
+    this.#prefixId = PREFIX_ID;
+  }
+
+  /** Later ones are the base's. */
+  unload(): void {
+    this.#prefixId = null;
   }
 
   answers(prompts: readonly string[]): Promise<string[]> {
     return this.#all(prompts, async (prompt) => {
-      const body = { prompt, prefix_id: PREFIX_ID, num_beams: BEAMS, max_new_tokens: MAX_NEW_TOKENS };
+      const body = { prompt, prefix_id: this.#prefixId, num_beams: BEAMS, max_new_tokens: MAX_NEW_TOKENS };
       return (await this.#generate(body)).text.trim();
     });
   }
@@ -107,7 +115,13 @@ export class PaperServer implements AsyncDisposable {
       const { prompt, completion } = JSON.parse(line) as { prompt: string; completion: string };
       const ids = [...this.#tokenizer.encode(prompt)];
       const target = [...this.#tokenizer.encode(completion), this.#tokenizer.eosId!];
-      const body = { prompt: [...ids, ...target], prefix_id: PREFIX_ID, echo: true, logprobs: 0, max_new_tokens: 0 };
+      const body = {
+        prompt: [...ids, ...target],
+        prefix_id: this.#prefixId,
+        echo: true,
+        logprobs: 0,
+        max_new_tokens: 0,
+      };
       const { logprobs } = await this.#generate(body);
       return logprobs!.token_logprobs.slice(ids.length).map((logprob) => -logprob!);
     });

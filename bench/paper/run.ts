@@ -16,7 +16,17 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { DEMO } from "../support/gpt2.ts";
 import { Corpora, type Files } from "./data.ts";
-import { BUDGETS, EXPERIMENTS, keyOf, RATES, runsOf, type BudgetName, type Experiment, type Run } from "./plan.ts";
+import {
+  BUDGETS,
+  EXPERIMENTS,
+  keyOf,
+  RECIPES,
+  runsOf,
+  type BudgetName,
+  type Experiment,
+  type Method,
+  type Run,
+} from "./plan.ts";
 import { evaluateEvery, MAX_NEW_TOKENS, MAX_TOKENS, PaperServer, trainPrefix } from "./prefixes.ts";
 import { addResult, keysOf, readResults, RESULTS, type Checks, type Result, type Scores } from "./results.ts";
 import { PythonWorker } from "./worker.ts";
@@ -37,7 +47,7 @@ const { values: given } = parseArgs({
     budget: { type: "string", default: "thin" },
     repeats: { type: "string", default: "1" },
     only: { type: "string", default: Object.keys(EXPERIMENTS).join(",") },
-    methods: { type: "string", default: Object.keys(RATES).join(",") },
+    methods: { type: "string", default: Object.keys(RECIPES).join(",") },
     part: { type: "string", default: "1/1" },
     threads: { type: "string", default: "1" },
     "stop-at": { type: "string" },
@@ -53,12 +63,22 @@ for (const name of experiments)
   if (!(name in EXPERIMENTS)) throw new Error(`--only ${name}: expected ${Object.keys(EXPERIMENTS).join(", ")}`);
 const methods = given.methods.split(",");
 for (const name of methods)
-  if (!(name in RATES)) throw new Error(`--methods ${name}: expected ${Object.keys(RATES).join(", ")}`);
+  if (!(name in RECIPES)) throw new Error(`--methods ${name}: expected ${Object.keys(RECIPES).join(", ")}`);
 const [part = NaN, parts = NaN] = given.part.split("/").map(Number);
 if (!(part >= 1 && part <= parts)) throw new Error(`--part ${given.part}: expected I/N`);
 const stopAt = given["stop-at"] === undefined ? Infinity : Date.parse(given["stop-at"]);
 if (Number.isNaN(stopAt)) throw new Error(`--stop-at ${given["stop-at"]}: expected a time in ISO 8601`);
 const threads = Number(given.threads);
+
+const trainedBy: Readonly<Record<Method, (run: Run, files: Files) => Promise<Trained>>> = {
+  none: untrained,
+  prefix: trainOurs,
+  prompt: trainOurs,
+  infix: tune,
+  adapter: tune,
+  top: tune,
+  full: tune,
+};
 
 mkdirSync(work, { recursive: true });
 mkdirSync(new URL(".", RESULTS), { recursive: true });
@@ -95,10 +115,21 @@ try {
   await (server as PaperServer | null)?.[Symbol.asyncDispose]();
 }
 
+/** The base as it is. */
+async function untrained(_run: Run, files: Files): Promise<Trained> {
+  const base = await paperServer();
+  base.unload();
+  const answers = await base.answers(files.testRows.map(({ prompt }) => prompt));
+  return { parameters: 0, devLoss: await base.loss(files.dev), answers };
+}
+
+async function paperServer(): Promise<PaperServer> {
+  return (server ??= await PaperServer.start(work!, { threads, signal: stop.signal }));
+}
+
 async function resultOf(run: Run): Promise<Result> {
   const files = corpora.files(run);
-  const isOurs = run.method === "prefix" || run.method === "prompt";
-  const { parameters, devLoss, answers, checks } = await (isOurs ? trainOurs(run, files) : tune(run, files));
+  const { parameters, devLoss, answers, checks } = await trainedBy[run.method](run, files);
   const result: Result = { run, parameters, devLoss, ...(checks === undefined ? {} : { checks }) };
   if (answers === null) return result;
   const scoresOf = (wanted: (row: Files["testRows"][number]) => boolean): Promise<Scores> => {
@@ -120,10 +151,10 @@ async function trainOurs(run: Run, files: Files): Promise<Trained> {
   const devLoss = await trainPrefix(run, files, out, { threads, signal: stop.signal });
   const parameters = run.size * (run.method === "prefix" ? 2 * 4 * 256 : 256);
   if (!run.isScored) return { parameters, devLoss, answers: null };
-  server ??= await PaperServer.start(work!, { threads, signal: stop.signal });
-  await server.load(out);
-  const answers = await server.answers(files.testRows.map(({ prompt }) => prompt));
-  const servedLoss = await server.loss(files.dev);
+  const served = await paperServer();
+  await served.load(out);
+  const answers = await served.answers(files.testRows.map(({ prompt }) => prompt));
+  const servedLoss = await served.loss(files.dev);
   if (!run.isChecked) return { parameters, devLoss, answers, checks: { servedLoss } };
   const peft = await worker.ask<{ loss: number; answers: string[] }>({
     op: "check",
@@ -144,7 +175,7 @@ async function trainOurs(run: Run, files: Files): Promise<Trained> {
 }
 
 function tune(run: Run, files: Files): Promise<Trained> {
-  const { method, size, rate, seed, isScored } = run;
+  const { method, size, rate, init, seed, isScored } = run;
   const { steps, batch } = BUDGETS[run.budget];
   return worker.ask<Trained>({
     op: "tune",
@@ -152,6 +183,7 @@ function tune(run: Run, files: Files): Promise<Trained> {
     method,
     size,
     rate,
+    init,
     seed,
     steps,
     batch,

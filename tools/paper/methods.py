@@ -96,14 +96,21 @@ class Adapters(Tuned):
 class Infix(Tuned):
     """Keys and values of `length` tokens between the prompt and its last token, so that the prompt cannot see them.
 
-    A prefix begins with standard normal values in `prefixd train`, and so does this.
+    As a prefix of `prefixd train` it begins with standard normal values, or as the model reads a text's ids, repeated.
     """
 
-    def __init__(self, base: GPT2LMHeadModel, length: int) -> None:
+    def __init__(self, base: GPT2LMHeadModel, length: int, init: list[int] | None) -> None:
         super().__init__(base)
         config = base.config
         head = config.n_embd // config.n_head
-        self.values = nn.Parameter(torch.randn(config.n_layer, 2, config.n_head, length, head))
+        if init is None:
+            values = torch.randn(config.n_layer, 2, config.n_head, length, head)
+        else:
+            ids = torch.tensor([(init * length)[:length]])
+            with torch.no_grad():
+                layers = base(input_ids=ids, use_cache=True).past_key_values.layers
+            values = torch.stack([torch.stack([layer.keys[0], layer.values[0]]) for layer in layers])
+        self.values = nn.Parameter(values)
         self.parameters = [self.values]
 
     def loss(self, batch: list) -> torch.Tensor:
@@ -144,7 +151,7 @@ class Infix(Tuned):
         return state, torch.cat([mask, torch.ones(len(prompts), self.values.shape[3], dtype=mask.dtype)], dim=1)
 
 
-def build(base: GPT2LMHeadModel, method: str, size: int) -> Tuned:
+def build(base: GPT2LMHeadModel, method: str, size: int, init: list[int] | None) -> Tuned:
     match method:
         case "full":
             return Full(base)
@@ -153,7 +160,7 @@ def build(base: GPT2LMHeadModel, method: str, size: int) -> Tuned:
         case "adapter":
             return Adapters(base, size)
         case "infix":
-            return Infix(base, size)
+            return Infix(base, size, init)
     raise ValueError(f"no method {method}")
 
 

@@ -49,7 +49,8 @@ def tune(request: dict) -> dict:
     torch.manual_seed(request["seed"])
     tokenizer = AutoTokenizer.from_pretrained(request["base"])
     base = GPT2LMHeadModel.from_pretrained(request["base"], dtype=torch.float32)
-    tuned = build(base, request["method"], request["size"])
+    init = None if request["init"] is None else tokenizer(request["init"])["input_ids"]
+    tuned = build(base, request["method"], request["size"], init)
     train, dev = (encode_rows(read(request[name]), tokenizer, request["maxTokens"]) for name in ("train", "dev"))
     steps, every = request["steps"], request["evaluateEvery"]
     warmup = min(20, max(1, steps // 10))
