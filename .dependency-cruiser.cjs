@@ -25,6 +25,7 @@ module.exports = {
     only("system-files\\.ts", [], "system-files is a leaf"),
     only("one-line\\.ts", [], "one-line is a leaf"),
     only("version\\.ts", [], "version is a leaf"),
+    only("without-secrets\\.ts", [], "without-secrets is a leaf"),
     only(
       "config",
       ["key-files\\.ts", "errors\\.ts", "formats/hub-id\\.ts", "redis/url\\.ts", "one-line\\.ts"],
@@ -130,6 +131,7 @@ module.exports = {
         "kv\\.ts",
         "system-files\\.ts",
         "version\\.ts",
+        "without-secrets\\.ts",
         "config",
         "generation/",
         "prefixes/",
@@ -149,6 +151,7 @@ module.exports = {
         "kv\\.ts",
         "system-files\\.ts",
         "version\\.ts",
+        "without-secrets\\.ts",
         "config",
         "runtime/",
         "model/",
