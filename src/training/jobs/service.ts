@@ -238,6 +238,10 @@ function checkName(name: string): void {
  * is left.
  */
 export function nameFrom(suffix: string | null): string {
-  const words = (suffix ?? "").normalize("NFD").replaceAll(/\p{M}/gu, "").match(/[A-Za-z0-9._]+/g) ?? [];
+  const words =
+    (suffix ?? "")
+      .normalize("NFD")
+      .replaceAll(/\p{M}/gu, "")
+      .match(/[A-Za-z0-9._]+/g) ?? [];
   return ["ft", ...words, randomBytes(4).toString("hex")].join("-");
 }
