@@ -20,11 +20,14 @@ module.exports = {
       to: { dependencyTypes: ["npm-dev"] },
     },
     only("errors\\.ts", ["one-line\\.ts"], "errors is a leaf"),
-    only("key-files\\.ts", ["errors\\.ts"], "key-files is a leaf"),
+    only("key-files\\.ts", ["errors\\.ts", "file-trouble\\.ts"], "key-files is a leaf"),
+    only("counted\\.ts", [], "counted is a leaf"),
+    only("file-trouble\\.ts", [], "file-trouble is a leaf"),
     only("kv\\.ts", [], "kv is a leaf"),
     only("system-files\\.ts", [], "system-files is a leaf"),
     only("one-line\\.ts", [], "one-line is a leaf"),
     only("version\\.ts", [], "version is a leaf"),
+    only("without-secrets\\.ts", [], "without-secrets is a leaf"),
     only(
       "config",
       ["key-files\\.ts", "errors\\.ts", "formats/hub-id\\.ts", "redis/url\\.ts", "one-line\\.ts"],
@@ -64,6 +67,7 @@ module.exports = {
     only(
       "training/",
       [
+        "counted\\.ts",
         "errors\\.ts",
         "kv\\.ts",
         "formats/",
@@ -130,6 +134,7 @@ module.exports = {
         "kv\\.ts",
         "system-files\\.ts",
         "version\\.ts",
+        "without-secrets\\.ts",
         "config",
         "generation/",
         "prefixes/",
@@ -145,10 +150,12 @@ module.exports = {
     only(
       "doctor/",
       [
+        "counted\\.ts",
         "errors\\.ts",
         "kv\\.ts",
         "system-files\\.ts",
         "version\\.ts",
+        "without-secrets\\.ts",
         "config",
         "runtime/",
         "model/",
@@ -169,7 +176,7 @@ module.exports = {
       from: { pathNot: "^(src|test)/console/" },
       to: { path: "^src/console/" },
     },
-    only("load/", ["reporting/"], "the load tester speaks HTTP and imports nothing of the server's"),
+    only("load/", ["reporting/", "counted\\.ts"], "the load tester speaks HTTP and imports nothing of the server's"),
     {
       name: "only-main-starts",
       comment: "what a server is put together from is nobody's else",

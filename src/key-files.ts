@@ -1,5 +1,6 @@
 import { readFileSync, statSync } from "node:fs";
 import { ConfigError } from "./errors.ts";
+import { fileTrouble } from "./file-trouble.ts";
 
 const ADMIN_KEY = "PREFIXD_ADMIN_KEY";
 const MIN_ADMIN_KEY = 32;
@@ -48,8 +49,7 @@ function readText(file: string, flag: string): string {
   try {
     return readFileSync(file, "utf8");
   } catch (error) {
-    const code = error instanceof Error && "code" in error ? String(error.code) : "error";
-    throw new ConfigError(`${flag} ${file}: cannot be read (${code})`);
+    throw new ConfigError(`${flag} ${file}: ${fileTrouble(error)}`);
   }
 }
 

@@ -2,6 +2,7 @@ import { parseConfig } from "../config.ts";
 import { ConfigError } from "../errors.ts";
 import { examine } from "../doctor/examine.ts";
 import { reportText } from "../doctor/text.ts";
+import { checkSettings } from "./files.ts";
 
 const USAGE = `Usage: prefixd doctor [--device cpu|webgpu|cuda] [--precision fp32|int8|fp16] [--max-batch N] [--json]
 
@@ -15,6 +16,7 @@ export async function doctor(args: readonly string[]): Promise<void> {
   if (args.length - settings.length > 1) throw new ConfigError("--json: given twice");
   const config = parseConfig(settings, process.env);
   if (config === "help") return void process.stdout.write(USAGE);
+  checkSettings(config);
   const report = await examine({
     device: config.device,
     precision: config.precision,

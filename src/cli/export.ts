@@ -5,11 +5,13 @@ import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import { exportArchive } from "../archive/export.ts";
 import type { ArchiveRecord } from "../archive/records.ts";
+import { counted } from "../counted.ts";
 import { ConfigError } from "../errors.ts";
 import { syncFolder } from "../lmdb/erase.ts";
 import { oneLine } from "../one-line.ts";
 import { readArguments } from "./arguments.ts";
 import { CommandError } from "./command-error.ts";
+import { checkWritable } from "./files.ts";
 import { openStore } from "./store.ts";
 
 const USAGE = `Usage: prefixd export --store URL --out FILE [--user ID]...
@@ -58,8 +60,9 @@ export async function exportStore(args: readonly string[]): Promise<void> {
   told.finish("exported");
 }
 
-/** Throws CommandError if an export cannot go to `out`. */
+/** Throws CommandError or ConfigError if an export cannot go to `out`. */
 export function checkOut(out: string, force: boolean): void {
+  checkWritable("--out", out);
   if (out === "-" && process.stdout.isTTY)
     throw new CommandError("--out -: an export is not for a terminal; redirect it to a file or a program");
   if (out !== "-" && !force && existsSync(out))
@@ -83,15 +86,15 @@ export async function writeArchive(bytes: AsyncIterable<Uint8Array>, out: string
 
 /** Counts records, and says on stderr what an export has; stdout may be the export. */
 export class Told {
-  readonly #counts = { users: 0, keys: 0, prefixes: 0, "usage rows": 0 };
+  readonly #counts = { user: 0, key: 0, prefix: 0, "usage row": 0 };
   #damaged = 0;
 
   record(record: ArchiveRecord): void {
     if (record.kind === "user") {
-      this.#counts.users++;
-      this.#counts.keys += record.keys.length;
-    } else if (record.kind === "prefix") this.#counts.prefixes++;
-    else if (record.kind === "usage") this.#counts["usage rows"] += record.rows.length;
+      this.#counts.user++;
+      this.#counts.key += record.keys.length;
+    } else if (record.kind === "prefix") this.#counts.prefix++;
+    else if (record.kind === "usage") this.#counts["usage row"] += record.rows.length;
     else if (record.kind === "damaged") {
       this.#damaged++;
       console.error(`prefixd: ${oneLine(`${record.user}/${record.name}`)} is damaged and not in the export`);
@@ -99,8 +102,11 @@ export class Told {
   }
 
   finish(what: string): void {
-    const counts = Object.entries(this.#counts).map(([name, count]) => `${count} ${name}`);
+    const counts = Object.entries(this.#counts).map(([name, count]) =>
+      name === "prefix" ? counted(count, name, "prefixes") : counted(count, name),
+    );
     console.error(`${what} ${counts.join(", ")}`);
-    if (this.#damaged > 0) throw new CommandError(`${this.#damaged} damaged prefixes are missing`);
+    if (this.#damaged > 0)
+      throw new CommandError(`missing, being damaged: ${counted(this.#damaged, "prefix", "prefixes")}`);
   }
 }

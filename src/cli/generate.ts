@@ -2,6 +2,7 @@ import { readFileSync } from "node:fs";
 import type { Readable } from "node:stream";
 import { text as readAll } from "node:stream/consumers";
 import { ConfigError } from "../errors.ts";
+import { fileTrouble } from "../file-trouble.ts";
 import type { GenerateResponse } from "../http/generate/answer-schema.ts";
 import type { GenerateBody } from "../http/generate/schema.ts";
 import { CLIENT_OPTIONS, CLIENT_USAGE, onlyOperand, readArguments, userKey } from "./arguments.ts";
@@ -125,7 +126,7 @@ function formOf(
   try {
     text = readFileSync(file, "utf8");
   } catch (error) {
-    fail(`--json-schema ${file}: cannot be read (${(error as NodeJS.ErrnoException).code})`);
+    fail(`--json-schema ${file}: ${fileTrouble(error)}`);
   }
   try {
     return { json: JSON.parse(text) as object };

@@ -1,10 +1,12 @@
 import { createReadStream } from "node:fs";
 import { importArchive, type ImportResult } from "../archive/import.ts";
 import { readArchive, type ReadRecord } from "../archive/reader.ts";
+import { counted } from "../counted.ts";
 import { ConfigError } from "../errors.ts";
 import { oneLine } from "../one-line.ts";
 import { readArguments } from "./arguments.ts";
 import { CommandError } from "./command-error.ts";
+import { checkReadable } from "./files.ts";
 import { openStore } from "./store.ts";
 
 const USAGE = `Usage: prefixd import --store URL --in FILE [--user ID]... [--replace] [--bring-back ID]...
@@ -44,11 +46,12 @@ export async function importStore(args: readonly string[]): Promise<void> {
   const file = values.in;
   if (file === undefined || positionals.length > 0)
     throw new ConfigError("import takes --in FILE and no operands", USAGE);
+  checkReadable("--in", file);
   const records = (): AsyncGenerator<ReadRecord> => readArchive(file === "-" ? process.stdin : createReadStream(file));
   if (values.check === true || file !== "-") {
     let count = 0;
     for await (const { record } of records()) if (record.kind !== "end") count++;
-    if (values.check === true) return console.log(`the export is whole: ${count} records`);
+    if (values.check === true) return console.log(`the export is whole: ${counted(count, "record")}`);
   }
   const backend = await openStore("import", values.store, { mustExist: false, usage: USAGE });
   let result: ImportResult;
@@ -65,7 +68,7 @@ export async function importStore(args: readonly string[]): Promise<void> {
   console.log(values.json === true ? JSON.stringify(result) : textOf(result));
   if (result.conflicts + result.damaged > 0)
     throw new CommandError(
-      `${result.conflicts} are there with other content (--replace overwrites limits, prefixes and sharing), ${result.damaged} are damaged`,
+      `there with other content: ${counted(result.conflicts, "record")} (--replace overwrites limits, prefixes and sharing); damaged: ${result.damaged}`,
     );
 }
 

@@ -12,6 +12,7 @@ import { resultText } from "../load/report/text.ts";
 import { runLoad } from "../load/run.ts";
 import { loadScenario, override, ScenarioError, SCENARIOS } from "../load/scenario.ts";
 import { readArguments } from "./arguments.ts";
+import { checkReadable, checkWritable } from "./files.ts";
 import { onStopSignals } from "./signals.ts";
 
 const USAGE = `Usage: prefixd load --scenario NAME|FILE [--url http://127.0.0.1:8080 ...] [flags]
@@ -76,6 +77,10 @@ export async function load(args: readonly string[]): Promise<void> {
 
 async function run(values: Values): Promise<void> {
   if (values.scenario === undefined) throw new ConfigError("load: give --scenario NAME|FILE", USAGE);
+  checkReadable("--trace", values.trace);
+  checkReadable("--model-config", values["model-config"]);
+  checkWritable("--json", values.json);
+  checkWritable("--html", values.html);
   const scenario = override(loadScenario(values.scenario), {
     ...given("duration", positive("--duration", values.duration)),
     ...given("rate", positive("--rate", values.rate)),
@@ -127,6 +132,8 @@ function compareFiles(files: readonly string[], html: string | undefined): void 
   const [fileA, fileB, ...more] = files;
   if (fileA === undefined || fileB === undefined || more.length > 0)
     throw new ScenarioError("--compare takes two files that --json wrote");
+  for (const file of [fileA, fileB]) checkReadable("load --compare", file);
+  checkWritable("--html", html);
   const [a, b] = [readResult(fileA), readResult(fileB)];
   const names: [string, string] = [basename(fileA, ".json"), basename(fileB, ".json")];
   if (html !== undefined) writeFileSync(html, compareHtml(a, b, names));

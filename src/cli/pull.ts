@@ -1,9 +1,11 @@
 import { basename } from "node:path";
+import { counted } from "../counted.ts";
 import { ConfigError } from "../errors.ts";
 import type { PrefixDocument } from "../http/prefixes/schema.ts";
 import { oneLine } from "../one-line.ts";
 import { CLIENT_OPTIONS, CLIENT_USAGE, readArguments, prefixPath, userKey } from "./arguments.ts";
 import { CommandError } from "./command-error.ts";
+import { checkFolderWritable } from "./files.ts";
 import { callJson, send } from "./http-client.ts";
 import { checkFolder, isFileName, writeFolder } from "./whole-folder.ts";
 
@@ -24,6 +26,7 @@ export async function pull(args: readonly string[]): Promise<void> {
   if (values.help === true) return void process.stdout.write(USAGE);
   const [id = "", dir = basename(id)] = positionals;
   if (id === "" || dir === "" || positionals.length > 2) throw new ConfigError("pull takes an id and a folder", USAGE);
+  checkFolderWritable("pull", dir);
   const { answer, prefix, files } = await download(values.url, userKey(values["key-file"]), id, (names) =>
     checkFolder(dir, names, values.force === true),
   );
@@ -32,7 +35,7 @@ export async function pull(args: readonly string[]): Promise<void> {
     values.json === true
       ? answer
       : oneLine(
-          `pulled ${prefix.id} (${prefix.kind}, ${prefix.virtual_tokens} virtual tokens, digest ${prefix.digest}) into ${dir}`,
+          `pulled ${prefix.id} (${prefix.kind}, ${counted(prefix.virtual_tokens, "virtual token")}, digest ${prefix.digest}) into ${dir}`,
         ),
   );
 }

@@ -2,6 +2,7 @@ import { existsSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { homedir } from "node:os";
 import { basename, join, resolve } from "node:path";
+import { counted } from "../counted.ts";
 import { ConfigError } from "../errors.ts";
 import { parseHubId, type HubId } from "../formats/hub-id.ts";
 import type { PrefixDocument } from "../http/prefixes/schema.ts";
@@ -12,6 +13,7 @@ import { bodyOfPromptFile, PROMPT_FILE } from "../prefixes/hard-prompt.ts";
 import { CONFIG_FILE, WEIGHTS_FILE } from "../prefixes/peft.ts";
 import { CLIENT_OPTIONS, CLIENT_USAGE, onlyOperand, readArguments, prefixPath, userKey } from "./arguments.ts";
 import { CommandError } from "./command-error.ts";
+import { checkFolderReadable } from "./files.ts";
 import { callJson } from "./http-client.ts";
 
 const USAGE = `Usage: prefixd push DIR|hf:OWNER/NAME[@REVISION] [--id NAME]
@@ -37,6 +39,7 @@ export async function push(args: readonly string[]): Promise<void> {
   if (hub === null && subfolder !== undefined)
     throw new ConfigError(`push ${operand}: --subfolder is for a repository on the hub, hf:OWNER/NAME`, USAGE);
   const id = values.id ?? basename(hub === null ? resolve(operand) : (subfolder ?? hub.name));
+  if (hub === null) checkFolderReadable("push", operand);
   const dir = hub === null ? operand : await fromHub(hub, subfolder ?? null);
   const { text, value } = await pushFolder(dir, id, values.url, userKey(values["key-file"]));
   console.log(values.json === true ? text : registered(value));
@@ -56,13 +59,14 @@ async function fromHub(id: HubId, subfolder: string | null): Promise<string> {
   // Loaded on demand: other pushes need nothing of the hub.
   const { resolveAdapter } = await import("../model/hub.ts");
   const cacheDir = join(process.env["XDG_CACHE_HOME"] || join(homedir(), ".cache"), "prefixd");
-  const onFile = (name: string, bytes: number): void => console.error(oneLine(`downloading ${name} (${bytes} bytes)`));
+  const onFile = (name: string, bytes: number): void =>
+    console.error(oneLine(`downloading ${name} (${counted(bytes, "byte")})`));
   return resolveAdapter(id, { cacheDir, subfolder, onFile });
 }
 
 /** The line that says what was registered. */
 export const registered = ({ id, kind, virtual_tokens: length, digest }: PrefixDocument): string =>
-  oneLine(`registered ${id} (${kind}, ${length} virtual tokens, digest ${digest})`);
+  oneLine(`registered ${id} (${kind}, ${counted(length, "virtual token")}, digest ${digest})`);
 
 /**
  * Registers a folder's adapter or hard prompt; the server's warnings go to stderr. Throws CommandError, ConfigError.

@@ -1,11 +1,13 @@
 import { createReadStream } from "node:fs";
 import { createInterface } from "node:readline";
+import { counted } from "../counted.ts";
 import { ConfigError, PrefixdError } from "../errors.ts";
 import { oneLine } from "../one-line.ts";
 import type { Backend } from "../replicas/backend.ts";
 import { deletionHash } from "../users/deletions.ts";
 import { isUserId } from "../users/user-id.ts";
 import { readArguments } from "./arguments.ts";
+import { checkReadable } from "./files.ts";
 import { openStore } from "./store.ts";
 
 const USAGE = `Usage: prefixd remove-again --store URL --audit-log FILE... [--keep-usage]
@@ -18,7 +20,7 @@ prefixd export or prefixd backup wrote needs this only for a store that has lost
   --audit-log FILE       what prefixd serve --audit-log wrote; may be repeated, for rotated files and other replicas'
   --keep-usage           keep the users' usage
 
-Exit code 0: done; 1: the store or a file could not be read; 2: bad usage.
+Exit code 0: done; 1: the store could not be read; 2: bad usage.
 `;
 
 /** A deletion that a line of the audit log tells of. */
@@ -46,6 +48,7 @@ export async function removeAgain(args: readonly string[]): Promise<void> {
   const files = values["audit-log"] ?? [];
   if (files.length === 0 || positionals.length > 0)
     throw new ConfigError("remove-again takes --audit-log FILE and no operands", USAGE);
+  for (const file of files) checkReadable("--audit-log", file);
   const backend = await openStore("remove-again", values.store, { mustExist: true, usage: USAGE });
   let [lines, users, keys] = [0, 0, 0];
   try {
@@ -60,7 +63,9 @@ export async function removeAgain(args: readonly string[]): Promise<void> {
   } finally {
     await backend.close();
   }
-  console.log(`${lines} removals in the audit log; removed again: ${users} users, ${keys} keys`);
+  console.log(
+    `${counted(lines, "removal")} in the audit log; removed again: ${counted(users, "user")}, ${counted(keys, "key")}`,
+  );
 }
 
 /** The removals in an audit log; other lines, and those that are cut, tell of none. */

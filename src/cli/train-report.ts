@@ -1,3 +1,4 @@
+import { counted } from "../counted.ts";
 import { oneLine } from "../one-line.ts";
 import type { Progress } from "../load/progress.ts";
 import type { JobEvents } from "../training/job.ts";
@@ -20,7 +21,7 @@ export class TrainReport {
   #lastUpdate = 0;
 
   readonly events: JobEvents = {
-    onFile: (name, bytes) => this.say(`downloading ${name} (${bytes} bytes)`),
+    onFile: (name, bytes) => this.say(`downloading ${name} (${counted(bytes, "byte")})`),
     onBadLine: (path, line, reason) => this.say(oneLine(`${path}: line ${line} is left out: ${reason}`)),
     onFit: (error) => this.say(`the network begins as the given prefix, to ${error.toPrecision(2)}`),
   };
@@ -35,15 +36,17 @@ export class TrainReport {
     const { steps, batchSize, kind, virtualTokens, hidden } = training.options;
     const what =
       kind === "triggers"
-        ? `searching for ${virtualTokens} tokens`
-        : `training a ${kind} of ${virtualTokens} virtual tokens${hidden === null ? "" : ` through a network of ${hidden}`}`;
+        ? `searching for ${counted(virtualTokens, "token")}`
+        : `training a ${kind} of ${counted(virtualTokens, "virtual token")}${hidden === null ? "" : ` through a network of ${hidden}`}`;
     const { step } = training.progress;
     this.#training = training;
     this.#isEvaluated = held > 0;
     this.#lastUpdate = performance.now();
     this.say(
-      `${what} on ${train} examples: ${steps} steps of ${batchSize}` +
-        (held === 0 ? "; nothing is held out, so the last values are kept" : `, evaluated on ${held} others`) +
+      `${what} on ${counted(train, "example")}: ${counted(steps, "step")} of ${batchSize}` +
+        (held === 0
+          ? "; nothing is held out, so the last values are kept"
+          : `, evaluated on ${counted(held, "other")}`) +
         (step === 0 ? "" : `; going on after step ${step}`),
     );
   }

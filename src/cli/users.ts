@@ -1,3 +1,4 @@
+import { counted } from "../counted.ts";
 import { readAdminKey } from "../key-files.ts";
 import { ConfigError } from "../errors.ts";
 import { readArguments } from "./arguments.ts";
@@ -14,11 +15,11 @@ const USAGE = `Usage: prefixd users COMMAND [--url http://127.0.0.1:8080] [--adm
   resume USER
   patch USER [--weight N] [--limit NAME=N|none ...]
   remove USER [--keep-usage]                      also removes all keys and prefixes; prints the receipt
-  create-key USER [--expires-at TIME]             prints the key; it is not shown again
+  create-key USER [--expires-at TIME]             the answer's "key" is the key; it is not shown again
   delete-key USER KEY_ID
 
 The server is --url, else PREFIXD_URL, else http://127.0.0.1:8080; the admin key is read from the file or PREFIXD_ADMIN_KEY. Prints
-what the server answers. Exit code 0: done; 1: the server refused or did not answer; 2: bad usage.
+the server's JSON, one line a call, indented on a terminal. Exit code 0: done; 1: the server refused or did not answer; 2: bad usage.
 `;
 
 const OPTIONS = {
@@ -128,7 +129,7 @@ export async function users(args: readonly string[]): Promise<void> {
   if (command === undefined)
     throw new ConfigError(name === "" ? "users takes a command" : `users: no such command: ${name}`, USAGE);
   if (operands.length !== command.operands)
-    throw new ConfigError(`users ${name} takes ${command.operands} operands`, USAGE);
+    throw new ConfigError(`users ${name} takes ${counted(command.operands, "operand")}`, USAGE);
   for (const option of Object.keys(values)) {
     if (option !== "url" && option !== "admin-key-file" && !command.options.some((known) => known === option))
       throw new ConfigError(`users ${name}: takes no --${option}`);
@@ -147,7 +148,7 @@ export async function users(args: readonly string[]): Promise<void> {
     key,
   );
   if (accept !== undefined) process.stdout.write(answer);
-  else if (answer !== "") console.log(answer);
+  else if (answer !== "") console.log(process.stdout.isTTY ? JSON.stringify(JSON.parse(answer), null, 2) : answer);
 }
 
 function settingsOf(values: Values): object {

@@ -38,7 +38,7 @@ export async function httpWorkerProblem({ entry, timeoutMs = 10_000 }: TrialOpti
   try {
     workers = await HttpWorkers.start({
       count: 1,
-      startChild: () => forkWorker(process.env, entry),
+      startChild: () => forkWorker(entry),
       leaseUntil: () => Infinity,
       metrics: { httpWorkers() {}, httpWorkerEnded() {} },
       logger: createLogger("silent"),

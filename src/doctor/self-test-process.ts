@@ -4,6 +4,7 @@ import { once } from "node:events";
 import { fileURLToPath } from "node:url";
 import type { Comparison } from "./compare.ts";
 import type { SelfTestOptions } from "./self-test.ts";
+import { withoutSecrets } from "../without-secrets.ts";
 
 /** Result of one precision on a device. Numbers are null if the test did not get that far. */
 export interface SelfTestReport {
@@ -39,6 +40,7 @@ export async function runSelfTest(
   const began = performance.now();
   const child = fork(entry, [options.device, options.precision, options.folder], {
     stdio: ["ignore", "ignore", "pipe", "ipc"],
+    env: withoutSecrets(),
   });
   let answer: Comparison | { readonly problem: string } | null = null;
   let stderr = "";

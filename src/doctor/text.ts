@@ -1,4 +1,5 @@
 /** The report as text for operators. */
+import { counted } from "../counted.ts";
 import type { DeviceReport, Report } from "./examine.ts";
 import { gigabytes } from "./machine.ts";
 import type { SelfTestReport } from "./self-test-process.ts";
@@ -28,7 +29,7 @@ export function reportText(report: Report): string {
 function workersLine({ http_workers: { problem, processors } }: Report): string {
   if (problem !== null) return `HTTP workers: not usable. ${problem}`;
   const left =
-    processors === 0 ? "no processor is" : processors === 1 ? "1 processor is" : `${processors} processors are`;
+    processors === 0 ? "no processor is" : `${counted(processors, "processor")} ${processors === 1 ? "is" : "are"}`;
   return `HTTP workers: usable, one was tried; ${left} left for them beside the server and the model`;
 }
 
@@ -52,5 +53,5 @@ function outcome({
   seconds,
 }: SelfTestReport): string {
   if (!passed) return `failed after ${seconds} s: ${problem}`;
-  return `passed in ${seconds} s: ${requests} requests at once, tokens as PEFT's, largest logprob difference ${difference!.toExponential(1)} (allowed ${allowed})`;
+  return `passed in ${seconds} s: ${counted(requests!, "request")} at once, tokens as PEFT's, largest logprob difference ${difference!.toExponential(1)} (allowed ${allowed})`;
 }

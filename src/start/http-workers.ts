@@ -1,7 +1,6 @@
 import { forkWorker } from "../http/workers/fork.ts";
 import { HttpWorkers, type HttpWorkersOptions } from "../http/workers/pool.ts";
 import type { Resources } from "./resources.ts";
-import { withoutSecrets } from "./without-secrets.ts";
 
 /** null: this process holds the connections. Workers end with `resources`. */
 export async function openHttpWorkers(
@@ -9,7 +8,7 @@ export async function openHttpWorkers(
   resources: Pick<Resources, "defer">,
 ): Promise<HttpWorkers | null> {
   if (options.count === 0) return null;
-  const workers = await HttpWorkers.start({ ...options, startChild: () => forkWorker(withoutSecrets()) });
+  const workers = await HttpWorkers.start({ ...options, startChild: () => forkWorker() });
   resources.defer(() => workers.close());
   return workers;
 }

@@ -15,8 +15,8 @@ import type { TrainingJob } from "../training/jobs/types.ts";
 import type { TrainingStore } from "../training/jobs/store.ts";
 import type { UserStore } from "../users/store.ts";
 import { isBuiltInUser } from "../users/user-id.ts";
+import { withoutSecrets } from "../without-secrets.ts";
 import type { Resources } from "./resources.ts";
-import { withoutSecrets } from "./without-secrets.ts";
 
 export interface TrainingParts {
   readonly config: Config;

@@ -168,7 +168,10 @@ t.test("bad flags of load", async (t) => {
       after: [server],
       accepted: /^load: trace /,
     });
-  t.match(await complaint(t, command, ["--compare", "nowhere.json", "other.json"], /^$/), /^load: nowhere\.json: /);
+  t.match(
+    await complaint(t, command, ["--compare", "nowhere.json", "other.json"], /^$/),
+    /^load --compare nowhere\.json: /,
+  );
 });
 
 t.test("bad flags of push", async (t) => {

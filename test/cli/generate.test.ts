@@ -211,9 +211,9 @@ t.test("bad usage", async (t) => {
   t.match(await refused("a", "--set", "stop=x"), /--set stop=x: the value is not JSON; .*stop='"..."'/);
   t.match(await refused("a", "--set", "stream=true"), "--set stream: not with this command");
   t.match(await refused("a", "--choice", "x", "--regex", "y"), "--regex: not with --choice; an answer has one form");
-  t.match(await refused("a", "--json-schema", "/nowhere"), "--json-schema /nowhere: cannot be read (ENOENT)");
+  t.match(await refused("a", "--json-schema", "/nowhere"), "--json-schema /nowhere: there is no such file or folder");
   const noJson = join(t.testdir(), "schema");
   writeFileSync(noJson, "{");
   t.match(await refused("a", "--json-schema", noJson), /--json-schema \S+: is not JSON \(/);
-  t.match(await refused("a", "--key-file", "/nowhere"), "--key-file /nowhere: cannot be read (ENOENT)");
+  t.match(await refused("a", "--key-file", "/nowhere"), "--key-file /nowhere: there is no such file or folder");
 });

@@ -224,7 +224,10 @@ t.test("push and delete", async (t) => {
     code: 1,
     err: /^prefixd: There is no such prefix\.\n {2}prefix_not_found, request \S+\n {2}prefixd list shows /,
   });
-  t.match(await as("ann", "push", join(dir, "nothing")), { code: 1, err: /adapter_config\.json/ });
+  t.match(await as("ann", "push", join(dir, "nothing")), {
+    code: 2,
+    err: /^prefixd: push .*nothing: there is no such file or folder$/m,
+  });
 });
 
 t.test("push takes an adapter from the hub", async (t) => {

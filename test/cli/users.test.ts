@@ -24,7 +24,7 @@ t.test("prefixd users does what the admin routes do", async (t) => {
   ]);
   t.match(JSON.parse(created.out), { id: "ann", weight: 2, limits: { max_prefixes: 3 } });
   t.match(bad, { code: 2, err: /no such command: frobnicate/ });
-  t.match(none, { code: 2, err: /takes 1 operands/ });
+  t.match(none, { code: 2, err: /takes 1 operand\n/ });
   const { key, key_id } = JSON.parse((await run("create-key", "ann")).out) as { key: string; key_id: string };
   t.equal((await fetch(`${url}/prefixes`, { headers: { authorization: `Bearer ${key}` } })).status, 200);
   t.match(JSON.parse((await run("patch", "ann", "--limit", "max_prefixes=none")).out), {

@@ -25,6 +25,9 @@ t.test("processors that the server's thread and the model leave", async (t) => {
 t.test("a worker that holds a connection is no problem; others are reported", async (t) => {
   t.equal(await httpWorkerProblem(), null);
   t.equal(await httpWorkerProblem(entry("leave")), "an HTTP worker ended at its start: 7");
+  process.env["PREFIXD_ADMIN_KEY"] = "a".repeat(32);
+  t.teardown(() => delete process.env["PREFIXD_ADMIN_KEY"]);
+  t.equal(await httpWorkerProblem(entry("leave-by-secret")), "an HTTP worker ended at its start: 3", "it gets no key");
   t.equal(await httpWorkerProblem({ ...entry("mute-worker"), timeoutMs: 300 }), "a worker did not answer within 0.3 s");
 });
 

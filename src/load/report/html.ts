@@ -1,3 +1,4 @@
+import { counted } from "../../counted.ts";
 import { escapeMarkup as escape } from "../../reporting/escape-markup.ts";
 import { linePlot, rowPlot, type LinePlot, type Series } from "../../reporting/plot.ts";
 import type { LoadResult, Quantiles } from "../result.ts";
@@ -43,7 +44,7 @@ export function reportHtml(result: LoadResult): string {
     ["changes", escape(codes(result.churn))],
     [
       "verified",
-      `${verification.compared} answers compared with the same requests alone (${verification.tokens} tokens, ${verification.cases} cases), ${verification.digests} digests; wrong: ${verification.wrong}`,
+      `${counted(verification.compared, "answer")} compared with the same requests alone (${counted(verification.tokens, "token")}, ${counted(verification.cases, "case")}), ${counted(verification.digests, "digest")}; wrong: ${verification.wrong}`,
     ],
     ["prefixes", `${registered.prefixes} (${registered.kind}), registered in ${registered.seconds.toFixed(1)} s`],
     ...result.servers.map(({ url, problem, queue }) => [

@@ -1,3 +1,4 @@
+import { counted } from "../../counted.ts";
 import type { Counts, LoadResult, Quantiles } from "../result.ts";
 
 const ms = (value: number): string => (value >= 100 ? value.toFixed(0) : value.toFixed(1)).padStart(8);
@@ -40,11 +41,11 @@ export function resultText(result: LoadResult): string {
       (wrong, index) =>
         `WRONG ANSWER ${index + 1} of ${verification.wrong}: ${wrong.what}\n${JSON.stringify(wrong, null, 2)}`,
     ),
-    `${scenario.name}: ${result.seconds.toFixed(1)} s against ${result.urls.join(", ")}; ${registered.prefixes} prefixes (${registered.kind}) registered in ${registered.seconds.toFixed(1)} s`,
+    `${scenario.name}: ${result.seconds.toFixed(1)} s against ${result.urls.join(", ")}; ${counted(registered.prefixes, "prefix", "prefixes")} (${registered.kind}) registered in ${registered.seconds.toFixed(1)} s`,
     ...(result.capacity === null
       ? []
       : [
-          `capacity: ${result.capacity.requests_per_s.toFixed(1)} requests/s, ${result.capacity.tokens_per_s.toFixed(0)} tokens/s with ${result.capacity.clients} clients`,
+          `capacity: ${result.capacity.requests_per_s.toFixed(1)} requests/s, ${result.capacity.tokens_per_s.toFixed(0)} tokens/s with ${counted(result.capacity.clients, "client")}`,
         ]),
     columns([
       ["milliseconds", "count", "p50", "p90", "p99", "p99.9", "max"],
@@ -57,7 +58,7 @@ export function resultText(result: LoadResult): string {
     `ok ${totals.ok}; errors: ${codes(totals.errors)}${result.refused.count > 0 ? ` (429 after ${ms(result.refused.p50).trim()} ms, p99 ${ms(result.refused.p99).trim()} ms)` : ""}; provoked by the run: ${codes(totals.provoked)}`,
     ...result.servers.map(serverText),
     ...(Object.keys(result.churn).length > 0 ? [`changes: ${codes(result.churn)}`] : []),
-    `verified: ${verification.cases} cases, ${verification.compared} answers compared (${verification.tokens} tokens), ${verification.digests} digests; wrong: ${verification.wrong}`,
+    `verified: ${counted(verification.cases, "case")}, ${counted(verification.compared, "answer")} compared (${counted(verification.tokens, "token")}), ${counted(verification.digests, "digest")}; wrong: ${verification.wrong}`,
     `client: lag p50 ${client.lag_p50.toFixed(1)} ms, p99 ${client.lag_p99.toFixed(1)} ms, max ${client.lag_max.toFixed(1)} ms; sent late p99 ${client.send_delay_p99.toFixed(1)} ms; at most ${client.most_in_flight} at once`,
     ...result.notes,
     ...result.warnings.map(({ name, text }) => `WARNING ${name}: ${text}.`),

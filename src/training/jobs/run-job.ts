@@ -4,6 +4,7 @@ import { existsSync } from "node:fs";
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import { counted } from "../../counted.ts";
 import { PrefixdError } from "../../errors.ts";
 import type { PrefixUpload } from "../../prefixes/registry-types.ts";
 import type { TrainRequest } from "../job.ts";
@@ -215,7 +216,7 @@ export class JobRun {
         const { step, steps, examples, held } = message;
         this.#steps = steps;
         await this.#progress({ status: "running", step, steps });
-        const what = `${examples} examples, ${steps} steps, evaluated on ${held} others`;
+        const what = `${counted(examples, "example")}, ${counted(steps, "step")}, evaluated on ${counted(held, "other")}`;
         return this.#event(
           "info",
           step === 0 ? `Fine-tuning job started: ${what}` : `Fine-tuning job goes on after step ${step}`,

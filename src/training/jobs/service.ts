@@ -232,8 +232,16 @@ function checkName(name: string): void {
     );
 }
 
-/** As OpenAI names models, with the characters that names may have. */
-function nameFrom(suffix: string | null): string {
-  const middle = suffix === null ? "" : `${suffix.replaceAll(/[^A-Za-z0-9._-]/g, "-")}-`;
-  return `ft-${middle}${randomBytes(4).toString("hex")}`;
+/**
+ * As OpenAI names models: `ft-`, what names may have of the suffix, and 8 random hex digits. Letters lose their accents;
+ * what else is between letters, digits, dots and underscores becomes one hyphen. Of a suffix with none of them nothing
+ * is left.
+ */
+export function nameFrom(suffix: string | null): string {
+  const words =
+    (suffix ?? "")
+      .normalize("NFD")
+      .replaceAll(/\p{M}/gu, "")
+      .match(/[A-Za-z0-9._]+/g) ?? [];
+  return ["ft", ...words, randomBytes(4).toString("hex")].join("-");
 }

@@ -1,0 +1,71 @@
+/** A flag that names what is not there, or a folder in place of a file, is refused at once, in one line with flag and path. */
+import { chmodSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import t from "tap";
+import { backup } from "../../src/cli/backup.ts";
+import { build } from "../../src/cli/build.ts";
+import { doctor } from "../../src/cli/doctor.ts";
+import { generate } from "../../src/cli/generate.ts";
+import { importStore } from "../../src/cli/import.ts";
+import { list } from "../../src/cli/list.ts";
+import { load } from "../../src/cli/load.ts";
+import { pull } from "../../src/cli/pull.ts";
+import { push } from "../../src/cli/push.ts";
+import { serve } from "../../src/cli/serve.ts";
+import { train } from "../../src/cli/train.ts";
+import { users } from "../../src/cli/users.ts";
+
+for (const name of Object.keys(process.env)) if (name.startsWith("PREFIXD_")) delete process.env[name];
+const folder = t.testdir();
+const none = join(folder, "none");
+const below = join(none, "x");
+const file = join(folder, "file");
+writeFileSync(file, "{}");
+const DATA = "examples/dates.jsonl";
+
+const CASES: readonly [run: (args: readonly string[]) => Promise<void>, args: readonly string[], path: string][] = [
+  [importStore, ["--check", "--in"], none],
+  [importStore, ["--check", "--in"], folder],
+  [backup, ["--out"], below],
+  [backup, ["--force", "--out"], folder],
+  [train, ["--out", below, "--data"], none],
+  [train, ["--out", below, "--data"], folder],
+  [train, ["--out", below, "--data", DATA, "--eval"], none],
+  [train, ["--out", below, "--data", DATA, "--init-from"], none],
+  [train, ["--data", DATA, "--out"], file],
+  [load, ["--scenario", "smoke", "--trace"], none],
+  [load, ["--scenario", "smoke", "--model-config"], folder],
+  [load, ["--scenario", "smoke", "--json"], below],
+  [load, ["--scenario", "smoke", "--html"], folder],
+  [generate, ["x", "--json-schema"], folder],
+  [list, ["--key-file"], none],
+  [users, ["list", "--admin-key-file"], folder],
+  [serve, ["--prefixes"], none],
+  [serve, ["--prefixes"], file],
+  [serve, ["--model"], none],
+  [serve, ["--chat-template"], folder],
+  [serve, ["--audit-log"], below],
+  [serve, ["--cache-dir"], file],
+  [build, ["--model"], file],
+  [doctor, ["--model"], none],
+];
+
+for (const [run, args, path] of CASES)
+  t.test(`${run.name} ${args.join(" ").replaceAll(folder, "")} ${path.slice(folder.length)}`, async (t) => {
+    const error = (await run([...args, path]).catch((error: unknown) => error)) as Error;
+    t.equal(error.name, "ConfigError");
+    t.match(error.message, `${args.at(-1)!} ${path}: `);
+    t.notMatch(error.message, /\bE[A-Z]{3,}\b|\n/);
+  });
+
+t.test("operands", async (t) => {
+  await t.rejects(push([none]), { name: "ConfigError", message: `push ${none}: there is no such file or folder` });
+  await t.rejects(push([file]), { name: "ConfigError", message: `push ${file}: it is a file, not a folder` });
+  await t.rejects(pull(["x", file]), { name: "ConfigError", message: `pull ${file}: ${file} is not a folder` });
+  await t.rejects(load(["--compare", none, none]), { name: "ConfigError", message: `load --compare ${none}: ` });
+});
+
+t.test("a file without permission", { skip: process.getuid?.() === 0 && "root may read everything" }, async (t) => {
+  chmodSync(file, 0);
+  await t.rejects(importStore(["--check", "--in", file]), { message: `--in ${file}: permission denied` });
+});
