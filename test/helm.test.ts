@@ -136,6 +136,17 @@ t.test("what Helm makes of it", { skip: lacking("helm") }, async (t) => {
   t.throws(() => render("store.kind=redis"), /set store\.redis\.url/);
   t.throws(() => render("autoscaling.kind=hpa"), /belongs to one pod/);
   t.throws(() => render("metrics.port=8080"), /8080 is the API's/);
+  const { triggers } = full.get("ScaledObject")!.spec as unknown as {
+    triggers: readonly { readonly metadata: { readonly query: string } }[];
+  };
+  const series = '{namespace="default", app_kubernetes_io_instance="p"}';
+  t.same(
+    triggers.map(({ metadata }) => metadata.query),
+    [`sum(prefixd_queue_depth${series})`, `sum(prefixd_running_sequences${series}) / avg(prefixd_slots${series} > 0)`],
+  );
+  t.match(full.get("PodMonitor")!.spec, { podTargetLabels: ["app.kubernetes.io/instance"] });
+  t.ok(render(...REDIS, "autoscaling.kind=keda", 'autoscaling.keda.series=pod=~"p-.*"').has("ScaledObject"));
+  t.throws(() => render(...REDIS, "autoscaling.kind=keda"), /set metrics\.podMonitor\.enabled/);
   t.throws(() => render("metrics.prefixIds=true"), /only metrics\.vllmNames/);
   t.throws(() => render("replicas=none"), /replicas/);
 });

@@ -18,6 +18,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{ .Values.adminKey.existingSecret | default (printf "%s-admin-key" (include "prefixd.name" .)) }}
 {{- end }}
 
+{{/* Labels of this release's series in Prometheus: two releases may share a namespace. */}}
+{{- define "prefixd.series" -}}
+{{ .Values.autoscaling.keda.series | default (printf `namespace="%s", app_kubernetes_io_instance="%s"` .Release.Namespace .Release.Name) }}
+{{- end }}
+
 {{/* What values.schema.json cannot say. */}}
 {{- define "prefixd.check" -}}
 {{- if and (eq .Values.store.kind "redis") (not .Values.store.redis.url) (not .Values.store.redis.existingSecret) }}
@@ -31,6 +36,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end }}
 {{- if eq (int .Values.metrics.port) 8080 }}
 {{- fail "metrics.port: 8080 is the API's" }}
+{{- end }}
+{{- if and (eq .Values.autoscaling.kind "keda") (not .Values.metrics.podMonitor.enabled) (not .Values.autoscaling.keda.series) }}
+{{- fail "autoscaling.kind keda: set metrics.podMonitor.enabled, or name the labels of this release's series in autoscaling.keda.series" }}
 {{- end }}
 {{- if gt (int .Values.autoscaling.min) (int .Values.autoscaling.max) }}
 {{- fail "autoscaling: min is above max" }}
