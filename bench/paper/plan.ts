@@ -101,7 +101,7 @@ export const FEW_RECIPES: Readonly<Record<Few, Recipe>> = {
   full: { rate: 1e-5, init: null, network: 0 },
 };
 /** The best rate there of a prefix that begins with random values. */
-const RANDOM_RATE = 0.3;
+const RANDOM_RATE = 0.03;
 
 function cell(task: Task, method: Method, size: number, given: Partial<Cell> = {}): Cell {
   return {
