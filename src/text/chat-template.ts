@@ -44,6 +44,7 @@ class BoundedInterpreter extends Interpreter {
 
 /** A chat template as transformers' `apply_chat_template` renders it, with `add_generation_prompt`. */
 export class ChatTemplate {
+  readonly source: string;
   readonly #program: unknown;
   readonly #specialTokens: ReadonlyMap<string, string>;
 
@@ -53,6 +54,7 @@ export class ChatTemplate {
    * @throws ModelLoadError for a template that cannot be read, or that a single message of a user does not fit
    */
   constructor(source: string, specialTokens: ReadonlyMap<string, string>, origin: string) {
+    this.source = source;
     this.#specialTokens = specialTokens;
     try {
       this.#program = new Template(source).parsed;

@@ -63,6 +63,8 @@ const MATRIX: Readonly<Record<string, Row>> = {
   "POST /v1/fine_tuning/jobs/:job/cancel": [undefined, { owner: 200, other: 404, admin: 404 }],
   "POST /tokenize": [{ prompt: "a" }, same(200)],
   "POST /detokenize": [{ tokens: [1] }, same(200)],
+  "GET /tokenizer_info": [undefined, same(200)],
+  "HEAD /tokenizer_info": [undefined, same(200)],
   "PUT /prefixes/:id": [HARD, { owner: 200, other: 404, admin: 404 }],
   "PUT /prefixes/:id/adapter": [undefined, { owner: 415, other: 404, admin: 404 }],
   "PUT /prefixes/:id/prompt": [HARD, { owner: 200, other: 404, admin: 404 }],

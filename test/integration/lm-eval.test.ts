@@ -26,7 +26,7 @@ t.test("local-completions", { skip: lacking("lm-eval") }, async (t) => {
     remove();
   });
   const said = await evaluate(server.url, "datenorm");
-  t.equal(said.length, 3, "one after another, together, and beside each other");
+  t.equal(said.length, 4, "one after another, together, beside each other, and tokenized by the server");
   for (const { scores, lines } of said) {
     t.same(
       scores.map(([, isLikeliest]) => isLikeliest),

@@ -14,14 +14,15 @@ def instances(kind, arguments):
     return [Instance(kind, {}, one, index) for index, one in enumerate(arguments)]
 
 
-for batch, concurrent in ((1, 1), (len(pairs), 1), (1, len(pairs))):
+own = {"tokenizer": tokenizer}
+for batch, concurrent, tokens in ((1, 1, own), (len(pairs), 1, own), (1, len(pairs), own), (1, 1, {})):
     lm = LocalCompletionsAPI(
         base_url=f"{url}/v1/completions",
         model=model,
-        tokenizer=tokenizer,
         max_length=256,
         batch_size=batch,
         num_concurrent=concurrent,
+        **tokens,
     )
     until = {"until": ["\n"], "max_gen_toks": 16}
     scores = lm.loglikelihood(instances("loglikelihood", [tuple(pair) for pair in pairs]))

@@ -6,7 +6,14 @@ import type { AppParts, TypedApp } from "../app-parts.ts";
 import { json, problems } from "../common-schema.ts";
 import type { PromptReader } from "../generate/prompts.ts";
 import { TransferGate, type GateLimits } from "../prefixes/transfer-gate.ts";
-import { DetokenizeBody, DetokenizeResponse, MOST_TOKENS, TokenizeBody, TokenizeResponse } from "./schema.ts";
+import {
+  DetokenizeBody,
+  DetokenizeResponse,
+  MOST_TOKENS,
+  TokenizeBody,
+  TokenizeResponse,
+  TokenizerInfo,
+} from "./schema.ts";
 
 /**
  * Tokens are free of charge, so a user has one text at a time in work, and everybody together two: the event loop is
@@ -31,8 +38,11 @@ const CODES: ErrorCode[] = [
   "unsupported_media_type",
 ];
 
+/** Special tokens that `/tokenizer_info` names. */
+const NAMED = ["eos_token", "bos_token", "unk_token", "pad_token"] as const;
+
 /** Text to token ids and back, with the model's tokenizer. */
-export function tokenRoutes(app: TypedApp, { tokenizer, shape }: AppParts, reader: PromptReader): void {
+export function tokenRoutes(app: TypedApp, { tokenizer, shape, chat }: AppParts, reader: PromptReader): void {
   const gate = new TransferGate(TEXTS, busy);
   const tags = ["generate"];
   const config = { access: "user" } as const;
@@ -94,6 +104,34 @@ export function tokenRoutes(app: TypedApp, { tokenizer, shape }: AppParts, reade
       const ids = reader.checked(tokens, "tokens");
       return { prompt: skip ? tokenizer.decode(ids) : withNames(ids) };
     },
+  );
+
+  app.get(
+    "/tokenizer_info",
+    {
+      config,
+      schema: {
+        operationId: "getTokenizerInfo",
+        tags,
+        summary: "What the tokenizer's special tokens are",
+        description: "As vLLM has it: what a client needs to use `POST /tokenize` for its own tokenizer.",
+        response: {
+          200: json("Part of a `tokenizer_config.json`", TokenizerInfo, {
+            example: { tokenizer_class: "GPT2Tokenizer", model_max_length: 1024, eos_token: "<|endoftext|>" },
+          }),
+          ...problems("unauthorized"),
+        },
+      },
+    },
+    () => ({
+      tokenizer_class: "GPT2Tokenizer",
+      model_max_length: shape.positions,
+      eos_token: null,
+      ...Object.fromEntries(
+        NAMED.flatMap((name) => (tokenizer.named.has(name) ? [[name, tokenizer.named.get(name)!]] : [])),
+      ),
+      ...(chat === null ? {} : { chat_template: chat.source }),
+    }),
   );
 
   const withNames = (ids: readonly number[]): string =>

@@ -64,3 +64,19 @@ export const DetokenizeResponse = named(
     prompt: Type.String({ description: "The text; bytes that do not form a whole character appear as U+FFFD" }),
   }),
 );
+
+export const TokenizerInfo = named(
+  "TokenizerInfo",
+  strict(
+    {
+      tokenizer_class: Type.String({ description: "Always `GPT2Tokenizer`" }),
+      model_max_length: Type.Integer({ description: "The model's n_positions" }),
+      eos_token: Type.Union([Type.String(), Type.Null()], { description: "null: the tokenizer names none" }),
+      bos_token: Optional(Type.String()),
+      unk_token: Optional(Type.String()),
+      pad_token: Optional(Type.String()),
+      chat_template: Optional(Type.String({ description: "What `/v1/chat/completions` renders; absent: no chat" })),
+    },
+    { description: "The names are those of a `tokenizer_config.json`." },
+  ),
+);

@@ -1,6 +1,8 @@
 import t from "tap";
 import { Compile } from "typebox/compile";
-import { DetokenizeResponse, MOST_TOKENS, TokenizeResponse } from "../../../src/http/tokens/schema.ts";
+import type { AppParts } from "../../../src/http/app-parts.ts";
+import { DetokenizeResponse, MOST_TOKENS, TokenizeResponse, TokenizerInfo } from "../../../src/http/tokens/schema.ts";
+import { ChatTemplate } from "../../../src/text/chat-template.ts";
 import { loadTokenizer, type Tokenizer } from "../../../src/text/tokenizer.ts";
 import { buildTestApp, post, TEST_SHAPE } from "../../support/app.ts";
 
@@ -52,6 +54,28 @@ t.test("text to ids, token texts and counts, and back", async (t) => {
   t.match(await send("/tokenize", { prompt: "", add_special_tokens: false }), { count: 0, tokens: [] });
   t.match(await send("/detokenize", { tokens: [] }), { prompt: "" });
   t.match(await send("/tokenize", { prompt: "a ".repeat(1000) }), { count: 1002 }, "more than the model takes");
+});
+
+t.test("what the tokenizer's special tokens are", async (t) => {
+  const info = async (parts: Partial<AppParts>): Promise<object> => {
+    const { fastify } = await buildTestApp(t, { tokenizer, ...parts });
+    const answer = (await fastify.inject("/tokenizer_info")).json<object>();
+    t.same([...Compile(TokenizerInfo).Errors(answer)], []);
+    return answer;
+  };
+  const chat = new ChatTemplate("{{ messages[0].content }}", new Map(), "a template");
+  const names = { tokenizer_class: "GPT2Tokenizer", model_max_length: 64, eos_token: "<|endoftext|>" };
+  t.match(await info({ chat }), { ...names, chat_template: "{{ messages[0].content }}" });
+  t.match(await info({ chat: null }), { ...names, chat_template: undefined });
+  const named = new Map([
+    ["pad_token", "<pad>"],
+    ["additional", "<x>"],
+  ]);
+  t.same(await info({ chat: null, tokenizer: { ...tokenizer, named } }), {
+    ...names,
+    eos_token: null,
+    pad_token: "<pad>",
+  });
 });
 
 t.test("bad input is refused, naming the field", async (t) => {
