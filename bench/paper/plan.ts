@@ -93,12 +93,12 @@ export const RECIPES: Readonly<Record<Method, Recipe>> = {
 /** With few rows the rates are tried apart. */
 export const TRIED_FEW = {
   prefix: [...tried(RANDOM), ...tried([0.003, 0.01, 0.03, 0.1], { init: WORDS })],
-  full: tried([3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3]),
+  full: tried([1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3]),
 } as const satisfies Partial<Record<Method, readonly Recipe[]>>;
 export type Few = keyof typeof TRIED_FEW;
 export const FEW_RECIPES: Readonly<Record<Few, Recipe>> = {
   prefix: { rate: 0.01, init: WORDS, network: 0 },
-  full: { rate: 1e-5, init: null, network: 0 },
+  full: { rate: 3e-6, init: null, network: 0 },
 };
 /** The best rate there of a prefix that begins with random values. */
 const RANDOM_RATE = 0.03;
