@@ -7,7 +7,7 @@
  * CORPORA is as in tools/demo-model/README.md; needs `xz`. A task has the number of its training rows. A variant has training options, and
  * `init`, the text to begin with; what it does not have is a default of `prefixd train`. With TASKS or VARIANTS nothing is written.
  */
-import { mkdtempSync, writeFileSync } from "node:fs";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { readTrainFlags } from "../src/cli/train-flags.ts";
@@ -40,6 +40,7 @@ if (corpora === undefined) {
 }
 const threads = process.env["THREADS"] ?? "1";
 const folder = mkdtempSync(join(tmpdir(), "prefixd-bench-"));
+process.once("exit", () => rmSync(folder, { recursive: true }));
 using runtime = new Runtime();
 const lines: string[][] = [];
 for (const taskAndRows of (tasks ?? "datelong:1000,intent:5000").split(",")) {

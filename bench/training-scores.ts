@@ -7,7 +7,7 @@
  * CORPORA is as in tools/demo-model/README.md; needs `xz`. A right answer is one whose every token is the model's first choice: what greedy
  * decoding gets right. All settings but STEPS are the defaults of `prefixd train`.
  */
-import { mkdirSync, mkdtempSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { openCheckpoint } from "../src/model/checkpoint.ts";
@@ -37,6 +37,7 @@ if (corpora === undefined || python === undefined) {
 }
 const threads = Number(process.env["THREADS"] ?? 1);
 const folder = mkdtempSync(join(tmpdir(), "prefixd-bench-"));
+process.once("exit", () => rmSync(folder, { recursive: true }));
 using runtime = new Runtime();
 
 const compared = await Promise.all(TASKS.map(compare));

@@ -6,7 +6,7 @@
  *
  * Memory is each process's most resident memory (VmHWM) since its start, modules, model and all; each shape has processes of its own.
  */
-import { mkdirSync, mkdtempSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { seededRandom } from "../src/load/random.ts";
@@ -39,6 +39,7 @@ const { shape, fingerprint } = checkpoint;
 await checkpoint.close();
 const random = seededRandom(1);
 const adapter = mkdtempSync(join(tmpdir(), "prefixd-bench-"));
+process.once("exit", () => rmSync(adapter, { recursive: true }));
 writeAdapter(adapter);
 
 const lines: string[][] = [];

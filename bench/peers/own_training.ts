@@ -1,5 +1,5 @@
 /** The updates of peft_training.py, by what `prefixd train` runs. */
-import { mkdtempSync, readFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
@@ -18,6 +18,8 @@ interface Request {
 }
 
 const [base, adapter, threads] = process.argv.slice(2) as [string, string, string];
+const graphs = mkdtempSync(join(tmpdir(), "prefixd-bench-"));
+process.once("exit", () => rmSync(graphs, { recursive: true }));
 using runtime = new Runtime();
 const checkpoint = await openCheckpoint(base);
 const prefix = prefixIn(adapter, checkpoint);
@@ -26,7 +28,7 @@ using model = await TrainModel.open(runtime, checkpoint, {
   virtualTokens: prefix.length,
   hidden: null,
   threads: Number(threads),
-  graphs: mkdtempSync(join(tmpdir(), "prefixd-bench-")),
+  graphs,
 });
 const parametrisation = rawValues(model.step);
 const parameters = [...parametrisation.parameters.values()];

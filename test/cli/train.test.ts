@@ -1,4 +1,4 @@
-import { existsSync, mkdtempSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import t from "tap";
@@ -7,6 +7,7 @@ import { readTrainFlags } from "../../src/cli/train-flags.ts";
 import { runCli, startServerProcess } from "../support/server.ts";
 
 const dir = mkdtempSync(join(tmpdir(), "prefixd-cli-train-"));
+t.teardown(() => rmSync(dir, { recursive: true }));
 const data = join(dir, "data.jsonl");
 const ROWS = Array.from({ length: 60 }, (_, i) => ({
   prompt: `${i} and ${i * 7}\n=>`,

@@ -77,7 +77,7 @@ t.test(
     const sockets: Socket[] = await Promise.all(
       Array.from({ length: MANY }, async (_, i) => {
         const socket = (await openSocket(server.port)).pause();
-        const bytes = streamBytes(hostile, { max_new_tokens: 8 });
+        const bytes = streamBytes(hostile, { max_new_tokens: 48 });
         socket.write(i % 2 === 0 ? bytes : bytes.subarray(0, i % bytes.length));
         return socket;
       }),

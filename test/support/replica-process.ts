@@ -1,5 +1,8 @@
 import { fork, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { bareNode, SOURCES } from "./program.ts";
 
 export type ReplicaCall =
@@ -35,9 +38,12 @@ export class ReplicaProcess {
 
   constructor(url: string, leaseMs = 10_000) {
     const [execPath, execArgv] = bareNode(...SOURCES);
+    // What it would remove at its end, which tests do not let it have.
+    const temporary = mkdtempSync(join(tmpdir(), "prefixd-replica-"));
     this.child = fork(new URL("./replica.ts", import.meta.url).pathname, [url, String(leaseMs)], {
       execPath,
       execArgv: [...execArgv],
+      env: { ...process.env, TMPDIR: temporary },
     });
     this.ready = new Promise((resolve, reject) => this.#pending.set(0, { resolve, reject }));
     this.child.on("message", (reply: Reply) => {
@@ -47,6 +53,7 @@ export class ReplicaProcess {
       else call?.reject(new Error(reply.failure));
     });
     this.child.once("exit", () => {
+      rmSync(temporary, { recursive: true });
       for (const call of this.#pending.values()) call.reject(new Error("exited"));
     });
   }

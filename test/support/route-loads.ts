@@ -256,6 +256,7 @@ export function routeLoads(positions: number, folder: string): RouteLoad[] {
     get("/v1/models", "1000, of which 100 are shared with 1000 users each"),
     get("/v1/models/{model}", "", "/v1/models/shared-0"),
     get("/model"),
+    get("/tokenizer_info"),
     get("/model/embeddings"),
     get("/health/live"),
     get("/health/ready"),

@@ -1,4 +1,4 @@
-import { mkdtempSync, writeFileSync } from "node:fs";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import t from "tap";
@@ -11,6 +11,7 @@ import { MAX_LINE_BYTES, readExamples, type ExampleOptions, type Examples } from
 import { linesOf } from "../../src/training/data/lines.ts";
 
 const dir = mkdtempSync(join(tmpdir(), "prefixd-train-data-"));
+t.teardown(() => rmSync(dir, { recursive: true }));
 const tokenizer = await loadTokenizer("models/demo", 4096);
 const EOS = tokenizer.eosId!;
 const line = (prompt: string, completion: string): string => JSON.stringify({ prompt, completion });

@@ -1,4 +1,4 @@
-import { mkdtempSync, readFileSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import t from "tap";
@@ -13,6 +13,7 @@ import { decodeFloats, parseSafetensorsHeader } from "../../src/formats/safetens
 import { trainRequests, type RequestChange } from "../support/train-request.ts";
 
 const dir = mkdtempSync(join(tmpdir(), "prefixd-training-"));
+t.teardown(() => rmSync(dir, { recursive: true }));
 const data = join(dir, "data.jsonl");
 const WORDS = ["red", "blue", "green", "white", "black", "small", "large", "old"];
 writeFileSync(

@@ -1,5 +1,5 @@
 /** The search for trigger tokens, on the demo model. */
-import { mkdtempSync, writeFileSync } from "node:fs";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import t from "tap";
@@ -16,6 +16,7 @@ import { shownTriggers, TriggerVocabulary } from "../../src/training/triggers/vo
 import { trainRequests } from "../support/train-request.ts";
 
 const dir = mkdtempSync(join(tmpdir(), "prefixd-triggers-"));
+t.teardown(() => rmSync(dir, { recursive: true }));
 const data = join(dir, "data.jsonl");
 const DAYS = ["Monday", "Tuesday", "Friday", "Sunday"];
 writeFileSync(

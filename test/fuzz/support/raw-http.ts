@@ -35,7 +35,7 @@ export function requestBytes({ method, target, headers, body }: RawRequest): Buf
 
 /**
  * Sends bytes on a connection of their own and reads until the server closes it; null: it closed without an answer. With `hangUp` the
- * client says that nothing more comes. Rejects when the server neither closes in time nor answers with HTTP.
+ * client says that nothing more comes, and a chunked body may be cut. Rejects when the server neither closes in time nor answers with HTTP.
  */
 export async function exchange(port: number, bytes: Uint8Array, { hangUp = false } = {}): Promise<RawResponse | null> {
   const socket = createConnection({ port, host: "127.0.0.1", allowHalfOpen: true });
@@ -64,7 +64,8 @@ export async function exchange(port: number, bytes: Uint8Array, { hangUp = false
     if (hangUp) socket.end();
   }).finally(() => socket.destroy());
   const all = Buffer.concat(chunks);
-  return all.length === 0 ? null : parseResponse(all, endless);
+  // A streamed answer to a client that has hung up is cut where it is: Node's server ends its side, too.
+  return all.length === 0 ? null : parseResponse(all, endless || hangUp);
 }
 
 /** The last response in `bytes`; interim ones (1xx) before it are skipped. With `endless` its body may be cut. */
