@@ -1,4 +1,4 @@
-/** `1 user`, `2 users`. `many`: the plural, where it is not the noun and an s. */
-export function counted(count: number, noun: string, many = `${noun}s`): string {
-  return `${count} ${count === 1 ? noun : many}`;
+/** `1 user`, `2 users`, `3 prefixes`. */
+export function counted(count: number, noun: string): string {
+  return `${count} ${noun}${count === 1 ? "" : noun.endsWith("x") ? "es" : "s"}`;
 }

@@ -102,11 +102,8 @@ export class Told {
   }
 
   finish(what: string): void {
-    const counts = Object.entries(this.#counts).map(([name, count]) =>
-      name === "prefix" ? counted(count, name, "prefixes") : counted(count, name),
-    );
+    const counts = Object.entries(this.#counts).map(([name, count]) => counted(count, name));
     console.error(`${what} ${counts.join(", ")}`);
-    if (this.#damaged > 0)
-      throw new CommandError(`missing, being damaged: ${counted(this.#damaged, "prefix", "prefixes")}`);
+    if (this.#damaged > 0) throw new CommandError(`missing, being damaged: ${counted(this.#damaged, "prefix")}`);
   }
 }

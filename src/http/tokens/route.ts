@@ -39,7 +39,7 @@ const CODES: ErrorCode[] = [
 ];
 
 /** Special tokens that `/tokenizer_info` names. */
-const NAMED = ["eos_token", "bos_token", "unk_token", "pad_token"] as const;
+const NAMED: ReadonlySet<string> = new Set(["eos_token", "bos_token", "unk_token", "pad_token"]);
 
 /** Text to token ids and back, with the model's tokenizer. */
 export function tokenRoutes(app: TypedApp, { tokenizer, shape, chat }: AppParts, reader: PromptReader): void {
@@ -106,6 +106,13 @@ export function tokenRoutes(app: TypedApp, { tokenizer, shape, chat }: AppParts,
     },
   );
 
+  const info = {
+    tokenizer_class: "GPT2Tokenizer",
+    model_max_length: shape.positions,
+    eos_token: null,
+    ...Object.fromEntries([...tokenizer.named].filter(([name]) => NAMED.has(name))),
+    ...(chat === null ? {} : { chat_template: chat.source }),
+  };
   app.get(
     "/tokenizer_info",
     {
@@ -123,15 +130,7 @@ export function tokenRoutes(app: TypedApp, { tokenizer, shape, chat }: AppParts,
         },
       },
     },
-    () => ({
-      tokenizer_class: "GPT2Tokenizer",
-      model_max_length: shape.positions,
-      eos_token: null,
-      ...Object.fromEntries(
-        NAMED.flatMap((name) => (tokenizer.named.has(name) ? [[name, tokenizer.named.get(name)!]] : [])),
-      ),
-      ...(chat === null ? {} : { chat_template: chat.source }),
-    }),
+    () => info,
   );
 
   const withNames = (ids: readonly number[]): string =>

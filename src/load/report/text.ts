@@ -41,7 +41,7 @@ export function resultText(result: LoadResult): string {
       (wrong, index) =>
         `WRONG ANSWER ${index + 1} of ${verification.wrong}: ${wrong.what}\n${JSON.stringify(wrong, null, 2)}`,
     ),
-    `${scenario.name}: ${result.seconds.toFixed(1)} s against ${result.urls.join(", ")}; ${counted(registered.prefixes, "prefix", "prefixes")} (${registered.kind}) registered in ${registered.seconds.toFixed(1)} s`,
+    `${scenario.name}: ${result.seconds.toFixed(1)} s against ${result.urls.join(", ")}; ${counted(registered.prefixes, "prefix")} (${registered.kind}) registered in ${registered.seconds.toFixed(1)} s`,
     ...(result.capacity === null
       ? []
       : [
