@@ -2,10 +2,10 @@
  * Which hyperparameters train well? Trains prefixes of the demo model with each variant, on a sample of a task's rows, and scores them on dev
  * rows. Only for the choice of defaults: no test row is read.
  *
- *     CORPORA=DIR [TASKS=datelong:1000,intent:5000] [VARIANTS='[{...}]'] [THREADS=1] npm run bench -- training-defaults
+ *     CORPORA=DIR [TASKS=datelong:1000,intent:5000,e2e:4000] [VARIANTS='[{...}]'] [THREADS=1] npm run bench -- training-defaults
  *
  * CORPORA is as in tools/demo-model/README.md; needs `xz`. A task has the number of its training rows. A variant has training options, and
- * `init`, the text to begin with; what it does not have is a default of `prefixd train`. With TASKS or VARIANTS nothing is written.
+ * `init`, the text to begin with, or null for N(0, 1); what it does not have is a default of `prefixd train`. With TASKS or VARIANTS nothing is written.
  */
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -18,7 +18,7 @@ import { promptOf, sampleOf, targetOf, taskRows } from "./support/demo-tasks.ts"
 import { CACHE, DEMO } from "./support/gpt2.ts";
 import { machine, table, writeSection } from "./support/report.ts";
 
-type Variant = Partial<TrainingOptions> & { readonly init?: string };
+type Variant = Partial<TrainingOptions> & { readonly init?: string | null };
 
 const DEV_ROWS = 200;
 /** As many rows seen in each, so about as long. */
@@ -30,6 +30,7 @@ const VARIANTS: readonly Variant[] = [
   { batchSize: 8, steps: 800, learningRate: 0.3 },
   { batchSize: 8, steps: 800, hidden: 512 },
   { batchSize: 8, steps: 800, init: "a date, written" },
+  { batchSize: 8, steps: 800, init: null },
   { batchSize: 8, steps: 1600 },
 ];
 
@@ -43,12 +44,12 @@ const folder = mkdtempSync(join(tmpdir(), "prefixd-bench-"));
 process.once("exit", () => rmSync(folder, { recursive: true }));
 using runtime = new Runtime();
 const lines: string[][] = [];
-for (const taskAndRows of (tasks ?? "datelong:1000,intent:5000").split(",")) {
+for (const taskAndRows of (tasks ?? "datelong:1000,intent:5000,e2e:4000").split(",")) {
   const [task, rows] = taskAndRows.split(":") as [string, string | undefined];
   const files = ["--data", fileOf(task, "train", Number(rows ?? Infinity)), "--eval", fileOf(task, "dev", DEV_ROWS)];
   for (const variant of variants === undefined ? VARIANTS : (JSON.parse(variants) as Variant[])) {
     const { init, ...options } = variant;
-    const text = init === undefined ? [] : ["--init-text", init];
+    const text = init === undefined ? [] : init === null ? ["--init-normal"] : ["--init-text", init];
     const model = ["--model", DEMO, "--cache-dir", CACHE, "--threads", threads];
     const command = readTrainFlags([...files, ...text, ...model, "--out", join(folder, "out")], {});
     if (command === "help" || command.request === null) throw new Error("it is a new training");
@@ -62,7 +63,7 @@ for (const taskAndRows of (tasks ?? "datelong:1000,intent:5000").split(",")) {
     lines.push([
       `${task}, ${job.counts.train} rows`,
       `${steps} x ${batchSize}`,
-      `${learningRate}${hidden === null ? "" : `, network of ${hidden}`}${init === undefined ? "" : `, from “${init}”`}`,
+      `${learningRate}${hidden === null ? "" : `, network of ${hidden}`}${init === undefined ? "" : init === null ? ", from N(0, 1)" : `, from “${init}”`}`,
       loss.toFixed(4),
       (100 * exact).toFixed(1),
       ((user + system) / 1e6).toFixed(0),

@@ -71,7 +71,7 @@ export const ERRORS = {
   queue_timeout: { status: 503, title: "The request has waited too long" },
   store_unavailable: { status: 503, title: "The prefix store is not available" },
   store_full: { status: 507, title: "The prefix store has no room left" },
-  backup_busy: { status: 503, title: "Another backup is being made" },
+  backup_busy: { status: 409, title: "Another backup is being made" },
   live_busy: { status: 503, title: "Too many readers of the live feed" },
   draining: { status: 503, title: "The server is shutting down" },
   removed: { status: 410, title: "The prefix was removed while the request ran" },

@@ -54,11 +54,16 @@ export async function trainPrefix(
     ...(run.network === 0 ? {} : { "--network": run.network }),
   };
   rmSync(out, { recursive: true, force: true });
+  const fromNormal = run.method === "prefix" && run.network === 0 && run.init === null;
   const args = Object.entries(flags).flatMap(([flag, value]) => [flag, String(value)]);
-  const { stderr } = await promisify(execFile)(process.execPath, [CLI, "train", ...args], {
-    maxBuffer: 1 << 26,
-    signal,
-  });
+  const { stderr } = await promisify(execFile)(
+    process.execPath,
+    [CLI, "train", ...args, ...(fromNormal ? ["--init-normal"] : [])],
+    {
+      maxBuffer: 1 << 26,
+      signal,
+    },
+  );
   const losses = [...stderr.matchAll(/held out: loss (\d+\.\d+)/g)].map(([, loss]) => Number(loss));
   if (losses.length === 0) throw new Error(`prefixd train evaluated nothing: ${stderr}`);
   return Math.min(...losses);

@@ -42,8 +42,9 @@ Training
   --weight-decay X       (default 0)
   --clip X               largest norm of the gradient (default 1; 0: no limit)
   --dropout X            share of the prefix's values that are zeroed at random (default 0)
-  --init-text TEXT       start from this text as the model reads it (default: random values)
+  --init-text TEXT       start from this text as the model reads it (default: random tokens; --network: random weights)
   --init-from DIR        start from another adapter with as many virtual tokens
+  --init-normal          start from N(0, 1), as PEFT does
   --seed N               (default 1)
 Triggers
   --tokens N             how many (default 5)
@@ -91,6 +92,7 @@ const OPTIONS = {
   dropout: { type: "string" },
   "init-text": { type: "string" },
   "init-from": { type: "string" },
+  "init-normal": { type: "boolean" },
   seed: { type: "string" },
   "max-tokens": { type: "string" },
   cut: { type: "boolean" },
@@ -104,7 +106,7 @@ type Values = ReturnType<typeof readArguments<typeof OPTIONS>>["values"];
 const OF_TRIGGERS = ["tokens", "candidates", "any-token"] as const;
 const NOT_OF_TRIGGERS = [
   ...(["virtual-tokens", "network", "learning-rate", "warmup"] as const),
-  ...(["weight-decay", "clip", "dropout", "init-from"] as const),
+  ...(["weight-decay", "clip", "dropout", "init-from", "init-normal"] as const),
 ];
 /** Flags that may be given with --resume. */
 const WITH_RESUME = new Set(["resume", "out", "id", "url", "key-file"]);
@@ -151,7 +153,8 @@ function requestOf(values: Values, env: Readonly<Record<string, string | undefin
   if (values.data === undefined) throw new ConfigError("train: give --data FILE");
   if (values.steps !== undefined && values.epochs !== undefined) throw both("steps", "epochs");
   if (values.eval !== undefined && values["hold-out"] !== undefined) throw both("eval", "hold-out");
-  if (values["init-text"] !== undefined && values["init-from"] !== undefined) throw both("init-text", "init-from");
+  const beginnings = (["init-text", "init-from", "init-normal"] as const).filter((name) => values[name] !== undefined);
+  if (beginnings.length > 1) throw both(beginnings[0]!, beginnings[1]!);
   const kind = oneOf("kind", values.kind ?? "prefix", ["prefix", "prompt", "triggers"]);
   const wrong = (kind === "triggers" ? NOT_OF_TRIGGERS : OF_TRIGGERS).find((name) => values[name] !== undefined);
   if (wrong !== undefined)
@@ -182,7 +185,7 @@ function requestOf(values: Values, env: Readonly<Record<string, string | undefin
         ? { kind: "text", text: values["init-text"] }
         : values["init-from"] !== undefined
           ? { kind: "folder", dir: resolve(values["init-from"]) }
-          : { kind: "random" },
+          : { kind: values["init-normal"] === true ? "normal" : "random" },
     epochs: above0("epochs"),
     options: {
       kind,

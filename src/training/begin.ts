@@ -15,7 +15,7 @@ import type { TriggerVocabulary } from "./triggers/vocabulary.ts";
 
 export interface InitialRequest {
   readonly initial:
-    | { readonly kind: "random" }
+    | { readonly kind: "random" | "normal" }
     | { readonly kind: "text"; readonly text: string }
     | { readonly kind: "folder"; readonly dir: string };
 }
@@ -56,8 +56,8 @@ export async function beginOf(
 }
 
 function firstTriggers({ initial }: InitialRequest, vocabulary: TriggerVocabulary, length: number): readonly number[] {
-  if (initial.kind === "folder")
-    throw new TrainingError("options_invalid", "A search for triggers begins with a text, not with an adapter.");
+  if (initial.kind === "folder" || initial.kind === "normal")
+    throw new TrainingError("options_invalid", "A search for triggers begins with a text, not with values.");
   return vocabulary.initial(initial.kind === "text" ? initial.text : null, length);
 }
 
@@ -68,7 +68,8 @@ async function readInitial(
 ): Promise<Initial> {
   switch (initial.kind) {
     case "random":
-      return { kind: "random" };
+    case "normal":
+      return { kind: initial.kind };
     case "text": {
       const ids = tokenizer.encode(initial.text);
       if (ids.length === 0 || ids.some((id) => id >= shape.vocabSize))

@@ -7,12 +7,13 @@ import { AdamW } from "./optimizer.ts";
 import type { Parametrisation } from "./parametrisation.ts";
 
 /**
- * random: as PEFT starts, but prompts from the embeddings of random tokens, which train better (Lester et al. 2021,
- * section 3.2). tokens: what the model makes of them, repeated or cut to fit (Li & Liang 2021, section 7.3). kv, fold:
- * another prefix, or another prompt.
+ * random: tokens drawn from the vocabulary, which train better than noise (Li & Liang 2021, figure 5; Lester et al. 2021,
+ * section 3.2), but a network as PEFT starts it. normal: N(0, 1), as PEFT starts. tokens: what the model makes of them,
+ * repeated or cut to fit. kv, fold: another prefix, or another prompt.
  */
 export type Initial =
   | { readonly kind: "random" }
+  | { readonly kind: "normal" }
   | { readonly kind: "tokens"; readonly ids: Int32Array }
   | { readonly kind: "kv"; readonly kv: KvTensor }
   | { readonly kind: "fold"; readonly fold: Extract<FoldInput, { kind: "embeddings" }> };
@@ -37,7 +38,8 @@ export async function setInitial(
   onFit: (error: number) => void = () => {},
 ): Promise<void> {
   const { step, network } = model;
-  if (initial.kind === "random" && network !== null) return randomNetwork(parametrisation, seed);
+  if (network !== null && (initial.kind === "random" || initial.kind === "normal"))
+    return randomNetwork(parametrisation, seed);
   const values =
     step.options.kind === "prompt"
       ? await promptValues(model, initial, seed)
@@ -53,6 +55,8 @@ async function prefixValues(model: TrainModel, initial: Initial, seed: number): 
   const { virtualTokens } = model.step.options;
   switch (initial.kind) {
     case "random":
+      return (await model.fold({ kind: "tokens", ids: randomTokens(model, seed) })).data;
+    case "normal":
       return model.step.values.map((_, i) => normal(seed, i));
     case "tokens":
       return (await model.fold({ kind: "tokens", ids: repeated(initial.ids, virtualTokens) })).data;
@@ -68,13 +72,10 @@ async function prefixValues(model: TrainModel, initial: Initial, seed: number): 
 async function promptValues(model: TrainModel, initial: Initial, seed: number): Promise<Float32Array> {
   const { virtualTokens } = model.step.options;
   switch (initial.kind) {
-    case "random": {
-      const { vocabSize } = model.shape;
-      const ids = Int32Array.from({ length: virtualTokens }, (_, i) =>
-        Math.floor(uniform(seed, TOKEN_STREAM, i) * vocabSize),
-      );
-      return model.embeddings(ids);
-    }
+    case "random":
+      return model.embeddings(randomTokens(model, seed));
+    case "normal":
+      return model.step.values.map((_, i) => normal(seed, i));
     case "tokens":
       return model.embeddings(repeated(initial.ids, virtualTokens));
     case "kv":
@@ -92,6 +93,12 @@ function checkLength(length: number, virtualTokens: number): void {
       `The initial prefix has ${length} virtual tokens, but ${virtualTokens} are to be trained.`,
     );
 }
+
+/** As many as the prefix has virtual ones, each drawn from the whole vocabulary. */
+const randomTokens = ({ step, shape }: TrainModel, seed: number): Int32Array =>
+  Int32Array.from({ length: step.options.virtualTokens }, (_, i) =>
+    Math.floor(uniform(seed, TOKEN_STREAM, i) * shape.vocabSize),
+  );
 
 const repeated = (ids: Int32Array, length: number): Int32Array =>
   Int32Array.from({ length }, (_, i) => ids[i % ids.length]!);

@@ -167,6 +167,8 @@ t.test("flags", async (t) => {
   t.match(complaint(...given, "--steps", "5", "--epochs", "1"), /--steps and --epochs: give only one/);
   t.match(complaint(...given, "--eval", "z", "--hold-out", "0.1"), /--eval and --hold-out: give only one/);
   t.match(complaint(...given, "--init-text", "z", "--init-from", "z"), /give only one/);
+  t.match(complaint(...given, "--init-from", "z", "--init-normal"), /--init-from and --init-normal: give only one/);
+  t.match(complaint(...given, "--kind", "triggers", "--init-normal"), /--init-normal is not for --kind triggers/);
   t.match(complaint(...given, "--steps", "0"), /--steps 0: expected a whole number from 1/);
   t.match(complaint(...given, "--steps", "1.5"), /expected a whole number/);
   t.match(complaint(...given, "--learning-rate", "0"), /--learning-rate 0: expected a number above 0/);

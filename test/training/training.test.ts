@@ -150,6 +150,22 @@ t.test("options that cannot be are told", async (t) => {
     await t.rejects(Job.open(runtime, request({ badLines: 1, options }), true), { message });
 });
 
+t.test("without a word it begins as random tokens, in a prefix nearer than noise", async (t) => {
+  for (const kind of ["prefix", "prompt"] as const) {
+    const begin = async (initial: "random" | "normal", seed: number): Promise<[Float32Array, number]> => {
+      await using job = await Job.open(runtime, request({ initial: { kind: initial }, options: { kind, seed } }), true);
+      return [job.training.result().slice(), (await job.training.evaluate()).loss];
+    };
+    const [tokens, loss] = await begin("random", 1);
+    t.ok(areEqual((await begin("random", 1))[0], tokens), "the same seed, the same tokens");
+    t.notOk(areEqual((await begin("random", 2))[0], tokens));
+    const [noise, lossOfNoise] = await begin("normal", 1);
+    const square = noise.reduce((sum, value) => sum + value ** 2, 0) / noise.length;
+    t.ok(Math.abs(square - 1) < 0.1, `${kind}: variance ${square}`);
+    if (kind === "prefix") t.ok(loss < lossOfNoise, `${loss} < ${lossOfNoise}`);
+  }
+});
+
 t.test("it begins as a text, or as another adapter", async (t) => {
   const begin = async (
     change: RequestChange,

@@ -166,7 +166,7 @@ t.test("options that cannot be are told", async (t) => {
   for (const [change, message] of [
     [{ options: { hidden: 8 } }, /Triggers are tokens: leave out the hidden size/],
     [{ options: { kind: "prompt" } }, /Only a search for triggers has candidates/],
-    [{ initial: { kind: "folder", dir } }, /begins with a text, not with an adapter/],
+    [{ initial: { kind: "folder", dir } }, /begins with a text, not with values/],
     [{ options: { virtualTokens: 511 } }, /do not fit/],
   ] as const)
     await t.rejects(Job.open(runtime, request(change), true), { code: "options_invalid", message });

@@ -121,8 +121,7 @@ export function NewJob({ session, jobs, from, onCreated }: NewJobProps) {
               value={order.initText}
               onValue={(initText) => set({ initText })}
               mono
-              placeholder={searches ? "“the”, repeated" : "random values"}
-              hint="A few words of the task help when there are few examples."
+              placeholder={searches ? "“the”, repeated" : order.kind === "network" ? "random weights" : "random tokens"}
             />
             <div class="field">
               <label for="held-out">Held out, to score it</label>

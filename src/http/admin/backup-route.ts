@@ -27,10 +27,7 @@ export function backupRoutes(app: TypedApp, { backup }: AppParts): void {
       },
     },
     async (_request, reply) => {
-      if (running)
-        throw new PrefixdError("backup_busy", "Another backup is being made; there is one at a time.", {
-          retryAfter: 60,
-        });
+      if (running) throw new PrefixdError("backup_busy", "Another backup is being made; there is one at a time.");
       // Reads at the client's pace: at most two pieces that are not read yet are in memory.
       const bytes = Readable.from(backup(), { objectMode: false, highWaterMark: 1 });
       running = true;
