@@ -38,9 +38,10 @@ export function checkFolderWritable(flag: string, path: string): void {
 }
 
 /** The same for the settings of a server that name files, as far as nothing else names the flag. */
-export function checkSettings({ model, cacheDir, chatTemplate, prefixes, auditLog }: Config): void {
+export function checkSettings({ model, cacheDir, chatTemplate, prefixes, auditLog, storeFolder }: Config): void {
   if (parseHubId(model) === null || existsSync(model)) checkFolderReadable("--model", model);
   checkFolderWritable("--cache-dir", cacheDir);
+  if (storeFolder !== null) checkFolderWritable("--store", storeFolder);
   if (chatTemplate !== "" && chatTemplate !== "none") checkReadable("--chat-template", chatTemplate);
   if (prefixes !== "") checkFolderReadable("--prefixes", prefixes);
   if (auditLog !== "") checkWritable("--audit-log", auditLog);

@@ -1,6 +1,7 @@
 import { readFileSync } from "node:fs";
 import Type from "typebox";
 import { Check } from "typebox/value";
+import { jsonTrouble } from "../file-trouble.ts";
 import { json } from "./http.ts";
 import { below, fork } from "./random.ts";
 import { ScenarioError } from "./scenario.ts";
@@ -39,7 +40,7 @@ export function readModelConfig(file: string): { shape: Shape; vocabulary: numbe
   try {
     config = JSON.parse(readFileSync(file, "utf8"));
   } catch (error) {
-    throw new ScenarioError(`--model-config ${file}: ${error instanceof Error ? error.message : String(error)}`);
+    throw new ScenarioError(`--model-config ${file}: ${jsonTrouble(error)}`);
   }
   if (!Check(ModelConfig, config))
     throw new ScenarioError(`--model-config ${file}: lacks n_layer, n_head, n_embd or vocab_size`);

@@ -1,6 +1,7 @@
 import { readFileSync } from "node:fs";
 import Type, { type Static } from "typebox";
 import { Compile } from "typebox/compile";
+import { fileTrouble } from "../file-trouble.ts";
 import { ScenarioError } from "./scenario.ts";
 
 const Line = Type.Object({
@@ -21,7 +22,7 @@ export function readTrace(file: string, timed: boolean): TraceLine[] {
   try {
     text = readFileSync(file, "utf8");
   } catch (error) {
-    throw new ScenarioError(`trace ${file}: ${error instanceof Error ? error.message : String(error)}`);
+    throw new ScenarioError(`trace ${file}: ${fileTrouble(error)}`);
   }
   const lines = text
     .split("\n")

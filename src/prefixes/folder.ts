@@ -2,6 +2,7 @@ import { createReadStream } from "node:fs";
 import { lstat, readdir, readFile, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { PrefixdError } from "../errors.ts";
+import { fileTrouble } from "../file-trouble.ts";
 import { readAdapterWeights, type WeightsOptions } from "./adapter-weights.ts";
 import { isPrefixName, PREFIX_NAME_RULE } from "./name.ts";
 import { CONFIG_FILE, PICKLES_ARE_NOT_READ, WEIGHTS_FILE } from "./peft.ts";
@@ -70,15 +71,16 @@ async function whyNoAdapter(dir: string, name: string): Promise<Omit<LeftOut, "n
     if (!isFolder) return { level: "info", reason: "it is not a folder" };
     await lstat(join(dir, name, CONFIG_FILE));
   } catch (error) {
-    return { level: "warn", reason: await whyUnreadable(join(dir, name), codeOf(error)) };
+    return { level: "warn", reason: await whyUnreadable(join(dir, name), error) };
   }
   return isPrefixName(name) ? null : { level: "warn", reason: `its name cannot be a prefix's: ${PREFIX_NAME_RULE}` };
 }
 
-async function whyUnreadable(path: string, code: string): Promise<string> {
+async function whyUnreadable(path: string, error: unknown): Promise<string> {
   const isLink = (await lstat(path)).isSymbolicLink();
+  const code = codeOf(error);
   if (code === "ELOOP") return "it is a symbolic link that leads back to itself";
-  if (code !== "ENOENT") return `it cannot be read (${code})`;
+  if (code !== "ENOENT") return fileTrouble(error);
   const exists =
     !isLink ||
     (await stat(path).then(

@@ -1,6 +1,7 @@
 import { createPrivateKey, X509Certificate } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { ConfigError } from "../errors.ts";
+import { fileTrouble } from "../file-trouble.ts";
 
 /** As node:tls takes it, in PEM. */
 export interface RedisTls {
@@ -32,14 +33,18 @@ export function readRedisTls({ store, redisCaFile, redisCertFile, redisKeyFile }
   if ((redisCertFile === "") !== (redisKeyFile === ""))
     throw new ConfigError("--redis-cert-file and --redis-key-file: give both or neither");
   const read = (flag: string, file: string, check: (pem: string) => unknown): string => {
+    let pem: string;
     try {
-      const pem = readFileSync(file, "utf8");
-      check(pem);
-      return pem;
+      pem = readFileSync(file, "utf8");
     } catch (error) {
-      const code = error instanceof Error && "code" in error ? String(error.code) : "error";
-      throw new ConfigError(`${flag} ${file}: cannot be read or is not PEM (${code})`);
+      throw new ConfigError(`${flag} ${file}: ${fileTrouble(error)}`);
     }
+    try {
+      check(pem);
+    } catch {
+      throw new ConfigError(`${flag} ${file}: it is not what is wanted, in PEM`);
+    }
+    return pem;
   };
   const certificate = (pem: string): X509Certificate => new X509Certificate(pem);
   return {

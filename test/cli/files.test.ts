@@ -14,6 +14,8 @@ import { push } from "../../src/cli/push.ts";
 import { serve } from "../../src/cli/serve.ts";
 import { train } from "../../src/cli/train.ts";
 import { users } from "../../src/cli/users.ts";
+import { lacking, NOBODY } from "../support/requirements.ts";
+import { runCli, temporaryFolder } from "../support/server.ts";
 
 for (const name of Object.keys(process.env)) if (name.startsWith("PREFIXD_")) delete process.env[name];
 const folder = t.testdir();
@@ -58,6 +60,11 @@ for (const [run, args, path] of CASES)
     t.notMatch(error.message, /\bE[A-Z]{3,}\b|\n/);
   });
 
+t.test("a store", async (t) => {
+  const message = `--store ${file}: ${file} is not a folder`;
+  await t.rejects(serve(["--store", `lmdb:${file}`]), { name: "ConfigError", message });
+});
+
 t.test("operands", async (t) => {
   await t.rejects(push([none]), { name: "ConfigError", message: `push ${none}: there is no such file or folder` });
   await t.rejects(push([file]), { name: "ConfigError", message: `push ${file}: it is a file, not a folder` });
@@ -65,7 +72,15 @@ t.test("operands", async (t) => {
   await t.rejects(load(["--compare", none, none]), { name: "ConfigError", message: `load --compare ${none}: ` });
 });
 
-t.test("a file without permission", { skip: process.getuid?.() === 0 && "root may read everything" }, async (t) => {
-  chmodSync(file, 0);
-  await t.rejects(importStore(["--check", "--in", file]), { message: `--in ${file}: permission denied` });
+t.test("a file without permission", { skip: lacking("open-checkout") }, async (t) => {
+  const home = temporaryFolder();
+  t.teardown(() => home.remove());
+  chmodSync(home.path, 0o755);
+  const secret = join(home.path, "secret");
+  writeFileSync(secret, "{}", { mode: 0 });
+  // Root may read everything.
+  const options = process.getuid?.() === 0 ? { uid: NOBODY, gid: NOBODY } : {};
+  const command = runCli(["import", "--check", "--in", secret], {}, options);
+  t.equal(await command.exited, 2);
+  t.match(command.stderr(), `--in ${secret}: permission denied`);
 });

@@ -59,7 +59,8 @@ const Hyperparameters = named(
         Type.String({
           minLength: 1,
           maxLength: 10_000,
-          description: "Begin as the model reads this text; without it, as random tokens, with `prefix_projection` as random weights",
+          description:
+            "Begin as the model reads this text; without it, as random tokens, with `prefix_projection` as random weights",
         }),
       ),
     },

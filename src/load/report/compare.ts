@@ -1,6 +1,7 @@
 import { readFileSync } from "node:fs";
 import Type from "typebox";
 import { Check } from "typebox/value";
+import { jsonTrouble } from "../../file-trouble.ts";
 import { escapeMarkup as escape } from "../../reporting/escape-markup.ts";
 import { FORMAT, type LoadResult } from "../result.ts";
 import { ScenarioError } from "../scenario.ts";
@@ -15,7 +16,7 @@ export function readResult(file: string): LoadResult {
   try {
     value = JSON.parse(readFileSync(file, "utf8"));
   } catch (error) {
-    throw new ScenarioError(`${file}: ${error instanceof Error ? error.message : String(error)}`);
+    throw new ScenarioError(`${file}: ${jsonTrouble(error)}`);
   }
   if (!Check(Marked, value)) throw new ScenarioError(`${file}: not a result of prefixd load (format ${FORMAT})`);
   return value as LoadResult;
