@@ -19,7 +19,7 @@ import { answerOf, prefixIn, promptOf, sampleOf, targetOf, taskRows } from "./su
 import { newEngine, openFolder } from "./support/gpt2.ts";
 import { machineOfInt8, table, writeSection } from "./support/report.ts";
 
-const ROWS = Number(process.env["ROWS"] ?? 300);
+const ROWS = Number(process.env["ROWS"] ?? 1000);
 const LONGEST_PROMPT = 300;
 const SLOTS = 32;
 const TASKS = ["datenorm", "datelong", "intent", "truecase", "e2e", "sgd_nlg"] as const;
