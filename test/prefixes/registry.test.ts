@@ -226,9 +226,8 @@ t.test("a foreign prefix is refused after a while of its own, whatever the store
     t.equal(await registry.find({ user, name }, "ben"), null);
     order.push(`${user}/${name}`);
   };
-  const foreign = [asked("ann", "hers"), asked("eve", "hers"), asked("ann", "other"), asked("ann", "no name!")];
-  // Begun later, and shorter.
   const sooner = sleep(REFUSAL_MS - 1).then(() => order.push("sooner"));
+  const foreign = [asked("ann", "hers"), asked("eve", "hers"), asked("ann", "other"), asked("ann", "no name!")];
   await Promise.all([...foreign, sooner]);
   t.equal(order[0], "sooner");
   await registry.patch(key, { visibility: "shared" });
