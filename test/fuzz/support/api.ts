@@ -102,7 +102,9 @@ function mismatch(schema: Schema, value: unknown): string | null {
 
 /** The operation that a request line reaches; null: none that openapi.yaml knows. */
 export function operationOf({ method, target }: Pick<RawRequest, "method" | "target">): Operation | null {
-  const segments = (target.split(/[?#]/, 1)[0] ?? "").split("/");
+  // OpenAI's Python client does not escape the slash of a model's id.
+  const path = (target.split(/[?#]/, 1)[0] ?? "").replace(/^(\/v1\/models\/[^/]*)\/([^/]*)$/, "$1%2F$2");
+  const segments = path.split("/");
   const reaches = (operation: Operation): boolean => {
     const pattern = operation.path.split("/");
     const fits =
