@@ -81,7 +81,7 @@ module.exports = {
     ),
     only(
       "prefixes/",
-      ["errors\\.ts", "kv\\.ts", "formats/", "observability/", "replicas/verified-cache\\.ts"],
+      ["errors\\.ts", "file-trouble\\.ts", "kv\\.ts", "formats/", "observability/", "replicas/verified-cache\\.ts"],
       "prefixes never know the engine, nor which store keeps them",
     ),
     only(
@@ -104,12 +104,32 @@ module.exports = {
     ),
     only(
       "lmdb/",
-      ["errors\\.ts", "kv\\.ts", "formats/", "observability/", "prefixes/", "users/", "replicas/", "training/jobs/"],
+      [
+        "errors\\.ts",
+        "file-trouble\\.ts",
+        "kv\\.ts",
+        "formats/",
+        "observability/",
+        "prefixes/",
+        "users/",
+        "replicas/",
+        "training/jobs/",
+      ],
       "a store implements what prefixes, users and replicas ask for",
     ),
     only(
       "redis/",
-      ["errors\\.ts", "kv\\.ts", "formats/", "observability/", "prefixes/", "users/", "replicas/", "training/jobs/"],
+      [
+        "errors\\.ts",
+        "file-trouble\\.ts",
+        "kv\\.ts",
+        "formats/",
+        "observability/",
+        "prefixes/",
+        "users/",
+        "replicas/",
+        "training/jobs/",
+      ],
       "a store implements what prefixes, users and replicas ask for",
     ),
     only(
@@ -176,7 +196,11 @@ module.exports = {
       from: { pathNot: "^(src|test)/console/" },
       to: { path: "^src/console/" },
     },
-    only("load/", ["reporting/", "counted\\.ts"], "the load tester speaks HTTP and imports nothing of the server's"),
+    only(
+      "load/",
+      ["reporting/", "counted\\.ts", "file-trouble\\.ts"],
+      "the load tester speaks HTTP and imports nothing of the server's",
+    ),
     {
       name: "only-main-starts",
       comment: "what a server is put together from is nobody's else",

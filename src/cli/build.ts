@@ -4,7 +4,7 @@ import { counted } from "../counted.ts";
 import { openCheckpoint } from "../model/checkpoint.ts";
 import { ensureGraph } from "../model/graph-cache.ts";
 import { resolveModel } from "../model/hub.ts";
-import { checkSettings } from "./files.ts";
+import { checkCache, checkSettings } from "./files.ts";
 
 /** `prefixd build`: does the first start's preparation without serving; takes `serve`'s flags. */
 export async function build(args: readonly string[]): Promise<void> {
@@ -14,6 +14,7 @@ export async function build(args: readonly string[]): Promise<void> {
       "Usage: prefixd build [--model DIR|ORG/NAME] [--cache-dir DIR] [--precision fp32|int8]\n",
     );
   checkSettings(config);
+  checkCache(config);
   const { cacheDir, model, precision } = config;
   const dir = await resolveModel(model, {
     cacheDir,

@@ -3,7 +3,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { helpText, parseConfig, type Config } from "../config.ts";
 import type { PrefixdError } from "../errors.ts";
 import type { RunningServer } from "../main.ts";
-import { checkSettings } from "./files.ts";
+import { checkCache, checkFolderWritable, checkSettings } from "./files.ts";
 import { hidePasswords } from "./hide-passwords.ts";
 import { onStopSignals, type StopSignal } from "./signals.ts";
 
@@ -18,6 +18,8 @@ export async function serve(args: readonly string[]): Promise<void> {
   const config = parseConfig(args, process.env);
   if (config === "help") return void process.stdout.write(helpText());
   checkSettings(config);
+  checkCache(config);
+  if (config.storeFolder !== null) checkFolderWritable("--store", config.storeFolder);
   hidePasswords();
   let server: RunningServer | null = null;
   const end = (signal: StopSignal): never => process.exit(128 + (signal === "SIGINT" ? 2 : 15));

@@ -1,6 +1,7 @@
 import { existsSync } from "node:fs";
 import { parseConfig, secretsOf } from "../config.ts";
 import { ConfigError } from "../errors.ts";
+import { FolderInUseError } from "../lmdb/folder-lock.ts";
 import { createLogger, logDestination } from "../observability/logging.ts";
 import { SecretFilter } from "../observability/secrets.ts";
 import type { Backend } from "../replicas/backend.ts";
@@ -11,7 +12,7 @@ import { hidePasswords } from "./hide-passwords.ts";
 /**
  * Opens the store that `--store` names, else the variable PREFIXD_STORE, for a command that works on it without a
  * server. A folder is locked meanwhile; `mustExist`: it is not created. Warnings go to stderr. Throws ConfigError,
- * CommandError, FolderInUseError, PrefixdError.
+ * CommandError (a folder in use, too), PrefixdError.
  */
 export async function openStore(
   command: string,
@@ -27,8 +28,11 @@ export async function openStore(
   hidePasswords();
   if (mustExist && config.storeFolder !== null && !existsSync(config.storeFolder))
     throw new CommandError(`--store lmdb:${config.storeFolder}: there is no such folder`);
-  return openBackend(
-    config,
-    createLogger("warn", logDestination(process.stderr.fd), new SecretFilter(secretsOf(config))),
-  );
+  const logger = createLogger("warn", logDestination(process.stderr.fd), new SecretFilter(secretsOf(config)));
+  return openBackend(config, logger).catch((error: unknown) => {
+    if (!(error instanceof FolderInUseError)) throw error;
+    throw new CommandError(
+      `--store lmdb:${config.storeFolder} is in use by ${error.holder}: stop it first (prefixd backup saves what a running server has)`,
+    );
+  });
 }

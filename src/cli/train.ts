@@ -13,7 +13,7 @@ import { readStateHead, restoreState, saveState } from "../training/state.ts";
 import { shownTriggers } from "../training/triggers/vocabulary.ts";
 import { CommandError } from "./command-error.ts";
 import { callJson } from "./http-client.ts";
-import { checkFolderReadable, checkFolderWritable, checkReadable } from "./files.ts";
+import { checkCache, checkFolderReadable, checkFolderWritable, checkReadable } from "./files.ts";
 import { pushFolder, registered } from "./push.ts";
 import { onStopSignals } from "./signals.ts";
 import { userKey } from "./arguments.ts";
@@ -52,6 +52,7 @@ async function run(command: TrainCommand, signal: AbortSignal): Promise<void> {
   checkReadable("--eval", request.evalData);
   if (request.initial.kind === "folder") checkFolderReadable("--init-from", request.initial.dir);
   checkFolderWritable("--out", out);
+  checkCache(request);
   if (command.request !== null) checkNew(out, state, force);
   using runtime = new Runtime();
   const report = new TrainReport(new Progress(process.stderr.isTTY));

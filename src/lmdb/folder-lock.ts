@@ -35,6 +35,14 @@ const WINDOWS_EXCLUSIVE = 0x1000_0000;
 /** Another process holds the folder. */
 export class FolderInUseError extends Error {
   override readonly name = "FolderInUseError";
+
+  /** Who holds it, as part of a sentence. */
+  readonly holder: string;
+
+  constructor(dir: string, holder: string) {
+    super(`${dir} is in use by ${holder}: one server per folder. Servers that share users and prefixes need a Redis`);
+    this.holder = holder;
+  }
 }
 
 export interface FolderLock {
@@ -54,10 +62,7 @@ export async function lockFolder(dir: string): Promise<FolderLock> {
   for (let attempt = 1; ; attempt++) {
     const taken = takeLock(path);
     if (taken !== "held") return taken;
-    if (attempt === TRIES)
-      throw new FolderInUseError(
-        `${dir} is in use by ${holderOf(path)}: one server per folder. Servers that share users and prefixes need a Redis`,
-      );
+    if (attempt === TRIES) throw new FolderInUseError(dir, holderOf(path));
     await sleep(PAUSE_MS);
   }
 }

@@ -100,5 +100,8 @@ t.test("bad usage and stores that cannot be had are one line", async (t) => {
     () => exportStore(["--out", at("x"), "--store", `lmdb:${at("held")}`]),
     () => importStore(["--in", at("all.export"), "--store", `lmdb:${at("held")}`]),
   ])
-    await t.rejects(command, { name: "FolderInUseError", message: /is in use by process/ });
+    await t.rejects(command, {
+      name: "CommandError",
+      message: /^--store .* is in use by process \d+: stop it first .*backup/,
+    });
 });

@@ -1,5 +1,5 @@
 /** A flag that names what is not there, or a folder in place of a file, is refused at once, in one line with flag and path. */
-import { chmodSync, writeFileSync } from "node:fs";
+import { chmodSync, mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import t from "tap";
 import { backup } from "../../src/cli/backup.ts";
@@ -72,7 +72,7 @@ t.test("operands", async (t) => {
   await t.rejects(load(["--compare", none, none]), { name: "ConfigError", message: `load --compare ${none}: ` });
 });
 
-t.test("a file without permission", { skip: lacking("open-checkout") }, async (t) => {
+t.test("files and folders without permission", { skip: lacking("open-checkout") }, async (t) => {
   const home = temporaryFolder();
   t.teardown(() => home.remove());
   chmodSync(home.path, 0o755);
@@ -83,4 +83,22 @@ t.test("a file without permission", { skip: lacking("open-checkout") }, async (t
   const command = runCli(["import", "--check", "--in", secret], {}, options);
   t.equal(await command.exited, 2);
   t.match(command.stderr(), `--in ${secret}: permission denied`);
+  // Such as a volume that belongs to another user.
+  const volume = join(home.path, "volume");
+  mkdirSync(volume);
+  const cache = join(home.path, "cache");
+  mkdirSync(cache);
+  chmodSync(cache, 0o777);
+  if (process.getuid?.() !== 0) chmodSync(volume, 0o555);
+  for (const [args, place] of [
+    [["build", "--cache-dir", volume], `--cache-dir ${join(volume, "graphs")}`],
+    [["serve", "--cache-dir", join(volume, "cache")], `--cache-dir ${join(volume, "cache")}`],
+    [["serve", "--cache-dir", cache, "--store", `lmdb:${join(volume, "store")}`], `--store ${join(volume, "store")}`],
+    [["train", "--data", DATA, "--out", join(cache, "out"), "--cache-dir", volume], `--cache-dir ${volume}/graphs`],
+    [["train", "--data", DATA, "--out", join(volume, "out")], `--out ${join(volume, "out")}`],
+  ] as const) {
+    const refused = runCli(args, {}, options);
+    t.equal(await refused.exited, 2, args[0]);
+    t.match(refused.stderr(), `${place}: permission denied\n`);
+  }
 });
