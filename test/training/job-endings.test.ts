@@ -1,6 +1,7 @@
 /** How a job ends when its user, another replica or the store gets in between; the process that trains is a short program. */
 import { spawn } from "node:child_process";
 import { existsSync } from "node:fs";
+import { text } from "node:stream/consumers";
 import { setTimeout as sleep } from "node:timers/promises";
 import t, { type Test } from "tap";
 import { PrefixdError } from "../../src/errors.ts";
@@ -260,4 +261,15 @@ t.test("of a job's checkpoints only those are removed that nobody has replaced",
   };
   await unregister(job, "a.step-4");
   t.ok(registry.entries.has("ann/a.step-4"), "replaced while it was looked at");
+});
+
+t.test("a file that is being read when its user is removed is read no further, and no other is", async (t) => {
+  const { store, service, end } = await run(t, () => ({}));
+  await end();
+  const [file, other] = [await putFile(store, "ann", "a".repeat(600)), await putFile(store, "bob", "b")];
+  const [content, others] = [await service.content(file), await service.content(other)];
+  await service.endOfUser("ann");
+  t.ok(content.destroyed);
+  t.equal(await text(others), "b");
+  await t.rejects(service.content(file), { code: "training_file_not_found" });
 });

@@ -185,7 +185,8 @@ export function filesRoutes(app: TypedApp, parts: AppParts, bodies: BodyWatch): 
         operationId: "getFileContent",
         tags,
         summary: "A file's content",
-        description: "Byte for byte as it was uploaded.",
+        description:
+          "Byte for byte as it was uploaded. If the file is deleted during the download, the connection is closed before the end.",
         params: FileParams,
         response: {
           200: {
