@@ -1,4 +1,4 @@
-import type { FastifyInstance, RouteOptions } from "fastify";
+import type { FastifyInstance, FastifyRequest, RouteOptions } from "fastify";
 import { PrefixdError } from "../errors.ts";
 import { bearerKey, keyLabel } from "../users/api-key.ts";
 import type { Authenticator } from "../users/authenticator.ts";
@@ -25,7 +25,16 @@ declare module "fastify" {
 }
 
 /**
- * Rejects unauthorised requests before reading any of the body. Call before adding the routes. Call the returned
+ * For a request that has taken long: its key may have been deleted, or its user suspended, since it began.
+ * Throws `unauthorized`, `user_suspended`, `store_unavailable`.
+ */
+export async function refuseRevoked(auth: Authenticator, { headers }: Pick<FastifyRequest, "headers">): Promise<void> {
+  await auth.authenticate(headers.authorization);
+}
+
+/**
+ * Rejects unauthorised requests before reading any of the body, and once more when it has arrived; routes that read it
+ * themselves do the latter themselves. Call before adding the routes. Call the returned
  * function after: it lists them all, and throws if one does not declare its access, so that none is open or closed by
  * oversight.
  */
@@ -44,6 +53,10 @@ export function guardAccess(app: FastifyInstance, authenticator: Authenticator):
     request.audit.user = request.principal.user;
     if (access === "admin" && request.principal.role !== "admin")
       throw new PrefixdError("forbidden", "This needs the admin key.");
+  });
+  app.addHook("preValidation", async (request) => {
+    const isGuarded = request.routeOptions.config.access !== "public" && !request.is404;
+    if (isGuarded && request.body !== undefined) await refuseRevoked(authenticator, request);
   });
   return () => {
     const undeclared = routes

@@ -1,5 +1,5 @@
 import { open, type FileHandle } from "node:fs/promises";
-import type { Readable } from "node:stream";
+import { pipeline, Transform, type Readable, type TransformCallback } from "node:stream";
 import { PrefixdError } from "../errors.ts";
 import { noSuchFile, unlessFull } from "../training/jobs/limits.ts";
 import type {
@@ -28,6 +28,9 @@ export function createLmdbTrainingStore(options: LmdbTrainingOptions): TrainingS
   const worker = new URL("./training-worker", import.meta.url).href;
   return new LmdbTrainingStore(new WorkerCalls(worker, options, "training store"), options);
 }
+
+/** Bytes of a file read at a time. */
+const READ_BYTES = 1 << 18;
 
 export class LmdbTrainingStore implements TrainingStore {
   readonly #tables: Pick<WorkerCalls<LmdbTrainingTables>, "call" | "close">;
@@ -62,13 +65,22 @@ export class LmdbTrainingStore implements TrainingStore {
   }
 
   async contentOf({ user, id }: TrainingFile): Promise<Readable> {
+    let file: FileHandle;
     try {
-      return (await open(this.#folders.file(user, id))).createReadStream();
+      file = await open(this.#folders.file(user, id));
     } catch (error) {
       // Deleted in between.
       if (error instanceof Error && "code" in error && error.code === "ENOENT") throw noSuchFile();
       throw error;
     }
+    // A file is overwritten once its record is gone: what was read while there is one is its content.
+    const check = (done: TransformCallback, bytes?: Buffer): void =>
+      void this.getFile(user, id).then((there) => (there === null ? done(noSuchFile()) : done(null, bytes)), done);
+    const checked = new Transform({
+      transform: (bytes: Buffer, _encoding, done) => check(done, bytes),
+      flush: (done) => check(done),
+    });
+    return pipeline(file.createReadStream({ highWaterMark: READ_BYTES }), checked, () => undefined);
   }
 
   storedBytes(user: string): Promise<number> {

@@ -7,11 +7,10 @@ import { PrefixdError } from "../errors.ts";
 import type { Logger } from "../observability/logging.ts";
 import type { Metrics } from "../observability/metrics.ts";
 import type { PrefixRegistry } from "../prefixes/registry-types.ts";
-import { sweepCheckpoints, type SweepParts } from "../training/jobs/checkpoints.ts";
+import { checkpointsIn, sweepCheckpoints, type SweepParts } from "../training/jobs/checkpoints.ts";
 import { JobRunner } from "../training/jobs/runner.ts";
 import { TrainingService } from "../training/jobs/service.ts";
 import type { Replica } from "../replicas/replica.ts";
-import type { TrainingJob } from "../training/jobs/types.ts";
 import type { TrainingStore } from "../training/jobs/store.ts";
 import type { UserStore } from "../users/store.ts";
 import { isBuiltInUser } from "../users/user-id.ts";
@@ -36,8 +35,6 @@ export interface TrainingParts {
 
 /** A token that is learned costs what three read ones do: forwards, and backwards twice as much. */
 const TRAINING_PRICE = 3;
-/** Prefixes looked at at a time. */
-const PAGE = 100;
 
 // Resolved beside this file: .ts when run from src, .js from dist.
 const ENTRY = fileURLToPath(
@@ -53,15 +50,7 @@ export async function openTraining(parts: TrainingParts, resources: Resources): 
   if (config.training === "off") return null;
   await store.ping();
   const quota = { jobs: config.trainJobs, bytes: config.trainFileBytes, tokensPerDay: config.trainTokens };
-  const checkpoints: SweepParts = {
-    store,
-    async unregister(key) {
-      await registry.remove(key).catch((error: unknown) => {
-        if (!(error instanceof PrefixdError) || error.code !== "prefix_not_found") throw error;
-      });
-    },
-    registeredBy: (job, start) => namesRegisteredBy(registry, job, start),
-  };
+  const checkpoints: SweepParts = { store, ...checkpointsIn(registry) };
   const runner = new JobRunner({
     ...checkpoints,
     quota,
@@ -99,20 +88,4 @@ export async function openTraining(parts: TrainingParts, resources: Resources): 
     sweep: (job) => sweepCheckpoints(checkpoints, job),
     onCancel: () => metrics.trainingEnded("cancelled"),
   });
-}
-
-/** Names beginning with `start`, itself no name, of prefixes that a job has registered last. */
-async function namesRegisteredBy(
-  registry: Pick<PrefixRegistry, "list">,
-  { user, id }: Pick<TrainingJob, "user" | "id">,
-  start: string,
-): Promise<readonly string[]> {
-  const found: string[] = [];
-  for (let after = start; ; ) {
-    const page = await registry.list(user, { after, limit: PAGE });
-    const begun = page.filter(({ name }) => name.startsWith(start));
-    found.push(...begun.filter(({ updatedBy }) => updatedBy === id).map(({ name }) => name));
-    if (begun.length < PAGE) return found;
-    after = begun.at(-1)!.name;
-  }
 }

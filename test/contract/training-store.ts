@@ -49,12 +49,18 @@ export const trainingJob = (user: string, at = NOW, change: Partial<TrainingJob>
 });
 
 /** Stores a file with this content. */
-export async function putFile(store: TrainingStore, user: string, content: string, at = NOW): Promise<TrainingFile> {
+export async function putFile(
+  store: TrainingStore,
+  user: string,
+  content: string,
+  at = NOW,
+  quota = QUOTA,
+): Promise<TrainingFile> {
   const incoming = await store.receive(user);
   await incoming.write(Buffer.from(content));
   const file = { id: timedId("file", at), user, filename: "a.jsonl", bytes: incoming.bytes, createdAt: at };
   try {
-    await store.putFile(file, incoming, QUOTA);
+    await store.putFile(file, incoming, quota);
   } catch (error) {
     await incoming.discard();
     throw error;
@@ -125,6 +131,29 @@ export function trainingStoreContract(t: Test, make: (t: Test) => Promise<OpenTr
     const { path } = await store.folderOf("ann", job.id);
     t.equal(readFileSync(await store.dataIn(path, two), "utf8"), "yy", "for the process that trains");
   });
+
+  withStore(
+    "a file that is deleted while it is read ends with an error, after nothing but its content",
+    async (t, store) => {
+      const remove = [(file: TrainingFile) => store.deleteFile("ann", file.id), () => store.deleteUser("ann")];
+      for (const [i, removeIt] of remove.entries()) {
+        const file = await putFile(store, "ann", "x".repeat(8 << 20), NOW + i, { ...QUOTA, bytes: 1e9 });
+        let [read, wrong] = [0, 0];
+        await t.rejects(
+          async () => {
+            for await (const bytes of await store.contentOf(file)) {
+              if (read === 0) await removeIt(file);
+              read += (bytes as Buffer).length;
+              wrong += (bytes as Buffer).filter((byte) => byte !== 0x78).length;
+            }
+          },
+          { code: "training_file_not_found" },
+        );
+        t.equal(wrong, 0);
+        t.ok(read > 0 && read < file.bytes, `${read} bytes`);
+      }
+    },
+  );
 
   withStore("jobs: created, limited, paged, cancelled", async (t, store) => {
     const [one, two] = [trainingJob("ann"), trainingJob("ann", NOW + 1)];

@@ -1,15 +1,17 @@
 /** How a job ends when its user, another replica or the store gets in between; the process that trains is a short program. */
 import { spawn } from "node:child_process";
 import { existsSync } from "node:fs";
+import { text } from "node:stream/consumers";
 import { setTimeout as sleep } from "node:timers/promises";
 import t, { type Test } from "tap";
 import { PrefixdError } from "../../src/errors.ts";
-import { sweepCheckpoints } from "../../src/training/jobs/checkpoints.ts";
+import { checkpointsIn, sweepCheckpoints } from "../../src/training/jobs/checkpoints.ts";
 import { JobRunner, type RunnerParts } from "../../src/training/jobs/runner.ts";
 import { TrainingService } from "../../src/training/jobs/service.ts";
 import type { TrainingStore } from "../../src/training/jobs/store.ts";
 import type { TrainingJob } from "../../src/training/jobs/types.ts";
 import { NOW, putFile, QUOTA, trainingJob } from "../contract/training-store.ts";
+import { FakeRegistry } from "../support/fake-registry.ts";
 import { trainingStoreInThread } from "../support/training-store.ts";
 
 /** Says what a training says, with one checkpoint, and has an adapter of the demo's as its result. */
@@ -83,7 +85,7 @@ async function run(
       return spawn(process.execPath, ["-e", TRAINED], { stdio: ["ignore", "ignore", "pipe", "ipc"] });
     },
     register: async (_claim, name) => void registered.push(name),
-    unregister: async ({ name }) => void registered.splice(registered.indexOf(name), 1),
+    unregister: async (_job, name) => void registered.splice(registered.indexOf(name), 1),
     registeredBy: async (_job, start) => registered.filter((name) => name.startsWith(start)),
     isSuspended: async () => false,
     isBusy: () => false,
@@ -233,4 +235,41 @@ t.test("a claim that is lost while it trains: the process is ended, and nothing 
   t.match(await rig.end(), { status: "cancelled" });
   t.same(rig.registered, ["dates.step-1"]);
   t.same(rig.ended, []);
+});
+
+t.test("of a job's checkpoints only those are removed that nobody has replaced", async (t) => {
+  const registry = new FakeRegistry();
+  const { unregister, registeredBy } = checkpointsIn(registry);
+  const job = { user: "ann", id: "ftjob-1" };
+  const put = (name: string, by: string, id: number): Promise<unknown> =>
+    registry.register({ user: "ann", name }, { kind: "hard", ids: Int32Array.of(id) }, { by });
+  const names = ["a.step-1", "a.step-2", "a.step-3"];
+  for (const name of names) await put(name, job.id, 1);
+  await put("a.step-1", "key-of-ann", 2);
+  await put("a.step-2", "ftjob-2", 2);
+  t.same(await registeredBy(job, "a.step-"), ["a.step-3"]);
+  for (const name of names) await unregister(job, name);
+  t.same([...registry.entries.keys()], ["ann/a.step-1", "ann/a.step-2"]);
+  await unregister(job, "a.step-3");
+
+  await put("a.step-4", job.id, 1);
+  const find = registry.find.bind(registry);
+  registry.find = async (key) => {
+    const found = await find(key);
+    await put("a.step-4", "key-of-ann", 2);
+    return found;
+  };
+  await unregister(job, "a.step-4");
+  t.ok(registry.entries.has("ann/a.step-4"), "replaced while it was looked at");
+});
+
+t.test("a file that is being read when its user is removed is read no further, and no other is", async (t) => {
+  const { store, service, end } = await run(t, () => ({}));
+  await end();
+  const [file, other] = [await putFile(store, "ann", "a".repeat(600)), await putFile(store, "bob", "b")];
+  const [content, others] = [await service.content(file), await service.content(other)];
+  await service.endOfUser("ann");
+  t.ok(content.destroyed);
+  t.equal(await text(others), "b");
+  await t.rejects(service.content(file), { code: "training_file_not_found" });
 });

@@ -1,5 +1,6 @@
 import type { FastifyReply, FastifyRequest } from "fastify";
 import { PrefixdError } from "../../errors.ts";
+import { refuseRevoked } from "../access.ts";
 import { abortOnDisconnect } from "../connections/response-end.ts";
 import type { AppParts, AppState } from "../app-parts.ts";
 import { logFailure, toPrefixdError } from "../problem.ts";
@@ -14,16 +15,18 @@ const MAX_USERS = 100;
 
 interface Reader {
   readonly stream: SseStream;
+  /** Throws `unauthorized` once its key is withdrawn. */
+  readonly mayRead: () => Promise<void>;
   /** Ends its stream with an error. */
   readonly fail: (error: PrefixdError) => void;
 }
 
-export type LiveParts = Pick<AppParts, "snapshot" | "metrics" | "limits" | "stream">;
+export type LiveParts = Pick<AppParts, "snapshot" | "metrics" | "limits" | "stream" | "auth">;
 
 /**
  * What the server does now, as events for whoever reads. Asks for it four times a second, once for all readers, and not
  * at all while there are none. A reader that is slow misses events, and gets the latest one when it has read the last.
- * All streams end when a drain refuses requests.
+ * A stream ends when its key is withdrawn, and all do when a drain refuses requests.
  */
 export class LiveFeed {
   readonly #parts: LiveParts;
@@ -44,7 +47,7 @@ export class LiveFeed {
 
   /** Resolves when the stream is over. */
   async serve(request: FastifyRequest, reply: FastifyReply): Promise<void> {
-    const { metrics, stream: options } = this.#parts;
+    const { metrics, stream: options, auth } = this.#parts;
     await new Promise<void>((resolve) => {
       // No `mayEmit`: a replica without its lease shows what it does all the same.
       const stream = new SseStream(reply, { ...options, mayEmit: () => true }, () => {
@@ -62,7 +65,8 @@ export class LiveFeed {
         stream.error(error);
         over();
       };
-      const reader = { stream, fail };
+      const mayRead = (): Promise<void> => refuseRevoked(auth, request);
+      const reader = { stream, mayRead, fail };
       this.#readers.add(reader);
       abortOnDisconnect(reply).signal.addEventListener("abort", () => {
         stream.destroy();
@@ -78,7 +82,11 @@ export class LiveFeed {
       const json = JSON.stringify(await this.#event());
       if (this.#state.phase === "refusing")
         throw new PrefixdError("draining", "The server is shutting down.", { retryAfter: 5 });
-      for (const { stream } of this.#readers) if (!stream.waiting) stream.event(json);
+      for (const reader of this.#readers)
+        await reader.mayRead().then(
+          () => void (reader.stream.waiting || reader.stream.event(json)),
+          (error: unknown) => reader.fail(toPrefixdError(error)),
+        );
     } catch (error) {
       for (const reader of this.#readers) reader.fail(toPrefixdError(error));
     }

@@ -5,6 +5,7 @@ import type { PrefixUpload } from "../../prefixes/registry-types.ts";
 import type { PrefixQuota } from "../../prefixes/store.ts";
 import { unauthorized } from "../../users/authenticator.ts";
 import { isBuiltInUser } from "../../users/user-id.ts";
+import { refuseRevoked } from "../access.ts";
 import { abortOnDisconnect } from "../connections/response-end.ts";
 import type { AppParts, TypedApp } from "../app-parts.ts";
 import { ETAG_HEADER, PrefixIdParams, json, problems } from "../common-schema.ts";
@@ -112,14 +113,12 @@ export function registerRoutes(app: TypedApp, parts: AppParts, reader: PromptRea
     const key = await notedForChange(request, parsePrefixId(id, user), prefixes);
     const precondition = writePrecondition(request.headers);
     const { signal } = abortOnDisconnect(reply);
-    const { meta, created } = await uploads.run(key.user, signal, async (place) =>
-      prefixes.register(key, await read(place), {
-        precondition,
-        quota: await quotaOf(key.user),
-        signal,
-        by: actorOf(request),
-      }),
-    );
+    const { meta, created } = await uploads.run(key.user, signal, async (place) => {
+      const upload = await read(place);
+      await refuseRevoked(parts.auth, request);
+      const quota = await quotaOf(key.user);
+      return prefixes.register(key, upload, { precondition, quota, signal, by: actorOf(request) });
+    });
     request.audit.digest = meta.digest;
     reply.code(created ? 201 : 200).header("etag", etagOf(meta.digest));
     if (created) reply.header("location", `/prefixes/${encodeURIComponent(meta.name)}`);

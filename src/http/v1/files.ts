@@ -4,6 +4,7 @@ import { PrefixdError, type ErrorCode } from "../../errors.ts";
 import type { TrainingService } from "../../training/jobs/service.ts";
 import type { Page } from "../../training/jobs/store.ts";
 import type { TrainingFile } from "../../training/jobs/types.ts";
+import { refuseRevoked } from "../access.ts";
 import { abortOnDisconnect, answered } from "../connections/response-end.ts";
 import type { AppParts, TypedApp } from "../app-parts.ts";
 import { json, UNREAD_BODY } from "../common-schema.ts";
@@ -125,6 +126,7 @@ export function filesRoutes(app: TypedApp, parts: AppParts, bodies: BodyWatch): 
       return uploads.run(user, signal, async (place) => {
         const form = await readFileForm(request, (chunks) => training.receive(user, chunks), bodies, place);
         try {
+          await refuseRevoked(parts.auth, request);
           const file = await training.keep(user, form.filename, form.file);
           noted(request, file.id);
           return fileDocument(file);
@@ -183,7 +185,8 @@ export function filesRoutes(app: TypedApp, parts: AppParts, bodies: BodyWatch): 
         operationId: "getFileContent",
         tags,
         summary: "A file's content",
-        description: "Byte for byte as it was uploaded.",
+        description:
+          "Byte for byte as it was uploaded. If the file is deleted during the download, the connection is closed before the end.",
         params: FileParams,
         response: {
           200: {

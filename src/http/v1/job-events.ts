@@ -3,6 +3,7 @@ import type { FastifyReply, FastifyRequest } from "fastify";
 import { PrefixdError, shuttingDown } from "../../errors.ts";
 import type { TrainingService } from "../../training/jobs/service.ts";
 import { isEnded } from "../../training/jobs/types.ts";
+import { refuseRevoked } from "../access.ts";
 import type { AppParts, AppState } from "../app-parts.ts";
 import { abortOnDisconnect } from "../connections/response-end.ts";
 import { logFailure, toPrefixdError } from "../problem.ts";
@@ -18,18 +19,19 @@ export const MAX_STREAMS = 4;
 const MAX_ALL_STREAMS = 64;
 
 /**
- * A job's events as they happen, until it has ended, the client leaves, or a drain refuses requests. A reader that is slow
- * is waited for: nothing is read from the store for it meanwhile.
+ * A job's events as they happen, until it has ended, the client leaves, its key or its user is refused, or a drain refuses
+ * requests. A reader that is slow is waited for: nothing is read from the store for it meanwhile.
  */
 export class JobEventStreams {
   readonly #options: AppParts["stream"];
   readonly #metrics: AppParts["metrics"];
+  readonly #auth: AppParts["auth"];
   readonly #state: Readonly<AppState>;
   /** Users of open streams. */
   readonly #users: string[] = [];
 
-  constructor({ stream, metrics }: Pick<AppParts, "stream" | "metrics">, state: Readonly<AppState>) {
-    [this.#options, this.#metrics, this.#state] = [stream, metrics, state];
+  constructor({ stream, metrics, auth }: Pick<AppParts, "stream" | "metrics" | "auth">, state: Readonly<AppState>) {
+    [this.#options, this.#metrics, this.#auth, this.#state] = [stream, metrics, auth, state];
   }
 
   /**
@@ -60,6 +62,7 @@ export class JobEventStreams {
 
   async #stream(request: FastifyRequest, reply: FastifyReply, looks: () => AsyncGenerator<string[]>): Promise<void> {
     const left = abortOnDisconnect(reply);
+    const mayRead = (): Promise<void> => refuseRevoked(this.#auth, request);
     const stream = new SseStream(reply, this.#options, () => {
       request.audit.code = "too_slow";
       this.#metrics.connectionCut("not_reading");
@@ -69,7 +72,11 @@ export class JobEventStreams {
       for await (const events of looks()) {
         if (left.signal.aborted) return stream.destroy();
         if (this.#state.phase === "refusing") throw shuttingDown(5);
-        for (const json of events) if (!(await stream.paced(json))) return stream.release();
+        await mayRead();
+        for (const json of events) {
+          if (!(await stream.paced(json))) return stream.release();
+          await mayRead();
+        }
       }
       stream.last();
     } catch (caught) {

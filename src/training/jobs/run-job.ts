@@ -318,7 +318,7 @@ export class JobRun {
     await this.#storing(async () => {
       const all = await store.listCheckpoints(user, id, { limit: 100, order: "desc" });
       for (const old of all.slice(KEPT_CHECKPOINTS)) {
-        await unregister({ user, name: old.name });
+        await unregister(this, old.name);
         await store.deleteCheckpoint(user, id, old.id);
       }
     });

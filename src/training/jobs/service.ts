@@ -45,6 +45,8 @@ export interface ServiceParts {
  */
 export class TrainingService {
   readonly #parts: ServiceParts;
+  /** Files that are being read, and whose they are. */
+  readonly #contents = new Map<Readable, string>();
 
   constructor(parts: ServiceParts) {
     this.#parts = parts;
@@ -106,9 +108,18 @@ export class TrainingService {
     return this.#parts.store.listFiles(user, page);
   }
 
-  /** Its content; the caller reads it to the end or destroys it. @throws PrefixdError training_file_not_found */
-  content(file: TrainingFile): Promise<Readable> {
-    return this.#parts.store.contentOf(file);
+  /**
+   * Its content; the caller reads it to the end or destroys it. Destroyed when the user is removed.
+   * @throws PrefixdError training_file_not_found, also while it is read
+   */
+  async content(file: TrainingFile): Promise<Readable> {
+    const content = await this.#parts.store.contentOf(file);
+    if (this.#parts.runner.isRemoved(file.user)) {
+      content.destroy();
+      throw noSuchFile();
+    }
+    this.#contents.set(content, file.user);
+    return content.once("close", () => this.#contents.delete(content));
   }
 
   /** Jobs that have read it go on. @throws PrefixdError training_file_not_found */
@@ -192,9 +203,14 @@ export class TrainingService {
     return this.#parts.store.listCheckpoints(user, job.id, page);
   }
 
-  /** Ends the user's running job and refuses new work, until `readmitUser`. Resolves when no process of theirs is left. */
+  /**
+   * Ends the user's running job and downloads, and refuses new work, until `readmitUser`. Resolves when no process of
+   * theirs is left.
+   */
   endOfUser(user: string): Promise<void> {
-    return this.#parts.runner.endOfUser(user);
+    const ended = this.#parts.runner.endOfUser(user);
+    for (const [content, owner] of this.#contents) if (owner === user) content.destroy();
+    return ended;
   }
 
   /** Ends the job, if it runs on this replica. Resolves when no process of it is left. */

@@ -92,7 +92,7 @@ export interface TrainingStore {
   listFiles(user: string, page: Page): Promise<TrainingFile[]>;
   /** Deletes it without a trace. False: the user has no such file. */
   deleteFile(user: string, id: string): Promise<boolean>;
-  /** Its content; the caller reads it to the end or destroys it. Throws `training_file_not_found`. */
+  /** Its content; the caller reads it to the end or destroys it. Throws `training_file_not_found`, also while it is read. */
   contentOf(file: TrainingFile): Promise<Readable>;
   /** Bytes of a user's files. */
   storedBytes(user: string): Promise<number>;

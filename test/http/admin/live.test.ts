@@ -8,8 +8,11 @@ import t from "tap";
 import { MAX_READERS } from "../../../src/http/admin/live-feed.ts";
 import { LiveEvent } from "../../../src/http/admin/live-schema.ts";
 import type { EngineSnapshot } from "../../../src/observability/engine-observer.ts";
+import { AdminKeys } from "../../../src/users/admin-keys.ts";
+import { createAuthenticator } from "../../../src/users/authenticator.ts";
 import { ADMIN_KEY, buildTestApp, until } from "../../support/app.ts";
 import { readAll } from "../../support/fake-client.ts";
+import { FakeUserStore } from "../../support/fake-user-store.ts";
 
 const QUIET: EngineSnapshot = { rows: [], tenants: [] };
 const BUSY: EngineSnapshot = {
@@ -19,6 +22,7 @@ const BUSY: EngineSnapshot = {
     { tenant: "bob", weight: 1, rows: 0, waiting: 2, oldestMs: 7.6 },
   ],
 };
+const NEW_KEY = "another-admin-key-0123456789abcdef0123456";
 const KEY = { authorization: `Bearer ${ADMIN_KEY}` };
 
 /** Resolves with the headers. */
@@ -113,6 +117,23 @@ t.test("readers share the work, and are bounded", async (t) => {
   const another = await live(port);
   t.equal(another.statusCode, 200, "one has left");
   another.destroy();
+});
+
+t.test("a stream ends when its key is withdrawn; those of other keys go on", async (t) => {
+  const adminKeys = new AdminKeys([ADMIN_KEY, NEW_KEY]);
+  const auth = createAuthenticator({ store: new FakeUserStore(), adminKeys });
+  const app = await buildTestApp(t, { auth, snapshot: () => BUSY });
+  const port = await app.listen();
+  const [old, other] = await Promise.all(
+    [ADMIN_KEY, NEW_KEY].map(async (key) => eventsOf(await live(port, { authorization: `Bearer ${key}` }))),
+  );
+  for (const events of [old!, other!]) t.equal((await events.next()).done, false);
+  adminKeys.replace([NEW_KEY]);
+  await t.rejects(async () => {
+    for await (const event of old!) t.ok(event, "was on its way");
+  }, /unauthorized/);
+  for (let i = 0; i < 3; i++) t.equal((await other!.next()).done, false);
+  await other!.return(undefined);
 });
 
 t.test("of many users, those with the most waiting", async (t) => {

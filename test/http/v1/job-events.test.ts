@@ -1,8 +1,12 @@
 /** GET /v1/fine_tuning/jobs/{id}/events?stream=true over real sockets. */
 import { get, type IncomingMessage } from "node:http";
 import t, { type Test } from "tap";
+import type { AppParts } from "../../../src/http/app-parts.ts";
 import { MAX_STREAMS } from "../../../src/http/v1/job-events.ts";
 import type { TrainingStore } from "../../../src/training/jobs/store.ts";
+import { unauthorized } from "../../../src/users/authenticator.ts";
+import type { Principal } from "../../../src/users/types.ts";
+import { userSuspended } from "../../../src/users/user-id.ts";
 import { NOW, QUOTA, trainingJob } from "../../contract/training-store.ts";
 import { buildTestApp, type TestApp } from "../../support/app.ts";
 import { readAll } from "../../support/fake-client.ts";
@@ -18,9 +22,13 @@ interface Setting {
   readonly stream: (query?: string) => Promise<IncomingMessage>;
 }
 
-async function setUpOn(t: Test, open: (typeof TRAINING_STORES)[number]["open"]): Promise<Setting> {
+async function setUpOn(
+  t: Test,
+  open: (typeof TRAINING_STORES)[number]["open"],
+  over: Partial<AppParts> = {},
+): Promise<Setting> {
   const { store, training } = await open(t);
-  const app = await buildTestApp(t, { training });
+  const app = await buildTestApp(t, { training, ...over });
   const { id } = trainingJob("local");
   await store.createJob(trainingJob("local", NOW, { id }), QUOTA, NOW);
   const port = await app.listen();
@@ -62,7 +70,7 @@ const rest = async (messages: AsyncGenerator<string>): Promise<string[]> => {
 
 for (const { name, skip, open } of TRAINING_STORES)
   void t.test(name, { skip }, async (t) => {
-    const setUp = (t: Test): Promise<Setting> => setUpOn(t, open);
+    const setUp = (t: Test, over?: Partial<AppParts>): Promise<Setting> => setUpOn(t, open, over);
     await t.test("events come as they happen, also those after the job's end, and then the end", async (t) => {
       const { app, store, id, say, stream } = await setUp(t);
       for (let i = 0; i < 150; i++) await say(`early ${i}`);
@@ -134,5 +142,24 @@ for (const { name, skip, open } of TRAINING_STORES)
       t.equal((await three.next()).value, "here");
       await store.deleteUser("local");
       t.same(await rest(three), ["training_job_not_found"]);
+    });
+
+    await t.test("a stream ends, with nothing more, once its key is deleted or its user suspended", async (t) => {
+      const user: Principal = { role: "user", user: "local", keyId: "k" };
+      for (const refusal of [unauthorized(), userSuspended()]) {
+        let isRefused = false;
+        const authenticate = async (): Promise<Principal> => {
+          if (isRefused) throw refusal;
+          return user;
+        };
+        const auth = { keyed: true, authenticate, forget: () => {}, close: () => {} };
+        const { say, stream } = await setUp(t, { auth });
+        await say("here");
+        const messages = messagesOf(await stream());
+        t.equal((await messages.next()).value, "here");
+        isRefused = true;
+        await say("a secret");
+        t.same(await rest(messages), [refusal.code]);
+      }
     });
   });
