@@ -34,9 +34,8 @@ export async function refuseRevoked(auth: Authenticator, { headers }: Pick<Fasti
 
 /**
  * Rejects unauthorised requests before reading any of the body, and once more when it has arrived; routes that read it
- * themselves do the latter themselves. Call before adding the routes. Call the returned
- * function after: it lists them all, and throws if one does not declare its access, so that none is open or closed by
- * oversight.
+ * themselves do the latter themselves. Call before adding the routes. Call the returned function after: it lists them
+ * all, and throws if one does not declare its access, so that none is open or closed by oversight.
  */
 export function guardAccess(app: FastifyInstance, authenticator: Authenticator): () => DeclaredRoute[] {
   const routes: RouteOptions[] = [];

@@ -1,6 +1,7 @@
 /** What an answer to a refused body says: which limit it met, its value, and what the request asked for. */
 import type { FastifyInstance, FastifyRequest } from "fastify";
 import { PrefixdError } from "../errors.ts";
+import { isEncoded } from "./connections/request-checks.ts";
 
 /** For a body longer than any that the route reads. */
 export function largerThanRoute({ routeOptions }: FastifyRequest): string {
@@ -30,7 +31,7 @@ export function withWhatWasSent(error: PrefixdError, { headers }: FastifyRequest
   const sent =
     error.code === "body_too_large"
       ? lengthOf(headers["content-length"])
-      : error.code === "unsupported_media_type"
+      : error.code === "unsupported_media_type" && !isEncoded(headers["content-encoding"])
         ? typeOf(headers["content-type"])
         : null;
   if (sent === null) return error;

@@ -156,7 +156,11 @@ t.test("encoded bodies are refused, uploads too; without a body the header is ha
       payload: plain,
       headers: { ...JSON_TYPE, "content-encoding": encoding },
     });
-    t.match(json.json(), { status: 415, code: "unsupported_media_type", detail: /Content-Encoding/ });
+    t.match(json.json(), {
+      status: 415,
+      code: "unsupported_media_type",
+      detail: /Content-Encoding.*send the body unencoded\.$/,
+    });
     t.equal(json.headers["accept-encoding"], "identity");
     const { payload, headers } = form(ADAPTER);
     t.match(

@@ -38,6 +38,9 @@ export function checkRequest({ raw, url }: FastifyRequest): void {
   }
 }
 
+/** Whether a Content-Encoding changes the bytes. */
+export const isEncoded = (encoding: string | undefined): boolean => !/^\s*(identity)?\s*$/i.test(encoding ?? "");
+
 /** RFC 9110, 8.4 and 15.5.16. Without a body there is nothing to be encoded. */
 export function refuseEncodedBodies(app: FastifyInstance): void {
   app.addHook("preParsing", (request, reply, payload, done) => {
@@ -49,7 +52,7 @@ export function refuseEncodedBodies(app: FastifyInstance): void {
       !hasBody ||
       request.method === "GET" ||
       request.method === "HEAD" ||
-      /^\s*(identity)?\s*$/i.test(encoding)
+      !isEncoded(encoding)
     )
       return done(null, payload);
     reply.header("accept-encoding", "identity");

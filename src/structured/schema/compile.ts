@@ -115,7 +115,7 @@ class Compiler {
         if (!Array.isArray(value) || value.length === 0) failInvalid(at, "must be a list that is not empty");
         const branches = value.map((branch, index) => this.#followed({ schema: branch, pointer: `${at}/${index}` }));
         if (schema["type"] !== undefined) checkTypeBeside(schema["type"], branches, head, pointer);
-        if (head === "allOf" && branches.length > 1) failUnsupported(at, "is supported with one schema only");
+        if (head === "allOf" && branches.length > 1) failUnsupported(at, "allOf is supported with one schema only");
         if (head === "oneOf" && !excludeEachOther(branches))
           failUnsupported(
             at,
