@@ -82,7 +82,7 @@ t.test("prefixes: drop, share, delete", async (t) => {
   await page.keyboard.press("Enter");
   await page.getByText("dropped is stored").waitFor();
   await page.getByRole("heading", { name: "7 prefixes" }).waitFor();
-  await page.getByRole("row", { name: /dropped.*at most by name/ }).waitFor();
+  await page.getByRole("row", { name: /dropped.*named users only/ }).waitFor();
 
   const detail = page.getByRole("complementary", { name: "dropped" });
   await detail.getByText("in the store").waitFor();

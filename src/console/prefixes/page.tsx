@@ -156,7 +156,7 @@ function PrefixTable({ prefixes, usage, chosen, onChoose }: TableProps) {
               </th>
               <td class="small soft opt">{kind}</td>
               <td class="num">{count(virtual_tokens)}</td>
-              <td>{access === "owner" ? (visibility === "shared" ? "all users" : "at most by name") : MAY[access]}</td>
+              <td>{access === "owner" ? (visibility === "shared" ? "all users" : "named users only") : MAY[access]}</td>
               <td class="opt">{resident === null ? NONE : <Residency resident={resident} />}</td>
               <td class="num opt">{usage === null ? NONE : count(requests.get(id.slice(id.indexOf("/") + 1)) ?? 0)}</td>
               <td class="soft opt">{date(updated_at)}</td>
