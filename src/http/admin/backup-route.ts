@@ -1,12 +1,20 @@
 import { Readable } from "node:stream";
-import type { FastifyReply } from "fastify";
+import type { FastifyReply, FastifyRequest } from "fastify";
 import { PrefixdError } from "../../errors.ts";
+import { refuseRevoked } from "../access.ts";
 import type { AppParts, TypedApp } from "../app-parts.ts";
 import { problems, UNREAD_BODY } from "../common-schema.ts";
 
 /** The store's content as a stream, for a backup of a server that goes on serving. */
-export function backupRoutes(app: TypedApp, { backup }: AppParts): void {
+export function backupRoutes(app: TypedApp, { backup, auth }: AppParts): void {
   let running = false;
+  // A key that is withdrawn gets no more of it.
+  const pieces = async function* (request: FastifyRequest): AsyncGenerator<Uint8Array> {
+    for await (const piece of backup()) {
+      await refuseRevoked(auth, request);
+      yield piece;
+    }
+  };
   app.post(
     "/admin/backup",
     {
@@ -16,7 +24,7 @@ export function backupRoutes(app: TypedApp, { backup }: AppParts): void {
         tags: ["operation"],
         summary: "Users, key hashes, prefixes and usage as one file",
         description:
-          "What `prefixd export` writes, at `--backup-rate` bytes a second, while the server goes on serving; `prefixd import` reads it. One at a time. If it cannot be finished the connection is closed before the end, and the file is refused by `prefixd import`.",
+          "What `prefixd export` writes, at `--backup-rate` bytes a second, while the server goes on serving; `prefixd import` reads it. One at a time. If it cannot be finished, or the key is withdrawn, the connection is closed before the end, and the file is refused by `prefixd import`.",
         response: {
           200: {
             description: "The export",
@@ -26,10 +34,10 @@ export function backupRoutes(app: TypedApp, { backup }: AppParts): void {
         },
       },
     },
-    async (_request, reply) => {
+    async (request, reply) => {
       if (running) throw new PrefixdError("backup_busy", "Another backup is being made; there is one at a time.");
       // Reads at the client's pace: at most two pieces that are not read yet are in memory.
-      const bytes = Readable.from(backup(), { objectMode: false, highWaterMark: 1 });
+      const bytes = Readable.from(pieces(request), { objectMode: false, highWaterMark: 1 });
       running = true;
       bytes.once("close", () => (running = false));
       return sendExport(reply, bytes);
