@@ -7,6 +7,12 @@ const only = (from, allowed, why) => ({
   to: { path: "^src/", pathNot: [`^src/${from}`, ...allowed.map((place) => `^src/${place}`)] },
 });
 
+/** What a store may import. */
+const OF_A_STORE = [
+  ...["errors\\.ts", "file-trouble\\.ts", "kv\\.ts", "formats/", "observability/"],
+  ...["prefixes/", "users/", "replicas/", "training/jobs/"],
+];
+
 module.exports = {
   forbidden: [
     { name: "no-cycles", severity: "error", from: {}, to: { circular: true } },
@@ -102,36 +108,8 @@ module.exports = {
       ["errors\\.ts", "kv\\.ts", "observability/", "prefixes/", "users/", "training/jobs/store\\.ts"],
       "replicas know users and prefixes, and no store",
     ),
-    only(
-      "lmdb/",
-      [
-        "errors\\.ts",
-        "file-trouble\\.ts",
-        "kv\\.ts",
-        "formats/",
-        "observability/",
-        "prefixes/",
-        "users/",
-        "replicas/",
-        "training/jobs/",
-      ],
-      "a store implements what prefixes, users and replicas ask for",
-    ),
-    only(
-      "redis/",
-      [
-        "errors\\.ts",
-        "file-trouble\\.ts",
-        "kv\\.ts",
-        "formats/",
-        "observability/",
-        "prefixes/",
-        "users/",
-        "replicas/",
-        "training/jobs/",
-      ],
-      "a store implements what prefixes, users and replicas ask for",
-    ),
+    only("lmdb/", OF_A_STORE, "a store implements what prefixes, users and replicas ask for"),
+    only("redis/", OF_A_STORE, "a store implements what prefixes, users and replicas ask for"),
     only(
       "generation/",
       [

@@ -12,8 +12,7 @@ import type { Parametrisation } from "./parametrisation.ts";
  * repeated or cut to fit. kv, fold: another prefix, or another prompt.
  */
 export type Initial =
-  | { readonly kind: "random" }
-  | { readonly kind: "normal" }
+  | { readonly kind: "random" | "normal" }
   | { readonly kind: "tokens"; readonly ids: Int32Array }
   | { readonly kind: "kv"; readonly kv: KvTensor }
   | { readonly kind: "fold"; readonly fold: Extract<FoldInput, { kind: "embeddings" }> };
@@ -57,7 +56,7 @@ async function prefixValues(model: TrainModel, initial: Initial, seed: number): 
     case "random":
       return (await model.fold({ kind: "tokens", ids: randomTokens(model, seed) })).data;
     case "normal":
-      return model.step.values.map((_, i) => normal(seed, i));
+      return noise(model, seed);
     case "tokens":
       return (await model.fold({ kind: "tokens", ids: repeated(initial.ids, virtualTokens) })).data;
     case "kv":
@@ -75,7 +74,7 @@ async function promptValues(model: TrainModel, initial: Initial, seed: number): 
     case "random":
       return model.embeddings(randomTokens(model, seed));
     case "normal":
-      return model.step.values.map((_, i) => normal(seed, i));
+      return noise(model, seed);
     case "tokens":
       return model.embeddings(repeated(initial.ids, virtualTokens));
     case "kv":
@@ -93,6 +92,8 @@ function checkLength(length: number, virtualTokens: number): void {
       `The initial prefix has ${length} virtual tokens, but ${virtualTokens} are to be trained.`,
     );
 }
+
+const noise = ({ step }: TrainModel, seed: number): Float32Array => step.values.map((_, i) => normal(seed, i));
 
 /** As many as the prefix has virtual ones, each drawn from the whole vocabulary. */
 const randomTokens = ({ step, shape }: TrainModel, seed: number): Int32Array =>
