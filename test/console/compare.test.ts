@@ -109,12 +109,18 @@ t.test("settings, stop, an error in one column, and a key that expires", async (
   await settings.getByLabel("Regular expression").fill("[a-c]{200}");
   await settings.getByLabel("New tokens").fill("300");
   t.same(await faults(page), []);
+  // Two changes before the page draws again.
+  await page.evaluate(`for (const [name, value] of [["Seed", "8"], ["Temperature", "0.7"]]) {
+    const label = [...document.querySelectorAll("dialog label")].find(({ textContent }) => textContent === name);
+    label.control.value = value;
+    label.control.dispatchEvent(new InputEvent("input", { bubbles: true }));
+  }`);
   await settings.getByRole("button", { name: "Done" }).click();
   await page.getByRole("button", { name: "Remove datelong" }).click();
   let bodies = 0;
   await page.route("**/generate", async (route) => {
     const body = route.request().postDataJSON() as Record<string, unknown>;
-    t.match(body, { do_sample: true, seed: 7, structured_outputs: { regex: "[a-c]{200}" }, max_new_tokens: 300 });
+    t.match(body, { do_sample: true, seed: 8, temperature: 0.7, structured_outputs: { regex: "[a-c]{200}" }, max_new_tokens: 300 });
     bodies++;
     if (body["prefix_id"] !== "intent") return route.continue();
     return route.fulfill({

@@ -114,8 +114,9 @@ export class Comparison {
     this.#changed();
   }
 
-  setSettings(settings: Settings): void {
-    this.settings = settings;
+  /** Several changes may come before the page draws any. */
+  changeSettings(change: Partial<Settings>): void {
+    this.settings = { ...this.settings, ...change };
     this.#changed();
   }
 

@@ -4,7 +4,7 @@ import { DEFAULTS, type Settings } from "./settings.ts";
 
 export function SettingsDialog({ comparison, onClose }: { comparison: Comparison; onClose: () => void }) {
   const { settings, session } = comparison;
-  const set = (change: Partial<Settings>): void => comparison.setSettings({ ...settings, ...change });
+  const set = (change: Partial<Settings>): void => comparison.changeSettings(change);
   const number = (field: keyof Settings, label: string, step: string, more: object = {}) => (
     <Field
       label={label}
@@ -22,7 +22,7 @@ export function SettingsDialog({ comparison, onClose }: { comparison: Comparison
       onClose={onClose}
       foot={
         <>
-          <button type="button" class="btn quiet" onClick={() => comparison.setSettings(DEFAULTS)}>
+          <button type="button" class="btn quiet" onClick={() => comparison.changeSettings(DEFAULTS)}>
             Back to defaults
           </button>
           <button type="button" class="btn main" onClick={onClose}>

@@ -39,7 +39,7 @@ export function NewJob({ session, jobs, from, onCreated }: NewJobProps) {
     setFile(jobs.files.some(({ id }) => id === from.file) ? from.file : "");
     settings.current!.open = true;
   }, [from]);
-  const set = (change: Partial<Order>): void => setOrder({ ...order, ...change });
+  const set = (change: Partial<Order>): void => setOrder((order) => ({ ...order, ...change }));
   const choose = (chosen: TrainingFile | null): void => {
     setFile(chosen?.id ?? "");
     if (chosen !== null && order.name === "") set({ name: proposedName(chosen.filename) });

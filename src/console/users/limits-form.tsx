@@ -46,7 +46,7 @@ export function LimitsForm({ user, onSave }: LimitsProps) {
             min="0"
             placeholder="no limit"
             value={typed[name]}
-            onValue={(value) => setTyped({ ...typed, [name]: value })}
+            onValue={(value) => setTyped((typed) => ({ ...typed, [name]: value }))}
           />
         ))}
       </div>
