@@ -52,7 +52,33 @@ t.test("HAProxy", { skip: lacking("haproxy") }, async (t) => {
 });
 
 t.test("nginx", { skip: lacking("nginx") }, async (t) => {
-  const proxy = await startNginx(balancer(await paced(t)));
+  const port = await paced(t);
+  const proxy = await startNginx(balancer(port, port));
   t.teardown(() => proxy.stop());
   await arriveOneByOne(t, proxy.url);
+});
+
+t.test("nginx beside a replica that drains, and an adapter above 1 MiB", { skip: lacking("nginx") }, async (t) => {
+  let refused = 0;
+  const draining = await startFakePrefixd({
+    intercept: (_, response) => {
+      refused++;
+      response.writeHead(503).end('{"code":"draining"}');
+      return true;
+    },
+  });
+  t.teardown(() => draining.close());
+  const proxy = await startNginx(balancer(Number(new URL(draining.url).port), await paced(t)));
+  t.teardown(() => proxy.stop());
+  const body = JSON.stringify({ prompt: [1], max_new_tokens: 1 });
+  const headers = { "content-type": "application/json" };
+  const statuses = new Set<number>();
+  while (refused === 0) {
+    const answer = await fetch(`${proxy.url}/generate`, { method: "POST", headers, body });
+    await answer.text();
+    statuses.add(answer.status);
+  }
+  t.same([...statuses], [200], "the other one answers");
+  const put = await fetch(`${proxy.url}/prefixes/large`, { method: "PUT", body: Buffer.alloc(2 << 20) });
+  t.equal(put.status, 201);
 });

@@ -13,12 +13,12 @@ import { SYSTEM_PATH } from "./requirements.ts";
 const shown = (guide: string): string =>
   /```nginx\n([^`]*)```/.exec(readFileSync(repositoryFile(`docs/guides/${guide}`), "utf8"))![1]!;
 
-/** Of docs/guides/deploy.md: both servers of the example are the one at `serverPort`. */
+/** Of docs/guides/deploy.md, before these two servers. */
 export const balancer =
-  (serverPort: number) =>
+  (...serverPorts: readonly [number, number]) =>
   (port: number): string =>
     shown("deploy.md")
-      .replace(/server prefixd-\d:8080;/g, `server 127.0.0.1:${serverPort};`)
+      .replace(/server prefixd-(\d):8080;/g, (_, number) => `server 127.0.0.1:${serverPorts[Number(number) - 1]};`)
       .replace("listen 80;", `listen 127.0.0.1:${port};`);
 
 /** Of docs/guides/routers.md: beside a replica, with /metrics from its admin port. */
