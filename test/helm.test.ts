@@ -81,7 +81,8 @@ function render(...settings: string[]): Map<string, Rendered> {
 const REDIS = ["store.kind=redis", "store.redis.url=redis://redis:6379"];
 const FULL = [
   ...REDIS,
-  ...["metrics.vllmNames=true", "metrics.podMonitor.enabled=true", "networkPolicy.enabled=true", "gpu.count=2"],
+  ...["metrics.vllmNames=true", "metrics.podMonitor.enabled=true", "networkPolicy.enabled=true", "gpu.count=1"],
+  "networkPolicy.metricsFrom[0].namespaceSelector.matchLabels.name=monitoring",
   ...["autoscaling.kind=keda", "adminKey.existingSecret=mine", "otlpEndpoint=http://collector:4318"],
 ];
 /** Each value that puts more into an object. */
@@ -96,7 +97,7 @@ const MORE = [
   ...["topologySpreadConstraints[0].whenUnsatisfiable=ScheduleAnyway", "podDisruptionBudget.maxUnavailable=50%"],
   ...["affinity.podAntiAffinity.requiredDuringSchedulingIgnoredDuringExecution[0].topologyKey=host"],
   ...["networkPolicy.apiFrom[0].podSelector.matchLabels.app=web", "service.type=LoadBalancer"],
-  ...["networkPolicy.metricsFrom[0].namespaceSelector.matchLabels.name=monitoring"],
+  ...["service.annotations.internal=yes", "rollout.maxSurge=25%", "rollout.maxUnavailable=1"],
 ];
 
 t.test("what Helm makes of it", { skip: lacking("helm") }, async (t) => {
@@ -123,7 +124,7 @@ t.test("what Helm makes of it", { skip: lacking("helm") }, async (t) => {
   t.match(container.args, ["serve", "--drain-delay=5", "--drain-timeout=30", "--admin-port=9464"]);
   t.ok(container.args.includes("--metrics-compat=vllm"));
   t.notMatch(container.args.join(" "), /--(training|console|http-workers)/, "those are serve's own defaults");
-  t.match(container.resources.limits, { "nvidia.com/gpu": "2", memory: "2Gi" });
+  t.match(container.resources.limits, { "nvidia.com/gpu": "1", memory: "2Gi" });
   t.equal(container.env.find(({ name }) => name === "PREFIXD_STORE")?.value, "redis://redis:6379");
   t.same(container.volumeMounts.map(({ name }) => name).sort(), pod.volumes.map(({ name }) => name).sort());
 
@@ -149,6 +150,30 @@ t.test("what Helm makes of it", { skip: lacking("helm") }, async (t) => {
   t.throws(() => render(...REDIS, "autoscaling.kind=keda"), /set metrics\.podMonitor\.enabled/);
   t.throws(() => render("metrics.prefixIds=true"), /only metrics\.vllmNames/);
   t.throws(() => render("replicas=none"), /replicas/);
+
+  const rollingUpdate = (...settings: string[]): unknown =>
+    (render(...REDIS, ...settings).get("Deployment")!.spec as unknown as { strategy: object }).strategy;
+  t.match(rollingUpdate(), { rollingUpdate: { maxSurge: 1, maxUnavailable: 0 } });
+  t.match(rollingUpdate("rollout.maxSurge=0", "rollout.maxUnavailable=50%"), {
+    rollingUpdate: { maxSurge: 0, maxUnavailable: "50%" },
+  });
+});
+
+t.test("what cannot work, or tells a secret, is refused", { skip: lacking("helm") }, async (t) => {
+  const redis = (url: string): string[] => ["store.kind=redis", `store.redis.url=${url.replaceAll(",", "\\,")}`];
+  for (const url of ["redis://:word@redis:6379", "rediss://ann:word@a:1,b:2/0?sentinel=x", "unix://:word@/run/redis"])
+    t.throws(() => render(...redis(url)), /has a password/, url);
+  for (const url of ["redis://ann@redis:6379/0", "redis://a:1,b:2/0?sentinel=x", "unix:///run/a:b@c?db=1"])
+    t.ok(render(...redis(url)).has("Deployment"), url);
+  t.throws(
+    () => render("metrics.podMonitor.enabled=true", "networkPolicy.enabled=true"),
+    /metricsFrom is empty/,
+    "a PodMonitor that reaches no pod",
+  );
+  t.throws(() => render("gpu.count=2"), /gpu\/count/, "a server uses one");
+  t.throws(() => render(...REDIS, "rollout.maxSurge=0"), /no pod could be replaced/);
+  for (const busy of ["training=true", "gpu.count=1"])
+    t.throws(() => render(...REDIS, "autoscaling.kind=hpa", busy), /take keda/, busy);
 });
 
 /** Maps of Kubernetes whose keys are the user's. */

@@ -28,6 +28,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if and (eq .Values.store.kind "redis") (not .Values.store.redis.url) (not .Values.store.redis.existingSecret) }}
 {{- fail "store.kind redis: set store.redis.url or store.redis.existingSecret" }}
 {{- end }}
+{{- if regexMatch "^[^/?#]*//[^/?#]*:[^/?#]*@" .Values.store.redis.url }}
+{{- fail "store.redis.url has a password, which everybody who may look at pods could read: put the URL into a Secret, and name it in store.redis.existingSecret" }}
+{{- end }}
 {{- if and (eq .Values.store.kind "lmdb") (ne .Values.autoscaling.kind "none") }}
 {{- fail "autoscaling: an lmdb store belongs to one pod; take store.kind redis" }}
 {{- end }}
@@ -39,6 +42,15 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end }}
 {{- if and (eq .Values.autoscaling.kind "keda") (not .Values.metrics.podMonitor.enabled) (not .Values.autoscaling.keda.series) }}
 {{- fail "autoscaling.kind keda: set metrics.podMonitor.enabled, or name the labels of this release's series in autoscaling.keda.series" }}
+{{- end }}
+{{- if and .Values.metrics.podMonitor.enabled .Values.networkPolicy.enabled (not .Values.networkPolicy.metricsFrom) }}
+{{- fail "networkPolicy.metricsFrom is empty, so nobody may scrape what metrics.podMonitor names: add Prometheus' namespace or pods" }}
+{{- end }}
+{{- if and (eq .Values.autoscaling.kind "hpa") (or .Values.training (gt (int .Values.gpu.count) 0)) }}
+{{- fail "autoscaling.kind hpa goes by the processor, which training fills and a GPU leaves idle; take keda" }}
+{{- end }}
+{{- if and (eq (toString .Values.rollout.maxSurge) "0") (eq (toString .Values.rollout.maxUnavailable) "0") }}
+{{- fail "rollout: maxSurge and maxUnavailable are both 0, so no pod could be replaced" }}
 {{- end }}
 {{- if gt (int .Values.autoscaling.min) (int .Values.autoscaling.max) }}
 {{- fail "autoscaling: min is above max" }}
@@ -70,6 +82,8 @@ spec:
     runAsUser: 1000
     runAsGroup: 1000
     fsGroup: 1000
+    # Not at each start: a store has some files for every user.
+    fsGroupChangePolicy: OnRootMismatch
     seccompProfile: { type: RuntimeDefault }
   {{- with .Values.imagePullSecrets }}
   imagePullSecrets:
