@@ -75,6 +75,11 @@ t.test("OpenTelemetry's variables", async (t) => {
   t.equal(tracesWanted({ ...url, OTEL_SDK_DISABLED: "true" }), null);
   t.equal(tracesWanted({ ...url, OTEL_TRACES_EXPORTER: "none" }), null);
   t.equal(tracesWanted({ [ENDPOINT]: "" }), null);
+  for (const exporters of ["", "otlp", "console, otlp"])
+    t.equal(tracesWanted({ ...url, OTEL_TRACES_EXPORTER: exporters }), "http/protobuf", exporters);
+  t.throws(() => tracesWanted({ ...url, OTEL_TRACES_EXPORTER: "jaeger" }), {
+    message: "OTEL_TRACES_EXPORTER jaeger: expected otlp or none",
+  });
   t.throws(() => tracesWanted({ ...url, OTEL_EXPORTER_OTLP_PROTOCOL: "grpc" }), {
     message: "OTEL_EXPORTER_OTLP_PROTOCOL grpc: expected http/protobuf or http/json",
   });
@@ -306,4 +311,16 @@ t.test("a collector that is away ends nothing, and is told of once", async (t) =
   await tracing.close();
   await until(() => warnings.some((line) => line.includes("spans could not be exported")));
   t.equal(warnings.filter((line) => line.includes("spans could not be exported")).length, 1);
+});
+
+t.test("a stop says that the last spans found nobody", async (t) => {
+  setVariables(t, { [ENDPOINT]: `http://127.0.0.1:${await freePort()}` });
+  const warnings: string[] = [];
+  const tracing = (await openTracing(
+    process.env,
+    createLogger("warn", { write: (line: string) => void warnings.push(line) }),
+  ))!;
+  tracing.begin("GET /x", {}, {}).end(performance.now(), null);
+  await tracing.close();
+  t.match(warnings, [/the last spans were not exported/]);
 });

@@ -9,12 +9,15 @@ const PROTOCOLS = ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PRO
 
 /**
  * Whether OpenTelemetry's variables ask for traces, and how they are sent; null: they do not.
- * @throws ConfigError for an endpoint that is no URL, and for a protocol that is not spoken here
+ * @throws ConfigError for an endpoint that is no URL, and for an exporter or a protocol that is not offered here
  */
 export function tracesWanted(env: Environment): OtlpProtocol | null {
   const named = ENDPOINTS.find((name) => env[name]);
   if (named === undefined || /^true$/i.test(env["OTEL_SDK_DISABLED"] ?? "")) return null;
-  if (env["OTEL_TRACES_EXPORTER"] === "none") return null;
+  const exporters = (env["OTEL_TRACES_EXPORTER"] || "otlp").split(",").map((name) => name.trim());
+  if (exporters.includes("none")) return null;
+  if (!exporters.includes("otlp"))
+    throw new ConfigError(`OTEL_TRACES_EXPORTER ${exporters.join()}: expected otlp or none`);
   const endpoint = env[named]!.trim();
   // It may have a password: the message does not repeat it.
   if (!/^https?:\/\//.test(endpoint) || !URL.canParse(endpoint))

@@ -27,11 +27,13 @@ const COMPLAIN_MS = 60_000;
 
 export class OtelTracing implements Tracing {
   readonly #provider: BasicTracerProvider;
+  readonly #logger: Logger;
   readonly #tracer: Tracer;
   readonly #propagator = new W3CTraceContextPropagator();
 
-  private constructor(provider: BasicTracerProvider) {
+  private constructor(provider: BasicTracerProvider, logger: Logger) {
     this.#provider = provider;
+    this.#logger = logger;
     this.#tracer = provider.getTracer("prefixd", VERSION);
   }
 
@@ -41,7 +43,8 @@ export class OtelTracing implements Tracing {
       .merge(resourceFromAttributes({ "service.name": "prefixd", "service.version": VERSION }))
       .merge(detectResources({ detectors: [envDetector] }));
     const exporter = await exporterFor(protocol);
-    return new OtelTracing(new BasicTracerProvider({ resource, spanProcessors: [new BatchSpanProcessor(exporter)] }));
+    const spanProcessors = [new BatchSpanProcessor(exporter)];
+    return new OtelTracing(new BasicTracerProvider({ resource, spanProcessors }), logger);
   }
 
   begin(name: string, headers: IncomingHttpHeaders, attributes: Attributes): RequestSpan {
@@ -54,9 +57,16 @@ export class OtelTracing implements Tracing {
   async close(): Promise<void> {
     // What is not taken by then is lost: a collector that is away must not hold up a stop.
     const timer = new AbortController();
-    const late = sleep(FLUSH_MS, undefined, { signal: timer.signal }).catch(() => undefined);
-    await Promise.race([this.#provider.shutdown().catch(() => undefined), late]);
+    const late = sleep(FLUSH_MS, true, { signal: timer.signal }).catch(() => false);
+    const lost = await Promise.race([
+      this.#provider.shutdown().then(
+        () => false,
+        () => false,
+      ),
+      late,
+    ]);
     timer.abort();
+    if (lost) this.#logger.warn({ ms: FLUSH_MS }, "the last spans were not exported: the collector does not answer");
   }
 }
 
