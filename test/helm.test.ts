@@ -172,6 +172,13 @@ t.test("what cannot work, or tells a secret, is refused", { skip: lacking("helm"
   );
   t.throws(() => render("gpu.count=2"), /gpu\/count/, "a server uses one");
   t.throws(() => render(...REDIS, "rollout.maxSurge=0"), /no pod could be replaced/);
+  for (const map of ["podLabels", "podAnnotations", "nodeSelector", "service.annotations", "metrics.podMonitor.labels"])
+    t.throws(() => render(`${map}.scrape=true`), /want string/, `${map} has strings, as Kubernetes asks`);
+  t.throws(
+    () => render("podLabels.app\\.kubernetes\\.io/name=other"),
+    /podLabels: .* are the chart's/,
+    "the Service would lose its pods",
+  );
   for (const busy of ["training=true", "gpu.count=1"])
     t.throws(() => render(...REDIS, "autoscaling.kind=hpa", busy), /take keda/, busy);
 });

@@ -52,6 +52,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if and (eq (toString .Values.rollout.maxSurge) "0") (eq (toString .Values.rollout.maxUnavailable) "0") }}
 {{- fail "rollout: maxSurge and maxUnavailable are both 0, so no pod could be replaced" }}
 {{- end }}
+{{- if or (hasKey .Values.podLabels "app.kubernetes.io/name") (hasKey .Values.podLabels "app.kubernetes.io/instance") }}
+{{- fail "podLabels: app.kubernetes.io/name and app.kubernetes.io/instance are the chart's, whose selectors ask for them" }}
+{{- end }}
 {{- if gt (int .Values.autoscaling.min) (int .Values.autoscaling.max) }}
 {{- fail "autoscaling: min is above max" }}
 {{- end }}
