@@ -18,7 +18,7 @@ export const balancer =
   (...serverPorts: readonly [number, number]) =>
   (port: number): string =>
     shown("deploy.md")
-      .replace(/server prefixd-(\d):8080;/g, (_, number) => `server 127.0.0.1:${serverPorts[Number(number) - 1]};`)
+      .replace(/prefixd-(\d):8080/g, (_, number) => `127.0.0.1:${serverPorts[Number(number) - 1]}`)
       .replace("listen 80;", `listen 127.0.0.1:${port};`);
 
 /** Of docs/guides/routers.md: beside a replica, with /metrics from its admin port. */
