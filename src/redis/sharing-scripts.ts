@@ -2,13 +2,19 @@
 import { COMMON, script } from "./prefix-scripts.ts";
 
 /**
+ * Lua function: a write without effect to a hash. A script whose first write needs no memory works in a Redis that is
+ * full, as what takes something away must.
+ */
+const BEGIN_WITHOUT_ROOM = "local function beginWithoutRoom(hash) redis.call('HDEL', hash, '') end";
+
+/**
  * Changes a prefix's sharing.
  * KEYS: 1 prefixes, 2 unsettled
  * ARGV: 1 name, 2 ifMatch, 3 ifNoneMatch; then, each unchanged if empty, 4 visibility, 5 JSON list of users who may use
  *       it, 6 JSON list of users who may read it; 7 channel, 8 message, 9 change
  * Returns: the new value, 0 no such prefix, -1 precondition failed
  */
-export const PATCH_SHARING = script(`${COMMON}
+export const PATCH_SHARING = script(`${COMMON}${BEGIN_WITHOUT_ROOM}
 local old = get(KEYS[1], ARGV[1])
 if fails(old, ARGV[2], ARGV[3]) then return -1 end
 if not old then return 0 end
@@ -18,6 +24,9 @@ for i = 2, 4 do
   if ARGV[i + 2] ~= '' then lines[i] = ARGV[i + 2] end
 end
 local value = table.concat(lines, '\\n')
+local had, gains = guests(before), false
+for guest in pairs(guests(value)) do gains = gains or not had[guest] end
+if not gains then beginWithoutRoom(KEYS[2]) end
 redis.call('HSET', KEYS[1], ARGV[1], value)
 note(KEYS[2], ARGV[1], before, value, ARGV[9])
 redis.call('PUBLISH', ARGV[7], ARGV[8])
@@ -29,7 +38,7 @@ return value
  * KEYS: 1 prefixes, 2 unsettled
  * ARGV: 1 name, 2 user, 3 channel, 4 message, 5 change
  */
-export const STRIKE_OFF = script(`${COMMON}
+export const STRIKE_OFF = script(`${COMMON}${BEGIN_WITHOUT_ROOM}
 local before = redis.call('HGET', KEYS[1], ARGV[1])
 if not before or not guests(before)[ARGV[2]] then return 0 end
 local lines = { string.match(before, '^[^\\n]*'), sharing(before) }
@@ -43,6 +52,7 @@ for i = 3, 4 do
   end
 end
 local value = table.concat(lines, '\\n')
+beginWithoutRoom(KEYS[2])
 redis.call('HSET', KEYS[1], ARGV[1], value)
 note(KEYS[2], ARGV[1], before, value, ARGV[5])
 redis.call('PUBLISH', ARGV[3], ARGV[4])

@@ -21,8 +21,21 @@ return 1
  */
 export const REPLACE_USER = script(`
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+-- Makes room, so that it works in a Redis that is full.
+redis.call('DEL', KEYS[1])
 redis.call('SET', KEYS[1], ARGV[2])
 redis.call('PUBLISH', ARGV[3], ARGV[4])
+return 1
+`);
+
+/**
+ * Adds an id to a list, also in a Redis that is full: its first write needs no memory.
+ * KEYS: 1 sorted set
+ * ARGV: 1 id
+ */
+export const LIST = script(`
+redis.call('ZREM', KEYS[1], ARGV[1])
+redis.call('ZADD', KEYS[1], 0, ARGV[1])
 return 1
 `);
 

@@ -5,7 +5,15 @@ import { hasExpired, MAX_USER_KEYS, tooManyKeys } from "../users/api-key.ts";
 import { ChangeListeners } from "../users/change-listeners.ts";
 import { RedisUsage } from "./usage.ts";
 import { RedisUserKeys } from "./user-keys.ts";
-import { CREATE_USER, DELETE_KEY, DELETE_USER_REST, NOTE_DELETIONS, PUT_KEY, REPLACE_USER } from "./user-scripts.ts";
+import {
+  CREATE_USER,
+  DELETE_KEY,
+  DELETE_USER_REST,
+  LIST,
+  NOTE_DELETIONS,
+  PUT_KEY,
+  REPLACE_USER,
+} from "./user-scripts.ts";
 import { UserSweep } from "./user-sweep.ts";
 import { deletionHash, forgottenBefore, type Deletion, type DeletionPage } from "../users/deletions.ts";
 import {
@@ -192,7 +200,7 @@ class RedisUserStore implements UserStore {
       const { bulk } = this.#connection;
       const { client } = bulk;
       // Listed before the record goes, so that a crash leaves no usage that is on no list.
-      if (keepUsage) await client.zadd(this.#keys.usageKept, 0, id);
+      if (keepUsage) await bulk.run(LIST, [this.#keys.usageKept], [id]);
       // The index before the keys: after a crash the keys still lead to their entries, while entries without keys could
       // not be found. The record between the two: from then on no keys are added.
       await this.#dropIndex(await client.hkeys(this.#keys.keys(id)));

@@ -43,10 +43,11 @@ t.test(
     const put = (name: string, from = "intent"): Promise<Reply> =>
       call(server, "PUT", `/prefixes/${name}`, adapterForm(`prefixes/${from}`));
     t.equal((await put("mine")).status, 201);
-    for (const id of ["ann", "bob"])
+    for (const id of ["ann", "bob", "eve"])
       t.equal((await call(server, "POST", "/admin/users", { id, limits: { tokens_per_minute: 1000 } })).status, 201);
     const ann = String((await call(server, "POST", "/admin/users/ann/keys")).body.key);
-    t.equal((await call(server, "PATCH", "/prefixes/mine", { visibility: "shared" })).status, 200);
+    const sharing = { visibility: "shared", shared_with: ["bob", "eve"], readable_by: ["bob"] };
+    t.equal((await call(server, "PATCH", "/prefixes/mine", sharing)).status, 200);
 
     await t.test("full", async (t) => {
       await redis.command("CONFIG", "SET", "maxmemory", "1");
@@ -62,7 +63,13 @@ t.test(
         INTENT,
         "a user with a limit of tokens too",
       );
+      const patch = (path: string, body: object): Promise<Reply> => call(server, "PATCH", path, body);
+      for (const suspended of [true, false]) t.equal((await patch("/admin/users/bob", { suspended })).status, 200);
+      t.match(await patch("/prefixes/mine", { readable_by: ["ann", "bob"] }), { code: "store_full" });
+      t.match(await patch("/prefixes/mine", { readable_by: [] }), { status: 200 }, "access can be taken away");
       t.match(await call(server, "DELETE", "/admin/users/bob"), { status: 200 }, "a user can be removed");
+      t.match(await call(server, "DELETE", "/admin/users/eve?keep_usage=true"), { status: 200 });
+      t.match((await call(server, "GET", "/prefixes/mine")).body, { shared_with: [], readable_by: [] });
       t.equal((await call(server, "GET", "/health/ready")).status, 200);
       await eventually(
         async () => (await call(server, "GET", "/usage", undefined, ann)).body.usage?.[0]?.requests === 1,

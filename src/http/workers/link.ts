@@ -12,6 +12,13 @@ interface Share {
   readonly bytes: number;
 }
 
+/** A connection that the worker may not have yet. */
+interface Passing {
+  readonly accepted: Socket;
+  /** Node's own, which it takes out of `accepted` and closes when the worker has it. */
+  readonly handle: { close(): void } | null;
+}
+
 /**
  * The engine's process's end of one worker. What one turn of the event loop writes to all of its connections is one
  * batch: one system call.
@@ -22,6 +29,8 @@ export class WorkerLink implements Outgoing {
   readonly #leaseUntil: () => number;
   readonly #sockets = new Map<number, RelayedSocket>();
   #lastId = 0;
+  /** Node passes one at a time: when one is sent, the worker has those before it. */
+  readonly #passing: Passing[] = [];
   /** Frames not yet sent: bytes as characters of Latin-1, of which strings are joined for nothing, and larger ones. */
   readonly #parts: Buffer[] = [];
   #text = "";
@@ -67,8 +76,12 @@ export class WorkerLink implements Outgoing {
 
   handOver(socket: RelayedSocket, accepted: Socket): void {
     // Node would ask the workers of all connections of a server before that closes, for ever if all of them have ended.
-    (accepted as Socket & { server: unknown }).server = null;
+    const node = accepted as Socket & { server: unknown; readonly _handle: Passing["handle"] };
+    node.server = null;
+    const passing = { accepted, handle: node._handle };
+    this.#passing.push(passing);
     this.child.send({ connection: socket.id } satisfies Handover, accepted, { keepOpen: false }, (error) => {
+      this.#passing.splice(0, this.#passing.indexOf(passing));
       // What is left of it here, which its server counts.
       accepted.destroy();
       if (error !== null) socket.destroy();
@@ -216,6 +229,11 @@ export class WorkerLink implements Outgoing {
     const sockets = [...this.#sockets.values()];
     this.#sockets.clear();
     for (const socket of sockets) socket.destroy();
+    // Node would keep them open.
+    for (const { accepted, handle } of this.#passing.splice(0)) {
+      accepted.destroy();
+      handle?.close();
+    }
     for (const { call } of this.#waiting.splice(0)) call();
   }
 }

@@ -3,6 +3,7 @@ import { once } from "node:events";
 import { connect, Socket } from "node:net";
 import { Duplex } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
+import { promisify } from "node:util";
 import t, { type Test } from "tap";
 import { OpenAnswers } from "../../../src/http/connections/open-answers.ts";
 import { WorkerSide } from "../../../src/http/workers/child.ts";
@@ -129,6 +130,17 @@ t.test("a worker that hangs is ended, and nobody waits for what it holds", async
   await eventually(() => client.closed);
   t.notMatch(client.text, EVENT);
   await eventually(() => app.engine.cancelled.length === 1);
+});
+
+t.test("connections that a worker did not take before it ended are closed", async (t) => {
+  const app = await silent(t);
+  const workers = await start(t, 1, { lookMs: 50 });
+  const port = await app.listen(workers);
+  process.kill(workers.pids[0]!, "SIGSTOP");
+  const clients = await Promise.all(Array.from({ length: 3 }, () => ask(port, STREAM)));
+  t.teardown(() => clients.forEach(({ socket }) => socket.destroy()));
+  await eventually(() => clients.every(({ closed }) => closed));
+  t.equal(await promisify(app.fastify.server.getConnections.bind(app.fastify.server))(), 0);
 });
 
 t.test("a worker writes no answer after the lease under which it was sent, but errors", async (t) => {
