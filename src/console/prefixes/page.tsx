@@ -1,4 +1,5 @@
 import { useEffect, useState } from "preact/hooks";
+import { useTurns } from "../answers.ts";
 import { asApiError, type ApiError, type Prefix } from "../api.ts";
 import { count, date, NONE, plural } from "../format.ts";
 import type { PageProps } from "../page-props.ts";
@@ -18,13 +19,16 @@ export function PrefixesPage({ session, comparison }: PageProps) {
   const [stored, setStored] = useState<Prefix | null>(null);
   const [chosen, setChosen] = useState<string | null>(null);
   const [search, setSearch] = useState("");
+  const begin = useTurns();
   const load = (): void => {
+    const isNewest = begin();
     session.api.list<Prefix>("/prefixes", "prefixes").then(
       (list) => {
+        if (!isNewest()) return;
         setPrefixes(list);
         setFailed(null);
       },
-      (error: unknown) => setFailed(asApiError(error)),
+      (error: unknown) => isNewest() && setFailed(asApiError(error)),
     );
   };
   useEffect(load, [session]);
@@ -95,6 +99,7 @@ export function PrefixesPage({ session, comparison }: PageProps) {
             onChanged={load}
             onDeleted={() => {
               setChosen(null);
+              setStored((stored) => (stored?.id === selected.id ? null : stored));
               load();
             }}
           />
