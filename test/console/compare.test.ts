@@ -120,7 +120,13 @@ t.test("settings, stop, an error in one column, and a key that expires", async (
   let bodies = 0;
   await page.route("**/generate", async (route) => {
     const body = route.request().postDataJSON() as Record<string, unknown>;
-    t.match(body, { do_sample: true, seed: 8, temperature: 0.7, structured_outputs: { regex: "[a-c]{200}" }, max_new_tokens: 300 });
+    t.match(body, {
+      do_sample: true,
+      seed: 8,
+      temperature: 0.7,
+      structured_outputs: { regex: "[a-c]{200}" },
+      max_new_tokens: 300,
+    });
     bodies++;
     if (body["prefix_id"] !== "intent") return route.continue();
     return route.fulfill({

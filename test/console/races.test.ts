@@ -324,16 +324,7 @@ t.test("users: double clicks, and what is typed while something is saved", async
 
 t.test("live: a view that stands still does, whatever is pointed at", async (t) => {
   const { page, wrong } = await server.signedIn(t);
-  const stop = new AbortController();
-  t.teardown(() => stop.abort());
-  const body = JSON.stringify({
-    prompts: Array(40).fill("a"),
-    prefix_id: "intent",
-    max_new_tokens: 900,
-    ignore_eos: true,
-  });
-  const headers = { authorization: `Bearer ${ADMIN_KEY}`, "content-type": "application/json" };
-  void fetch(`${server.url}/generate`, { method: "POST", signal: stop.signal, headers, body }).catch(() => undefined);
+  const stop = server.busy(t);
   await go(page, "Live");
   await page.getByText("32 of 32 slots").waitFor();
   await page.locator(".gauge", { hasText: "Tokens a second" }).getByText(/[1-9]/).waitFor();
@@ -341,7 +332,7 @@ t.test("live: a view that stands still does, whatever is pointed at", async (t) 
   await page.getByText("The view stands still").waitFor();
   const gauges = (): Promise<string> => page.locator(".gauges").innerText();
   const before = await gauges();
-  stop.abort();
+  await stop();
   // The rate is that of the last second.
   await page.waitForTimeout(2500);
   await page.getByRole("button", { name: "admin" }).last().focus();
