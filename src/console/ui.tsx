@@ -228,6 +228,13 @@ export const once =
     if (detail < 2) action();
   };
 
+/** Gives the focus, once what has changed is drawn, to what is near by, if that which had it went away. */
+export function keepFocus(near: () => HTMLElement | null): void {
+  requestAnimationFrame(() => {
+    if (document.activeElement === document.body) near()?.focus();
+  });
+}
+
 /** Copies text; where the browser gives no clipboard (a page without TLS), selects it, to be copied by hand. */
 export function CopyButton({
   text,

@@ -232,9 +232,14 @@ t.test("prefixes: old lists, two changes of sharing, a dialog whose request runs
   await page.keyboard.press("Enter");
   await page.getByLabel("User to share with").fill("be");
   await first.release();
-  await page.getByRole("button", { name: "Stop sharing with cy" }).waitFor();
+  const cy = page.getByRole("button", { name: "Stop sharing with cy" });
+  await cy.waitFor();
   t.same((await server.admin("GET", "/prefixes/late"))["shared_with"], ["cy"], "both are withdrawn");
   t.equal(await page.getByLabel("User to share with").inputValue(), "be", "what is being typed is kept");
+  await cy.focus();
+  await page.keyboard.press("Enter");
+  await cy.waitFor({ state: "detached" });
+  await page.locator("[aria-label=Sharing]:focus").waitFor();
 
   await page.getByRole("button", { name: "Delete…" }).click();
   await dialog.getByLabel("Type late to go on").fill("late");
@@ -248,6 +253,7 @@ t.test("prefixes: old lists, two changes of sharing, a dialog whose request runs
   await deleted.release();
   await row.waitFor({ state: "detached" });
   t.equal(await page.getByText("late is stored").count(), 0, "it is no longer");
+  await page.locator("#list-title:focus").waitFor();
   t.equal(deletes(), 1);
   t.same(wrong, []);
 });
@@ -293,6 +299,10 @@ t.test("users: double clicks, and what is typed while something is saved", async
   await clickAgain(page);
   await drawn(page);
   t.equal((await server.admin("GET", "/admin/users/dan"))["keys"]?.length, 1, "the key that came into its place stays");
+
+  await detail.getByRole("button", { name: /^Delete key/ }).focus();
+  await page.keyboard.press("Enter");
+  await page.locator("#keys-title:focus").waitFor();
 
   const saved = await hold(page, "**/admin/users/dan", "PATCH");
   const patches = counted(page, "PATCH", "/admin/users/dan");
@@ -381,6 +391,7 @@ t.test("train: a form that is filled while a file is on its way; one job, which 
   const cancels = counted(page, "POST", `/v1/fine_tuning/jobs/${id}/cancel`);
   await job.getByRole("button", { name: "Cancel" }).dblclick();
   await job.getByText("cancelled").waitFor();
+  await page.locator("#job-title:focus").waitFor();
   await clickAgain(page);
   await drawn(page);
   t.equal(cancels(), 1);

@@ -1,6 +1,6 @@
 import { useRef, useState } from "preact/hooks";
 import { asApiError, type ApiError, type Prefix } from "../api.ts";
-import { Field, once, Problem, Segments } from "../ui.tsx";
+import { Field, keepFocus, once, Problem, Segments } from "../ui.tsx";
 
 interface Change {
   readonly visibility?: Prefix["visibility"];
@@ -20,6 +20,7 @@ export function Sharing({ prefix, owner, onChange }: SharingProps) {
   const { id, visibility, shared_with = [], readable_by = [] } = prefix;
   const [user, setUser] = useState("");
   const [failed, setFailed] = useState<ApiError | null>(null);
+  const section = useRef<HTMLElement>(null);
   const now = useRef(prefix);
   now.current = prefix;
   const before = useRef(Promise.resolve());
@@ -29,12 +30,13 @@ export function Sharing({ prefix, owner, onChange }: SharingProps) {
       .then(async () => {
         now.current = await onChange(to(now.current));
         done?.();
+        keepFocus(() => section.current);
       })
       .catch((error: unknown) => setFailed(asApiError(error)));
   };
   const users = [...new Set([...shared_with, ...readable_by])].sort();
   return (
-    <section class="stack line-top" aria-label="Sharing">
+    <section ref={section} class="stack line-top" aria-label="Sharing" tabIndex={-1}>
       <Segments
         label="Who else may use it"
         options={{ private: "Users named here", shared: "All users" }}

@@ -5,7 +5,7 @@ import { asApiError, type ApiError } from "../api.ts";
 import { DropZone } from "../drop-zone.tsx";
 import { date, size } from "../format.ts";
 import type { Session } from "../session.ts";
-import { Problem } from "../ui.tsx";
+import { keepFocus, Problem } from "../ui.tsx";
 import type { TrainingFile } from "./progress.ts";
 
 interface ExamplesProps {
@@ -48,10 +48,12 @@ export function Examples({ session: { api }, files, chosen, onChoose, onDrop, on
     else onChoose(file);
   };
   const removal = useAction();
+  const select = useRef<HTMLSelectElement>(null);
   const remove = async (id: string): Promise<void> => {
     await api.send("DELETE", `/v1/files/${id}`);
     onDrop(id);
     await onChanged();
+    keepFocus(() => select.current);
   };
   return (
     <>
@@ -79,7 +81,12 @@ export function Examples({ session: { api }, files, chosen, onChoose, onDrop, on
         <div class="row bottom">
           <div class="field grow">
             <label for="examples">Examples</label>
-            <select id="examples" value={chosen} onChange={({ currentTarget: { value } }) => choose(value)}>
+            <select
+              ref={select}
+              id="examples"
+              value={chosen}
+              onChange={({ currentTarget: { value } }) => choose(value)}
+            >
               <option value="">Choose a file…</option>
               {files.map((file) => (
                 <option key={file.id} value={file.id}>

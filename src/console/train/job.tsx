@@ -3,7 +3,7 @@ import { useAction, useTurns } from "../answers.ts";
 import type { Comparison } from "../compare/comparison.ts";
 import { count, date, duration, plural } from "../format.ts";
 import type { Session } from "../session.ts";
-import { CopyButton, Note, once, Problem } from "../ui.tsx";
+import { CopyButton, keepFocus, Note, once, Problem } from "../ui.tsx";
 import type { Jobs } from "./jobs.ts";
 import { orderOf } from "./order.ts";
 import { isEnded, isSearch, type Job, type Progress } from "./progress.ts";
@@ -25,7 +25,12 @@ export function JobView({ session, comparison, jobs, job, onChanged, onAgain }: 
   const { busy, failed, act } = useAction();
   const begin = useTurns();
   const progress = jobs.progress(job.id);
-  const cancel = (): void => act(() => jobs.cancel(job.id).finally(onChanged));
+  const title = useRef<HTMLHeadingElement>(null);
+  const cancel = (): void =>
+    act(async () => {
+      await jobs.cancel(job.id).finally(onChanged);
+      keepFocus(() => title.current);
+    });
   /** With a prompt as the job's own examples have it; unless another job or page is looked at by then. */
   const tryIt = async (prefix: string): Promise<void> => {
     const isNewest = begin();
@@ -38,7 +43,7 @@ export function JobView({ session, comparison, jobs, job, onChanged, onAgain }: 
   return (
     <section class="panel" aria-labelledby="job-title">
       <header>
-        <h2 id="job-title" class="mono cut">
+        <h2 ref={title} id="job-title" class="mono cut" tabIndex={-1}>
           {job.prefix_id}
         </h2>
         <JobState job={job} progress={progress} />

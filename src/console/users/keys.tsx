@@ -3,7 +3,7 @@ import { useAction } from "../answers.ts";
 import type { Api, UserDetail } from "../api.ts";
 import { date } from "../format.ts";
 import type { Session } from "../session.ts";
-import { CopyButton, Dialog, Note, once, Problem } from "../ui.tsx";
+import { CopyButton, Dialog, keepFocus, Note, once, Problem } from "../ui.tsx";
 
 interface KeysProps {
   readonly session: Session;
@@ -16,11 +16,19 @@ interface KeysProps {
 export function Keys({ session: { api }, path, user, onChanged }: KeysProps) {
   const [makes, setMakes] = useState(false);
   const { failed, act } = useAction();
-  const remove = (keyId: string): void => act(() => api.send("DELETE", `${path}/keys/${keyId}`).then(onChanged));
+  const title = useRef<HTMLHeadingElement>(null);
+  const remove = (keyId: string): void =>
+    act(async () => {
+      await api.send("DELETE", `${path}/keys/${keyId}`);
+      await onChanged();
+      keepFocus(() => title.current);
+    });
   return (
     <section class="stack" aria-labelledby="keys-title">
       <div class="row">
-        <h3 id="keys-title">Keys</h3>
+        <h3 ref={title} id="keys-title" tabIndex={-1}>
+          Keys
+        </h3>
         <button type="button" class="btn end" aria-haspopup="dialog" onClick={() => setMakes(true)}>
           New key
         </button>
