@@ -18,7 +18,10 @@ t.test("live: who runs with which prefix", async (t) => {
   await page.getByText("0 of 32 slots").waitFor();
   const stop = server.busy(t);
   await page.getByText("32 of 32 slots").waitFor();
-  t.match(await page.locator(".cell").first().innerText(), /admin\s+[\d.]+ s\s+intent\s+\d+ of 500/);
+  await page
+    .locator(".cell", { hasText: /^admin[\d.]+ sintent\d+ of 500$/ })
+    .first()
+    .waitFor();
   await page.getByText(/^[1-9]\d* of 256 wait$/).waitFor();
   await page
     .locator(".gauge", { hasText: "Step time" })
@@ -85,8 +88,10 @@ t.test("prefixes: drop, share, delete", async (t) => {
   await page.getByText("There is no user").waitFor();
   await page.getByLabel("User to share with").fill("bob");
   await page.keyboard.press("Enter");
-  await page.getByLabel("What bob may do").selectOption("read");
-  await page.waitForResponse((response) => response.request().method() === "PATCH");
+  await Promise.all([
+    page.waitForResponse((response) => response.request().method() === "PATCH"),
+    page.getByLabel("What bob may do").selectOption("read"),
+  ]);
   t.same((await server.admin("GET", "/prefixes/dropped"))["readable_by"], ["bob"]);
   await detail.getByRole("link", { name: "Compare" }).click();
   await page.getByLabel("Prefix of column 5").waitFor();

@@ -1,74 +1,16 @@
 /** Answers that come late, twice or in another order, and people who are faster than they are. */
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import type { Page } from "playwright-core";
 import t from "tap";
 import { ADMIN_KEY } from "../support/app.ts";
 import { drop, go, startConsole } from "../support/console.ts";
+import { clickAgain, counted, drawn, hold, moment } from "../support/late-answers.ts";
 import { ROOT } from "../support/program.ts";
 import { skipFileWithout } from "../support/requirements.ts";
 
 skipFileWithout(t, "chromium");
 t.setTimeout(180_000);
 const server = await startConsole(t, "--training", "on", "--train-threads", "1", "--train-nice", "1");
-
-/** Something that is waited for. */
-function moment(): { readonly promise: Promise<void>; readonly resolve: () => void } {
-  let resolve = (): void => undefined;
-  const promise = new Promise<void>((done) => (resolve = done));
-  return { promise, resolve };
-}
-
-interface Held {
-  /** Resolves when the server has answered. */
-  readonly answered: Promise<void>;
-  /** Lets the page have the answer, and resolves when it has seen it. */
-  release(): Promise<void>;
-}
-
-/** Keeps the answer to the next such request from the page. */
-async function hold(page: Page, url: string, method = "GET"): Promise<Held> {
-  const answered = moment();
-  const released = moment();
-  const given = moment();
-  let isFirst = true;
-  await page.route(url, async (route) => {
-    if (!isFirst || route.request().method() !== method) return route.fallback();
-    isFirst = false;
-    const response = await route.fetch();
-    answered.resolve();
-    await released.promise;
-    await route.fulfill({ response });
-    given.resolve();
-  });
-  return {
-    answered: answered.promise,
-    async release() {
-      released.resolve();
-      await given.promise;
-      await drawn(page);
-    },
-  };
-}
-
-/** Resolves when what has come is drawn. */
-const drawn = (page: Page): Promise<unknown> =>
-  page.evaluate("new Promise((done) => setTimeout(() => requestAnimationFrame(() => setTimeout(done, 50)), 50))");
-
-/** How many such requests the page makes from now on. */
-function counted(page: Page, method: string, path: string): () => number {
-  let count = 0;
-  page.on("request", (request) => {
-    if (request.method() === method && new URL(request.url()).pathname === path) count++;
-  });
-  return () => count;
-}
-
-/** The second half of a double click, wherever the first has led to. */
-async function clickAgain(page: Page): Promise<void> {
-  await page.mouse.down({ clickCount: 2 });
-  await page.mouse.up({ clickCount: 2 });
-}
 
 const intent = ["adapter_config.json", "adapter_model.safetensors"].map((name) => ({
   name,
@@ -326,8 +268,10 @@ t.test("users: double clicks, and what is typed while something is saved", async
     { weight: 3, limits: { max_running: null, max_prefixes: 7 } },
     "what was not typed is not written",
   );
-  await detail.getByRole("button", { name: "Save" }).click();
-  await page.waitForResponse((response) => response.request().method() === "PATCH");
+  await Promise.all([
+    page.waitForResponse((response) => response.request().method() === "PATCH"),
+    detail.getByRole("button", { name: "Save" }).click(),
+  ]);
   t.match(await server.admin("GET", "/admin/users/dan"), { weight: 3, limits: { max_running: 5 } });
   t.same(wrong, []);
 });

@@ -135,6 +135,7 @@ export async function go(page: Page, name: string): Promise<void> {
 
 /** Runs the comparison of five columns that the page begins with, to its end. */
 export async function run(page: Page): Promise<void> {
+  await page.locator(".column").nth(4).waitFor();
   await page.getByRole("button", { name: /^Run/ }).click();
   await page.locator(".slots .ended").nth(4).waitFor();
 }

@@ -83,7 +83,13 @@ export function ComparePage({ comparison, session }: PageProps) {
           <button type="button" class="btn end" aria-haspopup="dialog" onClick={() => setDialog("code")}>
             Copy as code
           </button>
-          <button type="button" class="btn main run" aria-keyshortcuts="Control+Enter Meta+Enter" onClick={toggle}>
+          <button
+            type="button"
+            class="btn main run"
+            aria-keyshortcuts="Control+Enter Meta+Enter"
+            disabled={columns.length === 0}
+            onClick={toggle}
+          >
             {running ? "Stop" : "Run"} <kbd>Ctrl ↵</kbd>
           </button>
         </div>

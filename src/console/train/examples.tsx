@@ -51,8 +51,7 @@ export function Examples({ session: { api }, files, chosen, onChoose, onDrop, on
   const select = useRef<HTMLSelectElement>(null);
   const remove = async (id: string): Promise<void> => {
     await api.send("DELETE", `/v1/files/${id}`);
-    onDrop(id);
-    await onChanged();
+    await onChanged().finally(() => onDrop(id));
     keepFocus(() => select.current);
   };
   return (

@@ -1,4 +1,4 @@
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { useAction } from "../answers.ts";
 import { asApiError, type ApiError, type Prefix } from "../api.ts";
 import type { Session } from "../session.ts";
@@ -34,7 +34,7 @@ export function NewJob({ session, jobs, from, onCreated }: NewJobProps) {
       (error: unknown) => setFailed(asApiError(error)),
     );
   }, [api, jobs]);
-  useEffect(() => {
+  useLayoutEffect(() => {
     if (from === null) return;
     setOrder(from.order);
     setFile(jobs.files.some(({ id }) => id === from.file) ? from.file : "");
